@@ -1,8 +1,4 @@
-/**
- * What every broker must do with publications, as tests.
- *
- * @module
- */
+/** Tests of the rules for publications that every broker keeps. */
 import {
   type Heard,
   HUGE_NAMES,
@@ -14,13 +10,13 @@ import {
   undisturbed,
 } from "./_conformance_kit.ts";
 
-/** Publications of the burst: more than any engine takes in one go. */
+/** Publications of the burst: more than any engine takes at once. */
 const BURST = 10_000;
 
-/** Bytes of the largest payload: what a message may have by default. */
+/** Bytes of the largest payload: the default limit of a message. */
 const LARGE_BYTES = 262_144;
 
-/** Run with one broker, and between two. */
+/** Tests that run with one broker, and between two. */
 export const BOTH: Record<string, Test> = {
   async "delivers to its own node and to others, with topic and payload"(
     { id, near, far, listen },
@@ -99,7 +95,7 @@ export const BOTH: Record<string, Test> = {
     for (const topic of topics) near.publish({ topic, payload: `${id} end` });
     for (const [topic, heard] of all) {
       await heard.until(`${id} end`);
-      // Others may use the same engine; what they publish is not ours to judge.
+      // Other programs may publish on the same engine.
       const own = heard.publications.filter(({ payload }) => String(payload).startsWith(id));
       same(own.map(({ payload }) => payload), [`${id} ${topic}`, `${id} end`], show(topic));
       for (const publication of own) same(publication.topic, topic, "topic");
@@ -180,7 +176,7 @@ export const BOTH: Record<string, Test> = {
   },
 };
 
-/** Run with one broker. */
+/** Tests that run with one broker. */
 export const ONE_NODE: Record<string, Test> = {
   async "publishes where nobody is subscribed"({ id, near, listen }) {
     near.publish({ topic: id, payload: "lost" });
@@ -209,7 +205,7 @@ export const ONE_NODE: Record<string, Test> = {
         const topic = `${id}${i}${name}`;
         let heard: Heard | undefined;
         const subscribed = await isTaken(async () => heard = await listen(far, topic));
-        // In one turn with a publication of another topic, as a busy node has it.
+        // In the same turn as a publication on another topic, as on a busy node.
         near.publish({ topic: id, payload: "beside" });
         const published = await isTaken(() => near.publish({ topic, payload: "huge" }));
         await heard?.until("huge");
@@ -242,7 +238,7 @@ export const ONE_NODE: Record<string, Test> = {
   },
 };
 
-/** Run between two. */
+/** Tests that run between two brokers. */
 export const TWO_NODES: Record<string, Test> = {
   async "keeps the order of each node"({ id, near, far, listen }) {
     const all = [await listen(near, id), await listen(far, id)];

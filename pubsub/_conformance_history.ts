@@ -1,8 +1,4 @@
-/**
- * What every broker with histories must do, as tests.
- *
- * @module
- */
+/** Tests of the rules that every broker with histories keeps. */
 import { BrokerError } from "../errors.ts";
 import {
   HUGE_NAMES,
@@ -27,7 +23,7 @@ const MANY = 500;
 
 const BOUNDS: HistoryBounds = { size: 1_000, ttlMs: 60_000, bytes: 4_194_304 };
 
-/** Run with one broker, and between two. */
+/** Tests that run with one broker, and between two. */
 export const HISTORY: Record<string, Test> = {
   "delivers what is appended, with its place": withHistory(async (bench, near, far) => {
     const all = [
@@ -82,7 +78,7 @@ export const HISTORY: Record<string, Test> = {
         await bench.listen(bench.far, bench.id, { history: BOUNDS }),
       ];
       const appended: unknown[] = [];
-      // The payloads are the same, so that no tag can be made of them.
+      // The payloads are the same, so that a tag made of the payload fails the test.
       for (const payload of ["same", "same", "same", "end"]) {
         const { position } = await near.append({ topic: bench.id, payload }, { bounds: BOUNDS });
         appended.push(position!.tag);
@@ -281,7 +277,7 @@ export const HISTORY: Record<string, Test> = {
   }),
 };
 
-/** A test that says nothing of a broker without histories. */
+/** Makes a test that passes for brokers without histories. */
 function withHistory(
   test: (bench: TestKit, near: BrokerHistory, far: BrokerHistory) => Promise<void>,
 ): Test {
@@ -320,7 +316,7 @@ function page(
   });
 }
 
-/** Everything that is kept, page by page, and each page behind the one before it. */
+/** Reads the whole history, page by page, each page after the previous one. */
 async function readAll(history: BrokerHistory, topic: string): Promise<Publication[]> {
   const all: Publication[] = [];
   while (true) {
@@ -332,7 +328,7 @@ async function readAll(history: BrokerHistory, topic: string): Promise<Publicati
   }
 }
 
-/** Each names the one before it. */
+/** Checks that each publication names the previous one. */
 function checkChain(publications: readonly Publication[]): void {
   for (let i = 1; i < publications.length; i++) {
     const [before, { position }] = [publications[i - 1]!.position!, publications[i]!];

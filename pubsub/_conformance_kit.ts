@@ -1,18 +1,14 @@
-/**
- * What the tests of a broker work with.
- *
- * @module
- */
+/** Helpers for the conformance tests of brokers. */
 import { SkeinError } from "../errors.ts";
 import type { Broker, BrokerSubscribeOptions, BrokerSubscription, Publication } from "./broker.ts";
 
-/** What one test works with. */
+/** Brokers and helpers of one test. */
 export interface TestKit {
-  /** A prefix that no other run on the same engine has. */
+  /** A prefix for topics and keys that no other run on the same engine has. */
   readonly id: string;
-  /** Publishes. */
+  /** The broker that publishes. */
   readonly near: Broker;
-  /** Another node, or the same one. */
+  /** The broker of another node, or the same broker. */
   readonly far: Broker;
   /** Subscribes, and waits until the subscription is in force. */
   listen(broker: Broker, topic: string, options?: BrokerSubscribeOptions): Promise<Heard>;
@@ -21,11 +17,9 @@ export interface TestKit {
 /** One test. */
 export type Test = (bench: TestKit) => Promise<void>;
 
-/** What a subscription heard so far. */
+/** A subscription, and the publications received so far. */
 export class Heard {
-  /** What was heard. */
   readonly publications: Publication[] = [];
-  /** The subscription. */
   readonly subscription: BrokerSubscription;
   readonly #topic: string;
   readonly #withinMs: number;
@@ -57,12 +51,12 @@ export class Heard {
     return heard;
   }
 
-  /** What was heard, without the rest. */
+  /** The payloads received so far. */
   get payloads(): Publication["payload"][] {
     return this.publications.map(({ payload }) => payload);
   }
 
-  /** Waits for a publication with this payload: what was published before it is here then. */
+  /** Waits for a publication with this payload, and so for all earlier ones of the same topic. */
   async until(payload: string): Promise<void> {
     const arrived = new Promise<void>((resolve) => {
       this.#wake = () => {
@@ -94,7 +88,7 @@ export function same(actual: unknown, expected: unknown, what: string): void {
   if (left !== right) throw new Error(`Expected ${what} to be ${right}, received ${left}`);
 }
 
-/** Throws unless a call throws that it is not supported. */
+/** Throws unless a call throws a `SkeinError` with code `unsupported`. */
 export function throws(act: () => unknown): void {
   try {
     act();
@@ -105,14 +99,14 @@ export function throws(act: () => unknown): void {
   throw new Error('Expected a SkeinError with code "unsupported", but nothing was thrown');
 }
 
-/** Names of 8 KiB: of ASCII, of characters that engines escape, and of many parts. */
+/** Names of 8 KiB: plain ASCII, characters that engines escape, and many parts. */
 export const HUGE_NAMES: readonly [string, string, string] = [
   "x".repeat(8_192),
   "ü".repeat(4_096),
   "x:".repeat(4_096),
 ];
 
-/** Tells whether a call is done; `false` if it is refused with a `RangeError`, as a long name must be. */
+/** Tells whether a call succeeds; false if refused with a `RangeError`, as a long name must be. */
 export async function isTaken(act: () => unknown): Promise<boolean> {
   try {
     await act();
@@ -123,7 +117,7 @@ export async function isTaken(act: () => unknown): Promise<boolean> {
   }
 }
 
-/** Throws if topics beside it lose publications, or a connection, while something runs. */
+/** Throws if `act` makes another topic lose publications, or a broker lose the connection. */
 export async function undisturbed(
   { id, near, far, listen }: TestKit,
   act: () => Promise<void>,
@@ -141,7 +135,7 @@ export async function undisturbed(
   }
 }
 
-/** A value, for an error. */
+/** Formats a value for an error text. */
 export function show(value: unknown): string {
   const text = value instanceof Uint8Array ? `${value.length} bytes` : JSON.stringify(value);
   return text === undefined || text.length <= 80 ? String(text) : `${text.slice(0, 80)}…`;

@@ -1,8 +1,4 @@
-/**
- * What the store of every broker must do, as tests.
- *
- * @module
- */
+/** Tests of the rules that the store of every broker keeps. */
 import {
   HUGE_NAMES,
   isTaken,
@@ -15,7 +11,7 @@ import type { BrokerStore } from "./broker.ts";
 
 const HOUR = { max: 3, ttlMs: 3_600_000 };
 
-/** Run with one broker, and between two. */
+/** Tests that run with one broker, and between two. */
 export const STORE: Record<string, Test> = {
   "notes numbers that grow": withStore(async ({ id }, near, far) => {
     same(await near.newest(id), -1, "the number of a new row");
@@ -109,7 +105,7 @@ export const STORE: Record<string, Test> = {
   }),
 };
 
-/** A test that says nothing of a broker without a store. */
+/** Makes a test that passes for brokers without a store. */
 function withStore(
   test: (bench: TestKit, near: BrokerStore, far: BrokerStore) => Promise<void>,
 ): Test {

@@ -1,13 +1,8 @@
-/**
- * The contract between topics and the engine that carries publications from
- * node to node.
- *
- * @module
- */
+/** The contract between topics and the engine that carries publications from node to node. */
 import type { StatusFeed } from "../session/base/status_feed.ts";
 import type { HistoryPosition } from "../session/wire/recovery.ts";
 
-/** Topics that begin with it are those of the nodes themselves; nobody else can use them. */
+/** Prefix of the topics that nodes use among themselves; closed to sessions and applications. */
 export const INTERNAL_PREFIX = "$skein:";
 
 /** One publication, encoded once: the same bytes go to the engine and to the sockets. */
@@ -16,74 +11,74 @@ export interface Publication {
   readonly topic: string;
   /** The whole message, encoded: an envelope as text, or a binary message's frame. */
   readonly payload: string | Uint8Array;
-  /** Id of a session that does not get it. */
+  /** Id of a session, or of a client, that does not get the publication. */
   readonly except?: string;
-  /** Where it stands in the topic's history; given by the engine, never by who publishes. */
+  /** Position in the history of the topic; given by the engine, never by the publisher. */
   readonly position?: PublicationPosition;
 }
 
 /** Takes the publications of a topic. MUST NOT throw. */
 export type PublicationListener = (publication: Publication) => void;
 
-/** How much of a topic is kept. Whichever bound is reached first counts. */
+/** Bounds of the history of a topic. The bound that is reached first counts. */
 export interface HistoryBounds {
   /** Most publications. */
   readonly size: number;
   /** Longest time that a publication is kept, in milliseconds. */
   readonly ttlMs: number;
-  /** Most bytes of all their payloads. */
+  /** Most bytes of all payloads together. */
   readonly bytes: number;
 }
 
-/** Where a publication stands in the history of its topic. */
+/** Position of a publication in the history of the topic. */
 export interface PublicationPosition extends HistoryPosition {
-  /** The offset of the publication before it on the same topic; 0 for the first one. */
+  /** The offset of the previous publication on the same topic; 0 for the first publication. */
   readonly prev: number;
 }
 
-/** Who publishes and with which number, so that the same publication made twice counts once. */
+/** Producer and number of a publication, so that the same publication made twice counts once. */
 export interface PublicationKey {
-  /** The producer; its numbers grow, on each topic. */
+  /** Name of the producer. The numbers of a producer grow, on each topic. */
   readonly producer: string;
-  /** A whole number from 0. One that is not above the producer's last on the topic is a repetition. */
+  /** A whole number from 0. A number not above the producer's last on the topic is a repetition. */
   readonly number: number;
 }
 
 /** Options for {@linkcode Broker.subscribe}. */
 export interface BrokerSubscribeOptions {
   /**
-   * Bounds of the topic's history, if it has one; the same on every node. Publications that
-   * were appended come to subscriptions that say so, and to no others.
+   * Bounds of the history, for a topic with a history; the same on every node. Appended publications
+   * go to subscriptions with `history`, and to no others.
    */
   readonly history?: HistoryBounds;
   /**
-   * Called when publications may have been missed, once the engine is there again and new ones
-   * come. MUST NOT throw.
+   * Called when publications may have been missed, once the engine is back and delivers new ones. MUST
+   * NOT throw.
    */
   readonly onInterrupted?: () => void;
 }
 
-/** A node's subscription to a topic at its broker; disposing of it never rejects. */
+/** The subscription of a node to a topic. Disposing of a subscription never rejects. */
 export interface BrokerSubscription extends AsyncDisposable {
   /** Resolves once publications of other nodes reach this one; never rejects. */
   readonly ready: Promise<void>;
 }
 
-/** How sure a publication is to arrive. */
+/** Guarantee of delivery of a publication. */
 export type DeliveryClass = "at-most-once" | "at-least-once";
 
-/** How a broker is doing; branch on `name`. */
+/** State of a broker; branch on `name`. */
 export type BrokerStatus =
   | {
-    /** The engine is being reached for the first time, or it is there. */
+    /** The broker tries to reach the engine for the first time, or is connected. */
     readonly name: "connecting" | "connected";
   }
   | {
-    /** The engine is away; the broker tries to reach it. */
+    /** The engine is away; the broker tries to reconnect. */
     readonly name: "interrupted";
-    /** Since when, in milliseconds since the Unix epoch. */
+    /** Start of the outage, in milliseconds since the Unix epoch. */
     readonly since: number;
-    /** What the client library said. */
+    /** Error of the client library. */
     readonly error?: unknown;
   }
   | {
@@ -91,53 +86,53 @@ export type BrokerStatus =
     readonly name: "closed";
   };
 
-/** Counters of a broker, since it was made. */
+/** Counters of a broker, since the broker was created. */
 export interface BrokerStats {
-  /** Publications that were taken, those with a history too. */
+  /** Publications that the broker accepted, on topics with and without a history. */
   readonly published: number;
   /** Publications that came from the engine. */
   readonly received: number;
   /** Publications that wait for the engine. */
   readonly waiting: number;
-  /** Publications that were given up, because the engine was away for too long or too many waited. */
+  /** Publications given up because the engine was away for too long, or too many waited. */
   readonly dropped: number;
-  /** How often the engine went away. */
+  /** Outages of the engine. */
   readonly interruptions: number;
-  /** Pages of histories that were read from the engine. */
+  /** Pages of histories read from the engine. */
   readonly reads: number;
-  /** Histories with publications that were forgotten, since there were too many topics. */
+  /** Histories with publications that were forgotten because of too many topics. */
   readonly forgotten?: number;
-  /** Messages that something else published where publications are, and that were ignored. */
+  /** Messages that other programs published in the place of publications, and that were ignored. */
   readonly ignored?: number;
 }
 
 /** Options for {@linkcode BrokerHistory.append}. */
 export interface AppendOptions {
-  /** What is kept; the same on every node. */
+  /** Bounds of the history; the same on every node. */
   readonly bounds: HistoryBounds;
-  /** Recognizes a repetition, for at least two minutes. */
+  /** Key by which the engine recognizes a repetition, for at least two minutes. */
   readonly key?: PublicationKey;
 }
 
-/** What became of an append. */
+/** Result of an append. */
 export interface Appended {
-  /** Where the publication stands; `undefined` for a repetition. */
+  /** Position of the publication; `undefined` for a repetition. */
   readonly position?: HistoryPosition;
 }
 
 /** Options for {@linkcode BrokerHistory.read}. */
 export interface ReadHistoryOptions {
-  /** What is kept. */
+  /** Bounds of the history. */
   readonly bounds: HistoryBounds;
-  /** Reads what came after this offset; from the oldest that is kept if left out. */
+  /** Offset after which to read; left out, the page begins with the oldest publication. */
   readonly after?: number;
-  /** Reads the newest so many, if `after` is left out. */
+  /** Number of newest publications to read, if `after` is left out. */
   readonly last?: number;
   /** Most publications of the page. */
   readonly maxMessages: number;
-  /** Most bytes of the page's payloads; one publication always goes. */
+  /** Most bytes of the payloads in the page; a single publication may be larger. */
   readonly maxBytes: number;
-  /** Gives up. */
+  /** Ends the wait for the engine. */
   readonly signal?: AbortSignal;
 }
 
@@ -145,47 +140,51 @@ export interface ReadHistoryOptions {
 export interface HistoryPage {
   /** The epoch at the time of reading. */
   readonly epoch: string;
-  /** The newest offset of the topic; 0 if nothing is known of any. */
+  /** The newest offset of the topic; 0 if no publication is known. */
   readonly head: number;
   /**
-   * The tag of the publication at `after`, if that is still kept and has one; `null` if the engine is
-   * sure that none stands there.
+   * Tag of the publication at `after`, if still kept and tagged; `null` if the engine is sure that no
+   * publication has this offset.
    */
   readonly anchor?: string | null | undefined;
-  /** Oldest first, each with its position. The page is the last one if it ends with the head, or is empty. */
+  /**
+   * The publications with positions, oldest first. A page that ends with the head, or is empty, is the
+   * last one.
+   */
   readonly publications: readonly Publication[];
 }
 
 /**
- * Keeps publications. Offsets of one topic grow; they need not be without holes, since each
- * publication names the offset before it.
+ * Keeps publications. Offsets of one topic grow; gaps between offsets are allowed, since each
+ * publication names the previous offset.
  *
- * - `append` MUST publish what it keeps to all subscriptions with `history`, with its position,
- *   and MUST do both or none.
- * - `append` MUST keep the order in which one node called it on one topic, also while the engine
- *   was away; it MUST send again what the engine did not acknowledge, in a way that counts once.
- * - The epoch MUST change whenever the engine may have lost what it acknowledged.
+ * - `append` MUST publish the kept publication, with the position, to all subscriptions with
+ *   `history`. It MUST either keep and publish, or do neither.
+ * - `append` MUST keep the order of the calls of one node on one topic, also across an outage of the
+ *   engine. It MUST send again a publication that the engine did not acknowledge, in a way that
+ *   counts once.
+ * - The epoch MUST change whenever the engine may have lost acknowledged publications.
  * - Each position MUST have a `tag` of 6 to 8 characters (letters, digits, `-` and `_`), made of at
- *   least 32 bits of an id that no other publication has, never of the payload. It is the same
- *   wherever the publication is heard or read, and a page MUST tell that of the publication at
- *   `after`, if that is kept: so a client that comes back to another copy of the history is told.
- * - `read` MUST make nothing: a topic that nobody published on costs the engine nothing.
+ *   least 32 bits of an id that no other publication has, never of the payload. Every delivery and
+ *   every read of a publication MUST give the same tag. A page MUST have the tag of the publication at
+ *   `after`, if still kept: so a client that comes back to another copy of the history learns of that.
+ * - `read` MUST NOT create state in the engine: a topic without publications costs the engine nothing.
  */
 export interface BrokerHistory {
   /**
-   * For how long a history without publications is told from an earlier one of the topic, in
-   * milliseconds: a place before the first publication is not trusted for longer. For ever, if it is
-   * left out.
+   * Time for which the engine can tell an empty history from an earlier history of the topic, in
+   * milliseconds. A position before the first publication is not trusted for longer. Left out, there
+   * is no limit.
    */
   readonly remembersMs?: number;
   /**
    * Publishes on a topic with a history.
    *
-   * @param publication What to publish. MUST NOT be changed afterwards.
+   * @param publication The publication. MUST NOT be changed afterwards.
    * @param options See {@linkcode AppendOptions}.
-   * @returns Resolves once the engine has it.
-   * @throws {BrokerError} If it was given up: too many waited, or the engine was away for too long,
-   * or the broker was closed.
+   * @returns Resolves when the engine has the publication.
+   * @throws {BrokerError} If the publication was given up: too many waited, or the engine was away for
+   * too long, or the broker was closed.
    * @throws {RangeError} If the engine cannot take the topic or the producer.
    */
   append(publication: Publication, options: AppendOptions): Promise<Appended>;
@@ -194,58 +193,59 @@ export interface BrokerHistory {
    *
    * @param topic The topic.
    * @param options See {@linkcode ReadHistoryOptions}.
-   * @returns What is kept.
+   * @returns The page.
    * @throws {BrokerError} If the engine is away.
    * @throws {RangeError} If the engine cannot take the topic.
    */
   read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage>;
 }
 
-/** How fast tokens come, and how many can be saved up. */
+/** Refill rate and capacity of a bucket of tokens. */
 export interface TokenRate {
-  /** Tokens that come each second. */
+  /** Tokens added each second. */
   readonly perSecond: number;
-  /** Tokens that can be saved up. */
+  /** Most tokens in the bucket. */
   readonly burst: number;
 }
 
-/** What {@linkcode BrokerStore.take} answers. */
+/** Result of {@linkcode BrokerStore.take}. */
 export interface TakenTokens {
-  /** Whether the tokens were taken: all of them or none. */
+  /** True if all tokens were taken; false if the bucket stays as before. */
   readonly granted: boolean;
-  /** When there will be enough, in milliseconds; 0 if they were granted. */
+  /** Time until the bucket will have enough tokens, in milliseconds; 0 if granted. */
   readonly retryAfterMs: number;
 }
 
 /**
  * Facts that hold on all nodes. Every operation MUST be atomic in the engine, MUST reject with a
- * `BrokerError` while that is away, and MUST reject with a `RangeError` for a key or scope that the
- * engine cannot take.
+ * `BrokerError` while the engine is away, and MUST reject with a `RangeError` for a key or scope that
+ * the engine cannot take.
  */
 export interface BrokerStore {
   /**
-   * Notes the newest number of a row, such as what a client said last.
+   * Notes the newest number of a row, such as that of the last message of a client.
    *
    * @param key The row.
    * @param number The number, a whole one from 0.
-   * @param windowMs How long it is remembered at least.
-   * @returns Whether it is above the number that was noted, and noted now.
+   * @param windowMs Least time for which the number is remembered, in milliseconds.
+   * @returns True if the number is above the previous one, and is noted now.
    */
   advance(key: string, number: number, windowMs: number): Promise<boolean>;
   /**
    * Reads the newest number of a row.
    *
    * @param key The row.
-   * @returns The number; -1 if none is remembered.
+   * @returns The number; -1 if no number is remembered.
    */
   newest(key: string): Promise<number>;
   /**
    * Claims a place in a scope, or renews the claim.
    *
    * @param scope The scope, such as a user.
-   * @param member Who claims, such as a session; unique over all nodes.
-   * @param options Most members of the scope, and how long the claim holds without being renewed.
-   * @returns Whether the place is claimed; `false` if there were as many members already.
+   * @param member The claimant, such as a session; unique over all nodes.
+   * @param options Most members of the scope, and the time in milliseconds for which a claim holds
+   * without renewal.
+   * @returns True if the place is claimed; false if the scope is full.
    */
   claim(
     scope: string,
@@ -256,81 +256,82 @@ export interface BrokerStore {
    * Gives up a claim. Idempotent.
    *
    * @param scope The scope.
-   * @param member Who claimed.
+   * @param member The claimant.
    */
   release(scope: string, member: string): Promise<void>;
   /**
-   * Lists who holds a claim.
+   * Lists the members that hold a claim.
    *
    * @param scope The scope.
    * @returns The members.
    */
   claims(scope: string): Promise<string[]>;
   /**
-   * Takes tokens from a bucket, which begins full; engines that cannot do that fast leave it out.
+   * Takes tokens from a bucket, which begins full. Left out by brokers of engines that are too slow
+   * for this.
    *
    * @param key The bucket.
-   * @param amount How many.
-   * @param rate How fast they come.
-   * @returns Whether there were enough.
+   * @param amount Number of tokens.
+   * @param rate Refill rate and capacity of the bucket.
+   * @returns See {@linkcode TakenTokens}.
    */
   take?(key: string, amount: number, rate: TokenRate): Promise<TakenTokens>;
 }
 
 /**
- * Carries publications to every node that subscribed to their topic.
+ * Carries publications to every node that subscribed to the topic.
  *
- * - `publish` MUST reach the listeners of this node too, exactly as those of others.
+ * - `publish` MUST reach the listeners of this node too, exactly as those of other nodes.
  * - `publish` MUST keep the order of the publications that one node makes on one topic.
- * - `publish` MUST NOT throw because of an outage of the engine: that is told by `status` and
- *   `stats`, and what waits meanwhile has a bound.
- * - A listener MUST get each publication at most once per subscription, and none after its
- *   subscription was disposed. Where the engine was away, `onInterrupted` MUST be called.
+ * - `publish` MUST NOT throw because of an outage of the engine: `status` and `stats` show an outage,
+ *   and the number of waiting publications is bounded.
+ * - A listener MUST get each publication at most once per subscription, and MUST NOT get publications
+ *   after the subscription was disposed. After an outage of the engine, `onInterrupted` MUST be called.
  * - `publish` and `subscribe` MUST throw a `SkeinError` with code `unsupported` after `close`.
  * - A topic or key that the engine cannot take MUST be refused with a `RangeError`, for that one call
  *   and before it reaches the connection: other topics MUST NOT notice. Topics of 255 bytes of UTF-8
  *   behind a prefix of 32 MUST be taken.
- * - A broker MUST NOT end a client library that was handed in by its user.
+ * - A broker MUST NOT end a client library that was handed in by the application.
  * - A broker MUST NOT hold publications without a bound.
- * - `history` and `store` are for engines that can keep things; without them topics have no
- *   history across nodes, and limits count by node.
+ * - `history` and `store` are for engines that can keep data; without these, topics have no history
+ *   across nodes, and limits count by node.
  *
  * {@linkcode testBroker} is the suite that every implementation passes.
  */
 export interface Broker extends AsyncDisposable {
-  /** The engine's name, for people. */
+  /** Name of the engine, for people. */
   readonly name: string;
-  /** How sure a publication is to arrive, where its topic has no history. */
+  /** Guarantee of delivery on a topic without a history. */
   readonly delivery: DeliveryClass;
-  /** How the broker is doing: `current`, and each change as an async iterable. */
+  /** State of the broker: `current`, and each change as an async iterable. */
   readonly status: StatusFeed<BrokerStatus>;
   /** Counters. */
   readonly stats: BrokerStats;
-  /** What is wrong at the moment, in words; empty if nothing is. */
+  /** Current problems, in words; empty for a healthy broker. */
   issues(): string[];
-  /** Keeps publications and gives them again, if the engine can. */
+  /** Kept publications, if the engine can keep these. */
   readonly history?: BrokerHistory;
-  /** What nodes share beside publications, if the engine can keep it. */
+  /** Facts that nodes share besides publications, if the engine can keep these. */
   readonly store?: BrokerStore;
   /**
    * Publishes to every node, on a topic without history.
    *
-   * @param publication What to publish. MUST NOT be changed afterwards.
+   * @param publication The publication. MUST NOT be changed afterwards.
    */
   publish(publication: Publication): void;
   /**
    * Subscribes this node to a topic.
    *
    * @param topic The topic.
-   * @param listener Gets its publications.
-   * @param options Whether the topic has a history, and who is told of interruptions.
-   * @returns The subscription; disposing of it ends it at once.
+   * @param listener Gets the publications of the topic.
+   * @param options See {@linkcode BrokerSubscribeOptions}.
+   * @returns The subscription; ends at once when disposed.
    */
   subscribe(
     topic: string,
     listener: PublicationListener,
     options?: BrokerSubscribeOptions,
   ): BrokerSubscription;
-  /** Ends all subscriptions and frees what the broker made itself. Idempotent. */
+  /** Ends all subscriptions, and frees the resources that the broker created. Idempotent. */
   close(): Promise<void>;
 }

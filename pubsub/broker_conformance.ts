@@ -1,8 +1,4 @@
-/**
- * What every broker must do, as tests that anybody can run on their own.
- *
- * @module
- */
+/** The conformance suite of brokers, also for brokers of applications. */
 import { Heard, type Test } from "./_conformance_kit.ts";
 import { BOTH, ONE_NODE, TWO_NODES } from "./_conformance_fanout.ts";
 import { HISTORY } from "./_conformance_history.ts";
@@ -12,20 +8,19 @@ import type { Broker } from "./broker.ts";
 /** Options for {@linkcode testBroker}. */
 export interface BrokerTestOptions {
   /**
-   * Makes two brokers of one engine, as two nodes would have them. Without it,
-   * what crosses nodes is not tested.
+   * Makes two brokers of one engine, as on two nodes. Left out, traffic between nodes is not tested.
    */
   readonly makePair?: () => [Broker, Broker] | Promise<[Broker, Broker]>;
-  /** Runs after each test, when its brokers are closed: ends clients that were handed in. */
+  /** Called after each test, when the brokers are closed, to end clients that were handed in. */
   readonly teardown?: () => void | Promise<void>;
   /**
-   * How long a publication may take to arrive, in milliseconds.
+   * Longest time until a publication arrives, in milliseconds.
    *
    * @default {5000}
    */
   readonly withinMs?: number;
   /**
-   * Skips the suite, where there is no engine to test with.
+   * Skips the suite, for a machine without the engine.
    *
    * @default {false}
    */
@@ -33,13 +28,13 @@ export interface BrokerTestOptions {
 }
 
 /**
- * Registers the conformance suite of {@linkcode Broker} with `Deno.test`: one
- * test for each of the contract's MUSTs that can be seen from outside. What concerns histories and
- * the store runs where the broker has them.
+ * Registers the conformance suite of {@linkcode Broker} with `Deno.test`: one test for each MUST of
+ * the contract that can be seen from outside. Tests of histories and of the store run if the broker
+ * has these.
  *
- * Some are left to tests of your own, since they need your engine: that `publish` does not throw
- * while it is down, that `onInterrupted` is called after that, that the epoch changes when it may
- * have lost what it had, and that a client which was handed in is not ended.
+ * Some rules need tests of your own, since these need your engine: `publish` does not throw while the
+ * engine is down, `onInterrupted` is called after that, the epoch changes when the engine may have
+ * lost publications, and a client that was handed in is not ended.
  *
  * @example Testing a broker of your own
  * ```ts ignore
@@ -49,8 +44,8 @@ export interface BrokerTestOptions {
  * testBroker("MemoryBroker", () => new MemoryBroker());
  * ```
  *
- * @param name The broker's name, in front of the names of the tests.
- * @param makeBroker Makes one for each test; the suite closes it.
+ * @param name Name of the broker, in front of the names of the tests.
+ * @param makeBroker Makes a broker for each test; the suite closes the broker.
  * @param options See {@linkcode BrokerTestOptions}.
  */
 export function testBroker(

@@ -1,7 +1,6 @@
 /**
- * Many peers: topics and their subscribers, what is kept of them, the brokers that
- * carry what is published from node to node, the nodes themselves, who is present,
- * and rooms, which are all of it in one.
+ * Many peers: topics with subscribers and history, the brokers that carry publications from node to
+ * node, the nodes, the presence of users, and rooms, which combine all of these.
  *
  * @example A chat room
  * ```ts

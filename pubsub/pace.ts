@@ -1,21 +1,17 @@
-/**
- * How much of what an engine brings is handed on in one turn of the event loop.
- *
- * @module
- */
+/** Limits the publications from an engine that are delivered in one turn of the event loop. */
 import { platformSchedule, type Schedule } from "../session/queue/schedule.ts";
 
 /**
- * Bytes of one turn: half of what a session's wire holds before its queue fills. A node that was
- * busy for a moment finds megabytes at once; handed on in one turn they would overflow the queues
- * of sessions that are not behind at all.
+ * Bytes of one turn: half of the bytes that the connection of a session buffers before the send queue
+ * fills. After a busy moment a node finds megabytes at once; delivered in one turn, these would
+ * overflow the queues of sessions that are not behind at all.
  */
 const TURN_BYTES = 32_768;
 
-/** What a message costs besides its bytes. */
+/** Fixed cost of a message, added to the size in bytes. */
 const MESSAGE_BYTES = 64;
 
-/** Most that is held; past it everything is handed on at once, since nothing may be lost here. */
+/** Most bytes held; beyond that, all messages go on at once, since no message may be lost here. */
 const MAX_HELD_BYTES = 67_108_864;
 
 interface Held {
@@ -23,7 +19,7 @@ interface Held {
   readonly handOn: () => void;
 }
 
-/** Hands on what comes, in order, so much in each turn. */
+/** Hands on messages in order, a bounded number of bytes in each turn. */
 export class Pace {
   readonly #schedule: Schedule;
   #held: Held[] = [];
@@ -32,9 +28,9 @@ export class Pace {
   #isScheduled = false;
 
   /**
-   * Creates one that holds nothing.
+   * Starts without held messages.
    *
-   * @param schedule Tells the end of a turn.
+   * @param schedule Calls a function at the end of a turn.
    */
   constructor(schedule: Schedule = platformSchedule()) {
     this.#schedule = schedule;
@@ -43,8 +39,8 @@ export class Pace {
   /**
    * Hands on a message, or holds it for a later turn.
    *
-   * @param bytes How large it is.
-   * @param handOn Does it. Must not throw.
+   * @param bytes Size of the message.
+   * @param handOn Delivers the message. MUST NOT throw.
    */
   take(bytes: number, handOn: () => void): void {
     this.#wake();

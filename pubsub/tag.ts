@@ -1,23 +1,19 @@
-/**
- * Tags, which tell publications apart that have the same place in two copies of a history.
- *
- * @module
- */
+/** Tags, which tell apart publications that have the same position in two copies of a history. */
 
 /** Characters of a tag of this module: 36 bits. */
 const LENGTH = 6;
 
 const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
 
-/** How many tags there are. */
+/** Number of different tags. */
 const COUNT = DIGITS.length ** LENGTH;
 
 /** Half of the bits of a tag, as a number that bit operations can hold. */
 const HALF = DIGITS.length ** (LENGTH / 2);
 
 /**
- * Makes tags for the publications of one broker. They begin anywhere, so that those of two brokers
- * hardly ever meet, and none comes again before 2^36 others.
+ * Makes tags for the publications of one broker. The first tag is random, so that two brokers hardly
+ * ever make the same tag. A tag does not repeat before 2^36 others.
  *
  * @example Usage
  * ```ts
@@ -31,7 +27,7 @@ const HALF = DIGITS.length ** (LENGTH / 2);
 export class Tags {
   #next: number;
 
-  /** Begins anywhere. */
+  /** Begins at a random tag. */
   constructor() {
     const [high, low] = crypto.getRandomValues(new Uint32Array(2));
     this.#next = high! % HALF * HALF + low! % HALF;
@@ -45,7 +41,7 @@ export class Tags {
 }
 
 /**
- * Makes the tag of a publication that its engine knows by an id of its own.
+ * Makes the tag of a publication from the id that the engine gave.
  *
  * @param id The id, which no other publication has.
  * @returns The same tag for the same id.
@@ -59,7 +55,7 @@ export class Tags {
  * ```
  */
 export function tagOf(id: string): string {
-  // Two hashes in one walk (cyrb53): fast, and no key to anything.
+  // Two hashes in one walk (cyrb53): fast, and not for secrets.
   let high = 0xdeadbeef;
   let low = 0x41c6ce57;
   for (let i = 0; i < id.length; i++) {

@@ -1,8 +1,4 @@
-/**
- * Topics: who gets what is published, on this node.
- *
- * @module
- */
+/** Topics and the subscribers on this node. */
 import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { Broadcast } from "../session/queue/broadcast.ts";
 import { encodeMessage, framed, MAX_MESSAGE_BYTES } from "../session/wire/encode.ts";
@@ -34,19 +30,19 @@ import { Feeds } from "./history/feeds.ts";
 import { MemoryBroker } from "./memory/broker.ts";
 import { exceptionOf, type SubscribeOptions, tellAnswer } from "./history/replay.ts";
 
-/** Bytes of the reason that a session is told as it is taken off a topic: as much as of a close. */
+/** Most bytes of the reason for unsubscribing a session: as many as for the reason of a close. */
 const MAX_REASON_BYTES = 1_024;
 
 /**
- * Subscriptions of a session to topics with a history that may be under way, for each topic that it
- * may have: one that was left, or begun anew, ends when the engine answers.
+ * Most subscriptions under way to topics with a history, for each topic that a session may have. A
+ * subscription that was left or started over stays under way until the engine answers.
  */
 const UNDER_WAY_FACTOR = 4;
 
 /** Options for `Topics`. */
 export interface TopicsOptions {
   /**
-   * Carries publications between nodes. One that is handed in is not closed.
+   * Broker that carries publications between nodes. A broker that is handed in is not closed.
    *
    * @default {new MemoryBroker()}
    */
@@ -58,27 +54,27 @@ export interface TopicsOptions {
    */
   readonly turn?: Turn;
   /**
-   * Topics that one session may subscribe to.
+   * Most topics of one session.
    *
    * @default {128}
    */
   readonly maxTopicsPerSession?: number;
   /**
-   * Bytes that a topic may have; at most 255.
+   * Most bytes of a topic, up to 255.
    *
    * @default {255}
    */
   readonly maxTopicBytes?: number;
   /**
-   * Bytes that one message may have.
+   * Most bytes of a message.
    *
    * @default {262144}
    */
   readonly maxMessageBytes?: number;
   /**
-   * Topics that keep what was published, by patterns such as `chat:{room}`, each with what is
-   * kept of one topic: 1,000 publications, five minutes and 1 MiB by default. The same on every
-   * node. Topics that begin with `presence:` or `$skein:` are never meant.
+   * Topics with a history, by patterns such as `chat:{room}`, each with the bounds for one topic:
+   * 1,000 publications, five minutes and 1 MiB by default. The same on every node. Patterns never
+   * match topics that begin with `presence:` or `$skein:`.
    *
    * @default {{}}
    */
@@ -88,30 +84,30 @@ export interface TopicsOptions {
 /** Options for `Topics.subscribe`. */
 export interface TopicSubscribeOptions extends SubscribeOptions {
   /**
-   * Marks a topic that the client asked for by itself: `Topics.requestedBy` lists it, unless the
+   * Marks a subscription that the client requested. `Topics.requestedBy` lists the topic, unless the
    * application subscribes the session too.
    *
    * @default {false}
    */
   readonly isRequested?: boolean;
   /**
-   * Called once the session is off the topic again, by whatever call. Not called when the session
-   * is over. A later subscription that has one replaces it.
+   * Called after the session was unsubscribed, by any call. Not called when the session ends. A later
+   * call of `subscribe` with another `onLeft` replaces this one.
    */
   readonly onLeft?: (() => void) | undefined;
 }
 
-/** Code and reason that a session is told as it is taken off a topic. */
+/** Code and reason for the client of a session that is unsubscribed. */
 export interface UnsubscribeOptions {
   /**
-   * Stable code by which the client goes on: `too-many` and `unavailable` have it ask again after a
-   * while, every other one ends its subscription. At most 64 characters.
+   * Stable code that decides the reaction of the client: after `too-many` and `unavailable` the client
+   * subscribes again after a while; any other code ends the subscription. At most 64 characters.
    *
    * @default {"removed"}
    */
   readonly code?: string;
   /**
-   * Why, for people; cut to 1,024 bytes.
+   * Reason, for people; cut to 1,024 bytes.
    *
    * @default {""}
    */
@@ -121,7 +117,7 @@ export interface UnsubscribeOptions {
 /** Options for `Topics.unsubscribe`. */
 export interface TopicUnsubscribeOptions extends UnsubscribeOptions {
   /**
-   * Tells the session nothing, since its client asked for the end.
+   * Sends no notice to the client, which asked for the end.
    *
    * @default {false}
    */
@@ -131,51 +127,51 @@ export interface TopicUnsubscribeOptions extends UnsubscribeOptions {
 /** Options for publishing. */
 export interface PublishOptions {
   /**
-   * A session that does not get it. Where its client said its id, as Skein's own do when they
-   * subscribe, no later session of that client gets it either.
+   * A session that does not get the publication. If the client sent an id, as Skein's own clients do
+   * when subscribing, later sessions of that client do not get the publication either.
    */
   readonly except?: Session | undefined;
-  /** The verified user who publishes, told to every subscriber; 1 to 255 bytes. */
+  /** The verified user that publishes, sent to every subscriber; 1 to 255 bytes. */
   readonly from?: string | undefined;
 }
 
 /** Options for `Topics.append`. */
 export interface AppendPublicationOptions extends PublishOptions {
-  /** By which the engine recognizes the same publication made twice. */
+  /** Key by which the engine recognizes the same publication made twice. */
   readonly key?: PublicationKey;
-  /** Gives up waiting; the publication may be made all the same. */
+  /** Ends the wait; the publication may be made all the same. */
   readonly signal?: AbortSignal;
 }
 
-/** Counters of topics, since they were created. */
+/** Counters of topics, since creation. */
 export interface TopicsStats {
   /** Topics with subscribers on this node. */
   readonly topics: number;
-  /** Publications that `publish` made on topics with a history, and the engine did not take. */
+  /** Publications of `publish` on topics with a history that the engine did not take. */
   readonly failedPublications: number;
-  /** Why the last of them failed. */
+  /** Error of the last failed publication. */
   readonly lastFailure: unknown;
-  /** Publications that came again. */
+  /** Publications that came more than once. */
   readonly duplicates: number;
-  /** Publications that did not come, and were read from the history. */
+  /** Publications that were missed live, and read from the history. */
   readonly recovered: number;
-  /** How often sessions were told that publications are missing. */
+  /** Gaps that sessions were told of. */
   readonly gaps: number;
-  /** Pages that were read from the engine. */
+  /** Pages read from the engine. */
   readonly reads: number;
-  /** How often a session began at another place than where its topic stood. */
+  /** Replays that began, for sessions that subscribed or fell behind. */
   readonly replays: number;
-  /** Publications that were sent for it. */
+  /** Publications that were sent by replays. */
   readonly replayed: number;
-  /** Pages that wait for their turn now. */
+  /** Pages that wait to be replayed now. */
   readonly waitingPages: number;
   /** Bytes of pages that were read, and wait for slow sessions now. */
   readonly waitingBytes: number;
-  /** Bytes of the newest publications that are kept ready now. */
+  /** Bytes of the newest publications that are kept in memory for replays now. */
   readonly tailBytes: number;
 }
 
-/** A topic with subscribers: one with a history has a feed, another one a subscription. */
+/** A topic with subscribers: with a feed if the topic has a history, otherwise with a subscription. */
 type Channel =
   | { readonly feed: Feed; readonly members?: undefined }
   | {
@@ -185,36 +181,35 @@ type Channel =
   };
 
 interface Subscriber {
-  /** Its names in publications that it does not get. */
+  /** Names of the session in the `except` of publications. */
   readonly ids: string[];
   readonly topics: Map<string, Membership>;
 }
 
-/** A session's part in a topic. */
+/** The subscription of a session to a topic. */
 interface Membership {
-  /** True if its client asked for the topic, and the application did not. */
+  /** True if the client asked for the topic, and the application did not. */
   isRequested: boolean;
-  /** Called once the session is off the topic. */
+  /** Called after the session was unsubscribed. */
   onLeft: (() => void) | undefined;
-  /** Answers the client now, where that waits for the end of the current step. */
+  /** Sends the answer at once, if the answer waits for the end of the current step. */
   answer: (() => void) | undefined;
 }
 
 /**
- * Topics and their subscribers.
+ * Topics and the subscribers on this node.
  *
  * - **Once:** a publication is encoded once, for the broker and for all sockets.
  * - **Order:** subscribers get publications in order, each once.
- * - **Members:** who subscribes gets nothing that was published before, not even
- *   in the same turn; who leaves gets all that was.
- * - **Told:** a client that is taken off a topic is told so on `skein.1`, after all that was
- *   published before.
- * - **Close:** a session that closes leaves everything; subscribing one that is
- *   closed does nothing.
- * - **Cost:** a topic without subscribers here costs nothing and is not
- *   subscribed at the broker.
- * - **History:** on a topic that has one, who subscribes can begin in the past, what
- *   did not come is read again, and what cannot be read any more is told.
+ * - **Members:** a session that subscribes gets no earlier publications, not even of the same turn; a
+ *   session that leaves gets all earlier ones.
+ * - **Notice:** a client that is unsubscribed by the server gets a notice on `skein.1`, after all
+ *   earlier publications.
+ * - **Close:** a session that closes leaves all topics; subscribing a closed session has no effect.
+ * - **Cost:** a topic without subscribers on this node costs nothing, and this node does not subscribe
+ *   to the topic at the broker.
+ * - **History:** on a topic with a history, a session can begin in the past. Publications that did
+ *   not arrive are read from the history, and sessions are told of a gap that cannot be filled.
  *
  * @example Usage
  * ```ts
@@ -235,9 +230,9 @@ interface Membership {
  * ```
  */
 export class Topics implements AsyncDisposable {
-  /** Carries publications between nodes. */
+  /** Broker that carries publications between nodes. */
   readonly broker: Broker;
-  /** Bytes that a topic may have. */
+  /** Most bytes of a topic. */
   readonly maxTopicBytes: number;
   readonly #ownsBroker: boolean;
   readonly #turn: Turn;
@@ -255,9 +250,9 @@ export class Topics implements AsyncDisposable {
    * Creates topics without subscribers.
    *
    * @param options See {@linkcode TopicsOptions}.
-   * @throws {RangeError} If a limit is not a positive integer, or `maxTopicBytes` above 255.
-   * @throws {TypeError} If a pattern of `history` is malformed, or two of them overlap.
-   * @throws {UnsupportedError} If there is a `history`, and the broker cannot keep one.
+   * @throws {RangeError} If a limit is not a positive integer, or `maxTopicBytes` is above 255.
+   * @throws {TypeError} If a pattern of `history` is malformed, or two patterns overlap.
+   * @throws {UnsupportedError} If `history` has a pattern, and the broker cannot keep histories.
    */
   constructor(options: TopicsOptions = {}) {
     this.#ownsBroker = options.broker === undefined;
@@ -291,7 +286,7 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Tells what is kept of a topic.
+   * Returns the bounds of the history of a topic.
    *
    * @param topic Any topic.
    * @returns The bounds; `undefined` if the topic has no history.
@@ -305,17 +300,17 @@ export class Topics implements AsyncDisposable {
     return this.#turn;
   }
 
-  /** How many topics have subscribers on this node. */
+  /** Number of topics with subscribers on this node. */
   get size(): number {
     return this.#channels.size;
   }
 
   /**
-   * Subscribes a session. Idempotent; a closed session is left out.
+   * Subscribes a session. Idempotent; a closed session is ignored.
    *
-   * On a topic with a history it can begin in the past, by `since` or `last`: what was
-   * published is sent page by page, as fast as the session takes it, and what is published
-   * meanwhile comes after it. A session that is subscribed already begins again there.
+   * On a topic with a history the session can begin in the past, by `since` or `last`. Earlier
+   * publications are sent page by page, as fast as the session takes pages, and new publications come
+   * after these. A session that is already subscribed begins again at the given position.
    *
    * @example Late join
    * ```ts
@@ -339,13 +334,14 @@ export class Topics implements AsyncDisposable {
    * @param session A session of the same turn.
    * @param topic The topic.
    * @param options See {@linkcode TopicSubscribeOptions}.
-   * @returns Whether the session was not subscribed before, and is now.
-   * @throws {TypeError} If the topic is no topic.
-   * @throws {RangeError} If the topic is longer than `maxTopicBytes`, or `last` is no number from 0.
-   * @throws {QueueFullError} If the session has `maxTopicsPerSession` topics already, or left and
-   * came to topics with a history over and over while their engine does not answer.
-   * @throws {UnsupportedError} If the session's connection carries no messages, or the
-   * broker is closed.
+   * @returns True if the session was not subscribed before, and is now.
+   * @throws {TypeError} If the topic is not valid.
+   * @throws {RangeError} If the topic is longer than `maxTopicBytes`, or `last` is not a whole number
+   * from 0 on.
+   * @throws {QueueFullError} If the session already has `maxTopicsPerSession` topics, or has left and
+   * joined topics with a history again and again while the engine does not answer.
+   * @throws {UnsupportedError} If the connection of the session carries no messages, or the broker is
+   * closed.
    */
   subscribe(session: Session, topic: string, options: TopicSubscribeOptions = {}): boolean {
     checkTopic(topic, "subscribe", this.maxTopicBytes);
@@ -365,7 +361,7 @@ export class Topics implements AsyncDisposable {
           "session may be under way",
       );
     }
-    // What can fail comes first, so that a failure leaves nothing behind.
+    // Calls that can fail come first, so that a failure leaves no state behind.
     session[internals].messages("subscribe");
     const { feed, members } = this.#open(topic);
     const { since, onAnswer, onLeft, isRequested = false } = options;
@@ -387,14 +383,14 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Takes a session off a topic; what was published before still reaches it. Idempotent. Its client
-   * is told by what code and for what reason, after all of that; a plain page is not.
+   * Unsubscribes a session; earlier publications still reach the session. Idempotent. After those, the
+   * client gets a notice with the code and the reason; a plain page gets no notice.
    *
    * @param session Any session.
    * @param topic The topic.
    * @param options See {@linkcode TopicUnsubscribeOptions}.
-   * @returns Whether the session was subscribed.
-   * @throws {TypeError} If the code is no text of 1 to 64 characters.
+   * @returns True if the session was subscribed.
+   * @throws {TypeError} If the code is not a text of 1 to 64 characters.
    */
   unsubscribe(session: Session, topic: string, options: TopicUnsubscribeOptions = {}): boolean {
     const { code = "removed", reason = "", isSilent = false } = options;
@@ -406,7 +402,7 @@ export class Topics implements AsyncDisposable {
     const topics = this.#subscribers.get(session)?.topics;
     const membership = topics?.get(topic);
     if (topics === undefined || membership === undefined) return false;
-    // Before the client is told of the end, it is told of the beginning.
+    // The answer to the subscription precedes the notice of the end.
     membership.answer?.();
     if (topics.get(topic) !== membership) return true;
     this.#leave(session, topic);
@@ -421,26 +417,26 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Takes a session off all its topics.
+   * Unsubscribes a session from all topics.
    *
    * @param session Any session.
    * @param options See {@linkcode TopicUnsubscribeOptions}.
-   * @throws {TypeError} If the code is no text of 1 to 64 characters.
+   * @throws {TypeError} If the code is not a text of 1 to 64 characters.
    */
   leaveAll(session: Session, options: TopicUnsubscribeOptions = {}): void {
     for (const topic of this.topicsOf(session)) this.unsubscribe(session, topic, options);
   }
 
   /**
-   * Publishes to all subscribers, on every node. Does not wait for anybody; what the engine of
-   * a topic with a history does not take is counted in `stats`.
+   * Publishes to all subscribers, on every node, without waiting. On a topic with a history, `stats`
+   * counts the publications that the engine does not take.
    *
    * @param topic The topic.
    * @param data Any value that JSON can hold, or a `Uint8Array` for `skein.1` subscribers.
-   * @param options A session that does not get it, and who publishes.
-   * @throws {TypeError} If JSON cannot hold the data, the topic is no topic, or `from` no user.
+   * @param options See {@linkcode PublishOptions}.
+   * @throws {TypeError} If JSON cannot hold the data, or the topic or `from` is not valid.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`, or the topic too long.
-   * On a topic with a history 69 bytes are for its place in it.
+   * On a topic with a history, 69 bytes of the message are reserved for the position.
    * @throws {UnsupportedError} If the broker is closed.
    */
   publish(topic: string, data?: unknown, options: PublishOptions = {}): void {
@@ -457,7 +453,7 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Publishes on a topic with a history, and waits until the engine has it.
+   * Publishes on a topic with a history, and waits until the engine has the publication.
    *
    * @example Usage
    * ```ts
@@ -473,11 +469,12 @@ export class Topics implements AsyncDisposable {
    *
    * @param topic The topic.
    * @param data See {@linkcode Topics.publish}.
-   * @param options A session that does not get it, what makes it count once, and a signal.
-   * @returns Where it stands; without a position if it had been made before.
-   * @throws {BrokerError} If it was given up: the engine was away for too long, or too many waited.
+   * @param options See {@linkcode AppendPublicationOptions}.
+   * @returns The position of the publication; without a position for a repetition.
+   * @throws {BrokerError} If the publication was given up: the engine was away for too long, or too
+   * many waited.
    * @throws {UnsupportedError} If the topic has no history.
-   * @throws {TypeError} If JSON cannot hold the data, or the topic is no topic.
+   * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
    * @throws {RangeError} If the message is too large, or the topic too long.
    */
   async append(
@@ -503,7 +500,7 @@ export class Topics implements AsyncDisposable {
    * Lists the subscribers of a topic on this node.
    *
    * @param topic The topic.
-   * @returns The sessions, in the order in which they came.
+   * @returns The sessions, in the order of subscribing.
    */
   subscribers(topic: string): Session[] {
     const { feed, members } = this.#channels.get(topic) ?? {};
@@ -515,7 +512,7 @@ export class Topics implements AsyncDisposable {
    *
    * @param session Any session.
    * @param topic The topic.
-   * @returns Whether it is.
+   * @returns True if subscribed.
    */
   has(session: Session, topic: string): boolean {
     return this.#subscribers.get(session)?.topics.has(topic) ?? false;
@@ -525,15 +522,15 @@ export class Topics implements AsyncDisposable {
    * Lists the topics of a session.
    *
    * @param session Any session.
-   * @returns The topics, in the order in which it came to them.
+   * @returns The topics, in the order of subscribing.
    */
   topicsOf(session: Session): string[] {
     return [...this.#subscribers.get(session)?.topics.keys() ?? []];
   }
 
   /**
-   * Notes that the client of a session said its id: publications that leave the client out leave
-   * this session out from now on.
+   * Notes that the client of a session has sent an id: publications that except the client except
+   * this session from now on.
    *
    * @ignore
    * @param session Any session.
@@ -544,18 +541,18 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
-   * Lists the topics of a session for which its client asked, and the application did not: those
-   * that depend on what the client may do.
+   * Lists the topics of a session that the client requested, and the application did not: those that
+   * depend on the permissions of the client.
    *
    * @param session Any session.
-   * @returns The topics, in the order in which it came to them.
+   * @returns The topics, in the order of subscribing.
    */
   requestedBy(session: Session): string[] {
     return [...this.#subscribers.get(session)?.topics ?? []]
       .filter(([, { isRequested }]) => isRequested).map(([topic]) => topic);
   }
 
-  /** Takes everybody off everything, and closes the broker unless it was handed in. */
+  /** Unsubscribes all sessions, and closes the broker unless the broker was handed in. */
   async [Symbol.asyncDispose](): Promise<void> {
     for (const session of this.#subscribers.keys()) this.#leaveAll(session);
     if (this.#ownsBroker) await this.broker.close();
@@ -637,7 +634,7 @@ export class Topics implements AsyncDisposable {
     return subscriber;
   }
 
-  /** A client's newest session is found by its id: what an older one still gets goes nowhere. */
+  /** Makes a session the one for the id of the client; an older session is no longer found by id. */
   #index(session: Session, { ids }: Subscriber): void {
     const id = exceptionOf(session);
     ids.push(id);
@@ -652,7 +649,7 @@ export class Topics implements AsyncDisposable {
   }
 }
 
-/** What the nodes say to one another is not for sessions to hear, nor for applications to say. */
+/** Checks that a topic is not one of the nodes, closed to sessions and applications. */
 function checkPublic(topic: string, verb: string): void {
   if (typeof topic !== "string" || !topic.startsWith(INTERNAL_PREFIX)) return;
   throw new TypeError(
@@ -660,7 +657,7 @@ function checkPublic(topic: string, verb: string): void {
   );
 }
 
-/** Answers once the application's call is over, or earlier if the next answer or the end comes first. */
+/** Answers after the call of the application, or earlier if another answer or the end comes first. */
 function answerSoon(membership: Membership, tell: () => void): void {
   membership.answer?.();
   const answer = () => {
@@ -672,7 +669,7 @@ function answerSoon(membership: Membership, tell: () => void): void {
   queueMicrotask(answer);
 }
 
-/** Without a history nobody knows what was missed. Plain sessions are told nothing. */
+/** Tells sessions of a gap of unknown size, for a topic without history. Plain ones get no notice. */
 function tellInterrupted(topic: string, members: Broadcast): void {
   for (const session of [...members.members()]) {
     const core = session[internals];
