@@ -1,6 +1,5 @@
 /**
- * The works of a session: its life, its queues, its halves. The public face is
- * in `session.ts`; broadcasts, topics and clients reach in here.
+ * The implementation of a session: states, queues, requests. `session.ts` has the public class.
  *
  * @module
  */
@@ -49,110 +48,117 @@ import { report } from "./report.ts";
 /** The subprotocol of Skein's own sessions. */
 export const SKEIN_PROTOCOL = "skein.1";
 
-/** Pings of the heartbeat are numbered up to here, those of `ping()` from here. */
+/** Pings of the heartbeat have numbers up to this one, those of `ping()` higher ones. */
 export const MAX_PINGS = 2 ** 32;
 
 /**
- * The key under which a session keeps its works: `session[internals]` is for the modules of Skein
- * alone.
+ * The key of the implementation: `session[internals]` is for the modules of Skein alone.
  *
  * @ignore
  */
 export const internals: unique symbol = Symbol();
 
-/** Failures of handlers within a minute that a session survives: a handler that always fails serves no peer. */
+/**
+ * Failures of handlers within a minute that a session survives: a handler that always fails serves
+ * no peer.
+ */
 const MAX_FAILURES = 20;
 
-/** The span of time in which failures count together, in milliseconds. */
+/** Time in which failures count together, in milliseconds. */
 const FAILURES_WINDOW_MS = 60_000;
 
 const TOO_MANY_FAILURES = `More than ${MAX_FAILURES} failures of handlers in a minute`;
 
 /**
- * The works of one session.
+ * The implementation of one session.
  *
- * @typeParam F The class of its public face.
+ * @typeParam F The public class of sessions.
  */
 export class SessionCore<F extends SessionFace = SessionFace>
   implements InboundHost, ControlHost, ServiceHost, SendQueueOwner, Heart, FrameReceiver {
   /** The public face. */
   readonly session: F;
-  /** Belongs to the session. */
+  /** The connection, which belongs to the session. */
   readonly connection: Connection;
-  /** What it has in common with others. */
+  /** Settings that many sessions share. */
   readonly settings: SessionSettings;
-  /** Whether this is `skein.1`: joined frames, binary messages, control. */
+  /** True on `skein.1`, which has joined frames, binary messages and control envelopes. */
   readonly joins: boolean;
-  /** What waits to be sent; absent on a wire without message frames. */
+  /** Messages to send; absent on a connection without message frames. */
   readonly queue: SendQueue | undefined;
-  /** What came. */
+  /** Messages from the peer. */
   readonly inbound: Inbound;
   /** When the session was created, in milliseconds since the Unix epoch. */
   readonly createdAt: number = Date.now();
   /** Id of the session. */
   id: string;
-  /** What `authenticate` returned. */
+  /** The result of `authenticate`. */
   value: unknown;
-  /** Who it is, if somebody said so. */
+  /** The user at the other end, where known. */
   user: string | undefined;
-  /** Where the session is in its life. */
+  /** State of the session. */
   state: SessionState = "connecting";
   /** The close that this end began. */
   ending: CloseInfo | undefined;
   /** How the session ended. */
   info: CloseInfo | undefined;
-  /** Written by whoever hears the peer; see {@linkcode Heart}. */
+  /** Time of the peer's last sign of life, see {@linkcode Heart}; set on each frame. */
   lastHeard = 0;
-  /** When it was established; see `createdAt`. */
+  /** When the session was established, in milliseconds since the Unix epoch. */
   readyAt: number | undefined;
-  /** When it was over; see `createdAt`. */
+  /** When the session ended, in milliseconds since the Unix epoch. */
   closedAt: number | undefined;
-  /** When it began to wind up; see `createdAt`. */
+  /** When the session began to drain, in milliseconds since the Unix epoch. */
   drainingAt: number | undefined;
   /** The last measured round trip, in milliseconds. */
   roundTripMs: number | undefined;
-  /** Whether a close ends what carries the connection too. */
+  /** True if a close also ends the shared connection below the session. */
   closesConnection = false;
-  /** Envelopes of this end that are no messages. */
+  /** Count of the control envelopes that this end sent. */
   posted = 0;
-  /** Handlers of the application that failed. */
+  /** Count of failed handlers of the application. */
   handlerFailures = 0;
-  /** Calls that wait for a stream to open. */
+  /** Calls that wait for a stream to open, by direction. */
   openings: Record<StreamDirection, number> | undefined;
-  /** Merges the streams that come, for who loops over them. */
+  /** Merges both kinds of incoming streams for the loop over `incomingStreams()`. */
   incoming: IncomingLoop | undefined;
-  /** Pings that somebody waits for, beside those of the heartbeat. */
+  /** Calls of `ping()` that wait; pings of the heartbeat are not among these. */
   pings: Asks | undefined;
-  /** Those who look at it again and again; only declared, as hardly any session has them. */
+  // A field that is only declared takes no memory until assigned: few sessions have one of these.
+
+  /** Callbacks that end the loops over `monitorHealth()`. */
   declare monitors: Set<() => void> | undefined;
-  /** Times of the newest failures of handlers, at most `MAX_FAILURES`; only declared, see `monitors`. */
+  /** Times of the newest failures of handlers, at most `MAX_FAILURES`. */
   declare failedAt: number[] | undefined;
-  /** What the server offers beside; only declared, as a server's sessions have it not. */
+  /** On a client: optional features of the server. */
   declare features: readonly string[] | undefined;
-  /** See `PeerIdentity`; only declared, as a client does not know. */
+  /** On a server: the end of the peer's credentials, see `PeerIdentity`. */
   declare credentials: SessionCredentials | undefined;
-  /** Asked for a new token; only declared, see `onAck`. */
+  /** On a client: called when the server asks for a new token. */
   declare onRenew: (() => void) | undefined;
-  /** See `PeerIdentity`; only declared, as hardly any session has one. */
+  /** On a server: makes the session that takes over this connection, see `PeerIdentity`. */
   declare successor: (() => F | undefined) | undefined;
-  /** Names this session to its server, in the request of the next one; only declared, see `features`. */
+  /** On a client: names this session to the server in the request of the next session. */
   declare ticket: string | undefined;
-  /** See `PeerIdentity`; only declared, as hardly any session has one. */
+  /** On a server: the session from which the client moves, see `PeerIdentity`. */
   declare predecessor: F | undefined;
-  /** On a server: the session to which the client moved; only declared, see `predecessor`. */
+  /** On a server: the session to which the client moved. */
   declare movedTo: F | undefined;
-  /** Takes what comes after the end of this session; only declared, see `successor`. */
+  /** Receives the frames that arrive after the end of this session. */
   declare heir: FrameReceiver | undefined;
-  /** How far a server is behind; only declared, as a client does not tell. */
+  /** On a server: how far the session is behind in handling messages. */
   declare backpressure: Backpressure | undefined;
-  /** The client at the other end, over all its sessions: user and id; only declared, as many never say. */
+  /**
+   * The client at the other end, over all its sessions: user and client id. Absent until the client
+   * gives an id.
+   */
   declare client: string | undefined;
-  /** True if this client told the server its id; only declared, see `features`. */
+  /** On a client: true once the server has the id of this client. */
   declare isIntroduced: boolean | undefined;
-  /** Told up to which number the server handled messages; only declared, see `features`. */
+  /** On a client: called with the number up to which the server handled messages. */
   declare onAck: ((n: number) => void) | undefined;
 
-  // Made when first needed: a session that only gets messages needs neither.
+  // Created when first needed: a session that only receives messages needs none of these.
   #asks: Asks | undefined;
   #controls: Controls | undefined;
   #served: SessionServing | undefined;
@@ -170,7 +176,10 @@ export class SessionCore<F extends SessionFace = SessionFace>
   #pingedAt = 0;
   #peerMaxBytes = Infinity;
 
-  /** Creates the works; `begin` sets them going once the face is complete. */
+  /**
+   * Creates the session without starting; `begin` starts the session once the public object is
+   * complete.
+   */
   constructor(
     session: F,
     connection: Connection,
@@ -194,7 +203,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.queue = frames && new SendQueue(frames, this, settings);
   }
 
-  /** Sets the session going. */
+  /** Starts the session: sends the first envelopes and receives frames. */
   begin(token: string | undefined): void {
     const { frames } = this.connection;
     if (frames === undefined) {
@@ -206,7 +215,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     if (!inherits) frames.receive(this);
   }
 
-  /** Takes a frame; see {@linkcode FrameReceiver}. */
+  /** Handles a frame of the peer, see {@linkcode FrameReceiver}. */
   receiveFrame(frame: Frame): void {
     if (this.state === "closed") return this.heir?.receiveFrame(frame);
     if (this.#heartbeat !== undefined) this.lastHeard = this.#heartbeat.now;
@@ -214,7 +223,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     else this.inbound.receive(frame);
   }
 
-  /** Learns how the connection ended; see {@linkcode FrameReceiver}. */
+  /** Ends the session with the connection, see {@linkcode FrameReceiver}. */
   framesEnded(): void {
     if (this.heir) return this.heir.framesEnded();
     this.connection.closed.then(
@@ -229,62 +238,64 @@ export class SessionCore<F extends SessionFace = SessionFace>
     );
   }
 
-  /** What happens to it, for who listens. */
+  /** Events of the session, created on first access. */
   get events(): SessionEvents {
     return this.#events ??= new EventsOfSession(this);
   }
 
-  /** Tells who listens, if anybody does. */
+  /** Dispatches an event; does nothing before the first access to `events`. */
   emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void {
     this.#events?.emit(type, detail);
   }
 
-  /** Questions of this end. */
+  /** Requests of this end: those of the application, subscriptions, publications, tokens. */
   get asks(): Asks {
     return this.#asks ??= new Asks(this.settings.maxRequests);
   }
 
-  /** Questions of this end that wait. */
+  /** Count of all requests of this end that wait. */
   get awaitedAnswers(): number {
     return this.#asks?.size ?? 0;
   }
 
-  /** See {@linkcode InboundHost}. */
+  /** Count of the application's requests that wait, see {@linkcode InboundHost}. */
   get awaitedRequests(): number {
     return this.#asks?.requests ?? 0;
   }
 
-  /** Counters of what came and is no message. */
+  /** Counters of the control envelopes that arrived. */
   get controlStats(): ControlStats | undefined {
     return this.#controls?.stats;
   }
 
-  /** See {@linkcode InboundHost}. */
+  /**
+   * The heartbeat's clock in milliseconds, cheaper than `Date.now()`; see {@linkcode InboundHost}.
+   */
   get now(): number {
     return this.#heartbeat?.now ?? Date.now();
   }
 
-  /** What watches the peer. */
+  /** The heartbeat that watches the peer. */
   get heartbeat(): Heartbeat | undefined {
     return this.#heartbeat;
   }
 
-  /** What came and is no message. */
+  /** Handles control envelopes. */
   get controls(): Controls {
     return this.#controls ??= new Controls(this, this.settings);
   }
 
-  /** The largest message that can be sent: what this end allows, and the peer takes. */
+  /** Size of the largest message that this end may send and the peer accepts, in bytes. */
   get maxSendBytes(): number {
     return Math.min(this.settings.maxMessageBytes, this.#peerMaxBytes);
   }
 
-  /** Whether messages can be sent. */
+  /** True while messages can be sent. */
   get isReady(): boolean {
     return this.ending === undefined && (this.state === "connected" || this.state === "draining");
   }
 
-  /** Resolves once the session is established; rejects if it closes before. */
+  /** Resolves once the session is established; rejects if the session closes before. */
   get ready(): Promise<void> {
     if (this.#ready === undefined) {
       this.#ready = Promise.withResolvers();
@@ -294,7 +305,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     return this.#ready.promise;
   }
 
-  /** Resolves with how the session ended; never rejects. */
+  /** Resolves with the end of the session; never rejects. */
   get closed(): Promise<CloseInfo> {
     if (this.#closed === undefined) {
       this.#closed = Promise.withResolvers();
@@ -303,13 +314,13 @@ export class SessionCore<F extends SessionFace = SessionFace>
     return this.#closed.promise;
   }
 
-  /** Calls back when the session is over, before `onClose`; at once if it is. */
+  /** Calls back when the session ends, before `onClose`; at once if the session has ended. */
   whenEnded(callback: (session: F) => void): void {
     if (this.state === "closed") callback(this.session);
     else (this.#onEnd ??= []).push(callback);
   }
 
-  /** The send queue, on a wire that has one. */
+  /** Returns the send queue, or throws on a connection without message frames. */
   messages(verb: string): SendQueue {
     if (this.queue === undefined) {
       throw new UnsupportedError(
@@ -319,12 +330,12 @@ export class SessionCore<F extends SessionFace = SessionFace>
     return this.queue;
   }
 
-  /** Throws if nothing can be sent. */
+  /** Throws if messages cannot be sent. */
   checkOpen(verb: string): void {
     if (!this.isReady) throw this.closedError(`Cannot ${verb}: the session is ${this.state}`);
   }
 
-  /** Throws if the wire cannot carry the data. */
+  /** Throws if the connection cannot carry the data. */
   checkData(verb: string, data: unknown): void {
     if (this.joins || !(data instanceof Uint8Array)) return;
     throw new UnsupportedError(
@@ -332,14 +343,14 @@ export class SessionCore<F extends SessionFace = SessionFace>
     );
   }
 
-  /** Sends a message that was encoded already. */
+  /** Sends an encoded message. */
   push(message: EncodedMessage, isProtected: boolean): void {
     const { frame, size, topic } = message;
     const sequence = this.settings.turn.nextSequence();
     this.messages("send").push({ frame, size, topic, sequence, isProtected });
   }
 
-  /** Sends an envelope that is never dropped; where even that finds no room, the session closes. */
+  /** Sends an envelope that is never dropped; if the send queue has no room, the session closes. */
   post(envelope: OutgoingEnvelope): void {
     this.posted++;
     this.#post(encodeControl(envelope));
@@ -355,7 +366,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     }
   }
 
-  /** Asks the peer something, and waits for the answer. */
+  /** Sends a request to the peer and waits for the answer. */
   ask(
     what: string,
     encode: (id: number) => EncodedMessage,
@@ -366,12 +377,12 @@ export class SessionCore<F extends SessionFace = SessionFace>
       what,
       timeoutMs: options.timeoutMs ?? this.settings.requestTimeoutMs,
       send: (id) => {
-        // Before the session is established only a token is asked about.
+        // Before the session is established, only a token is offered this way.
         if (this.state === "closed" || this.ending !== undefined) this.checkOpen("ask");
         this.push(encode(id), true);
         const { queue } = this.inbound;
         queue.notify();
-        // Later: a handler is not to run within the call of another one.
+        // In a microtask: a handler must not run within the call of another handler.
         if (options.isRequest && queue.size > 0) queueMicrotask(() => queue.pump());
       },
       cancel: (id, reason) => {
@@ -381,12 +392,12 @@ export class SessionCore<F extends SessionFace = SessionFace>
     });
   }
 
-  /** Tells who listens of what was waited for in vain. */
+  /** Emits an `error` event where the reason is a timeout. */
   gaveUp(reason: unknown): void {
     if (reason instanceof TimeoutError) this.emit("error", reason);
   }
 
-  /** Counts who waits for a stream to open. */
+  /** Counts the calls that wait for a stream to open. */
   async opening<T>(direction: StreamDirection, stream: Promise<T>): Promise<T> {
     const openings = this.openings ??= { bidirectional: 0, unidirectional: 0 };
     openings[direction]++;
@@ -400,12 +411,12 @@ export class SessionCore<F extends SessionFace = SessionFace>
     }
   }
 
-  /** True if the server can leave the client that publishes out. */
+  /** True if the server can publish to all subscribers but the publishing client. */
   get canOmitEcho(): boolean {
     return this.features?.includes("echo") === true;
   }
 
-  /** The error of publishing without an echo where the server cannot do so. */
+  /** The error of a publication without an echo, if the server cannot leave out the echo. */
   get echoError(): UnsupportedError | undefined {
     if (this.canOmitEcho) return undefined;
     return new UnsupportedError(
@@ -413,14 +424,17 @@ export class SessionCore<F extends SessionFace = SessionFace>
     );
   }
 
-  /** Gives the id of this client once, to a server that tells clients apart by it. */
+  /**
+   * Returns the id of this client for a server that tells clients apart; empty after the first
+   * call.
+   */
   introduce(): { readonly client?: string } {
     if (this.isIntroduced || !this.canOmitEcho) return {};
     this.isIntroduced = true;
     return { client: this.settings.client };
   }
 
-  /** Asks about a topic. */
+  /** Subscribes to a topic, or unsubscribes. */
   askTopic(
     kind: "subscribe" | "unsubscribe",
     topic: string,
@@ -438,7 +452,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     );
   }
 
-  /** Tells the peer with which data this end is present in a room. */
+  /** Sets the data with which this end is present in a room. */
   async askPresence(room: string, data: unknown, options: WaitOptions): Promise<void> {
     checkTopic(room, "set presence");
     this.checkOpen("set presence");
@@ -448,12 +462,12 @@ export class SessionCore<F extends SessionFace = SessionFace>
     await this.ask(
       `the answer to the presence in "${room}"`,
       (id) => encodeControl({ presence: room, data, id }, "set presence"),
-      // As many as a client may have data for; so they need no place among the other questions.
+      // `onAnswer` exempts the request from `maxRequests`: a client may set data for many rooms.
       { ...options, onAnswer() {} },
     );
   }
 
-  /** Offers a token. */
+  /** Offers a token to the server. */
   async authenticate(token: string, options: WaitOptions): Promise<void> {
     if (typeof token !== "string") {
       throw new TypeError(`Cannot authenticate: token must be a string, received ${typeof token}`);
@@ -461,7 +475,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     await this.ask("the token's acceptance", (id) => encodeControl({ auth: token, id }), options);
   }
 
-  /** Answers a request; see {@linkcode InboundHost}. */
+  /** Answers a request of the peer, see {@linkcode InboundHost}. */
   answer(id: number, data: unknown): void {
     this.checkData("reply", data);
     const answer = encodeData({ reply: id, data }, {
@@ -472,18 +486,18 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.#post(answer);
   }
 
-  /** Answers with a failure. */
+  /** Answers a request of the peer with a failure. */
   fail(id: number | null, failure: RequestFailure): void {
     if (id !== null) this.inbound.answered(id);
     this.post({ reply: id, error: failure });
   }
 
-  /** What is done for the peer, if this end has services. */
+  /** Services for the peer, if this end has services. */
   get serving(): SessionServing | undefined {
     return this.#served ??= this.settings.services?.serve(this);
   }
 
-  /** The session is established. */
+  /** Establishes the session. */
   connected(hello?: Hello): void {
     if (this.state !== "connecting" || this.ending !== undefined) return;
     const { side, handlers, watch } = this.settings;
@@ -513,9 +527,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
     if (handlers.onOpen !== undefined) this.#callOnOpen();
   }
 
-  /** Asks for a sign of life; see {@linkcode Heart}. */
+  /** Sends a ping of the heartbeat, see {@linkcode Heart}. */
   ping(): void {
-    // A client times the server by its pings, and asks only when one is missing.
+    // A client sends a ping only when the server's ping is late.
     const { now, intervalMs } = this.#heartbeat!;
     const isLate = now - this.lastHeard > intervalMs * 1.2;
     if (this.settings.side !== "server" && !isLate) return;
@@ -523,7 +537,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.post({ ping: ++this.#pings });
   }
 
-  /** Takes the answer to a ping; those that nobody waits for, and late ones, say nothing. */
+  /** Handles the answer to a ping; ignores late and unexpected answers. */
   pong(n: number): void {
     if (n > MAX_PINGS) this.pings?.answer(n - MAX_PINGS, undefined, undefined);
     else if (n === this.#pings && this.#pingedAt > 0) {
@@ -532,16 +546,16 @@ export class SessionCore<F extends SessionFace = SessionFace>
     }
   }
 
-  /** Begins to wind up. */
+  /** Begins to drain. */
   startDraining(): void {
     this.state = "draining";
     this.drainingAt = Date.now();
     this.emit("draining", null);
   }
 
-  /** The peer was silent for too long; see {@linkcode Heart}. */
+  /** Ends the session for a peer that was silent for too long, see {@linkcode Heart}. */
   dead(silentMs: number): void {
-    // What it said is not read while this end is behind, so its silence says nothing.
+    // Reading is paused while this end is behind, so the silence is not the peer's.
     if (this.connection.frames?.isPaused) return this.#heartbeat?.add(this);
     const error = new TimeoutError(
       `Cannot reach the peer: no sign of life in ${silentMs} ms`,
@@ -550,19 +564,22 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.abort(CloseCode.timedOut, "No sign of life", error, "network");
   }
 
-  /** The send queue is full, and its policy is `close`; see {@linkcode SendQueueOwner}. */
+  /**
+   * Ends the session when the send queue overflows under the policy `close`, see {@linkcode
+   * SendQueueOwner}.
+   */
   overflow(error: QueueFullError): void {
     this.abort(CloseCode.queueFull, "The send queue is full", error);
   }
 
-  /** Says why, flushes, and ends the session. */
+  /** Closes the session with a code and reason after flushing; the first close decides. */
   refuse(code: number, reason: string): void {
     if (this.state !== "closed" && this.ending === undefined) {
       this.windUp({ code, reason, by: "local" });
     }
   }
 
-  /** Flushes what was sent, then closes, within `closeTimeoutMs`. */
+  /** Flushes the send queue, then closes, within `closeTimeoutMs`. */
   windUp(ending: CloseInfo): void {
     const { turn, closeTimeoutMs } = this.settings;
     this.ending = ending;
@@ -584,11 +601,11 @@ export class SessionCore<F extends SessionFace = SessionFace>
     else this.queue.flushed().then(close);
   }
 
-  /** Ends the session at once: what waits has nobody to go to. */
+  /** Ends the session at once and discards the messages that wait for a handler. */
   abort(code: number, reason: string, error?: unknown, by: ClosedBy = "local"): void {
     if (this.state === "closed") return;
     if (error !== undefined) this.emit("error", error);
-    // What the peer is told of it, if it still listens: with what broadcasts sent before, in order.
+    // Flush earlier broadcasts first: the peer may still read the reason of the close, in order.
     this.settings.turn.flush();
     this.queue?.flush();
     this.connection.close({ closeCode: code, reason });
@@ -596,7 +613,10 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.finish({ code, reason, by, ...(error !== undefined && { error }) });
   }
 
-  /** Reports a failed handler to the application; the session ends only by `onHandlerError`, or if that recurs. */
+  /**
+   * Reports a failed handler to the application. The session ends only if `onHandlerError` is
+   * `close`, or if handlers fail too often.
+   */
   handlerFailed(error: unknown, reason: string): void {
     this.#failed(error, () => {
       if (this.settings.onHandlerError === "close") return reason;
@@ -604,13 +624,13 @@ export class SessionCore<F extends SessionFace = SessionFace>
     });
   }
 
-  /** Reports a failure that the session cannot go on after, and ends the session. */
+  /** Reports a fatal failure, and ends the session. */
   endByFailure(error: unknown, reason: string): void {
     this.#failed(error, () => reason);
   }
 
   #failed(error: unknown, end: () => string | undefined): void {
-    // The session ended meanwhile, or by this: the message of the handler has no receiver.
+    // The failed handler tried to use a session that closed: an expected error, not reported.
     if (this.state === "closed" && isOfClosing(error)) return;
     this.handlerFailures++;
     report(this.settings, error, this.session);
@@ -625,7 +645,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     return failedAt.push(now) > MAX_FAILURES && now - failedAt.shift()! < FAILURES_WINDOW_MS;
   }
 
-  /** The error of whoever wanted something of a session that is over. */
+  /** Creates the error of a call on a session that is over. */
   closedError(message: string): SessionClosedError {
     return closedError(message, this.info ?? this.ending);
   }
@@ -639,25 +659,27 @@ export class SessionCore<F extends SessionFace = SessionFace>
       this.#inherits = true;
       return this.giveUpAfter(handshakeTimeoutMs, "first message");
     }
-    // A server that looks at a token answers in its time.
+    // A server that checks a token sends `hello` after the check, within the time of a request.
     if (!awaitsHello) return this.giveUpAfter(handshakeTimeoutMs, "token");
     this.giveUpAfter(token === undefined ? handshakeTimeoutMs : requestTimeoutMs, "hello");
     if (token === undefined) return;
     this.#hasToken = true;
     this.authenticate(token, {}).catch((error) => {
-      // A server that refuses closes too, and its code says whether to try again.
+      // A server that refuses the token also closes, and the close code says whether to retry.
       if (error instanceof RequestError && this.state === "connecting") return;
       this.abort(CloseCode.unauthenticated, "The token was not accepted", error);
     });
   }
 
-  /** A client without a token gives up for good, as if it were refused. */
+  /**
+   * Ends a client without a token as if refused: the server expects a token, so a retry is useless.
+   */
   tokenExpected(reason: string): void {
     if (this.settings.side === "server" || this.state !== "connecting" || this.#hasToken) return;
     this.abort(CloseCode.unauthenticated, reason || "The server expects a token");
   }
 
-  /** Gives what it waits for to be established another time. */
+  /** Ends the session unless the handshake completes within a new timeout. */
   giveUpAfter(timeoutMs: number, what: string): void {
     clearTimeout(this.#timer);
     this.#timer = setTimeout(() => {
@@ -691,10 +713,10 @@ export class SessionCore<F extends SessionFace = SessionFace>
     if (done !== undefined && this.inbound.isHandled) this.inbound.queue.holdFor(done);
   }
 
-  /** The session is over. Idempotent. */
+  /** Ends the session and releases all resources. Idempotent. */
   finish(cause: CloseInfo): void {
     if (this.state === "closed") return;
-    // A close of ours that the peer, or a cut cable, confirmed stays ours.
+    // A local close stays local when the peer confirms the close, or the network fails meanwhile.
     const info = this.ending ?? cause;
     this.info = info;
     this.closedAt = Date.now();
@@ -702,7 +724,8 @@ export class SessionCore<F extends SessionFace = SessionFace>
     clearTimeout(this.#timer);
     this.#heartbeat?.delete(this);
     this.queue?.end();
-    // An error is dear for its stack, and most sessions end with nobody waiting.
+    // Creating an Error captures a stack trace, which is slow; skip the error when no call awaits
+    // it.
     const isAwaited = this.#asks?.size || this.pings?.size || this.inbound.owesAnswers ||
       this.#served?.isBusy;
     const error = isAwaited ? this.closedError("The session closed meanwhile") : undefined;
@@ -721,7 +744,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     if (this.settings.handlers.onClose !== undefined) void this.#callOnClose(info);
   }
 
-  /** After the handlers of what came before, unless they take too long. */
+  /** Calls `onClose` after the handlers of earlier messages, at most `closeTimeoutMs` later. */
   async #callOnClose(info: CloseInfo): Promise<void> {
     const { handlers, closeTimeoutMs } = this.settings;
     if (this.inbound.isHandled && !this.inbound.isIdle) {
@@ -742,7 +765,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
   }
 }
 
-/** The error of whoever wanted something of what is over, and how it ended, if that is known. */
+/**
+ * Creates the error of a call on a closed session or client, with the cause of the close if known.
+ */
 export function closedError(message: string, info: CloseInfo | undefined): SessionClosedError {
   if (info === undefined) return new SessionClosedError(message);
   const { code, reason, by, error } = info;
@@ -750,22 +775,28 @@ export function closedError(message: string, info: CloseInfo | undefined): Sessi
   return new SessionClosedError(why, { info, ...(error !== undefined && { cause: error }) });
 }
 
-/** What sending throws when the peer left, or did not keep up and was closed for it. */
+/** True for the error of a send to a closed session or into a full queue. */
 function isOfClosing(error: unknown): boolean {
   return error instanceof SessionClosedError || error instanceof QueueFullError;
 }
 
-/** The longest interval that a server is believed, in seconds: a heartbeat has a slot for each. */
+/**
+ * Longest heartbeat interval accepted from a server, in seconds: a heartbeat has a slot for each
+ * second.
+ */
 const MAX_INTERVAL_S = 600;
 
-/** A client finds its server dead after two pings and a bit were missed. */
+/** A client gives up on the server after two missed pings, with a margin of 40 % of an interval. */
 function heartbeatOf(hello: Hello): Heartbeat {
   const seconds = Math.round(hello.heartbeatMs / 1_000) || 1;
   const intervalMs = Math.min(MAX_INTERVAL_S, seconds) * 1_000;
   return new Heartbeat({ intervalMs, timeoutMs: intervalMs * 2.4 });
 }
 
-/** A page without a secure context has no `randomUUID`; a client's id is the server's anyway. */
+/**
+ * Pages without a secure context have no `randomUUID`; the server's `hello` replaces the id of a
+ * client anyway.
+ */
 function newId(): string {
   return (crypto as Partial<Crypto>).randomUUID?.() ?? String(Math.random());
 }

@@ -1,6 +1,5 @@
 /**
- * One peer: messages, requests and their answers, from the first envelope to
- * the last, over any connection.
+ * The public class of a session with one peer: messages, requests, streams and datagrams.
  *
  * @module
  */
@@ -62,25 +61,25 @@ export const insight = (): Promise<typeof import("./insight/chunk_insight.ts")> 
   import("./insight/chunk_insight.ts");
 
 /**
- * Who and where the peer of a session is.
+ * Facts about the peer of a session.
  *
  * @typeParam V The result of `authenticate`.
  */
 export interface SessionIdentity<V = unknown> {
   /** Id of the session; on a client, the server's `hello` replaces it. */
   readonly id?: string;
-  /** What `authenticate` returned. */
+  /** The result of `authenticate`. */
   readonly value?: V;
-  /** Who it is; the session's id if nobody says. */
+  /** The user at the other end; by default the session's id. */
   readonly user?: string | undefined;
-  /** On a server: the credentials of the peer, where they end. */
+  /** On a server: the end of the peer's credentials, if the credentials expire. */
   readonly credentials?: {
-    /** When they end, in milliseconds since the Unix epoch. */
+    /** When the credentials end, in milliseconds since the Unix epoch. */
     readonly endsAt: number;
-    /** True if they are a token, which the client can renew. */
+    /** True if the credentials are a token, which the client can renew. */
     readonly isRenewable: boolean;
   } | undefined;
-  /** Where the peer connected to. */
+  /** The URL that the peer connected to. */
   readonly url?: string;
   /** Request headers. */
   readonly headers?: HeadersInit;
@@ -88,40 +87,45 @@ export interface SessionIdentity<V = unknown> {
   readonly address?: string | undefined;
   /** A client's token, sent as the first envelope. */
   readonly token?: string | undefined;
-  /** On a server: the session begins with the peer's token, and nothing is read before it. */
+  /**
+   * On a server: true if the session begins with the peer's token; no frame before the token is
+   * handled.
+   */
   readonly awaitsToken?: boolean;
   /**
-   * On a server: makes the session that takes the connection over where the peer's first frame is a
-   * token all the same, as that of a client of 0.1 may be; its identity `inherits`. Without one the
-   * connection is closed.
+   * On a server: makes the session that takes over the connection if the peer's first frame is an
+   * unexpected token, as clients of 0.1 may send. The identity of that session has `inherits`.
+   * Without a successor, the connection is closed.
    */
   readonly successor?: (() => Session | undefined) | undefined;
-  /** On a server: the peer was told `hello` already, by the session of the same id before it. */
+  /**
+   * On a server: true if the peer already received `hello` from an earlier session with the same
+   * id.
+   */
   readonly inherits?: boolean;
   /**
-   * On a server: the session from which the client moves to this one. Until the client speaks this one
-   * has told `hello`, and nothing else knows of it.
+   * On a server: the session from which the client moves to this one. This session sends `hello` at
+   * once, and is not established until the client sends a message.
    */
   readonly predecessor?: Session | undefined;
-  /** On a client: why it is not on the transport that was preferred. */
+  /** On a client: the reason why the session does not use the preferred transport. */
   readonly fallback?: TransportFallback | undefined;
 }
 
-/** Why a session is not on the transport that was preferred, as it is printed and serialised. */
+/** The reason why a session does not use the preferred transport; can be printed and serialised. */
 export interface SessionFallback extends TransportFallback {
-  /** The message of `error`, which is not enumerable: it would be serialised without its message. */
+  /** The message of `error`. JSON of an Error has no message, so `error` is not enumerable. */
   readonly message: string;
 }
 
 /**
- * A session with one peer. It wraps one {@linkcode Connection} and ends with it.
+ * A session with one peer, over one {@linkcode Connection}. Both end together.
  *
- * - **Order:** messages arrive in the order of `send`, one is handled at a time.
- * - **Bounds:** what waits to be sent and to be handled is bounded; a full queue
- *   acts by its policy and never grows in silence.
- * - **Close:** what was sent before is flushed, `onClose` runs once, iteration
- *   ends normally; the cause is in `closeError`.
- *
+ * - **Order:** messages arrive in the order of `send`, and are handled one at a time.
+ * - **Bounds:** the messages that wait to be sent and those that wait to be handled are bounded. A
+ *   full queue acts by its policy and never grows unnoticed.
+ * - **Close:** a close flushes all messages sent before, `onClose` runs once, and iteration ends
+ *   without an error. `closeError` has the cause.
  * @example Two ends in one process
  * ```ts
  * import { memoryPair, Session, sessionSettings } from "@skein/skein";
@@ -137,7 +141,7 @@ export interface SessionFallback extends TransportFallback {
  * }
  * ```
  *
- * @typeParam V What `authenticate` returned.
+ * @typeParam V The result of `authenticate`.
  * @typeParam C The contract.
  * @typeParam S This end's side.
  */
@@ -146,17 +150,20 @@ export class Session<
   C extends AnyContract = AnyContract,
   S extends Side = Side,
 > implements AsyncIterable<MessageOf<C, S>>, AsyncDisposable {
-  /** Where the peer connected to. */
+  /** The URL that the peer connected to. */
   readonly url: string;
-  /** The peer's network address, where it is known. */
+  /** The peer's network address, where known. */
   readonly address: string | undefined;
-  /** On a client: why it is not on the transport that was preferred; `undefined` if it is. */
+  /**
+   * On a client: the reason why the session does not use the preferred transport; otherwise
+   * `undefined`.
+   */
   readonly fallback: SessionFallback | undefined;
 
-  /** The connection: streams and datagrams, where it has them. */
+  /** The connection of the session, with streams and datagrams where the transport has these. */
   readonly connection: Connection;
   /**
-   * The works of the session, for the other modules of Skein.
+   * The implementation of the session, for other modules of Skein.
    *
    * @ignore
    */
@@ -166,11 +173,11 @@ export class Session<
   #isIterated = false;
 
   /**
-   * Begins a session on a connection that is established.
+   * Begins a session on an established connection.
    *
-   * @param connection Belongs to the session from now on.
-   * @param settings Made once by {@linkcode sessionSettings}, for any number of sessions.
-   * @param identity Who and where the peer is.
+   * @param connection The connection; belongs to the session from now on.
+   * @param settings Settings, made once by {@linkcode sessionSettings} for any number of sessions.
+   * @param identity Facts about the peer.
    */
   constructor(
     connection: Connection,
@@ -192,19 +199,19 @@ export class Session<
     return this.#core.id;
   }
 
-  /** What `authenticate` returned; a refreshed token renews it. */
+  /** The result of `authenticate`; a renewed token replaces the value. */
   get value(): V {
     return this.#core.value as V;
   }
 
-  /** Who it is: what `userOf` said, or the session's id. */
+  /** The user at the other end: the result of `userOf`, or the session's id. */
   get user(): string {
     return this.#core.user ?? this.#core.id;
   }
 
   /**
-   * A copy of the request headers that the server keeps (`keepsHeaders`); snapshots show them
-   * without secrets.
+   * A copy of the request headers that the server keeps (`keepsHeaders`). Snapshots show these
+   * headers without secrets.
    */
   get headers(): Headers {
     return new Headers(this.#headers);
@@ -220,37 +227,40 @@ export class Session<
     return this.connection.protocol;
   }
 
-  /** The wire's name, for people. */
+  /** Name of the transport, for people to read. */
   get transport(): string {
     return this.connection.transport;
   }
 
-  /** Where the session is in its life. */
+  /** The state of the session. */
   get state(): SessionState {
     return this.#core.state;
   }
 
-  /** Whether messages can be sent. */
+  /** True while messages can be sent. */
   get isReady(): boolean {
     return this.#core.isReady;
   }
 
-  /** Whether the session is over. */
+  /** True once the session is over. */
   get isClosed(): boolean {
     return this.#core.state === "closed";
   }
 
-  /** Resolves once the session is established; rejects if it closes before. */
+  /** Resolves once the session is established; rejects if the session closes before. */
   get ready(): Promise<void> {
     return this.#core.ready;
   }
 
-  /** Resolves with how the session ended; never rejects. */
+  /** Resolves with the end of the session; never rejects. */
   get closed(): Promise<CloseInfo> {
     return this.#core.closed;
   }
 
-  /** Why the session ended, if that was not a normal close. */
+  /**
+   * The error that ended the session; `undefined` while the session is open and after a normal
+   * close.
+   */
   get closeError(): unknown {
     const { info } = this.#core;
     if (info === undefined || info.error !== undefined) return info?.error;
@@ -263,7 +273,7 @@ export class Session<
    *
    * @param options The signal, and the time (30,000 ms by default).
    * @returns Resolves once messages can be sent.
-   * @throws {TimeoutError} If it takes longer.
+   * @throws {TimeoutError} If the time runs out first.
    * @throws {SessionClosedError} If the session closes before.
    */
   whenReady(options: WaitOptions = {}): Promise<void> {
@@ -272,15 +282,15 @@ export class Session<
   }
 
   /**
-   * Sends a message. Never blocks: it waits in the send queue, and goes out
-   * when this turn of the event loop ends.
+   * Sends a message. Never blocks: the message enters the send queue, and leaves when this turn of
+   * the event loop ends.
    *
    * @param topic The topic.
-   * @param data Any value that JSON can hold; a `Uint8Array` on `skein.1`.
+   * @param data Any value that JSON can hold; on `skein.1` also a `Uint8Array`.
    * @throws {SessionClosedError} If the session is closing or closed.
    * @throws {QueueFullError} If the queue is full and its policy is `close`; the session closes.
-   * @throws {TypeError} If JSON cannot hold the data, or the topic is no topic.
-   * @throws {RangeError} If the message is larger than this end sends, or the peer takes.
+   * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
+   * @throws {RangeError} If the message is larger than this end may send, or the peer accepts.
    */
   send<T extends SendTopic<C, S>>(topic: T, data?: SendData<C, S, T>): void {
     const core = this.#core;
@@ -292,12 +302,13 @@ export class Session<
   }
 
   /**
-   * Waits until everything sent so far was handed to the wire, and the wire is
-   * not behind: the back-pressure for whoever produces faster than a peer takes.
+   * Waits until the connection has taken every message sent so far and is ready for more. Await
+   * this back-pressure before each batch when the application produces faster than the peer reads.
    *
-   * @param options Gives up by signal or time.
-   * @returns Resolves when there is room, or the session closed.
-   * @throws {TimeoutError} If it takes longer than `timeoutMs`.
+   * @param options The signal, and the time; by default the wait has no limit.
+   * @returns Resolves when there is room, or when the session closes.
+   * @throws {TimeoutError} If the wait takes longer than `timeoutMs`.
+   * @throws {UnsupportedError} If the connection carries only streams and datagrams.
    */
   async flushed(options: WaitOptions = {}): Promise<void> {
     const queue = this.#core.messages("wait for the send queue");
@@ -306,16 +317,16 @@ export class Session<
   }
 
   /**
-   * Asks the peer, and waits for its answer.
+   * Sends a request to the peer, and waits for the reply.
    *
-   * @param topic What is asked.
-   * @param data The question.
+   * @param topic The topic of the request.
+   * @param data The input of the request.
    * @param options The signal, and the time (`requestTimeoutMs` by default).
-   * @returns The answer.
-   * @throws {RequestError} If the answer is a failure.
-   * @throws {TimeoutError} If none came in time.
-   * @throws {SessionClosedError} If the session closed meanwhile.
-   * @throws {QueueFullError} If `maxRequests` answers are awaited already.
+   * @returns The reply.
+   * @throws {RequestError} If the reply is a failure, or does not fit the contract.
+   * @throws {TimeoutError} If no reply arrives in time.
+   * @throws {SessionClosedError} If the session closes first.
+   * @throws {QueueFullError} If `maxRequests` requests already wait for replies.
    */
   async request<T extends RequestTopic<C>>(
     topic: T,
@@ -337,13 +348,14 @@ export class Session<
   }
 
   /**
-   * Subscribes to a topic of the server, if its `authorize` lets this session.
-   * Its messages come like all others.
+   * Subscribes to a topic of the server, if the server's `authorize` allows. The messages of the
+   * topic arrive like all others.
    *
    * @param topic The topic.
-   * @param options From where on, for a topic with a history, and what gives up, by signal or time.
-   * @returns What the server answered: where in the history the messages begin that follow.
-   * @throws {RequestError} With code `forbidden`, if it may not.
+   * @param options The position to start from, for a topic with a history; the signal, and the time
+   * (`requestTimeoutMs` by default).
+   * @returns The position in the history at which the following messages begin.
+   * @throws {RequestError} With code `forbidden`, if the server does not allow the subscription.
    */
   async subscribe<T extends SendTopic<C, "server">>(
     topic: T,
@@ -354,26 +366,26 @@ export class Session<
   }
 
   /**
-   * Leaves a topic of the server.
+   * Ends the subscription to a topic of the server.
    *
    * @param topic The topic.
-   * @param options Gives up by signal or time.
+   * @param options The signal, and the time (`requestTimeoutMs` by default).
    */
   async unsubscribe(topic: string, options: WaitOptions = {}): Promise<void> {
     await this.#core.askTopic("unsubscribe", topic, options);
   }
 
   /**
-   * Publishes to a topic through the server, if its `authorize` lets this session.
+   * Publishes to a topic through the server, if the server's `authorize` allows.
    *
    * @param topic The topic.
-   * @param data What to publish.
-   * @param options Gives up by signal or time, and leaves this client out.
-   * @returns Resolves once the server published it.
-   * @throws {RequestError} With code `forbidden`, if it may not.
-   * @throws {TypeError} If JSON cannot hold the data, or the topic is no topic.
+   * @param data The data to publish.
+   * @param options The signal, the time (`requestTimeoutMs` by default), and `echo`.
+   * @returns Resolves once the server has published the message.
+   * @throws {RequestError} With code `forbidden`, if the server does not allow the publication.
+   * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`.
-   * @throws {UnsupportedError} If there is to be no echo, and the server cannot tell clients apart.
+   * @throws {UnsupportedError} If `echo` is false, and the server cannot tell clients apart.
    */
   async publish<T extends SendTopic<C, "server">>(
     topic: T,
@@ -398,17 +410,17 @@ export class Session<
   }
 
   /**
-   * Sets the data with which this session is present in a room, if the server's `authorize` lets it:
-   * now, if it is in the room, and whenever it joins.
+   * Sets the data with which this session is present in a room, if the server's `authorize` allows.
+   * The data applies now, if the session is in the room, and each time the session joins.
    *
    * @param room The room.
    * @param data Any value that JSON can hold, of at most 512 bytes unless the server allows more;
-   * `undefined` takes it back.
-   * @param options Gives up by signal or time.
-   * @throws {RequestError} With code `forbidden`, if it may not; `too-large`, or `invalid` where the
-   * data does not fit the contract.
-   * @throws {TypeError} If JSON cannot hold the data, or the room is no topic.
-   * @throws {UnsupportedError} If the server takes no data of presence.
+   * `undefined` removes the data.
+   * @param options The signal, and the time (`requestTimeoutMs` by default).
+   * @throws {RequestError} With code `forbidden`, if the server does not allow the data;
+   * `too-large`; or `invalid`, if the data does not fit the contract.
+   * @throws {TypeError} If JSON cannot hold the data, or the room is not a valid topic.
+   * @throws {UnsupportedError} If the server does not support presence data.
    */
   async presence<T extends PresenceTopic<C>>(
     room: T,
@@ -419,21 +431,22 @@ export class Session<
   }
 
   /**
-   * Renews the token of a client's session in place.
+   * Renews the token of a client's session, without a new connection.
    *
    * @param token The new token.
-   * @param options Gives up by signal or time.
-   * @throws {RequestError} If the server does not accept it; the session goes on as it was.
+   * @param options The signal, and the time (`requestTimeoutMs` by default).
+   * @throws {RequestError} If the server does not accept the token; the session continues as
+   * before.
    */
   async authenticate(token: string, options: WaitOptions = {}): Promise<void> {
     await this.#core.authenticate(token, options);
   }
 
   /**
-   * Tells the peer that this server will go away, and when to come back. The
-   * session goes on; a plain WebSocket is told nothing.
+   * Announces to the peer that this server will go away, and when to come back. The session
+   * continues. Does nothing on a plain WebSocket, which has no such message.
    *
-   * @param goaway When to come back, and why.
+   * @param goaway The time to come back, and the reason.
    */
   goAway(goaway: GoAway): void {
     const core = this.#core;
@@ -441,10 +454,10 @@ export class Session<
   }
 
   /**
-   * Winds up: tells the peer (`goaway`), lets handlers and answers finish,
-   * flushes, then closes.
+   * Drains the session: announces the end to the peer (`goaway`, if `retryAfterMs` is set), lets
+   * handlers and requests finish, flushes, then closes.
    *
-   * @param options Close code (a server's 4503 by default), what the peer is told, and the time.
+   * @param options Close code (on a server 4503 by default), reason, and times.
    * @returns How the session ended.
    */
   async drain(options: SessionDrainOptions = {}): Promise<CloseInfo> {
@@ -453,21 +466,21 @@ export class Session<
     const isServer = core.settings.side === "server";
     const { code = isServer ? CloseCode.draining : CloseCode.normal } = options;
     checkCloseInfo({ closeCode: code, reason });
-    // The first drain decides, as with a close.
+    // The first call decides, as with `close`.
     if (core.state === "draining") return await this.closed;
     if (core.state === "connected") {
       core.startDraining();
       if (isServer && retryAfterMs !== undefined) this.goAway({ retryAfterMs, reason });
       const done = Promise.all([core.inbound.idle(), core.asks.idle()]);
-      // Whoever is not done by then is cut off by the close.
+      // The close cuts off handlers and requests that take longer.
       await settlesWithin(Promise.race([done, this.closed]), withinMs);
     }
     return await this.close({ code, reason });
   }
 
   /**
-   * Closes the session: what was sent is flushed, within `closeTimeoutMs`.
-   * Idempotent; the first call decides.
+   * Closes the session and flushes earlier messages, within `closeTimeoutMs`. Idempotent; the first
+   * call decides.
    *
    * @param options Code and reason.
    * @returns How the session ended. Never rejects.
@@ -481,13 +494,14 @@ export class Session<
     return this.closed;
   }
 
-  /** Counters, read when asked for; `toJSON()` makes a plain object of them. */
+  /** Counters, read on access; `toJSON()` makes a plain object. */
   get stats(): SessionStats {
     return statsOf(this.#core);
   }
 
   /**
-   * The events of the session, made when they are first asked for: what happened before is not told.
+   * Events of the session. The target is created on first access, so earlier events are not
+   * replayed.
    *
    * @example Streams of the peer
    * ```ts
@@ -512,22 +526,22 @@ export class Session<
   }
 
   /**
-   * The last measured round trip to the peer and back, in milliseconds; `undefined` before the first.
-   * A server measures it by the heartbeat; a client by {@linkcode Session.ping}.
+   * The last measured round trip to the peer, in milliseconds; `undefined` before the first. A
+   * server measures by the heartbeat, a client by {@linkcode Session.ping}.
    */
   get roundTripMs(): number | undefined {
     return this.#core.roundTripMs;
   }
 
   /**
-   * Opens a bidirectional stream. Over Deno's QUIC a session that closes, a peer that gives the stream up,
-   * and a server that refuses it unread, end it like a clean end: an answer that has to be whole tells
-   * its length, or its end.
+   * Opens a bidirectional stream. Over Deno's QUIC the stream looks cleanly ended in three other
+   * cases too: the session closes, the peer abandons the stream, or the server refuses the stream
+   * unread. A reply that must be complete therefore carries its length or an end marker.
    *
-   * @param options See {@linkcode OpenStreamOptions}.
+   * @param options Options of the stream, see {@linkcode OpenStreamOptions}.
    * @returns The stream.
-   * @throws {UnsupportedError} If the wire has no streams; see `connection.capabilities`.
-   * @throws {TimeoutError} If the peer allowed none within `timeoutMs`.
+   * @throws {UnsupportedError} If the transport has no streams; see `connection.capabilities`.
+   * @throws {TimeoutError} If the peer allows no stream within `timeoutMs`.
    * @throws {ConnectionError} If the connection is over.
    */
   createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
@@ -535,13 +549,13 @@ export class Session<
   }
 
   /**
-   * Opens a unidirectional stream. A server whose application does not take it, or has too many unread,
-   * refuses it; over Deno's QUIC that looks like a stream that ended well.
+   * Opens a unidirectional stream. A server refuses a stream that its application does not read, or
+   * when too many streams are unread; over Deno's QUIC the refusal looks like a clean end.
    *
-   * @param options See {@linkcode OpenStreamOptions}.
-   * @returns Its writable end.
-   * @throws {UnsupportedError} If the wire has no streams; see `connection.capabilities`.
-   * @throws {TimeoutError} If the peer allowed none within `timeoutMs`.
+   * @param options Options of the stream, see {@linkcode OpenStreamOptions}.
+   * @returns The writable end.
+   * @throws {UnsupportedError} If the transport has no streams; see `connection.capabilities`.
+   * @throws {TimeoutError} If the peer allows no stream within `timeoutMs`.
    * @throws {ConnectionError} If the connection is over.
    */
   createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream> {
@@ -552,15 +566,19 @@ export class Session<
   }
 
   /**
-   * Yields the streams that the peer opens, of both kinds: each kind in the order in which they
-   * came, in turns where both wait. A stream that is not taken waits, within the connection's bounds,
-   * and on a server over WebTransport for 5 s (`limits.unreadStreams`), then it is refused; leaving the
-   * loop leaves it there. Over Deno's QUIC a session that closes, and a peer that gives a stream up, end
-   * the stream like a clean end: data that has to be whole tells its length, or its end.
+   * Yields the streams that the peer opens, of both kinds: each kind in order of arrival,
+   * alternating while both wait.
    *
-   * @param options Gives up waiting by a signal.
-   * @returns The streams; it ends with the session, however that ends, and at once where the wire has none.
-   * @throws {TypeError} If another loop over them runs.
+   * - **Unread streams:** a stream waits within the connection's bounds. A server over WebTransport
+   *   refuses a stream that waited for 5 s (`limits.unreadStreams`).
+   * - **Leaving the loop:** streams that wait stay there for the next loop.
+   * - **Ends:** over Deno's QUIC a stream looks cleanly ended also when the session closes or the
+   *   peer abandons the stream. Data that must be complete carries its length or an end marker.
+   *
+   * @param options A signal that ends the wait.
+   * @returns The streams; ends with the session, without an error, and at once where the transport
+   * has no streams.
+   * @throws {TypeError} If another loop over the streams runs.
    *
    * @example Usage
    * ```ts
@@ -582,30 +600,30 @@ export class Session<
   }
 
   /**
-   * Sends a datagram, or loses it: where too many wait already.
+   * Sends a datagram; drops the datagram if too many already wait.
    *
-   * @param data Its bytes; they MUST NOT be changed afterwards.
-   * @throws {UnsupportedError} If the wire has no datagrams.
-   * @throws {RangeError} If it is larger than `datagrams.maxDatagramSize`.
+   * @param data The bytes; MUST NOT be changed afterwards.
+   * @throws {UnsupportedError} If the transport has no datagrams.
+   * @throws {RangeError} If the data is larger than `datagrams.maxDatagramSize`.
    * @throws {SessionClosedError} If the session is closed.
-   * @throws {TypeError} If it is no `Uint8Array`.
+   * @throws {TypeError} If the data is not a `Uint8Array`.
    */
   async sendDatagram(data: Uint8Array): Promise<void> {
     (await insight()).sendDatagram(this.#core, data);
   }
 
   /**
-   * Opens a stream of typed messages, or makes one of a stream that the peer opened. On some wires
-   * the peer learns of a stream by its first bytes, so the end that opened it speaks first.
+   * Opens a stream of typed messages, or wraps a stream that the peer opened. On some transports
+   * the peer notices a stream by its first bytes, so the end that opens the stream sends first.
    *
    * @typeParam R The registry.
    * @param options The registry, and how messages become bytes.
    * @returns The stream.
-   * @throws {TypeError} If the registry is empty, a key of it no integer from 0 to 65,534, or a value no
-   * schema; if the codec is none, or the stream has not two ends.
+   * @throws {TypeError} If the registry is empty, a key is not an integer from 0 to 65,534, or a
+   * value is not a schema; if the codec is not valid, or the stream lacks one of its two ends.
    * @throws {RangeError} If `maxMessageBytes` is not an integer from 1 to 2^32 - 1.
-   * @throws {UnsupportedError} If the wire has no streams.
-   * @throws {TimeoutError} If the peer allowed none within `timeoutMs`.
+   * @throws {UnsupportedError} If the transport has no streams.
+   * @throws {TimeoutError} If the peer allows no stream within `timeoutMs`.
    *
    * @example Both ends
    * ```ts
@@ -635,14 +653,14 @@ export class Session<
   }
 
   /**
-   * Makes typed messages of the datagrams, which are this one's until it is disposed of.
+   * Sends and receives datagrams as typed messages. The result owns the datagrams until disposed.
    *
    * @typeParam R The registry.
    * @param options The registry, and how messages become bytes.
-   * @returns What sends and receives them.
-   * @throws {TypeError} If the registry is none, or somebody reads the datagrams already.
+   * @returns The sender and receiver of the messages.
+   * @throws {TypeError} If the registry is not valid, or another reader has the datagrams.
    * @throws {RangeError} If `maxQueued` is not a positive integer.
-   * @throws {UnsupportedError} If the wire has no datagrams.
+   * @throws {UnsupportedError} If the transport has no datagrams.
    *
    * @example Positions
    * ```ts
@@ -671,23 +689,23 @@ export class Session<
   }
 
   /**
-   * Allows the peer to send so many bytes on streams, in all.
+   * Allows the peer to send a total number of bytes on streams.
    *
-   * @param maxData The total since the beginning; what is lower than before changes nothing.
-   * @throws {UnsupportedError} If the peer counts no credit on this wire.
-   * @throws {RangeError} If it is not an integer from 0.
+   * @param maxData The total since the session began; a lower value than before has no effect.
+   * @throws {UnsupportedError} If the transport does not let the application grant credit.
+   * @throws {RangeError} If the total is not an integer from 0.
    */
   async grantDataCredit(maxData: number): Promise<void> {
     (await insight()).grantCredit(this.#core, "data", maxData);
   }
 
   /**
-   * Allows the peer to open so many streams, in all.
+   * Allows the peer to open a total number of streams.
    *
-   * @param maxStreams The total since the beginning; what is lower than before changes nothing.
-   * @param options Of which direction.
-   * @throws {UnsupportedError} If the peer counts no credit on this wire.
-   * @throws {RangeError} If it is not an integer from 0.
+   * @param maxStreams The total since the session began; a lower value than before has no effect.
+   * @param options The direction of the streams.
+   * @throws {UnsupportedError} If the transport does not let the application grant credit.
+   * @throws {RangeError} If the total is not an integer from 0.
    */
   async grantStreamsCredit(
     maxStreams: number,
@@ -697,14 +715,15 @@ export class Session<
   }
 
   /**
-   * Measures the time to the peer and back.
+   * Measures the round trip to the peer.
    *
-   * @param options Gives up by signal or time, 10,000 ms by default.
-   * @returns Milliseconds.
-   * @throws {UnsupportedError} If the wire has no heartbeat of its own: a plain WebSocket, or one without messages.
-   * @throws {TimeoutError} If no answer came in time.
-   * @throws {SessionClosedError} If the session is closed, or closes meanwhile.
-   * @throws {QueueFullError} If too many wait already.
+   * @param options The signal, and the time (10,000 ms by default).
+   * @returns The round trip in milliseconds.
+   * @throws {UnsupportedError} If the session has no ping: on a plain WebSocket, or on a connection
+   * without messages.
+   * @throws {TimeoutError} If no answer arrives in time.
+   * @throws {SessionClosedError} If the session is closed, or closes first.
+   * @throws {QueueFullError} If too many pings already wait.
    *
    * @example Usage
    * ```ts
@@ -722,8 +741,8 @@ export class Session<
   }
 
   /**
-   * Takes a snapshot of everything that is known of the session. It has no side
-   * effect, and no header that could hold a secret.
+   * Takes a snapshot of all that is known about the session. The call has no side effect, and the
+   * snapshot contains no header that could hold a secret.
    *
    * @returns The snapshot.
    *
@@ -742,7 +761,7 @@ export class Session<
   }
 
   /**
-   * Sums up the session for a list of many.
+   * Summarises the session, for a list of many sessions.
    *
    * @returns A small plain object.
    */
@@ -751,20 +770,21 @@ export class Session<
   }
 
   /**
-   * Takes everything apart for a person who looks for a fault: the snapshot,
-   * the queues, the limits and the issues, as one plain object.
+   * Collects the snapshot, the queues, the limits and the issues, for a person who debugs the
+   * session.
    *
-   * @returns What JSON can hold.
+   * @returns A plain object that JSON can hold.
    */
   async debugState(): Promise<SessionDebugState> {
     return (await insight()).debugState(this.#core);
   }
 
   /**
-   * Looks for what is wrong: stuck states, error rates, unread or leaking
-   * streams, queues near their bound, missing heartbeats, starvation by credit.
+   * Detects problems: stuck states, error rates, unread or leaking streams, queues near their
+   * bound, missing heartbeats, starvation by credit.
    *
-   * @returns One entry for each, with a sentence that says what to do; empty if all is well.
+   * @returns One issue for each problem, with a sentence of advice; empty if the session is
+   * healthy.
    *
    * @example Usage
    * ```ts
@@ -782,10 +802,10 @@ export class Session<
   }
 
   /**
-   * Looks at the session again and again, until it closes.
+   * Checks the health of the session at intervals, until the session closes.
    *
-   * @param options How often, and a signal that ends it.
-   * @returns Yields how it is: at once, and then at each interval.
+   * @param options The interval, and a signal that ends the loop.
+   * @returns The health of the session: at once, and then at each interval.
    * @throws {RangeError} If the interval is not a positive integer.
    *
    * @example Usage
@@ -806,16 +826,17 @@ export class Session<
     yield* (await insight()).monitorHealth(this.#core, options);
   }
 
-  /** Closes the session and waits; called by `await using`. */
+  /** Closes the session and waits for the end; called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
 
   /**
-   * Yields messages until the session closes; what came before is still yielded.
+   * Yields messages until the session closes; messages that arrived before the close are still
+   * yielded.
    *
    * @returns The messages, checked against the contract.
-   * @throws {TypeError} If messages go to an `onMessage` handler, or another loop runs.
+   * @throws {TypeError} If the session has an `onMessage` handler, or another loop runs.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, S>, void, undefined> {
     checkLoop("session", this.#isIterated, this.#core.inbound.isHandled);
