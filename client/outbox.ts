@@ -4,7 +4,6 @@
  * @module
  */
 import { QueueFullError, SkeinError } from "../errors.ts";
-import type { Delivery } from "./outbox_delivery.ts";
 import { Changing } from "../session/base/signal.ts";
 import type { SessionCore } from "../session/core.ts";
 import type { EncodedMessage } from "../session/wire/encode.ts";
@@ -72,7 +71,7 @@ export class Outbox extends Changing {
   /** The session that gets what waits. */
   session: Session | undefined;
   #bytes = 0;
-  #delivery: Delivery | undefined;
+  #delivery: { handTo(session: Session): Promise<void> } | undefined;
 
   /**
    * Creates an empty outbox.

@@ -6,8 +6,10 @@
 import { CloseCode, TimeoutError, UnsupportedError } from "../errors.ts";
 import { internals } from "../session/core.ts";
 import { ping } from "../session/insight/ping.ts";
-import type { Client } from "./client.ts";
+import type { StatusFeed } from "../session/base/status_feed.ts";
 import type { Session } from "../session/session.ts";
+import type { TransportName } from "../transport/race/options.ts";
+import type { ClientStatus } from "./client_options.ts";
 
 /** How often the clock is looked at, in milliseconds. */
 const TICK_MS = 5_000;
@@ -37,8 +39,17 @@ interface Page extends Partial<EventTarget> {
   readonly navigator?: { readonly connection?: EventTarget };
 }
 
-/** What is needed of a client. */
-export type LivingClient = Pick<Client, "handOver" | "retryNow" | "session" | "status">;
+/** A client whose server is watched. */
+export interface LivingClient {
+  /** The session, while there is one. */
+  readonly session: Session | undefined;
+  /** The connection to the server. */
+  readonly status: StatusFeed<ClientStatus>;
+  /** Moves to another session; see `Client`. */
+  handOver(options: { readonly transport?: TransportName }): Promise<boolean>;
+  /** Connects without waiting for the delay. */
+  retryNow(): void;
+}
 
 /** How a client is looked after. */
 export interface LifeOptions {

@@ -13,6 +13,7 @@ import type {
 } from "../session/wire/recovery.ts";
 import type {
   ClientSubscribeOptions,
+  Progress,
   SubscriptionOwner,
   TopicEvent,
   Waiting,
@@ -21,13 +22,6 @@ import type { Incoming } from "../session/incoming.ts";
 
 /** Times that the server is asked in a row for what is missing, while nothing of it comes. */
 const MAX_REPAIRS = 5;
-
-/** How far the reader of a subscription is; see there. */
-export interface Progress {
-  position: HistoryPosition | undefined;
-  head: number | undefined;
-  recovery: Recovery | undefined;
-}
 
 /** What recovery needs of its subscription. */
 export interface Resumed extends Progress {

@@ -5,7 +5,6 @@
  */
 import { QueueFullError } from "../errors.ts";
 import { checkLoop } from "../session/one_loop.ts";
-import type { Progress, Resume } from "./resume.ts";
 import type { AnyContract, SendTopic, TopicMessage } from "../session/contract.ts";
 import { ReceiveQueue } from "../session/queue/receive_queue.ts";
 import type {
@@ -49,6 +48,13 @@ export type TopicEvent =
 
 /** What waits for the reader: a message, or what is to be done when it is its turn. */
 export type Waiting = Incoming & { readonly position?: HistoryPosition } | (() => unknown);
+
+/** How far the reader of a subscription is; see there. */
+export interface Progress {
+  position: HistoryPosition | undefined;
+  head: number | undefined;
+  recovery: Recovery | undefined;
+}
 
 /** How a subscription meets its client. */
 export interface SubscriptionOwner {
@@ -115,7 +121,12 @@ export class Subscription<
   readonly #queue = new ReceiveQueue<Waiting>(LIMITS, 1);
   readonly #ready = Promise.withResolvers<void>();
   /** Puts in order what comes of a topic with a history. */
-  #resume: Resume | undefined;
+  /** Puts the messages of a topic with a history in order. */
+  #resume: {
+    readonly from: HistoryOptions;
+    receive(event: TopicEvent, size: number): void;
+    serve(answer: SubscribeAnswer): boolean;
+  } | undefined;
   #error: unknown;
   /** True once it knows if it has to put messages in order. */
   #isPrepared = false;

@@ -74,9 +74,6 @@ const FOLDERS = /^(transport|session|client|pubsub|manager|telemetry|server|test
  */
 const DEBTS: ReadonlySet<string> = new Set([
   "session/insight/chunk_insight.ts client/common.ts",
-  "client/client.ts client/page_life.ts",
-  "client/outbox.ts client/outbox_delivery.ts",
-  "client/subscription.ts client/resume.ts",
 ]);
 
 /** An import of a file of the repository. */
