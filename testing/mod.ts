@@ -29,7 +29,7 @@
  *
  * @module
  */
-export { type BrokerTestOptions, testBroker } from "../pubsub/broker_conformance.ts";
+export { type BrokerTestOptions, testBroker } from "../pubsub/conformance/suite.ts";
 export {
   assertNoLeaks,
   type LeakOptions,

@@ -9,7 +9,7 @@ import type {
   BrokerSubscription,
   Publication,
 } from "../broker.ts";
-import { testBroker } from "../broker_conformance.ts";
+import { testBroker } from "../conformance/suite.ts";
 import { MemoryBroker } from "./broker.ts";
 
 testBroker("MemoryBroker", () => new MemoryBroker(), {

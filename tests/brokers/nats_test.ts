@@ -20,7 +20,7 @@ import { stub } from "@std/testing/mock";
 import { dial } from "../../client.ts";
 import { BrokerError, SessionClosedError } from "../../errors.ts";
 import type { Appended, Broker, Publication } from "../../pubsub/broker.ts";
-import { testBroker } from "../../pubsub/broker_conformance.ts";
+import { testBroker } from "../../pubsub/conformance/suite.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { NatsBroker, type NatsBrokerOptions } from "../../pubsub/nats/mod.ts";
 import type { Refusal } from "../../server.ts";

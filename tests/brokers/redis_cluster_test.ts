@@ -3,7 +3,7 @@
  */
 import { assertEquals, assertNotEquals } from "@std/assert";
 import { Cluster } from "ioredis";
-import { testBroker } from "../../pubsub/broker_conformance.ts";
+import { testBroker } from "../../pubsub/conformance/suite.ts";
 import { RedisBroker } from "../../pubsub/redis/mod.ts";
 import { append, BOUNDS, Hearing, noTimers, statusIs, until } from "./hearing.ts";
 import { isRedisMissing, RedisCluster } from "./redis_server.ts";

@@ -6,7 +6,7 @@ import { delay } from "@std/async/delay";
 import { Redis } from "ioredis";
 import { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
-import { testBroker } from "../../pubsub/broker_conformance.ts";
+import { testBroker } from "../../pubsub/conformance/suite.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import { encodeFrame } from "../../pubsub/redis/_frames.ts";
 import { RedisBroker, type RedisBrokerOptions } from "../../pubsub/redis/mod.ts";

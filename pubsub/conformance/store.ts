@@ -1,13 +1,6 @@
 /** Tests of the rules that the store of every broker keeps. */
-import {
-  HUGE_NAMES,
-  isTaken,
-  same,
-  type Test,
-  type TestKit,
-  undisturbed,
-} from "./_conformance_kit.ts";
-import type { BrokerStore } from "./broker.ts";
+import { HUGE_NAMES, isTaken, same, type Test, type TestKit, undisturbed } from "./kit.ts";
+import type { BrokerStore } from "../broker.ts";
 
 const HOUR = { max: 3, ttlMs: 3_600_000 };
 

@@ -1,6 +1,6 @@
 /** Helpers for the conformance tests of brokers. */
-import { SkeinError } from "../errors.ts";
-import type { Broker, BrokerSubscribeOptions, BrokerSubscription, Publication } from "./broker.ts";
+import { SkeinError } from "../../errors.ts";
+import type { Broker, BrokerSubscribeOptions, BrokerSubscription, Publication } from "../broker.ts";
 
 /** Brokers and helpers of one test. */
 export interface TestKit {

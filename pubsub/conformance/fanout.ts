@@ -8,7 +8,7 @@ import {
   type Test,
   throws,
   undisturbed,
-} from "./_conformance_kit.ts";
+} from "./kit.ts";
 
 /** Publications of the burst: more than any engine takes at once. */
 const BURST = 10_000;

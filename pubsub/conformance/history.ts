@@ -1,22 +1,14 @@
 /** Tests of the rules that every broker with histories keeps. */
-import { BrokerError } from "../errors.ts";
-import {
-  HUGE_NAMES,
-  isTaken,
-  same,
-  show,
-  type Test,
-  type TestKit,
-  undisturbed,
-} from "./_conformance_kit.ts";
-import { unusualTopics } from "./_conformance_fanout.ts";
+import { BrokerError } from "../../errors.ts";
+import { HUGE_NAMES, isTaken, same, show, type Test, type TestKit, undisturbed } from "./kit.ts";
+import { unusualTopics } from "./fanout.ts";
 import type {
   BrokerHistory,
   HistoryBounds,
   HistoryPage,
   Publication,
   ReadHistoryOptions,
-} from "./broker.ts";
+} from "../broker.ts";
 
 /** Publications of the long history: several pages of any size. */
 const MANY = 500;

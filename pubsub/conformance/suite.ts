@@ -1,9 +1,9 @@
 /** The conformance suite of brokers, also for brokers of applications. */
-import { Heard, type Test } from "./_conformance_kit.ts";
-import { BOTH, ONE_NODE, TWO_NODES } from "./_conformance_fanout.ts";
-import { HISTORY } from "./_conformance_history.ts";
-import { STORE } from "./_conformance_store.ts";
-import type { Broker } from "./broker.ts";
+import { Heard, type Test } from "./kit.ts";
+import { BOTH, ONE_NODE, TWO_NODES } from "./fanout.ts";
+import { HISTORY } from "./history.ts";
+import { STORE } from "./store.ts";
+import type { Broker } from "../broker.ts";
 
 /** Options for {@linkcode testBroker}. */
 export interface BrokerTestOptions {
