@@ -1,8 +1,6 @@
 /**
- * What a session loads when it is first asked for, in one part. Like every part, it
- * imports all that a page loads at first, so that bundlers keep that in one file.
- *
- * @module
+ * Late chunk of the features that a session loads on first use. Like every chunk, this module
+ * imports the modules that a page loads at first, so that bundlers keep those in one file.
  */
 import "../../client/common.ts";
 

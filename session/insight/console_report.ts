@@ -1,34 +1,30 @@
-/**
- * Lines on the console about failures that no handler of the application hears of.
- *
- * @module
- */
+/** Console warnings about failures that reach no handler of the application. */
 
-/** How long a cause stays silent once it was printed, in milliseconds. */
+/** Time for which a printed cause stays silent, in milliseconds. */
 const SILENT_MS = 3_600_000;
 
-/** How long errors of handlers are counted together, in milliseconds. */
+/** Time over which errors of handlers are counted together, in milliseconds. */
 const FAILED_MS = 60_000;
 
-/** Lines of one kind within that time: peers choose what they fail with, such as an origin. */
+/** Most lines of one kind within that time: peers choose some of the causes, such as an origin. */
 const MAX_LINES = 16;
 
-/** Where a line, and what tells two causes apart, is cut. */
+/** Longest line, and longest cause that is told apart from others, in characters. */
 const MAX_LENGTH = 400;
 
 /** Options for {@linkcode ConsoleReport.tell}. */
 export interface TellOptions {
-  /** Tells causes of one kind apart, such as the origin that was refused. */
+  /** Distinguishes causes of one kind, such as the refused origin. */
   readonly about?: string;
   /**
-   * How long the cause stays silent afterwards, in milliseconds.
+   * Time for which the cause stays silent afterwards, in milliseconds.
    *
    * @default {3600000}
    */
   readonly silentMs?: number;
 }
 
-/** Lines of one kind since its time began. */
+/** Lines of one kind in the current period. */
 interface Kind {
   readonly sinceMs: number;
   readonly told: Set<string | number>;
@@ -36,25 +32,25 @@ interface Kind {
 }
 
 /**
- * Prints warnings, so that a failure does not pass in silence where no handler is set.
+ * Prints warnings, so that a failure is visible even without a handler.
  *
- * - **Once a cause:** a repetition is counted, and the next line of its kind an hour later says how
- *   many there were.
- * - **Bounded:** 16 lines of one kind an hour, each of at most 400 characters, and 16 errors of handlers a
- *   minute; kinds do not silence each other.
- * - **One line:** a peer's words cannot begin a line of their own, move a terminal's cursor, or turn the
- *   direction of the text around.
+ * - **Once a cause:** a repetition is counted, and the next line of the same kind an hour later
+ *   reports the count.
+ * - **Bounded:** 16 lines of one kind an hour, each of at most 400 characters, and 16 errors of
+ *   handlers a minute; kinds do not silence each other.
+ * - **One line:** text of a peer cannot begin a new line, move a terminal's cursor, or reverse the
+ *   direction of the text.
  *
- * The caller keeps secrets out, and asks first whether a handler is set.
+ * The caller removes secrets, and checks first that no handler is set.
  */
 export class ConsoleReport {
-  // As many as the callers have kinds, which are constants.
+  // Bounded by the number of kinds, which are constants of the callers.
   readonly #kinds = new Map<string, Kind>();
 
   /**
    * Prints a line, unless its cause was printed within the last hour.
    *
-   * @param kind The kind of failure: a constant, never a peer's words.
+   * @param kind The kind of failure: a constant, never text of a peer.
    * @param line The failure and its cure.
    * @param options See {@linkcode TellOptions}.
    */
@@ -66,11 +62,12 @@ export class ConsoleReport {
   }
 
   /**
-   * Prints the error of a handler, with its stack: 16 a minute, since a handler that fails may be called for
-   * every message. The next error after that says how many were left out.
+   * Prints the error of a handler with its stack: at most 16 a minute, since a failing handler may
+   * be called for every message. The next error after that time reports the number of omitted
+   * errors.
    *
    * @param what The handler.
-   * @param error The error, as it was thrown.
+   * @param error The error, as thrown.
    */
   failed(what: string, error: unknown): void {
     const more = this.#admit("failed", undefined, FAILED_MS);
@@ -78,11 +75,11 @@ export class ConsoleReport {
     if (more !== undefined) console.error(`${what} failed${more}:`, error);
   }
 
-  /** Counts a line: what it says of those before it, or `undefined` where it is one too many. */
+  /** Counts a line. Returns the note about omitted lines, or `undefined` for a line to omit. */
   #admit(kind: string, about: string | undefined, silentMs: number): string | undefined {
     const now = Date.now();
     let known = this.#kinds.get(kind);
-    // A clock that was set back silences nothing.
+    // Also starts a new period after the clock was set back.
     if (known === undefined || Math.abs(now - known.sinceMs) >= silentMs) {
       known = { sinceMs: now, told: new Set(), untold: known?.untold ?? 0 };
       this.#kinds.set(kind, known);

@@ -1,8 +1,4 @@
-/**
- * Everything that is known of a session, in one snapshot.
- *
- * @module
- */
+/** Snapshot of all facts about a session. */
 import type { SessionCore } from "../core.ts";
 import type {
   ConnectionCapabilities,
@@ -18,46 +14,52 @@ import type { SessionState } from "../types.ts";
 import type { SessionIssue } from "./issue.ts";
 
 /**
- * A snapshot of a session: a plain object, of which JSON holds all. Times are milliseconds since the
- * Unix epoch. What a wire does not count is `undefined`, and not zero. Values of headers and of
- * parameters that can hold secrets are replaced.
+ * A snapshot of a session: a plain object that JSON can hold completely. Times are milliseconds
+ * since the Unix epoch. Figures that a connection does not count are `undefined`, not zero. Values
+ * of headers and parameters that can hold secrets are replaced.
  *
- * Streams and bytes that were counted are the application's, as in `session.stats`. The credit of the
- * peers (`localMax…`, `peerMax…`) is the wire's: where messages travel on a stream, that stream uses
- * some of it, which `debugState().credit` shows.
+ * Counted streams and bytes are the application's, as in `session.stats`. The credit of the peers
+ * (`localMax…`, `peerMax…`) is the connection's: where messages travel on a stream, that stream
+ * uses some of the credit, as `debugState().credit` shows.
  */
 export interface SessionDiagnostics {
   /** Id of the session. */
   readonly id: string;
-  /** The number of the stream that stands for the session, where there is one: CONNECT over HTTP/3. */
+  /**
+   * Number of the stream that stands for the session, where such a stream exists: CONNECT over
+   * HTTP/3.
+   */
   readonly controlStreamId: number | undefined;
-  /** Where it is in its life. */
+  /** State of the session. */
   readonly state: SessionState;
-  /** Where the peer connected to, without secrets. */
+  /** URL of the peer's request, without secrets. */
   readonly url: string;
-  /** The path of that. */
+  /** Path of the URL. */
   readonly path: string;
-  /** Request headers that are kept, without secrets. */
+  /** Kept request headers, without secrets. */
   readonly headers: Readonly<Record<string, string>>;
-  /** Who it is. */
+  /** User of the session. */
   readonly user: string;
-  /** The wire's name. */
+  /** Name of the transport. */
   readonly transport: string;
   /** The subprotocol. */
   readonly protocol: string;
-  /** On a client: what it could not take, and why. */
+  /** On a client: the preferred transport that failed, and the reason. */
   readonly fallback: { readonly transport: string; readonly reason: string } | undefined;
-  /** When it was created. */
+  /** Time of creation. */
   readonly createdAt: number;
-  /** When it was established. */
+  /** Time at which the session was established. */
   readonly readyAt: number | undefined;
-  /** When it was over. */
+  /** Time at which the session ended. */
   readonly closedAt: number | undefined;
-  /** How it was closed: the code. */
+  /** Close code. */
   readonly closeCode: number | undefined;
-  /** How it was closed: the reason. */
+  /** Close reason. */
   readonly closeReason: string | undefined;
-  /** When the peer was heard, as exact as the heartbeat; `undefined` where there is none. */
+  /**
+   * Time of the last sign of life of the peer, as exact as the heartbeat; `undefined` without a
+   * heartbeat.
+   */
   readonly lastHeardAt: number | undefined;
   /** The last measured round trip, in milliseconds. */
   readonly roundTripMs: number | undefined;
@@ -89,69 +91,72 @@ export interface SessionDiagnostics {
   readonly pendingBidiStreams: number;
   /** Calls that wait for a unidirectional stream to open. */
   readonly pendingUniStreams: number;
-  /** Streams of the peer that nobody took yet; `undefined` where the wire does not tell. */
+  /**
+   * Streams of the peer that the application has not taken; `undefined` where the connection does
+   * not count these streams.
+   */
   readonly unreadStreams: number | undefined;
-  /** Datagrams that were sent. */
+  /** Sent datagrams. */
   readonly datagramsSent: number;
-  /** Their bytes. */
+  /** Bytes of sent datagrams. */
   readonly datagramBytesSent: number;
-  /** Datagrams that came. */
+  /** Received datagrams. */
   readonly datagramsReceived: number;
-  /** Their bytes. */
+  /** Bytes of received datagrams. */
   readonly datagramBytesReceived: number;
-  /** Datagrams that were lost at this end. */
+  /** Datagrams lost at this end. */
   readonly datagramsDropped: number;
-  /** How full its queues are. */
+  /** Fill levels of the queues. */
   readonly queues: SessionQueues;
 }
 
-/** What a session may do: the settings that limit it. */
+/** Limits of a session, from its settings. */
 export interface SessionLimitState {
-  /** Largest message that comes, in bytes. */
+  /** Largest message to receive, in bytes. */
   readonly maxMessageBytes: number;
-  /** Largest message that goes: what this end allows and the peer takes. */
+  /** Largest message to send, in bytes: the limit of this end and of the peer. */
   readonly maxSendBytes: number;
   /** Invalid messages within a minute that close the session. */
   readonly maxInvalidMessages: number;
-  /** Requests at once, per direction. */
+  /** Concurrent requests, per direction. */
   readonly maxRequests: number;
-  /** Messages handled at once. */
+  /** Messages handled concurrently. */
   readonly concurrency: number;
-  /** How long a request waits, in milliseconds. */
+  /** Longest wait of a request, in milliseconds. */
   readonly requestTimeoutMs: number;
-  /** How long a close may take, in milliseconds. */
+  /** Longest duration of a close, in milliseconds. */
   readonly closeTimeoutMs: number;
-  /** How long the handshake may take, in milliseconds. */
+  /** Longest duration of the handshake, in milliseconds. */
   readonly handshakeTimeoutMs: number;
-  /** How often the peer is pinged, in milliseconds; `undefined` where it is not. */
+  /** Interval of pings to the peer, in milliseconds; `undefined` without pings. */
   readonly heartbeatIntervalMs: number | undefined;
-  /** How long it may be silent, in milliseconds. */
+  /** Longest silence of the peer, in milliseconds. */
   readonly heartbeatTimeoutMs: number | undefined;
 }
 
-/** Everything, taken apart: a plain object, of which JSON holds all. */
+/** Complete state of a session, in parts: a plain object that JSON can hold completely. */
 export interface SessionDebugState {
   /** The snapshot. */
   readonly diagnostics: SessionDiagnostics;
   /** The counters. */
   readonly stats: Omit<SessionStats, "toJSON">;
-  /** What is wrong. */
+  /** The issues. */
   readonly issues: readonly SessionIssue[];
-  /** What limits it. */
+  /** The limits. */
   readonly limits: SessionLimitState;
-  /** What the wire can do. */
+  /** Capabilities of the connection. */
   readonly capabilities: ConnectionCapabilities;
-  /** What the wire counted; empty if that cannot be read any more. */
+  /** Counters of the connection; empty if the counters cannot be read any more. */
   readonly wire: ConnectionStats;
   /** Flow control, where both ends count. */
   readonly credit: Readonly<Record<CreditKind, CreditState>> | undefined;
-  /** Whether messages go to a handler. */
+  /** True if messages go to a handler. */
   readonly isHandled: boolean;
-  /** Requests of the peer that were not answered yet. */
+  /** True if any request of the peer waits for an answer. */
   readonly owesAnswers: boolean;
 }
 
-/** See `diagnostics` of a session. */
+/** Implements `diagnostics` of a session. */
 export function diagnostics(core: SessionCore): SessionDiagnostics {
   const { connection, info, openings, session } = core;
   const { counters, credit, unreadStreams } = connection;
@@ -201,11 +206,11 @@ export function diagnostics(core: SessionCore): SessionDiagnostics {
   };
 }
 
-/** See `debugState` of a session. */
+/** Implements `debugState` of a session. */
 export async function debugState(core: SessionCore): Promise<SessionDebugState> {
   const { connection, heartbeat, inbound, settings } = core;
   const { credit, capabilities } = connection;
-  // A wire that is over may not know any more.
+  // A closed connection may have lost the counters.
   const wire = await connection.getStats().catch(() => ({}));
   return {
     diagnostics: diagnostics(core),
@@ -235,7 +240,9 @@ export async function debugState(core: SessionCore): Promise<SessionDebugState> 
   };
 }
 
-/** What an error says, which may name the URL with its token. */
+/**
+ * Returns the message of an error without secrets: the message may contain the URL with the token.
+ */
 function reasonOf(error: unknown): string {
   return redactText(error instanceof Error ? error.message : String(error));
 }

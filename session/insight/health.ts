@@ -1,8 +1,4 @@
-/**
- * How a session is, again and again.
- *
- * @module
- */
+/** Periodic health of a session. */
 import { MAX_TIMER_MS } from "../../transport/within.ts";
 import { issues } from "./issues.ts";
 import { redactText } from "./redaction.ts";
@@ -13,25 +9,25 @@ import type { SessionIssue, SessionIssueCode } from "./issue.ts";
 
 export { issues };
 
-/** Options for looking at a session again and again. */
+/** Options for monitoring a session. */
 export interface HealthOptions {
   /**
-   * How often, in milliseconds.
+   * Interval, in milliseconds.
    *
    * @default {60000}
    */
   readonly intervalMs?: number;
-  /** Ends it. */
+  /** Ends the monitoring. */
   readonly signal?: AbortSignal;
 }
 
-/** How a session is. */
+/** Health of a session at one moment. */
 export interface SessionHealth {
-  /** When it was looked at, in milliseconds since the Unix epoch. */
+  /** Time of the check, in milliseconds since the Unix epoch. */
   readonly at: number;
-  /** Whether nothing is wrong. */
+  /** True without any issues. */
   readonly isHealthy: boolean;
-  /** What is wrong, errors first; of what only grows, what is new since the last look. */
+  /** Issues, errors first; counters that only grow are compared with the previous check. */
   readonly issues: readonly SessionIssue[];
   /** The counters. */
   readonly stats: SessionStats;
@@ -39,43 +35,43 @@ export interface SessionHealth {
   readonly roundTripMs: number | undefined;
 }
 
-/** A session in short: a plain object, of which JSON holds all. */
+/** Summary of a session: a plain object that JSON can hold completely. */
 export interface SessionSummary {
   /** Id of the session. */
   readonly id: string;
-  /** Who it is. */
+  /** User of the session. */
   readonly user: string;
-  /** Where it is in its life. */
+  /** State of the session. */
   readonly state: SessionState;
-  /** The wire's name. */
+  /** Name of the transport. */
   readonly transport: string;
   /** The subprotocol. */
   readonly protocol: string;
-  /** The path that the peer connected to, without secrets. */
+  /** Path of the peer's request, without secrets. */
   readonly path: string;
-  /** How long it is, or was, established, in milliseconds. */
+  /** Time for which the session is, or was, established, in milliseconds. */
   readonly uptimeMs: number;
   /** The last measured round trip, in milliseconds. */
   readonly roundTripMs: number | undefined;
-  /** Messages that were handed to the wire. */
+  /** Messages handed to the connection. */
   readonly sentMessages: number;
-  /** Messages that came. */
+  /** Received messages. */
   readonly receivedMessages: number;
-  /** Bytes that were handed to the wire: of messages, streams and datagrams. */
+  /** Bytes handed to the connection: of messages, streams and datagrams. */
   readonly sentBytes: number;
-  /** Bytes that came: of messages, streams and datagrams. */
+  /** Received bytes: of messages, streams and datagrams. */
   readonly receivedBytes: number;
-  /** Streams that are open. */
+  /** Open streams. */
   readonly activeStreams: number;
-  /** Datagrams that were sent. */
+  /** Sent datagrams. */
   readonly datagramsSent: number;
-  /** Datagrams that came. */
+  /** Received datagrams. */
   readonly datagramsReceived: number;
-  /** What is wrong, for programs. */
+  /** Codes of the issues, for programs. */
   readonly issues: readonly SessionIssueCode[];
 }
 
-/** See `summary` of a session. */
+/** Implements `summary` of a session. */
 export function summary(core: SessionCore): SessionSummary {
   const { session } = core;
   const stats = statsOf(core);
@@ -99,7 +95,7 @@ export function summary(core: SessionCore): SessionSummary {
   };
 }
 
-/** See `monitorHealth` of a session. */
+/** Implements `monitorHealth` of a session. */
 export async function* monitorHealth(
   core: SessionCore,
   options: HealthOptions,
@@ -140,7 +136,10 @@ export async function* monitorHealth(
   }
 }
 
-/** Told of the end of the session. On its promise, each look would stay until then. */
+/**
+ * Callbacks for the end of the session. A reaction to the promise of that end would stay in memory
+ * until then, once per check.
+ */
 function monitorsOf(core: SessionCore): Set<() => void> {
   if (core.monitors === undefined) {
     const monitors = core.monitors = new Set<() => void>();

@@ -1,15 +1,11 @@
-/**
- * Has an instrumentation watch sessions.
- *
- * @module
- */
+/** Attaches an instrumentation to sessions. */
 import type { Instrumentation } from "./instrumentation.ts";
 import type { SessionSettings } from "../settings.ts";
 import { Watching } from "./watch.ts";
 
 /**
- * Has an instrumentation watch all sessions that are made of these settings from now on, as
- * `serve`, `connect` and `dial` do for theirs.
+ * Lets an instrumentation watch all sessions created with these settings from now on, as `serve`,
+ * `connect` and `dial` do for their sessions.
  *
  * @example Sessions of your own
  * ```ts
@@ -25,8 +21,8 @@ import { Watching } from "./watch.ts";
  * ```
  *
  * @param settings The settings.
- * @param instrumentation The hooks; without, nobody watches any more.
- * @returns The settings that were given.
+ * @param instrumentation The hooks; `undefined` ends the watching.
+ * @returns The given settings.
  */
 export function instrument(
   settings: SessionSettings,

@@ -1,61 +1,57 @@
-/**
- * What watches sessions from outside: traces and metrics hook in here.
- *
- * @module
- */
+/** Hooks that watch sessions from outside, for traces and metrics. */
 import type { CloseInfo } from "../../errors.ts";
 import type { TraceContext } from "../wire/envelope.ts";
 import type { Session } from "../session.ts";
 import type { UntypedMessage } from "../message.ts";
 import type { HandshakeInfo } from "./session_watch.ts";
 
-/** How a handshake went. */
+/** Outcome of a handshake. */
 export type HandshakeOutcome =
   | {
-    /** The session that came of it. */
+    /** The established session. */
     readonly session: Session;
   }
   | {
-    /** Why there is none: a refusal, or a failure. */
+    /** The refusal or failure. */
     readonly error: unknown;
-    /** The HTTP status of a refusal, where it had one. */
+    /** HTTP status of the refusal, if any. */
     readonly status?: number | undefined;
   };
 
 /** Follows a handshake. */
 export interface HandshakeWatch {
   /**
-   * Runs what the application does in the handshake, such as `authenticate`.
+   * Runs the application's code of the handshake, such as `authenticate`.
    *
-   * @param run What; the first call runs it, each call returns its result.
+   * @param run That code; the first call runs the code, and each call returns the result.
    */
   during?(run: () => unknown): void;
   /**
-   * The handshake is over; called once.
+   * Called once, at the end of the handshake.
    *
-   * @param outcome How it went.
+   * @param outcome The outcome.
    */
   ended(outcome: HandshakeOutcome): void;
 }
 
 /** Follows a request. */
 export interface RequestWatch {
-  /** Sent with the request, for the peer to go on with; nothing by default. */
+  /** Trace to send with the request, for the peer to continue; absent by default. */
   readonly trace?: TraceContext | undefined;
   /**
-   * The request is over; called once.
+   * Called once, at the end of the request.
    *
-   * @param outcome Why there is no answer; empty if there is one.
+   * @param outcome The error of a request without an answer; empty after an answer.
    */
   ended(outcome: { readonly error?: unknown }): void;
 }
 
 /**
- * Hooks into sessions. Every one may be left out, is called synchronously, and
- * costs nothing where it is not there. One that throws, or whose promise
- * rejects, is reported like a handler that does, and changes nothing.
+ * Hooks into sessions. Every hook is optional, is called synchronously, and costs nothing if
+ * absent. An error that a hook throws, or the rejection of its promise, is reported like the error
+ * of a handler, and changes nothing.
  *
- * @example Who is slow to answer
+ * @example Reporting slow answers
  * ```ts
  * import { dial, type Instrumentation, serve } from "@skein/skein";
  * import { assertEquals } from "@std/assert";
@@ -74,50 +70,51 @@ export interface RequestWatch {
  */
 export interface Instrumentation {
   /**
-   * A handshake begins: on a server with the request, on a client with the attempt to connect.
+   * Called at the start of a handshake: on a server with the request, on a client with the attempt
+   * to connect.
    *
-   * @param info What is known of it.
-   * @returns What follows it.
+   * @param info The known facts about the handshake.
+   * @returns A watch that follows the handshake.
    */
   handshake?(info: HandshakeInfo): HandshakeWatch | undefined | void;
   /**
-   * A session is established.
+   * Called when a session is established.
    *
    * @param session The session.
    */
   sessionOpened?(session: Session): void;
   /**
-   * A session that was established is over.
+   * Called when an established session ends.
    *
    * @param session The session.
-   * @param info How it ended.
+   * @param info The end of the session.
    */
   sessionClosed?(session: Session, info: CloseInfo): void;
   /**
-   * This end asks the peer; called before the request is sent.
+   * Called before this end sends a request to the peer.
    *
    * @param session The session.
-   * @param topic What is asked.
-   * @returns What follows it.
+   * @param topic The topic of the request.
+   * @returns A watch that follows the request.
    */
   request?(session: Session, topic: string): RequestWatch | undefined | void;
   /**
-   * This end sends a message that asks for no answer: by `send` of a session, or of a client, which
-   * may have no session yet. Called for each message, but not for publications.
+   * Called when this end sends a message without a request: by `send` of a session, or of a client,
+   * which may have no session yet. Called for each message, but not for publications.
    *
    * @param topic The topic.
-   * @returns Sent with the message, for the peer to go on with; nothing by default.
+   * @returns A trace to send with the message, for the peer to continue; absent by default.
    */
   send?(topic: string): TraceContext | undefined | void;
   /**
-   * Runs the `onMessage` handler of a message. A handler that throws at once is seen as one whose
-   * promise rejects.
+   * Runs the `onMessage` handler of a message. A handler that throws synchronously appears as a
+   * rejected promise.
    *
    * @param session The session.
    * @param message The message.
-   * @param run The handler; the first call runs it, each call returns its result. It runs in any
-   * case: after this, if not in it.
-   * @param trace What the peer sent with the message. Nothing says that it tells the truth.
+   * @param run The handler; the first call runs the handler, and each call returns the result. A
+   * handler that this hook does not run is run after the hook.
+   * @param trace The trace that the peer sent with the message. The peer may lie.
    */
   handle?(
     session: Session,

@@ -1,26 +1,24 @@
-/**
- * Issues that a session finds with itself.
- *
- * @module
- */
+/** Issues of a session. */
 
 /**
- * What can be wrong with a session:
+ * Possible issues of a session:
  *
  * - `stuck-connecting`, `stuck-draining`: for more than 10 s, and 30 s.
- * - `missing-heartbeat`: the peer is silent for one and a half of its intervals.
- * - `slow-handler`: it works on one message for more than 10 s, or messages wait for an `onOpen`
- *   that does not return.
+ * - `missing-heartbeat`: the peer has been silent for one and a half of its intervals.
+ * - `slow-handler`: a message is handled for more than 10 s, or messages wait for an `onOpen` that
+ *   does not return.
  * - `send-queue-nearly-full`, `receive-queue-nearly-full`: above 80 % of a bound.
- * - `unread-streams`: opened by the peer, and nobody takes them.
- * - `refused-streams`: opened by the peer, and not taken within 5 s, or beyond a bound of unread ones.
+ * - `unread-streams`: the peer opened streams that the application does not take.
+ * - `refused-streams`: the peer opened streams that were not taken within 5 s, or that exceeded a
+ *   bound of unread streams.
  * - `leaking-streams`: 64 or more are open after ten minutes, and fewer ended.
- * - `waiting-for-credit`, `peer-without-credit`: this end waits, or the peer used up what it may.
+ * - `waiting-for-credit`, `peer-without-credit`: this end waits for credit, or the peer has used up
+ *   its credit.
  * - `error-rate`: more than 10 % of at least 50 messages and streams.
- * - `invalid-messages`: half as many as close the session when they come in a minute.
- * - `unread-messages`, `messages-dropped`, `datagrams-dropped`: lost.
- * - `failing-handlers`: the application threw, and `onError` was told.
- * - `idle`: an hour without anything.
+ * - `invalid-messages`: half as many as close the session within a minute.
+ * - `unread-messages`, `messages-dropped`, `datagrams-dropped`: data was lost.
+ * - `failing-handlers`: a handler of the application threw, and `onError` was called.
+ * - `idle`: an hour without messages, streams and datagrams.
  */
 export type SessionIssueCode =
   | "stuck-connecting"
@@ -42,12 +40,12 @@ export type SessionIssueCode =
   | "failing-handlers"
   | "idle";
 
-/** Something that is wrong. */
+/** An issue of a session. */
 export interface SessionIssue {
-  /** What it is, for programs. */
+  /** The kind of issue, for programs. */
   readonly code: SessionIssueCode;
-  /** An `error` ends the session sooner or later, or has hurt it already; a `warning` may. */
+  /** An `error` has hurt the session or will end the session sooner or later; a `warning` may. */
   readonly severity: "error" | "warning";
-  /** What it is, with its numbers, and what to do, for people. */
+  /** Description with figures and a remedy, for people. */
   readonly message: string;
 }

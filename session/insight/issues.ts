@@ -1,50 +1,47 @@
-/**
- * What can be wrong with a session, and how that is found.
- *
- * @module
- */
+/** Detection of the issues of a session. */
 import type { CreditKind, CreditState } from "../../transport/connection.ts";
 import type { SessionCore } from "../core.ts";
 import { queuesOf } from "./queue_state.ts";
 import { type SessionStats, statsOf } from "./stats.ts";
 import type { SessionIssue, SessionIssueCode } from "./issue.ts";
 
-/** A handshake that takes longer is stuck, in milliseconds. */
+/** Time after which a handshake is stuck, in milliseconds. */
 const CONNECTING_MS = 10_000;
 
-/** Winding up that takes longer is stuck, in milliseconds. */
+/** Time after which draining is stuck, in milliseconds. */
 const DRAINING_MS = 30_000;
 
-/** An error rate means nothing before so many operations. */
+/** Fewest operations for a meaningful error rate. */
 const MIN_OPERATIONS = 50;
 
-/** Errors above this share of all operations are too many. */
+/** Highest acceptable share of errors among all operations. */
 const MAX_ERROR_RATE = 0.1;
 
-/** A session without anything is idle after so many milliseconds. */
+/** Time after which a session without traffic is idle, in milliseconds. */
 const IDLE_MS = 3_600_000;
 
-/** Streams that may be open before they are looked at. */
+/** Open streams from which on leaks are suspected. */
 const MANY_STREAMS = 64;
 
-/** Many streams that hardly any end leak after so many milliseconds. */
+/** Time after which many open streams with few ended ones count as a leak, in milliseconds. */
 const LEAKING_MS = 600_000;
 
-/** A queue is nearly full above this share of its bound. */
+/** Share of a bound above which a queue is nearly full. */
 const NEARLY_FULL = 0.8;
 
-/** A handler that runs longer is slow, in milliseconds. */
+/** Time after which a handler is slow, in milliseconds. */
 const SLOW_HANDLER_MS = 10_000;
 
-/** Silence of so many heartbeats is one that is missing. */
+/** Silence after which a heartbeat is missing, in intervals of the heartbeat. */
 const MISSING_BEATS = 1.5;
 
 /**
- * See `issues` of a session: errors first.
+ * Finds the issues of a session, errors first.
  *
  * @param core The session.
- * @param before Counters of an earlier look, if there was one: of what only grows, what is new since then counts.
- * @returns What is wrong.
+ * @param before Counters of an earlier check, if any: counters that only grow count from these
+ * values.
+ * @returns The issues.
  */
 export function issues(core: SessionCore, before?: SessionStats): SessionIssue[] {
   const stats = statsOf(core);
@@ -63,7 +60,7 @@ export function issues(core: SessionCore, before?: SessionStats): SessionIssue[]
   return found.sort((a, b) => rankOf(a) - rankOf(b));
 }
 
-/** Errors come before warnings. */
+/** Returns the sort key of an issue: errors come before warnings. */
 export function rankOf({ severity }: SessionIssue): number {
   return severity === "error" ? 0 : 1;
 }
@@ -208,7 +205,7 @@ function checkCredit({ connection, openings }: SessionCore, add: Add): void {
   }
 }
 
-/** Counters whose growth says that something is wrong. */
+/** Counters whose growth indicates an issue. */
 const GROWING = [
   "datagramsDropped",
   "droppedByPeer",
@@ -290,7 +287,7 @@ function checkCounters(core: SessionCore, stats: Growth, add: Add): void {
 }
 
 function checkUse(core: SessionCore, stats: SessionStats, add: Add): void {
-  // Of what was sent, only what somebody wanted to say counts.
+  // Without the library's own control messages.
   const said = stats.sentMessages - core.posted;
   const isUsed = stats.receivedMessages > 0 || said > 0 || stats.streamsCreated > 0 ||
     stats.datagramsSent > 0 || stats.datagramsReceived > 0;

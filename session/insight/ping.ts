@@ -1,17 +1,13 @@
-/**
- * Asking a peer for a sign of life, and how long that takes.
- *
- * @module
- */
+/** Ping of a peer, with the round-trip time. */
 import { UnsupportedError } from "../../errors.ts";
 import { MAX_PINGS, type SessionCore } from "../core.ts";
 import { Asks } from "../pending_requests.ts";
 import type { WaitOptions } from "../types.ts";
 
-/** How long `ping` waits, in milliseconds. */
+/** Longest wait of `ping`, in milliseconds. */
 const PING_TIMEOUT_MS = 10_000;
 
-/** See `ping` of a session. */
+/** Implements `ping` of a session. */
 export async function ping(core: SessionCore, options: WaitOptions): Promise<number> {
   const { timeoutMs = PING_TIMEOUT_MS, signal } = options;
   if (!core.joins) {

@@ -1,15 +1,11 @@
-/**
- * How full the queues of a session are.
- *
- * @module
- */
+/** Fill levels of the queues of a session. */
 import type { SessionCore } from "../core.ts";
 
-/** How full a queue is. */
+/** Fill level of a queue. */
 export interface QueueState {
-  /** Messages that wait. */
+  /** Waiting messages. */
   readonly messages: number;
-  /** Bytes that wait. */
+  /** Waiting bytes. */
   readonly bytes: number;
   /** Most messages that may wait. */
   readonly maxMessages: number;
@@ -19,13 +15,13 @@ export interface QueueState {
 
 /** The queues of a session. */
 export interface SessionQueues {
-  /** What waits to be sent; `undefined` on a wire without messages. */
+  /** Messages to send; `undefined` on a connection without messages. */
   readonly send: QueueState | undefined;
-  /** What waits to be handled. */
+  /** Messages to handle. */
   readonly receive: QueueState;
 }
 
-/** How full the queues of a session are. */
+/** Returns the fill levels of the queues of a session. */
 export function queuesOf(core: SessionCore): SessionQueues {
   const { inbound, queue, settings } = core;
   const { waitingMessages, waitingBytes } = inbound.stats;

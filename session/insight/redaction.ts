@@ -1,30 +1,29 @@
-/**
- * Takes secrets out of what is shown of a session.
- *
- * @module
- */
+/** Removal of secrets from diagnostics of a session. */
 
-/** Stands where a secret was. */
+/** Replacement of a secret. */
 export const REDACTED = "[redacted]";
 
 /** Names of headers and parameters that hold secrets, or often do. */
 const SECRET_NAME =
   /auth|bearer|cookie|token|secret|pass(?:w|phrase)|pwd|credential|signature|assertion|saml|sess(?:ion|id)|jwt|csrf|api[-_]?key|(?:access|private|subscription|functions|websocket)[-_]?key|websocket-protocol|^(?:key|sig|code|ticket|pass|sid|otp|pin)$/i;
 
-/** A parameter in text: of a URL's query or fragment. */
+/** A parameter in the query or fragment of a URL. */
 const PARAMETER = /([?&#])([^=&#\s"<>?]+)=([^&#\s"<>]*)/g;
 
-/** The same behind a semicolon, as in paths and old queries. */
+/** A parameter after a semicolon, as in paths and old queries. */
 const PATH_PARAMETER = /(;)([^=&#;\s"<>?]+)=([^&#;\s"<>?]*)/g;
 
-/** User and password of a URL in text. Schemes are short: a peer could make a search without a bound take seconds. */
+/**
+ * User and password of a URL in text. The length of a scheme is bounded: on hostile input, an
+ * unbounded search could take seconds.
+ */
 const USER_INFO = /\b([a-z][a-z0-9+.-]{0,31}:\/\/)[^/?#@\s"'<>]*@/gi;
 
 /**
- * Takes the secrets out of text that may hold URLs: parameters with such names, and passwords.
+ * Removes secrets from text that may hold URLs: passwords, and parameters with secret names.
  *
  * @param text Any text.
- * @returns The text without them.
+ * @returns The text without secrets.
  */
 export function redactText(text: string): string {
   return text
@@ -38,7 +37,7 @@ function redactParameter(whole: string, start: string, name: string): string {
 }
 
 /**
- * Takes the secrets out of headers.
+ * Removes secrets from headers.
  *
  * @param headers Any headers.
  * @returns A plain object, by lower-case names.
@@ -51,7 +50,7 @@ export function redactHeaders(headers: Headers): Record<string, string> {
   return shown;
 }
 
-/** A name may be percent-encoded to hide what it is. */
+/** Decodes a name, which may be percent-encoded to hide a secret from this check. */
 function decoded(name: string): string {
   try {
     return decodeURIComponent(name);

@@ -1,8 +1,4 @@
-/**
- * An instrumentation, as the sessions that it watches see it.
- *
- * @module
- */
+/** Instrumentation as the watched sessions see the hooks. */
 import type { CloseInfo } from "../../errors.ts";
 import type { TraceContext } from "../wire/envelope.ts";
 import type { UntypedMessage } from "../message.ts";
@@ -11,9 +7,9 @@ import type { Side } from "../contract.ts";
 
 /** A handshake that an instrumentation follows. */
 export interface FollowedHandshake {
-  /** Runs what the application does in the handshake, in the hook or after it. */
+  /** Runs the application's code of the handshake, in the hook or after the hook. */
   during<T>(run: () => T): T;
-  /** The handshake is over; only the first call counts. */
+  /** Ends the handshake; only the first call counts. */
   ended(
     outcome: { readonly session: SessionFace } | {
       readonly error: unknown;
@@ -22,21 +18,21 @@ export interface FollowedHandshake {
   ): void;
 }
 
-/** An instrumentation of all sessions of the same settings. */
+/** Instrumentation of all sessions with the same settings. */
 export interface SessionWatch {
-  /** A handshake begins; `undefined` if the instrumentation does not follow it. */
+  /** Begins a handshake; `undefined` if the instrumentation does not follow the handshake. */
   handshake(info: HandshakeInfo): FollowedHandshake | undefined;
-  /** A session is established. */
+  /** Reports an established session. */
   opened(session: SessionFace): void;
-  /** A session that was established is over. */
+  /** Reports the end of an established session. */
   closed(session: SessionFace, info: CloseInfo): void;
-  /** Runs a request by a function that gets the trace to send along. */
+  /** Runs a request by a function that receives the trace to send along. */
   asking<T>(
     session: SessionFace,
     topic: string,
     ask: (trace: TraceContext | undefined) => Promise<T>,
   ): Promise<T>;
-  /** The trace to send with a message. */
+  /** Returns the trace to send with a message. */
   sending(topic: string, session: SessionFace | undefined): TraceContext | undefined;
   /** Runs the handler of a message. */
   handle(
@@ -46,14 +42,16 @@ export interface SessionWatch {
   ): void | Promise<void>;
 }
 
-/** A handshake that began. */
+/** A handshake at the start. */
 export interface HandshakeInfo {
-  /** Which end this is. */
+  /** Side of this end. */
   readonly side: Side;
-  /** Where the client wants to go, without its token. */
+  /** URL of the client's request, without the token. */
   readonly url: string;
-  /** On a server: the wire that the client asks on. A client does not know it yet. */
+  /**
+   * On a server: the transport of the client's request. A client does not know the transport yet.
+   */
   readonly transport?: string;
-  /** On a server: the client's network address, where it is known. */
+  /** On a server: the client's network address, where known. */
   readonly address?: string | undefined;
 }

@@ -1,8 +1,4 @@
-/**
- * What a session counted.
- *
- * @module
- */
+/** Counters of a session. */
 import type { ConnectionCounters } from "../../transport/connection.ts";
 import { type ControlStats, NO_CONTROLS } from "../controls.ts";
 import type { SessionCore } from "../core.ts";
@@ -11,7 +7,7 @@ import type { SessionState } from "../types.ts";
 import type { InboundStats } from "../incoming.ts";
 
 /**
- * Counters of a session, as they were when they were read; no header, cookie or token is among them.
+ * Counters of a session at the time of reading. No header, cookie or token is included.
  *
  * @example Usage
  * ```ts
@@ -48,37 +44,37 @@ export interface SessionStats extends
   > {
   /** Id of the session. */
   readonly id: string;
-  /** Where it is in its life. */
+  /** State of the session. */
   readonly state: SessionState;
-  /** When it was created, in milliseconds since the Unix epoch. */
+  /** Time of creation, in milliseconds since the Unix epoch. */
   readonly createdAt: number;
-  /** When it was established; see `createdAt`. */
+  /** Time at which the session was established; see `createdAt`. */
   readonly readyAt: number | undefined;
-  /** When it was over; see `createdAt`. */
+  /** Time at which the session ended; see `createdAt`. */
   readonly closedAt: number | undefined;
-  /** How long it is, or was, established, in milliseconds. */
+  /** Time for which the session is, or was, established, in milliseconds. */
   readonly uptimeMs: number;
-  /** Handlers of the application that failed, for which `onError` was called. */
+  /** Failed handlers of the application, for which `onError` was called. */
   readonly handlerFailures: number;
-  /** Requests of this end that wait for their answers. */
+  /** Requests of this end that wait for answers. */
   readonly awaitedAnswers: number;
-  /** Streams that were opened, by either end. */
+  /** Streams opened by either end. */
   readonly streamsCreated: number;
-  /** Of these, streams that are open. */
+  /** Open streams. */
   readonly activeStreams: number;
-  /** Bidirectional streams that were opened, by either end. */
+  /** Bidirectional streams opened by either end. */
   readonly bidirectionalStreams: number;
-  /** Unidirectional streams that were opened, by either end. */
+  /** Unidirectional streams opened by either end. */
   readonly unidirectionalStreams: number;
   /**
-   * Makes a plain object of them, which JSON can hold.
+   * Converts the counters to a plain object for JSON.
    *
-   * @returns All of them.
+   * @returns All counters.
    */
   toJSON(): Omit<SessionStats, "toJSON">;
 }
 
-/** What a session takes from the counters of its connection as it is. */
+/** Counters of the connection that a session reports unchanged. */
 const COUNTERS = [
   "streamsClosed",
   "streamErrors",
@@ -100,14 +96,14 @@ const NO_QUEUE: SendQueueStats = {
   droppedMessages: 0,
 };
 
-/** What the counters of a session have beside their numbers. */
+/** Base of the counters, with the method for JSON. */
 class Snapshot {
   toJSON(): object {
     return { ...this };
   }
 }
 
-/** Reads the counters of a session. Nothing is made for it but what it returns. */
+/** Reads the counters of a session. Creates no state on the session. */
 export function statsOf(core: SessionCore): SessionStats {
   const { closedAt, connection, createdAt, id, readyAt, state } = core;
   const counted = (name: keyof ConnectionCounters) => connection.counters?.[name] ?? 0;

@@ -1,8 +1,6 @@
 /**
- * Calls the hooks of an instrumentation, so that nothing that they do changes a session.
- * A client loads this when it is watched.
- *
- * @module
+ * Calls the hooks of an instrumentation, so that no hook can change a session. A client loads this
+ * module only with an instrumentation.
  */
 import type { CloseInfo } from "../../errors.ts";
 import { readTrace, type TraceContext } from "../wire/envelope.ts";
@@ -14,18 +12,18 @@ import { withoutToken } from "../url.ts";
 import { report } from "../report.ts";
 import type { FollowedHandshake, HandshakeInfo, SessionWatch } from "./session_watch.ts";
 
-/** The instrumentation of all sessions of the same settings. */
+/** The instrumentation of all sessions with the same settings. */
 export class Watching implements SessionWatch {
   readonly #hooks: Instrumentation;
   readonly #settings: SessionSettings;
 
-  /** Hands on what happens to an instrumentation. */
+  /** Creates a watch that calls these hooks. */
   constructor(hooks: Instrumentation, settings: SessionSettings) {
     this.#hooks = hooks;
     this.#settings = settings;
   }
 
-  /** A handshake begins; `undefined` if nobody follows it. */
+  /** Begins a handshake; `undefined` if no hook follows the handshake. */
   handshake(info: HandshakeInfo): Handshake | undefined {
     const watch = this.#tell(undefined, () => this.#hooks.handshake?.(info));
     return watch
@@ -33,17 +31,17 @@ export class Watching implements SessionWatch {
       : undefined;
   }
 
-  /** A session is established. */
+  /** Reports an established session. */
   opened(session: Session): void {
     this.#tell(session, () => this.#hooks.sessionOpened?.(session));
   }
 
-  /** A session that was established is over. */
+  /** Reports the end of an established session. */
   closed(session: Session, info: CloseInfo): void {
     this.#tell(session, () => this.#hooks.sessionClosed?.(session, info));
   }
 
-  /** The peer is asked, by a function that gets the trace to send with the request. */
+  /** Runs a request to the peer; `ask` receives the trace to send with the request. */
   async asking<T>(
     session: Session,
     topic: string,
@@ -60,13 +58,13 @@ export class Watching implements SessionWatch {
     }
   }
 
-  /** The trace to send with a message. */
+  /** Returns the trace to send with a message. */
   sending(topic: string, session: Session | undefined): TraceContext | undefined {
     if (this.#hooks.send === undefined) return undefined;
     return readTrace(this.#tell(session, () => this.#hooks.send?.(topic)));
   }
 
-  /** Runs the handler of a message, in the hook or after it. */
+  /** Runs the handler of a message, in the hook or after the hook. */
   handle(
     message: Message,
     session: Session,
@@ -85,14 +83,14 @@ export class Watching implements SessionWatch {
     return run();
   }
 
-  /** Calls a hook, which may run what is handed to it. */
+  /** Calls a hook, which may call `run`. */
   #tell<T>(session: Session | undefined, hook: () => T, run?: () => unknown): T | undefined {
     try {
       const result = hook();
-      // Types let an asynchronous function through where nothing is returned.
+      // The type of a hook without a result allows an asynchronous function.
       if (result instanceof Promise) {
         result.catch(async (error) => {
-          // What it only handed on is told by whoever runs that.
+          // An error of `run` is reported by the caller of `run`.
           if (error !== await reasonOf(run)) this.#failed(session, error);
         });
       }
@@ -105,31 +103,31 @@ export class Watching implements SessionWatch {
 
   #failed(session: Session | undefined, error: unknown): void {
     if (session !== undefined) return report(this.#settings, error, session);
-    // There is no session yet whose handlers could be told.
+    // No session exists yet whose handlers could receive the error.
     this.#settings.console.failed("A hook of the instrumentation", error);
   }
 }
 
-/** A handshake that somebody follows. */
+/** A handshake that an instrumentation follows. */
 export class Handshake implements FollowedHandshake {
   readonly #watch: HandshakeWatch;
   readonly #tell: (hook: () => void, run?: () => unknown) => void;
   #isOver = false;
 
-  /** Follows a handshake; `tell` calls a hook. */
+  /** Creates a followed handshake; `tell` calls a hook. */
   constructor(watch: HandshakeWatch, tell: (hook: () => void, run?: () => unknown) => void) {
     this.#watch = watch;
     this.#tell = tell;
   }
 
-  /** Runs what the application does in it, in the hook or after it. */
+  /** Runs the application's code of the handshake, in the hook or after the hook. */
   during<T>(what: () => T): T {
     const run = once(what);
     this.#tell(() => this.#watch.during?.(run), run);
     return run();
   }
 
-  /** It is over; only the first call counts. */
+  /** Ends the handshake; only the first call counts. */
   ended(outcome: HandshakeOutcome): void {
     if (this.#isOver) return;
     this.#isOver = true;
@@ -137,17 +135,20 @@ export class Handshake implements FollowedHandshake {
   }
 }
 
-/** The part of a client's options that its instrumentation needs. */
+/** Options of a client that its instrumentation needs. */
 export interface WatchedOpening {
-  /** Where to. */
+  /** URL of the server. */
   readonly url: string | URL | (() => string | URL | Promise<string | URL>);
   /** Settings of the session. */
   readonly settings: SessionSettings;
-  /** Watches the attempt, and then the session. */
+  /** Hooks for the attempt, and then for the session. */
   readonly instrumentation?: Instrumentation | undefined;
 }
 
-/** Opens a client's session by `open`, which gets the function that gives the URL, and has it watched. */
+/**
+ * Opens a client's session with an instrumentation. `open` receives a function that returns the
+ * URL.
+ */
 export async function openWatched(
   options: WatchedOpening,
   open: (url: () => Promise<string | URL>) => Promise<Session>,
@@ -160,7 +161,7 @@ export async function openWatched(
     const session = await open(async () => {
       const url = typeof options.url === "function" ? await options.url() : options.url;
       const info = { side: "client", url: withoutToken(String(url)) } as const;
-      // An attempt that ended meanwhile would leave its handshake open.
+      // An attempt that has ended in the meantime would leave the handshake open.
       if (!isOver) handshake = settings.watch?.handshake(info);
       return url;
     });
@@ -173,7 +174,10 @@ export async function openWatched(
   }
 }
 
-/** The HTTP status of a refusal; one by close has the code that stands for it. */
+/**
+ * Returns the HTTP status of a refusal; a refusal by close has a close code that stands for the
+ * status.
+ */
 export function refusalStatus(error: unknown): number | undefined {
   const { status, info } = Object(error) as { status?: unknown; info?: CloseInfo };
   if (typeof status === "number") return status;
@@ -186,7 +190,7 @@ function once<T>(run: () => T): () => T {
   return () => (ran ??= { result: run() }).result;
 }
 
-/** Why what was run failed; `undefined` if it did not. */
+/** Returns the error of `run`; `undefined` without an error. */
 async function reasonOf(run: (() => unknown) | undefined): Promise<unknown> {
   try {
     await run?.();
