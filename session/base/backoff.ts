@@ -1,8 +1,4 @@
-/**
- * How long to wait before the next attempt: longer each time, with jitter, capped.
- *
- * @module
- */
+/** Delays between attempts: longer each time, with jitter, capped. */
 
 /** Options for {@linkcode Backoff}. */
 export interface BackoffOptions {
@@ -29,8 +25,8 @@ export interface BackoffOptions {
 }
 
 /**
- * Delays that double, each drawn between nothing and the whole, so that many clients that lost the
- * same server come back as far apart as they can.
+ * Delays that double. Each is drawn between zero and the full delay, so that many clients that lost
+ * the same server come back spread as far apart as possible.
  *
  * @example Usage
  * ```ts
@@ -74,8 +70,9 @@ export class Backoff {
   /**
    * Draws the next delay.
    *
-   * @param isOffline Whether the next attempt is to fail: it comes after the longest delay, and does not count.
-   * @returns The delay in milliseconds, or `undefined` once there were `maxAttempts`.
+   * @param isOffline True if the next attempt is expected to fail: the attempt comes after the
+   * longest delay and does not count.
+   * @returns The delay in milliseconds, or `undefined` after `maxAttempts`.
    */
   next(isOffline: boolean = false): number | undefined {
     const { firstDelayMs, maxDelayMs, maxAttempts, random } = this.#options;
@@ -87,7 +84,7 @@ export class Backoff {
     return random() * whole;
   }
 
-  /** Begins anew after a success. */
+  /** Starts over after a success. */
   reset(): void {
     this.#attempt = 0;
   }

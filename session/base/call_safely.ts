@@ -1,15 +1,12 @@
-/**
- * Calling what the application wrote, where nobody waits for it.
- *
- * @module
- */
+/** Calls of the application's functions that no caller awaits. */
 
 /**
- * Calls a function that may fail, now or later.
+ * Calls a function that may fail, at once or later.
  *
  * @param call The function.
- * @param failed Told what it throws, or what its promise rejects with. MUST NOT throw.
- * @returns What it is busy with, which never rejects; `undefined` if it is done.
+ * @param failed Receives the thrown error, or the rejection of the returned promise. MUST NOT
+ * throw.
+ * @returns The running promise, which never rejects; `undefined` if the call is done.
  */
 export function attempt(
   call: () => unknown,
@@ -17,7 +14,7 @@ export function attempt(
 ): Promise<unknown> | undefined {
   try {
     const running = call();
-    // Types let an asynchronous function through where nothing is returned.
+    // The type allows an asynchronous function, although the result is not used.
     return running instanceof Promise ? running.catch(failed) : undefined;
   } catch (error) {
     return void failed(error);

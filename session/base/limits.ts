@@ -1,17 +1,13 @@
-/**
- * Limits that have defaults, and are positive integers.
- *
- * @module
- */
+/** Limits that are positive integers with defaults. */
 
 /**
- * Fills in the limits that are left out, and checks those that are given.
+ * Fills in missing limits, and checks the given ones.
  *
- * @param defaults Every limit, by its name.
- * @param given What the application set; all else in it is passed over.
- * @param options What is being created, with the option that the limits stand in; the largest value.
- * @returns The limits, complete.
- * @throws {RangeError} If one is not a positive integer, or larger than `max`.
+ * @param defaults Every limit, by name.
+ * @param given Options of the application; other keys are ignored.
+ * @param options The created object and the option that holds the limits; the largest value.
+ * @returns The complete limits.
+ * @throws {RangeError} If a limit is not a positive integer, or larger than `max`.
  */
 export function checkLimits<K extends string>(
   defaults: Readonly<Record<K, number>>,

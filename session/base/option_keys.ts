@@ -1,19 +1,18 @@
 /**
- * Keys of options: a mistyped one would be ignored, and its default would hold in silence.
- *
- * @module
+ * Known keys of options: without a check, a mistyped key would be ignored and its default would
+ * apply silently.
  */
 
-/** Each key of an options type, so that the compiler finds one that is missing or gone. */
+/** All keys of an options type, so that the compiler finds a missing or removed key. */
 export type OptionKeys<T> = Readonly<Record<keyof T, true>>;
 
 /**
- * Refuses options with a key that is not known.
+ * Refuses options with an unknown key.
  *
- * @param options The options as they were given; nothing is checked where they are no object.
- * @param known Holds every key that there is.
+ * @param options The options as given; other values than objects are not checked.
+ * @param known An object with all known keys.
  * @param place The operation and the place of the options, such as `create broker: options`.
- * @throws {TypeError} If a key is unknown; the message names the one that may have been meant.
+ * @throws {TypeError} If a key is unknown; the message suggests the most similar key.
  */
 export function checkKeys(options: unknown, known: object, place: string): void {
   if (typeof options !== "object" || options === null) return;
@@ -25,7 +24,10 @@ export function checkKeys(options: unknown, known: object, place: string): void 
   }
 }
 
-/** Tells whether two names differ by case, or by one letter that is other, missing, added or swapped. */
+/**
+ * Returns true for two names that differ only by case, or by one letter that is changed, missing,
+ * added or swapped.
+ */
 function isNear(a: string, b: string): boolean {
   const [one, other] = [a.toLowerCase(), b.toLowerCase()];
   if (one === other) return true;

@@ -1,12 +1,8 @@
-/**
- * Waiting for a change, without missing it.
- *
- * @module
- */
+/** Waiting for a change, without missing one. */
 
-/** Something that changes, and tells whoever waits for it. */
+/** A changing value or state, with promises for its next change. */
 export class Changing {
-  // Made when first awaited: most queues of a server never are.
+  // Created when first awaited: most queues of a server are never awaited.
   #next: PromiseWithResolvers<void> | undefined;
 
   /** Resolves at the next change. */
@@ -15,7 +11,7 @@ export class Changing {
     return this.#next.promise;
   }
 
-  /** Wakes everybody who waits. */
+  /** Resolves all promises of `changed`. */
   notify(): void {
     this.#next?.resolve();
     this.#next = undefined;

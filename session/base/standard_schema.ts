@@ -1,48 +1,45 @@
 /**
- * Standard Schema, version 1: the small interface through which zod, valibot,
- * arktype and others offer their schemas, so that Skein depends on none of
- * them. Types, and the one function that calls a schema.
- *
- * @module
+ * Standard Schema, version 1: the small interface of zod, valibot, arktype and others, so that
+ * Skein depends on no schema library. Holds the types, and the one function that calls a schema.
  */
 
-/** One key on the way to an invalid value, when the schema library wraps it. */
+/** One key on the path to an invalid value, when the schema library wraps keys. */
 export interface StandardPathSegment {
   /** Property name or index. */
   readonly key: PropertyKey;
 }
 
-/** One thing that is wrong with a value. */
+/** One fault of a value. */
 export interface StandardIssue {
-  /** What is wrong, for people. */
+  /** Description of the fault, for people. */
   readonly message: string;
-  /** Where in the value; absent or empty for the value itself. */
+  /** Path in the value; absent or empty for the value itself. */
   readonly path?: readonly (PropertyKey | StandardPathSegment)[] | undefined;
 }
 
-/** What a schema answers for a value that fits. */
+/** Result of a schema for a valid value. */
 export interface StandardSuccess<Output> {
-  /** The value as the schema gives it back, defaults and transforms applied. */
+  /** The value as the schema returns it, with defaults and transforms applied. */
   readonly value: Output;
-  /** Always absent here: this is what tells success from failure. */
+  /** Always absent: this key tells success from failure. */
   readonly issues?: undefined;
 }
 
-/** What a schema answers for a value that does not fit. */
+/** Result of a schema for an invalid value. */
 export interface StandardFailure {
-  /** What is wrong; the first issue is the one that Skein tells. */
+  /** The faults; Skein reports the first one. */
   readonly issues: readonly StandardIssue[];
 }
 
-/** The two types of a schema; they exist for the compiler only. */
+/** The two types of a schema, for the compiler only. */
 export interface StandardTypes<Input, Output> {
-  /** What the schema takes. */
+  /** Type that the schema accepts. */
   readonly input: Input;
-  /** What the schema gives. */
+  /** Type that the schema returns. */
   readonly output: Output;
 }
 
-/** What stands behind the `~standard` key of a schema. */
+/** Value of the `~standard` key of a schema. */
 export interface StandardProps<Input, Output> {
   /** Version of the interface. */
   readonly version: 1;
@@ -51,7 +48,7 @@ export interface StandardProps<Input, Output> {
   /**
    * Checks a value, at once or through a promise.
    *
-   * @param value What to check.
+   * @param value The value to check.
    * @returns The value or the issues.
    */
   readonly validate: (
@@ -60,7 +57,7 @@ export interface StandardProps<Input, Output> {
     | StandardSuccess<Output>
     | StandardFailure
     | Promise<StandardSuccess<Output> | StandardFailure>;
-  /** Never read at run time; carries the types. */
+  /** Carrier of the types, never read at run time. */
   readonly types?: StandardTypes<Input, Output> | undefined;
 }
 
@@ -84,8 +81,8 @@ export interface StandardProps<Input, Output> {
  * assertEquals(validate(seat, 4), { ok: true, value: 4 });
  * ```
  *
- * @typeParam Input What the schema takes: the type to send.
- * @typeParam Output What the schema gives: the type that is received.
+ * @typeParam Input The type that the schema accepts: the type to send.
+ * @typeParam Output The type that the schema returns: the type that is received.
  */
 export interface StandardSchema<Input = unknown, Output = Input> {
   /** The interface itself. */
@@ -93,7 +90,7 @@ export interface StandardSchema<Input = unknown, Output = Input> {
 }
 
 /**
- * The type that a schema takes, so the type of what is sent.
+ * The input type of a schema: the type of sent data.
  *
  * @typeParam S The schema.
  */
@@ -102,7 +99,7 @@ export type InputOf<S extends StandardSchema> = NonNullable<
 >["input"];
 
 /**
- * The type that a schema gives, so the type of what is received.
+ * The output type of a schema: the type of received data.
  *
  * @typeParam S The schema.
  */
@@ -110,39 +107,39 @@ export type OutputOf<S extends StandardSchema> = NonNullable<
   S["~standard"]["types"]
 >["output"];
 
-/** What {@linkcode validate} says of a value that fits. */
+/** Result of {@linkcode validate} for a valid value. */
 export interface Valid<T> {
   /** The value fits. */
   readonly ok: true;
-  /** The value as the schema gave it back. */
+  /** The value as the schema returned it. */
   readonly value: T;
 }
 
-/** What {@linkcode validate} says of a value that does not fit. */
+/** Result of {@linkcode validate} for an invalid value. */
 export interface Invalid {
   /** The value does not fit. */
   readonly ok: false;
   /** The first issue's message. */
   readonly message: string;
-  /** Where in the value; empty for the value itself. Safe to write as JSON. */
+  /** Path in the value; empty for the value itself. Safe to write as JSON. */
   readonly path: readonly (string | number)[];
 }
 
 /**
- * The outcome of {@linkcode validate}; branch on `ok`.
+ * Result of {@linkcode validate}; branch on `ok`.
  *
- * @typeParam T What the schema gives.
+ * @typeParam T The type that the schema returns.
  */
 export type Validation<T> = Valid<T> | Invalid;
 
 /**
  * Checks a value against a schema.
  *
- * - **Sync stays sync:** a promise comes back only where the schema gave one.
- * - **One issue:** the first is told; its path holds strings and numbers only.
- * - **A schema that throws is not an answer:** its error, or rejection, passes
- *   through as it is. The fault is the application's, and "invalid" would lay it
- *   on the peer that sent the value.
+ * - **Sync stays sync:** returns a promise only where the schema returned one.
+ * - **One issue:** only the first issue is reported, with a path of strings and numbers.
+ * - **Errors pass through:** an error that the schema throws, or its rejection, reaches the caller
+ *   unchanged. The fault is the application's, and "invalid" would blame the peer that sent the
+ *   value.
  *
  * @example Usage
  * ```ts
@@ -159,18 +156,18 @@ export type Validation<T> = Valid<T> | Invalid;
  * });
  * ```
  *
- * @typeParam T What the schema gives.
+ * @typeParam T The type that the schema returns.
  * @param schema The schema.
- * @param value What to check.
- * @returns The outcome; a promise of it if the schema is asynchronous.
+ * @param value The value to check.
+ * @returns The result; a promise of the result if the schema is asynchronous.
  */
 export function validate<T>(
   schema: StandardSchema<unknown, T>,
   value: unknown,
 ): Validation<T> | Promise<Validation<T>> {
   const result = schema["~standard"].validate(value);
-  // By shape, not `instanceof`: a promise may come from another realm. What goes
-  // out is this realm's own, so callers may use `instanceof`.
+  // Detected by shape, not by `instanceof`: a promise may come from another realm. The returned
+  // promise belongs to this realm, so callers may use `instanceof`.
   return "then" in result ? Promise.resolve(result).then(outcome) : outcome(result);
 }
 

@@ -1,8 +1,4 @@
-/**
- * A value that changes, told to whoever asks.
- *
- * @module
- */
+/** A changing value, for loops and callbacks. */
 import { attempt } from "./call_safely.ts";
 import { Changing } from "./signal.ts";
 
@@ -10,8 +6,9 @@ import { Changing } from "./signal.ts";
 export type Unsubscribe = (() => void) & Disposable;
 
 /**
- * The latest value, and each change of it: for a loop, or for a callback as view libraries have it.
- * A loop that is slow misses values in between, never the latest: nothing is kept for anybody.
+ * The latest value and all its changes, for a loop, or for a callback in the form that view
+ * libraries use. A slow loop misses values in between, but never the latest, because the feed keeps
+ * only the latest value.
  *
  * @example Usage
  * ```ts
@@ -32,7 +29,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   #version = 0;
   #isEnded = false;
   readonly #changes = new Changing();
-  /** Made for the first callback: most feeds have none. */
+  /** Created for the first callback: most feeds have no callback. */
   #callbacks: Set<{ readonly call: (value: T) => unknown }> | undefined;
   #isObserved = false;
 
@@ -50,13 +47,13 @@ export class StatusFeed<T> implements AsyncIterable<T> {
     return this.#current;
   }
 
-  /** Whether the value changes no more. */
+  /** True if the value changes no more. */
   get isEnded(): boolean {
     return this.#isEnded;
   }
 
   /**
-   * True once a loop or a callback of the application was told.
+   * True once the application has used a loop or a callback.
    *
    * @ignore
    */
@@ -89,14 +86,14 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   }
 
   /**
-   * Has a callback told the value as it is, at once, and then each change, up to the last one.
+   * Calls a callback with the current value at once, and with each change up to the last one.
    *
-   * - **Stores:** this is the contract of a store of Svelte; React's `useSyncExternalStore` takes it
-   *   with {@linkcode StatusFeed.current}.
-   * - **Failure:** an error that the callback throws is printed, and ends nothing.
+   * - **Stores:** this is the contract of a store of Svelte; React's `useSyncExternalStore` accepts
+   *   this method together with {@linkcode StatusFeed.current}.
+   * - **Failure:** an error that the callback throws is printed, and the subscription continues.
    *
-   * @param callback Told the value.
-   * @returns Ends the subscription.
+   * @param callback Receives each value.
+   * @returns A function that ends the subscription.
    *
    * @example Usage
    * ```ts
@@ -118,7 +115,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   }
 
   /**
-   * Has a callback of the library told the same, which does not count as one of the application.
+   * Subscribes a callback of the library, which does not count as one of the application.
    *
    * @ignore
    */
@@ -132,7 +129,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   }
 
   /**
-   * Yields the value as it is, then each change, up to the last one.
+   * Yields the current value, then each change, up to the last one.
    *
    * @returns The values.
    */
@@ -142,7 +139,8 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   }
 
   /**
-   * Yields the same to the library's own loops, which do not count as the application's.
+   * Yields the same values to a loop of the library, which does not count as one of the
+   * application.
    *
    * @ignore
    */

@@ -1,15 +1,13 @@
 /**
- * Topic patterns such as `chat:{room}`, and the router that finds the one
- * pattern that a topic fits.
- *
- * @module
+ * Topic patterns such as `chat:{room}`, and the router that finds the one matching pattern of a
+ * topic.
  */
 import { MAX_TOPIC_BYTES } from "../wire/envelope.ts";
 import { exceedsBytes, utf8Length } from "../wire/utf8.ts";
 
 /**
- * Topics whose match a {@linkcode TopicRouter} remembers. Enough for the busy
- * topics of one process; at 255 bytes a topic, about half a mebibyte.
+ * Topics whose match a {@linkcode TopicRouter} remembers. Enough for the busy topics of one
+ * process; at 255 bytes a topic, about half a mebibyte.
  */
 export const MAX_CACHED_MATCHES = 1024;
 
@@ -39,8 +37,8 @@ export type ParamNames<P extends string> = P extends `${string}{${infer Name}}${
 export type ParamsOf<P extends string> = string extends P ? Readonly<Record<string, string>>
   : { readonly [Name in ParamNames<P>]: string };
 
-// How a pattern is read for overlaps: a parameter is one character of any kind,
-// then a run of any length, none included. Other numbers are UTF-16 code units.
+// Tokens of a pattern for the overlap check: a parameter is one character of any kind, then a run
+// of any length, zero included. Other numbers are UTF-16 code units.
 const ONE = -1;
 const RUN = -2;
 
@@ -67,7 +65,7 @@ const RUN = -2;
  * @typeParam P The pattern as a literal type.
  */
 export class TopicPattern<P extends string = string> {
-  /** The pattern as it was written. */
+  /** The pattern as written. */
   readonly source: P;
   /** Names of the parameters, in order. */
   readonly paramNames: readonly string[];
@@ -77,16 +75,16 @@ export class TopicPattern<P extends string = string> {
    * Compiles a pattern.
    *
    * @param source The pattern.
-   * @param verb What the caller is doing, for the error message.
-   * @throws {TypeError} If the pattern is empty, a brace has no partner, a name
-   * is not a letter followed by letters, digits and `_`, a name comes twice, or
-   * two parameters have no text between them.
+   * @param verb The caller's operation, for the error message.
+   * @throws {TypeError} If the pattern is empty, a brace has no partner, a name is not a letter
+   * followed by letters, digits and `_`, a name comes twice, or two parameters have no text between
+   * them.
    * @throws {RangeError} If the pattern is longer than 255 bytes.
    */
   constructor(source: P, verb: string = "compile topic pattern") {
     checkTopic(source, verb);
     const names: string[] = [];
-    // Pieces are in turn literal, name, literal, name, ..., literal.
+    // Pieces alternate: literal, name, literal, name, ..., literal.
     const pieces = source.split(/\{([^{}]*)\}/);
     for (const [index, piece] of pieces.entries()) {
       let rule = "";
@@ -125,7 +123,8 @@ export class TopicPattern<P extends string = string> {
     const end = topic.length - tail.length;
     let start = head.length;
     for (let index = 1; index <= last; index++) {
-      // The nearest place is enough: if it leads nowhere, no later one does.
+      // The nearest place is enough: if the rest of the topic does not match after this place, no
+      // later place helps.
       const at = index < last ? topic.indexOf(literals[index]!, start + 1) : end;
       if (at <= start) return undefined;
       params[this.paramNames[index - 1]!] = topic.slice(start, at);
@@ -135,7 +134,7 @@ export class TopicPattern<P extends string = string> {
   }
 
   /**
-   * Tells whether some topic fits both this pattern and another.
+   * Checks two patterns for a topic that fits both.
    *
    * @example Usage
    * ```ts
@@ -148,14 +147,14 @@ export class TopicPattern<P extends string = string> {
    * ```
    *
    * @param other The other pattern.
-   * @returns `true` if there is such a topic.
+   * @returns True if a topic fits both.
    */
   overlaps(other: TopicPattern): boolean {
     const [head, otherHead] = [this.#literals[0]!, other.#literals[0]!];
     if (!head.startsWith(otherHead) && !otherHead.startsWith(head)) return false;
     const [a, b] = [this.#tokens(), other.#tokens()];
-    // row[j]: a from i on and b from j on have a text in common. Beyond the ends
-    // everything reads as undefined, which is no.
+    // In row[j], a from i on and b from j on have a text in common. Beyond the ends all reads give
+    // undefined, which counts as false.
     let below: boolean[] = [];
     for (let i = a.length; i >= 0; i--) {
       const row: boolean[] = [];
@@ -179,10 +178,9 @@ export class TopicPattern<P extends string = string> {
 }
 
 /**
- * What {@linkcode TopicRouter.match} finds: the route's own fields, and the
- * topic's parameters.
+ * Result of {@linkcode TopicRouter.match}: the route's own fields, and the topic's parameters.
  *
- * @typeParam Route What stands behind a pattern.
+ * @typeParam Route The value of a pattern.
  */
 export type RouteMatch<Route extends object> = Readonly<Route> & {
   /** The parameters of the topic; empty for an exact one. */
@@ -213,7 +211,7 @@ export type RouteMatch<Route extends object> = Readonly<Route> & {
  * assertEquals(router.match("weather"), undefined);
  * ```
  *
- * @typeParam Route What stands behind a pattern.
+ * @typeParam Route The value of a pattern.
  */
 export class TopicRouter<Route extends object> {
   readonly #exact = new Map<string, RouteMatch<Route>>();
@@ -223,9 +221,9 @@ export class TopicRouter<Route extends object> {
   /**
    * Compiles the patterns.
    *
-   * @param routes Patterns, each with what stands behind it.
-   * @param verb What the caller is doing, for the error message.
-   * @throws {TypeError} If a pattern is malformed, or two of them overlap.
+   * @param routes Pairs of a pattern and its route.
+   * @param verb The caller's operation, for the error message.
+   * @throws {TypeError} If a pattern is malformed, or two patterns overlap.
    * @throws {RangeError} If a pattern is longer than 255 bytes.
    */
   constructor(
@@ -261,7 +259,7 @@ export class TopicRouter<Route extends object> {
       const params = pattern.match(topic);
       if (!params) continue;
       const match = join(route, params);
-      // Starting over is cheaper than keeping track of age, and as bounded.
+      // Clearing is cheaper than keeping track of age, and as bounded.
       if (this.#cache.size >= MAX_CACHED_MATCHES) this.#cache.clear();
       this.#cache.set(topic, match);
       return match;
@@ -278,7 +276,7 @@ function join<Route extends object>(
 }
 
 /**
- * Refuses what cannot be a topic. Costs one comparison for a short topic.
+ * Refuses an invalid topic. Costs one comparison for a short topic.
  *
  * @example Usage
  * ```ts
@@ -289,11 +287,11 @@ function join<Route extends object>(
  * assertThrows(() => checkTopic("", "send"), TypeError, "Cannot send: a topic must be");
  * ```
  *
- * @param topic What was given as a topic.
- * @param verb What the caller is doing, for the error message.
- * @param maxBytes The most bytes that it may have in UTF-8.
- * @throws {TypeError} If it is not a string, or empty.
- * @throws {RangeError} If it is longer than `maxBytes`.
+ * @param topic The value given as a topic.
+ * @param verb The caller's operation, for the error message.
+ * @param maxBytes Most bytes of the topic in UTF-8.
+ * @throws {TypeError} If the topic is not a string, or is empty.
+ * @throws {RangeError} If the topic is longer than `maxBytes`.
  */
 export function checkTopic(
   topic: unknown,

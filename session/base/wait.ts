@@ -1,30 +1,26 @@
-/**
- * Waiting with an end: by time, by signal.
- *
- * @module
- */
+/** Waiting that ends by time or by signal. */
 import { startTimer, within } from "../../transport/within.ts";
 
 export { MAX_TIMER_MS, startTimer } from "../../transport/within.ts";
 
 /** Options for {@linkcode waitFor}. */
 export interface WaitForOptions {
-  /** What is waited for, named in the error. */
+  /** Name of the awaited event, for the error. */
   readonly what: string;
-  /** Gives up after this many milliseconds; never, if left out. */
+  /** Time after which the wait gives up, in milliseconds; unlimited if left out. */
   readonly timeoutMs?: number | undefined;
-  /** Gives up. */
+  /** Ends the wait. */
   readonly signal?: AbortSignal | undefined;
 }
 
 /**
- * Waits for a promise, but not for ever. Giving up does not end what the promise stands for.
+ * Waits for a promise, with a limit. Giving up does not cancel the work behind the promise.
  *
- * @typeParam T What the promise gives.
- * @param promise What to wait for.
+ * @typeParam T The type of the promised value.
+ * @param promise The promise to wait for.
  * @param options See {@linkcode WaitForOptions}.
- * @returns What the promise gives.
- * @throws {TimeoutError} If it takes longer than `timeoutMs`.
+ * @returns The promised value.
+ * @throws {TimeoutError} If the promise takes longer than `timeoutMs`.
  */
 export function waitFor<T>(promise: Promise<T>, options: WaitForOptions): Promise<T> {
   const { what, ...rest } = options;
@@ -32,12 +28,12 @@ export function waitFor<T>(promise: Promise<T>, options: WaitForOptions): Promis
 }
 
 /**
- * Waits for a promise for a time, and says whether that was enough.
+ * Waits for a promise for a limited time.
  *
- * @param promise What to wait for.
- * @param timeoutMs How long, in milliseconds.
- * @returns False if the time was over first.
- * @throws What the promise rejects with, in time.
+ * @param promise The promise to wait for.
+ * @param timeoutMs The limit, in milliseconds.
+ * @returns True if the promise fulfilled in time; false after the limit.
+ * @throws The promise's rejection, in time.
  */
 export function settlesWithin(promise: Promise<unknown>, timeoutMs: number): Promise<boolean> {
   return new Promise((resolve, reject) => {
@@ -50,7 +46,7 @@ export function settlesWithin(promise: Promise<unknown>, timeoutMs: number): Pro
  * Waits for a time or a signal. Leaves neither a timer nor a listener behind.
  *
  * @param ms The time, in milliseconds.
- * @param signals Each of these ends the pause.
+ * @param signals Signals that each end the pause.
  */
 export function pause(ms: number, ...signals: readonly AbortSignal[]): Promise<void> {
   if (ms <= 0 || signals.some(({ aborted }) => aborted)) return Promise.resolve();
