@@ -1,13 +1,9 @@
-/**
- * How values become bytes.
- *
- * @module
- */
+/** Codecs between values and bytes. */
 
 /**
- * Makes bytes of values, and values of bytes.
+ * Encodes values as bytes, and decodes bytes to values.
  *
- * @example Bytes as they are
+ * @example Plain bytes
  * ```ts
  * import type { Codec } from "@skein/skein";
  * import { assertEquals } from "@std/assert";
@@ -21,19 +17,19 @@
  * ```
  */
 export interface Codec {
-  /** Its name, for errors. */
+  /** Name of the codec, for errors. */
   readonly name: string;
   /**
-   * Makes bytes.
+   * Encodes a value.
    *
-   * @param value What to encode.
-   * @returns The bytes; none is as good as many.
+   * @param value The value to encode.
+   * @returns The bytes; an empty array is allowed.
    */
   encode(value: unknown): Uint8Array;
   /**
-   * Makes a value. SHOULD throw where the bytes are none of its own.
+   * Decodes a value. SHOULD throw if the bytes are not an encoding of this codec.
    *
-   * @param bytes Of one value; they are the codec's to keep.
+   * @param bytes The bytes of one value, which the codec may keep.
    * @returns The value.
    */
   decode(bytes: Uint8Array): unknown;
@@ -43,7 +39,7 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder("utf-8", { fatal: true });
 
 /**
- * JSON (RFC 8259) in UTF-8; what is used where nobody says otherwise.
+ * JSON (RFC 8259) in UTF-8; the default codec.
  *
  * @example Usage
  * ```ts

@@ -1,8 +1,4 @@
-/**
- * Streams, datagrams and credit of a session, beside messages.
- *
- * @module
- */
+/** Incoming streams, datagrams and credit of a session. */
 import { UnsupportedError } from "../../errors.ts";
 import type {
   BidirectionalStream,
@@ -21,31 +17,33 @@ export type IncomingStream =
     readonly direction: "bidirectional";
   })
   | {
-    /** The peer writes. */
+    /** Only the peer writes. */
     readonly direction: "unidirectional";
-    /** What it writes. */
+    /** Bytes of the peer. */
     readonly readable: ReceiveStream;
   };
 
-/** One direction of the streams that come. */
+/** Incoming streams of one direction. */
 interface Source {
   readonly direction: StreamDirection;
   readonly streams: ReadableStream<BidirectionalStream> | ReadableStream<ReceiveStream>;
   reader: ReadableStreamDefaultReader<BidirectionalStream | ReceiveStream> | undefined;
   isReading: boolean;
   isDone: boolean;
-  /** Came when another was waited for too; the next that is yielded. */
+  /** A stream that arrived while the loop waited for both directions; yielded next. */
   came: IncomingStream | undefined;
 }
 
-/** Merges the streams of both directions, for one loop at a time. A session has one. */
+/**
+ * Merges the incoming streams of both directions, for one loop at a time. A session has one merger.
+ */
 export class IncomingLoop {
   readonly #host: LoopHost;
   readonly #sources: Source[];
   #isRunning = false;
   #wake = () => {};
 
-  /** Reads nothing yet. */
+  /** Creates a merger that reads no stream yet. */
   constructor(host: LoopHost) {
     const { connection } = host;
     this.#host = host;
@@ -56,7 +54,7 @@ export class IncomingLoop {
     host.whenEnded(() => this.#wake());
   }
 
-  /** See `incomingStreams` of a session. */
+  /** Implements `incomingStreams` of a session. */
   async *run(signal?: AbortSignal): AsyncGenerator<IncomingStream, void, undefined> {
     if (this.#isRunning) {
       throw new TypeError("Cannot loop over incoming streams: another loop over them runs");
@@ -65,7 +63,7 @@ export class IncomingLoop {
     const onAbort = () => this.#wake();
     signal?.addEventListener("abort", onAbort);
     try {
-      // Somebody else may read one of them: the other is let go of then, too.
+      // Another reader may hold one of the two: then the `finally` block releases the other one.
       for (const source of this.#sources) lock(source);
       while (true) {
         const stream = await this.#next(signal);
@@ -88,7 +86,7 @@ export class IncomingLoop {
       if (came.came !== undefined) {
         const stream = came.came;
         came.came = undefined;
-        // Who was not asked is asked first next time, and nobody is asked until then.
+        // The direction that was not read comes first next time, and no read stays open until then.
         if (came === first) this.#sources.reverse();
         for (const source of this.#sources) {
           if (!source.isReading) continue;
@@ -99,7 +97,8 @@ export class IncomingLoop {
       }
       const woken = new Promise<void>((resolve) => this.#wake = resolve);
       this.#read(first);
-      // What waits there already is found at once, and then the other is not asked at all.
+      // A waiting stream arrives within these microtasks; then the other direction is not read at
+      // all.
       for (let i = 0; i < 3 && first.isReading; i++) await undefined;
       if (first.isReading || first.isDone) {
         this.#read(second);
@@ -118,7 +117,7 @@ export class IncomingLoop {
       if (!done) source.came = incomingOf(value, source.direction);
       this.#wake();
     }, () => {
-      // Either it was let go of, or the connection is over, and `closed` tells how.
+      // Either the reader was released, or the connection is over, and `closed` reports the reason.
       if (source.reader !== reader) return;
       source.isReading = false;
       source.isDone = true;
@@ -127,36 +126,36 @@ export class IncomingLoop {
   }
 }
 
-/** What the loop needs of its session. */
+/** The part of a session that the loop uses. */
 export interface LoopHost {
-  /** Where the streams come from. */
+  /** Source of the streams. */
   readonly connection: Connection;
-  /** Where the session is in its life. */
+  /** State of the session. */
   readonly state: SessionState;
   /** Calls back when the session is over. */
   whenEnded(callback: () => void): void;
 }
 
-/** A session, as its calls for streams, datagrams and credit see it. */
+/** The part of a session that streams, datagrams and credit use. */
 export interface StreamsHost extends LoopHost {
-  /** Merges the streams that come; made by the first loop. */
+  /** Merger of incoming streams, created by the first loop. */
   incoming: IncomingLoop | undefined;
-  /** Throws if nothing can be sent. */
+  /** Throws if the session cannot send. */
   checkOpen(verb: string): void;
 }
 
-/** See `incomingStreams` of a session. */
+/** Implements `incomingStreams` of a session. */
 export async function* incomingStreams(
   core: StreamsHost,
   { signal }: { readonly signal?: AbortSignal },
 ): AsyncGenerator<IncomingStream, void, undefined> {
-  // A server loops for each peer, and a plain one is no reason to fail.
+  // A server loops for each peer, and must not fail for a peer on a connection without streams.
   if (!core.connection.capabilities.streams) return;
   core.incoming ??= new IncomingLoop(core);
   yield* core.incoming.run(signal);
 }
 
-/** See `sendDatagram` of a session. */
+/** Implements `sendDatagram` of a session. */
 export function sendDatagram(core: StreamsHost, data: Uint8Array): void {
   const { capabilities, datagrams, transport } = core.connection;
   if (capabilities.datagrams === "none") {
@@ -176,11 +175,11 @@ export function sendDatagram(core: StreamsHost, data: Uint8Array): void {
   }
   if (direct !== undefined) return direct.send(data);
   const writer = writable.getWriter();
-  writer.write(data).catch(() => {}); // A datagram may be lost without a word.
+  writer.write(data).catch(() => {}); // A datagram may be lost silently.
   writer.releaseLock();
 }
 
-/** See `grantDataCredit` and `grantStreamsCredit` of a session. */
+/** Implements `grantDataCredit` and `grantStreamsCredit` of a session. */
 export function grantCredit(core: StreamsHost, kind: CreditKind, total: number): void {
   core.checkOpen("grant credit");
   const { credit, transport } = core.connection;
@@ -189,7 +188,7 @@ export function grantCredit(core: StreamsHost, kind: CreditKind, total: number):
       `Cannot grant credit: the peer counts none on this ${transport} connection; see capabilities`,
     );
   }
-  // Here too: where credit is loaded first, it is told of a fault too late.
+  // Checked here too: on first use, credit loads late and would throw too late.
   if (!Number.isSafeInteger(total) || total < 0) {
     throw new RangeError(
       `Cannot grant credit: the total must be an integer from 0 to 2^53 - 1, received ${total}`,
@@ -209,12 +208,12 @@ function sourceOf(direction: StreamDirection, streams: Source["streams"]): Sourc
   };
 }
 
-/** Has the only reader from now on: a wire keeps less of what nobody reads. */
+/** Takes the only reader. A connection buffers fewer streams while no reader is active. */
 function lock(source: Source): void {
   source.reader = (source.streams as ReadableStream<BidirectionalStream>).getReader();
 }
 
-/** Gives up a read that nobody waits for, so that it takes no stream. */
+/** Releases the reader without a pending read, so that the read takes no stream. */
 function letGo(source: Source): void {
   const { reader } = source;
   source.reader = undefined;
@@ -230,7 +229,10 @@ function incomingOf(
   return { direction, readable: stream as ReceiveStream };
 }
 
-/** A stream with its direction. Its ends are those of the wire, which makes them when it is asked for them. */
+/**
+ * A stream with a direction. The ends are those of the connection, which creates each end on first
+ * access.
+ */
 class Incoming implements BidirectionalStream {
   readonly direction = "bidirectional";
   readonly #stream: BidirectionalStream;
@@ -247,7 +249,7 @@ class Incoming implements BidirectionalStream {
     return this.#stream.writable;
   }
 
-  // A wire without one has `undefined` here, which is what whoever asks looks for.
+  // May be `undefined` despite the type; callers check for `undefined`.
   get direct(): DirectStream {
     return this.#stream.direct as DirectStream;
   }

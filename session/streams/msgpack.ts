@@ -1,7 +1,6 @@
 /**
- * MessagePack for structured streams and datagrams: smaller than JSON, and it
- * holds bytes and times. In a module of its own, so that nobody else loads the
- * package behind it.
+ * MessagePack for structured streams and datagrams: smaller than JSON, with bytes and times. A
+ * separate entry, so that only applications that use MessagePack load the package behind it.
  *
  * @example Bytes in a message
  * ```ts
@@ -33,8 +32,8 @@ import type { Codec } from "./codec.ts";
 /** Options for {@linkcode msgpackCodec}. */
 export interface MsgpackCodecOptions {
   /**
-   * Whether integers of 64 bits are `bigint` where they arrive, and a `bigint` can be sent. Without
-   * that they are numbers, which are exact up to 2^53, and a `bigint` is refused.
+   * True to receive 64-bit integers as `bigint` and to allow sending a `bigint`. Otherwise such
+   * integers arrive as numbers, which are exact up to 2^53, and a `bigint` is refused.
    *
    * @default {false}
    */
@@ -44,12 +43,13 @@ export interface MsgpackCodecOptions {
 /**
  * Makes a codec for MessagePack, by `npm:@msgpack/msgpack`.
  *
- * - A `Uint8Array` stays one, and a `Date` a `Date`.
- * - What is `undefined` is left out of objects, as in JSON, and is `null` in arrays.
- * - A payload that claims more elements than it has bytes is refused before memory is taken for them.
+ * - A `Uint8Array` stays a `Uint8Array`, and a `Date` stays a `Date`.
+ * - `undefined` is left out of objects, as in JSON, and becomes `null` in arrays.
+ * - A payload that claims more elements than it has bytes is refused before memory is allocated for
+ *   the elements.
  *
  * @param options See {@linkcode MsgpackCodecOptions}.
- * @returns The codec; several streams can share it.
+ * @returns The codec; several streams can share one codec.
  *
  * @example Usage
  * ```ts
@@ -75,7 +75,9 @@ export function msgpackCodec(options: MsgpackCodecOptions = {}): Codec {
   };
 }
 
-/** Bytes of a length or a value behind a head byte from 0xc0 on; negative ones are of a length. */
+/**
+ * Bytes of the length or value after a head byte from 0xc0 on; negative numbers stand for a length.
+ */
 const HEADS: Readonly<Record<number, number>> = {
   0xc4: -1,
   0xc5: -2,
@@ -108,9 +110,8 @@ const HEADS: Readonly<Record<number, number>> = {
 };
 
 /**
- * Looks whether arrays and maps can be as long as they say. The decoder takes
- * memory for all elements of an array at its head, and five bytes can claim
- * four thousand million.
+ * Checks that arrays and maps can be as long as their heads claim. The decoder allocates memory for
+ * all elements of an array at its head, and five bytes can claim four thousand million elements.
  */
 function checkClaims(bytes: Uint8Array): void {
   const { length } = bytes;

@@ -1,14 +1,10 @@
-/**
- * Which numbers stand for which messages.
- *
- * @module
- */
+/** Registry of messages by number. */
 import type { InputOf, OutputOf, StandardSchema } from "../base/standard_schema.ts";
 
-/** The largest number of a message; the one above it is the end mark's. */
+/** Largest number of a message; the next number is the end mark's. */
 export const MAX_MESSAGE_TYPE = 65_534;
 
-/** Messages by their numbers, from 0 to 65,534. */
+/** Schemas of messages by number, from 0 to 65,534. */
 export type Registry = Readonly<Record<number, StandardSchema>>;
 
 /**
@@ -19,7 +15,7 @@ export type Registry = Readonly<Record<number, StandardSchema>>;
 export type TypeIn<R extends Registry> = keyof R & number;
 
 /**
- * What may be sent under a number. For a union of numbers, what fits each.
+ * Data that may be sent under a number; for a union of numbers, data that fits each of them.
  *
  * @typeParam R The registry.
  * @typeParam T The number.
@@ -31,7 +27,7 @@ export type StructuredInput<R extends Registry, T extends TypeIn<R>> = (
   : never;
 
 /**
- * A message that came: one of those in the registry, told apart by `type`.
+ * A received message of the registry, distinguished by `type`.
  *
  * @example Narrowing
  * ```ts
@@ -50,22 +46,23 @@ export type StructuredInput<R extends Registry, T extends TypeIn<R>> = (
  */
 export type StructuredMessage<R extends Registry> = {
   [T in TypeIn<R>]: {
-    /** Its number in the registry. */
+    /** Number of the message in the registry. */
     readonly type: T;
-    /** Checked by its schema. */
+    /** Data that the schema has checked. */
     readonly data: OutputOf<R[T]>;
   };
 }[TypeIn<R>];
 
-/** Schemas by their numbers. */
+/** Schemas by number. */
 export type CompiledRegistry = ReadonlyMap<number, StandardSchema>;
 
 /**
- * Checks a registry, and copies it: what is changed afterwards changes nothing.
+ * Checks and copies a registry: later changes have no effect.
  *
  * @param registry The registry.
- * @returns Its schemas.
- * @throws {TypeError} If it is empty, a key is no integer from 0 to 65,534, or a value no schema.
+ * @returns The schemas of the registry.
+ * @throws {TypeError} If the registry is empty, a key is not an integer from 0 to 65,534, or a
+ * value is not a schema.
  */
 export function compileRegistry(registry: Registry): CompiledRegistry {
   const isObject = typeof registry === "object" && registry !== null;

@@ -35,48 +35,49 @@ import {
 } from "./registry.ts";
 import type { SessionFace } from "../types.ts";
 
-/** Largest payload where nobody says otherwise. */
+/** Default for the largest payload. */
 const MAX_MESSAGE_BYTES = 1024 * 1024;
 
-/** What messages are, and how they become bytes. */
+/** Types and encoding of messages. */
 export interface StructuredOptions<R extends Registry> {
-  /** Messages by their numbers. */
+  /** Schemas of the messages by number. */
   readonly registry: R;
-  /** How they become bytes; JSON by default. */
+  /** Encoding of the data; JSON by default. */
   readonly codec?: Codec;
 }
 
 /**
- * What becomes of a message whose bytes are whole, and which cannot be taken: its type is unknown,
- * the codec cannot read it, or its schema refuses it.
+ * Treatment of a complete message that is invalid: the type is unknown, the codec cannot read the
+ * payload, or the schema refuses the data.
  *
- * - `throw`: the loop throws the error, and the stream is over in both directions.
- * - `skip`: it is counted, and the loop goes on with the next one.
- * - A function is told of it, then it is skipped; what the function throws ends the loop and the stream.
+ * - `throw`: the loop throws the error, and the stream ends in both directions.
+ * - `skip`: the message is counted, and the loop goes on with the next one.
+ * - A function receives the error, then the message is skipped; an error that the function throws
+ *   ends the loop and the stream.
  */
 export type InvalidPolicy = "throw" | "skip" | ((error: StructuredError) => void);
 
 /** Options for a stream of typed messages. */
 export interface StructuredStreamOptions<R extends Registry>
   extends StructuredOptions<R>, OpenStreamOptions {
-  /** A stream that the peer opened; without it, one is opened. */
+  /** A stream that the peer opened; by default a new stream is opened. */
   readonly stream?: BidirectionalStream;
   /**
-   * Largest message in either direction, in bytes of its payload.
+   * Largest message in either direction, in bytes of the payload.
    *
    * @default {1048576}
    */
   readonly maxMessageBytes?: number;
   /**
-   * What becomes of a message that cannot be taken.
+   * Treatment of an invalid message.
    *
    * @default {"throw"}
    */
   readonly onInvalid?: InvalidPolicy;
   /**
-   * Whether both ends mark the end of what they send. Then an end without the mark is an abort,
-   * which not every wire can tell from a normal end. By default they do where the subprotocol is
-   * `skein.1`; a peer that is not Skein does not.
+   * True if both ends mark the end of their messages. Then an end without the mark is an abort,
+   * which some connections cannot tell from a normal end. By default true with the subprotocol
+   * `skein.1`; a peer other than Skein sends no mark.
    */
   readonly endMark?: boolean;
 }
@@ -84,60 +85,65 @@ export interface StructuredStreamOptions<R extends Registry>
 /**
  * A stream of typed messages.
  *
- * - **Order:** messages arrive in the order of `send`, each one whole.
- * - **Back-pressure:** bytes are read as the loop asks for messages, one chunk at a time; `send`
- *   resolves once the wire took the message.
- * - **Loops:** leaving a loop leaves the stream open, and another loop goes on with the next message.
- * - **Errors:** what cannot be read ends the stream in both directions, and the loop throws; the
+ * - **Order:** messages arrive whole, in the order of `send`.
+ * - **Back-pressure:** the stream reads one chunk at a time, when the loop asks for messages;
+ *   `send` resolves once the connection has taken the message.
+ * - **Loops:** leaving a loop leaves the stream open, and another loop goes on with the next
+ *   message.
+ * - **Errors:** unreadable bytes end the stream in both directions, and the loop throws; the
  *   session goes on. See {@linkcode StructuredError}.
- * - **End:** the loop ends once the peer closed its direction. An abort or reset by the peer, or an
- *   end without the mark where that was agreed on, throws a {@linkcode StreamError}; the end of the
- *   session a `ConnectionError`.
+ * - **End:** the loop ends once the peer has closed its direction. An abort or reset by the peer,
+ *   or an end without an agreed end mark, throws a {@linkcode StreamError}; the end of the session
+ *   throws a `ConnectionError`.
  *
  * @typeParam R The registry.
  */
 export interface StructuredStream<R extends Registry>
   extends AsyncIterable<StructuredMessage<R>>, AsyncDisposable {
   /**
-   * Resolves once both ends closed their directions, or this end let the rest go; rejects with
-   * the first error. Nobody has to look at it.
+   * Resolves once both ends have closed their directions, or this end has released the rest;
+   * rejects with the first error. The rejection needs no handler.
    */
   readonly closed: Promise<void>;
-  /** Messages that could not be taken, and were skipped. */
+  /** Invalid messages that were skipped. */
   readonly skippedMessages: number;
   /**
-   * Sends a message. It is not checked here but where it arrives.
+   * Sends a message. The schema is checked by the receiver, not here.
    *
-   * @typeParam T The number.
-   * @param type Its number in the registry.
-   * @param data What to send; its bytes are made at once.
-   * @returns Resolves once the wire took it, which is the back-pressure. A failure of the stream
-   * that nobody awaits here is told by `closed`.
-   * @throws {RangeError} If it is larger than `maxMessageBytes`; nothing was sent of it.
-   * @throws {TypeError} If the registry has no such number, or the codec cannot encode it.
-   * @throws {QueueFullError} If 4 MiB wait, because nobody awaited; then the stream is aborted.
+   * @typeParam T The number of the message.
+   * @param type Number of the message in the registry.
+   * @param data The data, which is encoded at once.
+   * @returns Resolves once the connection has taken the message: this is the back-pressure. The
+   * rejection needs no handler, as `closed` reports a failure of the stream too.
+   * @throws {RangeError} If the message is larger than `maxMessageBytes`; no part of the message
+   * was sent.
+   * @throws {TypeError} If the registry has no such number, or the codec cannot encode the data.
+   * @throws {QueueFullError} If 4 MiB wait because the caller did not await; then the stream is
+   * aborted.
    * @throws {StreamError} If the stream is closed, or the peer reads no more.
    * @throws {ConnectionError} If the connection is over.
    */
   send<T extends TypeIn<R>>(type: T, data: StructuredInput<R, T>): Promise<void>;
   /**
-   * Ends this end's direction, behind what was sent. What the peer sends can still be read. Idempotent.
+   * Closes this end's direction after all sent messages. Messages of the peer can still be read.
+   * Idempotent.
    *
    * @throws {StreamError} If the stream failed before.
    */
   close(): Promise<void>;
   /**
-   * Gives up both directions at once; what waits is lost. Idempotent.
+   * Aborts both directions at once; waiting messages are lost. Idempotent.
    *
-   * @param streamErrorCode Goes to the peer where the wire can carry it, from 0 to 2^32 - 1.
+   * @param streamErrorCode Code for the peer, where the connection can carry codes, from 0 to 2^32
+   * - 1.
    * @throws {RangeError} If the code is out of range.
    */
   abort(streamErrorCode?: number): void;
-  /** Closes this end's direction, and reads no more; never throws. Called by `await using`. */
+  /** Closes this end's direction and reads no more; never throws. Called by `await using`. */
   [Symbol.asyncDispose](): Promise<void>;
 }
 
-/** See `structuredStream` of a session. */
+/** Implements `structuredStream` of a session. */
 export async function structuredStream<R extends Registry>(
   session: SessionFace,
   options: StructuredStreamOptions<R>,
@@ -155,7 +161,7 @@ export async function structuredStream<R extends Registry>(
     throw new TypeError(`Cannot make structured stream: ${rule}, received ${onInvalid}`);
   }
   const { stream: given } = rest;
-  // Not asked for: a wire makes them only then.
+  // Tested by `in`, not read: a connection creates the ends on the first read.
   if (given && !given.direct && !("readable" in given && "writable" in given)) {
     const rule = "stream must have a readable and a writable end";
     throw new TypeError(`Cannot make structured stream: ${rule}, received neither or one`);
@@ -198,9 +204,9 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
       hasEndMark: endMark,
       accepts: (type) => schemas.has(type) || this.#refuse(unknownType(type, schemas)),
     });
-    // What the peer sent before it stopped reading can still be read.
+    // The peer may stop reading; its earlier messages can still be read, so only `closed` rejects.
     this.#sender = new StructuredSender(stream, (error) => this.#closed.reject(error));
-    this.#closed.promise.catch(() => {}); // Nobody has to look at it.
+    this.#closed.promise.catch(() => {}); // The rejection needs no handler.
   }
 
   get closed(): Promise<void> {
@@ -257,7 +263,7 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
     this.#stream.cancel();
   }
 
-  /** The next message; `undefined` at the end. */
+  /** Returns the next message; `undefined` at the end. */
   async #next(): Promise<StructuredMessage<R> | undefined> {
     const { schemas, codec } = this.#settings;
     try {
@@ -271,7 +277,7 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
         }
         const { type, payload } = frame;
         try {
-          // What JSON makes shares no memory with its bytes, which are read into again.
+          // Values from JSON share no memory with the chunk, which is reused for the next read.
           const own = codec === jsonCodec ? payload : payload.slice();
           const decoded = decodeMessage(own, type, { schemas, codec });
           return (decoded instanceof Promise ? await decoded : decoded) as StructuredMessage<R>;
@@ -295,7 +301,7 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
     }
     const chunk = await this.#stream.read(parser.takeUsed());
     if (chunk !== null) return parser.push(chunk);
-    if (this.#isReadToEnd || this.#failure !== undefined) return; // Let go meanwhile.
+    if (this.#isReadToEnd || this.#failure !== undefined) return; // Released in the meantime.
     const { gap } = parser;
     if (this.#settings.endMark) {
       const where = gap === undefined ? "" : ` after ${gap}`;
@@ -311,14 +317,14 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
     this.#readToEnd();
   }
 
-  /** Behind the end mark there is only the end, which gives the stream back. */
+  /** Reads the end after the end mark, so that the connection can release the stream. */
   #letGo(): void {
     this.#stream.read().then((more) => {
       if (more !== null) this.#stream.cancel();
     }, () => {});
   }
 
-  /** Acts by the policy. */
+  /** Applies the policy for invalid messages. */
   #refuse(error: StructuredError): false {
     const { onInvalid } = this.#settings;
     if (onInvalid === "throw") throw error;

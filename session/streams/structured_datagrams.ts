@@ -25,69 +25,71 @@ import {
 import type { SessionFace } from "../types.ts";
 import type { StructuredOptions } from "./structured.ts";
 
-/** Datagrams that wait for a reader where nobody says otherwise: what is older is stale. */
+/** Default limit of datagrams that wait for a reader: older datagrams are stale. */
 const MAX_QUEUED = 256;
 
-/** Writes that a wire without plain calls has not taken yet; past it what is sent is lost. */
+/** Most unfinished writes on a connection without plain calls; further datagrams are lost. */
 const MAX_WAITING_WRITES = 256;
 
 /** Options for typed messages in datagrams. */
 export interface StructuredDatagramsOptions<R extends Registry> extends StructuredOptions<R> {
   /**
-   * Datagrams that wait for a reader; past it the oldest is dropped.
+   * Most datagrams that wait for a reader; above this limit the oldest is dropped.
    *
    * @default {256}
    */
   readonly maxQueued?: number;
   /**
-   * Told of each datagram that cannot be taken, as the loop comes to it: it has no type, one that
-   * is unknown, or data that the codec or the schema refuses. It is skipped; what the function
-   * throws ends the loop.
+   * Called for each invalid datagram when the loop reads the datagram: without a type, with an
+   * unknown type, or with data that the codec or the schema refuses. The datagram is skipped; an
+   * error that the function throws ends the loop.
    */
   readonly onInvalid?: (error: StructuredError) => void;
 }
 
-/** What was counted; every number only grows. */
+/** Counters, which only grow. */
 export interface StructuredDatagramsStats {
-  /** Messages handed to the wire. */
+  /** Messages handed to the connection. */
   readonly sent: number;
-  /** Messages that a loop got. */
+  /** Messages that a loop received. */
   readonly received: number;
-  /** Datagrams that a loop came to, and skipped: they could not be taken. */
+  /** Invalid datagrams that a loop read and skipped. */
   readonly skipped: number;
-  /** Datagrams that were lost at this end: too many waited, to be read or to be sent. */
+  /** Datagrams lost at this end, because too many waited to be read or sent. */
   readonly dropped: number;
 }
 
 /**
- * Typed messages in datagrams: each arrives whole, or not at all, in any order.
+ * Typed messages in datagrams: each message arrives whole or not at all, in any order.
  *
- * - **Bounds:** at most `maxQueued` wait for the loop; past it the oldest is dropped and counted.
- * - **Errors:** a datagram that cannot be taken is counted, told to `onInvalid`, and skipped.
- * - **Loops:** leaving a loop keeps what waits for another one. It ends with the session.
- * - **Disposal** gives the session's datagrams back; what still waits is gone.
+ * - **Bounds:** at most `maxQueued` wait for the loop; above this limit the oldest is dropped and
+ *   counted.
+ * - **Errors:** an invalid datagram is counted, reported to `onInvalid`, and skipped.
+ * - **Loops:** after the end of a loop, waiting messages stay for another loop. A loop ends with
+ *   the session.
+ * - **Disposal** releases the session's datagrams; waiting messages are lost.
  *
  * @typeParam R The registry.
  */
 export interface StructuredDatagrams<R extends Registry>
   extends AsyncIterable<StructuredMessage<R>>, AsyncDisposable {
-  /** What was counted so far. */
+  /** Current counters. */
   readonly stats: StructuredDatagramsStats;
   /**
-   * Sends a message, or loses it. It is not checked here but where it arrives.
+   * Sends a message without any guarantee. The schema is checked by the receiver, not here.
    *
-   * @typeParam T The number.
-   * @param type Its number in the registry.
-   * @param data What to send; its bytes are made at once.
-   * @returns Resolves at once: nobody tells whether it arrives.
-   * @throws {RangeError} If it is larger than the session's `datagrams.maxDatagramSize`.
-   * @throws {TypeError} If the registry has no such number, or the codec cannot encode it.
-   * @throws {SessionClosedError} If the session is closed, or this was disposed of.
+   * @typeParam T The number of the message.
+   * @param type Number of the message in the registry.
+   * @param data The data, which is encoded at once.
+   * @returns Resolves at once: no connection reports the arrival of a datagram.
+   * @throws {RangeError} If the message is larger than the session's `datagrams.maxDatagramSize`.
+   * @throws {TypeError} If the registry has no such number, or the codec cannot encode the data.
+   * @throws {SessionClosedError} If the session is closed, or this object was disposed of.
    */
   send<T extends TypeIn<R>>(type: T, data: StructuredInput<R, T>): Promise<void>;
 }
 
-/** See `structuredDatagrams` of a session. */
+/** Implements `structuredDatagrams` of a session. */
 export function structuredDatagrams<R extends Registry>(
   session: SessionFace,
   options: StructuredDatagramsOptions<R>,
@@ -187,12 +189,12 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
     if (!this.#isDisposed) {
       this.#isDisposed = true;
       this.#queue.length = 0;
-      this.#reader.releaseLock(); // The read that is under way rejects.
+      this.#reader.releaseLock(); // Rejects the current read.
     }
     return Promise.resolve();
   }
 
-  /** Takes what comes, so that the bound is this one's on every wire. */
+  /** Reads all datagrams, so that `maxQueued` applies on every connection. */
   async #collect(): Promise<void> {
     const queue = this.#queue;
     try {
@@ -207,13 +209,13 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
         this.#arrival?.resolve();
       }
     } catch {
-      // Disposed of, or the connection is over, and its `closed` tells how.
+      // Disposed of, or the connection is over, and its `closed` reports the reason.
     }
     this.#isOver = true;
     this.#arrival?.resolve();
   }
 
-  /** A message; `undefined` if it is none. */
+  /** Decodes a datagram; `undefined` if invalid. */
   async #decode(datagram: Uint8Array): Promise<StructuredMessage<R> | undefined> {
     const { schemas, codec, onInvalid } = this.#settings;
     try {
@@ -235,7 +237,7 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
     }
   }
 
-  /** Writes where there are no plain calls; false if too much waits. */
+  /** Writes on a connection without plain calls. Returns false if too many writes wait. */
   #write(bytes: Uint8Array): boolean {
     const { writable } = this.#datagrams;
     if (this.#waitingWrites >= MAX_WAITING_WRITES || writable.locked) return false;
@@ -243,7 +245,7 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
     const done = (): void => void this.#waitingWrites--;
     this.#waitingWrites++;
     writer.write(bytes).then(done, done);
-    writer.releaseLock(); // For whoever else sends.
+    writer.releaseLock(); // Released for other senders.
     return true;
   }
 }

@@ -1,37 +1,33 @@
-/**
- * How typed messages are framed, and what is told of those that cannot be taken.
- *
- * @module
- */
+/** Framing of typed messages, and errors about invalid ones. */
 import { CloseCode, QueueFullError, StreamError, StructuredError } from "../../errors.ts";
 import type { Codec } from "./codec.ts";
 import type { CompiledRegistry } from "./registry.ts";
 import { validate, type Validation } from "../base/standard_schema.ts";
 
-/** The type and the length ahead of a message on a stream. */
+/** Bytes of the type and the length before a message on a stream. */
 export const STREAM_HEAD_BYTES = 6;
 
-/** The type ahead of a message in a datagram. */
+/** Bytes of the type before a message in a datagram. */
 export const DATAGRAM_HEAD_BYTES = 2;
 
-/** The type of the end mark. */
+/** Type of the end mark. */
 export const END_TYPE = 0xffff;
 
-/** What a length of 32 bits can tell. */
+/** Largest length in 32 bits. */
 export const MAX_LENGTH = 0xffff_ffff;
 
-/** Types that an error names; a registry may have thousands. */
+/** Most types that an error names; a registry may have thousands. */
 const MAX_NAMED_TYPES = 16;
 
-/** Of what a codec says; it may repeat what came. */
+/** Most characters of a codec's error text, which may repeat the input. */
 const MAX_TOLD = 256;
 
 /**
- * Checks what a program without types may have given.
+ * Checks a codec, for callers without types.
  *
  * @param codec The codec.
- * @param what What is made with it.
- * @throws {TypeError} If it is none.
+ * @param what The object to create with the codec.
+ * @throws {TypeError} If the value is not a codec.
  */
 export function checkCodec(codec: Codec, what: string): void {
   const { encode, decode } = (codec ?? {}) as Partial<Codec>;
@@ -43,14 +39,15 @@ export function checkCodec(codec: Codec, what: string): void {
 }
 
 /**
- * Encodes a message behind an empty head, with its type in it.
+ * Encodes a message, with the type in a head of the given size.
  *
  * @param type The number of the message.
- * @param data What to send.
- * @param format The registry and the codec, the bytes of the head, and the most that may follow it.
+ * @param data The data to send.
+ * @param format The registry and the codec, the bytes of the head, and the most bytes after the
+ * head.
  * @returns Head and payload.
- * @throws {TypeError} If the registry has no such number, or the codec makes no bytes.
- * @throws {RangeError} If it is too large.
+ * @throws {TypeError} If the registry has no such number, or the codec returns no bytes.
+ * @throws {RangeError} If the payload is too large.
  */
 export function encodeMessage(
   type: number,
@@ -91,22 +88,22 @@ export function encodeMessage(
   return bytes;
 }
 
-/** A message whose type is known to the registry, and whose data fits the schema. */
+/** A message with a type of the registry and data that fits the schema. */
 export interface DecodedMessage {
-  /** Its number. */
+  /** Number of the message. */
   readonly type: number;
-  /** What the schema gave. */
+  /** Output of the schema. */
   readonly data: unknown;
 }
 
 /**
  * Decodes and checks a payload.
  *
- * @param payload Its bytes, which are the codec's from now on.
- * @param type The number of the message; the registry has it.
+ * @param payload The bytes, which the codec may keep.
+ * @param type The number of the message, which the registry has.
  * @param format The registry and the codec.
- * @returns The message; a promise of it if the schema is asynchronous.
- * @throws {StructuredError} If the codec cannot read it, or its schema refuses it.
+ * @returns The message; a promise of the message if the schema is asynchronous.
+ * @throws {StructuredError} If the codec cannot read the payload, or the schema refuses the data.
  */
 export function decodeMessage(
   payload: Uint8Array,
@@ -136,7 +133,7 @@ function accepted(type: number, outcome: Validation<unknown>): DecodedMessage {
 }
 
 /**
- * Tells of a number that the registry does not have.
+ * Makes the error for a number that the registry does not have.
  *
  * @param type The number.
  * @param schemas The registry.
@@ -147,10 +144,10 @@ export function unknownType(type: number, schemas: CompiledRegistry): Structured
 }
 
 /**
- * Makes an error of what was expected, and what came.
+ * Makes an error from a rule and the received value.
  *
- * @param reason What is wrong.
- * @param text The rule, and what was received.
+ * @param reason Kind of the error.
+ * @param text The rule and the received value.
  * @param options The number of the message, and the cause.
  * @returns The error.
  */
@@ -163,10 +160,11 @@ export function refusal(
 }
 
 /**
- * Makes what the peer is told of an error, where the wire can carry it.
+ * Makes the error that the peer receives, where the connection can carry a code.
  *
- * @param error Why the stream is given up.
- * @returns The error itself, or one with a code: that of a session which closes for the same reason.
+ * @param error The reason for the abort.
+ * @returns The error itself, or an error with the code of a session that closes for the same
+ * reason.
  */
 export function reasonFor(error: unknown): StreamError {
   if (error instanceof StreamError) return error;
@@ -179,7 +177,7 @@ export function reasonFor(error: unknown): StreamError {
   return new StreamError(message, { streamErrorCode, by: "local", cause: error });
 }
 
-/** What a codec says. */
+/** Returns the text of a codec's error. */
 function told(cause: unknown): string {
   return (cause instanceof Error ? cause.message : String(cause)).slice(0, MAX_TOLD);
 }

@@ -1,40 +1,39 @@
-/**
- * Reads the typed messages of a stream, however its bytes are cut.
- *
- * @module
- */
+/** Parser of the typed messages of a stream, independent of the chunks. */
 import { END_TYPE, refusal, STREAM_HEAD_BYTES } from "./structured_format.ts";
 
-/** The first buffer of a message that comes in parts: its length is the peer's word, and may be a lie. */
+/**
+ * Size of the first buffer of a message in several chunks: the length is the peer's claim and may
+ * be false.
+ */
 const FIRST_PAYLOAD_BYTES = 16 * 1024;
 
 const NOTHING = new Uint8Array();
 
-/** A message as it came. */
+/** A received message. */
 export interface StructuredFrame {
-  /** Its number. */
+  /** Number of the message. */
   readonly type: number;
-  /** What the codec reads; valid until the next bytes come. */
+  /** Bytes for the codec, valid until the next chunk. */
   readonly payload: Uint8Array;
 }
 
-/** What a parser asks of whom it reads for. */
+/** Rules of the caller for a parser. */
 export interface StructuredParserRules {
-  /** A message with a larger payload is refused before any of it is held. */
+  /** Largest payload; a larger message is refused before any byte is buffered. */
   readonly maxMessageBytes: number;
-  /** Whether the end mark was agreed on. */
+  /** True if both ends use the end mark. */
   readonly hasEndMark: boolean;
   /**
-   * Called with the number of each message, ahead of its payload.
+   * Called with the number of each message, before its payload.
    *
    * @param type The number.
-   * @returns Whether it is taken; else its payload is passed over, and not held.
+   * @returns True to receive the message; false to skip the payload without a buffer.
    * @throws If reading ends here.
    */
   accepts(type: number): boolean;
 }
 
-/** A message that is not whole yet. */
+/** A message that is not complete yet. */
 interface OpenFrame {
   readonly type: number;
   readonly length: number;
@@ -43,8 +42,8 @@ interface OpenFrame {
 }
 
 /**
- * An incremental parser that is asked for one message after the other. It holds
- * one chunk and at most one message, and of that never more than twice what came.
+ * An incremental parser that returns one message per call. The parser holds one chunk and at most
+ * one message, in a buffer of at most 16 KiB or twice the received bytes, whichever is larger.
  */
 export class StructuredParser {
   readonly #rules: StructuredParserRules;
@@ -59,18 +58,18 @@ export class StructuredParser {
   /**
    * Creates a parser.
    *
-   * @param rules See {@linkcode StructuredParserRules}.
+   * @param rules The rules of the caller.
    */
   constructor(rules: StructuredParserRules) {
     this.#rules = rules;
   }
 
-  /** Whether the end mark came: nothing follows it. */
+  /** True after the end mark, which ends the messages. */
   get isAtEnd(): boolean {
     return this.#isAtEnd;
   }
 
-  /** Where the bytes stop inside a message, for people; `undefined` between two. */
+  /** Describes the incomplete message, for people; `undefined` between two messages. */
   get gap(): string | undefined {
     const open = this.#open;
     if (open !== undefined) {
@@ -81,15 +80,15 @@ export class StructuredParser {
     return undefined;
   }
 
-  /** The number of the message that is not whole. */
+  /** Number of the incomplete message. */
   get openType(): number | undefined {
     return this.#open?.type;
   }
 
   /**
-   * Takes the next bytes, once {@linkcode StructuredParser.next} has nothing more.
+   * Takes the next bytes, once {@linkcode StructuredParser.next} has returned `undefined`.
    *
-   * @param chunk The bytes; they are the parser's until the next ones.
+   * @param chunk The bytes, which belong to the parser until the next chunk.
    */
   push(chunk: Uint8Array): void {
     this.#chunk = chunk;
@@ -97,9 +96,9 @@ export class StructuredParser {
   }
 
   /**
-   * Gives the last bytes back, which nobody needs any more.
+   * Returns the last chunk, which the parser no longer needs.
    *
-   * @returns Their memory may be used again.
+   * @returns The chunk, whose memory may be used again.
    */
   takeUsed(): Uint8Array {
     const chunk = this.#chunk;
@@ -111,8 +110,8 @@ export class StructuredParser {
   /**
    * Reads one message.
    *
-   * @returns It, or `undefined` if it is not whole, or there is none behind the end mark.
-   * @throws {StructuredError} If it is too large, or an end mark with a payload.
+   * @returns The message; `undefined` if incomplete, and after the end mark.
+   * @throws {StructuredError} If the message is too large, or an end mark has a payload.
    */
   next(): StructuredFrame | undefined {
     while (!this.#isAtEnd) {
@@ -181,7 +180,7 @@ export class StructuredParser {
     return this.#fill(this.#open = { type, length, filled: 0, bytes: new Uint8Array(size) });
   }
 
-  /** Adds to the message that is not whole. */
+  /** Adds bytes to the incomplete message. */
   #fill(open: OpenFrame): StructuredFrame | undefined {
     const { length, filled } = open;
     const taken = Math.min(this.#chunk.length - this.#at, length - filled);

@@ -1,16 +1,15 @@
-/**
- * Writes typed messages one after the other, and what waits meanwhile together.
- *
- * @module
- */
+/** Sends typed messages in order, and joins the messages that wait during a write. */
 import { QueueFullError, StreamError } from "../../errors.ts";
 import type { DirectWritable } from "../../transport/connection.ts";
 import { reasonFor } from "./structured_format.ts";
 
-/** What waits while a write is under way is joined to writes of about this size. */
+/** Approximate size of a write that joins waiting messages. */
 const JOINED_BYTES = 64 * 1024;
 
-/** Most bytes that wait: who does not await `send` would fill the memory. One message always may. */
+/**
+ * Most waiting bytes: a caller that does not await `send` could fill the memory. One message is
+ * always accepted.
+ */
 const MAX_WAITING_BYTES = 4 * 1024 * 1024;
 
 interface Waiting extends PromiseWithResolvers<void> {
@@ -20,9 +19,9 @@ interface Waiting extends PromiseWithResolvers<void> {
 /**
  * The writing end of a stream of messages.
  *
- * - **Order:** messages go out in the order of `send`, each one whole.
- * - **Bounds:** at most 4 MiB wait behind the write that is under way; more aborts the stream.
- * - **Failure:** the first one fails all that wait, and all that follow.
+ * - **Order:** messages go out whole, in the order of `send`.
+ * - **Bounds:** at most 4 MiB wait behind the current write; more aborts the stream.
+ * - **Failure:** the first failure rejects all waiting and all later messages.
  */
 export class StructuredSender {
   readonly #stream: DirectWritable;
@@ -39,8 +38,8 @@ export class StructuredSender {
   /**
    * Takes over the writing end of a stream.
    *
-   * @param stream Is written to.
-   * @param onFailed Told of the first failure.
+   * @param stream The stream to write.
+   * @param onFailed Receives the first failure.
    */
   constructor(stream: DirectWritable, onFailed: (error: unknown) => void) {
     this.#stream = stream;
@@ -48,10 +47,11 @@ export class StructuredSender {
   }
 
   /**
-   * Writes a message, behind those that wait.
+   * Writes a message after all waiting messages.
    *
-   * @param bytes The message; they MUST NOT be changed before it is written.
-   * @returns Resolves once the wire took it. Whoever does not wait for it hears of a failure elsewhere.
+   * @param bytes The message, which MUST NOT change before the write.
+   * @returns Resolves once the connection has taken the message. The rejection needs no handler, as
+   * `onFailed` reports the failure too.
    */
   send(bytes: Uint8Array): Promise<void> {
     if (this.#failure !== undefined) return failed(this.#failure.cause);
@@ -68,10 +68,10 @@ export class StructuredSender {
   }
 
   /**
-   * Ends the stream, behind what was sent.
+   * Ends the stream after all sent messages.
    *
-   * @param endMark Goes out last, if anything does.
-   * @throws What the stream failed with.
+   * @param endMark Bytes to write last, if any.
+   * @throws The failure of the stream.
    */
   async close(endMark: Uint8Array | undefined): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure.cause;
@@ -88,9 +88,9 @@ export class StructuredSender {
   }
 
   /**
-   * Gives the stream up, and with it what waits. Idempotent.
+   * Aborts the stream and drops all waiting messages. Idempotent.
    *
-   * @param error Fails what waits, and what follows.
+   * @param error The error for all waiting and later messages.
    */
   abort(error: unknown): void {
     this.#fail(error);
@@ -155,7 +155,9 @@ function joined(batch: readonly Waiting[], size: number): Uint8Array {
   return bytes;
 }
 
-/** A failure that whoever sends need not look at: `closed` of the stream tells it too. */
+/**
+ * Makes a rejection that a sender may ignore, as `closed` of the stream reports the failure too.
+ */
 function failed(error: unknown): Promise<void> {
   const failure = Promise.reject(error);
   failure.catch(() => {});
