@@ -430,6 +430,8 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   readonly #unreadStreams: UnreadStreams;
   #listening: Listening | undefined;
   #closing: Promise<void> | undefined;
+  /** Stops listening to the signal that closes the server. */
+  #letGo: (() => void) | undefined;
 
   /**
    * Creates a server that does not listen: pass requests to `fetch`.
@@ -801,11 +803,19 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
       void server.close();
       throw error;
     }
-    signal?.addEventListener("abort", () => void server.close(), { once: true });
+    if (signal !== undefined) server.#closeBy(signal);
     return server;
   }
 
+  /** Closes the server when a signal aborts; a signal that outlives the server does not keep it. */
+  #closeBy(signal: AbortSignal): void {
+    const onAbort = () => void this.close();
+    signal.addEventListener("abort", onAbort, { once: true });
+    this.#letGo = () => signal.removeEventListener("abort", onAbort);
+  }
+
   async #close(options: SessionCloseOptions): Promise<void> {
+    this.#letGo?.();
     this.#listening?.stop();
     await Promise.all([
       this.manager.shutdown(options),

@@ -435,6 +435,18 @@ Deno.test("Server.close() ends every session with 4503, once, and frees the port
   assertEquals(listener.addr.port, port);
 });
 
+Deno.test("Server.close() leaves no listener at the signal of serve()", async () => {
+  const { signal } = new AbortController();
+  const listeners = new Set<unknown>();
+  signal.addEventListener = (_type: string, listener: unknown) => void listeners.add(listener);
+  signal.removeEventListener = (_type: string, listener: unknown) =>
+    void listeners.delete(listener);
+  const server = listen({ signal });
+  assertEquals(listeners.size, 1);
+  await server.close();
+  assertEquals(listeners.size, 0);
+});
+
 Deno.test("Server closes by its signal", async () => {
   const controller = new AbortController();
   const server = listen({ signal: controller.signal });
