@@ -155,8 +155,8 @@ export interface HistoryPage {
 }
 
 /**
- * Keeps publications. Offsets of one topic grow; gaps between offsets are allowed, since each
- * publication names the previous offset.
+ * Keeps publications. Offsets of one topic grow, and need not be consecutive, since each publication
+ * names the previous offset.
  *
  * - `append` MUST publish the kept publication, with the position, to all subscriptions with
  *   `history`. It MUST either keep and publish, or do neither.
@@ -309,9 +309,9 @@ export interface Broker extends AsyncDisposable {
   readonly stats: BrokerStats;
   /** Current problems, in words; empty for a healthy broker. */
   issues(): string[];
-  /** Kept publications, if the engine can keep these. */
+  /** Histories of topics; absent for engines that cannot keep publications. */
   readonly history?: BrokerHistory;
-  /** Facts that nodes share besides publications, if the engine can keep these. */
+  /** Facts that nodes share besides publications; absent for engines that cannot keep facts. */
   readonly store?: BrokerStore;
   /**
    * Publishes to every node, on a topic without history.

@@ -634,7 +634,7 @@ export class Topics implements AsyncDisposable {
     return subscriber;
   }
 
-  /** Makes a session the one for the id of the client; an older session is no longer found by id. */
+  /** Maps the id of a client to the newest session; an older session is no longer found by id. */
   #index(session: Session, { ids }: Subscriber): void {
     const id = exceptionOf(session);
     ids.push(id);

@@ -32,8 +32,8 @@ export interface BrokerTestOptions {
  * the contract that can be seen from outside. Tests of histories and of the store run if the broker
  * has these.
  *
- * Some rules need tests of your own, since these need your engine: `publish` does not throw while the
- * engine is down, `onInterrupted` is called after that, the epoch changes when the engine may have
+ * Some rules need tests of your own, with your engine: `publish` does not throw while the engine is
+ * down, `onInterrupted` is called after that, the epoch changes when the engine may have
  * lost publications, and a client that was handed in is not ended.
  *
  * @example Testing a broker of your own

@@ -45,7 +45,7 @@ export interface Replayable extends Followed {
   readonly begun: Promise<void>;
   /** Resolves at the next change of the newest known offset, or answer of the engine. */
   changed(): Promise<void>;
-  /** Adds a session that has caught up to those that follow the topic live. */
+  /** Adds a session that has caught up to the live subscribers. */
   join(session: Session): void;
 }
 
@@ -71,9 +71,9 @@ export interface ReplayHost {
 }
 
 /**
- * Brings one session to the newest offset of its feed. First comes the answer, then page by page as
- * fast as the session takes pages. In the same step in which the session reaches the offset of the
- * feed, the session joins those that follow the topic live.
+ * Brings one session to the newest offset of its feed. The session gets the answer first, then page
+ * after page, as fast as pages are taken. On reaching the offset of the feed, the session joins the
+ * live subscribers in the same step.
  *
  * A page fills at most half of the session's send queue, and is sent when the queue is empty.
  */

@@ -38,7 +38,7 @@ export interface Check {
   readonly id: number;
   /** Scopes, each with the number of the last change that the asker knows; 0 for no knowledge. */
   readonly scopes: readonly (readonly [scope: string, n: number])[];
-  /** True if the asker surely missed later changes; false if these may still be under way. */
+  /** True if the asker surely missed later changes; false if changes may still be under way. */
   readonly isSure: boolean;
 }
 

@@ -250,8 +250,8 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Sends a message to one other node, or to all. Best effort: a message may be lost, and those to
-   * one node arrive in order.
+   * Sends a message to one other node, or to all. Best effort: messages may be lost. Messages to a
+   * single node arrive in order.
    *
    * @param to Id of a node; `undefined` for all others.
    * @param kind The kind of message.

@@ -36,7 +36,7 @@ export interface StayData {
 export interface Place {
   /** The topic; `undefined` means being online. */
   readonly topic: string | undefined;
-  /** User to the stay of that user in this place. */
+  /** The stays of the users in this place, by user. */
   readonly stays: Map<string, Stay>;
   /** The entries of all nodes; absent if the place is not shared with other nodes. */
   scope: DirectoryScope<StayEntry> | undefined;
@@ -57,7 +57,7 @@ export interface Part {
   connections: number;
   /** Time at which the last connection left; meaningless while there are connections. */
   lastSeenAt: number;
-  /** The newest data of these sessions; without connections, the last data. */
+  /** The newest data of the user's sessions on the node; without connections, the last data. */
   data: StayData | undefined;
 }
 
