@@ -137,8 +137,8 @@ export async function* monitorHealth(
 }
 
 /**
- * Callbacks for the end of the session. A reaction to the promise of that end would stay in memory
- * until then, once per check.
+ * Returns the callbacks for the end of the session. With the promise of that end instead, each check
+ * would add a reaction that stays in memory until the end.
  */
 function monitorsOf(core: SessionCore): Set<() => void> {
   if (core.monitors === undefined) {

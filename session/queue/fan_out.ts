@@ -7,7 +7,7 @@ import type { Sender, Turn, TurnWork } from "./turn.ts";
 export interface Pending {
   /** Entries in the order of their sequence. */
   readonly entries: readonly Entry[];
-  /** Entries to the one queue that each skips. */
+  /** Entries that one queue does not get, each with that queue. */
   readonly exceptions: ReadonlyMap<Entry, SendQueue> | undefined;
   /** Queues of the receivers. */
   readonly members: Iterable<SendQueue>;
@@ -26,7 +26,7 @@ export interface Gathering {
 export class Share {
   /** Entries in the order of their sequence. */
   readonly entries: readonly Entry[];
-  /** Entries to the one queue that each skips. */
+  /** Entries that one queue does not get, each with that queue. */
   readonly exceptions: ReadonlyMap<Entry, SendQueue> | undefined;
   #joined: readonly PackedFrame[] | undefined;
   #single: readonly PackedFrame[] | undefined;
@@ -206,7 +206,7 @@ function put(queue: SendQueue, entry: Entry): boolean {
   return queue.admit(entry);
 }
 
-/** Sends an entry at once while nothing is queued; otherwise queues the entry. */
+/** Hands an entry to the connection if the queue is empty; otherwise queues the entry. */
 function giveOne(queue: SendQueue, entry: Entry): boolean {
   if (queue.isOver) return true;
   if (!queue.isFlushed) return queue.admit(entry);

@@ -19,7 +19,7 @@ export interface Overtaking<T> {
 
 /**
  * A bounded queue with one reader: either a consumer that the queue calls, or a caller of `take`. A
- * consumer without a promise runs synchronously. The queue notifies of each arrival, each taken
+ * consumer that returns no promise is done at once. The queue notifies of each arrival, each taken
  * item, each finished item, and its end.
  */
 export class ReceiveQueue<T> extends Changing {

@@ -57,7 +57,7 @@ export interface SendQueueStats {
 }
 
 /**
- * Most bytes buffered by the connection. Further messages wait in the queue, where a policy can
+ * Buffered bytes of the connection above which further messages wait here, where a policy can
  * drop them.
  */
 export const HIGH_WATER_MARK = 65_536;
@@ -166,7 +166,7 @@ export class SendQueue extends Changing implements Sender {
     if (!this.#isHeld) this.#turn.mark(this);
   }
 
-  /** Adds an entry, making room by policy. Returns false without room. */
+  /** Adds an entry, making room by policy. Returns false if the queue has no room. */
   admit(entry: Entry): boolean {
     if (entry instanceof DropNotice) {
       this.#addNotice(entry, "newest");
@@ -269,7 +269,7 @@ export class SendQueue extends Changing implements Sender {
     });
   }
 
-  /** Returns true without room for an entry. */
+  /** Returns true if the queue has no room for an entry. */
   isFullFor(entry: Entry): boolean {
     return this.#entries.length - this.#notices >= this.#limits.maxMessages ||
       (this.#entries.length > this.#notices &&

@@ -40,7 +40,7 @@ export interface NumbersHost {
 }
 
 /**
- * The numbers of one session. They grow. Numbered messages and publications are handled one at a
+ * The growing numbers of one session. Numbered messages and publications are handled one at a
  * time, in one order, even where other messages are handled concurrently.
  */
 export class Numbers extends Changing implements Acknowledged {

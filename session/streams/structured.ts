@@ -113,8 +113,8 @@ export interface StructuredStream<R extends Registry>
    * @typeParam T The number of the message.
    * @param type Number of the message in the registry.
    * @param data The data, which is encoded at once.
-   * @returns Resolves once the connection has taken the message: this is the back-pressure. The
-   * rejection needs no handler, as `closed` reports a failure of the stream too.
+   * @returns Resolves once the connection has taken the message: this is the back-pressure. `closed`
+   * reports a failure of the stream too, so that the rejection here needs no handler.
    * @throws {RangeError} If the message is larger than `maxMessageBytes`; no part of the message
    * was sent.
    * @throws {TypeError} If the registry has no such number, or the codec cannot encode the data.
@@ -134,8 +134,8 @@ export interface StructuredStream<R extends Registry>
   /**
    * Aborts both directions at once; waiting messages are lost. Idempotent.
    *
-   * @param streamErrorCode Code for the peer, where the connection can carry codes, from 0 to 2^32
-   * - 1.
+   * @param streamErrorCode Code for the peer from 0 to 2^32 - 1, where the connection can carry
+   * codes.
    * @throws {RangeError} If the code is out of range.
    */
   abort(streamErrorCode?: number): void;
