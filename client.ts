@@ -1,18 +1,17 @@
 /**
- * Skein for browsers, and for clients in Deno, Node 22 and later, and Bun: nothing below this file
- * needs Deno.
+ * Skein for browsers, and for clients in Deno, Node 22 and later, and Bun. No module that this file
+ * loads needs Deno.
  *
- * What not every page needs is loaded when it is first needed. Bundled with code splitting,
- * minified and gzipped, a page that connects loads at most 26 KiB at first, or 28 KiB with all that
- * is exported here, contracts among it. Then come at most
+ * Features that only some pages use load on first use. Bundled with code splitting, minified and
+ * gzipped, a page that connects loads at most 26 KiB at first, or 28 KiB if the page uses every
+ * export, contracts included. Later loads are at most:
  *
- * - 10 KiB when it first tries WebTransport,
- * - 19 KiB when it first opens or gets a stream or a datagram on a WebSocket,
- * - 5 KiB once it is connected, such as for topics with a history,
- * - 11 KiB when a session is first asked for something that it has beside messages, such as its
- *   diagnostics.
+ * - 10 KiB at the first attempt of WebTransport,
+ * - 19 KiB when a WebSocket first opens or receives a stream or a datagram,
+ * - 5 KiB once connected, such as for topics with a history,
+ * - 11 KiB at the first use of a session beyond messages, such as its diagnostics.
  *
- * Bundled as one file all of it is at most 62 KiB.
+ * Bundled as one file, the whole client is at most 62 KiB.
  *
  * @example Usage
  * ```ts
@@ -68,7 +67,7 @@ export {
   TimeoutError,
   UnsupportedError,
 } from "./errors.ts";
-// By their own modules: what a page loads at first is what these need.
+// Import each module directly: these imports decide how much a page loads at first.
 export { Client } from "./client/client.ts";
 export { defineContract } from "./session/contract.ts";
 export { Session, SKEIN_PROTOCOL } from "./session/session.ts";
@@ -172,20 +171,23 @@ export type {
 export type { ConnectOptions, DialOptions };
 
 /**
- * Connects, and stays connected: the client comes back by itself after a loss.
+ * Connects to a server, and reconnects after each loss of the connection.
  *
- * It takes WebTransport where the page's browser and the server have it, and
- * WebSocket where not; each new connection may take another one. Which, and
- * why not the preferred one, is in its `status`.
+ * The client takes WebTransport where the browser and the server support WebTransport, and
+ * otherwise WebSocket. Each new connection chooses anew. `status` has the transport in use, and the
+ * reason if that is not the preferred one.
  *
  * @typeParam C The contract.
- * @param url `ws:`, `wss:`, `http:` or `https:`, in a page also a relative one, such as `"/chat"`;
- * several of one service; or a function that tells one for each connection. See {@linkcode ServerUrl}.
- * @param options See {@linkcode ConnectOptions}.
+ * @param url A URL with `ws:`, `wss:`, `http:` or `https:`; in a page also a relative URL, such as
+ * `"/chat"`; several URLs of one service; or a function that returns the URL of each connection.
+ * See {@linkcode ServerUrl}.
+ * @param options Options of the client, see {@linkcode ConnectOptions}.
  * @returns The client, which connects in the background.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
- * @throws {TypeError} If the URL is none of these, `transports` is empty, or one of them is none.
- * @throws {UnsupportedError} If the runtime is too old, such as Node 20; the message names the missing globals.
+ * @throws {TypeError} If the URL is not one of these, or `transports` is empty or has an unknown
+ * name.
+ * @throws {UnsupportedError} If the runtime is too old, such as Node 20; the message names the
+ * missing globals.
  *
  * @example Which transport was taken
  * ```ts
@@ -212,18 +214,20 @@ export function connect<C extends AnyContract = AnyContract>(
 }
 
 /**
- * Opens one session. It does not come back after a loss; see {@linkcode connect}.
+ * Opens one session, which does not reconnect after a loss; for that see {@linkcode connect}.
  *
  * @typeParam C The contract.
- * @param url `ws:`, `wss:`, `http:` or `https:`.
- * @param options See {@linkcode DialOptions}.
+ * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
+ * @param options Options of the session, see {@linkcode DialOptions}.
  * @returns The session, established.
- * @throws {ConnectionError} If it cannot be opened.
- * @throws {SessionClosedError} If the server refused it; `info` has code and reason.
- * @throws {TimeoutError} If it takes longer than `connectTimeoutMs`.
- * @throws {TypeError} If there is a token, but no `skein.1` among the protocols, or `transports` is empty.
+ * @throws {ConnectionError} If the connection cannot be opened.
+ * @throws {SessionClosedError} If the server refuses the session; `info` has code and reason.
+ * @throws {TimeoutError} If opening takes longer than `connectTimeoutMs`.
+ * @throws {TypeError} If there is a token but no `skein.1` among the protocols, or if `transports`
+ * is empty.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
- * @throws {UnsupportedError} If the runtime is too old, such as Node 20; the message names the missing globals.
+ * @throws {UnsupportedError} If the runtime is too old, such as Node 20; the message names the
+ * missing globals.
  *
  * @example Usage
  * ```ts
@@ -255,7 +259,7 @@ function makeDialer(options: TransportOptions): RacingDialer {
   });
 }
 
-/** Refuses a runtime without the globals that the client needs and that came last. */
+/** Throws on a runtime without the newest globals that the client needs. */
 function checkRuntime(): void {
   const needed = {
     WebSocket: globalThis.WebSocket,

@@ -1,13 +1,13 @@
 /**
- * Every error class and close code of Skein. This file imports nothing and is
- * imported by all others, so a code has one place where it is defined.
+ * Every error class and close code of Skein. This file imports nothing, so that any module can
+ * import these.
  *
  * @module
  */
 
 /**
- * Application close codes, the same number on every wire: 4000 plus the HTTP
- * status that says the same thing. `normal` is 0 (1000 on a WebSocket).
+ * Close codes that Skein itself uses, the same on every transport: 4000 plus the HTTP status of the
+ * same meaning. `normal` is 0 (1000 on a WebSocket).
  *
  * @example Usage
  * ```ts
@@ -18,52 +18,52 @@
  * ```
  */
 export const CloseCode = {
-  /** Nothing went wrong; 1000 on a WebSocket. */
+  /** A normal close; 1000 on a WebSocket. */
   normal: 0,
-  /** A page was left, or a server of another make stops. Never sent, only seen. */
+  /** The user left the page, or a foreign server stops. Only received, never sent. */
   goingAway: 1001,
-  /** The connection broke without a close. Never sent, only seen. */
+  /** The connection broke without a close. Only reported locally, never sent. */
   abnormal: 1006,
-  /** The peer sent what this end cannot read, or too much of it. */
+  /** The peer sent invalid messages, or too many of them. */
   malformed: 4400,
-  /** No credentials, or invalid ones. */
+  /** The credentials are missing or invalid. */
   unauthenticated: 4401,
-  /** Valid credentials that do not allow this. */
+  /** The credentials are valid, but do not allow the session. */
   forbidden: 4403,
-  /** No session is served at this path. */
+  /** The server has no sessions at this path. */
   notFound: 4404,
-  /** No sign of life from the peer, or no token in time. */
+  /** The peer showed no sign of life, or sent no token in time. */
   timedOut: 4408,
-  /** One message was larger than this end takes. */
+  /** A message was larger than this end accepts. */
   tooLarge: 4413,
-  /** A limit of sessions, per server, user or address, was reached; or a rate, again and again. */
+  /** A limit was reached: of sessions per server, user or address, or repeatedly of a rate. */
   tooMany: 4429,
-  /** The application's `onOpen` failed, or its handlers fail again and again; see `onHandlerError`. */
+  /** `onOpen` of the application failed, or its handlers fail repeatedly; see `onHandlerError`. */
   handlerFailed: 4500,
   /** The server is going away; come back later. */
   draining: 4503,
-  /** The peer does not take its messages fast enough, or nobody reads them here. */
+  /** The peer does not read its messages fast enough, or this end's application does not. */
   queueFull: 4507,
 } as const;
 
-/** A close code that Skein itself gives; see {@linkcode CloseCode}. */
+/** A close code that Skein itself uses; see {@linkcode CloseCode}. */
 export type CloseCodeValue = typeof CloseCode[keyof typeof CloseCode];
 
-/** Who ended a session: this end, the other one, or the network between them. */
+/** The origin of an end: this end, the peer, or the network between them. */
 export type ClosedBy = "local" | "remote" | "network";
 
 /** How and why a session ended. */
 export interface CloseInfo {
   /**
-   * Close code: 0, a {@linkcode CloseCode}, or the application's own from 3000
-   * to 4999. What else a foreign peer sends is passed on as it came.
+   * Close code: 0, a {@linkcode CloseCode}, or the application's own from 3000 to 4999. Any other
+   * code of a foreign peer is passed on unchanged.
    */
   readonly code: number;
   /** Reason in words; may be empty. */
   readonly reason: string;
-  /** Who ended it. */
+  /** The origin of the end. */
   readonly by: ClosedBy;
-  /** The error behind it, where there was one. */
+  /** The error that caused the end, if any. */
   readonly error?: unknown;
 }
 
@@ -84,8 +84,8 @@ export type SkeinErrorCode =
   | "moq";
 
 /**
- * The base of every error that Skein throws on purpose. Bad arguments throw
- * `TypeError` and `RangeError` instead.
+ * The base class of every error that Skein throws deliberately. Bad arguments throw `TypeError` and
+ * `RangeError` instead.
  *
  * @example Usage
  * ```ts
@@ -109,22 +109,22 @@ export class SkeinError extends Error {
    */
   constructor(code: SkeinErrorCode, message: string, options?: ErrorOptions) {
     super(message, options);
-    // A minifier renames the classes, and must not rename their errors.
+    // Minifiers rename the classes; the errors keep their names.
     this.name = code.replace(/(^|-)./g, (start) => start.at(-1)!.toUpperCase()) + "Error";
     this.code = code;
   }
 }
 
-/** Thrown by an operation on a session that is closed, or that closed meanwhile. */
+/** Thrown by an operation on a session that is closed, or closes before the operation completes. */
 export class SessionClosedError extends SkeinError {
-  /** How the session ended, where that is known. */
+  /** How the session ended, where known. */
   readonly info: CloseInfo | undefined;
 
   /**
    * Creates the error.
    *
-   * @param message What could not be done.
-   * @param options Standard error options and how the session ended.
+   * @param message The operation that failed.
+   * @param options Standard error options, and how the session ended.
    */
   constructor(message: string, options?: ErrorOptions & { info?: CloseInfo }) {
     super("session-closed", message, options);
@@ -132,12 +132,12 @@ export class SessionClosedError extends SkeinError {
   }
 }
 
-/** Thrown when a bounded queue has no room for one more. */
+/** Thrown when a bounded queue is full. */
 export class QueueFullError extends SkeinError {
   /**
    * Creates the error.
    *
-   * @param message Which queue, and its bound.
+   * @param message The queue and its bound.
    * @param options Standard error options.
    */
   constructor(message: string, options?: ErrorOptions) {
@@ -145,16 +145,16 @@ export class QueueFullError extends SkeinError {
   }
 }
 
-/** Thrown when something did not happen in time; the message names what was waited for. */
+/** Thrown when an operation does not complete in time; the message names the operation. */
 export class TimeoutError extends SkeinError {
-  /** How long was waited, in milliseconds. */
+  /** The limit that was exceeded, in milliseconds. */
   readonly timeoutMs: number;
 
   /**
    * Creates the error.
    *
-   * @param message What was waited for.
-   * @param timeoutMs How long was waited, in milliseconds.
+   * @param message The operation that did not complete.
+   * @param timeoutMs The limit that was exceeded, in milliseconds.
    * @param options Standard error options.
    */
   constructor(message: string, timeoutMs: number, options?: ErrorOptions) {
@@ -163,18 +163,18 @@ export class TimeoutError extends SkeinError {
   }
 }
 
-/** A stream that was reset or stopped before its end. */
+/** Thrown by a stream that was reset or stopped before its end. */
 export class StreamError extends SkeinError {
-  /** The application's code; 0 where the wire carries none. */
+  /** The application's code; 0 where the transport carries no code. */
   readonly streamErrorCode: number;
-  /** Who ended the stream. */
+  /** The origin of the end. */
   readonly by: ClosedBy;
 
   /**
    * Creates the error.
    *
-   * @param message What happened to the stream.
-   * @param options The code, who did it, and standard error options.
+   * @param message How the stream ended.
+   * @param options The code, the origin, and standard error options.
    */
   constructor(message: string, options: ErrorOptions & { streamErrorCode: number; by: ClosedBy }) {
     super("stream", message, options);
@@ -183,12 +183,14 @@ export class StreamError extends SkeinError {
   }
 }
 
-/** The peer broke the protocol: what was expected, and what came. */
+/**
+ * Thrown when the peer breaks the protocol; the message has the expected and the received value.
+ */
 export class ProtocolError extends SkeinError {
   /**
    * Creates the error.
    *
-   * @param message What was expected, and what came.
+   * @param message The expected and the received value.
    * @param options Standard error options.
    */
   constructor(message: string, options?: ErrorOptions) {
@@ -196,15 +198,18 @@ export class ProtocolError extends SkeinError {
   }
 }
 
-/** The connection could not be made, or broke. */
+/** Thrown when a connection cannot be opened, or breaks. */
 export class ConnectionError extends SkeinError {
-  /** HTTP status with which the server refused it, where it did and the platform tells. */
+  /**
+   * HTTP status of the server's refusal; `undefined` without a refusal, and on platforms that hide
+   * the status.
+   */
   readonly status: number | undefined;
 
   /**
    * Creates the error.
    *
-   * @param message What failed.
+   * @param message The operation that failed.
    * @param options Standard error options, and the status of a refusal.
    */
   constructor(message: string, options?: ErrorOptions & { status?: number }) {
@@ -213,12 +218,12 @@ export class ConnectionError extends SkeinError {
   }
 }
 
-/** This wire or runtime cannot do what was asked for; see `capabilities`. */
+/** Thrown when the transport or the runtime does not support an operation; see `capabilities`. */
 export class UnsupportedError extends SkeinError {
   /**
    * Creates the error.
    *
-   * @param message What is not supported, and by what.
+   * @param message The operation, and the transport or runtime that lacks support.
    * @param options Standard error options.
    */
   constructor(message: string, options?: ErrorOptions) {
@@ -226,7 +231,7 @@ export class UnsupportedError extends SkeinError {
   }
 }
 
-/** What is wrong with a typed message; see {@linkcode StructuredError}. */
+/** The fault of a typed message; see {@linkcode StructuredError}. */
 export type StructuredErrorReason =
   | "unknown-type"
   | "too-large"
@@ -235,13 +240,14 @@ export type StructuredErrorReason =
   | "malformed";
 
 /**
- * A typed message that came, on a stream or in a datagram, and cannot be taken. By `reason`:
+ * Reports a typed message, received on a stream or in a datagram, that cannot be delivered. By
+ * `reason`:
  *
- * - `unknown-type`: the registry has no such number.
- * - `too-large`: it is larger than `maxMessageBytes`; none of it was held.
- * - `truncated`: the stream ended inside it.
- * - `malformed`: the codec cannot read it, or the framing is wrong.
- * - `invalid`: its schema refuses it.
+ * - `unknown-type`: the registry does not have the number of the message.
+ * - `too-large`: the message is larger than `maxMessageBytes`; no part was kept in memory.
+ * - `truncated`: the stream ended inside the message.
+ * - `malformed`: the codec cannot read the message, or the framing is wrong.
+ * - `invalid`: the schema refuses the message.
  *
  * @example Usage
  * ```ts
@@ -254,17 +260,17 @@ export type StructuredErrorReason =
  * ```
  */
 export class StructuredError extends SkeinError {
-  /** What is wrong with it. */
+  /** The fault of the message. */
   readonly reason: StructuredErrorReason;
-  /** The number that it came with; `undefined` if that was missing. */
+  /** The number in the message; `undefined` if the number is missing. */
   readonly type: number | undefined;
 
   /**
    * Creates the error.
    *
-   * @param reason What is wrong.
-   * @param message What was expected, and what came.
-   * @param options Standard error options, and the number of the message.
+   * @param reason The fault of the message.
+   * @param message The expected and the received value.
+   * @param options Standard error options, and the number in the message.
    */
   constructor(
     reason: StructuredErrorReason,
@@ -277,32 +283,35 @@ export class StructuredError extends SkeinError {
   }
 }
 
-/** Thrown where a broker's engine was away, or gave up what it was to keep. */
+/** Thrown when a broker's engine is out of reach, or discarded data that the broker relies on. */
 export class BrokerError extends SkeinError {
   /**
    * Creates the error.
    *
-   * @param message What failed.
-   * @param options Standard error options; what the client library threw is the `cause`.
+   * @param message The operation that failed.
+   * @param options Standard error options; the error of the client library is the `cause`.
    */
   constructor(message: string, options?: ErrorOptions) {
     super("broker", message, options);
   }
 }
 
-/** A limit of sessions, per server, user or address, or a rate of connections was reached. */
+/**
+ * Thrown when a limit is reached: of sessions per server, user or address, or of the rate of
+ * connections.
+ */
 export class LimitError extends SkeinError {
-  /** Which limit. */
+  /** The option that sets the limit. */
   readonly limit: string;
-  /** When there will be room, in milliseconds, where that is known. */
+  /** Time until there is room, in milliseconds, where known. */
   readonly retryAfterMs: number | undefined;
 
   /**
    * Creates the error.
    *
    * @param limit The option that sets the limit, such as `maxSessionsPerUser`.
-   * @param message What was refused, and the limit.
-   * @param options When there will be room.
+   * @param message The refused operation, and the limit.
+   * @param options The time until there is room.
    */
   constructor(limit: string, message: string, options: { readonly retryAfterMs?: number } = {}) {
     super("limit", message);
@@ -311,12 +320,12 @@ export class LimitError extends SkeinError {
   }
 }
 
-/** HTTP statuses with which a session can be refused. */
+/** HTTP statuses with which a server can refuse a session. */
 export type RefusalStatus = 400 | 401 | 403 | 404 | 408 | 429 | 503;
 
 /**
- * Refuses a session. Thrown by the application's `authenticate`; its message
- * does cross the wire, as the close reason.
+ * Refuses a session. Thrown by the application's `authenticate`. The message is sent to the client,
+ * as the close reason.
  *
  * @example Usage
  * ```ts
@@ -333,7 +342,7 @@ export class AuthenticationError extends SkeinError {
   /**
    * Creates the refusal.
    *
-   * @param message Told to the peer.
+   * @param message The reason, sent to the client.
    * @param options The status (401 by default) and standard error options.
    */
   constructor(message: string, options: ErrorOptions & { status?: RefusalStatus } = {}) {
@@ -346,22 +355,21 @@ export class AuthenticationError extends SkeinError {
 export interface RequestFailure {
   /** Stable code: one of Skein's own, or the application's. */
   readonly code: string;
-  /** What went wrong, for people. */
+  /** The fault, for people. */
   readonly message: string;
-  /** Where in the input, for example `["user", "name"]`. */
+  /** The place of the fault in the input, for example `["user", "name"]`. */
   readonly path?: readonly (string | number)[];
-  /** When to try again, in milliseconds, if that is known. */
+  /** Time after which to retry, in milliseconds, where known. */
   readonly retryAfterMs?: number;
 }
 
 /**
- * The answer to a request, when it is a failure. It is the only error of a
- * handler whose text crosses the wire: a handler throws it to tell its asker what is wrong.
+ * The failed reply to a request. A handler throws this error to tell the peer the fault: the text
+ * of any other error stays on this end.
  *
- * Skein's own failure codes: `malformed`, `invalid` (the data does not fit the
- * contract; `path` says where), `unknown-topic`, `unauthenticated`,
- * `forbidden`, `too-large`, `too-many` (`retryAfterMs` may say when to try again), `unavailable`,
- * `unanswered`, `failed`.
+ * Skein's own failure codes: `malformed`, `invalid` (the data does not fit the contract; `path` is
+ * the place), `unknown-topic`, `unauthenticated`, `forbidden`, `too-large`, `too-many`
+ * (`retryAfterMs` may be the time after which to retry), `unavailable`, `unanswered`, `failed`.
  *
  * @example Usage
  * ```ts
@@ -373,15 +381,16 @@ export interface RequestFailure {
  * ```
  */
 export class RequestError extends SkeinError {
-  /** What crosses the wire. */
+  /** The part that is sent to the peer. */
   readonly failure: RequestFailure;
 
   /**
    * Creates the failure.
    *
-   * @param failureCode Stable code for the asker to branch on.
-   * @param message For people.
-   * @param options Where in the input, when to try again, and standard error options.
+   * @param failureCode Stable code for the peer to branch on.
+   * @param message The fault, for people.
+   * @param options The place in the input, the time after which to retry, and standard error
+   * options.
    */
   constructor(
     failureCode: string,

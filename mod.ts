@@ -1,7 +1,7 @@
 /**
- * Skein: real-time sessions for Deno. Typed messages, requests and their
- * answers, topics, presence and rooms between a server and browsers or other
- * programs, with bounded queues, reconnecting clients and a clean shutdown.
+ * Skein: real-time sessions for Deno. Typed messages, requests and replies, topics, presence and
+ * rooms between a server and browsers or other programs, with bounded queues, clients that reconnect
+ * and a clean shutdown.
  *
  * | To | use |
  * | --- | --- |
@@ -9,14 +9,14 @@
  * | connect, and stay connected | {@linkcode connect} |
  * | open one session | {@linkcode dial} |
  * | share types and checks between both ends | {@linkcode defineContract} |
- * | keep what clients miss, and tell them if it is gone | `history` of {@linkcode ServeOptions}, `onRecovery` of {@linkcode ClientSubscribeOptions} |
+ * | keep messages that clients miss, and report gaps | `history` of {@linkcode ServeOptions}, `onRecovery` of {@linkcode ClientSubscribeOptions} |
  * | run many nodes as one service | `broker` of {@linkcode ServeOptions}: `RedisBroker` of `@skein/skein/redis`, `NatsBroker` of `@skein/skein/nats` |
  * | test without sockets | `@skein/skein/testing` |
  *
- * Browsers import from `@skein/skein/client`, which needs nothing of Deno. What the
- * parts are made of is under `@skein/skein/session`, `/transport`, `/pubsub` and `/manager`.
+ * Browsers import from `@skein/skein/client`, which does not need Deno. The building blocks are in
+ * `@skein/skein/session`, `/transport`, `/pubsub` and `/manager`.
  *
- * @example A server, and a client of it
+ * @example A server and its client
  * ```ts
  * import { connect, serve } from "@skein/skein";
  * import { assertEquals } from "@std/assert";

@@ -1,6 +1,5 @@
 /**
- * The server: sessions, topics, presence and rooms behind one `serve()`. This is
- * the one place where all modules meet.
+ * The server: sessions, topics, presence and rooms behind one `serve()`.
  *
  * @example Ten lines
  * ```ts

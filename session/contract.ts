@@ -1,7 +1,7 @@
 /**
- * The contract: which topics each end sends, which requests either end may
- * ask, and the schema of each. Both ends share it; the compiler checks the ends
- * against it, and the receiving end checks the data.
+ * The contract: the topics that each end sends, the requests that either end may send, and their
+ * schemas. Both ends share the contract. The compiler checks the code of each end, and the
+ * receiving end checks the data.
  *
  * @module
  */
@@ -18,7 +18,7 @@ import { type RouteMatch, type TopicOf, TopicRouter } from "./base/topic_pattern
 import type { Incoming } from "./incoming.ts";
 import type { ContractMessage, Message, UntypedMessage } from "./message.ts";
 
-/** Which end of a session this is. */
+/** One of the two ends of a session. */
 export type Side = "server" | "client";
 
 /** Topics or topic patterns, each with the schema of its data. */
@@ -26,23 +26,23 @@ export type TopicSchemas = Readonly<Record<string, StandardSchema>>;
 
 /** The two schemas of a request. */
 export interface RequestSchemas {
-  /** What is asked with; checked by the end that answers. */
+  /** Schema of the request's data; checked by the end that replies. */
   readonly input: StandardSchema;
-  /** What is answered; checked by the end that asked. */
+  /** Schema of the reply; checked by the end that sent the request. */
   readonly output: StandardSchema;
 }
 
-/** What {@linkcode defineContract} takes. */
+/** Sections of a contract, for {@linkcode defineContract}. */
 export interface ContractDefinition {
-  /** What clients send. */
+  /** Topics that clients send. */
   readonly toServer?: TopicSchemas;
-  /** What the server sends, publications included. */
+  /** Topics that the server sends, publications included. */
   readonly toClient?: TopicSchemas;
-  /** What either end may ask the other. */
+  /** Requests that either end may send. */
   readonly requests?: Readonly<Record<string, RequestSchemas>>;
   /**
-   * With which data clients may be present, by room. The server applies the schema, once: notices
-   * and `members` have what it gave, which must be a value that JSON can hold.
+   * Data with which clients may be present, by room. The server applies the schema, once; notices
+   * and `members` have the result, which must be a value that JSON can hold.
    */
   readonly presence?: TopicSchemas;
 }
@@ -53,7 +53,7 @@ export interface ContractDefinition {
  * @typeParam D The definition.
  */
 export interface Contract<D extends ContractDefinition = ContractDefinition> {
-  /** What was defined. Changing a section afterwards changes nothing else. */
+  /** The definition. Changing a section afterwards has no effect. */
   readonly definition: D;
 }
 
@@ -61,7 +61,7 @@ export interface Contract<D extends ContractDefinition = ContractDefinition> {
 export type AnyContract = Contract<ContractDefinition>;
 
 /**
- * Whether `C` is {@linkcode AnyContract} itself; an empty contract is not.
+ * True for {@linkcode AnyContract} itself; false for any other contract, an empty one included.
  *
  * @typeParam C The contract.
  */
@@ -70,7 +70,7 @@ export type IsUntyped<C extends AnyContract> = AnyContract extends C
   : false;
 
 /**
- * A section of a contract; one without topics where it is left out.
+ * A section of a contract; an empty section if the contract omits the section.
  *
  * @typeParam C The contract.
  * @typeParam K The section's name.
@@ -81,18 +81,18 @@ export type SectionOf<C extends AnyContract, K extends keyof ContractDefinition>
     : Record<never, never>;
 
 /**
- * The schema of an entry: the entry itself, or one of a request's two.
+ * The schema of an entry: the entry itself, or one of a request's two schemas.
  *
  * @typeParam E The entry.
- * @typeParam K Which of the two.
+ * @typeParam K The choice between the two.
  */
 export type EntrySchema<E, K extends keyof RequestSchemas> = E extends StandardSchema ? E
   : E extends { readonly [Key in K]: infer Schema extends StandardSchema } ? Schema
   : never;
 
 /**
- * The input for a topic. For a union of topics, what fits each: an intersection,
- * which is what the inferred parameter of a union of functions is.
+ * The input for a topic. For a union of topics, the data must fit each of them: the type is an
+ * intersection, as TypeScript infers for the parameter of a union of functions.
  *
  * @typeParam M The section.
  * @typeParam T The topic.
@@ -118,8 +118,8 @@ export type OutputFor<M, T extends string> = T extends string ? {
   : never;
 
 /**
- * A type that no topic fits, in place of the topics of a section that a contract does not have: the
- * compiler's message then tells the reason.
+ * A type that no topic fits, for a section that a contract omits: the compiler's message then has
+ * the reason.
  *
  * @typeParam Reason The reason, in words.
  */
@@ -135,13 +135,13 @@ export interface NoTopic<Reason extends string> {
  * @typeParam None The type for a section without topics.
  */
 export type TopicsOf<M, None = never> = {
-  // A member: the compiler's messages would name an alias of the topics in their place.
+  // A member, because the compiler's messages would otherwise name this alias and hide the topics.
   readonly any: [keyof M & string] extends [never] ? None
     : { [P in keyof M & string]: TopicOf<P> }[keyof M & string];
 }["any"];
 
 /**
- * The schemas of what one side sends.
+ * The schemas of the topics that one side sends.
  *
  * @typeParam C The contract.
  * @typeParam S The side that sends.
@@ -152,7 +152,7 @@ export type SentBy<C extends AnyContract, S extends Side> = SectionOf<
 >;
 
 /**
- * The topics that one side may send on; {@linkcode NoTopic} where the contract has none.
+ * The topics that one side may send on; {@linkcode NoTopic} if the contract has no such topics.
  *
  * @typeParam C The contract.
  * @typeParam S The side that sends.
@@ -163,7 +163,7 @@ export type SendTopic<C extends AnyContract, S extends Side> = TopicsOf<
 >;
 
 /**
- * What one side has to send on a topic. For a union of topics, what fits each.
+ * The data that one side sends on a topic. For a union of topics, the data must fit each of them.
  *
  * @typeParam C The contract.
  * @typeParam S The side that sends.
@@ -175,7 +175,8 @@ export type SendData<C extends AnyContract, S extends Side, T extends string> = 
 >;
 
 /**
- * The topics that either side may ask on; {@linkcode NoTopic} where the contract has none.
+ * The topics on which either side may send requests; {@linkcode NoTopic} if the contract has no
+ * requests.
  *
  * @typeParam C The contract.
  */
@@ -185,7 +186,7 @@ export type RequestTopic<C extends AnyContract> = TopicsOf<
 >;
 
 /**
- * What has to be asked with on a topic. For a union of topics, what fits each.
+ * The data of a request on a topic. For a union of topics, the data must fit each of them.
  *
  * @typeParam C The contract.
  * @typeParam T The topic.
@@ -196,7 +197,7 @@ export type RequestInput<C extends AnyContract, T extends string> = InputFor<
 >;
 
 /**
- * What the one who asked on a topic gets.
+ * The reply to a request on a topic, as the requesting end receives the data.
  *
  * @typeParam C The contract.
  * @typeParam T The topic.
@@ -207,8 +208,8 @@ export type RequestOutput<C extends AnyContract, T extends string> = OutputFor<
 >;
 
 /**
- * The rooms in which a client may be present with data; {@linkcode NoTopic} where the contract has
- * none.
+ * The rooms in which a client may be present with data; {@linkcode NoTopic} if the contract has no
+ * such rooms.
  *
  * @typeParam C The contract.
  */
@@ -229,7 +230,8 @@ export type PresenceInput<C extends AnyContract, T extends string> = InputFor<
 >;
 
 /**
- * The data with which users are present, in any room; `unknown` where the contract does not say.
+ * The data with which users are present, in any room; `unknown` if the contract has no schemas for
+ * presence.
  *
  * @typeParam C The contract.
  */
@@ -241,7 +243,7 @@ export type PresenceData<C extends AnyContract> = IsUntyped<C> extends true ? un
 /**
  * Notice of the users in a topic, for its subscribers; part of every contract.
  *
- * @typeParam C The contract, which says with which data.
+ * @typeParam C The contract, with the schemas of the users' data.
  */
 export type PresenceMessage<C extends AnyContract = AnyContract> = ContractMessage<
   "presence:{topic}",
@@ -309,7 +311,7 @@ export type TopicMessage<C extends AnyContract, T extends string> = IsUntyped<C>
     }
   >;
 
-/** What a contract says of a pattern, at run time. */
+/** The entry of a contract for a pattern, at run time. */
 export interface ContractRoute {
   /** The pattern. */
   readonly pattern: string;
@@ -317,39 +319,37 @@ export interface ContractRoute {
   readonly input: StandardSchema | undefined;
   /** The schema of the answer, for a request. */
   readonly output: StandardSchema | undefined;
-  /** Whether the topic is for messages or for requests. */
+  /** The use of the topic: messages or requests. */
   readonly kind: "message" | "request";
 }
 
-/** What a contract says of a topic: the route's fields, and `params`. */
+/** The entry of a contract for a topic: the route's fields, and `params`. */
 export type ContractMatch = RouteMatch<ContractRoute>;
 
-/** Finds what a contract says of a topic, and checks what came; see {@linkcode compileContract}. */
+/** Finds the entry for a topic, and checks received data; see {@linkcode compileContract}. */
 export interface ContractRouter extends Pick<TopicRouter<ContractRoute>, "match"> {
   /**
-   * Checks a message, or a request if it has a number, and has its session accept or refuse it.
+   * Checks a message, or a request if there is an id; the session then accepts or refuses.
    *
    * @ignore
    */
   check(incoming: Incoming, session: Checked): CheckedMessage;
   /**
-   * Checks the answer to a request.
+   * Checks the reply to a request.
    *
-   * @param topic The topic that was asked.
-   * @param answer What came.
-   * @returns The answer, as the schema gives it.
-   * @throws {RequestError} If it does not fit.
+   * @param topic The topic of the request.
+   * @param answer The received reply.
+   * @returns The output of the schema.
+   * @throws {RequestError} If the reply does not fit the contract.
    */
   checkAnswer(topic: string, answer: unknown): Promise<unknown>;
 }
 
 /**
- * Defines a contract. Give it to `serve` and to `connect`, from a module that
- * both ends import.
+ * Defines a contract, to pass to `serve` and to `connect`, from a module that both ends import.
  *
- * Data is sent as it is and checked where it arrives, so a schema's input type is
- * what one sends and its output type is what one receives: defaults and
- * transforms are applied once, by the receiver.
+ * Data is sent unchanged and checked by the receiver. The sender therefore uses a schema's input
+ * type and the receiver its output type: defaults and transforms are applied once, by the receiver.
  *
  * @example Usage
  * ```ts
@@ -374,8 +374,8 @@ export interface ContractRouter extends Pick<TopicRouter<ContractRoute>, "match"
  * @typeParam D The definition, with its patterns as literals.
  * @param definition Topics and schemas; each section may be left out.
  * @returns The contract, frozen.
- * @throws {TypeError} If a pattern is malformed or begins with `presence:`, if two
- * patterns that one side receives overlap, or if something is not a schema.
+ * @throws {TypeError} If a pattern is malformed or begins with `presence:`, if two patterns that one
+ * side receives overlap, or if a value is not a schema.
  * @throws {RangeError} If a pattern is longer than 255 bytes.
  */
 export function defineContract<D extends ContractDefinition>(
@@ -385,8 +385,8 @@ export function defineContract<D extends ContractDefinition>(
 }
 
 /**
- * Gives the router for what one side receives. Cheap: a contract is compiled
- * when it is defined, and all sessions share the result.
+ * Returns the router for the topics that one side receives. Fast: a contract is compiled once, by
+ * `defineContract()`, and all sessions share the result.
  *
  * @example Usage
  * ```ts
@@ -411,7 +411,7 @@ export function compileContract(
   contract: AnyContract,
   side: Side | "presence",
 ): ContractRouter {
-  // Asked of the contract itself: a page without one does not load what compiles them.
+  // A method of the contract compiles: a page without a contract then does not load the compiler.
   const { router } = contract as Partial<CompiledContract<ContractDefinition>>;
   if (typeof router === "function") return router.call(contract, side);
   throw new TypeError(
@@ -439,7 +439,8 @@ class Router extends TopicRouter<ContractRoute> implements ContractRouter {
 
 class CompiledContract<D extends ContractDefinition> implements Contract<D> {
   readonly definition: D;
-  // Made here, since overlaps are looked for anyway; all sessions share the caches.
+  // Created at once, because the constructor must detect overlaps anyway. All sessions share the
+  // caches.
   readonly #routers: Readonly<Record<Side | "presence", ContractRouter>>;
 
   constructor(definition: D) {
@@ -465,7 +466,7 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
     Object.freeze(this);
   }
 
-  /** By name: a contract of another copy of Skein, as bundlers may leave it, is as good. */
+  /** Found by name, so that a contract works if a bundle contains two copies of Skein. */
   router(side: Side | "presence"): ContractRouter {
     return this.#routers[side];
   }
@@ -493,29 +494,29 @@ function refuse(rule: string, received: unknown): never {
   throw new TypeError(`Cannot ${VERB}: ${rule}, received ${JSON.stringify(received)}`);
 }
 
-/** A session, as its contract meets it. */
+/** The parts of a session that a contract needs. */
 export interface Checked {
-  /** What takes the message that fits. */
+  /** Accepts messages that fit, and counts the others. */
   readonly inbound: {
     accept(incoming: Incoming, match: ContractMatch | undefined): Message;
     countInvalid(what: string): void;
   };
-  /** Sends an answer that is a failure; `null` answers a message without id. */
+  /** Sends a failed reply; `null` replies to a message without an id. */
   fail(id: number | null, failure: RequestFailure): void;
   /** Reports a failed schema to the application. */
   handlerFailed(error: unknown, reason: string): void;
 }
 
-/** What is left of a message that was checked; `undefined` if it was refused. */
+/** The checked message; `undefined` if refused. */
 export type CheckedMessage = Message | undefined | Promise<Message | undefined>;
 
 /**
- * Checks a message, and has its session accept or refuse it.
+ * Checks a message; the session then accepts or refuses the message.
  *
- * @param match What the contract has for its topic.
- * @param incoming What came.
+ * @param match The contract's entry for the topic.
+ * @param incoming The received message.
  * @param session The session.
- * @returns The message; later, where the schema takes its time.
+ * @returns The message; a promise if the schema is asynchronous.
  */
 function checkIncoming(
   match: ContractMatch | undefined,

@@ -1,6 +1,5 @@
 /**
- * The envelopes that are not messages: answers, signs of life and of farewell.
- * Those by which a peer asks for something go on to its services.
+ * Handles control envelopes: replies, pings, farewells. Services handle the requests among these.
  *
  * @module
  */
@@ -16,40 +15,40 @@ import type { Control, TopicNote } from "./incoming.ts";
 
 /** Counters of control envelopes. */
 export interface ControlStats {
-  /** Answers that came after their asker gave up. */
+  /** Replies that arrived after the request was abandoned. */
   readonly lateAnswers: number;
-  /** Messages that the peer says it dropped for this end. */
+  /** Messages that the peer reports as dropped for this end. */
   readonly droppedByPeer: number;
   /** Messages of this end that the peer refused. */
   readonly refusedByPeer: number;
 }
 
-/** Where nothing came. */
+/** Counters without any control envelope. */
 export const NO_CONTROLS: ControlStats = { lateAnswers: 0, droppedByPeer: 0, refusedByPeer: 0 };
 
-/** What the control half needs from its session. */
+/** The parts of a session that the control half needs. */
 export interface ControlHost {
   /** The session, for services and handlers. */
   readonly session: SessionFace;
-  /** Questions of this end. */
+  /** Requests of this end. */
   readonly asks: Asks;
-  /** What came, for who subscribed. */
+  /** Notifies subscriptions, and counts invalid envelopes. */
   readonly inbound: { countInvalid(what: string): void; note(note: TopicNote): void };
-  /** What is done for the peer, if this end has services. */
+  /** Services for the peer, if this end has services. */
   readonly serving: SessionServing | undefined;
-  /** Asked for a new token. */
+  /** Called when the server asks for a new token. */
   readonly onRenew: (() => void) | undefined;
-  /** Told up to which number the peer handled messages. */
+  /** Called with the number up to which the server handled messages. */
   readonly onAck: ((n: number) => void) | undefined;
   /** Sends an envelope that is never dropped. */
   post(envelope: OutgoingEnvelope): void;
-  /** Takes the answer to a ping. */
+  /** Handles the answer to a ping. */
   pong(n: number): void;
-  /** Tells who listens. */
+  /** Dispatches an event. */
   emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void;
-  /** The session is established. */
+  /** Establishes the session. */
   connected(hello?: Hello): void;
-  /** The server lets nobody in without a token, and waits for one. */
+  /** Handles the notice that the server requires a token, and waits for one. */
   tokenExpected(reason: string): void;
   /** Reports a failed handler to the application. */
   handlerFailed(error: unknown, reason: string): void;
@@ -57,7 +56,7 @@ export interface ControlHost {
 
 /** The control half of a session. */
 export class Controls {
-  /** Counters, which go on. */
+  /** Counters, updated in place. */
   readonly stats: { -readonly [Name in keyof ControlStats]: number } = { ...NO_CONTROLS };
   readonly #host: ControlHost;
   readonly #settings: SessionSettings;
@@ -68,7 +67,7 @@ export class Controls {
     this.#settings = settings;
   }
 
-  /** Acts on one envelope. */
+  /** Handles one envelope. */
   receive(envelope: Control): void {
     const { handlers } = this.#settings;
     const { session } = this.#host;
@@ -120,7 +119,7 @@ export class Controls {
     }
   }
 
-  /** A message that asked for no answer is refused. */
+  /** Reports a message that the peer refused, and that was not a request. */
   refused(failure: RequestFailure | undefined): void {
     this.stats.refusedByPeer++;
     if (failure === undefined) return;

@@ -1,5 +1,6 @@
 /**
- * The contract between a session and the services of a server: a client has none, and loads none.
+ * The interface between a session and the services of a server. A client has no services, and does
+ * not load their code.
  *
  * @module
  */
@@ -13,7 +14,7 @@ import type { SessionCredentials, SessionFace } from "./types.ts";
 /** Envelopes that may have a number. */
 export type NumberedEnvelope = Extract<Envelope, { kind: "message" | "publish" }>;
 
-/** Envelopes by which a client may say its id. */
+/** Envelopes that may carry the id of a client. */
 export type IntroducingEnvelope = Extract<Envelope, { readonly client?: string }>;
 
 /** A session, as its services see it. */
@@ -22,21 +23,21 @@ export interface ServiceHost {
   readonly session: SessionFace;
   /** Sends an envelope that is never dropped. */
   post(envelope: OutgoingEnvelope): void;
-  /** Counts what makes no sense. */
+  /** Counts invalid envelopes. */
   readonly inbound: { countInvalid(what: string): void };
   /** The result of `authenticate`. */
   value: unknown;
-  /** The user of the session, where one is known. */
+  /** The user of the session, where known. */
   user: string | undefined;
-  /** When the credentials end, if they do. */
+  /** The end of the credentials, if the credentials expire. */
   credentials: SessionCredentials | undefined;
   /** The client of the peer, over all its sessions. */
   client: string | undefined;
-  /** Gives what it waits for to be established another time. */
+  /** Ends the session unless the handshake completes within a new timeout. */
   giveUpAfter(timeoutMs: number, what: string): void;
-  /** The session is established. */
+  /** Establishes the session. */
   connected(): void;
-  /** Says why, flushes, and ends the session. */
+  /** Closes the session with a code and reason, after flushing. */
   refuse(code: number, reason: string): void;
   /** Reports a failed handler to the application. */
   handlerFailed(error: unknown, reason: string): void;
@@ -44,23 +45,23 @@ export interface ServiceHost {
 
 /** The services of one session. */
 export interface SessionServing {
-  /** True if one of them may wait for the end of the session. */
+  /** True if a service may wait for the end of the session. */
   readonly isBusy: boolean;
-  /** Reads the first frame of a peer that has to send its token before anything else. */
+  /** Reads the first frame of a peer that must send its token first. */
   receiveToken(frame: Frame): Promise<void>;
-  /** Takes an envelope by which the peer asks for something. */
+  /** Handles an envelope with a request for a service. */
   receive(envelope: Control): void;
-  /** Takes the id of the client; false if it is refused. */
+  /** Registers the id of the client; false if the id is refused. */
   introduce(envelope: IntroducingEnvelope): boolean;
-  /** Gives a numbered envelope its turn; `null` if it is not to be handled. */
+  /** Checks the turn of a numbered envelope; `null` if the envelope must not be handled. */
   number(envelope: NumberedEnvelope, isRead: boolean): Numbered | null | undefined;
-  /** The session is over. */
+  /** Ends the services with the session. */
   end(reason: unknown): void;
 }
 
 /** The services of a server, as its sessions see them. */
 export interface SessionDesk {
-  /** Features that clients are told of. */
+  /** Optional features, announced to clients. */
   readonly features: readonly string[];
   /** The part of the services that a session calls by itself. */
   readonly services: {
@@ -71,9 +72,9 @@ export interface SessionDesk {
   };
   /** Reads one envelope. */
   read(text: string): Envelope;
-  /** Makes the secret by which the client of a session can move to another one. */
+  /** Creates the secret with which the client of a session can move to another session. */
   ticket(host: { readonly id: string; ticket?: string | undefined }): string | undefined;
-  /** Makes the receiving half of one session. */
+  /** Creates the receiving half of one session. */
   inbound(host: InboundHost): Inbound;
   /** Serves one session. */
   serve(host: ServiceHost): SessionServing;

@@ -1,5 +1,5 @@
 /**
- * What happens to a session, as events.
+ * Events of a session.
  *
  * @module
  */
@@ -12,39 +12,41 @@ import type { SessionFace } from "./types.ts";
 import type { SessionSettings } from "./settings.ts";
 import { report } from "./report.ts";
 
-/** The events of a session, by their names. */
+/** Events of a session, by name. */
 export interface SessionEventMap {
   /** The session is established. */
   ready: CustomEvent<null>;
-  /** It winds up: this end drains or closes, or the peer asked for it. Told once. */
+  /** The session drains: this end drains or closes, or the peer asked to. Dispatched once. */
   draining: CustomEvent<null>;
-  /** The peer says that it will go away. */
+  /** The peer announces that it will go away. */
   goaway: CustomEvent<GoAway>;
-  /** Messages of a topic are missing here, or may be. */
+  /** Messages of a topic are missing on this end, or may be. */
   gap: CustomEvent<Gap>;
   /**
-   * The server took this session off a topic, without being asked. One that crosses a question of
-   * this end for the topic is told of too: the answer is newer.
+   * The server ended a subscription of this session unasked. Also dispatched while a request of
+   * this end for the same topic is under way; the reply to that request is then the newer state.
    */
   unsubscribed: CustomEvent<Unsubscribed>;
   /**
-   * The server asks for a new token: `session.authenticate()` within so many milliseconds keeps the
-   * session. A client whose `token` is a function does so by itself.
+   * The server asks for a new token: `session.authenticate()` within `withinMs` milliseconds keeps
+   * the session. A client whose `token` is a function renews automatically.
    */
   renew: CustomEvent<{ readonly withinMs: number }>;
-  /** It is over; the last event. */
+  /** The session is over; the last event. */
   closed: CustomEvent<CloseInfo>;
-  /** The peer sent what makes no sense; `detail` says what. */
+  /** The peer sent invalid data; `detail` is the description. */
   protocolerror: CustomEvent<string>;
-  /** Something was waited for in vain, a handler failed, or this end ends the session for another fault. */
+  /**
+   * A wait timed out, a handler failed, or this end closes the session because of another fault.
+   */
   error: CustomEvent<unknown>;
   /** A stream was opened, by either end. */
   streamopened: CustomEvent<Extract<ConnectionEvent, { readonly type: "streamopened" }>>;
-  /** A stream is over; `error` is there if it was cut short. */
+  /** A stream is over; `error` is set if the stream was cut short. */
   streamclosed: CustomEvent<Extract<ConnectionEvent, { readonly type: "streamclosed" }>>;
-  /** A datagram was handed to the wire. */
+  /** A datagram was handed to the connection. */
   datagramsent: CustomEvent<Extract<ConnectionEvent, { readonly type: "datagramsent" }>>;
-  /** A datagram came; its bytes MUST NOT be changed. */
+  /** A datagram arrived; its bytes MUST NOT be changed. */
   datagramreceived: CustomEvent<Extract<ConnectionEvent, { readonly type: "datagramreceived" }>>;
   /** A datagram was lost at this end. */
   datagramdropped: CustomEvent<Extract<ConnectionEvent, { readonly type: "datagramdropped" }>>;
@@ -54,22 +56,25 @@ export interface SessionEventMap {
   credit: CustomEvent<Extract<ConnectionEvent, { readonly type: "credit" }>>;
 }
 
-/** Listens to one kind of event; a promise that it returns is looked at for its failure only. */
+/** Listens to one type of event. A returned promise is only observed for its rejection. */
 export type SessionListener<K extends keyof SessionEventMap> =
   | ((event: SessionEventMap[K]) => unknown)
   | {
-    /** Gets the event. */
+    /** Handles the event. */
     handleEvent(event: SessionEventMap[K]): unknown;
   };
 
-/** The events of a session. A listener that throws is reported like a handler, and changes nothing. */
+/**
+ * The events of a session. An error thrown by a listener is reported like that of a handler, and
+ * has no other effect.
+ */
 export interface SessionEvents extends Pick<EventTarget, "dispatchEvent"> {
   /**
-   * Listens to an event.
+   * Adds a listener.
    *
-   * @param type Its name.
-   * @param listener Gets it.
-   * @param options As on every `EventTarget`.
+   * @param type Name of the event.
+   * @param listener Called with each event.
+   * @param options Options as on every `EventTarget`.
    */
   addEventListener<K extends keyof SessionEventMap>(
     type: K,
@@ -77,11 +82,11 @@ export interface SessionEvents extends Pick<EventTarget, "dispatchEvent"> {
     options?: boolean | AddEventListenerOptions,
   ): void;
   /**
-   * Listens no more.
+   * Removes a listener.
    *
-   * @param type Its name.
-   * @param listener The one that was added.
-   * @param options As on every `EventTarget`.
+   * @param type Name of the event.
+   * @param listener The listener that was added.
+   * @param options Options as on every `EventTarget`.
    */
   removeEventListener<K extends keyof SessionEventMap>(
     type: K,
@@ -90,25 +95,28 @@ export interface SessionEvents extends Pick<EventTarget, "dispatchEvent"> {
   ): void;
 }
 
-/** What the events need of their session. */
+/** The parts of a session that its events need. */
 export interface EventsHost {
   /** The session, for the application's handlers. */
   readonly session: SessionFace;
-  /** Whose streams and datagrams they tell of. */
+  /** The connection, whose streams and datagrams cause events. */
   readonly connection: Connection;
   /** The application's handlers. */
   readonly settings: SessionSettings;
 }
 
-/** The events of one session. Whoever makes them observes its connection. */
+/** The event target of one session; observes the connection from its creation on. */
 export class EventsOfSession extends EventTarget implements SessionEvents {
   readonly #host: EventsHost;
-  /** What is called in place of a listener: one for each, so that the platform tells them apart. */
+  /**
+   * Wrappers that are called in place of listeners: one per listener, so that the platform can
+   * detect duplicates.
+   */
   readonly #guards = new WeakMap<object, (event: Event) => void>();
   #isDraining = false;
   #isOver: boolean;
 
-  /** Creates them, without listeners. */
+  /** Creates the target without listeners. */
   constructor(host: EventsHost) {
     super();
     this.#host = host;
@@ -125,7 +133,7 @@ export class EventsOfSession extends EventTarget implements SessionEvents {
     listener: object | null,
     options?: boolean | AddEventListenerOptions,
   ): void {
-    // Some wires read datagrams only for who asks for them.
+    // Some connections read datagrams only after the first access.
     if (type === "datagramreceived") void this.#host.connection.datagrams;
     super.addEventListener(type, listener && this.#guard(listener), options);
   }
@@ -138,17 +146,17 @@ export class EventsOfSession extends EventTarget implements SessionEvents {
     super.removeEventListener(type, listener && this.#guard(listener), options);
   }
 
-  /** Tells of something that happened. Never throws. */
+  /** Dispatches an event. Never throws. */
   emit<K extends keyof SessionEventMap>(type: K, detail: SessionEventMap[K]["detail"]): void {
     if (type === "draining") {
-      // Either end, or both: once is enough.
+      // Both ends may cause this event; dispatch only the first.
       if (this.#isDraining) return;
       this.#isDraining = true;
     }
     this.#dispatch(type, detail);
   }
 
-  /** Tells of the end, and of nothing after it. */
+  /** Dispatches `closed`, and no event after. */
   end(info: CloseInfo): void {
     this.#host.connection.observe?.(undefined);
     this.emit("closed", info);
@@ -159,7 +167,9 @@ export class EventsOfSession extends EventTarget implements SessionEvents {
     if (!this.#isOver) this.dispatchEvent(new CustomEvent(type, { detail }));
   }
 
-  /** The platform takes what a listener throws for uncaught, which ends the process. */
+  /**
+   * Catches errors of a listener: the platform would treat these as uncaught and end the process.
+   */
   #guard(listener: object): (event: Event) => void {
     let guard = this.#guards.get(listener);
     if (guard === undefined) {
@@ -171,7 +181,7 @@ export class EventsOfSession extends EventTarget implements SessionEvents {
             : (listener as EventListenerObject).handleEvent(event);
         attempt(call, (error) => report(settings, error, session));
       };
-      // A platform removes what it called by itself, once a signal says so.
+      // The platform removes the wrapper itself when the listener's signal aborts.
       this.#guards.set(listener, guard).set(guard, guard);
     }
     return guard;

@@ -1,65 +1,65 @@
 /**
- * Signs of life: a peer that is silent for too long is taken for dead.
+ * Heartbeat: pings peers, and detects those that are silent for too long.
  *
  * @module
  */
 
-/** How exact the times are: the clock ticks once in this many milliseconds. */
+/** Resolution of all times, in milliseconds: the clock ticks once in this interval. */
 const TICK_MS = 1_000;
 
 /** Options for {@linkcode Heartbeat}. */
 export interface HeartbeatOptions {
   /**
-   * How often each peer is pinged, in milliseconds; a multiple of 1,000.
+   * Interval between two pings of a peer, in milliseconds; a multiple of 1,000.
    *
    * @default {25000}
    */
   readonly intervalMs?: number;
   /**
-   * How long a peer may be silent, in milliseconds; it is found dead at most
-   * one second later. Pages in the background answer pings in time: browsers
-   * hold back their timers, not what comes.
+   * Silence after which a peer counts as dead, in milliseconds; detected at most one second later.
+   * Pages in the background answer pings in time: browsers delay timers, but not messages.
    *
    * @default {60000}
    */
   readonly timeoutMs?: number;
 }
 
-/** Somebody whose signs of life are watched. */
+/** A peer that a heartbeat watches. */
 export interface Heart {
-  /** The heartbeat's `now` when the peer was last heard; written by its owner. */
+  /** The heartbeat's `now` at the last sign of life; the peer's session sets the value. */
   lastHeard: number;
   /** Sends a ping. */
   ping(): void;
-  /** The peer was silent for too long. */
+  /** Called when the peer was silent for too long. */
   dead(silentMs: number): void;
 }
 
 /**
- * Watches any number of peers with one timer: pings are spread over the
- * interval, so that ten thousand sessions do not ping at once.
+ * Watches any number of peers with one timer. Pings are spread over the interval, so that ten
+ * thousand sessions do not ping at once.
  *
- * The clock stops while nobody is watched. After a pause of the whole process
- * (a laptop's sleep) peers are pinged and get ten seconds to answer.
+ * The clock stops while there is no peer to watch. After a pause of the whole process (a laptop's
+ * sleep), peers are pinged and get ten seconds to answer.
  */
 export class Heartbeat implements Disposable {
-  /** Pinged every so many milliseconds. */
+  /** Interval between two pings of a peer, in milliseconds. */
   readonly intervalMs: number;
-  /** Dead after so many milliseconds of silence. */
+  /** Silence after which a peer counts as dead, in milliseconds. */
   readonly timeoutMs: number;
-  /** Coarse clock in milliseconds, good enough to note when a peer was heard. */
+  /** Coarse clock in milliseconds, exact enough for the time of a sign of life. */
   now: number = Date.now();
 
-  /** Each with the tick of the interval at which it is pinged. */
+  /** Peers, each with the tick of the interval at which its ping is due. */
   readonly #hearts = new Map<Heart, number>();
   #tick = 0;
   #timer: ReturnType<typeof setInterval> | undefined;
 
   /**
-   * Creates a heartbeat that watches nobody.
+   * Creates a heartbeat without peers.
    *
-   * @param options See {@linkcode HeartbeatOptions}.
-   * @throws {RangeError} If the interval is not a positive multiple of 1,000, or not below the timeout.
+   * @param options Interval and timeout, see {@linkcode HeartbeatOptions}.
+   * @throws {RangeError} If the interval is not a positive multiple of 1,000, or not below the
+   * timeout.
    */
   constructor(options: HeartbeatOptions = {}) {
     const { intervalMs = 25_000, timeoutMs = 60_000 } = options;
@@ -77,15 +77,15 @@ export class Heartbeat implements Disposable {
     this.timeoutMs = timeoutMs;
   }
 
-  /** How many peers are watched. */
+  /** Number of watched peers. */
   get size(): number {
     return this.#hearts.size;
   }
 
   /**
-   * Watches a peer; its first ping is due in one interval.
+   * Watches a peer. The first ping is due after one interval.
    *
-   * @param heart Its `lastHeard` is set to now.
+   * @param heart The peer; its `lastHeard` is set to now.
    */
   add(heart: Heart): void {
     if (this.#hearts.has(heart)) return;
@@ -94,7 +94,7 @@ export class Heartbeat implements Disposable {
       this.#timer = setInterval(() => this.#onTick(), TICK_MS);
     }
     heart.lastHeard = this.now;
-    // The tick that was last comes again in a whole interval.
+    // The current tick recurs after a whole interval.
     this.#hearts.set(heart, this.#tick);
   }
 
@@ -108,7 +108,7 @@ export class Heartbeat implements Disposable {
     if (this.#hearts.size === 0) this[Symbol.dispose]();
   }
 
-  /** Stops watching everybody. */
+  /** Stops watching all peers. */
   [Symbol.dispose](): void {
     clearInterval(this.#timer);
     this.#timer = undefined;
@@ -120,7 +120,7 @@ export class Heartbeat implements Disposable {
     this.now = Date.now();
     if (this.now - before > 10 * TICK_MS) this.#wakeUp();
     this.#tick = (this.#tick + 1) % (this.intervalMs / TICK_MS);
-    // All of them, each tick: ten thousand take a fifth of a millisecond.
+    // Visit all peers at each tick: ten thousand take a fifth of a millisecond.
     for (const [heart, tick] of this.#hearts) {
       if (tick === this.#tick) heart.ping();
       const silentMs = this.now - heart.lastHeard;

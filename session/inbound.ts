@@ -1,6 +1,6 @@
 /**
- * Everything that comes from the peer: frames become envelopes, envelopes
- * become messages, messages are checked and handled one at a time.
+ * The receiving half of a session: frames become envelopes, then checked messages for the handler
+ * or loop.
  *
  * @module
  */
@@ -19,47 +19,48 @@ import { exceedsBytes } from "./wire/utf8.ts";
 import type { Control, InboundStats, Incoming, Meter, TopicNote, TopicSink } from "./incoming.ts";
 
 /**
- * How long the first message may wait, in milliseconds, before the application is told that nothing
- * handles messages: a loop may begin late.
+ * Time that the first message may wait before a warning that the application has no reader, in
+ * milliseconds: a loop may begin late.
  */
 const UNHANDLED_MS = 5_000;
 
-/** Invalid messages are counted anew after so many milliseconds. */
+/** Invalid messages are counted per window of this length, in milliseconds. */
 const INVALID_WINDOW_MS = 60_000;
 
 /**
- * Requests of the peer that are handled beside handlers which wait for the peer: requests within
- * requests hardly go deeper, and an endless recursion is to end.
+ * Requests of the peer that are handled while other handlers wait for the peer. Requests within
+ * requests hardly go deeper, and the bound ends an endless recursion.
  */
 const MAX_NESTED = 8;
 
 /**
- * How long requests beyond those wait for one of the handlers to end, in milliseconds, before they
- * count as nested: of requests that the peer sends at once, handlers end as it answers.
+ * Time that further requests wait for one of those handlers to end, in milliseconds, before the
+ * session refuses these requests as nested. If the peer only sent many requests at once, handlers
+ * end as the peer replies.
  */
 const NESTED_MS = 1_000;
 
-/** What the receiving half needs from its session. */
+/** The parts of a session that its receiving half needs. */
 export interface InboundHost extends Answerer, Checked {
   /** The session, for the application's handlers. */
   readonly session: SessionFace;
-  /** Whether this is `skein.1`: joined frames, binary messages, control. */
+  /** True on `skein.1`, which has joined frames, binary messages and control envelopes. */
   readonly joins: boolean;
-  /** The time in milliseconds since the Unix epoch, as exact as the heartbeat. */
+  /** Time in milliseconds since the Unix epoch, as exact as the heartbeat. */
   readonly now: number;
   /** Requests of this end that wait for a handler of the peer. */
   readonly awaitedRequests: number;
-  /** Tells listeners of an event. */
+  /** Dispatches an event. */
   emit(type: "protocolerror", detail: string): void;
-  /** What acts on envelopes that are no messages. */
+  /** Handles control envelopes. */
   readonly controls: { receive(envelope: Control): void };
   /** Ends the session at once. */
   abort(code: number, reason: string): void;
 }
 
-/** Settings of a session that its receiving half needs; see `SessionSettings`. */
+/** Settings of a session that its receiving half needs, see `SessionSettings`. */
 export interface InboundSettings {
-  /** Which end this is. */
+  /** This end of the session. */
   readonly side: Side;
   /** Topics and their schemas. */
   readonly router: { check(incoming: Incoming, session: Checked): CheckedMessage } | undefined;
@@ -70,9 +71,9 @@ export interface InboundSettings {
   };
   /** The instrumentation of the session. */
   readonly watch: Pick<SessionWatch, "handle"> | undefined;
-  /** Reads envelopes; a client needs no services for it. */
+  /** Reads envelopes of clients; absent on a client, which has no services. */
   readonly services: { read(text: string): Envelope } | undefined;
-  /** Tells failures that no handler hears of. */
+  /** Prints failures that have no handler. */
   readonly console: ConsoleReport;
   /** Bounds of messages that wait to be handled. */
   readonly receiveQueue: { readonly maxMessages: number; readonly maxBytes: number };
@@ -88,21 +89,25 @@ export interface InboundSettings {
 
 /** The receiving half of a session. */
 export class Inbound implements Overtaking<Incoming> {
-  /** Counts what comes; only declared, as most sessions have none. */
+  /**
+   * Counts envelopes for rate limits. Declared only, to save memory: most sessions have no meter.
+   */
   declare meter: Meter | undefined;
-  /** What came and was not handled yet. */
+  /** Received messages that wait for a handler. */
   readonly queue: ReceiveQueue<Incoming>;
-  /** Whether a loop began to read messages. */
+  /** True once a loop began to read messages. */
   isRead = false;
-  /** Gets the messages in place of the loop, which ends; only declared, see `meter`. */
+  /** Receives the messages in place of the loop, which ends. Declared only, see `meter`. */
   declare heir: Inbound | undefined;
   readonly #host: InboundHost;
   readonly #settings: InboundSettings;
-  /** Of one message, or of several joined: what is longer is not even taken apart. */
+  /**
+   * Length of the longest frame, of one message or several joined; a longer one is not even parsed.
+   */
   readonly #maxFrameLength: number;
-  /** Requests that came and were not answered: as they wait, then as they are handled. */
+  /** Unanswered requests by id: an `Incoming` while waiting, a `Message` while handled. */
   #answering: Map<number, Incoming | Message> | undefined;
-  /** Messages whose handlers run, with since when. */
+  /** Messages whose handlers run, with the start time. */
   #running: Map<Message, number> | undefined;
   #yielded: Message | undefined;
   #sinks: Map<string, TopicSink> | undefined;
@@ -116,10 +121,10 @@ export class Inbound implements Overtaking<Incoming> {
   #protocolErrors = 0;
   #unhandledTimer: ReturnType<typeof setTimeout> | undefined;
   #nestedTimer: ReturnType<typeof setTimeout> | undefined;
-  /** Handlers that ended. */
+  /** Count of the handlers that ended. */
   #finished = 0;
 
-  /** Creates the receiving half; with an `onMessage` handler, messages go to it. */
+  /** Creates the receiving half, which calls the `onMessage` handler if there is one. */
   constructor(host: InboundHost, settings: InboundSettings) {
     this.#host = host;
     this.#settings = settings;
@@ -128,35 +133,38 @@ export class Inbound implements Overtaking<Incoming> {
     if (this.isHandled) this.queue.consume((incoming) => this.handle(incoming), this);
   }
 
-  /** Whether messages go to a handler. */
+  /** True if messages go to a handler. */
   get isHandled(): boolean {
     return this.#settings.handlers.onMessage !== undefined;
   }
 
   /**
-   * A handler that waits for an answer of the peer takes no place: the peer may have to ask this end
-   * before it can answer.
+   * Extra places for handlers: one that waits for a reply of the peer takes no place, because the
+   * peer may have to send a request first.
    */
   get extraRoom(): number {
     return Math.min(MAX_NESTED, this.#host.awaitedRequests);
   }
 
-  /** Requests alone: messages, and all that has a number, keep their order. */
+  /** True for requests alone: messages and numbered envelopes keep their order. */
   mayOvertake({ id, seq }: Incoming): boolean {
     return id !== undefined && seq === undefined;
   }
 
-  /** Whether the peer waits for answers. */
+  /** True while the peer waits for replies. */
   get owesAnswers(): boolean {
     return (this.#answering?.size ?? 0) > 0;
   }
 
-  /** Whether every message was handled, and every request answered. */
+  /** True if every message was handled and every request answered. */
   get isIdle(): boolean {
     return this.queue.isIdle && !this.owesAnswers;
   }
 
-  /** Since when the slowest of the handlers runs, in milliseconds since the Unix epoch; `undefined` if none does. */
+  /**
+   * Start of the handler that runs longest, in milliseconds since the Unix epoch; `undefined` if no
+   * handler runs.
+   */
   get runningSince(): number | undefined {
     return this.#running?.values().next().value;
   }
@@ -175,20 +183,22 @@ export class Inbound implements Overtaking<Incoming> {
     };
   }
 
-  /** Sends the messages of a topic elsewhere, or no longer. */
+  /** Routes the messages of a topic to a sink, or back to the handler or loop. */
   route(topic: string, sink: TopicSink | undefined): void {
     if (sink === undefined) this.#sinks?.delete(topic);
     else (this.#sinks ??= new Map()).set(topic, sink);
   }
 
-  /** Tells who subscribed to the topic, or to any topic if several are meant. */
+  /**
+   * Passes a note to the subscriptions of its topic; to all subscriptions if the note has no topic.
+   */
   note(note: TopicNote): void {
     for (const [topic, sink] of this.#sinks ?? []) {
       if ((note.topic ?? topic) === topic) sink.offer(note, 0);
     }
   }
 
-  /** Reads one frame. */
+  /** Handles one frame. */
   receive(frame: Frame): void {
     if (typeof frame !== "string") return this.#receiveBinary(frame);
     if (frame.length > this.#maxFrameLength) return this.#tooLarge();
@@ -199,7 +209,7 @@ export class Inbound implements Overtaking<Incoming> {
     }
   }
 
-  /** The next message, for an iterator: `undefined` at the end. */
+  /** Returns the next message for an iterator; `undefined` at the end. */
   async next(): Promise<Message | undefined> {
     this.isRead = true;
     clearTimeout(this.#unhandledTimer);
@@ -214,7 +224,7 @@ export class Inbound implements Overtaking<Incoming> {
     }
   }
 
-  /** The loop is done with the message that it took last. */
+  /** Called when the loop is done with its last message. */
   release?(): void;
 
   /** Waits until every message was handled. */
@@ -222,7 +232,7 @@ export class Inbound implements Overtaking<Incoming> {
     while (!this.isIdle) await this.queue.changed();
   }
 
-  /** Takes no more. What came before is still handled, unless the queue is cleared. */
+  /** Accepts no more messages. Earlier ones are still handled, unless the queue is cleared. */
   end(reason: unknown): void {
     clearTimeout(this.#unhandledTimer);
     clearTimeout(this.#nestedTimer);
@@ -233,24 +243,24 @@ export class Inbound implements Overtaking<Incoming> {
     this.#answering = undefined;
   }
 
-  /** The answer to a request went out. */
+  /** Removes a request that was answered. */
   answered(id: number): void {
     this.#answering?.delete(id);
     this.queue.notify();
   }
 
-  /** Checks a message against the contract; `undefined` if it was refused. */
+  /** Checks a message against the contract; `undefined` if refused. */
   check(incoming: Incoming): CheckedMessage {
     const { router } = this.#settings;
     return router ? router.check(incoming, this.#host) : this.accept(incoming, undefined);
   }
 
-  /** Takes a message that fits the contract, if there is one. */
+  /** Creates a message that fits the contract, or that needs no check without a contract. */
   accept(incoming: Incoming, match: ContractMatch | undefined): Message {
-    // A peer of a server is known by its session, whatever it says.
-    const isTold = this.#settings.side === "client" || incoming.from === undefined;
+    // A server identifies a peer by its session, and ignores any `from` that the peer sends.
+    const keepsFrom = this.#settings.side === "client" || incoming.from === undefined;
     const message = new Message(
-      isTold ? incoming : { ...incoming, from: undefined },
+      keepsFrom ? incoming : { ...incoming, from: undefined },
       match,
       this.#host,
     );
@@ -262,7 +272,7 @@ export class Inbound implements Overtaking<Incoming> {
   /**
    * Counts an invalid input; too many within a minute end the session.
    *
-   * @param what What was expected, and what came.
+   * @param what The expected and the received value.
    */
   countInvalid(what: string): void {
     this.#invalidMessages++;
@@ -299,12 +309,15 @@ export class Inbound implements Overtaking<Incoming> {
     this.receiveEnvelope(whole, frame.length);
   }
 
-  /** A client is asked for nothing, and need not read it. */
+  /**
+   * Reads an envelope; clients do without the services' reader, which also knows the requests of
+   * clients.
+   */
   #read(text: string): Envelope {
     return this.#settings.services?.read(text) ?? readEnvelope(text);
   }
 
-  /** Acts on an envelope; false if there are too many. */
+  /** Handles an envelope; false if the rate limit refuses the envelope. */
   protected receiveEnvelope(envelope: Envelope, size: number): void | false {
     if (this.meter?.refuses(envelope, size)) return false;
     switch (envelope.kind) {
@@ -328,7 +341,7 @@ export class Inbound implements Overtaking<Incoming> {
     }
   }
 
-  /** Takes a message, unless it is refused. */
+  /** Accepts a message within the bounds of requests and queue. */
   #receiveMessage(incoming: Incoming, size: number): void {
     const { topic, id } = incoming;
     this.#receivedMessages++;
@@ -342,14 +355,16 @@ export class Inbound implements Overtaking<Incoming> {
     if (id !== undefined && !this.#owe(id, incoming)) return;
     const sink = this.#sinks?.get(topic);
     if (sink !== undefined && id === undefined) return sink.offer(incoming, size);
-    // The answer to a request goes the way that the request came.
+    // A request stays with this session, even after a handover, because the reply leaves by the
+    // same way.
     const { queue } = id === undefined && this.heir || this;
     while (!queue.offer(incoming, size)) {
       if (this.isHandled || this.isRead) {
         const who = this.isHandled ? "handler" : "loop";
         return this.#host.abort(CloseCode.queueFull, `The ${who} over the messages is too slow`);
       }
-      // Nobody ever read one: they are as unwanted as events without a listener.
+      // The application never read a message, so the oldest is discarded, as events without a
+      // listener are.
       this.#discard(queue.take()!);
     }
     if (this.#isStuck) this.#watchNested();
@@ -357,7 +372,10 @@ export class Inbound implements Overtaking<Incoming> {
     this.#unhandledTimer ??= setTimeout(() => this.#unhandled(topic), UNHANDLED_MS);
   }
 
-  /** Prints that nothing handles messages. Presence notices do not count: not every client needs them. */
+  /**
+   * Prints that messages have no reader. Presence notices do not count: not every client needs
+   * these.
+   */
   #unhandled(topic: string): void {
     if (this.#settings.handlers.onError !== undefined) return;
     const reader = this.#settings.side === "client" ? "client, or subscribe to it" : "session";
@@ -367,13 +385,15 @@ export class Inbound implements Overtaking<Incoming> {
     );
   }
 
-  /** True if all handlers may wait for the peer, with no room for one more beside them. */
+  /** True if all handlers may wait for the peer, and no place is left for another. */
   get #isStuck(): boolean {
     return this.isHandled && this.#host.awaitedRequests > MAX_NESTED &&
       this.queue.running >= this.#settings.concurrency + MAX_NESTED;
   }
 
-  /** Refuses the requests that wait if no handler ends for a while: the peer may wait for them. */
+  /**
+   * Refuses waiting requests if no handler ends for a while: the peer may wait for these requests.
+   */
   #watchNested(): void {
     const finished = this.#finished;
     this.#nestedTimer ??= setTimeout(() => {
@@ -393,7 +413,7 @@ export class Inbound implements Overtaking<Incoming> {
     this.#host.fail(id, { code: "unanswered", message: `Nobody reads "${topic}"` });
   }
 
-  /** Notes that an answer is owed; a number that is in use already cannot be told apart. */
+  /** Registers a request that needs a reply; false if the id is still in use. */
   #owe(id: number, incoming: Incoming): boolean {
     const owed = this.#answering ??= new Map();
     if (owed.has(id)) {
@@ -404,7 +424,7 @@ export class Inbound implements Overtaking<Incoming> {
     return true;
   }
 
-  /** Checks a message, and calls the handler with it. */
+  /** Checks a message, and calls the handler. */
   protected handle(incoming: Incoming): void | Promise<void> {
     const message = this.check(incoming);
     if (message instanceof Promise) {
@@ -417,7 +437,7 @@ export class Inbound implements Overtaking<Incoming> {
     const { handlers: { onMessage }, watch } = this.#settings;
     const { session } = this.#host;
     try {
-      // A program without types may return anything.
+      // An untyped program may return any value.
       const running =
         (watch ? watch.handle(message, session, incoming.trace) : onMessage!(message, session)) as
           | Promise<void>
@@ -436,7 +456,7 @@ export class Inbound implements Overtaking<Incoming> {
     }
   }
 
-  /** Its handler goes on, but nothing is owed any more. */
+  /** Cancels a request whose peer gave up: the handler continues, but no reply is due. */
   #cancelled(id: number): void {
     const owed = this.#answering?.get(id);
     if (owed === undefined) return;
@@ -462,7 +482,7 @@ export class Inbound implements Overtaking<Incoming> {
     this.failed(error, incoming);
   }
 
-  /** The handler of a message failed, by no fault of the peer. */
+  /** Reports the failed handler of a message, which is no fault of the peer. */
   protected failed(error: unknown, _incoming: Incoming): void {
     this.#host.handlerFailed(error, "The handler failed");
   }

@@ -1,51 +1,56 @@
 /**
- * Messages and notes as they come from the peer, read and not yet checked.
+ * Messages and notes from the peer, parsed and not yet checked.
  *
  * @module
  */
 import type { Envelope, TraceContext } from "./wire/envelope.ts";
 
-/** A message that was read, but not checked. */
+/** A message that was parsed, but not checked. */
 export interface Incoming {
-  /** What it is among all that comes of a topic. */
+  /** Kind of the event, among all events of a topic. */
   readonly kind: "message";
-  /** Its topic. */
+  /** The topic. */
   readonly topic: string;
-  /** Its data, as it came. */
+  /** The data, unchecked. */
   readonly data: unknown;
-  /** The verified user whose client published it, as a server says. */
+  /** The verified user whose client published the message, according to the server. */
   readonly from?: string | undefined;
-  /** Present where an answer is owed. */
+  /** Id of a request, which needs a reply; absent for other messages. */
   readonly id?: number | undefined;
-  /** Its number, where it is to be handled in its turn. */
+  /** Number of the message, if numbered messages are handled in turn. */
   readonly seq?: number | undefined;
-  /** Where it stands in the history of its topic, if that has one; never without `prev`. */
+  /**
+   * Offset in the history of the topic, if the topic has a history; always together with `prev`.
+   */
   readonly offset?: number | undefined;
-  /** The offset before it. */
+  /** Offset of the message before. */
   readonly prev?: number | undefined;
-  /** Names the publication. */
+  /** Tag that identifies the publication. */
   readonly tag?: string | undefined;
-  /** Where it belongs in a trace of its sender. */
+  /** Trace context of the sender. */
   readonly trace?: TraceContext | undefined;
-  /** Why nobody waits for the answer any more; written while the message waits. */
+  /** The reason why the reply is no longer needed; set while the message waits. */
   cancelled?: unknown;
 }
 
 /**
- * Notes on a topic beside its messages: some are missing, one is not for this end, or the server
- * took this end off the topic.
+ * Notes on a topic beside its messages: messages are missing, a message is not for this end, or the
+ * server ended the subscription.
  */
 export type TopicNote = Extract<Envelope, { kind: "gap" | "skip" | "dropped" | "unsubscribed" }>;
 
-/** Takes what comes of one topic off the session's own queue. */
+/** Receives the messages of one topic in place of the session's own queue. */
 export interface TopicSink {
-  /** Takes a message, or what is told in between. */
+  /** Offers a message, or a note between messages. */
   offer(event: Incoming | TopicNote, size: number): void;
 }
 
-/** Counts what the peer sends, and refuses what is too much. */
+/** Counts envelopes of the peer, and refuses those above a limit. */
 export interface Meter {
-  /** Counts an envelope of a size; true if it is not to be handled, and the peer was told. */
+  /**
+   * Counts an envelope; true if the envelope must not be handled, and the peer was told of the
+   * refusal.
+   */
   refuses(envelope: Envelope, size: number): boolean;
 }
 
@@ -54,20 +59,23 @@ export type Control = Exclude<Envelope, { kind: "message" | "malformed" | "unkno
 
 /** Counters of the receiving half. */
 export interface InboundStats {
-  /** Messages that came. */
+  /** Messages received. */
   readonly receivedMessages: number;
-  /** Bytes of what came; of text, its length in UTF-16 units, which is less beyond ASCII. */
+  /**
+   * Bytes received. Text counts its length in UTF-16 units, which is less than its bytes beyond
+   * ASCII.
+   */
   readonly receivedBytes: number;
   /** Messages that wait to be handled. */
   readonly waitingMessages: number;
-  /** Their bytes. */
+  /** Bytes of the messages that wait. */
   readonly waitingBytes: number;
-  /** Messages that were discarded because nobody ever read any. */
+  /** Messages discarded because the application never read any. */
   readonly unreadMessages: number;
   /** Malformed or invalid messages. */
   readonly invalidMessages: number;
   /** Envelopes with no known key. */
   readonly unknownEnvelopes: number;
-  /** What the peer may not send: invalid messages, and those that are too large. */
+  /** Violations of the protocol: invalid messages, and too large ones. */
   readonly protocolErrors: number;
 }

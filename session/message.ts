@@ -1,5 +1,5 @@
 /**
- * A message as its receiver gets it.
+ * A message as its receiver sees it.
  *
  * @module
  */
@@ -8,17 +8,17 @@ import type { ParamsOf, TopicOf } from "./base/topic_pattern.ts";
 
 const NO_PARAMS: Readonly<Record<string, string>> = Object.freeze({});
 
-/** Who sends the answers to messages. */
+/** Sends the replies to messages. */
 export interface Answerer {
-  /** Sends an answer. */
+  /** Sends a reply. */
   answer(id: number, data: unknown): void;
-  /** Sends an answer that is a failure; `null` answers a message without id. */
+  /** Sends a failed reply; `null` replies to a message without an id. */
   fail(id: number | null, failure: RequestFailure): void;
 }
 
-/** A message where there is no contract: nothing is known of it, or checked. */
+/** A message without a contract: any topic, unchecked data. */
 export interface UntypedMessage extends Omit<ContractMessage<string, unknown>, "pattern"> {
-  /** `undefined` without a contract; the parameters are empty then. */
+  /** The contract's pattern; `undefined` without a contract, and the parameters are then empty. */
   readonly pattern: string | undefined;
 }
 
@@ -26,11 +26,11 @@ export interface UntypedMessage extends Omit<ContractMessage<string, unknown>, "
  * A message as the receiving side sees it, for one pattern of the contract.
  *
  * @typeParam P The pattern, as a literal.
- * @typeParam Data What the schema gave.
- * @typeParam Reply What an answer has to be.
+ * @typeParam Data The output of the schema.
+ * @typeParam Reply The type of a reply.
  */
 export interface ContractMessage<P extends string, Data, Reply = unknown> {
-  /** The pattern that the topic fits; narrows the rest. */
+  /** The pattern that the topic fits; narrows the other members. */
   readonly pattern: P;
   /** The topic as it was sent. */
   readonly topic: TopicOf<P>;
@@ -39,22 +39,22 @@ export interface ContractMessage<P extends string, Data, Reply = unknown> {
   /** The data, checked. */
   readonly data: Data;
   /**
-   * The verified user whose client published it, where the server names publishers. Never there on
-   * a server: what a client sends comes with its session.
+   * The verified user whose client published the message, if the server names publishers. Always
+   * absent on a server, where the session identifies the client.
    */
   readonly from?: string | undefined;
-  /** Whether an answer is owed. */
+  /** True if the peer waits for a reply. */
   readonly isRequest: boolean;
-  /** True once the asker gave up, or the session closed: an answer goes nowhere. */
+  /** True once the peer abandoned the request, or the session closed: a reply is then discarded. */
   readonly isCancelled: boolean;
-  /** Aborted when the asker gave up, or the session closed. */
+  /** Aborted when the peer abandons the request, or the session closes. */
   readonly signal: AbortSignal;
   /**
-   * Answers. After the asker gave up, or the session closed, the answer goes nowhere, which
-   * `isCancelled` says.
+   * Replies to a request. The reply is discarded if the peer abandoned the request or the session
+   * closed; see `isCancelled`.
    *
-   * @param data The answer: what JSON can hold, or a `Uint8Array`.
-   * @throws {TypeError} If no answer is owed, or `reply` was called already.
+   * @param data The reply: any value that JSON can hold, or a `Uint8Array`.
+   * @throws {TypeError} If the message is not a request, or `reply` was called already.
    */
   reply(data: Reply): void;
 }
@@ -65,11 +65,11 @@ export class Message implements UntypedMessage {
   readonly topic: string;
   /** The data, checked. */
   readonly data: unknown;
-  /** The contract's pattern; `undefined` without one. */
+  /** The contract's pattern; `undefined` without a contract. */
   readonly pattern: string | undefined;
   /** The parameters of the topic. */
   readonly params: Readonly<Record<string, string>>;
-  /** The verified user whose client published it, as the server says. */
+  /** The verified user whose client published the message, according to the server. */
   readonly from: string | undefined;
   readonly #id: number | undefined;
   readonly #answerer: Answerer;
@@ -77,7 +77,7 @@ export class Message implements UntypedMessage {
   #abort: AbortController | undefined;
   #cancelled: { readonly reason: unknown } | undefined;
 
-  /** Creates a message; `id` means that an answer is owed. */
+  /** Creates a message; an `id` makes the message a request. */
   constructor(
     incoming: {
       readonly topic: string;
@@ -99,29 +99,29 @@ export class Message implements UntypedMessage {
     this.#answerer = answerer;
   }
 
-  /** Whether an answer is owed. */
+  /** True if the peer waits for a reply. */
   get isRequest(): boolean {
     return this.#id !== undefined;
   }
 
-  /** Whether `reply` was called. */
+  /** True once `reply` was called, or a failure was sent. */
   get isAnswered(): boolean {
     return this.#isAnswered;
   }
 
-  /** True once the asker gave up, or the session closed: an answer goes nowhere. */
+  /** True once the peer abandoned the request, or the session closed: a reply is then discarded. */
   get isCancelled(): boolean {
     return this.#cancelled !== undefined;
   }
 
-  /** Aborted when the asker gave up, or the session closed. */
+  /** Aborted when the peer abandons the request, or the session closes. */
   get signal(): AbortSignal {
     this.#abort ??= new AbortController();
     if (this.#cancelled) this.#abort.abort(this.#cancelled.reason);
     return this.#abort.signal;
   }
 
-  /** Tells the handler that nobody waits for the answer any more. */
+  /** Tells the handler that the reply is no longer needed. */
   cancel(reason: unknown): void {
     if (this.#cancelled) return;
     this.#cancelled = { reason };
@@ -129,12 +129,13 @@ export class Message implements UntypedMessage {
   }
 
   /**
-   * Answers. After the asker gave up, or the session closed, the answer goes nowhere, which
-   * `isCancelled` says.
+   * Replies to a request. The reply is discarded if the peer abandoned the request or the session
+   * closed; see `isCancelled`.
    *
    * @param data Any value that JSON can hold, or a `Uint8Array`.
-   * @throws {TypeError} If no answer is owed, `reply` was called already, or JSON cannot hold the data.
-   * @throws {RangeError} If the answer is larger than `maxMessageBytes`.
+   * @throws {TypeError} If the message is not a request, `reply` was called already, or JSON cannot
+   * hold the data.
+   * @throws {RangeError} If the reply is larger than `maxMessageBytes`.
    */
   reply(data: unknown): void {
     if (this.#id === undefined) {
@@ -148,7 +149,9 @@ export class Message implements UntypedMessage {
     this.#isAnswered = true;
   }
 
-  /** Answers with a failure. A message that asks for no answer is told of it too. */
+  /**
+   * Replies with a failure; the peer also receives the failure of a message that is not a request.
+   */
   fail(failure: RequestFailure): void {
     if (this.#isAnswered) return;
     this.#isAnswered = true;

@@ -1,6 +1,6 @@
 /**
- * Sessions: messages, requests and their answers with one peer, over any
- * connection; the contract that both ends share; the client that comes back.
+ * Sessions with one peer over any connection, with messages, requests and replies; the contract
+ * that both ends share; the client that reconnects.
  *
  * @example Two ends in one process
  * ```ts

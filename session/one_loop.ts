@@ -1,16 +1,16 @@
 /**
- * Messages go to one reader at a time.
+ * Ensures a single reader of messages.
  *
  * @module
  */
 
 /**
- * Throws where messages go elsewhere than to a loop that begins.
+ * Throws if another reader already receives the messages of a new loop.
  *
- * @param over What it is a loop over.
- * @param isRead Whether another loop runs.
- * @param isHandled Whether there is a handler.
- * @throws {TypeError} If either is so.
+ * @param over Name of the loop's subject, for the error.
+ * @param isRead True if another loop runs.
+ * @param isHandled True if there is a handler.
+ * @throws {TypeError} If another loop runs, or there is a handler.
  */
 export function checkLoop(over: string, isRead: boolean, isHandled = false): void {
   if (!isRead && !isHandled) return;

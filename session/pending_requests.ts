@@ -1,5 +1,5 @@
 /**
- * Questions to the peer that wait for their answers.
+ * Requests to the peer that wait for replies.
  *
  * @module
  */
@@ -12,31 +12,31 @@ interface Ask extends Omit<PromiseWithResolvers<unknown>, "promise"> {
   readonly isRequest: boolean;
 }
 
-/** How one question is asked. */
+/** Options of one request. */
 export interface AskOptions {
-  /** Writes the question, once its number is known. */
+  /** Sends the request with its id. */
   readonly send: (id: number) => void;
-  /** Tells the peer that its answer is not needed any more. */
+  /** Tells the peer that the reply is no longer needed. */
   readonly cancel: (id: number, reason: unknown) => void;
-  /** What is asked for, for errors. */
+  /** Name of the expected reply, for errors. */
   readonly what: string;
-  /** How long to wait, in milliseconds. */
+  /** Time to wait, in milliseconds. */
   readonly timeoutMs: number;
-  /** Gives up. */
+  /** Ends the wait when aborted. */
   readonly signal?: AbortSignal | undefined;
   /**
-   * Called with the answer before anything that came after it is read. Who asks so has a bound of
-   * its own: such questions do not count among the others.
+   * Called with the reply before the session reads any later envelope. Such a request does not
+   * count towards the maximum, so its caller MUST have a bound of its own.
    */
   readonly onAnswer?: ((data: unknown) => void) | undefined;
   /** True if a handler of the peer's application answers; Skein itself answers all others. */
   readonly isRequest?: boolean;
 }
 
-/** The questions of one session: numbered from 1, at most `max` at once. */
+/** The requests of one session: numbered from 1, at most `max` at once. */
 export class Asks extends Changing {
   readonly #max: number;
-  // Made when the first question is asked: most sessions of a server ask nothing.
+  // Created for the first request: most sessions of a server send none.
   #waiting: Map<number, Ask> | undefined;
   #last = 0;
   #uncounted = 0;
@@ -48,22 +48,22 @@ export class Asks extends Changing {
     this.#max = max;
   }
 
-  /** How many wait. */
+  /** Number of requests that wait. */
   get size(): number {
     return this.#waiting?.size ?? 0;
   }
 
-  /** How many of them wait for a handler of the peer's application. */
+  /** Number of requests that wait for a handler of the peer's application. */
   get requests(): number {
     return this.#requests;
   }
 
   /**
-   * Asks, and waits for the answer.
+   * Sends a request, and waits for the reply.
    *
-   * @throws {QueueFullError} If too many wait already.
-   * @throws {TimeoutError} If no answer came in time.
-   * @throws {RequestError} If the answer is a failure.
+   * @throws {QueueFullError} If too many requests already wait.
+   * @throws {TimeoutError} If no reply arrives in time.
+   * @throws {RequestError} If the reply is a failure.
    */
   ask(options: AskOptions): Promise<unknown> {
     const { signal, timeoutMs, what, onAnswer, isRequest = false } = options;
@@ -79,7 +79,7 @@ export class Asks extends Changing {
     (this.#waiting ??= new Map()).set(id, { resolve, reject, onAnswer, isRequest });
     if (isRequest) this.#requests++;
     const answer = waitFor(promise, { what, signal, timeoutMs }).catch((error) => {
-      // Nobody waits any more, and the peer has not answered.
+      // The caller gave up, and the peer has not replied.
       if (this.#forget(id) !== undefined) options.cancel(id, error);
       throw error;
     });
@@ -91,7 +91,7 @@ export class Asks extends Changing {
     return answer;
   }
 
-  /** Gives an answer to its asker; false if nobody waits for it any more. */
+  /** Resolves the request with a reply; false if the request no longer waits. */
   answer(id: number, data: unknown, failure: RequestFailure | undefined): boolean {
     const ask = this.#forget(id);
     if (ask === undefined) return false;
@@ -102,12 +102,12 @@ export class Asks extends Changing {
     return true;
   }
 
-  /** Waits until no answer is awaited. */
+  /** Waits until no request waits. */
   async idle(): Promise<void> {
     while (this.size > 0) await this.changed();
   }
 
-  /** Ends all questions with one error. */
+  /** Rejects all requests with one error. */
   rejectAll(error: unknown): void {
     for (const id of [...this.#waiting?.keys() ?? []]) this.#forget(id)?.reject(error);
   }
@@ -123,7 +123,7 @@ export class Asks extends Changing {
   }
 }
 
-/** Makes the error that an asker, or the application, gets to see. */
+/** Creates the error that the caller of a request, or the application, receives. */
 export function toRequestError(failure: RequestFailure): RequestError {
   return new RequestError(failure.code, failure.message, failure);
 }

@@ -8,8 +8,8 @@ import type { SessionFace } from "./types.ts";
 import type { SessionSettings } from "./settings.ts";
 
 /**
- * Tells the application of an error. Without an `onError` handler, and where
- * that handler fails itself, it is printed: never lost, never the process's end.
+ * Reports an error to the application's `onError`. Without that handler, or if the handler fails
+ * too, the error is printed: errors are never lost, and never end the process.
  */
 export function report(settings: SessionSettings, error: unknown, session: SessionFace): void {
   const { onError } = settings.handlers;

@@ -126,6 +126,7 @@ export interface SessionFallback extends TransportFallback {
  *   full queue acts by its policy and never grows unnoticed.
  * - **Close:** a close flushes all messages sent before, `onClose` runs once, and iteration ends
  *   without an error. `closeError` has the cause.
+ *
  * @example Two ends in one process
  * ```ts
  * import { memoryPair, Session, sessionSettings } from "@skein/skein";

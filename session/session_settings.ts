@@ -18,9 +18,9 @@ import type { Session } from "./session.ts";
 import type { ErasedHandlers, SessionLimits, SessionSettings } from "./settings.ts";
 
 /**
- * What the application does with a session.
+ * Handlers of an application for its sessions.
  *
- * @typeParam V What `authenticate` returned.
+ * @typeParam V The result of `authenticate`.
  * @typeParam C The contract.
  * @typeParam S This end's side.
  */
@@ -29,46 +29,52 @@ export interface SessionHandlers<
   C extends AnyContract = AnyContract,
   S extends Side = Side,
 > {
-  /** Called once the session is established; messages wait for the promise that it returns. */
+  /** Called once the session is established; messages wait until a returned promise settles. */
   readonly onOpen?: (session: Session<V, C, S>) => void | Promise<void>;
   /**
-   * Handles a message. One at a time, in order; a promise is awaited. Without
-   * this handler, iterate over the session.
+   * Handles messages one at a time, in order; a returned promise is awaited. Without this handler,
+   * iterate over the session.
    *
-   * While a `request` of this end waits for the peer, requests of the peer are handled beside, one
-   * for each and at most 8: the peer may have to ask before it can answer. More of them wait, and are
-   * refused as nested too deep if no handler ends within a second. Messages wait.
+   * While a `request` of this end waits, requests of the peer are handled in parallel, one for each
+   * and at most 8: the peer may need an answer before its own reply. Further requests wait, and are
+   * refused as nested too deep if no handler ends within a second. Messages always wait.
    */
   readonly onMessage?: (
     message: MessageOf<C, S>,
     session: Session<V, C, S>,
   ) => void | Promise<void>;
-  /** Called once, when a session that was open is over. */
+  /** Called once, when an established session is over. */
   readonly onClose?: (session: Session<V, C, S>, info: CloseInfo) => void | Promise<void>;
-  /** Sees the error of a handler that failed, which is printed by default, 16 a minute at most. */
+  /**
+   * Receives the error of a handler that failed. Without this handler errors are printed, at most
+   * 16 a minute.
+   */
   readonly onError?: (error: unknown, session: Session<V, C, S>) => void;
   /**
-   * Effect of a handler that throws, or whose promise rejects, with anything but a `RequestError`:
+   * Effect of a handler that throws, or whose promise rejects, with any error but a `RequestError`:
    *
-   * - `"answer"`: the peer is told `failed` and no text, and the session goes on. More than 20
-   *   failures within a minute close it with 4500.
+   * - `"answer"`: the peer receives the code `failed` without details, and the session continues.
+   *   More than 20 failures within a minute close the session with 4500.
    * - `"close"`: the first failure closes the session with 4500, and drops the messages that wait.
    *
-   * An `onOpen` that fails closes the session in any case; so does an `onMessage` that throws a
-   * `BrokerError` for a message that is sent at least once, since only the next session sends that
+   * A failed `onOpen` closes the session in any case. So does an `onMessage` that throws a
+   * `BrokerError` for a message with at-least-once delivery, since only the next session sends that
    * message again.
    *
    * @default {"answer"}
    */
   readonly onHandlerError?: "answer" | "close";
-  /** Called when the peer says that it will go away. */
+  /** Called when the peer announces that it will go away. */
   readonly onGoAway?: (goaway: GoAway, session: Session<V, C, S>) => void;
   /**
-   * Called when the peer refuses a message that asked for no answer. Without it, and without
-   * `onError`, a line is printed, once a cause.
+   * Called when the peer refuses a message that is not a request. Without this handler and
+   * `onError`, each cause is printed once.
    */
   readonly onRefused?: (error: RequestError, session: Session<V, C, S>) => void;
-  /** Called when the peer says that it dropped messages for this end; `topic` is absent for several topics. */
+  /**
+   * Called when the peer reports messages that it dropped for this end; `topic` is absent for
+   * several topics.
+   */
   readonly onDropped?: (
     count: number,
     topic: string | undefined,
@@ -82,16 +88,18 @@ export interface SessionSettingsOptions<
   C extends AnyContract = AnyContract,
   S extends Side = Side,
 > extends SessionLimits, SessionHandlers<V, C, S> {
-  /** Which end this is. */
+  /** This end of the session. */
   readonly side: S;
-  /** Topics and their schemas; without one, every topic is let through. */
+  /** Topics and their schemas; without a contract, every topic is allowed. */
   readonly contract?: C | undefined;
-  /** Shared by sessions that share messages. */
+  /** Sends messages at the end of a turn; sessions that share broadcasts must share one. */
   readonly turn?: Turn;
-  /** What this end does for its peers; without it, they are refused. */
+  /**
+   * Services for peers, such as subscriptions; without services, requests for these are refused.
+   */
   readonly services?: ServiceDesk;
   /**
-   * Tells failures that no handler hears of.
+   * Prints failures that have no handler.
    *
    * @ignore
    */
@@ -116,10 +124,10 @@ const POLICIES: readonly OverflowPolicy[] = ["close", "drop-oldest", "drop-newes
 /**
  * Checks options once, for any number of sessions.
  *
- * @param options See {@linkcode SessionSettingsOptions}.
+ * @param options Options of the sessions, see {@linkcode SessionSettingsOptions}.
  * @returns The settings, complete.
  * @throws {RangeError} If a limit is not a positive integer.
- * @throws {TypeError} If the policy is none of the four, or `onHandlerError` none of the two.
+ * @throws {TypeError} If the policy or `onHandlerError` is not one of the allowed values.
  */
 export function sessionSettings<
   V = unknown,
@@ -145,7 +153,7 @@ export function sessionSettings<
     router: options.contract && compileContract(options.contract, options.side),
     turn: options.turn ?? new Turn(),
     heartbeat: new Heartbeat(options.heartbeat),
-    // The types were checked where the handlers were written; from here on they are erased.
+    // The caller's types were checked on the way in, and are erased from here on.
     handlers: options as ErasedHandlers,
     onHandlerError,
     watch: undefined,

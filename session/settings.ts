@@ -1,5 +1,5 @@
 /**
- * What all sessions of a server, or of a client, have in common.
+ * Settings that all sessions of a server, or of a client, share.
  *
  * @module
  */
@@ -15,11 +15,11 @@ import type { SessionFace } from "./types.ts";
 import type { Turn } from "./queue/turn.ts";
 import type { SessionWatch } from "./insight/session_watch.ts";
 
-/** Bounds of what came and was not handled yet. */
+/** Bounds of the received messages that wait to be handled. */
 export interface ReceiveQueueOptions {
   /**
    * Most messages that wait for the handler or the loop; one more closes the session with 4507.
-   * While nobody ever read one, the oldest is discarded instead, and counted.
+   * Until the application first reads a message, the oldest is discarded instead, and counted.
    *
    * @default {4096}
    */
@@ -34,11 +34,11 @@ export interface ReceiveQueueOptions {
 
 /** Limits and times of a session; every one has a default. */
 export interface SessionLimits {
-  /** Bounds and policy of what waits to be sent. */
+  /** Bounds and policy of the messages that wait to be sent. */
   readonly sendQueue?: SendQueueOptions;
-  /** Bounds of what waits to be handled. */
+  /** Bounds of the received messages that wait to be handled. */
   readonly receiveQueue?: ReceiveQueueOptions;
-  /** How often peers are pinged, and when silence means dead. */
+  /** Interval of pings, and the silence after which a peer counts as dead. */
   readonly heartbeat?: HeartbeatOptions;
   /**
    * Largest message, in bytes of its envelope; a larger one closes the session with 4413.
@@ -53,7 +53,7 @@ export interface SessionLimits {
    */
   readonly maxInvalidMessages?: number;
   /**
-   * Requests that may wait for an answer at once, per direction.
+   * Requests that may wait for a reply at once, per direction.
    *
    * @default {64}
    */
@@ -65,19 +65,20 @@ export interface SessionLimits {
    */
   readonly concurrency?: number;
   /**
-   * How long `request` waits for an answer, in milliseconds.
+   * Time that `request` waits for a reply, in milliseconds.
    *
    * @default {30000}
    */
   readonly requestTimeoutMs?: number;
   /**
-   * How long a close may take, in milliseconds: flushing, the peer's own close, and handlers still running.
+   * Time that a close may take, in milliseconds: flushing, the peer's own close, and handlers that
+   * still run.
    *
    * @default {5000}
    */
   readonly closeTimeoutMs?: number;
   /**
-   * How long a peer may take to say its first envelope (`hello`, or the token), in milliseconds.
+   * Time that a peer may take to send its first envelope (`hello`, or the token), in milliseconds.
    *
    * @default {5000}
    */
@@ -86,29 +87,29 @@ export interface SessionLimits {
 
 /** The handlers of an application, without the types of its contract. */
 export interface ErasedHandlers {
-  /** See `SessionHandlers`, as for every member. */
+  /** Called once the session is established. `SessionHandlers` has the docs of all members. */
   onOpen?(session: SessionFace): void | Promise<void>;
   /** Handles a message. */
   onMessage?(message: UntypedMessage, session: SessionFace): void | Promise<void>;
-  /** Called once, when a session that was open is over. */
+  /** Called once, when an established session is over. */
   onClose?(session: SessionFace, info: CloseInfo): void | Promise<void>;
-  /** Sees the error of a handler that failed. */
+  /** Receives the error of a handler that failed. */
   onError?(error: unknown, session: SessionFace): void;
-  /** Called when the peer says that it will go away. */
+  /** Called when the peer announces that it will go away. */
   onGoAway?(goaway: GoAway, session: SessionFace): void;
-  /** Called when the peer refuses a message that asked for no answer. */
+  /** Called when the peer refuses a message that is not a request. */
   onRefused?(error: RequestError, session: SessionFace): void;
-  /** Called when the peer says that it dropped messages for this end. */
+  /** Called when the peer reports messages that it dropped for this end. */
   onDropped?(count: number, topic: string | undefined, session: SessionFace): void;
 }
 
 /** Options, checked and complete; made once for any number of sessions. */
 export interface SessionSettings {
-  /** Which end this is. */
+  /** This end of the session. */
   readonly side: Side;
-  /** Topics and their schemas, as this side receives them. */
+  /** Topics and their schemas, as this side receives these. */
   readonly router: ContractRouter | undefined;
-  /** Shared by sessions that share messages. */
+  /** Sends messages at the end of a turn; sessions that share broadcasts share one. */
   readonly turn: Turn;
   /** Watches all sessions of these settings. */
   readonly heartbeat: Heartbeat;
@@ -133,20 +134,20 @@ export interface SessionSettings {
    */
   readonly services: (SessionDesk & Disposable) | undefined;
   /**
-   * Tells failures that no handler hears of.
+   * Prints failures that have no handler.
    *
    * @ignore
    */
   readonly console: ConsoleReport;
   /**
-   * Names this client to servers, over all its sessions: 128 random bits; empty on a server.
+   * Id of this client over all its sessions: 128 random bits; empty on a server.
    *
    * @ignore
    */
   readonly client: string;
-  /** Bounds of what waits to be sent. */
+  /** Bounds of the messages that wait to be sent. */
   readonly sendQueue: Required<SendQueueOptions>;
-  /** Bounds of what waits to be handled. */
+  /** Bounds of the received messages that wait to be handled. */
   readonly receiveQueue: Required<ReceiveQueueOptions>;
   /** Largest message, in bytes. */
   readonly maxMessageBytes: number;
@@ -156,10 +157,10 @@ export interface SessionSettings {
   readonly maxRequests: number;
   /** Messages handled at once. */
   readonly concurrency: number;
-  /** How long `request` waits, in milliseconds. */
+  /** Time that `request` waits, in milliseconds. */
   readonly requestTimeoutMs: number;
-  /** How long a close may take, in milliseconds. */
+  /** Time that a close may take, in milliseconds. */
   readonly closeTimeoutMs: number;
-  /** How long the peer's first envelope may take, in milliseconds. */
+  /** Time that the peer's first envelope may take, in milliseconds. */
   readonly handshakeTimeoutMs: number;
 }

@@ -1,5 +1,5 @@
 /**
- * Types of a session that its parts and its users share.
+ * Types of a session, shared by its parts and its users.
  *
  * @module
  */
@@ -12,41 +12,41 @@ import type {
 } from "../transport/connection.ts";
 import type { TransportFallback } from "../transport/race/options.ts";
 
-/** Where a session is in its life. */
+/** The state of a session. */
 export type SessionState = "connecting" | "connected" | "draining" | "closed";
 
 /** Options for closing a session. */
 export interface SessionCloseOptions {
   /**
-   * 0, or 3000 to 4999.
+   * Close code: 0, or 3000 to 4999.
    *
    * @default {0}
    */
   readonly code?: number;
-  /** Reason in words; cut at a character boundary to what the wire carries. */
+  /** Reason in words; cut at a character boundary to the length that the connection carries. */
   readonly reason?: string;
   /**
-   * Also ends what carries the session, and with that every other session there: only WebTransport
-   * connections over HTTP/3 can be shared; elsewhere this says nothing.
+   * Also closes the connection below, with all its other sessions. Only WebTransport connections
+   * over HTTP/3 can carry several sessions; ignored elsewhere.
    *
    * @default {false}
    */
   readonly closeConnection?: boolean;
 }
 
-/** Options for what waits. */
+/** Options for operations that wait. */
 export interface WaitOptions {
-  /** Gives up. */
+  /** Ends the wait when aborted. */
   readonly signal?: AbortSignal;
-  /** Gives up after this many milliseconds. */
+  /** Ends the wait after this time, in milliseconds. */
   readonly timeoutMs?: number;
 }
 
 /** Options for publishing through the server. */
 export interface ClientPublishOptions extends WaitOptions {
   /**
-   * Sends the publication to this client too, where it is subscribed. Without an echo it never gets
-   * it, also after a reconnect and when it reads the history; others do as ever.
+   * Sends the publication to this client too, if subscribed. Without an echo this client never
+   * receives the publication, neither after a reconnect nor from the history; other clients do.
    *
    * @default {true}
    */
@@ -55,10 +55,13 @@ export interface ClientPublishOptions extends WaitOptions {
 
 /** Options for draining a session. */
 export interface SessionDrainOptions extends SessionCloseOptions {
-  /** Told to the peer first: when to come back, in milliseconds. Without it, it is told nothing. */
+  /**
+   * Time after which the peer may come back, in milliseconds, sent first. Without a time the peer
+   * receives no announcement.
+   */
   readonly retryAfterMs?: number;
   /**
-   * How long to wait for handlers and answers, in milliseconds.
+   * Time to wait for handlers and replies, in milliseconds.
    *
    * @default {5000}
    */
@@ -67,13 +70,13 @@ export interface SessionDrainOptions extends SessionCloseOptions {
 
 /** The end of a peer's credentials. */
 export interface SessionCredentials {
-  /** When they end, in milliseconds since the Unix epoch. */
+  /** When the credentials end, in milliseconds since the Unix epoch. */
   readonly endsAt: number;
-  /** True if they are a token, which the client can renew. */
+  /** True if the credentials are a token, which the client can renew. */
   readonly isRenewable: boolean;
 }
 
-/** The public side of a session, as its own parts see it; they never name the class. */
+/** The public side of a session, for internal modules that must not depend on the class. */
 export interface SessionFace {
   /** Id of the session. */
   readonly id: string;
@@ -91,7 +94,7 @@ export interface SessionFace {
   readonly protocol: string;
   /** On a client: why the preferred transport is not in use. */
   readonly fallback: TransportFallback | undefined;
-  /** Where the session is in its life. */
+  /** The state of the session. */
   readonly state: SessionState;
   /** True once the session is over. */
   readonly isClosed: boolean;
@@ -106,7 +109,7 @@ export interface SessionFace {
 }
 
 /**
- * Facts of a peer that its session's works need.
+ * Facts about a peer that the implementation of its session needs.
  *
  * @typeParam F The class of sessions.
  */
@@ -117,13 +120,13 @@ export interface PeerIdentity<F extends SessionFace = SessionFace> {
   readonly value?: unknown;
   /** The user. */
   readonly user?: string | undefined;
-  /** When the credentials end, if they do. */
+  /** The end of the credentials, if the credentials expire. */
   readonly credentials?: SessionCredentials | undefined;
   /** True if the session begins with the peer's token. */
   readonly awaitsToken?: boolean;
   /** Makes the session that takes the connection over. */
   readonly successor?: (() => F | undefined) | undefined;
-  /** True if the peer was told `hello` by the session before. */
+  /** True if the peer received `hello` from the session before. */
   readonly inherits?: boolean;
   /** The session from which the client moves. */
   readonly predecessor?: F | undefined;

@@ -5,29 +5,31 @@
  */
 import { absoluteUrl } from "../transport/url.ts";
 
-/** A value, or a function that makes one anew for each connection. */
+/** A value, or a function that returns a new value for each connection. */
 export type Fresh<T> = T | (() => T | Promise<T>);
 
 /**
- * Where a client connects to: one URL, several of one service, or a function that tells one for each
- * connection.
+ * The server of a client: one URL, several URLs of one service, or a function that returns the URL
+ * for each connection.
  *
- * - **Several** are tried in turn, the first one first. After a loss, and after an attempt that
- *   failed, the next one is tried at once; the client waits once all of them were tried.
- * - **A function** is asked at once after the loss of a session that held. Where it tells another
- *   host, the client connects there without waiting.
+ * - **Several URLs** are tried in order. After a loss or a failed attempt, the client tries the
+ *   next URL at once; the client waits once all URLs have failed.
+ * - **A function** is called at once after the loss of a session that lasted. If the function
+ *   returns another host, the client connects to that host without a delay.
  */
 export type ServerUrl = Fresh<string | URL> | readonly (string | URL)[];
 
-/** Names the ticket of a session in the query of the request for the one to which its client moves. */
+/**
+ * Query key for the ticket of a session, in the request for the next session of the same client.
+ */
 export const TICKET_KEY = "ticket=";
 
 /**
- * Takes the token and a ticket out of a URL's query, and the mark of a token in band: a session
- * remembers its place, not its secrets.
+ * Removes secrets from a URL's query: token, ticket, and the mark of a token in band. Sessions keep
+ * their URL without secrets.
  *
  * @param url A URL, absolute or relative.
- * @returns The URL without `token`, `ticket` and `auth=in-band`, otherwise as it was.
+ * @returns The URL without `token`, `ticket` and `auth=in-band`, otherwise unchanged.
  */
 export function withoutToken(url: string): string {
   return url.replace(/\?[^#]*/, (query) => {
@@ -38,20 +40,17 @@ export function withoutToken(url: string): string {
   });
 }
 
-/**
- * The URLs of one service: a list that is tried in turn, or one URL that is known, or told for each
- * connection.
- */
+/** The URLs of one service: a list in the order of attempts, one URL, or a function. */
 export class ServerUrls {
   readonly #urls: readonly (string | URL)[];
   readonly #tell: (() => string | URL | Promise<string | URL>) | undefined;
   #index = 0;
-  /** URLs of the list in a row that were of no use. */
+  /** Consecutive failures among the URLs of the list. */
   #failed = 0;
-  /** An answer of the function that the next attempt is to use. */
+  /** An early result of the function, for the next attempt. */
   #told: Promise<string | URL> | undefined;
 
-  /** Begins with the first one. */
+  /** Begins with the first URL. */
   constructor(url: ServerUrl) {
     this.#tell = typeof url === "function" ? url : undefined;
     this.#urls = typeof url === "string" || url instanceof URL
@@ -69,15 +68,15 @@ export class ServerUrls {
     return this.#tell ?? this.#urls[this.#index]!;
   }
 
-  /** A session held: each URL of the list is worth an attempt again. */
+  /** Notes that a session lasted: each URL of the list is worth an attempt again. */
   held(): void {
     this.#failed = 0;
   }
 
   /**
-   * A session was lost, or an attempt failed.
+   * Notes that a session was lost, or that an attempt failed.
    *
-   * @returns Whether the list has another URL that was not tried since the last delay.
+   * @returns True if the list has another URL that was not tried since the last delay.
    */
   failed(): boolean {
     const { length } = this.#urls;
@@ -88,10 +87,10 @@ export class ServerUrls {
   }
 
   /**
-   * Asks the function for the next attempt's URL ahead of time.
+   * Calls the function ahead of time, for the URL of the next attempt.
    *
-   * @param lost Where the session was that was lost.
-   * @returns Whether the URL has another host. Never rejects: the attempt will.
+   * @param lost URL of the lost session.
+   * @returns True if the new URL has another host. Never rejects; the attempt rejects in that case.
    */
   async isElsewhere(lost: string | URL): Promise<boolean> {
     if (this.#tell === undefined) return false;

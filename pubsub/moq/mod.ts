@@ -1,17 +1,18 @@
 /**
- * Media over QUIC: publish, announce, discover and subscribe, with peers of gomoqt, moq-rs and its
- * JavaScript, over WebTransport, raw QUIC and WebSocket.
+ * Media over QUIC: publish, announce, discover and subscribe over WebTransport, raw QUIC and
+ * WebSocket. Works with peers of gomoqt, moq-rs and the JavaScript client of moq-rs.
  *
- * - **Broadcasts** have a path and are announced; a {@linkcode TrackMux} says who serves their tracks.
+ * - **Broadcasts** have a path and are announced. A {@linkcode TrackMux} maps each path to the handler
+ *   of its tracks.
  * - **Tracks** are subscribed to: a {@linkcode TrackWriter} at the publisher, a {@linkcode TrackReader}
  *   at the subscriber.
- * - **Groups** are what a track consists of, each on a stream of its own: later ones do not wait for
- *   earlier ones, and one that is too late can be given up.
- * - **Frames** are what a group consists of, in order.
+ * - **Groups** make up a track. Each group has its own stream, so later groups do not wait for earlier
+ *   ones, and a late group can be abandoned.
+ * - **Frames** make up a group, in order.
  *
- * {@linkcode listenMoq} and {@linkcode dialMoq} make sessions, {@linkcode connectMoq} one that comes back,
- * {@linkcode MoqRelay} and {@linkcode LiveTrack} bring one source to many, and {@linkcode MoqCluster}
- * makes one relay of many.
+ * {@linkcode listenMoq} and {@linkcode dialMoq} open sessions; {@linkcode connectMoq} opens one that
+ * reconnects. {@linkcode MoqRelay} and {@linkcode LiveTrack} send one source to many subscribers, and
+ * {@linkcode MoqCluster} joins many relays into one.
  *
  * @example Publish, discover, subscribe
  * ```ts
