@@ -1,9 +1,4 @@
-/**
- * A client that comes back: one session after the other, the same
- * subscriptions, and an outbox for what is said in between.
- *
- * @module
- */
+/** A client that reconnects, with the same subscriptions in each session, and an outbox. */
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import { absoluteUrl, publicUrl } from "../transport/url.ts";
@@ -49,12 +44,12 @@ import type { ClientPublishOptions, WaitOptions } from "../session/types.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 import type { SilentTransport, TransportName } from "../transport/race/options.ts";
 
-/** A session that held for this long was a success: delays begin anew after it. */
+/** A session of at least this length was a success: the delays start again from the first one. */
 const STABLE_MS = 5_000;
 
 const TIMES_MS = { wakeTimeoutMs: 5_000 };
 
-/** Close codes that say that trying again is no use, whichever end sends them. */
+/** Close codes after which the client does not reconnect, whichever end sends the code. */
 const FINAL_CODES: ReadonlySet<number> = new Set([
   CloseCode.malformed,
   CloseCode.unauthenticated,
@@ -63,33 +58,33 @@ const FINAL_CODES: ReadonlySet<number> = new Set([
 ]);
 
 /**
- * A connection that lasts: it comes back by itself after a loss, with capped,
- * jittered delays, and stops when the server refuses it.
+ * A client that reconnects after each loss, with capped and jittered delays, and stops when the
+ * server refuses the client.
  *
- * - **Subscriptions** are asked for again on every new session, and go on where they were if the
- *   topic has a history.
- * - **Presence:** the data with which the client is present in rooms goes with it from session to
- *   session.
- * - **Outbox:** what is sent while not connected goes out after reconnecting, in order, and no
- *   faster than the server takes it. A message that is larger than the server's limit is dropped,
- *   and told to `onRefused` with the code `too-large`.
- * - **Console:** a client that cannot connect, or is refused, says so in a line, once a URL, unless
- *   `status` was read or subscribed to, or there is an `onError`.
- * - **Refused:** 4400, 4401, 4403 and 4404 end it, whichever end closed so; a server's normal close
- *   does too. After a session that held, a server's 4401 gets one more try, with a fresh token. What
- *   waits then, such as a loop, a request or a publication, is rejected at once; after a normal close
- *   loops end.
+ * - **Subscriptions** are requested again in every new session. Subscriptions of a topic with a
+ *   history continue at their position.
+ * - **Presence:** the client's presence data in rooms is set again in every new session.
+ * - **Outbox:** messages sent while the client is not connected go out after the reconnect, in
+ *   order, and no faster than the server takes messages. A message above the server's limit is
+ *   dropped and reported to `onRefused` with the code `too-large`.
+ * - **Console:** a client that cannot connect, or is refused, prints one line per URL, unless
+ *   `status` was read or subscribed to, or there is an `onError` handler.
+ * - **Refused:** the close codes 4400, 4401, 4403 and 4404 end the client, whichever end sent the
+ *   code. A normal close by the server ends the client too. A 4401 from the server that ends an
+ *   established session is followed by one more attempt, with a fresh token. The end of the client
+ *   rejects waiting loops, requests and publications at once. After a normal close, loops end
+ *   without an error.
  *
- * What was handed to a connection that broke may be lost: for what must arrive, there is
- * `delivery: "at-least-once"`, and for requests `resend`.
+ * Messages in a connection that broke may be lost. Use `delivery: "at-least-once"` for messages
+ * that must arrive, and `resend` for such requests.
  *
  * @typeParam C The contract.
  */
 export class Client<C extends AnyContract = AnyContract>
   implements AsyncIterable<MessageOf<C, "client">>, AsyncDisposable {
-  /** How the client is doing: `current`, and each change for a loop or by `subscribe`. */
+  /** Status of the client: the `current` one, and each change by a loop or `subscribe`. */
   readonly status: StatusFeed<ClientStatus> = new StatusFeed<ClientStatus>({ name: "connecting" });
-  /** Resolves with the end of the last session once the client is closed or refused. */
+  /** Resolves with the close of the last session once the client is closed or refused. */
   readonly closed: Promise<CloseInfo>;
 
   readonly #dial: Dialer;
@@ -105,11 +100,11 @@ export class Client<C extends AnyContract = AnyContract>
   readonly #connectTimeoutMs: number;
   readonly #wakeTimeoutMs: number;
   readonly #onAbort = () => void this.close();
-  /** What connections tell later. */
+  /** Callbacks for events of a connection after the dial. */
   readonly #hooks = {
     onWorn: () => void this.#replace(),
     onLate: (late: Connection) => {
-      // Only a new request can name the session that it is to follow.
+      // A connection follows another session only if the request named that session: dial anew.
       late.close();
       const transport = late.transport as TransportName;
       if (!this.#options.upgrade) return;
@@ -117,25 +112,25 @@ export class Client<C extends AnyContract = AnyContract>
     },
   };
   #session: Session | undefined;
-  /** How the session ended that the client had last. */
+  /** Resolves with the close of the current session. */
   #over = Promise.withResolvers<CloseInfo>();
   #isMoving = false;
-  /** Waits for the sessions that this client moved from. */
+  /** Resolves once all sessions that this client moved from are closed. */
   #finished: Promise<unknown> | undefined;
-  /** The session before, if it fell silent while nothing happened to the page or its network. */
+  /** The previous session, if the server fell silent without an event of the page or network. */
   #silent: SilentTransport | undefined;
   #life: Life | undefined;
-  /** Where the last attempt went, without secrets. */
+  /** URL of the last attempt, without secrets. */
   #place = "";
   #retryAt = 0;
   #skipDelay: (() => void) | undefined;
 
   /**
-   * Creates a client and begins to connect; `connect()` does.
+   * Creates a client and begins to connect. Applications call `connect()` instead.
    *
-   * @param url Where to; see {@linkcode ServerUrl}.
+   * @param url URL of the server; see {@linkcode ServerUrl} for several URLs.
    * @param dial Opens connections.
-   * @param options See {@linkcode ClientOptions}.
+   * @param options Options of the client.
    * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
    */
   constructor(url: ServerUrl, dial: Dialer, options: ClientOptions<C> = {}) {
@@ -165,12 +160,12 @@ export class Client<C extends AnyContract = AnyContract>
     return this.#session as Session<unknown, C, "client"> | undefined;
   }
 
-  /** Whether there is a session now. */
+  /** True while there is an established session. */
   get isConnected(): boolean {
     return this.#session?.isReady ?? false;
   }
 
-  /** What waits for a connection. */
+  /** Number and bytes of the messages in the outbox. */
   get outbox(): OutboxState {
     return this.#outbox.state;
   }
@@ -181,14 +176,15 @@ export class Client<C extends AnyContract = AnyContract>
    * @param options Gives up by signal or time.
    * @returns The session.
    * @throws {SessionClosedError} If the client is closed, or the server refused it.
-   * @throws {TimeoutError} If it takes longer than `timeoutMs`.
+   * @throws {TimeoutError} If there is no session within `timeoutMs`.
    */
   whenConnected(options: WaitOptions = {}): Promise<Session<unknown, C, "client">> {
     return waitFor(this.#nextSession(), { ...options, what: "the connection" });
   }
 
   /**
-   * Sends a message; while not connected, and while others are still in the outbox, it waits there.
+   * Sends a message. The message waits in the outbox while the client is not connected, and while
+   * earlier messages are in the outbox.
    *
    * @param topic The topic.
    * @param data The data.
@@ -199,19 +195,19 @@ export class Client<C extends AnyContract = AnyContract>
   send<T extends SendTopic<C, "client">>(topic: T, data?: SendData<C, "client", T>): void {
     const session = this.#session;
     const { first, isKept } = this.#outbox;
-    // Behind what was sent before.
+    // The order is kept: earlier messages in the outbox go first.
     if (session?.isReady && !first && !isKept) return session.send(topic, data);
     this.#keep("send", topic, data);
   }
 
   /**
-   * Waits until the server has handled everything that was sent and published so far; with the
-   * default `delivery`, until a session took it.
+   * Waits until the server has handled all messages and publications sent so far. With the default
+   * `delivery`, waits only until a session took the messages from the outbox.
    *
    * @param options Gives up by signal or time.
    * @throws {SessionClosedError} If the client is closed before.
-   * @throws {UnsupportedError} If the server does not tell what it handled.
-   * @throws {TimeoutError} If it takes longer than `timeoutMs`.
+   * @throws {UnsupportedError} If the server does not acknowledge messages.
+   * @throws {TimeoutError} If the wait takes longer than `timeoutMs`.
    */
   async flushed(options: WaitOptions = {}): Promise<void> {
     const { last } = this.#outbox;
@@ -219,14 +215,14 @@ export class Client<C extends AnyContract = AnyContract>
   }
 
   /**
-   * Asks the server; waits for a session first, if there is none.
+   * Sends a request to the server. Waits for a session first while the client is not connected.
    *
-   * @param topic What is asked.
-   * @param data The question.
-   * @param options Signal, time, and whether to ask again after a loss.
-   * @returns The answer.
-   * @throws {RequestError} If the answer is a failure.
-   * @throws {TimeoutError} If there is no answer in time.
+   * @param topic The topic of the request.
+   * @param data The data of the request.
+   * @param options Signal, timeout, and `resend` to repeat the request after a loss.
+   * @returns The reply.
+   * @throws {RequestError} If the server replies with an error.
+   * @throws {TimeoutError} If there is no reply in time.
    * @throws {SessionClosedError} If the session closed meanwhile, or the client is closed.
    */
   async request<T extends RequestTopic<C>>(
@@ -251,13 +247,13 @@ export class Client<C extends AnyContract = AnyContract>
   }
 
   /**
-   * Subscribes to a topic, for as long as the client lives or until it is left.
+   * Subscribes to a topic, until the subscription or the client ends.
    *
    * @typeParam T The topic: with a contract, one of those that the server sends.
    * @param topic The topic. Several subscriptions of one topic get each message.
-   * @param options For a topic with a history: from where on, and who is told of what is missing.
-   * @returns The subscription; `await subscription.ready` waits for the server's word.
-   * @throws {TypeError} If the topic is none.
+   * @param options For a topic with a history: the start position and the handler of gaps.
+   * @returns The subscription; `await subscription.ready` waits for the server's reply.
+   * @throws {TypeError} If the topic is not valid.
    * @throws {SessionClosedError} If the client is closed.
    */
   subscribe<T extends SendTopic<C, "server">>(
@@ -269,14 +265,14 @@ export class Client<C extends AnyContract = AnyContract>
   }
 
   /**
-   * Publishes to a topic through the server, if its `authorize` lets this client.
+   * Publishes to a topic through the server, if the server's `authorize` allows this client.
    *
    * @typeParam T The topic: with a contract, one of those that go to clients.
    * @param topic The topic.
    * @param data The data.
-   * @param options Gives up by signal or time, and leaves this client out.
-   * @throws {RequestError} With code `forbidden`, if it may not.
-   * @throws {UnsupportedError} If there is to be no echo, and the server cannot tell clients apart.
+   * @param options Signal, timeout, and `echo: false` to leave out this client.
+   * @throws {RequestError} With code `forbidden`, if the server does not allow the publication.
+   * @throws {UnsupportedError} If `echo` is false and the server cannot tell clients apart.
    */
   async publish<T extends SendTopic<C, "server">>(
     topic: T,
@@ -294,11 +290,12 @@ export class Client<C extends AnyContract = AnyContract>
   }
 
   /**
-   * Sets the data with which this client is present in a room, if the server's `authorize` lets it:
-   * at once, if it is in the room, and whenever it joins, also after a reconnect. Members are told by
-   * notices on `presence:<room>`; of several clients of a user the one that set it last stands.
+   * Sets the presence data of this client in a room, if the server's `authorize` allows that. The
+   * data takes effect at once if the client is in the room, and at each later join, also after a
+   * reconnect. Members get notices on `presence:<room>`. A user with several clients has the data
+   * that was set last.
    *
-   * @example Who is here, and how
+   * @example Members of a room and their data
    * ```ts
    * import { connect, type PresenceNotice, serve } from "@skein/skein";
    * import { assertEquals } from "@std/assert";
@@ -328,14 +325,14 @@ export class Client<C extends AnyContract = AnyContract>
    * @typeParam T The room: with a contract, one that its `presence` names.
    * @param room The room; at most 32 have data.
    * @param data Any value that JSON can hold, of at most 512 bytes unless the server allows more;
-   * `undefined` takes it back.
-   * @param options Gives up by signal or time; the data is kept for the next session all the same.
-   * @returns Resolves once the server has it.
-   * @throws {RequestError} With code `forbidden`, if it may not; `too-large`, or `invalid` where the
-   * data does not fit the contract.
+   * `undefined` removes the data.
+   * @param options Gives up by signal or time; the client still sets the data in the next session.
+   * @returns Resolves once the server has the data.
+   * @throws {RequestError} With code `forbidden`, if the server does not allow the data; with
+   * `too-large`, if the data is too large; with `invalid`, if the data does not fit the contract.
    * @throws {QueueFullError} If there is data for 32 other rooms.
-   * @throws {TypeError} If JSON cannot hold the data, or the room is no topic.
-   * @throws {UnsupportedError} If the server takes no data of presence.
+   * @throws {TypeError} If JSON cannot hold the data, or the room is not a valid topic.
+   * @throws {UnsupportedError} If the server does not support presence data.
    * @throws {SessionClosedError} If the client is closed, or the server refused it.
    */
   presence<T extends PresenceTopic<C>>(
@@ -349,25 +346,29 @@ export class Client<C extends AnyContract = AnyContract>
   }
 
   /**
-   * Tries again now, if the client waits for its next attempt. A page that comes back online,
-   * wakes or is looked at again does so too.
+   * Starts the next attempt to connect now, if the client waits for one. The client skips the wait
+   * by itself when a page comes back online, wakes or becomes visible again.
    */
   retryNow(): void {
     this.#skipDelay?.();
   }
 
   /**
-   * Moves to a new session without a gap, if the server can do that: the new one is opened beside the
-   * old one, which is closed once its requests and streams have ended, within 30 s.
+   * Moves to a new session without a gap, if the server supports that. The new session is opened
+   * beside the old one. The old session is closed once all requests and streams in the old session
+   * have ended, after 30 s at the latest.
    *
-   * - **Topics with a history** go on at their position: no publication is lost, none comes twice.
-   * - **Other topics** too, on a server of one node: each publication comes in one of the sessions, and
-   *   in order. Where the old one breaks meanwhile, what was on its way there is lost.
+   * - **Topics with a history** continue at their position: no publication is lost or comes twice.
+   * - **Other topics** on a server of one node have no gap either: each publication comes in one of
+   *   the sessions, and in order. If the old session breaks during the move, publications in flight
+   *   there are lost.
    * - **Messages and publications** that are sent from now on go to the new session. With
-   *   `delivery: "at-least-once"` so do those that are not acknowledged.
-   * - **Requests and streams** end where they began; new ones begin in the new session.
+   *   `delivery: "at-least-once"`, unacknowledged ones go there too.
+   * - **Requests and streams** end in the session in which they began. New ones begin in the new
+   *   session.
    *
-   * A client does so by itself where an engine is known to stop a connection after some megabytes.
+   * A client moves without a call in a browser that is known to stop a connection after some
+   * megabytes.
    *
    * @example Usage
    * ```ts
@@ -381,8 +382,8 @@ export class Client<C extends AnyContract = AnyContract>
    * assertNotEquals(client.session?.id, id);
    * ```
    *
-   * @param options See {@linkcode HandOverOptions}.
-   * @returns Whether it moved; if not, all is as before.
+   * @param options The transport of the new session.
+   * @returns True if the client moved; if false, the old session continues.
    */
   async handOver({ transport }: HandOverOptions = {}): Promise<boolean> {
     const from = this.#session;
@@ -405,7 +406,7 @@ export class Client<C extends AnyContract = AnyContract>
   }
 
   /**
-   * Closes the client for good. What waits in the outbox is not sent.
+   * Closes the client for good. Messages in the outbox are not sent.
    *
    * @returns Resolves once the session is closed.
    */
@@ -422,22 +423,22 @@ export class Client<C extends AnyContract = AnyContract>
   }
 
   /**
-   * Yields the messages of one session after the other, until the client ends.
-   * Those of subscriptions are not among them.
+   * Yields the messages of one session after the other, until the client ends. Messages of
+   * subscriptions go to the subscriptions instead.
    *
-   * - **First:** the first loop begins with the session that there is then. From
-   *   it on nothing is missed, also between one loop and the next.
-   * - **Bound:** a reader who falls behind, by the receive queue of a session or
-   *   by more than 8 sessions with messages, gets a {@linkcode QueueFullError},
-   *   never a silent gap. The next loop goes on after the gap.
-   * - **End:** a normal close of either end ends the loop. Every other end is thrown, after the
-   *   messages that came before it.
+   * - **First:** the first loop begins with the current session. From then on every message is
+   *   kept for the reader, also between one loop and the next.
+   * - **Bound:** a reader that falls behind, by the receive queue of a session or by more than 8
+   *   sessions with messages, gets a {@linkcode QueueFullError}, never a silent gap. The next loop
+   *   continues after the gap.
+   * - **End:** a normal close by either end ends the loop. Every other close is thrown, after the
+   *   messages that came before.
    *
    * @returns The messages, checked against the contract.
-   * @throws {TypeError} If messages go to an `onMessage` handler, or another loop runs.
+   * @throws {TypeError} If there is an `onMessage` handler, or another loop runs.
    * @throws {QueueFullError} If the reader fell behind, and messages are missing.
-   * @throws {SessionClosedError} If the server refused the client for good, or the client gave up; `info`
-   * has code and reason.
+   * @throws {SessionClosedError} If the server refused the client for good, or the client gave up;
+   * `info` has code and reason.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<MessageOf<C, "client">, void, undefined> {
     const unread = this.#unread;
@@ -460,7 +461,7 @@ export class Client<C extends AnyContract = AnyContract>
     }
   }
 
-  /** Has a message wait in the outbox; with `publication` as what is to be published. */
+  /** Adds a message to the outbox, or a publication where `publication` is set. */
   #keep(
     verb: string,
     topic: string,
@@ -493,7 +494,7 @@ export class Client<C extends AnyContract = AnyContract>
           cause: info,
         });
         void this.#lookAfter();
-        // The answer is for the next attempt, so it must not grow old.
+        // The first delay is short, so the answer is still fresh at the next attempt.
         if (wasReady && mayMove && this.#backoff.attempt === 1) void this.#askElsewhere();
         if (delayMs > 0) await this.#wait(delayMs);
         if (!this.#stop.signal.aborted) this.status.set({ name: "connecting" });
@@ -504,12 +505,12 @@ export class Client<C extends AnyContract = AnyContract>
     }
   }
 
-  /** Prints a failure that neither a handler nor a reader of the status hears of. */
+  /** Prints a failure, unless an error handler or a reader of the status learns of the failure. */
   #report({ code, reason, error }: CloseInfo, end: "refused" | "closed" | undefined): void {
     const isNormal = code === CloseCode.normal || this.#stop.signal.aborted;
     if (isNormal || this.status.isObserved || this.#options.onError) return;
     const why = error === undefined ? `${code}${reason && ` ${reason}`}` : reason;
-    // Its own errors name the server already, by another scheme perhaps.
+    // Errors of this library already name the server, perhaps with another scheme.
     const isNamed = why.includes(`//${absoluteUrl(this.#place)?.host}`);
     const line = end === undefined
       ? `${isNamed ? why : `Cannot connect to ${this.#place}: ${why}`}; ` +
@@ -520,19 +521,19 @@ export class Client<C extends AnyContract = AnyContract>
     this.#settings.console.tell(end ?? "unreachable", line + cure, { about: this.#place });
   }
 
-  /** Does not wait where the next connection goes to another host. */
+  /** Skips the delay if the next connection goes to another host. */
   async #askElsewhere(): Promise<void> {
     if (await this.#urls.isElsewhere(this.#place)) this.retryNow();
   }
 
-  /** Looks after page and machine, once what does so is loaded; where it is not, the next time. */
+  /** Loads the watch over page and machine, and starts it; the next call retries a failed load. */
   async #lookAfter(): Promise<void> {
     const part = this.#life ? undefined : await lasting().catch(() => undefined);
     const options = { timeoutMs: this.#wakeTimeoutMs, upgrades: this.#options.upgrade };
     if (!this.status.isEnded) this.#life ??= part && new part.Life(this, options);
   }
 
-  /** One session, from dialling to its end. */
+  /** Runs one session, from the dial to the close. */
   async #live(): Promise<{ info: CloseInfo; wasReady: boolean }> {
     let dialed: unknown;
     let session: Session;
@@ -549,10 +550,10 @@ export class Client<C extends AnyContract = AnyContract>
       });
     } catch (error) {
       this.#hear(error, dialed, Infinity);
-      // The application's functions may fail by a session too, but not by this one.
+      // Without a dial, the error is of an application's function, perhaps of another session.
       const told = dialed && error instanceof SessionClosedError ? error.info : undefined;
       const reason = error instanceof Error ? error.message : String(error);
-      // What the dialer does not take, it never will.
+      // A TypeError of the dialer means invalid arguments, which no later attempt can mend.
       const by = dialed instanceof TypeError ? "local" : "network";
       const info = told ?? { code: CloseCode.abnormal, reason, by, error };
       return { info, wasReady: false };
@@ -572,7 +573,7 @@ export class Client<C extends AnyContract = AnyContract>
     return { info, wasReady: true };
   }
 
-  /** Notes for the next attempt that a session fell silent, unless its page or network explain that. */
+  /** Records a silent session for the next attempt, unless page or network explain the silence. */
   #hear(error: unknown, on: unknown, lastHeard: number): void {
     const { transport } = Object(on) as Partial<Connection>;
     const isExplained = isOffline() || (this.#life?.disturbedAt ?? 0) >= lastHeard;
@@ -593,7 +594,10 @@ export class Client<C extends AnyContract = AnyContract>
     });
   }
 
-  /** Moves from a session of which the engine takes no more, or ends it; where that cannot be loaded, it stays. */
+  /**
+   * Moves from a session that the browser is about to stop, or ends the session if the move fails.
+   * The session continues if the code for the move cannot be loaded.
+   */
   async #replace(): Promise<void> {
     const session = this.#session;
     const part = await lasting().catch(() => undefined);
@@ -616,7 +620,10 @@ export class Client<C extends AnyContract = AnyContract>
     void this.#lookAfter();
   }
 
-  /** Offers a new token. Where that fails the server ends the session, and the next one begins with one. */
+  /**
+   * Sends a new token to the server. If that fails, the server ends the session when the old token
+   * expires, and the next session begins with a new token.
+   */
   async #renew(session: Session): Promise<void> {
     const { token } = this.#options;
     if (typeof token !== "function") return;
@@ -632,10 +639,10 @@ export class Client<C extends AnyContract = AnyContract>
     if (this.#stop.signal.aborted || info.by === "local" && info.code === CloseCode.normal) {
       return "closed";
     }
-    // What cannot be dialled, such as a URL that is none, never can.
+    // Invalid arguments of a dial, such as an invalid URL, fail at every attempt.
     if (info.by === "local" && !wasReady && info.error instanceof TypeError) return "closed";
     if (info.by === "network") return undefined;
-    // A token that expired gets one more try, with a fresh one.
+    // After an expired token the client tries once more, with a fresh token.
     const isExpired = wasReady && info.by === "remote" && info.code === CloseCode.unauthenticated;
     if (isExpired) return undefined;
     if (FINAL_CODES.has(info.code)) return "refused";
@@ -656,7 +663,7 @@ export class Client<C extends AnyContract = AnyContract>
     const retryAt = this.#retryAt;
     this.#retryAt = 0;
     if (delayMs === undefined || retryAt === 0) return delayMs;
-    // The server said when, and spread its clients by it; from then on the delays are ours again.
+    // The server chose the time, to spread reconnects. Later delays are the client's own.
     return Math.min(MAX_TIMER_MS, Math.max(0, retryAt - Date.now()));
   }
 
@@ -676,7 +683,7 @@ export class Client<C extends AnyContract = AnyContract>
     throw this.#ended("wait for the connection");
   }
 
-  /** True if the client ended in another way than by a normal close. */
+  /** True if the client ended otherwise than by a normal close. */
   get #hasFailed(): boolean {
     const { current } = this.status;
     return "cause" in current && current.cause.code !== CloseCode.normal;
@@ -690,7 +697,7 @@ export class Client<C extends AnyContract = AnyContract>
   }
 }
 
-/** Where a page says so; elsewhere nothing is known. */
+/** Tells whether the page is known to be offline; false where there is no page. */
 function isOffline(): boolean {
   return (globalThis as { navigator?: { onLine?: boolean } }).navigator?.onLine === false;
 }

@@ -1,8 +1,4 @@
-/**
- * Options of a client, and its status.
- *
- * @module
- */
+/** Options and status of a client. */
 import type { CloseInfo } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { BackoffOptions } from "../session/base/backoff.ts";
@@ -22,51 +18,51 @@ import type {
 
 export type { Fresh, ServerUrl };
 
-/** How a client is doing. */
+/** Status of a client. */
 export type ClientStatus =
   | { readonly name: "connecting" }
   | {
     readonly name: "connected";
     readonly session: string;
     readonly transport: string;
-    /** Why the session is not on the transport that was preferred; absent if it is. */
+    /** Reason why the session is not on the preferred transport; absent on the preferred one. */
     readonly fallback?: SessionFallback;
   }
   | {
     readonly name: "reconnecting";
-    /** Attempts since the last session that held; of several URLs, rounds through all of them. */
+    /** Attempts since the last stable session; with several URLs, rounds through all URLs. */
     readonly attempt: number;
-    /** How long the client waits, in milliseconds. */
+    /** Delay before the next attempt, in milliseconds. */
     readonly delayMs: number;
-    /** When it tries again, in milliseconds since the Unix epoch. */
+    /** Time of the next attempt, in milliseconds since the Unix epoch. */
     readonly retryAt: number;
-    /** How the last session, or the last attempt, ended. */
+    /** Close of the last session, or failure of the last attempt. */
     readonly cause: CloseInfo;
   }
   | { readonly name: "refused"; readonly cause: CloseInfo }
   | { readonly name: "closed"; readonly cause: CloseInfo };
 
-/** Opens a connection; how is the platform's matter. */
+/** Opens a connection with the means of the platform. */
 export type Dialer = (
   url: string | URL,
   options: {
     /** Subprotocols to offer, the best first. */
     readonly protocols: readonly string[];
-    /** Gives up, also when the time is over. */
+    /** Aborts the attempt, also when the time is over. */
     readonly signal: AbortSignal;
-    /** How long the whole attempt may take, in milliseconds; may be `Infinity`. */
+    /** Time limit of the whole attempt, in milliseconds; may be `Infinity`. */
     readonly timeoutMs: number;
     /** Request headers. */
     readonly headers?: HeadersInit;
-    /** To be called before the connection is there, if it is not on the transport that was preferred. */
+    /** Called before the dialer resolves, if the connection is not on the preferred transport. */
     readonly onFallback?: (fallback: TransportFallback) => void;
-    /** The session before, where it opened and then fell silent: its transport counts as one that failed. */
+    /** The previous session, if the server fell silent: counts as a failure of the transport. */
     readonly silent?: SilentTransport | undefined;
-    /** See `RaceOptions` of the transports: gets the preferred one where it opens late. */
+    /** Called with a connection on the preferred transport that opened after another was taken. */
     readonly onLate?: (connection: Connection) => void;
-    /** The one transport to try; all of them if left out. */
+    /** The one transport to try; all transports by default. */
     readonly only?: TransportName | undefined;
-    /** To be called once the connection should be replaced, since its engine is about to take no more. */
+    /** Called once the browser is about to stop the connection, which then needs a replacement. */
     readonly onWorn?: () => void;
   },
 ) => Promise<Connection>;
@@ -80,76 +76,79 @@ export interface ClientOptions<C extends AnyContract = AnyContract>
   extends
     Omit<SessionLimits, "heartbeat">,
     Omit<SessionHandlers<unknown, C, "client">, "onClose" | "onOpen"> {
-  /** Topics and their schemas, the same as the server's; without one, every topic is let through. */
+  /** Topics with schemas, the same as the server's; without a contract, every topic passes. */
   readonly contract?: C;
   /**
-   * Token of at most 8,192 bytes, sent in band before anything else; none by default. A function is
-   * asked anew for each connection, and when the server asks for a new token before the old one
-   * ends; where it returns `undefined`, the client comes as a guest.
+   * Token of at most 8,192 bytes, sent in band before all messages; no token by default. A function
+   * is called for each connection, and when the server asks for a new token before the old one
+   * expires. A function that returns `undefined` makes the client a guest.
    */
   readonly token?: Fresh<string | undefined>;
-  /** Request headers, none by default; Deno only: in a browser the client closes with a `TypeError`. */
+  /** Request headers; Deno only: in a browser, a client with headers closes with a `TypeError`. */
   readonly headers?: HeadersInit;
   /**
-   * How long one attempt to connect may take, in milliseconds, from the URL and
-   * the token to the server's `hello`. `Infinity` is for ever; `hello` has its
-   * own `handshakeTimeoutMs` besides.
+   * Time limit of one attempt to connect, in milliseconds, from the functions for URL and token to
+   * the server's `hello`. `Infinity` sets no limit. The wait for `hello` is also bounded by
+   * `handshakeTimeoutMs`.
    *
    * @default {10000}
    */
   readonly connectTimeoutMs?: number;
   /**
-   * How long the server may take to give a sign of life, in milliseconds, when the page or the
-   * machine slept, is back online, or changed its network. After it the client reconnects at once.
+   * Time limit for a sign of life from the server, in milliseconds, after the page or the machine
+   * slept, came back online or changed the network. Without a sign the client reconnects at once.
    *
    * @default {5000}
    */
   readonly wakeTimeoutMs?: number;
   /**
-   * Delays between attempts, in milliseconds, and how many attempts there are.
+   * Delays between attempts, in milliseconds, and the number of attempts.
    *
    * @default {{ firstDelayMs: 500, maxDelayMs: 30000, maxAttempts: Infinity }}
    */
   readonly backoff?: BackoffOptions;
   /**
-   * How sure messages and publications are to arrive. With `at-least-once` they are numbered, stay in
-   * the outbox until the server has handled them, and are sent again after a loss; the server handles
-   * each once, unless it ends in the middle. See {@linkcode Client.flushed}.
+   * Delivery guarantee of messages and publications. With `at-least-once`, messages are numbered,
+   * stay in the outbox until the server has handled the message, and are sent again after a loss.
+   * The server handles each message once, unless the server process ends in the middle. See
+   * {@linkcode Client.flushed}.
    *
    * @default {"at-most-once"}
    */
   readonly delivery?: "at-most-once" | "at-least-once";
   /**
-   * Bounds of what is said while not connected, in messages and bytes.
+   * Bounds of the outbox, in messages and bytes.
    *
    * @default {{ maxMessages: 100, maxBytes: 262144 }}
    */
   readonly outbox?: OutboxOptions;
   /**
-   * Whether a client that is not on its preferred transport tries that again in the background, and
-   * moves there as {@linkcode Client.handOver} does: at once where that transport opened after the
-   * other one was taken, at most 35 s after its network changed, and every 10 minutes. A platform or a server that has no such transport is not asked again.
+   * Lets a client on another than the preferred transport retry the preferred one in the
+   * background, and move there as {@linkcode Client.handOver} does. The client moves at once if the
+   * preferred transport opened after the other one was taken. Retries come at most 35 s after a
+   * change of the network, and every 10 minutes. A transport that the platform or the server does
+   * not support is not retried.
    *
    * @default {false}
    */
   readonly upgrade?: boolean;
-  /** Watches handshakes, sessions and messages from outside, for traces and metrics; nobody by default. */
+  /** Watches handshakes, sessions and messages from outside, for traces and metrics. */
   readonly instrumentation?: Instrumentation;
-  /** Closes the client when it is aborted, for good; none by default. */
+  /** Closes the client for good when aborted. */
   readonly signal?: AbortSignal;
 }
 
 /** Options for moving to another session. */
 export interface HandOverOptions {
-  /** The transport of the new session; by default it is taken as for every session. */
+  /** The transport of the new session; by default chosen as for every session. */
   readonly transport?: TransportName;
 }
 
 /** Options for a request of a client. */
 export interface ClientRequestOptions extends WaitOptions {
   /**
-   * Asks again if the connection is lost before the answer came. The server may
-   * get such a request twice: it has to be one that can be repeated.
+   * Sends the request again if the connection is lost before the reply. The server may get the
+   * request twice, so the request MUST be safe to repeat.
    *
    * @default {false}
    */
