@@ -1,6 +1,6 @@
 /**
- * How a page takes its transport: what WebTransport needs, the race included, is
- * loaded when it is first tried.
+ * Transport of a page: the code for WebTransport, the race included, is loaded at the first attempt
+ * to use WebTransport.
  *
  * @module
  */
@@ -13,26 +13,26 @@ import { isNativeWebTransportAvailable } from "../native/support.ts";
 import { within } from "../within.ts";
 import type { RacingDialer, TransportOptions } from "./options.ts";
 
-/** What a page is made of. */
+/** Parts of a page that are loaded later. */
 export interface PageParts {
-  /** Loads what WebTransport takes. */
+  /** Loads the code for WebTransport. */
   readonly race: () => Promise<typeof import("./native_leg.ts")>;
-  /** Loads what streams on a WebSocket take. */
+  /** Loads the code for streams on a WebSocket. */
   readonly streams: LoadStreams;
 }
 
 /**
- * Makes what a page dials with.
+ * Makes the dialer of a page.
  *
- * - **Race:** that of `raceTransports`, once its part is there. Loading it is a part of the head start.
- * - **Without it:** where the page has no WebTransport, or that is not loaded in time, WebSocket is
- *   taken alone.
+ * - **Race:** the race of `raceTransports`, once loaded. Loading counts toward the head start.
+ * - **Fallback:** where the platform has no WebTransport, or the race is not loaded in time, the
+ *   dialer opens a WebSocket without a race.
  *
  * @param options See {@linkcode TransportOptions}.
- * @param parts What is loaded later.
+ * @param parts The parts that are loaded later.
  * @returns The dialer; one for each client.
- * @throws {TypeError} If `transports` is empty, or one of them is none.
- * @throws {RangeError} If `headStartMs` is negative, or no number.
+ * @throws {TypeError} If `transports` is empty, or has an unknown name.
+ * @throws {RangeError} If `headStartMs` is negative or not a number.
  */
 export function lateRace(options: TransportOptions, parts: PageParts): RacingDialer {
   const checked = checkTransports(options);

@@ -1,28 +1,28 @@
 /**
- * Where the WebTransport of a server is.
+ * Finds the WebTransport endpoint of a server.
  *
  * @module
  */
 import { UnsupportedError } from "../../errors.ts";
 import type { CertificateHash } from "../webtransport.ts";
 
-/** Where a server on this machine says where its WebTransport is. */
+/** Path at which a server on this machine announces its WebTransport endpoint. */
 const WELL_KNOWN = "/.well-known/skein/webtransport";
 
-/** How long a server on this machine may take to say so, in milliseconds. */
+/** Longest wait for the announcement of a server on this machine, in milliseconds. */
 const WELL_KNOWN_MS = 1_000;
 
 const LOOPBACK = /^(localhost|.+\.localhost|127(\.\d+){3}|\[::1\])$/;
 
-/** Where to dial, and whom to trust there. */
+/** A WebTransport endpoint: the URL to dial and the certificates to trust. */
 export interface WebTransportPlace {
-  /** The URL, of `https:`. */
+  /** The `https:` URL. */
   readonly url: URL;
-  /** Certificates that are trusted without an authority. */
+  /** Certificates to trust without an authority. */
   readonly hashes: readonly CertificateHash[] | undefined;
 }
 
-/** What the well-known URL answers. */
+/** Body of the response from the well-known URL. */
 interface Answer {
   readonly port: number;
   readonly hostname?: string;
@@ -31,25 +31,25 @@ interface Answer {
 
 /** Options for {@linkcode locateWebTransport}. */
 export interface LocateOptions {
-  /** The hashes that the application gave. */
+  /** The certificate hashes that the application gave. */
   readonly hashes?: readonly CertificateHash[] | undefined;
-  /** Gives up. */
+  /** Cancels the search. */
   readonly signal?: AbortSignal | undefined;
-  /** Asks the server; the global `fetch` by default. */
+  /** Requests the well-known URL; the global `fetch` by default. */
   readonly fetch?: typeof fetch;
 }
 
 /**
- * Finds the WebTransport of a server.
+ * Finds the WebTransport endpoint of a server.
  *
- * A URL of `wss:` or `https:` has it at the same host and port. One of `ws:` or `http:` has it if
- * hashes of certificates are given, or if the server is on this machine and says so at
- * `/.well-known/skein/webtransport`.
+ * For a `wss:` or `https:` URL, the endpoint has the same host and port. For a `ws:` or `http:`
+ * URL, there is an endpoint only if certificate hashes are given, or if the server is on this
+ * machine and announces the endpoint at `/.well-known/skein/webtransport`.
  *
- * @param url Where the application wants to go: `ws:`, `wss:`, `http:` or `https:`.
+ * @param url The server's URL as the application gave it: `ws:`, `wss:`, `http:` or `https:`.
  * @param options See {@linkcode LocateOptions}.
- * @returns Where to dial.
- * @throws {UnsupportedError} If there is none.
+ * @returns The endpoint to dial.
+ * @throws {UnsupportedError} If the server has no WebTransport endpoint.
  */
 export async function locateWebTransport(
   url: URL,
@@ -59,7 +59,7 @@ export async function locateWebTransport(
   const isPlain = /^(ws|http):$/.test(url.protocol);
   const place = new URL(url);
   place.protocol = "https:";
-  // The default port of one is not that of the other.
+  // The default port of `ws:` and `http:` is 80, of `https:` 443.
   if (isPlain) place.port = url.port || "80";
   if (hashes || !isPlain) return { url: place, hashes };
   if (!LOOPBACK.test(url.hostname)) {
@@ -76,7 +76,7 @@ export async function locateWebTransport(
       redirect: "error",
       signal: signal ? AbortSignal.any([signal, late.signal]) : late.signal,
     });
-    // What is none of it, such as a page that says 404, fails one way or the other.
+    // Any other response, such as a 404 page, fails in `json()` or in the checks below.
     const { port, hostname = url.hostname, serverCertificateHashes }: Answer = await response
       .json();
     if (!response.ok || !Number.isInteger(port) || !LOOPBACK.test(hostname)) {
@@ -95,7 +95,7 @@ export async function locateWebTransport(
     throw new UnsupportedError("Cannot open WebTransport: the server does not offer it", { cause });
   } finally {
     clearTimeout(timer);
-    // Lets go of an answer that nobody reads.
+    // Releases a response whose body was not read.
     late.abort();
   }
 }

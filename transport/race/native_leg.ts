@@ -1,5 +1,5 @@
 /**
- * WebTransport of the platform, and the race of the two transports.
+ * Race between the platform's own WebTransport and a WebSocket.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import type { CheckedTransports } from "./transports.ts";
 import { webTransportLeg } from "./webtransport_leg.ts";
 import type { RacingDialer, TransportPlatform } from "./options.ts";
 
-/** Races the platform's own WebTransport, found at the server, and a WebSocket. */
+/** Makes a dialer that races the platform's own WebTransport against a WebSocket. */
 export function raceNative(
   webSocket: TransportPlatform["webSocket"],
   options: CheckedTransports,

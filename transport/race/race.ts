@@ -1,6 +1,6 @@
 /**
- * Which transport a client takes: the preferred one with a head start, and the
- * other one beside it when that fails or is late.
+ * Choice of a client's transport: the preferred one has a head start, and the other one starts when
+ * the preferred one fails or is late.
  *
  * @module
  */
@@ -11,21 +11,23 @@ import type { RacingDialer, TransportOptions, TransportPlatform } from "./option
 export { FIRST_REMEMBER_MS, LATE_LEG_MS, MAX_REMEMBERED, REMEMBER_MS } from "./run.ts";
 
 /**
- * Makes what a client dials with.
+ * Makes the dialer of a client, which races two transports.
  *
- * - **Race:** the preferred transport starts, the other one after the head start, or as soon as the
- *   first failed. The first that is up wins.
- * - **Late:** the preferred one may take 3 s more where the other one won, while that holds. If it
- *   opens it is closed, or handed to `onLate`; so one lost packet costs no more than this connection.
- * - **Memory:** where the preferred one failed, did not open in these 3 s, or fell silent once it was
- *   open, the other one is tried first for 30 s, twice as long after each failure in a row, and 10
- *   minutes at most. A success forgets it, and refusals and late answers are not remembered.
+ * - **Race:** the preferred transport starts first. The other one starts after the head start, or
+ *   as soon as the preferred one fails. The first transport that opens wins.
+ * - **Late:** if the other transport wins, the preferred one may take 3 s more, while the winning
+ *   connection stays open. A late connection is closed, or handed to `onLate`. A lost packet
+ *   therefore affects only one connection.
+ * - **Memory:** if the preferred transport fails, does not open within these 3 s, or falls silent
+ *   after opening, the other one is tried first for 30 s. Each failure in a row doubles that time,
+ *   up to 10 minutes. A success clears the memory. Refusals and late connections are not
+ *   remembered.
  *
- * @param platform Dials.
+ * @param platform The dialers of the platform.
  * @param options See {@linkcode TransportOptions}.
  * @returns The dialer; one for each client.
- * @throws {TypeError} If `transports` is empty, or one of them is none.
- * @throws {RangeError} If `headStartMs` is negative, or no number.
+ * @throws {TypeError} If `transports` is empty, or has an unknown name.
+ * @throws {RangeError} If `headStartMs` is negative or not a number.
  */
 export function raceTransports(
   platform: TransportPlatform,

@@ -1,5 +1,5 @@
 /**
- * The race of two transports: what a page that has no WebTransport never loads.
+ * Race between two transports. A page without WebTransport never loads this module.
  *
  * @module
  */
@@ -11,34 +11,41 @@ import { within } from "../within.ts";
 import type { RacingDialer, TransportName, TransportPlatform, WebTransportLeg } from "./options.ts";
 
 /**
- * How long a transport may still take once the other one was taken or failed, in milliseconds: a
- * handshake of QUIC that lost its first packet sends it again after a second, and a server that is
+ * Time that a transport still has after the other one won or failed, in milliseconds. A QUIC
+ * handshake that lost the first packet sends the packet again after a second, and a server that is
  * down does not answer UDP.
  */
 export const LATE_LEG_MS = 3_000;
 
-/** How long a transport that failed is not tried first again, in milliseconds; twice as long each time. */
+/**
+ * Time for which a failed transport is not tried first, in milliseconds; each failure in a row
+ * doubles the time.
+ */
 export const FIRST_REMEMBER_MS = 30_000;
 
-/** The longest time that a failure is remembered, in milliseconds. */
+/** Longest time for which a failure is remembered, in milliseconds. */
 export const REMEMBER_MS: number = 10 * 60_000;
 
-/** Servers that are remembered; past it the oldest is forgotten. */
+/**
+ * Largest number of servers with a remembered failure; beyond this number the oldest is forgotten.
+ */
 export const MAX_REMEMBERED = 64;
 
-/** What is known of a server: its preferred transport failed, for this reason. */
+/** Failure of the preferred transport of a server. */
 interface Loss {
   readonly error: unknown;
-  /** When it is tried first again. */
+  /**
+   * Time from which the preferred transport is tried first again, in milliseconds since the epoch.
+   */
   readonly until: number;
-  /** Failures in a row; 0 where it opened, and fell silent afterwards. */
+  /** Failures in a row; 0 for a session that opened and later fell silent. */
   readonly failures: number;
 }
 
 /**
- * See {@linkcode raceTransports}.
+ * Makes the dialer that {@linkcode raceTransports} describes.
  *
- * @param platform Dials.
+ * @param platform The dialers of the platform.
  * @param options The options, checked.
  * @returns The dialer.
  */
@@ -57,7 +64,10 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
     });
   };
 
-  /** The preferred transport failed, or fell silent. A refusal says nothing of the wire. */
+  /**
+   * Remembers a failure or a silence of the preferred transport, but no refusal: the network was
+   * fine.
+   */
   const remember = (origin: string, error: unknown, isSilence = false) => {
     if ((error as { status?: number } | null)?.status || error instanceof UnsupportedError) return;
     const failures = isSilence ? 0 : (losses.get(origin)?.failures ?? 0) + 1;
@@ -76,11 +86,11 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
     const known = losses.get(origin);
     const isLoss = known && known.until > Date.now();
     const loss = isLoss ? known : defect ? { error: new UnsupportedError(defect) } : undefined;
-    // The other one needs some of the time too.
+    // The other transport needs some of the time too.
     const alone = Math.min(headStartMs, (rest.timeoutMs ?? Infinity) / 2);
     const order = only ? [only] : loss ? transports.toReversed() : transports;
     const { promise, resolve, reject } = Promise.withResolvers<Connection>();
-    // What is under way, and what ends it.
+    // The attempts under way, each with the controller that aborts the attempt.
     const legs = new Map<TransportName, AbortController>();
     const errors = new Map<TransportName, unknown>();
     let started = 0;
@@ -97,7 +107,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       clearTimeout(timer);
       const name = order[started++];
       if (name === undefined) return;
-      // Where the preferred one lost before, it waits until the other one fails.
+      // After a remembered failure, the preferred transport starts only when the other one fails.
       if (order[started] && !loss) timer = setTimeout(startNext, alone);
       const dial = name === "websocket" ? platform.webSocket : dialWebTransport;
       const leg = new AbortController();
@@ -126,7 +136,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
         });
       }
       resolve(connection);
-      // The preferred one is up: nothing is to be learned of the other.
+      // Once the preferred transport is open, the outcome of the other one does not matter.
       if (isPreferred) return finish();
       if (legs.size === 0) return;
       timer = setTimeout(() => {
@@ -145,7 +155,8 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       errors.set(name, error);
       if (errors.size === order.length) {
         finish();
-        // The network or the server is away: that a session fell silent says nothing of its transport.
+        // All transports failed, so the network or the server is down: the silence of the previous
+        // session was not a fault of its transport.
         if (!only && known?.failures === 0) losses.delete(origin);
         return reject(combined(errors));
       }
@@ -171,11 +182,11 @@ function tooLate(name: TransportName, ms: number): TimeoutError {
   return new TimeoutError(`Cannot open ${name} within ${ms} ms`, ms);
 }
 
-/** One error of all that failed: what was never tried says nothing. */
+/** Combines the errors of the transports that were tried. */
 function combined(errors: ReadonlyMap<TransportName, unknown>): unknown {
   const [other, last] = [errors.get("webtransport"), errors.get("websocket")];
   if (errors.size === 1) return last ?? other;
-  // What the WebSocket does not take, the other one does not either.
+  // Arguments that WebSocket rejects with a `TypeError` are wrong for WebTransport too.
   if (other instanceof UnsupportedError || last instanceof TypeError) return last;
   return new ConnectionError(`Cannot connect: ${textOf(last)}; ${textOf(other)}`, {
     cause: new AggregateError([other, last]),

@@ -1,5 +1,5 @@
 /**
- * Which transports a client was told to take.
+ * Check of the transport options of a client.
  *
  * @module
  */
@@ -7,23 +7,23 @@ import type { TransportName, TransportOptions } from "./options.ts";
 
 const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket"];
 
-/** Options that make sense. */
+/** Transport options after the check, with defaults filled in. */
 export interface CheckedTransports extends TransportOptions {
-  /** Those to try, each once, the preferred one first. */
+  /** The transports to try, each once, the preferred one first. */
   readonly transports: readonly TransportName[];
-  /** Whether the application chose them. */
+  /** True if the application chose the transports. */
   readonly isChosen: boolean;
-  /** How long the preferred one is tried alone, in milliseconds. */
+  /** Head start of the preferred transport, in milliseconds. */
   readonly headStartMs: number;
 }
 
 /**
- * Checks options when a client is made, not when it first connects.
+ * Checks transport options when a client is made, before the first connection.
  *
  * @param options See {@linkcode TransportOptions}.
- * @returns The same, complete.
- * @throws {TypeError} If `transports` is empty, or one of them is none.
- * @throws {RangeError} If `headStartMs` is negative, or no number.
+ * @returns The options with defaults filled in.
+ * @throws {TypeError} If `transports` is empty, or has an unknown name.
+ * @throws {RangeError} If `headStartMs` is negative or not a number.
  */
 export function checkTransports(options: TransportOptions): CheckedTransports {
   const { headStartMs = 500 } = options;

@@ -1,6 +1,5 @@
 /**
- * One attempt to open WebTransport: from the URL of a server to a connection
- * that carries messages.
+ * One attempt to open WebTransport: from the URL of a server to a connection that carries messages.
  *
  * @module
  */
@@ -11,27 +10,28 @@ import { MESSAGE_PROTOCOL, openMessages } from "../message_stream/message_stream
 import { type DialWebTransportOptions, TOKEN_MARK, TOKEN_MARK_QUERY } from "../webtransport.ts";
 import type { WebTransportLeg } from "./options.ts";
 
-/** Opens WebTransport at its own URL, of `https:`; its connections have no messages. */
+/** Opens WebTransport at an `https:` URL; the connections carry no messages. */
 export type WebTransportDialer = (
   url: URL,
   options: DialWebTransportOptions,
 ) => Promise<Connection>;
 
 /**
- * Makes what a race takes of what a platform dials with.
+ * Turns a platform's WebTransport dialer into a participant of the race.
  *
- * - **Where:** a URL of `wss:` or `https:` has WebTransport at the same host and port. One of `ws:`
- *   or `http:` has it if hashes of certificates are given, or if the server is on this machine and
- *   says so at `/.well-known/skein/webtransport`.
- * - **Messages:** a connection that speaks `skein.1` has them. A URL that asks for it, by
- *   `?protocol=skein.1`, takes the server to agree where that says nothing.
- * - **Failure:** it rejects with `UnsupportedError` where there is none, with `ConnectionError`
- *   where the server speaks none of the protocols offered, and with what `dial` rejects with.
+ * - **Endpoint:** for a `wss:` or `https:` URL, WebTransport has the same host and port. For a
+ *   `ws:` or `http:` URL, there is an endpoint only if certificate hashes are given, or if the
+ *   server is on this machine and announces the endpoint at `/.well-known/skein/webtransport`.
+ * - **Messages:** a connection with the protocol `skein.1` carries messages. If the URL asks for
+ *   the protocol with `?protocol=skein.1`, a server that names no protocol is taken to agree.
+ * - **Failure:** the function rejects with `UnsupportedError` where the server has no endpoint,
+ *   with `ConnectionError` where the server speaks no protocol that was offered, and with any error
+ *   of `dial`.
  *
  * @param dial Opens WebTransport.
- * @returns Finds the WebTransport of a server, and opens it.
+ * @returns A function that finds the WebTransport endpoint of a server and opens a connection.
  *
- * @example What browsers race with
+ * @example The race of browsers
  * ```ts
  * import {
  *   dialNativeWebTransport,
