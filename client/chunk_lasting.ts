@@ -1,7 +1,7 @@
 /**
  * The part that a client loads once it is connected, or waits to be: the code that notices a lost
- * server faster than the heartbeat does, and the code of recovery and handover. The part imports all
- * modules of the first load, so that bundlers keep these in one file.
+ * server faster than the heartbeat does, and the code of recovery and handover. The part imports
+ * all modules of the first load, so that bundlers keep these in one file.
  *
  * @module
  */

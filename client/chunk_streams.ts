@@ -1,5 +1,5 @@
 /**
- * What a page loads when it first needs streams or datagrams on a WebSocket.
+ * Code that a page loads for the first stream or datagram on a WebSocket.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
- * What a page loads when it first tries WebTransport: all that a WebSocket does
- * not need.
+ * Code that a page loads for the first attempt to use WebTransport. A WebSocket does not need this
+ * code.
  *
  * @module
  */

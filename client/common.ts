@@ -1,6 +1,6 @@
 /**
- * What a page loads at first. The parts that it loads later import all of it, so
- * that bundlers keep it in one file, which packs better than two.
+ * Code that a page loads first. The parts that load later import all of this code, so that bundlers
+ * keep the code in one file, which packs better than two.
  *
  * @module
  */

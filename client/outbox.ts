@@ -1,5 +1,5 @@
 /**
- * What a client says while it is not connected.
+ * Outbox of a client: messages that wait for a connection.
  *
  * @module
  */
@@ -14,61 +14,61 @@ import { report } from "../session/report.ts";
 
 const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
 
-/** Bounds of an outbox. */
+/** Limits of an outbox. */
 export interface OutboxOptions {
   /**
-   * Most messages that wait for a connection, or to be acknowledged.
+   * Most messages that wait for a connection or for an acknowledgment.
    *
    * @default {100}
    */
   readonly maxMessages?: number;
   /**
-   * Most bytes that wait.
+   * Most bytes of waiting messages.
    *
    * @default {262144}
    */
   readonly maxBytes?: number;
 }
 
-/** What waits in an outbox. */
+/** Size of an outbox. */
 export interface OutboxState {
-  /** Messages that wait for a connection, or to be acknowledged. */
+  /** Messages that wait for a connection or for an acknowledgment. */
   readonly messages: number;
-  /** Their bytes. */
+  /** Bytes of these messages. */
   readonly bytes: number;
 }
 
-/** How a message in an outbox is to be published. */
+/** Publication that belongs to a message in an outbox. */
 export interface OutboxPublication {
-  /** Settled by the answer of the server. */
+  /** Settled with the answer of the server. */
   readonly answer: PromiseWithResolvers<void>;
-  /** False if this client does not get the publication. */
+  /** False if this client does not receive the publication. */
   readonly echo: boolean;
 }
 
 /** A message in an outbox. */
 export interface OutboxEntry extends EncodedMessage {
-  /** Its number, from 1. */
+  /** The number of the message, from 1. */
   readonly seq: number;
-  /** There if it is to be published. */
+  /** Present if the message is a publication. */
   readonly publication: OutboxPublication | undefined;
 }
 
 /**
- * Messages that wait for a connection, in order, bounded. It changes with what waits; if it is
- * kept, messages wait until they are acknowledged.
+ * A bounded queue of messages that wait for a connection. The outbox notifies of each change to the
+ * queue. With `isKept`, messages stay until the server acknowledges each of them.
  */
 export class Outbox extends Changing {
-  /** Whether messages stay until they are acknowledged. */
+  /** True if messages stay until acknowledged. */
   readonly isKept: boolean;
-  /** Why what waits is not acknowledged. */
+  /** The reason why waiting messages are not acknowledged. */
   error: unknown;
   readonly #limits: Required<OutboxOptions>;
-  /** What waits, in order. */
+  /** The waiting messages, in order. */
   readonly waiting: OutboxEntry[] = [];
-  /** The number of the newest one. */
+  /** The number of the newest message. */
   last = 0;
-  /** The session that gets what waits. */
+  /** The session that gets the waiting messages. */
   session: Session | undefined;
   #bytes = 0;
   #delivery: { handTo(session: Session): Promise<void> } | undefined;
@@ -77,8 +77,8 @@ export class Outbox extends Changing {
    * Creates an empty outbox.
    *
    * @param options See {@linkcode OutboxOptions}.
-   * @param isKept Whether messages stay until they are acknowledged.
-   * @throws {RangeError} If a bound is not a positive integer.
+   * @param isKept True if messages stay until acknowledged.
+   * @throws {RangeError} If a limit is not a positive integer.
    */
   constructor(options: OutboxOptions = {}, isKept: boolean = false) {
     super();
@@ -86,17 +86,17 @@ export class Outbox extends Changing {
     this.isKept = isKept;
   }
 
-  /** What waits. */
+  /** The size of the outbox. */
   get state(): OutboxState {
     return { messages: this.waiting.length, bytes: this.#bytes };
   }
 
   /**
-   * Keeps a message.
+   * Adds a message.
    *
    * @param message The message, encoded.
-   * @param publication There if it is to be published.
-   * @throws {QueueFullError} If there is no room for it.
+   * @param publication Present if the message is a publication.
+   * @throws {QueueFullError} If the outbox has no room for the message.
    */
   add(message: EncodedMessage, publication?: OutboxPublication): void {
     const { maxMessages, maxBytes } = this.#limits;
@@ -112,23 +112,23 @@ export class Outbox extends Changing {
     this.notify();
   }
 
-  /** Whether a session is to get what waits. */
+  /** True if a session is ready and still the one that gets the waiting messages. */
   isFor(session: Session): boolean {
     return this.session === session && session.isReady;
   }
 
-  /** The message that waits longest. */
+  /** The oldest waiting message. */
   get first(): OutboxEntry | undefined {
     return this.waiting[0];
   }
 
-  /** Lets go of a message, the first by default. */
+  /** Removes a message, the first by default. */
   shift(index = 0): void {
     this.#bytes -= this.waiting.splice(index, 1)[0]?.size ?? 0;
     this.notify();
   }
 
-  /** Nothing is sent any more. */
+  /** Ends the outbox: no message is sent any more, and waiting publications fail. */
   end(error: unknown): void {
     this.error ??= error;
     for (const { publication } of this.waiting) publication?.answer.reject(error);
@@ -136,12 +136,12 @@ export class Outbox extends Changing {
   }
 
   /**
-   * Hands over what waits, in order, and no faster than the session sends it.
-   * What a session that closes did not take waits for the next one; what is
-   * larger than its server takes is dropped, and told as the server's own refusals are.
+   * Hands the waiting messages to a session, in order, and no faster than the session sends.
+   * Messages that a closing session did not take wait for the next session. A message above the
+   * server's size limit is dropped, and reported like a refusal by the server.
    *
-   * @param session A session that was established.
-   * @returns Resolves once nothing waits, or the session closed.
+   * @param session An established session.
+   * @returns Resolves when no message waits, or when the session closed.
    */
   async handTo(session: Session): Promise<void> {
     const core = session[internals];
@@ -161,13 +161,16 @@ export class Outbox extends Changing {
         }
       }
     } catch (error) {
-      // A session that closed over it tells by its end.
+      // A `SkeinError` also closed the session, whose end reports the error.
       if (!(error instanceof SkeinError)) report(core.settings, error, session);
     }
   }
 }
 
-/** Whether a session has to send others first: half of its send queue is for what else is sent, but one message always goes. */
+/**
+ * Tells if the outbox must wait until a session has sent more. Half of the send queue stays free
+ * for other messages, but an empty queue always takes one message.
+ */
 export function isBehind({ queue, settings }: SessionCore, { size }: EncodedMessage): boolean {
   const { queuedMessages, queuedBytes } = queue!.stats;
   const { maxMessages, maxBytes } = settings.sendQueue;
@@ -175,7 +178,7 @@ export function isBehind({ queue, settings }: SessionCore, { size }: EncodedMess
   return queuedMessages * 2 >= maxMessages || (queuedBytes + size) * 2 > maxBytes;
 }
 
-/** Whether a server does not take a message, which is told. */
+/** Tells if a message is above the server's size limit, and reports the refusal. */
 export function isTooLarge(core: SessionCore, { size, topic }: EncodedMessage): boolean {
   const { maxSendBytes: max } = core;
   if (size <= max) return false;

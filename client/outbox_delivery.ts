@@ -1,6 +1,6 @@
 /**
- * Messages that are sent until the server acknowledges them: loaded by a client
- * that wants its own to arrive at least once.
+ * Delivery of messages at least once: messages are sent until the server acknowledges each of them.
+ * Only a client with this guarantee loads this module.
  *
  * @module
  */
@@ -16,16 +16,21 @@ import { waitFor } from "../session/base/wait.ts";
 import type { WaitOptions } from "../session/types.ts";
 import { report } from "../session/report.ts";
 
-/** Messages that may be on their way at once: well below what a server lets wait for its handler. */
+/**
+ * Most unacknowledged messages at once: well below the number that may wait for a server's handler.
+ */
 const MAX_ON_THE_WAY = 1024;
 
-/** Of their bytes as much, for the same reason; one message always goes. */
+/** Most unacknowledged bytes at once, for the same reason; one message is always allowed. */
 const MAX_BYTES_ON_THE_WAY = 524_288;
 
-/** Publications of them: each is a request, and a server lets 64 wait by default, beside those of others. */
+/**
+ * Most unanswered publications at once. Each publication is a request, and a server lets 64
+ * requests wait by default, other requests of the client included.
+ */
 const MAX_PUBLICATIONS_ON_THE_WAY = 32;
 
-/** What is added to a message as it is handed over. */
+/** Keys that are added to a message when a session takes the message. */
 interface Keys {
   readonly seq?: number;
   readonly client?: string;
@@ -34,24 +39,25 @@ interface Keys {
 }
 
 /**
- * Hands an outbox to one session after the other: all of it anew to each, numbered, and lets go of
- * what the server acknowledges. The server drops what it handled already.
+ * Hands an outbox to one session after the other. Each session gets all remaining messages anew,
+ * with numbers. The delivery removes messages that the server acknowledges, and the server drops
+ * messages that were handled already.
  */
 export class Delivery {
   readonly #outbox: Outbox;
-  /** How many of the outbox are on their way, the first ones, and their bytes. */
+  /** Number of messages, from the start of the outbox, that are sent but not acknowledged. */
   #handed = 0;
   #bytes = 0;
   #acknowledged = 0;
   /** Publications that the session has yet to answer. */
   #publishing = new Set<OutboxEntry>();
 
-  /** Begins to deliver what an outbox holds. */
+  /** Creates the delivery of an outbox. */
   constructor(outbox: Outbox) {
     this.#outbox = outbox;
   }
 
-  /** Hands over what waits and what comes; resolves once the session is over. */
+  /** Hands over waiting and future messages; resolves when the session has ended. */
   async handTo(session: Session): Promise<void> {
     const outbox = this.#outbox;
     if (!outbox.isFor(session)) return;
@@ -87,7 +93,7 @@ export class Delivery {
     return this.#handed >= MAX_ON_THE_WAY || this.#bytes + size > MAX_BYTES_ON_THE_WAY;
   }
 
-  /** Hands over one message; false if the server does not take it. */
+  /** Hands over one message; false if the server does not accept the message. */
   #hand(core: SessionCore, entry: OutboxEntry, keys: Keys): boolean {
     const { publication, topic } = entry;
     const answer = publication?.answer;
@@ -99,7 +105,7 @@ export class Delivery {
       return false;
     }
     if (answer === undefined) {
-      // Never dropped by policy: what is acknowledged after it would be taken for it too.
+      // No policy may drop this message: a later acknowledgment would cover the message too.
       core.push(message, true);
       return true;
     }
@@ -109,7 +115,7 @@ export class Delivery {
       onAnswer: () => answer.resolve(),
     }).catch((error) => {
       if (keys.seq === undefined || !(error instanceof SessionClosedError)) answer.reject(error);
-      // Otherwise it is sent again with the next session.
+      // If not acknowledged yet, the publication is sent again with the next session.
       else if (entry.seq <= this.#acknowledged) answer.resolve();
     }).finally(() => {
       publishing.delete(entry);
@@ -118,9 +124,11 @@ export class Delivery {
     return true;
   }
 
-  /** Publications were answered before. */
+  /**
+   * Removes messages up to an acknowledged number; publications among them were answered before.
+   */
   #acked(n: number): void {
-    // Of two sessions the earlier one may still tell what it handled.
+    // An earlier session may still acknowledge messages after a later session did.
     this.#acknowledged = Math.max(this.#acknowledged, n);
     for (let first; this.#handed > 0 && (first = this.#outbox.first!).seq <= n;) {
       this.#handed--;
@@ -130,7 +138,10 @@ export class Delivery {
   }
 }
 
-/** Waits until everything up to a number was acknowledged, or handed over where nothing is. */
+/**
+ * Waits until all messages up to a number are acknowledged; without acknowledgments, until a
+ * session took these messages.
+ */
 export function flushed(outbox: Outbox, last: number, options: WaitOptions): Promise<void> {
   let isAwaited = true;
   const done = async () => {
@@ -155,7 +166,7 @@ function keysOf({ seq, publication }: OutboxEntry, core: SessionCore, isNumbered
   };
 }
 
-/** Tells why a server does not take a message; `undefined` if it may. */
+/** Returns the reason why a server would refuse a message; `undefined` if there is no reason. */
 function refusalOf(core: SessionCore, message: EncodedMessage, keys: Keys): Error | undefined {
   if (keys.echo === false && core.echoError !== undefined) return core.echoError;
   if (!isTooLarge(core, message)) return undefined;
@@ -167,7 +178,7 @@ function complete({ frame, topic, publication }: OutboxEntry, keys: Keys): Encod
   return framed(extend(frame, keys, publication !== undefined), topic);
 }
 
-/** Puts keys at the end of a message, and makes a publication of it where it is to be one. */
+/** Appends keys to a message, and turns the message into a publication if required. */
 function extend(frame: Frame, keys: Keys, isPublished: boolean): Frame {
   if (typeof frame !== "string") {
     const { head, data } = decodeBinary(frame)!;

@@ -1,5 +1,5 @@
 /**
- * The data with which a client is present in rooms, carried from one session to the next.
+ * Presence data of a client in rooms, carried from one session to the next.
  *
  * @module
  */
@@ -11,30 +11,30 @@ import { checkTopic } from "../session/base/topic_pattern.ts";
 import { settlesWithin, waitFor } from "../session/base/wait.ts";
 import type { WaitOptions } from "../session/types.ts";
 
-/** Rooms in which one client may have data: as many as a server keeps for one session. */
+/** Most rooms in which one client may have data: the number that a server keeps for one session. */
 const MAX_ROOMS = 32;
 
-/** How long the client waits before it gives data again that was refused for now, in milliseconds. */
+/** Pause before the client repeats temporarily refused data, in milliseconds. */
 const PAUSE_MS = 1_000;
 
 const VERB = "set presence";
 
-/** Data that was given to a session, and the answer. */
+/** Data that a session has sent, and the server's answer. */
 interface Given {
   readonly session: Session;
   readonly data: unknown;
   readonly answer: Promise<void>;
 }
 
-/** The data of one client, by room. */
+/** The presence data of one client, by room. */
 export class ClientPresence {
   readonly #data = new Map<string, unknown>();
   readonly #given = new Map<string, Given>();
-  /** Data that a server took last: it stands again where the next one is refused. */
+  /** Data that a server last accepted for each room; restored if newer data is refused. */
   readonly #taken = new Map<string, unknown>();
 
   /**
-   * Sets the data for a room, and gives it to the session that there is, or to the next one.
+   * Sets the data for a room, and sends the data in the current session, or in the next one.
    *
    * @throws {QueueFullError} If there is data for 32 other rooms.
    */
@@ -46,7 +46,7 @@ export class ClientPresence {
     checkTopic(room, VERB);
     if (data === undefined) this.#data.delete(room);
     else if (this.#data.has(room) || this.#data.size < MAX_ROOMS) {
-      // A copy: the next session gets what was set, whatever became of it since.
+      // A copy, so that a later change by the caller does not affect the next session.
       this.#data.set(room, JSON.parse(encodeEnvelope({ topic: room, data }, VERB)).data);
     } else {
       throw new QueueFullError(
@@ -55,13 +55,14 @@ export class ClientPresence {
     }
     const done = async () => {
       while (true) {
-        // At once where there is a session: a room that is subscribed to next is joined with the data.
+        // No wait if there is a session: the data must go before a later subscription, which joins
+        // the room with the data.
         const found = next();
         const session = found instanceof Promise ? await found : found;
         try {
           return await this.#give(session, room);
         } catch (error) {
-          // Where the session was lost, the next one gets it.
+          // If the session was lost, the next one sends the data.
           if (!(error instanceof SessionClosedError)) throw error;
         }
       }
@@ -69,12 +70,15 @@ export class ClientPresence {
     await waitFor(done(), { ...options, what: `the answer to the presence in "${room}"` });
   }
 
-  /** Gives a new session all of it, before anything else is asked for. */
+  /** Sends all data in a new session, before any request. */
   resume(session: Session): void {
     for (const room of this.#data.keys()) void this.#giveAgain(session, room);
   }
 
-  /** Gives data again that was refused for now; tells every other refusal, as no caller waits for it. */
+  /**
+   * Sends data in a new session; retries a temporary refusal, and reports any other, as no caller
+   * waits.
+   */
   async #giveAgain(session: Session, room: string): Promise<void> {
     while (session.isReady && this.#data.has(room)) {
       try {
@@ -88,7 +92,7 @@ export class ClientPresence {
     }
   }
 
-  /** Gives a session what there is for a room, once. */
+  /** Sends the data for a room, once in each session. */
   #give(session: Session, room: string): Promise<void> {
     const data = this.#data.get(room);
     const known = this.#given.get(room);
@@ -106,7 +110,7 @@ export class ClientPresence {
       this.#given.delete(room);
       const isFinal = error instanceof RequestError && !CODES_FOR_NOW.has(error.failure.code);
       if (!isFinal || this.#data.get(room) !== data) return;
-      // Data that is refused for good is not given again.
+      // Data with a permanent refusal is not sent again.
       const taken = this.#taken.get(room);
       if (taken !== undefined && taken !== data) return void this.#data.set(room, taken);
       this.#data.delete(room);

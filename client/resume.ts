@@ -1,6 +1,6 @@
 /**
- * How a subscription to a topic with a history goes on where it was: loaded where the server has
- * histories.
+ * Recovery of a subscription to a topic with a history. A page loads this module only if the server
+ * has histories.
  *
  * @module
  */
@@ -20,42 +20,47 @@ import type {
 } from "./subscription.ts";
 import type { Incoming } from "../session/incoming.ts";
 
-/** Times that the server is asked in a row for what is missing, while nothing of it comes. */
+/** Most requests in a row for missing messages without any progress. */
 const MAX_REPAIRS = 5;
 
-/** What recovery needs of its subscription. */
+/** The subscription as recovery uses it. */
 export interface Resumed extends Progress {
-  /** Keeps something for the reader: a message, or what is to be done when it is its turn. */
+  /** Queues an item for the reader: a message, or a function to call in turn. */
   put(next: Waiting, size: number): void;
-  /** The subscription is in force. */
+  /** Notes that the subscription is in force. */
   confirm(): void;
 }
 
 /**
- * Puts in order what comes of one topic: each message once, and none after a
- * hole. Everything is handed in as it came.
+ * Puts the messages of one topic in order: each message once, and no message after a hole. The
+ * events come in as the session received them.
  *
- * - **Known:** what has an offset up to the newest one was there before, and is dropped.
- * - **Hole:** a message whose `prev` is ahead shows one. The server is asked for what is missing, by one
- *   question at a time; what comes before its answer would come after the hole, and comes again.
- * - **Told:** where the server cannot give what is missing, the reader learns it in its place.
+ * - **Known:** a message with an offset up to the newest known one is a repetition, and is dropped.
+ * - **Hole:** a message with a `prev` beyond the newest known offset reveals a hole. The server is
+ *   asked for the missing messages, by one request at a time. Messages that arrive before the
+ *   answer lie behind the hole and are dropped; the server sends these again.
+ * - **Loss:** if the server cannot send the missing messages, the reader is notified at that point
+ *   of the order.
  */
 export class Resume {
   readonly #subscription: Resumed;
   readonly #owner: Pick<SubscriptionOwner, "ask">;
   readonly #options: ClientSubscribeOptions;
-  /** The newest that came; `undefined` while the server did not say where it is. */
+  /** The newest known position; `undefined` until the server tells a position. */
   #known: HistoryPosition | undefined;
-  /** Whether the session has yet to answer. */
+  /** True until the current session answers. */
   #isNew = true;
-  /** Whether there was something before what the session answers. */
+  /** True if the subscription already had a position or an answer. */
   #isAgain: boolean;
-  /** Whether nothing was lost: the client moved to another session while it had the one before. */
+  /**
+   * True if the client moved while the previous session was still open, so that no message was
+   * lost.
+   */
   #isMove = false;
   #isRepairing = false;
   #repairs = 0;
 
-  /** Begins where the options say. */
+  /** Begins at the position of the subscription. */
   constructor(
     subscription: Resumed,
     owner: Pick<SubscriptionOwner, "ask">,
@@ -68,12 +73,12 @@ export class Resume {
     this.#isAgain = this.#known !== undefined;
   }
 
-  /** From where on the server is to be asked. */
+  /** The position from which to ask the server. */
   get from(): HistoryOptions {
     return { since: this.#known, last: this.#options.last };
   }
 
-  /** Takes what comes next. */
+  /** Takes the next event. */
   receive(event: TopicEvent, size = 0): void {
     switch (event.kind) {
       case "message":
@@ -103,7 +108,8 @@ export class Resume {
   /**
    * Takes an answer of the server to another subscription of the topic.
    *
-   * @returns Whether all that this one is to get follows; if not, it needs an answer of its own.
+   * @returns True if the answer covers all that this subscription needs; false if this subscription
+   *   needs an answer of its own.
    */
   serve(answer: SubscribeAnswer): boolean {
     const { epoch, offset = 0, tag, head = 0 } = answer;
@@ -112,16 +118,16 @@ export class Resume {
       ? undefined
       : at(epoch, Math.max(offset, head), head > offset ? undefined : tag);
     if (known === undefined) {
-      // Of several histories, or of none, it wants the newest.
+      // With `last`, the subscription needs the newest messages, which the other answer lacks.
       if (this.#isNew && newest && this.#options.last !== undefined) return false;
       if (this.#isNew) this.#begin(newest ? { ...newest, head } : {});
       else if (newest) this.#goTo(newest);
       return true;
     }
-    // Only the server can tell whether the publication of a tag is the one that it has there.
+    // Only the server can tell if a known tag still belongs to the publication at that offset.
     const isSure = known.tag === undefined || !this.#isNew ||
       offset === known.offset && tag === known.tag;
-    // Offsets above the head will be given to other publications.
+    // The server will reuse offsets above the head for other publications.
     if (known.epoch === epoch && offset <= known.offset && known.offset <= head && isSure) {
       if (this.#isNew) this.#begin({ ...known, head, recovered: true });
       this.#isRepairing = false;
@@ -133,7 +139,7 @@ export class Resume {
     return !this.#isRepairing;
   }
 
-  /** Goes on behind what is not for this subscription. */
+  /** Continues behind messages that are not for this subscription. */
   #goTo(position: HistoryPosition): void {
     this.#known = position;
     this.#put(() => this.#subscription.position = position);
@@ -150,9 +156,9 @@ export class Resume {
     if (recovered && known?.epoch === epoch) {
       if (wasNew && !this.#isMove) this.#tell({ recovered }, known);
     } else if (isAgain) {
-      // Of the same epoch, what was there before is not to come again by `last`.
+      // Within the same epoch, `last` must not repeat messages that were already received.
       const isAhead = position && known?.epoch === epoch && known!.offset <= (head ?? 0);
-      // In a history that is another one under the same name, nothing of it was there.
+      // With "new-epoch", the history is a different one of the same name: no message was received.
       if (isAhead && known!.offset > offset && reason !== "new-epoch") position = known;
       this.#lost(reason ?? (position ? "unavailable" : "no-history"), position);
     } else this.#known = this.#subscription.position = position;
@@ -162,7 +168,7 @@ export class Resume {
   #take(message: Incoming, size: number): void {
     const { offset } = message;
     if (offset === undefined || this.#known === undefined) {
-      // The newest of a new session come again by `last`.
+      // In a new session, `last` makes the server send the newest messages again.
       const comesAgain = offset !== undefined && this.#isNew && this.#options.last !== undefined;
       if (!comesAgain) this.#put(message, size);
       return;
@@ -171,7 +177,7 @@ export class Resume {
     if (position !== undefined) this.#put({ ...message, position }, size);
   }
 
-  /** Goes on to an offset; `undefined` if it was there before, or is not to be there yet. */
+  /** Advances to an offset; `undefined` for a repetition, or for a message behind a hole. */
   #moveTo(
     { offset, prev = 0, tag }: Pick<Incoming, "prev" | "tag"> & { readonly offset: number },
   ): HistoryPosition | undefined {
@@ -187,7 +193,7 @@ export class Resume {
     return this.#known = at(epoch, offset, tag);
   }
 
-  /** Has the server give what is missing. */
+  /** Asks the server for the missing messages. */
   #repair(): void {
     if (this.#isNew || this.#isRepairing || this.#known === undefined) return;
     this.#isRepairing = true;
@@ -199,7 +205,7 @@ export class Resume {
     this.#tell({ recovered: false, reason }, position);
   }
 
-  /** Tells the reader, between what came before and what comes. */
+  /** Notifies the reader, between the earlier and the later messages. */
   #tell(how: Pick<Recovery, "recovered" | "reason">, position: HistoryPosition | undefined): void {
     const recovery = position === undefined ? how : { ...how, position };
     this.#put(() => {

@@ -1,5 +1,5 @@
 /**
- * Subscriptions that are refused for now, and asked for again: loaded when that happens first.
+ * Retries of temporarily refused subscriptions. A client loads this module with the first refusal.
  *
  * @module
  */
@@ -9,38 +9,43 @@ import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
 import type { Session } from "../session/session.ts";
 import { settlesWithin } from "../session/base/wait.ts";
 
-/** Upper end of the first pause, in milliseconds, where the server says nothing. */
+/** Longest first pause, in milliseconds, if the server gives no time. */
 const FIRST_PAUSE_MS = 100;
 
 /**
- * Longest time, in milliseconds, after which a subscription that was never in force is asked for
- * again, as long as a server has to answer; whoever waits for it is told of a longer one.
+ * Longest pause, in milliseconds, before the retry of a subscription that was never in force: as
+ * long as a server has to answer. With a longer pause, the caller gets the refusal instead.
  */
 const MAX_FIRST_PAUSE_MS = 30_000;
 
-/** What is to be asked for again. */
+/** A refused request for a topic. */
 export interface Refused {
-  /** Who refused it. */
+  /** The session in which the server refused. */
   readonly session: Session;
-  /** What was refused. */
+  /** The readers of the topic. */
   readonly readers: { readonly isEnded: boolean };
-  /** Asks; tells whether that was answered, and comes back here if not. Never rejects. */
+  /**
+   * Repeats the request. Resolves with true if the server confirmed; otherwise the refusal reaches
+   * {@linkcode Again} again. Never rejects.
+   */
   readonly ask: () => Promise<true | void>;
 }
 
 /**
- * Asks again for what a server refused for now, one after the other: a rate that refused many
- * lets them through one by one, and is asked no more often than it said.
+ * Repeats temporarily refused requests, one after the other. A rate limit that refused many
+ * requests thus lets one after the other through, and gets no request earlier than the limit
+ * allows.
  */
 export class Again {
   readonly #backoff = new Backoff({ firstDelayMs: FIRST_PAUSE_MS });
   #line: Promise<void> = Promise.resolve();
 
   /**
-   * Tells whether a subscription that was refused is to be asked for again.
+   * Tells if a refused subscription is to be retried.
    *
-   * @param error Why it was refused, or not answered.
-   * @param wasInForce Whether it was in force before: its reader would miss messages by its end.
+   * @param error The refusal, or the error for a missing answer.
+   * @param wasInForce True if the subscription was in force before, so that the reader would miss
+   *   messages.
    * @returns False if the refusal is final.
    */
   isForNow(error: unknown, wasInForce: boolean): boolean {
@@ -51,10 +56,10 @@ export class Again {
   }
 
   /**
-   * Has a topic asked for again, for as long as its session lasts.
+   * Repeats the request for a topic after a pause, unless the session ends first.
    *
-   * @param error Why it was refused, or not answered.
-   * @param refused What, and by whom.
+   * @param error The refusal, or the error for a missing answer.
+   * @param refused The refused request.
    */
   take(error: unknown, { session, readers, ask }: Refused): void {
     const { retryAfterMs = 0 } = failureOf(error);

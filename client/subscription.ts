@@ -1,5 +1,5 @@
 /**
- * A topic as a client reads it.
+ * Subscription of a client to one topic.
  *
  * @module
  */
@@ -17,74 +17,79 @@ import { lasting } from "./chunks.ts";
 import { StatusFeed } from "../session/base/status_feed.ts";
 import type { Incoming, TopicNote } from "../session/incoming.ts";
 
-/** Messages and bytes that wait for a reader who is slow. */
+/** Most messages and bytes that wait for a slow reader. */
 const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };
 
 /**
- * How a subscription is doing. Between `lost` and `subscribed` messages may
- * have been missed; of a topic with a history they follow, or {@linkcode ClientSubscribeOptions.onRecovery}
- * is told why not.
+ * Status of a subscription. Between `lost` and `subscribed`, the client may miss messages. For a
+ * topic with a history, the missed messages follow, or
+ * {@linkcode ClientSubscribeOptions.onRecovery} receives the reason why not.
  */
 export type SubscriptionStatus = "pending" | "subscribed" | "lost" | "ended";
 
-/** Options for subscribing; all but `onRecovery` are of use only for a topic with a history. */
+/** Options for subscribing. All but `onRecovery` matter only for a topic with a history. */
 export interface ClientSubscribeOptions extends HistoryOptions {
   /**
-   * Called after each loss, with whether everything follows that was missed. It is called by the
-   * loop, between the messages before and those after, and awaited; what it throws, the loop throws.
-   * Nobody is told by default, and {@linkcode Subscription.recovery} says the same.
+   * Called after each loss; the argument tells if all missed messages follow. The loop over the
+   * subscription calls and awaits this function between the messages before the loss and the
+   * messages after the loss, and throws any error of the function. Absent by default;
+   * {@linkcode Subscription.recovery} has the same information.
    */
   readonly onRecovery?: (recovery: Recovery) => void | Promise<void>;
 }
 
-/** All that comes of a topic, in order. */
+/** Events of a topic, in order. */
 export type TopicEvent =
   | Incoming
   | Exclude<TopicNote, { readonly kind: "unsubscribed" }>
-  /** The server answered. */
+  /** The server answered a request to subscribe. */
   | { readonly kind: "answer" } & SubscribeAnswer
-  /** The session is over, or the client moves to another one, and the client will ask again. */
+  /** The session ended, or the client moves to another session; the client will subscribe again. */
   | { readonly kind: "lost" | "moved" };
 
-/** What waits for the reader: a message, or what is to be done when it is its turn. */
+/** An item in the queue of the reader: a message, or a function to call in turn. */
 export type Waiting = Incoming & { readonly position?: HistoryPosition } | (() => unknown);
 
-/** How far the reader of a subscription is; see there. */
+/** Progress of a subscription's reader; {@linkcode Subscription} explains the fields. */
 export interface Progress {
   position: HistoryPosition | undefined;
   head: number | undefined;
   recovery: Recovery | undefined;
 }
 
-/** How a subscription meets its client. */
+/** The client as a subscription uses it. */
 export interface SubscriptionOwner {
   /** Checks a message against the contract. */
   check(incoming: Incoming): unknown;
-  /** Asks the server for the topic, from where {@linkcode Subscription.from} says. */
+  /**
+   * Asks the server for the topic, from the position that {@linkcode Subscription.from} returns.
+   */
   ask(): void;
-  /** Ends the subscription at the server; rejects if that is not answered. */
+  /** Ends the subscription at the server; rejects if the server does not answer. */
   end(): Promise<void>;
 }
 
 /**
- * The messages of one topic. It lives across reconnects, and ends with
- * `unsubscribe`, with `await using`, or with its client.
+ * The messages of one topic. A subscription survives reconnects, and ends with `unsubscribe`, with
+ * `await using`, or with the client.
  *
- * - **Apart:** its messages do not also reach the client's own iterator.
- * - **Several** of one topic get each message, and share its data. The last one that ends leaves the
- *   topic. One with `last` or `since` asks the server again, and the others see nothing twice.
+ * - **Separate:** the messages do not also reach the client's own iterator.
+ * - **Several:** all subscriptions to one topic get each message and share the message's data. The
+ *   end of the last subscription leaves the topic. A new subscription with `last` or `since` asks
+ *   the server again; the other subscriptions get no message twice.
  * - **Reader:** one loop at a time.
- * - **Refused:** once it was in force, a refusal that holds for now (`too-many`, `unavailable`, no
- *   answer in time) is followed by another attempt. Every other one ends it, and so does any before,
- *   unless it is that of a rate which says when to come back, within 30 s.
- * - **Removed:** where the server takes the client off the topic, the loop ends with a
- *   {@linkcode RequestError} of the server's code after what came before. The codes `too-many` and
- *   `unavailable` are followed by another attempt.
- * - **Superseded:** where the server began the subscription anew meanwhile, the client asks again.
- * - **History:** of a topic that has one, what was missed during a loss follows, each message once
- *   and in order, or `onRecovery` is told that it does not.
- * - **Bound:** a reader who falls more than 4,096 messages or 1 MiB behind gets
- *   a {@linkcode QueueFullError} after what waits, never a silent gap.
+ * - **Refused:** after the server first confirmed the subscription, a temporary refusal
+ *   (`too-many`, `unavailable`, no answer in time) leads to another attempt; any other refusal ends
+ *   the subscription. Before that, every refusal ends the subscription, except a rate limit that
+ *   allows a retry within 30 s.
+ * - **Removed:** if the server takes the client off the topic, the loop yields the earlier
+ *   messages, then throws a {@linkcode RequestError} with the server's code. The codes `too-many`
+ *   and `unavailable` lead to another attempt instead.
+ * - **Superseded:** if the server meanwhile began the subscription anew, the client asks again.
+ * - **History:** for a topic with a history, messages missed during a loss follow, each once and in
+ *   order, or `onRecovery` reports the failure.
+ * - **Bound:** a reader that falls more than 4,096 messages or 1 MiB behind gets a
+ *   {@linkcode QueueFullError} after the queued messages, never a silent gap.
  *
  * @typeParam C The contract.
  * @typeParam T The topic, which narrows the messages.
@@ -95,24 +100,25 @@ export class Subscription<
 > implements AsyncIterable<TopicMessage<C, T>>, AsyncDisposable {
   /** The topic. */
   readonly topic: string;
-  /** Resolves once the server confirmed it first; rejects if it refused. */
+  /** Resolves when the server first confirms the subscription; rejects if the server refuses. */
   readonly ready: Promise<void>;
-  /** How it is doing: `current`, and each change for a loop or by `subscribe`. */
+  /** The status: `current`, and each change for a loop or by `subscribe`. */
   readonly status: StatusFeed<SubscriptionStatus> = new StatusFeed<SubscriptionStatus>("pending");
 
   /**
-   * The position of what the loop came to last, of a topic with a history: handed in as `since`
-   * later, also by another client, it goes on after that.
+   * The position of the last message that the loop reached, for a topic with a history. A later
+   * subscription with this position as `since`, also of another client, continues after that
+   * message.
    */
   declare readonly position: HistoryPosition | undefined;
   /**
-   * The newest offset of the topic when the server answered last: who read it has caught up.
-   * `undefined` for a topic without history.
+   * The newest offset of the topic at the server's last answer: a reader at this offset has caught
+   * up. `undefined` for a topic without history.
    */
   declare readonly head: number | undefined;
   /**
-   * What came of the last loss that the loop came to; `undefined` before the first one. For a topic
-   * without history there is one only with `onRecovery`.
+   * The outcome of the last loss that the loop reached; `undefined` before the first loss. For a
+   * topic without history, set only with `onRecovery`.
    */
   declare readonly recovery: Recovery | undefined;
 
@@ -120,7 +126,6 @@ export class Subscription<
   readonly #options: ClientSubscribeOptions;
   readonly #queue = new ReceiveQueue<Waiting>(LIMITS, 1);
   readonly #ready = Promise.withResolvers<void>();
-  /** Puts in order what comes of a topic with a history. */
   /** Puts the messages of a topic with a history in order. */
   #resume: {
     readonly from: HistoryOptions;
@@ -128,7 +133,7 @@ export class Subscription<
     serve(answer: SubscribeAnswer): boolean;
   } | undefined;
   #error: unknown;
-  /** True once it knows if it has to put messages in order. */
+  /** True once the subscription knows if `#resume` is needed. */
   #isPrepared = false;
   #isIterated = false;
 
@@ -137,19 +142,19 @@ export class Subscription<
     this.topic = topic;
     this.#owner = owner;
     this.#options = options;
-    // `null` is what a page reads that stored none yet.
+    // `null` comes from storage in which a page has not stored a position yet.
     this.position = options.since ?? undefined;
     this.ready = this.#ready.promise;
     this.ready.catch(() => {});
   }
 
-  /** Whether it is over. */
+  /** True if the subscription has ended. */
   get isEnded(): boolean {
     return this.#queue.isEnded;
   }
 
   /**
-   * Takes what comes of the topic.
+   * Takes an event of the topic.
    *
    * @ignore
    */
@@ -162,36 +167,37 @@ export class Subscription<
   /**
    * Takes an answer of the server to another subscription of the topic.
    *
-   * @returns Whether all that this one is to get follows; if not, it needs an answer of its own.
+   * @returns True if the answer covers all that this subscription needs; false if this subscription
+   *   needs an answer of its own.
    * @ignore
    */
   serve(answer: SubscribeAnswer): boolean {
     if (this.#resume) return this.#resume.serve(answer);
-    // The code for histories is loaded with the first question of its own.
+    // The code for histories is loaded with the subscription's own first request.
     if (this.#isPrepared) this.confirm();
     return this.#isPrepared;
   }
 
-  /** The session is over, and the client will ask again; called by the client. */
+  /** Notes the end of the session, after which the client will ask again; called by the client. */
   lose(isMove?: boolean): void {
     if (!isMove && this.status.current === "subscribed") this.status.set("lost");
     this.offer({ kind: isMove ? "moved" : "lost" });
   }
 
   /**
-   * Keeps something for the reader.
+   * Queues a message or a function for the reader.
    *
    * @ignore
    */
   put(next: Waiting, size: number): void {
     if (this.#queue.offer(next, size)) return;
     this.end(new QueueFullError(`Cannot keep up: the reader of "${this.topic}" fell behind`));
-    // The reader is told why it ended; that the server did not answer changes nothing of it.
+    // The reader gets the error above, even if the server does not answer.
     this.#owner.end().catch(() => {});
   }
 
   /**
-   * It is in force.
+   * Notes that the subscription is in force.
    *
    * @ignore
    */
@@ -201,7 +207,7 @@ export class Subscription<
   }
 
   /**
-   * From where on the server is asked; what is needed for histories is loaded before.
+   * Loads the code for histories if needed, and returns the position from which to ask the server.
    *
    * @ignore
    */
@@ -215,7 +221,7 @@ export class Subscription<
     return this.#resume?.from ?? {};
   }
 
-  /** Ends it from this side of the wire; called by the client. */
+  /** Ends the subscription at this end only; called by the client. */
   end(error?: unknown): void {
     this.#error ??= error;
     this.#ready.reject(error ?? new DOMException("The subscription ended", "AbortError"));
@@ -226,7 +232,7 @@ export class Subscription<
   /**
    * Leaves the topic. Idempotent.
    *
-   * @throws {TimeoutError} If the server does not answer; the subscription has ended all the same.
+   * @throws {TimeoutError} If the server does not answer; the subscription has ended nevertheless.
    */
   async unsubscribe(): Promise<void> {
     if (this.isEnded) return;
@@ -240,11 +246,11 @@ export class Subscription<
   }
 
   /**
-   * Yields the topic's messages until it ends. Leaving the loop does not unsubscribe.
+   * Yields the topic's messages until the subscription ends. Leaving the loop does not unsubscribe.
    *
    * @returns The messages, checked against the contract.
    * @throws {TypeError} If another loop runs.
-   * @throws What ended it: a refusal, or that the reader fell behind.
+   * @throws The error that ended the subscription: a refusal, or a reader that fell behind.
    */
   async *[Symbol.asyncIterator](): AsyncGenerator<TopicMessage<C, T>, void, undefined> {
     checkLoop("subscription", this.#isIterated);

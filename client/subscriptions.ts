@@ -1,5 +1,5 @@
 /**
- * The subscriptions of a client, carried from one session to the next.
+ * Subscriptions of a client, carried from one session to the next.
  *
  * @module
  */
@@ -22,32 +22,36 @@ import { checkTopic } from "../session/base/topic_pattern.ts";
 import { type Question, TopicReaders } from "./topic_readers.ts";
 import type { TopicSink } from "../session/incoming.ts";
 
-/** Subscriptions asked for at once: half of what any server lets wait by default. */
+/** Most requests to subscribe at once: half of the requests that a server lets wait by default. */
 const MAX_ASKED_AT_ONCE = 32;
 
-/** The same where the server has histories: as many as a session may have by default. */
+/**
+ * Most requests to subscribe at once if the server has histories: the default limit of a session.
+ */
 const MAX_RESUMED_AT_ONCE = 128;
 
 /** All subscriptions of one client. */
 export class Subscriptions<C extends AnyContract> {
   readonly #all = new Map<string, TopicReaders<C>>();
-  /** Topics that the session is still to be asked for, the first to go first. */
+  /** Topics that are not yet requested in the session, the next one first. */
   #waiting: TopicReaders<C>[] = [];
-  /** Topics that are to be left, before any is asked for: each sends its question. */
+  /** Functions that each send a request to leave a topic; these requests go before `#waiting`. */
   #leaves: (() => Promise<unknown>)[] = [];
-  /** Questions without an answer, of both kinds: a server ends a session that has too many. */
+  /** Unanswered requests of both kinds; a server ends a session that has too many. */
   #asking = 0;
-  /** Topics that the session is told to leave: what is on its way is not for the next subscription. */
+  /** Topics that the client is leaving: messages under way are not for the next subscription. */
   readonly #leaving = new Set<string>();
-  /** Topics that the session answered and is not asked for again: for them the server's word counts. */
+  /** Topics in force: the server answered and no newer request is pending, so a removal counts. */
   readonly #inForce = new Set<TopicReaders<C>>();
   #again: Again | undefined;
   #session: Session | undefined;
   #hasHistories: boolean | undefined;
-  /** Checks what subscriptions still hold, also once it is closed. */
+  /**
+   * The last session, which checks queued messages of subscriptions even after the session closed.
+   */
   #last: Session | undefined;
 
-  /** Subscribes, now or once there is a session. */
+  /** Subscribes now, or as soon as there is a session. */
   add(topic: string, options: ClientSubscribeOptions): Subscription<C> {
     checkTopic(topic, "subscribe");
     const readers = this.#all.get(topic) ??
@@ -67,12 +71,12 @@ export class Subscriptions<C extends AnyContract> {
     return subscription;
   }
 
-  /** Asks a new session for all of them. */
+  /** Requests all topics in a new session. */
   resume(session: Session): void {
     this.#session = this.#last = session;
     this.#hasHistories = session[internals].features?.includes("history");
     this.#waiting = [...this.#all.values()];
-    // Before anything is asked: what the server sends at once is theirs already.
+    // Routes come before any request: the readers get even the first messages of the server.
     for (const readers of this.#waiting) {
       readers.resume();
       this.#route(session, readers.topic, readers);
@@ -81,10 +85,11 @@ export class Subscriptions<C extends AnyContract> {
   }
 
   /**
-   * Goes on in another session while there is the one before.
+   * Moves all topics to another session while the previous session is still open.
    *
-   * @param session The session.
-   * @param pass Makes what takes the rest of a topic, and whether the server has the topic in force.
+   * @param session The new session.
+   * @param pass Makes the sink for the remaining messages of a topic in the previous session;
+   *   `isInForce` is true if the topic was in force there.
    */
   move(session: Session, pass: (readers: TopicReaders<C>, isInForce: boolean) => TopicSink): void {
     const before = this.#session!;
@@ -96,7 +101,7 @@ export class Subscriptions<C extends AnyContract> {
     this.resume(session);
   }
 
-  /** Has what comes of a topic go to its readers, without a detour. */
+  /** Routes the events of a topic straight to the readers again, after a move. */
   arrive(readers: TopicReaders<C>): void {
     readers.head = readers;
     const session = this.#session;
@@ -105,7 +110,7 @@ export class Subscriptions<C extends AnyContract> {
     }
   }
 
-  /** The session is over, or another one is there for it. */
+  /** Notes that the session ended, or that another session replaces the current one. */
   lose(isMove?: boolean): void {
     this.#session = undefined;
     this.#waiting = [];
@@ -115,7 +120,7 @@ export class Subscriptions<C extends AnyContract> {
     for (const readers of this.#all.values()) readers.lose(isMove);
   }
 
-  /** Ends all of them. */
+  /** Ends all subscriptions. */
   end(error: unknown): void {
     for (const readers of this.#all.values()) readers.end(error);
     this.#all.clear();
@@ -148,9 +153,9 @@ export class Subscriptions<C extends AnyContract> {
     return next && this.#ask(session, next);
   }
 
-  /** Asks for one topic; true if that was answered. */
+  /** Requests one topic; resolves with true if the server confirmed. */
   async #ask(session: Session, readers: TopicReaders<C>): Promise<true | void> {
-    // One question a topic at a time: the end of this one asks on.
+    // One request for each topic at a time: the end of the current request starts the next one.
     if (readers.askedOf === session) return;
     readers.askedOf = session;
     const { topic } = readers;
@@ -160,7 +165,7 @@ export class Subscriptions<C extends AnyContract> {
     let wasInForce = false;
     try {
       question = await readers.question(this.#hasHistories);
-      // The topic may have been left while others were asked for.
+      // The client may have left the topic while the request was prepared.
       if (isLeft()) return;
       if (question !== undefined) {
         const { asker, from } = question;
@@ -169,7 +174,7 @@ export class Subscriptions<C extends AnyContract> {
         await session[internals].askTopic("subscribe", topic, {
           ...from,
           onAnswer: (answer) => {
-            // The client moved meanwhile, and asked again.
+            // The client has moved to another session and asked again.
             if (this.#session !== session) return;
             route();
             if (!isLeft()) this.#inForce.add(readers);
@@ -181,7 +186,7 @@ export class Subscriptions<C extends AnyContract> {
       if (readers.isWaiting && !isLeft()) this.#later(readers);
       return true;
     } catch (error) {
-      // At the server it is in force still, or another subscription of this session is.
+      // At the server, the topic is still in force, or a newer subscription of this session is.
       const isSuperseded = codeOf(error) === "superseded";
       if ((wasInForce || isSuperseded) && !isLeft()) this.#inForce.add(readers);
       if (isSuperseded) readers.isServed = false;
@@ -190,7 +195,7 @@ export class Subscriptions<C extends AnyContract> {
     }
   }
 
-  /** Asks again for those that were in force, unless they are refused for good. */
+  /** Handles a refusal: ends subscriptions that are refused for good, and retries the others. */
   async #refused(
     session: Session,
     readers: TopicReaders<C>,
@@ -199,7 +204,7 @@ export class Subscriptions<C extends AnyContract> {
   ): Promise<void> {
     const wasInForce = refused.map(({ status }) => status.current !== "pending");
     const part = await lasting().catch(() => undefined);
-    // Lost on the way: the next session asks again.
+    // If the session was lost meanwhile, the next session asks again.
     const isLost = !session.isReady || this.#session !== session;
     if (isLost || this.#all.get(readers.topic) !== readers) return;
     const again = this.#again ??= part && new part.Again();
@@ -208,10 +213,10 @@ export class Subscriptions<C extends AnyContract> {
     if (readers.isEnded) this.#drop(session, readers);
     else if (ended.length < refused.length) {
       again?.take(error, { session, readers, ask: () => this.#ask(session, readers) });
-    } else if (readers.isWaiting) this.#later(readers); // Those that came meanwhile.
+    } else if (readers.isWaiting) this.#later(readers); // For subscriptions added meanwhile.
   }
 
-  /** Acts on the server's word, unless a question is unanswered: its answer is newer. */
+  /** Handles a removal by the server, unless a request is pending, whose answer will be newer. */
   #removed(readers: TopicReaders<C>, { code, reason }: Unsubscribed): void {
     const session = this.#session;
     if (session === undefined || !this.#inForce.delete(readers)) return;
@@ -225,14 +230,14 @@ export class Subscriptions<C extends AnyContract> {
     void this.#refused(session, readers, error, [...readers.all]);
   }
 
-  /** Forgets a topic that has no subscription left, and that the server does not have. */
+  /** Forgets a topic that has no subscription left, neither here nor at the server. */
   #drop(session: Session, readers: TopicReaders<C>): void {
     this.#all.delete(readers.topic);
     this.#inForce.delete(readers);
     this.#route(session, readers.topic);
   }
 
-  /** Lets go of a subscription; the last one leaves the topic. */
+  /** Removes a subscription; removing the last one leaves the topic. */
   async #leave(readers: TopicReaders<C>, subscription: Subscription<C>): Promise<void> {
     const { topic } = readers;
     readers.delete(subscription);
@@ -244,7 +249,7 @@ export class Subscriptions<C extends AnyContract> {
     this.#leaving.add(topic);
     const { promise, resolve } = Promise.withResolvers<unknown>();
     this.#leaves.push(() => {
-      // With `onAnswer` also where as many answers are awaited as may be.
+      // `onAnswer` permits the request even at the limit of pending requests.
       const answer = session[internals].askTopic("unsubscribe", topic, { onAnswer() {} });
       resolve(answer);
       return answer;
@@ -253,15 +258,17 @@ export class Subscriptions<C extends AnyContract> {
     try {
       await promise;
     } catch (error) {
-      // With the session the server's side of it is gone too.
+      // The end of the session also ended the subscription at the server.
       if (session.isReady) throw error;
     }
-    // Until here it took, and discarded, what was on its way.
+    // Until this point, the old readers took and discarded the messages that were under way.
     if (this.#session === session) this.#leaving.delete(topic);
     if (!this.#all.has(topic)) this.#route(session, topic);
   }
 
-  /** Ends what waits to leave a topic: on a session that is over, each question fails at once. */
+  /**
+   * Settles the waiting requests to leave a topic: in an ended session, each request fails at once.
+   */
   #giveUpLeaving(): void {
     for (const leave of this.#leaves.splice(0)) void leave().catch(() => {});
   }

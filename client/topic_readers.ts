@@ -1,5 +1,5 @@
 /**
- * The subscriptions of one client to one topic, which the server has once.
+ * All subscriptions of one client to one topic, which share one subscription at the server.
  *
  * @module
  */
@@ -14,47 +14,54 @@ import type { Session } from "../session/session.ts";
 import type { Subscription } from "./subscription.ts";
 import type { Incoming, TopicNote, TopicSink } from "../session/incoming.ts";
 
-/** One question to the server, and the subscription that it is for. */
+/** A request for a topic, on behalf of one subscription. */
 export interface Question<C extends AnyContract> {
-  /** The subscription whose place is asked for. */
+  /** The subscription whose position the request contains. */
   readonly asker: Subscription<C>;
-  /** All that waited for an answer when it was asked; a refusal is for them. */
+  /**
+   * All subscriptions that waited when the request was sent; a refusal applies to each of these.
+   */
   readonly waiting: readonly Subscription<C>[];
-  /** From where on. */
+  /** The position from which the subscription continues. */
   readonly from: HistoryOptions;
 }
 
 /**
- * Hands what comes of a topic to each of its subscriptions, which drop what they had before.
+ * Hands the events of a topic to each subscription. Each subscription drops messages that were
+ * already received.
  *
- * - **Questions:** one at a time. The oldest place is asked for, and the answer serves every
- *   subscription whose own place lies behind it; the others ask again.
- * - **Newcomers:** get nothing before an answer that serves them. One that asks for no history needs
- *   none while the topic is in force: it begins behind the newest publication.
+ * - **Requests:** one at a time. The request contains the oldest position. The answer serves every
+ *   subscription with a later position; the other subscriptions need another request.
+ * - **New subscriptions:** get no event before an answer that serves the subscription. While the
+ *   topic is in force, a subscription without history options needs no answer, and begins behind
+ *   the newest publication.
  */
 export class TopicReaders<C extends AnyContract> implements TopicSink {
   /** The topic. */
   readonly topic: string;
-  /** True if the session's stream of the topic is known: by an answer that nothing replaced. */
+  /** True if the session's last answer for the topic is still valid. */
   isServed = false;
-  /** Takes what comes in the current session: these readers, unless something of an earlier session comes first. */
+  /**
+   * Sink for events of the current session: these readers, unless events of an earlier session come
+   * first.
+   */
   head: TopicSink = this;
-  /** The session whose answer is awaited; later ones do not wait for it. */
+  /** The session whose answer is awaited; a later session does not wait for that answer. */
   askedOf: Session | undefined;
   readonly #removed: (why: Unsubscribed) => void;
   readonly #all = new Set<Subscription<C>>();
-  /** Those of all that get what comes. */
+  /** Subscriptions that get events. */
   readonly #reading = new Set<Subscription<C>>();
-  /** Those of all that an answer has yet to serve. */
+  /** Subscriptions that still need an answer. */
   readonly #waiting = new Set<Subscription<C>>();
-  /** The newest publication that came, or that the server told of. */
+  /** The position of the newest publication that was received or that the server told of. */
   #newest: HistoryPosition | undefined;
 
   /**
    * Creates a topic without subscriptions.
    *
    * @param topic The topic.
-   * @param removed Acts on the server's word that it took the client off the topic.
+   * @param removed Called when the server took the client off the topic.
    */
   constructor(topic: string, removed: (why: Unsubscribed) => void) {
     this.topic = topic;
@@ -71,25 +78,27 @@ export class TopicReaders<C extends AnyContract> implements TopicSink {
     return this.#all.size === 0;
   }
 
-  /** True if an answer has yet to serve a subscription. */
+  /** True if a subscription still needs an answer. */
   get isWaiting(): boolean {
     return this.#waiting.size > 0;
   }
 
-  /** Adds a subscription, or has one served anew. */
+  /** Adds a subscription, or marks an existing one as in need of an answer. */
   ask(subscription: Subscription<C>): void {
-    // Before the first answer, what the server sends at once is for the first one already.
+    // The first subscription also gets events that the server sends before the first answer.
     if (this.isEnded) this.#reading.add(subscription);
     this.#all.add(subscription);
     this.#waiting.add(subscription);
   }
 
-  /** Lets go of a subscription. */
+  /** Removes a subscription. */
   delete(subscription: Subscription<C>): void {
     for (const set of [this.#all, this.#reading, this.#waiting]) set.delete(subscription);
   }
 
-  /** Has a new session serve all of them; what it sends before it is asked is theirs already. */
+  /**
+   * Prepares all subscriptions for a new session; each gets events even before the first answer.
+   */
   resume(): void {
     this.isServed = false;
     for (const subscription of this.#all) {
@@ -98,39 +107,42 @@ export class TopicReaders<C extends AnyContract> implements TopicSink {
     }
   }
 
-  /** True if the topic has a history, as far as the server told. */
+  /** True if the server told of a history of the topic. */
   get hasHistory(): boolean {
     return this.#newest !== undefined;
   }
 
-  /** The server has the topic no longer, and will be asked again; `isMove` if it still has it meanwhile. */
+  /**
+   * Notes that the topic is no longer in force and will be requested again; `isMove` if the topic
+   * stays in force in the previous session meanwhile.
+   */
   lose(isMove?: boolean): void {
     this.resume();
     for (const subscription of this.#all) subscription.lose(isMove);
   }
 
-  /** Ends all of them. */
+  /** Ends all subscriptions. */
   end(error: unknown): void {
     for (const subscription of [...this.#all]) this.refuse(subscription, error);
   }
 
-  /** Ends one of them. */
+  /** Ends one subscription. */
   refuse(subscription: Subscription<C>, error: unknown): void {
     this.delete(subscription);
     subscription.end(error);
   }
 
   /**
-   * Prepares the next question.
+   * Prepares the next request.
    *
-   * @param hasHistories Whether the server has histories.
-   * @returns The question; `undefined` if none is needed.
+   * @param hasHistories True if the server has histories.
+   * @returns The request; `undefined` if no request is needed.
    */
   async question(hasHistories: boolean | undefined): Promise<Question<C> | undefined> {
     const asked = await Promise.all(
       [...this.#waiting].map(async (asker) => ({ asker, from: await asker.from(hasHistories) })),
     );
-    // Some may have been left while what histories need was loaded.
+    // A subscription may have ended while the code for histories was loaded.
     const left = asked.filter(({ asker }) => this.#waiting.has(asker));
     if (this.isServed) {
       for (const { asker, from } of left) if (isPlain(from)) this.#serve(asker, this.#here);
@@ -143,7 +155,7 @@ export class TopicReaders<C extends AnyContract> implements TopicSink {
     return first && { ...first, waiting: questions.map(({ asker }) => asker) };
   }
 
-  /** Takes the answer to a question. */
+  /** Takes the answer to a request. */
   answered(asker: Subscription<C>, answer: SubscribeAnswer): void {
     const { epoch, offset = 0, tag, head = 0 } = answer;
     this.isServed = true;
@@ -161,19 +173,19 @@ export class TopicReaders<C extends AnyContract> implements TopicSink {
     for (const other of others) this.#serve(other, answer);
   }
 
-  /** Takes what comes of the topic. */
+  /** Takes an event of the topic. */
   offer(event: Incoming | TopicNote, size: number): void {
     if (event.kind === "unsubscribed") return this.#removed(event.unsubscribed);
     this.#move(event);
     for (const subscription of this.#reading) subscription.offer(event, size);
   }
 
-  /** An answer that lets a subscription begin behind all that came. */
+  /** An answer that lets a subscription begin behind the newest publication. */
   get #here(): SubscribeAnswer {
     return this.#newest === undefined ? {} : { ...this.#newest, head: this.#newest.offset };
   }
 
-  /** Has an answer that was for another subscription serve one, if it does. */
+  /** Lets the answer to another subscription serve a subscription, if possible. */
   #serve(subscription: Subscription<C>, answer: SubscribeAnswer): void {
     if (!this.#all.has(subscription)) return;
     if (!subscription.serve(answer)) return void this.#waiting.add(subscription);
@@ -196,7 +208,7 @@ function isPlain({ since, last }: HistoryOptions): boolean {
   return since === undefined && last === undefined;
 }
 
-/** Tells whether a question is to be asked before another: its answer may serve both. */
+/** Tells if one request goes before another, because the answer may serve both. */
 function isBefore(one: HistoryOptions, other: HistoryOptions): boolean {
   if (one.since && other.since) {
     return one.since.epoch === other.since.epoch && one.since.offset < other.since.offset;

@@ -1,42 +1,44 @@
 /**
- * The sessions of a client that its loop has not read to their end.
+ * Sessions of a client that the loop over the client has not read to the end.
  *
  * @module
  */
 import { CloseCode, QueueFullError } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 
-/** Sessions with messages that wait for a reader who is slow; the receive queue of each is bounded. */
+/**
+ * Most sessions with messages that wait for a slow reader; each session has a bounded receive
+ * queue.
+ */
 export const MAX_UNREAD_SESSIONS = 8;
 
 /**
- * One session after the other, from the first loop on: a client that is never
- * iterated over keeps none.
+ * Queue of unread sessions, from the first loop on: a client without a loop keeps no session.
  */
 export class UnreadSessions {
-  /** Whether a loop runs. */
+  /** True while a loop runs. */
   isRead = false;
-  /** Each with how many messages it had discarded when it came. */
+  /** Each session with the number of messages that the session had discarded when added. */
   #sessions: Map<Session, number> | undefined;
   #isGap = false;
 
-  /** How many are left, a gap among them. */
+  /** Number of sessions left to read, plus one for a gap. */
   get size(): number {
     return (this.#sessions?.size ?? 0) + Number(this.#isGap);
   }
 
-  /** A loop begins, with the session that there is. */
+  /** Begins a loop with the current session. */
   begin(current: Session | undefined): void {
     if (this.#sessions !== undefined) return;
     this.#sessions = new Map();
     if (current !== undefined) this.add(current);
   }
 
-  /** Keeps a session. */
+  /** Adds a session. */
   add(session: Session): void {
     const sessions = this.#sessions;
     if (sessions === undefined) return;
-    // Those that ended, and have nothing left, take no room.
+    // Removes ended sessions without waiting messages.
     for (const old of sessions.keys()) {
       if (old.isClosed && old.stats.waitingMessages === 0 && !this.#misses(old)) {
         sessions.delete(old);
@@ -47,15 +49,15 @@ export class UnreadSessions {
   }
 
   /**
-   * The session to read next.
+   * Returns the session to read next.
    *
-   * @throws {QueueFullError} Once, in the place of what is missing.
+   * @throws {QueueFullError} Once, in the place of missing messages.
    */
   next(): Session | undefined {
     const [session] = this.#sessions!.keys();
     if (session === undefined) {
       if (!this.#isGap) return undefined;
-      // The next loop begins with the session that there is then.
+      // The next loop begins with the session that is current at that time.
       this.#isGap = false;
       this.#sessions = undefined;
       throw behind(`${MAX_UNREAD_SESSIONS} sessions wait to be read`);
@@ -69,9 +71,9 @@ export class UnreadSessions {
   }
 
   /**
-   * A session was read to its end.
+   * Removes a session that was read to the end.
    *
-   * @throws {QueueFullError} If that end was made because its reader was too slow.
+   * @throws {QueueFullError} If the session closed because the reader was too slow.
    */
   done(session: Session): void {
     this.#sessions?.delete(session);
@@ -83,7 +85,7 @@ export class UnreadSessions {
   }
 }
 
-/** Whether a session closed over its reader, and threw away what waited. */
+/** Tells if a session closed because of a slow reader, and discarded the waiting messages. */
 function isLagged(session: Session): boolean {
   const { info } = session[internals];
   return info?.code === CloseCode.queueFull && info.by === "local" && info.error === undefined;
