@@ -56,7 +56,7 @@ export interface OutboxEntry extends EncodedMessage {
 
 /**
  * A bounded queue of messages that wait for a connection. The outbox notifies of each change to the
- * queue. With `isKept`, messages stay until the server acknowledges each of them.
+ * queue. With `isKept`, each message stays until the server acknowledges receipt.
  */
 export class Outbox extends Changing {
   /** True if messages stay until acknowledged. */
@@ -161,7 +161,7 @@ export class Outbox extends Changing {
         }
       }
     } catch (error) {
-      // A `SkeinError` also closed the session, whose end reports the error.
+      // A `SkeinError` comes with the end of the session, which is reported elsewhere.
       if (!(error instanceof SkeinError)) report(core.settings, error, session);
     }
   }

@@ -1,6 +1,5 @@
 /**
- * Delivery of messages at least once: messages are sent until the server acknowledges each of them.
- * Only a client with this guarantee loads this module.
+ * Delivery of messages at least once: a message is sent until the server acknowledges receipt.
  *
  * @module
  */

@@ -92,7 +92,7 @@ export class ClientPresence {
     }
   }
 
-  /** Sends the data for a room, once in each session. */
+  /** Sends the current data for a room, unless already sent in this session. */
   #give(session: Session, room: string): Promise<void> {
     const data = this.#data.get(room);
     const known = this.#given.get(room);

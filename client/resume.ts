@@ -1,6 +1,5 @@
 /**
- * Recovery of a subscription to a topic with a history. A page loads this module only if the server
- * has histories.
+ * Recovery of a subscription to a topic with a history.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * Retries of temporarily refused subscriptions. A client loads this module with the first refusal.
+ * Retries of temporarily refused subscriptions.
  *
  * @module
  */

@@ -38,7 +38,7 @@ export class UnreadSessions {
   add(session: Session): void {
     const sessions = this.#sessions;
     if (sessions === undefined) return;
-    // Removes ended sessions without waiting messages.
+    // Removes ended sessions that have neither a message left nor a gap to report.
     for (const old of sessions.keys()) {
       if (old.isClosed && old.stats.waitingMessages === 0 && !this.#misses(old)) {
         sessions.delete(old);
