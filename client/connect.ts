@@ -1,8 +1,4 @@
-/**
- * What `connect()` and `dial()` do, on whatever the platform dials with.
- *
- * @module
- */
+/** Bodies of `connect()` and `dial()`, for the dialer of any platform. */
 import { parseServerUrl } from "../transport/url.ts";
 import { Client } from "./client.ts";
 import type { ClientOptions, ServerUrl } from "./client_options.ts";
@@ -30,37 +26,37 @@ export interface DialOptions<C extends AnyContract = AnyContract>
   extends
     TransportOptions,
     Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "services" | "turn" | "heartbeat"> {
-  /** Token of at most 8,192 bytes, sent in band before anything else; none by default. Needs `skein.1`. */
+  /** Token of at most 8,192 bytes, sent in band before all messages. Needs `skein.1`. */
   readonly token?: string;
   /**
-   * Subprotocols to offer; none makes a plain session with a server that is not Skein, over
-   * WebTransport one of streams and datagrams alone.
+   * Subprotocols to offer. An empty list makes a plain session with a server other than Skein; over
+   * WebTransport, such a session has streams and datagrams alone.
    *
    * @default {["skein.1"]}
    */
   readonly protocols?: readonly string[];
-  /** Request headers, none by default; Deno only. */
+  /** Request headers; Deno only. */
   readonly headers?: HeadersInit;
   /**
-   * How long connecting may take, in milliseconds, up to the server's `hello`.
-   * `Infinity` is for ever; `hello` has its own `handshakeTimeoutMs` besides.
+   * Time limit for connecting, in milliseconds, up to the server's `hello`. `Infinity` sets no
+   * limit. The wait for `hello` is also bounded by `handshakeTimeoutMs`.
    *
    * @default {10000}
    */
   readonly connectTimeoutMs?: number;
-  /** Watches the handshake, the session and its messages from outside, for traces and metrics; nobody by default. */
+  /** Watches the handshake, the session and messages from outside, for traces and metrics. */
   readonly instrumentation?: Instrumentation;
-  /** Gives up connecting; once connected it does nothing. None by default. */
+  /** Aborts connecting; without effect once connected. */
   readonly signal?: AbortSignal;
 }
 
-/** Subprotocols that carry envelopes: {@linkcode SKEIN_PROTOCOL} on the frames of a wire, or on QMux. */
+/** Subprotocols that carry envelopes: {@linkcode SKEIN_PROTOCOL} directly or on QMux. */
 const SPEAKS_SKEIN = /^(qmux-\d\d\.)?skein\.1$/;
 
-/** Makes what a client of a platform dials with. */
+/** Makes the dialer of a platform. */
 export type MakeDialer = (options: TransportOptions) => RacingDialer;
 
-/** Makes a client of a platform. A URL that no attempt could use is refused at once. */
+/** Makes a client of a platform. Throws at once for a URL that no attempt could use. */
 export function connectBy<C extends AnyContract>(
   makeDialer: MakeDialer,
   url: ServerUrl,
@@ -69,7 +65,7 @@ export function connectBy<C extends AnyContract>(
   return new Client(checkUrl(url), makeDialer(options), options);
 }
 
-/** Makes URLs absolute; those of a function are checked as they are told. */
+/** Makes URLs absolute. URLs from a function are checked at each call. */
 function checkUrl(url: ServerUrl): ServerUrl {
   if (typeof url === "function") return url;
   if (typeof url === "string" || url instanceof URL) return parseServerUrl(url);

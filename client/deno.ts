@@ -1,8 +1,4 @@
-/**
- * `connect()` and `dial()` for Deno: WebTransport on Deno's own QUIC.
- *
- * @module
- */
+/** `connect()` and `dial()` for Deno, with WebTransport on Deno's own QUIC. */
 import type { Client } from "./client.ts";
 import type { ServerUrl } from "./client_options.ts";
 import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./connect.ts";
@@ -22,19 +18,21 @@ import type {
 export type { ConnectOptions, DialOptions };
 
 /**
- * Connects, and stays connected: the client comes back by itself after a loss.
+ * Connects to a server, and reconnects after each loss.
  *
- * It takes WebTransport where the server has it and Deno runs with
- * `--unstable-net`, and WebSocket where not; each new connection may take
- * another one. Which, and why not the preferred one, is in its `status`.
+ * The client uses WebTransport if the server supports WebTransport and Deno runs with
+ * `--unstable-net`, and WebSocket otherwise. Each new connection may use another transport. The
+ * client's `status` names the transport, and the reason for a fallback.
  *
  * @typeParam C The contract.
- * @param url `ws:`, `wss:`, `http:` or `https:`, in a page also a relative one, such as `"/chat"`;
- * several of one service; or a function that tells one for each connection. See {@linkcode ServerUrl}.
- * @param options See {@linkcode ConnectOptions}.
+ * @param url A URL with `ws:`, `wss:`, `http:` or `https:`, in a page also a relative one, such as
+ * `"/chat"`; several URLs of one service; or a function that returns a URL for each connection. See
+ * {@linkcode ServerUrl}.
+ * @param options Options of the client.
  * @returns The client, which connects in the background.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
- * @throws {TypeError} If the URL is none of these, `transports` is empty, or one of them is none.
+ * @throws {TypeError} If the URL is not valid, or `transports` is empty or names an unknown
+ * transport.
  *
  * @example Usage
  * ```ts
@@ -58,16 +56,17 @@ export function connect<C extends AnyContract = AnyContract>(
 }
 
 /**
- * Opens one session. It does not come back after a loss; see {@linkcode connect}.
+ * Opens one session, without a reconnect after a loss; {@linkcode connect} reconnects.
  *
  * @typeParam C The contract.
- * @param url `ws:`, `wss:`, `http:` or `https:`.
- * @param options See {@linkcode DialOptions}.
+ * @param url A URL with `ws:`, `wss:`, `http:` or `https:`.
+ * @param options Options of the session and the attempt to connect.
  * @returns The session, established.
- * @throws {ConnectionError} If it cannot be opened.
- * @throws {SessionClosedError} If the server refused it; `info` has code and reason.
- * @throws {TimeoutError} If it takes longer than `connectTimeoutMs`.
- * @throws {TypeError} If there is a token, but no `skein.1` among the protocols, or `transports` is empty.
+ * @throws {ConnectionError} If the connection cannot be opened.
+ * @throws {SessionClosedError} If the server refused the session; `info` has code and reason.
+ * @throws {TimeoutError} If connecting takes longer than `connectTimeoutMs`.
+ * @throws {TypeError} If there is a token, but no `skein.1` among the protocols, or `transports` is
+ * empty.
  * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
  *
  * @example Over WebSocket alone
@@ -95,7 +94,7 @@ function quic(): TransportPlatform["webTransport"] {
   if (!isWebTransportAvailable()) {
     return "Cannot open WebTransport: Deno has QUIC only when it runs with --unstable-net";
   }
-  // Whoever left the transport to the client is not asked for a permission.
+  // A dial without the permission would cause a prompt of Deno.
   return permittedHost() === undefined
     ? "Cannot open WebTransport: it takes the permission to bind a UDP port, --allow-net=[::]:0"
     : webTransportLeg(dialWebTransport);

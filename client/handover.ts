@@ -1,8 +1,4 @@
-/**
- * How a client moves to another session while it has the one before: loaded when that happens.
- *
- * @module
- */
+/** The move of a client to a new session while the old one is open; loaded at the first move. */
 import { CloseCode } from "../errors.ts";
 import { absoluteUrl } from "../transport/url.ts";
 import { within } from "../transport/within.ts";
@@ -18,47 +14,49 @@ import { settlesWithin } from "../session/base/wait.ts";
 import type { Incoming, TopicNote, TopicSink } from "../session/incoming.ts";
 import type { TransportName } from "../transport/race/options.ts";
 
-/** How long requests and streams of the session before may take to end, in milliseconds. */
+/** Time limit for requests and streams of the old session to end, in milliseconds. */
 const FINISH_MS = 30_000;
 
-/** The same where no other session can be had beside, in milliseconds: the client is to come back soon. */
+/** The same limit without a new session, in milliseconds: the client has to reconnect soon. */
 const FINISH_ALONE_MS = 5_000;
 
-/** How long no stream may have come or ended before the session counts as done with them, in milliseconds. */
+/** Time without streams after which the streams of a session count as done, in milliseconds. */
 const QUIET_MS = 1_000;
 
 /**
- * Messages of a topic without history that the next session says while the one before goes on: then they
- * wait no longer. A quarter of what may wait for the reader of a subscription, which gets all at once.
+ * Most messages of a topic without history that are held from the new session while the old one
+ * continues. At either bound, all held messages go to the readers. The bounds are a quarter of a
+ * subscription's queue, since the queue gets all held messages at once.
  */
 const MAX_HELD = { messages: 1_024, bytes: 262_144 };
 
-/** What a handover needs of its client. */
+/** State and operations of the client that a handover uses. */
 export interface Moving<C extends AnyContract> {
-  /** The session before. */
+  /** The old session. */
   readonly from: Session;
-  /** The transport to take; as for every other session if left out. */
+  /** The transport of the new session; chosen as for every session if `undefined`. */
   readonly transport: TransportName | undefined;
   /** The client's subscriptions. */
   readonly subscriptions: Subscriptions<C>;
-  /** Ends with the client. */
+  /** Aborted when the client ends. */
   readonly signal: AbortSignal;
   /** Opens a session. */
   readonly open: (change: (dial: Dialer) => Dialer, signal: AbortSignal) => Promise<Session>;
-  /** Makes a session the client's own, which its subscriptions go to by `move`. */
+  /** Makes a session the client's current one; `move` moves the subscriptions there. */
   readonly take: (session: Session, move: () => void) => void;
 }
 
 /**
  * Moves a client to another session.
  *
- * @param moving See {@linkcode Moving}.
- * @returns Resolves with what waits for the end of the session before; with nothing if that one goes on.
+ * @param moving State and operations of the client.
+ * @returns Resolves after the move; `finished` resolves once the old session is closed. Resolves
+ * with `undefined` if the old session continues.
  */
 export async function handOver<C extends AnyContract>(
   { from, open, signal, subscriptions, take, transport: only }: Moving<C>,
 ): Promise<{ readonly finished: Promise<void> } | undefined> {
-  // With a ticket a server says that clients can move.
+  // Only a server that supports moves gives a ticket.
   const { ticket } = from[internals];
   if (!ticket) return;
   let next: Session | undefined;
@@ -67,17 +65,17 @@ export async function handOver<C extends AnyContract>(
       (dial) => (url, options) => dial(withTicket(url, ticket), { ...options, only }),
       signal,
     );
-    // By its first envelope the server takes it for one of this client; it has 10 s to answer.
+    // The first envelope assigns the session to this client; the server has 10 s to answer.
     await ping(next[internals], { signal });
   } catch {
-    // The session before goes on.
+    // The old session continues.
   }
   if (!from.isReady || !next?.isReady) return void await next?.close();
   const passages: Passage<C>[] = [];
   const session = next;
   take(session, () =>
     subscriptions.move(session, (readers, isInForce) => {
-      // Where a topic has a history, what comes in the session before comes again.
+      // With a history, the new session repeats the rest of the old one: ignore that rest here.
       if (readers.hasHistory || !isInForce) return { offer() {} };
       const passage = new Passage(readers, () => subscriptions.arrive(readers));
       passages.push(passage);
@@ -87,21 +85,21 @@ export async function handOver<C extends AnyContract>(
 }
 
 /**
- * Ends a session of which the engine takes no more, where there can be no other one beside it.
+ * Ends a session that the browser is about to stop, if the client cannot move to a new one.
  *
  * @param session The session.
  */
 export async function giveUp(session: Session): Promise<void> {
   await settlesWithin(idle(session), FINISH_ALONE_MS);
-  // Not as a close of this end, after which the client would not come back.
+  // The close counts as one by the network: after a local close the client would not reconnect.
   if (!session.isClosed) {
     session[internals].windUp({ code: CloseCode.normal, reason: "", by: "network" });
   }
 }
 
 /**
- * Takes the rest of one topic without history in the session before, and holds what comes in the next
- * one until that is over: the server says so where the rest ends.
+ * Passes on the rest of one topic without history from the old session, and holds messages of the
+ * new session until the rest ends. The server marks the end of the rest with `unsubscribed`.
  */
 class Passage<C extends AnyContract> extends Changing implements TopicSink {
   readonly #readers: TopicReaders<C>;
@@ -117,23 +115,23 @@ class Passage<C extends AnyContract> extends Changing implements TopicSink {
     readers.head = this.#head;
   }
 
-  /** See {@linkcode TopicSink}: what the session before says. */
+  /** Takes a message of the old session, as {@linkcode TopicSink} describes. */
   offer(event: Incoming | TopicNote, size: number): void {
     if (event.kind === "unsubscribed") this.end();
     else if (this.#held) this.#readers.offer(event, size);
   }
 
-  /** Hands on what was held. Idempotent. */
+  /** Passes on the held messages. Idempotent. */
   end(): void {
     const held = this.#held ?? [];
     this.#held = undefined;
-    // Unless the client moves once more.
+    // A second move of the client has set another head.
     if (this.#readers.head === this.#head) this.#arrive();
     for (const [event, size] of held) this.#readers.offer(event, size);
     this.notify();
   }
 
-  /** Waits for the end. */
+  /** Resolves once the rest has ended. */
   async done(): Promise<void> {
     if (this.#held) await this.changed();
   }
@@ -145,7 +143,7 @@ class Passage<C extends AnyContract> extends Changing implements TopicSink {
   }
 }
 
-/** Closes the session before once all that it began has ended, or the time is over. */
+/** Closes the old session once all requests, handlers and streams ended, or the time is over. */
 async function finish<C extends AnyContract>(
   from: Session,
   next: Session,
@@ -155,7 +153,7 @@ async function finish<C extends AnyContract>(
   },
 ): Promise<void> {
   const done = async () => {
-    // Behind the pong come only messages of an application that holds on to the session.
+    // After the pong, only an application that kept the old session still sends messages there.
     await ping(from[internals], { signal });
     const { inbound } = from[internals];
     if (!inbound.isHandled) {
@@ -169,7 +167,7 @@ async function finish<C extends AnyContract>(
   for (const passage of passages) passage.end();
 }
 
-/** Waits until a session has no request, no running handler and no stream, and none has come for a while. */
+/** Waits until a session has no request, no running handler and no stream, also no recent one. */
 async function idle(session: Session): Promise<void> {
   const { asks, inbound } = session[internals];
   await asks.idle();

@@ -1,8 +1,4 @@
-/**
- * One attempt to open a session: from the URL to the server's `hello`, in one time.
- *
- * @module
- */
+/** One attempt to open a session: from the URL to the server's `hello`, within one time limit. */
 import {
   CloseCode,
   type CloseInfo,
@@ -22,9 +18,9 @@ import type { SessionSettings } from "../session/settings.ts";
 import { withoutToken } from "../session/url.ts";
 import type { TransportFallback } from "../transport/race/options.ts";
 
-/** How a session is opened. */
+/** Options for {@linkcode openSession}. */
 export interface OpenOptions {
-  /** Where to. */
+  /** URL of the server, or a function that returns one. */
   readonly url: Fresh<string | URL>;
   /** Opens the connection. */
   readonly dial: Dialer;
@@ -32,31 +28,32 @@ export interface OpenOptions {
   readonly protocols: readonly string[];
   /** Settings of the session. */
   readonly settings: SessionSettings;
-  /** Sent in band before anything else. */
+  /** Token, sent in band before all messages. */
   readonly token?: Fresh<string | undefined> | undefined;
   /** Request headers. */
   readonly headers?: HeadersInit | undefined;
-  /** How long all of it may take, in milliseconds; `Infinity` is for ever. */
+  /** Time limit of the whole attempt, in milliseconds; `Infinity` sets no limit. */
   readonly timeoutMs: number;
-  /** Gives up. */
+  /** Aborts the attempt. */
   readonly signal?: AbortSignal | undefined;
-  /** See {@linkcode Dialer}. */
+  /** Callbacks for events of the connection after the dial; see {@linkcode Dialer}. */
   readonly hooks?: Pick<Parameters<Dialer>[1], "onLate" | "onWorn"> | undefined;
-  /** Watches it. */
+  /** Watches the handshake and the session. */
   readonly instrumentation?: Instrumentation | undefined;
 }
 
 /**
- * Opens a session. What was begun is closed again when it fails.
+ * Opens a session. A failed attempt closes the connection and the session again.
  *
- * @param options See {@linkcode OpenOptions}.
+ * @param options Options of the attempt.
  * @returns The session, established.
- * @throws {TimeoutError} If it takes longer than `timeoutMs`.
- * @throws {SessionClosedError} If the server refused it, or it closed before it was established.
+ * @throws {TimeoutError} If the attempt takes longer than `timeoutMs`.
+ * @throws {SessionClosedError} If the server refused the session, or the session closed before
+ * `hello`.
  * @throws {ConnectionError} If there is a token, and the server does not speak `skein.1`.
  */
 export async function openSession(options: OpenOptions): Promise<Session> {
-  // Where the part that watches does not load, nobody watches.
+  // The session opens without instrumentation if that code cannot be loaded.
   const part = options.instrumentation && await insight().catch(() => undefined);
   return await (part
     ? part.openWatched(options, (url) => open({ ...options, url }))
@@ -81,7 +78,7 @@ async function open(options: OpenOptions): Promise<Session> {
     const token = await within(fresh(options.token), { signal });
     let fallback: TransportFallback | undefined;
     connection = await options.dial(url, {
-      // The server waits for a token only where it was told that one follows.
+      // The mark makes the server wait for a token.
       protocols: token === undefined ? protocols : [...protocols, TOKEN_MARK],
       signal,
       timeoutMs,
@@ -119,11 +116,11 @@ async function open(options: OpenOptions): Promise<Session> {
 }
 
 /**
- * Checks how long one attempt to connect may take.
+ * Checks the time limit of one attempt to connect.
  *
- * @param connectTimeoutMs The time, in milliseconds; 10,000 if left out.
- * @returns The time.
- * @throws {RangeError} If it is negative, or no number.
+ * @param connectTimeoutMs The time limit, in milliseconds; 10,000 by default.
+ * @returns The time limit.
+ * @throws {RangeError} If the time limit is negative or `NaN`.
  */
 export function checkConnectTimeout(connectTimeoutMs: number = 10_000): number {
   if (connectTimeoutMs >= 0) return connectTimeoutMs;
@@ -132,7 +129,7 @@ export function checkConnectTimeout(connectTimeoutMs: number = 10_000): number {
   );
 }
 
-/** Where a dialer failed because the server refused, and said so: the same as a close, as on every wire. */
+/** Turns a dialer's error with an HTTP status of a refusal into the close code of that refusal. */
 function refusalOf(error: unknown, url: string | URL): SessionClosedError | undefined {
   if (!(error instanceof ConnectionError)) return undefined;
   const { message: reason, status = 0 } = error;

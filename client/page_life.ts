@@ -1,8 +1,4 @@
-/**
- * The life of a page, or of a machine: it sleeps, wakes, goes offline and comes back.
- *
- * @module
- */
+/** Sleep, wake-up and network changes of a page or machine. */
 import { CloseCode, TimeoutError, UnsupportedError } from "../errors.ts";
 import { internals } from "../session/core.ts";
 import { ping } from "../session/insight/ping.ts";
@@ -11,29 +7,32 @@ import type { Session } from "../session/session.ts";
 import type { TransportName } from "../transport/race/options.ts";
 import type { ClientStatus } from "./client_options.ts";
 
-/** How often the clock is looked at, in milliseconds. */
+/** Time between two readings of the clock, in milliseconds. */
 const TICK_MS = 5_000;
 
-/** A timer that is later than this, in milliseconds, was asleep: its page, or the whole machine. */
+/** Delay of a timer, in milliseconds, above which the page or the whole machine was asleep. */
 const LATE_MS = 5_000;
 
-/** Bytes between two looks at the clock, from which on messages flow: asking after them costs little beside. */
+/**
+ * Fewest bytes between two readings of the clock that count as a flow of messages. A ping after
+ * such a flow costs little in comparison.
+ */
 const FLOW_BYTES = 4_096;
 
 /**
- * How long the server may take to give a sign of life once its messages stopped to flow, in
- * milliseconds. With two looks at the clock and the next session that is one heartbeat, and enough for
- * a message of 256 KiB at 125 kbit/s.
+ * Time limit for a sign of life from the server after a flow of messages stopped, in milliseconds.
+ * This limit, two readings of the clock and the next session take one heartbeat together. A message
+ * of 256 KiB at 125 kbit/s still arrives in time.
  */
 const FLOW_TIMEOUT_MS = 12_000;
 
-/** How often the preferred transport is tried again where the client is not on it, in milliseconds. */
+/** Time between two retries of the preferred transport, in milliseconds. */
 const UPGRADE_MS = 600_000;
 
-/** The same where the network changed: networks that change over and over are not dialed each time. */
+/** The same after a change of the network: bounds the dials where the network changes often. */
 const CHANGED_MS = 30_000;
 
-/** The part of a page's globals that is used here; elsewhere there is less of it. */
+/** Globals of a page in use here; other platforms have fewer. */
 interface Page extends Partial<EventTarget> {
   readonly document?: EventTarget & { readonly hidden: boolean };
   readonly navigator?: { readonly connection?: EventTarget };
@@ -43,38 +42,40 @@ interface Page extends Partial<EventTarget> {
 export interface LivingClient {
   /** The session, while there is one. */
   readonly session: Session | undefined;
-  /** The connection to the server. */
+  /** Status of the client. */
   readonly status: StatusFeed<ClientStatus>;
-  /** Moves to another session; see `Client`. */
+  /** Moves to a new session, as `Client.handOver()` does. */
   handOver(options: { readonly transport?: TransportName }): Promise<boolean>;
-  /** Connects without waiting for the delay. */
+  /** Skips the delay before the next attempt. */
   retryNow(): void;
 }
 
-/** How a client is looked after. */
+/** Options for {@linkcode Life}. */
 export interface LifeOptions {
-  /** How long the server may take to give a sign of life, in milliseconds. */
+  /** Time limit for a sign of life from the server, in milliseconds. */
   readonly timeoutMs: number;
-  /** Whether a client that is not on its preferred transport tries that again. */
+  /** True to retry the preferred transport while the client is on another one. */
   readonly upgrades?: boolean | undefined;
 }
 
 /**
- * Looks after one client. When its page wakes, is looked at again, comes back online or
- * changes its network, and when the machine slept:
+ * Watches the page and machine of one client. After the page wakes, becomes visible, comes back
+ * online or changes the network, and after the machine slept:
  *
- * - **Connected:** the server is asked for a sign of life. One that gives none in time is
- *   given up, and the client reconnects at once.
- * - **Flowing:** a server whose messages flowed and then stopped is asked too, and has longer to
- *   answer. The heartbeat alone takes a minute to find that nothing gets through any more.
- * - **Waiting:** the client tries again at once. An attempt that runs goes on; if it fails,
- *   the next one does not wait.
+ * - **Connected:** the client pings the server. Without an answer in time, the session is aborted
+ *   and the client reconnects at once.
+ * - **Waiting:** the client tries again at once. A running attempt continues; if that attempt
+ *   fails, the next one follows without a delay.
  *
- * - **Upgrade:** where that is wanted, the client tries the preferred transport again if it is on
- *   another one: some seconds after its network changed, and every 10 minutes.
+ * At other times:
  *
- * Timers of a page that nobody looks at are late by up to a minute, or stand still. A session
- * is given up by one that was on time, and asked again after one that was late.
+ * - **Flow:** the client also pings the server when a flow of messages stops, with a longer time
+ *   limit. The heartbeat alone takes a minute to detect a dead connection.
+ * - **Upgrade:** with `upgrades`, a client on another transport retries the preferred one at most
+ *   35 s after a change of the network, and every 10 minutes.
+ *
+ * Timers of a hidden page are late by up to a minute, or stand still. Only a timer on time aborts a
+ * session; after a late timer the client pings again.
  */
 export class Life implements Disposable {
   readonly #client: LivingClient;
@@ -85,17 +86,18 @@ export class Life implements Disposable {
   #triedAt = Date.now();
   #tryAt = Date.now() + UPGRADE_MS;
   #isChecking = false;
-  /** When the page last slept, or its network last changed, in milliseconds since the Unix epoch. */
+  /** Time of the last sleep or change of the network, in milliseconds since the Unix epoch. */
   disturbedAt = 0;
-  /** Bytes of the session's messages until the last look at the clock, and since the one before. */
+  /** Bytes that the session had received at the last reading of the clock. */
   #received = 0;
+  /** Bytes received between the last two readings of the clock. */
   #flow = 0;
 
   /**
-   * Begins to look after a client.
+   * Starts to watch.
    *
    * @param client The client.
-   * @param options See {@linkcode LifeOptions}.
+   * @param options Time limit of a ping, and retries of the preferred transport.
    */
   constructor(client: LivingClient, { timeoutMs, upgrades = false }: LifeOptions) {
     this.#client = client;
@@ -105,7 +107,7 @@ export class Life implements Disposable {
     this.#timer = setInterval(() => this.#tick(), TICK_MS);
   }
 
-  /** Takes an event of the page. */
+  /** Handles an event of the page. */
   handleEvent(event: Event): void {
     const { type } = event;
     const { document } = globalThis as Page;
@@ -116,13 +118,13 @@ export class Life implements Disposable {
     if (type !== "visibilitychange" || !document?.hidden) void this.#check();
   }
 
-  /** Looks after it no more. */
+  /** Stops watching. */
   [Symbol.dispose](): void {
     clearInterval(this.#timer);
     for (const [target, type] of watched()) target?.removeEventListener?.(type, this);
   }
 
-  /** The server shall know; a page that comes back from the browser's cache connects anew. */
+  /** Tells the server that the page is gone; a page from the browser's cache reconnects later. */
   #leave(): void {
     const { session } = this.#client;
     if (session) session[internals].abort(CloseCode.normal, "", undefined, "network");
@@ -143,7 +145,7 @@ export class Life implements Disposable {
     if (this.#upgrades && Date.now() >= this.#tryAt) this.#upgrade();
   }
 
-  /** What the platform or the server does not have is not tried again. */
+  /** Retries the preferred transport, unless the platform or the server lacks that transport. */
   #upgrade(): void {
     this.#triedAt = Date.now();
     this.#tryAt = Date.now() + UPGRADE_MS;
@@ -152,7 +154,7 @@ export class Life implements Disposable {
     this.#client.handOver({ transport }).catch(() => {});
   }
 
-  /** Once at a time: what wakes a page comes as several events. */
+  /** Checks the session, one check at a time: a page that wakes fires several events. */
   async #check(timeoutMs = this.#timeoutMs): Promise<void> {
     if (this.#isChecking) return;
     this.#isChecking = true;
@@ -161,17 +163,17 @@ export class Life implements Disposable {
     this.#isChecking = false;
   }
 
-  /** Tells whether a session is over, and ends one of which the server is gone. Never rejects. */
+  /** Tells if a session is over; aborts the session if the server is silent. Never rejects. */
   async #isLost(session: Session, timeoutMs: number): Promise<boolean> {
     while (true) {
       const askedAt = Date.now();
       try {
-        // Not `session.ping()`, whose code may still have to be loaded: the network may be gone.
+        // The code of `session.ping()` may not be loaded yet, and the network may be gone.
         await ping(session[internals], { timeoutMs });
         return false;
       } catch (error) {
         if (session.isClosed) return true;
-        // It cannot be asked, or is asked too often: the heartbeat has to do.
+        // The server cannot be pinged, or was pinged too often: rely on the heartbeat.
         if (!(error instanceof TimeoutError)) return false;
         if (Date.now() - askedAt > timeoutMs + LATE_MS) continue;
         const message = `Cannot reach the server: no answer in ${timeoutMs} ms`;
@@ -182,7 +184,7 @@ export class Life implements Disposable {
     }
   }
 
-  /** Skips the delay before the next attempt, unless there is a session before it. */
+  /** Skips the delay before the next attempt, unless another session comes first. */
   async #hurry(lost: Session | undefined): Promise<void> {
     const client = this.#client;
     for await (const { name } of client.status.follow()) {
@@ -192,7 +194,7 @@ export class Life implements Disposable {
   }
 }
 
-/** What tells that a page, or its network, changes; `resume` reaches the document alone. */
+/** Events of a page's life and network; only the document gets `resume`. */
 function watched(): [target: Partial<EventTarget> | undefined, type: string][] {
   const page = globalThis as Page;
   return [
