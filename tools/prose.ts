@@ -3,11 +3,7 @@
  *
  * ```sh
  * deno run -A tools/prose.ts
- * deno run -A tools/prose.ts --debts
  * ```
- *
- * A folder that does not keep the rules yet has its figures in `prose_debts.json`, as ceilings that
- * only fall; `--debts` writes that file anew, and refuses where a figure rose.
  *
  * @module
  */
@@ -21,7 +17,7 @@ const MAX_PRONOUNS = 20;
 /** A doc names the thing first. */
 const OPENING = /^(?:What|Whatever|Who|Whoever|Whom|Whose|Whether|Things)\b/;
 
-/** Figures of a folder, each the highest that passes. */
+/** Figures of a folder. */
 export interface ProseFigures {
   /** Comments that open with What, Who, Whether or Things. */
   readonly openings: number;
@@ -29,16 +25,13 @@ export interface ProseFigures {
   readonly pronouns: number;
 }
 
-/** Folder to figures; the root is `.`. */
-export type ProseDebts = Readonly<Record<string, ProseFigures>>;
-
 /**
  * Measures the comments of the library.
  *
  * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
- * @returns The figures of every folder.
+ * @returns Folder to figures; the root is `.`.
  */
-export function proseFigures({ files }: Repository): ProseDebts {
+export function proseFigures({ files }: Repository): Readonly<Record<string, ProseFigures>> {
   const sums = new Map<string, { openings: number; words: number; pronouns: number }>();
   for (const [path, source] of files) {
     if (!isLibrary(path)) continue;
@@ -62,23 +55,18 @@ export function proseFigures({ files }: Repository): ProseDebts {
  * Checks the comments of the library.
  *
  * @param repository The files.
- * @param debts What folders may have beyond the rules.
- * @returns The folders above their ceilings, and each "can" that is followed by "not".
+ * @returns The folders that break a rule, and each "can" that is followed by "not".
  */
-export function checkProse(repository: Repository, debts: ProseDebts): Violation[] {
+export function checkProse(repository: Repository): Violation[] {
   const violations: Violation[] = [];
-  for (const [folder, { openings, pronouns }] of Object.entries(proseFigures(repository))) {
-    const most = debts[folder];
-    const maxPronouns = Math.max(MAX_PRONOUNS, most?.pronouns ?? 0);
-    if (openings > (most?.openings ?? 0)) {
-      const message =
-        `at most ${most?.openings ?? 0} comments may open with What, Who, Whether or ` +
-        `Things, received ${openings}`;
-      violations.push({ path: folder, line: 1, message });
+  for (const [path, { openings, pronouns }] of Object.entries(proseFigures(repository))) {
+    if (openings > 0) {
+      const message = `no comment may open with What, Who, Whether or Things, received ${openings}`;
+      violations.push({ path, line: 1, message });
     }
-    if (pronouns > maxPronouns) {
-      const message = `at most ${maxPronouns} pronouns per thousand words, received ${pronouns}`;
-      violations.push({ path: folder, line: 1, message });
+    if (pronouns > MAX_PRONOUNS) {
+      const message = `at most ${MAX_PRONOUNS} pronouns per thousand words, received ${pronouns}`;
+      violations.push({ path, line: 1, message });
     }
   }
   for (const [path, source] of repository.files) {
@@ -91,22 +79,9 @@ export function checkProse(repository: Repository, debts: ProseDebts): Violation
   return violations;
 }
 
-const DEBTS = new URL("prose_debts.json", import.meta.url);
-
-/** Reads the ceilings of folders that do not keep the rules yet. */
-export async function readProseDebts(): Promise<ProseDebts> {
-  return JSON.parse(await Deno.readTextFile(DEBTS));
-}
-
 if (import.meta.main) {
-  const repository = await readRepository(new URL("../", import.meta.url));
-  const violations = checkProse(repository, await readProseDebts());
+  const violations = checkProse(await readRepository(new URL("../", import.meta.url)));
   for (const { path, line, message } of violations) console.error(`${path}:${line} ${message}`);
-  if (violations.length === 0 && Deno.args.includes("--debts")) {
-    const owed = Object.entries(proseFigures(repository))
-      .filter(([, { openings, pronouns }]) => openings > 0 || pronouns > MAX_PRONOUNS);
-    await Deno.writeTextFile(DEBTS, `${JSON.stringify(Object.fromEntries(owed), null, 2)}\n`);
-  }
   console.log(`${violations.length} violations of the rules for prose`);
   Deno.exit(violations.length === 0 ? 0 : 1);
 }
