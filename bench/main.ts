@@ -29,7 +29,7 @@ export interface Work {
   readonly kind: "websocket" | "webtransport" | "streams";
   /** Who does it. */
   readonly servers: ServerGroup;
-  /** Who of them cannot. */
+  /** Peers that cannot take part. */
   readonly without?: readonly string[];
   /** What it is, in words. */
   readonly title: string;

@@ -7,7 +7,7 @@ import { HELLO, type Peer, turns } from "../tests/sessions.ts";
 import "./chunk_lasting.ts";
 import type { Client } from "./client.ts";
 
-/** What the network's server is dialed by. */
+/** URL of the server in the network. */
 const URL_OF_NETWORK = "memory://server/";
 
 /** What a page has, and the tests' platform has not. */

@@ -390,7 +390,7 @@ Deno.test("Client ends a worn session of a server that has no handover, and come
   await turns();
   worn[0]!();
   await passTime(time, 1_000);
-  // What is asked may end, for a while.
+  // Requests may end for a while.
   assertEquals(client.session?.id, "first");
   peers[0]!.say('{"reply":1,"data":"done"}');
   assertEquals(await asked, "done");
@@ -505,7 +505,7 @@ Deno.test("Client moves from WebSocket to WebTransport of a real server, with a 
     for await (const { data } of log) if (seen.push(data) === 300) return;
   })();
   const slow = client.request("slow");
-  // What is remembered of the transport does not count.
+  // The remembered failure of the transport does not count.
   isBlocked = false;
   const publishing = (async () => {
     for (let i = 0; i < 300; i++) {
@@ -547,7 +547,7 @@ Deno.test("Client.handOver() keeps the order of a topic whose old session is slo
   await passTime(time, 0);
   assert(await moving);
   await turns();
-  // What has a history does not wait for the old session; the rest keeps its order.
+  // Topics with a history do not wait for the old session; other topics keep their order.
   const all = Array.from({ length: 40 }, (_, i) => i);
   assertEquals(seen, { log: all, news: [] });
   await passTime(time, 2_500);

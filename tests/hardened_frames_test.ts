@@ -189,7 +189,7 @@ Deno.test("hardened engine answers thousands of pings that come at once, in orde
     }
     await writing;
   }
-  // What was asked before the close is answered before it.
+  // A request before the close is answered before the close.
   await raw.write(join(frameOf("last", { head: PING }), closeOf(1000)));
   assertEquals(decoder.decode((await raw.read())!.payload), "last");
   assertEquals(await raw.closed(), { code: 1000, reason: "" });

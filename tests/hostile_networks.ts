@@ -54,7 +54,7 @@ export interface HostileNetwork {
   readonly before: readonly TransportName[];
   /** Transports of the last session, any of these. */
   readonly after: readonly TransportName[];
-  /** Whether packets are lost at random, so that one run says little. */
+  /** True if packets are lost at random, so that one run says little. */
   readonly isRandom?: boolean;
   /** How late the first session is at best, in milliseconds. */
   readonly possibleMs?: (times: HostileTimes) => number;

@@ -17,9 +17,9 @@ export interface NativeTraits {
   readonly stats?: boolean;
   /** Whether datagrams have `createWritable()` in place of `writable`. */
   readonly createWritable?: boolean;
-  /** Whether there are `datagrams`; WebKit on iOS has none. */
+  /** False for a platform without `datagrams`, such as WebKit on iOS. */
   readonly datagrams?: boolean;
-  /** What `reliability` says; there is none by default. */
+  /** Value of `reliability`; absent by default. */
   readonly reliability?: string;
   /** Whether errors of streams are made as the newer text of the standard has it. */
   readonly newErrors?: boolean;

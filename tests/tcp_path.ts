@@ -26,7 +26,7 @@ interface Carried {
   readonly far: Deno.TcpConn;
   /** Bytes from the server so far. */
   received: number;
-  /** Whether nothing passes any more, in either direction, the end of the connection included. */
+  /** True once no bytes and no end of the connection pass, in either direction. */
   isSilent: boolean;
 }
 
@@ -138,7 +138,7 @@ export class TcpPath implements AsyncDisposable {
     const buffer = new Uint8Array(BUFFER_BYTES);
     const isFromServer = from === carried.far;
     try {
-      // What is not read any more fills the sender's own buffers, as where the network vanished.
+      // Unread bytes fill the buffers of the sender, as if the network had vanished.
       while (!carried.isSilent) {
         const length = await from.read(buffer);
         if (isFromServer && carried.received === 0) await this.#delay();

@@ -26,7 +26,7 @@ export interface Load {
   readonly credit: WithheldCredit;
 }
 
-/** What came of it. */
+/** Result of a run. */
 export interface Outcome {
   readonly messages: number;
   readonly streams: number;

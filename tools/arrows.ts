@@ -84,9 +84,9 @@ export interface Edge {
   readonly to: string;
   /** Line number, from 1. */
   readonly line: number;
-  /** Whether only types are imported. */
+  /** True if only types are imported. */
   readonly isTypeOnly: boolean;
-  /** Whether the import is an `import()`, or the type of one. */
+  /** True for an `import()`, or the type of one. */
   readonly isLate: boolean;
 }
 

@@ -69,7 +69,7 @@ Deno.test({
     const page = await near.history.read("kept", PAGE);
     assertEquals(page.epoch, epoch);
     assertEquals(page.publications.map(({ payload }) => payload), expected);
-    // What a leader had taken and did not pass on cannot be put behind what came later.
+    // Messages that a lost leader kept to itself cannot be put behind later ones.
     assert(
       rejected.size <= outcomes.length / 10,
       `${rejected.size} of ${outcomes.length} rejected`,

@@ -270,7 +270,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     const before = { a: await a.getStats(), b: await b.getStats() };
     await ask(a, b);
     const after = { a: await a.getStats(), b: await b.getStats() };
-    // What the wire cannot know is absent.
+    // Counters that the transport cannot know are absent.
     const grew = (from: number | undefined, to: number | undefined, atLeast: number) =>
       assert(to === undefined || to - (from ?? 0) >= atLeast, `${from} to ${to}`);
     grew(before.a.bytesSent, after.a.bytesSent, 5);

@@ -23,7 +23,7 @@ import { anyJson, mutateBytes, mutateText } from "./mutate.ts";
 
 /** One good envelope of each kind, and some that are almost good. */
 export const ENVELOPES: readonly string[] = [
-  // What is read as Infinity, which JSON cannot hold.
+  // A number that is read as Infinity, which JSON cannot hold.
   '{"publish":"news","data":1e999,"id":4}',
   ...[
     { topic: "chat:lobby", data: { text: "hi" } },

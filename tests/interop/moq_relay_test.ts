@@ -108,7 +108,7 @@ function partOfOurs(publisher: Peer, subscriber: Peer): Part {
   return { name: `${publisher.name} publishes, ${subscriber.name} subscribes`, fn };
 }
 
-/** What they make of a refusal by us, where streams cannot be reset. */
+/** Results of a refusal by our relay at foreign subscribers, where streams cannot be reset. */
 const REFUSED: Readonly<Record<string, unknown>> = {
   "gomoqt 0.11": {
     track: "failed to read SUBSCRIBE_OK response: EOF",

@@ -76,7 +76,7 @@ function exceptionsOf({ peer, wire, version, scenario }: Case): Exception[] {
   return exceptions;
 }
 
-/** What a subscriber makes of a refusal by us, where streams cannot be reset. */
+/** Results of a refusal by our publisher at a subscriber, where streams cannot be reset. */
 function refusalAt(peer: Peer, version: MoqVersion): unknown {
   const both = (text: string) => ({ track: text, broadcast: text });
   if (peer.name === "gomoqt 0.11") return both("failed to read SUBSCRIBE_OK response: EOF");

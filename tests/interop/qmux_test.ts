@@ -129,7 +129,7 @@ const OLD_CLOSE: Exception = {
   closed: { code: 4010, reason: "" },
 };
 
-/** What clients of before 0.3 cannot. */
+/** Checks that clients before 0.3 cannot pass. */
 const OLD_CLIENT: Partial<Record<AnyScenario, Exception>> = {
   datagrams: { because: "it has none", seen: { returned: 0, largest: false } },
   "opened-by-server": { because: "it cannot read a close", seen: { opened: 120, code: 1002 } },

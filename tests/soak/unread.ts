@@ -19,12 +19,12 @@ const STREAM_TYPE = { bidirectional: 0x41, unidirectional: 0x54 } as const;
 /** A connection that is full may open another stream once one is over. */
 const REOPEN_MS = 5;
 
-/** What unread streams of one address may take, by default. */
+/** Default share of one address for unread streams, in bytes. */
 const SHARE_BYTES = new UnreadStreams().maxBytesPerAddress;
 
 /**
- * What the server may grow by: that share, what the other streams that QUIC allows bring before they
- * are refused, and what thousands of them leave to the allocator and the collector of garbage.
+ * Largest growth of the server: that share, the bytes of streams that QUIC allows before the refusal,
+ * and memory of thousands of refused streams that the allocator and the garbage collector still hold.
  */
 const MOST_GROWTH_BYTES = SHARE_BYTES + 400_000_000;
 

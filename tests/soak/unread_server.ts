@@ -10,7 +10,7 @@ import { serve, type ServeOptions } from "../../server.ts";
 import type { Session } from "../../session/session.ts";
 import { TextLineStream } from "./lines.ts";
 
-/** What the server tells of itself. */
+/** Report of the server. */
 export interface UnreadServerStats {
   /** Sessions now. */
   readonly sessions: number;

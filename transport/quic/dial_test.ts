@@ -23,7 +23,7 @@ import {
   raceAddresses,
 } from "./dial.ts";
 
-/** What ends a handshake in the words of Deno 2.9, and whether it is the peer's answer. */
+/** Error texts of Deno 2.9 for a handshake that ends, each with true if the peer answered. */
 const FAILURES: readonly [text: string, isAnswer: boolean][] = [
   ["timed out", false],
   ["closed", false],

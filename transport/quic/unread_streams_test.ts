@@ -54,7 +54,7 @@ Deno.test("UnreadShare.take() refuses beyond the bounds of a connection, an addr
     bytes: 640_000_000,
     refused: { ...NONE, connection: 8, address: 8, server: 1 },
   });
-  // What is released has room again, and what ends gives back all.
+  // Released streams give back their room, and an ended account gives back all.
   shares[1]!.release();
   assertEquals(fill(shares[1]!).taken, 1);
   for (const share of shares) share.end();

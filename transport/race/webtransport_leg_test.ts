@@ -76,7 +76,7 @@ Deno.test("webTransportLeg() takes a server without an answer to agree where the
     assertEquals(calls.map(({ url }) => new URL(url).search), [dialed]);
     assertEquals(url.search, query);
   }
-  // What the server says goes first.
+  // The protocol in the answer of the server counts before that in the URL.
   const { dial, pair } = dialer("chat");
   await using _pair = pair;
   const url = new URL("wss://example.com/?protocol=skein.1");

@@ -135,7 +135,7 @@ class SkeinSession implements AnySession {
     const session = this.#session;
     const publication = session.mux.publish(path, {
       async serveTrack(track) {
-        // Who asks for this wants to be sent away; that gomoqt cannot close a session then is its own.
+        // A peer with this path wants to be sent away; gomoqt cannot close a session afterwards.
         if (track.name === "goaway") return void session.goaway({ uri: NEXT_URI, timeoutMs: 500 });
         const serve = tracks[track.name];
         if (serve === undefined) return track.closeWithError("notFound");
