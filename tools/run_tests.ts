@@ -10,8 +10,8 @@
  * - **Deadlines:** a test that still runs after the deadline fails by name, the examples of the
  *   documentation included (`tools/deadline.ts`). A test that does not even yield, so that no timer
  *   runs, has the whole run ended a few seconds later, and is named.
- * - **Side by side:** with `--parallel`, two files a core run at a time, since tests wait for the
- *   network for about as long as they compute; `DENO_JOBS` sets another number.
+ * - **Side by side:** with `--parallel`, three files a core run at a time: tests wait for the
+ *   network for twice as long as they compute; `DENO_JOBS` sets another number.
  * - **Nothing is left behind:** temporary files lie in a folder that goes with the run, and
  *   processes that tests started are ended with it, also where a signal ends the run.
  *
@@ -133,7 +133,7 @@ async function run(args: readonly string[], { deadlineS, folder }: {
       ...args,
     ],
     env: {
-      DENO_JOBS: Deno.env.get("DENO_JOBS") ?? `${2 * navigator.hardwareConcurrency}`,
+      DENO_JOBS: Deno.env.get("DENO_JOBS") ?? `${3 * navigator.hardwareConcurrency}`,
       TEST_DEADLINE_MS: `${deadlineS * 1_000}`,
       TEST_JOURNAL: journal,
       TMPDIR: temporary,
