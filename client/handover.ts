@@ -13,6 +13,7 @@ import type { TopicReaders } from "./topic_readers.ts";
 import { settlesWithin } from "../session/base/wait.ts";
 import type { Incoming, TopicNote, TopicSink } from "../session/incoming.ts";
 import type { TransportName } from "../transport/race/options.ts";
+import { TICKET_KEY } from "../session/url.ts";
 
 /** Time limit for requests and streams of the old session to end, in milliseconds. */
 const FINISH_MS = 30_000;
@@ -184,5 +185,5 @@ async function idle(session: Session): Promise<void> {
 
 function withTicket(url: string | URL, ticket: string): string {
   const { href } = absoluteUrl(url)!;
-  return `${href}${href.includes("?") ? "&" : "?"}ticket=${ticket}`;
+  return `${href}${href.includes("?") ? "&" : "?"}${TICKET_KEY}${ticket}`;
 }

@@ -20,7 +20,7 @@ export type Fresh<T> = T | (() => T | Promise<T>);
 export type ServerUrl = Fresh<string | URL> | readonly (string | URL)[];
 
 /**
- * Query key for the ticket of a session, in the request for the next session of the same client.
+ * Query key, with its equals sign, for the ticket of a session, in the request for the next session of the same client.
  */
 export const TICKET_KEY = "ticket=";
 
