@@ -10,7 +10,7 @@
  *
  * @module
  */
-import { codeOf, importsOf, lineAt } from "./_source.ts";
+import { codeOf, type Import, importsOf, lineAt } from "./_source.ts";
 
 /** One breach of a rule. */
 export interface Violation {
@@ -99,14 +99,14 @@ export interface Edge {
 export function checkArrows(repository: Repository): Violation[] {
   const { files } = repository;
   const violations: Violation[] = [];
-  const edges = importGraph(repository);
+  const imports = readImports(files);
+  const edges = graphOf(imports);
   for (const [path, source] of files) {
-    const imports = importsOf(source);
     const local = edges.get(path) ?? [];
     if (isExample(path)) violations.push(...checkExample(repository, path, local));
     if (!isLibrary(path)) continue;
     violations.push(...local.flatMap(checkEdge), ...checkExports(path, source));
-    for (const { specifier, line } of imports) {
+    for (const { specifier, line } of imports.get(path) ?? []) {
       const message = path === "errors.ts"
         ? `errors.ts imports nothing, received "${specifier}"`
         : specifier === repository.name || specifier.startsWith(`${repository.name}/`)
@@ -115,7 +115,7 @@ export function checkArrows(repository: Repository): Violation[] {
       if (message !== undefined) violations.push({ path, line, message });
     }
   }
-  violations.push(...checkClient(files, edges), ...findCycles(edges));
+  violations.push(...checkClient(files, imports, edges), ...findCycles(edges));
   return violations.sort((a, b) => a.path < b.path ? -1 : a.path > b.path ? 1 : a.line - b.line);
 }
 
@@ -126,9 +126,18 @@ export function checkArrows(repository: Repository): Violation[] {
  * @returns Path of each file to its imports of other files, in the order of the source.
  */
 export function importGraph({ files }: Repository): Map<string, Edge[]> {
-  return new Map([...files].map(([from, source]) => [
+  return graphOf(readImports(files));
+}
+
+/** Reads the imports of every file once: most of the time of a check goes into that. */
+function readImports(files: ReadonlyMap<string, string>): Map<string, readonly Import[]> {
+  return new Map([...files].map(([path, source]) => [path, importsOf(source)]));
+}
+
+function graphOf(imports: ReadonlyMap<string, readonly Import[]>): Map<string, Edge[]> {
+  return new Map([...imports].map(([from, all]) => [
     from,
-    importsOf(source).flatMap(({ specifier, ...rest }) => {
+    all.flatMap(({ specifier, ...rest }) => {
       const to = resolve(from, specifier);
       return to === undefined ? [] : [{ from, to, ...rest }];
     }),
@@ -201,6 +210,7 @@ function checkExample({ exports }: Repository, path: string, edges: readonly Edg
 /** Follows everything that a browser loads with `client.ts`, at first or by `import()`. */
 function checkClient(
   files: ReadonlyMap<string, string>,
+  imports: ReadonlyMap<string, readonly Import[]>,
   edges: ReadonlyMap<string, readonly Edge[]>,
 ): Violation[] {
   const violations: Violation[] = [];
@@ -217,7 +227,7 @@ function checkClient(
     for (const { index } of codeOf(source).matchAll(/(?<![\w$])Deno(?![\w$])/g)) {
       report(lineAt(source, index), "names Deno");
     }
-    for (const { specifier, line } of importsOf(source)) {
+    for (const { specifier, line } of imports.get(path) ?? []) {
       if (specifier.startsWith("node:")) report(line, `imports ${specifier}`);
     }
     for (const { to, line } of edges.get(path) ?? []) {
