@@ -71,7 +71,7 @@ export {
 export { Client } from "./client/client.ts";
 export { defineContract } from "./session/contract.ts";
 export { Session, SKEIN_PROTOCOL } from "./session/session.ts";
-export { StatusFeed } from "./session/base/status_feed.ts";
+export { StatusFeed } from "./base/status_feed.ts";
 export { Subscription } from "./client/subscription.ts";
 export type {
   ClientOptions,

@@ -2,10 +2,9 @@
 import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import { absoluteUrl, publicUrl } from "../transport/url.ts";
-import { within } from "../transport/within.ts";
 import type { Life } from "./page_life.ts";
 import { checkLoop } from "../session/one_loop.ts";
-import { Backoff } from "../session/base/backoff.ts";
+import { Backoff } from "../base/backoff.ts";
 import type {
   ClientOptions,
   ClientRequestOptions,
@@ -28,18 +27,19 @@ import type {
 import { ClientPresence } from "./presence.ts";
 import { closedError } from "../session/core.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
-import { checkLimits } from "../session/base/limits.ts";
+import { checkLimits } from "../base/limits.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { Outbox, type OutboxPublication, type OutboxState } from "./outbox.ts";
 import { lasting } from "./chunks.ts";
 import { internals, type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
-import { StatusFeed } from "../session/base/status_feed.ts";
+import { StatusFeed } from "../base/status_feed.ts";
 import type { ClientSubscribeOptions, Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import { UnreadSessions } from "./unread_sessions.ts";
 import { ServerUrls } from "../session/url.ts";
-import { MAX_TIMER_MS, waitFor } from "../session/base/wait.ts";
+import { MAX_TIMER_MS, waitFor, within } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import type { ClientPublishOptions, WaitOptions } from "../session/types.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 import type { SilentTransport, TransportName } from "../transport/race/options.ts";
@@ -148,7 +148,7 @@ export class Client<C extends AnyContract = AnyContract>
     this.#connectTimeoutMs = checkConnectTimeout(options.connectTimeoutMs);
     const limits = { of: "client: ", max: MAX_TIMER_MS };
     this.#wakeTimeoutMs = checkLimits(TIMES_MS, options, limits).wakeTimeoutMs;
-    this.#backoff = new Backoff(options.backoff);
+    this.#backoff = new Backoff(platformRuntime(), options.backoff);
     this.#outbox = new Outbox(options.outbox, options.delivery === "at-least-once");
     options.signal?.addEventListener("abort", this.#onAbort, { once: true });
     if (options.signal?.aborted) this.#stop.abort();
@@ -179,7 +179,7 @@ export class Client<C extends AnyContract = AnyContract>
    * @throws {TimeoutError} If there is no session within `timeoutMs`.
    */
   whenConnected(options: WaitOptions = {}): Promise<Session<unknown, C, "client">> {
-    return waitFor(this.#nextSession(), { ...options, what: "the connection" });
+    return waitFor(platformRuntime(), this.#nextSession(), { ...options, what: "the connection" });
   }
 
   /**
@@ -283,7 +283,10 @@ export class Client<C extends AnyContract = AnyContract>
     if (this.#outbox.isKept) {
       const answer = Promise.withResolvers<void>();
       this.#keep("publish", topic, data, { answer, echo });
-      return await waitFor(answer.promise, { ...wait, what: `the publication on "${topic}"` });
+      return await waitFor(platformRuntime(), answer.promise, {
+        ...wait,
+        what: `the publication on "${topic}"`,
+      });
     }
     const session = await this.whenConnected(wait);
     await session.publish(topic, data, options);
@@ -671,7 +674,7 @@ export class Client<C extends AnyContract = AnyContract>
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#skipDelay = resolve;
     const { signal } = this.#stop;
-    await within(promise, { timeoutMs, signal }).catch(() => {});
+    await within(platformRuntime(), promise, { timeoutMs, signal }).catch(() => {});
     this.#skipDelay = undefined;
   }
 

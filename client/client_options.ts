@@ -1,7 +1,7 @@
 /** Options and status of a client. */
 import type { CloseInfo } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
-import type { BackoffOptions } from "../session/base/backoff.ts";
+import type { BackoffOptions } from "../base/backoff.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { OutboxOptions } from "./outbox.ts";

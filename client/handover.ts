@@ -1,16 +1,16 @@
 /** The move of a client to a new session while the old one is open; loaded at the first move. */
 import { CloseCode } from "../errors.ts";
 import { absoluteUrl } from "../transport/url.ts";
-import { within } from "../transport/within.ts";
 import { internals } from "../session/core.ts";
 import { ping } from "../session/insight/ping.ts";
-import { Changing } from "../session/base/signal.ts";
+import { Changing } from "../base/signal.ts";
 import type { Dialer } from "./client_options.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import type { Subscriptions } from "./subscriptions.ts";
 import type { TopicReaders } from "./topic_readers.ts";
-import { settlesWithin } from "../session/base/wait.ts";
+import { settlesWithin, within } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import type { Incoming, TopicNote, TopicSink } from "../session/incoming.ts";
 import type { TransportName } from "../transport/race/options.ts";
 import { TICKET_KEY } from "../session/url.ts";
@@ -91,7 +91,7 @@ export async function handOver<C extends AnyContract>(
  * @param session The session.
  */
 export async function giveUp(session: Session): Promise<void> {
-  await settlesWithin(idle(session), FINISH_ALONE_MS);
+  await settlesWithin(platformRuntime(), idle(session), FINISH_ALONE_MS);
   // The close counts as one by the network: after a local close the client would not reconnect.
   if (!session.isClosed) {
     session[internals].windUp({ code: CloseCode.normal, reason: "", by: "network" });
@@ -163,7 +163,7 @@ async function finish<C extends AnyContract>(
     }
     await Promise.all([idle(from), ...passages.map((passage) => passage.done())]);
   };
-  await within(done(), { timeoutMs: FINISH_MS, signal }).catch(() => {});
+  await within(platformRuntime(), done(), { timeoutMs: FINISH_MS, signal }).catch(() => {});
   await from.close();
   for (const passage of passages) passage.end();
 }
@@ -179,7 +179,7 @@ async function idle(session: Session): Promise<void> {
     const { activeStreams, streamsCreated } = session.stats;
     if (activeStreams === 0 && streamsCreated === before) return;
     before = streamsCreated;
-    if (await settlesWithin(session.closed, QUIET_MS)) return;
+    if (await settlesWithin(platformRuntime(), session.closed, QUIET_MS)) return;
   }
 }
 

@@ -9,7 +9,8 @@ import {
 import type { Connection } from "../transport/connection.ts";
 import { absoluteUrl, publicUrl, withUrl } from "../transport/url.ts";
 import { TOKEN_MARK } from "../transport/webtransport.ts";
-import { startTimer, within } from "../transport/within.ts";
+import { startTimer, within } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
 import { closedError } from "../session/core.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
@@ -64,7 +65,7 @@ async function open(options: OpenOptions): Promise<Session> {
   const { protocols, headers, timeoutMs, settings } = options;
   const late = new AbortController();
   let place: string | undefined;
-  const timer = startTimer(timeoutMs, (ms) => {
+  const timer = startTimer(platformRuntime(), timeoutMs, (ms) => {
     const to = place === undefined ? "" : ` to ${publicUrl(place)}`;
     late.abort(new TimeoutError(`Cannot connect${to} within ${ms} ms`, ms));
   });
@@ -73,9 +74,9 @@ async function open(options: OpenOptions): Promise<Session> {
   let session: Session | undefined;
   try {
     signal.throwIfAborted();
-    const url = await within(fresh(options.url), { signal });
+    const url = await within(platformRuntime(), fresh(options.url), { signal });
     place = absoluteUrl(url)?.href ?? String(url);
-    const token = await within(fresh(options.token), { signal });
+    const token = await within(platformRuntime(), fresh(options.token), { signal });
     let fallback: TransportFallback | undefined;
     connection = await options.dial(url, {
       // The mark makes the server wait for a token.
@@ -100,7 +101,7 @@ async function open(options: OpenOptions): Promise<Session> {
       fallback,
       token,
     });
-    await within(session.ready, { signal }).catch((error) => {
+    await within(platformRuntime(), session.ready, { signal }).catch((error) => {
       throw error instanceof SessionClosedError ? refusedAt(url, error.info) : error;
     });
     return session;

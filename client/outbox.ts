@@ -4,10 +4,10 @@
  * @module
  */
 import { QueueFullError, SkeinError } from "../errors.ts";
-import { Changing } from "../session/base/signal.ts";
+import { Changing } from "../base/signal.ts";
 import type { SessionCore } from "../session/core.ts";
 import type { EncodedMessage } from "../session/wire/encode.ts";
-import { checkLimits } from "../session/base/limits.ts";
+import { checkLimits } from "../base/limits.ts";
 import { lasting } from "./chunks.ts";
 import { internals, type Session } from "../session/session.ts";
 import { report } from "../session/report.ts";

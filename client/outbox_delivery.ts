@@ -11,7 +11,8 @@ import type { SessionCore } from "../session/core.ts";
 import { type EncodedMessage, framed } from "../session/wire/encode.ts";
 import { isBehind, isTooLarge, type Outbox, type OutboxEntry } from "./outbox.ts";
 import type { Session } from "../session/session.ts";
-import { waitFor } from "../session/base/wait.ts";
+import { waitFor } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import type { WaitOptions } from "../session/types.ts";
 import { report } from "../session/report.ts";
 
@@ -152,7 +153,9 @@ export function flushed(outbox: Outbox, last: number, options: WaitOptions): Pro
       await outbox.changed();
     }
   };
-  return waitFor(done(), { ...options, what: "the outbox" }).finally(() => isAwaited = false);
+  return waitFor(platformRuntime(), done(), { ...options, what: "the outbox" }).finally(() =>
+    isAwaited = false
+  );
 }
 
 function keysOf({ seq, publication }: OutboxEntry, core: SessionCore, isNumbered: boolean): Keys {

@@ -2,7 +2,7 @@
 import { CloseCode, TimeoutError, UnsupportedError } from "../errors.ts";
 import { internals } from "../session/core.ts";
 import { ping } from "../session/insight/ping.ts";
-import type { StatusFeed } from "../session/base/status_feed.ts";
+import type { StatusFeed } from "../base/status_feed.ts";
 import type { Session } from "../session/session.ts";
 import type { TransportName } from "../transport/race/options.ts";
 import type { ClientStatus } from "./client_options.ts";

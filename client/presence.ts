@@ -7,8 +7,9 @@ import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
 import { encodeEnvelope } from "../session/wire/envelope.ts";
 import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
-import { checkTopic } from "../session/base/topic_pattern.ts";
-import { settlesWithin, waitFor } from "../session/base/wait.ts";
+import { checkTopic } from "../base/topic_pattern.ts";
+import { settlesWithin, waitFor } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import type { WaitOptions } from "../session/types.ts";
 
 /** Most rooms in which one client may have data: the number that a server keeps for one session. */
@@ -67,7 +68,10 @@ export class ClientPresence {
         }
       }
     };
-    await waitFor(done(), { ...options, what: `the answer to the presence in "${room}"` });
+    await waitFor(platformRuntime(), done(), {
+      ...options,
+      what: `the answer to the presence in "${room}"`,
+    });
   }
 
   /** Sends all data in a new session, before any request. */
@@ -87,7 +91,11 @@ export class ClientPresence {
         if (!(error instanceof RequestError)) return;
         const { failure } = error;
         if (!CODES_FOR_NOW.has(failure.code)) return session[internals].controls.refused(failure);
-        await settlesWithin(session.closed, Math.max(failure.retryAfterMs ?? 0, PAUSE_MS));
+        await settlesWithin(
+          platformRuntime(),
+          session.closed,
+          Math.max(failure.retryAfterMs ?? 0, PAUSE_MS),
+        );
       }
     }
   }

@@ -4,10 +4,11 @@
  * @module
  */
 import { RequestError, type RequestFailure, TimeoutError } from "../errors.ts";
-import { Backoff } from "../session/base/backoff.ts";
+import { Backoff } from "../base/backoff.ts";
 import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
 import type { Session } from "../session/session.ts";
-import { settlesWithin } from "../session/base/wait.ts";
+import { settlesWithin } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 
 /** Longest first pause, in milliseconds, if the server gives no time. */
 const FIRST_PAUSE_MS = 100;
@@ -37,7 +38,7 @@ export interface Refused {
  * allows.
  */
 export class Again {
-  readonly #backoff = new Backoff({ firstDelayMs: FIRST_PAUSE_MS });
+  readonly #backoff = new Backoff(platformRuntime(), { firstDelayMs: FIRST_PAUSE_MS });
   #line: Promise<void> = Promise.resolve();
 
   /**
@@ -66,7 +67,9 @@ export class Again {
     this.#line = this.#line.then(async () => {
       if (session.isClosed || readers.isEnded) return;
       const pauseMs = Math.max(retryAfterMs, this.#backoff.next()!);
-      if (!await settlesWithin(session.closed, pauseMs) && await ask()) this.#backoff.reset();
+      if (!await settlesWithin(platformRuntime(), session.closed, pauseMs) && await ask()) {
+        this.#backoff.reset();
+      }
     });
   }
 }

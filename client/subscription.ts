@@ -14,7 +14,7 @@ import type {
   SubscribeAnswer,
 } from "../session/wire/recovery.ts";
 import { lasting } from "./chunks.ts";
-import { StatusFeed } from "../session/base/status_feed.ts";
+import { StatusFeed } from "../base/status_feed.ts";
 import type { Incoming, TopicNote } from "../session/incoming.ts";
 
 /** Most messages and bytes that wait for a slow reader. */

@@ -3,7 +3,7 @@ import { CloseCode, type RequestFailure } from "../errors.ts";
 import type { Envelope } from "../session/wire/envelope.ts";
 import { isInTurn, type ServerMeter } from "../session/serving/server_inbound.ts";
 import { internals, type Session } from "../session/session.ts";
-import { MAX_TIMER_MS } from "../session/base/wait.ts";
+import { MAX_TIMER_MS } from "../base/wait.ts";
 import type { Account, RateScope, RateUnit } from "./_accounts.ts";
 
 /** Window in which refusals are counted, in milliseconds. */

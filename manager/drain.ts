@@ -1,7 +1,7 @@
 /** A gentle end of many sessions: the peers reconnect one after the other, not all at once. */
 import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
-import { MAX_TIMER_MS } from "../session/base/wait.ts";
+import { MAX_TIMER_MS } from "../base/wait.ts";
 
 /** Share of the time over which the closes are spread; the rest is for the last ones to finish. */
 const SPREAD = 0.8;

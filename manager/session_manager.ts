@@ -3,7 +3,7 @@ import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import { diagnostics, type SessionDiagnostics } from "../session/insight/diagnostics.ts";
 import { issues } from "../session/insight/health.ts";
-import { MAX_TIMER_MS } from "../session/base/wait.ts";
+import { MAX_TIMER_MS } from "../base/wait.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 import { addressKey } from "../transport/address.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";

@@ -1,5 +1,6 @@
 /** Rates that hold on all nodes together: each node counts alone, and settles with an engine. */
-import { within } from "../transport/within.ts";
+import { within } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import { type Bucket, type Rate, TokenBucket } from "./token_bucket.ts";
 
 /** Answer of an engine to {@linkcode SharedCounts.take}. */
@@ -79,7 +80,7 @@ export class Engine implements Disposable {
     if (signal.aborted) return undefined;
     try {
       const answer = this.#counts.take(key, amount, rate);
-      return await within(answer, { timeoutMs: ENGINE_TIMEOUT_MS, signal });
+      return await within(platformRuntime(), answer, { timeoutMs: ENGINE_TIMEOUT_MS, signal });
     } catch {
       if (signal.aborted) return undefined;
       this.#failures++;
@@ -91,7 +92,9 @@ export class Engine implements Disposable {
   /** Waits for a time, or until disposal. */
   async pause(ms: number): Promise<void> {
     const { signal } = this.#closing;
-    await within(new Promise<never>(() => {}), { timeoutMs: ms, signal }).catch(() => {});
+    await within(platformRuntime(), new Promise<never>(() => {}), { timeoutMs: ms, signal }).catch(
+      () => {},
+    );
   }
 
   /** Ends all waits. */

@@ -1,6 +1,6 @@
 /** An engine whose every fault a test decides, and nodes on it. */
 import { BrokerError } from "../errors.ts";
-import { StatusFeed } from "../session/base/status_feed.ts";
+import { StatusFeed } from "../base/status_feed.ts";
 import type {
   Appended,
   Broker,

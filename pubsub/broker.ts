@@ -1,5 +1,5 @@
 /** The contract between topics and the engine that carries publications from node to node. */
-import type { StatusFeed } from "../session/base/status_feed.ts";
+import type { StatusFeed } from "../base/status_feed.ts";
 import type { HistoryPosition } from "../session/wire/recovery.ts";
 
 /** Prefix of the topics that nodes use among themselves; closed to sessions and applications. */

@@ -1,5 +1,5 @@
 /** Limits the publications from an engine that are delivered in one turn of the event loop. */
-import { platformSchedule, type Schedule } from "../session/queue/schedule.ts";
+import { platformSchedule, type Schedule } from "../base/schedule.ts";
 
 /**
  * Bytes of one turn: half of the bytes that the connection of a session buffers before the send queue

@@ -12,9 +12,10 @@ import {
 import { MAX_PLACE_BYTES } from "../session/wire/history_place.ts";
 import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
-import { checkTopic } from "../session/base/topic_pattern.ts";
+import { checkTopic } from "../base/topic_pattern.ts";
 import { Turn } from "../session/queue/turn.ts";
-import { waitFor } from "../session/base/wait.ts";
+import { waitFor } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import { cutReason } from "../transport/close_info.ts";
 import {
   type Appended,
@@ -493,7 +494,7 @@ export class Topics implements AsyncDisposable {
       publication,
       key === undefined ? { bounds } : { bounds, key },
     );
-    return await waitFor(appending, { what: "the engine", signal });
+    return await waitFor(platformRuntime(), appending, { what: "the engine", signal });
   }
 
   /**

@@ -4,7 +4,8 @@ import { Refused } from "./refusal.ts";
 import { AuthenticationError } from "../errors.ts";
 import { exceedsBytes, utf8Length } from "../session/wire/utf8.ts";
 import type { SessionIdentity } from "../session/session.ts";
-import { startTimer } from "../session/base/wait.ts";
+import { startTimer } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 
 /** Most bytes of a user in UTF-8: engines use it in the names of topics, rows and buckets. */
 export const MAX_USER_BYTES = 255;
@@ -57,6 +58,7 @@ export class Authenticator<V> {
     const { authenticate, authenticateTimeoutMs = 10_000 } = this.#options;
     const ended = new AbortController();
     const timer = startTimer(
+      platformRuntime(),
       authenticateTimeoutMs,
       () => ended.abort(new Refused(503, "Authentication took too long")),
     );

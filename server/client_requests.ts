@@ -25,9 +25,10 @@ import { MOVED } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import { ServiceDesk } from "../session/serving/services.ts";
-import { validate } from "../session/base/standard_schema.ts";
-import { TopicPattern } from "../session/base/topic_pattern.ts";
-import { within } from "../transport/within.ts";
+import { validate } from "../base/standard_schema.ts";
+import { TopicPattern } from "../base/topic_pattern.ts";
+import { within } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import { report } from "../session/report.ts";
 
 /** Action of a client on a topic; `presence` sets the client's presence data in a room. */
@@ -324,7 +325,10 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     const core = session[internals];
     const hear = async () => await options.onRenewed?.(session, before);
     const { requestTimeoutMs: timeoutMs } = core.settings;
-    await within(hear(), { timeoutMs, late: "Cannot wait for onRenewed longer than" })
+    await within(platformRuntime(), hear(), {
+      timeoutMs,
+      late: "Cannot wait for onRenewed longer than",
+    })
       .catch((error) => core.handlerFailed(error, "A handler failed"));
   }
 
@@ -340,7 +344,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       parts().topics.requestedBy(session).map(async (topic) => {
         try {
           const late = `Cannot wait for authorize of "${topic}" longer than`;
-          await within(check(session, topic, "subscribe"), { timeoutMs, late });
+          await within(platformRuntime(), check(session, topic, "subscribe"), { timeoutMs, late });
         } catch (error) {
           if (!(error instanceof RequestError)) faults.push(error);
           const reason = error instanceof RequestError ? error.message : "The rights are unknown";

@@ -2,7 +2,7 @@
 import { CloseCode } from "../errors.ts";
 import type { SessionCore } from "../session/core.ts";
 import { internals, type Session } from "../session/session.ts";
-import { MAX_TIMER_MS } from "../session/base/wait.ts";
+import { MAX_TIMER_MS } from "../base/wait.ts";
 
 /**
  * Time before the end at which a client is asked for a new token, in milliseconds: long enough for

@@ -1,5 +1,6 @@
 /** Connections between the response to a request and the start of the session. */
-import { Deadlines } from "../transport/deadlines.ts";
+import { Deadlines } from "../base/deadlines.ts";
+import { platformRuntime } from "../base/runtime.ts";
 
 /** Resources held for a connection without a session yet. */
 interface Opening {
@@ -15,7 +16,7 @@ export class Openings implements Disposable {
 
   /** Creates a registry with a time limit for each connection, in milliseconds. */
   constructor(timeoutMs: number) {
-    this.#waiting = new Deadlines(timeoutMs, free);
+    this.#waiting = new Deadlines(platformRuntime(), timeoutMs, free);
   }
 
   /**

@@ -2,7 +2,7 @@
 import type { AdmissionOptions } from "./admission_options.ts";
 import { AuthenticationError, LimitError, type RefusalStatus } from "../errors.ts";
 import type { SessionManager } from "../manager/mod.ts";
-import { attempt } from "../session/base/call_safely.ts";
+import { attempt } from "../base/call_safely.ts";
 import type { ConsoleReport } from "../session/insight/console_report.ts";
 
 /**

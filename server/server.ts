@@ -46,12 +46,13 @@ import type { AnyContract, SendData, SendTopic } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { instrument } from "../session/insight/instrument.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
-import type { OptionKeys } from "../session/base/option_keys.ts";
+import type { OptionKeys } from "../base/option_keys.ts";
 import type { IncomingStream } from "../session/streams/incoming_streams.ts";
 import type { Session } from "../session/session.ts";
 import type { SessionLimits } from "../session/settings.ts";
 import { Turn } from "../session/queue/turn.ts";
-import { settlesWithin } from "../session/base/wait.ts";
+import { settlesWithin } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import type { Sha256Hash } from "../transport/certificate/certificate.ts";
 import { type UnreadStreamLimits, UnreadStreams } from "../transport/quic/unread_streams.ts";
 import type { WebSocketHost } from "../transport/websocket/server.ts";
@@ -712,7 +713,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     ]);
     // Sessions that were closed are over here, but the close has yet to reach their peers.
     const told = Promise.allSettled(connections.map(({ closed }) => closed));
-    await settlesWithin(told, FAREWELL_MS);
+    await settlesWithin(platformRuntime(), told, FAREWELL_MS);
     await this.close();
     return report;
   }
@@ -832,7 +833,11 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     await this.nodes?.close();
     await this.topics[Symbol.asyncDispose]();
     // The runtime never gives up on a peer that vanished in its handshake; stop waiting.
-    await settlesWithin(this.#listening?.close() ?? Promise.resolve(), this.#closeTimeoutMs);
+    await settlesWithin(
+      platformRuntime(),
+      this.#listening?.close() ?? Promise.resolve(),
+      this.#closeTimeoutMs,
+    );
   }
 }
 

@@ -1,7 +1,8 @@
 /** The limit on sessions of one user over all nodes, counted in the broker's store. */
 import { LimitError } from "../errors.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
-import { settlesWithin } from "../session/base/wait.ts";
+import { settlesWithin } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import type { BrokerStore } from "../pubsub/broker.ts";
 
 /** Lifetime of a claim without renewal, in milliseconds. */
@@ -111,7 +112,7 @@ export class UserClaims {
     clearInterval(this.#timer);
     for (const end of this.#pauses) end();
     const releasing = Array.from(this.#users.values(), (user) => user.releasing);
-    await settlesWithin(Promise.all(releasing), PATIENCE_MS);
+    await settlesWithin(platformRuntime(), Promise.all(releasing), PATIENCE_MS);
   }
 
   async #isRefused(held: Held): Promise<boolean> {
@@ -123,7 +124,9 @@ export class UserClaims {
       // Each place is held by an open session on this node: do not ask the engine.
       if (here >= this.#max) continue;
       // An engine as slow as this counts as away.
-      if (releasing !== undefined && !await settlesWithin(releasing, PATIENCE_MS)) return false;
+      if (
+        releasing !== undefined && !await settlesWithin(platformRuntime(), releasing, PATIENCE_MS)
+      ) return false;
       if (await this.#claims(held) !== false) return false;
       if (isAsked) continue;
       isAsked = true;
@@ -151,7 +154,7 @@ export class UserClaims {
     let isClaimed: boolean | undefined;
     const claiming = this.#store.claim(scope, member, { max: this.#max, ttlMs: CLAIM_MS })
       .then((answer) => void (isClaimed = answer), () => {});
-    await settlesWithin(claiming, PATIENCE_MS);
+    await settlesWithin(platformRuntime(), claiming, PATIENCE_MS);
     return isClaimed;
   }
 
@@ -163,7 +166,7 @@ export class UserClaims {
         await this.#store.release(scope, member);
       }
     };
-    await settlesWithin(freeing().catch(() => {}), PATIENCE_MS);
+    await settlesWithin(platformRuntime(), freeing().catch(() => {}), PATIENCE_MS);
   }
 
   #end(held: Held): void {

@@ -13,8 +13,8 @@ import {
   type StandardSchema,
   validate,
   type Validation,
-} from "./base/standard_schema.ts";
-import { type RouteMatch, type TopicOf, TopicRouter } from "./base/topic_pattern.ts";
+} from "../base/standard_schema.ts";
+import { type RouteMatch, type TopicOf, TopicRouter } from "../base/topic_pattern.ts";
 import type { Incoming } from "./incoming.ts";
 import type { ContractMessage, Message, UntypedMessage } from "./message.ts";
 

@@ -21,7 +21,7 @@ import {
   type TopicsOf,
 } from "./contract.ts";
 import type { PresenceNotice } from "./wire/presence_notice.ts";
-import { type StandardSchema, validate } from "./base/standard_schema.ts";
+import { type StandardSchema, validate } from "../base/standard_schema.ts";
 import type { ContractMessage, UntypedMessage } from "./message.ts";
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true
@@ -455,7 +455,7 @@ Deno.test("the compiler lists the topics where one is mistyped, and names a sect
     `import type { Client } from ${from("../client/client.ts")};`,
     `import type { Contract } from ${from("./contract.ts")};`,
     `import type { Session } from ${from("./session.ts")};`,
-    `import type { StandardSchema } from ${from("./base/standard_schema.ts")};`,
+    `import type { StandardSchema } from ${from("../base/standard_schema.ts")};`,
     `import type { Server } from ${from("../server.ts")};`,
     "type Text = StandardSchema<string>;",
     "type C = Contract<{",

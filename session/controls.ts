@@ -4,7 +4,7 @@
  * @module
  */
 import type { RequestFailure } from "../errors.ts";
-import { attempt } from "./base/call_safely.ts";
+import { attempt } from "../base/call_safely.ts";
 import { type Asks, toRequestError } from "./pending_requests.ts";
 import type { Hello, OutgoingEnvelope } from "./wire/envelope.ts";
 import type { SessionEventMap } from "./events.ts";

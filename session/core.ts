@@ -21,7 +21,7 @@ import type {
   FrameReceiver,
   StreamDirection,
 } from "../transport/connection.ts";
-import { attempt } from "./base/call_safely.ts";
+import { attempt } from "../base/call_safely.ts";
 import { type AskOptions, Asks } from "./pending_requests.ts";
 import { type ControlHost, Controls, type ControlStats } from "./controls.ts";
 import { encodeControl, encodeData, type EncodedMessage } from "./wire/encode.ts";
@@ -34,8 +34,9 @@ import { Inbound, type InboundHost } from "./inbound.ts";
 import { SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
 import type { ServiceHost, SessionServing } from "./desk.ts";
 import type { SessionSettings } from "./settings.ts";
-import { checkTopic } from "./base/topic_pattern.ts";
-import { settlesWithin } from "./base/wait.ts";
+import { checkTopic } from "../base/topic_pattern.ts";
+import { settlesWithin } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import type {
   PeerIdentity,
   SessionCredentials,
@@ -748,7 +749,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
   async #callOnClose(info: CloseInfo): Promise<void> {
     const { handlers, closeTimeoutMs } = this.settings;
     if (this.inbound.isHandled && !this.inbound.isIdle) {
-      if (!await settlesWithin(this.inbound.idle(), closeTimeoutMs)) this.inbound.queue.clear();
+      if (!await settlesWithin(platformRuntime(), this.inbound.idle(), closeTimeoutMs)) {
+        this.inbound.queue.clear();
+      }
     }
     try {
       await handlers.onClose?.(this.session, info);

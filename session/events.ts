@@ -5,7 +5,7 @@
  */
 import type { CloseInfo } from "../errors.ts";
 import type { Connection, ConnectionEvent } from "../transport/connection.ts";
-import { attempt } from "./base/call_safely.ts";
+import { attempt } from "../base/call_safely.ts";
 import type { GoAway } from "./wire/envelope.ts";
 import type { Gap, Unsubscribed } from "./wire/recovery.ts";
 import type { SessionFace } from "./types.ts";

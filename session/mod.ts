@@ -20,7 +20,7 @@
  *
  * @module
  */
-export { Backoff, type BackoffOptions } from "./base/backoff.ts";
+export { Backoff, type BackoffOptions } from "../base/backoff.ts";
 export { Broadcast } from "./queue/broadcast.ts";
 export {
   type AnyContract,
@@ -109,7 +109,7 @@ export type {
   Unsubscribed,
 } from "./wire/recovery.ts";
 export type { Registry, StructuredInput, StructuredMessage, TypeIn } from "./streams/registry.ts";
-export { platformSchedule, type Schedule } from "./queue/schedule.ts";
+export { platformSchedule, type Schedule } from "../base/schedule.ts";
 export {
   HIGH_WATER_MARK,
   type OverflowPolicy,
@@ -142,9 +142,9 @@ export {
   type Valid,
   validate,
   type Validation,
-} from "./base/standard_schema.ts";
+} from "../base/standard_schema.ts";
 export type { SessionStats } from "./insight/stats.ts";
-export { StatusFeed, type Unsubscribe } from "./base/status_feed.ts";
+export { StatusFeed, type Unsubscribe } from "../base/status_feed.ts";
 export type {
   InvalidPolicy,
   StructuredOptions,
@@ -164,7 +164,7 @@ export {
   type TopicOf,
   TopicPattern,
   TopicRouter,
-} from "./base/topic_pattern.ts";
+} from "../base/topic_pattern.ts";
 export { Turn } from "./queue/turn.ts";
 export { exceedsBytes, utf8Length } from "./wire/utf8.ts";
 export type {

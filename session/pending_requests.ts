@@ -4,8 +4,9 @@
  * @module
  */
 import { QueueFullError, RequestError, type RequestFailure } from "../errors.ts";
-import { Changing } from "./base/signal.ts";
-import { waitFor } from "./base/wait.ts";
+import { Changing } from "../base/signal.ts";
+import { waitFor } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 
 interface Ask extends Omit<PromiseWithResolvers<unknown>, "promise"> {
   readonly onAnswer: ((data: unknown) => void) | undefined;
@@ -78,11 +79,13 @@ export class Asks extends Changing {
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     (this.#waiting ??= new Map()).set(id, { resolve, reject, onAnswer, isRequest });
     if (isRequest) this.#requests++;
-    const answer = waitFor(promise, { what, signal, timeoutMs }).catch((error) => {
-      // The caller gave up, and the peer has not replied.
-      if (this.#forget(id) !== undefined) options.cancel(id, error);
-      throw error;
-    });
+    const answer = waitFor(platformRuntime(), promise, { what, signal, timeoutMs }).catch(
+      (error) => {
+        // The caller gave up, and the peer has not replied.
+        if (this.#forget(id) !== undefined) options.cancel(id, error);
+        throw error;
+      },
+    );
     try {
       options.send(id);
     } catch (error) {

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { attempt } from "./base/call_safely.ts";
+import { attempt } from "../base/call_safely.ts";
 import type { SessionFace } from "./types.ts";
 import type { SessionSettings } from "./settings.ts";
 

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { RequestError } from "../errors.ts";
 import { clientByHand, endOf, ends, HELLO, serverByHand, turns } from "../tests/sessions.ts";
 import { defineContract } from "./contract.ts";
-import type { StandardSchema } from "./base/standard_schema.ts";
+import type { StandardSchema } from "../base/standard_schema.ts";
 
 const text = z.object({ text: z.string() });
 

@@ -1,5 +1,5 @@
 /** Turns of the event loop, which also pass in fake time. */
-import { platformSchedule } from "../session/queue/schedule.ts";
+import { platformSchedule } from "../base/schedule.ts";
 
 /** Turns for a full exchange: an envelope, its handler, and the answer. */
 const TURNS = 10;

@@ -9,7 +9,7 @@ import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { createServer, type ServerOptions } from "../server.ts";
 import { defineContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
-import { StatusFeed } from "../session/base/status_feed.ts";
+import { StatusFeed } from "../base/status_feed.ts";
 import { TestServer } from "../testing/test_server.ts";
 import { captureConsole, type ConsoleLines } from "./console_lines.ts";
 import { listen, RawSocket, until } from "./servers.ts";

@@ -4,7 +4,7 @@
  * @module
  */
 import { BrokerError } from "../errors.ts";
-import { StatusFeed } from "../session/base/status_feed.ts";
+import { StatusFeed } from "../base/status_feed.ts";
 import type { Random } from "./random.ts";
 import type {
   Broker,

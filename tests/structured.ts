@@ -10,7 +10,7 @@ import { SkeinError, StreamError } from "../errors.ts";
 import type { Codec } from "../session/streams/codec.ts";
 import type { Registry } from "../session/streams/registry.ts";
 import type { Session } from "../session/session.ts";
-import type { StandardSchema } from "../session/base/standard_schema.ts";
+import type { StandardSchema } from "../base/standard_schema.ts";
 import {
   type StructuredStream,
   structuredStream,

@@ -2,7 +2,7 @@
  * Checks which module may import which.
  *
  * ```text
- * errors <- transport <- session <- client, pubsub, manager <- telemetry <- server <- mod
+ * errors <- base <- transport <- session <- client, pubsub, manager <- telemetry <- server <- mod
  * ```
  *
  * The arrows bind every import. No imports make a cycle, those of types included; only a module that
@@ -35,6 +35,7 @@ export interface Repository {
 /** A file's place; `free` is what no arrow binds, such as a test. */
 type Layer =
   | "errors"
+  | "base"
   | "transport"
   | "session"
   | "pubsub"
@@ -46,13 +47,14 @@ type Layer =
   | "mod"
   | "free";
 
-const BELOW_PUBSUB = ["errors", "transport", "session"] as const;
+const BELOW_PUBSUB = ["errors", "base", "transport", "session"] as const;
 const BELOW_TELEMETRY = [...BELOW_PUBSUB, "pubsub", "manager"] as const;
 const BELOW_SERVER = [...BELOW_TELEMETRY, "telemetry"] as const;
 
 const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   errors: [],
-  transport: ["errors", "transport"],
+  base: ["errors", "base"],
+  transport: ["errors", "base", "transport"],
   session: BELOW_PUBSUB,
   pubsub: [...BELOW_PUBSUB, "pubsub"],
   manager: [...BELOW_PUBSUB, "manager"],
@@ -64,7 +66,7 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
 };
 
 const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:test|bench)\.ts$/;
-const FOLDERS = /^(transport|session|client|pubsub|manager|telemetry|server|testing)\//;
+const FOLDERS = /^(base|transport|session|client|pubsub|manager|telemetry|server|testing)\//;
 
 /**
  * Imports against the arrows, or around in a circle, that are left; the list may only get shorter.

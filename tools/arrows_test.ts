@@ -69,7 +69,7 @@ const breaches: [what: string, files: Record<string, string>, found: string[]][]
   [
     "an import against the arrows",
     { "transport/a.ts": `\n${importing("../session/b.ts")}`, "session/b.ts": "" },
-    ["transport/a.ts:2 transport may import errors, transport; received session/b.ts (session)"],
+    ["transport/a.ts:2 transport may import errors, base, transport; received session/b.ts (session)"],
   ],
   [
     "pubsub and manager that know each other",
@@ -80,16 +80,16 @@ const breaches: [what: string, files: Record<string, string>, found: string[]][]
       "pubsub/d.ts": "",
     },
     [
-      "manager/c.ts:1 manager may import errors, transport, session, manager; " +
+      "manager/c.ts:1 manager may import errors, base, transport, session, manager; " +
       "received pubsub/d.ts (pubsub)",
-      "pubsub/a.ts:1 pubsub may import errors, transport, session, pubsub; " +
+      "pubsub/a.ts:1 pubsub may import errors, base, transport, session, pubsub; " +
       "received manager/b.ts (manager)",
     ],
   ],
   [
     "a module below that imports the surface",
     { "manager/a.ts": importing("../mod.ts"), "mod.ts": "" },
-    ["manager/a.ts:1 manager may import errors, transport, session, manager; received mod.ts (mod)"],
+    ["manager/a.ts:1 manager may import errors, base, transport, session, manager; received mod.ts (mod)"],
   ],
   [
     "testing that the server imports",
@@ -99,7 +99,7 @@ const breaches: [what: string, files: Record<string, string>, found: string[]][]
       "client/a.ts": "",
     },
     [
-      "server.ts:1 server may import errors, transport, session, pubsub, manager, telemetry, " +
+      "server.ts:1 server may import errors, base, transport, session, pubsub, manager, telemetry, " +
       "server; received testing/b.ts (testing)",
     ],
   ],
@@ -112,17 +112,17 @@ const breaches: [what: string, files: Record<string, string>, found: string[]][]
       "server.ts": "",
     },
     [
-      "client/a.ts:1 client may import errors, transport, session, client; " +
+      "client/a.ts:1 client may import errors, base, transport, session, client; " +
       "received server.ts (server)",
       "client/a.ts:1 browsers load this file (client.ts > client/a.ts), and it imports server.ts",
-      "server/x.ts:1 server may import errors, transport, session, pubsub, manager, telemetry, " +
+      "server/x.ts:1 server may import errors, base, transport, session, pubsub, manager, telemetry, " +
       "server; received client/a.ts (client)",
     ],
   ],
   [
     "a dynamic import against the arrows",
     { "session/a.ts": 'await import("../server.ts");\n', "server.ts": "" },
-    ["session/a.ts:1 session may import errors, transport, session; received server.ts (server)"],
+    ["session/a.ts:1 session may import errors, base, transport, session; received server.ts (server)"],
   ],
   [
     "a private file of another folder",
@@ -208,7 +208,7 @@ const breaches: [what: string, files: Record<string, string>, found: string[]][]
     { "session/a.ts": importing("@skein/skein", "../tests/b.ts"), "tests/b.ts": "" },
     [
       'session/a.ts:1 the library imports itself by relative paths, received "@skein/skein"',
-      "session/a.ts:2 session may import errors, transport, session; received tests/b.ts (free)",
+      "session/a.ts:2 session may import errors, base, transport, session; received tests/b.ts (free)",
     ],
   ],
   [

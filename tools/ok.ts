@@ -17,6 +17,7 @@ import {
   type Repository,
   type Violation,
 } from "./arrows.ts";
+import { checkGlobals, readGlobalsDebts } from "./globals.ts";
 import { checkProse } from "./prose.ts";
 
 /** How a step ended. */
@@ -75,6 +76,10 @@ function stepsFor(repository: Repository, tests: boolean): Step[] {
     { name: "lint", run: () => deno("lint") },
     { name: "lint library", run: () => lintLibrary(repository) },
     { name: "arrows", run: () => listed(checkArrows(repository)) },
+    {
+      name: "globals",
+      run: async () => listed(checkGlobals(repository, await readGlobalsDebts())),
+    },
     { name: "prose", run: () => listed(checkProse(repository)) },
     { name: "check", run: () => deno("check") },
     { name: "doc lint", run: () => docs(repository) },

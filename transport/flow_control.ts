@@ -1,7 +1,8 @@
 /** Credit of one kind: the bytes or streams that each end may still send. */
 import { TimeoutError } from "../errors.ts";
 import type { CreditState, OpenStreamOptions } from "./connection.ts";
-import { startTimer } from "./within.ts";
+import { startTimer } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 
 /** A call that waits for credit. */
 interface Waiter {
@@ -136,7 +137,7 @@ export class SendCredit {
   async #wait(wanted: number, { signal, timeoutMs }: OpenStreamOptions): Promise<number> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const waiter = { resolve, reject };
-    const timer = startTimer(timeoutMs, (ms) => {
+    const timer = startTimer(platformRuntime(), timeoutMs, (ms) => {
       const action = this.#what === "bytes" ? "write" : "open stream";
       const message = `Cannot ${action}: the peer granted no ${this.#what} within ${ms} ms`;
       reject(new TimeoutError(message, ms));

@@ -1,6 +1,7 @@
 /** Pages of one topic's history, read from the engine. */
 import { MAX_TAG_LENGTH, placed } from "../../session/wire/history_place.ts";
-import { waitFor } from "../../session/base/wait.ts";
+import { waitFor } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import type { PageBounds, Placed } from "./tail_cache.ts";
 import type {
   BrokerHistory,
@@ -85,6 +86,7 @@ export class HistoryReader {
     const signal = this.#signal;
     const options = { ...query, ...this.#page, bounds: this.#bounds, signal };
     const { epoch, head, anchor, publications } = await waitFor(
+      platformRuntime(),
       this.#history.read(this.#topic, options),
       { what: "the history", timeoutMs: READ_TIMEOUT_MS, signal },
     );

@@ -6,7 +6,8 @@ import type {
   SubscribeAnswer,
 } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
-import { settlesWithin } from "../../session/base/wait.ts";
+import { settlesWithin } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import {
   type Beginning,
   beginWithout,
@@ -175,7 +176,7 @@ export class Replay {
     let found: Beginning | undefined;
     this.#finding = this.#reader.find(options);
     const finding = this.#finding.then((one) => void (found = one));
-    const isInTime = await settlesWithin(finding, ANSWER_TIMEOUT_MS);
+    const isInTime = await settlesWithin(platformRuntime(), finding, ANSWER_TIMEOUT_MS);
     if (this.#isEnded) return;
     if (!isInTime && feed.epoch !== undefined) {
       found = beginWithout(feed, options, { reason: "unavailable" });

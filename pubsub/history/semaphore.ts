@@ -1,5 +1,5 @@
 /** Bounded work: a number of tasks at once, the rest waits in order. */
-import { platformSchedule, type Schedule } from "../../session/queue/schedule.ts";
+import { platformSchedule, type Schedule } from "../../base/schedule.ts";
 
 /**
  * Admits `max` tasks at once. Waiting tasks are admitted at the end of a turn of the event loop, so

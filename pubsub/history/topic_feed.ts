@@ -1,8 +1,9 @@
 /** A topic with a history, followed by this node for its sessions. */
-import { Changing } from "../../session/base/signal.ts";
+import { Changing } from "../../base/signal.ts";
 import type { RecoveryReason, SubscribeAnswer } from "../../session/wire/recovery.ts";
 import type { Session } from "../../session/session.ts";
-import { pause, waitFor } from "../../session/base/wait.ts";
+import { pause, waitFor } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { Audience, type AudienceHost, type Stage } from "./subscribers.ts";
 import {
   type HistoryQuery,
@@ -112,7 +113,11 @@ export class Feed implements Stage {
     });
     // Publications from before the subscription do not arrive live.
     const opened = this.#subscription.ready.then(() => this.sync());
-    this.#opening = waitFor(opened, { what: "the topic", timeoutMs: OPEN_TIMEOUT_MS, signal })
+    this.#opening = waitFor(platformRuntime(), opened, {
+      what: "the topic",
+      timeoutMs: OPEN_TIMEOUT_MS,
+      signal,
+    })
       .catch(() => {}).finally(() => this.#opening = undefined);
   }
 
@@ -325,7 +330,7 @@ export class Feed implements Stage {
       }
       const delayMs = RETRIES_MS[i];
       if (delayMs === undefined) break;
-      await pause(delayMs, signal);
+      await pause(platformRuntime(), delayMs, signal);
     }
     this.#giveUp();
     return false;

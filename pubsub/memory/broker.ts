@@ -1,6 +1,6 @@
 /** The broker within one process. */
 import { BrokerError, UnsupportedError } from "../../errors.ts";
-import { StatusFeed } from "../../session/base/status_feed.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
 import type {
   Appended,
   AppendOptions,

@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { StatusFeed } from "../../session/base/status_feed.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
 import type {
   Broker,
   BrokerHistory,

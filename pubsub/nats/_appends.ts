@@ -1,8 +1,8 @@
 /** Publications with a history, on their way into their stream. */
 import { headers, type Msg, type NatsConnection, type Subscription } from "@nats-io/transport-node";
 import { BrokerError } from "../../errors.ts";
-import { Changing } from "../../session/base/signal.ts";
-import type { Schedule } from "../../session/queue/schedule.ts";
+import { Changing } from "../../base/signal.ts";
+import type { Schedule } from "../../base/schedule.ts";
 import { tagOf } from "../tag.ts";
 import { type Ack, parseAck } from "./_ack.ts";
 import { ID_HEADER } from "./_codec.ts";

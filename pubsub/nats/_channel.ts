@@ -1,6 +1,7 @@
 /** A topic that this node is subscribed to. */
 import type { Msg, Subscription } from "@nats-io/transport-node";
-import { pause } from "../../session/base/wait.ts";
+import { pause } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import type {
   BrokerSubscribeOptions,
   BrokerSubscription,
@@ -203,7 +204,11 @@ export class Channel {
       }
       if (!await link.flush()) continue;
       if (this.#subscription === undefined) {
-        await pause(RETRY_MS * (1 + Math.random()), link.period ?? AbortSignal.abort());
+        await pause(
+          platformRuntime(),
+          RETRY_MS * (1 + Math.random()),
+          link.period ?? AbortSignal.abort(),
+        );
         continue;
       }
       if (log !== undefined && !await log.whenOpen()) break;

@@ -1,6 +1,7 @@
 /** Topics with a history: their streams, and the channels that follow these. */
 import { BrokerError } from "../../errors.ts";
-import { waitFor } from "../../session/base/wait.ts";
+import { waitFor } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import type {
   Appended,
   AppendOptions,
@@ -155,7 +156,11 @@ export class NatsHistory implements BrokerHistory {
     try {
       await link.reach(signal);
       const what = `the stream ${log.names.stream}`;
-      await waitFor(log.whenOpen(), { what, timeoutMs: REQUEST_TIMEOUT_MS, signal });
+      await waitFor(platformRuntime(), log.whenOpen(), {
+        what,
+        timeoutMs: REQUEST_TIMEOUT_MS,
+        signal,
+      });
       log.touch();
       this.reads++;
       const subject = `${log.names.log}.${part}`;

@@ -11,9 +11,10 @@ import {
 } from "@nats-io/transport-node";
 import { type JetStreamManager, jetstreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
-import { Changing } from "../../session/base/signal.ts";
-import { StatusFeed } from "../../session/base/status_feed.ts";
-import { pause, settlesWithin, waitFor } from "../../session/base/wait.ts";
+import { Changing } from "../../base/signal.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
+import { pause, settlesWithin, waitFor } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import type { BrokerStatus } from "../broker.ts";
 import { Pace } from "../pace.ts";
 
@@ -104,7 +105,11 @@ export class Link {
   async reach(signal?: AbortSignal): Promise<void> {
     if (this.status.current.name === "connecting") {
       const what = "NATS";
-      await waitFor(this.whenUp(), { what, timeoutMs: REQUEST_TIMEOUT_MS, signal });
+      await waitFor(platformRuntime(), this.whenUp(), {
+        what,
+        timeoutMs: REQUEST_TIMEOUT_MS,
+        signal,
+      });
     }
     if (!this.isUp) throw this.#awayError();
   }
@@ -158,7 +163,7 @@ export class Link {
       this.#changes.notify();
       this.status.end({ name: "closed" });
     }
-    await settlesWithin(this.#running, CLOSE_TIMEOUT_MS);
+    await settlesWithin(platformRuntime(), this.#running, CLOSE_TIMEOUT_MS);
   }
 
   async #run(target: LinkTarget): Promise<void> {
@@ -191,7 +196,7 @@ export class Link {
         });
       } catch (error) {
         this.refusal = error;
-        await pause(RETRY_MS * (1 + Math.random()), signal);
+        await pause(platformRuntime(), RETRY_MS * (1 + Math.random()), signal);
       }
     }
     return undefined;

@@ -8,8 +8,9 @@ import {
   type StreamConfig,
 } from "@nats-io/jetstream";
 import { headers, type Msg, type Subscription } from "@nats-io/transport-node";
-import { pause } from "../../session/base/wait.ts";
-import { Changing } from "../../session/base/signal.ts";
+import { pause } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
+import { Changing } from "../../base/signal.ts";
 import type { Link } from "./_link.ts";
 import { parseAck } from "./_ack.ts";
 import { sequenceOf } from "./_codec.ts";
@@ -178,7 +179,7 @@ export class Log {
       } catch (error) {
         this.problem = error;
         if (this.#isRefusal(error)) this.#events.refused(error);
-        await pause(retryMs * (1 + Math.random()), period);
+        await pause(platformRuntime(), retryMs * (1 + Math.random()), period);
       }
     }
   }

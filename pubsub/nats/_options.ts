@@ -1,5 +1,5 @@
 /** Options of a `NatsBroker`, and their checks. */
-import { checkKeys } from "../../session/base/option_keys.ts";
+import { checkKeys } from "../../base/option_keys.ts";
 
 /**
  * Longest wait: repetitions are recognized for two minutes, so later repetitions are not allowed.

@@ -1,5 +1,5 @@
 /** Queues of waiting publications, their shared bounds, and the turn that sends them. */
-import { platformSchedule, type Schedule } from "../../session/queue/schedule.ts";
+import { platformSchedule, type Schedule } from "../../base/schedule.ts";
 
 /** First in, first out; removal of the first item takes constant time. */
 export class Queue<T> {

@@ -1,7 +1,8 @@
 /** The state that nodes share in a bucket of JetStream. */
 import { JetStreamApiError, StorageType } from "@nats-io/jetstream";
 import { type KV, Kvm } from "@nats-io/kv";
-import { pause } from "../../session/base/wait.ts";
+import { pause } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Link } from "./_link.ts";
 import type { NatsSettings } from "./_options.ts";
@@ -146,7 +147,11 @@ export class NatsStore implements BrokerStore {
         return result;
       } catch (error) {
         if (!(error instanceof JetStreamApiError && WRONG_SEQUENCE.has(error.code))) throw error;
-        await pause(Math.random() * Math.min(MAX_PAUSE_MS, attempt + 1), this.#bucket!.period);
+        await pause(
+          platformRuntime(),
+          Math.random() * Math.min(MAX_PAUSE_MS, attempt + 1),
+          this.#bucket!.period,
+        );
       }
     }
     throw new BrokerError(`Cannot change ${key}: others changed it ${MAX_ATTEMPTS} times first`);

@@ -1,7 +1,8 @@
 /** The broker of nodes that share a NATS server or a cluster. */
 import { UnsupportedError } from "../../errors.ts";
-import { settlesWithin } from "../../session/base/wait.ts";
-import type { StatusFeed } from "../../session/base/status_feed.ts";
+import { settlesWithin } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
+import type { StatusFeed } from "../../base/status_feed.ts";
 import type {
   Broker,
   BrokerHistory,
@@ -215,7 +216,7 @@ export class NatsBroker implements Broker {
     this.#history.end();
     if (this.#link.isUp) {
       const sent = Promise.all([this.#outbox.idle(), this.#history.idle()]);
-      await settlesWithin(sent, FLUSH_TIMEOUT_MS);
+      await settlesWithin(platformRuntime(), sent, FLUSH_TIMEOUT_MS);
     }
     this.#history.close();
     this.#outbox.close();

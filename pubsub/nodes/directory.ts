@@ -1,6 +1,7 @@
 /** Entries of all nodes, known to all nodes: keys and values by scope. */
 import { UnsupportedError } from "../../errors.ts";
-import { settlesWithin, startTimer } from "../../session/base/wait.ts";
+import { settlesWithin, startTimer } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { type Check, type Page, readCheck, readPage } from "./directory_message.ts";
 import { OpenScope, type Works } from "./directory_scope.ts";
 import { INTERNAL_PREFIX } from "../broker.ts";
@@ -193,8 +194,8 @@ export class Directory<T> implements Disposable {
   /** Asks the other nodes for all entries, as soon as their next changes arrive here. */
   async #introduce(scope: OpenScope<T>): Promise<void> {
     const listening = Promise.all([this.#nodes.ready, scope.subscribed]);
-    const timer = startTimer(this.#openMs, () => scope.settle());
-    await settlesWithin(Promise.race([listening, scope.ready]), this.#openMs);
+    const timer = startTimer(platformRuntime(), this.#openMs, () => scope.settle());
+    await settlesWithin(platformRuntime(), Promise.race([listening, scope.ready]), this.#openMs);
     if (!scope.isReady && this.#nodes.size > 0) {
       this.#opening.add(scope);
       this.#schedule();

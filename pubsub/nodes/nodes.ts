@@ -1,6 +1,7 @@
 /** The nodes that share a broker: liveness, messages from node to node, questions with answers. */
 import { UnsupportedError } from "../../errors.ts";
-import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../session/base/wait.ts";
+import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { Alive } from "./liveness.ts";
 import { type NodeMessage, parseNodeMessage } from "./message.ts";
 import {
@@ -47,7 +48,7 @@ class NodeAsks {
     this.#asks.set(id, ask);
     try {
       send(id);
-      const isOver = await settlesWithin(promise, timeoutMs);
+      const isOver = await settlesWithin(platformRuntime(), promise, timeoutMs);
       return { answers: ask.answers, isComplete: isOver && ask.isComplete };
     } finally {
       this.#asks.delete(id);
@@ -271,7 +272,7 @@ export class Nodes implements AsyncDisposable {
    */
   async ask(kind: string, data?: unknown, options: NodeAskOptions = {}): Promise<NodeAnswers> {
     const { timeoutMs = 2_000 } = options;
-    if (!this.#isReady) await settlesWithin(this.ready, timeoutMs);
+    if (!this.#isReady) await settlesWithin(platformRuntime(), this.ready, timeoutMs);
     if (this.size === 0) return { answers: [], isComplete: this.#isReady };
     if (this.#isClosed) return { answers: [], isComplete: false };
     const send = (id: number) => this.#publish(undefined, { type: "ask", kind, data, id });
@@ -302,7 +303,7 @@ export class Nodes implements AsyncDisposable {
     await Promise.race([subscribed, this.#closed.promise]);
     this.#beat(true);
     const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = startTimer(DISCOVERY_MS, () => resolve());
+    const timer = startTimer(platformRuntime(), DISCOVERY_MS, () => resolve());
     await Promise.race([promise, this.#closed.promise]);
     clearTimeout(timer);
     this.#isReady = true;

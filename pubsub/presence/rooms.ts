@@ -2,9 +2,9 @@
 import { QueueFullError } from "../../errors.ts";
 import { PRESENCE_PREFIX, type PresenceMember } from "../../session/wire/presence_notice.ts";
 import { internals, type Session } from "../../session/session.ts";
-import { checkTopic, TopicRouter } from "../../session/base/topic_pattern.ts";
+import { checkTopic, TopicRouter } from "../../base/topic_pattern.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
-import { MAX_TIMER_MS } from "../../session/base/wait.ts";
+import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { Room, type RoomOptions } from "./room.ts";
 import {
   copyPresenceData,

@@ -1,5 +1,5 @@
 /** Options of a `RedisBroker`, and their checks. */
-import { checkKeys } from "../../session/base/option_keys.ts";
+import { checkKeys } from "../../base/option_keys.ts";
 
 /** A client of ioredis: a `Redis`, for one server or behind Sentinel, or a `Cluster`. */
 export interface RedisClient {

@@ -2,7 +2,7 @@
 import { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
 import { BrokerError, UnsupportedError } from "../../errors.ts";
-import { StatusFeed } from "../../session/base/status_feed.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
 import type {
   Appended,
   AppendOptions,

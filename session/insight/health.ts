@@ -1,5 +1,5 @@
 /** Periodic health of a session. */
-import { MAX_TIMER_MS } from "../../transport/within.ts";
+import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { issues } from "./issues.ts";
 import { redactText } from "./redaction.ts";
 import type { SessionCore } from "../core.ts";

@@ -1,5 +1,5 @@
 /** Queue of received items: bounded, in order, with limited concurrency. */
-import { Changing } from "../base/signal.ts";
+import { Changing } from "../../base/signal.ts";
 
 interface Item<T> {
   readonly item: T;

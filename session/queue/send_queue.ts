@@ -4,7 +4,7 @@
  */
 import { QueueFullError } from "../../errors.ts";
 import type { MessageFrames } from "../../transport/connection.ts";
-import { Changing } from "../base/signal.ts";
+import { Changing } from "../../base/signal.ts";
 import { type Entry, packNext } from "./packing.ts";
 import { encodeEnvelope } from "../wire/envelope.ts";
 import type { Sender, Turn } from "./turn.ts";

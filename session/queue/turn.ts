@@ -1,7 +1,7 @@
 /**
  * Turn of the event loop, whose end flushes all messages of a session in as few frames as possible.
  */
-import { platformSchedule, type Schedule } from "./schedule.ts";
+import { platformSchedule, type Schedule } from "../../base/schedule.ts";
 
 /** Sender of the messages of a turn: the send queue of one session. */
 export interface Sender {

@@ -1,5 +1,5 @@
 /** Numbered messages of one session of a server: each is handled once and in turn. */
-import { Changing } from "../base/signal.ts";
+import { Changing } from "../../base/signal.ts";
 import type { OutgoingEnvelope } from "../wire/envelope.ts";
 import type { Acknowledged, ClientSequence, Sequences } from "./sequences.ts";
 import type { SessionFace } from "../types.ts";

@@ -2,8 +2,9 @@
  * Progress of clients with numbered messages, shared by the sessions of a client and by all
  * nodes.
  */
-import { Changing } from "../base/signal.ts";
-import { settlesWithin } from "../base/wait.ts";
+import { Changing } from "../../base/signal.ts";
+import { settlesWithin } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** Wait before the next call to an engine that is away, in milliseconds. */
 const RETRY_MS = 1_000;
@@ -122,7 +123,7 @@ export class ClientSequence extends Changing {
     const deadline = Date.now() + MAX_WAIT_MS;
     // A session has one turn at a time, so this wait is for a message of an earlier session.
     for (let now; this.#turn && this.sessions.size > 0 && (now = Date.now()) < deadline;) {
-      await settlesWithin(this.changed(), deadline - now);
+      await settlesWithin(platformRuntime(), this.changed(), deadline - now);
     }
     const turn = this.#turn = {};
     if (Date.now() >= this.claimedUntil) await this.#all.catchUp(this);
@@ -192,7 +193,7 @@ export class Sequences implements Disposable {
       while (!await this.#store.claim(client.key) && now < deadline) {
         // No session waits any more; the client's next session makes another claim.
         if (client.sessions.size === 0) return;
-        await settlesWithin(client.changed(), POLL_MS);
+        await settlesWithin(platformRuntime(), client.changed(), POLL_MS);
         now = Date.now();
       }
       client.kept = Math.max(client.kept, await this.#store.newest(client.key));

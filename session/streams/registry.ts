@@ -1,5 +1,5 @@
 /** Registry of messages by number. */
-import type { InputOf, OutputOf, StandardSchema } from "../base/standard_schema.ts";
+import type { InputOf, OutputOf, StandardSchema } from "../../base/standard_schema.ts";
 
 /** Largest number of a message; the next number is the end mark's. */
 export const MAX_MESSAGE_TYPE = 65_534;

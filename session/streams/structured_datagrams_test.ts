@@ -11,7 +11,7 @@ import { ends, PLAIN, soon, turns } from "../../tests/sessions.ts";
 import { wires } from "../../tests/wires.ts";
 import type { Codec } from "./codec.ts";
 import { Session } from "../session.ts";
-import type { StandardSchema } from "../base/standard_schema.ts";
+import type { StandardSchema } from "../../base/standard_schema.ts";
 import { structuredDatagrams as make } from "./structured_datagrams.ts";
 import { sessionSettings } from "../session_settings.ts";
 

@@ -2,7 +2,7 @@
 import { CloseCode, QueueFullError, StreamError, StructuredError } from "../../errors.ts";
 import type { Codec } from "./codec.ts";
 import type { CompiledRegistry } from "./registry.ts";
-import { validate, type Validation } from "../base/standard_schema.ts";
+import { validate, type Validation } from "../../base/standard_schema.ts";
 
 /** Bytes of the type and the length before a message on a stream. */
 export const STREAM_HEAD_BYTES = 6;

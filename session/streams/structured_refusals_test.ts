@@ -16,7 +16,7 @@ import {
   joined,
   type TestRegistry as R,
 } from "../../tests/structured.ts";
-import type { StandardSchema } from "../base/standard_schema.ts";
+import type { StandardSchema } from "../../base/standard_schema.ts";
 import type { StructuredStreamOptions } from "./structured.ts";
 
 interface Refusal {

@@ -14,7 +14,7 @@ import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
 import { TrackMux } from "../../pubsub/moq/track/mux.ts";
 import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/session.ts";
 import type { TrackWriter } from "../../pubsub/moq/track/track_writer.ts";
-import { Changing } from "../../session/base/signal.ts";
+import { Changing } from "../../base/signal.ts";
 import { turns } from "../../testing/turns.ts";
 import { type MemoryPair, memoryPair } from "../../transport/memory/memory.ts";
 

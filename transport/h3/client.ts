@@ -1,5 +1,6 @@
 /** WebTransport client for Deno: HTTP/3 on the runtime's QUIC. */
-import { within } from "../within.ts";
+import { within } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { Http3Dialer } from "./dialer.ts";
 import { requireQuic } from "../quic/runtime.ts";
 import type { Connection } from "../connection.ts";
@@ -58,7 +59,11 @@ export async function dialWebTransport(
   signal?.throwIfAborted();
   const dialer = new Http3Dialer(url, options);
   try {
-    return await within(dialer.session(), { late: "Cannot dial within", signal, timeoutMs });
+    return await within(platformRuntime(), dialer.session(), {
+      late: "Cannot dial within",
+      signal,
+      timeoutMs,
+    });
   } catch (error) {
     dialer.abort();
     throw withUrl(dialer.explain(error), url);

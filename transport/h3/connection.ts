@@ -1,7 +1,7 @@
 /** An HTTP/3 connection with WebTransport sessions, in either role. */
 import { ConnectionError } from "../../errors.ts";
 import type { FlowControlOptions } from "../connection.ts";
-import type { Deadlines } from "../deadlines.ts";
+import type { Deadlines } from "../../base/deadlines.ts";
 import { type EarlyStream, EarlyStreams } from "./_early_streams.ts";
 import { refusalOf, statusOf } from "./_message_fields.ts";
 import { readHead, type StreamHead, UNIDIRECTIONAL_STREAM } from "./_stream_head.ts";

@@ -9,7 +9,8 @@ import {
 } from "../quic/acceptor.ts";
 import type { Certificate } from "../certificate/certificate.ts";
 import type { FlowControlOptions } from "../connection.ts";
-import { Deadlines } from "../deadlines.ts";
+import { Deadlines } from "../../base/deadlines.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { encodeControlHead, Http3Connection, type Http3ConnectionOptions } from "./connection.ts";
 import { H3Error } from "./error_codes.ts";
 import type { WebTransportRequest } from "./request.ts";
@@ -100,6 +101,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   readonly #connectionOptions: Http3ConnectionOptions;
   readonly #requests = new RequestQueue();
   readonly #firstRequests = new Deadlines<Http3Connection>(
+    platformRuntime(),
     FIRST_REQUEST_TIMEOUT_MS,
     (connection) => connection.close(),
   );

@@ -1,7 +1,6 @@
 /** A WebTransport session over HTTP/3 (draft-ietf-webtrans-http3, RFC 9297). */
 import { Arrivals, type ArrivalsOptions, takeOut } from "../incoming_queue.ts";
 import { Ledger, type MessageCarrier, type StreamAccount } from "../counters.ts";
-import { opened } from "../within.ts";
 import { cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import type {
   CloseOptions,
@@ -61,6 +60,7 @@ import {
   StreamHalves,
   type StreamOwner,
 } from "../quic/stream_halves.ts";
+import { opened } from "../opened.ts";
 
 /** Time for the peer to confirm a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;

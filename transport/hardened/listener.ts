@@ -11,7 +11,8 @@ import net, { type Socket } from "node:net";
 import type { Duplex } from "node:stream";
 import { UnsupportedError } from "../../errors.ts";
 import { listenAt } from "../address_in_use.ts";
-import { Deadlines } from "../deadlines.ts";
+import { Deadlines } from "../../base/deadlines.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { type Origin, originOf, requestOf, respond } from "./exchange.ts";
 import { type Admitted, HandshakeLimits, type HandshakeLimitsOptions } from "./handshake_limits.ts";
 
@@ -109,7 +110,7 @@ export class Listener {
     this.#options = options;
     this.#handler = handler;
     this.limits = new HandshakeLimits(options.limits);
-    this.#handshakes = new Deadlines(handshakeTimeoutMs, ({ socket }) => {
+    this.#handshakes = new Deadlines(platformRuntime(), handshakeTimeoutMs, ({ socket }) => {
       this.limits.late();
       socket.destroy();
     });

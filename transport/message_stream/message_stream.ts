@@ -26,7 +26,8 @@ import type {
   ReceiveStream,
   SendStream,
 } from "../connection.ts";
-import { within } from "../within.ts";
+import { within } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** The message stream at one end: the client opens the stream, the server waits for it. */
 export interface FirstStream {
@@ -253,7 +254,7 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
   }
 
   async createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
-    await within(this.#settled, options ?? {});
+    await within(platformRuntime(), this.#settled, options ?? {});
     return await this.#inner.createBidirectionalStream(options);
   }
 

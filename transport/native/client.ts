@@ -27,7 +27,8 @@ import {
   TOKEN_MARK_QUERY,
 } from "../webtransport.ts";
 import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
-import { within } from "../within.ts";
+import { within } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /**
  * Members of the W3C's `WebTransport` that a connection uses; members that some platforms lack are
@@ -132,7 +133,7 @@ export async function dialNativeWebTransport(
     throw broken(failed, error);
   });
   try {
-    await within(ready, { late: `${failed} within`, signal, timeoutMs });
+    await within(platformRuntime(), ready, { late: `${failed} within`, signal, timeoutMs });
     const connection = new NativeConnection(native, assumed, BROWSER);
     connection.onWorn = onWorn;
     return connection;
@@ -349,7 +350,7 @@ class NativeConnection implements Connection, MessageCarrier {
     const opened = this.#openInTurn(open, () => isWanted).then(wrap, (error) => {
       throw broken("Cannot open stream", error);
     });
-    return await within(opened, {
+    return await within(platformRuntime(), opened, {
       late: "Cannot open stream within",
       signal,
       timeoutMs,

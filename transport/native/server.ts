@@ -10,7 +10,8 @@ import {
 import { Arrivals } from "../incoming_queue.ts";
 import type { Certificate } from "../certificate/certificate.ts";
 import type { Connection, ConnectionCapabilities, ConnectionCloseInfo } from "../connection.ts";
-import { Deadlines } from "../deadlines.ts";
+import { Deadlines } from "../../base/deadlines.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { H3Error, isHttp3Code } from "../h3/error_codes.ts";
 import { QUIC_MISSING, type QuicEnding, quicEnding } from "../quic/runtime.ts";
 import type { WebTransportRequest } from "../h3/request.ts";
@@ -93,6 +94,7 @@ export class NativeWebTransportListener
   readonly #signal: AbortSignal | undefined;
   readonly #requests = new RequestQueue();
   readonly #upgrades = new Deadlines<ListenedConnection>(
+    platformRuntime(),
     FIRST_REQUEST_TIMEOUT_MS,
     (connection) => connection.close(),
   );

@@ -38,7 +38,7 @@ import {
   type TransportParameters,
 } from "./transport_parameters.ts";
 import type { QmuxVersion } from "./versions.ts";
-import { MAX_TIMER_MS } from "../within.ts";
+import { MAX_TIMER_MS } from "../../base/wait.ts";
 
 /** Pings sent within the idle timeout of the peer. */
 const PINGS_PER_TIMEOUT = 3;

@@ -14,7 +14,8 @@ import type {
   StreamDirection,
 } from "../connection.ts";
 import { MAX_VARINT } from "../quic/varint.ts";
-import { startTimer } from "../within.ts";
+import { startTimer } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { QmuxError, QuicError } from "./error_codes.ts";
 import { FrameType } from "./frames.ts";
 import type { RecordWriter } from "./record.ts";
@@ -453,7 +454,7 @@ export class SendHalf implements DirectWritable {
       if (this.#writes.length > 0 || this.#isClosing) this.#host.wantsToSend(this);
     };
     const onAbort = () => giveUp(signal?.reason);
-    const timer = startTimer(timeoutMs, (ms) => {
+    const timer = startTimer(platformRuntime(), timeoutMs, (ms) => {
       giveUp(new TimeoutError(`Cannot write: ${WAITS[this.waitsFor]} within ${ms} ms`, ms));
     });
     signal?.addEventListener("abort", onAbort, { once: true });

@@ -2,7 +2,8 @@
 import { addressKey } from "../address.ts";
 import { listenAt } from "../address_in_use.ts";
 import { type Certificate, checkCertificate } from "../certificate/certificate.ts";
-import { Deadlines } from "../deadlines.ts";
+import { Deadlines } from "../../base/deadlines.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { requireQuic } from "./runtime.ts";
 import { KEEP_ALIVE_MS } from "./options.ts";
 import { UnreadShare, type UnreadStreamLimits, UnreadStreams } from "./unread_streams.ts";
@@ -142,7 +143,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   readonly #perAddress = new Map<string, number>();
   /** Start time of each handshake, the oldest first. Bounded by `maxHandshakes`. */
   readonly #handshakes = new Map<Deno.QuicConn, number>();
-  readonly #slow = new Deadlines<Deno.QuicConn>(HANDSHAKE_TIMEOUT_MS, (conn) => {
+  readonly #slow = new Deadlines<Deno.QuicConn>(platformRuntime(), HANDSHAKE_TIMEOUT_MS, (conn) => {
     if (this.#handshakes.has(conn)) this.#giveUp(conn, "tooSlow");
   });
   readonly #counts = { ignored: 0, replaced: 0, tooSlow: 0 };

@@ -6,7 +6,8 @@ import { QuicDial, type QuicDialOptions } from "./dial.ts";
 import { checkProtocols, KEEP_ALIVE_MS, quicTarget } from "./options.ts";
 import { publicUrl } from "../url.ts";
 import { type CertificateHash, checkHashes } from "../webtransport.ts";
-import { within } from "../within.ts";
+import { within } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** Options for {@linkcode dialQuic}. */
 export interface DialQuicOptions {
@@ -75,7 +76,11 @@ export async function dialQuic(
   signal?.throwIfAborted();
   const dial = new QuicDial({ ...connectOptions, ...target });
   try {
-    const conn = await within(dial.connect(), { late: "Cannot dial within", signal, timeoutMs });
+    const conn = await within(platformRuntime(), dial.connect(), {
+      late: "Cannot dial within",
+      signal,
+      timeoutMs,
+    });
     return new RawQuicConnection(conn);
   } catch (cause) {
     dial.abort();

@@ -1,7 +1,6 @@
 /** A plain QUIC connection with streams and datagrams (RFC 9000, RFC 9221). */
 import { ConnectionError, StreamError } from "../../errors.ts";
 import { Ledger, type MessageCarrier, type StreamAccount } from "../counters.ts";
-import { opened } from "../within.ts";
 import type {
   BidirectionalStream,
   CloseOptions,
@@ -34,6 +33,7 @@ import {
 } from "./stream_halves.ts";
 import { PeerStreams } from "./_peer_streams.ts";
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
+import { opened } from "../opened.ts";
 
 const CAPABILITIES: ConnectionCapabilities = {
   streams: true,

@@ -3,7 +3,8 @@ import type * as dns from "node:dns";
 import { TimeoutError } from "../../errors.ts";
 import { builtin } from "../certificate/builtins.ts";
 import { type ConnectQuicOptions, isPeerAnswer, permittedHost } from "./runtime.ts";
-import { within } from "../within.ts";
+import { within } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** Most idle sockets in the pool; beyond, a socket is closed. */
 const MAX_IDLE_ENDPOINTS = 8;
@@ -213,7 +214,7 @@ export class QuicDial {
     const isLiteral = isAddress(hostname);
     const found = isLiteral
       ? [hostname]
-      : await within(permittedAddresses(hostname, port), { signal });
+      : await within(platformRuntime(), permittedAddresses(hostname, port), { signal });
     const addresses = interleave(found, QuicDial.#answered.get(key));
     try {
       this.#conn = await raceAddresses(addresses, {

@@ -2,7 +2,7 @@
 import { type StreamFailure, streamFailure } from "./runtime.ts";
 import type { ReceiveCredit, SendCredit } from "../flow_control.ts";
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
-import { type Linked, LinkedList } from "../linked_list.ts";
+import { type Linked, LinkedList } from "../../base/linked_list.ts";
 
 /** One direction of a stream, which ends with the session at the latest. */
 export interface StreamHalf extends Linked<StreamHalf> {

@@ -1,6 +1,7 @@
 /** Bounds on unread streams of peers. */
 import { CloseCode, StreamError } from "../../errors.ts";
-import { Deadlines } from "../deadlines.ts";
+import { Deadlines } from "../../base/deadlines.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /**
  * Bytes of one unread stream that the runtime may hold: the stream window of quinn, the QUIC of
@@ -240,6 +241,7 @@ export class UnreadShare {
     const { timeoutMs } = this.#all;
     if (this.#isOver || timeoutMs === Infinity) return;
     this.#deadlines ??= new Deadlines(
+      platformRuntime(),
       timeoutMs,
       (late) => late.refuse(this.#all.refused("timeout")),
     );

@@ -10,7 +10,8 @@ import type { Connection } from "../connection.ts";
 import { type DialWebSocketOptions, openWebSocket } from "../websocket/dial.ts";
 import type { LoadStreams } from "../websocket/lazy_streams.ts";
 import { isNativeWebTransportAvailable } from "../native/support.ts";
-import { within } from "../within.ts";
+import { within } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import type { RacingDialer, TransportOptions } from "./options.ts";
 
 /** Parts of a page that are loaded later. */
@@ -46,7 +47,7 @@ export function lateRace(options: TransportOptions, parts: PageParts): RacingDia
   const load = async (signal: AbortSignal | undefined, timeoutMs = Infinity) => {
     if (!isAvailable) throw new UnsupportedError("This platform has no WebTransport");
     try {
-      const part = await within(parts.race(), {
+      const part = await within(platformRuntime(), parts.race(), {
         signal,
         timeoutMs: isAlone ? timeoutMs : Math.min(headStartMs, timeoutMs / 2),
       });

@@ -7,7 +7,8 @@ import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts
 import type { CheckedTransports } from "./transports.ts";
 import { parseServerUrl } from "../url.ts";
 import type { Connection } from "../connection.ts";
-import { within } from "../within.ts";
+import { within } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import type { RacingDialer, TransportName, TransportPlatform, WebTransportLeg } from "./options.ts";
 
 /**
@@ -171,7 +172,10 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
     signal?.throwIfAborted();
     startNext();
     try {
-      return await within(promise, { signal, discard: (connection) => connection.close() });
+      return await within(platformRuntime(), promise, {
+        signal,
+        discard: (connection) => connection.close(),
+      });
     } finally {
       if (!isOver) finish();
     }

@@ -5,7 +5,8 @@ import { Http3Dialer } from "../h3/dialer.ts";
 import { Http3Pool } from "../h3/pool.ts";
 import type { Field } from "../h3/qpack.ts";
 import { requireQuic } from "../quic/runtime.ts";
-import { startTimer } from "../within.ts";
+import { startTimer } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import type { Http3Session } from "../h3/session.ts";
 import type { Http3Stream } from "../quic/stream.ts";
 import { DatagramQueues, type WebTransportDatagramStats } from "./datagram_queues.ts";
@@ -508,7 +509,7 @@ export class WebTransport implements AsyncDisposable {
 
   async #run(): Promise<void> {
     const { distrust, timeoutMs } = this.#options;
-    const timer = startTimer(timeoutMs, (ms) => {
+    const timer = startTimer(platformRuntime(), timeoutMs, (ms) => {
       const { outcome } = this.#dialer;
       const tried = outcome && ` (${outcome})`;
       this.#giveUp(`Cannot connect within ${ms} ms: the server did not answer${tried}`);

@@ -4,7 +4,8 @@ import type { LoadStreams } from "./lazy_streams.ts";
 import { WebSocketConnection } from "./websocket.ts";
 import type { Connection, FlowControlOptions } from "../connection.ts";
 import { parseServerUrl, publicUrl } from "../url.ts";
-import { within } from "../within.ts";
+import { within } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** Options for {@linkcode openWebSocket}. */
 export interface OpenWebSocketOptions extends DialWebSocketOptions {
@@ -37,7 +38,7 @@ export async function openWebSocket(
   };
   try {
     const late = `Cannot open WebSocket to ${publicUrl(target)} within`;
-    return await within(open(), { late, signal, timeoutMs });
+    return await within(platformRuntime(), open(), { late, signal, timeoutMs });
   } catch (error) {
     connection.abandon();
     throw error;

@@ -23,7 +23,8 @@ import type {
   SendStream,
 } from "../connection.ts";
 import { publicUrl } from "../url.ts";
-import { within } from "../within.ts";
+import { within } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** Buffered bytes at or below which the socket counts as drained. */
 const LOW_WATER_MARK = 32_768;
@@ -300,13 +301,13 @@ export class WebSocketConnection
 
   /** Opens a bidirectional stream, with `skein.1`. */
   async createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
-    const streams = this.#now ?? await within(this.#load(), options);
+    const streams = this.#now ?? await within(platformRuntime(), this.#load(), options);
     return await streams.createBidirectionalStream(options);
   }
 
   /** Opens a unidirectional stream, with `skein.1`. */
   async createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream> {
-    const streams = this.#now ?? await within(this.#load(), options);
+    const streams = this.#now ?? await within(platformRuntime(), this.#load(), options);
     return await streams.createUnidirectionalStream(options);
   }
 

@@ -1,9 +1,9 @@
 /** A client of MoQ that reconnects, with the same broadcasts, subscriptions and announcements. */
-import { pause } from "../../../session/base/wait.ts";
+import { pause, startTimer, within } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
 import { TimeoutError } from "../../../errors.ts";
-import { Backoff } from "../../../session/base/backoff.ts";
-import { StatusFeed } from "../../../session/base/status_feed.ts";
-import { startTimer, within } from "../../../transport/within.ts";
+import { Backoff } from "../../../base/backoff.ts";
+import { StatusFeed } from "../../../base/status_feed.ts";
 import { isRefusal } from "./_retrying.ts";
 import {
   type AllowMigration,
@@ -199,7 +199,7 @@ export class MoqClient implements AsyncDisposable {
     this.mux = mux;
     this.#options = options;
     this.#retry = retrySettings(retry);
-    this.#backoff = new Backoff(this.#retry);
+    this.#backoff = new Backoff(platformRuntime(), this.#retry);
     signal?.addEventListener("abort", this.#onAbort, { once: true });
     if (signal?.aborted) this.#stop.abort();
     this.closed = this.#run();
@@ -235,7 +235,7 @@ export class MoqClient implements AsyncDisposable {
     options: { readonly signal?: AbortSignal; readonly timeoutMs?: number } = {},
   ): Promise<MoqSession> {
     try {
-      return await within(this.#nextSession(), {
+      return await within(platformRuntime(), this.#nextSession(), {
         ...options,
         late: "Cannot wait for the session longer than",
       });
@@ -346,7 +346,7 @@ export class MoqClient implements AsyncDisposable {
         const retryAt = Date.now() + delayMs;
         this.status.set({ name: "reconnecting", attempt, delayMs, retryAt, cause });
         this.#delay = new AbortController();
-        await pause(delayMs, this.#delay.signal, signal);
+        await pause(platformRuntime(), delayMs, this.#delay.signal, signal);
         this.#delay = undefined;
         if (!signal.aborted && !this.isConnected) this.status.set({ name: "connecting" });
       }
@@ -373,7 +373,7 @@ export class MoqClient implements AsyncDisposable {
       this.#troubledSince = Date.now();
     }
     if (goaway !== undefined && !session.isClosed) {
-      const timer = startTimer(this.#retry.leaveAfterMs, () => session.close());
+      const timer = startTimer(platformRuntime(), this.#retry.leaveAfterMs, () => session.close());
       void session.closed.then(() => clearTimeout(timer));
       const { url, allowMigration } = this.#options;
       const from = uri ?? (typeof url === "function" ? url() : url);
@@ -396,7 +396,7 @@ export class MoqClient implements AsyncDisposable {
       throw new TypeError("Cannot connect: dial must open its session with the mux of its context");
     };
     try {
-      return await within(begin(), {
+      return await within(platformRuntime(), begin(), {
         late: "Cannot connect within",
         signal,
         timeoutMs: connectTimeoutMs,

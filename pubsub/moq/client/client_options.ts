@@ -1,5 +1,5 @@
 /** Options, state and end of a client that reconnects. */
-import type { BackoffOptions } from "../../../session/base/backoff.ts";
+import type { BackoffOptions } from "../../../base/backoff.ts";
 import type { TrackMux } from "../track/mux.ts";
 import type { MoqSession } from "../session/session.ts";
 import type { MoqCloseInfo } from "../session/session_info.ts";

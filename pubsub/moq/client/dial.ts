@@ -7,7 +7,8 @@ import { isNativeWebTransportAvailable } from "../../../transport/native/support
 import { raceTransports } from "../../../transport/race/race.ts";
 import { dialWebSocket } from "../../../transport/websocket/client.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../../../transport/webtransport.ts";
-import { within } from "../../../transport/within.ts";
+import { within } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
 import {
   checkVersions,
   HASH_PATH,
@@ -212,7 +213,7 @@ export async function dialMoq(
   let isAsked = false;
   const onAsked = () => void (isAsked = true);
   try {
-    return await within(begin(target, { ...dialing, onAsked }), {
+    return await within(platformRuntime(), begin(target, { ...dialing, onAsked }), {
       late: `Cannot begin a session of MoQ with ${target.host} within`,
       signal,
       timeoutMs,

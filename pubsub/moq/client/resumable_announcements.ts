@@ -1,6 +1,7 @@
 /** Announcements that outlive sessions. */
-import { pause } from "../../../session/base/wait.ts";
-import { Backoff } from "../../../session/base/backoff.ts";
+import { pause } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
+import { Backoff } from "../../../base/backoff.ts";
 import { isOfSession, isPassingForAnnouncements } from "./_retrying.ts";
 import { type Announcement, AnnouncementReader, MAX_ANNOUNCED } from "../track/announcement.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
@@ -149,7 +150,7 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
 
   async #follow(session: MoqSession): Promise<void> {
     const { signal } = this.#controller;
-    const backoff = new Backoff(RETRY);
+    const backoff = new Backoff(platformRuntime(), RETRY);
     while (this.#isOn(session)) {
       let error: unknown = undefined;
       try {
@@ -159,7 +160,7 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
       }
       if (!this.#isOn(session) || session.isClosed || isOfSession(error)) return;
       if (!isPassingForAnnouncements(error)) return this.finish(error);
-      await pause(backoff.next()!, signal, session.signal);
+      await pause(platformRuntime(), backoff.next()!, signal, session.signal);
     }
   }
 

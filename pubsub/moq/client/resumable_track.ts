@@ -1,8 +1,8 @@
 /** A subscription that outlives sessions. */
-import { pause } from "../../../session/base/wait.ts";
-import { Backoff } from "../../../session/base/backoff.ts";
-import { Changing } from "../../../session/base/signal.ts";
-import { startTimer, within } from "../../../transport/within.ts";
+import { pause, startTimer, within } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
+import { Backoff } from "../../../base/backoff.ts";
+import { Changing } from "../../../base/signal.ts";
 import { checkSubscribe, isOfSession, isPassingForTrack } from "./_retrying.ts";
 import { type MissedGroups, MoqLaggedError } from "../wire/errors.ts";
 import type { GroupReader } from "../track/group_reader.ts";
@@ -106,7 +106,7 @@ async function broadcastReturns(
 ): Promise<void> {
   const since = Date.now();
   const over = new AbortController();
-  const timer = startTimer(leftMs, () => over.abort());
+  const timer = startTimer(platformRuntime(), leftMs, () => over.abort());
   const onEnd = () => over.abort();
   const signals = [signal, session.signal];
   for (const one of signals) one.addEventListener("abort", onEnd, { once: true });
@@ -122,7 +122,7 @@ async function broadcastReturns(
     clearTimeout(timer);
     for (const one of signals) one.removeEventListener("abort", onEnd);
   }
-  await pause(Math.min(leftMs, delayMs) - (Date.now() - since), ...signals);
+  await pause(platformRuntime(), Math.min(leftMs, delayMs) - (Date.now() - since), ...signals);
 }
 
 /** Options for a subscription that outlives sessions. */
@@ -295,7 +295,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
       const reader = this.#readers[0];
       if (reader === undefined) {
         if (this.#end === undefined) {
-          await within(this.#changes.changed(), { signal });
+          await within(platformRuntime(), this.#changes.changed(), { signal });
           continue;
         }
         if (this.#end.error === undefined) return null;
@@ -382,7 +382,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   }
 
   async #follow(session: MoqSession): Promise<void> {
-    const backoff = new Backoff(RETRY);
+    const backoff = new Backoff(platformRuntime(), RETRY);
     while (this.#isOn(session)) {
       const { error, heldMs } = await this.#once(session);
       if (!this.#isOn(session)) return;

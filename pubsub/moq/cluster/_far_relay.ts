@@ -1,5 +1,6 @@
 /** Another relay of a cluster, dialed on demand. */
-import { within } from "../../../transport/within.ts";
+import { within } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import type { RelayedFrom } from "../live/relay_source.ts";
 import type { MoqSession } from "../session/session.ts";
@@ -116,7 +117,7 @@ export class FarRelay implements RelayedFrom {
     this.#asking++;
     this.#isQuiet = false;
     try {
-      return await question(await within(this.#session(), { signal }));
+      return await question(await within(platformRuntime(), this.#session(), { signal }));
     } finally {
       this.#asking--;
     }
@@ -136,7 +137,7 @@ export class FarRelay implements RelayedFrom {
     const attempt = new AbortController();
     try {
       const dialing = dial(this.url, { mux, signal: AbortSignal.any([signal, attempt.signal]) });
-      const session = await within(dialing, {
+      const session = await within(platformRuntime(), dialing, {
         late: "The relay did not answer within",
         signal,
         timeoutMs: DIAL_TIMEOUT_MS,

@@ -1,5 +1,5 @@
 /** Relays that share a broker, by which each relay knows the broadcasts of all others. */
-import { platformSchedule } from "../../../session/queue/schedule.ts";
+import { platformSchedule } from "../../../base/schedule.ts";
 import { Directory } from "../../nodes/directory.ts";
 import type { Nodes } from "../../nodes/nodes.ts";
 import { dialMoq } from "../client/dial.ts";

@@ -1,5 +1,5 @@
 /** One track of a relay, subscribed upstream once while the track has subscribers. */
-import { platformSchedule } from "../../../session/queue/schedule.ts";
+import { platformSchedule } from "../../../base/schedule.ts";
 import { type MissedGroups, MoqError, MoqLaggedError } from "../wire/errors.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import type { GroupReader } from "../track/group_reader.ts";

@@ -1,5 +1,5 @@
 /** A track with one source and many subscribers. */
-import { platformSchedule, type Schedule } from "../../../session/queue/schedule.ts";
+import { platformSchedule, type Schedule } from "../../../base/schedule.ts";
 import { LiveSubscriber, STALL_TICKS } from "./_live_subscriber.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { type MissedGroups, MoqError } from "../wire/errors.ts";

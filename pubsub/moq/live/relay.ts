@@ -2,7 +2,7 @@
  * A relay: announces the broadcasts of its sessions, and subscribes to each track once for all
  * subscribers.
  */
-import { platformSchedule, type Schedule } from "../../../session/queue/schedule.ts";
+import { platformSchedule, type Schedule } from "../../../base/schedule.ts";
 import { ConsoleReport } from "../../../session/insight/console_report.ts";
 import { RelayRoute, type RelayRouteLink } from "./_relay_route.ts";
 import type { RelayTrack } from "./_relay_track.ts";

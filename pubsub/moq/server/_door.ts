@@ -1,7 +1,8 @@
 /** Admission of clients: path, origin, limits, and the application's own check, in this order. */
 import { TimeoutError } from "../../../errors.ts";
 import { checkOriginRules, isOriginAllowed, LOCAL_HOSTS } from "../../../transport/origins.ts";
-import { within } from "../../../transport/within.ts";
+import { within } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
 import { type Place, Places } from "./_places.ts";
 import { isFault, MoqRefusal, refusalOf } from "./_refusal.ts";
 import type { MoqClientInfo, MoqRequestInfo, MoqServerOptions } from "./_server_options.ts";
@@ -159,7 +160,7 @@ export class Door {
     if (onSetup === undefined) return;
     const signal = this.#ending.signal;
     try {
-      await within((async () => await onSetup(request, client))(), {
+      await within(platformRuntime(), (async () => await onSetup(request, client))(), {
         late: "onSetup did not answer within",
         signal,
         timeoutMs,

@@ -1,8 +1,8 @@
 /** The sessions of a server, from an admitted connection to the end of the session. */
 import { ConnectionError, ProtocolError, StreamError, TimeoutError } from "../../../errors.ts";
-import { settlesWithin } from "../../../session/base/wait.ts";
+import { settlesWithin, within } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
 import type { Connection } from "../../../transport/connection.ts";
-import { within } from "../../../transport/within.ts";
 import type { Door } from "./_door.ts";
 import type { Place } from "./_places.ts";
 import type {
@@ -87,7 +87,11 @@ export class Sessions {
     };
     // Sessions in their setup are asked as soon as the setup is over.
     const openings = [...this.#openings.values()].map((opening) => opening.then(ask));
-    await settlesWithin(Promise.all([...openings, ...[...this.open].map(ask)]), timeoutMs);
+    await settlesWithin(
+      platformRuntime(),
+      Promise.all([...openings, ...[...this.open].map(ask)]),
+      timeoutMs,
+    );
     const rest = asked.filter(({ isClosed }) => !isClosed);
     for (const session of rest) {
       session.closeWithError("goawayTimeout", "The session did not leave");
@@ -113,7 +117,7 @@ export class Sessions {
     let isOpen = false;
     try {
       // If a client leaves before the answer, the socket never opens, and no event says so.
-      await within(connection.ready, {
+      await within(platformRuntime(), connection.ready, {
         late: "The connection did not open within",
         timeoutMs: Math.min(setupTimeoutMs ?? OPEN_TIMEOUT_MS, OPEN_TIMEOUT_MS),
       });

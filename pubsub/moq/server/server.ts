@@ -1,5 +1,6 @@
 /** A server of MoQ: WebTransport, raw QUIC and WebSocket on one port number. */
-import { settlesWithin } from "../../../session/base/wait.ts";
+import { settlesWithin } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import type { Sha256Hash } from "../../../transport/certificate/certificate.ts";
 import type { Certificate } from "../../../transport/certificate/certificate.ts";
@@ -368,7 +369,11 @@ export class MoqServer implements AsyncDisposable {
     this.#sockets?.stop();
     this.#sessions.close();
     // The runtime never gives up on a peer that vanished in its handshake; stop waiting.
-    await settlesWithin(this.#sockets?.close() ?? Promise.resolve(), CLOSE_TIMEOUT_MS);
+    await settlesWithin(
+      platformRuntime(),
+      this.#sockets?.close() ?? Promise.resolve(),
+      CLOSE_TIMEOUT_MS,
+    );
   }
 }
 

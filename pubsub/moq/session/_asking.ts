@@ -1,6 +1,7 @@
 /** Requests of this end to the peer. */
 import { UnsupportedError } from "../../../errors.ts";
-import { within } from "../../../transport/within.ts";
+import { within } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
 import { codeOf, isViolation, moqErrorOf, openExchange, type SessionContext } from "./_context.ts";
 import { Discovering } from "./_discovering.ts";
 import type { Exchange } from "./_exchange.ts";
@@ -127,7 +128,7 @@ export class Asking {
     const message = encodeTrackRequest(wirePath(path, traits.slashedPaths), name);
     const exchange = await openExchange(context, BidiType.track, { message, signal });
     try {
-      const body = await within(exchange.reader.message(), { signal });
+      const body = await within(platformRuntime(), exchange.reader.message(), { signal });
       if (body === undefined) throw refusedError(path, name, { reason: "unknown" });
       return fromWireLatency(decodeTrackInfo(body), this.#context.family);
     } catch (error) {

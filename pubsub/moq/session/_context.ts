@@ -1,9 +1,10 @@
 /** The state that all parts of a session share, and helpers for streams and errors. */
 import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts";
-import type { Schedule } from "../../../session/queue/schedule.ts";
+import type { Schedule } from "../../../base/schedule.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { fromHttp3StreamCode } from "../../../transport/h3/error_codes.ts";
-import { within } from "../../../transport/within.ts";
+import { within } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
 import { Exchange } from "./_exchange.ts";
 import { TruncatedError } from "../wire/message_reader.ts";
 import type { MoqLimits } from "./limits.ts";
@@ -102,7 +103,7 @@ export async function openExchange(
     exchange = new Exchange(
       await connection.createBidirectionalStream(signal === undefined ? {} : { signal }),
     );
-    await within(exchange.write(bytes), { signal });
+    await within(platformRuntime(), exchange.write(bytes), { signal });
     return exchange;
   } catch (error) {
     exchange?.abort(codeOf(context, "subscribe", "cancelled"));

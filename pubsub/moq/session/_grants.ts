@@ -1,6 +1,6 @@
 /** Asks the application for grants, and watches when grants expire. */
 import { describe } from "../../../session/wire/envelope.ts";
-import { MAX_TIMER_MS } from "../../../transport/within.ts";
+import { MAX_TIMER_MS } from "../../../base/wait.ts";
 import type { SessionContext } from "./_context.ts";
 import type { MoqAction, MoqGrant } from "./access.ts";
 import { checkShare } from "./limits.ts";

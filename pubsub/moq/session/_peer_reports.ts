@@ -1,6 +1,7 @@
 /** Measurements of the path that both ends exchange: SESSION_UPDATE, or PROBE. */
 import { ProtocolError, UnsupportedError } from "../../../errors.ts";
-import { within } from "../../../transport/within.ts";
+import { within } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
 import { codeOf, isViolation, moqErrorOf, openExchange, type SessionContext } from "./_context.ts";
 import type { Exchange } from "./_exchange.ts";
 import { Updates } from "../track/updates.ts";
@@ -215,7 +216,7 @@ export class PeerReports {
   async #endSoon(): Promise<void> {
     const { closed } = this.#context;
     try {
-      await within(closed, { timeoutMs: END_GRACE_MS });
+      await within(platformRuntime(), closed, { timeoutMs: END_GRACE_MS });
     } catch {
       this.#context.violated(
         new ProtocolError("Expected the session stream to stay, received its end"),

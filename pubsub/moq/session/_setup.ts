@@ -24,8 +24,9 @@ import {
   VERSIONS,
   type VersionTraits,
 } from "../wire/versions.ts";
-import { platformSchedule } from "../../../session/queue/schedule.ts";
-import { within } from "../../../transport/within.ts";
+import { platformSchedule } from "../../../base/schedule.ts";
+import { within } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
 
 /** The parameter of the path, in the setup of gomoqt and of moq-lite-05. */
 const PATH_PARAMETER = { session: 0x1, stream: 0x2 } as const;
@@ -329,7 +330,8 @@ export async function causeOf(
     error instanceof type
   );
   if (!isOfEnd) return error;
-  const info = await within(connection.closed, { timeoutMs: END_GRACE_MS }).catch(() => undefined);
+  const info = await within(platformRuntime(), connection.closed, { timeoutMs: END_GRACE_MS })
+    .catch(() => undefined);
   const { closeCode: moqCode = 0, reason: text = "" } = info ?? {};
   if (moqCode === 0) return error;
   const families = [family, family === "gomoqt" ? "moq-lite" : "gomoqt"] as const;

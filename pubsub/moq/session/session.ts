@@ -1,9 +1,10 @@
 /** A session of MoQ: requests in both directions, over any connection that has streams. */
 import { ConnectionError, UnsupportedError } from "../../../errors.ts";
 import { describe } from "../../../session/wire/envelope.ts";
-import { platformSchedule } from "../../../session/queue/schedule.ts";
+import { platformSchedule } from "../../../base/schedule.ts";
 import type { Connection } from "../../../transport/connection.ts";
-import { startTimer, within } from "../../../transport/within.ts";
+import { startTimer, within } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
 import { Asking } from "./_asking.ts";
 import type { SessionContext } from "./_context.ts";
 import { Incoming } from "./_incoming.ts";
@@ -277,12 +278,16 @@ export class MoqSession implements AsyncDisposable {
     const { setupTimeoutMs = 10_000, side, signal } = options;
     sessionLimits(options.limits);
     try {
-      return await within(whileConnected(connection, MoqSession.#begin(connection, options)), {
-        late: "The peer did not finish the setup within",
-        signal,
-        timeoutMs: setupTimeoutMs,
-        discard: (session) => session.close(),
-      });
+      return await within(
+        platformRuntime(),
+        whileConnected(connection, MoqSession.#begin(connection, options)),
+        {
+          late: "The peer did not finish the setup within",
+          signal,
+          timeoutMs: setupTimeoutMs,
+          discard: (session) => session.close(),
+        },
+      );
     } catch (error) {
       const family = familyOf(connection, options);
       const mayKnowCause = side === "client" && !signal?.aborted;
@@ -531,11 +536,11 @@ export class MoqSession implements AsyncDisposable {
         `Cannot ask the peer to leave: ${this.version} over ${this.connection.transport} has no way to`,
       );
     }
-    const timer = startTimer(timeoutMs, () => {
+    const timer = startTimer(platformRuntime(), timeoutMs, () => {
       this.closeWithError("goawayTimeout", "The peer did not leave");
     });
     try {
-      await within(this.closed, { signal });
+      await within(platformRuntime(), this.closed, { signal });
     } finally {
       clearTimeout(timer);
     }

@@ -1,5 +1,5 @@
 /** Groups of a subscription that wait for the reader. */
-import { MAX_TIMER_MS } from "../../../transport/within.ts";
+import { MAX_TIMER_MS } from "../../../base/wait.ts";
 import { Sequences } from "./_sequences.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import type { MissedGroups } from "../wire/errors.ts";

@@ -1,6 +1,7 @@
 /** A group, on the subscriber's side. */
 import { ProtocolError, StreamError } from "../../../errors.ts";
-import { within } from "../../../transport/within.ts";
+import { within } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
 import { type MessageReader, TruncatedError } from "../wire/message_reader.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
@@ -141,7 +142,7 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
     const reading = this.#pending ?? this.#readFrame();
     this.#pending = undefined;
     try {
-      return await within(reading, { signal });
+      return await within(platformRuntime(), reading, { signal });
     } catch (error) {
       if (signal?.aborted) this.#pending = reading;
       throw error;

@@ -1,7 +1,8 @@
 /** A group, on the publisher's side. */
 import { describe } from "../../../session/wire/envelope.ts";
 import type { DirectWritable } from "../../../transport/connection.ts";
-import { within } from "../../../transport/within.ts";
+import { within } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
 import { type EncodedSource, FrameBuffer } from "./_frame_buffer.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
@@ -149,7 +150,9 @@ export class GroupWriter implements AsyncDisposable {
     if (fault !== undefined) return Promise.reject(fault);
     this.#waiting.append(frame, options.timestamp);
     const room = this.#push();
-    return options.signal === undefined ? room : within(room, { signal: options.signal });
+    return options.signal === undefined
+      ? room
+      : within(platformRuntime(), room, { signal: options.signal });
   }
 
   /**

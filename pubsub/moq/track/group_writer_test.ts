@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { platformSchedule } from "../../../session/queue/schedule.ts";
+import { platformSchedule } from "../../../base/schedule.ts";
 import { turns } from "../../../testing/turns.ts";
 import type { DirectWritable } from "../../../transport/connection.ts";
 import { MoqError } from "../wire/errors.ts";

@@ -1,9 +1,10 @@
 /** A subscription, on the publisher's side. */
 import { TimeoutError } from "../../../errors.ts";
-import { within } from "../../../transport/within.ts";
+import { within } from "../../../base/wait.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
 import { LAST_SEQUENCE } from "./_sequences.ts";
 import { Updates } from "./updates.ts";
-import { LinkedList } from "../../../transport/linked_list.ts";
+import { LinkedList } from "../../../base/linked_list.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { type MissedGroups, MoqError } from "../wire/errors.ts";
 import { GroupWriter, type GroupWriterOptions } from "./group_writer.ts";
@@ -444,7 +445,7 @@ export class TrackWriter implements AsyncDisposable {
     this.#room.wakeAll();
     const closing = Promise.allSettled(this.#groups.toArray().map((group) => group.close()));
     try {
-      await within(closing, { timeoutMs });
+      await within(platformRuntime(), closing, { timeoutMs });
     } catch (error) {
       if (!(error instanceof TimeoutError)) throw error;
       for (const group of this.#groups.toArray()) group.abort("expired");
@@ -452,7 +453,9 @@ export class TrackWriter implements AsyncDisposable {
     if (this.#isOver()) return;
     this.#state = "over";
     // A subscriber that did not take the groups may not take the end either.
-    await within(this.#link.end(this.#next, undefined), { timeoutMs }).catch(() => {});
+    await within(platformRuntime(), this.#link.end(this.#next, undefined), { timeoutMs }).catch(
+      () => {},
+    );
     this.#over(undefined);
   }
 

@@ -1,4 +1,5 @@
 /** Waits of equal length that share one timer. */
+import type { Runtime, Timer } from "./runtime.ts";
 
 /**
  * Items that all have the same time. The items are due in the order in which they were added, so
@@ -9,10 +10,11 @@
  * @example Usage
  * ```ts
  * import { Deadlines } from "./deadlines.ts";
+ * import { platformRuntime } from "./runtime.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const late: string[] = [];
- * const deadlines = new Deadlines<string>(5, (name) => late.push(name));
+ * const deadlines = new Deadlines<string>(platformRuntime(), 5, (name) => late.push(name));
  * deadlines.add("ann");
  * deadlines.add("bob");
  * deadlines.delete("ann");
@@ -21,20 +23,23 @@
  * ```
  */
 export class Deadlines<T> {
+  readonly #runtime: Runtime;
   readonly #timeoutMs: number;
   readonly #onLate: (item: T) => void;
   // Bounded by the items that the caller waits for.
   readonly #waiting = new Map<T, number>();
-  #timer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #timer: Timer | undefined = undefined;
   #isClearing = false;
 
   /**
    * Creates deadlines without items.
    *
+   * @param runtime Runtime that has the clock and the timers.
    * @param timeoutMs Time for each item, in milliseconds.
    * @param onLate Receives each item that took longer and was removed.
    */
-  constructor(timeoutMs: number, onLate: (item: T) => void) {
+  constructor(runtime: Runtime, timeoutMs: number, onLate: (item: T) => void) {
+    this.#runtime = runtime;
     this.#timeoutMs = timeoutMs;
     this.#onLate = onLate;
   }
@@ -46,8 +51,8 @@ export class Deadlines<T> {
    */
   add(item: T): void {
     this.#waiting.delete(item);
-    this.#waiting.set(item, Date.now() + this.#timeoutMs);
-    this.#timer ??= setTimeout(() => this.#sweep(), this.#timeoutMs);
+    this.#waiting.set(item, this.#runtime.now() + this.#timeoutMs);
+    this.#timer ??= this.#runtime.setTimeout(() => this.#sweep(), this.#timeoutMs);
   }
 
   /**
@@ -73,16 +78,16 @@ export class Deadlines<T> {
   }
 
   #stop(): void {
-    clearTimeout(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
   }
 
   #sweep(): void {
     this.#timer = undefined;
-    const now = Date.now();
+    const now = this.#runtime.now();
     for (const [item, dueAt] of this.#waiting) {
       if (dueAt > now) {
-        this.#timer = setTimeout(() => this.#sweep(), dueAt - now);
+        this.#timer = this.#runtime.setTimeout(() => this.#sweep(), dueAt - now);
         return;
       }
       this.#waiting.delete(item);

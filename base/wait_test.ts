@@ -1,7 +1,8 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { TimeoutError } from "../../errors.ts";
+import { TimeoutError } from "../errors.ts";
 import { pause, waitFor } from "./wait.ts";
+import { platformRuntime } from "./runtime.ts";
 
 /** A signal that knows how many listen to it. */
 class CountedSignal extends EventTarget {
@@ -23,20 +24,23 @@ class CountedSignal extends EventTarget {
 const asSignal = (signal: CountedSignal) => signal as unknown as AbortSignal;
 const never = new Promise<never>(() => {});
 
-Deno.test("waitFor() gives what the promise gives", async () => {
+Deno.test("waitFor(platformRuntime(), ) gives what the promise gives", async () => {
   const { signal } = new AbortController();
-  assertEquals(await waitFor(Promise.resolve(1), { what: "it" }), 1);
-  assertEquals(await waitFor(Promise.resolve(2), { what: "it", timeoutMs: 1_000, signal }), 2);
+  assertEquals(await waitFor(platformRuntime(), Promise.resolve(1), { what: "it" }), 1);
+  assertEquals(
+    await waitFor(platformRuntime(), Promise.resolve(2), { what: "it", timeoutMs: 1_000, signal }),
+    2,
+  );
   const failure = new Error("no");
   const error = await assertRejects(() =>
-    waitFor(Promise.reject(failure), { what: "it", timeoutMs: 1_000 })
+    waitFor(platformRuntime(), Promise.reject(failure), { what: "it", timeoutMs: 1_000 })
   );
   assertEquals(error, failure);
 });
 
-Deno.test("waitFor() gives up at its time and says what it waited for", async () => {
+Deno.test("waitFor(platformRuntime(), ) gives up at its time and says what it waited for", async () => {
   using time = new FakeTime();
-  const waiting = waitFor(never, { what: "the tide", timeoutMs: 500 });
+  const waiting = waitFor(platformRuntime(), never, { what: "the tide", timeoutMs: 500 });
   const outcome = assertRejects(() => waiting, TimeoutError, "the tide longer than 500 ms");
   let isOver = false;
   waiting.catch(() => isOver = true);
@@ -46,37 +50,48 @@ Deno.test("waitFor() gives up at its time and says what it waited for", async ()
   assertEquals((await outcome).timeoutMs, 500);
 });
 
-Deno.test("waitFor() gives up with the signal's reason, and leaves no timer", async () => {
+Deno.test("waitFor(platformRuntime(), ) gives up with the signal's reason, and leaves no timer", async () => {
   const controller = new AbortController();
-  const waiting = waitFor(never, { what: "it", timeoutMs: 60_000, signal: controller.signal });
+  const waiting = waitFor(platformRuntime(), never, {
+    what: "it",
+    timeoutMs: 60_000,
+    signal: controller.signal,
+  });
   const reason = new Error("enough");
   controller.abort(reason);
   assertEquals(await assertRejects(() => waiting), reason);
-  const late = waitFor(never, { what: "it", timeoutMs: 60_000, signal: controller.signal });
+  const late = waitFor(platformRuntime(), never, {
+    what: "it",
+    timeoutMs: 60_000,
+    signal: controller.signal,
+  });
   assertEquals(await assertRejects(() => late), reason);
 });
 
-Deno.test("waitFor() leaves no listener on a signal that lives on", async () => {
+Deno.test("waitFor(platformRuntime(), ) leaves no listener on a signal that lives on", async () => {
   using time = new FakeTime();
   const signal = new CountedSignal();
   const options = { what: "it", timeoutMs: 10, signal: asSignal(signal) };
-  await waitFor(Promise.resolve(), options);
+  await waitFor(platformRuntime(), Promise.resolve(), options);
   await time.runMicrotasks();
   assertEquals(signal.listeners, 0, "after success");
-  await waitFor(Promise.reject(new Error()), options).catch(() => {});
+  await waitFor(platformRuntime(), Promise.reject(new Error()), options).catch(() => {});
   await time.runMicrotasks();
   assertEquals(signal.listeners, 0, "after failure");
-  const waiting = waitFor(never, options).catch(() => {});
+  const waiting = waitFor(platformRuntime(), never, options).catch(() => {});
   await time.tickAsync(10);
   await waiting;
   assertEquals(signal.listeners, 0, "after the time");
 });
 
-Deno.test("pause() ends with the time or with a signal, and leaves no listener", async () => {
+Deno.test("pause(platformRuntime(), ) ends with the time or with a signal, and leaves no listener", async () => {
   using time = new FakeTime();
   const [first, second] = [new CountedSignal(), new CountedSignal()];
   let ended = 0;
-  const begin = () => void pause(1_000, asSignal(first), asSignal(second)).then(() => void ended++);
+  const begin = () =>
+    void pause(platformRuntime(), 1_000, asSignal(first), asSignal(second)).then(() =>
+      void ended++
+    );
   begin();
   await time.tickAsync(999);
   assertEquals([ended, first.listeners, second.listeners], [0, 1, 1]);
@@ -86,6 +101,6 @@ Deno.test("pause() ends with the time or with a signal, and leaves no listener",
   second.dispatchEvent(new Event("abort"));
   await time.tickAsync(0);
   assertEquals([ended, first.listeners, second.listeners], [2, 0, 0]);
-  await pause(0);
-  await pause(1_000, AbortSignal.abort());
+  await pause(platformRuntime(), 0);
+  await pause(platformRuntime(), 1_000, AbortSignal.abort());
 });

@@ -1,6 +1,6 @@
 import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { TimeoutError } from "../errors.ts";
-import { opened } from "./within.ts";
+import { opened } from "./opened.ts";
 
 Deno.test("opened() tells of the time that was asked for, not of what was left of it", async () => {
   const late: string[] = [];

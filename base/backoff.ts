@@ -1,4 +1,5 @@
 /** Delays between attempts: longer each time, with jitter, capped. */
+import type { Runtime } from "./runtime.ts";
 
 /** Options for {@linkcode Backoff}. */
 export interface BackoffOptions {
@@ -20,7 +21,7 @@ export interface BackoffOptions {
    * @default {Infinity}
    */
   readonly maxAttempts?: number;
-  /** Numbers from 0 up to 1; `Math.random` by default. */
+  /** Numbers from 0 up to 1; those of the runtime by default. */
   readonly random?: () => number;
 }
 
@@ -30,10 +31,15 @@ export interface BackoffOptions {
  *
  * @example Usage
  * ```ts
- * import { Backoff } from "@skein/skein/session";
+ * import { Backoff } from "./backoff.ts";
+ * import { platformRuntime } from "./runtime.ts";
  * import { assertEquals } from "@std/assert";
  *
- * const backoff = new Backoff({ firstDelayMs: 100, maxDelayMs: 300, random: () => 0.5 });
+ * const backoff = new Backoff(platformRuntime(), {
+ *   firstDelayMs: 100,
+ *   maxDelayMs: 300,
+ *   random: () => 0.5,
+ * });
  * assertEquals([backoff.next(), backoff.next(), backoff.next()], [50, 100, 150]);
  * ```
  */
@@ -44,15 +50,16 @@ export class Backoff {
   /**
    * Creates a backoff that has not waited yet.
    *
+   * @param runtime Runtime that draws the numbers.
    * @param options See {@linkcode BackoffOptions}.
    * @throws {RangeError} If a delay is not positive.
    */
-  constructor(options: BackoffOptions = {}) {
+  constructor(runtime: Runtime, options: BackoffOptions = {}) {
     const {
       firstDelayMs = 500,
       maxDelayMs = 30_000,
       maxAttempts = Infinity,
-      random = Math.random,
+      random = () => runtime.random(),
     } = options;
     for (const [name, value] of Object.entries({ firstDelayMs, maxDelayMs, maxAttempts })) {
       if (!(value > 0)) {

@@ -1,11 +1,12 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { Deadlines } from "./deadlines.ts";
+import { platformRuntime } from "./runtime.ts";
 
 Deno.test("Deadlines tells of each thing that is late, in order, and of no other", async () => {
   using time = new FakeTime();
   const late: string[] = [];
-  const deadlines = new Deadlines<string>(1_000, (name) => late.push(name));
+  const deadlines = new Deadlines<string>(platformRuntime(), 1_000, (name) => late.push(name));
   deadlines.add("a");
   await time.tickAsync(400);
   deadlines.add("b");
@@ -29,7 +30,7 @@ Deno.test("Deadlines tells of each thing that is late, in order, and of no other
 Deno.test("Deadlines begins the time of a thing anew when it is added again", async () => {
   using time = new FakeTime();
   const late: string[] = [];
-  const deadlines = new Deadlines<string>(1_000, (name) => late.push(name));
+  const deadlines = new Deadlines<string>(platformRuntime(), 1_000, (name) => late.push(name));
   deadlines.add("a");
   await time.tickAsync(600);
   deadlines.add("a");
@@ -42,7 +43,7 @@ Deno.test("Deadlines begins the time of a thing anew when it is added again", as
 Deno.test("Deadlines.clear() forgets everything, and holds no timer", async () => {
   using time = new FakeTime();
   const late: string[] = [];
-  const deadlines = new Deadlines<string>(1_000, (name) => late.push(name));
+  const deadlines = new Deadlines<string>(platformRuntime(), 1_000, (name) => late.push(name));
   deadlines.add("a");
   deadlines.clear();
   await time.tickAsync(2_000);

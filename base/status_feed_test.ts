@@ -1,4 +1,4 @@
-import { captureConsole } from "../../tests/console_lines.ts";
+import { captureConsole } from "../tests/console_lines.ts";
 import { assertEquals } from "@std/assert";
 import { StatusFeed } from "./status_feed.ts";
 

@@ -1,0 +1,96 @@
+/** Time and chance of one node, handed in to every part that needs either. */
+import { platformSchedule, type Schedule } from "./schedule.ts";
+
+/** A running timer of a {@linkcode Runtime}, for `clearTimeout`. */
+export type Timer = ReturnType<typeof setTimeout>;
+
+/**
+ * Clocks, timers and randomness of one node, a server or a client. By default those of the platform;
+ * a test or a simulation hands in its own, and then decides when time passes and which numbers are
+ * drawn.
+ *
+ * @example A clock that stands still
+ * ```ts
+ * import { platformRuntime, type Runtime } from "./runtime.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const runtime: Runtime = Object.assign(platformRuntime(), { now: () => 42 });
+ * assertEquals(runtime.now(), 42);
+ * ```
+ */
+export interface Runtime {
+  /** Wall clock: milliseconds since the beginning of 1970. May jump when the clock is set. */
+  now(): number;
+  /** Clock that never runs back: milliseconds since a moment that the runtime chooses. */
+  monotonic(): number;
+  /**
+   * Starts a timer.
+   *
+   * @param callback Called once, after the time.
+   * @param ms Time in milliseconds, at most 2³¹ − 1.
+   * @returns The timer, for `clearTimeout`.
+   */
+  setTimeout(callback: () => void, ms: number): Timer;
+  /**
+   * Stops a timer.
+   *
+   * @param timer The timer; ignored if over, stopped or `undefined`.
+   */
+  clearTimeout(timer: Timer | undefined): void;
+  /**
+   * Calls back once all callbacks that are ready in this turn of the event loop have run. Such a
+   * call cannot be taken back, and keeps no process alive.
+   *
+   * @param callback Called once. MUST NOT throw.
+   */
+  schedule(callback: () => void): void;
+  /** Draws a number from 0 up to 1, which is not fit for secrets. */
+  random(): number;
+  /** Draws a random UUID, of version 4. */
+  randomUUID(): string;
+}
+
+/** The runtime of the platform. Looks up each global at its call, so that fake time is seen. */
+class PlatformRuntime implements Runtime {
+  // Created at the first use: browsers need a channel of their own for it.
+  #schedule: Schedule | undefined;
+
+  now(): number {
+    return Date.now();
+  }
+
+  monotonic(): number {
+    return performance.now();
+  }
+
+  setTimeout(callback: () => void, ms: number): Timer {
+    return setTimeout(callback, ms);
+  }
+
+  clearTimeout(timer: Timer | undefined): void {
+    clearTimeout(timer);
+  }
+
+  schedule(callback: () => void): void {
+    this.#schedule ??= platformSchedule();
+    this.#schedule(callback);
+  }
+
+  random(): number {
+    return Math.random();
+  }
+
+  randomUUID(): string {
+    // Pages that were not loaded over TLS have no `randomUUID`.
+    return (crypto as Partial<Crypto>).randomUUID?.() ?? String(Math.random());
+  }
+}
+
+/**
+ * Creates the runtime of the platform, the default of every server and client.
+ *
+ * @returns A runtime with the clocks, timers and random numbers of Deno, the browser, Node or Bun.
+ */
+export function platformRuntime(): Runtime {
+  return new PlatformRuntime();
+}

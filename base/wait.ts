@@ -1,0 +1,160 @@
+/** Waiting that ends by time or by signal. */
+import { TimeoutError } from "../errors.ts";
+import type { Runtime, Timer } from "./runtime.ts";
+
+/** Longest time of a timer, in milliseconds: timers hold 31 bits. */
+export const MAX_TIMER_MS: number = 2 ** 31 - 1;
+
+/**
+ * Starts a timer, unless the time has no end.
+ *
+ * @param runtime Runtime that has the timers.
+ * @param ms Time in milliseconds; `undefined` and `Infinity` start no timer.
+ * @param callback Called with the time when it is over.
+ * @returns The timer, for `clearTimeout` of the runtime.
+ * @throws {RangeError} If the time is negative or not a number.
+ */
+export function startTimer(
+  runtime: Runtime,
+  ms: number | undefined,
+  callback: (ms: number) => void,
+): Timer | undefined {
+  if (ms === undefined) return undefined;
+  if (!(ms >= 0)) throw new RangeError(`Cannot wait: timeoutMs must be from 0, received ${ms}`);
+  return ms > MAX_TIMER_MS ? undefined : runtime.setTimeout(() => callback(ms), ms);
+}
+
+/** Options for {@linkcode within}. */
+interface WithinOptions<T> {
+  /**
+   * Beginning of the error message; the time in milliseconds follows.
+   *
+   * @default {"Cannot wait longer than"}
+   */
+  readonly late?: string;
+  /** Ends the wait. */
+  readonly signal?: AbortSignal | undefined;
+  /** Ends the wait after this many milliseconds; waits without limit by default. */
+  readonly timeoutMs?: number | undefined;
+  /** Receives a result that arrives after the wait ended. MUST NOT throw. */
+  readonly discard?: (tooLate: T) => void;
+}
+
+/**
+ * Waits for a promise. In every case the timer and the listener are removed. The end of the wait
+ * does not end the work behind the promise.
+ *
+ * @typeParam T Type of the result.
+ * @param runtime Runtime that has the timers.
+ * @param promise Promise to wait for.
+ * @param options Time, signal and error message.
+ * @returns The result of the promise.
+ * @throws {TimeoutError} If the promise takes longer than `timeoutMs`.
+ * @throws {RangeError} If `timeoutMs` is negative or not a number.
+ */
+export function within<T>(
+  runtime: Runtime,
+  promise: Promise<T>,
+  options: WithinOptions<T> = {},
+): Promise<T> {
+  const { late = "Cannot wait longer than", signal, timeoutMs, discard } = options;
+  return new Promise((resolve, reject) => {
+    const done = () => {
+      runtime.clearTimeout(timer);
+      signal?.removeEventListener("abort", onAbort);
+    };
+    const giveUp = (reason: unknown) => {
+      done();
+      reject(reason);
+      // A rejection must not stay unhandled.
+      promise.then(discard, () => {});
+    };
+    const onAbort = () => giveUp(signal?.reason);
+    let timer: Timer | undefined;
+    try {
+      timer = startTimer(
+        runtime,
+        timeoutMs,
+        (ms) => giveUp(new TimeoutError(`${late} ${ms} ms`, ms)),
+      );
+    } catch (error) {
+      return giveUp(error); // `giveUp` also discards a later result.
+    }
+    if (signal?.aborted) return onAbort();
+    signal?.addEventListener("abort", onAbort);
+    promise.finally(done).then(resolve, reject);
+  });
+}
+
+/** Options for {@linkcode waitFor}. */
+export interface WaitForOptions {
+  /** Name of the awaited event, for the error. */
+  readonly what: string;
+  /** Time after which the wait gives up, in milliseconds; unlimited if left out. */
+  readonly timeoutMs?: number | undefined;
+  /** Ends the wait. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * Waits for a promise, with a limit. Giving up does not cancel the work behind the promise.
+ *
+ * @typeParam T The type of the promised value.
+ * @param runtime Runtime that has the timers.
+ * @param promise The promise to wait for.
+ * @param options See {@linkcode WaitForOptions}.
+ * @returns The promised value.
+ * @throws {TimeoutError} If the promise takes longer than `timeoutMs`.
+ */
+export function waitFor<T>(
+  runtime: Runtime,
+  promise: Promise<T>,
+  options: WaitForOptions,
+): Promise<T> {
+  const { what, ...rest } = options;
+  return within(runtime, promise, { late: `Cannot wait for ${what} longer than`, ...rest });
+}
+
+/**
+ * Waits for a promise for a limited time.
+ *
+ * @param runtime Runtime that has the timers.
+ * @param promise The promise to wait for.
+ * @param timeoutMs The limit, in milliseconds.
+ * @returns True if the promise fulfilled in time; false after the limit.
+ * @throws The promise's rejection, in time.
+ */
+export function settlesWithin(
+  runtime: Runtime,
+  promise: Promise<unknown>,
+  timeoutMs: number,
+): Promise<boolean> {
+  return new Promise((resolve, reject) => {
+    const timer = startTimer(runtime, timeoutMs, () => resolve(false));
+    promise.finally(() => runtime.clearTimeout(timer)).then(() => resolve(true), reject);
+  });
+}
+
+/**
+ * Waits for a time or a signal. Leaves neither a timer nor a listener behind.
+ *
+ * @param runtime Runtime that has the timers.
+ * @param ms The time, in milliseconds.
+ * @param signals Signals that each end the pause.
+ */
+export function pause(
+  runtime: Runtime,
+  ms: number,
+  ...signals: readonly AbortSignal[]
+): Promise<void> {
+  if (ms <= 0 || signals.some(({ aborted }) => aborted)) return Promise.resolve();
+  return new Promise((resolve) => {
+    const done = () => {
+      runtime.clearTimeout(timer);
+      for (const signal of signals) signal.removeEventListener("abort", done);
+      resolve();
+    };
+    const timer = startTimer(runtime, ms, done);
+    for (const signal of signals) signal.addEventListener("abort", done, { once: true });
+  });
+}

@@ -1,0 +1,91 @@
+/**
+ * Checks that the library takes time and chance from the `Runtime` of its node, and not from the
+ * globals of the platform.
+ *
+ * ```sh
+ * deno run -A tools/globals.ts
+ * deno run -A tools/globals.ts --debts
+ * ```
+ *
+ * @module
+ */
+import { isLibrary, readRepository, type Repository, type Violation } from "./arrows.ts";
+import { codeOf, lineAt } from "./_source.ts";
+
+/** The files that stand between the library and the globals. */
+const PLATFORM: ReadonlySet<string> = new Set(["base/runtime.ts", "base/schedule.ts"]);
+
+/** Globals that read a clock, start a timer, or draw a number, and their stand-in. */
+const FORBIDDEN: readonly (readonly [RegExp, string])[] = [
+  [/\bDate\.now\b|\bnew Date\(\s*\)/g, "now()"],
+  [/\bperformance\.now\b/g, "monotonic()"],
+  [/(?<![\w.#])set(?:Timeout|Interval)\(/g, "setTimeout()"],
+  [/(?<![\w.#])clear(?:Timeout|Interval)\(/g, "clearTimeout()"],
+  [/(?<![\w.#])setImmediate\b|\bnew MessageChannel\b|\bplatformSchedule\(/g, "schedule()"],
+  [/\bMath\.random\b/g, "random()"],
+  [/\bcrypto\.randomUUID\b/g, "randomUUID()"],
+  [/\bAbortSignal\.timeout\b/g, "setTimeout()"],
+  [/\bplatformRuntime\(/g, "a runtime that is handed in"],
+];
+
+/** Folder to the number of uses that are left; the numbers may only fall. */
+export type GlobalsDebts = Readonly<Record<string, number>>;
+
+/**
+ * Finds the uses of such globals.
+ *
+ * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
+ * @returns Each use, with its stand-in.
+ */
+export function findGlobals({ files }: Repository): Violation[] {
+  const violations: Violation[] = [];
+  for (const [path, source] of files) {
+    if (!isLibrary(path) || PLATFORM.has(path)) continue;
+    const code = codeOf(source);
+    for (const [pattern, instead] of FORBIDDEN) {
+      for (const { 0: found, index } of code.matchAll(pattern)) {
+        const message = `time and chance come from the runtime: ${instead}, received ${found}`;
+        violations.push({ path, line: lineAt(code, index), message });
+      }
+    }
+  }
+  return violations;
+}
+
+/**
+ * Checks the uses of such globals.
+ *
+ * @param repository The files.
+ * @param debts Folder to the uses that are left.
+ * @returns The uses of each folder that has more than that.
+ */
+export function checkGlobals(repository: Repository, debts: GlobalsDebts = {}): Violation[] {
+  const found = Map.groupBy(findGlobals(repository), ({ path }) => folderOf(path));
+  return [...found].flatMap(([folder, uses]) => uses.length > (debts[folder] ?? 0) ? uses : []);
+}
+
+function folderOf(path: string): string {
+  return path.includes("/") ? path.slice(0, path.lastIndexOf("/")) : ".";
+}
+
+const DEBTS = new URL("globals_debts.json", import.meta.url);
+
+/** Reads the uses that are left. */
+export async function readGlobalsDebts(): Promise<GlobalsDebts> {
+  return JSON.parse(await Deno.readTextFile(DEBTS));
+}
+
+if (import.meta.main) {
+  const repository = await readRepository(new URL("../", import.meta.url));
+  if (Deno.args.includes("--debts")) {
+    const uses = Map.groupBy(findGlobals(repository), ({ path }) => folderOf(path));
+    const debts = Object.fromEntries(
+      [...uses].sort().map(([folder, { length }]) => [folder, length]),
+    );
+    await Deno.writeTextFile(DEBTS, `${JSON.stringify(debts, null, 2)}\n`);
+  }
+  const violations = checkGlobals(repository, await readGlobalsDebts());
+  for (const { path, line, message } of violations) console.error(`${path}:${line} ${message}`);
+  console.log(`${violations.length} uses of the platform's time and chance`);
+  Deno.exit(violations.length === 0 ? 0 : 1);
+}

@@ -1,0 +1,42 @@
+import { assertEquals } from "@std/assert";
+import { checkGlobals, findGlobals } from "./globals.ts";
+
+const repository = (files: Record<string, string>) => ({
+  files: new Map(Object.entries(files)),
+  name: "@skein/skein",
+  exports: {},
+});
+
+Deno.test("findGlobals() accepts time and chance of a runtime", () => {
+  const files = repository({
+    "session/a.ts":
+      'runtime.setTimeout(f, runtime.now());\nthis.#runtime.random();\nnew Date(1);\n// Date.now()\n"setTimeout()";\n',
+    "base/runtime.ts": "Date.now();\n",
+    "session/a_test.ts": "Date.now();\n",
+    "tools/b.ts": "setTimeout(f, 1);\n",
+  });
+  assertEquals(findGlobals(files), []);
+});
+
+Deno.test("findGlobals() reports each use with its stand-in", () => {
+  const files = repository({
+    "session/a.ts": "Date.now();\nnew Date();\nsetTimeout(f, 1);\nMath.random();\n",
+    "client.ts": "AbortSignal.timeout(5);\n",
+  });
+  const found = findGlobals(files).map(({ path, line, message }) =>
+    `${path}:${line} ${message.replace("time and chance come from the runtime: ", "")}`
+  );
+  assertEquals(found, [
+    "session/a.ts:1 now(), received Date.now",
+    "session/a.ts:2 now(), received new Date()",
+    "session/a.ts:3 setTimeout(), received setTimeout(",
+    "session/a.ts:4 random(), received Math.random",
+    "client.ts:1 setTimeout(), received AbortSignal.timeout",
+  ]);
+});
+
+Deno.test("checkGlobals() accepts the debts of a folder, and no more", () => {
+  const files = repository({ "session/a.ts": "Date.now();\n", "session/b/c.ts": "Date.now();\n" });
+  assertEquals(checkGlobals(files, { session: 1, "session/b": 1 }), []);
+  assertEquals(checkGlobals(files, { session: 1 }).map(({ path }) => path), ["session/b/c.ts"]);
+});
