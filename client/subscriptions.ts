@@ -18,7 +18,7 @@ import {
   Subscription,
   type SubscriptionOwner,
 } from "./subscription.ts";
-import { checkTopic } from "../base/topic_pattern.ts";
+import { checkTopic } from "../session/wire/topic_pattern.ts";
 import { type Question, TopicReaders } from "./topic_readers.ts";
 import type { TopicSink } from "../session/incoming.ts";
 

@@ -12,7 +12,7 @@ import {
 import { MAX_PLACE_BYTES } from "../session/wire/history_place.ts";
 import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
-import { checkTopic } from "../base/topic_pattern.ts";
+import { checkTopic } from "../session/wire/topic_pattern.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { waitFor } from "../base/wait.ts";
 import { platformRuntime } from "../base/runtime.ts";

@@ -26,7 +26,7 @@ import { internals, type Session } from "../session/session.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import { ServiceDesk } from "../session/serving/services.ts";
 import { validate } from "../base/standard_schema.ts";
-import { TopicPattern } from "../base/topic_pattern.ts";
+import { TopicPattern } from "../session/wire/topic_pattern.ts";
 import { within } from "../base/wait.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { report } from "../session/report.ts";

@@ -14,7 +14,7 @@ import {
   validate,
   type Validation,
 } from "../base/standard_schema.ts";
-import { type RouteMatch, type TopicOf, TopicRouter } from "../base/topic_pattern.ts";
+import { type RouteMatch, type TopicOf, TopicRouter } from "./wire/topic_pattern.ts";
 import type { Incoming } from "./incoming.ts";
 import type { ContractMessage, Message, UntypedMessage } from "./message.ts";
 

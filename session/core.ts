@@ -34,7 +34,7 @@ import { Inbound, type InboundHost } from "./inbound.ts";
 import { SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
 import type { ServiceHost, SessionServing } from "./desk.ts";
 import type { SessionSettings } from "./settings.ts";
-import { checkTopic } from "../base/topic_pattern.ts";
+import { checkTopic } from "./wire/topic_pattern.ts";
 import { settlesWithin } from "../base/wait.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import type {

@@ -4,7 +4,7 @@
  * @module
  */
 import type { RequestFailure } from "../errors.ts";
-import type { ParamsOf, TopicOf } from "../base/topic_pattern.ts";
+import type { ParamsOf, TopicOf } from "./wire/topic_pattern.ts";
 
 const NO_PARAMS: Readonly<Record<string, string>> = Object.freeze({});
 

@@ -164,7 +164,7 @@ export {
   type TopicOf,
   TopicPattern,
   TopicRouter,
-} from "../base/topic_pattern.ts";
+} from "./wire/topic_pattern.ts";
 export { Turn } from "./queue/turn.ts";
 export { exceedsBytes, utf8Length } from "./wire/utf8.ts";
 export type {

@@ -50,7 +50,7 @@ import { internals, SessionCore, SKEIN_PROTOCOL } from "./core.ts";
 import { encodeData, encodeMessage } from "./wire/encode.ts";
 import type { GoAway, TraceContext } from "./wire/envelope.ts";
 import type { HistoryOptions, SubscribeAnswer } from "./wire/recovery.ts";
-import { checkTopic } from "../base/topic_pattern.ts";
+import { checkTopic } from "./wire/topic_pattern.ts";
 import { settlesWithin, waitFor } from "../base/wait.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import type { TransportFallback } from "../transport/race/options.ts";

@@ -3,7 +3,7 @@ import { UnsupportedError } from "../../errors.ts";
 import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import type { Session } from "../../session/session.ts";
 import { checkLimits } from "../../base/limits.ts";
-import { TopicRouter } from "../../base/topic_pattern.ts";
+import { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import type { Turn } from "../../session/queue/turn.ts";
 import { Line } from "./semaphore.ts";
 import { Tails } from "./tail_cache.ts";

@@ -4,7 +4,7 @@ import type { PresenceMember } from "../../session/wire/presence_notice.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
-import { checkTopic } from "../../base/topic_pattern.ts";
+import { checkTopic } from "../../session/wire/topic_pattern.ts";
 import { Places } from "./topic_presence.ts";
 import type { Place, Stay } from "./user_presence.ts";
 import type {

@@ -2,7 +2,7 @@
 import { QueueFullError } from "../../errors.ts";
 import { PRESENCE_PREFIX, type PresenceMember } from "../../session/wire/presence_notice.ts";
 import { internals, type Session } from "../../session/session.ts";
-import { checkTopic, TopicRouter } from "../../base/topic_pattern.ts";
+import { checkTopic, TopicRouter } from "../../session/wire/topic_pattern.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { Room, type RoomOptions } from "./room.ts";

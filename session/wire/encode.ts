@@ -3,7 +3,7 @@ import type { Frame } from "../../transport/connection.ts";
 import { encodeBinary } from "./binary.ts";
 import type { Entry } from "../queue/packing.ts";
 import { encodeEnvelope, type OutgoingEnvelope, type TraceContext } from "./envelope.ts";
-import { checkTopic } from "../../base/topic_pattern.ts";
+import { checkTopic } from "./topic_pattern.ts";
 import { utf8Length } from "./utf8.ts";
 
 /** Most bytes of one message by default, in both directions. */

@@ -8,7 +8,7 @@ import { decodeBinary, encodeBinary, isBinaryMessage } from "../../session/wire/
 import { encodeMessage } from "../../session/wire/encode.ts";
 import { encodeEnvelope } from "../../session/wire/envelope.ts";
 import { parseEnvelope } from "../../session/wire/server_envelope.ts";
-import { checkTopic, TopicPattern, TopicRouter } from "../../base/topic_pattern.ts";
+import { checkTopic, TopicPattern, TopicRouter } from "../../session/wire/topic_pattern.ts";
 import { withoutToken } from "../../session/url.ts";
 import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 import { addressKey } from "../../transport/address.ts";

@@ -2,8 +2,8 @@
  * Topic patterns such as `chat:{room}`, and the router that finds the one matching pattern of a
  * topic.
  */
-import { MAX_TOPIC_BYTES } from "../session/wire/envelope.ts";
-import { exceedsBytes, utf8Length } from "../session/wire/utf8.ts";
+import { MAX_TOPIC_BYTES } from "./envelope.ts";
+import { exceedsBytes, utf8Length } from "./utf8.ts";
 
 /**
  * Topics whose match a {@linkcode TopicRouter} remembers. Enough for the busy topics of one
