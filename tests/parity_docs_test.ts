@@ -67,7 +67,7 @@ function hasTest(source: string, title: string): boolean {
 }
 
 for (const [name, members] of Object.entries(MEMBERS)) {
-  const file = `docs/parity-${name}.md`;
+  const file = `docs/internals/parity-${name}.md`;
   const page = await Deno.readTextFile(new URL(file, ROOT));
 
   /** The rows of all tables, without their heads. */

@@ -53,10 +53,19 @@ const PRONOUN =
  * @returns Words of prose, and how many of these are pronouns.
  */
 export function proseOf(source: string): { words: number; pronouns: number } {
-  const text = commentsOf(source).map((comment) =>
-    comment.replace(/```[^]*?```/g, " ").replace(/`[^`]*`|\{@\w+[^}]*\}|https?:\S+/g, " x ")
-  ).join("\n").toLowerCase();
-  const words = text.match(/[a-z]+(?:'[a-z]+)?/g) ?? [];
+  return countPronouns(commentsOf(source).join("\n"));
+}
+
+/**
+ * Counts words and pronouns in a text, without its code and links.
+ *
+ * @param text Markdown.
+ * @returns Words of prose, and how many of these are pronouns.
+ */
+export function countPronouns(text: string): { words: number; pronouns: number } {
+  const prose = text.replace(/```[^]*?```/g, " ")
+    .replace(/`[^`]*`|\{@\w+[^}]*\}|https?:\S+/g, " x ").toLowerCase();
+  const words = prose.match(/[a-z]+(?:'[a-z]+)?/g) ?? [];
   return { words: words.length, pronouns: words.filter((word) => PRONOUN.test(word)).length };
 }
 

@@ -18,6 +18,7 @@ import {
   type Violation,
 } from "./arrows.ts";
 import { checkGlobals, readGlobalsDebts } from "./globals.ts";
+import { checkPages, readPages, readPagesDebts } from "./pages.ts";
 import { checkProse } from "./prose.ts";
 
 /** How a step ended. */
@@ -79,6 +80,13 @@ function stepsFor(repository: Repository, tests: boolean): Step[] {
     {
       name: "globals",
       run: async () => listed(checkGlobals(repository, await readGlobalsDebts())),
+    },
+    {
+      name: "pages",
+      run: async () => {
+        const { pages, paths } = await readPages(ROOT);
+        return listed(checkPages(pages, paths, await readPagesDebts()));
+      },
     },
     { name: "prose", run: () => listed(checkProse(repository)) },
     { name: "check", run: () => deno("check") },

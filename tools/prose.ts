@@ -11,8 +11,8 @@ import { isLibrary, readRepository, type Repository, type Violation } from "./ar
 import { commentsOf } from "./_source.ts";
 import { proseOf } from "./figures.ts";
 
-/** Most pronouns per thousand words of a folder's comments. */
-const MAX_PRONOUNS = 20;
+/** Most pronouns per thousand words of a folder's comments, and of a page. */
+export const MAX_PRONOUNS: number = 20;
 
 /** A doc names the thing first. */
 const OPENING = /^(?:What|Whatever|Who|Whoever|Whom|Whose|Whether|Things)\b/;

@@ -1,0 +1,163 @@
+/**
+ * Checks the Markdown of the repository: each link leads somewhere, and the prose keeps the rules.
+ *
+ * ```sh
+ * deno run -A tools/pages.ts
+ * deno run -A tools/pages.ts --debts
+ * ```
+ *
+ * @module
+ */
+import type { Violation } from "./arrows.ts";
+import { countPronouns } from "./figures.ts";
+import { MAX_PRONOUNS } from "./prose.ts";
+
+/** Path from the root of the repository to Markdown, of every page. */
+export type Pages = ReadonlyMap<string, string>;
+
+/** Page to its pronouns per thousand words, while these are too many; the numbers may only fall. */
+export type PagesDebts = Readonly<Record<string, number>>;
+
+/** A paragraph, a list item or a cell that opens with a riddle. */
+const OPENING =
+  /^(?:\s*(?:[-*] |\d+\. |\|)\s*)?(?:What|Whatever|Who|Whoever|Whom|Whose|Whether|Nobody|Nothing)\b/;
+
+/**
+ * Checks all pages.
+ *
+ * @param pages See {@linkcode Pages}.
+ * @param paths Every file of the repository, for links to other files.
+ * @param debts See {@linkcode PagesDebts}.
+ * @returns Each violation.
+ */
+export function checkPages(
+  pages: Pages,
+  paths: ReadonlySet<string>,
+  debts: PagesDebts = {},
+): Violation[] {
+  return [...pages].flatMap(([path, text]) => [
+    ...checkLinks(path, text, pages, paths),
+    ...checkWords(path, text, debts[path]),
+  ]);
+}
+
+function checkLinks(path: string, text: string, pages: Pages, paths: ReadonlySet<string>) {
+  const violations: Violation[] = [];
+  for (const { line, content } of linesOf(text)) {
+    for (const [, target] of content.matchAll(/\]\(([^)\s]+)\)|\b(?:src|href)="([^"]+)"/g)) {
+      if (target === undefined || /^[a-z]+:/.test(target)) continue;
+      const { pathname, hash } = new URL(target, `file:///${path}`);
+      const to = decodeURIComponent(pathname.slice(1));
+      const page = pages.get(to);
+      const isThere = page !== undefined ||
+        [...paths].some((one) => one === to || one.startsWith(to.replace(/\/?$/, "/")));
+      const isAnchor = page === undefined || hash === "" ||
+        anchorsOf(page).has(decodeURIComponent(hash.slice(1)));
+      if (!isThere || !isAnchor) {
+        const message = `a link leads to a file and a heading, received ${target}`;
+        violations.push({ path, line, message });
+      }
+    }
+  }
+  return violations;
+}
+
+function checkWords(path: string, text: string, ceiling = MAX_PRONOUNS): Violation[] {
+  const violations: Violation[] = [];
+  for (const { line, content } of linesOf(text)) {
+    if (/\bcan not\b(?! only)/.test(content)) {
+      violations.push({ path, line, message: '"cannot" is one word' });
+    }
+  }
+  const share = shareOf(text);
+  if (share > ceiling) {
+    const message = `at most ${ceiling} pronouns per thousand words, received ${share}`;
+    violations.push({ path, line: 1, message });
+  }
+  for (const { line, content } of ceiling > MAX_PRONOUNS ? [] : linesOf(text)) {
+    if (!OPENING.test(content)) continue;
+    const message = `no paragraph, item or cell opens so, received "${
+      content.trim().slice(0, 40)
+    }"`;
+    violations.push({ path, line, message });
+  }
+  return violations;
+}
+
+/** Pronouns per thousand words, rounded up; a page of fewer than 200 words counts as 200. */
+function shareOf(text: string): number {
+  const prose = linesOf(text).map(({ content }) => content).join("\n");
+  const { words, pronouns } = countPronouns(prose.replace(/\]\([^)]*\)/g, "]"));
+  return Math.ceil(pronouns / Math.max(words, 200) * 1_000);
+}
+
+/** The lines of a page without its code blocks. */
+function linesOf(text: string): { readonly line: number; readonly content: string }[] {
+  let isCode = false;
+  return text.split("\n").flatMap((content, index) => {
+    const isFence = /^\s*(?:```|~~~)/.test(content);
+    if (isFence) isCode = !isCode;
+    return isFence || isCode ? [] : [{ line: index + 1, content }];
+  });
+}
+
+/** The anchors that a page offers: its headings, as code hosts name them, and `id` attributes. */
+function anchorsOf(page: string): ReadonlySet<string> {
+  const anchors = new Set<string>();
+  for (const { content } of linesOf(page)) {
+    const heading = /^#{1,6} (.*)/.exec(content)?.[1];
+    if (heading !== undefined) {
+      const plain = heading.replace(/<[^>]*>/g, "").replace(/\]\([^)]*\)/g, "]").trim();
+      const name = plain.toLowerCase().replace(/[^\p{L}\p{N}_\- ]/gu, "").replaceAll(" ", "-");
+      let anchor = name;
+      for (let i = 1; anchors.has(anchor); i++) anchor = `${name}-${i}`;
+      anchors.add(anchor);
+    }
+    for (const [, id] of content.matchAll(/\bid="([^"]+)"/g)) anchors.add(id!);
+  }
+  return anchors;
+}
+
+/**
+ * Reads all pages.
+ *
+ * @param root The repository.
+ * @returns The pages, and the paths of all files.
+ */
+export async function readPages(root: URL): Promise<{ pages: Pages; paths: ReadonlySet<string> }> {
+  const pages = new Map<string, string>();
+  const paths = new Set<string>();
+  const walk = async (folder: string): Promise<void> => {
+    for await (const { name, isDirectory } of Deno.readDir(new URL(folder, root))) {
+      if (name === ".git" || name === "node_modules") continue;
+      const path = folder + name;
+      if (isDirectory) await walk(`${path}/`);
+      else {
+        paths.add(path);
+        if (name.endsWith(".md")) pages.set(path, await Deno.readTextFile(new URL(path, root)));
+      }
+    }
+  };
+  await walk("");
+  return { pages: new Map([...pages].sort(([a], [b]) => a < b ? -1 : 1)), paths };
+}
+
+const DEBTS = new URL("pages_debts.json", import.meta.url);
+
+/** Reads the ceilings of the pages that have too many pronouns. */
+export async function readPagesDebts(): Promise<PagesDebts> {
+  return JSON.parse(await Deno.readTextFile(DEBTS));
+}
+
+if (import.meta.main) {
+  const { pages, paths } = await readPages(new URL("../", import.meta.url));
+  if (Deno.args.includes("--debts")) {
+    const owed = [...pages].map(([path, text]) => [path, shareOf(text)] as const)
+      .filter(([, share]) => share > MAX_PRONOUNS);
+    await Deno.writeTextFile(DEBTS, `${JSON.stringify(Object.fromEntries(owed), null, 2)}\n`);
+  }
+  const violations = checkPages(pages, paths, await readPagesDebts());
+  for (const { path, line, message } of violations) console.error(`${path}:${line} ${message}`);
+  console.log(`${violations.length} violations of the rules for pages`);
+  Deno.exit(violations.length === 0 ? 0 : 1);
+}

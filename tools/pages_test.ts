@@ -1,0 +1,42 @@
+import { assertEquals } from "@std/assert";
+import { checkPages } from "./pages.ts";
+
+const check = (pages: Record<string, string>, debts: Record<string, number> = {}) => {
+  const all = new Map(Object.entries(pages));
+  const paths = new Set([...all.keys(), "examples/echo.ts"]);
+  return checkPages(all, paths, debts).map(({ path, line, message }) =>
+    `${path}:${line} ${message}`
+  );
+};
+
+Deno.test("checkPages() accepts links to files, folders, headings and other sites", () => {
+  const readme = [
+    "# Skein",
+    "[a](docs/a.md), [b](docs/a.md#two-words-twice), [c](#skein), [d](examples/)",
+    "[e](examples/echo.ts), [f](https://deno.com/x#y)",
+    "```md\n[not a link](nowhere.md)\n```",
+  ].join("\n");
+  const page = '# Two words: `twice`\n\n# Two words, twice\n\n<a id="own"></a> [own](#own)\n' +
+    "[second](#two-words-twice-1)\n";
+  assertEquals(check({ "README.md": readme, "docs/a.md": page }), []);
+});
+
+Deno.test("checkPages() reports links that lead nowhere", () => {
+  const expected = "a link leads to a file and a heading, received";
+  assertEquals(check({ "docs/a.md": "# A\n\n[a](b.md)\n\n[b](#c)\n" }), [
+    `docs/a.md:3 ${expected} b.md`,
+    `docs/a.md:5 ${expected} #c`,
+  ]);
+});
+
+Deno.test("checkPages() reports prose that breaks the rules, up to a page's debts", () => {
+  const riddles = `${
+    "They know what it is. ".repeat(5)
+  }\n- Who can not\n\n\`\`\`ts\nWhat it is\n\`\`\`\n`;
+  assertEquals(check({ "a.md": riddles }), [
+    'a.md:2 "cannot" is one word',
+    "a.md:1 at most 20 pronouns per thousand words, received 80",
+    'a.md:2 no paragraph, item or cell opens so, received "- Who can not"',
+  ]);
+  assertEquals(check({ "a.md": riddles }, { "a.md": 80 }), ['a.md:2 "cannot" is one word']);
+});
