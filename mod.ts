@@ -56,6 +56,7 @@ export {
   TimeoutError,
   UnsupportedError,
 } from "./errors.ts";
+export { platformRuntime, type Runtime, type Timer } from "./base/runtime.ts";
 export {
   type AddOptions,
   type AddressRates,

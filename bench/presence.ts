@@ -6,6 +6,7 @@
  *
  * @module
  */
+import { platformRuntime } from "../base/runtime.ts";
 import process from "node:process";
 import { argument, numberArgument } from "./args.ts";
 import type { Broker, Publication } from "../pubsub/broker.ts";
@@ -25,7 +26,7 @@ const GRACE_MS = 1_000;
 const wire = { frames: 0, bytes: 0, published: 0, publishedBytes: 0 };
 
 class Node implements AsyncDisposable {
-  readonly settings = sessionSettings({ side: "server", turn: new Turn() });
+  readonly settings = sessionSettings({ side: "server", turn: new Turn(platformRuntime()) });
   readonly topics: Topics;
   readonly nodes: Nodes | undefined;
   readonly presence: Presence;

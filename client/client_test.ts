@@ -1,3 +1,4 @@
+import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, SessionClosedError, TimeoutError } from "../errors.ts";
@@ -115,7 +116,9 @@ Deno.test("Client throws the refusal in a loop after what came before it", async
 
 Deno.test("Client ends its loops on a normal close of either end", async () => {
   for (const end of ["server", "client"]) {
-    const network = new Network({ services: new ServiceDesk({ subscribe: () => ({}) }) });
+    const network = new Network({
+      services: new ServiceDesk(platformRuntime(), { subscribe: () => ({}) }),
+    });
     await using client = network.client();
     const topic = client.subscribe("a");
     const loops = [Array.fromAsync(client), Array.fromAsync(topic)];
@@ -140,7 +143,7 @@ Deno.test("Client asks for a token anew each time, and gives an expired one anot
   using time = new FakeTime();
   const tokens: string[] = [];
   const network = new Network({
-    services: new ServiceDesk({
+    services: new ServiceDesk(platformRuntime(), {
       authenticate: (_session, token) => {
         tokens.push(token);
         return Promise.resolve({ value: token, user: undefined });

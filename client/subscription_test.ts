@@ -1,3 +1,4 @@
+import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
@@ -18,7 +19,7 @@ function services(
   subscribe: NonNullable<SessionServices["subscribe"]> = () => ({}),
 ): { services: ServiceDesk } {
   return {
-    services: new ServiceDesk({
+    services: new ServiceDesk(platformRuntime(), {
       subscribe: (session, topic, request) => {
         log.push(`+${topic}`);
         return subscribe(session, topic, request);
@@ -136,7 +137,10 @@ Deno.test("Subscription whose reader falls behind has told all, if the server ne
   using time = new FakeTime();
   const silent = new Promise<never>(() => {});
   const network = new Network({
-    services: new ServiceDesk({ subscribe: () => ({}), unsubscribe: () => silent }),
+    services: new ServiceDesk(platformRuntime(), {
+      subscribe: () => ({}),
+      unsubscribe: () => silent,
+    }),
     sendQueue: { maxMessages: 10_000 },
   });
   await using client = network.client();
@@ -154,7 +158,10 @@ Deno.test("Subscription.unsubscribe() rejects if the server does not answer, and
   using time = new FakeTime();
   const silent = new Promise<never>(() => {});
   const network = new Network({
-    services: new ServiceDesk({ subscribe: () => ({}), unsubscribe: () => silent }),
+    services: new ServiceDesk(platformRuntime(), {
+      subscribe: () => ({}),
+      unsubscribe: () => silent,
+    }),
   });
   await using client = network.client();
   const news = client.subscribe("news");
@@ -169,7 +176,7 @@ Deno.test("Subscription.unsubscribe() rejects if the server does not answer, and
 
 Deno.test("Subscription that is left keeps what is on its way from the client's loop", async () => {
   const network = new Network({
-    services: new ServiceDesk({
+    services: new ServiceDesk(platformRuntime(), {
       subscribe: () => ({}),
       unsubscribe: (session) => {
         session.send("news", "on its way");
@@ -438,7 +445,7 @@ Deno.test("Subscription of a topic that is left and taken again stays the new on
 Deno.test("Subscription stands where it is to begin before anything came of it; null is nowhere", async () => {
   const since: unknown[] = [];
   const network = new Network({
-    services: new ServiceDesk({
+    services: new ServiceDesk(platformRuntime(), {
       hasHistory: true,
       subscribe: (_session, _topic, request) => {
         since.push(request.since);
@@ -460,7 +467,7 @@ Deno.test("Subscription stands where it is to begin before anything came of it; 
 Deno.test("Subscription outlives a session that the application closes while it is asked for", async () => {
   using time = new FakeTime();
   const network = new Network({
-    services: new ServiceDesk({ hasHistory: true, subscribe: () => ({}) }),
+    services: new ServiceDesk(platformRuntime(), { hasHistory: true, subscribe: () => ({}) }),
   });
   await using client = network.client();
   const session = await client.whenConnected();
@@ -672,7 +679,7 @@ Deno.test("Subscription checks its messages, and skips what does not fit", async
 Deno.test("Client.publish() asks the server, and says what it answered", async () => {
   const published: unknown[] = [];
   const network = new Network({
-    services: new ServiceDesk({
+    services: new ServiceDesk(platformRuntime(), {
       publish: (_session, topic, data) => {
         if (topic === "closed") throw new RequestError("forbidden", "Not you");
         published.push([topic, data]);

@@ -1,4 +1,5 @@
 /** Sessions for the tests of this folder, on pairs in memory and a turn that ends by hand. */
+import { platformRuntime } from "../base/runtime.ts";
 import { assert } from "@std/assert";
 import { Session } from "../session/session.ts";
 import type { SessionLimits } from "../session/settings.ts";
@@ -25,7 +26,7 @@ export interface Peer {
 }
 
 export class Peers implements AsyncDisposable {
-  readonly turn: Turn = new Turn(() => {});
+  readonly turn: Turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
   readonly #peers: Peer[] = [];
 
   async connect(options: PeerOptions = {}): Promise<Peer> {

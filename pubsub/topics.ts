@@ -51,7 +51,7 @@ export interface TopicsOptions {
   /**
    * The turn of all sessions that subscribe.
    *
-   * @default {new Turn()}
+   * @default {new Turn(platformRuntime())}
    */
   readonly turn?: Turn;
   /**
@@ -258,7 +258,7 @@ export class Topics implements AsyncDisposable {
   constructor(options: TopicsOptions = {}) {
     this.#ownsBroker = options.broker === undefined;
     this.broker = options.broker ?? new MemoryBroker();
-    this.#turn = options.turn ?? new Turn();
+    this.#turn = options.turn ?? new Turn(platformRuntime());
     const { maxTopicsPerSession = 128, maxTopicBytes = MAX_TOPIC_BYTES } = options;
     const { maxMessageBytes = MAX_MESSAGE_BYTES } = options;
     this.#maxTopics = checkLimit("maxTopicsPerSession", maxTopicsPerSession);

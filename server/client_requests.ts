@@ -140,7 +140,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     throw new RequestError("unknown-topic", `No message of the contract fits the topic "${topic}"`);
   }
 
-  return new ServiceDesk({
+  return new ServiceDesk(platformRuntime(), {
     hasHistory: options.hasHistory,
     sequences: options.sequences,
 

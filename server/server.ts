@@ -417,7 +417,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   /** The nodes of the broker; `undefined` without the option `broker`. */
   readonly nodes: Nodes | undefined;
 
-  readonly #console = new ConsoleReport();
+  readonly #console = new ConsoleReport(platformRuntime());
   readonly #admission: Admission<V>;
   readonly #cluster: Cluster<V, C>;
   readonly #claims: UserClaims | undefined;
@@ -444,7 +444,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   constructor(options: ServerOptions<V, C> = {}) {
     checkServerOptions("create server", options, { keys: SERVER_KEYS, limits: LIMIT_KEYS });
     const { contract, authorize, limits = {}, rooms = [], broker } = options;
-    const turn = new Turn();
+    const turn = new Turn(platformRuntime());
     const settings = sessionSettings<V, C, "server">({
       ...options.session,
       ...pickHandlers(options),

@@ -36,7 +36,7 @@ import type { ServiceHost, SessionServing } from "./desk.ts";
 import type { SessionSettings } from "./settings.ts";
 import { checkTopic } from "./wire/topic_pattern.ts";
 import { settlesWithin } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import type { Runtime, Timer } from "../base/runtime.ts";
 import type {
   PeerIdentity,
   SessionCredentials,
@@ -90,7 +90,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   /** Messages from the peer. */
   readonly inbound: Inbound;
   /** When the session was created, in milliseconds since the Unix epoch. */
-  readonly createdAt: number = Date.now();
+  readonly createdAt: number;
   /** Id of the session. */
   id: string;
   /** The result of `authenticate`. */
@@ -164,7 +164,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   #controls: Controls | undefined;
   #served: SessionServing | undefined;
   #heartbeat: Heartbeat | undefined;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timer: Timer | undefined;
   #ready: PromiseWithResolvers<void> | undefined;
   #closed: PromiseWithResolvers<CloseInfo> | undefined;
   #onEnd: ((session: never) => void)[] | undefined;
@@ -190,7 +190,8 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.session = session;
     this.connection = connection;
     this.settings = settings;
-    this.id = identity.id ?? newId();
+    this.createdAt = settings.runtime.now();
+    this.id = identity.id ?? settings.runtime.randomUUID();
     this.value = identity.value;
     this.user = identity.user;
     this.#awaitsToken = identity.awaitsToken === true;
@@ -239,6 +240,11 @@ export class SessionCore<F extends SessionFace = SessionFace>
     );
   }
 
+  /** Clocks and timers of this node. */
+  get runtime(): Runtime {
+    return this.settings.runtime;
+  }
+
   /** Events of the session, created on first access. */
   get events(): SessionEvents {
     return this.#events ??= new EventsOfSession(this);
@@ -251,7 +257,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
 
   /** Requests of this end: those of the application, subscriptions, publications, tokens. */
   get asks(): Asks {
-    return this.#asks ??= new Asks(this.settings.maxRequests);
+    return this.#asks ??= new Asks(this.runtime, this.settings.maxRequests);
   }
 
   /** Count of all requests of this end that wait. */
@@ -270,10 +276,11 @@ export class SessionCore<F extends SessionFace = SessionFace>
   }
 
   /**
-   * The heartbeat's clock in milliseconds, cheaper than `Date.now()`; see {@linkcode InboundHost}.
+   * The heartbeat's clock in milliseconds, cheaper than that of the runtime; see
+   * {@linkcode InboundHost}.
    */
   get now(): number {
-    return this.#heartbeat?.now ?? Date.now();
+    return this.#heartbeat?.now ?? this.runtime.now();
   }
 
   /** The heartbeat that watches the peer. */
@@ -503,13 +510,13 @@ export class SessionCore<F extends SessionFace = SessionFace>
     if (this.state !== "connecting" || this.ending !== undefined) return;
     const { side, handlers, watch } = this.settings;
     const services = this.settings.services?.services;
-    clearTimeout(this.#timer);
+    this.runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#awaitsToken = false;
     const refusal = services?.admit?.(this.session);
     if (refusal !== undefined) return this.windUp({ ...refusal, by: "local" });
     this.#wasOpen = true;
-    this.readyAt = Date.now();
+    this.readyAt = this.runtime.now();
     this.state = "connected";
     if (hello !== undefined) {
       this.id = hello.session;
@@ -518,7 +525,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
       this.ticket = hello.ticket;
     } else if (this.joins && side === "server" && !this.#inherits) this.#sayHello();
     if (this.joins) {
-      this.#heartbeat = hello === undefined ? this.settings.heartbeat : heartbeatOf(hello);
+      this.#heartbeat = hello === undefined
+        ? this.settings.heartbeat
+        : heartbeatOf(this.runtime, hello);
       this.#heartbeat.add(this);
     }
     this.#settleReady();
@@ -534,7 +543,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     const { now, intervalMs } = this.#heartbeat!;
     const isLate = now - this.lastHeard > intervalMs * 1.2;
     if (this.settings.side !== "server" && !isLate) return;
-    this.#pingedAt = performance.now();
+    this.#pingedAt = this.runtime.monotonic();
     this.post({ ping: ++this.#pings });
   }
 
@@ -542,7 +551,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   pong(n: number): void {
     if (n > MAX_PINGS) this.pings?.answer(n - MAX_PINGS, undefined, undefined);
     else if (n === this.#pings && this.#pingedAt > 0) {
-      this.roundTripMs = performance.now() - this.#pingedAt;
+      this.roundTripMs = this.runtime.monotonic() - this.#pingedAt;
       this.#pingedAt = 0;
     }
   }
@@ -550,7 +559,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   /** Begins to drain. */
   startDraining(): void {
     this.state = "draining";
-    this.drainingAt = Date.now();
+    this.drainingAt = this.runtime.now();
     this.emit("draining", null);
   }
 
@@ -585,7 +594,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     const { turn, closeTimeoutMs } = this.settings;
     this.ending = ending;
     if (this.state === "connected") this.startDraining();
-    clearTimeout(this.#timer);
+    this.runtime.clearTimeout(this.#timer);
     turn.flush();
     if (this.info !== undefined) return;
     const close = () =>
@@ -594,7 +603,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
         reason: ending.reason,
         closeConnection: this.closesConnection,
       });
-    this.#timer = setTimeout(() => {
+    this.#timer = this.runtime.setTimeout(() => {
       close();
       this.finish(ending);
     }, closeTimeoutMs);
@@ -641,7 +650,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   }
 
   #failsTooOften(): boolean {
-    const now = Date.now();
+    const now = this.runtime.now();
     const failedAt = this.failedAt ??= [];
     return failedAt.push(now) > MAX_FAILURES && now - failedAt.shift()! < FAILURES_WINDOW_MS;
   }
@@ -682,8 +691,8 @@ export class SessionCore<F extends SessionFace = SessionFace>
 
   /** Ends the session unless the handshake completes within a new timeout. */
   giveUpAfter(timeoutMs: number, what: string): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => {
+    this.runtime.clearTimeout(this.#timer);
+    this.#timer = this.runtime.setTimeout(() => {
       const error = new TimeoutError(
         `Cannot wait for the ${what} longer than ${timeoutMs} ms`,
         timeoutMs,
@@ -720,9 +729,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
     // A local close stays local when the peer confirms the close, or the network fails meanwhile.
     const info = this.ending ?? cause;
     this.info = info;
-    this.closedAt = Date.now();
+    this.closedAt = this.runtime.now();
     this.state = "closed";
-    clearTimeout(this.#timer);
+    this.runtime.clearTimeout(this.#timer);
     this.#heartbeat?.delete(this);
     this.queue?.end();
     // Creating an Error captures a stack trace, which is slow; skip the error when no call awaits
@@ -749,7 +758,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   async #callOnClose(info: CloseInfo): Promise<void> {
     const { handlers, closeTimeoutMs } = this.settings;
     if (this.inbound.isHandled && !this.inbound.isIdle) {
-      if (!await settlesWithin(platformRuntime(), this.inbound.idle(), closeTimeoutMs)) {
+      if (!await settlesWithin(this.runtime, this.inbound.idle(), closeTimeoutMs)) {
         this.inbound.queue.clear();
       }
     }
@@ -790,16 +799,8 @@ function isOfClosing(error: unknown): boolean {
 const MAX_INTERVAL_S = 600;
 
 /** A client gives up on the server after two missed pings, with a margin of 40 % of an interval. */
-function heartbeatOf(hello: Hello): Heartbeat {
+function heartbeatOf(runtime: Runtime, hello: Hello): Heartbeat {
   const seconds = Math.round(hello.heartbeatMs / 1_000) || 1;
   const intervalMs = Math.min(MAX_INTERVAL_S, seconds) * 1_000;
-  return new Heartbeat({ intervalMs, timeoutMs: intervalMs * 2.4 });
-}
-
-/**
- * Pages without a secure context have no `randomUUID`; the server's `hello` replaces the id of a
- * client anyway.
- */
-function newId(): string {
-  return (crypto as Partial<Crypto>).randomUUID?.() ?? String(Math.random());
+  return new Heartbeat(runtime, { intervalMs, timeoutMs: intervalMs * 2.4 });
 }

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { Runtime, Timer } from "../base/runtime.ts";
 
 /** Resolution of all times, in milliseconds: the clock ticks once in this interval. */
 const TICK_MS = 1_000;
@@ -47,21 +48,23 @@ export class Heartbeat implements Disposable {
   /** Silence after which a peer counts as dead, in milliseconds. */
   readonly timeoutMs: number;
   /** Coarse clock in milliseconds, exact enough for the time of a sign of life. */
-  now: number = Date.now();
+  now: number;
 
+  readonly #runtime: Runtime;
   /** Peers, each with the tick of the interval at which its ping is due. */
   readonly #hearts = new Map<Heart, number>();
   #tick = 0;
-  #timer: ReturnType<typeof setInterval> | undefined;
+  #timer: Timer | undefined;
 
   /**
    * Creates a heartbeat without peers.
    *
+   * @param runtime Clocks and timers of this node.
    * @param options Interval and timeout, see {@linkcode HeartbeatOptions}.
    * @throws {RangeError} If the interval is not a positive multiple of 1,000, or not below the
    * timeout.
    */
-  constructor(options: HeartbeatOptions = {}) {
+  constructor(runtime: Runtime, options: HeartbeatOptions = {}) {
     const { intervalMs = 25_000, timeoutMs = 60_000 } = options;
     if (!(intervalMs > 0) || intervalMs % TICK_MS !== 0) {
       throw new RangeError(
@@ -73,6 +76,8 @@ export class Heartbeat implements Disposable {
         `Cannot create heartbeat: timeoutMs must be above intervalMs (${intervalMs}), received ${timeoutMs}`,
       );
     }
+    this.#runtime = runtime;
+    this.now = runtime.now();
     this.intervalMs = intervalMs;
     this.timeoutMs = timeoutMs;
   }
@@ -90,8 +95,8 @@ export class Heartbeat implements Disposable {
   add(heart: Heart): void {
     if (this.#hearts.has(heart)) return;
     if (this.#timer === undefined) {
-      this.now = Date.now();
-      this.#timer = setInterval(() => this.#onTick(), TICK_MS);
+      this.now = this.#runtime.now();
+      this.#timer = this.#runtime.setTimeout(() => this.#onTick(), TICK_MS);
     }
     heart.lastHeard = this.now;
     // The current tick recurs after a whole interval.
@@ -110,14 +115,15 @@ export class Heartbeat implements Disposable {
 
   /** Stops watching all peers. */
   [Symbol.dispose](): void {
-    clearInterval(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#hearts.clear();
   }
 
   #onTick(): void {
+    this.#timer = this.#runtime.setTimeout(() => this.#onTick(), TICK_MS);
     const before = this.now;
-    this.now = Date.now();
+    this.now = this.#runtime.now();
     if (this.now - before > 10 * TICK_MS) this.#wakeUp();
     this.#tick = (this.#tick + 1) % (this.intervalMs / TICK_MS);
     // Visit all peers at each tick: ten thousand take a fifth of a millisecond.

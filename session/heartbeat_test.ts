@@ -1,3 +1,4 @@
+import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { clockAhead } from "../tests/clock.ts";
@@ -25,18 +26,26 @@ function heart(heartbeat: Heartbeat, lives: () => boolean = () => false): TestHe
 
 Deno.test("Heartbeat() rejects times that cannot work", () => {
   for (const intervalMs of [0, -1_000, 1_500, NaN, Infinity]) {
-    assertThrows(() => new Heartbeat({ intervalMs }), RangeError, "multiple of 1000");
+    assertThrows(
+      () => new Heartbeat(platformRuntime(), { intervalMs }),
+      RangeError,
+      "multiple of 1000",
+    );
   }
   for (const timeoutMs of [25_000, 1, NaN]) {
-    assertThrows(() => new Heartbeat({ timeoutMs }), RangeError, "timeoutMs must be above");
+    assertThrows(
+      () => new Heartbeat(platformRuntime(), { timeoutMs }),
+      RangeError,
+      "timeoutMs must be above",
+    );
   }
-  const { intervalMs, timeoutMs } = new Heartbeat();
+  const { intervalMs, timeoutMs } = new Heartbeat(platformRuntime());
   assertEquals([intervalMs, timeoutMs], [25_000, 60_000]);
 });
 
 Deno.test("Heartbeat pings once in every interval, first after a whole one", () => {
   using time = new FakeTime(0);
-  using heartbeat = new Heartbeat({ intervalMs: 3_000, timeoutMs: 4_000 });
+  using heartbeat = new Heartbeat(platformRuntime(), { intervalMs: 3_000, timeoutMs: 4_000 });
   const alive = heart(heartbeat, () => true);
   heartbeat.add(alive);
   time.tick(2_999);
@@ -48,7 +57,7 @@ Deno.test("Heartbeat pings once in every interval, first after a whole one", () 
 
 Deno.test("Heartbeat finds a silent peer dead once, at its time", () => {
   using time = new FakeTime(0);
-  using heartbeat = new Heartbeat();
+  using heartbeat = new Heartbeat(platformRuntime());
   const silent = heart(heartbeat);
   heartbeat.add(silent);
   time.tick(59_000);
@@ -61,7 +70,7 @@ Deno.test("Heartbeat finds a silent peer dead once, at its time", () => {
 
 Deno.test("Heartbeat takes every sign of life for one", () => {
   using time = new FakeTime(0);
-  using heartbeat = new Heartbeat();
+  using heartbeat = new Heartbeat(platformRuntime());
   const chatty = heart(heartbeat);
   heartbeat.add(chatty);
   time.tick(59_000);
@@ -74,7 +83,7 @@ Deno.test("Heartbeat takes every sign of life for one", () => {
 
 Deno.test("Heartbeat spreads the pings of those who came one after the other", () => {
   using time = new FakeTime(0);
-  using heartbeat = new Heartbeat({ intervalMs: 5_000, timeoutMs: 60_000 });
+  using heartbeat = new Heartbeat(platformRuntime(), { intervalMs: 5_000, timeoutMs: 60_000 });
   const hearts = Array.from({ length: 5 }, () => heart(heartbeat, () => true));
   for (const one of hearts) {
     heartbeat.add(one);
@@ -85,7 +94,7 @@ Deno.test("Heartbeat spreads the pings of those who came one after the other", (
 });
 
 Deno.test("Heartbeat keeps no timer while it watches nobody", () => {
-  const heartbeat = new Heartbeat();
+  const heartbeat = new Heartbeat(platformRuntime());
   const one = heart(heartbeat);
   const other = heart(heartbeat);
   heartbeat.add(one);
@@ -106,7 +115,7 @@ Deno.test("Heartbeat keeps no timer while it watches nobody", () => {
 
 Deno.test("Heartbeat goes on when a heart leaves, or others come, in the middle of a tick", () => {
   using time = new FakeTime(0);
-  using heartbeat = new Heartbeat({ intervalMs: 1_000, timeoutMs: 2_000 });
+  using heartbeat = new Heartbeat(platformRuntime(), { intervalMs: 1_000, timeoutMs: 2_000 });
   const other = heart(heartbeat, () => true);
   const leaving: Heart = {
     lastHeard: 0,
@@ -124,7 +133,7 @@ Deno.test("Heartbeat goes on when a heart leaves, or others come, in the middle 
 
 Deno.test("Heartbeat gives everybody ten seconds after a pause of the process", () => {
   using time = new FakeTime(0);
-  using heartbeat = new Heartbeat();
+  using heartbeat = new Heartbeat(platformRuntime());
   const dead = heart(heartbeat);
   const alive = heart(heartbeat, () => true);
   heartbeat.add(dead);

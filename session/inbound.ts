@@ -5,6 +5,7 @@
  * @module
  */
 import { CloseCode, RequestError, SkeinError } from "../errors.ts";
+import type { Runtime, Timer } from "../base/runtime.ts";
 import type { Frame } from "../transport/connection.ts";
 import { decodeBinary, isBinaryMessage } from "./wire/binary.ts";
 import type { Checked, CheckedMessage, ContractMatch, Side } from "./contract.ts";
@@ -60,6 +61,8 @@ export interface InboundHost extends Answerer, Checked {
 
 /** Settings of a session that its receiving half needs, see `SessionSettings`. */
 export interface InboundSettings {
+  /** Clocks and timers of this node. */
+  readonly runtime: Runtime;
   /** This end of the session. */
   readonly side: Side;
   /** Topics and their schemas. */
@@ -119,8 +122,8 @@ export class Inbound implements Overtaking<Incoming> {
   #unreadMessages = 0;
   #unknownEnvelopes = 0;
   #protocolErrors = 0;
-  #unhandledTimer: ReturnType<typeof setTimeout> | undefined;
-  #nestedTimer: ReturnType<typeof setTimeout> | undefined;
+  #unhandledTimer: Timer | undefined;
+  #nestedTimer: Timer | undefined;
   /** Count of the handlers that ended. */
   #finished = 0;
 
@@ -212,7 +215,7 @@ export class Inbound implements Overtaking<Incoming> {
   /** Returns the next message for an iterator; `undefined` at the end. */
   async next(): Promise<Message | undefined> {
     this.isRead = true;
-    clearTimeout(this.#unhandledTimer);
+    this.#settings.runtime.clearTimeout(this.#unhandledTimer);
     while (true) {
       const incoming = this.queue.take();
       if (incoming !== undefined) {
@@ -234,8 +237,8 @@ export class Inbound implements Overtaking<Incoming> {
 
   /** Accepts no more messages. Earlier ones are still handled, unless the queue is cleared. */
   end(reason: unknown): void {
-    clearTimeout(this.#unhandledTimer);
-    clearTimeout(this.#nestedTimer);
+    this.#settings.runtime.clearTimeout(this.#unhandledTimer);
+    this.#settings.runtime.clearTimeout(this.#nestedTimer);
     this.queue.end();
     for (const owed of this.#answering?.values() ?? []) cancel(owed, reason);
     for (const message of this.#running?.keys() ?? []) message.cancel(reason);
@@ -277,7 +280,7 @@ export class Inbound implements Overtaking<Incoming> {
   countInvalid(what: string): void {
     this.#invalidMessages++;
     this.#protocolError(what);
-    const now = Date.now();
+    const now = this.#settings.runtime.now();
     if (now - this.#invalidSince > INVALID_WINDOW_MS) {
       this.#invalidSince = now;
       this.#recentlyInvalid = 0;
@@ -369,7 +372,10 @@ export class Inbound implements Overtaking<Incoming> {
     }
     if (this.#isStuck) this.#watchNested();
     if (this.isHandled || this.isRead || topic.startsWith("presence:")) return;
-    this.#unhandledTimer ??= setTimeout(() => this.#unhandled(topic), UNHANDLED_MS);
+    this.#unhandledTimer ??= this.#settings.runtime.setTimeout(
+      () => this.#unhandled(topic),
+      UNHANDLED_MS,
+    );
   }
 
   /**
@@ -396,7 +402,7 @@ export class Inbound implements Overtaking<Incoming> {
    */
   #watchNested(): void {
     const finished = this.#finished;
-    this.#nestedTimer ??= setTimeout(() => {
+    this.#nestedTimer ??= this.#settings.runtime.setTimeout(() => {
       this.#nestedTimer = undefined;
       if (!this.#isStuck) return;
       if (finished !== this.#finished) return this.#watchNested();

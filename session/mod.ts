@@ -109,7 +109,7 @@ export type {
   Unsubscribed,
 } from "./wire/recovery.ts";
 export type { Registry, StructuredInput, StructuredMessage, TypeIn } from "./streams/registry.ts";
-export { platformSchedule, type Schedule } from "../base/schedule.ts";
+export { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
 export {
   HIGH_WATER_MARK,
   type OverflowPolicy,

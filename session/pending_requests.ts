@@ -6,7 +6,7 @@
 import { QueueFullError, RequestError, type RequestFailure } from "../errors.ts";
 import { Changing } from "../base/signal.ts";
 import { waitFor } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import type { Runtime } from "../base/runtime.ts";
 
 interface Ask extends Omit<PromiseWithResolvers<unknown>, "promise"> {
   readonly onAnswer: ((data: unknown) => void) | undefined;
@@ -36,6 +36,7 @@ export interface AskOptions {
 
 /** The requests of one session: numbered from 1, at most `max` at once. */
 export class Asks extends Changing {
+  readonly #runtime: Runtime;
   readonly #max: number;
   // Created for the first request: most sessions of a server send none.
   #waiting: Map<number, Ask> | undefined;
@@ -44,8 +45,9 @@ export class Asks extends Changing {
   #requests = 0;
 
   /** Creates an empty list. */
-  constructor(max: number) {
+  constructor(runtime: Runtime, max: number) {
     super();
+    this.#runtime = runtime;
     this.#max = max;
   }
 
@@ -79,7 +81,7 @@ export class Asks extends Changing {
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     (this.#waiting ??= new Map()).set(id, { resolve, reject, onAnswer, isRequest });
     if (isRequest) this.#requests++;
-    const answer = waitFor(platformRuntime(), promise, { what, signal, timeoutMs }).catch(
+    const answer = waitFor(this.#runtime, promise, { what, signal, timeoutMs }).catch(
       (error) => {
         // The caller gave up, and the peer has not replied.
         if (this.#forget(id) !== undefined) options.cancel(id, error);

@@ -1,3 +1,4 @@
+import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, RequestError, TimeoutError } from "../errors.ts";
@@ -24,7 +25,7 @@ function line(options: Partial<AskOptions> = {}): Line {
 }
 
 Deno.test("Asks.ask() numbers questions from 1 and gives each its own answer", async () => {
-  const asks = new Asks(8);
+  const asks = new Asks(platformRuntime(), 8);
   const options = line();
   const answers = [asks.ask(options), asks.ask(options), asks.ask(options)];
   assertEquals([options.sent, asks.size], [[1, 2, 3], 3]);
@@ -34,7 +35,7 @@ Deno.test("Asks.ask() numbers questions from 1 and gives each its own answer", a
 });
 
 Deno.test("Asks.answer() rejects the asker with a failure, whole", async () => {
-  const asks = new Asks(8);
+  const asks = new Asks(platformRuntime(), 8);
   const asking = asks.ask(line());
   const failure = { code: "invalid", message: "No", path: ["a", 0] };
   asks.answer(1, undefined, failure);
@@ -43,7 +44,7 @@ Deno.test("Asks.answer() rejects the asker with a failure, whole", async () => {
 });
 
 Deno.test("Asks.answer() knows nobody for a late, a second and a foreign answer", async () => {
-  const asks = new Asks(8);
+  const asks = new Asks(platformRuntime(), 8);
   const asking = asks.ask(line());
   assert(asks.answer(1, "first", undefined));
   assertEquals(asks.answer(1, "second", undefined), false);
@@ -53,7 +54,7 @@ Deno.test("Asks.answer() knows nobody for a late, a second and a foreign answer"
 
 Deno.test("Asks.ask() gives up at its time, tells the peer, and forgets the question", async () => {
   using time = new FakeTime();
-  const asks = new Asks(8);
+  const asks = new Asks(platformRuntime(), 8);
   const options = line({ timeoutMs: 250 });
   const asking = asks.ask(options);
   const outcome = assertRejects(() => asking, TimeoutError, "the answer longer than");
@@ -65,7 +66,7 @@ Deno.test("Asks.ask() gives up at its time, tells the peer, and forgets the ques
 });
 
 Deno.test("Asks.ask() gives up by signal, also by one that was aborted before", async () => {
-  const asks = new Asks(8);
+  const asks = new Asks(platformRuntime(), 8);
   const controller = new AbortController();
   const options = line({ signal: controller.signal });
   const asking = asks.ask(options);
@@ -77,7 +78,7 @@ Deno.test("Asks.ask() gives up by signal, also by one that was aborted before", 
 });
 
 Deno.test("Asks.ask() refuses one too many, and has room again after an answer", async () => {
-  const asks = new Asks(2);
+  const asks = new Asks(platformRuntime(), 2);
   const options = line();
   const first = asks.ask(options);
   const second = asks.ask(options);
@@ -90,7 +91,7 @@ Deno.test("Asks.ask() refuses one too many, and has room again after an answer",
 });
 
 Deno.test("Asks.ask() leaves nothing behind when the question cannot be sent", async () => {
-  const asks = new Asks(1);
+  const asks = new Asks(platformRuntime(), 1);
   const failure = new Error("closed");
   const broken = line({
     send: () => {
@@ -102,7 +103,7 @@ Deno.test("Asks.ask() leaves nothing behind when the question cannot be sent", a
 });
 
 Deno.test("Asks.rejectAll() ends every question and clears its timer", async () => {
-  const asks = new Asks(8);
+  const asks = new Asks(platformRuntime(), 8);
   const options = line({ timeoutMs: 60_000, signal: new AbortController().signal });
   const asking = [asks.ask(options), asks.ask(options)];
   const failure = new Error("over");
@@ -112,7 +113,7 @@ Deno.test("Asks.rejectAll() ends every question and clears its timer", async () 
 });
 
 Deno.test("Asks.idle() waits for the last answer, also of a question asked meanwhile", async () => {
-  const asks = new Asks(8);
+  const asks = new Asks(platformRuntime(), 8);
   await asks.idle();
   const options = line();
   const first = asks.ask(options);

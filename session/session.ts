@@ -52,7 +52,6 @@ import type { GoAway, TraceContext } from "./wire/envelope.ts";
 import type { HistoryOptions, SubscribeAnswer } from "./wire/recovery.ts";
 import { checkTopic } from "./wire/topic_pattern.ts";
 import { settlesWithin, waitFor } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
 import type { TransportFallback } from "../transport/race/options.ts";
 
 export { internals, SKEIN_PROTOCOL };
@@ -280,7 +279,7 @@ export class Session<
    */
   whenReady(options: WaitOptions = {}): Promise<void> {
     const { timeoutMs = 30_000, signal } = options;
-    return waitFor(platformRuntime(), this.ready, { timeoutMs, signal, what: "the session" });
+    return waitFor(this.#core.runtime, this.ready, { timeoutMs, signal, what: "the session" });
   }
 
   /**
@@ -315,7 +314,7 @@ export class Session<
   async flushed(options: WaitOptions = {}): Promise<void> {
     const queue = this.#core.messages("wait for the send queue");
     this.#core.settings.turn.flush();
-    await waitFor(platformRuntime(), queue.flushed(), { ...options, what: "the send queue" });
+    await waitFor(this.#core.runtime, queue.flushed(), { ...options, what: "the send queue" });
   }
 
   /**
@@ -475,7 +474,7 @@ export class Session<
       if (isServer && retryAfterMs !== undefined) this.goAway({ retryAfterMs, reason });
       const done = Promise.all([core.inbound.idle(), core.asks.idle()]);
       // The close cuts off handlers and requests that take longer.
-      await settlesWithin(platformRuntime(), Promise.race([done, this.closed]), withinMs);
+      await settlesWithin(this.#core.runtime, Promise.race([done, this.closed]), withinMs);
     }
     return await this.close({ code, reason });
   }

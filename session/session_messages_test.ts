@@ -1,3 +1,4 @@
+import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, UnsupportedError } from "../errors.ts";
@@ -449,7 +450,7 @@ Deno.test("Session prints nothing of messages that a loop reads in time, of pres
 Deno.test("Sessions print 16 errors of their handlers a minute together where onError is not set", async () => {
   using printed = captureConsole();
   const settings = {
-    console: new ConsoleReport(),
+    console: new ConsoleReport(platformRuntime()),
     onMessage: () => {
       throw new Error("broken");
     },

@@ -1,3 +1,4 @@
+import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";
@@ -285,7 +286,7 @@ Deno.test("Session runs services one at a time, and refuses one too many", async
   const log: string[] = [];
   await using hand = serverByHand({
     maxRequests: 2,
-    services: new ServiceDesk({
+    services: new ServiceDesk(platformRuntime(), {
       subscribe: async (_session, topic) => {
         log.push(topic);
         await gate.promise;
@@ -311,7 +312,7 @@ Deno.test("Session runs services one at a time, and refuses one too many", async
 Deno.test("Session survives a service whose answer JSON cannot hold", async () => {
   const errors: unknown[] = [];
   await using hand = serverByHand({
-    services: new ServiceDesk({ subscribe: () => Promise.resolve(1n) }),
+    services: new ServiceDesk(platformRuntime(), { subscribe: () => Promise.resolve(1n) }),
     onError: (error) => void errors.push(error),
   });
   hand.peer.say({ subscribe: "a", id: 1 });
@@ -332,7 +333,7 @@ Deno.test("Session on a plain wire answers requests", async () => {
 
 Deno.test("Session on a plain wire takes messages and answers, and nothing else", async () => {
   await using hand = serverByHand({
-    services: new ServiceDesk({ subscribe: () => ({}) }),
+    services: new ServiceDesk(platformRuntime(), { subscribe: () => ({}) }),
     onMessage: () => {},
   }, { wire: PLAIN });
   hand.peer.say({ subscribe: "a", id: 4 });
@@ -462,7 +463,7 @@ Deno.test("Session keeps a request with a number in its turn, whatever its handl
     newest: () => Promise.resolve(-1),
     advance: () => Promise.resolve(),
   };
-  const { log, hand } = askingBack({ services: new ServiceDesk({ sequences }) });
+  const { log, hand } = askingBack({ services: new ServiceDesk(platformRuntime(), { sequences }) });
   await using _ = hand;
   await hand.peer.reach(1);
   hand.peer.say({ topic: "ask", id: 1, seq: 1, client: "c" });

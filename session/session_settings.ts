@@ -10,6 +10,7 @@ import { MAX_MESSAGE_BYTES } from "./wire/encode.ts";
 import type { GoAway } from "./wire/envelope.ts";
 import { Heartbeat } from "./heartbeat.ts";
 import { checkLimits } from "../base/limits.ts";
+import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import type { OverflowPolicy } from "./queue/send_queue.ts";
 import { Turn } from "./queue/turn.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
@@ -92,6 +93,12 @@ export interface SessionSettingsOptions<
   readonly side: S;
   /** Topics and their schemas; without a contract, every topic is allowed. */
   readonly contract?: C | undefined;
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
   /** Sends messages at the end of a turn; sessions that share broadcasts must share one. */
   readonly turn?: Turn;
   /**
@@ -136,6 +143,7 @@ export function sessionSettings<
 >(options: SessionSettingsOptions<V, C, S>): SessionSettings {
   const { sendQueue = {}, receiveQueue = {}, onHandlerError = "answer" } = options;
   const { policy = "close" } = sendQueue;
+  const runtime = options.runtime ?? platformRuntime();
   if (typeof policy !== "function" && !POLICIES.includes(policy)) {
     throw new TypeError(
       `Cannot create session: sendQueue.policy must be one of ${
@@ -149,16 +157,17 @@ export function sessionSettings<
     );
   }
   return {
+    runtime,
     side: options.side,
     router: options.contract && compileContract(options.contract, options.side),
-    turn: options.turn ?? new Turn(),
-    heartbeat: new Heartbeat(options.heartbeat),
+    turn: options.turn ?? new Turn(runtime),
+    heartbeat: new Heartbeat(runtime, options.heartbeat),
     // The caller's types were checked on the way in, and are erased from here on.
     handlers: options as ErasedHandlers,
     onHandlerError,
     watch: undefined,
     services: options.services,
-    console: options.console ?? new ConsoleReport(),
+    console: options.console ?? new ConsoleReport(runtime),
     client: options.side === "client" ? crypto.getRandomValues(new Uint32Array(4)).join("-") : "",
     sendQueue: { ...checkLimits(SEND_QUEUE, sendQueue, { of: "session: sendQueue." }), policy },
     receiveQueue: checkLimits(RECEIVE_QUEUE, receiveQueue, { of: "session: receiveQueue." }),

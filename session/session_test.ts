@@ -1,3 +1,4 @@
+import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { SessionClosedError, TimeoutError, UnsupportedError } from "../errors.ts";
@@ -165,7 +166,7 @@ Deno.test("Session survives a hello with absurd numbers", async () => {
 Deno.test("Session admits, refuses and tells the application in this order", async () => {
   const log: string[] = [];
   await using admitted = serverByHand({
-    services: new ServiceDesk({
+    services: new ServiceDesk(platformRuntime(), {
       admit: (session) => void log.push(`admit ${session.state}`) as undefined,
     }),
     onOpen: (session) => void log.push(`open ${session.state}`),
@@ -173,7 +174,7 @@ Deno.test("Session admits, refuses and tells the application in this order", asy
   assertEquals([log, admitted.session.isReady], [["admit connecting", "open connected"], true]);
   const refusal = { code: 4429, reason: "Too many" };
   await using refused = serverByHand({
-    services: new ServiceDesk({ admit: () => refusal }),
+    services: new ServiceDesk(platformRuntime(), { admit: () => refusal }),
     onOpen: () => void log.push("never"),
     onClose: () => void log.push("never"),
   });

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import type { Runtime } from "../base/runtime.ts";
 import type { CloseInfo, RequestError } from "../errors.ts";
 import type { ContractRouter, Side } from "./contract.ts";
 import type { ConsoleReport } from "./insight/console_report.ts";
@@ -105,6 +106,8 @@ export interface ErasedHandlers {
 
 /** Options, checked and complete; made once for any number of sessions. */
 export interface SessionSettings {
+  /** Clocks, timers and randomness of this node. */
+  readonly runtime: Runtime;
   /** This end of the session. */
   readonly side: Side;
   /** Topics and their schemas, as this side receives these. */

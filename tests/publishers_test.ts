@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import "../client/chunk_lasting.ts";
@@ -340,7 +341,7 @@ Deno.test("Client.publish() without an echo is refused where the server cannot l
 Deno.test("Client.publish() with at-least-once and without an echo is refused or made like any other", async () => {
   const requests: unknown[] = [];
   const network = new Network({
-    services: new ServiceDesk({
+    services: new ServiceDesk(platformRuntime(), {
       sequences: { window: 1_000, newest: () => Promise.resolve(0) } as never,
       publish: (_session, topic, _data, { echo, number }) => {
         requests.push([topic, echo, number?.number]);

@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { type Client, connect, dial } from "../client.ts";
 import { QueueFullError, RequestError, UnsupportedError } from "../errors.ts";
@@ -226,12 +227,12 @@ Deno.test("Subscription whose reader is slower than the replay ends, and the nex
 });
 
 Deno.test("Subscription gets what the server's send queue dropped, once and in order", async () => {
-  const turn = new Turn();
+  const turn = new Turn(platformRuntime());
   await using topics = new Topics({ turn, history });
   const network = new Network({
     turn,
     sendQueue: { maxMessages: 20, policy: "drop-oldest" },
-    services: new ServiceDesk({
+    services: new ServiceDesk(platformRuntime(), {
       hasHistory: true,
       subscribe: (session, topic, request) => void topics.subscribe(session, topic, request),
     }),
@@ -261,12 +262,12 @@ Deno.test("Subscription gets what the server's send queue dropped, once and in o
 });
 
 Deno.test("Subscription that follows one of its topic gets nothing that was on its way for that one", async () => {
-  const turn = new Turn();
+  const turn = new Turn(platformRuntime());
   await using topics = new Topics({ turn, history });
   const network = new Network({
     turn,
     sendQueue: { maxMessages: 20 },
-    services: new ServiceDesk({
+    services: new ServiceDesk(platformRuntime(), {
       hasHistory: true,
       subscribe: (session, topic, request) => void topics.subscribe(session, topic, request),
       unsubscribe: (session, topic) => {

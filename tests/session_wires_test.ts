@@ -2,6 +2,7 @@
  * What a session does has to be the same on every wire: these tests run once
  * on each of `wires.ts`.
  */
+import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { QueueFullError, RequestError, TimeoutError } from "../errors.ts";
@@ -106,7 +107,7 @@ function testMessages(wire: Wire): void {
 
 /** Sessions that one turn flushes, as a server's are. */
 class Crowd implements AsyncDisposable {
-  readonly turn = new Turn();
+  readonly turn = new Turn(platformRuntime());
   readonly members: (WireEnds<unknown, AnyContract> & { readonly log: Log<Heard> })[] = [];
   readonly #wire: Wire;
 

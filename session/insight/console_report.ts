@@ -1,4 +1,5 @@
 /** Console warnings about failures that reach no handler of the application. */
+import type { Runtime } from "../../base/runtime.ts";
 
 /** Time for which a printed cause stays silent, in milliseconds. */
 const SILENT_MS = 3_600_000;
@@ -46,6 +47,16 @@ interface Kind {
 export class ConsoleReport {
   // Bounded by the number of kinds, which are constants of the callers.
   readonly #kinds = new Map<string, Kind>();
+  readonly #runtime: Runtime;
+
+  /**
+   * Creates a report that has printed no line.
+   *
+   * @param runtime Clocks of this node.
+   */
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
 
   /**
    * Prints a line, unless its cause was printed within the last hour.
@@ -77,7 +88,7 @@ export class ConsoleReport {
 
   /** Counts a line. Returns the note about omitted lines, or `undefined` for a line to omit. */
   #admit(kind: string, about: string | undefined, silentMs: number): string | undefined {
-    const now = Date.now();
+    const now = this.#runtime.now();
     let known = this.#kinds.get(kind);
     // Also starts a new period after the clock was set back.
     if (known === undefined || Math.abs(now - known.sinceMs) >= silentMs) {

@@ -1,3 +1,4 @@
+import { platformRuntime } from "../../base/runtime.ts";
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { captureConsole } from "../../tests/console_lines.ts";
@@ -6,7 +7,7 @@ import { ConsoleReport } from "./console_report.ts";
 Deno.test("ConsoleReport.tell() prints a cause once, and an hour later how often it came", () => {
   using time = new FakeTime();
   using printed = captureConsole();
-  const report = new ConsoleReport();
+  const report = new ConsoleReport(platformRuntime());
   for (let i = 0; i < 5; i++) report.tell("origin", "an origin was refused", { about: "a" });
   report.tell("origin", "another origin was refused", { about: "b" });
   time.tick(3_599_999);
@@ -26,7 +27,7 @@ Deno.test("ConsoleReport.tell() prints a cause once, and an hour later how often
 Deno.test("ConsoleReport.tell() prints 16 causes of a kind an hour, and those of other kinds", () => {
   using time = new FakeTime();
   using printed = captureConsole();
-  const report = new ConsoleReport();
+  const report = new ConsoleReport(platformRuntime());
   for (let i = 0; i < 10_000; i++) report.tell("origin", `origin ${i}`, { about: `${i}` });
   assertEquals(printed.lines.length, 16);
   report.tell("token", "a token was refused");
@@ -43,7 +44,7 @@ Deno.test("ConsoleReport.tell() prints 16 causes of a kind an hour, and those of
 Deno.test("ConsoleReport.failed() prints 16 errors a minute, and then how many were left out", () => {
   using time = new FakeTime();
   using printed = captureConsole();
-  const report = new ConsoleReport();
+  const report = new ConsoleReport(platformRuntime());
   const error = new TypeError("broken");
   for (let i = 0; i < 10_000; i++) report.failed("A handler", error);
   assertEquals(printed.lines, Array(16).fill("A handler failed: TypeError: broken"));
@@ -63,7 +64,7 @@ Deno.test("ConsoleReport.failed() prints 16 errors a minute, and then how many w
 
 Deno.test("ConsoleReport.tell() is silent for the time given, and not when a clock is set back", () => {
   using printed = captureConsole();
-  const report = new ConsoleReport();
+  const report = new ConsoleReport(platformRuntime());
   {
     using time = new FakeTime(10_000_000);
     for (const ms of [0, 999, 1]) {
@@ -79,7 +80,7 @@ Deno.test("ConsoleReport.tell() is silent for the time given, and not when a clo
 
 Deno.test("ConsoleReport.tell() prints one line, cut, without control characters", () => {
   using printed = captureConsole();
-  const report = new ConsoleReport();
+  const report = new ConsoleReport(platformRuntime());
   report.tell("peer", "said\r\nSkein: all is well\x1b[2J\x9b2J");
   report.tell("direction", "topic \u202egnp.exe\u2066");
   report.tell("long", "x".repeat(1_000));

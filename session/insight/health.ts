@@ -1,4 +1,5 @@
 /** Periodic health of a session. */
+import type { Timer } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { issues } from "./issues.ts";
 import { redactText } from "./redaction.ts";
@@ -107,12 +108,13 @@ export async function* monitorHealth(
         `received ${intervalMs}`,
     );
   }
+  const { runtime } = core;
   let isOver = core.state === "closed" || signal?.aborted === true;
   let wake = () => {};
-  let timer: ReturnType<typeof setTimeout> | undefined;
+  let timer: Timer | undefined;
   const end = () => {
     isOver = true;
-    clearTimeout(timer);
+    runtime.clearTimeout(timer);
     wake();
   };
   signal?.addEventListener("abort", end);
@@ -126,11 +128,11 @@ export async function* monitorHealth(
       if (isOver) return;
       await new Promise<void>((resolve) => {
         wake = resolve;
-        timer = setTimeout(resolve, intervalMs);
+        timer = runtime.setTimeout(resolve, intervalMs);
       });
     }
   } finally {
-    clearTimeout(timer);
+    runtime.clearTimeout(timer);
     signal?.removeEventListener("abort", end);
     core.monitors?.delete(end);
   }
@@ -151,7 +153,7 @@ function monitorsOf(core: SessionCore): Set<() => void> {
 function healthOf(core: SessionCore, before: SessionStats | undefined): SessionHealth {
   const found = issues(core, before);
   return {
-    at: Date.now(),
+    at: core.runtime.now(),
     isHealthy: found.length === 0,
     issues: found,
     stats: statsOf(core),

@@ -73,7 +73,7 @@ type Add = (
 
 function checkLife(core: SessionCore, add: Add): void {
   const { createdAt, drainingAt, heartbeat, inbound, lastHeard, state } = core;
-  const now = Date.now();
+  const now = core.runtime.now();
   if (state === "connecting" && now - createdAt > CONNECTING_MS) {
     add(
       "error",

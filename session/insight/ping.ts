@@ -16,18 +16,18 @@ export async function ping(core: SessionCore, options: WaitOptions): Promise<num
     );
   }
   core.checkOpen("ping");
-  core.pings ??= new Asks(core.settings.maxRequests);
+  core.pings ??= new Asks(core.runtime, core.settings.maxRequests);
   let sentAt = 0;
   await core.pings.ask({
     what: "the pong",
     timeoutMs,
     signal,
     send: (id) => {
-      sentAt = performance.now();
+      sentAt = core.runtime.monotonic();
       core.post({ ping: MAX_PINGS + id });
       core.settings.turn.flush();
     },
     cancel: (_id, reason) => core.gaveUp(reason),
   });
-  return core.roundTripMs = performance.now() - sentAt;
+  return core.roundTripMs = core.runtime.monotonic() - sentAt;
 }

@@ -121,7 +121,7 @@ export function statsOf(core: SessionCore): SessionStats {
     createdAt,
     readyAt,
     closedAt,
-    uptimeMs: readyAt === undefined ? 0 : (closedAt ?? Date.now()) - readyAt,
+    uptimeMs: readyAt === undefined ? 0 : (closedAt ?? core.runtime.now()) - readyAt,
     ...(core.queue?.stats ?? NO_QUEUE),
     ...core.inbound.stats,
     ...(core.controlStats ?? NO_CONTROLS),

@@ -1,3 +1,4 @@
+import { platformRuntime } from "../../base/runtime.ts";
 import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { RequestError } from "../../errors.ts";
@@ -285,7 +286,10 @@ Deno.test("instrument() sends the trace of when a client sent, also where a mess
   for (const delivery of ["at-most-once", "at-least-once"] as const) {
     using time = new FakeTime();
     const traces: unknown[] = [];
-    const network = new Network({ services: new ServiceDesk({ sequences }), onMessage: () => {} });
+    const network = new Network({
+      services: new ServiceDesk(platformRuntime(), { sequences }),
+      onMessage: () => {},
+    });
     const accept = () => {
       const connection = network.accept();
       instrument(network.last[internals].settings, {

@@ -1,3 +1,4 @@
+import { platformRuntime } from "../../base/runtime.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { UnsupportedError } from "../../errors.ts";
 import type { Frame } from "../../transport/connection.ts";
@@ -11,7 +12,7 @@ import { sessionSettings } from "../session_settings.ts";
 
 /** Sessions of one turn, which ends by hand, and what their peers got. */
 class Bench implements AsyncDisposable {
-  readonly turn = new Turn(() => {});
+  readonly turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
   readonly #stack = new AsyncDisposableStack();
 
   async connect(protocol = "skein.1", limits: SessionLimits = {}) {
@@ -138,7 +139,7 @@ Deno.test("Broadcast.add() and delete() are idempotent, and flush only for a cha
 
 Deno.test("Broadcast.add() refuses a session that carries no messages", async () => {
   await using pair = memoryPair({ protocol: "", frames: false });
-  const turn = new Turn(() => {});
+  const turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
   const session = new Session(pair.server, sessionSettings({ side: "server", turn }));
   const group = new Broadcast(turn);
   assertThrows(() => group.add(session), UnsupportedError);

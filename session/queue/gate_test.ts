@@ -1,3 +1,4 @@
+import { platformRuntime } from "../../base/runtime.ts";
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { Peer, turns } from "../../tests/sessions.ts";
@@ -14,7 +15,7 @@ function paused(options: Partial<SessionSettingsOptions<unknown, AnyContract, "s
   Object.defineProperty(pair.server.frames!, "isPaused", { get: () => wire.isPaused });
   const settings = sessionSettings({
     side: "server",
-    services: new ServiceDesk({}),
+    services: new ServiceDesk(platformRuntime(), {}),
     heartbeat: { intervalMs: 1_000, timeoutMs: 2_000 },
     receiveQueue: { maxMessages: 4 },
     ...options,

@@ -1,4 +1,5 @@
 /** What tests of send queues have in common. */
+import { platformRuntime } from "../../base/runtime.ts";
 import { assert, assertEquals } from "@std/assert";
 import type { QueueFullError } from "../../errors.ts";
 import type { Frame, MessageFrames } from "../../transport/connection.ts";
@@ -60,7 +61,7 @@ export interface Bench {
 /** Makes a queue with these limits. */
 export function bench(limits: SendQueueOptions = {}, joins = true): Bench {
   const frames = new FakeFrames();
-  const turn = new Turn(() => {});
+  const turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
   const overflows: QueueFullError[] = [];
   const owner: SendQueueOwner = {
     joins,

@@ -1,7 +1,7 @@
 /**
  * Turn of the event loop, whose end flushes all messages of a session in as few frames as possible.
  */
-import { platformSchedule, type Schedule } from "../../base/schedule.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 /** Sender of the messages of a turn: the send queue of one session. */
 export interface Sender {
@@ -34,7 +34,7 @@ export class Turn {
    */
   sharing: TurnWork | undefined = undefined;
 
-  readonly #schedule: Schedule;
+  readonly #runtime: Runtime;
   #queues: Sender[] = [];
   #sequence = 0;
   #isScheduled = false;
@@ -47,10 +47,10 @@ export class Turn {
   /**
    * Creates a turn.
    *
-   * @param schedule Schedules the end of a turn; the platform's own by default.
+   * @param runtime Schedules the end of a turn.
    */
-  constructor(schedule: Schedule = platformSchedule()) {
-    this.#schedule = schedule;
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
   }
 
   /**
@@ -107,6 +107,6 @@ export class Turn {
   wake(): void {
     if (this.#isScheduled) return;
     this.#isScheduled = true;
-    this.#schedule(this.#onTurn);
+    this.#runtime.schedule(this.#onTurn);
   }
 }

@@ -1,3 +1,4 @@
+import { platformRuntime } from "../../base/runtime.ts";
 import { assert, assertEquals } from "@std/assert";
 import type { QueueFullError } from "../../errors.ts";
 import type { MessageFrames } from "../../transport/connection.ts";
@@ -53,7 +54,11 @@ function share(turn: Turn, pending: Pending): void {
 
 Deno.test("Turn schedules one flush, however much is marked", () => {
   const scheduled: (() => void)[] = [];
-  const turn = new Turn((callback) => void scheduled.push(callback));
+  const turn = new Turn(
+    Object.assign(platformRuntime(), {
+      schedule: (callback: () => void) => void scheduled.push(callback),
+    }),
+  );
   const { queue, sent } = queueOn(turn);
   queue.push(entryOf(turn.nextSequence()));
   queue.push(entryOf(turn.nextSequence()));
@@ -67,7 +72,11 @@ Deno.test("Turn schedules one flush, however much is marked", () => {
 
 Deno.test("Turn.flush() hands over early, once, and in the order of the turn", () => {
   const scheduled: (() => void)[] = [];
-  const turn = new Turn((callback) => void scheduled.push(callback));
+  const turn = new Turn(
+    Object.assign(platformRuntime(), {
+      schedule: (callback: () => void) => void scheduled.push(callback),
+    }),
+  );
   const { queue, sent } = queueOn(turn);
   const early = pendingOf([queue], turn.nextSequence());
   queue.push(entryOf(turn.nextSequence()));
@@ -80,7 +89,7 @@ Deno.test("Turn.flush() hands over early, once, and in the order of the turn", (
 });
 
 Deno.test("Turn.flush() sends a queue what several broadcasts have, in one order and one frame", () => {
-  const turn = new Turn(() => {});
+  const turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
   const [one, two, three] = [queueOn(turn), queueOn(turn), queueOn(turn)];
   share(turn, pendingOf([one.queue, two.queue], 1, 5));
   share(turn, pendingOf([two.queue, three.queue], 2, 6));
@@ -92,7 +101,7 @@ Deno.test("Turn.flush() sends a queue what several broadcasts have, in one order
 });
 
 Deno.test("Turn.flush() closes a queue that is full only when whoever flushed is done", async () => {
-  const turn = new Turn(() => {});
+  const turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
   const [slow, healthy] = [queueOn(turn, { maxMessages: 1, bufferedAmount: 1e6 }), queueOn(turn)];
   slow.queue.push({ ...entryOf(turn.nextSequence()), size: 100_000 });
   turn.flush();
@@ -106,7 +115,7 @@ Deno.test("Turn.flush() closes a queue that is full only when whoever flushed is
 });
 
 Deno.test("Turn.flush() gives those who take singly one entry after the other, each to all", async () => {
-  const turn = new Turn(() => {});
+  const turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
   const log: string[] = [];
   const queueOf = (name: string, bufferedAmount: number) =>
     queueOn(turn, {

@@ -4,7 +4,7 @@
  */
 import { Changing } from "../../base/signal.ts";
 import { settlesWithin } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /** Wait before the next call to an engine that is away, in milliseconds. */
 const RETRY_MS = 1_000;
@@ -86,7 +86,7 @@ export class ClientSequence extends Changing {
   /** End of this node's claim, in milliseconds since the Unix epoch. */
   claimedUntil = 0;
   /** Timer that renews the claim while a message is handled. */
-  timer: ReturnType<typeof setTimeout> | undefined = undefined;
+  timer: Timer | undefined = undefined;
   readonly #all: Sequences;
   /** Token of the running turn; a new object each time. */
   #turn: object | undefined;
@@ -120,13 +120,14 @@ export class ClientSequence extends Changing {
    * @returns A function that ends the turn.
    */
   async takeTurn(): Promise<() => void> {
-    const deadline = Date.now() + MAX_WAIT_MS;
+    const { runtime } = this.#all;
+    const deadline = runtime.now() + MAX_WAIT_MS;
     // A session has one turn at a time, so this wait is for a message of an earlier session.
-    for (let now; this.#turn && this.sessions.size > 0 && (now = Date.now()) < deadline;) {
-      await settlesWithin(platformRuntime(), this.changed(), deadline - now);
+    for (let now; this.#turn && this.sessions.size > 0 && (now = runtime.now()) < deadline;) {
+      await settlesWithin(runtime, this.changed(), deadline - now);
     }
     const turn = this.#turn = {};
-    if (Date.now() >= this.claimedUntil) await this.#all.catchUp(this);
+    if (runtime.now() >= this.claimedUntil) await this.#all.catchUp(this);
     return () => {
       if (this.#turn === turn) this.#turn = undefined;
       this.notify();
@@ -143,6 +144,8 @@ export class ClientSequence extends Changing {
 
 /** Progress of all clients of a server with numbered messages. */
 export class Sequences implements Disposable {
+  /** Clocks and timers of this node. */
+  readonly runtime: Runtime;
   readonly #store: SequenceStore;
   readonly #clients = new Map<string, ClientSequence>();
   /** Clients whose number the store could not take, the oldest first. */
@@ -150,15 +153,17 @@ export class Sequences implements Disposable {
   /** Claims that are being released: a claim made meanwhile would be released with them. */
   readonly #releasing = new Map<string, Promise<void>>();
   #sessions = 0;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timer: Timer | undefined;
   #isDisposed = false;
 
   /**
    * Creates an empty list.
    *
+   * @param runtime Clocks and timers of this node.
    * @param store The store of all nodes.
    */
-  constructor(store: SequenceStore) {
+  constructor(runtime: Runtime, store: SequenceStore) {
+    this.runtime = runtime;
     this.#store = store;
   }
 
@@ -186,29 +191,29 @@ export class Sequences implements Disposable {
    */
   async catchUp(client: ClientSequence): Promise<void> {
     const { claimMs } = this.#store;
-    const deadline = Date.now() + MAX_WAIT_MS;
+    const deadline = this.runtime.now() + MAX_WAIT_MS;
     await this.#releasing.get(client.key);
     try {
-      let now = Date.now();
+      let now = this.runtime.now();
       while (!await this.#store.claim(client.key) && now < deadline) {
         // No session waits any more; the client's next session makes another claim.
         if (client.sessions.size === 0) return;
-        await settlesWithin(platformRuntime(), client.changed(), POLL_MS);
-        now = Date.now();
+        await settlesWithin(this.runtime, client.changed(), POLL_MS);
+        now = this.runtime.now();
       }
       client.kept = Math.max(client.kept, await this.#store.newest(client.key));
       client.handled = Math.max(client.handled, client.kept);
       client.claimedUntil = now + claimMs / 2;
       if (claimMs < Infinity) this.#renewLater(client);
     } catch {
-      client.claimedUntil = Date.now() + RETRY_MS;
+      client.claimedUntil = this.runtime.now() + RETRY_MS;
     }
   }
 
   #renewLater(client: ClientSequence): void {
-    clearTimeout(client.timer);
+    this.runtime.clearTimeout(client.timer);
     if (this.#isDisposed) return;
-    client.timer = setTimeout(() => {
+    client.timer = this.runtime.setTimeout(() => {
       client.timer = undefined;
       if (client.isBusy) return void this.#renew(client);
       this.#release(client);
@@ -218,7 +223,7 @@ export class Sequences implements Disposable {
   async #renew(client: ClientSequence): Promise<void> {
     // Set before the claim, so that the end of the client's last session can clear the timer.
     this.#renewLater(client);
-    const now = Date.now();
+    const now = this.runtime.now();
     // A lost claim does not stop the running handler: the next turn waits for that handler.
     if (await this.#store.claim(client.key).catch(() => false)) {
       client.claimedUntil = now + this.#store.claimMs / 2;
@@ -247,7 +252,7 @@ export class Sequences implements Disposable {
 
   /** Forgets an idle client and releases the claim. */
   tidy(client: ClientSequence): void {
-    if (client.sessions.size === 0 && !client.isHandling) clearTimeout(client.timer);
+    if (client.sessions.size === 0 && !client.isHandling) this.runtime.clearTimeout(client.timer);
     if (!client.isIdle) return;
     this.#clients.delete(client.key);
     if (client.claimedUntil > 0) this.#release(client);
@@ -283,13 +288,13 @@ export class Sequences implements Disposable {
   [Symbol.dispose](): void {
     this.#isDisposed = true;
     this.#stop();
-    for (const { timer } of this.#clients.values()) clearTimeout(timer);
+    for (const { timer } of this.#clients.values()) this.runtime.clearTimeout(timer);
   }
 
   /** Retries while any session is open; a single client tests the store for all. */
   #retryLater(): void {
     if (this.#isDisposed || this.#late.size === 0 || this.#sessions === 0) return;
-    this.#timer ??= setTimeout(() => {
+    this.#timer ??= this.runtime.setTimeout(() => {
       this.#timer = undefined;
       const [first] = this.#late;
       if (first !== undefined) void this.keep(first);
@@ -306,7 +311,7 @@ export class Sequences implements Disposable {
   }
 
   #stop(): void {
-    clearTimeout(this.#timer);
+    this.runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
   }
 }

@@ -1,3 +1,4 @@
+import { platformRuntime } from "../../base/runtime.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { flushed } from "../../client/chunk_lasting.ts";
@@ -67,7 +68,7 @@ function node(
 ): Network["server"] {
   const sequences = store && { sequences: store };
   return {
-    services: new ServiceDesk({ ...services, ...sequences }),
+    services: new ServiceDesk(platformRuntime(), { ...services, ...sequences }),
     onMessage: ({ data }) => handler(data),
   };
 }
@@ -229,7 +230,7 @@ Deno.test("Publications that come again are acknowledged after their answers", a
     newest: () => Promise.resolve(9),
   };
   await using hand = serverByHand({
-    services: new ServiceDesk({ sequences, publish: () => ({}) }),
+    services: new ServiceDesk(platformRuntime(), { sequences, publish: () => ({}) }),
   });
   for (let n = 1; n <= 3; n++) {
     hand.peer.say({ publish: "t", data: n, id: n, seq: n, client: "ann" });
@@ -245,7 +246,7 @@ Deno.test("Publications that come again are acknowledged after their answers", a
 Deno.test("A client counts for its user alone: nobody else's numbers are dropped for its", async () => {
   const engine = new Engine();
   const seen: unknown[] = [];
-  const services = new ServiceDesk({ sequences: engine.node("a") });
+  const services = new ServiceDesk(platformRuntime(), { sequences: engine.node("a") });
   const settings = {
     services,
     onMessage: ({ data }: { data: unknown }) => void seen.push(data),
@@ -268,7 +269,7 @@ Deno.test("A session that ended while another node handled leaves nothing claime
   const engine = new Engine();
   const store = engine.node("b");
   const read = Promise.withResolvers<void>();
-  const sequences = new Sequences({
+  const sequences = new Sequences(platformRuntime(), {
     ...store,
     newest: async (client) => {
       await read.promise;
@@ -298,7 +299,7 @@ Deno.test("A claim that is made while the one before it is given up is not given
   const engine = new Engine();
   const store = engine.node("a");
   const gate = Promise.withResolvers<void>();
-  const sequences = new Sequences({
+  const sequences = new Sequences(platformRuntime(), {
     ...store,
     release: async (client) => {
       await gate.promise;
@@ -390,7 +391,7 @@ Deno.test("While the engine is away messages are handled, and acknowledged once 
 Deno.test("Sequences hold the numbers of 10,000 clients that left while the engine is away, and forget the oldest", async () => {
   const engine = new Engine();
   engine.isAway = true;
-  using sequences = new Sequences(engine.node("a"));
+  using sequences = new Sequences(platformRuntime(), engine.node("a"));
   const session = { acknowledge() {} };
   const stays = sequences.open("stays", session);
   stays.advance(7);
@@ -496,7 +497,7 @@ Deno.test("A message whose handler failed for the engine comes again, and what f
 });
 
 Deno.test("A loop has handled a message when it takes the next one, or is left", async () => {
-  const desk = new ServiceDesk({ sequences: new Engine().node("a") });
+  const desk = new ServiceDesk(platformRuntime(), { sequences: new Engine().node("a") });
   const network = new Network({ services: desk });
   await using client = network.client(atLeastOnce);
   await client.whenConnected();
@@ -515,7 +516,7 @@ Deno.test("A loop has handled a message when it takes the next one, or is left",
 
 Deno.test("Messages that nobody reads are acknowledged, and publications behind them made", async () => {
   const published: unknown[] = [];
-  const desk = new ServiceDesk({
+  const desk = new ServiceDesk(platformRuntime(), {
     sequences: new Engine().node("a"),
     publish: (_session, _topic, data) => void published.push(data),
   });

@@ -3,6 +3,7 @@
  * presence.
  */
 import { AuthenticationError, CloseCode, RequestError, type RequestFailure } from "../../errors.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import type { Frame } from "../../transport/connection.ts";
 import type { SessionCore } from "../core.ts";
 import type {
@@ -158,12 +159,13 @@ export class ServiceDesk implements Disposable {
   /**
    * Creates a desk.
    *
+   * @param runtime Clocks and timers of this node.
    * @param services The services of every session.
    */
-  constructor(services: SessionServices) {
+  constructor(runtime: Runtime, services: SessionServices) {
     this.services = services;
     const { sequences, presence, canMove } = services;
-    this.sequences = sequences && new Sequences(sequences);
+    this.sequences = sequences && new Sequences(runtime, sequences);
     this.features = [
       ...(services.hasHistory ? ["history"] : []),
       ...(sequences ? ["seq"] : []),

@@ -2,6 +2,7 @@
  * A relay: announces the broadcasts of its sessions, and subscribes to each track once for all
  * subscribers.
  */
+import { platformRuntime } from "../../../base/runtime.ts";
 import { platformSchedule, type Schedule } from "../../../base/schedule.ts";
 import { ConsoleReport } from "../../../session/insight/console_report.ts";
 import { RelayRoute, type RelayRouteLink } from "./_relay_route.ts";
@@ -236,7 +237,7 @@ export class MoqRelay implements AsyncDisposable {
   readonly #allowsAnonymous: boolean;
   readonly #maxShare: number;
   readonly #notices: Disposable;
-  readonly #console = new ConsoleReport();
+  readonly #console = new ConsoleReport(platformRuntime());
   readonly #routes = new Map<BroadcastPath, RelayRoute>();
   readonly #sessions = new Map<SubscriberSession, RelayMember>();
   /** Other relays of the cluster that hold broadcasts. */
