@@ -298,6 +298,7 @@ export {
   type ConnectionCounters,
   type ConnectionCredit,
   type ConnectionEvent,
+  type ConnectionInspection,
   type ConnectionObserver,
   type ConnectionStats,
   type CreditKind,

@@ -303,7 +303,7 @@ function sumsOf(session: Session): Sums {
  * Adds the counters of a session, read at their source: the `stats` object takes ten times as long.
  */
 function addSession(sums: Sums, session: Session): void {
-  const { connection: { counters }, inbound, queue } = session[internals];
+  const { connection, inbound, queue } = session[internals];
   const { receivedMessages, receivedBytes } = inbound.stats;
   sums.receivedMessages += receivedMessages;
   sums.receivedBytes += receivedBytes;
@@ -313,6 +313,7 @@ function addSession(sums: Sums, session: Session): void {
     sums.sentBytes += sentBytes;
     sums.droppedMessages += droppedMessages;
   }
+  const counters = connection.inspect?.counters;
   if (counters === undefined) return;
   const bidirectional = counters.localBidirectionalOpened + counters.remoteBidirectionalOpened;
   const unidirectional = counters.localUnidirectionalOpened + counters.remoteUnidirectionalOpened;
@@ -323,7 +324,7 @@ function addSession(sums: Sums, session: Session): void {
 }
 
 function addCredit(sums: { waiting: number; exhausted: number }, { connection }: Session): void {
-  const { credit } = connection;
+  const credit = connection.inspect?.credit;
   if (credit === undefined) return;
   let isExhausted = false;
   for (const kind of CREDIT_KINDS) {

@@ -204,7 +204,7 @@ Deno.test("SessionManager.stats() sums up who waits for credit", async () => {
     const { session } = join(manager);
     const state = { granted: 10, received: 5 * i, allowed: 10, sent: 10, waiting: i };
     const credit = { state: () => state, grant() {} };
-    Object.defineProperty(session.connection, "credit", { value: credit });
+    Object.defineProperty(session.connection.inspect!, "credit", { value: credit });
   }
   assertEquals(manager.stats().credit, { waiting: 3 * (0 + 1 + 2), exhausted: 1 });
 });

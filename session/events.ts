@@ -125,7 +125,7 @@ export class EventsOfSession extends EventTarget implements SessionEvents {
     if (this.#isOver) return;
     this.#isDraining = session.state === "draining";
     connection.draining.then(() => this.emit("draining", null), () => {});
-    connection.observe?.((event) => this.#dispatch(event.type, event));
+    connection.inspect?.observe?.((event) => this.#dispatch(event.type, event));
   }
 
   override addEventListener(
@@ -158,7 +158,7 @@ export class EventsOfSession extends EventTarget implements SessionEvents {
 
   /** Dispatches `closed`, and no event after. */
   end(info: CloseInfo): void {
-    this.#host.connection.observe?.(undefined);
+    this.#host.connection.inspect?.observe?.(undefined);
     this.emit("closed", info);
     this.#isOver = true;
   }

@@ -246,7 +246,7 @@ Deno.test("Session.events knows dispatchEvent, and keeps the names apart", async
 Deno.test("Session.events are the same object, and observe nothing before they are asked for", async () => {
   const { client, server } = memoryPair(PLAIN);
   let observers = 0;
-  client.observe = (observer) => void (observers += observer === undefined ? -1 : 1);
+  client.inspect!.observe = (observer) => void (observers += observer === undefined ? -1 : 1);
   const session = new Session(client, sessionSettings({ side: "client" }));
   assertEquals([session.stats.state, observers], ["connected", 0]);
   const { events } = session;

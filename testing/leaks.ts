@@ -168,7 +168,7 @@ function heldBy(session: Session): string[] {
 }
 
 function openStreams({ connection }: Session): number {
-  const { counters } = connection;
+  const counters = connection.inspect?.counters;
   if (counters === undefined) return 0;
   return counters.localBidirectionalOpened + counters.localUnidirectionalOpened +
     counters.remoteBidirectionalOpened + counters.remoteUnidirectionalOpened -

@@ -316,7 +316,7 @@ for (const wire of wires) {
       const writer = (await client.createUnidirectionalStream()).getWriter();
       await writer.write(new Uint8Array(1));
     }
-    const unread = () => server.connection.unreadStreams;
+    const unread = () => server.connection.inspect!.unreadStreams;
     await until(() => unread() === 4);
     for (const left of [3, 2, 1, 0]) {
       for await (const _ of server.incomingStreams()) break;

@@ -88,14 +88,14 @@ Deno.test("Server grants credit for streams of skein.1 once the token was accept
   await soon(greeted);
   const stream = directStream(await connection.createBidirectionalStream());
   await soon(stream.write(new Uint8Array(200_000)));
-  assertEquals(connection.credit!.state("data").allowed, 1_048_576);
+  assertEquals(connection.inspect!.credit!.state("data").allowed, 1_048_576);
   await connection[Symbol.asyncDispose]();
 });
 
 /** Credit that a server grants its peer. */
 function allowedBy(connection: Connection): number[] {
   return (["data", "bidirectional", "unidirectional"] as const)
-    .map((kind) => connection.credit!.state(kind).allowed);
+    .map((kind) => connection.inspect!.credit!.state(kind).allowed);
 }
 
 Deno.test("Server allows a stranger 16 KiB and few streams over qmux-02.skein.1, until it is known", async () => {
@@ -114,8 +114,8 @@ Deno.test("Server allows a stranger 16 KiB and few streams over qmux-02.skein.1,
   connection.frames!.send(`{"auth":"${TOKEN}","id":1}`);
   const stream = directStream(await connection.createBidirectionalStream());
   const writing = stream.write(new Uint8Array(200_000));
-  await until(() => connection.credit!.state("data").waiting > 0);
-  assert(connection.credit!.state("data").allowed < 2 * 16_384);
+  await until(() => connection.inspect!.credit!.state("data").waiting > 0);
+  assert(connection.inspect!.credit!.state("data").allowed < 2 * 16_384);
   gate.resolve();
   await soon(greeted);
   await soon(writing);
@@ -176,10 +176,10 @@ Deno.test("WebTransport of a stranger has 16 unread streams at most, and no data
   const sending = setInterval(() => client.datagrams.direct!.send(Uint8Array.of(7)), 5);
   await until(() => {
     const { remoteBidirectionalOpened = 0, remoteUnidirectionalOpened = 0, datagramsDropped = 0 } =
-      raw.counters ?? {};
+      raw.inspect!.counters ?? {};
     return remoteBidirectionalOpened + remoteUnidirectionalOpened === 40 && datagramsDropped > 0;
   });
-  assertEquals(raw.unreadStreams, 16);
+  assertEquals(raw.inspect!.unreadStreams, 16);
   client.frames!.send("token");
   assertEquals(await soon(told), "token");
   // What waits is there for the application, and the next ones as ever.

@@ -134,8 +134,8 @@ Deno.test("serve() refuses a stream that is not taken in time, and issues() says
   const session = await soon(opened.promise);
   await client.flood(2);
   const { connection } = session;
-  await until(() => connection.counters?.streamsRefused === 2);
-  assertEquals([connection.unreadStreams, session.stats.streamsRefused], [0, 2]);
+  await until(() => connection.inspect!.counters?.streamsRefused === 2);
+  assertEquals([connection.inspect!.unreadStreams, session.stats.streamsRefused], [0, 2]);
   assertEquals(server.manager.stats().unreadStreams.refused.timeout, 2);
   assertEquals(server.manager.stats().unreadStreams.count, 0);
   const [issue] = (await session.issues()).filter(({ code }) => code === "refused-streams");
@@ -277,8 +277,8 @@ Deno.test("listenQuic() counts unread streams before the application asks for th
     writer.write(BODY).catch(() => {});
   }
   // One of each connection, as three quarters of an eighth are less.
-  await until(() => connection.counters?.streamsRefused === 7);
-  assertEquals(connection.unreadStreams, 1);
+  await until(() => connection.inspect.counters?.streamsRefused === 7);
+  assertEquals(connection.inspect.unreadStreams, 1);
 });
 
 Deno.test("listenMoq() and serve() reject bounds of unread streams below one window", () => {

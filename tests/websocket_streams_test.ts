@@ -275,7 +275,7 @@ Deno.test("A plain WebSocket has no streams, and takes any binary frame as one",
   await using ends = await both({ client: { protocols: [] } });
   for (const session of [ends.client, ends.server]) {
     assertEquals(session.connection.capabilities.streams, false);
-    assertEquals(session.connection.credit, undefined);
+    assertEquals(session.connection.inspect!.credit, undefined);
     await assertRejects(() => session.createBidirectionalStream(), UnsupportedError);
   }
 });
@@ -321,7 +321,7 @@ Deno.test("dial() has messages over QMux although the server grants by hand, and
     assertEquals(await soon(ends.client.request("length", text)), text.length);
   }
   await assertRejects(() => ends.client.createBidirectionalStream({ timeoutMs: 1 }), TimeoutError);
-  assertEquals(ends.server.connection.counters, undefined);
+  assertEquals(ends.server.connection.inspect!.counters, undefined);
 });
 
 Deno.test("A stream that was written and closed comes whole, although the session closes behind it", async () => {

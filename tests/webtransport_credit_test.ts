@@ -54,13 +54,13 @@ Deno.test("Session.grantDataCredit() lets the peer write over WebTransport", asy
     const reader = directReadable(value!);
     for (let bytes; (bytes = await reader.read()) !== null;) read += bytes.length;
   })();
-  await until(() => client.connection.credit!.state("data").waiting === 1);
+  await until(() => client.connection.inspect!.credit!.state("data").waiting === 1);
   await assertRejects(
     () => client.createUnidirectionalStream({ timeoutMs: 20 }),
     TimeoutError,
     "unidirectional stream",
   );
-  await server.grantDataCredit(server.connection.credit!.state("data").granted + 50_000);
+  await server.grantDataCredit(server.connection.inspect!.credit!.state("data").granted + 50_000);
   await soon(write);
   await soon(writer.close());
   await soon(reading);
@@ -73,10 +73,10 @@ Deno.test("dial() has the server obey its flowControl over WebTransport", async 
   await using pair = await sessionOver("webtransport", {
     client: { maxStreamsUni: 3, automatic: false },
   });
-  const { allowed } = pair.server.connection.credit!.state("unidirectional");
+  const { allowed } = pair.server.connection.inspect!.credit!.state("unidirectional");
   assertEquals(allowed, 3);
   await pair.client.grantStreamsCredit(9, { direction: "unidirectional" });
-  await until(() => pair.server.connection.credit!.state("unidirectional").allowed === 9);
+  await until(() => pair.server.connection.inspect!.credit!.state("unidirectional").allowed === 9);
 });
 
 Deno.test("Session.close() tells code and reason when it ends the connection of WebTransport too", async () => {

@@ -254,7 +254,7 @@ export interface ConnectionCounters {
 /** Unit of credit: bytes of streams, or streams of one direction. */
 export type CreditKind = "data" | StreamDirection;
 
-/** An event of a connection; see {@linkcode Connection.observe}. */
+/** An event of a connection; see {@linkcode ConnectionInspection.observe}. */
 export type ConnectionEvent =
   | {
     readonly type: "streamopened";
@@ -320,6 +320,38 @@ export interface ConnectionCredit {
    * 2^60.
    */
   grant(kind: CreditKind, total: number): void;
+}
+
+/**
+ * Counters, flow control and events of a connection. One member apart from the W3C ones, which a
+ * wrapper forwards as a whole.
+ */
+export interface ConnectionInspection {
+  /** Counters of streams and datagrams; absent before the first. */
+  readonly counters?: ConnectionCounters | undefined;
+  /** Flow control, where both ends count; absent before `ready`, and on other connections. */
+  readonly credit?: ConnectionCredit | undefined;
+  /** Streams of the peer that the application has not taken yet, where the wire reports this. */
+  readonly unreadStreams?: number | undefined;
+  /**
+   * Number of the stream that stands for the connection, where there is one: CONNECT over HTTP/3.
+   */
+  readonly controlStreamId?: number | undefined;
+  /**
+   * Sets the observer of the connection, or removes it. Earlier events are included in the
+   * counters. Without an observer, events cost no work.
+   *
+   * @param observer Receives each event, synchronously.
+   */
+  observe?(observer: ConnectionObserver | undefined): void;
+  /**
+   * Excludes the first bidirectional stream of one end, which carries messages and does not belong
+   * to the application, from counters, events and grants. MUST be called before this end opens any
+   * stream, and before an observer is set.
+   *
+   * @param by End that opens the stream.
+   */
+  excludeMessageStream?(by: StreamSide): void;
 }
 
 /**
@@ -471,23 +503,15 @@ export interface Connection extends AsyncDisposable {
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
   /** Unidirectional streams opened by the peer. */
   readonly incomingUnidirectionalStreams: ReadableStream<ReceiveStream>;
+  /** Message frames, on wires with frames of their own. */
+  readonly frames?: MessageFrames;
   /**
    * Unidirectional streams without web streams, where the wire supports this; use only one of the
    * two.
    */
-  readonly directStreams?: DirectStreams | undefined;
-  /** Message frames, on wires with frames of their own. */
-  readonly frames?: MessageFrames;
-  /** Counters of streams and datagrams; absent before the first. */
-  readonly counters?: ConnectionCounters | undefined;
-  /** Flow control, where both ends count; absent before `ready`, and on other connections. */
-  readonly credit?: ConnectionCredit | undefined;
-  /** Streams of the peer that the application has not taken yet, where the wire reports this. */
-  readonly unreadStreams?: number | undefined;
-  /**
-   * Number of the stream that stands for the connection, where there is one: CONNECT over HTTP/3.
-   */
-  readonly controlStreamId?: number | undefined;
+  readonly direct?: DirectStreams | undefined;
+  /** Counters, flow control and events, on wires that report these. */
+  readonly inspect?: ConnectionInspection | undefined;
   /**
    * Opens a bidirectional stream.
    *
@@ -518,13 +542,6 @@ export interface Connection extends AsyncDisposable {
    * where the wire cannot do so. Idempotent.
    */
   terminate?: (() => void) | undefined;
-  /**
-   * Sets the observer of the connection, or removes it. Earlier events are included in the
-   * counters. Without an observer, events cost no work.
-   *
-   * @param observer Receives each event, synchronously.
-   */
-  observe?(observer: ConnectionObserver | undefined): void;
   /**
    * Reads the wire's counters.
    *

@@ -71,20 +71,6 @@ export class Ledger implements ConnectionCounters {
   }
 }
 
-/**
- * A wire that can carry messages on one of its streams. That stream does not belong to the
- * connection's user, so that no counter and no event includes it.
- */
-export interface MessageCarrier {
-  /**
-   * Excludes the first bidirectional stream of one end. To be called before any stream is opened at
-   * this end, and before an observer is set.
-   *
-   * @param by End that opens the stream.
-   */
-  carryMessages(by: StreamSide): void;
-}
-
 /** Account of one stream, which counts as closed once all its directions ended. */
 export class StreamAccount {
   /** Counters that include this stream. */

@@ -42,8 +42,8 @@ export async function openUnidirectional(
   connection: Connection,
   options?: OpenStreamOptions,
 ): Promise<DirectWritable> {
-  const { directStreams } = connection;
-  if (directStreams !== undefined) return await directStreams.openUnidirectional(options);
+  const { direct } = connection;
+  if (direct !== undefined) return await direct.openUnidirectional(options);
   return directWritable(await connection.createUnidirectionalStream(options));
 }
 
@@ -73,8 +73,8 @@ export function receiveUnidirectional(
   connection: Connection,
   receiver: (stream: DirectReadable) => void,
 ): void {
-  const { directStreams } = connection;
-  if (directStreams !== undefined) return directStreams.receiveUnidirectional(receiver);
+  const { direct } = connection;
+  if (direct !== undefined) return direct.receiveUnidirectional(receiver);
   void receiveAll(connection, receiver);
 }
 

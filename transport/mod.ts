@@ -30,6 +30,7 @@ export type {
   ConnectionCounters,
   ConnectionCredit,
   ConnectionEvent,
+  ConnectionInspection,
   ConnectionObserver,
   ConnectionStats,
   CreditKind,

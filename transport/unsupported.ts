@@ -54,8 +54,6 @@ export function refuseStream(wire: string): Promise<never> {
 
 /** Multiplexer of a wire with neither streams nor datagrams. */
 export class NoStreams implements Multiplexer {
-  readonly counters = undefined;
-  readonly credit = undefined;
   readonly datagrams: DatagramDuplex;
   readonly incomingBidirectionalStreams: ReadableStream<never> = noStreams();
   readonly incomingUnidirectionalStreams: ReadableStream<never> = noStreams();

@@ -159,14 +159,14 @@ export interface SessionDebugState {
 /** Implements `diagnostics` of a session. */
 export function diagnostics(core: SessionCore): SessionDiagnostics {
   const { connection, info, openings, session } = core;
-  const { counters, credit, unreadStreams } = connection;
+  const { controlStreamId, counters, credit, unreadStreams } = connection.inspect ?? {};
   const { fallback } = session;
   const data = credit?.state("data");
   const bidi = credit?.state("bidirectional");
   const uni = credit?.state("unidirectional");
   return {
     id: session.id,
-    controlStreamId: connection.controlStreamId,
+    controlStreamId,
     state: core.state,
     url: redactText(session.url),
     path: redactText(session.path),
@@ -209,7 +209,8 @@ export function diagnostics(core: SessionCore): SessionDiagnostics {
 /** Implements `debugState` of a session. */
 export async function debugState(core: SessionCore): Promise<SessionDebugState> {
   const { connection, heartbeat, inbound, settings } = core;
-  const { credit, capabilities } = connection;
+  const { capabilities, inspect } = connection;
+  const credit = inspect?.credit;
   // A closed connection may have lost the counters.
   const wire = await connection.getStats().catch(() => ({}));
   return {

@@ -134,7 +134,7 @@ Deno.test("Session.diagnostics() takes credit from the connection, where both en
     waiting: ++next,
   }]));
   const credit = { state: (kind: string) => states.get(kind)!, grant() {} };
-  Object.defineProperty(both.client.connection, "credit", { value: credit });
+  Object.defineProperty(both.client.connection.inspect!, "credit", { value: credit });
   const { diagnostics, credit: shown } = await both.client.debugState();
   assertEquals(shown, Object.fromEntries(states) as never);
   assertEquals([diagnostics.localMaxData, diagnostics.peerMaxData], [1, 3]);
@@ -223,7 +223,8 @@ Deno.test("Session's views have no side effect", async () => {
     ] as const
   ) {
     const { connection } = both.server;
-    Object.defineProperty(connection, name, { get: () => void made.push(name) });
+    const owner = name === "observe" ? connection.inspect! : connection;
+    Object.defineProperty(owner, name, { get: () => void made.push(name) });
   }
   const look = async () => [
     both.server.stats,

@@ -41,7 +41,7 @@ async function codes(session: Session): Promise<string[]> {
 /** Gives a connection numbers that are hard to come by. */
 function pretend(connection: Connection, what: object): void {
   for (const [name, value] of Object.entries(what)) {
-    Object.defineProperty(connection, name, { value, configurable: true });
+    Object.defineProperty(connection.inspect!, name, { value, configurable: true });
   }
 }
 

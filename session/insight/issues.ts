@@ -152,7 +152,7 @@ function checkQueues(core: SessionCore, add: Add): void {
 }
 
 function checkStreams(core: SessionCore, stats: SessionStats, add: Add): void {
-  const { unreadStreams = 0 } = core.connection;
+  const { unreadStreams = 0 } = core.connection.inspect ?? {};
   const { activeStreams, streamsClosed, streamsCreated, uptimeMs } = stats;
   if (unreadStreams > 0) {
     add(
@@ -177,7 +177,7 @@ function checkStreams(core: SessionCore, stats: SessionStats, add: Add): void {
 function checkCredit({ connection, openings }: SessionCore, add: Add): void {
   const kinds: CreditKind[] = ["data", "bidirectional", "unidirectional"];
   for (const kind of kinds) {
-    const credit: CreditState | undefined = connection.credit?.state(kind);
+    const credit: CreditState | undefined = connection.inspect?.credit?.state(kind);
     const what = kind === "data" ? "bytes of streams" : `${kind} streams`;
     const waiting = Math.max(
       credit?.waiting ?? 0,

@@ -106,7 +106,7 @@ class Snapshot {
 /** Reads the counters of a session. Creates no state on the session. */
 export function statsOf(core: SessionCore): SessionStats {
   const { closedAt, connection, createdAt, id, readyAt, state } = core;
-  const counted = (name: keyof ConnectionCounters) => connection.counters?.[name] ?? 0;
+  const counted = (name: keyof ConnectionCounters) => connection.inspect?.counters?.[name] ?? 0;
   const bidirectionalStreams = counted("localBidirectionalOpened") +
     counted("remoteBidirectionalOpened");
   const unidirectionalStreams = counted("localUnidirectionalOpened") +

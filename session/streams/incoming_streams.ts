@@ -182,7 +182,8 @@ export function sendDatagram(core: StreamsHost, data: Uint8Array): void {
 /** Implements `grantDataCredit` and `grantStreamsCredit` of a session. */
 export function grantCredit(core: StreamsHost, kind: CreditKind, total: number): void {
   core.checkOpen("grant credit");
-  const { credit, transport } = core.connection;
+  const { inspect, transport } = core.connection;
+  const credit = inspect?.credit;
   if (credit === undefined) {
     throw new UnsupportedError(
       `Cannot grant credit: the peer counts none on this ${transport} connection; see capabilities`,

@@ -196,7 +196,7 @@ Deno.test("Session.grantDataCredit() and grantStreamsCredit() reach the connecti
     state: () => ({ granted: 0, received: 0, allowed: 0, sent: 0, waiting: 0 }),
     grant: (kind: string, total: number) => void granted.push([kind, total]),
   };
-  Object.defineProperty(client.connection, "credit", { value: credit });
+  Object.defineProperty(client.connection.inspect!, "credit", { value: credit });
   await client.grantDataCredit(65_536);
   await client.grantStreamsCredit(3, { direction: "bidirectional" });
   await client.grantStreamsCredit(4, { direction: "unidirectional" });

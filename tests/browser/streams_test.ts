@@ -40,7 +40,7 @@ for (const transport of TRANSPORTS) {
     });
     await serving;
     assertEquals(right, 250);
-    assertEquals(session.connection.counters?.remoteBidirectionalOpened, 250);
+    assertEquals(session.connection.inspect!.counters?.remoteBidirectionalOpened, 250);
   });
 
   testInBrowsers(`over ${over}, streams that the server opens reach the page`, async (browser) => {
@@ -247,11 +247,11 @@ testInBrowsers("over WebSocket, a page writes no more than the server granted", 
     const writer = stream.writable.getWriter();
     globalThis.writing = writer.write(new Uint8Array(100_000));
     await session.request("before");
-    const { allowed, sent } = session.connection.credit!.state("data");
+    const { allowed, sent } = session.connection.inspect!.credit!.state("data");
     return { allowed, sent, hasCredit: session.connection.capabilities.credit };
   });
   assertEquals(state, { allowed: 65_536, sent: 65_536, hasCredit: true });
-  await until(() => session.connection.credit?.state("data").received === 65_536);
+  await until(() => session.connection.inspect!.credit?.state("data").received === 65_536);
   const { readable } = (await session.connection.incomingBidirectionalStreams.getReader().read())
     .value!;
   const reader = readable.getReader();
@@ -261,7 +261,7 @@ testInBrowsers("over WebSocket, a page writes no more than the server granted", 
   assertEquals(
     await page.evaluate(async () => {
       await session.request("between");
-      return session.connection.credit!.state("data").sent;
+      return session.connection.inspect!.credit!.state("data").sent;
     }),
     65_536,
   );

@@ -30,7 +30,7 @@ async function counts(end: Connection, expected: Partial<ConnectionCounters>): P
   const all = { ...NO_COUNTERS, ...expected };
   const names = Object.keys(NO_COUNTERS) as (keyof ConnectionCounters)[];
   const read = () => {
-    const { counters } = end;
+    const { counters } = end.inspect!;
     return Object.fromEntries(names.map((name) => [name, counters?.[name] ?? 0]));
   };
   try {
@@ -59,7 +59,7 @@ async function tell(from: Connection, to: Connection): Promise<void> {
 /** Keeps what happens at an end. */
 function observed(end: Connection): ConnectionEvent[] {
   const events: ConnectionEvent[] = [];
-  end.observe!((event) => void events.push(event));
+  end.inspect!.observe!((event) => void events.push(event));
   return events;
 }
 
@@ -99,9 +99,9 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     }
     for (const end of [a, b]) {
       void end.datagrams.maxDatagramSize;
-      assertEquals(end.counters, undefined);
-      end.observe!(undefined);
-      assertEquals(end.counters, undefined);
+      assertEquals(end.inspect!.counters, undefined);
+      end.inspect!.observe!(undefined);
+      assertEquals(end.inspect!.counters, undefined);
     }
   });
 
@@ -163,10 +163,10 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     const { near, far } = await openOneWay(pair);
     await far.cancel();
     const { a, b } = pair;
-    await until(() => b.counters!.streamErrors === 1);
+    await until(() => b.inspect!.counters!.streamErrors === 1);
     await writeOn(near);
-    await until(() => a.counters!.streamErrors === 1);
-    assertEquals([a.counters!.streamsClosed, b.counters!.streamsClosed], [1, 1]);
+    await until(() => a.inspect!.counters!.streamErrors === 1);
+    assertEquals([a.inspect!.counters!.streamsClosed, b.inspect!.counters!.streamsClosed], [1, 1]);
   });
 
   test("counts directions that the writer reset, at both ends", async (pair) => {
@@ -174,10 +174,10 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     await near.abort();
     const { a, b } = pair;
     await soon(far.read().catch(() => {}));
-    for (const end of [a, b]) await until(() => end.counters!.streamsClosed === 1);
-    assertEquals(a.counters!.streamErrors, 1);
+    for (const end of [a, b]) await until(() => end.inspect!.counters!.streamsClosed === 1);
+    assertEquals(a.inspect!.counters!.streamErrors, 1);
     // Elsewhere it looks like a normal end.
-    if (traits.resetCodes) assertEquals(b.counters!.streamErrors, 1);
+    if (traits.resetCodes) assertEquals(b.inspect!.counters!.streamErrors, 1);
   });
 
   test("counts streams that the close cuts", async (pair) => {
@@ -186,10 +186,10 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     pair.a.close();
     await soon(Promise.all([pair.a.closed, pair.b.closed]));
     await soon(near.closed.catch(() => {}));
-    const { counters } = pair.a;
+    const { counters } = pair.a.inspect!;
     await until(() => counters!.streamsClosed === 2);
     assert(counters!.streamErrors >= 2, `${counters!.streamErrors}`);
-    await until(() => pair.b.counters!.streamErrors >= 1);
+    await until(() => pair.b.inspect!.counters!.streamErrors >= 1);
   });
 
   test("counts datagrams, and those that are lost at this end", async ({ a, b }) => {
@@ -224,9 +224,9 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     await until(() => ofStreams(events.a).length === 4 && ofStreams(events.b).length === 4);
     assertEquals(sorted(ofStreams(events.a)), sorted(happened("local") as ConnectionEvent[]));
     assertEquals(sorted(ofStreams(events.b)), sorted(happened("remote") as ConnectionEvent[]));
-    for (const end of [a, b]) end.observe!(undefined);
+    for (const end of [a, b]) end.inspect!.observe!(undefined);
     await ask(a, b);
-    await until(() => a.counters!.streamsClosed === 4);
+    await until(() => a.inspect!.counters!.streamsClosed === 4);
     assertEquals([ofStreams(events.a).length, ofStreams(events.b).length], [4, 4]);
   });
 

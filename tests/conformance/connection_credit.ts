@@ -28,18 +28,18 @@ export function testCredit(test: ConnectionTest): void {
       await begin(pair);
       for (const [from, to] of [[pair.a, pair.b], [pair.b, pair.a]] as const) {
         const events: ConnectionEvent[] = [];
-        to.observe!((event) => void events.push(event));
-        const { granted } = from.credit!.state(kind);
+        to.inspect!.observe!((event) => void events.push(event));
+        const { granted } = from.inspect!.credit!.state(kind);
         assert(granted > 0);
-        await until(() => to.credit!.state(kind).allowed === granted);
-        from.credit!.grant(kind, granted + 1_000);
-        assertEquals(from.credit!.state(kind).granted, granted + 1_000);
-        await until(() => to.credit!.state(kind).allowed === granted + 1_000);
+        await until(() => to.inspect!.credit!.state(kind).allowed === granted);
+        from.inspect!.credit!.grant(kind, granted + 1_000);
+        assertEquals(from.inspect!.credit!.state(kind).granted, granted + 1_000);
+        await until(() => to.inspect!.credit!.state(kind).allowed === granted + 1_000);
         await until(() => events.length > 0);
         assertEquals(events, [{ type: "credit", what: kind, limit: granted + 1_000 }]);
         // What is not more changes nothing.
-        from.credit!.grant(kind, 0);
-        assertEquals(from.credit!.state(kind).granted, granted + 1_000);
+        from.inspect!.credit!.grant(kind, 0);
+        assertEquals(from.inspect!.credit!.state(kind).granted, granted + 1_000);
       }
     });
   }
@@ -60,13 +60,13 @@ export function testCredit(test: ConnectionTest): void {
         })(),
       ];
       for (const loop of accepting) loop.catch(() => {}); // They end with the connection.
-      const uni = from.credit!.state("unidirectional").allowed;
+      const uni = from.inspect!.credit!.state("unidirectional").allowed;
       for (let i = 0; i < uni + 60; i++) {
         const writer = (await soon(from.createUnidirectionalStream())).getWriter();
         if (i % 2 === 0) await soon(writer.write(Uint8Array.of(1, 2, 3)));
         await soon(writer.close());
       }
-      const bidi = from.credit!.state("bidirectional").allowed;
+      const bidi = from.inspect!.credit!.state("bidirectional").allowed;
       for (let i = 0; i < bidi + 60; i++) {
         const { writable } = await soon(from.createBidirectionalStream());
         const writer = writable.getWriter();
@@ -79,21 +79,28 @@ export function testCredit(test: ConnectionTest): void {
   test("counts what both ends used of their credit", async (pair) => {
     await begin(pair);
     const { a, b } = pair;
-    const before = { a: a.credit!.state("data"), b: b.credit!.state("data") };
+    const before = { a: a.inspect!.credit!.state("data"), b: b.inspect!.credit!.state("data") };
     const writer = (await soon(a.createUnidirectionalStream())).getWriter();
     await soon(writer.write(new Uint8Array(100)));
     const incoming = await next(b.incomingUnidirectionalStreams);
     assertEquals((await soon(incoming.getReader().read())).value?.byteLength, 100);
-    assertEquals(a.credit!.state("data").sent, before.a.sent + 100);
-    assertEquals(b.credit!.state("data").received, before.b.received + 100);
-    assertEquals([a.credit!.state("unidirectional").sent, a.credit!.state("data").waiting], [2, 0]);
-    assertEquals(b.credit!.state("unidirectional").received, 2);
+    assertEquals(a.inspect!.credit!.state("data").sent, before.a.sent + 100);
+    assertEquals(b.inspect!.credit!.state("data").received, before.b.received + 100);
+    assertEquals([
+      a.inspect!.credit!.state("unidirectional").sent,
+      a.inspect!.credit!.state("data").waiting,
+    ], [2, 0]);
+    assertEquals(b.inspect!.credit!.state("unidirectional").received, 2);
   });
 
   test("refuses totals of credit that are no numbers", async (pair) => {
     await begin(pair);
     for (const total of [-1, 0.5, NaN, Infinity, 2 ** 53]) {
-      assertThrows(() => pair.a.credit!.grant("data", total), RangeError, `received ${total}`);
+      assertThrows(
+        () => pair.a.inspect!.credit!.grant("data", total),
+        RangeError,
+        `received ${total}`,
+      );
     }
   });
 }
@@ -105,7 +112,7 @@ export function testCredit(test: ConnectionTest): void {
  */
 export function testNoCredit(test: ConnectionTest): void {
   test("has no credit to grant, and says so", ({ a, b }) => {
-    assertEquals([a.credit, b.credit], [undefined, undefined]);
+    assertEquals([a.inspect!.credit, b.inspect!.credit], [undefined, undefined]);
     return Promise.resolve();
   });
 }

@@ -66,7 +66,7 @@ export function testWire(inner: Connection, options: TestWireOptions = {}): Test
   const replaced: Partial<Record<keyof Connection, unknown>> = {
     capabilities,
     transport,
-    directStreams: undefined,
+    direct: undefined,
     createUnidirectionalStream: openUnidirectional,
     createBidirectionalStream: async (how: object) =>
       limitedBoth(await inner.createBidirectionalStream(how), resets),
@@ -168,7 +168,8 @@ export async function wiredEnds(
 }
 
 /** Streams of a connection that are still open. */
-export function openStreams({ counters }: Connection): number {
+export function openStreams({ inspect }: Connection): number {
+  const counters = inspect?.counters;
   if (counters === undefined) return 0;
   return counters.localBidirectionalOpened + counters.localUnidirectionalOpened +
     counters.remoteBidirectionalOpened + counters.remoteUnidirectionalOpened -

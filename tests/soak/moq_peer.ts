@@ -228,7 +228,7 @@ function deafTo(connection: Connection): Connection {
   return new Proxy(connection, {
     get(target, key) {
       if (key === "incomingUnidirectionalStreams") return new ReadableStream();
-      if (key === "directStreams") return undefined;
+      if (key === "direct") return undefined;
       const value = Reflect.get(target, key, target);
       return typeof value === "function" ? value.bind(target) : value;
     },

@@ -26,7 +26,7 @@ Deno.test("Http3Session counts each byte once in its statistics", async () => {
   const before = await client.getStats();
   assert(before.bytesSent! >= 5 && before.bytesSent! < 15, `${before.bytesSent}`);
   assertEquals(before.bytesSent, (await server.getStats()).bytesReceived);
-  assertEquals([client.counters, server.counters], [undefined, undefined]);
+  assertEquals([client.inspect!.counters, server.inspect!.counters], [undefined, undefined]);
   const stream = directWritable(await client.createUnidirectionalStream());
   await stream.write(new Uint8Array(100));
   await stream.close();
@@ -36,16 +36,25 @@ Deno.test("Http3Session counts each byte once in its statistics", async () => {
   await soon(server.datagrams.readable.getReader().read());
   assertEquals((await client.getStats()).bytesSent, before.bytesSent! + 107);
   assertEquals((await server.getStats()).bytesReceived, before.bytesSent! + 107);
-  assertEquals([client.counters!.streamBytesSent, server.counters!.streamBytesReceived], [
+  assertEquals([
+    client.inspect!.counters!.streamBytesSent,
+    server.inspect!.counters!.streamBytesReceived,
+  ], [
     100,
     100,
   ]);
-  assertEquals(client.counters!.localBidirectionalOpened, 0);
-  assertEquals(server.counters!.remoteBidirectionalOpened, 0);
+  assertEquals(client.inspect!.counters!.localBidirectionalOpened, 0);
+  assertEquals(server.inspect!.counters!.remoteBidirectionalOpened, 0);
   for (const end of [client, server]) await end[Symbol.asyncDispose]();
   // The end of the stream of messages is no end of a user's stream.
-  assertEquals([client.counters!.streamsClosed, client.counters!.streamErrors], [1, 0]);
-  assertEquals([server.counters!.streamsClosed, server.counters!.streamErrors], [1, 0]);
+  assertEquals([client.inspect!.counters!.streamsClosed, client.inspect!.counters!.streamErrors], [
+    1,
+    0,
+  ]);
+  assertEquals([server.inspect!.counters!.streamsClosed, server.inspect!.counters!.streamErrors], [
+    1,
+    0,
+  ]);
 });
 
 Deno.test("Http3Session leaves out a stream of messages that came before the answer", async () => {
@@ -63,10 +72,10 @@ Deno.test("Http3Session leaves out a stream of messages that came before the ans
     await soon(empty.receive.readAll());
   }
   const session = request.accept();
-  assertEquals(session.counters!.remoteBidirectionalOpened, 2);
+  assertEquals(session.inspect!.counters!.remoteBidirectionalOpened, 2);
   const messages = withMessages(session, { side: "server" });
-  assertEquals(messages.counters!.remoteBidirectionalOpened, 1);
-  assertEquals(messages.counters!.streamBytesReceived, 3);
+  assertEquals(messages.inspect!.counters!.remoteBidirectionalOpened, 1);
+  assertEquals(messages.inspect!.counters!.streamBytesReceived, 3);
   assertEquals((await session.getStats()).bytesReceived, HELLO.length + 3);
   const reader = messages.incomingBidirectionalStreams.getReader();
   const taken = directStream((await soon(reader.read())).value!);
@@ -74,11 +83,11 @@ Deno.test("Http3Session leaves out a stream of messages that came before the ans
   await second.send.end();
   assertEquals(await soon(taken.read()), null);
   await taken.close();
-  await until(() => messages.counters!.streamsClosed === 1);
-  assertEquals(messages.counters!.streamErrors, 0);
+  await until(() => messages.inspect!.counters!.streamsClosed === 1);
+  assertEquals(messages.inspect!.counters!.streamErrors, 0);
   peer.close();
   await messages.closed.catch(() => {});
-  assertEquals(messages.counters!.streamsClosed, 1);
+  assertEquals(messages.inspect!.counters!.streamsClosed, 1);
 });
 
 Deno.test("Http3Session counts datagrams that nobody reads as lost", async () => {
@@ -88,9 +97,9 @@ Deno.test("Http3Session counts datagrams that nobody reads as lost", async () =>
   const datagram = capsuleFrame(CapsuleType.datagram, Uint8Array.of(7, 7));
   const many = bytesOf(...Array.from({ length: 103 }, () => datagram));
   for (let i = 0; i < 10; i++) await connect.send.write(many);
-  await until(() => session.counters?.datagramsReceived === 1_030);
-  assertEquals(session.counters!.datagramBytesReceived, 2_060);
-  assertEquals(session.counters!.datagramsDropped, 6);
+  await until(() => session.inspect!.counters?.datagramsReceived === 1_030);
+  assertEquals(session.inspect!.counters!.datagramBytesReceived, 2_060);
+  assertEquals(session.inspect!.counters!.datagramsDropped, 6);
 });
 
 Deno.test("Http3Session counts datagrams that wait for room, and those that find none", async () => {
@@ -98,7 +107,7 @@ Deno.test("Http3Session counts datagrams that wait for room, and those that find
   const { client } = pair;
   const { direct } = client.datagrams;
   for (let i = 0; i < 1_030; i++) direct!.send(Uint8Array.of(1));
-  const { datagramsSent, datagramsDropped } = client.counters!;
+  const { datagramsSent, datagramsDropped } = client.inspect!.counters!;
   assertEquals([datagramsSent, datagramsDropped], [1_024, 6]);
 });
 
@@ -107,10 +116,13 @@ Deno.test("Http3Session counts streams that nobody takes as cut", async () => {
   await using raw = await server.open();
   const { peer, connect, session } = raw;
   const events: ConnectionEvent[] = [];
-  session.observe!((event) => void events.push(event));
+  session.inspect!.observe!((event) => void events.push(event));
   for (let i = 0; i < 18; i++) await peer.uni(0x54, connect.id, 1);
-  await until(() => session.counters?.remoteUnidirectionalOpened === 18);
-  assertEquals([session.counters!.streamsClosed, session.counters!.streamErrors], [2, 2]);
+  await until(() => session.inspect!.counters?.remoteUnidirectionalOpened === 18);
+  assertEquals(
+    [session.inspect!.counters!.streamsClosed, session.inspect!.counters!.streamErrors],
+    [2, 2],
+  );
   const closed = events.filter(({ type }) => type === "streamclosed");
   assertEquals(closed.length, 2);
   for (const event of closed) assert("error" in event && event.error instanceof Error);

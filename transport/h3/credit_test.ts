@@ -63,7 +63,7 @@ async function takeOneWay(session: Connection): Promise<DirectReadable> {
 /** Keeps what happens at an end. */
 function observed(end: Connection): ConnectionEvent[] {
   const events: ConnectionEvent[] = [];
-  end.observe!((event) => void events.push(event));
+  end.inspect!.observe!((event) => void events.push(event));
   return events;
 }
 
@@ -75,19 +75,22 @@ function ofCredit(events: readonly ConnectionEvent[]): ConnectionEvent[] {
 Deno.test("Http3Session tells its credit where both ends count, and only there", async () => {
   await using server = new TestServer();
   await using plain = await server.open();
-  assertEquals([plain.session.capabilities.credit, plain.session.credit], [false, undefined]);
+  assertEquals([plain.session.capabilities.credit, plain.session.inspect!.credit], [
+    false,
+    undefined,
+  ]);
   await using counting = await server.open(COUNTING);
   const { session } = counting;
   assertEquals(session.capabilities.credit, true);
-  assertEquals(session.credit!.state("data"), {
+  assertEquals(session.inspect!.credit!.state("data"), {
     granted: 4 * 1024 * 1024,
     received: 0,
     allowed: 1_000_000,
     sent: 0,
     waiting: 0,
   });
-  assertEquals(session.credit!.state("bidirectional").granted, 128);
-  assertEquals(session.credit!.state("unidirectional").allowed, 100);
+  assertEquals(session.inspect!.credit!.state("bidirectional").granted, 128);
+  assertEquals(session.inspect!.credit!.state("unidirectional").allowed, 100);
 });
 
 Deno.test("Http3Session never sends more than a reader grants, 64 KiB at a time", async () => {
@@ -98,7 +101,7 @@ Deno.test("Http3Session never sends more than a reader grants, 64 KiB at a time"
   const writing = writer.write(new Uint8Array(size)).then(() => writer.close());
   writing.catch(() => {});
   const reader = await takeOneWay(server);
-  const credit = server.credit!;
+  const credit = server.inspect!.credit!;
   const read = async (count: number) => {
     for (let left = count; left > 0;) left -= (await soon(reader.read()))!.length;
   };
@@ -106,13 +109,13 @@ Deno.test("Http3Session never sends more than a reader grants, 64 KiB at a time"
     await read(WINDOW);
     const { granted, received } = credit.state("data");
     assertEquals([granted, received], [total, total]);
-    const { allowed, sent } = client.credit!.state("data");
+    const { allowed, sent } = client.inspect!.credit!.state("data");
     assertEquals([allowed, sent], [total, total]);
     credit.grant("data", total + WINDOW);
   }
   await soon(writing);
   assertEquals(await soon(reader.read()), null);
-  assertEquals(client.credit!.state("data").sent, size);
+  assertEquals(client.inspect!.credit!.state("data").sent, size);
 });
 
 Deno.test("Http3Session ends writes on many streams over random grants", async () => {
@@ -120,7 +123,7 @@ Deno.test("Http3Session ends writes on many streams over random grants", async (
   const { client, server } = pair;
   const random = new Random(20);
   const sizes = Array.from({ length: 60 }, () => random.bits(15));
-  const credit = server.credit!;
+  const credit = server.inspect!.credit!;
   const sending = Promise.all(sizes.map(async (size) => {
     const writer = directWritable(await client.createUnidirectionalStream());
     for (let left = size; left > 0;) {
@@ -151,14 +154,16 @@ Deno.test("Http3Session ends writes on many streams over random grants", async (
   while (!isDone) {
     const { granted, received } = credit.state("data");
     assert(received <= granted, `${received} of ${granted}`);
-    assert(client.credit!.state("data").sent <= client.credit!.state("data").allowed);
+    assert(
+      client.inspect!.credit!.state("data").sent <= client.inspect!.credit!.state("data").allowed,
+    );
     if (random.below(2) === 0) credit.grant("data", read + 1 + random.below(20_000));
     else credit.grant("unidirectional", ended + 1 + random.below(3));
     await new Promise((resolve) => setTimeout(resolve, random.below(2)));
   }
   await soon(done);
   assertEquals(read, sizes.reduce((sum, size) => sum + size, 0));
-  assertEquals(client.credit!.state("data").waiting, 0);
+  assertEquals(client.inspect!.credit!.state("data").waiting, 0);
 });
 
 Deno.test("Http3Session grants nothing by itself where windows are not automatic", async () => {
@@ -184,10 +189,10 @@ Deno.test("Http3Session grants nothing by itself where windows are not automatic
     { type: "blocked", what: "unidirectional", by: "remote", limit: 1 },
   ]);
   for (const kind of ["data", "unidirectional"] as const) {
-    const { granted, received } = session.credit!.state(kind);
+    const { granted, received } = session.inspect!.credit!.state(kind);
     assertEquals(granted, received);
   }
-  session.credit!.grant("data", 2_000);
+  session.inspect!.credit!.grant("data", 2_000);
   const frame = await soon(connect.receive.frame());
   assertEquals(frame?.payload, bytesOf(CapsuleType.maxData, 2, 2_000));
 });
@@ -248,7 +253,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
     const aborting = new AbortController();
     const aborted = assertRejects(() => soon(open({ signal: aborting.signal })), Error, "enough");
     const waiting = open();
-    assertEquals(client.credit!.state(kind), {
+    assertEquals(client.inspect!.credit!.state(kind), {
       granted: 128,
       received: 0,
       allowed: 1,
@@ -257,9 +262,9 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
     });
     aborting.abort(new Error("enough"));
     await aborted;
-    assertEquals(client.credit!.state(kind).waiting, 1);
+    assertEquals(client.inspect!.credit!.state(kind).waiting, 1);
     await until(() => ofCredit(events.server).length > 0);
-    server.credit!.grant(kind, 2);
+    server.inspect!.credit!.grant(kind, 2);
     await soon(waiting);
     assertEquals(ofCredit(events.server), [{
       type: "blocked",
@@ -281,27 +286,27 @@ Deno.test("Http3Session tells that a write waits for credit", async () => {
   const writer = directWritable(await client.createUnidirectionalStream());
   const write = writer.write(new Uint8Array(30));
   await until(() => ofCredit(events).length > 0);
-  assertEquals(client.credit!.state("data"), {
+  assertEquals(client.inspect!.credit!.state("data"), {
     granted: 4 * 1024 * 1024,
     received: 0,
     allowed: 10,
     sent: 10,
     waiting: 1,
   });
-  server.credit!.grant("data", 30);
+  server.inspect!.credit!.grant("data", 30);
   await soon(write);
   assertEquals(ofCredit(events), [
     { type: "blocked", what: "data", by: "local", limit: 10 },
     { type: "credit", what: "data", limit: 30 },
   ]);
-  assertEquals(client.credit!.state("data").waiting, 0);
+  assertEquals(client.inspect!.credit!.state("data").waiting, 0);
 });
 
 Deno.test("Http3Session widens the window by no more than itself when streams are cancelled", async () => {
   await using server = new TestServer({ flowControl: { maxData: 1_000 } });
   await using raw = await server.open(COUNTING);
   const { peer, connect, session } = raw;
-  const credit = session.credit!;
+  const credit = session.inspect!.credit!;
   for (let i = 0; i < 5; i++) {
     const before = credit.state("data").granted;
     await peer.uni(0x54, connect.id, new Uint8Array(10));
@@ -318,7 +323,7 @@ Deno.test("Http3Session grants nothing for cancelled streams where windows are n
     await raw.peer.uni(0x54, raw.connect.id, new Uint8Array(10));
     (await takeOneWay(raw.session)).cancel();
   }
-  assertEquals(raw.session.credit!.state("data").granted, 1_000);
+  assertEquals(raw.session.inspect!.credit!.state("data").granted, 1_000);
 });
 
 Deno.test("withMessages() carries messages past a window that does not move by itself", async () => {
@@ -336,17 +341,18 @@ Deno.test("withMessages() carries messages past a window that does not move by i
   for (let i = 0; i < 16; i++) client.frames!.send("x".repeat(size / 16));
   await until(() => bytes === size);
   // What users send is held to the window all the same.
-  const left = () => client.credit!.state("data").allowed - client.credit!.state("data").sent;
+  const left = () =>
+    client.inspect!.credit!.state("data").allowed - client.inspect!.credit!.state("data").sent;
   const writer = directWritable(await client.createUnidirectionalStream());
   void writer.write(new Uint8Array(3 * WINDOW)).catch(() => {});
-  await until(() => client.credit!.state("data").waiting === 1);
+  await until(() => client.inspect!.credit!.state("data").waiting === 1);
   assertEquals(left(), 0);
   const reader = await takeOneWay(server);
   let came = 0;
   void (async () => {
     for (let part; (part = await reader.read()) !== null;) came += part.length;
   })().catch(() => {});
-  await until(() => came === client.counters!.streamBytesSent);
+  await until(() => came === client.inspect!.counters!.streamBytesSent);
   assert(came <= WINDOW, `${came}`);
   await Promise.all([client, server].map((end) => end[Symbol.asyncDispose]()));
 });
@@ -379,13 +385,13 @@ Deno.test("dialWebTransport() has the server obey its flowControl", async () => 
   const accepted = await soon(server.accept());
   await using session = await soon(dialing);
   const allowed = (["data", "unidirectional", "bidirectional"] as const)
-    .map((kind) => accepted.credit!.state(kind).allowed);
+    .map((kind) => accepted.inspect!.credit!.state(kind).allowed);
   assertEquals(allowed, [100, 3, 5]);
   const stream = directStream(await soon(accepted.createBidirectionalStream()));
   const write = stream.write(new Uint8Array(150));
   const { value } = await soon(session.incomingBidirectionalStreams.getReader().read());
   const reader = directStream(value!);
   for (let left = 100; left > 0;) left -= (await soon(reader.read()))!.length;
-  session.credit!.grant("data", 150);
+  session.inspect!.credit!.grant("data", 150);
   await soon(write);
 });

@@ -1,6 +1,6 @@
 /** A WebTransport session over HTTP/3 (draft-ietf-webtrans-http3, RFC 9297). */
 import { Arrivals, type ArrivalsOptions, takeOut } from "../incoming_queue.ts";
-import { Ledger, type MessageCarrier, type StreamAccount } from "../counters.ts";
+import { Ledger, type StreamAccount } from "../counters.ts";
 import { cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import type {
   CloseOptions,
@@ -9,6 +9,7 @@ import type {
   ConnectionCloseInfo,
   ConnectionCounters,
   ConnectionCredit,
+  ConnectionInspection,
   ConnectionObserver,
   ConnectionStats,
   DirectReadable,
@@ -101,7 +102,7 @@ const UNIDIRECTIONAL: ArrivalsOptions<ReceiveHalf> = {
 };
 
 /** One session: a {@linkcode Connection} over HTTP/3. */
-export class Http3Session implements Connection, DirectStreams, MessageCarrier, StreamOwner {
+export class Http3Session implements Connection, ConnectionInspection, DirectStreams, StreamOwner {
   /** Always `webtransport`. */
   readonly transport: string = "webtransport";
   /**
@@ -199,6 +200,11 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     return this.#wasOpen ? this.#credit : undefined;
   }
 
+  /** Counters, flow control and events. */
+  get inspect(): ConnectionInspection {
+    return this;
+  }
+
   /** Stream id of the CONNECT stream. */
   get controlStreamId(): number {
     return this.id;
@@ -274,7 +280,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
   }
 
   /** Unidirectional streams with direct calls. */
-  get directStreams(): DirectStreams {
+  get direct(): DirectStreams {
     return this;
   }
 
@@ -380,7 +386,7 @@ export class Http3Session implements Connection, DirectStreams, MessageCarrier, 
     else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
   }
 
-  carryMessages(by: StreamSide): void {
+  excludeMessageStream(by: StreamSide): void {
     const held = by === "remote" ? this.#bidirectional.takeHeld() : [];
     held[0]?.discard();
     if (held.length === 0) this.#carrier = by;

@@ -2,7 +2,7 @@
 import { CloseCode, ConnectionError, TimeoutError } from "../../errors.ts";
 import { Arrivals } from "../incoming_queue.ts";
 import { FrameInbox } from "../websocket/frame_inbox.ts";
-import { Ledger, type MessageCarrier, type StreamAccount } from "../counters.ts";
+import { Ledger, type StreamAccount } from "../counters.ts";
 import type { MemoryPath } from "./path.ts";
 import { type MemoryStream, memoryStream, StreamOwner } from "./stream.ts";
 import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
@@ -13,6 +13,7 @@ import type {
   ConnectionCapabilities,
   ConnectionCloseInfo,
   ConnectionCounters,
+  ConnectionInspection,
   ConnectionObserver,
   ConnectionStats,
   DatagramDuplex,
@@ -155,7 +156,7 @@ const WORN = 0.75;
 type IncomingStream = Pick<MemoryStream, "reader" | "writer">;
 
 /** A connection whose wire is a {@linkcode MemoryPath} in each direction. */
-export class MemoryConnection implements Connection, MessageCarrier {
+export class MemoryConnection implements Connection, ConnectionInspection {
   readonly #out: MemoryPath;
   readonly #in: MemoryPath;
   readonly #inbox: FrameInbox = new FrameInbox();
@@ -298,6 +299,11 @@ export class MemoryConnection implements Connection, MessageCarrier {
     this.#windingUp.resolve();
   }
 
+  /** Counters and events. */
+  get inspect(): ConnectionInspection {
+    return this;
+  }
+
   /** Number of the other end's streams that were not accepted yet. */
   get unreadStreams(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
@@ -375,8 +381,7 @@ export class MemoryConnection implements Connection, MessageCarrier {
     else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
   }
 
-  /** Excludes the message stream from the counters; see {@linkcode MessageCarrier}. */
-  carryMessages(by: StreamSide): void {
+  excludeMessageStream(by: StreamSide): void {
     const held = by === "remote" ? this.#bidirectional.takeHeld() : [];
     const [first] = held;
     if (first === undefined) this.#carrier = by;

@@ -329,9 +329,9 @@ Deno.test("memoryPair() counts datagrams that nobody reads as lost", async () =>
   await using pair = memoryPair();
   const writer = pair.client.datagrams.writable.getWriter();
   for (let i = 0; i < 300; i++) await writer.write(Uint8Array.of(1));
-  while (pair.server.counters?.datagramsReceived !== 300) await Promise.resolve();
-  assertEquals(pair.server.counters.datagramsDropped, 300 - 256);
-  assertEquals(pair.client.counters!.datagramsSent, 300);
+  while (pair.server.inspect!.counters?.datagramsReceived !== 300) await Promise.resolve();
+  assertEquals(pair.server.inspect!.counters.datagramsDropped, 300 - 256);
+  assertEquals(pair.client.inspect!.counters!.datagramsSent, 300);
 });
 
 Deno.test("memoryPair() counts each byte once in its statistics", async () => {

@@ -3,7 +3,6 @@ import { CloseCode, ConnectionError } from "../../errors.ts";
 import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import { directStream } from "../direct.ts";
 import { FrameInbox } from "../websocket/frame_inbox.ts";
-import type { MessageCarrier } from "../counters.ts";
 import { FrameParser, type FrameSink } from "./parser.ts";
 import { FrameQueue } from "./queue.ts";
 import type {
@@ -12,9 +11,7 @@ import type {
   Connection,
   ConnectionCapabilities,
   ConnectionCloseInfo,
-  ConnectionCounters,
-  ConnectionCredit,
-  ConnectionObserver,
+  ConnectionInspection,
   ConnectionStats,
   DatagramDuplex,
   DirectStream,
@@ -99,7 +96,7 @@ export interface MessageBounds {
  */
 export function openMessages(connection: Connection, bounds: MessageBounds = {}): Connection {
   // Counters of streams leave out the message stream.
-  (connection as Partial<MessageCarrier>).carryMessages?.("local");
+  connection.inspect?.excludeMessageStream?.("local");
   const stream = connection.createBidirectionalStream();
   return new MessageStreamConnection(connection, bounds, {
     stream,
@@ -229,24 +226,16 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
     return this;
   }
 
-  get counters(): ConnectionCounters | undefined {
-    return this.#inner.counters;
+  get inspect(): ConnectionInspection | undefined {
+    return this.#inner.inspect;
+  }
+
+  get direct(): DirectStreams | undefined {
+    return this.#inner.direct;
   }
 
   get terminate(): (() => void) | undefined {
     return this.#inner.terminate;
-  }
-
-  get unreadStreams(): number | undefined {
-    return this.#inner.unreadStreams;
-  }
-
-  get controlStreamId(): number | undefined {
-    return this.#inner.controlStreamId;
-  }
-
-  get credit(): ConnectionCredit | undefined {
-    return this.#inner.credit;
   }
 
   get bufferedAmount(): number {
@@ -256,10 +245,6 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
   async createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
     await within(platformRuntime(), this.#settled, options ?? {});
     return await this.#inner.createBidirectionalStream(options);
-  }
-
-  get directStreams(): DirectStreams | undefined {
-    return this.#inner.directStreams;
   }
 
   createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream> {
@@ -295,10 +280,6 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
 
   drain(): void {
     this.#inner.drain?.();
-  }
-
-  observe(observer: ConnectionObserver | undefined): void {
-    this.#inner.observe?.(observer);
   }
 
   async getStats(): Promise<ConnectionStats> {

@@ -429,10 +429,10 @@ Deno.test("withMessages() keeps its stream out of the counters, also where it ca
   await using pair = memoryPair({ frames: false });
   const client = withMessages(pair.client, { side: "client" });
   client.frames!.send("early");
-  while ((pair.server.counters?.streamBytesReceived ?? 0) === 0) await Promise.resolve();
+  while ((pair.server.inspect!.counters?.streamBytesReceived ?? 0) === 0) await Promise.resolve();
   const events: string[] = [];
   const server = withMessages(pair.server, { side: "server" });
-  server.observe!(({ type }) => void events.push(type));
+  server.inspect!.observe!(({ type }) => void events.push(type));
   const received = new Promise((resolve) => {
     server.frames!.receive({ receiveFrame: resolve, framesEnded() {} });
   });
@@ -440,13 +440,13 @@ Deno.test("withMessages() keeps its stream out of the counters, also where it ca
   const { bytesSent } = await client.getStats();
   assertEquals((await server.getStats()).bytesReceived, bytesSent);
   assert(bytesSent! > 5);
-  assertEquals(client.counters, undefined);
-  const { remoteBidirectionalOpened, streamBytesReceived } = server.counters!;
+  assertEquals(client.inspect!.counters, undefined);
+  const { remoteBidirectionalOpened, streamBytesReceived } = server.inspect!.counters!;
   assertEquals([remoteBidirectionalOpened, streamBytesReceived], [0, 0]);
   await directStream(await client.createBidirectionalStream()).write(new Uint8Array(4));
   while (events.length === 0) await Promise.resolve();
   await Promise.all([client, server].map((end) => end[Symbol.asyncDispose]()));
-  assertEquals(server.counters!.streamBytesReceived, 4);
+  assertEquals(server.inspect!.counters!.streamBytesReceived, 4);
   // Of the other stream alone.
   assertEquals(events, ["streamopened", "streamclosed"]);
 });
@@ -456,15 +456,14 @@ Deno.test("withMessages() passes on credit, and that the connection shall close"
   const closes: unknown[] = [];
   const { client } = memoryPair({ frames: false });
   const inner = Object.create(client, {
-    credit: { value: credit },
+    inspect: { value: { credit } },
     close: { value: (options: unknown) => void closes.push(options) },
     closed: { value: client.closed },
     incomingBidirectionalStreams: { value: client.incomingBidirectionalStreams },
     createBidirectionalStream: { value: () => new Promise(() => {}) },
-    carryMessages: { value: undefined },
   });
   const connection = withMessages(inner as Connection, { side: "client" });
-  assertEquals(connection.credit as unknown, credit);
+  assertEquals(connection.inspect!.credit as unknown, credit);
   connection.close({ closeCode: 4001, reason: "bye", closeConnection: true });
   assertEquals(closes, [{ closeCode: 4001, reason: "bye", closeConnection: true }]);
   client.close();

@@ -3,7 +3,6 @@
  *
  * @module
  */
-import type { MessageCarrier } from "../counters.ts";
 import type { BidirectionalStream, Connection } from "../connection.ts";
 import {
   type FirstStream,
@@ -86,7 +85,7 @@ export function acceptMessages(
   options: Omit<MessageStreamOptions, "side">,
 ): AcceptedMessages {
   // Counters of streams leave out the message stream.
-  (connection as Partial<MessageCarrier>).carryMessages?.("remote");
+  connection.inspect?.excludeMessageStream?.("remote");
   const first = new AwaitedStream(connection, options.streamTimeoutMs ?? STREAM_TIMEOUT_MS);
   return {
     connection: new MessageStreamConnection(connection, options, first),

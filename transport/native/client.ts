@@ -1,6 +1,6 @@
 /** The client half of WebTransport on platforms that have one, such as browsers. */
 import { ConnectionError, StreamError, UnsupportedError } from "../../errors.ts";
-import { Ledger, type MessageCarrier, type StreamAccount } from "../counters.ts";
+import { Ledger, type StreamAccount } from "../counters.ts";
 import { orderedAs } from "../direct.ts";
 import type {
   BidirectionalStream,
@@ -9,6 +9,7 @@ import type {
   ConnectionCapabilities,
   ConnectionCloseInfo,
   ConnectionCounters,
+  ConnectionInspection,
   ConnectionObserver,
   ConnectionStats,
   DatagramDuplex,
@@ -170,7 +171,7 @@ const BROWSER: ConnectionCapabilities = {
 };
 
 /** A platform's `WebTransport` as a connection, with the errors of all connections. */
-class NativeConnection implements Connection, MessageCarrier {
+class NativeConnection implements Connection, ConnectionInspection {
   readonly capabilities: ConnectionCapabilities;
   readonly transport = "webtransport";
   readonly ready: Promise<void>;
@@ -265,6 +266,10 @@ class NativeConnection implements Connection, MessageCarrier {
     return this.#assumed ?? this.#native.protocol ?? "";
   }
 
+  get inspect(): ConnectionInspection {
+    return this;
+  }
+
   get counters(): ConnectionCounters | undefined {
     return this.#ledger;
   }
@@ -294,7 +299,7 @@ class NativeConnection implements Connection, MessageCarrier {
     else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
   }
 
-  carryMessages(by: StreamSide): void {
+  excludeMessageStream(by: StreamSide): void {
     this.#carrier = by;
   }
 

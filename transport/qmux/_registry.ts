@@ -104,7 +104,7 @@ export class StreamRegistry {
    * Excludes the client's first bidirectional stream from the counters, because that stream carries
    * messages. The stream is allowed even if the application grants none.
    */
-  carryMessages(): void {
+  excludeMessageStream(): void {
     this.#messages = new Ledger();
     const receive = this.#host.credit?.of("bidirectional").receive;
     if (!this.#isClient) receive?.grant(receive.limit + 1);

@@ -10,15 +10,12 @@ import type {
 export interface Multiplexer extends
   Pick<
     Connection,
-    | "counters"
     | "createBidirectionalStream"
     | "createUnidirectionalStream"
-    | "credit"
     | "datagrams"
     | "incomingBidirectionalStreams"
     | "incomingUnidirectionalStreams"
-    | "observe"
-    | "unreadStreams"
+    | "inspect"
   > {
   /**
    * Handles a received record. MUST NOT throw: protocol violations of the peer go to the link.

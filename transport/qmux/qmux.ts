@@ -7,6 +7,7 @@ import { varintLength } from "../quic/varint.ts";
 import type {
   ConnectionCloseInfo,
   ConnectionCounters,
+  ConnectionInspection,
   ConnectionObserver,
   CreditKind,
   DatagramDuplex,
@@ -170,7 +171,14 @@ export interface QmuxOptions {
  * Multiplexer of one connection. The first frame goes out on first use, or on
  * {@linkcode Qmux.start}.
  */
-export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHost, DatagramHost {
+export class Qmux
+  implements
+    Multiplexer,
+    ConnectionInspection,
+    RegistryHost,
+    OutletSources,
+    CreditHost,
+    DatagramHost {
   /** Counters of the connection. */
   readonly ledger: Ledger = new Ledger();
 
@@ -220,6 +228,11 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
     }
   }
 
+  /** Counters, flow control and events. */
+  get inspect(): ConnectionInspection {
+    return this;
+  }
+
   /** Counters of streams and datagrams; `undefined` before the first of either. */
   get counters(): ConnectionCounters | undefined {
     const { ledger } = this;
@@ -233,8 +246,8 @@ export class Qmux implements Multiplexer, RegistryHost, OutletSources, CreditHos
    * Excludes the client's first bidirectional stream from the counters, because that stream carries
    * messages. The stream is allowed even if the application grants none.
    */
-  carryMessages(): void {
-    this.#streams.carryMessages();
+  excludeMessageStream(): void {
+    this.#streams.excludeMessageStream();
   }
 
   /**

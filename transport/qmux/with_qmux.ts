@@ -7,9 +7,7 @@ import type {
   Connection,
   ConnectionCapabilities,
   ConnectionCloseInfo,
-  ConnectionCounters,
-  ConnectionCredit,
-  ConnectionObserver,
+  ConnectionInspection,
   ConnectionStats,
   DatagramDuplex,
   FlowControlOptions,
@@ -21,7 +19,6 @@ import type {
   SendStream,
 } from "../connection.ts";
 import { checkWireClose, isPortableCloseCode, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
-import type { MessageCarrier } from "../counters.ts";
 import { QuicError } from "./error_codes.ts";
 import { Qmux, type QmuxLink } from "./qmux.ts";
 import type { QmuxVersion } from "./versions.ts";
@@ -88,7 +85,7 @@ export function withQmux(connection: Connection, options: WithQmuxOptions): Conn
   return new QmuxConnection(connection, frames, options);
 }
 
-class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameReceiver {
+class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
   readonly capabilities: ConnectionCapabilities;
   readonly protocol: string;
   readonly side: "client" | "server";
@@ -152,24 +149,12 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
     return this.#qmux.incomingUnidirectionalStreams;
   }
 
-  get counters(): ConnectionCounters | undefined {
-    return this.#qmux.counters;
+  get inspect(): ConnectionInspection {
+    return this.#qmux;
   }
 
   get terminate(): (() => void) | undefined {
     return this.#carrier.terminate;
-  }
-
-  get unreadStreams(): number {
-    return this.#qmux.unreadStreams;
-  }
-
-  get credit(): ConnectionCredit | undefined {
-    return this.#qmux.credit;
-  }
-
-  carryMessages(): void {
-    this.#qmux.carryMessages();
   }
 
   createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
@@ -178,10 +163,6 @@ class QmuxConnection implements Connection, MessageCarrier, QmuxLink, FrameRecei
 
   createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream> {
     return this.#qmux.createUnidirectionalStream(options);
-  }
-
-  observe(observer: ConnectionObserver | undefined): void {
-    this.#qmux.observe(observer);
   }
 
   drain(): void {

@@ -29,8 +29,8 @@ Deno.test("dialQuic() lets the server open as many streams as it says", async ()
   const dialing = dialQuic(url, { ...OPTIONS, maxUnidirectionalStreams: 2 });
   const far = await server.next();
   await using _near = await soon(dialing);
-  for (let i = 0; i < 2; i++) await far.directStreams.openUnidirectional();
-  await assertRejects(() => far.directStreams.openUnidirectional({ timeoutMs: 5 }), TimeoutError);
+  for (let i = 0; i < 2; i++) await far.direct.openUnidirectional();
+  await assertRejects(() => far.direct.openUnidirectional({ timeoutMs: 5 }), TimeoutError);
 });
 
 Deno.test("dialQuic() rejects when URL, protocols, hashes or limits make no sense", async () => {

@@ -1,6 +1,6 @@
 /** A plain QUIC connection with streams and datagrams (RFC 9000, RFC 9221). */
 import { ConnectionError, StreamError } from "../../errors.ts";
-import { Ledger, type MessageCarrier, type StreamAccount } from "../counters.ts";
+import { Ledger, type StreamAccount } from "../counters.ts";
 import type {
   BidirectionalStream,
   CloseOptions,
@@ -8,6 +8,7 @@ import type {
   ConnectionCapabilities,
   ConnectionCloseInfo,
   ConnectionCounters,
+  ConnectionInspection,
   ConnectionObserver,
   ConnectionStats,
   DirectReadable,
@@ -56,12 +57,14 @@ export interface QuicConnection extends Connection {
    */
   readonly serverName: string | undefined;
   /** Unidirectional streams with direct calls. */
-  readonly directStreams: DirectStreams;
+  readonly direct: DirectStreams;
+  /** Counters and events. */
+  readonly inspect: ConnectionInspection;
 }
 
 /** A {@linkcode QuicConnection} on the runtime's QUIC. All streams and datagrams are the application's. */
 export class RawQuicConnection
-  implements QuicConnection, DirectStreams, MessageCarrier, StreamOwner {
+  implements QuicConnection, ConnectionInspection, DirectStreams, StreamOwner {
   /** Always `quic`. */
   readonly transport: string = "quic";
   /** Capabilities; `resetCodes` is false, because the runtime cannot reset streams with a code. */
@@ -181,7 +184,11 @@ export class RawQuicConnection
     return this.#unidirectional.readable;
   }
 
-  get directStreams(): DirectStreams {
+  get direct(): DirectStreams {
+    return this;
+  }
+
+  get inspect(): ConnectionInspection {
     return this;
   }
 
@@ -260,7 +267,7 @@ export class RawQuicConnection
     else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
   }
 
-  carryMessages(by: StreamSide): void {
+  excludeMessageStream(by: StreamSide): void {
     const isHeld = by === "remote" &&
       this.#bidirectional.changeFirst((stream) => stream.discard());
     if (!isHeld) this.#carrier = by;

@@ -162,7 +162,7 @@ Deno.test("QuicConnection leaves streams to the runtime until somebody asks for 
   const { connection, peer } = await server.open();
   for (let i = 0; i < 4; i++) await sendBare(peer, Uint8Array.of(i));
   await assertRejects(() => peer.createUnidirectionalStream());
-  assertEquals([connection.unreadStreams, connection.counters], [0, undefined]);
+  assertEquals([connection.inspect.unreadStreams, connection.inspect.counters], [0, undefined]);
   for (let i = 0; i < 4; i++) {
     assertEquals(await readAll((await nextStream(connection)).direct!), [i]);
   }
@@ -176,12 +176,12 @@ Deno.test("QuicConnection leaves streams to the runtime until somebody asks for 
   }
 });
 
-Deno.test("QuicConnection.directStreams gives streams that came, and those that come", async () => {
+Deno.test("QuicConnection.direct gives streams that came, and those that come", async () => {
   await using server = new QuicServer();
   const { connection, peer } = await server.open();
   const streams = connection.incomingUnidirectionalStreams;
   await sendBare(peer, Uint8Array.of(1));
-  await until(() => connection.unreadStreams === 1);
+  await until(() => connection.inspect.unreadStreams === 1);
   assert(!streams.locked);
 
   const got: number[][] = [];
@@ -194,7 +194,7 @@ Deno.test("QuicConnection.directStreams gives streams that came, and those that 
   for (let i = 2; i < 10; i++) await sendBare(peer, Uint8Array.of(i));
   await until(() => got.length === 9);
   assertEquals(got.map(([first]) => first), [1, 2, 3, 4, 5, 6, 7, 8, 9]);
-  assertEquals(connection.counters?.streamsClosed, 9);
+  assertEquals(connection.inspect.counters?.streamsClosed, 9);
 });
 
 Deno.test("QuicConnection waits for a free stream by time and by signal", async () => {

@@ -156,7 +156,7 @@ Deno.test("QuicListener.stop() refuses what is new, and keeps what was taken", a
   assertEquals(await ending(waiting), CloseCode.draining);
   await assertRejects(() => soon(connectBare(server.port)));
   await assertRejects(() => server.next(), Error, "no connection");
-  const stream = await connection.directStreams.openUnidirectional();
+  const stream = await connection.direct.openUnidirectional();
   await stream.write(Uint8Array.of(1));
   await stream.close();
   assert((await soon(peer.incomingUnidirectionalStreams.getReader().read())).value !== undefined);

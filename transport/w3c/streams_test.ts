@@ -374,7 +374,7 @@ async function openWithCredit(maxData: number): Promise<
   return {
     transport,
     writer: stream.getWriter(),
-    grant: (bytes) => session.credit!.grant("data", maxData + bytes),
+    grant: (bytes) => session.inspect!.credit!.grant("data", maxData + bytes),
     async received() {
       const incoming = await first(session.incomingUnidirectionalStreams);
       return await soon(new Response(incoming).text());

@@ -35,10 +35,12 @@ class Loaded implements Multiplexer {
   readonly granted: unknown[] = [];
   readonly sent: Uint8Array[] = [];
   ended: readonly [Error, boolean] | undefined = undefined;
-  readonly counters = undefined;
-  readonly credit = {
-    state: () => ({ granted: 1, received: 0, allowed: 0, sent: 0, waiting: 0 }),
-    grant: (...args: unknown[]) => void this.granted.push(args),
+  readonly inspect = {
+    counters: undefined,
+    credit: {
+      state: () => ({ granted: 1, received: 0, allowed: 0, sent: 0, waiting: 0 }),
+      grant: (...args: unknown[]) => void this.granted.push(args),
+    },
   };
   readonly datagrams = {
     readable: ReadableStream.from([Uint8Array.of(1), Uint8Array.of(2)]),
@@ -163,7 +165,7 @@ Deno.test("WebSocketConnection gives what was loaded itself to who comes later",
   await connection.createUnidirectionalStream();
   assertEquals(loaded.granted, [["data", 5]]);
   assertEquals(connection.datagrams, loaded.datagrams);
-  assertEquals(connection.credit, loaded.credit);
+  assertEquals(connection.credit, loaded.inspect.credit);
   assertEquals(connection.incomingBidirectionalStreams, loaded.incomingBidirectionalStreams);
   connection.close();
   assertEquals(loaded.ended?.[1], false);

@@ -11,6 +11,7 @@ import type {
   ConnectionCloseInfo,
   ConnectionCounters,
   ConnectionCredit,
+  ConnectionInspection,
   ConnectionObserver,
   ConnectionStats,
   DatagramDuplex,
@@ -110,7 +111,7 @@ export interface WebSocketConnectionOptions {
  * multiplexer is created when the first of these is sent or received.
  */
 export class WebSocketConnection
-  implements Connection, MessageFrames, EventListenerObject, StreamsHost {
+  implements Connection, ConnectionInspection, MessageFrames, EventListenerObject, StreamsHost {
   /** Always `websocket`. */
   readonly transport = "websocket";
   /** Buffered bytes at or below which `drained` resolves. */
@@ -274,14 +275,19 @@ export class WebSocketConnection
       lateReadable(async () => (await this.#load()).incomingUnidirectionalStreams);
   }
 
+  /** Counters, flow control and events of the streams. */
+  get inspect(): ConnectionInspection {
+    return this;
+  }
+
   /** Counters, once there was a stream or a datagram. */
   get counters(): ConnectionCounters | undefined {
-    return this.#streams?.counters;
+    return this.#streams?.inspect?.counters;
   }
 
   /** Streams of the peer that the application has not taken yet. */
   get unreadStreams(): number | undefined {
-    return this.#streams?.unreadStreams;
+    return this.#streams?.inspect?.unreadStreams;
   }
 
   /**
@@ -290,11 +296,11 @@ export class WebSocketConnection
    */
   get credit(): ConnectionCredit | undefined {
     if (!this.hasStreams) return undefined;
-    return this.#streams?.credit ?? {
+    return this.#streams?.inspect?.credit ?? {
       state: () => ({ granted: 0, received: 0, allowed: 0, sent: 0, waiting: 0 }),
       grant: (kind, total) => {
-        if (this.#now) return this.#now.credit?.grant(kind, total);
-        this.#load().then(({ credit }) => credit?.grant(kind, total)).catch(() => {});
+        if (this.#now) return this.#now.inspect?.credit?.grant(kind, total);
+        this.#load().then(({ inspect }) => inspect?.credit?.grant(kind, total)).catch(() => {});
       },
     };
   }
@@ -314,7 +320,7 @@ export class WebSocketConnection
   /** Sets the observer of streams and datagrams. */
   observe(observer: ConnectionObserver | undefined): void {
     this.observer = observer;
-    this.#streams?.observe?.(observer);
+    this.#streams?.inspect?.observe?.(observer);
   }
 
   /** Closes the socket after all frames that were sent before. */

@@ -167,7 +167,7 @@ export class BitrateMonitor implements Disposable {
   }
 
   #counted(): number {
-    const { counters } = this.#connection;
+    const counters = this.#connection.inspect?.counters;
     return counters === undefined ? 0 : counters.streamBytesSent + counters.datagramBytesSent;
   }
 

@@ -141,7 +141,7 @@ Deno.test("BitrateMonitor() survives a wire whose statistics fail, and a report 
   const counters = { streamBytesSent: 0, datagramBytesSent: 0 };
   const connection = {
     getStats: () => Promise.reject(new Error("none")),
-    counters,
+    inspect: { counters },
   } as unknown as Connection;
   using monitor = new BitrateMonitor(connection, () => {
     calls++;
