@@ -2,8 +2,8 @@
 import { LimitError } from "../errors.ts";
 import { checkLimits } from "../base/limits.ts";
 import type { Session } from "../session/session.ts";
-import { Account, Accounts, type Rates, type RateScope, type RateUnit } from "./_accounts.ts";
-import { type MeterHost, SessionMeter } from "./_meter.ts";
+import { Account, Accounts, type Rates, type RateScope, type RateUnit } from "./accounts.ts";
+import { type MeterHost, SessionMeter } from "./meter.ts";
 import { Engine, type SharedCounts } from "./shared_counts.ts";
 import { checkRate, type Rate } from "./token_bucket.ts";
 

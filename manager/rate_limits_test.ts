@@ -6,7 +6,7 @@ import type { SessionIdentity } from "../session/session.ts";
 import { passTime } from "../testing/turns.ts";
 import { Peer, turns } from "../tests/sessions.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
-import { MAX_IDLE_ACCOUNTS } from "./_accounts.ts";
+import { MAX_IDLE_ACCOUNTS } from "./accounts.ts";
 import type { RateLimitsOptions } from "./rate_limits.ts";
 import { SessionManager } from "./session_manager.ts";
 import { SessionLimiter } from "./limits.ts";

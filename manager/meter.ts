@@ -4,7 +4,7 @@ import type { Envelope } from "../session/wire/envelope.ts";
 import { isInTurn, type ServerMeter } from "../session/serving/server_inbound.ts";
 import { internals, type Session } from "../session/session.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
-import type { Account, RateScope, RateUnit } from "./_accounts.ts";
+import type { Account, RateScope, RateUnit } from "./accounts.ts";
 
 /** Window in which refusals are counted, in milliseconds. */
 export const REFUSAL_WINDOW_MS = 10_000;
