@@ -1,6 +1,7 @@
 /** A gentle end of many sessions: the peers reconnect one after the other, not all at once. */
 import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
+import type { Runtime, Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
 
 /** Share of the time over which the closes are spread; the rest is for the last ones to finish. */
@@ -24,9 +25,7 @@ export interface DrainOptions {
   /** Closes all sessions at once when aborted: for example, the second Ctrl-C. */
   readonly signal?: AbortSignal;
   /**
-   * Source of jitter: numbers from 0 to below 1.
-   *
-   * @default {Math.random}
+   * Source of jitter: numbers from 0 to below 1. By default the runtime of the manager.
    */
   readonly random?: () => number;
 }
@@ -57,6 +56,7 @@ export function spreadDelays(count: number, overMs: number, random: () => number
 
 /** One drain of many sessions, with two timers in all. */
 export class Drain {
+  readonly #runtime: Runtime;
   readonly #withinMs: number;
   readonly #reason: string;
   readonly #signal: AbortSignal | undefined;
@@ -67,17 +67,18 @@ export class Drain {
   #startedAt = 0;
   #next = 0;
   #cut = 0;
-  #walker: ReturnType<typeof setTimeout> | undefined;
+  #walker: Timer | undefined;
 
   /**
    * Checks the options, without further effect.
    *
+   * @param runtime Runtime that has the clock and the timers.
    * @param options See {@linkcode DrainOptions}.
    * @throws {RangeError} If `withinMs` is not a positive integer that a timer can wait for.
    * @throws {TypeError} If `reason` is not a string.
    */
-  constructor(options: DrainOptions = {}) {
-    const { withinMs = 10_000, reason = "", signal, random = Math.random } = options;
+  constructor(runtime: Runtime, options: DrainOptions = {}) {
+    const { withinMs = 10_000, reason = "", signal, random = () => runtime.random() } = options;
     if (!Number.isInteger(withinMs) || withinMs < 1 || withinMs > MAX_TIMER_MS) {
       throw new RangeError(
         `Cannot drain: withinMs must be an integer from 1 to ${MAX_TIMER_MS}, received ${withinMs}`,
@@ -86,6 +87,7 @@ export class Drain {
     if (typeof reason !== "string") {
       throw new TypeError(`Cannot drain: reason must be a string, received ${typeof reason}`);
     }
+    this.#runtime = runtime;
     this.#withinMs = withinMs;
     this.#reason = reason;
     this.#signal = signal;
@@ -99,23 +101,23 @@ export class Drain {
    * @returns The result, when the last session is over.
    */
   async run(sessions: readonly Session[]): Promise<DrainReport> {
-    this.#startedAt = Date.now();
+    this.#startedAt = this.#runtime.now();
     this.#delays = spreadDelays(sessions.length, this.#withinMs * SPREAD, this.#random);
     const cut = () => this.#cutAll();
-    const deadline = setTimeout(cut, this.#withinMs);
+    const deadline = this.#runtime.setTimeout(cut, this.#withinMs);
     this.#signal?.addEventListener("abort", cut, { once: true });
     this.#announce(sessions);
     this.#walk(sessions);
     if (this.#signal?.aborted) cut();
     await this.#done.promise;
-    clearTimeout(deadline);
-    clearTimeout(this.#walker);
+    this.#runtime.clearTimeout(deadline);
+    this.#runtime.clearTimeout(this.#walker);
     this.#signal?.removeEventListener("abort", cut);
     return { closed: sessions.length - this.#cut, cut: this.#cut, tookMs: this.#elapsedMs };
   }
 
   get #elapsedMs(): number {
-    return Math.max(0, Date.now() - this.#startedAt);
+    return Math.max(0, this.#runtime.now() - this.#startedAt);
   }
 
   /** Tells each peer the time of its close; until then the session continues. */
@@ -141,7 +143,7 @@ export class Drain {
     }
     if (this.#next === sessions.length || this.#open.size === 0) return;
     const waitMs = Math.max(1, this.#delays[this.#next]! - elapsedMs);
-    this.#walker = setTimeout(() => this.#walk(sessions), waitMs);
+    this.#walker = this.#runtime.setTimeout(() => this.#walk(sessions), waitMs);
   }
 
   #windUp(session: Session, withinMs: number): void {
@@ -151,7 +153,7 @@ export class Drain {
   }
 
   #cutAll(): void {
-    clearTimeout(this.#walker);
+    this.#runtime.clearTimeout(this.#walker);
     this.#cut += this.#open.size;
     for (const session of [...this.#open]) {
       session[internals].abort(CloseCode.draining, this.#reason);

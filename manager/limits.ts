@@ -1,5 +1,6 @@
 /** Limits of sessions: in all, per user, per network address; sockets and rates beside. */
 import { LimitError } from "../errors.ts";
+import type { Runtime } from "../base/runtime.ts";
 import { RateLimits, type RateLimitsOptions } from "./rate_limits.ts";
 import { addTo, countOf, Sockets } from "./sockets.ts";
 import { UnreadStreams, type UnreadStreamStats } from "../transport/quic/unread_streams.ts";
@@ -124,12 +125,14 @@ export class SessionLimiter {
   /**
    * Creates a limiter without counts.
    *
+   * @param runtime Runtime that has the clock and the timers.
    * @param limits See {@linkcode ManagerLimits}.
    * @param rates See {@linkcode RateLimitsOptions}.
    * @param unreadStreams Counts the streams that sessions do not read; by default, no streams.
    * @throws {RangeError} If a limit is not a positive integer, or a rate is not above 0.
    */
   constructor(
+    runtime: Runtime,
     limits: ManagerLimits = {},
     rates: RateLimitsOptions = {},
     unreadStreams: { readonly stats: UnreadStreamStats } = new UnreadStreams(),
@@ -149,7 +152,7 @@ export class SessionLimiter {
       );
     }
     this.sockets = new Sockets(this.#limits);
-    this.rates = new RateLimits(rates, maxSessionsPerAddress);
+    this.rates = new RateLimits(runtime, rates, maxSessionsPerAddress);
   }
 
   /** `true` once all sessions are refused. */

@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
+import { platformRuntime } from "../base/runtime.ts";
 import { LimitError } from "../errors.ts";
 import { type Claim, type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";
 
@@ -30,7 +31,7 @@ Deno.test("SessionLimiter() rejects a limit that is not a positive integer", () 
   for (const name of ["maxSessions", "maxSessionsPerUser", "maxSessionsPerAddress"] as const) {
     for (const value of [0, -1, 1.5, NaN, -Infinity]) {
       assertThrows(
-        () => new SessionLimiter({ [name]: value }),
+        () => new SessionLimiter(platformRuntime(), { [name]: value }),
         RangeError,
         `Cannot create session manager: ${name} must be a positive integer, received ${value}`,
       );
@@ -39,8 +40,15 @@ Deno.test("SessionLimiter() rejects a limit that is not a positive integer", () 
 });
 
 Deno.test("SessionLimiter() takes Infinity where another limit bounds the memory", () => {
-  new SessionLimiter({ maxSessionsPerUser: Infinity, maxSessionsPerAddress: Infinity });
-  assertThrows(() => new SessionLimiter({ maxSessions: Infinity }), RangeError, "Infinity");
+  new SessionLimiter(platformRuntime(), {
+    maxSessionsPerUser: Infinity,
+    maxSessionsPerAddress: Infinity,
+  });
+  assertThrows(
+    () => new SessionLimiter(platformRuntime(), { maxSessions: Infinity }),
+    RangeError,
+    "Infinity",
+  );
 });
 
 Deno.test("SessionLimiter.reserve() lets as many handshakes in as there is room", () => {
@@ -53,7 +61,7 @@ Deno.test("SessionLimiter.reserve() lets as many handshakes in as there is room"
     [{ maxSessionsPerAddress: 7 }, address("192.0.2.1"), 7],
   ];
   for (const [limits, claim, expected] of cases) {
-    const limiter = new SessionLimiter(limits);
+    const limiter = new SessionLimiter(platformRuntime(), limits);
     assertEquals(attempts(11_000, () => limiter.reserve(claim)), expected);
     assertEquals(limiter.reserved, expected);
   }
@@ -71,7 +79,7 @@ Deno.test("SessionLimiter.reserve() names the limit that was reached, and neithe
     ],
   ];
   for (const [limits, claim, limit, rule] of cases) {
-    const limiter = new SessionLimiter(limits);
+    const limiter = new SessionLimiter(platformRuntime(), limits);
     limiter.reserve(claim);
     const error = assertThrows(() => limiter.reserve(claim), LimitError);
     assertEquals(error.limit, limit);
@@ -81,7 +89,10 @@ Deno.test("SessionLimiter.reserve() names the limit that was reached, and neithe
 });
 
 Deno.test("SessionLimiter.reserve() counts users and addresses apart", () => {
-  const limiter = new SessionLimiter({ maxSessionsPerUser: 1, maxSessionsPerAddress: 1 });
+  const limiter = new SessionLimiter(platformRuntime(), {
+    maxSessionsPerUser: 1,
+    maxSessionsPerAddress: 1,
+  });
   limiter.reserve({ user: "ann", address: "192.0.2.1" });
   limiter.reserve({ user: "192.0.2.1", address: "ann" });
   limiter.reserve(NOBODY);
@@ -90,7 +101,7 @@ Deno.test("SessionLimiter.reserve() counts users and addresses apart", () => {
 });
 
 Deno.test("SessionLimiter.reserve() takes nothing when it refuses", () => {
-  const limiter = new SessionLimiter({ maxSessionsPerAddress: 1 });
+  const limiter = new SessionLimiter(platformRuntime(), { maxSessionsPerAddress: 1 });
   limiter.reserve(address("192.0.2.1"));
   for (let i = 0; i < 3; i++) {
     assertThrows(() => limiter.reserve({ user: "ann", address: "192.0.2.1" }), LimitError);
@@ -99,7 +110,7 @@ Deno.test("SessionLimiter.reserve() takes nothing when it refuses", () => {
 });
 
 Deno.test("Reservation gives its place back once", () => {
-  const limiter = new SessionLimiter({ maxSessions: 1 });
+  const limiter = new SessionLimiter(platformRuntime(), { maxSessions: 1 });
   const reservation = limiter.reserve(user("ann"));
   assertEquals(reservation.isHeld, true);
   reservation[Symbol.dispose]();
@@ -110,7 +121,7 @@ Deno.test("Reservation gives its place back once", () => {
 });
 
 Deno.test("SessionLimiter.redeem() turns a place into a session when all are taken", () => {
-  const limiter = new SessionLimiter({ maxSessions: 1, maxSessionsPerUser: 1 });
+  const limiter = new SessionLimiter(platformRuntime(), { maxSessions: 1, maxSessionsPerUser: 1 });
   const reservation = limiter.reserve(user("ann"));
   const claim = limiter.redeem(reservation, user("ann"));
   assertEquals(claim, user("ann"));
@@ -123,7 +134,7 @@ Deno.test("SessionLimiter.redeem() turns a place into a session when all are tak
 });
 
 Deno.test("SessionLimiter.redeem() counts a user that came later", () => {
-  const limiter = new SessionLimiter({ maxSessionsPerUser: 1 });
+  const limiter = new SessionLimiter(platformRuntime(), { maxSessionsPerUser: 1 });
   const claim = limiter.redeem(limiter.reserve(address("192.0.2.1")), user("ann"));
   assertEquals(claim, { user: "ann", address: "192.0.2.1" });
 
@@ -137,19 +148,19 @@ Deno.test("SessionLimiter.redeem() counts a user that came later", () => {
 });
 
 Deno.test("SessionLimiter.redeem() gives back what was reserved for another user", () => {
-  const limiter = new SessionLimiter({ maxSessionsPerUser: 1 });
+  const limiter = new SessionLimiter(platformRuntime(), { maxSessionsPerUser: 1 });
   limiter.redeem(limiter.reserve(user("guest")), user("ann"));
   limiter.reserve(user("guest"));
   assertThrows(() => limiter.reserve(user("ann")), LimitError);
 });
 
 Deno.test("SessionLimiter.redeem() rejects a place that is not held here", () => {
-  const limiter = new SessionLimiter();
+  const limiter = new SessionLimiter(platformRuntime());
   const used = limiter.reserve(NOBODY);
   limiter.redeem(used, NOBODY);
   const disposed = limiter.reserve(NOBODY);
   disposed[Symbol.dispose]();
-  const foreign = new SessionLimiter().reserve(NOBODY);
+  const foreign = new SessionLimiter(platformRuntime()).reserve(NOBODY);
   for (const reservation of [used, disposed, foreign]) {
     assertThrows(
       () => limiter.redeem(reservation, NOBODY),
@@ -160,7 +171,7 @@ Deno.test("SessionLimiter.redeem() rejects a place that is not held here", () =>
 });
 
 Deno.test("SessionLimiter.refuseAll() refuses sessions, places, and places that are held", () => {
-  const limiter = new SessionLimiter({ maxSessions: 1 });
+  const limiter = new SessionLimiter(platformRuntime(), { maxSessions: 1 });
   const reservation = limiter.reserve(NOBODY);
   limiter.refuseAll();
   assertEquals(limiter.isDraining, true);
@@ -184,7 +195,7 @@ Deno.test("SessionLimiter.refuseAll() refuses sessions, places, and places that 
 
 Deno.test("SessionLimiter is exact after any order of operations", () => {
   const limits = { maxSessions: 40, maxSessionsPerUser: 6, maxSessionsPerAddress: 9 };
-  const limiter = new SessionLimiter(limits);
+  const limiter = new SessionLimiter(platformRuntime(), limits);
   let state = 7;
   const random = (below: number) => {
     state = (state * 1_103_515_245 + 12_345) % 2_147_483_648;

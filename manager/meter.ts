@@ -3,6 +3,7 @@ import { CloseCode, type RequestFailure } from "../errors.ts";
 import type { Envelope } from "../session/wire/envelope.ts";
 import { isInTurn, type ServerMeter } from "../session/serving/server_inbound.ts";
 import { internals, type Session } from "../session/session.ts";
+import type { Runtime, Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
 import type { Account, RateScope, RateUnit } from "./accounts.ts";
 
@@ -30,6 +31,8 @@ interface Refusal extends RequestFailure {
 
 /** Shared part of all meters of a server. */
 export interface MeterHost {
+  /** Clock and timers. */
+  readonly runtime: Runtime;
   /** Refusals of one session within a window before it is closed. */
   readonly maxRefusals: number;
   /** Counts a refusal, and describes the rate for the peer. */
@@ -62,7 +65,7 @@ export class SessionMeter implements ServerMeter, Disposable {
   /** Callbacks that end waits for tokens; as many as the session handles at once. */
   readonly #waits = new Set<() => void>();
   #isOver = false;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timer: Timer | undefined;
 
   /** Starts to count. */
   constructor(
@@ -90,7 +93,7 @@ export class SessionMeter implements ServerMeter, Disposable {
     if (envelope.kind === "malformed" || isInTurn(envelope)) return false;
     const unit = unitOf(envelope);
     if (!this.#counted.bytes && (unit === undefined || !this.#counted[unit])) return false;
-    const now = Date.now();
+    const now = this.#host.runtime.now();
     const shortage = this.#missing(unit, size, now);
     if (shortage !== undefined) return this.#refuse(envelope, shortage, now);
     this.#take(unit, size, now);
@@ -99,7 +102,7 @@ export class SessionMeter implements ServerMeter, Disposable {
 
   async admit(size: number): Promise<void> {
     while (!this.#isOver) {
-      const now = Date.now();
+      const now = this.#host.runtime.now();
       const shortage = this.#missing("messages", size, now);
       if (shortage === undefined) return this.#take("messages", size, now);
       await this.#wait(shortage.waitMs);
@@ -111,7 +114,7 @@ export class SessionMeter implements ServerMeter, Disposable {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#session[internals].inbound.meter = undefined;
-    clearTimeout(this.#timer);
+    this.#host.runtime.clearTimeout(this.#timer);
     for (const end of this.#waits) end();
     this.#host.released(this);
   }
@@ -134,13 +137,15 @@ export class SessionMeter implements ServerMeter, Disposable {
   }
 
   #wait(waitMs: number): Promise<void> {
+    const { runtime } = this.#host;
+    const ms = Math.min(Math.max(waitMs, MIN_WAIT_MS), MAX_TIMER_MS);
     return new Promise((resolve) => {
       const end = () => {
-        clearTimeout(timer);
+        runtime.clearTimeout(timer);
         this.#waits.delete(end);
         resolve();
       };
-      const timer = setTimeout(end, Math.min(Math.max(waitMs, MIN_WAIT_MS), MAX_TIMER_MS));
+      const timer = runtime.setTimeout(end, ms);
       this.#waits.add(end);
     });
   }
@@ -175,8 +180,9 @@ export class SessionMeter implements ServerMeter, Disposable {
     const tell = () => {
       const count = this.#untold;
       this.#untold = 0;
-      this.#timer = count === 0 ? undefined : setTimeout(tell, NOTICE_INTERVAL_MS);
+      this.#timer = undefined;
       if (count === 0) return;
+      this.#timer = this.#host.runtime.setTimeout(tell, NOTICE_INTERVAL_MS);
       const { rate, retryAfterMs } = this.#why;
       this.#tell(null, { code: "too-many", message: `${count} refused: ${rate}`, retryAfterMs });
     };

@@ -1,6 +1,7 @@
 /** Rates of messages, subscriptions and connections, by session, user and network address. */
 import { LimitError } from "../errors.ts";
 import { checkLimits } from "../base/limits.ts";
+import type { Runtime } from "../base/runtime.ts";
 import type { Session } from "../session/session.ts";
 import { Account, Accounts, type Rates, type RateScope, type RateUnit } from "./accounts.ts";
 import { type MeterHost, SessionMeter } from "./meter.ts";
@@ -106,6 +107,7 @@ const OWNERS = { session: "session", user: "user", address: "network address" } 
 
 /** The rates of a session manager. */
 export class RateLimits implements MeterHost, Disposable {
+  readonly runtime: Runtime;
   readonly #rates: Readonly<Record<RateScope, Rates>>;
   readonly #isMetered: boolean;
   readonly #engine: Engine | undefined;
@@ -119,12 +121,14 @@ export class RateLimits implements MeterHost, Disposable {
   /**
    * Creates rate limits without counts.
    *
+   * @param runtime Runtime that has the clock and the timers.
    * @param options See {@linkcode RateLimitsOptions}.
    * @param maxSessionsPerAddress Basis of the default rate of connections.
    * @throws {RangeError} If a rate is not above 0, a burst is less than 1, or `maxRefusals` is not
    *   a positive integer.
    */
-  constructor(options: RateLimitsOptions, maxSessionsPerAddress: number) {
+  constructor(runtime: Runtime, options: RateLimitsOptions, maxSessionsPerAddress: number) {
+    this.runtime = runtime;
     const { perSession, perUser, perAddress, shared } = options;
     const connections = defaultConnections(maxSessionsPerAddress);
     this.#rates = {
@@ -139,7 +143,7 @@ export class RateLimits implements MeterHost, Disposable {
     this.#isMetered = [session, user, address].some(isMetered);
     const { maxRefusals } = checkLimits({ maxRefusals: 100 }, options, { of: "rate limits: " });
     this.maxRefusals = maxRefusals;
-    const engine = this.#engine = shared && new Engine(shared);
+    const engine = this.#engine = shared && new Engine(runtime, shared);
     // Default rates follow a limit of this node alone, and so are not shared.
     this.#accounts = {
       user: new Accounts("user", user, (unit) => perUser?.[unit] && engine),
@@ -164,7 +168,7 @@ export class RateLimits implements MeterHost, Disposable {
    * @throws {LimitError} If the attempt is one too many.
    */
   connect(counted: Counted): void {
-    const now = Date.now();
+    const now = this.runtime.now();
     for (const scope of ["user", "address"] as const) {
       const name = counted[scope];
       const waitMs = name === undefined ? 0 : this.#accounts[scope].connect(name, now);
@@ -182,7 +186,7 @@ export class RateLimits implements MeterHost, Disposable {
   /** Starts to meter a session; `undefined` if no rate applies. */
   meter(session: Session, { user, address }: Counted): SessionMeter | undefined {
     if (!this.#isMetered) return undefined;
-    const now = Date.now();
+    const now = this.runtime.now();
     const accounts: Account[] = [];
     if (isMetered(this.#rates.session)) {
       accounts.push(Account.ofSession(this.#rates.session, now));
@@ -206,7 +210,7 @@ export class RateLimits implements MeterHost, Disposable {
   }
 
   released({ user, address }: SessionMeter): void {
-    const now = Date.now();
+    const now = this.runtime.now();
     if (user !== undefined) this.#accounts.user.release(user, now);
     if (address !== undefined) this.#accounts.address.release(address, now);
   }

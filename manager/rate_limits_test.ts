@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../base/runtime.ts";
 import { LimitError, type RequestFailure } from "../errors.ts";
 import { Session } from "../session/session.ts";
 import type { SessionIdentity } from "../session/session.ts";
@@ -311,7 +312,7 @@ Deno.test("SessionManager forgets addresses whose buckets are full, whoever come
 Deno.test("SessionManager sets no meter where no rate counts what is sent", async () => {
   const rates = { perUser: { messages: { perSecond: 1 } } };
   await using manager = new SessionManager({ rates });
-  const limiter = new SessionLimiter();
+  const limiter = new SessionLimiter(platformRuntime());
   const { session } = join(manager);
   assertEquals(limiter.rates.meter(session, { user: "ann", address: "192.0.2.1" }), undefined);
   assertEquals(manager.stats().rates.remembered, 0, "This session has no user");

@@ -3,13 +3,14 @@ import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import { diagnostics, type SessionDiagnostics } from "../session/insight/diagnostics.ts";
 import { issues } from "../session/insight/health.ts";
+import { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
 import { addressKey } from "../transport/address.ts";
 import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
 import { type Claim, type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";
 import type { RateLimitsOptions } from "./rate_limits.ts";
-import { type ManagerStats, Tally } from "./stats.ts";
+import { type ManagerStats, StatsAccumulator } from "./stats.ts";
 import type { UnreadStreamStats } from "../transport/quic/unread_streams.ts";
 import type { SessionCloseOptions, SessionState } from "../session/types.ts";
 import type { SessionIssue } from "../session/insight/issue.ts";
@@ -27,6 +28,8 @@ export interface SessionManagerOptions extends ManagerLimits {
   readonly rates?: RateLimitsOptions;
   /** Counts the streams that sessions do not read, for `stats()`; provided by a server. */
   readonly unreadStreams?: { readonly stats: UnreadStreamStats };
+  /** Clocks, timers and randomness of this node. By default those of the platform. */
+  readonly runtime?: Runtime;
 }
 
 /** User and address of a session that asks for admission. */
@@ -124,8 +127,9 @@ interface Slot {
  * ```
  */
 export class SessionManager implements AsyncDisposable {
+  readonly #runtime: Runtime;
   readonly #limiter: SessionLimiter;
-  readonly #tally = new Tally();
+  readonly #totals = new StatsAccumulator();
   readonly #cleanupIntervalMs: number;
   // Both are bounded by `maxSessions`.
   readonly #slots = new Map<string, Slot>();
@@ -140,7 +144,7 @@ export class SessionManager implements AsyncDisposable {
     if (this.#slots.get(id)?.session === session) this.#forget(id);
   };
   #lastNumber = 0;
-  #cleaner: ReturnType<typeof setInterval> | undefined;
+  #cleaner: Timer | undefined;
   #drained: Promise<DrainReport> | undefined;
 
   /**
@@ -151,8 +155,15 @@ export class SessionManager implements AsyncDisposable {
    * above 0.
    */
   constructor(options: SessionManagerOptions = {}) {
-    const { cleanupIntervalMs = 60_000, rates, unreadStreams, ...limits } = options;
-    this.#limiter = new SessionLimiter(limits, rates, unreadStreams);
+    const {
+      cleanupIntervalMs = 60_000,
+      rates,
+      runtime = platformRuntime(),
+      unreadStreams,
+      ...limits
+    } = options;
+    this.#runtime = runtime;
+    this.#limiter = new SessionLimiter(runtime, limits, rates, unreadStreams);
     if (
       !Number.isInteger(cleanupIntervalMs) || cleanupIntervalMs < 1 ||
       cleanupIntervalMs > MAX_TIMER_MS
@@ -291,8 +302,8 @@ export class SessionManager implements AsyncDisposable {
     const meter = this.#limiter.rates.meter(session, claim);
     this.#slots.set(id, { session, claim, number, meter });
     if (claim.user !== undefined) this.#index(claim.user, session);
-    this.#tally.added(session, this.#slots.size);
-    this.#cleaner ??= setInterval(() => this.cleanup(), this.#cleanupIntervalMs);
+    this.#totals.added(session, this.#slots.size);
+    this.#scheduleCleanup();
     if (session.isClosed || !this.#known.has(session)) session[internals].whenEnded(this.#onEnd);
     return id;
   }
@@ -357,7 +368,7 @@ export class SessionManager implements AsyncDisposable {
    * @returns The statistics.
    */
   stats(): ManagerStats {
-    return this.#tally.read(this.all(), this.#limiter);
+    return this.#totals.read(this.all(), this.#limiter);
   }
 
   /**
@@ -489,7 +500,7 @@ export class SessionManager implements AsyncDisposable {
    */
   drain(options: DrainOptions = {}): Promise<DrainReport> {
     if (this.#drained === undefined) {
-      const drain = new Drain(options);
+      const drain = new Drain(this.#runtime, options);
       this.#limiter.refuseAll();
       this.#drained = drain.run(this.all());
     }
@@ -517,6 +528,15 @@ export class SessionManager implements AsyncDisposable {
     await this.shutdown();
   }
 
+  /** Starts the timer of the next search, while there are sessions. */
+  #scheduleCleanup(): void {
+    this.#cleaner ??= this.#runtime.setTimeout(() => {
+      this.#cleaner = undefined;
+      this.cleanup();
+      if (this.#slots.size > 0) this.#scheduleCleanup();
+    }, this.#cleanupIntervalMs);
+  }
+
   #claimOf(session: Session | undefined): Claim | undefined {
     const slot = session && this.#slots.get(session.id);
     return slot?.session === session ? slot?.claim : undefined;
@@ -531,13 +551,13 @@ export class SessionManager implements AsyncDisposable {
     this.#limiter.release(claim);
     meter?.[Symbol.dispose]();
     if (user !== undefined) this.#unindex(user, session);
-    if (session.isClosed) this.#tally.ended(session);
+    if (session.isClosed) this.#totals.ended(session);
     else {
       this.#known.add(session);
-      this.#tally.removed(session);
+      this.#totals.removed(session);
     }
     if (this.#slots.size === 0) {
-      clearInterval(this.#cleaner);
+      this.#runtime.clearTimeout(this.#cleaner);
       this.#cleaner = undefined;
     }
     return session;

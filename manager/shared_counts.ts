@@ -1,6 +1,6 @@
 /** Rates that hold on all nodes together: each node counts alone, and settles with an engine. */
-import { within } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import type { Runtime } from "../base/runtime.ts";
+import { MAX_TIMER_MS, pause, within } from "../base/wait.ts";
 import { type Bucket, type Rate, TokenBucket } from "./token_bucket.ts";
 
 /** Answer of an engine to {@linkcode SharedCounts.take}. */
@@ -48,13 +48,16 @@ const MIN_PAUSE_MS = 50;
 
 /** An engine that may be away. */
 export class Engine implements Disposable {
+  /** Clock and timers of the node. */
+  readonly runtime: Runtime;
   readonly #counts: SharedCounts;
   readonly #closing = new AbortController();
   #awayUntil = -Infinity;
   #failures = 0;
 
   /** Creates an engine over shared counts. */
-  constructor(counts: SharedCounts) {
+  constructor(runtime: Runtime, counts: SharedCounts) {
+    this.runtime = runtime;
     this.#counts = counts;
   }
 
@@ -80,21 +83,18 @@ export class Engine implements Disposable {
     if (signal.aborted) return undefined;
     try {
       const answer = this.#counts.take(key, amount, rate);
-      return await within(platformRuntime(), answer, { timeoutMs: ENGINE_TIMEOUT_MS, signal });
+      return await within(this.runtime, answer, { timeoutMs: ENGINE_TIMEOUT_MS, signal });
     } catch {
       if (signal.aborted) return undefined;
       this.#failures++;
-      this.#awayUntil = Date.now() + ENGINE_PAUSE_MS;
+      this.#awayUntil = this.runtime.now() + ENGINE_PAUSE_MS;
       return undefined;
     }
   }
 
   /** Waits for a time, or until disposal. */
-  async pause(ms: number): Promise<void> {
-    const { signal } = this.#closing;
-    await within(platformRuntime(), new Promise<never>(() => {}), { timeoutMs: ms, signal }).catch(
-      () => {},
-    );
+  pause(ms: number): Promise<void> {
+    return pause(this.runtime, ms, this.#closing.signal);
   }
 
   /** Ends all waits. */
@@ -174,8 +174,10 @@ export class SharedBucket implements Bucket {
       if (answer === undefined) this.#owed = 0;
       else if (answer.granted) this.#owed -= amount;
       else {
-        const pauseMs = Math.max(Math.ceil(answer.retryAfterMs), MIN_PAUSE_MS);
-        this.#deniedUntil = Date.now() + pauseMs;
+        // An engine may answer with no number, or with more than a timer can wait for.
+        const asked = Math.max(Math.ceil(answer.retryAfterMs) || 0, MIN_PAUSE_MS);
+        const pauseMs = Math.min(asked, MAX_TIMER_MS);
+        this.#deniedUntil = this.#engine.runtime.now() + pauseMs;
         await this.#engine.pause(pauseMs);
       }
     }

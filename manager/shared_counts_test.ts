@@ -1,5 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../base/runtime.ts";
 import { passTime } from "../testing/turns.ts";
 import { Engine, SharedBucket, type SharedCount, type SharedCounts } from "./shared_counts.ts";
 import { type Rate, TokenBucket } from "./token_bucket.ts";
@@ -29,7 +30,7 @@ class FakeCounts implements SharedCounts {
 
 /** One node: its engine, and its bucket. */
 function nodeOf(counts: SharedCounts): { engine: Engine; bucket: SharedBucket } {
-  const engine = new Engine(counts);
+  const engine = new Engine(platformRuntime(), counts);
   return { engine, bucket: new SharedBucket(engine, "rate:user:messages:ann", RATE, Date.now()) };
 }
 
@@ -171,10 +172,28 @@ Deno.test("SharedBucket is not forgotten while it owes something that the engine
   assert(bucket.isFull(Date.now()), "An empty bucket would be full again by now");
 });
 
+Deno.test("SharedBucket pauses between questions when the answer has no time to wait", async () => {
+  for (const retryAfterMs of [NaN, undefined, -1, Infinity]) {
+    using time = new FakeTime();
+    let asked = 0;
+    using engine = new Engine(platformRuntime(), {
+      take() {
+        asked++;
+        return Promise.resolve({ granted: false, retryAfterMs } as SharedCount);
+      },
+    });
+    const bucket = new SharedBucket(engine, "rate:user:messages:ann", RATE, Date.now());
+    send(bucket, 10);
+    await passTime(time, 1_000);
+    assert(asked >= 1 && asked <= 21, `${asked} questions in a second after ${retryAfterMs}`);
+    assertEquals(Number.isFinite(bucket.waitMs(1, Date.now())), true, `${retryAfterMs}`);
+  }
+});
+
 Deno.test("Engine leaves no timer behind when it is disposed of while it is asked", async () => {
   const counts = new FakeCounts();
   counts.state = "hanging";
-  const engine = new Engine(counts);
+  const engine = new Engine(platformRuntime(), counts);
   const answer = engine.take("a", 1, RATE);
   engine[Symbol.dispose]();
   assertEquals(await answer, undefined);

@@ -158,7 +158,7 @@ const CREDIT_KINDS = ["data", "bidirectional", "unidirectional"] as const;
 const KNOWN_CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
 
 /** Counts sessions that come and go. Its size does not depend on their number. */
-export class Tally {
+export class StatsAccumulator {
   readonly #codes = new Map<number, number>(); // At most 64 and those of `CloseCode`.
   readonly #past: Sums = noSums();
   /**

@@ -102,10 +102,11 @@ export class Admission<V> {
     { manager, claim, console }: AdmissionParts,
   ) {
     checkAdmissionOptions(options);
+    const { runtime } = settings;
     this.#claims = new SharedClaims(claim);
     this.#options = options;
     this.#settings = settings;
-    this.#openings = new Openings(settings.handshakeTimeoutMs);
+    this.#openings = new Openings(runtime, settings.handshakeTimeoutMs);
     this.#manager = manager;
     this.#messages = {
       streamTimeoutMs: settings.handshakeTimeoutMs,
@@ -120,7 +121,7 @@ export class Admission<V> {
       messages: this.#messages,
     };
     this.#matches = pathMatcher(options.path);
-    this.#authenticator = new Authenticator(options);
+    this.#authenticator = new Authenticator(runtime, options);
     this.#report = new RefusalReport(options.onRefusal, console);
   }
 
@@ -346,7 +347,7 @@ export class Admission<V> {
 
   /** Returns the identity of a guest. If its first frame is a token, another session follows. */
   #guest(connection: Connection, identity: SessionIdentity): SessionIdentity {
-    const id = crypto.randomUUID();
+    const id = this.#settings.runtime.randomUUID();
     const { url = "", address, headers = [] } = identity;
     const successor = () => {
       const admitted = Promise.withResolvers<void>();

@@ -5,7 +5,7 @@ import { AuthenticationError } from "../errors.ts";
 import { exceedsBytes, utf8Length } from "../session/wire/utf8.ts";
 import type { SessionIdentity } from "../session/session.ts";
 import { startTimer } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import type { Runtime } from "../base/runtime.ts";
 
 /** Most bytes of a user in UTF-8: engines use it in the names of topics, rows and buckets. */
 export const MAX_USER_BYTES = 255;
@@ -35,9 +35,11 @@ const NOT_IN_BAND = `${UNAUTHENTICATED}: this server takes no token in band`;
 
 /** Identifies peers through the application. */
 export class Authenticator<V> {
+  readonly #runtime: Runtime;
   readonly #options: AdmissionOptions<V>;
 
-  constructor(options: AdmissionOptions<V>) {
+  constructor(runtime: Runtime, options: AdmissionOptions<V>) {
+    this.#runtime = runtime;
     this.#options = options;
   }
 
@@ -58,7 +60,7 @@ export class Authenticator<V> {
     const { authenticate, authenticateTimeoutMs = 10_000 } = this.#options;
     const ended = new AbortController();
     const timer = startTimer(
-      platformRuntime(),
+      this.#runtime,
       authenticateTimeoutMs,
       () => ended.abort(new Refused(503, "Authentication took too long")),
     );
@@ -72,7 +74,7 @@ export class Authenticator<V> {
       const value = await Promise.race([ask(), late]);
       const user = this.#userOf(value);
       const endsAt = this.#endOf(value);
-      if (endsAt <= Date.now()) throw new Refused(401, EXPIRED);
+      if (endsAt <= this.#runtime.now()) throw new Refused(401, EXPIRED);
       const isRenewable = token !== undefined;
       const credentials = endsAt === Infinity ? undefined : { endsAt, isRenewable };
       return { value, user, credentials };
@@ -81,7 +83,7 @@ export class Authenticator<V> {
       // application.
       throw refusalOf(error, !signal?.aborted);
     } finally {
-      clearTimeout(timer);
+      this.#runtime.clearTimeout(timer);
       signal?.removeEventListener("abort", onAbort);
     }
   }

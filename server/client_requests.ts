@@ -28,7 +28,7 @@ import { ServiceDesk } from "../session/serving/services.ts";
 import { validate } from "../base/standard_schema.ts";
 import { TopicPattern } from "../session/wire/topic_pattern.ts";
 import { within } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import type { Runtime } from "../base/runtime.ts";
 import { report } from "../session/report.ts";
 
 /** Action of a client on a topic; `presence` sets the client's presence data in a room. */
@@ -69,6 +69,8 @@ export type RenewedHandler = (session: Session, before: unknown) => void | Promi
 
 /** Options of {@linkcode clientServices}. */
 export interface ClientServicesOptions {
+  /** Clock and timers. */
+  readonly runtime: Runtime;
   /** Allows actions of clients; without `authorize` all are denied. */
   readonly authorize: Authorize | undefined;
   /** Called when a client has renewed its token, with the previous value. */
@@ -100,9 +102,9 @@ export interface ClientServicesOptions {
 
 /** Creates the request handlers of a server's sessions. */
 export function clientServices(options: ClientServicesOptions): ServiceDesk {
-  const expiry = new Expiry();
+  const { runtime, authorize, contract, parts } = options;
+  const expiry = new Expiry(runtime);
   const renewals = new WeakMap<Session, TokenBucket>();
-  const { authorize, contract, parts } = options;
   const rooms = options.roomPatterns.map((pattern) => new TopicPattern(pattern, "create server"));
   const isRoom = (topic: string) => rooms.some((pattern) => pattern.match(topic) !== undefined);
   const router = contract && compileContract(contract, "client");
@@ -140,7 +142,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     throw new RequestError("unknown-topic", `No message of the contract fits the topic "${topic}"`);
   }
 
-  return new ServiceDesk(platformRuntime(), {
+  return new ServiceDesk(runtime, {
     hasHistory: options.hasHistory,
     sequences: options.sequences,
 
@@ -307,7 +309,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
   }
 
   function countRenewal(session: Session): void {
-    const now = Date.now();
+    const now = runtime.now();
     let bucket = renewals.get(session);
     if (bucket === undefined) {
       bucket = new TokenBucket(RENEWALS, now);
@@ -325,7 +327,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     const core = session[internals];
     const hear = async () => await options.onRenewed?.(session, before);
     const { requestTimeoutMs: timeoutMs } = core.settings;
-    await within(platformRuntime(), hear(), {
+    await within(runtime, hear(), {
       timeoutMs,
       late: "Cannot wait for onRenewed longer than",
     })
@@ -344,7 +346,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       parts().topics.requestedBy(session).map(async (topic) => {
         try {
           const late = `Cannot wait for authorize of "${topic}" longer than`;
-          await within(platformRuntime(), check(session, topic, "subscribe"), { timeoutMs, late });
+          await within(runtime, check(session, topic, "subscribe"), { timeoutMs, late });
         } catch (error) {
           if (!(error instanceof RequestError)) faults.push(error);
           const reason = error instanceof RequestError ? error.message : "The rights are unknown";

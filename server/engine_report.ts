@@ -1,5 +1,6 @@
 /** Console lines about the engine of a broker, for applications that do not observe its status. */
 import type { Broker } from "../pubsub/broker.ts";
+import type { Runtime } from "../base/runtime.ts";
 import type { ConsoleReport } from "../session/insight/console_report.ts";
 
 /** Longest time until the first answer of an engine, in milliseconds. */
@@ -9,11 +10,16 @@ const START_MS = 5_000;
  * Prints that the engine cannot be reached, from the start or later, unless the application
  * iterates over the broker's `status` or has subscribed to it.
  *
+ * @param runtime Runtime that has the timers.
  * @param broker The broker, which stays open.
  * @param console Prints each cause once.
  * @returns Ends the watch on disposal.
  */
-export function reportEngine(broker: Broker, console: ConsoleReport): Disposable {
+export function reportEngine(
+  runtime: Runtime,
+  broker: Broker,
+  console: ConsoleReport,
+): Disposable {
   const { status, name } = broker;
   let wasThere = false;
   const tell = () => {
@@ -25,17 +31,17 @@ export function reportEngine(broker: Broker, console: ConsoleReport): Disposable
       `${what}. What is published waits within the broker's bounds, and the broker tries on`,
     );
   };
-  const timer = setTimeout(() => {
+  const timer = runtime.setTimeout(() => {
     if (status.current.name === "connecting") tell();
   }, START_MS);
   const unsubscribe = status.observe((now) => {
     if (now.name === "interrupted") tell();
     if (now.name === "connected") wasThere = true;
-    if (now.name !== "connecting") clearTimeout(timer);
+    if (now.name !== "connecting") runtime.clearTimeout(timer);
   });
   return {
     [Symbol.dispose]: () => {
-      clearTimeout(timer);
+      runtime.clearTimeout(timer);
       unsubscribe();
     },
   };

@@ -2,6 +2,7 @@
 import { CloseCode } from "../errors.ts";
 import type { SessionCore } from "../session/core.ts";
 import { internals, type Session } from "../session/session.ts";
+import type { Runtime, Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
 
 /**
@@ -17,18 +18,23 @@ interface Watched {
   readonly endsAt: number;
   /** Time of asking the client; `undefined` if the client was asked, or cannot be asked. */
   asksAt: number | undefined;
-  timer?: ReturnType<typeof setTimeout>;
+  timer?: Timer;
 }
 
 /** Watches the credentials of sessions, with at most one timer for each session. */
 export class Expiry {
+  readonly #runtime: Runtime;
   // Bounded by the sessions of the manager.
   readonly #watched = new Map<SessionCore, Watched>();
   readonly #onEnd = (session: Session) => {
     const core = session[internals];
-    clearTimeout(this.#watched.get(core)?.timer);
+    this.#runtime.clearTimeout(this.#watched.get(core)?.timer);
     this.#watched.delete(core);
   };
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
 
   /**
    * Watches a session, or continues with its new credentials.
@@ -39,7 +45,7 @@ export class Expiry {
     const core = session[internals];
     if (session.isClosed) return;
     const known = this.#watched.get(core);
-    clearTimeout(known?.timer);
+    this.#runtime.clearTimeout(known?.timer);
     const { endsAt = Infinity, isRenewable = false } = core.credentials ?? {};
     if (known === undefined) {
       if (endsAt === Infinity) return;
@@ -47,7 +53,7 @@ export class Expiry {
     }
     // A new token that ends no later than the previous one is not renewed again.
     const isLater = endsAt > (known?.endsAt ?? -Infinity);
-    const leftMs = Math.max(0, endsAt - Date.now());
+    const leftMs = Math.max(0, endsAt - this.#runtime.now());
     const marginMs = Math.min(RENEW_MARGIN_MS, leftMs / 2);
     const asksAt = isRenewable && core.joins && isLater ? endsAt - marginMs : undefined;
     const watched: Watched = { endsAt, asksAt };
@@ -59,13 +65,14 @@ export class Expiry {
     const dueAt = watched.asksAt ?? watched.endsAt;
     if (dueAt === Infinity) return;
     // Timers drop fractions: a timer that fires early would be set again until the time has come.
-    const waitMs = Math.min(MAX_TIMER_MS, Math.max(0, Math.ceil(dueAt - Date.now())));
-    watched.timer = setTimeout(() => this.#due(core, watched), waitMs);
+    const leftMs = Math.max(0, Math.ceil(dueAt - this.#runtime.now()));
+    const waitMs = Math.min(MAX_TIMER_MS, leftMs);
+    watched.timer = this.#runtime.setTimeout(() => this.#due(core, watched), waitMs);
   }
 
   #due(core: SessionCore, watched: Watched): void {
     const { endsAt, asksAt } = watched;
-    const now = Date.now();
+    const now = this.#runtime.now();
     if (now >= endsAt) return core.abort(CloseCode.unauthenticated, "The credentials have expired");
     if (asksAt !== undefined && now >= asksAt) {
       watched.asksAt = undefined;

@@ -4,6 +4,7 @@ import { answerWellKnown } from "./well_known.ts";
 import { hostOf, isAnyAddress, printError, WebTransportHalf } from "./webtransport.ts";
 import type { PagePlace } from "./webtransport_request.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";
+import type { Runtime } from "../base/runtime.ts";
 import { listenAt } from "../transport/address_in_use.ts";
 import { checkCertificate } from "../transport/certificate/certificate.ts";
 import type { OriginRules } from "../transport/origins.ts";
@@ -67,6 +68,8 @@ export type ConnectionLimits =
 
 /** Options of {@linkcode Listening}. */
 export interface ListeningOptions extends OriginRules {
+  /** Timers. */
+  readonly runtime: Runtime;
   /** TCP port; 0 takes one that is free on both. */
   readonly port: number;
   /** Address on which to listen. */
@@ -278,10 +281,11 @@ export class Listening {
   /** Waits; resolves with `true` as soon as the server stops. */
   #stopsWithin(ms: number): Promise<boolean> {
     if (this.#isStopped) return Promise.resolve(true);
+    const { runtime } = this.#options;
     return new Promise((resolve) => {
-      const timer = setTimeout(() => resolve(false), ms);
+      const timer = runtime.setTimeout(() => resolve(false), ms);
       this.#endWait = () => {
-        clearTimeout(timer);
+        runtime.clearTimeout(timer);
         resolve(true);
       };
     });

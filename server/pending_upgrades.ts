@@ -1,6 +1,6 @@
 /** Connections between the response to a request and the start of the session. */
 import { Deadlines } from "../base/deadlines.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import type { Runtime } from "../base/runtime.ts";
 
 /** Resources held for a connection without a session yet. */
 interface Opening {
@@ -15,8 +15,8 @@ export class Openings implements Disposable {
   readonly #waiting: Deadlines<Opening>;
 
   /** Creates a registry with a time limit for each connection, in milliseconds. */
-  constructor(timeoutMs: number) {
-    this.#waiting = new Deadlines(platformRuntime(), timeoutMs, free);
+  constructor(runtime: Runtime, timeoutMs: number) {
+    this.#waiting = new Deadlines(runtime, timeoutMs, free);
   }
 
   /**

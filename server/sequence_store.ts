@@ -1,5 +1,6 @@
 /** Numbers of handled messages, by client, in the broker's store for all nodes. */
 import { type Broker, MemoryBroker } from "../pubsub/mod.ts";
+import type { Runtime } from "../base/runtime.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 
 /** Time for which a node that crashed still counts as handling a client, in milliseconds. */
@@ -7,6 +8,8 @@ const CLAIM_MS = 4_000;
 
 /** Options for {@linkcode sequenceStore}. */
 export interface SequenceStoreOptions {
+  /** Randomness, for the name of this node. */
+  readonly runtime: Runtime;
   /** Returns the broker; called on each use. */
   readonly broker: () => Broker;
   /** `true` if other nodes use the broker too. */
@@ -17,13 +20,13 @@ export interface SequenceStoreOptions {
 
 /** Keeps numbers in the broker's store, or on this node if the broker has no store. */
 export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
-  const { broker, isShared, windowMs = 300_000 } = options;
+  const { runtime, broker, isShared, windowMs = 300_000 } = options;
   if (!(windowMs > 0)) {
     throw new RangeError(
       `Cannot create server: dedupeWindowMs must be a positive number, received ${windowMs}`,
     );
   }
-  const node = crypto.randomUUID();
+  const node = runtime.randomUUID();
   const own = new MemoryBroker();
   const store = () => broker().store ?? own.store;
   return {

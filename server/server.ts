@@ -52,7 +52,7 @@ import type { Session } from "../session/session.ts";
 import type { SessionLimits } from "../session/settings.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { settlesWithin } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import type { Sha256Hash } from "../transport/certificate/certificate.ts";
 import { type UnreadStreamLimits, UnreadStreams } from "../transport/quic/unread_streams.ts";
 import type { WebSocketHost } from "../transport/websocket/server.ts";
@@ -331,6 +331,11 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
    * ```
    */
   readonly moq?: MoqServer;
+  /**
+   * Clocks, timers and randomness of this node, for tests and simulations. By default those of the
+   * platform. A broker and a MoQ server have the same option of their own.
+   */
+  readonly runtime?: Runtime;
 }
 
 /** Options for {@linkcode serve}. */
@@ -417,7 +422,8 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   /** The nodes of the broker; `undefined` without the option `broker`. */
   readonly nodes: Nodes | undefined;
 
-  readonly #console = new ConsoleReport(platformRuntime());
+  readonly #runtime: Runtime;
+  readonly #console: ConsoleReport;
   readonly #admission: Admission<V>;
   readonly #cluster: Cluster<V, C>;
   readonly #claims: UserClaims | undefined;
@@ -444,21 +450,26 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   constructor(options: ServerOptions<V, C> = {}) {
     checkServerOptions("create server", options, { keys: SERVER_KEYS, limits: LIMIT_KEYS });
     const { contract, authorize, limits = {}, rooms = [], broker } = options;
-    const turn = new Turn(platformRuntime());
+    const runtime = this.#runtime = options.runtime ?? platformRuntime();
+    this.#console = new ConsoleReport(runtime);
+    const turn = new Turn(runtime);
     const settings = sessionSettings<V, C, "server">({
       ...options.session,
       ...pickHandlers(options),
+      runtime,
       side: "server",
       contract,
       turn,
       console: this.#console,
       services: clientServices({
+        runtime,
         authorize: authorize as Authorize | undefined,
         onRenewed: options.onRenewed as RenewedHandler | undefined,
         namesPublishers: options.namesPublishers ?? false,
         contract,
         roomPatterns: Array.isArray(rooms) ? rooms : Object.keys(rooms),
         sequences: sequenceStore({
+          runtime,
           broker: () => this.topics.broker,
           isShared: broker !== undefined,
           windowMs: options.dedupeWindowMs,
@@ -492,6 +503,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     };
     this.manager = new SessionManager({
       ...managerLimits,
+      runtime,
       rates,
       unreadStreams: this.#unreadStreams,
     });
@@ -526,9 +538,9 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     this.presence = presence;
     this.rooms = joined;
     this.#cluster = new Cluster({ nodes, manager });
-    this.#claims = userClaims(nodes, limits);
+    this.#claims = userClaims(runtime, nodes, limits);
     this.#moq = options.moq;
-    this.#engine = broker && reportEngine(broker, this.#console);
+    this.#engine = broker && reportEngine(runtime, broker, this.#console);
   }
 
   /** The MoQ server on the same ports, if there is one. */
@@ -713,7 +725,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     ]);
     // Sessions that were closed are over here, but the close has yet to reach their peers.
     const told = Promise.allSettled(connections.map(({ closed }) => closed));
-    await settlesWithin(platformRuntime(), told, FAREWELL_MS);
+    await settlesWithin(this.#runtime, told, FAREWELL_MS);
     await this.close();
     return report;
   }
@@ -776,6 +788,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     const { origins, hosts } = options;
     try {
       server.#listening = new Listening({
+        runtime: server.#runtime,
         port,
         hostname,
         tls,
@@ -834,7 +847,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     await this.topics[Symbol.asyncDispose]();
     // The runtime never gives up on a peer that vanished in its handshake; stop waiting.
     await settlesWithin(
-      platformRuntime(),
+      this.#runtime,
       this.#listening?.close() ?? Promise.resolve(),
       this.#closeTimeoutMs,
     );
@@ -888,6 +901,7 @@ const SERVER_KEYS: OptionKeys<ServerOptions> = {
   presenceSharesOnline: true,
   rates: true,
   rooms: true,
+  runtime: true,
   session: true,
   userOf: true,
   webSocketEngine: true,
@@ -922,12 +936,13 @@ function connectionLimits(
 
 /** Returns the counter of user sessions on all nodes, if other nodes and a limit are possible. */
 function userClaims(
+  runtime: Runtime,
   nodes: Nodes | undefined,
   { maxSessionsPerUser: max = DEFAULT_MAX_SESSIONS_PER_USER }: ServerLimits,
 ): UserClaims | undefined {
   const store = nodes?.broker.store;
   if (nodes === undefined || store === undefined || max === Infinity) return undefined;
-  return new UserClaims({ store, nodes, max });
+  return new UserClaims({ runtime, store, nodes, max });
 }
 
 /** Returns counters shared by the nodes of a broker, if the engine supports counting. */

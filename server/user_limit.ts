@@ -2,7 +2,7 @@
 import { LimitError } from "../errors.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import { settlesWithin } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import type { Runtime, Timer } from "../base/runtime.ts";
 import type { BrokerStore } from "../pubsub/broker.ts";
 
 /** Lifetime of a claim without renewal, in milliseconds. */
@@ -41,6 +41,8 @@ interface OfUser {
 
 /** Options of {@linkcode UserClaims}. */
 export interface UserClaimsOptions {
+  /** Timers. */
+  readonly runtime: Runtime;
   /** The store shared by the nodes. */
   readonly store: BrokerStore;
   /** The nodes. */
@@ -62,6 +64,7 @@ export interface UserClaimsOptions {
  * - **Cost:** one call for each session that begins, ends, and lives for another 40 s.
  */
 export class UserClaims {
+  readonly #runtime: Runtime;
   readonly #store: BrokerStore;
   readonly #nodes: Nodes;
   readonly #max: number;
@@ -71,11 +74,13 @@ export class UserClaims {
   /** Ends the pauses before another attempt. */
   readonly #pauses = new Set<() => void>();
   readonly #restoring: Disposable;
-  #timer: ReturnType<typeof setInterval> | undefined;
+  #timer: Timer | undefined;
   #isRenewing = false;
+  #isClosed = false;
   #last = 0;
 
-  constructor({ store, nodes, max }: UserClaimsOptions) {
+  constructor({ runtime, store, nodes, max }: UserClaimsOptions) {
+    this.#runtime = runtime;
     this.#store = store;
     this.#nodes = nodes;
     this.#max = max;
@@ -102,17 +107,18 @@ export class UserClaims {
     }
     this.#held.add(held);
     this.#userOf(held).held++;
-    this.#timer ??= setInterval(() => void this.#renew(), RENEW_MS);
+    this.#scheduleRenewal();
     return { [Symbol.dispose]: () => this.#end(held) };
   }
 
   /** Waits a moment for places that are being released. */
   async close(): Promise<void> {
     this.#restoring[Symbol.dispose]();
-    clearInterval(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
+    this.#isClosed = true;
     for (const end of this.#pauses) end();
     const releasing = Array.from(this.#users.values(), (user) => user.releasing);
-    await settlesWithin(platformRuntime(), Promise.all(releasing), PATIENCE_MS);
+    await settlesWithin(this.#runtime, Promise.all(releasing), PATIENCE_MS);
   }
 
   async #isRefused(held: Held): Promise<boolean> {
@@ -124,9 +130,9 @@ export class UserClaims {
       // Each place is held by an open session on this node: do not ask the engine.
       if (here >= this.#max) continue;
       // An engine as slow as this counts as away.
-      if (
-        releasing !== undefined && !await settlesWithin(platformRuntime(), releasing, PATIENCE_MS)
-      ) return false;
+      if (releasing !== undefined && !await settlesWithin(this.#runtime, releasing, PATIENCE_MS)) {
+        return false;
+      }
       if (await this.#claims(held) !== false) return false;
       if (isAsked) continue;
       isAsked = true;
@@ -137,14 +143,24 @@ export class UserClaims {
     return true;
   }
 
+  /** Starts the timer of the next renewal, while there are claims. */
+  #scheduleRenewal(): void {
+    if (this.#isClosed) return;
+    this.#timer ??= this.#runtime.setTimeout(() => {
+      this.#timer = undefined;
+      void this.#renew();
+      if (this.#held.size > 0) this.#scheduleRenewal();
+    }, RENEW_MS);
+  }
+
   #pause(pauseMs: number): Promise<void> {
     return new Promise((resolve) => {
       const end = () => {
-        clearTimeout(timer);
+        this.#runtime.clearTimeout(timer);
         this.#pauses.delete(end);
         resolve();
       };
-      const timer = setTimeout(end, pauseMs);
+      const timer = this.#runtime.setTimeout(end, pauseMs);
       this.#pauses.add(end);
     });
   }
@@ -154,7 +170,7 @@ export class UserClaims {
     let isClaimed: boolean | undefined;
     const claiming = this.#store.claim(scope, member, { max: this.#max, ttlMs: CLAIM_MS })
       .then((answer) => void (isClaimed = answer), () => {});
-    await settlesWithin(platformRuntime(), claiming, PATIENCE_MS);
+    await settlesWithin(this.#runtime, claiming, PATIENCE_MS);
     return isClaimed;
   }
 
@@ -166,13 +182,13 @@ export class UserClaims {
         await this.#store.release(scope, member);
       }
     };
-    await settlesWithin(platformRuntime(), freeing().catch(() => {}), PATIENCE_MS);
+    await settlesWithin(this.#runtime, freeing().catch(() => {}), PATIENCE_MS);
   }
 
   #end(held: Held): void {
     if (!this.#held.delete(held)) return;
     if (this.#held.size === 0) {
-      clearInterval(this.#timer);
+      this.#runtime.clearTimeout(this.#timer);
       this.#timer = undefined;
     }
     this.#userOf(held).held--;

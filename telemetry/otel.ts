@@ -33,6 +33,7 @@ import {
   OtelMetrics,
 } from "./otel_metrics.ts";
 import { OtelInstrumentation } from "./otel_spans.ts";
+import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 
 export type { Counted, CountedTopics, CountedWebTransport, Instrumentation };
@@ -74,6 +75,8 @@ export interface OtelOptions {
    * @default {"continue"}
    */
   readonly remoteTraces?: "continue" | "link";
+  /** Clock that measures durations. By default the one of the platform. */
+  readonly runtime?: Runtime;
 }
 
 /** Telemetry for `serve`, `connect` and `dial`; several servers and clients can share one. */
@@ -114,15 +117,16 @@ export function otel(options: OtelOptions = {}): Telemetry {
     tracerProvider = trace.getTracerProvider(),
     meterProvider = globalMetrics.getMeterProvider(),
     remoteTraces = "continue",
+    runtime = platformRuntime(),
   } = options;
   if (remoteTraces !== "continue" && remoteTraces !== "link") {
     throw new TypeError(
       `Cannot make telemetry: remoteTraces must be "continue" or "link", received ${remoteTraces}`,
     );
   }
-  return new OtelInstrumentation(
-    tracerProvider.getTracer(SCOPE) as Tracer,
-    new OtelMetrics(meterProvider.getMeter(SCOPE) as Meter),
-    remoteTraces === "continue",
-  );
+  return new OtelInstrumentation(runtime, {
+    tracer: tracerProvider.getTracer(SCOPE) as Tracer,
+    metrics: new OtelMetrics(runtime, meterProvider.getMeter(SCOPE) as Meter),
+    continuesTraces: remoteTraces === "continue",
+  });
 }

@@ -71,7 +71,7 @@ export function errorType(error: unknown, status?: number): string {
  * Passes a bounded number of distinct values. A peer can choose any value, and each one would be a
  * time series for ever.
  */
-export class Few {
+export class BoundedLabels {
   readonly #max: number;
   readonly #other: string;
   readonly #seen = new Set<string>(); // At most `#max`.

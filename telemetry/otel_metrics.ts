@@ -12,11 +12,12 @@ import {
   topicMeasures,
   webTransportMeasures,
 } from "./measures.ts";
-import { errorType, Few, OTHER, transportAttributes } from "./otel_attributes.ts";
+import { BoundedLabels, errorType, OTHER, transportAttributes } from "./otel_attributes.ts";
+import type { Runtime } from "../base/runtime.ts";
 import { CloseCode, type CloseInfo, RequestError } from "../errors.ts";
 import type { SessionManager } from "../manager/mod.ts";
 import { SessionLimiter } from "../manager/limits.ts";
-import { type ManagerStats, Tally } from "../manager/stats.ts";
+import { type ManagerStats, StatsAccumulator } from "../manager/stats.ts";
 import type { Side } from "../session/contract.ts";
 import { internals, type Session } from "../session/session.ts";
 
@@ -67,27 +68,32 @@ export type { CountedTopics, CountedWebTransport };
 export type Counted = Pick<SessionManager, "stats">;
 
 /** The open sessions of one side. */
-class Census {
+class SessionCensus {
   readonly #sessions = new Set<Session>(); // Those that are open.
-  readonly #tally = new Tally();
-  readonly #limiter = new SessionLimiter();
+  readonly #totals = new StatsAccumulator();
+  readonly #limiter: SessionLimiter;
+
+  constructor(runtime: Runtime) {
+    this.#limiter = new SessionLimiter(runtime);
+  }
 
   add(session: Session): void {
     this.#sessions.add(session);
-    this.#tally.added(session, this.#sessions.size);
+    this.#totals.added(session, this.#sessions.size);
   }
 
   delete(session: Session): void {
-    if (this.#sessions.delete(session)) this.#tally.ended(session);
+    if (this.#sessions.delete(session)) this.#totals.ended(session);
   }
 
   read(): ManagerStats {
-    return this.#tally.read([...this.#sessions], this.#limiter);
+    return this.#totals.read([...this.#sessions], this.#limiter);
   }
 }
 
 /** The metrics of any number of servers and clients. */
 export class OtelMetrics implements Disposable {
+  readonly #runtime: Runtime;
   /** Durations of handshakes. */
   readonly handshakes: Histogram;
   /** Durations of this end's requests, until the reply. */
@@ -98,16 +104,17 @@ export class OtelMetrics implements Disposable {
   readonly messages: Histogram;
   readonly #sessions: Histogram;
   readonly #meter: Meter;
-  readonly #census = new Map<Side, Census>(); // At most two.
-  readonly #codes = new Few({ max: MAX_FOREIGN, other: "other" });
-  readonly #errorTypes = new Few({ max: MAX_FOREIGN, other: OTHER });
+  readonly #census = new Map<Side, SessionCensus>(); // At most two.
+  readonly #codes = new BoundedLabels({ max: MAX_FOREIGN, other: "other" });
+  readonly #errorTypes = new BoundedLabels({ max: MAX_FOREIGN, other: OTHER });
   readonly #stop: () => void;
   #manager: Counted | undefined;
   #topics: CountedTopics | undefined;
   #webTransport: CountedWebTransport = {};
 
   /** Creates the instruments. */
-  constructor(meter: Meter) {
+  constructor(runtime: Runtime, meter: Meter) {
+    this.#runtime = runtime;
     this.#meter = meter;
     this.handshakes = this.#histogram(
       "skein.handshake.duration",
@@ -161,10 +168,10 @@ export class OtelMetrics implements Disposable {
     this.#stop();
   }
 
-  #of(session: Session): Census {
+  #of(session: Session): SessionCensus {
     const { side } = session[internals].settings;
     let census = this.#census.get(side);
-    if (census === undefined) this.#census.set(side, census = new Census());
+    if (census === undefined) this.#census.set(side, census = new SessionCensus(this.#runtime));
     return census;
   }
 
@@ -175,7 +182,7 @@ export class OtelMetrics implements Disposable {
 
   /** Registers one callback for all instruments, so that a collection reads the sessions once. */
   #observe(): () => void {
-    const nothing = new Census().read();
+    const nothing = new SessionCensus(this.#runtime).read();
     const kinds = [
       ...sessionMeasures(nothing),
       ...managerMeasures(nothing),

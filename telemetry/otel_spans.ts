@@ -23,6 +23,7 @@ import {
   transportAttributes,
 } from "./otel_attributes.ts";
 import type { Counted, CountedTopics, CountedWebTransport, OtelMetrics } from "./otel_metrics.ts";
+import type { Runtime } from "../base/runtime.ts";
 import type { CloseInfo } from "../errors.ts";
 import type { TraceContext } from "../session/wire/envelope.ts";
 import type {
@@ -43,19 +44,25 @@ interface Timed {
   readonly attributes: Attributes;
 }
 
+/** Parts of an {@linkcode OtelInstrumentation}. */
+export interface OtelParts {
+  readonly tracer: Tracer;
+  readonly metrics: OtelMetrics;
+  /** `true` if handlers continue the traces of peers; otherwise their spans link to these. */
+  readonly continuesTraces: boolean;
+}
+
 /** Telemetry of any number of servers and clients. */
 export class OtelInstrumentation implements Instrumentation, Disposable {
+  readonly #runtime: Runtime;
   readonly #tracer: Tracer;
   readonly #metrics: OtelMetrics;
   readonly #continuesTraces: boolean;
   /** The handshake span of each session; the spans of its handlers link here. */
   readonly #handshakes = new WeakMap<Session, SpanContext>();
 
-  /**
-   * Creates telemetry; `continuesTraces` makes handlers continue the peers' traces instead of
-   * linking.
-   */
-  constructor(tracer: Tracer, metrics: OtelMetrics, continuesTraces: boolean) {
+  constructor(runtime: Runtime, { tracer, metrics, continuesTraces }: OtelParts) {
+    this.#runtime = runtime;
     this.#tracer = tracer;
     this.#metrics = metrics;
     this.#continuesTraces = continuesTraces;
@@ -71,7 +78,7 @@ export class OtelInstrumentation implements Instrumentation, Disposable {
       kind: isServer ? SpanKind.SERVER : SpanKind.CLIENT,
       attributes: handshakeAttributes(info),
     });
-    const end = timer({
+    const end = timer(this.#runtime, {
       span,
       histogram: this.#metrics.handshakes,
       attributes: { "skein.side": info.side, ...transportAttributes(info.transport) },
@@ -103,7 +110,7 @@ export class OtelInstrumentation implements Instrumentation, Disposable {
       kind: SpanKind.CLIENT,
       attributes: { ...attributes, ...ofSession(session), "skein.topic": topic },
     });
-    const end = timer({ span, histogram: this.#metrics.requests, attributes });
+    const end = timer(this.#runtime, { span, histogram: this.#metrics.requests, attributes });
     return {
       trace: traceOf(span),
       ended: ({ error }) =>
@@ -151,7 +158,7 @@ export class OtelInstrumentation implements Instrumentation, Disposable {
       links,
     }, parent);
     const histogram = isRequest ? this.#metrics.answers : this.#metrics.messages;
-    const end = timer({ span, histogram, attributes });
+    const end = timer(this.#runtime, { span, histogram, attributes });
     const running = context.with(trace.setSpan(ROOT_CONTEXT, span), run);
     if (running === undefined || typeof running.then !== "function") return end(() => ({}));
     // Returned, so that an error of the telemetry provider is reported like an error of any hook.
@@ -194,11 +201,14 @@ function refused(
  * Starts a duration; the returned function ends the span and records the duration. The span ends
  * even if the telemetry provider throws: a span without an end is never exported.
  */
-function timer({ span, histogram, attributes }: Timed): (tell: () => Attributes) => void {
-  const startedAt = performance.now();
+function timer(
+  runtime: Runtime,
+  { span, histogram, attributes }: Timed,
+): (tell: () => Attributes) => void {
+  const startedAt = runtime.monotonic();
   return (tell) => {
     try {
-      const seconds = (performance.now() - startedAt) / 1_000;
+      const seconds = (runtime.monotonic() - startedAt) / 1_000;
       histogram.record(seconds, { ...attributes, ...tell() });
     } finally {
       span.end();

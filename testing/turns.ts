@@ -1,5 +1,5 @@
 /** Turns of the event loop, which also pass in fake time. */
-import { platformSchedule } from "../base/schedule.ts";
+import { platformRuntime } from "../base/runtime.ts";
 
 /** Turns for a full exchange: an envelope, its handler, and the answer. */
 const TURNS = 10;
@@ -23,8 +23,8 @@ const TURNS = 10;
  * ```
  */
 export async function turns(count: number = TURNS): Promise<void> {
-  const schedule = platformSchedule();
-  for (let i = 0; i < count; i++) await new Promise<void>((resolve) => schedule(resolve));
+  const runtime = platformRuntime();
+  for (let i = 0; i < count; i++) await new Promise<void>((resolve) => runtime.schedule(resolve));
 }
 
 /**

@@ -17,7 +17,11 @@ const PLATFORM: ReadonlySet<string> = new Set(["base/runtime.ts", "base/schedule
 
 /** Public entries, which take the platform's runtime unless their options have another. */
 const ENTRIES: ReadonlySet<string> = new Set([
+  "manager/session_manager.ts",
+  "server/server.ts",
   "session/session_settings.ts",
+  "telemetry/otel.ts",
+  "testing/turns.ts",
 ]);
 
 const PLATFORM_RUNTIME = /\bplatformRuntime\(/g;

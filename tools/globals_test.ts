@@ -35,6 +35,16 @@ Deno.test("findGlobals() reports each use with its stand-in", () => {
   ]);
 });
 
+Deno.test("findGlobals() accepts the runtime of the platform in an entry, and nothing else there", () => {
+  const source = "options.runtime ?? platformRuntime();\nDate.now();\n";
+  const files = repository({ "server/server.ts": source, "server/admission.ts": source });
+  assertEquals(findGlobals(files).map(({ path, line }) => `${path}:${line}`), [
+    "server/server.ts:2",
+    "server/admission.ts:2",
+    "server/admission.ts:1",
+  ]);
+});
+
 Deno.test("checkGlobals() accepts the debts of a folder, and no more", () => {
   const files = repository({ "session/a.ts": "Date.now();\n", "session/b/c.ts": "Date.now();\n" });
   assertEquals(checkGlobals(files, { session: 1, "session/b": 1 }), []);
