@@ -62,7 +62,8 @@ export type {
   TakenTokens,
   TokenRate,
 } from "./broker.ts";
-export { MemoryBroker } from "./memory/broker.ts";
+export { MemoryBroker, type MemoryBrokerOptions } from "./memory/broker.ts";
+export type { Runtime, Timer } from "../base/runtime.ts";
 
 export { Nodes } from "./nodes/nodes.ts";
 export type {

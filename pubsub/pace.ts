@@ -1,5 +1,5 @@
 /** Limits the publications from an engine that are delivered in one turn of the event loop. */
-import { platformSchedule, type Schedule } from "../base/schedule.ts";
+import type { Runtime } from "../base/runtime.ts";
 
 /**
  * Bytes of one turn: half of the bytes that the connection of a session buffers before the send queue
@@ -21,7 +21,7 @@ interface Held {
 
 /** Hands on messages in order, a bounded number of bytes in each turn. */
 export class Pace {
-  readonly #schedule: Schedule;
+  readonly #runtime: Runtime;
   #held: Held[] = [];
   #heldBytes = 0;
   #room = TURN_BYTES;
@@ -30,10 +30,10 @@ export class Pace {
   /**
    * Starts without held messages.
    *
-   * @param schedule Calls a function at the end of a turn.
+   * @param runtime Calls back at the end of a turn.
    */
-  constructor(schedule: Schedule = platformSchedule()) {
-    this.#schedule = schedule;
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
   }
 
   /**
@@ -57,7 +57,7 @@ export class Pace {
   #wake(): void {
     if (this.#isScheduled) return;
     this.#isScheduled = true;
-    this.#schedule(() => {
+    this.#runtime.schedule(() => {
       this.#isScheduled = false;
       this.#release(TURN_BYTES);
     });

@@ -1,11 +1,14 @@
 import { assert, assertEquals } from "@std/assert";
+import { platformRuntime } from "../base/runtime.ts";
 import { Pace } from "./pace.ts";
 
 /** Turns that end when they are told to. */
 function makePace(): { pace: Pace; endTurn(): void; isScheduled(): boolean } {
   let ended: (() => void) | undefined;
   return {
-    pace: new Pace((callback) => ended = callback),
+    pace: new Pace(Object.assign(platformRuntime(), {
+      schedule: (callback: () => void) => void (ended = callback),
+    })),
     endTurn() {
       const callback = ended;
       ended = undefined;

@@ -15,7 +15,7 @@ import { internals, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/wire/topic_pattern.ts";
 import { Turn } from "../session/queue/turn.ts";
 import { waitFor } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { cutReason } from "../transport/close_info.ts";
 import {
   type Appended,
@@ -42,6 +42,12 @@ const UNDER_WAY_FACTOR = 4;
 
 /** Options for `Topics`. */
 export interface TopicsOptions {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
   /**
    * Broker that carries publications between nodes. A broker that is handed in is not closed.
    *
@@ -235,6 +241,7 @@ export class Topics implements AsyncDisposable {
   readonly broker: Broker;
   /** Most bytes of a topic. */
   readonly maxTopicBytes: number;
+  readonly #runtime: Runtime;
   readonly #ownsBroker: boolean;
   readonly #turn: Turn;
   readonly #maxTopics: number;
@@ -256,15 +263,17 @@ export class Topics implements AsyncDisposable {
    * @throws {UnsupportedError} If `history` has a pattern, and the broker cannot keep histories.
    */
   constructor(options: TopicsOptions = {}) {
+    this.#runtime = options.runtime ?? platformRuntime();
     this.#ownsBroker = options.broker === undefined;
-    this.broker = options.broker ?? new MemoryBroker();
-    this.#turn = options.turn ?? new Turn(platformRuntime());
+    this.broker = options.broker ?? new MemoryBroker({ runtime: this.#runtime });
+    this.#turn = options.turn ?? new Turn(this.#runtime);
     const { maxTopicsPerSession = 128, maxTopicBytes = MAX_TOPIC_BYTES } = options;
     const { maxMessageBytes = MAX_MESSAGE_BYTES } = options;
     this.#maxTopics = checkLimit("maxTopicsPerSession", maxTopicsPerSession);
     this.maxTopicBytes = checkLimit("maxTopicBytes", maxTopicBytes, MAX_TOPIC_BYTES);
     this.#maxMessageBytes = checkLimit("maxMessageBytes", maxMessageBytes);
     this.#feeds = new Feeds({
+      runtime: this.#runtime,
       broker: this.broker,
       turn: this.#turn,
       history: options.history ?? {},
@@ -494,7 +503,7 @@ export class Topics implements AsyncDisposable {
       publication,
       key === undefined ? { bounds } : { bounds, key },
     );
-    return await waitFor(platformRuntime(), appending, { what: "the engine", signal });
+    return await waitFor(this.#runtime, appending, { what: "the engine", signal });
   }
 
   /**

@@ -232,7 +232,7 @@ export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
 }
 
 /** Name of a node among others, and the timing of its heartbeat. */
-export type NodeOptions = Omit<NodesOptions, "broker" | "onError">;
+export type NodeOptions = Omit<NodesOptions, "broker" | "onError" | "runtime">;
 
 /** Patterns of topics that are rooms; the object form has options for each pattern. */
 export type RoomPatterns = readonly string[] | Readonly<Record<string, RoomOptions>>;
@@ -251,7 +251,7 @@ export interface PresencePartsOptions {
   /** `true` if other nodes may share the topics' broker. */
   readonly isShared: boolean;
   readonly node: NodeOptions | undefined;
-  readonly presence: Omit<PresenceOptions, "nodes">;
+  readonly presence: Omit<PresenceOptions, "nodes" | "runtime">;
   readonly rooms: RoomPatterns;
 }
 

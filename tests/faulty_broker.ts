@@ -4,6 +4,7 @@
  * @module
  */
 import { BrokerError } from "../errors.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import type { Random } from "./random.ts";
 import type {
@@ -30,7 +31,7 @@ export interface Faults {
 /** The engine. */
 export class FaultyEngine {
   readonly brokers = new Set<FaultyBroker>();
-  readonly store = new MemoryStore();
+  readonly store = new MemoryStore(platformRuntime());
   faults: Faults = {};
   /** How long every publication is under way, in order, in milliseconds. */
   delayMs = 0;

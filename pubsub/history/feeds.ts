@@ -2,6 +2,7 @@
 import { UnsupportedError } from "../../errors.ts";
 import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import type { Session } from "../../session/session.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 import { checkLimits } from "../../base/limits.ts";
 import { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import type { Turn } from "../../session/queue/turn.ts";
@@ -26,6 +27,7 @@ const INTERNAL_PREFIXES = [PRESENCE_PREFIX, "$skein:"];
 
 /** Options for {@linkcode Feeds}. */
 export interface FeedsOptions {
+  readonly runtime: Runtime;
   /** Broker that delivers and keeps the publications. */
   readonly broker: Broker;
   /** The turn of all sessions. */
@@ -46,10 +48,11 @@ export class Feeds {
     replays: 0,
     replayed: 0,
   };
+  readonly #runtime: Runtime;
   readonly #router: TopicRouter<{ readonly bounds: HistoryBounds }>;
   readonly #host: FeedHost | undefined;
   readonly #feeds = new Set<Feed>();
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timer: Timer | undefined;
 
   /**
    * Starts without feeds.
@@ -59,7 +62,8 @@ export class Feeds {
    * @throws {RangeError} If a bound is not a positive integer.
    * @throws {UnsupportedError} If the broker keeps no history.
    */
-  constructor({ broker, turn, history, sessionOf }: FeedsOptions) {
+  constructor({ runtime, broker, turn, history, sessionOf }: FeedsOptions) {
+    this.#runtime = runtime;
     const routes = Object.entries(history).map(([pattern, bounds]) =>
       [
         pattern,
@@ -78,12 +82,13 @@ export class Feeds {
       );
     }
     this.#host = {
+      runtime,
       broker,
       history: broker.history,
       turn,
       tails: new Tails(),
-      catchingUp: new Line(MAX_SYNCS),
-      replaying: new Line(MAX_REPLAYS),
+      catchingUp: new Line(runtime, MAX_SYNCS),
+      replaying: new Line(runtime, MAX_REPLAYS),
       counts: this.counts,
       underWay: new Map(),
       aheadBytes: 0,
@@ -137,7 +142,7 @@ export class Feeds {
     this.#feeds.delete(feed);
     feed.close();
     if (this.#feeds.size > 0) return;
-    clearTimeout(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
   }
 
@@ -145,9 +150,9 @@ export class Feeds {
    * Compares silent topics with the engine: without a later publication, the loss of the last one
    * does not show.
    */
-  #startTimer(): ReturnType<typeof setTimeout> {
-    const delayMs = CHECK_INTERVAL_MS * (1 + Math.random()) / 2;
-    return setTimeout(() => {
+  #startTimer(): Timer {
+    const delayMs = CHECK_INTERVAL_MS * (1 + this.#runtime.random()) / 2;
+    return this.#runtime.setTimeout(() => {
       for (const feed of this.#feeds) if (!feed.takeHeard()) void feed.sync();
       this.#timer = this.#startTimer();
     }, delayMs);

@@ -1,7 +1,7 @@
 /** Pages of one topic's history, read from the engine. */
 import { MAX_TAG_LENGTH, placed } from "../../session/wire/history_place.ts";
 import { waitFor } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import type { PageBounds, Placed } from "./tail_cache.ts";
 import type {
   BrokerHistory,
@@ -48,6 +48,7 @@ export interface PlacedPage {
 
 /** Reads the history of one topic. */
 export class HistoryReader {
+  readonly #runtime: Runtime;
   readonly #topic: string;
   readonly #bounds: HistoryBounds;
   readonly #history: BrokerHistory;
@@ -60,11 +61,13 @@ export class HistoryReader {
     topic: string,
     bounds: HistoryBounds,
     options: {
+      readonly runtime: Runtime;
       readonly history: BrokerHistory;
       readonly counts: { reads: number };
       readonly signal: AbortSignal;
     },
   ) {
+    this.#runtime = options.runtime;
     this.#topic = topic;
     this.#bounds = bounds;
     this.#history = options.history;
@@ -86,7 +89,7 @@ export class HistoryReader {
     const signal = this.#signal;
     const options = { ...query, ...this.#page, bounds: this.#bounds, signal };
     const { epoch, head, anchor, publications } = await waitFor(
-      platformRuntime(),
+      this.#runtime,
       this.#history.read(this.#topic, options),
       { what: "the history", timeoutMs: READ_TIMEOUT_MS, signal },
     );

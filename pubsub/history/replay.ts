@@ -7,7 +7,7 @@ import type {
 } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { settlesWithin } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import {
   type Beginning,
   beginWithout,
@@ -62,6 +62,7 @@ export interface ReplayCounts {
 
 /** State that the replays of a node share. */
 export interface ReplayHost {
+  readonly runtime: Runtime;
   /** Bounds the pages that are read or replayed at once. */
   readonly replaying: Line;
   readonly counts: ReplayCounts;
@@ -176,7 +177,7 @@ export class Replay {
     let found: Beginning | undefined;
     this.#finding = this.#reader.find(options);
     const finding = this.#finding.then((one) => void (found = one));
-    const isInTime = await settlesWithin(platformRuntime(), finding, ANSWER_TIMEOUT_MS);
+    const isInTime = await settlesWithin(this.#host.runtime, finding, ANSWER_TIMEOUT_MS);
     if (this.#isEnded) return;
     if (!isInTime && feed.epoch !== undefined) {
       found = beginWithout(feed, options, { reason: "unavailable" });

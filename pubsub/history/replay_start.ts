@@ -5,6 +5,7 @@ import type {
   RecoveryReason,
   SubscribeAnswer,
 } from "../../session/wire/recovery.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import type { HistoryQuery, PlacedPage } from "./reader.ts";
 import type { Line } from "./semaphore.ts";
 import type { Placed, Tail } from "./tail_cache.ts";
@@ -15,6 +16,7 @@ const MAX_READS = 3;
 /** A topic that a feed follows. */
 export interface Followed {
   readonly topic: string;
+  readonly runtime: Runtime;
   /** The epoch; `undefined` until known. */
   readonly epoch: string | undefined;
   /** Number of times that the history began anew, also under an epoch of the same name. */
@@ -194,7 +196,7 @@ function beginAt(
   answer: Pick<SubscribeAnswer, "recovered" | "reason">,
 ): Beginning {
   const head = Math.max(at, feed.known);
-  const named = at === 0 && feed.remembersMs < Infinity ? stamp(Date.now()) : tag;
+  const named = at === 0 && feed.remembersMs < Infinity ? stamp(feed.runtime.now()) : tag;
   const place = named === undefined ? { epoch, offset: at } : { epoch, offset: at, tag: named };
   return { epoch, at, ahead, era: feed.era, answer: { ...place, head, ...answer } };
 }
@@ -216,8 +218,11 @@ function stamp(now: number): string {
  * have come and gone since. The limit is half of the time for which the engine remembers a history,
  * which leaves room for clocks that differ.
  */
-function isForgotten({ remembersMs }: Followed, { offset, tag }: HistoryPosition): boolean {
+function isForgotten(
+  { remembersMs, runtime }: Followed,
+  { offset, tag }: HistoryPosition,
+): boolean {
   if (offset !== 0 || !tag?.startsWith(STAMP) || remembersMs === Infinity) return false;
-  const ageMs = Date.now() - parseInt(tag.slice(STAMP.length), 36) * MINUTE_MS;
+  const ageMs = runtime.now() - parseInt(tag.slice(STAMP.length), 36) * MINUTE_MS;
   return !(ageMs <= remembersMs / 2);
 }

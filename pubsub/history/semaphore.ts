@@ -1,20 +1,20 @@
 /** Bounded work: a number of tasks at once, the rest waits in order. */
-import { platformSchedule, type Schedule } from "../../base/schedule.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 /**
  * Admits `max` tasks at once. Waiting tasks are admitted at the end of a turn of the event loop, so
  * that other work runs in between, also when many tasks wait.
  */
 export class Line {
+  readonly #runtime: Runtime;
   readonly #max: number;
-  readonly #schedule: Schedule;
   readonly #waiting = new Set<() => void>();
   #inside = 0;
   #isScheduled = false;
 
-  constructor(max: number, schedule: Schedule = platformSchedule()) {
+  constructor(runtime: Runtime, max: number) {
+    this.#runtime = runtime;
     this.#max = max;
-    this.#schedule = schedule;
   }
 
   /** Number of waiting tasks. */
@@ -55,7 +55,7 @@ export class Line {
   #wake(): void {
     if (this.#isScheduled || this.#waiting.size === 0 || this.#inside >= this.#max) return;
     this.#isScheduled = true;
-    this.#schedule(() => {
+    this.#runtime.schedule(() => {
       this.#isScheduled = false;
       for (const admit of this.#waiting) {
         if (this.#inside >= this.#max) return;

@@ -1,9 +1,17 @@
 import { assertEquals } from "@std/assert";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { Line } from "./semaphore.ts";
+
+/** A runtime whose turns end by hand. */
+function runtimeOf(turns: (() => void)[]): Runtime {
+  return Object.assign(platformRuntime(), {
+    schedule: (callback: () => void) => void turns.push(callback),
+  });
+}
 
 Deno.test("Line lets so many in at the end of a turn, in order, and the next as others leave", async () => {
   const turns: (() => void)[] = [];
-  const line = new Line(2, (callback) => void turns.push(callback));
+  const line = new Line(runtimeOf(turns), 2);
   const inside: number[] = [];
   for (let i = 0; i < 5; i++) line.enter().then(() => void inside.push(i));
   const endTurn = async () => {
@@ -27,7 +35,7 @@ Deno.test("Line lets so many in at the end of a turn, in order, and the next as 
 
 Deno.test("Line.enter() is given up by its signal, and takes no room then", async () => {
   const turns: (() => void)[] = [];
-  const line = new Line(1, (callback) => void turns.push(callback));
+  const line = new Line(runtimeOf(turns), 1);
   const abort = new AbortController();
   const [first, second, third] = [line.enter(), line.enter(abort.signal), line.enter()];
   abort.abort();

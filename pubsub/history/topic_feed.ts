@@ -3,7 +3,7 @@ import { Changing } from "../../base/signal.ts";
 import type { RecoveryReason, SubscribeAnswer } from "../../session/wire/recovery.ts";
 import type { Session } from "../../session/session.ts";
 import { pause, waitFor } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { Audience, type AudienceHost, type Stage } from "./subscribers.ts";
 import {
   type HistoryQuery,
@@ -78,6 +78,7 @@ export interface FeedCounts extends ReplayCounts {
  */
 export class Feed implements Stage {
   readonly topic: string;
+  readonly runtime: Runtime;
   readonly tail: Tail;
   readonly #host: FeedHost;
   readonly #reader: HistoryReader;
@@ -103,6 +104,7 @@ export class Feed implements Stage {
   constructor(topic: string, bounds: HistoryBounds, host: FeedHost) {
     const { signal } = this.#closing;
     this.topic = topic;
+    this.runtime = host.runtime;
     this.tail = new Tail(host.tails);
     this.#host = host;
     this.#reader = new HistoryReader(topic, bounds, { ...host, signal });
@@ -113,7 +115,7 @@ export class Feed implements Stage {
     });
     // Publications from before the subscription do not arrive live.
     const opened = this.#subscription.ready.then(() => this.sync());
-    this.#opening = waitFor(platformRuntime(), opened, {
+    this.#opening = waitFor(this.runtime, opened, {
       what: "the topic",
       timeoutMs: OPEN_TIMEOUT_MS,
       signal,
@@ -330,7 +332,7 @@ export class Feed implements Stage {
       }
       const delayMs = RETRIES_MS[i];
       if (delayMs === undefined) break;
-      await pause(platformRuntime(), delayMs, signal);
+      await pause(this.runtime, delayMs, signal);
     }
     this.#giveUp();
     return false;

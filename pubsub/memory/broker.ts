@@ -1,5 +1,6 @@
 /** The broker within one process. */
 import { BrokerError, UnsupportedError } from "../../errors.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import type {
   Appended,
@@ -23,12 +24,17 @@ const MAX_ENTRIES = 100_000;
 
 /** The store of a {@linkcode MemoryBroker}. */
 export class MemoryStore implements BrokerStore {
+  readonly #runtime: Runtime;
   readonly #numbers = new Map<string, { number: number; until: number }>();
   readonly #scopes = new Map<string, Map<string, number>>();
   readonly #buckets = new Map<string, { tokens: number; at: number }>();
 
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
+
   advance(key: string, number: number, windowMs: number): Promise<boolean> {
-    const now = Date.now();
+    const now = this.#runtime.now();
     const known = this.#numbers.get(key);
     if (known !== undefined && known.until > now && number <= known.number) {
       return Promise.resolve(false);
@@ -39,7 +45,9 @@ export class MemoryStore implements BrokerStore {
 
   newest(key: string): Promise<number> {
     const known = this.#numbers.get(key);
-    return Promise.resolve(known === undefined || known.until <= Date.now() ? -1 : known.number);
+    return Promise.resolve(
+      known === undefined || known.until <= this.#runtime.now() ? -1 : known.number,
+    );
   }
 
   claim(
@@ -49,7 +57,7 @@ export class MemoryStore implements BrokerStore {
   ): Promise<boolean> {
     const members = this.#members(scope) ?? new Map<string, number>();
     if (!members.has(member) && members.size >= max) return Promise.resolve(false);
-    members.set(member, Date.now() + ttlMs);
+    members.set(member, this.#runtime.now() + ttlMs);
     renew(this.#scopes, scope, members);
     return Promise.resolve(true);
   }
@@ -66,7 +74,7 @@ export class MemoryStore implements BrokerStore {
   }
 
   take(key: string, amount: number, { perSecond, burst }: TokenRate): Promise<TakenTokens> {
-    const now = Date.now();
+    const now = this.#runtime.now();
     const { tokens, at } = this.#buckets.get(key) ?? { tokens: burst, at: now };
     const filled = Math.min(burst, tokens + Math.max(0, now - at) * perSecond / 1_000);
     const granted = filled >= amount;
@@ -81,7 +89,7 @@ export class MemoryStore implements BrokerStore {
 
   #members(scope: string): Map<string, number> | undefined {
     const members = this.#scopes.get(scope);
-    const now = Date.now();
+    const now = this.#runtime.now();
     for (const [member, until] of members ?? []) if (until <= now) members!.delete(member);
     return members;
   }
@@ -109,6 +117,16 @@ interface Channel {
   /** Publications made by listeners during a delivery; delivered next, in one order for all. */
   readonly waiting: Publication[];
   isDelivering: boolean;
+}
+
+/** Options for {@linkcode MemoryBroker}. */
+export interface MemoryBrokerOptions {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
 }
 
 /**
@@ -148,8 +166,8 @@ export class MemoryBroker implements Broker {
   };
   /** Facts that hold for all servers of the process that share the broker. */
   readonly store: BrokerStore;
-  readonly #memory = new MemoryStore();
-  readonly #histories = new MemoryHistories();
+  readonly #memory: MemoryStore;
+  readonly #histories: MemoryHistories;
   readonly #channels = new Map<string, Channel>();
   /** The channels of topics with a history. */
   readonly #kept = new Map<string, Channel>();
@@ -157,8 +175,15 @@ export class MemoryBroker implements Broker {
   #published = 0;
   #reads = 0;
 
-  /** Creates a broker without subscriptions. */
-  constructor() {
+  /**
+   * Creates a broker without subscriptions.
+   *
+   * @param options See {@linkcode MemoryBrokerOptions}.
+   */
+  constructor(options: MemoryBrokerOptions = {}) {
+    const { runtime = platformRuntime() } = options;
+    this.#memory = new MemoryStore(runtime);
+    this.#histories = new MemoryHistories(runtime);
     this.store = this.#memory;
   }
 

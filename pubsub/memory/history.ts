@@ -8,6 +8,7 @@ import type {
   PublicationKey,
   ReadHistoryOptions,
 } from "../broker.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { Tags } from "../tag.ts";
 
 /** Most topics with a remembered history or offset. */
@@ -136,7 +137,8 @@ class Log {
  */
 export class MemoryHistories {
   /** The epoch of all topics, for as long as the broker lives. */
-  readonly #epoch = crypto.randomUUID().slice(0, 8);
+  readonly #epoch: string;
+  readonly #runtime: Runtime;
   readonly #tags = new Tags();
   readonly #logs = new Map<string, Log>();
   /** Each log is in one of these three, in the order of the last publication. */
@@ -150,6 +152,11 @@ export class MemoryHistories {
   #forgotten = 0;
   #uses = 0;
   #tidiedAt = 0;
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+    this.#epoch = runtime.randomUUID().slice(0, 8);
+  }
 
   /** Number of logs with publications that were forgotten because of too many topics. */
   get forgotten(): number {
@@ -172,7 +179,7 @@ export class MemoryHistories {
 
   /** Keeps a publication; returns `undefined` for a repetition. */
   append(publication: Publication, { bounds, key }: AppendOptions): Publication | undefined {
-    const now = Date.now();
+    const now = this.#runtime.now();
     const log = this.#logs.get(publication.topic) ?? this.#begin(publication.topic, bounds);
     if (key !== undefined && !log.admit(key)) return undefined;
     log.bounds = bounds;
@@ -191,7 +198,7 @@ export class MemoryHistories {
       return { epoch: this.#epoch, head: this.#floorOf(topic), publications: [] };
     }
     log.bounds = options.bounds;
-    log.trim(Date.now());
+    log.trim(this.#runtime.now());
     return log.read(options);
   }
 

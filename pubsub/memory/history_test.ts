@@ -4,6 +4,7 @@ import { turns } from "../../testing/turns.ts";
 import { Client } from "../_clients_test.ts";
 import type { HistoryBounds, Publication, ReadHistoryOptions } from "../broker.ts";
 import { MemoryBroker } from "./broker.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { MemoryHistories } from "./history.ts";
 import { Topics } from "../topics.ts";
 
@@ -47,7 +48,7 @@ function names(prefix: string, count: number): string[] {
 }
 
 Deno.test("MemoryHistories.read() of topics that nobody published on forgets nothing", () => {
-  const histories = new MemoryHistories();
+  const histories = new MemoryHistories(platformRuntime());
   const rooms = names("room", 100);
   for (const room of rooms) publish(histories, room);
   for (const topic of names("unknown", 2 * MAX_LOGS)) read(histories, topic);
@@ -56,7 +57,7 @@ Deno.test("MemoryHistories.read() of topics that nobody published on forgets not
 });
 
 Deno.test("MemoryHistories.append() remembers the numbers of the last 10,000 producers of a topic", () => {
-  const histories = new MemoryHistories();
+  const histories = new MemoryHistories(platformRuntime());
   const append = (producer: number, number = 1) =>
     histories.append({ topic: "a", payload: "x" }, {
       bounds: BOUNDS,
@@ -98,7 +99,7 @@ Deno.test("Topics of a client that reads 20,000 of them evict no history, and te
 });
 
 Deno.test("MemoryHistories gives no pair of epoch and offset twice, though it forgets and begins again", () => {
-  const histories = new MemoryHistories();
+  const histories = new MemoryHistories(platformRuntime());
   const [first] = publish(histories, "t", 5);
   for (const topic of names("other", MAX_LOGS)) publish(histories, topic);
   assertEquals(countKept(histories, ["t"]), 0);
@@ -110,7 +111,7 @@ Deno.test("MemoryHistories gives no pair of epoch and offset twice, though it fo
 });
 
 Deno.test("MemoryHistories never says that all is there where something was forgotten: by chance", () => {
-  const histories = new MemoryHistories();
+  const histories = new MemoryHistories(platformRuntime());
   const topics = names("t", 40);
   /** Every publication of each topic, and whether a client that has a position missed some. */
   const published = new Map(topics.map((topic) => [topic, [] as number[]]));
@@ -143,7 +144,7 @@ Deno.test("MemoryHistories never says that all is there where something was forg
 
 Deno.test("MemoryHistories forgets logs without publications first", () => {
   using time = new FakeTime();
-  const histories = new MemoryHistories();
+  const histories = new MemoryHistories(platformRuntime());
   const [quiet, brief, busy] = [names("quiet", 100), names("brief", 5_000), names("busy", 9_000)];
   for (const topic of quiet) publish(histories, topic);
   for (const topic of brief) publish(histories, topic, 1, { ...BOUNDS, ttlMs: 1_000 });
@@ -154,7 +155,7 @@ Deno.test("MemoryHistories forgets logs without publications first", () => {
 });
 
 Deno.test("MemoryHistories forgets topics without listeners before those with, the quietest first", () => {
-  const histories = new MemoryHistories();
+  const histories = new MemoryHistories(platformRuntime());
   const [heard, quiet, busy] = [names("heard", 100), names("quiet", 9_900), names("busy", 1_000)];
   for (const topic of heard) histories.follow(topic);
   for (const topic of [...heard, ...quiet, ...busy]) publish(histories, topic);
@@ -169,7 +170,7 @@ Deno.test("MemoryHistories forgets topics without listeners before those with, t
 });
 
 Deno.test("MemoryHistories cannot be filled by listeners: beyond half of all they count like others", () => {
-  const histories = new MemoryHistories();
+  const histories = new MemoryHistories(platformRuntime());
   const [pinned, rooms] = [names("pinned", MAX_LOGS), names("room", 4_000)];
   for (const topic of pinned) {
     histories.follow(topic);

@@ -2,7 +2,7 @@
 import { headers, type Msg, type NatsConnection, type Subscription } from "@nats-io/transport-node";
 import { BrokerError } from "../../errors.ts";
 import { Changing } from "../../base/signal.ts";
-import type { Schedule } from "../../base/schedule.ts";
+import type { Timer } from "../../base/runtime.ts";
 import { tagOf } from "../tag.ts";
 import { type Ack, parseAck } from "./_ack.ts";
 import { ID_HEADER } from "./_codec.ts";
@@ -58,19 +58,19 @@ export class Appends {
   #token = 0;
   #canSend = false;
   #settling: AbortSignal | undefined;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timer: Timer | undefined;
   #heardOn: NatsConnection | undefined;
   #hearing: Subscription | undefined;
   readonly #changes = new Changing();
   readonly #turn: Turn;
 
-  constructor(link: Link, log: Log, budget: Budget, giveUpMs: number, schedule?: Schedule) {
+  constructor(link: Link, log: Log, budget: Budget, giveUpMs: number) {
     this.#link = link;
     this.#log = log;
     this.#budget = budget;
     this.#giveUpMs = giveUpMs;
     this.#inbox = link.inbox();
-    this.#turn = new Turn(() => this.#pump(), schedule);
+    this.#turn = new Turn(link.runtime, () => this.#pump());
   }
 
   /** Appends a message; see `BrokerHistory.append`. */
@@ -80,7 +80,7 @@ export class Appends {
       return Promise.reject(new BrokerError("Cannot append: too many publications wait for NATS"));
     }
     const result = Promise.withResolvers<Appended>();
-    const atMs = performance.now();
+    const atMs = this.#link.runtime.monotonic();
     this.#waiting.push({
       subject,
       message,
@@ -92,7 +92,7 @@ export class Appends {
       wasSent: false,
     });
     this.#turn.gather(message.length);
-    this.#timer ??= setTimeout(() => this.#look(), Math.min(ACK_TIMEOUT_MS, this.#giveUpMs));
+    this.#timer ??= this.#startTimer(Math.min(ACK_TIMEOUT_MS, this.#giveUpMs));
     return result.promise;
   }
 
@@ -126,7 +126,7 @@ export class Appends {
   /** Gives up all publications and the inbox. */
   close(): void {
     this.#canSend = false;
-    clearTimeout(this.#timer);
+    this.#link.runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#link.leave(this.#hearing);
     this.rejectAll(new BrokerError("Cannot append: the broker is closed"));
@@ -151,7 +151,7 @@ export class Appends {
 
   #send(entry: Entry): void {
     const token = (this.#token++).toString(36);
-    entry.sentMs = performance.now();
+    entry.sentMs = this.#link.runtime.monotonic();
     try {
       this.#link.open.publish(entry.subject, entry.message, {
         reply: `${this.#inbox}.${token}`,
@@ -232,7 +232,7 @@ export class Appends {
   /** Gives up overdue publications, and reports a stream that does not answer. */
   #look(): void {
     this.#timer = undefined;
-    const now = performance.now();
+    const now = this.#link.runtime.monotonic();
     for (const [token, entry] of this.#underWay) {
       if (now - entry.atMs < this.#giveUpMs) break;
       this.#reject(this.#take(token)!, this.#tooLate());
@@ -248,7 +248,11 @@ export class Appends {
     const next = oldest ?? this.#waiting.first;
     if (next === undefined) return;
     const leftMs = Math.min(ACK_TIMEOUT_MS, this.#giveUpMs - (now - next.atMs));
-    this.#timer = setTimeout(() => this.#look(), Math.max(1, leftMs));
+    this.#timer = this.#startTimer(Math.max(1, leftMs));
+  }
+
+  #startTimer(ms: number): Timer {
+    return this.#link.runtime.setTimeout(() => this.#look(), ms);
   }
 
   #tooLate(): BrokerError {

@@ -2,6 +2,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import type { Msg, MsgHdrs } from "@nats-io/transport-node";
+import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import { Appends } from "./_appends.ts";
 import type { Link } from "./_link.ts";
@@ -19,6 +20,9 @@ class FakeStream {
 
   readonly appends = new Appends(
     {
+      runtime: Object.assign(platformRuntime(), {
+        schedule: (callback: () => void) => callback(),
+      }),
       period: new AbortController().signal,
       inbox: () => "_INBOX.test",
       leave: () => {},
@@ -49,7 +53,6 @@ class FakeStream {
     } as unknown as Log,
     new Budget(100, 10_000),
     30_000,
-    (callback) => callback(),
   );
 
   add(topic: string, id: string): Promise<number | undefined> {

@@ -1,7 +1,7 @@
 /** A topic that this node is subscribed to. */
 import type { Msg, Subscription } from "@nats-io/transport-node";
 import { pause } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 import type {
   BrokerSubscribeOptions,
   BrokerSubscription,
@@ -20,13 +20,15 @@ const MAX_HELD = 256;
 
 /** Restores the order of publications that come at about the same time. */
 export class InOrder {
+  readonly #runtime: Runtime;
   readonly #deliver: (publication: Publication) => void;
   #held: Publication[] = [];
   #epoch: string | undefined;
   #delivered = 0;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timer: Timer | undefined;
 
-  constructor(deliver: (publication: Publication) => void) {
+  constructor(runtime: Runtime, deliver: (publication: Publication) => void) {
+    this.#runtime = runtime;
     this.#deliver = deliver;
   }
 
@@ -52,12 +54,12 @@ export class InOrder {
     }
     this.#held.push(publication);
     if (this.#held.length >= MAX_HELD) this.flush();
-    else this.#timer ??= setTimeout(() => this.flush(), HOLD_MS);
+    else this.#timer ??= this.#runtime.setTimeout(() => this.flush(), HOLD_MS);
   }
 
   /** Delivers all held publications. */
   flush(): void {
-    clearTimeout(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
     for (const publication of this.#sorted()) this.#next(publication);
   }
@@ -74,7 +76,7 @@ export class InOrder {
       else this.#held.push(publication);
     }
     if (this.#held.length > 0) return;
-    clearTimeout(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
   }
 
@@ -133,10 +135,12 @@ export class Channel {
   #place: Place | undefined;
   #isReady = false;
   #isOver = false;
-  readonly #order = new InOrder((publication) => this.#deliverKept(publication));
+  readonly #order: InOrder;
 
   constructor(options: ChannelOptions) {
     this.#options = options;
+    const { runtime } = options.link;
+    this.#order = new InOrder(runtime, (publication) => this.#deliverKept(publication));
     this.#ready = Promise.race([this.#subscribe(), this.#over.promise]);
   }
 
@@ -205,8 +209,8 @@ export class Channel {
       if (!await link.flush()) continue;
       if (this.#subscription === undefined) {
         await pause(
-          platformRuntime(),
-          RETRY_MS * (1 + Math.random()),
+          link.runtime,
+          RETRY_MS * (1 + link.runtime.random()),
           link.period ?? AbortSignal.abort(),
         );
         continue;

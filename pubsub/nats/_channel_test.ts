@@ -1,11 +1,15 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../../base/runtime.ts";
 import { InOrder } from "./_channel.ts";
 
 /** Takes offsets, each behind the one that is given with it. */
 function bench() {
   const heard: string[] = [];
-  const order = new InOrder(({ position }) => heard.push(`${position!.epoch}${position!.offset}`));
+  const order = new InOrder(
+    platformRuntime(),
+    ({ position }) => heard.push(`${position!.epoch}${position!.offset}`),
+  );
   const take = (offset: number, prev: number, { known = 0, epoch = "" } = {}) =>
     order.take({ topic: "a", payload: "", position: { epoch, offset, prev } }, known);
   return { heard, order, take };

@@ -1,7 +1,6 @@
 /** Topics with a history: their streams, and the channels that follow these. */
 import { BrokerError } from "../../errors.ts";
 import { waitFor } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
 import type {
   Appended,
   AppendOptions,
@@ -49,12 +48,13 @@ export class NatsHistory implements BrokerHistory {
   readonly #options: NatsHistoryOptions;
   readonly #shelves = new Map<string, Shelf>();
   /** Producer for publications without a key. */
-  readonly #producer = crypto.randomUUID();
+  readonly #producer: string;
   #number = 0;
   #isClosed = false;
 
   constructor(options: NatsHistoryOptions) {
     this.#options = options;
+    this.#producer = options.link.runtime.randomUUID();
   }
 
   /** Publications that were given up. */
@@ -156,7 +156,7 @@ export class NatsHistory implements BrokerHistory {
     try {
       await link.reach(signal);
       const what = `the stream ${log.names.stream}`;
-      await waitFor(platformRuntime(), log.whenOpen(), {
+      await waitFor(link.runtime, log.whenOpen(), {
         what,
         timeoutMs: REQUEST_TIMEOUT_MS,
         signal,

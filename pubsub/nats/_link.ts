@@ -14,7 +14,7 @@ import { BrokerError } from "../../errors.ts";
 import { Changing } from "../../base/signal.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import { pause, settlesWithin, waitFor } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import type { BrokerStatus } from "../broker.ts";
 import { Pace } from "../pace.ts";
 
@@ -43,10 +43,11 @@ export interface LinkEvents {
 
 /** One connection over its whole life. */
 export class Link {
+  readonly runtime: Runtime;
   /** State of the connection. */
   readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connecting" });
   /** Paces the delivery of messages to subscriptions. */
-  readonly pace: Pace = new Pace();
+  readonly pace: Pace;
   /** Number of times that the server went away. */
   interruptions = 0;
   /** Last refusal of the server, such as a subject without permission. */
@@ -62,7 +63,9 @@ export class Link {
   #wasUp = false;
   #flushing: Promise<boolean> | undefined;
 
-  constructor(target: LinkTarget, events: LinkEvents) {
+  constructor(runtime: Runtime, target: LinkTarget, events: LinkEvents) {
+    this.runtime = runtime;
+    this.pace = new Pace(runtime);
     this.#events = events;
     this.#isOwn = !("connection" in target);
     this.#inboxPrefix = "connection" in target ? undefined : target.inboxPrefix;
@@ -105,7 +108,7 @@ export class Link {
   async reach(signal?: AbortSignal): Promise<void> {
     if (this.status.current.name === "connecting") {
       const what = "NATS";
-      await waitFor(platformRuntime(), this.whenUp(), {
+      await waitFor(this.runtime, this.whenUp(), {
         what,
         timeoutMs: REQUEST_TIMEOUT_MS,
         signal,
@@ -163,7 +166,7 @@ export class Link {
       this.#changes.notify();
       this.status.end({ name: "closed" });
     }
-    await settlesWithin(platformRuntime(), this.#running, CLOSE_TIMEOUT_MS);
+    await settlesWithin(this.runtime, this.#running, CLOSE_TIMEOUT_MS);
   }
 
   async #run(target: LinkTarget): Promise<void> {
@@ -196,7 +199,7 @@ export class Link {
         });
       } catch (error) {
         this.refusal = error;
-        await pause(platformRuntime(), RETRY_MS * (1 + Math.random()), signal);
+        await pause(this.runtime, RETRY_MS * (1 + this.runtime.random()), signal);
       }
     }
     return undefined;
@@ -277,7 +280,7 @@ export class Link {
   #away(error: unknown): void {
     const { current } = this.status;
     if (current.name === "interrupted") return;
-    const since = Date.now();
+    const since = this.runtime.now();
     this.status.set({ name: "interrupted", since, ...(error !== undefined && { error }) });
   }
 }

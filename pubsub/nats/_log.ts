@@ -9,7 +9,6 @@ import {
 } from "@nats-io/jetstream";
 import { headers, type Msg, type Subscription } from "@nats-io/transport-node";
 import { pause } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
 import { Changing } from "../../base/signal.ts";
 import type { Link } from "./_link.ts";
 import { parseAck } from "./_ack.ts";
@@ -158,8 +157,8 @@ export class Log {
 
   /** Repeats the record of the epoch before the stream drops the record for its age. */
   touch(): void {
-    if (this.#epoch === undefined || performance.now() < this.#repeatAtMs) return;
-    this.#repeatAtMs = performance.now() + MAX_RETRY_MS;
+    if (this.#epoch === undefined || this.#link.runtime.monotonic() < this.#repeatAtMs) return;
+    this.#repeatAtMs = this.#link.runtime.monotonic() + MAX_RETRY_MS;
     void this.#repeat(this.#link.period!);
   }
 
@@ -179,7 +178,7 @@ export class Log {
       } catch (error) {
         this.problem = error;
         if (this.#isRefusal(error)) this.#events.refused(error);
-        await pause(platformRuntime(), retryMs * (1 + Math.random()), period);
+        await pause(this.#link.runtime, retryMs * (1 + this.#link.runtime.random()), period);
       }
     }
   }
@@ -196,7 +195,7 @@ export class Log {
     try {
       const record = await this.#agree();
       if (period.aborted || this.#epoch === undefined) return;
-      this.#repeatAtMs = performance.now() + this.#maxAgeMs / 2;
+      this.#repeatAtMs = this.#link.runtime.monotonic() + this.#maxAgeMs / 2;
       if (this.#epoch.epoch !== record.epoch) this.#adopt(record);
     } catch (error) {
       this.problem = error;
@@ -205,7 +204,7 @@ export class Log {
 
   #adopt(epoch: Epoch): void {
     this.problem = undefined;
-    this.#repeatAtMs = performance.now() + this.#maxAgeMs / 2;
+    this.#repeatAtMs = this.#link.runtime.monotonic() + this.#maxAgeMs / 2;
     this.#epoch = epoch;
     this.#changes.notify();
     this.#events.opened();
@@ -259,11 +258,12 @@ export class Log {
       if (stored !== undefined) this.#note(stored);
       const known = this.#found?.record;
       const isGood = known !== undefined && known.server === this.#server && known.epoch !== lost;
-      const isFresh = stored !== undefined && Date.now() - stored.atMs < this.#maxAgeMs / 4;
+      const isFresh = stored !== undefined &&
+        this.#link.runtime.now() - stored.atMs < this.#maxAgeMs / 4;
       const isStored = isGood && isFresh && stored.epoch === known.epoch;
       const epoch: { epoch: string; start?: number } = isGood
         ? known
-        : { epoch: crypto.randomUUID().slice(0, 8) };
+        : { epoch: this.#link.runtime.randomUUID().slice(0, 8) };
       const seq = isStored ? stored.seq : await this.#write(epoch, stored?.seq ?? 0);
       if (seq === undefined) continue;
       if (state.last_seq < newest) this.#newest = seq;

@@ -1,4 +1,5 @@
 /** Options of a `NatsBroker`, and their checks. */
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { checkKeys } from "../../base/option_keys.ts";
 
 /**
@@ -92,6 +93,12 @@ export type NatsSource = NatsServers | {
 /** Options for {@linkcode NatsBroker}. */
 export interface NatsBrokerOptions {
   /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
+  /**
    * Prefix of the names of all subjects, streams and buckets; brokers with different prefixes do
    * not meet. At most 32 letters and digits of ASCII, `-` and `_`.
    *
@@ -165,6 +172,7 @@ export type NatsSettings = Required<NatsBrokerOptions>;
 /** Checks the options. */
 export function natsSettings(options: NatsBrokerOptions): NatsSettings {
   const settings: NatsSettings = {
+    runtime: options.runtime ?? platformRuntime(),
     prefix: options.prefix ?? "skein",
     maxWaiting: options.maxWaiting ?? 65_536,
     maxWaitingBytes: options.maxWaitingBytes ?? 67_108_864,

@@ -1,4 +1,5 @@
 /** Publications without history, on their way to the server. */
+import type { Timer } from "../../base/runtime.ts";
 import type { Link } from "./_link.ts";
 import { type Budget, Queue, Turn } from "./_queue.ts";
 
@@ -27,14 +28,15 @@ export class Outbox {
   readonly #waiting = new Queue<Waiting>();
   #unconfirmed = 0;
   #isConfirming = false;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timer: Timer | undefined;
   #refusal: unknown;
-  readonly #turn = new Turn(() => this.#pump());
+  readonly #turn: Turn;
 
   constructor(link: Link, budget: Budget, giveUpMs: number) {
     this.#link = link;
     this.#budget = budget;
     this.#giveUpMs = giveUpMs;
+    this.#turn = new Turn(link.runtime, () => this.#pump());
   }
 
   /** Last error of the client library at a publication, such as a message that is too large. */
@@ -45,7 +47,7 @@ export class Outbox {
   /** Sends a message with all others of the turn, or lets the message wait. */
   publish(subject: string, message: Uint8Array): void {
     if (this.#budget.take(message.length)) {
-      this.#waiting.push({ subject, message, atMs: performance.now() });
+      this.#waiting.push({ subject, message, atMs: this.#link.runtime.monotonic() });
       if (this.#hasRoom) this.#turn.gather(message.length);
       else this.#watch();
       return;
@@ -74,7 +76,7 @@ export class Outbox {
 
   /** Gives up all waiting publications. */
   close(): void {
-    clearTimeout(this.#timer);
+    this.#link.runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
     for (const { message } of this.#waiting.clear()) this.#drop(message);
   }
@@ -111,7 +113,7 @@ export class Outbox {
     while (this.#hasRoom) {
       const next = this.#waiting.shift();
       if (next === undefined) {
-        clearTimeout(this.#timer);
+        this.#link.runtime.clearTimeout(this.#timer);
         this.#timer = undefined;
         return;
       }
@@ -123,16 +125,20 @@ export class Outbox {
 
   /** Starts the timer that gives up old publications. */
   #watch(): void {
-    this.#timer ??= setTimeout(() => this.#giveUp(), this.#giveUpMs);
+    this.#timer ??= this.#startTimer(this.#giveUpMs);
+  }
+
+  #startTimer(ms: number): Timer {
+    return this.#link.runtime.setTimeout(() => this.#giveUp(), ms);
   }
 
   #giveUp(): void {
     this.#timer = undefined;
-    const now = performance.now();
+    const now = this.#link.runtime.monotonic();
     for (let oldest = this.#waiting.first; oldest; oldest = this.#waiting.first) {
       const leftMs = this.#giveUpMs - (now - oldest.atMs);
       if (leftMs > 0) {
-        this.#timer = setTimeout(() => this.#giveUp(), leftMs);
+        this.#timer = this.#startTimer(leftMs);
         return;
       }
       this.#drop(this.#waiting.shift()!.message);

@@ -1,10 +1,12 @@
 import { assertEquals } from "@std/assert";
+import { platformRuntime } from "../../base/runtime.ts";
 import type { Link } from "./_link.ts";
 import { Outbox } from "./_outbox.ts";
 import { Budget } from "./_queue.ts";
 
 /** A link that notes what it is given, turn by turn of the client library. */
 class FakeLink {
+  readonly runtime = platformRuntime();
   readonly sent: string[] = [];
   isUp = true;
   readonly open = { publish: (subject: string) => void this.sent.push(subject) };

@@ -78,7 +78,7 @@ function fetch(
     const connection = link.open;
     const inbox = link.inbox();
     const late = () => done(new BrokerError("Cannot read history: JetStream does not answer"));
-    const timer = setTimeout(late, REQUEST_TIMEOUT_MS);
+    const timer = link.runtime.setTimeout(late, REQUEST_TIMEOUT_MS);
     const subscription = connection.subscribe(inbox, {
       callback: (error, message) => {
         // A status instead of a message ends the read: no more messages, or no room for more.
@@ -97,7 +97,7 @@ function fetch(
       },
     });
     const done = (error?: unknown) => {
-      clearTimeout(timer);
+      link.runtime.clearTimeout(timer);
       if (!connection.isClosed()) subscription.unsubscribe();
       if (error) reject(error);
       else resolve({ messages, pending });

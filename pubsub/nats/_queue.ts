@@ -1,5 +1,5 @@
 /** Queues of waiting publications, their shared bounds, and the turn that sends them. */
-import { platformSchedule, type Schedule } from "../../base/schedule.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 /** First in, first out; removal of the first item takes constant time. */
 export class Queue<T> {
@@ -88,20 +88,20 @@ const MAX_GATHERED_BYTES = 32_768;
  * and one read at the server.
  */
 export class Turn {
+  readonly #runtime: Runtime;
   readonly #act: () => void;
-  readonly #schedule: Schedule;
   #isScheduled = false;
   #bytes = 0;
 
   /**
    * Creates an idle turn.
    *
+   * @param runtime Calls back at the end of a turn.
    * @param act Called at the end of a turn.
-   * @param schedule Calls back at the end of a turn.
    */
-  constructor(act: () => void, schedule: Schedule = platformSchedule()) {
+  constructor(runtime: Runtime, act: () => void) {
+    this.#runtime = runtime;
     this.#act = act;
-    this.#schedule = schedule;
   }
 
   /** Schedules the call for the end of the turn; calls at once after many bytes. */
@@ -110,7 +110,7 @@ export class Turn {
     if (this.#bytes >= MAX_GATHERED_BYTES) return this.end();
     if (this.#isScheduled) return;
     this.#isScheduled = true;
-    this.#schedule(() => {
+    this.#runtime.schedule(() => {
       this.#isScheduled = false;
       this.end();
     });

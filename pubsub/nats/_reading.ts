@@ -78,7 +78,7 @@ class PageReader {
     this.#epoch = epoch;
     this.#manager = manager;
     this.#known = reading.place?.last;
-    this.#oldestMs = Date.now() - options.bounds.ttlMs;
+    this.#oldestMs = reading.link.runtime.now() - options.bounds.ttlMs;
   }
 
   async read(): Promise<HistoryPage | undefined> {

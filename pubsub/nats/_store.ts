@@ -2,7 +2,6 @@
 import { JetStreamApiError, StorageType } from "@nats-io/jetstream";
 import { type KV, Kvm } from "@nats-io/kv";
 import { pause } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Link } from "./_link.ts";
 import type { NatsSettings } from "./_options.ts";
@@ -47,15 +46,17 @@ export class NatsStore implements BrokerStore {
     return this.#attempt("advance a number", async (bucket) => {
       this.#checkTtl("windowMs", windowMs);
       return await this.#change(bucket, numberKey(key), (row) => {
-        if (number <= parseNumber(row)) return { result: false };
-        return { value: `${number} ${Date.now() + windowMs}`, result: true };
+        const now = this.#link.runtime.now();
+        if (number <= parseNumber(row, now)) return { result: false };
+        return { value: `${number} ${now + windowMs}`, result: true };
       });
     });
   }
 
   newest(key: string): Promise<number> {
     return this.#attempt("read a number", async (bucket) => {
-      return parseNumber((await this.#get(bucket, numberKey(key))).row);
+      const { row } = await this.#get(bucket, numberKey(key));
+      return parseNumber(row, this.#link.runtime.now());
     });
   }
 
@@ -67,9 +68,10 @@ export class NatsStore implements BrokerStore {
     return this.#attempt("claim a place", async (bucket) => {
       this.#checkTtl("ttlMs", ttlMs);
       return await this.#change(bucket, claimsKey(scope), (row) => {
-        const claims = parseClaims(row);
+        const now = this.#link.runtime.now();
+        const claims = parseClaims(row, now);
         if (!claims.has(member) && claims.size >= max) return { result: false };
-        claims.set(member, Date.now() + ttlMs);
+        claims.set(member, now + ttlMs);
         return { value: JSON.stringify([...claims]), result: true };
       });
     });
@@ -78,7 +80,7 @@ export class NatsStore implements BrokerStore {
   release(scope: string, member: string): Promise<void> {
     return this.#attempt("release a claim", async (bucket) => {
       await this.#change(bucket, claimsKey(scope), (row) => {
-        const claims = parseClaims(row);
+        const claims = parseClaims(row, this.#link.runtime.now());
         if (!claims.delete(member)) return { result: undefined };
         const value = claims.size === 0 ? null : JSON.stringify([...claims]);
         return { value, result: undefined };
@@ -88,7 +90,8 @@ export class NatsStore implements BrokerStore {
 
   claims(scope: string): Promise<string[]> {
     return this.#attempt("list claims", async (bucket) => {
-      return [...parseClaims((await this.#get(bucket, claimsKey(scope))).row).keys()];
+      const { row } = await this.#get(bucket, claimsKey(scope));
+      return [...parseClaims(row, this.#link.runtime.now()).keys()];
     });
   }
 
@@ -148,8 +151,8 @@ export class NatsStore implements BrokerStore {
       } catch (error) {
         if (!(error instanceof JetStreamApiError && WRONG_SEQUENCE.has(error.code))) throw error;
         await pause(
-          platformRuntime(),
-          Math.random() * Math.min(MAX_PAUSE_MS, attempt + 1),
+          this.#link.runtime,
+          this.#link.runtime.random() * Math.min(MAX_PAUSE_MS, attempt + 1),
           this.#bucket!.period,
         );
       }
@@ -175,14 +178,13 @@ function claimsKey(scope: string): string {
 }
 
 /** Reads the number of a row; -1 if absent or expired. */
-function parseNumber(row: string | undefined): number {
+function parseNumber(row: string | undefined, now: number): number {
   const [number, until] = (row ?? "").split(" ").map(Number);
-  return number !== undefined && until !== undefined && until > Date.now() ? number : -1;
+  return number !== undefined && until !== undefined && until > now ? number : -1;
 }
 
 /** Reads members and the ends of their claims; expired claims are left out. */
-function parseClaims(row: string | undefined): Map<string, number> {
+function parseClaims(row: string | undefined, now: number): Map<string, number> {
   const claims: [string, number][] = row === undefined ? [] : JSON.parse(row);
-  const now = Date.now();
   return new Map(claims.filter(([, until]) => until > now));
 }

@@ -21,4 +21,5 @@ export type {
   NatsSource,
   NatsTls,
 } from "./_options.ts";
+export type { Runtime, Timer } from "../../base/runtime.ts";
 export { escapeTopic } from "./subjects.ts";

@@ -1,7 +1,6 @@
 /** The broker of nodes that share a NATS server or a cluster. */
 import { UnsupportedError } from "../../errors.ts";
 import { settlesWithin } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
 import type { StatusFeed } from "../../base/status_feed.ts";
 import type {
   Broker,
@@ -99,7 +98,7 @@ export class NatsBroker implements Broker {
     checkSource(source);
     const names = new Names(settings.prefix);
     // The broker's own types describe a part of the client library's options.
-    const link = new Link(source as LinkTarget, {
+    const link = new Link(settings.runtime, source as LinkTarget, {
       up: (isAgain) => this.#up(isAgain),
       down: () => this.#down(),
     });
@@ -216,7 +215,7 @@ export class NatsBroker implements Broker {
     this.#history.end();
     if (this.#link.isUp) {
       const sent = Promise.all([this.#outbox.idle(), this.#history.idle()]);
-      await settlesWithin(platformRuntime(), sent, FLUSH_TIMEOUT_MS);
+      await settlesWithin(this.#link.runtime, sent, FLUSH_TIMEOUT_MS);
     }
     this.#history.close();
     this.#outbox.close();

@@ -1,7 +1,7 @@
 /** Entries of all nodes, known to all nodes: keys and values by scope. */
 import { UnsupportedError } from "../../errors.ts";
 import { settlesWithin, startTimer } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Timer } from "../../base/runtime.ts";
 import { type Check, type Page, readCheck, readPage } from "./directory_message.ts";
 import { OpenScope, type Works } from "./directory_scope.ts";
 import { INTERNAL_PREFIX } from "../broker.ts";
@@ -94,8 +94,9 @@ export class Directory<T> implements Disposable {
   /** Checks of new scopes that wait for the answers of nodes, by id. */
   readonly #waiting = new Map<number, Waiting<T>>();
   readonly #held: Disposable[];
-  readonly #checker: ReturnType<typeof setInterval>;
-  #batch: ReturnType<typeof setTimeout> | undefined;
+  readonly #checkMs: number;
+  #checker: Timer;
+  #batch: Timer | undefined;
   #version = 0;
   #lastCheck = 0;
   /** The next check: index of the node, and of the first scope. */
@@ -121,6 +122,7 @@ export class Directory<T> implements Disposable {
     this.#nodes = nodes;
     this.#name = name;
     this.#batchMs = batchMs;
+    this.#checkMs = checkMs;
     this.#openMs = openMs;
     this.#works = {
       nodes,
@@ -140,7 +142,7 @@ export class Directory<T> implements Disposable {
       nodes.handle(`${name}:done`, (id, from) => this.#answered(id, from)),
       nodes.subscribe((event) => this.#nodesChanged(event)),
     ];
-    this.#checker = setInterval(() => this.#checkNext(), checkMs);
+    this.#checker = this.#startChecker();
   }
 
   /** Number of open scopes. */
@@ -183,8 +185,9 @@ export class Directory<T> implements Disposable {
     if (this.#isDisposed) return;
     this.#flush();
     this.#isDisposed = true;
-    clearInterval(this.#checker);
-    clearTimeout(this.#batch);
+    const { runtime } = this.#nodes;
+    runtime.clearTimeout(this.#checker);
+    runtime.clearTimeout(this.#batch);
     for (const one of this.#held) one[Symbol.dispose]();
     for (const scope of this.#scopes.values()) scope.end();
     for (const held of [this.#scopes, this.#suspects, this.#waiting]) held.clear();
@@ -194,14 +197,15 @@ export class Directory<T> implements Disposable {
   /** Asks the other nodes for all entries, as soon as their next changes arrive here. */
   async #introduce(scope: OpenScope<T>): Promise<void> {
     const listening = Promise.all([this.#nodes.ready, scope.subscribed]);
-    const timer = startTimer(platformRuntime(), this.#openMs, () => scope.settle());
-    await settlesWithin(platformRuntime(), Promise.race([listening, scope.ready]), this.#openMs);
+    const { runtime } = this.#nodes;
+    const timer = startTimer(runtime, this.#openMs, () => scope.settle());
+    await settlesWithin(runtime, Promise.race([listening, scope.ready]), this.#openMs);
     if (!scope.isReady && this.#nodes.size > 0) {
       this.#opening.add(scope);
       this.#schedule();
       await scope.ready;
     }
-    clearTimeout(timer);
+    runtime.clearTimeout(timer);
     scope.settle();
   }
 
@@ -215,11 +219,11 @@ export class Directory<T> implements Disposable {
 
   #schedule(): void {
     if (this.#isDisposed) return;
-    this.#batch ??= setTimeout(() => this.#flush(), this.#batchMs);
+    this.#batch ??= this.#nodes.runtime.setTimeout(() => this.#flush(), this.#batchMs);
   }
 
   #flush(): void {
-    clearTimeout(this.#batch);
+    this.#nodes.runtime.clearTimeout(this.#batch);
     this.#batch = undefined;
     for (const scope of this.#touched) scope.publish();
     this.#touched.clear();
@@ -302,6 +306,13 @@ export class Directory<T> implements Disposable {
       for (const scope of [...this.#scopes.values()]) scope.sweep(id);
       for (const check of [...this.#waiting.keys()]) this.#answered(check, id);
     }
+  }
+
+  #startChecker(): Timer {
+    return this.#nodes.runtime.setTimeout(() => {
+      this.#checker = this.#startChecker();
+      this.#checkNext();
+    }, this.#checkMs);
   }
 
   /** Checks one node, because the loss of a last change does not show as a missing number. */

@@ -195,7 +195,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
     const { nodes, nextVersion } = this.#works;
     const n = nextVersion();
     const payload = encodeDelta({ node: nodes.id, n, prev: this.#n, ...change });
-    this.#recent.set(this.#n, Date.now());
+    this.#recent.set(this.#n, this.#works.nodes.runtime.now());
     if (this.#recent.size > MAX_RECENT) {
       const [oldest] = this.#recent.keys();
       this.#recent.delete(oldest!);
@@ -212,12 +212,13 @@ export class OpenScope<T> implements DirectoryScope<T> {
   /** Tells whether the change after `n` was published a moment ago, and may still be under way. */
   #isUnderWay(n: number): boolean {
     const at = this.#recent.get(n);
-    return n > 0 && at !== undefined && Math.abs(Date.now() - at) < UNDER_WAY_MS;
+    return n > 0 && at !== undefined &&
+      Math.abs(this.#works.nodes.runtime.now() - at) < UNDER_WAY_MS;
   }
 
   /** Asks a node for missed changes, but not again while an answer may be under way. */
   #suspect(node: string): void {
-    const now = Date.now();
+    const now = this.#works.nodes.runtime.now();
     if (!this.isReady || Math.abs(now - (this.#askedAt.get(node) ?? -Infinity)) < ASK_AGAIN_MS) {
       return;
     }

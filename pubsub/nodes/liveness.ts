@@ -1,4 +1,5 @@
 /** The nodes that are alive, as heard by one node. Time is counted in ticks of half a heartbeat. */
+import type { Runtime } from "../../base/runtime.ts";
 import type { NodeInfo } from "./types.ts";
 
 /** Most nodes that are known at once; further ones are ignored. */
@@ -18,6 +19,7 @@ interface Peer {
 
 /** The other nodes that are alive. */
 export class Alive {
+  readonly #runtime: Runtime;
   readonly #goneTicks: number;
   readonly #peers = new Map<string, Peer>();
   readonly #departed = new Set<string>();
@@ -27,7 +29,8 @@ export class Alive {
   #deafTicks = 0;
 
   /** Starts without nodes; a node that is silent for `goneTicks` is gone. */
-  constructor(goneTicks: number) {
+  constructor(runtime: Runtime, goneTicks: number) {
+    this.#runtime = runtime;
     this.#goneTicks = goneTicks;
   }
 
@@ -72,7 +75,7 @@ export class Alive {
     const peer = this.#peers.get(id);
     if (peer === undefined) return false;
     peer.silentTicks = 0;
-    peer.info = { ...peer.info, lastHeardAt: Date.now() };
+    peer.info = { ...peer.info, lastHeardAt: this.#runtime.now() };
     return true;
   }
 
@@ -84,7 +87,7 @@ export class Alive {
   /** Adds a node; returns `undefined` if there are too many. */
   meet(id: string, name: string): NodeInfo | undefined {
     if (this.#peers.size >= MAX_NODES) return undefined;
-    const info = { id, name, lastHeardAt: Date.now() };
+    const info = { id, name, lastHeardAt: this.#runtime.now() };
     this.#peers.set(id, { info, silentTicks: 0 });
     return info;
   }

@@ -1,7 +1,7 @@
 /** The nodes that share a broker: liveness, messages from node to node, questions with answers. */
 import { UnsupportedError } from "../../errors.ts";
 import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import { Alive } from "./liveness.ts";
 import { type NodeMessage, parseNodeMessage } from "./message.ts";
 import {
@@ -32,8 +32,13 @@ interface Ask {
 
 /** The questions of one node. */
 class NodeAsks {
+  readonly #runtime: Runtime;
   readonly #asks = new Map<number, Ask>();
   #last = 0;
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
 
   /** Calls `send` with the id of a new question, and waits for the answers of `nodes`. */
   async ask(
@@ -48,7 +53,7 @@ class NodeAsks {
     this.#asks.set(id, ask);
     try {
       send(id);
-      const isOver = await settlesWithin(platformRuntime(), promise, timeoutMs);
+      const isOver = await settlesWithin(this.#runtime, promise, timeoutMs);
       return { answers: ask.answers, isComplete: isOver && ask.isComplete };
     } finally {
       this.#asks.delete(id);
@@ -126,25 +131,27 @@ const DISCOVERY_MS = 300;
  */
 export class Nodes implements AsyncDisposable {
   /** Id of this node; a new one at each start. */
-  readonly id: string = crypto.randomUUID();
+  readonly id: string;
   /** Name of this node for people. */
   readonly name: string;
   /** Broker that connects the nodes. */
   readonly broker: Broker;
+  /** Clocks, timers and randomness of this node. */
+  readonly runtime: Runtime;
   /** Resolves when the other nodes had the time to send a beat to this one; never rejects. */
   readonly ready: Promise<void>;
   readonly #alive: Alive;
   readonly #onError: (error: unknown) => void;
   readonly #subscriptions: BrokerSubscription[];
   readonly #handlers = new Map<string, NodeHandler>();
-  readonly #asks = new NodeAsks();
+  readonly #asks: NodeAsks;
   // Each listener is wrapped in an object, so that one function can subscribe twice.
   readonly #listeners = new Set<{ readonly listener: (event: NodeEvent) => void }>();
   readonly #tickMs: number;
-  readonly #timer: ReturnType<typeof setInterval>;
   readonly #closed = Promise.withResolvers<void>();
+  #timer: Timer;
   #ticks = 0;
-  #tickedAt = Date.now();
+  #tickedAt: number;
   #answering = 0;
   #ignored = 0;
   #isReady = false;
@@ -161,18 +168,23 @@ export class Nodes implements AsyncDisposable {
     const { broker, name = "", heartbeatMs = 2_000, goneAfterMs = 7_000 } = options;
     checkTime("heartbeatMs", heartbeatMs, 2);
     checkTime("goneAfterMs", goneAfterMs, heartbeatMs + 1);
+    const runtime = options.runtime ?? platformRuntime();
+    this.runtime = runtime;
+    this.id = runtime.randomUUID();
     this.broker = broker;
     this.name = name;
     this.#onError = options.onError ?? print;
     // Every second tick is a heartbeat.
     this.#tickMs = heartbeatMs / 2;
-    this.#alive = new Alive(Math.floor(goneAfterMs / this.#tickMs));
+    this.#tickedAt = runtime.now();
+    this.#asks = new NodeAsks(runtime);
+    this.#alive = new Alive(runtime, Math.floor(goneAfterMs / this.#tickMs));
     const listener = (publication: Publication) => this.#receive(publication);
     this.#subscriptions = [
       broker.subscribe(ALL, listener, { onInterrupted: () => this.#restore() }),
       broker.subscribe(ONE + this.id, listener),
     ];
-    this.#timer = setInterval(() => this.#tick(), this.#tickMs);
+    this.#timer = runtime.setTimeout(() => this.#tick(), this.#tickMs);
     this.ready = this.#discover();
   }
 
@@ -272,7 +284,7 @@ export class Nodes implements AsyncDisposable {
    */
   async ask(kind: string, data?: unknown, options: NodeAskOptions = {}): Promise<NodeAnswers> {
     const { timeoutMs = 2_000 } = options;
-    if (!this.#isReady) await settlesWithin(platformRuntime(), this.ready, timeoutMs);
+    if (!this.#isReady) await settlesWithin(this.runtime, this.ready, timeoutMs);
     if (this.size === 0) return { answers: [], isComplete: this.#isReady };
     if (this.#isClosed) return { answers: [], isComplete: false };
     const send = (id: number) => this.#publish(undefined, { type: "ask", kind, data, id });
@@ -284,7 +296,7 @@ export class Nodes implements AsyncDisposable {
     if (this.#isClosed) return;
     this.#publish(undefined, { type: "bye" });
     this.#isClosed = true;
-    clearInterval(this.#timer);
+    this.runtime.clearTimeout(this.#timer);
     this.#closed.resolve();
     this.#asks.end();
     this.#listeners.clear();
@@ -303,9 +315,9 @@ export class Nodes implements AsyncDisposable {
     await Promise.race([subscribed, this.#closed.promise]);
     this.#beat(true);
     const { promise, resolve } = Promise.withResolvers<void>();
-    const timer = startTimer(platformRuntime(), DISCOVERY_MS, () => resolve());
+    const timer = startTimer(this.runtime, DISCOVERY_MS, () => resolve());
     await Promise.race([promise, this.#closed.promise]);
-    clearTimeout(timer);
+    this.runtime.clearTimeout(timer);
     this.#isReady = true;
   }
 
@@ -325,7 +337,8 @@ export class Nodes implements AsyncDisposable {
   }
 
   #tick(): void {
-    const now = Date.now();
+    this.#timer = this.runtime.setTimeout(() => this.#tick(), this.#tickMs);
+    const now = this.runtime.now();
     const wasSuspended = now - this.#tickedAt > 3 * this.#tickMs;
     this.#tickedAt = now;
     this.#ticks++;

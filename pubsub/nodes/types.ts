@@ -1,4 +1,5 @@
 /** Public types of nodes. */
+import type { Runtime } from "../../base/runtime.ts";
 import type { Broker } from "../broker.ts";
 
 /** A node: one process, from its start to its end. */
@@ -28,6 +29,12 @@ export type NodeEvent =
 export interface NodesOptions {
   /** Broker that connects the nodes. Closing the nodes does not close the broker. */
   readonly broker: Broker;
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
   /**
    * Name of this node for people.
    *

@@ -3,6 +3,7 @@ import { encodeEnvelope } from "../../session/wire/envelope.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { checkTopic } from "../../session/wire/topic_pattern.ts";
 import { Places } from "./topic_presence.ts";
@@ -99,6 +100,8 @@ export let observePresence: (presence: Presence, observer: PresenceObserver) => 
  * ```
  */
 export class Presence implements Disposable {
+  /** Clocks, timers and randomness of this node. */
+  readonly runtime: Runtime;
   readonly #maxLastSeen: number;
   readonly #onError: (error: unknown) => void;
   readonly #places: Places;
@@ -140,9 +143,10 @@ export class Presence implements Disposable {
         `Cannot create presence: maxLastSeen must be an integer from 0, received ${maxLastSeen}`,
       );
     }
+    this.runtime = options.runtime ?? nodes?.runtime ?? platformRuntime();
     this.#maxLastSeen = maxLastSeen;
     this.#onError = onError;
-    this.#places = new Places({ graceMs, nodes, sharesOnline }, {
+    this.#places = new Places({ runtime: this.runtime, graceMs, nodes, sharesOnline }, {
       changed: (event) => this.#note(event),
       settled: (topic) => {
         for (const observer of this.#observers) this.#call(() => observer.settled(topic));

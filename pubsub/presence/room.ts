@@ -11,6 +11,7 @@ import {
 import { internals, type Session } from "../../session/session.ts";
 import type { Turn } from "../../session/queue/turn.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Presence } from "./presence.ts";
 import type { PresenceEvent } from "./types.ts";
 
@@ -64,6 +65,7 @@ export interface RoomOptions {
 
 /** Collaborators of a room. */
 export interface RoomParts {
+  readonly runtime: Runtime;
   readonly presence: Presence;
   readonly turn: Turn;
 }
@@ -77,6 +79,7 @@ type Left = PresenceChangesNotice["left"][number] & { readonly hadData: boolean 
 /** The sessions in a room on this node, and the notices for these sessions. */
 export class Room {
   readonly name: string;
+  readonly #runtime: Runtime;
   readonly #presence: Presence;
   readonly #options: Required<RoomOptions>;
   readonly #topic: string;
@@ -90,12 +93,17 @@ export class Room {
   readonly #left = new Map<string, Left>();
   readonly #updated = new Map<string, Updated>();
   #maxBytes = MAX_NOTICE_BYTES;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timer: Timer | undefined;
   #gatheredAt = -Infinity;
   #toldUsers = 0;
 
   /** Creates a room without members. */
-  constructor(name: string, options: Required<RoomOptions>, { presence, turn }: RoomParts) {
+  constructor(
+    name: string,
+    options: Required<RoomOptions>,
+    { runtime, presence, turn }: RoomParts,
+  ) {
+    this.#runtime = runtime;
     this.name = name;
     this.#presence = presence;
     this.#options = options;
@@ -156,7 +164,7 @@ export class Room {
       return this.#told.send(this.#encode({ type: "leave", user, at, lastSeenAt }));
     }
     const { type, session } = event;
-    if (type === "update") this.#gatheredAt = Date.now();
+    if (type === "update") this.#gatheredAt = this.#runtime.now();
     // The session that entered has this change in the list already.
     this.#told.send(this.#encode({ type, ...withData({ user, at }, event) }), session);
   }
@@ -168,7 +176,7 @@ export class Room {
 
   /** Stops sending lists and gathered notices. */
   close(): void {
-    clearTimeout(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
     this.#waiting.clear();
     this.#getting.clear();
@@ -183,7 +191,8 @@ export class Room {
 
   /** Tells whether an update follows the previous one too soon; updates by joining never wait. */
   #comesTooSoon({ type, session }: PresenceEvent & { readonly session?: Session }): boolean {
-    return type === "update" && session === undefined && Date.now() - this.#gatheredAt < UPDATE_MS;
+    return type === "update" && session === undefined &&
+      this.#runtime.now() - this.#gatheredAt < UPDATE_MS;
   }
 
   #gather(event: PresenceEvent): void {
@@ -211,8 +220,11 @@ export class Room {
     if (this.#timer !== undefined) return;
     const { gatherMs: longest } = this.#options;
     const gatherMs = this.#isLively ? Math.min(UPDATE_MS, longest) : longest;
-    const leftMs = this.#gatheredAt + gatherMs - Date.now();
-    this.#timer = setTimeout(() => this.#flush(), Math.max(0, Math.min(leftMs, gatherMs)));
+    const leftMs = this.#gatheredAt + gatherMs - this.#runtime.now();
+    this.#timer = this.#runtime.setTimeout(
+      () => this.#flush(),
+      Math.max(0, Math.min(leftMs, gatherMs)),
+    );
   }
 
   /** True if only updates of data are gathered: the room is small, and no session waits for a list. */
@@ -223,9 +235,9 @@ export class Room {
   }
 
   #flush(): void {
-    clearTimeout(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
-    this.#gatheredAt = Date.now();
+    this.#gatheredAt = this.#runtime.now();
     const changes = this.#takeChanges();
     // Updates are left if these changes had no space for more data.
     if (this.#updated.size > 0) this.#schedule();
@@ -337,7 +349,7 @@ export class Room {
     const at = members.findIndex((member) => member.user === user);
     const known = members[at];
     if (known === undefined) {
-      members.push(withData({ user, connections: 1, joinedAt: Date.now() }, { data }));
+      members.push(withData({ user, connections: 1, joinedAt: this.#runtime.now() }, { data }));
       return members;
     }
     const { connections, joinedAt } = known;

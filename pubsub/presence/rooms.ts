@@ -4,6 +4,7 @@ import { PRESENCE_PREFIX, type PresenceMember } from "../../session/wire/presenc
 import { internals, type Session } from "../../session/session.ts";
 import { checkTopic, TopicRouter } from "../../session/wire/topic_pattern.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { Room, type RoomOptions } from "./room.ts";
 import {
@@ -35,6 +36,12 @@ export interface RoomsOptions {
   readonly topics: Topics;
   /** Presence that knows the members. */
   readonly presence: Presence;
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {presence.runtime}
+   */
+  readonly runtime?: Runtime;
   /**
    * Options of rooms, by patterns of room names such as `room:{name}`. A room without a matching
    * pattern has the defaults of {@linkcode RoomOptions}.
@@ -91,6 +98,7 @@ export interface RoomsOptions {
  * ```
  */
 export class Rooms implements Disposable {
+  readonly #runtime: Runtime;
   readonly #topics: Topics;
   readonly #presence: Presence;
   readonly #observation: Disposable;
@@ -113,6 +121,7 @@ export class Rooms implements Disposable {
    * @throws {RangeError} If `gatherAbove` or `gatherMs` is not a whole number from 0 on.
    */
   constructor(options: RoomsOptions) {
+    this.#runtime = options.runtime ?? options.presence.runtime;
     this.#topics = options.topics;
     this.#presence = options.presence;
     this.#options = new TopicRouter(
@@ -285,6 +294,7 @@ export class Rooms implements Disposable {
 
   #open(name: string): Room {
     const room = new Room(name, this.#optionsOf(name), {
+      runtime: this.#runtime,
       presence: this.#presence,
       turn: this.#topics.turn,
     });

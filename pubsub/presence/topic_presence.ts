@@ -1,5 +1,6 @@
 /** The users in each place, on this node and on others, without listeners or sessions to notify. */
 import type { Session } from "../../session/session.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 import { type Part, type Place, readStayEntry, Stay, type StayEntry } from "./user_presence.ts";
 import { Directory } from "../nodes/directory.ts";
 import type { Nodes } from "../nodes/nodes.ts";
@@ -12,14 +13,16 @@ import type { DirectoryChange } from "../nodes/directory_types.ts";
  * @typeParam T Type of the objects.
  */
 class Graces<T extends object> {
+  readonly #runtime: Runtime;
   readonly #graceMs: number;
   readonly #onOver: (over: T[]) => void;
   /** Object to the start of the wait, in the order in which the waits end. */
   readonly #since = new Map<T, number>();
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timer: Timer | undefined;
 
   /** Creates an empty wait; `onOver` gets the objects that were not deleted for `graceMs`. */
-  constructor(graceMs: number, onOver: (over: T[]) => void) {
+  constructor(runtime: Runtime, graceMs: number, onOver: (over: T[]) => void) {
+    this.#runtime = runtime;
     this.#graceMs = graceMs;
     this.#onOver = onOver;
   }
@@ -27,7 +30,7 @@ class Graces<T extends object> {
   /** Begins the wait for an object, or begins again. */
   add(thing: T): void {
     this.#since.delete(thing);
-    this.#since.set(thing, Date.now());
+    this.#since.set(thing, this.#runtime.now());
     this.#schedule();
   }
 
@@ -44,23 +47,23 @@ class Graces<T extends object> {
 
   #schedule(): void {
     if (this.#since.size === 0) {
-      clearTimeout(this.#timer);
+      this.#runtime.clearTimeout(this.#timer);
       this.#timer = undefined;
       return;
     }
     if (this.#timer !== undefined) return;
     const [first] = this.#since.values();
     // A clock that was set back must not make the wait longer.
-    const leftMs = first! + this.#graceMs - Date.now();
+    const leftMs = first! + this.#graceMs - this.#runtime.now();
     const waitMs = Math.max(0, Math.min(leftMs, this.#graceMs));
-    this.#timer = setTimeout(() => {
+    this.#timer = this.#runtime.setTimeout(() => {
       this.#timer = undefined;
       this.#expire();
     }, waitMs);
   }
 
   #expire(): void {
-    const now = Date.now();
+    const now = this.#runtime.now();
     const over: T[] = [];
     for (const [thing, since] of this.#since) {
       const isDue = now >= since + this.#graceMs || now < since;
@@ -85,6 +88,7 @@ export interface PlacesOwner {
 
 /** Options for {@linkcode Places}. */
 export interface PlacesOptions {
+  readonly runtime: Runtime;
   /** Time for which a user without connections stays present, in milliseconds. */
   readonly graceMs: number;
   /** Nodes that share the places. */
@@ -97,6 +101,7 @@ export interface PlacesOptions {
 export class Places implements Disposable {
   /** The online users. */
   readonly online: Place;
+  readonly #runtime: Runtime;
   readonly #owner: PlacesOwner;
   readonly #graceMs: number;
   readonly #graces: Graces<Part>;
@@ -110,10 +115,11 @@ export class Places implements Disposable {
   #isDisposed = false;
 
   /** Creates places without users. */
-  constructor({ graceMs, nodes, sharesOnline }: PlacesOptions, owner: PlacesOwner) {
+  constructor({ runtime, graceMs, nodes, sharesOnline }: PlacesOptions, owner: PlacesOwner) {
+    this.#runtime = runtime;
     this.#owner = owner;
     this.#graceMs = graceMs;
-    this.#graces = new Graces(graceMs, (over) => {
+    this.#graces = new Graces(runtime, graceMs, (over) => {
       for (const part of over) this.#end(part);
       owner.tell();
     });
@@ -217,7 +223,7 @@ export class Places implements Disposable {
           type: "join",
           topic,
           user,
-          at: Date.now(),
+          at: this.#runtime.now(),
           session,
           ...dataOf(stay),
         });
@@ -238,7 +244,7 @@ export class Places implements Disposable {
     { user, data }: { readonly user: string; readonly data: unknown },
   ): { stay: Stay; hasCome: boolean } {
     const { topic } = place;
-    const at = Date.now();
+    const at = this.#runtime.now();
     const known = place.stays.get(user);
     const stay = known ?? this.#add(place, user, at);
     if (stay.here === undefined) {
@@ -272,7 +278,7 @@ export class Places implements Disposable {
     here.connections--;
     stay.dropData(session);
     if (here.connections === 0) {
-      here.lastSeenAt = Date.now();
+      here.lastSeenAt = this.#runtime.now();
       if (this.#graceMs === 0) return this.#end(here);
       this.#graces.add(here);
     }
@@ -289,7 +295,7 @@ export class Places implements Disposable {
       type: "update",
       topic,
       user,
-      at: Date.now(),
+      at: this.#runtime.now(),
       ...dataOf(stay),
       ...(session && { session }),
     });
@@ -334,12 +340,12 @@ export class Places implements Disposable {
     stay.refresh();
     if (!place.isSettled) return;
     const { topic } = place;
-    this.#owner.changed({ type: "join", topic, user, at: Date.now(), ...dataOf(stay) });
+    this.#owner.changed({ type: "join", topic, user, at: this.#runtime.now(), ...dataOf(stay) });
   }
 
   #losePart(part: Part, isSwept: boolean): void {
     this.#graces.delete(part);
-    if (part.connections > 0) part.lastSeenAt = isSwept ? this.#lastHeardAt : Date.now();
+    if (part.connections > 0) part.lastSeenAt = isSwept ? this.#lastHeardAt : this.#runtime.now();
     part.connections = 0;
     // A node that deletes the entry has waited for the grace; a node that is gone has not.
     if (isSwept && this.#graceMs > 0) {
@@ -364,7 +370,7 @@ export class Places implements Disposable {
   }
 
   #add(place: Place, user: string, joinedAt: number): Stay {
-    const stay = new Stay(place, user, joinedAt);
+    const stay = new Stay(this.#runtime, place, user, joinedAt);
     place.stays.set(user, stay);
     const { topic } = place;
     if (topic === undefined) return stay;
@@ -380,7 +386,7 @@ export class Places implements Disposable {
     this.#unlist(stay);
     // The join of a user that came and went before the place was settled has not been reported.
     if (!isSettled) return;
-    const at = Date.now();
+    const at = this.#runtime.now();
     this.#owner.changed({ type: "leave", topic, user, at, lastSeenAt, ...dataOf(stay) });
   }
 

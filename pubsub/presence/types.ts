@@ -1,5 +1,6 @@
 /** Public types of presence. */
 import type { Session } from "../../session/session.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import type { Nodes } from "../nodes/nodes.ts";
 
 /** The first session of a user entered. */
@@ -58,6 +59,12 @@ export type PresenceListener = (event: PresenceEvent) => void;
 
 /** Options for {@linkcode Presence}. */
 export interface PresenceOptions {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {nodes?.runtime ?? platformRuntime()}
+   */
+  readonly runtime?: Runtime;
   /**
    * Time within which a user without sessions may come back without having left, in milliseconds: a
    * reload is no leave. With 0, a user leaves at once.

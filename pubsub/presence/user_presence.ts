@@ -1,6 +1,7 @@
 /** A user in one place, and the connections and data that each node reports. */
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
 import type { Session } from "../../session/session.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { isNumber } from "../nodes/message.ts";
 import type { DirectoryScope } from "../nodes/directory_types.ts";
 
@@ -79,9 +80,11 @@ export class Stay {
   data: StayData | undefined = undefined;
   /** Data of each session of this node. */
   #own: Map<Session, StayData> | undefined = undefined;
+  readonly #runtime: Runtime;
 
   /** Creates a stay without connections. */
-  constructor(place: Place, user: string, joinedAt: number) {
+  constructor(runtime: Runtime, place: Place, user: string, joinedAt: number) {
+    this.#runtime = runtime;
     this.place = place;
     this.user = user;
     this.joinedAt = joinedAt;
@@ -133,7 +136,7 @@ export class Stay {
   setData(session: Session, node: string, value: unknown): void {
     if (value === undefined) this.#own?.delete(session);
     else {
-      const setAt = Math.max(Date.now(), (this.data?.setAt ?? 0) + 1);
+      const setAt = Math.max(this.#runtime.now(), (this.data?.setAt ?? 0) + 1);
       (this.#own ??= new Map()).set(session, { setAt, node, value });
     }
     this.#findOwn();

@@ -1,6 +1,7 @@
 /** Connections that a broker opens from a URL, or from the settings of a client. */
-import { setImmediate } from "node:timers";
 import { type Cluster, type ClusterOptions, Redis, type RedisOptions } from "ioredis";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import { settlesWithin } from "../../base/wait.ts";
 import type { RedisSource } from "./_options.ts";
 
 /** Longest wait between two attempts to connect, in milliseconds. */
@@ -9,8 +10,9 @@ const MAX_RETRY_DELAY_MS = 1_000;
 /** Longest wait for the end of a connection, in milliseconds. */
 const END_TIMEOUT_MS = 3_000;
 
-const retryStrategy = (attempts: number) =>
-  Math.min(50 * attempts, MAX_RETRY_DELAY_MS) * (0.5 + Math.random() / 2);
+function retryWith(runtime: Runtime): (attempts: number) => number {
+  return (attempts) => Math.min(50 * attempts, MAX_RETRY_DELAY_MS) * (0.5 + runtime.random() / 2);
+}
 
 /**
  * Turns off the queue and the repetition of the client library. The broker bounds the waiting
@@ -28,13 +30,11 @@ const OWN: RedisOptions = {
   readOnly: false,
   stringNumbers: false,
   connectionName: "skein",
-  retryStrategy,
   // Leaves a server that became a replica: Sentinel, or the host name, leads to the new master.
   reconnectOnError: (error) => error.message.startsWith("READONLY"),
 };
 
 const OWN_CLUSTER: ClusterOptions = {
-  clusterRetryStrategy: retryStrategy,
   // A node that is still connecting queues commands; the broker bounds their number.
   enableOfflineQueue: true,
   // Commands of a lost node may have run: the broker decides which are repeated.
@@ -52,9 +52,10 @@ export function isCluster(client: Redis | Cluster): client is Cluster {
 }
 
 /** Opens a connection for commands. */
-export function openClient(source: RedisSource): Redis | Cluster {
+export function openClient(runtime: Runtime, source: RedisSource): Redis | Cluster {
+  const retryStrategy = retryWith(runtime);
   if ("url" in source) {
-    if (/^rediss?:\/\//.test(source.url)) return new Redis(source.url, OWN);
+    if (/^rediss?:\/\//.test(source.url)) return new Redis(source.url, { ...OWN, retryStrategy });
     throw new TypeError(
       `Cannot create broker: url must begin with redis:// or rediss://, received "${source.url}"`,
     );
@@ -63,28 +64,26 @@ export function openClient(source: RedisSource): Redis | Cluster {
   if (typeof client?.duplicate !== "function") {
     throw new TypeError("Cannot create broker: expected a url, or a client of ioredis");
   }
-  if (!isCluster(client)) return client.duplicate(OWN);
-  const { retryStrategy: _, enableOfflineQueue: __, ...own } = OWN;
+  if (!isCluster(client)) return client.duplicate({ ...OWN, retryStrategy });
+  const { enableOfflineQueue: _, ...own } = OWN;
   const redisOptions = { ...client.options.redisOptions, ...own };
-  return client.duplicate([], { ...OWN_CLUSTER, redisOptions });
+  const clusterRetryStrategy = retryStrategy;
+  return client.duplicate([], { ...OWN_CLUSTER, clusterRetryStrategy, redisOptions });
 }
 
 /** Opens another connection to the same server, for subscriptions. */
-export function openSubscriber(client: Redis): Redis {
-  return client.duplicate(OWN);
+export function openSubscriber(runtime: Runtime, client: Redis): Redis {
+  return client.duplicate({ ...OWN, retryStrategy: retryWith(runtime) });
 }
 
 /** Ends connections, and waits for their ends. */
-export async function endClient(client: Redis | Cluster): Promise<void> {
+export async function endClient(runtime: Runtime, client: Redis | Cluster): Promise<void> {
   const all = isCluster(client) ? [client, ...client.nodes()] : [client];
   const ends = all.filter(({ status }) => !NOT_OPEN.has(status)).map((each) =>
     new Promise<void>((resolve) => each.once("end", resolve))
   );
   client.disconnect();
-  let timer: ReturnType<typeof setTimeout> | undefined;
-  const late = new Promise<void>((resolve) => timer = setTimeout(resolve, END_TIMEOUT_MS));
-  await Promise.race([Promise.all(ends), late]);
-  clearTimeout(timer);
+  await settlesWithin(runtime, Promise.all(ends), END_TIMEOUT_MS);
 }
 
 /** States without a socket, in which no `end` event would come. */
@@ -95,10 +94,12 @@ const NOT_OPEN: ReadonlySet<string> = new Set(["wait", "reconnecting", "close", 
  * and one read in Redis.
  */
 export class Gathering {
+  readonly #runtime: Runtime;
   readonly #client: Redis | Cluster;
   #isGathering = false;
 
-  constructor(client: Redis | Cluster) {
+  constructor(runtime: Runtime, client: Redis | Cluster) {
+    this.#runtime = runtime;
     this.#client = client;
   }
 
@@ -109,7 +110,7 @@ export class Gathering {
     const nodes = isCluster(this.#client) ? this.#client.nodes("master") : [this.#client];
     const streams = nodes.flatMap(({ stream }) => stream ?? []);
     for (const stream of streams) stream.cork();
-    setImmediate(() => {
+    this.#runtime.schedule(() => {
       this.#isGathering = false;
       for (const stream of streams) stream.uncork();
     });
@@ -127,18 +128,22 @@ const MAX_SILENT = 2;
  * give no other sign.
  */
 export class Heartbeat implements Disposable {
-  readonly #timer: ReturnType<typeof setInterval>;
+  readonly #runtime: Runtime;
+  #timer: Timer | undefined;
   /** Heartbeats without an answer, for each connection with a ping under way. */
   readonly #silent = new Map<Redis, number>();
 
-  constructor(heartbeatMs: number, connections: () => Iterable<Redis>) {
-    this.#timer = setInterval(() => {
+  constructor(runtime: Runtime, heartbeatMs: number, connections: () => Iterable<Redis>) {
+    this.#runtime = runtime;
+    const beat = () => {
+      this.#timer = runtime.setTimeout(beat, heartbeatMs);
       for (const connection of connections()) this.#check(connection);
-    }, heartbeatMs);
+    };
+    this.#timer = runtime.setTimeout(beat, heartbeatMs);
   }
 
   [Symbol.dispose](): void {
-    clearInterval(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
   }
 
   #check(connection: Redis): void {

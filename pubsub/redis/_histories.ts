@@ -1,5 +1,6 @@
 /** Histories of topics in Redis. */
 import type { Buffer } from "node:buffer";
+import type { Runtime } from "../../base/runtime.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type {
   Appended,
@@ -18,6 +19,7 @@ const REPETITION_MS = 180_000;
 
 /** Collaborators and settings of {@linkcode RedisHistories}. */
 export interface RedisHistoriesOptions {
+  readonly runtime: Runtime;
   readonly scripts: Scripts;
   readonly names: Names;
   /** `true` if publications go to the shard of their topic alone. */
@@ -31,6 +33,7 @@ export interface RedisHistoriesOptions {
 
 /** Writes and reads histories. */
 export class RedisHistories {
+  readonly #runtime: Runtime;
   readonly #scripts: Scripts;
   readonly #names: Names;
   readonly #publish: string;
@@ -41,6 +44,7 @@ export class RedisHistories {
 
   constructor(options: RedisHistoriesOptions) {
     const { scripts, names, isSharded, rememberMs, giveUpMs, survivesRestart, heardOf } = options;
+    this.#runtime = options.runtime;
     this.#survivesRestart = survivesRestart;
     this.#heardOf = heardOf;
     this.#scripts = scripts;
@@ -113,7 +117,7 @@ export class RedisHistories {
 
   /** Arguments with which a script opens a history. */
   #opening(topic: string, { ttlMs, size, bytes }: HistoryBounds): (string | number)[] {
-    const epoch = crypto.randomUUID().slice(0, 8);
+    const epoch = this.#runtime.randomUUID().slice(0, 8);
     const rememberMs = Math.max(this.#rememberMs, Math.ceil(ttlMs) + 60_000);
     const heard = this.#heardOf(topic);
     return [

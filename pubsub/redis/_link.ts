@@ -1,6 +1,7 @@
 /** One connection for subscriptions. */
 import type { Buffer } from "node:buffer";
 import type { Redis } from "ioredis";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /** Most channels of one command. */
 const BATCH = 1_000;
@@ -22,6 +23,7 @@ export interface LinkEvents {
 
 /** Options for {@linkcode Link}. */
 export interface LinkOptions {
+  readonly runtime: Runtime;
   /** The connection; the link ends it. */
   readonly redis: Redis;
   readonly events: LinkEvents;
@@ -35,6 +37,7 @@ export interface LinkOptions {
  */
 export class Link {
   readonly redis: Redis;
+  readonly #runtime: Runtime;
   readonly #events: LinkEvents;
   readonly #slotOf: ((channel: string) => number) | undefined;
   readonly #wanted = new Set<string>();
@@ -50,9 +53,10 @@ export class Link {
   #isChanging = false;
   #isEnded = false;
   #isFresh = true;
-  #retry: ReturnType<typeof setTimeout> | undefined;
+  #retry: Timer | undefined;
 
-  constructor({ redis, events, slotOf }: LinkOptions) {
+  constructor({ runtime, redis, events, slotOf }: LinkOptions) {
+    this.#runtime = runtime;
     this.redis = redis;
     this.#events = events;
     this.#slotOf = slotOf;
@@ -106,7 +110,7 @@ export class Link {
   /** Stops subscribing; the caller ends the connection. */
   stop(): void {
     this.#isEnded = true;
-    clearTimeout(this.#retry);
+    this.#runtime.clearTimeout(this.#retry);
     this.#wanted.clear();
   }
 
@@ -157,8 +161,8 @@ export class Link {
     ]);
     if (results.every((isDone) => isDone)) return true;
     if (!this.#isEnded) {
-      clearTimeout(this.#retry);
-      this.#retry = setTimeout(() => this.#change(), RETRY_MS);
+      this.#runtime.clearTimeout(this.#retry);
+      this.#retry = this.#runtime.setTimeout(() => this.#change(), RETRY_MS);
     }
     return false;
   }

@@ -2,6 +2,7 @@ import { assertEquals } from "@std/assert";
 import { Buffer } from "node:buffer";
 import { EventEmitter } from "node:events";
 import type { Redis } from "ioredis";
+import { platformRuntime } from "../../base/runtime.ts";
 import { Link } from "./_link.ts";
 
 /** A connection that answers when it is told to. */
@@ -42,6 +43,7 @@ function makeLink(): { redis: FakeRedis; link: Link; told: string[] } {
   const redis = new FakeRedis();
   const told: string[] = [];
   const link = new Link({
+    runtime: platformRuntime(),
     redis: redis as unknown as Redis,
     events: {
       onMessage: (channel, message) => told.push(`${channel}: ${message}`),

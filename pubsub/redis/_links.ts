@@ -1,5 +1,6 @@
 /** The connections for subscriptions, to one server or to the masters of a cluster. */
 import type { Cluster, Redis } from "ioredis";
+import type { Runtime } from "../../base/runtime.ts";
 import { endClient, isCluster, openSubscriber } from "./_clients.ts";
 import { Link, type LinkEvents } from "./_link.ts";
 import { slotOf } from "./_names.ts";
@@ -19,16 +20,24 @@ export interface Links {
 }
 
 /** Opens connections for subscriptions, beside the one for commands. */
-export function openLinks(client: Redis | Cluster, events: LinkEvents): Links {
-  return isCluster(client) ? new ShardLinks(client, events) : new SingleLink(client, events);
+export function openLinks(
+  runtime: Runtime,
+  client: Redis | Cluster,
+  events: LinkEvents,
+): Links {
+  return isCluster(client)
+    ? new ShardLinks(runtime, client, events)
+    : new SingleLink(runtime, client, events);
 }
 
 /** One connection for all channels, on one server. */
 class SingleLink implements Links {
+  readonly #runtime: Runtime;
   readonly #link: Link;
 
-  constructor(client: Redis, events: LinkEvents) {
-    this.#link = new Link({ redis: openSubscriber(client), events });
+  constructor(runtime: Runtime, client: Redis, events: LinkEvents) {
+    this.#runtime = runtime;
+    this.#link = new Link({ runtime, redis: openSubscriber(runtime, client), events });
   }
 
   get isUp(): boolean {
@@ -49,12 +58,13 @@ class SingleLink implements Links {
 
   async close(): Promise<void> {
     this.#link.stop();
-    await endClient(this.#link.redis);
+    await endClient(this.#runtime, this.#link.redis);
   }
 }
 
 /** One connection for each master with channels, on a cluster: publications stay in their shard. */
 class ShardLinks implements Links {
+  readonly #runtime: Runtime;
   readonly #cluster: Cluster;
   readonly #events: LinkEvents;
   /** By the address of the node. */
@@ -64,7 +74,8 @@ class ShardLinks implements Links {
   readonly #ending = new Set<Promise<void>>();
   #isClosed = false;
 
-  constructor(cluster: Cluster, events: LinkEvents) {
+  constructor(runtime: Runtime, cluster: Cluster, events: LinkEvents) {
+    this.#runtime = runtime;
     this.#cluster = cluster;
     this.#events = events;
     cluster.on("refresh", () => this.#assignAll());
@@ -127,12 +138,12 @@ class ShardLinks implements Links {
       return `${host}:${port}` === address;
     });
     if (node === undefined) return undefined;
-    const redis = openSubscriber(node);
+    const redis = openSubscriber(this.#runtime, node);
     // After a cut, or after a slot moved, another node may serve the channels.
     redis.on("close", () => {
       if (!this.#isClosed && this.#cluster.status === "ready") this.#cluster.refreshSlotsCache();
     });
-    const link = new Link({ redis, events: this.#events, slotOf });
+    const link = new Link({ runtime: this.#runtime, redis, events: this.#events, slotOf });
     this.#links.set(address, link);
     return link;
   }
@@ -142,7 +153,8 @@ class ShardLinks implements Links {
       if (!all && !link.isIdle) continue;
       this.#links.delete(address);
       link.stop();
-      const end = endClient(link.redis).finally(() => this.#ending.delete(end));
+      const end = endClient(this.#runtime, link.redis)
+        .finally(() => this.#ending.delete(end));
       this.#ending.add(end);
     }
   }

@@ -1,4 +1,5 @@
 /** Options of a `RedisBroker`, and their checks. */
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { checkKeys } from "../../base/option_keys.ts";
 
 /** A client of ioredis: a `Redis`, for one server or behind Sentinel, or a `Cluster`. */
@@ -25,6 +26,12 @@ export type RedisSource =
 
 /** Options for {@linkcode RedisBroker}. */
 export interface RedisBrokerOptions {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
   /**
    * Prefix of the names of all keys and channels; brokers with different prefixes do not meet. Not
    * empty, and without braces.
@@ -79,6 +86,7 @@ export type RedisSettings = Required<RedisBrokerOptions>;
 /** Checks the options. */
 export function redisSettings(options: RedisBrokerOptions): RedisSettings {
   const {
+    runtime = platformRuntime(),
     prefix = "skein",
     maxWaiting = 65_536,
     maxWaitingBytes = 67_108_864,
@@ -101,7 +109,7 @@ export function redisSettings(options: RedisBrokerOptions): RedisSettings {
       `Cannot create broker: ${name} must be a positive whole number, received ${value}`,
     );
   }
-  const settings = { prefix, survivesRestart, ...numbers };
+  const settings = { runtime, prefix, survivesRestart, ...numbers };
   checkKeys(options, settings, "create broker: options");
   return settings;
 }

@@ -1,6 +1,7 @@
 /** Publications on their way to Redis. */
 import type { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Appended, HistoryBounds, PublicationKey } from "../broker.ts";
 
 /**
@@ -108,6 +109,7 @@ interface Lane {
  * end of the turn; publications that come while a batch is under way go together in the next one.
  */
 export class Outbox {
+  readonly #runtime: Runtime;
   readonly #carrier: Carrier;
   readonly #limits: OutboxLimits;
   readonly #onTrouble: (error: unknown) => void;
@@ -120,19 +122,26 @@ export class Outbox {
   #dropped = 0;
   #isScheduled = false;
   #isClosed = false;
-  #retry: ReturnType<typeof setTimeout> | undefined;
-  #checks: ReturnType<typeof setInterval> | undefined;
+  #retry: Timer | undefined;
+  #checks: Timer | undefined;
   #whenEmpty: (() => void) | undefined;
 
   /**
    * Creates an empty outbox.
    *
+   * @param runtime Runtime that has the timers.
    * @param carrier Sends batches.
    * @param limits See {@linkcode OutboxLimits}.
    * @param onTrouble Called with each error that passes, and with `undefined` when Redis took a
    *   batch or no publication waits.
    */
-  constructor(carrier: Carrier, limits: OutboxLimits, onTrouble: (error: unknown) => void) {
+  constructor(
+    runtime: Runtime,
+    carrier: Carrier,
+    limits: OutboxLimits,
+    onTrouble: (error: unknown) => void,
+  ) {
+    this.#runtime = runtime;
     this.#carrier = carrier;
     this.#limits = limits;
     this.#onTrouble = onTrouble;
@@ -164,7 +173,7 @@ export class Outbox {
     }
     this.#waiting++;
     this.#bytes = bytes;
-    this.#checks ??= setInterval(() => this.#giveUpOld(), this.#limits.giveUpMs / CHECKS);
+    this.#checks ??= this.#startChecks();
     const lanes = kept === undefined ? this.#plain : this.#kept;
     let lane = lanes.get(topic);
     if (lane === undefined) {
@@ -208,7 +217,7 @@ export class Outbox {
   /** Gives up all waiting publications. */
   close(): void {
     this.#isClosed = true;
-    clearTimeout(this.#retry);
+    this.#runtime.clearTimeout(this.#retry);
     this.#giveUp(() => true, "the broker is closed");
   }
 
@@ -235,7 +244,7 @@ export class Outbox {
       lane.sent = [];
       if (isDone) continue;
       lane.waiting = [...batch.filter(({ isOver }) => !isOver), ...lane.waiting];
-      this.#retry ??= setTimeout(() => {
+      this.#retry ??= this.#runtime.setTimeout(() => {
         this.#retry = undefined;
         this.wake();
       }, RETRY_MS);
@@ -278,7 +287,7 @@ export class Outbox {
     this.#bytes -= parcel.frame.length;
     parcel.onOver?.();
     if (this.#waiting > 0) return true;
-    clearInterval(this.#checks);
+    this.#runtime.clearTimeout(this.#checks);
     this.#checks = undefined;
     this.#onTrouble(undefined);
     this.#whenEmpty?.();
@@ -289,6 +298,13 @@ export class Outbox {
     if (!this.#settle(parcel)) return;
     this.#dropped++;
     parcel.kept?.appended.reject(new BrokerError(`Cannot append: ${why}`, { cause }));
+  }
+
+  #startChecks(): Timer {
+    return this.#runtime.setTimeout(() => {
+      this.#checks = this.#startChecks();
+      this.#giveUpOld();
+    }, this.#limits.giveUpMs / CHECKS);
   }
 
   #giveUpOld(): void {

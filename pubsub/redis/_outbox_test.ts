@@ -2,6 +2,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import { type AppendParcel, type Carrier, Outbox, type Parcel } from "./_outbox.ts";
 import type { Appended } from "../broker.ts";
 
@@ -42,7 +43,12 @@ class FakeCarrier implements Carrier {
 function open(limits: Partial<typeof LIMITS> = {}) {
   const carrier = new FakeCarrier();
   const troubles: unknown[] = [];
-  const outbox = new Outbox(carrier, { ...LIMITS, ...limits }, (error) => troubles.push(error));
+  const outbox = new Outbox(
+    platformRuntime(),
+    carrier,
+    { ...LIMITS, ...limits },
+    (error) => troubles.push(error),
+  );
   let number = 0;
   return {
     carrier,

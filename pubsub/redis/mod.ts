@@ -14,3 +14,4 @@
  */
 export { RedisBroker } from "./redis_broker.ts";
 export type { RedisBrokerOptions, RedisClient, RedisSource } from "./_options.ts";
+export type { Runtime, Timer } from "../../base/runtime.ts";

@@ -2,7 +2,9 @@
 import { Buffer } from "node:buffer";
 import type { Cluster, Redis } from "ioredis";
 import { BrokerError, UnsupportedError } from "../../errors.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
+import { settlesWithin } from "../../base/wait.ts";
 import type {
   Appended,
   AppendOptions,
@@ -40,6 +42,7 @@ import { RedisStore } from "./_store.ts";
 /** Derives the broker's status from the connections and from the answers of Redis. */
 class Condition {
   readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connecting" });
+  readonly #runtime: Runtime;
   readonly #isUp: () => boolean;
   #interruptions = 0;
   #wasUp = false;
@@ -51,9 +54,11 @@ class Condition {
   /**
    * Starts as connecting.
    *
+   * @param runtime Runtime that has the clock.
    * @param isUp Tells if all connections are ready, with all their subscriptions.
    */
-  constructor(isUp: () => boolean) {
+  constructor(runtime: Runtime, isUp: () => boolean) {
+    this.#runtime = runtime;
     this.#isUp = isUp;
   }
 
@@ -76,7 +81,7 @@ class Condition {
       const reason = this.#error ?? this.#trouble;
       this.status.set({
         name: "interrupted",
-        since: Date.now(),
+        since: this.#runtime.now(),
         ...(reason === undefined ? {} : { error: reason }),
       });
     }
@@ -98,7 +103,7 @@ class Condition {
   issue(): string | undefined {
     const { current } = this.status;
     if (current.name !== "interrupted") return undefined;
-    const seconds = Math.round((Date.now() - current.since) / 1_000);
+    const seconds = Math.round((this.#runtime.now() - current.since) / 1_000);
     const since = this.#wasUp ? `been away for ${seconds} s` : "not been reached since the start";
     return `Redis has ${since}: ${textOf(current.error)}`;
   }
@@ -174,9 +179,9 @@ export class RedisBroker implements Broker {
   readonly #outbox: Outbox;
   readonly #channels = new Channels();
   readonly #condition: Condition;
-  readonly #pace = new Pace();
+  readonly #pace: Pace;
   /** Producer of publications without a key. */
-  readonly #producer = crypto.randomUUID();
+  readonly #producer: string;
   #number = 0;
   readonly #tags = new Tags();
   #published = 0;
@@ -199,16 +204,19 @@ export class RedisBroker implements Broker {
   constructor(source: RedisSource, options: RedisBrokerOptions = {}) {
     const settings = redisSettings(options);
     checkSource(source);
-    const client = openClient(source);
+    const { runtime } = settings;
+    const client = openClient(runtime, source);
     const names = new Names(settings.prefix);
     const scripts = defineScripts(client);
     this.#settings = settings;
+    this.#pace = new Pace(runtime);
+    this.#producer = runtime.randomUUID();
     this.history = {
       remembersMs: settings.rememberMs,
       append: (publication, options) => this.#append(publication, options),
       read: (topic, options) => this.#read(topic, options),
     };
-    this.#condition = new Condition(() => this.#isReady && this.#links.isUp);
+    this.#condition = new Condition(runtime, () => this.#isReady && this.#links.isUp);
     this.status = this.#condition.status;
     this.#client = client;
     this.#names = names;
@@ -228,13 +236,13 @@ export class RedisBroker implements Broker {
     });
     client.on("close", () => this.#condition.update());
     client.on("error", (error: unknown) => this.#condition.update(error));
-    this.#links = openLinks(client, {
+    this.#links = openLinks(runtime, client, {
       onMessage: (channel, message) => this.#receive(channel, message),
       onConfirmed: (channels) => this.#channels.confirm(channels),
       onLost: (channels) => this.#channels.lose(channels),
       onChange: (error) => this.#condition.update(error),
     });
-    this.#heartbeat = new Heartbeat(settings.heartbeatMs, () => [
+    this.#heartbeat = new Heartbeat(runtime, settings.heartbeatMs, () => [
       ...(isCluster(client) ? client.nodes("master") : [client]),
       ...this.#links.connections(),
     ]);
@@ -337,14 +345,11 @@ export class RedisBroker implements Broker {
     this.#condition.end();
     this.#channels.clear();
     if (this.#isReady) {
-      let timer: ReturnType<typeof setTimeout> | undefined;
-      const late = new Promise<void>((resolve) => timer = setTimeout(resolve, FLUSH_TIMEOUT_MS));
-      await Promise.race([this.#outbox.empty(), late]);
-      clearTimeout(timer);
+      await settlesWithin(this.#settings.runtime, this.#outbox.empty(), FLUSH_TIMEOUT_MS);
     }
     this.#outbox.close();
     this.#heartbeat[Symbol.dispose]();
-    await Promise.all([this.#links.close(), endClient(this.#client)]);
+    await Promise.all([this.#links.close(), endClient(this.#settings.runtime, this.#client)]);
   }
 
   get #isReady(): boolean {
@@ -353,7 +358,7 @@ export class RedisBroker implements Broker {
 
   #openOutbox(): Outbox {
     const isReady = () => this.#isReady;
-    const gathering = new Gathering(this.#client);
+    const gathering = new Gathering(this.#settings.runtime, this.#client);
     const carrier = {
       get isReady(): boolean {
         return isReady();
@@ -374,7 +379,7 @@ export class RedisBroker implements Broker {
         return this.#histories.append(topic, parcels);
       },
     };
-    return new Outbox(carrier, this.#settings, (error) => {
+    return new Outbox(this.#settings.runtime, carrier, this.#settings, (error) => {
       // While the connection is away, its own error is reported already.
       this.#condition.trouble(isReady() ? error : undefined);
     });
