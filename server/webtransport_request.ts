@@ -9,6 +9,7 @@ import {
 import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../transport/origins.ts";
 import { TOKEN_MARK, TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
 import type { WebTransportRequest } from "../transport/h3/server.ts";
+import { platformRuntime } from "../base/runtime.ts";
 
 /** Origin of this server's own pages, relative to its WebTransport. */
 export interface PagePlace {
@@ -103,7 +104,11 @@ export class WebTransportInvitation implements Invitation<void> {
       const raw = this.#asked.accept({ ...protocol, admitted });
       const rest = { answer: undefined, held: [] };
       if (!this.isSkein) return { connection: raw, opened: undefined, ...rest };
-      const accepted = acceptMessages(raw, { ...this.#options.messages, admitted });
+      const accepted = acceptMessages(raw, {
+        runtime: platformRuntime(),
+        ...this.#options.messages,
+        admitted,
+      });
       // A session that awaits a token is established only with that token.
       return { ...accepted, ...(admitted && { opened: undefined }), ...rest };
     } catch (cause) {

@@ -5,6 +5,7 @@
  */
 import type { ConnectionCloseInfo } from "../transport/connection.ts";
 import { Qmux, type QmuxLink, type QmuxOptions } from "../transport/qmux/qmux.ts";
+import { platformRuntime } from "../base/runtime.ts";
 
 /** At and below so many bytes the wire counts as drained. */
 const LOW_WATER_MARK = 32_768;
@@ -105,7 +106,7 @@ export interface TestEnd {
  */
 export function testEnd(side: "client" | "server", options: Partial<QmuxOptions> = {}): TestEnd {
   const link = new TestLink(side);
-  return { link, qmux: new Qmux(link, { version: 2, ...options }) };
+  return { link, qmux: new Qmux(link, { runtime: platformRuntime(), version: 2, ...options }) };
 }
 
 /** Two engines, and a wire between them that carries what there is by itself. */

@@ -33,6 +33,11 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "session/session_settings.ts",
   "telemetry/otel.ts",
   "testing/turns.ts",
+  "transport/hardened/engine.ts",
+  "transport/memory/memory.ts",
+  "transport/message_stream/with_messages.ts",
+  "transport/websocket/client.ts",
+  "transport/websocket/server.ts",
 ]);
 
 const PLATFORM_RUNTIME = /\bplatformRuntime\(/g;

@@ -2,7 +2,7 @@
 import { TimeoutError } from "../errors.ts";
 import type { CreditState, OpenStreamOptions } from "./connection.ts";
 import { startTimer } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import type { Runtime } from "../base/runtime.ts";
 
 /** A call that waits for credit. */
 interface Waiter {
@@ -12,6 +12,7 @@ interface Waiter {
 
 /** Credit granted by the peer: a total that only grows. */
 export class SendCredit {
+  readonly #runtime: Runtime;
   readonly #what: string;
   readonly #onBlocked: (limit: number) => void;
   readonly #waiters = new Set<Waiter>();
@@ -23,12 +24,19 @@ export class SendCredit {
   /**
    * Creates credit.
    *
+   * @param runtime Runtime that has the timers.
    * @param what Counted unit, for the error of a wait that took too long: `bytes`, or a kind of
    * stream.
    * @param limit Initial total.
    * @param onBlocked Reports to the peer that the total is used up, once for each total.
    */
-  constructor(what: string, limit: number, onBlocked: (limit: number) => void) {
+  constructor(
+    runtime: Runtime,
+    what: string,
+    limit: number,
+    onBlocked: (limit: number) => void,
+  ) {
+    this.#runtime = runtime;
     this.#what = what;
     this.#limit = limit;
     this.#onBlocked = onBlocked;
@@ -137,7 +145,7 @@ export class SendCredit {
   async #wait(wanted: number, { signal, timeoutMs }: OpenStreamOptions): Promise<number> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const waiter = { resolve, reject };
-    const timer = startTimer(platformRuntime(), timeoutMs, (ms) => {
+    const timer = startTimer(this.#runtime, timeoutMs, (ms) => {
       const action = this.#what === "bytes" ? "write" : "open stream";
       const message = `Cannot ${action}: the peer granted no ${this.#what} within ${ms} ms`;
       reject(new TimeoutError(message, ms));
@@ -152,7 +160,7 @@ export class SendCredit {
     } finally {
       this.#waiters.delete(waiter);
       this.#wakeNext();
-      clearTimeout(timer);
+      this.#runtime.clearTimeout(timer);
       signal?.removeEventListener("abort", onAbort);
     }
   }

@@ -3,10 +3,11 @@ import { FakeTime } from "@std/testing/time";
 import { TimeoutError } from "../errors.ts";
 import { Random } from "../tests/random.ts";
 import { checkTotal, ReceiveCredit, SendCredit } from "./flow_control.ts";
+import { platformRuntime } from "../base/runtime.ts";
 
 Deno.test("SendCredit.take() takes what is left, and tells once there is nothing", async () => {
   const blocked: number[] = [];
-  const credit = new SendCredit("bytes", 10, (limit) => blocked.push(limit));
+  const credit = new SendCredit(platformRuntime(), "bytes", 10, (limit) => blocked.push(limit));
   assertEquals(await credit.take(4), 4);
   assertEquals(await credit.take(9), 6);
   assertEquals([credit.left, blocked], [0, []]);
@@ -17,7 +18,7 @@ Deno.test("SendCredit.take() takes what is left, and tells once there is nothing
 });
 
 Deno.test("SendCredit.take() serves those who wait in their order", async () => {
-  const credit = new SendCredit("bytes", 0, () => {});
+  const credit = new SendCredit(platformRuntime(), "bytes", 0, () => {});
   const taken: string[] = [];
   const waiting = ["a", "b", "c"].map((name) => credit.take(1).then(() => taken.push(name)));
   credit.raise(1);
@@ -30,7 +31,7 @@ Deno.test("SendCredit.take() serves those who wait in their order", async () => 
 
 Deno.test("SendCredit.take() gives up by time, by signal and with the session", async () => {
   using time = new FakeTime();
-  const credit = new SendCredit("bidirectional stream", 0, () => {});
+  const credit = new SendCredit(platformRuntime(), "bidirectional stream", 0, () => {});
   const late = assertRejects(() => credit.take(1, { timeoutMs: 50 }), TimeoutError);
   const aborting = new AbortController();
   const aborted = assertRejects(() => credit.take(1, { signal: aborting.signal }), Error, "enough");
@@ -46,7 +47,7 @@ Deno.test("SendCredit.take() gives up by time, by signal and with the session", 
 });
 
 Deno.test("SendCredit.take() passes over who gave up", async () => {
-  const credit = new SendCredit("bytes", 0, () => {});
+  const credit = new SendCredit(platformRuntime(), "bytes", 0, () => {});
   const aborting = new AbortController();
   const first = assertRejects(() => credit.take(1, { signal: aborting.signal }));
   const second = credit.take(1);
@@ -57,13 +58,13 @@ Deno.test("SendCredit.take() passes over who gave up", async () => {
 });
 
 Deno.test("SendCredit.raise() tells that a total shrinks", () => {
-  const credit = new SendCredit("bytes", 10, () => {});
+  const credit = new SendCredit(platformRuntime(), "bytes", 10, () => {});
   assertEquals([credit.raise(10), credit.raise(11), credit.raise(10)], [true, true, false]);
   assertEquals(credit.left, 11);
 });
 
 Deno.test("SendCredit.takeNow() takes all or nothing, and not past who waits", async () => {
-  const credit = new SendCredit("bytes", 5, () => {});
+  const credit = new SendCredit(platformRuntime(), "bytes", 5, () => {});
   assertEquals([credit.takeNow(6), credit.takeNow(5), credit.takeNow(1)], [false, true, false]);
   const waiting = credit.take(3);
   credit.raise(6);
@@ -72,7 +73,7 @@ Deno.test("SendCredit.takeNow() takes all or nothing, and not past who waits", a
 });
 
 Deno.test("SendCredit.giveBack() serves who waits", async () => {
-  const credit = new SendCredit("streams", 1, () => {});
+  const credit = new SendCredit(platformRuntime(), "streams", 1, () => {});
   assert(credit.takeNow(1));
   const waiting = credit.take(1);
   credit.giveBack(1);
@@ -179,7 +180,12 @@ Deno.test("SendCredit and ReceiveCredit never overrun nor stand still over 1,000
     const automatic = random.below(2) === 0;
     let released = 0;
     const late: (() => void)[] = [];
-    const send = new SendCredit("bytes", window, () => late.push(() => receive.grantAll()));
+    const send = new SendCredit(
+      platformRuntime(),
+      "bytes",
+      window,
+      () => late.push(() => receive.grantAll()),
+    );
     const receive = new ReceiveCredit(
       window,
       (limit) => late.push(() => assert(send.raise(limit))),
@@ -230,7 +236,7 @@ Deno.test("ReceiveCredit grants by hand only when it is not automatic", () => {
 
 Deno.test("SendCredit.take() tells once for each total that it is used up", async () => {
   const blocked: number[] = [];
-  const credit = new SendCredit("bytes", 0, (limit) => blocked.push(limit));
+  const credit = new SendCredit(platformRuntime(), "bytes", 0, (limit) => blocked.push(limit));
   const waiting = [credit.take(1), credit.take(1), credit.take(1)];
   assertEquals([blocked, credit.waiting, credit.used], [[0], 3, 0]);
   credit.raise(2);
@@ -245,7 +251,7 @@ Deno.test("SendCredit.take() tells once for each total that it is used up", asyn
 Deno.test("SendCredit.take() names what it waited for", async () => {
   using time = new FakeTime();
   for (const what of ["bytes", "bidirectional stream", "unidirectional stream"]) {
-    const credit = new SendCredit(what, 0, () => {});
+    const credit = new SendCredit(platformRuntime(), what, 0, () => {});
     const late = assertRejects(
       () => credit.take(1, { timeoutMs: 50 }),
       TimeoutError,

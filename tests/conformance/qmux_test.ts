@@ -2,6 +2,7 @@ import { memoryPair, type MemoryPairOptions } from "../../transport/memory/memor
 import type { QmuxVersion } from "../../transport/qmux/versions.ts";
 import { withQmux } from "../../transport/qmux/with_qmux.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 const traits: ConnectionTraits = {
   frames: false,
@@ -21,8 +22,18 @@ function make(
 ): () => Promise<ConnectionPair> {
   return async () => {
     const pair = memoryPair({ ...options, streams: false, datagrams: false });
-    const a = withQmux(pair.client, { side: "client", version, protocol: "chat" });
-    const b = withQmux(pair.server, { side: "server", version, protocol: "chat" });
+    const a = withQmux(pair.client, {
+      runtime: platformRuntime(),
+      side: "client",
+      version,
+      protocol: "chat",
+    });
+    const b = withQmux(pair.server, {
+      runtime: platformRuntime(),
+      side: "server",
+      version,
+      protocol: "chat",
+    });
     await Promise.all([a.ready, b.ready]);
     return {
       a,

@@ -18,6 +18,7 @@ import { CapsuleType, decodeStreamCount, decodeVarintCapsule } from "./capsules.
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import type { FlowControlLimits } from "./settings.ts";
 import type { DataCredit } from "../quic/stream_halves.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** Initial limits of both ends. */
 export interface SessionCreditPair {
@@ -77,7 +78,7 @@ export class SessionCredit implements ConnectionCredit {
     const both = (kind: CreditKind): CreditPair => {
       const { what, limit, grant, blocked } = KINDS[kind];
       return {
-        send: new SendCredit(what, theirs[limit], (total) => {
+        send: new SendCredit(platformRuntime(), what, theirs[limit], (total) => {
           host.say(blocked, total);
           host.tell({ type: "blocked", what: kind, by: "local", limit: total });
         }),

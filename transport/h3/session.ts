@@ -62,6 +62,7 @@ import {
   type StreamOwner,
 } from "../quic/stream_halves.ts";
 import { opened } from "../opened.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** Time for the peer to confirm a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;
@@ -293,7 +294,12 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
     const { conn } = this.#link;
     const opening = conn.createBidirectionalStream(quicOptions(options));
     const { signal, timeoutMs } = options;
-    const stream = await opened(opening, { signal, timeoutMs, leftMs, kind: "bidirectional" }, {
+    const stream = await opened(platformRuntime(), opening, {
+      signal,
+      timeoutMs,
+      leftMs,
+      kind: "bidirectional",
+    }, {
       late: ({ readable, writable }) => {
         readable.cancel().catch(() => {});
         writable.abort().catch(() => {});
@@ -319,7 +325,12 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
     const { conn } = this.#link;
     const opening = conn.createUnidirectionalStream(quicOptions(options));
     const { signal, timeoutMs } = options;
-    const stream = await opened(opening, { signal, timeoutMs, leftMs, kind: "unidirectional" }, {
+    const stream = await opened(platformRuntime(), opening, {
+      signal,
+      timeoutMs,
+      leftMs,
+      kind: "unidirectional",
+    }, {
       late: (late) => void late.abort().catch(() => {}),
     }).catch((error) => this.#openFailed("unidirectional", error, options));
     const account = this.#account("unidirectional", "local");

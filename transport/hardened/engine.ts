@@ -16,9 +16,9 @@ import type { HandshakeStats } from "./handshake_limits.ts";
 import { FrameMaker } from "./frames.ts";
 import { HardenedConnection } from "./connection.ts";
 import { Listener, type Upgrade } from "./listener.ts";
-import { Liveness } from "./liveness.ts";
 import { HardenedSocket } from "./socket.ts";
 import { type NodeWebSocket, NodeWebSocketServer } from "./ws.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** Largest message, in bytes, where neither the engine nor `serve()` sets a limit. */
 const DEFAULT_PAYLOAD_BYTES = 262_144;
@@ -172,8 +172,6 @@ class Engine implements HardenedWebSocket {
   readonly #limits: typeof DEFAULTS;
   readonly #maxPayloadBytes: number | undefined;
   readonly #upgrades = new WeakMap<Request, Upgrade>();
-  /** Liveness checks by idle timeout; each server has one such timeout. */
-  readonly #liveness = new Map<number, Liveness>();
   readonly #listeners = new Set<Listener>();
   readonly #frames = new FrameMaker();
 
@@ -183,13 +181,14 @@ class Engine implements HardenedWebSocket {
   }
 
   listen(options: HttpListenOptions, handler: HttpHandler): HttpListener {
-    const { port, hostname, tls } = options;
+    const { runtime = platformRuntime(), port, hostname, tls } = options;
     const {
       maxConnections = CONNECTIONS.maxConnections,
       maxConnectionsPerAddress = CONNECTIONS.maxConnectionsPerAddress,
     } = options;
     const listener = new Listener({
       ...this.#limits,
+      runtime,
       limits: { ...this.#limits, maxConnections, maxConnectionsPerAddress },
       port,
       hostname,
@@ -243,22 +242,29 @@ class Engine implements HardenedWebSocket {
     }
     const maxPayload = this.#maxPayloadBytes ?? messages?.maxFrameBytes ?? DEFAULT_PAYLOAD_BYTES;
     const socket = this.#upgrade(upgrade, protocol, Math.min(maxPayload, MAX_PAYLOAD_BYTES));
-    const wire = { lease, flowControl, admitted };
+    const { listener, listener: { runtime } } = upgrade;
+    const wire = { runtime, lease, flowControl, admitted };
     const connection = new HardenedConnection(socket, { protocol, ...wire });
     socket.onTooLarge = (closeCode) => {
       connection.close({ closeCode, reason: `A message has at most ${maxPayload} bytes` });
     };
-    if (idleTimeoutMs > 0) this.#livenessOf(idleTimeoutMs).add(socket);
+    if (idleTimeoutMs > 0) listener.livenessOf(idleTimeoutMs).add(socket);
     const response = new Response(null);
     if (parseQmuxProtocol(protocol) === undefined) return { connection, response };
     const carry = (streams: Connection) =>
-      withMessages(streams, { ...messages, admitted, side: "server" });
-    const streams = withStreams(connection, { flowControl, admitted, carry, side: "server" });
+      withMessages(streams, { ...messages, runtime, admitted, side: "server" });
+    const streams = withStreams(connection, {
+      runtime,
+      flowControl,
+      admitted,
+      carry,
+      side: "server",
+    });
     return { connection: streams, response };
   };
 
   #upgrade(upgrade: Upgrade, protocol: string, maxPayload: number): HardenedSocket {
-    const { message, socket, head } = upgrade;
+    const { listener: { runtime }, message, socket, head } = upgrade;
     const maxPieces = Math.max(64, Math.ceil(maxPayload / MIN_PIECE_BYTES));
     const server = new NodeWebSocketServer({
       noServer: true,
@@ -289,18 +295,11 @@ class Engine implements HardenedWebSocket {
     }
     upgrade.isTaken = true;
     upgraded.attach(message.socket, {
+      runtime,
       frames: this.#frames,
       closeTimeoutMs: this.#limits.closeTimeoutMs,
     });
     return upgraded;
-  }
-
-  #livenessOf(idleTimeoutMs: number): Liveness {
-    const known = this.#liveness.get(idleTimeoutMs);
-    if (known !== undefined) return known;
-    const liveness = new Liveness(idleTimeoutMs);
-    this.#liveness.set(idleTimeoutMs, liveness);
-    return liveness;
   }
 }
 

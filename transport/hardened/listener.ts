@@ -12,9 +12,10 @@ import type { Duplex } from "node:stream";
 import { UnsupportedError } from "../../errors.ts";
 import { listenAt } from "../address_in_use.ts";
 import { Deadlines } from "../../base/deadlines.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { type Origin, originOf, requestOf, respond } from "./exchange.ts";
 import { type Admitted, HandshakeLimits, type HandshakeLimitsOptions } from "./handshake_limits.ts";
+import { Liveness } from "./liveness.ts";
 
 /** Interval of node:http's checks for slow requests, in milliseconds. */
 const CHECK_INTERVAL_MS = 1_000;
@@ -35,6 +36,8 @@ export type Handler = (request: Request, origin: Origin) => Response | Promise<R
 
 /** A requested upgrade. */
 export interface Upgrade {
+  /** Server that received the request. */
+  readonly listener: Listener;
   /** The request. */
   readonly message: IncomingMessage;
   /** Socket of the request. */
@@ -47,6 +50,8 @@ export interface Upgrade {
 
 /** Options of a {@linkcode Listener}. */
 export interface ListenerOptions {
+  /** Clocks and timers of the server. */
+  readonly runtime: Runtime;
   /** TCP port; 0 takes a free one. */
   readonly port: number;
   /** Address to listen on. */
@@ -86,8 +91,12 @@ interface Peer {
 export class Listener {
   /** Address that the server listens on. */
   readonly addr: Deno.NetAddr;
+  /** Clocks and timers of the server. */
+  readonly runtime: Runtime;
   /** Limits and counters of connections. */
   readonly limits: HandshakeLimits;
+  /** Liveness checks by idle timeout, of which each server has one. */
+  readonly #liveness = new Map<number, Liveness>();
   readonly #options: ListenerOptions;
   readonly #handler: Handler;
   readonly #server: Server;
@@ -106,11 +115,12 @@ export class Listener {
    * @throws {UnsupportedError} If the runtime cannot listen at once.
    */
   constructor(options: ListenerOptions, handler: Handler) {
-    const { hostname, port, tls, requestTimeoutMs, handshakeTimeoutMs } = options;
+    const { runtime, hostname, port, tls, requestTimeoutMs, handshakeTimeoutMs } = options;
+    this.runtime = runtime;
     this.#options = options;
     this.#handler = handler;
     this.limits = new HandshakeLimits(options.limits);
-    this.#handshakes = new Deadlines(platformRuntime(), handshakeTimeoutMs, ({ socket }) => {
+    this.#handshakes = new Deadlines(runtime, handshakeTimeoutMs, ({ socket }) => {
       this.limits.late();
       socket.destroy();
     });
@@ -145,6 +155,20 @@ export class Listener {
     return this.#closing ??= this.#close();
   }
 
+  /**
+   * Finds the liveness check of an idle timeout, or creates one.
+   *
+   * @param idleTimeoutMs Idle timeout, in milliseconds.
+   * @returns The check.
+   */
+  livenessOf(idleTimeoutMs: number): Liveness {
+    const known = this.#liveness.get(idleTimeoutMs);
+    if (known !== undefined) return known;
+    const liveness = new Liveness(this.runtime, idleTimeoutMs);
+    this.#liveness.set(idleTimeoutMs, liveness);
+    return liveness;
+  }
+
   async #close(): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#server.close(() => resolve());
@@ -154,17 +178,17 @@ export class Listener {
       return answers.size > 0;
     });
     if (answering.length === 0) return await promise;
-    const timer = setTimeout(() => {
+    const timer = this.runtime.setTimeout(() => {
       for (const { socket } of answering) socket.destroy();
     }, this.#options.closeTimeoutMs);
     await promise;
-    clearTimeout(timer);
+    this.runtime.clearTimeout(timer);
   }
 
   #connected(socket: Socket): void {
     // With TLS, no other listener handles the errors of this socket.
     socket.on("error", () => {});
-    const admitted = this.limits.admit(socket.remoteAddress ?? "", Date.now(), () => {
+    const admitted = this.limits.admit(socket.remoteAddress ?? "", this.runtime.now(), () => {
       socket.destroy();
     });
     // The TLS handshake is the expensive part: beyond the rate, drop the connection instead of
@@ -234,7 +258,7 @@ export class Listener {
     if (peer === undefined) return void socket.destroy();
     const leaving = new AbortController();
     socket.on("close", () => leaving.abort());
-    const upgrade: Upgrade = { message, socket, head, isTaken: false };
+    const upgrade: Upgrade = { listener: this, message, socket, head, isTaken: false };
     const response = await this.#answer(message, peer, { upgrade, signal: leaving.signal });
     if (upgrade.isTaken) return;
     const out = new ServerResponse(message);

@@ -2,6 +2,7 @@ import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { Liveness } from "./liveness.ts";
 import type { HardenedSocket } from "./socket.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** The part of a socket that Liveness uses. */
 class Fake {
@@ -34,7 +35,7 @@ function watched(liveness: Liveness): Fake {
 
 Deno.test("Liveness pings a socket that is silent, and ends it in time where that stays so", () => {
   using time = new FakeTime();
-  const socket = watched(new Liveness(900));
+  const socket = watched(new Liveness(platformRuntime(), 900));
   time.tick(300);
   // The socket sent a message after it was added.
   assertEquals(socket.pings, 0);
@@ -46,7 +47,7 @@ Deno.test("Liveness pings a socket that is silent, and ends it in time where tha
 
 Deno.test("Liveness leaves a socket alone that is heard", () => {
   using time = new FakeTime();
-  const socket = watched(new Liveness(900));
+  const socket = watched(new Liveness(platformRuntime(), 900));
   for (let i = 0; i < 10; i++) {
     time.tick(300);
     socket.isHeard = true;
@@ -63,7 +64,7 @@ Deno.test("Liveness leaves a socket alone that is heard", () => {
 
 Deno.test("Liveness does not end a socket that is not read, or that is closing", () => {
   using time = new FakeTime();
-  const liveness = new Liveness(900);
+  const liveness = new Liveness(platformRuntime(), 900);
   const paused = watched(liveness);
   const closing = watched(liveness);
   paused.isPaused = true;

@@ -6,6 +6,7 @@ import { CloseCode } from "../../errors.ts";
 import type { Frame } from "../connection.ts";
 import type { FrameMaker } from "./frames.ts";
 import { NodeWebSocket } from "./ws.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /** Close code that `ws` sends for a message that is too large. */
 const WS_TOO_LARGE = 1009;
@@ -36,9 +37,10 @@ export class HardenedSocket extends NodeWebSocket {
   onTooLarge: (closeCode: number) => void = () => {};
   // Set by `attach()`: `ws` creates the socket before the upgrade.
   declare raw: NodeSocket;
+  #runtime!: Runtime;
   #frames!: FrameMaker;
   #closeTimeoutMs!: number;
-  #timer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #timer: Timer | undefined = undefined;
   /** Pongs of the current turn, written together. */
   readonly #pongs: Buffer[] = [];
   #unsentPongBytes = 0;
@@ -46,11 +48,16 @@ export class HardenedSocket extends NodeWebSocket {
   /** Starts listening to an upgraded socket. */
   attach(
     raw: NodeSocket,
-    { frames, closeTimeoutMs }: { readonly frames: FrameMaker; readonly closeTimeoutMs: number },
+    options: {
+      readonly runtime: Runtime;
+      readonly frames: FrameMaker;
+      readonly closeTimeoutMs: number;
+    },
   ): void {
     this.raw = raw;
-    this.#frames = frames;
-    this.#closeTimeoutMs = closeTimeoutMs;
+    this.#runtime = options.runtime;
+    this.#frames = options.frames;
+    this.#closeTimeoutMs = options.closeTimeoutMs;
     const hear = () => {
       this.isHeard = true;
     };
@@ -59,7 +66,7 @@ export class HardenedSocket extends NodeWebSocket {
       this.#answer(data);
     });
     this.on("error", () => this.#farewell());
-    this.on("close", () => clearTimeout(this.#timer));
+    this.on("close", () => this.#runtime.clearTimeout(this.#timer));
   }
 
   /**
@@ -83,7 +90,7 @@ export class HardenedSocket extends NodeWebSocket {
     this.#sendPongs();
     super.close(code, reason);
     if (this.readyState === WebSocket.CLOSED) return;
-    this.#timer ??= setTimeout(() => this.terminate(), this.#closeTimeoutMs);
+    this.#timer ??= this.#runtime.setTimeout(() => this.terminate(), this.#closeTimeoutMs);
     // The peer's close frame arrives behind everything that the peer sent before.
     this.resume();
   }
@@ -136,7 +143,7 @@ export class HardenedSocket extends NodeWebSocket {
   #farewell(): void {
     // `ws` has already scheduled a resume, to read the peer's answer, by the same queue.
     process.nextTick(() => this.raw.pause());
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(() => this.terminate(), FAREWELL_MS);
+    this.#runtime.clearTimeout(this.#timer);
+    this.#timer = this.#runtime.setTimeout(() => this.terminate(), FAREWELL_MS);
   }
 }

@@ -8,6 +8,7 @@ import { frameOf } from "../../tests/servers.ts";
 import { FrameMaker } from "./frames.ts";
 import { HardenedSocket, MAX_UNSENT_PONG_BYTES } from "./socket.ts";
 import { type NodeWebSocket, NodeWebSocketServer } from "./ws.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 const PING = 0x89;
 
@@ -65,7 +66,11 @@ function upgrade(): { stuck: StuckSocket; socket: HardenedSocket } {
     },
   );
   assert(socket !== undefined);
-  socket.attach(stuck as unknown as Socket, { frames: new FrameMaker(), closeTimeoutMs: 5_000 });
+  socket.attach(stuck as unknown as Socket, {
+    runtime: platformRuntime(),
+    frames: new FrameMaker(),
+    closeTimeoutMs: 5_000,
+  });
   return { stuck, socket };
 }
 

@@ -24,6 +24,7 @@ import type {
   StreamSide,
 } from "../connection.ts";
 import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 /** A call that waits for a slot. */
 interface Waiter {
@@ -36,6 +37,7 @@ interface Waiter {
  * their signal or timeout ends the wait.
  */
 class StreamSlots {
+  readonly #runtime: Runtime;
   #free: number;
   #error: { readonly cause: unknown } | undefined = undefined;
   readonly #waiters: Set<Waiter> = new Set();
@@ -43,9 +45,11 @@ class StreamSlots {
   /**
    * Creates the limit.
    *
+   * @param runtime Runtime that has the timers.
    * @param slots Number of slots, all free.
    */
-  constructor(slots: number) {
+  constructor(runtime: Runtime, slots: number) {
+    this.#runtime = runtime;
     this.#free = slots;
   }
 
@@ -73,7 +77,7 @@ class StreamSlots {
     };
     const onAbort = () => giveUp(signal?.reason);
     signal?.addEventListener("abort", onAbort, { once: true });
-    const timer = timeoutMs === undefined ? undefined : setTimeout(() => {
+    const timer = timeoutMs === undefined ? undefined : this.#runtime.setTimeout(() => {
       giveUp(
         new TimeoutError(
           `Cannot open stream: the peer took no ${direction} stream within ${timeoutMs} ms`,
@@ -84,7 +88,7 @@ class StreamSlots {
     try {
       await promise;
     } finally {
-      clearTimeout(timer);
+      this.#runtime.clearTimeout(timer);
       signal?.removeEventListener("abort", onAbort);
     }
   }
@@ -128,6 +132,8 @@ const encoder = new TextEncoder();
 
 /** Features of a memory wire. */
 export interface MemoryWire {
+  /** Clocks and timers of both ends. */
+  readonly runtime: Runtime;
   /** The subprotocol. */
   readonly protocol: string;
   /** Message frames without a stream. */
@@ -166,8 +172,8 @@ export class MemoryConnection implements Connection, ConnectionInspection {
   readonly #bidirectional: Arrivals<IncomingStream, BidirectionalStream>;
   readonly #unidirectional: Arrivals<ReadableStream<Uint8Array>>;
   readonly #datagrams: Arrivals<Uint8Array>;
-  readonly #bidirectionalSlots: StreamSlots = new StreamSlots(MAX_UNACCEPTED_STREAMS);
-  readonly #unidirectionalSlots: StreamSlots = new StreamSlots(MAX_UNACCEPTED_STREAMS);
+  readonly #bidirectionalSlots: StreamSlots;
+  readonly #unidirectionalSlots: StreamSlots;
   #peer!: MemoryConnection;
   #closeError: ConnectionError | undefined = undefined;
   #drain: PromiseWithResolvers<void> | undefined = undefined;
@@ -213,6 +219,8 @@ export class MemoryConnection implements Connection, ConnectionInspection {
   constructor(wire: MemoryWire, out: MemoryPath, inward: MemoryPath) {
     this.#out = out;
     this.#in = inward;
+    this.#bidirectionalSlots = new StreamSlots(wire.runtime, MAX_UNACCEPTED_STREAMS);
+    this.#unidirectionalSlots = new StreamSlots(wire.runtime, MAX_UNACCEPTED_STREAMS);
     this.protocol = wire.protocol;
     this.capabilities = {
       streams: wire.streams,

@@ -2,6 +2,7 @@
 import { type MemoryFaults, MemoryPath, seededRandom } from "./path.ts";
 import { MemoryConnection, type MemoryWire, type WithheldCredit } from "./connection.ts";
 import type { Connection } from "../connection.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 
 export type { MemoryFaults, WithheldCredit };
 
@@ -16,6 +17,12 @@ export type MemoryDirection = "to-server" | "to-client";
  * - **Like WebTransport:** `{ frames: false }`.
  */
 export interface MemoryPairOptions {
+  /**
+   * Clocks, timers and randomness of the network between the ends.
+   *
+   * @default {platformRuntime()}
+   */
+  runtime?: Runtime;
   /**
    * The subprotocol that both ends agreed on.
    *
@@ -201,8 +208,8 @@ class PairLink implements MemoryLink {
  * Makes two established connections that are each other's peer, for tests: with delay, loss,
  * reordering, disconnects and peers that do not read.
  *
- * - **Delivery:** in a microtask, in order, without timers; with a delay by
- *   `setTimeout` and `Date`, so fake time drives it.
+ * - **Delivery:** in a microtask, in order, without timers; with a delay
+ *   by the clock and the timers of the runtime, so that fake time drives it.
  * - **Bounds:** frames without a receiver, unread stream bytes, unaccepted streams and unread
  *   datagrams are all bounded.
  * - **Close:** `closed` settles at once at the end that closes; the other end gets all data sent
@@ -243,11 +250,11 @@ class PairLink implements MemoryLink {
  */
 export function memoryPair(options: MemoryPairOptions = {}): MemoryPair {
   const { protocol = "skein.1", frames = true, streams = true, datagrams = true } = options;
-  const { faults = {}, random = 1 } = options;
-  const wire: MemoryWire = { protocol, frames, streams, datagrams };
+  const { runtime = platformRuntime(), faults = {}, random = 1 } = options;
+  const wire: MemoryWire = { runtime, protocol, frames, streams, datagrams };
   const draw = typeof random === "function" ? random : seededRandom(random);
-  const toServer = new MemoryPath(draw);
-  const toClient = new MemoryPath(draw);
+  const toServer = new MemoryPath(runtime, draw);
+  const toClient = new MemoryPath(runtime, draw);
   const client = new MemoryConnection(wire, toServer, toClient);
   const server = new MemoryConnection(wire, toClient, toServer);
   if (options.withheldCredit !== undefined) client.withhold(options.withheldCredit);

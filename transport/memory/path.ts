@@ -1,4 +1,5 @@
 /** One direction of the network between the two ends of a memory pair. */
+import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /** Most datagrams under way; beyond, the oldest is lost, as in a router's queue. */
 const MAX_DATAGRAMS_UNDER_WAY = 256;
@@ -41,15 +42,17 @@ interface Packet {
 
 /** Packets in order; a first packet that is not due holds up the others. */
 class Lane {
+  readonly #runtime: Runtime;
   readonly #onShrink: () => void;
   #packets: Packet[] = [];
   #head = 0;
   #bytes = 0;
-  #timer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #timer: Timer | undefined = undefined;
   #scheduled = false;
   #stalled = false;
 
-  constructor(onShrink: () => void) {
+  constructor(runtime: Runtime, onShrink: () => void) {
+    this.#runtime = runtime;
     this.#onShrink = onShrink;
   }
 
@@ -116,7 +119,7 @@ class Lane {
         this.#pump();
       });
     } else {
-      this.#timer = setTimeout(() => {
+      this.#timer = this.#runtime.setTimeout(() => {
         this.#timer = undefined;
         this.#pump();
       }, waitMs);
@@ -124,13 +127,13 @@ class Lane {
   }
 
   #unschedule(): void {
-    clearTimeout(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
   }
 
   #waitMs(): number {
     const { dueMs } = this.#packets[this.#head]!;
-    return dueMs === 0 ? 0 : dueMs - Date.now();
+    return dueMs === 0 ? 0 : dueMs - this.#runtime.now();
   }
 
   #pump(): void {
@@ -151,9 +154,10 @@ class Lane {
  * - **Time:** without a delay a microtask, and no timer; with one, one timer.
  */
 export class MemoryPath {
+  readonly #runtime: Runtime;
   readonly #random: () => number;
-  readonly #reliable: Lane = new Lane(() => this.onShrink?.());
-  readonly #datagrams: Lane = new Lane(() => {});
+  readonly #reliable: Lane;
+  readonly #datagrams: Lane;
   #faults: Required<MemoryFaults> = { delayMs: 0, jitterMs: 0, lossRate: 0, reorderRate: 0 };
   #cut = false;
 
@@ -163,10 +167,14 @@ export class MemoryPath {
   /**
    * Creates a path without faults.
    *
+   * @param runtime Clocks and timers of the network.
    * @param random Numbers from 0 to below 1, which decide on jitter, loss and order.
    */
-  constructor(random: () => number) {
+  constructor(runtime: Runtime, random: () => number) {
+    this.#runtime = runtime;
     this.#random = random;
+    this.#reliable = new Lane(runtime, () => this.onShrink?.());
+    this.#datagrams = new Lane(runtime, () => {});
   }
 
   /** Bytes of reliable packets under way. */
@@ -247,7 +255,7 @@ export class MemoryPath {
     if (delayMs === 0 && jitterMs === 0) return 0;
     const jitter = jitterMs > 0 ? jitterMs * this.#random() : 0;
     // Whole milliseconds, as in clocks and timers: a timer could never wait for a fraction.
-    return Date.now() + Math.ceil(delayMs + jitter);
+    return this.#runtime.now() + Math.ceil(delayMs + jitter);
   }
 }
 

@@ -24,7 +24,7 @@ import type {
   SendStream,
 } from "../connection.ts";
 import { within } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /** The message stream at one end: the client opens the stream, the server waits for it. */
 export interface FirstStream {
@@ -87,18 +87,24 @@ export interface MessageBounds {
   readonly admitted?: Promise<unknown> | undefined;
 }
 
+/** Bounds of message frames, and the runtime of the node. */
+export interface MessageOptions extends MessageBounds {
+  /** Clocks and timers of the node. */
+  readonly runtime: Runtime;
+}
+
 /**
  * Adds message frames to the connection of a client, on a stream that this opens. See `withMessages`.
  *
  * @param connection A connection on which no stream was opened yet.
- * @param bounds See {@linkcode MessageBounds}.
+ * @param options See {@linkcode MessageOptions}.
  * @returns The connection with `frames`, whose close also closes the inner one.
  */
-export function openMessages(connection: Connection, bounds: MessageBounds = {}): Connection {
+export function openMessages(connection: Connection, options: MessageOptions): Connection {
   // Counters of streams leave out the message stream.
   connection.inspect?.excludeMessageStream?.("local");
   const stream = connection.createBidirectionalStream();
-  return new MessageStreamConnection(connection, bounds, {
+  return new MessageStreamConnection(connection, options, {
     stream,
     get incoming() {
       return connection.incomingBidirectionalStreams;
@@ -119,6 +125,7 @@ interface Outcome {
 export class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   readonly lowWaterMark = LOW_WATER_MARK;
 
+  readonly #runtime: Runtime;
   readonly #inner: Connection;
   readonly #first: FirstStream;
   readonly #isServer: boolean;
@@ -132,7 +139,7 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
   #stream: DirectStream | undefined;
   #drained: PromiseWithResolvers<void> | undefined;
   /** The one timer: for the stream, for the peer's end, or for the data that lingers. */
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timer: Timer | undefined;
   /** Code and reason of this end's close. */
   #closing: Required<ConnectionCloseInfo> | undefined;
   #closesConnection = false;
@@ -155,14 +162,15 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
   #maxBytes = Infinity;
 
   /** Puts message frames on the first stream of a connection. */
-  constructor(inner: Connection, bounds: MessageBounds, first: FirstStream) {
-    const { closeTimeoutMs = CLOSE_TIMEOUT_MS, admitted } = bounds;
+  constructor(inner: Connection, options: MessageOptions, first: FirstStream) {
+    const { runtime, closeTimeoutMs = CLOSE_TIMEOUT_MS, maxFrameBytes, admitted } = options;
     const { stream, timeoutMs } = first;
+    this.#runtime = runtime;
     this.#inner = inner;
     this.#first = first;
     this.#isServer = timeoutMs !== undefined;
     this.#closeTimeoutMs = closeTimeoutMs;
-    this.#parser = new FrameParser(this, bounds.maxFrameBytes ?? MAX_FRAME_BYTES);
+    this.#parser = new FrameParser(this, maxFrameBytes ?? MAX_FRAME_BYTES);
     this.#closed.promise.catch(() => {}); // Callers may ignore the rejection.
     if (admitted !== undefined) {
       this.#maxBytes = MAX_EARLY_BYTES;
@@ -179,8 +187,8 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
     this.#settled = this.#isServer
       ? Promise.resolve()
       : Promise.race([stream, over]).catch(() => {});
-    if (!this.#isServer) return;
-    this.#timer = setTimeout(() => {
+    if (timeoutMs === undefined) return;
+    this.#timer = runtime.setTimeout(() => {
       this.#closing ??= { closeCode: CloseCode.timedOut, reason: "No message stream in time" };
       this.#closeInner();
     }, timeoutMs);
@@ -243,7 +251,7 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
   }
 
   async createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
-    await within(platformRuntime(), this.#settled, options ?? {});
+    await within(this.#runtime, this.#settled, options ?? {});
     return await this.#inner.createBidirectionalStream(options);
   }
 
@@ -466,12 +474,12 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
   }
 
   #startTimer(timeoutMs: number, callback: () => void): void {
-    clearTimeout(this.#timer);
-    this.#timer = setTimeout(callback, timeoutMs);
+    this.#runtime.clearTimeout(this.#timer);
+    this.#timer = this.#runtime.setTimeout(callback, timeoutMs);
   }
 
   #stopTimer(): void {
-    clearTimeout(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
   }
 }

@@ -4,6 +4,7 @@
  * @module
  */
 import type { BidirectionalStream, Connection } from "../connection.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import {
   type FirstStream,
   type MessageBounds,
@@ -16,6 +17,12 @@ const STREAM_TIMEOUT_MS = 10_000;
 
 /** Options for {@linkcode withMessages}. */
 export interface MessageStreamOptions extends MessageBounds {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
   /** Side of this end: the client opens the stream. */
   readonly side: "client" | "server";
   /**
@@ -60,9 +67,10 @@ export interface MessageStreamOptions extends MessageBounds {
  * @returns The connection with `frames`, whose close also closes the inner one.
  */
 export function withMessages(connection: Connection, options: MessageStreamOptions): Connection {
+  const { runtime = platformRuntime() } = options;
   return options.side === "client"
-    ? openMessages(connection, options)
-    : acceptMessages(connection, options).connection;
+    ? openMessages(connection, { ...options, runtime })
+    : acceptMessages(connection, { ...options, runtime }).connection;
 }
 
 /** The connection of a server with message frames. */
@@ -82,7 +90,7 @@ export interface AcceptedMessages {
  */
 export function acceptMessages(
   connection: Connection,
-  options: Omit<MessageStreamOptions, "side">,
+  options: Omit<MessageStreamOptions, "side"> & { readonly runtime: Runtime },
 ): AcceptedMessages {
   // Counters of streams leave out the message stream.
   connection.inspect?.excludeMessageStream?.("remote");

@@ -14,6 +14,7 @@ import type {
 } from "../connection.ts";
 import { FrameType } from "./frames.ts";
 import type { RecordWriter } from "./record.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 /** Default bytes of all streams that the peer may send ahead of the readers. */
 const MAX_DATA = 1_048_576;
@@ -54,6 +55,8 @@ export interface Account extends CreditPair {
 
 /** The connection, as the credit sees it. */
 export interface CreditHost {
+  /** Clocks and timers of the node. */
+  readonly runtime: Runtime;
   /** Called when a frame about credit has to go out. */
   creditChanged(): void;
   /** Called when this end has used up the credit of a kind. */
@@ -77,7 +80,12 @@ export class QmuxCredit implements ConnectionCredit {
     const account = (kind: CreditKind, window: number): Account => {
       checkTotal(window);
       const made: Account = {
-        send: new SendCredit(NAMES[kind].what, 0, (limit) => this.block(kind, limit)),
+        send: new SendCredit(
+          host.runtime,
+          NAMES[kind].what,
+          0,
+          (limit) => this.block(kind, limit),
+        ),
         receive: new ReceiveCredit(window, (limit) => {
           made.grant = limit;
           this.#hasFrames = true;

@@ -1,4 +1,5 @@
 /** Scheduler of outgoing records: priorities, fairness, and a bound on bytes in the wire. */
+import { HAS_TURN_END, type Runtime } from "../../base/runtime.ts";
 import type { MultiplexerLink } from "./multiplexer.ts";
 import type { QmuxCredit } from "./_credit.ts";
 import type { QmuxDatagrams } from "./datagrams.ts";
@@ -85,21 +86,11 @@ export const MAX_BUFFERED_BYTES = 32_768;
 /** Bytes that one stream sends in a row while another of the same order waits. */
 const QUANTUM_BYTES = 16_384;
 
-const { setImmediate } = globalThis as { setImmediate?: (callback: () => void) => unknown };
-
-/**
- * Delays a record to the end of the turn of the event loop, where the platform has a call for that.
- * A loop of awaited writes then fills records, and the end of one stream shares a record with the
- * start of the next. Two small records in a row would be 40 ms apart where the TCP stack of the
- * client delays small segments, as Deno's does.
- */
-const nextTurn: (callback: () => void) => unknown = setImmediate ?? queueMicrotask;
-
 /**
  * Microtasks without a new frame before a record goes out in a browser, where TCP does not delay
  * segments.
  */
-const IDLE_TURNS = setImmediate === undefined ? 8 : 1;
+const IDLE_TURNS = HAS_TURN_END ? 1 : 8;
 
 /** Number of streams with pending control frames at which ended streams are swept out. */
 const SWEEP_AT = 1_024;
@@ -116,6 +107,7 @@ export interface OutletSources {
 
 /** Sends the frames of one connection. */
 export class Outlet {
+  readonly #runtime: Runtime;
   readonly #link: MultiplexerLink;
   readonly #record: RecordWriter;
   readonly #sources: OutletSources;
@@ -140,7 +132,7 @@ export class Outlet {
     const { byteLength } = this.#record;
     if (byteLength !== this.#flushBytes) this.#idleTurns = 0;
     this.#flushBytes = byteLength;
-    if (byteLength > 0 && ++this.#idleTurns < IDLE_TURNS) return void nextTurn(this.#flush);
+    if (byteLength > 0 && ++this.#idleTurns < IDLE_TURNS) return this.#nextTurn();
     this.#isFlushing = false;
     if (!this.#isOver && byteLength > 0) this.#send();
   };
@@ -151,10 +143,18 @@ export class Outlet {
   /**
    * Creates an outlet that sends only parameters and credit before {@linkcode Outlet.open}.
    *
+   * @param runtime Runtime that ends the turns.
+   * @param link Wire of the records.
    * @param record Writer that frames go into.
    * @param sources Sources of frames other than streams.
    */
-  constructor(link: MultiplexerLink, record: RecordWriter, sources: OutletSources) {
+  constructor(
+    runtime: Runtime,
+    link: MultiplexerLink,
+    record: RecordWriter,
+    sources: OutletSources,
+  ) {
+    this.#runtime = runtime;
     this.#link = link;
     this.#record = record;
     this.#sources = sources;
@@ -430,7 +430,18 @@ export class Outlet {
     if (this.#isFlushing || this.#isOver || this.#record.byteLength === 0) return;
     this.#isFlushing = true;
     this.#flushBytes = this.#idleTurns = 0;
-    nextTurn(this.#flush);
+    this.#nextTurn();
+  }
+
+  /**
+   * Delays a record to the end of the turn of the event loop, where the platform has a call for
+   * that. A loop of awaited writes then fills records, and the end of one stream shares a record
+   * with the start of the next. Two small records in a row would be 40 ms apart where the TCP stack
+   * of the client delays small segments, as Deno's does.
+   */
+  #nextTurn(): void {
+    if (HAS_TURN_END) this.#runtime.schedule(this.#flush);
+    else queueMicrotask(this.#flush);
   }
 }
 

@@ -6,6 +6,7 @@ import type { QmuxCredit } from "./_credit.ts";
 import { QmuxError, QuicError } from "./error_codes.ts";
 import { QmuxStream, ReceiveHalf, SendHalf, type StreamHost } from "./stream.ts";
 import { DEFAULT_PARAMETERS, type TransportParameters } from "./transport_parameters.ts";
+import type { Timer } from "../../base/runtime.ts";
 
 /** Most streams held for acceptance; beyond, the oldest is dropped. */
 export const MAX_UNACCEPTED_STREAMS = 1_000;
@@ -36,7 +37,7 @@ export class StreamRegistry {
   readonly #bidirectional: Arrivals<QmuxStream>;
   readonly #unidirectional: Arrivals<QmuxStream, ReceiveStream>;
   #unannounced: SendHalf[] = [];
-  #announcing: ReturnType<typeof setTimeout> | undefined = undefined;
+  #announcing: Timer | undefined = undefined;
   #messages: Ledger | undefined = undefined;
 
   /**
@@ -168,7 +169,7 @@ export class StreamRegistry {
    * @param isBroken Whether the lists of incoming streams fail with the error too.
    */
   end(error: Error, isBroken: boolean): void {
-    clearTimeout(this.#announcing);
+    this.#host.runtime.clearTimeout(this.#announcing);
     this.#unannounced = [];
     for (const stream of this.#streams.values()) stream.fail(error);
     this.#streams.clear();
@@ -181,10 +182,10 @@ export class StreamRegistry {
   /** Announces a stream to the peer soon, even if nothing is written to the stream at first. */
   #announceSoon(half: SendHalf): void {
     this.#unannounced.push(half);
-    this.#announcing ??= setTimeout(() => {
+    this.#announcing ??= this.#host.runtime.setTimeout(() => {
       this.#announcing = undefined;
       for (const one of this.#unannounced.splice(0)) one.announce();
-    });
+    }, 0);
   }
 
   /** Adds a stream that the peer opened, and all earlier ones. */

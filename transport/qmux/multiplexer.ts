@@ -5,6 +5,7 @@ import type {
   ConnectionObserver,
   FlowControlOptions,
 } from "../connection.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 /** Streams, datagrams and flow control, as a part of a connection. */
 export interface Multiplexer extends
@@ -55,6 +56,8 @@ export interface MultiplexerLink {
 
 /** A connection that creates the multiplexer on first use. */
 export interface StreamsHost extends Pick<MultiplexerLink, "bufferedAmount" | "drained" | "send"> {
+  /** Clocks and timers of the node. */
+  readonly runtime: Runtime;
   /** Name of the transport, for errors. */
   readonly transport: string;
   /** This end's role. */

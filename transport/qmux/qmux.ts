@@ -39,6 +39,7 @@ import {
   type TransportParameters,
 } from "./transport_parameters.ts";
 import type { QmuxVersion } from "./versions.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 
 /** Pings sent within the idle timeout of the peer. */
@@ -49,9 +50,10 @@ const MIN_PING_MS = 100;
 
 /** Pings of one connection. */
 class Pings {
+  readonly #runtime: Runtime;
   readonly #outlet: Outlet;
   readonly #version: QmuxVersion;
-  #keepAlive: ReturnType<typeof setInterval> | undefined = undefined;
+  #keepAlive: Timer | undefined = undefined;
   #sent = 0n;
   #last = -1n;
   #recordsAtPing = 0;
@@ -61,7 +63,8 @@ class Pings {
    *
    * @param version Version of the wire; draft 02 requires ascending ping numbers.
    */
-  constructor(outlet: Outlet, version: QmuxVersion) {
+  constructor(runtime: Runtime, outlet: Outlet, version: QmuxVersion) {
+    this.#runtime = runtime;
     this.#outlet = outlet;
     this.#version = version;
   }
@@ -74,11 +77,13 @@ class Pings {
   keepAlive(timeoutMs: number): void {
     const everyMs = Math.max(MIN_PING_MS, timeoutMs / PINGS_PER_TIMEOUT);
     if (timeoutMs === 0 || everyMs > MAX_TIMER_MS || this.#version === 0) return;
-    this.#keepAlive = setInterval(() => {
+    const check = () => {
+      this.#keepAlive = this.#runtime.setTimeout(check, everyMs);
       const { records } = this.#outlet;
       if (records === this.#recordsAtPing) this.#outlet.ping(this.#sent++);
       this.#recordsAtPing = this.#outlet.records;
-    }, everyMs);
+    };
+    this.#keepAlive = this.#runtime.setTimeout(check, everyMs);
   }
 
   /**
@@ -113,7 +118,7 @@ class Pings {
   }
 
   stop(): void {
-    clearInterval(this.#keepAlive);
+    this.#runtime.clearTimeout(this.#keepAlive);
   }
 }
 
@@ -149,6 +154,8 @@ export interface QmuxLink extends MultiplexerLink {
 
 /** Options for {@linkcode Qmux}. */
 export interface QmuxOptions {
+  /** Clocks and timers of the node. */
+  readonly runtime: Runtime;
   /** Version of the wire. */
   readonly version: QmuxVersion;
   /**
@@ -179,6 +186,8 @@ export class Qmux
     OutletSources,
     CreditHost,
     DatagramHost {
+  /** Clocks and timers of the node. */
+  readonly runtime: Runtime;
   /** Counters of the connection. */
   readonly ledger: Ledger = new Ledger();
 
@@ -207,7 +216,8 @@ export class Qmux
    * @throws {RangeError} If a window is not an integer from 0 to 2^53 - 1.
    */
   constructor(link: QmuxLink, options: QmuxOptions) {
-    const { version, flowControl = {} } = options;
+    const { runtime, version, flowControl = {} } = options;
+    this.runtime = runtime;
     this.#link = link;
     this.#options = options;
     this.#isLegacy = version === "webtransport";
@@ -219,8 +229,8 @@ export class Qmux
     if (!this.#isLegacy) this.#credit = new QmuxCredit(flowControl, this);
     this.dataReceived = this.#credit?.of("data").receive ??
       new ReceiveCredit(MAX_UNCOUNTED_BYTES, () => {});
-    this.#outlet = new Outlet(link, record, this);
-    this.#pings = new Pings(this.#outlet, version);
+    this.#outlet = new Outlet(runtime, link, record, this);
+    this.#pings = new Pings(runtime, this.#outlet, version);
     this.#streams = new StreamRegistry(this, link.side, flowControl);
     if (this.#isLegacy) {
       this.#isStarted = this.#isOpen = true;

@@ -15,7 +15,7 @@ import type {
 } from "../connection.ts";
 import { MAX_VARINT } from "../quic/varint.ts";
 import { startTimer } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { QmuxError, QuicError } from "./error_codes.ts";
 import { FrameType } from "./frames.ts";
 import type { RecordWriter } from "./record.ts";
@@ -106,6 +106,8 @@ class Chunks {
 
 /** A connection, as its streams see it. */
 export interface StreamHost {
+  /** Clocks and timers of the node. */
+  readonly runtime: Runtime;
   /** Receive credit for the bytes of all streams. */
   readonly dataReceived: ReceiveCredit;
   /** Bytes of all streams that this end may send now. */
@@ -454,14 +456,14 @@ export class SendHalf implements DirectWritable {
       if (this.#writes.length > 0 || this.#isClosing) this.#host.wantsToSend(this);
     };
     const onAbort = () => giveUp(signal?.reason);
-    const timer = startTimer(platformRuntime(), timeoutMs, (ms) => {
+    const timer = startTimer(this.#host.runtime, timeoutMs, (ms) => {
       giveUp(new TimeoutError(`Cannot write: ${WAITS[this.waitsFor]} within ${ms} ms`, ms));
     });
     signal?.addEventListener("abort", onAbort, { once: true });
     try {
       await write.done.promise;
     } finally {
-      clearTimeout(timer);
+      this.#host.runtime.clearTimeout(timer);
       signal?.removeEventListener("abort", onAbort);
     }
   }

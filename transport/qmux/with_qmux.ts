@@ -22,9 +22,12 @@ import { checkWireClose, isPortableCloseCode, MAX_QUIC_CLOSE_CODE } from "../wir
 import { QuicError } from "./error_codes.ts";
 import { Qmux, type QmuxLink } from "./qmux.ts";
 import type { QmuxVersion } from "./versions.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 /** Options for {@linkcode withQmux}. */
 export interface WithQmuxOptions {
+  /** Clocks and timers of the node. */
+  readonly runtime: Runtime;
   /** This end's role. */
   readonly side: "client" | "server";
   /** Version of the wire. */
@@ -61,12 +64,14 @@ export interface WithQmuxOptions {
  * @example In memory
  * ```ts
  * import { withQmux } from "./with_qmux.ts";
+ * import { platformRuntime } from "../../base/runtime.ts";
  * import { directStream, memoryPair } from "@skein/skein/transport";
  * import { assertEquals } from "@std/assert";
  *
  * const pair = memoryPair({ streams: false, datagrams: false });
- * await using client = withQmux(pair.client, { side: "client", version: 1 });
- * await using server = withQmux(pair.server, { side: "server", version: 1 });
+ * const options = { runtime: platformRuntime(), version: 1 } as const;
+ * await using client = withQmux(pair.client, { ...options, side: "client" });
+ * await using server = withQmux(pair.server, { ...options, side: "server" });
  * const near = directStream(await client.createBidirectionalStream());
  * await near.write(new TextEncoder().encode("hello"));
  * await near.close();
@@ -92,6 +97,7 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
   readonly ready: Promise<void>;
   readonly closed: Promise<ConnectionCloseInfo>;
 
+  readonly #runtime: Runtime;
   readonly #carrier: Connection;
   readonly #frames: MessageFrames;
   readonly #qmux: Qmux;
@@ -103,7 +109,8 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
   #ending: Required<ConnectionCloseInfo> | ConnectionError | undefined = undefined;
 
   constructor(carrier: Connection, frames: MessageFrames, options: WithQmuxOptions) {
-    const { side, version, protocol = "", flowControl, admitted } = options;
+    const { runtime, side, version, protocol = "", flowControl, admitted } = options;
+    this.#runtime = runtime;
     this.#carrier = carrier;
     this.#frames = frames;
     this.side = side;
@@ -116,6 +123,7 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
       independentStreams: false,
     });
     this.#qmux = new Qmux(this, {
+      runtime,
       version,
       flowControl,
       isLenient: true,
@@ -198,7 +206,7 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
   }
 
   drained(): Promise<void> {
-    return (this.#drain ??= new EarlyDrain(this.#frames)).drained();
+    return (this.#drain ??= new EarlyDrain(this.#runtime, this.#frames)).drained();
   }
 
   peerClosed(info: Required<ConnectionCloseInfo>): void {

@@ -6,6 +6,7 @@ import { decodeRecord, PARAMETERS_TYPE } from "./frames.ts";
 import { RecordWriter } from "./record.ts";
 import { DEFAULT_PARAMETERS } from "./transport_parameters.ts";
 import { withQmux } from "./with_qmux.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** What a WebSocket is in memory. */
 const WEBSOCKET = { streams: false, datagrams: false };
@@ -25,14 +26,14 @@ function serverOf(receiveFrame: (record: Uint8Array) => void = () => {}) {
     receiveFrame: (frame) => receiveFrame(frame as Uint8Array),
     framesEnded() {},
   });
-  const server = withQmux(pair.server, { side: "server", version: 1 });
+  const server = withQmux(pair.server, { runtime: platformRuntime(), side: "server", version: 1 });
   const send = (frame: Uint8Array | string) => pair.client.frames!.send(frame);
   return { pair, server, send };
 }
 
 Deno.test("withQmux() wants a connection of frames that are nobody's", async () => {
   await using without = memoryPair({ frames: false });
-  const options = { side: "client", version: 1 } as const;
+  const options = { runtime: platformRuntime(), side: "client", version: 1 } as const;
   assertThrows(() => withQmux(without.client, options), TypeError, "no frames");
   await using pair = memoryPair(WEBSOCKET);
   pair.client.frames!.receive({ receiveFrame() {}, framesEnded() {} });
@@ -94,8 +95,8 @@ Deno.test("withQmux() passes on any code with which a foreign peer closes", asyn
 Deno.test("withQmux() breaks with what carries it", async () => {
   await using pair = memoryPair(WEBSOCKET);
   const [client, server] = [
-    withQmux(pair.client, { side: "client", version: 1 }),
-    withQmux(pair.server, { side: "server", version: 1 }),
+    withQmux(pair.client, { runtime: platformRuntime(), side: "client", version: 1 }),
+    withQmux(pair.server, { runtime: platformRuntime(), side: "server", version: 1 }),
   ];
   await Promise.all([client.ready, server.ready]);
   const stream = await client.createBidirectionalStream();
@@ -117,7 +118,11 @@ Deno.test("withQmux() was ready although a close came first, where nothing has t
   await pair.client.ready;
   pair.server.frames!.send(Uint8Array.fromHex("1d4fa9" + "627965"));
   await turn();
-  await using client = withQmux(pair.client, { side: "client", version: "webtransport" });
+  await using client = withQmux(pair.client, {
+    runtime: platformRuntime(),
+    side: "client",
+    version: "webtransport",
+  });
   await client.ready;
   assertEquals(await client.closed, { closeCode: 4009, reason: "bye" });
 });
@@ -125,8 +130,16 @@ Deno.test("withQmux() was ready although a close came first, where nothing has t
 Deno.test("withQmux() has what carries it close with 0 where a WebSocket cannot say the code", async () => {
   for (const [closeCode, carried] of [[0x103, 0], [2 ** 40, 0], [1000, 0], [4507, 4507]] as const) {
     const pair = memoryPair(WEBSOCKET);
-    const client = withQmux(pair.client, { side: "client", version: 1 });
-    const server = withQmux(pair.server, { side: "server", version: 1 });
+    const client = withQmux(pair.client, {
+      runtime: platformRuntime(),
+      side: "client",
+      version: 1,
+    });
+    const server = withQmux(pair.server, {
+      runtime: platformRuntime(),
+      side: "server",
+      version: 1,
+    });
     await Promise.all([client.ready, server.ready]);
     client.close({ closeCode, reason: "enough" });
     for (const end of [client, server]) {

@@ -35,6 +35,7 @@ import {
 import { PeerStreams } from "./_peer_streams.ts";
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
 import { opened } from "../opened.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 const CAPABILITIES: ConnectionCapabilities = {
   streams: true,
@@ -359,7 +360,12 @@ export class RawQuicConnection
     const { signal, timeoutMs } = options;
     let stream: T;
     try {
-      stream = await opened(opening, { kind, signal, timeoutMs, leftMs: timeoutMs }, { late });
+      stream = await opened(platformRuntime(), opening, {
+        kind,
+        signal,
+        timeoutMs,
+        leftMs: timeoutMs,
+      }, { late });
     } catch (error) {
       const isOurs = signal?.aborted || error instanceof Error && error.name === "TimeoutError";
       throw isOurs ? error : this.connectionError(error);

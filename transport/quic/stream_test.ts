@@ -16,6 +16,7 @@ import {
   type StreamOwner,
 } from "./stream_halves.ts";
 import type { UnreadShare } from "./unread_streams.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 const NOTHING = new Uint8Array();
 const TEXT = new TextEncoder().encode("hello");
@@ -90,7 +91,7 @@ Deno.test("ReceiveHalf.read() tells its owner where more came than its credit", 
   for (const [size, overruns] of [[10, 0], [11, 1]] as const) {
     const { owner, half } = receiving((controller) => controller.byobRequest!.respond(size));
     owner.dataCredit = {
-      send: new SendCredit("bytes", 0, () => {}),
+      send: new SendCredit(platformRuntime(), "bytes", 0, () => {}),
       receive: new ReceiveCredit(10, () => {}),
     };
     assertEquals((await half.read())?.byteLength, size);
@@ -218,7 +219,7 @@ Deno.test("SendHalf.abort() rejects writes that wait, and does nothing after the
 Deno.test("SendHalf.write() lets nothing between the parts of a write that waited for credit", async () => {
   const going: (() => void)[] = [];
   const { half, owner, log } = sending(() => new Promise((resolve) => going.push(resolve)));
-  const send = new SendCredit("bytes", 10, () => {});
+  const send = new SendCredit(platformRuntime(), "bytes", 10, () => {});
   owner.dataCredit = { send, receive: new ReceiveCredit(10, () => {}) };
   const first = half.write(new Uint8Array(12));
   await until(() => going.length === 1);
@@ -483,7 +484,7 @@ Deno.test("ReceiveHalf.endTurn() sees the end, and leaves all bytes to a later r
   for (const sizes of [[], [5], [5, 7, 9]]) {
     const { owner, half, ends } = ending(sizes);
     owner.dataCredit = {
-      send: new SendCredit("bytes", 0, () => {}),
+      send: new SendCredit(platformRuntime(), "bytes", 0, () => {}),
       receive: new ReceiveCredit(100, () => {}),
     };
     half.taken();
@@ -546,7 +547,7 @@ Deno.test("ReceiveHalf.cancel() gives back the credit of what was read ahead", a
   const granted: number[] = [];
   const { owner, half } = ending([60]);
   owner.dataCredit = {
-    send: new SendCredit("bytes", 0, () => {}),
+    send: new SendCredit(platformRuntime(), "bytes", 0, () => {}),
     receive: new ReceiveCredit(100, (limit) => granted.push(limit)),
   };
   half.taken();

@@ -42,7 +42,7 @@ export function lateRace(options: TransportOptions, parts: PageParts): RacingDia
   const isAvailable = isNativeWebTransportAvailable();
   let race: RacingDialer | undefined;
   const webSocket = (url: string | URL, options: DialWebSocketOptions) =>
-    openWebSocket(url, { ...options, load: parts.streams });
+    openWebSocket(url, { runtime: platformRuntime(), ...options, load: parts.streams });
 
   const load = async (signal: AbortSignal | undefined, timeoutMs = Infinity) => {
     if (!isAvailable) throw new UnsupportedError("This platform has no WebTransport");

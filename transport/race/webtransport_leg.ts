@@ -9,6 +9,7 @@ import type { Connection } from "../connection.ts";
 import { MESSAGE_PROTOCOL, openMessages } from "../message_stream/message_stream.ts";
 import { type DialWebTransportOptions, TOKEN_MARK, TOKEN_MARK_QUERY } from "../webtransport.ts";
 import type { WebTransportLeg } from "./options.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** Opens WebTransport at an `https:` URL; the connections carry no messages. */
 export type WebTransportDialer = (
@@ -64,7 +65,7 @@ export function webTransportLeg(dial: WebTransportDialer): WebTransportLeg {
     const { protocol } = connection;
     try {
       if (protocol === MESSAGE_PROTOCOL || isAsked && !protocol) {
-        return openMessages(connection);
+        return openMessages(connection, { runtime: platformRuntime() });
       }
       if (protocol || protocols.length === 0) return connection;
       throw new ConnectionError(

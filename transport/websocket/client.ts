@@ -1,6 +1,7 @@
 /** The client half of the WebSocket connection: the global `WebSocket`, in browsers and in Deno. */
 import { type DialWebSocketOptions, openWebSocket } from "./dial.ts";
 import type { Connection } from "../connection.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /**
  * Opens a WebSocket connection.
@@ -35,5 +36,6 @@ export function dialWebSocket(
   url: string | URL,
   options: DialWebSocketOptions = {},
 ): Promise<Connection> {
-  return openWebSocket(url, { ...options, load: () => import("./streams.ts") });
+  const { runtime = platformRuntime() } = options;
+  return openWebSocket(url, { ...options, runtime, load: () => import("./streams.ts") });
 }

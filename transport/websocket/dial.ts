@@ -5,10 +5,12 @@ import { WebSocketConnection } from "./websocket.ts";
 import type { Connection, FlowControlOptions } from "../connection.ts";
 import { parseServerUrl, publicUrl } from "../url.ts";
 import { within } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 /** Options for {@linkcode openWebSocket}. */
 export interface OpenWebSocketOptions extends DialWebSocketOptions {
+  /** Clocks and timers of the client. */
+  readonly runtime: Runtime;
   /** Loads the code for streams and datagrams. */
   readonly load: LoadStreams;
 }
@@ -18,7 +20,8 @@ export async function openWebSocket(
   url: string | URL,
   options: OpenWebSocketOptions,
 ): Promise<Connection> {
-  const { protocols = [], headers, flowControl, signal, timeoutMs = 10_000, load } = options;
+  const { runtime, protocols = [], headers, flowControl, signal, timeoutMs = 10_000, load } =
+    options;
   signal?.throwIfAborted();
   const target = parseServerUrl(url);
   target.protocol = target.protocol.replace("http", "ws");
@@ -27,6 +30,7 @@ export async function openWebSocket(
       throw new ConnectionError("Cannot load streams", { cause });
     });
   const connection = new WebSocketConnection(openSocket(target, protocols, headers), {
+    runtime,
     flowControl,
     loadStreams,
   });
@@ -34,11 +38,11 @@ export async function openWebSocket(
     await connection.ready;
     if (!/^(qmux-|webtransport$)/.test(connection.protocol)) return connection;
     const { withStreams } = await loadStreams();
-    return withStreams(connection, { side: "client", flowControl });
+    return withStreams(connection, { runtime, side: "client", flowControl });
   };
   try {
     const late = `Cannot open WebSocket to ${publicUrl(target)} within`;
-    return await within(platformRuntime(), open(), { late, signal, timeoutMs });
+    return await within(runtime, open(), { late, signal, timeoutMs });
   } catch (error) {
     connection.abandon();
     throw error;
@@ -71,6 +75,12 @@ export interface DialWebSocketOptions {
   readonly headers?: HeadersInit;
   /** Amount that the server may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
   /** Cancels the attempt. */
   readonly signal?: AbortSignal;
   /**

@@ -1,4 +1,5 @@
 /** Early detection that a socket drained. */
+import type { Runtime } from "../../base/runtime.ts";
 
 /** A wire that buffers bytes. */
 export interface Draining {
@@ -26,11 +27,13 @@ const SOON_MS = 4;
  * microseconds, and the timer fires after milliseconds.
  */
 export class EarlyDrain {
+  readonly #runtime: Runtime;
   readonly #wire: Draining;
   #looks = MAX_LOOKS;
 
   /** Watches a wire. */
-  constructor(wire: Draining) {
+  constructor(runtime: Runtime, wire: Draining) {
+    this.#runtime = runtime;
     this.#wire = wire;
   }
 
@@ -41,25 +44,16 @@ export class EarlyDrain {
       return;
     }
     this.#looks >>= 1;
-    const since = performance.now();
+    const since = this.#runtime.monotonic();
     await this.#wire.drained();
-    if (this.#looks === 0 && performance.now() - since < SOON_MS) this.#looks = 1;
+    if (this.#looks === 0 && this.#runtime.monotonic() - since < SOON_MS) this.#looks = 1;
   }
 
   async #look(): Promise<boolean> {
-    const { port1, port2 } = new MessageChannel();
-    try {
-      for (let left = this.#looks; left > 0; left--) {
-        await new Promise((resolve) => {
-          port1.onmessage = resolve;
-          port2.postMessage(null);
-        });
-        if (this.#wire.bufferedAmount <= LOW_WATER_MARK) return true;
-      }
-      return false;
-    } finally {
-      port1.close();
-      port2.close();
+    for (let left = this.#looks; left > 0; left--) {
+      await new Promise<void>((resolve) => this.#runtime.schedule(resolve));
+      if (this.#wire.bufferedAmount <= LOW_WATER_MARK) return true;
     }
+    return false;
   }
 }

@@ -1,5 +1,6 @@
 import { assertEquals, assertGreater } from "@std/assert";
 import { EarlyDrain } from "./early_drain.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** A wire that is empty after a given number of checks. */
 class FakeWire {
@@ -23,7 +24,7 @@ class FakeWire {
 
 Deno.test("EarlyDrain finds a fast wire drained without its timer", async () => {
   const wire = new FakeWire(3);
-  const drain = new EarlyDrain(wire);
+  const drain = new EarlyDrain(platformRuntime(), wire);
   for (let i = 0; i < 5; i++) {
     wire.looks = 0;
     await drain.drained();
@@ -33,7 +34,7 @@ Deno.test("EarlyDrain finds a fast wire drained without its timer", async () => 
 
 Deno.test("EarlyDrain leaves a slow wire to its timer", async () => {
   const wire = new FakeWire(Infinity);
-  const drain = new EarlyDrain(wire);
+  const drain = new EarlyDrain(platformRuntime(), wire);
   const looks = [];
   for (let i = 0; i < 8; i++) {
     wire.looks = 0;

@@ -4,6 +4,7 @@ import type { StreamsPart } from "./lazy_streams.ts";
 import type { Multiplexer } from "../qmux/multiplexer.ts";
 import { type Socket, WebSocketConnection } from "./websocket.ts";
 import type { Frame } from "../connection.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** An open socket of a client; the test plays the peer. */
 class Peer extends EventTarget implements Socket {
@@ -77,6 +78,7 @@ function late(): {
   const loaded = new Loaded();
   const loads: PromiseWithResolvers<StreamsPart>[] = [];
   const connection = new WebSocketConnection(peer, {
+    runtime: platformRuntime(),
     loadStreams: () => {
       const loading = Promise.withResolvers<StreamsPart>();
       loads.push(loading);

@@ -17,11 +17,18 @@ import { withStreams } from "./streams.ts";
 import type { Connection, FlowControlOptions } from "../connection.ts";
 import { type MessageStreamOptions, withMessages } from "../message_stream/with_messages.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 
 export type { SocketLease } from "./server_socket.ts";
 
 /** Options for {@linkcode acceptWebSocket}. */
 export interface AcceptWebSocketOptions {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
   /** Subprotocol to answer with, one of those offered by the peer. */
   readonly protocol?: string;
   /**
@@ -81,6 +88,12 @@ export interface HttpListener {
 
 /** Options of {@linkcode WebSocketHost.listen}. */
 export interface HttpListenOptions {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
   /** TCP port; 0 takes a free one. */
   readonly port: number;
   /** Address to listen on. */
@@ -132,7 +145,8 @@ export function acceptWebSocket(
   request: Request,
   options: AcceptWebSocketOptions = {},
 ): AcceptedWebSocket {
-  const { protocol = "", idleTimeoutMs = 60_000, lease, flowControl, admitted } = options;
+  const { runtime = platformRuntime(), protocol = "", idleTimeoutMs = 60_000 } = options;
+  const { lease, flowControl, admitted } = options;
   const isOffered = protocol === "" || offeredProtocols(request).includes(protocol);
   if (!isOffered) {
     throw new TypeError(
@@ -144,12 +158,18 @@ export function acceptWebSocket(
   });
   // The runtime's own option does not find a protocol behind a comma without a space.
   if (protocol !== "") response.headers.set("sec-websocket-protocol", protocol);
-  const wire = { lease, flowControl, admitted };
+  const wire = { runtime, lease, flowControl, admitted };
   const connection = new ServerWebSocketConnection(socket, { protocol, ...wire });
   if (parseQmuxProtocol(protocol) === undefined) return { connection, response };
   const carry = (streams: Connection) =>
-    withMessages(streams, { ...options.messages, admitted, side: "server" });
-  const streams = withStreams(connection, { flowControl, admitted, carry, side: "server" });
+    withMessages(streams, { ...options.messages, runtime, admitted, side: "server" });
+  const streams = withStreams(connection, {
+    runtime,
+    flowControl,
+    admitted,
+    carry,
+    side: "server",
+  });
   return { connection: streams, response };
 }
 

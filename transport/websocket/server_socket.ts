@@ -4,6 +4,7 @@ import type { Multiplexer } from "../qmux/multiplexer.ts";
 import { type Socket, WebSocketConnection } from "./websocket.ts";
 import { openStreams } from "./streams.ts";
 import type { ConnectionCloseInfo, FlowControlOptions } from "../connection.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 const CLOSING = 2;
 
@@ -22,6 +23,8 @@ export interface SocketLease extends Disposable {
 
 /** Options of a {@linkcode ServerWebSocketConnection}. */
 export interface ServerWebSocketOptions {
+  /** Clocks and timers of the server. */
+  readonly runtime: Runtime;
   /** Subprotocol chosen by the server, which Deno's socket does not report. */
   readonly protocol: string;
   /** Lease of the socket. */
@@ -44,8 +47,8 @@ export class ServerWebSocketConnection extends WebSocketConnection {
 
   /** Wraps a socket. */
   constructor(socket: Socket, options: ServerWebSocketOptions) {
-    const { protocol, lease, flowControl, admitted } = options;
-    super(socket, { flowControl });
+    const { runtime, protocol, lease, flowControl, admitted } = options;
+    super(socket, { runtime, flowControl });
     this.#isAdmitted = admitted === undefined;
     admitted?.then(() => this.#isAdmitted = true, () => {});
     // The close event has the same information, and servers have many sockets.

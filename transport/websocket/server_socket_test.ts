@@ -2,6 +2,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { ConnectionError } from "../../errors.ts";
 import { ServerWebSocketConnection, type SocketLease } from "./server_socket.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** An open socket whose peer never answers by itself. */
 class Silent extends EventTarget {
@@ -28,7 +29,11 @@ Deno.test("ServerWebSocketConnection keeps the lease until the socket is gone, n
   using time = new FakeTime();
   const socket = new Silent();
   const { lease, calls } = counted();
-  const connection = new ServerWebSocketConnection(socket, { protocol: "skein.1", lease });
+  const connection = new ServerWebSocketConnection(socket, {
+    runtime: platformRuntime(),
+    protocol: "skein.1",
+    lease,
+  });
   connection.close({ closeCode: 4000 });
   assertEquals(calls, ["closing"]);
   await time.tickAsync(5_000);
@@ -42,7 +47,11 @@ Deno.test("ServerWebSocketConnection keeps the lease until the socket is gone, n
 Deno.test("ServerWebSocketConnection gives the lease back when its peer closes", async () => {
   const socket = new Silent();
   const { lease, calls } = counted();
-  const connection = new ServerWebSocketConnection(socket, { protocol: "skein.1", lease });
+  const connection = new ServerWebSocketConnection(socket, {
+    runtime: platformRuntime(),
+    protocol: "skein.1",
+    lease,
+  });
   socket.dispatchEvent(new CloseEvent("close", { code: 1006 }));
   await assertRejects(() => connection.closed, ConnectionError);
   connection.close();

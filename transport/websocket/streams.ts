@@ -8,6 +8,7 @@ import { openMessages } from "../message_stream/message_stream.ts";
 import { Qmux } from "../qmux/qmux.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
 import { withQmux } from "../qmux/with_qmux.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 /** QMux protocol whose messages travel on a stream. */
 const MESSAGE_PROTOCOL = "skein.1";
@@ -23,14 +24,16 @@ const RECORD_VERSION = 2;
  */
 export function openStreams(host: StreamsHost): Multiplexer {
   if (!host.hasStreams) return new NoStreams(host.transport);
-  const { flowControl, observer } = host;
-  const qmux = new Qmux(new HostLink(host), { version: RECORD_VERSION, flowControl });
+  const { runtime, flowControl, observer } = host;
+  const qmux = new Qmux(new HostLink(host), { runtime, version: RECORD_VERSION, flowControl });
   if (observer !== undefined) qmux.observe(observer);
   return qmux;
 }
 
 /** Options for {@linkcode withStreams}. */
 export interface WithStreamsOptions {
+  /** Clocks and timers of the node. */
+  readonly runtime: Runtime;
   /** Side of this end. */
   readonly side: "client" | "server";
   /**
@@ -62,8 +65,9 @@ export function withStreams(connection: Connection, options: WithStreamsOptions)
       `Cannot open WebSocket: the server chose ${connection.protocol}, which is not supported`,
     );
   }
-  const { side, flowControl, admitted, carry = openMessages } = options;
-  const streams = withQmux(connection, { ...agreed, side, flowControl, admitted });
+  const { runtime, side, flowControl, admitted } = options;
+  const { carry = (streams: Connection) => openMessages(streams, { runtime }) } = options;
+  const streams = withQmux(connection, { runtime, ...agreed, side, flowControl, admitted });
   return agreed.protocol === MESSAGE_PROTOCOL ? carry(streams) : streams;
 }
 
@@ -89,7 +93,7 @@ class HostLink implements MultiplexerLink {
   }
 
   drained(): Promise<void> {
-    return (this.#drain ??= new EarlyDrain(this.#host)).drained();
+    return (this.#drain ??= new EarlyDrain(this.#host.runtime, this.#host)).drained();
   }
 
   peerClosed({ closeCode, reason }: Required<ConnectionCloseInfo>): void {

@@ -25,7 +25,7 @@ import type {
 } from "../connection.ts";
 import { publicUrl } from "../url.ts";
 import { within } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /** Buffered bytes at or below which the socket counts as drained. */
 const LOW_WATER_MARK = 32_768;
@@ -97,6 +97,8 @@ const CLOSED = 3;
 
 /** Options of a {@linkcode WebSocketConnection}. */
 export interface WebSocketConnectionOptions {
+  /** Clocks and timers of the node. */
+  readonly runtime: Runtime;
   /** Amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
   /** Loads the code for streams, on an end that does not have it yet. */
@@ -133,8 +135,8 @@ export class WebSocketConnection
   #wasOpen = false;
   #failure: unknown;
   #drained: PromiseWithResolvers<void> | undefined;
-  #poll: ReturnType<typeof setTimeout> | undefined;
-  #lingering: ReturnType<typeof setTimeout> | undefined;
+  #poll: Timer | undefined;
+  #lingering: Timer | undefined;
   #framesSent = 0;
   #framesReceived = 0;
 
@@ -143,9 +145,13 @@ export class WebSocketConnection
   /** Amount that the peer may send before the application reads. */
   readonly flowControl: FlowControlOptions | undefined;
 
+  /** Clocks and timers of the node. */
+  readonly runtime: Runtime;
+
   /** Wraps a socket, open or opening. */
-  constructor(socket: Socket, options: WebSocketConnectionOptions = {}) {
-    const { flowControl, loadStreams } = options;
+  constructor(socket: Socket, options: WebSocketConnectionOptions) {
+    const { runtime, flowControl, loadStreams } = options;
+    this.runtime = runtime;
     this.#socket = socket;
     this.#loadStreams = loadStreams;
     this.flowControl = flowControl;
@@ -212,7 +218,7 @@ export class WebSocketConnection
     if (this.bufferedAmount <= LOW_WATER_MARK) return Promise.resolve();
     const drained = this.#drained = Promise.withResolvers<void>();
     const poll = (waitMs: number) => {
-      this.#poll = setTimeout(() => {
+      this.#poll = this.runtime.setTimeout(() => {
         if (this.bufferedAmount <= LOW_WATER_MARK) {
           this.#drained = undefined;
           drained.resolve();
@@ -307,13 +313,13 @@ export class WebSocketConnection
 
   /** Opens a bidirectional stream, with `skein.1`. */
   async createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
-    const streams = this.#now ?? await within(platformRuntime(), this.#load(), options);
+    const streams = this.#now ?? await within(this.runtime, this.#load(), options);
     return await streams.createBidirectionalStream(options);
   }
 
   /** Opens a unidirectional stream, with `skein.1`. */
   async createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream> {
-    const streams = this.#now ?? await within(platformRuntime(), this.#load(), options);
+    const streams = this.#now ?? await within(this.runtime, this.#load(), options);
     return await streams.createUnidirectionalStream(options);
   }
 
@@ -368,7 +374,7 @@ export class WebSocketConnection
     if (this.#socket.readyState === CLOSED) return;
     this.#socket.close(closeCode === 0 ? 1000 : closeCode, reason);
     // A peer that does not read never answers: end the connection without waiting for the socket.
-    this.#lingering = setTimeout(() => this.giveUp(), CLOSE_TIMEOUT_MS);
+    this.#lingering = this.runtime.setTimeout(() => this.giveUp(), CLOSE_TIMEOUT_MS);
   }
 
   #overflow(): void {
@@ -437,8 +443,8 @@ export class WebSocketConnection
     for (const type of EVENTS) this.#socket.removeEventListener(type, this);
     if (!wasClean && reason !== "") this.#failure ??= reason;
     if (this.#closing === undefined) this.#endStreams();
-    clearTimeout(this.#lingering);
-    clearTimeout(this.#poll);
+    this.runtime.clearTimeout(this.#lingering);
+    this.runtime.clearTimeout(this.#poll);
     this.#drained?.resolve();
     this.#ready?.reject(this.#broken());
     this.#settleClosed();
