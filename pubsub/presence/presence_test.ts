@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import { Peers } from "../_peers_test.ts";
 import { Presence, type PresenceEvent } from "./presence.ts";
 
@@ -143,44 +144,41 @@ Deno.test("Presence keeps online who comes back without the topic", async () => 
 Deno.test("Presence has one timer for all graces, and none once nobody is away", async () => {
   using time = new FakeTime();
   const timers = new Set<unknown>();
-  const { setTimeout, clearTimeout } = globalThis;
   let most = 0;
-  const fake = (callback: () => void, ms?: number) => {
-    const timer: ReturnType<typeof setTimeout> = setTimeout(
-      () => (timers.delete(timer), callback()),
-      ms,
-    );
-    most = Math.max(most, timers.add(timer).size);
-    return timer;
-  };
+  const platform = platformRuntime();
+  const runtime: Runtime = Object.assign(platformRuntime(), {
+    setTimeout(callback: () => void, ms: number) {
+      const timer: Timer = platform.setTimeout(() => (timers.delete(timer), callback()), ms);
+      most = Math.max(most, timers.add(timer).size);
+      return timer;
+    },
+    clearTimeout(timer: Timer) {
+      timers.delete(timer);
+      platform.clearTimeout(timer);
+    },
+  });
   await using peers = new Peers();
-  using presence = new Presence({ graceMs: 1_000 });
+  using presence = new Presence({ runtime, graceMs: 1_000 });
   const sessions = await connect(peers, "a", "b", "c", "d");
   const names = ["a", "b", "c", "d"];
-  globalThis.setTimeout = fake as unknown as typeof setTimeout;
-  globalThis.clearTimeout = (timer) => (timers.delete(timer), clearTimeout(timer));
-  try {
-    for (const session of sessions) presence.enter(session, "room");
-    for (const session of sessions) {
-      presence.leave(session);
-      time.tick(100);
-    }
-    presence.enter(sessions[0]!);
-    presence.enter(sessions[1]!, "room");
-    assertEquals([most, timers.size], [1, 1]);
-    time.tick(5_000);
-    assertEquals(presence.online(), names.slice(0, 2));
-    assertEquals([most, timers.size], [1, 0]);
-    presence.leave(sessions[0]!);
-    assertEquals(timers.size, 1);
-    presence.enter(sessions[0]!);
-    assertEquals(timers.size, 0);
-    presence.leave(sessions[0]!);
-    presence[Symbol.dispose]();
-    assertEquals(timers.size, 0);
-  } finally {
-    Object.assign(globalThis, { setTimeout, clearTimeout });
+  for (const session of sessions) presence.enter(session, "room");
+  for (const session of sessions) {
+    presence.leave(session);
+    time.tick(100);
   }
+  presence.enter(sessions[0]!);
+  presence.enter(sessions[1]!, "room");
+  assertEquals([most, timers.size], [1, 1]);
+  time.tick(5_000);
+  assertEquals(presence.online(), names.slice(0, 2));
+  assertEquals([most, timers.size], [1, 0]);
+  presence.leave(sessions[0]!);
+  assertEquals(timers.size, 1);
+  presence.enter(sessions[0]!);
+  assertEquals(timers.size, 0);
+  presence.leave(sessions[0]!);
+  presence[Symbol.dispose]();
+  assertEquals(timers.size, 0);
 });
 
 Deno.test("Presence does not wait longer when the clock is set back", async () => {
