@@ -3,7 +3,7 @@ import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import { absoluteUrl, publicUrl } from "../transport/url.ts";
 import type { Life } from "./page_life.ts";
-import { checkLoop } from "../session/one_loop.ts";
+import { checkLoop } from "../session/inbound.ts";
 import { Backoff } from "../base/backoff.ts";
 import type {
   ClientOptions,

@@ -11,7 +11,7 @@ import type { Subscriptions } from "./subscriptions.ts";
 import type { TopicReaders } from "./topic_readers.ts";
 import { settlesWithin, within } from "../base/wait.ts";
 import { platformRuntime } from "../base/runtime.ts";
-import type { Incoming, TopicNote, TopicSink } from "../session/incoming.ts";
+import type { Incoming, TopicNote, TopicSink } from "../session/message.ts";
 import type { TransportName } from "../transport/race/options.ts";
 import { TICKET_KEY } from "../session/url.ts";
 

@@ -5,10 +5,9 @@
  */
 import { RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
 import type { Frame } from "../transport/connection.ts";
-import { decodeBinary, encodeBinary } from "../session/wire/binary.ts";
 import { internals } from "../session/core.ts";
 import type { SessionCore } from "../session/core.ts";
-import { type EncodedMessage, framed } from "../session/wire/encode.ts";
+import { decodeBinary, encodeBinary, type EncodedMessage, framed } from "../session/wire/encode.ts";
 import { isBehind, isTooLarge, type Outbox, type OutboxEntry } from "./outbox.ts";
 import type { Session } from "../session/session.ts";
 import { waitFor } from "../base/wait.ts";

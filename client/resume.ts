@@ -17,7 +17,7 @@ import type {
   TopicEvent,
   Waiting,
 } from "./subscription.ts";
-import type { Incoming } from "../session/incoming.ts";
+import type { Incoming } from "../session/message.ts";
 
 /** Most requests in a row for missing messages without any progress. */
 const MAX_REPAIRS = 5;

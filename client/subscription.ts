@@ -4,7 +4,7 @@
  * @module
  */
 import { QueueFullError } from "../errors.ts";
-import { checkLoop } from "../session/one_loop.ts";
+import { checkLoop } from "../session/inbound.ts";
 import type { AnyContract, SendTopic, TopicMessage } from "../session/contract.ts";
 import { ReceiveQueue } from "../session/queue/receive_queue.ts";
 import type {
@@ -15,7 +15,7 @@ import type {
 } from "../session/wire/recovery.ts";
 import { lasting } from "./chunks.ts";
 import { StatusFeed } from "../base/status_feed.ts";
-import type { Incoming, TopicNote } from "../session/incoming.ts";
+import type { Incoming, TopicNote } from "../session/message.ts";
 
 /** Most messages and bytes that wait for a slow reader. */
 const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };

@@ -20,7 +20,7 @@ import {
 } from "./subscription.ts";
 import { checkTopic } from "../session/wire/topic_pattern.ts";
 import { type Question, TopicReaders } from "./topic_readers.ts";
-import type { TopicSink } from "../session/incoming.ts";
+import type { TopicSink } from "../session/message.ts";
 
 /** Most requests to subscribe at once: half of the requests that a server lets wait by default. */
 const MAX_ASKED_AT_ONCE = 32;

@@ -12,7 +12,7 @@ import type {
 } from "../session/wire/recovery.ts";
 import type { Session } from "../session/session.ts";
 import type { Subscription } from "./subscription.ts";
-import type { Incoming, TopicNote, TopicSink } from "../session/incoming.ts";
+import type { Incoming, TopicNote, TopicSink } from "../session/message.ts";
 
 /** A request for a topic, on behalf of one subscription. */
 export interface Question<C extends AnyContract> {

@@ -2,7 +2,7 @@
 import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import { diagnostics, type SessionDiagnostics } from "../session/insight/diagnostics.ts";
-import { issues } from "../session/insight/health.ts";
+import { issues, type SessionIssue } from "../session/insight/health.ts";
 import { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
 import type { SocketLease } from "../transport/websocket/server.ts";
@@ -13,7 +13,6 @@ import type { RateLimitsOptions } from "./rate_limits.ts";
 import { type ManagerStats, StatsAccumulator } from "./stats.ts";
 import type { UnreadStreamStats } from "../transport/quic/unread_streams.ts";
 import type { SessionCloseOptions, SessionState } from "../session/types.ts";
-import type { SessionIssue } from "../session/insight/issue.ts";
 
 /** Options for {@linkcode SessionManager}. */
 export interface SessionManagerOptions extends ManagerLimits {

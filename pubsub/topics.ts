@@ -1,7 +1,12 @@
 /** Topics and the subscribers on this node. */
 import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { Broadcast } from "../session/queue/broadcast.ts";
-import { encodeMessage, framed, MAX_MESSAGE_BYTES } from "../session/wire/encode.ts";
+import {
+  encodeMessage,
+  framed,
+  MAX_MESSAGE_BYTES,
+  MAX_PLACE_BYTES,
+} from "../session/wire/encode.ts";
 import {
   describe,
   isName,
@@ -9,11 +14,10 @@ import {
   MAX_NAME_LENGTH,
   MAX_TOPIC_BYTES,
 } from "../session/wire/envelope.ts";
-import { MAX_PLACE_BYTES } from "../session/wire/history_place.ts";
 import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/wire/topic_pattern.ts";
-import { Turn } from "../session/queue/turn.ts";
+import { Turn } from "../session/queue/send_queue.ts";
 import { waitFor } from "../base/wait.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { cutReason } from "../transport/close_info.ts";

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { decodeBinary } from "../session/wire/binary.ts";
+import { decodeBinary } from "../session/wire/encode.ts";
 import { BrokerError, QueueFullError, UnsupportedError } from "../errors.ts";
 import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import { internals } from "../session/session.ts";

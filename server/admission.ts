@@ -14,7 +14,7 @@ import { type PagePlace, urlOf, WebTransportInvitation } from "./webtransport_re
 import { AuthenticationError, CloseCode, LimitError } from "../errors.ts";
 import type { AdmitOptions, Reservation, SessionManager } from "../manager/mod.ts";
 import type { ConsoleReport } from "../session/insight/console_report.ts";
-import { MAX_JOINED_BYTES } from "../session/queue/packing.ts";
+import { MAX_JOINED_BYTES } from "../session/queue/send_queue.ts";
 import { internals, Session } from "../session/session.ts";
 import type { SessionIdentity } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";

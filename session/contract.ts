@@ -15,7 +15,7 @@ import {
   type Validation,
 } from "../base/standard_schema.ts";
 import { type RouteMatch, type TopicOf, TopicRouter } from "./wire/topic_pattern.ts";
-import type { Incoming } from "./incoming.ts";
+import type { Incoming } from "./message.ts";
 import type { ContractMessage, Message, UntypedMessage } from "./message.ts";
 
 /** One of the two ends of a session. */

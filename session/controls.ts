@@ -11,7 +11,7 @@ import type { SessionEventMap } from "./events.ts";
 import type { SessionServing } from "./desk.ts";
 import type { SessionFace } from "./types.ts";
 import type { SessionSettings } from "./settings.ts";
-import type { Control, TopicNote } from "./incoming.ts";
+import type { Control, TopicNote } from "./message.ts";
 
 /** Counters of control envelopes. */
 export interface ControlStats {

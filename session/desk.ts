@@ -6,8 +6,8 @@
  */
 import type { Frame } from "../transport/connection.ts";
 import type { Envelope, OutgoingEnvelope } from "./wire/envelope.ts";
-import type { Control } from "./incoming.ts";
-import type { Numbered } from "./serving/numbered.ts";
+import type { Control } from "./message.ts";
+import type { Numbered } from "./serving/sequences.ts";
 import type { Inbound, InboundHost } from "./inbound.ts";
 import type { SessionCredentials, SessionFace } from "./types.ts";
 

@@ -7,17 +7,25 @@
 import { CloseCode, RequestError, SkeinError } from "../errors.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import type { Frame } from "../transport/connection.ts";
-import { decodeBinary, isBinaryMessage } from "./wire/binary.ts";
+import { decodeBinary, isBinaryMessage } from "./wire/encode.ts";
 import type { Checked, CheckedMessage, ContractMatch, Side } from "./contract.ts";
-import { MAX_JOINED_BYTES } from "./queue/packing.ts";
+import { MAX_JOINED_BYTES } from "./queue/send_queue.ts";
 import { type Envelope, readEnvelope } from "./wire/envelope.ts";
-import { type Answerer, Message } from "./message.ts";
+import {
+  type Answerer,
+  type Control,
+  type InboundStats,
+  type Incoming,
+  Message,
+  type Meter,
+  type TopicNote,
+  type TopicSink,
+} from "./message.ts";
 import { type Overtaking, ReceiveQueue } from "./queue/receive_queue.ts";
 import type { ConsoleReport } from "./insight/console_report.ts";
 import type { SessionWatch } from "./insight/session_watch.ts";
 import type { SessionFace } from "./types.ts";
 import { exceedsBytes } from "./wire/utf8.ts";
-import type { Control, InboundStats, Incoming, Meter, TopicNote, TopicSink } from "./incoming.ts";
 
 /**
  * Time that the first message may wait before a warning that the application has no reader, in
@@ -513,4 +521,18 @@ export class Inbound implements Overtaking<Incoming> {
 function cancel(owed: Incoming | Message, reason: unknown): void {
   if (owed instanceof Message) owed.cancel(reason);
   else owed.cancelled = reason;
+}
+
+/**
+ * Throws if another reader already receives the messages of a new loop.
+ *
+ * @param over Name of the loop's subject, for the error.
+ * @param isRead True if another loop runs.
+ * @param isHandled True if there is a handler.
+ * @throws {TypeError} If another loop runs, or there is a handler.
+ */
+export function checkLoop(over: string, isRead: boolean, isHandled = false): void {
+  if (!isRead && !isHandled) return;
+  const reader = isHandled ? "the onMessage handler" : "another loop";
+  throw new TypeError(`Cannot iterate over ${over}: its messages go to ${reader}`);
 }

@@ -61,6 +61,7 @@ export type {
   SessionDebugState,
   SessionDiagnostics,
   SessionLimitState,
+  SessionSummary,
 } from "./insight/diagnostics.ts";
 export {
   type EncodedMessage,
@@ -68,7 +69,6 @@ export {
   type EncodeOptions,
   MAX_MESSAGE_BYTES,
 } from "./wire/encode.ts";
-export { type Entry, MAX_JOINED_BYTES } from "./queue/packing.ts";
 export {
   type Envelope,
   type GoAway,
@@ -78,10 +78,17 @@ export {
   type TraceContext,
 } from "./wire/envelope.ts";
 export type { SessionEventMap, SessionEvents, SessionListener } from "./events.ts";
-export type { HealthOptions, SessionHealth, SessionSummary } from "./insight/health.ts";
+export type {
+  HealthOptions,
+  QueueState,
+  SessionHealth,
+  SessionIssue,
+  SessionIssueCode,
+  SessionQueues,
+} from "./insight/health.ts";
 export { type Heart, Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
 export type { IncomingStream } from "./streams/incoming_streams.ts";
-export { instrument } from "./insight/instrument.ts";
+export { instrument } from "./insight/watch.ts";
 export type {
   HandshakeOutcome,
   HandshakeWatch,
@@ -98,7 +105,6 @@ export type {
   PresenceNotice,
   PresenceUpdateNotice,
 } from "./wire/presence_notice.ts";
-export type { QueueState, SessionQueues } from "./insight/queue_state.ts";
 export type {
   Gap,
   HistoryOptions,
@@ -111,10 +117,13 @@ export type {
 export type { Registry, StructuredInput, StructuredMessage, TypeIn } from "./streams/registry.ts";
 export { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
 export {
+  type Entry,
   HIGH_WATER_MARK,
+  MAX_JOINED_BYTES,
   type OverflowPolicy,
   type SendQueueOptions,
   type SendQueueStats,
+  Turn,
 } from "./queue/send_queue.ts";
 export type { SequenceStore } from "./serving/sequences.ts";
 export { parseEnvelope } from "./wire/server_envelope.ts";
@@ -165,7 +174,6 @@ export {
   TopicPattern,
   TopicRouter,
 } from "./wire/topic_pattern.ts";
-export { Turn } from "./queue/turn.ts";
 export { exceedsBytes, utf8Length } from "./wire/utf8.ts";
 export type {
   ClientPublishOptions,
@@ -174,8 +182,7 @@ export type {
   SessionState,
   WaitOptions,
 } from "./types.ts";
-export type { SessionIssue, SessionIssueCode } from "./insight/issue.ts";
-export type { InboundStats, Incoming, TopicNote, TopicSink } from "./incoming.ts";
+export type { InboundStats, Incoming, TopicNote, TopicSink } from "./message.ts";
 export type { ContractMessage, UntypedMessage } from "./message.ts";
 export {
   type SessionHandlers,

@@ -11,8 +11,12 @@ import type {
   SendStream,
   StreamDirection,
 } from "../transport/connection.ts";
-import type { HealthOptions, SessionHealth, SessionSummary } from "./insight/health.ts";
-import type { SessionDebugState, SessionDiagnostics } from "./insight/diagnostics.ts";
+import type { HealthOptions, SessionHealth, SessionIssue } from "./insight/health.ts";
+import type {
+  SessionDebugState,
+  SessionDiagnostics,
+  SessionSummary,
+} from "./insight/diagnostics.ts";
 import type { SessionEvents } from "./events.ts";
 import type { IncomingStream } from "./streams/incoming_streams.ts";
 import type {
@@ -30,10 +34,9 @@ import type {
   StructuredDatagramsOptions,
 } from "./streams/structured_datagrams.ts";
 import type { Registry } from "./streams/registry.ts";
-import type { SessionIssue } from "./insight/issue.ts";
 import { CloseCode, type CloseInfo } from "../errors.ts";
 import { checkCloseInfo } from "../transport/close_info.ts";
-import { checkLoop } from "./one_loop.ts";
+import { checkLoop } from "./inbound.ts";
 import type {
   AnyContract,
   MessageOf,

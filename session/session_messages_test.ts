@@ -4,8 +4,8 @@ import { FakeTime } from "@std/testing/time";
 import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { captureConsole } from "../tests/console_lines.ts";
 import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand, turns } from "../tests/sessions.ts";
-import { encodeBinary } from "./wire/binary.ts";
-import { MAX_JOINED_BYTES } from "./queue/packing.ts";
+import { encodeBinary } from "./wire/encode.ts";
+import { MAX_JOINED_BYTES } from "./queue/send_queue.ts";
 import { ConsoleReport } from "./insight/console_report.ts";
 
 const bytes = (...values: number[]) => new Uint8Array(values);

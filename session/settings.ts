@@ -10,10 +10,9 @@ import type { ConsoleReport } from "./insight/console_report.ts";
 import type { GoAway } from "./wire/envelope.ts";
 import type { UntypedMessage } from "./message.ts";
 import type { Heartbeat, HeartbeatOptions } from "./heartbeat.ts";
-import type { SendQueueOptions } from "./queue/send_queue.ts";
+import type { SendQueueOptions, Turn } from "./queue/send_queue.ts";
 import type { SessionDesk } from "./desk.ts";
 import type { SessionFace } from "./types.ts";
-import type { Turn } from "./queue/turn.ts";
 import type { SessionWatch } from "./insight/session_watch.ts";
 
 /** Bounds of the received messages that wait to be handled. */

@@ -16,7 +16,7 @@ import {
 import { RequestError } from "../errors.ts";
 import { Topics } from "../pubsub/topics.ts";
 import { defineContract } from "../session/contract.ts";
-import { instrument } from "../session/insight/instrument.ts";
+import { instrument } from "../session/insight/watch.ts";
 import { internals, Session } from "../session/session.ts";
 import { soon, turns } from "../tests/sessions.ts";
 import { endsOn, wires } from "../tests/wires.ts";

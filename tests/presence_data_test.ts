@@ -3,7 +3,7 @@ import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";
 import { QueueFullError, RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
-import { encodeBinary } from "../session/wire/binary.ts";
+import { encodeBinary } from "../session/wire/encode.ts";
 import type { Client } from "../client/client.ts";
 import { type AnyContract, defineContract } from "../session/contract.ts";
 import type { PresenceNotice } from "../session/wire/presence_notice.ts";

@@ -5,7 +5,7 @@ import type { Session } from "../../session/session.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { checkLimits } from "../../base/limits.ts";
 import { TopicRouter } from "../../session/wire/topic_pattern.ts";
-import type { Turn } from "../../session/queue/turn.ts";
+import type { Turn } from "../../session/queue/send_queue.ts";
 import { Line } from "./semaphore.ts";
 import { Tails } from "./tail_cache.ts";
 import type { Broker, BrokerHistory, HistoryBounds } from "../broker.ts";

@@ -1,5 +1,5 @@
 /** Pages of one topic's history, read from the engine. */
-import { MAX_TAG_LENGTH, placed } from "../../session/wire/history_place.ts";
+import { MAX_TAG_LENGTH, placed } from "../../session/wire/encode.ts";
 import { waitFor } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { PageBounds, Placed } from "./tail_cache.ts";

@@ -2,7 +2,7 @@
 import { Broadcast } from "../../session/queue/broadcast.ts";
 import type { RecoveryReason, SubscribeAnswer } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
-import type { Turn } from "../../session/queue/turn.ts";
+import type { Turn } from "../../session/queue/send_queue.ts";
 import type { PageBounds, Placed } from "./tail_cache.ts";
 import {
   Replay,

@@ -4,8 +4,8 @@
  */
 import "../../client/common.ts";
 
-export { debugState, diagnostics } from "./diagnostics.ts";
-export { issues, monitorHealth, summary } from "./health.ts";
+export { debugState, diagnostics, summary } from "./diagnostics.ts";
+export { issues, monitorHealth } from "./health.ts";
 export { grantCredit, incomingStreams, sendDatagram } from "../streams/incoming_streams.ts";
 export { structuredStream } from "../streams/structured.ts";
 export { structuredDatagrams } from "../streams/structured_datagrams.ts";

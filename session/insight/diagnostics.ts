@@ -1,4 +1,4 @@
-/** Snapshot of all facts about a session. */
+/** Snapshot and summary of all facts about a session, without secrets. */
 import type { SessionCore } from "../core.ts";
 import type {
   ConnectionCapabilities,
@@ -6,12 +6,15 @@ import type {
   CreditKind,
   CreditState,
 } from "../../transport/connection.ts";
-import { redactHeaders, redactText } from "./redaction.ts";
-import { issues } from "./issues.ts";
-import { queuesOf, type SessionQueues } from "./queue_state.ts";
+import {
+  issues,
+  queuesOf,
+  type SessionIssue,
+  type SessionIssueCode,
+  type SessionQueues,
+} from "./health.ts";
 import { type SessionStats, statsOf } from "./stats.ts";
 import type { SessionState } from "../types.ts";
-import type { SessionIssue } from "./issue.ts";
 
 /**
  * A snapshot of a session: a plain object that JSON can hold completely. Times are milliseconds
@@ -134,6 +137,42 @@ export interface SessionLimitState {
   readonly heartbeatTimeoutMs: number | undefined;
 }
 
+/** Summary of a session: a plain object that JSON can hold completely. */
+export interface SessionSummary {
+  /** Id of the session. */
+  readonly id: string;
+  /** User of the session. */
+  readonly user: string;
+  /** State of the session. */
+  readonly state: SessionState;
+  /** Name of the transport. */
+  readonly transport: string;
+  /** The subprotocol. */
+  readonly protocol: string;
+  /** Path of the peer's request, without secrets. */
+  readonly path: string;
+  /** Time for which the session is, or was, established, in milliseconds. */
+  readonly uptimeMs: number;
+  /** The last measured round trip, in milliseconds. */
+  readonly roundTripMs: number | undefined;
+  /** Messages handed to the connection. */
+  readonly sentMessages: number;
+  /** Received messages. */
+  readonly receivedMessages: number;
+  /** Bytes handed to the connection: of messages, streams and datagrams. */
+  readonly sentBytes: number;
+  /** Received bytes: of messages, streams and datagrams. */
+  readonly receivedBytes: number;
+  /** Open streams. */
+  readonly activeStreams: number;
+  /** Sent datagrams. */
+  readonly datagramsSent: number;
+  /** Received datagrams. */
+  readonly datagramsReceived: number;
+  /** Codes of the issues, for programs. */
+  readonly issues: readonly SessionIssueCode[];
+}
+
 /** Complete state of a session, in parts: a plain object that JSON can hold completely. */
 export interface SessionDebugState {
   /** The snapshot. */
@@ -206,6 +245,30 @@ export function diagnostics(core: SessionCore): SessionDiagnostics {
   };
 }
 
+/** Implements `summary` of a session. */
+export function summary(core: SessionCore): SessionSummary {
+  const { session } = core;
+  const stats = statsOf(core);
+  return {
+    id: session.id,
+    user: session.user,
+    state: stats.state,
+    transport: session.transport,
+    protocol: session.protocol,
+    path: redactText(session.path),
+    uptimeMs: stats.uptimeMs,
+    roundTripMs: core.roundTripMs,
+    sentMessages: stats.sentMessages,
+    receivedMessages: stats.receivedMessages,
+    sentBytes: stats.sentBytes + stats.streamBytesSent + stats.datagramBytesSent,
+    receivedBytes: stats.receivedBytes + stats.streamBytesReceived + stats.datagramBytesReceived,
+    activeStreams: stats.activeStreams,
+    datagramsSent: stats.datagramsSent,
+    datagramsReceived: stats.datagramsReceived,
+    issues: issues(core).map(({ code }) => code),
+  };
+}
+
 /** Implements `debugState` of a session. */
 export async function debugState(core: SessionCore): Promise<SessionDebugState> {
   const { connection, heartbeat, inbound, settings } = core;
@@ -246,4 +309,63 @@ export async function debugState(core: SessionCore): Promise<SessionDebugState> 
  */
 function reasonOf(error: unknown): string {
   return redactText(error instanceof Error ? error.message : String(error));
+}
+
+/** Replacement of a secret. */
+const REDACTED = "[redacted]";
+
+/** Names of headers and parameters that hold secrets, or often do. */
+const SECRET_NAME =
+  /auth|bearer|cookie|token|secret|pass(?:w|phrase)|pwd|credential|signature|assertion|saml|sess(?:ion|id)|jwt|csrf|api[-_]?key|(?:access|private|subscription|functions|websocket)[-_]?key|websocket-protocol|^(?:key|sig|code|ticket|pass|sid|otp|pin)$/i;
+
+/** A parameter in the query or fragment of a URL. */
+const PARAMETER = /([?&#])([^=&#\s"<>?]+)=([^&#\s"<>]*)/g;
+
+/** A parameter after a semicolon, as in paths and old queries. */
+const PATH_PARAMETER = /(;)([^=&#;\s"<>?]+)=([^&#;\s"<>?]*)/g;
+
+/**
+ * User and password of a URL in text. The length of a scheme is bounded: on hostile input, an
+ * unbounded search could take seconds.
+ */
+const USER_INFO = /\b([a-z][a-z0-9+.-]{0,31}:\/\/)[^/?#@\s"'<>]*@/gi;
+
+/**
+ * Removes secrets from text that may hold URLs: passwords, and parameters with secret names.
+ *
+ * @param text Any text.
+ * @returns The text without secrets.
+ */
+export function redactText(text: string): string {
+  return text
+    .replace(USER_INFO, `$1${REDACTED}@`)
+    .replace(PARAMETER, redactParameter)
+    .replace(PATH_PARAMETER, redactParameter);
+}
+
+function redactParameter(whole: string, start: string, name: string): string {
+  return SECRET_NAME.test(decoded(name)) ? `${start}${name}=${REDACTED}` : whole;
+}
+
+/**
+ * Removes secrets from headers.
+ *
+ * @param headers Any headers.
+ * @returns A plain object, by lower-case names.
+ */
+export function redactHeaders(headers: Headers): Record<string, string> {
+  const shown: Record<string, string> = {};
+  for (const [name, value] of headers) {
+    shown[name] = SECRET_NAME.test(name) ? REDACTED : redactText(value);
+  }
+  return shown;
+}
+
+/** Decodes a name, which may be percent-encoded to hide a secret from this check. */
+function decoded(name: string): string {
+  try {
+    return decodeURIComponent(name);
+  } catch {
+    return name;
+  }
 }

@@ -1,14 +1,9 @@
-/** Periodic health of a session. */
+/** Issues of a session, found at once or at intervals. */
 import type { Timer } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
-import { issues } from "./issues.ts";
-import { redactText } from "./redaction.ts";
 import type { SessionCore } from "../core.ts";
 import { type SessionStats, statsOf } from "./stats.ts";
-import type { SessionState } from "../types.ts";
-import type { SessionIssue, SessionIssueCode } from "./issue.ts";
-
-export { issues };
+import type { CreditKind, CreditState } from "../../transport/connection.ts";
 
 /** Options for monitoring a session. */
 export interface HealthOptions {
@@ -34,66 +29,6 @@ export interface SessionHealth {
   readonly stats: SessionStats;
   /** The last measured round trip, in milliseconds. */
   readonly roundTripMs: number | undefined;
-}
-
-/** Summary of a session: a plain object that JSON can hold completely. */
-export interface SessionSummary {
-  /** Id of the session. */
-  readonly id: string;
-  /** User of the session. */
-  readonly user: string;
-  /** State of the session. */
-  readonly state: SessionState;
-  /** Name of the transport. */
-  readonly transport: string;
-  /** The subprotocol. */
-  readonly protocol: string;
-  /** Path of the peer's request, without secrets. */
-  readonly path: string;
-  /** Time for which the session is, or was, established, in milliseconds. */
-  readonly uptimeMs: number;
-  /** The last measured round trip, in milliseconds. */
-  readonly roundTripMs: number | undefined;
-  /** Messages handed to the connection. */
-  readonly sentMessages: number;
-  /** Received messages. */
-  readonly receivedMessages: number;
-  /** Bytes handed to the connection: of messages, streams and datagrams. */
-  readonly sentBytes: number;
-  /** Received bytes: of messages, streams and datagrams. */
-  readonly receivedBytes: number;
-  /** Open streams. */
-  readonly activeStreams: number;
-  /** Sent datagrams. */
-  readonly datagramsSent: number;
-  /** Received datagrams. */
-  readonly datagramsReceived: number;
-  /** Codes of the issues, for programs. */
-  readonly issues: readonly SessionIssueCode[];
-}
-
-/** Implements `summary` of a session. */
-export function summary(core: SessionCore): SessionSummary {
-  const { session } = core;
-  const stats = statsOf(core);
-  return {
-    id: session.id,
-    user: session.user,
-    state: stats.state,
-    transport: session.transport,
-    protocol: session.protocol,
-    path: redactText(session.path),
-    uptimeMs: stats.uptimeMs,
-    roundTripMs: core.roundTripMs,
-    sentMessages: stats.sentMessages,
-    receivedMessages: stats.receivedMessages,
-    sentBytes: stats.sentBytes + stats.streamBytesSent + stats.datagramBytesSent,
-    receivedBytes: stats.receivedBytes + stats.streamBytesReceived + stats.datagramBytesReceived,
-    activeStreams: stats.activeStreams,
-    datagramsSent: stats.datagramsSent,
-    datagramsReceived: stats.datagramsReceived,
-    issues: issues(core).map(({ code }) => code),
-  };
 }
 
 /** Implements `monitorHealth` of a session. */
@@ -159,4 +94,394 @@ function healthOf(core: SessionCore, before: SessionStats | undefined): SessionH
     stats: statsOf(core),
     roundTripMs: core.roundTripMs,
   };
+}
+
+/** Fill level of a queue. */
+export interface QueueState {
+  /** Waiting messages. */
+  readonly messages: number;
+  /** Waiting bytes. */
+  readonly bytes: number;
+  /** Most messages that may wait. */
+  readonly maxMessages: number;
+  /** Most bytes that may wait. */
+  readonly maxBytes: number;
+}
+
+/** The queues of a session. */
+export interface SessionQueues {
+  /** Messages to send; `undefined` on a connection without messages. */
+  readonly send: QueueState | undefined;
+  /** Messages to handle. */
+  readonly receive: QueueState;
+}
+
+/** Returns the fill levels of the queues of a session. */
+export function queuesOf(core: SessionCore): SessionQueues {
+  const { inbound, queue, settings } = core;
+  const { waitingMessages, waitingBytes } = inbound.stats;
+  const { maxMessages, maxBytes } = settings.receiveQueue;
+  const sending = queue?.stats;
+  return {
+    send: sending && {
+      messages: sending.queuedMessages,
+      bytes: sending.queuedBytes,
+      maxMessages: settings.sendQueue.maxMessages,
+      maxBytes: settings.sendQueue.maxBytes,
+    },
+    receive: { messages: waitingMessages, bytes: waitingBytes, maxMessages, maxBytes },
+  };
+}
+
+/**
+ * Possible issues of a session:
+ *
+ * - `stuck-connecting`, `stuck-draining`: for more than 10 s, and 30 s.
+ * - `missing-heartbeat`: the peer has been silent for one and a half of its intervals.
+ * - `slow-handler`: a message is handled for more than 10 s, or messages wait for an `onOpen` that
+ *   does not return.
+ * - `send-queue-nearly-full`, `receive-queue-nearly-full`: above 80 % of a bound.
+ * - `unread-streams`: the peer opened streams that the application does not take.
+ * - `refused-streams`: the peer opened streams that were not taken within 5 s, or that exceeded a
+ *   bound of unread streams.
+ * - `leaking-streams`: 64 or more are open after ten minutes, and fewer ended.
+ * - `waiting-for-credit`, `peer-without-credit`: this end waits for credit, or the peer has used up
+ *   its credit.
+ * - `error-rate`: more than 10 % of at least 50 messages and streams.
+ * - `invalid-messages`: half as many as close the session within a minute.
+ * - `unread-messages`, `messages-dropped`, `datagrams-dropped`: data was lost.
+ * - `failing-handlers`: a handler of the application threw, and `onError` was called.
+ * - `idle`: an hour without messages, streams and datagrams.
+ */
+export type SessionIssueCode =
+  | "stuck-connecting"
+  | "stuck-draining"
+  | "missing-heartbeat"
+  | "slow-handler"
+  | "send-queue-nearly-full"
+  | "receive-queue-nearly-full"
+  | "unread-streams"
+  | "refused-streams"
+  | "leaking-streams"
+  | "waiting-for-credit"
+  | "peer-without-credit"
+  | "error-rate"
+  | "invalid-messages"
+  | "unread-messages"
+  | "messages-dropped"
+  | "datagrams-dropped"
+  | "failing-handlers"
+  | "idle";
+
+/** An issue of a session. */
+export interface SessionIssue {
+  /** The kind of issue, for programs. */
+  readonly code: SessionIssueCode;
+  /** An `error` has hurt the session or will end the session sooner or later; a `warning` may. */
+  readonly severity: "error" | "warning";
+  /** Description with figures and a remedy, for people. */
+  readonly message: string;
+}
+
+/** Time after which a handshake is stuck, in milliseconds. */
+const CONNECTING_MS = 10_000;
+
+/** Time after which draining is stuck, in milliseconds. */
+const DRAINING_MS = 30_000;
+
+/** Fewest operations for a meaningful error rate. */
+const MIN_OPERATIONS = 50;
+
+/** Highest acceptable share of errors among all operations. */
+const MAX_ERROR_RATE = 0.1;
+
+/** Time after which a session without traffic is idle, in milliseconds. */
+const IDLE_MS = 3_600_000;
+
+/** Open streams from which on leaks are suspected. */
+const MANY_STREAMS = 64;
+
+/** Time after which many open streams with few ended ones count as a leak, in milliseconds. */
+const LEAKING_MS = 600_000;
+
+/** Share of a bound above which a queue is nearly full. */
+const NEARLY_FULL = 0.8;
+
+/** Time after which a handler is slow, in milliseconds. */
+const SLOW_HANDLER_MS = 10_000;
+
+/** Silence after which a heartbeat is missing, in intervals of the heartbeat. */
+const MISSING_BEATS = 1.5;
+
+/**
+ * Finds the issues of a session, errors first.
+ *
+ * @param core The session.
+ * @param before Counters of an earlier check, if any: counters that only grow count from these
+ * values.
+ * @returns The issues.
+ */
+export function issues(core: SessionCore, before?: SessionStats): SessionIssue[] {
+  const stats = statsOf(core);
+  const found: SessionIssue[] = [];
+  const add = (severity: SessionIssue["severity"], code: SessionIssueCode, message: string) => {
+    found.push({ code, severity, message });
+  };
+  if (core.state !== "closed") {
+    checkLife(core, add);
+    checkQueues(core, add);
+    checkStreams(core, stats, add);
+    checkCredit(core, add);
+  }
+  checkCounters(core, since(stats, before), add);
+  if (core.state === "connected") checkUse(core, stats, add);
+  return found.sort((a, b) => rankOf(a) - rankOf(b));
+}
+
+/** Returns the sort key of an issue: errors come before warnings. */
+function rankOf({ severity }: SessionIssue): number {
+  return severity === "error" ? 0 : 1;
+}
+
+type Add = (
+  severity: SessionIssue["severity"],
+  code: SessionIssueCode,
+  message: string,
+) => void;
+
+function checkLife(core: SessionCore, add: Add): void {
+  const { createdAt, drainingAt, heartbeat, inbound, lastHeard, state } = core;
+  const now = core.runtime.now();
+  if (state === "connecting" && now - createdAt > CONNECTING_MS) {
+    add(
+      "error",
+      "stuck-connecting",
+      `It is connecting for ${seconds(now - createdAt)}: see whether the peer speaks the same ` +
+        "protocol, and whether the check of its token hangs",
+    );
+  }
+  if (state === "draining" && now - (drainingAt ?? now) > DRAINING_MS) {
+    add(
+      "error",
+      "stuck-draining",
+      `It winds up for ${seconds(now - drainingAt!)}: a handler or an answer does not end; ` +
+        "call drain() with withinMs, or close()",
+    );
+  }
+  const silentMs = heartbeat === undefined ? 0 : now - lastHeard;
+  if (heartbeat !== undefined && silentMs > heartbeat.intervalMs * MISSING_BEATS) {
+    add(
+      "error",
+      "missing-heartbeat",
+      `The peer is silent for ${seconds(silentMs)}, and was to be heard every ` +
+        `${seconds(heartbeat.intervalMs)}: look at the network; the session ends after ` +
+        seconds(heartbeat.timeoutMs),
+    );
+  }
+  const { runningSince } = inbound;
+  if (runningSince !== undefined && now - runningSince > SLOW_HANDLER_MS) {
+    add(
+      "warning",
+      "slow-handler",
+      `A message is handled for ${seconds(now - runningSince)}, and ` +
+        `${inbound.stats.waitingMessages} wait behind it: find out what it awaits, or raise concurrency`,
+    );
+  }
+  const { waitingMessages } = inbound.stats;
+  const isHeld = inbound.queue.isHeld && waitingMessages > 0 && state === "connected";
+  if (isHeld && now - (core.readyAt ?? now) > SLOW_HANDLER_MS) {
+    add(
+      "warning",
+      "slow-handler",
+      count(waitingMessages, "message waits", "messages wait") +
+        " until onOpen is done: do not await there what lasts as long as the session, such as a " +
+        "loop over its streams",
+    );
+  }
+}
+
+function checkQueues(core: SessionCore, add: Add): void {
+  const { send, receive } = queuesOf(core);
+  const advice = {
+    "send-queue-nearly-full":
+      "the peer takes less than it is sent: await flushed(), send less, or drop by a policy",
+    "receive-queue-nearly-full": core.inbound.isHandled
+      ? "messages come faster than they are handled: look at the handler, or raise concurrency"
+      : "nobody reads them, or not fast enough: look at the loop over the session, or set onMessage",
+  } as const;
+  for (
+    const [code, queue] of [
+      ["send-queue-nearly-full", send],
+      ["receive-queue-nearly-full", receive],
+    ] as const
+  ) {
+    if (queue === undefined) continue;
+    const { messages, bytes, maxMessages, maxBytes } = queue;
+    const share = Math.max(messages / maxMessages, bytes / maxBytes);
+    if (share <= NEARLY_FULL) continue;
+    add(
+      "error",
+      code,
+      `${messages} of ${maxMessages} messages and ${bytes} of ${maxBytes} bytes wait: ${
+        advice[code]
+      }`,
+    );
+  }
+}
+
+function checkStreams(core: SessionCore, stats: SessionStats, add: Add): void {
+  const { unreadStreams = 0 } = core.connection.inspect ?? {};
+  const { activeStreams, streamsClosed, streamsCreated, uptimeMs } = stats;
+  if (unreadStreams > 0) {
+    add(
+      "warning",
+      "unread-streams",
+      count(unreadStreams, "stream of the peer waits", "streams of the peer wait") +
+        ", and nobody takes any: loop over incomingStreams()",
+    );
+  }
+  const isLeaking = activeStreams >= MANY_STREAMS && uptimeMs > LEAKING_MS &&
+    streamsClosed < activeStreams;
+  if (isLeaking) {
+    add(
+      "warning",
+      "leaking-streams",
+      `${activeStreams} of ${streamsCreated} streams are open after ${seconds(uptimeMs)}: ` +
+        "close or abort what is written, and read to the end or cancel what is read",
+    );
+  }
+}
+
+function checkCredit({ connection, openings }: SessionCore, add: Add): void {
+  const kinds: CreditKind[] = ["data", "bidirectional", "unidirectional"];
+  for (const kind of kinds) {
+    const credit: CreditState | undefined = connection.inspect?.credit?.state(kind);
+    const what = kind === "data" ? "bytes of streams" : `${kind} streams`;
+    const waiting = Math.max(
+      credit?.waiting ?? 0,
+      kind === "data" ? 0 : openings?.[kind] ?? 0,
+    );
+    if (waiting > 0) {
+      const limit = credit === undefined ? "" : ` ${credit.sent} of ${credit.allowed} are used:`;
+      add(
+        "warning",
+        "waiting-for-credit",
+        count(waiting, "call waits", "calls wait") +
+          ` until the peer allows more ${what}:${limit} it has to read, end streams, or grant credit`,
+      );
+    }
+    if (credit !== undefined && credit.granted > 0 && credit.received >= credit.granted) {
+      const how = kind === "data"
+        ? "read its streams, or call grantDataCredit()"
+        : "end its streams, or call grantStreamsCredit()";
+      add(
+        "warning",
+        "peer-without-credit",
+        `The peer used all ${credit.granted} ${what} that it may: ${how}`,
+      );
+    }
+  }
+}
+
+/** Counters whose growth indicates an issue. */
+const GROWING = [
+  "datagramsDropped",
+  "droppedByPeer",
+  "droppedMessages",
+  "handlerFailures",
+  "invalidMessages",
+  "protocolErrors",
+  "receivedMessages",
+  "streamErrors",
+  "streamsCreated",
+  "streamsRefused",
+  "unreadMessages",
+] as const;
+
+type Growth = Readonly<Record<typeof GROWING[number], number>>;
+
+function since(stats: SessionStats, before: SessionStats | undefined): Growth {
+  if (before === undefined) return stats;
+  return Object.fromEntries(GROWING.map((name) => [name, stats[name] - before[name]])) as Growth;
+}
+
+function checkCounters(core: SessionCore, stats: Growth, add: Add): void {
+  const { invalidMessages, protocolErrors, receivedMessages, streamErrors, streamsCreated } = stats;
+  const operations = receivedMessages + streamsCreated + protocolErrors;
+  const errors = protocolErrors + streamErrors;
+  if (operations >= MIN_OPERATIONS && errors > operations * MAX_ERROR_RATE) {
+    add(
+      "error",
+      "error-rate",
+      `${errors} errors in ${operations} messages and streams: listen to "protocolerror" and ` +
+        '"streamclosed" of its events',
+    );
+  }
+  const { maxInvalidMessages } = core.settings;
+  if (invalidMessages * 2 >= maxInvalidMessages) {
+    add(
+      "warning",
+      "invalid-messages",
+      `${invalidMessages} messages were invalid, and ${maxInvalidMessages} within a minute end the ` +
+        "session: see that both ends have the same contract",
+    );
+  }
+  if (stats.handlerFailures > 0) {
+    const what = count(stats.handlerFailures, "handler", "handlers");
+    add("warning", "failing-handlers", `${what} failed: look at what onError was told`);
+  }
+  if (stats.streamsRefused > 0) {
+    add(
+      "warning",
+      "refused-streams",
+      `${stats.streamsRefused} streams of the peer were refused: loop over incomingStreams(), and read them`,
+    );
+  }
+  if (stats.unreadMessages > 0) {
+    add(
+      "warning",
+      "unread-messages",
+      `${stats.unreadMessages} messages were thrown away: loop over the session, or set onMessage`,
+    );
+  }
+  for (
+    const [dropped, where, advice] of [
+      [stats.droppedMessages, "here", "send less, or await flushed()"],
+      [stats.droppedByPeer, "by the peer", "read faster here, or have it send less"],
+    ] as const
+  ) {
+    if (dropped === 0) continue;
+    const what = count(dropped, "message was", "messages were");
+    add("warning", "messages-dropped", `${what} dropped ${where}: ${advice}`);
+  }
+  if (stats.datagramsDropped > 0) {
+    add(
+      "warning",
+      "datagrams-dropped",
+      `${stats.datagramsDropped} datagrams were lost at this end: read them faster, send fewer, and ` +
+        "none above maxDatagramSize",
+    );
+  }
+}
+
+function checkUse(core: SessionCore, stats: SessionStats, add: Add): void {
+  // Without the library's own control messages.
+  const said = stats.sentMessages - core.posted;
+  const isUsed = stats.receivedMessages > 0 || said > 0 || stats.streamsCreated > 0 ||
+    stats.datagramsSent > 0 || stats.datagramsReceived > 0;
+  if (stats.uptimeMs > IDLE_MS && !isUsed) {
+    add(
+      "warning",
+      "idle",
+      `Nothing was sent or received in ${seconds(stats.uptimeMs)}: close it if nobody needs it`,
+    );
+  }
+}
+
+function count(amount: number, one: string, many: string): string {
+  return `${amount} ${amount === 1 ? one : many}`;
+}
+
+function seconds(ms: number): string {
+  return `${Math.round(ms / 1_000)} s`;
 }

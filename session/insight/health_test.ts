@@ -18,9 +18,8 @@ import {
 } from "../../tests/sessions.ts";
 import type { Connection, CreditState } from "../../transport/connection.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
-import type { SessionHealth } from "./health.ts";
+import type { SessionHealth, SessionIssue } from "./health.ts";
 import { internals, Session } from "../session.ts";
-import type { SessionIssue } from "./issue.ts";
 import { sessionSettings } from "../session_settings.ts";
 
 const HOUR_MS = 3_600_000;

@@ -4,7 +4,7 @@ import { type ControlStats, NO_CONTROLS } from "../controls.ts";
 import type { SessionCore } from "../core.ts";
 import type { SendQueueStats } from "../queue/send_queue.ts";
 import type { SessionState } from "../types.ts";
-import type { InboundStats } from "../incoming.ts";
+import type { InboundStats } from "../message.ts";
 
 /**
  * Counters of a session at the time of reading. No header, cookie or token is included.

@@ -1,10 +1,16 @@
-/** Broadcasts to a set of sessions. */
+/** Broadcasts to a set of sessions, packed once for all members that get the same messages. */
 import type { EncodedMessage } from "../wire/encode.ts";
-import { type Entry, MAX_JOINED_BYTES } from "./packing.ts";
+import {
+  type Entry,
+  MAX_JOINED_BYTES,
+  packAll,
+  type PackedFrame,
+  type Sender,
+  type Turn,
+  type TurnWork,
+} from "./send_queue.ts";
 import type { SendQueue } from "./send_queue.ts";
 import { internals, type Session } from "../session.ts";
-import { type Pending, Sharing } from "./fan_out.ts";
-import type { Turn } from "./turn.ts";
 
 /** Most messages gathered in one turn; at this number the messages are flushed early. */
 const MAX_PENDING_MESSAGES = 256;
@@ -127,4 +133,233 @@ export class Broadcast {
   #settle(): void {
     if (this.#entries.length > 0) this.#turn.flush();
   }
+}
+
+/** Entries of one broadcast in one turn. */
+export interface Pending {
+  /** Entries in the order of their sequence. */
+  readonly entries: readonly Entry[];
+  /** Entries that one queue does not get, each with that queue. */
+  readonly exceptions: ReadonlyMap<Entry, SendQueue> | undefined;
+  /** Queues of the receivers. */
+  readonly members: Iterable<SendQueue>;
+}
+
+/** A broadcast that gathers entries until the turn ends. */
+interface Gathering {
+  /** Returns the gathered entries and starts anew. */
+  take(): Pending;
+}
+
+/**
+ * Entries that some sessions share in one turn: those of one broadcast, or of several merged ones,
+ * packed once for all these sessions.
+ */
+export class Share {
+  /** Entries in the order of their sequence. */
+  readonly entries: readonly Entry[];
+  /** Entries that one queue does not get, each with that queue. */
+  readonly exceptions: ReadonlyMap<Entry, SendQueue> | undefined;
+  #joined: readonly PackedFrame[] | undefined;
+  #single: readonly PackedFrame[] | undefined;
+  #key: Pending | undefined;
+  #next: Share | undefined;
+  #branches: Map<Pending, Share> | undefined;
+  #excepted: ReadonlySet<SendQueue> | undefined;
+
+  /** Creates the share of entries that are in order. */
+  constructor(entries: readonly Entry[], exceptions: ReadonlyMap<Entry, SendQueue> | undefined) {
+    this.entries = entries;
+    this.exceptions = exceptions;
+  }
+
+  /** Returns the entries as frames, packed at the first call of each kind. */
+  frames(joins: boolean): readonly PackedFrame[] {
+    if (joins) return this.#joined ??= packAll(this.entries, true);
+    return this.#single ??= packAll(this.entries, false);
+  }
+
+  /** Returns the share of the queues that also get `pending`: the same object for all of them. */
+  and(pending: Pending): Share {
+    if (this.#key === pending) return this.#next!;
+    let next = this.#branches?.get(pending);
+    if (next === undefined) {
+      next = new Share(
+        mergeEntries(this.entries, pending.entries),
+        mergeExceptions(this.exceptions, pending.exceptions),
+      );
+      (this.#branches ??= new Map()).set(pending, next);
+    }
+    this.#key = pending;
+    this.#next = next;
+    return next;
+  }
+
+  /** Returns true if this queue skips any of the entries. */
+  excepts(queue: SendQueue): boolean {
+    if (this.exceptions === undefined) return false;
+    this.#excepted ??= new Set(this.exceptions.values());
+    return this.#excepted.has(queue);
+  }
+
+  /** Returns the entries of one queue. */
+  entriesFor(queue: SendQueue): readonly Entry[] {
+    const { exceptions } = this;
+    if (exceptions === undefined) return this.entries;
+    return this.entries.filter((entry) => exceptions.get(entry) !== queue);
+  }
+
+  /**
+   * Returns true for a queue that sends the entries one by one and has no other entries pending.
+   */
+  isSingleFor(queue: SendQueue): boolean {
+    return !queue.joins && queue.isFlushed && !queue.isOver && !this.excepts(queue);
+  }
+
+  /** Adds the entries to a queue. Returns false if the queue is full and has the policy `close`. */
+  giveTo(queue: SendQueue): boolean {
+    // A failed queue closes before this turn is over, and must not show a gap until then.
+    if (queue.isOver) return true;
+    if (queue.isFlushed && !this.excepts(queue)) return this.#giveFrames(queue);
+    const incoming = this.entriesFor(queue);
+    if (incoming.length === 0) return true;
+    // Entries that the session itself sent in this turn, after the first shared entry.
+    const later = queue.takeBack(incoming[0]!.sequence);
+    for (const entry of later.length === 0 ? incoming : mergeEntries(later, incoming)) {
+      if (!put(queue, entry)) return false;
+    }
+    return queue.flush();
+  }
+
+  #giveFrames(queue: SendQueue): boolean {
+    let from = 0;
+    for (const packed of this.frames(queue.joins)) {
+      if (queue.isHeld) break;
+      queue.hand(packed.frame, packed.size, packed.end - from);
+      from = packed.end;
+    }
+    for (let i = from; i < this.entries.length; i++) {
+      if (!queue.admit(this.entries[i]!)) return false;
+    }
+    return true;
+  }
+}
+
+/**
+ * The broadcasts of one turn: one walk over the members of each broadcast, and one frame for all
+ * members without other pending entries.
+ */
+export class Sharing implements TurnWork {
+  readonly #turn: Turn;
+  #gatherings: Gathering[] = [];
+
+  private constructor(turn: Turn) {
+    this.#turn = turn;
+  }
+
+  /** Returns the fan-out of a turn and creates it if missing. */
+  static of(turn: Turn): Sharing {
+    if (turn.sharing instanceof Sharing) return turn.sharing;
+    const sharing = new Sharing(turn);
+    turn.sharing = sharing;
+    return sharing;
+  }
+
+  /**
+   * Adds a broadcast to the fan-out at the end of the turn. To be called once per broadcast and
+   * turn.
+   */
+  mark(gathering: Gathering): void {
+    this.#gatherings.push(gathering);
+    this.#turn.wake();
+  }
+
+  /** Gives each member the gathered entries; `failed` takes the queues without room. */
+  handOut(failed: Sender[]): void {
+    if (this.#gatherings.length === 0) return;
+    // Taken first: anything that an application's policy publishes meanwhile belongs to the next
+    // turn.
+    const all = this.#gatherings.map((gathering) => gathering.take());
+    this.#gatherings = [];
+    const touched: SendQueue[] = [];
+    for (const pending of all) {
+      const alone = new Share(pending.entries, pending.exceptions);
+      for (const queue of pending.members) {
+        const share = shareOf(queue);
+        if (share === undefined) {
+          queue.share = alone;
+          touched.push(queue);
+        } else queue.share = share.and(pending);
+      }
+    }
+    const single: SendQueue[] = [];
+    for (const queue of touched) {
+      const share = shareOf(queue)!;
+      if (share.isSingleFor(queue)) {
+        single.push(queue);
+        continue;
+      }
+      queue.share = undefined;
+      if (!share.giveTo(queue)) failed.push(queue);
+    }
+    if (single.length > 0) this.#sendSingly(single, failed);
+  }
+
+  /**
+   * Sends one entry to all queues, then the next: writing to a connection that is still busy with
+   * the last frame is slower.
+   */
+  #sendSingly(queues: readonly SendQueue[], failed: Sender[]): void {
+    for (let i = 0, isDone = false; !isDone; i++) {
+      isDone = true;
+      for (const queue of queues) {
+        const entry = shareOf(queue)?.entries[i];
+        if (entry === undefined) continue;
+        isDone = false;
+        if (giveOne(queue, entry)) continue;
+        queue.share = undefined;
+        failed.push(queue);
+      }
+    }
+    for (const queue of queues) queue.share = undefined;
+  }
+}
+
+/** Returns the share that a queue gets at the end of this turn. */
+function shareOf(queue: SendQueue): Share | undefined {
+  return queue.share as Share | undefined;
+}
+
+/**
+ * Adds an entry. Entries that only wait for the end of the turn are flushed when room is needed.
+ */
+function put(queue: SendQueue, entry: Entry): boolean {
+  if (!queue.isHeld && queue.isFullFor(entry) && !queue.flush()) return false;
+  return queue.admit(entry);
+}
+
+/** Hands an entry to the connection if the queue is empty; otherwise queues the entry. */
+function giveOne(queue: SendQueue, entry: Entry): boolean {
+  if (queue.isOver) return true;
+  if (!queue.isFlushed) return queue.admit(entry);
+  queue.hand(entry.frame, entry.size, 1);
+  return true;
+}
+
+/** Merges two ordered lists into one. */
+export function mergeEntries(a: readonly Entry[], b: readonly Entry[]): readonly Entry[] {
+  const merged: Entry[] = [];
+  let i = 0;
+  let j = 0;
+  while (i < a.length && j < b.length) {
+    merged.push(a[i]!.sequence < b[j]!.sequence ? a[i++]! : b[j++]!);
+  }
+  while (i < a.length) merged.push(a[i++]!);
+  while (j < b.length) merged.push(b[j++]!);
+  return merged;
+}
+
+function mergeExceptions(a: Share["exceptions"], b: Share["exceptions"]): Share["exceptions"] {
+  if (a === undefined || b === undefined) return a ?? b;
+  return new Map([...a, ...b]);
 }

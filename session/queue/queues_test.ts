@@ -3,14 +3,13 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { assert, assertEquals } from "@std/assert";
 import type { QueueFullError } from "../../errors.ts";
 import type { Frame, MessageFrames } from "../../transport/connection.ts";
-import type { Entry } from "./packing.ts";
+import { type Entry, Turn } from "./send_queue.ts";
 import {
   HIGH_WATER_MARK,
   SendQueue,
   type SendQueueOptions,
   type SendQueueOwner,
 } from "./send_queue.ts";
-import { Turn } from "./turn.ts";
 
 /** A wire that takes everything, or, once `isStalled`, nothing. */
 export class FakeFrames implements MessageFrames {

@@ -1,14 +1,13 @@
 /**
- * Send queue of one session: bounded in messages and bytes, with a policy for a peer that is too
- * slow.
+ * Send queue of one session, bounded in messages and bytes, and the turn of the event loop that
+ * flushes the queues of all sessions in as few frames as possible.
  */
 import { QueueFullError } from "../../errors.ts";
-import type { MessageFrames } from "../../transport/connection.ts";
+import type { Frame, MessageFrames } from "../../transport/connection.ts";
 import { Changing } from "../../base/signal.ts";
-import { type Entry, packNext } from "./packing.ts";
 import { encodeEnvelope } from "../wire/envelope.ts";
-import type { Sender, Turn } from "./turn.ts";
 import { utf8Length } from "../wire/utf8.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 /**
  * Policies of a full send queue:
@@ -379,5 +378,176 @@ class DropNotice implements Entry {
   and(other: DropNotice): DropNotice {
     const topic = other.topic === this.topic ? this.topic : "";
     return new DropNotice(this.#count + other.#count, topic, this.sequence);
+  }
+}
+
+/** Most bytes of a frame that joins several envelopes. */
+export const MAX_JOINED_BYTES = 65_536;
+
+/** One encoded envelope. Immutable, so that any number of sessions can share it. */
+export interface Entry {
+  /** The envelope as text, or a binary message's whole frame. */
+  readonly frame: Frame;
+  /** Size in bytes. */
+  readonly size: number;
+  /** The topic, for overflow policies and for reports of dropped messages. */
+  readonly topic: string;
+  /** Position in the order of everything sent in one {@linkcode Turn}. */
+  readonly sequence: number;
+  /** True for answers and control, which are never dropped. */
+  readonly isProtected: boolean;
+}
+
+/** A frame made of one or more consecutive entries. */
+export interface PackedFrame {
+  /** The frame to send. */
+  readonly frame: Frame;
+  /** Size in bytes. */
+  readonly size: number;
+  /** Index after the last packed entry. */
+  readonly end: number;
+}
+
+/**
+ * Packs entries into one frame, as many as the connection allows.
+ *
+ * @param entries The entries to send, in order.
+ * @param from Index of the first entry to pack.
+ * @param joins True if several text envelopes may share a frame.
+ * @returns The next frame.
+ */
+function packNext(entries: readonly Entry[], from: number, joins: boolean): PackedFrame {
+  let { frame, size } = entries[from]!;
+  let end = from + 1;
+  while (joins && typeof frame === "string" && end < entries.length) {
+    const next = entries[end]!;
+    if (typeof next.frame !== "string" || size + 1 + next.size > MAX_JOINED_BYTES) break;
+    frame += "\n" + next.frame;
+    size += 1 + next.size;
+    end++;
+  }
+  return { frame, size, end };
+}
+
+/**
+ * Packs all entries.
+ *
+ * @param entries The entries to send, in order.
+ * @param joins True if several text envelopes may share a frame.
+ * @returns The frames, in order.
+ */
+export function packAll(entries: readonly Entry[], joins: boolean): PackedFrame[] {
+  const frames: PackedFrame[] = [];
+  for (let from = 0; from < entries.length; from = frames[frames.length - 1]!.end) {
+    frames.push(packNext(entries, from, joins));
+  }
+  return frames;
+}
+
+/** Sender of the messages of a turn: the send queue of one session. */
+export interface Sender {
+  /** True while the turn has this sender on its list. */
+  isMarked: boolean;
+  /** Hands waiting messages to the connection. Returns false if the queue has failed. */
+  flush(): boolean;
+  /** Ends the session, because the queue has no room. */
+  fail(): void;
+}
+
+/** Work done for many queues at once when a turn ends. */
+export interface TurnWork {
+  /** Hands entries to the queues; `failed` takes the queues without room. */
+  handOut(failed: Sender[]): void;
+}
+
+/**
+ * Gathers outgoing messages until the turn of the event loop ends, then sends them.
+ *
+ * A server has one turn for all its sessions. Each session keeps the order of all messages within a
+ * turn, broadcasts included.
+ */
+export class Turn {
+  /**
+   * The broadcasts of the turn, set by the first broadcast, so that a page without broadcasts does
+   * not load their code.
+   *
+   * @ignore
+   */
+  sharing: TurnWork | undefined = undefined;
+
+  readonly #runtime: Runtime;
+  #queues: Sender[] = [];
+  #sequence = 0;
+  #isScheduled = false;
+  #isFlushing = false;
+  readonly #onTurn = () => {
+    this.#isScheduled = false;
+    this.flush();
+  };
+
+  /**
+   * Creates a turn.
+   *
+   * @param runtime Schedules the end of a turn.
+   */
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
+
+  /**
+   * Returns the sequence number of the next entry.
+   *
+   * @returns A number larger than all earlier ones.
+   */
+  nextSequence(): number {
+    return ++this.#sequence;
+  }
+
+  /**
+   * Flushes a queue when the turn ends. Idempotent.
+   *
+   * @ignore
+   * @param queue A queue with waiting messages.
+   */
+  mark(queue: Sender): void {
+    if (queue.isMarked) return;
+    queue.isMarked = true;
+    this.#queues.push(queue);
+    this.wake();
+  }
+
+  /**
+   * Flushes all queues now. Called when the turn ends, before the members of a broadcast change,
+   * and when the gathered messages reach their bound.
+   */
+  flush(): void {
+    if (this.#isFlushing) return;
+    this.#isFlushing = true;
+    const failed: Sender[] = [];
+    try {
+      this.sharing?.handOut(failed);
+      const queues = this.#queues;
+      this.#queues = [];
+      for (const queue of queues) {
+        queue.isMarked = false;
+        if (!queue.flush()) failed.push(queue);
+      }
+    } finally {
+      this.#isFlushing = false;
+    }
+    // Deferred, because closing a session runs the application's code. That code may change the
+    // members of the broadcast that caused this flush.
+    for (const queue of failed) queueMicrotask(() => queue.fail());
+  }
+
+  /**
+   * Schedules a flush at the end of the turn.
+   *
+   * @ignore
+   */
+  wake(): void {
+    if (this.#isScheduled) return;
+    this.#isScheduled = true;
+    this.#runtime.schedule(this.#onTurn);
   }
 }

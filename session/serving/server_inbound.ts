@@ -5,14 +5,13 @@ import type { Session } from "../session.ts";
 import { BrokerError, CloseCode } from "../../errors.ts";
 import type { Backpressure, Frame, FrameReceiver } from "../../transport/connection.ts";
 import { internals } from "../core.ts";
-import type { Numbered } from "./numbered.ts";
+import type { Numbered } from "./sequences.ts";
 import type { SessionCore } from "../core.ts";
 import type { NumberedEnvelope } from "../desk.ts";
 import type { Envelope } from "../wire/envelope.ts";
 import { Inbound } from "../inbound.ts";
-import type { Message } from "../message.ts";
+import type { Incoming, Message, Meter } from "../message.ts";
 import { parseEnvelope } from "../wire/server_envelope.ts";
-import type { Incoming, Meter } from "../incoming.ts";
 
 /** Frames that a client may send while a late token is checked, enough to subscribe again. */
 const MAX_HELD_FRAMES = 256;

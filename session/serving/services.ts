@@ -13,17 +13,16 @@ import type {
   SessionServing,
 } from "../desk.ts";
 import type { Envelope, ServiceKind } from "../wire/envelope.ts";
-import { type Numbered, Numbers } from "./numbered.ts";
 import type { Inbound } from "../inbound.ts";
 import { ReceiveQueue } from "../queue/receive_queue.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../wire/recovery.ts";
-import { Sequences, type SequenceStore } from "./sequences.ts";
+import { type Numbered, Numbers, Sequences, type SequenceStore } from "./sequences.ts";
 import { parseEnvelope } from "../wire/server_envelope.ts";
 import { ServerInbound } from "./server_inbound.ts";
 import type { Session, SessionIdentity } from "../session.ts";
 import type { SessionSettings } from "../settings.ts";
 import { exceedsBytes } from "../wire/utf8.ts";
-import type { Control } from "../incoming.ts";
+import type { Control } from "../message.ts";
 import { report } from "../report.ts";
 
 /** Longest token in bytes; small because the sender is unknown while the server reads the token. */

@@ -1,7 +1,6 @@
-/** Encoding of a message, once for any number of receivers. */
+/** Encoding of messages and envelopes, once for any number of receivers. */
 import type { Frame } from "../../transport/connection.ts";
-import { encodeBinary } from "./binary.ts";
-import type { Entry } from "../queue/packing.ts";
+import type { Entry } from "../queue/send_queue.ts";
 import { encodeEnvelope, type OutgoingEnvelope, type TraceContext } from "./envelope.ts";
 import { checkTopic } from "./topic_pattern.ts";
 import { utf8Length } from "./utf8.ts";
@@ -111,4 +110,94 @@ export function encodeControl(envelope: OutgoingEnvelope, verb?: string): Encode
  */
 export function framed(frame: Frame, topic: string): EncodedMessage {
   return { frame, size: typeof frame === "string" ? utf8Length(frame) : frame.length, topic };
+}
+
+/** First two bytes of a binary message's frame: the varint 0x53. */
+const MARK_0 = 0x40;
+const MARK_1 = 0x53;
+const encoder = new TextEncoder();
+const decoder = new TextDecoder("utf-8", { fatal: true });
+
+/**
+ * Writes a binary message as one frame: the bytes `40 53`, the length of the head (varint), the
+ * envelope without its data, then the data.
+ */
+export function encodeBinary(head: string, data: Uint8Array): Uint8Array {
+  const headBytes = encoder.encode(head);
+  const prefix = [MARK_0, MARK_1, ...varint(headBytes.length)];
+  const frame = new Uint8Array(prefix.length + headBytes.length + data.length);
+  frame.set(prefix);
+  frame.set(headBytes, prefix.length);
+  frame.set(data, prefix.length + headBytes.length);
+  return frame;
+}
+
+/**
+ * Encodes a length in as few bytes as possible. The array of bytes takes the lowest eight bits of
+ * each number.
+ */
+function varint(n: number): number[] {
+  if (n < 64) return [n];
+  return n < 16_384 ? [n >> 8 | 0x40, n] : [n >> 24 | 0x80, n >> 16, n >> 8, n];
+}
+
+/** Returns true for the frame of a binary message; all other binary frames belong to streams. */
+export function isBinaryMessage(frame: Uint8Array): boolean {
+  return frame.length >= 3 && frame[0] === MARK_0 && frame[1] === MARK_1;
+}
+
+/** Splits a binary message into head and data; `undefined` for a truncated or malformed frame. */
+export function decodeBinary(frame: Uint8Array): { head: string; data: Uint8Array } | undefined {
+  const lengthSize = 1 << (frame[2]! >> 6);
+  if (lengthSize === 8 || frame.length < 2 + lengthSize) return undefined;
+  let length = frame[2]! & 0x3f;
+  for (let i = 1; i < lengthSize; i++) length = length * 256 + frame[2 + i]!;
+  const start = 2 + lengthSize;
+  if (frame.length < start + length) return undefined;
+  try {
+    const head = decoder.decode(frame.subarray(start, start + length));
+    return { head, data: frame.subarray(start + length) };
+  } catch {
+    return undefined;
+  }
+}
+
+/** Most characters of a tag. */
+export const MAX_TAG_LENGTH = 8;
+
+/** Most bytes that a place adds to a message: three keys, numbers of 16 digits, and a tag. */
+export const MAX_PLACE_BYTES = 69;
+
+/** Place of a message in the history of its topic. */
+interface MessagePlace {
+  /** Offset of the message. */
+  readonly offset: number;
+  /** Offset of the message before. */
+  readonly prev: number;
+  /**
+   * Tag of the publication: at most {@linkcode MAX_TAG_LENGTH} characters that JSON does not
+   * escape.
+   */
+  readonly tag?: string | undefined;
+}
+
+/**
+ * Adds the place to a message that was encoded before the place was known.
+ *
+ * @param frame An envelope as text, or the frame of a binary message.
+ * @param topic The topic.
+ * @param place The place of the message.
+ * @returns The message, ready for any number of sessions.
+ */
+export function placed(frame: Frame, topic: string, place: MessagePlace): EncodedMessage {
+  if (typeof frame === "string") return framed(withPlace(frame, place), topic);
+  const parts = decodeBinary(frame);
+  if (parts === undefined) return framed(frame, topic);
+  return framed(encodeBinary(withPlace(parts.head, place), parts.data), topic);
+}
+
+/** Adds the keys of a place. An envelope has at least a topic, so the leading comma is correct. */
+function withPlace(envelope: string, { offset, prev, tag }: MessagePlace): string {
+  const end = tag === undefined ? "}" : `,"tag":"${tag}"}`;
+  return `${envelope.slice(0, -1)},"offset":${offset},"prev":${prev}${end}`;
 }

@@ -4,7 +4,7 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import { decodeBinary, encodeBinary, isBinaryMessage } from "../../session/wire/binary.ts";
+import { decodeBinary, encodeBinary, isBinaryMessage } from "../../session/wire/encode.ts";
 import { encodeMessage } from "../../session/wire/encode.ts";
 import { encodeEnvelope } from "../../session/wire/envelope.ts";
 import { parseEnvelope } from "../../session/wire/server_envelope.ts";

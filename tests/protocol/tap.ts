@@ -4,7 +4,7 @@
  * @module
  */
 import { assert } from "@std/assert";
-import { decodeBinary } from "../../session/wire/binary.ts";
+import { decodeBinary } from "../../session/wire/encode.ts";
 
 /** Close code of a cut connection: one of the application, after which clients come back. */
 const LOST = 3_001;

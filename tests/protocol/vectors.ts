@@ -4,7 +4,7 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import { decodeBinary } from "../../session/wire/binary.ts";
+import { decodeBinary } from "../../session/wire/encode.ts";
 import { settlesSoon, type TickingTime, turns } from "../../testing/turns.ts";
 import type { Connection, Frame } from "../../transport/connection.ts";
 

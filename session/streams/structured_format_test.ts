@@ -2,7 +2,7 @@ import { assertEquals, assertInstanceOf, assertThrows } from "@std/assert";
 import { StructuredError } from "../../errors.ts";
 import { Random } from "../../tests/random.ts";
 import { END_MARK, framed, joined } from "../../tests/structured.ts";
-import { StructuredParser, type StructuredParserRules } from "./structured_parser.ts";
+import { StructuredParser, type StructuredParserRules } from "./structured_format.ts";
 
 const bytes = (...values: number[]) => new Uint8Array(values);
 
