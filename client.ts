@@ -45,129 +45,56 @@ import { UnsupportedError } from "./errors.ts";
 import { lateRace } from "./transport/race/lazy_race.ts";
 import type { RacingDialer, TransportOptions } from "./transport/race/options.ts";
 
+// Import each module directly: these imports decide how much a page loads at first.
+export type { BackoffOptions } from "./base/backoff.ts";
+export { Client } from "./client/client.ts";
+export type {
+  ClientOptions,
+  ClientRequestOptions,
+  ClientStatus,
+  HandOverOptions,
+} from "./client/client_options.ts";
+export type { OutboxOptions, OutboxState } from "./client/outbox.ts";
+export {
+  type ClientSubscribeOptions,
+  Subscription,
+  type SubscriptionStatus,
+} from "./client/subscription.ts";
 export {
   AuthenticationError,
+  BrokerError,
   CloseCode,
-  type CloseCodeValue,
-  type ClosedBy,
   type CloseInfo,
   ConnectionError,
   LimitError,
   ProtocolError,
   QueueFullError,
-  type RefusalStatus,
   RequestError,
-  type RequestFailure,
   SessionClosedError,
   SkeinError,
-  type SkeinErrorCode,
   StreamError,
   type StructuredError,
-  type StructuredErrorReason,
   TimeoutError,
   UnsupportedError,
 } from "./errors.ts";
-// Import each module directly: these imports decide how much a page loads at first.
-export { Client } from "./client/client.ts";
-export { defineContract } from "./session/contract.ts";
-export { Session, SKEIN_PROTOCOL } from "./session/session.ts";
-export { StatusFeed } from "./base/status_feed.ts";
-export { Subscription } from "./client/subscription.ts";
-export type {
-  ClientOptions,
-  ClientRequestOptions,
-  ClientStatus,
-  ClientSubscribeOptions,
-  Dialer,
-  Fresh,
-  HandOverOptions,
-  OutboxOptions,
-  OutboxState,
-  ServerUrl,
-  SubscriptionStatus,
-} from "./client/mod.ts";
-export type {
-  AnyContract,
-  BackoffOptions,
-  ClientPublishOptions,
-  Codec,
-  Contract,
-  ContractDefinition,
-  ContractMessage,
-  Gap,
-  GoAway,
-  HandshakeInfo,
-  HandshakeOutcome,
-  HandshakeWatch,
-  HealthOptions,
-  HistoryOptions,
-  HistoryPosition,
-  IncomingStream,
-  Instrumentation,
-  InvalidPolicy,
-  MessageOf,
-  OverflowPolicy,
-  PresenceInput,
-  PresenceMember,
-  PresenceMessage,
-  PresenceNotice,
-  PresenceTopic,
-  QueueState,
-  ReceiveQueueOptions,
-  Recovery,
-  RecoveryReason,
-  Registry,
-  RequestInput,
-  RequestOutput,
-  RequestTopic,
-  RequestWatch,
-  SendData,
-  SendQueueOptions,
-  SendTopic,
-  SessionCloseOptions,
-  SessionDebugState,
-  SessionDiagnostics,
-  SessionDrainOptions,
-  SessionEventMap,
-  SessionEvents,
-  SessionFallback,
-  SessionHandlers,
-  SessionHealth,
-  SessionIssue,
-  SessionIssueCode,
-  SessionLimits,
-  SessionLimitState,
-  SessionListener,
-  SessionQueues,
-  SessionState,
-  SessionStats,
-  SessionSummary,
-  Side,
-  StandardSchema,
-  StructuredDatagrams,
-  StructuredDatagramsOptions,
-  StructuredDatagramsStats,
-  StructuredInput,
-  StructuredMessage,
-  StructuredOptions,
-  StructuredStream,
-  StructuredStreamOptions,
-  SubscribeAnswer,
-  TopicMessage,
-  TraceContext,
-  TypeIn,
-  Unsubscribe,
-  Unsubscribed,
-  UntypedMessage,
-  WaitOptions,
-} from "./session/mod.ts";
-
-export type { CertificateHash } from "./transport/webtransport.ts";
+export {
+  type AnyContract,
+  type Contract,
+  defineContract,
+  type MessageOf,
+} from "./session/contract.ts";
+export type { Instrumentation } from "./session/insight/instrumentation.ts";
+export { Session } from "./session/session.ts";
+export type { IncomingStream } from "./session/streams/incoming_streams.ts";
+export type { Fresh, ServerUrl } from "./session/url.ts";
+export type { PresenceNotice } from "./session/wire/presence_notice.ts";
+export type { HistoryOptions, Recovery, RecoveryReason } from "./session/wire/recovery.ts";
 export type {
   TransportFallback,
   TransportName,
   TransportOptions,
 } from "./transport/race/options.ts";
+export type { CertificateHash } from "./transport/webtransport.ts";
 export type { ConnectOptions, DialOptions };
 
 /**

@@ -46,12 +46,6 @@ export const CloseCode = {
   queueFull: 4507,
 } as const;
 
-/** A close code that Skein itself uses; see {@linkcode CloseCode}. */
-export type CloseCodeValue = typeof CloseCode[keyof typeof CloseCode];
-
-/** The origin of an end: this end, the peer, or the network between them. */
-export type ClosedBy = "local" | "remote" | "network";
-
 /** How and why a session ended. */
 export interface CloseInfo {
   /**
@@ -61,27 +55,11 @@ export interface CloseInfo {
   readonly code: number;
   /** Reason in words; may be empty. */
   readonly reason: string;
-  /** The origin of the end. */
-  readonly by: ClosedBy;
+  /** The origin of the end: this end, the peer, or the network between them. */
+  readonly by: "local" | "remote" | "network";
   /** The error that caused the end, if any. */
   readonly error?: unknown;
 }
-
-/** Machine-readable reason of a {@linkcode SkeinError}. */
-export type SkeinErrorCode =
-  | "session-closed"
-  | "queue-full"
-  | "timeout"
-  | "stream"
-  | "protocol"
-  | "authentication"
-  | "request"
-  | "connection"
-  | "unsupported"
-  | "limit"
-  | "structured"
-  | "broker"
-  | "moq";
 
 /**
  * The base class of every error that Skein throws deliberately. Bad arguments throw `TypeError` and
@@ -98,7 +76,20 @@ export type SkeinErrorCode =
  */
 export class SkeinError extends Error {
   /** Stable code to branch on; the message is for people. */
-  readonly code: SkeinErrorCode;
+  readonly code:
+    | "session-closed"
+    | "queue-full"
+    | "timeout"
+    | "stream"
+    | "protocol"
+    | "authentication"
+    | "request"
+    | "connection"
+    | "unsupported"
+    | "limit"
+    | "structured"
+    | "broker"
+    | "moq";
 
   /**
    * Creates an error.
@@ -107,7 +98,7 @@ export class SkeinError extends Error {
    * @param message What failed, in sentence case, without a final period.
    * @param options Standard error options; pass the origin as `cause`.
    */
-  constructor(code: SkeinErrorCode, message: string, options?: ErrorOptions) {
+  constructor(code: SkeinError["code"], message: string, options?: ErrorOptions) {
     super(message, options);
     // Minifiers rename the classes; the errors keep their names.
     this.name = code.replace(/(^|-)./g, (start) => start.at(-1)!.toUpperCase()) + "Error";
@@ -167,8 +158,8 @@ export class TimeoutError extends SkeinError {
 export class StreamError extends SkeinError {
   /** The application's code; 0 where the transport carries no code. */
   readonly streamErrorCode: number;
-  /** The origin of the end. */
-  readonly by: ClosedBy;
+  /** The origin of the end: this end, the peer, or the network between them. */
+  readonly by: "local" | "remote" | "network";
 
   /**
    * Creates the error.
@@ -176,7 +167,10 @@ export class StreamError extends SkeinError {
    * @param message How the stream ended.
    * @param options The code, the origin, and standard error options.
    */
-  constructor(message: string, options: ErrorOptions & { streamErrorCode: number; by: ClosedBy }) {
+  constructor(
+    message: string,
+    options: ErrorOptions & { streamErrorCode: number; by: CloseInfo["by"] },
+  ) {
     super("stream", message, options);
     this.streamErrorCode = options.streamErrorCode;
     this.by = options.by;
@@ -231,14 +225,6 @@ export class UnsupportedError extends SkeinError {
   }
 }
 
-/** The fault of a typed message; see {@linkcode StructuredError}. */
-export type StructuredErrorReason =
-  | "unknown-type"
-  | "too-large"
-  | "truncated"
-  | "invalid"
-  | "malformed";
-
 /**
  * Reports a typed message, received on a stream or in a datagram, that cannot be delivered. By
  * `reason`:
@@ -261,7 +247,7 @@ export type StructuredErrorReason =
  */
 export class StructuredError extends SkeinError {
   /** The fault of the message. */
-  readonly reason: StructuredErrorReason;
+  readonly reason: "unknown-type" | "too-large" | "truncated" | "invalid" | "malformed";
   /** The number in the message; `undefined` if the number is missing. */
   readonly type: number | undefined;
 
@@ -273,7 +259,7 @@ export class StructuredError extends SkeinError {
    * @param options Standard error options, and the number in the message.
    */
   constructor(
-    reason: StructuredErrorReason,
+    reason: StructuredError["reason"],
     message: string,
     options: ErrorOptions & { type?: number | undefined } = {},
   ) {
@@ -320,9 +306,6 @@ export class LimitError extends SkeinError {
   }
 }
 
-/** HTTP statuses with which a server can refuse a session. */
-export type RefusalStatus = 400 | 401 | 403 | 404 | 408 | 429 | 503;
-
 /**
  * Refuses a session. Thrown by the application's `authenticate`. The message is sent to the client,
  * as the close reason.
@@ -337,7 +320,7 @@ export type RefusalStatus = 400 | 401 | 403 | 404 | 408 | 429 | 503;
  */
 export class AuthenticationError extends SkeinError {
   /** HTTP status of the refusal; the close code is 4000 more. */
-  readonly status: RefusalStatus;
+  readonly status: 400 | 401 | 403 | 404 | 408 | 429 | 503;
 
   /**
    * Creates the refusal.
@@ -345,22 +328,13 @@ export class AuthenticationError extends SkeinError {
    * @param message The reason, sent to the client.
    * @param options The status (401 by default) and standard error options.
    */
-  constructor(message: string, options: ErrorOptions & { status?: RefusalStatus } = {}) {
+  constructor(
+    message: string,
+    options: ErrorOptions & { status?: AuthenticationError["status"] } = {},
+  ) {
     super("authentication", message, options);
     this.status = options.status ?? 401;
   }
-}
-
-/** The part of a {@linkcode RequestError} that crosses the wire. */
-export interface RequestFailure {
-  /** Stable code: one of Skein's own, or the application's. */
-  readonly code: string;
-  /** The fault, for people. */
-  readonly message: string;
-  /** The place of the fault in the input, for example `["user", "name"]`. */
-  readonly path?: readonly (string | number)[];
-  /** Time after which to retry, in milliseconds, where known. */
-  readonly retryAfterMs?: number;
 }
 
 /**
@@ -382,7 +356,16 @@ export interface RequestFailure {
  */
 export class RequestError extends SkeinError {
   /** The part that is sent to the peer. */
-  readonly failure: RequestFailure;
+  readonly failure: {
+    /** Stable code: one of Skein's own, or the application's. */
+    readonly code: string;
+    /** The fault, for people. */
+    readonly message: string;
+    /** The place of the fault in the input, for example `["user", "name"]`. */
+    readonly path?: readonly (string | number)[];
+    /** Time after which to retry, in milliseconds, where known. */
+    readonly retryAfterMs?: number;
+  };
 
   /**
    * Creates the failure.
@@ -395,7 +378,7 @@ export class RequestError extends SkeinError {
   constructor(
     failureCode: string,
     message: string,
-    options: ErrorOptions & Pick<RequestFailure, "path" | "retryAfterMs"> = {},
+    options: ErrorOptions & Pick<RequestError["failure"], "path" | "retryAfterMs"> = {},
   ) {
     super("request", message, options);
     const { path, retryAfterMs } = options;
@@ -407,3 +390,9 @@ export class RequestError extends SkeinError {
     };
   }
 }
+
+/** The part of a {@linkcode RequestError} that crosses the wire. */
+export type RequestFailure = RequestError["failure"];
+
+/** HTTP status with which a server can refuse a session. */
+export type RefusalStatus = AuthenticationError["status"];

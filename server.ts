@@ -21,6 +21,13 @@
  *
  * @module
  */
+export type {
+  AdmissionOptions,
+  AuthenticationContext,
+  Refusal,
+} from "./server/admission_options.ts";
+export type { AuthorizedAction, Permission } from "./server/client_requests.ts";
+export type { ListenInfo } from "./server/listener.ts";
 export {
   createServer,
   serve,
@@ -30,36 +37,17 @@ export {
   type ServerOptions,
   type UserSender,
 } from "./server/server.ts";
-export type { RequestInfo } from "./transport/address.ts";
-export type {
-  AdmissionOptions,
-  AuthenticationContext,
-  Refusal,
-} from "./server/admission_options.ts";
-export type { AuthorizedAction, Permission } from "./server/client_requests.ts";
 export type { DisconnectReport, NodeOptions, RoomPatterns, SessionInfo } from "./server/users.ts";
-export type { ListenInfo } from "./server/listener.ts";
-export type { WebTransportStats } from "./telemetry/measures.ts";
-export type { MetricsOptions } from "./telemetry/endpoint.ts";
-export {
-  type CountedTopics,
-  type CountedWebTransport,
-  PROMETHEUS_CONTENT_TYPE,
-  prometheusText,
-} from "./telemetry/prometheus.ts";
 export type {
   WebTransportEngine,
   WebTransportServeOptions,
   WebTransportSource,
 } from "./server/webtransport_options.ts";
-export type { Sha256Hash } from "./transport/certificate/certificate.ts";
-export type { UnreadStreamLimits } from "./transport/quic/unread_streams.ts";
+export type { MetricsOptions } from "./telemetry/endpoint.ts";
 export type {
-  AcceptOptions,
-  Certificate,
-  ListenWebTransportOptions,
-  QuicHandshakeStats,
-  RefuseOptions,
-  WebTransportRequest,
-} from "./transport/h3/server.ts";
-export type { UnsubscribeOptions } from "./pubsub/topics.ts";
+  CountedTopics,
+  CountedWebTransport,
+  WebTransportStats,
+} from "./telemetry/measures.ts";
+export { PROMETHEUS_CONTENT_TYPE, prometheusText } from "./telemetry/prometheus.ts";
+export type { RequestInfo } from "./transport/address.ts";

@@ -3,63 +3,18 @@
  * Skein depends on no schema library. Holds the types, and the one function that calls a schema.
  */
 
-/** One key on the path to an invalid value, when the schema library wraps keys. */
-export interface StandardPathSegment {
-  /** Property name or index. */
-  readonly key: PropertyKey;
-}
-
-/** One fault of a value. */
-export interface StandardIssue {
-  /** Description of the fault, for people. */
-  readonly message: string;
-  /** Path in the value; absent or empty for the value itself. */
-  readonly path?: readonly (PropertyKey | StandardPathSegment)[] | undefined;
-}
-
-/** Result of a schema for a valid value. */
-export interface StandardSuccess<Output> {
-  /** The value as the schema returns it, with defaults and transforms applied. */
-  readonly value: Output;
-  /** Always absent: this key tells success from failure. */
-  readonly issues?: undefined;
-}
-
-/** Result of a schema for an invalid value. */
-export interface StandardFailure {
-  /** The faults; Skein reports the first one. */
-  readonly issues: readonly StandardIssue[];
-}
-
-/** The two types of a schema, for the compiler only. */
-export interface StandardTypes<Input, Output> {
-  /** Type that the schema accepts. */
-  readonly input: Input;
-  /** Type that the schema returns. */
-  readonly output: Output;
-}
-
-/** Value of the `~standard` key of a schema. */
-export interface StandardProps<Input, Output> {
-  /** Version of the interface. */
-  readonly version: 1;
-  /** Name of the schema library. */
-  readonly vendor: string;
-  /**
-   * Checks a value, at once or through a promise.
-   *
-   * @param value The value to check.
-   * @returns The value or the issues.
-   */
-  readonly validate: (
-    value: unknown,
-  ) =>
-    | StandardSuccess<Output>
-    | StandardFailure
-    | Promise<StandardSuccess<Output> | StandardFailure>;
-  /** Carrier of the types, never read at run time. */
-  readonly types?: StandardTypes<Input, Output> | undefined;
-}
+/**
+ * Result of a schema: the value with defaults and transforms applied; or the issues, each with a text
+ * for people and the path in the value, of which Skein reports the first one.
+ */
+export type StandardResult<Output> =
+  | { readonly value: Output; readonly issues?: undefined }
+  | {
+    readonly issues: readonly {
+      readonly message: string;
+      readonly path?: readonly (PropertyKey | { readonly key: PropertyKey })[] | undefined;
+    }[];
+  };
 
 /**
  * Any schema that follows Standard Schema v1: zod 3.24+, valibot 1+, arktype 2+,
@@ -67,7 +22,7 @@ export interface StandardProps<Input, Output> {
  *
  * @example A schema by hand
  * ```ts
- * import { type StandardSchema, validate } from "@skein/skein/session";
+ * import { type StandardSchema, validate } from "./standard_schema.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const seat: StandardSchema<number> = {
@@ -86,7 +41,23 @@ export interface StandardProps<Input, Output> {
  */
 export interface StandardSchema<Input = unknown, Output = Input> {
   /** The interface itself. */
-  readonly "~standard": StandardProps<Input, Output>;
+  readonly "~standard": {
+    /** Version of the interface. */
+    readonly version: 1;
+    /** Name of the schema library. */
+    readonly vendor: string;
+    /**
+     * Checks a value, at once or through a promise.
+     *
+     * @param value The value to check.
+     * @returns The value or the issues.
+     */
+    readonly validate: (
+      value: unknown,
+    ) => StandardResult<Output> | Promise<StandardResult<Output>>;
+    /** Carrier of the types, never read at run time. */
+    readonly types?: { readonly input: Input; readonly output: Output } | undefined;
+  };
 }
 
 /**
@@ -143,7 +114,7 @@ export type Validation<T> = Valid<T> | Invalid;
  *
  * @example Usage
  * ```ts
- * import { validate } from "@skein/skein/session";
+ * import { validate } from "./standard_schema.ts";
  * import { assertEquals } from "@std/assert";
  * import { z } from "zod";
  *
@@ -171,7 +142,7 @@ export function validate<T>(
   return "then" in result ? Promise.resolve(result).then(outcome) : outcome(result);
 }
 
-function outcome<T>(result: StandardSuccess<T> | StandardFailure): Validation<T> {
+function outcome<T>(result: StandardResult<T>): Validation<T> {
   if (!result.issues) return { ok: true, value: result.value };
   const issue = result.issues[0];
   return {
@@ -181,7 +152,7 @@ function outcome<T>(result: StandardSuccess<T> | StandardFailure): Validation<T>
   };
 }
 
-function plainKey(segment: PropertyKey | StandardPathSegment): string | number {
+function plainKey(segment: PropertyKey | { readonly key: PropertyKey }): string | number {
   const key = typeof segment === "object" ? segment.key : segment;
   return typeof key === "symbol" ? String(key) : key;
 }

@@ -3,10 +3,8 @@ import { z } from "zod";
 import {
   type InputOf,
   type OutputOf,
-  type StandardFailure,
-  type StandardPathSegment,
+  type StandardResult,
   type StandardSchema,
-  type StandardSuccess,
   validate,
 } from "./standard_schema.ts";
 
@@ -14,13 +12,15 @@ type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B 
   : false;
 function expectType<_T extends true>(): void {}
 
-type Answer<T> = StandardSuccess<T> | StandardFailure;
+type Answer<T> = StandardResult<T>;
 
 function schemaOf<T>(check: (value: unknown) => Answer<T> | Promise<Answer<T>>): StandardSchema<T> {
   return { "~standard": { version: 1, vendor: "test", validate: check } };
 }
 
-function failing(path?: readonly (PropertyKey | StandardPathSegment)[]): StandardSchema<string> {
+function failing(
+  path?: readonly (PropertyKey | { readonly key: PropertyKey })[],
+): StandardSchema<string> {
   return schemaOf(() => ({ issues: [{ message: "no", path }, { message: "second" }] }));
 }
 
@@ -56,7 +56,10 @@ Deno.test("validate() gives a Promise of its own for any thenable", async () => 
 });
 
 Deno.test("validate() tells the first issue, its path as strings and numbers", () => {
-  const cases: [path: (PropertyKey | StandardPathSegment)[] | undefined, told: unknown[]][] = [
+  const cases: [
+    path: (PropertyKey | { readonly key: PropertyKey })[] | undefined,
+    told: unknown[],
+  ][] = [
     [undefined, []],
     [[], []],
     [["a", 0, "b"], ["a", 0, "b"]],

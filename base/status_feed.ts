@@ -2,9 +2,6 @@
 import { attempt } from "./call_safely.ts";
 import { Changing } from "./signal.ts";
 
-/** Ends a subscription to a value; also by `using`. Idempotent. */
-export type Unsubscribe = (() => void) & Disposable;
-
 /**
  * The latest value and all its changes, for a loop, or for a callback in the form that view
  * libraries use. A slow loop misses values in between, but never the latest, because the feed keeps
@@ -109,7 +106,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
    * assertEquals(seen, ["connecting", "connected"]);
    * ```
    */
-  subscribe(callback: (value: T) => unknown): Unsubscribe {
+  subscribe(callback: (value: T) => unknown): (() => void) & Disposable {
     this.#isObserved = true;
     return this.observe(callback);
   }
@@ -119,7 +116,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
    *
    * @ignore
    */
-  observe(callback: (value: T) => unknown): Unsubscribe {
+  observe(callback: (value: T) => unknown): (() => void) & Disposable {
     // The same function may subscribe twice.
     const entry = { call: callback };
     if (!this.#isEnded) (this.#callbacks ??= new Set()).add(entry);

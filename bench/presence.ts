@@ -11,7 +11,8 @@ import process from "node:process";
 import { argument, numberArgument } from "./args.ts";
 import type { Broker, Publication } from "../pubsub/broker.ts";
 import { MemoryBroker, Nodes, Presence, Rooms, Topics } from "../pubsub/mod.ts";
-import { Session, sessionSettings, Turn } from "../session/mod.ts";
+import { Session, sessionSettings } from "../session/mod.ts";
+import { Turn } from "../session/queue/send_queue.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 
 const { args } = Deno;
@@ -36,7 +37,7 @@ class Node implements AsyncDisposable {
     broker: Broker,
     { isAlone, members }: { isAlone: boolean; members: "list" | "count" },
   ) {
-    this.topics = new Topics({ turn: this.settings.turn, broker });
+    this.topics = new Topics({ settings: this.settings, broker });
     this.nodes = isAlone ? undefined : new Nodes({ broker });
     const { topics, nodes } = this;
     this.presence = new Presence({ graceMs: GRACE_MS, ...(nodes === undefined ? {} : { nodes }) });

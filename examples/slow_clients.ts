@@ -11,13 +11,9 @@
  *
  * @module
  */
-import {
-  memoryPair,
-  type OverflowPolicy,
-  QueueFullError,
-  Session,
-  sessionSettings,
-} from "../mod.ts"; // jsr:@skein/skein
+import { type OverflowPolicy, QueueFullError, Session } from "../mod.ts";
+import { sessionSettings } from "../session/mod.ts";
+import { memoryPair } from "../transport/mod.ts"; // jsr:@skein/skein
 
 /** A frame of the camera: 16 KiB, so that four of them fill the wire, which holds 64 KiB. */
 const PIXELS = "x".repeat(16_384);

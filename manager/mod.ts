@@ -5,7 +5,9 @@
  *
  * @example Limits
  * ```ts
- * import { LimitError, memoryPair, Session, sessionSettings } from "@skein/skein";
+ * import { LimitError, Session } from "@skein/skein";
+ * import { sessionSettings } from "@skein/skein/session";
+ * import { memoryPair } from "@skein/skein/transport";
  * import { SessionManager } from "@skein/skein/manager";
  * import { assertEquals, assertThrows } from "@std/assert";
  *

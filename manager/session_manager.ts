@@ -111,7 +111,9 @@ interface Slot {
  *
  * @example Usage
  * ```ts
- * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+ * import { Session } from "@skein/skein";
+ * import { sessionSettings } from "@skein/skein/session";
+ * import { memoryPair } from "@skein/skein/transport";
  * import { SessionManager } from "@skein/skein/manager";
  * import { assertEquals } from "@std/assert";
  *
@@ -207,7 +209,9 @@ export class SessionManager implements AsyncDisposable {
    *
    * @example Usage
    * ```ts
-   * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+   * import { Session } from "@skein/skein";
+   * import { sessionSettings } from "@skein/skein/session";
+   * import { memoryPair } from "@skein/skein/transport";
    * import { SessionManager } from "@skein/skein/manager";
    * import { assertEquals } from "@std/assert";
    *
@@ -379,7 +383,9 @@ export class SessionManager implements AsyncDisposable {
    *
    * @example Usage
    * ```ts
-   * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+   * import { Session } from "@skein/skein";
+   * import { sessionSettings } from "@skein/skein/session";
+   * import { memoryPair } from "@skein/skein/transport";
    * import { SessionManager } from "@skein/skein/manager";
    * import { assertEquals } from "@std/assert";
    *
@@ -413,7 +419,9 @@ export class SessionManager implements AsyncDisposable {
    *
    * @example All sessions
    * ```ts
-   * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+   * import { Session } from "@skein/skein";
+   * import { sessionSettings } from "@skein/skein/session";
+   * import { memoryPair } from "@skein/skein/transport";
    * import { SessionManager } from "@skein/skein/manager";
    * import { assertEquals } from "@std/assert";
    *
@@ -486,7 +494,9 @@ export class SessionManager implements AsyncDisposable {
    *
    * @example Usage
    * ```ts
-   * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+   * import { Session } from "@skein/skein";
+   * import { sessionSettings } from "@skein/skein/session";
+   * import { memoryPair } from "@skein/skein/transport";
    * import { SessionManager } from "@skein/skein/manager";
    * import { assertEquals } from "@std/assert";
    *

@@ -15,7 +15,7 @@ export class Bench implements AsyncDisposable {
   readonly rooms: Rooms;
 
   constructor(options: PresenceOptions & TopicsOptions & Pick<RoomsOptions, "patterns"> = {}) {
-    this.topics = new Topics({ turn: this.peers.turn, ...options });
+    this.topics = new Topics({ settings: this.peers, ...options });
     this.presence = new Presence({ graceMs: 1_000, ...options });
     const { topics, presence } = this;
     this.rooms = new Rooms({ ...options, topics, presence });

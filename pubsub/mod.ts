@@ -4,7 +4,10 @@
  *
  * @example A chat room
  * ```ts
- * import { memoryPair, Presence, Rooms, Session, sessionSettings, Topics } from "@skein/skein";
+ * import { Session } from "@skein/skein";
+ * import { Presence, Rooms, Topics } from "@skein/skein/pubsub";
+ * import { sessionSettings } from "@skein/skein/session";
+ * import { memoryPair } from "@skein/skein/transport";
  * import { assertEquals } from "@std/assert";
  *
  * const settings = sessionSettings({ side: "server" });
@@ -12,7 +15,7 @@
  * await using ada = new Session(one.server, settings, { user: "ada" });
  * await using bob = new Session(two.server, settings, { user: "bob" });
  * await using page = new Session(one.client, sessionSettings({ side: "client" }));
- * await using topics = new Topics({ turn: settings.turn });
+ * await using topics = new Topics({ settings });
  * using presence = new Presence();
  * using rooms = new Rooms({ topics, presence });
  *
@@ -30,17 +33,6 @@
  *
  * @module
  */
-export { Topics, type UnsubscribeOptions } from "./topics.ts";
-export type {
-  AppendPublicationOptions,
-  PublishOptions,
-  TopicsOptions,
-  TopicsStats,
-  TopicSubscribeOptions,
-  TopicUnsubscribeOptions,
-} from "./topics.ts";
-export type { SubscribeOptions } from "./history/replay.ts";
-
 export type {
   Appended,
   AppendOptions,
@@ -62,9 +54,8 @@ export type {
   TakenTokens,
   TokenRate,
 } from "./broker.ts";
+export type { SubscribeOptions } from "./history/replay.ts";
 export { MemoryBroker, type MemoryBrokerOptions } from "./memory/broker.ts";
-export type { Runtime, Timer } from "../base/runtime.ts";
-
 export { Nodes } from "./nodes/nodes.ts";
 export type {
   NodeAnswers,
@@ -73,10 +64,10 @@ export type {
   NodeHandler,
   NodeInfo,
   NodesOptions,
-} from "./nodes/nodes.ts";
-export { Directory } from "./nodes/directory.ts";
-export type { DirectoryOptions } from "./nodes/directory.ts";
+} from "./nodes/types.ts";
 export { Presence, type PresenceDataOptions } from "./presence/presence.ts";
+export type { RoomOptions } from "./presence/room.ts";
+export { type RoomJoinOptions, Rooms, type RoomsOptions } from "./presence/rooms.ts";
 export type {
   PresenceEvent,
   PresenceJoinEvent,
@@ -84,23 +75,14 @@ export type {
   PresenceListener,
   PresenceOptions,
   PresenceUpdateEvent,
-} from "./presence/presence.ts";
-export { Rooms } from "./presence/rooms.ts";
-export type { RoomJoinOptions, RoomOptions, RoomsOptions } from "./presence/rooms.ts";
-
-export type {
-  PresenceChangesNotice,
-  PresenceCountNotice,
-  PresenceJoinNotice,
-  PresenceLeaveNotice,
-  PresenceMember,
-  PresenceMembersNotice,
-  PresenceNotice,
-  PresenceUpdateNotice,
-} from "../session/wire/presence_notice.ts";
-export type {
-  DirectoryChange,
-  DirectoryEntry,
-  DirectoryListener,
-  DirectoryScope,
-} from "./nodes/directory_types.ts";
+} from "./presence/types.ts";
+export {
+  type AppendPublicationOptions,
+  type PublishOptions,
+  Topics,
+  type TopicsOptions,
+  type TopicsStats,
+  type TopicSubscribeOptions,
+  type TopicUnsubscribeOptions,
+  type UnsubscribeOptions,
+} from "./topics.ts";

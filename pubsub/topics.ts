@@ -18,6 +18,7 @@ import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/wire/topic_pattern.ts";
 import { Turn } from "../session/queue/send_queue.ts";
+import type { SessionSettings } from "../session/settings.ts";
 import { waitFor } from "../base/wait.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { cutReason } from "../transport/close_info.ts";
@@ -58,12 +59,8 @@ export interface TopicsOptions {
    * @default {new MemoryBroker()}
    */
   readonly broker?: Broker;
-  /**
-   * The turn of all sessions that subscribe.
-   *
-   * @default {new Turn(platformRuntime())}
-   */
-  readonly turn?: Turn;
+  /** Settings of all sessions that subscribe: these sessions send their messages together. */
+  readonly settings?: Pick<SessionSettings, "turn">;
   /**
    * Most topics of one session.
    *
@@ -224,14 +221,17 @@ interface Membership {
  *
  * @example Usage
  * ```ts
- * import { memoryPair, Session, sessionSettings, Topics } from "@skein/skein";
+ * import { Session } from "@skein/skein";
+ * import { Topics } from "@skein/skein/pubsub";
+ * import { sessionSettings } from "@skein/skein/session";
+ * import { memoryPair } from "@skein/skein/transport";
  * import { assertEquals } from "@std/assert";
  *
  * const settings = sessionSettings({ side: "server" });
  * const { client, server } = memoryPair();
  * await using ann = new Session(server, settings);
  * await using page = new Session(client, sessionSettings({ side: "client" }));
- * await using topics = new Topics({ turn: settings.turn });
+ * await using topics = new Topics({ settings });
  * topics.subscribe(ann, "news");
  * topics.publish("news", "hello");
  * for await (const message of page) {
@@ -270,7 +270,7 @@ export class Topics implements AsyncDisposable {
     this.#runtime = options.runtime ?? platformRuntime();
     this.#ownsBroker = options.broker === undefined;
     this.broker = options.broker ?? new MemoryBroker({ runtime: this.#runtime });
-    this.#turn = options.turn ?? new Turn(this.#runtime);
+    this.#turn = options.settings?.turn ?? new Turn(this.#runtime);
     const { maxTopicsPerSession = 128, maxTopicBytes = MAX_TOPIC_BYTES } = options;
     const { maxMessageBytes = MAX_MESSAGE_BYTES } = options;
     this.#maxTopics = checkLimit("maxTopicsPerSession", maxTopicsPerSession);
@@ -309,7 +309,11 @@ export class Topics implements AsyncDisposable {
     return this.#feeds.boundsOf(topic);
   }
 
-  /** The turn of all sessions that subscribe. */
+  /**
+   * The turn of all sessions that subscribe.
+   *
+   * @ignore
+   */
   get turn(): Turn {
     return this.#turn;
   }
@@ -328,14 +332,17 @@ export class Topics implements AsyncDisposable {
    *
    * @example Late join
    * ```ts
-   * import { memoryPair, Session, sessionSettings, Topics } from "@skein/skein";
+   * import { Session } from "@skein/skein";
+   * import { Topics } from "@skein/skein/pubsub";
+   * import { sessionSettings } from "@skein/skein/session";
+   * import { memoryPair } from "@skein/skein/transport";
    * import { assertEquals } from "@std/assert";
    *
    * const settings = sessionSettings({ side: "server" });
    * const { client, server } = memoryPair();
    * await using ann = new Session(server, settings);
    * await using page = new Session(client, sessionSettings({ side: "client" }));
-   * await using topics = new Topics({ turn: settings.turn, history: { "chat:{room}": {} } });
+   * await using topics = new Topics({ settings, history: { "chat:{room}": {} } });
    * for (const text of ["one", "two", "three"]) topics.publish("chat:lobby", text);
    * topics.subscribe(ann, "chat:lobby", { last: 2 });
    * const heard: unknown[] = [];
@@ -471,7 +478,7 @@ export class Topics implements AsyncDisposable {
    *
    * @example Usage
    * ```ts
-   * import { Topics } from "@skein/skein";
+   * import { Topics } from "@skein/skein/pubsub";
    * import { assertEquals } from "@std/assert";
    *
    * await using topics = new Topics({ history: { orders: {} } });

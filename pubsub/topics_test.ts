@@ -15,7 +15,7 @@ function numbers(peer: Peer): unknown[] {
 
 Deno.test("Topics.publish() reaches every subscriber once, and nobody else", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const [one, two, other] = [await peers.connect(), await peers.connect(), await peers.connect()];
   assert(topics.subscribe(one.session, "news"));
   assert(topics.subscribe(two.session, "news"));
@@ -35,7 +35,7 @@ Deno.test("Topics.publish() to nobody costs nothing, and is no error", async () 
 
 Deno.test("Topics.publish() makes one frame a turn, whatever it comes from", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const all = [await peers.connect(), await peers.connect(), await peers.connect()];
   for (const { session } of all) {
     topics.subscribe(session, "a");
@@ -52,7 +52,7 @@ Deno.test("Topics.publish() makes one frame a turn, whatever it comes from", asy
 
 Deno.test("Topics.publish() keeps the order across topics that overlap", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const [left, both, right] = [
     await peers.connect(),
     await peers.connect(),
@@ -67,7 +67,7 @@ Deno.test("Topics.publish() keeps the order across topics that overlap", async (
 
 Deno.test("Topics.publish() keeps the order with what session.send() sends", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const peer = await peers.connect();
   topics.subscribe(peer.session, "a");
   peer.session.send("own", 1);
@@ -81,8 +81,8 @@ Deno.test("Topics.publish() keeps the order with what session.send() sends", asy
 Deno.test("Topics.publish() leaves `except` out on the node that it is on", async () => {
   await using peers = new Peers();
   await using broker = new MemoryBroker();
-  await using near = new Topics({ turn: peers.turn, broker });
-  await using far = new Topics({ turn: peers.turn, broker });
+  await using near = new Topics({ settings: peers, broker });
+  await using far = new Topics({ settings: peers, broker });
   const [one, two, three] = [
     await peers.connect({ id: "one" }),
     await peers.connect({ id: "two" }),
@@ -100,7 +100,7 @@ Deno.test("Topics.publish() leaves `except` out on the node that it is on", asyn
 
 Deno.test("Topics.publish() leaves a client out that came back before its earlier session ended", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const [old, back, other] = [
     await peers.connect(),
     await peers.connect(),
@@ -116,7 +116,7 @@ Deno.test("Topics.publish() leaves a client out that came back before its earlie
 
 Deno.test("Topics.publish() with an `except` that is not subscribed reaches all", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const [member, stranger] = [await peers.connect(), await peers.connect()];
   topics.subscribe(member.session, "a");
   topics.subscribe(stranger.session, "b");
@@ -127,7 +127,7 @@ Deno.test("Topics.publish() with an `except` that is not subscribed reaches all"
 
 Deno.test("Topics.publish() sends bytes to sessions that can have them, and skips plain ones", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const [skein, plain] = [await peers.connect(), await peers.connect({ protocol: "" })];
   for (const { session } of [skein, plain]) topics.subscribe(session, "a");
   topics.publish("a", 1);
@@ -143,7 +143,7 @@ Deno.test("Topics.publish() sends bytes to sessions that can have them, and skip
 
 Deno.test("Topics.publish() refuses what cannot be sent, and delivers nothing of it", async () => {
   await using peers = new Peers();
-  await using topics = new Topics({ turn: peers.turn, maxMessageBytes: 100 });
+  await using topics = new Topics({ settings: peers, maxMessageBytes: 100 });
   const peer = await peers.connect();
   topics.subscribe(peer.session, "a");
   const loop: Record<string, unknown> = {};
@@ -161,7 +161,7 @@ Deno.test("Topics.publish() refuses what cannot be sent, and delivers nothing of
 
 Deno.test("Topics.publish() splits more than 64 KiB of a turn into several frames", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const peer = await peers.connect();
   topics.subscribe(peer.session, "a");
   for (let i = 0; i < 8; i++) topics.publish("a", "x".repeat(20_000));
@@ -173,7 +173,7 @@ Deno.test("Topics.publish() splits more than 64 KiB of a turn into several frame
 
 Deno.test("Topics.publish() of thousands in a turn does not overflow a healthy session", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const peer = await peers.connect();
   for (const topic of ["a", "b", "c"]) topics.subscribe(peer.session, topic);
   const sent = Array.from({ length: 3_000 }, (_, i) => i);
@@ -185,7 +185,7 @@ Deno.test("Topics.publish() of thousands in a turn does not overflow a healthy s
 
 Deno.test("Topics.subscribe() gives nothing that was published before, even in the same turn", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const [early, late] = [await peers.connect(), await peers.connect()];
   topics.subscribe(early.session, "a");
   topics.publish("a", 1);
@@ -197,7 +197,7 @@ Deno.test("Topics.subscribe() gives nothing that was published before, even in t
 
 Deno.test("Topics.unsubscribe() still delivers what was published before, and nothing later", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const [stays, goes] = [await peers.connect(), await peers.connect()];
   for (const { session } of [stays, goes]) topics.subscribe(session, "a");
   topics.publish("a", 1);
@@ -212,7 +212,7 @@ Deno.test("Topics.unsubscribe() still delivers what was published before, and no
 
 Deno.test("Topics.unsubscribe() tells the client why, in order with all messages, and a plain page nothing", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const [skein, plain] = [await peers.connect(), await peers.connect({ protocol: "" })];
   for (const { session } of [skein, plain]) {
     topics.subscribe(session, "a");
@@ -233,7 +233,7 @@ Deno.test("Topics.unsubscribe() tells the client why, in order with all messages
 
 Deno.test("Topics.unsubscribe() is told to a session whose queue drops messages", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const sendQueue = { maxMessages: 2, policy: "drop-oldest" } as const;
   const { session, pair, take } = await peers.connect({ sendQueue });
   topics.subscribe(session, "a");
@@ -257,7 +257,7 @@ Deno.test("Topics.unsubscribe() is told to a session whose queue drops messages"
 
 Deno.test("Topics.unsubscribe() answers the client before it tells of the end", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const { session, take } = await peers.connect();
   const onAnswer = () => void session.send("answer");
   topics.subscribe(session, "a", { onAnswer });
@@ -273,7 +273,7 @@ Deno.test("Topics.unsubscribe() answers the client before it tells of the end", 
 
 Deno.test("Topics.unsubscribe() refuses a code that the wire has no room for, and cuts a reason", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const { session, take } = await peers.connect();
   topics.subscribe(session, "a");
   for (const code of ["", "x".repeat(65)]) {
@@ -288,7 +288,7 @@ Deno.test("Topics.unsubscribe() refuses a code that the wire has no room for, an
 
 Deno.test("Topics.requestedBy() lists what the client asked for, and the application did not", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const { session } = await peers.connect();
   topics.subscribe(session, "given");
   topics.subscribe(session, "given", { isRequested: true });
@@ -303,7 +303,7 @@ Deno.test("Topics.requestedBy() lists what the client asked for, and the applica
 
 Deno.test("Topics.subscribe() is idempotent: one message each", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const peer = await peers.connect();
   assert(topics.subscribe(peer.session, "a"));
   assert(!topics.subscribe(peer.session, "a"));
@@ -315,7 +315,7 @@ Deno.test("Topics.subscribe() is idempotent: one message each", async () => {
 
 Deno.test("Topics.subscribe() leaves a closed session out", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const { session } = await peers.connect();
   await session.close();
   assert(!topics.subscribe(session, "a"));
@@ -324,7 +324,7 @@ Deno.test("Topics.subscribe() leaves a closed session out", async () => {
 
 Deno.test("Topics.subscribe() refuses what is no topic, and one too many", async () => {
   await using peers = new Peers();
-  await using topics = new Topics({ turn: peers.turn, maxTopicsPerSession: 2, maxTopicBytes: 4 });
+  await using topics = new Topics({ settings: peers, maxTopicsPerSession: 2, maxTopicBytes: 4 });
   const { session } = await peers.connect();
   assertThrows(() => topics.subscribe(session, ""), TypeError, "Cannot subscribe: a topic must");
   assertThrows(() => topics.subscribe(session, "éé."), RangeError, "received 5 bytes");
@@ -339,7 +339,7 @@ Deno.test("Topics.subscribe() refuses what is no topic, and one too many", async
 
 Deno.test("Topics refuse the topics by which nodes tell each other, with and without a history", async () => {
   await using peers = new Peers();
-  await using topics = new Topics({ turn: peers.turn, history: { "{name}": {} } });
+  await using topics = new Topics({ settings: peers, history: { "{name}": {} } });
   const { session } = await peers.connect();
   for (const topic of ["$skein:", "$skein:nodes"]) {
     const rule = `a topic must not begin with "$skein:", received "${topic}"`;
@@ -370,7 +370,7 @@ Deno.test("Topics() refuses limits that are none", () => {
 
 Deno.test("Topics lists who is where", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const [one, two] = [(await peers.connect()).session, (await peers.connect()).session];
   topics.subscribe(one, "a");
   topics.subscribe(two, "a");
@@ -393,7 +393,7 @@ Deno.test("Topics takes a session off everything when it closes, by whatever end
   ];
   for (const [name, end] of ends) {
     await using peers = new Peers();
-    await using topics = new Topics(peers);
+    await using topics = new Topics({ settings: peers });
     const [stays, goes] = [await peers.connect(), await peers.connect()];
     for (const topic of ["a", "b"]) topics.subscribe(goes.session, topic);
     topics.subscribe(stays.session, "a");
@@ -409,7 +409,7 @@ Deno.test("Topics takes a session off everything when it closes, by whatever end
 
 Deno.test("Topics keeps a new subscriber whose topic loses its last one in the same turn", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const slow = await peers.connect({ sendQueue: { maxMessages: 1 } });
   const late = await peers.connect();
   topics.subscribe(slow.session, "a");
@@ -429,7 +429,7 @@ Deno.test("Topics keeps a new subscriber whose topic loses its last one in the s
 
 Deno.test("Topics does not keep a session that its own subscription finds full", async () => {
   await using peers = new Peers();
-  await using topics = new Topics(peers);
+  await using topics = new Topics({ settings: peers });
   const slow = await peers.connect({ sendQueue: { maxMessages: 1 } });
   const other = await peers.connect();
   topics.subscribe(slow.session, "a");
@@ -464,7 +464,7 @@ Deno.test("Topics subscribes at its broker once for a topic, and only while it h
   }
   await using peers = new Peers();
   await using broker = new Counting();
-  await using topics = new Topics({ turn: peers.turn, broker });
+  await using topics = new Topics({ settings: peers, broker });
   const [one, two] = [(await peers.connect()).session, (await peers.connect()).session];
   topics.subscribe(one, "a");
   topics.subscribe(two, "a");
@@ -478,7 +478,7 @@ Deno.test("Topics subscribes at its broker once for a topic, and only while it h
 Deno.test("Topics.publish() encodes once, for the broker and for all", async () => {
   await using peers = new Peers();
   await using broker = new MemoryBroker();
-  await using topics = new Topics({ turn: peers.turn, broker });
+  await using topics = new Topics({ settings: peers, broker });
   const published: Publication[] = [];
   await using _listener = broker.subscribe("a", (publication) => void published.push(publication));
   const { session } = await peers.connect({ id: "one" });
@@ -491,7 +491,7 @@ Deno.test("Topics.publish() encodes once, for the broker and for all", async () 
 Deno.test("Topics[Symbol.asyncDispose]() takes everybody off, and closes its own broker only", async () => {
   await using peers = new Peers();
   const { session } = await peers.connect();
-  const own = new Topics(peers);
+  const own = new Topics({ settings: peers });
   own.subscribe(session, "a");
   await own[Symbol.asyncDispose]();
   assertEquals([own.size, own.topicsOf(session)], [0, []]);
@@ -500,6 +500,6 @@ Deno.test("Topics[Symbol.asyncDispose]() takes everybody off, and closes its own
   assertEquals([own.size, own.topicsOf(session)], [0, []]);
 
   await using broker = new MemoryBroker();
-  await new Topics({ turn: peers.turn, broker })[Symbol.asyncDispose]();
+  await new Topics({ settings: peers, broker })[Symbol.asyncDispose]();
   broker.publish({ topic: "a", payload: "still open" });
 });

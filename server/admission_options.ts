@@ -1,6 +1,6 @@
 /** Options for admitting sessions, and their checks. */
 import type { RequestInfo } from "../transport/address.ts";
-import type { RefusalStatus } from "../errors.ts";
+import type { AuthenticationError } from "../errors.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
 import { checkOriginRules, type OriginRules } from "../transport/origins.ts";
 import type { WebSocketEngine } from "../transport/websocket/server.ts";
@@ -22,7 +22,7 @@ export interface AuthenticationContext {
 /** A refused session, as passed to `onRefusal`. */
 export interface Refusal {
   /** HTTP status; the close code is 4000 more. */
-  readonly status: RefusalStatus;
+  readonly status: AuthenticationError["status"];
   /** Reason that the peer received. */
   readonly reason: string;
   /** Network address of the peer, where known. */

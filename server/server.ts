@@ -508,7 +508,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
       unreadStreams: this.#unreadStreams,
     });
     this.topics = new Topics({
-      turn,
+      settings,
       maxMessageBytes: settings.maxMessageBytes,
       ...(broker === undefined ? {} : { broker }),
       ...(options.history === undefined ? {} : { history: options.history }),

@@ -390,7 +390,7 @@ export function defineContract<D extends ContractDefinition>(
  *
  * @example Usage
  * ```ts
- * import { compileContract, defineContract } from "@skein/skein/session";
+ * import { compileContract, defineContract } from "./contract.ts";
  * import { assertEquals } from "@std/assert";
  * import { z } from "zod";
  *

@@ -5,7 +5,6 @@
  */
 import {
   CloseCode,
-  type ClosedBy,
   type CloseInfo,
   QueueFullError,
   RequestError,
@@ -612,7 +611,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   }
 
   /** Ends the session at once and discards the messages that wait for a handler. */
-  abort(code: number, reason: string, error?: unknown, by: ClosedBy = "local"): void {
+  abort(code: number, reason: string, error?: unknown, by: CloseInfo["by"] = "local"): void {
     if (this.state === "closed") return;
     if (error !== undefined) this.emit("error", error);
     // Flush earlier broadcasts first: the peer may still read the reason of the close, in order.

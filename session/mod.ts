@@ -20,16 +20,15 @@
  *
  * @module
  */
-export { Backoff, type BackoffOptions } from "../base/backoff.ts";
-export { Broadcast } from "./queue/broadcast.ts";
+export type { BackoffOptions } from "../base/backoff.ts";
+export { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
+export type { InputOf, OutputOf, StandardResult, StandardSchema } from "../base/standard_schema.ts";
+export { StatusFeed } from "../base/status_feed.ts";
+export type { CloseInfo } from "../errors.ts";
 export {
   type AnyContract,
-  compileContract,
   type Contract,
   type ContractDefinition,
-  type ContractMatch,
-  type ContractRoute,
-  type ContractRouter,
   defineContract,
   type EntrySchema,
   type InputFor,
@@ -55,29 +54,14 @@ export {
   type TopicSchemas,
   type TopicsOf,
 } from "./contract.ts";
-export { type Codec, jsonCodec } from "./streams/codec.ts";
 export type { ControlStats } from "./controls.ts";
+export type { SessionEventMap, SessionEvents, SessionListener } from "./events.ts";
+export type { HeartbeatOptions } from "./heartbeat.ts";
 export type {
   SessionDebugState,
   SessionDiagnostics,
-  SessionLimitState,
   SessionSummary,
 } from "./insight/diagnostics.ts";
-export {
-  type EncodedMessage,
-  encodeMessage,
-  type EncodeOptions,
-  MAX_MESSAGE_BYTES,
-} from "./wire/encode.ts";
-export {
-  type Envelope,
-  type GoAway,
-  type Hello,
-  MAX_TOPIC_BYTES,
-  type ServiceKind,
-  type TraceContext,
-} from "./wire/envelope.ts";
-export type { SessionEventMap, SessionEvents, SessionListener } from "./events.ts";
 export type {
   HealthOptions,
   QueueState,
@@ -86,15 +70,46 @@ export type {
   SessionIssueCode,
   SessionQueues,
 } from "./insight/health.ts";
-export { type Heart, Heartbeat, type HeartbeatOptions } from "./heartbeat.ts";
-export type { IncomingStream } from "./streams/incoming_streams.ts";
-export { instrument } from "./insight/watch.ts";
 export type {
   HandshakeOutcome,
   HandshakeWatch,
   Instrumentation,
   RequestWatch,
 } from "./insight/instrumentation.ts";
+export type { HandshakeInfo } from "./insight/session_watch.ts";
+export type { SessionStats } from "./insight/stats.ts";
+export { instrument } from "./insight/watch.ts";
+export type { ContractMessage, InboundStats, UntypedMessage } from "./message.ts";
+export type { OverflowPolicy, SendQueueOptions, SendQueueStats } from "./queue/send_queue.ts";
+export { Session, type SessionFallback, type SessionIdentity } from "./session.ts";
+export {
+  type SessionHandlers,
+  sessionSettings,
+  type SessionSettingsOptions,
+} from "./session_settings.ts";
+export type { ReceiveQueueOptions, SessionLimits, SessionSettings } from "./settings.ts";
+export { type Codec, jsonCodec } from "./streams/codec.ts";
+export type { IncomingStream } from "./streams/incoming_streams.ts";
+export type { Registry, StructuredInput, StructuredMessage, TypeIn } from "./streams/registry.ts";
+export type {
+  InvalidPolicy,
+  StructuredOptions,
+  StructuredStream,
+  StructuredStreamOptions,
+} from "./streams/structured.ts";
+export type {
+  StructuredDatagrams,
+  StructuredDatagramsOptions,
+  StructuredDatagramsStats,
+} from "./streams/structured_datagrams.ts";
+export type {
+  ClientPublishOptions,
+  SessionCloseOptions,
+  SessionDrainOptions,
+  SessionState,
+  WaitOptions,
+} from "./types.ts";
+export type { GoAway, TraceContext } from "./wire/envelope.ts";
 export type {
   PresenceChangesNotice,
   PresenceCountNotice,
@@ -114,79 +129,4 @@ export type {
   SubscribeAnswer,
   Unsubscribed,
 } from "./wire/recovery.ts";
-export type { Registry, StructuredInput, StructuredMessage, TypeIn } from "./streams/registry.ts";
-export { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
-export {
-  type Entry,
-  HIGH_WATER_MARK,
-  MAX_JOINED_BYTES,
-  type OverflowPolicy,
-  type SendQueueOptions,
-  type SendQueueStats,
-  Turn,
-} from "./queue/send_queue.ts";
-export type { SequenceStore } from "./serving/sequences.ts";
-export { parseEnvelope } from "./wire/server_envelope.ts";
-export {
-  type PublicationNumber,
-  type PublishRequest,
-  ServiceDesk,
-  type SessionServices,
-  type SubscribeRequest,
-} from "./serving/services.ts";
-export { Session, type SessionFallback, SKEIN_PROTOCOL } from "./session.ts";
-export type { SessionIdentity } from "./session.ts";
-export type { ReceiveQueueOptions, SessionLimits, SessionSettings } from "./settings.ts";
-export {
-  type InputOf,
-  type Invalid,
-  type OutputOf,
-  type StandardFailure,
-  type StandardIssue,
-  type StandardPathSegment,
-  type StandardProps,
-  type StandardSchema,
-  type StandardSuccess,
-  type StandardTypes,
-  type Valid,
-  validate,
-  type Validation,
-} from "../base/standard_schema.ts";
-export type { SessionStats } from "./insight/stats.ts";
-export { StatusFeed, type Unsubscribe } from "../base/status_feed.ts";
-export type {
-  InvalidPolicy,
-  StructuredOptions,
-  StructuredStream,
-  StructuredStreamOptions,
-} from "./streams/structured.ts";
-export type {
-  StructuredDatagrams,
-  StructuredDatagramsOptions,
-  StructuredDatagramsStats,
-} from "./streams/structured_datagrams.ts";
-export {
-  checkTopic,
-  type ParamNames,
-  type ParamsOf,
-  type RouteMatch,
-  type TopicOf,
-  TopicPattern,
-  TopicRouter,
-} from "./wire/topic_pattern.ts";
-export { exceedsBytes, utf8Length } from "./wire/utf8.ts";
-export type {
-  ClientPublishOptions,
-  SessionCloseOptions,
-  SessionDrainOptions,
-  SessionState,
-  WaitOptions,
-} from "./types.ts";
-export type { InboundStats, Incoming, TopicNote, TopicSink } from "./message.ts";
-export type { ContractMessage, UntypedMessage } from "./message.ts";
-export {
-  type SessionHandlers,
-  sessionSettings,
-  type SessionSettingsOptions,
-} from "./session_settings.ts";
-export type { HandshakeInfo } from "./insight/session_watch.ts";
+export type { ParamsOf, TopicOf } from "./wire/topic_pattern.ts";

@@ -132,7 +132,9 @@ export interface SessionFallback extends TransportFallback {
  *
  * @example Two ends in one process
  * ```ts
- * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+ * import { Session } from "@skein/skein";
+ * import { sessionSettings } from "@skein/skein/session";
+ * import { memoryPair } from "@skein/skein/transport";
  * import { assertEquals } from "@std/assert";
  *
  * const { client, server } = memoryPair();
@@ -631,7 +633,9 @@ export class Session<
    *
    * @example Both ends
    * ```ts
-   * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+   * import { Session } from "@skein/skein";
+   * import { sessionSettings } from "@skein/skein/session";
+   * import { memoryPair } from "@skein/skein/transport";
    * import { assertEquals } from "@std/assert";
    * import { z } from "zod";
    *
@@ -668,7 +672,9 @@ export class Session<
    *
    * @example Positions
    * ```ts
-   * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+   * import { Session } from "@skein/skein";
+   * import { sessionSettings } from "@skein/skein/session";
+   * import { memoryPair } from "@skein/skein/transport";
    * import { assertEquals } from "@std/assert";
    * import { z } from "zod";
    *

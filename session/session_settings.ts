@@ -98,10 +98,16 @@ export interface SessionSettingsOptions<
    * @default {platformRuntime()}
    */
   readonly runtime?: Runtime;
-  /** Sends messages at the end of a turn; sessions that share broadcasts must share one. */
+  /**
+   * Sends messages at the end of a turn; sessions that share broadcasts must share one.
+   *
+   * @ignore
+   */
   readonly turn?: Turn;
   /**
    * Services for peers, such as subscriptions; without services, requests for these are refused.
+   *
+   * @ignore
    */
   readonly services?: ServiceDesk;
   /**

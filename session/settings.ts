@@ -109,11 +109,23 @@ export interface SessionSettings {
   readonly runtime: Runtime;
   /** This end of the session. */
   readonly side: Side;
-  /** Topics and their schemas, as this side receives these. */
+  /**
+   * Topics and their schemas, as this side receives these.
+   *
+   * @ignore
+   */
   readonly router: ContractRouter | undefined;
-  /** Sends messages at the end of a turn; sessions that share broadcasts share one. */
+  /**
+   * Sends messages at the end of a turn; sessions that share broadcasts share one.
+   *
+   * @ignore
+   */
   readonly turn: Turn;
-  /** Watches all sessions of these settings. */
+  /**
+   * Watches all sessions of these settings.
+   *
+   * @ignore
+   */
   readonly heartbeat: Heartbeat;
   /**
    * The handlers of the application.

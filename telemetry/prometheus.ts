@@ -24,7 +24,8 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
  *
  * @example In an HTTP server of your own
  * ```ts
- * import { createServer, PROMETHEUS_CONTENT_TYPE, prometheusText } from "@skein/skein";
+ * import { createServer } from "@skein/skein";
+ * import { PROMETHEUS_CONTENT_TYPE, prometheusText } from "@skein/skein/server";
  * import { assertStringIncludes } from "@std/assert";
  *
  * await using server = createServer();

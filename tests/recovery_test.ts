@@ -228,7 +228,7 @@ Deno.test("Subscription whose reader is slower than the replay ends, and the nex
 
 Deno.test("Subscription gets what the server's send queue dropped, once and in order", async () => {
   const turn = new Turn(platformRuntime());
-  await using topics = new Topics({ turn, history });
+  await using topics = new Topics({ settings: { turn }, history });
   const network = new Network({
     turn,
     sendQueue: { maxMessages: 20, policy: "drop-oldest" },
@@ -263,7 +263,7 @@ Deno.test("Subscription gets what the server's send queue dropped, once and in o
 
 Deno.test("Subscription that follows one of its topic gets nothing that was on its way for that one", async () => {
   const turn = new Turn(platformRuntime());
-  await using topics = new Topics({ turn, history });
+  await using topics = new Topics({ settings: { turn }, history });
   const network = new Network({
     turn,
     sendQueue: { maxMessages: 20 },

@@ -134,7 +134,7 @@ class Crowd implements AsyncDisposable {
 function testTopics(wire: Wire): void {
   test(wire, "Topics", "reach 200 sessions, each once and in order", async () => {
     await using crowd = new Crowd(wire);
-    await using topics = new Topics({ turn: crowd.turn });
+    await using topics = new Topics({ settings: crowd });
     for (let i = 0; i < 200; i++) {
       topics.subscribe((await crowd.join(`${i}`)).server, i % 2 === 0 ? "even" : "odd");
     }
@@ -159,7 +159,7 @@ function testTopics(wire: Wire): void {
 
   test(wire, "Rooms", "tell who comes and goes", async () => {
     await using crowd = new Crowd(wire);
-    await using topics = new Topics({ turn: crowd.turn });
+    await using topics = new Topics({ settings: crowd });
     using presence = new Presence({ graceMs: 0 });
     using rooms = new Rooms({ topics, presence });
     const ada = await crowd.join("ada");

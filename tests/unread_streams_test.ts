@@ -4,7 +4,8 @@
  * @module
  */
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { dial, prometheusText, type ServeOptions } from "../mod.ts";
+import { dial, type ServeOptions } from "../mod.ts";
+import { prometheusText } from "../server.ts";
 import { listenMoq } from "../pubsub/moq/server/server.ts";
 import type { Session } from "../session/session.ts";
 import { directReadable, directStream } from "../transport/direct.ts";

@@ -5,7 +5,7 @@
  */
 import type { Connection } from "../transport/connection.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";
-import type { WebTransportHash } from "../transport/w3c/web_transport.ts";
+import type { WebTransportHash } from "../transport/w3c/mod.ts";
 import {
   listenWebTransport,
   type ListenWebTransportOptions,

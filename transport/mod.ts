@@ -20,6 +20,12 @@
  *
  * @module
  */
+export type { Certificate, Sha256Hash } from "./certificate/certificate.ts";
+export {
+  type DevCertificate,
+  devCertificate,
+  type DevCertificateOptions,
+} from "./certificate/dev_certificate.ts";
 export type {
   Backpressure,
   BidirectionalStream,
@@ -51,9 +57,6 @@ export type {
   StreamDirection,
   StreamSide,
 } from "./connection.ts";
-export type { Sha256Hash } from "./certificate/certificate.ts";
-export { devCertificate } from "./certificate/dev_certificate.ts";
-export type { DevCertificate, DevCertificateOptions } from "./certificate/dev_certificate.ts";
 export {
   directDatagrams,
   directReadable,
@@ -62,92 +65,47 @@ export {
   openUnidirectional,
   receiveUnidirectional,
 } from "./direct.ts";
-export { memoryPair } from "./memory/memory.ts";
-export type {
-  DisconnectOptions,
-  MemoryDirection,
-  MemoryFaults,
-  MemoryLink,
-  MemoryPair,
-  MemoryPairOptions,
-  WithheldCredit,
-} from "./memory/memory.ts";
-export { withMessages } from "./message_stream/with_messages.ts";
-export type { MessageStreamOptions } from "./message_stream/with_messages.ts";
-export type { MessageBounds } from "./message_stream/message_stream.ts";
-export { dialNativeWebTransport } from "./native/client.ts";
-export { ENGINE_DEFECTS, engineDefect } from "./native/engines.ts";
-export type { EngineDefect, EngineUse } from "./native/engines.ts";
-export { isNativeWebTransportAvailable } from "./native/support.ts";
-export { nativeServerDefects } from "./native/defects.ts";
-export type { NativeServerDefect } from "./native/defects.ts";
-export { acceptNativeWebTransport } from "./native/server.ts";
-export type { AcceptedNativeWebTransport } from "./native/server.ts";
-export { dialQuic } from "./quic/client.ts";
-export type { DialQuicOptions } from "./quic/client.ts";
-export { listenQuic, QuicListener } from "./quic/server.ts";
-export type { ListenQuicOptions, QuicHandshakeStats, QuicListenOptions } from "./quic/server.ts";
-export type { UnreadStreamLimits } from "./quic/unread_streams.ts";
-export type { QuicConnection } from "./quic/connection.ts";
-export { raceTransports } from "./race/race.ts";
+export { dialWebTransport, isWebTransportAvailable } from "./h3/client.ts";
+export type { AcceptOptions, RefuseOptions, WebTransportRequest } from "./h3/request.ts";
 export {
-  dialWebTransport,
-  isWebTransportAvailable,
-  WebTransport,
-  WebTransportBidirectionalStream,
-  type WebTransportCloseInfo,
-  type WebTransportCongestionControl,
-  type WebTransportConnectionStats,
-  WebTransportDatagramDuplexStream,
-  type WebTransportDatagramStats,
-  WebTransportDatagramsWritable,
-  WebTransportError,
-  type WebTransportErrorOptions,
-  type WebTransportHash,
-  type WebTransportOptions,
-  WebTransportReceiveStream,
-  type WebTransportReceiveStreamStats,
-  WebTransportSendGroup,
-  type WebTransportSendOptions,
-  WebTransportSendStream,
-  type WebTransportSendStreamOptions,
-  type WebTransportSendStreamStats,
-  WebTransportWriter,
-} from "./h3/client.ts";
-export { webTransportLeg } from "./race/webtransport_leg.ts";
-export type { WebTransportDialer } from "./race/webtransport_leg.ts";
-export type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";
-export { dialWebSocket } from "./websocket/client.ts";
-export { acceptWebSocket, isWebSocketUpgrade, offeredProtocols } from "./websocket/server.ts";
-export type {
-  AcceptedWebSocket,
-  AcceptWebSocketOptions,
-  HttpHandler,
-  HttpListener,
-  HttpListenOptions,
-  SocketLease,
-  WebSocketEngine,
-  WebSocketHost,
-} from "./websocket/server.ts";
-export { isOriginAllowed } from "./origins.ts";
-export type { OriginRules } from "./origins.ts";
-export { listenWebTransport, WebTransportListener } from "./h3/server.ts";
-export type {
-  AcceptOptions,
-  Certificate,
-  ListenWebTransportOptions,
-  RawQuicOptions,
-  RefuseOptions,
-  WebTransportRequest,
+  listenWebTransport,
+  type ListenWebTransportOptions,
+  type RawQuicOptions,
+  WebTransportListener,
 } from "./h3/server.ts";
+export type { WithheldCredit } from "./memory/connection.ts";
+export {
+  type DisconnectOptions,
+  type MemoryDirection,
+  type MemoryLink,
+  type MemoryPair,
+  memoryPair,
+  type MemoryPairOptions,
+} from "./memory/memory.ts";
+export type { MemoryFaults } from "./memory/path.ts";
+export type { MessageBounds } from "./message_stream/message_stream.ts";
+export { type MessageStreamOptions, withMessages } from "./message_stream/with_messages.ts";
+export { type NativeServerDefect, nativeServerDefects } from "./native/defects.ts";
+export { type AcceptedNativeWebTransport, acceptNativeWebTransport } from "./native/server.ts";
+export type { OriginRules } from "./origins.ts";
+export type { QuicHandshakeStats, QuicListenOptions } from "./quic/acceptor.ts";
+export { dialQuic, type DialQuicOptions } from "./quic/client.ts";
+export type { QuicConnection } from "./quic/connection.ts";
+export { listenQuic, type ListenQuicOptions, QuicListener } from "./quic/server.ts";
+export type { UnreadStreamLimits } from "./quic/unread_streams.ts";
+export type { TransportFallback, TransportName, TransportOptions } from "./race/options.ts";
+export { dialWebSocket } from "./websocket/client.ts";
 export type { DialWebSocketOptions } from "./websocket/dial.ts";
-export type {
-  RaceOptions,
-  RacingDialer,
-  SilentTransport,
-  TransportFallback,
-  TransportName,
-  TransportOptions,
-  TransportPlatform,
-  WebTransportLeg,
-} from "./race/options.ts";
+export {
+  type AcceptedWebSocket,
+  acceptWebSocket,
+  type AcceptWebSocketOptions,
+  type HttpHandler,
+  type HttpListener,
+  type HttpListenOptions,
+  isWebSocketUpgrade,
+  type WebSocketEngine,
+  type WebSocketHost,
+} from "./websocket/server.ts";
+export type { SocketLease } from "./websocket/server_socket.ts";
+export type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";

@@ -33,7 +33,7 @@ export const LOCAL_HOSTS: readonly string[] = ["localhost", "127.0.0.1", "[::1]"
  *
  * @example Usage
  * ```ts
- * import { isOriginAllowed } from "@skein/skein/transport";
+ * import { isOriginAllowed } from "./origins.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const page = new Headers({ origin: "http://localhost:8000", host: "localhost:8000" });

@@ -5,7 +5,8 @@
  *
  * @module
  */
-import type { ManagerStats, Session, SessionDebugState, SessionManager } from "../../mod.ts";
+import type { Session, SessionDebugState } from "../../mod.ts";
+import type { ManagerStats, SessionManager } from "../../manager/mod.ts";
 
 /** Rows that a page is told of at most: those with issues first. All of them fit into one message. */
 const MAX_ROWS = 100;

@@ -64,7 +64,8 @@ interface Waiting<T> {
  *
  * @example Which node has what
  * ```ts
- * import { Directory, MemoryBroker, Nodes } from "@skein/skein/pubsub";
+ * import { MemoryBroker, Nodes } from "@skein/skein/pubsub";
+ * import { Directory } from "./directory.ts";
  * import { assertEquals } from "@std/assert";
  *
  * await using broker = new MemoryBroker();

@@ -80,7 +80,10 @@ export let observePresence: (presence: Presence, observer: PresenceObserver) => 
  *
  * @example Usage
  * ```ts
- * import { memoryPair, Presence, Session, sessionSettings } from "@skein/skein";
+ * import { Session } from "@skein/skein";
+ * import { Presence } from "@skein/skein/pubsub";
+ * import { sessionSettings } from "@skein/skein/session";
+ * import { memoryPair } from "@skein/skein/transport";
  * import { assertEquals } from "@std/assert";
  *
  * const settings = sessionSettings({ side: "server" });
@@ -191,7 +194,10 @@ export class Presence implements Disposable {
    *
    * @example A user that is away
    * ```ts
-   * import { memoryPair, Presence, Session, sessionSettings } from "@skein/skein";
+   * import { Session } from "@skein/skein";
+   * import { Presence } from "@skein/skein/pubsub";
+   * import { sessionSettings } from "@skein/skein/session";
+   * import { memoryPair } from "@skein/skein/transport";
    * import { assertEquals } from "@std/assert";
    *
    * const settings = sessionSettings({ side: "server" });

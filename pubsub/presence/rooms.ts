@@ -76,14 +76,17 @@ export interface RoomsOptions {
  *
  * @example Usage
  * ```ts
- * import { memoryPair, Presence, Rooms, Session, sessionSettings, Topics } from "@skein/skein";
+ * import { Session } from "@skein/skein";
+ * import { Presence, Rooms, Topics } from "@skein/skein/pubsub";
+ * import { sessionSettings } from "@skein/skein/session";
+ * import { memoryPair } from "@skein/skein/transport";
  * import { assertEquals } from "@std/assert";
  *
  * const settings = sessionSettings({ side: "server" });
  * const { client, server } = memoryPair();
  * await using ada = new Session(server, settings, { user: "ada" });
  * await using page = new Session(client, sessionSettings({ side: "client" }));
- * await using topics = new Topics({ turn: settings.turn });
+ * await using topics = new Topics({ settings });
  * using presence = new Presence();
  * using rooms = new Rooms({ topics, presence });
  *

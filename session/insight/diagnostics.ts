@@ -113,30 +113,6 @@ export interface SessionDiagnostics {
   readonly queues: SessionQueues;
 }
 
-/** Limits of a session, from its settings. */
-export interface SessionLimitState {
-  /** Largest message to receive, in bytes. */
-  readonly maxMessageBytes: number;
-  /** Largest message to send, in bytes: the limit of this end and of the peer. */
-  readonly maxSendBytes: number;
-  /** Invalid messages within a minute that close the session. */
-  readonly maxInvalidMessages: number;
-  /** Concurrent requests, per direction. */
-  readonly maxRequests: number;
-  /** Messages handled concurrently. */
-  readonly concurrency: number;
-  /** Longest wait of a request, in milliseconds. */
-  readonly requestTimeoutMs: number;
-  /** Longest duration of a close, in milliseconds. */
-  readonly closeTimeoutMs: number;
-  /** Longest duration of the handshake, in milliseconds. */
-  readonly handshakeTimeoutMs: number;
-  /** Interval of pings to the peer, in milliseconds; `undefined` without pings. */
-  readonly heartbeatIntervalMs: number | undefined;
-  /** Longest silence of the peer, in milliseconds. */
-  readonly heartbeatTimeoutMs: number | undefined;
-}
-
 /** Summary of a session: a plain object that JSON can hold completely. */
 export interface SessionSummary {
   /** Id of the session. */
@@ -181,8 +157,29 @@ export interface SessionDebugState {
   readonly stats: Omit<SessionStats, "toJSON">;
   /** The issues. */
   readonly issues: readonly SessionIssue[];
-  /** The limits. */
-  readonly limits: SessionLimitState;
+  /** The limits, from the settings. */
+  readonly limits: {
+    /** Largest message to receive, in bytes. */
+    readonly maxMessageBytes: number;
+    /** Largest message to send, in bytes: the limit of this end and of the peer. */
+    readonly maxSendBytes: number;
+    /** Invalid messages within a minute that close the session. */
+    readonly maxInvalidMessages: number;
+    /** Concurrent requests, per direction. */
+    readonly maxRequests: number;
+    /** Messages handled concurrently. */
+    readonly concurrency: number;
+    /** Longest wait of a request, in milliseconds. */
+    readonly requestTimeoutMs: number;
+    /** Longest duration of a close, in milliseconds. */
+    readonly closeTimeoutMs: number;
+    /** Longest duration of the handshake, in milliseconds. */
+    readonly handshakeTimeoutMs: number;
+    /** Interval of pings to the peer, in milliseconds; `undefined` without pings. */
+    readonly heartbeatIntervalMs: number | undefined;
+    /** Longest silence of the peer, in milliseconds. */
+    readonly heartbeatTimeoutMs: number | undefined;
+  };
   /** Capabilities of the connection. */
   readonly capabilities: ConnectionCapabilities;
   /** Counters of the connection; empty if the counters cannot be read any more. */

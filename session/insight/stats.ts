@@ -11,7 +11,9 @@ import type { InboundStats } from "../message.ts";
  *
  * @example Usage
  * ```ts
- * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+ * import { Session } from "@skein/skein";
+ * import { sessionSettings } from "@skein/skein/session";
+ * import { memoryPair } from "@skein/skein/transport";
  * import { assertEquals } from "@std/assert";
  *
  * const { client, server } = memoryPair();

@@ -18,7 +18,9 @@ import type { FollowedHandshake, HandshakeInfo, SessionWatch } from "./session_w
  *
  * @example Sessions of your own
  * ```ts
- * import { instrument, memoryPair, Session, sessionSettings } from "@skein/skein";
+ * import { Session } from "@skein/skein";
+ * import { instrument, sessionSettings } from "@skein/skein/session";
+ * import { memoryPair } from "@skein/skein/transport";
  * import { assertEquals } from "@std/assert";
  *
  * const opened: string[] = [];

@@ -4,7 +4,9 @@
  *
  * @example Bytes in a message
  * ```ts
- * import { memoryPair, Session, sessionSettings } from "@skein/skein";
+ * import { Session } from "@skein/skein";
+ * import { sessionSettings } from "@skein/skein/session";
+ * import { memoryPair } from "@skein/skein/transport";
  * import { msgpackCodec } from "@skein/skein/msgpack";
  * import { assertEquals } from "@std/assert";
  * import { z } from "zod";

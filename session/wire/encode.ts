@@ -41,7 +41,7 @@ export interface EncodeOptions {
  *
  * @example Usage
  * ```ts
- * import { encodeMessage } from "@skein/skein/session";
+ * import { encodeMessage } from "./encode.ts";
  * import { assertEquals } from "@std/assert";
  *
  * assertEquals(encodeMessage("chat", { text: "hi" }).frame, '{"topic":"chat","data":{"text":"hi"}}');

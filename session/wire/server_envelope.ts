@@ -28,7 +28,7 @@ import {
  *
  * @example Usage
  * ```ts
- * import { parseEnvelope } from "@skein/skein/session";
+ * import { parseEnvelope } from "./server_envelope.ts";
  * import { assertEquals } from "@std/assert";
  *
  * assertEquals(parseEnvelope('{"topic":"chat","data":"hi"}'), {

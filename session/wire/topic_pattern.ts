@@ -21,21 +21,15 @@ export type TopicOf<P extends string> = P extends `${infer Head}{${string}}${inf
   : P;
 
 /**
- * The names of a pattern's parameters: `game/{id}/{move}` has `"id" | "move"`.
- *
- * @typeParam P The pattern.
- */
-export type ParamNames<P extends string> = P extends `${string}{${infer Name}}${infer Tail}`
-  ? Name | ParamNames<Tail>
-  : never;
-
-/**
  * The parameters of a pattern: `chat:{room}` has `{ readonly room: string }`.
  *
  * @typeParam P The pattern.
  */
 export type ParamsOf<P extends string> = string extends P ? Readonly<Record<string, string>>
-  : { readonly [Name in ParamNames<P>]: string };
+  : P extends `${string}{${infer Name}}${infer Tail}`
+    ? { readonly [Key in Name | keyof ParamsOf<Tail>]: string }
+  // deno-lint-ignore ban-types -- no parameters: an object without members.
+  : {};
 
 // Tokens of a pattern for the overlap check: a parameter is one character of any kind, then a run
 // of any length, zero included. Other numbers are UTF-16 code units.
@@ -54,7 +48,7 @@ const RUN = -2;
  *
  * @example Usage
  * ```ts
- * import { TopicPattern } from "@skein/skein/session";
+ * import { TopicPattern } from "./topic_pattern.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const pattern = new TopicPattern("game/{id}/move");
@@ -138,7 +132,7 @@ export class TopicPattern<P extends string = string> {
    *
    * @example Usage
    * ```ts
-   * import { TopicPattern } from "@skein/skein/session";
+   * import { TopicPattern } from "./topic_pattern.ts";
    * import { assert, assertFalse } from "@std/assert";
    *
    * const rooms = new TopicPattern("chat:{room}");
@@ -197,7 +191,7 @@ export type RouteMatch<Route extends object> = Readonly<Route> & {
  *
  * @example Usage
  * ```ts
- * import { TopicRouter } from "@skein/skein/session";
+ * import { TopicRouter } from "./topic_pattern.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const router = new TopicRouter([
@@ -280,7 +274,7 @@ function join<Route extends object>(
  *
  * @example Usage
  * ```ts
- * import { checkTopic } from "@skein/skein/session";
+ * import { checkTopic } from "./topic_pattern.ts";
  * import { assertThrows } from "@std/assert";
  *
  * checkTopic("chat:lobby", "send");

@@ -2,7 +2,6 @@ import { assert, assertEquals, assertFalse, assertStrictEquals, assertThrows } f
 import {
   checkTopic,
   MAX_CACHED_MATCHES,
-  type ParamNames,
   type ParamsOf,
   type TopicOf,
   TopicPattern,
@@ -220,13 +219,13 @@ Deno.test("checkTopic() refuses anything else", () => {
   assertThrows(() => checkTopic("abcde", "send", 4), RangeError, "at most 4 bytes");
 });
 
-Deno.test("TopicOf, ParamNames and ParamsOf read a pattern at compile time", () => {
+Deno.test("TopicOf and ParamsOf read a pattern at compile time", () => {
   expectType<Equal<TopicOf<"lobby">, "lobby">>();
   expectType<Equal<TopicOf<"chat:{room}">, `chat:${string}`>>();
   expectType<Equal<TopicOf<"game/{id}/move/{n}">, `game/${string}/move/${string}`>>();
   expectType<Equal<TopicOf<string>, string>>();
-  expectType<Equal<ParamNames<"game/{id}/move/{n}">, "id" | "n">>();
-  expectType<Equal<ParamNames<"lobby">, never>>();
+  expectType<Equal<keyof ParamsOf<"game/{id}/move/{n}">, "id" | "n">>();
+  expectType<Equal<keyof ParamsOf<"lobby">, never>>();
   expectType<Equal<ParamsOf<"chat:{room}">, { readonly room: string }>>();
   expectType<Equal<ParamsOf<string>, Readonly<Record<string, string>>>>();
   const params = new TopicPattern("chat:{room}").match("chat:a");

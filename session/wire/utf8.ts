@@ -15,7 +15,7 @@ const BEYOND_ASCII = /[^\x00-\x7f]/;
  *
  * @example Usage
  * ```ts
- * import { utf8Length } from "@skein/skein/session";
+ * import { utf8Length } from "./utf8.ts";
  * import { assertEquals } from "@std/assert";
  *
  * assertEquals(utf8Length("naïve €"), 10);

@@ -6,7 +6,8 @@
 import { assert, assertEquals } from "@std/assert";
 import { bundleClient } from "../../examples/chat/page.ts";
 import { Balancer } from "../../examples/cluster/balancer.ts";
-import { MemoryBroker, type Recovery, serve, type ServeOptions, type Server } from "../../mod.ts";
+import { type Recovery, serve, type ServeOptions, type Server } from "../../mod.ts";
+import { MemoryBroker } from "../../pubsub/mod.ts";
 import { portOf, until } from "../servers.ts";
 import { type Browser, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
 

@@ -1,5 +1,5 @@
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
-import { WebTransport, WebTransportError } from "../../transport/w3c/web_transport.ts";
+import { WebTransport, WebTransportError } from "../../transport/w3c/mod.ts";
 import { dialNativeWebTransport } from "../../transport/native/client.ts";
 import { listenWebTransport } from "../../transport/h3/server.ts";
 import { type ConnectionPair, testConnection } from "./connection.ts";

@@ -8,29 +8,6 @@ import { withUrl } from "../url.ts";
 import { DIAL_TIMEOUT_MS, type DialWebTransportOptions } from "../webtransport.ts";
 
 export { isQuicAvailable as isWebTransportAvailable } from "../quic/runtime.ts";
-export {
-  WebTransport,
-  WebTransportBidirectionalStream,
-  type WebTransportCloseInfo,
-  type WebTransportCongestionControl,
-  type WebTransportConnectionStats,
-  WebTransportDatagramDuplexStream,
-  type WebTransportDatagramStats,
-  WebTransportDatagramsWritable,
-  WebTransportError,
-  type WebTransportErrorOptions,
-  type WebTransportHash,
-  type WebTransportOptions,
-  WebTransportReceiveStream,
-  type WebTransportReceiveStreamStats,
-  WebTransportSendGroup,
-  type WebTransportSendOptions,
-  WebTransportSendStream,
-  type WebTransportSendStreamOptions,
-  type WebTransportSendStreamStats,
-  WebTransportWriter,
-} from "../w3c/web_transport.ts";
-export type { CertificateHash, DialWebTransportOptions } from "../webtransport.ts";
 
 /**
  * Dials WebTransport. The session gets a connection of its own; sessions of

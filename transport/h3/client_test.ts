@@ -6,7 +6,8 @@ import { soon } from "../../tests/sessions.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { SettingId } from "./settings.ts";
-import { type CertificateHash, dialWebTransport } from "./client.ts";
+import { dialWebTransport } from "./client.ts";
+import type { CertificateHash } from "../webtransport.ts";
 
 const certificate = devCertificate({ cacheFolder: null });
 

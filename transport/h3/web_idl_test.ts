@@ -1,8 +1,8 @@
 import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
 import { soon } from "../../tests/sessions.ts";
 import { WebTransportPeer } from "../../tests/webtransport_peer.ts";
-import * as ours from "../w3c/web_transport.ts";
-import { WebTransport } from "../w3c/web_transport.ts";
+import * as ours from "../w3c/mod.ts";
+import { WebTransport } from "../w3c/mod.ts";
 
 /**
  * A member of an interface: `attribute` can be set and `readonly` cannot, `operation` has the number

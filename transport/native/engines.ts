@@ -72,7 +72,7 @@ export const ENGINE_DEFECTS: readonly EngineDefect[] = [
  *
  * @example On a server there is none
  * ```ts
- * import { engineDefect } from "@skein/skein/transport";
+ * import { engineDefect } from "./engines.ts";
  * import { assertEquals } from "@std/assert";
  *
  * assertEquals(engineDefect("session"), undefined);

@@ -11,7 +11,7 @@ import { bindUdp, TestServer } from "../../tests/raw_http3.ts";
 import { soon } from "../../tests/sessions.ts";
 import { ConnectionError } from "../../errors.ts";
 import { isPeerAnswer } from "./runtime.ts";
-import { WebTransport } from "../w3c/web_transport.ts";
+import { WebTransport } from "../w3c/mod.ts";
 import { dialQuic } from "./client.ts";
 import { dialWebTransport } from "../h3/client.ts";
 import {

@@ -34,13 +34,11 @@ export type WebTransportDialer = (
  *
  * @example The race of browsers
  * ```ts
- * import {
- *   dialNativeWebTransport,
- *   dialWebSocket,
- *   isNativeWebTransportAvailable,
- *   raceTransports,
- *   webTransportLeg,
- * } from "@skein/skein/transport";
+ * import { dialWebSocket } from "@skein/skein/transport";
+ * import { dialNativeWebTransport } from "../native/client.ts";
+ * import { isNativeWebTransportAvailable } from "../native/support.ts";
+ * import { raceTransports } from "./race.ts";
+ * import { webTransportLeg } from "./webtransport_leg.ts";
  * import { assertEquals } from "@std/assert";
  *
  * const dial = raceTransports({

@@ -16,7 +16,7 @@ import {
   WebTransportDatagramDuplexStream,
   WebTransportDatagramsWritable,
   type WebTransportOptions,
-} from "./web_transport.ts";
+} from "./mod.ts";
 
 /** A session with a server that sends back what comes. */
 function openEcho(

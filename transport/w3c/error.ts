@@ -28,7 +28,7 @@ export interface WebTransportErrorOptions extends ErrorOptions {
  *
  * @example Usage
  * ```ts
- * import { WebTransportError } from "@skein/skein";
+ * import { WebTransportError } from "@skein/skein/webtransport";
  * import { assertEquals } from "@std/assert";
  *
  * const error = new WebTransportError("No longer needed", { streamErrorCode: 7 });

@@ -389,7 +389,7 @@ export class WebTransportSendStream extends WritableStream<Uint8Array> implement
  *
  * @example All of a message, or nothing
  * ```ts
- * import type { WebTransport } from "@skein/skein";
+ * import type { WebTransport } from "@skein/skein/webtransport";
  *
  * async function tell(transport: WebTransport, message: Uint8Array<ArrayBuffer>): Promise<boolean> {
  *   const writer = (await transport.createUnidirectionalStream()).getWriter();

@@ -16,7 +16,7 @@ import {
   WebTransportSendGroup,
   WebTransportSendStream,
   WebTransportWriter,
-} from "./web_transport.ts";
+} from "./mod.ts";
 
 const HELLO = new TextEncoder().encode("hello");
 

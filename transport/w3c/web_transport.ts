@@ -43,28 +43,6 @@ import {
 } from "./streams.ts";
 import { defineInterface } from "./web_idl.ts";
 
-export { type WebTransportDatagramStats } from "./datagram_queues.ts";
-export { WebTransportDatagramDuplexStream, WebTransportDatagramsWritable } from "./datagrams.ts";
-export { WebTransportError, type WebTransportErrorOptions } from "./error.ts";
-export type {
-  WebTransportCongestionControl,
-  WebTransportHash,
-  WebTransportOptions,
-} from "./options.ts";
-export {
-  WebTransportReceiveStream,
-  type WebTransportReceiveStreamStats,
-} from "./receive_stream.ts";
-export {
-  WebTransportSendGroup,
-  type WebTransportSendOptions,
-  WebTransportSendStream,
-  type WebTransportSendStreamOptions,
-  type WebTransportSendStreamStats,
-  WebTransportWriter,
-} from "./send_stream.ts";
-export { WebTransportBidirectionalStream } from "./streams.ts";
-
 /** Time for the wire to release an abandoned session, in milliseconds. */
 const GIVE_UP_TIMEOUT_MS = 1_000;
 
@@ -124,7 +102,7 @@ export interface WebTransportConnectionStats {
  *
  * @example In place of the global one
  * ```ts
- * import { WebTransport, WebTransportError } from "@skein/skein";
+ * import { WebTransport, WebTransportError } from "@skein/skein/webtransport";
  * import { devCertificate, listenWebTransport } from "@skein/skein/transport";
  * import { assertEquals } from "@std/assert";
  *

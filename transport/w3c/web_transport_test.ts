@@ -15,7 +15,7 @@ import { soon } from "../../tests/sessions.ts";
 import { acceptEcho, WebTransportPeer } from "../../tests/webtransport_peer.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { H3Error } from "../h3/error_codes.ts";
-import { WebTransport, WebTransportError, type WebTransportOptions } from "./web_transport.ts";
+import { WebTransport, WebTransportError, type WebTransportOptions } from "./mod.ts";
 
 const NOBODY = "https://127.0.0.1:1/";
 
@@ -162,7 +162,7 @@ for (const at of ["the handshake", "the answer"]) {
 
 Deno.test("WebTransport.ready names the flag where the runtime has no QUIC", async () => {
   const code = `
-    import { WebTransport } from ${JSON.stringify(import.meta.resolve("./web_transport.ts"))};
+    import { WebTransport } from ${JSON.stringify(import.meta.resolve("./mod.ts"))};
     const transport = new WebTransport("https://localhost/");
     for (const promise of [transport.ready, transport.closed]) {
       console.log(await promise.catch(({ name, message }) => name + ": " + message));
@@ -480,7 +480,7 @@ Deno.test("WebTransport with allowPooling shares the connection of an origin", a
   await Deno.writeTextFile(file, peer.cert);
   // A shared connection takes no hash: the certificate has to be one of an authority.
   const script = `
-    import { WebTransport } from ${JSON.stringify(import.meta.resolve("./web_transport.ts"))};
+    import { WebTransport } from ${JSON.stringify(import.meta.resolve("./mod.ts"))};
     const open = () => new WebTransport(${JSON.stringify(peer.url)}, { allowPooling: true });
     const transports = [open(), open(), open()];
     await Promise.all(transports.map(({ ready }) => ready));

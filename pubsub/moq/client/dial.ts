@@ -77,7 +77,7 @@ export interface DialMoqOptions
   /**
    * The preferred transport with a {@linkcode DialMoqOptions.fallback}. By default WebTransport,
    * except for engines with a known defect, which use WebTransport only if the WebSocket fails:
-   * WebKit, and Firefox below 153; see `ENGINE_DEFECTS` of `/transport`.
+   * WebKit, and Firefox below 153.
    *
    * @default {["webtransport", "websocket"]}
    */

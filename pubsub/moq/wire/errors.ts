@@ -1,5 +1,5 @@
 /** Errors of MoQ. */
-import { type ClosedBy, SkeinError } from "../../../errors.ts";
+import { type CloseInfo, SkeinError } from "../../../errors.ts";
 import type { MoqErrorName, MoqErrorScope } from "./error_codes.ts";
 
 /**
@@ -25,7 +25,7 @@ export class MoqError extends SkeinError {
   /** The number, as on the wire; `undefined` without a number, as over Deno's QUIC. */
   readonly moqCode: number | undefined;
   /** The end that caused the error. */
-  readonly by: ClosedBy;
+  readonly by: CloseInfo["by"];
 
   /**
    * Creates the error.
@@ -41,7 +41,7 @@ export class MoqError extends SkeinError {
     message: string,
     options: ErrorOptions & {
       readonly moqCode?: number | undefined;
-      readonly by?: ClosedBy;
+      readonly by?: CloseInfo["by"];
     } = {},
   ) {
     super("moq", message, options);

@@ -18,7 +18,8 @@
  *
  * @module
  */
-import { listenWebTransport, WebTransport } from "../../../transport/mod.ts";
+import { listenWebTransport } from "../../../transport/mod.ts";
+import { WebTransport } from "../../../transport/w3c/mod.ts";
 import {
   type Carrier,
   fetchFiles,

@@ -6,7 +6,8 @@
  *
  * @module
  */
-import { connect, Topics } from "../../../mod.ts";
+import { connect } from "../../../mod.ts";
+import { Topics } from "../../../pubsub/mod.ts";
 import { TextLineStream } from "../lines.ts";
 import { sleep } from "../processes.ts";
 import { brokerFor, HISTORY, PATTERN, TOPICS } from "./engine.ts";

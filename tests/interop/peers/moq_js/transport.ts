@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { WebTransport as SkeinWebTransport } from "../../../../transport/w3c/web_transport.ts";
+import { WebTransport as SkeinWebTransport } from "../../../../transport/w3c/mod.ts";
 import type { Close } from "./scenarios.ts";
 
 /** A session of WebTransport in anybody's implementation, as far as it is used here. */
