@@ -1,6 +1,6 @@
 /** A client of MoQ that reconnects, with the same broadcasts, subscriptions and announcements. */
 import { pause, startTimer, within } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { TimeoutError } from "../../../errors.ts";
 import { Backoff } from "../../../base/backoff.ts";
 import { StatusFeed } from "../../../base/status_feed.ts";
@@ -170,6 +170,7 @@ export class MoqClient implements AsyncDisposable {
   /** Resolves with the reason once the client is closed, refused or exhausted; never rejects. */
   readonly closed: Promise<MoqClientEnd>;
 
+  readonly #runtime: Runtime;
   readonly #options: MoqClientOptions;
   readonly #retry: MoqRetry;
   readonly #backoff: Backoff;
@@ -178,7 +179,7 @@ export class MoqClient implements AsyncDisposable {
   readonly #announcements = new Set<ResumableAnnouncements>();
   readonly #onAbort = () => void this.close();
   #session: MoqSession | undefined = undefined;
-  #troubledSince: number = Date.now();
+  #troubledSince: number;
   #delay: AbortController | undefined = undefined;
   /** The error of the last attempt or session, for callers that wait for the next session. */
   #lastFailure: unknown = undefined;
@@ -190,16 +191,19 @@ export class MoqClient implements AsyncDisposable {
    * @throws {RangeError} If a time or a limit is out of range.
    */
   constructor(options: MoqClientOptions) {
-    const { mux = new TrackMux(), connectTimeoutMs = 10_000, retry, signal } = options;
+    const { runtime = platformRuntime(), mux = new TrackMux(), retry, signal } = options;
+    const { connectTimeoutMs = 10_000 } = options;
     if (!(connectTimeoutMs >= 0)) {
       throw new RangeError(
         `Cannot create client: connectTimeoutMs must be from 0, received ${connectTimeoutMs}`,
       );
     }
     this.mux = mux;
+    this.#runtime = runtime;
+    this.#troubledSince = runtime.now();
     this.#options = options;
     this.#retry = retrySettings(retry);
-    this.#backoff = new Backoff(platformRuntime(), this.#retry);
+    this.#backoff = new Backoff(runtime, this.#retry);
     signal?.addEventListener("abort", this.#onAbort, { once: true });
     if (signal?.aborted) this.#stop.abort();
     this.closed = this.#run();
@@ -235,7 +239,7 @@ export class MoqClient implements AsyncDisposable {
     options: { readonly signal?: AbortSignal; readonly timeoutMs?: number } = {},
   ): Promise<MoqSession> {
     try {
-      return await within(platformRuntime(), this.#nextSession(), {
+      return await within(this.#runtime, this.#nextSession(), {
         ...options,
         late: "Cannot wait for the session longer than",
       });
@@ -264,7 +268,7 @@ export class MoqClient implements AsyncDisposable {
       throw tooMany(`subscribe: there are ${MAX_CLIENT_TRACKS} subscriptions already`);
     }
     const onEnd = (ended: ResumableTrack) => void this.#tracks.delete(ended);
-    const track = new ResumableTrack({ path, name }, options, onEnd);
+    const track = new ResumableTrack({ runtime: this.#runtime, onEnd }, { path, name }, options);
     this.#tracks.add(track);
     if (this.#session !== undefined) track.attach(this.#session);
     return track;
@@ -289,7 +293,11 @@ export class MoqClient implements AsyncDisposable {
       throw tooMany(`accept announcements: there are ${MAX_CLIENT_PREFIXES} prefixes already`);
     }
     const onEnd = (ended: ResumableAnnouncements) => void this.#announcements.delete(ended);
-    const announcements = new ResumableAnnouncements(prefix, options, onEnd);
+    const announcements = new ResumableAnnouncements(
+      { runtime: this.#runtime, onEnd },
+      prefix,
+      options,
+    );
     this.#announcements.add(announcements);
     if (this.#session !== undefined) announcements.attach(this.#session);
     return announcements;
@@ -336,17 +344,17 @@ export class MoqClient implements AsyncDisposable {
         this.#lastFailure = cause.error;
         const drawnMs = this.#backoff.next();
         const { attempt } = this.#backoff;
-        const troubledMs = Date.now() - this.#troubledSince;
+        const troubledMs = this.#runtime.now() - this.#troubledSince;
         if (drawnMs === undefined || troubledMs >= giveUpAfterMs) {
           return this.#finish({ name: "exhausted", error: gaveUp(cause, attempt, troubledMs) });
         }
         uri = next;
         // The first attempt at another place needs no delay.
         const delayMs = uri !== undefined && attempt === 1 ? 0 : drawnMs;
-        const retryAt = Date.now() + delayMs;
+        const retryAt = this.#runtime.now() + delayMs;
         this.status.set({ name: "reconnecting", attempt, delayMs, retryAt, cause });
         this.#delay = new AbortController();
-        await pause(platformRuntime(), delayMs, this.#delay.signal, signal);
+        await pause(this.#runtime, delayMs, this.#delay.signal, signal);
         this.#delay = undefined;
         if (!signal.aborted && !this.isConnected) this.status.set({ name: "connecting" });
       }
@@ -364,17 +372,17 @@ export class MoqClient implements AsyncDisposable {
     } catch (error) {
       return { cause: { error }, isFinal: isRefusal(error) };
     }
-    const since = Date.now();
+    const since = this.#runtime.now();
     this.#begin(session);
     const goaway = await Promise.race([session.draining, session.closed.then(() => undefined)]);
-    const isStable = Date.now() - since >= this.#retry.stableMs;
+    const isStable = this.#runtime.now() - since >= this.#retry.stableMs;
     if (isStable) {
       this.#backoff.reset();
-      this.#troubledSince = Date.now();
+      this.#troubledSince = this.#runtime.now();
     }
     if (goaway !== undefined && !session.isClosed) {
-      const timer = startTimer(platformRuntime(), this.#retry.leaveAfterMs, () => session.close());
-      void session.closed.then(() => clearTimeout(timer));
+      const timer = startTimer(this.#runtime, this.#retry.leaveAfterMs, () => session.close());
+      void session.closed.then(() => this.#runtime.clearTimeout(timer));
       const { url, allowMigration } = this.#options;
       const from = uri ?? (typeof url === "function" ? url() : url);
       return askedToLeave(goaway, migrationTarget(goaway.uri, from, allowMigration));
@@ -396,7 +404,7 @@ export class MoqClient implements AsyncDisposable {
       throw new TypeError("Cannot connect: dial must open its session with the mux of its context");
     };
     try {
-      return await within(platformRuntime(), begin(), {
+      return await within(this.#runtime, begin(), {
         late: "Cannot connect within",
         signal,
         timeoutMs: connectTimeoutMs,

@@ -1,5 +1,6 @@
 /** Options, state and end of a client that reconnects. */
 import type { BackoffOptions } from "../../../base/backoff.ts";
+import type { Runtime } from "../../../base/runtime.ts";
 import type { TrackMux } from "../track/mux.ts";
 import type { MoqSession } from "../session/session.ts";
 import type { MoqCloseInfo } from "../session/session_info.ts";
@@ -73,6 +74,12 @@ export interface MoqRetryOptions extends BackoffOptions {
 
 /** Options for {@linkcode MoqClient}, without the dial function. */
 export interface MoqClientSettings {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
   /** Broadcasts to publish to the server; an empty mux by default. */
   readonly mux?: TrackMux;
   /**

@@ -1,4 +1,5 @@
 /** Connects to a URL, with a client that reconnects. */
+import { platformRuntime } from "../../../base/runtime.ts";
 import { MoqClient } from "./client.ts";
 import type { MoqClientSettings } from "./client_options.ts";
 import { dialMoq, type DialMoqOptions } from "./dial.ts";
@@ -45,9 +46,10 @@ export function connectMoq(
   options: ConnectMoqOptions = {},
 ): MoqClient {
   const { mux, retry, connectTimeoutMs = 10_000, allowMigration, signal, ...rest } = options;
-  const { onSession, ...dialOptions } = rest;
+  const { runtime = platformRuntime(), onSession, ...dialOptions } = rest;
   let last = typeof url === "function" ? undefined : url;
   return new MoqClient({
+    runtime,
     connectTimeoutMs,
     ...(mux && { mux }),
     ...(retry && { retry }),
@@ -59,6 +61,7 @@ export function connectMoq(
       if (uri === undefined && typeof url === "function") last = await url();
       return await dialMoq(uri ?? last!, {
         ...dialOptions,
+        runtime,
         mux,
         signal,
         timeoutMs: connectTimeoutMs,

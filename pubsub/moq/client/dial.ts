@@ -8,7 +8,7 @@ import { raceTransports } from "../../../transport/race/race.ts";
 import { dialWebSocket } from "../../../transport/websocket/client.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../../../transport/webtransport.ts";
 import { within } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import {
   checkVersions,
   HASH_PATH,
@@ -114,6 +114,7 @@ export interface DialMoqOptions
 
 /** The options, with the values that every transport needs. */
 interface Dialing extends DialMoqOptions {
+  readonly runtime: Runtime;
   readonly versions: readonly MoqVersion[];
   readonly maxUnidirectionalStreams: number;
   readonly timeoutMs: number;
@@ -188,6 +189,7 @@ export async function dialMoq(
   const isQuic = target.protocol === "moqt:";
   const {
     versions = isQuic ? [...DEFAULT_VERSIONS, "gomoqt-dev"] : DEFAULT_VERSIONS,
+    runtime = platformRuntime(),
     maxUnidirectionalStreams = MAX_STREAMS,
     signal,
     timeoutMs = 10_000,
@@ -204,6 +206,7 @@ export async function dialMoq(
   const whole = signal === undefined ? ending.signal : AbortSignal.any([signal, ending.signal]);
   const dialing = {
     ...options,
+    runtime,
     versions,
     maxUnidirectionalStreams,
     timeoutMs,
@@ -213,7 +216,7 @@ export async function dialMoq(
   let isAsked = false;
   const onAsked = () => void (isAsked = true);
   try {
-    return await within(platformRuntime(), begin(target, { ...dialing, onAsked }), {
+    return await within(runtime, begin(target, { ...dialing, onAsked }), {
       late: `Cannot begin a session of MoQ with ${target.host} within`,
       signal,
       timeoutMs,

@@ -1,6 +1,6 @@
 /** Announcements that outlive sessions. */
 import { pause } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
+import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { Backoff } from "../../../base/backoff.ts";
 import { isOfSession, isPassingForAnnouncements } from "./_retrying.ts";
 import { type Announcement, AnnouncementReader, MAX_ANNOUNCED } from "../track/announcement.ts";
@@ -63,6 +63,7 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
   readonly #outlet: AnnouncementReader;
   readonly #known = new Map<BroadcastPath, Announcement>();
   readonly #controller = new AbortController();
+  readonly #runtime: Runtime;
   readonly #onEnd: (announcements: ResumableAnnouncements) => void;
   readonly #signal: AbortSignal | undefined;
   readonly #onAbort = () => this.close();
@@ -70,13 +71,17 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
 
   /** Called by `MoqClient.acceptAnnounce()`. */
   constructor(
+    { runtime, onEnd }: {
+      readonly runtime: Runtime;
+      readonly onEnd: (announcements: ResumableAnnouncements) => void;
+    },
     prefix: string,
     options: { readonly signal?: AbortSignal },
-    onEnd: (announcements: ResumableAnnouncements) => void,
   ) {
     options.signal?.throwIfAborted();
     this.prefix = broadcastPath(prefix);
     this.#outlet = new AnnouncementReader(this.prefix, () => this.#over());
+    this.#runtime = runtime;
     this.#onEnd = onEnd;
     this.#signal = options.signal;
     this.#signal?.addEventListener("abort", this.#onAbort, { once: true });
@@ -150,7 +155,7 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
 
   async #follow(session: MoqSession): Promise<void> {
     const { signal } = this.#controller;
-    const backoff = new Backoff(platformRuntime(), RETRY);
+    const backoff = new Backoff(this.#runtime, RETRY);
     while (this.#isOn(session)) {
       let error: unknown = undefined;
       try {
@@ -160,12 +165,13 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
       }
       if (!this.#isOn(session) || session.isClosed || isOfSession(error)) return;
       if (!isPassingForAnnouncements(error)) return this.finish(error);
-      await pause(platformRuntime(), backoff.next()!, signal, session.signal);
+      await pause(this.#runtime, backoff.next()!, signal, session.signal);
     }
   }
 
   /** Follows the announcements of one session. */
   async #once(session: MoqSession): Promise<void> {
+    const runtime = this.#runtime;
     const { signal } = this.#controller;
     const reader = await session.acceptAnnounce(this.prefix, { signal });
     const unseen = new Set(this.#known.keys());
@@ -176,12 +182,12 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
       for (const path of unseen) if (!there.has(path)) this.#ended(path);
     };
     let isWaiting = unseen.size > 0 && VERSIONS[session.version].announceHead === "none";
-    let timer: ReturnType<typeof setTimeout> | undefined;
-    const until = Date.now() + ANNOUNCE_SETTLE_MS;
+    let timer: Timer | undefined;
+    const until = runtime.now() + ANNOUNCE_SETTLE_MS;
     const awaitQuiet = () => {
-      clearTimeout(timer);
-      const waitMs = Math.max(0, Math.min(ANNOUNCE_QUIET_MS, until - Date.now()));
-      timer = setTimeout(() => {
+      runtime.clearTimeout(timer);
+      const waitMs = Math.max(0, Math.min(ANNOUNCE_QUIET_MS, until - runtime.now()));
+      timer = runtime.setTimeout(() => {
         isWaiting = false;
         settle();
       }, waitMs);
@@ -197,7 +203,7 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
         this.#take(announcement, unseen);
       }
     } finally {
-      clearTimeout(timer);
+      runtime.clearTimeout(timer);
     }
   }
 

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../../../base/runtime.ts";
 import { ALL_VERSIONS, HandTrack, MoqNetwork, pass } from "../../../tests/moq/network.ts";
 import { turns } from "../../../testing/turns.ts";
 import type { MoqClient } from "./client.ts";
@@ -163,7 +164,11 @@ Deno.test("ResumableAnnouncements.close() ends it, also while there is no sessio
 
 Deno.test("ResumableAnnouncements forgets what may be gone where there is no room for all", async () => {
   let isRefused = false;
-  const announcements = new ResumableAnnouncements("/", {}, () => {});
+  const announcements = new ResumableAnnouncements(
+    { runtime: platformRuntime(), onEnd() {} },
+    "/",
+    {},
+  );
   const told = new Set<string>();
   void (async () => {
     for await (const { path, active } of announcements) {

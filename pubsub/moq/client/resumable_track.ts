@@ -1,6 +1,6 @@
 /** A subscription that outlives sessions. */
 import { pause, startTimer, within } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
+import type { Runtime } from "../../../base/runtime.ts";
 import { Backoff } from "../../../base/backoff.ts";
 import { Changing } from "../../../base/signal.ts";
 import { checkSubscribe, isOfSession, isPassingForTrack } from "./_retrying.ts";
@@ -96,17 +96,19 @@ interface BroadcastReturnsOptions {
 /**
  * Waits until a session announces a broadcast, and at least for a delay.
  *
+ * @param runtime Clock and timers of this node.
  * @param session The session to ask; the end of the session ends the wait.
  * @param options See {@linkcode BroadcastReturnsOptions}.
  * @returns Resolves after every wait, successful or not; never rejects.
  */
 async function broadcastReturns(
+  runtime: Runtime,
   session: MoqSession,
   { path, leftMs, delayMs, signal }: BroadcastReturnsOptions,
 ): Promise<void> {
-  const since = Date.now();
+  const since = runtime.now();
   const over = new AbortController();
-  const timer = startTimer(platformRuntime(), leftMs, () => over.abort());
+  const timer = startTimer(runtime, leftMs, () => over.abort());
   const onEnd = () => over.abort();
   const signals = [signal, session.signal];
   for (const one of signals) one.addEventListener("abort", onEnd, { once: true });
@@ -119,10 +121,10 @@ async function broadcastReturns(
   } catch {
     // Without the right to follow announcements, only the delay decides.
   } finally {
-    clearTimeout(timer);
+    runtime.clearTimeout(timer);
     for (const one of signals) one.removeEventListener("abort", onEnd);
   }
-  await pause(platformRuntime(), Math.min(leftMs, delayMs) - (Date.now() - since), ...signals);
+  await pause(runtime, Math.min(leftMs, delayMs) - (runtime.now() - since), ...signals);
 }
 
 /** Options for a subscription that outlives sessions. */
@@ -217,6 +219,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   /** Resolves at the end of the track, with or without an error. */
   readonly closed: Promise<void>;
 
+  readonly #runtime: Runtime;
   readonly #onEnd: (track: ResumableTrack) => void;
   readonly #ready: PromiseWithResolvers<void> = Promise.withResolvers();
   readonly #closed: PromiseWithResolvers<void> = Promise.withResolvers();
@@ -233,9 +236,12 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
 
   /** Called by `MoqClient.subscribe()`. */
   constructor(
+    { runtime, onEnd }: {
+      readonly runtime: Runtime;
+      readonly onEnd: (track: ResumableTrack) => void;
+    },
     about: { readonly path: string; readonly name: string },
     options: ResumeOptions,
-    onEnd: (track: ResumableTrack) => void,
   ) {
     checkSubscribe(options);
     options.signal?.throwIfAborted();
@@ -248,6 +254,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     this.path = broadcastPath(about.path);
     this.name = about.name;
     this.#options = options;
+    this.#runtime = runtime;
     this.#onEnd = onEnd;
     this.ready = this.#ready.promise;
     this.ready.catch(() => {});
@@ -295,7 +302,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
       const reader = this.#readers[0];
       if (reader === undefined) {
         if (this.#end === undefined) {
-          await within(platformRuntime(), this.#changes.changed(), { signal });
+          await within(this.#runtime, this.#changes.changed(), { signal });
           continue;
         }
         if (this.#end.error === undefined) return null;
@@ -382,7 +389,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   }
 
   async #follow(session: MoqSession): Promise<void> {
-    const backoff = new Backoff(platformRuntime(), RETRY);
+    const backoff = new Backoff(this.#runtime, RETRY);
     while (this.#isOn(session)) {
       const { error, heldMs } = await this.#once(session);
       if (!this.#isOn(session)) return;
@@ -395,11 +402,13 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
         backoff.reset();
         this.#absentSince = undefined;
       }
-      const leftMs = resumeTimeoutMs - (Date.now() - (this.#absentSince ??= Date.now()));
+      const leftMs = resumeTimeoutMs -
+        (this.#runtime.now() - (this.#absentSince ??= this.#runtime.now()));
       if (!mayWait || leftMs <= 0) return this.finish(error);
       const { path } = this;
       const { signal } = this.#controller;
-      await broadcastReturns(session, { path, leftMs, delayMs: backoff.next()!, signal });
+      const delayMs = backoff.next()!;
+      await broadcastReturns(this.#runtime, session, { path, leftMs, delayMs, signal });
     }
   }
 
@@ -439,11 +448,11 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
     } catch (error) {
       return { error, heldMs: 0 };
     }
-    const since = Date.now();
+    const since = this.#runtime.now();
     this.#isAccepted = true;
     this.#ready.resolve();
     await reader.closed;
-    return { error: reader.error, heldMs: Date.now() - since };
+    return { error: reader.error, heldMs: this.#runtime.now() - since };
   }
 
   #hold(reader: TrackReader): void {

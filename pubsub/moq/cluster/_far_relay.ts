@@ -1,6 +1,6 @@
 /** Another relay of a cluster, dialed on demand. */
 import { within } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
+import type { Runtime, Timer } from "../../../base/runtime.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import type { RelayedFrom } from "../live/relay_source.ts";
 import type { MoqSession } from "../session/session.ts";
@@ -33,6 +33,8 @@ export type MoqClusterDial = (
 
 /** Services of the cluster for a far relay. */
 export interface FarRelayLink {
+  /** Clocks and timers of this node. */
+  readonly runtime: Runtime;
   /** Opens a session. */
   readonly dial: MoqClusterDial;
   /** A mux without publications. */
@@ -117,14 +119,17 @@ export class FarRelay implements RelayedFrom {
     this.#asking++;
     this.#isQuiet = false;
     try {
-      return await question(await within(platformRuntime(), this.#session(), { signal }));
+      return await question(await within(this.#link.runtime, this.#session(), { signal }));
     } finally {
       this.#asking--;
     }
   }
 
   #session(): Promise<MoqSession> {
-    if (this.#failedAt !== undefined && Math.abs(Date.now() - this.#failedAt) >= RETRY_MS) {
+    if (
+      this.#failedAt !== undefined &&
+      Math.abs(this.#link.runtime.now() - this.#failedAt) >= RETRY_MS
+    ) {
       this.#failedAt = undefined;
       this.#current = undefined;
     }
@@ -137,7 +142,7 @@ export class FarRelay implements RelayedFrom {
     const attempt = new AbortController();
     try {
       const dialing = dial(this.url, { mux, signal: AbortSignal.any([signal, attempt.signal]) });
-      const session = await within(platformRuntime(), dialing, {
+      const session = await within(this.#link.runtime, dialing, {
         late: "The relay did not answer within",
         signal,
         timeoutMs: DIAL_TIMEOUT_MS,
@@ -154,7 +159,7 @@ export class FarRelay implements RelayedFrom {
       return session;
     } catch (cause) {
       attempt.abort(cause);
-      this.#failedAt = Date.now();
+      this.#failedAt = this.#link.runtime.now();
       // Without the query, which may hold a token.
       const message = `Cannot reach the relay at ${this.url.split("?")[0]}`;
       const error = new MoqError("subscribe", "unroutable", message, { cause });
@@ -169,9 +174,15 @@ export class FarRelay implements RelayedFrom {
       if (this.#current === current) this.#current = undefined;
     };
     this.#sessions.add(session);
-    const timer = setInterval(() => this.#look(session), this.#link.lingerMs);
+    const { runtime, lingerMs } = this.#link;
+    let timer: Timer | undefined;
+    const look = () => {
+      timer = runtime.setTimeout(look, lingerMs);
+      this.#look(session);
+    };
+    timer = runtime.setTimeout(look, lingerMs);
     void session.closed.then(() => {
-      clearInterval(timer);
+      runtime.clearTimeout(timer);
       this.#sessions.delete(session);
       forget();
       this.#link.onLeft();

@@ -1,5 +1,4 @@
 /** Relays that share a broker, by which each relay knows the broadcasts of all others. */
-import { platformSchedule } from "../../../base/schedule.ts";
 import { Directory } from "../../nodes/directory.ts";
 import type { Nodes } from "../../nodes/nodes.ts";
 import { dialMoq } from "../client/dial.ts";
@@ -41,7 +40,7 @@ function readHeld(value: unknown): Held | undefined {
 
 /** Options for {@linkcode MoqCluster}. */
 export interface MoqClusterOptions {
-  /** The relay of this process. Closing the cluster does not close the relay. */
+  /** The relay of this process, whose runtime the cluster has, too. Closing the cluster does not close the relay. */
   readonly relay: MoqRelay;
   /** The nodes; each has one relay of the cluster. Closing the cluster does not close the nodes. */
   readonly nodes: Nodes;
@@ -155,7 +154,6 @@ export class MoqCluster implements AsyncDisposable {
   readonly #directory: Directory<Held>;
   readonly #scope: DirectoryScope<Held>;
   readonly #watch: Disposable;
-  readonly #schedule = platformSchedule();
   /**
    * Broadcasts that this relay holds, with their start. Never more than in the mux of the relay.
    */
@@ -186,6 +184,7 @@ export class MoqCluster implements AsyncDisposable {
     this.#relay = relay;
     const { onError } = options;
     this.#link = {
+      runtime: relay.runtime,
       dial,
       lingerMs,
       mux: new TrackMux({ hopId: relay.mux.hopId }),
@@ -245,7 +244,7 @@ export class MoqCluster implements AsyncDisposable {
     if (active && source?.far === undefined) {
       let since = this.#held.get(path);
       if (since === undefined) {
-        since = this.#newest = Math.max(Date.now(), this.#newest + 1);
+        since = this.#newest = Math.max(this.#relay.runtime.now(), this.#newest + 1);
         this.#held.set(path, since);
       }
       const { hopId } = this.#relay.mux;
@@ -260,7 +259,7 @@ export class MoqCluster implements AsyncDisposable {
     }
     if (this.#held.delete(path)) this.#scope.delete(path);
     // A publication of this program had precedence over the sources of other relays.
-    if (!active) this.#schedule(() => this.#relay.retry(path));
+    if (!active) this.#relay.runtime.schedule(() => this.#relay.retry(path));
   }
 
   /** Handles a change at another relay. */

@@ -1,4 +1,5 @@
 /** One subscriber of a live track: its groups on their way, and those given up. */
+import type { Runtime, Timer } from "../../../base/runtime.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { type MissedGroups, MoqError } from "../wire/errors.ts";
 import type { GroupWriter } from "../track/group_writer.ts";
@@ -30,6 +31,7 @@ export class LiveSubscriber implements DeliveryOwner {
   /** Resolves once the subscriber has all groups, or left; rejects if the subscription failed. */
   readonly done: Promise<void>;
 
+  readonly #runtime: Runtime;
   readonly #limits: LiveSubscriberLimits;
   readonly #done: PromiseWithResolvers<void> = Promise.withResolvers();
   /** Groups on their way, by number. */
@@ -46,11 +48,12 @@ export class LiveSubscriber implements DeliveryOwner {
   #settled = 0;
   #isSourceOver = false;
   #isOver = false;
-  #lateTimer: ReturnType<typeof setTimeout> | undefined = undefined;
-  #freeTimer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #lateTimer: Timer | undefined = undefined;
+  #freeTimer: Timer | undefined = undefined;
 
   /** Begins without groups. */
-  constructor(track: TrackWriter, limits: LiveSubscriberLimits) {
+  constructor(runtime: Runtime, track: TrackWriter, limits: LiveSubscriberLimits) {
+    this.#runtime = runtime;
     this.track = track;
     this.#limits = limits;
     this.done = this.#done.promise;
@@ -142,7 +145,7 @@ export class LiveSubscriber implements DeliveryOwner {
     if (this.#held === 0) return;
     // A wire that cannot reset a stream holds unread data until the session ends.
     const { stallTimeoutMs } = this.#limits;
-    this.#freeTimer = setTimeout(() => {
+    this.#freeTimer = this.#runtime.setTimeout(() => {
       this.track.closeSession(
         `A subscription was given up, and ${this.#held} groups were not taken`,
       );
@@ -167,7 +170,7 @@ export class LiveSubscriber implements DeliveryOwner {
   /** Handles a delivery of which the wire holds no data any more. */
   released(delivery: Delivery): void {
     this.#held--;
-    if (this.#held === 0) clearTimeout(this.#freeTimer);
+    if (this.#held === 0) this.#runtime.clearTimeout(this.#freeTimer);
     if (delivery.isGivenUp) this.#stuck--;
     else {
       this.#sending.delete(delivery.group.sequence);
@@ -258,7 +261,7 @@ export class LiveSubscriber implements DeliveryOwner {
     const { endGroup } = this.track.subscription;
     if (endGroup === undefined || (this.#newest?.sequence ?? -1) < endGroup) return;
     if (this.#settled > endGroup - this.#start) return this.#finish();
-    this.#lateTimer ??= setTimeout(() => {
+    this.#lateTimer ??= this.#runtime.setTimeout(() => {
       this.#lateTimer = undefined;
       if (this.#sending.size + this.#waiting.length === 0) this.#finish();
     }, LATE_GROUP_MS);
@@ -272,7 +275,7 @@ export class LiveSubscriber implements DeliveryOwner {
   }
 
   #forget(): void {
-    clearTimeout(this.#lateTimer);
+    this.#runtime.clearTimeout(this.#lateTimer);
     for (const delivery of this.#waiting) delivery.group.deliveries.delete(delivery);
     this.#waiting = [];
     for (const delivery of this.#sending.values()) delivery.group.deliveries.delete(delivery);

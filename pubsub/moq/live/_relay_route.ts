@@ -1,4 +1,5 @@
 /** One broadcast of a relay: its sources, and the choice among them. */
+import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { RelayTrack } from "./_relay_track.ts";
 import {
   byAge,
@@ -31,6 +32,8 @@ export const MAX_SOURCES = 64;
 
 /** Services of the relay for a broadcast. */
 export interface RelayRouteLink {
+  /** Timers of this node. */
+  readonly runtime: Runtime;
   /** Mux of the publication. */
   readonly mux: TrackMux;
   /** Time for which a track without subscribers stays subscribed, in milliseconds. */
@@ -71,7 +74,7 @@ export class RelayRoute implements TrackServer {
   readonly #tracks = new Map<string, RelayTrack>();
   #active: RelaySource | undefined = undefined;
   #publication: Publication | undefined = undefined;
-  #holdTimer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #holdTimer: Timer | undefined = undefined;
 
   /** Begins without sources. */
   constructor(path: BroadcastPath, link: RelayRouteLink) {
@@ -192,8 +195,9 @@ export class RelayRoute implements TrackServer {
   }
 
   #trackOf(name: string, source: RelaySource): RelayTrack {
-    const { lingerMs, live } = this.#link;
+    const { runtime, lingerMs, live } = this.#link;
     const track = new RelayTrack({
+      runtime,
       path: this.path,
       name,
       lingerMs,
@@ -231,7 +235,7 @@ export class RelayRoute implements TrackServer {
   }
 
   #begin(source: RelaySource): void {
-    clearTimeout(this.#holdTimer);
+    this.#link.runtime.clearTimeout(this.#holdTimer);
     this.#holdTimer = undefined;
     this.#active = source;
     try {
@@ -251,7 +255,7 @@ export class RelayRoute implements TrackServer {
   }
 
   #hold(): void {
-    this.#holdTimer ??= setTimeout(() => {
+    this.#holdTimer ??= this.#link.runtime.setTimeout(() => {
       this.#holdTimer = undefined;
       this.#decide();
     }, ECHO_HOLD_MS);
@@ -259,7 +263,7 @@ export class RelayRoute implements TrackServer {
 
   #checkEmpty(): void {
     if (this.#sources.length > 0) return;
-    clearTimeout(this.#holdTimer);
+    this.#link.runtime.clearTimeout(this.#holdTimer);
     this.#holdTimer = undefined;
     this.#link.onEmpty(this);
   }

@@ -1,5 +1,5 @@
 /** One track of a relay, subscribed upstream once while the track has subscribers. */
-import { platformSchedule } from "../../../base/schedule.ts";
+import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { type MissedGroups, MoqError, MoqLaggedError } from "../wire/errors.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import type { GroupReader } from "../track/group_reader.ts";
@@ -15,6 +15,8 @@ const RETIRE_MS = 5_000;
 
 /** Services of the relay for a track. */
 export interface RelayTrackLink {
+  /** Timers of this node. */
+  readonly runtime: Runtime;
   readonly path: BroadcastPath;
   readonly name: string;
   /** Time without subscribers after which the track is unsubscribed, in milliseconds. */
@@ -47,7 +49,6 @@ export class RelayTrack {
   readonly watchers: Map<SubscriberSession, number> = new Map();
 
   readonly #link: RelayTrackLink;
-  readonly #schedule = platformSchedule();
   /** Subscribers that wait for the source to accept. */
   readonly #unaccepted = new Set<TrackWriter>();
   readonly #failed = new Set<RelaySource>();
@@ -56,14 +57,18 @@ export class RelayTrack {
   #isReady = false;
   #asked: LiveDemand = { priority: 0, maxLatencyMs: 0 };
   #isScheduled = false;
-  #lingerTimer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #lingerTimer: Timer | undefined = undefined;
   #isOver = false;
 
   /** Begins without subscribers. */
   constructor(link: RelayTrackLink, source: RelaySource) {
     this.#link = link;
     this.#source = source;
-    this.live = new LiveTrack({ ...link.live, onDemand: () => this.#demanded() });
+    this.live = new LiveTrack({
+      ...link.live,
+      runtime: link.runtime,
+      onDemand: () => this.#demanded(),
+    });
   }
 
   /** Serves a subscriber. */
@@ -108,7 +113,7 @@ export class RelayTrack {
   end(reason: MoqErrorName | undefined): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    clearTimeout(this.#lingerTimer);
+    this.#link.runtime.clearTimeout(this.#lingerTimer);
     if (reason === undefined) this.live.close();
     else this.live.closeWithError(reason);
     if (this.#upstream !== undefined) leave(this.#upstream);
@@ -216,19 +221,19 @@ export class RelayTrack {
   /** Gives a replaced source time to finish its groups, then cancels the subscription. */
   async #retire(old: Upstream): Promise<void> {
     const late = Promise.withResolvers<void>();
-    const timer = setTimeout(() => late.resolve(), RETIRE_MS);
+    const timer = this.#link.runtime.setTimeout(() => late.resolve(), RETIRE_MS);
     const begun = this.#upstream!.begun.promise;
     const isOver = () => this.#isOver || old.source.session.isClosed;
     if (!isOver()) await Promise.race([begun, late.promise, ended(old)]);
     if (!isOver()) await Promise.race([Promise.all(old.pumps), late.promise, ended(old)]);
-    clearTimeout(timer);
+    this.#link.runtime.clearTimeout(timer);
     leave(old);
   }
 
   #demanded(): void {
     if (this.#isScheduled) return;
     this.#isScheduled = true;
-    this.#schedule(() => {
+    this.#link.runtime.schedule(() => {
       this.#isScheduled = false;
       if (!this.#isOver) this.#follow();
     });
@@ -239,11 +244,11 @@ export class RelayTrack {
    * left.
    */
   #follow(): void {
-    clearTimeout(this.#lingerTimer);
+    this.#link.runtime.clearTimeout(this.#lingerTimer);
     const { demand } = this.live;
     this.#link.onIdle(this, demand === undefined);
     if (demand === undefined) {
-      this.#lingerTimer = setTimeout(() => {
+      this.#lingerTimer = this.#link.runtime.setTimeout(() => {
         // Subscribers of this very turn have not been counted yet.
         if (this.live.demand === undefined) this.end(undefined);
       }, this.#link.lingerMs);

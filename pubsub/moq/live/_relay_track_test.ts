@@ -1,5 +1,6 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../../../base/runtime.ts";
 import { bytesOf, livePair, textOf } from "../../../tests/moq/pair.ts";
 import { turns } from "../../../testing/turns.ts";
 import { TrackMux } from "../track/mux.ts";
@@ -28,6 +29,7 @@ Deno.test("RelayTrack stays for who subscribes in the turn in which it would hav
   await using downstream = await livePair("moq-lite-05", { server: mux });
   let isOver = false;
   const relayed = new RelayTrack({
+    runtime: platformRuntime(),
     path: broadcastPath("/live"),
     name: "video",
     lingerMs: 1_000,
@@ -63,6 +65,7 @@ async function relayedTo(session: RelayedFrom, onMissed: SubscribeOptions["onMis
   const served = Promise.withResolvers<void>();
   let isOver = false;
   const relayed = new RelayTrack({
+    runtime: platformRuntime(),
     path: broadcastPath("/live"),
     name: "video",
     lingerMs: 1,

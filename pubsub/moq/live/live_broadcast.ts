@@ -1,4 +1,5 @@
 /** A broadcast of live tracks. */
+import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { GroupWriter } from "../track/group_writer.ts";
 import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
@@ -8,6 +9,12 @@ import type { TrackWriter } from "../track/track_writer.ts";
 
 /** Options for {@linkcode LiveBroadcast}. */
 export interface LiveBroadcastOptions {
+  /**
+   * Clocks, timers and randomness of this node, for all tracks.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
   /**
    * Most tracks at once.
    *
@@ -38,6 +45,7 @@ export interface LiveBroadcastOptions {
  * ```
  */
 export class LiveBroadcast implements TrackServer, AsyncDisposable {
+  readonly #runtime: Runtime;
   readonly #maxTracks: number;
   readonly #tracks = new Map<string, LiveTrack>();
 
@@ -48,12 +56,13 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
    * @throws {RangeError} If `maxTracks` is not a positive integer.
    */
   constructor(options: LiveBroadcastOptions = {}) {
-    const { maxTracks = 1_024 } = options;
+    const { runtime = platformRuntime(), maxTracks = 1_024 } = options;
     if (!Number.isInteger(maxTracks) || maxTracks < 1) {
       throw new RangeError(
         `Cannot create broadcast: maxTracks must be a positive integer, received ${maxTracks}`,
       );
     }
+    this.#runtime = runtime;
     this.#maxTracks = maxTracks;
   }
 
@@ -80,7 +89,7 @@ export class LiveBroadcast implements TrackServer, AsyncDisposable {
         `Cannot add track: there are ${this.#maxTracks} already, see maxTracks`,
       );
     }
-    const track = new LiveTrack(options);
+    const track = new LiveTrack({ runtime: this.#runtime, ...options });
     this.#tracks.set(name, track);
     return track;
   }

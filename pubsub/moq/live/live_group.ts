@@ -1,4 +1,5 @@
 /** A group of a live track, and its deliveries to subscribers. */
+import type { Runtime } from "../../../base/runtime.ts";
 import { describe } from "../../../session/wire/envelope.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
@@ -95,8 +96,8 @@ export class FrameBatch {
 
 /** Services of the track for a group. */
 export interface LiveGroupLink {
-  /** Calls back at the end of this turn of the event loop. */
-  readonly schedule: (callback: () => void) => void;
+  /** Clock and timers of this node. */
+  readonly runtime: Runtime;
   /** `true` to encode timestamps at once. */
   timestamps: boolean;
   /** Called when the group has more or fewer bytes; negative for fewer. */
@@ -116,7 +117,7 @@ export class LiveGroup implements Disposable {
   /** Number of the group. */
   readonly sequence: number;
   /** Time of opening, in milliseconds since 1970. */
-  readonly openedAt: number = Date.now();
+  readonly openedAt: number;
   /**
    * Present deliveries of the group.
    *
@@ -139,6 +140,7 @@ export class LiveGroup implements Disposable {
   constructor(sequence: number, link: LiveGroupLink) {
     this.sequence = sequence;
     this.#link = link;
+    this.openedAt = link.runtime.now();
   }
 
   /** Bytes held. */
@@ -196,7 +198,7 @@ export class LiveGroup implements Disposable {
     if (this.#state === "closed") {
       throw new TypeError("Cannot write frame: the group is closed");
     }
-    const { timestamp = Date.now() } = options;
+    const { timestamp = this.#link.runtime.now() } = options;
     if (!(frame instanceof Uint8Array)) {
       throw new TypeError(
         `Cannot write frame: it must be a Uint8Array, received ${describe(frame)}`,
@@ -212,7 +214,7 @@ export class LiveGroup implements Disposable {
     if (this.#pendingBytes >= GROUP_HIGH_WATER_BYTES) return this.#flush();
     if (this.#isScheduled) return;
     this.#isScheduled = true;
-    this.#link.schedule(() => {
+    this.#link.runtime.schedule(() => {
       this.#isScheduled = false;
       if (this.#state === "open") this.#flush();
     });

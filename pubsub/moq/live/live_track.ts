@@ -1,5 +1,5 @@
 /** A track with one source and many subscribers. */
-import { platformSchedule, type Schedule } from "../../../base/schedule.ts";
+import { platformRuntime, type Runtime, type Timer } from "../../../base/runtime.ts";
 import { LiveSubscriber, STALL_TICKS } from "./_live_subscriber.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { type MissedGroups, MoqError } from "../wire/errors.ts";
@@ -19,6 +19,12 @@ export interface LiveDemand {
 
 /** Options for {@linkcode LiveTrack}. */
 export interface LiveTrackOptions {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
   /** Fixed properties of the track, for versions in which subscribers ask. */
   readonly info?: Partial<TrackInfoMessage>;
   /**
@@ -94,7 +100,7 @@ export interface LiveTrackOptions {
   readonly onDemand?: () => void;
 }
 
-type LiveTrackLimits = Required<Omit<LiveTrackOptions, "info" | "onDemand">>;
+type LiveTrackLimits = Required<Omit<LiveTrackOptions, "runtime" | "info" | "onDemand">>;
 
 const DEFAULTS: LiveTrackLimits = {
   maxCachedGroups: 32,
@@ -169,10 +175,10 @@ function liveTrackLimits(options: Partial<LiveTrackLimits>): LiveTrackLimits {
  * ```
  */
 export class LiveTrack implements AsyncDisposable {
+  readonly #runtime: Runtime;
   readonly #info: Partial<TrackInfoMessage>;
   readonly #limits: LiveTrackLimits;
   readonly #onDemand: (() => void) | undefined;
-  readonly #schedule: Schedule = platformSchedule();
   readonly #subscribers = new Set<LiveSubscriber>();
   readonly #link: LiveGroupLink;
   /** Groups by number. */
@@ -181,7 +187,7 @@ export class LiveTrack implements AsyncDisposable {
   #byteLength = 0;
   /** Number up to which groups are over, including numbers that never came. */
   #floor = -1;
-  #stallTimer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #stallTimer: Timer | undefined = undefined;
   #state: "open" | "over" = "open";
   #error: MoqErrorName | undefined = undefined;
 
@@ -192,12 +198,13 @@ export class LiveTrack implements AsyncDisposable {
    * @throws {RangeError} If a limit is not a positive integer.
    */
   constructor(options: LiveTrackOptions = {}) {
-    const { info = {}, onDemand, ...limits } = options;
+    const { runtime = platformRuntime(), info = {}, onDemand, ...limits } = options;
+    this.#runtime = runtime;
     this.#limits = liveTrackLimits(limits);
     this.#info = info;
     this.#onDemand = onDemand;
     this.#link = {
-      schedule: this.#schedule,
+      runtime,
       timestamps: false,
       grew: (byteLength) => {
         this.#byteLength += byteLength;
@@ -318,7 +325,7 @@ export class LiveTrack implements AsyncDisposable {
       throw new MoqError("subscribe", "internal", message);
     }
     if (track.signal.aborted) return;
-    const subscriber = new LiveSubscriber(track, this.#limits);
+    const subscriber = new LiveSubscriber(this.#runtime, track, this.#limits);
     this.#subscribers.add(subscriber);
     void this.#watch(subscriber);
     this.#startStallTimer();
@@ -438,7 +445,7 @@ export class LiveTrack implements AsyncDisposable {
   /** Groups for late subscribers and fetches, the oldest first. */
   #cached(): LiveGroup[] {
     const { maxCachedGroups, maxCachedBytes, maxCacheAgeMs } = this.#limits;
-    const oldest = Date.now() - maxCacheAgeMs;
+    const oldest = this.#runtime.now() - maxCacheAgeMs;
     const found: LiveGroup[] = [];
     let [count, byteLength] = [0, 0];
     for (let at = this.#groups.length - 1; at >= 0; at--) {
@@ -457,7 +464,7 @@ export class LiveTrack implements AsyncDisposable {
   #evict(): void {
     const { maxCachedGroups, maxCachedBytes, maxCacheAgeMs } = this.#limits;
     const { maxLagGroups, maxLagBytes } = this.#limits;
-    const oldest = Date.now() - maxCacheAgeMs;
+    const oldest = this.#runtime.now() - maxCacheAgeMs;
     while (this.#groups.length > 1) {
       const [group] = this.#groups as [LiveGroup];
       const count = this.#groups.length;
@@ -481,13 +488,15 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   #startStallTimer(): void {
-    this.#stallTimer ??= setInterval(() => {
+    this.#stallTimer ??= this.#runtime.setTimeout(() => {
+      this.#stallTimer = undefined;
+      this.#startStallTimer();
       for (const subscriber of [...this.#subscribers]) subscriber.tick();
     }, this.#limits.stallTimeoutMs / STALL_TICKS);
   }
 
   #stopStallTimer(): void {
-    clearInterval(this.#stallTimer);
+    this.#runtime.clearTimeout(this.#stallTimer);
     this.#stallTimer = undefined;
   }
 

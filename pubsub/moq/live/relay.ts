@@ -2,8 +2,7 @@
  * A relay: announces the broadcasts of its sessions, and subscribes to each track once for all
  * subscribers.
  */
-import { platformRuntime } from "../../../base/runtime.ts";
-import { platformSchedule, type Schedule } from "../../../base/schedule.ts";
+import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { ConsoleReport } from "../../../session/insight/console_report.ts";
 import { RelayRoute, type RelayRouteLink } from "./_relay_route.ts";
 import type { RelayTrack } from "./_relay_track.ts";
@@ -38,22 +37,26 @@ class RelayMember {
   /** Reason for the last broadcast that was not relayed. */
   reason: MoqRelayRefusal | undefined;
 
-  readonly #schedule: Schedule;
+  readonly #runtime: Runtime;
   /** Track of the notices; created on the first request. */
   #notices: LiveTrack | undefined;
   #isChanged = false;
 
   /** Begins without broadcasts. */
-  constructor(from: RelayedFrom, schedule: Schedule) {
+  constructor(runtime: Runtime, from: RelayedFrom) {
     this.from = from;
-    this.#schedule = schedule;
+    this.#runtime = runtime;
   }
 
   /** Sends notices to a subscriber: the present state, then each change. */
   async serve(track: TrackWriter, placesOf: () => number): Promise<void> {
     if (this.#notices === undefined) {
       // The newest notice holds the whole state.
-      this.#notices = new LiveTrack({ maxCachedGroups: 1, maxLagGroups: 4 });
+      this.#notices = new LiveTrack({
+        runtime: this.#runtime,
+        maxCachedGroups: 1,
+        maxLagGroups: 4,
+      });
       this.#write(placesOf());
     }
     await this.#notices.serve(track);
@@ -63,7 +66,7 @@ class RelayMember {
   changed(placesOf: () => number): void {
     if (this.#notices === undefined || this.#isChanged) return;
     this.#isChanged = true;
-    this.#schedule(() => {
+    this.#runtime.schedule(() => {
       this.#isChanged = false;
       if (this.#notices?.isClosed === false) this.#write(placesOf());
     });
@@ -90,6 +93,12 @@ class RelayMember {
 
 /** Options for {@linkcode MoqRelay}. */
 export interface MoqRelayOptions {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
   /**
    * Mux of the sessions, in which relayed broadcasts are announced. The application's own
    * publications in this mux have precedence. By default a new mux.
@@ -146,7 +155,7 @@ export interface MoqRelayOptions {
    */
   readonly maxFetches?: number;
   /** Limits of the fan-out of each track; see {@linkcode LiveTrackOptions}. */
-  readonly track?: Omit<LiveTrackOptions, "info" | "onDemand">;
+  readonly track?: Omit<LiveTrackOptions, "runtime" | "info" | "onDemand">;
   /**
    * Receives errors of broadcasts and announcements. Refusals for lack of a place are reported once
    * for each session and reason, until all broadcasts of the session are relayed. By default errors
@@ -227,17 +236,22 @@ export class MoqRelay implements AsyncDisposable {
   readonly mux: TrackMux;
   /** Prefix of relayed broadcasts. */
   readonly prefix: BroadcastPath;
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @ignore
+   */
+  readonly runtime: Runtime;
 
   readonly #maxBroadcasts: number;
   readonly #maxTracks: number;
   readonly #maxFetches: number;
   readonly #routeLink: RelayRouteLink;
   readonly #onError: ((error: unknown) => void) | undefined;
-  readonly #schedule = platformSchedule();
   readonly #allowsAnonymous: boolean;
   readonly #maxShare: number;
   readonly #notices: Disposable;
-  readonly #console = new ConsoleReport(platformRuntime());
+  readonly #console: ConsoleReport;
   readonly #routes = new Map<BroadcastPath, RelayRoute>();
   readonly #sessions = new Map<SubscriberSession, RelayMember>();
   /** Other relays of the cluster that hold broadcasts. */
@@ -261,7 +275,8 @@ export class MoqRelay implements AsyncDisposable {
    * @throws {RangeError} If a limit is invalid, or the prefix is too long.
    */
   constructor(options: MoqRelayOptions = {}) {
-    const { mux = new TrackMux(), prefix = "/", track = {}, onError } = options;
+    const { runtime = platformRuntime(), mux = new TrackMux(), prefix = "/" } = options;
+    const { track = {}, onError } = options;
     const { lingerMs = 5_000, maxTracks = 10_000, maxFetches = 256 } = options;
     const { maxBroadcasts = 100_000, maxShare = 0.02, allowAnonymousPublish = false } = options;
     checkShare("create relay: maxShare", maxShare);
@@ -273,6 +288,8 @@ export class MoqRelay implements AsyncDisposable {
         `Cannot create relay: ${name} must be an integer of at least ${least}, received ${value}`,
       );
     }
+    this.runtime = runtime;
+    this.#console = new ConsoleReport(runtime);
     this.mux = mux;
     this.prefix = broadcastPath(prefix);
     this.#maxBroadcasts = maxBroadcasts;
@@ -285,6 +302,7 @@ export class MoqRelay implements AsyncDisposable {
       serveTrack: (track) => this.#serveNotices(track),
     });
     this.#routeLink = {
+      runtime,
       mux,
       lingerMs,
       live: track,
@@ -343,7 +361,7 @@ export class MoqRelay implements AsyncDisposable {
     }
     if (this.#isClosed) throw new TypeError("Cannot accept session: the relay is closed");
     if (session.isClosed) return Promise.resolve();
-    this.#sessions.set(session, new RelayMember(session, this.#schedule));
+    this.#sessions.set(session, new RelayMember(this.runtime, session));
     session.signal.addEventListener("abort", () => this.#left(session), { once: true });
     return this.#follow(session);
   }
@@ -359,7 +377,7 @@ export class MoqRelay implements AsyncDisposable {
     const { session } = source;
     let member = this.#far.get(session);
     if (member === undefined) {
-      this.#far.set(session, member = new RelayMember(session, this.#schedule));
+      this.#far.set(session, member = new RelayMember(this.runtime, session));
     }
     this.#take(member, path, source);
   }
@@ -447,7 +465,7 @@ export class MoqRelay implements AsyncDisposable {
     if (!member.paths.delete(path)) return;
     if (member.paths.size === 0 && member.waiting.size === 0) member.ignored = 0;
     // A broadcast that ends and begins in the same turn has changed its way.
-    this.#schedule(() => {
+    this.runtime.schedule(() => {
       const current = this.#sessions.get(session);
       if (current?.paths.has(path)) return;
       this.#routes.get(path)?.remove(session);
@@ -522,7 +540,7 @@ export class MoqRelay implements AsyncDisposable {
     if (member !== undefined) this.#queue.add(member);
     if (this.#isFilling || this.#queue.size === 0) return;
     this.#isFilling = true;
-    this.#schedule(() => {
+    this.runtime.schedule(() => {
       this.#isFilling = false;
       if (!this.#isClosed) this.#fill();
     });

@@ -2,7 +2,7 @@
 import { TimeoutError } from "../../../errors.ts";
 import { checkOriginRules, isOriginAllowed, LOCAL_HOSTS } from "../../../transport/origins.ts";
 import { within } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
+import type { Runtime } from "../../../base/runtime.ts";
 import { type Place, Places } from "./_places.ts";
 import { isFault, MoqRefusal, refusalOf } from "./_refusal.ts";
 import type { MoqClientInfo, MoqRequestInfo, MoqServerOptions } from "./_server_options.ts";
@@ -17,6 +17,7 @@ const DOT_SEGMENT = /(^|\/)(\.|%2e){1,2}(\/|$)/i;
 
 /** Admits or refuses clients of a server. */
 export class Door {
+  readonly #runtime: Runtime;
   readonly #options: MoqServerOptions;
   readonly #places: Places;
   readonly #matches: (path: string) => boolean;
@@ -29,7 +30,8 @@ export class Door {
    * @throws {TypeError} If the path or an origin is invalid.
    * @throws {RangeError} If a limit is not a positive integer.
    */
-  constructor(options: MoqServerOptions) {
+  constructor(runtime: Runtime, options: MoqServerOptions) {
+    this.#runtime = runtime;
     const { path, limits } = options;
     checkOriginRules(options);
     if (path !== undefined && (typeof path !== "string" || !path.startsWith("/"))) {
@@ -160,7 +162,7 @@ export class Door {
     if (onSetup === undefined) return;
     const signal = this.#ending.signal;
     try {
-      await within(platformRuntime(), (async () => await onSetup(request, client))(), {
+      await within(this.#runtime, (async () => await onSetup(request, client))(), {
         late: "onSetup did not answer within",
         signal,
         timeoutMs,

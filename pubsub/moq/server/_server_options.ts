@@ -1,4 +1,5 @@
 /** Options of a MoQ server. */
+import type { Runtime } from "../../../base/runtime.ts";
 import type { Certificate } from "../../../transport/certificate/certificate.ts";
 import type { FlowControlOptions } from "../../../transport/connection.ts";
 import type { OriginRules } from "../../../transport/origins.ts";
@@ -35,6 +36,12 @@ export interface MoqServerOptions extends
     | "setupTimeoutMs"
     | "onError"
   > {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
   /** Publications for one client, in place of `mux`. Called once the client is admitted. */
   readonly muxOf?: (request: SetupRequest, client: MoqClientInfo) => TrackMux;
   /**

@@ -1,7 +1,7 @@
 /** The sessions of a server, from an admitted connection to the end of the session. */
 import { ConnectionError, ProtocolError, StreamError, TimeoutError } from "../../../errors.ts";
 import { settlesWithin, within } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
+import type { Runtime } from "../../../base/runtime.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import type { Door } from "./_door.ts";
 import type { Place } from "./_places.ts";
@@ -31,6 +31,7 @@ export class Sessions {
   /** Sessions past their setup. */
   readonly open: Set<MoqSession> = new Set();
 
+  readonly #runtime: Runtime;
   readonly #options: MoqServerOptions;
   readonly #versions: readonly MoqVersion[];
   readonly #door: Door;
@@ -40,13 +41,16 @@ export class Sessions {
   /**
    * Creates an empty set of sessions.
    *
+   * @param runtime Clocks, timers and randomness of this node.
    * @param options Options of the server.
    * @param about The versions of the server, and its door.
    */
   constructor(
+    runtime: Runtime,
     options: MoqServerOptions,
     about: { readonly versions: readonly MoqVersion[]; readonly door: Door },
   ) {
+    this.#runtime = runtime;
     this.#options = options;
     this.#versions = about.versions;
     this.#door = about.door;
@@ -88,7 +92,7 @@ export class Sessions {
     // Sessions in their setup are asked as soon as the setup is over.
     const openings = [...this.#openings.values()].map((opening) => opening.then(ask));
     await settlesWithin(
-      platformRuntime(),
+      this.#runtime,
       Promise.all([...openings, ...[...this.open].map(ask)]),
       timeoutMs,
     );
@@ -117,12 +121,13 @@ export class Sessions {
     let isOpen = false;
     try {
       // If a client leaves before the answer, the socket never opens, and no event says so.
-      await within(platformRuntime(), connection.ready, {
+      await within(this.#runtime, connection.ready, {
         late: "The connection did not open within",
         timeoutMs: Math.min(setupTimeoutMs ?? OPEN_TIMEOUT_MS, OPEN_TIMEOUT_MS),
       });
       isOpen = true;
       const session = await MoqSession.open(connection, {
+        runtime: this.#runtime,
         side: "server",
         versions: this.#versionsFor(connection),
         path: isAdmitted && parsed !== null ? parsed.pathname + parsed.search : "",

@@ -1,6 +1,6 @@
 /** A server of MoQ: WebTransport, raw QUIC and WebSocket on one port number. */
 import { settlesWithin } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import type { Sha256Hash } from "../../../transport/certificate/certificate.ts";
 import type { Certificate } from "../../../transport/certificate/certificate.ts";
@@ -62,6 +62,7 @@ export class MoqServer implements AsyncDisposable {
   /** Supported protocols of raw QUIC, the best first: for `listenQuic` and the like. */
   readonly protocols: readonly string[];
 
+  readonly #runtime: Runtime;
   readonly #options: MoqServerOptions;
   readonly #versions: readonly MoqVersion[];
   readonly #door: Door;
@@ -80,14 +81,15 @@ export class MoqServer implements AsyncDisposable {
    * @throws {RangeError} If a limit is not a positive integer, or `bitrate` is invalid.
    */
   constructor(options: MoqServerOptions = {}) {
-    const { versions = DEFAULT_VERSIONS } = options;
+    const { runtime = platformRuntime(), versions = DEFAULT_VERSIONS } = options;
     checkVersions(versions, "serve MoQ");
     sessionLimits(options.sessionLimits);
     if (options.bitrate) checkBitrateOptions(options.bitrate);
+    this.#runtime = runtime;
     this.#options = options;
     this.#versions = versions;
-    const door = this.#door = new Door(options);
-    this.#sessions = new Sessions(options, { versions, door });
+    const door = this.#door = new Door(runtime, options);
+    this.#sessions = new Sessions(runtime, options, { versions, door });
     this.protocols = protocolsOf(versions, "quic");
   }
 
@@ -370,7 +372,7 @@ export class MoqServer implements AsyncDisposable {
     this.#sessions.close();
     // The runtime never gives up on a peer that vanished in its handshake; stop waiting.
     await settlesWithin(
-      platformRuntime(),
+      this.#runtime,
       this.#sockets?.close() ?? Promise.resolve(),
       CLOSE_TIMEOUT_MS,
     );

@@ -1,7 +1,6 @@
 /** Requests of this end to the peer. */
 import { UnsupportedError } from "../../../errors.ts";
 import { within } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
 import { codeOf, isViolation, moqErrorOf, openExchange, type SessionContext } from "./_context.ts";
 import { Discovering } from "./_discovering.ts";
 import type { Exchange } from "./_exchange.ts";
@@ -36,6 +35,7 @@ export class Asking {
     this.#subscribing = new Subscribing(context);
     this.#discovering = new Discovering(context);
     this.#groupOptions = {
+      runtime: context.runtime,
       timestamps: context.traits.timestamps,
       maxFrameBytes: context.limits.maxFrameBytes,
       errorOf: (error) => moqErrorOf(context, "group", error),
@@ -128,7 +128,7 @@ export class Asking {
     const message = encodeTrackRequest(wirePath(path, traits.slashedPaths), name);
     const exchange = await openExchange(context, BidiType.track, { message, signal });
     try {
-      const body = await within(platformRuntime(), exchange.reader.message(), { signal });
+      const body = await within(context.runtime, exchange.reader.message(), { signal });
       if (body === undefined) throw refusedError(path, name, { reason: "unknown" });
       return fromWireLatency(decodeTrackInfo(body), this.#context.family);
     } catch (error) {

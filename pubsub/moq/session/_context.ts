@@ -1,10 +1,9 @@
 /** The state that all parts of a session share, and helpers for streams and errors. */
 import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts";
-import type { Schedule } from "../../../base/schedule.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { fromHttp3StreamCode } from "../../../transport/h3/error_codes.ts";
 import { within } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
+import type { Runtime } from "../../../base/runtime.ts";
 import { Exchange } from "./_exchange.ts";
 import { TruncatedError } from "../wire/message_reader.ts";
 import type { MoqLimits } from "./limits.ts";
@@ -24,6 +23,8 @@ import type { VersionTraits } from "../wire/versions.ts";
 
 /** The state that all parts of a session share. */
 export interface SessionContext {
+  /** Clocks, timers and randomness of this node. */
+  readonly runtime: Runtime;
   /** The session, for the writers of served tracks. */
   readonly session: SubscriberSession;
   /** Resolves when the session is over. */
@@ -47,8 +48,6 @@ export interface SessionContext {
   share: number | undefined;
   /** Limits of the session, with defaults. */
   readonly limits: Required<MoqLimits>;
-  /** Calls back at the end of this turn of the event loop. */
-  readonly schedule: Schedule;
   /** Aborted with the cause when the session is over. */
   readonly signal: AbortSignal;
   /** The error code family of the peer, as far as known. */
@@ -91,7 +90,7 @@ export async function openExchange(
   type: number,
   options: { readonly message: Uint8Array; readonly signal?: AbortSignal | undefined },
 ): Promise<Exchange> {
-  const { connection, signal: over } = context;
+  const { connection, runtime, signal: over } = context;
   const { message, signal } = options;
   if (over.aborted) throw sessionClosed(over.reason);
   signal?.throwIfAborted();
@@ -103,7 +102,7 @@ export async function openExchange(
     exchange = new Exchange(
       await connection.createBidirectionalStream(signal === undefined ? {} : { signal }),
     );
-    await within(platformRuntime(), exchange.write(bytes), { signal });
+    await within(runtime, exchange.write(bytes), { signal });
     return exchange;
   } catch (error) {
     exchange?.abort(codeOf(context, "subscribe", "cancelled"));

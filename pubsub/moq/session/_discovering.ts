@@ -59,7 +59,7 @@ export class Discovering {
   async #read(exchange: Exchange, reader: AnnouncementReader): Promise<void> {
     const context = this.#context;
     const { traits } = context;
-    const grants = new Grants();
+    const grants = new Grants(context.runtime);
     const fail = (error: unknown) => {
       const cause = moqErrorOf(context, "announce", error);
       reader.end(cause);
@@ -114,7 +114,7 @@ export class Discovering {
     const banned = (when: string) =>
       new MoqError("announce", "bannedPrefix", `The peer may not announce ${path}${when}`);
     const grant = await decide(context, path, "publish");
-    if (!isGranted(grant)) throw banned("");
+    if (!isGranted(context.runtime, grant)) throw banned("");
     reader.take({ path, active, hops }, context.traits.announceHead === "ok");
     grants.watch(path, grant, () => {
       reader.take({ path, active: false, hops }, false);

@@ -1,4 +1,5 @@
 /** Asks the application for grants, and watches when grants expire. */
+import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { describe } from "../../../session/wire/envelope.ts";
 import { MAX_TIMER_MS } from "../../../base/wait.ts";
 import type { SessionContext } from "./_context.ts";
@@ -9,31 +10,33 @@ import type { BroadcastPath } from "../wire/path.ts";
 /**
  * Tells whether a grant allows anything now.
  *
+ * @param runtime Clock of this node.
  * @param grant The grant.
  * @returns True unless the grant is a refusal or has expired.
  */
-export function isGranted(grant: MoqGrant): boolean {
+export function isGranted(runtime: Runtime, grant: MoqGrant): boolean {
   if (typeof grant === "boolean") return grant;
-  return !("until" in grant) || grant.until.getTime() > Date.now();
+  return !("until" in grant) || grant.until.getTime() > runtime.now();
 }
 
 /**
  * Calls back when a grant expires.
  *
+ * @param runtime Clock and timers of this node.
  * @param grant The grant.
  * @param onExpired Called once.
  * @returns A handle that ends the watch on disposal.
  */
-export function watchGrant(grant: MoqGrant, onExpired: () => void): Disposable {
+export function watchGrant(runtime: Runtime, grant: MoqGrant, onExpired: () => void): Disposable {
   if (typeof grant === "boolean" || !("until" in grant)) return { [Symbol.dispose]() {} };
-  let timer: ReturnType<typeof setTimeout> | undefined;
+  let timer: Timer | undefined;
   const wait = () => {
-    const leftMs = grant.until.getTime() - Date.now();
+    const leftMs = grant.until.getTime() - runtime.now();
     if (leftMs <= 0) return onExpired();
-    timer = setTimeout(wait, Math.min(leftMs, MAX_TIMER_MS));
+    timer = runtime.setTimeout(wait, Math.min(leftMs, MAX_TIMER_MS));
   };
   wait();
-  return { [Symbol.dispose]: () => clearTimeout(timer) };
+  return { [Symbol.dispose]: () => runtime.clearTimeout(timer) };
 }
 
 /**
@@ -85,8 +88,13 @@ function checkGrant(grant: MoqGrant): void {
 
 /** Watches the grants of the broadcasts that a peer announced. */
 export class Grants {
+  readonly #runtime: Runtime;
   readonly #watched = new Map<BroadcastPath, Disposable>();
   #isOver = false;
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
 
   /**
    * Watches a grant, in place of an earlier one for the path.
@@ -99,7 +107,7 @@ export class Grants {
     this.drop(path);
     if (typeof grant === "boolean" || this.#isOver) return;
     let isExpired = false;
-    const watched = watchGrant(grant, () => {
+    const watched = watchGrant(this.#runtime, grant, () => {
       isExpired = true;
       this.#watched.delete(path);
       onExpired();

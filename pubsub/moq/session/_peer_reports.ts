@@ -1,7 +1,6 @@
 /** Measurements of the path that both ends exchange: SESSION_UPDATE, or PROBE. */
 import { ProtocolError, UnsupportedError } from "../../../errors.ts";
 import { within } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
 import { codeOf, isViolation, moqErrorOf, openExchange, type SessionContext } from "./_context.ts";
 import type { Exchange } from "./_exchange.ts";
 import { Updates } from "../track/updates.ts";
@@ -59,7 +58,10 @@ export class PeerReports {
     this.#exchange = exchange;
     this.#monitor = bitrate === false
       ? undefined
-      : new BitrateMonitor(context.connection, (update) => this.report(update), bitrate);
+      : new BitrateMonitor(context.connection, (update) => this.report(update), {
+        runtime: context.runtime,
+        ...bitrate,
+      });
     if (exchange === undefined) return;
     if (bitrate) this.#monitor?.start();
     void this.#readUpdates(exchange);
@@ -214,9 +216,9 @@ export class PeerReports {
 
   /** Ends the session, unless the peer closes the connection with a reason first. */
   async #endSoon(): Promise<void> {
-    const { closed } = this.#context;
+    const { closed, runtime } = this.#context;
     try {
-      await within(platformRuntime(), closed, { timeoutMs: END_GRACE_MS });
+      await within(runtime, closed, { timeoutMs: END_GRACE_MS });
     } catch {
       this.#context.violated(
         new ProtocolError("Expected the session stream to stay, received its end"),

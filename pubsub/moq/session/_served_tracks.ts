@@ -62,7 +62,7 @@ export class ServedTracks {
     try {
       const grant = await decide(context, path, "subscribe");
       if (signal.aborted) return;
-      if (!isGranted(grant)) return this.#refuse(exchange, "unauthorized");
+      if (!isGranted(context.runtime, grant)) return this.#refuse(exchange, "unauthorized");
       const route = context.mux.route(path);
       if (route === undefined) return this.#refuse(exchange, "notFound");
       const { params } = route;
@@ -90,7 +90,7 @@ export class ServedTracks {
     const context = this.#context;
     const onWithdrawn = () => track.closeWithError("notFound");
     route.signal.addEventListener("abort", onWithdrawn, { once: true });
-    const expiring = watchGrant(grant, () => track.closeWithError("unauthorized"));
+    const expiring = watchGrant(context.runtime, grant, () => track.closeWithError("unauthorized"));
     const over = new Promise<void>((resolve) => {
       track.signal.addEventListener("abort", () => resolve(), { once: true });
     });
@@ -99,7 +99,7 @@ export class ServedTracks {
       let isHandled = false;
       const handled = this.#handle(track, route).finally(() => isHandled = true);
       // A handler that has not refused by the end of this turn accepts.
-      context.schedule(() => {
+      context.runtime.schedule(() => {
         if (!isHandled && route.server.acceptsLater !== true) track.accept();
       });
       await Promise.race([handled, over]);
@@ -160,10 +160,10 @@ export class ServedTracks {
     let isOk = false;
     return {
       session: context.session,
+      runtime: context.runtime,
       timestamps: traits.timestamps,
       resets: connection.capabilities.resetCodes,
       buffers: context.mux.buffers,
-      schedule: context.schedule,
       codeOf: (scope, reason) => codeOf(context, scope, reason),
       errorOf: (error) => moqErrorOf(context, "group", error),
       closeSession: (message) => context.closeWithError("timeout", message),

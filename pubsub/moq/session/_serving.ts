@@ -89,9 +89,9 @@ export class Serving {
     const below = receivedPath(asked.prefix);
     const grant = await decide(context, below, "announce");
     if (context.signal.aborted) return;
-    if (!isGranted(grant)) return await refuseAnnounce(context, exchange);
+    if (!isGranted(context.runtime, grant)) return await refuseAnnounce(context, exchange);
     const expiry = new AbortController();
-    const expiring = watchGrant(grant, () => expiry.abort());
+    const expiring = watchGrant(context.runtime, grant, () => expiry.abort());
     try {
       await announceTo(context, exchange, { ...asked, below, expired: expiry.signal });
     } finally {
@@ -108,8 +108,12 @@ export class Serving {
     const grant = await decide(context, path, "subscribe");
     if (over.aborted) return;
     const route = context.mux.route(path);
-    if (!isGranted(grant) || route?.server.serveFetch === undefined) {
-      const code = codeOf(context, "fetch", isGranted(grant) ? "notFound" : "unauthorized");
+    if (!isGranted(context.runtime, grant) || route?.server.serveFetch === undefined) {
+      const code = codeOf(
+        context,
+        "fetch",
+        isGranted(context.runtime, grant) ? "notFound" : "unauthorized",
+      );
       if (connection.capabilities.resetCodes) return exchange.abort(code);
       // A bare end would be a group without frames.
       exchange.post(tornFrame(traits.timestamps));
@@ -118,10 +122,10 @@ export class Serving {
     const left = new AbortController();
     const ended = Promise.withResolvers<void>();
     const group = new GroupWriter(asked.group, NO_HEAD, {
+      runtime: context.runtime,
       timestamps: traits.timestamps,
       resets: connection.capabilities.resetCodes,
       buffers: context.mux.buffers,
-      schedule: context.schedule,
       errorOf: (error) => moqErrorOf(context, "fetch", error),
       codeOf: (reason) => codeOf(context, "fetch", reason),
       onEnd: (_, error) => {
@@ -130,7 +134,7 @@ export class Serving {
       },
     });
     group.attach(exchange.writable);
-    const expiring = watchGrant(grant, () => group.abort("unauthorized"));
+    const expiring = watchGrant(context.runtime, grant, () => group.abort("unauthorized"));
     const onOver = () => group.fail(over.reason);
     over.addEventListener("abort", onOver, { once: true });
     // Data after FETCH has no meaning; a reset means that the subscriber gave up.
@@ -160,7 +164,7 @@ export class Serving {
     if (context.signal.aborted) return;
     const route = context.mux.route(path);
     const refuse = (reason: MoqErrorName) => exchange.abort(codeOf(context, "subscribe", reason));
-    if (!isGranted(grant)) return refuse("unauthorized");
+    if (!isGranted(context.runtime, grant)) return refuse("unauthorized");
     if (route === undefined) return refuse("notFound");
     try {
       const info = await route.server.trackInfo?.(asked.track) ?? {};

@@ -24,9 +24,8 @@ import {
   VERSIONS,
   type VersionTraits,
 } from "../wire/versions.ts";
-import { platformSchedule } from "../../../base/schedule.ts";
 import { within } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
+import type { Runtime } from "../../../base/runtime.ts";
 
 /** The parameter of the path, in the setup of gomoqt and of moq-lite-05. */
 const PATH_PARAMETER = { session: 0x1, stream: 0x2 } as const;
@@ -304,12 +303,16 @@ export class PeerSetup {
  *
  * @throws {ConnectionError} If the connection ends first.
  */
-export function whileConnected<T>({ closed }: Connection, setup: Promise<T>): Promise<T> {
+export function whileConnected<T>(
+  runtime: Runtime,
+  { closed }: Connection,
+  setup: Promise<T>,
+): Promise<T> {
   let isDone = false;
   const done = () => void (isDone = true);
   setup.then(done, done);
   const ended = async (cause?: unknown): Promise<never> => {
-    if (!isDone) await new Promise<void>(platformSchedule());
+    if (!isDone) await new Promise<void>((resolve) => runtime.schedule(resolve));
     if (cause instanceof ConnectionError) throw cause;
     throw new ConnectionError("The connection ended before the setup", { cause });
   };
@@ -322,6 +325,7 @@ export function whileConnected<T>({ closed }: Connection, setup: Promise<T>): Pr
  * connection does.
  */
 export async function causeOf(
+  runtime: Runtime,
   connection: Connection,
   error: unknown,
   family: MoqErrorFamily,
@@ -330,7 +334,7 @@ export async function causeOf(
     error instanceof type
   );
   if (!isOfEnd) return error;
-  const info = await within(platformRuntime(), connection.closed, { timeoutMs: END_GRACE_MS })
+  const info = await within(runtime, connection.closed, { timeoutMs: END_GRACE_MS })
     .catch(() => undefined);
   const { closeCode: moqCode = 0, reason: text = "" } = info ?? {};
   if (moqCode === 0) return error;

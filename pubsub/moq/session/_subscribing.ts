@@ -75,6 +75,7 @@ export class Subscribing {
     let left: MoqErrorName | undefined = undefined;
     const track = new TrackReader(
       {
+        runtime: context.runtime,
         update: async (fields) => {
           try {
             // On such versions, peers take an update for the end of the subscription.

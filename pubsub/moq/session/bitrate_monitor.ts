@@ -1,4 +1,5 @@
 /** Measures the outgoing bitrate of a session, smooths the rate, and reports shifts. */
+import { platformRuntime, type Runtime, type Timer } from "../../../base/runtime.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import type { PeerUpdate } from "./session_info.ts";
 
@@ -10,6 +11,8 @@ export const MIN_BITRATE = 1_000;
 
 /** How to measure, and when to report to the peer. */
 export interface BitrateMonitorOptions {
+  /** Clock and timers of this node: by default those of the session, or of the platform. */
+  readonly runtime?: Runtime;
   /**
    * Time between samples, in milliseconds: a sample counts the bytes that the connection sent since
    * the last one. gomoqt's monitor of SESSION_UPDATE has one second as well; gomoqt's PROBE
@@ -56,7 +59,7 @@ export interface BitrateMonitorOptions {
 export type BitrateReport = (update: PeerUpdate) => void;
 
 /** Checked options, with all defaults. */
-type Settings = Readonly<Required<BitrateMonitorOptions>>;
+type Settings = Readonly<Required<Omit<BitrateMonitorOptions, "runtime">>>;
 
 /**
  * Measures the bytes that a connection sends, and reports shifts of the smoothed rate.
@@ -93,10 +96,11 @@ type Settings = Readonly<Required<BitrateMonitorOptions>>;
  * ```
  */
 export class BitrateMonitor implements Disposable {
+  readonly #runtime: Runtime;
   readonly #connection: Connection;
   readonly #report: BitrateReport;
   readonly #settings: Settings;
-  #timer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #timer: Timer | undefined = undefined;
   #run = 0;
   #isRunning = false;
   #sampled: { readonly at: number; readonly bytes: number } | undefined = undefined;
@@ -113,6 +117,7 @@ export class BitrateMonitor implements Disposable {
    * @throws {RangeError} If an option is out of range.
    */
   constructor(connection: Connection, report: BitrateReport, options: BitrateMonitorOptions = {}) {
+    this.#runtime = options.runtime ?? platformRuntime();
     this.#connection = connection;
     this.#report = report;
     this.#settings = checkBitrateOptions(options);
@@ -141,7 +146,7 @@ export class BitrateMonitor implements Disposable {
   stop(): void {
     this.#isRunning = false;
     this.#run++;
-    clearTimeout(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
   }
 
   /** Stops measuring; called by `using`. */
@@ -152,8 +157,9 @@ export class BitrateMonitor implements Disposable {
   async #sample(run: number): Promise<void> {
     const stats = await this.#connection.getStats().catch(() => ({})) as WireStats;
     if (run !== this.#run) return;
-    this.#timer = setTimeout(() => void this.#sample(run), this.#settings.intervalMs);
-    const now = Date.now();
+    const { intervalMs } = this.#settings;
+    this.#timer = this.#runtime.setTimeout(() => void this.#sample(run), intervalMs);
+    const now = this.#runtime.now();
     const bytes = stats.bytesSent ?? this.#counted();
     const before = this.#sampled;
     // A clock that was set back, or two calls at once, give no rate.

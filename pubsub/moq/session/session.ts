@@ -1,10 +1,9 @@
 /** A session of MoQ: requests in both directions, over any connection that has streams. */
 import { ConnectionError, UnsupportedError } from "../../../errors.ts";
 import { describe } from "../../../session/wire/envelope.ts";
-import { platformSchedule } from "../../../base/schedule.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { startTimer, within } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { Asking } from "./_asking.ts";
 import type { SessionContext } from "./_context.ts";
 import { Incoming } from "./_incoming.ts";
@@ -108,6 +107,12 @@ export interface MoqSessionOptions {
   /** The role of this end. */
   readonly side: "client" | "server";
   /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
+  /**
    * Accepted versions, the best first.
    *
    * @default {["moq-lite-05", "moq-lite-04", "moq-lite-02", "moq-lite-01"]}
@@ -153,6 +158,9 @@ export interface MoqSessionOptions {
   /** Gets errors that handlers of the application threw. Ignored by default. */
   readonly onError?: (error: unknown) => void;
 }
+
+/** The options, with a runtime. */
+type ResolvedOptions = MoqSessionOptions & { readonly runtime: Runtime };
 
 /**
  * A session with one peer. Both ends may publish, through a mux, and subscribe.
@@ -210,9 +218,9 @@ export class MoqSession implements AsyncDisposable {
   private constructor(
     connection: Connection,
     agreement: Agreement,
-    options: MoqSessionOptions,
+    options: ResolvedOptions,
   ) {
-    const { side, mux = new TrackMux(), authorize, limits, onError, signal } = options;
+    const { runtime, side, mux = new TrackMux(), authorize, limits, onError, signal } = options;
     const { traits } = agreement;
     this.connection = connection;
     this.side = side;
@@ -220,6 +228,7 @@ export class MoqSession implements AsyncDisposable {
     this.draining = this.#draining.promise;
     this.#agreement = agreement;
     this.#context = {
+      runtime,
       session: this,
       closed: this.closed,
       closeWithError: (reason, message) => this.closeWithError(reason, message),
@@ -229,7 +238,6 @@ export class MoqSession implements AsyncDisposable {
       authorize: authorize && ((path, action) => authorize(this, path, action)),
       share: undefined,
       limits: sessionLimits(limits),
-      schedule: platformSchedule(),
       signal: this.#controller.signal,
       // A peer on moq-lite-04 that shows no other style is gomoqt, or Skein, which does as gomoqt
       // there.
@@ -275,12 +283,12 @@ export class MoqSession implements AsyncDisposable {
    * @throws {TimeoutError} If the setup takes too long.
    */
   static async open(connection: Connection, options: MoqSessionOptions): Promise<MoqSession> {
-    const { setupTimeoutMs = 10_000, side, signal } = options;
+    const { setupTimeoutMs = 10_000, side, signal, runtime = platformRuntime() } = options;
     sessionLimits(options.limits);
     try {
       return await within(
-        platformRuntime(),
-        whileConnected(connection, MoqSession.#begin(connection, options)),
+        runtime,
+        whileConnected(runtime, connection, MoqSession.#begin(connection, { ...options, runtime })),
         {
           late: "The peer did not finish the setup within",
           signal,
@@ -291,13 +299,13 @@ export class MoqSession implements AsyncDisposable {
     } catch (error) {
       const family = familyOf(connection, options);
       const mayKnowCause = side === "client" && !signal?.aborted;
-      const cause = mayKnowCause ? await causeOf(connection, error, family) : error;
+      const cause = mayKnowCause ? await causeOf(runtime, connection, error, family) : error;
       refuse(connection, cause, family);
       throw cause;
     }
   }
 
-  static async #begin(connection: Connection, options: MoqSessionOptions): Promise<MoqSession> {
+  static async #begin(connection: Connection, options: ResolvedOptions): Promise<MoqSession> {
     const { side, versions = DEFAULT_VERSIONS, onSetup } = options;
     const { path = "", extensions = new Map() } = options;
     await connection.ready;
@@ -536,13 +544,14 @@ export class MoqSession implements AsyncDisposable {
         `Cannot ask the peer to leave: ${this.version} over ${this.connection.transport} has no way to`,
       );
     }
-    const timer = startTimer(platformRuntime(), timeoutMs, () => {
+    const { runtime } = this.#context;
+    const timer = startTimer(runtime, timeoutMs, () => {
       this.closeWithError("goawayTimeout", "The peer did not leave");
     });
     try {
-      await within(platformRuntime(), this.closed, { signal });
+      await within(runtime, this.closed, { signal });
     } finally {
-      clearTimeout(timer);
+      runtime.clearTimeout(timer);
     }
   }
 

@@ -1,4 +1,5 @@
 /** Encoded frames of a group that wait for the wire. */
+import type { Runtime } from "../../../base/runtime.ts";
 import { varintLength, writeVarint } from "../../../transport/quic/varint.ts";
 import type { WriteBuffers } from "./write_buffers.ts";
 
@@ -27,6 +28,8 @@ export interface TakenBytes {
 
 /** Encoding and memory of frames. */
 export interface FrameBufferOptions {
+  /** Clock for frames without a timestamp. */
+  readonly runtime: Runtime;
   /** Frames carry timestamps. */
   readonly timestamps: boolean;
   /** Memory for waiting frames. */
@@ -67,7 +70,8 @@ export class FrameBuffer {
   /** Copies a frame behind the waiting bytes. */
   append(frame: Uint8Array, timestamp: number | undefined): void {
     const { byteLength } = frame;
-    const delta = this.#options.timestamps ? this.#deltaOf(timestamp ?? Date.now()) : undefined;
+    const { timestamps, runtime } = this.#options;
+    const delta = timestamps ? this.#deltaOf(timestamp ?? runtime.now()) : undefined;
     const headBytes = varintLength(byteLength) + (delta === undefined ? 0 : varintLength(delta));
     const buffer = this.#room(headBytes + byteLength);
     const start = this.#byteLength;

@@ -1,4 +1,5 @@
 /** Groups of a subscription that wait for the reader. */
+import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../../base/wait.ts";
 import { Sequences } from "./_sequences.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
@@ -10,6 +11,8 @@ export const DEFAULT_ORDER_WAIT_MS = 1_000;
 
 /** Collaborators and limits of a {@linkcode GroupQueue}. */
 export interface GroupQueueOptions {
+  /** Timers of this node. */
+  readonly runtime: Runtime;
   /** Groups that wait at most; above that, the queue gives up the oldest group. */
   readonly maxQueued: number;
   /** Gets groups that will not come. */
@@ -32,7 +35,7 @@ export class GroupQueue {
   /** The number of the next group, in ordered mode. */
   #next: number | undefined = undefined;
   #lag: MissedGroups | undefined = undefined;
-  #gapTimer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #gapTimer: Timer | undefined = undefined;
 
   constructor(options: GroupQueueOptions) {
     this.#options = options;
@@ -148,7 +151,7 @@ export class GroupQueue {
   }
 
   #waitForGap(): undefined {
-    this.#gapTimer ??= setTimeout(() => {
+    this.#gapTimer ??= this.#options.runtime.setTimeout(() => {
       this.#gapTimer = undefined;
       const group = this.#groups[0];
       if (group === undefined || this.#next === undefined) return;
@@ -158,7 +161,7 @@ export class GroupQueue {
   }
 
   #stopWaiting(): void {
-    clearTimeout(this.#gapTimer);
+    this.#options.runtime.clearTimeout(this.#gapTimer);
     this.#gapTimer = undefined;
   }
 }

@@ -1,7 +1,7 @@
 /** A group, on the subscriber's side. */
 import { ProtocolError, StreamError } from "../../../errors.ts";
 import { within } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
+import type { Runtime } from "../../../base/runtime.ts";
 import { type MessageReader, TruncatedError } from "../wire/message_reader.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
@@ -10,6 +10,8 @@ const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
 /** Collaborators and limits of a {@linkcode GroupReader}. */
 export interface GroupReaderOptions {
+  /** Timers of this node. */
+  readonly runtime: Runtime;
   /** Frames carry timestamps. */
   readonly timestamps: boolean;
   /** The largest frame to read, in bytes. */
@@ -142,7 +144,7 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
     const reading = this.#pending ?? this.#readFrame();
     this.#pending = undefined;
     try {
-      return await within(platformRuntime(), reading, { signal });
+      return await within(this.#options.runtime, reading, { signal });
     } catch (error) {
       if (signal?.aborted) this.#pending = reading;
       throw error;

@@ -1,4 +1,5 @@
 import { assertEquals, assertRejects } from "@std/assert";
+import { platformRuntime } from "../../../base/runtime.ts";
 import { ProtocolError, StreamError } from "../../../errors.ts";
 import { MessageReader } from "../wire/message_reader.ts";
 import { MoqError } from "../wire/errors.ts";
@@ -26,6 +27,7 @@ function hand(
     },
   });
   const group = new GroupReader(3, stream, {
+    runtime: platformRuntime(),
     timestamps: options.timestamps ?? false,
     maxFrameBytes: 4,
     errorOf: (error) => error,

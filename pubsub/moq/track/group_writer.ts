@@ -2,7 +2,7 @@
 import { describe } from "../../../session/wire/envelope.ts";
 import type { DirectWritable } from "../../../transport/connection.ts";
 import { within } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
+import type { Runtime } from "../../../base/runtime.ts";
 import { type EncodedSource, FrameBuffer } from "./_frame_buffer.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import { MoqError } from "../wire/errors.ts";
@@ -32,14 +32,14 @@ export const GROUP_HIGH_WATER_BYTES = 65_536;
 
 /** Collaborators of a {@linkcode GroupWriter}, shared by all groups of a track. */
 export interface GroupWriterOptions {
+  /** Clocks and timers of this node. */
+  readonly runtime: Runtime;
   /** Frames carry timestamps. */
   readonly timestamps: boolean;
   /** The wire tells the peer of a reset. */
   readonly resets: boolean;
   /** Memory for waiting frames. */
   readonly buffers: WriteBuffers;
-  /** Calls back at the end of this turn of the event loop. */
-  readonly schedule: (callback: () => void) => void;
   /** Makes the error of a stream that the subscriber ended. */
   readonly errorOf: (error: unknown) => unknown;
   /** The number of a reason, for the subscriber. */
@@ -152,7 +152,7 @@ export class GroupWriter implements AsyncDisposable {
     const room = this.#push();
     return options.signal === undefined
       ? room
-      : within(platformRuntime(), room, { signal: options.signal });
+      : within(this.#options.runtime, room, { signal: options.signal });
   }
 
   /**
@@ -280,7 +280,7 @@ export class GroupWriter implements AsyncDisposable {
   #push(): Promise<void> {
     if (!this.#isScheduled && this.#inFlight === 0 && this.#stream !== undefined) {
       this.#isScheduled = true;
-      this.#options.schedule(() => {
+      this.#options.runtime.schedule(() => {
         this.#isScheduled = false;
         this.#flush();
       });

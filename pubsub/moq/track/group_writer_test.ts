@@ -1,5 +1,5 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { platformSchedule } from "../../../base/schedule.ts";
+import { platformRuntime } from "../../../base/runtime.ts";
 import { turns } from "../../../testing/turns.ts";
 import type { DirectWritable } from "../../../transport/connection.ts";
 import { MoqError } from "../wire/errors.ts";
@@ -14,10 +14,10 @@ function hand(options: { readonly resets?: boolean; readonly timestamps?: boolea
   const did: string[] = [];
   const ended: unknown[] = [];
   const group = new GroupWriter(7, HEAD, {
+    runtime: platformRuntime(),
     timestamps: options.timestamps ?? false,
     resets: options.resets ?? true,
     buffers: new WriteBuffers(),
-    schedule: platformSchedule(),
     errorOf: (error) => error,
     codeOf: (reason) => reason.length,
     onEnd: (_, error) => ended.push(error),

@@ -1,4 +1,5 @@
 /** A subscription, on the subscriber's side. */
+import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { GroupQueue } from "./_group_queue.ts";
 import { LAST_SEQUENCE, type Sequences } from "./_sequences.ts";
 import { Waiters } from "./_waiters.ts";
@@ -25,14 +26,16 @@ export const END_WAIT_MS = 5_000;
 
 /** Decides when one track is over. */
 class TrackEnd {
+  readonly #runtime: Runtime;
   readonly #settled: Sequences;
   readonly #onOver: () => void;
   #first: number | undefined = undefined;
   /** The number after the last group. */
   #end: number | undefined = undefined;
-  #timer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #timer: Timer | undefined = undefined;
 
-  constructor(settled: Sequences, onOver: () => void) {
+  constructor(runtime: Runtime, settled: Sequences, onOver: () => void) {
+    this.#runtime = runtime;
     this.#settled = settled;
     this.#onOver = onOver;
   }
@@ -52,12 +55,12 @@ class TrackEnd {
     this.stop();
     if (this.#isWhole(wanted)) return this.#onOver();
     const waitMs = this.#end === undefined ? END_GRACE_MS : END_WAIT_MS;
-    this.#timer = setTimeout(() => this.#onOver(), waitMs);
+    this.#timer = this.#runtime.setTimeout(() => this.#onOver(), waitMs);
   }
 
   /** Stops waiting. */
   stop(): void {
-    clearTimeout(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
   }
 
   /**
@@ -82,6 +85,8 @@ class TrackEnd {
 
 /** The session's side of a subscription. */
 export interface TrackReaderLink {
+  /** Timers of this node. */
+  readonly runtime: Runtime;
   /** Sends SUBSCRIBE_UPDATE. */
   update(fields: SubscribeFields): Promise<void>;
   /** Ends the subscription at the publisher. */
@@ -175,6 +180,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     this.#link = link;
     this.#fields = subscribeFields(options);
     this.#queue = new GroupQueue({
+      runtime: link.runtime,
       maxQueued: maxQueuedGroupsOf(options),
       onMissed: (missed, reason) => {
         try {
@@ -185,7 +191,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
       },
       onGapOver: () => this.#waiters.deliver(),
     });
-    this.#end = new TrackEnd(this.#queue.settled, () => this.#over());
+    this.#end = new TrackEnd(link.runtime, this.#queue.settled, () => this.#over());
     this.#configure();
     this.ready = this.#ready.promise;
     this.ready.catch(() => {});

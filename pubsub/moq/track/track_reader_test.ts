@@ -1,5 +1,6 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../../../base/runtime.ts";
 import { MessageReader } from "../wire/message_reader.ts";
 import { MoqError, MoqLaggedError } from "../wire/errors.ts";
 import { GroupReader } from "./group_reader.ts";
@@ -15,6 +16,7 @@ function hand(options: SubscribeOptions = {}) {
   const reported: unknown[] = [];
   const track = new TrackReader(
     {
+      runtime: platformRuntime(),
       update: () => Promise.resolve(void did.push("update")),
       leave: (reason) => void did.push(`leave: ${reason}`),
       info: () => Promise.reject(new Error("no info")),
@@ -37,6 +39,7 @@ function hand(options: SubscribeOptions = {}) {
       });
       track.take(
         new GroupReader(sequence, reader, {
+          runtime: platformRuntime(),
           timestamps: false,
           maxFrameBytes: 100,
           errorOf: (error) => error,

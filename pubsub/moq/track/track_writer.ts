@@ -1,7 +1,6 @@
 /** A subscription, on the publisher's side. */
 import { TimeoutError } from "../../../errors.ts";
 import { within } from "../../../base/wait.ts";
-import { platformRuntime } from "../../../base/runtime.ts";
 import { LAST_SEQUENCE } from "./_sequences.ts";
 import { Updates } from "./updates.ts";
 import { LinkedList } from "../../../base/linked_list.ts";
@@ -197,10 +196,10 @@ export class TrackWriter implements AsyncDisposable {
     this.#fields = new Updates(fields);
     this.#next = fields.startGroup ?? 1;
     this.#groupOptions = {
+      runtime: link.runtime,
       timestamps: link.timestamps,
       resets: link.resets,
       buffers: link.buffers,
-      schedule: link.schedule,
       errorOf: (error) => link.errorOf(error),
       codeOf: (reason) => link.codeOf("group", reason),
       onClosing: () => this.#room.closing(),
@@ -445,7 +444,7 @@ export class TrackWriter implements AsyncDisposable {
     this.#room.wakeAll();
     const closing = Promise.allSettled(this.#groups.toArray().map((group) => group.close()));
     try {
-      await within(platformRuntime(), closing, { timeoutMs });
+      await within(this.#link.runtime, closing, { timeoutMs });
     } catch (error) {
       if (!(error instanceof TimeoutError)) throw error;
       for (const group of this.#groups.toArray()) group.abort("expired");
@@ -453,7 +452,7 @@ export class TrackWriter implements AsyncDisposable {
     if (this.#isOver()) return;
     this.#state = "over";
     // A subscriber that did not take the groups may not take the end either.
-    await within(platformRuntime(), this.#link.end(this.#next, undefined), { timeoutMs }).catch(
+    await within(this.#link.runtime, this.#link.end(this.#next, undefined), { timeoutMs }).catch(
       () => {},
     );
     this.#over(undefined);

@@ -1,4 +1,5 @@
 /** The link between a publisher's subscription and the session. */
+import type { Runtime } from "../../../base/runtime.ts";
 import type { DirectWritable } from "../../../transport/connection.ts";
 import type { MoqErrorName } from "../wire/error_codes.ts";
 import type { MissedGroups } from "../wire/errors.ts";
@@ -18,6 +19,8 @@ export interface SubscriberSession {
 
 /** The session's side of a subscription at the publisher. */
 export interface TrackWriterLink {
+  /** Clocks and timers of this node. */
+  readonly runtime: Runtime;
   /** The session. */
   readonly session: SubscriberSession;
   /** Frames carry timestamps. */
@@ -26,8 +29,6 @@ export interface TrackWriterLink {
   readonly resets: boolean;
   /** Memory for waiting frames. */
   readonly buffers: WriteBuffers;
-  /** Calls back at the end of this turn of the event loop. */
-  readonly schedule: (callback: () => void) => void;
   /** Opens a stream for a group. */
   open(sendOrder: number): Promise<DirectWritable>;
   /**

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../../../base/runtime.ts";
 import { turns } from "../../../testing/turns.ts";
 import type { DirectWritable } from "../../../transport/connection.ts";
 import { MoqError } from "../wire/errors.ts";
@@ -30,10 +31,10 @@ function hand(fields: Partial<SubscribeFields> = {}) {
   };
   const track = new TrackWriter(
     {
+      runtime: Object.assign(platformRuntime(), { schedule: queueMicrotask }),
       timestamps: false,
       resets: true,
       buffers: new WriteBuffers(),
-      schedule: (callback) => queueMicrotask(callback),
       async open(sendOrder) {
         await state.gate;
         const stalled = Promise.withResolvers<void>();
