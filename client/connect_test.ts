@@ -14,7 +14,7 @@ import { listen } from "../tests/servers.ts";
 import { soon, turns } from "../tests/sessions.ts";
 import type { Connection } from "../transport/connection.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
-import { withMessages } from "../transport/message_stream/with_messages.ts";
+import { withMessages } from "../transport/message_stream/server.ts";
 import { dialNativeWebTransport } from "../transport/native/client.ts";
 import { raceTransports } from "../transport/race/race.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";

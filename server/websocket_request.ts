@@ -5,7 +5,7 @@ import { Refused, withinLimits } from "./refusal.ts";
 import type { SessionManager } from "../manager/mod.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
-import type { MessageStreamOptions } from "../transport/message_stream/with_messages.ts";
+import type { MessageStreamOptions } from "../transport/message_stream/server.ts";
 import { isOriginAllowed, type OriginRules } from "../transport/origins.ts";
 import { parseQmuxProtocol } from "../transport/qmux/versions.ts";
 import { TOKEN_MARK } from "../transport/webtransport.ts";

@@ -2,10 +2,7 @@
 import { type Accepted, type Invitation, refusalHeaders } from "./session_request.ts";
 import { Refused } from "./refusal.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
-import {
-  acceptMessages,
-  type MessageStreamOptions,
-} from "../transport/message_stream/with_messages.ts";
+import { acceptMessages, type MessageStreamOptions } from "../transport/message_stream/server.ts";
 import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../transport/origins.ts";
 import { TOKEN_MARK, TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
 import type { WebTransportRequest } from "../transport/h3/server.ts";

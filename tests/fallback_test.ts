@@ -9,7 +9,7 @@ import * as browsers from "../client.ts";
 import { connect, dial } from "../client/deno.ts";
 import { AuthenticationError, SessionClosedError, UnsupportedError } from "../errors.ts";
 import { Session } from "../session/session.ts";
-import { withMessages } from "../transport/message_stream/with_messages.ts";
+import { withMessages } from "../transport/message_stream/server.ts";
 import { NativePlatform } from "./native.ts";
 import { listen, portOf } from "./servers.ts";
 import { soon, turns } from "./sessions.ts";

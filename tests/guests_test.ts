@@ -12,7 +12,7 @@ import type { Client } from "../client/client.ts";
 import type { Session } from "../session/session.ts";
 import { Session as ClientSession } from "../session/session.ts";
 import { testServer } from "../testing/test_server.ts";
-import { withMessages } from "../transport/message_stream/with_messages.ts";
+import { withMessages } from "../transport/message_stream/server.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 import { Peer, soon, turns } from "./sessions.ts";

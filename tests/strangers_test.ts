@@ -8,7 +8,7 @@ import type { ServeOptions } from "../server.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import type { Connection } from "../transport/connection.ts";
 import { directStream } from "../transport/direct.ts";
-import { withMessages } from "../transport/message_stream/with_messages.ts";
+import { withMessages } from "../transport/message_stream/server.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { listenWebTransport } from "../transport/h3/server.ts";

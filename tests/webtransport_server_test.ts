@@ -17,7 +17,7 @@ import { Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import type { Connection } from "../transport/connection.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { directStream } from "../transport/direct.ts";
-import { withMessages } from "../transport/message_stream/with_messages.ts";
+import { withMessages } from "../transport/message_stream/server.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import type { DialWebTransportOptions } from "../transport/webtransport.ts";
 import { listen, portOf, until } from "./servers.ts";

@@ -9,7 +9,7 @@ import { Session } from "../session/session.ts";
 import type { SessionIdentity } from "../session/session.ts";
 import type { Connection } from "../transport/connection.ts";
 import { type MemoryLink, memoryPair } from "../transport/memory/memory.ts";
-import { withMessages } from "../transport/message_stream/with_messages.ts";
+import { withMessages } from "../transport/message_stream/server.ts";
 import type { NativeServerDefect } from "../transport/native/defects.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import { acceptWebSocket } from "../transport/websocket/server.ts";

@@ -44,7 +44,7 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "testing/turns.ts",
   "transport/hardened/engine.ts",
   "transport/memory/memory.ts",
-  "transport/message_stream/with_messages.ts",
+  "transport/message_stream/server.ts",
   "transport/websocket/client.ts",
   "transport/websocket/server.ts",
 ]);

@@ -83,8 +83,8 @@ export {
   type MemoryPairOptions,
 } from "./memory/memory.ts";
 export type { MemoryFaults } from "./memory/path.ts";
-export type { MessageBounds } from "./message_stream/message_stream.ts";
-export { type MessageStreamOptions, withMessages } from "./message_stream/with_messages.ts";
+export type { MessageBounds } from "./message_stream/connection.ts";
+export { type MessageStreamOptions, withMessages } from "./message_stream/server.ts";
 export { type NativeServerDefect, nativeServerDefects } from "./native/defects.ts";
 export { type AcceptedNativeWebTransport, acceptNativeWebTransport } from "./native/server.ts";
 export type { OriginRules } from "./origins.ts";
@@ -95,7 +95,7 @@ export { listenQuic, type ListenQuicOptions, QuicListener } from "./quic/server.
 export type { UnreadStreamLimits } from "./quic/unread_streams.ts";
 export type { TransportFallback, TransportName, TransportOptions } from "./race/options.ts";
 export { dialWebSocket } from "./websocket/client.ts";
-export type { DialWebSocketOptions } from "./websocket/dial.ts";
+export type { DialWebSocketOptions } from "./websocket/connection.ts";
 export {
   type AcceptedWebSocket,
   acceptWebSocket,
@@ -107,5 +107,5 @@ export {
   type WebSocketEngine,
   type WebSocketHost,
 } from "./websocket/server.ts";
-export type { SocketLease } from "./websocket/server_socket.ts";
+export type { SocketLease } from "./websocket/server.ts";
 export type { CertificateHash, DialWebTransportOptions } from "./webtransport.ts";

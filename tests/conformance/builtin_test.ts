@@ -1,7 +1,7 @@
 import type { NativeServerDefect } from "../../transport/native/defects.ts";
 import { builtinPair, skipsOf } from "../builtin_pair.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
-import { withMessages } from "../../transport/message_stream/with_messages.ts";
+import { withMessages } from "../../transport/message_stream/server.ts";
 
 const traits: ConnectionTraits = {
   frames: false,

@@ -6,7 +6,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { CloseCode } from "../../errors.ts";
-import { MAX_HELD_FRAMES } from "../../transport/websocket/frame_inbox.ts";
+import { MAX_HELD_FRAMES } from "../../transport/frame_inbox.ts";
 import { type ConnectionTest, type ConnectionTraits, FrameLog, framesOf, soon } from "./pair.ts";
 
 /**

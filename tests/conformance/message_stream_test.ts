@@ -1,5 +1,5 @@
 import { memoryPair, type MemoryPairOptions } from "../../transport/memory/memory.ts";
-import { withMessages } from "../../transport/message_stream/with_messages.ts";
+import { withMessages } from "../../transport/message_stream/server.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
 
 const traits: ConnectionTraits = {

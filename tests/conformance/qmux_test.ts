@@ -1,6 +1,6 @@
 import { memoryPair, type MemoryPairOptions } from "../../transport/memory/memory.ts";
 import type { QmuxVersion } from "../../transport/qmux/versions.ts";
-import { withQmux } from "../../transport/qmux/with_qmux.ts";
+import { withQmux } from "../../transport/qmux/connection.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 

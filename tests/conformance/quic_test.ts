@@ -1,4 +1,4 @@
-import { withMessages } from "../../transport/message_stream/with_messages.ts";
+import { withMessages } from "../../transport/message_stream/server.ts";
 import { quicPair } from "../quic_pair.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
 

@@ -1,6 +1,6 @@
 import { webTransportPair } from "../webtransport_pair.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
-import { withMessages } from "../../transport/message_stream/with_messages.ts";
+import { withMessages } from "../../transport/message_stream/server.ts";
 
 const traits: ConnectionTraits = {
   frames: false,

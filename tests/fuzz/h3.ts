@@ -43,8 +43,11 @@ import {
   varintLength,
   varintLengthAt,
 } from "../../transport/quic/varint.ts";
-import { FrameParser as MessageParser } from "../../transport/message_stream/parser.ts";
-import { lengthBytes, writeHead } from "../../transport/message_stream/format.ts";
+import {
+  FrameParser as MessageParser,
+  lengthBytes,
+  writeHead,
+} from "../../transport/message_stream/frames.ts";
 import type { Frame } from "../../transport/connection.ts";
 import type { Random } from "../random.ts";
 import { failsOnlyBy, Steps } from "./expect.ts";

@@ -7,10 +7,10 @@
 import { CloseCode } from "../../errors.ts";
 import { Session } from "../../session/session.ts";
 import { turns } from "../../testing/mod.ts";
-import { FrameParser } from "../../transport/message_stream/parser.ts";
+import { FrameParser } from "../../transport/message_stream/frames.ts";
 import type { BidirectionalStream, Connection, Frame } from "../../transport/connection.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
-import { withMessages } from "../../transport/message_stream/with_messages.ts";
+import { withMessages } from "../../transport/message_stream/server.ts";
 import type { Random } from "../random.ts";
 import { HELLO } from "../sessions.ts";
 import { messageFrame } from "./h3.ts";

@@ -7,23 +7,22 @@
 import { assert, assertEquals } from "@std/assert";
 import type { SendStream } from "../../transport/connection.ts";
 import { directReadable, directWritable } from "../../transport/direct.ts";
-import { QmuxError, QuicError } from "../../transport/qmux/error_codes.ts";
 import {
   decodeLegacyFrame,
   decodeRecord,
+  DEFAULT_PARAMETERS,
+  encodeTransportParameters,
   PARAMETERS_TYPE,
   PING_TYPE,
   PONG_TYPE,
+  QmuxError,
   type QmuxFrame,
+  QuicError,
 } from "../../transport/qmux/frames.ts";
 import { MAX_RECORD_BYTES } from "../../transport/qmux/qmux.ts";
-import { MAX_BUFFERED_BYTES } from "../../transport/qmux/_outlet.ts";
+import { MAX_BUFFERED_BYTES } from "../../transport/qmux/record_scheduler.ts";
 import { RecordWriter } from "../../transport/qmux/record.ts";
 import type { QmuxStream } from "../../transport/qmux/stream.ts";
-import {
-  DEFAULT_PARAMETERS,
-  encodeTransportParameters,
-} from "../../transport/qmux/transport_parameters.ts";
 import type { QmuxVersion } from "../../transport/qmux/versions.ts";
 import { type TestEnd, testEnd } from "../qmux_wire.ts";
 import type { Random } from "../random.ts";

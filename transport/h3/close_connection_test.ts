@@ -5,7 +5,7 @@ import { soon } from "../../tests/sessions.ts";
 import { WebTransportPeer } from "../../tests/webtransport_peer.ts";
 import type { Connection } from "../connection.ts";
 import { directStream } from "../direct.ts";
-import { withMessages } from "../message_stream/with_messages.ts";
+import { withMessages } from "../message_stream/server.ts";
 import type { CertificateHash } from "../webtransport.ts";
 import { Http3Dialer } from "./dialer.ts";
 import { Http3Pool } from "./pool.ts";

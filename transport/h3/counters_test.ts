@@ -4,7 +4,7 @@ import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { webTransportPair } from "../../tests/webtransport_pair.ts";
 import { directStream, directWritable } from "../direct.ts";
-import { withMessages } from "../message_stream/with_messages.ts";
+import { withMessages } from "../message_stream/server.ts";
 import type { ConnectionEvent } from "../connection.ts";
 import { CapsuleType } from "./capsules.ts";
 

@@ -17,7 +17,7 @@ import type {
   FlowControlOptions,
 } from "../connection.ts";
 import { directReadable, directStream, directWritable } from "../direct.ts";
-import { withMessages } from "../message_stream/with_messages.ts";
+import { withMessages } from "../message_stream/server.ts";
 import { dialWebTransport } from "./client.ts";
 import { listenWebTransport } from "./server.ts";
 import { CapsuleType } from "./capsules.ts";

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import type { Frame } from "../connection.ts";
-import { Backlog, MAX_HELD_BYTES, MAX_HELD_FRAMES } from "./backlog.ts";
+import { Backlog, MAX_HELD_BYTES, MAX_HELD_FRAMES } from "./connection.ts";
 
 /** Creates a receiver with a given fill, and a wire that records its calls. */
 function setUp() {

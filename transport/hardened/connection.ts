@@ -1,11 +1,7 @@
-/** A WebSocket connection on a hardened socket. */
-import {
-  ServerWebSocketConnection,
-  type ServerWebSocketOptions,
-} from "../websocket/server_socket.ts";
-import type { Socket } from "../websocket/websocket.ts";
-import type { ConnectionCloseInfo, ConnectionStats, FrameReceiver } from "../connection.ts";
-import { Backlog } from "./backlog.ts";
+/** WebSocket connections on hardened sockets, which pause while their receiver is behind. */
+import { ServerWebSocketConnection, type ServerWebSocketOptions } from "../websocket/server.ts";
+import type { Socket } from "../websocket/connection.ts";
+import type { ConnectionCloseInfo, ConnectionStats, Frame, FrameReceiver } from "../connection.ts";
 import type { HardenedSocket } from "./socket.ts";
 
 /**
@@ -76,4 +72,108 @@ export class HardenedConnection extends ServerWebSocketConnection {
       this.bufferedAmount > this.lowWaterMark && this.#socket.readyState === WebSocket.OPEN
     );
   }
+}
+
+/** Share of the receiver's capacity at which the wire pauses. The rest takes frames under way. */
+const PAUSE_AT = 1 / 2;
+
+/** Share of the receiver's capacity at which the wire resumes. */
+const RESUME_AT = 1 / 4;
+
+/**
+ * Most frames held while the receiver is behind: 64 KiB, which a socket may have read already,
+ * contain more than ten thousand empty frames.
+ */
+export const MAX_HELD_FRAMES = 16_384;
+
+/**
+ * Most bytes held while the receiver is behind. The first frame is not counted, because one message
+ * may be larger than this bound.
+ */
+export const MAX_HELD_BYTES = 1_048_576;
+
+/** A wire that can pause. */
+interface Pausable {
+  /** Stops reading until `resume`. */
+  pause(): void;
+  /** Reads again. */
+  resume(): void;
+  /** Ends the connection: more frames arrived than a {@linkcode Backlog} holds. */
+  overflow(): void;
+}
+
+/**
+ * Pauses a wire while its receiver is behind, and holds in order the frames that the wire had
+ * already read.
+ */
+export class Backlog implements FrameReceiver {
+  readonly #receiver: FrameReceiver;
+  readonly #wire: Pausable;
+  /** Frames held while the wire is paused; `undefined` while the wire reads. */
+  #held: Frame[] | undefined = undefined;
+  /** Bytes of the held frames except the first. */
+  #heldBytes = 0;
+  #isEnded = false;
+
+  /** Creates an empty backlog. */
+  constructor(receiver: FrameReceiver, wire: Pausable) {
+    this.#receiver = receiver;
+    this.#wire = wire;
+  }
+
+  /** True while the wire is paused. */
+  get isPaused(): boolean {
+    return this.#held !== undefined;
+  }
+
+  /** Passes a frame on, or holds the frame while the wire is paused. */
+  receiveFrame(frame: Frame): void {
+    if (this.#held !== undefined) return this.#hold(this.#held, frame);
+    this.#receiver.receiveFrame(frame);
+    if (this.#fill < PAUSE_AT) return;
+    this.#held = [];
+    this.#wire.pause();
+    void this.#catchUp(this.#held);
+  }
+
+  /** Passes on all held frames, then the end. */
+  framesEnded(): void {
+    this.#isEnded = true;
+    for (const frame of this.#held ?? []) this.#receiver.receiveFrame(frame);
+    this.#held = undefined;
+    this.#receiver.framesEnded();
+  }
+
+  get #fill(): number {
+    return this.#receiver.backpressure?.fill ?? 0;
+  }
+
+  #hold(held: Frame[], frame: Frame): void {
+    const bytes = held.length === 0 ? 0 : sizeOf(frame);
+    if (held.length >= MAX_HELD_FRAMES || this.#heldBytes + bytes > MAX_HELD_BYTES) {
+      return this.#wire.overflow();
+    }
+    held.push(frame);
+    this.#heldBytes += bytes;
+  }
+
+  async #catchUp(held: Frame[]): Promise<void> {
+    do {
+      while (this.#fill > RESUME_AT && !this.#isEnded) await this.#receiver.backpressure!.changed();
+      let count = 0;
+      while (count < held.length && this.#fill < PAUSE_AT && !this.#isEnded) {
+        this.#receiver.receiveFrame(held[count++]!);
+      }
+      held.splice(0, count);
+      this.#heldBytes = held.slice(1).reduce((sum, frame) => sum + sizeOf(frame), 0);
+    } while (!this.#isEnded && (held.length > 0 || this.#fill >= PAUSE_AT));
+    if (this.#isEnded) return;
+    this.#held = undefined;
+    this.#wire.resume();
+  }
+}
+
+/** Length in UTF-16 units for a text: the bound is one of memory, not of bytes on the wire. */
+function sizeOf(frame: Frame): number {
+  return typeof frame === "string" ? frame.length : frame.byteLength;
 }

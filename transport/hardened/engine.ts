@@ -1,5 +1,5 @@
 /** A WebSocket engine for servers that face the internet without a proxy. */
-import { withMessages } from "../message_stream/with_messages.ts";
+import { withMessages } from "../message_stream/server.ts";
 import type { Connection } from "../connection.ts";
 import { withStreams } from "../websocket/streams.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
@@ -13,11 +13,9 @@ import {
   type WebSocketHost,
 } from "../websocket/server.ts";
 import type { HandshakeStats } from "./handshake_limits.ts";
-import { FrameMaker } from "./frames.ts";
 import { HardenedConnection } from "./connection.ts";
 import { Listener, type Upgrade } from "./listener.ts";
-import { HardenedSocket } from "./socket.ts";
-import { type NodeWebSocket, NodeWebSocketServer } from "./ws.ts";
+import { FrameMaker, HardenedSocket, type NodeWebSocket, NodeWebSocketServer } from "./socket.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 /** Largest message, in bytes, where neither the engine nor `serve()` sets a limit. */

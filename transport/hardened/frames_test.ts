@@ -1,5 +1,5 @@
 import { assertEquals, assertStrictEquals } from "@std/assert";
-import { FrameMaker } from "./frames.ts";
+import { FrameMaker } from "./socket.ts";
 
 Deno.test("FrameMaker.make() writes the length as RFC 6455 has it", () => {
   const frames = new FrameMaker();

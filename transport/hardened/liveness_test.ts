@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { Liveness } from "./liveness.ts";
+import { Liveness } from "./socket.ts";
 import type { HardenedSocket } from "./socket.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 

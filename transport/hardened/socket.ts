@@ -1,12 +1,67 @@
-/** A socket of `npm:ws` with an end at once, batched pongs, and Skein's close codes. */
+/** Sockets of `npm:ws` with an end at once, batched pongs, and Skein's close codes. */
+import process from "node:process";
 import { Buffer } from "node:buffer";
 import type { Socket as NodeSocket } from "node:net";
-import process from "node:process";
 import { CloseCode } from "../../errors.ts";
 import type { Frame } from "../connection.ts";
-import type { FrameMaker } from "./frames.ts";
-import { NodeWebSocket } from "./ws.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
+import type { IncomingMessage } from "node:http";
+import type { Duplex } from "node:stream";
+import { WebSocket as UntypedWebSocket, WebSocketServer as UntypedServer } from "ws";
+
+/** A socket of `ws`: the events of the web platform's WebSocket, and methods that only `ws` has. */
+export interface NodeWebSocket {
+  readonly bufferedAmount: number;
+  readonly protocol: string;
+  readonly readyState: number;
+  readonly isPaused: boolean;
+  binaryType: BinaryType;
+  addEventListener: WebSocket["addEventListener"];
+  removeEventListener: WebSocket["removeEventListener"];
+  on(event: "message" | "pong", listener: () => void): this;
+  on(event: "ping", listener: (data: Uint8Array) => void): this;
+  on(event: "error", listener: (error: Error) => void): this;
+  on(event: "close", listener: () => void): this;
+  close(code?: number, reason?: string): void;
+  pause(): void;
+  ping(): void;
+  resume(): void;
+  send(data: string | Uint8Array): void;
+  terminate(): void;
+}
+
+/** Class of sockets, to be extended. Only the server creates instances. */
+export const NodeWebSocket: new (...args: never) => NodeWebSocket = UntypedWebSocket;
+
+/** Options of {@linkcode NodeWebSocketServer}. */
+interface NodeWebSocketServerOptions {
+  readonly noServer: true;
+  readonly autoPong: false;
+  readonly clientTracking: false;
+  readonly perMessageDeflate: false;
+  readonly skipUTF8Validation: false;
+  readonly maxPayload: number;
+  readonly maxBufferedChunks: number;
+  readonly maxFragments: number;
+  readonly closeTimeout: number;
+  readonly handleProtocols: (protocols: Set<string>, request: IncomingMessage) => string | false;
+  readonly WebSocket: typeof NodeWebSocket;
+}
+
+/** Server that upgrades sockets. */
+export interface NodeWebSocketServer {
+  handleUpgrade(
+    request: IncomingMessage,
+    socket: Duplex,
+    head: Uint8Array,
+    callback: (socket: NodeWebSocket) => void,
+  ): void;
+  on(event: "wsClientError", listener: (error: Error) => void): this;
+}
+
+/** Class of servers. */
+export const NodeWebSocketServer: new (options: NodeWebSocketServerOptions) => NodeWebSocketServer =
+  UntypedServer;
 
 /** Close code that `ws` sends for a message that is too large. */
 const WS_TOO_LARGE = 1009;
@@ -146,4 +201,101 @@ export class HardenedSocket extends NodeWebSocket {
     this.#runtime.clearTimeout(this.#timer);
     this.#timer = this.#runtime.setTimeout(() => this.terminate(), FAREWELL_MS);
   }
+}
+
+/**
+ * Pings each socket that was silent for a third of the idle timeout, and ends each that stays
+ * silent for another third. One timer checks all sockets every third of the timeout, so that no
+ * socket stays silent for longer than the timeout.
+ */
+export class Liveness {
+  readonly #runtime: Runtime;
+  readonly #idleTimeoutMs: number;
+  /** Sockets, each with `true` while a ping is unanswered. Bounded by the open sockets. */
+  readonly #sockets = new Map<HardenedSocket, boolean>();
+  #timer: Timer | undefined = undefined;
+
+  /** Takes the idle timeout of each socket, in milliseconds. */
+  constructor(runtime: Runtime, idleTimeoutMs: number) {
+    this.#runtime = runtime;
+    this.#idleTimeoutMs = idleTimeoutMs;
+  }
+
+  /** Watches a socket until either end closes the connection. */
+  add(socket: HardenedSocket): void {
+    this.#sockets.set(socket, false);
+    if (this.#timer === undefined) this.#wait();
+    socket.on("close", () => {
+      this.#sockets.delete(socket);
+      if (this.#sockets.size > 0) return;
+      this.#runtime.clearTimeout(this.#timer);
+      this.#timer = undefined;
+    });
+  }
+
+  #wait(): void {
+    this.#timer = this.#runtime.setTimeout(() => {
+      this.#wait();
+      this.#sweep();
+    }, this.#idleTimeoutMs / 3);
+  }
+
+  #sweep(): void {
+    for (const [socket, isPinged] of this.#sockets) {
+      // A paused socket reads nothing, and a closing socket has a timeout of its own.
+      const isSilent = !socket.isHeard && !socket.isPaused && socket.readyState === 1;
+      if (isSilent && isPinged) {
+        socket.terminate();
+        continue;
+      }
+      if (isSilent || socket.isPaused) socket.ping();
+      this.#sockets.set(socket, isSilent);
+      socket.isHeard = false;
+    }
+  }
+}
+
+/** FIN bit and the opcode of text. */
+const TEXT = 0x81;
+
+/** FIN bit and the opcode of binary data. */
+const BINARY = 0x82;
+
+/**
+ * Encodes frames, neither masked nor fragmented, and keeps the last text: a publication goes to one
+ * socket after the other, and only the first one pays for the encoding.
+ */
+export class FrameMaker {
+  #text = "";
+  #made: Uint8Array = make("");
+
+  /**
+   * Encodes a WebSocket frame.
+   *
+   * @param frame Message to send.
+   * @returns Encoded frame. All sockets that send the same message share these bytes, which MUST
+   * NOT be changed.
+   */
+  make(frame: Frame): Uint8Array {
+    if (typeof frame !== "string") return make(frame);
+    if (this.#text !== frame) {
+      this.#made = make(frame);
+      this.#text = frame;
+    }
+    return this.#made;
+  }
+}
+
+function make(frame: Frame): Uint8Array {
+  const isText = typeof frame === "string";
+  const length = isText ? Buffer.byteLength(frame) : frame.length;
+  const start = length < 126 ? 2 : length < 65_536 ? 4 : 10;
+  const made = Buffer.allocUnsafe(start + length);
+  made[0] = isText ? TEXT : BINARY;
+  made[1] = start === 2 ? length : start === 4 ? 126 : 127;
+  if (start === 4) made.writeUInt16BE(length, 2);
+  if (start === 10) made.writeBigUInt64BE(BigInt(length), 2);
+  if (isText) made.write(frame, start);
+  else made.set(frame, start);
+  return made;
 }

@@ -5,9 +5,13 @@ import type { Socket } from "node:net";
 import { Duplex } from "node:stream";
 import { turns } from "../../testing/turns.ts";
 import { frameOf } from "../../tests/servers.ts";
-import { FrameMaker } from "./frames.ts";
-import { HardenedSocket, MAX_UNSENT_PONG_BYTES } from "./socket.ts";
-import { type NodeWebSocket, NodeWebSocketServer } from "./ws.ts";
+import { FrameMaker } from "./socket.ts";
+import {
+  HardenedSocket,
+  MAX_UNSENT_PONG_BYTES,
+  type NodeWebSocket,
+  NodeWebSocketServer,
+} from "./socket.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 const PING = 0x89;

@@ -1,12 +1,7 @@
-/** Frames of QMux, from RFC 9000 section 19, RFC 9221 and draft-ietf-quic-qmux. */
+/** Frames of QMux, from RFC 9000 sections 18 to 20, RFC 9221 and draft-ietf-quic-qmux. */
 import type { StreamDirection } from "../connection.ts";
-import { Cursor } from "./_cursor.ts";
-import { QmuxError, QuicError } from "./error_codes.ts";
-import {
-  decodeTransportParameters,
-  MAX_STREAM_COUNT,
-  type TransportParameters,
-} from "./transport_parameters.ts";
+import { encodeVarint, readVarint, varintLengthAt } from "../quic/varint.ts";
+import { ProtocolError } from "../../errors.ts";
 
 /** One-byte frame types. */
 export const FrameType = {
@@ -62,6 +57,45 @@ export const PING_TYPE = 0x348c67529ef8c7bdn;
 
 /** QX_PING frame that answers. */
 export const PONG_TYPE = 0x348c67529ef8c7ben;
+
+/** QUIC transport error codes. */
+export const QuicError = {
+  /** Close without an error. */
+  noError: 0x0,
+  /** Internal failure of the sending end. */
+  internalError: 0x1,
+  /** More bytes received than granted. */
+  flowControlError: 0x3,
+  /** More streams opened than granted. */
+  streamLimitError: 0x4,
+  /** Frame for a stream in a state that does not allow the frame. */
+  streamStateError: 0x5,
+  /** Changed final size of a stream. */
+  finalSizeError: 0x6,
+  /** Undecodable frame. */
+  frameEncodingError: 0x7,
+  /** Undecodable or forbidden transport parameters. */
+  transportParameterError: 0x8,
+  /** Any other protocol violation. */
+  protocolViolation: 0xa,
+} as const;
+
+/** Protocol violation by the peer, with the QUIC error code. */
+export class QmuxError extends ProtocolError {
+  /** One of {@linkcode QuicError}. */
+  readonly quicCode: number;
+
+  /**
+   * Creates the error.
+   *
+   * @param quicCode One of {@linkcode QuicError}.
+   * @param message Expected and received input.
+   */
+  constructor(quicCode: number, message: string) {
+    super(message);
+    this.quicCode = quicCode;
+  }
+}
 
 /** STREAM frame. */
 export interface StreamFrame {
@@ -135,7 +169,111 @@ export type QmuxFrame =
   | { readonly kind: "parameters"; readonly parameters: TransportParameters }
   | { readonly kind: "ping" | "pong"; readonly sequence: bigint };
 
+/** Parameters that an end announces before all other frames. Some of QUIC are forbidden in QMux. */
+export interface TransportParameters {
+  /** Idle timeout in milliseconds; 0 is none. */
+  readonly maxIdleTimeoutMs: number;
+  /** Bytes of all streams together that the other end may send at first. */
+  readonly maxData: number;
+  /** Bytes of a bidirectional stream opened by this end. */
+  readonly maxStreamDataBidiLocal: number;
+  /** Bytes of a bidirectional stream opened by the other end. */
+  readonly maxStreamDataBidiRemote: number;
+  /** Bytes of a unidirectional stream. */
+  readonly maxStreamDataUni: number;
+  /** Bidirectional streams that the other end may open at first. */
+  readonly maxStreamsBidi: number;
+  /** Unidirectional streams that the other end may open at first. */
+  readonly maxStreamsUni: number;
+  /** Largest DATAGRAM frame (RFC 9221); 0 is none. */
+  readonly maxDatagramFrameSize: number;
+  /** Largest record, without the size field. */
+  readonly maxRecordSize: number;
+}
+
+/** Largest record of an end that does not announce `maxRecordSize`. */
+export const DEFAULT_MAX_RECORD_SIZE = 16_382;
+
+/** Largest valid number of streams in one direction (RFC 9000 section 4.6). */
+const MAX_STREAM_COUNT: number = 2 ** 60;
+
+/** Parameters of an end that announces none. */
+export const DEFAULT_PARAMETERS: TransportParameters = Object.freeze({
+  maxIdleTimeoutMs: 0,
+  maxData: 0,
+  maxStreamDataBidiLocal: 0,
+  maxStreamDataBidiRemote: 0,
+  maxStreamDataUni: 0,
+  maxStreamsBidi: 0,
+  maxStreamsUni: 0,
+  maxDatagramFrameSize: 0,
+  maxRecordSize: DEFAULT_MAX_RECORD_SIZE,
+});
+
 const decoder = new TextDecoder();
+
+/** Reading position in a byte array; reading past the end throws. */
+class Cursor {
+  readonly bytes: Uint8Array;
+  /** Offset of the next byte. */
+  at = 0;
+  readonly #code: number;
+
+  /**
+   * Creates a cursor at the start.
+   *
+   * @param bytes Bytes to read.
+   * @param code QUIC error code to throw when the bytes end too early.
+   */
+  constructor(bytes: Uint8Array, code: number) {
+    this.bytes = bytes;
+    this.#code = code;
+  }
+
+  /** Bytes left to read. */
+  get left(): number {
+    return this.bytes.byteLength - this.at;
+  }
+
+  /** Reads a number; one above 2^53 - 1 is rounded. */
+  varint(): number {
+    const { bytes, at } = this;
+    if (at < bytes.byteLength) {
+      const first = bytes[at]!;
+      if (first < 0x40) {
+        this.at = at + 1;
+        return first;
+      }
+      const end = at + varintLengthAt(first);
+      if (end <= bytes.byteLength) {
+        this.at = end;
+        return readVarint(bytes, at);
+      }
+    }
+    throw this.#tooShort();
+  }
+
+  /** Reads a number exactly. */
+  exactVarint(): bigint {
+    const { at } = this;
+    const value = this.varint();
+    if (value <= Number.MAX_SAFE_INTEGER) return BigInt(value);
+    const { buffer, byteOffset } = this.bytes;
+    return new DataView(buffer, byteOffset + at, 8).getBigUint64(0) & 0x3fff_ffff_ffff_ffffn;
+  }
+
+  /** Reads bytes, without a copy. */
+  take(count: number): Uint8Array {
+    if (count > this.left) throw this.#tooShort();
+    const start = this.at;
+    this.at = start + count;
+    return this.bytes.subarray(start, this.at);
+  }
+
+  #tooShort(): QmuxError {
+    return new QmuxError(this.#code, `Expected more than ${this.bytes.byteLength} bytes`);
+  }
+}
 
 /** Reader for the frames of one record. */
 export class FrameReader {
@@ -272,15 +410,6 @@ export function decodeRecord(record: Uint8Array): QmuxFrame[] {
   return frames;
 }
 
-/** Derives the direction from a frame type: of each pair, the even type is bidirectional. */
-function directionOf(type: number): StreamDirection {
-  return (type & 1) === 0 ? "bidirectional" : "unidirectional";
-}
-
-function malformed(message: string): QmuxError {
-  return new QmuxError(QuicError.frameEncodingError, message);
-}
-
 /**
  * Decodes the frame of a message. A STREAM frame has no offset field and follows the bytes received
  * before; its `offset` is `NaN`.
@@ -314,4 +443,97 @@ export function decodeLegacyFrame(message: Uint8Array): QmuxFrame {
     QuicError.frameEncodingError,
     `There is no frame of type 0x${type.toString(16)}`,
   );
+}
+
+/** Derives the direction from a frame type: of each pair, the even type is bidirectional. */
+function directionOf(type: number): StreamDirection {
+  return (type & 1) === 0 ? "bidirectional" : "unidirectional";
+}
+
+function malformed(message: string): QmuxError {
+  return new QmuxError(QuicError.frameEncodingError, message);
+}
+
+/** Parameter ids of RFC 9000 section 18.2, RFC 9221 and draft-ietf-quic-qmux. */
+const IDS: ReadonlyMap<bigint, keyof TransportParameters> = new Map([
+  [0x01n, "maxIdleTimeoutMs"],
+  [0x04n, "maxData"],
+  [0x05n, "maxStreamDataBidiLocal"],
+  [0x06n, "maxStreamDataBidiRemote"],
+  [0x07n, "maxStreamDataUni"],
+  [0x08n, "maxStreamsBidi"],
+  [0x09n, "maxStreamsUni"],
+  [0x20n, "maxDatagramFrameSize"],
+  [0x0571c59429cd0845n, "maxRecordSize"],
+]);
+
+/** Parameters that count streams. */
+const COUNTS: ReadonlySet<keyof TransportParameters> = new Set(["maxStreamsBidi", "maxStreamsUni"]);
+
+/** QUIC parameters that have no meaning in QMux. */
+const FORBIDDEN: ReadonlySet<bigint> = new Set(
+  [0x00, 0x02, 0x03, 0x0a, 0x0b, 0x0c, 0x0d, 0x0e, 0x0f, 0x10].map(BigInt),
+);
+
+/**
+ * Encodes parameters; default values are left out.
+ *
+ * @returns The body of a QX_TRANSPORT_PARAMETERS frame.
+ */
+export function encodeTransportParameters(parameters: TransportParameters): Uint8Array {
+  const bytes: number[] = [];
+  for (const [id, name] of IDS) {
+    const value = parameters[name];
+    if (value === DEFAULT_PARAMETERS[name]) continue;
+    const encoded = encodeVarint(value);
+    bytes.push(...encodeId(id), encoded.byteLength, ...encoded);
+  }
+  return Uint8Array.from(bytes);
+}
+
+/**
+ * Decodes parameters; unknown ones are ignored.
+ *
+ * @param bytes The body of a QX_TRANSPORT_PARAMETERS frame.
+ * @returns Announced values, with defaults for the rest.
+ * @throws {QmuxError} If the parameters cannot be decoded or are not allowed.
+ */
+export function decodeTransportParameters(bytes: Uint8Array): TransportParameters {
+  const parameters: { -readonly [Name in keyof TransportParameters]: number } = {
+    ...DEFAULT_PARAMETERS,
+  };
+  const seen = new Set<bigint>();
+  const cursor = new Cursor(bytes, QuicError.transportParameterError);
+  while (cursor.left > 0) {
+    const id = cursor.exactVarint();
+    const value = new Cursor(cursor.take(cursor.varint()), QuicError.transportParameterError);
+    const name = IDS.get(id);
+    if (FORBIDDEN.has(id)) throw refused(id, "is not allowed in QMux");
+    if (name === undefined) continue;
+    if (seen.has(id)) throw refused(id, "came twice");
+    seen.add(id);
+    const number = value.exactVarint();
+    if (value.left > 0) throw refused(id, "is longer than its number");
+    if (number > MAX_STREAM_COUNT && COUNTS.has(name)) throw refused(id, "is above 2^60");
+    parameters[name] = Number(number);
+  }
+  if (parameters.maxRecordSize < DEFAULT_MAX_RECORD_SIZE) {
+    throw invalid(`maxRecordSize is below ${DEFAULT_MAX_RECORD_SIZE}`);
+  }
+  return parameters;
+}
+
+function encodeId(id: bigint): Uint8Array {
+  if (id <= BigInt(Number.MAX_SAFE_INTEGER)) return encodeVarint(Number(id));
+  const bytes = new Uint8Array(8);
+  new DataView(bytes.buffer).setBigUint64(0, id | 0xc000_0000_0000_0000n);
+  return bytes;
+}
+
+function refused(id: bigint, why: string): QmuxError {
+  return invalid(`Parameter 0x${id.toString(16)} ${why}`);
+}
+
+function invalid(message: string): QmuxError {
+  return new QmuxError(QuicError.transportParameterError, message);
 }

@@ -1,15 +1,17 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { QmuxError, QuicError } from "./error_codes.ts";
 import {
   decodeLegacyFrame,
   decodeRecord,
+  DEFAULT_MAX_RECORD_SIZE,
+  DEFAULT_PARAMETERS,
   PARAMETERS_TYPE,
   PING_TYPE,
   PONG_TYPE,
+  QmuxError,
   type QmuxFrame,
+  QuicError,
 } from "./frames.ts";
 import { RecordWriter } from "./record.ts";
-import { DEFAULT_MAX_RECORD_SIZE, DEFAULT_PARAMETERS } from "./transport_parameters.ts";
 
 const encoder = new TextEncoder();
 const bytes = (text: string) => encoder.encode(text);

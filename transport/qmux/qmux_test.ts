@@ -4,12 +4,19 @@ import { StreamError, TimeoutError } from "../../errors.ts";
 import { type TestEnd, testEnd, TestPair, turn } from "../../tests/qmux_wire.ts";
 import type { ConnectionEvent } from "../connection.ts";
 import { directReadable, directWritable } from "../direct.ts";
-import { MAX_BUFFERED_BYTES } from "./_outlet.ts";
+import { MAX_BUFFERED_BYTES } from "./record_scheduler.ts";
 import { MAX_HELD_DATAGRAMS, MAX_WAITING_DATAGRAMS } from "./datagrams.ts";
-import { decodeRecord, PARAMETERS_TYPE, PING_TYPE, PONG_TYPE, type QmuxFrame } from "./frames.ts";
+import {
+  decodeRecord,
+  DEFAULT_PARAMETERS,
+  PARAMETERS_TYPE,
+  PING_TYPE,
+  PONG_TYPE,
+  type QmuxFrame,
+  type TransportParameters,
+} from "./frames.ts";
 import { MAX_DATAGRAM_FRAME_BYTES, MAX_RECORD_BYTES, type QmuxOptions } from "./qmux.ts";
 import { RecordWriter } from "./record.ts";
-import { DEFAULT_PARAMETERS, type TransportParameters } from "./transport_parameters.ts";
 
 const GENEROUS: TransportParameters = {
   ...DEFAULT_PARAMETERS,

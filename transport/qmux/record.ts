@@ -1,7 +1,11 @@
 /** Writer for records, frame by frame. */
 import { varintLength, writeVarint } from "../quic/varint.ts";
-import { FrameType, StreamBit } from "./frames.ts";
-import { encodeTransportParameters, type TransportParameters } from "./transport_parameters.ts";
+import {
+  encodeTransportParameters,
+  FrameType,
+  StreamBit,
+  type TransportParameters,
+} from "./frames.ts";
 
 /** Buffer size of a record that begins with a small frame. */
 const MIN_CAPACITY = 512;

@@ -16,7 +16,7 @@ import type {
 import { MAX_VARINT } from "../quic/varint.ts";
 import { startTimer } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { QmuxError, QuicError } from "./error_codes.ts";
+import { QmuxError, QuicError } from "./frames.ts";
 import { FrameType } from "./frames.ts";
 import type { RecordWriter } from "./record.ts";
 

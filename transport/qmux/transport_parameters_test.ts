@@ -1,10 +1,11 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { QmuxError, QuicError } from "./error_codes.ts";
 import {
   decodeTransportParameters,
   DEFAULT_PARAMETERS,
   encodeTransportParameters,
-} from "./transport_parameters.ts";
+  QmuxError,
+  QuicError,
+} from "./frames.ts";
 
 Deno.test("transport parameters survive the way there and back", () => {
   const parameters = {

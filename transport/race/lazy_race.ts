@@ -7,8 +7,11 @@
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import { checkTransports } from "./transports.ts";
 import type { Connection } from "../connection.ts";
-import { type DialWebSocketOptions, openWebSocket } from "../websocket/dial.ts";
-import type { LoadStreams } from "../websocket/lazy_streams.ts";
+import {
+  type DialWebSocketOptions,
+  type LoadStreams,
+  openWebSocket,
+} from "../websocket/connection.ts";
 import { isNativeWebTransportAvailable } from "../native/support.ts";
 import { within } from "../../base/wait.ts";
 import { platformRuntime } from "../../base/runtime.ts";

@@ -5,7 +5,7 @@
  */
 import type { Connection, FlowControlOptions } from "../connection.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../webtransport.ts";
-import type { DialWebSocketOptions } from "../websocket/dial.ts";
+import type { DialWebSocketOptions } from "../websocket/connection.ts";
 
 /** A transport that a client can use. */
 export type TransportName = "webtransport" | "websocket";

@@ -6,7 +6,7 @@
 import { ConnectionError } from "../../errors.ts";
 import { locateWebTransport } from "./locate.ts";
 import type { Connection } from "../connection.ts";
-import { MESSAGE_PROTOCOL, openMessages } from "../message_stream/message_stream.ts";
+import { MESSAGE_PROTOCOL, openMessages } from "../message_stream/connection.ts";
 import { type DialWebTransportOptions, TOKEN_MARK, TOKEN_MARK_QUERY } from "../webtransport.ts";
 import type { WebTransportLeg } from "./options.ts";
 import { platformRuntime } from "../../base/runtime.ts";

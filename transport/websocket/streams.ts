@@ -4,10 +4,10 @@ import { EarlyDrain } from "./early_drain.ts";
 import type { Multiplexer, MultiplexerLink, StreamsHost } from "../qmux/multiplexer.ts";
 import { NoStreams } from "../unsupported.ts";
 import type { Connection, ConnectionCloseInfo, FlowControlOptions } from "../connection.ts";
-import { openMessages } from "../message_stream/message_stream.ts";
+import { openMessages } from "../message_stream/connection.ts";
 import { Qmux } from "../qmux/qmux.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
-import { withQmux } from "../qmux/with_qmux.ts";
+import { withQmux } from "../qmux/connection.ts";
 import type { Runtime } from "../../base/runtime.ts";
 
 /** QMux protocol whose messages travel on a stream. */

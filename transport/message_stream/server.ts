@@ -10,7 +10,7 @@ import {
   type MessageBounds,
   MessageStreamConnection,
   openMessages,
-} from "./message_stream.ts";
+} from "./connection.ts";
 
 /** Longest wait of a server for the client's stream, in milliseconds. */
 const STREAM_TIMEOUT_MS = 10_000;

@@ -19,7 +19,7 @@ import type {
   SendStream,
 } from "../connection.ts";
 import { checkWireClose, isPortableCloseCode, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
-import { QuicError } from "./error_codes.ts";
+import { QuicError } from "./frames.ts";
 import { Qmux, type QmuxLink } from "./qmux.ts";
 import type { QmuxVersion } from "./versions.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -63,7 +63,7 @@ export interface WithQmuxOptions {
  *
  * @example In memory
  * ```ts
- * import { withQmux } from "./with_qmux.ts";
+ * import { withQmux } from "./connection.ts";
  * import { platformRuntime } from "../../base/runtime.ts";
  * import { directStream, memoryPair } from "@skein/skein/transport";
  * import { assertEquals } from "@std/assert";

@@ -10,7 +10,7 @@ import type {
 } from "../connection.ts";
 import { directStream } from "../direct.ts";
 import { type MemoryLink, memoryPair } from "../memory/memory.ts";
-import { type MessageStreamOptions, withMessages } from "./with_messages.ts";
+import { type MessageStreamOptions, withMessages } from "./server.ts";
 
 /** One end with messages; the other speaks the bytes by hand. */
 interface Half extends AsyncDisposable {

@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { FrameInbox, MAX_HELD_BYTES, MAX_HELD_FRAMES } from "./frame_inbox.ts";
-import type { Frame } from "../connection.ts";
+import type { Frame } from "./connection.ts";
 
 Deno.test("FrameInbox.deliver() calls the receiver synchronously", () => {
   const inbox = new FrameInbox();

@@ -1,8 +1,7 @@
-/** A WebSocket as a connection: the code that client and server share. */
+/** WebSocket connections: dialing, and the code that client and server share. */
 import { ConnectionError } from "../../errors.ts";
 import { checkCloseInfo } from "../close_info.ts";
-import { FrameInbox } from "./frame_inbox.ts";
-import { lateReadable, lateWritable, type LoadStreams } from "./lazy_streams.ts";
+import { FrameInbox } from "../frame_inbox.ts";
 import type { Multiplexer, StreamsHost } from "../qmux/multiplexer.ts";
 import type {
   BidirectionalStream,
@@ -23,9 +22,102 @@ import type {
   ReceiveStream,
   SendStream,
 } from "../connection.ts";
-import { publicUrl } from "../url.ts";
+import { parseServerUrl, publicUrl } from "../url.ts";
 import { within } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
+
+/** Options for {@linkcode dialWebSocket}. */
+export interface DialWebSocketOptions {
+  /** Subprotocols to offer, in order of preference. */
+  readonly protocols?: readonly string[];
+  /** Request headers; Deno only, because browsers do not allow them. */
+  readonly headers?: HeadersInit;
+  /** Amount that the server may send on streams before the application reads. */
+  readonly flowControl?: FlowControlOptions | undefined;
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
+  /** Cancels the attempt. */
+  readonly signal?: AbortSignal;
+  /**
+   * Timeout in milliseconds; `Infinity` waits without limit.
+   *
+   * @default {10000}
+   */
+  readonly timeoutMs?: number;
+}
+
+/** Code for streams and datagrams on a WebSocket, which a page with only messages does not load. */
+export type StreamsPart = Pick<
+  typeof import("./streams.ts"),
+  "openStreams" | "withStreams"
+>;
+
+/** Loads a {@linkcode StreamsPart}. */
+export type LoadStreams = () => Promise<StreamsPart>;
+
+/** Options for {@linkcode openWebSocket}. */
+interface OpenWebSocketOptions extends DialWebSocketOptions {
+  /** Clocks and timers of the client. */
+  readonly runtime: Runtime;
+  /** Loads the code for streams and datagrams. */
+  readonly load: LoadStreams;
+}
+
+/** Opens a WebSocket connection, as `dialWebSocket` documents. */
+export async function openWebSocket(
+  url: string | URL,
+  options: OpenWebSocketOptions,
+): Promise<Connection> {
+  const { runtime, protocols = [], headers, flowControl, signal, timeoutMs = 10_000, load } =
+    options;
+  signal?.throwIfAborted();
+  const target = parseServerUrl(url);
+  target.protocol = target.protocol.replace("http", "ws");
+  const loadStreams: LoadStreams = () =>
+    load().catch((cause) => {
+      throw new ConnectionError("Cannot load streams", { cause });
+    });
+  const connection = new WebSocketConnection(openSocket(target, protocols, headers), {
+    runtime,
+    flowControl,
+    loadStreams,
+  });
+  const open = async () => {
+    await connection.ready;
+    if (!/^(qmux-|webtransport$)/.test(connection.protocol)) return connection;
+    const { withStreams } = await loadStreams();
+    return withStreams(connection, { runtime, side: "client", flowControl });
+  };
+  try {
+    const late = `Cannot open WebSocket to ${publicUrl(target)} within`;
+    return await within(runtime, open(), { late, signal, timeoutMs });
+  } catch (error) {
+    connection.abandon();
+    throw error;
+  }
+}
+
+function openSocket(
+  url: URL,
+  protocols: readonly string[],
+  headers: HeadersInit | undefined,
+): WebSocket {
+  const offered = [...protocols];
+  // Deno's constructor takes an object, which the web's types do not declare.
+  const Socket = WebSocket as unknown as new (
+    url: URL,
+    options: string[] | { protocols: string[]; headers: HeadersInit },
+  ) => WebSocket;
+  try {
+    return new Socket(url, headers ? { protocols: offered, headers } : offered);
+  } catch (cause) {
+    throw headers ? new TypeError("Cannot open WebSocket with headers", { cause }) : cause;
+  }
+}
 
 /** Buffered bytes at or below which the socket counts as drained. */
 const LOW_WATER_MARK = 32_768;
@@ -90,7 +182,6 @@ export type Socket =
   & Partial<Pick<WebSocket, "url">>;
 
 const EVENTS = ["open", "message", "close", "error"] as const;
-
 const CONNECTING = 0;
 const OPEN = 1;
 const CLOSED = 3;
@@ -498,4 +589,40 @@ function isPlain(url: string, detail: string): boolean {
 /** Close codes 1000 (normal) and 1005 (no code given). */
 function isNormal(code: number): boolean {
   return code === 1000 || code === 1005;
+}
+
+/**
+ * Creates a stream that opens its source on the first read.
+ *
+ * @typeParam T Type of the chunks.
+ * @param open Opens the source; called by the first read.
+ * @returns A stream of the source's chunks.
+ */
+function lateReadable<T>(open: () => Promise<ReadableStream<T>>): ReadableStream<T> {
+  let reader: ReadableStreamDefaultReader<T> | undefined;
+  return new ReadableStream<T>({
+    async pull(controller): Promise<void> {
+      const { done, value } = await (reader ??= (await open()).getReader()).read();
+      if (done) controller.close();
+      else controller.enqueue(value);
+    },
+    // Before the first read there is no source to cancel.
+    cancel: (reason) => reader?.cancel(reason),
+  }, { highWaterMark: 0 });
+}
+
+/**
+ * Creates a stream that opens its sink on the first write.
+ *
+ * @typeParam T Type of the chunks.
+ * @param open Opens the sink; called by the first write.
+ * @returns A stream that writes to the sink.
+ */
+function lateWritable<T>(open: () => Promise<WritableStream<T>>): WritableStream<T> {
+  let writer: WritableStreamDefaultWriter<T> | undefined;
+  return new WritableStream<T>({
+    async write(chunk): Promise<void> {
+      await (writer ??= (await open()).getWriter()).write(chunk);
+    },
+  });
 }

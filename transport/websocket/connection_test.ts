@@ -1,8 +1,7 @@
 import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
-import type { StreamsPart } from "./lazy_streams.ts";
 import type { Multiplexer } from "../qmux/multiplexer.ts";
-import { type Socket, WebSocketConnection } from "./websocket.ts";
+import { type Socket, type StreamsPart, WebSocketConnection } from "./connection.ts";
 import type { Frame } from "../connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 

@@ -2,10 +2,9 @@ import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from 
 import { turn } from "../../tests/qmux_wire.ts";
 import { ConnectionError } from "../../errors.ts";
 import { memoryPair } from "../memory/memory.ts";
-import { decodeRecord, PARAMETERS_TYPE } from "./frames.ts";
+import { decodeRecord, DEFAULT_PARAMETERS, PARAMETERS_TYPE } from "./frames.ts";
 import { RecordWriter } from "./record.ts";
-import { DEFAULT_PARAMETERS } from "./transport_parameters.ts";
-import { withQmux } from "./with_qmux.ts";
+import { withQmux } from "./connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 /** What a WebSocket is in memory. */

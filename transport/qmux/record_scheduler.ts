@@ -1,12 +1,17 @@
 /** Scheduler of outgoing records: priorities, fairness, and a bound on bytes in the wire. */
 import { HAS_TURN_END, type Runtime } from "../../base/runtime.ts";
 import type { MultiplexerLink } from "./multiplexer.ts";
-import type { QmuxCredit } from "./_credit.ts";
+import type { QmuxCredit } from "./credit.ts";
 import type { QmuxDatagrams } from "./datagrams.ts";
-import { FrameType, PARAMETERS_TYPE, PING_TYPE, PONG_TYPE } from "./frames.ts";
+import {
+  FrameType,
+  PARAMETERS_TYPE,
+  PING_TYPE,
+  PONG_TYPE,
+  type TransportParameters,
+} from "./frames.ts";
 import { datagramFrameSize, type RecordWriter } from "./record.ts";
 import type { QmuxStream, SendHalf } from "./stream.ts";
-import type { TransportParameters } from "./transport_parameters.ts";
 
 /** Most empty levels kept for reuse; making a level costs more than a small message. */
 const MAX_EMPTY_LEVELS = 8;

@@ -3,7 +3,7 @@ import { TestPair } from "../../tests/qmux_wire.ts";
 import { Random } from "../../tests/random.ts";
 import { StreamError } from "../../errors.ts";
 import { directReadable, directWritable } from "../direct.ts";
-import { MAX_BUFFERED_BYTES } from "./_outlet.ts";
+import { MAX_BUFFERED_BYTES } from "./record_scheduler.ts";
 import { MAX_RECORD_BYTES } from "./qmux.ts";
 
 const SCHEDULES = 1_000;

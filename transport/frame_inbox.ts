@@ -1,5 +1,5 @@
 /** A buffer for frames that arrive before there is a receiver. */
-import type { Frame, FrameReceiver } from "../connection.ts";
+import type { Frame, FrameReceiver } from "./connection.ts";
 
 /**
  * Most frames held before there is a receiver: a peer may send at once, and an application needs a

@@ -1,7 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { seededRandom } from "../memory/path.ts";
-import { FrameParser } from "./parser.ts";
-import { FrameQueue, MAX_WRITE_BYTES } from "./queue.ts";
+import { FrameParser, FrameQueue, MAX_WRITE_BYTES } from "./frames.ts";
 import type { Frame } from "../connection.ts";
 
 /** Everything that a queue has to write. */

@@ -2,9 +2,8 @@
 import { CloseCode, ConnectionError } from "../../errors.ts";
 import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import { directStream } from "../direct.ts";
-import { FrameInbox } from "../websocket/frame_inbox.ts";
-import { FrameParser, type FrameSink } from "./parser.ts";
-import { FrameQueue } from "./queue.ts";
+import { FrameInbox } from "../frame_inbox.ts";
+import { FrameParser, FrameQueue, type FrameSink } from "./frames.ts";
 import type {
   BidirectionalStream,
   CloseOptions,

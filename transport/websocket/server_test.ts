@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { ConnectionError } from "../../errors.ts";
-import { ServerWebSocketConnection, type SocketLease } from "./server_socket.ts";
+import { ServerWebSocketConnection, type SocketLease } from "./server.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 /** An open socket whose peer never answers by itself. */

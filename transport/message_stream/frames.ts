@@ -1,0 +1,426 @@
+/**
+ * The frames of a message stream: `length(varint) kind(u8) body`, where the length is the number of
+ * bytes of the body, and the varint is QUIC's (RFC 9000, section 16).
+ */
+import { CloseCode } from "../../errors.ts";
+import type { Frame } from "../connection.ts";
+
+/** The body is text in UTF-8: one or more envelopes, joined by line feeds. */
+export const KIND_TEXT = 0;
+
+/** The body is a binary message without its mark. */
+export const KIND_BINARY = 1;
+
+/** An end mark: no frame comes after it. The body is empty. */
+export const KIND_END = 2;
+
+/**
+ * First byte of the mark of a binary message, on wires with other binary frames. On a message
+ * stream the kind replaces the mark, which each end removes and adds.
+ */
+const MARK_0 = 0x40;
+
+/** Second byte of the mark. */
+const MARK_1 = 0x53;
+
+/** Length of the mark; at most that of the shortest head of a frame. */
+export const MARK_BYTES = 2;
+
+/**
+ * First buffer of a frame that comes in parts: the length is the peer's claim, and may be false.
+ */
+const FIRST_BODY_BYTES = 16 * 1024;
+
+/** Most bytes of one write, so that the buffered bytes shrink step by step. */
+export const MAX_WRITE_BYTES = 256 * 1024;
+
+/** Size from which on a binary message is not copied: a broadcast is in memory once. */
+const SHARED_BYTES = 16 * 1024;
+
+/** Size of the first buffer: most sessions send little at a time. */
+const FIRST_BUFFER_BYTES = 512;
+
+/** Largest buffer that is kept for the next write; ten thousand idle sessions hold one each. */
+const SPARE_BUFFER_BYTES = 4096;
+
+/** Longest head of a frame: a length of four bytes, and the kind. */
+const MAX_HEAD_BYTES = 5;
+
+/** Bytes reserved beyond those of a text in ASCII. */
+const SLACK_BYTES = 16;
+const encoder = new TextEncoder();
+
+// Keeps a byte order mark at the start of a text.
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
+/**
+ * Tells if bytes are a binary message with its mark.
+ *
+ * @param frame The bytes.
+ * @returns `true` if the bytes begin with the mark.
+ */
+export function isMarked(frame: Uint8Array): boolean {
+  return frame.length >= MARK_BYTES && frame[0] === MARK_0 && frame[1] === MARK_1;
+}
+
+/** Receiver of parsed frames. */
+export interface FrameSink {
+  /** Called with a whole frame: text, or a binary message with its mark. */
+  onFrame(frame: Frame): void;
+  /** Called at the end mark. No other call follows. */
+  onEnd(): void;
+  /** Called at malformed input. No other call follows. */
+  onRefused(closeCode: number, reason: string): void;
+}
+
+/** A frame with an incomplete body. */
+interface OpenFrame {
+  readonly kind: number;
+  /** Length of the body, with the mark of a binary message. */
+  readonly length: number;
+  filled: number;
+  bytes: Uint8Array;
+}
+
+/**
+ * An incremental parser. Holds at most one frame, in a buffer of at most twice the bytes received.
+ */
+export class FrameParser {
+  readonly #sink: FrameSink;
+  readonly #maxFrameBytes: number;
+  #head: Uint8Array | undefined;
+  #open: OpenFrame | undefined;
+  #isDone = false;
+
+  /**
+   * Creates a parser.
+   *
+   * @param sink Receives the parsed frames.
+   * @param maxFrameBytes Longest body; a longer one is refused without being buffered.
+   */
+  constructor(sink: FrameSink, maxFrameBytes: number) {
+    this.#sink = sink;
+    this.#maxFrameBytes = maxFrameBytes;
+  }
+
+  /**
+   * Parses the next chunk.
+   *
+   * @param chunk The bytes, which belong to the parser from now on.
+   */
+  push(chunk: Uint8Array): void {
+    if (this.#isDone) return;
+    let bytes = chunk;
+    let at = this.#open === undefined ? 0 : this.#fill(this.#open, chunk);
+    if (this.#head !== undefined) {
+      bytes = joined(this.#head, chunk);
+      this.#head = undefined;
+    }
+    while (at < bytes.length && !this.#isDone) at = this.#readFrame(bytes, at);
+  }
+
+  /** Reads one frame, and returns the index of the next one. */
+  #readFrame(bytes: Uint8Array, at: number): number {
+    const first = bytes[at]!;
+    const size = 1 << (first >> 6);
+    const body = at + size + 1;
+    if (body > bytes.length) {
+      this.#head = bytes.slice(at);
+      return bytes.length;
+    }
+    let length = first & 0x3f;
+    for (let i = 1; i < size; i++) length = length * 256 + bytes[at + i]!;
+    const kind = bytes[body - 1]!;
+    if (!this.#accepts(kind, length)) return bytes.length;
+    const end = body + length;
+    if (end > bytes.length) {
+      this.#begin(kind, length, bytes.subarray(body));
+      return bytes.length;
+    }
+    if (kind === KIND_TEXT) this.#emitText(bytes.subarray(body, end));
+    else if (kind === KIND_BINARY) {
+      // The head has been read, and has at least the length of the mark written over it.
+      bytes[body - 2] = MARK_0;
+      bytes[body - 1] = MARK_1;
+      this.#sink.onFrame(bytes.slice(body - MARK_BYTES, end));
+    } else this.#end();
+    return end;
+  }
+
+  #accepts(kind: number, length: number): boolean {
+    if (length > this.#maxFrameBytes) {
+      this.#refuse(CloseCode.tooLarge, `A frame has more than ${this.#maxFrameBytes} bytes`);
+    } else if (kind > KIND_END) {
+      this.#refuse(CloseCode.malformed, `A frame is of kind ${kind}, which is not known`);
+    } else if (kind === KIND_END && length > 0) {
+      this.#refuse(CloseCode.malformed, "An end mark has a body");
+    } else return true;
+    return false;
+  }
+
+  #begin(kind: number, bodyLength: number, start: Uint8Array): void {
+    const mark = kind === KIND_BINARY ? MARK_BYTES : 0;
+    const length = mark + bodyLength;
+    const bytes = new Uint8Array(Math.min(length, Math.max(FIRST_BODY_BYTES, start.length * 2)));
+    if (mark > 0) {
+      bytes[0] = MARK_0;
+      bytes[1] = MARK_1;
+    }
+    this.#open = { kind, length, filled: mark, bytes };
+    this.#fill(this.#open, start);
+  }
+
+  /** Adds to the incomplete frame, and returns the number of bytes taken. */
+  #fill(open: OpenFrame, chunk: Uint8Array): number {
+    const { length, filled } = open;
+    const taken = Math.min(chunk.length, length - filled);
+    const end = filled + taken;
+    if (end > open.bytes.length) {
+      const larger = new Uint8Array(Math.min(length, Math.max(end, open.bytes.length * 2)));
+      larger.set(open.bytes.subarray(0, filled));
+      open.bytes = larger;
+    }
+    open.bytes.set(taken === chunk.length ? chunk : chunk.subarray(0, taken), filled);
+    open.filled = end;
+    if (end === length) {
+      this.#open = undefined;
+      if (open.kind === KIND_TEXT) this.#emitText(open.bytes);
+      else this.#sink.onFrame(open.bytes);
+    }
+    return taken;
+  }
+
+  #emitText(bytes: Uint8Array): void {
+    let text: string;
+    try {
+      text = decoder.decode(bytes);
+    } catch {
+      return this.#refuse(CloseCode.malformed, "A text frame is not UTF-8");
+    }
+    this.#sink.onFrame(text);
+  }
+
+  #end(): void {
+    this.#isDone = true;
+    this.#sink.onEnd();
+  }
+
+  #refuse(closeCode: number, reason: string): void {
+    this.#isDone = true;
+    this.#sink.onRefused(closeCode, reason);
+  }
+}
+
+function joined(head: Uint8Array, chunk: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(head.length + chunk.length);
+  bytes.set(head);
+  bytes.set(chunk, head.length);
+  return bytes;
+}
+
+/** Bytes that are ready to be written. */
+interface Piece {
+  readonly bytes: Uint8Array;
+  /** `true` if the buffer can be used again after the write. */
+  readonly isOwn: boolean;
+}
+
+/**
+ * Frames in, bytes out: all frames since the last write are one piece.
+ *
+ * - **Order:** first in, first out.
+ * - **Copies:** text is encoded straight into the piece; large binary messages
+ *   are pieces themselves.
+ * - **Bounds:** the caller has to watch {@linkcode FrameQueue.bytes}; the queue has no bound.
+ */
+export class FrameQueue {
+  #pieces: Piece[] = [];
+  #buffer: Uint8Array | undefined;
+  #used = 0;
+  #spare: Uint8Array | undefined;
+  #lent: Piece | undefined;
+  #written = 0;
+  #writing = 0;
+  #lastBytes = 0;
+  #bytes = 0;
+
+  /** Bytes that were added and not confirmed as written. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /**
+   * Adds a frame.
+   *
+   * @param frame Text, or a binary message with its mark.
+   * @throws {TypeError} If the bytes have no mark, as there is no kind for other bytes.
+   */
+  add(frame: Frame): void {
+    if (typeof frame === "string") this.#addText(frame);
+    else if (isMarked(frame)) this.#addBinary(frame.subarray(MARK_BYTES));
+    else {
+      throw new TypeError(
+        `Cannot send frame: bytes must be a binary message, which begins with 40 53, received ${frame.length} bytes without it`,
+      );
+    }
+  }
+
+  /** Adds the end mark. */
+  addEnd(): void {
+    this.#addHead(KIND_END, 0);
+  }
+
+  /**
+   * Returns the next bytes to write, one piece at a time: {@linkcode FrameQueue.confirm} comes
+   * before the next call.
+   *
+   * @returns The bytes, or `undefined` if the queue is empty.
+   */
+  next(): Uint8Array | undefined {
+    if (this.#lent === undefined) {
+      if (this.#pieces.length === 0) this.#seal();
+      this.#lent = this.#pieces.shift();
+      if (this.#lent === undefined) return undefined;
+      this.#written = 0;
+    }
+    const { bytes } = this.#lent;
+    const isWhole = bytes.length <= MAX_WRITE_BYTES;
+    const next = isWhole ? bytes : bytes.subarray(this.#written, this.#written + MAX_WRITE_BYTES);
+    this.#writing = next.length;
+    return next;
+  }
+
+  /** Confirms that the bytes of {@linkcode FrameQueue.next} were written. */
+  confirm(): void {
+    const lent = this.#lent;
+    if (lent === undefined) return; // Cleared meanwhile.
+    this.#bytes -= this.#writing;
+    this.#written += this.#writing;
+    if (this.#written < lent.bytes.length) return;
+    this.#lent = undefined;
+    const { buffer } = lent.bytes;
+    // A wire may have detached the buffer, which then has no bytes.
+    if (lent.isOwn && buffer.byteLength > 0 && buffer.byteLength <= SPARE_BUFFER_BYTES) {
+      this.#spare = new Uint8Array(buffer);
+    }
+  }
+
+  /** Drops all frames. */
+  clear(): void {
+    this.#pieces = [];
+    this.#buffer = undefined;
+    this.#spare = undefined;
+    this.#lent = undefined;
+    this.#used = 0;
+    this.#bytes = 0;
+  }
+
+  #addText(text: string): void {
+    // Reserves room for ASCII; a text with many other characters is encoded in two steps.
+    let size = lengthBytes(text.length);
+    this.#reserve(text.length + SLACK_BYTES);
+    const at = this.#used;
+    let body = at + size + 1;
+    let { read, written } = encoder.encodeInto(text, this.#buffer!.subarray(body));
+    if (read < text.length) {
+      const rest = text.slice(read);
+      this.#grow(body + written + rest.length * 3 + MAX_HEAD_BYTES);
+      written += encoder.encodeInto(rest, this.#buffer!.subarray(body + written)).written;
+    }
+    if (lengthBytes(written) !== size) {
+      size = lengthBytes(written);
+      const moved = at + size + 1;
+      this.#grow(moved + written);
+      this.#buffer!.copyWithin(moved, body, body + written);
+      body = moved;
+    }
+    writeHead(this.#buffer!, at, { kind: KIND_TEXT, length: written });
+    this.#used = body + written;
+    this.#bytes += this.#used - at;
+  }
+
+  #addBinary(body: Uint8Array): void {
+    const isShared = body.length >= SHARED_BYTES;
+    this.#addHead(KIND_BINARY, body.length, isShared ? 0 : body.length);
+    this.#bytes += body.length;
+    if (isShared) {
+      this.#seal();
+      this.#pieces.push({ bytes: body, isOwn: false });
+    } else {
+      this.#buffer!.set(body, this.#used);
+      this.#used += body.length;
+    }
+  }
+
+  #addHead(kind: number, length: number, room = 0): void {
+    this.#reserve(room + MAX_HEAD_BYTES);
+    writeHead(this.#buffer!, this.#used, { kind, length });
+    const size = lengthBytes(length) + 1;
+    this.#used += size;
+    this.#bytes += size;
+  }
+
+  /** Makes room in the current buffer, or takes a new one. */
+  #reserve(bytes: number): void {
+    if (this.#used > 0 && this.#used + bytes > MAX_WRITE_BYTES) this.#seal();
+    if (this.#buffer !== undefined) return this.#grow(this.#used + bytes);
+    const spare = this.#spare;
+    this.#spare = undefined;
+    // As large as the last buffer: a busy session need not grow each one anew.
+    this.#buffer = spare !== undefined && spare.length >= bytes
+      ? spare
+      : new Uint8Array(Math.max(bytes, this.#lastBytes, FIRST_BUFFER_BYTES));
+  }
+
+  #grow(bytes: number): void {
+    const old = this.#buffer!;
+    if (bytes <= old.length) return;
+    const larger = new Uint8Array(Math.max(bytes, Math.min(old.length * 2, MAX_WRITE_BYTES)));
+    larger.set(old);
+    this.#buffer = larger;
+  }
+
+  #seal(): void {
+    if (this.#used === 0) return;
+    this.#pieces.push({ bytes: this.#buffer!.subarray(0, this.#used), isOwn: true });
+    this.#lastBytes = Math.min(this.#used, MAX_WRITE_BYTES);
+    this.#buffer = undefined;
+    this.#used = 0;
+  }
+}
+
+/**
+ * Counts the bytes of a length.
+ *
+ * @param length Below 2^30, as a frame is in memory.
+ * @returns 1, 2 or 4.
+ */
+export function lengthBytes(length: number): 1 | 2 | 4 {
+  return length < 64 ? 1 : length < 16_384 ? 2 : 4;
+}
+
+/**
+ * Writes the head of a frame.
+ *
+ * @param target The buffer.
+ * @param at Index of the first byte.
+ * @param head Kind of the frame, and length of the body.
+ */
+export function writeHead(
+  target: Uint8Array,
+  at: number,
+  { kind, length }: { readonly kind: number; readonly length: number },
+): void {
+  const size = lengthBytes(length);
+  if (size === 1) target[at] = length;
+  else if (size === 2) {
+    target[at] = 0x40 | length >> 8;
+    target[at + 1] = length;
+  } else {
+    target[at] = 0x80 | length >> 24;
+    target[at + 1] = length >> 16;
+    target[at + 2] = length >> 8;
+    target[at + 3] = length;
+  }
+  target[at + size] = kind;
+}
