@@ -4,9 +4,9 @@
  *
  * @module
  */
-import { encodeFrame, FrameParser, FrameType } from "../transport/h3/frames.ts";
-import { decodeFields, encodeFields, type Field } from "../transport/h3/qpack.ts";
-import { encodeSettings, SettingId } from "../transport/h3/settings.ts";
+import { encodeFrame, FrameParser, FrameType } from "../transport/h3/wire/frames.ts";
+import { decodeFields, encodeFields, type Field } from "../transport/h3/wire/qpack.ts";
+import { encodeSettings, SettingId } from "../transport/h3/wire/settings.ts";
 import { encodeVarint } from "../transport/quic/varint.ts";
 import type { Connection } from "../transport/connection.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";

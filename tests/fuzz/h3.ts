@@ -14,15 +14,15 @@ import {
   encodeCapsule,
   encodeCloseCapsule,
   encodeVarintCapsule,
-} from "../../transport/h3/capsules.ts";
+} from "../../transport/h3/wire/capsules.ts";
 import {
   fromHttp3StreamCode,
   H3ProtocolError,
   toHttp3StreamCode,
-} from "../../transport/h3/error_codes.ts";
-import { decodeIdPayload, encodeFrame, FrameParser, FrameType } from "../../transport/h3/frames.ts";
-import { refusalOf } from "../../transport/h3/_message_fields.ts";
-import { decodeFields, encodeFields, type Field } from "../../transport/h3/qpack.ts";
+} from "../../transport/h3/wire/error_codes.ts";
+import { decodeIdPayload, encodeFrame, FrameParser, FrameType } from "../../transport/h3/wire/frames.ts";
+import { refusalOf } from "../../transport/h3/wire/message_fields.ts";
+import { decodeFields, encodeFields, type Field } from "../../transport/h3/wire/qpack.ts";
 import {
   decodeSettings,
   encodeSettings,
@@ -30,13 +30,13 @@ import {
   MAX_SETTINGS,
   serverSettings,
   supportsWebTransport,
-} from "../../transport/h3/settings.ts";
+} from "../../transport/h3/wire/settings.ts";
 import {
   encodeStringItem,
   encodeStringList,
   parseStringItem,
   parseStringList,
-} from "../../transport/h3/structured_fields.ts";
+} from "../../transport/h3/wire/structured_fields.ts";
 import {
   encodeVarint,
   readVarint,

@@ -4,7 +4,7 @@
  *
  * @module
  */
-import { CapsuleType } from "../../transport/h3/capsules.ts";
+import { CapsuleType } from "../../transport/h3/wire/capsules.ts";
 import { directStream } from "../../transport/direct.ts";
 import type { CertificateHash } from "../../transport/webtransport.ts";
 import { dialWebTransport } from "../../transport/h3/client.ts";

@@ -5,7 +5,7 @@ import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
-import { SettingId } from "./settings.ts";
+import { SettingId } from "./wire/settings.ts";
 import { dialWebTransport } from "./client.ts";
 import type { CertificateHash } from "../webtransport.ts";
 

@@ -2,17 +2,17 @@
 import { ConnectionError } from "../../errors.ts";
 import type { FlowControlOptions } from "../connection.ts";
 import type { Deadlines } from "../../base/deadlines.ts";
-import { type EarlyStream, EarlyStreams } from "./_early_streams.ts";
-import { refusalOf, statusOf } from "./_message_fields.ts";
-import { readHead, type StreamHead, UNIDIRECTIONAL_STREAM } from "./_stream_head.ts";
-import { ControlFrames } from "./control.ts";
-import { H3Error, H3ProtocolError, STREAM_ERRORS } from "./error_codes.ts";
-import { encodeFrame, FrameParser, FrameType } from "./frames.ts";
-import { decodeFields, encodeFields, type Field } from "./qpack.ts";
-import { checkEncoderInstructions, DecoderInstructions } from "./qpack_instructions.ts";
-import { type QuicEnding, quicEnding } from "../quic/runtime.ts";
+import { type EarlyStream, EarlyStreams } from "./early_streams.ts";
+import { refusalOf, statusOf } from "./wire/message_fields.ts";
+import { readHead, type StreamHead, UNIDIRECTIONAL_STREAM } from "./wire/stream_head.ts";
+import { ControlFrames } from "./wire/control_frames.ts";
+import { H3Error, H3ProtocolError, STREAM_ERRORS } from "./wire/error_codes.ts";
+import { encodeFrame, FrameParser, FrameType } from "./wire/frames.ts";
+import { decodeFields, encodeFields, type Field } from "./wire/qpack.ts";
+import { checkEncoderInstructions, DecoderInstructions } from "./wire/qpack_instructions.ts";
+import { type QuicEnding, quicEnding } from "../quic/deno_quirks.ts";
 import { Http3Request } from "./request.ts";
-import type { SessionCreditPair } from "./_session_credit.ts";
+import type { SessionCreditPair } from "./session_credit.ts";
 import { Http3Session } from "./session.ts";
 import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
 import type { UnreadShare } from "../quic/unread_streams.ts";
@@ -26,10 +26,10 @@ import {
   SettingId,
   type Settings,
   supportsWebTransport,
-} from "./settings.ts";
+} from "./wire/settings.ts";
 import { concat } from "../quic/bytes.ts";
 import { FIRST_READ_BYTES } from "../quic/receive_half.ts";
-import { TurnEnd } from "../quic/stream_halves.ts";
+import { TurnEnd } from "../quic/stream_owner.ts";
 import { readVarint, varintLengthAt } from "../quic/varint.ts";
 
 /** Time that a request waits for the client's settings, in milliseconds. */

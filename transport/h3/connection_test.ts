@@ -18,10 +18,10 @@ import { directReadable, directStream } from "../direct.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { dialWebTransport } from "./client.ts";
 import { Http3Connection } from "./connection.ts";
-import { H3Error } from "./error_codes.ts";
-import { encodeFrame, FrameType } from "./frames.ts";
-import { encodeFields, type Field } from "./qpack.ts";
-import { SettingId } from "./settings.ts";
+import { H3Error } from "./wire/error_codes.ts";
+import { encodeFrame, FrameType } from "./wire/frames.ts";
+import { encodeFields, type Field } from "./wire/qpack.ts";
+import { SettingId } from "./wire/settings.ts";
 
 /** Frame, stream, setting and capsule type that is reserved so that nobody relies on it. */
 const GREASE = 0x1f * 7 + 0x21;

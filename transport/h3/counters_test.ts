@@ -6,7 +6,7 @@ import { webTransportPair } from "../../tests/webtransport_pair.ts";
 import { directStream, directWritable } from "../direct.ts";
 import { withMessages } from "../message_stream/server.ts";
 import type { ConnectionEvent } from "../connection.ts";
-import { CapsuleType } from "./capsules.ts";
+import { CapsuleType } from "./wire/capsules.ts";
 
 /** A frame as it travels on the stream of messages: text, with its length. */
 const HELLO = Uint8Array.of(0, 10, ...new TextEncoder().encode("hello"));

@@ -20,9 +20,9 @@ import { directReadable, directStream, directWritable } from "../direct.ts";
 import { withMessages } from "../message_stream/server.ts";
 import { dialWebTransport } from "./client.ts";
 import { listenWebTransport } from "./server.ts";
-import { CapsuleType } from "./capsules.ts";
-import { H3Error } from "./error_codes.ts";
-import { SettingId } from "./settings.ts";
+import { CapsuleType } from "./wire/capsules.ts";
+import { H3Error } from "./wire/error_codes.ts";
+import { SettingId } from "./wire/settings.ts";
 
 const WINDOW = 65_536;
 

@@ -3,14 +3,14 @@ import { publicUrl } from "../url.ts";
 import { checkHashes, type DialWebTransportOptions } from "../webtransport.ts";
 import { KEEP_ALIVE_MS } from "../quic/options.ts";
 import { QuicDial, type QuicDialOptions } from "../quic/dial.ts";
-import { flowLimitsOf } from "./settings.ts";
-import { dialFailure } from "../quic/runtime.ts";
+import { flowLimitsOf } from "./wire/settings.ts";
+import { dialFailure } from "../quic/deno_quirks.ts";
 import { Http3Connection } from "./connection.ts";
-import type { Field } from "./qpack.ts";
+import type { Field } from "./wire/qpack.ts";
 import type { Http3Session } from "./session.ts";
 import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
 import type { Http3Pool } from "./pool.ts";
-import { encodeStringList, parseStringItem } from "./structured_fields.ts";
+import { encodeStringList, parseStringItem } from "./wire/structured_fields.ts";
 
 /** Default idle timeout of a connection, in milliseconds. */
 const IDLE_TIMEOUT_MS = 30_000;

@@ -12,10 +12,10 @@ import { soon } from "../../tests/sessions.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { directReadable, directStream, directWritable } from "../direct.ts";
 import type { DirectReadable, DirectStream } from "../connection.ts";
-import { CapsuleParser, CapsuleType, decodeCloseCapsule } from "./capsules.ts";
-import { H3Error } from "./error_codes.ts";
-import { FrameType } from "./frames.ts";
-import { SettingId } from "./settings.ts";
+import { CapsuleParser, CapsuleType, decodeCloseCapsule } from "./wire/capsules.ts";
+import { H3Error } from "./wire/error_codes.ts";
+import { FrameType } from "./wire/frames.ts";
+import { SettingId } from "./wire/settings.ts";
 import { readVarint } from "../quic/varint.ts";
 
 /** A peer that counts. */

@@ -6,10 +6,10 @@ import { acceptFirst, WebTransportPeer } from "../../tests/webtransport_peer.ts"
 import type { CertificateHash } from "../webtransport.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { Http3Dialer } from "./dialer.ts";
-import { encodeFrame, FrameType } from "./frames.ts";
+import { encodeFrame, FrameType } from "./wire/frames.ts";
 import { Http3Pool } from "./pool.ts";
 import type { Http3Session } from "./session.ts";
-import { SettingId } from "./settings.ts";
+import { SettingId } from "./wire/settings.ts";
 
 /** Dials a server through a pool. */
 function dial(

@@ -1,10 +1,10 @@
 /** A request for a WebTransport session, on a server. */
 import type { Connection } from "../connection.ts";
-import { encodeFrame, FrameType } from "./frames.ts";
-import { encodeFields, type Field } from "./qpack.ts";
+import { encodeFrame, FrameType } from "./wire/frames.ts";
+import { encodeFields, type Field } from "./wire/qpack.ts";
 import type { Http3Session } from "./session.ts";
 import type { ConnectStream } from "./session_link.ts";
-import { encodeStringItem, parseStringList } from "./structured_fields.ts";
+import { encodeStringItem, parseStringList } from "./wire/structured_fields.ts";
 
 /** Options for accepting a request. */
 export interface AcceptOptions {

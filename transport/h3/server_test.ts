@@ -11,8 +11,8 @@ import { soon } from "../../tests/sessions.ts";
 import { ConnectionError } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { directStream } from "../direct.ts";
-import { CapsuleType } from "./capsules.ts";
-import { H3Error } from "./error_codes.ts";
+import { CapsuleType } from "./wire/capsules.ts";
+import { H3Error } from "./wire/error_codes.ts";
 import { dialWebTransport } from "./client.ts";
 import {
   isWebTransportAvailable,

@@ -22,14 +22,14 @@ import type {
 } from "../connection.ts";
 import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
 import type { UnreadShare, UnreadStream } from "../quic/unread_streams.ts";
-import { SessionCredit, type SessionCreditPair } from "./_session_credit.ts";
+import { SessionCredit, type SessionCreditPair } from "./session_credit.ts";
 import {
   headOf,
   type OpenSessionStreamOptions,
   quicOptions,
   type StreamHead,
   UNIDIRECTIONAL_STREAM,
-} from "./_stream_head.ts";
+} from "./wire/stream_head.ts";
 import {
   CapsuleParser,
   CapsuleType,
@@ -39,7 +39,7 @@ import {
   encodeCapsule,
   encodeCloseCapsule,
   encodeVarintCapsule,
-} from "./capsules.ts";
+} from "./wire/capsules.ts";
 import { SessionDatagrams } from "../quic/datagrams.ts";
 import {
   fromHttp3StreamCode,
@@ -47,9 +47,9 @@ import {
   H3ProtocolError,
   isHttp3Code,
   STREAM_ERRORS,
-} from "./error_codes.ts";
-import { encodeFrame, FrameType } from "./frames.ts";
-import type { StreamFailure } from "../quic/runtime.ts";
+} from "./wire/error_codes.ts";
+import { encodeFrame, FrameType } from "./wire/frames.ts";
+import type { StreamFailure } from "../quic/deno_quirks.ts";
 import { ReceiveHalf } from "../quic/receive_half.ts";
 import { SendHalf } from "../quic/send_half.ts";
 import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
@@ -60,7 +60,7 @@ import {
   type StreamHalf,
   StreamHalves,
   type StreamOwner,
-} from "../quic/stream_halves.ts";
+} from "../quic/stream_owner.ts";
 import { opened } from "../opened.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 

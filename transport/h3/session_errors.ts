@@ -1,6 +1,6 @@
 /** Factory of the session errors that applications see. */
 import { ConnectionError, StreamError } from "../../errors.ts";
-import type { StreamFailure } from "../quic/runtime.ts";
+import type { StreamFailure } from "../quic/deno_quirks.ts";
 
 /** Factory of errors for the application: Skein's own, or those of the W3C. */
 export interface SessionErrors {

@@ -1,9 +1,9 @@
 /** Contract between a WebTransport session and the HTTP/3 connection. */
-import type { H3ProtocolError } from "./error_codes.ts";
-import type { FrameParser } from "./frames.ts";
+import type { H3ProtocolError } from "./wire/error_codes.ts";
+import type { FrameParser } from "./wire/frames.ts";
 import type { UnreadShare } from "../quic/unread_streams.ts";
-import type { QuicEnding } from "../quic/runtime.ts";
-import type { TurnEnd } from "../quic/stream_halves.ts";
+import type { QuicEnding } from "../quic/deno_quirks.ts";
+import type { TurnEnd } from "../quic/stream_owner.ts";
 
 /** The HTTP/3 connection, as its sessions see it. */
 export interface SessionLink {

@@ -16,9 +16,9 @@ import { devCertificate } from "../certificate/dev_certificate.ts";
 import type { DirectReadable } from "../connection.ts";
 import { directReadable, directStream } from "../direct.ts";
 import { dialWebTransport } from "./client.ts";
-import { CapsuleType } from "./capsules.ts";
-import { H3Error } from "./error_codes.ts";
-import { encodeFrame, FrameType } from "./frames.ts";
+import { CapsuleType } from "./wire/capsules.ts";
+import { H3Error } from "./wire/error_codes.ts";
+import { encodeFrame, FrameType } from "./wire/frames.ts";
 import { headersFrame, settingsFrame } from "../../tests/raw_http3.ts";
 
 const GREASE = 0x1f * 9 + 0x21;

@@ -4,7 +4,7 @@ import { listenAt } from "../address_in_use.ts";
 import { type Certificate, checkCertificate } from "../certificate/certificate.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import { platformRuntime } from "../../base/runtime.ts";
-import { requireQuic } from "./runtime.ts";
+import { requireQuic } from "./deno_quirks.ts";
 import { KEEP_ALIVE_MS } from "./options.ts";
 import { UnreadShare, type UnreadStreamLimits, UnreadStreams } from "./unread_streams.ts";
 

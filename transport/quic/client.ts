@@ -1,6 +1,6 @@
 /** Client side of raw QUIC. */
 import { ConnectionError, TimeoutError } from "../../errors.ts";
-import { dialFailure, requireQuic } from "./runtime.ts";
+import { dialFailure, requireQuic } from "./deno_quirks.ts";
 import { type QuicConnection, RawQuicConnection } from "./connection.ts";
 import { QuicDial, type QuicDialOptions } from "./dial.ts";
 import { checkProtocols, KEEP_ALIVE_MS, quicTarget } from "./options.ts";

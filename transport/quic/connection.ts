@@ -21,7 +21,7 @@ import type {
 } from "../connection.ts";
 import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
 import { SessionDatagrams } from "./datagrams.ts";
-import { type QuicEnding, quicEnding, type StreamFailure } from "./runtime.ts";
+import { type QuicEnding, quicEnding, type StreamFailure } from "./deno_quirks.ts";
 import { FIRST_READ_BYTES, ReceiveHalf } from "./receive_half.ts";
 import { SendHalf } from "./send_half.ts";
 import { Http3Stream } from "./stream.ts";
@@ -31,8 +31,8 @@ import {
   type StreamOwner,
   TurnEnd,
   type TurnWatcher,
-} from "./stream_halves.ts";
-import { PeerStreams } from "./_peer_streams.ts";
+} from "./stream_owner.ts";
+import { PeerStreams } from "./peer_streams.ts";
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
 import { opened } from "../opened.ts";
 import { platformRuntime } from "../../base/runtime.ts";

@@ -2,7 +2,7 @@
 import type * as dns from "node:dns";
 import { TimeoutError } from "../../errors.ts";
 import { builtin } from "../certificate/builtins.ts";
-import { type ConnectQuicOptions, isPeerAnswer, permittedHost } from "./runtime.ts";
+import { type ConnectQuicOptions, isPeerAnswer, permittedHost } from "./deno_quirks.ts";
 import { within } from "../../base/wait.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 

@@ -2,9 +2,9 @@
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
 import type { StreamAccount } from "../counters.ts";
 import { FIRST_READ_BYTES, nextReadBytes, ReadBuffers } from "./read_buffers.ts";
-import { streamFailure } from "./runtime.ts";
+import { streamFailure } from "./deno_quirks.ts";
 import { STREAM_WINDOW_BYTES, type UnreadStream } from "./unread_streams.ts";
-import { errorOf, type StreamHalf, type StreamOwner, type TurnWatcher } from "./stream_halves.ts";
+import { errorOf, type StreamHalf, type StreamOwner, type TurnWatcher } from "./stream_owner.ts";
 
 export { FIRST_READ_BYTES };
 

@@ -4,7 +4,7 @@ import type { DirectWritable, SendStream } from "../connection.ts";
 import type { StreamAccount } from "../counters.ts";
 import { concat } from "./bytes.ts";
 import { wireOrder } from "./send_order.ts";
-import { errorOf, type StreamHalf, type StreamOwner, type TurnWatcher } from "./stream_halves.ts";
+import { errorOf, type StreamHalf, type StreamOwner, type TurnWatcher } from "./stream_owner.ts";
 
 const EMPTY = new Uint8Array();
 

@@ -11,7 +11,7 @@
 import type { BidirectionalStream, DirectStream } from "../connection.ts";
 import type { ReceiveHalf } from "./receive_half.ts";
 import type { SendHalf } from "./send_half.ts";
-import type { TurnWatcher } from "./stream_halves.ts";
+import type { TurnWatcher } from "./stream_owner.ts";
 
 /** A bidirectional stream of both halves, with direct calls and as web streams. */
 export class Http3Stream implements BidirectionalStream, DirectStream, TurnWatcher {

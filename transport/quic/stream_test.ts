@@ -14,7 +14,7 @@ import {
   type StreamHalf,
   StreamHalves,
   type StreamOwner,
-} from "./stream_halves.ts";
+} from "./stream_owner.ts";
 import type { UnreadShare } from "./unread_streams.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 

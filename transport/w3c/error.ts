@@ -1,5 +1,5 @@
 /** The error of the W3C `WebTransport`, and the factory for sessions. */
-import { H3Error } from "../h3/error_codes.ts";
+import { H3Error } from "../h3/wire/error_codes.ts";
 import type { SessionErrors } from "../h3/session_errors.ts";
 import { defineInterface } from "./web_idl.ts";
 

@@ -1,5 +1,5 @@
 import { assertEquals, assertFalse, assertInstanceOf, assertThrows } from "@std/assert";
-import { H3Error, toHttp3StreamCode } from "../h3/error_codes.ts";
+import { H3Error, toHttp3StreamCode } from "../h3/wire/error_codes.ts";
 import { W3C_ERRORS, WebTransportError } from "./error.ts";
 
 Deno.test("WebTransportError() is a DOMException with a source and a code", () => {

@@ -1,6 +1,6 @@
 /** Receiving streams of the W3C `WebTransport`. */
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
-import type { StreamHalf } from "../quic/stream_halves.ts";
+import type { StreamHalf } from "../quic/stream_owner.ts";
 import { constructible, defineInterface } from "./web_idl.ts";
 import type { StreamsOwner } from "./send_stream.ts";
 

@@ -14,7 +14,7 @@ import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { acceptEcho, WebTransportPeer } from "../../tests/webtransport_peer.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
-import { H3Error } from "../h3/error_codes.ts";
+import { H3Error } from "../h3/wire/error_codes.ts";
 import { WebTransport, WebTransportError, type WebTransportOptions } from "./mod.ts";
 
 const NOBODY = "https://127.0.0.1:1/";

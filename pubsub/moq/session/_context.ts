@@ -1,7 +1,7 @@
 /** The state that all parts of a session share, and helpers for streams and errors. */
 import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts";
 import type { Connection } from "../../../transport/connection.ts";
-import { fromHttp3StreamCode } from "../../../transport/h3/error_codes.ts";
+import { fromHttp3StreamCode } from "../../../transport/h3/wire/error_codes.ts";
 import { within } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { Exchange } from "./_exchange.ts";

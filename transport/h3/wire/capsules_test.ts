@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { Random } from "../../tests/random.ts";
+import { Random } from "../../../tests/random.ts";
 import {
   type Capsule,
   CapsuleParser,
@@ -13,7 +13,7 @@ import {
   MAX_DATAGRAM_CAPSULE_BYTES,
 } from "./capsules.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
-import { encodeVarint } from "../quic/varint.ts";
+import { encodeVarint } from "../../quic/varint.ts";
 
 const VARINT_TYPES: readonly number[] = [
   CapsuleType.maxData,

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { Random } from "../../tests/random.ts";
-import { decodeHuffman } from "./_huffman.ts";
+import { Random } from "../../../tests/random.ts";
+import { decodeHuffman } from "./huffman.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 
 function decode(hex: string): string {

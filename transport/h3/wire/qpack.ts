@@ -6,8 +6,8 @@
  *
  * @module
  */
-import { decodeHuffman } from "./_huffman.ts";
-import { STATIC_FIELDS, STATIC_NAMES, STATIC_TABLE, staticKey } from "./_qpack_static.ts";
+import { decodeHuffman } from "./huffman.ts";
+import { STATIC_FIELDS, STATIC_NAMES, STATIC_TABLE, staticKey } from "./qpack_static.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 
 /**

@@ -1,8 +1,8 @@
 /** Heads of streams (RFC 9114 section 6.2, draft-ietf-webtrans-http3 section 4). */
-import { concat } from "../quic/bytes.ts";
-import { FIRST_READ_BYTES } from "../quic/receive_half.ts";
-import { readVarint, varintLength, varintLengthAt, writeVarint } from "../quic/varint.ts";
-import type { OpenStreamOptions } from "../connection.ts";
+import { concat } from "../../quic/bytes.ts";
+import { FIRST_READ_BYTES } from "../../quic/receive_half.ts";
+import { readVarint, varintLength, varintLengthAt, writeVarint } from "../../quic/varint.ts";
+import type { OpenStreamOptions } from "../../connection.ts";
 
 /**
  * The head of a stream, with the data read so far: the type, and for WebTransport the session

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { ProtocolError } from "../../errors.ts";
-import { Random } from "../../tests/random.ts";
+import { ProtocolError } from "../../../errors.ts";
+import { Random } from "../../../tests/random.ts";
 import { fromHttp3StreamCode, H3Error, H3ProtocolError, toHttp3StreamCode } from "./error_codes.ts";
 
 /** The application's code, and its code in HTTP/3. */

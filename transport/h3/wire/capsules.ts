@@ -1,14 +1,14 @@
 /** Capsules of WebTransport over HTTP/3 (RFC 9297 section 3). */
-import { cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
+import { cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../../close_info.ts";
 import {
   encodeTlv,
   readOnlyBigVarint,
   readOnlyVarint,
   type TlvHandling,
   TlvParser,
-} from "./_tlv.ts";
+} from "./tlv.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
-import { encodeVarint } from "../quic/varint.ts";
+import { encodeVarint } from "../../quic/varint.ts";
 
 /** Known capsule types. */
 export const CapsuleType = {

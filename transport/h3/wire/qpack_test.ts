@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { Random } from "../../tests/random.ts";
-import { STATIC_TABLE } from "./_qpack_static.ts";
+import { Random } from "../../../tests/random.ts";
+import { STATIC_TABLE } from "./qpack_static.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import { decodeFields, encodeFields, type Field } from "./qpack.ts";
 

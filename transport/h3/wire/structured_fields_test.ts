@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { Random } from "../../tests/random.ts";
+import { Random } from "../../../tests/random.ts";
 import {
   encodeStringItem,
   encodeStringList,

@@ -1,5 +1,5 @@
 /** Frames of HTTP/3 (RFC 9114 section 7). */
-import { encodeTlv, readOnlyBigVarint, TlvParser, type TlvPolicy } from "./_tlv.ts";
+import { encodeTlv, readOnlyBigVarint, TlvParser, type TlvPolicy } from "./tlv.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 
 /** Known frame types. */

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
-import { Random } from "../../tests/random.ts";
+import { Random } from "../../../tests/random.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import {
   decodeIdPayload,

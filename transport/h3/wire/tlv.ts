@@ -5,7 +5,7 @@ import {
   varintLength,
   varintLengthAt,
   writeVarint,
-} from "../quic/varint.ts";
+} from "../../quic/varint.ts";
 
 /** A frame (RFC 9114 section 7.1) or capsule (RFC 9297 section 3.2), or a piece of one. */
 export interface Tlv {

@@ -1,5 +1,5 @@
 /** Error codes of HTTP/3, QPACK, HTTP datagrams and WebTransport over HTTP/3. */
-import { ProtocolError } from "../../errors.ts";
+import { ProtocolError } from "../../../errors.ts";
 
 /** Codes of RFC 9114 section 8.1, RFC 9204 section 6, RFC 9297, and WebTransport over HTTP/3. */
 export const H3Error = {

@@ -1,5 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
-import { Random } from "../../tests/random.ts";
+import { Random } from "../../../tests/random.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import {
   clientSettings,

@@ -6,8 +6,8 @@ import {
   varintLength,
   varintLengthAt,
   writeVarint,
-} from "../quic/varint.ts";
-import type { FlowControlOptions } from "../connection.ts";
+} from "../../quic/varint.ts";
+import type { FlowControlOptions } from "../../connection.ts";
 
 /**
  * Known settings. WebTransport was announced under another id every few drafts; peers of each kind

@@ -14,10 +14,10 @@ import type {
   OpenStreamOptions,
   StreamDirection,
 } from "../connection.ts";
-import { CapsuleType, decodeStreamCount, decodeVarintCapsule } from "./capsules.ts";
-import { H3Error, H3ProtocolError } from "./error_codes.ts";
-import type { FlowControlLimits } from "./settings.ts";
-import type { DataCredit } from "../quic/stream_halves.ts";
+import { CapsuleType, decodeStreamCount, decodeVarintCapsule } from "./wire/capsules.ts";
+import { H3Error, H3ProtocolError } from "./wire/error_codes.ts";
+import type { FlowControlLimits } from "./wire/settings.ts";
+import type { DataCredit } from "../quic/stream_owner.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 /** Initial limits of both ends. */
