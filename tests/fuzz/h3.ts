@@ -20,7 +20,12 @@ import {
   H3ProtocolError,
   toHttp3StreamCode,
 } from "../../transport/h3/wire/error_codes.ts";
-import { decodeIdPayload, encodeFrame, FrameParser, FrameType } from "../../transport/h3/wire/frames.ts";
+import {
+  decodeIdPayload,
+  encodeFrame,
+  FrameParser,
+  FrameType,
+} from "../../transport/h3/wire/frames.ts";
 import { refusalOf } from "../../transport/h3/wire/message_fields.ts";
 import { decodeFields, encodeFields, type Field } from "../../transport/h3/wire/qpack.ts";
 import {

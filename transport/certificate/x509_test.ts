@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { X509Certificate } from "node:crypto";
-import { bits, integer, octets, oid, sequence, time, utf8, value } from "./der.ts";
+import { bits, integer, octets, oid, sequence, time, utf8, value } from "./x509.ts";
 import { selfSign, subjectAltName } from "./x509.ts";
 import { certificateHashes, hashOf } from "./certificate.ts";
 

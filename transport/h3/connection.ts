@@ -8,15 +8,25 @@ import { readHead, type StreamHead, UNIDIRECTIONAL_STREAM } from "./wire/stream_
 import { ControlFrames } from "./wire/control_frames.ts";
 import { H3Error, H3ProtocolError, STREAM_ERRORS } from "./wire/error_codes.ts";
 import { encodeFrame, FrameParser, FrameType } from "./wire/frames.ts";
-import { decodeFields, encodeFields, type Field } from "./wire/qpack.ts";
-import { checkEncoderInstructions, DecoderInstructions } from "./wire/qpack_instructions.ts";
+import {
+  checkEncoderInstructions,
+  decodeFields,
+  DecoderInstructions,
+  encodeFields,
+  type Field,
+} from "./wire/qpack.ts";
 import { type QuicEnding, quicEnding } from "../quic/deno_quirks.ts";
 import { Http3Request } from "./request.ts";
 import type { SessionCreditPair } from "./session_credit.ts";
-import { Http3Session } from "./session.ts";
-import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
+import {
+  type ConnectStream,
+  Http3Session,
+  type SessionEnding,
+  type SessionErrors,
+  type SessionLink,
+  SKEIN_ERRORS,
+} from "./session.ts";
 import type { UnreadShare } from "../quic/unread_streams.ts";
-import type { ConnectStream, SessionEnding, SessionLink } from "./session_link.ts";
 import {
   clientSettings,
   encodeSettings,
@@ -27,10 +37,9 @@ import {
   type Settings,
   supportsWebTransport,
 } from "./wire/settings.ts";
-import { concat } from "../quic/bytes.ts";
 import { FIRST_READ_BYTES } from "../quic/receive_half.ts";
 import { TurnEnd } from "../quic/stream_owner.ts";
-import { readVarint, varintLengthAt } from "../quic/varint.ts";
+import { concat, readVarint, varintLengthAt } from "../quic/varint.ts";
 
 /** Time that a request waits for the client's settings, in milliseconds. */
 const SETTINGS_TIMEOUT_MS = 5_000;

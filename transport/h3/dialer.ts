@@ -7,8 +7,7 @@ import { flowLimitsOf } from "./wire/settings.ts";
 import { dialFailure } from "../quic/deno_quirks.ts";
 import { Http3Connection } from "./connection.ts";
 import type { Field } from "./wire/qpack.ts";
-import type { Http3Session } from "./session.ts";
-import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
+import { type Http3Session, type SessionErrors, SKEIN_ERRORS } from "./session.ts";
 import type { Http3Pool } from "./pool.ts";
 import { encodeStringList, parseStringItem } from "./wire/structured_fields.ts";
 

@@ -2,8 +2,7 @@
 import type { Connection } from "../connection.ts";
 import { encodeFrame, FrameType } from "./wire/frames.ts";
 import { encodeFields, type Field } from "./wire/qpack.ts";
-import type { Http3Session } from "./session.ts";
-import type { ConnectStream } from "./session_link.ts";
+import type { ConnectStream, Http3Session } from "./session.ts";
 import { encodeStringItem, parseStringList } from "./wire/structured_fields.ts";
 
 /** Options for accepting a request. */
@@ -197,4 +196,44 @@ function refusal(status: number, headers: readonly Field[]): Uint8Array {
   const retry: Field[] = status === 429 || status === 503 ? [["retry-after", "5"]] : [];
   const own = new Map([...retry, ...headers]);
   return encodeFrame(FrameType.headers, encodeFields([[":status", `${status}`], ...own]));
+}
+
+/** Most waiting requests; more are refused with 503. */
+const MAX_WAITING_REQUESTS = 1_024;
+
+/** Requests of a listener in order of arrival. The iteration ends after the stop. */
+export class RequestQueue implements AsyncIterable<WebTransportRequest> {
+  readonly #waiting: WebTransportRequest[] = [];
+  #wake: PromiseWithResolvers<void> | undefined = undefined;
+  #isStopped = false;
+
+  get isStopped(): boolean {
+    return this.#isStopped;
+  }
+
+  /** Adds a request, or refuses it with 503. */
+  push(request: WebTransportRequest): void {
+    if (this.#isStopped || this.#waiting.length >= MAX_WAITING_REQUESTS) {
+      return request.refuse(503);
+    }
+    this.#waiting.push(request);
+    this.#wake?.resolve();
+  }
+
+  /** Refuses all waiting and later requests with 503. Idempotent. */
+  stop(): void {
+    this.#isStopped = true;
+    for (const request of this.#waiting.splice(0)) request.refuse(503);
+    this.#wake?.resolve();
+  }
+
+  /** Yields requests until the stop. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
+    while (true) {
+      for (let request; (request = this.#waiting.shift()) !== undefined;) yield request;
+      if (this.#isStopped) return;
+      this.#wake = Promise.withResolvers();
+      await this.#wake.promise;
+    }
+  }
 }

@@ -13,16 +13,18 @@ import { Deadlines } from "../../base/deadlines.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { encodeControlHead, Http3Connection, type Http3ConnectionOptions } from "./connection.ts";
 import { H3Error } from "./wire/error_codes.ts";
-import type { WebTransportRequest } from "./request.ts";
-import { RequestQueue } from "./request_queue.ts";
+import { RequestQueue, type WebTransportRequest } from "./request.ts";
 import { type QuicConnection, RawQuicConnection } from "../quic/connection.ts";
 import { checkProtocols } from "../quic/options.ts";
 import type { UnreadShare } from "../quic/unread_streams.ts";
 import { acceptedQuic, refuseQuic } from "../quic/server.ts";
 
 export type { QuicHandshakeStats } from "../quic/acceptor.ts";
+
 export { type Certificate, checkCertificate } from "../certificate/certificate.ts";
+
 export { isQuicAvailable as isWebTransportAvailable } from "../quic/deno_quirks.ts";
+
 export type { AcceptOptions, RefuseOptions, WebTransportRequest } from "./request.ts";
 
 /** Time in milliseconds within which a client must send the first request. */

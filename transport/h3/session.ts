@@ -48,21 +48,69 @@ import {
   isHttp3Code,
   STREAM_ERRORS,
 } from "./wire/error_codes.ts";
-import { encodeFrame, FrameType } from "./wire/frames.ts";
-import type { StreamFailure } from "../quic/deno_quirks.ts";
+import { encodeFrame, type FrameParser, FrameType } from "./wire/frames.ts";
+import type { QuicEnding, StreamFailure } from "../quic/deno_quirks.ts";
 import { ReceiveHalf } from "../quic/receive_half.ts";
 import { SendHalf } from "../quic/send_half.ts";
-import { type SessionErrors, SKEIN_ERRORS } from "./session_errors.ts";
-import type { ConnectStream, SessionLink } from "./session_link.ts";
 import { Http3Stream } from "../quic/stream.ts";
 import {
   type DataCredit,
   type StreamHalf,
   StreamHalves,
   type StreamOwner,
+  type TurnEnd,
 } from "../quic/stream_owner.ts";
 import { opened } from "../opened.ts";
 import { platformRuntime } from "../../base/runtime.ts";
+import { ConnectionError, StreamError } from "../../errors.ts";
+
+/** The HTTP/3 connection, as its sessions see it. */
+export interface SessionLink {
+  /** This end's role. */
+  readonly side: "client" | "server";
+  /** The QUIC connection. */
+  readonly conn: Deno.QuicConn;
+  /** Resolves at the end of the connection. */
+  readonly ending: Promise<QuicEnding>;
+  /** Fault for which this end closed the connection. */
+  readonly fault: H3ProtocolError | undefined;
+  /** Counters of unread streams; on a server. */
+  readonly unread: UnreadShare | undefined;
+  /** Starts to read datagrams; before this call the runtime holds the newest ones. */
+  readDatagrams(): void;
+  /**
+   * Watchers for the end of the current turn, for stream halves that the application has not
+   * touched.
+   */
+  readonly turnEnd: TurnEnd;
+  /** Ends the connection because the peer violated the protocol. */
+  fail(error: H3ProtocolError): void;
+  /** Removes an ended session; resolves once the cleanup is complete. */
+  sessionEnded(id: number, ending: SessionEnding): Promise<void> | undefined;
+}
+
+/** End of a session, as far as the connection is concerned. */
+export interface SessionEnding {
+  /** True if the connection has to end with the session. */
+  readonly closeConnection: boolean;
+  /**
+   * Violation by the peer that ended the session. A connection that ends with the session uses the
+   * code of this fault.
+   */
+  readonly fault: H3ProtocolError | undefined;
+}
+
+/** The stream of a CONNECT request after the head was read or written. */
+export interface ConnectStream {
+  /** Stream id, which is also the id of the session. */
+  readonly id: number;
+  /** Reader of the stream. */
+  readonly reader: ReadableStreamBYOBReader;
+  /** Writer of the stream. */
+  readonly writer: WritableStreamDefaultWriter<Uint8Array>;
+  /** Frame parser, with the bytes of the next frame read so far. */
+  readonly frames: FrameParser;
+}
 
 /** Time for the peer to confirm a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;
@@ -832,3 +880,32 @@ function refuseStream(reader: ReadableStreamBYOBReader, writable?: WritableStrea
   reader.cancel().catch(() => {});
   writable?.abort().catch(() => {});
 }
+
+/** Factory of errors for the application: Skein's own, or those of the W3C. */
+export interface SessionErrors {
+  /**
+   * Makes the error of a stream that the peer ended; `code` is the application's, if the peer sent
+   * one.
+   */
+  stream(failure: StreamFailure, code: number | undefined): Error;
+  /** Makes the error of a session that is over or could not be opened. */
+  session(message: string, options?: ErrorOptions & { status?: number }): Error;
+}
+
+/** Factory of Skein's own errors. */
+export const SKEIN_ERRORS: SessionErrors = {
+  stream({ kind, code: http3Code }, code) {
+    const which = code === undefined ? `HTTP/3 code ${http3Code}` : `code ${code}`;
+    const what = kind === "reset" ? "reset" : "stopped reading";
+    // A server on Deno's QUIC can refuse a stream with code 0 only.
+    const mayBeUnread = kind !== "reset" && http3Code === 0;
+    const hint = mayBeUnread
+      ? "; its application may not take streams, or have too many unread"
+      : "";
+    return new StreamError(`The peer ${what} the stream with ${which}${hint}`, {
+      streamErrorCode: code ?? 0,
+      by: "remote",
+    });
+  },
+  session: (message, options) => new ConnectionError(message, options),
+};

@@ -2,7 +2,7 @@
 import { Arrivals } from "../incoming_queue.ts";
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
 import type { Ledger } from "../counters.ts";
-import { concat } from "./bytes.ts";
+import { concat } from "./varint.ts";
 import { encodeVarint } from "./varint.ts";
 
 /** Most datagrams held for a reader; beyond, the oldest is dropped. */

@@ -1,5 +1,5 @@
 import { assertEquals, assertNotStrictEquals, assertStrictEquals } from "@std/assert";
-import { FIRST_READ_BYTES, nextReadBytes, ReadBuffers } from "./read_buffers.ts";
+import { FIRST_READ_BYTES, nextReadBytes, ReadBuffers } from "./receive_half.ts";
 
 Deno.test("nextReadBytes() grows to 64 KiB", () => {
   const sizes = [256, FIRST_READ_BYTES, 16_384, 65_536].map(nextReadBytes);

@@ -1,4 +1,4 @@
-/** Variable-length integers of QUIC (RFC 9000 section 16). */
+/** Variable-length integers of QUIC (RFC 9000 section 16), and joining of bytes. */
 
 /** Largest value that can be written, and largest that is read exactly: 2^53 - 1. */
 export const MAX_VARINT: number = Number.MAX_SAFE_INTEGER;
@@ -124,4 +124,12 @@ function writeUint32(target: Uint8Array, at: number, value: number): void {
 /** Reads four bytes as a signed integer, the result type of the bit operators. */
 function readUint32(bytes: Uint8Array, at: number): number {
   return bytes[at]! << 24 | bytes[at + 1]! << 16 | bytes[at + 2]! << 8 | bytes[at + 3]!;
+}
+
+/** Joins two byte arrays. */
+export function concat(a: Uint8Array, b: Uint8Array): Uint8Array {
+  const joined = new Uint8Array(a.byteLength + b.byteLength);
+  joined.set(a);
+  joined.set(b, a.byteLength);
+  return joined;
 }

@@ -10,7 +10,7 @@ import { FakeTime } from "@std/testing/time";
 import { soon } from "../../tests/sessions.ts";
 import { acceptEcho, WebTransportPeer } from "../../tests/webtransport_peer.ts";
 import { directDatagrams } from "../direct.ts";
-import { DatagramQueues } from "./datagram_queues.ts";
+import { DatagramQueues } from "./datagrams.ts";
 import {
   WebTransport,
   WebTransportDatagramDuplexStream,

@@ -1,6 +1,6 @@
 /** The error of the W3C `WebTransport`, and the factory for sessions. */
 import { H3Error } from "../h3/wire/error_codes.ts";
-import type { SessionErrors } from "../h3/session_errors.ts";
+import type { SessionErrors } from "../h3/session.ts";
 import { defineInterface } from "./web_idl.ts";
 
 /** Largest error code. */

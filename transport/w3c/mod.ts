@@ -35,18 +35,17 @@
  *
  * @module
  */
-export type { WebTransportDatagramStats } from "./datagram_queues.ts";
-export { WebTransportDatagramDuplexStream, WebTransportDatagramsWritable } from "./datagrams.ts";
+export {
+  WebTransportDatagramDuplexStream,
+  type WebTransportDatagramStats,
+  WebTransportDatagramsWritable,
+} from "./datagrams.ts";
 export { WebTransportError, type WebTransportErrorOptions } from "./error.ts";
 export type {
   WebTransportCongestionControl,
   WebTransportHash,
   WebTransportOptions,
 } from "./options.ts";
-export {
-  WebTransportReceiveStream,
-  type WebTransportReceiveStreamStats,
-} from "./receive_stream.ts";
 export {
   WebTransportSendGroup,
   type WebTransportSendOptions,
@@ -55,7 +54,11 @@ export {
   type WebTransportSendStreamStats,
   WebTransportWriter,
 } from "./send_stream.ts";
-export { WebTransportBidirectionalStream } from "./streams.ts";
+export {
+  WebTransportBidirectionalStream,
+  WebTransportReceiveStream,
+  type WebTransportReceiveStreamStats,
+} from "./streams.ts";
 export {
   WebTransport,
   type WebTransportCloseInfo,

@@ -1,6 +1,6 @@
 /** Sending streams of the W3C `WebTransport`, over the halves of a session. */
 import type { DirectWritable, SendStream } from "../connection.ts";
-import { toInteger, wireOrder } from "../quic/send_order.ts";
+import { toInteger, wireOrder } from "../quic/send_half.ts";
 import type { StreamHalf, StreamHalves } from "../quic/stream_owner.ts";
 import { constructible, defineInterface } from "./web_idl.ts";
 import { viewOf } from "./options.ts";

@@ -9,7 +9,7 @@ import { startTimer } from "../../base/wait.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import type { Http3Session } from "../h3/session.ts";
 import type { Http3Stream } from "../quic/stream.ts";
-import { DatagramQueues, type WebTransportDatagramStats } from "./datagram_queues.ts";
+import { DatagramQueues, type WebTransportDatagramStats } from "./datagrams.ts";
 import {
   DatagramEnds,
   type DatagramSink,
@@ -25,8 +25,7 @@ import {
   type WebTransportCongestionControl,
   type WebTransportOptions,
 } from "./options.ts";
-import { wireOrder } from "../quic/send_order.ts";
-import { ReceiveSource, WebTransportReceiveStream } from "./receive_stream.ts";
+import { wireOrder } from "../quic/send_half.ts";
 import {
   type ForeignGroupError,
   GroupState,
@@ -39,7 +38,9 @@ import {
 import {
   BidirectionalSource,
   IncomingStreams,
+  ReceiveSource,
   WebTransportBidirectionalStream,
+  WebTransportReceiveStream,
 } from "./streams.ts";
 import { defineInterface } from "./web_idl.ts";
 

@@ -7,7 +7,6 @@
  * @module
  */
 import { decodeHuffman } from "./huffman.ts";
-import { STATIC_FIELDS, STATIC_NAMES, STATIC_TABLE, staticKey } from "./qpack_static.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 
 /**
@@ -262,4 +261,207 @@ function failure(message: string): H3ProtocolError {
 
 function malformed(message: string): H3ProtocolError {
   return new H3ProtocolError(H3Error.messageError, `Cannot decode fields: ${message}`);
+}
+
+// Instructions of the encoder and decoder streams (RFC 9204 sections 4.3 and 4.4). Both ends use the
+// static table only, so nearly all instructions are errors.
+
+/** The only valid encoder instruction: "Set Dynamic Table Capacity" to 0. */
+const CAPACITY_OF_0 = 0b0010_0000;
+
+/** Mask of the instruction bits on a decoder stream. */
+const DECODER_INSTRUCTION = 0b1100_0000;
+
+/** "Stream Cancellation", valid even though no field refers to the dynamic table. */
+const STREAM_CANCELLATION = 0b0100_0000;
+
+/** Mask of a prefix of 6 bits; all ones mean that the integer continues in the next byte. */
+const FULL_PREFIX = 0b0011_1111;
+
+/** Most bytes behind the prefix for an integer of 62 bits. */
+const MAX_CONTINUATION_BYTES = 9;
+
+/**
+ * Checks bytes of the peer's encoder stream, for which this end announces a table of capacity 0.
+ *
+ * @param bytes Received bytes.
+ * @throws {H3ProtocolError} With `qpackEncoderStreamError` if an instruction needs a table.
+ */
+export function checkEncoderInstructions(bytes: Uint8Array): void {
+  const wrong = bytes.find((byte) => byte !== CAPACITY_OF_0);
+  if (wrong === undefined) return;
+  throw new H3ProtocolError(
+    H3Error.qpackEncoderStreamError,
+    `Expected no instruction for a dynamic table of capacity 0, received 0x${wrong.toString(16)}`,
+  );
+}
+
+/** Validator for one decoder stream of the peer. This end never inserts table entries. */
+export class DecoderInstructions {
+  /** Bytes that the current integer may still have; `undefined` between instructions. */
+  #bytesLeft: number | undefined = undefined;
+
+  /**
+   * Checks the next bytes.
+   *
+   * @param bytes Received bytes; instructions may be split anywhere.
+   * @throws {H3ProtocolError} With `qpackDecoderStreamError` for an acknowledgment of a missing
+   * insert.
+   */
+  check(bytes: Uint8Array): void {
+    for (const byte of bytes) {
+      if (this.#bytesLeft !== undefined) this.#continue(byte);
+      else this.#begin(byte);
+    }
+  }
+
+  #begin(byte: number): void {
+    if ((byte & DECODER_INSTRUCTION) !== STREAM_CANCELLATION) {
+      throw brokenDecoderStream(
+        `it acknowledges what was never inserted, by 0x${byte.toString(16)}`,
+      );
+    }
+    if ((byte & FULL_PREFIX) === FULL_PREFIX) this.#bytesLeft = MAX_CONTINUATION_BYTES;
+  }
+
+  #continue(byte: number): void {
+    this.#bytesLeft = byte < 0x80 ? undefined : this.#bytesLeft! - 1;
+    if (this.#bytesLeft === 0) throw brokenDecoderStream("a stream's number has more than 62 bits");
+  }
+}
+
+function brokenDecoderStream(message: string): H3ProtocolError {
+  return new H3ProtocolError(
+    H3Error.qpackDecoderStreamError,
+    `Cannot read QPACK's decoder stream: ${message}`,
+  );
+}
+
+/** The static table (RFC 9204 Appendix A): 99 fields by index. */
+export const STATIC_TABLE: readonly (readonly [name: string, value: string])[] = [
+  [":authority", ""],
+  [":path", "/"],
+  ["age", "0"],
+  ["content-disposition", ""],
+  ["content-length", "0"],
+  ["cookie", ""],
+  ["date", ""],
+  ["etag", ""],
+  ["if-modified-since", ""],
+  ["if-none-match", ""],
+  ["last-modified", ""],
+  ["link", ""],
+  ["location", ""],
+  ["referer", ""],
+  ["set-cookie", ""],
+  [":method", "CONNECT"],
+  [":method", "DELETE"],
+  [":method", "GET"],
+  [":method", "HEAD"],
+  [":method", "OPTIONS"],
+  [":method", "POST"],
+  [":method", "PUT"],
+  [":scheme", "http"],
+  [":scheme", "https"],
+  [":status", "103"],
+  [":status", "200"],
+  [":status", "304"],
+  [":status", "404"],
+  [":status", "503"],
+  ["accept", "*/*"],
+  ["accept", "application/dns-message"],
+  ["accept-encoding", "gzip, deflate, br"],
+  ["accept-ranges", "bytes"],
+  ["access-control-allow-headers", "cache-control"],
+  ["access-control-allow-headers", "content-type"],
+  ["access-control-allow-origin", "*"],
+  ["cache-control", "max-age=0"],
+  ["cache-control", "max-age=2592000"],
+  ["cache-control", "max-age=604800"],
+  ["cache-control", "no-cache"],
+  ["cache-control", "no-store"],
+  ["cache-control", "public, max-age=31536000"],
+  ["content-encoding", "br"],
+  ["content-encoding", "gzip"],
+  ["content-type", "application/dns-message"],
+  ["content-type", "application/javascript"],
+  ["content-type", "application/json"],
+  ["content-type", "application/x-www-form-urlencoded"],
+  ["content-type", "image/gif"],
+  ["content-type", "image/jpeg"],
+  ["content-type", "image/png"],
+  ["content-type", "text/css"],
+  ["content-type", "text/html; charset=utf-8"],
+  ["content-type", "text/plain"],
+  ["content-type", "text/plain;charset=utf-8"],
+  ["range", "bytes=0-"],
+  ["strict-transport-security", "max-age=31536000"],
+  ["strict-transport-security", "max-age=31536000; includesubdomains"],
+  ["strict-transport-security", "max-age=31536000; includesubdomains; preload"],
+  ["vary", "accept-encoding"],
+  ["vary", "origin"],
+  ["x-content-type-options", "nosniff"],
+  ["x-xss-protection", "1; mode=block"],
+  [":status", "100"],
+  [":status", "204"],
+  [":status", "206"],
+  [":status", "302"],
+  [":status", "400"],
+  [":status", "403"],
+  [":status", "421"],
+  [":status", "425"],
+  [":status", "500"],
+  ["accept-language", ""],
+  ["access-control-allow-credentials", "FALSE"],
+  ["access-control-allow-credentials", "TRUE"],
+  ["access-control-allow-headers", "*"],
+  ["access-control-allow-methods", "get"],
+  ["access-control-allow-methods", "get, post, options"],
+  ["access-control-allow-methods", "options"],
+  ["access-control-expose-headers", "content-length"],
+  ["access-control-request-headers", "content-type"],
+  ["access-control-request-method", "get"],
+  ["access-control-request-method", "post"],
+  ["alt-svc", "clear"],
+  ["authorization", ""],
+  ["content-security-policy", "script-src 'none'; object-src 'none'; base-uri 'none'"],
+  ["early-data", "1"],
+  ["expect-ct", ""],
+  ["forwarded", ""],
+  ["if-range", ""],
+  ["origin", ""],
+  ["purpose", "prefetch"],
+  ["server", ""],
+  ["timing-allow-origin", "*"],
+  ["upgrade-insecure-requests", "1"],
+  ["user-agent", ""],
+  ["x-forwarded-for", ""],
+  ["x-frame-options", "deny"],
+  ["x-frame-options", "sameorigin"],
+];
+
+/** First index of each name. */
+const STATIC_NAMES: ReadonlyMap<string, number> = indexBy((name) => name);
+
+/** Index of each field, by {@linkcode staticKey}. */
+const STATIC_FIELDS: ReadonlyMap<string, number> = indexBy(staticKey);
+
+/**
+ * Builds the key of a field in {@linkcode STATIC_FIELDS}.
+ *
+ * @param name Name of the field.
+ * @param value Value of the field.
+ * @returns Name and value, separated by a character that is invalid in names.
+ */
+function staticKey(name: string, value: string): string {
+  return `${name}\n${value}`;
+}
+
+function indexBy(key: (name: string, value: string) => string): Map<string, number> {
+  const indices = new Map<string, number>();
+  for (const [index, [name, value]] of STATIC_TABLE.entries()) {
+    const field = key(name, value);
+    if (!indices.has(field)) indices.set(field, index);
+  }
+  return indices;
 }

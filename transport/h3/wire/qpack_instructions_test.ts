@@ -1,6 +1,6 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
-import { checkEncoderInstructions, DecoderInstructions } from "./qpack_instructions.ts";
+import { checkEncoderInstructions, DecoderInstructions } from "./qpack.ts";
 
 Deno.test("checkEncoderInstructions() takes a capacity of 0 alone", () => {
   for (let byte = 0; byte < 256; byte++) {

@@ -1,8 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Random } from "../../../tests/random.ts";
-import { STATIC_TABLE } from "./qpack_static.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
-import { decodeFields, encodeFields, type Field } from "./qpack.ts";
+import { decodeFields, encodeFields, type Field, STATIC_TABLE } from "./qpack.ts";
 
 function decodeHex(hex: string): Field[] {
   return decodeFields(Uint8Array.fromHex(hex.replaceAll(" ", "")));

@@ -1,7 +1,12 @@
 /** Heads of streams (RFC 9114 section 6.2, draft-ietf-webtrans-http3 section 4). */
-import { concat } from "../../quic/bytes.ts";
 import { FIRST_READ_BYTES } from "../../quic/receive_half.ts";
-import { readVarint, varintLength, varintLengthAt, writeVarint } from "../../quic/varint.ts";
+import {
+  concat,
+  readVarint,
+  varintLength,
+  varintLengthAt,
+  writeVarint,
+} from "../../quic/varint.ts";
 import type { OpenStreamOptions } from "../../connection.ts";
 
 /**
