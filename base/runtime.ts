@@ -18,7 +18,7 @@ export type Timer = ReturnType<typeof setTimeout>;
  *
  * @example A clock that stands still
  * ```ts
- * import { platformRuntime, type Runtime } from "./runtime.ts";
+ * import { platformRuntime, type Runtime } from "@skein/skein";
  * import { assertEquals } from "@std/assert";
  *
  * const runtime: Runtime = Object.assign(platformRuntime(), { now: () => 42 });

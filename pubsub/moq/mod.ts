@@ -50,15 +50,14 @@
  * @module
  */
 export type { MoqAction, MoqGrant } from "./session/access.ts";
-export { type Announcement, AnnouncementReader, MAX_ANNOUNCED } from "./track/announcement.ts";
+export { type Announcement, AnnouncementReader } from "./track/announcement.ts";
 export { dialMoq, type DialMoqOptions } from "./client/dial.ts";
 export {
   BitrateMonitor,
   type BitrateMonitorOptions,
   type BitrateReport,
-  MIN_BITRATE,
 } from "./session/bitrate_monitor.ts";
-export { MAX_CLIENT_PREFIXES, MAX_CLIENT_TRACKS, MoqClient } from "./client/client.ts";
+export { MoqClient } from "./client/client.ts";
 export type {
   AllowMigration,
   MoqClientCause,
@@ -78,7 +77,6 @@ export {
 } from "./cluster/cluster.ts";
 export { connectMoq, type ConnectMoqOptions } from "./client/connect.ts";
 export {
-  FIRST_APPLICATION_CODE,
   MoqAnnounceCode,
   moqErrorCode,
   moqErrorName,

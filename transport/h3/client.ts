@@ -17,6 +17,40 @@ export { isQuicAvailable as isWebTransportAvailable } from "../quic/deno_quirks.
  *   8305). The first to answer wins. The certificate is checked against the name. An error names
  *   each address tried.
  *
+ * @example A stream that comes back
+ * ```ts
+ * import {
+ *   devCertificate,
+ *   dialWebTransport,
+ *   isWebTransportAvailable,
+ *   listenWebTransport,
+ * } from "@skein/skein/transport";
+ * import { assert, assertEquals } from "@std/assert";
+ *
+ * assert(isWebTransportAvailable()); // Deno runs with `--unstable-net`.
+ * const certificate = devCertificate({ cacheFolder: null });
+ * await using listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate });
+ * const serving = (async () => {
+ *   for await (const request of listener) {
+ *     for await (const stream of request.accept().incomingBidirectionalStreams) {
+ *       await stream.readable.pipeTo(stream.writable);
+ *     }
+ *   }
+ * })();
+ *
+ * const connection = await dialWebTransport(`https://127.0.0.1:${listener.address.port}/`, {
+ *   serverCertificateHashes: certificate.hashes,
+ * });
+ * const { readable, writable } = await connection.createBidirectionalStream();
+ * const writer = writable.getWriter();
+ * await writer.write(new TextEncoder().encode("hello"));
+ * await writer.close();
+ * assertEquals(await new Response(readable).text(), "hello");
+ * connection.close();
+ * await listener.close();
+ * await serving;
+ * ```
+ *
  * @param url An `https:` URL.
  * @param options Subprotocols, headers, certificates, limits and deadlines.
  * @returns The established connection.

@@ -1,0 +1,189 @@
+/** The names that users can import: used, bounded, and with one meaning in all entries. */
+import { assert, assertEquals } from "@std/assert";
+import { readRepository } from "../tools/arrows.ts";
+
+const ROOT = new URL("../", import.meta.url);
+
+/** Most names of each entry. A name more needs a documented example that imports it. */
+const MOST: Readonly<Record<string, number>> = {
+  ".": 103,
+  "./client": 47,
+  "./jwt": 4,
+  "./manager": 30,
+  "./moq": 100,
+  "./msgpack": 2,
+  "./nats": 10,
+  "./otel": 9,
+  "./pubsub": 49,
+  "./redis": 6,
+  "./server": 27,
+  "./session": 111,
+  "./testing": 33,
+  "./transport": 91,
+  "./webtransport": 20,
+  "./ws": 4,
+};
+
+/** Most different names in all entries together. */
+const MOST_IN_ALL = 508;
+
+/** Names that mean something else in `/moq`: no new ones. */
+const DEBTS = ["Publication", "PublishOptions", "SubscribeOptions"];
+
+/** Names with a build for Deno in the root, and one for browsers in `/client`. */
+const BUILDS = ["connect", "dial"];
+
+/** An exported name of an entry. */
+interface Name {
+  readonly name: string;
+  /** File and name of the declaration. */
+  readonly declared: string;
+  /** Names in the signature, and in its `@throws`. */
+  readonly refers: ReadonlySet<string>;
+  /** Parameters and result of a function. */
+  readonly signature: string;
+}
+
+/** The part of the output of `deno doc --json` that the test reads. */
+interface DenoDoc {
+  readonly nodes: Readonly<Record<string, { readonly symbols: readonly DocSymbol[] }>>;
+}
+
+interface DocSymbol {
+  readonly name: string;
+  readonly declarations: readonly {
+    readonly location: { readonly filename: string };
+    readonly jsDoc?: unknown;
+    readonly def?: unknown;
+  }[];
+}
+
+/** Collects the names of types that a part of the documentation refers to. */
+function addReferences(part: unknown, found: Set<string>): Set<string> {
+  if (typeof part !== "object" || part === null) return found;
+  const { kind, typeName, extends: base } = part as Record<string, unknown>;
+  if (typeof typeName === "string") found.add(typeName.split(".")[0]!);
+  if (typeof base === "string") found.add(base);
+  if (kind === "typeQuery") found.add(String((part as { value?: unknown }).value));
+  for (const value of Object.values(part)) addReferences(value, found);
+  return found;
+}
+
+async function namesOf(path: string): Promise<Name[]> {
+  const { stdout } = await new Deno.Command(Deno.execPath(), {
+    args: ["doc", "--json", path],
+    cwd: ROOT,
+  }).output();
+  const { nodes }: DenoDoc = JSON.parse(new TextDecoder().decode(stdout));
+  return Object.values(nodes).flatMap(({ symbols }) => symbols).map(({ name, declarations }) => ({
+    name,
+    declared: `${declarations[0]!.location.filename} ${name}`,
+    refers: addReferences(declarations, new Set()),
+    signature: JSON.stringify(declarations.map(({ def }) => def)).replace(
+      /"specifier":"[^"]*"/g,
+      "",
+    ),
+  }));
+}
+
+/** Reads the names that documented examples import, by entry. */
+async function importedByExamples(): Promise<Map<string, Set<string>>> {
+  const { exports, files } = await readRepository(ROOT);
+  const imported = new Map(Object.keys(exports).map((entry) => [entry, new Set<string>()]));
+  const entryOf = new Map(Object.entries(exports).map(([entry, path]) => [path.slice(2), entry]));
+  const add = (names: string, entry: string | undefined) => {
+    for (const name of names.split(",")) {
+      const [exported = ""] = name.trim().replace(/^type /, "").split(" as ");
+      imported.get(entry ?? "")?.add(exported);
+    }
+  };
+  const documents = new Map(files);
+  for (const path of await pages()) {
+    documents.set(path, await Deno.readTextFile(new URL(path, ROOT)));
+  }
+  for (const [path, source] of documents) {
+    if (/^(?:tests|bench|tools)\//.test(path) || path.endsWith("_test.ts")) continue;
+    const text = source.replace(/^\s*\* ?/gm, "");
+    for (const [, names, specifier] of text.matchAll(IMPORT)) {
+      if (specifier!.startsWith("@skein/skein")) add(names!, "." + specifier!.slice(12));
+      else if (path.startsWith("examples/")) {
+        const url = new URL(specifier!, new URL(path, ROOT));
+        add(names!, entryOf.get(url.href.slice(ROOT.href.length)));
+      }
+    }
+  }
+  return imported;
+}
+
+const IMPORT = /\bimport (?:type )?\{([^}]*)\} from "([^"]+)"/g;
+
+/** The pages for users, and the scripts of the examples' pages. */
+async function pages(): Promise<string[]> {
+  const found = ["README.md"];
+  for (const folders = ["docs/", "examples/"]; folders.length > 0;) {
+    const folder = folders.shift()!;
+    for await (const { name, isDirectory } of Deno.readDir(new URL(folder, ROOT))) {
+      if (isDirectory) folders.push(`${folder}${name}/`);
+      else if (/\.(?:md|js)$/.test(name)) found.push(folder + name);
+    }
+  }
+  return found;
+}
+
+const { exports } = await readRepository(ROOT);
+const entries = new Map(
+  await Promise.all(
+    Object.entries(exports).map(async ([entry, path]) => [entry, await namesOf(path)] as const),
+  ),
+);
+/** The names of all entries, and those that each one refers to. */
+const all = new Map<string, Set<string>>();
+for (const { name, refers } of [...entries.values()].flat()) {
+  all.set(name, (all.get(name) ?? new Set()).union(refers));
+}
+
+Deno.test("Each entry exports few names", () => {
+  const counts = Object.fromEntries([...entries].map(([entry, names]) => [entry, names.length]));
+  console.log({ ...counts, "in all": all.size });
+  for (const [entry, count] of Object.entries(counts)) {
+    assert(count <= (MOST[entry] ?? 0), `${entry} exports ${count} names, at most ${MOST[entry]}`);
+  }
+  assert(all.size <= MOST_IN_ALL, `${all.size} names in all, at most ${MOST_IN_ALL}`);
+});
+
+Deno.test("A name in two entries stands for one declaration", () => {
+  const declared = new Map<string, { name: Name; entry: string }>();
+  for (const [entry, names] of entries) {
+    for (const name of names) {
+      const known = declared.get(name.name);
+      if (DEBTS.includes(name.name) && entry === "./moq") continue;
+      if (known === undefined) declared.set(name.name, { name, entry });
+      else if (BUILDS.includes(name.name)) {
+        assertEquals(known.name.signature, name.signature, `${name.name} of ${entry}`);
+      } else {
+        assertEquals(known.name.declared, name.declared, `also in ${known.entry} and ${entry}`);
+      }
+    }
+  }
+});
+
+Deno.test("Every exported name is imported by a documented example, or needed by one that is", async () => {
+  const used = new Set<string>();
+  for (const [entry, names] of await importedByExamples()) {
+    const exported = new Set(entries.get(entry)!.map(({ name }) => name));
+    for (const name of names) {
+      if (name === "") continue;
+      assert(exported.has(name), `${entry} exports ${name}, which an example imports`);
+      used.add(name);
+    }
+  }
+  for (const name of used) for (const other of all.get(name) ?? []) used.add(other);
+  assertEquals([...all.keys()].filter((name) => !used.has(name)), []);
+});
+
+Deno.test("Importing the root shadows no global", async () => {
+  const values = Object.keys(await import("../mod.ts"));
+  assertEquals(values.filter((name) => name in globalThis), []);
+  const shadowing = new Set(entries.get("./webtransport")!.map(({ name }) => name));
+  assertEquals(entries.get(".")!.map(({ name }) => name).filter((name) => shadowing.has(name)), []);
+});
