@@ -37,13 +37,13 @@
  * @module
  */
 import type { Client } from "./client/client.ts";
-import type { ServerUrl } from "./client/client_options.ts";
+import type { ClientPlatform, ServerUrl } from "./client/client_options.ts";
 import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./client/connect.ts";
 import type { AnyContract } from "./session/contract.ts";
 import type { Session } from "./session/session.ts";
 import { UnsupportedError } from "./errors.ts";
-import { lateRace } from "./transport/race/lazy_race.ts";
-import type { RacingDialer, TransportOptions } from "./transport/race/options.ts";
+import { pagePlatform } from "./client/page.ts";
+import type { TransportOptions } from "./transport/race/options.ts";
 
 // Import each module directly: these imports decide how much a page loads at first.
 export type { BackoffOptions } from "./base/backoff.ts";
@@ -137,7 +137,7 @@ export function connect<C extends AnyContract = AnyContract>(
   options: ConnectOptions<C> = {},
 ): Client<C> {
   checkRuntime();
-  return connectBy(makeDialer, url, options);
+  return connectBy(makePlatform, url, options);
 }
 
 /**
@@ -176,13 +176,14 @@ export async function dial<C extends AnyContract = AnyContract>(
   options: DialOptions<C> = {},
 ): Promise<Session<unknown, C, "client">> {
   checkRuntime();
-  return await dialBy(makeDialer, url, options);
+  return await dialBy(makePlatform, url, options);
 }
 
-function makeDialer(options: TransportOptions): RacingDialer {
-  return lateRace(options, {
-    race: () => import("./client/chunk_webtransport.ts"),
+function makePlatform(options: TransportOptions): ClientPlatform {
+  return pagePlatform(options, {
+    webTransport: () => import("./client/chunk_webtransport.ts"),
     streams: () => import("./client/chunk_streams.ts"),
+    insight: () => import("./client/chunk_insight.ts"),
   });
 }
 

@@ -1,8 +1,4 @@
-/**
- * Code that a page loads for the first stream or datagram on a WebSocket.
- *
- * @module
- */
-import "./common.ts";
+/** Late chunk of streams and datagrams on a WebSocket; `page.ts` says how chunks work. */
+import "./page.ts";
 
 export { openStreams, withStreams } from "../transport/websocket/streams.ts";

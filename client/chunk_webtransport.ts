@@ -1,9 +1,22 @@
-/**
- * Code that a page loads for the first attempt to use WebTransport. A WebSocket does not need this
- * code.
- *
- * @module
- */
-import "./common.ts";
+/** Late chunk of WebTransport and of moves between transports; `page.ts` says how chunks work. */
+import "./page.ts";
+import { dialNativeWebTransport } from "../transport/native/client.ts";
+import { engineDefect } from "../transport/native/engines.ts";
+import type {
+  CheckedTransports,
+  RacingDialer,
+  TransportPlatform,
+} from "../transport/race/options.ts";
+import { race } from "../transport/race/race.ts";
+import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
 
-export { raceNative } from "../transport/race/native_leg.ts";
+export { giveUp, handOver } from "./handover.ts";
+
+/** Makes a dialer that races the platform's own WebTransport against a WebSocket. */
+export function raceNative(
+  webSocket: TransportPlatform["webSocket"],
+  options: CheckedTransports,
+): RacingDialer {
+  const webTransport = webTransportLeg(dialNativeWebTransport);
+  return race({ webSocket, webTransport, defect: engineDefect("session") }, options);
+}

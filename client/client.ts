@@ -1,12 +1,13 @@
 /** A client that reconnects, with the same subscriptions in each session, and an outbox. */
-import { CloseCode, type CloseInfo, SessionClosedError } from "../errors.ts";
+import { CloseCode, type CloseInfo, QueueFullError, SessionClosedError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import { absoluteUrl, publicUrl } from "../transport/url.ts";
-import type { Life } from "./page_life.ts";
+import { Life } from "./page_life.ts";
 import { checkLoop } from "../session/inbound.ts";
 import { Backoff } from "../base/backoff.ts";
 import type {
   ClientOptions,
+  ClientPlatform,
   ClientRequestOptions,
   ClientStatus,
   Dialer,
@@ -30,24 +31,30 @@ import { encodeMessage } from "../session/wire/encode.ts";
 import { checkLimits } from "../base/limits.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { Outbox, type OutboxPublication, type OutboxState } from "./outbox.ts";
-import { lasting } from "./chunks.ts";
 import { internals, type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import type { ClientSubscribeOptions, Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
-import { UnreadSessions } from "./unread_sessions.ts";
 import { ServerUrls } from "../session/url.ts";
 import { MAX_TIMER_MS, waitFor, within } from "../base/wait.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import type { ClientPublishOptions, WaitOptions } from "../session/types.ts";
-import { sessionSettings } from "../session/session_settings.ts";
+import { checkSettings } from "../session/check_settings.ts";
 import type { SilentTransport, TransportName } from "../transport/race/options.ts";
 
 /** A session of at least this length was a success: the delays start again from the first one. */
 const STABLE_MS = 5_000;
 
 const TIMES_MS = { wakeTimeoutMs: 5_000 };
+
+/**
+ * Most sessions with messages that wait for a slow reader; each session has a bounded receive
+ * queue.
+ */
+export const MAX_UNREAD_SESSIONS = 8;
+
+type Handover = typeof import("./handover.ts");
 
 /** Close codes after which the client does not reconnect, whichever end sends the code. */
 const FINAL_CODES: ReadonlySet<number> = new Set([
@@ -87,7 +94,7 @@ export class Client<C extends AnyContract = AnyContract>
   /** Resolves with the close of the last session once the client is closed or refused. */
   readonly closed: Promise<CloseInfo>;
 
-  readonly #dial: Dialer;
+  readonly #platform: ClientPlatform;
   readonly #urls: ServerUrls;
   readonly #options: ClientOptions<C>;
   readonly #settings: SessionSettings;
@@ -129,21 +136,23 @@ export class Client<C extends AnyContract = AnyContract>
    * Creates a client and begins to connect. Applications call `connect()` instead.
    *
    * @param url URL of the server; see {@linkcode ServerUrl} for several URLs.
-   * @param dial Opens connections.
+   * @param platform Opens connections, and loads code on first use.
    * @param options Options of the client.
    * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
    */
-  constructor(url: ServerUrl, dial: Dialer, options: ClientOptions<C> = {}) {
+  constructor(url: ServerUrl, platform: ClientPlatform, options: ClientOptions<C> = {}) {
     this.#urls = new ServerUrls(url);
-    this.#dial = dial;
+    this.#platform = platform;
     this.#options = options;
-    this.#settings = sessionSettings<unknown, C, "client">({
+    this.#settings = checkSettings<unknown, C, "client">({
       ...options,
       side: "client",
       onGoAway: (goaway, session) => {
         this.#retryAt = Date.now() + goaway.retryAfterMs;
         options.onGoAway?.(goaway, session);
       },
+      runtime: platformRuntime(),
+      insight: platform.insight,
     });
     this.#connectTimeoutMs = checkConnectTimeout(options.connectTimeoutMs);
     const limits = { of: "client: ", max: MAX_TIMER_MS };
@@ -210,8 +219,7 @@ export class Client<C extends AnyContract = AnyContract>
    * @throws {TimeoutError} If the wait takes longer than `timeoutMs`.
    */
   async flushed(options: WaitOptions = {}): Promise<void> {
-    const { last } = this.#outbox;
-    return (await lasting()).flushed(this.#outbox, last, options);
+    await this.#outbox.flushed(this.#outbox.last, options);
   }
 
   /**
@@ -393,7 +401,7 @@ export class Client<C extends AnyContract = AnyContract>
     if (!from?.isReady || this.#isMoving) return false;
     this.#isMoving = true;
     try {
-      const moved = await (await lasting()).handOver({
+      const moved = await (await this.#handover()).handOver({
         from,
         transport,
         subscriptions: this.#subscriptions,
@@ -496,7 +504,7 @@ export class Client<C extends AnyContract = AnyContract>
           retryAt: Date.now() + delayMs,
           cause: info,
         });
-        void this.#lookAfter();
+        this.#lookAfter();
         // The first delay is short, so the answer is still fresh at the next attempt.
         if (wasReady && mayMove && this.#backoff.attempt === 1) void this.#askElsewhere();
         if (delayMs > 0) await this.#wait(delayMs);
@@ -529,11 +537,16 @@ export class Client<C extends AnyContract = AnyContract>
     if (await this.#urls.isElsewhere(this.#place)) this.retryNow();
   }
 
-  /** Loads the watch over page and machine, and starts it; the next call retries a failed load. */
-  async #lookAfter(): Promise<void> {
-    const part = this.#life ? undefined : await lasting().catch(() => undefined);
-    const options = { timeoutMs: this.#wakeTimeoutMs, upgrades: this.#options.upgrade };
-    if (!this.status.isEnded) this.#life ??= part && new part.Life(this, options);
+  #handover(): Promise<Handover> {
+    return this.#platform.handover() as Promise<Handover>;
+  }
+
+  /** Starts the watch over page and machine, once. */
+  #lookAfter(): void {
+    this.#life ??= new Life(this, {
+      timeoutMs: this.#wakeTimeoutMs,
+      upgrades: this.#options.upgrade,
+    });
   }
 
   /** Runs one session, from the dial to the close. */
@@ -592,7 +605,7 @@ export class Client<C extends AnyContract = AnyContract>
       settings: this.#settings,
       timeoutMs: this.#connectTimeoutMs,
       signal,
-      dial: change(this.#dial),
+      dial: change(this.#platform.dial),
       hooks: this.#hooks,
     });
   }
@@ -603,7 +616,7 @@ export class Client<C extends AnyContract = AnyContract>
    */
   async #replace(): Promise<void> {
     const session = this.#session;
-    const part = await lasting().catch(() => undefined);
+    const part = await this.#handover().catch(() => undefined);
     if (!part || this.#isMoving || await this.handOver()) return;
     if (session && session === this.#session) await part.giveUp(session);
   }
@@ -620,7 +633,7 @@ export class Client<C extends AnyContract = AnyContract>
     session[internals].onRenew = () => void this.#renew(session);
     const { id, transport, fallback } = session;
     this.status.set({ name: "connected", session: id, transport, ...(fallback && { fallback }) });
-    void this.#lookAfter();
+    this.#lookAfter();
   }
 
   /**
@@ -698,6 +711,89 @@ export class Client<C extends AnyContract = AnyContract>
     const by = current.name === "refused" ? ` by ${this.#place}` : "";
     return closedError(`Cannot ${verb}: the client is ${current.name}${by}`, info);
   }
+}
+
+/**
+ * Queue of unread sessions, from the first loop on: a client without a loop keeps no session.
+ */
+class UnreadSessions {
+  /** True while a loop runs. */
+  isRead = false;
+  /** Each session with the number of messages that the session had discarded when added. */
+  #sessions: Map<Session, number> | undefined;
+  #isGap = false;
+
+  /** Number of sessions left to read, plus one for a gap. */
+  get size(): number {
+    return (this.#sessions?.size ?? 0) + Number(this.#isGap);
+  }
+
+  /** Begins a loop with the current session. */
+  begin(current: Session | undefined): void {
+    if (this.#sessions !== undefined) return;
+    this.#sessions = new Map();
+    if (current !== undefined) this.add(current);
+  }
+
+  /** Adds a session. */
+  add(session: Session): void {
+    const sessions = this.#sessions;
+    if (sessions === undefined) return;
+    // Removes ended sessions that have neither a message left nor a gap to report.
+    for (const old of sessions.keys()) {
+      if (old.isClosed && old.stats.waitingMessages === 0 && !this.#misses(old)) {
+        sessions.delete(old);
+      }
+    }
+    if (sessions.size >= MAX_UNREAD_SESSIONS) this.#isGap = true;
+    else if (!this.#isGap) sessions.set(session, session.stats.unreadMessages);
+  }
+
+  /**
+   * Returns the session to read next.
+   *
+   * @throws {QueueFullError} Once, in the place of missing messages.
+   */
+  next(): Session | undefined {
+    const [session] = this.#sessions!.keys();
+    if (session === undefined) {
+      if (!this.#isGap) return undefined;
+      // The next loop begins with the session that is current at that time.
+      this.#isGap = false;
+      this.#sessions = undefined;
+      throw behind(`${MAX_UNREAD_SESSIONS} sessions wait to be read`);
+    }
+    const { unreadMessages } = session.stats;
+    if (unreadMessages > this.#sessions!.get(session)!) {
+      this.#sessions!.set(session, unreadMessages);
+      throw behind("its receive queue was full");
+    }
+    return session;
+  }
+
+  /**
+   * Removes a session that was read to the end.
+   *
+   * @throws {QueueFullError} If the session closed because the reader was too slow.
+   */
+  done(session: Session): void {
+    this.#sessions?.delete(session);
+    if (isLagged(session)) throw behind("its receive queue was full");
+  }
+
+  #misses(session: Session): boolean {
+    return isLagged(session) || session.stats.unreadMessages > this.#sessions!.get(session)!;
+  }
+}
+
+/** Tells if a session closed because of a slow reader, and discarded the waiting messages. */
+function isLagged(session: Session): boolean {
+  const { info } = session[internals];
+  return info?.code === CloseCode.queueFull && info.by === "local" && info.error === undefined;
+}
+
+function behind(why: string): QueueFullError {
+  return new QueueFullError(`Cannot keep up: the loop over the client fell behind, and ${why}`);
 }
 
 /** Tells whether the page is known to be offline; false where there is no page. */

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { TimeoutError } from "../errors.ts";
+import { denoPlatform } from "./deno.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { captureConsole } from "../tests/console_lines.ts";
 import { HELLO, type Peer, turns } from "../tests/sessions.ts";
@@ -98,7 +99,7 @@ Deno.test("Client asks neither for URL nor for token once its signal was aborted
 
 Deno.test("Client's session shows no token of its URL", async () => {
   const network = new Network();
-  await using client = new Client("memory://server/a?token=secret&b=1", network.dial);
+  await using client = new Client("memory://server/a?token=secret&b=1", denoPlatform(network.dial));
   const session = await client.whenConnected();
   assertEquals([session.url, session.path], ["memory://server/a?b=1", "/a"]);
   assertEquals(network.dials[0]?.url, "memory://server/a?token=secret&b=1");
@@ -121,7 +122,7 @@ const steady = { backoff: { random: () => 0.5 } };
 Deno.test("Client with several URLs tries the next one at once, and waits after each round", async () => {
   using time = new FakeTime(0);
   const { network, dial, down, dialed } = service(new Set(["b", "c"]));
-  await using client = new Client(["m://a/", "m://b/", "m://c/"], dial, steady);
+  await using client = new Client(["m://a/", "m://b/", "m://c/"], denoPlatform(dial), steady);
   assertEquals(await settled(client), "connected");
   await time.tickAsync(10_000);
   down.add("a");
@@ -148,7 +149,7 @@ Deno.test("Client with several URLs tries the next one at once, and waits after 
 Deno.test("Client with several URLs does not run in circles where sessions do not hold", async () => {
   using time = new FakeTime(0);
   const { network, dial } = service();
-  await using client = new Client(["m://a/", "m://b/"], dial, steady);
+  await using client = new Client(["m://a/", "m://b/"], denoPlatform(dial), steady);
   for (let i = 0; i < 6; i++) {
     assertEquals(await settled(client), "connected");
     network.cut();
@@ -162,7 +163,7 @@ Deno.test("Client with several URLs does not run in circles where sessions do no
 Deno.test("Client with several URLs comes back when a server that drains said, to the next one", async () => {
   using time = new FakeTime(0);
   const { network, dial, dialed } = service();
-  await using client = new Client(["m://a/", "m://b/"], dial, steady);
+  await using client = new Client(["m://a/", "m://b/"], denoPlatform(dial), steady);
   assertEquals(await settled(client), "connected");
   await time.tickAsync(10_000);
   network.last.goAway({ retryAfterMs: 700, reason: "Restart" });
@@ -181,7 +182,11 @@ Deno.test("Client whose function tells another host after a loss goes there at o
     const urls = ["m://a/", "m://b/?ticket=1", "m://b/?ticket=2", "m://b/?ticket=3"];
     let asked = 0;
     const tell = () => urls[asked++]!;
-    await using client = new Client(isAsync ? () => Promise.resolve(tell()) : tell, dial, steady);
+    await using client = new Client(
+      isAsync ? () => Promise.resolve(tell()) : tell,
+      denoPlatform(dial),
+      steady,
+    );
     assertEquals(await settled(client), "connected");
     await time.tickAsync(10_000);
     network.cut();
@@ -204,7 +209,7 @@ Deno.test("Client asks its function again where that failed after a loss", async
   const { network, dial, dialed } = service();
   let asked = 0;
   const tell = () => ++asked === 2 ? Promise.reject(new Error("No ticket")) : "m://a/";
-  await using client = new Client(tell, dial, steady);
+  await using client = new Client(tell, denoPlatform(dial), steady);
   assertEquals(await settled(client), "connected");
   await time.tickAsync(10_000);
   network.cut();
@@ -250,7 +255,7 @@ Deno.test("Client prints once for each URL that it cannot reach it, and once tha
   using time = new FakeTime();
   using printed = captureConsole();
   const { network, dial } = service(new Set(["a", "b"]));
-  await using _client = new Client(["m://a/?token=hush", "m://b/"], dial, steady);
+  await using _client = new Client(["m://a/?token=hush", "m://b/"], denoPlatform(dial), steady);
   for (let i = 0; i < 5; i++) await time.tickAsync(10_000);
   assertEquals(printed.lines, [
     "Skein: Cannot connect to m://a/: Nobody is there; the client tries again, and its status tells " +
@@ -259,7 +264,7 @@ Deno.test("Client prints once for each URL that it cannot reach it, and once tha
     "how that goes",
   ]);
   network.answers.push(...[4503, 4401].map((code) => network.refuse(code)));
-  const refused = new Client("m://c/?token=hush", network.dial, steady);
+  const refused = new Client("m://c/?token=hush", denoPlatform(network.dial), steady);
   await turns();
   await time.tickAsync(500);
   await refused.closed;
@@ -275,8 +280,8 @@ Deno.test("Client prints nothing where its status is read or subscribed to, or o
   using printed = captureConsole();
   const { dial } = service(new Set(["a"]));
   const clients = [
-    new Client("m://a/", dial, { ...steady, onError() {} }),
-    ...Array.from({ length: 3 }, () => new Client("m://a/", dial, steady)),
+    new Client("m://a/", denoPlatform(dial), { ...steady, onError() {} }),
+    ...Array.from({ length: 3 }, () => new Client("m://a/", denoPlatform(dial), steady)),
   ];
   clients[1]!.status.subscribe(() => {});
   void clients[2]!.status[Symbol.asyncIterator]().next();

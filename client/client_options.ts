@@ -9,7 +9,7 @@ import type { SessionFallback } from "../session/session.ts";
 import type { SessionLimits } from "../session/settings.ts";
 import type { Fresh, ServerUrl } from "../session/url.ts";
 import type { WaitOptions } from "../session/types.ts";
-import type { SessionHandlers } from "../session/session_settings.ts";
+import type { SessionHandlers } from "../session/check_settings.ts";
 import type {
   SilentTransport,
   TransportFallback,
@@ -66,6 +66,24 @@ export type Dialer = (
     readonly onWorn?: () => void;
   },
 ) => Promise<Connection>;
+
+/** Means of the platform of a client: a page, or Deno. */
+export interface ClientPlatform {
+  /** Opens connections. */
+  readonly dial: Dialer;
+  /**
+   * Loads the features of a session beside messages, on first use.
+   *
+   * @ignore
+   */
+  readonly insight: () => Promise<unknown>;
+  /**
+   * Loads the module `handover.ts`, at the first move to another session.
+   *
+   * @ignore
+   */
+  readonly handover: () => Promise<unknown>;
+}
 
 /**
  * Options of a client.

@@ -1,13 +1,14 @@
 /** Bodies of `connect()` and `dial()`, for the dialer of any platform. */
 import { parseServerUrl } from "../transport/url.ts";
 import { Client } from "./client.ts";
-import type { ClientOptions, ServerUrl } from "./client_options.ts";
+import type { ClientOptions, ClientPlatform, ServerUrl } from "./client_options.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
-import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
-import type { RacingDialer, TransportOptions } from "../transport/race/options.ts";
+import { checkSettings, type SessionSettingsOptions } from "../session/check_settings.ts";
+import type { TransportOptions } from "../transport/race/options.ts";
 
 /**
  * Options for `connect()`.
@@ -53,16 +54,16 @@ export interface DialOptions<C extends AnyContract = AnyContract>
 /** Subprotocols that carry envelopes: {@linkcode SKEIN_PROTOCOL} directly or on QMux. */
 const SPEAKS_SKEIN = /^(qmux-\d\d\.)?skein\.1$/;
 
-/** Makes the dialer of a platform. */
-export type MakeDialer = (options: TransportOptions) => RacingDialer;
+/** Makes the platform of one client or session, with its transports. */
+export type MakePlatform = (options: TransportOptions) => ClientPlatform;
 
 /** Makes a client of a platform. Throws at once for a URL that no attempt could use. */
 export function connectBy<C extends AnyContract>(
-  makeDialer: MakeDialer,
+  makePlatform: MakePlatform,
   url: ServerUrl,
   options: ConnectOptions<C>,
 ): Client<C> {
-  return new Client(checkUrl(url), makeDialer(options), options);
+  return new Client(checkUrl(url), makePlatform(options), options);
 }
 
 /** Makes URLs absolute. URLs from a function are checked at each call. */
@@ -75,7 +76,7 @@ function checkUrl(url: ServerUrl): ServerUrl {
 
 /** Opens one session of a platform. */
 export async function dialBy<C extends AnyContract>(
-  makeDialer: MakeDialer,
+  makePlatform: MakePlatform,
   url: string | URL,
   options: DialOptions<C>,
 ): Promise<Session<unknown, C, "client">> {
@@ -88,8 +89,13 @@ export async function dialBy<C extends AnyContract>(
       }`,
     );
   }
-  const settings = sessionSettings<unknown, C, "client">({ ...options, side: "client" });
-  const dial = makeDialer(options);
+  const { dial, insight } = makePlatform(options);
+  const settings = checkSettings<unknown, C, "client">({
+    ...options,
+    side: "client",
+    runtime: platformRuntime(),
+    insight,
+  });
   return await openSession(
     { ...options, url, dial, protocols, settings, timeoutMs },
   ) as Session<unknown, C, "client">;

@@ -19,7 +19,8 @@ import { dialNativeWebTransport } from "../transport/native/client.ts";
 import { raceTransports } from "../transport/race/race.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
-import { connectBy, dialBy, type MakeDialer } from "./connect.ts";
+import { denoPlatform } from "./deno.ts";
+import { connectBy, dialBy, type MakePlatform } from "./connect.ts";
 import { Session } from "../session/session.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 import type { TransportPlatform } from "../transport/race/options.ts";
@@ -35,12 +36,13 @@ function answering(connection: Connection): Session {
 }
 
 /** What a platform dials with. */
-function by(webTransport: TransportPlatform["webTransport"]): MakeDialer {
-  return (options) => raceTransports({ webSocket: dialWebSocket, webTransport }, options);
+function by(webTransport: TransportPlatform["webTransport"]): MakePlatform {
+  return (options) =>
+    denoPlatform(raceTransports({ webSocket: dialWebSocket, webTransport }, options));
 }
 
 /** Dials a server in memory. */
-function inMemory(protocol: string = "skein.1"): MakeDialer {
+function inMemory(protocol: string = "skein.1"): MakePlatform {
   return by(webTransportLeg(() => {
     const pair = memoryPair({ frames: false, protocol });
     if (protocol !== "") answering(pair.server);
@@ -49,7 +51,7 @@ function inMemory(protocol: string = "skein.1"): MakeDialer {
 }
 
 /** Dials a server that refuses. */
-function refusing(status: number): MakeDialer {
+function refusing(status: number): MakePlatform {
   const error = new ConnectionError(`The server answered ${status}`, { status });
   return by(() => Promise.reject(error));
 }
@@ -202,7 +204,7 @@ Deno.test("connectBy() and dialBy() name the URL in every error, without its sec
     pair.server.close({ closeCode: 4503, reason: "Full" });
     return Promise.resolve(pair.client);
   });
-  const cases: [make: MakeDialer, message: string][] = [
+  const cases: [make: MakePlatform, message: string][] = [
     [refusing(403), "Cannot connect to https://example.com/chat (4403 The server answered 403"],
     [closing, "Cannot connect to https://example.com/chat (4503 Full, by remote)"],
     [
@@ -240,9 +242,11 @@ Deno.test("connectBy() and dialBy() name the URL in every error, without its sec
 Deno.test("connectBy() names a server that cannot be reached once in the line on the console", async () => {
   using printed = captureConsole();
   const client = connectBy(
-    () => (url) =>
-      Promise.reject(
-        new ConnectionError(`Cannot open WebSocket to ${String(url).replace("https", "wss")}`),
+    () =>
+      denoPlatform((url) =>
+        Promise.reject(
+          new ConnectionError(`Cannot open WebSocket to ${String(url).replace("https", "wss")}`),
+        )
       ),
     "https://example.com/chat",
     {},

@@ -1,6 +1,6 @@
 /** `connect()` and `dial()` for Deno, with WebTransport on Deno's own QUIC. */
 import type { Client } from "./client.ts";
-import type { ServerUrl } from "./client_options.ts";
+import type { ClientPlatform, Dialer, ServerUrl } from "./client_options.ts";
 import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./connect.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
@@ -9,11 +9,7 @@ import { raceTransports } from "../transport/race/race.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import { dialWebTransport, isWebTransportAvailable } from "../transport/h3/client.ts";
 import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
-import type {
-  RacingDialer,
-  TransportOptions,
-  TransportPlatform,
-} from "../transport/race/options.ts";
+import type { TransportOptions, TransportPlatform } from "../transport/race/options.ts";
 
 export type { ConnectOptions, DialOptions };
 
@@ -52,7 +48,7 @@ export function connect<C extends AnyContract = AnyContract>(
   url: ServerUrl,
   options: ConnectOptions<C> = {},
 ): Client<C> {
-  return connectBy(makeDialer, url, options);
+  return connectBy(makePlatform, url, options);
 }
 
 /**
@@ -83,11 +79,20 @@ export async function dial<C extends AnyContract = AnyContract>(
   url: string | URL,
   options: DialOptions<C> = {},
 ): Promise<Session<unknown, C, "client">> {
-  return await dialBy(makeDialer, url, options);
+  return await dialBy(makePlatform, url, options);
 }
 
-function makeDialer(options: TransportOptions): RacingDialer {
-  return raceTransports({ webSocket: dialWebSocket, webTransport: quic() }, options);
+function makePlatform(options: TransportOptions): ClientPlatform {
+  return denoPlatform(raceTransports({ webSocket: dialWebSocket, webTransport: quic() }, options));
+}
+
+/** Makes the platform of a client in Deno from a dialer. */
+export function denoPlatform(dial: Dialer): ClientPlatform {
+  return {
+    dial,
+    insight: () => import("./chunk_insight.ts"),
+    handover: () => import("./handover.ts"),
+  };
 }
 
 function quic(): TransportPlatform["webTransport"] {

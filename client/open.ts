@@ -14,7 +14,7 @@ import { platformRuntime } from "../base/runtime.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
 import { closedError } from "../session/core.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
-import { insight, internals, Session, SKEIN_PROTOCOL } from "../session/session.ts";
+import { internals, Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { withoutToken } from "../session/url.ts";
 import type { TransportFallback } from "../transport/race/options.ts";
@@ -43,6 +43,9 @@ export interface OpenOptions {
   readonly instrumentation?: Instrumentation | undefined;
 }
 
+/** Part of the features that load on first use, on a client. */
+type Insight = Pick<typeof import("../session/insight/watch.ts"), "openWatched">;
+
 /**
  * Opens a session. A failed attempt closes the connection and the session again.
  *
@@ -55,9 +58,10 @@ export interface OpenOptions {
  */
 export async function openSession(options: OpenOptions): Promise<Session> {
   // The session opens without instrumentation if that code cannot be loaded.
-  const part = options.instrumentation && await insight().catch(() => undefined);
+  const { instrumentation, settings } = options;
+  const part = instrumentation && await settings.insight().catch(() => undefined);
   return await (part
-    ? part.openWatched(options, (url) => open({ ...options, url }))
+    ? (part as Insight).openWatched(options, (url) => open({ ...options, url }))
     : open(options));
 }
 

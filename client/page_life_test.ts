@@ -4,7 +4,6 @@ import { TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { clockAhead } from "../tests/clock.ts";
 import { HELLO, type Peer, turns } from "../tests/sessions.ts";
-import "./chunk_lasting.ts";
 import type { Client } from "./client.ts";
 
 /** URL of the server in the network. */

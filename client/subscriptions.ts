@@ -1,17 +1,16 @@
-/**
- * Subscriptions of a client, carried from one session to the next.
- *
- * @module
- */
-import { RequestError } from "../errors.ts";
-import type { Again } from "./retry_refused.ts";
+/** Subscriptions of a client, carried from one session to the next. */
+import { RequestError, type RequestFailure, TimeoutError } from "../errors.ts";
+import { Backoff } from "../base/backoff.ts";
+import { settlesWithin } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import type { AnyContract } from "../session/contract.ts";
 import {
   CODES_FOR_NOW,
+  type HistoryOptions,
+  type HistoryPosition,
   type SubscribeAnswer,
   type Unsubscribed,
 } from "../session/wire/recovery.ts";
-import { lasting } from "./chunks.ts";
 import { internals, type Session } from "../session/session.ts";
 import {
   type ClientSubscribeOptions,
@@ -19,8 +18,7 @@ import {
   type SubscriptionOwner,
 } from "./subscription.ts";
 import { checkTopic } from "../session/wire/topic_pattern.ts";
-import { type Question, TopicReaders } from "./topic_readers.ts";
-import type { TopicSink } from "../session/message.ts";
+import type { Incoming, TopicNote, TopicSink } from "../session/message.ts";
 
 /** Most requests to subscribe at once: half of the requests that a server lets wait by default. */
 const MAX_ASKED_AT_ONCE = 32;
@@ -29,6 +27,15 @@ const MAX_ASKED_AT_ONCE = 32;
  * Most requests to subscribe at once if the server has histories: the default limit of a session.
  */
 const MAX_RESUMED_AT_ONCE = 128;
+
+/** Longest first pause, in milliseconds, if the server gives no time. */
+const FIRST_PAUSE_MS = 100;
+
+/**
+ * Longest pause, in milliseconds, before the retry of a subscription that was never in force: as
+ * long as a server has to answer. With a longer pause, the caller gets the refusal instead.
+ */
+const MAX_FIRST_PAUSE_MS = 30_000;
 
 /** All subscriptions of one client. */
 export class Subscriptions<C extends AnyContract> {
@@ -43,7 +50,7 @@ export class Subscriptions<C extends AnyContract> {
   readonly #leaving = new Set<string>();
   /** Topics in force: the server answered and no newer request is pending, so a removal counts. */
   readonly #inForce = new Set<TopicReaders<C>>();
-  #again: Again | undefined;
+  readonly #retries = new Retries();
   #session: Session | undefined;
   #hasHistories: boolean | undefined;
   /**
@@ -164,8 +171,7 @@ export class Subscriptions<C extends AnyContract> {
     let question: Question<C> | undefined;
     let wasInForce = false;
     try {
-      question = await readers.question(this.#hasHistories);
-      // The client may have left the topic while the request was prepared.
+      question = readers.question(this.#hasHistories);
       if (isLeft()) return;
       if (question !== undefined) {
         const { asker, from } = question;
@@ -187,32 +193,29 @@ export class Subscriptions<C extends AnyContract> {
       return true;
     } catch (error) {
       // At the server, the topic is still in force, or a newer subscription of this session is.
-      const isSuperseded = codeOf(error) === "superseded";
+      const isSuperseded = failureOf(error).code === "superseded";
       if ((wasInForce || isSuperseded) && !isLeft()) this.#inForce.add(readers);
       if (isSuperseded) readers.isServed = false;
       if (readers.askedOf === session) readers.askedOf = undefined;
-      await this.#refused(session, readers, error, question?.waiting ?? []);
+      this.#refused(session, readers, error, question?.waiting ?? []);
     }
   }
 
   /** Handles a refusal: ends subscriptions that are refused for good, and retries the others. */
-  async #refused(
+  #refused(
     session: Session,
     readers: TopicReaders<C>,
     error: unknown,
     refused: readonly Subscription<C>[],
-  ): Promise<void> {
-    const wasInForce = refused.map(({ status }) => status.current !== "pending");
-    const part = await lasting().catch(() => undefined);
+  ): void {
     // If the session was lost meanwhile, the next session asks again.
     const isLost = !session.isReady || this.#session !== session;
     if (isLost || this.#all.get(readers.topic) !== readers) return;
-    const again = this.#again ??= part && new part.Again();
-    const ended = refused.filter((_, i) => !again?.isForNow(error, wasInForce[i]!));
+    const ended = refused.filter(({ status }) => !isForNow(error, status.current !== "pending"));
     for (const subscription of ended) readers.refuse(subscription, error);
     if (readers.isEnded) this.#drop(session, readers);
     else if (ended.length < refused.length) {
-      again?.take(error, { session, readers, ask: () => this.#ask(session, readers) });
+      this.#retries.take(error, { session, readers, ask: () => this.#ask(session, readers) });
     } else if (readers.isWaiting) this.#later(readers); // For subscriptions added meanwhile.
   }
 
@@ -227,7 +230,7 @@ export class Subscriptions<C extends AnyContract> {
       return this.#drop(session, readers);
     }
     readers.lose();
-    void this.#refused(session, readers, error, [...readers.all]);
+    this.#refused(session, readers, error, [...readers.all]);
   }
 
   /** Forgets a topic that has no subscription left, neither here nor at the server. */
@@ -278,6 +281,259 @@ export class Subscriptions<C extends AnyContract> {
   }
 }
 
-function codeOf(error: unknown): string | undefined {
-  return error instanceof RequestError ? error.failure.code : undefined;
+/** A request for a topic, on behalf of one subscription. */
+interface Question<C extends AnyContract> {
+  /** The subscription whose position the request contains. */
+  readonly asker: Subscription<C>;
+  /**
+   * All subscriptions that waited when the request was sent; a refusal applies to each of these.
+   */
+  readonly waiting: readonly Subscription<C>[];
+  /** The position from which the subscription continues. */
+  readonly from: HistoryOptions;
+}
+
+/**
+ * Hands the events of a topic to each subscription. Each subscription drops messages that were
+ * already received.
+ *
+ * - **Requests:** one at a time. The request contains the oldest position. The answer serves every
+ *   subscription with a later position; the other subscriptions need another request.
+ * - **New subscriptions:** get no event before an answer that serves the subscription. While the
+ *   topic is in force, a subscription without history options needs no answer, and begins behind
+ *   the newest publication.
+ */
+export class TopicReaders<C extends AnyContract> implements TopicSink {
+  /** The topic. */
+  readonly topic: string;
+  /** True if the session's last answer for the topic is still valid. */
+  isServed = false;
+  /**
+   * Sink for events of the current session: these readers, unless events of an earlier session come
+   * first.
+   */
+  head: TopicSink = this;
+  /** The session whose answer is awaited; a later session does not wait for that answer. */
+  askedOf: Session | undefined;
+  readonly #removed: (why: Unsubscribed) => void;
+  readonly #all = new Set<Subscription<C>>();
+  /** Subscriptions that get events. */
+  readonly #reading = new Set<Subscription<C>>();
+  /** Subscriptions that still need an answer. */
+  readonly #waiting = new Set<Subscription<C>>();
+  /** The position of the newest publication that was received or that the server told of. */
+  #newest: HistoryPosition | undefined;
+
+  /**
+   * Creates a topic without subscriptions.
+   *
+   * @param topic The topic.
+   * @param removed Called when the server took the client off the topic.
+   */
+  constructor(topic: string, removed: (why: Unsubscribed) => void) {
+    this.topic = topic;
+    this.#removed = removed;
+  }
+
+  /** The subscriptions. */
+  get all(): ReadonlySet<Subscription<C>> {
+    return this.#all;
+  }
+
+  /** True if no subscription is left. */
+  get isEnded(): boolean {
+    return this.#all.size === 0;
+  }
+
+  /** True if a subscription still needs an answer. */
+  get isWaiting(): boolean {
+    return this.#waiting.size > 0;
+  }
+
+  /** Adds a subscription, or marks an existing one as in need of an answer. */
+  ask(subscription: Subscription<C>): void {
+    // The first subscription also gets events that the server sends before the first answer.
+    if (this.isEnded) this.#reading.add(subscription);
+    this.#all.add(subscription);
+    this.#waiting.add(subscription);
+  }
+
+  /** Removes a subscription. */
+  delete(subscription: Subscription<C>): void {
+    for (const set of [this.#all, this.#reading, this.#waiting]) set.delete(subscription);
+  }
+
+  /**
+   * Prepares all subscriptions for a new session; each gets events even before the first answer.
+   */
+  resume(): void {
+    this.isServed = false;
+    for (const subscription of this.#all) {
+      this.#reading.add(subscription);
+      this.#waiting.add(subscription);
+    }
+  }
+
+  /** True if the server told of a history of the topic. */
+  get hasHistory(): boolean {
+    return this.#newest !== undefined;
+  }
+
+  /**
+   * Notes that the topic is no longer in force and will be requested again; `isMove` if the topic
+   * stays in force in the previous session meanwhile.
+   */
+  lose(isMove?: boolean): void {
+    this.resume();
+    for (const subscription of this.#all) subscription.lose(isMove);
+  }
+
+  /** Ends all subscriptions. */
+  end(error: unknown): void {
+    for (const subscription of [...this.#all]) this.refuse(subscription, error);
+  }
+
+  /** Ends one subscription. */
+  refuse(subscription: Subscription<C>, error: unknown): void {
+    this.delete(subscription);
+    subscription.end(error);
+  }
+
+  /**
+   * Prepares the next request.
+   *
+   * @param hasHistories True if the server has histories.
+   * @returns The request; `undefined` if no request is needed.
+   */
+  question(hasHistories: boolean | undefined): Question<C> | undefined {
+    const asked = [...this.#waiting].map((asker) => ({ asker, from: asker.from(hasHistories) }));
+    if (this.isServed) {
+      for (const { asker, from } of asked) if (isPlain(from)) this.#serve(asker, this.#here);
+    }
+    const questions = asked.filter(({ asker }) => this.#waiting.has(asker));
+    const first = questions.reduce<typeof questions[number] | undefined>(
+      (oldest, next) => oldest === undefined || isBefore(next.from, oldest.from) ? next : oldest,
+      undefined,
+    );
+    return first && { ...first, waiting: questions.map(({ asker }) => asker) };
+  }
+
+  /** Takes the answer to a request. */
+  answered(asker: Subscription<C>, answer: SubscribeAnswer): void {
+    const { epoch, offset = 0, tag, head = 0 } = answer;
+    this.isServed = true;
+    this.#newest = epoch === undefined
+      ? undefined
+      : head > offset
+      ? { epoch, offset: head }
+      : { epoch, offset, tag };
+    const others = [...this.#all].filter((other) => other !== asker);
+    if (this.#all.has(asker)) {
+      this.#reading.add(asker);
+      this.#waiting.delete(asker);
+      asker.offer({ ...answer, kind: "answer" });
+    }
+    for (const other of others) this.#serve(other, answer);
+  }
+
+  /** Takes an event of the topic. */
+  offer(event: Incoming | TopicNote, size: number): void {
+    if (event.kind === "unsubscribed") return this.#removed(event.unsubscribed);
+    this.#move(event);
+    for (const subscription of this.#reading) subscription.offer(event, size);
+  }
+
+  /** An answer that lets a subscription begin behind the newest publication. */
+  get #here(): SubscribeAnswer {
+    return this.#newest === undefined ? {} : { ...this.#newest, head: this.#newest.offset };
+  }
+
+  /** Lets the answer to another subscription serve a subscription, if possible. */
+  #serve(subscription: Subscription<C>, answer: SubscribeAnswer): void {
+    if (!this.#all.has(subscription)) return;
+    if (!subscription.serve(answer)) return void this.#waiting.add(subscription);
+    this.#reading.add(subscription);
+    this.#waiting.delete(subscription);
+  }
+
+  #move(event: Exclude<Incoming | TopicNote, { kind: "unsubscribed" }>): void {
+    if (event.kind === "gap") {
+      const { epoch, offset = 0, tag } = event.gap;
+      this.#newest = epoch === undefined ? undefined : { epoch, offset, tag };
+    } else if (event.kind !== "dropped" && this.#newest && event.offset !== undefined) {
+      const { epoch, offset } = this.#newest;
+      if (event.offset >= offset) this.#newest = { epoch, offset: event.offset, tag: event.tag };
+    }
+  }
+}
+
+/** A refused request for a topic. */
+interface Refused {
+  /** The session in which the server refused. */
+  readonly session: Session;
+  /** The readers of the topic. */
+  readonly readers: { readonly isEnded: boolean };
+  /**
+   * Repeats the request. Resolves with true if the server confirmed; otherwise the refusal reaches
+   * {@linkcode Retries} again. Never rejects.
+   */
+  readonly ask: () => Promise<true | void>;
+}
+
+/**
+ * Repeats temporarily refused requests, one after the other. A rate limit that refused many
+ * requests thus lets one after the other through, and gets no request earlier than the limit
+ * allows.
+ */
+class Retries {
+  readonly #backoff = new Backoff(platformRuntime(), { firstDelayMs: FIRST_PAUSE_MS });
+  #line: Promise<void> = Promise.resolve();
+
+  /**
+   * Repeats the request for a topic after a pause, unless the session ends first.
+   *
+   * @param error The refusal, or the error for a missing answer.
+   * @param refused The refused request.
+   */
+  take(error: unknown, { session, readers, ask }: Refused): void {
+    const { retryAfterMs = 0 } = failureOf(error);
+    this.#line = this.#line.then(async () => {
+      if (session.isClosed || readers.isEnded) return;
+      const pauseMs = Math.max(retryAfterMs, this.#backoff.next()!);
+      if (!await settlesWithin(platformRuntime(), session.closed, pauseMs) && await ask()) {
+        this.#backoff.reset();
+      }
+    });
+  }
+}
+
+/**
+ * Tells if a refused subscription is to be retried.
+ *
+ * @param error The refusal, or the error for a missing answer.
+ * @param wasInForce True if the subscription was in force before, so that the reader would miss
+ *   messages.
+ * @returns False if the refusal is final.
+ */
+function isForNow(error: unknown, wasInForce: boolean): boolean {
+  const { code = "", retryAfterMs = 0 } = failureOf(error);
+  const isForNow = error instanceof TimeoutError || CODES_FOR_NOW.has(code);
+  const isBrief = code === "superseded" || retryAfterMs > 0 && retryAfterMs <= MAX_FIRST_PAUSE_MS;
+  return isForNow && (wasInForce || isBrief);
+}
+
+function failureOf(error: unknown): Partial<RequestFailure> {
+  return error instanceof RequestError ? error.failure : {};
+}
+
+function isPlain({ since, last }: HistoryOptions): boolean {
+  return since === undefined && last === undefined;
+}
+
+/** Tells if one request goes before another, because the answer may serve both. */
+function isBefore(one: HistoryOptions, other: HistoryOptions): boolean {
+  if (one.since && other.since) {
+    return one.since.epoch === other.since.epoch && one.since.offset < other.since.offset;
+  }
+  return !isPlain(one) && (one.since !== undefined || isPlain(other));
 }

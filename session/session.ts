@@ -59,9 +59,8 @@ import type { TransportFallback } from "../transport/race/options.ts";
 
 export { internals, SKEIN_PROTOCOL };
 
-/** Loads the code that most sessions never need. */
-export const insight = (): Promise<typeof import("./insight/chunk_insight.ts")> =>
-  import("./insight/chunk_insight.ts");
+/** Features that load on first use, see `SessionSettings.insight`. */
+type Insight = typeof import("./insight/insight.ts");
 
 /**
  * Facts about the peer of a session.
@@ -602,7 +601,7 @@ export class Session<
   async *incomingStreams(
     options: { readonly signal?: AbortSignal } = {},
   ): AsyncGenerator<IncomingStream, void, undefined> {
-    yield* (await insight()).incomingStreams(this.#core, options);
+    yield* (await this.#insight()).incomingStreams(this.#core, options);
   }
 
   /**
@@ -615,7 +614,7 @@ export class Session<
    * @throws {TypeError} If the data is not a `Uint8Array`.
    */
   async sendDatagram(data: Uint8Array): Promise<void> {
-    (await insight()).sendDatagram(this.#core, data);
+    (await this.#insight()).sendDatagram(this.#core, data);
   }
 
   /**
@@ -657,7 +656,7 @@ export class Session<
   async structuredStream<R extends Registry>(
     options: StructuredStreamOptions<R>,
   ): Promise<StructuredStream<R>> {
-    return (await insight()).structuredStream(this, options);
+    return (await this.#insight()).structuredStream(this, options);
   }
 
   /**
@@ -695,7 +694,7 @@ export class Session<
   async structuredDatagrams<R extends Registry>(
     options: StructuredDatagramsOptions<R>,
   ): Promise<StructuredDatagrams<R>> {
-    return (await insight()).structuredDatagrams(this, options);
+    return (await this.#insight()).structuredDatagrams(this, options);
   }
 
   /**
@@ -706,7 +705,7 @@ export class Session<
    * @throws {RangeError} If the total is not an integer from 0.
    */
   async grantDataCredit(maxData: number): Promise<void> {
-    (await insight()).grantCredit(this.#core, "data", maxData);
+    (await this.#insight()).grantCredit(this.#core, "data", maxData);
   }
 
   /**
@@ -721,7 +720,7 @@ export class Session<
     maxStreams: number,
     options: { readonly direction: StreamDirection },
   ): Promise<void> {
-    (await insight()).grantCredit(this.#core, options.direction, maxStreams);
+    (await this.#insight()).grantCredit(this.#core, options.direction, maxStreams);
   }
 
   /**
@@ -747,7 +746,7 @@ export class Session<
    * ```
    */
   async ping(options: WaitOptions = {}): Promise<number> {
-    return await (await insight()).ping(this.#core, options);
+    return await (await this.#insight()).ping(this.#core, options);
   }
 
   /**
@@ -767,7 +766,7 @@ export class Session<
    * ```
    */
   async diagnostics(): Promise<SessionDiagnostics> {
-    return (await insight()).diagnostics(this.#core);
+    return (await this.#insight()).diagnostics(this.#core);
   }
 
   /**
@@ -776,7 +775,7 @@ export class Session<
    * @returns A small plain object.
    */
   async summary(): Promise<SessionSummary> {
-    return (await insight()).summary(this.#core);
+    return (await this.#insight()).summary(this.#core);
   }
 
   /**
@@ -786,7 +785,7 @@ export class Session<
    * @returns A plain object that JSON can hold.
    */
   async debugState(): Promise<SessionDebugState> {
-    return (await insight()).debugState(this.#core);
+    return (await this.#insight()).debugState(this.#core);
   }
 
   /**
@@ -808,7 +807,7 @@ export class Session<
    * ```
    */
   async issues(): Promise<SessionIssue[]> {
-    return (await insight()).issues(this.#core);
+    return (await this.#insight()).issues(this.#core);
   }
 
   /**
@@ -833,7 +832,11 @@ export class Session<
   async *monitorHealth(
     options: HealthOptions = {},
   ): AsyncGenerator<SessionHealth, void, undefined> {
-    yield* (await insight()).monitorHealth(this.#core, options);
+    yield* (await this.#insight()).monitorHealth(this.#core, options);
+  }
+
+  #insight(): Promise<Insight> {
+    return this.#core.settings.insight() as Promise<Insight>;
   }
 
   /** Closes the session and waits for the end; called by `await using`. */

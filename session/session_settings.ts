@@ -1,137 +1,10 @@
-/**
- * Options of a session: handlers, limits and times.
- *
- * @module
- */
-import type { CloseInfo, RequestError } from "../errors.ts";
-import { type AnyContract, compileContract, type MessageOf, type Side } from "./contract.ts";
-import { ConsoleReport } from "./insight/console_report.ts";
-import { MAX_MESSAGE_BYTES } from "./wire/encode.ts";
-import type { GoAway } from "./wire/envelope.ts";
-import { Heartbeat } from "./heartbeat.ts";
-import { checkLimits } from "../base/limits.ts";
-import { platformRuntime, type Runtime } from "../base/runtime.ts";
-import { type OverflowPolicy, Turn } from "./queue/send_queue.ts";
-import { MAX_TIMER_MS } from "../base/wait.ts";
-import type { ServiceDesk } from "./serving/services.ts";
-import type { Session } from "./session.ts";
-import type { ErasedHandlers, SessionLimits, SessionSettings } from "./settings.ts";
+/** Settings of sessions, with the features that load on first use. */
+import { platformRuntime } from "../base/runtime.ts";
+import type { AnyContract, Side } from "./contract.ts";
+import { checkSettings, type SessionSettingsOptions } from "./check_settings.ts";
+import type { SessionSettings } from "./settings.ts";
 
-/**
- * Handlers of an application for its sessions.
- *
- * @typeParam V The result of `authenticate`.
- * @typeParam C The contract.
- * @typeParam S This end's side.
- */
-export interface SessionHandlers<
-  V = unknown,
-  C extends AnyContract = AnyContract,
-  S extends Side = Side,
-> {
-  /** Called once the session is established; messages wait until a returned promise settles. */
-  readonly onOpen?: (session: Session<V, C, S>) => void | Promise<void>;
-  /**
-   * Handles messages one at a time, in order; a returned promise is awaited. Without this handler,
-   * iterate over the session.
-   *
-   * While a `request` of this end waits, requests of the peer are handled in parallel, one for each
-   * and at most 8: the peer may need an answer before its own reply. Further requests wait, and are
-   * refused as nested too deep if no handler ends within a second. Messages always wait.
-   */
-  readonly onMessage?: (
-    message: MessageOf<C, S>,
-    session: Session<V, C, S>,
-  ) => void | Promise<void>;
-  /** Called once, when an established session is over. */
-  readonly onClose?: (session: Session<V, C, S>, info: CloseInfo) => void | Promise<void>;
-  /**
-   * Receives the error of a handler that failed. Without this handler errors are printed, at most
-   * 16 a minute.
-   */
-  readonly onError?: (error: unknown, session: Session<V, C, S>) => void;
-  /**
-   * Effect of a handler that throws, or whose promise rejects, with any error but a `RequestError`:
-   *
-   * - `"answer"`: the peer receives the code `failed` without details, and the session continues.
-   *   More than 20 failures within a minute close the session with 4500.
-   * - `"close"`: the first failure closes the session with 4500, and drops the messages that wait.
-   *
-   * A failed `onOpen` closes the session in any case. So does an `onMessage` that throws a
-   * `BrokerError` for a message with at-least-once delivery, since only the next session sends that
-   * message again.
-   *
-   * @default {"answer"}
-   */
-  readonly onHandlerError?: "answer" | "close";
-  /** Called when the peer announces that it will go away. */
-  readonly onGoAway?: (goaway: GoAway, session: Session<V, C, S>) => void;
-  /**
-   * Called when the peer refuses a message that is not a request. Without this handler and
-   * `onError`, each cause is printed once.
-   */
-  readonly onRefused?: (error: RequestError, session: Session<V, C, S>) => void;
-  /**
-   * Called when the peer reports messages that it dropped for this end; `topic` is absent for
-   * several topics.
-   */
-  readonly onDropped?: (
-    count: number,
-    topic: string | undefined,
-    session: Session<V, C, S>,
-  ) => void;
-}
-
-/** Options for {@linkcode sessionSettings}. */
-export interface SessionSettingsOptions<
-  V = unknown,
-  C extends AnyContract = AnyContract,
-  S extends Side = Side,
-> extends SessionLimits, SessionHandlers<V, C, S> {
-  /** This end of the session. */
-  readonly side: S;
-  /** Topics and their schemas; without a contract, every topic is allowed. */
-  readonly contract?: C | undefined;
-  /**
-   * Clocks, timers and randomness of this node.
-   *
-   * @default {platformRuntime()}
-   */
-  readonly runtime?: Runtime;
-  /**
-   * Sends messages at the end of a turn; sessions that share broadcasts must share one.
-   *
-   * @ignore
-   */
-  readonly turn?: Turn;
-  /**
-   * Services for peers, such as subscriptions; without services, requests for these are refused.
-   *
-   * @ignore
-   */
-  readonly services?: ServiceDesk;
-  /**
-   * Prints failures that have no handler.
-   *
-   * @ignore
-   */
-  readonly console?: ConsoleReport;
-}
-
-const SEND_QUEUE = { maxMessages: 256, maxBytes: 1_048_576 };
-
-const RECEIVE_QUEUE = { maxMessages: 4096, maxBytes: 1_048_576 };
-
-const LIMITS = {
-  maxMessageBytes: MAX_MESSAGE_BYTES,
-  maxInvalidMessages: 16,
-  maxRequests: 64,
-  concurrency: 1,
-};
-
-const TIMES_MS = { requestTimeoutMs: 30_000, closeTimeoutMs: 5_000, handshakeTimeoutMs: 5_000 };
-
-const POLICIES: readonly OverflowPolicy[] = ["close", "drop-oldest", "drop-newest", "latest"];
+export type { SessionHandlers, SessionSettingsOptions } from "./check_settings.ts";
 
 /**
  * Checks options once, for any number of sessions.
@@ -146,37 +19,9 @@ export function sessionSettings<
   C extends AnyContract = AnyContract,
   S extends Side = Side,
 >(options: SessionSettingsOptions<V, C, S>): SessionSettings {
-  const { sendQueue = {}, receiveQueue = {}, onHandlerError = "answer" } = options;
-  const { policy = "close" } = sendQueue;
-  const runtime = options.runtime ?? platformRuntime();
-  if (typeof policy !== "function" && !POLICIES.includes(policy)) {
-    throw new TypeError(
-      `Cannot create session: sendQueue.policy must be one of ${
-        POLICIES.join(", ")
-      } or a function, received ${policy}`,
-    );
-  }
-  if (onHandlerError !== "answer" && onHandlerError !== "close") {
-    throw new TypeError(
-      `Cannot create session: onHandlerError must be "answer" or "close", received ${onHandlerError}`,
-    );
-  }
-  return {
-    runtime,
-    side: options.side,
-    router: options.contract && compileContract(options.contract, options.side),
-    turn: options.turn ?? new Turn(runtime),
-    heartbeat: new Heartbeat(runtime, options.heartbeat),
-    // The caller's types were checked on the way in, and are erased from here on.
-    handlers: options as ErasedHandlers,
-    onHandlerError,
-    watch: undefined,
-    services: options.services,
-    console: options.console ?? new ConsoleReport(runtime),
-    client: options.side === "client" ? crypto.getRandomValues(new Uint32Array(4)).join("-") : "",
-    sendQueue: { ...checkLimits(SEND_QUEUE, sendQueue, { of: "session: sendQueue." }), policy },
-    receiveQueue: checkLimits(RECEIVE_QUEUE, receiveQueue, { of: "session: receiveQueue." }),
-    ...checkLimits(LIMITS, options, { of: "session: " }),
-    ...checkLimits(TIMES_MS, options, { of: "session: ", max: MAX_TIMER_MS }),
-  };
+  return checkSettings({
+    ...options,
+    runtime: options.runtime ?? platformRuntime(),
+    insight: () => import("./insight/insight.ts"),
+  });
 }

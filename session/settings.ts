@@ -154,6 +154,13 @@ export interface SessionSettings {
    */
   readonly console: ConsoleReport;
   /**
+   * Loads the module `insight/insight.ts`, whose functions take the core of a session: few sessions
+   * use these, so a page loads the module on first use.
+   *
+   * @ignore
+   */
+  readonly insight: () => Promise<unknown>;
+  /**
    * Id of this client over all its sessions: 128 random bits; empty on a server.
    *
    * @ignore

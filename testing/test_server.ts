@@ -5,6 +5,7 @@ import { Client } from "../client/client.ts";
 import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
+import { denoPlatform } from "../client/deno.ts";
 import { checkConnectTimeout, openSession } from "../client/open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import type { Connection } from "../transport/connection.ts";
@@ -199,7 +200,7 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
    * ```
    */
   connect(options: TestConnectOptions<C> = {}): Client<C> {
-    const client = new Client<C>(urlOf(options), this.#dialer(options), {
+    const client = new Client<C>(urlOf(options), denoPlatform(this.#dialer(options)), {
       ...options,
       backoff: { random: () => 1, ...options.backoff },
     });

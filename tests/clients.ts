@@ -5,6 +5,7 @@
  */
 import type { AnyContract } from "../session/contract.ts";
 import { Client } from "../client/client.ts";
+import { denoPlatform } from "../client/deno.ts";
 import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import { Session } from "../session/session.ts";
 import type { Connection } from "../transport/connection.ts";
@@ -129,7 +130,7 @@ export class Network {
    * @returns The client.
    */
   client<C extends AnyContract = AnyContract>(options: ClientOptions<C> = {}): Client<C> {
-    const client = new Client<C>("memory://server/", this.dial, {
+    const client = new Client<C>("memory://server/", denoPlatform(this.dial), {
       ...options,
       backoff: { random: () => 0.5, ...options.backoff },
     });

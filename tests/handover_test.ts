@@ -11,6 +11,7 @@ import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import { ConnectionError, SessionClosedError } from "../errors.ts";
+import { denoPlatform } from "../client/deno.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import { listen } from "./servers.ts";
 import { Peer, soon } from "./sessions.ts";
@@ -333,7 +334,7 @@ Deno.test("Client.handOver() leaves all as it is where the server cannot do it, 
   // A server of an earlier version.
   const old = memoryPair();
   const peer = new Peer(old.server);
-  await using other = new Client("memory://old/", () => Promise.resolve(old.client));
+  await using other = new Client("memory://old/", denoPlatform(() => Promise.resolve(old.client)));
   await turns();
   peer.say('{"hello":{"session":"s","heartbeatMs":25000,"maxMessageBytes":9999,"features":[]}}');
   await other.whenConnected();
@@ -375,12 +376,15 @@ Deno.test("Client ends a worn session of a server that has no handover, and come
   using time = new FakeTime();
   const peers: Peer[] = [];
   const worn: (() => void)[] = [];
-  await using client = new Client("memory://old/", (_url, { onWorn }) => {
-    const { client, server } = memoryPair();
-    peers.push(new Peer(server));
-    worn.push(onWorn!);
-    return Promise.resolve(client);
-  });
+  await using client = new Client(
+    "memory://old/",
+    denoPlatform((_url, { onWorn }) => {
+      const { client, server } = memoryPair();
+      peers.push(new Peer(server));
+      worn.push(onWorn!);
+      return Promise.resolve(client);
+    }),
+  );
   const hello = (session: string) =>
     JSON.stringify({ hello: { session, heartbeatMs: 25_000, maxMessageBytes: 999, features: [] } });
   await turns();
@@ -421,12 +425,16 @@ Deno.test("raceTransports() hands onWorn to what dials", async () => {
 /** A client on WebSocket whose preferred transport was late; it tells which transport it asked for since. */
 function lateClient(server: Pick<TestServer, "open">, options: ClientOptions) {
   const asked: (string | undefined)[] = [];
-  const client = new Client("http://localhost/", (url, { only, onFallback }) => {
-    asked.push(only);
-    const { pathname, search } = new URL(url);
-    if (!only) onFallback!({ transport: "webtransport", error: new ConnectionError("Late") });
-    return server.open({ path: pathname + search });
-  }, options);
+  const client = new Client(
+    "http://localhost/",
+    denoPlatform((url, { only, onFallback }) => {
+      asked.push(only);
+      const { pathname, search } = new URL(url);
+      if (!only) onFallback!({ transport: "webtransport", error: new ConnectionError("Late") });
+      return server.open({ path: pathname + search });
+    }),
+    options,
+  );
   return { client, asked };
 }
 
@@ -495,7 +503,7 @@ Deno.test("Client moves from WebSocket to WebTransport of a real server, with a 
     webTransport: (url, options) =>
       isBlocked ? Promise.reject(new ConnectionError("UDP is blocked")) : leg(url, options),
   });
-  await using client = new Client(server.url, dial);
+  await using client = new Client(server.url, denoPlatform(dial));
   const log = client.subscribe("log");
   await soon(log.ready);
   const first = client.session!;
@@ -660,7 +668,7 @@ Deno.test("Client with upgrade moves to its preferred transport where that opens
         return pair.client;
       },
     });
-    await using client = new Client("http://localhost/", dial, { upgrade });
+    await using client = new Client("http://localhost/", denoPlatform(dial), { upgrade });
     await passTime(time, 600);
     const first = client.session!;
     assertEquals(first.fallback?.transport, "webtransport");

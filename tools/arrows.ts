@@ -5,8 +5,7 @@
  * errors <- base <- transport <- session <- client, pubsub, manager <- telemetry <- server <- mod
  * ```
  *
- * The arrows bind every import. No imports make a cycle, those of types included; only a module that
- * `import()` loads may import its loader, as those of the client do.
+ * The arrows bind every import, `import()` and types included, and no imports make a cycle.
  *
  * @module
  */
@@ -67,16 +66,6 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
 
 const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:test|bench)\.ts$/;
 const FOLDERS = /^(base|transport|session|client|pubsub|manager|telemetry|server|testing)\//;
-
-/**
- * Imports against the arrows, or around in a circle, that are left; the list may only get shorter.
- *
- * A chunk that does not import all that a page loads at first splits that into two files, which
- * adds 1.2 KiB to the first load.
- */
-const DEBTS: ReadonlySet<string> = new Set([
-  "session/insight/chunk_insight.ts client/common.ts",
-]);
 
 /** An import of a file of the repository. */
 export interface Edge {
@@ -173,7 +162,7 @@ function checkEdge({ from, to, line }: Edge): Violation[] {
   const [source, target] = [layerOf(from), layerOf(to)];
   if (source === "free") return [];
   const messages: string[] = [];
-  if (!MAY_IMPORT[source].includes(target) && !DEBTS.has(`${from} ${to}`)) {
+  if (!MAY_IMPORT[source].includes(target)) {
     messages.push(
       `${source} may import ${MAY_IMPORT[source].join(", ")}; received ${to} (${target})`,
     );
@@ -247,10 +236,7 @@ function findCycles(edges: ReadonlyMap<string, readonly Edge[]>): Violation[] {
   const open: string[] = [];
   const visit = (path: string): void => {
     open.push(path);
-    for (const { to, line, isLate } of edges.get(path) ?? []) {
-      // A module that is loaded later may import its loader: no module waits for another one when
-      // the program starts.
-      if (isLate || DEBTS.has(`${path} ${to}`)) continue;
+    for (const { to, line } of edges.get(path) ?? []) {
       const start = open.indexOf(to);
       if (start !== -1) {
         const message = `import cycle: ${[...open.slice(start), to].join(" > ")}`;

@@ -1,7 +1,6 @@
 import { platformRuntime } from "../../base/runtime.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { flushed } from "../../client/chunk_lasting.ts";
 import {
   BrokerError,
   RequestError,
@@ -734,11 +733,10 @@ Deno.test("An outbox that ended before it knew how to deliver still says so", as
   await using hand = serverByHand();
   const outbox = new Outbox({}, true);
   outbox.add(encodeMessage("t", 1));
-  const handing = outbox.handTo(hand.session);
   outbox.end(new SessionClosedError("The client is closed"));
   void hand.session.close();
-  await handing;
-  await assertRejects(() => flushed(outbox, 1, {}), SessionClosedError, "The client is closed");
+  await outbox.handTo(hand.session);
+  await assertRejects(() => outbox.flushed(1, {}), SessionClosedError, "The client is closed");
 });
 
 Deno.test("Client.flushed() gives up by signal and by time, and what waits still goes out", async () => {

@@ -2,8 +2,9 @@ import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { RequestError, SessionClosedError, TimeoutError, UnsupportedError } from "../../errors.ts";
 // Loaded ahead, so that no vector waits for a module.
-import "../../client/chunk_lasting.ts";
+import "../../client/handover.ts";
 import { Client } from "../../client/client.ts";
+import { denoPlatform } from "../../client/deno.ts";
 import type { Message } from "../../session/message.ts";
 import type { Subscription } from "../../client/subscription.ts";
 import { turns } from "../../testing/turns.ts";
@@ -112,29 +113,33 @@ class Run {
 
   #connect({ token, tokens, delivery }: Given): Client {
     const left = [...tokens ?? []];
-    return new Client("memory://server/", (_, { protocols }) => {
-      this.#dials.push(protocols);
-      const pair = memoryPair();
-      this.pairs.push(pair);
-      this.#peers.push(new Peer(pair.server));
-      return Promise.resolve(pair.client);
-    }, {
-      // A constant would not be asked for again.
-      ...(token && { token: () => token }),
-      ...(tokens && { token: () => left.shift() }),
-      ...(delivery && { delivery }),
-      onError() {},
-      backoff: { random: () => 0.5 },
-      onMessage: async (message) => {
-        const { topic, data } = message;
-        this.seen.push({ topic, ...withHex({ data }) });
-        if (topic === "echo") message.reply(data);
-        if (topic === "hang") await this.#untilCancelled(message);
-        if (topic === "ask") message.reply(await this.client.request("back", data));
-        if (topic === "deny") throw new RequestError("denied", "Not today");
-        if (topic === "fail") throw new Error("Internal detail");
+    return new Client(
+      "memory://server/",
+      denoPlatform((_, { protocols }) => {
+        this.#dials.push(protocols);
+        const pair = memoryPair();
+        this.pairs.push(pair);
+        this.#peers.push(new Peer(pair.server));
+        return Promise.resolve(pair.client);
+      }),
+      {
+        // A constant would not be asked for again.
+        ...(token && { token: () => token }),
+        ...(tokens && { token: () => left.shift() }),
+        ...(delivery && { delivery }),
+        onError() {},
+        backoff: { random: () => 0.5 },
+        onMessage: async (message) => {
+          const { topic, data } = message;
+          this.seen.push({ topic, ...withHex({ data }) });
+          if (topic === "echo") message.reply(data);
+          if (topic === "hang") await this.#untilCancelled(message);
+          if (topic === "ask") message.reply(await this.client.request("back", data));
+          if (topic === "deny") throw new RequestError("denied", "Not today");
+          if (topic === "fail") throw new Error("Internal detail");
+        },
       },
-    });
+    );
   }
 
   async #untilCancelled({ topic, signal }: Pick<Message, "topic" | "signal">): Promise<void> {

@@ -1,9 +1,9 @@
 import { assertEquals, assertMatch } from "@std/assert";
 import { NativePlatform } from "../../tests/native.ts";
 import { withUserAgent } from "../../tests/user_agent.ts";
-import { raceNative } from "../race/native_leg.ts";
+import { raceNative } from "../../client/chunk_webtransport.ts";
 import { memoryPair } from "../memory/memory.ts";
-import { checkTransports } from "../race/transports.ts";
+import { checkTransports } from "../race/options.ts";
 import { ENGINE_DEFECTS, engineDefect, engineWornAt } from "./engines.ts";
 
 const IOS = "Mozilla/5.0 (iPhone; CPU iPhone OS 26_4 like Mac OS X) AppleWebKit/605.1.15 " +

@@ -1,8 +1,4 @@
-/**
- * Options and contracts of the race between two transports.
- *
- * @module
- */
+/** Options and contracts of the race between two transports, and the check of these options. */
 import type { Connection, FlowControlOptions } from "../connection.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../webtransport.ts";
 import type { DialWebSocketOptions } from "../websocket/connection.ts";
@@ -101,3 +97,39 @@ export interface RaceOptions extends DialWebSocketOptions {
 
 /** Opens connections, and remembers which transports of a server failed. */
 export type RacingDialer = (url: string | URL, options?: RaceOptions) => Promise<Connection>;
+
+const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket"];
+
+/** Transport options after the check, with defaults filled in. */
+export interface CheckedTransports extends TransportOptions {
+  /** The transports to try, each once, the preferred one first. */
+  readonly transports: readonly TransportName[];
+  /** True if the application chose the transports. */
+  readonly isChosen: boolean;
+  /** Head start of the preferred transport, in milliseconds. */
+  readonly headStartMs: number;
+}
+
+/**
+ * Checks transport options when a client is made, before the first connection.
+ *
+ * @param options See {@linkcode TransportOptions}.
+ * @returns The options with defaults filled in.
+ * @throws {TypeError} If `transports` is empty, or has an unknown name.
+ * @throws {RangeError} If `headStartMs` is negative or not a number.
+ */
+export function checkTransports(options: TransportOptions): CheckedTransports {
+  const { headStartMs = 500 } = options;
+  const transports = [...new Set(options.transports ?? TRANSPORTS)];
+  if (transports.length === 0 || !transports.every((name) => TRANSPORTS.includes(name))) {
+    throw new TypeError(
+      `Cannot connect: transports must be some of ${TRANSPORTS}, received ${
+        JSON.stringify(options.transports)
+      }`,
+    );
+  }
+  if (!(headStartMs >= 0)) {
+    throw new RangeError(`Cannot connect: headStartMs must be from 0, received ${headStartMs}`);
+  }
+  return { ...options, transports, isChosen: options.transports !== undefined, headStartMs };
+}

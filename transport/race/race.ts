@@ -1,14 +1,53 @@
 /**
  * Choice of a client's transport: the preferred one has a head start, and the other one starts when
- * the preferred one fails or is late.
- *
- * @module
+ * the preferred one fails or is late. A page without WebTransport never loads this module.
  */
-import { race } from "./run.ts";
-import { checkTransports } from "./transports.ts";
-import type { RacingDialer, TransportOptions, TransportPlatform } from "./options.ts";
+import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
+import { parseServerUrl } from "../url.ts";
+import type { Connection } from "../connection.ts";
+import { within } from "../../base/wait.ts";
+import { platformRuntime } from "../../base/runtime.ts";
+import {
+  type CheckedTransports,
+  checkTransports,
+  type RacingDialer,
+  type TransportName,
+  type TransportOptions,
+  type TransportPlatform,
+  type WebTransportLeg,
+} from "./options.ts";
 
-export { FIRST_REMEMBER_MS, LATE_LEG_MS, MAX_REMEMBERED, REMEMBER_MS } from "./run.ts";
+/**
+ * Time that a transport still has after the other one won or failed, in milliseconds. A QUIC
+ * handshake that lost the first packet sends the packet again after a second, and a server that is
+ * down does not answer UDP.
+ */
+export const LATE_LEG_MS = 3_000;
+
+/**
+ * Time for which a failed transport is not tried first, in milliseconds; each failure in a row
+ * doubles the time.
+ */
+export const FIRST_REMEMBER_MS = 30_000;
+
+/** Longest time for which a failure is remembered, in milliseconds. */
+export const REMEMBER_MS: number = 10 * 60_000;
+
+/**
+ * Largest number of servers with a remembered failure; beyond this number the oldest is forgotten.
+ */
+export const MAX_REMEMBERED = 64;
+
+/** Failure of the preferred transport of a server. */
+interface Loss {
+  readonly error: unknown;
+  /**
+   * Time from which the preferred transport is tried first again, in milliseconds since the epoch.
+   */
+  readonly until: number;
+  /** Failures in a row; 0 for a session that opened and later fell silent. */
+  readonly failures: number;
+}
 
 /**
  * Makes the dialer of a client, which races two transports.
@@ -34,4 +73,162 @@ export function raceTransports(
   options: TransportOptions = {},
 ): RacingDialer {
   return race(platform, checkTransports(options));
+}
+
+/**
+ * Makes the dialer that {@linkcode raceTransports} describes.
+ *
+ * @param platform The dialers of the platform.
+ * @param options The options, checked.
+ * @returns The dialer.
+ */
+export function race(platform: TransportPlatform, options: CheckedTransports): RacingDialer {
+  const { transports, isChosen, serverCertificateHashes, headStartMs, flowControl } = options;
+  const preferred = transports[0]!;
+  const defect = isChosen ? undefined : platform.defect;
+  const losses = new Map<string, Loss>();
+
+  const dialWebTransport: WebTransportLeg = async (url, options) => {
+    const { webTransport } = platform;
+    if (typeof webTransport === "string") throw new UnsupportedError(webTransport);
+    return await webTransport(url, {
+      ...options,
+      ...(serverCertificateHashes && { serverCertificateHashes }),
+    });
+  };
+
+  /**
+   * Remembers a failure or a silence of the preferred transport, but no refusal: the network was
+   * fine.
+   */
+  const remember = (origin: string, error: unknown, isSilence = false) => {
+    if ((error as { status?: number } | null)?.status || error instanceof UnsupportedError) return;
+    const failures = isSilence ? 0 : (losses.get(origin)?.failures ?? 0) + 1;
+    const forMs = Math.min(FIRST_REMEMBER_MS * 2 ** ((failures || 1) - 1), REMEMBER_MS);
+    losses.delete(origin); // The newest is the last.
+    losses.set(origin, { error, failures, until: Date.now() + forMs });
+    if (losses.size > MAX_REMEMBERED) losses.delete(losses.keys().next().value!);
+  };
+
+  return async (url, { onFallback, onLate, only, silent, signal, ...rest } = {}) => {
+    const target = parseServerUrl(url);
+    const { origin } = target;
+    if (silent?.transport === preferred) {
+      remember(parseServerUrl(silent.url).origin, silent.error, true);
+    }
+    const known = losses.get(origin);
+    const isLoss = known && known.until > Date.now();
+    const loss = isLoss ? known : defect ? { error: new UnsupportedError(defect) } : undefined;
+    // The other transport needs some of the time too.
+    const alone = Math.min(headStartMs, (rest.timeoutMs ?? Infinity) / 2);
+    const order = only ? [only] : loss ? transports.toReversed() : transports;
+    const { promise, resolve, reject } = Promise.withResolvers<Connection>();
+    // The attempts under way, each with the controller that aborts the attempt.
+    const legs = new Map<TransportName, AbortController>();
+    const errors = new Map<TransportName, unknown>();
+    let started = 0;
+    let isOver = false;
+    let timer: ReturnType<typeof setTimeout> | undefined;
+
+    const finish = () => {
+      isOver = true;
+      clearTimeout(timer);
+      for (const leg of legs.values()) leg.abort();
+      legs.clear();
+    };
+    const startNext = () => {
+      clearTimeout(timer);
+      const name = order[started++];
+      if (name === undefined) return;
+      // After a remembered failure, the preferred transport starts only when the other one fails.
+      if (order[started] && !loss) timer = setTimeout(startNext, alone);
+      const dial = name === "websocket" ? platform.webSocket : dialWebTransport;
+      const leg = new AbortController();
+      legs.set(name, leg);
+      dial(target, {
+        ...rest,
+        ...(flowControl && { flowControl }),
+        signal: signal ? AbortSignal.any([signal, leg.signal]) : leg.signal,
+      }).then((connection) => won(name, connection), (error) => lost(name, error));
+    };
+    const won = (name: TransportName, connection: Connection) => {
+      const isWanted = legs.delete(name) && !signal?.aborted;
+      const isPreferred = name === preferred;
+      if (isPreferred) losses.delete(origin);
+      clearTimeout(timer);
+      if (isOver) {
+        return isWanted && isPreferred && onLate ? onLate(connection) : connection.close();
+      }
+      isOver = true;
+      if (!isPreferred) {
+        const error = errors.get(preferred);
+        if (error) remember(origin, error);
+        onFallback?.({
+          transport: preferred,
+          error: error ?? loss?.error ?? tooLate(preferred, alone),
+        });
+      }
+      resolve(connection);
+      // Once the preferred transport is open, the outcome of the other one does not matter.
+      if (isPreferred) return finish();
+      if (legs.size === 0) return;
+      timer = setTimeout(() => {
+        finish();
+        remember(origin, tooLate(preferred, LATE_LEG_MS));
+      }, LATE_LEG_MS);
+      connection.closed.catch(() => {}).then(finish);
+    };
+    const lost = (name: TransportName, error: unknown) => {
+      const isWanted = legs.delete(name) && !signal?.aborted;
+      if (isOver) {
+        clearTimeout(timer);
+        if (isWanted && name === preferred) remember(origin, error);
+        return;
+      }
+      errors.set(name, error);
+      if (errors.size === order.length) {
+        finish();
+        // All transports failed, so the network or the server is down: the silence of the previous
+        // session was not a fault of its transport.
+        if (!only && known?.failures === 0) losses.delete(origin);
+        return reject(combined(errors));
+      }
+      startNext();
+      if (name !== "websocket") return;
+      timer = setTimeout(() => {
+        const last = legs.get("webtransport");
+        lost("webtransport", tooLate("webtransport", LATE_LEG_MS));
+        last?.abort();
+      }, LATE_LEG_MS);
+    };
+    signal?.throwIfAborted();
+    startNext();
+    try {
+      return await within(platformRuntime(), promise, {
+        signal,
+        discard: (connection) => connection.close(),
+      });
+    } finally {
+      if (!isOver) finish();
+    }
+  };
+}
+
+function tooLate(name: TransportName, ms: number): TimeoutError {
+  return new TimeoutError(`Cannot open ${name} within ${ms} ms`, ms);
+}
+
+/** Combines the errors of the transports that were tried. */
+function combined(errors: ReadonlyMap<TransportName, unknown>): unknown {
+  const [other, last] = [errors.get("webtransport"), errors.get("websocket")];
+  if (errors.size === 1) return last ?? other;
+  // Arguments that WebSocket rejects with a `TypeError` are wrong for WebTransport too.
+  if (other instanceof UnsupportedError || last instanceof TypeError) return last;
+  return new ConnectionError(`Cannot connect: ${textOf(last)}; ${textOf(other)}`, {
+    cause: new AggregateError([other, last]),
+  });
+}
+
+function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
 }

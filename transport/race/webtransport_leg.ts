@@ -1,15 +1,23 @@
-/**
- * One attempt to open WebTransport: from the URL of a server to a connection that carries messages.
- *
- * @module
- */
-import { ConnectionError } from "../../errors.ts";
-import { locateWebTransport } from "./locate.ts";
+/** One attempt to open WebTransport: from the URL of a server to a connection with messages. */
+import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import type { Connection } from "../connection.ts";
 import { MESSAGE_PROTOCOL, openMessages } from "../message_stream/connection.ts";
-import { type DialWebTransportOptions, TOKEN_MARK, TOKEN_MARK_QUERY } from "../webtransport.ts";
+import {
+  type CertificateHash,
+  type DialWebTransportOptions,
+  TOKEN_MARK,
+  TOKEN_MARK_QUERY,
+} from "../webtransport.ts";
 import type { WebTransportLeg } from "./options.ts";
 import { platformRuntime } from "../../base/runtime.ts";
+
+/** Path at which a server on this machine announces its WebTransport endpoint. */
+const WELL_KNOWN = "/.well-known/skein/webtransport";
+
+/** Longest wait for the announcement of a server on this machine, in milliseconds. */
+const WELL_KNOWN_MS = 1_000;
+
+const LOOPBACK = /^(localhost|.+\.localhost|127(\.\d+){3}|\[::1\])$/;
 
 /** Opens WebTransport at an `https:` URL; the connections carry no messages. */
 export type WebTransportDialer = (
@@ -76,4 +84,90 @@ export function webTransportLeg(dial: WebTransportDialer): WebTransportLeg {
       throw error;
     }
   };
+}
+
+/** A WebTransport endpoint: the URL to dial and the certificates to trust. */
+export interface WebTransportPlace {
+  /** The `https:` URL. */
+  readonly url: URL;
+  /** Certificates to trust without an authority. */
+  readonly hashes: readonly CertificateHash[] | undefined;
+}
+
+/** Body of the response from the well-known URL. */
+interface Answer {
+  readonly port: number;
+  readonly hostname?: string;
+  readonly serverCertificateHashes: readonly { readonly value: string }[];
+}
+
+/** Options for {@linkcode locateWebTransport}. */
+export interface LocateOptions {
+  /** The certificate hashes that the application gave. */
+  readonly hashes?: readonly CertificateHash[] | undefined;
+  /** Cancels the search. */
+  readonly signal?: AbortSignal | undefined;
+  /** Requests the well-known URL; the global `fetch` by default. */
+  readonly fetch?: typeof fetch;
+}
+
+/**
+ * Finds the WebTransport endpoint of a server.
+ *
+ * For a `wss:` or `https:` URL, the endpoint has the same host and port. For a `ws:` or `http:`
+ * URL, there is an endpoint only if certificate hashes are given, or if the server is on this
+ * machine and announces the endpoint at `/.well-known/skein/webtransport`.
+ *
+ * @param url The server's URL as the application gave it: `ws:`, `wss:`, `http:` or `https:`.
+ * @param options See {@linkcode LocateOptions}.
+ * @returns The endpoint to dial.
+ * @throws {UnsupportedError} If the server has no WebTransport endpoint.
+ */
+export async function locateWebTransport(
+  url: URL,
+  options: LocateOptions = {},
+): Promise<WebTransportPlace> {
+  const { hashes, signal, fetch = globalThis.fetch } = options;
+  const isPlain = /^(ws|http):$/.test(url.protocol);
+  const place = new URL(url);
+  place.protocol = "https:";
+  // The default port of `ws:` and `http:` is 80, of `https:` 443.
+  if (isPlain) place.port = url.port || "80";
+  if (hashes || !isPlain) return { url: place, hashes };
+  if (!LOOPBACK.test(url.hostname)) {
+    throw new UnsupportedError("Cannot open WebTransport: the URL is one of plain HTTP");
+  }
+  const asked = new URL(WELL_KNOWN, url);
+  asked.protocol = "http:";
+  const late = new AbortController();
+  const timer = setTimeout(() => late.abort(), WELL_KNOWN_MS);
+  try {
+    const response = await fetch(asked, {
+      cache: "no-store",
+      credentials: "omit",
+      redirect: "error",
+      signal: signal ? AbortSignal.any([signal, late.signal]) : late.signal,
+    });
+    // Any other response, such as a 404 page, fails in `json()` or in the checks below.
+    const { port, hostname = url.hostname, serverCertificateHashes }: Answer = await response
+      .json();
+    if (!response.ok || !Number.isInteger(port) || !LOOPBACK.test(hostname)) {
+      throw new Error(`${WELL_KNOWN} answered ${response.status}`);
+    }
+    place.port = String(port);
+    place.hostname = hostname;
+    return {
+      url: place,
+      hashes: serverCertificateHashes.map(({ value }) => ({
+        algorithm: "sha-256",
+        value: Uint8Array.from(atob(value), (character) => character.charCodeAt(0)),
+      })),
+    };
+  } catch (cause) {
+    throw new UnsupportedError("Cannot open WebTransport: the server does not offer it", { cause });
+  } finally {
+    clearTimeout(timer);
+    // Releases a response whose body was not read.
+    late.abort();
+  }
 }

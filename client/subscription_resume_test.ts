@@ -1,7 +1,11 @@
 import { assertEquals } from "@std/assert";
-import { Resume, type Resumed } from "./resume.ts";
 import type { Gap, Recovery, SubscribeAnswer } from "../session/wire/recovery.ts";
-import type { ClientSubscribeOptions, TopicEvent } from "./subscription.ts";
+import {
+  type ClientSubscribeOptions,
+  Resume,
+  type Resumed,
+  type TopicEvent,
+} from "./subscription.ts";
 
 /** A subscription whose reader takes everything at once. */
 function follow(options: ClientSubscribeOptions = {}) {

@@ -1,0 +1,95 @@
+/**
+ * Platform of a page: code that not every page needs loads on first use, in chunks. Each chunk
+ * imports this module, and thereby all that a page loads at first, so that bundlers keep the first
+ * load in one file, which packs better than several.
+ */
+import "./connect.ts";
+import { ConnectionError, UnsupportedError } from "../errors.ts";
+import type { ClientPlatform } from "./client_options.ts";
+import type { Connection } from "../transport/connection.ts";
+import {
+  type DialWebSocketOptions,
+  type LoadStreams,
+  openWebSocket,
+} from "../transport/websocket/connection.ts";
+import { isNativeWebTransportAvailable } from "../transport/native/support.ts";
+import { within } from "../base/wait.ts";
+import { platformRuntime } from "../base/runtime.ts";
+import {
+  type CheckedTransports,
+  checkTransports,
+  type RacingDialer,
+  type TransportOptions,
+  type TransportPlatform,
+} from "../transport/race/options.ts";
+
+/** Loaders of the chunks: `client.ts` hands these in, so that no module imports its importer. */
+export interface PageChunks {
+  /** Loads WebTransport, and moves between transports. */
+  readonly webTransport: () => Promise<{
+    raceNative(
+      webSocket: TransportPlatform["webSocket"],
+      options: CheckedTransports,
+    ): RacingDialer;
+  }>;
+  /** Loads streams and datagrams on a WebSocket. */
+  readonly streams: LoadStreams;
+  /** Loads the features of a session beside messages. */
+  readonly insight: ClientPlatform["insight"];
+}
+
+/**
+ * Makes the platform of a page.
+ *
+ * - **Race:** the race of `raceTransports`, once loaded. Loading counts toward the head start.
+ * - **Fallback:** where the platform has no WebTransport, or the race is not loaded in time, the
+ *   dialer opens a WebSocket without a race.
+ *
+ * @param options See {@linkcode TransportOptions}.
+ * @param chunks Loaders of the chunks.
+ * @returns The platform, whose dialer is for one client.
+ * @throws {TypeError} If `transports` is empty, or has an unknown name.
+ * @throws {RangeError} If `headStartMs` is negative or not a number.
+ */
+export function pagePlatform(options: TransportOptions, chunks: PageChunks): ClientPlatform {
+  const { insight, webTransport } = chunks;
+  return { dial: pageDialer(options, chunks), insight, handover: webTransport };
+}
+
+function pageDialer(options: TransportOptions, chunks: PageChunks): RacingDialer {
+  const checked = checkTransports(options);
+  const { transports, headStartMs, flowControl } = checked;
+  const isAlone = transports.length === 1;
+  const isAvailable = isNativeWebTransportAvailable();
+  let race: RacingDialer | undefined;
+  const webSocket = (url: string | URL, options: DialWebSocketOptions) =>
+    openWebSocket(url, { runtime: platformRuntime(), ...options, load: chunks.streams });
+
+  const load = async (signal: AbortSignal | undefined, timeoutMs = Infinity) => {
+    if (!isAvailable) throw new UnsupportedError("This platform has no WebTransport");
+    try {
+      const part = await within(platformRuntime(), chunks.webTransport(), {
+        signal,
+        timeoutMs: isAlone ? timeoutMs : Math.min(headStartMs, timeoutMs / 2),
+      });
+      return race = part.raceNative(webSocket, checked);
+    } catch (cause) {
+      throw new ConnectionError("Cannot load WebTransport", { cause });
+    }
+  };
+
+  return async (url, dialOptions = {}): Promise<Connection> => {
+    const { onFallback, ...rest } = dialOptions;
+    let error: unknown;
+    if (transports.includes("webtransport")) {
+      const loaded = race ??
+        await load(rest.signal, rest.timeoutMs).catch((cause) => void (error = cause));
+      if (loaded) return await loaded(url, dialOptions);
+      if (isAlone || rest.only) throw error;
+    }
+    const connection = await webSocket(url, { ...rest, flowControl });
+    const [transport] = transports;
+    if (error && transport === "webtransport") onFallback?.({ transport, error });
+    return connection;
+  };
+}
