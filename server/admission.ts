@@ -5,21 +5,18 @@
 import { type AdmissionOptions, checkAdmissionOptions } from "./admission_options.ts";
 import type { RequestInfo } from "../transport/address.ts";
 import { Authenticator, type Identity, namingInBand, TAKES_NO_TOKEN } from "./authentication.ts";
-import { ServerHandshake } from "./handshake.ts";
-import type { Invitation } from "./session_request.ts";
-import { Openings } from "./pending_upgrades.ts";
+import { type Invitation, Openings } from "./session_request.ts";
 import { RefusalReport, Refused, withinLimits } from "./refusal.ts";
 import { type WebSocketDoor, WebSocketInvitation } from "./websocket_request.ts";
 import { type PagePlace, urlOf, WebTransportInvitation } from "./webtransport_request.ts";
-import { AuthenticationError, CloseCode, LimitError } from "../errors.ts";
+import { AuthenticationError, CloseCode, ConnectionError, LimitError } from "../errors.ts";
 import type { AdmitOptions, Reservation, SessionManager } from "../manager/mod.ts";
 import type { ConsoleReport } from "../session/insight/console_report.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/send_queue.ts";
-import { internals, Session } from "../session/session.ts";
-import type { SessionIdentity } from "../session/session.ts";
+import { internals, Session, type SessionIdentity } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { TICKET_KEY, withoutToken } from "../session/url.ts";
-import { SharedClaims } from "./shared_claims.ts";
+import { SharedClaims } from "./user_limit.ts";
 import type { Connection } from "../transport/connection.ts";
 import {
   acceptWebSocket,
@@ -28,6 +25,8 @@ import {
 } from "../transport/websocket/server.ts";
 import type { WebTransportRequest } from "../transport/h3/server.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
+import { refusalStatus } from "../session/insight/watch.ts";
+import type { FollowedHandshake } from "../session/insight/session_watch.ts";
 
 /** Headers that tell the origin of a session, and hold no secret. */
 const DEFAULT_HEADERS: readonly string[] = [
@@ -515,4 +514,50 @@ function pathOf(url: string): string {
   const start = url.indexOf("/", url.indexOf("//") + 2);
   const end = url.indexOf("?", start);
   return end < 0 ? url.slice(start) : url.slice(start, end);
+}
+
+/**
+ * A handshake that an instrumentation follows. Disposal without a result counts as a vanished peer.
+ */
+class ServerHandshake implements Disposable {
+  readonly #handshake: FollowedHandshake;
+
+  private constructor(handshake: FollowedHandshake) {
+    this.#handshake = handshake;
+  }
+
+  /** Starts a handshake; `undefined` if no instrumentation follows. */
+  static begin(
+    { url, transport, address }: Invitation<unknown>,
+    { watch }: SessionSettings,
+  ): ServerHandshake | undefined {
+    if (watch === undefined) return undefined;
+    const info = { side: "server", url: withoutToken(url), transport, address } as const;
+    const handshake = watch.handshake(info);
+    return handshake && new ServerHandshake(handshake);
+  }
+
+  /** Runs code of the application within the handshake. */
+  during<T>(run: () => T): T {
+    return this.#handshake.during(run);
+  }
+
+  /** Ends the handshake with a session, once the session is established. */
+  opened(session: Session): void {
+    if (session.state === "connected") return this.#handshake.ended({ session });
+    session.ready.then(
+      () => this.#handshake.ended({ session }),
+      (error) => this.failed(error),
+    );
+  }
+
+  /** Ends the handshake without a session. */
+  failed(error: unknown): void {
+    this.#handshake.ended({ error, status: refusalStatus(error) });
+  }
+
+  /** Ends the handshake of a peer that never opened the connection. */
+  [Symbol.dispose](): void {
+    this.failed(new ConnectionError("The connection never opened"));
+  }
 }

@@ -14,7 +14,7 @@ import {
 } from "../errors.ts";
 import { INTERNAL_PREFIX } from "../pubsub/broker.ts";
 import type { Presence, Rooms, Topics } from "../pubsub/mod.ts";
-import { Expiry } from "./expiry.ts";
+import { Expiry } from "./authentication.ts";
 import type { SessionManager } from "../manager/mod.ts";
 import { type Rate, TokenBucket } from "../manager/token_bucket.ts";
 import type { ConsoleReport } from "../session/insight/console_report.ts";

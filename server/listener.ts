@@ -1,6 +1,6 @@
 /** The two sockets of a server on one port number: TCP for WebSocket, UDP for WebTransport. */
 import type { WebTransportStats } from "../telemetry/measures.ts";
-import { answerWellKnown } from "./well_known.ts";
+import { answerWellKnown } from "./webtransport.ts";
 import { hostOf, isAnyAddress, printError, WebTransportHalf } from "./webtransport.ts";
 import type { PagePlace } from "./webtransport_request.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";

@@ -23,10 +23,8 @@ import type { WebTransportStats } from "../telemetry/measures.ts";
 import { MetricsEndpoint, type MetricsOptions } from "../telemetry/endpoint.ts";
 import { checkBuiltinEngine, type WebTransportServeOptions } from "./webtransport_options.ts";
 import { hostOf, quicOf } from "./moq.ts";
-import { sequenceStore } from "./sequence_store.ts";
+import { reportEngine, sequenceStore } from "./sequence_store.ts";
 import { UserClaims } from "./user_limit.ts";
-import { handleStreams, type StreamHandler } from "./stream_handler.ts";
-import { reportEngine } from "./engine_report.ts";
 import { checkServerOptions } from "./known_options.ts";
 import { type DrainOptions, type DrainReport, SessionManager } from "../manager/mod.ts";
 import {
@@ -60,6 +58,10 @@ import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
 import type { UnsubscribeOptions } from "../pubsub/topics.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
 import { type SessionHandlers, sessionSettings } from "../session/session_settings.ts";
+import { CloseCode } from "../errors.ts";
+import { internals } from "../session/core.ts";
+import { directReadable, directStream } from "../transport/direct.ts";
+import { report } from "../session/report.ts";
 
 /**
  * Limits of a server, beside those of each session.
@@ -1048,4 +1050,53 @@ function openHandler<V, C extends AnyContract>(
     void handleStreams(session as Session, onStream as StreamHandler);
     return onOpen?.(session);
   };
+}
+
+/** Handles one stream. */
+type StreamHandler = (stream: IncomingStream, session: Session) => void | Promise<void>;
+
+/**
+ * Takes the streams of a session until its end, without waiting for handlers. The number of
+ * handlers at once is bounded by the streams that the peer may have open.
+ *
+ * @param session The session.
+ * @param handle Handler of each stream. An error ends the stream with code 4500 and is reported to
+ * `onError`.
+ */
+async function handleStreams(session: Session, handle: StreamHandler): Promise<void> {
+  const { settings } = session[internals];
+  try {
+    for await (const stream of session.incomingStreams()) {
+      handleStream(session, stream, handle).catch((error) => {
+        report(settings, error, session);
+        end(stream);
+      });
+    }
+  } catch (error) {
+    report(settings, error, session);
+  }
+}
+
+async function handleStream(
+  session: Session,
+  stream: IncomingStream,
+  handle: StreamHandler,
+): Promise<void> {
+  await handle(stream, session);
+}
+
+/** Ends the rest of a stream, so that the peer does not wait. */
+function end(stream: IncomingStream): void {
+  const reason = { streamErrorCode: CloseCode.handlerFailed };
+  try {
+    if (stream.direction === "unidirectional") {
+      directReadable(stream.readable).cancel(reason);
+    } else {
+      const direct = directStream(stream);
+      direct.cancel(reason);
+      direct.abort(reason);
+    }
+  } catch {
+    // The handler holds a lock, which ends with the session at the latest.
+  }
 }

@@ -1,6 +1,10 @@
 /** A request for a session by a WebSocket upgrade. */
-import { type Accepted, type Invitation, refusalHeaders } from "./session_request.ts";
-import type { Openings } from "./pending_upgrades.ts";
+import {
+  type Accepted,
+  type Invitation,
+  type Openings,
+  refusalHeaders,
+} from "./session_request.ts";
 import { Refused, withinLimits } from "./refusal.ts";
 import type { SessionManager } from "../manager/mod.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";

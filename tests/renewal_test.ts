@@ -7,7 +7,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { AuthenticationError, RequestError, SessionClosedError } from "../errors.ts";
 import type { AuthenticationContext, Refusal } from "../server.ts";
-import { RENEW_MARGIN_MS } from "../server/expiry.ts";
+import { RENEW_MARGIN_MS } from "../server/authentication.ts";
 import type { Session } from "../session/session.ts";
 import { passTime, turns } from "../testing/turns.ts";
 import { testServer, type TestServerOptions } from "../testing/test_server.ts";
