@@ -1,12 +1,13 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { dial } from "../client/deno.ts";
 import { ConnectionError } from "../errors.ts";
-import { createServer, serve, type ServeOptions, type Server } from "./server.ts";
+import { createServer, serve, type Server } from "./server.ts";
 import { dialMoq } from "../pubsub/moq/client/dial.ts";
 import { TrackMux } from "../pubsub/moq/track/mux.ts";
 import { MoqServer, type MoqServerOptions } from "../pubsub/moq/server/server.ts";
 import type { MoqSession } from "../pubsub/moq/session/session.ts";
 import { dialQuic } from "../transport/quic/client.ts";
+import type { ServeOptions } from "./server_options.ts";
 
 function muxOf(): TrackMux {
   const mux = new TrackMux();

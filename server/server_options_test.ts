@@ -1,5 +1,6 @@
 import { assertStringIncludes, assertThrows } from "@std/assert";
-import { createServer, serve, type ServeOptions } from "./server.ts";
+import { createServer, serve } from "./server.ts";
+import type { ServeOptions } from "./server_options.ts";
 
 Deno.test("serve() refuses an unknown key at any depth, and names the one that may be meant", () => {
   const cases: [options: object, place: string, key: string, meant?: string][] = [

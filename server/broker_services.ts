@@ -1,8 +1,15 @@
-/** Numbers of handled messages, by client, in the broker's store for all nodes. */
-import { type Broker, MemoryBroker } from "../pubsub/mod.ts";
+/**
+ * Services that a server takes from its broker: numbers of handled messages, counts of all nodes,
+ * and console lines while the engine is away.
+ */
+import { type Broker, MemoryBroker, type Nodes } from "../pubsub/mod.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import type { ConsoleReport } from "../session/insight/console_report.ts";
+import { UserClaims } from "./user_limit.ts";
+import { DEFAULT_MAX_SESSIONS_PER_USER } from "../manager/limits.ts";
+import type { SharedCounts } from "../manager/shared_counts.ts";
+import type { ServerLimits } from "./server_options.ts";
 
 /** Time for which a node that crashed still counts as handling a client, in milliseconds. */
 const CLAIM_MS = 4_000;
@@ -84,4 +91,22 @@ export function reportEngine(
       unsubscribe();
     },
   };
+}
+
+/** Returns the counter of user sessions on all nodes, if other nodes and a limit are possible. */
+export function userClaims(
+  runtime: Runtime,
+  nodes: Nodes | undefined,
+  { maxSessionsPerUser: max = DEFAULT_MAX_SESSIONS_PER_USER }: ServerLimits,
+): UserClaims | undefined {
+  const store = nodes?.broker.store;
+  if (nodes === undefined || store === undefined || max === Infinity) return undefined;
+  return new UserClaims({ runtime, store, nodes, max });
+}
+
+/** Returns counters shared by the nodes of a broker, if the engine supports counting. */
+export function sharedCounts(broker: Broker | undefined): SharedCounts | undefined {
+  const store = broker?.store;
+  if (store?.take === undefined) return undefined;
+  return { take: (key, amount, rate) => store.take!(key, amount, rate) };
 }

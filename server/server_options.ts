@@ -1,0 +1,568 @@
+/** Options of `serve()` and `createServer()`, and the check that refuses unknown keys. */
+import type { MetricsOptions } from "../telemetry/endpoint.ts";
+import type { NodeOptions, RoomPatterns } from "./users.ts";
+import type { WebTransportServeOptions } from "./webtransport_options.ts";
+import type { AddressRates, RateLimitsOptions, SessionRates } from "../manager/rate_limits.ts";
+import type { Rate } from "../manager/token_bucket.ts";
+import type { RoomOptions } from "../pubsub/presence/rooms.ts";
+import type { HeartbeatOptions } from "../session/heartbeat.ts";
+import { checkKeys, type OptionKeys } from "../base/option_keys.ts";
+import type { SendQueueOptions } from "../session/queue/send_queue.ts";
+import type { ReceiveQueueOptions, SessionLimits } from "../session/settings.ts";
+import type { FlowControlOptions } from "../transport/connection.ts";
+import type { Broker, HistoryBounds } from "../pubsub/broker.ts";
+import type { UnreadStreamLimits } from "../transport/quic/unread_streams.ts";
+import type { AdmissionOptions } from "./admission_options.ts";
+import type { AuthorizedAction, Permission } from "./client_requests.ts";
+import type { ListenInfo } from "./listener.ts";
+import type { MoqServer } from "../pubsub/moq/server/server.ts";
+import type { AnyContract } from "../session/contract.ts";
+import type { Instrumentation } from "../session/insight/instrumentation.ts";
+import type { IncomingStream } from "../session/streams/incoming_streams.ts";
+import type { Session } from "../session/session.ts";
+import type { Runtime } from "../base/runtime.ts";
+import type { WebSocketHost } from "../transport/websocket/server.ts";
+import type { SessionHandlers } from "../session/session_settings.ts";
+
+/**
+ * Limits of a server, beside those of each session.
+ *
+ * A peer that does not answer a close leaves its socket with the runtime. Sockets are therefore
+ * bounded too: to twice the sessions, in total and by address. Further requests are answered with
+ * 429 and not upgraded. WebTransport connections have the same bounds, counted apart; beyond these
+ * the handshake fails.
+ */
+export interface ServerLimits {
+  /**
+   * Most sessions at once.
+   *
+   * @default {10000}
+   */
+  readonly maxSessions?: number;
+  /** Most sessions of one user at once; see `SessionManager` for the default. */
+  readonly maxSessionsPerUser?: number;
+  /**
+   * Most sessions of one network address at once; an IPv6 /64 counts as one. See `SessionManager`
+   * for the default.
+   */
+  readonly maxSessionsPerAddress?: number;
+  /**
+   * Most topics to which one session may subscribe.
+   *
+   * @default {128}
+   */
+  readonly maxTopicsPerSession?: number;
+  /**
+   * Limits for streams over WebTransport and QUIC that clients open and no handler or loop reads.
+   * By default such a stream is refused 5 s after its arrival; one address holds at most 80 MB, and
+   * all clients together hold at most 640 MB.
+   */
+  readonly unreadStreams?: UnreadStreamLimits;
+  /**
+   * Time between two searches for closed sessions, in milliseconds: a safety net, because sessions
+   * normally leave by themselves.
+   *
+   * @default {60000}
+   */
+  readonly cleanupIntervalMs?: number;
+}
+
+/**
+ * Options for {@linkcode createServer}.
+ *
+ * @typeParam V Type of the values from `authenticate`.
+ * @typeParam C The contract.
+ */
+export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
+  extends AdmissionOptions<V>, Omit<SessionHandlers<V, C, "server">, "onGoAway" | "onDropped"> {
+  /** Topics and their schemas; messages that do not fit are refused. */
+  readonly contract?: C;
+  /**
+   * Called for each stream that a client opens; several calls may run at once. An error ends that
+   * stream with code 4500 and goes to `onError`; the session continues. Without this handler, read
+   * streams from `session.incomingStreams()`. Over QUIC the streams of a session that closes seem
+   * to end cleanly: send a length or an end marker with data that must be complete.
+   *
+   * @example An echo
+   * ```ts
+   * import { dial, serve } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   async onStream(stream) {
+   *     if (stream.direction === "bidirectional") await stream.readable.pipeTo(stream.writable);
+   *   },
+   * });
+   * await using session = await dial(server.url);
+   * const { readable, writable } = await session.createBidirectionalStream();
+   * const writer = writable.getWriter();
+   * await writer.write(new TextEncoder().encode("hello"));
+   * await writer.close();
+   * assertEquals(await new Response(readable).text(), "hello");
+   * ```
+   */
+  readonly onStream?: (
+    stream: IncomingStream,
+    session: Session<V, C, "server">,
+  ) => void | Promise<void>;
+  /**
+   * Decides whether a client may subscribe, publish or set presence data. Without `authorize` all
+   * are denied. A {@linkcode Permission} in place of `true` adds details.
+   */
+  readonly authorize?: (
+    session: Session<V, C, "server">,
+    topic: string,
+    action: AuthorizedAction,
+  ) => boolean | Permission | Promise<boolean | Permission>;
+  /**
+   * Adds `from`, the user that `userOf` returned, to publications of clients. The answer of
+   * `authorize` to a publication has precedence. A client without a user has no `from`.
+   *
+   * @example A chat with names that cannot be forged
+   * ```ts
+   * import { connect, serve } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   authenticate: ({ token = "guest" }) => token,
+   *   authorize: () => true,
+   *   namesPublishers: true,
+   * });
+   * await using ann = connect(`${server.url}?token=ann`);
+   * await using bob = connect(`${server.url}?token=bob`);
+   * const chat = bob.subscribe("chat");
+   * await chat.ready;
+   * await ann.publish("chat", "hello");
+   * for await (const { from, data } of chat) {
+   *   assertEquals([from, data], ["ann", "hello"]);
+   *   break;
+   * }
+   * ```
+   *
+   * @default {false}
+   */
+  readonly namesPublishers?: boolean;
+  /**
+   * Called when a client has renewed its token: `session.value` is the new value, `before` the
+   * previous one. At the same time `authorize` is called again for every topic to which the client
+   * subscribed, and subscriptions that are denied now end; topics of `server.subscribe` stay.
+   * Errors go to `onError`, and the session continues.
+   *
+   * @example A role that is taken back
+   * ```ts
+   * import { connect, RequestError, serve } from "@skein/skein";
+   * import { assertEquals, assertRejects } from "@std/assert";
+   *
+   * const changes: string[] = [];
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   acceptsTokenInBand: true,
+   *   authenticate: ({ token = "" }) => ({ name: "ann", role: token }),
+   *   userOf: ({ name }) => name,
+   *   authorize: ({ value }) => value.role === "editor",
+   *   onRenewed: ({ value }, before) => void changes.push(`${before.role} to ${value.role}`),
+   * });
+   * await using client = connect(server.url, { token: "editor" });
+   * const drafts = client.subscribe("drafts");
+   * await drafts.ready;
+   * await client.session?.authenticate("reader");
+   * const error = await assertRejects(() => Array.fromAsync(drafts), RequestError);
+   * assertEquals([changes, error.failure.code], [["editor to reader"], "forbidden"]);
+   * ```
+   */
+  readonly onRenewed?: (session: Session<V, C, "server">, before: V) => void | Promise<void>;
+  /** Limits of the server. */
+  readonly limits?: ServerLimits;
+  /**
+   * Rates at which clients may send, subscribe and connect. Connections have a rate by default, and
+   * so have the subscriptions of each session: 256 at once, then 20 a second. Rates of users and
+   * addresses count on all nodes together if the `store` of the broker can count. With
+   * `shared: undefined` each node counts alone.
+   */
+  readonly rates?: RateLimitsOptions;
+  /** Limits and times of each session. */
+  readonly session?: SessionLimits;
+  /**
+   * Patterns of topics that are rooms, such as `room:{name}`. A client that subscribes to a room
+   * joins that room. The object form has presence options for the rooms of each pattern.
+   *
+   * @default {[]}
+   */
+  readonly rooms?: RoomPatterns;
+  /**
+   * Topics with a history, by pattern, each with the bounds of one topic: by default 1,000
+   * publications, five minutes and 1 MiB. A client that reconnects gets the missed publications, or
+   * the reason for a gap. A new subscriber can ask for the newest publications. Use the same
+   * bounds on every node.
+   *
+   * @example The last lines of a chat
+   * ```ts
+   * import { dial, serve } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   history: { "chat:{room}": { size: 100, ttlMs: 60_000 } },
+   *   onOpen: (session) => void server.subscribe(session, "chat:lobby", { last: 10 }),
+   * });
+   * server.publish("chat:lobby", "hello");
+   * await using session = await dial(server.url);
+   * for await (const message of session) {
+   *   assertEquals([message.topic, message.data], ["chat:lobby", "hello"]);
+   *   break;
+   * }
+   * ```
+   *
+   * @default {{}}
+   */
+  readonly history?: Readonly<Record<string, Partial<HistoryBounds>>>;
+  /**
+   * Time within which a user who left may return without an event, in milliseconds.
+   *
+   * @default {5000}
+   */
+  readonly presenceGraceMs?: number;
+  /**
+   * `true` if this node tracks the online users of all nodes, at about 200 bytes a user. Otherwise
+   * `presence.online()`, `isOnline()` and `lastSeenAt()` cover this node only. Rooms are shared in
+   * any case.
+   *
+   * @default {true}
+   */
+  readonly presenceSharesOnline?: boolean;
+  /** Observes handshakes, sessions and messages, for traces and metrics. Not set by default. */
+  readonly instrumentation?: Instrumentation;
+  /**
+   * Answers `/metrics` in the text format of Prometheus and `/healthz` with the state of the
+   * server, for programs on this machine. An object sets the paths and the allowed clients.
+   *
+   * @default {false}
+   */
+  readonly metrics?: boolean | MetricsOptions;
+  /**
+   * Carries publications between servers; by default within this process. The server does not close
+   * the broker.
+   */
+  readonly broker?: Broker;
+  /** Name and heartbeat of this node among the nodes of the broker; ignored without a `broker`. */
+  readonly node?: NodeOptions;
+  /**
+   * Time for which handled messages of a client with `delivery: "at-least-once"` are remembered
+   * after its last message, in milliseconds. A message that is sent again later is handled again.
+   *
+   * @default {300000}
+   */
+  readonly dedupeWindowMs?: number;
+  /**
+   * Serves Media over QUIC on the same ports. The MoQ server gets the clients that offer one of its
+   * protocols or ask for its path, and all clients over raw QUIC. Rules, limits and sessions are
+   * those of the MoQ server, which is drained and closed with this server. Over UDP a client may
+   * have 128 bidirectional streams open, which are its subscriptions, unless `maxStreams` of
+   * `webTransport` is larger.
+   *
+   * @example Beside messages
+   * ```ts
+   * import { dial, serve } from "@skein/skein";
+   * import { dialMoq, MoqServer, TrackMux } from "@skein/skein/moq";
+   * import { assertEquals } from "@std/assert";
+   *
+   * const mux = new TrackMux();
+   * mux.publish("/greeting", async (track) => {
+   *   const group = await track.openGroup();
+   *   await group.writeFrame(new TextEncoder().encode("hello"));
+   *   await group.close();
+   * });
+   * const moq = new MoqServer({
+   *   mux,
+   *   authorize: (_session, _path, action) => action !== "publish",
+   * });
+   * await using server = serve({ port: 0, onListen() {}, moq });
+   *
+   * await using session = await dial(server.url);
+   * await using media = await dialMoq(moq.webSocketUrl);
+   * const track = await media.subscribe("/greeting", "text");
+   * for await (const group of track) {
+   *   for await (const frame of group) assertEquals(new TextDecoder().decode(frame), "hello");
+   * }
+   * assertEquals(session.state, "connected");
+   * ```
+   */
+  readonly moq?: MoqServer;
+  /**
+   * Clocks, timers and randomness of this node, for tests and simulations. By default those of the
+   * platform. A broker and a MoQ server have the same option of their own.
+   */
+  readonly runtime?: Runtime;
+}
+
+/** Options for {@linkcode serve}. */
+export interface ServeOptions<V = unknown, C extends AnyContract = AnyContract>
+  extends ServerOptions<V, C> {
+  /**
+   * Port on which to listen; 0 takes a free one.
+   *
+   * @default {8000}
+   */
+  readonly port?: number;
+  /**
+   * Address on which to listen.
+   *
+   * @default {"0.0.0.0"}
+   */
+  readonly hostname?: string;
+  /** Certificate and key in PEM, for `wss:` and WebTransport. */
+  readonly tls?: { readonly cert: string; readonly key: string };
+  /**
+   * Serves sessions over WebTransport too: on UDP, by default on the same port number.
+   *
+   * - `true` offers WebTransport where possible. Otherwise one line gives the reason, and only
+   *   WebSocket is served. Deno has QUIC with `--unstable-net`.
+   * - An object offers WebTransport, and `serve()` throws where that is impossible.
+   * - A taken UDP port, for example of a predecessor that drains, is tried again in either case
+   *   until the server ends; `onListen` and `webTransportStats` show the state.
+   * - With `tls` WebTransport has the same certificate. Without `tls` the server is in development:
+   *   a short-lived certificate, trusted by its hash, on this machine only.
+   *
+   * @default {true}
+   */
+  readonly webTransport?: boolean | WebTransportServeOptions;
+  /**
+   * Listens on TCP and upgrades, in place of the runtime's own server: `hardenedWebSocket()` of
+   * `@skein/skein/ws`, for a server that faces the internet without a proxy.
+   */
+  readonly webSocket?: WebSocketHost;
+  /**
+   * Lets other processes listen on the same TCP port: the kernel then passes each new connection to
+   * one of these processes. Deno supports this on Linux with `--unstable-net`. UDP is not shared:
+   * the first process serves WebTransport. Turn WebTransport off in the others, or give each
+   * process its own `port`. Cannot be combined with `webSocket`.
+   *
+   * @default {false}
+   */
+  readonly reusePort?: boolean;
+  /**
+   * Called once the server listens, with the state of WebTransport, and again when a taken UDP port
+   * has become free. By default the addresses are printed, with the reason if WebTransport is off.
+   */
+  readonly onListen?: (address: Deno.NetAddr, info: ListenInfo) => void;
+  /** Closes the server. */
+  readonly signal?: AbortSignal;
+}
+
+/** Known keys, of which the compiler requires each. */
+const SERVER: OptionKeys<ServerOptions> = {
+  acceptsTokenInBand: true,
+  authenticate: true,
+  authenticateTimeoutMs: true,
+  authorize: true,
+  broker: true,
+  clientAddress: true,
+  contract: true,
+  dedupeWindowMs: true,
+  expiresAt: true,
+  fetch: true,
+  flowControl: true,
+  history: true,
+  hosts: true,
+  instrumentation: true,
+  keepsHeaders: true,
+  limits: true,
+  metrics: true,
+  moq: true,
+  namesPublishers: true,
+  node: true,
+  onClose: true,
+  onError: true,
+  onHandlerError: true,
+  onMessage: true,
+  onOpen: true,
+  onRefusal: true,
+  onRefused: true,
+  onRenewed: true,
+  onStream: true,
+  origins: true,
+  path: true,
+  presenceGraceMs: true,
+  presenceSharesOnline: true,
+  rates: true,
+  rooms: true,
+  runtime: true,
+  session: true,
+  userOf: true,
+  webSocketEngine: true,
+};
+
+const SERVE: OptionKeys<ServeOptions> = {
+  ...SERVER,
+  hostname: true,
+  onListen: true,
+  port: true,
+  reusePort: true,
+  signal: true,
+  tls: true,
+  webSocket: true,
+  webTransport: true,
+};
+
+const LIMITS: OptionKeys<ServerLimits> = {
+  cleanupIntervalMs: true,
+  maxSessions: true,
+  maxSessionsPerAddress: true,
+  maxSessionsPerUser: true,
+  maxTopicsPerSession: true,
+  unreadStreams: true,
+};
+
+const FLOW_CONTROL: OptionKeys<FlowControlOptions> = {
+  automatic: true,
+  maxData: true,
+  maxStreamData: true,
+  maxStreamsBidi: true,
+  maxStreamsUni: true,
+};
+
+const RATE: OptionKeys<Rate> = { burst: true, perSecond: true };
+
+const SESSION_RATES: OptionKeys<SessionRates> = {
+  bytes: true,
+  messages: true,
+  subscriptions: true,
+};
+
+const SHARED_RATES: OptionKeys<AddressRates> = { ...SESSION_RATES, connections: true };
+
+const RATES: OptionKeys<RateLimitsOptions> = {
+  maxRefusals: true,
+  perAddress: true,
+  perSession: true,
+  perUser: true,
+  shared: true,
+};
+
+const SESSION: OptionKeys<SessionLimits> = {
+  closeTimeoutMs: true,
+  concurrency: true,
+  handshakeTimeoutMs: true,
+  heartbeat: true,
+  maxInvalidMessages: true,
+  maxMessageBytes: true,
+  maxRequests: true,
+  receiveQueue: true,
+  requestTimeoutMs: true,
+  sendQueue: true,
+};
+
+const SEND_QUEUE: OptionKeys<SendQueueOptions> = {
+  maxBytes: true,
+  maxMessages: true,
+  policy: true,
+};
+
+const RECEIVE_QUEUE: OptionKeys<ReceiveQueueOptions> = { maxBytes: true, maxMessages: true };
+
+const HEARTBEAT: OptionKeys<HeartbeatOptions> = { intervalMs: true, timeoutMs: true };
+
+const HISTORY: OptionKeys<HistoryBounds> = { bytes: true, size: true, ttlMs: true };
+
+const ROOM: OptionKeys<RoomOptions> = {
+  gatherAbove: true,
+  gatherMs: true,
+  maxDataBytes: true,
+  members: true,
+};
+
+const UNREAD_STREAMS: OptionKeys<UnreadStreamLimits> = {
+  maxBytes: true,
+  maxBytesPerAddress: true,
+  maxBytesPerConnection: true,
+  timeoutMs: true,
+};
+
+const NODE: OptionKeys<NodeOptions> = { goneAfterMs: true, heartbeatMs: true, name: true };
+
+const METRICS: OptionKeys<MetricsOptions> = { allow: true, healthPath: true, path: true };
+
+const WEB_TRANSPORT: OptionKeys<WebTransportServeOptions> = {
+  cacheFolder: true,
+  certificate: true,
+  engine: true,
+  flowControl: true,
+  hostname: true,
+  idleTimeoutMs: true,
+  keepAliveIntervalMs: true,
+  maxConnections: true,
+  maxConnectionsPerAddress: true,
+  maxHandshakes: true,
+  maxSessionsPerConnection: true,
+  maxStreams: true,
+  names: true,
+  port: true,
+  wellKnown: true,
+};
+
+/** Keys of an object of options, and of the objects within. */
+interface Known {
+  /** The keys; any if undefined. */
+  readonly keys?: object;
+  /** Objects under some of the keys. */
+  readonly nested?: Readonly<Record<string, Known>>;
+  /** Objects under all of the keys. */
+  readonly each?: Known;
+}
+
+const NESTED: Readonly<Record<string, Known>> = {
+  flowControl: { keys: FLOW_CONTROL },
+  history: { each: { keys: HISTORY } },
+  limits: { keys: LIMITS, nested: { unreadStreams: { keys: UNREAD_STREAMS } } },
+  metrics: { keys: METRICS },
+  node: { keys: NODE },
+  rates: {
+    keys: RATES,
+    nested: {
+      perAddress: { keys: SHARED_RATES, each: { keys: RATE } },
+      perSession: { keys: SESSION_RATES, each: { keys: RATE } },
+      perUser: { keys: SHARED_RATES, each: { keys: RATE } },
+    },
+  },
+  rooms: { each: { keys: ROOM } },
+  session: {
+    keys: SESSION,
+    nested: {
+      heartbeat: { keys: HEARTBEAT },
+      receiveQueue: { keys: RECEIVE_QUEUE },
+      sendQueue: { keys: SEND_QUEUE },
+    },
+  },
+  webTransport: {
+    keys: WEB_TRANSPORT,
+    nested: { flowControl: { keys: FLOW_CONTROL } },
+  },
+};
+
+/**
+ * Refuses options with an unknown key, at any depth.
+ *
+ * @param verb The operation, for the error message.
+ * @param options The options as given by the application.
+ * @throws {TypeError} If a key is unknown.
+ */
+export function checkServerOptions(verb: "create server" | "serve", options: object): void {
+  check(options, { keys: verb === "serve" ? SERVE : SERVER, nested: NESTED }, `${verb}: options`);
+}
+
+function check(options: unknown, { keys, nested, each }: Known, place: string): void {
+  if (typeof options !== "object" || options === null) return;
+  if (keys !== undefined) checkKeys(options, keys, place);
+  for (const [name, value] of Object.entries(options)) {
+    if (nested !== undefined && Object.hasOwn(nested, name)) {
+      check(value, nested[name]!, `${place}.${name}`);
+    }
+    if (each !== undefined) check(value, each, `${place}["${name}"]`);
+  }
+}
