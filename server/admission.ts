@@ -4,11 +4,11 @@
  */
 import { type AdmissionOptions, checkAdmissionOptions } from "./admission_options.ts";
 import type { RequestInfo } from "../transport/address.ts";
-import { Authenticator, type Identity, namingInBand, TAKES_NO_TOKEN } from "./authentication.ts";
-import { type Invitation, Openings } from "./session_request.ts";
+import { Authenticator, type Identity, TAKES_NO_TOKEN, withInBandHint } from "./authentication.ts";
+import { PendingUpgrades, type SessionRequest } from "./session_request.ts";
 import { RefusalReport, Refused, withinLimits } from "./refusal.ts";
-import { type WebSocketDoor, WebSocketInvitation } from "./websocket_request.ts";
-import { type PagePlace, urlOf, WebTransportInvitation } from "./webtransport_request.ts";
+import { WebSocketSessionRequest, type WebSocketUpgradeOptions } from "./websocket_request.ts";
+import { type PageOrigin, urlOf, WebTransportSessionRequest } from "./webtransport_request.ts";
 import { AuthenticationError, CloseCode, ConnectionError, LimitError } from "../errors.ts";
 import type { AdmitOptions, Reservation, SessionManager } from "../manager/mod.ts";
 import type { ConsoleReport } from "../session/insight/console_report.ts";
@@ -16,7 +16,7 @@ import { MAX_JOINED_BYTES } from "../session/queue/send_queue.ts";
 import { internals, Session, type SessionIdentity } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { TICKET_KEY, withoutToken } from "../session/url.ts";
-import { SharedClaims } from "./user_limit.ts";
+import { SessionClaims } from "./user_limit.ts";
 import type { Connection } from "../transport/connection.ts";
 import {
   acceptWebSocket,
@@ -43,7 +43,7 @@ const MAX_AWAITED_HEADER_BYTES = 16_384;
 /** Refusals by `authenticate` after which the client may still send a token. */
 const OPEN_STATUSES: ReadonlySet<number> = new Set([400, 401, 403, 404]);
 
-const ANYBODY = { value: undefined, user: undefined, credentials: undefined };
+const NO_IDENTITY = { value: undefined, user: undefined, credentials: undefined };
 
 /** A request whose token follows in band. */
 interface Awaited {
@@ -76,14 +76,14 @@ export class Admission<V> {
   readonly #options: AdmissionOptions<V>;
   readonly #settings: SessionSettings;
   readonly #manager: SessionManager;
-  readonly #claims: SharedClaims;
-  readonly #webSocket: WebSocketDoor;
-  readonly #messages: WebSocketDoor["messages"];
+  readonly #claims: SessionClaims;
+  readonly #upgradeOptions: WebSocketUpgradeOptions;
+  readonly #messages: WebSocketUpgradeOptions["messages"];
   readonly #matches: (url: string) => boolean;
   readonly #authenticator: Authenticator<V>;
   readonly #report: RefusalReport;
   // All of these are bounded by the reservations of the manager.
-  readonly #openings: Openings;
+  readonly #pendingUpgrades: PendingUpgrades;
   readonly #reservations = new Map<Connection, Reservation>();
   readonly #awaited = new Map<Connection, Awaited>();
   /** Sessions that are not established yet. */
@@ -102,19 +102,19 @@ export class Admission<V> {
   ) {
     checkAdmissionOptions(options);
     const { runtime } = settings;
-    this.#claims = new SharedClaims(claim);
+    this.#claims = new SessionClaims(claim);
     this.#options = options;
     this.#settings = settings;
-    this.#openings = new Openings(runtime, settings.handshakeTimeoutMs);
+    this.#pendingUpgrades = new PendingUpgrades(runtime, settings.handshakeTimeoutMs);
     this.#manager = manager;
     this.#messages = {
       streamTimeoutMs: settings.handshakeTimeoutMs,
       maxFrameBytes: Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes),
     };
-    this.#webSocket = {
+    this.#upgradeOptions = {
       engine: options.webSocketEngine ?? acceptWebSocket,
       manager,
-      openings: this.#openings,
+      pendingUpgrades: this.#pendingUpgrades,
       idleTimeoutMs: settings.heartbeat.timeoutMs,
       flowControl: options.flowControl,
       messages: this.#messages,
@@ -143,22 +143,22 @@ export class Admission<V> {
       // Respond without an upgrade: a refusal would upgrade for a client of Skein.
       return new Response(fault.message, fault);
     }
-    return this.#answer(new WebSocketInvitation(request, address, this.#webSocket));
+    return this.#answer(new WebSocketSessionRequest(request, address, this.#upgradeOptions));
   }
 
   /** Answers a request for a WebTransport session. */
-  async take(asked: WebTransportRequest, place: PagePlace): Promise<void> {
+  async take(asked: WebTransportRequest, pages: PageOrigin): Promise<void> {
     const url = urlOf(asked);
     if (url === undefined) return asked.refuse(400);
     const info = { remoteAddr: asked.remoteAddress };
     const addressOf = (request: () => Request) => this.#addressOf(request, info);
     const messages = this.#messages;
-    await this.#answer(new WebTransportInvitation(asked, { url, place, messages, addressOf }));
+    await this.#answer(new WebTransportSessionRequest(asked, { url, pages, messages, addressOf }));
   }
 
   /** Closes the sessions that are not established yet, which the manager does not know. */
   async close(options: SessionCloseOptions): Promise<void> {
-    this.#openings[Symbol.dispose]();
+    this.#pendingUpgrades[Symbol.dispose]();
     const info = { code: CloseCode.draining, ...options };
     await Promise.all([...this.#pending].map((session) => session.close(info)));
   }
@@ -189,22 +189,25 @@ export class Admission<V> {
     }
   }
 
-  #answer<A>(invitation: Invitation<A>): A | Promise<A> {
-    const handshake = ServerHandshake.begin(invitation, this.#settings);
+  #answer<A>(sessionRequest: SessionRequest<A>): A | Promise<A> {
+    const handshake = ServerHandshake.begin(sessionRequest, this.#settings);
     try {
-      const answer = this.#admit(invitation, handshake);
+      const answer = this.#admit(sessionRequest, handshake);
       if (!(answer instanceof Promise)) return answer;
-      return answer.catch((error) => this.#refuse(invitation, error, handshake));
+      return answer.catch((error) => this.#refuse(sessionRequest, error, handshake));
     } catch (error) {
-      return this.#refuse(invitation, error, handshake);
+      return this.#refuse(sessionRequest, error, handshake);
     }
   }
 
-  #admit<A>(invitation: Invitation<A>, handshake: ServerHandshake | undefined): A | Promise<A> {
-    const { url, headers, address, isSkein } = invitation;
+  #admit<A>(
+    sessionRequest: SessionRequest<A>,
+    handshake: ServerHandshake | undefined,
+  ): A | Promise<A> {
+    const { url, headers, address, isSkein } = sessionRequest;
     if (!this.#matches(url)) throw new Refused(404, "No session is served at this path");
-    if (invitation.refusal !== undefined) throw invitation.refusal;
-    if (!invitation.isOriginAllowed(this.#options)) {
+    if (sessionRequest.refusal !== undefined) throw sessionRequest.refusal;
+    if (!sessionRequest.isOriginAllowed(this.#options)) {
       // The hint comes first, because a close reason is cut at its end.
       throw new Refused(
         403,
@@ -214,11 +217,11 @@ export class Admission<V> {
     this.#count({ address });
     const { authenticate, acceptsTokenInBand = false } = this.#options;
     const takesInBand = acceptsTokenInBand && authenticate !== undefined;
-    if (invitation.announcesToken && !takesInBand) {
+    if (sessionRequest.announcesToken && !takesInBand) {
       throw new Refused(401, TAKES_NO_TOKEN, { isToldByClose: true });
     }
-    const awaited = invitation.announcesToken ? awaitedOf(invitation) : undefined;
-    if (invitation.announcesToken && awaited === undefined) {
+    const awaited = sessionRequest.announcesToken ? awaitedOf(sessionRequest) : undefined;
+    if (sessionRequest.announcesToken && awaited === undefined) {
       throw new Refused(
         400,
         `Cannot wait for a token: the headers have more than ${MAX_AWAITED_HEADER_BYTES} bytes`,
@@ -226,17 +229,17 @@ export class Admission<V> {
     }
     const reservation = this.#reserve(address, undefined);
     if (authenticate === undefined || awaited !== undefined) {
-      return this.#accept(invitation, reservation, { ...ANYBODY, awaited, handshake });
+      return this.#accept(sessionRequest, reservation, { ...NO_IDENTITY, awaited, handshake });
     }
-    const token = tokenOf(invitation);
+    const token = tokenOf(sessionRequest);
     const mayAwait = takesInBand && isSkein && token === undefined;
     const identified = () =>
-      this.#identified(invitation, reservation, { token, mayAwait, handshake });
+      this.#identified(sessionRequest, reservation, { token, mayAwait, handshake });
     return handshake === undefined ? identified() : handshake.during(identified);
   }
 
   async #identified<A>(
-    invitation: Invitation<A>,
+    sessionRequest: SessionRequest<A>,
     byAddress: Reservation,
     { token, mayAwait, handshake }: {
       readonly token: string | undefined;
@@ -244,8 +247,8 @@ export class Admission<V> {
       readonly handshake: ServerHandshake | undefined;
     },
   ): Promise<A> {
-    const { request, address, isSkein, signal } = invitation;
-    const predecessor = this.#predecessorOf(invitation);
+    const { request, address, isSkein, signal } = sessionRequest;
+    const predecessor = this.#predecessorOf(sessionRequest);
     let reservation = byAddress;
     let claim: Disposable | undefined;
     let awaited: Awaited | undefined;
@@ -253,9 +256,9 @@ export class Admission<V> {
       const identity = await this.#authenticator.identify(request, token, signal)
         .catch((error) => {
           // A client of 0.1 does not announce a token that follows in band.
-          if (mayAwait) awaited = stillAwaited(invitation, error);
+          if (mayAwait) awaited = awaitedAfter(sessionRequest, error);
           if (awaited === undefined) throw error;
-          return ANYBODY;
+          return NO_IDENTITY;
         });
       const { user } = identity;
       if (user !== undefined) {
@@ -267,19 +270,19 @@ export class Admission<V> {
         reservation = this.#reserve(address, user, predecessor);
       }
       // A client of 0.1 may send a token that was not announced.
-      const maySignIn = mayAwait && awaited === undefined && saysNothing(invitation);
+      const maySignIn = mayAwait && awaited === undefined && hasNoCredentials(sessionRequest);
       const who = { ...identity, awaited, maySignIn };
-      return this.#accept(invitation, reservation, { ...who, handshake, claim });
+      return this.#accept(sessionRequest, reservation, { ...who, handshake, claim });
     } catch (error) {
       reservation[Symbol.dispose]();
       claim?.[Symbol.dispose]();
       const hadNone = isSkein && token === undefined && !this.#options.acceptsTokenInBand;
-      throw hadNone ? namingInBand(error) : error;
+      throw hadNone ? withInBandHint(error) : error;
     }
   }
 
   #accept<A>(
-    invitation: Invitation<A>,
+    sessionRequest: SessionRequest<A>,
     reservation: Reservation,
     { handshake, claim, awaited, maySignIn = false, ...who }: {
       readonly value: unknown;
@@ -291,15 +294,15 @@ export class Admission<V> {
       readonly claim?: Disposable | undefined;
     },
   ): A {
-    const { address } = invitation;
-    const url = withoutToken(invitation.url);
+    const { address } = sessionRequest;
+    const url = withoutToken(sessionRequest.url);
     // After an upgrade the runtime cannot read the headers any more.
-    const headers = this.#keptHeaders(invitation.headers);
+    const headers = this.#keptHeaders(sessionRequest.headers);
     try {
-      const { connection, opened, answer, held } = invitation.accept(awaited?.admitted.promise);
+      const { connection, opened, answer, held } = sessionRequest.accept(awaited?.admitted.promise);
       const open = () => {
         if (reservation.isHeld) {
-          const predecessor = this.#predecessorOf(invitation);
+          const predecessor = this.#predecessorOf(sessionRequest);
           const peer = { ...who, url, headers, address, ...(predecessor && { predecessor }) };
           const identity = maySignIn ? this.#guest(connection, peer) : peer;
           const session = this.#open(connection, reservation, { identity, awaited });
@@ -311,7 +314,7 @@ export class Admission<V> {
       if (opened === undefined) open();
       else {
         const all = [reservation, handshake, claim, ...held].filter((one) => one !== undefined);
-        this.#openings.add(opened, all, open);
+        this.#pendingUpgrades.add(opened, all, open);
       }
       return answer;
     } catch (error) {
@@ -353,8 +356,8 @@ export class Admission<V> {
       const awaited = { headers: new Headers(headers), refusal: undefined, admitted };
       try {
         const reservation = this.#reserve(address, undefined);
-        const heir = { id, url, address, headers, inherits: true };
-        return this.#open(connection, reservation, { identity: heir, awaited });
+        const successorIdentity = { id, url, address, headers, inherits: true };
+        return this.#open(connection, reservation, { identity: successorIdentity, awaited });
       } catch (error) {
         if (!(error instanceof Refused)) throw error;
         connection.close({ closeCode: 4000 + error.status, reason: error.message });
@@ -386,7 +389,8 @@ export class Admission<V> {
     });
     const { refusal } = awaited ?? {};
     if (refusal === undefined) return;
-    // Tell a client without a token that one is needed; otherwise that client would wait in vain.
+    // Tell a client without a token that one is needed; otherwise that client would wait for the
+    // time limit.
     session[internals].post({ expects: "auth", reason: refusal.message });
   }
 
@@ -419,7 +423,7 @@ export class Admission<V> {
   /**
    * Finds the session of this node from which a client moves, by the secret ticket of that session.
    */
-  #predecessorOf({ isSkein, url }: Invitation<unknown>): Session | undefined {
+  #predecessorOf({ isSkein, url }: SessionRequest<unknown>): Session | undefined {
     if (!isSkein || !url.includes(TICKET_KEY)) return undefined;
     const ticket = new URL(url).searchParams.get(TICKET_KEY.slice(0, -1)) ?? "";
     const session = this.#manager.get(ticket.split(".", 1)[0]!);
@@ -437,15 +441,19 @@ export class Admission<V> {
     return kept;
   }
 
-  #refuse<A>(invitation: Invitation<A>, error: unknown, handshake: ServerHandshake | undefined): A {
+  #refuse<A>(
+    sessionRequest: SessionRequest<A>,
+    error: unknown,
+    handshake: ServerHandshake | undefined,
+  ): A {
     handshake?.failed(error);
     if (!(error instanceof Refused)) throw error;
-    const { address, signal } = invitation;
+    const { address, signal } = sessionRequest;
     // The client disconnected during authentication: do not report this as a refusal.
     if (signal?.aborted !== true) {
-      this.#report.tell(error, { address, token: () => tokenOf(invitation) });
+      this.#report.tell(error, { address, token: () => tokenOf(sessionRequest) });
     }
-    return invitation.refuse(error);
+    return sessionRequest.refuse(error);
   }
 
   #other(request: Request, info: RequestInfo): Response | Promise<Response> {
@@ -466,7 +474,7 @@ export class Admission<V> {
   }
 }
 
-function tokenOf({ url, headers }: Invitation<unknown>): string | undefined {
+function tokenOf({ url, headers }: SessionRequest<unknown>): string | undefined {
   const [scheme, token] = headers.get("authorization")?.split(" ") ?? [];
   if (scheme?.toLowerCase() === "bearer" && token) return token;
   if (!url.includes("token=")) return undefined;
@@ -479,23 +487,28 @@ function tokenOf({ url, headers }: Invitation<unknown>): string | undefined {
 /**
  * Returns `true` without a cookie and without `Authorization`, either of which could name a user.
  */
-function saysNothing({ headers }: Invitation<unknown>): boolean {
+function hasNoCredentials({ headers }: SessionRequest<unknown>): boolean {
   return !headers.has("cookie") && !headers.has("authorization");
 }
 
 /** Keeps the request, if a token could still turn the refusal into an admission. */
-function stillAwaited(invitation: Invitation<unknown>, error: unknown): Awaited | undefined {
+function awaitedAfter(
+  sessionRequest: SessionRequest<unknown>,
+  error: unknown,
+): Awaited | undefined {
   if (!(error instanceof Refused)) return undefined;
   // With a cookie only 401 counts, because the cookie may serve another purpose.
-  const isOpen = saysNothing(invitation) ? OPEN_STATUSES.has(error.status) : error.status === 401;
-  return isOpen ? awaitedOf(invitation, error) : undefined;
+  const isOpen = hasNoCredentials(sessionRequest)
+    ? OPEN_STATUSES.has(error.status)
+    : error.status === 401;
+  return isOpen ? awaitedOf(sessionRequest, error) : undefined;
 }
 
 /**
  * Copies the headers of a request, because the runtime cannot read them after an upgrade;
  * `undefined` if the headers are too large.
  */
-function awaitedOf({ headers }: Invitation<unknown>, refusal?: Refused): Awaited | undefined {
+function awaitedOf({ headers }: SessionRequest<unknown>, refusal?: Refused): Awaited | undefined {
   let bytes = 0;
   for (const [name, value] of headers) bytes += name.length + value.length;
   if (bytes > MAX_AWAITED_HEADER_BYTES) return undefined;
@@ -528,7 +541,7 @@ class ServerHandshake implements Disposable {
 
   /** Starts a handshake; `undefined` if no instrumentation follows. */
   static begin(
-    { url, transport, address }: Invitation<unknown>,
+    { url, transport, address }: SessionRequest<unknown>,
     { watch }: SessionSettings,
   ): ServerHandshake | undefined {
     if (watch === undefined) return undefined;

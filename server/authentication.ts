@@ -140,7 +140,7 @@ export class Authenticator<V> {
 }
 
 /** Gives the reason to a client that did not announce a token, and may have one nevertheless. */
-export function namingInBand(error: unknown): unknown {
+export function withInBandHint(error: unknown): unknown {
   if (!(error instanceof Refused) || error.status !== 401) return error;
   const { cause, isFault } = error;
   if (cause instanceof AuthenticationError) return error;
@@ -169,7 +169,7 @@ function refusalOf(error: unknown, isAwaited: boolean): Refused {
 export const RENEW_MARGIN_MS = 30_000;
 
 /** A session whose credentials end. */
-interface Watched {
+interface WatchedCredentials {
   /** End of the credentials, in milliseconds since the Unix epoch. */
   readonly endsAt: number;
   /** Time of asking the client; `undefined` if the client was asked, or cannot be asked. */
@@ -181,7 +181,7 @@ interface Watched {
 export class Expiry {
   readonly #runtime: Runtime;
   // Bounded by the sessions of the manager.
-  readonly #watched = new Map<SessionCore, Watched>();
+  readonly #watched = new Map<SessionCore, WatchedCredentials>();
   readonly #onEnd = (session: Session) => {
     const core = session[internals];
     this.#runtime.clearTimeout(this.#watched.get(core)?.timer);
@@ -212,12 +212,12 @@ export class Expiry {
     const leftMs = Math.max(0, endsAt - this.#runtime.now());
     const marginMs = Math.min(RENEW_MARGIN_MS, leftMs / 2);
     const asksAt = isRenewable && core.joins && isLater ? endsAt - marginMs : undefined;
-    const watched: Watched = { endsAt, asksAt };
+    const watched: WatchedCredentials = { endsAt, asksAt };
     this.#watched.set(core, watched);
     this.#wait(core, watched);
   }
 
-  #wait(core: SessionCore, watched: Watched): void {
+  #wait(core: SessionCore, watched: WatchedCredentials): void {
     const dueAt = watched.asksAt ?? watched.endsAt;
     if (dueAt === Infinity) return;
     // Timers drop fractions: a timer that fires early would be set again until the time has come.
@@ -226,7 +226,7 @@ export class Expiry {
     watched.timer = this.#runtime.setTimeout(() => this.#due(core, watched), waitMs);
   }
 
-  #due(core: SessionCore, watched: Watched): void {
+  #due(core: SessionCore, watched: WatchedCredentials): void {
     const { endsAt, asksAt } = watched;
     const now = this.#runtime.now();
     if (now >= endsAt) return core.abort(CloseCode.unauthenticated, "The credentials have expired");

@@ -3,7 +3,7 @@
  * `authorize` allows them.
  */
 import type { Admission } from "./admission.ts";
-import type { Cluster } from "./users.ts";
+import type { Users } from "./users.ts";
 import {
   BrokerError,
   CloseCode,
@@ -92,7 +92,7 @@ export interface ClientServicesOptions {
   /** The server's parts; a function, because the settings are made first. */
   readonly parts: () => {
     readonly admission: Admission<unknown>;
-    readonly cluster: Pick<Cluster, "opened">;
+    readonly users: Pick<Users, "opened">;
     readonly manager: SessionManager;
     readonly presence: Presence;
     readonly rooms: Rooms;
@@ -172,7 +172,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       // A session without a user cannot be online.
       if (session.user === session.id) return;
       parts().presence.enter(session);
-      parts().cluster.opened(session);
+      parts().users.opened(session);
     },
 
     async subscribe(session, topic, request) {

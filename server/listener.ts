@@ -1,8 +1,8 @@
 /** The two sockets of a server on one port number: TCP for WebSocket, UDP for WebTransport. */
 import type { WebTransportStats } from "../telemetry/measures.ts";
 import { answerWellKnown } from "./webtransport.ts";
-import { hostOf, isAnyAddress, printError, WebTransportHalf } from "./webtransport.ts";
-import type { PagePlace } from "./webtransport_request.ts";
+import { hostOf, isAnyAddress, printError, WebTransportSocket } from "./webtransport.ts";
+import type { PageOrigin } from "./webtransport_request.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { listenAt } from "../transport/address_in_use.ts";
@@ -66,8 +66,8 @@ export type ConnectionLimits =
   & Pick<WebTransportServeOptions, "flowControl" | "maxConnections" | "maxConnectionsPerAddress">
   & Pick<ListenWebTransportOptions, "unreadStreams">;
 
-/** Options of {@linkcode Listening}. */
-export interface ListeningOptions extends OriginRules {
+/** Options of {@linkcode ServerListener}. */
+export interface ServerListenerOptions extends OriginRules {
   /** Timers. */
   readonly runtime: Runtime;
   /** TCP port; 0 takes one that is free on both. */
@@ -91,23 +91,23 @@ export interface ListeningOptions extends OriginRules {
 }
 
 /** Handlers of requests. */
-export interface ListeningHandlers {
+export interface ServerListenerHandlers {
   /** Answers an HTTP request. */
   fetch(
     request: Request,
     info: { readonly remoteAddr: Deno.NetAddr },
   ): Response | Promise<Response>;
   /** Answers a request for a WebTransport session. */
-  take(request: WebTransportRequest, place: PagePlace): Promise<void>;
+  take(request: WebTransportRequest, pages: PageOrigin): Promise<void>;
 }
 
-/** Sockets that listen from construction to close. */
-export class Listening {
-  readonly #options: ListeningOptions;
-  readonly #handlers: ListeningHandlers;
+/** The sockets of a server, which listen from construction to close. */
+export class ServerListener {
+  readonly #options: ServerListenerOptions;
+  readonly #handlers: ServerListenerHandlers;
   readonly #closings: Promise<void>[] = []; // At most `MAX_ATTEMPTS`, and the last one.
   #http: HttpListener;
-  #webTransport: WebTransportHalf | undefined;
+  #webTransport: WebTransportSocket | undefined;
   #error: Error | undefined;
   /** The certificate that was rotated in before there was a UDP port. */
   #certificate: Certificate | undefined;
@@ -121,7 +121,7 @@ export class Listening {
    *
    * @throws {Error} If TCP fails, or if UDP fails and WebTransport has options.
    */
-  constructor(options: ListeningOptions, handlers: ListeningHandlers) {
+  constructor(options: ServerListenerOptions, handlers: ServerListenerHandlers) {
     this.#options = options;
     this.#handlers = handlers;
     const webTransport = webTransportOptions(options.webTransport);
@@ -151,15 +151,15 @@ export class Listening {
   }
 
   /** WebTransport, unless it is off. */
-  get webTransport(): WebTransportHalf | undefined {
+  get webTransport(): WebTransportSocket | undefined {
     return this.#webTransport;
   }
 
   /** Counters of WebTransport; `undefined` if WebTransport is off. */
   get stats(): WebTransportStats | undefined {
-    const half = this.#webTransport;
-    if (half === undefined && this.#retrying === undefined) return undefined;
-    return { isListening: half !== undefined, handshakes: half?.handshakes ?? NO_HANDSHAKES };
+    const socket = this.#webTransport;
+    if (socket === undefined && this.#retrying === undefined) return undefined;
+    return { isListening: socket !== undefined, handshakes: socket?.handshakes ?? NO_HANDSHAKES };
   }
 
   /**
@@ -217,7 +217,7 @@ export class Listening {
 
   #serve(): HttpListener {
     const { port, hostname, tls, webSocket, reusePort, connectionLimits } = this.#options;
-    const answer: ListeningHandlers["fetch"] = (request, info) =>
+    const answer: ServerListenerHandlers["fetch"] = (request, info) =>
       this.#wellKnown(request) ?? this.#handlers.fetch(request, info);
     if (webSocket !== undefined) {
       return webSocket.listen({ ...connectionLimits, port, hostname, tls }, answer);
@@ -231,11 +231,11 @@ export class Listening {
    * Starts WebTransport on the port of TCP. With port 0, retries with other TCP ports while UDP is
    * taken.
    */
-  #offer(options: WebTransportServeOptions): WebTransportHalf {
+  #offer(options: WebTransportServeOptions): WebTransportSocket {
     const isAnyPort = this.#isAnyPort(options);
     for (let attempt = 1;; attempt++) {
       try {
-        return this.#half(options);
+        return this.#openWebTransport(options);
       } catch (error) {
         if (!isAnyPort || !isTaken(error) || attempt === MAX_ATTEMPTS) throw error;
         const taken = this.#http;
@@ -266,7 +266,9 @@ export class Listening {
       }
       const certificate = this.#certificate;
       try {
-        this.#webTransport = this.#half(certificate ? { ...options, certificate } : options);
+        this.#webTransport = this.#openWebTransport(
+          certificate ? { ...options, certificate } : options,
+        );
         this.#error = undefined;
         return this.#announceWebTransport();
       } catch (error) {
@@ -302,10 +304,10 @@ export class Listening {
     }
   }
 
-  #half(options: WebTransportServeOptions): WebTransportHalf {
+  #openWebTransport(options: WebTransportServeOptions): WebTransportSocket {
     const { webTransport, tls, connectionLimits, quic } = this.#options;
     const { port, hostname } = this.address;
-    const half: WebTransportHalf = new WebTransportHalf({
+    const socket: WebTransportSocket = new WebTransportSocket({
       options: { ...connectionLimits, ...options },
       port,
       hostname,
@@ -315,16 +317,16 @@ export class Listening {
       quic,
       unreadStreams: connectionLimits.unreadStreams,
       take: (request) => {
-        const webTransportPort = half.address.port;
+        const webTransportPort = socket.address.port;
         return this.#handlers.take(request, {
           port,
           webTransportPort,
           isDevelopment: tls === undefined,
-          hidesRequests: half.hidesRequests,
+          hidesRequests: socket.hidesRequests,
         });
       },
     });
-    return half;
+    return socket;
   }
 
   #wellKnown(request: Request): Response | undefined {

@@ -1,11 +1,11 @@
 /** Media over QUIC beside messages: connects a MoQ server with the sockets of this server. */
-import type { Listening } from "./listener.ts";
+import type { ServerListener } from "./listener.ts";
 import type { MoqHost, MoqServer } from "../pubsub/moq/server/server.ts";
 import type { WebSocketEngine } from "../transport/websocket/server.ts";
 import type { RawQuicOptions } from "../transport/h3/server.ts";
 
 /** Routes raw QUIC to a MoQ server, if that server supports a protocol there. */
-export function quicOf(moq: MoqServer | undefined): RawQuicOptions | undefined {
+export function moqQuicOptions(moq: MoqServer | undefined): RawQuicOptions | undefined {
   if (moq === undefined || moq.protocols.length === 0) return undefined;
   return {
     protocols: moq.protocols,
@@ -16,8 +16,8 @@ export function quicOf(moq: MoqServer | undefined): RawQuicOptions | undefined {
 }
 
 /** Describes this server as the host of a MoQ server. */
-export function hostOf(
-  listening: Listening,
+export function moqHostOf(
+  listener: ServerListener,
   isDevelopment: boolean,
   webSocketEngine: WebSocketEngine | undefined,
 ): MoqHost {
@@ -25,14 +25,14 @@ export function hostOf(
     isDevelopment,
     webSocketEngine,
     get address() {
-      return listening.address;
+      return listener.address;
     },
     get hashes() {
-      return listening.webTransport?.hashes ?? [];
+      return listener.webTransport?.hashes ?? [];
     },
     urlOf(wire) {
-      if (wire === "websocket") return listening.url;
-      const url = listening.webTransport?.url ?? "";
+      if (wire === "websocket") return listener.url;
+      const url = listener.webTransport?.url ?? "";
       return wire === "quic" ? url.replace("https:", "moqt:") : url;
     },
   };

@@ -1,18 +1,18 @@
 /** The server: sessions, topics, presence and rooms behind one `serve()`. */
 import { Admission } from "./admission.ts";
 import type { RequestInfo } from "../transport/address.ts";
-import { Cluster, type DisconnectReport, makePresence, type SessionInfo } from "./users.ts";
+import { type DisconnectReport, makePresence, type SessionInfo, Users } from "./users.ts";
 import {
   type Authorize,
   clientServices,
   type RenewedHandler,
   tellLiteral,
 } from "./client_requests.ts";
-import { type ConnectionLimits, Listening } from "./listener.ts";
+import { type ConnectionLimits, ServerListener } from "./listener.ts";
 import type { WebTransportStats } from "../telemetry/measures.ts";
 import { MetricsEndpoint } from "../telemetry/endpoint.ts";
 import { checkBuiltinEngine } from "./webtransport_options.ts";
-import { hostOf, quicOf } from "./moq.ts";
+import { moqHostOf, moqQuicOptions } from "./moq.ts";
 import { reportEngine, sequenceStore, sharedCounts, userClaims } from "./broker_services.ts";
 import type { UserClaims } from "./user_limit.ts";
 import {
@@ -81,7 +81,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   readonly #runtime: Runtime;
   readonly #console: ConsoleReport;
   readonly #admission: Admission<V>;
-  readonly #cluster: Cluster<V, C>;
+  readonly #users: Users<V, C>;
   readonly #claims: UserClaims | undefined;
   readonly #maxMessageBytes: number;
   readonly #closeTimeoutMs: number;
@@ -91,10 +91,10 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   readonly #metrics: MetricsEndpoint | undefined;
   readonly #moq: MoqServer | undefined;
   readonly #unreadStreams: UnreadStreams;
-  #listening: Listening | undefined;
+  #listener: ServerListener | undefined;
   #closing: Promise<void> | undefined;
   /** Stops listening to the signal that closes the server. */
-  #letGo: (() => void) | undefined;
+  #removeAbortListener: (() => void) | undefined;
 
   /**
    * Creates a server that does not listen: pass requests to `fetch`.
@@ -135,7 +135,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
         hasHistory: Object.keys(options.history ?? {}).length > 0,
         parts: () => ({
           admission: this.#admission as Admission<unknown>,
-          cluster: this.#cluster,
+          users: this.#users,
           manager: this.manager,
           presence: this.presence,
           rooms: this.rooms,
@@ -193,7 +193,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     this.nodes = nodes;
     this.presence = presence;
     this.rooms = joined;
-    this.#cluster = new Cluster({ nodes, manager });
+    this.#users = new Users({ nodes, manager });
     this.#claims = userClaims(runtime, nodes, limits);
     this.#moq = options.moq;
     this.#engine = broker && reportEngine(runtime, broker, this.#console);
@@ -206,12 +206,12 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
 
   /** Address on which the server listens; `undefined` if mounted in another server. */
   get address(): Deno.NetAddr | undefined {
-    return this.#listening?.address;
+    return this.#listener?.address;
   }
 
   /** The URL at which a client on this machine connects; empty if the server does not listen. */
   get url(): string {
-    return this.#listening?.url ?? "";
+    return this.#listener?.url ?? "";
   }
 
   /**
@@ -219,12 +219,12 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    * off.
    */
   get webTransportUrl(): string {
-    return this.#listening?.webTransport?.url ?? "";
+    return this.#listener?.webTransport?.url ?? "";
   }
 
   /** Counters of WebTransport, also part of the metrics; `undefined` if WebTransport is off. */
   get webTransportStats(): WebTransportStats | undefined {
-    return this.#listening?.stats;
+    return this.#listener?.stats;
   }
 
   /**
@@ -233,7 +233,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    * for more than two weeks or with an RSA key.
    */
   get certificateHashes(): readonly Sha256Hash[] {
-    return this.#listening?.webTransport?.hashes ?? [];
+    return this.#listener?.webTransport?.hashes ?? [];
   }
 
   /**
@@ -335,7 +335,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     return {
       send: (topic, data) => {
         const message = encodeMessage(topic, data, { maxBytes: this.#maxMessageBytes });
-        return this.#cluster.send(user, message);
+        return this.#users.send(user, message);
       },
     };
   }
@@ -348,7 +348,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    * @returns The sessions, this node's first; at most 1,000 of each other node.
    */
   sessions(user: string): Promise<SessionInfo<V, C>[]> {
-    return this.#cluster.sessions(user);
+    return this.#users.sessions(user);
   }
 
   /**
@@ -360,7 +360,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
   disconnect(user: string, options: SessionCloseOptions = {}): Promise<DisconnectReport> {
-    return this.#cluster.disconnect(user, options);
+    return this.#users.disconnect(user, options);
   }
 
   /**
@@ -372,7 +372,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    */
   async drain(options: DrainOptions = {}): Promise<DrainReport> {
     const connections = this.manager.all().map(({ connection }) => connection);
-    this.#listening?.stop();
+    this.#listener?.stop();
     // Raw sessions have no envelopes: the wire carries the request to leave.
     for (const connection of connections) connection.drain?.();
     const [report] = await Promise.all([
@@ -409,10 +409,10 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    * @throws {TypeError} If WebTransport is off, or the certificate is invalid.
    */
   rotateCertificate(certificate: Certificate): void {
-    if (this.#listening === undefined) {
+    if (this.#listener === undefined) {
       throw new TypeError("Cannot rotate certificate: the server must listen");
     }
-    this.#listening.rotate(certificate);
+    this.#listener.rotate(certificate);
   }
 
   /** Creates a listening server; called by {@linkcode serve}. */
@@ -443,7 +443,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     );
     const { origins, hosts } = options;
     try {
-      server.#listening = new Listening({
+      server.#listener = new ServerListener({
         runtime: server.#runtime,
         port,
         hostname,
@@ -456,19 +456,19 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
           flowControl: options.flowControl,
           unreadStreams: server.#unreadStreams,
         },
-        quic: quicOf(options.moq),
+        quic: moqQuicOptions(options.moq),
         onListen,
         ...(origins === undefined ? {} : { origins }),
         ...(hosts === undefined ? {} : { hosts }),
       }, {
         fetch: server.fetch,
-        take: (request, place) =>
+        take: (request, pages) =>
           server.#moq?.wants(request)
             ? server.#moq.take(request)
-            : server.#admission.take(request, place),
+            : server.#admission.take(request, pages),
       });
-      server.#moq?.attach(hostOf(server.#listening, tls === undefined, webSocket?.accept));
-      server.#listening.announce();
+      server.#moq?.attach(moqHostOf(server.#listener, tls === undefined, webSocket?.accept));
+      server.#listener.announce();
     } catch (error) {
       void server.close();
       throw error;
@@ -481,12 +481,12 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   #closeBy(signal: AbortSignal): void {
     const onAbort = () => void this.close();
     signal.addEventListener("abort", onAbort, { once: true });
-    this.#letGo = () => signal.removeEventListener("abort", onAbort);
+    this.#removeAbortListener = () => signal.removeEventListener("abort", onAbort);
   }
 
   async #close(options: SessionCloseOptions): Promise<void> {
-    this.#letGo?.();
-    this.#listening?.stop();
+    this.#removeAbortListener?.();
+    this.#listener?.stop();
     await Promise.all([
       this.manager.shutdown(options),
       this.#admission.close(options),
@@ -497,14 +497,14 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     this.#services?.[Symbol.dispose]();
     this.rooms[Symbol.dispose]();
     this.presence[Symbol.dispose]();
-    this.#cluster.close();
+    this.#users.close();
     await this.#claims?.close();
     await this.nodes?.close();
     await this.topics[Symbol.asyncDispose]();
     // The runtime never gives up on a peer that vanished in its handshake; stop waiting.
     await settlesWithin(
       this.#runtime,
-      this.#listening?.close() ?? Promise.resolve(),
+      this.#listener?.close() ?? Promise.resolve(),
       this.#closeTimeoutMs,
     );
   }

@@ -12,7 +12,7 @@ import type { Runtime } from "../base/runtime.ts";
  *
  * @typeParam Answer Type of the answer for the wire's own server.
  */
-export interface Invitation<Answer> {
+export interface SessionRequest<Answer> {
   /** Name of the wire, for people. */
   readonly transport: string;
   /** Requested URL, in the form of an HTTP request. */
@@ -65,17 +65,12 @@ export function refusalHeaders({ status, cause }: Refused): Record<string, strin
   return status === 429 || status === 503 ? { "retry-after": String(seconds) } : {};
 }
 
-/** Resources held for a connection without a session yet. */
-interface Opening {
-  readonly held: readonly Disposable[];
-}
-
 /**
  * Frees the resources of connections whose session never begins. If a peer vanishes before the
  * response to its upgrade, the socket emits no event.
  */
-export class Openings implements Disposable {
-  readonly #waiting: Deadlines<Opening>;
+export class PendingUpgrades implements Disposable {
+  readonly #waiting: Deadlines<readonly Disposable[]>;
 
   /** Creates a registry with a time limit for each connection, in milliseconds. */
   constructor(runtime: Runtime, timeoutMs: number) {
@@ -87,16 +82,15 @@ export class Openings implements Disposable {
    * long.
    */
   add(opened: Promise<unknown>, held: readonly Disposable[], begin: () => void): void {
-    const opening = { held };
-    this.#waiting.add(opening);
+    this.#waiting.add(held);
     opened.then(
       () => {
-        this.#waiting.delete(opening);
+        this.#waiting.delete(held);
         begin();
       },
       () => {
-        this.#waiting.delete(opening);
-        free(opening);
+        this.#waiting.delete(held);
+        free(held);
       },
     );
   }
@@ -107,6 +101,6 @@ export class Openings implements Disposable {
   }
 }
 
-function free({ held }: Opening): void {
+function free(held: readonly Disposable[]): void {
   for (const one of held) one[Symbol.dispose]();
 }

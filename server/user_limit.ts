@@ -24,16 +24,13 @@ const PATIENCE_MS = 2_000;
  */
 const ASK_AGAIN_MS = [50, 200];
 
-/** A place of a session among those of its user; disposal gives the place up. */
-export type UserClaim = Disposable;
-
-interface Held {
+interface HeldClaim {
   readonly scope: string;
   readonly member: string;
 }
 
 /** The sessions of one user on this node. */
-interface OfUser {
+interface UserPlaces {
   /** Number of places held. */
   held: number;
   /** Places that are being released, one after the other. */
@@ -70,8 +67,8 @@ export class UserClaims {
   readonly #nodes: Nodes;
   readonly #max: number;
   // Bounded by the sessions that the manager admits.
-  readonly #held = new Set<Held>();
-  readonly #users = new Map<string, OfUser>();
+  readonly #held = new Set<HeldClaim>();
+  readonly #users = new Map<string, UserPlaces>();
   /** Ends the pauses before another attempt. */
   readonly #pauses = new Set<() => void>();
   readonly #restoring: Disposable;
@@ -98,7 +95,7 @@ export class UserClaims {
    * @returns The claim, to dispose of when the session has ended, or did not begin.
    * @throws {LimitError} If the user has the maximum of sessions already.
    */
-  async claim(user: string): Promise<UserClaim> {
+  async claim(user: string): Promise<Disposable> {
     const held = { scope: `sessions:${user}`, member: `${this.#nodes.id}/${++this.#last}` };
     if (await this.#isRefused(held)) {
       throw new LimitError(
@@ -122,7 +119,7 @@ export class UserClaims {
     await settlesWithin(this.#runtime, Promise.all(releasing), PATIENCE_MS);
   }
 
-  async #isRefused(held: Held): Promise<boolean> {
+  async #isRefused(held: HeldClaim): Promise<boolean> {
     const { scope } = held;
     let isAsked = false;
     for (const pauseMs of [0, ...ASK_AGAIN_MS]) {
@@ -137,7 +134,7 @@ export class UserClaims {
       if (await this.#claims(held) !== false) return false;
       if (isAsked) continue;
       isAsked = true;
-      await this.#freeOfTheDead(scope);
+      await this.#releaseOfGoneNodes(scope);
       if (await this.#claims(held) !== false) return false;
     }
     if (isAsked) this.#release(held);
@@ -167,7 +164,7 @@ export class UserClaims {
   }
 
   /** Makes a claim; `undefined` if the engine does not answer. */
-  async #claims({ scope, member }: Held): Promise<boolean | undefined> {
+  async #claims({ scope, member }: HeldClaim): Promise<boolean | undefined> {
     let isClaimed: boolean | undefined;
     const claiming = this.#store.claim(scope, member, { max: this.#max, ttlMs: CLAIM_MS })
       .then((answer) => void (isClaimed = answer), () => {});
@@ -176,7 +173,7 @@ export class UserClaims {
   }
 
   /** Releases the claims of nodes that are gone. */
-  async #freeOfTheDead(scope: string): Promise<void> {
+  async #releaseOfGoneNodes(scope: string): Promise<void> {
     const freeing = async () => {
       for (const member of await this.#store.claims(scope)) {
         if (!this.#nodes.isGone(member.slice(0, member.indexOf("/")))) continue;
@@ -186,7 +183,7 @@ export class UserClaims {
     await settlesWithin(this.#runtime, freeing().catch(() => {}), PATIENCE_MS);
   }
 
-  #end(held: Held): void {
+  #end(held: HeldClaim): void {
     if (!this.#held.delete(held)) return;
     if (this.#held.size === 0) {
       this.#runtime.clearTimeout(this.#timer);
@@ -196,7 +193,7 @@ export class UserClaims {
     this.#release(held);
   }
 
-  #userOf({ scope }: Held): OfUser {
+  #userOf({ scope }: HeldClaim): UserPlaces {
     let user = this.#users.get(scope);
     if (user === undefined) {
       user = { held: 0, releasing: undefined };
@@ -206,7 +203,7 @@ export class UserClaims {
   }
 
   /** Releases one after the other: concurrent releases conflict in engines with compare-and-set. */
-  #release(held: Held): void {
+  #release(held: HeldClaim): void {
     const { scope, member } = held;
     const user = this.#userOf(held);
     const before = user.releasing;
@@ -245,17 +242,17 @@ export class UserClaims {
 const MAX_HOLDERS = 2;
 
 /** A claim with the number of sessions that hold it. */
-interface Shared {
+interface SharedClaim {
   readonly user: string;
   readonly claim: Disposable;
   holders: number;
 }
 
 /** Claims of sessions, each held by one session or by two. */
-export class SharedClaims {
+export class SessionClaims {
   readonly #make: (user: string) => Promise<Disposable> | undefined;
-  readonly #held = new WeakMap<Disposable, Shared>();
-  readonly #ofSessions = new WeakMap<Session, Shared>();
+  readonly #held = new WeakMap<Disposable, SharedClaim>();
+  readonly #ofSessions = new WeakMap<Session, SharedClaim>();
 
   /**
    * Creates an empty registry.
@@ -289,7 +286,7 @@ export class SharedClaims {
     session[internals].whenEnded(() => share[Symbol.dispose]());
   }
 
-  #shareOf(shared: Shared): Disposable {
+  #shareOf(shared: SharedClaim): Disposable {
     let isHeld = true;
     const share: Disposable = {
       [Symbol.dispose]() {

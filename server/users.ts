@@ -58,15 +58,15 @@ export interface DisconnectReport {
   readonly isComplete: boolean;
 }
 
-/** Parts of the server that a {@linkcode Cluster} uses. */
-export interface ClusterParts {
+/** Parts of the server that a {@linkcode Users} uses. */
+export interface UsersOptions {
   /** The nodes; `undefined` if there is only one. */
   readonly nodes: Nodes | undefined;
   /** The sessions of this node. */
   readonly manager: SessionManager;
 }
 
-interface Followed {
+interface FollowedUser {
   readonly subscription: BrokerSubscription;
   sessions: number;
 }
@@ -78,16 +78,16 @@ interface Followed {
  * subscribes. Nodes need not know the location of users, and other nodes are not woken. Lists and
  * closes are rare, and ask every node. Only its own node knows a session without a user.
  */
-export class Cluster<V = unknown, C extends AnyContract = AnyContract> {
+export class Users<V = unknown, C extends AnyContract = AnyContract> {
   readonly #nodes: Nodes | undefined;
   readonly #manager: SessionManager;
   // Bounded by the sessions of this node.
-  readonly #followed = new Map<string, Followed>();
+  readonly #followed = new Map<string, FollowedUser>();
   readonly #handlers: Disposable[];
   readonly #onEnd = (session: Session) => this.#ended(session.user);
 
   /** Registers the handlers of requests from other nodes. */
-  constructor({ nodes, manager }: ClusterParts) {
+  constructor({ nodes, manager }: UsersOptions) {
     this.#nodes = nodes;
     this.#manager = manager;
     this.#handlers = nodes === undefined ? [] : [

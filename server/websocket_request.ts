@@ -1,9 +1,9 @@
 /** A request for a session by a WebSocket upgrade. */
 import {
   type Accepted,
-  type Invitation,
-  type Openings,
+  type PendingUpgrades,
   refusalHeaders,
+  type SessionRequest,
 } from "./session_request.ts";
 import { Refused, withinLimits } from "./refusal.ts";
 import type { SessionManager } from "../manager/mod.ts";
@@ -21,13 +21,13 @@ import {
 } from "../transport/websocket/server.ts";
 
 /** Properties common to all upgrades of a server. */
-export interface WebSocketDoor {
+export interface WebSocketUpgradeOptions {
   /** Engine of upgrades. */
   readonly engine: WebSocketEngine;
   /** Limits the number of sockets. */
   readonly manager: SessionManager;
   /** Sockets that are closed at once, and wait for their end. */
-  readonly openings: Openings;
+  readonly pendingUpgrades: PendingUpgrades;
   /** Silence after which a plain peer counts as dead, in milliseconds. */
   readonly idleTimeoutMs: number;
   /** Credit: how much peers may send on streams ahead of the reader. */
@@ -37,7 +37,7 @@ export interface WebSocketDoor {
 }
 
 /** A WebSocket upgrade. */
-export class WebSocketInvitation implements Invitation<Response> {
+export class WebSocketSessionRequest implements SessionRequest<Response> {
   readonly transport = "websocket";
   readonly url: string;
   readonly headers: Headers;
@@ -45,10 +45,10 @@ export class WebSocketInvitation implements Invitation<Response> {
   readonly address: string | undefined;
   readonly isSkein: boolean;
   readonly announcesToken: boolean;
-  readonly #door: WebSocketDoor;
+  readonly #options: WebSocketUpgradeOptions;
   readonly #protocol: string;
 
-  constructor(request: Request, address: string | undefined, door: WebSocketDoor) {
+  constructor(request: Request, address: string | undefined, options: WebSocketUpgradeOptions) {
     this.url = request.url;
     this.headers = request.headers;
     this.request = request;
@@ -58,7 +58,7 @@ export class WebSocketInvitation implements Invitation<Response> {
     this.isSkein = protocol === SKEIN_PROTOCOL ||
       parseQmuxProtocol(protocol)?.protocol === SKEIN_PROTOCOL;
     this.announcesToken = this.isSkein && offered.includes(TOKEN_MARK);
-    this.#door = door;
+    this.#options = options;
   }
 
   isOriginAllowed(rules: OriginRules): boolean {
@@ -68,7 +68,7 @@ export class WebSocketInvitation implements Invitation<Response> {
   accept(admitted: Promise<unknown> | undefined): Accepted<Response> {
     const { isSkein } = this;
     // `skein.1` has a heartbeat of its own; the runtime pings a plain peer.
-    const idleTimeoutMs = isSkein ? 0 : this.#door.idleTimeoutMs;
+    const idleTimeoutMs = isSkein ? 0 : this.#options.idleTimeoutMs;
     const { lease, connection, response } = this.#upgrade(idleTimeoutMs, admitted);
     return { connection, opened: connection.ready, answer: response, held: [lease] };
   }
@@ -91,7 +91,7 @@ export class WebSocketInvitation implements Invitation<Response> {
     try {
       // An idle timeout would stop at the close, without effect.
       const { lease, connection, response } = this.#upgrade(0);
-      this.#door.openings.add(connection.ready, [lease], () => {});
+      this.#options.pendingUpgrades.add(connection.ready, [lease], () => {});
       connection.close(info);
       return response;
     } catch {
@@ -104,7 +104,7 @@ export class WebSocketInvitation implements Invitation<Response> {
     idleTimeoutMs: number,
     admitted?: Promise<unknown>,
   ): AcceptedWebSocket & { readonly lease: SocketLease } {
-    const { engine, manager, flowControl, messages } = this.#door;
+    const { engine, manager, flowControl, messages } = this.#options;
     const lease = withinLimits(manager, () => manager.admitSocket({ address: this.address }));
     try {
       const { connection, response } = engine(this.request, {

@@ -1,6 +1,6 @@
 /**
- * The WebTransport half of a listening server: its socket, its certificate with renewal, and its
- * requests.
+ * WebTransport of a listening server: its UDP socket, its certificate with renewal, its requests,
+ * and the well-known resource by which clients in development find it.
  */
 import {
   BUILTIN_ENGINE,
@@ -25,15 +25,15 @@ import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../transport/ori
 
 const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
 
-/** Options of {@linkcode WebTransportHalf}. */
-export interface WebTransportHalfOptions {
+/** Options of {@linkcode WebTransportSocket}. */
+export interface WebTransportSocketOptions {
   /** The options of WebTransport itself. */
   readonly options: WebTransportServeOptions;
-  /** Address of the other half. */
+  /** Address of WebSocket. */
   readonly hostname: string;
-  /** Port of the other half. */
+  /** Port of WebSocket. */
   readonly port: number;
-  /** Certificate of the other half; `undefined` in development. */
+  /** Certificate of WebSocket; `undefined` in development. */
   readonly tls: Certificate | undefined;
   /** `true` if the user may be asked for the permission to listen. */
   readonly mayPrompt: boolean;
@@ -45,12 +45,12 @@ export interface WebTransportHalfOptions {
   readonly take: (request: WebTransportRequest) => Promise<void>;
 }
 
-/** Listens for WebTransport. */
-export class WebTransportHalf implements AsyncDisposable {
+/** The UDP socket of a server: listens for WebTransport. */
+export class WebTransportSocket implements AsyncDisposable {
   /** `true` if the engine shows only the URL of a request, which must then name the protocol. */
   readonly hidesRequests: boolean;
   readonly #listener: WebTransportSource;
-  readonly #take: WebTransportHalfOptions["take"];
+  readonly #take: WebTransportSocketOptions["take"];
   readonly #renewal: DevRenewal | undefined;
   readonly #loop: Promise<void>;
   #hashes: readonly Sha256Hash[];
@@ -73,7 +73,7 @@ export class WebTransportHalf implements AsyncDisposable {
       quic,
       unreadStreams,
       take,
-    }: WebTransportHalfOptions,
+    }: WebTransportSocketOptions,
   ) {
     const { engine = listenWebTransport, certificate = tls, names, cacheFolder } = options;
     const {
@@ -154,7 +154,7 @@ export class WebTransportHalf implements AsyncDisposable {
     await this.#loop;
   }
 
-  /** Closes the half; called by `await using`. */
+  /** Closes the socket; called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.close();
   }
@@ -261,13 +261,13 @@ interface WellKnown {
  * a name of this machine.
  *
  * @param request Any request.
- * @param half The WebTransport half.
+ * @param socket The UDP socket.
  * @param rules Rules for pages.
  * @returns The answer; `undefined` for other requests.
  */
 export function answerWellKnown(
   request: Request,
-  half: WebTransportHalf,
+  socket: WebTransportSocket,
   rules: OriginRules,
 ): Response | undefined {
   const { method, url, headers } = request;
@@ -278,7 +278,7 @@ export function answerWellKnown(
   if (asked === null || !LOCAL_HOSTS.includes(asked.hostname)) return undefined;
   if (!isOriginAllowed(headers, rules)) return undefined;
   const origin = headers.get("origin");
-  return Response.json(wellKnownOf(half), {
+  return Response.json(wellKnownOf(socket), {
     headers: {
       "cache-control": "no-store",
       vary: "origin",
@@ -287,7 +287,7 @@ export function answerWellKnown(
   });
 }
 
-function wellKnownOf({ address, hashes }: WebTransportHalf): WellKnown {
+function wellKnownOf({ address, hashes }: WebTransportSocket): WellKnown {
   const { hostname, port } = address;
   return {
     port,

@@ -1,5 +1,5 @@
 /** A request for a session over WebTransport. */
-import { type Accepted, type Invitation, refusalHeaders } from "./session_request.ts";
+import { type Accepted, refusalHeaders, type SessionRequest } from "./session_request.ts";
 import { Refused } from "./refusal.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
 import { acceptMessages, type MessageStreamOptions } from "../transport/message_stream/server.ts";
@@ -9,7 +9,7 @@ import type { WebTransportRequest } from "../transport/h3/server.ts";
 import { platformRuntime } from "../base/runtime.ts";
 
 /** Origin of this server's own pages, relative to its WebTransport. */
-export interface PagePlace {
+export interface PageOrigin {
   /** Port of the pages. */
   readonly port: number;
   /** Port of WebTransport. */
@@ -25,14 +25,14 @@ export interface PagePlace {
   readonly hidesRequests: boolean;
 }
 
-/** Options of {@linkcode WebTransportInvitation}. */
-export interface WebTransportInvitationOptions {
+/** Options of {@linkcode WebTransportSessionRequest}. */
+export interface WebTransportSessionRequestOptions {
   /** Requested URL, as returned by {@linkcode urlOf}. */
   readonly url: URL;
   /** Returns the network address of the peer. */
   readonly addressOf: (request: () => Request) => string | undefined;
   /** Origin of this server's pages. */
-  readonly place: PagePlace;
+  readonly pages: PageOrigin;
   /** Bounds of the stream of messages of a client of Skein. */
   readonly messages: Pick<MessageStreamOptions, "streamTimeoutMs" | "maxFrameBytes">;
 }
@@ -44,7 +44,7 @@ export function urlOf({ url }: WebTransportRequest): URL | undefined {
 }
 
 /** An extended CONNECT. */
-export class WebTransportInvitation implements Invitation<void> {
+export class WebTransportSessionRequest implements SessionRequest<void> {
   readonly transport = "webtransport";
   readonly url: string;
   readonly headers: Headers;
@@ -53,11 +53,11 @@ export class WebTransportInvitation implements Invitation<void> {
   readonly announcesToken: boolean;
   readonly refusal: Refused | undefined;
   readonly #asked: WebTransportRequest;
-  readonly #options: WebTransportInvitationOptions;
+  readonly #options: WebTransportSessionRequestOptions;
   readonly #isOffered: boolean;
   #request: Request | undefined;
 
-  constructor(asked: WebTransportRequest, options: WebTransportInvitationOptions) {
+  constructor(asked: WebTransportRequest, options: WebTransportSessionRequestOptions) {
     this.#asked = asked;
     this.#options = options;
     const { url } = options;
@@ -70,7 +70,7 @@ export class WebTransportInvitation implements Invitation<void> {
     this.announcesToken = this.#isOffered && asked.protocols.includes(TOKEN_MARK) ||
       isNamed && url.search.slice(1).split("&").includes(TOKEN_MARK_QUERY);
     // The client may have offered protocols, and would get no answer to these.
-    if (options.place.hidesRequests && !url.searchParams.has("protocol")) {
+    if (options.pages.hidesRequests && !url.searchParams.has("protocol")) {
       this.refusal = new Refused(
         400,
         `Add ?protocol=${SKEIN_PROTOCOL} to the URL: this server sees no offered protocols`,
@@ -116,7 +116,7 @@ export class WebTransportInvitation implements Invitation<void> {
   refuse(refused: Refused): void {
     if (this.signal.aborted) return;
     try {
-      if (refused.isToldByClose || this.#options.place.hidesRequests) {
+      if (refused.isToldByClose || this.#options.pages.hidesRequests) {
         return this.#refuseByClose(refused);
       }
       this.#asked.refuse(refused.status, { headers: refusalHeaders(refused) });
@@ -132,7 +132,7 @@ export class WebTransportInvitation implements Invitation<void> {
 
   /** Returns the hosts of this server's own pages, which may differ from the requested host. */
   #ownHosts(origin: string): string[] {
-    const { port, webTransportPort, isDevelopment } = this.#options.place;
+    const { port, webTransportPort, isDevelopment } = this.#options.pages;
     const asked = this.#options.url;
     const page = URL.parse(origin);
     if (page === null || !/^https?:$/.test(page.protocol)) return [];
