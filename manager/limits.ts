@@ -227,7 +227,7 @@ export class SessionLimiter {
     const held = this.#reservations.get(reservation);
     if (held === undefined) {
       throw new TypeError(
-        "Cannot add session: its reservation must be held by this manager, received one that is not",
+        "Cannot add session: its reservation must be held by this manager, received another",
       );
     }
     const final = { user: claim.user, address: held.address ?? claim.address };

@@ -74,7 +74,7 @@ export function reportEngine(
     const what = broker.issues().join("; ") || `The engine of the broker ${name} ${since}`;
     console.tell(
       wasThere ? "engine-away" : "engine-unreached",
-      `${what}. What is published waits within the broker's bounds, and the broker tries on`,
+      `${what}. Publications wait within the broker's bounds, and the broker keeps trying`,
     );
   };
   const timer = runtime.setTimeout(() => {

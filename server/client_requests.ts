@@ -241,7 +241,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       if (!isRoom(room) && !rooms.isMember(session, room)) {
         throw new RequestError(
           "unknown-topic",
-          `"${room}" is no room: none of the rooms of the server fits it`,
+          `"${room}" is not a room: no pattern of the server's rooms fits`,
         );
       }
       if (data instanceof Uint8Array || !isEncodable(room, data)) {
@@ -270,7 +270,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
       if (!isNew && identity.user === undefined) {
         throw new RequestError(
           "forbidden",
-          "A token can be renewed only where userOf says who it is",
+          "Cannot renew the token: the server must know the user, by userOf",
         );
       }
       if (!isNew && identity.user !== session.user) {
@@ -382,8 +382,8 @@ export function tellLiteral(console: ConsoleReport, topic: string): void {
   if (!/\*|\{[^{}]+\}/.test(topic)) return;
   console.tell(
     "literal-topic",
-    `A session subscribed to "${topic}". Topics are literal: it hears what is published on exactly ` +
-      "this topic, and nothing else",
+    `A session subscribed to "${topic}". Topics are literal: the session receives publications on ` +
+      "exactly this topic, and no others",
     { about: topic },
   );
 }

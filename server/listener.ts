@@ -1,9 +1,10 @@
 /** The two sockets of a server on one port number: TCP for WebSocket, UDP for WebTransport. */
 import type { WebTransportStats } from "../telemetry/measures.ts";
 import { answerWellKnown } from "./webtransport.ts";
-import { hostOf, isAnyAddress, printError, WebTransportSocket } from "./webtransport.ts";
+import { hostOf, isAnyAddress, WebTransportSocket } from "./webtransport.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";
+import type { ConsoleReport } from "../session/insight/console_report.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { listenAt } from "../transport/address_in_use.ts";
 import { checkCertificate } from "../transport/certificate/certificate.ts";
@@ -68,6 +69,8 @@ export type ConnectionLimits =
 
 /** Options of {@linkcode ServerListener}. */
 export interface ServerListenerOptions extends OriginRules {
+  /** Prints errors that reach no handler of the application. */
+  readonly console: ConsoleReport;
   /** Timers. */
   readonly runtime: Runtime;
   /** TCP port; 0 takes one that is free on both. */
@@ -191,7 +194,9 @@ export class ServerListener {
     const too = webTransportUrl === "" ? "" : `, WebTransport on ${webTransportUrl}`;
     print(`Listening on ${all}${too}`);
     if (this.#error === undefined) return;
-    const again = this.#retrying === undefined ? "" : "; it is tried again until it is free";
+    const again = this.#retrying === undefined
+      ? ""
+      : "; the port is tried again until the port is free";
     print(`WebTransport is off: ${this.#error.message}${again}`);
   }
 
@@ -274,7 +279,7 @@ export class ServerListener {
       } catch (error) {
         if (!isTaken(error)) {
           this.#retrying = undefined;
-          return printError("WebTransport stays off", error);
+          return this.#options.console.failed("Listening for WebTransport", error);
         }
       }
     }
@@ -300,12 +305,12 @@ export class ServerListener {
     try {
       this.announce();
     } catch (error) {
-      printError("onListen failed", error);
+      this.#options.console.failed("onListen", error);
     }
   }
 
   #openWebTransport(options: WebTransportServeOptions): WebTransportSocket {
-    const { webTransport, tls, connectionLimits, quic } = this.#options;
+    const { console, webTransport, tls, connectionLimits, quic } = this.#options;
     const { port, hostname } = this.address;
     const socket: WebTransportSocket = new WebTransportSocket({
       options: { ...connectionLimits, ...options },
@@ -316,6 +321,7 @@ export class ServerListener {
       mayPrompt: typeof webTransport === "object",
       quic,
       unreadStreams: connectionLimits.unreadStreams,
+      console,
       take: (request) => {
         const webTransportPort = socket.address.port;
         return this.#handlers.take(request, {

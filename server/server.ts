@@ -445,6 +445,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     try {
       server.#listener = new ServerListener({
         runtime: server.#runtime,
+        console: server.#console,
         port,
         hostname,
         tls,

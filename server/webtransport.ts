@@ -9,6 +9,7 @@ import {
 } from "./webtransport_options.ts";
 import { UnsupportedError } from "../errors.ts";
 import { certificateHashes, type Sha256Hash } from "../transport/certificate/certificate.ts";
+import type { ConsoleReport } from "../session/insight/console_report.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
 import { DevRenewal } from "../transport/certificate/dev_certificate.ts";
 import { listenNativeWebTransport } from "../transport/native/server.ts";
@@ -41,6 +42,8 @@ export interface WebTransportSocketOptions {
   readonly quic?: RawQuicOptions | undefined;
   /** Limits of unread streams. */
   readonly unreadStreams?: ListenWebTransportOptions["unreadStreams"];
+  /** Prints errors that reach no handler of the application. */
+  readonly console: ConsoleReport;
   /** Answers a request. Errors are printed. */
   readonly take: (request: WebTransportRequest) => Promise<void>;
 }
@@ -50,6 +53,7 @@ export class WebTransportSocket implements AsyncDisposable {
   /** `true` if the engine shows only the URL of a request, which must then name the protocol. */
   readonly hidesRequests: boolean;
   readonly #listener: WebTransportSource;
+  readonly #console: ConsoleReport;
   readonly #take: WebTransportSocketOptions["take"];
   readonly #renewal: DevRenewal | undefined;
   readonly #loop: Promise<void>;
@@ -72,6 +76,7 @@ export class WebTransportSocket implements AsyncDisposable {
       mayPrompt,
       quic,
       unreadStreams,
+      console,
       take,
     }: WebTransportSocketOptions,
   ) {
@@ -85,6 +90,7 @@ export class WebTransportSocket implements AsyncDisposable {
     if (this.hidesRequests || listen === listenWebTransport) {
       checkRuntime(`${hostOf(hostname)}:${port}`, mayPrompt);
     }
+    this.#console = console;
     this.#take = take;
     if (certificate === undefined) {
       const dev = {
@@ -169,7 +175,7 @@ export class WebTransportSocket implements AsyncDisposable {
       // Do not await the answer: one request may wait for a database.
       for await (const request of this.#listener) void this.#answer(request);
     } catch (error) {
-      if (!this.#isClosed) printError("WebTransport ended", error);
+      if (!this.#isClosed) this.#console.failed("WebTransport", error);
     }
   }
 
@@ -177,8 +183,7 @@ export class WebTransportSocket implements AsyncDisposable {
     try {
       await this.#take(request);
     } catch (error) {
-      // Like the HTTP server for errors of a handler.
-      printError("A WebTransport request failed", error);
+      this.#console.failed("A WebTransport request", error);
       try {
         request.refuse(500);
       } catch {
@@ -224,19 +229,16 @@ function limitsOf(options: WebTransportServeOptions): Partial<ListenWebTransport
 function checkRuntime(address: string, mayPrompt: boolean): void {
   if (!isWebTransportAvailable()) {
     throw new UnsupportedError(
-      'this runtime has no QUIC; start it with --unstable-net, or write "unstable": ["net"] in deno.json',
+      "Cannot listen for WebTransport: this runtime has no QUIC; start it with --unstable-net, or " +
+        'write "unstable": ["net"] in deno.json',
     );
   }
   if (mayPrompt) return;
   const { state } = Deno.permissions.querySync({ name: "net", host: address });
   if (state === "granted") return;
-  throw new UnsupportedError(`it takes the permission to listen, --allow-net=${address}`);
-}
-
-/** Prints a failure for which there is no handler. */
-export function printError(what: string, error: unknown): void {
-  // deno-lint-ignore no-console
-  console.error(`${what}:`, error);
+  throw new UnsupportedError(
+    `Cannot listen for WebTransport: the permission --allow-net=${address} must be granted`,
+  );
 }
 
 /** Path of the resource. */

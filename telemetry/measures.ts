@@ -182,11 +182,18 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
       ["skein.rates.connections.refused", "{connection}", "Connections that a rate refused"],
       ...each(rates.refusedConnections, "skein.rate.scope"),
     ),
-    counter(["skein.rates.closed", "{session}", "Sessions closed as they went on beyond a rate"], {
-      value: rates.closed,
-    }),
     counter(
-      ["skein.rates.engine.failures", "{failure}", "Times that the shared counts did not answer"],
+      ["skein.rates.closed", "{session}", "Sessions that were closed for too many refusals"],
+      {
+        value: rates.closed,
+      },
+    ),
+    counter(
+      [
+        "skein.rates.engine.failures",
+        "{failure}",
+        "Questions that the shared counts did not answer",
+      ],
       { value: rates.engineFailures },
     ),
     sum(["skein.users", "{user}", "Users with sessions now"], { value: stats.users }),
@@ -215,7 +222,7 @@ export function managerMeasures(stats: ManagerStats): Measure[] {
       ["skein.streams.refused", "{stream}", "Streams of peers that were refused unread"],
       ...each(unreadStreams.refused, "skein.refusal.reason"),
     ),
-    sum(["skein.draining", "1", "Whether new sessions are refused: 1 if so"], {
+    sum(["skein.draining", "1", "Refusal of new sessions: 1 while draining, otherwise 0"], {
       value: stats.isDraining ? 1 : 0,
     }),
   ];
@@ -228,10 +235,18 @@ export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
     sum(["skein.topics", "{topic}", "Topics with subscribers on this node"], {
       value: stats.topics,
     }),
-    gauge(["skein.broker.connected", "1", "Whether the engine is there: 1 if so"], {
+    gauge([
+      "skein.broker.connected",
+      "1",
+      "Connection to the engine: 1 while connected, otherwise 0",
+    ], {
       value: status.current.name === "connected" ? 1 : 0,
     }),
-    counter(["skein.broker.interruptions", "{interruption}", "Times that the engine went away"], {
+    counter([
+      "skein.broker.interruptions",
+      "{interruption}",
+      "Losses of the connection to the engine",
+    ], {
       value: carried.interruptions,
     }),
     counter(["skein.broker.published", "{publication}", "Publications that the broker took"], {
@@ -243,7 +258,7 @@ export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
     sum(["skein.broker.waiting", "{publication}", "Publications that wait for the engine"], {
       value: carried.waiting,
     }),
-    counter(["skein.broker.dropped", "{publication}", "Publications that the broker gave up"], {
+    counter(["skein.broker.dropped", "{publication}", "Publications that the broker dropped"], {
       value: carried.dropped,
     }),
     counter(["skein.broker.reads", "{page}", "Pages of histories read from the engine"], {
@@ -254,22 +269,26 @@ export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
       { value: stats.failedPublications },
     ),
     counter(
-      ["skein.history.recovered", "{publication}", "Publications read, as they did not come"],
+      [
+        "skein.history.recovered",
+        "{publication}",
+        "Publications that did not arrive, and were read",
+      ],
       {
         value: stats.recovered,
       },
     ),
-    counter(["skein.history.duplicates", "{publication}", "Publications that came again"], {
+    counter(["skein.history.duplicates", "{publication}", "Publications that arrived twice"], {
       value: stats.duplicates,
     }),
     counter([
       "skein.history.gaps",
       "{gap}",
-      "Times that a session was told of missing publications",
+      "Gaps that were reported to sessions",
     ], {
       value: stats.gaps,
     }),
-    counter(["skein.history.replays", "{replay}", "Times that a session began in the past"], {
+    counter(["skein.history.replays", "{replay}", "Subscriptions that began in the past"], {
       value: stats.replays,
     }),
     counter(["skein.history.replayed", "{publication}", "Publications sent to such sessions"], {
@@ -286,9 +305,12 @@ export function webTransportMeasures({ webTransportStats }: CountedWebTransport)
   if (webTransportStats === undefined) return [];
   const { isListening, handshakes: { pending, ...dropped } } = webTransportStats;
   return [
-    sum(["skein.webtransport.listening", "1", "Whether WebTransport has its UDP port: 1 if so"], {
-      value: isListening ? 1 : 0,
-    }),
+    sum(
+      ["skein.webtransport.listening", "1", "UDP port of WebTransport: 1 while held, otherwise 0"],
+      {
+        value: isListening ? 1 : 0,
+      },
+    ),
     sum(["skein.quic.handshakes", "{handshake}", "QUIC handshakes under way"], { value: pending }),
     counter(
       ["skein.quic.handshakes.dropped", "{handshake}", "QUIC handshakes dropped by their bounds"],

@@ -228,7 +228,7 @@ Deno.test("Server prints that the engine of its broker cannot be reached at the 
   time.tick(4_999);
   assertEquals(linesOf(printed), []);
   time.tick(1);
-  const rest = "What is published waits within the broker's bounds, and the broker tries on";
+  const rest = "Publications wait within the broker's bounds, and the broker keeps trying";
   assertEquals(linesOf(printed), [
     `The engine of the broker memory has not been reached since the start. ${rest}`,
   ]);

@@ -218,7 +218,7 @@ Deno.test("serve() tries a UDP port that is taken again, every 5 s in the end, f
     assertEquals([server.webTransportUrl, taken.listeners.length], ["https://127.0.0.1:9/", 1]);
     const lines = printed.calls.map(({ args }) => args[0]);
     assertEquals(lines.slice(1), [
-      "WebTransport is off: taken; it is tried again until it is free",
+      "WebTransport is off: taken; the port is tried again until the port is free",
       "WebTransport on https://127.0.0.1:9/",
     ]);
     closing = server.close();
@@ -244,7 +244,7 @@ Deno.test("serve() gives WebTransport up where another fault than a taken port c
   await using server = listen(taken.options);
   taken.error = new Deno.errors.PermissionDenied("no more");
   await until(() => server.webTransportStats === undefined);
-  assertEquals(printed.calls[0]?.args, ["WebTransport stays off:", taken.error]);
+  assertEquals(printed.calls[0]?.args, ["Listening for WebTransport failed:", taken.error]);
   assertThrows(() => server.rotateCertificate({ cert: "", key: "" }), TypeError, "must be on");
 });
 
@@ -342,6 +342,23 @@ Deno.test("Server answers with 500 when the application throws, prints it, and g
   }
   assertEquals(print.calls.length, 1);
   assert(String(print.calls[0]!.args[0]).startsWith("A WebTransport request failed"));
+});
+
+Deno.test("Server prints at most 16 failed WebTransport requests a minute", async () => {
+  using print = stub(console, "error");
+  const listeners: FakeListener[] = [];
+  await using _server = listen({
+    clientAddress: () => {
+      throw new Error("Broken");
+    },
+    webTransport: { engine: engine(listeners), cacheFolder: null },
+  });
+  for (let i = 0; i < 20; i++) {
+    const request = new FakeRequest("https://a.test/live");
+    listeners[0]!.request(request);
+    assertEquals((await soon(request.answered.promise)).status, 500);
+  }
+  assertEquals(print.calls.length, 16);
 });
 
 Deno.test("serve() prints where it listens, and why WebTransport is off, unless it is told where", async () => {

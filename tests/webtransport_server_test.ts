@@ -483,8 +483,8 @@ Deno.test("serve() says in one line that the runtime has no QUIC, and serves Web
   assertEquals([pong, isOff], ["pong", "true"]);
   assertEquals(err.trim().split("\n"), [
     `Listening on ${url.replace("ws", "http")}`,
-    "WebTransport is off: this runtime has no QUIC; start it with --unstable-net, " +
-    'or write "unstable": ["net"] in deno.json',
+    "WebTransport is off: Cannot listen for WebTransport: this runtime has no QUIC; start it with " +
+    '--unstable-net, or write "unstable": ["net"] in deno.json',
   ]);
   const [, silence] = await run(TALK.replace("port: 0", "port: 0, webTransport: false"), "-N");
   assertEquals(silence, `Listening on ${silence.split(" ")[2]}`);
@@ -514,7 +514,8 @@ Deno.test("serve() asks nobody for a permission that WebTransport alone needs", 
   );
   assertEquals(out.split(" ").slice(0, 2), ["pong", "true"]);
   assert(
-    err.includes("WebTransport is off: it takes the permission to listen, --allow-net=127.0.0.1:"),
+    /Cannot listen for WebTransport: the permission --allow-net=127\.0\.0\.1:\d+ must be granted/
+      .test(err),
     err,
   );
 });
