@@ -112,6 +112,7 @@ export class Admission<V> {
       maxFrameBytes: Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes),
     };
     this.#upgradeOptions = {
+      runtime,
       engine: options.webSocketEngine ?? acceptWebSocket,
       manager,
       pendingUpgrades: this.#pendingUpgrades,
@@ -152,8 +153,10 @@ export class Admission<V> {
     if (url === undefined) return asked.refuse(400);
     const info = { remoteAddr: asked.remoteAddress };
     const addressOf = (request: () => Request) => this.#addressOf(request, info);
+    const { runtime } = this.#settings;
     const messages = this.#messages;
-    await this.#answer(new WebTransportSessionRequest(asked, { url, pages, messages, addressOf }));
+    const options = { runtime, url, pages, messages, addressOf };
+    await this.#answer(new WebTransportSessionRequest(asked, options));
   }
 
   /** Closes the sessions that are not established yet, which the manager does not know. */

@@ -16,7 +16,7 @@ const CLAIM_MS = 4_000;
 
 /** Options for {@linkcode sequenceStore}. */
 export interface SequenceStoreOptions {
-  /** Randomness, for the name of this node. */
+  /** Clocks, timers and randomness of this node. */
   readonly runtime: Runtime;
   /** Returns the broker; called on each use. */
   readonly broker: () => Broker;
@@ -35,7 +35,7 @@ export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
     );
   }
   const node = runtime.randomUUID();
-  const own = new MemoryBroker();
+  const own = new MemoryBroker({ runtime });
   const store = () => broker().store ?? own.store;
   return {
     claimMs: isShared ? CLAIM_MS : Infinity,
@@ -95,13 +95,12 @@ export function reportEngine(
 
 /** Returns the counter of user sessions on all nodes, if other nodes and a limit are possible. */
 export function userClaims(
-  runtime: Runtime,
   nodes: Nodes | undefined,
   { maxSessionsPerUser: max = DEFAULT_MAX_SESSIONS_PER_USER }: ServerLimits,
 ): UserClaims | undefined {
   const store = nodes?.broker.store;
   if (nodes === undefined || store === undefined || max === Infinity) return undefined;
-  return new UserClaims({ runtime, store, nodes, max });
+  return new UserClaims({ store, nodes, max });
 }
 
 /** Returns counters shared by the nodes of a broker, if the engine supports counting. */

@@ -221,11 +221,11 @@ export class ServerListener {
   }
 
   #serve(): HttpListener {
-    const { port, hostname, tls, webSocket, reusePort, connectionLimits } = this.#options;
+    const { runtime, port, hostname, tls, webSocket, reusePort, connectionLimits } = this.#options;
     const answer: ServerListenerHandlers["fetch"] = (request, info) =>
       this.#wellKnown(request) ?? this.#handlers.fetch(request, info);
     if (webSocket !== undefined) {
-      return webSocket.listen({ ...connectionLimits, port, hostname, tls }, answer);
+      return webSocket.listen({ ...connectionLimits, runtime, port, hostname, tls }, answer);
     }
     return listenAt({ hostname, port, transport: "TCP" }, () => {
       return Deno.serve({ port, hostname, reusePort, ...tls, onListen() {} }, answer);

@@ -164,6 +164,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
       unreadStreams: this.#unreadStreams,
     });
     this.topics = new Topics({
+      runtime,
       settings,
       maxMessageBytes: settings.maxMessageBytes,
       ...(broker === undefined ? {} : { broker }),
@@ -184,6 +185,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     });
     const { presenceGraceMs: graceMs, presenceSharesOnline: sharesOnline = true } = options;
     const { nodes, presence, rooms: joined } = makePresence({
+      runtime,
       topics: this.topics,
       isShared: broker !== undefined,
       node: options.node,
@@ -194,7 +196,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
     this.presence = presence;
     this.rooms = joined;
     this.#users = new Users({ nodes, manager });
-    this.#claims = userClaims(runtime, nodes, limits);
+    this.#claims = userClaims(nodes, limits);
     this.#moq = options.moq;
     this.#engine = broker && reportEngine(runtime, broker, this.#console);
   }

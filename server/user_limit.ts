@@ -39,8 +39,6 @@ interface UserPlaces {
 
 /** Options of {@linkcode UserClaims}. */
 export interface UserClaimsOptions {
-  /** Timers. */
-  readonly runtime: Runtime;
   /** The store shared by the nodes. */
   readonly store: BrokerStore;
   /** The nodes. */
@@ -77,8 +75,8 @@ export class UserClaims {
   #isClosed = false;
   #last = 0;
 
-  constructor({ runtime, store, nodes, max }: UserClaimsOptions) {
-    this.#runtime = runtime;
+  constructor({ store, nodes, max }: UserClaimsOptions) {
+    this.#runtime = nodes.runtime;
     this.#store = store;
     this.#nodes = nodes;
     this.#max = max;

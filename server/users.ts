@@ -3,6 +3,7 @@
  */
 import { MAX_USER_BYTES } from "./authentication.ts";
 import { QueueFullError } from "../errors.ts";
+import type { Runtime } from "../base/runtime.ts";
 import type { SessionManager } from "../manager/mod.ts";
 import { type BrokerSubscription, INTERNAL_PREFIX, type Publication } from "../pubsub/broker.ts";
 import { Nodes, type NodesOptions } from "../pubsub/nodes/nodes.ts";
@@ -247,6 +248,7 @@ export interface PresenceParts {
 
 /** Options of {@linkcode makePresence}. */
 export interface PresencePartsOptions {
+  readonly runtime: Runtime;
   readonly topics: Topics;
   /** `true` if other nodes may share the topics' broker. */
   readonly isShared: boolean;
@@ -257,13 +259,17 @@ export interface PresencePartsOptions {
 
 /** Creates nodes, presence and rooms. If an option is invalid, closes the parts made so far. */
 export function makePresence(options: PresencePartsOptions): PresenceParts {
-  const { topics, isShared, node, rooms } = options;
+  const { runtime, topics, isShared, node, rooms } = options;
   const patterns = Array.isArray(rooms) ? {} : rooms as Readonly<Record<string, RoomOptions>>;
-  const nodes = isShared ? new Nodes({ ...node, broker: topics.broker }) : undefined;
+  const nodes = isShared ? new Nodes({ ...node, runtime, broker: topics.broker }) : undefined;
   let presence: Presence | undefined;
   try {
-    presence = new Presence({ ...options.presence, ...(nodes === undefined ? {} : { nodes }) });
-    return { nodes, presence, rooms: new Rooms({ topics, presence, patterns }) };
+    presence = new Presence({
+      ...options.presence,
+      runtime,
+      ...(nodes === undefined ? {} : { nodes }),
+    });
+    return { nodes, presence, rooms: new Rooms({ runtime, topics, presence, patterns }) };
   } catch (error) {
     presence?.[Symbol.dispose]();
     void nodes?.close();

@@ -6,6 +6,7 @@ import {
   type SessionRequest,
 } from "./session_request.ts";
 import { Refused, withinLimits } from "./refusal.ts";
+import type { Runtime } from "../base/runtime.ts";
 import type { SessionManager } from "../manager/mod.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
@@ -22,6 +23,8 @@ import {
 
 /** Properties common to all upgrades of a server. */
 export interface WebSocketUpgradeOptions {
+  /** Clocks and timers of this node. */
+  readonly runtime: Runtime;
   /** Engine of upgrades. */
   readonly engine: WebSocketEngine;
   /** Limits the number of sockets. */
@@ -104,10 +107,11 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
     idleTimeoutMs: number,
     admitted?: Promise<unknown>,
   ): AcceptedWebSocket & { readonly lease: SocketLease } {
-    const { engine, manager, flowControl, messages } = this.#options;
+    const { runtime, engine, manager, flowControl, messages } = this.#options;
     const lease = withinLimits(manager, () => manager.admitSocket({ address: this.address }));
     try {
       const { connection, response } = engine(this.request, {
+        runtime,
         protocol: this.#protocol,
         idleTimeoutMs,
         lease,

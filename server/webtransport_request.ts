@@ -6,7 +6,7 @@ import { acceptMessages, type MessageStreamOptions } from "../transport/message_
 import { isOriginAllowed, LOCAL_HOSTS, type OriginRules } from "../transport/origins.ts";
 import { TOKEN_MARK, TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
 import type { WebTransportRequest } from "../transport/h3/server.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import type { Runtime } from "../base/runtime.ts";
 
 /** Origin of this server's own pages, relative to its WebTransport. */
 export interface PageOrigin {
@@ -27,6 +27,8 @@ export interface PageOrigin {
 
 /** Options of {@linkcode WebTransportSessionRequest}. */
 export interface WebTransportSessionRequestOptions {
+  /** Clocks and timers of this node. */
+  readonly runtime: Runtime;
   /** Requested URL, as returned by {@linkcode urlOf}. */
   readonly url: URL;
   /** Returns the network address of the peer. */
@@ -101,11 +103,8 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
       const raw = this.#asked.accept({ ...protocol, admitted });
       const rest = { answer: undefined, held: [] };
       if (!this.isSkein) return { connection: raw, opened: undefined, ...rest };
-      const accepted = acceptMessages(raw, {
-        runtime: platformRuntime(),
-        ...this.#options.messages,
-        admitted,
-      });
+      const { runtime, messages } = this.#options;
+      const accepted = acceptMessages(raw, { ...messages, runtime, admitted });
       // A session that awaits a token is established only with that token.
       return { ...accepted, ...(admitted && { opened: undefined }), ...rest };
     } catch (cause) {

@@ -280,8 +280,8 @@ function memoryEngine(
   accepted: WeakMap<Response, MemoryPair>,
   wire: Omit<MemoryPairOptions, "frames" | "protocol">,
 ): WebSocketEngine {
-  return (_request, { protocol = "", lease } = {}) => {
-    const pair = network.connect({ ...wire, ...wireOf(protocol) });
+  return (_request, { runtime, protocol = "", lease } = {}) => {
+    const pair = network.connect({ ...(runtime && { runtime }), ...wire, ...wireOf(protocol) });
     const response = new Response();
     accepted.set(response, pair);
     if (lease !== undefined) {
