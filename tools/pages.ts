@@ -18,6 +18,9 @@ export type Pages = ReadonlyMap<string, string>;
 /** Page to its pronouns per thousand words, while these are too many; the numbers may only fall. */
 export type PagesDebts = Readonly<Record<string, number>>;
 
+/** The target of a link, or of an image in HTML. */
+const LINK = /\]\(([^)\s]+)\)|\b(?:src|href)="([^"]+)"/g;
+
 /** A paragraph, a list item or a cell that opens with a riddle. */
 const OPENING =
   /^(?:\s*(?:[-*] |\d+\. |\|)\s*)?(?:What|Whatever|Who|Whoever|Whom|Whose|Whether|Nobody|Nothing)\b/;
@@ -44,7 +47,8 @@ export function checkPages(
 function checkLinks(path: string, text: string, pages: Pages, paths: ReadonlySet<string>) {
   const violations: Violation[] = [];
   for (const { line, content } of linesOf(text)) {
-    for (const [, target] of content.matchAll(/\]\(([^)\s]+)\)|\b(?:src|href)="([^"]+)"/g)) {
+    for (const [, link, attribute] of content.matchAll(LINK)) {
+      const target = link ?? attribute;
       if (target === undefined || /^[a-z]+:/.test(target)) continue;
       const { pathname, hash } = new URL(target, `file:///${path}`);
       const to = decodeURIComponent(pathname.slice(1));

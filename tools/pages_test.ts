@@ -23,9 +23,10 @@ Deno.test("checkPages() accepts links to files, folders, headings and other site
 
 Deno.test("checkPages() reports links that lead nowhere", () => {
   const expected = "a link leads to a file and a heading, received";
-  assertEquals(check({ "docs/a.md": "# A\n\n[a](b.md)\n\n[b](#c)\n" }), [
+  assertEquals(check({ "docs/a.md": '# A\n\n[a](b.md)\n\n[b](#c)\n<img src="d.png">\n' }), [
     `docs/a.md:3 ${expected} b.md`,
     `docs/a.md:5 ${expected} #c`,
+    `docs/a.md:6 ${expected} d.png`,
   ]);
 });
 
