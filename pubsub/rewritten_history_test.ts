@@ -54,7 +54,7 @@ Deno.test("Clients whose publication was rewritten below the head, 10,000 times,
   });
 });
 
-Deno.test("Feed tells its members that the history is another one where they stand, though its name is not", async () => {
+Deno.test("TopicFeed tells its members that the history is another one where they stand, though its name is not", async () => {
   using time = new FakeTime();
   const engine = new ScriptedEngine();
   engine.hasTags = true;
@@ -81,7 +81,7 @@ Deno.test("Feed tells its members that the history is another one where they sta
   assertEquals(client.take(), []);
 });
 
-Deno.test("Feed tells a session whose replay runs that its history is another one", async () => {
+Deno.test("TopicFeed tells a session whose replay runs that its history is another one", async () => {
   const engine = new ScriptedEngine();
   engine.hasTags = true;
   const broker = engine.node();

@@ -31,8 +31,8 @@ import {
   type Publication,
   type PublicationKey,
 } from "./broker.ts";
-import type { Feed } from "./history/topic_feed.ts";
-import { Feeds } from "./history/feeds.ts";
+import type { TopicFeed } from "./history/topic_feed.ts";
+import { HistoryTopics } from "./history/feeds.ts";
 import { MemoryBroker } from "./memory/broker.ts";
 import { exceptionOf, type SubscribeOptions, tellAnswer } from "./history/replay.ts";
 
@@ -180,8 +180,8 @@ export interface TopicsStats {
 }
 
 /** A topic with subscribers: with a feed if the topic has a history, otherwise with a subscription. */
-type Channel =
-  | { readonly feed: Feed; readonly members?: undefined }
+type OpenTopic =
+  | { readonly feed: TopicFeed; readonly members?: undefined }
   | {
     readonly feed?: undefined;
     readonly members: Broadcast;
@@ -250,8 +250,8 @@ export class Topics implements AsyncDisposable {
   readonly #turn: Turn;
   readonly #maxTopics: number;
   readonly #maxMessageBytes: number;
-  readonly #feeds: Feeds;
-  readonly #channels = new Map<string, Channel>();
+  readonly #histories: HistoryTopics;
+  readonly #openTopics = new Map<string, OpenTopic>();
   readonly #subscribers = new Map<Session, Subscriber>();
   readonly #byId = new Map<string, Session>();
   readonly #onEnd = (session: Session) => this.#forget(session);
@@ -276,7 +276,7 @@ export class Topics implements AsyncDisposable {
     this.#maxTopics = checkLimit("maxTopicsPerSession", maxTopicsPerSession);
     this.maxTopicBytes = checkLimit("maxTopicBytes", maxTopicBytes, MAX_TOPIC_BYTES);
     this.#maxMessageBytes = checkLimit("maxMessageBytes", maxMessageBytes);
-    this.#feeds = new Feeds({
+    this.#histories = new HistoryTopics({
       runtime: this.#runtime,
       broker: this.broker,
       turn: this.#turn,
@@ -287,7 +287,7 @@ export class Topics implements AsyncDisposable {
 
   /** Counters. */
   get stats(): TopicsStats {
-    const { counts, waiting, waitingBytes, tailBytes } = this.#feeds;
+    const { counts, waiting, waitingBytes, tailBytes } = this.#histories;
     return {
       ...counts,
       topics: this.size,
@@ -306,7 +306,7 @@ export class Topics implements AsyncDisposable {
    * @returns The bounds; `undefined` if the topic has no history.
    */
   historyOf(topic: string): HistoryBounds | undefined {
-    return this.#feeds.boundsOf(topic);
+    return this.#histories.boundsOf(topic);
   }
 
   /**
@@ -320,7 +320,7 @@ export class Topics implements AsyncDisposable {
 
   /** Number of topics with subscribers on this node. */
   get size(): number {
-    return this.#channels.size;
+    return this.#openTopics.size;
   }
 
   /**
@@ -376,7 +376,7 @@ export class Topics implements AsyncDisposable {
         `Cannot subscribe: a session has at most ${this.#maxTopics} topics`,
       );
     }
-    if (this.#feeds.underWay(session) >= this.#maxTopics * UNDER_WAY_FACTOR) {
+    if (this.#histories.underWay(session) >= this.#maxTopics * UNDER_WAY_FACTOR) {
       throw new QueueFullError(
         `Cannot subscribe: at most ${this.#maxTopics * UNDER_WAY_FACTOR} subscriptions of a ` +
           "session may be under way",
@@ -467,7 +467,7 @@ export class Topics implements AsyncDisposable {
     if (this.broker.status.current.name === "closed") {
       throw new UnsupportedError("Cannot publish: the broker is closed");
     }
-    this.#feeds.history!.append(publication, { bounds }).catch((error) => {
+    this.#histories.history!.append(publication, { bounds }).catch((error) => {
       this.#failedPublications++;
       this.#lastFailure = error;
     });
@@ -510,7 +510,7 @@ export class Topics implements AsyncDisposable {
       throw new UnsupportedError(`Cannot append: the topic "${topic}" has no history`);
     }
     signal?.throwIfAborted();
-    const appending = this.#feeds.history!.append(
+    const appending = this.#histories.history!.append(
       publication,
       key === undefined ? { bounds } : { bounds, key },
     );
@@ -524,7 +524,7 @@ export class Topics implements AsyncDisposable {
    * @returns The sessions, in the order of subscribing.
    */
   subscribers(topic: string): Session[] {
-    const { feed, members } = this.#channels.get(topic) ?? {};
+    const { feed, members } = this.#openTopics.get(topic) ?? {};
     return [...feed?.sessions() ?? members?.members() ?? []];
   }
 
@@ -579,19 +579,19 @@ export class Topics implements AsyncDisposable {
     if (this.#ownsBroker) await this.broker.close();
   }
 
-  #open(topic: string): Channel {
-    let channel = this.#channels.get(topic);
+  #open(topic: string): OpenTopic {
+    let channel = this.#openTopics.get(topic);
     if (channel === undefined) {
       const bounds = this.historyOf(topic);
       channel = bounds === undefined
         ? this.#follow(topic)
-        : { feed: this.#feeds.open(topic, bounds) };
-      this.#channels.set(topic, channel);
+        : { feed: this.#histories.open(topic, bounds) };
+      this.#openTopics.set(topic, channel);
     }
     return channel;
   }
 
-  #follow(topic: string): Channel {
+  #follow(topic: string): OpenTopic {
     const members = new Broadcast(this.#turn);
     const subscription = this.broker.subscribe(
       topic,
@@ -607,13 +607,13 @@ export class Topics implements AsyncDisposable {
 
   #leave(session: Session, topic: string): void {
     this.#subscribers.get(session)?.topics.delete(topic);
-    const channel = this.#channels.get(topic);
+    const channel = this.#openTopics.get(topic);
     if (channel === undefined) return;
     const sessions = channel.feed ?? channel.members;
     sessions.delete(session);
     if (sessions.size > 0) return;
-    this.#channels.delete(topic);
-    if (channel.feed !== undefined) this.#feeds.close(channel.feed);
+    this.#openTopics.delete(topic);
+    if (channel.feed !== undefined) this.#histories.close(channel.feed);
     else void channel.subscription[Symbol.asyncDispose]();
   }
 

@@ -6,10 +6,10 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { checkLimits } from "../../base/limits.ts";
 import { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import type { Turn } from "../../session/queue/send_queue.ts";
-import { Line } from "./semaphore.ts";
-import { Tails } from "./tail_cache.ts";
+import { Semaphore } from "./semaphore.ts";
+import { TailBudget } from "./tail_cache.ts";
 import type { Broker, BrokerHistory, HistoryBounds } from "../broker.ts";
-import { Feed, type FeedCounts, type FeedHost } from "./topic_feed.ts";
+import { type FeedCounts, type FeedHost, TopicFeed } from "./topic_feed.ts";
 
 const DEFAULT_BOUNDS: HistoryBounds = { size: 1_000, ttlMs: 300_000, bytes: 1_048_576 };
 
@@ -25,8 +25,8 @@ const CHECK_INTERVAL_MS = 20_000;
 /** Prefixes of internal topics, which no pattern matches. */
 const INTERNAL_PREFIXES = [PRESENCE_PREFIX, "$skein:"];
 
-/** Options for {@linkcode Feeds}. */
-export interface FeedsOptions {
+/** Options for {@linkcode HistoryTopics}. */
+export interface HistoryTopicsOptions {
   readonly runtime: Runtime;
   /** Broker that delivers and keeps the publications. */
   readonly broker: Broker;
@@ -39,7 +39,7 @@ export interface FeedsOptions {
 }
 
 /** All feeds of a node. */
-export class Feeds {
+export class HistoryTopics {
   readonly counts: FeedCounts = {
     duplicates: 0,
     recovered: 0,
@@ -51,18 +51,18 @@ export class Feeds {
   readonly #runtime: Runtime;
   readonly #router: TopicRouter<{ readonly bounds: HistoryBounds }>;
   readonly #host: FeedHost | undefined;
-  readonly #feeds = new Set<Feed>();
+  readonly #feeds = new Set<TopicFeed>();
   #timer: Timer | undefined;
 
   /**
    * Starts without feeds.
    *
-   * @param options See {@linkcode FeedsOptions}.
+   * @param options See {@linkcode HistoryTopicsOptions}.
    * @throws {TypeError} If a pattern is malformed, or two patterns overlap.
    * @throws {RangeError} If a bound is not a positive integer.
    * @throws {UnsupportedError} If the broker keeps no history.
    */
-  constructor({ runtime, broker, turn, history, sessionOf }: FeedsOptions) {
+  constructor({ runtime, broker, turn, history, sessionOf }: HistoryTopicsOptions) {
     this.#runtime = runtime;
     const routes = Object.entries(history).map(([pattern, bounds]) =>
       [
@@ -86,9 +86,9 @@ export class Feeds {
       broker,
       history: broker.history,
       turn,
-      tails: new Tails(),
-      catchingUp: new Line(runtime, MAX_SYNCS),
-      replaying: new Line(runtime, MAX_REPLAYS),
+      tails: new TailBudget(),
+      catchingUp: new Semaphore(runtime, MAX_SYNCS),
+      replaying: new Semaphore(runtime, MAX_REPLAYS),
       counts: this.counts,
       underWay: new Map(),
       aheadBytes: 0,
@@ -130,15 +130,15 @@ export class Feeds {
   }
 
   /** Begins to follow a topic. */
-  open(topic: string, bounds: HistoryBounds): Feed {
-    const feed = new Feed(topic, bounds, this.#host!);
+  open(topic: string, bounds: HistoryBounds): TopicFeed {
+    const feed = new TopicFeed(topic, bounds, this.#host!);
     this.#feeds.add(feed);
     this.#timer ??= this.#startTimer();
     return feed;
   }
 
   /** Stops following a topic. */
-  close(feed: Feed): void {
+  close(feed: TopicFeed): void {
     this.#feeds.delete(feed);
     feed.close();
     if (this.#feeds.size > 0) return;

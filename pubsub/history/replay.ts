@@ -9,13 +9,13 @@ import { internals, type Session } from "../../session/session.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import {
-  type Beginning,
   beginWithout,
   type Followed,
   refusal,
   ReplayReader,
+  type ReplayStart,
 } from "./replay_start.ts";
-import type { Line } from "./semaphore.ts";
+import type { Semaphore } from "./semaphore.ts";
 import { cutPage, type PageBounds, type Placed } from "./tail_cache.ts";
 
 /** Longest time until the answer, in milliseconds: a client waits for 30 s by default. */
@@ -64,7 +64,7 @@ export interface ReplayCounts {
 export interface ReplayHost {
   readonly runtime: Runtime;
   /** Bounds the pages that are read or replayed at once. */
-  readonly replaying: Line;
+  readonly replaying: Semaphore;
   readonly counts: ReplayCounts;
   /** Number of replays of a session, including ended ones that still wait for the engine. */
   readonly underWay: Map<Session, number>;
@@ -86,7 +86,7 @@ export class Replay {
   readonly #request: ReplayRequest;
   readonly #bounds: PageBounds;
   readonly #reader: ReplayReader;
-  #finding: Promise<Beginning | undefined> | undefined;
+  #finding: Promise<ReplayStart | undefined> | undefined;
   /** The next publications, if already read. */
   #ahead: readonly Placed[] | undefined;
   #aheadBytes = 0;
@@ -116,8 +116,8 @@ export class Replay {
       maxMessages: Math.max(1, maxMessages >> 1),
       maxBytes: Math.max(1, maxBytes >> 1),
     };
-    const line = options.host.replaying;
-    this.#reader = new ReplayReader(feed, { line, isOver: () => this.#isEnded });
+    const semaphore = options.host.replaying;
+    this.#reader = new ReplayReader(feed, { semaphore, isOver: () => this.#isEnded });
   }
 
   /** The offset that the session has reached; `undefined` before the answer. */
@@ -174,7 +174,7 @@ export class Replay {
   /** Finds the start, and answers within the time limit. */
   async #begin(options: SubscribeOptions): Promise<void> {
     const feed = this.#feed;
-    let found: Beginning | undefined;
+    let found: ReplayStart | undefined;
     this.#finding = this.#reader.find(options);
     const finding = this.#finding.then((one) => void (found = one));
     const isInTime = await settlesWithin(this.#host.runtime, finding, ANSWER_TIMEOUT_MS);

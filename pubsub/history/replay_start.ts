@@ -7,8 +7,8 @@ import type {
 } from "../../session/wire/recovery.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { HistoryQuery, PlacedPage } from "./reader.ts";
-import type { Line } from "./semaphore.ts";
-import type { Placed, Tail } from "./tail_cache.ts";
+import type { Semaphore } from "./semaphore.ts";
+import type { Placed, TailCache } from "./tail_cache.ts";
 
 /** Most attempts to read a page, while the engine answers in between. */
 const MAX_READS = 3;
@@ -26,7 +26,7 @@ export interface Followed {
   /** The newest known offset: members have all publications up to this one. */
   readonly known: number;
   /** The newest publications. */
-  readonly tail: Tail;
+  readonly tail: TailCache;
   /** Waits until the position of the topic is known, or until the time for that is over. */
   whenOpen(): Promise<void>;
   /** Reads all publications after the newest known offset; false if the engine does not answer. */
@@ -36,7 +36,7 @@ export interface Followed {
 }
 
 /** A position in a topic, after the publication at an offset. */
-interface Start {
+interface ReplayPosition {
   readonly epoch: string;
   readonly at: number;
   /** Tag of the publication at the offset, if known. */
@@ -46,7 +46,7 @@ interface Start {
 }
 
 /** The start of a replay, and the answer for the client. */
-export interface Beginning extends Start {
+export interface ReplayStart extends ReplayPosition {
   /** The era of the feed. */
   readonly era: number;
   readonly answer: SubscribeAnswer;
@@ -58,13 +58,16 @@ type Missing = Extract<RecoveryReason, "unavailable" | "new-epoch">;
 /** Reads a topic for one replay, without changing the feed. */
 export class ReplayReader {
   readonly #feed: Followed;
-  readonly #line: Line;
+  readonly #semaphore: Semaphore;
   readonly #isOver: () => boolean;
 
   /** Creates a reader; after `isOver` returns true, the reader sends no more requests. */
-  constructor(feed: Followed, options: { readonly line: Line; readonly isOver: () => boolean }) {
+  constructor(
+    feed: Followed,
+    options: { readonly semaphore: Semaphore; readonly isOver: () => boolean },
+  ) {
     this.#feed = feed;
-    this.#line = options.line;
+    this.#semaphore = options.semaphore;
     this.#isOver = options.isOver;
   }
 
@@ -72,7 +75,7 @@ export class ReplayReader {
   async read(epoch: string | undefined, query: HistoryQuery): Promise<PlacedPage | Missing> {
     const feed = this.#feed;
     for (let i = 0; i < MAX_READS; i++) {
-      await this.#line.enter();
+      await this.#semaphore.enter();
       try {
         if (this.#isOver()) return "unavailable";
         const page = await feed.read(query);
@@ -80,7 +83,7 @@ export class ReplayReader {
       } catch {
         // The feed finds out for all replays when the engine is back.
       } finally {
-        this.#line.leave();
+        this.#semaphore.leave();
       }
       if (this.#isOver() || !await feed.sync()) return "unavailable";
       if (feed.epoch !== epoch) return "new-epoch";
@@ -89,7 +92,7 @@ export class ReplayReader {
   }
 
   /** Finds the start; `undefined` if the epoch of the topic is still unknown. */
-  async find({ since, last }: HistoryOptions): Promise<Beginning | undefined> {
+  async find({ since, last }: HistoryOptions): Promise<ReplayStart | undefined> {
     const feed = this.#feed;
     await feed.whenOpen();
     if (feed.epoch === undefined) return undefined;
@@ -108,7 +111,7 @@ export class ReplayReader {
   }
 
   /** Checks that all publications after a position can be had; else returns the reason. */
-  async #after(since: HistoryPosition): Promise<Pick<Start, "ahead"> | RecoveryReason> {
+  async #after(since: HistoryPosition): Promise<Pick<ReplayPosition, "ahead"> | RecoveryReason> {
     const feed = this.#feed;
     if (since.epoch !== feed.epoch || since.offset > feed.known) {
       // Another node may have sent the client publications that have yet to arrive here.
@@ -136,7 +139,7 @@ export class ReplayReader {
   }
 
   /** Finds the position before the newest `last` publications; `undefined` if that fails. */
-  async #newest(last: number): Promise<Start | undefined> {
+  async #newest(last: number): Promise<ReplayPosition | undefined> {
     const feed = this.#feed;
     for (let i = 0; i < MAX_READS; i++) {
       const epoch = feed.epoch!;
@@ -164,11 +167,14 @@ export class ReplayReader {
 export function beginWithout(
   feed: Followed,
   options: HistoryOptions,
-  why: { readonly reason: RecoveryReason | undefined; readonly newest?: Start | undefined },
-): Beginning {
+  why: {
+    readonly reason: RecoveryReason | undefined;
+    readonly newest?: ReplayPosition | undefined;
+  },
+): ReplayStart {
   const { since } = options;
   const { reason, newest } = why;
-  const start: Start = newest ??
+  const start: ReplayPosition = newest ??
     { epoch: feed.epoch!, at: feed.known, tag: feed.tail.tagAt(feed.known) };
   const { epoch, at } = start;
   if (since === undefined) return beginAt(feed, start, refusal(options, reason));
@@ -192,9 +198,9 @@ export function refusal(
 
 function beginAt(
   feed: Followed,
-  { epoch, at, tag, ahead }: Start,
+  { epoch, at, tag, ahead }: ReplayPosition,
   answer: Pick<SubscribeAnswer, "recovered" | "reason">,
-): Beginning {
+): ReplayStart {
   const head = Math.max(at, feed.known);
   const named = at === 0 && feed.remembersMs < Infinity ? stamp(feed.runtime.now()) : tag;
   const place = named === undefined ? { epoch, offset: at } : { epoch, offset: at, tag: named };
@@ -202,8 +208,8 @@ function beginAt(
 }
 
 /**
- * Start of a stamp: the minute in which a client got a position before the first publication. No tag
- * of an engine begins with this character.
+ * Start of a stamp: the minute in which a client got a position before the first publication. No
+ * tag of an engine begins with this character.
  */
 const STAMP = "~";
 

@@ -5,7 +5,7 @@ import type { Runtime } from "../../base/runtime.ts";
  * Admits `max` tasks at once. Waiting tasks are admitted at the end of a turn of the event loop, so
  * that other work runs in between, also when many tasks wait.
  */
-export class Line {
+export class Semaphore {
   readonly #runtime: Runtime;
   readonly #max: number;
   readonly #waiting = new Set<() => void>();

@@ -15,7 +15,7 @@ import {
 } from "./replay.ts";
 
 /** State that the audiences of a node share. */
-export interface AudienceHost extends ReplayHost {
+export interface SubscribersHost extends ReplayHost {
   /** The turn of all sessions. */
   readonly turn: Turn;
   /** Finds a session by its id. */
@@ -32,14 +32,14 @@ export interface Stage extends Replayable {
  * The sessions of a topic. Each is either a member, which has all publications up to the newest
  * offset of the feed, or has a {@linkcode Replay} that leads there.
  */
-export class Audience {
+export class Subscribers {
   readonly #feed: Stage;
-  readonly #host: AudienceHost;
+  readonly #host: SubscribersHost;
   readonly #members: Broadcast;
   readonly #replays = new Map<Session, Replay>();
 
   /** Creates an empty audience. */
-  constructor(feed: Stage, host: AudienceHost) {
+  constructor(feed: Stage, host: SubscribersHost) {
     this.#feed = feed;
     this.#host = host;
     this.#members = new Broadcast(host.turn);

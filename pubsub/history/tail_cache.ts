@@ -27,11 +27,11 @@ export interface PageBounds {
   readonly maxBytes: number;
 }
 
-/** All tails of a node. */
-export class Tails {
+/** Bound of the bytes of all tails of a node. */
+export class TailBudget {
   readonly #maxBytes: number;
   /** The tails, in the order of the last publication. */
-  readonly #order = new Set<Tail>();
+  readonly #order = new Set<TailCache>();
   #bytes = 0;
 
   constructor(maxBytes: number = MAX_TAILS_BYTES) {
@@ -44,7 +44,7 @@ export class Tails {
   }
 
   /** Counts the growth of a tail, and drops the oldest tails beyond the bound. */
-  grew(tail: Tail, bytes: number): void {
+  grew(tail: TailCache, bytes: number): void {
     this.#order.delete(tail);
     this.#order.add(tail);
     this.#bytes += bytes;
@@ -55,15 +55,15 @@ export class Tails {
   }
 
   /** Counts the bytes that a tail has dropped. */
-  shrank(tail: Tail, bytes: number): void {
+  shrank(tail: TailCache, bytes: number): void {
     this.#bytes -= bytes;
     if (tail.size === 0) this.#order.delete(tail);
   }
 }
 
 /** The newest publications of a topic, without a gap up to the newest known one. */
-export class Tail {
-  readonly #tails: Tails;
+export class TailCache {
+  readonly #tails: TailBudget;
   #items: Placed[] = [];
   /** Index of the oldest item in `#items`; items before this one are cut off now and then. */
   #start = 0;
@@ -72,7 +72,7 @@ export class Tail {
   /** Tag of the publication at `#after`, if known. */
   #afterTag: string | undefined;
 
-  constructor(tails: Tails) {
+  constructor(tails: TailBudget) {
     this.#tails = tails;
   }
 

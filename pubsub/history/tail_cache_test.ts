@@ -1,6 +1,6 @@
 import { assert, assertEquals } from "@std/assert";
 import { framed } from "../../session/wire/encode.ts";
-import { cutPage, type Placed, Tail, Tails } from "./tail_cache.ts";
+import { cutPage, type Placed, TailBudget, TailCache } from "./tail_cache.ts";
 
 const ALL = { maxMessages: 10_000, maxBytes: Infinity };
 
@@ -18,8 +18,8 @@ function offsets(items: readonly Placed[] | undefined): number[] | undefined {
   return items?.map(({ offset }) => offset);
 }
 
-Deno.test("Tail gives what comes after an offset, if all of it is there", () => {
-  const tail = new Tail(new Tails());
+Deno.test("TailCache gives what comes after an offset, if all of it is there", () => {
+  const tail = new TailCache(new TailBudget());
   tail.reset(4);
   for (const offset of [6, 8, 10]) tail.push(item(offset, 10, offset - 2));
   assertEquals([tail.after, tail.size], [4, 3]);
@@ -35,9 +35,9 @@ Deno.test("Tail gives what comes after an offset, if all of it is there", () => 
   assertEquals([tail.before(0), tail.before(1), offsets(tail.page(20, ALL))], [20, undefined, []]);
 });
 
-Deno.test("Tail keeps so many publications, and so many bytes", () => {
-  const tails = new Tails();
-  const tail = new Tail(tails);
+Deno.test("TailCache keeps so many publications, and so many bytes", () => {
+  const tails = new TailBudget();
+  const tail = new TailCache(tails);
   for (let offset = 1; offset <= 2_000; offset++) tail.push(item(offset));
   assertEquals([tail.size, tail.after, tails.bytes], [512, 1_488, 5_120]);
   assertEquals(offsets(tail.page(1_997, ALL)), [1_998, 1_999, 2_000]);
@@ -50,17 +50,17 @@ Deno.test("Tail keeps so many publications, and so many bytes", () => {
   assertEquals(offsets(tail.page(2_002, ALL)), [2_003]);
 });
 
-Deno.test("Tail takes older ones in front", () => {
-  const tail = new Tail(new Tails());
+Deno.test("TailCache takes older ones in front", () => {
+  const tail = new TailCache(new TailBudget());
   tail.reset(5);
   tail.push(item(6));
   tail.prepend([item(4), item(5)], 3);
   assertEquals([tail.after, offsets(tail.page(3, ALL))], [3, [4, 5, 6]]);
 });
 
-Deno.test("Tails have a bound for all, and let go of those that are silent longest", () => {
-  const tails = new Tails(1_000);
-  const [one, two, three] = [new Tail(tails), new Tail(tails), new Tail(tails)];
+Deno.test("TailBudget has a bound for all, and lets go of those that are silent longest", () => {
+  const tails = new TailBudget(1_000);
+  const [one, two, three] = [new TailCache(tails), new TailCache(tails), new TailCache(tails)];
   for (let offset = 1; offset <= 3; offset++) {
     for (const tail of [one, two, three]) tail.push(item(offset, 100));
   }

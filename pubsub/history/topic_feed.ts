@@ -4,7 +4,7 @@ import type { RecoveryReason, SubscribeAnswer } from "../../session/wire/recover
 import type { Session } from "../../session/session.ts";
 import { pause, waitFor } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { Audience, type AudienceHost, type Stage } from "./subscribers.ts";
+import { type Stage, Subscribers, type SubscribersHost } from "./subscribers.ts";
 import {
   type HistoryQuery,
   HistoryReader,
@@ -14,8 +14,8 @@ import {
   type Positioned,
   type PositionedPage,
 } from "./reader.ts";
-import type { Line } from "./semaphore.ts";
-import { type PageBounds, Tail, type Tails } from "./tail_cache.ts";
+import type { Semaphore } from "./semaphore.ts";
+import { type PageBounds, type TailBudget, TailCache } from "./tail_cache.ts";
 import type {
   Broker,
   BrokerHistory,
@@ -50,15 +50,15 @@ const RETRIES_MS = [100, 200, 400, 800, 1_600, 2_000, 2_000];
 const OPEN_TIMEOUT_MS = 10_000;
 
 /** State that the feeds of a node share. */
-export interface FeedHost extends AudienceHost {
+export interface FeedHost extends SubscribersHost {
   /** Delivers publications. */
   readonly broker: Broker;
   /** Keeps publications. */
   readonly history: BrokerHistory;
   /** The newest publications of each topic. */
-  readonly tails: Tails;
+  readonly tails: TailBudget;
   /** Bounds the topics that catch up with the engine at once. */
-  readonly catchingUp: Line;
+  readonly catchingUp: Semaphore;
   readonly counts: FeedCounts;
 }
 
@@ -76,13 +76,13 @@ export interface FeedCounts extends ReplayCounts {
  * Follows one topic: gives the audience each publication once and in order, reads missed ones from
  * the engine, and reports a gap if the engine no longer has these.
  */
-export class Feed implements Stage {
+export class TopicFeed implements Stage {
   readonly topic: string;
   readonly runtime: Runtime;
-  readonly tail: Tail;
+  readonly tail: TailCache;
   readonly #host: FeedHost;
   readonly #reader: HistoryReader;
-  readonly #audience: Audience;
+  readonly #subscribers: Subscribers;
   readonly #closing = new AbortController();
   readonly #subscription: BrokerSubscription;
   readonly #begun = Promise.withResolvers<void>();
@@ -105,10 +105,10 @@ export class Feed implements Stage {
     const { signal } = this.#closing;
     this.topic = topic;
     this.runtime = host.runtime;
-    this.tail = new Tail(host.tails);
+    this.tail = new TailCache(host.tails);
     this.#host = host;
     this.#reader = new HistoryReader(topic, bounds, { ...host, signal });
-    this.#audience = new Audience(this, host);
+    this.#subscribers = new Subscribers(this, host);
     this.#subscription = host.broker.subscribe(topic, (publication) => this.#receive(publication), {
       history: bounds,
       onInterrupted: () => void this.sync(),
@@ -153,12 +153,12 @@ export class Feed implements Stage {
 
   /** Number of sessions. */
   get size(): number {
-    return this.#audience.size;
+    return this.#subscribers.size;
   }
 
   /** Lists the sessions, those with a replay last. */
   sessions(): Iterable<Session> {
-    return this.#audience.sessions();
+    return this.#subscribers.sessions();
   }
 
   /** Tells whether a publication of the epoch came since the last call. */
@@ -174,16 +174,16 @@ export class Feed implements Stage {
    * @returns A function that returns the position of the session, if the caller has to answer.
    */
   admit(session: Session, options: SubscribeOptions): (() => SubscribeAnswer) | undefined {
-    return this.#audience.admit(session, options);
+    return this.#subscribers.admit(session, options);
   }
 
   /** Removes a session. */
   delete(session: Session): void {
-    this.#audience.delete(session);
+    this.#subscribers.delete(session);
   }
 
   join(session: Session): void {
-    this.#audience.join(session);
+    this.#subscribers.join(session);
   }
 
   narrow(bounds: PageBounds): void {
@@ -282,7 +282,7 @@ export class Feed implements Stage {
     this.#known = item.offset;
     this.tail.push(item);
     this.#changing.notify();
-    this.#audience.give(item);
+    this.#subscribers.give(item);
   }
 
   /** Delivers the held publications that are next; holds the rest again. */
@@ -406,7 +406,7 @@ export class Feed implements Stage {
     }
     if (first.prev > this.#known) this.#tellGap("too-old", first.prev);
     if (missing.length > MAX_BURST || bytesOf(missing) > MAX_BURST_BYTES) {
-      this.#audience.spareSlow();
+      this.#subscribers.spareSlow();
     }
     this.#host.counts.recovered += missing.length;
     for (const publication of missing) this.#take(publication);
@@ -416,7 +416,7 @@ export class Feed implements Stage {
   #tellGap(reason: RecoveryReason, offset: number): void {
     this.#skipTo(offset);
     this.#host.counts.gaps++;
-    this.#audience.tellGap(reason, offset);
+    this.#subscribers.tellGap(reason, offset);
   }
 }
 

@@ -37,7 +37,7 @@ async function bench(before = 0): Promise<Bench> {
   };
 }
 
-Deno.test("Feed reads what did not come, before what came after it", async () => {
+Deno.test("TopicFeed reads what did not come, before what came after it", async () => {
   await using node = await bench(3);
   const { engine, broker, topics, client } = node;
   broker.onLive = (one, deliver) => one.position!.offset % 3 === 0 && deliver(one);
@@ -48,7 +48,7 @@ Deno.test("Feed reads what did not come, before what came after it", async () =>
   assertEquals([recovered, gaps], [6, 0]);
 });
 
-Deno.test("Feed follows offsets that have holes by the one before", async () => {
+Deno.test("TopicFeed follows offsets that have holes by the one before", async () => {
   await using node = await bench();
   const { engine, broker, client } = node;
   engine.step = 7;
@@ -59,7 +59,7 @@ Deno.test("Feed follows offsets that have holes by the one before", async () => 
   assertEquals(broker.reads.map(({ after }) => after), [undefined, 7]);
 });
 
-Deno.test("Feed drops what comes twice, and puts in order what does not come so", async () => {
+Deno.test("TopicFeed drops what comes twice, and puts in order what does not come so", async () => {
   await using node = await bench();
   const { engine, broker, topics, client } = node;
   const late: Publication[] = [];
@@ -74,7 +74,7 @@ Deno.test("Feed drops what comes twice, and puts in order what does not come so"
   assertEquals(topics.stats.duplicates, 3);
 });
 
-Deno.test("Feed reads what it missed when the broker was interrupted", async () => {
+Deno.test("TopicFeed reads what it missed when the broker was interrupted", async () => {
   await using node = await bench();
   const { engine, broker, client } = node;
   broker.onLive = () => {};
@@ -86,7 +86,7 @@ Deno.test("Feed reads what it missed when the broker was interrupted", async () 
   assertRun(client.takeData(), 1, 300);
 });
 
-Deno.test("Feed finds the loss of the last publication by asking now and then", async () => {
+Deno.test("TopicFeed finds the loss of the last publication by asking now and then", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, client } = node;
@@ -101,7 +101,7 @@ Deno.test("Feed finds the loss of the last publication by asking now and then", 
   assertRun(client.takeData(), 2, 2);
 });
 
-Deno.test("Feed tells a gap where what is missing is not kept any more", async () => {
+Deno.test("TopicFeed tells a gap where what is missing is not kept any more", async () => {
   await using node = await bench(2);
   const { engine, broker, topics, client } = node;
   broker.onLive = (one, deliver) => one.position!.offset === 9 && deliver(one);
@@ -118,7 +118,7 @@ Deno.test("Feed tells a gap where what is missing is not kept any more", async (
   assertEquals(topics.stats.gaps, 1);
 });
 
-Deno.test("Feed tells a gap where nothing is kept any more", async () => {
+Deno.test("TopicFeed tells a gap where nothing is kept any more", async () => {
   await using node = await bench(2);
   const { engine, broker, client } = node;
   broker.onLive = () => {};
@@ -133,7 +133,7 @@ Deno.test("Feed tells a gap where nothing is kept any more", async () => {
   assertEquals(client.take(), [[4, 4, 3]]);
 });
 
-Deno.test("Feed tells of a new epoch, then all that is known of it", async () => {
+Deno.test("TopicFeed tells of a new epoch, then all that is known of it", async () => {
   await using node = await bench(5);
   const { engine, broker, client } = node;
   engine.trim(3);
@@ -157,7 +157,7 @@ Deno.test("Feed tells of a new epoch, then all that is known of it", async () =>
   assertEquals(client.take(), [{ gap: "t", reason: "new-epoch", epoch: "e3", offset: 0 }]);
 });
 
-Deno.test("Feed passes over what comes late from an epoch that is over", async () => {
+Deno.test("TopicFeed passes over what comes late from an epoch that is over", async () => {
   await using node = await bench();
   const { engine, broker, client } = node;
   const old = engine.publish(1);
@@ -172,7 +172,7 @@ Deno.test("Feed passes over what comes late from an epoch that is over", async (
   assertEquals(client.take(), [[3, 3, 2]]);
 });
 
-Deno.test("Feed follows an engine that is back at an epoch that was over", async () => {
+Deno.test("TopicFeed follows an engine that is back at an epoch that was over", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, client } = node;
@@ -189,7 +189,7 @@ Deno.test("Feed follows an engine that is back at an epoch that was over", async
   assertEquals(client.takeData(), ["other", 2, 3, 4]);
 });
 
-Deno.test("Feed does not ask again and again for what an engine has, and does not give", async () => {
+Deno.test("TopicFeed does not ask again and again for what an engine has, and does not give", async () => {
   await using node = await bench(3);
   const { engine, broker, client } = node;
   const read = engine.read.bind(engine);
@@ -200,7 +200,7 @@ Deno.test("Feed does not ask again and again for what an engine has, and does no
   assertEquals(client.take(), [{ gap: "t", reason: "too-old", epoch: "e1", offset: 9 }]);
 });
 
-Deno.test("Feed waits for an engine that is away, and holds what comes meanwhile", async () => {
+Deno.test("TopicFeed waits for an engine that is away, and holds what comes meanwhile", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, topics, client } = node;
@@ -216,7 +216,7 @@ Deno.test("Feed waits for an engine that is away, and holds what comes meanwhile
   assertRun(client.takeData(), 2, 5);
 });
 
-Deno.test("Feed goes on behind a gap if the engine cannot be read for long", async () => {
+Deno.test("TopicFeed goes on behind a gap if the engine cannot be read for long", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, client } = node;
@@ -234,7 +234,7 @@ Deno.test("Feed goes on behind a gap if the engine cannot be read for long", asy
   ]);
 });
 
-Deno.test("Feed gives a read up that does not end", async () => {
+Deno.test("TopicFeed gives a read up that does not end", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, client } = node;
@@ -250,7 +250,7 @@ Deno.test("Feed gives a read up that does not end", async () => {
   assertRun(client.takeData(), 1, 2);
 });
 
-Deno.test("Feed holds a bounded number of publications, and reads the rest again", async () => {
+Deno.test("TopicFeed holds a bounded number of publications, and reads the rest again", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, client } = node;
@@ -263,7 +263,7 @@ Deno.test("Feed holds a bounded number of publications, and reads the rest again
   assertRun(client.takeData(), 1, 1_000);
 });
 
-Deno.test("Feed lets a slow member catch up at its own pace", async () => {
+Deno.test("TopicFeed lets a slow member catch up at its own pace", async () => {
   await using node = await bench();
   const { engine, broker, topics, client } = node;
   const limits = { sendQueue: { maxMessages: 64 } };
@@ -290,7 +290,7 @@ Deno.test("Feed lets a slow member catch up at its own pace", async () => {
   assertRun(of(slow), 1, 500);
 });
 
-Deno.test("Feed answers `unavailable` if the engine is away, and says later where it goes on", async () => {
+Deno.test("TopicFeed answers `unavailable` if the engine is away, and says later where it goes on", async () => {
   using time = new FakeTime();
   const engine = new ScriptedEngine();
   engine.publish(1);
@@ -313,7 +313,7 @@ Deno.test("Feed answers `unavailable` if the engine is away, and says later wher
   assertEquals([one.take(), two.take()], [rest, rest]);
 });
 
-Deno.test("Feed answers `unavailable` if the engine does not let it subscribe in time", async () => {
+Deno.test("TopicFeed answers `unavailable` if the engine does not let it subscribe in time", async () => {
   using time = new FakeTime();
   const engine = new ScriptedEngine();
   const broker = engine.node();
@@ -328,7 +328,7 @@ Deno.test("Feed answers `unavailable` if the engine does not let it subscribe in
   assertEquals(client.take()[0], { reason: "unavailable" });
 });
 
-Deno.test("Feed asks the engine whether a client knows more than it does", async () => {
+Deno.test("TopicFeed asks the engine whether a client knows more than it does", async () => {
   await using node = await bench(1);
   const { engine, broker, topics } = node;
   broker.onLive = () => {};
@@ -344,7 +344,7 @@ Deno.test("Feed asks the engine whether a client knows more than it does", async
   assertEquals(back.take(), [{ epoch: "e2", offset: 2, head: 3, recovered: true }, [3, 3, 2]]);
 });
 
-Deno.test("Feed sends nothing again to a client that knows more, though the engine cannot be asked", async () => {
+Deno.test("TopicFeed sends nothing again to a client that knows more, though the engine cannot be asked", async () => {
   using time = new FakeTime();
   await using node = await bench(1);
   const { engine, broker, topics, client } = node;
@@ -364,7 +364,7 @@ Deno.test("Feed sends nothing again to a client that knows more, though the engi
   assertEquals(back.take(), [[4, 4, 3]]);
 });
 
-Deno.test("Feed moves those whose replay runs to a new epoch too", async () => {
+Deno.test("TopicFeed moves those whose replay runs to a new epoch too", async () => {
   await using node = await bench(400);
   const { engine, topics } = node;
   await using client = new Client(topics.turn, { sendQueue: { maxMessages: 20 } });
@@ -378,14 +378,14 @@ Deno.test("Feed moves those whose replay runs to a new epoch too", async () => {
   client.pair.link.resume("to-client");
   await turns(400);
   const lines = client.take() as unknown[];
-  const at = lines.findIndex((line) => (line as { gap?: string }).gap === "t");
+  const at = lines.findIndex((semaphore) => (semaphore as { gap?: string }).gap === "t");
   assertEquals(lines[at], { gap: "t", reason: "new-epoch", epoch: "e2", offset: 0 });
-  const data = lines.slice(at + 1).map((line) => (line as unknown[])[0]);
+  const data = lines.slice(at + 1).map((semaphore) => (semaphore as unknown[])[0]);
   assertEquals(data.pop(), "new");
   assertRun(data, 1, sizes - 50);
 });
 
-Deno.test("Feed lets go of everything when its last session leaves, also while it reads", async () => {
+Deno.test("TopicFeed lets go of everything when its last session leaves, also while it reads", async () => {
   using time = new FakeTime();
   await using node = await bench(10);
   const { engine, broker, topics, client } = node;
@@ -402,7 +402,7 @@ Deno.test("Feed lets go of everything when its last session leaves, also while i
   assertEquals(broker.reads.length, 2);
 });
 
-Deno.test("Feed passes over publications without a place", async () => {
+Deno.test("TopicFeed passes over publications without a place", async () => {
   await using node = await bench();
   const { engine, broker, client } = node;
   broker.deliver({ topic: "t", payload: '{"topic":"t","data":0}' });
@@ -411,7 +411,7 @@ Deno.test("Feed passes over publications without a place", async () => {
   assertEquals(client.take(), [[1, 1, 0]]);
 });
 
-Deno.test("Feed answers in time while the engine takes a question and never answers", async () => {
+Deno.test("TopicFeed answers in time while the engine takes a question and never answers", async () => {
   using time = new FakeTime();
   await using node = await bench(3);
   const { broker, topics } = node;
@@ -429,7 +429,7 @@ Deno.test("Feed answers in time while the engine takes a question and never answ
   ]);
 });
 
-Deno.test("Feed holds a bounded number of bytes, too", async () => {
+Deno.test("TopicFeed holds a bounded number of bytes, too", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, topics, client } = node;
@@ -445,7 +445,7 @@ Deno.test("Feed holds a bounded number of bytes, too", async () => {
   assert(topics.stats.duplicates <= 5, `${topics.stats.duplicates} were held`);
 });
 
-Deno.test("Feed keeps nothing of a page that comes as its last session leaves", async () => {
+Deno.test("TopicFeed keeps nothing of a page that comes as its last session leaves", async () => {
   for (let steps = 0; steps < 30; steps++) {
     await using node = await bench();
     const { engine, broker, topics, client } = node;
@@ -463,7 +463,7 @@ Deno.test("Feed keeps nothing of a page that comes as its last session leaves", 
   }
 });
 
-Deno.test("Feed tells of what a session does not get before what comes after it", async () => {
+Deno.test("TopicFeed tells of what a session does not get before what comes after it", async () => {
   await using node = await bench();
   const { engine, topics, client } = node;
   let isArmed = false;
@@ -492,7 +492,7 @@ Deno.test("Feed tells of what a session does not get before what comes after it"
   assertEquals(known, 259);
 });
 
-Deno.test("Feed's sessions get what was sent before they are closed, in order", async () => {
+Deno.test("TopicFeed's sessions get what was sent before they are closed, in order", async () => {
   await using node = await bench();
   const { engine, client } = node;
   engine.publish(1);
@@ -502,7 +502,7 @@ Deno.test("Feed's sessions get what was sent before they are closed, in order", 
   assertEquals(client.take(), [[1, 1, 0], { skip: "t", offset: 2, prev: 1 }]);
 });
 
-Deno.test("Feed has those who know more than it does wait for it, and tells them of no gap before that", async () => {
+Deno.test("TopicFeed has those who know more than it does wait for it, and tells them of no gap before that", async () => {
   using time = new FakeTime();
   await using node = await bench(1);
   const { engine, broker, topics, client } = node;
@@ -542,7 +542,7 @@ Deno.test("Feed has those who know more than it does wait for it, and tells them
   assertEquals(ahead.take(), [[7, 7, 6]]);
 });
 
-Deno.test("Feed that knows nothing yet begins nobody before what it has", async () => {
+Deno.test("TopicFeed that knows nothing yet begins nobody before what it has", async () => {
   using time = new FakeTime();
   const engine = new ScriptedEngine();
   for (let i = 1; i <= 3; i++) engine.publish(i);
@@ -562,7 +562,7 @@ Deno.test("Feed that knows nothing yet begins nobody before what it has", async 
   ]);
 });
 
-Deno.test("Feed keeps a bounded number of bytes for sessions that do not take them", async () => {
+Deno.test("TopicFeed keeps a bounded number of bytes for sessions that do not take them", async () => {
   await using node = await bench();
   const { engine, topics } = node;
   const text = "x".repeat(100_000);

@@ -106,14 +106,14 @@ function renew<V>(map: Map<string, V>, key: string, value: V): void {
   }
 }
 
-interface Entry {
+interface Listener {
   readonly listener: PublicationListener;
   isActive: boolean;
 }
 
-interface Channel {
+interface TopicListeners {
   /** Replaced as a whole at each change, so that a delivery under way keeps the old list. */
-  listeners: readonly Entry[];
+  listeners: readonly Listener[];
   /** Publications made by listeners during a delivery; delivered next, in one order for all. */
   readonly waiting: Publication[];
   isDelivering: boolean;
@@ -168,9 +168,9 @@ export class MemoryBroker implements Broker {
   readonly store: BrokerStore;
   readonly #memory: MemoryStore;
   readonly #histories: MemoryHistories;
-  readonly #channels = new Map<string, Channel>();
+  readonly #channels = new Map<string, TopicListeners>();
   /** The channels of topics with a history. */
-  readonly #kept = new Map<string, Channel>();
+  readonly #kept = new Map<string, TopicListeners>();
   #isClosed = false;
   #published = 0;
   #reads = 0;
@@ -227,7 +227,7 @@ export class MemoryBroker implements Broker {
     return await appended(placed);
   }
 
-  #tell(channel: Channel | undefined, publication: Publication): void {
+  #tell(channel: TopicListeners | undefined, publication: Publication): void {
     if (channel === undefined) return;
     if (channel.isDelivering) {
       channel.waiting.push(publication);
@@ -269,7 +269,7 @@ export class MemoryBroker implements Broker {
       if (isKept) this.#histories.follow(topic);
     }
     // Each listener is wrapped in an object, so that one function can subscribe twice.
-    const entry: Entry = { listener, isActive: true };
+    const entry: Listener = { listener, isActive: true };
     channel.listeners = [...channel.listeners, entry];
     return {
       ready: Promise.resolve(),
@@ -306,7 +306,7 @@ export class MemoryBroker implements Broker {
 }
 
 /** Removes a listener; true if it was the last one of its topic. */
-function remove(channels: Map<string, Channel>, topic: string, entry: Entry): boolean {
+function remove(channels: Map<string, TopicListeners>, topic: string, entry: Listener): boolean {
   if (!entry.isActive) return false;
   entry.isActive = false;
   const channel = channels.get(topic)!;
@@ -315,6 +315,6 @@ function remove(channels: Map<string, Channel>, topic: string, entry: Entry): bo
 }
 
 /** Delivers to the listeners of this moment, except those that unsubscribe during the delivery. */
-function deliver({ listeners }: Channel, publication: Publication): void {
+function deliver({ listeners }: TopicListeners, publication: Publication): void {
   for (const entry of listeners) if (entry.isActive) entry.listener(publication);
 }

@@ -33,7 +33,7 @@ interface Kept {
 }
 
 /** The history of one topic, with consecutive offsets. */
-class Log {
+class TopicHistory {
   readonly topic: string;
   readonly #epoch: string;
   readonly #producers = new Map<string, number>();
@@ -140,11 +140,11 @@ export class MemoryHistories {
   readonly #epoch: string;
   readonly #runtime: Runtime;
   readonly #tags = new Tags();
-  readonly #logs = new Map<string, Log>();
+  readonly #logs = new Map<string, TopicHistory>();
   /** Each log is in one of these three, in the order of the last publication. */
-  readonly #empty = new Set<Log>();
-  readonly #unheard = new Set<Log>();
-  readonly #heard = new Set<Log>();
+  readonly #empty = new Set<TopicHistory>();
+  readonly #unheard = new Set<TopicHistory>();
+  readonly #heard = new Set<TopicHistory>();
   /** Topic with listeners to the offset at which a new log continues; bounded by the listeners. */
   readonly #followed = new Map<string, number>();
   /** The highest offset of any forgotten log. */
@@ -208,8 +208,8 @@ export class MemoryHistories {
     for (const logs of [this.#empty, this.#unheard, this.#heard]) logs.clear();
   }
 
-  #begin(topic: string, bounds: HistoryBounds): Log {
-    const log = new Log(topic, { epoch: this.#epoch, head: this.#floorOf(topic), bounds });
+  #begin(topic: string, bounds: HistoryBounds): TopicHistory {
+    const log = new TopicHistory(topic, { epoch: this.#epoch, head: this.#floorOf(topic), bounds });
     this.#logs.set(topic, log);
     return log;
   }
@@ -219,7 +219,7 @@ export class MemoryHistories {
   }
 
   /** Moves a log to the end of the set of its kind. */
-  #sort(log: Log): void {
+  #sort(log: TopicHistory): void {
     this.#empty.delete(log);
     this.#unheard.delete(log);
     this.#heard.delete(log);
@@ -251,7 +251,7 @@ export class MemoryHistories {
     if (this.#followed.has(log.topic)) this.#followed.set(log.topic, log.head);
   }
 
-  #mostDispensable(): Log {
+  #mostDispensable(): TopicHistory {
     const [empty] = this.#empty;
     if (empty !== undefined) return empty;
     const [[unheard], [heard]] = [this.#unheard, this.#heard];

@@ -7,8 +7,8 @@ import { tagOf } from "../tag.ts";
 import { type Ack, parseAck } from "./_ack.ts";
 import { ID_HEADER } from "./_codec.ts";
 import type { Link } from "./_link.ts";
-import type { Log } from "./_log.ts";
-import { type Budget, Queue, Turn } from "./_queue.ts";
+import type { HistoryStream } from "./_log.ts";
+import { type Budget, Queue, TurnBatch } from "./_queue.ts";
 import type { Appended } from "../broker.ts";
 
 /** Publications under way at once, and their bytes: enough to keep a stream busy. */
@@ -21,7 +21,7 @@ const ACK_TIMEOUT_MS = 5_000;
 /** A sequence that no stream ever has as its last one. */
 const NEVER = String(Number.MAX_SAFE_INTEGER);
 
-interface Entry {
+interface PendingAppend {
   readonly subject: string;
   readonly message: Uint8Array;
   readonly id: string;
@@ -43,17 +43,17 @@ interface Entry {
  * known, and stores nothing otherwise. Missing publications are then sent again; those that would
  * come behind later ones of their topic are given up.
  */
-export class Appends {
+export class AppendQueue {
   /** Publications that were given up. */
   dropped = 0;
   readonly #link: Link;
-  readonly #log: Log;
+  readonly #log: HistoryStream;
   readonly #budget: Budget;
   readonly #giveUpMs: number;
   readonly #inbox: string;
-  readonly #waiting = new Queue<Entry>();
+  readonly #waiting = new Queue<PendingAppend>();
   /** Sent publications by token, in the order of sending. */
-  readonly #underWay = new Map<string, Entry>();
+  readonly #underWay = new Map<string, PendingAppend>();
   #underWayBytes = 0;
   #token = 0;
   #canSend = false;
@@ -62,15 +62,15 @@ export class Appends {
   #heardOn: NatsConnection | undefined;
   #hearing: Subscription | undefined;
   readonly #changes = new Changing();
-  readonly #turn: Turn;
+  readonly #turn: TurnBatch;
 
-  constructor(link: Link, log: Log, budget: Budget, giveUpMs: number) {
+  constructor(link: Link, log: HistoryStream, budget: Budget, giveUpMs: number) {
     this.#link = link;
     this.#log = log;
     this.#budget = budget;
     this.#giveUpMs = giveUpMs;
     this.#inbox = link.inbox();
-    this.#turn = new Turn(link.runtime, () => this.#pump());
+    this.#turn = new TurnBatch(link.runtime, () => this.#pump());
   }
 
   /** Appends a message; see `BrokerHistory.append`. */
@@ -149,7 +149,7 @@ export class Appends {
     }
   }
 
-  #send(entry: Entry): void {
+  #send(entry: PendingAppend): void {
     const token = (this.#token++).toString(36);
     entry.sentMs = this.#link.runtime.monotonic();
     try {
@@ -202,7 +202,7 @@ export class Appends {
       return;
     }
     const seqs = new Map(asked.map((entry, i) => [entry, storedSeq(acks[i]!)]));
-    const again: Entry[] = [];
+    const again: PendingAppend[] = [];
     const stored = new Set<string>();
     for (const [token, entry] of [...this.#underWay].reverse()) {
       this.#take(token);
@@ -219,7 +219,7 @@ export class Appends {
     this.#pump();
   }
 
-  async #probe(entry: Entry): Promise<Ack> {
+  async #probe(entry: PendingAppend): Promise<Ack> {
     const conditions = idHeaders(entry);
     conditions.set("Nats-Expected-Last-Sequence", NEVER);
     try {
@@ -261,7 +261,7 @@ export class Appends {
     return new BrokerError(text, cause === undefined ? {} : { cause });
   }
 
-  #take(token: string): Entry | undefined {
+  #take(token: string): PendingAppend | undefined {
     const entry = this.#underWay.get(token);
     if (entry === undefined) return undefined;
     this.#underWay.delete(token);
@@ -269,7 +269,7 @@ export class Appends {
     return entry;
   }
 
-  #resolve(entry: Entry, seq: number, isRepetition: boolean): void {
+  #resolve(entry: PendingAppend, seq: number, isRepetition: boolean): void {
     this.#budget.give(entry.message.length);
     this.#changes.notify();
     this.#log.saw(seq);
@@ -282,7 +282,7 @@ export class Appends {
     }
   }
 
-  #reject(entry: Entry, error: BrokerError): void {
+  #reject(entry: PendingAppend, error: BrokerError): void {
     this.#budget.give(entry.message.length);
     this.#changes.notify();
     this.dropped++;
@@ -290,7 +290,7 @@ export class Appends {
   }
 }
 
-function idHeaders({ id }: Entry): ReturnType<typeof headers> {
+function idHeaders({ id }: PendingAppend): ReturnType<typeof headers> {
   const made = headers();
   made.set(ID_HEADER, id);
   return made;

@@ -4,9 +4,9 @@ import { FakeTime } from "@std/testing/time";
 import type { Msg, MsgHdrs } from "@nats-io/transport-node";
 import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
-import { Appends } from "./_appends.ts";
+import { AppendQueue } from "./_appends.ts";
 import type { Link } from "./_link.ts";
-import type { Log } from "./_log.ts";
+import type { HistoryStream } from "./_log.ts";
 import { Budget } from "./_queue.ts";
 
 /** A stream that stores what it is told to, and answers when it is told to. */
@@ -18,7 +18,7 @@ class FakeStream {
   #answer: ((error: null, message: Msg) => void) | undefined;
   #seq = 100;
 
-  readonly appends = new Appends(
+  readonly appends = new AppendQueue(
     {
       runtime: Object.assign(platformRuntime(), {
         schedule: (callback: () => void) => callback(),
@@ -50,7 +50,7 @@ class FakeStream {
       epoch: { epoch: "e", start: 10 },
       saw: () => {},
       open: () => this.opened++,
-    } as unknown as Log,
+    } as unknown as HistoryStream,
     new Budget(100, 10_000),
     30_000,
   );
@@ -90,7 +90,7 @@ function message(subject: string, body: object): Msg {
 
 const AWAY = { error: { code: 503, description: "no leader" } };
 
-Deno.test("Appends sends in order, and resolves with what the stream answers", async () => {
+Deno.test("AppendQueue sends in order, and resolves with what the stream answers", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const adding = ["1", "2"].map((id) => stream.add("a", id));
@@ -101,7 +101,7 @@ Deno.test("Appends sends in order, and resolves with what the stream answers", a
   stream.appends.close();
 });
 
-Deno.test("Appends asks before it sends again, and sends only what is missing, in order", async () => {
+Deno.test("AppendQueue asks before it sends again, and sends only what is missing, in order", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const adding = ["1", "2", "3", "4"].map((id) => stream.add("a", id));
@@ -116,7 +116,7 @@ Deno.test("Appends asks before it sends again, and sends only what is missing, i
   stream.appends.close();
 });
 
-Deno.test("Appends gives up what would come behind later ones of its topic", async () => {
+Deno.test("AppendQueue gives up what would come behind later ones of its topic", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const [late, kept, other] = [stream.add("a", "1"), stream.add("a", "2"), stream.add("b", "3")];
@@ -132,7 +132,7 @@ Deno.test("Appends gives up what would come behind later ones of its topic", asy
   stream.appends.close();
 });
 
-Deno.test("Appends rejects what the stream refuses, and goes on with the rest", async () => {
+Deno.test("AppendQueue rejects what the stream refuses, and goes on with the rest", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const [refused, kept] = [stream.add("a", "1"), stream.add("a", "2")];
@@ -146,7 +146,7 @@ Deno.test("Appends rejects what the stream refuses, and goes on with the rest", 
   stream.appends.close();
 });
 
-Deno.test("Appends gives no place to what was kept in an epoch that is over", async () => {
+Deno.test("AppendQueue gives no place to what was kept in an epoch that is over", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const adding = stream.add("a", "1");
@@ -155,7 +155,7 @@ Deno.test("Appends gives no place to what was kept in an epoch that is over", as
   stream.appends.close();
 });
 
-Deno.test("Appends asks about what is not answered, and gives it up in the end", async () => {
+Deno.test("AppendQueue asks about what is not answered, and gives it up in the end", async () => {
   using time = new FakeTime();
   using _clock = stub(performance, "now", () => time.now);
   const stream = new FakeStream();

@@ -10,7 +10,7 @@ import type {
 } from "../broker.ts";
 import { decode, headerOf, sequenceOf, tagIn } from "./_codec.ts";
 import type { Link } from "./_link.ts";
-import type { Log } from "./_log.ts";
+import type { HistoryStream } from "./_log.ts";
 
 /** Longest time that a publication is held; a predecessor that is still missing will not come. */
 const HOLD_MS = 50;
@@ -97,25 +97,25 @@ export class InOrder {
 /** Wait between attempts to subscribe without permission, plus up to as much again. */
 const RETRY_MS = 1_000;
 
-interface Entry {
+interface Listener {
   readonly listener: PublicationListener;
   readonly onInterrupted: (() => void) | undefined;
   isActive: boolean;
 }
 
 /** State of a topic as long as no publication was missed. */
-export interface Place {
+export interface KnownHead {
   /** Newest offset that was received or read. */
   last: number | undefined;
 }
 
-/** Collaborators of a {@linkcode Channel}. */
-export interface ChannelOptions {
+/** Collaborators of a {@linkcode TopicSubscription}. */
+export interface TopicSubscriptionOptions {
   readonly link: Link;
   readonly topic: string;
   readonly subject: string;
   /** The stream of a topic with a history. */
-  readonly log?: Log;
+  readonly log?: HistoryStream;
   /** Called when the last listener left. */
   readonly onEmpty: () => void;
   /** Called for each publication. */
@@ -125,19 +125,19 @@ export interface ChannelOptions {
 }
 
 /** One subscription at the server, for all listeners of a topic. */
-export class Channel {
-  readonly #options: ChannelOptions;
+export class TopicSubscription {
+  readonly #options: TopicSubscriptionOptions;
   readonly #ready: Promise<void>;
   readonly #over = Promise.withResolvers<void>();
   /** Replaced on each change, as a delivery under way still iterates over the old array. */
-  #entries: readonly Entry[] = [];
+  #entries: readonly Listener[] = [];
   #subscription: Subscription | undefined;
-  #place: Place | undefined;
+  #place: KnownHead | undefined;
   #isReady = false;
   #isOver = false;
   readonly #order: InOrder;
 
-  constructor(options: ChannelOptions) {
+  constructor(options: TopicSubscriptionOptions) {
     this.#options = options;
     const { runtime } = options.link;
     this.#order = new InOrder(runtime, (publication) => this.#deliverKept(publication));
@@ -145,13 +145,13 @@ export class Channel {
   }
 
   /** State of the topic; `undefined` if publications may have been missed. */
-  get place(): Place | undefined {
+  get place(): KnownHead | undefined {
     return this.#place;
   }
 
   /** Adds a listener. */
   add(listener: PublicationListener, options: BrokerSubscribeOptions): BrokerSubscription {
-    const entry: Entry = { listener, onInterrupted: options.onInterrupted, isActive: true };
+    const entry: Listener = { listener, onInterrupted: options.onInterrupted, isActive: true };
     this.#entries = [...this.#entries, entry];
     return {
       ready: this.#ready,
@@ -186,7 +186,7 @@ export class Channel {
     this.#over.resolve();
   }
 
-  #remove(entry: Entry): void {
+  #remove(entry: Listener): void {
     if (!entry.isActive) return;
     entry.isActive = false;
     this.#entries = this.#entries.filter((other) => other !== entry);
@@ -260,7 +260,7 @@ export class Channel {
     this.#deliver(publication);
   }
 
-  #receiveKept(message: Msg, log: Log): void {
+  #receiveKept(message: Msg, log: HistoryStream): void {
     const { topic, onReceived, onIgnored } = this.#options;
     const { epoch, start } = log.epoch ?? {};
     // Publications before the epoch is known are read by subscribers after `onInterrupted`.

@@ -10,21 +10,21 @@ import type {
   Publication,
   ReadHistoryOptions,
 } from "../broker.ts";
-import { Appends } from "./_appends.ts";
-import { Channel } from "./_channel.ts";
+import { AppendQueue } from "./_appends.ts";
+import { TopicSubscription } from "./_channel.ts";
 import { encode } from "./_codec.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./_link.ts";
-import { Log } from "./_log.ts";
+import { HistoryStream } from "./_log.ts";
 import type { NatsSettings } from "./_options.ts";
 import type { Budget } from "./_queue.ts";
 import { readPage } from "./_reading.ts";
 import { escapeTopic, type Names, subjectPart } from "./subjects.ts";
 
 /** The stream and the channels of all topics with the same bounds. */
-interface Shelf {
-  readonly log: Log;
-  readonly appends: Appends;
-  readonly channels: Map<string, Channel>;
+interface OpenStream {
+  readonly log: HistoryStream;
+  readonly appends: AppendQueue;
+  readonly channels: Map<string, TopicSubscription>;
 }
 
 /** Collaborators of a {@linkcode NatsHistory}. */
@@ -46,7 +46,7 @@ export class NatsHistory implements BrokerHistory {
   /** Pages that were read. */
   reads = 0;
   readonly #options: NatsHistoryOptions;
-  readonly #shelves = new Map<string, Shelf>();
+  readonly #streams = new Map<string, OpenStream>();
   /** Producer for publications without a key. */
   readonly #producer: string;
   #number = 0;
@@ -60,13 +60,13 @@ export class NatsHistory implements BrokerHistory {
   /** Publications that were given up. */
   get dropped(): number {
     let dropped = 0;
-    for (const { appends } of this.#shelves.values()) dropped += appends.dropped;
+    for (const { appends } of this.#streams.values()) dropped += appends.dropped;
     return dropped;
   }
 
   /** Describes the streams that are not available. */
   issues(): string[] {
-    return [...this.#shelves.values()].flatMap(({ log }) =>
+    return [...this.#streams.values()].flatMap(({ log }) =>
       log.epoch !== undefined || log.problem === undefined
         ? []
         : [`The stream ${log.names.stream} is not available: ${textOf(log.problem)}`]
@@ -75,12 +75,12 @@ export class NatsHistory implements BrokerHistory {
 
   /** Called when the server is there. */
   up(): void {
-    for (const { log } of this.#shelves.values()) log.open();
+    for (const { log } of this.#streams.values()) log.open();
   }
 
   /** Called when the server went away. */
   down(): void {
-    for (const { log, appends, channels } of this.#shelves.values()) {
+    for (const { log, appends, channels } of this.#streams.values()) {
       log.shut();
       appends.suspend();
       for (const channel of channels.values()) channel.shut();
@@ -89,13 +89,13 @@ export class NatsHistory implements BrokerHistory {
 
   /** Resolves once all publications were answered or given up. */
   async idle(): Promise<void> {
-    await Promise.all([...this.#shelves.values()].map(({ appends }) => appends.idle()));
+    await Promise.all([...this.#streams.values()].map(({ appends }) => appends.idle()));
   }
 
   /** Ends all channels, and refuses further calls; publications that were taken are still sent. */
   end(): void {
     this.#isClosed = true;
-    for (const { channels } of this.#shelves.values()) {
+    for (const { channels } of this.#streams.values()) {
       for (const channel of channels.values()) channel.close();
       channels.clear();
     }
@@ -103,19 +103,19 @@ export class NatsHistory implements BrokerHistory {
 
   /** Gives up all waiting publications. */
   close(): void {
-    for (const { log, appends } of this.#shelves.values()) {
+    for (const { log, appends } of this.#streams.values()) {
       log.close();
       appends.close();
     }
   }
 
   /** Returns the channel of a topic. */
-  channel(topic: string, bounds: HistoryBounds): Channel {
+  channel(topic: string, bounds: HistoryBounds): TopicSubscription {
     const part = subjectPart(topic);
-    const { log, channels } = this.#shelf(bounds);
+    const { log, channels } = this.#open(bounds);
     let channel = channels.get(topic);
     if (channel === undefined) {
-      channel = new Channel({
+      channel = new TopicSubscription({
         link: this.#options.link,
         topic,
         subject: `${log.names.live}.${part}`,
@@ -133,7 +133,7 @@ export class NatsHistory implements BrokerHistory {
     if (this.#isClosed) throw closed("append");
     const topic = subjectPart(publication.topic);
     this.published++;
-    const { log, appends } = this.#shelf(bounds);
+    const { log, appends } = this.#open(bounds);
     log.touch();
     const id = key === undefined
       ? `${this.#producer}:${this.#number++}`
@@ -151,7 +151,7 @@ export class NatsHistory implements BrokerHistory {
     const part = subjectPart(topic);
     const { link } = this.#options;
     const { bounds, signal } = options;
-    const { log, channels } = this.#shelf(bounds);
+    const { log, channels } = this.#open(bounds);
     signal?.throwIfAborted();
     try {
       await link.reach(signal);
@@ -174,13 +174,13 @@ export class NatsHistory implements BrokerHistory {
     }
   }
 
-  #shelf(bounds: HistoryBounds): Shelf {
+  #open(bounds: HistoryBounds): OpenStream {
     const { link, names, budget, settings } = this.#options;
     const streamNames = names.stream(bounds);
-    let shelf = this.#shelves.get(streamNames.stream);
-    if (shelf !== undefined) return shelf;
-    const channels = new Map<string, Channel>();
-    const log = new Log(link, streamNames, bounds, settings, {
+    let open = this.#streams.get(streamNames.stream);
+    if (open !== undefined) return open;
+    const channels = new Map<string, TopicSubscription>();
+    const log = new HistoryStream(link, streamNames, bounds, settings, {
       opened: () => {
         appends.resume();
         for (const channel of [...channels.values()]) channel.reopened();
@@ -190,11 +190,11 @@ export class NatsHistory implements BrokerHistory {
         appends.rejectAll(new BrokerError(text, { cause }));
       },
     });
-    const appends = new Appends(link, log, budget, settings.giveUpMs);
-    shelf = { log, appends, channels };
-    this.#shelves.set(streamNames.stream, shelf);
+    const appends = new AppendQueue(link, log, budget, settings.giveUpMs);
+    open = { log, appends, channels };
+    this.#streams.set(streamNames.stream, open);
     log.open();
-    return shelf;
+    return open;
   }
 }
 

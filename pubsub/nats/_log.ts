@@ -29,7 +29,7 @@ const FIRST_RETRY_MS = 50;
 const MAX_RETRY_MS = 2_000;
 
 /** Settings of a stream. */
-export interface LogSettings {
+export interface StreamSettings {
   readonly storage: "file" | "memory";
   readonly replicas: number;
   readonly rememberMs: number;
@@ -57,8 +57,8 @@ interface Found extends Epoch {
   readonly server: string | undefined;
 }
 
-/** Events of a {@linkcode Log}. */
-export interface LogEvents {
+/** Events of a {@linkcode HistoryStream}. */
+export interface StreamEvents {
   /**
    * Called when the epoch is known: the first time, after an interruption, or because of a new
    * epoch.
@@ -75,15 +75,15 @@ export interface LogEvents {
  * compare-and-set: a stream that is lost takes its epoch along. The stream publishes the record
  * again like any message, so nodes learn of a new epoch in order with the publications after it.
  */
-export class Log {
+export class HistoryStream {
   readonly bounds: HistoryBounds;
   readonly names: StreamNames;
   readonly isReplicated: boolean;
   /** Last error of an attempt to open the stream; further attempts follow. */
   problem: unknown;
   readonly #link: Link;
-  readonly #settings: LogSettings;
-  readonly #events: LogEvents;
+  readonly #settings: StreamSettings;
+  readonly #events: StreamEvents;
   readonly #maxAgeMs: number;
   #epoch: Epoch | undefined;
   /** The newest record seen; without meaning for another stream of the same name. */
@@ -101,8 +101,8 @@ export class Log {
     link: Link,
     names: StreamNames,
     bounds: HistoryBounds,
-    settings: LogSettings,
-    events: LogEvents,
+    settings: StreamSettings,
+    events: StreamEvents,
   ) {
     this.#link = link;
     this.names = names;

@@ -1,7 +1,7 @@
 /** Publications without history, on their way to the server. */
 import type { Timer } from "../../base/runtime.ts";
 import type { Link } from "./_link.ts";
-import { type Budget, Queue, Turn } from "./_queue.ts";
+import { type Budget, Queue, TurnBatch } from "./_queue.ts";
 
 /**
  * Most bytes sent without confirmation. The client library buffers without a bound for a slow
@@ -9,7 +9,7 @@ import { type Budget, Queue, Turn } from "./_queue.ts";
  */
 const WINDOW_BYTES = 4 * 1_048_576;
 
-interface Waiting {
+interface WaitingMessage {
   readonly subject: string;
   readonly message: Uint8Array;
   readonly atMs: number;
@@ -19,24 +19,24 @@ interface Waiting {
  * Sends the publications of each turn together. Publications that have to wait keep their order,
  * and are given up after a time.
  */
-export class Outbox {
+export class PublishQueue {
   /** Publications that were given up. */
   dropped = 0;
   readonly #link: Link;
   readonly #budget: Budget;
   readonly #giveUpMs: number;
-  readonly #waiting = new Queue<Waiting>();
+  readonly #waiting = new Queue<WaitingMessage>();
   #unconfirmed = 0;
   #isConfirming = false;
   #timer: Timer | undefined;
   #refusal: unknown;
-  readonly #turn: Turn;
+  readonly #turn: TurnBatch;
 
   constructor(link: Link, budget: Budget, giveUpMs: number) {
     this.#link = link;
     this.#budget = budget;
     this.#giveUpMs = giveUpMs;
-    this.#turn = new Turn(link.runtime, () => this.#pump());
+    this.#turn = new TurnBatch(link.runtime, () => this.#pump());
   }
 
   /** Last error of the client library at a publication, such as a message that is too large. */

@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { platformRuntime } from "../../base/runtime.ts";
 import type { Link } from "./_link.ts";
-import { Outbox } from "./_outbox.ts";
+import { PublishQueue } from "./_outbox.ts";
 import { Budget } from "./_queue.ts";
 
 /** A link that notes what it is given, turn by turn of the client library. */
@@ -15,46 +15,46 @@ class FakeLink {
   }
 }
 
-function make(maxMessages = 100): { readonly link: FakeLink; readonly outbox: Outbox } {
+function make(maxMessages = 100): { readonly link: FakeLink; readonly queue: PublishQueue } {
   const link = new FakeLink();
   const budget = new Budget(maxMessages, 1_000_000);
-  return { link, outbox: new Outbox(link as unknown as Link, budget, 30_000) };
+  return { link, queue: new PublishQueue(link as unknown as Link, budget, 30_000) };
 }
 
 const turn = () => new Promise<void>((resolve) => void setImmediate(resolve));
 
-Deno.test("Outbox sends at the end of a turn what came in all of it", async () => {
-  const { link, outbox } = make();
-  outbox.publish("a", new Uint8Array(10));
+Deno.test("PublishQueue sends at the end of a turn what came in all of it", async () => {
+  const { link, queue } = make();
+  queue.publish("a", new Uint8Array(10));
   await Promise.resolve();
-  outbox.publish("b", new Uint8Array(10));
+  queue.publish("b", new Uint8Array(10));
   assertEquals(link.sent, []);
   await turn();
   assertEquals(link.sent, ["a", "b"]);
 });
 
-Deno.test("Outbox sends at once what is much, and what it is told to", () => {
-  const { link, outbox } = make();
-  outbox.publish("a", new Uint8Array(10));
-  outbox.publish("b", new Uint8Array(40_000));
+Deno.test("PublishQueue sends at once what is much, and what it is told to", () => {
+  const { link, queue } = make();
+  queue.publish("a", new Uint8Array(10));
+  queue.publish("b", new Uint8Array(40_000));
   assertEquals(link.sent, ["a", "b"]);
-  outbox.publish("c", new Uint8Array(10));
-  outbox.send();
+  queue.publish("c", new Uint8Array(10));
+  queue.send();
   assertEquals(link.sent, ["a", "b", "c"]);
 });
 
-Deno.test("Outbox drops nothing that could be sent, however small its bounds", () => {
-  const { link, outbox } = make(1);
-  for (const subject of ["a", "b", "c"]) outbox.publish(subject, new Uint8Array(10));
-  outbox.send();
-  assertEquals([link.sent, outbox.dropped], [["a", "b", "c"], 0]);
+Deno.test("PublishQueue drops nothing that could be sent, however small its bounds", () => {
+  const { link, queue } = make(1);
+  for (const subject of ["a", "b", "c"]) queue.publish(subject, new Uint8Array(10));
+  queue.send();
+  assertEquals([link.sent, queue.dropped], [["a", "b", "c"], 0]);
 });
 
-Deno.test("Outbox keeps in order what waits for the server, within its bounds", () => {
-  const { link, outbox } = make(2);
+Deno.test("PublishQueue keeps in order what waits for the server, within its bounds", () => {
+  const { link, queue } = make(2);
   link.isUp = false;
-  for (const subject of ["a", "b", "c"]) outbox.publish(subject, new Uint8Array(10));
+  for (const subject of ["a", "b", "c"]) queue.publish(subject, new Uint8Array(10));
   link.isUp = true;
-  outbox.resume();
-  assertEquals([link.sent, outbox.dropped], [["a", "b"], 1]);
+  queue.resume();
+  assertEquals([link.sent, queue.dropped], [["a", "b"], 1]);
 });

@@ -87,7 +87,7 @@ const MAX_GATHERED_BYTES = 32_768;
  * Calls a function once at the end of a turn, so that the messages of one turn are one write here
  * and one read at the server.
  */
-export class Turn {
+export class TurnBatch {
   readonly #runtime: Runtime;
   readonly #act: () => void;
   #isScheduled = false;

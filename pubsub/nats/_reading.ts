@@ -3,10 +3,10 @@ import type { JetStreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
 import type { HistoryPage, Publication, ReadHistoryOptions } from "../broker.ts";
 import { tagOf } from "../tag.ts";
-import type { Place } from "./_channel.ts";
+import type { KnownHead } from "./_channel.ts";
 import { decode, ID_HEADER } from "./_codec.ts";
 import type { Link } from "./_link.ts";
-import type { Epoch, Log } from "./_log.ts";
+import type { Epoch, HistoryStream } from "./_log.ts";
 import { pull, type Pulled, type PullOptions, type Stored } from "./_pull.ts";
 
 /** Most attempts to read a page while publications come or expire. */
@@ -15,11 +15,11 @@ const MAX_ATTEMPTS = 5;
 /** Collaborators and topic of a read. */
 export interface Reading {
   readonly link: Link;
-  readonly log: Log;
+  readonly log: HistoryStream;
   readonly topic: string;
   readonly subject: string;
   /** State of the topic on this node, if subscribed. */
-  readonly place: Place | undefined;
+  readonly place: KnownHead | undefined;
 }
 
 /** The properties of a message that bounds apply to. */

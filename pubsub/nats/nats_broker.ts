@@ -13,7 +13,7 @@ import type {
   Publication,
   PublicationListener,
 } from "../broker.ts";
-import { Channel } from "./_channel.ts";
+import { TopicSubscription } from "./_channel.ts";
 import { encode } from "./_codec.ts";
 import { NatsHistory, textOf } from "./_history.ts";
 import { Link, type LinkTarget } from "./_link.ts";
@@ -24,7 +24,7 @@ import {
   natsSettings,
   type NatsSource,
 } from "./_options.ts";
-import { Outbox } from "./_outbox.ts";
+import { PublishQueue } from "./_outbox.ts";
 import { Budget } from "./_queue.ts";
 import { NatsStore } from "./_store.ts";
 import { Names } from "./subjects.ts";
@@ -75,9 +75,9 @@ export class NatsBroker implements Broker {
   readonly #names: Names;
   readonly #link: Link;
   readonly #budget: Budget;
-  readonly #outbox: Outbox;
+  readonly #queue: PublishQueue;
   readonly #history: NatsHistory;
-  readonly #channels = new Map<string, Channel>();
+  readonly #channels = new Map<string, TopicSubscription>();
   #published = 0;
   #received = 0;
   #ignored = 0;
@@ -107,7 +107,7 @@ export class NatsBroker implements Broker {
     this.#names = names;
     this.#link = link;
     this.#budget = budget;
-    this.#outbox = new Outbox(link, budget, settings.giveUpMs);
+    this.#queue = new PublishQueue(link, budget, settings.giveUpMs);
     const onReceived = () => void this.#received++;
     const onIgnored = () => void this.#ignored++;
     this.#history = new NatsHistory({ link, names, budget, settings, onReceived, onIgnored });
@@ -122,7 +122,7 @@ export class NatsBroker implements Broker {
       published: this.#published + this.#history.published,
       received: this.#received,
       waiting: this.#budget.messages,
-      dropped: this.#outbox.dropped + this.#history.dropped,
+      dropped: this.#queue.dropped + this.#history.dropped,
       interruptions: this.#link.interruptions,
       reads: this.#history.reads,
       ignored: this.#ignored,
@@ -143,8 +143,8 @@ export class NatsBroker implements Broker {
     } else if (said !== "") issues.push(`NATS refused a request${said}`);
     if (current.name === "connected") issues.push(...this.#lacks());
     issues.push(...this.#history.issues());
-    if (this.#outbox.refusal !== undefined) {
-      issues.push(`A publication was not taken: ${textOf(this.#outbox.refusal)}`);
+    if (this.#queue.refusal !== undefined) {
+      issues.push(`A publication was not taken: ${textOf(this.#queue.refusal)}`);
     }
     if (this.#ignored > 0) {
       issues.push(`${this.#ignored} messages of other programs were ignored`);
@@ -168,7 +168,7 @@ export class NatsBroker implements Broker {
     this.#checkOpen("publish");
     const subject = this.#names.plain(publication.topic);
     this.#published++;
-    this.#outbox.publish(subject, encode(publication));
+    this.#queue.publish(subject, encode(publication));
   }
 
   /**
@@ -188,7 +188,7 @@ export class NatsBroker implements Broker {
   ): BrokerSubscription {
     this.#checkOpen("subscribe");
     // Publications from before this call are not for the new subscriber.
-    this.#outbox.send();
+    this.#queue.send();
     const channel = options.history === undefined
       ? this.#channel(topic)
       : this.#history.channel(topic, options.history);
@@ -214,16 +214,16 @@ export class NatsBroker implements Broker {
     this.#channels.clear();
     this.#history.end();
     if (this.#link.isUp) {
-      const sent = Promise.all([this.#outbox.idle(), this.#history.idle()]);
+      const sent = Promise.all([this.#queue.idle(), this.#history.idle()]);
       await settlesWithin(this.#link.runtime, sent, FLUSH_TIMEOUT_MS);
     }
     this.#history.close();
-    this.#outbox.close();
+    this.#queue.close();
     await this.#link.close();
   }
 
   #up(isAgain: boolean): void {
-    this.#outbox.resume();
+    this.#queue.resume();
     this.#history.up();
     if (!isAgain) return;
     for (const channel of [...this.#channels.values()]) channel.reopened();
@@ -233,10 +233,10 @@ export class NatsBroker implements Broker {
     this.#history.down();
   }
 
-  #channel(topic: string): Channel {
+  #channel(topic: string): TopicSubscription {
     let channel = this.#channels.get(topic);
     if (channel === undefined) {
-      channel = new Channel({
+      channel = new TopicSubscription({
         link: this.#link,
         topic,
         subject: this.#names.plain(topic),

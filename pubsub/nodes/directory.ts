@@ -3,7 +3,7 @@ import { UnsupportedError } from "../../errors.ts";
 import { settlesWithin, startTimer } from "../../base/wait.ts";
 import type { Timer } from "../../base/runtime.ts";
 import { type Check, type Page, readCheck, readPage } from "./directory_message.ts";
-import { OpenScope, type Works } from "./directory_scope.ts";
+import { OpenScope, type ScopeHost } from "./directory_scope.ts";
 import { INTERNAL_PREFIX } from "../broker.ts";
 import type { NodeEvent, Nodes } from "./nodes.ts";
 import type { DirectoryListener, DirectoryScope } from "./directory_types.ts";
@@ -42,7 +42,7 @@ export interface DirectoryOptions<T> {
   readonly openMs?: number;
 }
 
-interface Waiting<T> {
+interface PendingCheck<T> {
   readonly nodes: Set<string>;
   readonly scopes: readonly OpenScope<T>[];
 }
@@ -86,14 +86,14 @@ export class Directory<T> implements Disposable {
   readonly #name: string;
   readonly #batchMs: number;
   readonly #openMs: number;
-  readonly #works: Works<T>;
+  readonly #host: ScopeHost<T>;
   readonly #scopes = new Map<string, OpenScope<T>>();
   readonly #touched = new Set<OpenScope<T>>();
   readonly #opening = new Set<OpenScope<T>>();
   /** Node to the scopes to ask that node for with the next batch. */
   readonly #suspects = new Map<string, Set<string>>();
   /** Checks of new scopes that wait for the answers of nodes, by id. */
-  readonly #waiting = new Map<number, Waiting<T>>();
+  readonly #waiting = new Map<number, PendingCheck<T>>();
   readonly #held: Disposable[];
   readonly #checkMs: number;
   #checker: Timer;
@@ -125,7 +125,7 @@ export class Directory<T> implements Disposable {
     this.#batchMs = batchMs;
     this.#checkMs = checkMs;
     this.#openMs = openMs;
-    this.#works = {
+    this.#host = {
       nodes,
       read,
       nextVersion: () => ++this.#version,
@@ -171,7 +171,7 @@ export class Directory<T> implements Disposable {
       throw new TypeError(`Cannot open: a scope must not be open already, received "${name}"`);
     }
     const topic = `${INTERNAL_PREFIX}${this.#name}:${name}`;
-    const scope = new OpenScope(name, topic, listener, this.#works);
+    const scope = new OpenScope(name, topic, listener, this.#host);
     this.#scopes.set(name, scope);
     if (this.#nodes.isReady && this.#nodes.size === 0) scope.settle();
     else void this.#introduce(scope);
@@ -259,7 +259,7 @@ export class Directory<T> implements Disposable {
     }
   }
 
-  #wait(id: number, check: Waiting<T>): void {
+  #wait(id: number, check: PendingCheck<T>): void {
     this.#waiting.set(id, check);
     if (this.#waiting.size <= MAX_WAITING) return;
     for (const oldest of this.#waiting.keys()) {
@@ -271,7 +271,7 @@ export class Directory<T> implements Disposable {
   /** Sends the entries that the asker lacks, and then the id of the check. */
   #answer(data: unknown, from: string): void {
     const check = readCheck(data);
-    if (check === undefined) return this.#works.ignore();
+    if (check === undefined) return this.#host.ignore();
     for (const [name, n] of check.scopes) {
       const scope = this.#scopes.get(name);
       for (
@@ -285,7 +285,7 @@ export class Directory<T> implements Disposable {
 
   #takePage(data: unknown, from: string): void {
     const page = readPage(data);
-    if (page === undefined || !this.#nodes.has(from)) return this.#works.ignore();
+    if (page === undefined || !this.#nodes.has(from)) return this.#host.ignore();
     this.#scopes.get(page.scope)?.takePage(page, from);
   }
 

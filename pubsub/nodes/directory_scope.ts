@@ -19,7 +19,7 @@ const MAX_RECENT = 32;
 const ASK_AGAIN_MS = 1_000;
 
 /** The part of a directory that its scopes use. */
-export interface Works<T> {
+export interface ScopeHost<T> {
   readonly nodes: Nodes;
   read(value: unknown): T | undefined;
   nextVersion(): number;
@@ -36,7 +36,7 @@ export class OpenScope<T> implements DirectoryScope<T> {
   isReady = false;
   readonly #topic: string;
   readonly #listener: DirectoryListener<T>;
-  readonly #works: Works<T>;
+  readonly #host: ScopeHost<T>;
   readonly #subscription: BrokerSubscription;
   readonly #own = new Map<string, T>();
   readonly #remote = new Map<string, RemoteEntries>();
@@ -51,13 +51,13 @@ export class OpenScope<T> implements DirectoryScope<T> {
   #isSweeping = false;
   #isEnded = false;
 
-  constructor(name: string, topic: string, listener: DirectoryListener<T>, works: Works<T>) {
+  constructor(name: string, topic: string, listener: DirectoryListener<T>, host: ScopeHost<T>) {
     this.name = name;
     this.ready = this.#settled.promise;
     this.#topic = topic;
     this.#listener = listener;
-    this.#works = works;
-    this.#subscription = works.nodes.broker.subscribe(
+    this.#host = host;
+    this.#subscription = host.nodes.broker.subscribe(
       topic,
       ({ payload }) => this.#receive(payload),
     );
@@ -72,27 +72,27 @@ export class OpenScope<T> implements DirectoryScope<T> {
     if (this.#isEnded) return;
     this.#own.set(key, value);
     this.#changed.add(key);
-    this.#works.touch(this);
+    this.#host.touch(this);
   }
 
   delete(key: string): void {
     if (this.#isEnded || !this.#own.delete(key)) return;
     this.#changed.add(key);
-    this.#works.touch(this);
+    this.#host.touch(this);
   }
 
   *entries(): IterableIterator<DirectoryEntry<T>> {
-    for (const [key, value] of this.#own) yield { node: this.#works.nodes.id, key, value };
+    for (const [key, value] of this.#own) yield { node: this.#host.nodes.id, key, value };
     for (const [node, { entries }] of this.#remote) {
       for (const [key, raw] of entries) {
-        const value = this.#works.read(raw);
+        const value = this.#host.read(raw);
         if (value !== undefined) yield { node, key, value };
       }
     }
   }
 
   [Symbol.dispose](): void {
-    this.#works.close(this);
+    this.#host.close(this);
   }
 
   /** Returns the number of the last change that is known of a node. */
@@ -114,12 +114,12 @@ export class OpenScope<T> implements DirectoryScope<T> {
   /** Publishes the changes since the last time. */
   publish(): void {
     if (this.#changed.size === 0) return;
-    const { nodes } = this.#works;
+    const { nodes } = this.#host;
     const keys = [...this.#changed];
     this.#changed.clear();
     // No other node listens, and a node that joins asks for all entries.
     if (nodes.isReady && nodes.size === 0) {
-      this.#n = this.#works.nextVersion();
+      this.#n = this.#host.nextVersion();
       return;
     }
     const all = keys.map((key) => [key, this.#own.get(key)] as const);
@@ -167,10 +167,10 @@ export class OpenScope<T> implements DirectoryScope<T> {
 
   #receive(payload: string | Uint8Array): void {
     const delta = parseDelta(payload);
-    const { nodes } = this.#works;
+    const { nodes } = this.#host;
     if (delta?.node === nodes.id) return;
     // A node not yet known to be alive is asked for all entries when it joins.
-    if (delta === undefined || !nodes.has(delta.node)) return this.#works.ignore();
+    if (delta === undefined || !nodes.has(delta.node)) return this.#host.ignore();
     const { node, isLast, n } = delta;
     if (isLast) {
       if (n > this.known(node)) this.#forget(node);
@@ -181,8 +181,8 @@ export class OpenScope<T> implements DirectoryScope<T> {
     let remote = this.#remote.get(node);
     if (remote === undefined) {
       remote = new RemoteEntries((key, raw) => {
-        const value = raw === undefined ? undefined : this.#works.read(raw);
-        if (raw !== undefined && value === undefined) return this.#works.ignore();
+        const value = raw === undefined ? undefined : this.#host.read(raw);
+        if (raw !== undefined && value === undefined) return this.#host.ignore();
         if (this.#isEnded) return;
         this.#listener({ node, key, value, isSwept: this.#isSweeping });
       });
@@ -192,10 +192,10 @@ export class OpenScope<T> implements DirectoryScope<T> {
   }
 
   #tell(change: Pick<Delta, "set" | "del" | "isLast">): void {
-    const { nodes, nextVersion } = this.#works;
+    const { nodes, nextVersion } = this.#host;
     const n = nextVersion();
     const payload = encodeDelta({ node: nodes.id, n, prev: this.#n, ...change });
-    this.#recent.set(this.#n, this.#works.nodes.runtime.now());
+    this.#recent.set(this.#n, this.#host.nodes.runtime.now());
     if (this.#recent.size > MAX_RECENT) {
       const [oldest] = this.#recent.keys();
       this.#recent.delete(oldest!);
@@ -213,16 +213,16 @@ export class OpenScope<T> implements DirectoryScope<T> {
   #isUnderWay(n: number): boolean {
     const at = this.#recent.get(n);
     return n > 0 && at !== undefined &&
-      Math.abs(this.#works.nodes.runtime.now() - at) < UNDER_WAY_MS;
+      Math.abs(this.#host.nodes.runtime.now() - at) < UNDER_WAY_MS;
   }
 
   /** Asks a node for missed changes, but not again while an answer may be under way. */
   #suspect(node: string): void {
-    const now = this.#works.nodes.runtime.now();
+    const now = this.#host.nodes.runtime.now();
     if (!this.isReady || Math.abs(now - (this.#askedAt.get(node) ?? -Infinity)) < ASK_AGAIN_MS) {
       return;
     }
     this.#askedAt.set(node, now);
-    this.#works.suspect(this.name, node);
+    this.#host.suspect(this.name, node);
   }
 }

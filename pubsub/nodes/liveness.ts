@@ -18,7 +18,7 @@ interface Peer {
 }
 
 /** The other nodes that are alive. */
-export class Alive {
+export class Liveness {
   readonly #runtime: Runtime;
   readonly #goneTicks: number;
   readonly #peers = new Map<string, Peer>();

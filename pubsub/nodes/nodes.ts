@@ -2,7 +2,7 @@
 import { UnsupportedError } from "../../errors.ts";
 import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../base/wait.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
-import { Alive } from "./liveness.ts";
+import { Liveness } from "./liveness.ts";
 import { type NodeMessage, parseNodeMessage } from "./message.ts";
 import {
   type Broker,
@@ -20,9 +20,9 @@ import type {
 } from "./types.ts";
 
 /** Most questions that wait for answers at once. */
-const MAX_ASKS = 1_000;
+const MAX_REQUESTS = 1_000;
 
-interface Ask {
+interface PendingRequest {
   /** Ids of the nodes that have not answered yet. */
   readonly waiting: Set<string>;
   readonly answers: { node: string; data: unknown }[];
@@ -31,9 +31,9 @@ interface Ask {
 }
 
 /** The questions of one node. */
-class NodeAsks {
+class NodeRequests {
   readonly #runtime: Runtime;
-  readonly #asks = new Map<number, Ask>();
+  readonly #requests = new Map<number, PendingRequest>();
   #last = 0;
 
   constructor(runtime: Runtime) {
@@ -46,23 +46,28 @@ class NodeAsks {
     send: (id: number) => void,
     timeoutMs: number,
   ): Promise<NodeAnswers> {
-    if (this.#asks.size >= MAX_ASKS) return { answers: [], isComplete: false };
+    if (this.#requests.size >= MAX_REQUESTS) return { answers: [], isComplete: false };
     const { promise, resolve } = Promise.withResolvers<void>();
-    const ask: Ask = { waiting: new Set(nodes), answers: [], isComplete: true, done: resolve };
+    const ask: PendingRequest = {
+      waiting: new Set(nodes),
+      answers: [],
+      isComplete: true,
+      done: resolve,
+    };
     const id = ++this.#last;
-    this.#asks.set(id, ask);
+    this.#requests.set(id, ask);
     try {
       send(id);
       const isOver = await settlesWithin(this.#runtime, promise, timeoutMs);
       return { answers: ask.answers, isComplete: isOver && ask.isComplete };
     } finally {
-      this.#asks.delete(id);
+      this.#requests.delete(id);
     }
   }
 
   /** Takes the answer of a node; `undefined` means that the handler of that node failed. */
   answered(id: number, node: string, answer: { readonly data: unknown } | undefined): void {
-    const ask = this.#asks.get(id);
+    const ask = this.#requests.get(id);
     if (!ask?.waiting.has(node)) return;
     if (answer === undefined) ask.isComplete = false;
     else ask.answers.push({ node, data: answer.data });
@@ -71,19 +76,19 @@ class NodeAsks {
 
   /** Stops waiting for a node that is gone: answers describe nodes that are alive. */
   gone(node: string): void {
-    for (const ask of this.#asks.values()) settle(ask, node);
+    for (const ask of this.#requests.values()) settle(ask, node);
   }
 
   /** Ends all questions as incomplete. */
   end(): void {
-    for (const ask of this.#asks.values()) {
+    for (const ask of this.#requests.values()) {
       ask.isComplete = false;
       ask.done();
     }
   }
 }
 
-function settle(ask: Ask, node: string): void {
+function settle(ask: PendingRequest, node: string): void {
   if (ask.waiting.delete(node) && ask.waiting.size === 0) ask.done();
 }
 
@@ -140,11 +145,11 @@ export class Nodes implements AsyncDisposable {
   readonly runtime: Runtime;
   /** Resolves when the other nodes had the time to send a beat to this one; never rejects. */
   readonly ready: Promise<void>;
-  readonly #alive: Alive;
+  readonly #liveness: Liveness;
   readonly #onError: (error: unknown) => void;
   readonly #subscriptions: BrokerSubscription[];
   readonly #handlers = new Map<string, NodeHandler>();
-  readonly #asks: NodeAsks;
+  readonly #requests: NodeRequests;
   // Each listener is wrapped in an object, so that one function can subscribe twice.
   readonly #listeners = new Set<{ readonly listener: (event: NodeEvent) => void }>();
   readonly #tickMs: number;
@@ -177,8 +182,8 @@ export class Nodes implements AsyncDisposable {
     // Every second tick is a heartbeat.
     this.#tickMs = heartbeatMs / 2;
     this.#tickedAt = runtime.now();
-    this.#asks = new NodeAsks(runtime);
-    this.#alive = new Alive(runtime, Math.floor(goneAfterMs / this.#tickMs));
+    this.#requests = new NodeRequests(runtime);
+    this.#liveness = new Liveness(runtime, Math.floor(goneAfterMs / this.#tickMs));
     const listener = (publication: Publication) => this.#receive(publication);
     this.#subscriptions = [
       broker.subscribe(ALL, listener, { onInterrupted: () => this.#restore() }),
@@ -195,7 +200,7 @@ export class Nodes implements AsyncDisposable {
 
   /** Number of other nodes that are alive. */
   get size(): number {
-    return this.#alive.size;
+    return this.#liveness.size;
   }
 
   /** Number of messages ignored as malformed, or because of too many nodes or questions. */
@@ -209,7 +214,7 @@ export class Nodes implements AsyncDisposable {
    * @returns The nodes, in the order of the first message from each.
    */
   others(): NodeInfo[] {
-    return this.#alive.infos();
+    return this.#liveness.infos();
   }
 
   /**
@@ -219,7 +224,7 @@ export class Nodes implements AsyncDisposable {
    * @returns True if the node is alive.
    */
   has(id: string): boolean {
-    return this.#alive.has(id);
+    return this.#liveness.has(id);
   }
 
   /**
@@ -230,7 +235,7 @@ export class Nodes implements AsyncDisposable {
    * @returns True if the node is surely gone.
    */
   isGone(id: string): boolean {
-    return id !== this.id && this.#alive.isGone(id);
+    return id !== this.id && this.#liveness.isGone(id);
   }
 
   /**
@@ -288,7 +293,7 @@ export class Nodes implements AsyncDisposable {
     if (this.size === 0) return { answers: [], isComplete: this.#isReady };
     if (this.#isClosed) return { answers: [], isComplete: false };
     const send = (id: number) => this.#publish(undefined, { type: "ask", kind, data, id });
-    return await this.#asks.ask(this.#alive.ids(), send, timeoutMs);
+    return await this.#requests.ask(this.#liveness.ids(), send, timeoutMs);
   }
 
   /** Says farewell to the other nodes and stops listening. Idempotent. */
@@ -298,10 +303,10 @@ export class Nodes implements AsyncDisposable {
     this.#isClosed = true;
     this.runtime.clearTimeout(this.#timer);
     this.#closed.resolve();
-    this.#asks.end();
+    this.#requests.end();
     this.#listeners.clear();
     this.#handlers.clear();
-    this.#alive.clear();
+    this.#liveness.clear();
     await Promise.all(this.#subscriptions.map((one) => one[Symbol.asyncDispose]()));
   }
 
@@ -342,25 +347,25 @@ export class Nodes implements AsyncDisposable {
     const wasSuspended = now - this.#tickedAt > 3 * this.#tickMs;
     this.#tickedAt = now;
     this.#ticks++;
-    if (this.broker.status.current.name !== "connected") this.#alive.beCalm();
+    if (this.broker.status.current.name !== "connected") this.#liveness.beCalm();
     else if (wasSuspended) this.#restore();
     else {
-      this.#alive.tick();
-      for (const id of this.#alive.silent()) this.#forget(id);
+      this.#liveness.tick();
+      for (const id of this.#liveness.silent()) this.#forget(id);
     }
     if (this.#ticks % 2 === 0) this.#beat(false);
   }
 
   #hearItself(): void {
-    const wasDeaf = this.#alive.isDeaf;
-    this.#alive.hearItself();
+    const wasDeaf = this.#liveness.isDeaf;
+    this.#liveness.hearItself();
     if (wasDeaf) this.#restore();
   }
 
   /** Starts over after a time in which messages may have been missed. */
   #restore(): void {
     if (this.#isClosed) return;
-    this.#alive.beCalm();
+    this.#liveness.beCalm();
     this.#beat(true);
     this.#emit({ type: "restored" });
   }
@@ -373,18 +378,18 @@ export class Nodes implements AsyncDisposable {
     }
     const { node } = message;
     if (node === this.id) return this.#hearItself();
-    if (this.#alive.hasDeparted(node)) return;
-    const isKnown = this.#alive.hear(node);
+    if (this.#liveness.hasDeparted(node)) return;
+    const isKnown = this.#liveness.hear(node);
     switch (message.type) {
       case "beat":
         if (!isKnown) this.#meet(node, message.name);
         if (message.isHello) this.#beat(false);
         return;
       case "bye":
-        this.#alive.depart(node);
+        this.#liveness.depart(node);
         return this.#forget(node);
       case "answer":
-        return this.#asks.answered(
+        return this.#requests.answered(
           message.id,
           node,
           message.isDone ? { data: message.data } : undefined,
@@ -397,15 +402,15 @@ export class Nodes implements AsyncDisposable {
   }
 
   #meet(id: string, name: string): void {
-    const node = this.#alive.meet(id, name);
+    const node = this.#liveness.meet(id, name);
     if (node === undefined) this.#ignored++;
     else this.#emit({ type: "join", node });
   }
 
   #forget(id: string): void {
-    const node = this.#alive.forget(id);
+    const node = this.#liveness.forget(id);
     if (node === undefined) return;
-    this.#asks.gone(id);
+    this.#requests.gone(id);
     this.#emit({ type: "leave", node });
   }
 

@@ -6,8 +6,8 @@ import { utf8Length } from "../../session/wire/utf8.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { checkTopic } from "../../session/wire/topic_pattern.ts";
-import { Places } from "./topic_presence.ts";
-import type { Place, Stay } from "./user_presence.ts";
+import { PresenceScopes } from "./topic_presence.ts";
+import type { PresenceScope, UserPresence } from "./user_presence.ts";
 import type {
   PresenceEvent,
   PresenceJoinEvent,
@@ -41,7 +41,7 @@ export interface PresenceDataOptions {
 /** The stays of a session, by topic; the user is the one of the session at the first `enter`. */
 interface Visit {
   readonly user: string;
-  readonly stays: Map<string | undefined, Stay>;
+  readonly stays: Map<string | undefined, UserPresence>;
 }
 
 /** Gets changes before any listener. */
@@ -107,7 +107,7 @@ export class Presence implements Disposable {
   readonly runtime: Runtime;
   readonly #maxLastSeen: number;
   readonly #onError: (error: unknown) => void;
-  readonly #places: Places;
+  readonly #scopes: PresenceScopes;
   readonly #visits = new Map<Session, Visit>();
   readonly #lastSeen = new Map<string, number>();
   readonly #observers = new Set<PresenceObserver>();
@@ -149,7 +149,7 @@ export class Presence implements Disposable {
     this.runtime = options.runtime ?? nodes?.runtime ?? platformRuntime();
     this.#maxLastSeen = maxLastSeen;
     this.#onError = onError;
-    this.#places = new Places({ runtime: this.runtime, graceMs, nodes, sharesOnline }, {
+    this.#scopes = new PresenceScopes({ runtime: this.runtime, graceMs, nodes, sharesOnline }, {
       changed: (event) => this.#note(event),
       settled: (topic) => {
         for (const observer of this.#observers) this.#call(() => observer.settled(topic));
@@ -175,14 +175,14 @@ export class Presence implements Disposable {
     if (topic !== undefined) checkTopic(topic, "enter");
     const data = copyPresenceData(options.data, { verb: "enter" });
     if (session.isClosed || this.#isDisposed) return false;
-    const place = topic === undefined ? undefined : this.#places.open(topic);
+    const place = topic === undefined ? undefined : this.#scopes.open(topic);
     let visit = this.#visits.get(session);
     if (visit === undefined) {
       visit = { user: session.user, stays: new Map() };
       this.#visits.set(session, visit);
       this.#watch(session);
     }
-    let hasCome = this.#arrive(session, visit, this.#places.online, undefined);
+    let hasCome = this.#arrive(session, visit, this.#scopes.online, undefined);
     if (place !== undefined) hasCome = this.#arrive(session, visit, place, data);
     this.#tell();
     return hasCome;
@@ -219,7 +219,7 @@ export class Presence implements Disposable {
     const data = copyPresenceData(options.data, { verb: "update" });
     const stay = this.#visits.get(session)?.stays.get(topic);
     if (stay === undefined) return false;
-    this.#places.setData(stay, session, data);
+    this.#scopes.setData(stay, session, data);
     this.#tell();
     return true;
   }
@@ -238,13 +238,13 @@ export class Presence implements Disposable {
       const stay = visit.stays.get(topic);
       if (stay === undefined) return false;
       visit.stays.delete(topic);
-      this.#places.depart(stay, session);
+      this.#scopes.depart(stay, session);
     } else {
       this.#visits.delete(session);
       const [online, ...stays] = visit.stays.values();
-      for (const stay of stays) this.#places.depart(stay, session);
+      for (const stay of stays) this.#scopes.depart(stay, session);
       // Offline comes last: every user in a topic is online.
-      this.#places.depart(online!, session);
+      this.#scopes.depart(online!, session);
     }
     this.#tell();
     return true;
@@ -257,7 +257,7 @@ export class Presence implements Disposable {
    * @returns The members, in the order in which this node learned of each.
    */
   members(topic: string): PresenceMember[] {
-    return Array.from(this.#places.get(topic)?.stays.values() ?? [], ({ member }) => member);
+    return Array.from(this.#scopes.get(topic)?.stays.values() ?? [], ({ member }) => member);
   }
 
   /**
@@ -267,7 +267,7 @@ export class Presence implements Disposable {
    * @returns The number of users.
    */
   count(topic: string): number {
-    return this.#places.get(topic)?.stays.size ?? 0;
+    return this.#scopes.get(topic)?.stays.size ?? 0;
   }
 
   /**
@@ -279,7 +279,7 @@ export class Presence implements Disposable {
    */
   has(who: string | Session, topic: string): boolean {
     if (typeof who !== "string") return this.#visits.get(who)?.stays.has(topic) ?? false;
-    return this.#places.get(topic)?.stays.has(who) ?? false;
+    return this.#scopes.get(topic)?.stays.has(who) ?? false;
   }
 
   /**
@@ -290,7 +290,7 @@ export class Presence implements Disposable {
    * @returns The number of sessions; 0 for a user that is absent, or within the grace.
    */
   connections(user: string, topic: string): number {
-    return this.#places.get(topic)?.stays.get(user)?.connections ?? 0;
+    return this.#scopes.get(topic)?.stays.get(user)?.connections ?? 0;
   }
 
   /**
@@ -300,7 +300,7 @@ export class Presence implements Disposable {
    * @returns The topics, in the order of joining.
    */
   topicsOf(user: string): string[] {
-    return this.#places.topicsOf(user);
+    return this.#scopes.topicsOf(user);
   }
 
   /**
@@ -310,7 +310,7 @@ export class Presence implements Disposable {
    * @returns True if online or within the grace.
    */
   isOnline(user: string): boolean {
-    return this.#places.online.stays.has(user);
+    return this.#scopes.online.stays.has(user);
   }
 
   /**
@@ -319,7 +319,7 @@ export class Presence implements Disposable {
    * @returns The users, in the order of coming online.
    */
   online(): string[] {
-    return [...this.#places.online.stays.keys()];
+    return [...this.#scopes.online.stays.keys()];
   }
 
   /**
@@ -330,7 +330,7 @@ export class Presence implements Disposable {
    * connected, or was forgotten because of `maxLastSeen`.
    */
   lastSeenAt(user: string): number | undefined {
-    const stay = this.#places.online.stays.get(user);
+    const stay = this.#scopes.online.stays.get(user);
     if (stay === undefined) return this.#lastSeen.get(user);
     return stay.connections === 0 ? stay.seenAt : undefined;
   }
@@ -348,7 +348,7 @@ export class Presence implements Disposable {
   follow(topic: string): Disposable & { readonly ready: Promise<void> } {
     checkTopic(topic, "follow");
     if (this.#isDisposed) return { ready: Promise.resolve(), [Symbol.dispose]() {} };
-    const place = this.#places.open(topic);
+    const place = this.#scopes.open(topic);
     place.followers++;
     let isOver = false;
     return {
@@ -357,7 +357,7 @@ export class Presence implements Disposable {
         if (isOver) return;
         isOver = true;
         place.followers--;
-        this.#places.release(place);
+        this.#scopes.release(place);
       },
     };
   }
@@ -370,7 +370,7 @@ export class Presence implements Disposable {
    * no other node.
    */
   isSettled(topic: string): boolean {
-    return this.#places.isSettled(topic);
+    return this.#scopes.isSettled(topic);
   }
 
   /**
@@ -388,7 +388,7 @@ export class Presence implements Disposable {
   /** Removes all users without an event, and ends the timer. Idempotent. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
-    this.#places[Symbol.dispose]();
+    this.#scopes[Symbol.dispose]();
     this.#events.length = 0;
     for (const held of [this.#observers, this.#listeners]) held.clear();
     for (const held of [this.#visits, this.#lastSeen]) held.clear();
@@ -401,13 +401,13 @@ export class Presence implements Disposable {
     session[internals].whenEnded(this.#onEnd);
   }
 
-  #arrive(session: Session, { user, stays }: Visit, place: Place, data: unknown): boolean {
+  #arrive(session: Session, { user, stays }: Visit, place: PresenceScope, data: unknown): boolean {
     const known = stays.get(place.topic);
     if (known !== undefined) {
-      if (data !== undefined) this.#places.setData(known, session, data);
+      if (data !== undefined) this.#scopes.setData(known, session, data);
       return false;
     }
-    const { stay, hasCome } = this.#places.arrive(place, session, { user, data });
+    const { stay, hasCome } = this.#scopes.arrive(place, session, { user, data });
     stays.set(place.topic, stay);
     return hasCome;
   }

@@ -64,7 +64,7 @@ export interface RoomOptions {
 }
 
 /** Collaborators of a room. */
-export interface RoomParts {
+export interface RoomNoticesParts {
   readonly runtime: Runtime;
   readonly presence: Presence;
   readonly turn: Turn;
@@ -77,7 +77,7 @@ type Updated = NonNullable<PresenceChangesNotice["updated"]>[number];
 type Left = PresenceChangesNotice["left"][number] & { readonly hadData: boolean };
 
 /** The sessions in a room on this node, and the notices for these sessions. */
-export class Room {
+export class RoomNotices {
   readonly name: string;
   readonly #runtime: Runtime;
   readonly #presence: Presence;
@@ -101,7 +101,7 @@ export class Room {
   constructor(
     name: string,
     options: Required<RoomOptions>,
-    { runtime, presence, turn }: RoomParts,
+    { runtime, presence, turn }: RoomNoticesParts,
   ) {
     this.#runtime = runtime;
     this.name = name;

@@ -6,7 +6,7 @@ import { checkTopic, TopicRouter } from "../../session/wire/topic_pattern.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
-import { Room, type RoomOptions } from "./room.ts";
+import { RoomNotices, type RoomOptions } from "./room.ts";
 import {
   copyPresenceData,
   MAX_PRESENCE_DATA_BYTES,
@@ -107,7 +107,7 @@ export class Rooms implements Disposable {
   readonly #observation: Disposable;
   readonly #options: TopicRouter<Required<RoomOptions>>;
   /** Rooms with members of this node. */
-  readonly #rooms = new Map<string, Room>();
+  readonly #rooms = new Map<string, RoomNotices>();
   readonly #roomsOf = new Map<Session, Set<string>>();
   /** The data of sessions, by room; also for rooms that a session has not joined. */
   readonly #dataOf = new Map<Session, Map<string, unknown>>();
@@ -295,8 +295,8 @@ export class Rooms implements Disposable {
     return this.#options.match(room) ?? checkOptions({});
   }
 
-  #open(name: string): Room {
-    const room = new Room(name, this.#optionsOf(name), {
+  #open(name: string): RoomNotices {
+    const room = new RoomNotices(name, this.#optionsOf(name), {
       runtime: this.#runtime,
       presence: this.#presence,
       turn: this.#topics.turn,

@@ -1,7 +1,13 @@
 /** The users in each place, on this node and on others, without listeners or sessions to notify. */
 import type { Session } from "../../session/session.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { type Part, type Place, readStayEntry, Stay, type StayEntry } from "./user_presence.ts";
+import {
+  type NodePresence,
+  type PresenceEntry,
+  type PresenceScope,
+  readPresenceEntry,
+  UserPresence,
+} from "./user_presence.ts";
 import { Directory } from "../nodes/directory.ts";
 import type { Nodes } from "../nodes/nodes.ts";
 import type { PresenceEvent } from "./types.ts";
@@ -12,7 +18,7 @@ import type { DirectoryChange } from "../nodes/directory_types.ts";
  *
  * @typeParam T Type of the objects.
  */
-class Graces<T extends object> {
+class GraceTimer<T extends object> {
   readonly #runtime: Runtime;
   readonly #graceMs: number;
   readonly #onOver: (over: T[]) => void;
@@ -76,8 +82,8 @@ class Graces<T extends object> {
   }
 }
 
-/** Callbacks of {@linkcode Places}. */
-export interface PlacesOwner {
+/** Callbacks of {@linkcode PresenceScopes}. */
+export interface PresenceOwner {
   /** Called within each change of a user. */
   changed(event: PresenceEvent): void;
   /** Called when the other nodes have sent the users of a topic. */
@@ -86,8 +92,8 @@ export interface PlacesOwner {
   tell(): void;
 }
 
-/** Options for {@linkcode Places}. */
-export interface PlacesOptions {
+/** Options for {@linkcode PresenceScopes}. */
+export interface PresenceScopesOptions {
   readonly runtime: Runtime;
   /** Time for which a user without connections stays present, in milliseconds. */
   readonly graceMs: number;
@@ -98,28 +104,31 @@ export interface PlacesOptions {
 }
 
 /** The places of a presence: each topic with users or followers, and the state of being online. */
-export class Places implements Disposable {
+export class PresenceScopes implements Disposable {
   /** The online users. */
-  readonly online: Place;
+  readonly online: PresenceScope;
   readonly #runtime: Runtime;
-  readonly #owner: PlacesOwner;
+  readonly #owner: PresenceOwner;
   readonly #graceMs: number;
-  readonly #graces: Graces<Part>;
+  readonly #grace: GraceTimer<NodePresence>;
   readonly #nodes: Nodes | undefined;
-  readonly #directory: Directory<StayEntry> | undefined;
+  readonly #directory: Directory<PresenceEntry> | undefined;
   readonly #watchingNodes: Disposable | undefined;
-  readonly #places = new Map<string, Place>();
+  readonly #scopes = new Map<string, PresenceScope>();
   readonly #topicsOf = new Map<string, Set<string>>();
   /** Time of the last message from the node that leaves now. */
   #lastHeardAt = 0;
   #isDisposed = false;
 
   /** Creates places without users. */
-  constructor({ runtime, graceMs, nodes, sharesOnline }: PlacesOptions, owner: PlacesOwner) {
+  constructor(
+    { runtime, graceMs, nodes, sharesOnline }: PresenceScopesOptions,
+    owner: PresenceOwner,
+  ) {
     this.#runtime = runtime;
     this.#owner = owner;
     this.#graceMs = graceMs;
-    this.#graces = new Graces(runtime, graceMs, (over) => {
+    this.#grace = new GraceTimer(runtime, graceMs, (over) => {
       for (const part of over) this.#end(part);
       owner.tell();
     });
@@ -129,14 +138,14 @@ export class Places implements Disposable {
       this.#watchingNodes = nodes.subscribe((event) => {
         if (event.type === "leave") this.#lastHeardAt = event.node.lastHeardAt;
       });
-      this.#directory = new Directory({ nodes, name: "presence", read: readStayEntry });
+      this.#directory = new Directory({ nodes, name: "presence", read: readPresenceEntry });
     }
     this.online = this.#make(undefined, sharesOnline);
   }
 
   /** Returns a topic with users or followers. */
-  get(topic: string): Place | undefined {
-    return this.#places.get(topic);
+  get(topic: string): PresenceScope | undefined {
+    return this.#scopes.get(topic);
   }
 
   /** Lists the topics in which a user is present, among those known here. */
@@ -148,26 +157,26 @@ export class Places implements Disposable {
   isSettled(topic: string): boolean {
     const nodes = this.#nodes;
     const isAlone = nodes === undefined || nodes.isReady && nodes.size === 0;
-    return this.#places.get(topic)?.isSettled ?? isAlone;
+    return this.#scopes.get(topic)?.isSettled ?? isAlone;
   }
 
   /** Removes all users, and ends the timer. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
-    this.#graces.clear();
+    this.#grace.clear();
     this.#watchingNodes?.[Symbol.dispose]();
     this.#directory?.[Symbol.dispose]();
     this.online.stays.clear();
-    this.#places.clear();
+    this.#scopes.clear();
     this.#topicsOf.clear();
   }
 
   /** Returns a topic, new if needed. The caller MUST release a topic without users and followers. */
-  open(topic: string): Place {
-    let place = this.#places.get(topic);
+  open(topic: string): PresenceScope {
+    let place = this.#scopes.get(topic);
     if (place === undefined) {
       place = this.#make(topic, true);
-      this.#places.set(topic, place);
+      this.#scopes.set(topic, place);
     }
     return place;
   }
@@ -177,8 +186,8 @@ export class Places implements Disposable {
     return this.#nodes?.id ?? "";
   }
 
-  #make(topic: string | undefined, isShared: boolean): Place {
-    const place: Place = {
+  #make(topic: string | undefined, isShared: boolean): PresenceScope {
+    const place: PresenceScope = {
       topic,
       stays: new Map(),
       scope: undefined,
@@ -196,23 +205,23 @@ export class Places implements Disposable {
   }
 
   /** Removes a topic without users of this node and without followers. */
-  release(place: Place): void {
+  release(place: PresenceScope): void {
     const { topic, scope, stays } = place;
     if (topic === undefined || place.here > 0 || place.followers > 0) return;
-    if (this.#places.get(topic) !== place) return;
-    this.#places.delete(topic);
+    if (this.#scopes.get(topic) !== place) return;
+    this.#scopes.delete(topic);
     for (const stay of stays.values()) {
       this.#unlist(stay);
-      for (const part of stay.others?.values() ?? []) this.#graces.delete(part);
+      for (const part of stay.others?.values() ?? []) this.#grace.delete(part);
     }
     stays.clear();
     scope?.[Symbol.dispose]();
   }
 
   /** Reports the joins that waited for other nodes, now that all users of the place are known. */
-  #settle(place: Place): void {
+  #settle(place: PresenceScope): void {
     const { topic } = place;
-    const isHere = topic === undefined || this.#places.get(topic) === place;
+    const isHere = topic === undefined || this.#scopes.get(topic) === place;
     if (this.#isDisposed || !isHere || place.isSettled) return;
     place.isSettled = true;
     for (const stay of place.stays.values()) {
@@ -239,10 +248,10 @@ export class Places implements Disposable {
    * @returns The stay, and `hasCome` if the user was not present before.
    */
   arrive(
-    place: Place,
+    place: PresenceScope,
     session: Session,
     { user, data }: { readonly user: string; readonly data: unknown },
-  ): { stay: Stay; hasCome: boolean } {
+  ): { stay: UserPresence; hasCome: boolean } {
     const { topic } = place;
     const at = this.#runtime.now();
     const known = place.stays.get(user);
@@ -250,7 +259,7 @@ export class Places implements Disposable {
     if (stay.here === undefined) {
       stay.here = { stay, node: undefined, connections: 0, lastSeenAt: 0, data: undefined };
       place.here++;
-    } else this.#graces.delete(stay.here);
+    } else this.#grace.delete(stay.here);
     if (stay.here.connections++ === 0) stay.forgetData();
     if (data !== undefined) stay.setData(session, this.#nodeId, data);
     stay.share();
@@ -266,28 +275,28 @@ export class Places implements Disposable {
   }
 
   /** Sets the data of a present session; `undefined` removes the data. */
-  setData(stay: Stay, session: Session, data: unknown): void {
+  setData(stay: UserPresence, session: Session, data: unknown): void {
     stay.setData(session, this.#nodeId, data);
     stay.share();
     this.#refresh(stay);
   }
 
   /** Removes a connection of a user. */
-  depart(stay: Stay, session: Session): void {
+  depart(stay: UserPresence, session: Session): void {
     const here = stay.here!;
     here.connections--;
     stay.dropData(session);
     if (here.connections === 0) {
       here.lastSeenAt = this.#runtime.now();
       if (this.#graceMs === 0) return this.#end(here);
-      this.#graces.add(here);
+      this.#grace.add(here);
     }
     stay.share();
     this.#refresh(stay);
   }
 
   /** Reports an update if the data that stands for a user changed. */
-  #refresh(stay: Stay, session?: Session): void {
+  #refresh(stay: UserPresence, session?: Session): void {
     const { user, place: { topic, isSettled } } = stay;
     // Until the place is settled no member has a list; the first list includes this data.
     if (!stay.refresh() || topic === undefined || !isSettled) return;
@@ -302,7 +311,7 @@ export class Places implements Disposable {
   }
 
   /** Takes the entry of another node about a user. */
-  #takeChange(place: Place, change: DirectoryChange<StayEntry>): void {
+  #takeChange(place: PresenceScope, change: DirectoryChange<PresenceEntry>): void {
     const { node, key: user, value, isSwept } = change;
     if (value !== undefined) this.#takePart(place, user, { node, value });
     else {
@@ -313,15 +322,15 @@ export class Places implements Disposable {
   }
 
   #takePart(
-    place: Place,
+    place: PresenceScope,
     user: string,
-    { node, value }: { readonly node: string; readonly value: StayEntry },
+    { node, value }: { readonly node: string; readonly value: PresenceEntry },
   ): void {
     const [connections, joinedAt, lastSeenAt = 0, setAt, data] = value;
     const known = place.stays.get(user);
     const stay = known ?? this.#add(place, user, joinedAt);
     const part = stay.partOf(node);
-    this.#graces.delete(part);
+    this.#grace.delete(part);
     part.connections = connections;
     part.lastSeenAt = lastSeenAt;
     part.data = setAt === undefined ? undefined : { setAt, node, value: data };
@@ -343,19 +352,19 @@ export class Places implements Disposable {
     this.#owner.changed({ type: "join", topic, user, at: this.#runtime.now(), ...dataOf(stay) });
   }
 
-  #losePart(part: Part, isSwept: boolean): void {
-    this.#graces.delete(part);
+  #losePart(part: NodePresence, isSwept: boolean): void {
+    this.#grace.delete(part);
     if (part.connections > 0) part.lastSeenAt = isSwept ? this.#lastHeardAt : this.#runtime.now();
     part.connections = 0;
     // A node that deletes the entry has waited for the grace; a node that is gone has not.
     if (isSwept && this.#graceMs > 0) {
-      this.#graces.add(part);
+      this.#grace.add(part);
       this.#refresh(part.stay);
     } else this.#end(part);
   }
 
   /** Removes the part of a node, and the user with the last part. */
-  #end(part: Part): void {
+  #end(part: NodePresence): void {
     const { stay, node } = part;
     const { place } = stay;
     stay.lastSeenAt = Math.max(stay.lastSeenAt, part.lastSeenAt);
@@ -369,8 +378,8 @@ export class Places implements Disposable {
     this.release(place);
   }
 
-  #add(place: Place, user: string, joinedAt: number): Stay {
-    const stay = new Stay(this.#runtime, place, user, joinedAt);
+  #add(place: PresenceScope, user: string, joinedAt: number): UserPresence {
+    const stay = new UserPresence(this.#runtime, place, user, joinedAt);
     place.stays.set(user, stay);
     const { topic } = place;
     if (topic === undefined) return stay;
@@ -380,7 +389,7 @@ export class Places implements Disposable {
     return stay;
   }
 
-  #remove(stay: Stay): void {
+  #remove(stay: UserPresence): void {
     const { place: { topic, stays, isSettled }, user, seenAt: lastSeenAt } = stay;
     stays.delete(user);
     this.#unlist(stay);
@@ -390,7 +399,7 @@ export class Places implements Disposable {
     this.#owner.changed({ type: "leave", topic, user, at, lastSeenAt, ...dataOf(stay) });
   }
 
-  #unlist({ place: { topic }, user }: Stay): void {
+  #unlist({ place: { topic }, user }: UserPresence): void {
     const topics = this.#topicsOf.get(user);
     if (topic === undefined || topics === undefined) return;
     topics.delete(topic);
@@ -399,6 +408,6 @@ export class Places implements Disposable {
 }
 
 /** The data of a user, in the form of events. */
-function dataOf({ data }: Stay): { readonly data?: unknown } {
+function dataOf({ data }: UserPresence): { readonly data?: unknown } {
   return data === undefined ? {} : { data: data.value };
 }

@@ -10,7 +10,7 @@ import type { DirectoryScope } from "../nodes/directory_types.ts";
  * last one if there are no connections now, and the newest data of the user's sessions on that node.
  * Nodes before 0.2 ignore an entry that has data.
  */
-export type StayEntry =
+export type PresenceEntry =
   | readonly [connections: number, joinedAt: number, lastSeenAt?: number]
   | readonly [
     connections: number,
@@ -21,7 +21,7 @@ export type StayEntry =
   ];
 
 /** Data with which a user is present. */
-export interface StayData {
+export interface PresenceData {
   /**
    * Time of setting, in milliseconds since the Unix epoch; later than that of any data of this user
    * that the node knew then.
@@ -34,13 +34,13 @@ export interface StayData {
 }
 
 /** A topic, or the state of being online. */
-export interface Place {
+export interface PresenceScope {
   /** The topic; `undefined` means being online. */
   readonly topic: string | undefined;
   /** The stays of the users in this place, by user. */
-  readonly stays: Map<string, Stay>;
+  readonly stays: Map<string, UserPresence>;
   /** The entries of all nodes; absent if the place is not shared with other nodes. */
-  scope: DirectoryScope<StayEntry> | undefined;
+  scope: DirectoryScope<PresenceEntry> | undefined;
   /** True when the other nodes have sent the users of this place. */
   isSettled: boolean;
   /** Number of users that this node has in the place. */
@@ -50,40 +50,40 @@ export interface Place {
 }
 
 /** The connections of a user to one node. */
-export interface Part {
+export interface NodePresence {
   /** The user and the place. */
-  readonly stay: Stay;
+  readonly stay: UserPresence;
   /** Id of the other node; `undefined` means this node. */
   readonly node: string | undefined;
   connections: number;
   /** Time at which the last connection left; meaningless while there are connections. */
   lastSeenAt: number;
   /** The newest data of the user's sessions on the node; without connections, the last data. */
-  data: StayData | undefined;
+  data: PresenceData | undefined;
 }
 
 /** A user in one place. */
-export class Stay {
-  readonly place: Place;
+export class UserPresence {
+  readonly place: PresenceScope;
   readonly user: string;
   /** Time of the first connection, on any node. */
   joinedAt: number;
   /** The connections to this node. */
-  here: Part | undefined = undefined;
+  here: NodePresence | undefined = undefined;
   /** The connections to other nodes, by node. */
-  others: Map<string, Part> | undefined = undefined;
+  others: Map<string, NodePresence> | undefined = undefined;
   /** The session whose join has not been told yet, because other nodes may already have the user. */
   untold: Session | undefined = undefined;
   /** Latest time of a connection to a node that has removed the user. */
   lastSeenAt = 0;
-  /** The data that stands for the user, as found by {@linkcode Stay.refresh}. */
-  data: StayData | undefined = undefined;
+  /** The data that stands for the user, as found by {@linkcode UserPresence.refresh}. */
+  data: PresenceData | undefined = undefined;
   /** Data of each session of this node. */
-  #own: Map<Session, StayData> | undefined = undefined;
+  #own: Map<Session, PresenceData> | undefined = undefined;
   readonly #runtime: Runtime;
 
   /** Creates a stay without connections. */
-  constructor(runtime: Runtime, place: Place, user: string, joinedAt: number) {
+  constructor(runtime: Runtime, place: PresenceScope, user: string, joinedAt: number) {
     this.#runtime = runtime;
     this.place = place;
     this.user = user;
@@ -119,7 +119,7 @@ export class Stay {
   }
 
   /** Returns the part of a node; creates the part if needed. */
-  partOf(node: string): Part {
+  partOf(node: string): NodePresence {
     this.others ??= new Map();
     let part = this.others.get(node);
     if (part === undefined) {
@@ -160,8 +160,8 @@ export class Stay {
    */
   refresh(): boolean {
     const isAway = this.connections === 0;
-    let newest: StayData | undefined;
-    const see = ({ connections, data }: Part) => {
+    let newest: PresenceData | undefined;
+    const see = ({ connections, data }: NodePresence) => {
       if (data !== undefined && (isAway || connections > 0) && isNewer(data, newest)) newest = data;
     };
     if (this.here !== undefined) see(this.here);
@@ -184,23 +184,23 @@ export class Stay {
   }
 
   #findOwn(): void {
-    let newest: StayData | undefined;
+    let newest: PresenceData | undefined;
     for (const data of this.#own?.values() ?? []) if (isNewer(data, newest)) newest = data;
     this.here!.data = newest;
   }
 }
 
-function isNewer(data: StayData, than: StayData | undefined): boolean {
+function isNewer(data: PresenceData, than: PresenceData | undefined): boolean {
   if (than === undefined || data.setAt !== than.setAt) return data.setAt > (than?.setAt ?? -1);
   return data.node > than.node;
 }
 
 /** Reads the entry of a node about a user; `undefined` if malformed. */
-export function readStayEntry(value: unknown): StayEntry | undefined {
+export function readPresenceEntry(value: unknown): PresenceEntry | undefined {
   if (!Array.isArray(value)) return undefined;
   const { length } = value;
   const isEntry = length === 5
     ? value.slice(0, 4).every(isNumber)
     : (length === 2 || length === 3) && value.every(isNumber);
-  return isEntry ? value as unknown as StayEntry : undefined;
+  return isEntry ? value as unknown as PresenceEntry : undefined;
 }

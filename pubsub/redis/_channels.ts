@@ -3,7 +3,7 @@ import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type { Publication, PublicationListener } from "../broker.ts";
 
 /** One subscription. */
-export interface Entry {
+export interface Listener {
   readonly listener: PublicationListener;
   readonly onInterrupted: (() => void) | undefined;
   readonly ready: PromiseWithResolvers<void>;
@@ -23,7 +23,7 @@ export interface Channel {
   /** Newest position received, on a channel with a history. */
   heard: HistoryPosition | undefined;
   /** Replaced on each change, as a delivery under way still iterates over the old array. */
-  entries: readonly Entry[];
+  entries: readonly Listener[];
 }
 
 /** The channels that have listeners. */
@@ -42,7 +42,7 @@ export class Channels {
    */
   add(
     { name, topic, isKept }: Pick<Channel, "name" | "topic" | "isKept">,
-    entry: Entry,
+    entry: Listener,
   ): boolean {
     const known = this.#byName.get(name);
     const channel = known ??
@@ -58,7 +58,7 @@ export class Channels {
    *
    * @returns `true` for the last subscription of the channel.
    */
-  remove(name: string, entry: Entry): boolean {
+  remove(name: string, entry: Listener): boolean {
     if (!end(entry)) return false;
     const channel = this.#byName.get(name)!;
     channel.entries = channel.entries.filter((other) => other !== entry);
@@ -115,7 +115,7 @@ export function note(channel: Channel, publications: readonly Publication[]): bo
   return !isBehind;
 }
 
-function goLive(entry: Entry): void {
+function goLive(entry: Listener): void {
   if (!entry.isLive) {
     entry.isLive = true;
     entry.ready.resolve();
@@ -126,7 +126,7 @@ function goLive(entry: Entry): void {
 }
 
 /** Ends a subscription and resolves `ready`; `false` if the subscription was over before. */
-function end(entry: Entry): boolean {
+function end(entry: Listener): boolean {
   const { isActive } = entry;
   entry.isActive = false;
   entry.ready.resolve();

@@ -93,7 +93,7 @@ const NOT_OPEN: ReadonlySet<string> = new Set(["wait", "reconnecting", "close", 
  * Gathers the writes of one turn of the event loop, so that many small commands are one write here
  * and one read in Redis.
  */
-export class Gathering {
+export class WriteBatch {
   readonly #runtime: Runtime;
   readonly #client: Redis | Cluster;
   #isGathering = false;

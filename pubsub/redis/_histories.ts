@@ -11,7 +11,7 @@ import type {
 } from "../broker.ts";
 import { decodeStored } from "./_frames.ts";
 import type { Names } from "./_names.ts";
-import type { AppendParcel } from "./_outbox.ts";
+import type { OutgoingAppend } from "./_outbox.ts";
 import type { Scripts } from "./_scripts.ts";
 
 /** Shortest time that the number of a producer is remembered, in milliseconds. */
@@ -56,32 +56,32 @@ export class RedisHistories {
   }
 
   /** Appends and publishes a batch; returns the result of each publication. */
-  async append(topic: string, parcels: readonly AppendParcel[]): Promise<Appended[]> {
+  async append(topic: string, appends: readonly OutgoingAppend[]): Promise<Appended[]> {
     const keys = [
       this.#names.meta(topic),
       this.#names.stream(topic),
       this.#names.keptChannel(topic),
     ];
     const places = new Map<string, number>();
-    const items: (string | number | Buffer)[] = [];
-    for (const { frame, kept: { key } } of parcels) {
+    const args: (string | number | Buffer)[] = [];
+    for (const { frame, kept: { key } } of appends) {
       let place = places.get(key.producer);
       if (place === undefined) {
         place = keys.push(this.#names.producer(topic, key.producer));
         places.set(key.producer, place);
       }
-      items.push(place, key.number, frame);
+      args.push(place, key.number, frame);
     }
     const [epoch, head, taken] = await this.#scripts.skeinAppend(
       keys.length,
       ...keys,
-      ...this.#opening(topic, parcels.at(-1)!.kept.bounds),
+      ...this.#opening(topic, appends.at(-1)!.kept.bounds),
       this.#publish,
       this.#repetitionMs,
-      ...items,
+      ...args,
     );
     let offset = Number(head) - taken.replaceAll("0", "").length;
-    return parcels.map(({ kept: { tag } }, i) => {
+    return appends.map(({ kept: { tag } }, i) => {
       if (taken[i] !== "1") return {};
       offset++;
       return { position: { epoch, offset, tag } };

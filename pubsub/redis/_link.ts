@@ -9,8 +9,8 @@ const BATCH = 1_000;
 /** Wait before a refused command is sent again, in milliseconds. */
 const RETRY_MS = 1_000;
 
-/** Events of a {@linkcode Link}. */
-export interface LinkEvents {
+/** Events of a {@linkcode ChannelSubscriber}. */
+export interface SubscriptionEvents {
   /** A message came. */
   onMessage(channel: string, message: Buffer): void;
   /** Publications on these channels come from now on. */
@@ -21,12 +21,12 @@ export interface LinkEvents {
   onChange(error?: unknown): void;
 }
 
-/** Options for {@linkcode Link}. */
-export interface LinkOptions {
+/** Options for {@linkcode ChannelSubscriber}. */
+export interface ChannelSubscriberOptions {
   readonly runtime: Runtime;
-  /** The connection; the link ends it. */
+  /** The connection; the subscriber ends it. */
   readonly redis: Redis;
-  readonly events: LinkEvents;
+  readonly events: SubscriptionEvents;
   /** Slot of a channel, on a cluster: channels of different slots cannot share a command. */
   readonly slotOf?: (channel: string) => number;
 }
@@ -35,10 +35,10 @@ export interface LinkOptions {
  * Subscribes to the wanted channels. One change is under way at a time, and further changes join
  * the next one, so that a storm of changes takes a few commands.
  */
-export class Link {
+export class ChannelSubscriber {
   readonly redis: Redis;
   readonly #runtime: Runtime;
-  readonly #events: LinkEvents;
+  readonly #events: SubscriptionEvents;
   readonly #slotOf: ((channel: string) => number) | undefined;
   readonly #wanted = new Set<string>();
   readonly #confirmed = new Set<string>();
@@ -55,7 +55,7 @@ export class Link {
   #isFresh = true;
   #retry: Timer | undefined;
 
-  constructor({ runtime, redis, events, slotOf }: LinkOptions) {
+  constructor({ runtime, redis, events, slotOf }: ChannelSubscriberOptions) {
     this.#runtime = runtime;
     this.redis = redis;
     this.#events = events;

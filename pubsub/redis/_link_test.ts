@@ -3,7 +3,7 @@ import { Buffer } from "node:buffer";
 import { EventEmitter } from "node:events";
 import type { Redis } from "ioredis";
 import { platformRuntime } from "../../base/runtime.ts";
-import { Link } from "./_link.ts";
+import { ChannelSubscriber } from "./_link.ts";
 
 /** A connection that answers when it is told to. */
 class FakeRedis extends EventEmitter {
@@ -39,10 +39,10 @@ async function settled(): Promise<void> {
   for (let i = 0; i < 20; i++) await Promise.resolve();
 }
 
-function makeLink(): { redis: FakeRedis; link: Link; told: string[] } {
+function makeSubscriber(): { redis: FakeRedis; subscriber: ChannelSubscriber; told: string[] } {
   const redis = new FakeRedis();
   const told: string[] = [];
-  const link = new Link({
+  const subscriber = new ChannelSubscriber({
     runtime: platformRuntime(),
     redis: redis as unknown as Redis,
     events: {
@@ -52,17 +52,17 @@ function makeLink(): { redis: FakeRedis; link: Link; told: string[] } {
       onChange: () => {},
     },
   });
-  return { redis, link, told };
+  return { redis, subscriber, told };
 }
 
-Deno.test("Link hears nothing of a subscription that is being ended, though its topic is taken again", async () => {
-  const { redis, link, told } = makeLink();
-  link.want("a");
+Deno.test("ChannelSubscriber hears nothing of a subscription that is being ended, though its topic is taken again", async () => {
+  const { redis, subscriber, told } = makeSubscriber();
+  subscriber.want("a");
   await settled();
   await redis.answer();
-  link.unwant("a");
+  subscriber.unwant("a");
   await settled();
-  link.want("a");
+  subscriber.want("a");
   redis.message("a", "of the former one");
   assertEquals(told, ["confirmed a"]);
   await redis.answer();
@@ -70,36 +70,36 @@ Deno.test("Link hears nothing of a subscription that is being ended, though its 
   await redis.answer();
   assertEquals(redis.commands, ["subscribe a", "unsubscribe a", "subscribe a"]);
   assertEquals(told.slice(1), ["a: before its confirmation was read", "confirmed a"]);
-  link.stop();
+  subscriber.stop();
 });
 
-Deno.test("Link keeps a subscription that is left and taken again while it is under way", async () => {
-  const { redis, link, told } = makeLink();
-  link.want("a");
+Deno.test("ChannelSubscriber keeps a subscription that is left and taken again while it is under way", async () => {
+  const { redis, subscriber, told } = makeSubscriber();
+  subscriber.want("a");
   await settled();
-  link.unwant("a");
-  link.want("a");
+  subscriber.unwant("a");
+  subscriber.want("a");
   await redis.answer();
   assertEquals([redis.commands, told.at(-1)], [["subscribe a"], "confirmed a"]);
-  link.unwant("a");
+  subscriber.unwant("a");
   await settled();
   assertEquals(redis.commands, ["subscribe a", "unsubscribe a"]);
-  link.stop();
+  subscriber.stop();
 });
 
-Deno.test("Link takes again what it lost with its connection", async () => {
-  const { redis, link, told } = makeLink();
+Deno.test("ChannelSubscriber takes again what it lost with its connection", async () => {
+  const { redis, subscriber, told } = makeSubscriber();
   redis.emit("ready");
-  link.want("a");
+  subscriber.want("a");
   await settled();
   await redis.answer();
   redis.status = "reconnecting";
   redis.emit("close");
-  assertEquals([told.at(-1), link.isUp], ["lost a", false]);
+  assertEquals([told.at(-1), subscriber.isUp], ["lost a", false]);
   redis.status = "ready";
   redis.emit("ready");
   await settled();
   await redis.answer();
-  assertEquals([told.at(-1), link.isUp], ["confirmed a", true]);
-  link.stop();
+  assertEquals([told.at(-1), subscriber.isUp], ["confirmed a", true]);
+  subscriber.stop();
 });

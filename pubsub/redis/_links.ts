@@ -2,11 +2,11 @@
 import type { Cluster, Redis } from "ioredis";
 import type { Runtime } from "../../base/runtime.ts";
 import { endClient, isCluster, openSubscriber } from "./_clients.ts";
-import { Link, type LinkEvents } from "./_link.ts";
+import { ChannelSubscriber, type SubscriptionEvents } from "./_link.ts";
 import { slotOf } from "./_names.ts";
 
 /** Connections of a broker for subscriptions. */
-export interface Links {
+export interface SubscriberPool {
   /** `true` if all earlier subscriptions are confirmed. */
   readonly isUp: boolean;
   /** The connections. */
@@ -20,61 +20,68 @@ export interface Links {
 }
 
 /** Opens connections for subscriptions, beside the one for commands. */
-export function openLinks(
+export function openSubscriberPool(
   runtime: Runtime,
   client: Redis | Cluster,
-  events: LinkEvents,
-): Links {
+  events: SubscriptionEvents,
+): SubscriberPool {
   return isCluster(client)
-    ? new ShardLinks(runtime, client, events)
-    : new SingleLink(runtime, client, events);
+    ? new ClusterPool(runtime, client, events)
+    : new SingleServerPool(runtime, client, events);
 }
 
 /** One connection for all channels, on one server. */
-class SingleLink implements Links {
+class SingleServerPool implements SubscriberPool {
   readonly #runtime: Runtime;
-  readonly #link: Link;
+  readonly #subscriber: ChannelSubscriber;
 
-  constructor(runtime: Runtime, client: Redis, events: LinkEvents) {
+  constructor(runtime: Runtime, client: Redis, events: SubscriptionEvents) {
     this.#runtime = runtime;
-    this.#link = new Link({ runtime, redis: openSubscriber(runtime, client), events });
+    this.#subscriber = new ChannelSubscriber({
+      runtime,
+      redis: openSubscriber(runtime, client),
+      events,
+    });
   }
 
   get isUp(): boolean {
-    return this.#link.isUp && this.#link.redis.status === "ready";
+    return this.#subscriber.isUp && this.#subscriber.redis.status === "ready";
   }
 
   connections(): Redis[] {
-    return [this.#link.redis];
+    return [this.#subscriber.redis];
   }
 
   want(channel: string): void {
-    this.#link.want(channel);
+    this.#subscriber.want(channel);
   }
 
   unwant(channel: string): void {
-    this.#link.unwant(channel);
+    this.#subscriber.unwant(channel);
   }
 
   async close(): Promise<void> {
-    this.#link.stop();
-    await endClient(this.#runtime, this.#link.redis);
+    this.#subscriber.stop();
+    await endClient(this.#runtime, this.#subscriber.redis);
   }
 }
 
 /** One connection for each master with channels, on a cluster: publications stay in their shard. */
-class ShardLinks implements Links {
+class ClusterPool implements SubscriberPool {
   readonly #runtime: Runtime;
   readonly #cluster: Cluster;
-  readonly #events: LinkEvents;
+  readonly #events: SubscriptionEvents;
   /** By the address of the node. */
-  readonly #links = new Map<string, Link>();
-  /** The slot and the link of each wanted channel. */
-  readonly #channels = new Map<string, { readonly slot: number; link: Link | undefined }>();
+  readonly #subscribers = new Map<string, ChannelSubscriber>();
+  /** The slot and the subscriber of each wanted channel. */
+  readonly #channels = new Map<
+    string,
+    { readonly slot: number; subscriber: ChannelSubscriber | undefined }
+  >();
   readonly #ending = new Set<Promise<void>>();
   #isClosed = false;
 
-  constructor(runtime: Runtime, cluster: Cluster, events: LinkEvents) {
+  constructor(runtime: Runtime, cluster: Cluster, events: SubscriptionEvents) {
     this.#runtime = runtime;
     this.#cluster = cluster;
     this.#events = events;
@@ -83,24 +90,26 @@ class ShardLinks implements Links {
   }
 
   get isUp(): boolean {
-    for (const { link } of this.#channels.values()) if (link === undefined) return false;
-    for (const link of this.#links.values()) if (!link.isUp) return false;
+    for (const { subscriber } of this.#channels.values()) {
+      if (subscriber === undefined) return false;
+    }
+    for (const subscriber of this.#subscribers.values()) if (!subscriber.isUp) return false;
     return true;
   }
 
   connections(): Redis[] {
-    return [...this.#links.values()].map(({ redis }) => redis);
+    return [...this.#subscribers.values()].map(({ redis }) => redis);
   }
 
   want(channel: string): void {
     if (this.#channels.has(channel)) return;
-    const place = { slot: slotOf(channel), link: undefined };
+    const place = { slot: slotOf(channel), subscriber: undefined };
     this.#channels.set(channel, place);
     this.#assign(channel, place);
   }
 
   unwant(channel: string): void {
-    this.#channels.get(channel)?.link?.unwant(channel);
+    this.#channels.get(channel)?.subscriber?.unwant(channel);
     this.#channels.delete(channel);
   }
 
@@ -111,16 +120,19 @@ class ShardLinks implements Links {
     await Promise.all(this.#ending);
   }
 
-  #assign(channel: string, place: { readonly slot: number; link: Link | undefined }): void {
+  #assign(
+    channel: string,
+    place: { readonly slot: number; subscriber: ChannelSubscriber | undefined },
+  ): void {
     const node = this.#cluster.slots[place.slot]?.[0];
-    const link = node === undefined ? undefined : this.#linkOf(node);
-    if (link === place.link) return;
-    if (place.link !== undefined) {
-      place.link.unwant(channel);
+    const subscriber = node === undefined ? undefined : this.#subscriberOf(node);
+    if (subscriber === place.subscriber) return;
+    if (place.subscriber !== undefined) {
+      place.subscriber.unwant(channel);
       this.#events.onLost([channel]);
     }
-    place.link = link;
-    link?.want(channel);
+    place.subscriber = subscriber;
+    subscriber?.want(channel);
   }
 
   /** Follows the cluster's new map of slots. */
@@ -131,8 +143,8 @@ class ShardLinks implements Links {
     this.#events.onChange();
   }
 
-  #linkOf(address: string): Link | undefined {
-    const known = this.#links.get(address);
+  #subscriberOf(address: string): ChannelSubscriber | undefined {
+    const known = this.#subscribers.get(address);
     if (known !== undefined) return known;
     const node = this.#cluster.nodes("master").find(({ options: { host, port } }) => {
       return `${host}:${port}` === address;
@@ -143,17 +155,22 @@ class ShardLinks implements Links {
     redis.on("close", () => {
       if (!this.#isClosed && this.#cluster.status === "ready") this.#cluster.refreshSlotsCache();
     });
-    const link = new Link({ runtime: this.#runtime, redis, events: this.#events, slotOf });
-    this.#links.set(address, link);
-    return link;
+    const subscriber = new ChannelSubscriber({
+      runtime: this.#runtime,
+      redis,
+      events: this.#events,
+      slotOf,
+    });
+    this.#subscribers.set(address, subscriber);
+    return subscriber;
   }
 
   #endIdle(all: boolean): void {
-    for (const [address, link] of this.#links) {
-      if (!all && !link.isIdle) continue;
-      this.#links.delete(address);
-      link.stop();
-      const end = endClient(this.#runtime, link.redis)
+    for (const [address, subscriber] of this.#subscribers) {
+      if (!all && !subscriber.isIdle) continue;
+      this.#subscribers.delete(address);
+      subscriber.stop();
+      const end = endClient(this.#runtime, subscriber.redis)
         .finally(() => this.#ending.delete(end));
       this.#ending.add(end);
     }

@@ -52,7 +52,7 @@ const RETRY_MS = 100;
 const CHECKS = 10;
 
 /** Additions to a publication on a topic with a history. */
-export interface KeptParcel {
+export interface AppendRequest {
   readonly bounds: HistoryBounds;
   readonly key: PublicationKey;
   /** Identifies the publication; part of the frame too. */
@@ -61,11 +61,11 @@ export interface KeptParcel {
 }
 
 /** One publication on its way. */
-export interface Parcel {
+export interface Outgoing {
   readonly frame: Buffer;
   /** Number of checks before this publication came. */
   readonly check: number;
-  readonly kept?: KeptParcel;
+  readonly kept?: AppendRequest;
   /** `true` once the publication was taken or given up. */
   isOver: boolean;
   /** Called when the publication is taken or given up. */
@@ -73,20 +73,20 @@ export interface Parcel {
 }
 
 /** A publication with a history on its way. */
-export type AppendParcel = Parcel & { readonly kept: KeptParcel };
+export type OutgoingAppend = Outgoing & { readonly kept: AppendRequest };
 
 /** Sends batches to Redis. */
-export interface Carrier {
+export interface BatchSender {
   /** `true` while commands can reach Redis. */
   readonly isReady: boolean;
   /** Publishes on a topic without history. */
-  publish(topic: string, parcels: readonly Parcel[]): Promise<unknown>;
+  publish(topic: string, items: readonly Outgoing[]): Promise<unknown>;
   /** Appends to a history; returns the result of each publication. */
-  append(topic: string, parcels: readonly AppendParcel[]): Promise<Appended[]>;
+  append(topic: string, items: readonly OutgoingAppend[]): Promise<Appended[]>;
 }
 
-/** Bounds of an {@linkcode Outbox}. */
-export interface OutboxLimits {
+/** Bounds of a {@linkcode PublishQueue}. */
+export interface PublishQueueLimits {
   readonly maxWaiting: number;
   readonly maxWaitingBytes: number;
   readonly giveUpMs: number;
@@ -95,27 +95,27 @@ export interface OutboxLimits {
 /**
  * The waiting publications of one topic. At most one batch is with Redis, which keeps the order.
  */
-interface Lane {
+interface TopicQueue {
   readonly topic: string;
   readonly isKept: boolean;
-  waiting: Parcel[];
+  waiting: Outgoing[];
   isSending: boolean;
   /** The batch that is with Redis. */
-  sent: readonly Parcel[];
+  sent: readonly Outgoing[];
 }
 
 /**
  * Keeps publications until Redis took them, in order by topic. The first one of a topic goes at the
  * end of the turn; publications that come while a batch is under way go together in the next one.
  */
-export class Outbox {
+export class PublishQueue {
   readonly #runtime: Runtime;
-  readonly #carrier: Carrier;
-  readonly #limits: OutboxLimits;
+  readonly #sender: BatchSender;
+  readonly #limits: PublishQueueLimits;
   readonly #onTrouble: (error: unknown) => void;
-  readonly #plain = new Map<string, Lane>();
-  readonly #kept = new Map<string, Lane>();
-  readonly #due = new Set<Lane>();
+  readonly #plain = new Map<string, TopicQueue>();
+  readonly #kept = new Map<string, TopicQueue>();
+  readonly #due = new Set<TopicQueue>();
   #check = 0;
   #waiting = 0;
   #bytes = 0;
@@ -127,22 +127,22 @@ export class Outbox {
   #whenEmpty: (() => void) | undefined;
 
   /**
-   * Creates an empty outbox.
+   * Creates an empty queue.
    *
    * @param runtime Runtime that has the timers.
-   * @param carrier Sends batches.
-   * @param limits See {@linkcode OutboxLimits}.
+   * @param sender Sends batches.
+   * @param limits See {@linkcode PublishQueueLimits}.
    * @param onTrouble Called with each error that passes, and with `undefined` when Redis took a
    *   batch or no publication waits.
    */
   constructor(
     runtime: Runtime,
-    carrier: Carrier,
-    limits: OutboxLimits,
+    sender: BatchSender,
+    limits: PublishQueueLimits,
     onTrouble: (error: unknown) => void,
   ) {
     this.#runtime = runtime;
-    this.#carrier = carrier;
+    this.#sender = sender;
     this.#limits = limits;
     this.#onTrouble = onTrouble;
   }
@@ -162,7 +162,7 @@ export class Outbox {
    *
    * @returns `true` if the publication was taken.
    */
-  push(topic: string, frame: Buffer, kept?: KeptParcel): boolean {
+  push(topic: string, frame: Buffer, kept?: AppendRequest): boolean {
     const { maxWaiting, maxWaitingBytes } = this.#limits;
     const bytes = this.#bytes + frame.length;
     if (this.#isClosed || this.#waiting >= maxWaiting || bytes > maxWaitingBytes) {
@@ -174,15 +174,20 @@ export class Outbox {
     this.#waiting++;
     this.#bytes = bytes;
     this.#checks ??= this.#startChecks();
-    const lanes = kept === undefined ? this.#plain : this.#kept;
-    let lane = lanes.get(topic);
-    if (lane === undefined) {
-      lane = { topic, isKept: kept !== undefined, waiting: [], isSending: false, sent: [] };
-      lanes.set(topic, lane);
+    const queues = kept === undefined ? this.#plain : this.#kept;
+    let topicQueue = queues.get(topic);
+    if (topicQueue === undefined) {
+      topicQueue = { topic, isKept: kept !== undefined, waiting: [], isSending: false, sent: [] };
+      queues.set(topic, topicQueue);
     }
     const check = this.#check;
-    lane.waiting.push({ frame, check, isOver: false, ...(kept === undefined ? {} : { kept }) });
-    this.#schedule(lane);
+    topicQueue.waiting.push({
+      frame,
+      check,
+      isOver: false,
+      ...(kept === undefined ? {} : { kept }),
+    });
+    this.#schedule(topicQueue);
     return true;
   }
 
@@ -191,8 +196,8 @@ export class Outbox {
    * this turn if none is on its way.
    */
   afterPublished(topic: string, then: () => void): void {
-    const lane = this.#plain.get(topic);
-    const last = lane?.waiting.at(-1) ?? lane?.sent.findLast(({ isOver }) => !isOver);
+    const topicQueue = this.#plain.get(topic);
+    const last = topicQueue?.waiting.at(-1) ?? topicQueue?.sent.findLast(({ isOver }) => !isOver);
     if (last === undefined) return then();
     const before = last.onOver;
     last.onOver = () => {
@@ -203,8 +208,8 @@ export class Outbox {
 
   /** Sends the waiting publications when Redis is back. */
   wake(): void {
-    for (const lanes of [this.#plain, this.#kept]) {
-      for (const lane of lanes.values()) this.#schedule(lane);
+    for (const queues of [this.#plain, this.#kept]) {
+      for (const topicQueue of queues.values()) this.#schedule(topicQueue);
     }
   }
 
@@ -221,51 +226,51 @@ export class Outbox {
     this.#giveUp(() => true, "the broker is closed");
   }
 
-  #schedule(lane: Lane): void {
-    if (lane.isSending) return;
-    this.#due.add(lane);
+  #schedule(topicQueue: TopicQueue): void {
+    if (topicQueue.isSending) return;
+    this.#due.add(topicQueue);
     if (this.#isScheduled) return;
     this.#isScheduled = true;
     queueMicrotask(() => {
       this.#isScheduled = false;
-      const lanes = [...this.#due];
+      const queues = [...this.#due];
       this.#due.clear();
-      for (const due of lanes) void this.#send(due);
+      for (const due of queues) void this.#send(due);
     });
   }
 
-  async #send(lane: Lane): Promise<void> {
-    if (lane.isSending) return;
-    lane.isSending = true;
-    while (lane.waiting.length > 0 && this.#carrier.isReady && !this.#isClosed) {
-      const batch = takeBatch(lane.waiting);
-      lane.sent = batch;
-      const isDone = await this.#try(lane, batch);
-      lane.sent = [];
+  async #send(topicQueue: TopicQueue): Promise<void> {
+    if (topicQueue.isSending) return;
+    topicQueue.isSending = true;
+    while (topicQueue.waiting.length > 0 && this.#sender.isReady && !this.#isClosed) {
+      const batch = takeBatch(topicQueue.waiting);
+      topicQueue.sent = batch;
+      const isDone = await this.#try(topicQueue, batch);
+      topicQueue.sent = [];
       if (isDone) continue;
-      lane.waiting = [...batch.filter(({ isOver }) => !isOver), ...lane.waiting];
+      topicQueue.waiting = [...batch.filter(({ isOver }) => !isOver), ...topicQueue.waiting];
       this.#retry ??= this.#runtime.setTimeout(() => {
         this.#retry = undefined;
         this.wake();
       }, RETRY_MS);
       break;
     }
-    lane.isSending = false;
-    if (lane.waiting.length > 0) return;
-    (lane.isKept ? this.#kept : this.#plain).delete(lane.topic);
+    topicQueue.isSending = false;
+    if (topicQueue.waiting.length > 0) return;
+    (topicQueue.isKept ? this.#kept : this.#plain).delete(topicQueue.topic);
   }
 
   /** Sends a batch; `false` if the batch has to be sent again. */
-  async #try({ topic, isKept }: Lane, batch: readonly Parcel[]): Promise<boolean> {
+  async #try({ topic, isKept }: TopicQueue, batch: readonly Outgoing[]): Promise<boolean> {
     try {
       if (isKept) {
-        const answers = await this.#carrier.append(topic, batch as readonly AppendParcel[]);
-        batch.forEach((parcel, i) => {
-          if (this.#settle(parcel)) parcel.kept?.appended.resolve(answers[i]!);
+        const answers = await this.#sender.append(topic, batch as readonly OutgoingAppend[]);
+        batch.forEach((item, i) => {
+          if (this.#settle(item)) item.kept?.appended.resolve(answers[i]!);
         });
       } else {
-        await this.#carrier.publish(topic, batch);
-        for (const parcel of batch) this.#settle(parcel);
+        await this.#sender.publish(topic, batch);
+        for (const item of batch) this.#settle(item);
       }
       this.#onTrouble(undefined);
       return true;
@@ -274,18 +279,18 @@ export class Outbox {
       this.#onTrouble(failure === "refused" ? undefined : error);
       // A plain publication that Redis may have taken would come twice; keys protect the others.
       if (failure === "later" || (failure === "unknown" && isKept)) return false;
-      for (const parcel of batch) this.#drop(parcel, "Redis refused it", error);
+      for (const item of batch) this.#drop(item, "Redis refused it", error);
       return true;
     }
   }
 
   /** Ends the wait of a publication; `false` if the wait was over before. */
-  #settle(parcel: Parcel): boolean {
-    if (parcel.isOver) return false;
-    parcel.isOver = true;
+  #settle(item: Outgoing): boolean {
+    if (item.isOver) return false;
+    item.isOver = true;
     this.#waiting--;
-    this.#bytes -= parcel.frame.length;
-    parcel.onOver?.();
+    this.#bytes -= item.frame.length;
+    item.onOver?.();
     if (this.#waiting > 0) return true;
     this.#runtime.clearTimeout(this.#checks);
     this.#checks = undefined;
@@ -294,10 +299,10 @@ export class Outbox {
     return true;
   }
 
-  #drop(parcel: Parcel, why: string, cause?: unknown): void {
-    if (!this.#settle(parcel)) return;
+  #drop(item: Outgoing, why: string, cause?: unknown): void {
+    if (!this.#settle(item)) return;
     this.#dropped++;
-    parcel.kept?.appended.reject(new BrokerError(`Cannot append: ${why}`, { cause }));
+    item.kept?.appended.reject(new BrokerError(`Cannot append: ${why}`, { cause }));
   }
 
   #startChecks(): Timer {
@@ -312,21 +317,23 @@ export class Outbox {
     this.#giveUp(({ check }) => now - check > CHECKS, "Redis was away for too long");
   }
 
-  #giveUp(isDue: (parcel: Parcel) => boolean, why: string): void {
-    for (const lanes of [this.#plain, this.#kept]) {
-      for (const lane of lanes.values()) {
-        for (const parcel of lane.sent) if (isDue(parcel)) this.#drop(parcel, why);
-        const stay = lane.waiting.findIndex((parcel) => !isDue(parcel));
-        const gone = lane.waiting.splice(0, stay < 0 ? lane.waiting.length : stay);
-        for (const parcel of gone) this.#drop(parcel, why);
-        if (!lane.isSending && lane.waiting.length === 0) lanes.delete(lane.topic);
+  #giveUp(isDue: (item: Outgoing) => boolean, why: string): void {
+    for (const queues of [this.#plain, this.#kept]) {
+      for (const topicQueue of queues.values()) {
+        for (const item of topicQueue.sent) if (isDue(item)) this.#drop(item, why);
+        const stay = topicQueue.waiting.findIndex((item) => !isDue(item));
+        const gone = topicQueue.waiting.splice(0, stay < 0 ? topicQueue.waiting.length : stay);
+        for (const item of gone) this.#drop(item, why);
+        if (!topicQueue.isSending && topicQueue.waiting.length === 0) {
+          queues.delete(topicQueue.topic);
+        }
       }
     }
   }
 }
 
 /** Takes the publications of the next command. */
-function takeBatch(waiting: Parcel[]): Parcel[] {
+function takeBatch(waiting: Outgoing[]): Outgoing[] {
   let count = 0;
   for (let bytes = 0; count < waiting.length && count < BATCH; count++) {
     bytes += waiting[count]!.frame.length;

@@ -22,11 +22,11 @@ import type {
 } from "../broker.ts";
 import { Pace } from "../pace.ts";
 import { Tags } from "../tag.ts";
-import { type Channel, Channels, deliver, type Entry, note } from "./_channels.ts";
-import { endClient, Gathering, Heartbeat, isCluster, openClient } from "./_clients.ts";
+import { type Channel, Channels, deliver, type Listener, note } from "./_channels.ts";
+import { endClient, Heartbeat, isCluster, openClient, WriteBatch } from "./_clients.ts";
 import { decodeKept, decodePlain, encodeFrame } from "./_frames.ts";
 import { RedisHistories } from "./_histories.ts";
-import { type Links, openLinks } from "./_links.ts";
+import { openSubscriberPool, type SubscriberPool } from "./_links.ts";
 import { checkName, Names } from "./_names.ts";
 import {
   checkSource,
@@ -35,12 +35,12 @@ import {
   redisSettings,
   type RedisSource,
 } from "./_options.ts";
-import { type AppendParcel, Outbox } from "./_outbox.ts";
+import { type OutgoingAppend, PublishQueue } from "./_outbox.ts";
 import { defineScripts } from "./_scripts.ts";
 import { RedisStore } from "./_store.ts";
 
 /** Derives the broker's status from the connections and from the answers of Redis. */
-class Condition {
+class ConnectionStatus {
   readonly status: StatusFeed<BrokerStatus> = new StatusFeed<BrokerStatus>({ name: "connecting" });
   readonly #runtime: Runtime;
   readonly #isUp: () => boolean;
@@ -173,12 +173,12 @@ export class RedisBroker implements Broker {
   readonly #settings: RedisSettings;
   readonly #client: Redis | Cluster;
   readonly #names: Names;
-  readonly #links: Links;
+  readonly #subscribers: SubscriberPool;
   readonly #heartbeat: Heartbeat;
   readonly #histories: RedisHistories;
-  readonly #outbox: Outbox;
+  readonly #queue: PublishQueue;
   readonly #channels = new Channels();
-  readonly #condition: Condition;
+  readonly #connection: ConnectionStatus;
   readonly #pace: Pace;
   /** Producer of publications without a key. */
   readonly #producer: string;
@@ -216,8 +216,8 @@ export class RedisBroker implements Broker {
       append: (publication, options) => this.#append(publication, options),
       read: (topic, options) => this.#read(topic, options),
     };
-    this.#condition = new Condition(runtime, () => this.#isReady && this.#links.isUp);
-    this.status = this.#condition.status;
+    this.#connection = new ConnectionStatus(runtime, () => this.#isReady && this.#subscribers.isUp);
+    this.status = this.#connection.status;
     this.#client = client;
     this.#names = names;
     this.#histories = new RedisHistories({
@@ -228,23 +228,23 @@ export class RedisBroker implements Broker {
       heardOf: (topic) => this.#channels.get(names.keptChannel(topic))?.heard,
     });
     this.store = new RedisStore(client, scripts, names, (what, run) => this.#run(what, run));
-    this.#outbox = this.#openOutbox();
+    this.#queue = this.#openQueue();
     client.on("ready", () => {
-      this.#outbox.wake();
-      this.#condition.update();
+      this.#queue.wake();
+      this.#connection.update();
       void this.#lookAtPolicies();
     });
-    client.on("close", () => this.#condition.update());
-    client.on("error", (error: unknown) => this.#condition.update(error));
-    this.#links = openLinks(runtime, client, {
+    client.on("close", () => this.#connection.update());
+    client.on("error", (error: unknown) => this.#connection.update(error));
+    this.#subscribers = openSubscriberPool(runtime, client, {
       onMessage: (channel, message) => this.#receive(channel, message),
       onConfirmed: (channels) => this.#channels.confirm(channels),
       onLost: (channels) => this.#channels.lose(channels),
-      onChange: (error) => this.#condition.update(error),
+      onChange: (error) => this.#connection.update(error),
     });
     this.#heartbeat = new Heartbeat(runtime, settings.heartbeatMs, () => [
       ...(isCluster(client) ? client.nodes("master") : [client]),
-      ...this.#links.connections(),
+      ...this.#subscribers.connections(),
     ]);
   }
 
@@ -253,9 +253,9 @@ export class RedisBroker implements Broker {
     return {
       published: this.#published,
       received: this.#received,
-      waiting: this.#outbox.waiting,
-      dropped: this.#outbox.dropped,
-      interruptions: this.#condition.interruptions,
+      waiting: this.#queue.waiting,
+      dropped: this.#queue.dropped,
+      interruptions: this.#connection.interruptions,
       reads: this.#reads,
       ignored: this.#ignored,
     };
@@ -263,7 +263,7 @@ export class RedisBroker implements Broker {
 
   /** Describes the current problems, such as that Redis is away, or that many publications wait. */
   issues(): string[] {
-    const away = this.#condition.issue();
+    const away = this.#connection.issue();
     const issues = away === undefined ? [] : [away];
     for (const policy of this.#evicting) {
       issues.push(`Redis may let go of histories: its maxmemory-policy is ${policy}`);
@@ -272,7 +272,7 @@ export class RedisBroker implements Broker {
       issues.push(`${this.#ignored} messages of other programs were ignored`);
     }
     const { maxWaiting } = this.#settings;
-    const { waiting } = this.#outbox;
+    const { waiting } = this.#queue;
     if (waiting > maxWaiting / 2) {
       issues.push(`${waiting} publications wait for Redis, of ${maxWaiting} at most`);
     }
@@ -289,7 +289,7 @@ export class RedisBroker implements Broker {
   publish(publication: Publication): void {
     this.#checkOpen("publish");
     checkName(publication.topic);
-    if (this.#outbox.push(publication.topic, encodeFrame(publication))) this.#published++;
+    if (this.#queue.push(publication.topic, encodeFrame(publication))) this.#published++;
   }
 
   /**
@@ -310,7 +310,7 @@ export class RedisBroker implements Broker {
     this.#checkOpen("subscribe");
     const isKept = options.history !== undefined;
     const name = isKept ? this.#names.keptChannel(topic) : this.#names.channel(topic);
-    const entry: Entry = {
+    const entry: Listener = {
       listener,
       onInterrupted: options.onInterrupted,
       ready: Promise.withResolvers(),
@@ -322,7 +322,7 @@ export class RedisBroker implements Broker {
     return {
       ready: entry.ready.promise,
       [Symbol.asyncDispose]: () => {
-        if (this.#channels.remove(name, entry)) this.#links.unwant(name);
+        if (this.#channels.remove(name, entry)) this.#subscribers.unwant(name);
         return Promise.resolve();
       },
     };
@@ -342,56 +342,56 @@ export class RedisBroker implements Broker {
   }
 
   async #close(): Promise<void> {
-    this.#condition.end();
+    this.#connection.end();
     this.#channels.clear();
     if (this.#isReady) {
-      await settlesWithin(this.#settings.runtime, this.#outbox.empty(), FLUSH_TIMEOUT_MS);
+      await settlesWithin(this.#settings.runtime, this.#queue.empty(), FLUSH_TIMEOUT_MS);
     }
-    this.#outbox.close();
+    this.#queue.close();
     this.#heartbeat[Symbol.dispose]();
-    await Promise.all([this.#links.close(), endClient(this.#settings.runtime, this.#client)]);
+    await Promise.all([this.#subscribers.close(), endClient(this.#settings.runtime, this.#client)]);
   }
 
   get #isReady(): boolean {
     return this.#client.status === "ready";
   }
 
-  #openOutbox(): Outbox {
+  #openQueue(): PublishQueue {
     const isReady = () => this.#isReady;
-    const gathering = new Gathering(this.#settings.runtime, this.#client);
-    const carrier = {
+    const writes = new WriteBatch(this.#settings.runtime, this.#client);
+    const sender = {
       get isReady(): boolean {
         return isReady();
       },
-      publish: (topic: string, parcels: readonly { readonly frame: Buffer }[]) => {
+      publish: (topic: string, items: readonly { readonly frame: Buffer }[]) => {
         const channel = this.#names.channel(topic);
-        const message = parcels.length === 1
-          ? parcels[0]!.frame
-          : Buffer.concat(parcels.map(({ frame }) => frame));
+        const message = items.length === 1
+          ? items[0]!.frame
+          : Buffer.concat(items.map(({ frame }) => frame));
         const client = this.#client;
-        gathering.begin();
+        writes.begin();
         return isCluster(client)
           ? client.spublish(channel, message)
           : client.publish(channel, message);
       },
-      append: (topic: string, parcels: readonly AppendParcel[]) => {
-        gathering.begin();
-        return this.#histories.append(topic, parcels);
+      append: (topic: string, items: readonly OutgoingAppend[]) => {
+        writes.begin();
+        return this.#histories.append(topic, items);
       },
     };
-    return new Outbox(this.#settings.runtime, carrier, this.#settings, (error) => {
+    return new PublishQueue(this.#settings.runtime, sender, this.#settings, (error) => {
       // While the connection is away, its own error is reported already.
-      this.#condition.trouble(isReady() ? error : undefined);
+      this.#connection.trouble(isReady() ? error : undefined);
     });
   }
 
   /** Subscribes after this node's waiting publications, which precede the subscription. */
   #want(name: string, topic: string, isKept: boolean): void {
     const want = () => {
-      if (this.#channels.get(name) !== undefined) this.#links.want(name);
+      if (this.#channels.get(name) !== undefined) this.#subscribers.want(name);
     };
     if (isKept) want();
-    else this.#outbox.afterPublished(topic, want);
+    else this.#queue.afterPublished(topic, want);
   }
 
   #receive(name: string, message: Buffer): void {
@@ -414,7 +414,7 @@ export class RedisBroker implements Broker {
     const goesOn = note(channel, publications);
     deliver(channel, publications);
     if (goesOn) return;
-    // Subscribers that read the history now learn that the epoch is over.
+    // SubscriberPool that read the history now learn that the epoch is over.
     this.#channels.lose([name]);
     this.#channels.confirm([name]);
   }
@@ -432,7 +432,7 @@ export class RedisBroker implements Broker {
     const tag = this.#tags.next();
     const kept = { bounds, key, tag, appended };
     const frame = encodeFrame(publication, tag);
-    if (this.#outbox.push(publication.topic, frame, kept)) this.#published++;
+    if (this.#queue.push(publication.topic, frame, kept)) this.#published++;
     return await appended.promise;
   }
 
@@ -455,7 +455,7 @@ export class RedisBroker implements Broker {
 
   async #run<T>(what: string, command: () => Promise<T>): Promise<T> {
     if (this.#closing) throw new BrokerError(`Cannot ${what}: the broker is closed`);
-    if (!this.#isReady) await this.#condition.reached();
+    if (!this.#isReady) await this.#connection.reached();
     if (!this.#isReady) throw new BrokerError(`Cannot ${what}: Redis is away`);
     try {
       return await command();
