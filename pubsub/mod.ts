@@ -75,6 +75,7 @@ export type {
   PresenceListener,
   PresenceOptions,
   PresenceUpdateEvent,
+<<<<<<< HEAD
 } from "./presence/types.ts";
 export {
   type AppendPublicationOptions,
@@ -86,3 +87,25 @@ export {
   type TopicUnsubscribeOptions,
   type UnsubscribeOptions,
 } from "./topics.ts";
+=======
+} from "./presence/presence.ts";
+export { Rooms } from "./presence/rooms.ts";
+export type { RoomJoinOptions, RoomOptions, RoomsOptions } from "./presence/rooms.ts";
+
+export type {
+  PresenceChangesNotice,
+  PresenceCountNotice,
+  PresenceJoinNotice,
+  PresenceLeaveNotice,
+  PresenceMember,
+  PresenceMembersNotice,
+  PresenceNotice,
+  PresenceUpdateNotice,
+} from "../session/wire/presence_notice.ts";
+export type {
+  DirectoryChange,
+  DirectoryEntry,
+  DirectoryListener,
+  DirectoryScope,
+} from "./nodes/directory_scope.ts";
+>>>>>>> f52fdee (Parts of history, nodes, presence and brokers with one importer lie beside it; no underscores in folders with a mod.ts)

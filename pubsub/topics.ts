@@ -32,7 +32,7 @@ import {
   type PublicationKey,
 } from "./broker.ts";
 import type { TopicFeed } from "./history/topic_feed.ts";
-import { HistoryTopics } from "./history/feeds.ts";
+import { HistoryTopics } from "./history/history_topics.ts";
 import { MemoryBroker } from "./memory/broker.ts";
 import { exceptionOf, type SubscribeOptions, tellAnswer } from "./history/replay.ts";
 

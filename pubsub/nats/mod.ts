@@ -20,6 +20,6 @@ export type {
   NatsServers,
   NatsSource,
   NatsTls,
-} from "./_options.ts";
+} from "./options.ts";
 export type { Runtime, Timer } from "../../base/runtime.ts";
-export { escapeTopic } from "./subjects.ts";
+export { escapeTopic } from "./format.ts";

@@ -13,21 +13,20 @@ import type {
   Publication,
   PublicationListener,
 } from "../broker.ts";
-import { TopicSubscription } from "./_channel.ts";
-import { encode } from "./_codec.ts";
-import { NatsHistory, textOf } from "./_history.ts";
-import { Link, type LinkTarget } from "./_link.ts";
+import { TopicSubscription } from "./topic_subscription.ts";
+import { encode, Names } from "./format.ts";
+import { NatsHistory, textOf } from "./history.ts";
+import { Link, type LinkTarget } from "./link.ts";
 import {
   checkSource,
   type NatsBrokerOptions,
   type NatsSettings,
   natsSettings,
   type NatsSource,
-} from "./_options.ts";
-import { PublishQueue } from "./_outbox.ts";
-import { Budget } from "./_queue.ts";
-import { NatsStore } from "./_store.ts";
-import { Names } from "./subjects.ts";
+} from "./options.ts";
+import { PublishQueue } from "./publish_queue.ts";
+import { Budget } from "../engine_flow.ts";
+import { NatsStore } from "./store.ts";
 
 /** Longest time for waiting publications to reach NATS at a close, in milliseconds. */
 const FLUSH_TIMEOUT_MS = 1_000;

@@ -2,11 +2,15 @@
 import { UnsupportedError } from "../../errors.ts";
 import { settlesWithin, startTimer } from "../../base/wait.ts";
 import type { Timer } from "../../base/runtime.ts";
-import { type Check, type Page, readCheck, readPage } from "./directory_message.ts";
-import { OpenScope, type ScopeHost } from "./directory_scope.ts";
+import { type Check, type Page, readCheck, readPage } from "./messages.ts";
+import {
+  type DirectoryListener,
+  type DirectoryScope,
+  OpenScope,
+  type ScopeHost,
+} from "./directory_scope.ts";
 import { INTERNAL_PREFIX } from "../broker.ts";
 import type { NodeEvent, Nodes } from "./nodes.ts";
-import type { DirectoryListener, DirectoryScope } from "./directory_types.ts";
 
 /** Most scopes in one check. */
 const MAX_CHECKED = 200;

@@ -1,10 +1,184 @@
 /** A scope of a directory: the entries of this node, and copies of those of other nodes. */
 import { UnsupportedError } from "../../errors.ts";
-import { type Delta, encodeDelta, type Page, paged, parseDelta } from "./directory_message.ts";
-import { RemoteEntries } from "./remote_entries.ts";
+import { type Delta, encodeDelta, type Entries, type Page, paged, parseDelta } from "./messages.ts";
 import type { BrokerSubscription } from "../broker.ts";
 import type { Nodes } from "./nodes.ts";
-import type { DirectoryEntry, DirectoryListener, DirectoryScope } from "./directory_types.ts";
+
+/** Most changes kept while an earlier change is missing; beyond that, pages replace the rest. */
+const MAX_LATE = 256;
+
+/** Most entries of one node in one scope; further ones are left out. */
+const MAX_ENTRIES = 100_000;
+
+/** Pages received so far, of a row of pages from a node. */
+interface Pages {
+  readonly n: number;
+  readonly entries: (readonly [key: string, value: unknown])[];
+  /** Index of the page that has to come next. */
+  next: number;
+}
+
+/** Gets each change; `value` is `undefined` for an entry that was deleted. */
+type EntryListener = (key: string, value: unknown) => void;
+
+/** The entries of one node in one scope. */
+class RemoteEntries {
+  readonly entries: Map<string, unknown> = new Map();
+  /** Number of the last change that this copy includes; 0 for an empty copy. */
+  n = 0;
+  readonly #tell: EntryListener;
+  readonly #late = new Map<number, Delta>();
+  #pages: Pages | undefined;
+
+  /** Creates an empty copy. */
+  constructor(tell: EntryListener) {
+    this.#tell = tell;
+  }
+
+  /**
+   * Applies a change, or keeps the change until those before it came.
+   *
+   * @returns False if an earlier change is missing: pages have to be requested.
+   */
+  take(delta: Delta): boolean {
+    if (delta.n <= this.n) return true;
+    if (delta.prev === 0) this.#replace(delta.n, delta.set);
+    else if (delta.prev === this.n) this.#apply(delta);
+    else {
+      if (this.#late.size < MAX_LATE) this.#late.set(delta.prev, delta);
+      return false;
+    }
+    return this.#takeLate();
+  }
+
+  /**
+   * Takes one page of the node's entries; the last page of a row replaces the copy.
+   *
+   * @returns False if a page or a change is missing: pages have to be requested.
+   */
+  takePage({ n, page, pages, entries }: Page): boolean {
+    if (n < this.n) return true;
+    if (page === 0) this.#pages = { n, entries: [], next: 0 };
+    const collected = this.#pages;
+    if (collected === undefined || collected.n !== n || collected.next !== page) {
+      this.#pages = undefined;
+      return false;
+    }
+    collected.next++;
+    for (const entry of entries) {
+      if (collected.entries.length < MAX_ENTRIES) collected.entries.push(entry);
+    }
+    if (collected.next < pages) return true;
+    this.#pages = undefined;
+    this.#replace(n, collected.entries);
+    return this.#takeLate();
+  }
+
+  /** Deletes all entries, and reports each to the listener. */
+  clear(): void {
+    const keys = [...this.entries.keys()];
+    this.entries.clear();
+    for (const key of keys) this.#tell(key, undefined);
+  }
+
+  #replace(n: number, entries: Entries): void {
+    this.n = n;
+    const gone = new Set(this.entries.keys());
+    for (const [key, value] of entries) {
+      gone.delete(key);
+      this.#set(key, value);
+    }
+    for (const key of gone) this.#delete(key);
+  }
+
+  #apply({ n, set, del }: Delta): void {
+    this.n = n;
+    for (const [key, value] of set) this.#set(key, value);
+    for (const key of del) this.#delete(key);
+  }
+
+  /** Applies the kept changes that follow the copy, and drops those that the copy includes. */
+  #takeLate(): boolean {
+    for (let next = this.#late.get(this.n); next; next = this.#late.get(this.n)) {
+      this.#late.delete(this.n);
+      this.#apply(next);
+    }
+    for (const [prev, { n }] of this.#late) if (n <= this.n) this.#late.delete(prev);
+    return this.#late.size === 0;
+  }
+
+  #set(key: string, value: unknown): void {
+    const known = this.entries.get(key);
+    if (known === undefined && this.entries.size >= MAX_ENTRIES) return;
+    if (known !== undefined && JSON.stringify(known) === JSON.stringify(value)) return;
+    this.entries.set(key, value);
+    this.#tell(key, value);
+  }
+
+  #delete(key: string): void {
+    if (this.entries.delete(key)) this.#tell(key, undefined);
+  }
+}
+
+/** A change in a scope, made at another node. */
+export interface DirectoryChange<T> {
+  /** Id of the node. */
+  readonly node: string;
+  /** Key of the entry. */
+  readonly key: string;
+  /** New value of the entry; `undefined` if the entry was deleted. */
+  readonly value: T | undefined;
+  /** True if the entry was deleted because the node is gone. */
+  readonly isSwept: boolean;
+}
+
+/** An entry of a scope. */
+export interface DirectoryEntry<T> {
+  /** Id of the node that set the entry; this node, too. */
+  readonly node: string;
+  /** Key of the entry. */
+  readonly key: string;
+  /** Value of the entry. */
+  readonly value: T;
+}
+
+/** Gets the changes of a scope. MUST NOT throw. */
+export type DirectoryListener<T> = (change: DirectoryChange<T>) => void;
+
+/**
+ * A scope that this node has open. The node may set entries, and sees those of all other nodes.
+ *
+ * @typeParam T The type of the values.
+ */
+export interface DirectoryScope<T> extends Disposable {
+  /** Name of the scope. */
+  readonly name: string;
+  /** Resolves when all nodes that were alive sent their entries, or after `openMs`; never rejects. */
+  readonly ready: Promise<void>;
+  /** True when {@linkcode DirectoryScope.ready} has resolved. */
+  readonly isReady: boolean;
+  /**
+   * Sets an entry of this node.
+   *
+   * @param key The key.
+   * @param value Any value that JSON can hold, except `undefined`.
+   */
+  set(key: string, value: T): void;
+  /**
+   * Deletes an entry of this node. Idempotent.
+   *
+   * @param key The key.
+   */
+  delete(key: string): void;
+  /**
+   * Lists the entries of all nodes, those of this node first.
+   *
+   * @returns The entries.
+   */
+  entries(): IterableIterator<DirectoryEntry<T>>;
+  /** Closes the scope: deletes the entries of this node, and does not call the listener any more. */
+  [Symbol.dispose](): void;
+}
 
 /** Size of a page and of a change, in characters of JSON. */
 const PAGE_CHARS = 60_000;

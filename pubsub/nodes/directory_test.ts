@@ -5,7 +5,7 @@ import { Random } from "../../tests/random.ts";
 import { type FaultyBroker, FaultyEngine } from "../../tests/faulty_broker.ts";
 import { Directory } from "./directory.ts";
 import { Nodes } from "./nodes.ts";
-import type { DirectoryScope } from "./directory_types.ts";
+import type { DirectoryScope } from "./directory_scope.ts";
 
 const read = (value: unknown) => typeof value === "string" ? value : undefined;
 

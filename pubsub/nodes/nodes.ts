@@ -2,22 +2,22 @@
 import { UnsupportedError } from "../../errors.ts";
 import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../base/wait.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
-import { Liveness } from "./liveness.ts";
-import { type NodeMessage, parseNodeMessage } from "./message.ts";
+import {
+  Liveness,
+  type NodeAnswers,
+  type NodeAskOptions,
+  type NodeEvent,
+  type NodeHandler,
+  type NodeInfo,
+  type NodesOptions,
+} from "./liveness.ts";
+import { type NodeMessage, parseNodeMessage } from "./messages.ts";
 import {
   type Broker,
   type BrokerSubscription,
   INTERNAL_PREFIX,
   type Publication,
 } from "../broker.ts";
-import type {
-  NodeAnswers,
-  NodeAskOptions,
-  NodeEvent,
-  NodeHandler,
-  NodeInfo,
-  NodesOptions,
-} from "./types.ts";
 
 /** Most questions that wait for answers at once. */
 const MAX_REQUESTS = 1_000;

@@ -6,8 +6,7 @@ import { utf8Length } from "../../session/wire/utf8.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { checkTopic } from "../../session/wire/topic_pattern.ts";
-import { PresenceScopes } from "./topic_presence.ts";
-import type { PresenceScope, UserPresence } from "./user_presence.ts";
+import { type PresenceScope, PresenceScopes, type UserPresence } from "./presence_scopes.ts";
 import type {
   PresenceEvent,
   PresenceJoinEvent,

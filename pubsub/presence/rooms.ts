@@ -6,7 +6,7 @@ import { checkTopic, TopicRouter } from "../../session/wire/topic_pattern.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
-import { RoomNotices, type RoomOptions } from "./room.ts";
+import { RoomNotices, type RoomOptions } from "./room_notices.ts";
 import {
   copyPresenceData,
   MAX_PRESENCE_DATA_BYTES,

@@ -13,5 +13,5 @@
  * @module
  */
 export { RedisBroker } from "./redis_broker.ts";
-export type { RedisBrokerOptions, RedisClient, RedisSource } from "./_options.ts";
+export type { RedisBrokerOptions, RedisClient, RedisSource } from "./options.ts";
 export type { Runtime, Timer } from "../../base/runtime.ts";

@@ -8,7 +8,7 @@ import { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
 import { testBroker } from "../../pubsub/conformance/suite.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
-import { encodeFrame } from "../../pubsub/redis/_frames.ts";
+import { encodeFrame } from "../../pubsub/redis/format.ts";
 import { RedisBroker, type RedisBrokerOptions } from "../../pubsub/redis/mod.ts";
 import {
   append,

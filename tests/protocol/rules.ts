@@ -31,9 +31,9 @@ export const UNSHOWN: Readonly<Record<string, string>> = {
   "7.9": "advice for pages that slept: client/page_life_test.ts",
   "8.4": "streams before the token: tests/strangers_test.ts",
   "12.9": "needs several nodes: pubsub/presence_data_test.ts",
-  "12.10": "needs a room of more than 100 users: pubsub/presence/room_test.ts",
+  "12.10": "needs a room of more than 100 users: pubsub/presence/room_notices_test.ts",
   "12.11": "needs more than 20 updates a second: pubsub/presence_data_test.ts",
-  "12.12": "needs a list of more than one page: pubsub/presence/room_test.ts",
+  "12.12": "needs a list of more than one page: pubsub/presence/room_notices_test.ts",
   "15.5": "a fault of an engine: tests/session_wires_test.ts",
   "19.1": "nothing is sent",
   ...Object.fromEntries(

@@ -8,7 +8,7 @@ import type { Announcement } from "../track/announcement.ts";
 import { TrackMux } from "../track/mux.ts";
 import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";
 import { CLUSTER_VERSION, FarRelay, type FarRelayLink, type MoqClusterDial } from "./_far_relay.ts";
-import type { DirectoryChange, DirectoryScope } from "../../nodes/directory_types.ts";
+import type { DirectoryChange, DirectoryScope } from "../../nodes/directory_scope.ts";
 import { MAX_HOPS } from "../wire/announce_messages.ts";
 
 export type { MoqClusterDial } from "./_far_relay.ts";

@@ -10,10 +10,9 @@ import {
 import { headers, type Msg, type Subscription } from "@nats-io/transport-node";
 import { pause } from "../../base/wait.ts";
 import { Changing } from "../../base/signal.ts";
-import type { Link } from "./_link.ts";
-import { parseAck } from "./_ack.ts";
-import { sequenceOf } from "./_codec.ts";
-import { EPOCH_TOKEN, type StreamNames } from "./subjects.ts";
+import type { Link } from "./link.ts";
+import { EPOCH_TOKEN, parseAck, type StreamNames } from "./format.ts";
+import { sequenceOf } from "./format.ts";
 import type { HistoryBounds } from "../broker.ts";
 
 /** Time that repetitions are recognized, and the longest time that an append may be sent again. */

@@ -1,6 +1,20 @@
-/** The scripts that run in Redis, each in one atomic step. */
-import type { Buffer } from "node:buffer";
+/** Histories and shared facts in Redis, by scripts that each run in one atomic step. */
 import type { Cluster, Redis } from "ioredis";
+import { checkName, decodeStored, type Names } from "./format.ts";
+import type {
+  Appended,
+  BrokerStore,
+  HistoryBounds,
+  HistoryPage,
+  Publication,
+  ReadHistoryOptions,
+  TakenTokens,
+  TokenRate,
+} from "../broker.ts";
+import type { Buffer } from "node:buffer";
+import type { Runtime } from "../../base/runtime.ts";
+import type { HistoryPosition } from "../../session/wire/recovery.ts";
+import type { OutgoingAppend } from "./publish_queue.ts";
 
 /** Writes a number as text: Lua's own way rounds numbers of more than 14 digits. */
 const TEXT = `
@@ -242,4 +256,196 @@ export function defineScripts(client: Redis | Cluster): Scripts {
   client.defineCommand("skeinClaims", { lua: CLAIMS, numberOfKeys: 1 });
   client.defineCommand("skeinTake", { lua: TAKE, numberOfKeys: 1 });
   return client as unknown as Scripts;
+}
+
+/** Runs a command, and turns errors into a `BrokerError`. */
+export type Run = <T>(what: string, command: () => Promise<T>) => Promise<T>;
+
+/** The store of a `RedisBroker`. All entries expire. */
+export class RedisStore implements BrokerStore {
+  readonly #client: Redis | Cluster;
+  readonly #scripts: Scripts;
+  readonly #names: Names;
+  readonly #run: Run;
+
+  constructor(client: Redis | Cluster, scripts: Scripts, names: Names, run: Run) {
+    this.#client = client;
+    this.#scripts = scripts;
+    this.#names = names;
+    this.#run = run;
+  }
+
+  async advance(key: string, number: number, windowMs: number): Promise<boolean> {
+    checkName(key);
+    const row = this.#names.row(key);
+    return await this.#run(
+      "note a number",
+      () => this.#scripts.skeinAdvance(row, number, Math.ceil(windowMs)),
+    ) ===
+      1;
+  }
+
+  async newest(key: string): Promise<number> {
+    checkName(key);
+    const row = this.#names.row(key);
+    return Number(await this.#run("read a number", () => this.#client.get(row)) ?? -1);
+  }
+
+  async claim(
+    scope: string,
+    member: string,
+    { max, ttlMs }: { readonly max: number; readonly ttlMs: number },
+  ): Promise<boolean> {
+    checkName(scope);
+    const claims = this.#names.claims(scope);
+    return await this.#run(
+      "claim",
+      () => this.#scripts.skeinClaim(claims, member, max, Math.ceil(ttlMs)),
+    ) ===
+      1;
+  }
+
+  async release(scope: string, member: string): Promise<void> {
+    checkName(scope);
+    await this.#run("release a claim", () => this.#client.zrem(this.#names.claims(scope), member));
+  }
+
+  async claims(scope: string): Promise<string[]> {
+    checkName(scope);
+    return await this.#run(
+      "list claims",
+      () => this.#scripts.skeinClaims(this.#names.claims(scope)),
+    );
+  }
+
+  async take(key: string, amount: number, { perSecond, burst }: TokenRate): Promise<TakenTokens> {
+    checkName(key);
+    const bucket = this.#names.tokens(key);
+    const retryAfterMs = Number(
+      await this.#run(
+        "take tokens",
+        () => this.#scripts.skeinTake(bucket, amount, perSecond, burst),
+      ),
+    );
+    return { granted: retryAfterMs === 0, retryAfterMs };
+  }
+}
+
+/** Shortest time that the number of a producer is remembered, in milliseconds. */
+const REPETITION_MS = 180_000;
+
+/** Collaborators and settings of {@linkcode RedisHistories}. */
+interface RedisHistoriesOptions {
+  readonly runtime: Runtime;
+  readonly scripts: Scripts;
+  readonly names: Names;
+  /** `true` if publications go to the shard of their topic alone. */
+  readonly isSharded: boolean;
+  readonly rememberMs: number;
+  readonly giveUpMs: number;
+  readonly survivesRestart: boolean;
+  /** Newest position that this node received on a topic, if subscribed. */
+  readonly heardOf: (topic: string) => HistoryPosition | undefined;
+}
+
+/** Writes and reads histories. */
+export class RedisHistories {
+  readonly #runtime: Runtime;
+  readonly #scripts: Scripts;
+  readonly #names: Names;
+  readonly #publish: string;
+  readonly #rememberMs: number;
+  readonly #repetitionMs: number;
+  readonly #survivesRestart: boolean;
+  readonly #heardOf: (topic: string) => HistoryPosition | undefined;
+
+  constructor(options: RedisHistoriesOptions) {
+    const { scripts, names, isSharded, rememberMs, giveUpMs, survivesRestart, heardOf } = options;
+    this.#runtime = options.runtime;
+    this.#survivesRestart = survivesRestart;
+    this.#heardOf = heardOf;
+    this.#scripts = scripts;
+    this.#names = names;
+    this.#publish = isSharded ? "SPUBLISH" : "PUBLISH";
+    this.#rememberMs = rememberMs;
+    // A producer's number has to outlive the repetitions of its publication.
+    this.#repetitionMs = Math.max(REPETITION_MS, 2 * giveUpMs);
+  }
+
+  /** Appends and publishes a batch; returns the result of each publication. */
+  async append(topic: string, appends: readonly OutgoingAppend[]): Promise<Appended[]> {
+    const keys = [
+      this.#names.meta(topic),
+      this.#names.stream(topic),
+      this.#names.keptChannel(topic),
+    ];
+    const places = new Map<string, number>();
+    const args: (string | number | Buffer)[] = [];
+    for (const { frame, kept: { key } } of appends) {
+      let place = places.get(key.producer);
+      if (place === undefined) {
+        place = keys.push(this.#names.producer(topic, key.producer));
+        places.set(key.producer, place);
+      }
+      args.push(place, key.number, frame);
+    }
+    const [epoch, head, taken] = await this.#scripts.skeinAppend(
+      keys.length,
+      ...keys,
+      ...this.#opening(topic, appends.at(-1)!.kept.bounds),
+      this.#publish,
+      this.#repetitionMs,
+      ...args,
+    );
+    let offset = Number(head) - taken.replaceAll("0", "").length;
+    return appends.map(({ kept: { tag } }, i) => {
+      if (taken[i] !== "1") return {};
+      offset++;
+      return { position: { epoch, offset, tag } };
+    });
+  }
+
+  /** Reads a page. */
+  async read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage> {
+    const { bounds, after, last, maxMessages, maxBytes } = options;
+    const [epochBytes, head, first, prev, anchor, frames] = await this.#scripts.skeinReadBuffer(
+      2,
+      this.#names.meta(topic),
+      this.#names.stream(topic),
+      ...this.#opening(topic, bounds),
+      after ?? "",
+      last ?? "",
+      maxMessages,
+      maxBytes,
+    );
+    const epoch = epochBytes.toString();
+    const publications: Publication[] = decodeStored(topic, frames, {
+      epoch,
+      offset: Number(first),
+      prev: Number(prev),
+    });
+    return {
+      epoch,
+      head: Number(head),
+      publications,
+      ...(anchor.length > 0 ? { anchor: anchor.toString("latin1") } : {}),
+    };
+  }
+
+  /** Arguments with which a script opens a history. */
+  #opening(topic: string, { ttlMs, size, bytes }: HistoryBounds): (string | number)[] {
+    const epoch = this.#runtime.randomUUID().slice(0, 8);
+    const rememberMs = Math.max(this.#rememberMs, Math.ceil(ttlMs) + 60_000);
+    const heard = this.#heardOf(topic);
+    return [
+      epoch,
+      ttlMs,
+      size,
+      bytes,
+      rememberMs,
+      this.#survivesRestart ? 1 : 0,
+      heard?.epoch ?? "",
+      heard?.offset ?? "",
+    ];
+  }
 }

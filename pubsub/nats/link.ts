@@ -16,7 +16,7 @@ import { StatusFeed } from "../../base/status_feed.ts";
 import { pause, settlesWithin, waitFor } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { BrokerStatus } from "../broker.ts";
-import { Pace } from "../pace.ts";
+import { Pace } from "../engine_flow.ts";
 
 /** Longest wait for an answer of the server. */
 export const REQUEST_TIMEOUT_MS = 5_000;

@@ -8,9 +8,9 @@ import type {
   Publication,
   PublicationListener,
 } from "../broker.ts";
-import { decode, headerOf, sequenceOf, tagIn } from "./_codec.ts";
-import type { Link } from "./_link.ts";
-import type { HistoryStream } from "./_log.ts";
+import { decode, headerOf, sequenceOf, tagIn } from "./format.ts";
+import type { Link } from "./link.ts";
+import type { HistoryStream } from "./stream.ts";
 
 /** Longest time that a publication is held; a predecessor that is still missing will not come. */
 const HOLD_MS = 50;

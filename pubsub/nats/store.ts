@@ -3,9 +3,9 @@ import { JetStreamApiError, StorageType } from "@nats-io/jetstream";
 import { type KV, Kvm } from "@nats-io/kv";
 import { pause } from "../../base/wait.ts";
 import { BrokerError } from "../../errors.ts";
-import type { Link } from "./_link.ts";
-import type { NatsSettings } from "./_options.ts";
-import { type Names, subjectPart } from "./subjects.ts";
+import type { Link } from "./link.ts";
+import type { NatsSettings } from "./options.ts";
+import { type Names, subjectPart } from "./format.ts";
 import type { BrokerStore } from "../broker.ts";
 
 /** Most attempts to change a row while other nodes change the same row. */

@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
-import { InOrder } from "./_channel.ts";
+import { InOrder } from "./topic_subscription.ts";
 
 /** Takes offsets, each behind the one that is given with it. */
 function bench() {

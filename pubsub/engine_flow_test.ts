@@ -1,6 +1,42 @@
 import { assert, assertEquals } from "@std/assert";
 import { platformRuntime } from "../base/runtime.ts";
-import { Pace } from "./pace.ts";
+import { Budget, Pace, Queue } from "./engine_flow.ts";
+
+Deno.test("Queue gives back in order, however it was filled", () => {
+  const queue = new Queue<number>();
+  const expected: number[] = [];
+  const taken: (number | undefined)[] = [];
+  for (let i = 1; i <= 1_000; i++) {
+    queue.push(i);
+    expected.push(i);
+    if (i % 3 === 0) taken.push(queue.shift());
+    assertEquals([queue.length, queue.first], [expected.length - taken.length, taken.length + 1]);
+  }
+  while (queue.length > 0) taken.push(queue.shift());
+  assertEquals(taken, expected);
+  assertEquals([queue.shift(), queue.first], [undefined, undefined]);
+});
+
+Deno.test("Queue takes what is in front of all others", () => {
+  const queue = new Queue<number>();
+  for (const item of [1, 2, 3, 4]) queue.push(item);
+  queue.shift();
+  queue.unshift([8, 9]);
+  assertEquals([queue.length, queue.clear(), queue.length], [5, [8, 9, 2, 3, 4], 0]);
+});
+
+Deno.test("Budget has room up to a number, and up to their bytes", () => {
+  const budget = new Budget(2, 10);
+  assertEquals([budget.take(5), budget.take(6), budget.take(5), budget.take(0)], [
+    true,
+    false,
+    true,
+    false,
+  ]);
+  assertEquals(budget.messages, 2);
+  budget.give(5);
+  assertEquals([budget.take(6), budget.take(4), budget.messages], [false, true, 2]);
+});
 
 /** Turns that end when they are told to. */
 function makePace(): { pace: Pace; endTurn(): void; isScheduled(): boolean } {

@@ -3,7 +3,7 @@ import { Buffer } from "node:buffer";
 import { EventEmitter } from "node:events";
 import type { Redis } from "ioredis";
 import { platformRuntime } from "../../base/runtime.ts";
-import { ChannelSubscriber } from "./_link.ts";
+import { ChannelSubscriber } from "./connections.ts";
 
 /** A connection that answers when it is told to. */
 class FakeRedis extends EventEmitter {

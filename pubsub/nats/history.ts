@@ -10,15 +10,14 @@ import type {
   Publication,
   ReadHistoryOptions,
 } from "../broker.ts";
-import { AppendQueue } from "./_appends.ts";
-import { TopicSubscription } from "./_channel.ts";
-import { encode } from "./_codec.ts";
-import { type Link, REQUEST_TIMEOUT_MS } from "./_link.ts";
-import { HistoryStream } from "./_log.ts";
-import type { NatsSettings } from "./_options.ts";
-import type { Budget } from "./_queue.ts";
-import { readPage } from "./_reading.ts";
-import { escapeTopic, type Names, subjectPart } from "./subjects.ts";
+import { AppendQueue } from "./publish_queue.ts";
+import { TopicSubscription } from "./topic_subscription.ts";
+import { encode, escapeTopic, type Names, subjectPart } from "./format.ts";
+import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
+import { HistoryStream } from "./stream.ts";
+import type { NatsSettings } from "./options.ts";
+import type { Budget } from "../engine_flow.ts";
+import { readPage } from "./history_reader.ts";
 
 /** The stream and the channels of all topics with the same bounds. */
 interface OpenStream {

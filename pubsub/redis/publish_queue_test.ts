@@ -1,10 +1,16 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { Buffer } from "node:buffer";
-import { BrokerError } from "../../errors.ts";
 import { platformRuntime } from "../../base/runtime.ts";
-import { type BatchSender, type Outgoing, type OutgoingAppend, PublishQueue } from "./_outbox.ts";
+import { BrokerError } from "../../errors.ts";
 import type { Appended } from "../broker.ts";
+import {
+  type BatchSender,
+  failureOf,
+  type Outgoing,
+  type OutgoingAppend,
+  PublishQueue,
+} from "./publish_queue.ts";
 
 const LIMITS = { maxWaiting: 1_000, maxWaitingBytes: 1_000_000, giveUpMs: 1_000 };
 
@@ -230,4 +236,32 @@ Deno.test("PublishQueue.close() gives up everything, and takes nothing more", as
   sender.commands[0]!.answer.reject(new Error("Connection is closed."));
   await settle(time);
   await queue.empty();
+});
+
+Deno.test("failureOf() sends again what Redis did not do, and what never reached it", () => {
+  for (
+    const error of [
+      replyError("LOADING Redis is loading the dataset in memory"),
+      replyError("READONLY You can't write against a read only replica."),
+      replyError("OOM command not allowed when used memory > 'maxmemory'."),
+      replyError("CLUSTERDOWN Hash slot not served"),
+      new Error("Stream isn't writeable and enableOfflineQueue options is false"),
+      new Error("Too many Cluster redirections. Last error: ReplyError: MOVED 1 127.0.0.1:1"),
+    ]
+  ) assertEquals(failureOf(error), "later", error.message);
+});
+
+Deno.test("failureOf() does not ask again for what Redis refuses", () => {
+  for (
+    const message of [
+      "NOPERM this user has no permissions to run the 'publish' command",
+      "WRONGTYPE Operation against a key holding the wrong kind of value",
+      "SKEIN INFO does not tell master_replid",
+    ]
+  ) assertEquals(failureOf(replyError(message)), "refused", message);
+});
+
+Deno.test("failureOf() knows that a lost connection says nothing", () => {
+  assertEquals(failureOf(new Error("Connection is closed.")), "unknown");
+  assertEquals(failureOf("odd"), "unknown");
 });
