@@ -65,7 +65,7 @@ export {
 export type { DrainOptions, DrainReport } from "./manager/drain.ts";
 export type { RateLimitsOptions } from "./manager/rate_limits.ts";
 export type { Broker } from "./pubsub/broker.ts";
-export type { RoomOptions } from "./pubsub/presence/room.ts";
+export type { RoomOptions } from "./pubsub/presence/room_notices.ts";
 export type { PublishOptions } from "./pubsub/topics.ts";
 export type { AuthenticationContext, Refusal } from "./server/admission_options.ts";
 export type { AuthorizedAction, Permission } from "./server/client_requests.ts";

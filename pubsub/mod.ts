@@ -64,9 +64,9 @@ export type {
   NodeHandler,
   NodeInfo,
   NodesOptions,
-} from "./nodes/types.ts";
+} from "./nodes/liveness.ts";
 export { Presence, type PresenceDataOptions } from "./presence/presence.ts";
-export type { RoomOptions } from "./presence/room.ts";
+export type { RoomOptions } from "./presence/room_notices.ts";
 export { type RoomJoinOptions, Rooms, type RoomsOptions } from "./presence/rooms.ts";
 export type {
   PresenceEvent,
@@ -75,7 +75,6 @@ export type {
   PresenceListener,
   PresenceOptions,
   PresenceUpdateEvent,
-<<<<<<< HEAD
 } from "./presence/types.ts";
 export {
   type AppendPublicationOptions,
@@ -87,25 +86,3 @@ export {
   type TopicUnsubscribeOptions,
   type UnsubscribeOptions,
 } from "./topics.ts";
-=======
-} from "./presence/presence.ts";
-export { Rooms } from "./presence/rooms.ts";
-export type { RoomJoinOptions, RoomOptions, RoomsOptions } from "./presence/rooms.ts";
-
-export type {
-  PresenceChangesNotice,
-  PresenceCountNotice,
-  PresenceJoinNotice,
-  PresenceLeaveNotice,
-  PresenceMember,
-  PresenceMembersNotice,
-  PresenceNotice,
-  PresenceUpdateNotice,
-} from "../session/wire/presence_notice.ts";
-export type {
-  DirectoryChange,
-  DirectoryEntry,
-  DirectoryListener,
-  DirectoryScope,
-} from "./nodes/directory_scope.ts";
->>>>>>> f52fdee (Parts of history, nodes, presence and brokers with one importer lie beside it; no underscores in folders with a mod.ts)
