@@ -1,6 +1,7 @@
 /** Constants and options shared by both halves of WebTransport, and by both ways to dial. */
 
 import type { FlowControlOptions } from "./connection.ts";
+import type { Runtime } from "../base/runtime.ts";
 
 /**
  * Subprotocol that a client offers beside `skein.1` if its token follows in band. No server chooses
@@ -76,6 +77,12 @@ export interface DialWebTransportOptions {
    * @default {10000}
    */
   readonly timeoutMs?: number;
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
 }
 
 /**

@@ -1,4 +1,5 @@
 /** A certificate for development, which browsers trust by its hash, and its renewal. */
+import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import { builtin } from "./builtins.ts";
 import { selfSign, subjectAltName } from "./x509.ts";
 import { hashOf, type Sha256Hash } from "./certificate.ts";
@@ -31,6 +32,12 @@ export interface DevCertificateOptions {
   readonly renew?: boolean;
   /** Current time; by default, that of the clock. */
   readonly now?: Date;
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
 }
 
 /** A certificate for development. */
@@ -61,6 +68,7 @@ interface Wanted {
   readonly names: readonly string[];
   readonly days: number;
   readonly now: number;
+  readonly runtime: Runtime;
 }
 
 const DEFAULT_NAMES: readonly string[] = ["localhost", "127.0.0.1", "::1"];
@@ -116,12 +124,17 @@ export function devCertificate(options: DevCertificateOptions = {}): DevCertific
   const { certificate, text } = made(wanted);
   let theirs: DevCertificate | undefined;
   // Of several processes that start at once, one is first; the others use the same certificate.
-  const isKept = file.write(text, () => !renew && (theirs = kept()) !== undefined);
+  const isKept = file.write(
+    text,
+    wanted.runtime.randomUUID(),
+    () => !renew && (theirs = kept()) !== undefined,
+  );
   return theirs ?? { ...certificate, file: isKept ? file.path : undefined };
 }
 
 function checked(options: DevCertificateOptions): Wanted {
-  const { names = DEFAULT_NAMES, days = MAX_DAYS, cacheFolder, now = new Date() } = options;
+  const { names = DEFAULT_NAMES, days = MAX_DAYS, cacheFolder } = options;
+  const { runtime = platformRuntime(), now = new Date(runtime.now()) } = options;
   const fail = (rule: string) => `Cannot make certificate: ${rule}`;
   if (!Array.isArray(names) || names.some((name) => typeof name !== "string")) {
     throw new TypeError(fail(`names must be an array of strings, received ${typeof names}`));
@@ -142,7 +155,7 @@ function checked(options: DevCertificateOptions): Wanted {
   }
   // Invalid names throw here, before any file is read.
   subjectAltName(names);
-  return { names, days, now: now.getTime() };
+  return { runtime, names, days, now: now.getTime() };
 }
 
 function made(
@@ -218,9 +231,10 @@ const CHECK_INTERVAL_MS = 3_600_000;
 
 /** Keeps a development certificate fresh, until disposal. */
 export class DevRenewal implements Disposable {
+  readonly #runtime: Runtime;
   readonly #options: DevCertificateOptions;
   readonly #replace: (certificate: DevCertificate) => void;
-  #timer: ReturnType<typeof setTimeout> | undefined;
+  #timer: Timer | undefined;
 
   /** The certificate at the start. */
   readonly first: DevCertificate;
@@ -232,26 +246,28 @@ export class DevRenewal implements Disposable {
    * @param replace Called with each certificate after the first.
    */
   constructor(options: DevCertificateOptions, replace: (certificate: DevCertificate) => void) {
-    this.#options = options;
+    const { runtime = platformRuntime() } = options;
+    this.#runtime = runtime;
+    this.#options = { ...options, runtime };
     this.#replace = replace;
-    this.first = devCertificate(options);
+    this.first = devCertificate(this.#options);
     this.#renewAt(this.first.renewAt);
   }
 
   /** Stops the renewal. */
   [Symbol.dispose](): void {
-    clearTimeout(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
   }
 
   #renewAt(time: Date): void {
-    const waitMs = Math.min(Math.max(time.getTime() - Date.now(), 0), CHECK_INTERVAL_MS);
-    this.#timer = setTimeout(() => this.#renewAt(this.#renewed(time)), waitMs);
+    const waitMs = Math.min(Math.max(time.getTime() - this.#runtime.now(), 0), CHECK_INTERVAL_MS);
+    this.#timer = this.#runtime.setTimeout(() => this.#renewAt(this.#renewed(time)), waitMs);
     Deno.unrefTimer(this.#timer);
   }
 
   /** Renews the certificate if due, and returns the time of the next renewal. */
   #renewed(time: Date): Date {
-    if (Date.now() < time.getTime()) return time;
+    if (this.#runtime.now() < time.getTime()) return time;
     try {
       const certificate = devCertificate(this.#options);
       this.#replace(certificate);
@@ -260,7 +276,7 @@ export class DevRenewal implements Disposable {
       // No caller is left to receive the error.
       // deno-lint-ignore no-console
       console.error("The development certificate was not renewed:", error);
-      return new Date(Date.now() + CHECK_INTERVAL_MS);
+      return new Date(this.#runtime.now() + CHECK_INTERVAL_MS);
     }
   }
 }
@@ -328,12 +344,13 @@ class CertificateFile {
    * Replaces the file at once and as a whole.
    *
    * @param text The new content.
+   * @param id Unique part of the name of a temporary file.
    * @param isTaken Called last; tells if another process stored a good certificate meanwhile.
    * @returns `true` if the text is stored.
    */
-  write(text: string, isTaken: () => boolean): boolean {
+  write(text: string, id: string, isTaken: () => boolean): boolean {
     if (!this.#may("read") || !this.#may("write")) return false;
-    const temporary = `${this.path}.${crypto.randomUUID()}.tmp`;
+    const temporary = `${this.path}.${id}.tmp`;
     let isKept = false;
     try {
       Deno.mkdirSync(this.#folder, { recursive: true, mode: 0o700 });

@@ -66,11 +66,11 @@ export async function dialWebTransport(
   options: DialWebTransportOptions = {},
 ): Promise<Connection> {
   requireQuic();
-  const { signal, timeoutMs = DIAL_TIMEOUT_MS } = options;
+  const { signal, timeoutMs = DIAL_TIMEOUT_MS, runtime = platformRuntime() } = options;
   signal?.throwIfAborted();
-  const dialer = new Http3Dialer(url, options);
+  const dialer = new Http3Dialer(url, { ...options, runtime });
   try {
-    return await within(platformRuntime(), dialer.session(), {
+    return await within(runtime, dialer.session(), {
       late: "Cannot dial within",
       signal,
       timeoutMs,

@@ -9,6 +9,7 @@ import { withMessages } from "../message_stream/server.ts";
 import type { CertificateHash } from "../webtransport.ts";
 import { Http3Dialer } from "./dialer.ts";
 import { Http3Pool } from "./pool.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** Two sessions on one connection: both ends of each. */
 async function twoSessions(): Promise<
@@ -19,9 +20,11 @@ async function twoSessions(): Promise<
   } & AsyncDisposable
 > {
   const peer = new WebTransportPeer();
+  const runtime = platformRuntime();
   const pool = new Http3Pool();
   const serverCertificateHashes = peer.trust.serverCertificateHashes as CertificateHash[];
-  const dial = () => soon(new Http3Dialer(peer.url, { serverCertificateHashes, pool }).session());
+  const dial = () =>
+    soon(new Http3Dialer(peer.url, { runtime, serverCertificateHashes, pool }).session());
   const near = [await dial(), await dial()] as const;
   const far = [await peer.session(), await peer.session()] as const;
   assertEquals(peer.listener.connectionCount, 1);

@@ -38,6 +38,8 @@ import {
   supportsWebTransport,
 } from "./wire/settings.ts";
 import { FIRST_READ_BYTES } from "../quic/receive_half.ts";
+import { settlesWithin } from "../../base/wait.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 import { TurnEnd } from "../quic/stream_owner.ts";
 import { concat, readVarint, varintLengthAt } from "../quic/varint.ts";
 
@@ -70,6 +72,8 @@ const StreamType = { control: 0, push: 1, qpackEncoder: 2, qpackDecoder: 3 } as 
 
 /** Options of an {@linkcode Http3Connection}. */
 export interface Http3ConnectionOptions {
+  /** Clocks and timers of the node. */
+  readonly runtime: Runtime;
   /** This end's role. */
   readonly side: "client" | "server";
   /**
@@ -112,12 +116,14 @@ export interface ConnectOptions {
  * datagrams (RFC 9114, RFC 9297, draft-ietf-webtrans-http3).
  */
 export class Http3Connection implements SessionLink {
+  /** Clocks and timers of the node. */
+  readonly runtime: Runtime;
   /** The QUIC connection. */
   readonly conn: Deno.QuicConn;
   /** Resolves at the end of the connection. */
   readonly ending: Promise<QuicEnding>;
   /** Watchers for the end of the current turn. */
-  readonly turnEnd: TurnEnd = new TurnEnd();
+  readonly turnEnd: TurnEnd;
   /** Counters of unread streams; on a server. */
   readonly unread: UnreadShare | undefined;
 
@@ -136,7 +142,7 @@ export class Http3Connection implements SessionLink {
   #isOver = false;
   #isReadingDatagrams = false;
   #isRefusing = false;
-  #idle: ReturnType<typeof setTimeout> | undefined;
+  #idle: Timer | undefined;
 
   /**
    * Starts HTTP/3 on a QUIC connection by sending the settings.
@@ -145,10 +151,13 @@ export class Http3Connection implements SessionLink {
    * @param unread Counters of unread streams; absent by default.
    */
   constructor(conn: Deno.QuicConn, options: Http3ConnectionOptions, unread?: UnreadShare) {
+    const { runtime } = options;
+    this.runtime = runtime;
+    this.turnEnd = new TurnEnd(runtime);
     this.conn = conn;
     this.#options = options;
     this.unread = unread;
-    this.#early = new EarlyStreams(unread);
+    this.#early = new EarlyStreams(runtime, unread);
     this.#settings.promise.catch(() => {}); // Not every user awaits the settings.
     this.ending = this.#run();
     options.firstRequests?.add(this);
@@ -201,7 +210,7 @@ export class Http3Connection implements SessionLink {
   async connect(options: ConnectOptions): Promise<Http3Session> {
     const { url, fields = [], protocolOf, errors = SKEIN_ERRORS } = options;
     if (this.isOver) throw errors.session("The server takes no more sessions on this connection");
-    clearTimeout(this.#idle); // The connection is no longer idle.
+    this.runtime.clearTimeout(this.#idle); // The connection is no longer idle.
     let settings: Settings;
     let stream: Deno.QuicBidirectionalStream;
     try {
@@ -261,7 +270,7 @@ export class Http3Connection implements SessionLink {
   close(code: number = H3Error.noError, reason = ""): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    clearTimeout(this.#idle);
+    this.runtime.clearTimeout(this.#idle);
     this.conn.close({ closeCode: code, reason });
   }
 
@@ -304,7 +313,7 @@ export class Http3Connection implements SessionLink {
 
   /** Registers a session of a request. */
   #add(session: Http3Session): void {
-    clearTimeout(this.#idle);
+    this.runtime.clearTimeout(this.#idle);
     this.#options.firstRequests?.delete(this);
     this.#sessions.set(session.id, session);
     this.#early.accept(session);
@@ -324,7 +333,7 @@ export class Http3Connection implements SessionLink {
     });
     const end = await ending;
     this.#isOver = true;
-    clearTimeout(this.#idle);
+    this.runtime.clearTimeout(this.#idle);
     this.#options.firstRequests?.delete(this);
     this.#early.clear();
     if (this.#peerSettings === undefined) {
@@ -538,8 +547,8 @@ export class Http3Connection implements SessionLink {
 
   /** Waits for the peer's settings; closes the connection if none arrive in time. */
   async #settingsInTime(peer: "client" | "server"): Promise<Settings> {
-    const settings = await withinTime(this.#settings.promise, SETTINGS_TIMEOUT_MS);
-    if (settings !== undefined) return settings;
+    const { promise } = this.#settings;
+    if (await settlesWithin(this.runtime, promise, SETTINGS_TIMEOUT_MS)) return await promise;
     const message = `The ${peer} sent no SETTINGS in time`;
     this.fail(new H3ProtocolError(H3Error.missingSettings, message));
     throw new ConnectionError(message);
@@ -629,8 +638,8 @@ export class Http3Connection implements SessionLink {
   }
 
   #closeAfter(delayMs: number): void {
-    clearTimeout(this.#idle);
-    this.#idle = setTimeout(() => this.close(), delayMs);
+    this.runtime.clearTimeout(this.#idle);
+    this.#idle = this.runtime.setTimeout(() => this.close(), delayMs);
   }
 }
 
@@ -680,15 +689,5 @@ async function readFields(
         : new H3ProtocolError(H3Error.frameError, "The request ended inside a frame");
     }
     frames.push(value);
-  }
-}
-
-async function withinTime<T>(promise: Promise<T>, timeoutMs: number): Promise<T | undefined> {
-  const { promise: late, resolve } = Promise.withResolvers<undefined>();
-  const timer = setTimeout(() => resolve(undefined), timeoutMs);
-  try {
-    return await Promise.race([promise, late]);
-  } finally {
-    clearTimeout(timer);
   }
 }

@@ -22,6 +22,7 @@ import { H3Error } from "./wire/error_codes.ts";
 import { encodeFrame, FrameType } from "./wire/frames.ts";
 import { encodeFields, type Field } from "./wire/qpack.ts";
 import { SettingId } from "./wire/settings.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** Frame, stream, setting and capsule type that is reserved so that nobody relies on it. */
 const GREASE = 0x1f * 7 + 0x21;
@@ -295,7 +296,10 @@ async function isReset(head: Uint8Array): Promise<void> {
     incomingUnidirectionalStreams: ReadableStream.from([control]),
     incomingBidirectionalStreams: new ReadableStream(),
   };
-  const connection = new Http3Connection(conn as unknown as Deno.QuicConn, { side: "server" });
+  const connection = new Http3Connection(conn as unknown as Deno.QuicConn, {
+    runtime: platformRuntime(),
+    side: "server",
+  });
   assertEquals((await soon(connection.ending)).closeCode, H3Error.closedCriticalStream);
   assertEquals(connection.fault?.h3Code, H3Error.closedCriticalStream);
 }
@@ -911,7 +915,7 @@ Deno.test("Http3Connection.connect() asks for nothing after GOAWAY", async () =>
     serverCertificateHashes: [...certificate.hashes],
   };
   const [conn, peer] = await Promise.all([Deno.connectQuic(options), server.accept()]);
-  const connection = new Http3Connection(conn, { side: "client" });
+  const connection = new Http3Connection(conn, { runtime: platformRuntime(), side: "client" });
   const control = await peer.control();
   assertEquals(connection.isOver, false);
   await control.write(encodeFrame(FrameType.goaway, Uint8Array.of(0)));

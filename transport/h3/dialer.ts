@@ -8,6 +8,7 @@ import { dialFailure } from "../quic/deno_quirks.ts";
 import { Http3Connection } from "./connection.ts";
 import type { Field } from "./wire/qpack.ts";
 import { type Http3Session, type SessionErrors, SKEIN_ERRORS } from "./session.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import type { Http3Pool } from "./pool.ts";
 import { encodeStringList, parseStringItem } from "./wire/structured_fields.ts";
 
@@ -19,6 +20,8 @@ const MAX_STREAMS = 128;
 
 /** Options for {@linkcode Http3Dialer}. */
 export interface Http3DialOptions extends DialWebTransportOptions {
+  /** Clocks and timers of the node. */
+  readonly runtime: Runtime;
   /** Factory of errors; Skein's own by default. */
   readonly errors?: SessionErrors;
   /** Congestion control of QUIC. */
@@ -44,7 +47,7 @@ export class Http3Dialer {
    * @throws {TypeError} If the URL is not `https:`, or an option is invalid.
    * @throws {RangeError} If a limit is invalid.
    */
-  constructor(url: string | URL, options: Http3DialOptions = {}) {
+  constructor(url: string | URL, options: Http3DialOptions) {
     this.#url = checkUrl(url);
     checkHashes(options.serverCertificateHashes, "dial WebTransport");
     const { maxUnidirectionalStreams, maxBidirectionalStreams, idleTimeoutMs } = options;
@@ -125,7 +128,7 @@ export class Http3Dialer {
       this.#options;
     const { maxUnidirectionalStreams = MAX_STREAMS, maxBidirectionalStreams = MAX_STREAMS } =
       this.#options;
-    const { idleTimeoutMs = IDLE_TIMEOUT_MS } = this.#options;
+    const { runtime, idleTimeoutMs = IDLE_TIMEOUT_MS } = this.#options;
     const { hostname, port } = this.#url;
     const options: QuicDialOptions = {
       hostname: hostname.replace(/^\[|\]$/g, ""),
@@ -141,10 +144,11 @@ export class Http3Dialer {
         ? {}
         : { serverCertificateHashes: [...serverCertificateHashes] }),
     };
-    const dial = this.#dial = new QuicDial(options);
+    const dial = this.#dial = new QuicDial(runtime, options);
     try {
       const conn = await dial.connect();
       return new Http3Connection(conn, {
+        runtime,
         side: "client",
         isPooled: pool !== undefined,
         flowControl,

@@ -1,5 +1,6 @@
 /** Buffer for streams whose CONNECT request has not arrived yet: QUIC may reorder packets. */
 import type { UnreadShare } from "../quic/unread_streams.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Http3Session } from "./session.ts";
 
 /**
@@ -23,16 +24,19 @@ export interface EarlyStream {
 
 /** Buffered streams of one connection. */
 export class EarlyStreams {
+  readonly #runtime: Runtime;
   readonly #unread: UnreadShare | undefined;
   #streams: (EarlyStream & { readonly since: number })[] = [];
-  #timer: ReturnType<typeof setTimeout> | undefined = undefined;
+  #timer: Timer | undefined = undefined;
 
   /**
    * Creates an empty buffer.
    *
+   * @param runtime Runtime that has the clock and the timers.
    * @param unread Counters of unread streams, which also count the buffered ones.
    */
-  constructor(unread?: UnreadShare) {
+  constructor(runtime: Runtime, unread?: UnreadShare) {
+    this.#runtime = runtime;
     this.#unread = unread;
   }
 
@@ -43,8 +47,8 @@ export class EarlyStreams {
       for (const { refuse } of this.#take((one) => one === oldest)) refuse();
     }
     if (this.#unread?.take() !== undefined) return stream.refuse();
-    this.#streams.push({ ...stream, since: Date.now() });
-    this.#timer ??= setTimeout(() => this.#expire(), EARLY_TIMEOUT_MS);
+    this.#streams.push({ ...stream, since: this.#runtime.now() });
+    this.#timer ??= this.#runtime.setTimeout(() => this.#expire(), EARLY_TIMEOUT_MS);
   }
 
   /** Hands over the streams of a session whose request arrived. */
@@ -66,7 +70,7 @@ export class EarlyStreams {
 
   /** Refuses all streams. */
   clear(): void {
-    clearTimeout(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
     for (const { refuse } of this.#take(() => true)) refuse();
   }
@@ -81,10 +85,10 @@ export class EarlyStreams {
 
   #expire(): void {
     this.#timer = undefined;
-    const before = Date.now() - EARLY_TIMEOUT_MS;
+    const before = this.#runtime.now() - EARLY_TIMEOUT_MS;
     for (const { refuse } of this.#take(({ since }) => since <= before)) refuse();
     const [first] = this.#streams;
     if (first === undefined) return;
-    this.#timer = setTimeout(() => this.#expire(), first.since - before);
+    this.#timer = this.#runtime.setTimeout(() => this.#expire(), first.since - before);
   }
 }

@@ -10,6 +10,9 @@ import { encodeFrame, FrameType } from "./wire/frames.ts";
 import { Http3Pool } from "./pool.ts";
 import type { Http3Session } from "./session.ts";
 import { SettingId } from "./wire/settings.ts";
+import { platformRuntime } from "../../base/runtime.ts";
+
+const runtime = platformRuntime();
 
 /** Dials a server through a pool. */
 function dial(
@@ -18,7 +21,9 @@ function dial(
   options: { readonly congestionControl?: "throughput" } = {},
 ): Promise<Http3Session> {
   const serverCertificateHashes = peer.trust.serverCertificateHashes as CertificateHash[];
-  return soon(new Http3Dialer(peer.url, { serverCertificateHashes, pool, ...options }).session());
+  return soon(
+    new Http3Dialer(peer.url, { runtime, serverCertificateHashes, pool, ...options }).session(),
+  );
 }
 
 Deno.test("Http3Pool shares a connection, and forgets it when it is over", async () => {
@@ -68,7 +73,7 @@ Deno.test("Http3Pool goes on after a session that was refused, or given up", asy
   assertEquals((refused as { status?: number }).status, 403);
   const session = await dial(peer, pool);
   assertEquals(pool.size, 1);
-  const dialer = new Http3Dialer(peer.url, { pool });
+  const dialer = new Http3Dialer(peer.url, { runtime, pool });
   const dialing = dialer.session();
   dialer.abort();
   await assertRejects(() => soon(dialing));
@@ -84,7 +89,7 @@ Deno.test("Http3Pool makes another connection once the server sent GOAWAY", asyn
   const open = async () => {
     const url = `https://127.0.0.1:${server.port}/`;
     const serverCertificateHashes = certificate.hashes;
-    const dialing = new Http3Dialer(url, { serverCertificateHashes, pool }).session();
+    const dialing = new Http3Dialer(url, { runtime, serverCertificateHashes, pool }).session();
     dialing.catch(() => {}); // What fails first is told below.
     const peer = await soon(server.accept());
     const control = await peer.control([

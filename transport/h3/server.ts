@@ -102,11 +102,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   readonly #quic: RawQuicOptions | undefined;
   readonly #connectionOptions: Http3ConnectionOptions;
   readonly #requests = new RequestQueue();
-  readonly #firstRequests = new Deadlines<Http3Connection>(
-    platformRuntime(),
-    FIRST_REQUEST_TIMEOUT_MS,
-    (connection) => connection.close(),
-  );
+  readonly #firstRequests: Deadlines<Http3Connection>;
   readonly #onAbort = (): void => void this.close();
   #closing: Promise<void> | undefined = undefined;
 
@@ -116,6 +112,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
    * @param options Options of `listenWebTransport()`.
    */
   constructor(options: ListenWebTransportOptions) {
+    const { runtime = platformRuntime() } = options;
     const { quic, maxSessionsPerConnection: maxSessions = 16, maxStreams = 128 } = options;
     const { maxUnidirectionalStreams = quic === undefined ? maxStreams : 1_024 } = options;
     checkLimits({ maxSessionsPerConnection: maxSessions, maxStreams, maxUnidirectionalStreams });
@@ -126,7 +123,13 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
       : options.flowControl;
     this.#quic = quic;
     this.#signal = options.signal;
+    this.#firstRequests = new Deadlines(
+      runtime,
+      FIRST_REQUEST_TIMEOUT_MS,
+      (connection) => connection.close(),
+    );
     this.#connectionOptions = {
+      runtime,
       side: "server",
       maxSessions,
       flowControl,
@@ -134,7 +137,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
       firstRequests: this.#firstRequests,
       onRequest: (request) => this.#requests.push(request),
     };
-    this.#acceptor = new QuicAcceptor<Http3Connection | AcceptedConnection>(options, {
+    this.#acceptor = new QuicAcceptor<Http3Connection | AcceptedConnection>(runtime, options, {
       protocols: ["h3", ...quic?.protocols ?? []],
       // Requests and control streams count besides the streams of sessions.
       maxBidirectionalStreams: maxStreams + 1,
@@ -214,7 +217,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     if (this.#quic === undefined || conn.protocol === "h3") {
       return new Http3Connection(conn, this.#connectionOptions, unread);
     }
-    const connection = new RawQuicConnection(conn, unread);
+    const connection = new RawQuicConnection(this.#connectionOptions.runtime, conn, unread);
     void handOver(connection, this.#quic);
     return acceptedQuic(connection);
   }

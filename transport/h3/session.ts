@@ -61,11 +61,13 @@ import {
   type TurnEnd,
 } from "../quic/stream_owner.ts";
 import { opened } from "../opened.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 import { ConnectionError, StreamError } from "../../errors.ts";
 
 /** The HTTP/3 connection, as its sessions see it. */
 export interface SessionLink {
+  /** Clocks and timers. */
+  readonly runtime: Runtime;
   /** This end's role. */
   readonly side: "client" | "server";
   /** The QUIC connection. */
@@ -196,7 +198,7 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
   #isWindingUp = false;
   #wasOpen = false;
   #failed: StreamHalf[] = [];
-  #lingering: ReturnType<typeof setTimeout> | undefined = undefined;
+  #lingering: Timer | undefined = undefined;
   #ending: Ending | undefined = undefined;
   #onResponse: ((payload: Uint8Array) => void) | undefined = undefined;
   #isHeld = false;
@@ -224,7 +226,7 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
     this.#closed.promise.catch(() => {});
     connect.writer.closed.catch(() => {});
     this.capabilities = options.credit === undefined ? CAPABILITIES : WITH_CREDIT;
-    this.#credit = options.credit && new SessionCredit(options.credit, {
+    this.#credit = options.credit && new SessionCredit(link.runtime, options.credit, {
       overrun: () => this.overrun(),
       tell: (event) => this.#ledger?.tell(event),
       say: (type, value) => {
@@ -342,7 +344,7 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
     const { conn } = this.#link;
     const opening = conn.createBidirectionalStream(quicOptions(options));
     const { signal, timeoutMs } = options;
-    const stream = await opened(platformRuntime(), opening, {
+    const stream = await opened(this.#link.runtime, opening, {
       signal,
       timeoutMs,
       leftMs,
@@ -373,7 +375,7 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
     const { conn } = this.#link;
     const opening = conn.createUnidirectionalStream(quicOptions(options));
     const { signal, timeoutMs } = options;
-    const stream = await opened(platformRuntime(), opening, {
+    const stream = await opened(this.#link.runtime, opening, {
       signal,
       timeoutMs,
       leftMs,
@@ -415,7 +417,7 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
       this.#endConnect();
       reader.cancel().catch(() => {});
     }
-    this.#lingering = setTimeout(() => {
+    this.#lingering = this.#link.runtime.setTimeout(() => {
       this.#settle();
       reader.cancel().catch(() => {});
     }, CLOSE_TIMEOUT_MS);
@@ -630,7 +632,7 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
     options: OpenSessionStreamOptions,
   ): Promise<number | undefined> {
     const { signal, timeoutMs } = options;
-    const start = timeoutMs === undefined ? 0 : performance.now();
+    const start = timeoutMs === undefined ? 0 : this.#link.runtime.monotonic();
     signal?.throwIfAborted();
     if (this.#state === "pending") await this.ready;
     if (this.#ending !== undefined) throw this.#error;
@@ -639,7 +641,7 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
     }
     await this.#credit?.take(kind, options);
     if (timeoutMs === undefined) return undefined;
-    const waitedMs = Math.round(performance.now() - start);
+    const waitedMs = Math.round(this.#link.runtime.monotonic() - start);
     return waitedMs > 0 ? Math.max(0, timeoutMs - waitedMs) : timeoutMs;
   }
 
@@ -851,7 +853,7 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
   #settleWith(settle: () => void, fault?: H3ProtocolError): void {
     if (this.#isSettled) return;
     this.#isSettled = true;
-    clearTimeout(this.#lingering);
+    this.#link.runtime.clearTimeout(this.#lingering);
     for (const half of this.#failed) half.release();
     this.#failed = [];
     const gone = this.#link.sessionEnded(this.id, {

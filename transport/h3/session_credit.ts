@@ -18,7 +18,7 @@ import { CapsuleType, decodeStreamCount, decodeVarintCapsule } from "./wire/caps
 import { H3Error, H3ProtocolError } from "./wire/error_codes.ts";
 import type { FlowControlLimits } from "./wire/settings.ts";
 import type { DataCredit } from "../quic/stream_owner.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 /** Initial limits of both ends. */
 export interface SessionCreditPair {
@@ -70,15 +70,20 @@ export class SessionCredit implements ConnectionCredit {
   /**
    * Creates the credit.
    *
+   * @param runtime Runtime that has the timers.
    * @param pair Initial limits of both ends.
    * @param host The session.
    */
-  constructor({ ours, theirs, automatic }: SessionCreditPair, host: SessionCreditHost) {
+  constructor(
+    runtime: Runtime,
+    { ours, theirs, automatic }: SessionCreditPair,
+    host: SessionCreditHost,
+  ) {
     this.#host = host;
     const both = (kind: CreditKind): CreditPair => {
       const { what, limit, grant, blocked } = KINDS[kind];
       return {
-        send: new SendCredit(platformRuntime(), what, theirs[limit], (total) => {
+        send: new SendCredit(runtime, what, theirs[limit], (total) => {
           host.say(blocked, total);
           host.tell({ type: "blocked", what: kind, by: "local", limit: total });
         }),

@@ -28,8 +28,8 @@ import {
   TOKEN_MARK_QUERY,
 } from "../webtransport.ts";
 import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
-import { within } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import { pause, within } from "../../base/wait.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 
 /**
  * Members of the W3C's `WebTransport` that a connection uses; members that some platforms lack are
@@ -112,6 +112,7 @@ export async function dialNativeWebTransport(
   options: DialWebTransportOptions = {},
 ): Promise<Connection> {
   const { protocols = [], serverCertificateHashes, headers, signal, timeoutMs, onWorn } = options;
+  const { runtime = platformRuntime() } = options;
   if (headers !== undefined) {
     throw new TypeError("Cannot open WebTransport: a browser sends no headers of its own");
   }
@@ -134,8 +135,8 @@ export async function dialNativeWebTransport(
     throw broken(failed, error);
   });
   try {
-    await within(platformRuntime(), ready, { late: `${failed} within`, signal, timeoutMs });
-    const connection = new NativeConnection(native, assumed, BROWSER);
+    await within(runtime, ready, { late: `${failed} within`, signal, timeoutMs });
+    const connection = new NativeConnection(runtime, native, assumed, BROWSER);
     connection.onWorn = onWorn;
     return connection;
   } catch (error) {
@@ -147,15 +148,17 @@ export async function dialNativeWebTransport(
 /**
  * Wraps a platform's `WebTransport`, of either side, as a connection.
  *
+ * @param runtime Runtime that has the timers.
  * @param native Session of the platform.
  * @param capabilities Capabilities of the session.
  * @returns The connection.
  */
 export function connectionOf(
+  runtime: Runtime,
   native: NativeWebTransport,
   capabilities: ConnectionCapabilities,
 ): Connection {
-  return new NativeConnection(native, undefined, capabilities);
+  return new NativeConnection(runtime, native, undefined, capabilities);
 }
 
 function globals(): Globals {
@@ -181,6 +184,7 @@ class NativeConnection implements Connection, ConnectionInspection {
   readonly incomingBidirectionalStreams: ReadableStream<BidirectionalStream>;
   readonly incomingUnidirectionalStreams: ReadableStream<ReadableStream<Uint8Array>>;
 
+  readonly #runtime: Runtime;
   readonly #native: NativeWebTransport;
   readonly #assumed: string | undefined;
   readonly #closing = Promise.withResolvers<ConnectionCloseInfo>();
@@ -205,10 +209,12 @@ class NativeConnection implements Connection, ConnectionInspection {
   };
 
   constructor(
+    runtime: Runtime,
     native: NativeWebTransport,
     assumed: string | undefined,
     capabilities: ConnectionCapabilities,
   ) {
+    this.#runtime = runtime;
     this.#native = native;
     this.#assumed = assumed;
     this.ready = native.ready;
@@ -355,7 +361,7 @@ class NativeConnection implements Connection, ConnectionInspection {
     const opened = this.#openInTurn(open, () => isWanted).then(wrap, (error) => {
       throw broken("Cannot open stream", error);
     });
-    return await within(platformRuntime(), opened, {
+    return await within(this.#runtime, opened, {
       late: "Cannot open stream within",
       signal,
       timeoutMs,
@@ -395,7 +401,7 @@ class NativeConnection implements Connection, ConnectionInspection {
       } catch (error) {
         if (!this.#isFull(error) || !isWanted()) throw error;
       }
-      await new Promise((resolve) => setTimeout(resolve, delayMs));
+      await pause(this.#runtime, delayMs);
     }
   }
 

@@ -11,7 +11,7 @@ import { Arrivals } from "../incoming_queue.ts";
 import type { Certificate } from "../certificate/certificate.ts";
 import type { Connection, ConnectionCapabilities, ConnectionCloseInfo } from "../connection.ts";
 import { Deadlines } from "../../base/deadlines.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { H3Error, isHttp3Code } from "../h3/wire/error_codes.ts";
 import { QUIC_MISSING, type QuicEnding, quicEnding } from "../quic/deno_quirks.ts";
 import { RequestQueue, type WebTransportRequest } from "../h3/request.ts";
@@ -50,19 +50,22 @@ export interface AcceptedNativeWebTransport {
  * - **Datagrams:** the newest 1,024 are kept for the reader.
  *
  * @param conn A connection of a `Deno.QuicListener` with the ALPN `h3`, used by no other code.
+ * @param options Runtime of the node.
  * @returns The session, and its known defects.
  * @throws {UnsupportedError} If the runtime has no WebTransport; the message names the flag.
  */
 export async function acceptNativeWebTransport(
   conn: Deno.QuicConn,
+  options: Pick<QuicListenOptions, "runtime"> = {},
 ): Promise<AcceptedNativeWebTransport> {
   requireUpgrade();
+  const { runtime = platformRuntime() } = options;
   const ending = quicEnding(conn);
   const datagrams = takeDatagrams(conn, ending);
   const native = await Deno.upgradeWebTransport(conn);
   await native.ready;
   const session = new AcceptedSession(native, { ending, datagrams });
-  const connection = connectionOf(session, CAPABILITIES);
+  const connection = connectionOf(runtime, session, CAPABILITIES);
   return { connection, url: native.url, defects: nativeServerDefects() };
 }
 
@@ -92,11 +95,8 @@ export class NativeWebTransportListener
   readonly #acceptor: QuicAcceptor<ListenedConnection>;
   readonly #signal: AbortSignal | undefined;
   readonly #requests = new RequestQueue();
-  readonly #upgrades = new Deadlines<ListenedConnection>(
-    platformRuntime(),
-    FIRST_REQUEST_TIMEOUT_MS,
-    (connection) => connection.close(),
-  );
+  readonly #runtime: Runtime;
+  readonly #upgrades: Deadlines<ListenedConnection>;
   readonly #onAbort = (): void => void this.close();
   #closing: Promise<void> | undefined = undefined;
 
@@ -107,10 +107,16 @@ export class NativeWebTransportListener
    */
   constructor(options: ListenNativeWebTransportOptions) {
     requireUpgrade();
-    const { maxStreams = 128, signal } = options;
+    const { maxStreams = 128, signal, runtime = platformRuntime() } = options;
     checkLimits({ maxStreams });
     this.#signal = signal;
-    this.#acceptor = new QuicAcceptor<ListenedConnection>(options, {
+    this.#runtime = runtime;
+    this.#upgrades = new Deadlines(
+      runtime,
+      FIRST_REQUEST_TIMEOUT_MS,
+      (connection) => connection.close(),
+    );
+    this.#acceptor = new QuicAcceptor<ListenedConnection>(runtime, options, {
       protocols: ["h3"],
       // The request and the control streams count, too.
       maxBidirectionalStreams: maxStreams + 1,
@@ -181,7 +187,7 @@ export class NativeWebTransportListener
   async #upgrade(connection: ListenedConnection): Promise<void> {
     const { conn } = connection;
     try {
-      const accepted = await acceptNativeWebTransport(conn);
+      const accepted = await acceptNativeWebTransport(conn, { runtime: this.#runtime });
       this.#requests.push(new NativeRequest(accepted, conn.remoteAddr));
     } catch {
       // The peer requested no session, or broke the protocol.

@@ -3,7 +3,8 @@ import { addressKey } from "../address.ts";
 import { listenAt } from "../address_in_use.ts";
 import { type Certificate, checkCertificate } from "../certificate/certificate.ts";
 import { Deadlines } from "../../base/deadlines.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import { pause } from "../../base/wait.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { requireQuic } from "./deno_quirks.ts";
 import { KEEP_ALIVE_MS } from "./options.ts";
 import { UnreadShare, type UnreadStreamLimits, UnreadStreams } from "./unread_streams.ts";
@@ -86,6 +87,12 @@ export interface QuicListenOptions extends Certificate {
   readonly unreadStreams?: UnreadStreamLimits | undefined;
   /** Closes the listener. Absent by default. */
   readonly signal?: AbortSignal;
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
 }
 
 /** Counters of handshakes under way, and of handshakes that the listener's bounds prevented. */
@@ -134,6 +141,7 @@ export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
  * @typeParam C A connection as the handlers wrap it.
  */
 export class QuicAcceptor<C extends AcceptedConnection> {
+  readonly #runtime: Runtime;
   #endpoint: Deno.QuicEndpoint | undefined;
   readonly #options: QuicListenOptions;
   readonly #handlers: QuicAcceptorHandlers<C>;
@@ -143,9 +151,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   readonly #perAddress = new Map<string, number>();
   /** Start time of each handshake, the oldest first. Bounded by `maxHandshakes`. */
   readonly #handshakes = new Map<Deno.QuicConn, number>();
-  readonly #slow = new Deadlines<Deno.QuicConn>(platformRuntime(), HANDSHAKE_TIMEOUT_MS, (conn) => {
-    if (this.#handshakes.has(conn)) this.#giveUp(conn, "tooSlow");
-  });
+  readonly #slow: Deadlines<Deno.QuicConn>;
   readonly #counts = { ignored: 0, replaced: 0, tooSlow: 0 };
   readonly #unread: UnreadStreams;
   #isStopped = false;
@@ -154,8 +160,12 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   readonly address: Deno.NetAddr;
 
   /** Starts to listen. */
-  constructor(options: QuicListenOptions, handlers: QuicAcceptorHandlers<C>) {
+  constructor(runtime: Runtime, options: QuicListenOptions, handlers: QuicAcceptorHandlers<C>) {
     requireQuic();
+    this.#runtime = runtime;
+    this.#slow = new Deadlines(runtime, HANDSHAKE_TIMEOUT_MS, (conn) => {
+      if (this.#handshakes.has(conn)) this.#giveUp(conn, "tooSlow");
+    });
     const { idleTimeoutMs, keepAliveIntervalMs, maxHandshakes } = options;
     const { maxConnections, maxConnectionsPerAddress } = options;
     checkLimits({ idleTimeoutMs, keepAliveIntervalMs, maxHandshakes });
@@ -232,7 +242,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     const connections = [...this.#connections.keys()];
     for (const connection of connections) connection.close();
     await Promise.all(connections.map(({ ending }) => ending));
-    if (connections.length > 0) await new Promise((resolve) => setTimeout(resolve, FAREWELL_MS));
+    if (connections.length > 0) await pause(this.#runtime, FAREWELL_MS);
     for (const listener of this.#listeners.splice(0)) listener.stop();
     this.#endpoint?.close({ closeCode, reason: "" });
     // The runtime frees the port once the endpoint is no longer referenced.
@@ -270,7 +280,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     const places = Math.min(maxHandshakes, maxConnections - this.#connections.size);
     if (handshakes.size < places) return true;
     const [oldest] = handshakes;
-    if (oldest === undefined || Date.now() - oldest[1] < HANDSHAKE_GRACE_MS) return false;
+    if (oldest === undefined || this.#runtime.now() - oldest[1] < HANDSHAKE_GRACE_MS) return false;
     this.#giveUp(oldest[0], "replaced");
     return handshakes.size < places;
   }
@@ -289,7 +299,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
       isOpen = false;
     };
     conn.closed.then(lost, lost);
-    this.#handshakes.set(conn, Date.now());
+    this.#handshakes.set(conn, this.#runtime.now());
     this.#slow.add(conn);
     // `conn.handshake` also resolves for a failed handshake; `closed` then settles right
     // afterwards.
@@ -315,7 +325,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     if (this.#isStopped || count >= maxConnectionsPerAddress) {
       return this.#handlers.refuse(conn);
     }
-    const unread = new UnreadShare(this.#unread, address);
+    const unread = new UnreadShare(this.#runtime, this.#unread, address);
     const connection = this.#handlers.accept(conn, unread);
     this.#connections.set(connection, address);
     this.#perAddress.set(address, count + 1);

@@ -3,6 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { turns } from "../../testing/turns.ts";
 import { certificate, PROTOCOL } from "../../tests/quic_peer.ts";
 import { type AcceptedConnection, QuicAcceptor, type QuicListenOptions } from "./acceptor.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** A handshake that is ended by hand. */
 class HandHandshake {
@@ -91,7 +92,10 @@ class HandAcceptor implements AsyncDisposable {
     this.#time = time;
     // The runtime has it behind a getter.
     Object.defineProperty(Deno, "QuicEndpoint", { configurable: true, get: () => HandEndpoint });
-    this.acceptor = new QuicAcceptor<AcceptedConnection>({ ...certificate, ...options }, {
+    this.acceptor = new QuicAcceptor<AcceptedConnection>(platformRuntime(), {
+      ...certificate,
+      ...options,
+    }, {
       protocols: [PROTOCOL],
       maxBidirectionalStreams: 1,
       maxUnidirectionalStreams: 1,

@@ -7,7 +7,7 @@ import { checkProtocols, KEEP_ALIVE_MS, quicTarget } from "./options.ts";
 import { publicUrl } from "../url.ts";
 import { type CertificateHash, checkHashes } from "../webtransport.ts";
 import { within } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 
 /** Options for {@linkcode dialQuic}. */
 export interface DialQuicOptions {
@@ -45,6 +45,12 @@ export interface DialQuicOptions {
   readonly signal?: AbortSignal;
   /** Deadline of the dial in milliseconds; `idleTimeoutMs` by default. */
   readonly timeoutMs?: number;
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
 }
 
 /**
@@ -72,16 +78,16 @@ export async function dialQuic(
   requireQuic();
   const target = quicTarget(url);
   const connectOptions = optionsOf(options);
-  const { signal, timeoutMs } = options;
+  const { signal, timeoutMs, runtime = platformRuntime() } = options;
   signal?.throwIfAborted();
-  const dial = new QuicDial({ ...connectOptions, ...target });
+  const dial = new QuicDial(runtime, { ...connectOptions, ...target });
   try {
-    const conn = await within(platformRuntime(), dial.connect(), {
+    const conn = await within(runtime, dial.connect(), {
       late: "Cannot dial within",
       signal,
       timeoutMs,
     });
-    return new RawQuicConnection(conn);
+    return new RawQuicConnection(runtime, conn);
   } catch (cause) {
     dial.abort();
     if (signal?.aborted || cause instanceof TimeoutError) throw dial.explain(cause);

@@ -34,7 +34,7 @@ import {
 } from "./stream_owner.ts";
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
 import { opened } from "../opened.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { Arrivals, takeOut } from "../incoming_queue.ts";
 
 const CAPABILITIES: ConnectionCapabilities = {
@@ -87,6 +87,7 @@ export class RawQuicConnection
   /** Bytes read from the stream that carries messages. */
   bytesReceived = 0;
 
+  readonly #runtime: Runtime;
   readonly #conn: Deno.QuicConn;
   readonly #bidirectional: PeerStreams<Deno.QuicBidirectionalStream, Http3Stream, Http3Stream> =
     new PeerStreams({
@@ -111,7 +112,7 @@ export class RawQuicConnection
       waits: (half) => this.#watch(half),
       drop: (half) => half.cancel(),
     });
-  readonly #turnEnd = new TurnEnd();
+  readonly #turnEnd: TurnEnd;
   #draining: Promise<void> | undefined = undefined;
   #datagrams: SessionDatagrams | undefined = undefined;
   #ledger: Ledger | undefined = undefined;
@@ -124,11 +125,14 @@ export class RawQuicConnection
   /**
    * Wraps a connection of the runtime.
    *
+   * @param runtime Runtime that has the timers.
    * @param conn A connection after the handshake, with no data read yet.
    * @param unread Counters of unread streams; streams of the peer are then accepted at once.
    * Otherwise the streams wait in the runtime until the application asks for them.
    */
-  constructor(conn: Deno.QuicConn, unread?: UnreadShare) {
+  constructor(runtime: Runtime, conn: Deno.QuicConn, unread?: UnreadShare) {
+    this.#runtime = runtime;
+    this.#turnEnd = new TurnEnd(runtime);
     this.#conn = conn;
     this.unread = unread;
     this.closed = this.#run();
@@ -360,7 +364,7 @@ export class RawQuicConnection
     const { signal, timeoutMs } = options;
     let stream: T;
     try {
-      stream = await opened(platformRuntime(), opening, {
+      stream = await opened(this.#runtime, opening, {
         kind,
         signal,
         timeoutMs,

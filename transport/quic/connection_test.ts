@@ -11,6 +11,7 @@ import {
   receiveUnidirectional,
 } from "../direct.ts";
 import { type QuicConnection, RawQuicConnection } from "./connection.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 const TEXT = new TextEncoder().encode("hello");
 
@@ -38,7 +39,7 @@ async function readAll(stream: DirectReadable): Promise<number[]> {
 
 /** A connection of the runtime that does what a test says. */
 function fakeConnection(conn: Partial<Record<keyof Deno.QuicConn, unknown>>): RawQuicConnection {
-  return new RawQuicConnection({
+  return new RawQuicConnection(platformRuntime(), {
     closed: new Promise(() => {}),
     close() {},
     ...conn,

@@ -4,7 +4,7 @@ import { TimeoutError } from "../../errors.ts";
 import { builtin } from "../certificate/builtins.ts";
 import { type ConnectQuicOptions, isPeerAnswer, permittedHost } from "./deno_quirks.ts";
 import { within } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /** Most idle sockets in the pool; beyond, a socket is closed. */
 const MAX_IDLE_ENDPOINTS = 8;
@@ -79,6 +79,8 @@ const IPV4 = /^\d{1,3}(?:\.\d{1,3}){3}$/;
 
 /** Options for {@linkcode raceAddresses}. */
 export interface AddressRaceOptions<T> {
+  /** Runtime that has the timers. */
+  readonly runtime: Runtime;
   /** Makes one attempt. MUST release all resources on failure or abort. */
   readonly attempt: (address: string, signal: AbortSignal) => Promise<T>;
   /** Releases the result of an attempt that lost the race. */
@@ -108,16 +110,16 @@ export interface AddressRaceOptions<T> {
  */
 export function raceAddresses<T>(
   addresses: readonly string[],
-  { attempt, discard, delayMs, signal, onAttempt, onFailure }: AddressRaceOptions<T>,
+  { runtime, attempt, discard, delayMs, signal, onAttempt, onFailure }: AddressRaceOptions<T>,
 ): Promise<T> {
   const ending = new AbortController();
   const causes: unknown[] = [];
   return new Promise((resolve, reject) => {
     let started = 0;
     let isRefused = false;
-    let timer: ReturnType<typeof setTimeout> | undefined;
+    let timer: Timer | undefined;
     const end = () => {
-      clearTimeout(timer);
+      runtime.clearTimeout(timer);
       signal.removeEventListener("abort", onAbort);
       ending.abort();
     };
@@ -128,9 +130,9 @@ export function raceAddresses<T>(
     const failAll = () => fail(new AggregateError(causes, "Every address failed"));
     const onAbort = () => fail(signal.reason);
     const wait = () => {
-      clearTimeout(timer);
-      if (started < addresses.length) timer = setTimeout(start, delayMs);
-      else if (isRefused) timer = setTimeout(failAll, AFTER_REFUSAL_MS);
+      runtime.clearTimeout(timer);
+      if (started < addresses.length) timer = runtime.setTimeout(start, delayMs);
+      else if (isRefused) timer = runtime.setTimeout(failAll, AFTER_REFUSAL_MS);
     };
     const succeed = (value: T) => {
       if (ending.signal.aborted) return discard(value);
@@ -184,13 +186,15 @@ export class QuicDial {
   // State of the module, like the cache of a resolver.
   static readonly #answered = new Map<string, string>();
 
+  readonly #runtime: Runtime;
   readonly #options: QuicDialOptions;
   readonly #ending = new AbortController();
   /** Failed or pending addresses with the reason. Bounded by {@linkcode MAX_ADDRESSES}. */
   readonly #tried = new Map<string, string>();
   #conn: Deno.QuicConn | undefined;
 
-  constructor(options: QuicDialOptions) {
+  constructor(runtime: Runtime, options: QuicDialOptions) {
+    this.#runtime = runtime;
     this.#options = options;
   }
 
@@ -214,10 +218,11 @@ export class QuicDial {
     const isLiteral = isAddress(hostname);
     const found = isLiteral
       ? [hostname]
-      : await within(platformRuntime(), permittedAddresses(hostname, port), { signal });
+      : await within(this.#runtime, permittedAddresses(hostname, port), { signal });
     const addresses = interleave(found, QuicDial.#answered.get(key));
     try {
       this.#conn = await raceAddresses(addresses, {
+        runtime: this.#runtime,
         attempt: (address, signal) => this.#attempt(address, signal),
         discard: (late) => late.close({ closeCode: 0, reason: "" }),
         delayMs: addresses.every(isLoopback) ? LOOPBACK_DELAY_MS : ATTEMPT_DELAY_MS,

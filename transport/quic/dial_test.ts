@@ -22,6 +22,7 @@ import {
   MAX_ADDRESSES,
   raceAddresses,
 } from "./dial.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** Error texts of Deno 2.9 for a handshake that ends, each with true if the peer answered. */
 const FAILURES: readonly [text: string, isAnswer: boolean][] = [
@@ -49,6 +50,7 @@ class Attempts {
 
   constructor(...addresses: string[]) {
     this.result = raceAddresses(addresses, {
+      runtime: platformRuntime(),
       attempt: (address, signal) => {
         const end = Promise.withResolvers<string>();
         this.#ends.set(address, end);

@@ -11,6 +11,7 @@ import type { Certificate } from "../certificate/certificate.ts";
 import type { Connection } from "../connection.ts";
 import { checkProtocols } from "./options.ts";
 import { type QuicConnection, RawQuicConnection } from "./connection.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 export type { Certificate } from "../certificate/certificate.ts";
 export type { QuicHandshakeStats, QuicListenOptions } from "./acceptor.ts";
@@ -47,7 +48,7 @@ export interface ListenQuicOptions extends QuicListenOptions {
  *   limits. Excess connections are refused; excess handshakes are ignored.
  */
 export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposable {
-  readonly #acceptor: QuicAcceptor<Accepted>;
+  readonly #acceptor: QuicAcceptor<AcceptedConnection>;
   readonly #signal: AbortSignal | undefined;
   readonly #waiting: QuicConnection[] = [];
   readonly #onAbort = (): void => void this.close();
@@ -62,14 +63,15 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
    */
   constructor(options: ListenQuicOptions) {
     const { protocols, maxBidirectionalStreams = 128, maxUnidirectionalStreams = 1_024 } = options;
+    const { runtime = platformRuntime() } = options;
     checkProtocols(protocols, "listen");
     checkLimits({ maxBidirectionalStreams, maxUnidirectionalStreams });
     this.#signal = options.signal;
-    this.#acceptor = new QuicAcceptor(options, {
+    this.#acceptor = new QuicAcceptor(runtime, options, {
       protocols,
       maxBidirectionalStreams,
       maxUnidirectionalStreams,
-      accept: (conn, unread) => this.#take(new RawQuicConnection(conn, unread)),
+      accept: (conn, unread) => this.#take(new RawQuicConnection(runtime, conn, unread)),
       refuse: refuseQuic,
     });
     this.#signal?.addEventListener("abort", this.#onAbort, { once: true });
@@ -134,7 +136,7 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
     }
   }
 
-  #take(connection: QuicConnection): Accepted {
+  #take(connection: QuicConnection): AcceptedConnection {
     if (this.#waiting.length >= MAX_WAITING_CONNECTIONS) refuseConnection(connection);
     else {
       this.#waiting.push(connection);
@@ -149,8 +151,6 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
     await this.#acceptor.close(CloseCode.normal);
   }
 }
-
-type Accepted = AcceptedConnection;
 
 /**
  * Listens for QUIC connections.

@@ -2,6 +2,7 @@
 import { type StreamFailure, streamFailure } from "./deno_quirks.ts";
 import type { ReceiveCredit, SendCredit } from "../flow_control.ts";
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { type Linked, LinkedList } from "../../base/linked_list.ts";
 
 /** One direction of a stream, which ends with the session at the latest. */
@@ -22,9 +23,15 @@ export interface TurnWatcher {
   endTurn(): void;
 }
 
-/** Watchers of the current turn, served by a single timer of the runtime. */
+/** Watchers of the current turn, served by a single call of the runtime. */
 export class TurnEnd {
+  readonly #runtime: Runtime;
   #watchers: TurnWatcher[] | undefined = undefined;
+
+  /** Creates the watchers without a call of the runtime. */
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
 
   /**
    * Adds a watcher for the current turn.
@@ -34,7 +41,7 @@ export class TurnEnd {
   add(watcher: TurnWatcher): void {
     if (this.#watchers !== undefined) return void this.#watchers.push(watcher);
     const watchers = this.#watchers = [watcher];
-    setImmediate(() => {
+    this.#runtime.schedule(() => {
       this.#watchers = undefined;
       for (const one of watchers) one.endTurn();
     });

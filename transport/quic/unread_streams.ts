@@ -1,7 +1,7 @@
 /** Bounds on unread streams of peers. */
 import { CloseCode, StreamError } from "../../errors.ts";
 import { Deadlines } from "../../base/deadlines.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 /**
  * Bytes of one unread stream that the runtime may hold: the stream window of quinn, the QUIC of
@@ -199,6 +199,7 @@ export class UnreadStreams implements Required<UnreadStreamLimits> {
 
 /** Unread streams of one connection. */
 export class UnreadShare {
+  readonly #runtime: Runtime;
   readonly #all: UnreadStreams;
   readonly #address: string;
   #deadlines: Deadlines<UnreadStream> | undefined = undefined;
@@ -208,10 +209,12 @@ export class UnreadShare {
   /**
    * Creates the share of a connection.
    *
+   * @param runtime Runtime that has the timers.
    * @param all Counters of all connections.
    * @param address Key of the connection's address.
    */
-  constructor(all: UnreadStreams, address: string) {
+  constructor(runtime: Runtime, all: UnreadStreams, address: string) {
+    this.#runtime = runtime;
     this.#all = all;
     this.#address = address;
   }
@@ -241,7 +244,7 @@ export class UnreadShare {
     const { timeoutMs } = this.#all;
     if (this.#isOver || timeoutMs === Infinity) return;
     this.#deadlines ??= new Deadlines(
-      platformRuntime(),
+      this.#runtime,
       timeoutMs,
       (late) => late.refuse(this.#all.refused("timeout")),
     );

@@ -1,6 +1,7 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { STREAM_WINDOW_BYTES, UnreadShare, UnreadStreams } from "./unread_streams.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 const NONE = { timeout: 0, session: 0, connection: 0, address: 0, server: 0 };
 
@@ -38,7 +39,7 @@ Deno.test("UnreadStreams() rejects a limit that is out of its range", () => {
 
 Deno.test("UnreadShare.take() refuses beyond the bounds of a connection, an address and the server", () => {
   const all = new UnreadStreams();
-  const open = (address: string) => new UnreadShare(all, address);
+  const open = (address: string) => new UnreadShare(platformRuntime(), all, address);
   const shares = [open("a"), open("a")];
   assertEquals(fill(shares[0]!), { taken: 48, code: 4429, reason: "a connection" });
   assertEquals(fill(shares[1]!), { taken: 16, code: 4429, reason: "an address" });
@@ -68,7 +69,7 @@ Deno.test("UnreadShare.take() refuses beyond the bounds of a connection, an addr
 Deno.test("UnreadShare.expect() refuses what is not taken in time, and counts that", () => {
   using time = new FakeTime();
   const all = new UnreadStreams();
-  const share = new UnreadShare(all, "a");
+  const share = new UnreadShare(platformRuntime(), all, "a");
   const refused: string[] = [];
   const stream = (name: string) => ({
     refuse: (error: Error) => void refused.push(`${name}: ${error.message}`),
@@ -76,7 +77,9 @@ Deno.test("UnreadShare.expect() refuses what is not taken in time, and counts th
   const [taken, late, later, unlimited] = ["taken", "late", "later", "unlimited"].map(stream);
   share.expect(taken!);
   share.expect(late!);
-  new UnreadShare(new UnreadStreams({ timeoutMs: Infinity }), "a").expect(unlimited!);
+  new UnreadShare(platformRuntime(), new UnreadStreams({ timeoutMs: Infinity }), "a").expect(
+    unlimited!,
+  );
   time.tick(4_999);
   share.expect(later!);
   share.taken(taken!);

@@ -1,5 +1,6 @@
 /** Datagrams of the W3C `WebTransport`. */
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { invalidState } from "./error.ts";
 import { toInteger } from "../quic/send_half.ts";
 import { constructible, defineInterface } from "./web_idl.ts";
@@ -434,16 +435,22 @@ export class DatagramQueues implements DirectDatagrams {
   /** Bound of outgoing datagrams accepted ahead of the wire. */
   maxOutgoing: number = MAX_OUTGOING;
 
+  readonly #runtime: Runtime;
   readonly #incoming: Waiting[] = [];
   readonly #outgoing: Outgoing[] = [];
   readonly #stats = { droppedIncoming: 0, expiredIncoming: 0, expiredOutgoing: 0 };
   #link: DatagramsLink | undefined = undefined;
   #receiver: ((datagram: Uint8Array) => void) | undefined = undefined;
   #arrived: PromiseWithResolvers<void> | undefined = undefined;
-  #pumping: ReturnType<typeof setImmediate> | undefined = undefined;
+  #isPumping = false;
   #inFlight = 0;
   #isOrdered = false;
   #isOver = false;
+
+  /** Creates empty queues. */
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
 
   /** Largest datagram that can be sent. */
   get maxDatagramSize(): number {
@@ -478,12 +485,13 @@ export class DatagramQueues implements DirectDatagrams {
     if (this.#isOver || bytes.byteLength > this.maxDatagramSize) return Promise.resolve();
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#isOrdered ||= place.sendOrder !== 0;
-    this.#outgoing.push({ bytes, at: Date.now(), place, sent: resolve });
+    this.#outgoing.push({ bytes, at: this.#runtime.now(), place, sent: resolve });
     if (this.#outgoing.length + this.#inFlight < this.maxOutgoing) resolve();
     // Deferred, because the priority and the bound apply to datagrams written together.
-    if (this.#link !== undefined && this.#pumping === undefined) {
-      this.#pumping = setImmediate(() => {
-        this.#pumping = undefined;
+    if (this.#link !== undefined && !this.#isPumping) {
+      this.#isPumping = true;
+      this.#runtime.schedule(() => {
+        this.#isPumping = false;
         this.#pump();
       });
     }
@@ -511,7 +519,7 @@ export class DatagramQueues implements DirectDatagrams {
   deliver(bytes: Uint8Array): void {
     if (this.#isOver) return;
     if (this.#receiver !== undefined) return this.#receiver(bytes);
-    this.#incoming.push({ bytes, at: Date.now() });
+    this.#incoming.push({ bytes, at: this.#runtime.now() });
     while (this.#incoming.length > this.maxIncoming) {
       this.#incoming.shift();
       this.#stats.droppedIncoming++;
@@ -530,7 +538,7 @@ export class DatagramQueues implements DirectDatagrams {
       if (waiting === undefined) {
         this.#arrived = Promise.withResolvers();
         await this.#arrived.promise;
-      } else if (isOlder(waiting, this.incomingMaxAge)) this.#stats.expiredIncoming++;
+      } else if (this.#isOlder(waiting, this.incomingMaxAge)) this.#stats.expiredIncoming++;
       else return waiting.bytes;
     }
     return undefined;
@@ -539,7 +547,6 @@ export class DatagramQueues implements DirectDatagrams {
   /** Drops all waiting datagrams at the end of the session. */
   end(): void {
     this.#isOver = true;
-    clearImmediate(this.#pumping);
     this.#incoming.length = 0;
     for (const { sent } of this.#outgoing.splice(0)) sent();
     this.#arrived?.resolve();
@@ -549,7 +556,7 @@ export class DatagramQueues implements DirectDatagrams {
     const link = this.#link;
     while (link !== undefined && this.#outgoing.length > 0 && this.#inFlight < MAX_IN_FLIGHT) {
       const first = this.#isOrdered ? this.#takeHighest() : this.#outgoing.shift()!;
-      if (isOlder(first, this.outgoingMaxAge)) {
+      if (this.#isOlder(first, this.outgoingMaxAge)) {
         this.#stats.expiredOutgoing++;
         first.sent();
         continue;
@@ -561,6 +568,10 @@ export class DatagramQueues implements DirectDatagrams {
         this.#pump();
       });
     }
+  }
+
+  #isOlder({ at }: Waiting, maxAge: number | null): boolean {
+    return maxAge !== null && this.#runtime.now() - at > maxAge;
   }
 
   #takeHighest(): Outgoing {
@@ -575,7 +586,3 @@ export class DatagramQueues implements DirectDatagrams {
 
 /** Default priority. */
 const FIRST = { sendOrder: 0 };
-
-function isOlder({ at }: Waiting, maxAge: number | null): boolean {
-  return maxAge !== null && Date.now() - at > maxAge;
-}

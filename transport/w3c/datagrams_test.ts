@@ -17,6 +17,7 @@ import {
   WebTransportDatagramsWritable,
   type WebTransportOptions,
 } from "./mod.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 /** A session with a server that sends back what comes. */
 function openEcho(
@@ -200,7 +201,7 @@ Deno.test("WebTransportDatagramDuplexStream.createWritable() makes one with a pl
 });
 
 Deno.test("DatagramQueues.write() waits past the bound, until one was sent", async () => {
-  const queues = new DatagramQueues();
+  const queues = new DatagramQueues(platformRuntime());
   queues.maxOutgoing = 3;
   const link = new Link();
   queues.connect(link);
@@ -217,7 +218,7 @@ Deno.test("DatagramQueues.write() waits past the bound, until one was sent", asy
 });
 
 Deno.test("DatagramQueues sends the highest first of those that wait", () => {
-  const queues = new DatagramQueues();
+  const queues = new DatagramQueues(platformRuntime());
   const place = { sendOrder: 0 };
   void queues.write(Uint8Array.of(1), place);
   void queues.write(Uint8Array.of(2), { sendOrder: 5 });
@@ -233,7 +234,7 @@ Deno.test("DatagramQueues sends the highest first of those that wait", () => {
 
 Deno.test("DatagramQueues drops the oldest that came, and those that are too old", async () => {
   using time = new FakeTime();
-  const queues = new DatagramQueues();
+  const queues = new DatagramQueues(platformRuntime());
   queues.maxIncoming = 2;
   for (const byte of [0, 1, 2]) queues.deliver(Uint8Array.of(byte));
   assertEquals(await queues.next(), Uint8Array.of(1));
@@ -246,7 +247,7 @@ Deno.test("DatagramQueues drops the oldest that came, and those that are too old
 
 Deno.test("DatagramQueues does not send what is too old", () => {
   using time = new FakeTime();
-  const queues = new DatagramQueues();
+  const queues = new DatagramQueues(platformRuntime());
   queues.outgoingMaxAge = 10;
   void queues.write(Uint8Array.of(1), { sendOrder: 0 });
   time.tick(11);

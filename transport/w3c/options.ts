@@ -1,4 +1,5 @@
 /** Options of the W3C constructor, with validation. */
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { type CertificateHash, DIAL_TIMEOUT_MS } from "../webtransport.ts";
 
 /** Longest subprotocol, in characters. */
@@ -87,8 +88,18 @@ export interface WebTransportOptions {
   readonly timeoutMs?: number;
 }
 
+/**
+ * Key of an option that is no part of the public dictionary: the {@linkcode Runtime} of the session.
+ */
+export const RUNTIME: unique symbol = Symbol("runtime");
+
+/** Runtime of sessions without one of their own; all share one pool of connections. */
+const PLATFORM: Runtime = platformRuntime();
+
 /** Validated options. */
 export interface CheckedOptions {
+  /** Clocks and timers of the session. */
+  readonly runtime: Runtime;
   /** URL of the server. */
   readonly url: URL;
   /** Lets the session share a connection with other sessions of the same origin. */
@@ -141,6 +152,7 @@ export function checkOptions(url: string | URL, options: WebTransportOptions): C
     );
   }
   return {
+    runtime: (options as { readonly [RUNTIME]?: Runtime })[RUNTIME] ?? PLATFORM,
     url: target,
     allowPooling: Boolean(allowPooling),
     headers: checkHeaders(options.headers),

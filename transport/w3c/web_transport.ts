@@ -5,8 +5,8 @@ import { Http3Dialer } from "../h3/dialer.ts";
 import { Http3Pool } from "../h3/pool.ts";
 import type { Field } from "../h3/wire/qpack.ts";
 import { requireQuic } from "../quic/deno_quirks.ts";
-import { startTimer } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import { settlesWithin, startTimer } from "../../base/wait.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import type { Http3Session } from "../h3/session.ts";
 import type { Http3Stream } from "../quic/stream.ts";
 import { DatagramQueues, type WebTransportDatagramStats } from "./datagrams.ts";
@@ -177,8 +177,8 @@ export class WebTransport implements AsyncDisposable {
     });
   }
 
-  /** Pool of shared connections. */
-  static readonly #pool = new Http3Pool();
+  /** Pools of shared connections, one a runtime. */
+  static readonly #pools = new WeakMap<Runtime, Http3Pool>();
 
   readonly #options: CheckedOptions;
   readonly #dialer: Http3Dialer;
@@ -190,7 +190,7 @@ export class WebTransport implements AsyncDisposable {
   readonly #groups = new WeakMap<WebTransportSendGroup, GroupState>();
   readonly #bidirectional: IncomingStreams<WebTransportBidirectionalStream, Http3Stream>;
   readonly #unidirectional: IncomingStreams<WebTransportReceiveStream, ReceiveStream>;
-  readonly #queues = new DatagramQueues();
+  readonly #queues: DatagramQueues;
   readonly #sinks = new Set<DatagramSink>();
   readonly #source: DatagramSource;
   readonly #datagrams: WebTransportDatagramDuplexStream;
@@ -224,8 +224,10 @@ export class WebTransport implements AsyncDisposable {
     this.#anticipatedBidirectional = checkAnticipated(
       options.anticipatedConcurrentIncomingBidirectionalStreams,
     );
-    const { serverCertificateHashes, congestionControl, protocols, headers } = checked;
+    const { runtime, serverCertificateHashes, congestionControl, protocols, headers } = checked;
+    this.#queues = new DatagramQueues(runtime);
     this.#dialer = new Http3Dialer(checked.url, {
+      runtime,
       errors: W3C_ERRORS,
       protocols,
       headers,
@@ -234,7 +236,7 @@ export class WebTransport implements AsyncDisposable {
         this.#answer = fields;
       },
       ...(serverCertificateHashes === undefined ? {} : { serverCertificateHashes }),
-      ...(checked.allowPooling ? { pool: WebTransport.#pool } : {}),
+      ...(checked.allowPooling ? { pool: WebTransport.#poolOf(runtime) } : {}),
     });
     this.#ready.promise.catch(() => {}); // An unobserved rejection is no error.
     this.#closed.promise.catch(() => {});
@@ -487,8 +489,8 @@ export class WebTransport implements AsyncDisposable {
   }
 
   async #run(): Promise<void> {
-    const { distrust, timeoutMs } = this.#options;
-    const timer = startTimer(platformRuntime(), timeoutMs, (ms) => {
+    const { runtime, distrust, timeoutMs } = this.#options;
+    const timer = startTimer(runtime, timeoutMs, (ms) => {
       const { outcome } = this.#dialer;
       const tried = outcome && ` (${outcome})`;
       this.#giveUp(`Cannot connect within ${ms} ms: the server did not answer${tried}`);
@@ -499,14 +501,14 @@ export class WebTransport implements AsyncDisposable {
       const session = this.#session = await this.#dialer.request();
       if (this.#state === "connecting") this.#attach(session);
       await session.ready;
-      clearTimeout(timer);
+      runtime.clearTimeout(timer);
       if (this.#state === "connecting") this.#establish();
       const info = await session.closed;
       this.#close(info);
     } catch (error) {
       this.#fail(sessionError(error));
     } finally {
-      clearTimeout(timer);
+      runtime.clearTimeout(timer);
       await this.#session?.closed.catch(() => {});
       this.#gone.resolve();
     }
@@ -565,11 +567,14 @@ export class WebTransport implements AsyncDisposable {
 
   /** Waits for the end of abandoned dialing, within the deadline. */
   async #settle(settle: () => void): Promise<void> {
-    const { promise: late, resolve } = Promise.withResolvers<void>();
-    const timer = setTimeout(resolve, GIVE_UP_TIMEOUT_MS);
-    await Promise.race([this.#gone.promise, late]);
-    clearTimeout(timer);
+    await settlesWithin(this.#options.runtime, this.#gone.promise, GIVE_UP_TIMEOUT_MS);
     settle();
+  }
+
+  static #poolOf(runtime: Runtime): Http3Pool {
+    let pool = WebTransport.#pools.get(runtime);
+    if (pool === undefined) WebTransport.#pools.set(runtime, pool = new Http3Pool());
+    return pool;
   }
 
   async #live(what: string): Promise<Http3Session> {
