@@ -91,7 +91,7 @@ export type { HeartbeatOptions } from "./session/heartbeat.ts";
 export type { SessionDebugState, SessionDiagnostics } from "./session/insight/diagnostics.ts";
 export type { SessionHealth, SessionIssue } from "./session/insight/health.ts";
 export type { Instrumentation } from "./session/insight/instrumentation.ts";
-export type { HandshakeInfo } from "./session/insight/session_watch.ts";
+export type { HandshakeInfo } from "./session/settings.ts";
 export type { SessionStats } from "./session/insight/stats.ts";
 export type { ContractMessage, UntypedMessage } from "./session/message.ts";
 export type { OverflowPolicy, SendQueueOptions } from "./session/queue/send_queue.ts";

@@ -4,7 +4,7 @@ import { FakeTime } from "@std/testing/time";
 import { QueueFullError, SessionClosedError, TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { HELLO, type Peer, turns } from "../tests/sessions.ts";
-import { ServiceDesk } from "../session/serving/services.ts";
+import { RequestService } from "../session/serving/requests.ts";
 
 Deno.test("Client connects, and tells session and wire", async () => {
   const network = new Network();
@@ -117,7 +117,7 @@ Deno.test("Client throws the refusal in a loop after what came before it", async
 Deno.test("Client ends its loops on a normal close of either end", async () => {
   for (const end of ["server", "client"]) {
     const network = new Network({
-      services: new ServiceDesk(platformRuntime(), { subscribe: () => ({}) }),
+      services: new RequestService(platformRuntime(), { subscribe: () => ({}) }),
     });
     await using client = network.client();
     const topic = client.subscribe("a");
@@ -143,7 +143,7 @@ Deno.test("Client asks for a token anew each time, and gives an expired one anot
   using time = new FakeTime();
   const tokens: string[] = [];
   const network = new Network({
-    services: new ServiceDesk(platformRuntime(), {
+    services: new RequestService(platformRuntime(), {
       authenticate: (_session, token) => {
         tokens.push(token);
         return Promise.resolve({ value: token, user: undefined });

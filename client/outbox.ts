@@ -15,7 +15,7 @@ import { platformRuntime } from "../base/runtime.ts";
 import { waitFor } from "../base/wait.ts";
 import type { WaitOptions } from "../session/types.ts";
 import { internals, type Session } from "../session/session.ts";
-import { report } from "../session/report.ts";
+import { report } from "../session/settings.ts";
 
 const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
 
@@ -331,7 +331,7 @@ function isTooLarge(core: SessionCore, { size, topic }: EncodedMessage): boolean
   if (size <= max) return false;
   const message =
     `Cannot send "${topic}": a message must have at most ${max} bytes, received ${size}`;
-  core.controls.refused({ code: "too-large", message });
+  core.refusedByPeer({ code: "too-large", message });
   return true;
 }
 

@@ -90,7 +90,7 @@ export class ClientPresence {
       } catch (error) {
         if (!(error instanceof RequestError)) return;
         const { failure } = error;
-        if (!CODES_FOR_NOW.has(failure.code)) return session[internals].controls.refused(failure);
+        if (!CODES_FOR_NOW.has(failure.code)) return session[internals].refusedByPeer(failure);
         await settlesWithin(
           platformRuntime(),
           session.closed,

@@ -9,16 +9,16 @@ import { HELLO, type Peer, turns } from "../tests/sessions.ts";
 import type { Client } from "./client.ts";
 import { defineContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
-import { ServiceDesk, type SessionServices } from "../session/serving/services.ts";
+import { RequestService, type SessionServices } from "../session/serving/requests.ts";
 import type { Subscription } from "./subscription.ts";
 
 /** A server's services that note what they are asked for. */
 function services(
   log: string[],
   subscribe: NonNullable<SessionServices["subscribe"]> = () => ({}),
-): { services: ServiceDesk } {
+): { services: RequestService } {
   return {
-    services: new ServiceDesk(platformRuntime(), {
+    services: new RequestService(platformRuntime(), {
       subscribe: (session, topic, request) => {
         log.push(`+${topic}`);
         return subscribe(session, topic, request);
@@ -136,7 +136,7 @@ Deno.test("Subscription whose reader falls behind has told all, if the server ne
   using time = new FakeTime();
   const silent = new Promise<never>(() => {});
   const network = new Network({
-    services: new ServiceDesk(platformRuntime(), {
+    services: new RequestService(platformRuntime(), {
       subscribe: () => ({}),
       unsubscribe: () => silent,
     }),
@@ -157,7 +157,7 @@ Deno.test("Subscription.unsubscribe() rejects if the server does not answer, and
   using time = new FakeTime();
   const silent = new Promise<never>(() => {});
   const network = new Network({
-    services: new ServiceDesk(platformRuntime(), {
+    services: new RequestService(platformRuntime(), {
       subscribe: () => ({}),
       unsubscribe: () => silent,
     }),
@@ -175,7 +175,7 @@ Deno.test("Subscription.unsubscribe() rejects if the server does not answer, and
 
 Deno.test("Subscription that is left keeps what is on its way from the client's loop", async () => {
   const network = new Network({
-    services: new ServiceDesk(platformRuntime(), {
+    services: new RequestService(platformRuntime(), {
       subscribe: () => ({}),
       unsubscribe: (session) => {
         session.send("news", "on its way");
@@ -444,7 +444,7 @@ Deno.test("Subscription of a topic that is left and taken again stays the new on
 Deno.test("Subscription stands where it is to begin before anything came of it; null is nowhere", async () => {
   const since: unknown[] = [];
   const network = new Network({
-    services: new ServiceDesk(platformRuntime(), {
+    services: new RequestService(platformRuntime(), {
       hasHistory: true,
       subscribe: (_session, _topic, request) => {
         since.push(request.since);
@@ -466,7 +466,7 @@ Deno.test("Subscription stands where it is to begin before anything came of it; 
 Deno.test("Subscription outlives a session that the application closes while it is asked for", async () => {
   using time = new FakeTime();
   const network = new Network({
-    services: new ServiceDesk(platformRuntime(), { hasHistory: true, subscribe: () => ({}) }),
+    services: new RequestService(platformRuntime(), { hasHistory: true, subscribe: () => ({}) }),
   });
   await using client = network.client();
   const session = await client.whenConnected();
@@ -678,7 +678,7 @@ Deno.test("Subscription checks its messages, and skips what does not fit", async
 Deno.test("Client.publish() asks the server, and says what it answered", async () => {
   const published: unknown[] = [];
   const network = new Network({
-    services: new ServiceDesk(platformRuntime(), {
+    services: new RequestService(platformRuntime(), {
       publish: (_session, topic, data) => {
         if (topic === "closed") throw new RequestError("forbidden", "Not you");
         published.push([topic, data]);

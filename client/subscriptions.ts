@@ -65,7 +65,7 @@ export class Subscriptions<C extends AnyContract> {
       new TopicReaders<C>(topic, (why) => this.#removed(readers, why));
     this.#all.set(topic, readers);
     const owner: SubscriptionOwner = {
-      check: (incoming) => this.#last![internals].inbound.check(incoming),
+      check: (incoming) => this.#last![internals].handling.check(incoming),
       ask: () => {
         if (subscription.isEnded) return;
         readers.ask(subscription);

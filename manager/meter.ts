@@ -1,7 +1,7 @@
 /** The meter of one session: counts the peer's messages, and refuses those beyond a rate. */
 import { CloseCode, type RequestFailure } from "../errors.ts";
 import type { Envelope } from "../session/wire/envelope.ts";
-import { isInTurn, type ServerMeter } from "../session/serving/server_inbound.ts";
+import type { Meter } from "../session/message.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
@@ -44,7 +44,7 @@ export interface MeterHost {
 }
 
 /** The meter of one session. Disposal stops the counting. */
-export class SessionMeter implements ServerMeter, Disposable {
+export class SessionMeter implements Meter, Disposable {
   /** The user whose account is held. */
   readonly user: string | undefined;
   /** The address whose account is held. */
@@ -88,9 +88,8 @@ export class SessionMeter implements ServerMeter, Disposable {
   }
 
   refuses(envelope: Envelope, size: number): boolean {
-    // Malformed input has its own, much lower bound; numbered messages wait for their turn in
-    // `admit`.
-    if (envelope.kind === "malformed" || isInTurn(envelope)) return false;
+    // Malformed input has its own, much lower bound.
+    if (envelope.kind === "malformed") return false;
     const unit = unitOf(envelope);
     if (!this.#counted.bytes && (unit === undefined || !this.#counted[unit])) return false;
     const now = this.#host.runtime.now();

@@ -26,7 +26,7 @@ import {
 import type { WebTransportRequest } from "../transport/h3/server.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
 import { refusalStatus } from "../session/insight/watch.ts";
-import type { FollowedHandshake } from "../session/insight/session_watch.ts";
+import type { FollowedHandshake } from "../session/settings.ts";
 
 /** Headers that tell the origin of a session, and hold no secret. */
 const DEFAULT_HEADERS: readonly string[] = [

@@ -24,12 +24,12 @@ import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
 import { MOVED } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
-import { ServiceDesk } from "../session/serving/services.ts";
+import { RequestService } from "../session/serving/requests.ts";
 import { validate } from "../base/standard_schema.ts";
 import { TopicPattern } from "../session/wire/topic_pattern.ts";
 import { within } from "../base/wait.ts";
 import type { Runtime } from "../base/runtime.ts";
-import { report } from "../session/report.ts";
+import { report } from "../session/settings.ts";
 
 /** Action of a client on a topic; `presence` sets the client's presence data in a room. */
 export type AuthorizedAction = "subscribe" | "publish" | "presence";
@@ -101,7 +101,7 @@ export interface ClientServicesOptions {
 }
 
 /** Creates the request handlers of a server's sessions. */
-export function clientServices(options: ClientServicesOptions): ServiceDesk {
+export function clientServices(options: ClientServicesOptions): RequestService {
   const { runtime, authorize, contract, parts } = options;
   const expiry = new Expiry(runtime);
   const renewals = new WeakMap<Session, TokenBucket>();
@@ -142,7 +142,7 @@ export function clientServices(options: ClientServicesOptions): ServiceDesk {
     throw new RequestError("unknown-topic", `No message of the contract fits the topic "${topic}"`);
   }
 
-  return new ServiceDesk(runtime, {
+  return new RequestService(runtime, {
     hasHistory: options.hasHistory,
     sequences: options.sequences,
 

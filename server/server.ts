@@ -46,7 +46,7 @@ import { type SessionHandlers, sessionSettings } from "../session/session_settin
 import { CloseCode } from "../errors.ts";
 import { internals } from "../session/core.ts";
 import { directReadable, directStream } from "../transport/direct.ts";
-import { report } from "../session/report.ts";
+import { report } from "../session/settings.ts";
 
 /** Sends to all sessions of one user. */
 export interface UserSender<C extends AnyContract = AnyContract> {

@@ -13,7 +13,7 @@ import { checkLimits } from "../base/limits.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { type OverflowPolicy, Turn } from "./queue/send_queue.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
-import type { ServiceDesk } from "./serving/services.ts";
+import type { RequestService } from "./serving/requests.ts";
 import type { Session } from "./session.ts";
 import type { ErasedHandlers, SessionLimits, SessionSettings } from "./settings.ts";
 
@@ -109,7 +109,7 @@ export interface SessionSettingsOptions<
    *
    * @ignore
    */
-  readonly services?: ServiceDesk;
+  readonly services?: RequestService;
   /**
    * Prints failures that have no handler.
    *

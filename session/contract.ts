@@ -329,11 +329,11 @@ export type ContractMatch = RouteMatch<ContractRoute>;
 /** Finds the entry for a topic, and checks received data; see {@linkcode compileContract}. */
 export interface ContractRouter extends Pick<TopicRouter<ContractRoute>, "match"> {
   /**
-   * Checks a message, or a request if there is an id; the session then accepts or refuses.
+   * Checks a message, or a request if there is an id; the acceptor takes the result.
    *
    * @ignore
    */
-  check(incoming: Incoming, session: Checked): CheckedMessage;
+  check(incoming: Incoming, acceptor: MessageAcceptor): CheckedMessage;
   /**
    * Checks the reply to a request.
    *
@@ -422,8 +422,8 @@ export function compileContract(
 const VERB = "define contract";
 
 class Router extends TopicRouter<ContractRoute> implements ContractRouter {
-  check(incoming: Incoming, session: Checked): CheckedMessage {
-    return checkIncoming(this.match(incoming.topic), incoming, session);
+  check(incoming: Incoming, acceptor: MessageAcceptor): CheckedMessage {
+    return checkIncoming(this.match(incoming.topic), incoming, acceptor);
   }
 
   async checkAnswer(topic: string, answer: unknown): Promise<unknown> {
@@ -494,57 +494,48 @@ function refuse(rule: string, received: unknown): never {
   throw new TypeError(`Cannot ${VERB}: ${rule}, received ${JSON.stringify(received)}`);
 }
 
-/** The parts of a session that a contract needs. */
-export interface Checked {
-  /** Accepts messages that fit, and counts the others. */
-  readonly inbound: {
-    accept(incoming: Incoming, match: ContractMatch | undefined): Message;
-    countInvalid(what: string): void;
-  };
-  /** Sends a failed reply; `null` replies to a message without an id. */
-  fail(id: number | null, failure: RequestFailure): void;
-  /** Reports a failed schema to the application. */
-  handlerFailed(error: unknown, reason: string): void;
+/** Takes the result of the check of a message. */
+export interface MessageAcceptor {
+  /** Creates the message that fits. */
+  accept(incoming: Incoming, match: ContractMatch | undefined): Message;
+  /** Refuses a message that does not fit. */
+  refuse(incoming: Incoming, failure: RequestFailure): undefined;
+  /** Answers a message whose schema threw or rejected. */
+  schemaFailed(incoming: Incoming, error: unknown): undefined;
 }
 
 /** The checked message; `undefined` if refused. */
 export type CheckedMessage = Message | undefined | Promise<Message | undefined>;
 
 /**
- * Checks a message; the session then accepts or refuses the message.
+ * Checks a message; the acceptor then takes or refuses the message.
  *
  * @param match The contract's entry for the topic.
  * @param incoming The received message.
- * @param session The session.
+ * @param acceptor Takes the result.
  * @returns The message; a promise if the schema is asynchronous.
  */
 function checkIncoming(
   match: ContractMatch | undefined,
   incoming: Incoming,
-  session: Checked,
+  acceptor: MessageAcceptor,
 ): CheckedMessage {
   const { topic, data, id } = incoming;
-  const refuse = (failure: RequestFailure): undefined => {
-    session.fail(id ?? null, failure);
-    session.inbound.countInvalid(failure.message);
-  };
-  const schemaFailed = (error: unknown): undefined => {
-    session.fail(id ?? null, { code: "failed", message: "The schema failed" });
-    session.handlerFailed(error, "The schema failed");
-  };
   if (match === undefined) {
     const message = `No message of the contract fits the topic "${topic}"`;
-    return refuse({ code: "unknown-topic", message });
+    return acceptor.refuse(incoming, { code: "unknown-topic", message });
   }
   if (match.kind === "request" && id === undefined) {
-    return refuse({ code: "invalid", message: `"${topic}" is a request: it needs an id` });
+    const message = `"${topic}" is a request: it needs an id`;
+    return acceptor.refuse(incoming, { code: "invalid", message });
   }
-  if (match.input === undefined) return session.inbound.accept(incoming, match);
+  if (match.input === undefined) return acceptor.accept(incoming, match);
   const judged = (outcome: Validation<unknown>): Message | undefined => {
-    if (outcome.ok) return session.inbound.accept({ ...incoming, data: outcome.value }, match);
+    if (outcome.ok) return acceptor.accept({ ...incoming, data: outcome.value }, match);
     const { message, path } = outcome;
-    return refuse({ code: "invalid", message, path });
+    return acceptor.refuse(incoming, { code: "invalid", message, path });
   };
+  const schemaFailed = (error: unknown) => acceptor.schemaFailed(incoming, error);
   let outcome: Validation<unknown> | Promise<Validation<unknown>>;
   try {
     outcome = validate(match.input, data);

@@ -21,18 +21,18 @@ import type {
   StreamDirection,
 } from "../transport/connection.ts";
 import { attempt } from "../base/call_safely.ts";
-import { type AskOptions, Asks } from "./pending_requests.ts";
-import { type ControlHost, Controls, type ControlStats } from "./controls.ts";
+import { type AskOptions, Asks, toRequestError } from "./pending_requests.ts";
 import { encodeControl, encodeData, type EncodedMessage } from "./wire/encode.ts";
 import type { Hello, OutgoingEnvelope } from "./wire/envelope.ts";
 import { EventsOfSession, type SessionEventMap, type SessionEvents } from "./events.ts";
 import { type Heart, Heartbeat } from "./heartbeat.ts";
 import type { IncomingLoop } from "./streams/incoming_streams.ts";
 import type { HistoryOptions } from "./wire/recovery.ts";
-import { Inbound, type InboundHost } from "./inbound.ts";
+import { Handling, type ReceivingSession } from "./handling.ts";
+import { Inbound } from "./inbound.ts";
+import type { Control, ControlStats } from "./message.ts";
 import { SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
-import type { ServiceHost, SessionServing } from "./desk.ts";
-import type { SessionSettings } from "./settings.ts";
+import { report, type SessionRequests, type SessionSettings } from "./settings.ts";
 import { checkTopic } from "./wire/topic_pattern.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
@@ -43,7 +43,6 @@ import type {
   SessionState,
   WaitOptions,
 } from "./types.ts";
-import { report } from "./report.ts";
 
 /** The subprotocol of Skein's own sessions. */
 export const SKEIN_PROTOCOL = "skein.1";
@@ -75,7 +74,7 @@ const TOO_MANY_FAILURES = `More than ${MAX_FAILURES} failures of handlers in a m
  * @typeParam F The public class of sessions.
  */
 export class SessionCore<F extends SessionFace = SessionFace>
-  implements InboundHost, ControlHost, ServiceHost, SendQueueOwner, Heart, FrameReceiver {
+  implements ReceivingSession, SendQueueOwner, Heart, FrameReceiver {
   /** The public face. */
   readonly session: F;
   /** The connection, which belongs to the session. */
@@ -86,7 +85,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
   readonly joins: boolean;
   /** Messages to send; absent on a connection without message frames. */
   readonly queue: SendQueue | undefined;
-  /** Messages from the peer. */
+  /** Calls the handler for the messages from the peer. */
+  readonly handling: Handling;
+  /** Reads the frames of the peer. */
   readonly inbound: Inbound;
   /** When the session was created, in milliseconds since the Unix epoch. */
   readonly createdAt: number;
@@ -118,6 +119,8 @@ export class SessionCore<F extends SessionFace = SessionFace>
   posted = 0;
   /** Count of failed handlers of the application. */
   handlerFailures = 0;
+  /** True while the session waits for the peer's token. */
+  awaitsToken: boolean;
   /** Calls that wait for a stream to open, by direction. */
   openings: Record<StreamDirection, number> | undefined;
   /** Merges both kinds of incoming streams for the loop over `incomingStreams()`. */
@@ -146,6 +149,10 @@ export class SessionCore<F extends SessionFace = SessionFace>
   declare movedTo: F | undefined;
   /** Receives the frames that arrive after the end of this session. */
   declare heir: FrameReceiver | undefined;
+  /** On a server: receives the first frames, in place of `inbound`. */
+  declare firstFrames: { receive(frame: Frame): void } | undefined;
+  /** Counters of the control envelopes that arrived, once one counts. */
+  declare controlStats: { -readonly [Name in keyof ControlStats]: number } | undefined;
   /** On a server: how far the session is behind in handling messages. */
   declare backpressure: Backpressure | undefined;
   /**
@@ -160,15 +167,13 @@ export class SessionCore<F extends SessionFace = SessionFace>
 
   // Created when first needed: a session that only receives messages needs none of these.
   #asks: Asks | undefined;
-  #controls: Controls | undefined;
-  #served: SessionServing | undefined;
+  #served: SessionRequests | undefined;
   #heartbeat: Heartbeat | undefined;
   #timer: Timer | undefined;
   #ready: PromiseWithResolvers<void> | undefined;
   #closed: PromiseWithResolvers<CloseInfo> | undefined;
   #onEnd: ((session: never) => void)[] | undefined;
   #events: EventsOfSession | undefined;
-  #awaitsToken: boolean;
   #hasToken = false;
   #inherits: boolean;
   #wasOpen = false;
@@ -193,13 +198,15 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.id = identity.id ?? settings.runtime.randomUUID();
     this.value = identity.value;
     this.user = identity.user;
-    this.#awaitsToken = identity.awaitsToken === true;
+    this.awaitsToken = identity.awaitsToken === true;
     this.#inherits = identity.inherits === true;
     if (identity.successor) this.successor = identity.successor;
     if (identity.credentials) this.credentials = identity.credentials;
     if (identity.predecessor) this.predecessor = identity.predecessor;
     this.joins = connection.frames !== undefined && connection.protocol === SKEIN_PROTOCOL;
-    this.inbound = settings.services?.inbound(this) ?? new Inbound(this, settings);
+    this.handling = new Handling(this);
+    this.inbound = new Inbound(this, this.handling);
+    if (settings.services !== undefined) this.backpressure = this.inbound;
     const { frames } = connection;
     this.queue = frames && new SendQueue(frames, this, settings);
   }
@@ -211,6 +218,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
       this.framesEnded();
       return this.connected();
     }
+    if (this.awaitsToken || this.successor !== undefined || this.predecessor !== undefined) {
+      this.firstFrames = this.settings.services?.firstFrames(this.session);
+    }
     const inherits = this.#inherits;
     this.#greet(token);
     if (!inherits) frames.receive(this);
@@ -220,8 +230,8 @@ export class SessionCore<F extends SessionFace = SessionFace>
   receiveFrame(frame: Frame): void {
     if (this.state === "closed") return this.heir?.receiveFrame(frame);
     if (this.#heartbeat !== undefined) this.lastHeard = this.#heartbeat.now;
-    if (this.#awaitsToken) void this.serving?.receiveToken(frame);
-    else this.inbound.receive(frame);
+    if (this.firstFrames !== undefined) this.firstFrames.receive(frame);
+    else if (!this.awaitsToken) this.inbound.receive(frame);
   }
 
   /** Ends the session with the connection, see {@linkcode FrameReceiver}. */
@@ -264,19 +274,14 @@ export class SessionCore<F extends SessionFace = SessionFace>
     return this.#asks?.size ?? 0;
   }
 
-  /** Count of the application's requests that wait, see {@linkcode InboundHost}. */
+  /** Count of the application's requests that wait, see {@linkcode ReceivingSession}. */
   get awaitedRequests(): number {
     return this.#asks?.requests ?? 0;
   }
 
-  /** Counters of the control envelopes that arrived. */
-  get controlStats(): ControlStats | undefined {
-    return this.#controls?.stats;
-  }
-
   /**
    * The heartbeat's clock in milliseconds, cheaper than that of the runtime; see
-   * {@linkcode InboundHost}.
+   * {@linkcode ReceivingSession}.
    */
   get now(): number {
     return this.#heartbeat?.now ?? this.runtime.now();
@@ -285,11 +290,6 @@ export class SessionCore<F extends SessionFace = SessionFace>
   /** The heartbeat that watches the peer. */
   get heartbeat(): Heartbeat | undefined {
     return this.#heartbeat;
-  }
-
-  /** Handles control envelopes. */
-  get controls(): Controls {
-    return this.#controls ??= new Controls(this, this.settings);
   }
 
   /** Size of the largest message that this end may send and the peer accepts, in bytes. */
@@ -482,26 +482,100 @@ export class SessionCore<F extends SessionFace = SessionFace>
     await this.ask("the token's acceptance", (id) => encodeControl({ auth: token, id }), options);
   }
 
-  /** Answers a request of the peer, see {@linkcode InboundHost}. */
+  /** Answers a request of the peer, see {@linkcode ReceivingSession}. */
   answer(id: number, data: unknown): void {
     this.checkData("reply", data);
     const answer = encodeData({ reply: id, data }, {
       maxBytes: this.maxSendBytes,
       verb: "reply",
     });
-    this.inbound.answered(id);
+    this.handling.answered(id);
     this.#post(answer);
   }
 
   /** Answers a request of the peer with a failure. */
   fail(id: number | null, failure: RequestFailure): void {
-    if (id !== null) this.inbound.answered(id);
+    if (id !== null) this.handling.answered(id);
     this.post({ reply: id, error: failure });
   }
 
   /** Services for the peer, if this end has services. */
-  get serving(): SessionServing | undefined {
-    return this.#served ??= this.settings.services?.serve(this);
+  get serving(): SessionRequests | undefined {
+    return this.#served ??= this.settings.services?.serve(this.session);
+  }
+
+  /** Handles an envelope that is no message: replies, pings, farewells, requests for services. */
+  receiveControl(envelope: Control): void {
+    const { handlers } = this.settings;
+    const { session } = this;
+    switch (envelope.kind) {
+      case "reply": {
+        const { id, data, error } = envelope;
+        if (id === null) this.refusedByPeer(error);
+        else if (!this.asks.answer(id, data, error)) this.#count("lateAnswers", 1);
+        return;
+      }
+      case "ping":
+        return this.post({ pong: envelope.n });
+      case "pong":
+        return this.pong(envelope.n);
+      case "hello":
+        if (this.settings.side === "client" && this.state === "connecting") {
+          return this.connected(envelope.hello);
+        }
+        return this.inbound.countInvalid("Expected no hello");
+      case "goaway":
+        this.emit("goaway", envelope.goaway);
+        this.emit("draining", null);
+        return this.#notify(() => handlers.onGoAway?.(envelope.goaway, session));
+      case "dropped":
+        this.#count("droppedByPeer", envelope.count);
+        this.inbound.note(envelope);
+        return this.#notify(() => handlers.onDropped?.(envelope.count, envelope.topic, session));
+      case "gap":
+        this.emit("gap", envelope.gap);
+        return this.inbound.note(envelope);
+      case "unsubscribed":
+        this.emit("unsubscribed", envelope.unsubscribed);
+        return this.inbound.note(envelope);
+      case "skip":
+        return this.inbound.note(envelope);
+      case "ack":
+        return this.onAck?.(envelope.n);
+      case "renew":
+        this.emit("renew", { withinMs: envelope.withinMs });
+        return this.onRenew?.();
+      case "expects":
+        return this.tokenExpected(envelope.reason);
+      case "service": {
+        const error = { code: "forbidden", message: `This end offers no ${envelope.service}` };
+        return this.post({ reply: envelope.id, error });
+      }
+      default:
+        return this.serving?.receive(envelope);
+    }
+  }
+
+  /** Reports a message that the peer refused, and that was not a request. */
+  refusedByPeer(failure: RequestFailure | undefined): void {
+    this.#count("refusedByPeer", 1);
+    if (failure === undefined) return;
+    const { handlers: { onRefused, onError }, side } = this.settings;
+    if (onRefused) return this.#notify(() => onRefused(toRequestError(failure), this.session));
+    if (onError) return;
+    const { code, message } = failure;
+    const peer = side === "client" ? "server" : "client";
+    const line = `The ${peer} refused a message (${code}): ${message}; onRefused is told of each`;
+    this.settings.console.tell("refused-message", line, { about: message });
+  }
+
+  #count(name: keyof ControlStats, amount: number): void {
+    this.controlStats ??= { lateAnswers: 0, droppedByPeer: 0, refusedByPeer: 0 };
+    this.controlStats[name] += amount;
+  }
+
+  #notify(call: () => unknown): void {
+    attempt(call, (error) => this.handlerFailed(error, "A handler failed"));
   }
 
   /** Establishes the session. */
@@ -511,7 +585,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     const services = this.settings.services?.services;
     this.runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
-    this.#awaitsToken = false;
+    this.awaitsToken = false;
     const refusal = services?.admit?.(this.session);
     if (refusal !== undefined) return this.windUp({ ...refusal, by: "local" });
     this.#wasOpen = true;
@@ -662,7 +736,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   #greet(token: string | undefined): void {
     const { side, handshakeTimeoutMs, requestTimeoutMs } = this.settings;
     const awaitsHello = this.joins && side === "client";
-    if (!awaitsHello && !this.#awaitsToken) {
+    if (!awaitsHello && !this.awaitsToken) {
       if (!this.predecessor) return this.connected();
       this.#sayHello();
       this.#inherits = true;

@@ -9,8 +9,7 @@ import { attempt } from "../base/call_safely.ts";
 import type { GoAway } from "./wire/envelope.ts";
 import type { Gap, Unsubscribed } from "./wire/recovery.ts";
 import type { SessionFace } from "./types.ts";
-import type { SessionSettings } from "./settings.ts";
-import { report } from "./report.ts";
+import { report, type SessionSettings } from "./settings.ts";
 
 /** Events of a session, by name. */
 export interface SessionEventMap {

@@ -1,30 +1,27 @@
 /**
- * The receiving half of a session: frames become envelopes, then checked messages for the handler
- * or loop.
+ * The receiving half of a session: frames become envelopes, and messages wait for the handler or the
+ * loop.
  *
  * @module
  */
-import { CloseCode, RequestError, SkeinError } from "../errors.ts";
-import type { Runtime, Timer } from "../base/runtime.ts";
-import type { Frame } from "../transport/connection.ts";
-import { decodeBinary, isBinaryMessage } from "./wire/encode.ts";
-import type { Checked, CheckedMessage, ContractMatch, Side } from "./contract.ts";
-import { MAX_JOINED_BYTES } from "./queue/send_queue.ts";
-import { type Envelope, readEnvelope } from "./wire/envelope.ts";
-import {
-  type Answerer,
-  type Control,
-  type InboundStats,
-  type Incoming,
+import { CloseCode } from "../errors.ts";
+import type { Timer } from "../base/runtime.ts";
+import type { Backpressure, Frame } from "../transport/connection.ts";
+import type { Handling, ReceivingSession } from "./handling.ts";
+import type {
+  InboundStats,
+  Incoming,
   Message,
-  type Meter,
-  type TopicNote,
-  type TopicSink,
+  MessageTurn,
+  Meter,
+  TopicNote,
+  TopicSink,
 } from "./message.ts";
 import { type Overtaking, ReceiveQueue } from "./queue/receive_queue.ts";
-import type { ConsoleReport } from "./insight/console_report.ts";
-import type { SessionWatch } from "./insight/session_watch.ts";
-import type { SessionFace } from "./types.ts";
+import { MAX_JOINED_BYTES } from "./queue/send_queue.ts";
+import type { SessionSettings } from "./settings.ts";
+import { decodeBinary, isBinaryMessage } from "./wire/encode.ts";
+import { type Envelope, readEnvelope } from "./wire/envelope.ts";
 import { exceedsBytes } from "./wire/utf8.ts";
 
 /**
@@ -49,57 +46,8 @@ const MAX_NESTED = 8;
  */
 const NESTED_MS = 1_000;
 
-/** The parts of a session that its receiving half needs. */
-export interface InboundHost extends Answerer, Checked {
-  /** The session, for the application's handlers. */
-  readonly session: SessionFace;
-  /** True on `skein.1`, which has joined frames, binary messages and control envelopes. */
-  readonly joins: boolean;
-  /** Time in milliseconds since the Unix epoch, as exact as the heartbeat. */
-  readonly now: number;
-  /** Requests of this end that wait for a handler of the peer. */
-  readonly awaitedRequests: number;
-  /** Dispatches an event. */
-  emit(type: "protocolerror", detail: string): void;
-  /** Handles control envelopes. */
-  readonly controls: { receive(envelope: Control): void };
-  /** Ends the session at once. */
-  abort(code: number, reason: string): void;
-}
-
-/** Settings of a session that its receiving half needs, see `SessionSettings`. */
-export interface InboundSettings {
-  /** Clocks and timers of this node. */
-  readonly runtime: Runtime;
-  /** This end of the session. */
-  readonly side: Side;
-  /** Topics and their schemas. */
-  readonly router: { check(incoming: Incoming, session: Checked): CheckedMessage } | undefined;
-  /** The handlers of the application. */
-  readonly handlers: {
-    onMessage?(message: Message, session: SessionFace): void | Promise<void>;
-    onError?(error: unknown, session: SessionFace): void;
-  };
-  /** The instrumentation of the session. */
-  readonly watch: Pick<SessionWatch, "handle"> | undefined;
-  /** Reads envelopes of clients; absent on a client, which has no services. */
-  readonly services: { read(text: string): Envelope } | undefined;
-  /** Prints failures that have no handler. */
-  readonly console: ConsoleReport;
-  /** Bounds of messages that wait to be handled. */
-  readonly receiveQueue: { readonly maxMessages: number; readonly maxBytes: number };
-  /** Messages handled at once. */
-  readonly concurrency: number;
-  /** Largest message, in bytes. */
-  readonly maxMessageBytes: number;
-  /** Requests at once. */
-  readonly maxRequests: number;
-  /** Invalid messages before the session closes. */
-  readonly maxInvalidMessages: number;
-}
-
-/** The receiving half of a session. */
-export class Inbound implements Overtaking<Incoming> {
+/** The receiving half of a session, which tells the connection how full the queue is. */
+export class Inbound implements Overtaking<Incoming>, Backpressure {
   /**
    * Counts envelopes for rate limits. Declared only, to save memory: most sessions have no meter.
    */
@@ -110,17 +58,16 @@ export class Inbound implements Overtaking<Incoming> {
   isRead = false;
   /** Receives the messages in place of the loop, which ends. Declared only, see `meter`. */
   declare heir: Inbound | undefined;
-  readonly #host: InboundHost;
-  readonly #settings: InboundSettings;
+  readonly #host: ReceivingSession;
+  readonly #handling: Handling;
+  readonly #settings: SessionSettings;
   /**
    * Length of the longest frame, of one message or several joined; a longer one is not even parsed.
    */
   readonly #maxFrameLength: number;
-  /** Unanswered requests by id: an `Incoming` while waiting, a `Message` while handled. */
-  #answering: Map<number, Incoming | Message> | undefined;
-  /** Messages whose handlers run, with the start time. */
-  #running: Map<Message, number> | undefined;
+  /** Message that the loop took last, and its turn. */
   #yielded: Message | undefined;
+  #turn: MessageTurn | undefined;
   #sinks: Map<string, TopicSink> | undefined;
   #receivedMessages = 0;
   #receivedBytes = 0;
@@ -132,16 +79,16 @@ export class Inbound implements Overtaking<Incoming> {
   #protocolErrors = 0;
   #unhandledTimer: Timer | undefined;
   #nestedTimer: Timer | undefined;
-  /** Count of the handlers that ended. */
-  #finished = 0;
 
   /** Creates the receiving half, which calls the `onMessage` handler if there is one. */
-  constructor(host: InboundHost, settings: InboundSettings) {
+  constructor(host: ReceivingSession, handling: Handling) {
+    const { settings } = host;
     this.#host = host;
+    this.#handling = handling;
     this.#settings = settings;
     this.queue = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
     this.#maxFrameLength = Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes);
-    if (this.isHandled) this.queue.consume((incoming) => this.handle(incoming), this);
+    if (this.isHandled) this.queue.consume((incoming) => handling.handle(incoming), this);
   }
 
   /** True if messages go to a handler. */
@@ -164,7 +111,7 @@ export class Inbound implements Overtaking<Incoming> {
 
   /** True while the peer waits for replies. */
   get owesAnswers(): boolean {
-    return (this.#answering?.size ?? 0) > 0;
+    return this.#handling.owedAnswers > 0;
   }
 
   /** True if every message was handled and every request answered. */
@@ -173,11 +120,18 @@ export class Inbound implements Overtaking<Incoming> {
   }
 
   /**
-   * Start of the handler that runs longest, in milliseconds since the Unix epoch; `undefined` if no
-   * handler runs.
+   * Fill level of the queue, where 1 is full. Always 0 while the messages have no reader, and while
+   * a handler waits for an answer of the peer: only further reading can bring that answer.
    */
-  get runningSince(): number | undefined {
-    return this.#running?.values().next().value;
+  get fill(): number {
+    if (!this.isHandled && !this.isRead || this.#host.awaitedAnswers > 0) return 0;
+    const { maxMessages, maxBytes } = this.#settings.receiveQueue;
+    return Math.max(this.queue.size / maxMessages, this.queue.bytes / maxBytes);
+  }
+
+  /** Resolves when the fill level may have changed. */
+  changed(): Promise<void> {
+    return this.queue.changed();
   }
 
   /** Counters, read when asked for. */
@@ -222,21 +176,27 @@ export class Inbound implements Overtaking<Incoming> {
 
   /** Returns the next message for an iterator; `undefined` at the end. */
   async next(): Promise<Message | undefined> {
+    this.release();
     this.isRead = true;
     this.#settings.runtime.clearTimeout(this.#unhandledTimer);
     while (true) {
       const incoming = this.queue.take();
       if (incoming !== undefined) {
-        const message = await this.check(incoming);
+        const message = await this.#handling.check(incoming);
         this.#yielded = message;
-        if (message !== undefined) return message;
-      } else if (this.queue.isEnded || this.heir) return undefined;
+        if (message === undefined) continue;
+        this.#turn = incoming.turn;
+        return message;
+      } else if (this.queue.isEnded || this.heir !== undefined) return undefined;
       else await this.queue.changed();
     }
   }
 
-  /** Called when the loop is done with its last message. */
-  release?(): void;
+  /** Ends the turn of the message that the loop took last. */
+  release(): void {
+    this.#turn?.end();
+    this.#turn = undefined;
+  }
 
   /** Waits until every message was handled. */
   async idle(): Promise<void> {
@@ -248,36 +208,8 @@ export class Inbound implements Overtaking<Incoming> {
     this.#settings.runtime.clearTimeout(this.#unhandledTimer);
     this.#settings.runtime.clearTimeout(this.#nestedTimer);
     this.queue.end();
-    for (const owed of this.#answering?.values() ?? []) cancel(owed, reason);
-    for (const message of this.#running?.keys() ?? []) message.cancel(reason);
+    this.#handling.end(reason);
     this.#yielded?.cancel(reason);
-    this.#answering = undefined;
-  }
-
-  /** Removes a request that was answered. */
-  answered(id: number): void {
-    this.#answering?.delete(id);
-    this.queue.notify();
-  }
-
-  /** Checks a message against the contract; `undefined` if refused. */
-  check(incoming: Incoming): CheckedMessage {
-    const { router } = this.#settings;
-    return router ? router.check(incoming, this.#host) : this.accept(incoming, undefined);
-  }
-
-  /** Creates a message that fits the contract, or that needs no check without a contract. */
-  accept(incoming: Incoming, match: ContractMatch | undefined): Message {
-    // A server identifies a peer by its session, and ignores any `from` that the peer sends.
-    const keepsFrom = this.#settings.side === "client" || incoming.from === undefined;
-    const message = new Message(
-      keepsFrom ? incoming : { ...incoming, from: undefined },
-      match,
-      this.#host,
-    );
-    if (incoming.cancelled !== undefined) message.cancel(incoming.cancelled);
-    else if (incoming.id !== undefined) (this.#answering ??= new Map()).set(incoming.id, message);
-    return message;
   }
 
   /**
@@ -302,7 +234,8 @@ export class Inbound implements Overtaking<Incoming> {
     const { maxMessageBytes } = this.#settings;
     this.#receivedBytes += text.length;
     if (exceedsBytes(text, maxMessageBytes)) return this.#tooLarge();
-    this.receiveEnvelope(this.#read(text), text.length);
+    // Clients have no services, and do not read the requests for these.
+    this.#receiveEnvelope(readEnvelope(text, this.#settings.services?.readService), text.length);
   }
 
   #receiveBinary(frame: Uint8Array): void {
@@ -315,36 +248,39 @@ export class Inbound implements Overtaking<Incoming> {
     if (parts === undefined) {
       return this.#malformed("Expected a binary message, received a frame that is not whole", null);
     }
-    const envelope = this.#read(parts.head);
+    const envelope = readEnvelope(parts.head, this.#settings.services?.readService);
     const whole = "data" in envelope ? { ...envelope, data: parts.data } : envelope;
-    this.receiveEnvelope(whole, frame.length);
+    this.#receiveEnvelope(whole, frame.length);
   }
 
-  /**
-   * Reads an envelope; clients do without the services' reader, which also knows the requests of
-   * clients.
-   */
-  #read(text: string): Envelope {
-    return this.#settings.services?.read(text) ?? readEnvelope(text);
-  }
-
-  /** Handles an envelope; false if the rate limit refuses the envelope. */
-  protected receiveEnvelope(envelope: Envelope, size: number): void | false {
-    if (this.meter?.refuses(envelope, size)) return false;
+  #receiveEnvelope(envelope: Envelope, size: number): void {
+    const { joins } = this.#host;
+    // Before a meter may refuse the envelope: a client sends its id only once.
+    if (joins && "client" in envelope && !this.#host.serving?.introduce(envelope)) return;
+    if (joins && "seq" in envelope && envelope.kind === "message") {
+      const turn = this.#host.serving?.turnOf(envelope, size, this.isHandled || this.isRead);
+      if (turn === null) return;
+      // A message in turn is never refused: the next acknowledged number would cover this one too.
+      if (turn !== undefined) return this.#receiveMessage({ ...envelope, turn }, size);
+    }
+    if (this.meter?.refuses(envelope, size)) {
+      if (joins && "seq" in envelope) this.#host.serving?.refused(envelope);
+      return;
+    }
     switch (envelope.kind) {
       case "message":
         return this.#receiveMessage(envelope, size);
       case "cancel":
-        return this.#cancelled(envelope.id);
+        return this.#handling.cancel(envelope.id);
       case "malformed":
         return this.#malformed(envelope.message, envelope.id);
       case "unknown":
         this.#unknownEnvelopes++;
         return;
       case "reply":
-        return this.#host.controls.receive(envelope);
+        return this.#host.receiveControl(envelope);
       default:
-        if (this.#host.joins) return this.#host.controls.receive(envelope);
+        if (this.#host.joins) return this.#host.receiveControl(envelope);
         return this.#malformed(
           `Expected a message: a plain WebSocket carries no ${envelope.kind}`,
           "id" in envelope ? envelope.id ?? null : null,
@@ -356,14 +292,16 @@ export class Inbound implements Overtaking<Incoming> {
   #receiveMessage(incoming: Incoming, size: number): void {
     const { topic, id } = incoming;
     this.#receivedMessages++;
-    if (id !== undefined && (this.#answering?.size ?? 0) >= this.#settings.maxRequests) {
+    if (id !== undefined && this.#handling.owedAnswers >= this.#settings.maxRequests) {
       this.#host.fail(id, {
         code: "too-many",
         message: `${this.#settings.maxRequests} requests wait for their answers already`,
       });
       return this.countInvalid(`Expected at most ${this.#settings.maxRequests} requests at once`);
     }
-    if (id !== undefined && !this.#owe(id, incoming)) return;
+    if (id !== undefined && !this.#handling.owe(id, incoming)) {
+      return this.#malformed(`Expected a number that is not in use, received ${id} again`, null);
+    }
     const sink = this.#sinks?.get(topic);
     if (sink !== undefined && id === undefined) return sink.offer(incoming, size);
     // A request stays with this session, even after a handover, because the reply leaves by the
@@ -395,7 +333,7 @@ export class Inbound implements Overtaking<Incoming> {
     const reader = this.#settings.side === "client" ? "client, or subscribe to it" : "session";
     this.#settings.console.tell(
       "unhandled",
-      `Messages on "${topic}" wait in vain: set onMessage, or loop over the ${reader}`,
+      `Messages on "${topic}" have no reader: set onMessage, or loop over the ${reader}`,
     );
   }
 
@@ -409,11 +347,11 @@ export class Inbound implements Overtaking<Incoming> {
    * Refuses waiting requests if no handler ends for a while: the peer may wait for these requests.
    */
   #watchNested(): void {
-    const finished = this.#finished;
+    const { finished } = this.#handling;
     this.#nestedTimer ??= this.#settings.runtime.setTimeout(() => {
       this.#nestedTimer = undefined;
       if (!this.#isStuck) return;
-      if (finished !== this.#finished) return this.#watchNested();
+      if (finished !== this.#handling.finished) return this.#watchNested();
       const message = `Requests are nested more than ${MAX_NESTED} deep`;
       for (const { id, cancelled } of this.queue.takeOvertaking()) {
         if (cancelled === undefined) this.#host.fail(id!, { code: "too-many", message });
@@ -424,81 +362,7 @@ export class Inbound implements Overtaking<Incoming> {
   #discard({ topic, id }: Incoming): void {
     this.#unreadMessages++;
     if (id === undefined) return;
-    this.#host.fail(id, { code: "unanswered", message: `Nobody reads "${topic}"` });
-  }
-
-  /** Registers a request that needs a reply; false if the id is still in use. */
-  #owe(id: number, incoming: Incoming): boolean {
-    const owed = this.#answering ??= new Map();
-    if (owed.has(id)) {
-      this.#malformed(`Expected a number that is not in use, received ${id} again`, null);
-      return false;
-    }
-    owed.set(id, incoming);
-    return true;
-  }
-
-  /** Checks a message, and calls the handler. */
-  protected handle(incoming: Incoming): void | Promise<void> {
-    const message = this.check(incoming);
-    if (message instanceof Promise) {
-      return message.then((checked) => checked && this.#call(checked, incoming));
-    }
-    if (message !== undefined) return this.#call(message, incoming);
-  }
-
-  #call(message: Message, incoming: Incoming): void | Promise<void> {
-    const { handlers: { onMessage }, watch } = this.#settings;
-    const { session } = this.#host;
-    try {
-      // An untyped program may return any value.
-      const running =
-        (watch ? watch.handle(message, session, incoming.trace) : onMessage!(message, session)) as
-          | Promise<void>
-          | null
-          | undefined;
-      if (typeof running?.then === "function") {
-        (this.#running ??= new Map()).set(message, this.#host.now);
-        return running.then(
-          () => this.#done(message),
-          (error) => this.#failed(error, message, incoming),
-        );
-      }
-      this.#done(message);
-    } catch (error) {
-      this.#failed(error, message, incoming);
-    }
-  }
-
-  /** Cancels a request whose peer gave up: the handler continues, but no reply is due. */
-  #cancelled(id: number): void {
-    const owed = this.#answering?.get(id);
-    if (owed === undefined) return;
-    this.answered(id);
-    cancel(owed, new SkeinError("request", "The asker gave up"));
-  }
-
-  #done(message: Message): void {
-    this.#finished++;
-    this.#running?.delete(message);
-    if (!message.isRequest || message.isAnswered) return;
-    message.fail({
-      code: "unanswered",
-      message: `The handler of "${message.topic}" gave no answer`,
-    });
-  }
-
-  #failed(error: unknown, message: Message, incoming: Incoming): void {
-    this.#finished++;
-    this.#running?.delete(message);
-    if (error instanceof RequestError) return message.fail(error.failure);
-    message.fail({ code: "failed", message: "The handler failed" });
-    this.failed(error, incoming);
-  }
-
-  /** Reports the failed handler of a message, which is no fault of the peer. */
-  protected failed(error: unknown, _incoming: Incoming): void {
-    this.#host.handlerFailed(error, "The handler failed");
+    this.#host.fail(id, { code: "unanswered", message: `No handler or loop reads "${topic}"` });
   }
 
   #malformed(message: string, id: number | null): void {
@@ -516,11 +380,6 @@ export class Inbound implements Overtaking<Incoming> {
     this.#protocolErrors++;
     this.#host.emit("protocolerror", what);
   }
-}
-
-function cancel(owed: Incoming | Message, reason: unknown): void {
-  if (owed instanceof Message) owed.cancel(reason);
-  else owed.cancelled = reason;
 }
 
 /**

@@ -31,8 +31,26 @@ export interface Incoming {
   readonly tag?: string | undefined;
   /** Trace context of the sender. */
   readonly trace?: TraceContext | undefined;
+  /** Turn of the message, if numbered messages are handled in turn. */
+  readonly turn?: MessageTurn | undefined;
   /** The reason why the reply is no longer needed; set while the message waits. */
   cancelled?: unknown;
+}
+
+/** Turn of a numbered message: each is handled once, after all earlier ones. */
+export interface MessageTurn {
+  /**
+   * Waits for the turn and for room in the rates. False for a message that was handled before, and
+   * after the end of the session. Never rejects.
+   */
+  isDue(): Promise<boolean>;
+  /** Ends the turn. Idempotent. */
+  end(): void;
+  /**
+   * Ends the session if the handler failed with an error after which the next session sends the
+   * message again; false for any other error.
+   */
+  endsSession(error: unknown): boolean;
 }
 
 /**
@@ -54,10 +72,25 @@ export interface Meter {
    * refusal.
    */
   refuses(envelope: Envelope, size: number): boolean;
+  /**
+   * Waits until a message of this size may be handled, and counts the message: a numbered message
+   * waits and is never refused. Resolves without counting once the meter has stopped.
+   */
+  admit(size: number): Promise<void>;
 }
 
 /** Envelopes that are not messages. */
 export type Control = Exclude<Envelope, { kind: "message" | "malformed" | "unknown" | "cancel" }>;
+
+/** Counters of control envelopes. */
+export interface ControlStats {
+  /** Replies that arrived after the request was abandoned. */
+  readonly lateAnswers: number;
+  /** Messages that the peer reports as dropped for this end. */
+  readonly droppedByPeer: number;
+  /** Messages of this end that the peer refused. */
+  readonly refusedByPeer: number;
+}
 
 /** Counters of the receiving half. */
 export interface InboundStats {

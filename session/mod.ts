@@ -54,7 +54,7 @@ export {
   type TopicSchemas,
   type TopicsOf,
 } from "./contract.ts";
-export type { ControlStats } from "./controls.ts";
+export type { ControlStats } from "./message.ts";
 export type { SessionEventMap, SessionEvents, SessionListener } from "./events.ts";
 export type { HeartbeatOptions } from "./heartbeat.ts";
 export type {
@@ -76,7 +76,7 @@ export type {
   Instrumentation,
   RequestWatch,
 } from "./insight/instrumentation.ts";
-export type { HandshakeInfo } from "./insight/session_watch.ts";
+export type { HandshakeInfo } from "./settings.ts";
 export type { SessionStats } from "./insight/stats.ts";
 export { instrument } from "./insight/watch.ts";
 export type { ContractMessage, InboundStats, UntypedMessage } from "./message.ts";

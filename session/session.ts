@@ -862,7 +862,7 @@ export class Session<
       }
     } finally {
       this.#isIterated = false;
-      this.#core.inbound.release?.();
+      this.#core.inbound.release();
     }
   }
 }

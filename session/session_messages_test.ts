@@ -309,7 +309,7 @@ Deno.test("Session keeps the newest while nobody ever read, and counts the other
   assertEquals([hand.session.isReady, hand.session.stats.unreadMessages], [true, 2]);
   assertEquals(hand.peer.envelopes.at(-1), {
     reply: 7,
-    error: { code: "unanswered", message: 'Nobody reads "asked"' },
+    error: { code: "unanswered", message: 'No handler or loop reads "asked"' },
   });
   const read: string[] = [];
   for await (const { topic } of hand.session) {
@@ -423,8 +423,8 @@ Deno.test("Session prints once that nothing reads its messages, whoever sends th
   await turns();
   await time.tickAsync(10_000);
   assertEquals(printed.lines.sort(), [
-    'Skein: Messages on "say" wait in vain: set onMessage, or loop over the session',
-    'Skein: Messages on "tell" wait in vain: set onMessage, or loop over the client, or subscribe to ' +
+    'Skein: Messages on "say" have no reader: set onMessage, or loop over the session',
+    'Skein: Messages on "tell" have no reader: set onMessage, or loop over the client, or subscribe to ' +
     "it",
   ]);
 });

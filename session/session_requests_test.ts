@@ -12,7 +12,7 @@ import {
   soon,
   turns,
 } from "../tests/sessions.ts";
-import { ServiceDesk } from "./serving/services.ts";
+import { RequestService } from "./serving/requests.ts";
 import type { UntypedMessage } from "./message.ts";
 
 Deno.test("Session.request() gets the answer, at both ends and of every kind of data", async () => {
@@ -129,7 +129,7 @@ Deno.test("Session.request() is cancelled by its signal, and the handler hears o
   const reason = new Error("never mind");
   controller.abort(reason);
   assertEquals(await assertRejects(() => asking), reason);
-  assert(String(await soon(aborted.promise)).includes("The asker gave up"));
+  assert(String(await soon(aborted.promise)).includes("The peer cancelled the request"));
   await turns();
   assertEquals(both.client.stats.lateAnswers, 0, "nothing is answered to nobody");
 });
@@ -286,7 +286,7 @@ Deno.test("Session runs services one at a time, and refuses one too many", async
   const log: string[] = [];
   await using hand = serverByHand({
     maxRequests: 2,
-    services: new ServiceDesk(platformRuntime(), {
+    services: new RequestService(platformRuntime(), {
       subscribe: async (_session, topic) => {
         log.push(topic);
         await gate.promise;
@@ -312,7 +312,7 @@ Deno.test("Session runs services one at a time, and refuses one too many", async
 Deno.test("Session survives a service whose answer JSON cannot hold", async () => {
   const errors: unknown[] = [];
   await using hand = serverByHand({
-    services: new ServiceDesk(platformRuntime(), { subscribe: () => Promise.resolve(1n) }),
+    services: new RequestService(platformRuntime(), { subscribe: () => Promise.resolve(1n) }),
     onError: (error) => void errors.push(error),
   });
   hand.peer.say({ subscribe: "a", id: 1 });
@@ -333,7 +333,7 @@ Deno.test("Session on a plain wire answers requests", async () => {
 
 Deno.test("Session on a plain wire takes messages and answers, and nothing else", async () => {
   await using hand = serverByHand({
-    services: new ServiceDesk(platformRuntime(), { subscribe: () => ({}) }),
+    services: new RequestService(platformRuntime(), { subscribe: () => ({}) }),
     onMessage: () => {},
   }, { wire: PLAIN });
   hand.peer.say({ subscribe: "a", id: 4 });
@@ -463,7 +463,9 @@ Deno.test("Session keeps a request with a number in its turn, whatever its handl
     newest: () => Promise.resolve(-1),
     advance: () => Promise.resolve(),
   };
-  const { log, hand } = askingBack({ services: new ServiceDesk(platformRuntime(), { sequences }) });
+  const { log, hand } = askingBack({
+    services: new RequestService(platformRuntime(), { sequences }),
+  });
   await using _ = hand;
   await hand.peer.reach(1);
   hand.peer.say({ topic: "ask", id: 1, seq: 1, client: "c" });

@@ -14,7 +14,7 @@ import {
 } from "../tests/sessions.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { Session, SKEIN_PROTOCOL } from "./session.ts";
-import { ServiceDesk } from "./serving/services.ts";
+import { RequestService } from "./serving/requests.ts";
 import { sessionSettings } from "./session_settings.ts";
 
 Deno.test("Session knows who and where its peer is", async () => {
@@ -166,7 +166,7 @@ Deno.test("Session survives a hello with absurd numbers", async () => {
 Deno.test("Session admits, refuses and tells the application in this order", async () => {
   const log: string[] = [];
   await using admitted = serverByHand({
-    services: new ServiceDesk(platformRuntime(), {
+    services: new RequestService(platformRuntime(), {
       admit: (session) => void log.push(`admit ${session.state}`) as undefined,
     }),
     onOpen: (session) => void log.push(`open ${session.state}`),
@@ -174,7 +174,7 @@ Deno.test("Session admits, refuses and tells the application in this order", asy
   assertEquals([log, admitted.session.isReady], [["admit connecting", "open connected"], true]);
   const refusal = { code: 4429, reason: "Too many" };
   await using refused = serverByHand({
-    services: new ServiceDesk(platformRuntime(), { admit: () => refusal }),
+    services: new RequestService(platformRuntime(), { admit: () => refusal }),
     onOpen: () => void log.push("never"),
     onClose: () => void log.push("never"),
   });

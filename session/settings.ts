@@ -1,5 +1,6 @@
 /**
- * Settings that all sessions of a server, or of a client, share.
+ * Settings that all sessions of a server, or of a client, share, with the instrumentation and the
+ * services that belong to the settings.
  *
  * @module
  */
@@ -7,13 +8,13 @@ import type { Runtime } from "../base/runtime.ts";
 import type { CloseInfo, RequestError } from "../errors.ts";
 import type { ContractRouter, Side } from "./contract.ts";
 import type { ConsoleReport } from "./insight/console_report.ts";
-import type { GoAway } from "./wire/envelope.ts";
-import type { UntypedMessage } from "./message.ts";
+import type { Envelope, GoAway, ServiceReader, TraceContext } from "./wire/envelope.ts";
+import type { Control, MessageTurn, UntypedMessage } from "./message.ts";
+import type { Frame } from "../transport/connection.ts";
 import type { Heartbeat, HeartbeatOptions } from "./heartbeat.ts";
 import type { SendQueueOptions, Turn } from "./queue/send_queue.ts";
-import type { SessionDesk } from "./desk.ts";
 import type { SessionFace } from "./types.ts";
-import type { SessionWatch } from "./insight/session_watch.ts";
+import { attempt } from "../base/call_safely.ts";
 
 /** Bounds of the received messages that wait to be handled. */
 export interface ReceiveQueueOptions {
@@ -146,7 +147,7 @@ export interface SessionSettings {
    *
    * @ignore
    */
-  readonly services: (SessionDesk & Disposable) | undefined;
+  readonly services: (RequestServer & Disposable) | undefined;
   /**
    * Prints failures that have no handler.
    *
@@ -184,4 +185,125 @@ export interface SessionSettings {
   readonly closeTimeoutMs: number;
   /** Time that the peer's first envelope may take, in milliseconds. */
   readonly handshakeTimeoutMs: number;
+}
+
+/** A handshake that an instrumentation follows. */
+export interface FollowedHandshake {
+  /** Runs the application's code of the handshake, in the hook or after the hook. */
+  during<T>(run: () => T): T;
+  /** Ends the handshake; only the first call counts. */
+  ended(
+    outcome: { readonly session: SessionFace } | {
+      readonly error: unknown;
+      readonly status?: number | undefined;
+    },
+  ): void;
+}
+
+/** Instrumentation of all sessions with the same settings. */
+export interface SessionWatch {
+  /** Begins a handshake; `undefined` if the instrumentation does not follow the handshake. */
+  handshake(info: HandshakeInfo): FollowedHandshake | undefined;
+  /** Reports an established session. */
+  opened(session: SessionFace): void;
+  /** Reports the end of an established session. */
+  closed(session: SessionFace, info: CloseInfo): void;
+  /** Runs a request by a function that receives the trace to send along. */
+  asking<T>(
+    session: SessionFace,
+    topic: string,
+    ask: (trace: TraceContext | undefined) => Promise<T>,
+  ): Promise<T>;
+  /** Returns the trace to send with a message. */
+  sending(topic: string, session: SessionFace | undefined): TraceContext | undefined;
+  /** Runs the handler of a message. */
+  handle(
+    message: UntypedMessage,
+    session: SessionFace,
+    trace: TraceContext | undefined,
+  ): void | Promise<void>;
+}
+
+/** A handshake at the start. */
+export interface HandshakeInfo {
+  /** Side of this end. */
+  readonly side: Side;
+  /** URL of the client's request, without the token. */
+  readonly url: string;
+  /**
+   * On a server: the transport of the client's request. A client does not know the transport yet.
+   */
+  readonly transport?: string;
+  /** On a server: the client's network address, where known. */
+  readonly address?: string | undefined;
+}
+
+/** Envelopes that may have a number. */
+export type NumberedEnvelope = Extract<Envelope, { kind: "message" | "publish" }>;
+
+/** Envelopes that may carry the id of a client. */
+export type IntroducingEnvelope = Extract<Envelope, { readonly client?: string }>;
+
+/** Requests of the peer of one session for the services of a server. */
+export interface SessionRequests {
+  /** True if a service may wait for the end of the session. */
+  readonly isBusy: boolean;
+  /** Checks the token of the peer, and takes over the identity. */
+  signIn(token: string): Promise<unknown>;
+  /** Handles an envelope with a request for a service. */
+  receive(envelope: Control): void;
+  /** Registers the id of the client; false if the id is refused. */
+  introduce(envelope: IntroducingEnvelope): boolean;
+  /**
+   * Gives a numbered message its turn. Returns `undefined` if numbers do not count, and `null` if
+   * the message must not be handled.
+   */
+  turnOf(
+    envelope: NumberedEnvelope,
+    size: number,
+    isRead: boolean,
+  ): MessageTurn | null | undefined;
+  /** Notes that a meter refused a numbered envelope. */
+  refused(envelope: NumberedEnvelope): void;
+  /** Ends the services with the session. */
+  end(reason: unknown): void;
+}
+
+/**
+ * The services of a server, as its sessions see these. A client has none, and does not load their
+ * code.
+ */
+export interface RequestServer {
+  /** Optional features, announced to clients. */
+  readonly features: readonly string[];
+  /** The part of the services that a session calls by itself. */
+  readonly services: {
+    /** Called before the session is established; a code and a reason refuse the session. */
+    admit?(session: SessionFace): { readonly code: number; readonly reason: string } | undefined;
+    /** Called once the session is established. */
+    opened?(session: SessionFace): void;
+  };
+  /** Reads the envelopes that only a server accepts. */
+  readonly readService: ServiceReader;
+  /** Creates the secret with which the client of a session can move to another session. */
+  ticket(core: { readonly id: string; ticket?: string | undefined }): string | undefined;
+  /** Creates the receiver of the first frames of one session. */
+  firstFrames(session: SessionFace): { receive(frame: Frame): void };
+  /** Creates the receiver of the requests of one session. */
+  serve(session: SessionFace): SessionRequests;
+}
+
+/**
+ * Reports an error to the application's `onError`. Without that handler, or if the handler fails
+ * too, the error is printed: errors are never lost, and never end the process.
+ */
+export function report(settings: SessionSettings, error: unknown, session: SessionFace): void {
+  const { onError } = settings.handlers;
+  const print = (error: unknown) =>
+    settings.console.failed(`A handler of session ${session.id}`, error);
+  if (onError === undefined) return print(error);
+  attempt(() => onError(error, session), (failure) => {
+    print(failure);
+    print(error);
+  });
 }

@@ -6,7 +6,7 @@ import type { Attributes } from "@opentelemetry/api";
 import { RequestError } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { UntypedMessage } from "../session/message.ts";
-import type { HandshakeInfo } from "../session/insight/session_watch.ts";
+import type { HandshakeInfo } from "../session/settings.ts";
 
 /** Protocols below the transports; a connection in memory has none below. */
 const CARRIERS: Readonly<Record<string, string>> = { websocket: "tcp", webtransport: "quic" };

@@ -34,7 +34,7 @@ import type {
 } from "../session/insight/instrumentation.ts";
 import type { Session } from "../session/session.ts";
 import type { UntypedMessage } from "../session/message.ts";
-import type { HandshakeInfo } from "../session/insight/session_watch.ts";
+import type { HandshakeInfo } from "../session/settings.ts";
 
 /** A span, and the histogram of its duration. */
 interface Timed {

@@ -180,7 +180,7 @@ Deno.test("Server prints that nothing handles its messages, where no loop begins
   assertEquals([linesOf(printed), read], [[], ["hello"]]);
   await time.tickAsync(1);
   assertEquals(linesOf(printed), [
-    'Messages on "chat" wait in vain: set onMessage, or loop over the session',
+    'Messages on "chat" have no reader: set onMessage, or loop over the session',
   ]);
   await time.tickAsync(10_000);
   assertEquals(printed.lines.length, 1);

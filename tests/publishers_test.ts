@@ -10,7 +10,7 @@ import { RequestError, UnsupportedError } from "../errors.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import type { Client } from "../client/client.ts";
 import type { HistoryPosition } from "../session/wire/recovery.ts";
-import { ServiceDesk } from "../session/serving/services.ts";
+import { RequestService } from "../session/serving/requests.ts";
 import type { Session } from "../session/session.ts";
 import type { Subscription } from "../client/subscription.ts";
 import { type TestServer, testServer, type TestServerOptions } from "../testing/test_server.ts";
@@ -340,7 +340,7 @@ Deno.test("Client.publish() without an echo is refused where the server cannot l
 Deno.test("Client.publish() with at-least-once and without an echo is refused or made like any other", async () => {
   const requests: unknown[] = [];
   const network = new Network({
-    services: new ServiceDesk(platformRuntime(), {
+    services: new RequestService(platformRuntime(), {
       sequences: { window: 1_000, newest: () => Promise.resolve(0) } as never,
       publish: (_session, topic, _data, { echo, number }) => {
         requests.push([topic, echo, number?.number]);

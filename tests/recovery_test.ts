@@ -11,7 +11,7 @@ import { MemoryBroker, Topics } from "../pubsub/mod.ts";
 import type { ServeOptions, Server } from "../server.ts";
 import type { HistoryPosition, Recovery } from "../session/wire/recovery.ts";
 import type { Subscription } from "../client/subscription.ts";
-import { ServiceDesk } from "../session/serving/services.ts";
+import { RequestService } from "../session/serving/requests.ts";
 import { Turn } from "../session/queue/send_queue.ts";
 import { Cable } from "./cable.ts";
 import { Network } from "./clients.ts";
@@ -232,7 +232,7 @@ Deno.test("Subscription gets what the server's send queue dropped, once and in o
   const network = new Network({
     turn,
     sendQueue: { maxMessages: 20, policy: "drop-oldest" },
-    services: new ServiceDesk(platformRuntime(), {
+    services: new RequestService(platformRuntime(), {
       hasHistory: true,
       subscribe: (session, topic, request) => void topics.subscribe(session, topic, request),
     }),
@@ -267,7 +267,7 @@ Deno.test("Subscription that follows one of its topic gets nothing that was on i
   const network = new Network({
     turn,
     sendQueue: { maxMessages: 20 },
-    services: new ServiceDesk(platformRuntime(), {
+    services: new RequestService(platformRuntime(), {
       hasHistory: true,
       subscribe: (session, topic, request) => void topics.subscribe(session, topic, request),
       unsubscribe: (session, topic) => {

@@ -278,7 +278,7 @@ function checkLife(core: SessionCore, add: Add): void {
         seconds(heartbeat.timeoutMs),
     );
   }
-  const { runningSince } = inbound;
+  const { runningSince } = core.handling;
   if (runningSince !== undefined && now - runningSince > SLOW_HANDLER_MS) {
     add(
       "warning",

@@ -1,10 +1,9 @@
 /** Counters of a session. */
 import type { ConnectionCounters } from "../../transport/connection.ts";
-import { type ControlStats, NO_CONTROLS } from "../controls.ts";
 import type { SessionCore } from "../core.ts";
 import type { SendQueueStats } from "../queue/send_queue.ts";
 import type { SessionState } from "../types.ts";
-import type { InboundStats } from "../message.ts";
+import type { ControlStats, InboundStats } from "../message.ts";
 
 /**
  * Counters of a session at the time of reading. No header, cookie or token is included.
@@ -89,6 +88,8 @@ const COUNTERS = [
   "datagramBytesReceived",
   "datagramsDropped",
 ] as const satisfies readonly (keyof ConnectionCounters)[];
+
+const NO_CONTROLS: ControlStats = { lateAnswers: 0, droppedByPeer: 0, refusedByPeer: 0 };
 
 const NO_QUEUE: SendQueueStats = {
   queuedMessages: 0,

@@ -7,10 +7,14 @@ import { readTrace, type TraceContext } from "../wire/envelope.ts";
 import type { HandshakeOutcome, HandshakeWatch, Instrumentation } from "./instrumentation.ts";
 import type { Message } from "../message.ts";
 import type { Session } from "../session.ts";
-import type { SessionSettings } from "../settings.ts";
+import {
+  type FollowedHandshake,
+  type HandshakeInfo,
+  report,
+  type SessionSettings,
+  type SessionWatch,
+} from "../settings.ts";
 import { withoutToken } from "../url.ts";
-import { report } from "../report.ts";
-import type { FollowedHandshake, HandshakeInfo, SessionWatch } from "./session_watch.ts";
 
 /**
  * Lets an instrumentation watch all sessions created with these settings from now on, as `serve`,

@@ -7,12 +7,12 @@ import { Network } from "../../tests/clients.ts";
 import { turns } from "../../tests/sessions.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import type { Instrumentation } from "./instrumentation.ts";
-import { ServiceDesk } from "../serving/services.ts";
+import { RequestService } from "../serving/requests.ts";
 import { internals, Session } from "../session.ts";
 import { instrument, openWatched } from "./watch.ts";
 import type { UntypedMessage } from "../message.ts";
 import { type SessionHandlers, sessionSettings } from "../session_settings.ts";
-import type { HandshakeInfo } from "./session_watch.ts";
+import type { HandshakeInfo } from "../settings.ts";
 
 /** Two sessions, both watched by the same hooks. */
 function watchedPair(
@@ -286,7 +286,7 @@ Deno.test("instrument() sends the trace of when a client sent, also where a mess
     using time = new FakeTime();
     const traces: unknown[] = [];
     const network = new Network({
-      services: new ServiceDesk(platformRuntime(), { sequences }),
+      services: new RequestService(platformRuntime(), { sequences }),
       onMessage: () => {},
     });
     const accept = () => {

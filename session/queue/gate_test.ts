@@ -4,7 +4,7 @@ import { FakeTime } from "@std/testing/time";
 import { Peer, turns } from "../../tests/sessions.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import type { AnyContract } from "../contract.ts";
-import { ServiceDesk } from "../serving/services.ts";
+import { RequestService } from "../serving/requests.ts";
 import { internals, Session } from "../session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session_settings.ts";
 
@@ -15,7 +15,7 @@ function paused(options: Partial<SessionSettingsOptions<unknown, AnyContract, "s
   Object.defineProperty(pair.server.frames!, "isPaused", { get: () => wire.isPaused });
   const settings = sessionSettings({
     side: "server",
-    services: new ServiceDesk(platformRuntime(), {}),
+    services: new RequestService(platformRuntime(), {}),
     heartbeat: { intervalMs: 1_000, timeoutMs: 2_000 },
     receiveQueue: { maxMessages: 4 },
     ...options,

@@ -5,8 +5,10 @@
 import { Changing } from "../../base/signal.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import type { OutgoingEnvelope } from "../wire/envelope.ts";
-import type { SessionFace } from "../types.ts";
+import { BrokerError } from "../../errors.ts";
+import type { SessionCore } from "../core.ts";
+import type { MessageTurn } from "../message.ts";
+import type { Session } from "../session.ts";
 
 /** Wait before the next call to an engine that is away, in milliseconds. */
 const RETRY_MS = 1_000;
@@ -68,10 +70,7 @@ export interface SequenceStore {
 }
 
 /** A session that acknowledges stored numbers. */
-export interface Acknowledged {
-  /** Called when a newer number is stored. */
-  acknowledge(): void;
-}
+type Acknowledged = Pick<Numbers, "acknowledge">;
 
 /** Progress of one client, on this node and before the client came here. */
 export class ClientSequence extends Changing {
@@ -327,38 +326,13 @@ export class Sequences implements Disposable {
  */
 type NumberedTurn = "handle" | "repeated" | "over";
 
-/** A numbered message or publication. */
-export interface Numbered {
-  /** Its number. */
-  readonly seq: number;
-  /** Key of the numbering client, unique over all nodes. */
-  readonly producer: string;
-  /** Waits until all earlier numbers were handled. Never rejects. */
-  begin(): Promise<NumberedTurn>;
-  /** Ends the turn after any result of `begin`. Idempotent. */
-  end(): void;
-  /**
-   * Ends the turn of a message whose failure ended the session: the client sends the message again.
-   */
-  giveBack(): void;
-  /** Calls the handler in turn, if the message is new. */
-  run(handle: () => void | Promise<void>): Promise<void>;
-}
-
-/** The part of a session that its numbers use. */
-interface NumbersHost {
-  /** The session. */
-  readonly session: SessionFace;
-  /** Sends an envelope that is never dropped. */
-  post(envelope: OutgoingEnvelope): void;
-}
-
 /**
  * The growing numbers of one session. Numbered messages and publications are handled one at a
  * time, in one order, even where other messages are handled concurrently.
  */
-export class Numbers extends Changing implements Acknowledged {
-  readonly #host: NumbersHost;
+export class Numbers extends Changing {
+  /** The session. */
+  readonly core: SessionCore<Session>;
   readonly #sequences: Sequences;
   #client: ClientSequence | undefined;
   /** Numbers that came and were not handled yet, in order. */
@@ -370,48 +344,54 @@ export class Numbers extends Changing implements Acknowledged {
   #isOver = false;
 
   /** Creates the numbers of a session whose client is not known yet. */
-  constructor(host: NumbersHost, sequences: Sequences) {
+  constructor(core: SessionCore<Session>, sequences: Sequences) {
     super();
-    this.#host = host;
+    this.core = core;
     this.#sequences = sequences;
   }
 
   /** Takes the next number; returns a text that says why a number is wrong. */
-  take(seq: number, client: string | undefined): Numbered | string {
+  take(seq: number, size: number): Numbered | string {
+    const { client } = this.core;
     if (client === undefined) return 'Expected the first "seq" of a session with its "client"';
     this.#client ??= this.#sequences.open(client, this);
     if (seq <= this.#last) return `Expected "seq" above ${this.#last}, received ${seq}`;
     this.#last = seq;
     this.#waiting.push(seq);
-    let endTurn: (() => void) | undefined;
-    const numbered: Numbered = {
-      seq,
-      producer: this.#client.key,
-      begin: async () => {
-        endTurn = await this.#turnOf(seq);
-        if (endTurn === undefined) return "over";
-        return seq > this.#client!.handled ? "handle" : "repeated";
-      },
-      end: () => {
-        if (endTurn === undefined) return;
-        this.#ended = seq;
-        if (seq > this.#client!.handled) this.#client!.advance(seq);
-        else this.acknowledge();
-        numbered.giveBack();
-      },
-      giveBack: () => {
-        if (endTurn === undefined) return;
-        this.#waiting.shift();
-        endTurn();
-        endTurn = undefined;
-        this.notify();
-      },
-      run: async (handle) => {
-        if (await numbered.begin() === "handle") await handle();
-        numbered.end();
-      },
-    };
-    return numbered;
+    return new Numbered(this, { seq, producer: this.#client.key, size });
+  }
+
+  /**
+   * Waits for earlier numbers of this session, then for those that earlier sessions still handle.
+   *
+   * @returns A function that ends the turn of the client; `undefined` if the session has ended.
+   */
+  async turnOf(seq: number): Promise<(() => void) | undefined> {
+    while (!this.#isOver && this.#waiting[0] !== seq) await this.changed();
+    if (this.#isOver) return undefined;
+    const endTurn = await this.#client!.takeTurn();
+    if (!this.#isOver) return endTurn;
+    endTurn();
+    return undefined;
+  }
+
+  /** True if a number was not handled before, on this node or on another one. */
+  isNew(seq: number): boolean {
+    return seq > this.#client!.handled;
+  }
+
+  /** Notes that the number whose turn it is was handled, now or before. */
+  handled(seq: number): void {
+    this.#ended = seq;
+    if (this.isNew(seq)) this.#client!.advance(seq);
+    else this.acknowledge();
+  }
+
+  /** Ends the turn of the first number that waits. */
+  next(endTurn: () => void): void {
+    this.#waiting.shift();
+    endTurn();
+    this.notify();
   }
 
   /** Sends the newest number that is stored and finished. */
@@ -420,7 +400,7 @@ export class Numbers extends Changing implements Acknowledged {
     const n = Math.min(this.#client!.kept, this.#ended);
     if (n <= this.#acknowledged || this.#isOver) return;
     this.#acknowledged = n;
-    this.#host.post({ ack: n });
+    this.core.post({ ack: n });
   }
 
   /** Ends the session's numbers: messages that have not begun are not handled any more. */
@@ -429,16 +409,69 @@ export class Numbers extends Changing implements Acknowledged {
     if (this.#client !== undefined) this.#sequences.close(this.#client, this);
     this.notify();
   }
+}
 
-  /**
-   * Waits for earlier numbers of this session, then for those that earlier sessions still handle.
-   */
-  async #turnOf(seq: number): Promise<(() => void) | undefined> {
-    while (!this.#isOver && this.#waiting[0] !== seq) await this.changed();
-    if (this.#isOver) return undefined;
-    const endTurn = await this.#client!.takeTurn();
-    if (!this.#isOver) return endTurn;
-    endTurn();
-    return undefined;
+/** A numbered message or publication. */
+export class Numbered implements MessageTurn {
+  /** Its number. */
+  readonly seq: number;
+  /** Key of the numbering client, unique over all nodes. */
+  readonly producer: string;
+  readonly #numbers: Numbers;
+  /** Size in bytes, for the rates of messages. */
+  readonly #size: number;
+  #endTurn: (() => void) | undefined;
+
+  /** Creates a number whose turn has not come. */
+  constructor(
+    numbers: Numbers,
+    of: { readonly seq: number; readonly producer: string; readonly size: number },
+  ) {
+    this.#numbers = numbers;
+    this.seq = of.seq;
+    this.producer = of.producer;
+    this.#size = of.size;
+  }
+
+  /** Waits until all earlier numbers were handled. Never rejects. */
+  async begin(): Promise<NumberedTurn> {
+    this.#endTurn = await this.#numbers.turnOf(this.seq);
+    if (this.#endTurn === undefined) return "over";
+    return this.#numbers.isNew(this.seq) ? "handle" : "repeated";
+  }
+
+  /** Waits for room in the rates, and for the turn, see {@linkcode MessageTurn}. */
+  async isDue(): Promise<boolean> {
+    // A refused message would be lost: the next acknowledged number would cover this one too.
+    await this.#numbers.core.inbound.meter?.admit(this.#size);
+    return await this.begin() === "handle";
+  }
+
+  /** Ends the turn after any result of `begin`. Idempotent. */
+  end(): void {
+    if (this.#endTurn === undefined) return;
+    this.#numbers.handled(this.seq);
+    this.#giveBack();
+  }
+
+  /** Ends the turn as soon as the turn comes: the number counts as handled. */
+  async skip(): Promise<void> {
+    await this.begin();
+    this.end();
+  }
+
+  /** Ends the session for an engine that is away: the next session sends the message again. */
+  endsSession(error: unknown): boolean {
+    if (!(error instanceof BrokerError)) return false;
+    this.#numbers.core.endByFailure(error, "The handler failed");
+    this.#giveBack();
+    return true;
+  }
+
+  #giveBack(): void {
+    const endTurn = this.#endTurn;
+    if (endTurn === undefined) return;
+    this.#endTurn = undefined;
+    this.#numbers.next(endTurn);
   }
 }

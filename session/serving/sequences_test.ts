@@ -14,7 +14,7 @@ import type { Client } from "../../client/client.ts";
 import { encodeMessage } from "../wire/encode.ts";
 import { Outbox } from "../../client/outbox.ts";
 import { Sequences, type SequenceStore } from "./sequences.ts";
-import { type PublicationNumber, ServiceDesk, type SessionServices } from "./services.ts";
+import { type PublicationNumber, RequestService, type SessionServices } from "./requests.ts";
 
 /** What nodes share, in memory; an engine that can be away, or slow. */
 class Engine {
@@ -67,7 +67,7 @@ function node(
 ): Network["server"] {
   const sequences = store && { sequences: store };
   return {
-    services: new ServiceDesk(platformRuntime(), { ...services, ...sequences }),
+    services: new RequestService(platformRuntime(), { ...services, ...sequences }),
     onMessage: ({ data }) => handler(data),
   };
 }
@@ -229,7 +229,7 @@ Deno.test("Publications that come again are acknowledged after their answers", a
     newest: () => Promise.resolve(9),
   };
   await using hand = serverByHand({
-    services: new ServiceDesk(platformRuntime(), { sequences, publish: () => ({}) }),
+    services: new RequestService(platformRuntime(), { sequences, publish: () => ({}) }),
   });
   for (let n = 1; n <= 3; n++) {
     hand.peer.say({ publish: "t", data: n, id: n, seq: n, client: "ann" });
@@ -245,7 +245,7 @@ Deno.test("Publications that come again are acknowledged after their answers", a
 Deno.test("A client counts for its user alone: nobody else's numbers are dropped for its", async () => {
   const engine = new Engine();
   const seen: unknown[] = [];
-  const services = new ServiceDesk(platformRuntime(), { sequences: engine.node("a") });
+  const services = new RequestService(platformRuntime(), { sequences: engine.node("a") });
   const settings = {
     services,
     onMessage: ({ data }: { data: unknown }) => void seen.push(data),
@@ -496,7 +496,7 @@ Deno.test("A message whose handler failed for the engine comes again, and what f
 });
 
 Deno.test("A loop has handled a message when it takes the next one, or is left", async () => {
-  const desk = new ServiceDesk(platformRuntime(), { sequences: new Engine().node("a") });
+  const desk = new RequestService(platformRuntime(), { sequences: new Engine().node("a") });
   const network = new Network({ services: desk });
   await using client = network.client(atLeastOnce);
   await client.whenConnected();
@@ -515,7 +515,7 @@ Deno.test("A loop has handled a message when it takes the next one, or is left",
 
 Deno.test("Messages that nobody reads are acknowledged, and publications behind them made", async () => {
   const published: unknown[] = [];
-  const desk = new ServiceDesk(platformRuntime(), {
+  const desk = new RequestService(platformRuntime(), {
     sequences: new Engine().node("a"),
     publish: (_session, _topic, data) => void published.push(data),
   });

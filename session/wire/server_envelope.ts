@@ -43,7 +43,15 @@ export function parseEnvelope(text: string): Envelope {
   return readEnvelope(text, readService);
 }
 
-function readService(kind: ServiceKind | "message", value: unknown, raw: Raw): Envelope {
+/**
+ * Reads an envelope that only a server accepts.
+ *
+ * @param kind The kind of the envelope.
+ * @param value The value of the key of that kind.
+ * @param raw All keys of the envelope.
+ * @returns The envelope.
+ */
+export function readService(kind: ServiceKind | "message", value: unknown, raw: Raw): Envelope {
   const { id, data, seq, echo, client } = raw;
   if (kind === "auth") {
     if (typeof value !== "string") {

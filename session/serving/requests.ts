@@ -2,31 +2,23 @@
  * Services of a server for the requests of its peers: tokens, subscriptions, publications,
  * presence.
  */
-import { AuthenticationError, CloseCode, RequestError, type RequestFailure } from "../../errors.ts";
+import { AuthenticationError, RequestError, type RequestFailure } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import type { Frame } from "../../transport/connection.ts";
-import type { SessionCore } from "../core.ts";
+import { internals, type SessionCore } from "../core.ts";
+import type { Control } from "../message.ts";
+import { ReceiveQueue } from "../queue/receive_queue.ts";
+import type { Session, SessionIdentity } from "../session.ts";
 import type {
   IntroducingEnvelope,
   NumberedEnvelope,
-  ServiceHost,
-  SessionServing,
-} from "../desk.ts";
-import type { Envelope, ServiceKind } from "../wire/envelope.ts";
-import type { Inbound } from "../inbound.ts";
-import { ReceiveQueue } from "../queue/receive_queue.ts";
+  RequestServer,
+  SessionRequests,
+} from "../settings.ts";
+import type { ServiceKind, ServiceReader } from "../wire/envelope.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../wire/recovery.ts";
+import { readService } from "../wire/server_envelope.ts";
+import { failureOf, FirstFrames } from "./first_frames.ts";
 import { type Numbered, Numbers, Sequences, type SequenceStore } from "./sequences.ts";
-import { parseEnvelope } from "../wire/server_envelope.ts";
-import { ServerInbound } from "./server_inbound.ts";
-import type { Session, SessionIdentity } from "../session.ts";
-import type { SessionSettings } from "../settings.ts";
-import { exceedsBytes } from "../wire/utf8.ts";
-import type { Control } from "../message.ts";
-import { report } from "../report.ts";
-
-/** Longest token in bytes; small because the sender is unknown while the server reads the token. */
-const MAX_TOKEN_BYTES = 8_192;
 
 /**
  * Subscriptions of a returning client that may wait beside other requests: as many as a client may
@@ -139,7 +131,7 @@ export interface PublicationNumber {
 }
 
 /** Services for any number of sessions, as `sessionSettings` takes them. */
-export class ServiceDesk implements Disposable {
+export class RequestService implements RequestServer, Disposable {
   /** The services of every session. */
   readonly services: SessionServices;
   /**
@@ -154,9 +146,15 @@ export class ServiceDesk implements Disposable {
    * @ignore
    */
   readonly sequences: Sequences | undefined;
+  /**
+   * Reads the envelopes that only a server accepts.
+   *
+   * @ignore
+   */
+  readonly readService: ServiceReader = readService;
 
   /**
-   * Creates a desk.
+   * Creates the services.
    *
    * @param runtime Clocks and timers of this node.
    * @param services The services of every session.
@@ -178,7 +176,7 @@ export class ServiceDesk implements Disposable {
    * Makes the secret by which the client of a session can move to another session.
    *
    * @ignore
-   * @param core The core of the session.
+   * @param core The implementation of the session.
    * @returns The id of the session and 128 random bits; `undefined` where clients cannot move.
    */
   ticket(core: SessionCore<Session>): string | undefined {
@@ -189,48 +187,32 @@ export class ServiceDesk implements Disposable {
     }`;
   }
 
-  /**
-   * Parses an envelope of a peer.
-   *
-   * @ignore
-   * @param text One envelope.
-   * @returns The parsed envelope.
-   */
-  read(text: string): Envelope {
-    return parseEnvelope(text);
-  }
-
   /** Stops all waiting. */
   [Symbol.dispose](): void {
     this.sequences?.[Symbol.dispose]();
   }
 
   /**
-   * Creates the receiving half of one session.
+   * Creates the receiver of the first frames of one session.
    *
    * @ignore
-   * @param core The core of the session.
-   * @returns The receiver of frames.
+   * @param session The session.
+   * @returns The receiver.
    */
-  inbound(core: SessionCore<Session>): Inbound {
-    return new ServerInbound(core);
+  firstFrames(session: Session): FirstFrames {
+    return new FirstFrames(session[internals]);
   }
 
   /**
-   * Creates the services of one session.
+   * Creates the receiver of the requests of one session.
    *
    * @ignore
-   * @param host The core of the session.
-   * @returns The receiver of service envelopes.
+   * @param session The session.
+   * @returns The receiver.
    */
-  serve(host: ServedSession): Serving {
-    return new Serving(host, this);
+  serve(session: Session): RequestQueue {
+    return new RequestQueue(session[internals], this);
   }
-}
-
-/** A session and the settings, as the services see both. */
-interface ServedSession extends ServiceHost {
-  readonly settings: SessionSettings;
 }
 
 /**
@@ -238,10 +220,8 @@ interface ServedSession extends ServiceHost {
  * publication waits for the messages before it, whose handlers may hang, so all requests except
  * publications may overtake a publication.
  */
-export class Serving implements SessionServing {
-  readonly #host: ServiceHost;
-  readonly #session: Session;
-  readonly #settings: SessionSettings;
+export class RequestQueue implements SessionRequests {
+  readonly #core: SessionCore<Session>;
   readonly #services: SessionServices;
   readonly #sequences: Sequences | undefined;
   #waiting: ReceiveQueue<() => void | Promise<void>> | undefined;
@@ -251,56 +231,17 @@ export class Serving implements SessionServing {
   // Created when first needed: most clients do not number.
   #numbers: Numbers | undefined;
   #abort: AbortController | undefined;
-  #isChecking = false;
 
-  /** Creates the services; none of them runs yet. */
-  constructor(host: ServedSession, desk: ServiceDesk) {
-    this.#host = host;
-    this.#session = host.session as Session; // The only session class.
-    this.#settings = host.settings;
-    this.#services = desk.services;
-    this.#sequences = desk.sequences;
+  /** Creates a queue without requests. */
+  constructor(core: SessionCore<Session>, service: RequestService) {
+    this.#core = core;
+    this.#services = service.services;
+    this.#sequences = service.sequences;
   }
 
   /** True if a service may wait for the end of the session. */
   get isBusy(): boolean {
     return this.#abort !== undefined;
-  }
-
-  /** Reads the first frame of a peer that MUST send a token before anything else. */
-  async receiveToken(frame: Frame): Promise<void> {
-    if (this.#isChecking) {
-      return this.#host.refuse(
-        CloseCode.unauthenticated,
-        "Nothing may be sent before the token is accepted",
-      );
-    }
-    this.#isChecking = true;
-    this.#host.giveUpAfter(this.#settings.requestTimeoutMs, "answer to the token");
-    if (typeof frame !== "string" || exceedsBytes(frame, MAX_TOKEN_BYTES)) {
-      return this.#host.refuse(
-        CloseCode.unauthenticated,
-        `A token has at most ${MAX_TOKEN_BYTES} bytes of text`,
-      );
-    }
-    const envelope = parseEnvelope(frame);
-    if (envelope.kind !== "auth") {
-      return this.#host.refuse(CloseCode.unauthenticated, "Expected a token first");
-    }
-    try {
-      await this.#authenticate(envelope.token);
-    } catch (error) {
-      if (this.#host.session.isClosed) return;
-      this.#fail(envelope.id, failureOf(error));
-      if (!(error instanceof AuthenticationError)) {
-        report(this.#settings, error, this.#host.session);
-      }
-      const status = error instanceof AuthenticationError ? error.status : 401;
-      return this.#host.refuse(4000 + status, failureOf(error).message);
-    }
-    if (this.#host.session.isClosed) return;
-    this.#host.post({ reply: envelope.id });
-    this.#host.connected();
   }
 
   /** Ends the running requests of the peer. */
@@ -318,16 +259,16 @@ export class Serving implements SessionServing {
    */
   introduce({ id, client }: IntroducingEnvelope): boolean {
     if (client === undefined) return true;
-    const host = this.#host;
-    const key = keyOf(this.#session, client);
-    if (host.client === undefined) {
-      host.client = key;
-      this.#services.introduced?.(this.#session);
+    const core = this.#core;
+    const key = keyOf(core.session, client);
+    if (core.client === undefined) {
+      core.client = key;
+      this.#services.introduced?.(core.session);
     }
-    if (host.client === key) return true;
+    if (core.client === key) return true;
     const message = 'Expected "client" to be what it was before in this session';
     this.#fail(id ?? null, { code: "malformed", message });
-    host.inbound.countInvalid(message);
+    core.inbound.countInvalid(message);
     return false;
   }
 
@@ -335,40 +276,52 @@ export class Serving implements SessionServing {
    * Gives a numbered envelope its turn. Returns `undefined` without a number, and without a reader
    * of messages, where the message counts as handled. Returns `null` if the number is wrong.
    */
-  number(
+  turnOf(
     { id, seq }: NumberedEnvelope,
+    size: number,
     isRead: boolean,
   ): Numbered | null | undefined {
     if (seq === undefined || this.#sequences === undefined) return undefined;
-    this.#numbers ??= new Numbers(this.#host, this.#sequences);
-    const numbered = this.#numbers.take(seq, this.#host.client);
+    this.#numbers ??= new Numbers(this.#core, this.#sequences);
+    const numbered = this.#numbers.take(seq, size);
     if (typeof numbered === "string") {
       this.#fail(id ?? null, { code: "malformed", message: numbered });
-      this.#host.inbound.countInvalid(numbered);
+      this.#core.inbound.countInvalid(numbered);
       return null;
     }
     if (isRead) return numbered;
-    void numbered.run(() => {});
+    void numbered.skip();
     return undefined;
+  }
+
+  /**
+   * Counts a numbered publication that a meter refused as handled, unless the refusal closed the
+   * session: then the client sends the publication again.
+   */
+  refused(envelope: NumberedEnvelope): void {
+    if (envelope.kind === "publish" && this.#core.state !== "closed") {
+      this.turnOf(envelope, 0, false);
+    }
   }
 
   /** Handles a request after the earlier ones. */
   receive(envelope: ServiceEnvelope): void {
-    const numbered = envelope.kind === "publish" ? this.number(envelope, true) : undefined;
+    const numbered = envelope.kind === "publish" ? this.turnOf(envelope, 0, true) : undefined;
     if (numbered === null) return;
+    const { receiveQueue, maxRequests } = this.#core.settings;
     if (this.#waiting === undefined) {
-      this.#waiting = new ReceiveQueue(this.#settings.receiveQueue, 1);
+      this.#waiting = new ReceiveQueue(receiveQueue, 1);
       this.#waiting.consume((serve) => serve());
     }
     const { hasHistory, presence } = this.#services;
     const beside = (hasHistory ? MAX_RESUMED_AT_ONCE : 0) + (presence ? MAX_PRESENCES_AT_ONCE : 0);
-    if (this.#waiting.size + this.#publications >= this.#settings.maxRequests + beside) {
+    if (this.#waiting.size + this.#publications >= maxRequests + beside) {
       if (envelope.id !== undefined) {
         this.#fail(envelope.id, { code: "too-many", message: "Too many requests wait already" });
       }
-      void numbered?.run(() => {});
-      return this.#host.inbound.countInvalid(
-        `Expected at most ${this.#settings.maxRequests} requests at once`,
+      void numbered?.skip();
+      return this.#core.inbound.countInvalid(
+        `Expected at most ${maxRequests} requests at once`,
       );
     }
     this.#waiting.offer(() => {
@@ -383,7 +336,7 @@ export class Serving implements SessionServing {
   #publishBeside(serve: () => void | Promise<void>): void {
     this.#publications++;
     const publishing = Promise.resolve(this.#publishing).then(async () => {
-      if (!this.#host.session.isClosed) await serve();
+      if (this.#core.state !== "closed") await serve();
       this.#publications--;
       if (this.#publishing === publishing) this.#publishing = undefined;
     });
@@ -416,7 +369,7 @@ export class Serving implements SessionServing {
 
   #run(envelope: ServiceEnvelope, number: PublicationNumber | undefined): unknown {
     const services = this.#services;
-    const session = this.#session;
+    const { session } = this.#core;
     const service = envelope.kind === "auth" ? services.authenticate : services[envelope.kind];
     if (service === undefined) {
       throw new RequestError("forbidden", `This end offers no ${envelope.kind}`);
@@ -428,7 +381,7 @@ export class Serving implements SessionServing {
           echo: envelope.echo !== false,
         });
       case "auth":
-        return this.#authenticate(envelope.token);
+        return this.signIn(envelope.token);
       case "unsubscribe":
         return services.unsubscribe!(session, envelope.topic);
       case "presence":
@@ -437,24 +390,25 @@ export class Serving implements SessionServing {
         const { topic, id, since, last } = envelope;
         const onAnswer = (data: SubscribeAnswer) => {
           if (data.isSuperseded) return this.#fail(id, SUPERSEDED);
-          this.#host.post({ reply: id, data });
+          this.#core.post({ reply: id, data });
         };
         return services.subscribe!(session, topic, { since, last, onAnswer });
       }
     }
   }
 
-  async #authenticate(token: string): Promise<undefined> {
-    const session = this.#session;
-    const { value: before } = this.#host;
+  /** Checks the token of the peer, the first one or a new one, and takes over the identity. */
+  async signIn(token: string): Promise<undefined> {
+    const core = this.#core;
+    const { session, value: before } = core;
     const { authenticate, renewed } = this.#services;
     if (authenticate === undefined) throw new RequestError("forbidden", "This end takes no token");
-    const isRenewal = session.state !== "connecting";
+    const isRenewal = core.state !== "connecting";
     this.#abort ??= new AbortController();
     const identity = await authenticate(session, token, this.#abort.signal);
     if (session.isClosed) return;
     const { value, user, credentials } = identity;
-    Object.assign(this.#host, { value, user, credentials });
+    Object.assign(core, { value, user, credentials });
     if (isRenewal) await renewed?.(session, before);
   }
 
@@ -462,7 +416,7 @@ export class Serving implements SessionServing {
     if (envelope.id === undefined) return;
     // The service answers through `onAnswer`, at the place where the messages of the topic begin.
     if (envelope.kind === "subscribe" && data === undefined) return;
-    this.#host.post({ reply: envelope.id, data });
+    this.#core.post({ reply: envelope.id, data });
   }
 
   #serviceFailed(envelope: ServiceEnvelope, error: unknown): void {
@@ -471,15 +425,15 @@ export class Serving implements SessionServing {
       // A refusal is an answer and not the peer's fault, but a peer must not guess tokens.
       const { authenticate } = this.#services;
       if (envelope.kind === "auth" && authenticate !== undefined) {
-        this.#host.inbound.countInvalid("Expected a token that is accepted");
+        this.#core.inbound.countInvalid("Expected a token that is accepted");
       }
       return;
     }
-    this.#host.handlerFailed(error, "A handler failed");
+    this.#core.handlerFailed(error, "A handler failed");
   }
 
   #fail(id: number | null, error: RequestFailure): void {
-    this.#host.post({ reply: id, error });
+    this.#core.post({ reply: id, error });
   }
 }
 
@@ -487,16 +441,4 @@ export class Serving implements SessionServing {
 function keyOf(session: Session, client: string): string {
   const user = session.user === session.id ? "" : session.user;
   return `${user.length}:${user}:${client}`;
-}
-
-/** Failure as the peer receives it: the text of any other error stays on the server. */
-function failureOf(error: unknown): RequestFailure {
-  if (error instanceof RequestError) return error.failure;
-  if (error instanceof AuthenticationError) {
-    return {
-      code: error.status === 403 ? "forbidden" : "unauthenticated",
-      message: error.message,
-    };
-  }
-  return { code: "failed", message: "The handler failed" };
 }

@@ -1,0 +1,210 @@
+/**
+ * The messages of the peer on their way through the contract to the handler of the application, and
+ * the replies that are owed.
+ *
+ * @module
+ */
+import { RequestError, type RequestFailure, SkeinError } from "../errors.ts";
+import type { CheckedMessage, ContractMatch, MessageAcceptor } from "./contract.ts";
+import {
+  type Answerer,
+  type Control,
+  type Incoming,
+  Message,
+  type MessageTurn,
+} from "./message.ts";
+import type { SessionRequests, SessionSettings } from "./settings.ts";
+import type { SessionFace } from "./types.ts";
+
+/** The session, as its receiving half sees the session. */
+export interface ReceivingSession extends Answerer {
+  /** The session, for the application's handlers. */
+  readonly session: SessionFace;
+  /** Settings that many sessions share. */
+  readonly settings: SessionSettings;
+  /** True on `skein.1`, which has joined frames, binary messages and control envelopes. */
+  readonly joins: boolean;
+  /** Time in milliseconds since the Unix epoch, as exact as the heartbeat. */
+  readonly now: number;
+  /** Requests of this end that wait. */
+  readonly awaitedAnswers: number;
+  /** Requests of this end that wait for a handler of the peer. */
+  readonly awaitedRequests: number;
+  /** Requests of the peer for services, if this end has services. */
+  readonly serving: SessionRequests | undefined;
+  /** The part that reads frames and queues messages. */
+  readonly inbound: {
+    /** Counts an invalid input; too many within a minute end the session. */
+    countInvalid(what: string): void;
+    /** Messages that wait for a handler. */
+    readonly queue: { notify(): void };
+  };
+  /** Dispatches an event. */
+  emit(type: "protocolerror", detail: string): void;
+  /** Handles a control envelope. */
+  receiveControl(envelope: Control): void;
+  /** Reports a failed handler to the application. */
+  handlerFailed(error: unknown, reason: string): void;
+  /** Ends the session at once. */
+  abort(code: number, reason: string): void;
+}
+
+/** Checks received messages, calls the handler, and knows the requests without a reply. */
+export class Handling implements MessageAcceptor {
+  /** Count of the handlers that ended. */
+  finished = 0;
+  readonly #host: ReceivingSession;
+  readonly #settings: SessionSettings;
+  /** Unanswered requests by id: an `Incoming` while waiting, a `Message` while handled. */
+  #owed: Map<number, Incoming | Message> | undefined;
+  /** Messages whose handlers run, with the start time. */
+  #running: Map<Message, number> | undefined;
+
+  /** Creates the handling, with no message yet. */
+  constructor(host: ReceivingSession) {
+    this.#host = host;
+    this.#settings = host.settings;
+  }
+
+  /** Count of the requests of the peer that wait for replies. */
+  get owedAnswers(): number {
+    return this.#owed?.size ?? 0;
+  }
+
+  /**
+   * Start of the handler that runs longest, in milliseconds since the Unix epoch; `undefined` if no
+   * handler runs.
+   */
+  get runningSince(): number | undefined {
+    return this.#running?.values().next().value;
+  }
+
+  /** Registers a request that needs a reply; false if the id is still in use. */
+  owe(id: number, incoming: Incoming): boolean {
+    const owed = this.#owed ??= new Map();
+    if (owed.has(id)) return false;
+    owed.set(id, incoming);
+    return true;
+  }
+
+  /** Removes a request that was answered. */
+  answered(id: number): void {
+    this.#owed?.delete(id);
+    this.#host.inbound.queue.notify();
+  }
+
+  /** Cancels a request whose peer gave up: the handler continues, but no reply is due. */
+  cancel(id: number): void {
+    const owed = this.#owed?.get(id);
+    if (owed === undefined) return;
+    this.answered(id);
+    cancelOwed(owed, new SkeinError("request", "The peer cancelled the request"));
+  }
+
+  /** Cancels all requests and running handlers at the end of the session. */
+  end(reason: unknown): void {
+    for (const owed of this.#owed?.values() ?? []) cancelOwed(owed, reason);
+    for (const message of this.#running?.keys() ?? []) message.cancel(reason);
+    this.#owed = undefined;
+  }
+
+  /** Checks a message, and calls the handler. MUST NOT be called without a handler. */
+  handle(incoming: Incoming): void | Promise<void> {
+    const { turn } = incoming;
+    const message = this.check(incoming);
+    const running = message instanceof Promise
+      ? message.then((checked) => checked && this.#call(checked, incoming))
+      : message && this.#call(message, incoming);
+    // Runs after a failure too; otherwise the client would send the message for ever.
+    return turn === undefined ? running : Promise.resolve(running).then(() => turn.end());
+  }
+
+  /** Checks a message against the contract; `undefined` if refused, or not due in its turn. */
+  check(incoming: Incoming): CheckedMessage {
+    const { turn } = incoming;
+    return turn === undefined ? this.#check(incoming) : this.#checkInTurn(incoming, turn);
+  }
+
+  #check(incoming: Incoming): CheckedMessage {
+    const { router } = this.#settings;
+    return router ? router.check(incoming, this) : this.accept(incoming, undefined);
+  }
+
+  async #checkInTurn(incoming: Incoming, turn: MessageTurn): Promise<Message | undefined> {
+    const message = await turn.isDue() ? await this.#check(incoming) : undefined;
+    if (message === undefined) turn.end();
+    return message;
+  }
+
+  /** Creates a message that fits the contract, or that needs no check without a contract. */
+  accept(incoming: Incoming, match: ContractMatch | undefined): Message {
+    // A server identifies a peer by its session, and ignores any `from` that the peer sends.
+    const keepsFrom = this.#settings.side === "client" || incoming.from === undefined;
+    const message = new Message(
+      keepsFrom ? incoming : { ...incoming, from: undefined },
+      match,
+      this.#host,
+    );
+    if (incoming.cancelled !== undefined) message.cancel(incoming.cancelled);
+    else if (incoming.id !== undefined) (this.#owed ??= new Map()).set(incoming.id, message);
+    return message;
+  }
+
+  /** Refuses a message that does not fit the contract. */
+  refuse({ id }: Incoming, failure: RequestFailure): undefined {
+    this.#host.fail(id ?? null, failure);
+    this.#host.inbound.countInvalid(failure.message);
+  }
+
+  /** Answers a message whose schema failed, which is no fault of the peer. */
+  schemaFailed({ id }: Incoming, error: unknown): undefined {
+    this.#host.fail(id ?? null, { code: "failed", message: "The schema failed" });
+    this.#host.handlerFailed(error, "The schema failed");
+  }
+
+  #call(message: Message, incoming: Incoming): void | Promise<void> {
+    const { handlers: { onMessage }, watch } = this.#settings;
+    const { session } = this.#host;
+    try {
+      // An untyped program may return any value.
+      const running =
+        (watch ? watch.handle(message, session, incoming.trace) : onMessage!(message, session)) as
+          | Promise<void>
+          | null
+          | undefined;
+      if (typeof running?.then === "function") {
+        (this.#running ??= new Map()).set(message, this.#host.now);
+        return running.then(
+          () => this.#done(message),
+          (error) => this.#failed(error, message, incoming),
+        );
+      }
+      this.#done(message);
+    } catch (error) {
+      this.#failed(error, message, incoming);
+    }
+  }
+
+  #done(message: Message): void {
+    this.finished++;
+    this.#running?.delete(message);
+    if (!message.isRequest || message.isAnswered) return;
+    message.fail({
+      code: "unanswered",
+      message: `The handler of "${message.topic}" gave no answer`,
+    });
+  }
+
+  #failed(error: unknown, message: Message, { turn }: Incoming): void {
+    this.finished++;
+    this.#running?.delete(message);
+    if (error instanceof RequestError) return message.fail(error.failure);
+    message.fail({ code: "failed", message: "The handler failed" });
+    if (!turn?.endsSession(error)) this.#host.handlerFailed(error, "The handler failed");
+  }
+}
+
+function cancelOwed(owed: Incoming | Message, reason: unknown): void {
+  if (owed instanceof Message) owed.cancel(reason);
+  else owed.cancelled = reason;
+}
