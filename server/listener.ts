@@ -6,7 +6,7 @@ import type { PageOrigin } from "./webtransport_request.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";
 import type { ConsoleReport } from "../session/insight/console_report.ts";
 import type { Runtime } from "../base/runtime.ts";
-import { listenAt } from "../transport/address_in_use.ts";
+import { listenAt } from "../transport/address.ts";
 import { checkCertificate } from "../transport/certificate/certificate.ts";
 import type { OriginRules } from "../transport/origins.ts";
 import type { HttpListener, WebSocketHost } from "../transport/websocket/server.ts";

@@ -1,4 +1,10 @@
-/** Keys under which network addresses are counted. */
+/** Network addresses: the keys under which addresses are counted, and errors that name them. */
+
+/** Information from an HTTP server about a request. */
+export interface RequestInfo {
+  /** Remote address of the request. */
+  readonly remoteAddr?: Deno.Addr;
+}
 
 /**
  * Longest key of a text that is not an address; a key uses memory for as long as its session lives.
@@ -10,7 +16,6 @@ const IPV4 = /^\d{1,3}(\.\d{1,3}){3}$/;
 
 /** `1.2.3.4:5678` and `[2001:db8::1]:5678`, as some proxies write addresses. */
 const WITH_PORT = /^(?:\[([^\]]*)\]|(\d+\.\d+\.\d+\.\d+))(?::\d+)?$/;
-
 const IPV6 = /^[0-9a-f:.]+$/;
 
 /**
@@ -65,8 +70,34 @@ function mappedAddress(groups: readonly string[]): string {
   }).join(".");
 }
 
-/** Information from an HTTP server about a request. */
-export interface RequestInfo {
-  /** Remote address of the request. */
-  readonly remoteAddr?: Deno.Addr;
+/** Address to listen on. */
+interface ListenPlace {
+  /** IP address or host name. */
+  readonly hostname: string;
+  /** Port number. */
+  readonly port: number;
+  /** Transport of the port. */
+  readonly transport: "TCP" | "UDP";
+}
+
+/**
+ * Listens, and throws an error with the address if the address is in use.
+ *
+ * @typeParam T Type of the listener.
+ * @param place Address to name in the error.
+ * @param listen Starts listening.
+ * @returns The result of `listen`.
+ * @throws {Deno.errors.AddrInUse} If the address is in use.
+ */
+export function listenAt<T>({ hostname, port, transport }: ListenPlace, listen: () => T): T {
+  try {
+    return listen();
+  } catch (cause) {
+    if (!(cause instanceof Deno.errors.AddrInUse)) throw cause;
+    const host = hostname.includes(":") ? `[${hostname}]` : hostname;
+    throw new Deno.errors.AddrInUse(
+      `Cannot listen on ${host}:${port} (${transport}): the address is in use`,
+      { cause },
+    );
+  }
 }

@@ -1,6 +1,5 @@
 /** Placeholders for the streams and datagrams of a wire that has none. */
 import { UnsupportedError } from "../errors.ts";
-import type { Multiplexer } from "./qmux/multiplexer.ts";
 import type { DatagramDuplex } from "./connection.ts";
 
 /**
@@ -50,34 +49,4 @@ export function refuseStream(wire: string): Promise<never> {
       `Cannot open stream: a ${wire} connection has no streams; see capabilities`,
     ),
   );
-}
-
-/** Multiplexer of a wire with neither streams nor datagrams. */
-export class NoStreams implements Multiplexer {
-  readonly datagrams: DatagramDuplex;
-  readonly incomingBidirectionalStreams: ReadableStream<never> = noStreams();
-  readonly incomingUnidirectionalStreams: ReadableStream<never> = noStreams();
-  readonly #wire: string;
-
-  /** Takes the name of the wire, for errors. */
-  constructor(wire: string) {
-    this.#wire = wire;
-    this.datagrams = noDatagrams(wire);
-  }
-
-  /** Rejects with an {@linkcode UnsupportedError}. */
-  createBidirectionalStream(): Promise<never> {
-    return refuseStream(this.#wire);
-  }
-
-  /** Rejects with an {@linkcode UnsupportedError}. */
-  createUnidirectionalStream(): Promise<never> {
-    return refuseStream(this.#wire);
-  }
-
-  /** Ignores records. */
-  receive(): void {}
-
-  /** Does nothing: there are no streams to end. */
-  end(): void {}
 }

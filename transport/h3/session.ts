@@ -1,7 +1,12 @@
 /** A WebTransport session over HTTP/3 (draft-ietf-webtrans-http3, RFC 9297). */
 import { Arrivals, type ArrivalsOptions, takeOut } from "../incoming_queue.ts";
 import { Ledger, type StreamAccount } from "../counters.ts";
-import { cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
+import {
+  checkWireClose,
+  cutReason,
+  MAX_WEBTRANSPORT_CLOSE_CODE,
+  MAX_WEBTRANSPORT_REASON_BYTES,
+} from "../close_info.ts";
 import type {
   CloseOptions,
   Connection,
@@ -20,7 +25,6 @@ import type {
   StreamDirection,
   StreamSide,
 } from "../connection.ts";
-import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
 import type { UnreadShare, UnreadStream } from "../quic/unread_streams.ts";
 import { SessionCredit, type SessionCreditPair } from "./session_credit.ts";
 import {
@@ -60,7 +64,7 @@ import {
   type StreamOwner,
   type TurnEnd,
 } from "../quic/stream_owner.ts";
-import { opened } from "../opened.ts";
+import { waitForStream } from "../flow_control.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { ConnectionError, StreamError } from "../../errors.ts";
 
@@ -344,7 +348,7 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
     const { conn } = this.#link;
     const opening = conn.createBidirectionalStream(quicOptions(options));
     const { signal, timeoutMs } = options;
-    const stream = await opened(this.#link.runtime, opening, {
+    const stream = await waitForStream(this.#link.runtime, opening, {
       signal,
       timeoutMs,
       leftMs,
@@ -375,7 +379,7 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
     const { conn } = this.#link;
     const opening = conn.createUnidirectionalStream(quicOptions(options));
     const { signal, timeoutMs } = options;
-    const stream = await opened(this.#link.runtime, opening, {
+    const stream = await waitForStream(this.#link.runtime, opening, {
       signal,
       timeoutMs,
       leftMs,

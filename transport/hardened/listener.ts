@@ -9,7 +9,7 @@ import {
 import { createServer as createSecureServer } from "node:https";
 import { type Duplex, Readable } from "node:stream";
 import { UnsupportedError } from "../../errors.ts";
-import { listenAt } from "../address_in_use.ts";
+import { listenAt } from "../address.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { type Admitted, HandshakeLimits, type HandshakeLimitsOptions } from "./handshake_limits.ts";

@@ -22,7 +22,7 @@ import type {
   StreamDirection,
   StreamSide,
 } from "../connection.ts";
-import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
+import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../close_info.ts";
 import type { Runtime } from "../../base/runtime.ts";
 
 /** Most streams of one direction that the peer has not accepted yet; opening one more waits. */

@@ -27,7 +27,7 @@ import {
   TOKEN_MARK,
   TOKEN_MARK_QUERY,
 } from "../webtransport.ts";
-import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
+import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../close_info.ts";
 import { pause, within } from "../../base/wait.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 

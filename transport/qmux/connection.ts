@@ -1,6 +1,5 @@
 /** QMux as a complete connection on top of a connection of frames. */
 import { CloseCode, ConnectionError } from "../../errors.ts";
-import { EarlyDrain } from "../websocket/early_drain.ts";
 import type {
   BidirectionalStream,
   CloseOptions,
@@ -18,7 +17,8 @@ import type {
   ReceiveStream,
   SendStream,
 } from "../connection.ts";
-import { checkWireClose, isPortableCloseCode, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
+import { checkWireClose, isPortableCloseCode, MAX_QUIC_CLOSE_CODE } from "../close_info.ts";
+import { EarlyDrain } from "./early_drain.ts";
 import { QuicError } from "./frames.ts";
 import { Qmux, type QmuxLink } from "./qmux.ts";
 import type { QmuxVersion } from "./versions.ts";
@@ -101,8 +101,8 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
   readonly #carrier: Connection;
   readonly #frames: MessageFrames;
   readonly #qmux: Qmux;
-  readonly #ready: PromiseWithResolvers<void> = Promise.withResolvers();
   #drain: EarlyDrain | undefined = undefined;
+  readonly #ready: PromiseWithResolvers<void> = Promise.withResolvers();
   #isCarrierReady = false;
   #bytesSent = 0;
   #bytesReceived = 0;

@@ -18,7 +18,7 @@ import type {
   StreamDirection,
 } from "../connection.ts";
 import { CREDIT_KINDS, type CreditHost, QmuxCredit } from "./credit.ts";
-import { NO_FRAME, Outlet, type OutletSources } from "./record_scheduler.ts";
+import { NO_FRAME, RecordScheduler, type RecordSources } from "./record_scheduler.ts";
 import { type DatagramHost, QmuxDatagrams } from "./datagrams.ts";
 import {
   type CloseFrame,
@@ -114,7 +114,7 @@ export class Qmux
     Multiplexer,
     ConnectionInspection,
     RegistryHost,
-    OutletSources,
+    RecordSources,
     CreditHost,
     DatagramHost {
   /** Clocks and timers of the node. */
@@ -128,7 +128,7 @@ export class Qmux
   /** Receive credit for the bytes of all streams. */
   readonly dataReceived: ReceiveCredit;
   readonly #credit: QmuxCredit | undefined;
-  readonly #outlet: Outlet;
+  readonly #scheduler: RecordScheduler;
   readonly #pings: Pings;
   readonly #streams: StreamRegistry;
   #datagrams: QmuxDatagrams | undefined = undefined;
@@ -160,12 +160,12 @@ export class Qmux
     if (!this.#isLegacy) this.#credit = new QmuxCredit(flowControl, this);
     this.dataReceived = this.#credit?.of("data").receive ??
       new ReceiveCredit(MAX_UNCOUNTED_BYTES, () => {});
-    this.#outlet = new Outlet(runtime, link, record, this);
-    this.#pings = new Pings(runtime, this.#outlet, version);
+    this.#scheduler = new RecordScheduler(runtime, link, record, this);
+    this.#pings = new Pings(runtime, this.#scheduler, version);
     this.#streams = new StreamRegistry(this, link.side, flowControl);
     if (this.#isLegacy) {
       this.#isStarted = this.#isOpen = true;
-      this.#outlet.open(MAX_SINGLE_FRAME_BYTES, Infinity);
+      this.#scheduler.open(MAX_SINGLE_FRAME_BYTES, Infinity);
     }
   }
 
@@ -237,7 +237,7 @@ export class Qmux
 
   /** Streams kept for a frame that the wire does not take yet. */
   get waitingStreams(): number {
-    return this.#outlet.waitingStreams;
+    return this.#scheduler.waitingStreams;
   }
 
   /** Datagrams; unsupported in draft 00 and before. */
@@ -288,7 +288,7 @@ export class Qmux
       maxRecordSize: this.#options.version === 0 ? DEFAULT_MAX_RECORD_SIZE : MAX_RECORD_BYTES,
     };
     credit.dropGrants();
-    this.#outlet.begin(parameters);
+    this.#scheduler.begin(parameters);
   }
 
   /**
@@ -298,7 +298,7 @@ export class Qmux
    */
   close({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
     this.start();
-    this.#outlet.close(closeCode, reason);
+    this.#scheduler.close(closeCode, reason);
   }
 
   /**
@@ -309,13 +309,13 @@ export class Qmux
    */
   abort(code: number, reason: string): void {
     this.start();
-    this.#outlet.close(code, reason, NO_FRAME);
+    this.#scheduler.close(code, reason, NO_FRAME);
   }
 
   receive(record: Uint8Array): void {
     if (this.#end !== undefined || this.#isFaulty) return;
     this.start();
-    this.#outlet.hold();
+    this.#scheduler.hold();
     try {
       this.#receive(record);
     } catch (error) {
@@ -325,7 +325,7 @@ export class Qmux
         isPeerFault ? error.message : "This end failed to read a record",
       );
     } finally {
-      this.#outlet.release();
+      this.#scheduler.release();
     }
   }
 
@@ -333,7 +333,7 @@ export class Qmux
     if (this.#end !== undefined) return;
     this.#end = { error, isBroken };
     this.#pings.stop();
-    this.#outlet.stop();
+    this.#scheduler.stop();
     this.#credit?.fail(error);
     this.#streams.end(error, isBroken);
     this.#datagrams?.end(error, isBroken);
@@ -350,26 +350,26 @@ export class Qmux
   }
 
   sendNow(half: SendHalf, bytes: Uint8Array): number {
-    return this.#outlet.sendNow(half, bytes);
+    return this.#scheduler.sendNow(half, bytes);
   }
 
   wantsToSend(half: SendHalf): void {
-    this.#outlet.wantsToSend(half);
+    this.#scheduler.wantsToSend(half);
   }
 
   withdrawn(half: SendHalf): void {
-    this.#outlet.withdrawn(half);
+    this.#scheduler.withdrawn(half);
   }
 
   wantsControl(stream: QmuxStream): void {
-    this.#outlet.wantsControl(stream);
+    this.#scheduler.wantsControl(stream);
   }
 
   halfEnded(stream: QmuxStream): void {
     this.#streams.halfEnded(stream);
   }
 
-  // Members for the outlet.
+  // Members for the scheduler.
 
   get ownDatagrams(): QmuxDatagrams | undefined {
     return this.#datagrams;
@@ -382,12 +382,12 @@ export class Qmux
   // Members for the credit.
 
   creditChanged(): void {
-    if (this.#isStarted) this.#outlet.fill();
+    if (this.#isStarted) this.#scheduler.fill();
   }
 
   creditBlocked(kind: CreditKind, limit: number): void {
     if (this.#isOpen) this.ledger.tell({ type: "blocked", what: kind, by: "local", limit });
-    this.#outlet.fill();
+    this.#scheduler.fill();
   }
 
   get waitingWrites(): number {
@@ -415,12 +415,12 @@ export class Qmux
   }
 
   sendDatagramNow(datagram: Uint8Array): boolean {
-    return this.takesDatagram(datagram.byteLength) && this.#outlet.sendDatagramNow(datagram);
+    return this.takesDatagram(datagram.byteLength) && this.#scheduler.sendDatagramNow(datagram);
   }
 
   wantsDatagrams(): void {
     this.start();
-    this.#outlet.fill();
+    this.#scheduler.fill();
   }
 
   async #create(direction: StreamDirection, options: OpenStreamOptions): Promise<QmuxStream> {
@@ -561,7 +561,7 @@ export class Qmux
     this.#raise("unidirectional", parameters.maxStreamsUni);
     this.#datagrams?.opened();
     const isSmall = parameters.maxRecordSize <= MAX_SINGLE_FRAME_BYTES;
-    this.#outlet.open(
+    this.#scheduler.open(
       version === 0 ? MAX_SINGLE_FRAME_BYTES : Math.min(MAX_RECORD_BYTES, parameters.maxRecordSize),
       isSmall ? MAX_SMALL_PAYLOAD : Infinity,
     );
@@ -578,7 +578,7 @@ export class Qmux
     const { send } = this.#credit!.of(kind);
     if (limit <= send.limit) return false;
     send.raise(limit);
-    if (kind === "data") this.#outlet.unblock();
+    if (kind === "data") this.#scheduler.unblock();
     return true;
   }
 
@@ -598,7 +598,7 @@ function fills(bytes: Uint8Array): boolean {
 /** Pings of one connection. */
 class Pings {
   readonly #runtime: Runtime;
-  readonly #outlet: Outlet;
+  readonly #scheduler: RecordScheduler;
   readonly #version: QmuxVersion;
   #keepAlive: Timer | undefined = undefined;
   #sent = 0n;
@@ -610,9 +610,9 @@ class Pings {
    *
    * @param version Version of the wire; draft 02 requires ascending ping numbers.
    */
-  constructor(runtime: Runtime, outlet: Outlet, version: QmuxVersion) {
+  constructor(runtime: Runtime, scheduler: RecordScheduler, version: QmuxVersion) {
     this.#runtime = runtime;
-    this.#outlet = outlet;
+    this.#scheduler = scheduler;
     this.#version = version;
   }
 
@@ -626,9 +626,9 @@ class Pings {
     if (timeoutMs === 0 || everyMs > MAX_TIMER_MS || this.#version === 0) return;
     const check = () => {
       this.#keepAlive = this.#runtime.setTimeout(check, everyMs);
-      const { records } = this.#outlet;
-      if (records === this.#recordsAtPing) this.#outlet.ping(this.#sent++);
-      this.#recordsAtPing = this.#outlet.records;
+      const { records } = this.#scheduler;
+      if (records === this.#recordsAtPing) this.#scheduler.ping(this.#sent++);
+      this.#recordsAtPing = this.#scheduler.records;
     };
     this.#keepAlive = this.#runtime.setTimeout(check, everyMs);
   }
@@ -647,7 +647,7 @@ class Pings {
       );
     }
     this.#last = sequence;
-    this.#outlet.pong(sequence);
+    this.#scheduler.pong(sequence);
   }
 
   /**

@@ -13,74 +13,6 @@ import {
 import { datagramFrameSize, type RecordWriter } from "./record.ts";
 import type { QmuxStream, SendHalf } from "./stream.ts";
 
-/** Most empty levels kept for reuse; making a level costs more than a small message. */
-const MAX_EMPTY_LEVELS = 8;
-
-/** Consumed entries at which a level may shrink the array. */
-const COMPACT_AT = 1_024;
-
-/** Streams of one send order, first in, first out. */
-interface Level {
-  readonly order: number;
-  halves: SendHalf[];
-  head: number;
-}
-
-/** Streams with data to send: the higher send order first, round-robin within one order. */
-class SendQueue {
-  #levels: Level[] = [];
-  #size = 0;
-
-  /** Number of streams with data to send. */
-  get size(): number {
-    return this.#size;
-  }
-
-  /**
-   * Adds a stream behind the others of the same order.
-   *
-   * @param half A stream that is in no queue.
-   */
-  add(half: SendHalf): void {
-    this.#size++;
-    const order = half.sendOrder;
-    let at = 0;
-    while (at < this.#levels.length && this.#levels[at]!.order > order) at++;
-    const level = this.#levels[at];
-    if (level?.order === order) return void level.halves.push(half);
-    if (this.#levels.length > MAX_EMPTY_LEVELS) {
-      this.#levels = this.#levels.filter(({ halves }) => halves.length > 0);
-      at = this.#levels.findIndex((other) => other.order < order);
-      if (at < 0) at = this.#levels.length;
-    }
-    this.#levels.splice(at, 0, { order, halves: [half], head: 0 });
-  }
-
-  /** Removes and returns the next stream. */
-  take(): SendHalf | undefined {
-    for (const level of this.#levels) {
-      const half = level.halves[level.head];
-      if (half === undefined) continue;
-      this.#size--;
-      level.head++;
-      if (level.head === level.halves.length) {
-        level.halves.length = level.head = 0;
-      } else if (level.head >= COMPACT_AT && level.head * 2 > level.halves.length) {
-        level.halves = level.halves.slice(level.head);
-        level.head = 0;
-      }
-      return half;
-    }
-    return undefined;
-  }
-
-  /** Removes all streams. */
-  clear(): void {
-    this.#levels = [];
-    this.#size = 0;
-  }
-}
-
 /**
  * Bytes held by the wire above which no further record is sent. The wire thus holds at most this
  * plus one record, and messages beside streams do not wait for long. A WebSocket counts as drained
@@ -100,8 +32,17 @@ const IDLE_TURNS = HAS_TURN_END ? 1 : 8;
 /** Number of streams with pending control frames at which ended streams are swept out. */
 const SWEEP_AT = 1_024;
 
+/** Most empty levels kept for reuse; making a level costs more than a small message. */
+const MAX_EMPTY_LEVELS = 8;
+
+/** Consumed entries at which a level may shrink the array. */
+const COMPACT_AT = 1_024;
+
+/** Frame type in a CONNECTION_CLOSE that concerns no frame. */
+export const NO_FRAME: number = FrameType.padding;
+
 /** Sources of frames other than streams. */
-export interface OutletSources {
+export interface RecordSources {
   /** Flow control; absent in the framing without credit. */
   readonly credit: QmuxCredit | undefined;
   /** Datagrams; absent until the first use. */
@@ -111,11 +52,11 @@ export interface OutletSources {
 }
 
 /** Sends the frames of one connection. */
-export class Outlet {
+export class RecordScheduler {
   readonly #runtime: Runtime;
   readonly #link: MultiplexerLink;
   readonly #record: RecordWriter;
-  readonly #sources: OutletSources;
+  readonly #sources: RecordSources;
   readonly #queue = new SendQueue();
   /** Streams with bytes that wait for credit of the connection. */
   readonly #blocked = new Set<SendHalf>();
@@ -146,7 +87,7 @@ export class Outlet {
   records = 0;
 
   /**
-   * Creates an outlet that sends only parameters and credit before {@linkcode Outlet.open}.
+   * Creates a scheduler that sends only parameters and credit before {@linkcode RecordScheduler.open}.
    *
    * @param runtime Runtime that ends the turns.
    * @param link Wire of the records.
@@ -157,7 +98,7 @@ export class Outlet {
     runtime: Runtime,
     link: MultiplexerLink,
     record: RecordWriter,
-    sources: OutletSources,
+    sources: RecordSources,
   ) {
     this.#runtime = runtime;
     this.#link = link;
@@ -190,12 +131,12 @@ export class Outlet {
     this.fill();
   }
 
-  /** Collects frames without sending, until {@linkcode Outlet.release}. */
+  /** Collects frames without sending, until {@linkcode RecordScheduler.release}. */
   hold(): void {
     this.#holds++;
   }
 
-  /** Ends a {@linkcode Outlet.hold} and sends the collected frames. */
+  /** Ends a {@linkcode RecordScheduler.hold} and sends the collected frames. */
   release(): void {
     this.#holds--;
     this.fill();
@@ -450,5 +391,64 @@ export class Outlet {
   }
 }
 
-/** Frame type in a CONNECTION_CLOSE that concerns no frame. */
-export const NO_FRAME: number = FrameType.padding;
+/** Streams of one send order, first in, first out. */
+interface Level {
+  readonly order: number;
+  halves: SendHalf[];
+  head: number;
+}
+
+/** Streams with data to send: the higher send order first, round-robin within one order. */
+class SendQueue {
+  #levels: Level[] = [];
+  #size = 0;
+
+  /** Number of streams with data to send. */
+  get size(): number {
+    return this.#size;
+  }
+
+  /**
+   * Adds a stream behind the others of the same order.
+   *
+   * @param half A stream that is in no queue.
+   */
+  add(half: SendHalf): void {
+    this.#size++;
+    const order = half.sendOrder;
+    let at = 0;
+    while (at < this.#levels.length && this.#levels[at]!.order > order) at++;
+    const level = this.#levels[at];
+    if (level?.order === order) return void level.halves.push(half);
+    if (this.#levels.length > MAX_EMPTY_LEVELS) {
+      this.#levels = this.#levels.filter(({ halves }) => halves.length > 0);
+      at = this.#levels.findIndex((other) => other.order < order);
+      if (at < 0) at = this.#levels.length;
+    }
+    this.#levels.splice(at, 0, { order, halves: [half], head: 0 });
+  }
+
+  /** Removes and returns the next stream. */
+  take(): SendHalf | undefined {
+    for (const level of this.#levels) {
+      const half = level.halves[level.head];
+      if (half === undefined) continue;
+      this.#size--;
+      level.head++;
+      if (level.head === level.halves.length) {
+        level.halves.length = level.head = 0;
+      } else if (level.head >= COMPACT_AT && level.head * 2 > level.halves.length) {
+        level.halves = level.halves.slice(level.head);
+        level.head = 0;
+      }
+      return half;
+    }
+    return undefined;
+  }
+
+  /** Removes all streams. */
+  clear(): void {
+    this.#levels = [];
+    this.#size = 0;
+  }
+}

@@ -2,7 +2,7 @@
 import { StreamError, TimeoutError } from "../../errors.ts";
 import { ReceiveCredit } from "../flow_control.ts";
 import type { StreamAccount } from "../counters.ts";
-import { writableOf } from "../send_writable.ts";
+import { writableOf } from "../direct.ts";
 import type {
   BidirectionalStream,
   DirectReadable,

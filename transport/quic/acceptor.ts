@@ -1,6 +1,5 @@
 /** Listening for QUIC connections: one UDP socket, certificates and bounds. */
-import { addressKey } from "../address.ts";
-import { listenAt } from "../address_in_use.ts";
+import { addressKey, listenAt } from "../address.ts";
 import { type Certificate, checkCertificate } from "../certificate/certificate.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import { pause } from "../../base/wait.ts";

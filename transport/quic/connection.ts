@@ -19,7 +19,7 @@ import type {
   StreamDirection,
   StreamSide,
 } from "../connection.ts";
-import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
+import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../close_info.ts";
 import { SessionDatagrams } from "./datagrams.ts";
 import { type QuicEnding, quicEnding, type StreamFailure } from "./deno_quirks.ts";
 import { FIRST_READ_BYTES, ReceiveHalf } from "./receive_half.ts";
@@ -33,7 +33,7 @@ import {
   type TurnWatcher,
 } from "./stream_owner.ts";
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
-import { opened } from "../opened.ts";
+import { waitForStream } from "../flow_control.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Arrivals, takeOut } from "../incoming_queue.ts";
 
@@ -364,7 +364,7 @@ export class RawQuicConnection
     const { signal, timeoutMs } = options;
     let stream: T;
     try {
-      stream = await opened(this.#runtime, opening, {
+      stream = await waitForStream(this.#runtime, opening, {
         kind,
         signal,
         timeoutMs,

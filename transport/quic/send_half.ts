@@ -1,5 +1,5 @@
 /** The sending direction of a QUIC stream. */
-import { writableOf } from "../send_writable.ts";
+import { writableOf } from "../direct.ts";
 import type { DirectWritable, SendStream } from "../connection.ts";
 import type { StreamAccount } from "../counters.ts";
 import { concat } from "./varint.ts";

@@ -1,14 +1,19 @@
 /** Streams and datagrams of a WebSocket: loaded by a page on first use, by a server at once. */
 import { CloseCode, ConnectionError } from "../../errors.ts";
-import { EarlyDrain } from "./early_drain.ts";
 import type { Multiplexer, MultiplexerLink, StreamsHost } from "../qmux/multiplexer.ts";
-import { NoStreams } from "../unsupported.ts";
-import type { Connection, ConnectionCloseInfo, FlowControlOptions } from "../connection.ts";
+import type {
+  Connection,
+  ConnectionCloseInfo,
+  DatagramDuplex,
+  FlowControlOptions,
+} from "../connection.ts";
 import { openMessages } from "../message_stream/connection.ts";
+import { EarlyDrain } from "../qmux/early_drain.ts";
 import { Qmux } from "../qmux/qmux.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
 import { withQmux } from "../qmux/connection.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
 
 /** QMux protocol whose messages travel on a stream. */
 const MESSAGE_PROTOCOL = "skein.1";
@@ -112,4 +117,34 @@ class HostLink implements MultiplexerLink {
       reason: `Streams failed with QUIC's ${name}: ${reason}`,
     });
   }
+}
+
+/** Multiplexer of a wire with neither streams nor datagrams. */
+class NoStreams implements Multiplexer {
+  readonly datagrams: DatagramDuplex;
+  readonly incomingBidirectionalStreams: ReadableStream<never> = noStreams();
+  readonly incomingUnidirectionalStreams: ReadableStream<never> = noStreams();
+  readonly #wire: string;
+
+  /** Takes the name of the wire, for errors. */
+  constructor(wire: string) {
+    this.#wire = wire;
+    this.datagrams = noDatagrams(wire);
+  }
+
+  /** Rejects with an {@linkcode UnsupportedError}. */
+  createBidirectionalStream(): Promise<never> {
+    return refuseStream(this.#wire);
+  }
+
+  /** Rejects with an {@linkcode UnsupportedError}. */
+  createUnidirectionalStream(): Promise<never> {
+    return refuseStream(this.#wire);
+  }
+
+  /** Ignores records. */
+  receive(): void {}
+
+  /** Does nothing: there are no streams to end. */
+  end(): void {}
 }

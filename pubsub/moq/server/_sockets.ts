@@ -3,7 +3,7 @@
  * number.
  */
 import { UnsupportedError } from "../../../errors.ts";
-import { listenAt } from "../../../transport/address_in_use.ts";
+import { listenAt } from "../../../transport/address.ts";
 import {
   type Certificate,
   certificateHashes,

@@ -1,16 +1,10 @@
 /** Early detection that a socket drained. */
 import type { Runtime } from "../../base/runtime.ts";
+import type { MultiplexerLink } from "./multiplexer.ts";
+import { MAX_BUFFERED_BYTES } from "./record_scheduler.ts";
 
-/** A wire that buffers bytes. */
-export interface Draining {
-  /** Buffered bytes. */
-  readonly bufferedAmount: number;
-  /** Waits until few bytes are buffered. Never rejects. */
-  drained(): Promise<void>;
-}
-
-/** Bytes at or below which a wire counts as drained. */
-const LOW_WATER_MARK = 32_768;
+/** Wire of records or frames. */
+type Wire = Pick<MultiplexerLink, "bufferedAmount" | "drained">;
 
 /** Checks of a fast wire, one each turn of the event loop. */
 const MAX_LOOKS = 32;
@@ -28,11 +22,11 @@ const SOON_MS = 4;
  */
 export class EarlyDrain {
   readonly #runtime: Runtime;
-  readonly #wire: Draining;
+  readonly #wire: Wire;
   #looks = MAX_LOOKS;
 
   /** Watches a wire. */
-  constructor(runtime: Runtime, wire: Draining) {
+  constructor(runtime: Runtime, wire: Wire) {
     this.#runtime = runtime;
     this.#wire = wire;
   }
@@ -52,7 +46,7 @@ export class EarlyDrain {
   async #look(): Promise<boolean> {
     for (let left = this.#looks; left > 0; left--) {
       await new Promise<void>((resolve) => this.#runtime.schedule(resolve));
-      if (this.#wire.bufferedAmount <= LOW_WATER_MARK) return true;
+      if (this.#wire.bufferedAmount <= MAX_BUFFERED_BYTES) return true;
     }
     return false;
   }
