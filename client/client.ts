@@ -38,7 +38,7 @@ import type { ClientSubscribeOptions, Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import { ServerUrls } from "../session/url.ts";
 import { MAX_TIMER_MS, waitFor, within } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import type { ClientPublishOptions, WaitOptions } from "../session/types.ts";
 import { checkSettings } from "../session/check_settings.ts";
 import type { SilentTransport, TransportName } from "../transport/race/options.ts";
@@ -94,6 +94,7 @@ export class Client<C extends AnyContract = AnyContract>
   /** Resolves with the close of the last session once the client is closed or refused. */
   readonly closed: Promise<CloseInfo>;
 
+  readonly #runtime: Runtime;
   readonly #platform: ClientPlatform;
   readonly #urls: ServerUrls;
   readonly #options: ClientOptions<C>;
@@ -101,8 +102,8 @@ export class Client<C extends AnyContract = AnyContract>
   readonly #backoff: Backoff;
   readonly #outbox: Outbox;
   readonly #stop = new AbortController();
-  readonly #subscriptions = new Subscriptions<C>();
-  readonly #presence = new ClientPresence();
+  readonly #subscriptions: Subscriptions<C>;
+  readonly #presence: ClientPresence;
   readonly #unread = new UnreadSessions();
   readonly #connectTimeoutMs: number;
   readonly #wakeTimeoutMs: number;
@@ -141,6 +142,10 @@ export class Client<C extends AnyContract = AnyContract>
    * @throws {RangeError} If a limit is not a positive integer, or a time is negative.
    */
   constructor(url: ServerUrl, platform: ClientPlatform, options: ClientOptions<C> = {}) {
+    const { runtime = platformRuntime() } = options;
+    this.#runtime = runtime;
+    this.#subscriptions = new Subscriptions(runtime);
+    this.#presence = new ClientPresence(runtime);
     this.#urls = new ServerUrls(url);
     this.#platform = platform;
     this.#options = options;
@@ -148,17 +153,17 @@ export class Client<C extends AnyContract = AnyContract>
       ...options,
       side: "client",
       onGoAway: (goaway, session) => {
-        this.#retryAt = Date.now() + goaway.retryAfterMs;
+        this.#retryAt = runtime.now() + goaway.retryAfterMs;
         options.onGoAway?.(goaway, session);
       },
-      runtime: platformRuntime(),
+      runtime,
       insight: platform.insight,
     });
     this.#connectTimeoutMs = checkConnectTimeout(options.connectTimeoutMs);
     const limits = { of: "client: ", max: MAX_TIMER_MS };
     this.#wakeTimeoutMs = checkLimits(TIMES_MS, options, limits).wakeTimeoutMs;
-    this.#backoff = new Backoff(platformRuntime(), options.backoff);
-    this.#outbox = new Outbox(options.outbox, options.delivery === "at-least-once");
+    this.#backoff = new Backoff(runtime, options.backoff);
+    this.#outbox = new Outbox(runtime, options.outbox, options.delivery === "at-least-once");
     options.signal?.addEventListener("abort", this.#onAbort, { once: true });
     if (options.signal?.aborted) this.#stop.abort();
     this.closed = this.#run();
@@ -188,7 +193,7 @@ export class Client<C extends AnyContract = AnyContract>
    * @throws {TimeoutError} If there is no session within `timeoutMs`.
    */
   whenConnected(options: WaitOptions = {}): Promise<Session<unknown, C, "client">> {
-    return waitFor(platformRuntime(), this.#nextSession(), { ...options, what: "the connection" });
+    return waitFor(this.#runtime, this.#nextSession(), { ...options, what: "the connection" });
   }
 
   /**
@@ -239,9 +244,9 @@ export class Client<C extends AnyContract = AnyContract>
     options: ClientRequestOptions = {},
   ): Promise<RequestOutput<C, T>> {
     const { signal, resend = false } = options;
-    const deadline = Date.now() + (options.timeoutMs ?? this.#settings.requestTimeoutMs);
+    const deadline = this.#runtime.now() + (options.timeoutMs ?? this.#settings.requestTimeoutMs);
     const left = () => ({
-      timeoutMs: Math.max(1, deadline - Date.now()),
+      timeoutMs: Math.max(1, deadline - this.#runtime.now()),
       ...(signal && { signal }),
     });
     while (true) {
@@ -291,7 +296,7 @@ export class Client<C extends AnyContract = AnyContract>
     if (this.#outbox.isKept) {
       const answer = Promise.withResolvers<void>();
       this.#keep("publish", topic, data, { answer, echo });
-      return await waitFor(platformRuntime(), answer.promise, {
+      return await waitFor(this.#runtime, answer.promise, {
         ...wait,
         what: `the publication on "${topic}"`,
       });
@@ -501,7 +506,7 @@ export class Client<C extends AnyContract = AnyContract>
           name: "reconnecting",
           attempt: this.#backoff.attempt,
           delayMs,
-          retryAt: Date.now() + delayMs,
+          retryAt: this.#runtime.now() + delayMs,
           cause: info,
         });
         this.#lookAfter();
@@ -544,6 +549,7 @@ export class Client<C extends AnyContract = AnyContract>
   /** Starts the watch over page and machine, once. */
   #lookAfter(): void {
     this.#life ??= new Life(this, {
+      runtime: this.#runtime,
       timeoutMs: this.#wakeTimeoutMs,
       upgrades: this.#options.upgrade,
     });
@@ -574,7 +580,7 @@ export class Client<C extends AnyContract = AnyContract>
       const info = told ?? { code: CloseCode.abnormal, reason, by, error };
       return { info, wasReady: false };
     }
-    const since = Date.now();
+    const since = this.#runtime.now();
     this.#over = Promise.withResolvers();
     this.#take(session, () => this.#subscriptions.resume(session));
     const info = await this.#over.promise;
@@ -582,7 +588,7 @@ export class Client<C extends AnyContract = AnyContract>
     this.#hear(info.error, last, last[internals].lastHeard);
     this.#session = undefined;
     this.#subscriptions.lose();
-    if (Date.now() - since >= STABLE_MS) {
+    if (this.#runtime.now() - since >= STABLE_MS) {
       this.#backoff.reset();
       this.#urls.held();
     }
@@ -680,14 +686,14 @@ export class Client<C extends AnyContract = AnyContract>
     this.#retryAt = 0;
     if (delayMs === undefined || retryAt === 0) return delayMs;
     // The server chose the time, to spread reconnects. Later delays are the client's own.
-    return Math.min(MAX_TIMER_MS, Math.max(0, retryAt - Date.now()));
+    return Math.min(MAX_TIMER_MS, Math.max(0, retryAt - this.#runtime.now()));
   }
 
   async #wait(timeoutMs: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#skipDelay = resolve;
     const { signal } = this.#stop;
-    await within(platformRuntime(), promise, { timeoutMs, signal }).catch(() => {});
+    await within(this.#runtime, promise, { timeoutMs, signal }).catch(() => {});
     this.#skipDelay = undefined;
   }
 

@@ -1,6 +1,7 @@
 /** Options and status of a client. */
 import type { CloseInfo } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
+import type { Runtime } from "../base/runtime.ts";
 import type { BackoffOptions } from "../base/backoff.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
@@ -46,6 +47,8 @@ export type ClientStatus =
 export type Dialer = (
   url: string | URL,
   options: {
+    /** Clocks and timers of the client. */
+    readonly runtime: Runtime;
     /** Subprotocols to offer, the best first. */
     readonly protocols: readonly string[];
     /** Aborts the attempt, also when the time is over. */
@@ -150,6 +153,12 @@ export interface ClientOptions<C extends AnyContract = AnyContract>
    * @default {false}
    */
   readonly upgrade?: boolean;
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
   /** Watches handshakes, sessions and messages from outside, for traces and metrics. */
   readonly instrumentation?: Instrumentation;
   /** Closes the client for good when aborted. */

@@ -90,10 +90,11 @@ export async function dialBy<C extends AnyContract>(
     );
   }
   const { dial, insight } = makePlatform(options);
+  const { runtime = platformRuntime() } = options;
   const settings = checkSettings<unknown, C, "client">({
     ...options,
     side: "client",
-    runtime: platformRuntime(),
+    runtime,
     insight,
   });
   return await openSession(

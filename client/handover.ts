@@ -9,7 +9,6 @@ import type { AnyContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import type { Subscriptions, TopicReaders } from "./subscriptions.ts";
 import { settlesWithin, within } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
 import type { Incoming, TopicNote, TopicSink } from "../session/message.ts";
 import type { TransportName } from "../transport/race/options.ts";
 import { TICKET_KEY } from "../session/url.ts";
@@ -90,7 +89,7 @@ export async function handOver<C extends AnyContract>(
  * @param session The session.
  */
 export async function giveUp(session: Session): Promise<void> {
-  await settlesWithin(platformRuntime(), idle(session), FINISH_ALONE_MS);
+  await settlesWithin(session[internals].runtime, idle(session), FINISH_ALONE_MS);
   // The close counts as one by the network: after a local close the client would not reconnect.
   if (!session.isClosed) {
     session[internals].windUp({ code: CloseCode.normal, reason: "", by: "network" });
@@ -162,14 +161,14 @@ async function finish<C extends AnyContract>(
     }
     await Promise.all([idle(from), ...passages.map((passage) => passage.done())]);
   };
-  await within(platformRuntime(), done(), { timeoutMs: FINISH_MS, signal }).catch(() => {});
+  await within(from[internals].runtime, done(), { timeoutMs: FINISH_MS, signal }).catch(() => {});
   await from.close();
   for (const passage of passages) passage.end();
 }
 
 /** Waits until a session has no request, no running handler and no stream, also no recent one. */
 async function idle(session: Session): Promise<void> {
-  const { asks, inbound } = session[internals];
+  const { asks, inbound, runtime } = session[internals];
   await asks.idle();
   while (inbound.owesAnswers || inbound.isHandled && !inbound.isIdle) {
     await inbound.queue.changed();
@@ -178,7 +177,7 @@ async function idle(session: Session): Promise<void> {
     const { activeStreams, streamsCreated } = session.stats;
     if (activeStreams === 0 && streamsCreated === before) return;
     before = streamsCreated;
-    if (await settlesWithin(platformRuntime(), session.closed, QUIET_MS)) return;
+    if (await settlesWithin(runtime, session.closed, QUIET_MS)) return;
   }
 }
 

@@ -10,7 +10,6 @@ import type { Connection } from "../transport/connection.ts";
 import { absoluteUrl, publicUrl, withUrl } from "../transport/url.ts";
 import { TOKEN_MARK } from "../transport/webtransport.ts";
 import { startTimer, within } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
 import type { Dialer, Fresh } from "./client_options.ts";
 import { closedError } from "../session/core.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
@@ -67,9 +66,10 @@ export async function openSession(options: OpenOptions): Promise<Session> {
 
 async function open(options: OpenOptions): Promise<Session> {
   const { protocols, headers, timeoutMs, settings } = options;
+  const { runtime } = settings;
   const late = new AbortController();
   let place: string | undefined;
-  const timer = startTimer(platformRuntime(), timeoutMs, (ms) => {
+  const timer = startTimer(runtime, timeoutMs, (ms) => {
     const to = place === undefined ? "" : ` to ${publicUrl(place)}`;
     late.abort(new TimeoutError(`Cannot connect${to} within ${ms} ms`, ms));
   });
@@ -78,11 +78,12 @@ async function open(options: OpenOptions): Promise<Session> {
   let session: Session | undefined;
   try {
     signal.throwIfAborted();
-    const url = await within(platformRuntime(), fresh(options.url), { signal });
+    const url = await within(runtime, fresh(options.url), { signal });
     place = absoluteUrl(url)?.href ?? String(url);
-    const token = await within(platformRuntime(), fresh(options.token), { signal });
+    const token = await within(runtime, fresh(options.token), { signal });
     let fallback: TransportFallback | undefined;
     connection = await options.dial(url, {
+      runtime,
       // The mark makes the server wait for a token.
       protocols: token === undefined ? protocols : [...protocols, TOKEN_MARK],
       signal,
@@ -105,7 +106,7 @@ async function open(options: OpenOptions): Promise<Session> {
       fallback,
       token,
     });
-    await within(platformRuntime(), session.ready, { signal }).catch((error) => {
+    await within(runtime, session.ready, { signal }).catch((error) => {
       throw error instanceof SessionClosedError ? refusedAt(url, error.info) : error;
     });
     return session;
@@ -116,7 +117,7 @@ async function open(options: OpenOptions): Promise<Session> {
     else session[internals].abort(code, isLate ? "No hello in time" : "", error);
     throw error;
   } finally {
-    clearTimeout(timer);
+    runtime.clearTimeout(timer);
   }
 }
 

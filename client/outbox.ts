@@ -11,7 +11,7 @@ import { Changing } from "../base/signal.ts";
 import type { SessionCore } from "../session/core.ts";
 import { decodeBinary, encodeBinary, type EncodedMessage, framed } from "../session/wire/encode.ts";
 import { checkLimits } from "../base/limits.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import type { Runtime } from "../base/runtime.ts";
 import { waitFor } from "../base/wait.ts";
 import type { WaitOptions } from "../session/types.ts";
 import { internals, type Session } from "../session/session.ts";
@@ -82,6 +82,7 @@ export class Outbox extends Changing {
   readonly isKept: boolean;
   /** The reason why waiting messages are not acknowledged. */
   error: unknown;
+  readonly #runtime: Runtime;
   readonly #limits: Required<OutboxOptions>;
   /** The waiting messages, in order. */
   readonly waiting: OutboxEntry[] = [];
@@ -95,12 +96,14 @@ export class Outbox extends Changing {
   /**
    * Creates an empty outbox.
    *
+   * @param runtime Timers of the client.
    * @param options See {@linkcode OutboxOptions}.
    * @param isKept True if messages stay until acknowledged.
    * @throws {RangeError} If a limit is not a positive integer.
    */
-  constructor(options: OutboxOptions = {}, isKept: boolean = false) {
+  constructor(runtime: Runtime, options: OutboxOptions = {}, isKept: boolean = false) {
     super();
+    this.#runtime = runtime;
     this.#limits = checkLimits(LIMITS, options, { of: "outbox: " });
     this.isKept = isKept;
   }
@@ -169,7 +172,7 @@ export class Outbox extends Changing {
         await this.changed();
       }
     };
-    return waitFor(platformRuntime(), done(), { ...options, what: "the outbox" }).finally(() =>
+    return waitFor(this.#runtime, done(), { ...options, what: "the outbox" }).finally(() =>
       isAwaited = false
     );
   }

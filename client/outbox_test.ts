@@ -1,4 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
+import { platformRuntime } from "../base/runtime.ts";
 import { QueueFullError } from "../errors.ts";
 import { type EncodedMessage, encodeMessage } from "../session/wire/encode.ts";
 import { Outbox } from "./outbox.ts";
@@ -13,7 +14,7 @@ function drain(outbox: Outbox): string[] {
 }
 
 Deno.test("Outbox keeps messages in order and hands each over once", () => {
-  const outbox = new Outbox();
+  const outbox = new Outbox(platformRuntime());
   for (const topic of ["a", "b", "c"]) outbox.add(message(topic));
   assertEquals(outbox.state, { messages: 3, bytes: 3 * SIZE });
   assertEquals(drain(outbox), ["a", "b", "c"]);
@@ -22,8 +23,8 @@ Deno.test("Outbox keeps messages in order and hands each over once", () => {
 });
 
 Deno.test("Outbox.add() refuses the first message past either bound", () => {
-  const byCount = new Outbox({ maxMessages: 2 });
-  const byBytes = new Outbox({ maxBytes: 2 * SIZE });
+  const byCount = new Outbox(platformRuntime(), { maxMessages: 2 });
+  const byBytes = new Outbox(platformRuntime(), { maxBytes: 2 * SIZE });
   for (const outbox of [byCount, byBytes]) {
     outbox.add(message("a"));
     outbox.add(message("b"));
@@ -34,17 +35,17 @@ Deno.test("Outbox.add() refuses the first message past either bound", () => {
 });
 
 Deno.test("Outbox.add() bounds 100 messages and 256 KiB by default", () => {
-  const outbox = new Outbox();
+  const outbox = new Outbox(platformRuntime());
   for (let i = 0; i < 100; i++) outbox.add(message("a"));
   assertThrows(() => outbox.add(message("a")), QueueFullError);
-  const large = new Outbox();
+  const large = new Outbox(platformRuntime());
   large.add(encodeMessage("a", "x".repeat(262_144 - encodeMessage("a", "").size)));
   assertEquals(large.state.bytes, 262_144);
   assertThrows(() => large.add(message("a")), QueueFullError);
 });
 
 Deno.test("Outbox.shift() lets go of the first message alone, and of nothing when there is none", () => {
-  const outbox = new Outbox();
+  const outbox = new Outbox(platformRuntime());
   outbox.shift();
   assertEquals(outbox.state, { messages: 0, bytes: 0 });
   for (const topic of ["a", "b", "c"]) outbox.add(message(topic));
@@ -58,7 +59,7 @@ Deno.test("Outbox() rejects bounds that bound nothing", () => {
   for (const name of ["maxMessages", "maxBytes"]) {
     for (const value of [0, -1, 1.5, NaN]) {
       assertThrows(
-        () => new Outbox({ [name]: value }),
+        () => new Outbox(platformRuntime(), { [name]: value }),
         RangeError,
         `Cannot create outbox: ${name} must be a positive integer, received ${value}`,
       );

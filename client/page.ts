@@ -5,16 +5,11 @@
  */
 import "./connect.ts";
 import { ConnectionError, UnsupportedError } from "../errors.ts";
-import type { ClientPlatform } from "./client_options.ts";
+import type { ClientPlatform, Dialer } from "./client_options.ts";
 import type { Connection } from "../transport/connection.ts";
-import {
-  type DialWebSocketOptions,
-  type LoadStreams,
-  openWebSocket,
-} from "../transport/websocket/connection.ts";
+import { type LoadStreams, openWebSocket } from "../transport/websocket/connection.ts";
 import { isNativeWebTransportAvailable } from "../transport/native/support.ts";
 import { within } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
 import {
   type CheckedTransports,
   checkTransports,
@@ -56,19 +51,19 @@ export function pagePlatform(options: TransportOptions, chunks: PageChunks): Cli
   return { dial: pageDialer(options, chunks), insight, handover: webTransport };
 }
 
-function pageDialer(options: TransportOptions, chunks: PageChunks): RacingDialer {
+function pageDialer(options: TransportOptions, chunks: PageChunks): Dialer {
   const checked = checkTransports(options);
   const { transports, headStartMs, flowControl } = checked;
   const isAlone = transports.length === 1;
   const isAvailable = isNativeWebTransportAvailable();
   let race: RacingDialer | undefined;
-  const webSocket = (url: string | URL, options: DialWebSocketOptions) =>
-    openWebSocket(url, { runtime: platformRuntime(), ...options, load: chunks.streams });
+  const webSocket = (url: string | URL, options: Parameters<TransportPlatform["webSocket"]>[1]) =>
+    openWebSocket(url, { ...options, load: chunks.streams });
 
-  const load = async (signal: AbortSignal | undefined, timeoutMs = Infinity) => {
+  const load = async ({ runtime, signal, timeoutMs }: Parameters<Dialer>[1]) => {
     if (!isAvailable) throw new UnsupportedError("This platform has no WebTransport");
     try {
-      const part = await within(platformRuntime(), chunks.webTransport(), {
+      const part = await within(runtime, chunks.webTransport(), {
         signal,
         timeoutMs: isAlone ? timeoutMs : Math.min(headStartMs, timeoutMs / 2),
       });
@@ -78,12 +73,11 @@ function pageDialer(options: TransportOptions, chunks: PageChunks): RacingDialer
     }
   };
 
-  return async (url, dialOptions = {}): Promise<Connection> => {
+  return async (url, dialOptions): Promise<Connection> => {
     const { onFallback, ...rest } = dialOptions;
     let error: unknown;
     if (transports.includes("webtransport")) {
-      const loaded = race ??
-        await load(rest.signal, rest.timeoutMs).catch((cause) => void (error = cause));
+      const loaded = race ?? await load(dialOptions).catch((cause) => void (error = cause));
       if (loaded) return await loaded(url, dialOptions);
       if (isAlone || rest.only) throw error;
     }

@@ -1,4 +1,5 @@
 /** Sleep, wake-up and network changes of a page or machine. */
+import type { Runtime, Timer } from "../base/runtime.ts";
 import { CloseCode, TimeoutError, UnsupportedError } from "../errors.ts";
 import { internals } from "../session/core.ts";
 import { ping } from "../session/insight/ping.ts";
@@ -52,6 +53,8 @@ export interface LivingClient {
 
 /** Options for {@linkcode Life}. */
 export interface LifeOptions {
+  /** Clock and timers of the client. */
+  readonly runtime: Runtime;
   /** Time limit for a sign of life from the server, in milliseconds. */
   readonly timeoutMs: number;
   /** True to retry the preferred transport while the client is on another one. */
@@ -81,10 +84,11 @@ export class Life implements Disposable {
   readonly #client: LivingClient;
   readonly #timeoutMs: number;
   readonly #upgrades: boolean;
-  readonly #timer: ReturnType<typeof setInterval>;
-  #tickedAt = Date.now();
-  #triedAt = Date.now();
-  #tryAt = Date.now() + UPGRADE_MS;
+  readonly #runtime: Runtime;
+  #timer: Timer | undefined;
+  #tickedAt: number;
+  #triedAt: number;
+  #tryAt: number;
   #isChecking = false;
   /** Time of the last sleep or change of the network, in milliseconds since the Unix epoch. */
   disturbedAt = 0;
@@ -99,12 +103,15 @@ export class Life implements Disposable {
    * @param client The client.
    * @param options Time limit of a ping, and retries of the preferred transport.
    */
-  constructor(client: LivingClient, { timeoutMs, upgrades = false }: LifeOptions) {
+  constructor(client: LivingClient, { runtime, timeoutMs, upgrades = false }: LifeOptions) {
+    this.#runtime = runtime;
+    this.#tickedAt = this.#triedAt = runtime.now();
+    this.#tryAt = this.#triedAt + UPGRADE_MS;
     this.#client = client;
     this.#timeoutMs = timeoutMs;
     this.#upgrades = upgrades;
     for (const [target, type] of watched()) target?.addEventListener?.(type, this);
-    this.#timer = setInterval(() => this.#tick(), TICK_MS);
+    this.#startTimer();
   }
 
   /** Handles an event of the page. */
@@ -114,13 +121,13 @@ export class Life implements Disposable {
     if (type === "online" || type === "change") this.#tryAt = this.#triedAt + CHANGED_MS;
     if (type === "pagehide") return this.#leave();
     if (type === "pageshow" && !(event as Event & { persisted?: boolean }).persisted) return;
-    if (type !== "visibilitychange") this.disturbedAt = Date.now();
+    if (type !== "visibilitychange") this.disturbedAt = this.#runtime.now();
     if (type !== "visibilitychange" || !document?.hidden) void this.#check();
   }
 
   /** Stops watching. */
   [Symbol.dispose](): void {
-    clearInterval(this.#timer);
+    this.#runtime.clearTimeout(this.#timer);
     for (const [target, type] of watched()) target?.removeEventListener?.(type, this);
   }
 
@@ -130,9 +137,14 @@ export class Life implements Disposable {
     if (session) session[internals].abort(CloseCode.normal, "", undefined, "network");
   }
 
+  #startTimer(): void {
+    this.#timer = this.#runtime.setTimeout(() => this.#tick(), TICK_MS);
+  }
+
   #tick(): void {
-    const lateMs = Date.now() - this.#tickedAt - TICK_MS;
-    this.#tickedAt = Date.now();
+    this.#startTimer();
+    const lateMs = this.#runtime.now() - this.#tickedAt - TICK_MS;
+    this.#tickedAt = this.#runtime.now();
     const received = this.#client.session?.stats.receivedBytes ?? 0;
     const flow = received - this.#received;
     const stopped = !flow && this.#flow >= FLOW_BYTES;
@@ -142,13 +154,13 @@ export class Life implements Disposable {
       this.disturbedAt = this.#tickedAt;
       void this.#check();
     } else if (stopped) void this.#check(FLOW_TIMEOUT_MS);
-    if (this.#upgrades && Date.now() >= this.#tryAt) this.#upgrade();
+    if (this.#upgrades && this.#runtime.now() >= this.#tryAt) this.#upgrade();
   }
 
   /** Retries the preferred transport, unless the platform or the server lacks that transport. */
   #upgrade(): void {
-    this.#triedAt = Date.now();
-    this.#tryAt = Date.now() + UPGRADE_MS;
+    this.#triedAt = this.#runtime.now();
+    this.#tryAt = this.#runtime.now() + UPGRADE_MS;
     const { transport, error } = this.#client.session?.fallback ?? {};
     if (!transport || error instanceof UnsupportedError) return;
     this.#client.handOver({ transport }).catch(() => {});
@@ -166,7 +178,7 @@ export class Life implements Disposable {
   /** Tells if a session is over; aborts the session if the server is silent. Never rejects. */
   async #isLost(session: Session, timeoutMs: number): Promise<boolean> {
     while (true) {
-      const askedAt = Date.now();
+      const askedAt = this.#runtime.now();
       try {
         // The code of `session.ping()` may not be loaded yet, and the network may be gone.
         await ping(session[internals], { timeoutMs });
@@ -175,7 +187,7 @@ export class Life implements Disposable {
         if (session.isClosed) return true;
         // The server cannot be pinged, or was pinged too often: rely on the heartbeat.
         if (!(error instanceof TimeoutError)) return false;
-        if (Date.now() - askedAt > timeoutMs + LATE_MS) continue;
+        if (this.#runtime.now() - askedAt > timeoutMs + LATE_MS) continue;
         const message = `Cannot reach the server: no answer in ${timeoutMs} ms`;
         const late = new TimeoutError(message, timeoutMs, { cause: error });
         session[internals].abort(CloseCode.timedOut, "No sign of life", late, "network");

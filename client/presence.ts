@@ -1,15 +1,11 @@
-/**
- * Presence data of a client in rooms, carried from one session to the next.
- *
- * @module
- */
+/** Presence data of a client in rooms, carried from one session to the next. */
 import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
 import { encodeEnvelope } from "../session/wire/envelope.ts";
 import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/wire/topic_pattern.ts";
 import { settlesWithin, waitFor } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import type { Runtime } from "../base/runtime.ts";
 import type { WaitOptions } from "../session/types.ts";
 
 /** Most rooms in which one client may have data: the number that a server keeps for one session. */
@@ -29,10 +25,16 @@ interface Given {
 
 /** The presence data of one client, by room. */
 export class ClientPresence {
+  readonly #runtime: Runtime;
   readonly #data = new Map<string, unknown>();
   readonly #given = new Map<string, Given>();
   /** Data that a server last accepted for each room; restored if newer data is refused. */
   readonly #taken = new Map<string, unknown>();
+
+  /** Creates an empty set. */
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
 
   /**
    * Sets the data for a room, and sends the data in the current session, or in the next one.
@@ -68,7 +70,7 @@ export class ClientPresence {
         }
       }
     };
-    await waitFor(platformRuntime(), done(), {
+    await waitFor(this.#runtime, done(), {
       ...options,
       what: `the answer to the presence in "${room}"`,
     });
@@ -92,7 +94,7 @@ export class ClientPresence {
         const { failure } = error;
         if (!CODES_FOR_NOW.has(failure.code)) return session[internals].refusedByPeer(failure);
         await settlesWithin(
-          platformRuntime(),
+          this.#runtime,
           session.closed,
           Math.max(failure.retryAfterMs ?? 0, PAUSE_MS),
         );

@@ -2,7 +2,7 @@
 import { RequestError, type RequestFailure, TimeoutError } from "../errors.ts";
 import { Backoff } from "../base/backoff.ts";
 import { settlesWithin } from "../base/wait.ts";
-import { platformRuntime } from "../base/runtime.ts";
+import type { Runtime } from "../base/runtime.ts";
 import type { AnyContract } from "../session/contract.ts";
 import {
   CODES_FOR_NOW,
@@ -50,13 +50,18 @@ export class Subscriptions<C extends AnyContract> {
   readonly #leaving = new Set<string>();
   /** Topics in force: the server answered and no newer request is pending, so a removal counts. */
   readonly #inForce = new Set<TopicReaders<C>>();
-  readonly #retries = new Retries();
+  readonly #retries: Retries;
   #session: Session | undefined;
   #hasHistories: boolean | undefined;
   /**
    * The last session, which checks queued messages of subscriptions even after the session closed.
    */
   #last: Session | undefined;
+
+  /** Creates an empty set. */
+  constructor(runtime: Runtime) {
+    this.#retries = new Retries(runtime);
+  }
 
   /** Subscribes now, or as soon as there is a session. */
   add(topic: string, options: ClientSubscribeOptions): Subscription<C> {
@@ -486,8 +491,14 @@ interface Refused {
  * allows.
  */
 class Retries {
-  readonly #backoff = new Backoff(platformRuntime(), { firstDelayMs: FIRST_PAUSE_MS });
+  readonly #runtime: Runtime;
+  readonly #backoff: Backoff;
   #line: Promise<void> = Promise.resolve();
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+    this.#backoff = new Backoff(runtime, { firstDelayMs: FIRST_PAUSE_MS });
+  }
 
   /**
    * Repeats the request for a topic after a pause, unless the session ends first.
@@ -500,7 +511,7 @@ class Retries {
     this.#line = this.#line.then(async () => {
       if (session.isClosed || readers.isEnded) return;
       const pauseMs = Math.max(retryAfterMs, this.#backoff.next()!);
-      if (!await settlesWithin(platformRuntime(), session.closed, pauseMs) && await ask()) {
+      if (!await settlesWithin(this.#runtime, session.closed, pauseMs) && await ask()) {
         this.#backoff.reset();
       }
     });

@@ -216,7 +216,9 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
     await closing;
   }
 
-  #dialer({ address }: TestRequestOptions): Dialer {
+  #dialer(
+    { address }: TestRequestOptions,
+  ): (url: string | URL, options: Omit<Parameters<Dialer>[1], "runtime">) => Promise<Connection> {
     const info = address === undefined
       ? {}
       : { remoteAddr: { transport: "tcp", hostname: address, port: 0 } as const };

@@ -11,6 +11,7 @@ import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import { ConnectionError, SessionClosedError } from "../errors.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import { denoPlatform } from "../client/deno.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import { listen } from "./servers.ts";
@@ -418,7 +419,8 @@ Deno.test("raceTransports() hands onWorn to what dials", async () => {
     },
   });
   const { signal } = new AbortController();
-  await dial("https://example.com/", { protocols: [], timeoutMs: 1_000, signal, onWorn });
+  const runtime = platformRuntime();
+  await dial("https://example.com/", { runtime, protocols: [], timeoutMs: 1_000, signal, onWorn });
   assertEquals(told, [onWorn]);
 });
 

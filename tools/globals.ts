@@ -22,6 +22,8 @@ const PLATFORM: readonly string[] = [
 
 /** Public entries, which take the platform's runtime unless their options have another. */
 const ENTRIES: ReadonlySet<string> = new Set([
+  "client/client.ts",
+  "client/connect.ts",
   "manager/session_manager.ts",
   "pubsub/memory/broker.ts",
   "pubsub/moq/client/client.ts",
@@ -52,6 +54,8 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "transport/native/server.ts",
   "transport/quic/client.ts",
   "transport/quic/server.ts",
+  "transport/race/race.ts",
+  "transport/race/webtransport_leg.ts",
   "transport/w3c/options.ts",
   "transport/websocket/client.ts",
   "transport/websocket/server.ts",

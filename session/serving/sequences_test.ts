@@ -731,7 +731,7 @@ Deno.test("Client.flushed() rejects for what a closed client leaves, and so does
 
 Deno.test("An outbox that ended before it knew how to deliver still says so", async () => {
   await using hand = serverByHand();
-  const outbox = new Outbox({}, true);
+  const outbox = new Outbox(platformRuntime(), {}, true);
   outbox.add(encodeMessage("t", 1));
   outbox.end(new SessionClosedError("The client is closed"));
   void hand.session.close();

@@ -1,4 +1,5 @@
 /** Options and contracts of the race between two transports, and the check of these options. */
+import type { Runtime } from "../../base/runtime.ts";
 import type { Connection, FlowControlOptions } from "../connection.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../webtransport.ts";
 import type { DialWebSocketOptions } from "../websocket/connection.ts";
@@ -43,7 +44,10 @@ export interface TransportFallback {
 /** The dialers of a platform. */
 export interface TransportPlatform {
   /** Opens a WebSocket. */
-  readonly webSocket: (url: URL, options: DialWebSocketOptions) => Promise<Connection>;
+  readonly webSocket: (
+    url: URL,
+    options: DialWebSocketOptions & { readonly runtime: Runtime },
+  ) => Promise<Connection>;
   /** Opens WebTransport; or a text that says why this platform cannot. */
   readonly webTransport: WebTransportLeg | string;
   /**
@@ -60,7 +64,10 @@ export interface TransportPlatform {
  * server without WebTransport, the function SHOULD reject with {@linkcode UnsupportedError}; the
  * race does not remember that error as a failure.
  */
-export type WebTransportLeg = (url: URL, options: DialWebTransportOptions) => Promise<Connection>;
+export type WebTransportLeg = (
+  url: URL,
+  options: DialWebTransportOptions & { readonly runtime?: Runtime },
+) => Promise<Connection>;
 
 /** A session that opened and later fell silent. */
 export interface SilentTransport {

@@ -6,7 +6,7 @@ import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts
 import { parseServerUrl } from "../url.ts";
 import type { Connection } from "../connection.ts";
 import { within } from "../../base/wait.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import { platformRuntime, type Timer } from "../../base/runtime.ts";
 import {
   type CheckedTransports,
   checkTransports,
@@ -101,23 +101,25 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
    * Remembers a failure or a silence of the preferred transport, but no refusal: the network was
    * fine.
    */
-  const remember = (origin: string, error: unknown, isSilence = false) => {
+  const remember = (origin: string, now: number, error: unknown, isSilence = false) => {
     if ((error as { status?: number } | null)?.status || error instanceof UnsupportedError) return;
     const failures = isSilence ? 0 : (losses.get(origin)?.failures ?? 0) + 1;
     const forMs = Math.min(FIRST_REMEMBER_MS * 2 ** ((failures || 1) - 1), REMEMBER_MS);
     losses.delete(origin); // The newest is the last.
-    losses.set(origin, { error, failures, until: Date.now() + forMs });
+    losses.set(origin, { error, failures, until: now + forMs });
     if (losses.size > MAX_REMEMBERED) losses.delete(losses.keys().next().value!);
   };
 
-  return async (url, { onFallback, onLate, only, silent, signal, ...rest } = {}) => {
+  return async (url, options = {}) => {
+    const { runtime = platformRuntime(), onFallback, onLate, only, silent, signal, ...rest } =
+      options;
     const target = parseServerUrl(url);
     const { origin } = target;
     if (silent?.transport === preferred) {
-      remember(parseServerUrl(silent.url).origin, silent.error, true);
+      remember(parseServerUrl(silent.url).origin, runtime.now(), silent.error, true);
     }
     const known = losses.get(origin);
-    const isLoss = known && known.until > Date.now();
+    const isLoss = known && known.until > runtime.now();
     const loss = isLoss ? known : defect ? { error: new UnsupportedError(defect) } : undefined;
     // The other transport needs some of the time too.
     const alone = Math.min(headStartMs, (rest.timeoutMs ?? Infinity) / 2);
@@ -128,25 +130,26 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
     const errors = new Map<TransportName, unknown>();
     let started = 0;
     let isOver = false;
-    let timer: ReturnType<typeof setTimeout> | undefined;
+    let timer: Timer | undefined;
 
     const finish = () => {
       isOver = true;
-      clearTimeout(timer);
+      runtime.clearTimeout(timer);
       for (const leg of legs.values()) leg.abort();
       legs.clear();
     };
     const startNext = () => {
-      clearTimeout(timer);
+      runtime.clearTimeout(timer);
       const name = order[started++];
       if (name === undefined) return;
       // After a remembered failure, the preferred transport starts only when the other one fails.
-      if (order[started] && !loss) timer = setTimeout(startNext, alone);
+      if (order[started] && !loss) timer = runtime.setTimeout(startNext, alone);
       const dial = name === "websocket" ? platform.webSocket : dialWebTransport;
       const leg = new AbortController();
       legs.set(name, leg);
       dial(target, {
         ...rest,
+        runtime,
         ...(flowControl && { flowControl }),
         signal: signal ? AbortSignal.any([signal, leg.signal]) : leg.signal,
       }).then((connection) => won(name, connection), (error) => lost(name, error));
@@ -155,14 +158,14 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       const isWanted = legs.delete(name) && !signal?.aborted;
       const isPreferred = name === preferred;
       if (isPreferred) losses.delete(origin);
-      clearTimeout(timer);
+      runtime.clearTimeout(timer);
       if (isOver) {
         return isWanted && isPreferred && onLate ? onLate(connection) : connection.close();
       }
       isOver = true;
       if (!isPreferred) {
         const error = errors.get(preferred);
-        if (error) remember(origin, error);
+        if (error) remember(origin, runtime.now(), error);
         onFallback?.({
           transport: preferred,
           error: error ?? loss?.error ?? tooLate(preferred, alone),
@@ -172,17 +175,17 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       // Once the preferred transport is open, the outcome of the other one does not matter.
       if (isPreferred) return finish();
       if (legs.size === 0) return;
-      timer = setTimeout(() => {
+      timer = runtime.setTimeout(() => {
         finish();
-        remember(origin, tooLate(preferred, LATE_LEG_MS));
+        remember(origin, runtime.now(), tooLate(preferred, LATE_LEG_MS));
       }, LATE_LEG_MS);
       connection.closed.catch(() => {}).then(finish);
     };
     const lost = (name: TransportName, error: unknown) => {
       const isWanted = legs.delete(name) && !signal?.aborted;
       if (isOver) {
-        clearTimeout(timer);
-        if (isWanted && name === preferred) remember(origin, error);
+        runtime.clearTimeout(timer);
+        if (isWanted && name === preferred) remember(origin, runtime.now(), error);
         return;
       }
       errors.set(name, error);
@@ -195,7 +198,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       }
       startNext();
       if (name !== "websocket") return;
-      timer = setTimeout(() => {
+      timer = runtime.setTimeout(() => {
         const last = legs.get("webtransport");
         lost("webtransport", tooLate("webtransport", LATE_LEG_MS));
         last?.abort();
@@ -204,7 +207,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
     signal?.throwIfAborted();
     startNext();
     try {
-      return await within(platformRuntime(), promise, {
+      return await within(runtime, promise, {
         signal,
         discard: (connection) => connection.close(),
       });

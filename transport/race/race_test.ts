@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../../base/runtime.ts";
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import type { Connection } from "../connection.ts";
 import { type MemoryPair, memoryPair } from "../memory/memory.ts";
@@ -372,7 +373,9 @@ Deno.test("raceTransports() can prefer WebSocket", async () => {
 
 Deno.test("raceTransports() hands over the URL, what was asked for, and the certificates", async () => {
   const legs = new Legs();
+  const runtime = platformRuntime();
   const dialing = legs.racing({ serverCertificateHashes: HASHES })("ws://example.com/x?y#z", {
+    runtime,
     protocols: ["skein.1"],
     headers: { a: "b" },
     timeoutMs: 10_000,
@@ -381,6 +384,7 @@ Deno.test("raceTransports() hands over the URL, what was asked for, and the cert
   const { url, options: { signal, ...options } } = legs.last;
   assertEquals(url, "ws://example.com/x?y");
   assertEquals(options, {
+    runtime,
     protocols: ["skein.1"],
     headers: { a: "b" },
     timeoutMs: 10_000,

@@ -9,7 +9,7 @@ import {
   TOKEN_MARK_QUERY,
 } from "../webtransport.ts";
 import type { WebTransportLeg } from "./options.ts";
-import { platformRuntime } from "../../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 
 /** Path at which a server on this machine announces its WebTransport endpoint. */
 const WELL_KNOWN = "/.well-known/skein/webtransport";
@@ -60,8 +60,13 @@ export type WebTransportDialer = (
  */
 export function webTransportLeg(dial: WebTransportDialer): WebTransportLeg {
   return async (url, options) => {
-    const { protocols = [], serverCertificateHashes: given, signal } = options;
-    const { url: place, hashes } = await locateWebTransport(url, { hashes: given, signal });
+    const { runtime = platformRuntime(), protocols = [], signal } = options;
+    const { serverCertificateHashes: given } = options;
+    const { url: place, hashes } = await locateWebTransport(url, {
+      runtime,
+      hashes: given,
+      signal,
+    });
     const isAsked = place.searchParams.get("protocol") === MESSAGE_PROTOCOL;
     if (isAsked && protocols.includes(TOKEN_MARK)) place.search += `&${TOKEN_MARK_QUERY}`;
     const connection = await dial(place, {
@@ -71,7 +76,7 @@ export function webTransportLeg(dial: WebTransportDialer): WebTransportLeg {
     const { protocol } = connection;
     try {
       if (protocol === MESSAGE_PROTOCOL || isAsked && !protocol) {
-        return openMessages(connection, { runtime: platformRuntime() });
+        return openMessages(connection, { runtime });
       }
       if (protocol || protocols.length === 0) return connection;
       throw new ConnectionError(
@@ -103,6 +108,8 @@ interface Answer {
 
 /** Options for {@linkcode locateWebTransport}. */
 export interface LocateOptions {
+  /** Timers of the client. */
+  readonly runtime: Runtime;
   /** The certificate hashes that the application gave. */
   readonly hashes?: readonly CertificateHash[] | undefined;
   /** Cancels the search. */
@@ -125,9 +132,9 @@ export interface LocateOptions {
  */
 export async function locateWebTransport(
   url: URL,
-  options: LocateOptions = {},
+  options: LocateOptions,
 ): Promise<WebTransportPlace> {
-  const { hashes, signal, fetch = globalThis.fetch } = options;
+  const { runtime, hashes, signal, fetch = globalThis.fetch } = options;
   const isPlain = /^(ws|http):$/.test(url.protocol);
   const place = new URL(url);
   place.protocol = "https:";
@@ -140,7 +147,7 @@ export async function locateWebTransport(
   const asked = new URL(WELL_KNOWN, url);
   asked.protocol = "http:";
   const late = new AbortController();
-  const timer = setTimeout(() => late.abort(), WELL_KNOWN_MS);
+  const timer = runtime.setTimeout(() => late.abort(), WELL_KNOWN_MS);
   try {
     const response = await fetch(asked, {
       cache: "no-store",
@@ -166,7 +173,7 @@ export async function locateWebTransport(
   } catch (cause) {
     throw new UnsupportedError("Cannot open WebTransport: the server does not offer it", { cause });
   } finally {
-    clearTimeout(timer);
+    runtime.clearTimeout(timer);
     // Releases a response whose body was not read.
     late.abort();
   }

@@ -1,9 +1,12 @@
 import { assert, assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../../base/runtime.ts";
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import { memoryPair } from "../memory/memory.ts";
 import { type CertificateHash, type DialWebTransportOptions, TOKEN_MARK } from "../webtransport.ts";
 import { locateWebTransport, webTransportLeg } from "./webtransport_leg.ts";
+
+const runtime = platformRuntime();
 
 const HASHES: readonly CertificateHash[] = [{ algorithm: "sha-256", value: Uint8Array.of(1, 2) }];
 
@@ -106,10 +109,10 @@ Deno.test("locateWebTransport() takes the same port, with the hashes that it was
       ["wss://example.com:80/", "https://example.com:80/"],
     ] as const
   ) {
-    const place = await locateWebTransport(new URL(url), { hashes: HASHES, fetch });
+    const place = await locateWebTransport(new URL(url), { runtime, hashes: HASHES, fetch });
     assertEquals([place.url.href, place.hashes], [expected, HASHES]);
   }
-  const place = await locateWebTransport(new URL("wss://127.0.0.1:8443/a"), { fetch });
+  const place = await locateWebTransport(new URL("wss://127.0.0.1:8443/a"), { runtime, fetch });
   assertEquals([place.url.href, place.hashes], ["https://127.0.0.1:8443/a", undefined]);
   assertEquals(asked, []);
 });
@@ -129,7 +132,7 @@ Deno.test("locateWebTransport() asks a server on this machine", async () => {
     const { asked, fetch } = answering(() =>
       Promise.resolve(Response.json({ hostname, ...answer }))
     );
-    const place = await locateWebTransport(new URL(url), { fetch });
+    const place = await locateWebTransport(new URL(url), { runtime, fetch });
     assertEquals(asked, [`${origin}/.well-known/skein/webtransport`]);
     assertEquals(place.url.href, expected);
     assertEquals(place.hashes, [{ algorithm: "sha-256", value: Uint8Array.of(0, 255, 128) }]);
@@ -150,7 +153,7 @@ Deno.test("locateWebTransport() rejects where a server does not tell of it", asy
   ];
   for (const [what, answer] of answers) {
     const { asked, fetch } = answering(answer);
-    const locating = locateWebTransport(new URL("ws://127.0.0.1:8000/"), { fetch });
+    const locating = locateWebTransport(new URL("ws://127.0.0.1:8000/"), { runtime, fetch });
     await assertRejects(() => locating, UnsupportedError, "the server does not offer it", what);
     assertEquals(asked.length, 1, what);
   }
@@ -159,7 +162,7 @@ Deno.test("locateWebTransport() rejects where a server does not tell of it", asy
 Deno.test("locateWebTransport() asks no server on another machine", async () => {
   const { asked, fetch } = answering(() => Promise.reject(new Error("Asked")));
   for (const url of ["ws://example.com/", "http://127.0.0.1.example.com/"]) {
-    const locating = locateWebTransport(new URL(url), { fetch });
+    const locating = locateWebTransport(new URL(url), { runtime, fetch });
     await assertRejects(() => locating, UnsupportedError, "the URL is one of plain HTTP");
   }
   assertEquals(asked, []);
@@ -176,7 +179,7 @@ Deno.test("locateWebTransport() waits a second for a server that does not answer
       });
     })
   );
-  const locating = locateWebTransport(new URL("ws://127.0.0.1:8000/"), { fetch });
+  const locating = locateWebTransport(new URL("ws://127.0.0.1:8000/"), { runtime, fetch });
   locating.catch(() => {});
   await time.tickAsync(999);
   assert(!isAborted);
