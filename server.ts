@@ -30,9 +30,8 @@ export type { AuthorizedAction, Permission } from "./server/client_requests.ts";
 export type { ListenInfo } from "./server/listener.ts";
 export { createServer, serve, Server, type UserSender } from "./server/server.ts";
 export type { ServeOptions, ServerLimits, ServerOptions } from "./server/server_options.ts";
-export type { DisconnectReport, NodeOptions, RoomPatterns, SessionInfo } from "./server/users.ts";
+export type { DisconnectReport, SessionInfo } from "./server/users.ts";
 export type {
-  WebTransportEngine,
   WebTransportServeOptions,
   WebTransportSource,
 } from "./server/webtransport_options.ts";

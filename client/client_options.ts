@@ -6,7 +6,7 @@ import type { BackoffOptions } from "../base/backoff.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { OutboxOptions } from "./outbox.ts";
-import type { SessionFallback } from "../session/session.ts";
+
 import type { SessionLimits } from "../session/settings.ts";
 import type { Fresh, ServerUrl } from "../session/url.ts";
 import type { WaitOptions } from "../session/types.ts";
@@ -27,7 +27,7 @@ export type ClientStatus =
     readonly session: string;
     readonly transport: string;
     /** Reason why the session is not on the preferred transport; absent on the preferred one. */
-    readonly fallback?: SessionFallback;
+    readonly fallback?: TransportFallback & { readonly message: string };
   }
   | {
     readonly name: "reconnecting";

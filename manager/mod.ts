@@ -34,21 +34,11 @@ export {
   type AddOptions,
   type AdmitOptions,
   type ManagedDiagnostics,
-  type ManagedDiagnosticsOptions,
-  type ManagedIssue,
-  type ManagedIssuesOptions,
   SessionManager,
   type SessionManagerOptions,
 } from "./session_manager.ts";
-export type { SharedCount, SharedCounts } from "./shared_counts.ts";
+export type { SharedCounts } from "./shared_counts.ts";
 export type { SocketStats } from "./sockets.ts";
-export type { UnreadRefusal, UnreadStreamStats } from "../transport/quic/unread_streams.ts";
-export type {
-  ByteTotals,
-  CreditTotals,
-  DatagramTotals,
-  ManagerStats,
-  MessageTotals,
-  StreamTotals,
-} from "./stats.ts";
+export type { UnreadStreamStats } from "../transport/quic/unread_streams.ts";
+export type { ManagerStats } from "./stats.ts";
 export type { Rate } from "./token_bucket.ts";

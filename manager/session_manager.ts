@@ -53,34 +53,6 @@ export interface AddOptions {
   readonly beside?: Session | undefined;
 }
 
-/** A problem of a session. */
-export interface ManagedIssue extends SessionIssue {
-  /** Id of the session. */
-  readonly id: string;
-}
-
-/** Options for {@linkcode SessionManager.issues}. */
-export interface ManagedIssuesOptions {
-  /**
-   * Most issues returned; errors come first.
-   *
-   * @default {100}
-   */
-  readonly limit?: number;
-}
-
-/** Options for {@linkcode SessionManager.diagnostics}. */
-export interface ManagedDiagnosticsOptions {
-  /**
-   * Most sessions of a page.
-   *
-   * @default {100}
-   */
-  readonly limit?: number;
-  /** The `next` of the page before; by default, the first page is read. */
-  readonly after?: number | undefined;
-}
-
 /** Some sessions of many, in the order of their addition. */
 export interface ManagedDiagnostics {
   /** A snapshot of each session. */
@@ -377,8 +349,8 @@ export class SessionManager implements AsyncDisposable {
   /**
    * Lists the problems of all sessions. Reads every session, like `stats`.
    *
-   * @param options The limit.
-   * @returns The problems, errors first, otherwise in the order in which the sessions were added.
+   * @param options Most problems to return; 100 by default.
+   * @returns The problems, each with the id of its session, errors first, otherwise in the order in which the sessions were added.
    * @throws {RangeError} If the limit is not a positive integer.
    *
    * @example Usage
@@ -397,9 +369,12 @@ export class SessionManager implements AsyncDisposable {
    * assertEquals([issue?.id, issue?.code], ["s-1", "unread-streams"]);
    * ```
    */
-  issues(options: ManagedIssuesOptions = {}): ManagedIssue[] {
+  issues(options: { readonly limit?: number } = {}): (SessionIssue & { readonly id: string })[] {
     const limit = checkLimit(options, "list issues");
-    const found: Record<SessionIssue["severity"], ManagedIssue[]> = { error: [], warning: [] };
+    const found: Record<SessionIssue["severity"], (SessionIssue & { readonly id: string })[]> = {
+      error: [],
+      warning: [],
+    };
     for (const [id, { session }] of this.#slots) {
       for (const issue of issues(session[internals])) {
         const same = found[issue.severity];
@@ -413,7 +388,8 @@ export class SessionManager implements AsyncDisposable {
   /**
    * Takes a snapshot of each session, a page at a time.
    *
-   * @param options The limit, and the start of the page.
+   * @param options Most sessions of a page, 100 by default; and as `after` the `next` of the page
+   * before, by default the first page.
    * @returns A page of snapshots.
    * @throws {RangeError} If the limit is not a positive integer.
    *
@@ -438,7 +414,9 @@ export class SessionManager implements AsyncDisposable {
    * assertEquals(ids, ["a", "b", "c"]);
    * ```
    */
-  diagnostics(options: ManagedDiagnosticsOptions = {}): ManagedDiagnostics {
+  diagnostics(
+    options: { readonly limit?: number; readonly after?: number | undefined } = {},
+  ): ManagedDiagnostics {
     const limit = checkLimit(options, "list diagnostics");
     const { after = 0 } = options;
     const sessions: SessionDiagnostics[] = [];

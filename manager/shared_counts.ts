@@ -3,14 +3,6 @@ import type { Runtime } from "../base/runtime.ts";
 import { MAX_TIMER_MS, pause, within } from "../base/wait.ts";
 import { type Bucket, type Rate, TokenBucket } from "./token_bucket.ts";
 
-/** Answer of an engine to {@linkcode SharedCounts.take}. */
-export interface SharedCount {
-  /** `true` if all tokens were taken; `false` if no token was. */
-  readonly granted: boolean;
-  /** Time until there will be enough tokens, in milliseconds; 0 if granted. */
-  readonly retryAfterMs: number;
-}
-
 /**
  * Token buckets that all nodes share; the `store` of a broker is one.
  *
@@ -24,10 +16,18 @@ export interface SharedCounts {
    * @param key The bucket, such as `rate:user:messages:ann`.
    * @param amount Number of tokens; at most `burst`.
    * @param rate Refill per second, and size of the bucket.
-   * @returns The result, with the time to wait if there were too few.
+   * @returns `granted` is true if all tokens were taken, and false if no token was; `retryAfterMs` is
+   * the time until there will be enough tokens, 0 if granted.
    */
-  take(key: string, amount: number, rate: Required<Rate>): Promise<SharedCount>;
+  take(
+    key: string,
+    amount: number,
+    rate: Required<Rate>,
+  ): Promise<{ readonly granted: boolean; readonly retryAfterMs: number }>;
 }
+
+/** Answer of an engine to {@linkcode SharedCounts.take}. */
+export type SharedCount = Awaited<ReturnType<SharedCounts["take"]>>;
 
 /**
  * Share of the burst that is settled at once: large enough to be cheap, small enough to be

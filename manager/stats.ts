@@ -12,72 +12,6 @@ import type { SessionState } from "../session/types.ts";
 /** Close codes counted apart, beside those of {@linkcode CloseCode}; a peer can send any. */
 const MAX_FOREIGN_CODES = 64;
 
-/** Messages of all sessions, closed ones included. */
-export interface MessageTotals {
-  /** Handed to the wire. */
-  readonly sent: number;
-  /** Received from peers. */
-  readonly received: number;
-  /** Dropped by a send queue's policy, or because the wire cannot carry them. */
-  readonly dropped: number;
-  /** Wait in send queues now. */
-  readonly queued: number;
-  /** Wait for handlers now. */
-  readonly waiting: number;
-}
-
-/** Bytes of the messages of all sessions, closed ones included. */
-export interface ByteTotals {
-  /** Handed to the wire. */
-  readonly sent: number;
-  /** Received from peers. */
-  readonly received: number;
-  /** Wait in send queues now. */
-  readonly queued: number;
-}
-
-/** Streams of all sessions, closed ones included. */
-export interface StreamTotals {
-  /** Opened, by either end. */
-  readonly created: number;
-  /** Closed, together with all streams of closed sessions. */
-  readonly closed: number;
-  /** Open now. */
-  readonly active: number;
-  /** Directions of streams that were reset, stopped or cut. */
-  readonly errors: number;
-  /** Opened bidirectional streams. */
-  readonly bidirectional: number;
-  /** Opened unidirectional streams. */
-  readonly unidirectional: number;
-  /** Bytes handed to the wire. */
-  readonly bytesSent: number;
-  /** Bytes received. */
-  readonly bytesReceived: number;
-}
-
-/** Datagrams of all sessions, closed ones included. */
-export interface DatagramTotals {
-  /** Handed to the wire. */
-  readonly sent: number;
-  /** Received from peers. */
-  readonly received: number;
-  /** Lost at this end. */
-  readonly dropped: number;
-  /** Bytes handed to the wire. */
-  readonly bytesSent: number;
-  /** Bytes received. */
-  readonly bytesReceived: number;
-}
-
-/** Waits for credit now, on transports where both ends count credit. */
-export interface CreditTotals {
-  /** Calls of this end that wait until a peer allows more. */
-  readonly waiting: number;
-  /** Sessions whose peers used all of their credit. */
-  readonly exhausted: number;
-}
-
 /** Statistics of a session manager: numbers only, so JSON holds all of them. */
 export interface ManagerStats {
   /** Sessions now. */
@@ -111,17 +45,68 @@ export interface ManagerStats {
   /** Counters of refusals by rates. */
   readonly rates: RateStats;
   /** Messages, in sum. */
-  readonly messages: MessageTotals;
+  readonly messages: {
+    /** Handed to the wire. */
+    readonly sent: number;
+    /** Received from peers. */
+    readonly received: number;
+    /** Dropped by a send queue's policy, or because the wire cannot carry them. */
+    readonly dropped: number;
+    /** Wait in send queues now. */
+    readonly queued: number;
+    /** Wait for handlers now. */
+    readonly waiting: number;
+  };
   /** Bytes, in sum. */
-  readonly bytes: ByteTotals;
+  readonly bytes: {
+    /** Handed to the wire. */
+    readonly sent: number;
+    /** Received from peers. */
+    readonly received: number;
+    /** Wait in send queues now. */
+    readonly queued: number;
+  };
   /** `true` while new sessions are refused. */
   readonly isDraining: boolean;
   /** Streams, in sum. */
-  readonly streams: StreamTotals;
+  readonly streams: {
+    /** Opened, by either end. */
+    readonly created: number;
+    /** Closed, together with all streams of closed sessions. */
+    readonly closed: number;
+    /** Open now. */
+    readonly active: number;
+    /** Directions of streams that were reset, stopped or cut. */
+    readonly errors: number;
+    /** Opened bidirectional streams. */
+    readonly bidirectional: number;
+    /** Opened unidirectional streams. */
+    readonly unidirectional: number;
+    /** Bytes handed to the wire. */
+    readonly bytesSent: number;
+    /** Bytes received. */
+    readonly bytesReceived: number;
+  };
   /** Datagrams, in sum. */
-  readonly datagrams: DatagramTotals;
+  readonly datagrams: {
+    /** Handed to the wire. */
+    readonly sent: number;
+    /** Received from peers. */
+    readonly received: number;
+    /** Lost at this end. */
+    readonly dropped: number;
+    /** Bytes handed to the wire. */
+    readonly bytesSent: number;
+    /** Bytes received. */
+    readonly bytesReceived: number;
+  };
   /** Flow control, in sum. */
-  readonly credit: CreditTotals;
+  readonly credit: {
+    /** Calls of this end that wait until a peer allows more. */
+    readonly waiting: number;
+    /** Sessions whose peers used all of their credit. */
+    readonly exhausted: number;
+  };
 }
 
 /** The counters of a connection that are summed without change. */

@@ -65,7 +65,7 @@ export interface BrokerSubscription extends AsyncDisposable {
 }
 
 /** Guarantee of delivery of a publication. */
-export type DeliveryClass = "at-most-once" | "at-least-once";
+export type DeliveryClass = Broker["delivery"];
 
 /** State of a broker; branch on `name`. */
 export type BrokerStatus =
@@ -200,22 +200,6 @@ export interface BrokerHistory {
   read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage>;
 }
 
-/** Refill rate and capacity of a bucket of tokens. */
-export interface TokenRate {
-  /** Tokens added each second. */
-  readonly perSecond: number;
-  /** Most tokens in the bucket. */
-  readonly burst: number;
-}
-
-/** Result of {@linkcode BrokerStore.take}. */
-export interface TakenTokens {
-  /** True if all tokens were taken; false if the bucket stays as before. */
-  readonly granted: boolean;
-  /** Time until the bucket will have enough tokens, in milliseconds; 0 if granted. */
-  readonly retryAfterMs: number;
-}
-
 /**
  * Facts that hold on all nodes. Every operation MUST be atomic in the engine, MUST reject with a
  * `BrokerError` while the engine is away, and MUST reject with a `RangeError` for a key or scope that
@@ -272,11 +256,22 @@ export interface BrokerStore {
    *
    * @param key The bucket.
    * @param amount Number of tokens.
-   * @param rate Refill rate and capacity of the bucket.
-   * @returns See {@linkcode TakenTokens}.
+   * @param rate Tokens added each second, and most tokens in the bucket.
+   * @returns `granted` is false if the bucket stays as before; `retryAfterMs` is the time until the
+   * bucket will have enough tokens, 0 if granted.
    */
-  take?(key: string, amount: number, rate: TokenRate): Promise<TakenTokens>;
+  take?(
+    key: string,
+    amount: number,
+    rate: { readonly perSecond: number; readonly burst: number },
+  ): Promise<{ readonly granted: boolean; readonly retryAfterMs: number }>;
 }
+
+/** Tokens added each second, and most tokens in a bucket. */
+export type TokenRate = Parameters<NonNullable<BrokerStore["take"]>>[2];
+
+/** Result of {@linkcode BrokerStore.take}. */
+export type TakenTokens = Awaited<ReturnType<NonNullable<BrokerStore["take"]>>>;
 
 /**
  * Carries publications to every node that subscribed to the topic.
@@ -302,7 +297,7 @@ export interface Broker extends AsyncDisposable {
   /** Name of the engine, for people. */
   readonly name: string;
   /** Guarantee of delivery on a topic without a history. */
-  readonly delivery: DeliveryClass;
+  readonly delivery: "at-most-once" | "at-least-once";
   /** State of the broker: `current`, and each change as an async iterable. */
   readonly status: StatusFeed<BrokerStatus>;
   /** Counters. */

@@ -43,7 +43,6 @@ export type {
   BrokerStore,
   BrokerSubscribeOptions,
   BrokerSubscription,
-  DeliveryClass,
   HistoryBounds,
   HistoryPage,
   Publication,
@@ -51,31 +50,15 @@ export type {
   PublicationListener,
   PublicationPosition,
   ReadHistoryOptions,
-  TakenTokens,
-  TokenRate,
 } from "./broker.ts";
 export type { SubscribeOptions } from "./history/replay.ts";
 export { MemoryBroker, type MemoryBrokerOptions } from "./memory/broker.ts";
 export { Nodes } from "./nodes/nodes.ts";
-export type {
-  NodeAnswers,
-  NodeAskOptions,
-  NodeEvent,
-  NodeHandler,
-  NodeInfo,
-  NodesOptions,
-} from "./nodes/liveness.ts";
+export type { NodeAnswers, NodeEvent, NodeInfo, NodesOptions } from "./nodes/liveness.ts";
 export { Presence, type PresenceDataOptions } from "./presence/presence.ts";
 export type { RoomOptions } from "./presence/room_notices.ts";
 export { type RoomJoinOptions, Rooms, type RoomsOptions } from "./presence/rooms.ts";
-export type {
-  PresenceEvent,
-  PresenceJoinEvent,
-  PresenceLeaveEvent,
-  PresenceListener,
-  PresenceOptions,
-  PresenceUpdateEvent,
-} from "./presence/types.ts";
+export type { PresenceEvent, PresenceOptions } from "./presence/types.ts";
 export {
   type AppendPublicationOptions,
   type PublishOptions,

@@ -1,9 +1,10 @@
 /** Options of `serve()` and `createServer()`, and the check that refuses unknown keys. */
 import type { MetricsOptions } from "../telemetry/endpoint.ts";
-import type { NodeOptions, RoomPatterns } from "./users.ts";
+
 import type { WebTransportServeOptions } from "./webtransport_options.ts";
 import type { AddressRates, RateLimitsOptions, SessionRates } from "../manager/rate_limits.ts";
 import type { Rate } from "../manager/token_bucket.ts";
+import type { NodesOptions } from "../pubsub/nodes/nodes.ts";
 import type { RoomOptions } from "../pubsub/presence/rooms.ts";
 import type { HeartbeatOptions } from "../session/heartbeat.ts";
 import { checkKeys, type OptionKeys } from "../base/option_keys.ts";
@@ -193,7 +194,7 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
    *
    * @default {[]}
    */
-  readonly rooms?: RoomPatterns;
+  readonly rooms?: readonly string[] | Readonly<Record<string, RoomOptions>>;
   /**
    * Topics with a history, by pattern, each with the bounds of one topic: by default 1,000
    * publications, five minutes and 1 MiB. A client that reconnects gets the missed publications, or
@@ -251,7 +252,7 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
    */
   readonly broker?: Broker;
   /** Name and heartbeat of this node among the nodes of the broker; ignored without a `broker`. */
-  readonly node?: NodeOptions;
+  readonly node?: Omit<NodesOptions, "broker" | "onError" | "runtime">;
   /**
    * Time for which handled messages of a client with `delivery: "at-least-once"` are remembered
    * after its last message, in milliseconds. A message that is sent again later is handled again.
@@ -484,7 +485,11 @@ const UNREAD_STREAMS: OptionKeys<UnreadStreamLimits> = {
   timeoutMs: true,
 };
 
-const NODE: OptionKeys<NodeOptions> = { goneAfterMs: true, heartbeatMs: true, name: true };
+const NODE: OptionKeys<Omit<NodesOptions, "broker" | "onError" | "runtime">> = {
+  goneAfterMs: true,
+  heartbeatMs: true,
+  name: true,
+};
 
 const METRICS: OptionKeys<MetricsOptions> = { allow: true, healthPath: true, path: true };
 

@@ -32,12 +32,6 @@ export interface WebTransportSource extends AsyncIterable<WebTransportRequest> {
   close(): Promise<void>;
 }
 
-/**
- * Starts to listen for WebTransport: the extension point for an engine other than
- * `listenWebTransport()`. MUST throw `Deno.errors.AddrInUse` if the port is taken.
- */
-export type WebTransportEngine = (options: ListenWebTransportOptions) => WebTransportSource;
-
 /** Options for WebTransport; see `webTransport` of `ServeOptions`. */
 export interface WebTransportServeOptions extends
   Pick<
@@ -112,7 +106,7 @@ export interface WebTransportServeOptions extends
    * assertEquals((await client.whenConnected()).transport, "webtransport");
    * ```
    */
-  readonly engine?: WebTransportEngine | "builtin";
+  readonly engine?: ((options: ListenWebTransportOptions) => WebTransportSource) | "builtin";
 }
 
 /**

@@ -70,18 +70,13 @@ export type {
   SessionIssueCode,
   SessionQueues,
 } from "./insight/health.ts";
-export type {
-  HandshakeOutcome,
-  HandshakeWatch,
-  Instrumentation,
-  RequestWatch,
-} from "./insight/instrumentation.ts";
+export type { HandshakeWatch, Instrumentation, RequestWatch } from "./insight/instrumentation.ts";
 export type { HandshakeInfo } from "./settings.ts";
 export type { SessionStats } from "./insight/stats.ts";
 export { instrument } from "./insight/watch.ts";
 export type { ContractMessage, InboundStats, UntypedMessage } from "./message.ts";
 export type { OverflowPolicy, SendQueueOptions, SendQueueStats } from "./queue/send_queue.ts";
-export { Session, type SessionFallback, type SessionIdentity } from "./session.ts";
+export { Session, type SessionIdentity } from "./session.ts";
 export {
   type SessionHandlers,
   sessionSettings,

@@ -9,7 +9,6 @@ import type {
   DatagramDuplex,
   OpenStreamOptions,
   SendStream,
-  StreamDirection,
 } from "../transport/connection.ts";
 import type { HealthOptions, SessionHealth, SessionIssue } from "./insight/health.ts";
 import type {
@@ -114,12 +113,6 @@ export interface SessionIdentity<V = unknown> {
   readonly fallback?: TransportFallback | undefined;
 }
 
-/** The reason why a session does not use the preferred transport; can be printed and serialised. */
-export interface SessionFallback extends TransportFallback {
-  /** The message of `error`. JSON of an Error has no message, so `error` is not enumerable. */
-  readonly message: string;
-}
-
 /**
  * A session with one peer, over one {@linkcode Connection}. Both end together.
  *
@@ -161,9 +154,9 @@ export class Session<
   readonly address: string | undefined;
   /**
    * On a client: the reason why the session does not use the preferred transport; otherwise
-   * `undefined`.
+   * `undefined`. `message` is that of `error`, which is not enumerable: JSON of an Error has none.
    */
-  readonly fallback: SessionFallback | undefined;
+  readonly fallback: TransportFallback & { readonly message: string } | undefined;
 
   /** The connection of the session, with streams and datagrams where the transport has these. */
   readonly connection: Connection;
@@ -718,7 +711,7 @@ export class Session<
    */
   async grantStreamsCredit(
     maxStreams: number,
-    options: { readonly direction: StreamDirection },
+    options: { readonly direction: "bidirectional" | "unidirectional" },
   ): Promise<void> {
     (await this.#insight()).grantCredit(this.#core, options.direction, maxStreams);
   }
@@ -867,7 +860,9 @@ export class Session<
   }
 }
 
-function withMessage({ transport, error }: TransportFallback): SessionFallback {
+function withMessage(
+  { transport, error }: TransportFallback,
+): TransportFallback & { readonly message: string } {
   const message = error instanceof Error ? error.message : String(error);
   return Object.defineProperty({ transport, message, error }, "error", { enumerable: false });
 }

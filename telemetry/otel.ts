@@ -26,44 +26,34 @@
  * @module
  */
 import { type Meter, metrics as globalMetrics, trace, type Tracer } from "@opentelemetry/api";
-import {
-  type Counted,
-  type CountedTopics,
-  type CountedWebTransport,
-  OtelMetrics,
-} from "./otel_metrics.ts";
+import { type CountedTopics, type CountedWebTransport, OtelMetrics } from "./otel_metrics.ts";
+import type { SessionManager } from "../manager/session_manager.ts";
 import { OtelInstrumentation } from "./otel_spans.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 
-export type { Counted, CountedTopics, CountedWebTransport, Instrumentation };
-
-/** Makes spans: a `TracerProvider` of `@opentelemetry/api`. */
-export interface TracerSource {
-  /**
-   * Makes a `Tracer`.
-   *
-   * @param name The name of a scope.
-   */
-  getTracer(name: string): object;
-}
-
-/** Makes metrics: a `MeterProvider` of `@opentelemetry/api`. */
-export interface MeterSource {
-  /**
-   * Makes a `Meter`.
-   *
-   * @param name The name of a scope.
-   */
-  getMeter(name: string): object;
-}
+export type { CountedTopics, CountedWebTransport, Instrumentation };
 
 /** Options for {@linkcode otel}. */
 export interface OtelOptions {
   /** Tracer provider; by default, the one that is registered globally. */
-  readonly tracerProvider?: TracerSource;
+  readonly tracerProvider?: {
+    /**
+     * Makes a `Tracer`.
+     *
+     * @param name The name of a scope.
+     */
+    getTracer(name: string): object;
+  };
   /** Meter provider; by default, the one that is registered globally. */
-  readonly meterProvider?: MeterSource;
+  readonly meterProvider?: {
+    /**
+     * Makes a `Meter`.
+     *
+     * @param name The name of a scope.
+     */
+    getMeter(name: string): object;
+  };
   /**
    * Use of the trace that a peer sends with a message or a request:
    *
@@ -88,7 +78,11 @@ export interface Telemetry extends Instrumentation, Disposable {
    * @param topics The `topics` of the same server, to report histories and the broker too.
    * @param server The same server, to report its QUIC handshakes too.
    */
-  observe(manager: Counted, topics?: CountedTopics, server?: CountedWebTransport): void;
+  observe(
+    manager: Pick<SessionManager, "stats">,
+    topics?: CountedTopics,
+    server?: CountedWebTransport,
+  ): void;
 }
 
 /** The name of the instrumentation's scope. */

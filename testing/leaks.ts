@@ -11,9 +11,6 @@ const PATIENCE_MS = 500;
 // In fake time, the wait would never end.
 const { setTimeout: startRealTimer, performance: realClock } = globalThis;
 
-/** A session of any contract, with the members that the check for leaks needs. */
-export type LeakSession = Pick<Session, "closed" | "connection" | "state">;
-
 /**
  * A subject of the check for leaks, with any contract: a server with or without sockets, a session,
  * a pair of sessions, or a client.
@@ -21,8 +18,11 @@ export type LeakSession = Pick<Session, "closed" | "connection" | "state">;
 export type LeakSubject =
   | Pick<Server, "manager" | "presence" | "topics">
   | Pick<Client, "isConnected" | "outbox" | "status">
-  | LeakSession
-  | { readonly server: LeakSession; readonly client: LeakSession };
+  | (Pick<Session, "closed" | "connection" | "state">)
+  | {
+    readonly server: Pick<Session, "closed" | "connection" | "state">;
+    readonly client: Pick<Session, "closed" | "connection" | "state">;
+  };
 
 /** Options for {@linkcode assertNoLeaks}. */
 export interface LeakOptions {

@@ -30,13 +30,7 @@
  * @module
  */
 export { type BrokerTestOptions, testBroker } from "../pubsub/conformance/suite.ts";
-export {
-  assertNoLeaks,
-  type LeakOptions,
-  type LeakSession,
-  type LeakSubject,
-  watchLeaks,
-} from "./leaks.ts";
+export { assertNoLeaks, type LeakOptions, type LeakSubject, watchLeaks } from "./leaks.ts";
 export {
   type MemoryEndOptions,
   type MemorySessions,
@@ -53,10 +47,9 @@ export {
   testServer,
   type TestServerOptions,
 } from "./test_server.ts";
-export { passTime, type TickingTime, turns } from "./turns.ts";
+export { passTime, turns } from "./turns.ts";
 export {
   type DisconnectOptions,
-  type MemoryDirection,
   type MemoryFaults,
   type MemoryLink,
   type MemoryPair,

@@ -3,7 +3,6 @@ import { ConnectionError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import {
   type DisconnectOptions,
-  type MemoryDirection,
   type MemoryFaults,
   type MemoryLink,
   type MemoryPair,
@@ -39,7 +38,8 @@ export class TestNetwork implements MemoryLink {
   // Each connection is removed when it closes.
   readonly #pairs = new Set<MemoryPair>();
   readonly #links = new WeakMap<Connection, MemoryLink>();
-  readonly #faults: { faults: MemoryFaults; direction: MemoryDirection | undefined }[] = [];
+  readonly #faults: { faults: MemoryFaults; direction: "to-server" | "to-client" | undefined }[] =
+    [];
   #isDown = false;
 
   /** Number of open connections. */
@@ -121,18 +121,18 @@ export class TestNetwork implements MemoryLink {
   }
 
   /** Sets faults, as {@linkcode MemoryLink} does, also for later connections. */
-  setFaults(faults: MemoryFaults, direction?: MemoryDirection): void {
+  setFaults(faults: MemoryFaults, direction?: "to-server" | "to-client"): void {
     for (const { link } of this.#pairs) link.setFaults(faults, direction);
     this.#faults.push({ faults, direction });
   }
 
   /** Stalls every link; see {@linkcode MemoryLink.stall}. */
-  stall(direction?: MemoryDirection): void {
+  stall(direction?: "to-server" | "to-client"): void {
     for (const { link } of this.#pairs) link.stall(direction);
   }
 
   /** Resumes every link; see {@linkcode MemoryLink.resume}. */
-  resume(direction?: MemoryDirection): void {
+  resume(direction?: "to-server" | "to-client"): void {
     for (const { link } of this.#pairs) link.resume(direction);
   }
 
@@ -142,7 +142,7 @@ export class TestNetwork implements MemoryLink {
   }
 
   /** Drains every link; see {@linkcode MemoryLink.drain}. */
-  drain(direction?: MemoryDirection): void {
+  drain(direction?: "to-server" | "to-client"): void {
     for (const { link } of this.#pairs) link.drain(direction);
   }
 }

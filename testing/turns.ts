@@ -40,17 +40,11 @@ export async function settlesSoon(promise: Promise<unknown>): Promise<boolean> {
 /** Most steps in which time passes. */
 const STEPS = 100;
 
-/** Time controlled by a test: `FakeTime` of `@std/testing/time`, or a similar class. */
-export interface TickingTime {
-  /** Moves time forward by a number of milliseconds. */
-  tickAsync(ms: number): Promise<unknown>;
-}
-
 /**
  * Moves fake time forward in small steps, so that messages, answers and later timers can follow in
  * between. One large tick would run only the timers that exist at its start.
  *
- * @param time Time of the test.
+ * @param time Time of the test: `FakeTime` of `@std/testing/time`, or a similar class.
  * @param ms Time to pass, in milliseconds.
  * @returns Resolves when the time has passed.
  *
@@ -71,7 +65,10 @@ export interface TickingTime {
  * assertEquals(await answer, "pong");
  * ```
  */
-export async function passTime(time: TickingTime, ms: number): Promise<void> {
+export async function passTime(
+  time: { tickAsync(ms: number): Promise<unknown> },
+  ms: number,
+): Promise<void> {
   await turns();
   const step = Math.max(1, Math.ceil(ms / STEPS));
   for (let left = ms; left > 0; left -= step) {

@@ -1,7 +1,8 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { connect, dial } from "../client.ts";
 import { type CloseInfo, RequestError, SessionClosedError } from "../errors.ts";
-import type { SharedCount, SharedCounts } from "../manager/mod.ts";
+import type { SharedCounts } from "../manager/mod.ts";
+import type { SharedCount } from "../manager/shared_counts.ts";
 import { TokenBucket } from "../manager/token_bucket.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import type { ServeOptions } from "../server.ts";

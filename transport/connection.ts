@@ -252,14 +252,14 @@ export interface ConnectionCounters {
 }
 
 /** Unit of credit: bytes of streams, or streams of one direction. */
-export type CreditKind = "data" | StreamDirection;
+export type CreditKind = "data" | ("bidirectional" | "unidirectional");
 
 /** An event of a connection; see {@linkcode ConnectionInspection.observe}. */
 export type ConnectionEvent =
   | {
     readonly type: "streamopened";
-    readonly direction: StreamDirection;
-    readonly by: StreamSide;
+    readonly direction: "bidirectional" | "unidirectional";
+    readonly by: "local" | "remote";
   }
   | {
     /**
@@ -267,8 +267,8 @@ export type ConnectionEvent =
      * short.
      */
     readonly type: "streamclosed";
-    readonly direction: StreamDirection;
-    readonly by: StreamSide;
+    readonly direction: "bidirectional" | "unidirectional";
+    readonly by: "local" | "remote";
     readonly error?: unknown;
   }
   | { readonly type: "datagramsent" | "datagramreceived"; readonly datagram: Uint8Array }
@@ -276,15 +276,15 @@ export type ConnectionEvent =
   | {
     /** A sender waits for credit: this end (`local`), or the peer by its own report (`remote`). */
     readonly type: "blocked";
-    readonly what: CreditKind;
-    readonly by: StreamSide;
+    readonly what: "data" | "bidirectional" | "unidirectional";
+    readonly by: "local" | "remote";
     /** Total that is used up. */
     readonly limit: number;
   }
   | {
     /** The peer granted more credit. */
     readonly type: "credit";
-    readonly what: CreditKind;
+    readonly what: "data" | "bidirectional" | "unidirectional";
     /** New total. */
     readonly limit: number;
   };
@@ -306,22 +306,6 @@ export interface CreditState {
   readonly waiting: number;
 }
 
-/** Flow control of a connection on which both ends count; see `capabilities.credit`. */
-export interface ConnectionCredit {
-  /** Reads the totals of one kind. */
-  state(kind: CreditKind): CreditState;
-  /**
-   * Grants a total to the peer, if larger than the previous one. Automatic windows never fall below
-   * this total.
-   *
-   * @param kind Unit: bytes, or streams of a direction.
-   * @param total Total since the beginning of the connection.
-   * @throws {RangeError} If the total is not an integer from 0 to 2^53 - 1, or, for streams, above
-   * 2^60.
-   */
-  grant(kind: CreditKind, total: number): void;
-}
-
 /**
  * Counters, flow control and events of a connection. One member apart from the W3C ones, which a
  * wrapper forwards as a whole.
@@ -330,7 +314,20 @@ export interface ConnectionInspection {
   /** Counters of streams and datagrams; absent before the first. */
   readonly counters?: ConnectionCounters | undefined;
   /** Flow control, where both ends count; absent before `ready`, and on other connections. */
-  readonly credit?: ConnectionCredit | undefined;
+  readonly credit?: {
+    /** Reads the totals of one kind. */
+    state(kind: "data" | "bidirectional" | "unidirectional"): CreditState;
+    /**
+     * Grants a total to the peer, if larger than the previous one. Automatic windows never fall below
+     * this total.
+     *
+     * @param kind Unit: bytes, or streams of a direction.
+     * @param total Total since the beginning of the connection.
+     * @throws {RangeError} If the total is not an integer from 0 to 2^53 - 1, or, for streams, above
+     * 2^60.
+     */
+    grant(kind: "data" | "bidirectional" | "unidirectional", total: number): void;
+  } | undefined;
   /** Streams of the peer that the application has not taken yet, where the wire reports this. */
   readonly unreadStreams?: number | undefined;
   /**
@@ -343,7 +340,7 @@ export interface ConnectionInspection {
    *
    * @param observer Receives each event, synchronously.
    */
-  observe?(observer: ConnectionObserver | undefined): void;
+  observe?(observer: ((event: ConnectionEvent) => void) | undefined): void;
   /**
    * Excludes the first bidirectional stream of one end, which carries messages and does not belong
    * to the application, from counters, events and grants. MUST be called before this end opens any
@@ -351,8 +348,11 @@ export interface ConnectionInspection {
    *
    * @param by End that opens the stream.
    */
-  excludeMessageStream?(by: StreamSide): void;
+  excludeMessageStream?(by: "local" | "remote"): void;
 }
+
+/** Flow control of a connection on which both ends count; see `capabilities.credit`. */
+export type ConnectionCredit = NonNullable<ConnectionInspection["credit"]>;
 
 /**
  * Amount that the peer may send before the application reads.
@@ -416,19 +416,19 @@ export interface FrameReceiver {
   /** Called once, after the last frame: the connection ended, as `closed` reports. */
   framesEnded(): void;
   /** Fill level of the receiver, if known; a wire that can pause reading obeys it. */
-  readonly backpressure?: Backpressure | undefined;
+  readonly backpressure?: {
+    /**
+     * Share of the capacity in use; 1 is full. A wire pauses reading at a half, and resumes at a
+     * quarter.
+     */
+    readonly fill: number;
+    /** Resolves when `fill` may have changed. */
+    changed(): Promise<void>;
+  } | undefined;
 }
 
 /** Fill level of a {@linkcode FrameReceiver}. */
-export interface Backpressure {
-  /**
-   * Share of the capacity in use; 1 is full. A wire pauses reading at a half, and resumes at a
-   * quarter.
-   */
-  readonly fill: number;
-  /** Resolves when `fill` may have changed. */
-  changed(): Promise<void>;
-}
+export type Backpressure = NonNullable<FrameReceiver["backpressure"]>;
 
 /**
  * Message frames, on wires that have frames.

@@ -27,19 +27,15 @@ export {
   type DevCertificateOptions,
 } from "./certificate/dev_certificate.ts";
 export type {
-  Backpressure,
   BidirectionalStream,
   CloseOptions,
   Connection,
   ConnectionCapabilities,
   ConnectionCloseInfo,
   ConnectionCounters,
-  ConnectionCredit,
   ConnectionEvent,
   ConnectionInspection,
-  ConnectionObserver,
   ConnectionStats,
-  CreditKind,
   CreditState,
   DatagramDuplex,
   DirectDatagrams,
@@ -54,8 +50,6 @@ export type {
   OpenStreamOptions,
   ReceiveStream,
   SendStream,
-  StreamDirection,
-  StreamSide,
 } from "./connection.ts";
 export {
   directDatagrams,
@@ -66,17 +60,15 @@ export {
   receiveUnidirectional,
 } from "./direct.ts";
 export { dialWebTransport, isWebTransportAvailable } from "./h3/client.ts";
-export type { AcceptOptions, RefuseOptions, WebTransportRequest } from "./h3/request.ts";
+export type { AcceptOptions, WebTransportRequest } from "./h3/request.ts";
 export {
   listenWebTransport,
   type ListenWebTransportOptions,
-  type RawQuicOptions,
   WebTransportListener,
 } from "./h3/server.ts";
 export type { WithheldCredit } from "./memory/connection.ts";
 export {
   type DisconnectOptions,
-  type MemoryDirection,
   type MemoryLink,
   type MemoryPair,
   memoryPair,
@@ -100,7 +92,6 @@ export {
   type AcceptedWebSocket,
   acceptWebSocket,
   type AcceptWebSocketOptions,
-  type HttpHandler,
   type HttpListener,
   type HttpListenOptions,
   isWebSocketUpgrade,

@@ -13,13 +13,6 @@
  * @module
  */
 export { NatsBroker } from "./nats_broker.ts";
-export type {
-  NatsAuthenticator,
-  NatsBrokerOptions,
-  NatsClient,
-  NatsServers,
-  NatsSource,
-  NatsTls,
-} from "./options.ts";
+export type { NatsBrokerOptions, NatsClient, NatsServers, NatsSource } from "./options.ts";
 export type { Runtime, Timer } from "../../base/runtime.ts";
 export { escapeTopic } from "./format.ts";

@@ -10,29 +10,6 @@ const MAX_GIVE_UP_MS = 110_000;
 /** Shortest memory: a stream keeps its messages at least as long as it recognizes repetitions. */
 const MIN_REMEMBER_MS = 120_000;
 
-/** Answers a server's request for credentials; the client library makes such functions. */
-export type NatsAuthenticator = (nonce?: string) => object | void;
-
-/** Encryption of a connection; PEM as text, or the names of files. */
-export interface NatsTls {
-  /** `true` if TLS begins before the server's first message. */
-  readonly handshakeFirst?: boolean;
-  /** Certificates of trusted authorities. */
-  readonly ca?: string;
-  /** The file of `ca`. */
-  readonly caFile?: string;
-  /** The certificate of this client. */
-  readonly cert?: string;
-  /** The file of `cert`. */
-  readonly certFile?: string;
-  /** The private key of this client. */
-  readonly key?: string;
-  /** The file of `key`. */
-  readonly keyFile?: string;
-  /** `true` to refuse a server with another certificate. */
-  readonly rejectUnauthorized?: boolean;
-}
-
 /** Servers and connection options, passed unchanged to `connect` of the client library. */
 export interface NatsServers {
   /** One server or several of a cluster, each as `host:port`. */
@@ -46,9 +23,28 @@ export interface NatsServers {
   /** A token, in the place of a user. */
   readonly token?: string;
   /** Credentials of other kinds, such as a JWT. */
-  readonly authenticator?: NatsAuthenticator | NatsAuthenticator[];
+  readonly authenticator?:
+    | ((nonce?: string) => object | void)
+    | ((nonce?: string) => object | void)[];
   /** Encryption; `null` for none. By default, the server decides. */
-  readonly tls?: NatsTls | null;
+  readonly tls?: {
+    /** `true` if TLS begins before the server's first message. */
+    readonly handshakeFirst?: boolean;
+    /** Certificates of trusted authorities. */
+    readonly ca?: string;
+    /** The file of `ca`. */
+    readonly caFile?: string;
+    /** The certificate of this client. */
+    readonly cert?: string;
+    /** The file of `cert`. */
+    readonly certFile?: string;
+    /** The private key of this client. */
+    readonly key?: string;
+    /** The file of `key`. */
+    readonly keyFile?: string;
+    /** `true` to refuse a server with another certificate. */
+    readonly rejectUnauthorized?: boolean;
+  } | null;
   /** Prefix of subjects for answers, where permissions need one. */
   readonly inboxPrefix?: string;
   /** `true` to try servers in their order. */

@@ -61,19 +61,6 @@ export interface NodesOptions {
   readonly onError?: (error: unknown) => void;
 }
 
-/** Handles a message of another node; the value returned or resolved with is the answer. */
-export type NodeHandler = (data: unknown, from: string) => unknown;
-
-/** Options for {@linkcode Nodes.ask}. */
-export interface NodeAskOptions {
-  /**
-   * Most time to wait for the slowest node, in milliseconds.
-   *
-   * @default {2000}
-   */
-  readonly timeoutMs?: number;
-}
-
 /** Result of {@linkcode Nodes.ask}. */
 export interface NodeAnswers {
   /** One answer for each node that answered in time, this node not included. */

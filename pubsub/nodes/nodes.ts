@@ -5,9 +5,7 @@ import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts
 import {
   Liveness,
   type NodeAnswers,
-  type NodeAskOptions,
   type NodeEvent,
-  type NodeHandler,
   type NodeInfo,
   type NodesOptions,
 } from "./liveness.ts";
@@ -92,7 +90,7 @@ function settle(ask: PendingRequest, node: string): void {
   if (ask.waiting.delete(node) && ask.waiting.size === 0) ask.done();
 }
 
-export type { NodeAnswers, NodeAskOptions, NodeEvent, NodeHandler, NodeInfo, NodesOptions };
+export type { NodeAnswers, NodeEvent, NodeInfo, NodesOptions };
 
 /** Topic to which all nodes subscribe. */
 const ALL = `${INTERNAL_PREFIX}nodes`;
@@ -148,7 +146,7 @@ export class Nodes implements AsyncDisposable {
   readonly #liveness: Liveness;
   readonly #onError: (error: unknown) => void;
   readonly #subscriptions: BrokerSubscription[];
-  readonly #handlers = new Map<string, NodeHandler>();
+  readonly #handlers = new Map<string, (data: unknown, from: string) => unknown>();
   readonly #requests: NodeRequests;
   // Each listener is wrapped in an object, so that one function can subscribe twice.
   readonly #listeners = new Set<{ readonly listener: (event: NodeEvent) => void }>();
@@ -259,7 +257,7 @@ export class Nodes implements AsyncDisposable {
    * @returns A disposable that removes the handler.
    * @throws {TypeError} If the kind already has a handler.
    */
-  handle(kind: string, handler: NodeHandler): Disposable {
+  handle(kind: string, handler: (data: unknown, from: string) => unknown): Disposable {
     if (this.#handlers.has(kind)) {
       throw new TypeError(`Cannot handle: a kind must have one handler, received "${kind}" again`);
     }
@@ -284,10 +282,14 @@ export class Nodes implements AsyncDisposable {
    *
    * @param kind The kind of message.
    * @param data Any value that JSON can hold.
-   * @param options See {@linkcode NodeAskOptions}.
+   * @param options Most time to wait for the slowest node, in milliseconds; 2,000 by default.
    * @returns The answers that came, and whether all nodes answered.
    */
-  async ask(kind: string, data?: unknown, options: NodeAskOptions = {}): Promise<NodeAnswers> {
+  async ask(
+    kind: string,
+    data?: unknown,
+    options: { readonly timeoutMs?: number } = {},
+  ): Promise<NodeAnswers> {
     const { timeoutMs = 2_000 } = options;
     if (!this.#isReady) await settlesWithin(this.runtime, this.ready, timeoutMs);
     if (this.size === 0) return { answers: [], isComplete: this.#isReady };

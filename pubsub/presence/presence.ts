@@ -7,23 +7,9 @@ import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { checkTopic } from "../../session/wire/topic_pattern.ts";
 import { type PresenceScope, PresenceScopes, type UserPresence } from "./presence_scopes.ts";
-import type {
-  PresenceEvent,
-  PresenceJoinEvent,
-  PresenceLeaveEvent,
-  PresenceListener,
-  PresenceOptions,
-  PresenceUpdateEvent,
-} from "./types.ts";
+import type { PresenceEvent, PresenceOptions } from "./types.ts";
 
-export type {
-  PresenceEvent,
-  PresenceJoinEvent,
-  PresenceLeaveEvent,
-  PresenceListener,
-  PresenceOptions,
-  PresenceUpdateEvent,
-};
+export type { PresenceEvent, PresenceOptions };
 
 /** Most bytes of the data with which a user can be present: each node keeps the data of each user. */
 export const MAX_PRESENCE_DATA_BYTES = 4_096;
@@ -111,7 +97,7 @@ export class Presence implements Disposable {
   readonly #lastSeen = new Map<string, number>();
   readonly #observers = new Set<PresenceObserver>();
   // Each listener is wrapped in an object, so that one function can subscribe twice.
-  readonly #listeners = new Set<{ readonly listener: PresenceListener }>();
+  readonly #listeners = new Set<{ readonly listener: (event: PresenceEvent) => void }>();
   readonly #events: PresenceEvent[] = [];
   readonly #watched = new WeakSet<Session>();
   readonly #onEnd = (session: Session) => void this.leave(session);
@@ -378,7 +364,7 @@ export class Presence implements Disposable {
    * @param listener Gets the events.
    * @returns A disposable that ends the calls at once.
    */
-  subscribe(listener: PresenceListener): Disposable {
+  subscribe(listener: (event: PresenceEvent) => void): Disposable {
     const entry = { listener };
     if (!this.#isDisposed) this.#listeners.add(entry);
     return { [Symbol.dispose]: () => void this.#listeners.delete(entry) };

@@ -3,9 +3,9 @@ import type { Session } from "../../session/session.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Nodes } from "../nodes/nodes.ts";
 
-/** The first session of a user entered. */
-export interface PresenceJoinEvent {
-  /** Tells the events apart. */
+/** A join, an update, or a leave of a user; branch on `type`. */
+export type PresenceEvent = {
+  /** A join: the first session of a user entered. */
   readonly type: "join";
   /** The topic; `undefined` means that the user came online. */
   readonly topic: string | undefined;
@@ -17,11 +17,8 @@ export interface PresenceJoinEvent {
   readonly data?: unknown;
   /** The session that entered; absent if the session is on another node. */
   readonly session?: Session;
-}
-
-/** The data of a present user changed. */
-export interface PresenceUpdateEvent {
-  /** Tells the events apart. */
+} | {
+  /** An update: the data of a present user changed. */
   readonly type: "update";
   /** The topic. */
   readonly topic: string;
@@ -33,11 +30,8 @@ export interface PresenceUpdateEvent {
   readonly data?: unknown;
   /** The session that changed the data by entering; absent for any other change. */
   readonly session?: Session;
-}
-
-/** The last session of a user left, and the user did not come back within the grace. */
-export interface PresenceLeaveEvent {
-  /** Tells the events apart. */
+} | {
+  /** A leave: the last session left, and the user did not come back within the grace. */
   readonly type: "leave";
   /** The topic; `undefined` means that the user went offline. */
   readonly topic: string | undefined;
@@ -49,13 +43,7 @@ export interface PresenceLeaveEvent {
   readonly lastSeenAt: number;
   /** The last data with which the user was present; absent without data. */
   readonly data?: unknown;
-}
-
-/** A join, an update, or a leave of a user; branch on `type`. */
-export type PresenceEvent = PresenceJoinEvent | PresenceUpdateEvent | PresenceLeaveEvent;
-
-/** Gets the events of a {@linkcode Presence}. */
-export type PresenceListener = (event: PresenceEvent) => void;
+};
 
 /** Options for {@linkcode Presence}. */
 export interface PresenceOptions {

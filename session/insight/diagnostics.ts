@@ -3,7 +3,6 @@ import type { SessionCore } from "../core.ts";
 import type {
   ConnectionCapabilities,
   ConnectionStats,
-  CreditKind,
   CreditState,
 } from "../../transport/connection.ts";
 import {
@@ -185,7 +184,9 @@ export interface SessionDebugState {
   /** Counters of the connection; empty if the counters cannot be read any more. */
   readonly wire: ConnectionStats;
   /** Flow control, where both ends count. */
-  readonly credit: Readonly<Record<CreditKind, CreditState>> | undefined;
+  readonly credit:
+    | Readonly<Record<"data" | "bidirectional" | "unidirectional", CreditState>>
+    | undefined;
   /** True if messages go to a handler. */
   readonly isHandled: boolean;
   /** True if any request of the peer waits for an answer. */

@@ -5,19 +5,6 @@ import type { Session } from "../session.ts";
 import type { UntypedMessage } from "../message.ts";
 import type { HandshakeInfo } from "../settings.ts";
 
-/** Outcome of a handshake. */
-export type HandshakeOutcome =
-  | {
-    /** The established session. */
-    readonly session: Session;
-  }
-  | {
-    /** The refusal or failure. */
-    readonly error: unknown;
-    /** HTTP status of the refusal, if any. */
-    readonly status?: number | undefined;
-  };
-
 /** Follows a handshake. */
 export interface HandshakeWatch {
   /**
@@ -31,8 +18,23 @@ export interface HandshakeWatch {
    *
    * @param outcome The outcome.
    */
-  ended(outcome: HandshakeOutcome): void;
+  ended(
+    outcome:
+      | {
+        /** The established session. */
+        readonly session: Session;
+      }
+      | {
+        /** The refusal or failure. */
+        readonly error: unknown;
+        /** HTTP status of the refusal, if any. */
+        readonly status?: number | undefined;
+      },
+  ): void;
 }
+
+/** Outcome of a handshake. */
+export type HandshakeOutcome = Parameters<HandshakeWatch["ended"]>[0];
 
 /** Follows a request. */
 export interface RequestWatch {

@@ -5,7 +5,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { decodeBinary } from "../../session/wire/encode.ts";
-import { settlesSoon, type TickingTime, turns } from "../../testing/turns.ts";
+import { type passTime, settlesSoon, turns } from "../../testing/turns.ts";
 import type { Connection, Frame } from "../../transport/connection.ts";
 
 /**
@@ -268,7 +268,7 @@ function isObject(value: unknown): value is Record<string, unknown> {
  * @param time The time of the test.
  * @param ms How long, in milliseconds.
  */
-export async function elapse(time: TickingTime, ms: number): Promise<void> {
+export async function elapse(time: Parameters<typeof passTime>[0], ms: number): Promise<void> {
   await turns();
   const step = Math.max(1, Math.ceil(ms / STEPS));
   for (let left = ms; left > 0; left -= step) {

@@ -19,12 +19,6 @@ export interface AcceptOptions {
   readonly admitted?: Promise<unknown> | undefined;
 }
 
-/** Options for refusing a request. */
-export interface RefuseOptions {
-  /** Response headers; absent by default. Browsers hide these from a page. */
-  readonly headers?: HeadersInit;
-}
-
 /** A request for a session, answered once by `accept` or `refuse`. */
 export interface WebTransportRequest {
   /** URL with `https:`, authority, path and query. */
@@ -49,12 +43,15 @@ export interface WebTransportRequest {
    * Refuses the session.
    *
    * @param status HTTP status, from 300 to 599.
-   * @param options Response headers.
+   * @param options Response headers; absent by default. Browsers hide these from a page.
    * @throws {TypeError} If the request was already answered.
    * @throws {RangeError} If the status is not from 300 to 599.
    */
-  refuse(status: number, options?: RefuseOptions): void;
+  refuse(status: number, options?: { readonly headers?: HeadersInit }): void;
 }
+
+/** Options for refusing a request. */
+export type RefuseOptions = NonNullable<Parameters<WebTransportRequest["refuse"]>[1]>;
 
 /** A {@linkcode WebTransportRequest} over HTTP/3. */
 export class Http3Request implements WebTransportRequest {
@@ -142,7 +139,7 @@ export class Http3Request implements WebTransportRequest {
     return this.#session;
   }
 
-  refuse(status: number, options: RefuseOptions = {}): void {
+  refuse(status: number, options: { readonly headers?: HeadersInit } = {}): void {
     const { headers = {} } = options;
     if (!Number.isInteger(status) || status < 300 || status > 599) {
       throw new RangeError(

@@ -58,30 +58,30 @@ export interface ListenWebTransportOptions extends QuicListenOptions {
    */
   readonly flowControl?: FlowControlOptions | undefined;
   /** Raw QUIC for other protocols than HTTP/3 on the same port. Absent by default. */
-  readonly quic?: RawQuicOptions | undefined;
+  readonly quic?: {
+    /**
+     * Supported protocols (ALPN), in order of preference. MUST NOT include `h3`, which is
+     * WebTransport's.
+     */
+    readonly protocols: readonly string[];
+    /**
+     * Called with each ready connection. If the callback throws or rejects, the connection is closed
+     * with 4500.
+     *
+     * @param connection The connection; `protocol` is the negotiated one.
+     */
+    onConnection(connection: QuicConnection): void | Promise<void>;
+    /**
+     * Called with errors of `onConnection`, which are otherwise ignored. MUST NOT throw.
+     *
+     * @param error The error.
+     */
+    onError?(error: unknown): void;
+  } | undefined;
 }
 
 /** Raw QUIC beside WebTransport, see {@linkcode ListenWebTransportOptions.quic}. */
-export interface RawQuicOptions {
-  /**
-   * Supported protocols (ALPN), in order of preference. MUST NOT include `h3`, which is
-   * WebTransport's.
-   */
-  readonly protocols: readonly string[];
-  /**
-   * Called with each ready connection. If the callback throws or rejects, the connection is closed
-   * with 4500.
-   *
-   * @param connection The connection; `protocol` is the negotiated one.
-   */
-  onConnection(connection: QuicConnection): void | Promise<void>;
-  /**
-   * Called with errors of `onConnection`, which are otherwise ignored. MUST NOT throw.
-   *
-   * @param error The error.
-   */
-  onError?(error: unknown): void;
-}
+export type RawQuicOptions = NonNullable<ListenWebTransportOptions["quic"]>;
 
 /**
  * Listener for WebTransport sessions; iterate to get requests.

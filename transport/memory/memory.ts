@@ -6,9 +6,6 @@ import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 
 export type { MemoryFaults, WithheldCredit };
 
-/** A direction of the link between the two ends of a pair. */
-export type MemoryDirection = "to-server" | "to-client";
-
 /**
  * Options for {@linkcode memoryPair}.
  *
@@ -114,19 +111,19 @@ export interface MemoryLink {
    * @param direction Direction of the change; by default, both.
    * @throws {RangeError} If a time is negative or a rate is not from 0 to 1.
    */
-  setFaults(faults: MemoryFaults, direction?: MemoryDirection): void;
+  setFaults(faults: MemoryFaults, direction?: "to-server" | "to-client"): void;
   /**
    * Stops the reads of the receiving end: sent data stays with the sender.
    *
    * @param direction Direction of the change; by default, both.
    */
-  stall(direction?: MemoryDirection): void;
+  stall(direction?: "to-server" | "to-client"): void;
   /**
    * Starts the reads of the receiving end again.
    *
    * @param direction Direction of the change; by default, both.
    */
-  resume(direction?: MemoryDirection): void;
+  resume(direction?: "to-server" | "to-client"): void;
   /**
    * Breaks the network for good; data under way is lost. `closed` of both ends rejects at once,
    * unless `silent`.
@@ -139,7 +136,7 @@ export interface MemoryLink {
    *
    * @param direction Direction of the request; by default, both.
    */
-  drain(direction?: MemoryDirection): void;
+  drain(direction?: "to-server" | "to-client"): void;
 }
 
 /** Result of {@linkcode memoryPair}: two ends, and the network between these. */
@@ -158,26 +155,26 @@ export interface MemoryPair extends AsyncDisposable {
 
 /** The one implementation of {@linkcode MemoryLink}: acts on the path of each direction. */
 class PairLink implements MemoryLink {
-  readonly #paths: Readonly<Record<MemoryDirection, MemoryPath>>;
-  readonly #ends: Readonly<Record<MemoryDirection, MemoryConnection>>;
+  readonly #paths: Readonly<Record<"to-server" | "to-client", MemoryPath>>;
+  readonly #ends: Readonly<Record<"to-server" | "to-client", MemoryConnection>>;
 
   constructor(
-    paths: Readonly<Record<MemoryDirection, MemoryPath>>,
-    ends: Readonly<Record<MemoryDirection, MemoryConnection>>,
+    paths: Readonly<Record<"to-server" | "to-client", MemoryPath>>,
+    ends: Readonly<Record<"to-server" | "to-client", MemoryConnection>>,
   ) {
     this.#paths = paths;
     this.#ends = ends;
   }
 
-  setFaults(faults: MemoryFaults, direction?: MemoryDirection): void {
+  setFaults(faults: MemoryFaults, direction?: "to-server" | "to-client"): void {
     for (const path of this.#select(direction)) path.setFaults(faults);
   }
 
-  stall(direction?: MemoryDirection): void {
+  stall(direction?: "to-server" | "to-client"): void {
     for (const path of this.#select(direction)) path.stall();
   }
 
-  resume(direction?: MemoryDirection): void {
+  resume(direction?: "to-server" | "to-client"): void {
     for (const path of this.#select(direction)) path.resume();
   }
 
@@ -188,18 +185,18 @@ class PairLink implements MemoryLink {
     for (const end of Object.values(this.#ends)) end.break();
   }
 
-  drain(direction?: MemoryDirection): void {
+  drain(direction?: "to-server" | "to-client"): void {
     for (const name of this.#names(direction)) {
       const end = this.#ends[name];
       this.#paths[name].send(() => end.windUp());
     }
   }
 
-  #names(direction?: MemoryDirection): MemoryDirection[] {
+  #names(direction?: "to-server" | "to-client"): ("to-server" | "to-client")[] {
     return direction === undefined ? ["to-server", "to-client"] : [direction];
   }
 
-  #select(direction?: MemoryDirection): MemoryPath[] {
+  #select(direction?: "to-server" | "to-client"): MemoryPath[] {
     return this.#names(direction).map((name) => this.#paths[name]);
   }
 }

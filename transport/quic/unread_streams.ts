@@ -56,12 +56,6 @@ export interface UnreadStreamLimits {
   readonly maxBytesPerConnection?: number;
 }
 
-/**
- * Reason of a refusal: not taken by the application in time (`timeout`), 16 untaken streams in the
- * session (`session`), or a bound of bytes (the others).
- */
-export type UnreadRefusal = "timeout" | "session" | "connection" | "address" | "server";
-
 /** Counters of unread streams. */
 export interface UnreadStreamStats {
   /** Streams that currently count as unread. */
@@ -69,8 +63,16 @@ export interface UnreadStreamStats {
   /** Bytes that the runtime may hold for these streams. */
   readonly bytes: number;
   /** Refused streams so far, by reason. */
-  readonly refused: Readonly<Record<UnreadRefusal, number>>;
+  readonly refused: Readonly<
+    Record<("timeout" | "session" | "connection" | "address" | "server"), number>
+  >;
 }
+
+/**
+ * Reason of a refusal: not taken by the application in time (`timeout`), 16 untaken streams in the
+ * session (`session`), or a bound of bytes (the others).
+ */
+export type UnreadRefusal = keyof UnreadStreamStats["refused"];
 
 /** A stream that waits for the application. */
 export interface UnreadStream {

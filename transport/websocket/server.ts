@@ -138,7 +138,13 @@ export interface WebSocketHost {
    * @returns The server.
    * @throws {Deno.errors.AddrInUse} If the port is taken.
    */
-  listen(options: HttpListenOptions, handler: HttpHandler): HttpListener;
+  listen(
+    options: HttpListenOptions,
+    handler: (
+      request: Request,
+      info: { readonly remoteAddr: Deno.NetAddr },
+    ) => Response | Promise<Response>,
+  ): HttpListener;
 }
 
 /**
