@@ -3,6 +3,11 @@ import { attempt } from "./call_safely.ts";
 import { Changing } from "./signal.ts";
 
 /**
+ * Most errors of callbacks that one feed prints: a callback that fails once may fail at each change.
+ */
+const MAX_PRINTED = 16;
+
+/**
  * The latest value and all its changes, for a loop, or for a callback in the form that view
  * libraries use. A slow loop misses values in between, but never the latest, because the feed keeps
  * only the latest value.
@@ -29,6 +34,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   /** Created for the first callback: most feeds have no callback. */
   #callbacks: Set<{ readonly call: (value: T) => unknown }> | undefined;
   #isObserved = false;
+  #printed = 0;
 
   /**
    * Creates a feed.
@@ -87,7 +93,8 @@ export class StatusFeed<T> implements AsyncIterable<T> {
    *
    * - **Stores:** this is the contract of a store of Svelte; React's `useSyncExternalStore` accepts
    *   this method together with {@linkcode StatusFeed.current}.
-   * - **Failure:** an error that the callback throws is printed, and the subscription continues.
+   * - **Failure:** an error that the callback throws is printed, for the first 16 errors of the feed,
+   *   and the subscription continues.
    *
    * @param callback Receives each value.
    * @returns A function that ends the subscription.
@@ -155,6 +162,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   #tell(callback: (value: T) => unknown): void {
     const value = this.#current;
     attempt(() => callback(value), (error) => {
+      if (++this.#printed > MAX_PRINTED) return;
       // deno-lint-ignore no-console
       console.error("A callback that is subscribed to a status failed:", error);
     });

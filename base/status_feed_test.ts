@@ -110,3 +110,13 @@ Deno.test("StatusFeed.subscribe() goes on where a callback fails, or changes who
   assertEquals(printed.lines.filter((line) => line.includes("thrown")).length, 3);
   assertEquals(printed.lines.filter((line) => line.includes("rejected")).length, 3);
 });
+
+Deno.test("StatusFeed.subscribe() prints a bounded number of errors", () => {
+  const feed = new StatusFeed(0);
+  using printed = captureConsole();
+  feed.subscribe(() => {
+    throw new Error("thrown");
+  });
+  for (let value = 1; value <= 100; value++) feed.set(value);
+  assertEquals(printed.lines.length, 16);
+});

@@ -1,18 +1,19 @@
 /** An engine whose every fault a test decides, and nodes on it. */
 import { BrokerError } from "../errors.ts";
 import { StatusFeed } from "../base/status_feed.ts";
-import type {
-  Appended,
-  Broker,
-  BrokerHistory,
-  BrokerStats,
-  BrokerStatus,
-  BrokerSubscribeOptions,
-  BrokerSubscription,
-  HistoryPage,
-  Publication,
-  PublicationListener,
-  ReadHistoryOptions,
+import {
+  type Appended,
+  type Broker,
+  type BrokerHistory,
+  type BrokerStats,
+  type BrokerStatus,
+  type BrokerSubscribeOptions,
+  type BrokerSubscription,
+  type HistoryPage,
+  payloadBytes,
+  type Publication,
+  type PublicationListener,
+  type ReadHistoryOptions,
 } from "./broker.ts";
 import { Tags } from "./tag.ts";
 
@@ -87,7 +88,7 @@ export class ScriptedEngine {
     const publications: Publication[] = [];
     let bytes = 0;
     for (const publication of from.slice(0, maxMessages)) {
-      bytes += publication.payload.length;
+      bytes += payloadBytes(publication);
       if (bytes > maxBytes && publications.length > 0) break;
       publications.push(publication);
     }

@@ -1,4 +1,5 @@
 /** The contract between topics and the engine that carries publications from node to node. */
+import { utf8Length } from "../session/wire/utf8.ts";
 import type { StatusFeed } from "../base/status_feed.ts";
 import type { HistoryPosition } from "../session/wire/recovery.ts";
 
@@ -11,10 +12,22 @@ export interface Publication {
   readonly topic: string;
   /** The whole message, encoded: an envelope as text, or a binary message's frame. */
   readonly payload: string | Uint8Array;
+  /** Bytes of the payload, in UTF-8 for a text; left out if not counted yet. */
+  readonly bytes?: number;
   /** Id of a session, or of a client, that does not get the publication. */
   readonly except?: string;
   /** Position in the history of the topic; given by the engine, never by the publisher. */
   readonly position?: PublicationPosition;
+}
+
+/**
+ * Counts the bytes of a payload, unless the publisher has.
+ *
+ * @param publication The publication.
+ * @returns The bytes, in UTF-8 for a text.
+ */
+export function payloadBytes({ payload, bytes }: Publication): number {
+  return bytes ?? (typeof payload === "string" ? utf8Length(payload) : payload.length);
 }
 
 /** Takes the publications of a topic. MUST NOT throw. */

@@ -1,12 +1,7 @@
 /** Topics and the subscribers on this node. */
 import { QueueFullError, UnsupportedError } from "../errors.ts";
 import { Broadcast } from "../session/queue/broadcast.ts";
-import {
-  encodeMessage,
-  framed,
-  MAX_MESSAGE_BYTES,
-  MAX_PLACE_BYTES,
-} from "../session/wire/encode.ts";
+import { encodeMessage, MAX_MESSAGE_BYTES, MAX_PLACE_BYTES } from "../session/wire/encode.ts";
 import {
   describe,
   isName,
@@ -28,6 +23,7 @@ import {
   type BrokerSubscription,
   type HistoryBounds,
   INTERNAL_PREFIX,
+  payloadBytes,
   type Publication,
   type PublicationKey,
 } from "./broker.ts";
@@ -633,13 +629,14 @@ export class Topics implements AsyncDisposable {
         `Cannot ${verb}: from must have 1 to ${MAX_TOPIC_BYTES} bytes, received ${describe(from)}`,
       );
     }
-    const { frame: payload } = encodeMessage(topic, data, { verb, maxBytes, from });
-    if (except === undefined) return { topic, payload };
-    return { topic, payload, except: exceptionOf(except) };
+    const { frame: payload, size: bytes } = encodeMessage(topic, data, { verb, maxBytes, from });
+    if (except === undefined) return { topic, payload, bytes };
+    return { topic, payload, bytes, except: exceptionOf(except) };
   }
 
-  #deliver(members: Broadcast, { topic, payload, except }: Publication): void {
-    const message = framed(payload, topic);
+  #deliver(members: Broadcast, publication: Publication): void {
+    const { topic, payload: frame, except } = publication;
+    const message = { frame, size: payloadBytes(publication), topic };
     if (except === undefined) return members.send(message);
     const newest = this.#byId.get(except);
     // A client that moves has the topic in one of its two sessions.

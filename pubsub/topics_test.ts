@@ -485,7 +485,12 @@ Deno.test("Topics.publish() encodes once, for the broker and for all", async () 
   let encodings = 0;
   topics.publish("a", { toJSON: () => ++encodings }, { except: session });
   assertEquals(encodings, 1);
-  assertEquals(published, [{ topic: "a", payload: '{"topic":"a","data":1}', except: "one" }]);
+  assertEquals(published, [{
+    topic: "a",
+    payload: '{"topic":"a","data":1}',
+    bytes: 22,
+    except: "one",
+  }]);
 });
 
 Deno.test("Topics[Symbol.asyncDispose]() takes everybody off, and closes its own broker only", async () => {

@@ -15,12 +15,13 @@ import {
 } from "./reader.ts";
 import type { Semaphore } from "./semaphore.ts";
 import { type PageBounds, type Placed, type TailBudget, TailCache } from "./tail_cache.ts";
-import type {
-  Broker,
-  BrokerHistory,
-  BrokerSubscription,
-  HistoryBounds,
-  Publication,
+import {
+  type Broker,
+  type BrokerHistory,
+  type BrokerSubscription,
+  type HistoryBounds,
+  payloadBytes,
+  type Publication,
 } from "../broker.ts";
 import {
   Replay,
@@ -417,10 +418,15 @@ export class TopicFeed implements Stage {
   /** Holds a publication; beyond the bound, drops the oldest, which will be read from the engine. */
   #hold(publication: Positioned): void {
     const held = this.#held;
-    held.push(publication);
+    // Counted once, because each call needs the bytes of all.
+    held.push(
+      publication.bytes === undefined
+        ? { ...publication, bytes: payloadBytes(publication) }
+        : publication,
+    );
     let bytes = bytesOf(held);
     while (held.length > MAX_HELD || bytes > MAX_HELD_BYTES && held.length > 1) {
-      bytes -= held.shift()!.payload.length;
+      bytes -= held.shift()!.bytes!;
     }
   }
 
@@ -572,5 +578,5 @@ function byOffset(a: Positioned, b: Positioned): number {
 }
 
 function bytesOf(publications: readonly Positioned[]): number {
-  return publications.reduce((sum, { payload }) => sum + payload.length, 0);
+  return publications.reduce((sum, publication) => sum + payloadBytes(publication), 0);
 }

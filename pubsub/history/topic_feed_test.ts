@@ -445,6 +445,22 @@ Deno.test("TopicFeed holds a bounded number of bytes, too", async () => {
   assert(topics.stats.duplicates <= 5, `${topics.stats.duplicates} were held`);
 });
 
+Deno.test("TopicFeed holds a bounded number of bytes, where characters have several", async () => {
+  using time = new FakeTime();
+  await using node = await bench();
+  const { engine, broker, topics, client } = node;
+  broker.onRead = away;
+  broker.onLive = (one, deliver) => one.position!.offset !== 1 && deliver(one);
+  // 200,000 bytes in 66,667 UTF-16 units.
+  const text = "€".repeat(66_667);
+  for (let i = 1; i <= 15; i++) engine.publish({ i, text });
+  await passTime(time, 50);
+  broker.onRead = () => {};
+  await passTime(time, 5_000);
+  assertRun(client.takeData().map((data) => (data as { i: number }).i), 1, 15);
+  assert(topics.stats.duplicates <= 5, `${topics.stats.duplicates} were held`);
+});
+
 Deno.test("TopicFeed keeps nothing of a page that comes as its last session leaves", async () => {
   for (let steps = 0; steps < 30; steps++) {
     await using node = await bench();

@@ -1,12 +1,13 @@
 /** Histories of topics in the memory of one process. */
-import type {
-  Appended,
-  AppendOptions,
-  HistoryBounds,
-  HistoryPage,
-  Publication,
-  PublicationKey,
-  ReadHistoryOptions,
+import {
+  type Appended,
+  type AppendOptions,
+  type HistoryBounds,
+  type HistoryPage,
+  payloadBytes,
+  type Publication,
+  type PublicationKey,
+  type ReadHistoryOptions,
 } from "../broker.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Tags } from "../tag.ts";
@@ -79,7 +80,7 @@ class TopicHistory {
     const prev = this.head++;
     const position = { epoch: this.#epoch, offset: this.head, prev, tag };
     const placed: Publication = { ...publication, position };
-    const bytes = publication.payload.length;
+    const bytes = payloadBytes(publication);
     this.#kept.push({ publication: placed, bytes, at: now });
     this.#bytes += bytes;
     this.trim(now);

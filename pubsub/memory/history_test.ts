@@ -184,3 +184,17 @@ Deno.test("MemoryHistories cannot be filled by listeners: beyond half of all the
   assertEquals([before.head, before.publications], [1, []]);
   assertEquals(next, { epoch: before.epoch, offset: 2, prev: 1, tag: next!.tag });
 });
+
+Deno.test("MemoryHistories keeps and reads so many bytes, not characters", () => {
+  const histories = new MemoryHistories(platformRuntime());
+  const bounds = { ...BOUNDS, bytes: 100 };
+  // 30 bytes each, in 10 UTF-16 units.
+  const payload = "€".repeat(10);
+  for (let i = 0; i < 5; i++) histories.append({ topic: "a", payload }, { bounds });
+  assertEquals(read(histories, "a", { bounds }).publications.length, 3);
+  assertEquals(read(histories, "a", { bounds, maxBytes: 60 }).publications.length, 2);
+  // A size that the publisher counted is taken.
+  histories.append({ topic: "b", payload, bytes: 90 }, { bounds });
+  histories.append({ topic: "b", payload, bytes: 90 }, { bounds });
+  assertEquals(read(histories, "b", { bounds }).publications.length, 1);
+});

@@ -56,7 +56,7 @@ export interface NodesOptions {
   /**
    * Gets the errors that handlers and listeners throw.
    *
-   * @default {console.error}
+   * @default {console.error, at most 16 times a minute}
    */
   readonly onError?: (error: unknown) => void;
 }

@@ -1,5 +1,6 @@
 /** The nodes that share a broker: liveness, messages from node to node, questions with answers. */
 import { UnsupportedError } from "../../errors.ts";
+import { ConsoleReport } from "../../session/insight/console_report.ts";
 import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../base/wait.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import {
@@ -144,6 +145,7 @@ export class Nodes implements AsyncDisposable {
   /** Resolves when the other nodes had the time to send a beat to this one; never rejects. */
   readonly ready: Promise<void>;
   readonly #liveness: Liveness;
+  readonly #console: ConsoleReport;
   readonly #onError: (error: unknown) => void;
   readonly #subscriptions: BrokerSubscription[];
   readonly #handlers = new Map<string, (data: unknown, from: string) => unknown>();
@@ -176,7 +178,9 @@ export class Nodes implements AsyncDisposable {
     this.id = runtime.randomUUID();
     this.broker = broker;
     this.name = name;
-    this.#onError = options.onError ?? print;
+    this.#console = new ConsoleReport(runtime);
+    this.#onError = options.onError ??
+      ((error) => this.#console.failed("A handler or listener of nodes", error));
     // Every second tick is a heartbeat.
     this.#tickMs = heartbeatMs / 2;
     this.#tickedAt = runtime.now();
@@ -278,7 +282,8 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
-   * Asks all other nodes that are alive, and waits for the answers.
+   * Asks all other nodes that are alive, and waits for the answers. After `close` no node is asked,
+   * so that the answers are not complete.
    *
    * @param kind The kind of message.
    * @param data Any value that JSON can hold.
@@ -292,8 +297,8 @@ export class Nodes implements AsyncDisposable {
   ): Promise<NodeAnswers> {
     const { timeoutMs = 2_000 } = options;
     if (!this.#isReady) await settlesWithin(this.runtime, this.ready, timeoutMs);
-    if (this.size === 0) return { answers: [], isComplete: this.#isReady };
     if (this.#isClosed) return { answers: [], isComplete: false };
+    if (this.size === 0) return { answers: [], isComplete: this.#isReady };
     const send = (id: number) => this.#publish(undefined, { type: "ask", kind, data, id });
     return await this.#requests.ask(this.#liveness.ids(), send, timeoutMs);
   }
@@ -474,10 +479,4 @@ function checkTime(name: string, value: number, least: number): void {
     `Cannot join nodes: ${name} must be an integer from ${least} to ${MAX_TIMER_MS}, ` +
       `received ${value}`,
   );
-}
-
-function print(error: unknown): void {
-  // The console is the default of `onError`.
-  // deno-lint-ignore no-console
-  console.error(error);
 }

@@ -1,3 +1,4 @@
+import { captureConsole } from "../../tests/console_lines.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { FaultyEngine } from "../../tests/faulty_broker.ts";
@@ -217,8 +218,14 @@ Deno.test("Nodes.ask() alone is over at once", async () => {
   const { nodes } = bench.join();
   await bench.pass(300);
   assertEquals(await nodes.ask("q"), { answers: [], isComplete: true });
-  await nodes.close();
-  assertEquals(await nodes.ask("q"), { answers: [], isComplete: true });
+});
+
+Deno.test("Nodes.ask() on closed nodes is not complete, since no node is asked", async () => {
+  await using bench = new Bench();
+  const [one] = [bench.join(), bench.join()];
+  await bench.pass(300);
+  await one.nodes.close();
+  assertEquals(await one.nodes.ask("q"), { answers: [], isComplete: false });
 });
 
 Deno.test("Nodes ignore and count what makes no sense", async () => {
@@ -314,4 +321,19 @@ Deno.test("Nodes refuse times that make no sense, and two handlers of a kind", a
   assertThrows(() => nodes.handle("q", () => {}), TypeError, 'received "q" again');
   handling[Symbol.dispose]();
   nodes.handle("q", () => {});
+});
+
+Deno.test("Nodes print a bounded number of errors of their listeners", async () => {
+  using time = new FakeTime();
+  await using broker = new MemoryBroker();
+  using printed = captureConsole();
+  await using nodes = new Nodes({ broker });
+  nodes.subscribe(() => {
+    throw new Error("listener");
+  });
+  for (let i = 0; i < 50; i++) {
+    await using _other = new Nodes({ broker });
+    await time.tickAsync(10);
+  }
+  assertEquals(printed.lines.length, 16);
 });

@@ -1,6 +1,7 @@
 /** Presence: the users that are present, with any number of connections each. */
 import { encodeEnvelope } from "../../session/wire/envelope.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
+import { ConsoleReport } from "../../session/insight/console_report.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
@@ -36,9 +37,6 @@ export interface PresenceObserver {
   /** Called when the other nodes have sent the users of a topic: `members` is complete from now on. */
   settled(topic: string): void;
 }
-
-/** @ignore Adds an observer. */
-export let observePresence: (presence: Presence, observer: PresenceObserver) => Disposable;
 
 /**
  * Keeps the users that are present in topics, and the users that are online: users, not connections.
@@ -91,6 +89,7 @@ export class Presence implements Disposable {
   /** Clocks, timers and randomness of this node. */
   readonly runtime: Runtime;
   readonly #maxLastSeen: number;
+  readonly #console: ConsoleReport;
   readonly #onError: (error: unknown) => void;
   readonly #scopes: PresenceScopes;
   readonly #visits = new Map<Session, Visit>();
@@ -104,13 +103,6 @@ export class Presence implements Disposable {
   #isTelling = false;
   #isDisposed = false;
 
-  static {
-    observePresence = (presence, observer) => {
-      presence.#observers.add(observer);
-      return { [Symbol.dispose]: () => void presence.#observers.delete(observer) };
-    };
-  }
-
   /**
    * Creates a presence without users.
    *
@@ -119,7 +111,7 @@ export class Presence implements Disposable {
    * is not an integer from 0.
    */
   constructor(options: PresenceOptions = {}) {
-    const { graceMs = 5_000, maxLastSeen = 10_000, onError = print } = options;
+    const { graceMs = 5_000, maxLastSeen = 10_000 } = options;
     const { nodes, sharesOnline = true } = options;
     if (!(graceMs >= 0 && graceMs <= MAX_TIMER_MS)) {
       throw new RangeError(
@@ -133,7 +125,8 @@ export class Presence implements Disposable {
     }
     this.runtime = options.runtime ?? nodes?.runtime ?? platformRuntime();
     this.#maxLastSeen = maxLastSeen;
-    this.#onError = onError;
+    this.#console = new ConsoleReport(this.runtime);
+    this.#onError = options.onError ?? ((error) => this.#print(error));
     this.#scopes = new PresenceScopes({ runtime: this.runtime, graceMs, nodes, sharesOnline }, {
       changed: (event) => this.#note(event),
       settled: (topic) => {
@@ -370,6 +363,18 @@ export class Presence implements Disposable {
     return { [Symbol.dispose]: () => void this.#listeners.delete(entry) };
   }
 
+  /**
+   * Adds an observer of the library.
+   *
+   * @ignore
+   * @param observer Gets changes before any listener.
+   * @returns A disposable that removes the observer.
+   */
+  observe(observer: PresenceObserver): Disposable {
+    this.#observers.add(observer);
+    return { [Symbol.dispose]: () => void this.#observers.delete(observer) };
+  }
+
   /** Removes all users without an event, and ends the timer. Idempotent. */
   [Symbol.dispose](): void {
     this.#isDisposed = true;
@@ -442,8 +447,12 @@ export class Presence implements Disposable {
     try {
       this.#onError(error);
     } catch (failure) {
-      print(failure);
+      this.#print(failure);
     }
+  }
+
+  #print(error: unknown): void {
+    this.#console.failed("A listener of presence", error);
   }
 }
 
@@ -469,9 +478,4 @@ export function copyPresenceData(
     `Cannot ${verb}: the data of a presence must have at most ${maxBytes} bytes as JSON, ` +
       `received ${bytes} bytes`,
   );
-}
-
-function print(error: unknown): void {
-  // deno-lint-ignore no-console
-  console.error("A listener of presence failed:", error);
 }

@@ -1,3 +1,4 @@
+import { captureConsole } from "../../tests/console_lines.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
@@ -329,4 +330,19 @@ Deno.test("Presence[Symbol.dispose]() forgets everybody in silence", async () =>
   void ada!.close();
   await peers.endTurn();
   assertEquals([events, presence.online(), presence.members("a")], [[], [], []]);
+});
+
+Deno.test("Presence prints a bounded number of errors of its listeners", async () => {
+  await using peers = new Peers();
+  using presence = new Presence({ graceMs: 0 });
+  using printed = captureConsole();
+  presence.subscribe(() => {
+    throw new Error("listener");
+  });
+  const [session] = await connect(peers, "ada");
+  for (let i = 0; i < 100; i++) {
+    presence.enter(session!, "room");
+    presence.leave(session!, "room");
+  }
+  assertEquals(printed.lines.length, 16);
 });

@@ -10,7 +10,6 @@ import { RoomNotices, type RoomOptions } from "./room_notices.ts";
 import {
   copyPresenceData,
   MAX_PRESENCE_DATA_BYTES,
-  observePresence,
   type Presence,
   type PresenceDataOptions,
 } from "./presence.ts";
@@ -133,7 +132,7 @@ export class Rooms implements Disposable {
       ) => [pattern, checkOptions(room)]),
       "create rooms",
     );
-    this.#observation = observePresence(options.presence, {
+    this.#observation = options.presence.observe({
       changed: (event) => {
         if (event.topic !== undefined) this.#rooms.get(event.topic)?.note(event);
       },

@@ -83,7 +83,7 @@ export interface PresenceOptions {
   /**
    * Gets the errors that listeners throw; the other listeners run all the same.
    *
-   * @default {console.error}
+   * @default {console.error, at most 16 times a minute}
    */
   readonly onError?: (error: unknown) => void;
 }
