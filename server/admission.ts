@@ -11,7 +11,7 @@ import { WebSocketSessionRequest, type WebSocketUpgradeOptions } from "./websock
 import { type PageOrigin, urlOf, WebTransportSessionRequest } from "./webtransport_request.ts";
 import { AuthenticationError, CloseCode, ConnectionError, LimitError } from "../errors.ts";
 import type { AdmitOptions, Reservation, SessionManager } from "../manager/mod.ts";
-import type { ConsoleReport } from "../session/insight/console_report.ts";
+import type { ConsoleReport } from "../base/console_report.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/send_queue.ts";
 import { internals, Session, type SessionIdentity } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";

@@ -5,7 +5,7 @@
 import { type Broker, MemoryBroker, type Nodes } from "../pubsub/mod.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
-import type { ConsoleReport } from "../session/insight/console_report.ts";
+import type { ConsoleReport } from "../base/console_report.ts";
 import { UserClaims } from "./user_limit.ts";
 import { DEFAULT_MAX_SESSIONS_PER_USER } from "../manager/limits.ts";
 import type { SharedCounts } from "../manager/shared_counts.ts";

@@ -17,7 +17,7 @@ import type { Presence, Rooms, Topics } from "../pubsub/mod.ts";
 import { Expiry } from "./authentication.ts";
 import type { SessionManager } from "../manager/mod.ts";
 import { type Rate, TokenBucket } from "../manager/token_bucket.ts";
-import type { ConsoleReport } from "../session/insight/console_report.ts";
+import type { ConsoleReport } from "../base/console_report.ts";
 import { type AnyContract, compileContract } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";

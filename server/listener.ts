@@ -4,7 +4,7 @@ import { answerWellKnown } from "./webtransport.ts";
 import { hostOf, isAnyAddress, WebTransportSocket } from "./webtransport.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";
-import type { ConsoleReport } from "../session/insight/console_report.ts";
+import type { ConsoleReport } from "../base/console_report.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { listenAt } from "../transport/address.ts";
 import { checkCertificate } from "../transport/certificate/certificate.ts";

@@ -3,7 +3,7 @@ import type { AdmissionOptions } from "./admission_options.ts";
 import { AuthenticationError, LimitError, type RefusalStatus } from "../errors.ts";
 import type { SessionManager } from "../manager/mod.ts";
 import { attempt } from "../base/call_safely.ts";
-import type { ConsoleReport } from "../session/insight/console_report.ts";
+import type { ConsoleReport } from "../base/console_report.ts";
 
 /**
  * Shortest time between two printed faults, in milliseconds: peers can cause refusals at any rate.

@@ -28,7 +28,7 @@ import { SOCKETS_PER_SESSION } from "../manager/sockets.ts";
 import type { SubscribeOptions } from "../pubsub/history/replay.ts";
 import { type Nodes, type Presence, type Rooms, Topics } from "../pubsub/mod.ts";
 import type { MoqServer } from "../pubsub/moq/server/server.ts";
-import { ConsoleReport } from "../session/insight/console_report.ts";
+import { ConsoleReport } from "../base/console_report.ts";
 import type { AnyContract, SendData, SendTopic } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { instrument } from "../session/insight/watch.ts";

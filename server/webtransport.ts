@@ -9,7 +9,7 @@ import {
 } from "./webtransport_options.ts";
 import { UnsupportedError } from "../errors.ts";
 import { certificateHashes, type Sha256Hash } from "../transport/certificate/certificate.ts";
-import type { ConsoleReport } from "../session/insight/console_report.ts";
+import type { ConsoleReport } from "../base/console_report.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
 import { DevRenewal } from "../transport/certificate/dev_certificate.ts";
 import { listenNativeWebTransport } from "../transport/native/server.ts";

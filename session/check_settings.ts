@@ -5,7 +5,7 @@
  */
 import type { CloseInfo, RequestError } from "../errors.ts";
 import { type AnyContract, compileContract, type MessageOf, type Side } from "./contract.ts";
-import { ConsoleReport } from "./insight/console_report.ts";
+import { ConsoleReport } from "../base/console_report.ts";
 import { MAX_MESSAGE_BYTES } from "./wire/encode.ts";
 import type { GoAway } from "./wire/envelope.ts";
 import { Heartbeat } from "./heartbeat.ts";

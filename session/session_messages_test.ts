@@ -6,7 +6,7 @@ import { captureConsole } from "../tests/console_lines.ts";
 import { clientByHand, endOf, ends, HELLO, PLAIN, serverByHand, turns } from "../tests/sessions.ts";
 import { encodeBinary } from "./wire/encode.ts";
 import { MAX_JOINED_BYTES } from "./queue/send_queue.ts";
-import { ConsoleReport } from "./insight/console_report.ts";
+import { ConsoleReport } from "../base/console_report.ts";
 
 const bytes = (...values: number[]) => new Uint8Array(values);
 

@@ -7,7 +7,7 @@
 import type { Runtime } from "../base/runtime.ts";
 import type { CloseInfo, RequestError } from "../errors.ts";
 import type { ContractRouter, Side } from "./contract.ts";
-import type { ConsoleReport } from "./insight/console_report.ts";
+import type { ConsoleReport } from "../base/console_report.ts";
 import type { Envelope, GoAway, ServiceReader, TraceContext } from "./wire/envelope.ts";
 import type { Control, MessageTurn, UntypedMessage } from "./message.ts";
 import type { Frame } from "../transport/connection.ts";

@@ -1,7 +1,7 @@
 /** A bounded queue of items from the wire, read as a stream. */
 
-/** Options for {@linkcode Arrivals}. */
-export interface ArrivalsOptions<T> {
+/** Options for {@linkcode IncomingQueue}. */
+export interface IncomingQueueOptions<T> {
   /** Most items to hold; beyond, the oldest is dropped. */
   capacity: number;
   /** Called when a reader takes an item. */
@@ -23,8 +23,8 @@ type Waiter<U> = PromiseWithResolvers<IteratorResult<U, undefined>>;
  * @typeParam T Type of the items.
  * @typeParam U Type that readers receive.
  */
-export class Arrivals<T, U = T> {
-  readonly #options: ArrivalsOptions<T>;
+export class IncomingQueue<T, U = T> {
+  readonly #options: IncomingQueueOptions<T>;
   readonly #present: (item: T) => U;
   readonly #items: T[] = [];
   readonly #waiters: Waiter<U>[] = [];
@@ -43,7 +43,7 @@ export class Arrivals<T, U = T> {
    * @param present Converts an item when a reader takes it; returns the item by default.
    */
   constructor(
-    options: ArrivalsOptions<T>,
+    options: IncomingQueueOptions<T>,
     present: (item: T) => U = (item) => item as unknown as U,
   ) {
     this.#options = options;
@@ -55,7 +55,7 @@ export class Arrivals<T, U = T> {
    * are never read.
    */
   get readable(): ReadableStream<U> {
-    return this.#readable ??= new ArrivalStream<U>({
+    return this.#readable ??= new IncomingQueueStream<U>({
       start: (controller) => {
         this.#controller = controller;
         if (this.#failure !== undefined) controller.error(this.#failure.cause);
@@ -180,7 +180,10 @@ export class Arrivals<T, U = T> {
  * @param isMeant Matches the item.
  * @returns The item; `undefined` if no item matches.
  */
-export function takeOut<T, U>(queue: Arrivals<T, U>, isMeant: (item: T) => boolean): T | undefined {
+export function takeOut<T, U>(
+  queue: IncomingQueue<T, U>,
+  isMeant: (item: T) => boolean,
+): T | undefined {
   let found: T | undefined;
   for (const item of queue.takeHeld()) {
     if (found === undefined && isMeant(item)) found = item;
@@ -206,7 +209,7 @@ const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
  * as much as a tenth of its handshake: each release of a stream creates an error with a stack
  * trace.
  */
-class ArrivalStream<T> extends ReadableStream<T> {
+class IncomingQueueStream<T> extends ReadableStream<T> {
   readonly #queue: LoopQueue<T>;
 
   constructor(source: UnderlyingDefaultSource<T>, queue: LoopQueue<T>) {

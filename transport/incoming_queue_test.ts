@@ -1,11 +1,11 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
-import { Arrivals, takeOut } from "./incoming_queue.ts";
+import { IncomingQueue, takeOut } from "./incoming_queue.ts";
 
 /** Creates a queue of three, and records the fate of its items. */
-function make(): { queue: Arrivals<number, string>; dropped: number[]; taken: () => number } {
+function make(): { queue: IncomingQueue<number, string>; dropped: number[]; taken: () => number } {
   let taken = 0;
   const dropped: number[] = [];
-  const queue = new Arrivals<number, string>({
+  const queue = new IncomingQueue<number, string>({
     capacity: 3,
     onTaken: () => taken++,
     onDropped: (item) => dropped.push(item),
@@ -31,7 +31,7 @@ for (const how of ["a loop", "a reader"]) {
     return items;
   };
 
-  Deno.test(`Arrivals gives ${how} what came before and after, and ends`, async () => {
+  Deno.test(`IncomingQueue gives ${how} what came before and after, and ends`, async () => {
     const { queue, dropped, taken } = make();
     for (const item of [1, 2, 3, 4]) queue.push(item);
     const reading = readAll(queue.readable);
@@ -43,7 +43,7 @@ for (const how of ["a loop", "a reader"]) {
     assertEquals([dropped, taken()], [[1, 6], 4]);
   });
 
-  Deno.test(`Arrivals gives ${how} what came after a read that was given up`, async () => {
+  Deno.test(`IncomingQueue gives ${how} what came after a read that was given up`, async () => {
     const { queue, dropped, taken } = make();
     await giveUp(queue.readable);
     queue.push(1);
@@ -56,7 +56,7 @@ for (const how of ["a loop", "a reader"]) {
     assertEquals([dropped, taken()], [[], 3]);
   });
 
-  Deno.test(`Arrivals gives ${how} what comes while it waits after a read that was given up`, async () => {
+  Deno.test(`IncomingQueue gives ${how} what comes while it waits after a read that was given up`, async () => {
     const { queue, dropped, taken } = make();
     await giveUp(queue.readable);
     const reading = readAll(queue.readable);
@@ -69,7 +69,7 @@ for (const how of ["a loop", "a reader"]) {
     assertEquals([dropped, taken()], [[], 5]);
   });
 
-  Deno.test(`Arrivals gives ${how} what the stream holds for a reader that left`, async () => {
+  Deno.test(`IncomingQueue gives ${how} what the stream holds for a reader that left`, async () => {
     const { queue } = make();
     await giveUp(queue.readable);
     const idle = queue.readable.getReader();
@@ -84,7 +84,7 @@ for (const how of ["a loop", "a reader"]) {
     assertEquals(await reading, ["1", "2", "3", "4"]);
   });
 
-  Deno.test(`Arrivals fails ${how} that waits, and one that comes later`, async () => {
+  Deno.test(`IncomingQueue fails ${how} that waits, and one that comes later`, async () => {
     const error = new Error("broken");
     for (const isWaiting of [true, false]) {
       const { queue, dropped } = make();
@@ -99,7 +99,7 @@ for (const how of ["a loop", "a reader"]) {
   });
 }
 
-Deno.test("Arrivals answers several calls of a loop in their order", async () => {
+Deno.test("IncomingQueue answers several calls of a loop in their order", async () => {
   const { queue } = make();
   const iterator = queue.readable.values();
   const results = [iterator.next(), iterator.next(), iterator.next()];
@@ -110,7 +110,7 @@ Deno.test("Arrivals answers several calls of a loop in their order", async () =>
   assertEquals(values, ["1", "2", undefined]);
 });
 
-Deno.test("Arrivals is locked while a loop runs, and cancelled when it is left", async () => {
+Deno.test("IncomingQueue is locked while a loop runs, and cancelled when it is left", async () => {
   const { queue, dropped } = make();
   for (const item of [1, 2, 3]) queue.push(item);
   const { readable } = queue;
@@ -123,7 +123,7 @@ Deno.test("Arrivals is locked while a loop runs, and cancelled when it is left",
   assertEquals((await readable.getReader().read()).done, true);
 });
 
-Deno.test("Arrivals goes on after a loop that prevents its cancel", async () => {
+Deno.test("IncomingQueue goes on after a loop that prevents its cancel", async () => {
   const { queue } = make();
   for (const item of [1, 2]) queue.push(item);
   for await (const _ of queue.readable.values({ preventCancel: true })) break;
@@ -141,7 +141,7 @@ Deno.test("takeOut() takes one item out of a queue, and leaves the others in ord
   assertEquals(dropped, []);
 });
 
-Deno.test("Arrivals counts nothing as taken for a read that was given up", async () => {
+Deno.test("IncomingQueue counts nothing as taken for a read that was given up", async () => {
   const { queue, taken } = make();
   await giveUp(queue.readable);
   queue.push(1);
@@ -153,7 +153,7 @@ Deno.test("Arrivals counts nothing as taken for a read that was given up", async
   assertEquals([await loop.next(), taken()], [{ done: false, value: "2" }, 1]);
 });
 
-Deno.test("Arrivals.takeHeld() takes all that is held, in order, and leaves what comes", async () => {
+Deno.test("IncomingQueue.takeHeld() takes all that is held, in order, and leaves what comes", async () => {
   const { queue, dropped } = make();
   assertEquals(queue.takeHeld(), []);
   for (const item of [1, 2, 3, 4]) queue.push(item);
@@ -165,8 +165,8 @@ Deno.test("Arrivals.takeHeld() takes all that is held, in order, and leaves what
   assertEquals(dropped, [1]);
 });
 
-Deno.test("Arrivals.size counts what nobody took, also what a reader left in the stream", async () => {
-  const arrivals = new Arrivals<number>({ capacity: 8 });
+Deno.test("IncomingQueue.size counts what nobody took, also what a reader left in the stream", async () => {
+  const arrivals = new IncomingQueue<number>({ capacity: 8 });
   assertEquals(arrivals.size, 0);
   arrivals.push(1);
   arrivals.push(2);

@@ -1,6 +1,6 @@
 /** The nodes that share a broker: liveness, messages from node to node, questions with answers. */
 import { UnsupportedError } from "../../errors.ts";
-import { ConsoleReport } from "../../session/insight/console_report.ts";
+import { ConsoleReport } from "../../base/console_report.ts";
 import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../base/wait.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import {

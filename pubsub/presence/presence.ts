@@ -1,7 +1,7 @@
 /** Presence: the users that are present, with any number of connections each. */
 import { encodeEnvelope } from "../../session/wire/envelope.ts";
 import type { PresenceMember } from "../../session/wire/presence_notice.ts";
-import { ConsoleReport } from "../../session/insight/console_report.ts";
+import { ConsoleReport } from "../../base/console_report.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";

@@ -1,5 +1,5 @@
 /** A WebTransport session over HTTP/3 (draft-ietf-webtrans-http3, RFC 9297). */
-import { Arrivals, type ArrivalsOptions, takeOut } from "../incoming_queue.ts";
+import { IncomingQueue, type IncomingQueueOptions, takeOut } from "../incoming_queue.ts";
 import { Ledger, type StreamAccount } from "../counters.ts";
 import {
   checkWireClose,
@@ -146,12 +146,12 @@ const CAPABILITIES: ConnectionCapabilities = {
 
 const WITH_CREDIT: ConnectionCapabilities = { ...CAPABILITIES, credit: true };
 
-const BIDIRECTIONAL: ArrivalsOptions<Http3Stream> = {
+const BIDIRECTIONAL: IncomingQueueOptions<Http3Stream> = {
   capacity: MAX_UNACCEPTED_STREAMS,
   onDropped: (stream) => endStream(stream),
 };
 
-const UNIDIRECTIONAL: ArrivalsOptions<ReceiveHalf> = {
+const UNIDIRECTIONAL: IncomingQueueOptions<ReceiveHalf> = {
   capacity: MAX_UNACCEPTED_STREAMS,
   onDropped: (half) => half.cancel(),
 };
@@ -179,11 +179,11 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
   #ready: PromiseWithResolvers<void> | undefined = undefined;
   readonly #closed: PromiseWithResolvers<ConnectionCloseInfo> = Promise.withResolvers();
   #draining: PromiseWithResolvers<void> | undefined = undefined;
-  readonly #bidirectional: Arrivals<Http3Stream> = new Arrivals(
+  readonly #bidirectional: IncomingQueue<Http3Stream> = new IncomingQueue(
     BIDIRECTIONAL,
     (stream) => this.#taken(stream),
   );
-  readonly #unidirectional: Arrivals<ReceiveHalf, ReceiveStream> = new Arrivals(
+  readonly #unidirectional: IncomingQueue<ReceiveHalf, ReceiveStream> = new IncomingQueue(
     UNIDIRECTIONAL,
     (half) => this.#taken(half).readable,
   );
@@ -576,7 +576,7 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
    * Tells whether another stream may wait for the application. Before admission, both directions
    * count together.
    */
-  #hasRoom(queue: Arrivals<Http3Stream> | Arrivals<ReceiveHalf, ReceiveStream>): boolean {
+  #hasRoom(queue: IncomingQueue<Http3Stream> | IncomingQueue<ReceiveHalf, ReceiveStream>): boolean {
     if (this.#isHeld) return this.unreadStreams < MAX_UNREAD_STREAMS;
     return queue.size < MAX_UNREAD_STREAMS || queue.readable.locked;
   }

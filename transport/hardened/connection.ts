@@ -10,7 +10,7 @@ import type { HardenedSocket } from "./socket.ts";
  */
 export class HardenedConnection extends ServerWebSocketConnection {
   readonly #socket: HardenedSocket;
-  #backlog: Backlog | undefined = undefined;
+  #buffer: BackpressureBuffer | undefined = undefined;
   #isClosed = false;
   #flushing: Promise<void> | undefined = undefined;
 
@@ -26,19 +26,19 @@ export class HardenedConnection extends ServerWebSocketConnection {
 
   /** True while reading is paused because the receiver is behind. */
   get isPaused(): boolean {
-    return this.#backlog?.isPaused ?? false;
+    return this.#buffer?.isPaused ?? false;
   }
 
   /** Sets the receiver of frames; reading pauses while a receiver with `backpressure` is behind. */
   override receive(receiver: FrameReceiver): void {
-    const backlog = new Backlog(receiver, {
+    const buffer = new BackpressureBuffer(receiver, {
       pause: () => this.#isClosed || this.#socket.pause(),
       resume: () => this.#socket.resume(),
       overflow: () =>
         this.close({ closeCode: 4507, reason: "More frames arrived than can be held" }),
     });
-    this.#backlog = receiver.backpressure === undefined ? undefined : backlog;
-    super.receive(this.#backlog ?? receiver);
+    this.#buffer = receiver.backpressure === undefined ? undefined : buffer;
+    super.receive(this.#buffer ?? receiver);
   }
 
   /**
@@ -98,7 +98,7 @@ interface Pausable {
   pause(): void;
   /** Reads again. */
   resume(): void;
-  /** Ends the connection: more frames arrived than a {@linkcode Backlog} holds. */
+  /** Ends the connection: more frames arrived than a {@linkcode BackpressureBuffer} holds. */
   overflow(): void;
 }
 
@@ -106,7 +106,7 @@ interface Pausable {
  * Pauses a wire while its receiver is behind, and holds in order the frames that the wire had
  * already read.
  */
-export class Backlog implements FrameReceiver {
+export class BackpressureBuffer implements FrameReceiver {
   readonly #receiver: FrameReceiver;
   readonly #wire: Pausable;
   /** Frames held while the wire is paused; `undefined` while the wire reads. */
@@ -115,7 +115,7 @@ export class Backlog implements FrameReceiver {
   #heldBytes = 0;
   #isEnded = false;
 
-  /** Creates an empty backlog. */
+  /** Creates an empty buffer. */
   constructor(receiver: FrameReceiver, wire: Pausable) {
     this.#receiver = receiver;
     this.#wire = wire;

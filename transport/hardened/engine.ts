@@ -15,7 +15,7 @@ import {
 import type { HandshakeStats } from "./handshake_limits.ts";
 import { HardenedConnection } from "./connection.ts";
 import { Listener, type Upgrade } from "./listener.ts";
-import { FrameMaker, HardenedSocket, type NodeWebSocket, NodeWebSocketServer } from "./socket.ts";
+import { FrameEncoder, HardenedSocket, type NodeWebSocket, NodeWebSocketServer } from "./socket.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 /** Largest message, in bytes, where neither the engine nor `serve()` sets a limit. */
@@ -171,7 +171,7 @@ class Engine implements HardenedWebSocket {
   readonly #maxPayloadBytes: number | undefined;
   readonly #upgrades = new WeakMap<Request, Upgrade>();
   readonly #listeners = new Set<Listener>();
-  readonly #frames = new FrameMaker();
+  readonly #frames = new FrameEncoder();
 
   constructor(options: HardenedWebSocketOptions) {
     this.#limits = checkLimits(options);

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
 import net from "node:net";
 import { UnsupportedError } from "../../errors.ts";
+import { captureConsole } from "../../tests/console_lines.ts";
 import { RawSocket, until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { dialWebSocket } from "../websocket/client.ts";
@@ -170,5 +171,19 @@ Deno.test("frames.drained() waits for the system, and not for a timer", async ()
   connection.terminate!();
   await soon(dropped);
   await connection.closed.catch(() => {});
+  await server.shutdown();
+});
+
+Deno.test("listen() answers 500 to each request whose handler fails, and prints 16 errors a minute", async () => {
+  using console = captureConsole();
+  const server = hardenedWebSocket().listen(anyPort, () => {
+    throw new Error("Broken");
+  });
+  for (let i = 0; i < 20; i++) {
+    const response = await fetch(`http://127.0.0.1:${server.addr.port}/`);
+    assertEquals([response.status, await response.text()], [500, "Internal Server Error"]);
+  }
+  assertEquals(console.lines.length, 16);
+  assertMatch(console.lines[0]!, /^A request failed: .*Broken/s);
   await server.shutdown();
 });

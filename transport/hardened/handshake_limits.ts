@@ -50,7 +50,7 @@ interface Account {
 }
 
 /** Slot of one connection in the limits, held until disposal. */
-export class Admitted implements Disposable {
+export class ConnectionSlot implements Disposable {
   /** Seconds until the address may open another connection; 0 for a connection within the rate. */
   readonly retryAfterS: number;
   readonly #limits: HandshakeLimits;
@@ -69,12 +69,12 @@ export class Admitted implements Disposable {
     this.#drop = drop;
     this.retryAfterS = retryAfterS;
     limits.count(account, 1);
-    limits.await(this, account);
+    limits.addPending(this, account);
   }
 
   /** Marks the connection as no longer pending: the first request arrived. Idempotent. */
-  asked(): void {
-    this.#limits.heard(this, this.#account);
+  requested(): void {
+    this.#limits.removePending(this, this.#account);
   }
 
   /** Frees the slot, and drops the connection. */
@@ -85,7 +85,7 @@ export class Admitted implements Disposable {
 
   /** Frees the slot of a closed connection. Idempotent. */
   [Symbol.dispose](): void {
-    this.asked();
+    this.requested();
     if (this.#isOver) return;
     this.#isOver = true;
     this.#limits.count(this.#account, -1);
@@ -110,7 +110,7 @@ export class HandshakeLimits {
   /** Addresses without a connection, in the order in which the last one closed. */
   readonly #idle = new Map<string, Account>();
   /** Slots without a request yet, the oldest first. Bounded by `maxPending`. */
-  readonly #pending = new Set<Admitted>();
+  readonly #pending = new Set<ConnectionSlot>();
   #connections = 0;
   #tooFrequent = 0;
   #tooManyPending = 0;
@@ -143,7 +143,7 @@ export class HandshakeLimits {
    * @param drop Drops the connection later, in favour of a newer one.
    * @returns The slot of the connection; `undefined` if the connection has to be dropped.
    */
-  admit(address: string, now: number, drop: () => void): Admitted | undefined {
+  admit(address: string, now: number, drop: () => void): ConnectionSlot | undefined {
     const { handshakesPerSecond, handshakeBurst, maxPending } = this.#options;
     const account = this.#accountOf(addressKey(address), now);
     const elapsedS = Math.max(0, now - account.at) / 1_000;
@@ -158,32 +158,32 @@ export class HandshakeLimits {
     else this.#tooFrequent++;
     this.#active.set(account.key, account);
     const retryAfterS = Math.ceil(missing / handshakesPerSecond);
-    const admitted = new Admitted(this, account, { retryAfterS, drop });
+    const slot = new ConnectionSlot(this, account, { retryAfterS, drop });
     if (this.#pending.size > maxPending) {
       const [oldest] = this.#pending;
       this.#tooManyPending++;
       oldest!.drop();
     }
-    return admitted;
+    return slot;
   }
 
   /** Counts a connection whose first request took too long. */
-  late(): void {
+  countLate(): void {
     this.#tooSlow++;
   }
 
-  /** Adds a slot to the pending ones; called by {@linkcode Admitted}. */
-  await(admitted: Admitted, account: Account): void {
-    this.#pending.add(admitted);
+  /** Adds a slot to the pending ones; called by {@linkcode ConnectionSlot}. */
+  addPending(slot: ConnectionSlot, account: Account): void {
+    this.#pending.add(slot);
     account.pending++;
   }
 
-  /** Removes a slot from the pending ones. Idempotent; called by {@linkcode Admitted}. */
-  heard(admitted: Admitted, account: Account): void {
-    if (this.#pending.delete(admitted)) account.pending--;
+  /** Removes a slot from the pending ones. Idempotent; called by {@linkcode ConnectionSlot}. */
+  removePending(slot: ConnectionSlot, account: Account): void {
+    if (this.#pending.delete(slot)) account.pending--;
   }
 
-  /** Adds to the connections of an address; called by {@linkcode Admitted}. */
+  /** Adds to the connections of an address; called by {@linkcode ConnectionSlot}. */
   count(account: Account, connections: number): void {
     this.#connections += connections;
     account.connections += connections;

@@ -54,8 +54,8 @@ Deno.test("HandshakeLimits.admit() bounds those without a request, by address an
   assert(limits.admit("192.0.2.1", 0, keep));
   assertEquals(limits.admit("192.0.2.1", 0, keep), undefined);
   assert(limits.admit("192.0.2.2", 0, keep));
-  first.asked();
-  first.asked();
+  first.requested();
+  first.requested();
   assertEquals([limits.stats.pending, limits.stats.connections], [2, 3]);
   assert(limits.admit("192.0.2.1", 0, keep));
   assertEquals([limits.stats.pending, limits.stats.tooManyPending], [3, 1]);
@@ -66,7 +66,7 @@ Deno.test("HandshakeLimits.admit() drops who waits longest where too many have n
   const dropped: string[] = [];
   const admit = (address: string) => limits.admit(address, 0, () => dropped.push(address));
   const asked = admit("192.0.2.1")!;
-  asked.asked();
+  asked.requested();
   // A few addresses hold all pending slots and send no request.
   for (const host of [2, 2, 3, 3]) admit(`192.0.2.${host}`);
   assert(admit("192.0.2.4"));
@@ -90,7 +90,7 @@ Deno.test("HandshakeLimits.admit() bounds connections, by address and in all", (
   });
   const admit = (address: string) => {
     const admitted = limits.admit(address, 0, keep);
-    admitted?.asked();
+    admitted?.requested();
     return admitted;
   };
   const first = admit("192.0.2.1")!;
@@ -120,7 +120,7 @@ Deno.test("HandshakeLimits forgets an address that has all its tokens, and the o
 
 Deno.test("HandshakeLimits remembers nothing of an address that is refused at once", () => {
   const limits = limitsOf({ maxPending: 1, maxConnections: 1 });
-  for (let i = 0; i < 2; i++) limits.admit("192.0.2.1", 0, keep)!.asked();
+  for (let i = 0; i < 2; i++) limits.admit("192.0.2.1", 0, keep)!.requested();
   for (let i = 2; i < 50; i++) assertEquals(limits.admit(`192.0.2.${i}`, 0, keep), undefined);
   assertEquals(limits.stats.addresses, 1);
 });

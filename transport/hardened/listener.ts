@@ -10,9 +10,14 @@ import { createServer as createSecureServer } from "node:https";
 import { type Duplex, Readable } from "node:stream";
 import { UnsupportedError } from "../../errors.ts";
 import { listenAt } from "../address.ts";
+import { ConsoleReport } from "../../base/console_report.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { type Admitted, HandshakeLimits, type HandshakeLimitsOptions } from "./handshake_limits.ts";
+import {
+  type ConnectionSlot,
+  HandshakeLimits,
+  type HandshakeLimitsOptions,
+} from "./handshake_limits.ts";
 import { Liveness } from "./socket.ts";
 import type { ReadableStream as NodeReadableStream } from "node:stream/web";
 import { pipeline } from "node:stream/promises";
@@ -87,7 +92,7 @@ export interface ListenerOptions {
 /** A connection before and after an upgrade. */
 interface Peer {
   readonly socket: Socket;
-  readonly admitted: Admitted;
+  readonly slot: ConnectionSlot;
   /** Unfinished answers. Bounded by `MAX_PIPELINED`. */
   readonly answers: Set<ServerResponse>;
   /**
@@ -108,6 +113,7 @@ export class Listener {
   /** Liveness checks by idle timeout, of which each server has one. */
   readonly #liveness = new Map<number, Liveness>();
   readonly #options: ListenerOptions;
+  readonly #console: ConsoleReport;
   readonly #handler: Handler;
   readonly #server: Server;
   /**
@@ -127,11 +133,12 @@ export class Listener {
   constructor(options: ListenerOptions, handler: Handler) {
     const { runtime, hostname, port, tls, requestTimeoutMs, handshakeTimeoutMs } = options;
     this.runtime = runtime;
+    this.#console = new ConsoleReport(runtime);
     this.#options = options;
     this.#handler = handler;
     this.limits = new HandshakeLimits(options.limits);
     this.#handshakes = new Deadlines(runtime, handshakeTimeoutMs, ({ socket }) => {
-      this.limits.late();
+      this.limits.countLate();
       socket.destroy();
     });
     const settings: Settings = {
@@ -198,34 +205,34 @@ export class Listener {
   #connected(socket: Socket): void {
     // With TLS, no other listener handles the errors of this socket.
     socket.on("error", () => {});
-    const admitted = this.limits.admit(socket.remoteAddress ?? "", this.runtime.now(), () => {
+    const slot = this.limits.admit(socket.remoteAddress ?? "", this.runtime.now(), () => {
       socket.destroy();
     });
     // The TLS handshake is the expensive part: beyond the rate, drop the connection instead of
     // answering 429.
-    const isDropped = admitted === undefined || this.#closing !== undefined ||
-      admitted.retryAfterS > 0 && this.#options.tls !== undefined;
+    const isDropped = slot === undefined || this.#closing !== undefined ||
+      slot.retryAfterS > 0 && this.#options.tls !== undefined;
     if (isDropped) {
-      admitted?.[Symbol.dispose]();
+      slot?.[Symbol.dispose]();
       socket.destroy();
       return;
     }
     const key = keyOf(socket);
-    const peer: Peer = { socket, admitted, answers: new Set(), isOver: false };
+    const peer: Peer = { socket, slot, answers: new Set(), isOver: false };
     this.#peers.set(key, peer);
     this.#handshakes.add(peer);
     socket.on("close", () => {
       // A new connection may already have the same port.
       if (this.#peers.get(key) === peer) this.#peers.delete(key);
       this.#handshakes.delete(peer);
-      admitted[Symbol.dispose]();
+      slot[Symbol.dispose]();
     });
   }
 
   async #request(message: IncomingMessage, out: ServerResponse): Promise<void> {
     // A destroyed message loses its socket.
     const { socket } = message;
-    const peer = this.#asked(message);
+    const peer = this.#requested(message);
     // node:http still parses requests that were read before the connection was given up.
     if (peer === undefined || peer.isOver) return;
     if (peer.answers.size === MAX_PIPELINED) {
@@ -264,7 +271,7 @@ export class Listener {
   async #upgrade(message: IncomingMessage, socket: Duplex, head: Uint8Array): Promise<void> {
     // node:http removes its own listeners before an upgrade.
     socket.on("error", () => {});
-    const peer = this.#asked(message);
+    const peer = this.#requested(message);
     if (peer === undefined) return void socket.destroy();
     const leaving = new AbortController();
     socket.on("close", () => leaving.abort());
@@ -281,13 +288,13 @@ export class Listener {
   async #answer(
     message: IncomingMessage,
     peer: Peer,
-    asked: {
+    options: {
       readonly hasBody?: boolean;
       readonly upgrade?: Upgrade;
       readonly signal: AbortSignal;
     },
   ): Promise<Response> {
-    const { retryAfterS } = peer.admitted;
+    const { retryAfterS } = peer.slot;
     if (retryAfterS > 0) {
       const headers = { "retry-after": `${retryAfterS}`, connection: "close" };
       return new Response("Too many connections", { status: 429, headers });
@@ -298,7 +305,7 @@ export class Listener {
         `Cannot upgrade to WebSocket: HTTP must have version 1.1, received ${httpVersion}`;
       return new Response(why, { status: 400, headers: { connection: "close" } });
     }
-    const { hasBody = false, upgrade, signal } = asked;
+    const { hasBody = false, upgrade, signal } = options;
     const isSecure = this.#options.tls !== undefined;
     const request = requestOf(message, { isSecure, hasBody, signal });
     if (request === undefined) {
@@ -310,19 +317,18 @@ export class Listener {
     try {
       return await this.#handler(request, originOf(message));
     } catch (error) {
-      // Same behaviour as the runtime's own server.
-      // deno-lint-ignore no-console
-      console.error(error);
+      // As the runtime's own server does, but at a bounded rate: peers choose the requests.
+      this.#console.failed("A request", error);
       return new Response("Internal Server Error", { status: 500 });
     }
   }
 
   /** Finds the connection of a request, and marks it as no longer pending. */
-  #asked({ socket }: IncomingMessage): Peer | undefined {
+  #requested({ socket }: IncomingMessage): Peer | undefined {
     const peer = this.#peers.get(keyOf(socket));
     if (peer === undefined) return undefined;
     this.#handshakes.delete(peer);
-    peer.admitted.asked();
+    peer.slot.requested();
     return peer;
   }
 }

@@ -93,7 +93,7 @@ export class HardenedSocket extends NodeWebSocket {
   // Set by `attach()`: `ws` creates the socket before the upgrade.
   declare raw: NodeSocket;
   #runtime!: Runtime;
-  #frames!: FrameMaker;
+  #frames!: FrameEncoder;
   #closeTimeoutMs!: number;
   #timer: Timer | undefined = undefined;
   /** Pongs of the current turn, written together. */
@@ -105,7 +105,7 @@ export class HardenedSocket extends NodeWebSocket {
     raw: NodeSocket,
     options: {
       readonly runtime: Runtime;
-      readonly frames: FrameMaker;
+      readonly frames: FrameEncoder;
       readonly closeTimeoutMs: number;
     },
   ): void {
@@ -131,7 +131,7 @@ export class HardenedSocket extends NodeWebSocket {
    * @param frame Message to send.
    */
   override send(frame: Frame): void {
-    if (this.readyState === WebSocket.OPEN) this.raw.write(this.#frames.make(frame));
+    if (this.readyState === WebSocket.OPEN) this.raw.write(this.#frames.encode(frame));
   }
 
   /**
@@ -265,9 +265,9 @@ const BINARY = 0x82;
  * Encodes frames, neither masked nor fragmented, and keeps the last text: a publication goes to one
  * socket after the other, and only the first one pays for the encoding.
  */
-export class FrameMaker {
+export class FrameEncoder {
   #text = "";
-  #made: Uint8Array = make("");
+  #encoded: Uint8Array = encode("");
 
   /**
    * Encodes a WebSocket frame.
@@ -276,26 +276,26 @@ export class FrameMaker {
    * @returns Encoded frame. All sockets that send the same message share these bytes, which MUST
    * NOT be changed.
    */
-  make(frame: Frame): Uint8Array {
-    if (typeof frame !== "string") return make(frame);
+  encode(frame: Frame): Uint8Array {
+    if (typeof frame !== "string") return encode(frame);
     if (this.#text !== frame) {
-      this.#made = make(frame);
+      this.#encoded = encode(frame);
       this.#text = frame;
     }
-    return this.#made;
+    return this.#encoded;
   }
 }
 
-function make(frame: Frame): Uint8Array {
+function encode(frame: Frame): Uint8Array {
   const isText = typeof frame === "string";
   const length = isText ? Buffer.byteLength(frame) : frame.length;
   const start = length < 126 ? 2 : length < 65_536 ? 4 : 10;
-  const made = Buffer.allocUnsafe(start + length);
-  made[0] = isText ? TEXT : BINARY;
-  made[1] = start === 2 ? length : start === 4 ? 126 : 127;
-  if (start === 4) made.writeUInt16BE(length, 2);
-  if (start === 10) made.writeBigUInt64BE(BigInt(length), 2);
-  if (isText) made.write(frame, start);
-  else made.set(frame, start);
-  return made;
+  const bytes = Buffer.allocUnsafe(start + length);
+  bytes[0] = isText ? TEXT : BINARY;
+  bytes[1] = start === 2 ? length : start === 4 ? 126 : 127;
+  if (start === 4) bytes.writeUInt16BE(length, 2);
+  if (start === 10) bytes.writeBigUInt64BE(BigInt(length), 2);
+  if (isText) bytes.write(frame, start);
+  else bytes.set(frame, start);
+  return bytes;
 }

@@ -1,13 +1,14 @@
-import { assert, assertEquals, assertLessOrEqual } from "@std/assert";
+import { assert, assertEquals, assertLessOrEqual, assertStrictEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import type { IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
 import { Duplex } from "node:stream";
 import { turns } from "../../testing/turns.ts";
 import { frameOf } from "../../tests/servers.ts";
-import { FrameMaker } from "./socket.ts";
 import {
+  FrameEncoder,
   HardenedSocket,
+  Liveness,
   MAX_UNSENT_PONG_BYTES,
   type NodeWebSocket,
   NodeWebSocketServer,
@@ -72,7 +73,7 @@ function upgrade(): { stuck: StuckSocket; socket: HardenedSocket } {
   assert(socket !== undefined);
   socket.attach(stuck as unknown as Socket, {
     runtime: platformRuntime(),
-    frames: new FrameMaker(),
+    frames: new FrameEncoder(),
     closeTimeoutMs: 5_000,
   });
   return { stuck, socket };
@@ -119,4 +120,119 @@ Deno.test("HardenedSocket answers any number of pings whose answers are taken", 
   assertEquals(pongs, 50_000);
   socket.terminate();
   await turns(1);
+});
+
+Deno.test("FrameEncoder.make() writes the length as RFC 6455 has it", () => {
+  const frames = new FrameEncoder();
+  const heads: [number, number[]][] = [
+    [0, [0x81, 0]],
+    [125, [0x81, 125]],
+    [126, [0x81, 126, 0, 126]],
+    [65_535, [0x81, 126, 255, 255]],
+    [65_536, [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]],
+  ];
+  for (const [length, head] of heads) {
+    const text = frames.encode("x".repeat(length));
+    assertEquals([...text.subarray(0, head.length)], head);
+    assertEquals(text.length, head.length + length);
+    const binary = frames.encode(new Uint8Array(length));
+    assertEquals([...binary.subarray(0, head.length)], [0x82, ...head.slice(1)]);
+    assertEquals(binary.length, text.length);
+  }
+});
+
+Deno.test("FrameEncoder.make() encodes text as UTF-8, and counts its bytes", () => {
+  const frames = new FrameEncoder();
+  assertEquals([...frames.encode("é€")], [0x81, 5, 0xc3, 0xa9, 0xe2, 0x82, 0xac]);
+  // UTF-8 has no encoding of a lone surrogate.
+  assertEquals([...frames.encode("\ud800")], [0x81, 3, 0xef, 0xbf, 0xbd]);
+});
+
+Deno.test("FrameEncoder.make() makes one frame for all who get the same text", () => {
+  const frames = new FrameEncoder();
+  const first = frames.encode("news");
+  assertStrictEquals(frames.encode("news"), first);
+  assertEquals([...frames.encode("other")].slice(2), [...new TextEncoder().encode("other")]);
+});
+
+Deno.test("FrameEncoder.make() copies bytes, which may be others the next time", () => {
+  const frames = new FrameEncoder();
+  const bytes = Uint8Array.of(1, 2);
+  const first = frames.encode(bytes);
+  bytes[0] = 9;
+  assertEquals([...first], [0x82, 2, 1, 2]);
+  assertEquals([...frames.encode(bytes)], [0x82, 2, 9, 2]);
+});
+
+/** The part of a socket that Liveness uses. */
+class Fake {
+  isHeard = true;
+  isPaused = false;
+  readyState = 1;
+  pings = 0;
+  isTerminated = false;
+  #closed = () => {};
+
+  on(_event: string, listener: () => void): void {
+    this.#closed = listener;
+  }
+
+  ping(): void {
+    this.pings++;
+  }
+
+  terminate(): void {
+    this.isTerminated = true;
+    this.#closed();
+  }
+}
+
+function watched(liveness: Liveness): Fake {
+  const socket = new Fake();
+  liveness.add(socket as unknown as HardenedSocket);
+  return socket;
+}
+
+Deno.test("Liveness pings a socket that is silent, and ends it in time where that stays so", () => {
+  using time = new FakeTime();
+  const socket = watched(new Liveness(platformRuntime(), 900));
+  time.tick(300);
+  // The socket sent a message after it was added.
+  assertEquals(socket.pings, 0);
+  time.tick(300);
+  assertEquals([socket.pings, socket.isTerminated], [1, false]);
+  time.tick(300);
+  assertEquals([socket.pings, socket.isTerminated], [1, true]);
+});
+
+Deno.test("Liveness leaves a socket alone that is heard", () => {
+  using time = new FakeTime();
+  const socket = watched(new Liveness(platformRuntime(), 900));
+  for (let i = 0; i < 10; i++) {
+    time.tick(300);
+    socket.isHeard = true;
+  }
+  time.tick(300);
+  assertEquals([socket.pings, socket.isTerminated], [0, false]);
+  time.tick(300);
+  assertEquals(socket.pings, 1);
+  socket.isHeard = true;
+  time.tick(600);
+  assertEquals([socket.pings, socket.isTerminated], [2, false]);
+  socket.terminate();
+});
+
+Deno.test("Liveness does not end a socket that is not read, or that is closing", () => {
+  using time = new FakeTime();
+  const liveness = new Liveness(platformRuntime(), 900);
+  const paused = watched(liveness);
+  const closing = watched(liveness);
+  paused.isPaused = true;
+  closing.readyState = 2;
+  time.tick(3_000);
+  // Pings continue while paused, because a failed write ends the socket.
+  assertEquals([paused.pings, paused.isTerminated], [10, false]);
+  assertEquals([closing.pings, closing.isTerminated], [0, false]);
+  paused.terminate();
+  closing.terminate();
 });

@@ -1,6 +1,6 @@
 /** One end of a memory pair, with the streams between both ends. */
 import { CloseCode, ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
-import { Arrivals } from "../incoming_queue.ts";
+import { IncomingQueue } from "../incoming_queue.ts";
 import { FrameInbox } from "../frame_inbox.ts";
 import { Ledger, type StreamAccount } from "../counters.ts";
 import type { MemoryPath } from "./path.ts";
@@ -80,9 +80,9 @@ export class MemoryConnection implements Connection, ConnectionInspection {
   readonly #owner: StreamOwner = new StreamOwner();
   readonly #closing: PromiseWithResolvers<ConnectionCloseInfo> = Promise.withResolvers();
   readonly #windingUp: PromiseWithResolvers<void> = Promise.withResolvers();
-  readonly #bidirectional: Arrivals<IncomingStream, BidirectionalStream>;
-  readonly #unidirectional: Arrivals<ReadableStream<Uint8Array>>;
-  readonly #datagrams: Arrivals<Uint8Array>;
+  readonly #bidirectional: IncomingQueue<IncomingStream, BidirectionalStream>;
+  readonly #unidirectional: IncomingQueue<ReadableStream<Uint8Array>>;
+  readonly #datagrams: IncomingQueue<Uint8Array>;
   readonly #bidirectionalSlots: StreamSlots;
   readonly #unidirectionalSlots: StreamSlots;
   #peer!: MemoryConnection;
@@ -144,7 +144,7 @@ export class MemoryConnection implements Connection, ConnectionInspection {
     out.onShrink = () => {
       if (out.bufferedBytes <= LOW_WATER_MARK) this.#endDrain();
     };
-    this.#bidirectional = new Arrivals({
+    this.#bidirectional = new IncomingQueue({
       capacity: MAX_UNACCEPTED_STREAMS,
       onTaken: () => this.#take("bidirectional", (peer) => peer.#bidirectionalSlots),
       onDropped: ({ reader, writer }) => {
@@ -152,12 +152,12 @@ export class MemoryConnection implements Connection, ConnectionInspection {
         writer.writable.abort().catch(() => {});
       },
     }, ({ reader, writer }) => ({ readable: reader.readable, writable: writer.writable }));
-    this.#unidirectional = new Arrivals({
+    this.#unidirectional = new IncomingQueue({
       capacity: MAX_UNACCEPTED_STREAMS,
       onTaken: () => this.#take("unidirectional", (peer) => peer.#unidirectionalSlots),
       onDropped: (readable) => void readable.cancel().catch(() => {}),
     });
-    this.#datagrams = new Arrivals({
+    this.#datagrams = new IncomingQueue({
       capacity: MAX_HELD_DATAGRAMS,
       onDropped: ({ byteLength }) => this.#ownLedger.droppedDatagram(byteLength),
     });

@@ -7,7 +7,7 @@ import {
   type QuicHandshakeStats,
   type QuicListenOptions,
 } from "../quic/acceptor.ts";
-import { Arrivals } from "../incoming_queue.ts";
+import { IncomingQueue } from "../incoming_queue.ts";
 import type { Certificate } from "../certificate/certificate.ts";
 import type { Connection, ConnectionCapabilities, ConnectionCloseInfo } from "../connection.ts";
 import { Deadlines } from "../../base/deadlines.ts";
@@ -231,7 +231,7 @@ function requireUpgrade(): void {
  * runtime does not handle the rejection.
  */
 function takeDatagrams(conn: Deno.QuicConn, ending: Promise<unknown>): ReadableStream<Uint8Array> {
-  const arrivals = new Arrivals<Uint8Array>({ capacity: MAX_WAITING_DATAGRAMS });
+  const arrivals = new IncomingQueue<Uint8Array>({ capacity: MAX_WAITING_DATAGRAMS });
   const read = conn.readDatagram.bind(conn);
   // The runtime's own read stays pending until the connection ends.
   conn.readDatagram = () => ending.then(() => read());
@@ -241,7 +241,7 @@ function takeDatagrams(conn: Deno.QuicConn, ending: Promise<unknown>): ReadableS
 
 async function deliverDatagrams(
   read: () => Promise<Uint8Array>,
-  arrivals: Arrivals<Uint8Array>,
+  arrivals: IncomingQueue<Uint8Array>,
 ): Promise<void> {
   try {
     while (true) {

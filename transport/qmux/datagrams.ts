@@ -1,5 +1,5 @@
 /** Datagrams of QMux (RFC 9221), lost only in the full queues of this end. */
-import { Arrivals } from "../incoming_queue.ts";
+import { IncomingQueue } from "../incoming_queue.ts";
 import type { Ledger } from "../counters.ts";
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
 
@@ -28,7 +28,7 @@ export interface DatagramHost {
 /** Datagrams of one connection, over a wire that is itself reliable. */
 export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
   readonly #host: DatagramHost;
-  readonly #arrivals: Arrivals<Uint8Array>;
+  readonly #arrivals: IncomingQueue<Uint8Array>;
   #waiting: Uint8Array[] = [];
   #head = 0;
   #room: PromiseWithResolvers<void> | undefined = undefined;
@@ -39,7 +39,7 @@ export class QmuxDatagrams implements DatagramDuplex, DirectDatagrams {
 
   constructor(host: DatagramHost) {
     this.#host = host;
-    this.#arrivals = new Arrivals({
+    this.#arrivals = new IncomingQueue({
       capacity: MAX_HELD_DATAGRAMS,
       onDropped: ({ byteLength }) => host.ledger.droppedDatagram(byteLength),
     });

@@ -39,7 +39,7 @@ import { QmuxStream, ReceiveHalf, SendHalf, type StreamHost } from "./stream.ts"
 import type { QmuxVersion } from "./versions.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
-import { Arrivals } from "../incoming_queue.ts";
+import { IncomingQueue } from "../incoming_queue.ts";
 
 /** Pings sent within the idle timeout of the peer. */
 const PINGS_PER_TIMEOUT = 3;
@@ -689,8 +689,8 @@ class StreamRegistry {
   readonly #streams = new Map<number, QmuxStream>();
   readonly #local: Opened = { bidirectional: 0, unidirectional: 0 };
   readonly #remote: Opened = { bidirectional: 0, unidirectional: 0 };
-  readonly #bidirectional: Arrivals<QmuxStream>;
-  readonly #unidirectional: Arrivals<QmuxStream, ReceiveStream>;
+  readonly #bidirectional: IncomingQueue<QmuxStream>;
+  readonly #unidirectional: IncomingQueue<QmuxStream, ReceiveStream>;
   #unannounced: SendHalf[] = [];
   #announcing: Timer | undefined = undefined;
   #messages: Ledger | undefined = undefined;
@@ -713,8 +713,8 @@ class StreamRegistry {
       ),
       onDropped: (stream: QmuxStream) => this.#refuse(stream),
     };
-    this.#bidirectional = new Arrivals(arrivals, (stream) => this.#accept(stream));
-    this.#unidirectional = new Arrivals(
+    this.#bidirectional = new IncomingQueue(arrivals, (stream) => this.#accept(stream));
+    this.#unidirectional = new IncomingQueue(
       arrivals,
       (stream) => this.#accept(stream).receive!.readable,
     );

@@ -35,7 +35,7 @@ import {
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
 import { waitForStream } from "../flow_control.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { Arrivals, takeOut } from "../incoming_queue.ts";
+import { IncomingQueue, takeOut } from "../incoming_queue.ts";
 
 const CAPABILITIES: ConnectionCapabilities = {
   streams: true,
@@ -444,7 +444,7 @@ interface PeerStreamsOptions<S, T, U> {
  */
 class PeerStreams<S, T, U> {
   readonly #options: PeerStreamsOptions<S, T, U>;
-  readonly #arrivals: Arrivals<T, U>;
+  readonly #arrivals: IncomingQueue<T, U>;
   #receiver: ((item: T) => void) | undefined = undefined;
   #isAccepting = false;
   #isOver = false;
@@ -452,7 +452,7 @@ class PeerStreams<S, T, U> {
   /** Creates the queue without accepting streams. */
   constructor(options: PeerStreamsOptions<S, T, U>) {
     this.#options = options;
-    this.#arrivals = new Arrivals<T, U>(
+    this.#arrivals = new IncomingQueue<T, U>(
       { capacity: Infinity, onDropped: (item) => options.drop(item) },
       (item) => options.present(item),
     );

@@ -1,5 +1,5 @@
 /** Datagrams of a WebTransport session (RFC 9297) or of a plain QUIC connection. */
-import { Arrivals } from "../incoming_queue.ts";
+import { IncomingQueue } from "../incoming_queue.ts";
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
 import type { Ledger } from "../counters.ts";
 import { concat } from "./varint.ts";
@@ -27,7 +27,7 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
   readonly #conn: Deno.QuicConn;
   readonly #owner: DatagramsOwner;
   readonly #head: Uint8Array;
-  readonly #arrivals: Arrivals<Uint8Array>;
+  readonly #arrivals: IncomingQueue<Uint8Array>;
   readonly #done = (): void => void this.#waiting--;
   #receiver: ((datagram: Uint8Array) => void) | undefined = undefined;
   #writable: WritableStream<Uint8Array> | undefined = undefined;
@@ -53,7 +53,7 @@ export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
     this.#owner = owner;
     this.#head = quarterId === undefined ? NO_HEAD : encodeVarint(quarterId);
     this.#error = error;
-    this.#arrivals = new Arrivals({
+    this.#arrivals = new IncomingQueue({
       capacity: MAX_HELD_DATAGRAMS,
       onDropped: ({ byteLength }) => this.#dropped(byteLength),
     });

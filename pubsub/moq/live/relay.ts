@@ -3,7 +3,7 @@
  * subscribers.
  */
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
-import { ConsoleReport } from "../../../session/insight/console_report.ts";
+import { ConsoleReport } from "../../../base/console_report.ts";
 import { RelayRoute, type RelayRouteLink } from "./_relay_route.ts";
 import type { RelayTrack } from "./_relay_track.ts";
 import {

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import type { Frame } from "../connection.ts";
-import { Backlog, MAX_HELD_BYTES, MAX_HELD_FRAMES } from "./connection.ts";
+import { BackpressureBuffer, MAX_HELD_BYTES, MAX_HELD_FRAMES } from "./connection.ts";
 
 /** Creates a receiver with a given fill, and a wire that records its calls. */
 function setUp() {
@@ -13,7 +13,7 @@ function setUp() {
     receiveFrame: (frame: Frame) => void frames.push(frame),
     framesEnded: () => void frames.push("end"),
   };
-  const backlog = new Backlog(receiver, {
+  const buffer = new BackpressureBuffer(receiver, {
     pause: () => void log.push("pause"),
     resume: () => void log.push("resume"),
     overflow: () => void log.push("overflow"),
@@ -24,33 +24,33 @@ function setUp() {
     changed = Promise.withResolvers();
     for (let i = 0; i < 5; i++) await Promise.resolve();
   };
-  return { backlog, backpressure, frames, log, receiver, setFill };
+  return { buffer, backpressure, frames, log, receiver, setFill };
 }
 
-Deno.test("Backlog stops the wire at a half, and lets it go on at a quarter", async () => {
-  const { backlog, backpressure, frames, log, setFill } = setUp();
-  backlog.receiveFrame("1");
-  assertEquals([log, backlog.isPaused], [[], false]);
+Deno.test("BackpressureBuffer stops the wire at a half, and lets it go on at a quarter", async () => {
+  const { buffer, backpressure, frames, log, setFill } = setUp();
+  buffer.receiveFrame("1");
+  assertEquals([log, buffer.isPaused], [[], false]);
   backpressure.fill = 0.5;
-  backlog.receiveFrame("2");
-  backlog.receiveFrame("3");
-  assertEquals([log, backlog.isPaused, frames], [["pause"], true, ["1", "2"]]);
+  buffer.receiveFrame("2");
+  buffer.receiveFrame("3");
+  assertEquals([log, buffer.isPaused, frames], [["pause"], true, ["1", "2"]]);
   await setFill(0.3);
   assertEquals([log, frames], [["pause"], ["1", "2"]]);
   await setFill(0.25);
-  assertEquals([log, backlog.isPaused], [["pause", "resume"], false]);
-  backlog.receiveFrame("4");
+  assertEquals([log, buffer.isPaused], [["pause", "resume"], false]);
+  buffer.receiveFrame("4");
   assertEquals(frames, ["1", "2", "3", "4"]);
 });
 
-Deno.test("Backlog hands on no more than fits, and keeps the order", async () => {
-  const { backlog, backpressure, frames, log, receiver, setFill } = setUp();
+Deno.test("BackpressureBuffer hands on no more than fits, and keeps the order", async () => {
+  const { buffer, backpressure, frames, log, receiver, setFill } = setUp();
   const { receiveFrame } = receiver;
   receiver.receiveFrame = (frame) => {
     receiveFrame(frame);
     backpressure.fill += 0.25;
   };
-  for (const frame of ["1", "2", "3", "4", "5"]) backlog.receiveFrame(frame);
+  for (const frame of ["1", "2", "3", "4", "5"]) buffer.receiveFrame(frame);
   assertEquals(frames, ["1", "2"]);
   await setFill(0);
   assertEquals([frames, log], [["1", "2", "3", "4"], ["pause"]]);
@@ -58,17 +58,17 @@ Deno.test("Backlog hands on no more than fits, and keeps the order", async () =>
   assertEquals([frames, log], [["1", "2", "3", "4", "5"], ["pause", "resume"]]);
 });
 
-Deno.test("Backlog hands on what is held at the end, and then that it was the last", async () => {
-  const { backlog, backpressure, frames, log, setFill } = setUp();
+Deno.test("BackpressureBuffer hands on what is held at the end, and then that it was the last", async () => {
+  const { buffer, backpressure, frames, log, setFill } = setUp();
   backpressure.fill = 1;
-  for (const frame of ["1", "2", "3"]) backlog.receiveFrame(frame);
-  backlog.framesEnded();
+  for (const frame of ["1", "2", "3"]) buffer.receiveFrame(frame);
+  buffer.framesEnded();
   assertEquals(frames, ["1", "2", "3", "end"]);
   await setFill(0);
   assertEquals([frames.length, log], [4, ["pause"]]);
 });
 
-Deno.test("Backlog bounds what it holds, by count and beyond the first by bytes", () => {
+Deno.test("BackpressureBuffer bounds what it holds, by count and beyond the first by bytes", () => {
   for (
     const [first, frame, count] of [["", "", MAX_HELD_FRAMES - 1], [
       new Uint8Array(MAX_HELD_BYTES * 4),
@@ -76,13 +76,13 @@ Deno.test("Backlog bounds what it holds, by count and beyond the first by bytes"
       4,
     ]] as const
   ) {
-    const { backlog, backpressure, log } = setUp();
+    const { buffer, backpressure, log } = setUp();
     backpressure.fill = 1;
-    backlog.receiveFrame("handed on");
-    backlog.receiveFrame(first);
-    for (let i = 0; i < count; i++) backlog.receiveFrame(frame);
+    buffer.receiveFrame("handed on");
+    buffer.receiveFrame(first);
+    for (let i = 0; i < count; i++) buffer.receiveFrame(frame);
     assertEquals(log, ["pause"]);
-    backlog.receiveFrame("x");
+    buffer.receiveFrame("x");
     assertEquals(log, ["pause", "overflow"]);
   }
 });

@@ -1,7 +1,7 @@
-import { platformRuntime } from "../../base/runtime.ts";
+import { platformRuntime } from "./runtime.ts";
 import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import { captureConsole } from "../../tests/console_lines.ts";
+import { captureConsole } from "../tests/console_lines.ts";
 import { ConsoleReport } from "./console_report.ts";
 
 Deno.test("ConsoleReport.tell() prints a cause once, and an hour later how often it came", () => {

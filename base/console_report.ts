@@ -1,5 +1,5 @@
 /** Console warnings about failures that reach no handler of the application. */
-import type { Runtime } from "../../base/runtime.ts";
+import type { Runtime } from "./runtime.ts";
 
 /** Time for which a printed cause stays silent, in milliseconds. */
 const SILENT_MS = 3_600_000;
