@@ -1,12 +1,8 @@
 /** The paths at which a server reports metrics and health. */
 import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
 import type { SessionManager } from "../manager/mod.ts";
-import {
-  type CountedTopics,
-  type CountedWebTransport,
-  PROMETHEUS_CONTENT_TYPE,
-  prometheusText,
-} from "./prometheus.ts";
+import type { CountedTopics, CountedWebTransport } from "./measures.ts";
+import { PROMETHEUS_CONTENT_TYPE, prometheusText } from "./prometheus.ts";
 import type { RequestInfo } from "../transport/address.ts";
 import { LOCAL_HOSTS } from "../transport/origins.ts";
 

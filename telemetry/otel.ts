@@ -25,12 +25,47 @@
  *
  * @module
  */
-import { type Meter, metrics as globalMetrics, trace, type Tracer } from "@opentelemetry/api";
-import { type CountedTopics, type CountedWebTransport, OtelMetrics } from "./otel_metrics.ts";
+import {
+  type Attributes,
+  context,
+  createTraceState,
+  type Histogram,
+  isSpanContextValid,
+  type Link,
+  type Meter,
+  metrics as globalMetrics,
+  ROOT_CONTEXT,
+  type Span,
+  type SpanContext,
+  SpanKind,
+  SpanStatusCode,
+  trace,
+  type Tracer,
+} from "@opentelemetry/api";
+import type { CountedTopics, CountedWebTransport } from "./measures.ts";
+import {
+  type Counted,
+  errorType,
+  handshakeAttributes,
+  messageAttributes,
+  OtelMetrics,
+  patternOf,
+  requestAttributes,
+  transportAttributes,
+} from "./otel_metrics.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
-import { OtelInstrumentation } from "./otel_spans.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
-import type { Instrumentation } from "../session/insight/instrumentation.ts";
+import type {
+  HandshakeOutcome,
+  HandshakeWatch,
+  Instrumentation,
+  RequestWatch,
+} from "../session/insight/instrumentation.ts";
+import type { CloseInfo } from "../errors.ts";
+import type { TraceContext } from "../session/wire/envelope.ts";
+import type { Session } from "../session/session.ts";
+import type { UntypedMessage } from "../session/message.ts";
+import type { HandshakeInfo } from "../session/settings.ts";
 
 export type { CountedTopics, CountedWebTransport, Instrumentation };
 
@@ -118,9 +153,223 @@ export function otel(options: OtelOptions = {}): Telemetry {
       `Cannot make telemetry: remoteTraces must be "continue" or "link", received ${remoteTraces}`,
     );
   }
-  return new OtelInstrumentation(runtime, {
+  return new OtelInstrumentation({
+    runtime,
     tracer: tracerProvider.getTracer(SCOPE) as Tracer,
     metrics: new OtelMetrics(runtime, meterProvider.getMeter(SCOPE) as Meter),
     continuesTraces: remoteTraces === "continue",
   });
+}
+
+/** A span, and the histogram of its duration. */
+interface Timed {
+  readonly span: Span;
+  readonly histogram: Histogram;
+  /** Attributes of the measurement, from a small set of values. */
+  readonly attributes: Attributes;
+}
+
+/** Parts of an {@linkcode OtelInstrumentation}. */
+interface OtelParts {
+  readonly runtime: Runtime;
+  readonly tracer: Tracer;
+  readonly metrics: OtelMetrics;
+  /** `true` if handlers continue the traces of peers; otherwise their spans link to these. */
+  readonly continuesTraces: boolean;
+}
+
+/** Telemetry of any number of servers and clients. */
+class OtelInstrumentation implements Instrumentation, Disposable {
+  readonly #runtime: Runtime;
+  readonly #tracer: Tracer;
+  readonly #metrics: OtelMetrics;
+  readonly #continuesTraces: boolean;
+  /** The handshake span of each session; the spans of its handlers link here. */
+  readonly #handshakes = new WeakMap<Session, SpanContext>();
+
+  constructor({ runtime, tracer, metrics, continuesTraces }: OtelParts) {
+    this.#runtime = runtime;
+    this.#tracer = tracer;
+    this.#metrics = metrics;
+    this.#continuesTraces = continuesTraces;
+  }
+
+  observe(manager: Counted, topics?: CountedTopics, webTransport?: CountedWebTransport): void {
+    this.#metrics.observe(manager, topics, webTransport);
+  }
+
+  handshake(info: HandshakeInfo): HandshakeWatch {
+    const isServer = info.side === "server";
+    const span = this.#tracer.startSpan(isServer ? "skein.accept" : "skein.connect", {
+      kind: isServer ? SpanKind.SERVER : SpanKind.CLIENT,
+      attributes: handshakeAttributes(info),
+    });
+    const end = timer(this.#runtime, {
+      span,
+      histogram: this.#metrics.handshakes,
+      attributes: { "skein.side": info.side, ...transportAttributes(info.transport) },
+    });
+    return {
+      during: (run) => void context.with(trace.setSpan(context.active(), span), run),
+      ended: (outcome) => {
+        end(() =>
+          "session" in outcome
+            ? this.#accepted(span, outcome.session)
+            : refused(span, info, outcome)
+        );
+      },
+    };
+  }
+
+  sessionOpened(session: Session): void {
+    this.#metrics.opened(session);
+  }
+
+  sessionClosed(session: Session, info: CloseInfo): void {
+    this.#metrics.closed(session, info);
+  }
+
+  request(session: Session, topic: string): RequestWatch {
+    const pattern = patternOf(session, topic);
+    const attributes = requestAttributes(pattern);
+    const span = this.#tracer.startSpan(`request ${pattern ?? topic}`, {
+      kind: SpanKind.CLIENT,
+      attributes: { ...attributes, ...ofSession(session), "skein.topic": topic },
+    });
+    const end = timer(this.#runtime, { span, histogram: this.#metrics.requests, attributes });
+    return {
+      trace: traceOf(span),
+      ended: ({ error }) =>
+        end(() => {
+          if (error === undefined) return {};
+          failed(span, error);
+          // The peer chose the code, so its values are bounded.
+          return { "error.type": this.#metrics.errorTypeOf(error) };
+        }),
+    };
+  }
+
+  send(): TraceContext | undefined {
+    return traceOf(trace.getActiveSpan());
+  }
+
+  handle(
+    session: Session,
+    message: UntypedMessage,
+    run: () => void | Promise<void>,
+    remote?: TraceContext,
+  ): void | Promise<void> {
+    const { topic, pattern = topic, isRequest } = message;
+    const attributes = messageAttributes(message);
+    const handshake = this.#handshakes.get(session);
+    const links: Link[] = handshake === undefined ? [] : [{ context: handshake }];
+    // Without a trace of the peer, the handler begins its own: a session can last for days, and a
+    // trace of the whole session would too.
+    let parent = ROOT_CONTEXT;
+    if (remote !== undefined) {
+      const sender = spanContextOf(remote);
+      if (this.#continuesTraces) parent = trace.setSpanContext(ROOT_CONTEXT, sender);
+      else links.push({ context: sender });
+    }
+    const span = this.#tracer.startSpan(`${isRequest ? "handle" : "process"} ${pattern}`, {
+      kind: isRequest ? SpanKind.SERVER : SpanKind.CONSUMER,
+      attributes: {
+        ...attributes,
+        ...ofSession(session),
+        ...(isRequest ? { "skein.topic": topic } : {
+          "messaging.operation.type": "process",
+          "messaging.destination.name": topic,
+        }),
+      },
+      links,
+    }, parent);
+    const histogram = isRequest ? this.#metrics.answers : this.#metrics.messages;
+    const end = timer(this.#runtime, { span, histogram, attributes });
+    const running = context.with(trace.setSpan(ROOT_CONTEXT, span), run);
+    if (running === undefined || typeof running.then !== "function") return end(() => ({}));
+    // Returned, so that an error of the telemetry provider is reported like an error of any hook.
+    return running.then(() => end(() => ({})), (error) =>
+      end(() => {
+        failed(span, error);
+        return { "error.type": errorType(error) };
+      }));
+  }
+
+  [Symbol.dispose](): void {
+    this.#metrics[Symbol.dispose]();
+  }
+
+  #accepted(span: Span, session: Session): Attributes {
+    this.#handshakes.set(session, span.spanContext());
+    const transport = transportAttributes(session.transport);
+    span.setAttributes({ "skein.session.id": session.id, ...transport });
+    return transport;
+  }
+}
+
+function refused(
+  span: Span,
+  { side }: HandshakeInfo,
+  { error, status }: Extract<HandshakeOutcome, { readonly error: unknown }>,
+): Attributes {
+  // HTTP's conventions do not count a client's mistake as a failure of the server.
+  const isFailure = side === "client" || status === undefined || status >= 500;
+  if (isFailure) failed(span, error);
+  const attributes = {
+    ...(status === undefined ? {} : { "http.response.status_code": status }),
+    "error.type": errorType(error, status),
+  };
+  span.setAttributes(attributes);
+  return attributes;
+}
+
+/**
+ * Starts a duration; the returned function ends the span and records the duration. The span ends
+ * even if the telemetry provider throws: a span without an end is never exported.
+ */
+function timer(
+  runtime: Runtime,
+  { span, histogram, attributes }: Timed,
+): (tell: () => Attributes) => void {
+  const startedAt = runtime.monotonic();
+  return (tell) => {
+    try {
+      const seconds = (runtime.monotonic() - startedAt) / 1_000;
+      histogram.record(seconds, { ...attributes, ...tell() });
+    } finally {
+      span.end();
+    }
+  };
+}
+
+function failed(span: Span, error: unknown): void {
+  const message = error instanceof Error ? error.message : "";
+  span.setAttribute("error.type", errorType(error));
+  span.recordException(error instanceof Error ? error : String(error));
+  span.setStatus({ code: SpanStatusCode.ERROR, message });
+}
+
+/** Trace context of a span for the wire; `undefined` where no span is recorded. */
+function traceOf(span: Span | undefined): TraceContext | undefined {
+  const own = span?.spanContext();
+  if (own === undefined || !isSpanContextValid(own)) return undefined;
+  const flags = own.traceFlags.toString(16).padStart(2, "0");
+  const tracestate = own.traceState?.serialize() ?? "";
+  return {
+    traceparent: `00-${own.traceId}-${own.spanId}-${flags}`,
+    ...(tracestate === "" ? {} : { tracestate }),
+  };
+}
+
+/** Reads the span context of a peer. */
+function spanContextOf({ traceparent, tracestate }: TraceContext): SpanContext {
+  const [, traceId, spanId, flags] = traceparent.split("-") as [string, string, string, string];
+  const remote = { traceId, spanId, traceFlags: parseInt(flags, 16), isRemote: true };
+  return tracestate === undefined
+    ? remote
+    : { ...remote, traceState: createTraceState(tracestate) };
+}
+
+function ofSession(session: Session): Attributes {
+  return { "skein.session.id": session.id, ...transportAttributes(session.transport) };
 }

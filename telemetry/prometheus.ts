@@ -10,8 +10,6 @@ import {
 } from "./measures.ts";
 import type { SessionManager } from "../manager/mod.ts";
 
-export type { CountedTopics, CountedWebTransport };
-
 /** Content type of {@linkcode prometheusText}'s text. */
 export const PROMETHEUS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
 

@@ -37,11 +37,11 @@ export {
   memorySessions,
   type MemorySessionsOptions,
 } from "./memory_sessions.ts";
-export { TestNetwork } from "./network.ts";
 export { nextEvent, receive, receiveOne, type ReceiveOptions } from "./receive.ts";
 export {
   type TestConnectOptions,
   type TestDialOptions,
+  TestNetwork,
   type TestRequestOptions,
   TestServer,
   testServer,
