@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../base/runtime.ts";
 import { LimitError, type RequestFailure } from "../errors.ts";
 import { Session } from "../session/session.ts";
-import type { SessionIdentity } from "../session/session.ts";
+import type { SessionIdentity } from "../session/types.ts";
 import { passTime } from "../testing/turns.ts";
 import { Peer, turns } from "../tests/sessions.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
@@ -14,7 +14,7 @@ import { SessionLimiter } from "./limits.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
 /** Joins a manager with a session whose peer is spoken for by hand, and that notes what it handles. */
-function join(manager: SessionManager, identity: SessionIdentity = {}) {
+function join(manager: SessionManager, identity: SessionIdentity<unknown, Session> = {}) {
   const pair = memoryPair();
   const handled: unknown[] = [];
   const settings = sessionSettings({

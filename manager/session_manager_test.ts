@@ -3,14 +3,14 @@ import { FakeTime } from "@std/testing/time";
 import { CloseCode, LimitError } from "../errors.ts";
 import { defineContract } from "../session/contract.ts";
 import { internals, Session } from "../session/session.ts";
-import type { SessionIdentity } from "../session/session.ts";
+import type { SessionIdentity } from "../session/types.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { SessionManager } from "./session_manager.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
 const settings = sessionSettings({ side: "server" });
 
-function open(identity: SessionIdentity = {}): Session {
+function open(identity: SessionIdentity<unknown, Session> = {}): Session {
   return new Session(memoryPair().server, settings, identity);
 }
 

@@ -13,7 +13,7 @@ import { AuthenticationError, CloseCode, ConnectionError, LimitError } from "../
 import type { AdmitOptions, Reservation, SessionManager } from "../manager/mod.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/send_queue.ts";
-import { internals, Session, type SessionIdentity } from "../session/session.ts";
+import { internals, Session } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { TICKET_KEY, withoutToken } from "../session/url.ts";
 import { SessionClaims } from "./user_limit.ts";
@@ -24,7 +24,7 @@ import {
   isWebSocketUpgrade,
 } from "../transport/websocket/server.ts";
 import type { WebTransportRequest } from "../transport/h3/server.ts";
-import type { SessionCloseOptions } from "../session/types.ts";
+import type { SessionCloseOptions, SessionIdentity } from "../session/types.ts";
 import { refusalStatus } from "../session/insight/watch.ts";
 import type { FollowedHandshake } from "../session/settings.ts";
 
@@ -44,6 +44,9 @@ const MAX_AWAITED_HEADER_BYTES = 16_384;
 const OPEN_STATUSES: ReadonlySet<number> = new Set([400, 401, 403, 404]);
 
 const NO_IDENTITY = { value: undefined, user: undefined, credentials: undefined };
+
+/** Facts about the peer of a session on this server. */
+type ServerIdentity = SessionIdentity<unknown, Session>;
 
 /** A request whose token follows in band. */
 interface Awaited {
@@ -330,7 +333,7 @@ export class Admission<V> {
     connection: Connection,
     reservation: Reservation,
     { identity, awaited }: {
-      readonly identity: SessionIdentity;
+      readonly identity: ServerIdentity;
       readonly awaited: Awaited | undefined;
     },
   ): Session {
@@ -351,7 +354,7 @@ export class Admission<V> {
   }
 
   /** Returns the identity of a guest. If its first frame is a token, another session follows. */
-  #guest(connection: Connection, identity: SessionIdentity): SessionIdentity {
+  #guest(connection: Connection, identity: ServerIdentity): ServerIdentity {
     const id = this.#settings.runtime.randomUUID();
     const { url = "", address, headers = [] } = identity;
     const successor = () => {

@@ -36,13 +36,7 @@ import { report, type SessionRequests, type SessionSettings } from "./settings.t
 import { checkTopic } from "./wire/topic_pattern.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
-import type {
-  PeerIdentity,
-  SessionCredentials,
-  SessionFace,
-  SessionState,
-  WaitOptions,
-} from "./types.ts";
+import type { SessionFace, SessionIdentity, SessionState, WaitOptions } from "./types.ts";
 
 /** The subprotocol of Skein's own sessions. */
 export const SKEIN_PROTOCOL = "skein.1";
@@ -135,15 +129,15 @@ export class SessionCore<F extends SessionFace = SessionFace>
   declare failedAt: number[] | undefined;
   /** On a client: optional features of the server. */
   declare features: readonly string[] | undefined;
-  /** On a server: the end of the peer's credentials, see `PeerIdentity`. */
-  declare credentials: SessionCredentials | undefined;
+  /** On a server: the end of the peer's credentials, see `SessionIdentity`. */
+  declare credentials: SessionIdentity["credentials"];
   /** On a client: called when the server asks for a new token. */
   declare onRenew: (() => void) | undefined;
-  /** On a server: makes the session that takes over this connection, see `PeerIdentity`. */
+  /** On a server: makes the session that takes over this connection, see `SessionIdentity`. */
   declare successor: (() => F | undefined) | undefined;
   /** On a client: names this session to the server in the request of the next session. */
   declare ticket: string | undefined;
-  /** On a server: the session from which the client moves, see `PeerIdentity`. */
+  /** On a server: the session from which the client moves, see `SessionIdentity`. */
   declare predecessor: F | undefined;
   /** On a server: the session to which the client moved. */
   declare movedTo: F | undefined;
@@ -189,7 +183,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     session: F,
     connection: Connection,
     settings: SessionSettings,
-    identity: PeerIdentity<F>,
+    identity: SessionIdentity<unknown, F>,
   ) {
     this.session = session;
     this.connection = connection;

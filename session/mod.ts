@@ -76,7 +76,7 @@ export type { SessionStats } from "./insight/stats.ts";
 export { instrument } from "./insight/watch.ts";
 export type { ContractMessage, InboundStats, UntypedMessage } from "./message.ts";
 export type { OverflowPolicy, SendQueueOptions, SendQueueStats } from "./queue/send_queue.ts";
-export { Session, type SessionIdentity } from "./session.ts";
+export { Session } from "./session.ts";
 export {
   type SessionHandlers,
   sessionSettings,
@@ -101,6 +101,7 @@ export type {
   ClientPublishOptions,
   SessionCloseOptions,
   SessionDrainOptions,
+  SessionIdentity,
   SessionState,
   WaitOptions,
 } from "./types.ts";

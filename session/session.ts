@@ -22,6 +22,7 @@ import type {
   ClientPublishOptions,
   SessionCloseOptions,
   SessionDrainOptions,
+  SessionIdentity,
   SessionState,
   WaitOptions,
 } from "./types.ts";
@@ -60,58 +61,6 @@ export { internals, SKEIN_PROTOCOL };
 
 /** Features that load on first use, see `SessionSettings.insight`. */
 type Insight = typeof import("./insight/insight.ts");
-
-/**
- * Facts about the peer of a session.
- *
- * @typeParam V The result of `authenticate`.
- */
-export interface SessionIdentity<V = unknown> {
-  /** Id of the session; on a client, the server's `hello` replaces it. */
-  readonly id?: string;
-  /** The result of `authenticate`. */
-  readonly value?: V;
-  /** The user at the other end; by default the session's id. */
-  readonly user?: string | undefined;
-  /** On a server: the end of the peer's credentials, if the credentials expire. */
-  readonly credentials?: {
-    /** When the credentials end, in milliseconds since the Unix epoch. */
-    readonly endsAt: number;
-    /** True if the credentials are a token, which the client can renew. */
-    readonly isRenewable: boolean;
-  } | undefined;
-  /** The URL that the peer connected to. */
-  readonly url?: string;
-  /** Request headers. */
-  readonly headers?: HeadersInit;
-  /** The peer's network address. */
-  readonly address?: string | undefined;
-  /** A client's token, sent as the first envelope. */
-  readonly token?: string | undefined;
-  /**
-   * On a server: true if the session begins with the peer's token; no frame before the token is
-   * handled.
-   */
-  readonly awaitsToken?: boolean;
-  /**
-   * On a server: makes the session that takes over the connection if the peer's first frame is an
-   * unexpected token, as clients of 0.1 may send. The identity of that session has `inherits`.
-   * Without a successor, the connection is closed.
-   */
-  readonly successor?: (() => Session | undefined) | undefined;
-  /**
-   * On a server: true if the peer already received `hello` from an earlier session with the same
-   * id.
-   */
-  readonly inherits?: boolean;
-  /**
-   * On a server: the session from which the client moves to this one. This session sends `hello` at
-   * once, and is not established until the client sends a message.
-   */
-  readonly predecessor?: Session | undefined;
-  /** On a client: the reason why the session does not use the preferred transport. */
-  readonly fallback?: TransportFallback | undefined;
-}
 
 /**
  * A session with one peer, over one {@linkcode Connection}. Both end together.
@@ -180,7 +129,7 @@ export class Session<
   constructor(
     connection: Connection,
     settings: SessionSettings,
-    identity: SessionIdentity<V> = {},
+    identity: SessionIdentity<V, Session> = {},
   ) {
     this.connection = connection;
     const face = this as unknown as Session;

@@ -68,14 +68,6 @@ export interface SessionDrainOptions extends SessionCloseOptions {
   readonly withinMs?: number;
 }
 
-/** The end of a peer's credentials. */
-export interface SessionCredentials {
-  /** When the credentials end, in milliseconds since the Unix epoch. */
-  readonly endsAt: number;
-  /** True if the credentials are a token, which the client can renew. */
-  readonly isRenewable: boolean;
-}
-
 /** The public side of a session, for internal modules that must not depend on the class. */
 export interface SessionFace {
   /** Id of the session. */
@@ -109,25 +101,54 @@ export interface SessionFace {
 }
 
 /**
- * Facts about a peer that the implementation of its session needs.
+ * Facts about the peer of a session.
  *
- * @typeParam F The class of sessions.
+ * @typeParam V The result of `authenticate`.
+ * @typeParam S The class of sessions.
  */
-export interface PeerIdentity<F extends SessionFace = SessionFace> {
-  /** Id of the session. */
+export interface SessionIdentity<V = unknown, S = unknown> {
+  /** Id of the session; on a client, the server's `hello` replaces it. */
   readonly id?: string;
   /** The result of `authenticate`. */
-  readonly value?: unknown;
-  /** The user. */
+  readonly value?: V;
+  /** The user at the other end; by default the session's id. */
   readonly user?: string | undefined;
-  /** The end of the credentials, if the credentials expire. */
-  readonly credentials?: SessionCredentials | undefined;
-  /** True if the session begins with the peer's token. */
+  /** On a server: the end of the peer's credentials, if the credentials expire. */
+  readonly credentials?: {
+    /** When the credentials end, in milliseconds since the Unix epoch. */
+    readonly endsAt: number;
+    /** True if the credentials are a token, which the client can renew. */
+    readonly isRenewable: boolean;
+  } | undefined;
+  /** The URL that the peer connected to. */
+  readonly url?: string;
+  /** Request headers. */
+  readonly headers?: HeadersInit;
+  /** The peer's network address. */
+  readonly address?: string | undefined;
+  /** A client's token, sent as the first envelope. */
+  readonly token?: string | undefined;
+  /**
+   * On a server: true if the session begins with the peer's token; no frame before the token is
+   * handled.
+   */
   readonly awaitsToken?: boolean;
-  /** Makes the session that takes the connection over. */
-  readonly successor?: (() => F | undefined) | undefined;
-  /** True if the peer received `hello` from the session before. */
+  /**
+   * On a server: makes the session that takes over the connection if the peer's first frame is an
+   * unexpected token, as clients of 0.1 may send. The identity of that session has `inherits`.
+   * Without a successor, the connection is closed.
+   */
+  readonly successor?: (() => S | undefined) | undefined;
+  /**
+   * On a server: true if the peer already received `hello` from an earlier session with the same
+   * id.
+   */
   readonly inherits?: boolean;
-  /** The session from which the client moves. */
-  readonly predecessor?: F | undefined;
+  /**
+   * On a server: the session from which the client moves to this one. This session sends `hello` at
+   * once, and is not established until the client sends a message.
+   */
+  readonly predecessor?: S | undefined;
+  /** On a client: the reason why the session does not use the preferred transport. */
+  readonly fallback?: TransportFallback | undefined;
 }

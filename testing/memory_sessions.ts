@@ -1,7 +1,7 @@
 /** Pairs of connected sessions in one process. */
 import type { AnyContract, Side } from "../session/contract.ts";
 import { Session } from "../session/session.ts";
-import type { SessionIdentity } from "../session/session.ts";
+import type { SessionIdentity } from "../session/types.ts";
 import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory/memory.ts";
 import { settlesSoon } from "./turns.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
@@ -33,7 +33,7 @@ export interface MemorySessionsOptions<V = unknown, C extends AnyContract = AnyC
   /** Handlers, limits and times of the client's end. */
   readonly client?: MemoryEndOptions<unknown, C, "client">;
   /** Identity of the client on the server: `value`, `user`, `headers`, `url`, `address`. */
-  readonly identity?: SessionIdentity<V>;
+  readonly identity?: SessionIdentity<V, Session>;
   /** Options of the wire, with initial faults. */
   readonly wire?: MemoryPairOptions;
 }

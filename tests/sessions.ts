@@ -9,7 +9,7 @@ import { deadline } from "@std/async/deadline";
 import type { CloseInfo } from "../errors.ts";
 import type { AnyContract, Side } from "../session/contract.ts";
 import { Session } from "../session/session.ts";
-import type { SessionIdentity } from "../session/session.ts";
+import type { SessionIdentity } from "../session/types.ts";
 import {
   type MemoryEndOptions as EndOptions,
   type MemorySessions,
@@ -111,7 +111,7 @@ export interface HandMadeOptions<V> {
   /** The wire. */
   readonly wire?: MemoryPairOptions;
   /** Who the peer is. */
-  readonly identity?: SessionIdentity<V>;
+  readonly identity?: SessionIdentity<V, Session>;
 }
 
 /** A WebSocket with any page. */

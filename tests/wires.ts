@@ -6,7 +6,7 @@
  */
 import type { AnyContract } from "../session/contract.ts";
 import { Session } from "../session/session.ts";
-import type { SessionIdentity } from "../session/session.ts";
+import type { SessionIdentity } from "../session/types.ts";
 import type { Connection } from "../transport/connection.ts";
 import { type MemoryLink, memoryPair } from "../transport/memory/memory.ts";
 import { withMessages } from "../transport/message_stream/server.ts";
@@ -159,7 +159,7 @@ export interface WireEndsOptions<V, C extends AnyContract> {
   /** Of the client's end. */
   readonly client?: EndOptions<unknown, C, "client">;
   /** Who the client is. */
-  readonly identity?: SessionIdentity<V>;
+  readonly identity?: SessionIdentity<V, Session>;
 }
 
 /**

@@ -7,7 +7,8 @@ import type { Runtime } from "../../base/runtime.ts";
 import { internals, type SessionCore } from "../core.ts";
 import type { Control } from "../message.ts";
 import { ReceiveQueue } from "../queue/receive_queue.ts";
-import type { Session, SessionIdentity } from "../session.ts";
+import type { Session } from "../session.ts";
+import type { SessionIdentity } from "../types.ts";
 import type {
   IntroducingEnvelope,
   NumberedEnvelope,
