@@ -1,5 +1,4 @@
 /** Time and chance of one node, handed in to every part that needs either. */
-import { platformSchedule, type Schedule } from "./schedule.ts";
 
 /**
  * True where the platform has a call for the end of a turn of the event loop, as Deno, Node and Bun
@@ -60,7 +59,7 @@ export interface Runtime {
 /** The runtime of the platform. Looks up each global at its call, so that fake time is seen. */
 class PlatformRuntime implements Runtime {
   // Created at the first use: browsers need a channel of their own for it.
-  #schedule: Schedule | undefined;
+  #schedule: ((callback: () => void) => void) | undefined;
 
   now(): number {
     return Date.now();
@@ -100,4 +99,20 @@ class PlatformRuntime implements Runtime {
  */
 export function platformRuntime(): Runtime {
   return new PlatformRuntime();
+}
+
+/**
+ * Creates the schedule of the platform: `setImmediate` where available (Deno, Node, Bun), a
+ * `MessageChannel` in browsers. A timer would wait a millisecond and more.
+ */
+function platformSchedule(): (callback: () => void) => void {
+  const { setImmediate } = globalThis as { setImmediate?: (callback: () => void) => unknown };
+  if (setImmediate !== undefined) return (callback) => void setImmediate(callback);
+  const callbacks: (() => void)[] = [];
+  const { port1, port2 } = new MessageChannel();
+  port1.onmessage = () => callbacks.shift()?.();
+  return (callback) => {
+    callbacks.push(callback);
+    port2.postMessage(null);
+  };
 }

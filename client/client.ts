@@ -28,7 +28,7 @@ import type {
 import { ClientPresence } from "./presence.ts";
 import { closedError } from "../session/core.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
-import { checkLimits } from "../base/limits.ts";
+import { checkLimits } from "../base/options.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { Outbox, type OutboxPublication, type OutboxState } from "./outbox.ts";
 import { internals, type Session, SKEIN_PROTOCOL } from "../session/session.ts";

@@ -10,7 +10,7 @@ import type { Frame } from "../transport/connection.ts";
 import { Changing } from "../base/signal.ts";
 import type { SessionCore } from "../session/core.ts";
 import { decodeBinary, encodeBinary, type EncodedMessage, framed } from "../session/wire/encode.ts";
-import { checkLimits } from "../base/limits.ts";
+import { checkLimits } from "../base/options.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { waitFor } from "../base/wait.ts";
 import type { WaitOptions } from "../session/types.ts";

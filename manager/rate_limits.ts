@@ -1,6 +1,6 @@
 /** Rates of messages, subscriptions and connections, by session, user and network address. */
 import { LimitError } from "../errors.ts";
-import { checkLimits } from "../base/limits.ts";
+import { checkLimits } from "../base/options.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { Session } from "../session/session.ts";
 import { Account, Accounts, type Rates, type RateScope, type RateUnit } from "./accounts.ts";

@@ -28,7 +28,7 @@ import {
   type JWTVerifyOptions,
 } from "jose";
 import { AuthenticationError } from "../errors.ts";
-import { checkKeys, type OptionKeys } from "../base/option_keys.ts";
+import { checkKeys, type OptionKeys } from "../base/options.ts";
 
 /** Longest time for an answer from the server of the keys, in milliseconds. */
 const FETCH_TIMEOUT_MS = 5_000;

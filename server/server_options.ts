@@ -7,7 +7,7 @@ import type { Rate } from "../manager/token_bucket.ts";
 import type { NodesOptions } from "../pubsub/nodes/nodes.ts";
 import type { RoomOptions } from "../pubsub/presence/rooms.ts";
 import type { HeartbeatOptions } from "../session/heartbeat.ts";
-import { checkKeys, type OptionKeys } from "../base/option_keys.ts";
+import { checkKeys, type OptionKeys } from "../base/options.ts";
 import type { SendQueueOptions } from "../session/queue/send_queue.ts";
 import type { ReceiveQueueOptions, SessionLimits } from "../session/settings.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";

@@ -9,7 +9,7 @@ import { ConsoleReport } from "../base/console_report.ts";
 import { MAX_MESSAGE_BYTES } from "./wire/encode.ts";
 import type { GoAway } from "./wire/envelope.ts";
 import { Heartbeat } from "./heartbeat.ts";
-import { checkLimits } from "../base/limits.ts";
+import { checkLimits } from "../base/options.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { type OverflowPolicy, Turn } from "./queue/send_queue.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";

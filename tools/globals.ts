@@ -15,7 +15,6 @@ import { codeOf, lineAt } from "./_source.ts";
 /** The files that stand between the library and the globals. */
 const PLATFORM: readonly string[] = [
   "base/runtime.ts",
-  "base/schedule.ts",
   // Measures engines from outside, in real time.
   "pubsub/conformance/",
 ];
@@ -69,7 +68,7 @@ const FORBIDDEN: readonly (readonly [RegExp, string])[] = [
   [/\bperformance\.now\b/g, "monotonic()"],
   [/(?<![\w.#])set(?:Timeout|Interval)\(/g, "setTimeout()"],
   [/(?<![\w.#])clear(?:Timeout|Interval)\(/g, "clearTimeout()"],
-  [/(?<![\w.#])setImmediate\b|\bnew MessageChannel\b|\bplatformSchedule\(/g, "schedule()"],
+  [/(?<![\w.#])setImmediate\b|\bnew MessageChannel\b/g, "schedule()"],
   [/\bMath\.random\b/g, "random()"],
   [/\bcrypto\.randomUUID\b/g, "randomUUID()"],
   [/\bAbortSignal\.timeout\b/g, "setTimeout()"],

@@ -3,7 +3,7 @@ import { UnsupportedError } from "../../errors.ts";
 import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import type { Session } from "../../session/session.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { checkLimits } from "../../base/limits.ts";
+import { checkLimits } from "../../base/options.ts";
 import { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import type { Turn } from "../../session/queue/send_queue.ts";
 import { Semaphore } from "./semaphore.ts";

@@ -1,6 +1,6 @@
 /** Options of a `NatsBroker`, and their checks. */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { checkKeys } from "../../base/option_keys.ts";
+import { checkKeys } from "../../base/options.ts";
 
 /**
  * Longest wait: repetitions are recognized for two minutes, so later repetitions are not allowed.

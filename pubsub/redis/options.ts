@@ -1,6 +1,6 @@
 /** Options of a `RedisBroker`, and their checks. */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { checkKeys } from "../../base/option_keys.ts";
+import { checkKeys } from "../../base/options.ts";
 
 /** A client of ioredis: a `Redis`, for one server or behind Sentinel, or a `Cluster`. */
 export interface RedisClient {

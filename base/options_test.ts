@@ -1,5 +1,5 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { checkKeys } from "./option_keys.ts";
+import { checkKeys } from "./options.ts";
 
 const KNOWN = { maxWaiting: true, prefix: true, url: true };
 
