@@ -1,15 +1,14 @@
 /** Broadcasts to a set of sessions, packed once for all members that get the same messages. */
 import type { EncodedMessage } from "../wire/encode.ts";
 import {
-  type Entry,
   MAX_JOINED_BYTES,
   packAll,
   type PackedFrame,
-  type Sender,
+  type QueuedMessage,
+  type SendQueue,
   type Turn,
   type TurnWork,
 } from "./send_queue.ts";
-import type { SendQueue } from "./send_queue.ts";
 import { internals, type Session } from "../session.ts";
 
 /** Most messages gathered in one turn; at this number the messages are flushed early. */
@@ -25,11 +24,11 @@ const MAX_PENDING_MESSAGES = 256;
  */
 export class Broadcast {
   readonly #turn: Turn;
-  readonly #sharing: Sharing;
+  readonly #fanOut: FanOut;
   readonly #members = new Map<Session, SendQueue>();
-  #entries: Entry[] = [];
+  #entries: QueuedMessage[] = [];
   #bytes = 0;
-  #exceptions: Map<Entry, SendQueue> | undefined;
+  #exceptions: Map<QueuedMessage, SendQueue> | undefined;
 
   /**
    * Creates an empty set.
@@ -38,7 +37,7 @@ export class Broadcast {
    */
   constructor(turn: Turn) {
     this.#turn = turn;
-    this.#sharing = Sharing.of(turn);
+    this.#fanOut = FanOut.of(turn);
   }
 
   /** Number of members. */
@@ -96,7 +95,7 @@ export class Broadcast {
    */
   send(message: EncodedMessage, except?: Session): void {
     if (this.#members.size === 0) return;
-    const entry: Entry = {
+    const entry: QueuedMessage = {
       frame: message.frame,
       size: message.size,
       topic: message.topic,
@@ -106,7 +105,7 @@ export class Broadcast {
     const excepted = except === undefined ? undefined : this.#members.get(except);
     if (excepted !== undefined) (this.#exceptions ??= new Map()).set(entry, excepted);
     this.#bytes += entry.size;
-    if (this.#entries.push(entry) === 1) this.#sharing.mark(this);
+    if (this.#entries.push(entry) === 1) this.#fanOut.mark(this);
     if (this.#entries.length >= MAX_PENDING_MESSAGES || this.#bytes >= MAX_JOINED_BYTES) {
       this.#turn.flush();
     }
@@ -118,8 +117,8 @@ export class Broadcast {
    * @ignore
    * @returns The entries and their receivers.
    */
-  take(): Pending {
-    const pending: Pending = {
+  take(): BroadcastBatch {
+    const pending: BroadcastBatch = {
       entries: this.#entries,
       exceptions: this.#exceptions,
       members: this.#members.values(),
@@ -136,39 +135,36 @@ export class Broadcast {
 }
 
 /** Entries of one broadcast in one turn. */
-export interface Pending {
+export interface BroadcastBatch {
   /** Entries in the order of their sequence. */
-  readonly entries: readonly Entry[];
+  readonly entries: readonly QueuedMessage[];
   /** Entries that one queue does not get, each with that queue. */
-  readonly exceptions: ReadonlyMap<Entry, SendQueue> | undefined;
+  readonly exceptions: ReadonlyMap<QueuedMessage, SendQueue> | undefined;
   /** Queues of the receivers. */
   readonly members: Iterable<SendQueue>;
-}
-
-/** A broadcast that gathers entries until the turn ends. */
-interface Gathering {
-  /** Returns the gathered entries and starts anew. */
-  take(): Pending;
 }
 
 /**
  * Entries that some sessions share in one turn: those of one broadcast, or of several merged ones,
  * packed once for all these sessions.
  */
-export class Share {
+export class SharedMessages {
   /** Entries in the order of their sequence. */
-  readonly entries: readonly Entry[];
+  readonly entries: readonly QueuedMessage[];
   /** Entries that one queue does not get, each with that queue. */
-  readonly exceptions: ReadonlyMap<Entry, SendQueue> | undefined;
+  readonly exceptions: ReadonlyMap<QueuedMessage, SendQueue> | undefined;
   #joined: readonly PackedFrame[] | undefined;
   #single: readonly PackedFrame[] | undefined;
-  #key: Pending | undefined;
-  #next: Share | undefined;
-  #branches: Map<Pending, Share> | undefined;
+  #key: BroadcastBatch | undefined;
+  #next: SharedMessages | undefined;
+  #branches: Map<BroadcastBatch, SharedMessages> | undefined;
   #excepted: ReadonlySet<SendQueue> | undefined;
 
   /** Creates the share of entries that are in order. */
-  constructor(entries: readonly Entry[], exceptions: ReadonlyMap<Entry, SendQueue> | undefined) {
+  constructor(
+    entries: readonly QueuedMessage[],
+    exceptions: ReadonlyMap<QueuedMessage, SendQueue> | undefined,
+  ) {
     this.entries = entries;
     this.exceptions = exceptions;
   }
@@ -180,11 +176,11 @@ export class Share {
   }
 
   /** Returns the share of the queues that also get `pending`: the same object for all of them. */
-  and(pending: Pending): Share {
+  and(pending: BroadcastBatch): SharedMessages {
     if (this.#key === pending) return this.#next!;
     let next = this.#branches?.get(pending);
     if (next === undefined) {
-      next = new Share(
+      next = new SharedMessages(
         mergeEntries(this.entries, pending.entries),
         mergeExceptions(this.exceptions, pending.exceptions),
       );
@@ -203,7 +199,7 @@ export class Share {
   }
 
   /** Returns the entries of one queue. */
-  entriesFor(queue: SendQueue): readonly Entry[] {
+  entriesFor(queue: SendQueue): readonly QueuedMessage[] {
     const { exceptions } = this;
     if (exceptions === undefined) return this.entries;
     return this.entries.filter((entry) => exceptions.get(entry) !== queue);
@@ -249,41 +245,41 @@ export class Share {
  * The broadcasts of one turn: one walk over the members of each broadcast, and one frame for all
  * members without other pending entries.
  */
-export class Sharing implements TurnWork {
+export class FanOut implements TurnWork {
   readonly #turn: Turn;
-  #gatherings: Gathering[] = [];
+  #broadcasts: Pick<Broadcast, "take">[] = [];
 
   private constructor(turn: Turn) {
     this.#turn = turn;
   }
 
   /** Returns the fan-out of a turn and creates it if missing. */
-  static of(turn: Turn): Sharing {
-    if (turn.sharing instanceof Sharing) return turn.sharing;
-    const sharing = new Sharing(turn);
-    turn.sharing = sharing;
-    return sharing;
+  static of(turn: Turn): FanOut {
+    if (turn.fanOut instanceof FanOut) return turn.fanOut;
+    const fanOut = new FanOut(turn);
+    turn.fanOut = fanOut;
+    return fanOut;
   }
 
   /**
    * Adds a broadcast to the fan-out at the end of the turn. To be called once per broadcast and
    * turn.
    */
-  mark(gathering: Gathering): void {
-    this.#gatherings.push(gathering);
+  mark(broadcast: Pick<Broadcast, "take">): void {
+    this.#broadcasts.push(broadcast);
     this.#turn.wake();
   }
 
   /** Gives each member the gathered entries; `failed` takes the queues without room. */
-  handOut(failed: Sender[]): void {
-    if (this.#gatherings.length === 0) return;
+  handOut(failed: SendQueue[]): void {
+    if (this.#broadcasts.length === 0) return;
     // Taken first: anything that an application's policy publishes meanwhile belongs to the next
     // turn.
-    const all = this.#gatherings.map((gathering) => gathering.take());
-    this.#gatherings = [];
+    const all = this.#broadcasts.map((broadcast) => broadcast.take());
+    this.#broadcasts = [];
     const touched: SendQueue[] = [];
     for (const pending of all) {
-      const alone = new Share(pending.entries, pending.exceptions);
+      const alone = new SharedMessages(pending.entries, pending.exceptions);
       for (const queue of pending.members) {
         const share = shareOf(queue);
         if (share === undefined) {
@@ -309,7 +305,7 @@ export class Sharing implements TurnWork {
    * Sends one entry to all queues, then the next: writing to a connection that is still busy with
    * the last frame is slower.
    */
-  #sendSingly(queues: readonly SendQueue[], failed: Sender[]): void {
+  #sendSingly(queues: readonly SendQueue[], failed: SendQueue[]): void {
     for (let i = 0, isDone = false; !isDone; i++) {
       isDone = true;
       for (const queue of queues) {
@@ -326,20 +322,20 @@ export class Sharing implements TurnWork {
 }
 
 /** Returns the share that a queue gets at the end of this turn. */
-function shareOf(queue: SendQueue): Share | undefined {
-  return queue.share as Share | undefined;
+function shareOf(queue: SendQueue): SharedMessages | undefined {
+  return queue.share as SharedMessages | undefined;
 }
 
 /**
  * Adds an entry. Entries that only wait for the end of the turn are flushed when room is needed.
  */
-function put(queue: SendQueue, entry: Entry): boolean {
+function put(queue: SendQueue, entry: QueuedMessage): boolean {
   if (!queue.isHeld && queue.isFullFor(entry) && !queue.flush()) return false;
   return queue.admit(entry);
 }
 
 /** Hands an entry to the connection if the queue is empty; otherwise queues the entry. */
-function giveOne(queue: SendQueue, entry: Entry): boolean {
+function giveOne(queue: SendQueue, entry: QueuedMessage): boolean {
   if (queue.isOver) return true;
   if (!queue.isFlushed) return queue.admit(entry);
   queue.hand(entry.frame, entry.size, 1);
@@ -347,8 +343,11 @@ function giveOne(queue: SendQueue, entry: Entry): boolean {
 }
 
 /** Merges two ordered lists into one. */
-export function mergeEntries(a: readonly Entry[], b: readonly Entry[]): readonly Entry[] {
-  const merged: Entry[] = [];
+export function mergeEntries(
+  a: readonly QueuedMessage[],
+  b: readonly QueuedMessage[],
+): readonly QueuedMessage[] {
+  const merged: QueuedMessage[] = [];
   let i = 0;
   let j = 0;
   while (i < a.length && j < b.length) {
@@ -359,7 +358,10 @@ export function mergeEntries(a: readonly Entry[], b: readonly Entry[]): readonly
   return merged;
 }
 
-function mergeExceptions(a: Share["exceptions"], b: Share["exceptions"]): Share["exceptions"] {
+function mergeExceptions(
+  a: SharedMessages["exceptions"],
+  b: SharedMessages["exceptions"],
+): SharedMessages["exceptions"] {
   if (a === undefined || b === undefined) return a ?? b;
   return new Map([...a, ...b]);
 }

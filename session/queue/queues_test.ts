@@ -3,7 +3,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 import { assert, assertEquals } from "@std/assert";
 import type { QueueFullError } from "../../errors.ts";
 import type { Frame, MessageFrames } from "../../transport/connection.ts";
-import { type Entry, Turn } from "./send_queue.ts";
+import { type QueuedMessage, Turn } from "./send_queue.ts";
 import {
   HIGH_WATER_MARK,
   SendQueue,
@@ -51,7 +51,7 @@ export interface Bench {
   readonly queue: SendQueue;
   readonly overflows: QueueFullError[];
   /** An entry with its place in the order. */
-  entry(frame: Frame, options?: Partial<Entry>): Entry;
+  entry(frame: Frame, options?: Partial<QueuedMessage>): QueuedMessage;
   push(...frames: string[]): void;
   /** Makes the wire hold as much as it wants. */
   hold(): void;
@@ -73,7 +73,7 @@ export function bench(limits: SendQueueOptions = {}, joins = true): Bench {
     turn,
     sendQueue: { maxMessages: 256, maxBytes: 1_048_576, policy: "close", ...limits },
   });
-  const entry = (frame: Frame, options: Partial<Entry> = {}): Entry => ({
+  const entry = (frame: Frame, options: Partial<QueuedMessage> = {}): QueuedMessage => ({
     frame,
     size: frame.length,
     topic: String(frame).slice(0, 1),

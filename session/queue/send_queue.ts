@@ -5,6 +5,7 @@
 import { QueueFullError } from "../../errors.ts";
 import type { Frame, MessageFrames } from "../../transport/connection.ts";
 import { Changing } from "../../base/signal.ts";
+import type { EncodedMessage } from "../wire/encode.ts";
 import { encodeEnvelope } from "../wire/envelope.ts";
 import { utf8Length } from "../wire/utf8.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -78,7 +79,7 @@ export interface SendQueueOwner {
  * the bounds apply. Answers and control are never dropped: without room for one, the session
  * closes.
  */
-export class SendQueue extends Changing implements Sender {
+export class SendQueue extends Changing {
   /** A slot for the fan-out of broadcasts, which sets and clears the slot within one turn. */
   share: object | undefined = undefined;
   /** True while the turn has this queue on its list. */
@@ -88,7 +89,7 @@ export class SendQueue extends Changing implements Sender {
   readonly #turn: Turn;
   readonly #owner: SendQueueOwner;
   readonly #limits: Required<SendQueueOptions>;
-  #entries: Entry[] = [];
+  #entries: QueuedMessage[] = [];
   #bytes = 0;
   // Notices of drops stand in the list, but take no room from messages.
   #notices = 0;
@@ -154,7 +155,7 @@ export class SendQueue extends Changing implements Sender {
    * @param entry The entry; its sequence is the turn's next.
    * @throws {QueueFullError} If the policy is `close` and there is no room. The session closes.
    */
-  push(entry: Entry): void {
+  push(entry: QueuedMessage): void {
     if (this.#isEnded) return;
     if (this.#entries.length > 0 && !this.#isHeld && this.isFullFor(entry)) this.#turn.flush();
     if (this.#failure !== undefined || !this.admit(entry)) {
@@ -166,7 +167,7 @@ export class SendQueue extends Changing implements Sender {
   }
 
   /** Adds an entry, making room by policy. Returns false if the queue has no room. */
-  admit(entry: Entry): boolean {
+  admit(entry: QueuedMessage): boolean {
     if (entry instanceof DropNotice) {
       this.#addNotice(entry, "newest");
       return true;
@@ -194,7 +195,7 @@ export class SendQueue extends Changing implements Sender {
    * Removes and returns the entries that were added later than an entry of a broadcast, so that the
    * caller can merge both in order.
    */
-  takeBack(sequence: number): Entry[] {
+  takeBack(sequence: number): QueuedMessage[] {
     const last = this.#entries.findLastIndex((entry) => entry.sequence <= sequence);
     return this.#remove(last + 1, Infinity);
   }
@@ -269,7 +270,7 @@ export class SendQueue extends Changing implements Sender {
   }
 
   /** Returns true if the queue has no room for an entry. */
-  isFullFor(entry: Entry): boolean {
+  isFullFor(entry: QueuedMessage): boolean {
     return this.#entries.length - this.#notices >= this.#limits.maxMessages ||
       (this.#entries.length > this.#notices &&
         this.#bytes + entry.size > this.#limits.maxBytes);
@@ -279,7 +280,7 @@ export class SendQueue extends Changing implements Sender {
    * Returns the policy for an entry. A protected entry makes room by `drop-oldest` instead of
    * `drop-newest`, which would drop the entry itself.
    */
-  #policyOf(entry: Entry): OverflowPolicy {
+  #policyOf(entry: QueuedMessage): OverflowPolicy {
     const { policy } = this.#limits;
     const own = typeof policy === "function" ? this.#ask(policy, entry.topic) : policy;
     return entry.isProtected && own === "drop-newest" ? "drop-oldest" : own;
@@ -298,7 +299,7 @@ export class SendQueue extends Changing implements Sender {
     }
   }
 
-  #add(entry: Entry, at: number): void {
+  #add(entry: QueuedMessage, at: number): void {
     if (at === this.#entries.length) this.#entries.push(entry);
     else this.#entries.splice(at, 0, entry);
     if (entry instanceof DropNotice) this.#notices++;
@@ -318,7 +319,7 @@ export class SendQueue extends Changing implements Sender {
     } else this.#add(notice, end === "oldest" ? 0 : last + 1);
   }
 
-  #remove(from: number, count: number): Entry[] {
+  #remove(from: number, count: number): QueuedMessage[] {
     const removed = this.#entries.splice(from, count);
     for (const entry of removed) {
       if (entry instanceof DropNotice) this.#notices--;
@@ -361,7 +362,7 @@ export class SendQueue extends Changing implements Sender {
 }
 
 /** Notice to the peer of the number of messages missing at this place. */
-class DropNotice implements Entry {
+class DropNotice implements QueuedMessage {
   readonly frame: string;
   readonly size: number;
   readonly isProtected = true;
@@ -384,14 +385,8 @@ class DropNotice implements Entry {
 /** Most bytes of a frame that joins several envelopes. */
 export const MAX_JOINED_BYTES = 65_536;
 
-/** One encoded envelope. Immutable, so that any number of sessions can share it. */
-export interface Entry {
-  /** The envelope as text, or a binary message's whole frame. */
-  readonly frame: Frame;
-  /** Size in bytes. */
-  readonly size: number;
-  /** The topic, for overflow policies and for reports of dropped messages. */
-  readonly topic: string;
+/** One encoded envelope that waits. Immutable, so that any number of sessions can share it. */
+export interface QueuedMessage extends EncodedMessage {
   /** Position in the order of everything sent in one {@linkcode Turn}. */
   readonly sequence: number;
   /** True for answers and control, which are never dropped. */
@@ -416,7 +411,7 @@ export interface PackedFrame {
  * @param joins True if several text envelopes may share a frame.
  * @returns The next frame.
  */
-function packNext(entries: readonly Entry[], from: number, joins: boolean): PackedFrame {
+function packNext(entries: readonly QueuedMessage[], from: number, joins: boolean): PackedFrame {
   let { frame, size } = entries[from]!;
   let end = from + 1;
   while (joins && typeof frame === "string" && end < entries.length) {
@@ -436,7 +431,7 @@ function packNext(entries: readonly Entry[], from: number, joins: boolean): Pack
  * @param joins True if several text envelopes may share a frame.
  * @returns The frames, in order.
  */
-export function packAll(entries: readonly Entry[], joins: boolean): PackedFrame[] {
+export function packAll(entries: readonly QueuedMessage[], joins: boolean): PackedFrame[] {
   const frames: PackedFrame[] = [];
   for (let from = 0; from < entries.length; from = frames[frames.length - 1]!.end) {
     frames.push(packNext(entries, from, joins));
@@ -444,20 +439,10 @@ export function packAll(entries: readonly Entry[], joins: boolean): PackedFrame[
   return frames;
 }
 
-/** Sender of the messages of a turn: the send queue of one session. */
-export interface Sender {
-  /** True while the turn has this sender on its list. */
-  isMarked: boolean;
-  /** Hands waiting messages to the connection. Returns false if the queue has failed. */
-  flush(): boolean;
-  /** Ends the session, because the queue has no room. */
-  fail(): void;
-}
-
 /** Work done for many queues at once when a turn ends. */
 export interface TurnWork {
   /** Hands entries to the queues; `failed` takes the queues without room. */
-  handOut(failed: Sender[]): void;
+  handOut(failed: SendQueue[]): void;
 }
 
 /**
@@ -473,10 +458,10 @@ export class Turn {
    *
    * @ignore
    */
-  sharing: TurnWork | undefined = undefined;
+  fanOut: TurnWork | undefined = undefined;
 
   readonly #runtime: Runtime;
-  #queues: Sender[] = [];
+  #queues: SendQueue[] = [];
   #sequence = 0;
   #isScheduled = false;
   #isFlushing = false;
@@ -509,7 +494,7 @@ export class Turn {
    * @ignore
    * @param queue A queue with waiting messages.
    */
-  mark(queue: Sender): void {
+  mark(queue: SendQueue): void {
     if (queue.isMarked) return;
     queue.isMarked = true;
     this.#queues.push(queue);
@@ -523,9 +508,9 @@ export class Turn {
   flush(): void {
     if (this.#isFlushing) return;
     this.#isFlushing = true;
-    const failed: Sender[] = [];
+    const failed: SendQueue[] = [];
     try {
-      this.sharing?.handOut(failed);
+      this.fanOut?.handOut(failed);
       const queues = this.#queues;
       this.#queues = [];
       for (const queue of queues) {

@@ -2,15 +2,15 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError } from "../../errors.ts";
 import { bench } from "./queues_test.ts";
 import {
-  type Entry,
   HIGH_WATER_MARK,
   MAX_JOINED_BYTES,
   type OverflowPolicy,
+  type QueuedMessage,
   SendQueue,
   type SendQueueOwner,
   Turn,
 } from "./send_queue.ts";
-import { type Pending, Share, Sharing } from "./broadcast.ts";
+import { type BroadcastBatch, FanOut, SharedMessages } from "./broadcast.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import type { MessageFrames } from "../../transport/connection.ts";
 
@@ -260,18 +260,18 @@ Deno.test("SendQueue.end() forgets what waits and takes no more", async () => {
   push("a");
   queue.end();
   push("b");
-  assert(new Share([entry("c")], undefined).giveTo(queue));
+  assert(new SharedMessages([entry("c")], undefined).giveTo(queue));
   await frames.drain();
   turn.flush();
   assertEquals(frames.sent, []);
   assertEquals(queue.stats.queuedMessages, 0);
 });
 
-function entryOf(sequence: number): Entry {
+function entryOf(sequence: number): QueuedMessage {
   return { frame: `${sequence}`, size: 1, topic: "t", sequence, isProtected: false };
 }
 
-function pendingOf(members: Iterable<SendQueue>, ...sequences: number[]): Pending {
+function pendingOf(members: Iterable<SendQueue>, ...sequences: number[]): BroadcastBatch {
   return {
     entries: sequences.map((sequence) => entryOf(sequence)),
     exceptions: undefined,
@@ -308,8 +308,8 @@ function queueOn(turn: Turn, options: QueueOptions = {}) {
 }
 
 /** Has the turn hand out what was gathered already. */
-function share(turn: Turn, pending: Pending): void {
-  Sharing.of(turn).mark({ take: () => pending });
+function share(turn: Turn, pending: BroadcastBatch): void {
+  FanOut.of(turn).mark({ take: () => pending });
 }
 
 Deno.test("Turn schedules one flush, however much is marked", () => {

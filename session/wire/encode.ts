@@ -1,6 +1,5 @@
 /** Encoding of messages and envelopes, once for any number of receivers. */
 import type { Frame } from "../../transport/connection.ts";
-import type { Entry } from "../queue/send_queue.ts";
 import { encodeEnvelope, type OutgoingEnvelope, type TraceContext } from "./envelope.ts";
 import { checkTopic } from "./topic_pattern.ts";
 import { utf8Length } from "./utf8.ts";
@@ -9,7 +8,14 @@ import { utf8Length } from "./utf8.ts";
 export const MAX_MESSAGE_BYTES = 262_144;
 
 /** A message that was encoded once for all receivers. */
-export type EncodedMessage = Pick<Entry, "frame" | "size" | "topic">;
+export interface EncodedMessage {
+  /** The envelope as text, or a binary message's whole frame. */
+  readonly frame: Frame;
+  /** Size in bytes. */
+  readonly size: number;
+  /** The topic, for overflow policies and for reports of dropped messages. */
+  readonly topic: string;
+}
 
 /** Options for {@linkcode encodeMessage}. */
 export interface EncodeOptions {
