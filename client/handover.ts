@@ -168,8 +168,8 @@ async function finish<C extends AnyContract>(
 
 /** Waits until a session has no request, no running handler and no stream, also no recent one. */
 async function idle(session: Session): Promise<void> {
-  const { asks, inbound, runtime } = session[internals];
-  await asks.idle();
+  const { inbound, requests, runtime } = session[internals];
+  await requests.idle();
   while (inbound.owesAnswers || inbound.isHandled && !inbound.isIdle) {
     await inbound.queue.changed();
   }

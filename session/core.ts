@@ -21,12 +21,11 @@ import type {
   StreamDirection,
 } from "../transport/connection.ts";
 import { attempt } from "../base/call_safely.ts";
-import { type AskOptions, Asks, toRequestError } from "./pending_requests.ts";
+import { type PendingRequestOptions, PendingRequests, toRequestError } from "./pending_requests.ts";
 import { encodeControl, encodeData, type EncodedMessage } from "./wire/encode.ts";
 import type { Hello, OutgoingEnvelope } from "./wire/envelope.ts";
 import { EventsOfSession, type SessionEventMap, type SessionEvents } from "./events.ts";
-import { type Heart, Heartbeat } from "./heartbeat.ts";
-import type { IncomingLoop } from "./streams/incoming_streams.ts";
+import { Heartbeat, type WatchedPeer } from "./heartbeat.ts";
 import type { HistoryOptions } from "./wire/recovery.ts";
 import { Handling, type ReceivingSession } from "./handling.ts";
 import { Inbound } from "./inbound.ts";
@@ -68,7 +67,7 @@ const TOO_MANY_FAILURES = `More than ${MAX_FAILURES} failures of handlers in a m
  * @typeParam F The public class of sessions.
  */
 export class SessionCore<F extends SessionFace = SessionFace>
-  implements ReceivingSession, SendQueueOwner, Heart, FrameReceiver {
+  implements ReceivingSession, SendQueueOwner, WatchedPeer, FrameReceiver {
   /** The public face. */
   readonly session: F;
   /** The connection, which belongs to the session. */
@@ -97,7 +96,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   ending: CloseInfo | undefined;
   /** How the session ended. */
   info: CloseInfo | undefined;
-  /** Time of the peer's last sign of life, see {@linkcode Heart}; set on each frame. */
+  /** Time of the peer's last sign of life, see {@linkcode WatchedPeer}; set on each frame. */
   lastHeard = 0;
   /** When the session was established, in milliseconds since the Unix epoch. */
   readyAt: number | undefined;
@@ -118,9 +117,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
   /** Calls that wait for a stream to open, by direction. */
   openings: Record<StreamDirection, number> | undefined;
   /** Merges both kinds of incoming streams for the loop over `incomingStreams()`. */
-  incoming: IncomingLoop | undefined;
+  incomingLoop: object | undefined;
   /** Calls of `ping()` that wait; pings of the heartbeat are not among these. */
-  pings: Asks | undefined;
+  pings: PendingRequests | undefined;
   // A field that is only declared takes no memory until assigned: few sessions have one of these.
 
   /** Callbacks that end the loops over `monitorHealth()`. */
@@ -160,7 +159,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   declare onAck: ((n: number) => void) | undefined;
 
   // Created when first needed: a session that only receives messages needs none of these.
-  #asks: Asks | undefined;
+  #requests: PendingRequests | undefined;
   #served: SessionRequests | undefined;
   #heartbeat: Heartbeat | undefined;
   #timer: Timer | undefined;
@@ -250,7 +249,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
 
   /** Events of the session, created on first access. */
   get events(): SessionEvents {
-    return this.#events ??= new EventsOfSession(this);
+    return this.#events ??= new EventsOfSession(this.session, this.settings);
   }
 
   /** Dispatches an event; does nothing before the first access to `events`. */
@@ -259,18 +258,18 @@ export class SessionCore<F extends SessionFace = SessionFace>
   }
 
   /** Requests of this end: those of the application, subscriptions, publications, tokens. */
-  get asks(): Asks {
-    return this.#asks ??= new Asks(this.runtime, this.settings.maxRequests);
+  get requests(): PendingRequests {
+    return this.#requests ??= new PendingRequests(this.runtime, this.settings.maxRequests);
   }
 
   /** Count of all requests of this end that wait. */
   get awaitedAnswers(): number {
-    return this.#asks?.size ?? 0;
+    return this.#requests?.size ?? 0;
   }
 
   /** Count of the application's requests that wait, see {@linkcode ReceivingSession}. */
   get awaitedRequests(): number {
-    return this.#asks?.requests ?? 0;
+    return this.#requests?.requests ?? 0;
   }
 
   /**
@@ -371,9 +370,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
   ask(
     what: string,
     encode: (id: number) => EncodedMessage,
-    options: WaitOptions & Pick<AskOptions, "onAnswer" | "isRequest">,
+    options: WaitOptions & Pick<PendingRequestOptions, "onAnswer" | "isRequest">,
   ): Promise<unknown> {
-    return this.asks.ask({
+    return this.requests.ask({
       ...options,
       what,
       timeoutMs: options.timeoutMs ?? this.settings.requestTimeoutMs,
@@ -439,7 +438,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   askTopic(
     kind: "subscribe" | "unsubscribe",
     topic: string,
-    options: WaitOptions & HistoryOptions & Pick<AskOptions, "onAnswer">,
+    options: WaitOptions & HistoryOptions & Pick<PendingRequestOptions, "onAnswer">,
   ): Promise<unknown> {
     checkTopic(topic, kind);
     const { since, last } = options;
@@ -506,7 +505,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
       case "reply": {
         const { id, data, error } = envelope;
         if (id === null) this.refusedByPeer(error);
-        else if (!this.asks.answer(id, data, error)) this.#count("lateAnswers", 1);
+        else if (!this.requests.answer(id, data, error)) this.#count("lateAnswers", 1);
         return;
       }
       case "ping":
@@ -559,7 +558,8 @@ export class SessionCore<F extends SessionFace = SessionFace>
     if (onError) return;
     const { code, message } = failure;
     const peer = side === "client" ? "server" : "client";
-    const line = `The ${peer} refused a message (${code}): ${message}; onRefused is told of each`;
+    const line =
+      `The ${peer} refused a message (${code}): ${message}; onRefused receives each refusal`;
     this.settings.console.tell("refused-message", line, { about: message });
   }
 
@@ -604,7 +604,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     if (handlers.onOpen !== undefined) this.#callOnOpen();
   }
 
-  /** Sends a ping of the heartbeat, see {@linkcode Heart}. */
+  /** Sends a ping of the heartbeat, see {@linkcode WatchedPeer}. */
   ping(): void {
     // A client sends a ping only when the server's ping is late.
     const { now, intervalMs } = this.#heartbeat!;
@@ -630,7 +630,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.emit("draining", null);
   }
 
-  /** Ends the session for a peer that was silent for too long, see {@linkcode Heart}. */
+  /** Ends the session for a peer that was silent for too long, see {@linkcode WatchedPeer}. */
   dead(silentMs: number): void {
     // Reading is paused while this end is behind, so the silence is not the peer's.
     if (this.connection.frames?.isPaused) return this.#heartbeat?.add(this);
@@ -803,10 +803,10 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.queue?.end();
     // Creating an Error captures a stack trace, which is slow; skip the error when no call awaits
     // it.
-    const isAwaited = this.#asks?.size || this.pings?.size || this.inbound.owesAnswers ||
+    const isAwaited = this.#requests?.size || this.pings?.size || this.inbound.owesAnswers ||
       this.#served?.isBusy;
     const error = isAwaited ? this.closedError("The session closed meanwhile") : undefined;
-    this.#asks?.rejectAll(error);
+    this.#requests?.rejectAll(error);
     this.pings?.rejectAll(error);
     this.#served?.end(error);
     this.inbound.end(error);

@@ -4,7 +4,7 @@
  * @module
  */
 import type { CloseInfo } from "../errors.ts";
-import type { Connection, ConnectionEvent } from "../transport/connection.ts";
+import type { ConnectionEvent } from "../transport/connection.ts";
 import { attempt } from "../base/call_safely.ts";
 import type { GoAway } from "./wire/envelope.ts";
 import type { Gap, Unsubscribed } from "./wire/recovery.ts";
@@ -94,19 +94,10 @@ export interface SessionEvents extends Pick<EventTarget, "dispatchEvent"> {
   ): void;
 }
 
-/** The parts of a session that its events need. */
-export interface EventsHost {
-  /** The session, for the application's handlers. */
-  readonly session: SessionFace;
-  /** The connection, whose streams and datagrams cause events. */
-  readonly connection: Connection;
-  /** The application's handlers. */
-  readonly settings: SessionSettings;
-}
-
 /** The event target of one session; observes the connection from its creation on. */
 export class EventsOfSession extends EventTarget implements SessionEvents {
-  readonly #host: EventsHost;
+  readonly #session: SessionFace;
+  readonly #settings: SessionSettings;
   /**
    * Wrappers that are called in place of listeners: one per listener, so that the platform can
    * detect duplicates.
@@ -116,10 +107,11 @@ export class EventsOfSession extends EventTarget implements SessionEvents {
   #isOver: boolean;
 
   /** Creates the target without listeners. */
-  constructor(host: EventsHost) {
+  constructor(session: SessionFace, settings: SessionSettings) {
     super();
-    this.#host = host;
-    const { connection, session } = host;
+    this.#session = session;
+    this.#settings = settings;
+    const { connection } = session;
     this.#isOver = session.isClosed;
     if (this.#isOver) return;
     this.#isDraining = session.state === "draining";
@@ -133,7 +125,7 @@ export class EventsOfSession extends EventTarget implements SessionEvents {
     options?: boolean | AddEventListenerOptions,
   ): void {
     // Some connections read datagrams only after the first access.
-    if (type === "datagramreceived") void this.#host.connection.datagrams;
+    if (type === "datagramreceived") void this.#session.connection.datagrams;
     super.addEventListener(type, listener && this.#guard(listener), options);
   }
 
@@ -157,7 +149,7 @@ export class EventsOfSession extends EventTarget implements SessionEvents {
 
   /** Dispatches `closed`, and no event after. */
   end(info: CloseInfo): void {
-    this.#host.connection.inspect?.observe?.(undefined);
+    this.#session.connection.inspect?.observe?.(undefined);
     this.emit("closed", info);
     this.#isOver = true;
   }
@@ -172,13 +164,12 @@ export class EventsOfSession extends EventTarget implements SessionEvents {
   #guard(listener: object): (event: Event) => void {
     let guard = this.#guards.get(listener);
     if (guard === undefined) {
-      const { session, settings } = this.#host;
       guard = (event) => {
         const call = () =>
           typeof listener === "function"
             ? listener.call(this, event)
             : (listener as EventListenerObject).handleEvent(event);
-        attempt(call, (error) => report(settings, error, session));
+        attempt(call, (error) => report(this.#settings, error, this.#session));
       };
       // The platform removes the wrapper itself when the listener's signal aborts.
       this.#guards.set(listener, guard).set(guard, guard);

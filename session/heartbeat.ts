@@ -26,7 +26,7 @@ export interface HeartbeatOptions {
 }
 
 /** A peer that a heartbeat watches. */
-export interface Heart {
+export interface WatchedPeer {
   /** The heartbeat's `now` at the last sign of life; the peer's session sets the value. */
   lastHeard: number;
   /** Sends a ping. */
@@ -52,7 +52,7 @@ export class Heartbeat implements Disposable {
 
   readonly #runtime: Runtime;
   /** Peers, each with the tick of the interval at which its ping is due. */
-  readonly #hearts = new Map<Heart, number>();
+  readonly #peers = new Map<WatchedPeer, number>();
   #tick = 0;
   #timer: Timer | undefined;
 
@@ -84,40 +84,40 @@ export class Heartbeat implements Disposable {
 
   /** Number of watched peers. */
   get size(): number {
-    return this.#hearts.size;
+    return this.#peers.size;
   }
 
   /**
    * Watches a peer. The first ping is due after one interval.
    *
-   * @param heart The peer; its `lastHeard` is set to now.
+   * @param peer The peer; its `lastHeard` is set to now.
    */
-  add(heart: Heart): void {
-    if (this.#hearts.has(heart)) return;
+  add(peer: WatchedPeer): void {
+    if (this.#peers.has(peer)) return;
     if (this.#timer === undefined) {
       this.now = this.#runtime.now();
       this.#timer = this.#runtime.setTimeout(() => this.#onTick(), TICK_MS);
     }
-    heart.lastHeard = this.now;
+    peer.lastHeard = this.now;
     // The current tick recurs after a whole interval.
-    this.#hearts.set(heart, this.#tick);
+    this.#peers.set(peer, this.#tick);
   }
 
   /**
    * Stops watching a peer. Idempotent.
    *
-   * @param heart Any peer.
+   * @param peer Any peer.
    */
-  delete(heart: Heart): void {
-    this.#hearts.delete(heart);
-    if (this.#hearts.size === 0) this[Symbol.dispose]();
+  delete(peer: WatchedPeer): void {
+    this.#peers.delete(peer);
+    if (this.#peers.size === 0) this[Symbol.dispose]();
   }
 
   /** Stops watching all peers. */
   [Symbol.dispose](): void {
     this.#runtime.clearTimeout(this.#timer);
     this.#timer = undefined;
-    this.#hearts.clear();
+    this.#peers.clear();
   }
 
   #onTick(): void {
@@ -127,20 +127,20 @@ export class Heartbeat implements Disposable {
     if (this.now - before > 10 * TICK_MS) this.#wakeUp();
     this.#tick = (this.#tick + 1) % (this.intervalMs / TICK_MS);
     // Visit all peers at each tick: ten thousand take a fifth of a millisecond.
-    for (const [heart, tick] of this.#hearts) {
-      if (tick === this.#tick) heart.ping();
-      const silentMs = this.now - heart.lastHeard;
+    for (const [peer, tick] of this.#peers) {
+      if (tick === this.#tick) peer.ping();
+      const silentMs = this.now - peer.lastHeard;
       if (silentMs < this.timeoutMs) continue;
-      this.delete(heart);
-      heart.dead(silentMs);
+      this.delete(peer);
+      peer.dead(silentMs);
     }
   }
 
   #wakeUp(): void {
     const graceMs = Math.min(10_000, this.timeoutMs);
-    for (const heart of this.#hearts.keys()) {
-      heart.lastHeard = Math.max(heart.lastHeard, this.now - this.timeoutMs + graceMs);
-      heart.ping();
+    for (const peer of this.#peers.keys()) {
+      peer.lastHeard = Math.max(peer.lastHeard, this.now - this.timeoutMs + graceMs);
+      peer.ping();
     }
   }
 }

@@ -2,9 +2,9 @@ import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { clockAhead } from "../tests/clock.ts";
-import { type Heart, Heartbeat } from "./heartbeat.ts";
+import { Heartbeat, type WatchedPeer } from "./heartbeat.ts";
 
-interface TestHeart extends Heart {
+interface TestHeart extends WatchedPeer {
   readonly pings: number[];
   readonly deaths: number[];
 }
@@ -117,7 +117,7 @@ Deno.test("Heartbeat goes on when a heart leaves, or others come, in the middle 
   using time = new FakeTime(0);
   using heartbeat = new Heartbeat(platformRuntime(), { intervalMs: 1_000, timeoutMs: 2_000 });
   const other = heart(heartbeat, () => true);
-  const leaving: Heart = {
+  const leaving: WatchedPeer = {
     lastHeard: 0,
     ping: () => {
       heartbeat.delete(leaving);

@@ -8,13 +8,13 @@ import { Changing } from "../base/signal.ts";
 import { waitFor } from "../base/wait.ts";
 import type { Runtime } from "../base/runtime.ts";
 
-interface Ask extends Omit<PromiseWithResolvers<unknown>, "promise"> {
+interface PendingRequest extends Omit<PromiseWithResolvers<unknown>, "promise"> {
   readonly onAnswer: ((data: unknown) => void) | undefined;
   readonly isRequest: boolean;
 }
 
 /** Options of one request. */
-export interface AskOptions {
+export interface PendingRequestOptions {
   /** Sends the request with its id. */
   readonly send: (id: number) => void;
   /** Tells the peer that the reply is no longer needed. */
@@ -35,11 +35,11 @@ export interface AskOptions {
 }
 
 /** The requests of one session: numbered from 1, at most `max` at once. */
-export class Asks extends Changing {
+export class PendingRequests extends Changing {
   readonly #runtime: Runtime;
   readonly #max: number;
   // Created for the first request: most sessions of a server send none.
-  #waiting: Map<number, Ask> | undefined;
+  #waiting: Map<number, PendingRequest> | undefined;
   #last = 0;
   #uncounted = 0;
   #requests = 0;
@@ -68,7 +68,7 @@ export class Asks extends Changing {
    * @throws {TimeoutError} If no reply arrives in time.
    * @throws {RequestError} If the reply is a failure.
    */
-  ask(options: AskOptions): Promise<unknown> {
+  ask(options: PendingRequestOptions): Promise<unknown> {
     const { signal, timeoutMs, what, onAnswer, isRequest = false } = options;
     if (signal?.aborted) return Promise.reject(signal.reason);
     if (onAnswer) this.#uncounted++;
@@ -98,12 +98,12 @@ export class Asks extends Changing {
 
   /** Resolves the request with a reply; false if the request no longer waits. */
   answer(id: number, data: unknown, failure: RequestFailure | undefined): boolean {
-    const ask = this.#forget(id);
-    if (ask === undefined) return false;
+    const request = this.#forget(id);
+    if (request === undefined) return false;
     if (failure === undefined) {
-      ask.onAnswer?.(data);
-      ask.resolve(data);
-    } else ask.reject(toRequestError(failure));
+      request.onAnswer?.(data);
+      request.resolve(data);
+    } else request.reject(toRequestError(failure));
     return true;
   }
 
@@ -117,14 +117,14 @@ export class Asks extends Changing {
     for (const id of [...this.#waiting?.keys() ?? []]) this.#forget(id)?.reject(error);
   }
 
-  #forget(id: number): Ask | undefined {
-    const ask = this.#waiting?.get(id);
-    if (ask === undefined) return undefined;
+  #forget(id: number): PendingRequest | undefined {
+    const request = this.#waiting?.get(id);
+    if (request === undefined) return undefined;
     this.#waiting?.delete(id);
-    if (ask.onAnswer) this.#uncounted--;
-    if (ask.isRequest) this.#requests--;
+    if (request.onAnswer) this.#uncounted--;
+    if (request.isRequest) this.#requests--;
     this.notify();
-    return ask;
+    return request;
   }
 }
 

@@ -418,7 +418,7 @@ export class Session<
     if (core.state === "connected") {
       core.startDraining();
       if (isServer && retryAfterMs !== undefined) this.goAway({ retryAfterMs, reason });
-      const done = Promise.all([core.inbound.idle(), core.asks.idle()]);
+      const done = Promise.all([core.inbound.idle(), core.requests.idle()]);
       // The close cuts off handlers and requests that take longer.
       await settlesWithin(this.#core.runtime, Promise.race([done, this.closed]), withinMs);
     }

@@ -162,7 +162,7 @@ function heldBy(session: Session): string[] {
   const held: string[] = [];
   const streams = openStreams(session);
   if (streams > 0) held.push(`${some(streams, "stream")} open`);
-  if (core.asks.size > 0) held.push(`${some(core.asks.size, "request")} without an answer`);
+  if (core.requests.size > 0) held.push(`${some(core.requests.size, "request")} without an answer`);
   if (core.inbound.owesAnswers) held.push("a request of its peer that was not answered");
   return held;
 }

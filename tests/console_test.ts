@@ -208,7 +208,7 @@ Deno.test("Session prints what its peer refused, each cause once, unless a handl
     for (let i = 0; i < 2; i++) client.send("chta" as "chat", "hello");
     opened[0]!.send("news", 5);
     await until(() => client.stats.refusedByPeer === 2 && opened[0]!.stats.refusedByPeer === 1);
-    const told = "onRefused is told of each";
+    const told = "onRefused receives each refusal";
     const isSilent = Object.keys(handlers).length > 0;
     assertEquals(
       linesOf(printed).sort(),

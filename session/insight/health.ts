@@ -256,16 +256,20 @@ function checkLife(core: SessionCore, add: Add): void {
     add(
       "error",
       "stuck-connecting",
-      `It is connecting for ${seconds(now - createdAt)}: see whether the peer speaks the same ` +
-        "protocol, and whether the check of its token hangs",
+      `The session has been connecting for ${
+        seconds(now - createdAt)
+      }: check that the peer speaks ` +
+        "the same protocol, and that authenticate() returns",
     );
   }
   if (state === "draining" && now - (drainingAt ?? now) > DRAINING_MS) {
     add(
       "error",
       "stuck-draining",
-      `It winds up for ${seconds(now - drainingAt!)}: a handler or an answer does not end; ` +
-        "call drain() with withinMs, or close()",
+      `The session has been draining for ${
+        seconds(now - drainingAt!)
+      }: a handler or a reply does ` +
+        "not end; call drain() with withinMs, or close()",
     );
   }
   const silentMs = heartbeat === undefined ? 0 : now - lastHeard;
@@ -273,8 +277,8 @@ function checkLife(core: SessionCore, add: Add): void {
     add(
       "error",
       "missing-heartbeat",
-      `The peer is silent for ${seconds(silentMs)}, and was to be heard every ` +
-        `${seconds(heartbeat.intervalMs)}: look at the network; the session ends after ` +
+      `The peer has been silent for ${seconds(silentMs)}, with a heartbeat of ` +
+        `${seconds(heartbeat.intervalMs)}: check the network; the session ends after ` +
         seconds(heartbeat.timeoutMs),
     );
   }
@@ -283,8 +287,8 @@ function checkLife(core: SessionCore, add: Add): void {
     add(
       "warning",
       "slow-handler",
-      `A message is handled for ${seconds(now - runningSince)}, and ` +
-        `${inbound.stats.waitingMessages} wait behind it: find out what it awaits, or raise concurrency`,
+      `A handler has been running for ${seconds(now - runningSince)}, and ` +
+        `${inbound.stats.waitingMessages} wait behind: check what onMessage awaits, or raise concurrency`,
     );
   }
   const { waitingMessages } = inbound.stats;
@@ -295,7 +299,7 @@ function checkLife(core: SessionCore, add: Add): void {
       "slow-handler",
       count(waitingMessages, "message waits", "messages wait") +
         " until onOpen is done: do not await there what lasts as long as the session, such as a " +
-        "loop over its streams",
+        "loop over streams",
     );
   }
 }
@@ -304,10 +308,10 @@ function checkQueues(core: SessionCore, add: Add): void {
   const { send, receive } = queuesOf(core);
   const advice = {
     "send-queue-nearly-full":
-      "the peer takes less than it is sent: await flushed(), send less, or drop by a policy",
+      "the peer reads too slowly: await flushed(), send less, or drop by a policy",
     "receive-queue-nearly-full": core.inbound.isHandled
-      ? "messages come faster than they are handled: look at the handler, or raise concurrency"
-      : "nobody reads them, or not fast enough: look at the loop over the session, or set onMessage",
+      ? "the handler is slower than the peer: make onMessage faster, or raise concurrency"
+      : "no loop reads the messages, or a loop reads too slowly: loop over the session, or set onMessage",
   } as const;
   for (
     const [code, queue] of [
@@ -337,7 +341,7 @@ function checkStreams(core: SessionCore, stats: SessionStats, add: Add): void {
       "warning",
       "unread-streams",
       count(unreadStreams, "stream of the peer waits", "streams of the peer wait") +
-        ", and nobody takes any: loop over incomingStreams()",
+        ", and no loop reads any: loop over incomingStreams()",
     );
   }
   const isLeaking = activeStreams >= MANY_STREAMS && uptimeMs > LEAKING_MS &&
@@ -347,7 +351,7 @@ function checkStreams(core: SessionCore, stats: SessionStats, add: Add): void {
       "warning",
       "leaking-streams",
       `${activeStreams} of ${streamsCreated} streams are open after ${seconds(uptimeMs)}: ` +
-        "close or abort what is written, and read to the end or cancel what is read",
+        "close or abort each writable end, and read to the end or cancel each readable end",
     );
   }
 }
@@ -367,7 +371,7 @@ function checkCredit({ connection, openings }: SessionCore, add: Add): void {
         "warning",
         "waiting-for-credit",
         count(waiting, "call waits", "calls wait") +
-          ` until the peer allows more ${what}:${limit} it has to read, end streams, or grant credit`,
+          ` until the peer allows more ${what}:${limit} the peer has to read, end streams, or grant credit`,
       );
     }
     if (credit !== undefined && credit.granted > 0 && credit.received >= credit.granted) {
@@ -377,7 +381,7 @@ function checkCredit({ connection, openings }: SessionCore, add: Add): void {
       add(
         "warning",
         "peer-without-credit",
-        `The peer used all ${credit.granted} ${what} that it may: ${how}`,
+        `The peer used all ${credit.granted} ${what} that this end allows: ${how}`,
       );
     }
   }
@@ -413,8 +417,8 @@ function checkCounters(core: SessionCore, stats: Growth, add: Add): void {
     add(
       "error",
       "error-rate",
-      `${errors} errors in ${operations} messages and streams: listen to "protocolerror" and ` +
-        '"streamclosed" of its events',
+      `${errors} errors in ${operations} messages and streams: listen to the events ` +
+        '"protocolerror" and "streamclosed"',
     );
   }
   const { maxInvalidMessages } = core.settings;
@@ -423,31 +427,31 @@ function checkCounters(core: SessionCore, stats: Growth, add: Add): void {
       "warning",
       "invalid-messages",
       `${invalidMessages} messages were invalid, and ${maxInvalidMessages} within a minute end the ` +
-        "session: see that both ends have the same contract",
+        "session: check that both ends have the same contract",
     );
   }
   if (stats.handlerFailures > 0) {
     const what = count(stats.handlerFailures, "handler", "handlers");
-    add("warning", "failing-handlers", `${what} failed: look at what onError was told`);
+    add("warning", "failing-handlers", `${what} failed: see the errors that onError received`);
   }
   if (stats.streamsRefused > 0) {
     add(
       "warning",
       "refused-streams",
-      `${stats.streamsRefused} streams of the peer were refused: loop over incomingStreams(), and read them`,
+      `${stats.streamsRefused} streams of the peer were refused: loop over incomingStreams(), and read each stream`,
     );
   }
   if (stats.unreadMessages > 0) {
     add(
       "warning",
       "unread-messages",
-      `${stats.unreadMessages} messages were thrown away: loop over the session, or set onMessage`,
+      `${stats.unreadMessages} messages were discarded unread: loop over the session, or set onMessage`,
     );
   }
   for (
     const [dropped, where, advice] of [
       [stats.droppedMessages, "here", "send less, or await flushed()"],
-      [stats.droppedByPeer, "by the peer", "read faster here, or have it send less"],
+      [stats.droppedByPeer, "by the peer", "read faster here, or let the peer send less"],
     ] as const
   ) {
     if (dropped === 0) continue;
@@ -458,7 +462,7 @@ function checkCounters(core: SessionCore, stats: Growth, add: Add): void {
     add(
       "warning",
       "datagrams-dropped",
-      `${stats.datagramsDropped} datagrams were lost at this end: read them faster, send fewer, and ` +
+      `${stats.datagramsDropped} datagrams were lost at this end: read faster, and send fewer, ` +
         "none above maxDatagramSize",
     );
   }
@@ -473,7 +477,7 @@ function checkUse(core: SessionCore, stats: SessionStats, add: Add): void {
     add(
       "warning",
       "idle",
-      `Nothing was sent or received in ${seconds(stats.uptimeMs)}: close it if nobody needs it`,
+      `No message, stream or datagram in ${seconds(stats.uptimeMs)}: close the session if unused`,
     );
   }
 }

@@ -79,7 +79,7 @@ Deno.test("Session.issues() finds who is stuck in connecting", async () => {
   await time.tickAsync(2_000);
   const { code, severity, message } = await onlyIssue(hand.session);
   assertEquals([code, severity], ["stuck-connecting", "error"]);
-  assert(message.startsWith("It is connecting for 12 s"), message);
+  assert(message.startsWith("The session has been connecting for 12 s"), message);
 });
 
 Deno.test("Session.issues() finds who is stuck in draining, and its slow handler", async () => {
@@ -100,8 +100,8 @@ Deno.test("Session.issues() finds who is stuck in draining, and its slow handler
   const issues = await hand.session.issues();
   assertEquals(issues.map(({ code }) => code), ["stuck-draining", "slow-handler"]);
   const [draining, handler] = issues.map(({ message }) => message);
-  assert(draining!.startsWith("It winds up for 40 s"), draining);
-  assert(handler!.startsWith("A message is handled for 40 s, and 1 wait behind it"), handler);
+  assert(draining!.startsWith("The session has been draining for 40 s"), draining);
+  assert(handler!.startsWith("A handler has been running for 40 s, and 1 wait behind"), handler);
   resolve();
   await time.tickAsync(0);
   hand.peer.connection.close();
@@ -118,7 +118,7 @@ Deno.test("Session.issues() finds a heartbeat that is missing", async () => {
   const { code, severity, message } = await onlyIssue(hand.session);
   assertEquals([code, severity], ["missing-heartbeat", "error"]);
   assert(
-    message.startsWith("The peer is silent for 39 s, and was to be heard every 25 s"),
+    message.startsWith("The peer has been silent for 39 s, with a heartbeat of 25 s"),
     message,
   );
 });
@@ -183,7 +183,7 @@ Deno.test("Session.issues() tells a session that nobody reads to be read", async
   await turns();
   const { code, message } = await onlyIssue(hand.session);
   assertEquals(code, "receive-queue-nearly-full");
-  assert(message.includes("nobody reads them"), message);
+  assert(message.includes("no loop reads the messages"), message);
 });
 
 Deno.test("Session.issues() finds streams that leak", async () => {
@@ -271,7 +271,7 @@ Deno.test("Session.issues() finds invalid and unread messages, drops and lost da
   ]);
   const beginnings = [
     "8 messages were invalid",
-    "2 messages were thrown",
+    "2 messages were discarded",
     "4 messages were dropped here: send less",
     "4 messages were dropped by the peer: read faster",
     "2 datag",

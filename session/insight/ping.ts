@@ -1,7 +1,7 @@
 /** Ping of a peer, with the round-trip time. */
 import { UnsupportedError } from "../../errors.ts";
 import { MAX_PINGS, type SessionCore } from "../core.ts";
-import { Asks } from "../pending_requests.ts";
+import { PendingRequests } from "../pending_requests.ts";
 import type { WaitOptions } from "../types.ts";
 
 /** Longest wait of `ping`, in milliseconds. */
@@ -16,7 +16,7 @@ export async function ping(core: SessionCore, options: WaitOptions): Promise<num
     );
   }
   core.checkOpen("ping");
-  core.pings ??= new Asks(core.runtime, core.settings.maxRequests);
+  core.pings ??= new PendingRequests(core.runtime, core.settings.maxRequests);
   let sentAt = 0;
   await core.pings.ask({
     what: "the pong",

@@ -1,14 +1,13 @@
-/** Incoming streams, datagrams and credit of a session. */
+/** DirectedStream streams, datagrams and credit of a session. */
 import { UnsupportedError } from "../../errors.ts";
 import type {
   BidirectionalStream,
-  Connection,
   CreditKind,
   DirectStream,
   ReceiveStream,
   StreamDirection,
 } from "../../transport/connection.ts";
-import type { SessionState } from "../types.ts";
+import type { SessionCore } from "../core.ts";
 
 /** A stream that the peer opened. */
 export type IncomingStream =
@@ -23,7 +22,7 @@ export type IncomingStream =
     readonly readable: ReceiveStream;
   };
 
-/** Incoming streams of one direction. */
+/** DirectedStream streams of one direction. */
 interface Source {
   readonly direction: StreamDirection;
   readonly streams: ReadableStream<BidirectionalStream> | ReadableStream<ReceiveStream>;
@@ -37,21 +36,21 @@ interface Source {
 /**
  * Merges the incoming streams of both directions, for one loop at a time. A session has one merger.
  */
-export class IncomingLoop {
-  readonly #host: LoopHost;
+class IncomingLoop {
+  readonly #core: SessionCore;
   readonly #sources: Source[];
   #isRunning = false;
   #wake = () => {};
 
   /** Creates a merger that reads no stream yet. */
-  constructor(host: LoopHost) {
-    const { connection } = host;
-    this.#host = host;
+  constructor(core: SessionCore) {
+    const { connection } = core;
+    this.#core = core;
     this.#sources = [
       sourceOf("bidirectional", connection.incomingBidirectionalStreams),
       sourceOf("unidirectional", connection.incomingUnidirectionalStreams),
     ];
-    host.whenEnded(() => this.#wake());
+    core.whenEnded(() => this.#wake());
   }
 
   /** Implements `incomingStreams` of a session. */
@@ -81,7 +80,7 @@ export class IncomingLoop {
     const [first, second] = this.#sources as [Source, Source];
     while (true) {
       signal?.throwIfAborted();
-      if (this.#host.state === "closed" || first.isDone && second.isDone) return undefined;
+      if (this.#core.state === "closed" || first.isDone && second.isDone) return undefined;
       const came = first.came === undefined ? second : first;
       if (came.came !== undefined) {
         const stream = came.came;
@@ -126,37 +125,19 @@ export class IncomingLoop {
   }
 }
 
-/** The part of a session that the loop uses. */
-export interface LoopHost {
-  /** Source of the streams. */
-  readonly connection: Connection;
-  /** State of the session. */
-  readonly state: SessionState;
-  /** Calls back when the session is over. */
-  whenEnded(callback: () => void): void;
-}
-
-/** The part of a session that streams, datagrams and credit use. */
-export interface StreamsHost extends LoopHost {
-  /** Merger of incoming streams, created by the first loop. */
-  incoming: IncomingLoop | undefined;
-  /** Throws if the session cannot send. */
-  checkOpen(verb: string): void;
-}
-
 /** Implements `incomingStreams` of a session. */
 export async function* incomingStreams(
-  core: StreamsHost,
+  core: SessionCore,
   { signal }: { readonly signal?: AbortSignal },
 ): AsyncGenerator<IncomingStream, void, undefined> {
   // A server loops for each peer, and must not fail for a peer on a connection without streams.
   if (!core.connection.capabilities.streams) return;
-  core.incoming ??= new IncomingLoop(core);
-  yield* core.incoming.run(signal);
+  const loop = core.incomingLoop ??= new IncomingLoop(core);
+  yield* (loop as IncomingLoop).run(signal);
 }
 
 /** Implements `sendDatagram` of a session. */
-export function sendDatagram(core: StreamsHost, data: Uint8Array): void {
+export function sendDatagram(core: SessionCore, data: Uint8Array): void {
   const { capabilities, datagrams, transport } = core.connection;
   if (capabilities.datagrams === "none") {
     throw new UnsupportedError(
@@ -180,7 +161,7 @@ export function sendDatagram(core: StreamsHost, data: Uint8Array): void {
 }
 
 /** Implements `grantDataCredit` and `grantStreamsCredit` of a session. */
-export function grantCredit(core: StreamsHost, kind: CreditKind, total: number): void {
+export function grantCredit(core: SessionCore, kind: CreditKind, total: number): void {
   core.checkOpen("grant credit");
   const { inspect, transport } = core.connection;
   const credit = inspect?.credit;
@@ -226,7 +207,7 @@ function incomingOf(
   stream: BidirectionalStream | ReceiveStream,
   direction: StreamDirection,
 ): IncomingStream {
-  if (direction === "bidirectional") return new Incoming(stream as BidirectionalStream);
+  if (direction === "bidirectional") return new DirectedStream(stream as BidirectionalStream);
   return { direction, readable: stream as ReceiveStream };
 }
 
@@ -234,7 +215,7 @@ function incomingOf(
  * A stream with a direction. The ends are those of the connection, which creates each end on first
  * access.
  */
-class Incoming implements BidirectionalStream {
+class DirectedStream implements BidirectionalStream {
   readonly direction = "bidirectional";
   readonly #stream: BidirectionalStream;
 

@@ -369,7 +369,7 @@ const JOINED_BYTES = 64 * 1024;
  */
 const MAX_WAITING_BYTES = 4 * 1024 * 1024;
 
-interface Waiting extends PromiseWithResolvers<void> {
+interface WaitingWrite extends PromiseWithResolvers<void> {
   readonly bytes: Uint8Array;
 }
 
@@ -385,7 +385,7 @@ class StructuredSender {
   readonly #onFailed: (error: unknown) => void;
   readonly #wrote = (): void => this.#writeOn();
   readonly #failed = (error: unknown): void => this.#fail(error);
-  readonly #waiting: Waiting[] = [];
+  readonly #waiting: WaitingWrite[] = [];
   #waitingBytes = 0;
   #isWriting = false;
   #isClosing = false;
@@ -502,7 +502,7 @@ class StructuredSender {
   }
 }
 
-function joined(batch: readonly Waiting[], size: number): Uint8Array {
+function joined(batch: readonly WaitingWrite[], size: number): Uint8Array {
   const bytes = new Uint8Array(size);
   let at = 0;
   for (const { bytes: message } of batch) {
