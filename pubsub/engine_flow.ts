@@ -1,9 +1,13 @@
 /** Publications between this node and an engine: queues, bounds, and the work of one turn. */
 import type { Runtime } from "../base/runtime.ts";
 
-/** First in, first out; removal of the first item takes constant time. */
-export class Queue<T> {
+/**
+ * First in, first out, with access to every item. Removal of the first item takes constant time on
+ * average: removed items are cut off once they are half of all.
+ */
+export class Fifo<T> {
   #items: T[] = [];
+  /** Index of the first item in `#items`. */
   #start = 0;
 
   /** Number of items. */
@@ -14,6 +18,12 @@ export class Queue<T> {
   /** The first item. */
   get first(): T | undefined {
     return this.#items[this.#start];
+  }
+
+  /** Returns the item at an index: from 0 for the first one, or from -1 for the last one. */
+  at(index: number): T | undefined {
+    if (index < 0) return -index > this.length ? undefined : this.#items.at(index);
+    return this.#items[this.#start + index];
   }
 
   /** Adds an item at the end. */
@@ -49,15 +59,15 @@ export class Queue<T> {
 }
 
 /** Bounds on all publications that wait for the engine. */
-export class Budget {
+export class WaitingBudget {
   readonly #maxMessages: number;
   readonly #maxBytes: number;
   #messages = 0;
   #bytes = 0;
 
-  constructor(maxMessages: number, maxBytes: number) {
-    this.#maxMessages = maxMessages;
-    this.#maxBytes = maxBytes;
+  constructor({ maxWaiting, maxWaitingBytes }: WaitingLimits) {
+    this.#maxMessages = maxWaiting;
+    this.#maxBytes = maxWaitingBytes;
   }
 
   /** Number of waiting publications. */
@@ -80,6 +90,14 @@ export class Budget {
   }
 }
 
+/** Limits of a {@linkcode WaitingBudget}. */
+export interface WaitingLimits {
+  /** Most publications. */
+  readonly maxWaiting: number;
+  /** Most bytes of all together. */
+  readonly maxWaitingBytes: number;
+}
+
 /** Bytes that are sent at once: gathering more would not be cheaper. */
 const MAX_GATHERED_BYTES = 32_768;
 
@@ -94,7 +112,7 @@ export class TurnBatch {
   #bytes = 0;
 
   /**
-   * Creates an idle turn.
+   * Creates an idle batch.
    *
    * @param runtime Calls back at the end of a turn.
    * @param act Called at the end of a turn.
@@ -124,9 +142,9 @@ export class TurnBatch {
 }
 
 /**
- * Bytes of one turn: half of the bytes that the connection of a session buffers before the send queue
- * fills. After a busy moment a node finds megabytes at once; delivered in one turn, these would
- * overflow the queues of sessions that are not behind at all.
+ * Bytes delivered in one turn: half of the bytes that the connection of a session buffers before the
+ * send queue fills. After a busy moment a node finds megabytes at once; delivered in one turn, these
+ * would overflow the queues of sessions that are not behind at all.
  */
 const TURN_BYTES = 32_768;
 
@@ -136,16 +154,12 @@ const MESSAGE_BYTES = 64;
 /** Most bytes held; beyond that, all messages go on at once, since no message may be lost here. */
 const MAX_HELD_BYTES = 67_108_864;
 
-interface Held {
-  readonly bytes: number;
-  readonly handOn: () => void;
-}
-
-/** Hands on messages in order, a bounded number of bytes in each turn. */
+/** Delivers messages from an engine in order, a bounded number of bytes in each turn. */
 export class Pace {
   readonly #runtime: Runtime;
-  #held: Held[] = [];
+  readonly #held = new Fifo<{ readonly cost: number; readonly deliver: () => void }>();
   #heldBytes = 0;
+  /** Bytes that may still be delivered in this turn. */
   #room = TURN_BYTES;
   #isScheduled = false;
 
@@ -159,21 +173,24 @@ export class Pace {
   }
 
   /**
-   * Hands on a message, or holds it for a later turn.
+   * Delivers a message, or holds it for a later turn.
    *
    * @param bytes Size of the message.
-   * @param handOn Delivers the message. MUST NOT throw.
+   * @param deliver Delivers the message. MUST NOT throw.
    */
-  take(bytes: number, handOn: () => void): void {
+  take(bytes: number, deliver: () => void): void {
     this.#wake();
     const cost = bytes + MESSAGE_BYTES;
     if (this.#held.length === 0 && this.#room > 0) {
       this.#room -= cost;
-      return handOn();
+      return deliver();
     }
-    this.#held.push({ bytes: cost, handOn });
+    this.#held.push({ cost, deliver });
     this.#heldBytes += cost;
-    if (this.#heldBytes > MAX_HELD_BYTES) this.#release(Infinity);
+    if (this.#heldBytes > MAX_HELD_BYTES) {
+      this.#release(Infinity);
+      this.#room = 0;
+    }
   }
 
   #wake(): void {
@@ -186,17 +203,17 @@ export class Pace {
   }
 
   #release(room: number): void {
-    this.#room = room === Infinity ? 0 : room;
-    let count = 0;
-    const held = this.#held;
-    for (; count < held.length && room > 0; count++) {
-      const { bytes, handOn } = held[count]!;
-      room -= bytes;
-      this.#heldBytes -= bytes;
-      handOn();
+    // Messages that come during a delivery wait behind the held ones.
+    this.#room = 0;
+    let left = room;
+    while (left > 0) {
+      const next = this.#held.shift();
+      if (next === undefined) break;
+      left -= next.cost;
+      this.#heldBytes -= next.cost;
+      next.deliver();
     }
-    this.#room = Math.min(this.#room, room);
-    this.#held = count === held.length ? [] : held.slice(count);
+    this.#room = left;
     if (this.#held.length > 0) this.#wake();
   }
 }

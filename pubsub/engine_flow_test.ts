@@ -1,9 +1,9 @@
 import { assert, assertEquals } from "@std/assert";
 import { platformRuntime } from "../base/runtime.ts";
-import { Budget, Pace, Queue } from "./engine_flow.ts";
+import { Fifo, Pace, WaitingBudget } from "./engine_flow.ts";
 
-Deno.test("Queue gives back in order, however it was filled", () => {
-  const queue = new Queue<number>();
+Deno.test("Fifo gives back in order, however it was filled", () => {
+  const queue = new Fifo<number>();
   const expected: number[] = [];
   const taken: (number | undefined)[] = [];
   for (let i = 1; i <= 1_000; i++) {
@@ -17,16 +17,16 @@ Deno.test("Queue gives back in order, however it was filled", () => {
   assertEquals([queue.shift(), queue.first], [undefined, undefined]);
 });
 
-Deno.test("Queue takes what is in front of all others", () => {
-  const queue = new Queue<number>();
+Deno.test("Fifo takes what is in front of all others", () => {
+  const queue = new Fifo<number>();
   for (const item of [1, 2, 3, 4]) queue.push(item);
   queue.shift();
   queue.unshift([8, 9]);
   assertEquals([queue.length, queue.clear(), queue.length], [5, [8, 9, 2, 3, 4], 0]);
 });
 
-Deno.test("Budget has room up to a number, and up to their bytes", () => {
-  const budget = new Budget(2, 10);
+Deno.test("WaitingBudget has room up to a number, and up to their bytes", () => {
+  const budget = new WaitingBudget({ maxWaiting: 2, maxWaitingBytes: 10 });
   assertEquals([budget.take(5), budget.take(6), budget.take(5), budget.take(0)], [
     true,
     false,
@@ -108,4 +108,17 @@ Deno.test("Pace holds no more than its bound, and loses nothing", () => {
   let got = 0;
   for (let i = 0; i < 200; i++) pace.take(1_000_000, () => got++);
   assert(got > 100, `${got}`);
+});
+
+Deno.test("Pace delivers each message once where a delivery brings more than its bound", () => {
+  const { pace, endTurn } = makePace();
+  const got: number[] = [];
+  pace.take(100_000, () => got.push(0));
+  pace.take(100, () => {
+    got.push(1);
+    for (let i = 3; i < 80; i++) pace.take(1_000_000, () => got.push(i));
+  });
+  pace.take(100, () => got.push(2));
+  for (let turn = 0; turn < 80; turn++) endTurn();
+  assertEquals(got, Array.from({ length: 80 }, (_, i) => i));
 });

@@ -16,8 +16,28 @@ import type { HistoryQuery, PlacedPage } from "./reader.ts";
 /** Most attempts to read a page, while the engine answers in between. */
 const MAX_READS = 3;
 
-/** A topic that a feed follows. */
-interface Followed {
+/** Longest time until the answer, in milliseconds: a client waits for 30 s by default. */
+const ANSWER_TIMEOUT_MS = 20_000;
+
+/** Most bytes of pages that wait for sessions of a node; pages beyond that are read again later. */
+const MAX_AHEAD_BYTES = 67_108_864;
+
+/** Options for subscribing: the start of the subscription, on a topic with a history. */
+export interface SubscribeOptions extends HistoryOptions {
+  /**
+   * Called once with the start of the subscription, after `subscribe` returned, and before the
+   * first publication is sent. Not called when the session is closed.
+   */
+  readonly onAnswer?: ((answer: SubscribeAnswer) => void) | undefined;
+}
+
+/** The start of a replay: as a client asks for, or at the offset that the session has reached. */
+export type ReplayRequest =
+  | (SubscribeOptions & { readonly at?: undefined })
+  | { readonly at: number };
+
+/** The part of a feed that replays use. */
+export interface Replayable {
   readonly topic: string;
   readonly runtime: Runtime;
   /** The epoch; `undefined` until known. */
@@ -36,6 +56,36 @@ interface Followed {
   sync(): Promise<boolean>;
   /** Reads a page; rejects if the engine does not answer. */
   read(query: HistoryQuery): Promise<PlacedPage>;
+  /** The offset after which this node began to follow the epoch. */
+  readonly start: number;
+  /** Resolves when the position of the topic is known, or when the feed is closed. */
+  readonly begun: Promise<void>;
+  /** Resolves at the next change of the newest known offset, or answer of the engine. */
+  changed(): Promise<void>;
+  /** Adds a session that has caught up to the live subscribers. */
+  join(session: Session): void;
+}
+
+/** Counters of replays. */
+export interface ReplayCounts {
+  /** Replays that began. */
+  replays: number;
+  /** Publications that were sent by replays. */
+  replayed: number;
+  /** Gaps that sessions were told of. */
+  gaps: number;
+}
+
+/** State that the replays of a node share. */
+export interface ReplayHost {
+  readonly runtime: Runtime;
+  /** Bounds the pages that are read or replayed at once. */
+  readonly replaying: Semaphore;
+  readonly counts: ReplayCounts;
+  /** Number of replays of a session, including ended ones that still wait for the engine. */
+  readonly underWay: Map<Session, number>;
+  /** Bytes of pages that were read and wait for sessions. */
+  aheadBytes: number;
 }
 
 /** A position in a topic, after the publication at an offset. */
@@ -60,13 +110,13 @@ type Missing = Extract<RecoveryReason, "unavailable" | "new-epoch">;
 
 /** Reads a topic for one replay, without changing the feed. */
 class ReplayReader {
-  readonly #feed: Followed;
+  readonly #feed: Replayable;
   readonly #semaphore: Semaphore;
   readonly #isOver: () => boolean;
 
   /** Creates a reader; after `isOver` returns true, the reader sends no more requests. */
   constructor(
-    feed: Followed,
+    feed: Replayable,
     options: { readonly semaphore: Semaphore; readonly isOver: () => boolean },
   ) {
     this.#feed = feed;
@@ -168,7 +218,7 @@ class ReplayReader {
 
 /** Begins without the publications after `since`: with the newest ones, or from now on. */
 function beginWithout(
-  feed: Followed,
+  feed: Replayable,
   options: HistoryOptions,
   why: {
     readonly reason: RecoveryReason | undefined;
@@ -200,7 +250,7 @@ function refusal(
 }
 
 function beginAt(
-  feed: Followed,
+  feed: Replayable,
   { epoch, at, tag, ahead }: ReplayPosition,
   answer: Pick<SubscribeAnswer, "recovered" | "reason">,
 ): ReplayStart {
@@ -228,66 +278,12 @@ function stamp(now: number): string {
  * which leaves room for clocks that differ.
  */
 function isForgotten(
-  { remembersMs, runtime }: Followed,
+  { remembersMs, runtime }: Replayable,
   { offset, tag }: HistoryPosition,
 ): boolean {
   if (offset !== 0 || !tag?.startsWith(STAMP) || remembersMs === Infinity) return false;
   const ageMs = runtime.now() - parseInt(tag.slice(STAMP.length), 36) * MINUTE_MS;
   return !(ageMs <= remembersMs / 2);
-}
-
-/** Longest time until the answer, in milliseconds: a client waits for 30 s by default. */
-const ANSWER_TIMEOUT_MS = 20_000;
-
-/** Most bytes of pages that wait for sessions of a node; pages beyond that are read again later. */
-const MAX_AHEAD_BYTES = 67_108_864;
-
-/** Options for subscribing: the start of the subscription, on a topic with a history. */
-export interface SubscribeOptions extends HistoryOptions {
-  /**
-   * Called once with the start of the subscription, after `subscribe` returned, and before the
-   * first publication is sent. Not called when the session is closed.
-   */
-  readonly onAnswer?: ((answer: SubscribeAnswer) => void) | undefined;
-}
-
-/** The start of a replay: as a client asks for, or at the offset that the session has reached. */
-export type ReplayRequest =
-  | (SubscribeOptions & { readonly at?: undefined })
-  | { readonly at: number };
-
-/** The part of a feed that replays use. */
-export interface Replayable extends Followed {
-  /** The offset after which this node began to follow the epoch. */
-  readonly start: number;
-  /** Resolves when the position of the topic is known, or when the feed is closed. */
-  readonly begun: Promise<void>;
-  /** Resolves at the next change of the newest known offset, or answer of the engine. */
-  changed(): Promise<void>;
-  /** Adds a session that has caught up to the live subscribers. */
-  join(session: Session): void;
-}
-
-/** Counters of replays. */
-export interface ReplayCounts {
-  /** Replays that began. */
-  replays: number;
-  /** Publications that were sent by replays. */
-  replayed: number;
-  /** Gaps that sessions were told of. */
-  gaps: number;
-}
-
-/** State that the replays of a node share. */
-export interface ReplayHost {
-  readonly runtime: Runtime;
-  /** Bounds the pages that are read or replayed at once. */
-  readonly replaying: Semaphore;
-  readonly counts: ReplayCounts;
-  /** Number of replays of a session, including ended ones that still wait for the engine. */
-  readonly underWay: Map<Session, number>;
-  /** Bytes of pages that were read and wait for sessions. */
-  aheadBytes: number;
 }
 
 /**

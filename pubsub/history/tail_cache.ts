@@ -1,4 +1,5 @@
 /** The newest publications of topics, kept ready for clients that come back. */
+import { Fifo } from "../engine_flow.ts";
 import type { EncodedMessage } from "../../session/wire/encode.ts";
 
 /** Most publications of one topic. */
@@ -64,9 +65,7 @@ export class TailBudget {
 /** The newest publications of a topic, without a gap up to the newest known one. */
 export class TailCache {
   readonly #tails: TailBudget;
-  #items: Placed[] = [];
-  /** Index of the oldest item in `#items`; items before this one are cut off now and then. */
-  #start = 0;
+  readonly #items = new Fifo<Placed>();
   #bytes = 0;
   #after = 0;
   /** Tag of the publication at `#after`, if known. */
@@ -77,7 +76,7 @@ export class TailCache {
   }
 
   get size(): number {
-    return this.#items.length - this.#start;
+    return this.#items.length;
   }
 
   /** The offset after which the tail holds all publications. */
@@ -88,8 +87,7 @@ export class TailCache {
   /** Starts over, empty, after an offset. */
   reset(after: number): void {
     const bytes = this.#bytes;
-    this.#items = [];
-    this.#start = 0;
+    this.#items.clear();
     this.#bytes = 0;
     this.#after = after;
     this.#afterTag = undefined;
@@ -110,22 +108,18 @@ export class TailCache {
     this.#bytes += item.message.size;
     let cut = 0;
     while (this.size > MAX_TAIL_MESSAGES || this.#bytes - cut > MAX_TAIL_BYTES) {
-      const oldest = this.#items[this.#start++]!;
+      const oldest = this.#items.shift()!;
       cut += oldest.message.size;
       this.#after = oldest.offset;
       this.#afterTag = oldest.tag;
     }
     this.#bytes -= cut;
-    if (this.#start * 2 > this.#items.length) {
-      this.#items = this.#items.slice(this.#start);
-      this.#start = 0;
-    }
     this.#tails.grew(this, item.message.size - cut);
   }
 
   /** Adds older publications in front; the last one MUST directly precede the oldest present one. */
   prepend(items: readonly Placed[], after: number): void {
-    const newer = this.#items.slice(this.#start);
+    const newer = this.#items.clear();
     this.reset(after);
     for (const item of [...items, ...newer]) this.push(item);
   }
@@ -158,17 +152,17 @@ export class TailCache {
 
   #at(offset: number): Placed | undefined {
     const index = this.#indexBehind(offset) - 1;
-    const item = index < this.#start ? undefined : this.#items[index];
+    const item = index < 0 ? undefined : this.#items.at(index);
     return item?.offset === offset ? item : undefined;
   }
 
   /** Index of the first item after an offset. */
   #indexBehind(offset: number): number {
     const items = this.#items;
-    let low = this.#start;
+    let low = 0;
     for (let high = items.length; low < high;) {
       const middle = (low + high) >>> 1;
-      if (items[middle]!.offset > offset) high = middle;
+      if (items.at(middle)!.offset > offset) high = middle;
       else low = middle + 1;
     }
     return low;
@@ -183,15 +177,16 @@ export class TailCache {
 
 /** Returns the first items within bounds; at least one item, even if larger than the bounds. */
 export function cutPage(
-  items: readonly Placed[],
+  items: Pick<readonly Placed[], "length" | "at">,
   { maxMessages, maxBytes, from = 0 }: PageBounds & { readonly from?: number },
 ): Placed[] {
   const page: Placed[] = [];
   let bytes = 0;
   for (let i = from; i < items.length && page.length < maxMessages; i++) {
-    bytes += items[i]!.message.size;
+    const item = items.at(i)!;
+    bytes += item.message.size;
     if (bytes > maxBytes && page.length > 0) break;
-    page.push(items[i]!);
+    page.push(item);
   }
   return page;
 }

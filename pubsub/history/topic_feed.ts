@@ -36,18 +36,55 @@ import {
 import { Broadcast } from "../../session/queue/broadcast.ts";
 import type { Turn } from "../../session/queue/send_queue.ts";
 
-/** State that the audiences of a node share. */
-interface SubscribersHost extends ReplayHost {
+/** Publications read when a topic gets the first session, for replays to later sessions. */
+const OPENING_MESSAGES = 128;
+
+/** Most publications, and bytes, that wait for missing earlier ones. */
+const MAX_HELD = 256;
+const MAX_HELD_BYTES = 1_048_576;
+
+/** Most publications, or bytes, at once; slow sessions get larger bursts page by page. */
+const MAX_BURST = 32;
+const MAX_BURST_BYTES = 65_536;
+
+/** Most past epochs that are remembered. */
+const MAX_OVER_EPOCHS = 16;
+
+/**
+ * Delays before the attempts after a failed read, in milliseconds. After the last attempt the feed
+ * gives up: after seven seconds if the engine refuses at once. The delays have no jitter, since
+ * a longer wait means fewer gaps, and the number of concurrent reads is bounded.
+ */
+const RETRIES_MS = [100, 200, 400, 800, 1_600, 2_000, 2_000];
+
+/** Longest time for the engine to subscribe this node, in milliseconds; then clients are answered. */
+const OPEN_TIMEOUT_MS = 10_000;
+
+/** State that the feeds of a node share. */
+export interface FeedHost extends ReplayHost {
   /** The turn of all sessions. */
   readonly turn: Turn;
   /** Finds a session by its id. */
   sessionOf(id: string): Session | undefined;
+  /** Delivers publications. */
+  readonly broker: Broker;
+  /** Keeps publications. */
+  readonly history: BrokerHistory;
+  /** The newest publications of each topic. */
+  readonly tails: TailBudget;
+  /** Bounds the topics that catch up with the engine at once. */
+  readonly catchingUp: Semaphore;
+  readonly counts: FeedCounts;
 }
 
-/** The part of a feed that an audience uses. */
-interface Stage extends Replayable {
-  /** Lowers the bounds of pages to those of a session. */
-  narrow(bounds: PageBounds): void;
+/** Counters of topics with a history. */
+export interface FeedCounts extends ReplayCounts {
+  /** Publications that came more than once. */
+  duplicates: number;
+  /** Publications that were missed live, and read from the engine. */
+  recovered: number;
+  /** Pages read from the engine. */
+  reads: number;
 }
 
 /**
@@ -55,13 +92,13 @@ interface Stage extends Replayable {
  * offset of the feed, or has a {@linkcode Replay} that leads there.
  */
 class Subscribers {
-  readonly #feed: Stage;
-  readonly #host: SubscribersHost;
+  readonly #feed: TopicFeed;
+  readonly #host: FeedHost;
   readonly #members: Broadcast;
   readonly #replays = new Map<Session, Replay>();
 
-  /** Creates an empty audience. */
-  constructor(feed: Stage, host: SubscribersHost) {
+  /** Starts without sessions. */
+  constructor(feed: TopicFeed, host: FeedHost) {
     this.#feed = feed;
     this.#host = host;
     this.#members = new Broadcast(host.turn);
@@ -173,58 +210,11 @@ class Subscribers {
   }
 }
 
-/** Publications read when a topic gets the first session, for replays to later sessions. */
-const OPENING_MESSAGES = 128;
-
-/** Most publications, and bytes, that wait for missing earlier ones. */
-const MAX_HELD = 256;
-const MAX_HELD_BYTES = 1_048_576;
-
-/** Most publications, or bytes, at once; slow sessions get larger bursts page by page. */
-const MAX_BURST = 32;
-const MAX_BURST_BYTES = 65_536;
-
-/** Most past epochs that are remembered. */
-const MAX_OVER_EPOCHS = 16;
-
 /**
- * Delays before the attempts after a failed read, in milliseconds. After the last attempt the feed
- * gives up: after seven seconds if the engine refuses at once. The delays have no jitter, since
- * a longer wait means fewer gaps, and the number of concurrent reads is bounded.
- */
-const RETRIES_MS = [100, 200, 400, 800, 1_600, 2_000, 2_000];
-
-/** Longest time for the engine to subscribe this node, in milliseconds; then clients are answered. */
-const OPEN_TIMEOUT_MS = 10_000;
-
-/** State that the feeds of a node share. */
-export interface FeedHost extends SubscribersHost {
-  /** Delivers publications. */
-  readonly broker: Broker;
-  /** Keeps publications. */
-  readonly history: BrokerHistory;
-  /** The newest publications of each topic. */
-  readonly tails: TailBudget;
-  /** Bounds the topics that catch up with the engine at once. */
-  readonly catchingUp: Semaphore;
-  readonly counts: FeedCounts;
-}
-
-/** Counters of topics with a history. */
-export interface FeedCounts extends ReplayCounts {
-  /** Publications that came more than once. */
-  duplicates: number;
-  /** Publications that were missed live, and read from the engine. */
-  recovered: number;
-  /** Pages read from the engine. */
-  reads: number;
-}
-
-/**
- * Follows one topic: gives the audience each publication once and in order, reads missed ones from
+ * Follows one topic: gives the sessions each publication once and in order, reads missed ones from
  * the engine, and reports a gap if the engine no longer has these.
  */
-export class TopicFeed implements Stage {
+export class TopicFeed implements Replayable {
   readonly topic: string;
   readonly runtime: Runtime;
   readonly tail: TailCache;

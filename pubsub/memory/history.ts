@@ -10,6 +10,7 @@ import {
   type ReadHistoryOptions,
 } from "../broker.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import { Fifo } from "../engine_flow.ts";
 import { Tags } from "../tag.ts";
 
 /** Most topics with a remembered history or offset. */
@@ -43,9 +44,7 @@ class TopicHistory {
   bounds: HistoryBounds;
   /** Running number of the last publication, over all topics; the lowest is the quietest log. */
   usedAt = 0;
-  #kept: Kept[] = [];
-  /** Index of the oldest item in `#kept`; items before this one are cut off now and then. */
-  #start = 0;
+  readonly #kept = new Fifo<Kept>();
   #bytes = 0;
 
   constructor(
@@ -59,7 +58,7 @@ class TopicHistory {
   }
 
   get isEmpty(): boolean {
-    return this.#start === this.#kept.length;
+    return this.#kept.length === 0;
   }
 
   /** Notes the number of a producer; returns false for a repetition. */
@@ -91,33 +90,28 @@ class TopicHistory {
   trim(now: number): void {
     const { size, ttlMs, bytes } = this.bounds;
     const kept = this.#kept;
-    while (this.#start < kept.length) {
-      const oldest = kept[this.#start]!;
-      const isWithin = kept.length - this.#start <= size && this.#bytes <= bytes &&
-        now - oldest.at < ttlMs;
+    for (let oldest = kept.first; oldest; oldest = kept.first) {
+      const isWithin = kept.length <= size && this.#bytes <= bytes && now - oldest.at < ttlMs;
       if (isWithin) break;
       this.#bytes -= oldest.bytes;
-      this.#start++;
-    }
-    if (this.#start * 2 > kept.length) {
-      this.#kept = kept.slice(this.#start);
-      this.#start = 0;
+      kept.shift();
     }
   }
 
   read({ after, last, maxMessages, maxBytes }: ReadHistoryOptions): HistoryPage {
     const kept = this.#kept;
-    const oldest = this.head - (kept.length - this.#start) + 1;
-    let from = this.#start;
-    const anchor = after === undefined || after < oldest ? undefined : kept[from + after - oldest];
+    const oldest = this.head - kept.length + 1;
+    let from = 0;
+    const anchor = after === undefined || after < oldest ? undefined : kept.at(after - oldest);
     if (after !== undefined) from += Math.max(0, after + 1 - oldest);
     else if (last !== undefined) from = Math.max(from, kept.length - last);
     const publications: Publication[] = [];
     let bytes = 0;
     for (let i = from; i < kept.length && publications.length < maxMessages; i++) {
-      bytes += kept[i]!.bytes;
+      const item = kept.at(i)!;
+      bytes += item.bytes;
       if (bytes > maxBytes && publications.length > 0) break;
-      publications.push(kept[i]!.publication);
+      publications.push(item.publication);
     }
     const tag = anchor?.publication.position?.tag;
     return { epoch: this.#epoch, head: this.head, publications, anchor: tag };

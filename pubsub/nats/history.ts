@@ -16,7 +16,7 @@ import { encode, escapeTopic, type Names, subjectPart } from "./format.ts";
 import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
 import { HistoryStream } from "./stream.ts";
 import type { NatsSettings } from "./options.ts";
-import type { Budget } from "../engine_flow.ts";
+import type { WaitingBudget } from "../engine_flow.ts";
 import { readPage } from "./history_reader.ts";
 
 /** The stream and the channels of all topics with the same bounds. */
@@ -30,7 +30,7 @@ interface OpenStream {
 export interface NatsHistoryOptions {
   readonly link: Link;
   readonly names: Names;
-  readonly budget: Budget;
+  readonly budget: WaitingBudget;
   readonly settings: NatsSettings;
   /** Called for each publication. */
   readonly onReceived: () => void;

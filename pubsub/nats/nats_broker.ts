@@ -25,7 +25,7 @@ import {
   type NatsSource,
 } from "./options.ts";
 import { PublishQueue } from "./publish_queue.ts";
-import { Budget } from "../engine_flow.ts";
+import { WaitingBudget } from "../engine_flow.ts";
 import { NatsStore } from "./store.ts";
 
 /** Longest time for waiting publications to reach NATS at a close, in milliseconds. */
@@ -73,7 +73,7 @@ export class NatsBroker implements Broker {
   readonly #settings: NatsSettings;
   readonly #names: Names;
   readonly #link: Link;
-  readonly #budget: Budget;
+  readonly #budget: WaitingBudget;
   readonly #queue: PublishQueue;
   readonly #history: NatsHistory;
   readonly #channels = new Map<string, TopicSubscription>();
@@ -101,7 +101,7 @@ export class NatsBroker implements Broker {
       up: (isAgain) => this.#up(isAgain),
       down: () => this.#down(),
     });
-    const budget = new Budget(settings.maxWaiting, settings.maxWaitingBytes);
+    const budget = new WaitingBudget(settings);
     this.#settings = settings;
     this.#names = names;
     this.#link = link;

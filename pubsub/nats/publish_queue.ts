@@ -1,7 +1,7 @@
 /** Publications on their way to the server, and those with a history on their way into a stream. */
 import type { Timer } from "../../base/runtime.ts";
 import type { Link } from "./link.ts";
-import { type Budget, Queue, TurnBatch } from "../engine_flow.ts";
+import { Fifo, TurnBatch, type WaitingBudget } from "../engine_flow.ts";
 import { headers, type Msg, type NatsConnection, type Subscription } from "@nats-io/transport-node";
 import { BrokerError } from "../../errors.ts";
 import { Changing } from "../../base/signal.ts";
@@ -30,16 +30,16 @@ export class PublishQueue {
   /** Publications that were given up. */
   dropped = 0;
   readonly #link: Link;
-  readonly #budget: Budget;
+  readonly #budget: WaitingBudget;
   readonly #giveUpMs: number;
-  readonly #waiting = new Queue<WaitingMessage>();
+  readonly #waiting = new Fifo<WaitingMessage>();
   #unconfirmed = 0;
   #isConfirming = false;
   #timer: Timer | undefined;
   #refusal: unknown;
   readonly #turn: TurnBatch;
 
-  constructor(link: Link, budget: Budget, giveUpMs: number) {
+  constructor(link: Link, budget: WaitingBudget, giveUpMs: number) {
     this.#link = link;
     this.#budget = budget;
     this.#giveUpMs = giveUpMs;
@@ -195,10 +195,10 @@ export class AppendQueue {
   dropped = 0;
   readonly #link: Link;
   readonly #log: HistoryStream;
-  readonly #budget: Budget;
+  readonly #budget: WaitingBudget;
   readonly #giveUpMs: number;
   readonly #inbox: string;
-  readonly #waiting = new Queue<PendingAppend>();
+  readonly #waiting = new Fifo<PendingAppend>();
   /** Sent publications by token, in the order of sending. */
   readonly #underWay = new Map<string, PendingAppend>();
   #underWayBytes = 0;
@@ -211,7 +211,7 @@ export class AppendQueue {
   readonly #changes = new Changing();
   readonly #turn: TurnBatch;
 
-  constructor(link: Link, log: HistoryStream, budget: Budget, giveUpMs: number) {
+  constructor(link: Link, log: HistoryStream, budget: WaitingBudget, giveUpMs: number) {
     this.#link = link;
     this.#log = log;
     this.#budget = budget;

@@ -4,7 +4,7 @@ import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
-import { Budget } from "../engine_flow.ts";
+import { WaitingBudget } from "../engine_flow.ts";
 import type { Link } from "./link.ts";
 import { AppendQueue, PublishQueue } from "./publish_queue.ts";
 import type { HistoryStream } from "./stream.ts";
@@ -22,7 +22,7 @@ class FakeLink {
 
 function make(maxMessages = 100): { readonly link: FakeLink; readonly queue: PublishQueue } {
   const link = new FakeLink();
-  const budget = new Budget(maxMessages, 1_000_000);
+  const budget = new WaitingBudget({ maxWaiting: maxMessages, maxWaitingBytes: 1_000_000 });
   return { link, queue: new PublishQueue(link as unknown as Link, budget, 30_000) };
 }
 
@@ -106,7 +106,7 @@ class FakeStream {
       saw: () => {},
       open: () => this.opened++,
     } as unknown as HistoryStream,
-    new Budget(100, 10_000),
+    new WaitingBudget({ maxWaiting: 100, maxWaitingBytes: 10_000 }),
     30_000,
   );
 

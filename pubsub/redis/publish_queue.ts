@@ -2,6 +2,7 @@
 import type { Buffer } from "node:buffer";
 import { BrokerError } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
+import { WaitingBudget, type WaitingLimits } from "../engine_flow.ts";
 import type { Appended, HistoryBounds, PublicationKey } from "../broker.ts";
 
 /**
@@ -86,9 +87,7 @@ export interface BatchSender {
 }
 
 /** Bounds of a {@linkcode PublishQueue}. */
-export interface PublishQueueLimits {
-  readonly maxWaiting: number;
-  readonly maxWaitingBytes: number;
+export interface PublishQueueLimits extends WaitingLimits {
   readonly giveUpMs: number;
 }
 
@@ -117,8 +116,7 @@ export class PublishQueue {
   readonly #kept = new Map<string, TopicQueue>();
   readonly #due = new Set<TopicQueue>();
   #check = 0;
-  #waiting = 0;
-  #bytes = 0;
+  readonly #budget: WaitingBudget;
   #dropped = 0;
   #isScheduled = false;
   #isClosed = false;
@@ -144,12 +142,13 @@ export class PublishQueue {
     this.#runtime = runtime;
     this.#sender = sender;
     this.#limits = limits;
+    this.#budget = new WaitingBudget(limits);
     this.#onTrouble = onTrouble;
   }
 
   /** Publications that wait for Redis or for its answer. */
   get waiting(): number {
-    return this.#waiting;
+    return this.#budget.messages;
   }
 
   /** Publications that were given up. */
@@ -163,16 +162,12 @@ export class PublishQueue {
    * @returns `true` if the publication was taken.
    */
   push(topic: string, frame: Buffer, kept?: AppendRequest): boolean {
-    const { maxWaiting, maxWaitingBytes } = this.#limits;
-    const bytes = this.#bytes + frame.length;
-    if (this.#isClosed || this.#waiting >= maxWaiting || bytes > maxWaitingBytes) {
+    if (this.#isClosed || !this.#budget.take(frame.length)) {
       const why = this.#isClosed ? "the broker is closed" : "too many publications wait for Redis";
       this.#dropped++;
       kept?.appended.reject(new BrokerError(`Cannot append: ${why}`));
       return false;
     }
-    this.#waiting++;
-    this.#bytes = bytes;
     this.#checks ??= this.#startChecks();
     const queues = kept === undefined ? this.#plain : this.#kept;
     let topicQueue = queues.get(topic);
@@ -215,7 +210,7 @@ export class PublishQueue {
 
   /** Resolves once no publication waits. */
   empty(): Promise<void> {
-    if (this.#waiting === 0) return Promise.resolve();
+    if (this.waiting === 0) return Promise.resolve();
     return new Promise((resolve) => this.#whenEmpty = resolve);
   }
 
@@ -288,10 +283,9 @@ export class PublishQueue {
   #settle(item: Outgoing): boolean {
     if (item.isOver) return false;
     item.isOver = true;
-    this.#waiting--;
-    this.#bytes -= item.frame.length;
+    this.#budget.give(item.frame.length);
     item.onOver?.();
-    if (this.#waiting > 0) return true;
+    if (this.waiting > 0) return true;
     this.#runtime.clearTimeout(this.#checks);
     this.#checks = undefined;
     this.#onTrouble(undefined);
