@@ -4,7 +4,7 @@ import type { ClientPlatform, Dialer, ServerUrl } from "./client_options.ts";
 import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./connect.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
-import { permittedHost } from "../transport/quic/deno_quirks.ts";
+import { permittedHost } from "../transport/quic/deno_quic.ts";
 import { raceTransports } from "../transport/race/race.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import { dialWebTransport, isWebTransportAvailable } from "../transport/h3/client.ts";

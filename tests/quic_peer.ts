@@ -4,7 +4,7 @@
  * @module
  */
 import { type DevCertificate, devCertificate } from "../transport/certificate/dev_certificate.ts";
-import type { ConnectQuicOptions } from "../transport/quic/deno_quirks.ts";
+import type { ConnectQuicOptions } from "../transport/quic/deno_quic.ts";
 import type { QuicConnection } from "../transport/quic/connection.ts";
 import { listenQuic, type ListenQuicOptions, type QuicListener } from "../transport/quic/server.ts";
 import { bindUdp } from "./raw_http3.ts";

@@ -3,7 +3,9 @@ import { StreamError } from "../errors.ts";
 import type {
   ConnectionCounters,
   ConnectionEvent,
+  ConnectionInspection,
   ConnectionObserver,
+  ConnectionStats,
   StreamDirection,
   StreamSide,
 } from "./connection.ts";
@@ -68,6 +70,75 @@ export class Ledger implements ConnectionCounters {
   /** Notifies the observer without counting. */
   tell(event: ConnectionEvent): void {
     this.observer?.(event);
+  }
+}
+
+/**
+ * Base of connections that count streams and datagrams by themselves. The stream that carries
+ * messages, if any, has no account, and its bytes count apart.
+ */
+export abstract class CountedConnection implements ConnectionInspection {
+  /** Bytes written to streams without an account. */
+  bytesSent = 0;
+  /** Bytes read from streams without an account. */
+  bytesReceived = 0;
+  #ledger: Ledger | undefined = undefined;
+  /** End that opens the next bidirectional stream, if that stream carries messages. */
+  #messageStreamBy: StreamSide | undefined = undefined;
+
+  /** Counters, flow control and events: this object. */
+  get inspect(): ConnectionInspection {
+    return this;
+  }
+
+  /** Counters; created with the first stream, datagram or observer. */
+  get counters(): ConnectionCounters | undefined {
+    return this.#ledger;
+  }
+
+  /** Counters; created on first access. */
+  get ledger(): Ledger {
+    return this.#ledger ??= new Ledger();
+  }
+
+  observe(observer: ConnectionObserver | undefined): void {
+    if (observer !== undefined) this.ledger.observer = observer;
+    else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
+  }
+
+  excludeMessageStream(by: StreamSide): void {
+    const isHeld = by === "remote" && this.discardFirst?.() === true;
+    if (!isHeld) this.#messageStreamBy = by;
+  }
+
+  /** Counters of bytes: of messages, streams and datagrams. */
+  getStats(): Promise<ConnectionStats> {
+    let { bytesSent, bytesReceived } = this;
+    if (this.#ledger !== undefined) {
+      bytesSent += this.#ledger.streamBytesSent + this.#ledger.datagramBytesSent;
+      bytesReceived += this.#ledger.streamBytesReceived + this.#ledger.datagramBytesReceived;
+    }
+    return Promise.resolve({ bytesSent, bytesReceived });
+  }
+
+  /**
+   * Removes the first bidirectional stream that came from the peer from the counters, if one waits.
+   *
+   * @returns True if a stream waited.
+   */
+  protected discardFirst?(): boolean;
+
+  /**
+   * Counts a stream.
+   *
+   * @returns The account; `undefined` for the stream that carries messages.
+   */
+  protected account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
+    if (direction === "unidirectional" || this.#messageStreamBy !== by) {
+      return this.ledger.opened(direction, by);
+    }
+    this.#messageStreamBy = undefined;
+    return undefined;
   }
 }
 

@@ -2,12 +2,12 @@
 import { within } from "../../base/wait.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { Http3Dialer } from "./dialer.ts";
-import { requireQuic } from "../quic/deno_quirks.ts";
+import { requireQuic } from "../quic/deno_quic.ts";
 import type { Connection } from "../connection.ts";
 import { withUrl } from "../url.ts";
 import { DIAL_TIMEOUT_MS, type DialWebTransportOptions } from "../webtransport.ts";
 
-export { isQuicAvailable as isWebTransportAvailable } from "../quic/deno_quirks.ts";
+export { isQuicAvailable as isWebTransportAvailable } from "../quic/deno_quic.ts";
 
 /**
  * Dials WebTransport. The session gets a connection of its own; sessions of

@@ -15,7 +15,8 @@ import {
   encodeFields,
   type Field,
 } from "./wire/qpack.ts";
-import { type QuicEnding, quicEnding } from "../quic/deno_quirks.ts";
+import { isPeerReset } from "../deno_errors.ts";
+import { type QuicEnding, quicEnding } from "../quic/deno_quic.ts";
 import { Http3Request } from "./request.ts";
 import type { SessionCreditPair } from "./session_credit.ts";
 import {
@@ -451,7 +452,7 @@ export class Http3Connection implements SessionLink {
       try {
         result = await reader.read(new Uint8Array(size));
       } catch (error) {
-        if (/\breset by peer\b/.test(String(error))) break;
+        if (isPeerReset(error)) break;
         return; // The connection is over; `ending` reports the outcome.
       }
       if (result.done) break;

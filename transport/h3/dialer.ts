@@ -4,7 +4,7 @@ import { checkHashes, type DialWebTransportOptions } from "../webtransport.ts";
 import { KEEP_ALIVE_MS } from "../quic/options.ts";
 import { QuicDial, type QuicDialOptions } from "../quic/dial.ts";
 import { flowLimitsOf } from "./wire/settings.ts";
-import { dialFailure } from "../quic/deno_quirks.ts";
+import { dialFailure, isConnectionRefused } from "../deno_errors.ts";
 import { Http3Connection } from "./connection.ts";
 import type { Field } from "./wire/qpack.ts";
 import { type Http3Session, type SessionErrors, SKEIN_ERRORS } from "./session.ts";
@@ -155,8 +155,7 @@ export class Http3Dialer {
       });
     } catch (cause) {
       const reason = dialFailure(cause, serverCertificateHashes);
-      // A draining server refuses connections before any HTTP (RFC 9000 section 10.2).
-      const status = /refused to accept a new connection/.test(reason) ? { status: 503 } : {};
+      const status = isConnectionRefused(cause) ? { status: 503 } : {};
       throw errors.session(`Cannot connect to ${publicUrl(this.#url)}: ${reason}`, {
         cause,
         ...status,

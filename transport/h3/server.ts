@@ -23,7 +23,7 @@ export type { QuicHandshakeStats } from "../quic/acceptor.ts";
 
 export { type Certificate, checkCertificate } from "../certificate/certificate.ts";
 
-export { isQuicAvailable as isWebTransportAvailable } from "../quic/deno_quirks.ts";
+export { isQuicAvailable as isWebTransportAvailable } from "../quic/deno_quic.ts";
 
 export type { AcceptOptions, RefuseOptions, WebTransportRequest } from "./request.ts";
 

@@ -1,6 +1,6 @@
 /** A WebTransport session over HTTP/3 (draft-ietf-webtrans-http3, RFC 9297). */
 import { IncomingQueue, type IncomingQueueOptions, takeOut } from "../incoming_queue.ts";
-import { Ledger, type StreamAccount } from "../counters.ts";
+import { CountedConnection, type StreamAccount } from "../counters.ts";
 import {
   checkWireClose,
   cutReason,
@@ -12,11 +12,7 @@ import type {
   Connection,
   ConnectionCapabilities,
   ConnectionCloseInfo,
-  ConnectionCounters,
   ConnectionCredit,
-  ConnectionInspection,
-  ConnectionObserver,
-  ConnectionStats,
   DirectReadable,
   DirectStreams,
   OpenStreamOptions,
@@ -53,7 +49,8 @@ import {
   STREAM_ERRORS,
 } from "./wire/error_codes.ts";
 import { encodeFrame, type FrameParser, FrameType } from "./wire/frames.ts";
-import type { QuicEnding, StreamFailure } from "../quic/deno_quirks.ts";
+import { isPeerReset, type StreamFailure } from "../deno_errors.ts";
+import type { QuicEnding } from "../quic/deno_quic.ts";
 import { ReceiveHalf } from "../quic/receive_half.ts";
 import { SendHalf } from "../quic/send_half.ts";
 import { Http3Stream } from "../quic/stream.ts";
@@ -64,7 +61,7 @@ import {
   type StreamOwner,
   type TurnEnd,
 } from "../quic/stream_owner.ts";
-import { waitForStream } from "../flow_control.ts";
+import { openBidirectional, openUnidirectional } from "../quic/open_stream.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { ConnectionError, StreamError } from "../../errors.ts";
 
@@ -157,7 +154,8 @@ const UNIDIRECTIONAL: IncomingQueueOptions<ReceiveHalf> = {
 };
 
 /** One session: a {@linkcode Connection} over HTTP/3. */
-export class Http3Session implements Connection, ConnectionInspection, DirectStreams, StreamOwner {
+export class Http3Session extends CountedConnection
+  implements Connection, DirectStreams, StreamOwner {
   /** Always `webtransport`. */
   readonly transport: string = "webtransport";
   /**
@@ -167,10 +165,6 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
   readonly capabilities: ConnectionCapabilities;
   /** Open stream halves, which end with the session. */
   readonly halves: StreamHalves = new StreamHalves();
-  /** Bytes written to the stream that carries messages. */
-  bytesSent = 0;
-  /** Bytes read from the stream that carries messages. */
-  bytesReceived = 0;
 
   readonly #link: SessionLink;
   readonly #connect: ConnectStream;
@@ -190,9 +184,6 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
   #receiver: ((stream: DirectReadable) => void) | undefined = undefined;
   #datagrams: SessionDatagrams | undefined = undefined;
   readonly #credit: SessionCredit | undefined;
-  #ledger: Ledger | undefined = undefined;
-  /** The end that opens the next bidirectional stream, if that stream carries messages. */
-  #carrier: StreamSide | undefined = undefined;
   #closesConnection = false;
   #state: "pending" | "open" | "over" = "pending";
   #protocol = "";
@@ -223,6 +214,7 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
       readonly credit?: SessionCreditPair | undefined;
     } = {},
   ) {
+    super();
     this.#link = link;
     this.#connect = connect;
     this.#errors = options.errors ?? SKEIN_ERRORS;
@@ -232,7 +224,9 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
     this.capabilities = options.credit === undefined ? CAPABILITIES : WITH_CREDIT;
     this.#credit = options.credit && new SessionCredit(link.runtime, options.credit, {
       overrun: () => this.overrun(),
-      tell: (event) => this.#ledger?.tell(event),
+      tell: (event) => {
+        if (this.counters !== undefined) this.ledger.tell(event);
+      },
       say: (type, value) => {
         if (this.#state !== "over") this.#sendCapsule(encodeVarintCapsule(type, value));
       },
@@ -255,11 +249,6 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
     return this.#wasOpen ? this.#credit : undefined;
   }
 
-  /** Counters, flow control and events. */
-  get inspect(): ConnectionInspection {
-    return this;
-  }
-
   /** Stream id of the CONNECT stream. */
   get controlStreamId(): number {
     return this.id;
@@ -268,16 +257,6 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
   /** Streams of the peer that the application has not taken. */
   get unreadStreams(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
-  }
-
-  /** Counters; created with the first stream, datagram or observer. */
-  get counters(): ConnectionCounters | undefined {
-    return this.#ledger;
-  }
-
-  /** Counters; created on first access. */
-  get ledger(): Ledger {
-    return this.#ledger ??= new Ledger();
   }
 
   /** Stream id of the CONNECT stream. */
@@ -345,23 +324,13 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
    */
   async createBidirectionalStream(options: OpenSessionStreamOptions = {}): Promise<Http3Stream> {
     const leftMs = await this.#mayOpen("bidirectional", options);
-    const { conn } = this.#link;
-    const opening = conn.createBidirectionalStream(quicOptions(options));
-    const { signal, timeoutMs } = options;
-    const stream = await waitForStream(this.#link.runtime, opening, {
-      signal,
-      timeoutMs,
-      leftMs,
-      kind: "bidirectional",
-    }, {
-      late: ({ readable, writable }) => {
-        readable.cancel().catch(() => {});
-        writable.abort().catch(() => {});
-      },
-    }).catch((error) => this.#openFailed("bidirectional", error, options));
+    const { conn, runtime } = this.#link;
+    const opening = { ...options, leftMs, wire: quicOptions(options) };
+    const stream = await openBidirectional(runtime, conn, opening)
+      .catch((error) => this.#openFailed("bidirectional", error, options));
     const reader = stream.readable.getReader({ mode: "byob" });
     if (this.#ending !== undefined) reader.cancel().catch(() => {});
-    const account = this.#account("bidirectional", "local");
+    const account = this.account("bidirectional", "local");
     const send = this.#sendHalf(stream.writable, account, options);
     return new Http3Stream(new ReceiveHalf(this, reader, { account }), send);
   }
@@ -376,18 +345,11 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
 
   async openUnidirectional(options: OpenSessionStreamOptions = {}): Promise<SendHalf> {
     const leftMs = await this.#mayOpen("unidirectional", options);
-    const { conn } = this.#link;
-    const opening = conn.createUnidirectionalStream(quicOptions(options));
-    const { signal, timeoutMs } = options;
-    const stream = await waitForStream(this.#link.runtime, opening, {
-      signal,
-      timeoutMs,
-      leftMs,
-      kind: "unidirectional",
-    }, {
-      late: (late) => void late.abort().catch(() => {}),
-    }).catch((error) => this.#openFailed("unidirectional", error, options));
-    const account = this.#account("unidirectional", "local");
+    const { conn, runtime } = this.#link;
+    const opening = { ...options, leftMs, wire: quicOptions(options) };
+    const stream = await openUnidirectional(runtime, conn, opening)
+      .catch((error) => this.#openFailed("unidirectional", error, options));
+    const account = this.account("unidirectional", "local");
     return this.#sendHalf(stream, account, { ...options, isOneWay: true });
   }
 
@@ -435,33 +397,17 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
     }
   }
 
-  /** Counters of bytes of this session's streams and datagrams. */
-  getStats(): Promise<ConnectionStats> {
-    let { bytesSent, bytesReceived } = this;
-    if (this.#ledger !== undefined) {
-      bytesSent += this.#ledger.streamBytesSent + this.#ledger.datagramBytesSent;
-      bytesReceived += this.#ledger.streamBytesReceived + this.#ledger.datagramBytesReceived;
-    }
-    return Promise.resolve({ bytesSent, bytesReceived });
-  }
-
-  /** Sets the observer of events. */
-  observe(observer: ConnectionObserver | undefined): void {
-    if (observer !== undefined) this.ledger.observer = observer;
-    else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
-  }
-
-  excludeMessageStream(by: StreamSide): void {
-    const held = by === "remote" ? this.#bidirectional.takeHeld() : [];
-    held[0]?.discard();
-    if (held.length === 0) this.#carrier = by;
-    for (const stream of held) this.#bidirectional.push(stream);
-  }
-
   /** Closes the session; called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
     await this.closed.catch(() => {});
+  }
+
+  protected override discardFirst(): boolean {
+    const held = this.#bidirectional.takeHeld();
+    held[0]?.discard();
+    for (const stream of held) this.#bidirectional.push(stream);
+    return held.length > 0;
   }
 
   /** Accepts no datagrams and few streams until the peer is admitted. */
@@ -502,7 +448,7 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
       return refuseStream(head.reader, stream.writable);
     }
     const { reader, held, isFull } = head;
-    const account = this.#account("bidirectional", "remote");
+    const account = this.account("bidirectional", "remote");
     const receive = new ReceiveHalf(this, reader, { held, isFull, onEnd, account });
     const send = new SendHalf(this, stream.writable, { onEnd, account });
     const accepted = new Http3Stream(receive, send);
@@ -518,7 +464,7 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
     const onEnd = this.#credit?.opened("unidirectional");
     if (this.#state === "over" || onEnd === false) return refuseStream(head.reader);
     const { reader, held, isFull } = head;
-    const account = this.#account("unidirectional", "remote");
+    const account = this.account("unidirectional", "remote");
     const half = new ReceiveHalf(this, reader, { held, isFull, onEnd, account });
     if (this.#receiver !== undefined && !this.#isHeld) return this.#receiver(this.#taken(half));
     if (!this.#hasRoom(this.#unidirectional)) return half.cancel(this.#tooMany());
@@ -596,17 +542,12 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
     );
   }
 
-  /**
-   * Counts a stream. Returns `undefined` for the stream that carries messages, and after the end of
-   * the session.
-   */
-  #account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
-    if (this.#ending !== undefined) return undefined;
-    if (direction === "unidirectional" || this.#carrier !== by) {
-      return this.ledger.opened(direction, by);
-    }
-    this.#carrier = undefined;
-    return undefined;
+  /** Counts a stream, unless the session is over. */
+  protected override account(
+    direction: StreamDirection,
+    by: StreamSide,
+  ): StreamAccount | undefined {
+    return this.#ending === undefined ? super.account(direction, by) : undefined;
   }
 
   #sendHalf(
@@ -786,7 +727,7 @@ export class Http3Session implements Connection, ConnectionInspection, DirectStr
     if (this.#isSettled) return;
     const { ending, fault } = this.#link;
     if (fault !== undefined) return this.#broken(fault);
-    if (/\breset by peer\b/.test(String(cause)) || this.#closing !== undefined) {
+    if (isPeerReset(cause) || this.#closing !== undefined) {
       return this.#fail(
         this.#errors.session("The peer ended the session without a close", { cause }),
       );

@@ -2,7 +2,7 @@
 import { CloseCode, ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
 import { IncomingQueue } from "../incoming_queue.ts";
 import { FrameInbox } from "../frame_inbox.ts";
-import { Ledger, type StreamAccount } from "../counters.ts";
+import { CountedConnection, type StreamAccount } from "../counters.ts";
 import type { MemoryPath } from "./path.ts";
 import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
 import type {
@@ -11,16 +11,12 @@ import type {
   Connection,
   ConnectionCapabilities,
   ConnectionCloseInfo,
-  ConnectionCounters,
-  ConnectionInspection,
-  ConnectionObserver,
   ConnectionStats,
   DatagramDuplex,
   Frame,
   MessageFrames,
   OpenStreamOptions,
   StreamDirection,
-  StreamSide,
 } from "../connection.ts";
 import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../close_info.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -73,7 +69,7 @@ export interface WithheldCredit {
 type IncomingStream = Pick<MemoryStream, "reader" | "writer">;
 
 /** A connection whose wire is a {@linkcode MemoryPath} in each direction. */
-export class MemoryConnection implements Connection, ConnectionInspection {
+export class MemoryConnection extends CountedConnection implements Connection {
   readonly #out: MemoryPath;
   readonly #in: MemoryPath;
   readonly #inbox: FrameInbox = new FrameInbox();
@@ -91,9 +87,6 @@ export class MemoryConnection implements Connection, ConnectionInspection {
   #datagramWriter: WritableStreamDefaultController | undefined = undefined;
   #framesSent = 0;
   #framesReceived = 0;
-  #ledger: Ledger | undefined = undefined;
-  /** The side whose next bidirectional stream carries messages. */
-  #carrier: StreamSide | undefined = undefined;
   readonly #worn: PromiseWithResolvers<void> = Promise.withResolvers();
   #credit: WithheldCredit | undefined = undefined;
   #usedBytes = 0;
@@ -128,6 +121,7 @@ export class MemoryConnection implements Connection, ConnectionInspection {
    * @param inward The path from the other end.
    */
   constructor(wire: MemoryWire, out: MemoryPath, inward: MemoryPath) {
+    super();
     this.#out = out;
     this.#in = inward;
     this.#bidirectionalSlots = new StreamSlots(wire.runtime, MAX_UNACCEPTED_STREAMS);
@@ -159,7 +153,7 @@ export class MemoryConnection implements Connection, ConnectionInspection {
     });
     this.#datagrams = new IncomingQueue({
       capacity: MAX_HELD_DATAGRAMS,
-      onDropped: ({ byteLength }) => this.#ownLedger.droppedDatagram(byteLength),
+      onDropped: ({ byteLength }) => this.ledger.droppedDatagram(byteLength),
     });
     this.incomingBidirectionalStreams = wire.streams ? this.#bidirectional.readable : noStreams();
     this.incomingUnidirectionalStreams = wire.streams ? this.#unidirectional.readable : noStreams();
@@ -218,19 +212,9 @@ export class MemoryConnection implements Connection, ConnectionInspection {
     this.#windingUp.resolve();
   }
 
-  /** Counters and events. */
-  get inspect(): ConnectionInspection {
-    return this;
-  }
-
   /** Number of the other end's streams that were not accepted yet. */
   get unreadStreams(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
-  }
-
-  /** Counters; created with the first stream, datagram or observer. */
-  get counters(): ConnectionCounters | undefined {
-    return this.#ledger;
   }
 
   /** Opens a stream; waits while too many are not accepted yet. */
@@ -242,9 +226,9 @@ export class MemoryConnection implements Connection, ConnectionInspection {
     const there = memoryStream(this.#out, this.#in, this.#owner, peer.#owner);
     const back = memoryStream(this.#in, this.#out, peer.#owner, this.#owner);
     const theirs: IncomingStream = { reader: there.reader, writer: back.writer };
-    there.writer.account = back.reader.account = this.#account("bidirectional", "local");
+    there.writer.account = back.reader.account = this.account("bidirectional", "local");
     this.#out.send(() => {
-      const account = peer.#account("bidirectional", "remote");
+      const account = peer.account("bidirectional", "remote");
       theirs.reader.account = theirs.writer.account = account;
       peer.#bidirectional.push(theirs);
     });
@@ -260,9 +244,9 @@ export class MemoryConnection implements Connection, ConnectionInspection {
     if (this.#closeError !== undefined) throw this.#closeError;
     const peer = this.#peer;
     const { writer, reader } = memoryStream(this.#out, this.#in, this.#owner, peer.#owner);
-    writer.account = this.#account("unidirectional", "local");
+    writer.account = this.account("unidirectional", "local");
     this.#out.send(() => {
-      reader.account = peer.#account("unidirectional", "remote");
+      reader.account = peer.account("unidirectional", "remote");
       peer.#unidirectional.push(reader.readable);
     });
     return writer.writable;
@@ -278,34 +262,25 @@ export class MemoryConnection implements Connection, ConnectionInspection {
   }
 
   /** Counters of frames, streams and datagrams. */
-  getStats(): Promise<ConnectionStats> {
-    let { bytesSent, bytesReceived } = this.#owner;
-    if (this.#ledger !== undefined) {
-      bytesSent += this.#ledger.streamBytesSent + this.#ledger.datagramBytesSent;
-      bytesReceived += this.#ledger.streamBytesReceived + this.#ledger.datagramBytesReceived;
-    }
-    const stats = { bytesSent, bytesReceived };
-    return Promise.resolve(
-      this.frames === undefined ? stats : {
-        ...stats,
-        framesSent: this.#framesSent,
-        framesReceived: this.#framesReceived,
-      },
-    );
+  override async getStats(): Promise<ConnectionStats> {
+    const { bytesSent = 0, bytesReceived = 0 } = await super.getStats();
+    const stats = {
+      bytesSent: bytesSent + this.#owner.bytesSent,
+      bytesReceived: bytesReceived + this.#owner.bytesReceived,
+    };
+    return this.frames === undefined ? stats : {
+      ...stats,
+      framesSent: this.#framesSent,
+      framesReceived: this.#framesReceived,
+    };
   }
 
-  /** Sets the observer of this connection. */
-  observe(observer: ConnectionObserver | undefined): void {
-    if (observer !== undefined) this.#ownLedger.observer = observer;
-    else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
-  }
-
-  excludeMessageStream(by: StreamSide): void {
-    const held = by === "remote" ? this.#bidirectional.takeHeld() : [];
+  protected override discardFirst(): boolean {
+    const held = this.#bidirectional.takeHeld();
     const [first] = held;
-    if (first === undefined) this.#carrier = by;
-    else this.#discard(first);
+    if (first !== undefined) this.#discard(first);
     for (const stream of held) this.#bidirectional.push(stream);
+    return first !== undefined;
   }
 
   /** Closes; called by `await using`. */
@@ -334,19 +309,6 @@ export class MemoryConnection implements Connection, ConnectionInspection {
     this.#unidirectionalSlots.fail(error);
     this.#datagramWriter?.error(error);
     this.#endDrain();
-  }
-
-  get #ownLedger(): Ledger {
-    return this.#ledger ??= new Ledger();
-  }
-
-  /** Opens the account of a stream; the stream with messages has no account. */
-  #account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
-    if (direction === "unidirectional" || this.#carrier !== by) {
-      return this.#ownLedger.opened(direction, by);
-    }
-    this.#carrier = undefined;
-    return undefined;
   }
 
   /** Removes the account of a stream that came, unread, before its use for messages was known. */
@@ -421,12 +383,12 @@ export class MemoryConnection implements Connection, ConnectionInspection {
       write: (datagram) => {
         // A datagram that is too large is lost, as in the W3C's WebTransport.
         const { byteLength } = datagram;
-        if (byteLength > MAX_DATAGRAM_BYTES) return this.#ownLedger.droppedDatagram(byteLength);
+        if (byteLength > MAX_DATAGRAM_BYTES) return this.ledger.droppedDatagram(byteLength);
         const peer = this.#peer;
         const sent = new Uint8Array(datagram);
-        this.#ownLedger.sentDatagram(sent);
+        this.ledger.sentDatagram(sent);
         this.#out.sendDatagram(() => {
-          peer.#ownLedger.receivedDatagram(sent);
+          peer.ledger.receivedDatagram(sent);
           peer.#datagrams.push(sent);
         });
       },

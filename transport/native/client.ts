@@ -1,6 +1,6 @@
 /** The client half of WebTransport on platforms that have one, such as browsers. */
 import { ConnectionError, StreamError, UnsupportedError } from "../../errors.ts";
-import { Ledger, type StreamAccount } from "../counters.ts";
+import { CountedConnection, type StreamAccount } from "../counters.ts";
 import { orderedAs } from "../direct.ts";
 import type {
   BidirectionalStream,
@@ -8,9 +8,6 @@ import type {
   Connection,
   ConnectionCapabilities,
   ConnectionCloseInfo,
-  ConnectionCounters,
-  ConnectionInspection,
-  ConnectionObserver,
   ConnectionStats,
   DatagramDuplex,
   OpenStreamOptions,
@@ -174,7 +171,7 @@ const BROWSER: ConnectionCapabilities = {
 };
 
 /** A platform's `WebTransport` as a connection, with the errors of all connections. */
-class NativeConnection implements Connection, ConnectionInspection {
+class NativeConnection extends CountedConnection implements Connection {
   readonly capabilities: ConnectionCapabilities;
   readonly transport = "webtransport";
   readonly ready: Promise<void>;
@@ -191,9 +188,6 @@ class NativeConnection implements Connection, ConnectionInspection {
   #line: Promise<unknown> = Promise.resolve();
   #inLine = 0;
   #isOver = false;
-  #ledger: Ledger | undefined = undefined;
-  /** End whose next bidirectional stream carries messages. */
-  #carrier: StreamSide | undefined = undefined;
   /** Called once, when most of the credit is used that the engine does not renew. */
   onWorn: (() => void) | undefined = undefined;
   readonly #wornAt = engineWornAt();
@@ -214,6 +208,7 @@ class NativeConnection implements Connection, ConnectionInspection {
     assumed: string | undefined,
     capabilities: ConnectionCapabilities,
   ) {
+    super();
     this.#runtime = runtime;
     this.#native = native;
     this.#assumed = assumed;
@@ -231,12 +226,12 @@ class NativeConnection implements Connection, ConnectionInspection {
     this.incomingBidirectionalStreams = readFrom(
       native.incomingBidirectionalStreams,
       ended,
-      (stream) => wrap(stream, this.#use, this.#account("bidirectional", "remote")),
+      (stream) => wrap(stream, this.#use, this.account("bidirectional", "remote")),
     );
     this.incomingUnidirectionalStreams = readFrom(
       native.incomingUnidirectionalStreams,
       ended,
-      (stream) => readBytes(stream, this.#use, this.#account("unidirectional", "remote")),
+      (stream) => readBytes(stream, this.#use, this.account("unidirectional", "remote")),
     );
     globalThis.addEventListener?.("pagehide", this.#onPageHide);
     const { datagrams } = native;
@@ -253,14 +248,14 @@ class NativeConnection implements Connection, ConnectionInspection {
     this.capabilities = capabilities;
     this.datagrams = {
       readable: readFrom(datagrams.readable, ended, (datagram) => {
-        this.#ownLedger.receivedDatagram(datagram);
+        this.ledger.receivedDatagram(datagram);
         return datagram;
       }),
       writable: writeTo(datagrams.writable ?? datagrams.createWritable!(), (datagram) => {
         const { byteLength } = datagram;
         // A datagram that is too large is lost silently.
-        if (byteLength <= datagrams.maxDatagramSize) this.#ownLedger.sentDatagram(datagram);
-        else this.#ownLedger.droppedDatagram(byteLength);
+        if (byteLength <= datagrams.maxDatagramSize) this.ledger.sentDatagram(datagram);
+        else this.ledger.droppedDatagram(byteLength);
       }),
       get maxDatagramSize() {
         return datagrams.maxDatagramSize;
@@ -272,23 +267,15 @@ class NativeConnection implements Connection, ConnectionInspection {
     return this.#assumed ?? this.#native.protocol ?? "";
   }
 
-  get inspect(): ConnectionInspection {
-    return this;
-  }
-
-  get counters(): ConnectionCounters | undefined {
-    return this.#ledger;
-  }
-
   createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
     const wrapped = (stream: BidirectionalStream) =>
-      wrap(stream, this.#use, this.#account("bidirectional", "local"));
+      wrap(stream, this.#use, this.account("bidirectional", "local"));
     return this.#open("createBidirectionalStream", wrapped, options);
   }
 
   createUnidirectionalStream(options?: OpenStreamOptions): Promise<WritableStream<Uint8Array>> {
     const wrapped = (stream: WritableStream<Uint8Array>) =>
-      writeBytes(stream, this.#account("unidirectional", "local"));
+      writeBytes(stream, this.account("unidirectional", "local"));
     return this.#open("createUnidirectionalStream", wrapped, options);
   }
 
@@ -300,16 +287,7 @@ class NativeConnection implements Connection, ConnectionInspection {
     });
   }
 
-  observe(observer: ConnectionObserver | undefined): void {
-    if (observer !== undefined) this.#ownLedger.observer = observer;
-    else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
-  }
-
-  excludeMessageStream(by: StreamSide): void {
-    this.#carrier = by;
-  }
-
-  async getStats(): Promise<ConnectionStats> {
+  override async getStats(): Promise<ConnectionStats> {
     return await this.#native.getStats?.().catch(() => {}) ?? {};
   }
 
@@ -318,21 +296,13 @@ class NativeConnection implements Connection, ConnectionInspection {
     await this.closed.catch(() => {});
   }
 
-  get #ownLedger(): Ledger {
-    return this.#ledger ??= new Ledger();
-  }
-
-  /**
-   * Counts a stream, except the one that carries messages. A stream of the peer counts once a
-   * reader takes it.
-   */
-  #account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
+  /** Counts a stream. A stream of the peer counts once a reader takes it. */
+  protected override account(
+    direction: StreamDirection,
+    by: StreamSide,
+  ): StreamAccount | undefined {
     this.#use(0, 1);
-    if (direction === "unidirectional" || this.#carrier !== by) {
-      return this.#ownLedger.opened(direction, by);
-    }
-    this.#carrier = undefined;
-    return undefined;
+    return super.account(direction, by);
   }
 
   readonly #onPageHide = () =>

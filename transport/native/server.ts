@@ -13,7 +13,7 @@ import type { Connection, ConnectionCapabilities, ConnectionCloseInfo } from "..
 import { Deadlines } from "../../base/deadlines.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { H3Error, isHttp3Code } from "../h3/wire/error_codes.ts";
-import { QUIC_MISSING, type QuicEnding, quicEnding } from "../quic/deno_quirks.ts";
+import { QUIC_MISSING, type QuicEnding, quicEnding } from "../quic/deno_quic.ts";
 import { RequestQueue, type WebTransportRequest } from "../h3/request.ts";
 import { connectionOf, type NativeWebTransport } from "./client.ts";
 import { type NativeServerDefect, nativeServerDefects } from "./defects.ts";

@@ -4,7 +4,7 @@ import { type Certificate, checkCertificate } from "../certificate/certificate.t
 import { Deadlines } from "../../base/deadlines.ts";
 import { pause } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { requireQuic } from "./deno_quirks.ts";
+import { requireQuic } from "./deno_quic.ts";
 import { KEEP_ALIVE_MS } from "./options.ts";
 import { UnreadShare, type UnreadStreamLimits, UnreadStreams } from "./unread_streams.ts";
 

@@ -1,6 +1,7 @@
 /** Client side of raw QUIC. */
 import { ConnectionError, TimeoutError } from "../../errors.ts";
-import { dialFailure, requireQuic } from "./deno_quirks.ts";
+import { requireQuic } from "./deno_quic.ts";
+import { dialFailure } from "../deno_errors.ts";
 import { type QuicConnection, RawQuicConnection } from "./connection.ts";
 import { QuicDial, type QuicDialOptions } from "./dial.ts";
 import { checkProtocols, KEEP_ALIVE_MS, quicTarget } from "./options.ts";

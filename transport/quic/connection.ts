@@ -1,27 +1,23 @@
 /** A plain QUIC connection with streams and datagrams (RFC 9000, RFC 9221). */
 import { ConnectionError, StreamError } from "../../errors.ts";
-import { Ledger, type StreamAccount } from "../counters.ts";
+import { CountedConnection, type StreamAccount } from "../counters.ts";
 import type {
   BidirectionalStream,
   CloseOptions,
   Connection,
   ConnectionCapabilities,
   ConnectionCloseInfo,
-  ConnectionCounters,
   ConnectionInspection,
-  ConnectionObserver,
-  ConnectionStats,
   DirectReadable,
   DirectStreams,
   OpenStreamOptions,
   ReceiveStream,
   SendStream,
-  StreamDirection,
-  StreamSide,
 } from "../connection.ts";
 import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../close_info.ts";
 import { SessionDatagrams } from "./datagrams.ts";
-import { type QuicEnding, quicEnding, type StreamFailure } from "./deno_quirks.ts";
+import { type QuicEnding, quicEnding } from "./deno_quic.ts";
+import type { StreamFailure } from "../deno_errors.ts";
 import { FIRST_READ_BYTES, ReceiveHalf } from "./receive_half.ts";
 import { SendHalf } from "./send_half.ts";
 import { Http3Stream } from "./stream.ts";
@@ -33,7 +29,12 @@ import {
   type TurnWatcher,
 } from "./stream_owner.ts";
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
-import { waitForStream } from "../flow_control.ts";
+import {
+  endUnused,
+  openBidirectional,
+  type OpenStream,
+  openUnidirectional,
+} from "./open_stream.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { IncomingQueue, takeOut } from "../incoming_queue.ts";
 
@@ -64,8 +65,8 @@ export interface QuicConnection extends Connection {
 }
 
 /** A {@linkcode QuicConnection} on the runtime's QUIC. All streams and datagrams are the application's. */
-export class RawQuicConnection
-  implements QuicConnection, ConnectionInspection, DirectStreams, StreamOwner {
+export class RawQuicConnection extends CountedConnection
+  implements QuicConnection, DirectStreams, StreamOwner {
   /** Always `quic`. */
   readonly transport: string = "quic";
   /** Capabilities; `resetCodes` is false, because the runtime cannot reset streams with a code. */
@@ -82,10 +83,6 @@ export class RawQuicConnection
   readonly dataCredit = undefined;
   /** Counters of unread streams; on a server. */
   readonly unread: UnreadShare | undefined;
-  /** Bytes written to the stream that carries messages. */
-  bytesSent = 0;
-  /** Bytes read from the stream that carries messages. */
-  bytesReceived = 0;
 
   readonly #runtime: Runtime;
   readonly #conn: Deno.QuicConn;
@@ -93,7 +90,7 @@ export class RawQuicConnection
     new PeerStreams({
       streams: () => this.#conn.incomingBidirectionalStreams,
       take: ({ readable, writable }) => {
-        const account = this.#account("bidirectional", "remote");
+        const account = this.account("bidirectional", "remote");
         const receive = this.#receiveHalf(readable, account);
         return new Http3Stream(receive, new SendHalf(this, writable, { account }));
       },
@@ -107,7 +104,7 @@ export class RawQuicConnection
   readonly #unidirectional: PeerStreams<Deno.QuicReceiveStream, ReceiveHalf, ReceiveStream> =
     new PeerStreams({
       streams: () => this.#conn.incomingUnidirectionalStreams,
-      take: (stream) => this.#receiveHalf(stream, this.#account("unidirectional", "remote")),
+      take: (stream) => this.#receiveHalf(stream, this.account("unidirectional", "remote")),
       present: (half) => this.#taken(half).readable,
       waits: (half) => this.#watch(half),
       drop: (half) => half.cancel(),
@@ -115,9 +112,6 @@ export class RawQuicConnection
   readonly #turnEnd: TurnEnd;
   #draining: Promise<void> | undefined = undefined;
   #datagrams: SessionDatagrams | undefined = undefined;
-  #ledger: Ledger | undefined = undefined;
-  /** The end that opens the next bidirectional stream, if that stream carries messages. */
-  #carrier: StreamSide | undefined = undefined;
   #closing: Required<ConnectionCloseInfo> | undefined = undefined;
   #error: ConnectionError | undefined = undefined;
   #failed: StreamHalf[] = [];
@@ -131,6 +125,7 @@ export class RawQuicConnection
    * Otherwise the streams wait in the runtime until the application asks for them.
    */
   constructor(runtime: Runtime, conn: Deno.QuicConn, unread?: UnreadShare) {
+    super();
     this.#runtime = runtime;
     this.#turnEnd = new TurnEnd(runtime);
     this.#conn = conn;
@@ -193,37 +188,15 @@ export class RawQuicConnection
     return this;
   }
 
-  get inspect(): ConnectionInspection {
-    return this;
-  }
-
   /** Accepted streams of the peer that the application has not taken. */
   get unreadStreams(): number {
     return this.#bidirectional.size + this.#unidirectional.size;
   }
 
-  /** Counters; created with the first stream, datagram or observer. */
-  get counters(): ConnectionCounters | undefined {
-    return this.#ledger;
-  }
-
-  /** Counters; created on first access. */
-  get ledger(): Ledger {
-    return this.#ledger ??= new Ledger();
-  }
-
   /** Opens a stream; waits for stream credit. The peer learns of the stream by the first byte. */
   async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<Http3Stream> {
-    this.#mayOpen(options);
-    const opening = this.#conn.createBidirectionalStream(WAITING);
-    const { readable, writable } = await this.#opened("bidirectional", opening, {
-      options,
-      late(stream) {
-        stream.readable.cancel().catch(() => {});
-        stream.writable.abort().catch(() => {});
-      },
-    });
-    const account = this.#account("bidirectional", "local");
+    const { readable, writable } = await this.#opened(openBidirectional, options);
+    const account = this.account("bidirectional", "local");
     const receive = this.#receiveHalf(readable, account);
     return new Http3Stream(receive, this.#sendHalf(writable, account, options));
   }
@@ -234,13 +207,8 @@ export class RawQuicConnection
   }
 
   async openUnidirectional(options: OpenStreamOptions = {}): Promise<SendHalf> {
-    this.#mayOpen(options);
-    const opening = this.#conn.createUnidirectionalStream(WAITING);
-    const stream = await this.#opened("unidirectional", opening, {
-      options,
-      late: (late) => void late.abort().catch(() => {}),
-    });
-    return this.#sendHalf(stream, this.#account("unidirectional", "local"), options);
+    const stream = await this.#opened(openUnidirectional, options);
+    return this.#sendHalf(stream, this.account("unidirectional", "local"), options);
   }
 
   receiveUnidirectional(receiver: (stream: DirectReadable) => void): void {
@@ -256,26 +224,8 @@ export class RawQuicConnection
     this.#conn.close(info);
   }
 
-  /** Counters of bytes of this connection's streams and datagrams. */
-  getStats(): Promise<ConnectionStats> {
-    let { bytesSent, bytesReceived } = this;
-    if (this.#ledger !== undefined) {
-      bytesSent += this.#ledger.streamBytesSent + this.#ledger.datagramBytesSent;
-      bytesReceived += this.#ledger.streamBytesReceived + this.#ledger.datagramBytesReceived;
-    }
-    return Promise.resolve({ bytesSent, bytesReceived });
-  }
-
-  /** Sets the observer of events. */
-  observe(observer: ConnectionObserver | undefined): void {
-    if (observer !== undefined) this.ledger.observer = observer;
-    else if (this.#ledger !== undefined) this.#ledger.observer = undefined;
-  }
-
-  excludeMessageStream(by: StreamSide): void {
-    const isHeld = by === "remote" &&
-      this.#bidirectional.changeFirst((stream) => stream.discard());
-    if (!isHeld) this.#carrier = by;
+  protected override discardFirst(): boolean {
+    return this.#bidirectional.changeFirst((stream) => stream.discard());
   }
 
   /** Closes; called by `await using`. */
@@ -348,34 +298,21 @@ export class RawQuicConnection
     }
   }
 
-  #mayOpen({ signal }: OpenStreamOptions): void {
-    signal?.throwIfAborted();
-    if (this.#error !== undefined) throw this.#error;
-  }
-
-  async #opened<T>(
-    kind: StreamDirection,
-    opening: Promise<T>,
-    { options, late }: {
-      readonly options: OpenStreamOptions;
-      readonly late: (stream: T) => void;
-    },
+  /** Opens a stream of the runtime, with the errors of this connection. */
+  async #opened<T extends Deno.QuicBidirectionalStream | Deno.QuicSendStream>(
+    open: OpenStream<T>,
+    options: OpenStreamOptions,
   ): Promise<T> {
     const { signal, timeoutMs } = options;
-    let stream: T;
-    try {
-      stream = await waitForStream(this.#runtime, opening, {
-        kind,
-        signal,
-        timeoutMs,
-        leftMs: timeoutMs,
-      }, { late });
-    } catch (error) {
+    signal?.throwIfAborted();
+    if (this.#error !== undefined) throw this.#error;
+    const opening = { signal, timeoutMs, leftMs: timeoutMs, wire: WAITING };
+    const stream = await open(this.#runtime, this.#conn, opening).catch((error) => {
       const isOurs = signal?.aborted || error instanceof Error && error.name === "TimeoutError";
       throw isOurs ? error : this.connectionError(error);
-    }
+    });
     if (this.#error === undefined) return stream;
-    late(stream);
+    endUnused(stream);
     throw this.#error;
   }
 
@@ -407,15 +344,6 @@ export class RawQuicConnection
     const half = new SendHalf(this, stream, { account });
     if (sendOrder !== undefined) half.sendOrder = sendOrder;
     return half;
-  }
-
-  /** Counts a stream, unless the stream carries messages. */
-  #account(direction: StreamDirection, by: StreamSide): StreamAccount | undefined {
-    if (direction === "unidirectional" || this.#carrier !== by) {
-      return this.ledger.opened(direction, by);
-    }
-    this.#carrier = undefined;
-    return undefined;
   }
 }
 

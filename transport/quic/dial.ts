@@ -2,7 +2,8 @@
 import type * as dns from "node:dns";
 import { TimeoutError } from "../../errors.ts";
 import { builtin } from "../certificate/builtins.ts";
-import { type ConnectQuicOptions, isPeerAnswer, permittedHost } from "./deno_quirks.ts";
+import { isPeerAnswer, textOf } from "../deno_errors.ts";
+import { type ConnectQuicOptions, permittedHost } from "./deno_quic.ts";
 import { within } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 
@@ -331,8 +332,4 @@ function isLoopback(address: string): boolean {
 
 function bracketed(address: string): string {
   return address.includes(":") ? `[${address}]` : address;
-}
-
-function textOf(cause: unknown): string {
-  return cause instanceof Error ? cause.message : String(cause);
 }

@@ -10,7 +10,7 @@ import { certificate, PROTOCOL, QuicServer } from "../../tests/quic_peer.ts";
 import { bindUdp, TestServer } from "../../tests/raw_http3.ts";
 import { soon } from "../../tests/sessions.ts";
 import { ConnectionError } from "../../errors.ts";
-import { isPeerAnswer } from "./deno_quirks.ts";
+import { isPeerAnswer } from "../deno_errors.ts";
 import { WebTransport } from "../w3c/mod.ts";
 import { dialQuic } from "./client.ts";
 import { dialWebTransport } from "../h3/client.ts";

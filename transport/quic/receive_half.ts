@@ -1,7 +1,7 @@
 /** The receiving direction of a QUIC stream. */
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
 import type { StreamAccount } from "../counters.ts";
-import { streamFailure } from "./deno_quirks.ts";
+import { streamFailure } from "../deno_errors.ts";
 import { STREAM_WINDOW_BYTES, type UnreadStream } from "./unread_streams.ts";
 import { errorOf, type StreamHalf, type StreamOwner, type TurnWatcher } from "./stream_owner.ts";
 

@@ -1,5 +1,5 @@
 /** Common parts of both directions of a stream: the owner and flow control. */
-import { type StreamFailure, streamFailure } from "./deno_quirks.ts";
+import { type StreamFailure, streamFailure } from "../deno_errors.ts";
 import type { ReceiveCredit, SendCredit } from "../flow_control.ts";
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
 import type { Runtime } from "../../base/runtime.ts";

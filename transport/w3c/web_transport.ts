@@ -4,7 +4,7 @@ import { directReadable } from "../direct.ts";
 import { Http3Dialer } from "../h3/dialer.ts";
 import { Http3Pool } from "../h3/pool.ts";
 import type { Field } from "../h3/wire/qpack.ts";
-import { requireQuic } from "../quic/deno_quirks.ts";
+import { requireQuic } from "../quic/deno_quic.ts";
 import { settlesWithin, startTimer } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Http3Session } from "../h3/session.ts";

@@ -3,6 +3,7 @@ import { ConnectionError } from "../../errors.ts";
 import { checkCloseInfo } from "../close_info.ts";
 import { FrameInbox } from "../frame_inbox.ts";
 import type { Multiplexer, StreamsHost } from "../qmux/multiplexer.ts";
+import { isAnswerWithoutTls } from "../deno_errors.ts";
 import type {
   BidirectionalStream,
   Connection,
@@ -583,7 +584,7 @@ type CloseDetails = Pick<CloseEvent, "code" | "reason" | "wasClean">;
  */
 function isPlain(url: string, detail: string): boolean {
   if (!url.startsWith("wss:")) return false;
-  return detail === "" ? LOOPBACK.test(url) : /InvalidContentType/.test(detail);
+  return detail === "" ? LOOPBACK.test(url) : isAnswerWithoutTls(detail);
 }
 
 /** Close codes 1000 (normal) and 1005 (no code given). */

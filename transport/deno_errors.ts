@@ -1,0 +1,86 @@
+/**
+ * Texts of Deno's errors that carry data: for QUIC and TLS, the runtime has neither error classes
+ * nor codes. No other module reads these texts; `deno_errors_test.ts` compares them with the runtime.
+ */
+
+/** End of a stream by the peer. */
+export interface StreamFailure {
+  /** `reset`: the peer writes no more; `stopped`: the peer reads no more. */
+  readonly kind: "reset" | "stopped";
+  /** Error code of HTTP/3. */
+  readonly code: number;
+}
+
+/**
+ * Parses the end of a stream by the peer; the text is the only source of the code.
+ *
+ * @param error Error of a read or write.
+ * @returns The failure; `undefined` if the connection ended.
+ */
+export function streamFailure(error: unknown): StreamFailure | undefined {
+  const match = /\b(reset|stopped) by peer: error (\d+)/.exec(textOf(error));
+  if (match === null) return undefined;
+  return { kind: match[1] as StreamFailure["kind"], code: Number(match[2]) };
+}
+
+/**
+ * Distinguishes a reset by the peer from the end of the connection.
+ *
+ * @param error Error of a read.
+ * @returns True if the peer reset the stream.
+ */
+export function isPeerReset(error: unknown): boolean {
+  return /\breset by peer\b/.test(textOf(error));
+}
+
+/**
+ * Distinguishes an answer of the peer that ends a handshake from silence and from local faults.
+ *
+ * @param cause Rejection of `Deno.connectQuic`.
+ * @returns True if a peer refused the connection or the protocols, or this end refused the
+ * certificate.
+ */
+export function isPeerAnswer(cause: unknown): boolean {
+  return cause instanceof Error && /\bpeer\b|\bhandshake failed\b/.test(cause.message);
+}
+
+/**
+ * Detects a server that refuses connections before any HTTP (RFC 9000 section 10.2), as a draining
+ * one does.
+ *
+ * @param cause Rejection of `Deno.connectQuic`.
+ * @returns True if the server refused the connection.
+ */
+export function isConnectionRefused(cause: unknown): boolean {
+  return textOf(cause).includes("refused to accept a new connection");
+}
+
+/**
+ * Explains a failed dial; for an untrusted certificate, with the number of given hashes.
+ *
+ * @param cause Rejection of `Deno.connectQuic`.
+ * @param hashes Certificate hashes given by the application.
+ * @returns Text for an error message.
+ */
+export function dialFailure(cause: unknown, hashes: readonly unknown[] = []): string {
+  const reason = textOf(cause);
+  if (!reason.includes("invalid peer certificate")) return reason;
+  return hashes.length === 0
+    ? `${reason}; one for development is trusted by serverCertificateHashes, and there are none`
+    : `${reason}; it is none of the serverCertificateHashes (${hashes.length})`;
+}
+
+/**
+ * Detects a server that answered a TLS handshake with something else, such as HTTP.
+ *
+ * @param text Error text of a WebSocket.
+ * @returns True if the server does not use TLS.
+ */
+export function isAnswerWithoutTls(text: string): boolean {
+  return text.includes("InvalidContentType");
+}
+
+/** Reads the text of a thrown value. */
+export function textOf(error: unknown): string {
+  return error instanceof Error ? error.message : String(error);
+}

@@ -1,0 +1,97 @@
+import { assert, assertEquals } from "@std/assert";
+import { certificate, connectBare, QuicServer } from "../tests/quic_peer.ts";
+import { soon } from "../tests/sessions.ts";
+import {
+  dialFailure,
+  isAnswerWithoutTls,
+  isConnectionRefused,
+  isPeerAnswer,
+  isPeerReset,
+  streamFailure,
+  textOf,
+} from "./deno_errors.ts";
+
+/** Text for a failure: the error texts belong to one version of the runtime. */
+function changed(error: unknown): string {
+  return `Deno ${Deno.version.deno} words an error differently; mend transport/deno_errors.ts: ` +
+    `"${textOf(error)}"`;
+}
+
+/** Waits for a rejection. */
+async function rejection(promise: Promise<unknown>): Promise<unknown> {
+  return await soon(promise.then((value) => value, (error) => error));
+}
+
+Deno.test("streamFailure() reads kind and code from the runtime's texts", () => {
+  const texts: readonly [text: string, failure: ReturnType<typeof streamFailure>][] = [
+    ["stream reset by peer: error 77", { kind: "reset", code: 77 }],
+    ["sending stopped by peer: error 9", { kind: "stopped", code: 9 }],
+    ["connection lost", undefined],
+    ["reset by peer", undefined],
+  ];
+  for (const [text, failure] of texts) {
+    assertEquals(streamFailure(new Error(text)), failure);
+    assertEquals(isPeerReset(new Error(text)), text.includes("reset"));
+  }
+});
+
+Deno.test("streamFailure() knows how this runtime words a peer that stopped reading", async () => {
+  await using server = new QuicServer();
+  const { connection, peer } = await server.open();
+  const writer = (await peer.createUnidirectionalStream()).getWriter();
+  writer.closed.catch(() => {});
+  await writer.write(Uint8Array.of(1));
+  for await (const stream of connection.incomingUnidirectionalStreams) {
+    await stream.cancel();
+    break;
+  }
+  let error: unknown;
+  while (error === undefined) {
+    error = await rejection(writer.write(Uint8Array.of(1)));
+    await new Promise<void>((resolve) => setImmediate(resolve));
+  }
+  assertEquals(streamFailure(error), { kind: "stopped", code: 0 }, changed(error));
+});
+
+Deno.test("isPeerAnswer() and dialFailure() know how this runtime words a certificate without trust", async () => {
+  await using server = new QuicServer();
+  const wrong = { algorithm: "sha-256" as const, value: new Uint8Array(32) };
+  const error = await rejection(
+    connectBare(server.port, { serverCertificateHashes: [wrong] }),
+  );
+  assert(isPeerAnswer(error), changed(error));
+  assert(dialFailure(error).endsWith("and there are none"), changed(error));
+  assert(dialFailure(error, [wrong]).endsWith("(1)"), changed(error));
+});
+
+Deno.test("isPeerAnswer() knows how this runtime words a server without a common protocol", async () => {
+  await using server = new QuicServer();
+  const error = await rejection(connectBare(server.port, { alpnProtocols: ["other"] }));
+  assert(isPeerAnswer(error), changed(error));
+  assert(!isConnectionRefused(error), changed(error));
+});
+
+Deno.test("isConnectionRefused() knows how this runtime words a server that refuses connections", async () => {
+  await using server = new QuicServer();
+  server.listener.stop();
+  const error = await rejection(connectBare(server.port));
+  assert(isConnectionRefused(error) && isPeerAnswer(error), changed(error));
+});
+
+Deno.test("isAnswerWithoutTls() knows how this runtime words a server without TLS", async () => {
+  await using server = Deno.serve(
+    { port: 0, hostname: "127.0.0.1", onListen() {} },
+    () => new Response(),
+  );
+  const socket = new WebSocket(`wss://127.0.0.1:${server.addr.port}`);
+  const event = await soon(
+    new Promise<ErrorEvent>((resolve) =>
+      socket.addEventListener("error", (event) => resolve(event as ErrorEvent))
+    ),
+  );
+  assert(isAnswerWithoutTls(event.message), changed(event.message));
+});
+
+Deno.test("dialFailure() leaves other reasons alone", () => {
+  assertEquals(dialFailure(new Error("timed out"), certificate.hashes), "timed out");
+});
