@@ -1,8 +1,8 @@
-import { assert, assertEquals, assertRejects, assertStrictEquals, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { TimeoutError } from "../errors.ts";
 import { Random } from "../tests/random.ts";
-import { checkTotal, ReceiveCredit, SendCredit, waitForStream } from "./flow_control.ts";
+import { checkTotal, ReceiveCredit, SendCredit } from "./flow_control.ts";
 import { platformRuntime } from "../base/runtime.ts";
 
 Deno.test("SendCredit.take() takes what is left, and tells once there is nothing", async () => {
@@ -268,35 +268,4 @@ Deno.test("checkTotal() throws when a total is no integer from 0 to 2^53 - 1", (
   for (const total of [-1, 0.5, NaN, Infinity, 2 ** 53, "1" as unknown as number]) {
     assertThrows(() => checkTotal(total), RangeError, `received ${total}`);
   }
-});
-
-Deno.test("waitForStream() tells of the time that was asked for, not of what was left of it", async () => {
-  const late: string[] = [];
-  const { promise, resolve } = Promise.withResolvers<string>();
-  const options = { kind: "bidirectional", signal: undefined, timeoutMs: 50, leftMs: 1 } as const;
-  const error = await assertRejects(
-    () =>
-      waitForStream(platformRuntime(), promise, options, { late: (stream) => late.push(stream) }),
-    TimeoutError,
-    "Cannot open stream: the peer allowed no bidirectional stream within 50 ms",
-  );
-  assertEquals(error.timeoutMs, 50);
-  resolve("a stream");
-  await promise;
-  assertEquals(late, ["a stream"]);
-});
-
-Deno.test("waitForStream() gives up by its signal", async () => {
-  const reason = new Error("Enough");
-  const options = {
-    kind: "unidirectional",
-    signal: AbortSignal.abort(reason),
-    timeoutMs: undefined,
-    leftMs: undefined,
-  } as const;
-  const failure = await waitForStream(platformRuntime(), new Promise(() => {}), options, {
-    late: () => {},
-  })
-    .catch((error) => error);
-  assertStrictEquals(failure, reason);
 });
