@@ -57,7 +57,13 @@ export {
   type BitrateMonitorOptions,
   type BitrateReport,
 } from "./session/bitrate_monitor.ts";
-export { MoqClient } from "./client/client.ts";
+export {
+  connectMoq,
+  type ConnectMoqOptions,
+  MAX_CLIENT_PREFIXES,
+  MAX_CLIENT_TRACKS,
+  MoqClient,
+} from "./client/client.ts";
 export type {
   AllowMigration,
   MoqClientCause,
@@ -67,19 +73,21 @@ export type {
   MoqClientStatus,
   MoqDial,
   MoqDialContext,
-  MoqRetryOptions,
-} from "./client/client_options.ts";
+} from "./client/client.ts";
+export type { MoqRetryOptions } from "./client/retry.ts";
 export {
   MoqCluster,
   type MoqClusterDial,
   type MoqClusterOptions,
   type MoqClusterStats,
 } from "./cluster/cluster.ts";
-export { connectMoq, type ConnectMoqOptions } from "./client/connect.ts";
 export {
   MoqAnnounceCode,
   moqErrorCode,
+  type MoqErrorFamily,
+  type MoqErrorName,
   moqErrorName,
+  type MoqErrorScope,
   MoqFetchCode,
   MoqGroupCode,
   MoqLiteSessionCode,
@@ -87,14 +95,18 @@ export {
   MoqProbeCode,
   MoqSessionCode,
   MoqSubscribeCode,
-} from "./wire/error_codes.ts";
-export type { MoqErrorFamily, MoqErrorName, MoqErrorScope } from "./wire/error_codes.ts";
+} from "./wire/errors.ts";
 export { type MissedGroups, MoqError, MoqLaggedError } from "./wire/errors.ts";
 export { GroupReader } from "./track/group_reader.ts";
 export { GroupWriter, type WriteFrameOptions } from "./track/group_writer.ts";
-export { LiveBroadcast, type LiveBroadcastOptions } from "./live/live_broadcast.ts";
 export { LiveGroup } from "./live/live_group.ts";
-export { type LiveDemand, LiveTrack, type LiveTrackOptions } from "./live/live_track.ts";
+export {
+  LiveBroadcast,
+  type LiveBroadcastOptions,
+  type LiveDemand,
+  LiveTrack,
+  type LiveTrackOptions,
+} from "./live/live_track.ts";
 export type { MoqParameters, SubscribeFields, TrackInfoMessage } from "./wire/messages.ts";
 export { TrackMux } from "./track/mux.ts";
 export type {
@@ -131,8 +143,9 @@ export {
 } from "./client/resumable_track.ts";
 export { type MoqAuthorize, MoqSession } from "./session/session.ts";
 export type { MoqLimits, MoqSessionOptions, SetupRequest } from "./session/session.ts";
-export type { Goaway, MoqCloseInfo, PeerUpdate } from "./session/session_info.ts";
-export type { SubscribeOptions } from "./track/subscribe_options.ts";
+export type { PeerUpdate } from "./session/bitrate_monitor.ts";
+export type { Goaway, MoqCloseInfo } from "./session/session.ts";
+export type { SubscribeOptions } from "./track/track_reader.ts";
 export { TrackReader } from "./track/track_reader.ts";
 export { TrackWriter } from "./track/track_writer.ts";
 export { DEFAULT_VERSIONS, type MoqVersion } from "./wire/versions.ts";

@@ -7,11 +7,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { ProtocolError } from "../../errors.ts";
 import { MessageReader } from "../../pubsub/moq/wire/message_reader.ts";
-import {
-  moqErrorCode,
-  moqErrorName,
-  type MoqErrorScope,
-} from "../../pubsub/moq/wire/error_codes.ts";
+import { moqErrorCode, moqErrorName, type MoqErrorScope } from "../../pubsub/moq/wire/errors.ts";
 import {
   broadcastPath,
   joinPath,

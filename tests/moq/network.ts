@@ -5,11 +5,7 @@
  */
 import type { FakeTime } from "@std/testing/time";
 import { MoqClient } from "../../pubsub/moq/client/client.ts";
-import type {
-  MoqClientOptions,
-  MoqClientStatus,
-  MoqDial,
-} from "../../pubsub/moq/client/client_options.ts";
+import type { MoqClientOptions, MoqClientStatus, MoqDial } from "../../pubsub/moq/client/client.ts";
 import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
 import { TrackMux } from "../../pubsub/moq/track/mux.ts";
 import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/session.ts";

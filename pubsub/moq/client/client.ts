@@ -4,22 +4,122 @@ import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { TimeoutError } from "../../../errors.ts";
 import { Backoff } from "../../../base/backoff.ts";
 import { StatusFeed } from "../../../base/status_feed.ts";
-import { isRefusal } from "./_retrying.ts";
-import {
-  type AllowMigration,
-  type MoqClientCause,
-  type MoqClientEnd,
-  type MoqClientOptions,
-  type MoqClientStatus,
-  type MoqRetry,
-  retrySettings,
-} from "./client_options.ts";
+import { isRefusal, type MoqRetry, type MoqRetryOptions, retrySettings } from "./retry.ts";
 import { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
 import { ResumableAnnouncements } from "./resumable_announcements.ts";
 import { ResumableTrack, type ResumeOptions } from "./resumable_track.ts";
-import type { MoqSession } from "../session/session.ts";
-import type { Goaway, MoqCloseInfo } from "../session/session_info.ts";
+import type { Goaway, MoqCloseInfo, MoqSession } from "../session/session.ts";
+import { dialMoq, type DialMoqOptions } from "./dial.ts";
+
+/** Context of a dial function. */
+export interface MoqDialContext {
+  /** Broadcasts of the session: pass the mux on to `dialMoq()` or `MoqSession.open()`. */
+  readonly mux: TrackMux;
+  /** The URL of a GOAWAY that the client decided to follow; absent for the usual place. */
+  readonly uri?: string;
+}
+
+/**
+ * Opens one session.
+ *
+ * - The function MUST open the session with the mux of the context: without that, no broadcast is
+ *   announced.
+ * - The function SHOULD give up when the signal is aborted; a session that opens later is closed.
+ * - A `TypeError`, a `RangeError`, an `UnsupportedError` or a refusal ends the client.
+ */
+export type MoqDial = (signal: AbortSignal, context: MoqDialContext) => Promise<MoqSession>;
+
+/** Decides whether to follow the URL of a GOAWAY. An error counts as a no. */
+export type AllowMigration = (to: URL, from: URL | undefined) => boolean;
+
+/** Options for {@linkcode MoqClient}, without the dial function. */
+export interface MoqClientSettings {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
+  /** Broadcasts to publish to the server; an empty mux by default. */
+  readonly mux?: TrackMux;
+  /**
+   * Delays between attempts, and limits for giving up.
+   *
+   * @default {{ firstDelayMs: 500, maxDelayMs: 10000, giveUpAfterMs: 300000, stableMs: 10000, leaveAfterMs: 5000 }}
+   */
+  readonly retry?: MoqRetryOptions;
+  /**
+   * Time limit of one attempt, in milliseconds; `Infinity` for no limit.
+   *
+   * @default {10000}
+   */
+  readonly connectTimeoutMs?: number;
+  /**
+   * Decides whether to follow the URL of a GOAWAY, for one session. By default the client follows a
+   * URL of the same origin (scheme, host and port) only: a server elsewhere would receive the
+   * published broadcasts, and could send forged ones. Otherwise the client comes back to the usual
+   * place.
+   */
+  readonly allowMigration?: AllowMigration;
+  /**
+   * Receives each new session, for example to hand the session to a relay whose `mux` is the
+   * client's. On an error, the session is closed, and the client reconnects.
+   */
+  readonly onSession?: (session: MoqSession) => void | Promise<void>;
+  /** Closes the client for good. */
+  readonly signal?: AbortSignal;
+}
+
+/** Options for {@linkcode MoqClient}. */
+export interface MoqClientOptions extends MoqClientSettings {
+  /** Opens each session. */
+  readonly dial: MoqDial;
+  /**
+   * The URL that `dial` connects to, to compare with the URL of a GOAWAY; without this URL, no URL
+   * counts as the same origin.
+   */
+  readonly url?: string | URL | (() => string | URL | undefined);
+}
+
+/** The reason for the end of a session, or for a failed attempt. */
+export interface MoqClientCause {
+  /** The error of the last session, or of the last attempt. */
+  readonly error: unknown;
+  /**
+   * The end of the session; absent after a failed attempt, and while the session lives on after
+   * GOAWAY.
+   */
+  readonly info?: MoqCloseInfo;
+}
+
+/** The end of a client. */
+export interface MoqClientEnd {
+  /**
+   * `closed` by the application; `refused`, where another attempt would fail as well; `exhausted`,
+   * where a limit of `retry` was reached.
+   */
+  readonly name: "closed" | "refused" | "exhausted";
+  /** The error; `undefined` after a close by the application. */
+  readonly error: unknown;
+}
+
+/** The state of a client. */
+export type MoqClientStatus =
+  | { readonly name: "connecting" }
+  | { readonly name: "connected"; readonly session: MoqSession }
+  | {
+    readonly name: "reconnecting";
+    /** Attempts since the last session that held. */
+    readonly attempt: number;
+    /** Delay before the next attempt, in milliseconds. */
+    readonly delayMs: number;
+    /** Time of the next attempt, in milliseconds since the Unix epoch. */
+    readonly retryAt: number;
+    /** The reason. After GOAWAY the session lives on for a while, see `leaveAfterMs`. */
+    readonly cause: MoqClientCause;
+  }
+  | MoqClientEnd;
 
 /** The outcome of one attempt or session. */
 interface Outcome {
@@ -478,4 +578,70 @@ export class MoqClient implements AsyncDisposable {
 
 function tooMany(what: string): MoqError {
   return new MoqError("session", "tooManySubscribes", `Cannot ${what}`);
+}
+
+/** Options for {@linkcode connectMoq}. */
+export interface ConnectMoqOptions
+  extends MoqClientSettings, Omit<DialMoqOptions, "mux" | "signal" | "timeoutMs"> {}
+
+/**
+ * Connects to a server, and keeps a session with that server.
+ *
+ * @param url The URL, as for {@linkcode dialMoq}; a function is called for each attempt, for a
+ * fresh token.
+ * @param options See {@linkcode ConnectMoqOptions}.
+ * @returns The client, which starts to connect at once.
+ * @throws {RangeError} If a time or a limit is out of range.
+ *
+ * @example Usage
+ * ```ts
+ * import { connectMoq, listenMoq, TrackMux } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const mux = new TrackMux();
+ * mux.publish("/clock", async (track) => {
+ *   const group = await track.openGroup();
+ *   await group.writeFrame(new TextEncoder().encode("12:00"));
+ *   await group.close();
+ * });
+ * await using server = listenMoq({
+ *   hostname: "127.0.0.1",
+ *   mux,
+ *   authorize: (_session, _path, action) => action !== "publish",
+ * });
+ *
+ * await using client = connectMoq(server.url, {
+ *   serverCertificateHashes: server.certificateHashes,
+ * });
+ * const group = await client.subscribe("/clock", "seconds").nextGroup();
+ * assertEquals(new TextDecoder().decode(await group?.readFrame() ?? undefined), "12:00");
+ * ```
+ */
+export function connectMoq(
+  url: string | URL | (() => string | URL | Promise<string | URL>),
+  options: ConnectMoqOptions = {},
+): MoqClient {
+  const { mux, retry, connectTimeoutMs = 10_000, allowMigration, signal, ...rest } = options;
+  const { runtime = platformRuntime(), onSession, ...dialOptions } = rest;
+  let last = typeof url === "function" ? undefined : url;
+  return new MoqClient({
+    runtime,
+    connectTimeoutMs,
+    ...(mux && { mux }),
+    ...(retry && { retry }),
+    ...(allowMigration && { allowMigration }),
+    ...(onSession && { onSession }),
+    ...(signal && { signal }),
+    url: () => last,
+    async dial(signal, { mux, uri }) {
+      if (uri === undefined && typeof url === "function") last = await url();
+      return await dialMoq(uri ?? last!, {
+        ...dialOptions,
+        runtime,
+        mux,
+        signal,
+        timeoutMs: connectTimeoutMs,
+      });
+    },
+  });
 }

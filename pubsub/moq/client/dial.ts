@@ -9,17 +9,20 @@ import { dialWebSocket } from "../../../transport/websocket/client.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../../../transport/webtransport.ts";
 import { within } from "../../../base/wait.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
-import {
-  checkVersions,
-  HASH_PATH,
-  MAX_STREAMS,
-  versionsBegun,
-  webSocketOffers,
-} from "../wire/wires.ts";
-import { MoqLiteSessionCode } from "../wire/error_codes.ts";
+import { MoqLiteSessionCode } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import { MoqSession, type MoqSessionOptions } from "../session/session.ts";
-import { DEFAULT_VERSIONS, type MoqVersion, protocolsOf, VERSIONS } from "../wire/versions.ts";
+import {
+  checkVersions,
+  DEFAULT_VERSIONS,
+  HASH_PATH,
+  MAX_STREAMS,
+  type MoqVersion,
+  protocolsOf,
+  VERSIONS,
+  versionsBegun,
+  webSocketOffers,
+} from "../wire/versions.ts";
 import type { TransportFallback, TransportName } from "../../../transport/race/options.ts";
 
 /** The alert `no_application_protocol` (RFC 7301 section 3.2), in error texts of the runtime. */

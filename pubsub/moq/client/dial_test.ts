@@ -6,7 +6,7 @@ import { listenWebTransport } from "../../../transport/h3/server.ts";
 import { dialMoq } from "./dial.ts";
 import { MoqError } from "../wire/errors.ts";
 import { listenMoq, type ListenMoqOptions, type MoqServer } from "../server/server.ts";
-import { webSocketOffers } from "../wire/wires.ts";
+import { webSocketOffers } from "../wire/versions.ts";
 
 function listen(options: ListenMoqOptions = {}): MoqServer {
   return listenMoq({ cacheFolder: null, ...options });

@@ -2,7 +2,7 @@
 import { pause } from "../../../base/wait.ts";
 import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { Backoff } from "../../../base/backoff.ts";
-import { isOfSession, isPassingForAnnouncements } from "./_retrying.ts";
+import { isOfSession, isPassingForAnnouncements } from "./retry.ts";
 import { type Announcement, AnnouncementReader, MAX_ANNOUNCED } from "../track/announcement.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 import type { MoqSession } from "../session/session.ts";

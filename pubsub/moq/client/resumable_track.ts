@@ -3,12 +3,12 @@ import { pause, startTimer, within } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { Backoff } from "../../../base/backoff.ts";
 import { Changing } from "../../../base/signal.ts";
-import { checkSubscribe, isOfSession, isPassingForTrack } from "./_retrying.ts";
+import { checkSubscribe, isOfSession, isPassingForTrack } from "./retry.ts";
 import { type MissedGroups, MoqLaggedError } from "../wire/errors.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 import type { MoqSession } from "../session/session.ts";
-import type { SubscribeOptions } from "../track/subscribe_options.ts";
+import type { SubscribeOptions } from "../track/track_reader.ts";
 import type { TrackReader } from "../track/track_reader.ts";
 
 /**

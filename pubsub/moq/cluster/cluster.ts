@@ -7,11 +7,16 @@ import { tellsHops } from "../live/relay_source.ts";
 import type { Announcement } from "../track/announcement.ts";
 import { TrackMux } from "../track/mux.ts";
 import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";
-import { CLUSTER_VERSION, FarRelay, type FarRelayLink, type MoqClusterDial } from "./_far_relay.ts";
+import {
+  CLUSTER_VERSION,
+  FarRelay,
+  type FarRelayLink,
+  type MoqClusterDial,
+} from "./remote_relay.ts";
 import type { DirectoryChange, DirectoryScope } from "../../nodes/directory_scope.ts";
-import { MAX_HOPS } from "../wire/announce_messages.ts";
+import { MAX_HOPS } from "../wire/messages.ts";
 
-export type { MoqClusterDial } from "./_far_relay.ts";
+export type { MoqClusterDial } from "./remote_relay.ts";
 
 /** A broadcast, as described by the relay that holds the broadcast. A value that JSON can hold. */
 interface Held {

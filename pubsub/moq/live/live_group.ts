@@ -1,7 +1,7 @@
 /** A group of a live track, and its deliveries to subscribers. */
 import type { Runtime } from "../../../base/runtime.ts";
 import { describe } from "../../../session/wire/envelope.ts";
-import type { MoqErrorName } from "../wire/error_codes.ts";
+import type { MoqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import {
   type EncodedSource,

@@ -9,7 +9,7 @@ import {
   textOf,
 } from "../../../tests/moq/pair.ts";
 import { MoqError } from "../wire/errors.ts";
-import { LiveBroadcast } from "./live_broadcast.ts";
+import { LiveBroadcast } from "./live_track.ts";
 import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
 import { TrackMux } from "../track/mux.ts";
 import type { TrackWriter } from "../track/track_writer.ts";

@@ -4,8 +4,8 @@
  */
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { ConsoleReport } from "../../../base/console_report.ts";
-import { RelayRoute, type RelayRouteLink } from "./_relay_route.ts";
-import type { RelayTrack } from "./_relay_track.ts";
+import { RelayRoute, type RelayRouteLink } from "./relay_route.ts";
+import type { RelayTrack } from "./relay_track.ts";
 import {
   MAX_NOTICE_PATHS,
   type MoqRelayNotice,
@@ -18,10 +18,9 @@ import type { Announcement, AnnouncementReader } from "../track/announcement.ts"
 import { MoqError } from "../wire/errors.ts";
 import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
 import { TrackMux } from "../track/mux.ts";
-import type { TrackWriter } from "../track/track_writer.ts";
-import type { SubscriberSession } from "../track/track_writer_link.ts";
+import type { SubscriberSession, TrackWriter } from "../track/track_writer.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
-import { checkShare } from "../session/limits.ts";
+import { checkShare } from "../session/access.ts";
 import type { MoqSession } from "../session/session.ts";
 
 /** A session of a relay, or another relay of its cluster. */

@@ -12,37 +12,42 @@ import {
   offeredProtocols,
 } from "../../../transport/websocket/server.ts";
 import type { WebTransportRequest } from "../../../transport/h3/server.ts";
-import { Door } from "./_door.ts";
-import type { Place } from "./_places.ts";
-import { asksForHash, type MoqAsked, type MoqHost, offersMoq } from "./_server_host.ts";
-import { MoqRefusal, refusalOf } from "./_refusal.ts";
+import { Door, MoqRefusal, type Place, refusalOf } from "./admission.ts";
+import { asksForHash, type MoqAsked, type MoqHost, offersMoq } from "./server_options.ts";
 import type {
   ListenMoqOptions,
   MoqClientInfo,
   MoqDrainOptions,
   MoqDrainReport,
   MoqRequestInfo,
+  MoqServerLimits,
   MoqServerOptions,
-} from "./_server_options.ts";
-import { Sessions } from "./_sessions.ts";
-import { flowControlOf, Sockets, socketsOptions } from "./_sockets.ts";
-import { checkVersions, chooseWebSocket, chooseWebTransport } from "../wire/wires.ts";
-import { MoqLiteSessionCode } from "../wire/error_codes.ts";
+} from "./server_options.ts";
+import { Sessions } from "./sessions.ts";
+import { flowControlOf, Sockets, socketsOptions } from "./sockets.ts";
+import { MoqLiteSessionCode } from "../wire/errors.ts";
 import { checkBitrateOptions } from "../session/bitrate_monitor.ts";
-import { sessionLimits } from "../session/limits.ts";
+import { sessionLimits } from "../session/access.ts";
 import type { MoqSession } from "../session/session.ts";
-import { DEFAULT_VERSIONS, type MoqVersion, protocolsOf } from "../wire/versions.ts";
+import {
+  checkVersions,
+  chooseWebSocket,
+  chooseWebTransport,
+  DEFAULT_VERSIONS,
+  type MoqVersion,
+  protocolsOf,
+} from "../wire/versions.ts";
 
-export type { MoqServerLimits } from "./_places.ts";
-export type { MoqAsked, MoqHost, MoqWire } from "./_server_host.ts";
+export type { MoqAsked, MoqHost, MoqWire } from "./server_options.ts";
 export type {
   ListenMoqOptions,
   MoqClientInfo,
   MoqDrainOptions,
   MoqDrainReport,
   MoqRequestInfo,
+  MoqServerLimits,
   MoqServerOptions,
-} from "./_server_options.ts";
+} from "./server_options.ts";
 
 /** Longest wait for the sockets to end after a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 2_000;

@@ -9,7 +9,7 @@ import type { WebSocketHost } from "../../../transport/websocket/server.ts";
 import { dialWebSocket } from "../../../transport/websocket/client.ts";
 import { dialWebTransport } from "../../../transport/h3/client.ts";
 import { memoryPair } from "../../../transport/memory/memory.ts";
-import { MoqLiteSessionCode, MoqSessionCode } from "../wire/error_codes.ts";
+import { MoqLiteSessionCode, MoqSessionCode } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import { dialMoq, type DialMoqOptions } from "../client/dial.ts";
 import { TrackMux } from "../track/mux.ts";

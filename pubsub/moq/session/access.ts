@@ -1,4 +1,67 @@
-/** Rights to publish, subscribe and discover. */
+/** Rights and limits of a peer. */
+import type { Runtime, Timer } from "../../../base/runtime.ts";
+import { describe } from "../../../session/wire/envelope.ts";
+import { MAX_TIMER_MS } from "../../../base/wait.ts";
+import type { BroadcastPath } from "../wire/path.ts";
+
+/** Limits of a session. */
+export interface MoqLimits {
+  /**
+   * Subscriptions of the peer at once; one more ends the session with `tooManySubscribes`.
+   *
+   * @default {16384}
+   */
+  readonly maxSubscriptions?: number;
+  /**
+   * Other requests of the peer at once: announce interests, fetches, questions about tracks, and
+   * streams whose type has not arrived yet. One more is refused with `internal`.
+   *
+   * @default {1024}
+   */
+  readonly maxRequests?: number;
+  /**
+   * The largest frame to read, in bytes.
+   *
+   * @default {16777216}
+   */
+  readonly maxFrameBytes?: number;
+}
+
+const DEFAULTS: Required<MoqLimits> = {
+  maxSubscriptions: 16_384,
+  maxRequests: 1_024,
+  maxFrameBytes: 16_777_216,
+};
+
+/**
+ * Fills in the defaults.
+ *
+ * @param limits The given limits.
+ * @returns All limits.
+ * @throws {RangeError} If a limit is not a positive integer.
+ */
+export function sessionLimits(limits: MoqLimits = {}): Required<MoqLimits> {
+  const all = { ...DEFAULTS, ...limits };
+  for (const [name, value] of Object.entries(all)) {
+    if (Number.isInteger(value) && value > 0) continue;
+    throw new RangeError(
+      `Cannot open session: ${name} must be a positive integer, received ${value}`,
+    );
+  }
+  return all;
+}
+
+/**
+ * Checks a share of the places of a relay.
+ *
+ * @param what The name of the share in the error.
+ * @param share The share.
+ * @throws {RangeError} If the share is not a number above 0 and up to 1.
+ */
+export function checkShare(what: string, share: unknown): void {
+  if (typeof share === "number" && share > 0 && share <= 1) return;
+  throw new RangeError(`Cannot ${what} must be above 0 and up to 1, received ${String(share)}`);
+}
 
 /**
  * The action that a peer asks for: to announce a broadcast here (`publish`), to receive a broadcast
@@ -21,3 +84,103 @@ export type MoqGrant =
   | boolean
   | { readonly until: Date; readonly share?: number }
   | { readonly share: number };
+
+/**
+ * Tells whether a grant allows anything now.
+ *
+ * @param runtime Clock of this node.
+ * @param grant The grant.
+ * @returns True unless the grant is a refusal or has expired.
+ */
+export function isGranted(runtime: Runtime, grant: MoqGrant): boolean {
+  if (typeof grant === "boolean") return grant;
+  return !("until" in grant) || grant.until.getTime() > runtime.now();
+}
+
+/**
+ * Calls back when a grant expires.
+ *
+ * @param runtime Clock and timers of this node.
+ * @param grant The grant.
+ * @param onExpired Called once.
+ * @returns A handle that ends the watch on disposal.
+ */
+export function watchGrant(runtime: Runtime, grant: MoqGrant, onExpired: () => void): Disposable {
+  if (typeof grant === "boolean" || !("until" in grant)) return { [Symbol.dispose]() {} };
+  let timer: Timer | undefined;
+  const wait = () => {
+    const leftMs = grant.until.getTime() - runtime.now();
+    if (leftMs <= 0) return onExpired();
+    timer = runtime.setTimeout(wait, Math.min(leftMs, MAX_TIMER_MS));
+  };
+  wait();
+  return { [Symbol.dispose]: () => runtime.clearTimeout(timer) };
+}
+
+/**
+ * Checks a grant: an application without type checks may return anything, and an invalid grant must
+ * count as a refusal.
+ */
+export function checkGrant(grant: MoqGrant): void {
+  if (typeof grant === "boolean") return;
+  const given: unknown = grant;
+  if (typeof given !== "object" || given === null || !("until" in given || "share" in given)) {
+    throw new TypeError(
+      `Cannot authorize: a grant must be a boolean or have until or share, received ${
+        describe(given)
+      }`,
+    );
+  }
+  const { until, share } = given as { readonly until?: unknown; readonly share?: unknown };
+  if ("until" in given && !(until instanceof Date)) {
+    throw new TypeError(`Cannot authorize: until must be a Date, received ${describe(until)}`);
+  }
+  if (share !== undefined) checkShare("authorize: share", share);
+}
+
+/** Watches the grants of the broadcasts that a peer announced. */
+export class Grants {
+  readonly #runtime: Runtime;
+  readonly #watched = new Map<BroadcastPath, Disposable>();
+  #isOver = false;
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
+
+  /**
+   * Watches a grant, in place of an earlier one for the path.
+   *
+   * @param path The path.
+   * @param grant The grant.
+   * @param onExpired Called once when the grant expires.
+   */
+  watch(path: BroadcastPath, grant: MoqGrant, onExpired: () => void): void {
+    this.drop(path);
+    if (typeof grant === "boolean" || this.#isOver) return;
+    let isExpired = false;
+    const watched = watchGrant(this.#runtime, grant, () => {
+      isExpired = true;
+      this.#watched.delete(path);
+      onExpired();
+    });
+    if (!isExpired) this.#watched.set(path, watched);
+  }
+
+  /**
+   * Stops watching the grant of a path.
+   *
+   * @param path The path.
+   */
+  drop(path: BroadcastPath): void {
+    this.#watched.get(path)?.[Symbol.dispose]();
+    this.#watched.delete(path);
+  }
+
+  /** Stops watching all grants. */
+  end(): void {
+    this.#isOver = true;
+    for (const watched of this.#watched.values()) watched[Symbol.dispose]();
+    this.#watched.clear();
+  }
+}

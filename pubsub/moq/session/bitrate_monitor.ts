@@ -1,7 +1,14 @@
 /** Measures the outgoing bitrate of a session, smooths the rate, and reports shifts. */
 import { platformRuntime, type Runtime, type Timer } from "../../../base/runtime.ts";
 import type { Connection } from "../../../transport/connection.ts";
-import type { PeerUpdate } from "./session_info.ts";
+
+/** A report of the peer about the path to the peer. */
+export interface PeerUpdate {
+  /** Bits a second that the peer sends; `undefined` if unknown. */
+  readonly bitrate: number | undefined;
+  /** Round-trip time in milliseconds; `undefined` if unknown. */
+  readonly rttMs: number | undefined;
+}
 
 /**
  * Lower rates count as 0, in bits a second: the smallest rate that gomoqt's SESSION_UPDATE can

@@ -4,9 +4,9 @@ import { turns } from "../../../testing/turns.ts";
 import { memoryPair } from "../../../transport/memory/memory.ts";
 import type { Connection, ConnectionStats } from "../../../transport/connection.ts";
 import { BitrateMonitor, type BitrateMonitorOptions } from "./bitrate_monitor.ts";
-import { PROBE_PARAMETER } from "./_setup.ts";
+import { PROBE_PARAMETER } from "./setup.ts";
 import { MoqSession, type MoqSessionOptions } from "./session.ts";
-import type { PeerUpdate } from "./session_info.ts";
+import type { PeerUpdate } from "./bitrate_monitor.ts";
 import { DEFAULT_VERSIONS, type MoqVersion } from "../wire/versions.ts";
 
 const VERSIONS: readonly MoqVersion[] = [...DEFAULT_VERSIONS, "gomoqt-dev"];

@@ -3,7 +3,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { HandPeer } from "../../../tests/moq/peer.ts";
 import { soon, turns } from "../../../tests/sessions.ts";
 import { encodeVarint } from "../../../transport/quic/varint.ts";
-import { MAX_RANGES } from "../track/_sequences.ts";
+import { MAX_RANGES } from "../track/group_queue.ts";
 import { MAX_ANNOUNCED } from "../track/announcement.ts";
 import { MoqError } from "../wire/errors.ts";
 import {

@@ -4,12 +4,11 @@ import { describe } from "../../../session/wire/envelope.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { startTimer, within } from "../../../base/wait.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
-import { Asking } from "./_asking.ts";
-import type { SessionContext } from "./_context.ts";
-import { Incoming } from "./_incoming.ts";
-import { type MoqLimits, sessionLimits } from "./limits.ts";
-import { PeerReports } from "./_peer_reports.ts";
-import { Serving } from "./_serving.ts";
+import { Asking } from "./subscriber.ts";
+import type { SessionContext } from "./context.ts";
+import { Incoming } from "./incoming_streams.ts";
+import { PeerReports } from "./peer_reports.ts";
+import { Serving } from "./publisher.ts";
 import {
   type Agreement,
   causeOf,
@@ -23,14 +22,14 @@ import {
   type SetupRequest,
   setUpServer,
   whileConnected,
-} from "./_setup.ts";
+} from "./setup.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
 import {
   moqErrorCode,
   type MoqErrorFamily,
   type MoqErrorName,
   moqErrorName,
-} from "../wire/error_codes.ts";
+} from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import {
@@ -41,15 +40,15 @@ import {
 } from "../wire/messages.ts";
 import { TrackMux } from "../track/mux.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
-import type { Goaway, MoqCloseInfo, PeerUpdate } from "./session_info.ts";
-import type { SubscribeOptions } from "../track/subscribe_options.ts";
+import type { PeerUpdate } from "./bitrate_monitor.ts";
+import type { SubscribeOptions } from "../track/track_reader.ts";
 import type { TrackReader } from "../track/track_reader.ts";
 import { DEFAULT_VERSIONS, type MoqVersion } from "../wire/versions.ts";
-import type { MoqAction, MoqGrant } from "./access.ts";
+import { type MoqAction, type MoqGrant, type MoqLimits, sessionLimits } from "./access.ts";
 import type { BitrateMonitorOptions } from "./bitrate_monitor.ts";
 
-export type { MoqLimits } from "./limits.ts";
-export type { SetupRequest } from "./_setup.ts";
+export type { MoqLimits } from "./access.ts";
+export type { SetupRequest } from "./setup.ts";
 
 /**
  * Decides about the actions of a peer. Called for each subscription, fetch and question about a
@@ -101,6 +100,24 @@ export type MoqAuthorize = (
   path: BroadcastPath,
   action: MoqAction,
 ) => MoqGrant | Promise<MoqGrant>;
+
+/** The end of a session. */
+export interface MoqCloseInfo {
+  /** The number, as on the wire. */
+  readonly code: number;
+  /** The name of the number; `unknown` for a number in no table. */
+  readonly reason: MoqErrorName;
+  /** The reason in words; may be empty. */
+  readonly message: string;
+  /** The end that closed the session, or the network. */
+  readonly by: "local" | "remote" | "network";
+}
+
+/** The request of a peer to end the session. */
+export interface Goaway {
+  /** The URL to go to instead; empty for the same place. */
+  readonly uri: string;
+}
 
 /** Options for {@linkcode MoqSession.open}. */
 export interface MoqSessionOptions {

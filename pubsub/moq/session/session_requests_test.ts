@@ -10,7 +10,7 @@ import type { AnnouncementReader } from "../track/announcement.ts";
 import { MoqError } from "../wire/errors.ts";
 import { type FetchRequest, TrackMux } from "../track/mux.ts";
 import { MoqSession } from "./session.ts";
-import type { PeerUpdate } from "./session_info.ts";
+import type { PeerUpdate } from "./bitrate_monitor.ts";
 import { VERSIONS } from "../wire/versions.ts";
 
 const nobody = () => {};

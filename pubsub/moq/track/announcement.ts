@@ -1,8 +1,8 @@
 /** Announcements of broadcasts. */
-import type { MoqErrorName } from "../wire/error_codes.ts";
+import type { MoqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { BroadcastPath } from "../wire/path.ts";
-import { Waiters } from "./_waiters.ts";
+import { Waiters } from "./loops.ts";
 
 /** The start or end of a broadcast. */
 export interface Announcement {

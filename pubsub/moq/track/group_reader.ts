@@ -3,8 +3,7 @@ import { ProtocolError, StreamError } from "../../../errors.ts";
 import { within } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { type MessageReader, TruncatedError } from "../wire/message_reader.ts";
-import { MoqError } from "../wire/errors.ts";
-import type { MoqErrorName } from "../wire/error_codes.ts";
+import { MoqError, type MoqErrorName } from "../wire/errors.ts";
 
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 

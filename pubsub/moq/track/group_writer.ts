@@ -3,12 +3,11 @@ import { describe } from "../../../session/wire/envelope.ts";
 import type { DirectWritable } from "../../../transport/connection.ts";
 import { within } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
-import { type EncodedSource, FrameBuffer } from "./_frame_buffer.ts";
-import type { MoqErrorName } from "../wire/error_codes.ts";
+import { type EncodedSource, FrameBuffer, type WriteBuffers } from "./frame_buffer.ts";
+import type { MoqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
-import type { WriteBuffers } from "./write_buffers.ts";
 
-export type { EncodedSource } from "./_frame_buffer.ts";
+export type { EncodedSource } from "./frame_buffer.ts";
 
 /** A length of two, and only one byte: without any byte, gomoqt takes the group for a whole one. */
 const TORN_FRAME = Uint8Array.of(2, 0);

@@ -4,7 +4,7 @@ import { turns } from "../../../testing/turns.ts";
 import type { DirectWritable } from "../../../transport/connection.ts";
 import { MoqError } from "../wire/errors.ts";
 import { GROUP_HIGH_WATER_BYTES, GroupWriter } from "./group_writer.ts";
-import { WriteBuffers } from "./write_buffers.ts";
+import { WriteBuffers } from "./frame_buffer.ts";
 
 const HEAD = Uint8Array.of(0xaa);
 const frame = (...bytes: number[]) => Uint8Array.from(bytes);

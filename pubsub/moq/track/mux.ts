@@ -4,7 +4,7 @@ import type { TrackInfoMessage } from "../wire/messages.ts";
 import type { GroupWriter } from "./group_writer.ts";
 import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";
 import type { TrackWriter } from "./track_writer.ts";
-import { WriteBuffers } from "./write_buffers.ts";
+import { WriteBuffers } from "./frame_buffer.ts";
 import type { Announcement } from "./announcement.ts";
 import { MoqError } from "../wire/errors.ts";
 

@@ -4,10 +4,8 @@ import { platformRuntime } from "../../../base/runtime.ts";
 import { MessageReader } from "../wire/message_reader.ts";
 import { MoqError, MoqLaggedError } from "../wire/errors.ts";
 import { GroupReader } from "./group_reader.ts";
-import type { SubscribeOptions } from "./subscribe_options.ts";
-import { DEFAULT_ORDER_WAIT_MS } from "./_group_queue.ts";
-import { MAX_RANGES } from "./_sequences.ts";
-import { END_GRACE_MS, END_WAIT_MS } from "./track_reader.ts";
+import { DEFAULT_ORDER_WAIT_MS, MAX_RANGES } from "./group_queue.ts";
+import { END_GRACE_MS, END_WAIT_MS, type SubscribeOptions } from "./track_reader.ts";
 import { TrackReader } from "./track_reader.ts";
 
 /** A track without a session, and a record of calls. */

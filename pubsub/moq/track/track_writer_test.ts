@@ -7,7 +7,7 @@ import { MoqError } from "../wire/errors.ts";
 import type { SubscribeFields } from "../wire/messages.ts";
 import { MAX_OPENING_GROUPS } from "./track_writer.ts";
 import { CLOSE_TIMEOUT_MS, TrackWriter } from "./track_writer.ts";
-import { WriteBuffers } from "./write_buffers.ts";
+import { WriteBuffers } from "./frame_buffer.ts";
 
 const FIELDS: SubscribeFields = {
   priority: 0,

@@ -1,6 +1,292 @@
-/** Errors of MoQ. */
+/**
+ * Errors of MoQ, and the codes with which sessions and streams end. Two families use the same
+ * numbers for different reasons, so a name depends on the family, and the number is always kept
+ * beside the name.
+ *
+ * gomoqt has a table for each kind of stream. moq-rs has one for sessions and one for streams,
+ * since version 0.3; the JavaScript of moq-rs resets every stream with 0 and tells the application
+ * the number alone.
+ *
+ * @see {@link https://datatracker.ietf.org/doc/draft-lcurley-moq-lite/ | Media over QUIC - Lite},
+ * error codes
+ *
+ * @module
+ */
 import { type CloseInfo, SkeinError } from "../../../errors.ts";
-import type { MoqErrorName, MoqErrorScope } from "./error_codes.ts";
+
+/** The session, or the kind of stream, that ended. */
+export type MoqErrorScope = "session" | "announce" | "subscribe" | "group" | "fetch" | "probe";
+
+/**
+ * The family of error codes that a peer uses: of gomoqt, or of moq-rs and the JavaScript of moq-rs.
+ */
+export type MoqErrorFamily = "gomoqt" | "moq-lite";
+
+/** Codes of sessions, of gomoqt. */
+export const MoqSessionCode = {
+  /** Ended without an error. */
+  none: 0x0,
+  /** This end failed. */
+  internal: 0x1,
+  /** The peer lacks the right. */
+  unauthorized: 0x2,
+  /** The peer broke the protocol. */
+  protocolViolation: 0x3,
+  /** A parameter of setup has the wrong length. */
+  parameterLength: 0x5,
+  /** The peer has too many subscriptions. */
+  tooManySubscribes: 0x6,
+  /** The peer did not leave in time after GOAWAY. */
+  goawayTimeout: 0x10,
+  /** No version is common to both ends. */
+  unsupportedVersion: 0x12,
+  /** Setup failed. */
+  setupFailed: 0x13,
+} as const;
+
+/** Codes of sessions, of moq-lite as moq-rs 0.3 has them; codes from 64 on are the application's. */
+export const MoqLiteSessionCode = {
+  /** Ended without an error. */
+  none: 0x0,
+  /** This end failed. */
+  internal: 0x1,
+  /** The peer lacks the right. */
+  unauthorized: 0x2,
+  /** The peer broke the protocol. */
+  protocolViolation: 0x3,
+  /** A parameter of setup is malformed, or there are too many. */
+  parameterFormat: 0x6,
+  /** The peer did not leave in time after GOAWAY. */
+  goawayTimeout: 0x10,
+  /** A message took too long. */
+  timeout: 0x11,
+  /** No version is common to both ends. */
+  unsupportedVersion: 0x15,
+} as const;
+
+/** The JavaScript of moq-rs closes a session with this code after a protocol violation. */
+const OLD_PROTOCOL_VIOLATION = 0xf;
+
+/** Codes of announce streams, of gomoqt. */
+export const MoqAnnounceCode = {
+  /** This end failed. */
+  internal: 0x0,
+  /** A path was announced twice. */
+  duplicated: 0x1,
+  /** An announcement has no known status. */
+  invalidStatus: 0x2,
+  /** The subscriber wants no more announcements. */
+  uninterested: 0x3,
+  /** The peer may not receive, or send, announcements below the prefix. */
+  bannedPrefix: 0x4,
+  /** The prefix is malformed. */
+  invalidPrefix: 0x5,
+} as const;
+
+/** Codes of subscriptions, of gomoqt. */
+export const MoqSubscribeCode = {
+  /** This end failed. */
+  internal: 0x0,
+  /** The range of groups is invalid. */
+  invalidRange: 0x1,
+  /** The number of the subscription is taken. */
+  duplicateId: 0x2,
+  /** There is no such broadcast or track. */
+  notFound: 0x3,
+  /** The peer may not subscribe to the track. */
+  unauthorized: 0x4,
+  /** The answer took too long. */
+  timeout: 0x5,
+} as const;
+
+/** Codes of groups, of gomoqt. */
+export const MoqGroupCode = {
+  /** This end failed. */
+  internal: 0x0,
+  /** The group is outside of the requested range. */
+  outOfRange: 0x2,
+  /** The group is too old. */
+  expired: 0x3,
+  /** The subscription is over. */
+  subscribeCancelled: 0x4,
+  /** The publisher gave up the group. */
+  publishAborted: 0x5,
+  /** The session is over. */
+  sessionClosed: 0x6,
+  /** No subscription has the number of the group's header. */
+  invalidSubscribeId: 0x7,
+} as const;
+
+/** Codes of fetches, of gomoqt. */
+export const MoqFetchCode = {
+  /** This end failed. */
+  internal: 0x0,
+  /** The answer took too long. */
+  timeout: 0x1,
+} as const;
+
+/** Codes of probes, of gomoqt. */
+export const MoqProbeCode = {
+  /** This end failed. */
+  internal: 0x0,
+  /** The answer took too long. */
+  timeout: 0x1,
+  /** The peer cannot measure. */
+  notSupported: 0x2,
+} as const;
+
+/** Codes of all streams, of moq-lite as moq-rs 0.3 has them; codes from 64 on are the application's. */
+export const MoqLiteStreamCode = {
+  /** This end failed. */
+  internal: 0x0,
+  /** The receiver wants no more. */
+  cancelled: 0x1,
+  /** The delivery took too long. */
+  deliveryTimeout: 0x2,
+  /** The session is over. */
+  sessionClosed: 0x3,
+  /** The peer is going away. */
+  goingAway: 0x4,
+  /** The reader fell too far behind. */
+  tooFarBehind: 0x5,
+  /** The track is malformed. */
+  malformedTrack: 0x12,
+  /** The answer took too long. */
+  timeout: 0x31,
+  /** The group is too large. */
+  groupTooLarge: 0x32,
+  /** There is no such broadcast or track. */
+  notFound: 0x33,
+  /** The group is too old. */
+  expired: 0x34,
+  /** The group is not in the cache any more. */
+  evicted: 0x35,
+  /** No route leads to the broadcast. */
+  unroutable: 0x36,
+  /** A frame ended before the announced length. */
+  wrongSize: 0x37,
+  /** The frame is too large. */
+  frameTooLarge: 0x38,
+  /** A timestamp is out of range. */
+  timestampMismatch: 0x39,
+} as const;
+
+/** The first code for applications in moq-lite's tables; 63 and below belong to the protocol. */
+export const FIRST_APPLICATION_CODE = 64;
+
+/** The names of codes, over all scopes and families. */
+export type MoqErrorName =
+  | keyof typeof MoqSessionCode
+  | keyof typeof MoqLiteSessionCode
+  | keyof typeof MoqAnnounceCode
+  | keyof typeof MoqSubscribeCode
+  | keyof typeof MoqGroupCode
+  | keyof typeof MoqFetchCode
+  | keyof typeof MoqProbeCode
+  | keyof typeof MoqLiteStreamCode
+  /** The code is in no table. */
+  | "unknown";
+
+type CodeTable = Readonly<Partial<Record<MoqErrorName, number>>>;
+
+const GOMOQT: Readonly<Record<MoqErrorScope, CodeTable>> = {
+  session: MoqSessionCode,
+  announce: MoqAnnounceCode,
+  subscribe: MoqSubscribeCode,
+  group: MoqGroupCode,
+  fetch: MoqFetchCode,
+  probe: MoqProbeCode,
+};
+
+/** The names that moq-lite uses in place of names that only gomoqt has. */
+const IN_MOQ_LITE: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
+  duplicated: "internal",
+  invalidStatus: "internal",
+  uninterested: "cancelled",
+  bannedPrefix: "notFound",
+  invalidPrefix: "notFound",
+  invalidRange: "expired",
+  duplicateId: "internal",
+  unauthorized: "notFound",
+  outOfRange: "expired",
+  subscribeCancelled: "cancelled",
+  publishAborted: "cancelled",
+  invalidSubscribeId: "cancelled",
+  notSupported: "internal",
+  parameterLength: "parameterFormat",
+};
+
+/** The names that gomoqt uses in place of names that only moq-lite has. */
+const IN_GOMOQT: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
+  cancelled: "subscribeCancelled",
+  deliveryTimeout: "expired",
+  goingAway: "sessionClosed",
+  tooFarBehind: "expired",
+  evicted: "expired",
+  unroutable: "notFound",
+  parameterFormat: "parameterLength",
+};
+
+/**
+ * Finds the number of a name.
+ *
+ * @param scope The session or kind of stream that ends.
+ * @param name The name.
+ * @param family The family of numbers.
+ * @returns The number; that of `internal` if the family has neither the name nor a similar one.
+ *
+ * @example Usage
+ * ```ts
+ * import { moqErrorCode } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(moqErrorCode("subscribe", "notFound", "gomoqt"), 3);
+ * assertEquals(moqErrorCode("subscribe", "notFound", "moq-lite"), 0x33);
+ * ```
+ */
+export function moqErrorCode(
+  scope: MoqErrorScope,
+  name: MoqErrorName,
+  family: MoqErrorFamily,
+): number {
+  const table = tableOf(scope, family);
+  const likeIt = (family === "moq-lite" ? IN_MOQ_LITE : IN_GOMOQT)[name];
+  return table[name] ?? (likeIt === undefined ? undefined : table[likeIt]) ?? table.internal!;
+}
+
+/**
+ * Finds the name of a number that a peer sent.
+ *
+ * @param scope The session or kind of stream that ended.
+ * @param code The number.
+ * @param family The family of numbers that the peer uses.
+ * @returns The name; `unknown` if the number is in no table of the family.
+ *
+ * @example Usage
+ * ```ts
+ * import { moqErrorName } from "@skein/skein/moq";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(moqErrorName("subscribe", 3, "gomoqt"), "notFound");
+ * assertEquals(moqErrorName("subscribe", 3, "moq-lite"), "sessionClosed");
+ * ```
+ */
+export function moqErrorName(
+  scope: MoqErrorScope,
+  code: number,
+  family: MoqErrorFamily,
+): MoqErrorName {
+  if (scope === "session" && family === "moq-lite" && code === OLD_PROTOCOL_VIOLATION) {
+    return "protocolViolation";
+  }
+  const found = Object.entries(tableOf(scope, family)).find(([, value]) => value === code);
+  return found === undefined ? "unknown" : found[0] as MoqErrorName;
+}
+
+function tableOf(scope: MoqErrorScope, family: MoqErrorFamily): CodeTable {
+  if (family === "gomoqt") return GOMOQT[scope];
+  return scope === "session" ? MoqLiteSessionCode : MoqLiteStreamCode;
+}
 
 /**
  * A session, an announcement, a subscription, a group, a fetch or a probe that ended early.

@@ -2,7 +2,7 @@
 import { ProtocolError } from "../../../errors.ts";
 import type { DirectReadable } from "../../../transport/connection.ts";
 import { readVarint, varintLengthAt } from "../../../transport/quic/varint.ts";
-import { MAX_MESSAGE_BYTES } from "./stream_types.ts";
+import { MAX_MESSAGE_BYTES } from "./messages.ts";
 
 const NOTHING = new Uint8Array(0);
 

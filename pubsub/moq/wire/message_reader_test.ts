@@ -4,7 +4,7 @@ import { Random } from "../../../tests/random.ts";
 import { HandStream } from "../../../tests/structured.ts";
 import { encodeVarint } from "../../../transport/quic/varint.ts";
 import { MessageReader, TruncatedError } from "./message_reader.ts";
-import { MAX_MESSAGE_BYTES } from "./stream_types.ts";
+import { MAX_MESSAGE_BYTES } from "./messages.ts";
 
 const hex = (text: string) => Uint8Array.fromHex(text);
 

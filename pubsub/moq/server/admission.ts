@@ -1,0 +1,332 @@
+/** Admission of clients: path, origin, limits, and the application's own check, in this order. */
+import { AuthenticationError, type RefusalStatus, TimeoutError } from "../../../errors.ts";
+import { checkOriginRules, isOriginAllowed, LOCAL_HOSTS } from "../../../transport/origins.ts";
+import { within } from "../../../base/wait.ts";
+import type { Runtime } from "../../../base/runtime.ts";
+import type {
+  MoqClientInfo,
+  MoqRequestInfo,
+  MoqServerLimits,
+  MoqServerOptions,
+} from "./server_options.ts";
+import type { SetupRequest } from "../session/session.ts";
+import { versionOf, VERSIONS } from "../wire/versions.ts";
+import { MoqError, MoqSessionCode } from "../wire/errors.ts";
+import { addressKey } from "../../../transport/address.ts";
+
+type Limits = Readonly<Record<keyof MoqServerLimits, number>>;
+
+/** A place for one session, from the request to the end of the socket. */
+export interface Place extends Disposable {
+  /** Marks the setup as over. Idempotent. */
+  begun(): void;
+  /** Marks the close as sent. The socket still counts until its end. */
+  closing(): void;
+}
+
+/** Counts sessions and refuses those beyond the limits. */
+export class Places {
+  readonly #limits: Limits;
+  readonly #perAddress = new Map<string, number>();
+  #count = 0;
+  #pending = 0;
+
+  /**
+   * Creates a counter with all places free.
+   *
+   * @throws {RangeError} If a limit is not a positive integer.
+   */
+  constructor(limits: MoqServerLimits = {}) {
+    this.#limits = {
+      maxSessions: limits.maxSessions ?? 10_000,
+      maxSessionsPerAddress: limits.maxSessionsPerAddress ?? 1_000,
+      maxPendingSetups: limits.maxPendingSetups ?? 1_024,
+    };
+    for (const [name, value] of Object.entries(this.#limits)) {
+      if (value === Infinity || Number.isInteger(value) && value > 0) continue;
+      throw new RangeError(
+        `Cannot serve MoQ: ${name} must be a positive integer, received ${value}`,
+      );
+    }
+  }
+
+  /** Number of places taken. */
+  get count(): number {
+    return this.#count;
+  }
+
+  /**
+   * Takes a place for a session in its setup.
+   *
+   * @param address Network address of the client, where known.
+   * @returns The place.
+   * @throws {MoqRefusal} If no place is free.
+   */
+  take(address: string | undefined): Place {
+    const { maxSessions, maxSessionsPerAddress, maxPendingSetups } = this.#limits;
+    const key = address === undefined ? undefined : addressKey(address);
+    const ofAddress = key === undefined ? 0 : this.#perAddress.get(key) ?? 0;
+    if (this.#count >= maxSessions || ofAddress >= maxSessionsPerAddress) {
+      throw new MoqRefusal(429, "Too many sessions");
+    }
+    if (this.#pending >= maxPendingSetups) throw new MoqRefusal(503, "Too many setups at once");
+    this.#count++;
+    this.#pending++;
+    if (key !== undefined) this.#perAddress.set(key, ofAddress + 1);
+    let isPending = true;
+    let isTaken = true;
+    const begun = () => {
+      if (isPending) this.#pending--;
+      isPending = false;
+    };
+    return {
+      begun,
+      closing: begun,
+      [Symbol.dispose]: () => {
+        begun();
+        if (!isTaken) return;
+        isTaken = false;
+        this.#count--;
+        if (key === undefined) return;
+        const left = this.#perAddress.get(key)! - 1;
+        if (left === 0) this.#perAddress.delete(key);
+        else this.#perAddress.set(key, left);
+      },
+    };
+  }
+}
+
+/** Thrown when a client gets no session. */
+export class MoqRefusal extends Error {
+  readonly status: RefusalStatus;
+
+  /**
+   * Creates a refusal.
+   *
+   * @param status HTTP status.
+   * @param message Reason, which the client reads.
+   * @param options Standard error options.
+   */
+  constructor(status: RefusalStatus, message: string, options?: ErrorOptions) {
+    super(message, options);
+    this.name = "MoqRefusal";
+    this.status = status;
+  }
+
+  /** Close code: MoQ's own for 401 and 403, otherwise 4000 plus the status. */
+  get closeCode(): number {
+    const isOfPeer = this.status === 401 || this.status === 403;
+    return isOfPeer ? MoqSessionCode.unauthorized : 4000 + this.status;
+  }
+
+  /** The refusal as an error of a session. */
+  get asMoqError(): MoqError {
+    const { closeCode: moqCode, message, cause } = this;
+    const reason = moqCode === MoqSessionCode.unauthorized ? "unauthorized" : "setupFailed";
+    return new MoqError("session", reason, message, { moqCode, cause });
+  }
+}
+
+/**
+ * Converts an error of the application to a refusal.
+ *
+ * @param error The thrown value. The client reads the message of an `AuthenticationError` or a
+ * `MoqError`.
+ * @returns The refusal; 401 for errors of other classes.
+ */
+export function refusalOf(error: unknown): MoqRefusal {
+  if (error instanceof MoqRefusal) return error;
+  if (error instanceof AuthenticationError) {
+    return new MoqRefusal(error.status, error.message, { cause: error });
+  }
+  if (error instanceof MoqError) return new MoqRefusal(403, error.message, { cause: error });
+  return new MoqRefusal(401, "Refused", { cause: error });
+}
+
+/**
+ * Returns `true` if a refusal may stem from a fault in the application: its cause is neither an
+ * `AuthenticationError` nor a `MoqError`.
+ */
+function isFault({ cause }: MoqRefusal): boolean {
+  return cause !== undefined && !(cause instanceof AuthenticationError) &&
+    !(cause instanceof MoqError);
+}
+
+/** Reason of a refusal while the server drains or closes. */
+const NO_MORE_SESSIONS = "The server accepts no more sessions";
+
+/** Dot segments of a path. URL parsers remove them; the SETUP of raw QUIC may still have some. */
+const DOT_SEGMENT = /(^|\/)(\.|%2e){1,2}(\/|$)/i;
+
+/** Admits or refuses clients of a server. */
+export class Door {
+  readonly #runtime: Runtime;
+  readonly #options: MoqServerOptions;
+  readonly #places: Places;
+  readonly #matches: (path: string) => boolean;
+  readonly #ending = new AbortController();
+  #isClosed = false;
+
+  /**
+   * Creates the door.
+   *
+   * @throws {TypeError} If the path or an origin is invalid.
+   * @throws {RangeError} If a limit is not a positive integer.
+   */
+  constructor(runtime: Runtime, options: MoqServerOptions) {
+    this.#runtime = runtime;
+    const { path, limits } = options;
+    checkOriginRules(options);
+    if (path !== undefined && (typeof path !== "string" || !path.startsWith("/"))) {
+      throw new TypeError(`Cannot serve MoQ: path must begin with "/", received "${path}"`);
+    }
+    this.#options = options;
+    this.#places = new Places(limits);
+    this.#matches = pathMatcher(path);
+  }
+
+  /** Refuses all further clients. Idempotent. */
+  close(): void {
+    this.#isClosed = true;
+  }
+
+  /** Also refuses the clients for which `onSetup` has not answered yet. Idempotent. */
+  end(): void {
+    this.close();
+    this.#ending.abort(new Error("The server is closed"));
+  }
+
+  /** Returns the network address of a client. */
+  addressOf(headers: Headers, info: MoqRequestInfo): string | undefined {
+    const { clientAddress } = this.#options;
+    if (clientAddress !== undefined) return clientAddress(headers, info);
+    const { remoteAddr } = info;
+    return remoteAddr !== undefined && "hostname" in remoteAddr ? remoteAddr.hostname : undefined;
+  }
+
+  /** Returns `true` if a page of this origin may connect. */
+  isOriginAllowed(headers: Headers): boolean {
+    if (isOriginAllowed(headers, this.#options)) return true;
+    // Loopback names stand for one another on the same port: a page of `localhost` may have got a
+    // URL with `127.0.0.1`.
+    const { hosts = LOCAL_HOSTS } = this.#options;
+    const local = LOCAL_HOSTS.filter((name) => hosts.includes(name));
+    const origin = URL.parse(headers.get("origin") ?? "");
+    const host = URL.parse(`http://${headers.get("host")}`);
+    return origin !== null && host !== null && origin.port === host.port &&
+      [origin, host].every(({ hostname }) => local.includes(hostname));
+  }
+
+  /** Returns `true` if the server has sessions at this path. */
+  matches(path: string): boolean {
+    return this.#matches(path);
+  }
+
+  /**
+   * Takes a place for a client that has not sent its SETUP yet.
+   *
+   * @param address Network address of the client, where known.
+   * @throws {MoqRefusal} If no place is free, or the server is closed.
+   */
+  take(address: string | undefined): Place {
+    this.#mustBeOpen();
+    return this.#places.take(address);
+  }
+
+  /**
+   * Admits a client before its request is answered.
+   *
+   * @param client The client.
+   * @param protocol The protocol for the answer; empty without one.
+   * @returns The place of the session.
+   * @throws {MoqRefusal} If the client is refused.
+   */
+  async admit(client: MoqClientInfo, protocol: string): Promise<Place> {
+    const { url, headers, address } = client;
+    const parsed = URL.parse(url);
+    if (parsed === null) throw new MoqRefusal(400, "Malformed URL");
+    const { pathname, search } = parsed;
+    if (!this.#matches(pathname)) throw new MoqRefusal(404, "No session is served at this path");
+    if (!this.isOriginAllowed(headers)) {
+      throw new MoqRefusal(
+        403,
+        `Origin not allowed: add it to origins, or its host to hosts (${headers.get("origin")})`,
+      );
+    }
+    const place = this.take(address);
+    try {
+      const version = versionOf(protocol);
+      const versions = version === undefined ? [] : [VERSIONS[version].code];
+      await this.#ask({ path: pathname + search, versions, extensions: new Map() }, client);
+      // The server may have begun to drain while `onSetup` ran.
+      this.#mustBeOpen();
+      return place;
+    } catch (error) {
+      place[Symbol.dispose]();
+      throw error;
+    }
+  }
+
+  /**
+   * Admits a client over raw QUIC, where the SETUP names the path. An empty path is not checked.
+   *
+   * @param request The SETUP.
+   * @param client The client.
+   * @throws {MoqError} If the client is refused.
+   */
+  async admitSetup(request: SetupRequest, client: MoqClientInfo): Promise<void> {
+    try {
+      const path = request.path.replace(/\?.*$/s, "");
+      if (path !== "" && !this.#matches(path)) {
+        throw new MoqRefusal(404, "No session is served at this path");
+      }
+      await this.#ask(request, client);
+    } catch (error) {
+      throw refusalOf(error).asMoqError;
+    }
+  }
+
+  /** Passes an error to `onError` of the application. */
+  report(error: unknown): void {
+    try {
+      this.#options.onError?.(error);
+    } catch {
+      // `onError` itself threw: no other handler is left.
+    }
+  }
+
+  #mustBeOpen(): void {
+    if (this.#isClosed) throw new MoqRefusal(503, NO_MORE_SESSIONS);
+  }
+
+  /** Calls `onSetup`, and waits at most `setupTimeoutMs` for the answer. */
+  async #ask(request: SetupRequest, client: MoqClientInfo): Promise<void> {
+    const { onSetup, setupTimeoutMs: timeoutMs = 10_000 } = this.#options;
+    if (onSetup === undefined) return;
+    const signal = this.#ending.signal;
+    try {
+      await within(this.#runtime, (async () => await onSetup(request, client))(), {
+        late: "onSetup did not answer within",
+        signal,
+        timeoutMs,
+      });
+    } catch (error) {
+      if (signal.aborted) throw new MoqRefusal(503, NO_MORE_SESSIONS);
+      const isLate = error instanceof TimeoutError;
+      const refusal = isLate
+        ? new MoqRefusal(503, "The server is too slow", { cause: error })
+        : refusalOf(error);
+      if (isFault(refusal)) this.report(error);
+      throw refusal;
+    }
+  }
+}
+
+function pathMatcher(path: string | undefined): (path: string) => boolean {
+  if (path === undefined) return () => true;
+  if (!/[:*?+(){}]/.test(path)) return (other) => other === path;
+  const pattern = new URLPattern({ pathname: path });
+  // The pattern sees paths without dot segments and the application sees them unchanged. Refusing
+  // such paths keeps both in agreement.
+  return (other) => !DOT_SEGMENT.test(other) && pattern.test({ pathname: other });
+}

@@ -1,0 +1,184 @@
+/** The sessions of a server, from an admitted connection to the end of the session. */
+import { ConnectionError, ProtocolError, StreamError, TimeoutError } from "../../../errors.ts";
+import { settlesWithin, within } from "../../../base/wait.ts";
+import type { Runtime } from "../../../base/runtime.ts";
+import type { Connection } from "../../../transport/connection.ts";
+import type { Door, Place } from "./admission.ts";
+import type {
+  MoqClientInfo,
+  MoqDrainOptions,
+  MoqDrainReport,
+  MoqServerOptions,
+} from "./server_options.ts";
+import { MoqError } from "../wire/errors.ts";
+import { type MoqVersion, versionsLeft } from "../wire/versions.ts";
+import { MoqSession } from "../session/session.ts";
+
+/** Longest wait for an answered connection to open, in milliseconds. */
+const OPEN_TIMEOUT_MS = 10_000;
+
+/** State of a connection when its session begins. */
+export interface Admission {
+  readonly place: Place;
+  /** `true` if `onSetup` has admitted the client; otherwise the SETUP is checked first. */
+  readonly isAdmitted: boolean;
+}
+
+/** Opens sessions, and ends them with the server. */
+export class Sessions {
+  /** Sessions past their setup. */
+  readonly open: Set<MoqSession> = new Set();
+
+  readonly #runtime: Runtime;
+  readonly #options: MoqServerOptions;
+  readonly #versions: readonly MoqVersion[];
+  readonly #door: Door;
+  readonly #openings = new Map<Connection, Promise<MoqSession | undefined>>();
+  #isClosed = false;
+
+  /**
+   * Creates an empty set of sessions.
+   *
+   * @param runtime Clocks, timers and randomness of this node.
+   * @param options Options of the server.
+   * @param about The versions of the server, and its door.
+   */
+  constructor(
+    runtime: Runtime,
+    options: MoqServerOptions,
+    about: { readonly versions: readonly MoqVersion[]; readonly door: Door },
+  ) {
+    this.#runtime = runtime;
+    this.#options = options;
+    this.#versions = about.versions;
+    this.#door = about.door;
+  }
+
+  /**
+   * Begins a session. Never rejects.
+   *
+   * @param connection The connection, whose end frees the place.
+   * @param client Facts about the client.
+   * @param admission Place of the client, and whether `onSetup` has admitted the client.
+   * @returns The session; `undefined` if the setup failed.
+   */
+  begin(
+    connection: Connection,
+    client: MoqClientInfo,
+    admission: Admission,
+  ): Promise<MoqSession | undefined> {
+    // The server was closed in the same turn in which `onSetup` admitted the client.
+    if (this.#isClosed) connection.close();
+    const opening = this.#opened(connection, client, admission);
+    this.#openings.set(connection, opening);
+    return opening;
+  }
+
+  /**
+   * Asks all sessions to leave, and closes the ones that stay.
+   *
+   * @returns Number of sessions that left, and of those that were closed.
+   */
+  async drain({ uri, timeoutMs }: Required<MoqDrainOptions>): Promise<MoqDrainReport> {
+    const asked: MoqSession[] = [];
+    const ask = async (session: MoqSession | undefined) => {
+      if (session === undefined) return;
+      asked.push(session);
+      session.goaway({ uri }).catch(() => {});
+      await session.closed;
+    };
+    // Sessions in their setup are asked as soon as the setup is over.
+    const openings = [...this.#openings.values()].map((opening) => opening.then(ask));
+    await settlesWithin(
+      this.#runtime,
+      Promise.all([...openings, ...[...this.open].map(ask)]),
+      timeoutMs,
+    );
+    const rest = asked.filter(({ isClosed }) => !isClosed);
+    for (const session of rest) {
+      session.closeWithError("goawayTimeout", "The session did not leave");
+    }
+    return { left: asked.length - rest.length, cut: rest.length };
+  }
+
+  /** Closes all sessions, including those in their setup. Idempotent. */
+  close(): void {
+    this.#isClosed = true;
+    for (const session of this.open) session.close();
+    for (const connection of this.#openings.keys()) connection.close();
+  }
+
+  async #opened(
+    connection: Connection,
+    client: MoqClientInfo,
+    { place, isAdmitted }: Admission,
+  ): Promise<MoqSession | undefined> {
+    const { extensions, authorize, bitrate, family, setupTimeoutMs } = this.#options;
+    const { sessionLimits: limits, mux, muxOf } = this.#options;
+    const parsed = URL.parse(client.url);
+    let isOpen = false;
+    try {
+      // If a client leaves before the answer, the socket never opens, and no event says so.
+      await within(this.#runtime, connection.ready, {
+        late: "The connection did not open within",
+        timeoutMs: Math.min(setupTimeoutMs ?? OPEN_TIMEOUT_MS, OPEN_TIMEOUT_MS),
+      });
+      isOpen = true;
+      const session = await MoqSession.open(connection, {
+        runtime: this.#runtime,
+        side: "server",
+        versions: this.#versionsFor(connection),
+        path: isAdmitted && parsed !== null ? parsed.pathname + parsed.search : "",
+        onError: (error) => this.#door.report(error),
+        onSetup: async (request) => {
+          if (!isAdmitted) await this.#door.admitSetup(request, client);
+        },
+        ...(mux && { mux }),
+        ...(muxOf && { muxOf: (request) => muxOf(request, client) }),
+        ...(extensions && { extensions }),
+        ...(authorize && { authorize }),
+        ...(bitrate !== undefined && { bitrate }),
+        ...(family && { family }),
+        ...(limits && { limits }),
+        ...(setupTimeoutMs !== undefined && { setupTimeoutMs }),
+      });
+      this.open.add(session);
+      session.closed.then(() => this.open.delete(session));
+      void this.#tell(session, client);
+      return session;
+    } catch (error) {
+      if (!isOfPeer(error)) this.#door.report(error);
+      if (!isOpen) {
+        connection.close();
+        place[Symbol.dispose]();
+      }
+      return undefined;
+    } finally {
+      this.#openings.delete(connection);
+      place.begun();
+    }
+  }
+
+  /** Passes a session to `onSession`. */
+  async #tell(session: MoqSession, client: MoqClientInfo): Promise<void> {
+    try {
+      await this.#options.onSession?.(session, client);
+    } catch (error) {
+      // A closed session also rejects the calls that the handler awaits; do not report those.
+      if (!session.isClosed || !isOfPeer(error)) this.#door.report(error);
+      session.closeWithError("internal", "A handler failed");
+    }
+  }
+
+  #versionsFor({ protocol }: Connection): readonly MoqVersion[] {
+    const left = versionsLeft(protocol, this.#versions);
+    return left.length === 0 ? this.#versions : left;
+  }
+}
+
+/** Returns `true` if an error stems from the peer, or is a refusal. */
+function isOfPeer(error: unknown): boolean {
+  return [ConnectionError, MoqError, ProtocolError, StreamError, TimeoutError].some((type) =>
+    error instanceof type
+  );
+}

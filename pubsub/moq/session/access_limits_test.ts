@@ -1,0 +1,28 @@
+import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { memoryPair } from "../../../transport/memory/memory.ts";
+import { MoqServer } from "../server/server.ts";
+import { sessionLimits } from "./access.ts";
+import { MoqSession } from "./session.ts";
+
+Deno.test("sessionLimits() fills in what is not given", () => {
+  assertEquals(sessionLimits({ maxRequests: 3 }), {
+    maxSubscriptions: 16_384,
+    maxRequests: 3,
+    maxFrameBytes: 16_777_216,
+  });
+});
+
+Deno.test("sessionLimits() rejects what is no positive integer, and so do sessions and servers", async () => {
+  for (const value of [0, -1, 1.5, NaN, Infinity]) {
+    const limits = { maxFrameBytes: value };
+    const text = `maxFrameBytes must be a positive integer, received ${value}`;
+    assertThrows(() => sessionLimits(limits), RangeError, text);
+    assertThrows(() => new MoqServer({ sessionLimits: limits }), RangeError, text);
+    await using pair = memoryPair({ protocol: "moq-lite-05" });
+    await assertRejects(
+      () => MoqSession.open(pair.client, { side: "client", limits }),
+      RangeError,
+      text,
+    );
+  }
+});

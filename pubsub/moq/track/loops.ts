@@ -1,0 +1,186 @@
+/** Loops over values that arrive: each value for one reader, or the last state for every loop. */
+/** Loops over values that arrive: each value for one reader, or the last state for every loop. */
+const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
+
+/**
+ * Hands each value to one waiting reader, in the order of the calls. A reader that gives up leaves
+ * no state behind, and loses no value.
+ *
+ * @typeParam T The type of a value.
+ */
+export class Waiters<T> {
+  readonly #take: () => T | null | undefined;
+  readonly #waiting = new Set<PromiseWithResolvers<T | null>>();
+
+  /**
+   * Starts without readers.
+   *
+   * @param take Takes the next value: `null` at the end, `undefined` if there is no value yet. An
+   * error of this function goes to one waiting reader.
+   */
+  constructor(take: () => T | null | undefined) {
+    this.#take = take;
+  }
+
+  /**
+   * Waits for the next value.
+   *
+   * @param signal Ends the wait.
+   * @returns The value; `null` at the end.
+   */
+  async next(signal?: AbortSignal): Promise<T | null> {
+    signal?.throwIfAborted();
+    const now = this.#take();
+    if (now !== undefined) return now;
+    const waiter = this.#wait();
+    if (signal === undefined) return await waiter.promise;
+    const onAbort = () => {
+      this.#waiting.delete(waiter);
+      waiter.reject(signal.reason);
+    };
+    signal.addEventListener("abort", onAbort, { once: true });
+    try {
+      return await waiter.promise;
+    } finally {
+      signal.removeEventListener("abort", onAbort);
+    }
+  }
+
+  /**
+   * Loops over the values until the end. Leaving never waits, not even for a pending `next()`.
+   *
+   * @param onLeave Called when the loop is left early.
+   * @returns The loop.
+   */
+  loop(onLeave?: () => void): AsyncIterableIterator<T> {
+    const waiting = new Set<PromiseWithResolvers<T | null>>();
+    let isLeft = false;
+    const iterator: AsyncIterableIterator<T> = {
+      next: async (): Promise<IteratorResult<T, undefined>> => {
+        if (isLeft) return DONE;
+        let value = this.#take();
+        if (value === undefined) {
+          const waiter = this.#wait();
+          waiting.add(waiter);
+          value = await waiter.promise.finally(() => waiting.delete(waiter));
+        }
+        return value === null ? DONE : { done: false, value };
+      },
+      return: () => {
+        isLeft = true;
+        for (const waiter of waiting) {
+          this.#waiting.delete(waiter);
+          waiter.resolve(null);
+        }
+        onLeave?.();
+        return Promise.resolve(DONE);
+      },
+      [Symbol.asyncIterator]: () => iterator,
+    };
+    return iterator;
+  }
+
+  /** Hands new values, or the end, to the waiting readers. */
+  deliver(): void {
+    for (const waiter of this.#waiting) {
+      try {
+        const value = this.#take();
+        if (value === undefined) return;
+        waiter.resolve(value);
+      } catch (error) {
+        waiter.reject(error);
+      }
+      this.#waiting.delete(waiter);
+    }
+  }
+
+  #wait(): PromiseWithResolvers<T | null> {
+    const waiter = Promise.withResolvers<T | null>();
+    this.#waiting.add(waiter);
+    return waiter;
+  }
+}
+
+interface UpdatesLoop {
+  /** Called when a loop begins. */
+  readonly onBegin?: () => void;
+  /** Called once, when a loop is left, or at the end of all updates. */
+  readonly onEnd?: () => void;
+}
+
+/**
+ * Keeps the last state of a value. A loop gets the changes after the start of the loop; a slow loop
+ * gets only the last state. Leaving a loop never waits, not even for a pending `next()`.
+ *
+ * @typeParam T The type of the value.
+ */
+export class Updates<T> {
+  #latest: T;
+  #version = 0;
+  #isOver = false;
+  #waiting: (() => void)[] = [];
+
+  /** Starts with a state that no loop gets. */
+  constructor(latest: T) {
+    this.#latest = latest;
+  }
+
+  /** The last state. */
+  get latest(): T {
+    return this.#latest;
+  }
+
+  /** Changes the value. */
+  set(value: T): void {
+    if (this.#isOver) return;
+    this.#latest = value;
+    this.#version++;
+    this.#wake();
+  }
+
+  /** Ends all loops. Idempotent. */
+  end(): void {
+    this.#isOver = true;
+    this.#wake();
+  }
+
+  /** The changes, for any number of loops. */
+  loop(options: UpdatesLoop = {}): AsyncIterable<T> {
+    return { [Symbol.asyncIterator]: () => this.#iterate(options) };
+  }
+
+  #iterate({ onBegin, onEnd }: UpdatesLoop): AsyncIterableIterator<T> {
+    let seen = this.#version;
+    let isLeft = false;
+    const leave = () => {
+      if (isLeft) return;
+      isLeft = true;
+      this.#wake();
+      onEnd?.();
+    };
+    onBegin?.();
+    const iterator: AsyncIterableIterator<T> = {
+      next: async (): Promise<IteratorResult<T, undefined>> => {
+        while (!isLeft && !this.#isOver) {
+          if (seen !== this.#version) {
+            seen = this.#version;
+            return { done: false, value: this.#latest };
+          }
+          await new Promise<void>((resolve) => this.#waiting.push(resolve));
+        }
+        leave();
+        return DONE;
+      },
+      return: () => {
+        leave();
+        return Promise.resolve(DONE);
+      },
+      [Symbol.asyncIterator]: () => iterator,
+    };
+    return iterator;
+  }
+
+  #wake(): void {
+    for (const wake of this.#waiting.splice(0)) wake();
+  }
+}
