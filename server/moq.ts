@@ -1,6 +1,7 @@
 /** Media over QUIC beside messages: connects a MoQ server with the sockets of this server. */
-import type { ServerListener } from "./listener.ts";
-import type { MoqHost, MoqServer } from "../pubsub/moq/server/server.ts";
+import type { Listening } from "./listener.ts";
+import type { MoqServer } from "../pubsub/moq/server/server.ts";
+import type { MoqHost } from "../pubsub/moq/server/server_options.ts";
 import type { WebSocketEngine } from "../transport/websocket/server.ts";
 import type { RawQuicOptions } from "../transport/h3/server.ts";
 

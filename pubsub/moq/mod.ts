@@ -112,9 +112,9 @@ export { TrackMux } from "./track/mux.ts";
 export type {
   AnnouncementListener,
   FetchRequest,
+  MoqPublication,
+  MoqPublishOptions,
   MuxRoute,
-  Publication,
-  PublishOptions,
   TrackHandler,
   TrackMuxOptions,
   TrackServer,
@@ -125,16 +125,16 @@ export { type MoqRelayNotice, type MoqRelayRefusal, relayNotices } from "./live/
 export { listenMoq, MoqServer } from "./server/server.ts";
 export type {
   ListenMoqOptions,
-  MoqAsked,
   MoqClientInfo,
   MoqDrainOptions,
   MoqDrainReport,
   MoqHost,
+  MoqRequest,
   MoqRequestInfo,
   MoqServerLimits,
   MoqServerOptions,
   MoqWire,
-} from "./server/server.ts";
+} from "./server/server_options.ts";
 export { ResumableAnnouncements } from "./client/resumable_announcements.ts";
 export {
   ResumableTrack,
@@ -145,7 +145,7 @@ export { type MoqAuthorize, MoqSession } from "./session/session.ts";
 export type { MoqLimits, MoqSessionOptions, SetupRequest } from "./session/session.ts";
 export type { PeerUpdate } from "./session/bitrate_monitor.ts";
 export type { Goaway, MoqCloseInfo } from "./session/session.ts";
-export type { SubscribeOptions } from "./track/track_reader.ts";
+export type { MoqSubscribeOptions } from "./track/track_reader.ts";
 export { TrackReader } from "./track/track_reader.ts";
 export { TrackWriter } from "./track/track_writer.ts";
 export { DEFAULT_VERSIONS, type MoqVersion } from "./wire/versions.ts";

@@ -140,7 +140,7 @@ const STOPPED: Outcome = { cause: { error: undefined }, isFinal: false };
  * @param info The end of the session.
  * @param isStable True if the session held for `stableMs`: then only a token may have expired.
  */
-function ended(info: MoqCloseInfo, isStable: boolean): Outcome {
+function endOutcome(info: MoqCloseInfo, isStable: boolean): Outcome {
   const { code: moqCode, reason, message, by } = info;
   const text = `The session ended: ${message || reason}`;
   const error = new MoqError("session", reason, text, { moqCode, by });
@@ -154,14 +154,14 @@ function ended(info: MoqCloseInfo, isStable: boolean): Outcome {
  * @param goaway The request of the server.
  * @param uri The URL to go to; `undefined` for the usual place.
  */
-function askedToLeave(goaway: Goaway, uri: string | undefined): Outcome {
+function goawayOutcome(goaway: Goaway, uri: string | undefined): Outcome {
   const message = `The server asked to leave${goaway.uri && ` for ${goaway.uri}`}`;
   const error = new MoqError("session", "goingAway", message, { by: "remote" });
   return { cause: { error }, isFinal: false, uri };
 }
 
 /** Makes the error of a client that reached a limit of `retry`. */
-function gaveUp({ error }: MoqClientCause, attempts: number, ms: number): MoqError {
+function exhaustedError({ error }: MoqClientCause, attempts: number, ms: number): MoqError {
   const why = error instanceof Error ? error.message : String(error);
   return new MoqError(
     "session",
@@ -438,7 +438,9 @@ export class MoqClient implements AsyncDisposable {
     try {
       let uri: string | undefined;
       while (true) {
-        const { cause, isFinal, uri: next } = signal.aborted ? STOPPED : await this.#live(uri);
+        const { cause, isFinal, uri: next } = signal.aborted
+          ? STOPPED
+          : await this.#runSession(uri);
         if (signal.aborted) return this.#finish({ name: "closed", error: undefined });
         if (isFinal) return this.#finish({ name: "refused", error: cause.error });
         this.#lastFailure = cause.error;
@@ -446,7 +448,10 @@ export class MoqClient implements AsyncDisposable {
         const { attempt } = this.#backoff;
         const troubledMs = this.#runtime.now() - this.#troubledSince;
         if (drawnMs === undefined || troubledMs >= giveUpAfterMs) {
-          return this.#finish({ name: "exhausted", error: gaveUp(cause, attempt, troubledMs) });
+          return this.#finish({
+            name: "exhausted",
+            error: exhaustedError(cause, attempt, troubledMs),
+          });
         }
         uri = next;
         // The first attempt at another place needs no delay.
@@ -465,7 +470,7 @@ export class MoqClient implements AsyncDisposable {
   }
 
   /** Runs one session, from dialing until the end or a GOAWAY. */
-  async #live(uri: string | undefined): Promise<Outcome> {
+  async #runSession(uri: string | undefined): Promise<Outcome> {
     let session: MoqSession;
     try {
       session = await this.#dial(uri);
@@ -485,9 +490,9 @@ export class MoqClient implements AsyncDisposable {
       void session.closed.then(() => this.#runtime.clearTimeout(timer));
       const { url, allowMigration } = this.#options;
       const from = uri ?? (typeof url === "function" ? url() : url);
-      return askedToLeave(goaway, migrationTarget(goaway.uri, from, allowMigration));
+      return goawayOutcome(goaway, migrationTarget(goaway.uri, from, allowMigration));
     }
-    return ended(await session.closed, isStable);
+    return endOutcome(await session.closed, isStable);
   }
 
   async #dial(uri: string | undefined): Promise<MoqSession> {

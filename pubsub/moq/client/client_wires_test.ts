@@ -8,7 +8,8 @@ import type { MoqClientStatus } from "./client.ts";
 import type { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
 import type { MoqSession } from "../session/session.ts";
-import { listenMoq, type ListenMoqOptions, type MoqServer } from "../server/server.ts";
+import { listenMoq, type MoqServer } from "../server/server.ts";
+import type { ListenMoqOptions } from "../server/server_options.ts";
 
 const { cert, key, hashes } = devCertificate({ cacheFolder: null });
 

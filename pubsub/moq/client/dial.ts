@@ -18,9 +18,9 @@ import {
   HASH_PATH,
   MAX_STREAMS,
   type MoqVersion,
+  offeredVersions,
   protocolsOf,
   VERSIONS,
-  versionsBegun,
   webSocketOffers,
 } from "../wire/versions.ts";
 import type { TransportFallback, TransportName } from "../../../transport/race/options.ts";
@@ -29,7 +29,7 @@ import type { TransportFallback, TransportName } from "../../../transport/race/o
 const NO_PROTOCOL = /\berror 120\b/;
 
 /** gomoqt before moq-lite-03 waits for another first message, and does not answer SETUP. */
-const SILENCE =
+const NO_SETUP_ANSWER =
   'the server does not answer SETUP (one of gomoqt up to 0.11 takes versions: ["gomoqt-dev"])';
 
 /**
@@ -37,7 +37,7 @@ const SILENCE =
  * QUIC's own limits hold. gomoqt 0.16 ignores the initial credit of a client, and ends the session
  * at the first such capsule.
  */
-const NEVER_MORE = {
+const UNLIMITED_CREDIT = {
   maxData: Number.MAX_SAFE_INTEGER,
   maxStreamsBidi: Number.MAX_SAFE_INTEGER,
   maxStreamsUni: Number.MAX_SAFE_INTEGER,
@@ -216,10 +216,10 @@ export async function dialMoq(
     idleTimeoutMs,
     signal: whole,
   };
-  let isAsked = false;
-  const onAsked = () => void (isAsked = true);
+  let isSetupSent = false;
+  const onSetupSent = () => void (isSetupSent = true);
   try {
-    return await within(runtime, begin(target, { ...dialing, onAsked }), {
+    return await within(runtime, begin(target, { ...dialing, onSetupSent }), {
       late: `Cannot begin a session of MoQ with ${target.host} within`,
       signal,
       timeoutMs,
@@ -227,31 +227,32 @@ export async function dialMoq(
     });
   } catch (error) {
     ending.abort(error);
-    const isSilent = isAsked && error instanceof TimeoutError && !versions.includes("gomoqt-dev");
-    throw isSilent ? new TimeoutError(`${error.message}: ${SILENCE}`, timeoutMs) : error;
+    const isSilent = isSetupSent && error instanceof TimeoutError &&
+      !versions.includes("gomoqt-dev");
+    throw isSilent ? new TimeoutError(`${error.message}: ${NO_SETUP_ANSWER}`, timeoutMs) : error;
   }
 }
 
 async function begin(
   target: URL,
-  options: Dialing & { readonly onAsked: () => void },
+  options: Dialing & { readonly onSetupSent: () => void },
 ): Promise<MoqSession> {
   const { protocol } = target;
   const connection = protocol === "moqt:"
-    ? await dialRaw(target, options)
+    ? await openRawQuic(target, options)
     : /^wss?:$/.test(protocol)
-    ? await webSocketOf(target, options)
+    ? await openWebSocket(target, options)
     : options.fallback
-    ? await raceBoth(target, options)
-    : await webTransportOf(target, options);
-  const versions = versionsBegun(connection.protocol, options.versions);
+    ? await raceWebTransport(target, options)
+    : await openWebTransport(target, options);
+  const versions = offeredVersions(connection.protocol, options.versions);
   if (versions.length === 0) {
     const moqCode = MoqLiteSessionCode.unsupportedVersion;
     const reason = "No version of MoQ is common: the server chose none that was offered";
     connection.close({ closeCode: moqCode, reason });
     throw new MoqError("session", "unsupportedVersion", reason, { moqCode });
   }
-  if (VERSIONS[versions[0]!].setup === "compat") options.onAsked();
+  if (VERSIONS[versions[0]!].setup === "compat") options.onSetupSent();
   return await MoqSession.open(connection, {
     ...options,
     side: "client",
@@ -262,7 +263,7 @@ async function begin(
   });
 }
 
-async function dialRaw(target: URL, options: Dialing): Promise<Connection> {
+async function openRawQuic(target: URL, options: Dialing): Promise<Connection> {
   if (options.headers !== undefined) {
     throw new TypeError("Cannot dial MoQ: moqt: has no headers, received some");
   }
@@ -291,7 +292,7 @@ async function dialRaw(target: URL, options: Dialing): Promise<Connection> {
   }
 }
 
-async function webSocketOf(target: URL, options: Dialing): Promise<Connection> {
+async function openWebSocket(target: URL, options: Dialing): Promise<Connection> {
   const { versions, headers, maxUnidirectionalStreams, signal, timeoutMs } = options;
   const connection = await dialWebSocket(target, {
     protocols: webSocketOffers(versions),
@@ -308,12 +309,12 @@ async function webSocketOf(target: URL, options: Dialing): Promise<Connection> {
   throw new ConnectionError("The server does not speak MoQ over WebSocket");
 }
 
-async function webTransportOf(target: URL, options: Dialing): Promise<Connection> {
+async function openWebTransport(target: URL, options: Dialing): Promise<Connection> {
   const { versions, headers, maxUnidirectionalStreams, idleTimeoutMs, signal, timeoutMs } = options;
-  const { url, hashes } = await placeOf(target, options);
+  const { url, hashes } = await webTransportTarget(target, options);
   const dialOptions: DialWebTransportOptions = {
     protocols: protocolsOf(versions, "webtransport"),
-    flowControl: NEVER_MORE,
+    flowControl: UNLIMITED_CREDIT,
     maxUnidirectionalStreams,
     maxBidirectionalStreams: MAX_STREAMS,
     idleTimeoutMs,
@@ -333,12 +334,12 @@ async function webTransportOf(target: URL, options: Dialing): Promise<Connection
   return await dialWebTransport(url, dialOptions);
 }
 
-async function raceBoth(target: URL, options: Dialing): Promise<Connection> {
+async function raceWebTransport(target: URL, options: Dialing): Promise<Connection> {
   const { fallback, headStartMs, transports, onFallback, signal, timeoutMs } = options;
   const webSocketUrl = fallback === true ? target : new URL(fallback as string | URL);
   const dial = raceTransports({
-    webSocket: (_url, { signal }) => webSocketOf(webSocketUrl, { ...options, signal: signal! }),
-    webTransport: (_url, { signal }) => webTransportOf(target, { ...options, signal: signal! }),
+    webSocket: (_url, { signal }) => openWebSocket(webSocketUrl, { ...options, signal: signal! }),
+    webTransport: (_url, { signal }) => openWebTransport(target, { ...options, signal: signal! }),
     defect: engineDefect("moq"),
   }, {
     ...(headStartMs !== undefined && { headStartMs }),
@@ -348,7 +349,7 @@ async function raceBoth(target: URL, options: Dialing): Promise<Connection> {
 }
 
 /** A WebTransport server. */
-interface WebTransportPlace {
+interface WebTransportTarget {
   /** The URL, with the scheme `https:`. */
   readonly url: URL;
   /** Certificates to trust; `undefined` for those of the authorities. */
@@ -364,13 +365,13 @@ interface WebTransportPlace {
  * @throws {ConnectionError} If the server is not reachable, or refuses the request for the hash.
  * @throws {UnsupportedError} If the answer is no hash.
  */
-async function placeOf(
+async function webTransportTarget(
   target: URL,
   { serverCertificateHashes: hashes, signal }: {
     readonly serverCertificateHashes?: readonly CertificateHash[];
     readonly signal: AbortSignal;
   },
-): Promise<WebTransportPlace> {
+): Promise<WebTransportTarget> {
   if (target.protocol === "https:") return { url: target, hashes };
   const url = new URL(target);
   url.protocol = "https:";

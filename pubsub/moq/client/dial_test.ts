@@ -5,7 +5,8 @@ import { listenQuic } from "../../../transport/quic/server.ts";
 import { listenWebTransport } from "../../../transport/h3/server.ts";
 import { dialMoq } from "./dial.ts";
 import { MoqError } from "../wire/errors.ts";
-import { listenMoq, type ListenMoqOptions, type MoqServer } from "../server/server.ts";
+import { listenMoq, type MoqServer } from "../server/server.ts";
+import type { ListenMoqOptions } from "../server/server_options.ts";
 import { webSocketOffers } from "../wire/versions.ts";
 
 function listen(options: ListenMoqOptions = {}): MoqServer {

@@ -60,7 +60,7 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
   /** The prefix of all announced paths. */
   readonly prefix: BroadcastPath;
 
-  readonly #outlet: AnnouncementReader;
+  readonly #reader: AnnouncementReader;
   readonly #known = new Map<BroadcastPath, Announcement>();
   readonly #controller = new AbortController();
   readonly #runtime: Runtime;
@@ -80,7 +80,7 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
   ) {
     options.signal?.throwIfAborted();
     this.prefix = broadcastPath(prefix);
-    this.#outlet = new AnnouncementReader(this.prefix, () => this.#over());
+    this.#reader = new AnnouncementReader(this.prefix, () => this.#over());
     this.#runtime = runtime;
     this.#onEnd = onEnd;
     this.#signal = options.signal;
@@ -100,17 +100,17 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
    * @throws {MoqError} If the server refused, or the client gave up.
    */
   next(options: { readonly signal?: AbortSignal } = {}): Promise<Announcement | null> {
-    return this.#outlet.next(options);
+    return this.#reader.next(options);
   }
 
   /** Yields announcements until the last one; leaving the loop ends the reader. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Announcement> {
-    return this.#outlet[Symbol.asyncIterator]();
+    return this.#reader[Symbol.asyncIterator]();
   }
 
   /** Ends the reader. Idempotent. */
   close(): void {
-    this.#outlet.close();
+    this.#reader.close();
   }
 
   /** Ends the reader; called by `await using`. */
@@ -139,7 +139,7 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
    */
   finish(error: unknown): void {
     this.#over();
-    this.#outlet.end(error);
+    this.#reader.end(error);
   }
 
   #over(): void {
@@ -215,7 +215,7 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
     this.#known.set(path, announcement);
     // The broadcast stayed: the reader knows it already.
     if (isKnown && unseen.delete(path)) return;
-    this.#outlet.take(announcement, true);
+    this.#reader.take(announcement, true);
   }
 
   /**
@@ -231,6 +231,6 @@ export class ResumableAnnouncements implements AsyncIterable<Announcement>, Asyn
     const known = this.#known.get(path);
     if (known === undefined) return;
     this.#known.delete(path);
-    this.#outlet.take(announcement ?? { ...known, active: false }, false);
+    this.#reader.take(announcement ?? { ...known, active: false }, false);
   }
 }

@@ -8,7 +8,7 @@ import { type MissedGroups, MoqLaggedError } from "../wire/errors.ts";
 import type { GroupReader } from "../track/group_reader.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 import type { MoqSession } from "../session/session.ts";
-import type { SubscribeOptions } from "../track/track_reader.ts";
+import type { MoqSubscribeOptions } from "../track/track_reader.ts";
 import type { TrackReader } from "../track/track_reader.ts";
 
 /**
@@ -128,7 +128,7 @@ async function broadcastReturns(
 }
 
 /** Options for a subscription that outlives sessions. */
-export interface ResumeOptions extends SubscribeOptions {
+export interface ResumeOptions extends MoqSubscribeOptions {
   /**
    * The first group of the first subscription; the newest one by default. Every later subscription
    * starts at the newest group.
@@ -335,7 +335,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
    * @throws {RangeError} If a value is out of range.
    */
   async update(
-    options: Pick<SubscribeOptions, "priority" | "ordered" | "maxLatencyMs" | "endGroup">,
+    options: Pick<MoqSubscribeOptions, "priority" | "ordered" | "maxLatencyMs" | "endGroup">,
   ): Promise<void> {
     const changed = { ...this.#options, ...options };
     checkSubscribe(changed);

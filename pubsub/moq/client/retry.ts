@@ -4,8 +4,8 @@ import { ConnectionError, UnsupportedError } from "../../../errors.ts";
 import { MoqError, type MoqErrorName } from "../wire/errors.ts";
 import {
   maxQueuedGroupsOf,
+  type MoqSubscribeOptions,
   subscribeFields,
-  type SubscribeOptions,
 } from "../track/track_reader.ts";
 
 /** Delays between attempts, and limits for giving up. */
@@ -156,7 +156,7 @@ export function isPassingForAnnouncements(error: unknown): boolean {
 }
 
 /** Checks the options of a subscription before the first attempt. */
-export function checkSubscribe(options: SubscribeOptions): void {
+export function checkSubscribe(options: MoqSubscribeOptions): void {
   subscribeFields(options);
   maxQueuedGroupsOf(options);
 }

@@ -9,9 +9,9 @@ import { TrackMux } from "../track/mux.ts";
 import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";
 import {
   CLUSTER_VERSION,
-  FarRelay,
-  type FarRelayLink,
   type MoqClusterDial,
+  RemoteRelay,
+  type RemoteRelayOptions,
 } from "./remote_relay.ts";
 import type { DirectoryChange, DirectoryScope } from "../../nodes/directory_scope.ts";
 import { MAX_HOPS } from "../wire/messages.ts";
@@ -19,7 +19,7 @@ import { MAX_HOPS } from "../wire/messages.ts";
 export type { MoqClusterDial } from "./remote_relay.ts";
 
 /** A broadcast, as described by the relay that holds the broadcast. A value that JSON can hold. */
-interface Held {
+interface HeldBroadcast {
   /** URL of that relay. */
   readonly url: string;
   /**
@@ -34,9 +34,9 @@ interface Held {
 }
 
 /** Reads the description from another relay; `undefined` if malformed. */
-function readHeld(value: unknown): Held | undefined {
+function readHeldBroadcast(value: unknown): HeldBroadcast | undefined {
   if (typeof value !== "object" || value === null) return undefined;
-  const { url, since, hops, isBlind } = value as Partial<Record<keyof Held, unknown>>;
+  const { url, since, hops, isBlind } = value as Partial<Record<keyof HeldBroadcast, unknown>>;
   if (typeof url !== "string" || !Number.isSafeInteger(since)) return undefined;
   if (!Array.isArray(hops) || hops.length === 0 || hops.length > MAX_HOPS) return undefined;
   if (!hops.every((hop) => typeof hop === "string" && /^\d{1,19}$/.test(hop))) return undefined;
@@ -155,16 +155,16 @@ export class MoqCluster implements AsyncDisposable {
   readonly ready: Promise<void>;
 
   readonly #relay: MoqRelay;
-  readonly #link: Omit<FarRelayLink, "onLeft">;
-  readonly #directory: Directory<Held>;
-  readonly #scope: DirectoryScope<Held>;
+  readonly #link: Omit<RemoteRelayOptions, "onLeft">;
+  readonly #directory: Directory<HeldBroadcast>;
+  readonly #scope: DirectoryScope<HeldBroadcast>;
   readonly #watch: Disposable;
   /**
    * Broadcasts that this relay holds, with their start. Never more than in the mux of the relay.
    */
   readonly #held = new Map<BroadcastPath, number>();
   /** Relays by node. */
-  readonly #relays = new Map<string, FarRelay>();
+  readonly #relays = new Map<string, RemoteRelay>();
   #newest = 0;
   #closing: Promise<void> | undefined;
 
@@ -201,7 +201,7 @@ export class MoqCluster implements AsyncDisposable {
         }
       },
     };
-    this.#directory = new Directory({ nodes, name, read: readHeld });
+    this.#directory = new Directory({ nodes, name, read: readHeldBroadcast });
     this.#scope = this.#directory.open("broadcasts", (change) => this.#heard(change));
     this.ready = this.#scope.ready;
     this.#watch = relay.mux.watch(relay.prefix, (announcement) => this.#announced(announcement));
@@ -237,16 +237,16 @@ export class MoqCluster implements AsyncDisposable {
     this.#held.clear();
     const relays = [...this.#relays.values()];
     this.#relays.clear();
-    for (const far of relays) {
-      for (const path of far.paths) this.#relay.removeSource(path, far);
+    for (const remote of relays) {
+      for (const path of remote.paths) this.#relay.removeSource(path, remote);
     }
-    await Promise.all(relays.map((far) => far.close()));
+    await Promise.all(relays.map((remote) => remote.close()));
   }
 
   /** Handles a broadcast of this relay's mux that begins, ends, or comes by another way. */
   #announced({ path, active, hops }: Announcement): void {
     const source = this.#relay.sourceOf(path);
-    if (active && source?.far === undefined) {
+    if (active && source?.remote === undefined) {
       let since = this.#held.get(path);
       if (since === undefined) {
         since = this.#newest = Math.max(this.#relay.runtime.now(), this.#newest + 1);
@@ -268,7 +268,7 @@ export class MoqCluster implements AsyncDisposable {
   }
 
   /** Handles a change at another relay. */
-  #heard({ node, key, value, isSwept }: DirectoryChange<Held>): void {
+  #heard({ node, key, value, isSwept }: DirectoryChange<HeldBroadcast>): void {
     const path = pathOf(key);
     if (path === undefined || suffixOf(this.#relay.prefix, path) === undefined) return;
     // A loop: the broadcast passed this relay before.
@@ -279,13 +279,13 @@ export class MoqCluster implements AsyncDisposable {
     this.#newest = Math.max(this.#newest, since);
     let relay = this.#relays.get(node);
     if (relay === undefined) {
-      relay = new FarRelay(url, { ...this.#link, onLeft: () => this.#checkNeeded(node) });
+      relay = new RemoteRelay(url, { ...this.#link, onLeft: () => this.#checkNeeded(node) });
       this.#relays.set(node, relay);
     }
     relay.url = url;
     relay.paths.add(path);
     const hops = value.hops.map(BigInt);
-    this.#relay.addSource(path, { session: relay, hops, far: { node, since, isBlind } });
+    this.#relay.addSource(path, { session: relay, hops, remote: { node, since, isBlind } });
   }
 
   #lost(node: string, path: BroadcastPath, isGone: boolean): void {

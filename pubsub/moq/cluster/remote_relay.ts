@@ -2,7 +2,7 @@
 import { within } from "../../../base/wait.ts";
 import type { Runtime, Timer } from "../../../base/runtime.ts";
 import type { GroupReader } from "../track/group_reader.ts";
-import type { RelayedFrom } from "../live/relay_source.ts";
+import type { TrackOrigin } from "../live/relay_source.ts";
 import type { MoqSession } from "../session/session.ts";
 import type { TrackInfoMessage } from "../wire/messages.ts";
 import type { TrackMux } from "../track/mux.ts";
@@ -32,7 +32,7 @@ export type MoqClusterDial = (
 ) => Promise<MoqSession>;
 
 /** Services of the cluster for a far relay. */
-export interface FarRelayLink {
+export interface RemoteRelayOptions {
   /** Clocks and timers of this node. */
   readonly runtime: Runtime;
   /** Opens a session. */
@@ -48,7 +48,7 @@ export interface FarRelayLink {
 }
 
 /** Another relay, asked over one session at a time. */
-export class FarRelay implements RelayedFrom {
+export class RemoteRelay implements TrackOrigin {
   /** Version of the sessions. */
   readonly version = CLUSTER_VERSION;
   /** Resolves at {@linkcode close}. */
@@ -58,7 +58,7 @@ export class FarRelay implements RelayedFrom {
   /** URL for the next attempt to dial. */
   url: string;
 
-  readonly #link: FarRelayLink;
+  readonly #link: RemoteRelayOptions;
   readonly #closed = Promise.withResolvers<void>();
   readonly #ending = new AbortController();
   /** More than one only while an old session drains. */
@@ -67,12 +67,12 @@ export class FarRelay implements RelayedFrom {
   #current: Promise<MoqSession> | undefined;
   #failedAt: number | undefined;
   /** Requests under way. */
-  #asking = 0;
+  #requests = 0;
   /** `true` if the last check found the session unused, without a request since. */
-  #isQuiet = false;
+  #isUnused = false;
 
   /** Creates a far relay without a session. */
-  constructor(url: string, link: FarRelayLink) {
+  constructor(url: string, link: RemoteRelayOptions) {
     this.url = url;
     this.#link = link;
     this.closed = this.#closed.promise;
@@ -88,19 +88,19 @@ export class FarRelay implements RelayedFrom {
   }
 
   /** Subscribes to a track of the relay. */
-  subscribe(...args: Parameters<RelayedFrom["subscribe"]>): Promise<TrackReader> {
+  subscribe(...args: Parameters<TrackOrigin["subscribe"]>): Promise<TrackReader> {
     return this.#ask((session) => session.subscribe(...args), args[2]?.signal);
   }
 
   /** Fetches a group from the relay. */
-  async fetch(...args: Parameters<RelayedFrom["fetch"]>): Promise<GroupReader> {
+  async fetch(...args: Parameters<TrackOrigin["fetch"]>): Promise<GroupReader> {
     const reader = await this.#ask((session) => session.fetch(...args), args[2].signal);
     this.#fetches.add(reader);
     return reader;
   }
 
   /** Asks the relay for the fixed properties of a track. */
-  trackInfo(...args: Parameters<RelayedFrom["trackInfo"]>): Promise<TrackInfoMessage> {
+  trackInfo(...args: Parameters<TrackOrigin["trackInfo"]>): Promise<TrackInfoMessage> {
     return this.#ask((session) => session.trackInfo(...args), args[2]?.signal);
   }
 
@@ -116,12 +116,12 @@ export class FarRelay implements RelayedFrom {
     signal: AbortSignal | undefined,
   ): Promise<T> {
     this.#ending.signal.throwIfAborted();
-    this.#asking++;
-    this.#isQuiet = false;
+    this.#requests++;
+    this.#isUnused = false;
     try {
       return await question(await within(this.#link.runtime, this.#session(), { signal }));
     } finally {
-      this.#asking--;
+      this.#requests--;
     }
   }
 
@@ -176,11 +176,11 @@ export class FarRelay implements RelayedFrom {
     this.#sessions.add(session);
     const { runtime, lingerMs } = this.#link;
     let timer: Timer | undefined;
-    const look = () => {
-      timer = runtime.setTimeout(look, lingerMs);
-      this.#look(session);
+    const check = () => {
+      timer = runtime.setTimeout(check, lingerMs);
+      this.#closeIfUnused(session);
     };
-    timer = runtime.setTimeout(look, lingerMs);
+    timer = runtime.setTimeout(check, lingerMs);
     void session.closed.then(() => {
       runtime.clearTimeout(timer);
       this.#sessions.delete(session);
@@ -196,10 +196,10 @@ export class FarRelay implements RelayedFrom {
   }
 
   /** Closes a session that is unused in two checks in a row. */
-  #look(session: MoqSession): void {
+  #closeIfUnused(session: MoqSession): void {
     for (const reader of this.#fetches) if (reader.isEnded) this.#fetches.delete(reader);
-    const isIdle = this.#asking + this.#fetches.size + session.subscriptions.length === 0;
-    if (isIdle && this.#isQuiet) session.close();
-    this.#isQuiet = isIdle;
+    const isIdle = this.#requests + this.#fetches.size + session.subscriptions.length === 0;
+    if (isIdle && this.#isUnused) session.close();
+    this.#isUnused = isIdle;
   }
 }

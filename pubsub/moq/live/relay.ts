@@ -13,7 +13,7 @@ import {
   NOTICES_PATH,
   NOTICES_TRACK,
 } from "./relay_notices.ts";
-import type { RelayedFrom, RelaySource } from "./relay_source.ts";
+import type { RelaySource, TrackOrigin } from "./relay_source.ts";
 import type { Announcement, AnnouncementReader } from "../track/announcement.ts";
 import { MoqError } from "../wire/errors.ts";
 import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
@@ -24,9 +24,9 @@ import { checkShare } from "../session/access.ts";
 import type { MoqSession } from "../session/session.ts";
 
 /** A session of a relay, or another relay of its cluster. */
-class RelayMember {
+class RelayPeer {
   /** Source of the broadcasts. */
-  readonly from: RelayedFrom;
+  readonly from: TrackOrigin;
   /** Relayed broadcasts. */
   readonly paths: Set<BroadcastPath> = new Set();
   /** Broadcasts that wait for a place, the oldest first. */
@@ -42,7 +42,7 @@ class RelayMember {
   #isChanged = false;
 
   /** Begins without broadcasts. */
-  constructor(runtime: Runtime, from: RelayedFrom) {
+  constructor(runtime: Runtime, from: TrackOrigin) {
     this.from = from;
     this.#runtime = runtime;
   }
@@ -252,11 +252,11 @@ export class MoqRelay implements AsyncDisposable {
   readonly #notices: Disposable;
   readonly #console: ConsoleReport;
   readonly #routes = new Map<BroadcastPath, RelayRoute>();
-  readonly #sessions = new Map<SubscriberSession, RelayMember>();
+  readonly #sessions = new Map<SubscriberSession, RelayPeer>();
   /** Other relays of the cluster that hold broadcasts. */
-  readonly #far = new Map<RelayedFrom, RelayMember>();
+  readonly #remotes = new Map<TrackOrigin, RelayPeer>();
   /** Members with broadcasts that wait for a place of the relay, the next one first. */
-  readonly #queue = new Set<RelayMember>();
+  readonly #queue = new Set<RelayPeer>();
   /** Number of tracks by session. */
   readonly #tracksOf = new WeakMap<SubscriberSession, number>();
   /** Tracks without subscribers, the oldest first. */
@@ -360,7 +360,7 @@ export class MoqRelay implements AsyncDisposable {
     }
     if (this.#isClosed) throw new TypeError("Cannot accept session: the relay is closed");
     if (session.isClosed) return Promise.resolve();
-    this.#sessions.set(session, new RelayMember(this.runtime, session));
+    this.#sessions.set(session, new RelayPeer(this.runtime, session));
     session.signal.addEventListener("abort", () => this.#left(session), { once: true });
     return this.#follow(session);
   }
@@ -374,11 +374,11 @@ export class MoqRelay implements AsyncDisposable {
   addSource(path: BroadcastPath, source: RelaySource): void {
     if (this.#isClosed) return;
     const { session } = source;
-    let member = this.#far.get(session);
-    if (member === undefined) {
-      this.#far.set(session, member = new RelayMember(this.runtime, session));
+    let peer = this.#remotes.get(session);
+    if (peer === undefined) {
+      this.#remotes.set(session, peer = new RelayPeer(this.runtime, session));
     }
-    this.#take(member, path, source);
+    this.#add(peer, path, source);
   }
 
   /**
@@ -386,13 +386,13 @@ export class MoqRelay implements AsyncDisposable {
    *
    * @ignore
    */
-  removeSource(path: BroadcastPath, from: RelayedFrom): void {
-    const member = this.#far.get(from);
-    if (member === undefined) return;
-    if (this.#unwait(member, path)) this.#queue.delete(member);
-    if (member.paths.delete(path)) this.#routes.get(path)?.remove(from);
-    if (member.waiting.size > 0) this.#fillSoon(member);
-    else if (member.paths.size === 0) this.#far.delete(from);
+  removeSource(path: BroadcastPath, from: TrackOrigin): void {
+    const peer = this.#remotes.get(from);
+    if (peer === undefined) return;
+    if (this.#stopWaiting(peer, path)) this.#queue.delete(peer);
+    if (peer.paths.delete(path)) this.#routes.get(path)?.remove(from);
+    if (peer.waiting.size > 0) this.#fillSoon(peer);
+    else if (peer.paths.size === 0) this.#remotes.delete(from);
   }
 
   /**
@@ -419,9 +419,9 @@ export class MoqRelay implements AsyncDisposable {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#notices[Symbol.dispose]();
-    for (const member of this.#sessions.values()) member.end();
+    for (const peer of this.#sessions.values()) peer.end();
     this.#sessions.clear();
-    this.#far.clear();
+    this.#remotes.clear();
     this.#queue.clear();
     this.#waiting = 0;
     for (const route of [...this.#routes.values()]) route.close();
@@ -453,16 +453,16 @@ export class MoqRelay implements AsyncDisposable {
     { path, active, hops }: Announcement,
     reader: AnnouncementReader,
   ): void {
-    const member = this.#sessions.get(session);
-    if (member === undefined) return;
+    const peer = this.#sessions.get(session);
+    if (peer === undefined) return;
     if (active) {
-      if (this.#mayPublish(session)) return this.#take(member, path, { session, hops });
-      this.#refuse(member, path, "anonymous");
+      if (this.#mayPublish(session)) return this.#add(peer, path, { session, hops });
+      this.#refuse(peer, path, "anonymous");
       return reader.close("bannedPrefix");
     }
-    if (this.#unwait(member, path)) return this.#tell(member);
-    if (!member.paths.delete(path)) return;
-    if (member.paths.size === 0 && member.waiting.size === 0) member.ignored = 0;
+    if (this.#stopWaiting(peer, path)) return this.#updateNotice(peer);
+    if (!peer.paths.delete(path)) return;
+    if (peer.paths.size === 0 && peer.waiting.size === 0) peer.ignored = 0;
     // A broadcast that ends and begins in the same turn has changed its way.
     this.runtime.schedule(() => {
       const current = this.#sessions.get(session);
@@ -470,7 +470,7 @@ export class MoqRelay implements AsyncDisposable {
       this.#routes.get(path)?.remove(session);
       if (current === undefined) return;
       if (current.waiting.size > 0) this.#fillSoon(current);
-      this.#tell(current);
+      this.#updateNotice(current);
     });
   }
 
@@ -486,7 +486,7 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   /** Returns the number of broadcasts that may come from a session, or from another relay. */
-  #placesOf({ from }: RelayMember): number {
+  #placesOf({ from }: RelayPeer): number {
     // The cluster bounds the broadcasts of its relays.
     return "side" in from
       ? this.#shareOf(from as MoqSession, this.#maxBroadcasts)
@@ -498,28 +498,28 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   /** Relays a broadcast, or queues it for a place. */
-  #take(member: RelayMember, path: BroadcastPath, source: RelaySource): void {
-    const { paths, waiting } = member;
-    const places = this.#placesOf(member);
+  #add(peer: RelayPeer, path: BroadcastPath, source: RelaySource): void {
+    const { paths, waiting } = peer;
+    const places = this.#placesOf(peer);
     const isFull = !paths.has(path) && paths.size >= places;
     if (!isFull && this.#hasRoom(path)) {
-      this.#unwait(member, path);
-      this.#place(member, path, source);
+      this.#stopWaiting(peer, path);
+      this.#relay(peer, path, source);
       // The share of the session may have grown.
-      if (waiting.size > 0) this.#fillSoon(member);
-      return this.#tell(member);
+      if (waiting.size > 0) this.#fillSoon(peer);
+      return this.#updateNotice(peer);
     }
     if (waiting.has(path)) waiting.set(path, source);
     else if (waiting.size < places && this.#waiting < this.#maxBroadcasts) {
       waiting.set(path, source);
       this.#waiting++;
-      if (!isFull) this.#queue.add(member);
-    } else member.ignored++;
-    this.#refuse(member, path, isFull ? "share" : "full");
+      if (!isFull) this.#queue.add(peer);
+    } else peer.ignored++;
+    this.#refuse(peer, path, isFull ? "share" : "full");
   }
 
-  #place(member: RelayMember, path: BroadcastPath, source: RelaySource): void {
-    member.paths.add(path);
+  #relay(peer: RelayPeer, path: BroadcastPath, source: RelaySource): void {
+    peer.paths.add(path);
     let route = this.#routes.get(path);
     if (route === undefined) {
       route = new RelayRoute(path, this.#routeLink);
@@ -528,15 +528,15 @@ export class MoqRelay implements AsyncDisposable {
     route.add(source);
   }
 
-  #unwait(member: RelayMember, path: BroadcastPath): boolean {
-    if (!member.waiting.delete(path)) return false;
+  #stopWaiting(peer: RelayPeer, path: BroadcastPath): boolean {
+    if (!peer.waiting.delete(path)) return false;
     this.#waiting--;
     return true;
   }
 
   /** Relays waiting broadcasts at the end of this turn, in turns by session. */
-  #fillSoon(member?: RelayMember): void {
-    if (member !== undefined) this.#queue.add(member);
+  #fillSoon(peer?: RelayPeer): void {
+    if (peer !== undefined) this.#queue.add(peer);
     if (this.#isFilling || this.#queue.size === 0) return;
     this.#isFilling = true;
     this.runtime.schedule(() => {
@@ -546,34 +546,34 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   #fill(): void {
-    // A member that is added again is visited again, behind the others.
-    for (const member of this.#queue) {
-      const [next] = member.waiting;
-      const hasShare = member.paths.size < this.#placesOf(member);
+    // A peer that is added again is visited again, behind the others.
+    for (const peer of this.#queue) {
+      const [next] = peer.waiting;
+      const hasShare = peer.paths.size < this.#placesOf(peer);
       if (next !== undefined && hasShare && !this.#hasRoom(next[0])) return;
-      this.#queue.delete(member);
-      // A member without a share is queued again when one of its own broadcasts ends.
+      this.#queue.delete(peer);
+      // A peer without a share is queued again when one of its own broadcasts ends.
       if (next === undefined || !hasShare) continue;
       const [path, source] = next;
-      this.#unwait(member, path);
-      this.#place(member, path, source);
-      if (member.waiting.size > 0) this.#queue.add(member);
-      this.#tell(member);
+      this.#stopWaiting(peer, path);
+      this.#relay(peer, path, source);
+      if (peer.waiting.size > 0) this.#queue.add(peer);
+      this.#updateNotice(peer);
     }
   }
 
   /**
    * Reports a broadcast that is not relayed, to the application here and to a publisher that asks.
    */
-  #refuse(member: RelayMember, path: BroadcastPath, reason: MoqRelayRefusal): void {
-    const isNew = member.reason !== reason;
-    member.reason = reason;
-    this.#tell(member);
+  #refuse(peer: RelayPeer, path: BroadcastPath, reason: MoqRelayRefusal): void {
+    const isNew = peer.reason !== reason;
+    peer.reason = reason;
+    this.#updateNotice(peer);
     if (!isNew) return;
     const rule = {
       anonymous:
         "the session must have authorize, of listenMoq() or MoqSession.open(), or the relay allowAnonymousPublish",
-      share: `its session has ${this.#placesOf(member)} broadcasts already, see maxShare`,
+      share: `its session has ${this.#placesOf(peer)} broadcasts already, see maxShare`,
       full: `there are ${this.#maxBroadcasts} broadcasts already, see maxBroadcasts`,
     }[reason];
     const message = `Cannot relay ${path}: ${rule}`;
@@ -584,27 +584,27 @@ export class MoqRelay implements AsyncDisposable {
     this.#report(new MoqError("announce", name, message));
   }
 
-  #tell(member: RelayMember): void {
-    if (member.waiting.size === 0 && member.ignored === 0 && member.reason !== "anonymous") {
-      member.reason = undefined;
+  #updateNotice(peer: RelayPeer): void {
+    if (peer.waiting.size === 0 && peer.ignored === 0 && peer.reason !== "anonymous") {
+      peer.reason = undefined;
     }
-    member.changed(() => this.#placesOf(member));
+    peer.changed(() => this.#placesOf(peer));
   }
 
   /** Sends a session the notices about its own broadcasts. */
   async #serveNotices(track: TrackWriter): Promise<void> {
-    const member = this.#sessions.get(track.session);
-    if (member === undefined || track.name !== NOTICES_TRACK) {
+    const peer = this.#sessions.get(track.session);
+    if (peer === undefined || track.name !== NOTICES_TRACK) {
       return track.closeWithError("notFound");
     }
-    await member.serve(track, () => this.#placesOf(member));
+    await peer.serve(track, () => this.#placesOf(peer));
   }
 
   #takeTrack(): boolean {
     if (this.#tracks >= this.#maxTracks) {
       for (const track of this.#idle) {
         this.#idle.delete(track);
-        if (track.yieldPlace()) break;
+        if (track.endIfIdle()) break;
       }
     }
     if (this.#tracks >= this.#maxTracks) return false;
@@ -619,10 +619,10 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   #forget(session: MoqSession): void {
-    const member = this.#sessions.get(session);
-    if (member === undefined) return;
-    const { paths, waiting } = member;
-    this.#queue.delete(member);
+    const peer = this.#sessions.get(session);
+    if (peer === undefined) return;
+    const { paths, waiting } = peer;
+    this.#queue.delete(peer);
     this.#waiting -= waiting.size;
     waiting.clear();
     for (const path of paths) this.#routes.get(path)?.remove(session);

@@ -6,15 +6,15 @@ import {
   distanceOf,
   isSameOrigin,
   isSameWay,
-  type RelayedFrom,
   type RelaySource,
   tellsHops,
+  type TrackOrigin,
 } from "./relay_source.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { GroupWriter } from "../track/group_writer.ts";
 import type { LiveTrackOptions } from "./live_track.ts";
 import type { TrackInfoMessage } from "../wire/messages.ts";
-import type { FetchRequest, Publication, TrackMux, TrackServer } from "../track/mux.ts";
+import type { FetchRequest, MoqPublication, TrackMux, TrackServer } from "../track/mux.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 import type { SubscriberSession, TrackWriter } from "../track/track_writer.ts";
 import { VERSIONS } from "../wire/versions.ts";
@@ -24,7 +24,7 @@ import { VERSIONS } from "../wire/versions.ts";
  * Such a source may be an echo of this relay, and has this long to notice that the broadcast is
  * gone.
  */
-export const ECHO_HOLD_MS = 1_000;
+export const ECHO_DELAY_MS = 1_000;
 
 /** Sources of one broadcast that are compared; further sources wait until one of these is gone. */
 export const MAX_SOURCES = 64;
@@ -69,11 +69,11 @@ export class RelayRoute implements TrackServer {
   /** Sources by age. */
   #sources: RelaySource[] = [];
   /** Sources beyond the limit, the oldest first; at most one of each session. */
-  readonly #waiting = new Map<RelayedFrom, RelaySource>();
+  readonly #waiting = new Map<TrackOrigin, RelaySource>();
   readonly #tracks = new Map<string, RelayTrack>();
   #active: RelaySource | undefined = undefined;
-  #publication: Publication | undefined = undefined;
-  #holdTimer: Timer | undefined = undefined;
+  #publication: MoqPublication | undefined = undefined;
+  #takeoverTimer: Timer | undefined = undefined;
 
   /** Begins without sources. */
   constructor(path: BroadcastPath, link: RelayRouteLink) {
@@ -107,7 +107,7 @@ export class RelayRoute implements TrackServer {
   }
 
   /** Removes the source of a session or another relay. */
-  remove(session: RelayedFrom): void {
+  remove(session: TrackOrigin): void {
     if (this.#waiting.delete(session)) return;
     const count = this.#sources.length;
     this.#sources = this.#sources.filter((source) => source.session !== session);
@@ -227,15 +227,15 @@ export class RelayRoute implements TrackServer {
     const wasThere = active !== undefined;
     this.#end();
     if (best !== undefined) {
-      if (wasThere && !tellsHops(best)) this.#hold();
-      else if (this.#holdTimer === undefined || tellsHops(best)) this.#begin(best);
+      if (wasThere && !tellsHops(best)) this.#delayTakeover();
+      else if (this.#takeoverTimer === undefined || tellsHops(best)) this.#begin(best);
     }
     this.#checkEmpty();
   }
 
   #begin(source: RelaySource): void {
-    this.#link.runtime.clearTimeout(this.#holdTimer);
-    this.#holdTimer = undefined;
+    this.#link.runtime.clearTimeout(this.#takeoverTimer);
+    this.#takeoverTimer = undefined;
     this.#active = source;
     try {
       this.#publication = this.#link.mux.publish(this.path, this, { hops: source.hops });
@@ -253,17 +253,17 @@ export class RelayRoute implements TrackServer {
     for (const track of [...this.#tracks.values()]) track.end("notFound");
   }
 
-  #hold(): void {
-    this.#holdTimer ??= this.#link.runtime.setTimeout(() => {
-      this.#holdTimer = undefined;
+  #delayTakeover(): void {
+    this.#takeoverTimer ??= this.#link.runtime.setTimeout(() => {
+      this.#takeoverTimer = undefined;
       this.#decide();
-    }, ECHO_HOLD_MS);
+    }, ECHO_DELAY_MS);
   }
 
   #checkEmpty(): void {
     if (this.#sources.length > 0) return;
-    this.#link.runtime.clearTimeout(this.#holdTimer);
-    this.#holdTimer = undefined;
+    this.#link.runtime.clearTimeout(this.#takeoverTimer);
+    this.#takeoverTimer = undefined;
     this.#link.onEmpty(this);
   }
 
@@ -284,7 +284,7 @@ export class RelayRoute implements TrackServer {
       if (best !== undefined) {
         if (source === best || !tellsHops(source)) continue;
         const difference = distanceOf(source) - distanceOf(best);
-        const isOther = source.far !== undefined || !isSameOrigin(source, best);
+        const isOther = source.remote !== undefined || !isSameOrigin(source, best);
         const isNewer = at > from && (difference === 0 && isOther || !tellsHops(best));
         if (difference >= 0 && !isNewer) continue;
       }

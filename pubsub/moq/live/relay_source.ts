@@ -3,14 +3,14 @@ import type { MoqSession } from "../session/session.ts";
 import { VERSIONS } from "../wire/versions.ts";
 
 /** Origin of tracks: a session, or another relay that is dialed on demand. */
-export interface RelayedFrom
+export interface TrackOrigin
   extends Pick<MoqSession, "version" | "isClosed" | "subscribe" | "fetch" | "trackInfo"> {
   /** Resolves when the session or relay is gone; never rejects. */
   readonly closed: Promise<unknown>;
 }
 
 /** Facts about a broadcast that another relay of the cluster holds. */
-export interface FarBroadcast {
+export interface RemoteBroadcast {
   /** Id of that relay's node. */
   readonly node: string;
   /** Start of the broadcast at that relay; grows from relay to relay. */
@@ -22,19 +22,19 @@ export interface FarBroadcast {
 /** A source of a broadcast. */
 export interface RelaySource {
   /** The session or relay that announced the broadcast. */
-  readonly session: RelayedFrom;
+  readonly session: TrackOrigin;
   /** Relays on the way, before this one. */
   readonly hops: readonly bigint[];
   /**
    * Present if another relay of the cluster holds the broadcast; `undefined` if a session announced
    * it here.
    */
-  readonly far?: FarBroadcast;
+  readonly remote?: RemoteBroadcast;
 }
 
 /** Returns `true` if the hops of a source are known. A source without hops may be an echo. */
-export function tellsHops({ session, far }: RelaySource): boolean {
-  return far === undefined ? VERSIONS[session.version].hops : !far.isBlind;
+export function tellsHops({ session, remote }: RelaySource): boolean {
+  return remote === undefined ? VERSIONS[session.version].hops : !remote.isBlind;
 }
 
 /**
@@ -42,11 +42,11 @@ export function tellsHops({ session, far }: RelaySource): boolean {
  * A broadcast of another relay always counts as farther than one announced here, so that no two
  * relays take a broadcast from each other.
  */
-export function distanceOf({ hops, far }: RelaySource): number {
-  return Math.max(far === undefined ? 1 : 2, hops.length);
+export function distanceOf({ hops, remote }: RelaySource): number {
+  return Math.max(remote === undefined ? 1 : 2, hops.length);
 }
 
-/** Returns `true` if two sources lead to the same publisher, as far as hops tell. */
+/** Returns `true` if two sources lead to the same publisher, as remote as hops tell. */
 export function isSameOrigin(one: RelaySource, other: RelaySource): boolean {
   if (one === other) return true;
   return one.hops[0] !== undefined && one.hops[0] === other.hops[0];
@@ -64,7 +64,7 @@ export function isSameWay(one: RelaySource, other: RelaySource): boolean {
  *
  * @returns Below 0 if the first source is older, above 0 if newer.
  */
-export function byAge({ far: one }: RelaySource, { far: other }: RelaySource): number {
+export function byAge({ remote: one }: RelaySource, { remote: other }: RelaySource): number {
   if (one === undefined || other === undefined) return Number(!one) - Number(!other);
   return one.since - other.since || (one.node < other.node ? -1 : Number(one.node > other.node));
 }

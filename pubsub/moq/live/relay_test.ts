@@ -15,7 +15,7 @@ import { LiveTrack } from "./live_track.ts";
 import { TrackMux } from "../track/mux.ts";
 import { MoqRelay, type MoqRelayOptions } from "./relay.ts";
 import { type MoqRelayNotice, NOTICES_PATH, relayNotices } from "./relay_notices.ts";
-import type { RelayedFrom } from "./relay_source.ts";
+import type { TrackOrigin } from "./relay_source.ts";
 import type { MoqSession, MoqSessionOptions } from "../session/session.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 import { broadcastPath } from "../wire/path.ts";
@@ -829,7 +829,7 @@ Deno.test("MoqRelay sends on as many fetches as it may at once, and others again
 Deno.test("MoqRelay compares 64 sources of a broadcast, and takes others once one of them is gone", async () => {
   await using relay = new MoqRelay();
   const path = broadcastPath("/live");
-  const sources = Array.from({ length: 67 }, (_, at): RelayedFrom => ({
+  const sources = Array.from({ length: 67 }, (_, at): TrackOrigin => ({
     version: "moq-lite-05",
     isClosed: false,
     closed: new Promise(() => {}),
@@ -840,7 +840,7 @@ Deno.test("MoqRelay compares 64 sources of a broadcast, and takes others once on
   for (const [at, session] of sources.entries()) {
     // Each source is nearer than the sources before.
     const hops = Array.from({ length: 100 - at }, (_, hop) => 7n + BigInt(hop));
-    relay.addSource(path, { session, hops, far: { node: `${at}`, since: at, isBlind: false } });
+    relay.addSource(path, { session, hops, remote: { node: `${at}`, since: at, isBlind: false } });
   }
   const from = () => sources.indexOf(relay.sourceOf(path)!.session);
   assertEquals(from(), 63);

@@ -101,7 +101,7 @@ export class RelayTrack {
   /**
    * Ends the track if no subscriber is left, to free its place; `false` if there are subscribers.
    */
-  yieldPlace(): boolean {
+  endIfIdle(): boolean {
     if (this.live.demand !== undefined) return false;
     this.end(undefined);
     return true;

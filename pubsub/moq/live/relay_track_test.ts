@@ -4,14 +4,14 @@ import { platformRuntime } from "../../../base/runtime.ts";
 import { bytesOf, livePair, textOf } from "../../../tests/moq/pair.ts";
 import { turns } from "../../../testing/turns.ts";
 import { TrackMux } from "../track/mux.ts";
-import type { SubscribeOptions } from "../track/track_reader.ts";
+import type { MoqSubscribeOptions } from "../track/track_reader.ts";
 import type { TrackReader } from "../track/track_reader.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
 import { type MissedGroups, MoqError, MoqLaggedError } from "../wire/errors.ts";
 import { broadcastPath } from "../wire/path.ts";
 import { LiveTrack } from "./live_track.ts";
 import { RelayTrack } from "./relay_track.ts";
-import type { RelayedFrom } from "./relay_source.ts";
+import type { TrackOrigin } from "./relay_source.ts";
 
 Deno.test("RelayTrack stays for who subscribes in the turn in which it would have ended", async () => {
   using time = new FakeTime();
@@ -61,7 +61,10 @@ Deno.test("RelayTrack stays for who subscribes in the turn in which it would hav
 });
 
 /** A subscriber of a relayed track, and the track. */
-async function relayedTo(session: RelayedFrom, onMissed: SubscribeOptions["onMissed"] = () => {}) {
+async function relayedTo(
+  session: TrackOrigin,
+  onMissed: MoqSubscribeOptions["onMissed"] = () => {},
+) {
   const served = Promise.withResolvers<void>();
   let isOver = false;
   const relayed = new RelayTrack({
@@ -97,13 +100,13 @@ async function relayedTo(session: RelayedFrom, onMissed: SubscribeOptions["onMis
 
 /** A session whose track yields groups by hand. */
 function handSource(): {
-  readonly session: RelayedFrom;
+  readonly session: TrackOrigin;
   readonly missed: (missed: MissedGroups) => void;
   readonly lag: (missed: MissedGroups) => void;
 } {
   const steps: PromiseWithResolvers<never>[] = [Promise.withResolvers()];
   const closed = Promise.withResolvers<void>();
-  let onMissed: SubscribeOptions["onMissed"];
+  let onMissed: MoqSubscribeOptions["onMissed"];
   const reader = {
     ready: Promise.resolve(),
     closed: closed.promise,
@@ -114,13 +117,13 @@ function handSource(): {
     version: "moq-lite-05",
     isClosed: false,
     closed: closed.promise,
-    subscribe: (_path: string, _name: string, options: SubscribeOptions) => {
+    subscribe: (_path: string, _name: string, options: MoqSubscribeOptions) => {
       ({ onMissed } = options);
       return Promise.resolve(reader as unknown as TrackReader);
     },
   };
   return {
-    session: session as unknown as RelayedFrom,
+    session: session as unknown as TrackOrigin,
     missed: (missed) => onMissed?.(missed, "evicted"),
     lag: (missed) => {
       const step = steps.at(-1)!;

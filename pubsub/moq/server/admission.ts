@@ -16,16 +16,16 @@ import { addressKey } from "../../../transport/address.ts";
 
 type Limits = Readonly<Record<keyof MoqServerLimits, number>>;
 
-/** A place for one session, from the request to the end of the socket. */
-export interface Place extends Disposable {
+/** A lease for one session, from the request to the end of the socket. */
+export interface SessionLease extends Disposable {
   /** Marks the setup as over. Idempotent. */
-  begun(): void;
+  setupEnded(): void;
   /** Marks the close as sent. The socket still counts until its end. */
   closing(): void;
 }
 
 /** Counts sessions and refuses those beyond the limits. */
-export class Places {
+export class SessionLeases {
   readonly #limits: Limits;
   readonly #perAddress = new Map<string, number>();
   #count = 0;
@@ -56,13 +56,13 @@ export class Places {
   }
 
   /**
-   * Takes a place for a session in its setup.
+   * Takes a lease for a session in its setup.
    *
    * @param address Network address of the client, where known.
-   * @returns The place.
-   * @throws {MoqRefusal} If no place is free.
+   * @returns The lease.
+   * @throws {MoqRefusal} If a limit is reached.
    */
-  take(address: string | undefined): Place {
+  take(address: string | undefined): SessionLease {
     const { maxSessions, maxSessionsPerAddress, maxPendingSetups } = this.#limits;
     const key = address === undefined ? undefined : addressKey(address);
     const ofAddress = key === undefined ? 0 : this.#perAddress.get(key) ?? 0;
@@ -75,15 +75,15 @@ export class Places {
     if (key !== undefined) this.#perAddress.set(key, ofAddress + 1);
     let isPending = true;
     let isTaken = true;
-    const begun = () => {
+    const setupEnded = () => {
       if (isPending) this.#pending--;
       isPending = false;
     };
     return {
-      begun,
-      closing: begun,
+      setupEnded,
+      closing: setupEnded,
       [Symbol.dispose]: () => {
-        begun();
+        setupEnded();
         if (!isTaken) return;
         isTaken = false;
         this.#count--;
@@ -159,10 +159,10 @@ const NO_MORE_SESSIONS = "The server accepts no more sessions";
 const DOT_SEGMENT = /(^|\/)(\.|%2e){1,2}(\/|$)/i;
 
 /** Admits or refuses clients of a server. */
-export class Door {
+export class Admission {
   readonly #runtime: Runtime;
   readonly #options: MoqServerOptions;
-  readonly #places: Places;
+  readonly #leases: SessionLeases;
   readonly #matches: (path: string) => boolean;
   readonly #ending = new AbortController();
   #isClosed = false;
@@ -181,7 +181,7 @@ export class Door {
       throw new TypeError(`Cannot serve MoQ: path must begin with "/", received "${path}"`);
     }
     this.#options = options;
-    this.#places = new Places(limits);
+    this.#leases = new SessionLeases(limits);
     this.#matches = pathMatcher(path);
   }
 
@@ -223,14 +223,14 @@ export class Door {
   }
 
   /**
-   * Takes a place for a client that has not sent its SETUP yet.
+   * Takes a lease for a client that has not sent its SETUP yet.
    *
    * @param address Network address of the client, where known.
-   * @throws {MoqRefusal} If no place is free, or the server is closed.
+   * @throws {MoqRefusal} If the server is full or closed.
    */
-  take(address: string | undefined): Place {
-    this.#mustBeOpen();
-    return this.#places.take(address);
+  take(address: string | undefined): SessionLease {
+    this.#checkOpen();
+    return this.#leases.take(address);
   }
 
   /**
@@ -238,10 +238,10 @@ export class Door {
    *
    * @param client The client.
    * @param protocol The protocol for the answer; empty without one.
-   * @returns The place of the session.
+   * @returns The lease of the session.
    * @throws {MoqRefusal} If the client is refused.
    */
-  async admit(client: MoqClientInfo, protocol: string): Promise<Place> {
+  async admit(client: MoqClientInfo, protocol: string): Promise<SessionLease> {
     const { url, headers, address } = client;
     const parsed = URL.parse(url);
     if (parsed === null) throw new MoqRefusal(400, "Malformed URL");
@@ -253,16 +253,16 @@ export class Door {
         `Origin not allowed: add it to origins, or its host to hosts (${headers.get("origin")})`,
       );
     }
-    const place = this.take(address);
+    const lease = this.take(address);
     try {
       const version = versionOf(protocol);
       const versions = version === undefined ? [] : [VERSIONS[version].code];
-      await this.#ask({ path: pathname + search, versions, extensions: new Map() }, client);
+      await this.#callOnSetup({ path: pathname + search, versions, extensions: new Map() }, client);
       // The server may have begun to drain while `onSetup` ran.
-      this.#mustBeOpen();
-      return place;
+      this.#checkOpen();
+      return lease;
     } catch (error) {
-      place[Symbol.dispose]();
+      lease[Symbol.dispose]();
       throw error;
     }
   }
@@ -280,7 +280,7 @@ export class Door {
       if (path !== "" && !this.#matches(path)) {
         throw new MoqRefusal(404, "No session is served at this path");
       }
-      await this.#ask(request, client);
+      await this.#callOnSetup(request, client);
     } catch (error) {
       throw refusalOf(error).asMoqError;
     }
@@ -295,12 +295,12 @@ export class Door {
     }
   }
 
-  #mustBeOpen(): void {
+  #checkOpen(): void {
     if (this.#isClosed) throw new MoqRefusal(503, NO_MORE_SESSIONS);
   }
 
   /** Calls `onSetup`, and waits at most `setupTimeoutMs` for the answer. */
-  async #ask(request: SetupRequest, client: MoqClientInfo): Promise<void> {
+  async #callOnSetup(request: SetupRequest, client: MoqClientInfo): Promise<void> {
     const { onSetup, setupTimeoutMs: timeoutMs = 10_000 } = this.#options;
     if (onSetup === undefined) return;
     const signal = this.#ending.signal;

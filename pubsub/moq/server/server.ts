@@ -12,15 +12,14 @@ import {
   offeredProtocols,
 } from "../../../transport/websocket/server.ts";
 import type { WebTransportRequest } from "../../../transport/h3/server.ts";
-import { Door, MoqRefusal, type Place, refusalOf } from "./admission.ts";
-import { asksForHash, type MoqAsked, type MoqHost, offersMoq } from "./server_options.ts";
+import { Admission, MoqRefusal, refusalOf, type SessionLease } from "./admission.ts";
+import { type MoqHost, type MoqRequest, offersMoq, requestsHash } from "./server_options.ts";
 import type {
   ListenMoqOptions,
   MoqClientInfo,
   MoqDrainOptions,
   MoqDrainReport,
   MoqRequestInfo,
-  MoqServerLimits,
   MoqServerOptions,
 } from "./server_options.ts";
 import { Sessions } from "./sessions.ts";
@@ -37,17 +36,6 @@ import {
   type MoqVersion,
   protocolsOf,
 } from "../wire/versions.ts";
-
-export type { MoqAsked, MoqHost, MoqWire } from "./server_options.ts";
-export type {
-  ListenMoqOptions,
-  MoqClientInfo,
-  MoqDrainOptions,
-  MoqDrainReport,
-  MoqRequestInfo,
-  MoqServerLimits,
-  MoqServerOptions,
-} from "./server_options.ts";
 
 /** Longest wait for the sockets to end after a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 2_000;
@@ -70,11 +58,11 @@ export class MoqServer implements AsyncDisposable {
   readonly #runtime: Runtime;
   readonly #options: MoqServerOptions;
   readonly #versions: readonly MoqVersion[];
-  readonly #door: Door;
+  readonly #admission: Admission;
   readonly #sessions: Sessions;
   #sockets: Sockets | undefined;
   #host: MoqHost | undefined;
-  #letGo: (() => void) | undefined;
+  #removeAbortListener: (() => void) | undefined;
   #closing: Promise<void> | undefined;
 
   /**
@@ -93,8 +81,8 @@ export class MoqServer implements AsyncDisposable {
     this.#runtime = runtime;
     this.#options = options;
     this.#versions = versions;
-    const door = this.#door = new Door(runtime, options);
-    this.#sessions = new Sessions(runtime, options, { versions, door });
+    const admission = this.#admission = new Admission(runtime, options);
+    this.#sessions = new Sessions(runtime, options, { versions, admission });
     this.protocols = protocolsOf(versions, "quic");
   }
 
@@ -151,7 +139,7 @@ export class MoqServer implements AsyncDisposable {
         ? this.#upgrade(request, info)
         : new Response(fault.message, fault);
     }
-    if (asksForHash(request, this.#host)) return this.#tellHash(request);
+    if (requestsHash(request, this.#host)) return this.#answerHash(request);
     const { fetch } = this.#options;
     return fetch?.(request, info) ?? new Response("Expected a WebSocket upgrade", {
       status: 426,
@@ -167,14 +155,14 @@ export class MoqServer implements AsyncDisposable {
   async take(request: WebTransportRequest): Promise<void> {
     try {
       const { url, headers, remoteAddress } = request;
-      const address = this.#door.addressOf(headers, { remoteAddr: remoteAddress });
+      const address = this.#admission.addressOf(headers, { remoteAddr: remoteAddress });
       const client = { url, headers, address, transport: "webtransport" };
       const protocol = chooseWebTransport(request.protocols, this.#versions);
-      const place = await this.#door.admit(client, protocol ?? "");
-      const connection = accepted(place, () => request.accept(protocol ? { protocol } : {}));
-      release(connection, place);
+      const lease = await this.#admission.admit(client, protocol ?? "");
+      const connection = accepted(lease, () => request.accept(protocol ? { protocol } : {}));
+      release(connection, lease);
       if (protocol === undefined) return refuseVersion(connection, request.protocols);
-      await this.#sessions.begin(connection, client, { place, isAdmitted: true });
+      await this.#sessions.begin(connection, client, { lease, isAdmitted: true });
     } catch (error) {
       try {
         request.refuse(this.#refused(error).status);
@@ -203,17 +191,17 @@ export class MoqServer implements AsyncDisposable {
       headers = new Headers(),
       address = remoteAddress?.hostname,
     } = client;
-    let place: Place;
+    let lease: SessionLease;
     try {
-      place = this.#door.take(address);
+      lease = this.#admission.take(address);
     } catch (error) {
       const { closeCode, message: reason } = refusalOf(error);
       connection.close({ closeCode, reason });
       return undefined;
     }
-    release(connection, place);
+    release(connection, lease);
     const about = { url, headers, address, transport };
-    return await this.#sessions.begin(connection, about, { place, isAdmitted: false });
+    return await this.#sessions.begin(connection, about, { lease, isAdmitted: false });
   }
 
   /**
@@ -231,7 +219,7 @@ export class MoqServer implements AsyncDisposable {
     }
     // The sockets stay until the end: stopping them would send the drain of HTTP/3, which carries
     // no URI.
-    this.#door.close();
+    this.#admission.close();
     const report = await this.#sessions.drain({ uri, timeoutMs });
     await this.close();
     return report;
@@ -281,12 +269,12 @@ export class MoqServer implements AsyncDisposable {
    *
    * @param asked An HTTP request, or a request for a WebTransport session.
    */
-  wants(asked: MoqAsked): boolean {
-    if (asksForHash(asked, this.#host) || offersMoq(asked)) return true;
+  wants(asked: MoqRequest): boolean {
+    if (requestsHash(asked, this.#host) || offersMoq(asked)) return true;
     const isSession = asked.protocols !== undefined || asked.headers.has("upgrade");
     const { path } = this.#options;
     if (!isSession || path === undefined) return false;
-    return this.#door.matches(URL.parse(asked.url)?.pathname ?? "");
+    return this.#admission.matches(URL.parse(asked.url)?.pathname ?? "");
   }
 
   /** Creates a listening server; called by {@linkcode listenMoq}. */
@@ -304,7 +292,7 @@ export class MoqServer implements AsyncDisposable {
     server.#host = server.#sockets;
     const onAbort = () => void server.close();
     signal?.addEventListener("abort", onAbort, { once: true });
-    server.#letGo = () => signal?.removeEventListener("abort", onAbort);
+    server.#removeAbortListener = () => signal?.removeEventListener("abort", onAbort);
     return server;
   }
 
@@ -320,7 +308,7 @@ export class MoqServer implements AsyncDisposable {
       // After an upgrade the runtime cannot read the request any more.
       const { url } = request;
       const headers = new Headers(request.headers);
-      const address = this.#door.addressOf(headers, info);
+      const address = this.#admission.addressOf(headers, info);
       const client = { url, headers, address, transport: "websocket" };
       const protocol = chooseWebSocket(offeredProtocols(request), this.#versions);
       if (protocol === undefined) {
@@ -329,15 +317,15 @@ export class MoqServer implements AsyncDisposable {
           "No subprotocol of MoQ is common: offer qmux-01.moq-lite-04 or the like",
         );
       }
-      const place = await this.#door.admit(client, protocol.replace(/^[^.]*\.?/, ""));
+      const lease = await this.#admission.admit(client, protocol.replace(/^[^.]*\.?/, ""));
       const { idleTimeoutMs = 30_000 } = this.#options;
       const flowControl = flowControlOf(this.#options);
       const accept = this.#host?.webSocketEngine ?? acceptWebSocket;
       const { connection, response } = accepted(
-        place,
-        () => accept(request, { protocol, idleTimeoutMs, lease: place, flowControl }),
+        lease,
+        () => accept(request, { protocol, idleTimeoutMs, lease, flowControl }),
       );
-      void this.#sessions.begin(connection, client, { place, isAdmitted: true });
+      void this.#sessions.begin(connection, client, { lease, isAdmitted: true });
       return response;
     } catch (error) {
       const { status, message } = this.#refused(error);
@@ -351,16 +339,16 @@ export class MoqServer implements AsyncDisposable {
   /** Converts an error to a refusal. Errors other than refusals are reported. */
   #refused(error: unknown): MoqRefusal {
     if (error instanceof MoqRefusal) return error;
-    this.#door.report(error);
+    this.#admission.report(error);
     return new MoqRefusal(503, "The server failed", { cause: error });
   }
 
   /**
    * Responds with the hash of the development certificate. Pages of allowed origins may read it.
    */
-  #tellHash({ headers }: Request): Response {
+  #answerHash({ headers }: Request): Response {
     const origin = headers.get("origin");
-    const mayRead = origin !== null && this.#door.isOriginAllowed(headers);
+    const mayRead = origin !== null && this.#admission.isOriginAllowed(headers);
     return new Response(this.certificateHashes[0]!.value.toHex(), {
       headers: {
         "cache-control": "no-store",
@@ -371,8 +359,8 @@ export class MoqServer implements AsyncDisposable {
   }
 
   async #close(): Promise<void> {
-    this.#letGo?.();
-    this.#door.end();
+    this.#removeAbortListener?.();
+    this.#admission.end();
     this.#sockets?.stop();
     this.#sessions.close();
     // The runtime never gives up on a peer that vanished in its handshake; stop waiting.
@@ -421,19 +409,19 @@ export function listenMoq(options: ListenMoqOptions = {}): MoqServer {
   return MoqServer.listen(options);
 }
 
-/** Answers an admitted client; frees the place if that fails. */
-function accepted<T>(place: Place, accept: () => T): T {
+/** Answers an admitted client; frees the lease if that fails. */
+function accepted<T>(lease: SessionLease, accept: () => T): T {
   try {
     return accept();
   } catch (cause) {
-    place[Symbol.dispose]();
+    lease[Symbol.dispose]();
     throw new MoqRefusal(400, "The request cannot be answered", { cause });
   }
 }
 
-/** Frees the place when the connection ends. */
-function release(connection: Connection, place: Place): void {
-  const free = () => place[Symbol.dispose]();
+/** Frees the lease when the connection ends. */
+function release(connection: Connection, lease: SessionLease): void {
+  const free = () => lease[Symbol.dispose]();
   connection.closed.then(free, free);
 }
 

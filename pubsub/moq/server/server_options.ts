@@ -219,7 +219,7 @@ export interface MoqHost {
 }
 
 /** The common part of HTTP requests and WebTransport requests. */
-export interface MoqAsked {
+export interface MoqRequest {
   /** The requested URL. */
   readonly url: string;
   /** Request headers. */
@@ -235,7 +235,7 @@ export interface MoqAsked {
  *
  * @param asked The request.
  */
-export function offersMoq({ headers, protocols }: MoqAsked): boolean {
+export function offersMoq({ headers, protocols }: MoqRequest): boolean {
   const offered = protocols ??
     headers.get("sec-websocket-protocol")?.split(",")
       .map((name) => parseQmuxProtocol(name.trim())?.protocol ?? "");
@@ -251,7 +251,7 @@ export function offersMoq({ headers, protocols }: MoqAsked): boolean {
  * @param asked The request.
  * @param host The server that received the request.
  */
-export function asksForHash({ url, method }: MoqAsked, host: MoqHost | undefined): boolean {
+export function requestsHash({ url, method }: MoqRequest, host: MoqHost | undefined): boolean {
   return method === "GET" && host !== undefined && host.isDevelopment && host.hashes.length > 0 &&
     url.includes(HASH_PATH) && URL.parse(url)?.pathname === HASH_PATH;
 }

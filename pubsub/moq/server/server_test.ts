@@ -13,7 +13,8 @@ import { MoqLiteSessionCode, MoqSessionCode } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import { dialMoq, type DialMoqOptions } from "../client/dial.ts";
 import { TrackMux } from "../track/mux.ts";
-import { listenMoq, type ListenMoqOptions, MoqServer } from "./server.ts";
+import { listenMoq, MoqServer } from "./server.ts";
+import type { ListenMoqOptions } from "./server_options.ts";
 import { MoqSession } from "../session/session.ts";
 import { type MoqVersion, VERSIONS } from "../wire/versions.ts";
 

@@ -3,7 +3,7 @@ import { ConnectionError, ProtocolError, StreamError, TimeoutError } from "../..
 import { settlesWithin, within } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import type { Connection } from "../../../transport/connection.ts";
-import type { Door, Place } from "./admission.ts";
+import type { Admission, SessionLease } from "./admission.ts";
 import type {
   MoqClientInfo,
   MoqDrainOptions,
@@ -11,15 +11,15 @@ import type {
   MoqServerOptions,
 } from "./server_options.ts";
 import { MoqError } from "../wire/errors.ts";
-import { type MoqVersion, versionsLeft } from "../wire/versions.ts";
+import { type MoqVersion, versionsFor } from "../wire/versions.ts";
 import { MoqSession } from "../session/session.ts";
 
 /** Longest wait for an answered connection to open, in milliseconds. */
 const OPEN_TIMEOUT_MS = 10_000;
 
 /** State of a connection when its session begins. */
-export interface Admission {
-  readonly place: Place;
+interface SessionStart {
+  readonly lease: SessionLease;
   /** `true` if `onSetup` has admitted the client; otherwise the SETUP is checked first. */
   readonly isAdmitted: boolean;
 }
@@ -32,8 +32,8 @@ export class Sessions {
   readonly #runtime: Runtime;
   readonly #options: MoqServerOptions;
   readonly #versions: readonly MoqVersion[];
-  readonly #door: Door;
-  readonly #openings = new Map<Connection, Promise<MoqSession | undefined>>();
+  readonly #admission: Admission;
+  readonly #setups = new Map<Connection, Promise<MoqSession | undefined>>();
   #isClosed = false;
 
   /**
@@ -41,37 +41,37 @@ export class Sessions {
    *
    * @param runtime Clocks, timers and randomness of this node.
    * @param options Options of the server.
-   * @param about The versions of the server, and its door.
+   * @param about The versions of the server, and its admission.
    */
   constructor(
     runtime: Runtime,
     options: MoqServerOptions,
-    about: { readonly versions: readonly MoqVersion[]; readonly door: Door },
+    about: { readonly versions: readonly MoqVersion[]; readonly admission: Admission },
   ) {
     this.#runtime = runtime;
     this.#options = options;
     this.#versions = about.versions;
-    this.#door = about.door;
+    this.#admission = about.admission;
   }
 
   /**
    * Begins a session. Never rejects.
    *
-   * @param connection The connection, whose end frees the place.
+   * @param connection The connection, whose end frees the lease.
    * @param client Facts about the client.
-   * @param admission Place of the client, and whether `onSetup` has admitted the client.
+   * @param start Lease of the client, and whether `onSetup` has admitted the client.
    * @returns The session; `undefined` if the setup failed.
    */
   begin(
     connection: Connection,
     client: MoqClientInfo,
-    admission: Admission,
+    start: SessionStart,
   ): Promise<MoqSession | undefined> {
     // The server was closed in the same turn in which `onSetup` admitted the client.
     if (this.#isClosed) connection.close();
-    const opening = this.#opened(connection, client, admission);
-    this.#openings.set(connection, opening);
-    return opening;
+    const setup = this.#open(connection, client, start);
+    this.#setups.set(connection, setup);
+    return setup;
   }
 
   /**
@@ -88,10 +88,10 @@ export class Sessions {
       await session.closed;
     };
     // Sessions in their setup are asked as soon as the setup is over.
-    const openings = [...this.#openings.values()].map((opening) => opening.then(ask));
+    const setups = [...this.#setups.values()].map((setup) => setup.then(ask));
     await settlesWithin(
       this.#runtime,
-      Promise.all([...openings, ...[...this.open].map(ask)]),
+      Promise.all([...setups, ...[...this.open].map(ask)]),
       timeoutMs,
     );
     const rest = asked.filter(({ isClosed }) => !isClosed);
@@ -105,13 +105,13 @@ export class Sessions {
   close(): void {
     this.#isClosed = true;
     for (const session of this.open) session.close();
-    for (const connection of this.#openings.keys()) connection.close();
+    for (const connection of this.#setups.keys()) connection.close();
   }
 
-  async #opened(
+  async #open(
     connection: Connection,
     client: MoqClientInfo,
-    { place, isAdmitted }: Admission,
+    { lease, isAdmitted }: SessionStart,
   ): Promise<MoqSession | undefined> {
     const { extensions, authorize, bitrate, family, setupTimeoutMs } = this.#options;
     const { sessionLimits: limits, mux, muxOf } = this.#options;
@@ -129,9 +129,9 @@ export class Sessions {
         side: "server",
         versions: this.#versionsFor(connection),
         path: isAdmitted && parsed !== null ? parsed.pathname + parsed.search : "",
-        onError: (error) => this.#door.report(error),
+        onError: (error) => this.#admission.report(error),
         onSetup: async (request) => {
-          if (!isAdmitted) await this.#door.admitSetup(request, client);
+          if (!isAdmitted) await this.#admission.admitSetup(request, client);
         },
         ...(mux && { mux }),
         ...(muxOf && { muxOf: (request) => muxOf(request, client) }),
@@ -144,34 +144,34 @@ export class Sessions {
       });
       this.open.add(session);
       session.closed.then(() => this.open.delete(session));
-      void this.#tell(session, client);
+      void this.#callOnSession(session, client);
       return session;
     } catch (error) {
-      if (!isOfPeer(error)) this.#door.report(error);
+      if (!isOfPeer(error)) this.#admission.report(error);
       if (!isOpen) {
         connection.close();
-        place[Symbol.dispose]();
+        lease[Symbol.dispose]();
       }
       return undefined;
     } finally {
-      this.#openings.delete(connection);
-      place.begun();
+      this.#setups.delete(connection);
+      lease.setupEnded();
     }
   }
 
   /** Passes a session to `onSession`. */
-  async #tell(session: MoqSession, client: MoqClientInfo): Promise<void> {
+  async #callOnSession(session: MoqSession, client: MoqClientInfo): Promise<void> {
     try {
       await this.#options.onSession?.(session, client);
     } catch (error) {
       // A closed session also rejects the calls that the handler awaits; do not report those.
-      if (!session.isClosed || !isOfPeer(error)) this.#door.report(error);
+      if (!session.isClosed || !isOfPeer(error)) this.#admission.report(error);
       session.closeWithError("internal", "A handler failed");
     }
   }
 
   #versionsFor({ protocol }: Connection): readonly MoqVersion[] {
-    const left = versionsLeft(protocol, this.#versions);
+    const left = versionsFor(protocol, this.#versions);
     return left.length === 0 ? this.#versions : left;
   }
 }

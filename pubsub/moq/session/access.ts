@@ -139,7 +139,7 @@ export function checkGrant(grant: MoqGrant): void {
 }
 
 /** Watches the grants of the broadcasts that a peer announced. */
-export class Grants {
+export class GrantTimers {
   readonly #runtime: Runtime;
   readonly #watched = new Map<BroadcastPath, Disposable>();
   #isOver = false;

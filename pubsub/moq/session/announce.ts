@@ -1,6 +1,6 @@
 /** Announcements, in both directions. */
 import { type Announcement, AnnouncementReader } from "../track/announcement.ts";
-import { openRequest, type RequestStream } from "./request_stream.ts";
+import { type Exchange, openExchange } from "./exchange.ts";
 import { codeOf, isViolation, moqErrorOf, requestGrant, type SessionContext } from "./context.ts";
 import {
   type AnnounceInterest,
@@ -17,7 +17,7 @@ import {
   MAX_HOPS,
 } from "../wire/messages.ts";
 import { type BroadcastPath, joinPath, suffixOf, wirePrefix } from "../wire/path.ts";
-import { Grants, isGranted } from "./access.ts";
+import { GrantTimers, isGranted } from "./access.ts";
 import { MoqError } from "../wire/errors.ts";
 
 /** Announcements in one write, at most. */
@@ -33,7 +33,7 @@ const MAX_LISTED = 1_024;
  */
 export async function announceTo(
   context: SessionContext,
-  exchange: RequestStream,
+  exchange: Exchange,
   asked: AnnounceInterest & { readonly below: BroadcastPath; readonly expired: AbortSignal },
 ): Promise<void> {
   const { mux, traits } = context;
@@ -141,7 +141,7 @@ export async function announceTo(
  */
 export async function refuseAnnounce(
   context: SessionContext,
-  exchange: RequestStream,
+  exchange: Exchange,
 ): Promise<void> {
   const { family, mux, traits } = context;
   if (family === "gomoqt") return exchange.abort(codeOf(context, "announce", "bannedPrefix"));
@@ -155,7 +155,7 @@ export async function refuseAnnounce(
  * Resolves when the peer ends or resets the stream: either way the peer wants no more
  * announcements.
  */
-async function readToEnd(exchange: RequestStream): Promise<void> {
+async function readToEnd(exchange: Exchange): Promise<void> {
   try {
     while (await exchange.reader.message() !== undefined);
   } catch {
@@ -174,7 +174,7 @@ function concat(parts: readonly Uint8Array[]): Uint8Array {
 }
 
 /** The announce interests of this end. */
-export class Discovering {
+export class Discovery {
   readonly #context: SessionContext;
   readonly #readers = new Set<AnnouncementReader>();
 
@@ -199,7 +199,7 @@ export class Discovering {
       prefix: wirePrefix(prefix, traits.slashedPaths),
       excludeHop: mux.hopId,
     }, traits);
-    const exchange = await openRequest(context, BidiType.announce, { message: interest, signal });
+    const exchange = await openExchange(context, BidiType.announce, { message: interest, signal });
     const onAbort = () => reader.close();
     const reader = new AnnouncementReader(prefix, (reason) => {
       exchange.leave(codeOf(context, "announce", reason));
@@ -214,10 +214,10 @@ export class Discovering {
     return reader;
   }
 
-  async #read(exchange: RequestStream, reader: AnnouncementReader): Promise<void> {
+  async #read(exchange: Exchange, reader: AnnouncementReader): Promise<void> {
     const context = this.#context;
     const { traits } = context;
-    const grants = new Grants(context.runtime);
+    const grants = new GrantTimers(context.runtime);
     const fail = (error: unknown) => {
       const cause = moqErrorOf(context, "announce", error);
       reader.end(cause);
@@ -259,7 +259,7 @@ export class Discovering {
   async #take(
     reader: AnnouncementReader,
     { active, suffix, hops }: AnnounceMessage,
-    { grants, fail }: { readonly grants: Grants; readonly fail: (error: unknown) => void },
+    { grants, fail }: { readonly grants: GrantTimers; readonly fail: (error: unknown) => void },
   ): Promise<void> {
     const context = this.#context;
     const path = joinPath(reader.prefix, suffix);

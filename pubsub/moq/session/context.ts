@@ -63,7 +63,7 @@ export interface SessionContext {
  * Learns the error code family of the peer from a path as sent: paths of gomoqt have a leading
  * slash.
  */
-export function noticeStyle(context: SessionContext, path: string): void {
+export function detectFamily(context: SessionContext, path: string): void {
   if (context.isFamilyOpen && !path.startsWith("/")) context.family = "moq-lite";
 }
 

@@ -3,12 +3,12 @@ import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts"
 import type { BidirectionalStream } from "../../../transport/connection.ts";
 import type { DirectReadable } from "../../../transport/connection.ts";
 import { receiveUnidirectional } from "../../../transport/direct.ts";
-import type { Asking } from "./subscriber.ts";
+import type { Subscriber } from "./subscriber.ts";
 import { codeOf, isViolation, type SessionContext } from "./context.ts";
-import { RequestStream } from "./request_stream.ts";
+import { Exchange } from "./exchange.ts";
 import { MessageReader, TruncatedError } from "../wire/message_reader.ts";
 import type { PeerReports } from "./peer_reports.ts";
-import type { Serving } from "./publisher.ts";
+import type { Publisher } from "./publisher.ts";
 import type { MoqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import {
@@ -23,9 +23,9 @@ import {
 /** Receivers for the streams of a peer. */
 export interface IncomingParts {
   /** Gets groups. */
-  readonly asking: Asking;
+  readonly subscriber: Subscriber;
   /** Gets requests. */
-  readonly serving: Serving;
+  readonly publisher: Publisher;
   /** Gets probes. */
   readonly reports: PeerReports;
   /** Gets SETUP, on versions that have a stream for SETUP. */
@@ -35,7 +35,7 @@ export interface IncomingParts {
 }
 
 /** Dispatches the streams of one peer. */
-export class Incoming {
+export class IncomingStreams {
   readonly #context: SessionContext;
   readonly #parts: IncomingParts;
   /** Bidirectional streams whose type has not arrived yet. */
@@ -63,7 +63,7 @@ export class Incoming {
   async #takeBidi(stream: BidirectionalStream): Promise<void> {
     const context = this.#context;
     const { maxRequests, maxSubscriptions } = context.limits;
-    const exchange = new RequestStream(stream);
+    const exchange = new Exchange(stream);
     const refuse = () => exchange.abort(codeOf(context, "subscribe", "internal"));
     // A stream without a type may become a request or a subscription, so both limits add up.
     if (this.#silent >= maxRequests + maxSubscriptions) return refuse();
@@ -83,21 +83,21 @@ export class Incoming {
 
   async #answer(
     type: number | undefined,
-    exchange: RequestStream,
+    exchange: Exchange,
     refuse: () => void,
   ): Promise<void> {
     const { requests, setup, timestamps } = this.#context.traits;
-    const { serving, reports, onGoaway } = this.#parts;
-    if (type === BidiType.announce) return await serving.announce(exchange);
-    if (type === BidiType.subscribe) return await serving.subscribe(exchange);
+    const { publisher, reports, onGoaway } = this.#parts;
+    if (type === BidiType.announce) return await publisher.announce(exchange);
+    if (type === BidiType.subscribe) return await publisher.subscribe(exchange);
     if (requests) {
-      if (type === BidiType.fetch) return await serving.fetch(exchange);
+      if (type === BidiType.fetch) return await publisher.fetch(exchange);
       if (type === BidiType.probe) return await reports.serve(exchange);
       if (type === BidiType.goaway) {
         onGoaway(decodeGoaway(await exchange.reader.required("GOAWAY")));
         return await exchange.end();
       }
-      if (type === BidiType.track && timestamps) return await serving.track(exchange);
+      if (type === BidiType.track && timestamps) return await publisher.track(exchange);
     }
     if (type !== undefined && setup === "session") throw unknownStream(type);
     // A later draft may define this type: refuse the stream, keep the session.
@@ -107,7 +107,7 @@ export class Incoming {
   async #takeUni(stream: DirectReadable): Promise<void> {
     const context = this.#context;
     const { setup } = context.traits;
-    const { asking, onSetup } = this.#parts;
+    const { subscriber, onSetup } = this.#parts;
     const reader = new MessageReader(stream);
     const cancel = (reason: MoqErrorName) =>
       reader.cancel({ streamErrorCode: codeOf(context, "group", reason) });
@@ -117,7 +117,7 @@ export class Incoming {
       if (type === undefined) return;
       if (type === UniType.group) {
         const head = decodeGroupHeader(await reader.required("GROUP"));
-        if (!asking.take(head, reader)) cancel("invalidSubscribeId");
+        if (!subscriber.take(head, reader)) cancel("invalidSubscribeId");
         return;
       }
       if (type === UniType.setup && setup === "stream") {

@@ -2,8 +2,8 @@
 import { ProtocolError, UnsupportedError } from "../../../errors.ts";
 import { within } from "../../../base/wait.ts";
 import { codeOf, isViolation, moqErrorOf, type SessionContext } from "./context.ts";
-import { openRequest, type RequestStream } from "./request_stream.ts";
-import { Updates } from "../track/loops.ts";
+import { type Exchange, openExchange } from "./exchange.ts";
+import { LatestValue } from "../track/loops.ts";
 import { BitrateMonitor, type BitrateMonitorOptions } from "./bitrate_monitor.ts";
 import {
   BidiType,
@@ -34,14 +34,14 @@ const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 /** The reports of a session, in both directions. */
 export class PeerReports {
   readonly #context: SessionContext;
-  readonly #exchange: RequestStream | undefined;
-  readonly #probes = new Set<RequestStream>();
-  readonly #reports = new Updates(UNKNOWN);
+  readonly #exchange: Exchange | undefined;
+  readonly #probes = new Set<Exchange>();
+  readonly #reports = new LatestValue(UNKNOWN);
   readonly #monitor: BitrateMonitor | undefined;
   #sent: PeerUpdate | undefined = undefined;
   #isOver = false;
   #loops = 0;
-  #asking: AbortController | undefined = undefined;
+  #probing: AbortController | undefined = undefined;
 
   /**
    * Starts reading SESSION_UPDATE from the setup stream, where the version has one.
@@ -51,7 +51,7 @@ export class PeerReports {
    */
   constructor(
     context: SessionContext,
-    exchange: RequestStream | undefined,
+    exchange: Exchange | undefined,
     bitrate?: BitrateMonitorOptions | false,
   ) {
     this.#context = context;
@@ -88,7 +88,7 @@ export class PeerReports {
         if (this.#loops++ === 0 && this.#context.traits.requests) void this.#probeForLoops();
       },
       onEnd: () => {
-        if (--this.#loops === 0) this.#asking?.abort();
+        if (--this.#loops === 0) this.#probing?.abort();
       },
     });
   }
@@ -105,7 +105,7 @@ export class PeerReports {
   ): AsyncIterableIterator<PeerUpdate> {
     const context = this.#context;
     const left = new AbortController();
-    let exchange: Promise<RequestStream> | undefined;
+    let exchange: Promise<Exchange> | undefined;
     const leave = () => {
       if (left.signal.aborted) return;
       left.abort();
@@ -124,7 +124,7 @@ export class PeerReports {
       const message = hasTarget
         ? encodeProbe({ bitrate: targetBitrate, rttMs: undefined })
         : NO_MESSAGE;
-      return openRequest(context, BidiType.probe, { message, signal: left.signal });
+      return openExchange(context, BidiType.probe, { message, signal: left.signal });
     };
     const read = async (): Promise<IteratorResult<PeerUpdate, undefined>> => {
       if (left.signal.aborted) return DONE;
@@ -178,7 +178,7 @@ export class PeerReports {
   }
 
   /** Answers a probe of the peer until the peer leaves. */
-  async serve(exchange: RequestStream): Promise<void> {
+  async serve(exchange: Exchange): Promise<void> {
     if (this.#probes.size >= MAX_PROBES) {
       return exchange.abort(codeOf(this.#context, "probe", "internal"));
     }
@@ -198,7 +198,7 @@ export class PeerReports {
     }
   }
 
-  async #readUpdates(exchange: RequestStream): Promise<void> {
+  async #readUpdates(exchange: Exchange): Promise<void> {
     const context = this.#context;
     const isGomoqt = context.traits.setup === "session";
     try {
@@ -227,7 +227,7 @@ export class PeerReports {
   }
 
   async #probeForLoops(): Promise<void> {
-    const { signal } = this.#asking = new AbortController();
+    const { signal } = this.#probing = new AbortController();
     try {
       for await (const _ of this.probe({ signal }));
     } catch {

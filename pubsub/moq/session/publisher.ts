@@ -1,14 +1,14 @@
-/** The publisher's part of a session: answers subscriptions, announce interests, fetches and questions about tracks. */
+/** The publisher of a session: answers subscriptions, announce interests, fetches and questions. */
 import { openUnidirectional } from "../../../transport/direct.ts";
 import {
   codeOf,
+  detectFamily,
   isViolation,
   moqErrorOf,
-  noticeStyle,
   requestGrant,
   type SessionContext,
 } from "./context.ts";
-import type { RequestStream } from "./request_stream.ts";
+import type { Exchange } from "./exchange.ts";
 import { isGranted, type MoqGrant, watchGrant } from "./access.ts";
 import { MoqError, type MoqErrorName } from "../wire/errors.ts";
 import {
@@ -29,14 +29,21 @@ import { receivedPath } from "../wire/path.ts";
 import { TrackWriter, type TrackWriterLink } from "../track/track_writer.ts";
 import { StreamError } from "../../../errors.ts";
 import { announceTo, refuseAnnounce } from "./announce.ts";
-import { GroupWriter, tornFrame } from "../track/group_writer.ts";
+import { GroupWriter, truncatedFrame } from "../track/group_writer.ts";
 
-/** The subscriptions of one peer. */
-export class ServedTracks {
+const NO_HEAD = new Uint8Array(0);
+
+/** Track properties, by default. */
+const TRACK_INFO = { priority: 0, ordered: false, maxLatencyMs: 0, timescale: 1_000 } as const;
+
+/** The publisher of a session: answers the requests of the peer. */
+export class Publisher {
   readonly #context: SessionContext;
-  /** Ids in use, including those of subscriptions that `authorize` has yet to requestGrant on. */
+  /** Ids in use, including those of subscriptions that `authorize` has yet to decide on. */
   readonly #ids = new Set<number>();
   readonly #tracks = new Set<TrackWriter>();
+  /** Other requests under way. */
+  #requests = 0;
 
   constructor(context: SessionContext) {
     this.#context = context;
@@ -54,13 +61,13 @@ export class ServedTracks {
   }
 
   /** Answers one SUBSCRIBE; resolves when the subscription is over. */
-  async serve(exchange: RequestStream): Promise<void> {
+  async subscribe(exchange: Exchange): Promise<void> {
     const context = this.#context;
     const { traits, limits, signal } = context;
     const asked = decodeSubscribe(await exchange.reader.required("SUBSCRIBE"), traits);
     const { id, path: wirePath, track: name, ...rest } = asked;
-    noticeStyle(context, wirePath);
-    const fields = this.#read(rest);
+    detectFamily(context, wirePath);
+    const fields = this.#fieldsOf(rest);
     if (this.#ids.has(id)) return this.#refuse(exchange, "duplicateId");
     if (this.#ids.size >= limits.maxSubscriptions) {
       const message = `More than ${limits.maxSubscriptions} subscriptions`;
@@ -84,18 +91,33 @@ export class ServedTracks {
         fields,
       );
       this.#tracks.add(track);
-      await this.#run(exchange, track, { route, grant });
+      await this.#serveTrack(exchange, track, { route, grant });
       this.#tracks.delete(track);
     } finally {
       this.#ids.delete(id);
     }
   }
 
+  /** Answers an announce interest. */
+  announce(exchange: Exchange): Promise<void> {
+    return this.#bounded(exchange, "announce", () => this.#announce(exchange));
+  }
+
+  /** Answers FETCH. */
+  fetch(exchange: Exchange): Promise<void> {
+    return this.#bounded(exchange, "fetch", () => this.#fetch(exchange));
+  }
+
+  /** Answers TRACK. */
+  track(exchange: Exchange): Promise<void> {
+    return this.#bounded(exchange, "subscribe", () => this.#track(exchange));
+  }
+
   /**
    * Serves a track until the track is over; the session does not wait for a handler that runs on.
    */
-  async #run(
-    exchange: RequestStream,
+  async #serveTrack(
+    exchange: Exchange,
     track: TrackWriter,
     { route, grant }: { readonly route: MuxRoute; readonly grant: MoqGrant },
   ): Promise<void> {
@@ -109,7 +131,7 @@ export class ServedTracks {
     void this.#readUpdates(exchange, track);
     try {
       let isHandled = false;
-      const handled = this.#handle(track, route).finally(() => isHandled = true);
+      const handled = this.#callHandler(track, route).finally(() => isHandled = true);
       // A handler that has not refused by the end of this turn accepts.
       context.runtime.schedule(() => {
         if (!isHandled && route.server.acceptsLater !== true) track.accept();
@@ -125,7 +147,7 @@ export class ServedTracks {
     }
   }
 
-  async #handle(track: TrackWriter, { server }: MuxRoute): Promise<void> {
+  async #callHandler(track: TrackWriter, { server }: MuxRoute): Promise<void> {
     try {
       await server.serveTrack(track);
     } catch (error) {
@@ -137,11 +159,11 @@ export class ServedTracks {
     }
   }
 
-  async #readUpdates(exchange: RequestStream, track: TrackWriter): Promise<void> {
+  async #readUpdates(exchange: Exchange, track: TrackWriter): Promise<void> {
     const context = this.#context;
     try {
       for (let body; (body = await exchange.reader.message()) !== undefined;) {
-        track.update(this.#read(decodeSubscribeUpdate(body, context.traits)));
+        track.update(this.#fieldsOf(decodeSubscribeUpdate(body, context.traits)));
       }
       // Ignored if the track is over already.
       track.fail(new MoqError("subscribe", "cancelled", "The subscriber left", { by: "remote" }));
@@ -154,12 +176,12 @@ export class ServedTracks {
   }
 
   /** Converts the fields of a subscriber. Versions without a latency field have no limit. */
-  #read(fields: SubscribeFields): SubscribeFields {
+  #fieldsOf(fields: SubscribeFields): SubscribeFields {
     const { family, traits } = this.#context;
     return traits.subscribeRange ? fromWireLatency(fields, family) : fields;
   }
 
-  #linkOf(exchange: RequestStream, fail: (error: unknown) => void): TrackWriterLink {
+  #linkOf(exchange: Exchange, fail: (error: unknown) => void): TrackWriterLink {
     const context = this.#context;
     const { traits, connection } = context;
     const respond = (response: SubscribeResponse) => {
@@ -209,7 +231,7 @@ export class ServedTracks {
    *
    * @param next The number after the last group, if the subscription was accepted.
    */
-  #refuse(exchange: RequestStream, reason: MoqErrorName, next?: number): void {
+  #refuse(exchange: Exchange, reason: MoqErrorName, next?: number): void {
     const context = this.#context;
     const { connection, traits } = context;
     const code = codeOf(context, "subscribe", reason);
@@ -228,65 +250,10 @@ export class ServedTracks {
     }
     exchange.leave(code);
   }
-}
-
-/**
- * Tells whether an accepted subscriber reads nothing but the end of the stream. The JavaScript of
- * moq-rs does so on moq-lite-04, and would never see the end behind another message.
- */
-function isDeafToDrops({ traits, family }: SessionContext): boolean {
-  return traits.responses === "ok-drop" && family === "moq-lite";
-}
-
-const NO_HEAD = new Uint8Array(0);
-
-/** Track properties, by default. */
-const TRACK_INFO = { priority: 0, ordered: false, maxLatencyMs: 0, timescale: 1_000 } as const;
-
-/** Answers the requests of one peer. */
-export class Serving {
-  readonly #context: SessionContext;
-  readonly #tracks: ServedTracks;
-  #requests = 0;
-
-  constructor(context: SessionContext) {
-    this.#context = context;
-    this.#tracks = new ServedTracks(context);
-  }
-
-  /** Subscriptions of the peer. */
-  get size(): number {
-    return this.#tracks.size;
-  }
-
-  /** Ends all requests with the session. */
-  end(error: unknown): void {
-    this.#tracks.end(error);
-  }
-
-  /** Answers SUBSCRIBE. */
-  subscribe(exchange: RequestStream): Promise<void> {
-    return this.#tracks.serve(exchange);
-  }
-
-  /** Answers an announce interest. */
-  announce(exchange: RequestStream): Promise<void> {
-    return this.#bounded(exchange, "announce", () => this.#announce(exchange));
-  }
-
-  /** Answers FETCH. */
-  fetch(exchange: RequestStream): Promise<void> {
-    return this.#bounded(exchange, "fetch", () => this.#fetch(exchange));
-  }
-
-  /** Answers TRACK. */
-  track(exchange: RequestStream): Promise<void> {
-    return this.#bounded(exchange, "subscribe", () => this.#track(exchange));
-  }
 
   /** Answers, unless the peer has too many open requests. */
   async #bounded(
-    exchange: RequestStream,
+    exchange: Exchange,
     scope: "announce" | "fetch" | "subscribe",
     answer: () => Promise<void>,
   ): Promise<void> {
@@ -301,11 +268,11 @@ export class Serving {
     }
   }
 
-  async #announce(exchange: RequestStream): Promise<void> {
+  async #announce(exchange: Exchange): Promise<void> {
     const context = this.#context;
     const body = await exchange.reader.required("announce interest");
     const asked = decodeAnnounceInterest(body, context.traits);
-    noticeStyle(context, asked.prefix);
+    detectFamily(context, asked.prefix);
     const below = receivedPath(asked.prefix);
     const grant = await requestGrant(context, below, "announce");
     if (context.signal.aborted) return;
@@ -319,11 +286,11 @@ export class Serving {
     }
   }
 
-  async #fetch(exchange: RequestStream): Promise<void> {
+  async #fetch(exchange: Exchange): Promise<void> {
     const context = this.#context;
     const { traits, connection, signal: over } = context;
     const asked = decodeFetch(await exchange.reader.required("FETCH"));
-    noticeStyle(context, asked.path);
+    detectFamily(context, asked.path);
     const path = receivedPath(asked.path);
     const grant = await requestGrant(context, path, "subscribe");
     if (over.aborted) return;
@@ -336,7 +303,7 @@ export class Serving {
       );
       if (connection.capabilities.resetCodes) return exchange.abort(code);
       // A bare end would be a group without frames.
-      exchange.post(tornFrame(traits.timestamps));
+      exchange.post(truncatedFrame(traits.timestamps));
       return exchange.leave(code);
     }
     const left = new AbortController();
@@ -376,7 +343,7 @@ export class Serving {
     }
   }
 
-  async #track(exchange: RequestStream): Promise<void> {
+  async #track(exchange: Exchange): Promise<void> {
     const context = this.#context;
     const asked = decodeTrackRequest(await exchange.reader.required("TRACK"));
     const path = receivedPath(asked.path);
@@ -396,4 +363,12 @@ export class Serving {
       refuse(error instanceof MoqError ? error.reason : "internal");
     }
   }
+}
+
+/**
+ * Tells whether an accepted subscriber reads nothing but the end of the stream. The JavaScript of
+ * moq-rs does so on moq-lite-04, and would never see the end behind another message.
+ */
+function isDeafToDrops({ traits, family }: SessionContext): boolean {
+  return traits.responses === "ok-drop" && family === "moq-lite";
 }

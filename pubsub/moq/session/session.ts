@@ -4,16 +4,17 @@ import { describe } from "../../../session/wire/envelope.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { startTimer, within } from "../../../base/wait.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
-import { Asking } from "./subscriber.ts";
+import { openExchange } from "./exchange.ts";
+import { Subscriber } from "./subscriber.ts";
 import type { SessionContext } from "./context.ts";
-import { Incoming } from "./incoming_streams.ts";
+import { IncomingStreams } from "./incoming_streams.ts";
 import { PeerReports } from "./peer_reports.ts";
-import { Serving } from "./publisher.ts";
+import { Publisher } from "./publisher.ts";
 import {
   type Agreement,
   causeOf,
   familyOf,
-  isSetupLate,
+  isPathInSetup,
   nextOf,
   PeerSetup,
   refuse,
@@ -41,7 +42,7 @@ import {
 import { TrackMux } from "../track/mux.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 import type { PeerUpdate } from "./bitrate_monitor.ts";
-import type { SubscribeOptions } from "../track/track_reader.ts";
+import type { MoqSubscribeOptions } from "../track/track_reader.ts";
 import type { TrackReader } from "../track/track_reader.ts";
 import { DEFAULT_VERSIONS, type MoqVersion } from "../wire/versions.ts";
 import { type MoqAction, type MoqGrant, type MoqLimits, sessionLimits } from "./access.ts";
@@ -221,10 +222,10 @@ export class MoqSession implements AsyncDisposable {
 
   readonly #context: SessionContext;
   readonly #agreement: Agreement;
-  readonly #asking: Asking;
-  readonly #serving: Serving;
+  readonly #subscriber: Subscriber;
+  readonly #publisher: Publisher;
   readonly #reports: PeerReports;
-  readonly #incoming: Incoming;
+  readonly #incoming: IncomingStreams;
   readonly #controller = new AbortController();
   readonly #closed: PromiseWithResolvers<MoqCloseInfo> = Promise.withResolvers();
   readonly #draining: PromiseWithResolvers<Goaway> = Promise.withResolvers();
@@ -269,12 +270,12 @@ export class MoqSession implements AsyncDisposable {
       },
       violated: (error) => this.#violated(error),
     };
-    this.#asking = new Asking(this.#context);
-    this.#serving = new Serving(this.#context);
+    this.#subscriber = new Subscriber(this.#context);
+    this.#publisher = new Publisher(this.#context);
     this.#reports = new PeerReports(this.#context, agreement.exchange, options.bitrate);
-    this.#incoming = new Incoming(this.#context, {
-      asking: this.#asking,
-      serving: this.#serving,
+    this.#incoming = new IncomingStreams(this.#context, {
+      subscriber: this.#subscriber,
+      publisher: this.#publisher,
       reports: this.#reports,
       onSetup: (parameters) => this.#peerSetup.take(parameters),
       onGoaway: (uri) => this.#draining.resolve({ uri }),
@@ -422,12 +423,12 @@ export class MoqSession implements AsyncDisposable {
 
   /** Subscriptions of the peer that are served now. */
   get servedSubscriptions(): number {
-    return this.#serving.size;
+    return this.#publisher.size;
   }
 
   /** Subscriptions of this end. */
   get subscriptions(): readonly TrackReader[] {
-    return this.#asking.tracks;
+    return this.#subscriber.tracks;
   }
 
   /** The last report of the peer about the path to the peer. */
@@ -456,7 +457,7 @@ export class MoqSession implements AsyncDisposable {
     prefix: string = "/",
     options: { readonly signal?: AbortSignal } = {},
   ): Promise<AnnouncementReader> {
-    return this.#asking.announce(broadcastPath(prefix), options);
+    return this.#subscriber.announce(broadcastPath(prefix), options);
   }
 
   /**
@@ -465,17 +466,17 @@ export class MoqSession implements AsyncDisposable {
    *
    * @param path The broadcast.
    * @param name The track.
-   * @param options See {@linkcode SubscribeOptions}.
+   * @param options See {@linkcode MoqSubscribeOptions}.
    * @returns The groups of the track.
    * @throws {MoqError} If the session is over.
    * @throws {RangeError} If an option is out of range.
    * @throws {TypeError} If the path or the name is no string.
    */
-  subscribe(path: string, name: string, options: SubscribeOptions = {}): Promise<TrackReader> {
+  subscribe(path: string, name: string, options: MoqSubscribeOptions = {}): Promise<TrackReader> {
     if (typeof name !== "string") {
       throw new TypeError(`Cannot subscribe: name must be a string, received ${describe(name)}`);
     }
-    return this.#asking.subscribe(broadcastPath(path), name, options);
+    return this.#subscriber.subscribe(broadcastPath(path), name, options);
   }
 
   /**
@@ -492,7 +493,7 @@ export class MoqSession implements AsyncDisposable {
     name: string,
     options: { readonly group: number; readonly priority?: number; readonly signal?: AbortSignal },
   ): Promise<GroupReader> {
-    return this.#asking.fetch(broadcastPath(path), name, options);
+    return this.#subscriber.fetch(broadcastPath(path), name, options);
   }
 
   /**
@@ -509,7 +510,7 @@ export class MoqSession implements AsyncDisposable {
     name: string,
     options: { readonly signal?: AbortSignal } = {},
   ): Promise<TrackInfoMessage> {
-    return this.#asking.trackInfo(broadcastPath(path), name, options);
+    return this.#subscriber.trackInfo(broadcastPath(path), name, options);
   }
 
   /**
@@ -552,7 +553,8 @@ export class MoqSession implements AsyncDisposable {
     const { uri = "", timeoutMs, signal } = options;
     signal?.throwIfAborted();
     if (this.#agreement.traits.requests) {
-      const exchange = await this.#asking.open(BidiType.goaway, encodeGoaway(uri), options);
+      const message = encodeGoaway(uri);
+      const exchange = await openExchange(this.#context, BidiType.goaway, { message, signal });
       void exchange.end();
     } else if (this.connection.drain !== undefined) {
       this.connection.drain();
@@ -601,7 +603,7 @@ export class MoqSession implements AsyncDisposable {
     const { connection, side } = this;
     const context = this.#context;
     if (side === "server") {
-      if (isSetupLate(connection, context.traits)) {
+      if (isPathInSetup(connection, context.traits)) {
         await this.#peerSetup.arrived;
         await onSetup?.(this.setupRequest);
       }
@@ -642,8 +644,8 @@ export class MoqSession implements AsyncDisposable {
     this.#controller.abort(error);
     this.#removeAbortListener();
     this.#peerSetup.end(error);
-    this.#asking.end(error);
-    this.#serving.end(error);
+    this.#subscriber.end(error);
+    this.#publisher.end(error);
     this.#reports.end();
     this.#closed.resolve(info);
   }

@@ -73,8 +73,8 @@ for (const version of ALL_VERSIONS) {
       if (slashedPaths) {
         // Without resets, a bare end is a plain end, unless a list was due.
         const ended = soon(reader.next()).then(() => "end", (error: MoqError) => error.reason);
-        const isBare = !resets && VERSIONS[version].announceHead === "none";
-        assertEquals(await ended, resets ? "bannedPrefix" : isBare ? "end" : "unknown");
+        const hasOnlyHead = !resets && VERSIONS[version].announceHead === "none";
+        assertEquals(await ended, resets ? "bannedPrefix" : hasOnlyHead ? "end" : "unknown");
       } else {
         await soon(reader.settled);
         assertEquals(reader.active, []);

@@ -3,7 +3,7 @@ import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts"
 import type { BidirectionalStream, Connection } from "../../../transport/connection.ts";
 import { openUnidirectional } from "../../../transport/direct.ts";
 import { FieldReader, FieldWriter } from "../wire/fields.ts";
-import { RequestStream } from "./request_stream.ts";
+import { Exchange } from "./exchange.ts";
 import { moqErrorCode, type MoqErrorFamily, moqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import { TruncatedError } from "../wire/message_reader.ts";
@@ -70,7 +70,7 @@ export interface Agreement {
   /** Parameters of the server, without the version. */
   readonly serverExtensions: MoqParameters;
   /** The setup stream, which lives as long as the session, on versions that have one. */
-  readonly exchange: RequestStream | undefined;
+  readonly exchange: Exchange | undefined;
 }
 
 /** Options of both ends for the setup. */
@@ -110,7 +110,7 @@ export async function setUpClient(
       exchange: undefined,
     };
   }
-  const exchange = new RequestStream(await connection.createBidirectionalStream());
+  const exchange = new Exchange(await connection.createBidirectionalStream());
   if (traits.setup === "session") {
     const parameters = new Map(extensions);
     // The URL of WebTransport has the path already.
@@ -172,10 +172,10 @@ export async function setUpServer(
   const traits = named === undefined ? undefined : VERSIONS[named];
   if (traits !== undefined && traits.setup !== "session") {
     const request = { path, versions: [traits.code], extensions: new Map() };
-    if (!isSetupLate(connection, traits)) await onSetup?.(request);
+    if (!isPathInSetup(connection, traits)) await onSetup?.(request);
     return { traits, request, serverExtensions: extensions, exchange: undefined };
   }
-  const exchange = new RequestStream(await firstStream());
+  const exchange = new Exchange(await firstStream());
   const type = await exchange.reader.varint();
   if (type === BidiType.session) {
     const gomoqt = VERSIONS["gomoqt-dev"];
@@ -216,7 +216,7 @@ export async function setUpServer(
 }
 
 /** Tells whether a server learns the path of the client only from SETUP: raw QUIC has no URL. */
-export function isSetupLate(connection: Connection, { setup }: VersionTraits): boolean {
+export function isPathInSetup(connection: Connection, { setup }: VersionTraits): boolean {
   return setup === "stream" && connection.transport === "quic";
 }
 
@@ -391,7 +391,7 @@ export function refuse(connection: Connection, error: unknown, family: MoqErrorF
   }
 }
 
-async function compatBody(exchange: RequestStream): Promise<Uint8Array> {
+async function compatBody(exchange: Exchange): Promise<Uint8Array> {
   const [high, low] = await exchange.reader.bytes(2);
   return await exchange.reader.bytes(high! << 8 | low!);
 }

@@ -2,7 +2,7 @@
 import type { MoqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { BroadcastPath } from "../wire/path.ts";
-import { Waiters } from "./loops.ts";
+import { PendingReads } from "./loops.ts";
 
 /** The start or end of a broadcast. */
 export interface Announcement {
@@ -74,8 +74,8 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
    * An iterator that keeps the position: a new iterator would first skip the slots of all deleted
    * entries.
    */
-  #place: MapIterator<[BroadcastPath, Announcement[]]> | undefined = undefined;
-  readonly #waiters = new Waiters<Announcement>(() => this.#takeNow());
+  #cursor: MapIterator<[BroadcastPath, Announcement[]]> | undefined = undefined;
+  readonly #reads = new PendingReads<Announcement>(() => this.#takeNow());
   #isSettled = false;
   #failure: { readonly cause: unknown } | undefined = undefined;
   #isOver = false;
@@ -105,12 +105,12 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
    * @throws {MoqError} If the peer refused or broke off the announcements; on every call.
    */
   next(options: { readonly signal?: AbortSignal } = {}): Promise<Announcement | null> {
-    return this.#waiters.next(options.signal);
+    return this.#reads.next(options.signal);
   }
 
   /** Yields announcements until the last one; leaving the loop ends the reader. */
   [Symbol.asyncIterator](): AsyncIterableIterator<Announcement> {
-    return this.#waiters.loop(() => this.close());
+    return this.#reads.loop(() => this.close());
   }
 
   /**
@@ -185,7 +185,7 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
     this.#isOver = true;
     if (error !== undefined) this.#failure = { cause: error };
     this.#settled.resolve();
-    this.#waiters.deliver();
+    this.#reads.deliver();
   }
 
   /** Takes the next announcement or the end; `undefined` while neither is there. */
@@ -199,10 +199,10 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
   /** Takes the announcement that waited longest. */
   #take(): Announcement | undefined {
     if (this.#pending.size === 0) return undefined;
-    this.#place ??= this.#pending.entries();
-    const { done, value } = this.#place.next();
+    this.#cursor ??= this.#pending.entries();
+    const { done, value } = this.#cursor.next();
     if (done) {
-      this.#place = undefined;
+      this.#cursor = undefined;
       return this.#take();
     }
     const [path, [first, ...rest]] = value;
@@ -220,6 +220,6 @@ export class AnnouncementReader implements AsyncIterable<Announcement>, AsyncDis
       if (active) this.#pending.set(path, [announcement]);
       else this.#pending.delete(path);
     } else this.#pending.set(path, active ? [waiting[0]!, announcement] : [waiting[0]!]);
-    this.#waiters.deliver();
+    this.#reads.deliver();
   }
 }

@@ -111,7 +111,7 @@ export class FrameBuffer {
   }
 
   /** True if only the head waits. */
-  get isBare(): boolean {
+  get hasOnlyHead(): boolean {
     return !this.#isBegun && this.#byteLength === this.#head.byteLength;
   }
 
@@ -145,7 +145,7 @@ export class FrameBuffer {
   }
 
   /** Puts the head before bytes that replace the waiting ones, unless the head went out already. */
-  behindHead(bytes: Uint8Array): Uint8Array {
+  withHead(bytes: Uint8Array): Uint8Array {
     if (this.#isBegun) return bytes;
     return joined([this.#head, bytes], this.#head.byteLength + bytes.byteLength);
   }

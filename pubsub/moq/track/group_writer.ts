@@ -10,10 +10,10 @@ import { MoqError } from "../wire/errors.ts";
 export type { EncodedSource } from "./frame_buffer.ts";
 
 /** A length of two, and only one byte: without any byte, gomoqt takes the group for a whole one. */
-const TORN_FRAME = Uint8Array.of(2, 0);
+const TRUNCATED_FRAME = Uint8Array.of(2, 0);
 
 /** The same frame after a timestamp. */
-const TORN_TIMED_FRAME = Uint8Array.of(0, 2, 0);
+const TRUNCATED_TIMED_FRAME = Uint8Array.of(0, 2, 0);
 
 /**
  * Gives a frame that ends before the announced length: on a wire without resets, the sign that the
@@ -22,8 +22,8 @@ const TORN_TIMED_FRAME = Uint8Array.of(0, 2, 0);
  * @param timestamps True if frames carry timestamps.
  * @returns The bytes to write before the end of the stream.
  */
-export function tornFrame(timestamps: boolean): Uint8Array {
-  return timestamps ? TORN_TIMED_FRAME : TORN_FRAME;
+export function truncatedFrame(timestamps: boolean): Uint8Array {
+  return timestamps ? TRUNCATED_TIMED_FRAME : TRUNCATED_FRAME;
 }
 
 /** Bytes that a group buffers before the writer has to wait. */
@@ -257,7 +257,7 @@ export class GroupWriter implements AsyncDisposable {
       return resets ? this.#release() : undefined;
     }
     // A length without the frame, after the bytes in flight: a group that is not whole.
-    stream.write(this.#waiting.behindHead(tornFrame(timestamps)))
+    stream.write(this.#waiting.withHead(truncatedFrame(timestamps)))
       .then(() => stream.close()).catch(() => {}) // The subscriber may have left.
       .then(() => this.#release());
   }
@@ -297,7 +297,7 @@ export class GroupWriter implements AsyncDisposable {
       this.#waiting.pull(source);
       if (source.isAtEnd) this.#state = "closing";
       // The head goes out with the first frame.
-      else if (this.#waiting.isBare) return;
+      else if (this.#waiting.hasOnlyHead) return;
     }
     if (this.#waiting.byteLength > 0) this.#write();
     if (this.#state === "closing") this.#close();

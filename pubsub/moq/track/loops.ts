@@ -8,7 +8,7 @@ const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
  *
  * @typeParam T The type of a value.
  */
-export class Waiters<T> {
+export class PendingReads<T> {
   readonly #take: () => T | null | undefined;
   readonly #waiting = new Set<PromiseWithResolvers<T | null>>();
 
@@ -101,7 +101,7 @@ export class Waiters<T> {
   }
 }
 
-interface UpdatesLoop {
+interface LoopCallbacks {
   /** Called when a loop begins. */
   readonly onBegin?: () => void;
   /** Called once, when a loop is left, or at the end of all updates. */
@@ -114,7 +114,7 @@ interface UpdatesLoop {
  *
  * @typeParam T The type of the value.
  */
-export class Updates<T> {
+export class LatestValue<T> {
   #latest: T;
   #version = 0;
   #isOver = false;
@@ -145,11 +145,11 @@ export class Updates<T> {
   }
 
   /** The changes, for any number of loops. */
-  loop(options: UpdatesLoop = {}): AsyncIterable<T> {
+  loop(options: LoopCallbacks = {}): AsyncIterable<T> {
     return { [Symbol.asyncIterator]: () => this.#iterate(options) };
   }
 
-  #iterate({ onBegin, onEnd }: UpdatesLoop): AsyncIterableIterator<T> {
+  #iterate({ onBegin, onEnd }: LoopCallbacks): AsyncIterableIterator<T> {
     let seen = this.#version;
     let isLeft = false;
     const leave = () => {

@@ -1,11 +1,11 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { Waiters } from "./loops.ts";
+import { PendingReads } from "./loops.ts";
 
 /** Numbers one by one, and then an end or an error. */
 function hand() {
   const there: (number | null)[] = [];
   let failure: Error | undefined;
-  const waiters = new Waiters<number>(() => {
+  const waiters = new PendingReads<number>(() => {
     if (failure !== undefined && there.length === 0) throw failure;
     return there[0] === null ? null : there.shift();
   });

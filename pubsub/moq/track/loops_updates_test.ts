@@ -1,8 +1,8 @@
 import { assertEquals } from "@std/assert";
-import { Updates } from "./loops.ts";
+import { LatestValue } from "./loops.ts";
 
 Deno.test("Updates.loop() gives what changes from its beginning on, and the last state to who is slow", async () => {
-  const updates = new Updates(0);
+  const updates = new LatestValue(0);
   updates.set(1);
   const loop = updates.loop()[Symbol.asyncIterator]();
   const next = loop.next();
@@ -20,7 +20,7 @@ Deno.test("Updates.loop() gives what changes from its beginning on, and the last
 
 Deno.test("Updates.loop() can be left while it waits, and tells so once", async () => {
   const told: string[] = [];
-  const updates = new Updates(0);
+  const updates = new LatestValue(0);
   const loop = updates.loop({
     onBegin: () => told.push("begin"),
     onEnd: () => told.push("end"),

@@ -111,7 +111,7 @@ export type TrackHandler = TrackServer | TrackServer["serveTrack"];
 export type AnnouncementListener = (announcement: Announcement) => void;
 
 /** Options for {@linkcode TrackMux.publish}. */
-export interface PublishOptions {
+export interface MoqPublishOptions {
   /** Ids of the relays that the broadcast passed already. Empty by default. */
   readonly hops?: readonly bigint[];
   /** Withdraws the broadcast. */
@@ -134,7 +134,7 @@ export interface TrackMuxOptions {
 }
 
 /** A published broadcast: disposal withdraws the broadcast, and ends all subscriptions. */
-export interface Publication extends Disposable {
+export interface MoqPublication extends Disposable {
   /** The broadcast. */
   readonly path: BroadcastPath;
   /** True until the broadcast is withdrawn. */
@@ -159,7 +159,7 @@ export interface MuxRoute {
   readonly signal: AbortSignal;
 }
 
-interface Broadcast extends Publication {
+interface Broadcast extends MoqPublication {
   readonly server: TrackServer;
   hops: readonly bigint[];
   readonly controller: AbortController;
@@ -249,13 +249,13 @@ export class TrackMux {
    *
    * @param path The path of the broadcast.
    * @param handler Serves the tracks of the broadcast.
-   * @param options See {@linkcode PublishOptions}.
+   * @param options See {@linkcode MoqPublishOptions}.
    * @returns The publication; disposal withdraws the broadcast.
    * @throws {MoqError} If the path is published already (`duplicated`), or there are too many.
    * @throws {RangeError} If the path has too many parts or bytes.
    * @throws {TypeError} If the handler is neither a function nor has `serveTrack()`.
    */
-  publish(path: string, handler: TrackHandler, options: PublishOptions = {}): Publication {
+  publish(path: string, handler: TrackHandler, options: MoqPublishOptions = {}): MoqPublication {
     const name = broadcastPath(path);
     const { hops = [], signal } = options;
     signal?.throwIfAborted();

@@ -1,14 +1,14 @@
 /** A subscription, on the subscriber's side. */
 import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { GroupQueue, LAST_SEQUENCE, type Sequences } from "./group_queue.ts";
-import { Waiters } from "./loops.ts";
+import { PendingReads } from "./loops.ts";
 import { type MissedGroups, type MoqErrorName, MoqLaggedError } from "../wire/errors.ts";
 import type { GroupReader } from "./group_reader.ts";
 import type { SubscribeFields, TrackInfoMessage } from "../wire/messages.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 
 /** Options for a subscription to a track. */
-export interface SubscribeOptions {
+export interface MoqSubscribeOptions {
   /**
    * 0 to 255; tracks with a higher priority go first.
    *
@@ -66,7 +66,7 @@ const DEFAULT_MAX_QUEUED_GROUPS = 1_024;
  * @returns All fields.
  * @throws {RangeError} If a value is out of range.
  */
-export function subscribeFields(options: SubscribeOptions): SubscribeFields {
+export function subscribeFields(options: MoqSubscribeOptions): SubscribeFields {
   const { priority = 0, ordered = false, maxLatencyMs = 0, startGroup, endGroup } = options;
   const inRange = (name: string, value: number, max: number) => {
     if (Number.isInteger(value) && value >= 0 && value <= max) return;
@@ -114,7 +114,7 @@ function changedFields(
  * @returns The number.
  * @throws {RangeError} If the number is no positive integer.
  */
-export function maxQueuedGroupsOf(options: SubscribeOptions): number {
+export function maxQueuedGroupsOf(options: MoqSubscribeOptions): number {
   const { maxQueuedGroups = DEFAULT_MAX_QUEUED_GROUPS } = options;
   if (Number.isInteger(maxQueuedGroups) && maxQueuedGroups > 0) return maxQueuedGroups;
   throw new RangeError(
@@ -153,7 +153,7 @@ class TrackEnd {
   }
 
   /** Sets the number after the last group, if known. */
-  behind(end: number | undefined): void {
+  setEnd(end: number | undefined): void {
     this.#end = end ?? this.#end;
   }
 
@@ -266,7 +266,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   readonly #link: TrackReaderLink;
   readonly #queue: GroupQueue;
   readonly #end: TrackEnd;
-  readonly #waiters = new Waiters<GroupReader>(() => this.#takeNow());
+  readonly #reads = new PendingReads<GroupReader>(() => this.#takeNow());
   readonly #ready: PromiseWithResolvers<void> = Promise.withResolvers();
   readonly #ended: PromiseWithResolvers<void> = Promise.withResolvers();
   #fields: SubscribeFields;
@@ -279,7 +279,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
   constructor(
     link: TrackReaderLink,
     about: { readonly path: BroadcastPath; readonly name: string; readonly id: number },
-    options: SubscribeOptions,
+    options: MoqSubscribeOptions,
   ) {
     this.path = about.path;
     this.name = about.name;
@@ -296,7 +296,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
           link.report(error);
         }
       },
-      onGapOver: () => this.#waiters.deliver(),
+      onGapOver: () => this.#reads.deliver(),
     });
     this.#end = new TrackEnd(link.runtime, this.#queue.settled, () => this.#over());
     this.#configure();
@@ -340,7 +340,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
    * @throws {ProtocolError} If the publisher broke the protocol.
    */
   nextGroup(options: { readonly signal?: AbortSignal } = {}): Promise<GroupReader | null> {
-    return this.#waiters.next(options.signal);
+    return this.#reads.next(options.signal);
   }
 
   /**
@@ -348,7 +348,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
    * group.
    */
   [Symbol.asyncIterator](): AsyncIterableIterator<GroupReader> {
-    return this.#waiters.loop();
+    return this.#reads.loop();
   }
 
   /**
@@ -362,7 +362,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
    */
   async update(
     options: Pick<
-      SubscribeOptions,
+      MoqSubscribeOptions,
       "priority" | "ordered" | "maxLatencyMs" | "startGroup" | "endGroup"
     >,
   ): Promise<void> {
@@ -370,7 +370,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     if (this.#state !== "open") return;
     this.#fields = fields;
     this.#configure();
-    this.#waiters.deliver();
+    this.#reads.deliver();
     const sent = this.#link.update(fields);
     this.#endAtLast();
     await sent;
@@ -420,9 +420,9 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     this.#ready.resolve();
     if (sequence < startGroup || sequence > endGroup) group.cancel("outOfRange");
     else this.#queue.put(group);
-    this.#waiters.deliver();
+    this.#reads.deliver();
     // A reader that is still waiting lacks an earlier group, which `shrink()` may give up.
-    if (this.#queue.shrink()) this.#waiters.deliver();
+    if (this.#queue.shrink()) this.#reads.deliver();
     if (sequence >= endGroup) this.#endAtLast(sequence);
     else if (this.#state === "ending") this.#end.wait(this.#fields);
   }
@@ -440,7 +440,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     if (first === undefined) return;
     this.#end.begin(first);
     this.#queue.begin(first);
-    this.#waiters.deliver();
+    this.#reads.deliver();
   }
 
   /**
@@ -452,7 +452,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     if (this.#state === "over" || first > LAST_SEQUENCE) return;
     this.#ready.resolve();
     this.#queue.drop(Math.max(first, 0), Math.min(last, LAST_SEQUENCE), reason);
-    this.#waiters.deliver();
+    this.#reads.deliver();
     if (this.#state === "ending") this.#end.wait(this.#fields);
     else this.#endAtLast();
   }
@@ -467,7 +467,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     this.#hasPublisher = false;
     if (this.#state === "over") return;
     this.#state = "ending";
-    this.#end.behind(end);
+    this.#end.setEnd(end);
     this.#ready.resolve();
     this.#end.wait(this.#fields);
   }
@@ -514,7 +514,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     const { endGroup } = this.#fields;
     if (this.#state === "over" || endGroup === undefined || newest < endGroup) return;
     this.#state = "ending";
-    this.#end.behind(endGroup + 1);
+    this.#end.setEnd(endGroup + 1);
     this.#end.wait(this.#fields);
   }
 
@@ -525,7 +525,7 @@ export class TrackReader implements AsyncIterable<GroupReader>, AsyncDisposable 
     if (this.#hasPublisher) this.#link.leave(reason ?? "cancelled");
     this.#failure = failure;
     if (failure === undefined && reason === undefined) this.#reportMissing();
-    this.#waiters.deliver();
+    this.#reads.deliver();
     if (failure === undefined) this.#ready.resolve();
     else this.#ready.reject(failure.cause);
     this.#ended.resolve();

@@ -5,11 +5,11 @@ import { MessageReader } from "../wire/message_reader.ts";
 import { MoqError, MoqLaggedError } from "../wire/errors.ts";
 import { GroupReader } from "./group_reader.ts";
 import { DEFAULT_ORDER_WAIT_MS, MAX_RANGES } from "./group_queue.ts";
-import { END_GRACE_MS, END_WAIT_MS, type SubscribeOptions } from "./track_reader.ts";
+import { END_GRACE_MS, END_WAIT_MS, type MoqSubscribeOptions } from "./track_reader.ts";
 import { TrackReader } from "./track_reader.ts";
 
 /** A track without a session, and a record of calls. */
-function hand(options: SubscribeOptions = {}) {
+function hand(options: MoqSubscribeOptions = {}) {
   const did: string[] = [];
   const reported: unknown[] = [];
   const track = new TrackReader(
@@ -57,7 +57,7 @@ async function numbers(track: TrackReader): Promise<number[]> {
 }
 
 Deno.test("TrackReader() refuses options that make no sense", () => {
-  const bad: SubscribeOptions[] = [
+  const bad: MoqSubscribeOptions[] = [
     { priority: 256 },
     { priority: -1 },
     { priority: 1.5 },

@@ -2,7 +2,7 @@
 import { TimeoutError } from "../../../errors.ts";
 import { within } from "../../../base/wait.ts";
 import { LAST_SEQUENCE } from "./group_queue.ts";
-import { Updates } from "./loops.ts";
+import { LatestValue } from "./loops.ts";
 import { LinkedList } from "../../../base/linked_list.ts";
 import { type MissedGroups, MoqError, type MoqErrorName } from "../wire/errors.ts";
 import { GroupWriter, type GroupWriterOptions } from "./group_writer.ts";
@@ -65,7 +65,7 @@ export interface TrackWriterLink {
 export const MAX_OPENING_GROUPS = 64;
 
 /** Counts the groups of one subscription. */
-export class GroupRoom {
+export class GroupLimit {
   #opening = 0;
   /** Closed groups that the wire has not taken yet. */
   #unsent = 0;
@@ -139,7 +139,7 @@ export class GroupRoom {
  * Send orders for the groups of one priority. QUIC has send orders of 32 bits with a sign; those of
  * groups are below 0, the send order of all other streams, and a priority takes 8 of the bits.
  */
-const PLACES = 2 ** 23;
+const ORDERS_PER_PRIORITY = 2 ** 23;
 
 /**
  * Finds the send order of a group: higher priorities first; then the newest group, or the oldest
@@ -153,9 +153,10 @@ function sendOrderOf(
   distance: number,
   { priority, ordered }: Pick<SubscribeFields, "priority" | "ordered">,
 ): number {
-  const rest = distance % PLACES;
-  const place = rest < 0 ? rest + PLACES : rest;
-  return (priority - 256) * PLACES + (ordered ? PLACES - 1 - place : place);
+  const rest = distance % ORDERS_PER_PRIORITY;
+  const order = rest < 0 ? rest + ORDERS_PER_PRIORITY : rest;
+  return (priority - 256) * ORDERS_PER_PRIORITY +
+    (ordered ? ORDERS_PER_PRIORITY - 1 - order : order);
 }
 
 /**
@@ -215,8 +216,8 @@ export class TrackWriter implements AsyncDisposable {
   readonly #link: TrackWriterLink;
   readonly #controller = new AbortController();
   readonly #groups = new LinkedList<GroupWriter>();
-  readonly #fields: Updates<SubscribeFields>;
-  readonly #room = new GroupRoom();
+  readonly #fields: LatestValue<SubscribeFields>;
+  readonly #limit = new GroupLimit();
   #next: number;
   #first: number | undefined = undefined;
   #state: "open" | "closing" | "over" = "open";
@@ -239,7 +240,7 @@ export class TrackWriter implements AsyncDisposable {
     this.name = about.name;
     this.id = about.id;
     this.params = about.params;
-    this.#fields = new Updates(fields);
+    this.#fields = new LatestValue(fields);
     this.#next = fields.startGroup ?? 1;
     this.#groupOptions = {
       runtime: link.runtime,
@@ -248,7 +249,7 @@ export class TrackWriter implements AsyncDisposable {
       buffers: link.buffers,
       errorOf: (error) => link.errorOf(error),
       codeOf: (reason) => link.codeOf("group", reason),
-      onClosing: () => this.#room.closing(),
+      onClosing: () => this.#limit.closing(),
       onEnd: (group, error) => this.#groupEnded(group, error),
     };
   }
@@ -337,7 +338,7 @@ export class TrackWriter implements AsyncDisposable {
     // Other calls may take the next number while this one waits.
     this.#next = Math.max(before, sequence + 1);
     try {
-      while (this.#room.isFull && this.#state === "open") await this.#room.wait(options.signal);
+      while (this.#limit.isFull && this.#state === "open") await this.#limit.wait(options.signal);
       return this.startGroup(sequence);
     } catch (error) {
       this.#giveBack(sequence, before);
@@ -370,14 +371,14 @@ export class TrackWriter implements AsyncDisposable {
     const head = encodeGroupHead({ subscribeId: this.id, sequence });
     const group = new GroupWriter(sequence, head, this.#groupOptions);
     this.#groups.add(group);
-    this.#room.opening();
+    this.#limit.opening();
     link.open(this.#sendOrderOf(sequence)).then(
       (stream) => {
-        this.#room.opened();
+        this.#limit.opened();
         group.attach(stream);
       },
       (error) => {
-        this.#room.opened();
+        this.#limit.opened();
         group.failToOpen(link.errorOf(error));
       },
     );
@@ -487,7 +488,7 @@ export class TrackWriter implements AsyncDisposable {
     if (this.#state === "over") return;
     this.accept();
     this.#state = "closing";
-    this.#room.wakeAll();
+    this.#limit.wakeAll();
     const closing = Promise.allSettled(this.#groups.toArray().map((group) => group.close()));
     try {
       await within(this.#link.runtime, closing, { timeoutMs });
@@ -513,12 +514,12 @@ export class TrackWriter implements AsyncDisposable {
       reason ?? new MoqError("subscribe", "cancelled", "The track was closed"),
     );
     this.#fields.end();
-    this.#room.wakeAll();
+    this.#limit.wakeAll();
   }
 
   #groupEnded(group: GroupWriter, error: unknown): void {
     this.#groups.delete(group);
-    if (group.isClosed) this.#room.sent();
+    if (group.isClosed) this.#limit.sent();
     // On a wire without resets, only the drop tells the subscriber.
     if (error instanceof MoqError && error.by === "local") {
       this.drop({ first: group.sequence, last: group.sequence }, error.reason);

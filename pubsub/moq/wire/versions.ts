@@ -233,7 +233,7 @@ export function checkVersions(versions: readonly MoqVersion[], verb: string): vo
  */
 export function webSocketOffers(versions: readonly MoqVersion[]): string[] {
   const named = protocolsOf(versions, "websocket").flatMap((name) => qmuxProtocols(name));
-  return bySetup(versions).length === 0 ? named : [...named, ...qmuxProtocols()];
+  return versionsBySetup(versions).length === 0 ? named : [...named, ...qmuxProtocols()];
 }
 
 /**
@@ -248,7 +248,7 @@ export function chooseWebSocket(
   versions: readonly MoqVersion[],
 ): string | undefined {
   const names: string[] = protocolsOf(versions, "websocket");
-  if (bySetup(versions).length > 0) names.push("");
+  if (versionsBySetup(versions).length > 0) names.push("");
   for (const name of names) {
     const found = offered.find((one) => parseQmuxProtocol(one)?.protocol === name);
     if (found !== undefined) return found;
@@ -270,7 +270,7 @@ export function chooseWebTransport(
 ): string | undefined {
   const found = protocolsOf(versions, "webtransport").find((name) => offered.includes(name));
   if (found !== undefined) return found;
-  return offered.length === 0 && bySetup(versions).length > 0 ? "" : undefined;
+  return offered.length === 0 && versionsBySetup(versions).length > 0 ? "" : undefined;
 }
 
 /**
@@ -280,8 +280,8 @@ export function chooseWebTransport(
  * @param versions The versions of this end, the best first.
  * @returns The possible versions.
  */
-export function versionsLeft(protocol: string, versions: readonly MoqVersion[]): MoqVersion[] {
-  if (protocol === "") return bySetup(versions);
+export function versionsFor(protocol: string, versions: readonly MoqVersion[]): MoqVersion[] {
+  if (protocol === "") return versionsBySetup(versions);
   return versions.filter((version) =>
     protocol === SETUP_PROTOCOL
       ? VERSIONS[version].setup === "compat"
@@ -297,11 +297,11 @@ export function versionsLeft(protocol: string, versions: readonly MoqVersion[]):
  * @param versions The versions of the client, the best first.
  * @returns The versions with the same form of setup.
  */
-export function versionsBegun(protocol: string, versions: readonly MoqVersion[]): MoqVersion[] {
-  const left = versionsLeft(protocol, versions);
+export function offeredVersions(protocol: string, versions: readonly MoqVersion[]): MoqVersion[] {
+  const left = versionsFor(protocol, versions);
   return left.filter((version) => VERSIONS[version].setup === VERSIONS[left[0]!].setup);
 }
 
-function bySetup(versions: readonly MoqVersion[]): MoqVersion[] {
+function versionsBySetup(versions: readonly MoqVersion[]): MoqVersion[] {
   return versions.filter((version) => BY_MESSAGE.includes(VERSIONS[version].setup));
 }

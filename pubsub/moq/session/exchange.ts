@@ -13,7 +13,7 @@ import { MessageReader } from "../wire/message_reader.ts";
 const MAX_POSTED_BYTES = 65_536;
 
 /** A request and the answers to it, on one bidirectional stream. */
-export class RequestStream {
+export class Exchange {
   /** Reads the messages of the peer. */
   readonly reader: MessageReader;
   readonly #stream: DirectStream;
@@ -88,11 +88,11 @@ export class RequestStream {
  * @throws The reason of the signal, if aborted before the peer allows the stream and takes the
  * message.
  */
-export async function openRequest(
+export async function openExchange(
   context: SessionContext,
   type: number,
   options: { readonly message: Uint8Array; readonly signal?: AbortSignal | undefined },
-): Promise<RequestStream> {
+): Promise<Exchange> {
   const { connection, runtime, signal: over } = context;
   const { message, signal } = options;
   if (over.aborted) throw sessionClosed(over.reason);
@@ -100,9 +100,9 @@ export async function openRequest(
   const bytes = new Uint8Array(message.byteLength + 1);
   bytes[0] = type;
   bytes.set(message, 1);
-  let exchange: RequestStream | undefined;
+  let exchange: Exchange | undefined;
   try {
-    exchange = new RequestStream(
+    exchange = new Exchange(
       await connection.createBidirectionalStream(signal === undefined ? {} : { signal }),
     );
     await within(runtime, exchange.write(bytes), { signal });

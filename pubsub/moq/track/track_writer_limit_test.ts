@@ -1,8 +1,8 @@
 import { assertEquals, assertRejects } from "@std/assert";
-import { GroupRoom, MAX_OPENING_GROUPS } from "./track_writer.ts";
+import { GroupLimit, MAX_OPENING_GROUPS } from "./track_writer.ts";
 
 Deno.test("GroupRoom wakes one who still waits, not one who just gave up", async () => {
-  const room = new GroupRoom();
+  const room = new GroupLimit();
   for (let at = 0; at < MAX_OPENING_GROUPS; at++) room.opening();
   assertEquals(room.isFull, true);
   const controller = new AbortController();
@@ -16,7 +16,7 @@ Deno.test("GroupRoom wakes one who still waits, not one who just gave up", async
 });
 
 Deno.test("GroupRoom is full of groups that are closed and not sent, too", async () => {
-  const room = new GroupRoom();
+  const room = new GroupLimit();
   for (let at = 0; at < MAX_OPENING_GROUPS; at++) room.closing();
   const woken = [room.wait(undefined), room.wait(undefined)];
   room.sent();
