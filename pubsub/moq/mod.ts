@@ -49,56 +49,31 @@
  *
  * @module
  */
-export type { MoqAction, MoqGrant } from "./session/access.ts";
-export { type Announcement, AnnouncementReader } from "./track/announcement.ts";
-export { dialMoq, type DialMoqOptions } from "./client/dial.ts";
+export type { MoqAction, MoqGrant, MoqLimits } from "./session/access.ts";
 export {
   BitrateMonitor,
   type BitrateMonitorOptions,
-  type BitrateReport,
+  type PeerUpdate,
 } from "./session/bitrate_monitor.ts";
-export {
-  connectMoq,
-  type ConnectMoqOptions,
-  MAX_CLIENT_PREFIXES,
-  MAX_CLIENT_TRACKS,
-  MoqClient,
-} from "./client/client.ts";
-export type {
-  AllowMigration,
-  MoqClientCause,
-  MoqClientEnd,
-  MoqClientOptions,
-  MoqClientSettings,
-  MoqClientStatus,
-  MoqDial,
-  MoqDialContext,
-} from "./client/client.ts";
-export type { MoqRetryOptions } from "./client/retry.ts";
-export {
-  MoqCluster,
-  type MoqClusterDial,
-  type MoqClusterOptions,
-  type MoqClusterStats,
-} from "./cluster/cluster.ts";
-export {
-  MoqAnnounceCode,
-  moqErrorCode,
-  type MoqErrorFamily,
-  type MoqErrorName,
-  moqErrorName,
-  type MoqErrorScope,
-  MoqFetchCode,
-  MoqGroupCode,
-  MoqLiteSessionCode,
-  MoqLiteStreamCode,
-  MoqProbeCode,
-  MoqSessionCode,
-  MoqSubscribeCode,
-} from "./wire/errors.ts";
-export { type MissedGroups, MoqError, MoqLaggedError } from "./wire/errors.ts";
+export { type MoqAuthorize, MoqSession } from "./session/session.ts";
+export type { Goaway, MoqCloseInfo, MoqSessionOptions } from "./session/session.ts";
+export type { SetupRequest } from "./session/setup.ts";
+
+export { type Announcement, AnnouncementReader } from "./track/announcement.ts";
 export { GroupReader } from "./track/group_reader.ts";
 export { GroupWriter, type WriteFrameOptions } from "./track/group_writer.ts";
+export { TrackMux } from "./track/mux.ts";
+export type {
+  FetchRequest,
+  MoqPublication,
+  MoqPublishOptions,
+  TrackHandler,
+  TrackMuxOptions,
+  TrackServer,
+} from "./track/mux.ts";
+export { type MoqSubscribeOptions, TrackReader } from "./track/track_reader.ts";
+export { TrackWriter } from "./track/track_writer.ts";
+
 export { LiveGroup } from "./live/live_group.ts";
 export {
   LiveBroadcast,
@@ -107,45 +82,56 @@ export {
   LiveTrack,
   type LiveTrackOptions,
 } from "./live/live_track.ts";
-export type { MoqParameters, SubscribeFields, TrackInfoMessage } from "./wire/messages.ts";
-export { TrackMux } from "./track/mux.ts";
-export type {
-  AnnouncementListener,
-  FetchRequest,
-  MoqPublication,
-  MoqPublishOptions,
-  MuxRoute,
-  TrackHandler,
-  TrackMuxOptions,
-  TrackServer,
-} from "./track/mux.ts";
-export { type BroadcastPath, broadcastPath, suffixOf } from "./wire/path.ts";
 export { MoqRelay, type MoqRelayOptions, type MoqRelayStats } from "./live/relay.ts";
 export { type MoqRelayNotice, type MoqRelayRefusal, relayNotices } from "./live/relay_notices.ts";
-export { listenMoq, MoqServer } from "./server/server.ts";
+
+export { connectMoq, type ConnectMoqOptions, MoqClient } from "./client/client.ts";
 export type {
-  ListenMoqOptions,
-  MoqClientInfo,
-  MoqDrainOptions,
-  MoqDrainReport,
-  MoqHost,
-  MoqRequest,
-  MoqRequestInfo,
-  MoqServerLimits,
-  MoqServerOptions,
-  MoqWire,
-} from "./server/server_options.ts";
+  MoqClientCause,
+  MoqClientEnd,
+  MoqClientOptions,
+  MoqClientStatus,
+  MoqDial,
+  MoqDialContext,
+} from "./client/client.ts";
+export { dialMoq, type DialMoqOptions } from "./client/dial.ts";
 export { ResumableAnnouncements } from "./client/resumable_announcements.ts";
 export {
   ResumableTrack,
   type ResumeOptions,
   type TrackResumption,
 } from "./client/resumable_track.ts";
-export { type MoqAuthorize, MoqSession } from "./session/session.ts";
-export type { MoqLimits, MoqSessionOptions, SetupRequest } from "./session/session.ts";
-export type { PeerUpdate } from "./session/bitrate_monitor.ts";
-export type { Goaway, MoqCloseInfo } from "./session/session.ts";
-export type { MoqSubscribeOptions } from "./track/track_reader.ts";
-export { TrackReader } from "./track/track_reader.ts";
-export { TrackWriter } from "./track/track_writer.ts";
+export type { MoqRetryOptions } from "./client/retry.ts";
+
+export { listenMoq, MoqServer } from "./server/server.ts";
+export type {
+  ListenMoqOptions,
+  MoqClientInfo,
+  MoqDrainOptions,
+  MoqDrainReport,
+  MoqRequestInfo,
+  MoqServerLimits,
+  MoqServerOptions,
+  MoqWire,
+} from "./server/server_options.ts";
+
+export {
+  MoqCluster,
+  type MoqClusterDial,
+  type MoqClusterOptions,
+  type MoqClusterStats,
+} from "./cluster/cluster.ts";
+
+export {
+  type MissedGroups,
+  MoqError,
+  moqErrorCode,
+  type MoqErrorFamily,
+  type MoqErrorName,
+  moqErrorName,
+  type MoqErrorScope,
+  MoqLaggedError,
+} from "./wire/errors.ts";
+export type { MoqParameters, SubscribeFields, TrackInfoMessage } from "./wire/messages.ts";
+export { type BroadcastPath, broadcastPath } from "./wire/path.ts";
 export { DEFAULT_VERSIONS, type MoqVersion } from "./wire/versions.ts";

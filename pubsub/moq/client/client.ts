@@ -30,11 +30,15 @@ export interface MoqDialContext {
  */
 export type MoqDial = (signal: AbortSignal, context: MoqDialContext) => Promise<MoqSession>;
 
-/** Decides whether to follow the URL of a GOAWAY. An error counts as a no. */
-export type AllowMigration = (to: URL, from: URL | undefined) => boolean;
-
-/** Options for {@linkcode MoqClient}, without the dial function. */
-export interface MoqClientSettings {
+/** Options for {@linkcode MoqClient}. */
+export interface MoqClientOptions {
+  /** Opens each session. */
+  readonly dial: MoqDial;
+  /**
+   * The URL that `dial` connects to, to compare with the URL of a GOAWAY; without this URL, no URL
+   * counts as the same origin.
+   */
+  readonly url?: string | URL | (() => string | URL | undefined);
   /**
    * Clocks, timers and randomness of this node.
    *
@@ -56,12 +60,13 @@ export interface MoqClientSettings {
    */
   readonly connectTimeoutMs?: number;
   /**
-   * Decides whether to follow the URL of a GOAWAY, for one session. By default the client follows a
+   * Decides whether to follow the URL of a GOAWAY, for one session; an error counts as a no. By
+   * default the client follows a
    * URL of the same origin (scheme, host and port) only: a server elsewhere would receive the
    * published broadcasts, and could send forged ones. Otherwise the client comes back to the usual
    * place.
    */
-  readonly allowMigration?: AllowMigration;
+  readonly allowMigration?: (to: URL, from: URL | undefined) => boolean;
   /**
    * Receives each new session, for example to hand the session to a relay whose `mux` is the
    * client's. On an error, the session is closed, and the client reconnects.
@@ -69,17 +74,6 @@ export interface MoqClientSettings {
   readonly onSession?: (session: MoqSession) => void | Promise<void>;
   /** Closes the client for good. */
   readonly signal?: AbortSignal;
-}
-
-/** Options for {@linkcode MoqClient}. */
-export interface MoqClientOptions extends MoqClientSettings {
-  /** Opens each session. */
-  readonly dial: MoqDial;
-  /**
-   * The URL that `dial` connects to, to compare with the URL of a GOAWAY; without this URL, no URL
-   * counts as the same origin.
-   */
-  readonly url?: string | URL | (() => string | URL | undefined);
 }
 
 /** The reason for the end of a session, or for a failed attempt. */
@@ -182,7 +176,7 @@ function exhaustedError({ error }: MoqClientCause, attempts: number, ms: number)
 function migrationTarget(
   uri: string,
   from: string | URL | undefined,
-  allow: AllowMigration | undefined,
+  allow: MoqClientOptions["allowMigration"],
 ): string | undefined {
   const here = from === undefined ? undefined : URL.parse(from) ?? undefined;
   const there = uri === "" ? null : URL.parse(uri, here);
@@ -359,7 +353,7 @@ export class MoqClient implements AsyncDisposable {
    * @param name The track.
    * @param options See {@linkcode ResumeOptions}.
    * @returns The groups of the track, over all sessions; `ready` tells the first answer.
-   * @throws {MoqError} If the client is over, or has {@linkcode MAX_CLIENT_TRACKS} subscriptions.
+   * @throws {MoqError} If the client is over, or has 16,384 subscriptions.
    * @throws {RangeError} If an option is out of range.
    */
   subscribe(path: string, name: string, options: ResumeOptions = {}): ResumableTrack {
@@ -381,7 +375,7 @@ export class MoqClient implements AsyncDisposable {
    * @param prefix The prefix; `/` for all.
    * @param options A signal that ends the reader.
    * @returns The current broadcasts, and then every start and end, over all sessions.
-   * @throws {MoqError} If the client is over, or watches {@linkcode MAX_CLIENT_PREFIXES} prefixes.
+   * @throws {MoqError} If the client is over, or watches 1,024 prefixes.
    * @throws {RangeError} If the prefix has too many parts or bytes.
    */
   acceptAnnounce(
@@ -587,7 +581,9 @@ function tooMany(what: string): MoqError {
 
 /** Options for {@linkcode connectMoq}. */
 export interface ConnectMoqOptions
-  extends MoqClientSettings, Omit<DialMoqOptions, "mux" | "signal" | "timeoutMs"> {}
+  extends
+    Omit<MoqClientOptions, "dial" | "url">,
+    Omit<DialMoqOptions, "mux" | "signal" | "timeoutMs"> {}
 
 /**
  * Connects to a server, and keeps a session with that server.

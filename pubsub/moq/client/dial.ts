@@ -9,7 +9,7 @@ import { dialWebSocket } from "../../../transport/websocket/client.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../../../transport/webtransport.ts";
 import { within } from "../../../base/wait.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
-import { MoqLiteSessionCode } from "../wire/errors.ts";
+import { MOQ_LITE_SESSION_CODES } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import { MoqSession, type MoqSessionOptions } from "../session/session.ts";
 import {
@@ -247,7 +247,7 @@ async function begin(
     : await openWebTransport(target, options);
   const versions = offeredVersions(connection.protocol, options.versions);
   if (versions.length === 0) {
-    const moqCode = MoqLiteSessionCode.unsupportedVersion;
+    const moqCode = MOQ_LITE_SESSION_CODES.unsupportedVersion;
     const reason = "No version of MoQ is common: the server chose none that was offered";
     connection.close({ closeCode: moqCode, reason });
     throw new MoqError("session", "unsupportedVersion", reason, { moqCode });

@@ -9,9 +9,9 @@ import type {
   MoqServerLimits,
   MoqServerOptions,
 } from "./server_options.ts";
-import type { SetupRequest } from "../session/session.ts";
+import type { SetupRequest } from "../session/setup.ts";
 import { versionOf, VERSIONS } from "../wire/versions.ts";
-import { MoqError, MoqSessionCode } from "../wire/errors.ts";
+import { GOMOQT_CODES, MoqError } from "../wire/errors.ts";
 import { addressKey } from "../../../transport/address.ts";
 
 type Limits = Readonly<Record<keyof MoqServerLimits, number>>;
@@ -116,13 +116,13 @@ export class MoqRefusal extends Error {
   /** Close code: MoQ's own for 401 and 403, otherwise 4000 plus the status. */
   get closeCode(): number {
     const isOfPeer = this.status === 401 || this.status === 403;
-    return isOfPeer ? MoqSessionCode.unauthorized : 4000 + this.status;
+    return isOfPeer ? GOMOQT_CODES.session.unauthorized : 4000 + this.status;
   }
 
   /** The refusal as an error of a session. */
   get asMoqError(): MoqError {
     const { closeCode: moqCode, message, cause } = this;
-    const reason = moqCode === MoqSessionCode.unauthorized ? "unauthorized" : "setupFailed";
+    const reason = moqCode === GOMOQT_CODES.session.unauthorized ? "unauthorized" : "setupFailed";
     return new MoqError("session", reason, message, { moqCode, cause });
   }
 }

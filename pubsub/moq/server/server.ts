@@ -24,7 +24,7 @@ import type {
 } from "./server_options.ts";
 import { Sessions } from "./sessions.ts";
 import { flowControlOf, Sockets, socketsOptions } from "./sockets.ts";
-import { MoqLiteSessionCode } from "../wire/errors.ts";
+import { MOQ_LITE_SESSION_CODES } from "../wire/errors.ts";
 import { checkBitrateOptions } from "../session/bitrate_monitor.ts";
 import { sessionLimits } from "../session/access.ts";
 import type { MoqSession } from "../session/session.ts";
@@ -254,6 +254,7 @@ export class MoqServer implements AsyncDisposable {
    *
    * @param host The server that passes requests and connections on.
    * @throws {TypeError} If the server listens by itself, or is mounted already.
+   * @ignore
    */
   attach(host: MoqHost): void {
     if (this.#host !== undefined) {
@@ -268,6 +269,7 @@ export class MoqServer implements AsyncDisposable {
    * certificate.
    *
    * @param asked An HTTP request, or a request for a WebTransport session.
+   * @ignore
    */
   wants(asked: MoqRequest): boolean {
     if (requestsHash(asked, this.#host) || offersMoq(asked)) return true;
@@ -429,5 +431,5 @@ function refuseVersion(connection: Connection, offered: readonly string[]): void
   const reason = `No version of MoQ is common: the client offers ${
     offered.join(", ") || "none by name"
   }`;
-  connection.close({ closeCode: MoqLiteSessionCode.unsupportedVersion, reason });
+  connection.close({ closeCode: MOQ_LITE_SESSION_CODES.unsupportedVersion, reason });
 }

@@ -6,7 +6,8 @@ import type { OriginRules } from "../../../transport/origins.ts";
 import type { UnreadStreamLimits } from "../../../transport/quic/unread_streams.ts";
 import type { WebSocketEngine, WebSocketHost } from "../../../transport/websocket/server.ts";
 import type { TrackMux } from "../track/mux.ts";
-import type { MoqSession, MoqSessionOptions, SetupRequest } from "../session/session.ts";
+import type { MoqSession, MoqSessionOptions } from "../session/session.ts";
+import type { SetupRequest } from "../session/setup.ts";
 import { parseQmuxProtocol } from "../../../transport/qmux/versions.ts";
 import { HASH_PATH, type MoqVersion, protocolsOf, VERSIONS } from "../wire/versions.ts";
 

@@ -9,7 +9,7 @@ import type { WebSocketHost } from "../../../transport/websocket/server.ts";
 import { dialWebSocket } from "../../../transport/websocket/client.ts";
 import { dialWebTransport } from "../../../transport/h3/client.ts";
 import { memoryPair } from "../../../transport/memory/memory.ts";
-import { MoqLiteSessionCode, MoqSessionCode } from "../wire/errors.ts";
+import { GOMOQT_CODES, MOQ_LITE_SESSION_CODES } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
 import { dialMoq, type DialMoqOptions } from "../client/dial.ts";
 import { TrackMux } from "../track/mux.ts";
@@ -261,10 +261,10 @@ Deno.test("listenMoq() closes who has no common version with the code of its fam
   // Protocol names without a common version, and first messages of both kinds.
   await using other = listen({ versions: ["moq-lite-02"] });
   const cases: [string[], number[], number][] = [
-    [["moq-lite-05", "moqt-19"], [], MoqLiteSessionCode.unsupportedVersion],
-    [[], [0x20, 0, 4, 1, 0x40, 0x50, 0], MoqLiteSessionCode.unsupportedVersion],
-    [[], [0x00, 4, 1, 0x40, 0x50, 0], MoqSessionCode.unsupportedVersion],
-    [[], [0x01, 1, 0x2f], MoqSessionCode.protocolViolation],
+    [["moq-lite-05", "moqt-19"], [], MOQ_LITE_SESSION_CODES.unsupportedVersion],
+    [[], [0x20, 0, 4, 1, 0x40, 0x50, 0], MOQ_LITE_SESSION_CODES.unsupportedVersion],
+    [[], [0x00, 4, 1, 0x40, 0x50, 0], GOMOQT_CODES.session.unsupportedVersion],
+    [[], [0x01, 1, 0x2f], GOMOQT_CODES.session.protocolViolation],
   ];
   for (const [protocols, bytes, code] of cases) {
     const connection = await dialWebTransport(other.url, {
@@ -488,7 +488,7 @@ Deno.test("listenMoq() gives up a setup that does not come", async () => {
   await using server = listen({ setupTimeoutMs: 50, limits: { maxPendingSetups: 1 } });
   const serverCertificateHashes = server.certificateHashes;
   const silent = await dialQuic(server.quicUrl, { protocols: ["moq-00"], serverCertificateHashes });
-  assertEquals((await silent.closed).closeCode, MoqSessionCode.setupFailed);
+  assertEquals((await silent.closed).closeCode, GOMOQT_CODES.session.setupFailed);
   await using session = await dial(server, "quic", { versions: ["gomoqt-dev"] });
   assertEquals(session.isClosed, false);
 });
@@ -529,8 +529,8 @@ Deno.test("MoqServer.drain() asks sessions to leave, and cuts those that stay", 
   assertEquals(await left, "https://elsewhere.example/");
   assertEquals(report, { left: 1, cut: 2 });
   assertEquals((await staying.draining).uri, "https://elsewhere.example/");
-  assertEquals((await staying.closed).code, MoqSessionCode.goawayTimeout);
-  assertEquals((await deaf.closed).code, MoqSessionCode.goawayTimeout);
+  assertEquals((await staying.closed).code, GOMOQT_CODES.session.goawayTimeout);
+  assertEquals((await deaf.closed).code, GOMOQT_CODES.session.goawayTimeout);
   await assertRejects(() => dial(server, "websocket", { timeoutMs: 1_000 }));
 });
 

@@ -59,12 +59,6 @@ export interface BitrateMonitorOptions {
   readonly maxAgeMs?: number;
 }
 
-/**
- * Receives a rate that is worth reporting, in bits a second, and the round-trip time if the wire
- * knows that time.
- */
-export type BitrateReport = (update: PeerUpdate) => void;
-
 /** Checked options, with all defaults. */
 type Settings = Readonly<Required<Omit<BitrateMonitorOptions, "runtime">>>;
 
@@ -105,7 +99,7 @@ type Settings = Readonly<Required<Omit<BitrateMonitorOptions, "runtime">>>;
 export class BitrateMonitor implements Disposable {
   readonly #runtime: Runtime;
   readonly #connection: Connection;
-  readonly #report: BitrateReport;
+  readonly #report: (update: PeerUpdate) => void;
   readonly #settings: Settings;
   #timer: Timer | undefined = undefined;
   #run = 0;
@@ -119,11 +113,16 @@ export class BitrateMonitor implements Disposable {
    * Creates a monitor that does not run yet.
    *
    * @param connection The connection to measure.
-   * @param report Receives the reports. Errors of this function are ignored.
+   * @param report Receives each rate that is worth reporting, in bits a second, and the round-trip
+   * time if the wire knows that time. Errors of this function are ignored.
    * @param options See {@linkcode BitrateMonitorOptions}.
    * @throws {RangeError} If an option is out of range.
    */
-  constructor(connection: Connection, report: BitrateReport, options: BitrateMonitorOptions = {}) {
+  constructor(
+    connection: Connection,
+    report: (update: PeerUpdate) => void,
+    options: BitrateMonitorOptions = {},
+  ) {
     this.#runtime = options.runtime ?? platformRuntime();
     this.#connection = connection;
     this.#report = report;

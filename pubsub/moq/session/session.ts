@@ -48,9 +48,6 @@ import { DEFAULT_VERSIONS, type MoqVersion } from "../wire/versions.ts";
 import { type MoqAction, type MoqGrant, type MoqLimits, sessionLimits } from "./access.ts";
 import type { BitrateMonitorOptions } from "./bitrate_monitor.ts";
 
-export type { MoqLimits } from "./access.ts";
-export type { SetupRequest } from "./setup.ts";
-
 /**
  * Decides about the actions of a peer. Called for each subscription, fetch and question about a
  * track (`subscribe`), each request for announcements (`announce`, with the prefix as the path) and
@@ -582,7 +579,7 @@ export class MoqSession implements AsyncDisposable {
   /**
    * Ends the session, and everything on the session. Idempotent.
    *
-   * @param reason A name of {@linkcode MoqSessionCode}, or a number of the application.
+   * @param reason A reason of sessions by name, or a number of the application.
    * @param message The reason in words.
    * @throws {RangeError} If the wire cannot carry the number: every wire can carry those from 0 to
    * 2^32 - 1.

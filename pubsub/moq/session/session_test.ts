@@ -6,7 +6,8 @@ import { soon, turns } from "../../../tests/sessions.ts";
 import { memoryPair } from "../../../transport/memory/memory.ts";
 import { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
-import { MoqSession, type SetupRequest } from "./session.ts";
+import { MoqSession } from "./session.ts";
+import type { SetupRequest } from "./setup.ts";
 import { VERSIONS } from "../wire/versions.ts";
 
 const text = (value: string) => new TextEncoder().encode(value);

@@ -27,7 +27,7 @@ export const MAX_ANNOUNCED = 100_000;
  * - **Slow readers** do not hold up the peer: a broadcast that started and ended in the meantime is
  *   skipped, and of other broadcasts the reader gets the last state.
  * - **Bounded:** the reader ends with an error if the peer announces more than
- *   {@linkcode MAX_ANNOUNCED} broadcasts.
+ *   100,000 broadcasts.
  * - **Leaving** the loop ends the reader. The end of the session does, too, with an error; but
  *   Deno's QUIC ends the streams of a closing session like a clean end, and the loop may end
  *   without an error there.

@@ -107,9 +107,6 @@ export interface TrackServer {
  */
 export type TrackHandler = TrackServer | TrackServer["serveTrack"];
 
-/** Gets each start and end of a broadcast below a prefix. MUST NOT throw. */
-export type AnnouncementListener = (announcement: Announcement) => void;
-
 /** Options for {@linkcode TrackMux.publish}. */
 export interface MoqPublishOptions {
   /** Ids of the relays that the broadcast passed already. Empty by default. */
@@ -173,7 +170,7 @@ interface Pattern {
 
 interface Watcher {
   readonly prefix: BroadcastPath;
-  readonly listener: AnnouncementListener;
+  readonly listener: (announcement: Announcement) => void;
 }
 
 /**
@@ -332,6 +329,7 @@ export class TrackMux {
    *
    * @param path The path of a broadcast.
    * @returns The handler; `undefined` if neither a broadcast nor a pattern matches.
+   * @ignore
    */
   route(path: BroadcastPath): MuxRoute | undefined {
     const broadcast = this.#broadcasts.get(path);
@@ -362,10 +360,10 @@ export class TrackMux {
    * Watches the broadcasts below a prefix, from now on.
    *
    * @param prefix The prefix; `/` for all.
-   * @param listener Gets each change, synchronously.
+   * @param listener Gets each start and end of a broadcast, synchronously. MUST NOT throw.
    * @returns A handle that ends the watch on disposal.
    */
-  watch(prefix: string, listener: AnnouncementListener): Disposable {
+  watch(prefix: string, listener: (announcement: Announcement) => void): Disposable {
     const watcher: Watcher = { prefix: broadcastPath(prefix), listener };
     this.#watchers.add(watcher);
     return { [Symbol.dispose]: () => void this.#watchers.delete(watcher) };

@@ -22,181 +22,163 @@ export type MoqErrorScope = "session" | "announce" | "subscribe" | "group" | "fe
  */
 export type MoqErrorFamily = "gomoqt" | "moq-lite";
 
-/** Codes of sessions, of gomoqt. */
-export const MoqSessionCode = {
-  /** Ended without an error. */
-  none: 0x0,
-  /** This end failed. */
-  internal: 0x1,
-  /** The peer lacks the right. */
-  unauthorized: 0x2,
-  /** The peer broke the protocol. */
-  protocolViolation: 0x3,
-  /** A parameter of setup has the wrong length. */
-  parameterLength: 0x5,
-  /** The peer has too many subscriptions. */
-  tooManySubscribes: 0x6,
-  /** The peer did not leave in time after GOAWAY. */
-  goawayTimeout: 0x10,
-  /** No version is common to both ends. */
-  unsupportedVersion: 0x12,
-  /** Setup failed. */
-  setupFailed: 0x13,
-} as const;
-
-/** Codes of sessions, of moq-lite as moq-rs 0.3 has them; codes from 64 on are the application's. */
-export const MoqLiteSessionCode = {
-  /** Ended without an error. */
-  none: 0x0,
-  /** This end failed. */
-  internal: 0x1,
-  /** The peer lacks the right. */
-  unauthorized: 0x2,
-  /** The peer broke the protocol. */
-  protocolViolation: 0x3,
-  /** A parameter of setup is malformed, or there are too many. */
-  parameterFormat: 0x6,
-  /** The peer did not leave in time after GOAWAY. */
-  goawayTimeout: 0x10,
-  /** A message took too long. */
-  timeout: 0x11,
-  /** No version is common to both ends. */
-  unsupportedVersion: 0x15,
-} as const;
-
-/** The JavaScript of moq-rs closes a session with this code after a protocol violation. */
-const OLD_PROTOCOL_VIOLATION = 0xf;
-
-/** Codes of announce streams, of gomoqt. */
-export const MoqAnnounceCode = {
-  /** This end failed. */
-  internal: 0x0,
-  /** A path was announced twice. */
-  duplicated: 0x1,
-  /** An announcement has no known status. */
-  invalidStatus: 0x2,
-  /** The subscriber wants no more announcements. */
-  uninterested: 0x3,
-  /** The peer may not receive, or send, announcements below the prefix. */
-  bannedPrefix: 0x4,
-  /** The prefix is malformed. */
-  invalidPrefix: 0x5,
-} as const;
-
-/** Codes of subscriptions, of gomoqt. */
-export const MoqSubscribeCode = {
-  /** This end failed. */
-  internal: 0x0,
-  /** The range of groups is invalid. */
-  invalidRange: 0x1,
-  /** The number of the subscription is taken. */
-  duplicateId: 0x2,
-  /** There is no such broadcast or track. */
-  notFound: 0x3,
-  /** The peer may not subscribe to the track. */
-  unauthorized: 0x4,
-  /** The answer took too long. */
-  timeout: 0x5,
-} as const;
-
-/** Codes of groups, of gomoqt. */
-export const MoqGroupCode = {
-  /** This end failed. */
-  internal: 0x0,
-  /** The group is outside of the requested range. */
-  outOfRange: 0x2,
-  /** The group is too old. */
-  expired: 0x3,
-  /** The subscription is over. */
-  subscribeCancelled: 0x4,
-  /** The publisher gave up the group. */
-  publishAborted: 0x5,
-  /** The session is over. */
-  sessionClosed: 0x6,
-  /** No subscription has the number of the group's header. */
-  invalidSubscribeId: 0x7,
-} as const;
-
-/** Codes of fetches, of gomoqt. */
-export const MoqFetchCode = {
-  /** This end failed. */
-  internal: 0x0,
-  /** The answer took too long. */
-  timeout: 0x1,
-} as const;
-
-/** Codes of probes, of gomoqt. */
-export const MoqProbeCode = {
-  /** This end failed. */
-  internal: 0x0,
-  /** The answer took too long. */
-  timeout: 0x1,
-  /** The peer cannot measure. */
-  notSupported: 0x2,
-} as const;
-
-/** Codes of all streams, of moq-lite as moq-rs 0.3 has them; codes from 64 on are the application's. */
-export const MoqLiteStreamCode = {
-  /** This end failed. */
-  internal: 0x0,
-  /** The receiver wants no more. */
-  cancelled: 0x1,
-  /** The delivery took too long. */
-  deliveryTimeout: 0x2,
-  /** The session is over. */
-  sessionClosed: 0x3,
-  /** The peer is going away. */
-  goingAway: 0x4,
-  /** The reader fell too far behind. */
-  tooFarBehind: 0x5,
-  /** The track is malformed. */
-  malformedTrack: 0x12,
-  /** The answer took too long. */
-  timeout: 0x31,
-  /** The group is too large. */
-  groupTooLarge: 0x32,
-  /** There is no such broadcast or track. */
-  notFound: 0x33,
-  /** The group is too old. */
-  expired: 0x34,
-  /** The group is not in the cache any more. */
-  evicted: 0x35,
-  /** No route leads to the broadcast. */
-  unroutable: 0x36,
-  /** A frame ended before the announced length. */
-  wrongSize: 0x37,
-  /** The frame is too large. */
-  frameTooLarge: 0x38,
-  /** A timestamp is out of range. */
-  timestampMismatch: 0x39,
-} as const;
-
-/** The first code for applications in moq-lite's tables; 63 and below belong to the protocol. */
-export const FIRST_APPLICATION_CODE = 64;
-
-/** The names of codes, over all scopes and families. */
+/** The reason of an error by name, over all scopes and families. */
 export type MoqErrorName =
-  | keyof typeof MoqSessionCode
-  | keyof typeof MoqLiteSessionCode
-  | keyof typeof MoqAnnounceCode
-  | keyof typeof MoqSubscribeCode
-  | keyof typeof MoqGroupCode
-  | keyof typeof MoqFetchCode
-  | keyof typeof MoqProbeCode
-  | keyof typeof MoqLiteStreamCode
+  /** Ended without an error. */
+  | "none"
+  /** This end failed. */
+  | "internal"
+  /** The peer lacks the right: for the session, or the track. */
+  | "unauthorized"
+  /** The peer broke the protocol. */
+  | "protocolViolation"
+  /** A parameter of setup has the wrong length. */
+  | "parameterLength"
+  /** A parameter of setup is malformed, or there are too many. */
+  | "parameterFormat"
+  /** The peer has too many subscriptions. */
+  | "tooManySubscribes"
+  /** The peer did not leave in time after GOAWAY. */
+  | "goawayTimeout"
+  /** A message, or an answer, took too long. */
+  | "timeout"
+  /** No version is common to both ends. */
+  | "unsupportedVersion"
+  /** Setup failed. */
+  | "setupFailed"
+  /** A path was announced twice. */
+  | "duplicated"
+  /** An announcement has no known status. */
+  | "invalidStatus"
+  /** The subscriber wants no more announcements. */
+  | "uninterested"
+  /** The peer may not receive, or send, announcements below the prefix. */
+  | "bannedPrefix"
+  /** The prefix is malformed. */
+  | "invalidPrefix"
+  /** The range of groups is invalid. */
+  | "invalidRange"
+  /** The number of the subscription is taken. */
+  | "duplicateId"
+  /** There is no such broadcast or track. */
+  | "notFound"
+  /** The group is outside of the requested range. */
+  | "outOfRange"
+  /** The group is too old. */
+  | "expired"
+  /** The subscription is over. */
+  | "subscribeCancelled"
+  /** The publisher gave up the group. */
+  | "publishAborted"
+  /** The session is over. */
+  | "sessionClosed"
+  /** No subscription has the number of the group's header. */
+  | "invalidSubscribeId"
+  /** The peer cannot measure. */
+  | "notSupported"
+  /** The receiver wants no more. */
+  | "cancelled"
+  /** The delivery took too long. */
+  | "deliveryTimeout"
+  /** The peer is going away. */
+  | "goingAway"
+  /** The reader fell too far behind. */
+  | "tooFarBehind"
+  /** The track is malformed. */
+  | "malformedTrack"
+  /** The group is too large. */
+  | "groupTooLarge"
+  /** The group is not in the cache any more. */
+  | "evicted"
+  /** No route leads to the broadcast. */
+  | "unroutable"
+  /** A frame ended before the announced length. */
+  | "wrongSize"
+  /** The frame is too large. */
+  | "frameTooLarge"
+  /** A timestamp is out of range. */
+  | "timestampMismatch"
   /** The code is in no table. */
   | "unknown";
 
 type CodeTable = Readonly<Partial<Record<MoqErrorName, number>>>;
 
-const GOMOQT: Readonly<Record<MoqErrorScope, CodeTable>> = {
-  session: MoqSessionCode,
-  announce: MoqAnnounceCode,
-  subscribe: MoqSubscribeCode,
-  group: MoqGroupCode,
-  fetch: MoqFetchCode,
-  probe: MoqProbeCode,
-};
+/** Codes of gomoqt: a table for sessions, and one for each kind of stream. */
+export const GOMOQT_CODES = {
+  session: {
+    none: 0x0,
+    internal: 0x1,
+    unauthorized: 0x2,
+    protocolViolation: 0x3,
+    parameterLength: 0x5,
+    tooManySubscribes: 0x6,
+    goawayTimeout: 0x10,
+    unsupportedVersion: 0x12,
+    setupFailed: 0x13,
+  },
+  announce: {
+    internal: 0x0,
+    duplicated: 0x1,
+    invalidStatus: 0x2,
+    uninterested: 0x3,
+    bannedPrefix: 0x4,
+    invalidPrefix: 0x5,
+  },
+  subscribe: {
+    internal: 0x0,
+    invalidRange: 0x1,
+    duplicateId: 0x2,
+    notFound: 0x3,
+    unauthorized: 0x4,
+    timeout: 0x5,
+  },
+  group: {
+    internal: 0x0,
+    outOfRange: 0x2,
+    expired: 0x3,
+    subscribeCancelled: 0x4,
+    publishAborted: 0x5,
+    sessionClosed: 0x6,
+    invalidSubscribeId: 0x7,
+  },
+  fetch: { internal: 0x0, timeout: 0x1 },
+  probe: { internal: 0x0, timeout: 0x1, notSupported: 0x2 },
+} as const satisfies Record<MoqErrorScope, CodeTable>;
+
+/** Codes of sessions, of moq-lite as moq-rs 0.3 has them; codes from 64 on are the application's. */
+export const MOQ_LITE_SESSION_CODES = {
+  none: 0x0,
+  internal: 0x1,
+  unauthorized: 0x2,
+  protocolViolation: 0x3,
+  parameterFormat: 0x6,
+  goawayTimeout: 0x10,
+  timeout: 0x11,
+  unsupportedVersion: 0x15,
+} as const satisfies CodeTable;
+
+/** Codes of all streams, of moq-lite as moq-rs 0.3 has them; codes from 64 on are the application's. */
+export const MOQ_LITE_STREAM_CODES = {
+  internal: 0x0,
+  cancelled: 0x1,
+  deliveryTimeout: 0x2,
+  sessionClosed: 0x3,
+  goingAway: 0x4,
+  tooFarBehind: 0x5,
+  malformedTrack: 0x12,
+  timeout: 0x31,
+  groupTooLarge: 0x32,
+  notFound: 0x33,
+  expired: 0x34,
+  evicted: 0x35,
+  unroutable: 0x36,
+  wrongSize: 0x37,
+  frameTooLarge: 0x38,
+  timestampMismatch: 0x39,
+} as const satisfies CodeTable;
+
+/** The JavaScript of moq-rs closes a session with this code after a protocol violation. */
+const OLD_PROTOCOL_VIOLATION = 0xf;
 
 /** The names that moq-lite uses in place of names that only gomoqt has. */
 const IN_MOQ_LITE: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
@@ -250,8 +232,8 @@ export function moqErrorCode(
   family: MoqErrorFamily,
 ): number {
   const table = tableOf(scope, family);
-  const likeIt = (family === "moq-lite" ? IN_MOQ_LITE : IN_GOMOQT)[name];
-  return table[name] ?? (likeIt === undefined ? undefined : table[likeIt]) ?? table.internal!;
+  const similar = (family === "moq-lite" ? IN_MOQ_LITE : IN_GOMOQT)[name];
+  return table[name] ?? (similar === undefined ? undefined : table[similar]) ?? table.internal!;
 }
 
 /**
@@ -284,8 +266,8 @@ export function moqErrorName(
 }
 
 function tableOf(scope: MoqErrorScope, family: MoqErrorFamily): CodeTable {
-  if (family === "gomoqt") return GOMOQT[scope];
-  return scope === "session" ? MoqLiteSessionCode : MoqLiteStreamCode;
+  if (family === "gomoqt") return GOMOQT_CODES[scope];
+  return scope === "session" ? MOQ_LITE_SESSION_CODES : MOQ_LITE_STREAM_CODES;
 }
 
 /**

@@ -1,20 +1,17 @@
 import { assertEquals } from "@std/assert";
 import {
-  FIRST_APPLICATION_CODE,
-  MoqAnnounceCode,
+  GOMOQT_CODES,
+  MOQ_LITE_SESSION_CODES,
+  MOQ_LITE_STREAM_CODES,
   moqErrorCode,
   type MoqErrorFamily,
   type MoqErrorName,
   moqErrorName,
   type MoqErrorScope,
-  MoqFetchCode,
-  MoqGroupCode,
-  MoqLiteSessionCode,
-  MoqLiteStreamCode,
-  MoqProbeCode,
-  MoqSessionCode,
-  MoqSubscribeCode,
 } from "./errors.ts";
+
+/** The first code for applications in the tables of moq-lite. */
+const FIRST_APPLICATION_CODE = 64;
 
 const SCOPES: readonly MoqErrorScope[] = [
   "session",
@@ -79,20 +76,13 @@ Deno.test("moqErrorCode() gives the numbers of gomoqt", () => {
     assertEquals(moqErrorCode(scope, name, "gomoqt"), code, `${scope} ${name}`);
     assertEquals(moqErrorName(scope, code, "gomoqt"), name);
   }
-  const tables = [
-    MoqSessionCode,
-    MoqAnnounceCode,
-    MoqSubscribeCode,
-    MoqGroupCode,
-    MoqFetchCode,
-    MoqProbeCode,
-  ];
+  const tables = Object.values(GOMOQT_CODES);
   assertEquals(cases.length, tables.flatMap((table) => Object.keys(table)).length);
 });
 
 Deno.test("moqErrorCode() gives the numbers of moq-lite, one table for sessions and one for streams", () => {
-  assertEquals(Object.values(MoqLiteSessionCode), [0, 1, 2, 3, 6, 0x10, 0x11, 0x15]);
-  assertEquals(Object.values(MoqLiteStreamCode).sort((a, b) => a - b), [
+  assertEquals(Object.values(MOQ_LITE_SESSION_CODES), [0, 1, 2, 3, 6, 0x10, 0x11, 0x15]);
+  assertEquals(Object.values(MOQ_LITE_STREAM_CODES).sort((a, b) => a - b), [
     ...[0, 1, 2, 3, 4, 5, 0x12],
     ...[0x31, 0x32, 0x33, 0x34, 0x35, 0x36, 0x37, 0x38, 0x39],
   ]);
@@ -104,7 +94,10 @@ Deno.test("moqErrorCode() gives the numbers of moq-lite, one table for sessions 
 });
 
 Deno.test("moqErrorName() reads one number as each family means it", () => {
-  assertEquals(MoqSessionCode.tooManySubscribes as number, MoqLiteSessionCode.parameterFormat);
+  assertEquals(
+    GOMOQT_CODES.session.tooManySubscribes as number,
+    MOQ_LITE_SESSION_CODES.parameterFormat,
+  );
   assertEquals(moqErrorName("session", 6, "gomoqt"), "tooManySubscribes");
   assertEquals(moqErrorName("session", 6, "moq-lite"), "parameterFormat");
   assertEquals(moqErrorName("session", 0x12, "moq-lite"), "unknown");
@@ -114,8 +107,14 @@ Deno.test("moqErrorName() reads one number as each family means it", () => {
 });
 
 Deno.test("moqErrorCode() takes the name that is most like it when the family has none", () => {
-  assertEquals(moqErrorCode("announce", "uninterested", "moq-lite"), MoqLiteStreamCode.cancelled);
-  assertEquals(moqErrorCode("subscribe", "invalidRange", "moq-lite"), MoqLiteStreamCode.expired);
+  assertEquals(
+    moqErrorCode("announce", "uninterested", "moq-lite"),
+    MOQ_LITE_STREAM_CODES.cancelled,
+  );
+  assertEquals(
+    moqErrorCode("subscribe", "invalidRange", "moq-lite"),
+    MOQ_LITE_STREAM_CODES.expired,
+  );
   assertEquals(moqErrorCode("session", "parameterLength", "moq-lite"), 6);
   assertEquals(moqErrorCode("group", "tooFarBehind", "gomoqt"), 3);
   assertEquals(moqErrorCode("subscribe", "unroutable", "gomoqt"), 3);

@@ -84,15 +84,6 @@ export function wirePrefix(prefix: BroadcastPath, isSlashed: boolean): string {
  * @param prefix The prefix.
  * @param path The path.
  * @returns The rest, without a leading slash; `undefined` if the path is not below the prefix.
- *
- * @example Usage
- * ```ts
- * import { suffixOf } from "@skein/skein/moq";
- * import { assertEquals } from "@std/assert";
- *
- * assertEquals(suffixOf("/live", "/live/alice"), "alice");
- * assertEquals(suffixOf("/live", "/lively"), undefined);
- * ```
  */
 export function suffixOf(prefix: BroadcastPath, path: BroadcastPath): string | undefined {
   if (prefix === "/") return path.slice(1);
