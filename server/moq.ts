@@ -1,5 +1,5 @@
 /** Media over QUIC beside messages: connects a MoQ server with the sockets of this server. */
-import type { Listening } from "./listener.ts";
+import type { ServerListener } from "./listener.ts";
 import type { MoqServer } from "../pubsub/moq/server/server.ts";
 import type { MoqHost } from "../pubsub/moq/server/server_options.ts";
 import type { WebSocketEngine } from "../transport/websocket/server.ts";
