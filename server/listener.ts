@@ -310,9 +310,10 @@ export class ServerListener {
   }
 
   #openWebTransport(options: WebTransportServeOptions): WebTransportSocket {
-    const { console, webTransport, tls, connectionLimits, quic } = this.#options;
+    const { runtime, console, webTransport, tls, connectionLimits, quic } = this.#options;
     const { port, hostname } = this.address;
     const socket: WebTransportSocket = new WebTransportSocket({
+      runtime,
       options: { ...connectionLimits, ...options },
       port,
       hostname,

@@ -9,6 +9,7 @@ import {
 } from "./webtransport_options.ts";
 import { UnsupportedError } from "../errors.ts";
 import { certificateHashes, type Sha256Hash } from "../transport/certificate/certificate.ts";
+import type { Runtime } from "../base/runtime.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
 import { DevRenewal } from "../transport/certificate/dev_certificate.ts";
@@ -28,6 +29,8 @@ const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
 
 /** Options of {@linkcode WebTransportSocket}. */
 export interface WebTransportSocketOptions {
+  /** Clocks, timers and randomness of this node. */
+  readonly runtime: Runtime;
   /** The options of WebTransport itself. */
   readonly options: WebTransportServeOptions;
   /** Address of WebSocket. */
@@ -69,6 +72,7 @@ export class WebTransportSocket implements AsyncDisposable {
    */
   constructor(
     {
+      runtime,
       options,
       hostname: tcpHostname,
       port: tcpPort,
@@ -94,6 +98,7 @@ export class WebTransportSocket implements AsyncDisposable {
     this.#take = take;
     if (certificate === undefined) {
       const dev = {
+        runtime,
         ...(names === undefined ? {} : { names }),
         ...(cacheFolder === undefined ? {} : { cacheFolder }),
       };
@@ -103,6 +108,7 @@ export class WebTransportSocket implements AsyncDisposable {
     try {
       this.#listener = listen({
         ...limitsOf(options),
+        runtime,
         ...(quic && { quic }),
         ...(unreadStreams && { unreadStreams }),
         cert,

@@ -1,4 +1,5 @@
 /** Pairs of connected sessions in one process. */
+import type { Runtime } from "../base/runtime.ts";
 import type { AnyContract, Side } from "../session/contract.ts";
 import { Session } from "../session/session.ts";
 import type { SessionIdentity } from "../session/types.ts";
@@ -34,6 +35,8 @@ export interface MemorySessionsOptions<V = unknown, C extends AnyContract = AnyC
   readonly client?: MemoryEndOptions<unknown, C, "client">;
   /** Identity of the client on the server: `value`, `user`, `headers`, `url`, `address`. */
   readonly identity?: SessionIdentity<V, Session>;
+  /** Clocks, timers and randomness of both ends and of the wire. By default those of the platform. */
+  readonly runtime?: Runtime;
   /** Options of the wire, with initial faults. */
   readonly wire?: MemoryPairOptions;
 }
@@ -100,14 +103,21 @@ export function memorySessions<V = unknown, C extends AnyContract = AnyContract>
   options: MemorySessionsOptions<V, C> = {},
 ): MemorySessions<V, C> {
   const { contract, identity, wire } = options;
+  const shared = options.runtime === undefined ? {} : { runtime: options.runtime };
   // Settings first: if these throw, no wire is left behind.
-  const near = sessionSettings<V, C, "server">({ contract, ...options.server, side: "server" });
+  const near = sessionSettings<V, C, "server">({
+    contract,
+    ...shared,
+    ...options.server,
+    side: "server",
+  });
   const far = sessionSettings<unknown, C, "client">({
     contract,
+    ...shared,
     ...options.client,
     side: "client",
   });
-  const pair = memoryPair(wire);
+  const pair = memoryPair({ ...shared, ...wire });
   const server = new Session<V, C, "server">(pair.server, near, identity);
   const client = new Session<unknown, C, "client">(pair.client, far);
   return {

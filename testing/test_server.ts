@@ -1,4 +1,5 @@
 /** A server without sockets, and the network in front of that server, with faults on demand. */
+import type { Runtime } from "../base/runtime.ts";
 import { ConnectionError } from "../errors.ts";
 import { Server, type ServerOptions } from "../server.ts";
 import { Client } from "../client/client.ts";
@@ -107,6 +108,8 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
 
   readonly #accepted: WeakMap<Response, MemoryPair>;
   readonly #clients: Set<Client<C>>;
+  /** Options of clients: the runtime of the server, if the server was given one. */
+  readonly #clientOptions: { readonly runtime?: Runtime };
 
   /**
    * Creates a server; called by {@linkcode testServer}.
@@ -119,6 +122,7 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
     const accepted = new WeakMap<Response, MemoryPair>();
     super({ ...rest, webSocketEngine: memoryEngine(network, accepted, wire) });
     this.network = network;
+    this.#clientOptions = options.runtime === undefined ? {} : { runtime: options.runtime };
     this.#accepted = accepted;
     this.#clients = new Set();
     this.clients = this.#clients;
@@ -136,7 +140,11 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
   async dial(options: TestDialOptions<C> = {}): Promise<Session<unknown, C, "client">> {
     const { headers, token, protocols = [SKEIN_PROTOCOL], signal } = options;
     const timeoutMs = checkConnectTimeout(options.connectTimeoutMs);
-    const settings = sessionSettings<unknown, C, "client">({ ...options, side: "client" });
+    const settings = sessionSettings<unknown, C, "client">({
+      ...this.#clientOptions,
+      ...options,
+      side: "client",
+    });
     return await openSession({
       url: urlOf(options),
       dial: this.#dialer(options),
@@ -207,6 +215,7 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
    */
   connect(options: TestConnectOptions<C> = {}): Client<C> {
     const client = new Client<C>(urlOf(options), denoPlatform(this.#dialer(options)), {
+      ...this.#clientOptions,
       ...options,
       backoff: { random: () => 1, ...options.backoff },
     });
@@ -248,7 +257,8 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
  *
  * - **Whole:** requests pass path, origin, limits and `authenticate`; `topics`, `presence`, `rooms`
  *   and `manager` work as usual.
- * - **Time:** all timers are those of sessions, so that fake time drives the server.
+ * - **Time:** all timers are those of sessions, so that fake time drives the server. Clients have
+ *   the `runtime` of the server by default.
  * - **Disposal** cleans up completely; {@linkcode assertNoLeaks} finds the leftovers of a test
  *   before that.
  *
