@@ -1,0 +1,214 @@
+import { assert, assertEquals } from "@std/assert";
+import type { Runtime, Timer } from "../base/runtime.ts";
+import { memorySessions, testServer } from "../testing/mod.ts";
+import { Random } from "./random.ts";
+
+const START = Date.UTC(2030, 0, 1);
+
+/** Turns of the event loop, without the globals that a test forbids. */
+const { setImmediate: nextTurn } = globalThis as unknown as {
+  setImmediate(callback: () => void): unknown;
+};
+
+async function turns(): Promise<void> {
+  for (let i = 0; i < 20; i++) await new Promise<void>((resolve) => void nextTurn(resolve));
+}
+
+/** A clock that a test moves, timers of that clock, and numbers from a seed; counts each call. */
+class OwnRuntime implements Runtime {
+  readonly calls = { now: 0, monotonic: 0, setTimeout: 0, schedule: 0, random: 0, randomUUID: 0 };
+  readonly #timers = new Map<number, { readonly at: number; readonly callback: () => void }>();
+  readonly #random: Random;
+  #elapsed = 0;
+  #last = 0;
+
+  constructor(seed: number) {
+    this.#random = new Random(seed);
+  }
+
+  /** Number of running timers. */
+  get timers(): number {
+    return this.#timers.size;
+  }
+
+  now(): number {
+    this.calls.now++;
+    return START + this.#elapsed;
+  }
+
+  monotonic(): number {
+    this.calls.monotonic++;
+    return this.#elapsed;
+  }
+
+  setTimeout(callback: () => void, ms: number): Timer {
+    this.calls.setTimeout++;
+    this.#timers.set(++this.#last, { at: this.#elapsed + ms, callback });
+    return this.#last as unknown as Timer;
+  }
+
+  clearTimeout(timer: Timer | undefined): void {
+    this.#timers.delete(timer as unknown as number);
+  }
+
+  schedule(callback: () => void): void {
+    this.calls.schedule++;
+    nextTurn(callback);
+  }
+
+  random(): number {
+    this.calls.random++;
+    return this.#random.below(2 ** 53) / 2 ** 53;
+  }
+
+  randomUUID(): string {
+    const digits = this.#random.below(2 ** 32).toString(16).padStart(8, "0");
+    return `${digits}-0000-4000-8000-${String(++this.calls.randomUUID).padStart(12, "0")}`;
+  }
+
+  /** Lets time pass, and runs the timers that are due, in their order. */
+  async pass(ms: number): Promise<void> {
+    const end = this.#elapsed + ms;
+    await turns();
+    for (;;) {
+      const [id, timer] = [...this.#timers].sort(([, a], [, b]) => a.at - b.at)[0] ?? [];
+      if (id === undefined || timer!.at > end) break;
+      this.#timers.delete(id);
+      this.#elapsed = Math.max(this.#elapsed, timer!.at);
+      timer!.callback();
+      await turns();
+    }
+    this.#elapsed = end;
+  }
+}
+
+/** Makes the time and the chance of the platform throw, until disposal. */
+function forbidPlatform(): Disposable {
+  const kept: (() => void)[] = [];
+  const forbid = (object: object, name: string, value: unknown) => {
+    const before = Object.getOwnPropertyDescriptor(object, name);
+    Object.defineProperty(object, name, { value, configurable: true, writable: true });
+    kept.push(() => {
+      if (before === undefined) delete (object as Record<string, unknown>)[name];
+      else Object.defineProperty(object, name, before);
+    });
+  };
+  const refuse = (name: string) => () => {
+    throw new Error(`Cannot call ${name}: the runtime is handed in`);
+  };
+  for (const name of ["setTimeout", "setInterval", "setImmediate"]) {
+    forbid(globalThis, name, refuse(name));
+  }
+  forbid(Date, "now", refuse("Date.now"));
+  forbid(performance, "now", refuse("performance.now"));
+  forbid(Math, "random", refuse("Math.random"));
+  forbid(crypto, "randomUUID", refuse("crypto.randomUUID"));
+  forbid(AbortSignal, "timeout", refuse("AbortSignal.timeout"));
+  forbid(
+    globalThis,
+    "Date",
+    new Proxy(Date, {
+      construct(target, parts: [number?]) {
+        return parts.length === 0 ? refuse("new Date")() : new target(parts[0]!);
+      },
+    }),
+  );
+  return {
+    [Symbol.dispose]() {
+      for (const restore of kept.reverse()) restore();
+    },
+  };
+}
+
+/** Runs a server with a client that loses its connection; returns all that both saw. */
+async function story(runtime: OwnRuntime): Promise<unknown[]> {
+  const seen: unknown[] = [];
+  const server = testServer({
+    runtime,
+    acceptsTokenInBand: true,
+    authenticate: ({ token = "" }) => token,
+    expiresAt: () => runtime.now() + 3_600_000,
+    authorize: () => true,
+    rates: { perUser: { messages: { perSecond: 10 } } },
+    history: { "chat:{room}": { size: 10, ttlMs: 60_000 } },
+    rooms: ["room:{name}"],
+    presenceGraceMs: 2_000,
+    onOpen: (session) => void seen.push(["open", session.id, runtime.now() - START]),
+    onMessage: (message) => message.reply(message.data),
+  });
+  const client = server.connect({
+    token: () => "ann",
+    backoff: { random: () => runtime.random() },
+    onMessage() {},
+  });
+  const chat = client.subscribe("chat:lobby", { last: 5 });
+  const room = client.subscribe("room:lobby");
+  void (async () => {
+    for await (const { data } of chat) seen.push(["chat", data, runtime.now() - START]);
+  })();
+  server.presence.subscribe(({ type, user }) =>
+    void seen.push([type, user, runtime.now() - START])
+  );
+  const ready = Promise.all([chat.ready, room.ready]);
+  await runtime.pass(1_000);
+  await ready;
+  await server.topics.append("chat:lobby", 1);
+  const answer = client.request("echo", "hello");
+  await runtime.pass(100);
+  seen.push(["answer", await answer]);
+
+  server.network.down();
+  await server.topics.append("chat:lobby", 2);
+  await runtime.pass(1_000);
+  server.network.up();
+  await runtime.pass(30_000);
+  seen.push(["status", client.status.current.name]);
+
+  const closed = client.close();
+  await runtime.pass(10_000);
+  await closed;
+  seen.push(["online", server.presence.online()]);
+  const over = server.close();
+  await runtime.pass(10_000);
+  await over;
+  return seen;
+}
+
+Deno.test("serve() and its clients take all time and chance from the runtime that is handed in", async () => {
+  const stories: unknown[][] = [];
+  for (const seed of [1, 1, 2]) {
+    const runtime = new OwnRuntime(seed);
+    using _forbidden = forbidPlatform();
+    stories.push(await story(runtime));
+    for (const [name, count] of Object.entries(runtime.calls)) assert(count > 0, name);
+    assertEquals(runtime.timers, 0);
+  }
+  const [first, again, other] = stories;
+  assertEquals(first, again, "The same seed tells the same story");
+  assert(JSON.stringify(first) !== JSON.stringify(other), "Another seed draws other numbers");
+  const texts = first!.map((one) => JSON.stringify(one));
+  for (const part of ['["chat",1', '["chat",2', '["answer","hello"', '["status","connected"']) {
+    assert(texts.some((text) => text.startsWith(part)), `${part} in ${texts.join("\n")}`);
+  }
+  assertEquals(texts.filter((text) => text.startsWith('["open"')).length, 2);
+  assertEquals(texts.at(-1), '["online",[]]');
+});
+
+Deno.test("memorySessions() takes all time and chance from the runtime that is handed in", async () => {
+  const runtime = new OwnRuntime(3);
+  using _forbidden = forbidPlatform();
+  const pair = memorySessions({
+    runtime,
+    server: { onMessage: (message) => message.reply(runtime.now() - START) },
+    wire: { faults: { delayMs: 50, jitterMs: 20 } },
+  });
+  await runtime.pass(100);
+  const answer = pair.client.request("time");
+  await runtime.pass(200);
+  const tookMs = await answer as number;
+  assert(tookMs >= 150 && tookMs <= 300, `${tookMs}`);
+  const closed = Promise.all([pair.client.close(), pair.server.close()]);
+  await runtime.pass(10_000);
+  await closed;
+  assertEquals(runtime.timers, 0);
+});
