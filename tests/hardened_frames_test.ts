@@ -203,7 +203,7 @@ Deno.test("hardened engine closes with 1008 who reads no answers to megabytes of
   const pings = new Uint8Array(500 * ping.length);
   for (let i = 0; i < 500; i++) pings.set(ping, i * ping.length);
   for (let sent = 0; sent < 30_000_000; sent += pings.length) await soon(raw.write(pings));
-  const reason = "More pings came than answers were read";
+  const reason = "Too many answers to pings are unread";
   assertEquals(await raw.closed(), { code: 1008, reason });
   await raw.write(closeOf(1008));
 });

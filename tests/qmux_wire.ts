@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { FrameReader, type QmuxFrame } from "../transport/qmux/frames.ts";
 import type { ConnectionCloseInfo } from "../transport/connection.ts";
 import { Qmux, type QmuxLink, type QmuxOptions } from "../transport/qmux/qmux.ts";
 import { platformRuntime } from "../base/runtime.ts";
@@ -149,4 +150,18 @@ export class TestPair implements Disposable {
   #ways(): (readonly [TestEnd, TestEnd])[] {
     return [[this.client, this.server], [this.server, this.client]];
   }
+}
+
+/**
+ * Reads all frames of a record.
+ *
+ * @param record The record, without a size field.
+ * @returns Frames of the record.
+ * @throws {QmuxError} If a frame cannot be decoded.
+ */
+export function decodeRecord(record: Uint8Array): QmuxFrame[] {
+  const reader = new FrameReader(record);
+  const frames: QmuxFrame[] = [];
+  for (let frame; (frame = reader.next()) !== undefined;) frames.push(frame);
+  return frames;
 }

@@ -9,7 +9,6 @@ import type { SendStream } from "../../transport/connection.ts";
 import { directReadable, directWritable } from "../../transport/direct.ts";
 import {
   decodeLegacyFrame,
-  decodeRecord,
   DEFAULT_PARAMETERS,
   encodeTransportParameters,
   PARAMETERS_TYPE,
@@ -24,7 +23,7 @@ import { MAX_BUFFERED_BYTES } from "../../transport/qmux/record_scheduler.ts";
 import { RecordWriter } from "../../transport/qmux/record.ts";
 import type { QmuxStream } from "../../transport/qmux/stream.ts";
 import type { QmuxVersion } from "../../transport/qmux/versions.ts";
-import { type TestEnd, testEnd } from "../qmux_wire.ts";
+import { decodeRecord, type TestEnd, testEnd } from "../qmux_wire.ts";
 import type { Random } from "../random.ts";
 import { joined, mutateBytes } from "./mutate.ts";
 

@@ -35,7 +35,10 @@ export class HardenedConnection extends ServerWebSocketConnection {
       pause: () => this.#isClosed || this.#socket.pause(),
       resume: () => this.#socket.resume(),
       overflow: () =>
-        this.close({ closeCode: 4507, reason: "More frames arrived than can be held" }),
+        this.close({
+          closeCode: 4507,
+          reason: "Too many frames arrived while the receiver was behind",
+        }),
     });
     this.#buffer = receiver.backpressure === undefined ? undefined : buffer;
     super.receive(this.#buffer ?? receiver);

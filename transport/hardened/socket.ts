@@ -180,7 +180,7 @@ export class HardenedSocket extends NodeWebSocket {
     if (this.#unsentPongBytes + pong.length > MAX_UNSENT_PONG_BYTES) {
       // Later pings are read but not answered, so that a peer that writes first can still read the
       // close reason.
-      return this.close(POLICY_VIOLATION, "More pings came than answers were read");
+      return this.close(POLICY_VIOLATION, "Too many answers to pings are unread");
     }
     this.#unsentPongBytes += pong.length;
     if (this.#pongs.push(pong) === 1) queueMicrotask(() => this.#sendPongs());

@@ -99,7 +99,7 @@ Deno.test("HardenedSocket closes a flood of pings behind the pongs that it holds
   while (bytes[at] === 0x8a) at += 2 + bytes[at + 1]!;
   assertLessOrEqual(at - head, MAX_UNSENT_PONG_BYTES);
   assert(at - head > MAX_UNSENT_PONG_BYTES - 127, "pongs up to the bound");
-  const reason = "More pings came than answers were read";
+  const reason = "Too many answers to pings are unread";
   assertEquals([...bytes.slice(at, at + 4)], [0x88, 2 + reason.length, 1008 >> 8, 1008 & 0xff]);
   assertEquals(new TextDecoder().decode(bytes.slice(at + 4)), reason);
   assertEquals(stuck.destroyed, false);

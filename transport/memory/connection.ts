@@ -371,7 +371,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
     if (this.#inbox.deliver(frame)) return;
     this.close({
       closeCode: CloseCode.queueFull,
-      reason: "Too many frames before there was a receiver",
+      reason: "Too many frames arrived before a receiver was set",
     });
   }
 
@@ -451,7 +451,7 @@ class StreamSlots {
     const timer = timeoutMs === undefined ? undefined : this.#runtime.setTimeout(() => {
       giveUp(
         new TimeoutError(
-          `Cannot open stream: the peer took no ${direction} stream within ${timeoutMs} ms`,
+          `Cannot open stream: the peer accepted no ${direction} stream within ${timeoutMs} ms`,
           timeoutMs,
         ),
       );

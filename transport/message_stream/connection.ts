@@ -378,7 +378,7 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
       this.#queue.clear();
       this.#endDrain();
       if (this.#isPeerEnded && this.#closing !== undefined) return this.#closeInner();
-      this.#break("The message stream was not taken by the peer", error);
+      this.#break("The message stream could not be written", error);
     }
   }
 

@@ -233,7 +233,7 @@ Deno.test("withMessages() breaks when the peer does not take the stream", async 
   using time = new FakeTime();
   await using hand = await half({ side: "client" });
   hand.stream.cancel();
-  const broken = assertRejects(() => hand.end.closed, ConnectionError, "not taken by the peer");
+  const broken = assertRejects(() => hand.end.closed, ConnectionError, "could not be written");
   hand.end.frames!.send("a");
   await time.tickAsync(250);
   hand.end.frames!.send("to nobody");

@@ -151,7 +151,7 @@ export class FrameParser {
     if (length > this.#maxFrameBytes) {
       this.#refuse(CloseCode.tooLarge, `A frame has more than ${this.#maxFrameBytes} bytes`);
     } else if (kind > KIND_END) {
-      this.#refuse(CloseCode.malformed, `A frame is of kind ${kind}, which is not known`);
+      this.#refuse(CloseCode.malformed, `A frame has the unknown kind ${kind}`);
     } else if (kind === KIND_END && length > 0) {
       this.#refuse(CloseCode.malformed, "An end mark has a body");
     } else return true;

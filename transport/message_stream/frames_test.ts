@@ -157,8 +157,8 @@ Deno.test("FrameParser refuses what it cannot read, and reads no further", () =>
   const cases: [string, number, string][] = [
     ["4401", 4413, "A frame has more than 1024 bytes"],
     ["c0ffffffffffffff", 4413, "A frame has more than 1024 bytes"],
-    ["0003", 4400, "A frame is of kind 3, which is not known"],
-    ["05ff", 4400, "A frame is of kind 255, which is not known"],
+    ["0003", 4400, "A frame has the unknown kind 3"],
+    ["05ff", 4400, "A frame has the unknown kind 255"],
     ["0102", 4400, "An end mark has a body"],
     ["0200c328", 4400, "A text frame is not UTF-8"],
     ["0200ed41", 4400, "A text frame is not UTF-8"],

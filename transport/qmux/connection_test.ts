@@ -1,8 +1,8 @@
 import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from "@std/assert";
-import { turn } from "../../tests/qmux_wire.ts";
+import { decodeRecord, turn } from "../../tests/qmux_wire.ts";
 import { ConnectionError } from "../../errors.ts";
 import { memoryPair } from "../memory/memory.ts";
-import { decodeRecord, DEFAULT_PARAMETERS, PARAMETERS_TYPE } from "./frames.ts";
+import { DEFAULT_PARAMETERS, PARAMETERS_TYPE } from "./frames.ts";
 import { RecordWriter } from "./record.ts";
 import { withQmux } from "./connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";

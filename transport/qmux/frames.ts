@@ -319,7 +319,7 @@ export class FrameReader {
     const offset = (type & StreamBit.offset) === 0 ? NaN : cursor.varint();
     const length = (type & StreamBit.length) === 0 ? cursor.left : cursor.varint();
     const data = cursor.take(length);
-    if (offset + length >= 2 ** 62) throw malformed("A stream cannot be that long");
+    if (offset + length >= 2 ** 62) throw malformed("Expected a stream of less than 2^62 bytes");
     return { kind: "stream", id, offset, data, isFin: (type & StreamBit.fin) !== 0 };
   }
 
@@ -360,12 +360,12 @@ export class FrameReader {
         return { kind: "datagram", frameSize: cursor.at - start, data };
       }
     }
-    throw malformed(`There is no frame of type 0x${type.toString(16)}`);
+    throw malformed(`Received a frame of unknown type 0x${type.toString(16)}`);
   }
 
   #count(): number {
     const count = this.#cursor.exactVarint();
-    if (count > MAX_STREAM_COUNT) throw malformed("There are at most 2^60 streams");
+    if (count > MAX_STREAM_COUNT) throw malformed("Expected at most 2^60 streams");
     return Number(count);
   }
 
@@ -392,22 +392,8 @@ export class FrameReader {
       case PONG_TYPE:
         return { kind: "pong", sequence: cursor.exactVarint() };
     }
-    throw malformed(`There is no frame of type 0x${type.toString(16)}`);
+    throw malformed(`Received a frame of unknown type 0x${type.toString(16)}`);
   }
-}
-
-/**
- * Reads all frames of a record.
- *
- * @param record The record, without a size field.
- * @returns Frames of the record.
- * @throws {QmuxError} If a frame cannot be decoded.
- */
-export function decodeRecord(record: Uint8Array): QmuxFrame[] {
-  const reader = new FrameReader(record);
-  const frames: QmuxFrame[] = [];
-  for (let frame; (frame = reader.next()) !== undefined;) frames.push(frame);
-  return frames;
 }
 
 /**
@@ -441,7 +427,7 @@ export function decodeLegacyFrame(message: Uint8Array): QmuxFrame {
   }
   throw new QmuxError(
     QuicError.frameEncodingError,
-    `There is no frame of type 0x${type.toString(16)}`,
+    `Received a frame of unknown type 0x${type.toString(16)}`,
   );
 }
 
@@ -510,10 +496,10 @@ export function decodeTransportParameters(bytes: Uint8Array): TransportParameter
     const name = IDS.get(id);
     if (FORBIDDEN.has(id)) throw refused(id, "is not allowed in QMux");
     if (name === undefined) continue;
-    if (seen.has(id)) throw refused(id, "came twice");
+    if (seen.has(id)) throw refused(id, "is repeated");
     seen.add(id);
     const number = value.exactVarint();
-    if (value.left > 0) throw refused(id, "is longer than its number");
+    if (value.left > 0) throw refused(id, "has bytes behind the number");
     if (number > MAX_STREAM_COUNT && COUNTS.has(name)) throw refused(id, "is above 2^60");
     parameters[name] = Number(number);
   }

@@ -113,7 +113,7 @@ export class Qmux
   implements
     Multiplexer,
     ConnectionInspection,
-    RegistryHost,
+    StreamHost,
     RecordSources,
     CreditHost,
     DatagramHost {
@@ -669,13 +669,6 @@ class Pings {
   }
 }
 
-/** The connection, as the registry sees it. */
-interface RegistryHost extends StreamHost {
-  readonly ledger: Ledger;
-  /** Flow control; absent in the framing without credit. */
-  readonly credit: QmuxCredit | undefined;
-}
-
 /** Streams opened so far in each direction. */
 type Opened = Record<StreamDirection, number>;
 
@@ -684,7 +677,7 @@ class StreamRegistry {
   /** Parameters of the peer; the source of the first limit of each stream. */
   peer: TransportParameters = DEFAULT_PARAMETERS;
 
-  readonly #host: RegistryHost;
+  readonly #host: Qmux;
   readonly #isClient: boolean;
   readonly #streams = new Map<number, QmuxStream>();
   readonly #local: Opened = { bidirectional: 0, unidirectional: 0 };
@@ -702,7 +695,7 @@ class StreamRegistry {
    * @param flowControl Stream limits; limits above the usual one raise the number of streams held
    * for acceptance.
    */
-  constructor(host: RegistryHost, side: "client" | "server", flowControl: FlowControlOptions) {
+  constructor(host: Qmux, side: "client" | "server", flowControl: FlowControlOptions) {
     this.#host = host;
     this.#isClient = side === "client";
     const arrivals = {

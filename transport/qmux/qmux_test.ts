@@ -1,13 +1,12 @@
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { StreamError, TimeoutError } from "../../errors.ts";
-import { type TestEnd, testEnd, TestPair, turn } from "../../tests/qmux_wire.ts";
+import { decodeRecord, type TestEnd, testEnd, TestPair, turn } from "../../tests/qmux_wire.ts";
 import type { ConnectionEvent } from "../connection.ts";
 import { directReadable, directWritable } from "../direct.ts";
 import { MAX_BUFFERED_BYTES } from "./record_scheduler.ts";
 import { MAX_HELD_DATAGRAMS, MAX_WAITING_DATAGRAMS } from "./datagrams.ts";
 import {
-  decodeRecord,
   DEFAULT_PARAMETERS,
   PARAMETERS_TYPE,
   PING_TYPE,

@@ -145,8 +145,8 @@ export type SendWait = "nothing" | "wire" | "stream" | "connection";
 
 /** Descriptions of the obstacles for errors. */
 const WAITS: Readonly<Record<SendWait, string>> = {
-  nothing: "the wire took nothing",
-  wire: "the wire took nothing",
+  nothing: "the wire accepted no bytes",
+  wire: "the wire accepted no bytes",
   stream: "the peer granted no bytes of the stream",
   connection: "the peer granted no bytes of the connection",
 };
@@ -533,7 +533,7 @@ export class ReceiveHalf implements DirectReadable {
     if (this.#failure !== undefined) return Promise.reject(this.#failure.cause);
     if (this.#isOver || this.#isCut) return Promise.resolve(null);
     if (this.#waiting !== undefined) {
-      return Promise.reject(new TypeError("Cannot read: a read of the stream waits already"));
+      return Promise.reject(new TypeError("Cannot read: another read of the stream is pending"));
     }
     this.#waiting = Promise.withResolvers();
     return this.#waiting.promise;
@@ -569,7 +569,7 @@ export class ReceiveHalf implements DirectReadable {
     const end = this.#received + byteLength;
     if (this.#finalSize !== undefined) {
       if (end === this.#finalSize && offset === this.#received) return; // A repeated end.
-      throw new QmuxError(QuicError.finalSizeError, "Bytes came behind the end of their stream");
+      throw new QmuxError(QuicError.finalSizeError, "Received bytes behind the end of the stream");
     }
     if (offset < this.#received || offset > this.#received) {
       throw new QmuxError(
@@ -700,7 +700,7 @@ export class ReceiveHalf implements DirectReadable {
       this.#host.dataReceived.receive(byteLength);
     this.#received += byteLength;
     if (isAllowed) return;
-    throw new QmuxError(QuicError.flowControlError, "More bytes came than were allowed");
+    throw new QmuxError(QuicError.flowControlError, "Received more bytes than granted");
   }
 
   #release(byteLength: number): void {

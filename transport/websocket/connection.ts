@@ -354,23 +354,23 @@ export class WebSocketConnection
 
   /** Datagrams, loaded on first use. */
   get datagrams(): DatagramDuplex {
-    return this.#datagrams ??= this.#now?.datagrams ?? {
-      readable: lateReadable(async () => (await this.#load()).datagrams.readable),
-      writable: lateWritable(async () => (await this.#load()).datagrams.writable),
+    return this.#datagrams ??= this.#loadedStreams?.datagrams ?? {
+      readable: lateReadable(async () => (await this.#loadMultiplexer()).datagrams.readable),
+      writable: lateWritable(async () => (await this.#loadMultiplexer()).datagrams.writable),
       maxDatagramSize: this.hasStreams ? MAX_DATAGRAM_BYTES : 0,
     };
   }
 
   /** Streams of the peer; closed at once without `skein.1`. */
   get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
-    return this.#bidirectional ??= this.#now?.incomingBidirectionalStreams ??
-      lateReadable(async () => (await this.#load()).incomingBidirectionalStreams);
+    return this.#bidirectional ??= this.#loadedStreams?.incomingBidirectionalStreams ??
+      lateReadable(async () => (await this.#loadMultiplexer()).incomingBidirectionalStreams);
   }
 
   /** Streams of the peer; closed at once without `skein.1`. */
   get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
-    return this.#unidirectional ??= this.#now?.incomingUnidirectionalStreams ??
-      lateReadable(async () => (await this.#load()).incomingUnidirectionalStreams);
+    return this.#unidirectional ??= this.#loadedStreams?.incomingUnidirectionalStreams ??
+      lateReadable(async () => (await this.#loadMultiplexer()).incomingUnidirectionalStreams);
   }
 
   /** Counters, flow control and events of the streams. */
@@ -397,21 +397,25 @@ export class WebSocketConnection
     return this.#streams?.inspect?.credit ?? {
       state: () => ({ granted: 0, received: 0, allowed: 0, sent: 0, waiting: 0 }),
       grant: (kind, total) => {
-        if (this.#now) return this.#now.inspect?.credit?.grant(kind, total);
-        this.#load().then(({ inspect }) => inspect?.credit?.grant(kind, total)).catch(() => {});
+        if (this.#loadedStreams) return this.#loadedStreams.inspect?.credit?.grant(kind, total);
+        this.#loadMultiplexer().then(({ inspect }) => inspect?.credit?.grant(kind, total)).catch(
+          () => {},
+        );
       },
     };
   }
 
   /** Opens a bidirectional stream, with `skein.1`. */
   async createBidirectionalStream(options?: OpenStreamOptions): Promise<BidirectionalStream> {
-    const streams = this.#now ?? await within(this.runtime, this.#load(), options);
+    const streams = this.#loadedStreams ??
+      await within(this.runtime, this.#loadMultiplexer(), options);
     return await streams.createBidirectionalStream(options);
   }
 
   /** Opens a unidirectional stream, with `skein.1`. */
   async createUnidirectionalStream(options?: OpenStreamOptions): Promise<SendStream> {
-    const streams = this.#now ?? await within(this.runtime, this.#load(), options);
+    const streams = this.#loadedStreams ??
+      await within(this.runtime, this.#loadMultiplexer(), options);
     return await streams.createUnidirectionalStream(options);
   }
 
@@ -474,13 +478,13 @@ export class WebSocketConnection
   }
 
   /** The multiplexer, if its code is loaded. */
-  get #now(): Multiplexer | undefined {
+  get #loadedStreams(): Multiplexer | undefined {
     return this.#streams ?? (this.openStreams && this.#begin(this.openStreams()));
   }
 
-  #load(): Promise<Multiplexer> {
-    return this.#loading ??= this.#now
-      ? Promise.resolve(this.#now)
+  #loadMultiplexer(): Promise<Multiplexer> {
+    return this.#loading ??= this.#loadedStreams
+      ? Promise.resolve(this.#loadedStreams)
       : this.#loadStreams!().then(({ openStreams }) => this.#begin(openStreams(this)));
   }
 
@@ -512,11 +516,11 @@ export class WebSocketConnection
 
   #onRecord(record: Uint8Array): void {
     if (this.#closing !== undefined || this.refusesRecords?.()) return;
-    if (this.#now !== undefined) return this.#now.receive(record);
+    if (this.#loadedStreams !== undefined) return this.#loadedStreams.receive(record);
     this.#earlyBytes += record.byteLength;
     if (this.#earlyBytes > MAX_EARLY_BYTES) this.#overflow();
     // A failure to load is reported to the next caller that opens a stream.
-    else this.#load().then((streams) => streams.receive(record), () => {});
+    else this.#loadMultiplexer().then((streams) => streams.receive(record), () => {});
   }
 
   #onOpen(): void {
