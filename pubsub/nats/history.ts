@@ -1,4 +1,4 @@
-/** Topics with a history: their streams, and the channels that follow these. */
+/** Topics with a history: their streams, and the subscriptions that follow these. */
 import { BrokerError } from "../../errors.ts";
 import { waitFor } from "../../base/wait.ts";
 import type {
@@ -19,11 +19,11 @@ import type { NatsSettings } from "./options.ts";
 import type { WaitingBudget } from "../engine_flow.ts";
 import { readPage } from "./history_reader.ts";
 
-/** The stream and the channels of all topics with the same bounds. */
+/** The stream and the subscriptions of all topics with the same bounds. */
 interface OpenStream {
-  readonly log: HistoryStream;
+  readonly stream: HistoryStream;
   readonly appends: AppendQueue;
-  readonly channels: Map<string, TopicSubscription>;
+  readonly subscriptions: Map<string, TopicSubscription>;
 }
 
 /** Collaborators of a {@linkcode NatsHistory}. */
@@ -65,24 +65,24 @@ export class NatsHistory implements BrokerHistory {
 
   /** Describes the streams that are not available. */
   issues(): string[] {
-    return [...this.#streams.values()].flatMap(({ log }) =>
-      log.epoch !== undefined || log.problem === undefined
+    return [...this.#streams.values()].flatMap(({ stream }) =>
+      stream.epoch !== undefined || stream.problem === undefined
         ? []
-        : [`The stream ${log.names.stream} is not available: ${textOf(log.problem)}`]
+        : [`The stream ${stream.names.stream} is not available: ${textOf(stream.problem)}`]
     );
   }
 
   /** Called when the server is there. */
   up(): void {
-    for (const { log } of this.#streams.values()) log.open();
+    for (const { stream } of this.#streams.values()) stream.open();
   }
 
   /** Called when the server went away. */
   down(): void {
-    for (const { log, appends, channels } of this.#streams.values()) {
-      log.shut();
+    for (const { stream, appends, subscriptions } of this.#streams.values()) {
+      stream.shut();
       appends.suspend();
-      for (const channel of channels.values()) channel.shut();
+      for (const subscription of subscriptions.values()) subscription.shut();
     }
   }
 
@@ -91,54 +91,54 @@ export class NatsHistory implements BrokerHistory {
     await Promise.all([...this.#streams.values()].map(({ appends }) => appends.idle()));
   }
 
-  /** Ends all channels, and refuses further calls; publications that were taken are still sent. */
+  /** Ends all subscriptions, and refuses further calls; publications that were taken are still sent. */
   end(): void {
     this.#isClosed = true;
-    for (const { channels } of this.#streams.values()) {
-      for (const channel of channels.values()) channel.close();
-      channels.clear();
+    for (const { subscriptions } of this.#streams.values()) {
+      for (const subscription of subscriptions.values()) subscription.close();
+      subscriptions.clear();
     }
   }
 
   /** Gives up all waiting publications. */
   close(): void {
-    for (const { log, appends } of this.#streams.values()) {
-      log.close();
+    for (const { stream, appends } of this.#streams.values()) {
+      stream.close();
       appends.close();
     }
   }
 
-  /** Returns the channel of a topic. */
-  channel(topic: string, bounds: HistoryBounds): TopicSubscription {
+  /** Returns the subscription of a topic. */
+  subscription(topic: string, bounds: HistoryBounds): TopicSubscription {
     const part = subjectPart(topic);
-    const { log, channels } = this.#open(bounds);
-    let channel = channels.get(topic);
-    if (channel === undefined) {
-      channel = new TopicSubscription({
+    const { stream, subscriptions } = this.#open(bounds);
+    let subscription = subscriptions.get(topic);
+    if (subscription === undefined) {
+      subscription = new TopicSubscription({
         link: this.#options.link,
         topic,
-        subject: `${log.names.live}.${part}`,
-        log,
-        onEmpty: () => channels.delete(topic),
+        subject: `${stream.names.live}.${part}`,
+        stream,
+        onEmpty: () => subscriptions.delete(topic),
         onReceived: this.#options.onReceived,
         onIgnored: this.#options.onIgnored,
       });
-      channels.set(topic, channel);
+      subscriptions.set(topic, subscription);
     }
-    return channel;
+    return subscription;
   }
 
   async append(publication: Publication, { bounds, key }: AppendOptions): Promise<Appended> {
     if (this.#isClosed) throw closed("append");
     const topic = subjectPart(publication.topic);
     this.published++;
-    const { log, appends } = this.#open(bounds);
-    log.touch();
+    const { stream, appends } = this.#open(bounds);
+    stream.touch();
     const id = key === undefined
       ? `${this.#producer}:${this.#number++}`
       : `${topic}:${escapeTopic(key.producer)}:${key.number}`;
     return await appends.add(
-      `${log.names.log}.${topic}`,
+      `${stream.names.log}.${topic}`,
       encode(publication),
       id,
       key !== undefined,
@@ -150,25 +150,25 @@ export class NatsHistory implements BrokerHistory {
     const part = subjectPart(topic);
     const { link } = this.#options;
     const { bounds, signal } = options;
-    const { log, channels } = this.#open(bounds);
+    const { stream, subscriptions } = this.#open(bounds);
     signal?.throwIfAborted();
     try {
       await link.reach(signal);
-      const what = `the stream ${log.names.stream}`;
-      await waitFor(link.runtime, log.whenOpen(), {
+      const what = `the stream ${stream.names.stream}`;
+      await waitFor(link.runtime, stream.whenOpen(), {
         what,
         timeoutMs: REQUEST_TIMEOUT_MS,
         signal,
       });
-      log.touch();
+      stream.touch();
       this.reads++;
-      const subject = `${log.names.log}.${part}`;
-      const place = channels.get(topic)?.place;
-      return await readPage({ link, log, topic, subject, place }, options);
+      const subject = `${stream.names.log}.${part}`;
+      const knownHead = subscriptions.get(topic)?.knownHead;
+      return await readPage({ link, stream, topic, subject, knownHead }, options);
     } catch (cause) {
       signal?.throwIfAborted();
       if (cause instanceof BrokerError) throw cause;
-      const reason = log.epoch === undefined ? log.problem ?? cause : cause;
+      const reason = stream.epoch === undefined ? stream.problem ?? cause : cause;
       throw new BrokerError(`Cannot read history: ${textOf(reason)}`, { cause: reason });
     }
   }
@@ -178,21 +178,21 @@ export class NatsHistory implements BrokerHistory {
     const streamNames = names.stream(bounds);
     let open = this.#streams.get(streamNames.stream);
     if (open !== undefined) return open;
-    const channels = new Map<string, TopicSubscription>();
-    const log = new HistoryStream(link, streamNames, bounds, settings, {
+    const subscriptions = new Map<string, TopicSubscription>();
+    const stream = new HistoryStream(link, streamNames, bounds, settings, {
       opened: () => {
         appends.resume();
-        for (const channel of [...channels.values()]) channel.reopened();
+        for (const subscription of [...subscriptions.values()]) subscription.reopened();
       },
       refused: (cause) => {
         const text = `Cannot append: there is no stream ${streamNames.stream}: ${textOf(cause)}`;
         appends.rejectAll(new BrokerError(text, { cause }));
       },
     });
-    const appends = new AppendQueue(link, log, budget, settings.giveUpMs);
-    open = { log, appends, channels };
+    const appends = new AppendQueue(link, stream, budget, settings.giveUpMs);
+    open = { stream, appends, subscriptions };
     this.#streams.set(streamNames.stream, open);
-    log.open();
+    stream.open();
     return open;
   }
 }

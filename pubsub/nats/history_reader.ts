@@ -14,11 +14,11 @@ const MAX_ATTEMPTS = 5;
 /** Collaborators and topic of a read. */
 export interface Reading {
   readonly link: Link;
-  readonly log: HistoryStream;
+  readonly stream: HistoryStream;
   readonly topic: string;
   readonly subject: string;
   /** State of the topic on this node, if subscribed. */
-  readonly place: KnownHead | undefined;
+  readonly knownHead: KnownHead | undefined;
 }
 
 /** The properties of a message that bounds apply to. */
@@ -44,14 +44,14 @@ export async function readPage(
   options: ReadHistoryOptions,
 ): Promise<HistoryPage> {
   for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
-    const { epoch } = reading.log;
+    const { epoch } = reading.stream;
     if (epoch === undefined) break;
     const manager = await reading.link.manager();
     const page = await new PageReader(reading, options, epoch, manager).read();
     options.signal?.throwIfAborted();
-    if (page === undefined || reading.log.epoch?.epoch !== page.epoch) continue;
-    const { place } = reading;
-    if (place !== undefined && page.head > (place.last ?? -1)) place.last = page.head;
+    if (page === undefined || reading.stream.epoch?.epoch !== page.epoch) continue;
+    const { knownHead } = reading;
+    if (knownHead !== undefined && page.head > (knownHead.last ?? -1)) knownHead.last = page.head;
     return page;
   }
   throw new BrokerError("Cannot read history: it changes faster than it can be read");
@@ -76,7 +76,7 @@ class PageReader {
     this.#options = options;
     this.#epoch = epoch;
     this.#manager = manager;
-    this.#known = reading.place?.last;
+    this.#known = reading.knownHead?.last;
     this.#oldestMs = reading.link.runtime.now() - options.bounds.ttlMs;
   }
 
@@ -177,24 +177,24 @@ class PageReader {
 
   /** Reads the newest publication of the topic; `undefined` if no publication is kept. */
   async #newest(): Promise<{ readonly seq: number; readonly tag: string | undefined } | undefined> {
-    const { log, subject } = this.#reading;
+    const { stream, subject } = this.#reading;
     const query = { last_by_subj: subject };
     // A replica that is behind would answer a direct read with an old message.
-    const found = log.isReplicated
-      ? await this.#manager.streams.getMessage(log.names.stream, query)
-      : await this.#manager.direct.getMessage(log.names.stream, query);
+    const found = stream.isReplicated
+      ? await this.#manager.streams.getMessage(stream.names.stream, query)
+      : await this.#manager.direct.getMessage(stream.names.stream, query);
     if (!found || found.seq <= this.#epoch.start) return undefined;
     const id = found.header.get(ID_HEADER);
     return { seq: found.seq, tag: id === "" ? undefined : tagOf(id) };
   }
 
   async #state(): Promise<{ readonly first_seq: number; readonly last_seq: number }> {
-    return (await this.#manager.streams.info(this.#reading.log.names.stream)).state;
+    return (await this.#manager.streams.info(this.#reading.stream.names.stream)).state;
   }
 
   #pull(part: Omit<PullOptions, "stream" | "subject">): Promise<Pulled> {
-    const { link, log, subject } = this.#reading;
-    return pull(link, this.#manager, { stream: log.names.stream, subject, ...part });
+    const { link, stream, subject } = this.#reading;
+    return pull(link, this.#manager, { stream: stream.names.stream, subject, ...part });
   }
 
   #page(
@@ -318,12 +318,12 @@ function fetch(
       callback: (error, message) => {
         // A status instead of a message ends the read: no more messages, or no room for more.
         if (error || !message.reply?.startsWith("$JS.ACK.")) return done(error ?? undefined);
-        const place = placeOf(message.reply);
+        const { seq, atMs, pending: left } = deliveryOf(message.reply);
         const size = headerOf(message, "Nats-Msg-Size");
-        pending = place.pending;
+        pending = left;
         messages.push({
-          seq: place.seq,
-          atMs: place.atMs,
+          seq,
+          atMs,
           data: message.data,
           bytes: size ? Number(size) : message.data.length,
           tag: tagIn(message),
@@ -346,10 +346,10 @@ function fetch(
 }
 
 /**
- * Reads the place of a message from its subject for acknowledgements:
+ * Reads the sequence, time and rest of a delivery from its subject for acknowledgements:
  * `$JS.ACK[.domain.account].stream.consumer.delivered.seq.consumerSeq.nanoseconds.pending[.more]`.
  */
-function placeOf(
+function deliveryOf(
   reply: string,
 ): { readonly seq: number; readonly atMs: number; readonly pending: number } {
   const tokens = reply.split(".");

@@ -76,7 +76,7 @@ export class NatsBroker implements Broker {
   readonly #budget: WaitingBudget;
   readonly #queue: PublishQueue;
   readonly #history: NatsHistory;
-  readonly #channels = new Map<string, TopicSubscription>();
+  readonly #subscriptions = new Map<string, TopicSubscription>();
   #published = 0;
   #received = 0;
   #ignored = 0;
@@ -188,10 +188,10 @@ export class NatsBroker implements Broker {
     this.#checkOpen("subscribe");
     // Publications from before this call are not for the new subscriber.
     this.#queue.send();
-    const channel = options.history === undefined
-      ? this.#channel(topic)
-      : this.#history.channel(topic, options.history);
-    return channel.add(listener, options);
+    const subscription = options.history === undefined
+      ? this.#subscription(topic)
+      : this.#history.subscription(topic, options.history);
+    return subscription.add(listener, options);
   }
 
   /**
@@ -209,8 +209,8 @@ export class NatsBroker implements Broker {
   }
 
   async #close(): Promise<void> {
-    for (const channel of this.#channels.values()) channel.close();
-    this.#channels.clear();
+    for (const subscription of this.#subscriptions.values()) subscription.close();
+    this.#subscriptions.clear();
     this.#history.end();
     if (this.#link.isUp) {
       const sent = Promise.all([this.#queue.idle(), this.#history.idle()]);
@@ -225,27 +225,27 @@ export class NatsBroker implements Broker {
     this.#queue.resume();
     this.#history.up();
     if (!isAgain) return;
-    for (const channel of [...this.#channels.values()]) channel.reopened();
+    for (const subscription of [...this.#subscriptions.values()]) subscription.reopened();
   }
 
   #down(): void {
     this.#history.down();
   }
 
-  #channel(topic: string): TopicSubscription {
-    let channel = this.#channels.get(topic);
-    if (channel === undefined) {
-      channel = new TopicSubscription({
+  #subscription(topic: string): TopicSubscription {
+    let subscription = this.#subscriptions.get(topic);
+    if (subscription === undefined) {
+      subscription = new TopicSubscription({
         link: this.#link,
         topic,
         subject: this.#names.plain(topic),
-        onEmpty: () => this.#channels.delete(topic),
+        onEmpty: () => this.#subscriptions.delete(topic),
         onReceived: () => void this.#received++,
         onIgnored: () => void this.#ignored++,
       });
-      this.#channels.set(topic, channel);
+      this.#subscriptions.set(topic, subscription);
     }
-    return channel;
+    return subscription;
   }
 
   /** Describes limits of the connected server that Skein runs into. */

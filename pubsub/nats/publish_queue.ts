@@ -194,7 +194,7 @@ export class AppendQueue {
   /** Publications that were given up. */
   dropped = 0;
   readonly #link: Link;
-  readonly #log: HistoryStream;
+  readonly #stream: HistoryStream;
   readonly #budget: WaitingBudget;
   readonly #giveUpMs: number;
   readonly #inbox: string;
@@ -211,9 +211,9 @@ export class AppendQueue {
   readonly #changes = new Changing();
   readonly #turn: TurnBatch;
 
-  constructor(link: Link, log: HistoryStream, budget: WaitingBudget, giveUpMs: number) {
+  constructor(link: Link, stream: HistoryStream, budget: WaitingBudget, giveUpMs: number) {
     this.#link = link;
-    this.#log = log;
+    this.#stream = stream;
     this.#budget = budget;
     this.#giveUpMs = giveUpMs;
     this.#inbox = link.inbox();
@@ -332,8 +332,8 @@ export class AppendQueue {
   #trouble(error: unknown): void {
     if (!this.#canSend) return;
     this.#canSend = false;
-    this.#log.problem = error;
-    this.#log.open();
+    this.#stream.problem = error;
+    this.#stream.open();
   }
 
   /** Asks about the publications under way, sends the missing ones again, and goes on. */
@@ -341,11 +341,11 @@ export class AppendQueue {
     this.#canSend = false;
     const asked = [...this.#underWay.values()];
     const acks = await Promise.all(asked.map((entry) => this.#probe(entry)));
-    if (period.aborted || this.#log.epoch === undefined) return;
+    if (period.aborted || this.#stream.epoch === undefined) return;
     const trouble = acks.find((ack) => ack.name === "away" || ack.name === "refused");
     if (trouble !== undefined && trouble.name !== "stored") {
-      this.#log.problem = trouble.error;
-      this.#log.open();
+      this.#stream.problem = trouble.error;
+      this.#stream.open();
       return;
     }
     const seqs = new Map(asked.map((entry, i) => [entry, storedSeq(acks[i]!)]));
@@ -403,7 +403,7 @@ export class AppendQueue {
   }
 
   #tooLate(): BrokerError {
-    const cause = this.#log.problem;
+    const cause = this.#stream.problem;
     const text = `Cannot append: NATS did not keep it within ${this.#giveUpMs} ms`;
     return new BrokerError(text, cause === undefined ? {} : { cause });
   }
@@ -419,8 +419,8 @@ export class AppendQueue {
   #resolve(entry: PendingAppend, seq: number, isRepetition: boolean): void {
     this.#budget.give(entry.message.length);
     this.#changes.notify();
-    this.#log.saw(seq);
-    const epoch = this.#log.epoch;
+    this.#stream.saw(seq);
+    const epoch = this.#stream.epoch;
     // A sequence of an earlier epoch is no position in this one.
     if (isRepetition || epoch === undefined || seq <= epoch.start) entry.result.resolve({});
     else {

@@ -117,7 +117,7 @@ export class HistoryStream {
     return this.#epoch;
   }
 
-  /** Resolves once the epoch is known; `false` after the log closed. */
+  /** Resolves once the epoch is known; `false` after the stream closed. */
   async whenOpen(): Promise<boolean> {
     while (this.#epoch === undefined && !this.#isClosed) await this.#changes.changed();
     return !this.#isClosed;
@@ -146,7 +146,7 @@ export class HistoryStream {
     this.#opening = undefined;
   }
 
-  /** Ends the log, and its subscription. */
+  /** Ends the use of the stream, and its subscription. */
   close(): void {
     this.shut();
     this.#isClosed = true;

@@ -115,7 +115,7 @@ export interface TopicSubscriptionOptions {
   readonly topic: string;
   readonly subject: string;
   /** The stream of a topic with a history. */
-  readonly log?: HistoryStream;
+  readonly stream?: HistoryStream;
   /** Called when the last listener left. */
   readonly onEmpty: () => void;
   /** Called for each publication. */
@@ -132,7 +132,7 @@ export class TopicSubscription {
   /** Replaced on each change, as a delivery under way still iterates over the old array. */
   #entries: readonly Listener[] = [];
   #subscription: Subscription | undefined;
-  #place: KnownHead | undefined;
+  #knownHead: KnownHead | undefined;
   #isReady = false;
   #isOver = false;
   readonly #order: InOrder;
@@ -145,8 +145,8 @@ export class TopicSubscription {
   }
 
   /** State of the topic; `undefined` if publications may have been missed. */
-  get place(): KnownHead | undefined {
-    return this.#place;
+  get knownHead(): KnownHead | undefined {
+    return this.#knownHead;
   }
 
   /** Adds a listener. */
@@ -164,14 +164,14 @@ export class TopicSubscription {
 
   /** Called when publications may be missed from now on. */
   shut(): void {
-    this.#place = undefined;
+    this.#knownHead = undefined;
     this.#order.flush();
   }
 
   /** Called when publications come again, after some may have been missed. */
   reopened(): void {
     if (!this.#isReady) return;
-    this.#place = { last: undefined };
+    this.#knownHead = { last: undefined };
     for (const { isActive, onInterrupted } of this.#entries) if (isActive) onInterrupted?.();
   }
 
@@ -196,7 +196,7 @@ export class TopicSubscription {
   }
 
   async #subscribe(): Promise<void> {
-    const { link, log } = this.#options;
+    const { link, stream } = this.#options;
     while (await link.whenUp() && !this.#isOver) {
       if (!link.isUp) continue;
       try {
@@ -215,10 +215,10 @@ export class TopicSubscription {
         );
         continue;
       }
-      if (log !== undefined && !await log.whenOpen()) break;
+      if (stream !== undefined && !await stream.whenOpen()) break;
       if (!link.isUp || this.#subscription === undefined) continue;
       this.#isReady = true;
-      this.#place = { last: undefined };
+      this.#knownHead = { last: undefined };
       return;
     }
     // Without a subscription, `ready` stays pending until the channel ends.
@@ -244,7 +244,7 @@ export class TopicSubscription {
     this.#subscription = undefined;
     if (!this.#isReady) return;
     this.#isReady = false;
-    this.#place = undefined;
+    this.#knownHead = undefined;
     void this.#subscribe().then(() => {
       if (!this.#isOver) this.reopened();
     });
@@ -252,17 +252,17 @@ export class TopicSubscription {
 
   #receive(message: Msg): void {
     if (this.#isOver) return;
-    const { topic, log, onReceived, onIgnored } = this.#options;
-    if (log !== undefined) return this.#receiveKept(message, log);
+    const { topic, stream, onReceived, onIgnored } = this.#options;
+    if (stream !== undefined) return this.#receiveKept(message, stream);
     const publication = decode(topic, message.data);
     if (publication === undefined) return onIgnored();
     onReceived();
     this.#deliver(publication);
   }
 
-  #receiveKept(message: Msg, log: HistoryStream): void {
+  #receiveKept(message: Msg, stream: HistoryStream): void {
     const { topic, onReceived, onIgnored } = this.#options;
-    const { epoch, start } = log.epoch ?? {};
+    const { epoch, start } = stream.epoch ?? {};
     // Publications before the epoch is known are read by subscribers after `onInterrupted`.
     if (epoch === undefined || start === undefined) return;
     const offset = sequenceOf(message);
@@ -274,13 +274,15 @@ export class TopicSubscription {
     const publication = decode(topic, message.data, { epoch, offset, prev, tag });
     if (publication === undefined) return onIgnored();
     onReceived();
-    log.saw(offset);
-    this.#order.take(publication, this.#place?.last ?? 0);
+    stream.saw(offset);
+    this.#order.take(publication, this.#knownHead?.last ?? 0);
   }
 
   #deliverKept(publication: Publication): void {
     const { offset } = publication.position!;
-    if (this.#place !== undefined && offset > (this.#place.last ?? 0)) this.#place.last = offset;
+    if (this.#knownHead !== undefined && offset > (this.#knownHead.last ?? 0)) {
+      this.#knownHead.last = offset;
+    }
     this.#deliver(publication);
   }
 

@@ -24,10 +24,10 @@ export interface PresenceDataOptions {
   readonly data?: unknown;
 }
 
-/** The stays of a session, by topic; the user is the one of the session at the first `enter`. */
+/** The presences of a session, by topic; the user is the one of the session at the first `enter`. */
 interface Visit {
   readonly user: string;
-  readonly stays: Map<string | undefined, UserPresence>;
+  readonly presences: Map<string | undefined, UserPresence>;
 }
 
 /** Gets changes before any listener. */
@@ -153,15 +153,15 @@ export class Presence implements Disposable {
     if (topic !== undefined) checkTopic(topic, "enter");
     const data = copyPresenceData(options.data, { verb: "enter" });
     if (session.isClosed || this.#isDisposed) return false;
-    const place = topic === undefined ? undefined : this.#scopes.open(topic);
+    const scope = topic === undefined ? undefined : this.#scopes.open(topic);
     let visit = this.#visits.get(session);
     if (visit === undefined) {
-      visit = { user: session.user, stays: new Map() };
+      visit = { user: session.user, presences: new Map() };
       this.#visits.set(session, visit);
       this.#watch(session);
     }
     let hasCome = this.#arrive(session, visit, this.#scopes.online, undefined);
-    if (place !== undefined) hasCome = this.#arrive(session, visit, place, data);
+    if (scope !== undefined) hasCome = this.#arrive(session, visit, scope, data);
     this.#tell();
     return hasCome;
   }
@@ -195,9 +195,9 @@ export class Presence implements Disposable {
    */
   update(session: Session, topic: string, options: PresenceDataOptions = {}): boolean {
     const data = copyPresenceData(options.data, { verb: "update" });
-    const stay = this.#visits.get(session)?.stays.get(topic);
-    if (stay === undefined) return false;
-    this.#scopes.setData(stay, session, data);
+    const userPresence = this.#visits.get(session)?.presences.get(topic);
+    if (userPresence === undefined) return false;
+    this.#scopes.setData(userPresence, session, data);
     this.#tell();
     return true;
   }
@@ -213,14 +213,14 @@ export class Presence implements Disposable {
     const visit = this.#visits.get(session);
     if (visit === undefined) return false;
     if (topic !== undefined) {
-      const stay = visit.stays.get(topic);
-      if (stay === undefined) return false;
-      visit.stays.delete(topic);
-      this.#scopes.depart(stay, session);
+      const userPresence = visit.presences.get(topic);
+      if (userPresence === undefined) return false;
+      visit.presences.delete(topic);
+      this.#scopes.depart(userPresence, session);
     } else {
       this.#visits.delete(session);
-      const [online, ...stays] = visit.stays.values();
-      for (const stay of stays) this.#scopes.depart(stay, session);
+      const [online, ...presences] = visit.presences.values();
+      for (const userPresence of presences) this.#scopes.depart(userPresence, session);
       // Offline comes last: every user in a topic is online.
       this.#scopes.depart(online!, session);
     }
@@ -235,7 +235,7 @@ export class Presence implements Disposable {
    * @returns The members, in the order in which this node learned of each.
    */
   members(topic: string): PresenceMember[] {
-    return Array.from(this.#scopes.get(topic)?.stays.values() ?? [], ({ member }) => member);
+    return Array.from(this.#scopes.get(topic)?.users.values() ?? [], ({ member }) => member);
   }
 
   /**
@@ -245,7 +245,7 @@ export class Presence implements Disposable {
    * @returns The number of users.
    */
   count(topic: string): number {
-    return this.#scopes.get(topic)?.stays.size ?? 0;
+    return this.#scopes.get(topic)?.users.size ?? 0;
   }
 
   /**
@@ -256,8 +256,8 @@ export class Presence implements Disposable {
    * @returns True if present.
    */
   has(who: string | Session, topic: string): boolean {
-    if (typeof who !== "string") return this.#visits.get(who)?.stays.has(topic) ?? false;
-    return this.#scopes.get(topic)?.stays.has(who) ?? false;
+    if (typeof who !== "string") return this.#visits.get(who)?.presences.has(topic) ?? false;
+    return this.#scopes.get(topic)?.users.has(who) ?? false;
   }
 
   /**
@@ -268,7 +268,7 @@ export class Presence implements Disposable {
    * @returns The number of sessions; 0 for a user that is absent, or within the grace.
    */
   connections(user: string, topic: string): number {
-    return this.#scopes.get(topic)?.stays.get(user)?.connections ?? 0;
+    return this.#scopes.get(topic)?.users.get(user)?.connections ?? 0;
   }
 
   /**
@@ -288,7 +288,7 @@ export class Presence implements Disposable {
    * @returns True if online or within the grace.
    */
   isOnline(user: string): boolean {
-    return this.#scopes.online.stays.has(user);
+    return this.#scopes.online.users.has(user);
   }
 
   /**
@@ -297,7 +297,7 @@ export class Presence implements Disposable {
    * @returns The users, in the order of coming online.
    */
   online(): string[] {
-    return [...this.#scopes.online.stays.keys()];
+    return [...this.#scopes.online.users.keys()];
   }
 
   /**
@@ -308,9 +308,9 @@ export class Presence implements Disposable {
    * connected, or was forgotten because of `maxLastSeen`.
    */
   lastSeenAt(user: string): number | undefined {
-    const stay = this.#scopes.online.stays.get(user);
-    if (stay === undefined) return this.#lastSeen.get(user);
-    return stay.connections === 0 ? stay.seenAt : undefined;
+    const userPresence = this.#scopes.online.users.get(user);
+    if (userPresence === undefined) return this.#lastSeen.get(user);
+    return userPresence.connections === 0 ? userPresence.seenAt : undefined;
   }
 
   /**
@@ -326,16 +326,16 @@ export class Presence implements Disposable {
   follow(topic: string): Disposable & { readonly ready: Promise<void> } {
     checkTopic(topic, "follow");
     if (this.#isDisposed) return { ready: Promise.resolve(), [Symbol.dispose]() {} };
-    const place = this.#scopes.open(topic);
-    place.followers++;
+    const scope = this.#scopes.open(topic);
+    scope.followers++;
     let isOver = false;
     return {
-      ready: place.scope?.ready ?? Promise.resolve(),
+      ready: scope.shared?.ready ?? Promise.resolve(),
       [Symbol.dispose]: () => {
         if (isOver) return;
         isOver = true;
-        place.followers--;
-        this.#scopes.release(place);
+        scope.followers--;
+        this.#scopes.release(scope);
       },
     };
   }
@@ -391,14 +391,19 @@ export class Presence implements Disposable {
     session[internals].whenEnded(this.#onEnd);
   }
 
-  #arrive(session: Session, { user, stays }: Visit, place: PresenceScope, data: unknown): boolean {
-    const known = stays.get(place.topic);
+  #arrive(
+    session: Session,
+    { user, presences }: Visit,
+    scope: PresenceScope,
+    data: unknown,
+  ): boolean {
+    const known = presences.get(scope.topic);
     if (known !== undefined) {
       if (data !== undefined) this.#scopes.setData(known, session, data);
       return false;
     }
-    const { stay, hasCome } = this.#scopes.arrive(place, session, { user, data });
-    stays.set(place.topic, stay);
+    const { presence: userPresence, hasCome } = this.#scopes.arrive(scope, session, { user, data });
+    presences.set(scope.topic, userPresence);
     return hasCome;
   }
 

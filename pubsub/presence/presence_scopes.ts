@@ -40,22 +40,22 @@ interface PresenceData {
 export interface PresenceScope {
   /** The topic; `undefined` means being online. */
   readonly topic: string | undefined;
-  /** The stays of the users in this place, by user. */
-  readonly stays: Map<string, UserPresence>;
-  /** The entries of all nodes; absent if the place is not shared with other nodes. */
-  scope: DirectoryScope<PresenceEntry> | undefined;
-  /** True when the other nodes have sent the users of this place. */
+  /** The presences of the users in this scope, by user. */
+  readonly users: Map<string, UserPresence>;
+  /** The entries of all nodes; absent if the scope is not shared with other nodes. */
+  shared: DirectoryScope<PresenceEntry> | undefined;
+  /** True when the other nodes have sent the users of this scope. */
   isSettled: boolean;
-  /** Number of users that this node has in the place. */
+  /** Number of users that this node has in the scope. */
   here: number;
-  /** Number of followers, which want to know of the place without being present. */
+  /** Number of followers, which want to know of the scope without being present. */
   followers: number;
 }
 
 /** The connections of a user to one node. */
 interface NodePresence {
-  /** The user and the place. */
-  readonly stay: UserPresence;
+  /** The user and the scope. */
+  readonly presence: UserPresence;
   /** Id of the other node; `undefined` means this node. */
   readonly node: string | undefined;
   connections: number;
@@ -65,9 +65,9 @@ interface NodePresence {
   data: PresenceData | undefined;
 }
 
-/** A user in one place. */
+/** A user in one scope. */
 export class UserPresence {
-  readonly place: PresenceScope;
+  readonly scope: PresenceScope;
   readonly user: string;
   /** Time of the first connection, on any node. */
   joinedAt: number;
@@ -76,7 +76,7 @@ export class UserPresence {
   /** The connections to other nodes, by node. */
   others: Map<string, NodePresence> | undefined = undefined;
   /** The session whose join has not been told yet, because other nodes may already have the user. */
-  untold: Session | undefined = undefined;
+  unreported: Session | undefined = undefined;
   /** Latest time of a connection to a node that has removed the user. */
   lastSeenAt = 0;
   /** The data that stands for the user, as found by {@linkcode UserPresence.refresh}. */
@@ -85,10 +85,10 @@ export class UserPresence {
   #own: Map<Session, PresenceData> | undefined = undefined;
   readonly #runtime: Runtime;
 
-  /** Creates a stay without connections. */
-  constructor(runtime: Runtime, place: PresenceScope, user: string, joinedAt: number) {
+  /** Creates a presence without connections. */
+  constructor(runtime: Runtime, scope: PresenceScope, user: string, joinedAt: number) {
     this.#runtime = runtime;
-    this.place = place;
+    this.scope = scope;
     this.user = user;
     this.joinedAt = joinedAt;
   }
@@ -126,7 +126,7 @@ export class UserPresence {
     this.others ??= new Map();
     let part = this.others.get(node);
     if (part === undefined) {
-      part = { stay: this, node, connections: 0, lastSeenAt: 0, data: undefined };
+      part = { presence: this, node, connections: 0, lastSeenAt: 0, data: undefined };
       this.others.set(node, part);
     }
     return part;
@@ -177,13 +177,13 @@ export class UserPresence {
 
   /** Tells the other nodes the connections and data on this node. */
   share(): void {
-    const { here, joinedAt, user, place: { scope } } = this;
-    if (scope === undefined || here === undefined) return;
+    const { here, joinedAt, user, scope: { shared } } = this;
+    if (shared === undefined || here === undefined) return;
     const { connections, lastSeenAt, data } = here;
     if (data !== undefined) {
       const seenAt = connections > 0 ? 0 : lastSeenAt;
-      scope.set(user, [connections, joinedAt, seenAt, data.setAt, data.value]);
-    } else scope.set(user, connections > 0 ? [connections, joinedAt] : [0, joinedAt, lastSeenAt]);
+      shared.set(user, [connections, joinedAt, seenAt, data.setAt, data.value]);
+    } else shared.set(user, connections > 0 ? [connections, joinedAt] : [0, joinedAt, lastSeenAt]);
   }
 
   #findOwn(): void {
@@ -292,13 +292,13 @@ export interface PresenceScopesOptions {
   readonly runtime: Runtime;
   /** Time for which a user without connections stays present, in milliseconds. */
   readonly graceMs: number;
-  /** Nodes that share the places. */
+  /** Nodes that share the scopes. */
   readonly nodes: Nodes | undefined;
   /** True if the nodes share the online users, too. */
   readonly sharesOnline: boolean;
 }
 
-/** The places of a presence: each topic with users or followers, and the state of being online. */
+/** The scopes of a presence: each topic with users or followers, and the state of being online. */
 export class PresenceScopes implements Disposable {
   /** The online users. */
   readonly online: PresenceScope;
@@ -315,7 +315,7 @@ export class PresenceScopes implements Disposable {
   #lastHeardAt = 0;
   #isDisposed = false;
 
-  /** Creates places without users. */
+  /** Creates scopes without users. */
   constructor(
     { runtime, graceMs, nodes, sharesOnline }: PresenceScopesOptions,
     owner: PresenceOwner,
@@ -361,19 +361,19 @@ export class PresenceScopes implements Disposable {
     this.#grace.clear();
     this.#watchingNodes?.[Symbol.dispose]();
     this.#directory?.[Symbol.dispose]();
-    this.online.stays.clear();
+    this.online.users.clear();
     this.#scopes.clear();
     this.#topicsOf.clear();
   }
 
   /** Returns a topic, new if needed. The caller MUST release a topic without users and followers. */
   open(topic: string): PresenceScope {
-    let place = this.#scopes.get(topic);
-    if (place === undefined) {
-      place = this.#make(topic, true);
-      this.#scopes.set(topic, place);
+    let scope = this.#scopes.get(topic);
+    if (scope === undefined) {
+      scope = this.#make(topic, true);
+      this.#scopes.set(topic, scope);
     }
-    return place;
+    return scope;
   }
 
   /** Id of this node; empty without other nodes. */
@@ -382,46 +382,46 @@ export class PresenceScopes implements Disposable {
   }
 
   #make(topic: string | undefined, isShared: boolean): PresenceScope {
-    const place: PresenceScope = {
+    const scope: PresenceScope = {
       topic,
-      stays: new Map(),
-      scope: undefined,
+      users: new Map(),
+      shared: undefined,
       isSettled: true,
       here: 0,
       followers: 0,
     };
-    if (this.#directory === undefined || !isShared) return place;
+    if (this.#directory === undefined || !isShared) return scope;
     const name = topic === undefined ? "online" : `in:${topic}`;
-    const scope = this.#directory.open(name, (change) => this.#takeChange(place, change));
-    place.scope = scope;
-    place.isSettled = scope.isReady;
-    if (!scope.isReady) void scope.ready.then(() => this.#settle(place));
-    return place;
+    const shared = this.#directory.open(name, (change) => this.#takeChange(scope, change));
+    scope.shared = shared;
+    scope.isSettled = shared.isReady;
+    if (!shared.isReady) void shared.ready.then(() => this.#settle(scope));
+    return scope;
   }
 
   /** Removes a topic without users of this node and without followers. */
-  release(place: PresenceScope): void {
-    const { topic, scope, stays } = place;
-    if (topic === undefined || place.here > 0 || place.followers > 0) return;
-    if (this.#scopes.get(topic) !== place) return;
+  release(scope: PresenceScope): void {
+    const { topic, shared, users } = scope;
+    if (topic === undefined || scope.here > 0 || scope.followers > 0) return;
+    if (this.#scopes.get(topic) !== scope) return;
     this.#scopes.delete(topic);
-    for (const stay of stays.values()) {
-      this.#unlist(stay);
-      for (const part of stay.others?.values() ?? []) this.#grace.delete(part);
+    for (const presence of users.values()) {
+      this.#unlist(presence);
+      for (const part of presence.others?.values() ?? []) this.#grace.delete(part);
     }
-    stays.clear();
-    scope?.[Symbol.dispose]();
+    users.clear();
+    shared?.[Symbol.dispose]();
   }
 
-  /** Reports the joins that waited for other nodes, now that all users of the place are known. */
-  #settle(place: PresenceScope): void {
-    const { topic } = place;
-    const isHere = topic === undefined || this.#scopes.get(topic) === place;
-    if (this.#isDisposed || !isHere || place.isSettled) return;
-    place.isSettled = true;
-    for (const stay of place.stays.values()) {
-      const { untold: session, user } = stay;
-      stay.untold = undefined;
+  /** Reports the joins that waited for other nodes, now that all users of the scope are known. */
+  #settle(scope: PresenceScope): void {
+    const { topic } = scope;
+    const isHere = topic === undefined || this.#scopes.get(topic) === scope;
+    if (this.#isDisposed || !isHere || scope.isSettled) return;
+    scope.isSettled = true;
+    for (const presence of scope.users.values()) {
+      const { unreported: session, user } = presence;
+      presence.unreported = undefined;
       if (session !== undefined) {
         this.#owner.changed({
           type: "join",
@@ -429,7 +429,7 @@ export class PresenceScopes implements Disposable {
           user,
           at: this.#runtime.now(),
           session,
-          ...dataOf(stay),
+          ...dataOf(presence),
         });
       }
     }
@@ -440,111 +440,117 @@ export class PresenceScopes implements Disposable {
   /**
    * Adds a connection of a user.
    *
-   * @returns The stay, and `hasCome` if the user was not present before.
+   * @returns The presence of the user, and `hasCome` if the user was not present before.
    */
   arrive(
-    place: PresenceScope,
+    scope: PresenceScope,
     session: Session,
     { user, data }: { readonly user: string; readonly data: unknown },
-  ): { stay: UserPresence; hasCome: boolean } {
-    const { topic } = place;
+  ): { presence: UserPresence; hasCome: boolean } {
+    const { topic } = scope;
     const at = this.#runtime.now();
-    const known = place.stays.get(user);
-    const stay = known ?? this.#add(place, user, at);
-    if (stay.here === undefined) {
-      stay.here = { stay, node: undefined, connections: 0, lastSeenAt: 0, data: undefined };
-      place.here++;
-    } else this.#grace.delete(stay.here);
-    if (stay.here.connections++ === 0) stay.forgetData();
-    if (data !== undefined) stay.setData(session, this.#nodeId, data);
-    stay.share();
+    const known = scope.users.get(user);
+    const presence = known ?? this.#add(scope, user, at);
+    if (presence.here === undefined) {
+      presence.here = { presence, node: undefined, connections: 0, lastSeenAt: 0, data: undefined };
+      scope.here++;
+    } else this.#grace.delete(presence.here);
+    if (presence.here.connections++ === 0) presence.forgetData();
+    if (data !== undefined) presence.setData(session, this.#nodeId, data);
+    presence.share();
     if (known !== undefined) {
-      this.#refresh(stay, session);
-      return { stay, hasCome: false };
+      this.#refresh(presence, session);
+      return { presence, hasCome: false };
     }
-    stay.refresh();
-    if (place.isSettled) {
-      this.#owner.changed({ type: "join", topic, user, at, session, ...dataOf(stay) });
-    } else stay.untold = session;
-    return { stay, hasCome: true };
+    presence.refresh();
+    if (scope.isSettled) {
+      this.#owner.changed({ type: "join", topic, user, at, session, ...dataOf(presence) });
+    } else presence.unreported = session;
+    return { presence, hasCome: true };
   }
 
   /** Sets the data of a present session; `undefined` removes the data. */
-  setData(stay: UserPresence, session: Session, data: unknown): void {
-    stay.setData(session, this.#nodeId, data);
-    stay.share();
-    this.#refresh(stay);
+  setData(presence: UserPresence, session: Session, data: unknown): void {
+    presence.setData(session, this.#nodeId, data);
+    presence.share();
+    this.#refresh(presence);
   }
 
   /** Removes a connection of a user. */
-  depart(stay: UserPresence, session: Session): void {
-    const here = stay.here!;
+  depart(presence: UserPresence, session: Session): void {
+    const here = presence.here!;
     here.connections--;
-    stay.dropData(session);
+    presence.dropData(session);
     if (here.connections === 0) {
       here.lastSeenAt = this.#runtime.now();
       if (this.#graceMs === 0) return this.#end(here);
       this.#grace.add(here);
     }
-    stay.share();
-    this.#refresh(stay);
+    presence.share();
+    this.#refresh(presence);
   }
 
   /** Reports an update if the data that stands for a user changed. */
-  #refresh(stay: UserPresence, session?: Session): void {
-    const { user, place: { topic, isSettled } } = stay;
-    // Until the place is settled no member has a list; the first list includes this data.
-    if (!stay.refresh() || topic === undefined || !isSettled) return;
+  #refresh(presence: UserPresence, session?: Session): void {
+    const { user, scope: { topic, isSettled } } = presence;
+    // Until the scope is settled no member has a list; the first list includes this data.
+    if (!presence.refresh() || topic === undefined || !isSettled) return;
     this.#owner.changed({
       type: "update",
       topic,
       user,
       at: this.#runtime.now(),
-      ...dataOf(stay),
+      ...dataOf(presence),
       ...(session && { session }),
     });
   }
 
   /** Takes the entry of another node about a user. */
-  #takeChange(place: PresenceScope, change: DirectoryChange<PresenceEntry>): void {
+  #takeChange(scope: PresenceScope, change: DirectoryChange<PresenceEntry>): void {
     const { node, key: user, value, isSwept } = change;
-    if (value !== undefined) this.#takePart(place, user, { node, value });
+    if (value !== undefined) this.#takePart(scope, user, { node, value });
     else {
-      const part = place.stays.get(user)?.others?.get(node);
+      const part = scope.users.get(user)?.others?.get(node);
       if (part !== undefined) this.#losePart(part, isSwept);
     }
     this.#owner.tell();
   }
 
   #takePart(
-    place: PresenceScope,
+    scope: PresenceScope,
     user: string,
     { node, value }: { readonly node: string; readonly value: PresenceEntry },
   ): void {
     const [connections, joinedAt, lastSeenAt = 0, setAt, data] = value;
-    const known = place.stays.get(user);
-    const stay = known ?? this.#add(place, user, joinedAt);
-    const part = stay.partOf(node);
+    const known = scope.users.get(user);
+    const presence = known ?? this.#add(scope, user, joinedAt);
+    const part = presence.partOf(node);
     this.#grace.delete(part);
     part.connections = connections;
     part.lastSeenAt = lastSeenAt;
     part.data = setAt === undefined ? undefined : { setAt, node, value: data };
-    const isEarlier = joinedAt < stay.joinedAt;
-    if (stay.untold !== undefined) {
+    const isEarlier = joinedAt < presence.joinedAt;
+    if (presence.unreported !== undefined) {
       // If a user came to several nodes at once, all nodes choose the same one as the first.
-      const isFirst = isEarlier || joinedAt === stay.joinedAt && node < this.#nodes!.id;
-      if (isFirst) stay.untold = undefined;
+      const isFirst = isEarlier || joinedAt === presence.joinedAt && node < this.#nodes!.id;
+      if (isFirst) presence.unreported = undefined;
     }
     if (isEarlier) {
-      stay.joinedAt = joinedAt;
+      presence.joinedAt = joinedAt;
       // An earlier share would look to the other node like a join here at the very same time.
-      if (place.isSettled) stay.share();
+      if (scope.isSettled) presence.share();
     }
-    if (known !== undefined) return this.#refresh(stay);
-    stay.refresh();
-    if (!place.isSettled) return;
-    const { topic } = place;
-    this.#owner.changed({ type: "join", topic, user, at: this.#runtime.now(), ...dataOf(stay) });
+    if (known !== undefined) return this.#refresh(presence);
+    presence.refresh();
+    if (!scope.isSettled) return;
+    const { topic } = scope;
+    this.#owner.changed({
+      type: "join",
+      topic,
+      user,
+      at: this.#runtime.now(),
+      ...dataOf(presence),
+    });
   }
 
   #losePart(part: NodePresence, isSwept: boolean): void {
@@ -554,47 +560,47 @@ export class PresenceScopes implements Disposable {
     // A node that deletes the entry has waited for the grace; a node that is gone has not.
     if (isSwept && this.#graceMs > 0) {
       this.#grace.add(part);
-      this.#refresh(part.stay);
+      this.#refresh(part.presence);
     } else this.#end(part);
   }
 
   /** Removes the part of a node, and the user with the last part. */
   #end(part: NodePresence): void {
-    const { stay, node } = part;
-    const { place } = stay;
-    stay.lastSeenAt = Math.max(stay.lastSeenAt, part.lastSeenAt);
+    const { presence, node } = part;
+    const { scope } = presence;
+    presence.lastSeenAt = Math.max(presence.lastSeenAt, part.lastSeenAt);
     if (node === undefined) {
-      stay.here = undefined;
-      place.here--;
-      place.scope?.delete(stay.user);
-    } else stay.others?.delete(node);
-    if (stay.isOver) this.#remove(stay);
-    else this.#refresh(stay);
-    this.release(place);
+      presence.here = undefined;
+      scope.here--;
+      scope.shared?.delete(presence.user);
+    } else presence.others?.delete(node);
+    if (presence.isOver) this.#remove(presence);
+    else this.#refresh(presence);
+    this.release(scope);
   }
 
-  #add(place: PresenceScope, user: string, joinedAt: number): UserPresence {
-    const stay = new UserPresence(this.#runtime, place, user, joinedAt);
-    place.stays.set(user, stay);
-    const { topic } = place;
-    if (topic === undefined) return stay;
+  #add(scope: PresenceScope, user: string, joinedAt: number): UserPresence {
+    const presence = new UserPresence(this.#runtime, scope, user, joinedAt);
+    scope.users.set(user, presence);
+    const { topic } = scope;
+    if (topic === undefined) return presence;
     const topics = this.#topicsOf.get(user);
     if (topics === undefined) this.#topicsOf.set(user, new Set([topic]));
     else topics.add(topic);
-    return stay;
+    return presence;
   }
 
-  #remove(stay: UserPresence): void {
-    const { place: { topic, stays, isSettled }, user, seenAt: lastSeenAt } = stay;
-    stays.delete(user);
-    this.#unlist(stay);
-    // The join of a user that came and went before the place was settled has not been reported.
+  #remove(presence: UserPresence): void {
+    const { scope: { topic, users, isSettled }, user, seenAt: lastSeenAt } = presence;
+    users.delete(user);
+    this.#unlist(presence);
+    // The join of a user that came and went before the scope was settled has not been reported.
     if (!isSettled) return;
     const at = this.#runtime.now();
-    this.#owner.changed({ type: "leave", topic, user, at, lastSeenAt, ...dataOf(stay) });
+    this.#owner.changed({ type: "leave", topic, user, at, lastSeenAt, ...dataOf(presence) });
   }
 
-  #unlist({ place: { topic }, user }: UserPresence): void {
+  #unlist({ scope: { topic }, user }: UserPresence): void {
     const topics = this.#topicsOf.get(user);
     if (topic === undefined || topics === undefined) return;
     topics.delete(topic);
