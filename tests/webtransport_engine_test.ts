@@ -6,6 +6,7 @@
 import { assert, assertEquals, assertNotEquals, assertThrows } from "@std/assert";
 import { stub } from "@std/testing/mock";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../base/runtime.ts";
 import {
   type ListenInfo,
   serve,
@@ -131,9 +132,11 @@ Deno.test("serve() hands its engine the certificate, the place and the limits", 
         maxConnectionsPerAddress: 10,
       }],
     ];
+  const runtime = platformRuntime();
   for (const [options, webTransport, expected] of cases) {
     const listeners: FakeListener[] = [];
     await using server = listen({
+      runtime,
       ...options,
       webTransport: { cacheFolder: null, ...webTransport, engine: engine(listeners) },
     });
@@ -141,7 +144,7 @@ Deno.test("serve() hands its engine the certificate, the place and the limits", 
     assertEquals(unreadStreams?.timeoutMs, 5_000);
     const { cert: _cert, key: _key, ...rest } = all;
     const seen = "cert" in expected ? all : rest;
-    assertEquals(seen, { port: portOf(server), ...expected } as typeof seen);
+    assertEquals(seen, { port: portOf(server), runtime, ...expected } as typeof seen);
   }
 });
 
