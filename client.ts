@@ -52,14 +52,11 @@ export type {
   ClientOptions,
   ClientRequestOptions,
   ClientStatus,
+  ClientSubscribeOptions,
   HandOverOptions,
 } from "./client/client_options.ts";
 export type { OutboxOptions, OutboxState } from "./client/outbox.ts";
-export {
-  type ClientSubscribeOptions,
-  Subscription,
-  type SubscriptionStatus,
-} from "./client/subscription.ts";
+export { Subscription, type SubscriptionStatus } from "./client/subscription.ts";
 export {
   AuthenticationError,
   BrokerError,

@@ -36,15 +36,16 @@ export type { BackoffOptions } from "./base/backoff.ts";
 export { platformRuntime, type Runtime } from "./base/runtime.ts";
 export type { StandardSchema } from "./base/standard_schema.ts";
 export { Client } from "./client/client.ts";
-export type { ClientOptions, ClientRequestOptions, ClientStatus } from "./client/client_options.ts";
+export type {
+  ClientOptions,
+  ClientRequestOptions,
+  ClientStatus,
+  ClientSubscribeOptions,
+} from "./client/client_options.ts";
 export type { ConnectOptions, DialOptions } from "./client/connect.ts";
 export { connect, dial } from "./client/deno.ts";
 export type { OutboxOptions, OutboxState } from "./client/outbox.ts";
-export {
-  type ClientSubscribeOptions,
-  Subscription,
-  type SubscriptionStatus,
-} from "./client/subscription.ts";
+export { Subscription, type SubscriptionStatus } from "./client/subscription.ts";
 export {
   AuthenticationError,
   BrokerError,

@@ -1,4 +1,7 @@
-/** Late chunk of WebTransport and of moves between transports; `page.ts` says how chunks work. */
+/**
+ * Late chunk of WebTransport and of recovery; `page.ts` says how chunks work. Both in one: nearly
+ * every browser has WebTransport and loads this chunk at first, so recovery needs no other request.
+ */
 import "./page.ts";
 import { dialNativeWebTransport } from "../transport/native/client.ts";
 import { engineDefect } from "../transport/native/engines.ts";
@@ -10,7 +13,7 @@ import type {
 import { race } from "../transport/race/race.ts";
 import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
 
-export { giveUp, handOver } from "./handover.ts";
+export * from "./recovery.ts";
 
 /** Makes a dialer that races the platform's own WebTransport against a WebSocket. */
 export function raceNative(

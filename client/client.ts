@@ -10,6 +10,7 @@ import type {
   ClientPlatform,
   ClientRequestOptions,
   ClientStatus,
+  ClientSubscribeOptions,
   Dialer,
   HandOverOptions,
   ServerUrl,
@@ -30,11 +31,12 @@ import { closedError } from "../session/core.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { checkLimits } from "../base/options.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
+import type { Delivery } from "./delivery.ts";
 import { Outbox, type OutboxPublication, type OutboxState } from "./outbox.ts";
 import { internals, type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { StatusFeed } from "../base/status_feed.ts";
-import type { ClientSubscribeOptions, Subscription } from "./subscription.ts";
+import type { Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import { ServerUrls } from "../session/url.ts";
 import { MAX_TIMER_MS, waitFor, within } from "../base/wait.ts";
@@ -54,7 +56,8 @@ const TIMES_MS = { wakeTimeoutMs: 5_000 };
  */
 export const MAX_UNREAD_SESSIONS = 8;
 
-type Handover = typeof import("./handover.ts");
+/** Modules that {@linkcode ClientPlatform.recovery} loads. */
+type Recovery = typeof import("./delivery.ts") & typeof import("./handover.ts");
 
 /** Close codes after which the client does not reconnect, whichever end sends the code. */
 const FINAL_CODES: ReadonlySet<number> = new Set([
@@ -101,6 +104,7 @@ export class Client<C extends AnyContract = AnyContract>
   readonly #settings: SessionSettings;
   readonly #backoff: Backoff;
   readonly #outbox: Outbox;
+  #delivery: Delivery | undefined;
   readonly #stop = new AbortController();
   readonly #subscriptions: Subscriptions<C>;
   readonly #presence: ClientPresence;
@@ -144,7 +148,7 @@ export class Client<C extends AnyContract = AnyContract>
   constructor(url: ServerUrl, platform: ClientPlatform, options: ClientOptions<C> = {}) {
     const { runtime = platformRuntime() } = options;
     this.#runtime = runtime;
-    this.#subscriptions = new Subscriptions(runtime);
+    this.#subscriptions = new Subscriptions(runtime, platform.recovery);
     this.#presence = new ClientPresence(runtime);
     this.#urls = new ServerUrls(url);
     this.#platform = platform;
@@ -163,7 +167,11 @@ export class Client<C extends AnyContract = AnyContract>
     const limits = { of: "client: ", max: MAX_TIMER_MS };
     this.#wakeTimeoutMs = checkLimits(TIMES_MS, options, limits).wakeTimeoutMs;
     this.#backoff = new Backoff(runtime, options.backoff);
-    this.#outbox = new Outbox(runtime, options.outbox, options.delivery === "at-least-once");
+    this.#outbox = new Outbox(
+      runtime,
+      options.outbox,
+      options.delivery === "at-least-once" ? (session) => this.#deliver(session) : undefined,
+    );
     options.signal?.addEventListener("abort", this.#onAbort, { once: true });
     if (options.signal?.aborted) this.#stop.abort();
     this.closed = this.#run();
@@ -406,7 +414,7 @@ export class Client<C extends AnyContract = AnyContract>
     if (!from?.isReady || this.#isMoving) return false;
     this.#isMoving = true;
     try {
-      const moved = await (await this.#handover()).handOver({
+      const moved = await (await this.#recovery()).handOver({
         from,
         transport,
         subscriptions: this.#subscriptions,
@@ -542,8 +550,13 @@ export class Client<C extends AnyContract = AnyContract>
     if (await this.#urls.isElsewhere(this.#place)) this.retryNow();
   }
 
-  #handover(): Promise<Handover> {
-    return this.#platform.handover() as Promise<Handover>;
+  #recovery(): Promise<Recovery> {
+    return this.#platform.recovery() as Promise<Recovery>;
+  }
+
+  async #deliver(session: Session): Promise<void> {
+    this.#delivery ??= new (await this.#recovery()).Delivery(this.#outbox);
+    await this.#delivery.handTo(session);
   }
 
   /** Starts the watch over page and machine, once. */
@@ -622,7 +635,7 @@ export class Client<C extends AnyContract = AnyContract>
    */
   async #replace(): Promise<void> {
     const session = this.#session;
-    const part = await this.#handover().catch(() => undefined);
+    const part = await this.#recovery().catch(() => undefined);
     if (!part || this.#isMoving || await this.handOver()) return;
     if (session && session === this.#session) await part.giveUp(session);
   }

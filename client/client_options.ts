@@ -7,6 +7,7 @@ import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { OutboxOptions } from "./outbox.ts";
 
+import type { HistoryOptions, Recovery } from "../session/wire/recovery.ts";
 import type { SessionLimits } from "../session/settings.ts";
 import type { Fresh, ServerUrl } from "../session/url.ts";
 import type { WaitOptions } from "../session/types.ts";
@@ -81,11 +82,12 @@ export interface ClientPlatform {
    */
   readonly insight: () => Promise<unknown>;
   /**
-   * Loads the module `handover.ts`, at the first move to another session.
+   * Loads the modules `resume.ts`, `delivery.ts` and `handover.ts`, which carry subscriptions,
+   * messages and the client itself from one session to the next, on first use.
    *
    * @ignore
    */
-  readonly handover: () => Promise<unknown>;
+  readonly recovery: () => Promise<unknown>;
 }
 
 /**
@@ -163,6 +165,17 @@ export interface ClientOptions<C extends AnyContract = AnyContract>
   readonly instrumentation?: Instrumentation;
   /** Closes the client for good when aborted. */
   readonly signal?: AbortSignal;
+}
+
+/** Options for subscribing. All but `onRecovery` matter only for a topic with a history. */
+export interface ClientSubscribeOptions extends HistoryOptions {
+  /**
+   * Called after each loss; the argument tells if all missed messages follow. The loop over the
+   * subscription calls and awaits this function between the messages before the loss and the
+   * messages after the loss, and throws any error of the function. Absent by default;
+   * {@linkcode Subscription.recovery} has the same information.
+   */
+  readonly onRecovery?: (recovery: Recovery) => void | Promise<void>;
 }
 
 /** Options for moving to another session. */

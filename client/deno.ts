@@ -91,7 +91,7 @@ export function denoPlatform(dial: Dialer): ClientPlatform {
   return {
     dial,
     insight: () => import("./chunk_insight.ts"),
-    handover: () => import("./handover.ts"),
+    recovery: () => import("./recovery.ts"),
   };
 }
 

@@ -8,15 +8,11 @@ export type {
   ClientOptions,
   ClientRequestOptions,
   ClientStatus,
+  ClientSubscribeOptions,
   Dialer,
   Fresh,
   HandOverOptions,
   ServerUrl,
 } from "./client_options.ts";
 export { type OutboxOptions, type OutboxState } from "./outbox.ts";
-export {
-  type ClientSubscribeOptions,
-  Subscription,
-  type SubscriptionOwner,
-  type SubscriptionStatus,
-} from "./subscription.ts";
+export { Subscription, type SubscriptionOwner, type SubscriptionStatus } from "./subscription.ts";

@@ -20,7 +20,7 @@ import {
 
 /** Loaders of the chunks: `client.ts` hands these in, so that no module imports its importer. */
 export interface PageChunks {
-  /** Loads WebTransport, and moves between transports. */
+  /** Loads WebTransport, and the modules of {@linkcode ClientPlatform.recovery}. */
   readonly webTransport: () => Promise<{
     raceNative(
       webSocket: TransportPlatform["webSocket"],
@@ -48,7 +48,7 @@ export interface PageChunks {
  */
 export function pagePlatform(options: TransportOptions, chunks: PageChunks): ClientPlatform {
   const { insight, webTransport } = chunks;
-  return { dial: pageDialer(options, chunks), insight, handover: webTransport };
+  return { dial: pageDialer(options, chunks), insight, recovery: webTransport };
 }
 
 function pageDialer(options: TransportOptions, chunks: PageChunks): Dialer {

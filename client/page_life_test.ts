@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import "./recovery.ts";
 import { TimeoutError } from "../errors.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { clockAhead } from "../tests/clock.ts";

@@ -1,6 +1,7 @@
 import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import "./recovery.ts";
 import { z } from "zod";
 import { internals } from "../session/core.ts";
 import { QueueFullError, RequestError, SessionClosedError, TimeoutError } from "../errors.ts";

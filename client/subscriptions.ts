@@ -12,11 +12,8 @@ import {
   type Unsubscribed,
 } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
-import {
-  type ClientSubscribeOptions,
-  Subscription,
-  type SubscriptionOwner,
-} from "./subscription.ts";
+import type { ClientSubscribeOptions } from "./client_options.ts";
+import { Subscription, type SubscriptionOwner } from "./subscription.ts";
 import { checkTopic } from "../session/wire/topic_pattern.ts";
 import type { Incoming, TopicNote, TopicSink } from "../session/message.ts";
 
@@ -50,6 +47,7 @@ export class Subscriptions<C extends AnyContract> {
   readonly #leaving = new Set<string>();
   /** Topics in force: the server answered and no newer request is pending, so a removal counts. */
   readonly #inForce = new Set<TopicReaders<C>>();
+  readonly #loadRecovery: () => Promise<unknown>;
   readonly #retries: Retries;
   #session: Session | undefined;
   #hasHistories: boolean | undefined;
@@ -58,8 +56,9 @@ export class Subscriptions<C extends AnyContract> {
    */
   #last: Session | undefined;
 
-  /** Creates an empty set. */
-  constructor(runtime: Runtime) {
+  /** Creates an empty set, which loads the code for histories when first needed. */
+  constructor(runtime: Runtime, loadRecovery: () => Promise<unknown>) {
+    this.#loadRecovery = loadRecovery;
     this.#retries = new Retries(runtime);
   }
 
@@ -76,6 +75,7 @@ export class Subscriptions<C extends AnyContract> {
         readers.ask(subscription);
         this.#later(readers);
       },
+      loadRecovery: this.#loadRecovery,
       end: () => this.#leave(readers, subscription),
     };
     const subscription: Subscription<C> = new Subscription(topic, owner, options);
@@ -176,7 +176,8 @@ export class Subscriptions<C extends AnyContract> {
     let question: Question<C> | undefined;
     let wasInForce = false;
     try {
-      question = readers.question(this.#hasHistories);
+      question = await readers.question(this.#hasHistories);
+      // The client may have left the topic while the request was prepared.
       if (isLeft()) return;
       if (question !== undefined) {
         const { asker, from } = question;
@@ -410,12 +411,16 @@ export class TopicReaders<C extends AnyContract> implements TopicSink {
    * @param hasHistories True if the server has histories.
    * @returns The request; `undefined` if no request is needed.
    */
-  question(hasHistories: boolean | undefined): Question<C> | undefined {
-    const asked = [...this.#waiting].map((asker) => ({ asker, from: asker.from(hasHistories) }));
+  async question(hasHistories: boolean | undefined): Promise<Question<C> | undefined> {
+    const asked = await Promise.all(
+      [...this.#waiting].map(async (asker) => ({ asker, from: await asker.from(hasHistories) })),
+    );
+    // A subscription may have ended while the code for histories was loaded.
+    const left = asked.filter(({ asker }) => this.#waiting.has(asker));
     if (this.isServed) {
-      for (const { asker, from } of asked) if (isPlain(from)) this.#serve(asker, this.#here);
+      for (const { asker, from } of left) if (isPlain(from)) this.#serve(asker, this.#here);
     }
-    const questions = asked.filter(({ asker }) => this.#waiting.has(asker));
+    const questions = left.filter(({ asker }) => this.#waiting.has(asker));
     const first = questions.reduce<typeof questions[number] | undefined>(
       (oldest, next) => oldest === undefined || isBefore(next.from, oldest.from) ? next : oldest,
       undefined,

@@ -6,6 +6,7 @@
 import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import "../client/recovery.ts";
 import { RequestError, UnsupportedError } from "../errors.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
 import type { Client } from "../client/client.ts";

@@ -12,6 +12,7 @@ import { Network } from "../../tests/clients.ts";
 import { endOf, type HELLO, type Peer, serverByHand, turns } from "../../tests/sessions.ts";
 import type { Client } from "../../client/client.ts";
 import { encodeMessage } from "../wire/encode.ts";
+import { Delivery } from "../../client/delivery.ts";
 import { Outbox } from "../../client/outbox.ts";
 import { Sequences, type SequenceStore } from "./sequences.ts";
 import { type PublicationNumber, RequestService, type SessionServices } from "./requests.ts";
@@ -731,7 +732,11 @@ Deno.test("Client.flushed() rejects for what a closed client leaves, and so does
 
 Deno.test("An outbox that ended before it knew how to deliver still says so", async () => {
   await using hand = serverByHand();
-  const outbox = new Outbox(platformRuntime(), {}, true);
+  const outbox: Outbox = new Outbox(
+    platformRuntime(),
+    {},
+    (session) => new Delivery(outbox).handTo(session),
+  );
   outbox.add(encodeMessage("t", 1));
   outbox.end(new SessionClosedError("The client is closed"));
   void hand.session.close();

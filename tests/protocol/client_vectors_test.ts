@@ -2,7 +2,7 @@ import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { RequestError, SessionClosedError, TimeoutError, UnsupportedError } from "../../errors.ts";
 // Loaded ahead, so that no vector waits for a module.
-import "../../client/handover.ts";
+import "../../client/recovery.ts";
 import { Client } from "../../client/client.ts";
 import { denoPlatform } from "../../client/deno.ts";
 import type { Message } from "../../session/message.ts";

@@ -1,11 +1,7 @@
 import { assertEquals } from "@std/assert";
 import type { Gap, Recovery, SubscribeAnswer } from "../session/wire/recovery.ts";
-import {
-  type ClientSubscribeOptions,
-  Resume,
-  type Resumed,
-  type TopicEvent,
-} from "./subscription.ts";
+import type { ClientSubscribeOptions } from "./client_options.ts";
+import { Resume, type Resumed, type TopicEvent } from "./resume.ts";
 
 /** A subscription whose reader takes everything at once. */
 function follow(options: ClientSubscribeOptions = {}) {

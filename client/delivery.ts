@@ -1,0 +1,163 @@
+/** Delivery at least once: a message is sent until the server acknowledges receipt. */
+import { RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import type { Frame } from "../transport/connection.ts";
+import { internals, type SessionCore } from "../session/core.ts";
+import { decodeBinary, encodeBinary, type EncodedMessage, framed } from "../session/wire/encode.ts";
+import { report } from "../session/settings.ts";
+import { isBehind, isTooLarge, type Outbox, type OutboxEntry } from "./outbox.ts";
+import type { Session } from "../session/session.ts";
+
+/**
+ * Most unacknowledged messages at once: well below the number that may wait for a server's handler.
+ */
+const MAX_ON_THE_WAY = 1024;
+
+/** Most unacknowledged bytes at once, for the same reason; one message is always allowed. */
+const MAX_BYTES_ON_THE_WAY = 524_288;
+
+/**
+ * Most unanswered publications at once. Each publication is a request, and a server lets 64
+ * requests wait by default, other requests of the client included.
+ */
+const MAX_PUBLICATIONS_ON_THE_WAY = 32;
+
+/** Keys that are added to a message when a session takes the message. */
+interface Keys {
+  readonly seq?: number;
+  readonly client?: string;
+  readonly id?: number;
+  readonly echo?: false;
+}
+
+/**
+ * Hands an outbox to one session after the other. Each session gets all remaining messages anew,
+ * with numbers. The delivery removes messages that the server acknowledges, and the server drops
+ * messages that were handled already.
+ */
+export class Delivery {
+  readonly #outbox: Outbox;
+  /** Number of messages, from the start of the outbox, that are sent but not acknowledged. */
+  #handed = 0;
+  #bytes = 0;
+  #acknowledged = 0;
+  /** Publications that the session has yet to answer. */
+  #publishing = new Set<OutboxEntry>();
+
+  /** Creates the delivery of an outbox. */
+  constructor(outbox: Outbox) {
+    this.#outbox = outbox;
+  }
+
+  /** Hands over waiting and future messages; resolves when the session has ended. */
+  async handTo(session: Session): Promise<void> {
+    const outbox = this.#outbox;
+    if (!outbox.isFor(session)) return;
+    const core = session[internals];
+    const isNumbered = core.features?.includes("seq") === true;
+    this.#handed = this.#bytes = 0;
+    this.#publishing = new Set();
+    outbox.error = isNumbered ? undefined : new UnsupportedError(
+      "Cannot deliver at least once: the server acknowledges no messages",
+    );
+    if (!isNumbered) report(core.settings, outbox.error, session);
+    core.onAck = (n) => this.#acked(n);
+    void session.closed.then(() => outbox.notify());
+    while (outbox.isFor(session)) {
+      const next = outbox.waiting[this.#handed];
+      if (next === undefined || this.#isFull(next)) await outbox.changed();
+      else if (isBehind(core, next)) await session.flushed();
+      else {
+        const keys = keysOf(next, core, isNumbered);
+        if (!this.#hand(core, next, keys)) continue;
+        if (keys.client !== undefined) core.isIntroduced = true;
+        if (isNumbered) {
+          this.#handed++;
+          this.#bytes += next.size;
+        } else outbox.shift();
+      }
+    }
+  }
+
+  #isFull({ publication, size }: OutboxEntry): boolean {
+    if (publication && this.#publishing.size >= MAX_PUBLICATIONS_ON_THE_WAY) return true;
+    if (this.#handed === 0) return false;
+    return this.#handed >= MAX_ON_THE_WAY || this.#bytes + size > MAX_BYTES_ON_THE_WAY;
+  }
+
+  /** Hands over one message; false if the server does not accept the message. */
+  #hand(core: SessionCore, entry: OutboxEntry, keys: Keys): boolean {
+    const { publication, topic } = entry;
+    const answer = publication?.answer;
+    const message = complete(entry, answer ? { ...keys, id: Number.MAX_SAFE_INTEGER } : keys);
+    const refusal = refusalOf(core, message, keys);
+    if (refusal !== undefined) {
+      this.#outbox.shift(this.#handed);
+      answer?.reject(refusal);
+      return false;
+    }
+    if (answer === undefined) {
+      // No policy may drop this message: a later acknowledgment would cover the message too.
+      core.push(message, true);
+      return true;
+    }
+    const publishing = this.#publishing.add(entry);
+    core.ask(`the publication on "${topic}"`, (id) => complete(entry, { ...keys, id }), {
+      timeoutMs: Infinity,
+      onAnswer: () => answer.resolve(),
+    }).catch((error) => {
+      if (keys.seq === undefined || !(error instanceof SessionClosedError)) answer.reject(error);
+      // If not acknowledged yet, the publication is sent again with the next session.
+      else if (entry.seq <= this.#acknowledged) answer.resolve();
+    }).finally(() => {
+      publishing.delete(entry);
+      this.#outbox.notify();
+    });
+    return true;
+  }
+
+  /**
+   * Removes messages up to an acknowledged number; publications among them were answered before.
+   */
+  #acked(n: number): void {
+    // An earlier session may still acknowledge messages after a later session did.
+    this.#acknowledged = Math.max(this.#acknowledged, n);
+    for (let first; this.#handed > 0 && (first = this.#outbox.first!).seq <= n;) {
+      this.#handed--;
+      this.#bytes -= first.size;
+      this.#outbox.shift();
+    }
+  }
+}
+
+function keysOf({ seq, publication }: OutboxEntry, core: SessionCore, isNumbered: boolean): Keys {
+  const isQuiet = publication?.echo === false;
+  const isSaid = !core.isIntroduced && (isNumbered || isQuiet && core.canOmitEcho);
+  return {
+    ...(isNumbered && { seq }),
+    ...(isSaid && { client: core.settings.client }),
+    ...(isQuiet && { echo: false as const }),
+  };
+}
+
+/** Returns the reason why a server would refuse a message; `undefined` if there is no reason. */
+function refusalOf(core: SessionCore, message: EncodedMessage, keys: Keys): Error | undefined {
+  if (keys.echo === false && core.echoError !== undefined) return core.echoError;
+  if (!isTooLarge(core, message)) return undefined;
+  const text = `The server does not take "${message.topic}": it is too large`;
+  return new RequestError("too-large", text);
+}
+
+function complete({ frame, topic, publication }: OutboxEntry, keys: Keys): EncodedMessage {
+  return framed(extend(frame, keys, publication !== undefined), topic);
+}
+
+/** Appends keys to a message, and turns the message into a publication if required. */
+function extend(frame: Frame, keys: Keys, isPublished: boolean): Frame {
+  if (typeof frame !== "string") {
+    const { head, data } = decodeBinary(frame)!;
+    return encodeBinary(extend(head, keys, isPublished) as string, data);
+  }
+  const head = isPublished ? frame.replace('{"topic"', '{"publish"') : frame;
+  const tail = JSON.stringify(keys).slice(1);
+  return tail === "}" ? head : `${head.slice(0, -1)},${tail}`;
+}
