@@ -27,7 +27,7 @@ const MAX_BYTES = {
 
 /** Most bytes that each part adds when it is loaded as the only one, minified and gzipped, by what is in it. */
 const MAX_PART_BYTES = {
-  /** WebTransport, the race of the two transports, and moves between these. */
+  /** WebTransport, the race of the two transports, and recovery. */
   "chunk_webtransport": 12 * KIB,
   /** Streams and datagrams on a WebSocket. */
   "chunk_streams": 21 * KIB,
