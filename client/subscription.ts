@@ -12,7 +12,7 @@ import type {
 import type { Progress, Resume, TopicEvent, Waiting } from "./resume.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import { StatusFeed } from "../base/status_feed.ts";
-import type { Incoming, TopicNote } from "../session/message.ts";
+import type { Incoming } from "../session/message.ts";
 
 /** Most messages and bytes that wait for a slow reader. */
 const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };
