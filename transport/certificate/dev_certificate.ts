@@ -64,7 +64,7 @@ export interface DevCertificate {
 }
 
 /** Options with every default. */
-interface Wanted {
+interface CertificateSpec {
   readonly names: readonly string[];
   readonly days: number;
   readonly now: number;
@@ -132,7 +132,7 @@ export function devCertificate(options: DevCertificateOptions = {}): DevCertific
   return theirs ?? { ...certificate, file: isKept ? file.path : undefined };
 }
 
-function checked(options: DevCertificateOptions): Wanted {
+function checked(options: DevCertificateOptions): CertificateSpec {
   const { names = DEFAULT_NAMES, days = MAX_DAYS, cacheFolder } = options;
   const { runtime = platformRuntime(), now = new Date(runtime.now()) } = options;
   const fail = (rule: string) => `Cannot make certificate: ${rule}`;
@@ -159,7 +159,7 @@ function checked(options: DevCertificateOptions): Wanted {
 }
 
 function made(
-  { names, days, now }: Wanted,
+  { names, days, now }: CertificateSpec,
 ): { readonly certificate: DevCertificate; readonly text: string } {
   // Times in a certificate are whole seconds.
   const second = Math.floor(now / 1_000) * 1_000;
@@ -176,7 +176,7 @@ function made(
 /** Reads a stored certificate; `undefined` if broken, about to end, or made for other options. */
 function parsed(
   text: string | undefined,
-  { names, days, now }: Wanted,
+  { names, days, now }: CertificateSpec,
   file: string,
 ): DevCertificate | undefined {
   const [cert, key] = [block(text, "CERTIFICATE"), block(text, "PRIVATE KEY")];

@@ -40,7 +40,7 @@ import {
   encodeCloseCapsule,
   encodeVarintCapsule,
 } from "./wire/capsules.ts";
-import { SessionDatagrams } from "../quic/datagrams.ts";
+import { QuicDatagrams } from "../quic/datagrams.ts";
 import {
   fromHttp3StreamCode,
   H3Error,
@@ -53,7 +53,7 @@ import { isPeerReset, type StreamFailure } from "../deno_errors.ts";
 import type { QuicEnding } from "../quic/deno_quic.ts";
 import { ReceiveHalf } from "../quic/receive_half.ts";
 import { SendHalf } from "../quic/send_half.ts";
-import { Http3Stream } from "../quic/stream.ts";
+import { QuicStream } from "../quic/stream.ts";
 import {
   type DataCredit,
   type StreamHalf,
@@ -143,7 +143,7 @@ const CAPABILITIES: ConnectionCapabilities = {
 
 const WITH_CREDIT: ConnectionCapabilities = { ...CAPABILITIES, credit: true };
 
-const BIDIRECTIONAL: IncomingQueueOptions<Http3Stream> = {
+const BIDIRECTIONAL: IncomingQueueOptions<QuicStream> = {
   capacity: MAX_UNACCEPTED_STREAMS,
   onDropped: (stream) => endStream(stream),
 };
@@ -173,7 +173,7 @@ export class Http3Session extends CountedConnection
   #ready: PromiseWithResolvers<void> | undefined = undefined;
   readonly #closed: PromiseWithResolvers<ConnectionCloseInfo> = Promise.withResolvers();
   #draining: PromiseWithResolvers<void> | undefined = undefined;
-  readonly #bidirectional: IncomingQueue<Http3Stream> = new IncomingQueue(
+  readonly #bidirectional: IncomingQueue<QuicStream> = new IncomingQueue(
     BIDIRECTIONAL,
     (stream) => this.#taken(stream),
   );
@@ -182,7 +182,7 @@ export class Http3Session extends CountedConnection
     (half) => this.#taken(half).readable,
   );
   #receiver: ((stream: DirectReadable) => void) | undefined = undefined;
-  #datagrams: SessionDatagrams | undefined = undefined;
+  #datagrams: QuicDatagrams | undefined = undefined;
   readonly #credit: SessionCredit | undefined;
   #closesConnection = false;
   #state: "pending" | "open" | "over" = "pending";
@@ -224,10 +224,10 @@ export class Http3Session extends CountedConnection
     this.capabilities = options.credit === undefined ? CAPABILITIES : WITH_CREDIT;
     this.#credit = options.credit && new SessionCredit(link.runtime, options.credit, {
       overrun: () => this.overrun(),
-      tell: (event) => {
+      report: (event) => {
         if (this.counters !== undefined) this.ledger.tell(event);
       },
-      say: (type, value) => {
+      sendLimit: (type, value) => {
         if (this.#state !== "over") this.#sendCapsule(encodeVarintCapsule(type, value));
       },
     });
@@ -299,12 +299,12 @@ export class Http3Session extends CountedConnection
   }
 
   /** Datagrams; the oldest unread ones are dropped. */
-  get datagrams(): SessionDatagrams {
+  get datagrams(): QuicDatagrams {
     return this.#ownDatagrams;
   }
 
   /** Bidirectional streams opened by the peer. */
-  get incomingBidirectionalStreams(): ReadableStream<Http3Stream> {
+  get incomingBidirectionalStreams(): ReadableStream<QuicStream> {
     return this.#bidirectional.readable;
   }
 
@@ -322,7 +322,7 @@ export class Http3Session extends CountedConnection
    * Opens a stream. Waits for stream credit, or fails with a `RangeError` if `waitUntilAvailable`
    * is false.
    */
-  async createBidirectionalStream(options: OpenSessionStreamOptions = {}): Promise<Http3Stream> {
+  async createBidirectionalStream(options: OpenSessionStreamOptions = {}): Promise<QuicStream> {
     const leftMs = await this.#mayOpen("bidirectional", options);
     const { conn, runtime } = this.#link;
     const opening = { ...options, leftMs, wire: quicOptions(options) };
@@ -332,7 +332,7 @@ export class Http3Session extends CountedConnection
     if (this.#ending !== undefined) reader.cancel().catch(() => {});
     const account = this.account("bidirectional", "local");
     const send = this.#sendHalf(stream.writable, account, options);
-    return new Http3Stream(new ReceiveHalf(this, reader, { account }), send);
+    return new QuicStream(new ReceiveHalf(this, reader, { account }), send);
   }
 
   /**
@@ -451,7 +451,7 @@ export class Http3Session extends CountedConnection
     const account = this.account("bidirectional", "remote");
     const receive = new ReceiveHalf(this, reader, { held, isFull, onEnd, account });
     const send = new SendHalf(this, stream.writable, { onEnd, account });
-    const accepted = new Http3Stream(receive, send);
+    const accepted = new QuicStream(receive, send);
     // A stream without an account carries the messages, the token included.
     if (account === undefined) return this.#bidirectional.push(accepted);
     if (!this.#hasRoom(this.#bidirectional)) return endStream(accepted, this.#tooMany());
@@ -507,7 +507,7 @@ export class Http3Session extends CountedConnection
    * Hands a stream to the application. The end of the stream is then awaited even if the
    * application does not read.
    */
-  #taken<T extends Http3Stream | ReceiveHalf>(stream: T): T {
+  #taken<T extends QuicStream | ReceiveHalf>(stream: T): T {
     stream.taken();
     this.#link.turnEnd.add(stream);
     return stream;
@@ -522,7 +522,7 @@ export class Http3Session extends CountedConnection
    * Tells whether another stream may wait for the application. Before admission, both directions
    * count together.
    */
-  #hasRoom(queue: IncomingQueue<Http3Stream> | IncomingQueue<ReceiveHalf, ReceiveStream>): boolean {
+  #hasRoom(queue: IncomingQueue<QuicStream> | IncomingQueue<ReceiveHalf, ReceiveStream>): boolean {
     if (this.#isHeld) return this.unreadStreams < MAX_UNREAD_STREAMS;
     return queue.size < MAX_UNREAD_STREAMS || queue.readable.locked;
   }
@@ -533,9 +533,9 @@ export class Http3Session extends CountedConnection
     return this.unread?.refused();
   }
 
-  get #ownDatagrams(): SessionDatagrams {
+  get #ownDatagrams(): QuicDatagrams {
     if (this.#datagrams === undefined) this.#link.readDatagrams();
-    return this.#datagrams ??= new SessionDatagrams(
+    return this.#datagrams ??= new QuicDatagrams(
       this.#link.conn,
       this,
       { quarterId: this.id / 4, error: this.#ending && (() => this.#error!) },
@@ -818,7 +818,7 @@ interface Ending {
 }
 
 /** Ends both directions of a stream that the application will not get. */
-function endStream(stream: Http3Stream, error?: Error): void {
+function endStream(stream: QuicStream, error?: Error): void {
   stream.cancel(error);
   stream.abort(error);
 }

@@ -33,9 +33,9 @@ export interface SessionCreditPair {
 /** The session, as its {@linkcode SessionCredit} sees it. */
 export interface SessionCreditHost {
   /** Sends a limit to the peer in a capsule of the given type. */
-  say(type: number, value: number): void;
+  sendLimit(type: number, value: number): void;
   /** Reports an event to the observer of the session. */
-  tell(event: ConnectionEvent): void;
+  report(event: ConnectionEvent): void;
   /** Handles a violation of flow control by the peer. */
   overrun(): void;
 }
@@ -84,10 +84,12 @@ export class SessionCredit implements ConnectionCredit {
       const { what, limit, grant, blocked } = KINDS[kind];
       return {
         send: new SendCredit(runtime, what, theirs[limit], (total) => {
-          host.say(blocked, total);
-          host.tell({ type: "blocked", what: kind, by: "local", limit: total });
+          host.sendLimit(blocked, total);
+          host.report({ type: "blocked", what: kind, by: "local", limit: total });
         }),
-        receive: new ReceiveCredit(ours[limit], (total) => host.say(grant, total), { automatic }),
+        receive: new ReceiveCredit(ours[limit], (total) => host.sendLimit(grant, total), {
+          automatic,
+        }),
       };
     };
     this.#kinds = {
@@ -155,7 +157,7 @@ export class SessionCredit implements ConnectionCredit {
       if (type === KINDS[kind].grant) return this.#raise(kind, decode(payload));
       if (type !== KINDS[kind].blocked) continue;
       const limit = decode(payload);
-      this.#host.tell({ type: "blocked", what: kind, by: "remote", limit });
+      this.#host.report({ type: "blocked", what: kind, by: "remote", limit });
       return this.#kinds[kind].receive.peerBlocked(limit);
     }
   }
@@ -171,6 +173,6 @@ export class SessionCredit implements ConnectionCredit {
     if (!send.raise(limit)) {
       throw new H3ProtocolError(H3Error.flowControlError, "The peer took back credit");
     }
-    if (isMore) this.#host.tell({ type: "credit", what: kind, limit });
+    if (isMore) this.#host.report({ type: "credit", what: kind, limit });
   }
 }

@@ -15,12 +15,12 @@ import type {
   SendStream,
 } from "../connection.ts";
 import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../close_info.ts";
-import { SessionDatagrams } from "./datagrams.ts";
+import { QuicDatagrams } from "./datagrams.ts";
 import { type QuicEnding, quicEnding } from "./deno_quic.ts";
 import type { StreamFailure } from "../deno_errors.ts";
 import { FIRST_READ_BYTES, ReceiveHalf } from "./receive_half.ts";
 import { SendHalf } from "./send_half.ts";
-import { Http3Stream } from "./stream.ts";
+import { QuicStream } from "./stream.ts";
 import {
   type StreamHalf,
   StreamHalves,
@@ -86,13 +86,13 @@ export class RawQuicConnection extends CountedConnection
 
   readonly #runtime: Runtime;
   readonly #conn: Deno.QuicConn;
-  readonly #bidirectional: PeerStreams<Deno.QuicBidirectionalStream, Http3Stream, Http3Stream> =
+  readonly #bidirectional: PeerStreams<Deno.QuicBidirectionalStream, QuicStream, QuicStream> =
     new PeerStreams({
       streams: () => this.#conn.incomingBidirectionalStreams,
       take: ({ readable, writable }) => {
         const account = this.account("bidirectional", "remote");
         const receive = this.#receiveHalf(readable, account);
-        return new Http3Stream(receive, new SendHalf(this, writable, { account }));
+        return new QuicStream(receive, new SendHalf(this, writable, { account }));
       },
       present: (stream) => this.#taken(stream),
       waits: (stream) => this.#watch(stream),
@@ -111,7 +111,7 @@ export class RawQuicConnection extends CountedConnection
     });
   readonly #turnEnd: TurnEnd;
   #draining: Promise<void> | undefined = undefined;
-  #datagrams: SessionDatagrams | undefined = undefined;
+  #datagrams: QuicDatagrams | undefined = undefined;
   #closing: Required<ConnectionCloseInfo> | undefined = undefined;
   #error: ConnectionError | undefined = undefined;
   #failed: StreamHalf[] = [];
@@ -156,10 +156,10 @@ export class RawQuicConnection extends CountedConnection
   }
 
   /** Datagrams; the oldest unread ones are dropped. */
-  get datagrams(): SessionDatagrams {
+  get datagrams(): QuicDatagrams {
     if (this.#datagrams === undefined) {
       const error = this.#error;
-      this.#datagrams = new SessionDatagrams(this.#conn, this, {
+      this.#datagrams = new QuicDatagrams(this.#conn, this, {
         quarterId: undefined,
         error: error && (() => error),
       });
@@ -194,11 +194,11 @@ export class RawQuicConnection extends CountedConnection
   }
 
   /** Opens a stream; waits for stream credit. The peer learns of the stream by the first byte. */
-  async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<Http3Stream> {
+  async createBidirectionalStream(options: OpenStreamOptions = {}): Promise<QuicStream> {
     const { readable, writable } = await this.#opened(openBidirectional, options);
     const account = this.account("bidirectional", "local");
     const receive = this.#receiveHalf(readable, account);
-    return new Http3Stream(receive, this.#sendHalf(writable, account, options));
+    return new QuicStream(receive, this.#sendHalf(writable, account, options));
   }
 
   /** Opens a stream; waits for stream credit. The peer learns of the stream by the first byte. */
@@ -290,7 +290,7 @@ export class RawQuicConnection extends CountedConnection
     return error;
   }
 
-  async #readDatagrams(datagrams: SessionDatagrams): Promise<void> {
+  async #readDatagrams(datagrams: QuicDatagrams): Promise<void> {
     try {
       while (this.#error === undefined) datagrams.deliver(await this.#conn.readDatagram());
     } catch {
@@ -320,7 +320,7 @@ export class RawQuicConnection extends CountedConnection
    * Hands a stream to the application. The end of the stream is then awaited even if the
    * application does not read.
    */
-  #taken<T extends Http3Stream | ReceiveHalf>(stream: T): T {
+  #taken<T extends QuicStream | ReceiveHalf>(stream: T): T {
     stream.taken();
     this.#turnEnd.add(stream);
     return stream;

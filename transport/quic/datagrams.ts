@@ -23,7 +23,7 @@ export interface DatagramsOwner {
 }
 
 /** Datagrams of one session or connection. */
-export class SessionDatagrams implements DatagramDuplex, DirectDatagrams {
+export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
   readonly #conn: Deno.QuicConn;
   readonly #owner: DatagramsOwner;
   readonly #head: Uint8Array;

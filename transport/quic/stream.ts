@@ -14,7 +14,7 @@ import type { SendHalf } from "./send_half.ts";
 import type { TurnWatcher } from "./stream_owner.ts";
 
 /** A bidirectional stream of both halves, with direct calls and as web streams. */
-export class Http3Stream implements BidirectionalStream, DirectStream, TurnWatcher {
+export class QuicStream implements BidirectionalStream, DirectStream, TurnWatcher {
   readonly #receive: ReceiveHalf;
   readonly #send: SendHalf;
 

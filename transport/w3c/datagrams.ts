@@ -410,16 +410,16 @@ export interface WebTransportDatagramStats {
   readonly droppedIncoming: number;
   /** Incoming datagrams dropped because of the maximum age. */
   readonly expiredIncoming: number;
-  /** Outgoing datagrams dropped because of the maximum age. */
+  /** OutgoingDatagram datagrams dropped because of the maximum age. */
   readonly expiredOutgoing: number;
 }
 
-interface Waiting {
+interface QueuedDatagram {
   readonly bytes: Uint8Array;
   readonly at: number;
 }
 
-interface Outgoing extends Waiting {
+interface OutgoingDatagram extends QueuedDatagram {
   readonly place: { readonly sendOrder: number };
   readonly sent: () => void;
 }
@@ -436,8 +436,8 @@ export class DatagramQueues implements DirectDatagrams {
   maxOutgoing: number = MAX_OUTGOING;
 
   readonly #runtime: Runtime;
-  readonly #incoming: Waiting[] = [];
-  readonly #outgoing: Outgoing[] = [];
+  readonly #incoming: QueuedDatagram[] = [];
+  readonly #outgoing: OutgoingDatagram[] = [];
   readonly #stats = { droppedIncoming: 0, expiredIncoming: 0, expiredOutgoing: 0 };
   #link: DatagramsLink | undefined = undefined;
   #receiver: ((datagram: Uint8Array) => void) | undefined = undefined;
@@ -570,11 +570,11 @@ export class DatagramQueues implements DirectDatagrams {
     }
   }
 
-  #isOlder({ at }: Waiting, maxAge: number | null): boolean {
+  #isOlder({ at }: QueuedDatagram, maxAge: number | null): boolean {
     return maxAge !== null && this.#runtime.now() - at > maxAge;
   }
 
-  #takeHighest(): Outgoing {
+  #takeHighest(): OutgoingDatagram {
     const waiting = this.#outgoing;
     let best = 0;
     for (let i = 1; i < waiting.length; i++) {

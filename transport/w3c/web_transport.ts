@@ -8,7 +8,7 @@ import { requireQuic } from "../quic/deno_quic.ts";
 import { settlesWithin, startTimer } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import type { Http3Session } from "../h3/session.ts";
-import type { Http3Stream } from "../quic/stream.ts";
+import type { QuicStream } from "../quic/stream.ts";
 import { DatagramQueues, type WebTransportDatagramStats } from "./datagrams.ts";
 import {
   DatagramEnds,
@@ -188,7 +188,7 @@ export class WebTransport implements AsyncDisposable {
   /** Resolves when the wire has finished with the session, or with dialing. */
   readonly #gone = Promise.withResolvers<void>();
   readonly #groups = new WeakMap<WebTransportSendGroup, GroupState>();
-  readonly #bidirectional: IncomingStreams<WebTransportBidirectionalStream, Http3Stream>;
+  readonly #bidirectional: IncomingStreams<WebTransportBidirectionalStream, QuicStream>;
   readonly #unidirectional: IncomingStreams<WebTransportReceiveStream, ReceiveStream>;
   readonly #queues: DatagramQueues;
   readonly #sinks = new Set<DatagramSink>();
