@@ -66,8 +66,8 @@ export function dialFailure(cause: unknown, hashes: readonly unknown[] = []): st
   const reason = textOf(cause);
   if (!reason.includes("invalid peer certificate")) return reason;
   return hashes.length === 0
-    ? `${reason}; one for development is trusted by serverCertificateHashes, and there are none`
-    : `${reason}; it is none of the serverCertificateHashes (${hashes.length})`;
+    ? `${reason}; a development certificate needs serverCertificateHashes, and none were given`
+    : `${reason}; the certificate matches none of the serverCertificateHashes (${hashes.length})`;
 }
 
 /**

@@ -924,7 +924,7 @@ Deno.test("Http3Connection.connect() asks for nothing after GOAWAY", async () =>
   await assertRejects(
     () => soon(connection.connect({ url, protocolOf: () => undefined })),
     ConnectionError,
-    "takes no more sessions",
+    "accepts no more on this connection",
   );
   conn.close({ closeCode: H3Error.noError, reason: "" });
   await soon(peer.ending);

@@ -40,7 +40,7 @@ Deno.test("Http3Pool shares a connection, and forgets it when it is over", async
   await session[Symbol.asyncDispose]();
 });
 
-Deno.test("Http3Pool makes another connection where the server takes no more sessions on one", async () => {
+Deno.test("Http3Pool makes another connection where the server accepts no more sessions on one", async () => {
   await using peer = new WebTransportPeer({ maxSessionsPerConnection: 2 });
   const pool = new Http3Pool();
   const sessions = await Promise.all(Array.from({ length: 5 }, () => dial(peer, pool)));

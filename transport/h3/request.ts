@@ -29,13 +29,13 @@ export interface WebTransportRequest {
   readonly protocols: readonly string[];
   /** UDP address of the client. */
   readonly remoteAddress: Deno.NetAddr;
-  /** Aborts when the client gives up before the answer. */
+  /** Aborts when the client ends the request before the answer. */
   readonly signal: AbortSignal;
   /**
    * Accepts the session.
    *
    * @param options Subprotocol, headers and admission.
-   * @returns The session; already closed if the client gave up.
+   * @returns The session; already closed if the client ended the request.
    * @throws {TypeError} If the request was already answered, or the protocol was not offered.
    */
   accept(options?: AcceptOptions): Connection;
@@ -110,7 +110,7 @@ export class Http3Request implements WebTransportRequest {
     if (this.#aborted !== undefined) return this.#aborted.signal;
     const aborted = this.#aborted = new AbortController();
     const giveUp = () => {
-      if (!this.#isAnswered) aborted.abort(new Error("The client gave up"));
+      if (!this.#isAnswered) aborted.abort(new Error("The client ended the request before the answer"));
     };
     this.#session.closed.then(giveUp, giveUp);
     return aborted.signal;

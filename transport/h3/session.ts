@@ -847,7 +847,7 @@ export const SKEIN_ERRORS: SessionErrors = {
     // A server on Deno's QUIC can refuse a stream with code 0 only.
     const mayBeUnread = kind !== "reset" && http3Code === 0;
     const hint = mayBeUnread
-      ? "; its application may not take streams, or have too many unread"
+      ? "; the application of the peer may not take streams, or may have too many unread"
       : "";
     return new StreamError(`The peer ${what} the stream with ${which}${hint}`, {
       streamErrorCode: code ?? 0,

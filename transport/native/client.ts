@@ -308,7 +308,7 @@ class NativeConnection extends CountedConnection implements Connection {
   readonly #onPageHide = () =>
     this.#end(() => {
       this.#native.close({});
-      this.#closing.reject(new ConnectionError("The page was left"));
+      this.#closing.reject(new ConnectionError("The page was closed"));
     });
 
   #end(settle: () => void): void {

@@ -115,7 +115,7 @@ Deno.test("NativeConnection closes when the page is left, and breaks here", asyn
   using platform = new NativePlatform();
   const connection = await dialNativeWebTransport(URL_OF_SERVER);
   platform.leavePage();
-  await assertRejects(() => connection.closed, ConnectionError, "The page was left");
+  await assertRejects(() => connection.closed, ConnectionError, "The page was closed");
   const { server } = platform.calls[0]!.pair;
   assertEquals(await server.closed, { closeCode: 0, reason: "" });
   assertEquals(platform.pageHide.size, 0);

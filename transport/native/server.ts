@@ -344,7 +344,7 @@ class NativeRequest implements WebTransportRequest {
     if (this.#aborted !== undefined) return this.#aborted.signal;
     const aborted = this.#aborted = new AbortController();
     const giveUp = () => {
-      if (!this.#isAnswered) aborted.abort(new Error("The client gave up"));
+      if (!this.#isAnswered) aborted.abort(new Error("The client ended the request before the answer"));
     };
     this.#connection.closed.then(giveUp, giveUp);
     return aborted.signal;

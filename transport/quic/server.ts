@@ -203,5 +203,5 @@ export function refuseQuic(conn: Deno.QuicConn): void {
 }
 
 function refuseConnection(connection: Connection): void {
-  connection.close({ closeCode: CloseCode.draining, reason: "The server takes no more" });
+  connection.close({ closeCode: CloseCode.draining, reason: "The server accepts no more connections" });
 }

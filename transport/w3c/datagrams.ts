@@ -410,7 +410,7 @@ export interface WebTransportDatagramStats {
   readonly droppedIncoming: number;
   /** Incoming datagrams dropped because of the maximum age. */
   readonly expiredIncoming: number;
-  /** OutgoingDatagram datagrams dropped because of the maximum age. */
+  /** Outgoing datagrams dropped because of the maximum age. */
   readonly expiredOutgoing: number;
 }
 
