@@ -210,7 +210,9 @@ export class Http3Connection implements SessionLink {
    */
   async connect(options: ConnectOptions): Promise<Http3Session> {
     const { url, fields = [], protocolOf, errors = SKEIN_ERRORS } = options;
-    if (this.isOver) throw errors.session("Cannot open session: the server accepts no more on this connection");
+    if (this.isOver) {
+      throw errors.session("Cannot open session: the server accepts no more on this connection");
+    }
     this.runtime.clearTimeout(this.#idle); // The connection is no longer idle.
     let settings: Settings;
     let stream: Deno.QuicBidirectionalStream;
@@ -686,7 +688,10 @@ async function readFields(
     const { done, value } = await reader.read(new Uint8Array(FIRST_READ_BYTES));
     if (done) {
       throw frames.isBetweenFrames
-        ? new H3ProtocolError(H3Error.requestIncomplete, "The request ended before its HEADERS frame")
+        ? new H3ProtocolError(
+          H3Error.requestIncomplete,
+          "The request ended before its HEADERS frame",
+        )
         : new H3ProtocolError(H3Error.frameError, "The request ended inside a frame");
     }
     frames.push(value);

@@ -1,7 +1,7 @@
 /** Dialing a WebTransport session: resolve, connect, request. */
 import { publicUrl } from "../url.ts";
 import { checkHashes, type DialWebTransportOptions } from "../webtransport.ts";
-import { KEEP_ALIVE_MS } from "../quic/options.ts";
+import { checkLimits, KEEP_ALIVE_MS } from "../quic/options.ts";
 import { QuicDial, type QuicDialOptions } from "../quic/dial.ts";
 import { flowLimitsOf } from "./wire/settings.ts";
 import { dialFailure, isConnectionRefused } from "../deno_errors.ts";
@@ -51,7 +51,11 @@ export class Http3Dialer {
     this.#url = checkUrl(url);
     checkHashes(options.serverCertificateHashes, "dial WebTransport");
     const { maxUnidirectionalStreams, maxBidirectionalStreams, idleTimeoutMs } = options;
-    checkLimits({ maxUnidirectionalStreams, maxBidirectionalStreams, idleTimeoutMs });
+    checkLimits("dial WebTransport", {
+      maxUnidirectionalStreams,
+      maxBidirectionalStreams,
+      idleTimeoutMs,
+    });
     const streams = {
       ...(maxUnidirectionalStreams && { maxStreamsUni: maxUnidirectionalStreams }),
       ...(maxBidirectionalStreams && { maxStreamsBidi: maxBidirectionalStreams }),
@@ -170,15 +174,6 @@ function checkUrl(url: string | URL): URL {
     throw new TypeError(`Cannot dial WebTransport: the URL must be https:, received "${url}"`);
   }
   return parsed;
-}
-
-function checkLimits(limits: Readonly<Record<string, number | undefined>>): void {
-  for (const [name, max] of Object.entries(limits)) {
-    if (max === undefined || Number.isInteger(max) && max > 0) continue;
-    throw new RangeError(
-      `Cannot dial WebTransport: ${name} must be a positive integer, received ${max}`,
-    );
-  }
 }
 
 /** Reads the subprotocol of a response; `undefined` if not among the offered ones. */

@@ -110,7 +110,9 @@ export class Http3Request implements WebTransportRequest {
     if (this.#aborted !== undefined) return this.#aborted.signal;
     const aborted = this.#aborted = new AbortController();
     const giveUp = () => {
-      if (!this.#isAnswered) aborted.abort(new Error("The client ended the request before the answer"));
+      if (!this.#isAnswered) {
+        aborted.abort(new Error("The client ended the request before the answer"));
+      }
     };
     this.#session.closed.then(giveUp, giveUp);
     return aborted.signal;

@@ -2,7 +2,6 @@
 import { CloseCode } from "../../errors.ts";
 import {
   type AcceptedConnection,
-  checkLimits,
   QuicAcceptor,
   type QuicHandshakeStats,
   type QuicListenOptions,
@@ -15,7 +14,7 @@ import { encodeControlHead, Http3Connection, type Http3ConnectionOptions } from 
 import { H3Error } from "./wire/error_codes.ts";
 import { RequestQueue, type WebTransportRequest } from "./request.ts";
 import { type QuicConnection, RawQuicConnection } from "../quic/connection.ts";
-import { checkProtocols } from "../quic/options.ts";
+import { checkLimits, checkProtocols } from "../quic/options.ts";
 import type { UnreadShare } from "../quic/unread_streams.ts";
 import { acceptedQuic, refuseQuic } from "../quic/server.ts";
 
@@ -115,7 +114,11 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     const { runtime = platformRuntime() } = options;
     const { quic, maxSessionsPerConnection: maxSessions = 16, maxStreams = 128 } = options;
     const { maxUnidirectionalStreams = quic === undefined ? maxStreams : 1_024 } = options;
-    checkLimits({ maxSessionsPerConnection: maxSessions, maxStreams, maxUnidirectionalStreams });
+    checkLimits("listen", {
+      maxSessionsPerConnection: maxSessions,
+      maxStreams,
+      maxUnidirectionalStreams,
+    });
     if (quic !== undefined) checkQuic(quic);
     const isOther = quic !== undefined || options.maxUnidirectionalStreams !== undefined;
     const flowControl = isOther

@@ -171,7 +171,10 @@ export class SessionCredit implements ConnectionCredit {
     const { send } = this.#kinds[kind];
     const isMore = limit > send.limit;
     if (!send.raise(limit)) {
-      throw new H3ProtocolError(H3Error.flowControlError, "The peer lowered a limit of flow control");
+      throw new H3ProtocolError(
+        H3Error.flowControlError,
+        "The peer lowered a limit of flow control",
+      );
     }
     if (isMore) this.#host.report({ type: "credit", what: kind, limit });
   }

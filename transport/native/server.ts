@@ -2,12 +2,12 @@
 import { ConnectionError, UnsupportedError } from "../../errors.ts";
 import {
   type AcceptedConnection,
-  checkLimits,
   QuicAcceptor,
   type QuicHandshakeStats,
   type QuicListenOptions,
 } from "../quic/acceptor.ts";
 import { IncomingQueue } from "../incoming_queue.ts";
+import { checkLimits } from "../quic/options.ts";
 import type { Certificate } from "../certificate/certificate.ts";
 import type { Connection, ConnectionCapabilities, ConnectionCloseInfo } from "../connection.ts";
 import { Deadlines } from "../../base/deadlines.ts";
@@ -108,7 +108,7 @@ export class NativeWebTransportListener
   constructor(options: ListenNativeWebTransportOptions) {
     requireUpgrade();
     const { maxStreams = 128, signal, runtime = platformRuntime() } = options;
-    checkLimits({ maxStreams });
+    checkLimits("listen", { maxStreams });
     this.#signal = signal;
     this.#runtime = runtime;
     this.#upgrades = new Deadlines(
@@ -344,7 +344,9 @@ class NativeRequest implements WebTransportRequest {
     if (this.#aborted !== undefined) return this.#aborted.signal;
     const aborted = this.#aborted = new AbortController();
     const giveUp = () => {
-      if (!this.#isAnswered) aborted.abort(new Error("The client ended the request before the answer"));
+      if (!this.#isAnswered) {
+        aborted.abort(new Error("The client ended the request before the answer"));
+      }
     };
     this.#connection.closed.then(giveUp, giveUp);
     return aborted.signal;

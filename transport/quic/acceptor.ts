@@ -5,7 +5,7 @@ import { Deadlines } from "../../base/deadlines.ts";
 import { pause } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { requireQuic } from "./deno_quic.ts";
-import { KEEP_ALIVE_MS } from "./options.ts";
+import { checkLimits, KEEP_ALIVE_MS } from "./options.ts";
 import { UnreadShare, type UnreadStreamLimits, UnreadStreams } from "./unread_streams.ts";
 
 /**
@@ -167,8 +167,8 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     });
     const { idleTimeoutMs, keepAliveIntervalMs, maxHandshakes } = options;
     const { maxConnections, maxConnectionsPerAddress } = options;
-    checkLimits({ idleTimeoutMs, keepAliveIntervalMs, maxHandshakes });
-    checkLimits({ maxConnections, maxConnectionsPerAddress });
+    checkLimits("listen", { idleTimeoutMs, keepAliveIntervalMs, maxHandshakes });
+    checkLimits("listen", { maxConnections, maxConnectionsPerAddress });
     checkCertificate(options, "listen: the certificate");
     this.#unread = UnreadStreams.of(options.unreadStreams);
     options.signal?.throwIfAborted();
@@ -334,20 +334,5 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     const left = this.#perAddress.get(address)! - 1;
     if (left === 0) this.#perAddress.delete(address);
     else this.#perAddress.set(address, left);
-  }
-}
-
-/**
- * Checks limits.
- *
- * @param limits Limits by name; `undefined` stands for the default.
- * @throws {RangeError} If a limit is not a positive integer.
- */
-export function checkLimits(limits: Readonly<Record<string, number | undefined>>): void {
-  for (const [name, value] of Object.entries(limits)) {
-    if (value === undefined || Number.isInteger(value) && value > 0) continue;
-    throw new RangeError(
-      `Cannot listen: ${name} must be a positive integer, received ${value}`,
-    );
   }
 }

@@ -4,7 +4,7 @@ import { requireQuic } from "./deno_quic.ts";
 import { dialFailure } from "../deno_errors.ts";
 import { type QuicConnection, RawQuicConnection } from "./connection.ts";
 import { QuicDial, type QuicDialOptions } from "./dial.ts";
-import { checkProtocols, KEEP_ALIVE_MS, quicTarget } from "./options.ts";
+import { checkLimits, checkProtocols, KEEP_ALIVE_MS, quicTarget } from "./options.ts";
 import { publicUrl } from "../url.ts";
 import { type CertificateHash, checkHashes } from "../webtransport.ts";
 import { within } from "../../base/wait.ts";
@@ -108,18 +108,12 @@ function optionsOf(options: DialQuicOptions): Omit<QuicDialOptions, "hostname" |
   } = options;
   checkProtocols(protocols, "dial QUIC");
   checkHashes(serverCertificateHashes, "dial QUIC");
-  const limits = {
+  checkLimits("dial QUIC", {
     maxBidirectionalStreams,
     maxUnidirectionalStreams,
     idleTimeoutMs,
     keepAliveIntervalMs,
-  };
-  for (const [name, value] of Object.entries(limits)) {
-    if (Number.isInteger(value) && value > 0) continue;
-    throw new RangeError(
-      `Cannot dial QUIC: ${name} must be a positive integer, received ${value}`,
-    );
-  }
+  });
   return {
     alpnProtocols: [...protocols],
     maxIdleTimeout: idleTimeoutMs,

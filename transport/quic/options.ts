@@ -36,6 +36,23 @@ export function checkProtocols(protocols: unknown, verb: string): void {
   }
 }
 
+/**
+ * Checks limits.
+ *
+ * @param verb Action for the error text.
+ * @param limits Limits by name; `undefined` stands for the default.
+ * @throws {RangeError} If a limit is not a positive integer.
+ */
+export function checkLimits(
+  verb: string,
+  limits: Readonly<Record<string, number | undefined>>,
+): void {
+  for (const [name, value] of Object.entries(limits)) {
+    if (value === undefined || Number.isInteger(value) && value > 0) continue;
+    throw new RangeError(`Cannot ${verb}: ${name} must be a positive integer, received ${value}`);
+  }
+}
+
 /** Server to dial. */
 export interface QuicTarget {
   /** Name, or address without brackets. */

@@ -2,14 +2,13 @@
 import { CloseCode } from "../../errors.ts";
 import {
   type AcceptedConnection,
-  checkLimits,
   QuicAcceptor,
   type QuicHandshakeStats,
   type QuicListenOptions,
 } from "./acceptor.ts";
 import type { Certificate } from "../certificate/certificate.ts";
 import type { Connection } from "../connection.ts";
-import { checkProtocols } from "./options.ts";
+import { checkLimits, checkProtocols } from "./options.ts";
 import { type QuicConnection, RawQuicConnection } from "./connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
@@ -65,7 +64,7 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
     const { protocols, maxBidirectionalStreams = 128, maxUnidirectionalStreams = 1_024 } = options;
     const { runtime = platformRuntime() } = options;
     checkProtocols(protocols, "listen");
-    checkLimits({ maxBidirectionalStreams, maxUnidirectionalStreams });
+    checkLimits("listen", { maxBidirectionalStreams, maxUnidirectionalStreams });
     this.#signal = options.signal;
     this.#acceptor = new QuicAcceptor(runtime, options, {
       protocols,
@@ -203,5 +202,8 @@ export function refuseQuic(conn: Deno.QuicConn): void {
 }
 
 function refuseConnection(connection: Connection): void {
-  connection.close({ closeCode: CloseCode.draining, reason: "The server accepts no more connections" });
+  connection.close({
+    closeCode: CloseCode.draining,
+    reason: "The server accepts no more connections",
+  });
 }
