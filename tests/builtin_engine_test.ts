@@ -233,7 +233,7 @@ Deno.test("serve() ends a session of the built-in engine whose client ended its 
 Deno.test("NATIVE_SERVER_DEFECTS is what the guide to WebTransport lists", async () => {
   const guide = await Deno.readTextFile(new URL("../docs/deploy/webtransport.md", import.meta.url));
   const rows = [
-    ...guide.matchAll(/^\| `([a-z-]+)` +\| (.+?) +\| (?:none known|\[.*\]\((.*)\)) +\|$/gm),
+    ...guide.matchAll(/^\| `([a-z-]+)` +\| (.+?) +\| (?:no report|\[.*\]\((.*)\)) +\|$/gm),
   ]
     .map(([, name, effect, issue]) => ({
       name,
