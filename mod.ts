@@ -93,7 +93,7 @@ export type { SessionDebugState, SessionDiagnostics } from "./session/insight/di
 export type { SessionHealth, SessionIssue } from "./session/insight/health.ts";
 export type { Instrumentation } from "./session/insight/instrumentation.ts";
 export type { HandshakeInfo } from "./session/settings.ts";
-export type { SessionStats } from "./session/insight/stats.ts";
+export type { SessionStats } from "./session/types.ts";
 export type { ContractMessage, UntypedMessage } from "./session/message.ts";
 export type { OverflowPolicy, SendQueueOptions } from "./session/queue/send_queue.ts";
 export { Session } from "./session/session.ts";

@@ -36,13 +36,13 @@ export interface Runtime {
    * @param ms Time in milliseconds, at most 2³¹ − 1.
    * @returns The timer, for `clearTimeout`.
    */
-  setTimeout(callback: () => void, ms: number): Timer;
+  setTimeout(callback: () => void, ms: number): ReturnType<typeof setTimeout>;
   /**
    * Stops a timer.
    *
    * @param timer The timer; ignored if over, stopped or `undefined`.
    */
-  clearTimeout(timer: Timer | undefined): void;
+  clearTimeout(timer: ReturnType<typeof setTimeout> | undefined): void;
   /**
    * Calls back once all callbacks that are ready in this turn of the event loop have run. Such a
    * call cannot be taken back, and keeps no process alive.
@@ -69,11 +69,11 @@ class PlatformRuntime implements Runtime {
     return performance.now();
   }
 
-  setTimeout(callback: () => void, ms: number): Timer {
+  setTimeout(callback: () => void, ms: number): ReturnType<typeof setTimeout> {
     return setTimeout(callback, ms);
   }
 
-  clearTimeout(timer: Timer | undefined): void {
+  clearTimeout(timer: ReturnType<typeof setTimeout> | undefined): void {
     clearTimeout(timer);
   }
 

@@ -22,14 +22,8 @@
  * @module
  */
 export type { DrainOptions, DrainReport } from "./drain.ts";
-export type { ManagerLimits, RefusalReason, Reservation } from "./limits.ts";
-export type {
-  AddressRates,
-  RateLimitsOptions,
-  RateStats,
-  SessionRates,
-  UserRates,
-} from "./rate_limits.ts";
+export type { ManagerLimits, Reservation } from "./limits.ts";
+export type { RateLimitsOptions, RateStats, SessionRates } from "./rate_limits.ts";
 export {
   type AddOptions,
   type AdmitOptions,

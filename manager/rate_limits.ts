@@ -34,21 +34,6 @@ export interface SessionRates {
   readonly subscriptions?: Rate;
 }
 
-/** Rates of all sessions of one user together. There are no default rates. */
-export interface UserRates extends SessionRates {
-  /** Sessions that begin. */
-  readonly connections?: Rate;
-}
-
-/** Rates of all sessions of one network address together. */
-export interface AddressRates extends SessionRates {
-  /**
-   * Attempts to connect, successful or not. By default, a burst of `maxSessionsPerAddress`, at
-   * least 100, and a tenth of that each second; no limit if `maxSessionsPerAddress` is `Infinity`.
-   */
-  readonly connections?: Rate;
-}
-
 /**
  * Rates of peers. Sessions without a user, or without an address, are not counted there; an IPv6
  * /64 is one address. Streams and datagrams are not counted, as these have flow control.
@@ -64,10 +49,19 @@ export interface AddressRates extends SessionRates {
 export interface RateLimitsOptions {
   /** Rates of each session. */
   readonly perSession?: SessionRates;
-  /** Rates of all sessions of a user together. */
-  readonly perUser?: UserRates;
+  /** Rates of all sessions of a user together. There are no default rates. */
+  readonly perUser?: SessionRates & {
+    /** Sessions that begin. */
+    readonly connections?: Rate;
+  };
   /** Rates of all sessions of a network address together. */
-  readonly perAddress?: AddressRates;
+  readonly perAddress?: SessionRates & {
+    /**
+     * Attempts to connect, successful or not. By default, a burst of `maxSessionsPerAddress`, at
+     * least 100, and a tenth of that each second; no limit if `maxSessionsPerAddress` is `Infinity`.
+     */
+    readonly connections?: Rate;
+  };
   /**
    * Refusals of one session within 10 seconds before the session is closed.
    *

@@ -1,9 +1,9 @@
 /** The statistics of a session manager. */
 import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
-import type { SessionStats } from "../session/insight/stats.ts";
+import type { SessionStats } from "../session/types.ts";
 import type { ConnectionCounters } from "../transport/connection.ts";
-import type { RefusalReason, SessionLimiter } from "./limits.ts";
+import type { ManagerLimits, SessionLimiter } from "./limits.ts";
 import type { RateStats } from "./rate_limits.ts";
 import type { SocketStats } from "./sockets.ts";
 import type { UnreadStreamStats } from "../transport/quic/unread_streams.ts";
@@ -29,7 +29,7 @@ export interface ManagerStats {
   /** Sessions that were added, and removed before their close. */
   readonly removed: number;
   /** Sessions that were refused, by the limit that refused them. */
-  readonly refused: Readonly<Record<RefusalReason, number>>;
+  readonly refused: Readonly<Record<keyof ManagerLimits | "draining", number>>;
   /** Sessions that closed, by close code. */
   readonly closeCodes: Readonly<Record<number, number>>;
   /** Sessions that closed with other codes: at most 64 foreign ones are counted apart. */

@@ -16,9 +16,15 @@ export interface Publication {
   readonly bytes?: number;
   /** Id of a session, or of a client, that does not get the publication. */
   readonly except?: string;
-  /** Position in the history of the topic; given by the engine, never by the publisher. */
-  readonly position?: PublicationPosition;
+  /**
+   * Position in the history of the topic; given by the engine, never by the publisher. `prev` is the
+   * offset of the previous publication on the topic, 0 for the first one.
+   */
+  readonly position?: HistoryPosition & { readonly prev: number };
 }
+
+/** Position of a publication in the history of the topic. */
+export type PublicationPosition = NonNullable<Publication["position"]>;
 
 /**
  * Counts the bytes of a payload, unless the publisher has.
@@ -41,12 +47,6 @@ export interface HistoryBounds {
   readonly ttlMs: number;
   /** Most bytes of all payloads together. */
   readonly bytes: number;
-}
-
-/** Position of a publication in the history of the topic. */
-export interface PublicationPosition extends HistoryPosition {
-  /** The offset of the previous publication on the same topic; 0 for the first publication. */
-  readonly prev: number;
 }
 
 /** Producer and number of a publication, so that the same publication made twice counts once. */

@@ -48,7 +48,6 @@ export type {
   Publication,
   PublicationKey,
   PublicationListener,
-  PublicationPosition,
   ReadHistoryOptions,
 } from "./broker.ts";
 export type { SubscribeOptions } from "./history/replay.ts";

@@ -2,7 +2,7 @@
 import type { MetricsOptions } from "../telemetry/endpoint.ts";
 
 import type { WebTransportServeOptions } from "./webtransport_options.ts";
-import type { AddressRates, RateLimitsOptions, SessionRates } from "../manager/rate_limits.ts";
+import type { RateLimitsOptions, SessionRates } from "../manager/rate_limits.ts";
 import type { Rate } from "../manager/token_bucket.ts";
 import type { NodesOptions } from "../pubsub/nodes/nodes.ts";
 import type { RoomOptions } from "../pubsub/presence/rooms.ts";
@@ -436,7 +436,10 @@ const SESSION_RATES: OptionKeys<SessionRates> = {
   subscriptions: true,
 };
 
-const SHARED_RATES: OptionKeys<AddressRates> = { ...SESSION_RATES, connections: true };
+const SHARED_RATES: OptionKeys<NonNullable<RateLimitsOptions["perAddress"]>> = {
+  ...SESSION_RATES,
+  connections: true,
+};
 
 const RATES: OptionKeys<RateLimitsOptions> = {
   maxRefusals: true,

@@ -55,14 +55,6 @@ export interface SessionEventMap {
   credit: CustomEvent<Extract<ConnectionEvent, { readonly type: "credit" }>>;
 }
 
-/** Listens to one type of event. A returned promise is only observed for its rejection. */
-export type SessionListener<K extends keyof SessionEventMap> =
-  | ((event: SessionEventMap[K]) => unknown)
-  | {
-    /** Handles the event. */
-    handleEvent(event: SessionEventMap[K]): unknown;
-  };
-
 /**
  * The events of a session. An error thrown by a listener is reported like that of a handler, and
  * has no other effect.
@@ -72,12 +64,14 @@ export interface SessionEvents extends Pick<EventTarget, "dispatchEvent"> {
    * Adds a listener.
    *
    * @param type Name of the event.
-   * @param listener Called with each event.
+   * @param listener Called with each event. A returned promise is only observed for its rejection.
    * @param options Options as on every `EventTarget`.
    */
   addEventListener<K extends keyof SessionEventMap>(
     type: K,
-    listener: SessionListener<K>,
+    listener: ((event: SessionEventMap[K]) => unknown) | {
+      handleEvent(event: SessionEventMap[K]): unknown;
+    },
     options?: boolean | AddEventListenerOptions,
   ): void;
   /**
@@ -89,7 +83,9 @@ export interface SessionEvents extends Pick<EventTarget, "dispatchEvent"> {
    */
   removeEventListener<K extends keyof SessionEventMap>(
     type: K,
-    listener: SessionListener<K>,
+    listener: ((event: SessionEventMap[K]) => unknown) | {
+      handleEvent(event: SessionEventMap[K]): unknown;
+    },
     options?: boolean | EventListenerOptions,
   ): void;
 }

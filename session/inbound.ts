@@ -8,15 +8,8 @@ import { CloseCode } from "../errors.ts";
 import type { Timer } from "../base/runtime.ts";
 import type { Backpressure, Frame } from "../transport/connection.ts";
 import type { Handling, ReceivingSession } from "./handling.ts";
-import type {
-  InboundStats,
-  Incoming,
-  Message,
-  MessageTurn,
-  Meter,
-  TopicNote,
-  TopicSink,
-} from "./message.ts";
+import type { Incoming, Message, MessageTurn, Meter, TopicNote, TopicSink } from "./message.ts";
+import type { InboundStats } from "./types.ts";
 import { type Overtaking, ReceiveQueue } from "./queue/receive_queue.ts";
 import { MAX_JOINED_BYTES } from "./queue/send_queue.ts";
 import type { SessionSettings } from "./settings.ts";

@@ -82,39 +82,6 @@ export interface Meter {
 /** Envelopes that are not messages. */
 export type Control = Exclude<Envelope, { kind: "message" | "malformed" | "unknown" | "cancel" }>;
 
-/** Counters of control envelopes. */
-export interface ControlStats {
-  /** Replies that arrived after the request was abandoned. */
-  readonly lateAnswers: number;
-  /** Messages that the peer reports as dropped for this end. */
-  readonly droppedByPeer: number;
-  /** Messages of this end that the peer refused. */
-  readonly refusedByPeer: number;
-}
-
-/** Counters of the receiving half. */
-export interface InboundStats {
-  /** Messages received. */
-  readonly receivedMessages: number;
-  /**
-   * Bytes received. Text counts its length in UTF-16 units, which is less than its bytes beyond
-   * ASCII.
-   */
-  readonly receivedBytes: number;
-  /** Messages that wait to be handled. */
-  readonly waitingMessages: number;
-  /** Bytes of the messages that wait. */
-  readonly waitingBytes: number;
-  /** Messages discarded because the application never read any. */
-  readonly unreadMessages: number;
-  /** Malformed or invalid messages. */
-  readonly invalidMessages: number;
-  /** Envelopes with no known key. */
-  readonly unknownEnvelopes: number;
-  /** Violations of the protocol: invalid messages, and too large ones. */
-  readonly protocolErrors: number;
-}
-
 const NO_PARAMS: Readonly<Record<string, string>> = Object.freeze({});
 
 /** Sends the replies to messages. */

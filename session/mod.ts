@@ -21,7 +21,7 @@
  * @module
  */
 export type { BackoffOptions } from "../base/backoff.ts";
-export { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
+export { platformRuntime, type Runtime } from "../base/runtime.ts";
 export type { InputOf, OutputOf, StandardResult, StandardSchema } from "../base/standard_schema.ts";
 export { StatusFeed } from "../base/status_feed.ts";
 export type { CloseInfo } from "../errors.ts";
@@ -54,8 +54,7 @@ export {
   type TopicSchemas,
   type TopicsOf,
 } from "./contract.ts";
-export type { ControlStats } from "./message.ts";
-export type { SessionEventMap, SessionEvents, SessionListener } from "./events.ts";
+export type { SessionEventMap, SessionEvents } from "./events.ts";
 export type { HeartbeatOptions } from "./heartbeat.ts";
 export type {
   SessionDebugState,
@@ -72,10 +71,10 @@ export type {
 } from "./insight/health.ts";
 export type { HandshakeWatch, Instrumentation, RequestWatch } from "./insight/instrumentation.ts";
 export type { HandshakeInfo } from "./settings.ts";
-export type { SessionStats } from "./insight/stats.ts";
+export type { SessionStats } from "./types.ts";
 export { instrument } from "./insight/watch.ts";
-export type { ContractMessage, InboundStats, UntypedMessage } from "./message.ts";
-export type { OverflowPolicy, SendQueueOptions, SendQueueStats } from "./queue/send_queue.ts";
+export type { ContractMessage, UntypedMessage } from "./message.ts";
+export type { OverflowPolicy, SendQueueOptions } from "./queue/send_queue.ts";
 export { Session } from "./session.ts";
 export {
   type SessionHandlers,
@@ -87,7 +86,6 @@ export { type Codec, jsonCodec } from "./streams/codec.ts";
 export type { IncomingStream } from "./streams/incoming_streams.ts";
 export type { Registry, StructuredInput, StructuredMessage, TypeIn } from "./streams/registry.ts";
 export type {
-  InvalidPolicy,
   StructuredOptions,
   StructuredStream,
   StructuredStreamOptions,
@@ -95,7 +93,6 @@ export type {
 export type {
   StructuredDatagrams,
   StructuredDatagramsOptions,
-  StructuredDatagramsStats,
 } from "./streams/structured_datagrams.ts";
 export type {
   ClientPublishOptions,
@@ -106,16 +103,7 @@ export type {
   WaitOptions,
 } from "./types.ts";
 export type { GoAway, TraceContext } from "./wire/envelope.ts";
-export type {
-  PresenceChangesNotice,
-  PresenceCountNotice,
-  PresenceJoinNotice,
-  PresenceLeaveNotice,
-  PresenceMember,
-  PresenceMembersNotice,
-  PresenceNotice,
-  PresenceUpdateNotice,
-} from "./wire/presence_notice.ts";
+export type { PresenceMember, PresenceNotice } from "./wire/presence_notice.ts";
 export type {
   Gap,
   HistoryOptions,

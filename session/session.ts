@@ -27,7 +27,8 @@ import type {
   WaitOptions,
 } from "./types.ts";
 import type { SessionSettings } from "./settings.ts";
-import { type SessionStats, statsOf } from "./insight/stats.ts";
+import { statsOf } from "./insight/stats.ts";
+import type { SessionStats } from "./types.ts";
 import type { StructuredStream, StructuredStreamOptions } from "./streams/structured.ts";
 import type {
   StructuredDatagrams,

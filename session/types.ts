@@ -7,6 +7,7 @@ import type { CloseInfo } from "../errors.ts";
 import type {
   BidirectionalStream,
   Connection,
+  ConnectionCounters,
   DatagramDuplex,
   OpenStreamOptions,
 } from "../transport/connection.ts";
@@ -152,3 +153,130 @@ export interface SessionIdentity<V = unknown, S = unknown> {
   /** On a client: the reason why the session does not use the preferred transport. */
   readonly fallback?: TransportFallback | undefined;
 }
+
+/**
+ * Counters of a session at the time of reading. No header, cookie or token is included.
+ *
+ * @example Usage
+ * ```ts
+ * import { Session } from "@skein/skein";
+ * import { sessionSettings } from "@skein/skein/session";
+ * import { memoryPair } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const { client, server } = memoryPair();
+ * await using near = new Session(server, sessionSettings({ side: "server" }));
+ * await using far = new Session(client, sessionSettings({ side: "client" }));
+ * await far.ready;
+ * const stream = await far.createUnidirectionalStream();
+ * const { streamsCreated, activeStreams, unidirectionalStreams } = far.stats;
+ * assertEquals([streamsCreated, activeStreams, unidirectionalStreams], [1, 1, 1]);
+ * assertEquals(JSON.parse(JSON.stringify(near.stats)).state, "connected");
+ * await stream.close();
+ * ```
+ */
+export interface SessionStats extends
+  Pick<
+    ConnectionCounters,
+    | "datagramBytesReceived"
+    | "datagramBytesSent"
+    | "datagramsDropped"
+    | "datagramsReceived"
+    | "datagramsSent"
+    | "streamBytesReceived"
+    | "streamBytesSent"
+    | "streamErrors"
+    | "streamsClosed"
+    | "streamsRefused"
+  > {
+  /** Id of the session. */
+  readonly id: string;
+  /** State of the session. */
+  readonly state: SessionState;
+  /** Time of creation, in milliseconds since the Unix epoch. */
+  readonly createdAt: number;
+  /** Time at which the session was established; see `createdAt`. */
+  readonly readyAt: number | undefined;
+  /** Time at which the session ended; see `createdAt`. */
+  readonly closedAt: number | undefined;
+  /** Time for which the session is, or was, established, in milliseconds. */
+  readonly uptimeMs: number;
+  /** Waiting messages. */
+  readonly queuedMessages: number;
+  /** Waiting bytes. */
+  readonly queuedBytes: number;
+  /** Messages handed to the connection. */
+  readonly sentMessages: number;
+  /** Bytes handed to the connection. */
+  readonly sentBytes: number;
+  /** Messages dropped by policy, or because the connection cannot carry them. */
+  readonly droppedMessages: number;
+  /** Messages received. */
+  readonly receivedMessages: number;
+  /**
+   * Bytes received. Text counts its length in UTF-16 units, which is less than its bytes beyond
+   * ASCII.
+   */
+  readonly receivedBytes: number;
+  /** Messages that wait to be handled. */
+  readonly waitingMessages: number;
+  /** Bytes of the messages that wait. */
+  readonly waitingBytes: number;
+  /** Messages discarded because the application never read any. */
+  readonly unreadMessages: number;
+  /** Malformed or invalid messages. */
+  readonly invalidMessages: number;
+  /** Envelopes with no known key. */
+  readonly unknownEnvelopes: number;
+  /** Violations of the protocol: invalid messages, and too large ones. */
+  readonly protocolErrors: number;
+  /** Replies that arrived after the request was abandoned. */
+  readonly lateAnswers: number;
+  /** Messages that the peer reports as dropped for this end. */
+  readonly droppedByPeer: number;
+  /** Messages of this end that the peer refused. */
+  readonly refusedByPeer: number;
+  /** Failed handlers of the application, for which `onError` was called. */
+  readonly handlerFailures: number;
+  /** Requests of this end that wait for answers. */
+  readonly awaitedAnswers: number;
+  /** Streams opened by either end. */
+  readonly streamsCreated: number;
+  /** Open streams. */
+  readonly activeStreams: number;
+  /** Bidirectional streams opened by either end. */
+  readonly bidirectionalStreams: number;
+  /** Unidirectional streams opened by either end. */
+  readonly unidirectionalStreams: number;
+  /**
+   * Converts the counters to a plain object for JSON.
+   *
+   * @returns All counters.
+   */
+  toJSON(): Omit<SessionStats, "toJSON">;
+}
+
+/** Counters of a send queue. */
+export type SendQueueStats = Pick<
+  SessionStats,
+  "queuedMessages" | "queuedBytes" | "sentMessages" | "sentBytes" | "droppedMessages"
+>;
+
+/** Counters of the receiving half. */
+export type InboundStats = Pick<
+  SessionStats,
+  | "receivedMessages"
+  | "receivedBytes"
+  | "waitingMessages"
+  | "waitingBytes"
+  | "unreadMessages"
+  | "invalidMessages"
+  | "unknownEnvelopes"
+  | "protocolErrors"
+>;
+
+/** Counters of control envelopes. */
+export type ControlStats = Pick<
+  SessionStats,
+  "lateAnswers" | "droppedByPeer" | "refusedByPeer"
+>;

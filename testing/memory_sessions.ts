@@ -1,24 +1,11 @@
 /** Pairs of connected sessions in one process. */
 import type { Runtime } from "../base/runtime.ts";
-import type { AnyContract, Side } from "../session/contract.ts";
+import type { AnyContract } from "../session/contract.ts";
 import { Session } from "../session/session.ts";
 import type { SessionIdentity } from "../session/types.ts";
 import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory/memory.ts";
 import { settlesSoon } from "./turns.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
-
-/**
- * Handlers, limits and times of one end of {@linkcode memorySessions}.
- *
- * @typeParam V Type of the value that `authenticate` would return.
- * @typeParam C The contract.
- * @typeParam S Side of the session.
- */
-export type MemoryEndOptions<
-  V = unknown,
-  C extends AnyContract = AnyContract,
-  S extends Side = Side,
-> = Omit<SessionSettingsOptions<V, C, S>, "side">;
 
 /**
  * Options for {@linkcode memorySessions}.
@@ -30,9 +17,9 @@ export interface MemorySessionsOptions<V = unknown, C extends AnyContract = AnyC
   /** Contract of both ends; none by default. Each end may have another contract. */
   readonly contract?: C;
   /** Handlers, limits and times of the server's end. */
-  readonly server?: MemoryEndOptions<V, C, "server">;
+  readonly server?: Omit<SessionSettingsOptions<V, C, "server">, "side">;
   /** Handlers, limits and times of the client's end. */
-  readonly client?: MemoryEndOptions<unknown, C, "client">;
+  readonly client?: Omit<SessionSettingsOptions<unknown, C, "client">, "side">;
   /** Identity of the client on the server: `value`, `user`, `headers`, `url`, `address`. */
   readonly identity?: SessionIdentity<V, Session>;
   /** Clocks, timers and randomness of both ends and of the wire. By default those of the platform. */

@@ -32,7 +32,6 @@
 export { type BrokerTestOptions, testBroker } from "../pubsub/conformance/suite.ts";
 export { assertNoLeaks, type LeakOptions, type LeakSubject, watchLeaks } from "./leaks.ts";
 export {
-  type MemoryEndOptions,
   type MemorySessions,
   memorySessions,
   type MemorySessionsOptions,

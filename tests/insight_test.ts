@@ -7,7 +7,7 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { TimeoutError, UnsupportedError } from "../errors.ts";
 import { SessionManager } from "../manager/session_manager.ts";
-import type { SessionStats } from "../session/insight/stats.ts";
+import type { SessionStats } from "../session/types.ts";
 import { directDatagrams } from "../transport/direct.ts";
 import { soon, turns } from "./sessions.ts";
 import { endsOn, type Wire, type WireEnds, wires } from "./wires.ts";

@@ -10,20 +10,22 @@ import type { CloseInfo } from "../errors.ts";
 import type { AnyContract, Side } from "../session/contract.ts";
 import { Session } from "../session/session.ts";
 import type { SessionIdentity } from "../session/types.ts";
-import {
-  type MemoryEndOptions as EndOptions,
-  type MemorySessions,
-  memorySessions,
-} from "../testing/memory_sessions.ts";
+import { type MemorySessions, memorySessions } from "../testing/memory_sessions.ts";
 import type { Connection, ConnectionCloseInfo, Frame } from "../transport/connection.ts";
 import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory/memory.ts";
-import { sessionSettings } from "../session/session_settings.ts";
+import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
 
 /** How long anything may take, in milliseconds. */
 const PATIENCE_MS = 30_000;
 
 export { turns } from "../testing/turns.ts";
-export type { EndOptions };
+
+/** Options of one end: handlers, limits and times. */
+export type EndOptions<
+  V = unknown,
+  C extends AnyContract = AnyContract,
+  S extends Side = Side,
+> = Omit<SessionSettingsOptions<V, C, S>, "side">;
 
 /**
  * Waits for a promise, but not for ever.

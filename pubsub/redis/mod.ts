@@ -14,4 +14,4 @@
  */
 export { RedisBroker } from "./redis_broker.ts";
 export type { RedisBrokerOptions, RedisClient, RedisSource } from "./options.ts";
-export type { Runtime, Timer } from "../../base/runtime.ts";
+export type { Runtime } from "../../base/runtime.ts";

@@ -12,7 +12,8 @@ import {
   type SessionIssueCode,
   type SessionQueues,
 } from "./health.ts";
-import { type SessionStats, statsOf } from "./stats.ts";
+import { statsOf } from "./stats.ts";
+import type { SessionStats } from "../types.ts";
 import type { SessionState } from "../types.ts";
 
 /**

@@ -2,7 +2,8 @@
 import type { Timer } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import type { SessionCore } from "../core.ts";
-import { type SessionStats, statsOf } from "./stats.ts";
+import { statsOf } from "./stats.ts";
+import type { SessionStats } from "../types.ts";
 import type { CreditKind, CreditState } from "../../transport/connection.ts";
 
 /** Options for monitoring a session. */

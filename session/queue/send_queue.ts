@@ -2,6 +2,7 @@
  * Send queue of one session, bounded in messages and bytes, and the turn of the event loop that
  * flushes the queues of all sessions in as few frames as possible.
  */
+import type { SendQueueStats } from "../types.ts";
 import { QueueFullError } from "../../errors.ts";
 import type { Frame, MessageFrames } from "../../transport/connection.ts";
 import { Changing } from "../../base/signal.ts";
@@ -40,20 +41,6 @@ export interface SendQueueOptions {
    * @default {"close"}
    */
   readonly policy?: OverflowPolicy | ((topic: string) => OverflowPolicy);
-}
-
-/** Counters of a send queue. */
-export interface SendQueueStats {
-  /** Waiting messages. */
-  readonly queuedMessages: number;
-  /** Waiting bytes. */
-  readonly queuedBytes: number;
-  /** Messages handed to the connection. */
-  readonly sentMessages: number;
-  /** Bytes handed to the connection. */
-  readonly sentBytes: number;
-  /** Messages dropped by policy, or because the connection cannot carry them. */
-  readonly droppedMessages: number;
 }
 
 /**

@@ -46,17 +46,6 @@ export interface StructuredOptions<R extends Registry> {
   readonly codec?: Codec;
 }
 
-/**
- * Treatment of a complete message that is invalid: the type is unknown, the codec cannot read the
- * payload, or the schema refuses the data.
- *
- * - `throw`: the loop throws the error, and the stream ends in both directions.
- * - `skip`: the message is counted, and the loop goes on with the next one.
- * - A function receives the error, then the message is skipped; an error that the function throws
- *   ends the loop and the stream.
- */
-export type InvalidPolicy = "throw" | "skip" | ((error: StructuredError) => void);
-
 /** Options for a stream of typed messages. */
 export interface StructuredStreamOptions<R extends Registry>
   extends StructuredOptions<R>, OpenStreamOptions {
@@ -69,11 +58,17 @@ export interface StructuredStreamOptions<R extends Registry>
    */
   readonly maxMessageBytes?: number;
   /**
-   * Treatment of an invalid message.
+   * Treatment of a complete message that is invalid: the type is unknown, the codec cannot read the
+   * payload, or the schema refuses the data.
+   *
+   * - `throw`: the loop throws the error, and the stream ends in both directions.
+   * - `skip`: the message is counted, and the loop goes on with the next one.
+   * - A function receives the error, then the message is skipped; an error that the function throws
+   *   ends the loop and the stream.
    *
    * @default {"throw"}
    */
-  readonly onInvalid?: InvalidPolicy;
+  readonly onInvalid?: "throw" | "skip" | ((error: StructuredError) => void);
   /**
    * True if both ends mark the end of their messages. Then an end without the mark is an abort,
    * which some connections cannot tell from a normal end. By default true with the subprotocol
@@ -177,7 +172,7 @@ interface MessageStreamSettings {
   readonly codec: Codec;
   readonly maxMessageBytes: number;
   readonly endMark: boolean;
-  readonly onInvalid: InvalidPolicy;
+  readonly onInvalid: NonNullable<StructuredStreamOptions<Registry>["onInvalid"]>;
 }
 
 class MessageStream<R extends Registry> implements StructuredStream<R> {

@@ -47,18 +47,6 @@ export interface StructuredDatagramsOptions<R extends Registry> extends Structur
   readonly onInvalid?: (error: StructuredError) => void;
 }
 
-/** Counters, which only grow. */
-export interface StructuredDatagramsStats {
-  /** Messages handed to the connection. */
-  readonly sent: number;
-  /** Messages that a loop received. */
-  readonly received: number;
-  /** Invalid datagrams that a loop read and skipped. */
-  readonly skipped: number;
-  /** Datagrams lost at this end, because too many waited to be read or sent. */
-  readonly dropped: number;
-}
-
 /**
  * Typed messages in datagrams: each message arrives whole or not at all, in any order.
  *
@@ -74,7 +62,16 @@ export interface StructuredDatagramsStats {
 export interface StructuredDatagrams<R extends Registry>
   extends AsyncIterable<StructuredMessage<R>>, AsyncDisposable {
   /** Current counters. */
-  readonly stats: StructuredDatagramsStats;
+  readonly stats: {
+    /** Messages handed to the connection. */
+    readonly sent: number;
+    /** Messages that a loop received. */
+    readonly received: number;
+    /** Invalid datagrams that a loop read and skipped. */
+    readonly skipped: number;
+    /** Datagrams lost at this end, because too many waited to be read or sent. */
+    readonly dropped: number;
+  };
   /**
    * Sends a message without any guarantee. The schema is checked by the receiver, not here.
    *
@@ -88,6 +85,9 @@ export interface StructuredDatagrams<R extends Registry>
    */
   send<T extends TypeIn<R>>(type: T, data: StructuredInput<R, T>): Promise<void>;
 }
+
+/** Counters, which only grow. */
+export type StructuredDatagramsStats = StructuredDatagrams<Registry>["stats"];
 
 /** Implements `structuredDatagrams` of a session. */
 export function structuredDatagrams<R extends Registry>(

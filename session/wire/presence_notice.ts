@@ -23,92 +23,6 @@ export interface PresenceMember<D = unknown> {
 }
 
 /**
- * All present users: the first notice after a subscription. In a large room the list comes in
- * several notices, one after the other, and the first of them begins a new list.
- *
- * @typeParam D The presence data.
- */
-export interface PresenceMembersNotice<D = unknown> {
-  /** Kind of the notice. */
-  readonly type: "members";
-  /** All present users, or some of them. */
-  readonly members: readonly PresenceMember<D>[];
-  /** Number of this part of the list, from 0; absent for a list in one part. */
-  readonly page?: number;
-  /** Present if another part follows. */
-  readonly more?: true;
-}
-
-/**
- * Notice that a user's first connection has opened.
- *
- * @typeParam D The presence data.
- */
-export interface PresenceJoinNotice<D = unknown> {
-  /** Kind of the notice. */
-  readonly type: "join";
-  /** The user who joined. */
-  readonly user: string;
-  /** Time of the join, in milliseconds since the Unix epoch. */
-  readonly at: number;
-  /** Presence data of the user; absent without data. */
-  readonly data?: D;
-}
-
-/**
- * Notice that the data of a present user has changed.
- *
- * @typeParam D The presence data.
- */
-export interface PresenceUpdateNotice<D = unknown> {
-  /** Kind of the notice. */
-  readonly type: "update";
-  /** The user. */
-  readonly user: string;
-  /** Time of the change, in milliseconds since the Unix epoch. */
-  readonly at: number;
-  /** New presence data; absent if the user has no data any more. */
-  readonly data?: D;
-}
-
-/** Notice that a user's last connection has closed. */
-export interface PresenceLeaveNotice {
-  /** Kind of the notice. */
-  readonly type: "leave";
-  /** The user who left. */
-  readonly user: string;
-  /** Time at which the user was declared absent, in milliseconds since the Unix epoch. */
-  readonly at: number;
-  /** End of the user's last connection; earlier than `at` by the grace period. */
-  readonly lastSeenAt: number;
-}
-
-/**
- * Changes in a large room since the last notice, net effect only: a user who joined and left in the
- * meantime is not included, and of several updates of a user only the last one is.
- *
- * @typeParam D The presence data.
- */
-export interface PresenceChangesNotice<D = unknown> {
-  /** Kind of the notice. */
-  readonly type: "changes";
-  /** Users whose first connection has opened, with time and data. */
-  readonly joined: readonly Omit<PresenceJoinNotice<D>, "type">[];
-  /** Users whose last connection has closed; see {@linkcode PresenceLeaveNotice}. */
-  readonly left: readonly Omit<PresenceLeaveNotice, "type">[];
-  /** Users with changed data; see {@linkcode PresenceUpdateNotice}. */
-  readonly updated?: readonly Omit<PresenceUpdateNotice<D>, "type">[];
-}
-
-/** Number of present users, in a room that publishes only this number. */
-export interface PresenceCountNotice {
-  /** Kind of the notice. */
-  readonly type: "count";
-  /** Number of users. */
-  readonly users: number;
-}
-
-/**
  * A presence notice; branch on `type`.
  *
  * @example Keeping a list of present users and their data
@@ -149,9 +63,72 @@ export interface PresenceCountNotice {
  * @typeParam D The presence data: with a contract, the type of its `presence`.
  */
 export type PresenceNotice<D = unknown> =
-  | PresenceMembersNotice<D>
-  | PresenceJoinNotice<D>
-  | PresenceUpdateNotice<D>
-  | PresenceLeaveNotice
-  | PresenceChangesNotice<D>
-  | PresenceCountNotice;
+  | {
+    /**
+     * All present users: the first notice after a subscription. In a large room the list comes in
+     * several notices, one after the other, and the first of them begins a new list.
+     */
+    readonly type: "members";
+    /** All present users, or some of them. */
+    readonly members: readonly PresenceMember<D>[];
+    /** Number of this part of the list, from 0; absent for a list in one part. */
+    readonly page?: number;
+    /** Present if another part follows. */
+    readonly more?: true;
+  }
+  | {
+    /** A user's first connection has opened. */
+    readonly type: "join";
+    /** The user who joined. */
+    readonly user: string;
+    /** Time of the join, in milliseconds since the Unix epoch. */
+    readonly at: number;
+    /** Presence data of the user; absent without data. */
+    readonly data?: D;
+  }
+  | {
+    /** The data of a present user has changed. */
+    readonly type: "update";
+    /** The user. */
+    readonly user: string;
+    /** Time of the change, in milliseconds since the Unix epoch. */
+    readonly at: number;
+    /** New presence data; absent if the user has no data any more. */
+    readonly data?: D;
+  }
+  | {
+    /** A user's last connection has closed. */
+    readonly type: "leave";
+    /** The user who left. */
+    readonly user: string;
+    /** Time at which the user was declared absent, in milliseconds since the Unix epoch. */
+    readonly at: number;
+    /** End of the user's last connection; earlier than `at` by the grace period. */
+    readonly lastSeenAt: number;
+  }
+  | {
+    /**
+     * Changes in a large room since the last notice, net effect only: a user who joined and left in
+     * the meantime is not included, and of several updates of a user only the last one is.
+     */
+    readonly type: "changes";
+    /** Users whose first connection has opened, with time and data as in a join. */
+    readonly joined: readonly { readonly user: string; readonly at: number; readonly data?: D }[];
+    /** Users whose last connection has closed, with times as in a leave. */
+    readonly left: readonly {
+      readonly user: string;
+      readonly at: number;
+      readonly lastSeenAt: number;
+    }[];
+    /** Users with changed data, with time and data as in an update. */
+    readonly updated?: readonly { readonly user: string; readonly at: number; readonly data?: D }[];
+  }
+  | {
+    /** Number of present users, in a room that publishes only this number. */
+    readonly type: "count";
+    /** Number of users. */
+    readonly users: number;
+  };
+
+/** Changes in a large room. */
+export type PresenceChangesNotice = Extract<PresenceNotice, { readonly type: "changes" }>;
