@@ -26,7 +26,7 @@ const CHECK_INTERVAL_MS = 20_000;
 const INTERNAL_PREFIXES = [PRESENCE_PREFIX, "$skein:"];
 
 /** Options for {@linkcode HistoryTopics}. */
-export interface HistoryTopicsOptions {
+interface HistoryTopicsOptions {
   readonly runtime: Runtime;
   /** Broker that delivers and keeps the publications. */
   readonly broker: Broker;

@@ -198,3 +198,19 @@ Deno.test("MemoryHistories keeps and reads so many bytes, not characters", () =>
   histories.append({ topic: "b", payload, bytes: 90 }, { bounds });
   assertEquals(read(histories, "b", { bounds }).publications.length, 1);
 });
+
+Deno.test("MemoryBroker takes its epoch and time from the runtime that is handed in", async () => {
+  let now = 1_000;
+  const runtime = Object.assign(platformRuntime(), {
+    randomUUID: () => "epoch-of-the-test",
+    now: () => now,
+  });
+  await using broker = new MemoryBroker({ runtime });
+  const bounds = { ...BOUNDS, ttlMs: 10 };
+  const { position } = await broker.history.append({ topic: "a", payload: "1" }, { bounds });
+  assertEquals(position?.epoch, "epoch-of");
+  const query = { bounds, maxMessages: 10, maxBytes: 1_000 };
+  assertEquals((await broker.history.read("a", query)).publications.length, 1);
+  now += 10;
+  assertEquals((await broker.history.read("a", query)).publications.length, 0);
+});

@@ -27,7 +27,7 @@ interface OpenStream {
 }
 
 /** Collaborators of a {@linkcode NatsHistory}. */
-export interface NatsHistoryOptions {
+interface NatsHistoryOptions {
   readonly link: Link;
   readonly names: Names;
   readonly budget: WaitingBudget;

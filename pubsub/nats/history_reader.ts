@@ -54,7 +54,7 @@ export async function readPage(
     if (knownHead !== undefined && page.head > (knownHead.last ?? -1)) knownHead.last = page.head;
     return page;
   }
-  throw new BrokerError("Cannot read history: it changes faster than it can be read");
+  throw new BrokerError("Cannot read history: the history changes faster than a page is read");
 }
 
 /** One attempt. Every method returns `undefined` if the history changed meanwhile. */

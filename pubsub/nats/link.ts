@@ -34,7 +34,7 @@ const PING_INTERVAL_MS = 10_000;
 export type LinkTarget = NodeConnectionOptions | { readonly connection: NatsConnection };
 
 /** Events of a {@linkcode Link}. No callback may throw. */
-export interface LinkEvents {
+interface LinkEvents {
   /** Called when the server is there, and has the subscriptions again. */
   up(isAgain: boolean): void;
   /** Called when the server went away. */

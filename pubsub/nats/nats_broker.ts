@@ -143,7 +143,7 @@ export class NatsBroker implements Broker {
     if (current.name === "connected") issues.push(...this.#lacks());
     issues.push(...this.#history.issues());
     if (this.#queue.refusal !== undefined) {
-      issues.push(`A publication was not taken: ${textOf(this.#queue.refusal)}`);
+      issues.push(`NATS refused a publication: ${textOf(this.#queue.refusal)}`);
     }
     if (this.#ignored > 0) {
       issues.push(`${this.#ignored} messages of other programs were ignored`);

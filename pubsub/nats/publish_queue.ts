@@ -404,7 +404,8 @@ export class AppendQueue {
 
   #tooLate(): BrokerError {
     const cause = this.#stream.problem;
-    const text = `Cannot append: NATS did not keep it within ${this.#giveUpMs} ms`;
+    const text =
+      `Cannot append: NATS did not acknowledge the publication within ${this.#giveUpMs} ms`;
     return new BrokerError(text, cause === undefined ? {} : { cause });
   }
 

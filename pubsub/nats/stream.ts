@@ -28,7 +28,7 @@ const FIRST_RETRY_MS = 50;
 const MAX_RETRY_MS = 2_000;
 
 /** Settings of a stream. */
-export interface StreamSettings {
+interface StreamSettings {
   readonly storage: "file" | "memory";
   readonly replicas: number;
   readonly rememberMs: number;
@@ -57,7 +57,7 @@ interface Found extends Epoch {
 }
 
 /** Events of a {@linkcode HistoryStream}. */
-export interface StreamEvents {
+interface StreamEvents {
   /**
    * Called when the epoch is known: the first time, after an interruption, or because of a new
    * epoch.

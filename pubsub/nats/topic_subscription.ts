@@ -110,7 +110,7 @@ export interface KnownHead {
 }
 
 /** Collaborators of a {@linkcode TopicSubscription}. */
-export interface TopicSubscriptionOptions {
+interface TopicSubscriptionOptions {
   readonly link: Link;
   readonly topic: string;
   readonly subject: string;

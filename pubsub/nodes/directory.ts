@@ -19,7 +19,7 @@ const MAX_CHECKED = 200;
 const MAX_WAITING = 1_000;
 
 /** Options for {@linkcode Directory}. */
-export interface DirectoryOptions<T> {
+interface DirectoryOptions<T> {
   /** The nodes that share the directory. Disposing of the directory does not close the nodes. */
   readonly nodes: Nodes;
   /** Name of the directory; the same on every node, and used by no other directory. */

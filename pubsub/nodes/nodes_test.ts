@@ -1,3 +1,4 @@
+import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import { captureConsole } from "../../tests/console_lines.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
@@ -336,4 +337,22 @@ Deno.test("Nodes print a bounded number of errors of their listeners", async () 
     await time.tickAsync(10);
   }
   assertEquals(printed.lines.length, 16);
+});
+
+Deno.test("Nodes take id, time and timers from the runtime that is handed in", async () => {
+  await using broker = new MemoryBroker();
+  const timers: number[] = [];
+  const runtime: Runtime = Object.assign(platformRuntime(), {
+    randomUUID: () => "one",
+    now: () => 42,
+    setTimeout(_callback: () => void, ms: number) {
+      timers.push(ms);
+      return 0 as unknown as Timer;
+    },
+  });
+  await using one = new Nodes({ broker, runtime });
+  await using _two = new Nodes({ broker });
+  for (let i = 0; i < 20; i++) await Promise.resolve();
+  assertEquals([one.id, one.others().map(({ lastHeardAt }) => lastHeardAt)], ["one", [42]]);
+  assertEquals(timers.includes(1_000), true);
 });

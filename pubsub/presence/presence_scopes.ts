@@ -278,7 +278,7 @@ class GraceTimer<T extends object> {
 }
 
 /** Callbacks of {@linkcode PresenceScopes}. */
-export interface PresenceOwner {
+interface PresenceOwner {
   /** Called within each change of a user. */
   changed(event: PresenceEvent): void;
   /** Called when the other nodes have sent the users of a topic. */
@@ -288,7 +288,7 @@ export interface PresenceOwner {
 }
 
 /** Options for {@linkcode PresenceScopes}. */
-export interface PresenceScopesOptions {
+interface PresenceScopesOptions {
   readonly runtime: Runtime;
   /** Time for which a user without connections stays present, in milliseconds. */
   readonly graceMs: number;

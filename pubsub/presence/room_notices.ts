@@ -64,7 +64,7 @@ export interface RoomOptions {
 }
 
 /** Collaborators of a room. */
-export interface RoomNoticesParts {
+interface RoomNoticesParts {
   readonly runtime: Runtime;
   readonly presence: Presence;
   readonly turn: Turn;

@@ -74,7 +74,7 @@ export function openClient(runtime: Runtime, source: RedisSource): Redis | Clust
 }
 
 /** Opens another connection to the same server, for subscriptions. */
-export function openSubscriber(runtime: Runtime, client: Redis): Redis {
+function openSubscriber(runtime: Runtime, client: Redis): Redis {
   return client.duplicate({ ...OWN, retryStrategy: retryWith(runtime) });
 }
 
@@ -169,7 +169,7 @@ const BATCH = 1_000;
 const RETRY_MS = 1_000;
 
 /** Events of a {@linkcode ChannelSubscriber}. */
-export interface SubscriptionEvents {
+interface SubscriptionEvents {
   /** A message came. */
   onMessage(channel: string, message: Buffer): void;
   /** Publications on these channels come from now on. */
@@ -181,7 +181,7 @@ export interface SubscriptionEvents {
 }
 
 /** Options for {@linkcode ChannelSubscriber}. */
-export interface ChannelSubscriberOptions {
+interface ChannelSubscriberOptions {
   readonly runtime: Runtime;
   /** The connection; the subscriber ends it. */
   readonly redis: Redis;

@@ -53,7 +53,7 @@ const RETRY_MS = 100;
 const CHECKS = 10;
 
 /** Additions to a publication on a topic with a history. */
-export interface AppendRequest {
+interface AppendRequest {
   readonly bounds: HistoryBounds;
   readonly key: PublicationKey;
   /** Identifies the publication; part of the frame too. */
@@ -87,7 +87,7 @@ export interface BatchSender {
 }
 
 /** Bounds of a {@linkcode PublishQueue}. */
-export interface PublishQueueLimits extends WaitingLimits {
+interface PublishQueueLimits extends WaitingLimits {
   readonly giveUpMs: number;
 }
 
@@ -274,7 +274,7 @@ export class PublishQueue {
       this.#onTrouble(failure === "refused" ? undefined : error);
       // A plain publication that Redis may have taken would come twice; keys protect the others.
       if (failure === "later" || (failure === "unknown" && isKept)) return false;
-      for (const item of batch) this.#drop(item, "Redis refused it", error);
+      for (const item of batch) this.#drop(item, "Redis refused the publication", error);
       return true;
     }
   }

@@ -401,7 +401,9 @@ export class RedisBroker implements Broker {
     const away = this.#connection.issue();
     const issues = away === undefined ? [] : [away];
     for (const policy of this.#evicting) {
-      issues.push(`Redis may let go of histories: its maxmemory-policy is ${policy}`);
+      issues.push(
+        `Redis may evict histories: maxmemory-policy must be noeviction, received ${policy}`,
+      );
     }
     if (this.#ignored > 0) {
       issues.push(`${this.#ignored} messages of other programs were ignored`);

@@ -231,7 +231,7 @@ return text(isGranted and 0 or math.max(1, wait(amount - tokens)))
 type Arg = string | number | Buffer;
 
 /** The scripts, as commands of a client. */
-export interface Scripts {
+interface Scripts {
   skeinAppend(keys: number, ...args: Arg[]): Promise<[epoch: string, head: string, taken: string]>;
   skeinReadBuffer(
     keys: number,

@@ -453,7 +453,7 @@ test("gives up what waits for too long, and says so", async (server) => {
   await statusIs(broker, "interrupted");
   for (let i = 0; i < 10; i++) broker.publish({ topic: "news", payload: `${i}` });
   const error = await assertRejects(() => append(broker, "kept", 1), BrokerError);
-  assertMatch(error.message, /did not keep it within 300 ms/);
+  assertMatch(error.message, /did not acknowledge the publication within 300 ms/);
   await until(() => broker.stats.waiting === 0);
   assertEquals(broker.stats.dropped, 11);
   await server.restart();
@@ -550,7 +550,7 @@ test("drops what is larger than the server takes, and says so", async ({ servers
   assertMatch(broker.issues().join(), /The server takes 10000 bytes a message/);
   broker.publish({ topic: "news", payload: "x".repeat(10_000) });
   await until(() => broker.stats.dropped === 1);
-  assertMatch(broker.issues().join(), /A publication was not taken/);
+  assertMatch(broker.issues().join(), /NATS refused a publication/);
   const large = { topic: "kept", payload: "x".repeat(10_000) };
   await append(broker, "kept", 1);
   await assertRejects(() => broker.history.append(large, { bounds: BOUNDS }), BrokerError);
