@@ -79,7 +79,7 @@ export interface Reservation extends Disposable {
 }
 
 /** The one implementation of {@linkcode Reservation}; the limiter holds all state. */
-class Place implements Reservation {
+class HeldReservation implements Reservation {
   readonly #limiter: SessionLimiter;
 
   constructor(limiter: SessionLimiter) {
@@ -208,7 +208,7 @@ export class SessionLimiter {
   reserve(claim: Claim, beside?: Claim): Reservation {
     this.#check("admit", claim, { beside });
     this.#count(claim, 1, beside);
-    const reservation = new Place(this);
+    const reservation = new HeldReservation(this);
     this.#reservations.set(reservation, claim);
     return reservation;
   }

@@ -31,7 +31,6 @@ interface Refusal extends RequestFailure {
 
 /** Shared part of all meters of a server. */
 export interface MeterHost {
-  /** Clock and timers. */
   readonly runtime: Runtime;
   /** Refusals of one session within a window before it is closed. */
   readonly maxRefusals: number;

@@ -91,7 +91,7 @@ export interface RateStats {
 }
 
 /** User and address to count; the address is a key of `addressKey`. */
-interface Counted {
+interface CountedPeer {
   readonly user: string | undefined;
   readonly address: string | undefined;
 }
@@ -161,7 +161,7 @@ export class RateLimits implements MeterHost, Disposable {
    *
    * @throws {LimitError} If the attempt is one too many.
    */
-  connect(counted: Counted): void {
+  connect(counted: CountedPeer): void {
     const now = this.runtime.now();
     for (const scope of ["user", "address"] as const) {
       const name = counted[scope];
@@ -178,7 +178,7 @@ export class RateLimits implements MeterHost, Disposable {
   }
 
   /** Starts to meter a session; `undefined` if no rate applies. */
-  meter(session: Session, { user, address }: Counted): SessionMeter | undefined {
+  meter(session: Session, { user, address }: CountedPeer): SessionMeter | undefined {
     if (!this.#isMetered) return undefined;
     const now = this.runtime.now();
     const accounts: Account[] = [];

@@ -16,7 +16,6 @@ const CLAIM_MS = 4_000;
 
 /** Options for {@linkcode sequenceStore}. */
 export interface SequenceStoreOptions {
-  /** Clocks, timers and randomness of this node. */
   readonly runtime: Runtime;
   /** Returns the broker; called on each use. */
   readonly broker: () => Broker;

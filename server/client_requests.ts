@@ -69,7 +69,6 @@ export type RenewedHandler = (session: Session, before: unknown) => void | Promi
 
 /** Options of {@linkcode clientServices}. */
 export interface ClientServicesOptions {
-  /** Clock and timers. */
   readonly runtime: Runtime;
   /** Allows actions of clients; without `authorize` all are denied. */
   readonly authorize: Authorize | undefined;

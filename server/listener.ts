@@ -1,5 +1,5 @@
 /** The two sockets of a server on one port number: TCP for WebSocket, UDP for WebTransport. */
-import type { WebTransportStats } from "../telemetry/measures.ts";
+import { NO_HANDSHAKES, type WebTransportStats } from "../telemetry/measures.ts";
 import { answerWellKnown } from "./webtransport.ts";
 import { hostOf, isAnyAddress, WebTransportSocket } from "./webtransport.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
@@ -13,7 +13,6 @@ import type { HttpListener, WebSocketHost } from "../transport/websocket/server.
 import type {
   Certificate,
   ListenWebTransportOptions,
-  QuicHandshakeStats,
   RawQuicOptions,
   WebTransportRequest,
 } from "../transport/h3/server.ts";
@@ -59,9 +58,6 @@ export interface ListenInfo {
   readonly webTransportError: Error | undefined;
 }
 
-/** Counters for an engine that counts no handshakes. */
-const NO_HANDSHAKES: QuicHandshakeStats = { pending: 0, ignored: 0, replaced: 0, tooSlow: 0 };
-
 /** Limits of connections on UDP, and on TCP where counted; and credit of clients. */
 export type ConnectionLimits =
   & Pick<WebTransportServeOptions, "flowControl" | "maxConnections" | "maxConnectionsPerAddress">
@@ -71,7 +67,6 @@ export type ConnectionLimits =
 export interface ServerListenerOptions extends OriginRules {
   /** Prints errors that reach no handler of the application. */
   readonly console: ConsoleReport;
-  /** Timers. */
   readonly runtime: Runtime;
   /** TCP port; 0 takes one that is free on both. */
   readonly port: number;

@@ -11,7 +11,7 @@ import type { ConsoleReport } from "../base/console_report.ts";
 const FAULT_SILENT_MS = 1_000;
 
 /** Properties of a {@linkcode Refused} beside status and message. */
-export interface RefusedOptions extends ErrorOptions {
+interface RefusedOptions extends ErrorOptions {
   /** `true` if the application may be at fault, and should be informed. */
   readonly isFault?: boolean;
   /**
@@ -24,11 +24,7 @@ export interface RefusedOptions extends ErrorOptions {
 export class Refused extends Error {
   /** HTTP status; the close code is 4000 more. */
   readonly status: RefusalStatus;
-  /** `true` if the application may be at fault, and should be informed. */
   readonly isFault: boolean;
-  /**
-   * Sends the text in a close over WebTransport, because pages cannot read the status of a refusal.
-   */
   readonly isToldByClose: boolean;
 
   constructor(status: RefusalStatus, message: string, options: RefusedOptions = {}) {
@@ -50,7 +46,7 @@ export function withinLimits<T>(manager: SessionManager, take: () => T): T {
 }
 
 /** The peer of a refusal. */
-export interface RefusedPeer {
+interface RefusedPeer {
   /** Network address, where known. */
   readonly address: string | undefined;
   /** Finds the token, which is never printed. */

@@ -640,7 +640,7 @@ async function handleStreams(session: Session, handle: StreamHandler): Promise<v
   const { settings } = session[internals];
   try {
     for await (const stream of session.incomingStreams()) {
-      handleStream(session, stream, handle).catch((error) => {
+      (async () => await handle(stream, session))().catch((error) => {
         report(settings, error, session);
         end(stream);
       });
@@ -648,14 +648,6 @@ async function handleStreams(session: Session, handle: StreamHandler): Promise<v
   } catch (error) {
     report(settings, error, session);
   }
-}
-
-async function handleStream(
-  session: Session,
-  stream: IncomingStream,
-  handle: StreamHandler,
-): Promise<void> {
-  await handle(stream, session);
 }
 
 /** Ends the rest of a stream, so that the peer does not wait. */

@@ -23,7 +23,6 @@ import {
 
 /** Properties common to all upgrades of a server. */
 export interface WebSocketUpgradeOptions {
-  /** Clocks and timers of this node. */
   readonly runtime: Runtime;
   /** Engine of upgrades. */
   readonly engine: WebSocketEngine;

@@ -29,7 +29,6 @@ const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
 
 /** Options of {@linkcode WebTransportSocket}. */
 export interface WebTransportSocketOptions {
-  /** Clocks, timers and randomness of this node. */
   readonly runtime: Runtime;
   /** The options of WebTransport itself. */
   readonly options: WebTransportServeOptions;

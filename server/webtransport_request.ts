@@ -27,7 +27,6 @@ export interface PageOrigin {
 
 /** Options of {@linkcode WebTransportSessionRequest}. */
 export interface WebTransportSessionRequestOptions {
-  /** Clocks and timers of this node. */
   readonly runtime: Runtime;
   /** Requested URL, as returned by {@linkcode urlOf}. */
   readonly url: URL;

@@ -30,6 +30,14 @@ export interface CountedWebTransport {
   readonly webTransportStats?: WebTransportStats | undefined;
 }
 
+/** Counters before the first handshake, and of an engine that counts none. */
+export const NO_HANDSHAKES: QuicHandshakeStats = {
+  pending: 0,
+  ignored: 0,
+  replaced: 0,
+  tooSlow: 0,
+};
+
 /** One number of a metric. */
 export interface Measurement {
   /** The number. */

@@ -44,7 +44,7 @@ import {
 } from "@opentelemetry/api";
 import type { CountedTopics, CountedWebTransport } from "./measures.ts";
 import {
-  type Counted,
+  type CountedManager,
   errorType,
   handshakeAttributes,
   messageAttributes,
@@ -194,7 +194,11 @@ class OtelInstrumentation implements Instrumentation, Disposable {
     this.#continuesTraces = continuesTraces;
   }
 
-  observe(manager: Counted, topics?: CountedTopics, webTransport?: CountedWebTransport): void {
+  observe(
+    manager: CountedManager,
+    topics?: CountedTopics,
+    webTransport?: CountedWebTransport,
+  ): void {
     this.#metrics.observe(manager, topics, webTransport);
   }
 

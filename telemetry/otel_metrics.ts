@@ -15,6 +15,7 @@ import {
   type CountedWebTransport,
   managerMeasures,
   type Measure,
+  NO_HANDSHAKES,
   sessionMeasures,
   topicMeasures,
   webTransportMeasures,
@@ -114,10 +115,7 @@ class BoundedLabels {
 
 /** The counters of WebTransport before its first handshake. */
 const NO_WEBTRANSPORT: CountedWebTransport = {
-  webTransportStats: {
-    isListening: false,
-    handshakes: { pending: 0, ignored: 0, replaced: 0, tooSlow: 0 },
-  },
+  webTransportStats: { isListening: false, handshakes: NO_HANDSHAKES },
 };
 
 /** Bucket boundaries for calls of milliseconds to seconds, as the conventions advise. */
@@ -154,7 +152,7 @@ const NO_TOPICS: CountedTopics = {
 const KNOWN_CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
 
 /** The session counters of a server. */
-export type Counted = Pick<SessionManager, "stats">;
+export type CountedManager = Pick<SessionManager, "stats">;
 
 /** The open sessions of one side. */
 class SessionCensus {
@@ -197,7 +195,7 @@ export class OtelMetrics implements Disposable {
   readonly #codes = new BoundedLabels({ max: MAX_FOREIGN, other: "other" });
   readonly #errorTypes = new BoundedLabels({ max: MAX_FOREIGN, other: OTHER });
   readonly #stop: () => void;
-  #manager: Counted | undefined;
+  #manager: CountedManager | undefined;
   #topics: CountedTopics | undefined;
   #webTransport: CountedWebTransport = {};
 
@@ -246,7 +244,11 @@ export class OtelMetrics implements Disposable {
   }
 
   /** Also reports the counters of a server's manager, topics and WebTransport. */
-  observe(manager: Counted, topics?: CountedTopics, webTransport: CountedWebTransport = {}): void {
+  observe(
+    manager: CountedManager,
+    topics?: CountedTopics,
+    webTransport: CountedWebTransport = {},
+  ): void {
     this.#manager = manager;
     this.#topics = topics;
     this.#webTransport = webTransport;
