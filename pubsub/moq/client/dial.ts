@@ -273,6 +273,7 @@ async function openRawQuic(target: URL, options: Dialing): Promise<Connection> {
   const protocols = protocolsOf(versions, "quic");
   try {
     return await dialQuic(target, {
+      runtime: options.runtime,
       protocols,
       maxBidirectionalStreams: MAX_STREAMS,
       maxUnidirectionalStreams,
@@ -295,6 +296,7 @@ async function openRawQuic(target: URL, options: Dialing): Promise<Connection> {
 async function openWebSocket(target: URL, options: Dialing): Promise<Connection> {
   const { versions, headers, maxUnidirectionalStreams, signal, timeoutMs } = options;
   const connection = await dialWebSocket(target, {
+    runtime: options.runtime,
     protocols: webSocketOffers(versions),
     flowControl: {
       maxStreamsUni: maxUnidirectionalStreams,
@@ -313,6 +315,7 @@ async function openWebTransport(target: URL, options: Dialing): Promise<Connecti
   const { versions, headers, maxUnidirectionalStreams, idleTimeoutMs, signal, timeoutMs } = options;
   const { url, hashes } = await webTransportTarget(target, options);
   const dialOptions: DialWebTransportOptions = {
+    runtime: options.runtime,
     protocols: protocolsOf(versions, "webtransport"),
     flowControl: UNLIMITED_CREDIT,
     maxUnidirectionalStreams,
@@ -335,7 +338,7 @@ async function openWebTransport(target: URL, options: Dialing): Promise<Connecti
 }
 
 async function raceWebTransport(target: URL, options: Dialing): Promise<Connection> {
-  const { fallback, headStartMs, transports, onFallback, signal, timeoutMs } = options;
+  const { runtime, fallback, headStartMs, transports, onFallback, signal, timeoutMs } = options;
   const webSocketUrl = fallback === true ? target : new URL(fallback as string | URL);
   const dial = raceTransports({
     webSocket: (_url, { signal }) => openWebSocket(webSocketUrl, { ...options, signal: signal! }),
@@ -345,7 +348,7 @@ async function raceWebTransport(target: URL, options: Dialing): Promise<Connecti
     ...(headStartMs !== undefined && { headStartMs }),
     ...(transports && { transports }),
   });
-  return await dial(target, { signal, timeoutMs, ...(onFallback && { onFallback }) });
+  return await dial(target, { runtime, signal, timeoutMs, ...(onFallback && { onFallback }) });
 }
 
 /** A WebTransport server. */

@@ -284,7 +284,7 @@ export class MoqServer implements AsyncDisposable {
     const { signal } = options;
     signal?.throwIfAborted();
     const server = new MoqServer(options);
-    server.#sockets = new Sockets(socketsOptions(options, server.protocols), {
+    server.#sockets = new Sockets(socketsOptions(server.#runtime, options, server.protocols), {
       fetch: server.fetch,
       take: (request) => server.take(request),
       async accept(connection) {
@@ -325,7 +325,8 @@ export class MoqServer implements AsyncDisposable {
       const accept = this.#host?.webSocketEngine ?? acceptWebSocket;
       const { connection, response } = accepted(
         lease,
-        () => accept(request, { protocol, idleTimeoutMs, lease, flowControl }),
+        () =>
+          accept(request, { runtime: this.#runtime, protocol, idleTimeoutMs, lease, flowControl }),
       );
       void this.#sessions.begin(connection, client, { lease, isAdmitted: true });
       return response;

@@ -2,6 +2,7 @@
  * The sockets of a MoQ server: UDP for WebTransport and raw QUIC, TCP for WebSocket, on one port
  * number.
  */
+import type { Runtime } from "../../../base/runtime.ts";
 import { UnsupportedError } from "../../../errors.ts";
 import { listenAt } from "../../../transport/address.ts";
 import {
@@ -40,6 +41,8 @@ const ANY_ADDRESS: readonly string[] = ["0.0.0.0", "::", "[::]"];
 
 /** Options of {@linkcode Sockets}. */
 export interface SocketsOptions {
+  /** Clocks, timers and randomness of this node. */
+  readonly runtime: Runtime;
   /** Port of both sockets; 0 takes one that is free on both. */
   readonly port: number;
   readonly hostname: string;
@@ -76,6 +79,7 @@ export interface SocketsHandlers {
 /**
  * Checks the options of a listening server and fills in defaults.
  *
+ * @param runtime Clocks, timers and randomness of this node.
  * @param options Options of the application.
  * @param protocols The protocols of raw QUIC, the best first.
  * @returns The options of the sockets.
@@ -84,6 +88,7 @@ export interface SocketsHandlers {
  * @throws {UnsupportedError} If the platform cannot listen.
  */
 export function socketsOptions(
+  runtime: Runtime,
   options: ListenMoqOptions,
   protocols: readonly string[],
 ): SocketsOptions {
@@ -110,10 +115,12 @@ export function socketsOptions(
   const { maxSessions = 10_000, maxSessionsPerAddress = 1_000 } = limits;
   const { idleTimeoutMs } = options;
   return {
+    runtime,
     port,
     hostname,
     tls,
     dev: {
+      runtime,
       ...(names === undefined ? {} : { names }),
       ...(cacheFolder === undefined ? {} : { cacheFolder }),
     },
@@ -238,11 +245,11 @@ export class Sockets implements MoqHost {
   }
 
   #serve(): HttpListener {
-    const { port, hostname, tls, webSocket, limits } = this.#options;
+    const { runtime, port, hostname, tls, webSocket, limits } = this.#options;
     if (webSocket !== undefined) {
       const { maxConnections, maxConnectionsPerAddress } = limits;
       return webSocket.listen(
-        { port, hostname, tls, maxConnections, maxConnectionsPerAddress },
+        { runtime, port, hostname, tls, maxConnections, maxConnectionsPerAddress },
         (request, info) => this.#handlers.fetch(request, info),
       );
     }
@@ -278,9 +285,10 @@ export class Sockets implements MoqHost {
   }
 
   #listen({ cert, key }: Certificate): WebTransportListener {
-    const { port, hostname, wires, protocols, limits } = this.#options;
+    const { runtime, port, hostname, wires, protocols, limits } = this.#options;
     return listenWebTransport({
       ...limits,
+      runtime,
       cert,
       key,
       hostname,
