@@ -131,7 +131,6 @@ const STOPPED: Outcome = { cause: { error: undefined }, isFinal: false };
 /**
  * Judges the end of a session.
  *
- * @param info The end of the session.
  * @param isStable True if the session held for `stableMs`: then only a token may have expired.
  */
 function endOutcome(info: MoqCloseInfo, isStable: boolean): Outcome {
@@ -145,7 +144,6 @@ function endOutcome(info: MoqCloseInfo, isStable: boolean): Outcome {
 /**
  * Makes the outcome of a session that lives on for a while after GOAWAY.
  *
- * @param goaway The request of the server.
  * @param uri The URL to go to; `undefined` for the usual place.
  */
 function goawayOutcome(goaway: Goaway, uri: string | undefined): Outcome {

@@ -364,7 +364,6 @@ interface WebTransportTarget {
  *
  * @param target `https:`; or `http:`, where a development server gives the hash of the certificate.
  * @param options Certificates that the application trusts, and a signal to give up.
- * @returns The server.
  * @throws {ConnectionError} If the server is not reachable, or refuses the request for the hash.
  * @throws {UnsupportedError} If the answer is no hash.
  */

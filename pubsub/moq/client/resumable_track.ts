@@ -52,8 +52,6 @@ class Resumptions {
   /**
    * Records a group.
    *
-   * @param reader The subscription of the group.
-   * @param sequence The number of the group.
    * @returns The continuation, if the group is the first after a loss.
    */
   note(reader: TrackReader, sequence: number): TrackResumption | undefined {
@@ -96,9 +94,7 @@ interface BroadcastReturnsOptions {
 /**
  * Waits until a session announces a broadcast, and at least for a delay.
  *
- * @param runtime Clock and timers of this node.
  * @param session The session to ask; the end of the session ends the wait.
- * @param options See {@linkcode BroadcastReturnsOptions}.
  * @returns Resolves after every wait, successful or not; never rejects.
  */
 async function broadcastReturns(

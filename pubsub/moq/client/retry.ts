@@ -60,8 +60,6 @@ export type MoqRetry = Required<Omit<MoqRetryOptions, "random">> & Pick<MoqRetry
 /**
  * Fills in the defaults.
  *
- * @param options The options.
- * @returns All settings.
  * @throws {RangeError} If a time is negative or no number.
  */
 export function retrySettings(options: MoqRetryOptions = {}): MoqRetry {
@@ -111,7 +109,6 @@ const HOPELESS: ReadonlySet<MoqErrorName> = new Set([
 /**
  * Tells whether a client must stop.
  *
- * @param error The error of the attempt, or of the session.
  * @returns True if another attempt would fail as well.
  */
 export function isRefusal(error: unknown): boolean {
@@ -127,7 +124,6 @@ export function isRefusal(error: unknown): boolean {
 /**
  * Tells whether an operation ended because the session ended: the next session will do.
  *
- * @param error The error of the operation.
  * @returns True for an error of the session or connection.
  */
 export function isOfSession(error: unknown): boolean {
@@ -137,7 +133,6 @@ export function isOfSession(error: unknown): boolean {
 /**
  * Tells whether to subscribe again, on the same session, once the broadcast is back.
  *
- * @param error The error of the subscription.
  * @returns True if another attempt may succeed.
  */
 export function isPassingForTrack(error: unknown): boolean {

@@ -3,6 +3,7 @@ import { Directory } from "../../nodes/directory.ts";
 import type { Nodes } from "../../nodes/nodes.ts";
 import { dialMoq } from "../client/dial.ts";
 import type { MoqRelay } from "../live/relay.ts";
+import { reportTo } from "../session/context.ts";
 import { tellsHops } from "../live/relay_source.ts";
 import type { Announcement } from "../track/announcement.ts";
 import { TrackMux } from "../track/mux.ts";
@@ -193,13 +194,7 @@ export class MoqCluster implements AsyncDisposable {
       dial,
       lingerMs,
       mux: new TrackMux({ hopId: relay.mux.hopId }),
-      report: (error) => {
-        try {
-          onError?.(error);
-        } catch {
-          // `onError` itself threw: no other handler is left.
-        }
-      },
+      report: (error) => reportTo(onError, error),
     };
     this.#directory = new Directory({ nodes, name, read: readHeldBroadcast });
     this.#scope = this.#directory.open("broadcasts", (change) => this.#heard(change));

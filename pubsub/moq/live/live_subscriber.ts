@@ -131,7 +131,7 @@ export class LiveSubscriber implements DeliveryOwner {
     if (!this.#isBehind()) this.#quietTicks = 0;
     else if (++this.#quietTicks > STALL_TICKS) {
       const { stallTimeoutMs } = this.#limits;
-      this.fail("tooFarBehind", `The subscriber took nothing for ${stallTimeoutMs} ms`);
+      this.fail("tooFarBehind", `The subscriber took no data for ${stallTimeoutMs} ms`);
     }
   }
 
@@ -147,7 +147,7 @@ export class LiveSubscriber implements DeliveryOwner {
     const { stallTimeoutMs } = this.#limits;
     this.#freeTimer = this.#runtime.setTimeout(() => {
       this.track.closeSession(
-        `A subscription was given up, and ${this.#held} groups were not taken`,
+        `A subscription was ended, and the subscriber has not taken ${this.#held} groups of it`,
       );
     }, stallTimeoutMs);
   }

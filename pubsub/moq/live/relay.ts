@@ -21,6 +21,7 @@ import { TrackMux } from "../track/mux.ts";
 import type { SubscriberSession, TrackWriter } from "../track/track_writer.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 import { checkShare } from "../session/access.ts";
+import { reportTo } from "../session/context.ts";
 import type { MoqSession } from "../session/session.ts";
 
 /** A session of a relay, or another relay of its cluster. */
@@ -630,10 +631,6 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   #report(error: unknown): void {
-    try {
-      this.#onError?.(error);
-    } catch {
-      // `onError` itself threw: no other handler is left.
-    }
+    reportTo(this.#onError, error);
   }
 }

@@ -9,6 +9,7 @@ import type {
   MoqServerLimits,
   MoqServerOptions,
 } from "./server_options.ts";
+import { reportTo } from "../session/context.ts";
 import type { SetupRequest } from "../session/setup.ts";
 import { versionOf, VERSIONS } from "../wire/versions.ts";
 import { GOMOQT_CODES, MoqError } from "../wire/errors.ts";
@@ -100,13 +101,7 @@ export class SessionLeases {
 export class MoqRefusal extends Error {
   readonly status: RefusalStatus;
 
-  /**
-   * Creates a refusal.
-   *
-   * @param status HTTP status.
-   * @param message Reason, which the client reads.
-   * @param options Standard error options.
-   */
+  /** Creates a refusal. */
   constructor(status: RefusalStatus, message: string, options?: ErrorOptions) {
     super(message, options);
     this.name = "MoqRefusal";
@@ -236,7 +231,6 @@ export class Admission {
   /**
    * Admits a client before its request is answered.
    *
-   * @param client The client.
    * @param protocol The protocol for the answer; empty without one.
    * @returns The lease of the session.
    * @throws {MoqRefusal} If the client is refused.
@@ -270,8 +264,6 @@ export class Admission {
   /**
    * Admits a client over raw QUIC, where the SETUP names the path. An empty path is not checked.
    *
-   * @param request The SETUP.
-   * @param client The client.
    * @throws {MoqError} If the client is refused.
    */
   async admitSetup(request: SetupRequest, client: MoqClientInfo): Promise<void> {
@@ -288,11 +280,7 @@ export class Admission {
 
   /** Passes an error to `onError` of the application. */
   report(error: unknown): void {
-    try {
-      this.#options.onError?.(error);
-    } catch {
-      // `onError` itself threw: no other handler is left.
-    }
+    reportTo(this.#options.onError, error);
   }
 
   #checkOpen(): void {
@@ -314,7 +302,7 @@ export class Admission {
       if (signal.aborted) throw new MoqRefusal(503, NO_MORE_SESSIONS);
       const isLate = error instanceof TimeoutError;
       const refusal = isLate
-        ? new MoqRefusal(503, "The server is too slow", { cause: error })
+        ? new MoqRefusal(503, "The check of the client took too long", { cause: error })
         : refusalOf(error);
       if (isFault(refusal)) this.report(error);
       throw refusal;

@@ -11,7 +11,7 @@ import type { SetupRequest } from "../session/setup.ts";
 import { parseQmuxProtocol } from "../../../transport/qmux/versions.ts";
 import { HASH_PATH, type MoqVersion, protocolsOf, VERSIONS } from "../wire/versions.ts";
 
-/** Facts about a client beside its SETUP. */
+/** A client, as the wire describes it beside its SETUP. */
 export interface MoqClientInfo {
   /** The requested URL; over raw QUIC without a path, which only the SETUP names. */
   readonly url: string;
@@ -231,11 +231,7 @@ export interface MoqRequest {
   readonly method?: string;
 }
 
-/**
- * Returns `true` if a client offers a protocol of MoQ by name.
- *
- * @param asked The request.
- */
+/** Returns `true` if a client offers a protocol of MoQ by name. */
 export function offersMoq({ headers, protocols }: MoqRequest): boolean {
   const offered = protocols ??
     headers.get("sec-websocket-protocol")?.split(",")
@@ -246,12 +242,7 @@ export function offersMoq({ headers, protocols }: MoqRequest): boolean {
   return offered.some((name) => names.includes(name));
 }
 
-/**
- * Returns `true` if a client requests the hash of the certificate and the host may send the hash.
- *
- * @param asked The request.
- * @param host The server that received the request.
- */
+/** Returns `true` if a client requests the hash of the certificate and the host may send the hash. */
 export function requestsHash({ url, method }: MoqRequest, host: MoqHost | undefined): boolean {
   return method === "GET" && host !== undefined && host.isDevelopment && host.hashes.length > 0 &&
     url.includes(HASH_PATH) && URL.parse(url)?.pathname === HASH_PATH;

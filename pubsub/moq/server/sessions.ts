@@ -36,13 +36,7 @@ export class Sessions {
   readonly #setups = new Map<Connection, Promise<MoqSession | undefined>>();
   #isClosed = false;
 
-  /**
-   * Creates an empty set of sessions.
-   *
-   * @param runtime Clocks, timers and randomness of this node.
-   * @param options Options of the server.
-   * @param about The versions of the server, and its admission.
-   */
+  /** Creates an empty set of sessions. */
   constructor(
     runtime: Runtime,
     options: MoqServerOptions,
@@ -58,7 +52,6 @@ export class Sessions {
    * Begins a session. Never rejects.
    *
    * @param connection The connection, whose end frees the lease.
-   * @param client Facts about the client.
    * @param start Lease of the client, and whether `onSetup` has admitted the client.
    * @returns The session; `undefined` if the setup failed.
    */
@@ -74,11 +67,7 @@ export class Sessions {
     return setup;
   }
 
-  /**
-   * Asks all sessions to leave, and closes the ones that stay.
-   *
-   * @returns Number of sessions that left, and of those that were closed.
-   */
+  /** Asks all sessions to leave, and closes the ones that stay. */
   async drain({ uri, timeoutMs }: Required<MoqDrainOptions>): Promise<MoqDrainReport> {
     const asked: MoqSession[] = [];
     const ask = async (session: MoqSession | undefined) => {

@@ -79,10 +79,7 @@ export interface SocketsHandlers {
 /**
  * Checks the options of a listening server and fills in defaults.
  *
- * @param runtime Clocks, timers and randomness of this node.
- * @param options Options of the application.
  * @param protocols The protocols of raw QUIC, the best first.
- * @returns The options of the sockets.
  * @throws {TypeError} If `transports` is empty, has an unknown name, or lacks `websocket` beside
  * `webSocket`.
  * @throws {UnsupportedError} If the platform cannot listen.
@@ -145,7 +142,6 @@ export function socketsOptions(
 /**
  * Returns the flow control of a server, for wires that count credit.
  *
- * @param options Options of the application.
  * @returns The same credit, with streams enough for groups and subscriptions by default.
  */
 export function flowControlOf(

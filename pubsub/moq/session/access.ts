@@ -36,8 +36,6 @@ const DEFAULTS: Required<MoqLimits> = {
 /**
  * Fills in the defaults.
  *
- * @param limits The given limits.
- * @returns All limits.
  * @throws {RangeError} If a limit is not a positive integer.
  */
 export function sessionLimits(limits: MoqLimits = {}): Required<MoqLimits> {
@@ -54,8 +52,6 @@ export function sessionLimits(limits: MoqLimits = {}): Required<MoqLimits> {
 /**
  * Checks a share of the places of a relay.
  *
- * @param what The name of the share in the error.
- * @param share The share.
  * @throws {RangeError} If the share is not a number above 0 and up to 1.
  */
 export function checkShare(what: string, share: unknown): void {
@@ -88,8 +84,6 @@ export type MoqGrant =
 /**
  * Tells whether a grant allows anything now.
  *
- * @param runtime Clock of this node.
- * @param grant The grant.
  * @returns True unless the grant is a refusal or has expired.
  */
 export function isGranted(runtime: Runtime, grant: MoqGrant): boolean {
@@ -100,8 +94,6 @@ export function isGranted(runtime: Runtime, grant: MoqGrant): boolean {
 /**
  * Calls back when a grant expires.
  *
- * @param runtime Clock and timers of this node.
- * @param grant The grant.
  * @param onExpired Called once.
  * @returns A handle that ends the watch on disposal.
  */
@@ -151,8 +143,6 @@ export class GrantTimers {
   /**
    * Watches a grant, in place of an earlier one for the path.
    *
-   * @param path The path.
-   * @param grant The grant.
    * @param onExpired Called once when the grant expires.
    */
   watch(path: BroadcastPath, grant: MoqGrant, onExpired: () => void): void {
@@ -167,11 +157,7 @@ export class GrantTimers {
     if (!isExpired) this.#watched.set(path, watched);
   }
 
-  /**
-   * Stops watching the grant of a path.
-   *
-   * @param path The path.
-   */
+  /** Stops watching the grant of a path. */
   drop(path: BroadcastPath): void {
     this.#watched.get(path)?.[Symbol.dispose]();
     this.#watched.delete(path);

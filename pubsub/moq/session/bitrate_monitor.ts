@@ -221,7 +221,6 @@ interface WireStats {
 /**
  * Checks the options of a monitor.
  *
- * @param options The options.
  * @returns All options, with defaults.
  * @throws {RangeError} If an option is out of range.
  */

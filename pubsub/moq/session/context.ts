@@ -132,9 +132,6 @@ export function sessionClosed(cause: unknown): MoqError {
 /**
  * Asks the application, once.
  *
- * @param context The session.
- * @param path The path of the request.
- * @param action The action of the request.
  * @returns The grant; `false` if the application threw, or returned an invalid grant.
  */
 export async function requestGrant(
@@ -152,5 +149,17 @@ export async function requestGrant(
   } catch (error) {
     context.report(error);
     return false;
+  }
+}
+
+/** Passes an error to the application's `onError`. An error of that function is ignored. */
+export function reportTo(
+  onError: ((error: unknown) => void) | undefined,
+  error: unknown,
+): void {
+  try {
+    onError?.(error);
+  } catch {
+    // No other handler is left.
   }
 }

@@ -115,7 +115,7 @@ export class PeerReports {
     const open = () => {
       const { traits } = context;
       if (!traits.requests) {
-        throw new UnsupportedError(`Cannot probe: ${traits.version} has no message for it`);
+        throw new UnsupportedError(`Cannot probe: ${traits.version} has no such message`);
       }
       signal?.throwIfAborted();
       signal?.addEventListener("abort", leave, { once: true });

@@ -6,7 +6,7 @@ import { startTimer, within } from "../../../base/wait.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { openExchange } from "./exchange.ts";
 import { Subscriber } from "./subscriber.ts";
-import type { SessionContext } from "./context.ts";
+import { reportTo, type SessionContext } from "./context.ts";
 import { IncomingStreams } from "./incoming_streams.ts";
 import { PeerReports } from "./peer_reports.ts";
 import { Publisher } from "./publisher.ts";
@@ -258,13 +258,7 @@ export class MoqSession implements AsyncDisposable {
       // there.
       family: options.family ?? (traits.slashedPaths ? "gomoqt" : "moq-lite"),
       isFamilyOpen: options.family === undefined && traits.setup === "none",
-      report: (error) => {
-        try {
-          onError?.(error);
-        } catch {
-          // The error handler itself failed.
-        }
-      },
+      report: (error) => reportTo(onError, error),
       violated: (error) => this.#violated(error),
     };
     this.#subscriber = new Subscriber(this.#context);
@@ -557,7 +551,7 @@ export class MoqSession implements AsyncDisposable {
       this.connection.drain();
     } else {
       throw new UnsupportedError(
-        `Cannot ask the peer to leave: ${this.version} over ${this.connection.transport} has no way to`,
+        `Cannot ask the peer to leave: ${this.version} over ${this.connection.transport} has no message for that`,
       );
     }
     const { runtime } = this.#context;
@@ -648,14 +642,7 @@ export class MoqSession implements AsyncDisposable {
   }
 }
 
-/**
- * Describes a close by this end.
- *
- * @param reason A name, or a number of the application.
- * @param message The reason in words.
- * @param family The error code family of the peer.
- * @returns The close, with number and name.
- */
+/** Describes a close by this end. */
 function localEnd(
   reason: MoqErrorName | number,
   message: string,
@@ -678,7 +665,6 @@ interface RemoteEnd {
 /**
  * Waits for the end of a connection, and describes the end.
  *
- * @param connection The connection.
  * @param familyOf Finds the error code family of the peer; called at the end.
  * @returns The end of the connection; never rejects.
  */
@@ -700,9 +686,7 @@ async function remoteEnd(
 /**
  * Makes the error of everything that ends with a session.
  *
- * @param info The close of the session.
  * @param cause The raw error, if any.
- * @returns The error.
  */
 function endError(info: MoqCloseInfo, cause?: unknown): MoqError {
   const { code: moqCode, reason, message, by } = info;

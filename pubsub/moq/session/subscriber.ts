@@ -186,7 +186,7 @@ export class Subscriber {
   ): Promise<TrackInfoMessage> {
     const context = this.#context;
     const { traits } = context;
-    if (!traits.timestamps) throw this.#unsupported("ask for facts of a track");
+    if (!traits.timestamps) throw this.#unsupported("ask for the properties of a track");
     const message = encodeTrackRequest(wirePath(path, traits.slashedPaths), name);
     const exchange = await openExchange(context, BidiType.track, { message, signal });
     try {
@@ -257,7 +257,7 @@ export class Subscriber {
 
   #unsupported(what: string): UnsupportedError {
     return new UnsupportedError(
-      `Cannot ${what}: ${this.#context.traits.version} has no message for it`,
+      `Cannot ${what}: ${this.#context.traits.version} has no such message`,
     );
   }
 }

@@ -25,7 +25,6 @@ export class WriteBuffers {
   /**
    * Takes a buffer.
    *
-   * @param minBytes The minimum size.
    * @returns A buffer with arbitrary content.
    */
   take(minBytes: number): Uint8Array<ArrayBuffer> {
@@ -36,11 +35,7 @@ export class WriteBuffers {
     return this.#large.pop() ?? new Uint8Array(LARGE_BUFFER_BYTES);
   }
 
-  /**
-   * Gives back a buffer without other references.
-   *
-   * @param buffer A buffer from {@linkcode WriteBuffers.take}.
-   */
+  /** Gives back a buffer without other references. */
   give(buffer: Uint8Array<ArrayBuffer>): void {
     const { byteLength } = buffer;
     if (byteLength === SMALL_BUFFER_BYTES) {

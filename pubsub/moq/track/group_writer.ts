@@ -20,7 +20,6 @@ const TRUNCATED_TIMED_FRAME = Uint8Array.of(0, 2, 0);
  * group was given up.
  *
  * @param timestamps True if frames carry timestamps.
- * @returns The bytes to write before the end of the stream.
  */
 export function truncatedFrame(timestamps: boolean): Uint8Array {
   return timestamps ? TRUNCATED_TIMED_FRAME : TRUNCATED_FRAME;

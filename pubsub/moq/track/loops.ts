@@ -25,7 +25,6 @@ export class PendingReads<T> {
   /**
    * Waits for the next value.
    *
-   * @param signal Ends the wait.
    * @returns The value; `null` at the end.
    */
   async next(signal?: AbortSignal): Promise<T | null> {
@@ -50,7 +49,6 @@ export class PendingReads<T> {
    * Loops over the values until the end. Leaving never waits, not even for a pending `next()`.
    *
    * @param onLeave Called when the loop is left early.
-   * @returns The loop.
    */
   loop(onLeave?: () => void): AsyncIterableIterator<T> {
     const waiting = new Set<PromiseWithResolvers<T | null>>();

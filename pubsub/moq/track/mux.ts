@@ -12,7 +12,6 @@ import { MoqError } from "../wire/errors.ts";
  * Parses a pattern.
  *
  * @param pattern Parts between slashes; `{name}` stands for one part, a last `**` for any number.
- * @returns The parts.
  * @throws {TypeError} If the pattern is malformed.
  */
 function patternParts(pattern: string): string[] {
@@ -33,8 +32,6 @@ function patternParts(pattern: string): string[] {
 /**
  * Matches a path with a pattern.
  *
- * @param pattern The parts of the pattern.
- * @param parts The parts of the path.
  * @returns The values of the names in braces; `undefined` if the path does not match.
  */
 function matchPattern(

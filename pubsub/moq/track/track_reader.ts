@@ -62,8 +62,6 @@ const DEFAULT_MAX_QUEUED_GROUPS = 1_024;
 /**
  * Fills in the defaults of a subscription.
  *
- * @param options The options.
- * @returns All fields.
  * @throws {RangeError} If a value is out of range.
  */
 export function subscribeFields(options: MoqSubscribeOptions): SubscribeFields {
@@ -90,9 +88,7 @@ export function subscribeFields(options: MoqSubscribeOptions): SubscribeFields {
 /**
  * Changes the fields of a subscription.
  *
- * @param fields The current fields.
  * @param changes The changed fields; an absent field stays, and `undefined` removes a bound.
- * @returns The fields from now on.
  * @throws {RangeError} If a value is out of range.
  */
 function changedFields(
@@ -110,8 +106,6 @@ function changedFields(
 /**
  * Checks the number of groups that may wait for the reader.
  *
- * @param options The options.
- * @returns The number.
  * @throws {RangeError} If the number is no positive integer.
  */
 export function maxQueuedGroupsOf(options: MoqSubscribeOptions): number {

@@ -102,7 +102,6 @@ export class GroupLimit {
   /**
    * Waits until a count changes.
    *
-   * @param signal Ends the wait.
    * @throws The reason of the signal, if aborted.
    */
   async wait(signal: AbortSignal | undefined): Promise<void> {
@@ -145,8 +144,6 @@ const ORDERS_PER_PRIORITY = 2 ** 23;
  * Finds the send order of a group: higher priorities first; then the newest group, or the oldest
  * one in ordered mode. The numbers wrap around, so that one group in eight million is out of order.
  *
- * @param distance Distance of the group from the first one of the subscription.
- * @param subscription The fields that the subscriber asks for.
  * @returns The send order; higher goes first.
  */
 function sendOrderOf(

@@ -23,7 +23,6 @@ export class FieldWriter {
    * Adds a byte.
    *
    * @param value 0 to 255.
-   * @returns This writer.
    * @throws {RangeError} If the value is not an integer from 0 to 255.
    */
   u8(value: number): this {
@@ -40,7 +39,6 @@ export class FieldWriter {
    * Adds a varint.
    *
    * @param value Up to 53 bits.
-   * @returns This writer.
    * @throws {RangeError} If the value is not such an integer.
    */
   varint(value: number): this {
@@ -52,8 +50,6 @@ export class FieldWriter {
   /**
    * Adds a varint of up to 62 bits.
    *
-   * @param value The number.
-   * @returns This writer.
    * @throws {RangeError} If the number is negative or larger.
    */
   varint62(value: bigint): this {
@@ -93,7 +89,6 @@ export class FieldWriter {
    * A message of varints, the length of all fields, and the fields.
    *
    * @param head The varints in front of the length.
-   * @returns The message.
    */
   finishSized(...head: readonly number[]): Uint8Array<ArrayBuffer> {
     const size = head.reduce((sum, value) => sum + varintLength(value), varintLength(this.#length));
@@ -121,12 +116,7 @@ export class FieldReader {
   readonly #name: string;
   #at = 0;
 
-  /**
-   * Starts at the first field.
-   *
-   * @param bytes The body of the message.
-   * @param name The name of the message, for errors.
-   */
+  /** Starts at the first field. */
   constructor(bytes: Uint8Array, name: string) {
     this.#bytes = bytes;
     this.#name = name;
@@ -153,7 +143,6 @@ export class FieldReader {
   /**
    * Reads a varint of up to 53 bits.
    *
-   * @returns The number.
    * @throws {ProtocolError} If the number is larger, or the varint is incomplete.
    */
   varint(): number {
@@ -231,9 +220,6 @@ export class FieldReader {
 /**
  * Decodes a whole message.
  *
- * @param body The body of the message.
- * @param name The name of the message, for errors.
- * @param read Reads the fields.
  * @returns The result of `read`.
  * @throws {ProtocolError} If a field is malformed, or bytes follow the last field.
  */

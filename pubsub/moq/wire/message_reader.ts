@@ -86,7 +86,6 @@ export class MessageReader {
   /**
    * Reads a length and the bytes after the length, if all arrived.
    *
-   * @param maxBytes The largest length allowed.
    * @returns The bytes; `undefined` if some are missing, and then nothing was consumed.
    * @throws {ProtocolError} If the length is larger.
    */
@@ -119,8 +118,6 @@ export class MessageReader {
   /**
    * Reads a number of bytes. Memory grows with the received bytes, not with `count`.
    *
-   * @param count The number of bytes.
-   * @returns The bytes.
    * @throws {TruncatedError} If the stream ends before.
    */
   async bytes(count: number): Promise<Uint8Array> {
@@ -145,7 +142,6 @@ export class MessageReader {
   /**
    * Reads a length, and the body of a message.
    *
-   * @param maxBytes The largest body allowed.
    * @returns The body; `undefined` at the end of the stream.
    * @throws {ProtocolError} If the body is larger.
    * @throws {TruncatedError} If the stream ends inside the message.
@@ -160,9 +156,6 @@ export class MessageReader {
   /**
    * Reads a length, and the body of a message that must follow.
    *
-   * @param name The name of the message, for errors.
-   * @param maxBytes The largest body allowed.
-   * @returns The body.
    * @throws {ProtocolError} If the body is larger.
    * @throws {TruncatedError} If the stream ends before or inside the message.
    */

@@ -331,11 +331,7 @@ export function encodeAnnounceInit(suffixes: readonly string[]): Uint8Array {
   return fields.finishSized();
 }
 
-/**
- * Decodes the body of ANNOUNCE_INIT.
- *
- * @returns The paths after the prefix, as on the wire.
- */
+/** Decodes the body of ANNOUNCE_INIT. */
 export function decodeAnnounceInit(body: Uint8Array): string[] {
   return decodeMessage(body, "ANNOUNCE_INIT", (fields) => {
     const count = fields.varint();

@@ -44,8 +44,6 @@ export function broadcastPath(text: string): BroadcastPath {
 /**
  * Normalizes a path that a peer sent.
  *
- * @param text The received path.
- * @returns The path.
  * @throws {ProtocolError} If the path has too many parts or bytes.
  */
 export function receivedPath(text: string): BroadcastPath {
@@ -57,9 +55,7 @@ export function receivedPath(text: string): BroadcastPath {
 /**
  * Formats a path for the wire.
  *
- * @param path The path.
  * @param isSlashed True if the peer needs the leading slash.
- * @returns The path as on the wire.
  */
 export function wirePath(path: BroadcastPath, isSlashed: boolean): string {
   return isSlashed ? path : path.slice(1);
@@ -69,9 +65,7 @@ export function wirePath(path: BroadcastPath, isSlashed: boolean): string {
  * Formats a prefix for the wire. A prefix with slashes ends with a slash, and is never empty, since
  * gomoqt does not survive an empty one.
  *
- * @param prefix The prefix.
  * @param isSlashed True if the peer needs slashes.
- * @returns The prefix as on the wire.
  */
 export function wirePrefix(prefix: BroadcastPath, isSlashed: boolean): string {
   if (!isSlashed) return prefix.slice(1);
@@ -94,9 +88,6 @@ export function suffixOf(prefix: BroadcastPath, path: BroadcastPath): string | u
 /**
  * Joins a prefix and a suffix.
  *
- * @param prefix The prefix.
- * @param suffix The path below the prefix, as a peer sent it.
- * @returns The path.
  * @throws {ProtocolError} If the path has too many parts or bytes.
  */
 export function joinPath(prefix: BroadcastPath, suffix: string): BroadcastPath {

@@ -139,7 +139,6 @@ export const GOMOQT_ALPN = "moq-00";
  * Lists the names that offer versions: ALPN names on raw QUIC, subprotocols elsewhere.
  *
  * @param versions The versions, the best first.
- * @param wire The transport of the offer.
  * @returns The names, in the same order.
  *
  * @example Usage
@@ -209,8 +208,6 @@ const BY_MESSAGE: readonly unknown[] = ["compat", "session"];
 /**
  * Checks versions before dialing or binding.
  *
- * @param versions The given versions.
- * @param verb The verb of the error.
  * @throws {TypeError} If the list is empty, or a version is unknown.
  */
 export function checkVersions(versions: readonly MoqVersion[], verb: string): void {
@@ -239,7 +236,6 @@ export function webSocketOffers(versions: readonly MoqVersion[]): string[] {
 /**
  * Chooses a subprotocol of a WebSocket.
  *
- * @param offered The subprotocols that the client offers.
  * @param versions The versions of the server, the best first.
  * @returns The subprotocol; `undefined` if no subprotocol is common.
  */
@@ -278,7 +274,6 @@ export function chooseWebTransport(
  *
  * @param protocol The protocol; empty without one.
  * @param versions The versions of this end, the best first.
- * @returns The possible versions.
  */
 export function versionsFor(protocol: string, versions: readonly MoqVersion[]): MoqVersion[] {
   if (protocol === "") return versionsBySetup(versions);
@@ -295,7 +290,6 @@ export function versionsFor(protocol: string, versions: readonly MoqVersion[]): 
  *
  * @param protocol The negotiated protocol; empty without one.
  * @param versions The versions of the client, the best first.
- * @returns The versions with the same form of setup.
  */
 export function offeredVersions(protocol: string, versions: readonly MoqVersion[]): MoqVersion[] {
   const left = versionsFor(protocol, versions);
