@@ -1,8 +1,8 @@
 /** Credit of one kind: the bytes or streams that each end may still send. */
 import { TimeoutError } from "../errors.ts";
-import type { CreditState, OpenStreamOptions } from "./connection.ts";
-import { startTimer } from "../base/wait.ts";
 import type { Runtime } from "../base/runtime.ts";
+import { startTimer } from "../base/wait.ts";
+import type { CreditState, OpenStreamOptions } from "./connection.ts";
 
 /** A call that waits for credit. */
 interface Waiter {

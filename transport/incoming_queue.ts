@@ -129,7 +129,6 @@ export class IncomingQueue<T, U = T> {
     this.#controller?.error(error);
   }
 
-  /** Takes the next item for a loop. */
   #next(): Promise<IteratorResult<U, undefined>> {
     const item = this.#items.shift();
     if (item === undefined && !this.#over) {

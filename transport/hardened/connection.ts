@@ -1,7 +1,7 @@
 /** WebSocket connections on hardened sockets, which pause while their receiver is behind. */
-import { ServerWebSocketConnection, type ServerWebSocketOptions } from "../websocket/server.ts";
-import type { Socket } from "../websocket/connection.ts";
 import type { ConnectionCloseInfo, ConnectionStats, Frame, FrameReceiver } from "../connection.ts";
+import type { Socket } from "../websocket/connection.ts";
+import { ServerWebSocketConnection, type ServerWebSocketOptions } from "../websocket/server.ts";
 import type { HardenedSocket } from "./socket.ts";
 
 /**

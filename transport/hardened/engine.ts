@@ -1,7 +1,7 @@
 /** A WebSocket engine for servers that face the internet without a proxy. */
-import { withMessages } from "../message_stream/server.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 import type { Connection } from "../connection.ts";
-import { withStreams } from "../websocket/streams.ts";
+import { withMessages } from "../message_stream/server.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
 import {
   type AcceptedWebSocket,
@@ -12,11 +12,11 @@ import {
   offeredProtocols,
   type WebSocketHost,
 } from "../websocket/server.ts";
-import type { HandshakeStats } from "./handshake_limits.ts";
+import { withStreams } from "../websocket/streams.ts";
 import { HardenedConnection } from "./connection.ts";
+import type { HandshakeStats } from "./handshake_limits.ts";
 import { Listener, type Upgrade } from "./listener.ts";
 import { FrameEncoder, HardenedSocket, type NodeWebSocket, NodeWebSocketServer } from "./socket.ts";
-import { platformRuntime } from "../../base/runtime.ts";
 
 /** Largest message, in bytes, where neither the engine nor `serve()` sets a limit. */
 const DEFAULT_PAYLOAD_BYTES = 262_144;

@@ -7,21 +7,22 @@ import {
   ServerResponse,
 } from "node:http";
 import { createServer as createSecureServer } from "node:https";
+import net, { type Socket } from "node:net";
 import { type Duplex, Readable } from "node:stream";
+import { pipeline } from "node:stream/promises";
+import type { ReadableStream as NodeReadableStream } from "node:stream/web";
 import { UnsupportedError } from "../../errors.ts";
-import { listenAt } from "../address.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import { listenAt } from "../address.ts";
+import type { HttpHandler } from "../websocket/server.ts";
 import {
   type ConnectionSlot,
   HandshakeLimits,
   type HandshakeLimitsOptions,
 } from "./handshake_limits.ts";
 import { Liveness } from "./socket.ts";
-import type { ReadableStream as NodeReadableStream } from "node:stream/web";
-import { pipeline } from "node:stream/promises";
-import net, { type Socket } from "node:net";
 
 /** Interval of node:http's checks for slow requests, in milliseconds. */
 const CHECK_INTERVAL_MS = 1_000;
@@ -39,15 +40,6 @@ const HOST = /^[^\s/?#@\\]+$/;
 interface Settings extends ServerOptions {
   readonly shouldUpgradeCallback: (message: IncomingMessage) => boolean;
 }
-
-/** Origin of a request. */
-interface Origin {
-  /** The peer's address. */
-  readonly remoteAddr: Deno.NetAddr;
-}
-
-/** Answers a request. */
-export type Handler = (request: Request, origin: Origin) => Response | Promise<Response>;
 
 /** A requested upgrade. */
 export interface Upgrade {
@@ -114,7 +106,7 @@ export class Listener {
   readonly #liveness = new Map<number, Liveness>();
   readonly #options: ListenerOptions;
   readonly #console: ConsoleReport;
-  readonly #handler: Handler;
+  readonly #handler: HttpHandler;
   readonly #server: Server;
   /**
    * Connections by remote address and port, because the socket of TLS and the socket that connected
@@ -130,7 +122,7 @@ export class Listener {
    * @throws {Deno.errors.AddrInUse} If the port is taken.
    * @throws {UnsupportedError} If the runtime cannot listen at once.
    */
-  constructor(options: ListenerOptions, handler: Handler) {
+  constructor(options: ListenerOptions, handler: HttpHandler) {
     const { runtime, hostname, port, tls, requestTimeoutMs, handshakeTimeoutMs } = options;
     this.runtime = runtime;
     this.#console = new ConsoleReport(runtime);
@@ -399,7 +391,7 @@ function urlOf({ url = "", headers: { host = "" } }: IncomingMessage, isSecure: 
  * @param message Request of node:http.
  * @returns The peer's address.
  */
-function originOf({ socket }: IncomingMessage): Origin {
+function originOf({ socket }: IncomingMessage): Parameters<HttpHandler>[1] {
   const { remoteAddress = "", remotePort = 0 } = socket;
   return { remoteAddr: { transport: "tcp", hostname: remoteAddress, port: remotePort } };
 }

@@ -1,13 +1,13 @@
 /** Sockets of `npm:ws` with an end at once, batched pongs, and Skein's close codes. */
-import process from "node:process";
 import { Buffer } from "node:buffer";
-import type { Socket as NodeSocket } from "node:net";
-import { CloseCode } from "../../errors.ts";
-import type { Frame } from "../connection.ts";
-import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { IncomingMessage } from "node:http";
+import type { Socket as NodeSocket } from "node:net";
+import process from "node:process";
 import type { Duplex } from "node:stream";
 import { WebSocket as UntypedWebSocket, WebSocketServer as UntypedServer } from "ws";
+import { CloseCode } from "../../errors.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import type { Frame } from "../connection.ts";
 
 /** A socket of `ws`: the events of the web platform's WebSocket, and methods that only `ws` has. */
 export interface NodeWebSocket {

@@ -1,10 +1,7 @@
 /** One end of a memory pair, with the streams between both ends. */
 import { CloseCode, ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
-import { IncomingQueue } from "../incoming_queue.ts";
-import { FrameInbox } from "../frame_inbox.ts";
-import { CountedConnection, type StreamAccount } from "../counters.ts";
-import type { MemoryPath } from "./path.ts";
-import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../close_info.ts";
 import type {
   BidirectionalStream,
   CloseOptions,
@@ -18,8 +15,11 @@ import type {
   OpenStreamOptions,
   StreamDirection,
 } from "../connection.ts";
-import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../close_info.ts";
-import type { Runtime } from "../../base/runtime.ts";
+import { CountedConnection, type StreamAccount } from "../counters.ts";
+import { FrameInbox } from "../frame_inbox.ts";
+import { IncomingQueue } from "../incoming_queue.ts";
+import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
+import type { MemoryPath } from "./path.ts";
 
 /** Most streams of one direction that the peer has not accepted yet; opening one more waits. */
 const MAX_UNACCEPTED_STREAMS = 100;

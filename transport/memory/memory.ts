@@ -1,8 +1,8 @@
 /** Pairs of established connections in one process, for tests. */
-import { type MemoryFaults, MemoryPath, seededRandom } from "./path.ts";
-import { MemoryConnection, type MemoryWire, type WithheldCredit } from "./connection.ts";
-import type { Connection } from "../connection.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import type { Connection } from "../connection.ts";
+import { MemoryConnection, type MemoryWire, type WithheldCredit } from "./connection.ts";
+import { type MemoryFaults, MemoryPath, seededRandom } from "./path.ts";
 
 export type { MemoryFaults, WithheldCredit };
 

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertGreater, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
+import { platformRuntime, type Timer } from "../../base/runtime.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import type { Connection, Frame, MessageFrames } from "../connection.ts";
 import { type MemoryFaults, memoryPair } from "./memory.ts";
@@ -374,4 +375,24 @@ Deno.test("memoryPair() with withheldCredit stops at its bytes and at its stream
     RangeError,
     "streams must be from 100, received 99",
   );
+});
+
+Deno.test("memoryPair() delays by the clock and the timers of its runtime", async () => {
+  let now = 1_000;
+  const timers: { readonly callback: () => void; readonly ms: number }[] = [];
+  const runtime = Object.assign(platformRuntime(), {
+    now: () => now,
+    setTimeout: (callback: () => void, ms: number) =>
+      timers.push({ callback, ms }) as unknown as Timer,
+    clearTimeout: () => {},
+  });
+  await using pair = memoryPair({ runtime, faults: { delayMs: 60_000 } });
+  const frames: Frame[] = [];
+  const receiveFrame = (frame: Frame) => void frames.push(frame);
+  pair.client.frames!.receive({ receiveFrame, framesEnded() {} });
+  pair.server.frames!.send("late");
+  assertEquals([frames, timers.map(({ ms }) => ms)], [[], [60_000]]);
+  now += 60_000;
+  timers[0]!.callback();
+  assertEquals(frames, ["late"]);
 });

@@ -1,9 +1,8 @@
 /** Message frames on one stream, for wires with streams and without frames. */
 import { CloseCode, ConnectionError } from "../../errors.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import { within } from "../../base/wait.ts";
 import { checkCloseInfo, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
-import { directStream } from "../direct.ts";
-import { FrameInbox } from "../frame_inbox.ts";
-import { FrameParser, FrameQueue, type FrameSink } from "./frames.ts";
 import type {
   BidirectionalStream,
   CloseOptions,
@@ -22,8 +21,9 @@ import type {
   ReceiveStream,
   SendStream,
 } from "../connection.ts";
-import { within } from "../../base/wait.ts";
-import type { Runtime, Timer } from "../../base/runtime.ts";
+import { directStream } from "../direct.ts";
+import { FrameInbox } from "../frame_inbox.ts";
+import { FrameParser, FrameQueue, type FrameSink } from "./frames.ts";
 
 /** The message stream at one end: the client opens the stream, the server waits for it. */
 export interface FirstStream {

@@ -3,8 +3,8 @@
  *
  * @module
  */
-import type { BidirectionalStream, Connection } from "../connection.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import type { BidirectionalStream, Connection } from "../connection.ts";
 import {
   type FirstStream,
   type MessageBounds,

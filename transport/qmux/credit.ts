@@ -1,4 +1,11 @@
 /** Flow control of a QMux connection: bytes and streams (RFC 9000 section 4). */
+import type { Runtime } from "../../base/runtime.ts";
+import type {
+  ConnectionCredit,
+  CreditKind,
+  CreditState,
+  FlowControlOptions,
+} from "../connection.ts";
 import {
   checkTotal,
   type CreditPair,
@@ -6,15 +13,8 @@ import {
   ReceiveCredit,
   SendCredit,
 } from "../flow_control.ts";
-import type {
-  ConnectionCredit,
-  CreditKind,
-  CreditState,
-  FlowControlOptions,
-} from "../connection.ts";
 import { FrameType } from "./frames.ts";
 import type { RecordWriter } from "./record.ts";
-import type { Runtime } from "../../base/runtime.ts";
 
 /** Default bytes of all streams that the peer may send ahead of the readers. */
 const MAX_DATA = 1_048_576;

@@ -1,7 +1,7 @@
 /** Datagrams of QMux (RFC 9221), lost only in the full queues of this end. */
-import { IncomingQueue } from "../incoming_queue.ts";
-import type { Ledger } from "../counters.ts";
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
+import type { Ledger } from "../counters.ts";
+import { IncomingQueue } from "../incoming_queue.ts";
 
 /** Most datagrams held for a reader; beyond, the oldest is dropped. */
 export const MAX_HELD_DATAGRAMS = 256;

@@ -1,7 +1,7 @@
 /** Frames of QMux, from RFC 9000 sections 18 to 20, RFC 9221 and draft-ietf-quic-qmux. */
+import { ProtocolError } from "../../errors.ts";
 import type { StreamDirection } from "../connection.ts";
 import { encodeVarint, readVarint, varintLengthAt } from "../quic/varint.ts";
-import { ProtocolError } from "../../errors.ts";
 
 /** One-byte frame types. */
 export const FrameType = {

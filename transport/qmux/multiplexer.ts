@@ -1,11 +1,11 @@
 /** Contract between a WebSocket connection and QMux, which pages load on first use. */
+import type { Runtime } from "../../base/runtime.ts";
 import type {
   Connection,
   ConnectionCloseInfo,
   ConnectionObserver,
   FlowControlOptions,
 } from "../connection.ts";
-import type { Runtime } from "../../base/runtime.ts";
 
 /** Streams, datagrams and flow control, as a part of a connection. */
 export interface Multiplexer extends

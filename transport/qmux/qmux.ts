@@ -1,9 +1,6 @@
 /** QMux: streams and datagrams on a wire of frames (draft-ietf-quic-qmux). */
-import { ReceiveCredit } from "../flow_control.ts";
-import { Ledger } from "../counters.ts";
-import type { Multiplexer, MultiplexerLink } from "./multiplexer.ts";
-import { noDatagrams } from "../unsupported.ts";
-import { varintLength } from "../quic/varint.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import { MAX_TIMER_MS } from "../../base/wait.ts";
 import type {
   ConnectionCloseInfo,
   ConnectionCounters,
@@ -17,8 +14,12 @@ import type {
   SendStream,
   StreamDirection,
 } from "../connection.ts";
+import { Ledger } from "../counters.ts";
+import { ReceiveCredit } from "../flow_control.ts";
+import { IncomingQueue } from "../incoming_queue.ts";
+import { varintLength } from "../quic/varint.ts";
+import { noDatagrams } from "../unsupported.ts";
 import { CREDIT_KINDS, type CreditHost, QmuxCredit } from "./credit.ts";
-import { NO_FRAME, RecordScheduler, type RecordSources } from "./record_scheduler.ts";
 import { type DatagramHost, QmuxDatagrams } from "./datagrams.ts";
 import {
   type CloseFrame,
@@ -34,12 +35,11 @@ import {
   type StreamFrame,
   type TransportParameters,
 } from "./frames.ts";
+import type { Multiplexer, MultiplexerLink } from "./multiplexer.ts";
 import { RecordWriter } from "./record.ts";
+import { NO_FRAME, RecordScheduler, type RecordSources } from "./record_scheduler.ts";
 import { QmuxStream, ReceiveHalf, SendHalf, type StreamHost } from "./stream.ts";
 import type { QmuxVersion } from "./versions.ts";
-import type { Runtime, Timer } from "../../base/runtime.ts";
-import { MAX_TIMER_MS } from "../../base/wait.ts";
-import { IncomingQueue } from "../incoming_queue.ts";
 
 /** Pings sent within the idle timeout of the peer. */
 const PINGS_PER_TIMEOUT = 3;

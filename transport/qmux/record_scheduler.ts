@@ -1,6 +1,5 @@
 /** Scheduler of outgoing records: priorities, fairness, and a bound on bytes in the wire. */
 import { HAS_TURN_END, type Runtime } from "../../base/runtime.ts";
-import type { MultiplexerLink } from "./multiplexer.ts";
 import type { QmuxCredit } from "./credit.ts";
 import type { QmuxDatagrams } from "./datagrams.ts";
 import {
@@ -10,6 +9,7 @@ import {
   PONG_TYPE,
   type TransportParameters,
 } from "./frames.ts";
+import type { MultiplexerLink } from "./multiplexer.ts";
 import { datagramFrameSize, type RecordWriter } from "./record.ts";
 import type { QmuxStream, SendHalf } from "./stream.ts";
 

@@ -1,8 +1,7 @@
 /** A stream of QMux with direct calls and web streams (RFC 9000 section 3). */
 import { StreamError, TimeoutError } from "../../errors.ts";
-import { ReceiveCredit } from "../flow_control.ts";
-import type { StreamAccount } from "../counters.ts";
-import { writableOf } from "../direct.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { startTimer } from "../../base/wait.ts";
 import type {
   BidirectionalStream,
   DirectReadable,
@@ -13,9 +12,10 @@ import type {
   SendStream,
   StreamDirection,
 } from "../connection.ts";
+import type { StreamAccount } from "../counters.ts";
+import { writableOf } from "../direct.ts";
+import { ReceiveCredit } from "../flow_control.ts";
 import { MAX_VARINT } from "../quic/varint.ts";
-import { startTimer } from "../../base/wait.ts";
-import type { Runtime } from "../../base/runtime.ts";
 import { QmuxError, QuicError } from "./frames.ts";
 import { FrameType } from "./frames.ts";
 import type { RecordWriter } from "./record.ts";
@@ -440,7 +440,6 @@ export class SendHalf implements DirectWritable {
     }
   }
 
-  /** Waits for a write, until the signal or the timeout. */
   async #within(
     write: Write,
     { signal, timeoutMs }: Pick<OpenStreamOptions, "signal" | "timeoutMs">,
@@ -710,7 +709,6 @@ export class ReceiveHalf implements DirectReadable {
     else this.#host.dataReceived.release(byteLength);
   }
 
-  /** Handles the end of the peer's data. */
   #finish(): void {
     this.#finalSize = this.#received;
     if (this.#isCut) return this.#over();

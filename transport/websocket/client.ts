@@ -1,7 +1,7 @@
 /** The client half of the WebSocket connection: the global `WebSocket`, in browsers and in Deno. */
-import { type DialWebSocketOptions, openWebSocket } from "./connection.ts";
-import type { Connection } from "../connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
+import type { Connection } from "../connection.ts";
+import { type DialWebSocketOptions, openWebSocket } from "./connection.ts";
 
 /**
  * Opens a WebSocket connection.

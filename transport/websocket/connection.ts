@@ -1,9 +1,9 @@
 /** WebSocket connections: dialing, and the code that client and server share. */
 import { ConnectionError } from "../../errors.ts";
-import { checkCloseInfo } from "../close_info.ts";
-import { FrameInbox } from "../frame_inbox.ts";
-import type { Multiplexer, StreamsHost } from "../qmux/multiplexer.ts";
 import { isAnswerWithoutTls } from "../deno_errors.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import { within } from "../../base/wait.ts";
+import { checkCloseInfo } from "../close_info.ts";
 import type {
   BidirectionalStream,
   Connection,
@@ -23,9 +23,9 @@ import type {
   ReceiveStream,
   SendStream,
 } from "../connection.ts";
+import { FrameInbox } from "../frame_inbox.ts";
+import type { Multiplexer, StreamsHost } from "../qmux/multiplexer.ts";
 import { parseServerUrl, publicUrl } from "../url.ts";
-import { within } from "../../base/wait.ts";
-import type { Runtime, Timer } from "../../base/runtime.ts";
 
 /** Options for {@linkcode dialWebSocket}. */
 export interface DialWebSocketOptions {

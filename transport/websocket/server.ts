@@ -13,14 +13,14 @@
  * - Its idle timeout does not help there: the runtime stops the timeout when the socket is closed,
  *   and the timeout would cost a timer per message.
  */
-import { openStreams, withStreams } from "./streams.ts";
+import { CloseCode } from "../../errors.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { Connection, ConnectionCloseInfo, FlowControlOptions } from "../connection.ts";
 import { type MessageStreamOptions, withMessages } from "../message_stream/server.ts";
-import { parseQmuxProtocol } from "../qmux/versions.ts";
-import { platformRuntime, type Runtime } from "../../base/runtime.ts";
-import { CloseCode } from "../../errors.ts";
 import type { Multiplexer } from "../qmux/multiplexer.ts";
+import { parseQmuxProtocol } from "../qmux/versions.ts";
 import { type Socket, WebSocketConnection } from "./connection.ts";
+import { openStreams, withStreams } from "./streams.ts";
 
 /**
  * Counts one socket from the upgrade until disposal. Disposal follows when the socket is really

@@ -1,6 +1,6 @@
 /** Streams and datagrams of a WebSocket: loaded by a page on first use, by a server at once. */
 import { CloseCode, ConnectionError } from "../../errors.ts";
-import type { Multiplexer, MultiplexerLink, StreamsHost } from "../qmux/multiplexer.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import type {
   Connection,
   ConnectionCloseInfo,
@@ -8,11 +8,11 @@ import type {
   FlowControlOptions,
 } from "../connection.ts";
 import { openMessages } from "../message_stream/connection.ts";
+import { withQmux } from "../qmux/connection.ts";
 import { EarlyDrain } from "../qmux/early_drain.ts";
+import type { Multiplexer, MultiplexerLink, StreamsHost } from "../qmux/multiplexer.ts";
 import { Qmux } from "../qmux/qmux.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
-import { withQmux } from "../qmux/connection.ts";
-import type { Runtime } from "../../base/runtime.ts";
 import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
 
 /** QMux protocol whose messages travel on a stream. */
