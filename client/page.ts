@@ -8,7 +8,7 @@ import { ConnectionError, UnsupportedError } from "../errors.ts";
 import type { ClientPlatform, Dialer } from "./client_options.ts";
 import type { Connection } from "../transport/connection.ts";
 import { type LoadStreams, openWebSocket } from "../transport/websocket/connection.ts";
-import { isNativeWebTransportAvailable } from "../transport/native/support.ts";
+import { isNativeWebTransportAvailable } from "../transport/webtransport.ts";
 import { within } from "../base/wait.ts";
 import {
   type CheckedTransports,

@@ -45,6 +45,17 @@ export function isPeerAnswer(cause: unknown): boolean {
 }
 
 /**
+ * Detects a server without a common protocol: the alert `no_application_protocol` (RFC 7301 section
+ * 3.2).
+ *
+ * @param error Error of a dial.
+ * @returns True if the server has none of the offered protocols.
+ */
+export function isNoCommonProtocol(error: unknown): boolean {
+  return /\berror 120\b/.test(textOf(error));
+}
+
+/**
  * Detects a server that refuses connections before any HTTP (RFC 9000 section 10.2), as a draining
  * one does.
  *

@@ -5,6 +5,7 @@ import {
   dialFailure,
   isAnswerWithoutTls,
   isConnectionRefused,
+  isNoCommonProtocol,
   isPeerAnswer,
   isPeerReset,
   streamFailure,
@@ -64,10 +65,10 @@ Deno.test("isPeerAnswer() and dialFailure() know how this runtime words a certif
   assert(dialFailure(error, [wrong]).endsWith("(1)"), changed(error));
 });
 
-Deno.test("isPeerAnswer() knows how this runtime words a server without a common protocol", async () => {
+Deno.test("isNoCommonProtocol() knows how this runtime words a server without a common protocol", async () => {
   await using server = new QuicServer();
   const error = await rejection(connectBare(server.port, { alpnProtocols: ["other"] }));
-  assert(isPeerAnswer(error), changed(error));
+  assert(isPeerAnswer(error) && isNoCommonProtocol(error), changed(error));
   assert(!isConnectionRefused(error), changed(error));
 });
 

@@ -23,13 +23,7 @@ import type {
 } from "../connection.ts";
 import type { UnreadShare, UnreadStream } from "../quic/unread_streams.ts";
 import { SessionCredit, type SessionCreditPair } from "./session_credit.ts";
-import {
-  headOf,
-  type OpenSessionStreamOptions,
-  quicOptions,
-  type StreamHead,
-  UNIDIRECTIONAL_STREAM,
-} from "./wire/stream_head.ts";
+import { headOf, type StreamHead, UNIDIRECTIONAL_STREAM } from "./wire/stream_head.ts";
 import {
   CapsuleParser,
   CapsuleType,
@@ -50,7 +44,7 @@ import {
 } from "./wire/error_codes.ts";
 import { encodeFrame, type FrameParser, FrameType } from "./wire/frames.ts";
 import { isPeerReset, type StreamFailure } from "../deno_errors.ts";
-import type { QuicEnding } from "../quic/deno_quic.ts";
+import { openBidirectional, openUnidirectional, type QuicEnding } from "../quic/deno_quic.ts";
 import { ReceiveHalf } from "../quic/receive_half.ts";
 import { SendHalf } from "../quic/send_half.ts";
 import { QuicStream } from "../quic/stream.ts";
@@ -61,7 +55,6 @@ import {
   type StreamOwner,
   type TurnEnd,
 } from "../quic/stream_owner.ts";
-import { openBidirectional, openUnidirectional } from "../quic/open_stream.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { ConnectionError, StreamError } from "../../errors.ts";
 
@@ -114,6 +107,19 @@ export interface ConnectStream {
   /** Frame parser, with the bytes of the next frame read so far. */
   readonly frames: FrameParser;
 }
+
+/** Options for opening a stream of a session. */
+export interface OpenSessionStreamOptions extends OpenStreamOptions {
+  /**
+   * Waits for stream credit; `false` fails with a `RangeError` instead.
+   *
+   * @default {true}
+   */
+  readonly waitUntilAvailable?: boolean;
+}
+
+/** Highest send order, so that stream heads go first. */
+const HEAD_SEND_ORDER = 2 ** 31 - 1;
 
 /** Time for the peer to confirm a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 1_000;
@@ -856,3 +862,17 @@ export const SKEIN_ERRORS: SessionErrors = {
   },
   session: (message, options) => new ConnectionError(message, options),
 };
+
+/**
+ * Converts options for opening a stream.
+ *
+ * @param options Options of the caller.
+ * @returns Options of the runtime. With a send order, the head gets the highest order, ahead of all
+ * payload.
+ */
+function quicOptions(options: OpenSessionStreamOptions): Deno.QuicSendStreamOptions {
+  const { sendOrder, waitUntilAvailable = true } = options;
+  return sendOrder === undefined
+    ? { waitUntilAvailable }
+    : { waitUntilAvailable, sendOrder: HEAD_SEND_ORDER };
+}

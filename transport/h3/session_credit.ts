@@ -31,7 +31,7 @@ export interface SessionCreditPair {
 }
 
 /** The session, as its {@linkcode SessionCredit} sees it. */
-export interface SessionCreditHost {
+interface SessionCreditHost {
   /** Sends a limit to the peer in a capsule of the given type. */
   sendLimit(type: number, value: number): void;
   /** Reports an event to the observer of the session. */

@@ -5,7 +5,7 @@ import { NativePlatform } from "../../tests/native.ts";
 import { withUserAgent } from "../../tests/user_agent.ts";
 import type { Connection } from "../connection.ts";
 import { dialNativeWebTransport } from "./client.ts";
-import { isNativeWebTransportAvailable } from "./support.ts";
+import { isNativeWebTransportAvailable } from "../webtransport.ts";
 import type { CertificateHash } from "../webtransport.ts";
 
 const URL_OF_SERVER = "https://example.com:8443/a?b=c%20d";

@@ -16,7 +16,14 @@ import type {
 } from "../connection.ts";
 import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../close_info.ts";
 import { QuicDatagrams } from "./datagrams.ts";
-import { type QuicEnding, quicEnding } from "./deno_quic.ts";
+import {
+  endUnused,
+  openBidirectional,
+  type OpenStream,
+  openUnidirectional,
+  type QuicEnding,
+  quicEnding,
+} from "./deno_quic.ts";
 import type { StreamFailure } from "../deno_errors.ts";
 import { FIRST_READ_BYTES, ReceiveHalf } from "./receive_half.ts";
 import { SendHalf } from "./send_half.ts";
@@ -29,12 +36,6 @@ import {
   type TurnWatcher,
 } from "./stream_owner.ts";
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
-import {
-  endUnused,
-  openBidirectional,
-  type OpenStream,
-  openUnidirectional,
-} from "./open_stream.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { IncomingQueue, takeOut } from "../incoming_queue.ts";
 

@@ -44,7 +44,7 @@ export type WebTransportDialer = (
  * ```ts
  * import { dialWebSocket } from "@skein/skein/transport";
  * import { dialNativeWebTransport } from "../native/client.ts";
- * import { isNativeWebTransportAvailable } from "../native/support.ts";
+ * import { isNativeWebTransportAvailable } from "../webtransport.ts";
  * import { raceTransports } from "./race.ts";
  * import { webTransportLeg } from "./webtransport_leg.ts";
  * import { assertEquals } from "@std/assert";

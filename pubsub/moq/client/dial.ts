@@ -3,7 +3,7 @@ import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors
 import type { Connection } from "../../../transport/connection.ts";
 import { dialNativeWebTransport } from "../../../transport/native/client.ts";
 import { engineDefect } from "../../../transport/native/engines.ts";
-import { isNativeWebTransportAvailable } from "../../../transport/native/support.ts";
+import { isNativeWebTransportAvailable } from "../../../transport/webtransport.ts";
 import { raceTransports } from "../../../transport/race/race.ts";
 import { dialWebSocket } from "../../../transport/websocket/client.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../../../transport/webtransport.ts";
@@ -23,10 +23,8 @@ import {
   VERSIONS,
   webSocketOffers,
 } from "../wire/versions.ts";
+import { isNoCommonProtocol } from "../../../transport/deno_errors.ts";
 import type { TransportFallback, TransportName } from "../../../transport/race/options.ts";
-
-/** The alert `no_application_protocol` (RFC 7301 section 3.2), in error texts of the runtime. */
-const NO_PROTOCOL = /\berror 120\b/;
 
 /** gomoqt before moq-lite-03 waits for another first message, and does not answer SETUP. */
 const NO_SETUP_ANSWER =
@@ -283,7 +281,7 @@ async function openRawQuic(target: URL, options: Dialing): Promise<Connection> {
       ...(serverCertificateHashes && { serverCertificateHashes }),
     });
   } catch (error) {
-    if (!(error instanceof ConnectionError) || !NO_PROTOCOL.test(error.message)) throw error;
+    if (!(error instanceof ConnectionError) || !isNoCommonProtocol(error)) throw error;
     throw new MoqError(
       "session",
       "unsupportedVersion",

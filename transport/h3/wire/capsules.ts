@@ -45,7 +45,7 @@ export interface Capsule {
 }
 
 /** Content of a close capsule. */
-export interface CloseCapsule {
+interface CloseCapsule {
   /** Close code, an unsigned 32-bit integer. */
   readonly closeCode: number;
   /** Reason in words; may be empty. */

@@ -4,7 +4,7 @@ import { decodeIdPayload, type Frame, FrameType } from "./frames.ts";
 import { decodeSettings, type Settings } from "./settings.ts";
 
 /** Effect of a frame: the peer's settings, a GOAWAY, or no effect. */
-export type ControlEvent = Settings | "goaway" | undefined;
+type ControlEvent = Settings | "goaway" | undefined;
 
 /** Step between request ids, which are ids of client-opened bidirectional streams. */
 const REQUEST_IDS_EVERY = 4n;

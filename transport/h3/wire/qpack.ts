@@ -16,7 +16,7 @@ import { H3Error, H3ProtocolError } from "./error_codes.ts";
 export type Field = readonly [name: string, value: string];
 
 /** Options for {@linkcode decodeFields}. */
-export interface DecodeFieldsOptions {
+interface DecodeFieldsOptions {
   /**
    * Largest section in bytes, counted like RFC 9114 section 4.2.2: name, value and 32 bytes for
    * each field.

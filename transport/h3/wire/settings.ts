@@ -48,7 +48,7 @@ export const SettingId = {
 export type Settings = ReadonlyMap<number, number>;
 
 /** Flow control that this end announces; zeros everywhere turn flow control off. */
-export interface ClientSettingsOptions {
+interface ClientSettingsOptions {
   /** Initial limit of bytes that the peer may send on all streams. */
   readonly initialMaxData: number;
   /** Initial limit of bidirectional streams that the peer may open. */
@@ -58,7 +58,7 @@ export interface ClientSettingsOptions {
 }
 
 /** Settings of a server. */
-export interface ServerSettingsOptions extends ClientSettingsOptions {
+interface ServerSettingsOptions extends ClientSettingsOptions {
   /** Most concurrent sessions on one connection. */
   readonly maxSessions: number;
 }

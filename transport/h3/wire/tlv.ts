@@ -8,7 +8,7 @@ import {
 } from "../../quic/varint.ts";
 
 /** A frame (RFC 9114 section 7.1) or capsule (RFC 9297 section 3.2), or a piece of one. */
-export interface Tlv {
+interface Tlv {
   /** Type of the frame or capsule. */
   readonly type: number;
   /** Payload; may be a view of the received chunk. */

@@ -1,6 +1,6 @@
 import { assertEquals, assertRejects, assertStrictEquals } from "@std/assert";
 import { TimeoutError } from "../../errors.ts";
-import { openBidirectional, openUnidirectional } from "./open_stream.ts";
+import { openBidirectional, openUnidirectional } from "./deno_quic.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 const runtime = platformRuntime();
