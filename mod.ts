@@ -66,14 +66,11 @@ export {
 export type { DrainOptions, DrainReport } from "./manager/drain.ts";
 export type { RateLimitsOptions } from "./manager/rate_limits.ts";
 export type { Broker } from "./pubsub/broker.ts";
-export type { RoomOptions } from "./pubsub/presence/room_notices.ts";
-export type { PublishOptions } from "./pubsub/topics.ts";
 export type { AuthenticationContext, Refusal } from "./server/admission_options.ts";
 export type { AuthorizedAction, Permission } from "./server/client_requests.ts";
 export type { ListenInfo } from "./server/listener.ts";
-export { createServer, serve, Server, type UserSender } from "./server/server.ts";
-export type { ServeOptions, ServerLimits, ServerOptions } from "./server/server_options.ts";
-export type { DisconnectReport, SessionInfo } from "./server/users.ts";
+export { createServer, serve, Server } from "./server/server.ts";
+export type { ServeOptions, ServerOptions } from "./server/server_options.ts";
 export type { WebTransportServeOptions } from "./server/webtransport_options.ts";
 export {
   type AnyContract,
@@ -109,15 +106,9 @@ export type {
 } from "./session/streams/structured_datagrams.ts";
 export type { SessionState, WaitOptions } from "./session/types.ts";
 export type { ServerUrl } from "./session/url.ts";
-export type { GoAway, TraceContext } from "./session/wire/envelope.ts";
+export type { GoAway } from "./session/wire/envelope.ts";
 export type { PresenceMember, PresenceNotice } from "./session/wire/presence_notice.ts";
-export type {
-  Gap,
-  HistoryOptions,
-  HistoryPosition,
-  Recovery,
-  RecoveryReason,
-} from "./session/wire/recovery.ts";
+export type { Gap, HistoryPosition, Recovery, RecoveryReason } from "./session/wire/recovery.ts";
 export type { MetricsOptions } from "./telemetry/endpoint.ts";
 export type { RequestInfo } from "./transport/address.ts";
 export type { TransportName } from "./transport/race/options.ts";

@@ -5,26 +5,28 @@ import { isRedisMissing, RedisServer } from "./brokers/redis_server.ts";
 const ROOT = new URL("../", import.meta.url);
 const CONFIG = fileURLToPath(new URL("deno.json", ROOT));
 const readme = await Deno.readTextFile(new URL("README.md", ROOT));
+const nodes = await Deno.readTextFile(new URL("docs/deploy/many-nodes.md", ROOT));
+const moq = await Deno.readTextFile(new URL("docs/guide/moq.md", ROOT));
 
-/** A block of the README, by the name behind its language. */
-function block(name: string): string {
+/** A block of a page, by the name behind its language. */
+function block(page: string, name: string): string {
   const found = new RegExp("```ts ignore " + name.replace(".", "\\.") + "\\n([\\s\\S]*?)```").exec(
-    readme,
+    page,
   );
-  assert(found !== null, `the README has a block ${name}`);
+  assert(found !== null, `the page has a block ${name}`);
   return found[1]!;
 }
 
 /** Each program with both of its ends in one process, on ports of its own. */
 const PROGRAMS = {
   // Both in one process, so that nothing has to be waited for.
-  tenLines: block("server.ts").replace("port: 8000", "port: 0") +
-    block("client.ts").replace('"ws://localhost:8000"', "server.url"),
+  twentyLines: block(readme, "server.ts").replace("port: 8000", "port: 0") +
+    block(readme, "page.ts").replace('"ws://localhost:8000"', "server.url"),
   nodes: 'import process from "node:process";\n' +
-    block("nodes.ts").replace('"redis://127.0.0.1:6379"', 'process.env["REDIS"]!')
+    block(nodes, "nodes.ts").replace('"redis://127.0.0.1:6379"', 'process.env["REDIS"]!')
       .replace("serve({ port: 8000", "const server = serve({ port: 0")
       .replace('"ws://localhost:8000"', "server.url"),
-  moq: block("moq.ts").replace("listenMoq({ port: 4443", "const server = listenMoq({ port: 0")
+  moq: block(moq, "moq.ts").replace("listenMoq({ port: 4443", "const server = listenMoq({ port: 0")
     .replace('"http://127.0.0.1:4443"', 'server.webSocketUrl.replace("ws:", "http:")'),
 } as const;
 
@@ -70,7 +72,7 @@ async function runUntil(name: Program, text: string, env: Record<string, string>
   return output;
 }
 
-Deno.test("the README's programs are free of type errors", async () => {
+Deno.test("the programs of README and documentation are free of type errors", async () => {
   const names = Object.keys(PROGRAMS) as Program[];
   await using folder = await Folder.make(...names);
   // In one go: most of it is checking what they import.
@@ -80,15 +82,15 @@ Deno.test("the README's programs are free of type errors", async () => {
   assert(success, new TextDecoder().decode(stderr));
 });
 
-Deno.test("the README's server and client of ten lines talk to each other", async () => {
+Deno.test("the README's server and page of twenty lines talk to each other", async () => {
   assertStringIncludes(
-    await runUntil("tenLines", "lobby"),
-    'lobby { from: "ann", text: "Hello!" }',
+    await runUntil("twentyLines", "Hello"),
+    "ann Hello!",
   );
 });
 
 Deno.test({
-  name: "the README's node on Redis says hello to all of them",
+  name: "the node on Redis of the documentation says hello to all of them",
   ignore: isRedisMissing,
   fn: async () => {
     await using redis = await RedisServer.start();
@@ -97,7 +99,7 @@ Deno.test({
   },
 });
 
-Deno.test("the README's clock over Media over QUIC ticks", async () => {
+Deno.test("the clock of the documentation over Media over QUIC ticks", async () => {
   const output = await runUntil("moq", "Z");
   assertMatch(output, /^1 \d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z/m);
 });
