@@ -1,5 +1,6 @@
 /** Publications between this node and an engine: queues, bounds, and the work of one turn. */
 import type { Runtime } from "../base/runtime.ts";
+import type { Publication, PublicationListener } from "./broker.ts";
 
 /**
  * First in, first out, with access to every item. Removal of the first item takes constant time on
@@ -55,6 +56,56 @@ export class Fifo<T> {
     this.#items = [];
     this.#start = 0;
     return items;
+  }
+}
+
+/** One subscription of a listener. */
+export interface Listener {
+  readonly listener: PublicationListener;
+  readonly onInterrupted: (() => void) | undefined;
+  isActive: boolean;
+}
+
+/**
+ * The listeners of one topic on this node. A delivery reaches the listeners of its beginning, except
+ * those that are removed during the delivery.
+ */
+export class Listeners {
+  /** Replaced on each change, as a delivery under way still iterates over the old array. */
+  #all: readonly Listener[] = [];
+
+  /** True without listeners. */
+  get isEmpty(): boolean {
+    return this.#all.length === 0;
+  }
+
+  /** Adds a listener; the same function may be added twice. */
+  add(listener: PublicationListener, onInterrupted?: () => void): Listener {
+    const added: Listener = { listener, onInterrupted, isActive: true };
+    this.#all = [...this.#all, added];
+    return added;
+  }
+
+  /** Removes a listener; false if the listener was removed before. */
+  remove(listener: Listener): boolean {
+    if (!listener.isActive) return false;
+    listener.isActive = false;
+    this.#all = this.#all.filter((other) => other !== listener);
+    return true;
+  }
+
+  deliver(publication: Publication): void {
+    for (const one of this.#all) if (one.isActive) one.listener(publication);
+  }
+
+  /** Reports that publications may have been missed. */
+  interrupt(): void {
+    for (const { isActive, onInterrupted } of this.#all) if (isActive) onInterrupted?.();
+  }
+
+  clear(): void {
+    for (const one of this.#all) one.isActive = false;
+    this.#all = [];
   }
 }
 

@@ -17,6 +17,7 @@ import type {
   TakenTokens,
   TokenRate,
 } from "../broker.ts";
+import { Listeners } from "../engine_flow.ts";
 import { appended, MemoryHistories } from "./history.ts";
 
 /** Most rows, scopes and buckets each; beyond that, the least recently used is forgotten. */
@@ -106,14 +107,8 @@ function renew<V>(map: Map<string, V>, key: string, value: V): void {
   }
 }
 
-interface Listener {
-  readonly listener: PublicationListener;
-  isActive: boolean;
-}
-
 interface TopicListeners {
-  /** Replaced as a whole at each change, so that a delivery under way keeps the old list. */
-  listeners: readonly Listener[];
+  readonly listeners: Listeners;
   /** Publications made by listeners during a delivery; delivered next, in one order for all. */
   readonly waiting: Publication[];
   isDelivering: boolean;
@@ -235,9 +230,9 @@ export class MemoryBroker implements Broker {
     }
     channel.isDelivering = true;
     try {
-      deliver(channel, publication);
+      channel.listeners.deliver(publication);
       for (let next = channel.waiting.shift(); next; next = channel.waiting.shift()) {
-        deliver(channel, next);
+        channel.listeners.deliver(next);
       }
     } finally {
       channel.isDelivering = false;
@@ -264,17 +259,19 @@ export class MemoryBroker implements Broker {
     const channels = isKept ? this.#kept : this.#channels;
     let channel = channels.get(topic);
     if (channel === undefined) {
-      channel = { listeners: [], waiting: [], isDelivering: false };
+      channel = { listeners: new Listeners(), waiting: [], isDelivering: false };
       channels.set(topic, channel);
       if (isKept) this.#histories.follow(topic);
     }
-    // Each listener is wrapped in an object, so that one function can subscribe twice.
-    const entry: Listener = { listener, isActive: true };
-    channel.listeners = [...channel.listeners, entry];
+    const { listeners } = channel;
+    const added = listeners.add(listener);
     return {
       ready: Promise.resolve(),
       [Symbol.asyncDispose]: () => {
-        if (remove(channels, topic, entry) && isKept) this.#histories.unfollow(topic);
+        if (listeners.remove(added) && listeners.isEmpty) {
+          channels.delete(topic);
+          if (isKept) this.#histories.unfollow(topic);
+        }
         return Promise.resolve();
       },
     };
@@ -284,9 +281,7 @@ export class MemoryBroker implements Broker {
   close(): Promise<void> {
     this.#isClosed = true;
     for (const channels of [this.#channels, this.#kept]) {
-      for (const { listeners } of channels.values()) {
-        for (const entry of listeners) entry.isActive = false;
-      }
+      for (const { listeners } of channels.values()) listeners.clear();
       channels.clear();
     }
     this.#histories.clear();
@@ -303,18 +298,4 @@ export class MemoryBroker implements Broker {
   #checkOpen(verb: string): void {
     if (this.#isClosed) throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
   }
-}
-
-/** Removes a listener; true if it was the last one of its topic. */
-function remove(channels: Map<string, TopicListeners>, topic: string, entry: Listener): boolean {
-  if (!entry.isActive) return false;
-  entry.isActive = false;
-  const channel = channels.get(topic)!;
-  channel.listeners = channel.listeners.filter((other) => other !== entry);
-  return channel.listeners.length === 0 && channels.delete(topic);
-}
-
-/** Delivers to the listeners of this moment, except those that unsubscribe during the delivery. */
-function deliver({ listeners }: TopicListeners, publication: Publication): void {
-  for (const entry of listeners) if (entry.isActive) entry.listener(publication);
 }

@@ -8,6 +8,7 @@ import type {
   Publication,
   PublicationListener,
 } from "../broker.ts";
+import { type Listener, Listeners } from "../engine_flow.ts";
 import { decode, headerOf, sequenceOf, tagIn } from "./format.ts";
 import type { Link } from "./link.ts";
 import type { HistoryStream } from "./stream.ts";
@@ -97,12 +98,6 @@ export class InOrder {
 /** Wait between attempts to subscribe without permission, plus up to as much again. */
 const RETRY_MS = 1_000;
 
-interface Listener {
-  readonly listener: PublicationListener;
-  readonly onInterrupted: (() => void) | undefined;
-  isActive: boolean;
-}
-
 /** State of a topic as long as no publication was missed. */
 export interface KnownHead {
   /** Newest offset that was received or read. */
@@ -129,8 +124,7 @@ export class TopicSubscription {
   readonly #options: TopicSubscriptionOptions;
   readonly #ready: Promise<void>;
   readonly #over = Promise.withResolvers<void>();
-  /** Replaced on each change, as a delivery under way still iterates over the old array. */
-  #entries: readonly Listener[] = [];
+  readonly #listeners = new Listeners();
   #subscription: Subscription | undefined;
   #knownHead: KnownHead | undefined;
   #isReady = false;
@@ -151,12 +145,11 @@ export class TopicSubscription {
 
   /** Adds a listener. */
   add(listener: PublicationListener, options: BrokerSubscribeOptions): BrokerSubscription {
-    const entry: Listener = { listener, onInterrupted: options.onInterrupted, isActive: true };
-    this.#entries = [...this.#entries, entry];
+    const added = this.#listeners.add(listener, options.onInterrupted);
     return {
       ready: this.#ready,
       [Symbol.asyncDispose]: () => {
-        this.#remove(entry);
+        this.#remove(added);
         return Promise.resolve();
       },
     };
@@ -172,7 +165,7 @@ export class TopicSubscription {
   reopened(): void {
     if (!this.#isReady) return;
     this.#knownHead = { last: undefined };
-    for (const { isActive, onInterrupted } of this.#entries) if (isActive) onInterrupted?.();
+    this.#listeners.interrupt();
   }
 
   /** Ends the subscription and all listeners. */
@@ -180,17 +173,13 @@ export class TopicSubscription {
     if (this.#isOver) return;
     this.#isOver = true;
     this.#order.close();
-    for (const entry of this.#entries) entry.isActive = false;
-    this.#entries = [];
+    this.#listeners.clear();
     this.#options.link.leave(this.#subscription);
     this.#over.resolve();
   }
 
-  #remove(entry: Listener): void {
-    if (!entry.isActive) return;
-    entry.isActive = false;
-    this.#entries = this.#entries.filter((other) => other !== entry);
-    if (this.#entries.length > 0) return;
+  #remove(listener: Listener): void {
+    if (!this.#listeners.remove(listener) || !this.#listeners.isEmpty) return;
     this.close();
     this.#options.onEmpty();
   }
@@ -287,6 +276,6 @@ export class TopicSubscription {
   }
 
   #deliver(publication: Publication): void {
-    for (const entry of this.#entries) if (entry.isActive) entry.listener(publication);
+    this.#listeners.deliver(publication);
   }
 }
