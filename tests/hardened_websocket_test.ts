@@ -86,7 +86,8 @@ Deno.test("serve() on the hardened engine answers HTTP as the runtime's server d
   const failed = await fetch(`${url}/fails`);
   console.error = error;
   assertEquals([failed.status, await failed.text()], [500, "Internal Server Error"]);
-  assertEquals(errors.map((thrown) => (thrown as Error).message), ["A handler that throws"]);
+  assertEquals(errors.length, 1);
+  assertMatch(String(errors[0]), /A handler that throws/);
 
   await using session = await dial(`ws://127.0.0.1:${portOf(server)}/session`, websocket);
   assert(session.isReady);
