@@ -17,10 +17,10 @@ import {
   QmuxError,
   type QmuxFrame,
   QuicError,
+  RecordWriter,
 } from "../../transport/qmux/frames.ts";
 import { MAX_RECORD_BYTES } from "../../transport/qmux/qmux.ts";
 import { MAX_BUFFERED_BYTES } from "../../transport/qmux/record_scheduler.ts";
-import { RecordWriter } from "../../transport/qmux/record.ts";
 import type { QmuxStream } from "../../transport/qmux/stream.ts";
 import type { QmuxVersion } from "../../transport/qmux/versions.ts";
 import { decodeRecord, type TestEnd, testEnd } from "../qmux_wire.ts";

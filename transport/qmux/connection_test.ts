@@ -2,8 +2,7 @@ import { assertEquals, assertRejects, assertStringIncludes, assertThrows } from 
 import { decodeRecord, turn } from "../../tests/qmux_wire.ts";
 import { ConnectionError } from "../../errors.ts";
 import { memoryPair } from "../memory/memory.ts";
-import { DEFAULT_PARAMETERS, PARAMETERS_TYPE } from "./frames.ts";
-import { RecordWriter } from "./record.ts";
+import { DEFAULT_PARAMETERS, PARAMETERS_TYPE, RecordWriter } from "./frames.ts";
 import { withQmux } from "./connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 

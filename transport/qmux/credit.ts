@@ -13,8 +13,7 @@ import {
   ReceiveCredit,
   SendCredit,
 } from "../flow_control.ts";
-import { FrameType } from "./frames.ts";
-import type { RecordWriter } from "./record.ts";
+import { FrameType, type RecordWriter } from "./frames.ts";
 
 /** Default bytes of all streams that the peer may send ahead of the readers. */
 const MAX_DATA = 1_048_576;

@@ -12,8 +12,8 @@ import {
   QmuxError,
   type QmuxFrame,
   QuicError,
+  RecordWriter,
 } from "./frames.ts";
-import { RecordWriter } from "./record.ts";
 
 const encoder = new TextEncoder();
 const bytes = (text: string) => encoder.encode(text);

@@ -31,12 +31,12 @@ import {
   QmuxError,
   type QmuxFrame,
   QuicError,
+  RecordWriter,
   type ResetFrame,
   type StreamFrame,
   type TransportParameters,
 } from "./frames.ts";
 import type { Multiplexer, MultiplexerLink } from "./multiplexer.ts";
-import { RecordWriter } from "./record.ts";
 import { NO_FRAME, RecordScheduler, type RecordSources } from "./record_scheduler.ts";
 import { QmuxStream, ReceiveHalf, SendHalf, type StreamHost } from "./stream.ts";
 import type { QmuxVersion } from "./versions.ts";

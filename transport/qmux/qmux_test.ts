@@ -12,10 +12,10 @@ import {
   PING_TYPE,
   PONG_TYPE,
   type QmuxFrame,
+  RecordWriter,
   type TransportParameters,
 } from "./frames.ts";
 import { MAX_DATAGRAM_FRAME_BYTES, MAX_RECORD_BYTES, type QmuxOptions } from "./qmux.ts";
-import { RecordWriter } from "./record.ts";
 
 const GENEROUS: TransportParameters = {
   ...DEFAULT_PARAMETERS,

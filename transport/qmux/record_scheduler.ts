@@ -3,14 +3,15 @@ import { HAS_TURN_END, type Runtime } from "../../base/runtime.ts";
 import type { QmuxCredit } from "./credit.ts";
 import type { QmuxDatagrams } from "./datagrams.ts";
 import {
+  datagramFrameSize,
   FrameType,
   PARAMETERS_TYPE,
   PING_TYPE,
   PONG_TYPE,
+  type RecordWriter,
   type TransportParameters,
 } from "./frames.ts";
 import type { MultiplexerLink } from "./multiplexer.ts";
-import { datagramFrameSize, type RecordWriter } from "./record.ts";
 import type { QmuxStream, SendHalf } from "./stream.ts";
 
 /**

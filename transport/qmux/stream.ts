@@ -16,9 +16,8 @@ import type { StreamAccount } from "../counters.ts";
 import { writableOf } from "../direct.ts";
 import { ReceiveCredit } from "../flow_control.ts";
 import { MAX_VARINT } from "../quic/varint.ts";
-import { QmuxError, QuicError } from "./frames.ts";
+import { QmuxError, QuicError, type RecordWriter } from "./frames.ts";
 import { FrameType } from "./frames.ts";
-import type { RecordWriter } from "./record.ts";
 
 /** Size below which chunks are joined with the next ones. */
 const SMALL_BYTES = 4_096;
