@@ -1,7 +1,7 @@
 /** Waiting for a change, without missing one. */
 
 /** A changing value or state, with promises for its next change. */
-export class Changing {
+export class Signal {
   // Created when first awaited: most queues of a server are never awaited.
   #next: PromiseWithResolvers<void> | undefined;
 

@@ -1,6 +1,6 @@
 /** A changing value, for loops and callbacks. */
 import { attempt } from "./call_safely.ts";
-import { Changing } from "./signal.ts";
+import { Signal } from "./signal.ts";
 
 /**
  * Most errors of callbacks that one feed prints: a callback that fails once may fail at each change.
@@ -30,7 +30,7 @@ export class StatusFeed<T> implements AsyncIterable<T> {
   #current: T;
   #version = 0;
   #isEnded = false;
-  readonly #changes = new Changing();
+  readonly #changes = new Signal();
   /** Created for the first callback: most feeds have no callback. */
   #callbacks: Set<{ readonly call: (value: T) => unknown }> | undefined;
   #isObserved = false;

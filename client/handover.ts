@@ -3,7 +3,7 @@ import { CloseCode } from "../errors.ts";
 import { absoluteUrl } from "../transport/url.ts";
 import { internals } from "../session/core.ts";
 import { ping } from "../session/insight/ping.ts";
-import { Changing } from "../base/signal.ts";
+import { Signal } from "../base/signal.ts";
 import type { Dialer } from "./client_options.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
@@ -100,7 +100,7 @@ export async function giveUp(session: Session): Promise<void> {
  * Passes on the rest of one topic without history from the old session, and holds messages of the
  * new session until the rest ends. The server marks the end of the rest with `unsubscribed`.
  */
-class Passage<C extends AnyContract> extends Changing implements TopicSink {
+class Passage<C extends AnyContract> extends Signal implements TopicSink {
   readonly #readers: TopicReaders<C>;
   readonly #arrive: () => void;
   readonly #head: TopicSink = { offer: (event, size) => this.#hold(event, size) };

@@ -1,6 +1,6 @@
 /** Outbox of a client: messages that wait for a connection. */
 import { QueueFullError, SessionClosedError, SkeinError } from "../errors.ts";
-import { Changing } from "../base/signal.ts";
+import { Signal } from "../base/signal.ts";
 import type { SessionCore } from "../session/core.ts";
 import type { EncodedMessage } from "../session/wire/encode.ts";
 import { checkLimits } from "../base/options.ts";
@@ -56,7 +56,7 @@ export interface OutboxEntry extends EncodedMessage {
  * A bounded queue of messages that wait for a connection. The outbox notifies of each change to the
  * queue. With `isKept`, each message stays until the server acknowledges receipt.
  */
-export class Outbox extends Changing {
+export class Outbox extends Signal {
   /** True if messages stay until acknowledged. */
   readonly isKept: boolean;
   /** The reason why waiting messages are not acknowledged. */

@@ -53,7 +53,7 @@ export interface ContractDefinition {
  * @typeParam D The definition.
  */
 export interface Contract<D extends ContractDefinition = ContractDefinition> {
-  /** The definition. Changing a section afterwards has no effect. */
+  /** The definition. Signal a section afterwards has no effect. */
   readonly definition: D;
 }
 

@@ -4,7 +4,7 @@
  * @module
  */
 import { QueueFullError, RequestError, type RequestFailure } from "../errors.ts";
-import { Changing } from "../base/signal.ts";
+import { Signal } from "../base/signal.ts";
 import { waitFor } from "../base/wait.ts";
 import type { Runtime } from "../base/runtime.ts";
 
@@ -35,7 +35,7 @@ export interface PendingRequestOptions {
 }
 
 /** The requests of one session: numbered from 1, at most `max` at once. */
-export class PendingRequests extends Changing {
+export class PendingRequests extends Signal {
   readonly #runtime: Runtime;
   readonly #max: number;
   // Created for the first request: most sessions of a server send none.

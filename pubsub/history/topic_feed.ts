@@ -1,5 +1,5 @@
 /** A topic with a history, followed by this node for its sessions. */
-import { Changing } from "../../base/signal.ts";
+import { Signal } from "../../base/signal.ts";
 import type { RecoveryReason, SubscribeAnswer } from "../../session/wire/recovery.ts";
 import { internals, type Session } from "../../session/session.ts";
 import { pause, waitFor } from "../../base/wait.ts";
@@ -224,7 +224,7 @@ export class TopicFeed implements Replayable {
   readonly #closing = new AbortController();
   readonly #subscription: BrokerSubscription;
   readonly #begun = Promise.withResolvers<void>();
-  readonly #changing = new Changing();
+  readonly #changing = new Signal();
   /** Pending until the position of the topic is known, or until the time for that is over. */
   #opening: Promise<unknown> | undefined;
   #epoch: string | undefined;

@@ -11,7 +11,7 @@ import {
 } from "@nats-io/transport-node";
 import { type JetStreamManager, jetstreamManager } from "@nats-io/jetstream";
 import { BrokerError } from "../../errors.ts";
-import { Changing } from "../../base/signal.ts";
+import { Signal } from "../../base/signal.ts";
 import { StatusFeed } from "../../base/status_feed.ts";
 import { pause, settlesWithin, waitFor } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -56,7 +56,7 @@ export class Link {
   readonly #isOwn: boolean;
   readonly #inboxPrefix: string | undefined;
   readonly #ended = new AbortController();
-  readonly #changes = new Changing();
+  readonly #changes = new Signal();
   readonly #running: Promise<void>;
   #connection: NatsConnection | undefined;
   #period: AbortController | undefined;

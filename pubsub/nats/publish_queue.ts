@@ -4,7 +4,7 @@ import type { Link } from "./link.ts";
 import { Fifo, TurnBatch, type WaitingBudget } from "../engine_flow.ts";
 import { headers, type Msg, type NatsConnection, type Subscription } from "@nats-io/transport-node";
 import { BrokerError } from "../../errors.ts";
-import { Changing } from "../../base/signal.ts";
+import { Signal } from "../../base/signal.ts";
 import { tagOf } from "../tag.ts";
 import { type Ack, ID_HEADER, parseAck } from "./format.ts";
 import type { HistoryStream } from "./stream.ts";
@@ -208,7 +208,7 @@ export class AppendQueue {
   #timer: Timer | undefined;
   #heardOn: NatsConnection | undefined;
   #hearing: Subscription | undefined;
-  readonly #changes = new Changing();
+  readonly #changes = new Signal();
   readonly #turn: TurnBatch;
 
   constructor(link: Link, stream: HistoryStream, budget: WaitingBudget, giveUpMs: number) {

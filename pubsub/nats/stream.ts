@@ -9,7 +9,7 @@ import {
 } from "@nats-io/jetstream";
 import { headers, type Msg, type Subscription } from "@nats-io/transport-node";
 import { pause } from "../../base/wait.ts";
-import { Changing } from "../../base/signal.ts";
+import { Signal } from "../../base/signal.ts";
 import type { Link } from "./link.ts";
 import { EPOCH_TOKEN, parseAck, type StreamNames } from "./format.ts";
 import { sequenceOf } from "./format.ts";
@@ -94,7 +94,7 @@ export class HistoryStream {
   #repeatAtMs = 0;
   #following: Subscription | undefined;
   #isClosed = false;
-  readonly #changes = new Changing();
+  readonly #changes = new Signal();
 
   constructor(
     link: Link,

@@ -1,5 +1,5 @@
 /** Queue of received items: bounded, in order, with limited concurrency. */
-import { Changing } from "../../base/signal.ts";
+import { Signal } from "../../base/signal.ts";
 
 interface Item<T> {
   readonly item: T;
@@ -22,7 +22,7 @@ export interface Overtaking<T> {
  * consumer that returns no promise is done at once. The queue notifies of each arrival, each taken
  * item, each finished item, and its end.
  */
-export class ReceiveQueue<T> extends Changing {
+export class ReceiveQueue<T> extends Signal {
   readonly #limits: { readonly maxMessages: number; readonly maxBytes: number };
   readonly #concurrency: number;
   #items: Item<T>[] = [];

@@ -5,7 +5,7 @@
 import type { SendQueueStats } from "../types.ts";
 import { QueueFullError } from "../../errors.ts";
 import type { Frame, MessageFrames } from "../../transport/connection.ts";
-import { Changing } from "../../base/signal.ts";
+import { Signal } from "../../base/signal.ts";
 import type { EncodedMessage } from "../wire/encode.ts";
 import { encodeEnvelope } from "../wire/envelope.ts";
 import { utf8Length } from "../wire/utf8.ts";
@@ -66,7 +66,7 @@ export interface SendQueueOwner {
  * the bounds apply. Answers and control are never dropped: without room for one, the session
  * closes.
  */
-export class SendQueue extends Changing {
+export class SendQueue extends Signal {
   /** A slot for the fan-out of broadcasts, which sets and clears the slot within one turn. */
   share: object | undefined = undefined;
   /** True while the turn has this queue on its list. */

@@ -2,7 +2,7 @@
  * Numbered messages, each handled once and in turn: all sessions of a client share one progress, on
  * all nodes.
  */
-import { Changing } from "../../base/signal.ts";
+import { Signal } from "../../base/signal.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
@@ -73,7 +73,7 @@ export interface SequenceStore {
 type Acknowledged = Pick<Numbers, "acknowledge">;
 
 /** Progress of one client, on this node and before the client came here. */
-export class ClientSequence extends Changing {
+export class ClientSequence extends Signal {
   /** Key of the client, unique over all nodes. */
   readonly key: string;
   /** The newest handled number. */
@@ -330,7 +330,7 @@ type NumberedTurn = "handle" | "repeated" | "over";
  * The growing numbers of one session. Numbered messages and publications are handled one at a
  * time, in one order, even where other messages are handled concurrently.
  */
-export class Numbers extends Changing {
+export class Numbers extends Signal {
   /** The session. */
   readonly core: SessionCore<Session>;
   readonly #sequences: Sequences;

@@ -10,7 +10,7 @@ import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
 import { TrackMux } from "../../pubsub/moq/track/mux.ts";
 import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/session.ts";
 import type { TrackWriter } from "../../pubsub/moq/track/track_writer.ts";
-import { Changing } from "../../base/signal.ts";
+import { Signal } from "../../base/signal.ts";
 import { turns } from "../../testing/turns.ts";
 import { type MemoryPair, memoryPair } from "../../transport/memory/memory.ts";
 
@@ -123,7 +123,7 @@ export class HandTrack {
   /** Who subscribed, in order. */
   readonly writers: TrackWriter[] = [];
   #end: PromiseWithResolvers<void> = Promise.withResolvers();
-  readonly #changes = new Changing();
+  readonly #changes = new Signal();
 
   /** Serves a subscriber, until it leaves or {@linkcode HandTrack.end} is called. */
   readonly serve = async (track: TrackWriter): Promise<void> => {

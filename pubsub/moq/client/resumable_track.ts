@@ -2,7 +2,7 @@
 import { pause, startTimer, within } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { Backoff } from "../../../base/backoff.ts";
-import { Changing } from "../../../base/signal.ts";
+import { Signal } from "../../../base/signal.ts";
 import { checkSubscribe, isOfSession, isPassingForTrack } from "./retry.ts";
 import { type MissedGroups, MoqLaggedError } from "../wire/errors.ts";
 import type { GroupReader } from "../track/group_reader.ts";
@@ -220,7 +220,7 @@ export class ResumableTrack implements AsyncIterable<GroupReader>, AsyncDisposab
   readonly #ready: PromiseWithResolvers<void> = Promise.withResolvers();
   readonly #closed: PromiseWithResolvers<void> = Promise.withResolvers();
   readonly #controller = new AbortController();
-  readonly #changes = new Changing();
+  readonly #changes = new Signal();
   readonly #readers: TrackReader[] = [];
   readonly #resumptions = new Resumptions();
   readonly #onAbort = () => this.close();
