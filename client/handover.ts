@@ -9,7 +9,7 @@ import type { AnyContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import type { Subscriptions, TopicReaders } from "./subscriptions.ts";
 import { settlesWithin, within } from "../base/wait.ts";
-import type { Incoming, TopicNote, TopicSink } from "../session/message.ts";
+import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
 import type { TransportName } from "../transport/race/options.ts";
 import { TICKET_KEY } from "../session/url.ts";
 
@@ -104,7 +104,7 @@ class Passage<C extends AnyContract> extends Signal implements TopicSink {
   readonly #readers: TopicReaders<C>;
   readonly #arrive: () => void;
   readonly #head: TopicSink = { offer: (event, size) => this.#hold(event, size) };
-  #held: [Incoming | TopicNote, number][] | undefined = [];
+  #held: [IncomingMessage | TopicNote, number][] | undefined = [];
   #heldBytes = 0;
 
   constructor(readers: TopicReaders<C>, arrive: () => void) {
@@ -115,7 +115,7 @@ class Passage<C extends AnyContract> extends Signal implements TopicSink {
   }
 
   /** Takes a message of the old session, as {@linkcode TopicSink} describes. */
-  offer(event: Incoming | TopicNote, size: number): void {
+  offer(event: IncomingMessage | TopicNote, size: number): void {
     if (event.kind === "unsubscribed") this.end();
     else if (this.#held) this.#readers.offer(event, size);
   }
@@ -135,7 +135,7 @@ class Passage<C extends AnyContract> extends Signal implements TopicSink {
     if (this.#held) await this.changed();
   }
 
-  #hold(event: Incoming | TopicNote, size: number): void {
+  #hold(event: IncomingMessage | TopicNote, size: number): void {
     this.#heldBytes += size;
     const count = this.#held!.push([event, size]);
     if (count >= MAX_HELD.messages || this.#heldBytes > MAX_HELD.bytes) this.end();

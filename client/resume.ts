@@ -1,6 +1,6 @@
 /** Recovery of a subscription to a topic with a history, which loads with the first such topic. */
 import type { ClientSubscribeOptions } from "./client_options.ts";
-import type { Incoming, TopicNote } from "../session/message.ts";
+import type { IncomingMessage, TopicNote } from "../session/message.ts";
 import type {
   HistoryOptions,
   HistoryPosition,
@@ -14,7 +14,7 @@ const MAX_REPAIRS = 5;
 
 /** Events of a topic, in order. */
 export type TopicEvent =
-  | Incoming
+  | IncomingMessage
   | Exclude<TopicNote, { readonly kind: "unsubscribed" }>
   /** The server answered a request to subscribe. */
   | { readonly kind: "answer" } & SubscribeAnswer
@@ -22,7 +22,7 @@ export type TopicEvent =
   | { readonly kind: "lost" | "moved" };
 
 /** An item in the queue of the reader: a message, or a function to call in turn. */
-export type Waiting = Incoming & { readonly position?: HistoryPosition } | (() => unknown);
+export type Waiting = IncomingMessage & { readonly position?: HistoryPosition } | (() => unknown);
 
 /** Progress of a subscription's reader; {@linkcode Subscription} explains the fields. */
 export interface Progress {
@@ -173,7 +173,7 @@ export class Resume {
     if (wasNew) this.#subscription.confirm();
   }
 
-  #take(message: Incoming, size: number): void {
+  #take(message: IncomingMessage, size: number): void {
     const { offset } = message;
     if (offset === undefined || this.#known === undefined) {
       // In a new session, `last` makes the server send the newest messages again.
@@ -187,7 +187,7 @@ export class Resume {
 
   /** Advances to an offset; `undefined` for a repetition, or for a message behind a hole. */
   #moveTo(
-    { offset, prev = 0, tag }: Pick<Incoming, "prev" | "tag"> & { readonly offset: number },
+    { offset, prev = 0, tag }: Pick<IncomingMessage, "prev" | "tag"> & { readonly offset: number },
   ): HistoryPosition | undefined {
     const known = this.#known;
     if (known === undefined || this.#isNew || offset <= known.offset) return undefined;

@@ -12,7 +12,7 @@ import type {
 import type { Progress, Resume, TopicEvent, Waiting } from "./resume.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import { StatusFeed } from "../base/status_feed.ts";
-import type { Incoming } from "../session/message.ts";
+import type { IncomingMessage } from "../session/message.ts";
 
 /** Most messages and bytes that wait for a slow reader. */
 const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };
@@ -27,7 +27,7 @@ export type SubscriptionStatus = "pending" | "subscribed" | "lost" | "ended";
 /** The client as a subscription uses it. */
 export interface SubscriptionOwner {
   /** Checks a message against the contract. */
-  check(incoming: Incoming): unknown;
+  check(incoming: IncomingMessage): unknown;
   /**
    * Asks the server for the topic, from the position that {@linkcode Subscription.from} returns.
    */

@@ -15,7 +15,7 @@ import { internals, type Session } from "../session/session.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import { Subscription, type SubscriptionOwner } from "./subscription.ts";
 import { checkTopic } from "../session/wire/topic_pattern.ts";
-import type { Incoming, TopicNote, TopicSink } from "../session/message.ts";
+import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
 
 /** Most requests to subscribe at once: half of the requests that a server lets wait by default. */
 const MAX_ASKED_AT_ONCE = 32;
@@ -447,7 +447,7 @@ export class TopicReaders<C extends AnyContract> implements TopicSink {
   }
 
   /** Takes an event of the topic. */
-  offer(event: Incoming | TopicNote, size: number): void {
+  offer(event: IncomingMessage | TopicNote, size: number): void {
     if (event.kind === "unsubscribed") return this.#removed(event.unsubscribed);
     this.#move(event);
     for (const subscription of this.#reading) subscription.offer(event, size);
@@ -466,7 +466,7 @@ export class TopicReaders<C extends AnyContract> implements TopicSink {
     this.#waiting.delete(subscription);
   }
 
-  #move(event: Exclude<Incoming | TopicNote, { kind: "unsubscribed" }>): void {
+  #move(event: Exclude<IncomingMessage | TopicNote, { kind: "unsubscribed" }>): void {
     if (event.kind === "gap") {
       const { epoch, offset = 0, tag } = event.gap;
       this.#newest = epoch === undefined ? undefined : { epoch, offset, tag };

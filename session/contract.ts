@@ -15,7 +15,7 @@ import {
   type Validation,
 } from "../base/standard_schema.ts";
 import { type RouteMatch, type TopicOf, TopicRouter } from "./wire/topic_pattern.ts";
-import type { Incoming } from "./message.ts";
+import type { IncomingMessage } from "./message.ts";
 import type { ContractMessage, Message, UntypedMessage } from "./message.ts";
 
 /** One of the two ends of a session. */
@@ -333,7 +333,7 @@ export interface ContractRouter extends Pick<TopicRouter<ContractRoute>, "match"
    *
    * @ignore
    */
-  check(incoming: Incoming, acceptor: MessageAcceptor): CheckedMessage;
+  check(incoming: IncomingMessage, acceptor: MessageAcceptor): CheckedMessage;
   /**
    * Checks the reply to a request.
    *
@@ -422,7 +422,7 @@ export function compileContract(
 const VERB = "define contract";
 
 class Router extends TopicRouter<ContractRoute> implements ContractRouter {
-  check(incoming: Incoming, acceptor: MessageAcceptor): CheckedMessage {
+  check(incoming: IncomingMessage, acceptor: MessageAcceptor): CheckedMessage {
     return checkIncoming(this.match(incoming.topic), incoming, acceptor);
   }
 
@@ -497,11 +497,11 @@ function refuse(rule: string, received: unknown): never {
 /** Takes the result of the check of a message. */
 export interface MessageAcceptor {
   /** Creates the message that fits. */
-  accept(incoming: Incoming, match: ContractMatch | undefined): Message;
+  accept(incoming: IncomingMessage, match: ContractMatch | undefined): Message;
   /** Refuses a message that does not fit. */
-  refuse(incoming: Incoming, failure: RequestFailure): undefined;
+  refuse(incoming: IncomingMessage, failure: RequestFailure): undefined;
   /** Answers a message whose schema threw or rejected. */
-  schemaFailed(incoming: Incoming, error: unknown): undefined;
+  schemaFailed(incoming: IncomingMessage, error: unknown): undefined;
 }
 
 /** The checked message; `undefined` if refused. */
@@ -517,7 +517,7 @@ export type CheckedMessage = Message | undefined | Promise<Message | undefined>;
  */
 function checkIncoming(
   match: ContractMatch | undefined,
-  incoming: Incoming,
+  incoming: IncomingMessage,
   acceptor: MessageAcceptor,
 ): CheckedMessage {
   const { topic, data, id } = incoming;

@@ -9,7 +9,7 @@ import type { CheckedMessage, ContractMatch, MessageAcceptor } from "./contract.
 import {
   type Answerer,
   type Control,
-  type Incoming,
+  type IncomingMessage,
   Message,
   type MessageTurn,
 } from "./message.ts";
@@ -55,8 +55,8 @@ export class Handling implements MessageAcceptor {
   finished = 0;
   readonly #host: ReceivingSession;
   readonly #settings: SessionSettings;
-  /** Unanswered requests by id: an `Incoming` while waiting, a `Message` while handled. */
-  #owed: Map<number, Incoming | Message> | undefined;
+  /** Unanswered requests by id: an `IncomingMessage` while waiting, a `Message` while handled. */
+  #owed: Map<number, IncomingMessage | Message> | undefined;
   /** Messages whose handlers run, with the start time. */
   #running: Map<Message, number> | undefined;
 
@@ -80,7 +80,7 @@ export class Handling implements MessageAcceptor {
   }
 
   /** Registers a request that needs a reply; false if the id is still in use. */
-  owe(id: number, incoming: Incoming): boolean {
+  owe(id: number, incoming: IncomingMessage): boolean {
     const owed = this.#owed ??= new Map();
     if (owed.has(id)) return false;
     owed.set(id, incoming);
@@ -109,7 +109,7 @@ export class Handling implements MessageAcceptor {
   }
 
   /** Checks a message, and calls the handler. MUST NOT be called without a handler. */
-  handle(incoming: Incoming): void | Promise<void> {
+  handle(incoming: IncomingMessage): void | Promise<void> {
     const { turn } = incoming;
     const message = this.check(incoming);
     const running = message instanceof Promise
@@ -120,24 +120,24 @@ export class Handling implements MessageAcceptor {
   }
 
   /** Checks a message against the contract; `undefined` if refused, or not due in its turn. */
-  check(incoming: Incoming): CheckedMessage {
+  check(incoming: IncomingMessage): CheckedMessage {
     const { turn } = incoming;
     return turn === undefined ? this.#check(incoming) : this.#checkInTurn(incoming, turn);
   }
 
-  #check(incoming: Incoming): CheckedMessage {
+  #check(incoming: IncomingMessage): CheckedMessage {
     const { router } = this.#settings;
     return router ? router.check(incoming, this) : this.accept(incoming, undefined);
   }
 
-  async #checkInTurn(incoming: Incoming, turn: MessageTurn): Promise<Message | undefined> {
+  async #checkInTurn(incoming: IncomingMessage, turn: MessageTurn): Promise<Message | undefined> {
     const message = await turn.isDue() ? await this.#check(incoming) : undefined;
     if (message === undefined) turn.end();
     return message;
   }
 
   /** Creates a message that fits the contract, or that needs no check without a contract. */
-  accept(incoming: Incoming, match: ContractMatch | undefined): Message {
+  accept(incoming: IncomingMessage, match: ContractMatch | undefined): Message {
     // A server identifies a peer by its session, and ignores any `from` that the peer sends.
     const keepsFrom = this.#settings.side === "client" || incoming.from === undefined;
     const message = new Message(
@@ -151,18 +151,18 @@ export class Handling implements MessageAcceptor {
   }
 
   /** Refuses a message that does not fit the contract. */
-  refuse({ id }: Incoming, failure: RequestFailure): undefined {
+  refuse({ id }: IncomingMessage, failure: RequestFailure): undefined {
     this.#host.fail(id ?? null, failure);
     this.#host.inbound.countInvalid(failure.message);
   }
 
   /** Answers a message whose schema failed, which is no fault of the peer. */
-  schemaFailed({ id }: Incoming, error: unknown): undefined {
+  schemaFailed({ id }: IncomingMessage, error: unknown): undefined {
     this.#host.fail(id ?? null, { code: "failed", message: "The schema failed" });
     this.#host.handlerFailed(error, "The schema failed");
   }
 
-  #call(message: Message, incoming: Incoming): void | Promise<void> {
+  #call(message: Message, incoming: IncomingMessage): void | Promise<void> {
     const { handlers: { onMessage }, watch } = this.#settings;
     const { session } = this.#host;
     try {
@@ -195,7 +195,7 @@ export class Handling implements MessageAcceptor {
     });
   }
 
-  #failed(error: unknown, message: Message, { turn }: Incoming): void {
+  #failed(error: unknown, message: Message, { turn }: IncomingMessage): void {
     this.finished++;
     this.#running?.delete(message);
     if (error instanceof RequestError) return message.fail(error.failure);
@@ -204,7 +204,7 @@ export class Handling implements MessageAcceptor {
   }
 }
 
-function cancelOwed(owed: Incoming | Message, reason: unknown): void {
+function cancelOwed(owed: IncomingMessage | Message, reason: unknown): void {
   if (owed instanceof Message) owed.cancel(reason);
   else owed.cancelled = reason;
 }

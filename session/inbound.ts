@@ -8,7 +8,14 @@ import { CloseCode } from "../errors.ts";
 import type { Timer } from "../base/runtime.ts";
 import type { Backpressure, Frame } from "../transport/connection.ts";
 import type { Handling, ReceivingSession } from "./handling.ts";
-import type { Incoming, Message, MessageTurn, Meter, TopicNote, TopicSink } from "./message.ts";
+import type {
+  IncomingMessage,
+  Message,
+  MessageTurn,
+  Meter,
+  TopicNote,
+  TopicSink,
+} from "./message.ts";
 import type { InboundStats } from "./types.ts";
 import { type Overtaking, ReceiveQueue } from "./queue/receive_queue.ts";
 import { MAX_JOINED_BYTES } from "./queue/send_queue.ts";
@@ -40,13 +47,13 @@ const MAX_NESTED = 8;
 const NESTED_MS = 1_000;
 
 /** The receiving half of a session, which tells the connection how full the queue is. */
-export class Inbound implements Overtaking<Incoming>, Backpressure {
+export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
   /**
    * Counts envelopes for rate limits. Declared only, to save memory: most sessions have no meter.
    */
   declare meter: Meter | undefined;
   /** Received messages that wait for a handler. */
-  readonly queue: ReceiveQueue<Incoming>;
+  readonly queue: ReceiveQueue<IncomingMessage>;
   /** True once a loop began to read messages. */
   isRead = false;
   /** Receives the messages in place of the loop, which ends. Declared only, see `meter`. */
@@ -98,7 +105,7 @@ export class Inbound implements Overtaking<Incoming>, Backpressure {
   }
 
   /** True for requests alone: messages and numbered envelopes keep their order. */
-  mayOvertake({ id, seq }: Incoming): boolean {
+  mayOvertake({ id, seq }: IncomingMessage): boolean {
     return id !== undefined && seq === undefined;
   }
 
@@ -282,7 +289,7 @@ export class Inbound implements Overtaking<Incoming>, Backpressure {
   }
 
   /** Accepts a message within the bounds of requests and queue. */
-  #receiveMessage(incoming: Incoming, size: number): void {
+  #receiveMessage(incoming: IncomingMessage, size: number): void {
     const { topic, id } = incoming;
     this.#receivedMessages++;
     if (id !== undefined && this.#handling.owedAnswers >= this.#settings.maxRequests) {
@@ -352,7 +359,7 @@ export class Inbound implements Overtaking<Incoming>, Backpressure {
     }, NESTED_MS);
   }
 
-  #discard({ topic, id }: Incoming): void {
+  #discard({ topic, id }: IncomingMessage): void {
     this.#unreadMessages++;
     if (id === undefined) return;
     this.#host.fail(id, { code: "unanswered", message: `No handler or loop reads "${topic}"` });

@@ -8,7 +8,7 @@ import type { ParamsOf, TopicOf } from "./wire/topic_pattern.ts";
 import type { Envelope, TraceContext } from "./wire/envelope.ts";
 
 /** A message that was parsed, but not checked. */
-export interface Incoming {
+export interface IncomingMessage {
   /** Kind of the event, among all events of a topic. */
   readonly kind: "message";
   /** The topic. */
@@ -62,7 +62,7 @@ export type TopicNote = Extract<Envelope, { kind: "gap" | "skip" | "dropped" | "
 /** Receives the messages of one topic in place of the session's own queue. */
 export interface TopicSink {
   /** Offers a message, or a note between messages. */
-  offer(event: Incoming | TopicNote, size: number): void;
+  offer(event: IncomingMessage | TopicNote, size: number): void;
 }
 
 /** Counts envelopes of the peer, and refuses those above a limit. */

@@ -43,12 +43,12 @@ export function instrument(
   settings: SessionSettings,
   instrumentation: Instrumentation | undefined,
 ): SessionSettings {
-  settings.watch = instrumentation && new Watching(instrumentation, settings);
+  settings.watch = instrumentation && new HookRunner(instrumentation, settings);
   return settings;
 }
 
 /** The instrumentation of all sessions with the same settings. */
-export class Watching implements SessionWatch {
+export class HookRunner implements SessionWatch {
   readonly #hooks: Instrumentation;
   readonly #settings: SessionSettings;
 
@@ -59,10 +59,10 @@ export class Watching implements SessionWatch {
   }
 
   /** Begins a handshake; `undefined` if no hook follows the handshake. */
-  handshake(info: HandshakeInfo): Handshake | undefined {
+  handshake(info: HandshakeInfo): WatchedHandshake | undefined {
     const watch = this.#tell(undefined, () => this.#hooks.handshake?.(info));
     return watch
-      ? new Handshake(watch, (hook, run) => this.#tell(undefined, hook, run))
+      ? new WatchedHandshake(watch, (hook, run) => this.#tell(undefined, hook, run))
       : undefined;
   }
 
@@ -144,7 +144,7 @@ export class Watching implements SessionWatch {
 }
 
 /** A handshake that an instrumentation follows. */
-export class Handshake implements FollowedHandshake {
+export class WatchedHandshake implements FollowedHandshake {
   readonly #watch: HandshakeWatch;
   readonly #tell: (hook: () => void, run?: () => unknown) => void;
   #isOver = false;
@@ -189,7 +189,7 @@ export async function openWatched(
   open: (url: () => Promise<string | URL>) => Promise<Session>,
 ): Promise<Session> {
   const { settings, instrumentation } = options;
-  settings.watch ??= instrumentation && new Watching(instrumentation, settings);
+  settings.watch ??= instrumentation && new HookRunner(instrumentation, settings);
   let handshake: FollowedHandshake | undefined;
   let isOver = false;
   try {

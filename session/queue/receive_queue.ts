@@ -7,7 +7,7 @@ interface Item<T> {
 }
 
 /** Handles one item. MUST NOT throw or reject. */
-export type Consumer<T> = (item: T) => void | Promise<void>;
+type Consumer<T> = (item: T) => void | Promise<void>;
 
 /** Rule by which items overtake others while consumers wait for an effect of these items. */
 export interface Overtaking<T> {
