@@ -473,8 +473,9 @@ export interface MessageFrames {
 
 /**
  * A connection, established or being established: the W3C `WebTransport` interface, implemented
- * over HTTP/3, raw QUIC, WebSocket and memory alike. Beyond W3C, a connection has `capabilities`,
- * and, on wires with message frames of their own, `frames`.
+ * over HTTP/3, raw QUIC, WebSocket and memory alike. Beyond W3C, a connection has `capabilities`;
+ * `frames`, on wires with message frames of their own; `inspect`, for diagnosis; and `direct`, for
+ * streams without web streams. A wrapper forwards the last two as they are.
  *
  * Implementations MUST settle `closed` exactly once, MUST make `close` idempotent, MUST NOT buffer
  * without bound, and MUST NOT leave an unhandled rejection if `ready` or `closed` is never awaited.

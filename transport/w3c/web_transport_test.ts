@@ -16,6 +16,8 @@ import { acceptEcho, WebTransportPeer } from "../../tests/webtransport_peer.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { H3Error } from "../h3/wire/error_codes.ts";
 import { WebTransport, WebTransportError, type WebTransportOptions } from "./mod.ts";
+import { RUNTIME } from "./options.ts";
+import { platformRuntime } from "../../base/runtime.ts";
 
 const NOBODY = "https://127.0.0.1:1/";
 
@@ -533,4 +535,21 @@ Deno.test("WebTransport leaves nothing unhandled if nobody looks at its promises
     setImmediate(resolve);
   }
   await soon(gone);
+});
+
+Deno.test("WebTransport takes its timers from a runtime that is no part of the dictionary", async () => {
+  const timersMs: number[] = [];
+  const { setTimeout } = platformRuntime();
+  const runtime = Object.assign(platformRuntime(), {
+    setTimeout(callback: () => void, ms: number) {
+      timersMs.push(ms);
+      return setTimeout(callback, ms);
+    },
+  });
+  const options = { timeoutMs: 30, [RUNTIME]: runtime };
+  const transport = new WebTransport(NOBODY, options);
+  await assertRejects(() => transport.ready, WebTransportError, "30 ms");
+  await assertRejects(() => transport.closed, WebTransportError, "30 ms");
+  assertEquals(timersMs.includes(30), true);
+  assertEquals(JSON.stringify(options), '{"timeoutMs":30}');
 });
