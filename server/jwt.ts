@@ -27,6 +27,7 @@ import {
   type JWTVerifyGetKey,
   type JWTVerifyOptions,
 } from "jose";
+import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { AuthenticationError } from "../errors.ts";
 import { checkKeys, type OptionKeys } from "../base/options.ts";
 
@@ -81,6 +82,11 @@ export interface JwtOptions {
    * @default {0}
    */
   readonly clockToleranceMs?: number;
+  /**
+   * Clock by which tokens begin and end; by default the one of the platform. Keys that were fetched
+   * age by the clock of the platform.
+   */
+  readonly runtime?: Runtime;
 }
 
 /** Claims of an accepted token. */
@@ -116,6 +122,7 @@ const KEYS: OptionKeys<JwtOptions> = {
   clockToleranceMs: true,
   issuer: true,
   jwks: true,
+  runtime: true,
   secret: true,
 };
 
@@ -176,7 +183,7 @@ export function jwt(options: JwtOptions): JwtAuthentication {
       }`,
     );
   }
-  const rules = rulesOf(options);
+  const rules = rulesOf(options, options.runtime ?? platformRuntime());
   const verify = secret === undefined
     ? byKeySet(urlOf(jwks!), rules, options.algorithms)
     : bySecret(secret, rules, options.algorithms);
@@ -193,8 +200,13 @@ export function jwt(options: JwtOptions): JwtAuthentication {
 
 function rulesOf(
   { algorithms, issuer, audience, clockToleranceMs = 0 }: JwtOptions,
+  runtime: Runtime,
 ): JWTVerifyOptions {
   return {
+    // Read at each check of a token.
+    get currentDate() {
+      return new Date(runtime.now());
+    },
     requiredClaims: ["exp", "sub"],
     clockTolerance: clockToleranceMs / 1_000,
     ...(algorithms !== undefined && { algorithms: [...algorithms] }),

@@ -1,6 +1,7 @@
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { base64url, errors, exportJWK, generateKeyPair, type JWTPayload, SignJWT } from "jose";
+import { platformRuntime } from "../base/runtime.ts";
 import { dial } from "../client.ts";
 import { AuthenticationError, RequestError, SessionClosedError } from "../errors.ts";
 import { jwt, type JwtAuthentication, type JwtOptions } from "./jwt.ts";
@@ -166,6 +167,17 @@ for (const [kind, make] of Object.entries(KINDS)) {
     await end();
   });
 }
+
+Deno.test("jwt() reads the clock that is handed in at each check", async () => {
+  const runtime = platformRuntime();
+  runtime.now = () => 1_000_000;
+  const tokens = jwt({ secret: SECRET, algorithms: ["HS256"], runtime });
+  const token = await new SignJWT(claimsOf({ exp: 2_000 })).setProtectedHeader({ alg: "HS256" })
+    .sign(SECRET);
+  assertEquals((await tokens.authenticate({ token })).sub, "ann");
+  runtime.now = () => 2_000_000;
+  assertEquals((await refusal(tokens, token)).slice(0, 2), [401, "The token has expired"]);
+});
 
 Deno.test("jwt() takes the algorithms that are named, and no other", async () => {
   const bySecret = jwt({ secret: SECRET, algorithms: ["HS384", "HS512"] });

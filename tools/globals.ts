@@ -37,6 +37,7 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "pubsub/presence/presence.ts",
   "pubsub/redis/options.ts",
   "pubsub/topics.ts",
+  "server/jwt.ts",
   "server/server.ts",
   "session/session_settings.ts",
   "telemetry/otel.ts",
