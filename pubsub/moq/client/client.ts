@@ -1,16 +1,16 @@
 /** A client of MoQ that reconnects, with the same broadcasts, subscriptions and announcements. */
-import { pause, startTimer, within } from "../../../base/wait.ts";
-import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { TimeoutError } from "../../../errors.ts";
 import { Backoff } from "../../../base/backoff.ts";
+import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { StatusFeed } from "../../../base/status_feed.ts";
-import { isRefusal, type MoqRetry, type MoqRetryOptions, retrySettings } from "./retry.ts";
-import { MoqError } from "../wire/errors.ts";
+import { pause, startTimer, within } from "../../../base/wait.ts";
+import type { Goaway, MoqCloseInfo, MoqSession } from "../session/session.ts";
 import { TrackMux } from "../track/mux.ts";
+import { MoqError } from "../wire/errors.ts";
+import { dialMoq, type DialMoqOptions } from "./dial.ts";
 import { ResumableAnnouncements } from "./resumable_announcements.ts";
 import { ResumableTrack, type ResumeOptions } from "./resumable_track.ts";
-import type { Goaway, MoqCloseInfo, MoqSession } from "../session/session.ts";
-import { dialMoq, type DialMoqOptions } from "./dial.ts";
+import { isRefusal, type MoqRetry, type MoqRetryOptions, retrySettings } from "./retry.ts";
 
 /** Context of a dial function. */
 export interface MoqDialContext {

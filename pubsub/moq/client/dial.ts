@@ -1,17 +1,19 @@
 /** Dials a URL, and opens a session of MoQ. */
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors.ts";
+import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
+import { within } from "../../../base/wait.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { dialNativeWebTransport } from "../../../transport/native/client.ts";
 import { engineDefect } from "../../../transport/native/engines.ts";
+import { isNoCommonProtocol } from "../../../transport/deno_errors.ts";
 import { isNativeWebTransportAvailable } from "../../../transport/webtransport.ts";
+import type { TransportFallback, TransportName } from "../../../transport/race/options.ts";
 import { raceTransports } from "../../../transport/race/race.ts";
 import { dialWebSocket } from "../../../transport/websocket/client.ts";
 import type { CertificateHash, DialWebTransportOptions } from "../../../transport/webtransport.ts";
-import { within } from "../../../base/wait.ts";
-import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
+import { MoqSession, type MoqSessionOptions } from "../session/session.ts";
 import { MOQ_LITE_SESSION_CODES } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
-import { MoqSession, type MoqSessionOptions } from "../session/session.ts";
 import {
   checkVersions,
   DEFAULT_VERSIONS,
@@ -23,8 +25,6 @@ import {
   VERSIONS,
   webSocketOffers,
 } from "../wire/versions.ts";
-import { isNoCommonProtocol } from "../../../transport/deno_errors.ts";
-import type { TransportFallback, TransportName } from "../../../transport/race/options.ts";
 
 /** gomoqt before moq-lite-03 waits for another first message, and does not answer SETUP. */
 const NO_SETUP_ANSWER =

@@ -1,12 +1,12 @@
 /** Announcements that outlive sessions. */
-import { pause } from "../../../base/wait.ts";
-import type { Runtime, Timer } from "../../../base/runtime.ts";
 import { Backoff } from "../../../base/backoff.ts";
-import { isOfSession, isPassingForAnnouncements } from "./retry.ts";
+import type { Runtime, Timer } from "../../../base/runtime.ts";
+import { pause } from "../../../base/wait.ts";
+import type { MoqSession } from "../session/session.ts";
 import { type Announcement, AnnouncementReader, MAX_ANNOUNCED } from "../track/announcement.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
-import type { MoqSession } from "../session/session.ts";
 import { VERSIONS } from "../wire/versions.ts";
+import { isOfSession, isPassingForAnnouncements } from "./retry.ts";
 
 /** Delays between requests on the same session, in milliseconds. */
 const RETRY = { firstDelayMs: 250, maxDelayMs: 5_000 } as const;

@@ -1,15 +1,15 @@
 /** A subscription that outlives sessions. */
-import { pause, startTimer, within } from "../../../base/wait.ts";
-import type { Runtime } from "../../../base/runtime.ts";
 import { Backoff } from "../../../base/backoff.ts";
+import type { Runtime } from "../../../base/runtime.ts";
 import { Signal } from "../../../base/signal.ts";
-import { checkSubscribe, isOfSession, isPassingForTrack } from "./retry.ts";
-import { type MissedGroups, MoqLaggedError } from "../wire/errors.ts";
-import type { GroupReader } from "../track/group_reader.ts";
-import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
+import { pause, startTimer, within } from "../../../base/wait.ts";
 import type { MoqSession } from "../session/session.ts";
+import type { GroupReader } from "../track/group_reader.ts";
 import type { MoqSubscribeOptions } from "../track/track_reader.ts";
 import type { TrackReader } from "../track/track_reader.ts";
+import { type MissedGroups, MoqLaggedError } from "../wire/errors.ts";
+import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
+import { checkSubscribe, isOfSession, isPassingForTrack } from "./retry.ts";
 
 /**
  * The continuation of a track after a loss: how the first group of the new subscription relates to

@@ -1,12 +1,12 @@
 /** Which failures a client retries, and when. */
-import type { BackoffOptions } from "../../../base/backoff.ts";
 import { ConnectionError, UnsupportedError } from "../../../errors.ts";
-import { MoqError, type MoqErrorName } from "../wire/errors.ts";
+import type { BackoffOptions } from "../../../base/backoff.ts";
 import {
   maxQueuedGroupsOf,
   type MoqSubscribeOptions,
   subscribeFields,
 } from "../track/track_reader.ts";
+import { MoqError, type MoqErrorName } from "../wire/errors.ts";
 
 /** Delays between attempts, and limits for giving up. */
 export interface MoqRetryOptions extends BackoffOptions {

@@ -1,12 +1,14 @@
 /** Relays that share a broker, by which each relay knows the broadcasts of all others. */
 import { Directory } from "../../nodes/directory.ts";
+import type { DirectoryChange, DirectoryScope } from "../../nodes/directory_scope.ts";
 import type { Nodes } from "../../nodes/nodes.ts";
 import { dialMoq } from "../client/dial.ts";
 import type { MoqRelay } from "../live/relay.ts";
-import { reportTo } from "../session/context.ts";
 import { tellsHops } from "../live/relay_source.ts";
+import { reportTo } from "../session/context.ts";
 import type { Announcement } from "../track/announcement.ts";
 import { TrackMux } from "../track/mux.ts";
+import { MAX_HOPS } from "../wire/messages.ts";
 import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";
 import {
   CLUSTER_VERSION,
@@ -14,8 +16,6 @@ import {
   RemoteRelay,
   type RemoteRelayOptions,
 } from "./remote_relay.ts";
-import type { DirectoryChange, DirectoryScope } from "../../nodes/directory_scope.ts";
-import { MAX_HOPS } from "../wire/messages.ts";
 
 export type { MoqClusterDial } from "./remote_relay.ts";
 
@@ -197,7 +197,7 @@ export class MoqCluster implements AsyncDisposable {
       report: (error) => reportTo(onError, error),
     };
     this.#directory = new Directory({ nodes, name, read: readHeldBroadcast });
-    this.#scope = this.#directory.open("broadcasts", (change) => this.#heard(change));
+    this.#scope = this.#directory.open("broadcasts", (change) => this.#changed(change));
     this.ready = this.#scope.ready;
     this.#watch = relay.mux.watch(relay.prefix, (announcement) => this.#announced(announcement));
     for (const one of relay.mux.announcements(relay.prefix)) this.#announced(one);
@@ -263,7 +263,7 @@ export class MoqCluster implements AsyncDisposable {
   }
 
   /** Handles a change at another relay. */
-  #heard({ node, key, value, isSwept }: DirectoryChange<HeldBroadcast>): void {
+  #changed({ node, key, value, isSwept }: DirectoryChange<HeldBroadcast>): void {
     const path = pathOf(key);
     if (path === undefined || suffixOf(this.#relay.prefix, path) === undefined) return;
     // A loop: the broadcast passed this relay before.

@@ -1,14 +1,14 @@
 /** Another relay of a cluster, dialed on demand. */
-import { within } from "../../../base/wait.ts";
 import type { Runtime, Timer } from "../../../base/runtime.ts";
-import type { GroupReader } from "../track/group_reader.ts";
+import { within } from "../../../base/wait.ts";
 import type { TrackOrigin } from "../live/relay_source.ts";
 import type { MoqSession } from "../session/session.ts";
-import type { TrackInfoMessage } from "../wire/messages.ts";
+import type { GroupReader } from "../track/group_reader.ts";
 import type { TrackMux } from "../track/mux.ts";
 import type { TrackReader } from "../track/track_reader.ts";
-import type { BroadcastPath } from "../wire/path.ts";
 import { MoqError } from "../wire/errors.ts";
+import type { TrackInfoMessage } from "../wire/messages.ts";
+import type { BroadcastPath } from "../wire/path.ts";
 
 /** Version between relays of a cluster: has hops, fetches and timestamps. */
 export const CLUSTER_VERSION = "moq-lite-05";

@@ -1,15 +1,15 @@
 /** A group of a live track, and its deliveries to subscribers. */
 import type { Runtime } from "../../../base/runtime.ts";
 import { describe } from "../../../session/wire/envelope.ts";
-import type { MoqErrorName } from "../wire/errors.ts";
-import { MoqError } from "../wire/errors.ts";
+import { varintLength, writeVarint } from "../../../transport/quic/varint.ts";
 import {
   type EncodedSource,
   GROUP_HIGH_WATER_BYTES,
   type GroupWriter,
   type WriteFrameOptions,
 } from "../track/group_writer.ts";
-import { varintLength, writeVarint } from "../../../transport/quic/varint.ts";
+import type { MoqErrorName } from "../wire/errors.ts";
+import { MoqError } from "../wire/errors.ts";
 
 /** A frame with its timestamp. */
 interface TimedFrame {

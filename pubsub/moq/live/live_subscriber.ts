@@ -1,10 +1,10 @@
 /** One subscriber of a live track: its groups on their way, and those given up. */
 import type { Runtime, Timer } from "../../../base/runtime.ts";
+import type { GroupWriter } from "../track/group_writer.ts";
+import type { TrackWriter } from "../track/track_writer.ts";
 import type { MoqErrorName } from "../wire/errors.ts";
 import { type MissedGroups, MoqError } from "../wire/errors.ts";
-import type { GroupWriter } from "../track/group_writer.ts";
 import { Delivery, type DeliveryOwner, type LiveGroup } from "./live_group.ts";
-import type { TrackWriter } from "../track/track_writer.ts";
 
 /** Longest wait for earlier groups after the last requested group, in milliseconds. */
 const LATE_GROUP_MS = 500;

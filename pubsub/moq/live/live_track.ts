@@ -1,12 +1,12 @@
 /** A track with one source and many subscribers, and broadcasts of such tracks. */
 import { platformRuntime, type Runtime, type Timer } from "../../../base/runtime.ts";
-import { LiveSubscriber, STALL_TICKS } from "./live_subscriber.ts";
-import { type MissedGroups, MoqError, type MoqErrorName } from "../wire/errors.ts";
 import type { GroupWriter } from "../track/group_writer.ts";
-import { Delivery, LiveGroup, type LiveGroupLink } from "./live_group.ts";
-import type { TrackInfoMessage } from "../wire/messages.ts";
 import type { FetchRequest, TrackServer } from "../track/mux.ts";
 import type { TrackWriter } from "../track/track_writer.ts";
+import { type MissedGroups, MoqError, type MoqErrorName } from "../wire/errors.ts";
+import type { TrackInfoMessage } from "../wire/messages.ts";
+import { Delivery, LiveGroup, type LiveGroupLink } from "./live_group.ts";
+import { LiveSubscriber, STALL_TICKS } from "./live_subscriber.ts";
 
 /** Combined demand of the subscribers of a live track. */
 export interface LiveDemand {

@@ -2,10 +2,18 @@
  * A relay: announces the broadcasts of its sessions, and subscribes to each track once for all
  * subscribers.
  */
-import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { ConsoleReport } from "../../../base/console_report.ts";
-import { RelayRoute, type RelayRouteLink } from "./relay_route.ts";
-import type { RelayTrack } from "./relay_track.ts";
+import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
+import { checkShare } from "../session/access.ts";
+import { reportTo } from "../session/context.ts";
+import type { MoqSession } from "../session/session.ts";
+import type { Announcement, AnnouncementReader } from "../track/announcement.ts";
+import { TrackMux } from "../track/mux.ts";
+import type { SubscriberSession, TrackWriter } from "../track/track_writer.ts";
+import { MoqError } from "../wire/errors.ts";
+import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
+import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
+import { RelayCapacity } from "./relay_capacity.ts";
 import {
   MAX_NOTICE_PATHS,
   type MoqRelayNotice,
@@ -13,16 +21,8 @@ import {
   NOTICES_PATH,
   NOTICES_TRACK,
 } from "./relay_notices.ts";
+import { RelayRoute, type RelayRouteLink } from "./relay_route.ts";
 import type { RelaySource, TrackOrigin } from "./relay_source.ts";
-import type { Announcement, AnnouncementReader } from "../track/announcement.ts";
-import { MoqError } from "../wire/errors.ts";
-import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
-import { TrackMux } from "../track/mux.ts";
-import type { SubscriberSession, TrackWriter } from "../track/track_writer.ts";
-import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
-import { checkShare } from "../session/access.ts";
-import { reportTo } from "../session/context.ts";
-import type { MoqSession } from "../session/session.ts";
 
 /** A session of a relay, or another relay of its cluster. */
 class RelayPeer {
@@ -244,12 +244,10 @@ export class MoqRelay implements AsyncDisposable {
   readonly runtime: Runtime;
 
   readonly #maxBroadcasts: number;
-  readonly #maxTracks: number;
-  readonly #maxFetches: number;
+  readonly #capacity: RelayCapacity;
   readonly #routeLink: RelayRouteLink;
   readonly #onError: ((error: unknown) => void) | undefined;
   readonly #allowsAnonymous: boolean;
-  readonly #maxShare: number;
   readonly #notices: Disposable;
   readonly #console: ConsoleReport;
   readonly #routes = new Map<BroadcastPath, RelayRoute>();
@@ -258,14 +256,8 @@ export class MoqRelay implements AsyncDisposable {
   readonly #remotes = new Map<TrackOrigin, RelayPeer>();
   /** Members with broadcasts that wait for a place of the relay, the next one first. */
   readonly #queue = new Set<RelayPeer>();
-  /** Number of tracks by session. */
-  readonly #tracksOf = new WeakMap<SubscriberSession, number>();
-  /** Tracks without subscribers, the oldest first. */
-  readonly #idle = new Set<RelayTrack>();
   #waiting = 0;
   #isFilling = false;
-  #tracks = 0;
-  #fetches = 0;
   #isClosed = false;
 
   /**
@@ -293,9 +285,7 @@ export class MoqRelay implements AsyncDisposable {
     this.mux = mux;
     this.prefix = broadcastPath(prefix);
     this.#maxBroadcasts = maxBroadcasts;
-    this.#maxTracks = maxTracks;
-    this.#maxFetches = maxFetches;
-    this.#maxShare = maxShare;
+    this.#capacity = new RelayCapacity({ maxTracks, maxFetches, maxShare });
     this.#allowsAnonymous = allowAnonymousPublish;
     this.#onError = onError;
     this.#notices = mux.handle(NOTICES_PATH, {
@@ -306,24 +296,7 @@ export class MoqRelay implements AsyncDisposable {
       mux,
       lingerMs,
       live: track,
-      takeTrack: () => this.#takeTrack(),
-      giveTrack: (track) => {
-        this.#tracks--;
-        this.#idle.delete(track);
-      },
-      onIdle: (track, isIdle) => {
-        this.#idle.delete(track);
-        if (isIdle) this.#idle.add(track);
-      },
-      takeShare: (session) => {
-        const count = this.#tracksOf.get(session) ?? 0;
-        if (count >= this.#shareOf(session, this.#maxTracks)) return false;
-        this.#tracksOf.set(session, count + 1);
-        return true;
-      },
-      giveShare: (session) => void this.#tracksOf.set(session, this.#tracksOf.get(session)! - 1),
-      takeFetch: () => this.#fetches < this.#maxFetches && ++this.#fetches > 0,
-      giveFetch: () => void this.#fetches--,
+      capacity: this.#capacity,
       report: (error) => this.#report(error),
       onEmpty: (route) => {
         this.#routes.delete(route.path);
@@ -338,7 +311,7 @@ export class MoqRelay implements AsyncDisposable {
       sessions: this.#sessions.size,
       broadcasts: this.#routes.size,
       waiting: this.#waiting,
-      tracks: this.#tracks,
+      tracks: this.#capacity.tracks,
     };
   }
 
@@ -480,17 +453,11 @@ export class MoqRelay implements AsyncDisposable {
     return session.side === "client" || session.hasAuthorize || this.#allowsAnonymous;
   }
 
-  /** Returns the part of all places that a session may use. */
-  #shareOf({ side, share }: SubscriberSession, places: number): number {
-    const part = share ?? (side === "client" ? 1 : this.#maxShare);
-    return Math.max(1, Math.floor(part * places));
-  }
-
   /** Returns the number of broadcasts that may come from a session, or from another relay. */
   #placesOf({ from }: RelayPeer): number {
     // The cluster bounds the broadcasts of its relays.
     return "side" in from
-      ? this.#shareOf(from as MoqSession, this.#maxBroadcasts)
+      ? this.#capacity.shareOf(from as MoqSession, this.#maxBroadcasts)
       : this.#maxBroadcasts;
   }
 
@@ -599,18 +566,6 @@ export class MoqRelay implements AsyncDisposable {
       return track.closeWithError("notFound");
     }
     await peer.serve(track, () => this.#placesOf(peer));
-  }
-
-  #takeTrack(): boolean {
-    if (this.#tracks >= this.#maxTracks) {
-      for (const track of this.#idle) {
-        this.#idle.delete(track);
-        if (track.endIfIdle()) break;
-      }
-    }
-    if (this.#tracks >= this.#maxTracks) return false;
-    this.#tracks++;
-    return true;
   }
 
   #left(session: MoqSession): void {

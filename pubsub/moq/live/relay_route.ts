@@ -1,6 +1,14 @@
 /** One broadcast of a relay: its sources, and the choice among them. */
 import type { Runtime, Timer } from "../../../base/runtime.ts";
-import { RelayTrack } from "./relay_track.ts";
+import type { GroupWriter } from "../track/group_writer.ts";
+import type { FetchRequest, MoqPublication, TrackMux, TrackServer } from "../track/mux.ts";
+import type { TrackWriter } from "../track/track_writer.ts";
+import { MoqError } from "../wire/errors.ts";
+import type { TrackInfoMessage } from "../wire/messages.ts";
+import type { BroadcastPath } from "../wire/path.ts";
+import { VERSIONS } from "../wire/versions.ts";
+import type { LiveTrackOptions } from "./live_track.ts";
+import type { RelayCapacity } from "./relay_capacity.ts";
 import {
   byAge,
   distanceOf,
@@ -10,14 +18,7 @@ import {
   tellsHops,
   type TrackOrigin,
 } from "./relay_source.ts";
-import { MoqError } from "../wire/errors.ts";
-import type { GroupWriter } from "../track/group_writer.ts";
-import type { LiveTrackOptions } from "./live_track.ts";
-import type { TrackInfoMessage } from "../wire/messages.ts";
-import type { FetchRequest, MoqPublication, TrackMux, TrackServer } from "../track/mux.ts";
-import type { BroadcastPath } from "../wire/path.ts";
-import type { SubscriberSession, TrackWriter } from "../track/track_writer.ts";
-import { VERSIONS } from "../wire/versions.ts";
+import { RelayTrack } from "./relay_track.ts";
 
 /**
  * Pause between the end of a broadcast and a takeover by a source without hops, in milliseconds.
@@ -29,7 +30,7 @@ export const ECHO_DELAY_MS = 1_000;
 /** Sources of one broadcast that are compared; further sources wait until one of these is gone. */
 export const MAX_SOURCES = 64;
 
-/** Services of the relay for a broadcast. */
+/** Collaborators and limits that all broadcasts of a relay share. */
 export interface RelayRouteLink {
   /** Timers of this node. */
   readonly runtime: Runtime;
@@ -39,20 +40,8 @@ export interface RelayRouteLink {
   readonly lingerMs: number;
   /** Limits of the fan-out of a track. */
   readonly live: LiveTrackOptions;
-  /** Counts one more track; `false` if too many have subscribers. */
-  takeTrack(): boolean;
-  /** Counts one track less. */
-  giveTrack(track: RelayTrack): void;
-  /** Called when a track loses its last subscriber, and when another subscriber comes. */
-  onIdle(track: RelayTrack, isIdle: boolean): void;
-  /** Counts one more track of a session; `false` if the session has its share already. */
-  takeShare(session: SubscriberSession): boolean;
-  /** Counts one track of a session less. */
-  giveShare(session: SubscriberSession): void;
-  /** Counts one more fetch that is sent upstream; `false` if there are too many. */
-  takeFetch(): boolean;
-  /** Counts one fetch less. */
-  giveFetch(): void;
+  /** Bounds on tracks and fetches. */
+  readonly capacity: RelayCapacity;
   /** Receives errors. */
   report(error: unknown): void;
   /** Called when the last source is gone. */
@@ -140,10 +129,12 @@ export class RelayRoute implements TrackServer {
     const source = this.#active;
     if (relayed === undefined && source === undefined) return track.closeWithError("notFound");
     const count = relayed?.watchers.get(session) ?? 0;
-    if (count === 0 && !this.#link.takeShare(session)) return track.closeWithError("internal");
+    if (count === 0 && !this.#link.capacity.takeShare(session)) {
+      return track.closeWithError("internal");
+    }
     if (relayed === undefined) {
-      if (!this.#link.takeTrack()) {
-        this.#link.giveShare(session);
+      if (!this.#link.capacity.takeTrack()) {
+        this.#link.capacity.giveShare(session);
         return track.closeWithError("internal");
       }
       relayed = this.#trackOf(name, source!);
@@ -157,7 +148,7 @@ export class RelayRoute implements TrackServer {
       if (left > 0) watchers.set(session, left);
       else {
         watchers.delete(session);
-        this.#link.giveShare(session);
+        this.#link.capacity.giveShare(session);
       }
     }
   }
@@ -168,7 +159,10 @@ export class RelayRoute implements TrackServer {
     const live = this.#tracks.get(name)?.live;
     if (live?.hasCached(sequence)) return await live.serveFetch(request, group);
     const session = this.#active?.session;
-    if (session === undefined || !VERSIONS[session.version].requests || !this.#link.takeFetch()) {
+    if (
+      session === undefined || !VERSIONS[session.version].requests ||
+      !this.#link.capacity.takeFetch()
+    ) {
       throw new MoqError(
         "fetch",
         "notFound",
@@ -182,7 +176,7 @@ export class RelayRoute implements TrackServer {
         await group.writeFrame(frame, timestamp === undefined ? {} : { timestamp });
       }
     } finally {
-      this.#link.giveFetch();
+      this.#link.capacity.giveFetch();
     }
   }
 
@@ -203,10 +197,10 @@ export class RelayRoute implements TrackServer {
       live,
       next: (failed) =>
         this.#sources.find((other) => isSameOrigin(other, source) && !failed.has(other)),
-      onIdle: (idle, isIdle) => this.#link.onIdle(idle, isIdle),
+      onIdle: (idle, isIdle) => this.#link.capacity.setIdle(idle, isIdle),
       onOver: (ended) => {
         if (this.#tracks.get(name) === ended) this.#tracks.delete(name);
-        this.#link.giveTrack(ended);
+        this.#link.capacity.giveTrack(ended);
       },
     }, source);
     this.#tracks.set(name, track);

@@ -1,12 +1,12 @@
 /** One track of a relay, subscribed upstream once while the track has subscribers. */
 import type { Runtime, Timer } from "../../../base/runtime.ts";
-import { type MissedGroups, MoqError, type MoqErrorName, MoqLaggedError } from "../wire/errors.ts";
 import type { GroupReader } from "../track/group_reader.ts";
-import { type LiveDemand, LiveTrack, type LiveTrackOptions } from "./live_track.ts";
-import type { BroadcastPath } from "../wire/path.ts";
-import type { RelaySource } from "./relay_source.ts";
 import type { TrackReader } from "../track/track_reader.ts";
 import type { SubscriberSession, TrackWriter } from "../track/track_writer.ts";
+import { type MissedGroups, MoqError, type MoqErrorName, MoqLaggedError } from "../wire/errors.ts";
+import type { BroadcastPath } from "../wire/path.ts";
+import { type LiveDemand, LiveTrack, type LiveTrackOptions } from "./live_track.ts";
+import type { RelaySource } from "./relay_source.ts";
 
 /** Longest time for a replaced source to finish the groups under way, in milliseconds. */
 const RETIRE_MS = 5_000;

@@ -1,19 +1,19 @@
 /** Admission of clients: path, origin, limits, and the application's own check, in this order. */
 import { AuthenticationError, type RefusalStatus, TimeoutError } from "../../../errors.ts";
-import { checkOriginRules, isOriginAllowed, LOCAL_HOSTS } from "../../../transport/origins.ts";
-import { within } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
+import { within } from "../../../base/wait.ts";
+import { addressKey } from "../../../transport/address.ts";
+import { checkOriginRules, isOriginAllowed, LOCAL_HOSTS } from "../../../transport/origins.ts";
+import { reportTo } from "../session/context.ts";
+import type { SetupRequest } from "../session/setup.ts";
+import { GOMOQT_CODES, MoqError } from "../wire/errors.ts";
+import { versionOf, VERSIONS } from "../wire/versions.ts";
 import type {
   MoqClientInfo,
   MoqRequestInfo,
   MoqServerLimits,
   MoqServerOptions,
 } from "./server_options.ts";
-import { reportTo } from "../session/context.ts";
-import type { SetupRequest } from "../session/setup.ts";
-import { versionOf, VERSIONS } from "../wire/versions.ts";
-import { GOMOQT_CODES, MoqError } from "../wire/errors.ts";
-import { addressKey } from "../../../transport/address.ts";
 
 type Limits = Readonly<Record<keyof MoqServerLimits, number>>;
 

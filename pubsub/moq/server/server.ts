@@ -1,9 +1,10 @@
 /** A server of MoQ: WebTransport, raw QUIC and WebSocket on one port number. */
-import { settlesWithin } from "../../../base/wait.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
-import type { Connection } from "../../../transport/connection.ts";
+import { settlesWithin } from "../../../base/wait.ts";
 import type { Sha256Hash } from "../../../transport/certificate/certificate.ts";
 import type { Certificate } from "../../../transport/certificate/certificate.ts";
+import type { Connection } from "../../../transport/connection.ts";
+import type { WebTransportRequest } from "../../../transport/h3/server.ts";
 import type { QuicConnection } from "../../../transport/quic/connection.ts";
 import {
   acceptWebSocket,
@@ -11,7 +12,18 @@ import {
   isWebSocketUpgrade,
   offeredProtocols,
 } from "../../../transport/websocket/server.ts";
-import type { WebTransportRequest } from "../../../transport/h3/server.ts";
+import { sessionLimits } from "../session/access.ts";
+import { checkBitrateOptions } from "../session/bitrate_monitor.ts";
+import type { MoqSession } from "../session/session.ts";
+import { MOQ_LITE_SESSION_CODES } from "../wire/errors.ts";
+import {
+  checkVersions,
+  chooseWebSocket,
+  chooseWebTransport,
+  DEFAULT_VERSIONS,
+  type MoqVersion,
+  protocolsOf,
+} from "../wire/versions.ts";
 import { Admission, MoqRefusal, refusalOf, type SessionLease } from "./admission.ts";
 import { type MoqHost, type MoqRequest, offersMoq, requestsHash } from "./server_options.ts";
 import type {
@@ -24,18 +36,6 @@ import type {
 } from "./server_options.ts";
 import { Sessions } from "./sessions.ts";
 import { flowControlOf, Sockets, socketsOptions } from "./sockets.ts";
-import { MOQ_LITE_SESSION_CODES } from "../wire/errors.ts";
-import { checkBitrateOptions } from "../session/bitrate_monitor.ts";
-import { sessionLimits } from "../session/access.ts";
-import type { MoqSession } from "../session/session.ts";
-import {
-  checkVersions,
-  chooseWebSocket,
-  chooseWebTransport,
-  DEFAULT_VERSIONS,
-  type MoqVersion,
-  protocolsOf,
-} from "../wire/versions.ts";
 
 /** Longest wait for the sockets to end after a close, in milliseconds. */
 const CLOSE_TIMEOUT_MS = 2_000;

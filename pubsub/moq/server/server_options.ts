@@ -3,12 +3,12 @@ import type { Runtime } from "../../../base/runtime.ts";
 import type { Certificate, Sha256Hash } from "../../../transport/certificate/certificate.ts";
 import type { FlowControlOptions } from "../../../transport/connection.ts";
 import type { OriginRules } from "../../../transport/origins.ts";
+import { parseQmuxProtocol } from "../../../transport/qmux/versions.ts";
 import type { UnreadStreamLimits } from "../../../transport/quic/unread_streams.ts";
 import type { WebSocketEngine, WebSocketHost } from "../../../transport/websocket/server.ts";
-import type { TrackMux } from "../track/mux.ts";
 import type { MoqSession, MoqSessionOptions } from "../session/session.ts";
 import type { SetupRequest } from "../session/setup.ts";
-import { parseQmuxProtocol } from "../../../transport/qmux/versions.ts";
+import type { TrackMux } from "../track/mux.ts";
 import { HASH_PATH, type MoqVersion, protocolsOf, VERSIONS } from "../wire/versions.ts";
 
 /** A client, as the wire describes it beside its SETUP. */

@@ -1,8 +1,11 @@
 /** The sessions of a server, from an admitted connection to the end of the session. */
 import { ConnectionError, ProtocolError, StreamError, TimeoutError } from "../../../errors.ts";
-import { settlesWithin, within } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
+import { settlesWithin, within } from "../../../base/wait.ts";
 import type { Connection } from "../../../transport/connection.ts";
+import { MoqSession } from "../session/session.ts";
+import { MoqError } from "../wire/errors.ts";
+import { type MoqVersion, versionsFor } from "../wire/versions.ts";
 import type { Admission, SessionLease } from "./admission.ts";
 import type {
   MoqClientInfo,
@@ -10,9 +13,6 @@ import type {
   MoqDrainReport,
   MoqServerOptions,
 } from "./server_options.ts";
-import { MoqError } from "../wire/errors.ts";
-import { type MoqVersion, versionsFor } from "../wire/versions.ts";
-import { MoqSession } from "../session/session.ts";
 
 /** Longest wait for an answered connection to open, in milliseconds. */
 const OPEN_TIMEOUT_MS = 10_000;

@@ -2,8 +2,8 @@
  * The sockets of a MoQ server: UDP for WebTransport and raw QUIC, TCP for WebSocket, on one port
  * number.
  */
-import type { Runtime } from "../../../base/runtime.ts";
 import { UnsupportedError } from "../../../errors.ts";
+import type { Runtime } from "../../../base/runtime.ts";
 import { listenAt } from "../../../transport/address.ts";
 import {
   type Certificate,
@@ -16,21 +16,21 @@ import {
   DevRenewal,
 } from "../../../transport/certificate/dev_certificate.ts";
 import type { FlowControlOptions } from "../../../transport/connection.ts";
-import type { QuicConnection } from "../../../transport/quic/connection.ts";
 import {
   listenWebTransport,
   type ListenWebTransportOptions,
   type WebTransportListener,
   type WebTransportRequest,
 } from "../../../transport/h3/server.ts";
+import type { QuicConnection } from "../../../transport/quic/connection.ts";
 import type {
   HttpListener,
   WebSocketEngine,
   WebSocketHost,
 } from "../../../transport/websocket/server.ts";
+import { MAX_STREAMS } from "../wire/versions.ts";
 import type { MoqHost, MoqWire } from "./server_options.ts";
 import type { ListenMoqOptions } from "./server_options.ts";
-import { MAX_STREAMS } from "../wire/versions.ts";
 
 /** Most free TCP ports to try before one is also free on UDP. */
 const MAX_ATTEMPTS = 10;

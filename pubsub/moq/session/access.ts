@@ -1,7 +1,7 @@
 /** Rights and limits of a peer. */
 import type { Runtime, Timer } from "../../../base/runtime.ts";
-import { describe } from "../../../session/wire/envelope.ts";
 import { MAX_TIMER_MS } from "../../../base/wait.ts";
+import { describe } from "../../../session/wire/envelope.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 
 /** Limits of a session. */

@@ -1,7 +1,6 @@
 /** Announcements, in both directions. */
 import { type Announcement, AnnouncementReader } from "../track/announcement.ts";
-import { type Exchange, openExchange } from "./exchange.ts";
-import { codeOf, isViolation, moqErrorOf, requestGrant, type SessionContext } from "./context.ts";
+import { MoqError } from "../wire/errors.ts";
 import {
   type AnnounceInterest,
   type AnnounceMessage,
@@ -18,7 +17,8 @@ import {
 } from "../wire/messages.ts";
 import { type BroadcastPath, joinPath, suffixOf, wirePrefix } from "../wire/path.ts";
 import { GrantTimers, isGranted } from "./access.ts";
-import { MoqError } from "../wire/errors.ts";
+import { codeOf, isViolation, moqErrorOf, requestGrant, type SessionContext } from "./context.ts";
+import { type Exchange, openExchange } from "./exchange.ts";
 
 /** Announcements in one write, at most. */
 const BATCH = 256;

@@ -1,9 +1,10 @@
 /** The state that all parts of a session share, and helpers for streams and errors. */
 import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts";
+import type { Runtime } from "../../../base/runtime.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { fromHttp3StreamCode } from "../../../transport/h3/wire/error_codes.ts";
-import type { Runtime } from "../../../base/runtime.ts";
-import { TruncatedError } from "../wire/message_reader.ts";
+import type { TrackMux } from "../track/mux.ts";
+import type { SubscriberSession } from "../track/track_writer.ts";
 import {
   moqErrorCode,
   type MoqErrorFamily,
@@ -12,11 +13,10 @@ import {
   type MoqErrorScope,
 } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
-import type { TrackMux } from "../track/mux.ts";
+import { TruncatedError } from "../wire/message_reader.ts";
 import type { BroadcastPath } from "../wire/path.ts";
-import { checkGrant, type MoqAction, type MoqGrant, type MoqLimits } from "./access.ts";
-import type { SubscriberSession } from "../track/track_writer.ts";
 import type { VersionTraits } from "../wire/versions.ts";
+import { checkGrant, type MoqAction, type MoqGrant, type MoqLimits } from "./access.ts";
 
 /** The state that all parts of a session share. */
 export interface SessionContext {

@@ -1,13 +1,13 @@
 /** A bidirectional stream, as both ends of a request use it. */
+import { within } from "../../../base/wait.ts";
 import type {
   BidirectionalStream,
   DirectStream,
   DirectWritable,
 } from "../../../transport/connection.ts";
 import { directStream } from "../../../transport/direct.ts";
-import { within } from "../../../base/wait.ts";
-import { codeOf, moqErrorOf, sessionClosed, type SessionContext } from "./context.ts";
 import { MessageReader } from "../wire/message_reader.ts";
+import { codeOf, moqErrorOf, sessionClosed, type SessionContext } from "./context.ts";
 
 /** Posted bytes that the peer has not taken yet, at most. */
 const MAX_POSTED_BYTES = 65_536;

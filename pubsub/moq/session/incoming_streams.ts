@@ -3,14 +3,9 @@ import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts"
 import type { BidirectionalStream } from "../../../transport/connection.ts";
 import type { DirectReadable } from "../../../transport/connection.ts";
 import { receiveUnidirectional } from "../../../transport/direct.ts";
-import type { Subscriber } from "./subscriber.ts";
-import { codeOf, isViolation, type SessionContext } from "./context.ts";
-import { Exchange } from "./exchange.ts";
-import { MessageReader, TruncatedError } from "../wire/message_reader.ts";
-import type { PeerReports } from "./peer_reports.ts";
-import type { Publisher } from "./publisher.ts";
 import type { MoqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
+import { MessageReader, TruncatedError } from "../wire/message_reader.ts";
 import {
   BidiType,
   decodeGoaway,
@@ -19,6 +14,11 @@ import {
   type MoqParameters,
   UniType,
 } from "../wire/messages.ts";
+import { codeOf, isViolation, type SessionContext } from "./context.ts";
+import { Exchange } from "./exchange.ts";
+import type { PeerReports } from "./peer_reports.ts";
+import type { Publisher } from "./publisher.ts";
+import type { Subscriber } from "./subscriber.ts";
 
 /** Receivers for the streams of a peer. */
 export interface IncomingParts {

@@ -1,10 +1,7 @@
 /** Measurements of the path that both ends exchange: SESSION_UPDATE, or PROBE. */
 import { ProtocolError, UnsupportedError } from "../../../errors.ts";
 import { within } from "../../../base/wait.ts";
-import { codeOf, isViolation, moqErrorOf, type SessionContext } from "./context.ts";
-import { type Exchange, openExchange } from "./exchange.ts";
 import { LatestValue } from "../track/loops.ts";
-import { BitrateMonitor, type BitrateMonitorOptions } from "./bitrate_monitor.ts";
 import {
   BidiType,
   decodeProbe,
@@ -12,7 +9,10 @@ import {
   encodeProbe,
   encodeSessionUpdate,
 } from "../wire/messages.ts";
+import { BitrateMonitor, type BitrateMonitorOptions } from "./bitrate_monitor.ts";
 import type { PeerUpdate } from "./bitrate_monitor.ts";
+import { codeOf, isViolation, moqErrorOf, type SessionContext } from "./context.ts";
+import { type Exchange, openExchange } from "./exchange.ts";
 
 /** Bits per unit of gomoqt's SESSION_UPDATE, which counts kilobits; moq-lite's counts bits. */
 const GOMOQT_UNIT = 1_000;

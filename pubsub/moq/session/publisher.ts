@@ -1,15 +1,9 @@
 /** The publisher of a session: answers subscriptions, announce interests, fetches and questions. */
+import { StreamError } from "../../../errors.ts";
 import { openUnidirectional } from "../../../transport/direct.ts";
-import {
-  codeOf,
-  detectFamily,
-  isViolation,
-  moqErrorOf,
-  requestGrant,
-  type SessionContext,
-} from "./context.ts";
-import type { Exchange } from "./exchange.ts";
-import { isGranted, type MoqGrant, watchGrant } from "./access.ts";
+import { GroupWriter, truncatedFrame } from "../track/group_writer.ts";
+import type { FetchRequest, MuxRoute } from "../track/mux.ts";
+import { TrackWriter, type TrackWriterLink } from "../track/track_writer.ts";
 import { MoqError, type MoqErrorName } from "../wire/errors.ts";
 import {
   decodeAnnounceInterest,
@@ -24,12 +18,18 @@ import {
   type SubscribeResponse,
   toWireLatency,
 } from "../wire/messages.ts";
-import type { FetchRequest, MuxRoute } from "../track/mux.ts";
 import { receivedPath } from "../wire/path.ts";
-import { TrackWriter, type TrackWriterLink } from "../track/track_writer.ts";
-import { StreamError } from "../../../errors.ts";
+import { isGranted, type MoqGrant, watchGrant } from "./access.ts";
 import { announceTo, refuseAnnounce } from "./announce.ts";
-import { GroupWriter, truncatedFrame } from "../track/group_writer.ts";
+import {
+  codeOf,
+  detectFamily,
+  isViolation,
+  moqErrorOf,
+  requestGrant,
+  type SessionContext,
+} from "./context.ts";
+import type { Exchange } from "./exchange.ts";
 
 const NO_HEAD = new Uint8Array(0);
 

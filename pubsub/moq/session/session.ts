@@ -1,12 +1,34 @@
 /** A session of MoQ: requests in both directions, over any connection that has streams. */
 import { ConnectionError, UnsupportedError } from "../../../errors.ts";
+import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
+import { startTimer, within } from "../../../base/wait.ts";
 import { describe } from "../../../session/wire/envelope.ts";
 import type { Connection } from "../../../transport/connection.ts";
-import { startTimer, within } from "../../../base/wait.ts";
-import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
-import { openExchange } from "./exchange.ts";
-import { Subscriber } from "./subscriber.ts";
+import type { AnnouncementReader } from "../track/announcement.ts";
+import type { GroupReader } from "../track/group_reader.ts";
+import { TrackMux } from "../track/mux.ts";
+import type { MoqSubscribeOptions } from "../track/track_reader.ts";
+import type { TrackReader } from "../track/track_reader.ts";
+import {
+  moqErrorCode,
+  type MoqErrorFamily,
+  type MoqErrorName,
+  moqErrorName,
+} from "../wire/errors.ts";
+import { MoqError } from "../wire/errors.ts";
+import {
+  BidiType,
+  encodeGoaway,
+  type MoqParameters,
+  type TrackInfoMessage,
+} from "../wire/messages.ts";
+import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
+import { DEFAULT_VERSIONS, type MoqVersion } from "../wire/versions.ts";
+import { type MoqAction, type MoqGrant, type MoqLimits, sessionLimits } from "./access.ts";
+import type { PeerUpdate } from "./bitrate_monitor.ts";
+import type { BitrateMonitorOptions } from "./bitrate_monitor.ts";
 import { reportTo, type SessionContext } from "./context.ts";
+import { openExchange } from "./exchange.ts";
 import { IncomingStreams } from "./incoming_streams.ts";
 import { PeerReports } from "./peer_reports.ts";
 import { Publisher } from "./publisher.ts";
@@ -24,29 +46,7 @@ import {
   setUpServer,
   whileConnected,
 } from "./setup.ts";
-import type { AnnouncementReader } from "../track/announcement.ts";
-import {
-  moqErrorCode,
-  type MoqErrorFamily,
-  type MoqErrorName,
-  moqErrorName,
-} from "../wire/errors.ts";
-import { MoqError } from "../wire/errors.ts";
-import type { GroupReader } from "../track/group_reader.ts";
-import {
-  BidiType,
-  encodeGoaway,
-  type MoqParameters,
-  type TrackInfoMessage,
-} from "../wire/messages.ts";
-import { TrackMux } from "../track/mux.ts";
-import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
-import type { PeerUpdate } from "./bitrate_monitor.ts";
-import type { MoqSubscribeOptions } from "../track/track_reader.ts";
-import type { TrackReader } from "../track/track_reader.ts";
-import { DEFAULT_VERSIONS, type MoqVersion } from "../wire/versions.ts";
-import { type MoqAction, type MoqGrant, type MoqLimits, sessionLimits } from "./access.ts";
-import type { BitrateMonitorOptions } from "./bitrate_monitor.ts";
+import { Subscriber } from "./subscriber.ts";
 
 /**
  * Decides about the actions of a peer. Called for each subscription, fetch and question about a

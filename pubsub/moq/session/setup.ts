@@ -1,11 +1,12 @@
 /** The setup of a session, by version (see `VersionTraits.setup`), and the failures of a setup. */
 import { ConnectionError, ProtocolError, StreamError } from "../../../errors.ts";
+import type { Runtime } from "../../../base/runtime.ts";
+import { within } from "../../../base/wait.ts";
 import type { BidirectionalStream, Connection } from "../../../transport/connection.ts";
 import { openUnidirectional } from "../../../transport/direct.ts";
-import { FieldReader, FieldWriter } from "../wire/fields.ts";
-import { Exchange } from "./exchange.ts";
 import { moqErrorCode, type MoqErrorFamily, moqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
+import { FieldReader, FieldWriter } from "../wire/fields.ts";
 import { TruncatedError } from "../wire/message_reader.ts";
 import {
   BidiType,
@@ -24,8 +25,7 @@ import {
   VERSIONS,
   type VersionTraits,
 } from "../wire/versions.ts";
-import { within } from "../../../base/wait.ts";
-import type { Runtime } from "../../../base/runtime.ts";
+import { Exchange } from "./exchange.ts";
 
 /** The parameter of the path, in the setup of gomoqt and of moq-lite-05. */
 const PATH_PARAMETER = { session: 0x1, stream: 0x2 } as const;

@@ -1,12 +1,11 @@
 /** The subscriber's part of a session: the requests of this end. */
 import { UnsupportedError } from "../../../errors.ts";
 import { within } from "../../../base/wait.ts";
-import { codeOf, isViolation, moqErrorOf, nameOf, type SessionContext } from "./context.ts";
-import { Discovery } from "./announce.ts";
-import { type Exchange, openExchange } from "./exchange.ts";
-import { type MessageReader, TruncatedError } from "../wire/message_reader.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
 import { GroupReader, type GroupReaderOptions } from "../track/group_reader.ts";
+import { type MoqSubscribeOptions, TrackReader } from "../track/track_reader.ts";
+import { MoqError, type MoqErrorName } from "../wire/errors.ts";
+import { type MessageReader, TruncatedError } from "../wire/message_reader.ts";
 import {
   BidiType,
   decodeSubscribeResponse,
@@ -23,8 +22,9 @@ import {
   type TrackInfoMessage,
 } from "../wire/messages.ts";
 import { type BroadcastPath, wirePath } from "../wire/path.ts";
-import { type MoqSubscribeOptions, TrackReader } from "../track/track_reader.ts";
-import { MoqError, type MoqErrorName } from "../wire/errors.ts";
+import { Discovery } from "./announce.ts";
+import { codeOf, isViolation, moqErrorOf, nameOf, type SessionContext } from "./context.ts";
+import { type Exchange, openExchange } from "./exchange.ts";
 
 /** The subscriber of a session: sends the requests of this end, and takes the answers. */
 export class Subscriber {

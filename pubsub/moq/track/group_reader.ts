@@ -1,9 +1,9 @@
 /** A group, on the subscriber's side. */
 import { ProtocolError, StreamError } from "../../../errors.ts";
-import { within } from "../../../base/wait.ts";
 import type { Runtime } from "../../../base/runtime.ts";
-import { type MessageReader, TruncatedError } from "../wire/message_reader.ts";
+import { within } from "../../../base/wait.ts";
 import { MoqError, type MoqErrorName } from "../wire/errors.ts";
+import { type MessageReader, TruncatedError } from "../wire/message_reader.ts";
 
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 

@@ -1,11 +1,11 @@
 /** A group, on the publisher's side. */
+import type { Runtime } from "../../../base/runtime.ts";
+import { within } from "../../../base/wait.ts";
 import { describe } from "../../../session/wire/envelope.ts";
 import type { DirectWritable } from "../../../transport/connection.ts";
-import { within } from "../../../base/wait.ts";
-import type { Runtime } from "../../../base/runtime.ts";
-import { type EncodedSource, FrameBuffer, type WriteBuffers } from "./frame_buffer.ts";
 import type { MoqErrorName } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
+import { type EncodedSource, FrameBuffer, type WriteBuffers } from "./frame_buffer.ts";
 
 export type { EncodedSource } from "./frame_buffer.ts";
 

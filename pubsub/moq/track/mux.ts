@@ -1,12 +1,12 @@
 /** The broadcasts that a program publishes, and their handlers. */
 import { describe } from "../../../session/wire/envelope.ts";
-import type { TrackInfoMessage } from "../wire/messages.ts";
-import type { GroupWriter } from "./group_writer.ts";
-import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";
-import type { TrackWriter } from "./track_writer.ts";
-import { WriteBuffers } from "./frame_buffer.ts";
-import type { Announcement } from "./announcement.ts";
 import { MoqError } from "../wire/errors.ts";
+import type { TrackInfoMessage } from "../wire/messages.ts";
+import { type BroadcastPath, broadcastPath, suffixOf } from "../wire/path.ts";
+import type { Announcement } from "./announcement.ts";
+import { WriteBuffers } from "./frame_buffer.ts";
+import type { GroupWriter } from "./group_writer.ts";
+import type { TrackWriter } from "./track_writer.ts";
 
 /**
  * Parses a pattern.

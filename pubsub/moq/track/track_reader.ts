@@ -1,11 +1,11 @@
 /** A subscription, on the subscriber's side. */
 import type { Runtime, Timer } from "../../../base/runtime.ts";
-import { GroupQueue, LAST_SEQUENCE, type Sequences } from "./group_queue.ts";
-import { PendingReads } from "./loops.ts";
 import { type MissedGroups, type MoqErrorName, MoqLaggedError } from "../wire/errors.ts";
-import type { GroupReader } from "./group_reader.ts";
 import type { SubscribeFields, TrackInfoMessage } from "../wire/messages.ts";
 import type { BroadcastPath } from "../wire/path.ts";
+import { GroupQueue, LAST_SEQUENCE, type Sequences } from "./group_queue.ts";
+import type { GroupReader } from "./group_reader.ts";
+import { PendingReads } from "./loops.ts";
 
 /** Options for a subscription to a track. */
 export interface MoqSubscribeOptions {

@@ -1,16 +1,16 @@
 /** A subscription, on the publisher's side. */
 import { TimeoutError } from "../../../errors.ts";
-import { within } from "../../../base/wait.ts";
-import { LAST_SEQUENCE } from "./group_queue.ts";
-import { LatestValue } from "./loops.ts";
 import { LinkedList } from "../../../base/linked_list.ts";
+import type { Runtime } from "../../../base/runtime.ts";
+import { within } from "../../../base/wait.ts";
+import type { DirectWritable } from "../../../transport/connection.ts";
 import { type MissedGroups, MoqError, type MoqErrorName } from "../wire/errors.ts";
-import { GroupWriter, type GroupWriterOptions } from "./group_writer.ts";
 import { encodeGroupHead, type SubscribeFields } from "../wire/messages.ts";
 import type { BroadcastPath } from "../wire/path.ts";
-import type { Runtime } from "../../../base/runtime.ts";
-import type { DirectWritable } from "../../../transport/connection.ts";
 import type { WriteBuffers } from "./frame_buffer.ts";
+import { LAST_SEQUENCE } from "./group_queue.ts";
+import { GroupWriter, type GroupWriterOptions } from "./group_writer.ts";
+import { LatestValue } from "./loops.ts";
 
 /** The members of a subscriber's session that relays read. */
 export interface SubscriberSession {
