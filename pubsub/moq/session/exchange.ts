@@ -97,18 +97,23 @@ export async function openExchange(
   const { message, signal } = options;
   if (over.aborted) throw sessionClosed(over.reason);
   signal?.throwIfAborted();
-  const bytes = new Uint8Array(message.byteLength + 1);
-  bytes[0] = type;
-  bytes.set(message, 1);
   let exchange: Exchange | undefined;
   try {
     exchange = new Exchange(
       await connection.createBidirectionalStream(signal === undefined ? {} : { signal }),
     );
-    await within(runtime, exchange.write(bytes), { signal });
+    await within(runtime, exchange.write(withType(type, message)), { signal });
     return exchange;
   } catch (error) {
     exchange?.abort(codeOf(context, "subscribe", "cancelled"));
     throw signal?.aborted ? signal.reason : moqErrorOf(context, "session", error);
   }
+}
+
+/** Puts the type of a stream in front of the first message. */
+export function withType(type: number, message: Uint8Array): Uint8Array {
+  const bytes = new Uint8Array(message.byteLength + 1);
+  bytes[0] = type;
+  bytes.set(message, 1);
+  return bytes;
 }

@@ -25,7 +25,7 @@ import {
   VERSIONS,
   type VersionTraits,
 } from "../wire/versions.ts";
-import { Exchange } from "./exchange.ts";
+import { Exchange, withType } from "./exchange.ts";
 
 /** The parameter of the path, in the setup of gomoqt and of moq-lite-05. */
 const PATH_PARAMETER = { session: 0x1, stream: 0x2 } as const;
@@ -119,7 +119,7 @@ export async function setUpClient(
     }
     const offered = [traits.code];
     const setup = encodeClientSetup({ versions: offered, parameters }, traits);
-    await exchange.write(joined(BidiType.session, setup));
+    await exchange.write(withType(BidiType.session, setup));
     const answer = decodeServerSetup(await exchange.reader.required("SESSION_SERVER"), traits);
     if (answer.version !== traits.code) {
       throw noVersion(`the server chose ${hex(answer.version)}`, "gomoqt");
@@ -408,11 +408,4 @@ function listOf(versions: readonly number[]): string {
 
 function hex(code: number): string {
   return `0x${code.toString(16)}`;
-}
-
-function joined(type: number, message: Uint8Array): Uint8Array {
-  const bytes = new Uint8Array(message.byteLength + 1);
-  bytes[0] = type;
-  bytes.set(message, 1);
-  return bytes;
 }
