@@ -2,7 +2,7 @@
 import { CloseCode, type CloseInfo, QueueFullError, SessionClosedError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import { absoluteUrl, publicUrl } from "../transport/url.ts";
-import { Life } from "./page_life.ts";
+import type { Life } from "./page_life.ts";
 import { checkLoop } from "../session/inbound.ts";
 import { Backoff } from "../base/backoff.ts";
 import type {
@@ -57,7 +57,7 @@ const TIMES_MS = { wakeTimeoutMs: 5_000 };
 export const MAX_UNREAD_SESSIONS = 8;
 
 /** Modules that {@linkcode ClientPlatform.recovery} loads. */
-type Recovery = typeof import("./delivery.ts") & typeof import("./handover.ts");
+type Recovery = typeof import("./recovery.ts");
 
 /** Close codes after which the client does not reconnect, whichever end sends the code. */
 const FINAL_CODES: ReadonlySet<number> = new Set([
@@ -232,7 +232,8 @@ export class Client<C extends AnyContract = AnyContract>
    * @throws {TimeoutError} If the wait takes longer than `timeoutMs`.
    */
   async flushed(options: WaitOptions = {}): Promise<void> {
-    await this.#outbox.flushed(this.#outbox.last, options);
+    const { last } = this.#outbox;
+    await (await this.#recovery()).flushed(this.#outbox, last, options);
   }
 
   /**
@@ -517,7 +518,7 @@ export class Client<C extends AnyContract = AnyContract>
           retryAt: this.#runtime.now() + delayMs,
           cause: info,
         });
-        this.#lookAfter();
+        void this.#lookAfter();
         // The first delay is short, so the answer is still fresh at the next attempt.
         if (wasReady && mayMove && this.#backoff.attempt === 1) void this.#askElsewhere();
         if (delayMs > 0) await this.#wait(delayMs);
@@ -559,9 +560,11 @@ export class Client<C extends AnyContract = AnyContract>
     await this.#delivery.handTo(session);
   }
 
-  /** Starts the watch over page and machine, once. */
-  #lookAfter(): void {
-    this.#life ??= new Life(this, {
+  /** Loads the watch over page and machine, and starts it; the next call retries a failed load. */
+  async #lookAfter(): Promise<void> {
+    const part = this.#life ? undefined : await this.#recovery().catch(() => undefined);
+    if (!part || this.status.isEnded) return;
+    this.#life ??= new part.Life(this, {
       runtime: this.#runtime,
       timeoutMs: this.#wakeTimeoutMs,
       upgrades: this.#options.upgrade,
@@ -652,7 +655,7 @@ export class Client<C extends AnyContract = AnyContract>
     session[internals].onRenew = () => void this.#renew(session);
     const { id, transport, fallback } = session;
     this.status.set({ name: "connected", session: id, transport, ...(fallback && { fallback }) });
-    this.#lookAfter();
+    void this.#lookAfter();
   }
 
   /**

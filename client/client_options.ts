@@ -82,8 +82,8 @@ export interface ClientPlatform {
    */
   readonly insight: () => Promise<unknown>;
   /**
-   * Loads the modules `resume.ts`, `delivery.ts` and `handover.ts`, which carry subscriptions,
-   * messages and the client itself from one session to the next, on first use.
+   * Loads the module `recovery.ts`, which notices a lost server, and carries subscriptions and
+   * messages to the next session.
    *
    * @ignore
    */

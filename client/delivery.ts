@@ -5,6 +5,8 @@ import { internals, type SessionCore } from "../session/core.ts";
 import { decodeBinary, encodeBinary, type EncodedMessage, framed } from "../session/wire/encode.ts";
 import { report } from "../session/settings.ts";
 import { isBehind, isTooLarge, type Outbox, type OutboxEntry } from "./outbox.ts";
+import { waitFor } from "../base/wait.ts";
+import type { WaitOptions } from "../session/types.ts";
 import type { Session } from "../session/session.ts";
 
 /**
@@ -127,6 +129,26 @@ export class Delivery {
       this.#outbox.shift();
     }
   }
+}
+
+/**
+ * Waits until all messages up to a number are acknowledged; without acknowledgments, until a
+ * session took these messages.
+ */
+export function flushed(outbox: Outbox, last: number, options: WaitOptions): Promise<void> {
+  let isAwaited = true;
+  const done = async () => {
+    while (isAwaited) {
+      const { error, first } = outbox;
+      const isDone = first === undefined || first.seq > last;
+      if (error !== undefined && !(isDone && error instanceof SessionClosedError)) throw error;
+      if (isDone) return;
+      await outbox.changed();
+    }
+  };
+  return waitFor(outbox.runtime, done(), { ...options, what: "the outbox" }).finally(() =>
+    isAwaited = false
+  );
 }
 
 function keysOf({ seq, publication }: OutboxEntry, core: SessionCore, isNumbered: boolean): Keys {

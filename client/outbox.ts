@@ -1,12 +1,10 @@
 /** Outbox of a client: messages that wait for a connection. */
-import { QueueFullError, SessionClosedError, SkeinError } from "../errors.ts";
+import { QueueFullError, SkeinError } from "../errors.ts";
 import { Signal } from "../base/signal.ts";
 import type { SessionCore } from "../session/core.ts";
 import type { EncodedMessage } from "../session/wire/encode.ts";
 import { checkLimits } from "../base/options.ts";
 import type { Runtime } from "../base/runtime.ts";
-import { waitFor } from "../base/wait.ts";
-import type { WaitOptions } from "../session/types.ts";
 import { internals, type Session } from "../session/session.ts";
 import { report } from "../session/settings.ts";
 
@@ -61,7 +59,8 @@ export class Outbox extends Signal {
   readonly isKept: boolean;
   /** The reason why waiting messages are not acknowledged. */
   error: unknown;
-  readonly #runtime: Runtime;
+  /** Timers of the client. */
+  readonly runtime: Runtime;
   readonly #limits: Required<OutboxOptions>;
   /** The waiting messages, in order. */
   readonly waiting: OutboxEntry[] = [];
@@ -87,7 +86,7 @@ export class Outbox extends Signal {
     deliver?: (session: Session) => Promise<void>,
   ) {
     super();
-    this.#runtime = runtime;
+    this.runtime = runtime;
     this.#limits = checkLimits(LIMITS, options, { of: "outbox: " });
     this.#deliver = deliver;
     this.isKept = deliver !== undefined;
@@ -140,26 +139,6 @@ export class Outbox extends Signal {
     this.error ??= error;
     for (const { publication } of this.waiting) publication?.answer.reject(error);
     this.notify();
-  }
-
-  /**
-   * Waits until all messages up to a number are acknowledged; without acknowledgments, until a
-   * session took these messages.
-   */
-  flushed(last: number, options: WaitOptions): Promise<void> {
-    let isAwaited = true;
-    const done = async () => {
-      while (isAwaited) {
-        const { error, first } = this;
-        const isDone = first === undefined || first.seq > last;
-        if (error !== undefined && !(isDone && error instanceof SessionClosedError)) throw error;
-        if (isDone) return;
-        await this.changed();
-      }
-    };
-    return waitFor(this.#runtime, done(), { ...options, what: "the outbox" }).finally(() =>
-      isAwaited = false
-    );
   }
 
   /**

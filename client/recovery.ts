@@ -1,4 +1,6 @@
-/** Carries subscriptions, messages and a client itself from one session to the next. */
-export { Delivery } from "./delivery.ts";
+/** Notices a lost server, and carries subscriptions and messages to the next session. */
+export { Delivery, flushed } from "./delivery.ts";
 export { giveUp, handOver } from "./handover.ts";
+export { Life } from "./page_life.ts";
 export { Resume } from "./resume.ts";
+export { Retries } from "./retries.ts";

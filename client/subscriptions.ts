@@ -1,7 +1,6 @@
 /** Subscriptions of a client, carried from one session to the next. */
-import { RequestError, type RequestFailure, TimeoutError } from "../errors.ts";
-import { Backoff } from "../base/backoff.ts";
-import { settlesWithin } from "../base/wait.ts";
+import { RequestError } from "../errors.ts";
+import type { Retries } from "./retries.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { AnyContract } from "../session/contract.ts";
 import {
@@ -25,14 +24,8 @@ const MAX_ASKED_AT_ONCE = 32;
  */
 const MAX_RESUMED_AT_ONCE = 128;
 
-/** Longest first pause, in milliseconds, if the server gives no time. */
-const FIRST_PAUSE_MS = 100;
-
-/**
- * Longest pause, in milliseconds, before the retry of a subscription that was never in force: as
- * long as a server has to answer. With a longer pause, the caller gets the refusal instead.
- */
-const MAX_FIRST_PAUSE_MS = 30_000;
+/** Part of the module that {@linkcode ClientPlatform.recovery} loads. */
+type RetriesPart = typeof import("./retries.ts");
 
 /** All subscriptions of one client. */
 export class Subscriptions<C extends AnyContract> {
@@ -48,7 +41,8 @@ export class Subscriptions<C extends AnyContract> {
   /** Topics in force: the server answered and no newer request is pending, so a removal counts. */
   readonly #inForce = new Set<TopicReaders<C>>();
   readonly #loadRecovery: () => Promise<unknown>;
-  readonly #retries: Retries;
+  #retries: Retries | undefined;
+  readonly #runtime: Runtime;
   #session: Session | undefined;
   #hasHistories: boolean | undefined;
   /**
@@ -59,7 +53,7 @@ export class Subscriptions<C extends AnyContract> {
   /** Creates an empty set, which loads the code for histories when first needed. */
   constructor(runtime: Runtime, loadRecovery: () => Promise<unknown>) {
     this.#loadRecovery = loadRecovery;
-    this.#retries = new Retries(runtime);
+    this.#runtime = runtime;
   }
 
   /** Subscribes now, or as soon as there is a session. */
@@ -199,29 +193,32 @@ export class Subscriptions<C extends AnyContract> {
       return true;
     } catch (error) {
       // At the server, the topic is still in force, or a newer subscription of this session is.
-      const isSuperseded = failureOf(error).code === "superseded";
+      const isSuperseded = error instanceof RequestError && error.failure.code === "superseded";
       if ((wasInForce || isSuperseded) && !isLeft()) this.#inForce.add(readers);
       if (isSuperseded) readers.isServed = false;
       if (readers.askedOf === session) readers.askedOf = undefined;
-      this.#refused(session, readers, error, question?.waiting ?? []);
+      await this.#refused(session, readers, error, question?.waiting ?? []);
     }
   }
 
   /** Handles a refusal: ends subscriptions that are refused for good, and retries the others. */
-  #refused(
+  async #refused(
     session: Session,
     readers: TopicReaders<C>,
     error: unknown,
     refused: readonly Subscription<C>[],
-  ): void {
+  ): Promise<void> {
+    const wasInForce = refused.map(({ status }) => status.current !== "pending");
+    const part = await this.#loadRecovery().catch(() => undefined) as RetriesPart | undefined;
     // If the session was lost meanwhile, the next session asks again.
     const isLost = !session.isReady || this.#session !== session;
     if (isLost || this.#all.get(readers.topic) !== readers) return;
-    const ended = refused.filter(({ status }) => !isForNow(error, status.current !== "pending"));
+    const retries = this.#retries ??= part && new part.Retries(this.#runtime);
+    const ended = refused.filter((_, i) => !retries?.isForNow(error, wasInForce[i]!));
     for (const subscription of ended) readers.refuse(subscription, error);
     if (readers.isEnded) this.#drop(session, readers);
     else if (ended.length < refused.length) {
-      this.#retries.take(error, { session, readers, ask: () => this.#ask(session, readers) });
+      retries?.take(error, { session, readers, ask: () => this.#ask(session, readers) });
     } else if (readers.isWaiting) this.#later(readers); // For subscriptions added meanwhile.
   }
 
@@ -236,7 +233,7 @@ export class Subscriptions<C extends AnyContract> {
       return this.#drop(session, readers);
     }
     readers.lose();
-    this.#refused(session, readers, error, [...readers.all]);
+    void this.#refused(session, readers, error, [...readers.all]);
   }
 
   /** Forgets a topic that has no subscription left, neither here nor at the server. */
@@ -475,71 +472,6 @@ export class TopicReaders<C extends AnyContract> implements TopicSink {
       if (event.offset >= offset) this.#newest = { epoch, offset: event.offset, tag: event.tag };
     }
   }
-}
-
-/** A refused request for a topic. */
-interface Refused {
-  /** The session in which the server refused. */
-  readonly session: Session;
-  /** The readers of the topic. */
-  readonly readers: { readonly isEnded: boolean };
-  /**
-   * Repeats the request. Resolves with true if the server confirmed; otherwise the refusal reaches
-   * {@linkcode Retries} again. Never rejects.
-   */
-  readonly ask: () => Promise<true | void>;
-}
-
-/**
- * Repeats temporarily refused requests, one after the other. A rate limit that refused many
- * requests thus lets one after the other through, and gets no request earlier than the limit
- * allows.
- */
-class Retries {
-  readonly #runtime: Runtime;
-  readonly #backoff: Backoff;
-  #line: Promise<void> = Promise.resolve();
-
-  constructor(runtime: Runtime) {
-    this.#runtime = runtime;
-    this.#backoff = new Backoff(runtime, { firstDelayMs: FIRST_PAUSE_MS });
-  }
-
-  /**
-   * Repeats the request for a topic after a pause, unless the session ends first.
-   *
-   * @param error The refusal, or the error for a missing answer.
-   * @param refused The refused request.
-   */
-  take(error: unknown, { session, readers, ask }: Refused): void {
-    const { retryAfterMs = 0 } = failureOf(error);
-    this.#line = this.#line.then(async () => {
-      if (session.isClosed || readers.isEnded) return;
-      const pauseMs = Math.max(retryAfterMs, this.#backoff.next()!);
-      if (!await settlesWithin(this.#runtime, session.closed, pauseMs) && await ask()) {
-        this.#backoff.reset();
-      }
-    });
-  }
-}
-
-/**
- * Tells if a refused subscription is to be retried.
- *
- * @param error The refusal, or the error for a missing answer.
- * @param wasInForce True if the subscription was in force before, so that the reader would miss
- *   messages.
- * @returns False if the refusal is final.
- */
-function isForNow(error: unknown, wasInForce: boolean): boolean {
-  const { code = "", retryAfterMs = 0 } = failureOf(error);
-  const isForNow = error instanceof TimeoutError || CODES_FOR_NOW.has(code);
-  const isBrief = code === "superseded" || retryAfterMs > 0 && retryAfterMs <= MAX_FIRST_PAUSE_MS;
-  return isForNow && (wasInForce || isBrief);
-}
-
-function failureOf(error: unknown): Partial<RequestFailure> {
-  return error instanceof RequestError ? error.failure : {};
 }
 
 function isPlain({ since, last }: HistoryOptions): boolean {

@@ -12,7 +12,7 @@ import { Network } from "../../tests/clients.ts";
 import { endOf, type HELLO, type Peer, serverByHand, turns } from "../../tests/sessions.ts";
 import type { Client } from "../../client/client.ts";
 import { encodeMessage } from "../wire/encode.ts";
-import { Delivery } from "../../client/delivery.ts";
+import { Delivery, flushed } from "../../client/delivery.ts";
 import { Outbox } from "../../client/outbox.ts";
 import { Sequences, type SequenceStore } from "./sequences.ts";
 import { type PublicationNumber, RequestService, type SessionServices } from "./requests.ts";
@@ -741,7 +741,7 @@ Deno.test("An outbox that ended before it knew how to deliver still says so", as
   outbox.end(new SessionClosedError("The client is closed"));
   void hand.session.close();
   await outbox.handTo(hand.session);
-  await assertRejects(() => outbox.flushed(1, {}), SessionClosedError, "The client is closed");
+  await assertRejects(() => flushed(outbox, 1, {}), SessionClosedError, "The client is closed");
 });
 
 Deno.test("Client.flushed() gives up by signal and by time, and what waits still goes out", async () => {

@@ -1,0 +1,81 @@
+/** Retries of subscriptions that a server refused for now. */
+import { RequestError, type RequestFailure, TimeoutError } from "../errors.ts";
+import { Backoff } from "../base/backoff.ts";
+import type { Runtime } from "../base/runtime.ts";
+import { settlesWithin } from "../base/wait.ts";
+import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
+import type { Session } from "../session/session.ts";
+
+/** Longest first pause, in milliseconds, if the server gives no time. */
+const FIRST_PAUSE_MS = 100;
+
+/**
+ * Longest pause, in milliseconds, before the retry of a subscription that was never in force: as
+ * long as a server has to answer. With a longer pause, the caller gets the refusal instead.
+ */
+const MAX_FIRST_PAUSE_MS = 30_000;
+
+/** A refused request for a topic. */
+export interface Refused {
+  /** The session in which the server refused. */
+  readonly session: Session;
+  /** The readers of the topic. */
+  readonly readers: { readonly isEnded: boolean };
+  /**
+   * Repeats the request. Resolves with true if the server confirmed; otherwise the refusal reaches
+   * {@linkcode Retries} again. Never rejects.
+   */
+  readonly ask: () => Promise<true | void>;
+}
+
+/**
+ * Repeats temporarily refused requests, one after the other. A rate limit that refused many
+ * requests thus lets one after the other through, and gets no request earlier than the limit
+ * allows.
+ */
+export class Retries {
+  readonly #runtime: Runtime;
+  readonly #backoff: Backoff;
+  #line: Promise<void> = Promise.resolve();
+
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+    this.#backoff = new Backoff(runtime, { firstDelayMs: FIRST_PAUSE_MS });
+  }
+
+  /**
+   * Tells if a refused subscription is to be retried.
+   *
+   * @param error The refusal, or the error for a missing answer.
+   * @param wasInForce True if the subscription was in force before, so that the reader would miss
+   *   messages.
+   * @returns False if the refusal is final.
+   */
+  isForNow(error: unknown, wasInForce: boolean): boolean {
+    const { code = "", retryAfterMs = 0 } = failureOf(error);
+    const isForNow = error instanceof TimeoutError || CODES_FOR_NOW.has(code);
+    const isBrief = code === "superseded" || retryAfterMs > 0 && retryAfterMs <= MAX_FIRST_PAUSE_MS;
+    return isForNow && (wasInForce || isBrief);
+  }
+
+  /**
+   * Repeats the request for a topic after a pause, unless the session ends first.
+   *
+   * @param error The refusal, or the error for a missing answer.
+   * @param refused The refused request.
+   */
+  take(error: unknown, { session, readers, ask }: Refused): void {
+    const { retryAfterMs = 0 } = failureOf(error);
+    this.#line = this.#line.then(async () => {
+      if (session.isClosed || readers.isEnded) return;
+      const pauseMs = Math.max(retryAfterMs, this.#backoff.next()!);
+      if (!await settlesWithin(this.#runtime, session.closed, pauseMs) && await ask()) {
+        this.#backoff.reset();
+      }
+    });
+  }
+}
+
+function failureOf(error: unknown): Partial<RequestFailure> {
+  return error instanceof RequestError ? error.failure : {};
+}
