@@ -7,11 +7,6 @@ export const MAX_WEBSOCKET_REASON_BYTES = 123;
 /** Longest close reason on WebTransport, in bytes. */
 export const MAX_WEBTRANSPORT_REASON_BYTES = 1024;
 
-/** Highest close code of WebTransport, an integer of 32 bits. */
-export const MAX_WEBTRANSPORT_CLOSE_CODE: number = 2 ** 32 - 1;
-
-/** Highest close code of QUIC, QMux and memory: a number holds 53 of QUIC's 62 bits. */
-export const MAX_QUIC_CLOSE_CODE: number = Number.MAX_SAFE_INTEGER;
 const encoder = new TextEncoder();
 
 /**
@@ -46,40 +41,6 @@ export function checkCloseInfo(
     );
   }
   return { closeCode, reason: cutReason(reason, maxReasonBytes) };
-}
-
-/**
- * Checks code and reason of a close, and fills in the defaults.
- *
- * @param info Code and reason from the caller.
- * @param maxCloseCode Highest code that the wire can carry.
- * @returns The code (0 by default) and the reason, cut to 1024 bytes.
- * @throws {TypeError} If the code is not a number or the reason is not a string.
- * @throws {RangeError} If the code is not an integer from 0 to `maxCloseCode`.
- */
-export function checkWireClose(
-  info: ConnectionCloseInfo = {},
-  maxCloseCode: number,
-): Required<ConnectionCloseInfo> {
-  const { closeCode = 0 } = info;
-  const isAllowed = Number.isInteger(closeCode) && closeCode >= 0 && closeCode <= maxCloseCode;
-  if (!isAllowed && typeof closeCode === "number") {
-    const rule = `code must be from 0 to ${maxCloseCode}`;
-    throw new RangeError(`Cannot close connection: ${rule}, received ${closeCode}`);
-  }
-  // `checkCloseInfo` refuses a code that is not a number.
-  const portable = isAllowed ? { ...info, closeCode: 0 } : info;
-  return { ...checkCloseInfo(portable, MAX_WEBTRANSPORT_REASON_BYTES), closeCode };
-}
-
-/**
- * Checks that every wire, including a plain WebSocket, can carry a close code.
- *
- * @param code Close code.
- * @returns `true` for 0, and for 3000 to 4999.
- */
-export function isPortableCloseCode(code: number): boolean {
-  return code === 0 || code >= 3000 && code <= 4999;
 }
 
 /**

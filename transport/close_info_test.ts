@@ -1,14 +1,12 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
+import { checkCloseInfo, cutReason, MAX_WEBSOCKET_REASON_BYTES } from "./close_info.ts";
+import type { ConnectionCloseInfo } from "./connection.ts";
 import {
-  checkCloseInfo,
   checkWireClose,
-  cutReason,
   isPortableCloseCode,
   MAX_QUIC_CLOSE_CODE,
-  MAX_WEBSOCKET_REASON_BYTES,
   MAX_WEBTRANSPORT_CLOSE_CODE,
-} from "./close_info.ts";
-import type { ConnectionCloseInfo } from "./connection.ts";
+} from "./wire_close.ts";
 
 Deno.test("checkCloseInfo() fills in what is left out", () => {
   assertEquals(checkCloseInfo(), { closeCode: 0, reason: "" });

@@ -1,12 +1,7 @@
 /** A WebTransport session over HTTP/3 (draft-ietf-webtrans-http3, RFC 9297). */
 import { IncomingQueue, type IncomingQueueOptions, takeOut } from "../incoming_queue.ts";
 import { CountedConnection, type StreamAccount } from "../counters.ts";
-import {
-  checkWireClose,
-  cutReason,
-  MAX_WEBTRANSPORT_CLOSE_CODE,
-  MAX_WEBTRANSPORT_REASON_BYTES,
-} from "../close_info.ts";
+import { cutReason, MAX_WEBTRANSPORT_REASON_BYTES } from "../close_info.ts";
 import type {
   CloseOptions,
   Connection,
@@ -57,6 +52,7 @@ import {
 } from "../quic/stream_owner.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { ConnectionError, StreamError } from "../../errors.ts";
+import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
 
 /** The HTTP/3 connection, as its sessions see it. */
 export interface SessionLink {

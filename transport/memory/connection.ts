@@ -15,11 +15,8 @@ import type {
   OpenStreamOptions,
   StreamDirection,
 } from "../connection.ts";
-import { CountedConnection, type StreamAccount } from "../counters.ts";
-import { FrameInbox } from "../frame_inbox.ts";
-import { IncomingQueue } from "../incoming_queue.ts";
-import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
-import type { MemoryPath } from "./path.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
 
 /** Most streams of one direction that the peer has not accepted yet; opening one more waits. */
 const MAX_UNACCEPTED_STREAMS = 100;

@@ -24,9 +24,9 @@ import {
   TOKEN_MARK,
   TOKEN_MARK_QUERY,
 } from "../webtransport.ts";
-import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../close_info.ts";
 import { pause, within } from "../../base/wait.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
 
 /**
  * Members of the W3C's `WebTransport` that a connection uses; members that some platforms lack are

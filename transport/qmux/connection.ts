@@ -23,6 +23,8 @@ import { EarlyDrain } from "./early_drain.ts";
 import { QuicError } from "./frames.ts";
 import { Qmux, type QmuxLink } from "./qmux.ts";
 import type { QmuxVersion } from "./versions.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { checkWireClose, isPortableCloseCode, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
 
 /** Options for {@linkcode withQmux}. */
 export interface WithQmuxOptions {
