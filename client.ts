@@ -41,7 +41,6 @@ import type { ClientPlatform, ServerUrl } from "./client/client_options.ts";
 import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./client/connect.ts";
 import type { AnyContract } from "./session/contract.ts";
 import type { Session } from "./session/session.ts";
-import { UnsupportedError } from "./errors.ts";
 import { pagePlatform } from "./client/page.ts";
 import type { TransportOptions } from "./transport/race/options.ts";
 
@@ -133,7 +132,6 @@ export function connect<C extends AnyContract = AnyContract>(
   url: ServerUrl,
   options: ConnectOptions<C> = {},
 ): Client<C> {
-  checkRuntime();
   return connectBy(makePlatform, url, options);
 }
 
@@ -172,7 +170,6 @@ export async function dial<C extends AnyContract = AnyContract>(
   url: string | URL,
   options: DialOptions<C> = {},
 ): Promise<Session<unknown, C, "client">> {
-  checkRuntime();
   return await dialBy(makePlatform, url, options);
 }
 
@@ -182,17 +179,4 @@ function makePlatform(options: TransportOptions): ClientPlatform {
     streams: () => import("./client/chunk_streams.ts"),
     insight: () => import("./client/chunk_insight.ts"),
   });
-}
-
-/** Throws on a runtime without the newest globals that the client needs. */
-function checkRuntime(): void {
-  const needed = {
-    WebSocket: globalThis.WebSocket,
-    "URL.parse": URL.parse,
-    "Promise.withResolvers": Promise.withResolvers,
-  };
-  const missing = Object.entries(needed).flatMap(([name, value]) => value ? [] : name);
-  if (missing.length > 0) {
-    throw new UnsupportedError(`Cannot connect: this runtime has no ${missing.join(", ")}`);
-  }
 }

@@ -1,12 +1,5 @@
 /** Time and chance of one node, handed in to every part that needs either. */
 
-/**
- * True where the platform has a call for the end of a turn of the event loop, as Deno, Node and Bun
- * do. In browsers, {@linkcode Runtime.schedule} posts a message, which takes longer than a few
- * microtasks.
- */
-export const HAS_TURN_END: boolean = "setImmediate" in globalThis;
-
 /** A running timer of a {@linkcode Runtime}, for `clearTimeout`. */
 export type Timer = ReturnType<typeof setTimeout>;
 

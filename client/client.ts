@@ -162,6 +162,7 @@ export class Client<C extends AnyContract = AnyContract>
       },
       runtime,
       insight: platform.insight,
+      hello: undefined,
     });
     this.#connectTimeoutMs = checkConnectTimeout(options.connectTimeoutMs);
     const limits = { of: "client: ", max: MAX_TIMER_MS };

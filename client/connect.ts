@@ -63,7 +63,9 @@ export function connectBy<C extends AnyContract>(
   url: ServerUrl,
   options: ConnectOptions<C>,
 ): Client<C> {
-  return new Client(checkUrl(url), makePlatform(options), options);
+  // A runtime that is too old cannot check the URL.
+  const platform = makePlatform(options);
+  return new Client(checkUrl(url), platform, options);
 }
 
 /** Makes URLs absolute. URLs from a function are checked at each call. */
@@ -96,6 +98,7 @@ export async function dialBy<C extends AnyContract>(
     side: "client",
     runtime,
     insight,
+    hello: undefined,
   });
   return await openSession(
     { ...options, url, dial, protocols, settings, timeoutMs },

@@ -43,10 +43,12 @@ export interface PageChunks {
  * @param options See {@linkcode TransportOptions}.
  * @param chunks Loaders of the chunks.
  * @returns The platform, whose dialer is for one client.
+ * @throws {UnsupportedError} If the runtime is too old.
  * @throws {TypeError} If `transports` is empty, or has an unknown name.
  * @throws {RangeError} If `headStartMs` is negative or not a number.
  */
 export function pagePlatform(options: TransportOptions, chunks: PageChunks): ClientPlatform {
+  checkRuntime();
   const { insight, webTransport } = chunks;
   return { dial: pageDialer(options, chunks), insight, recovery: webTransport };
 }
@@ -86,4 +88,17 @@ function pageDialer(options: TransportOptions, chunks: PageChunks): Dialer {
     if (error && transport === "webtransport") onFallback?.({ transport, error });
     return connection;
   };
+}
+
+/** Throws on a runtime without the newest globals that the client needs. */
+function checkRuntime(): void {
+  const needed = {
+    WebSocket: globalThis.WebSocket,
+    "URL.parse": URL.parse,
+    "Promise.withResolvers": Promise.withResolvers,
+  };
+  const missing = Object.entries(needed).flatMap(([name, value]) => value ? [] : name);
+  if (missing.length > 0) {
+    throw new UnsupportedError(`Cannot connect: this runtime has no ${missing.join(", ")}`);
+  }
 }

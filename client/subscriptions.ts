@@ -119,10 +119,8 @@ export class Subscriptions<C extends AnyContract> {
   /** Notes that the session ended, or that another session replaces the current one. */
   lose(isMove?: boolean): void {
     this.#session = undefined;
-    this.#waiting = [];
     this.#leaving.clear();
-    this.#giveUpLeaving();
-    this.#inForce.clear();
+    this.#giveUp();
     for (const readers of this.#all.values()) readers.lose(isMove);
   }
 
@@ -130,9 +128,7 @@ export class Subscriptions<C extends AnyContract> {
   end(error: unknown): void {
     for (const readers of this.#all.values()) readers.end(error);
     this.#all.clear();
-    this.#giveUpLeaving();
-    this.#inForce.clear();
-    this.#waiting = [];
+    this.#giveUp();
   }
 
   #later(readers: TopicReaders<C>): void {
@@ -273,9 +269,12 @@ export class Subscriptions<C extends AnyContract> {
   }
 
   /**
-   * Settles the waiting requests to leave a topic: in an ended session, each request fails at once.
+   * Forgets what waits and what is in force, and settles the waiting requests to leave a topic: in
+   * an ended session, each request fails at once.
    */
-  #giveUpLeaving(): void {
+  #giveUp(): void {
+    this.#waiting = [];
+    this.#inForce.clear();
     for (const leave of this.#leaves.splice(0)) void leave().catch(() => {});
   }
 
@@ -418,10 +417,8 @@ export class TopicReaders<C extends AnyContract> implements TopicSink {
       for (const { asker, from } of left) if (isPlain(from)) this.#serve(asker, this.#here);
     }
     const questions = left.filter(({ asker }) => this.#waiting.has(asker));
-    const first = questions.reduce<typeof questions[number] | undefined>(
-      (oldest, next) => oldest === undefined || isBefore(next.from, oldest.from) ? next : oldest,
-      undefined,
-    );
+    let first: typeof questions[number] | undefined;
+    for (const next of questions) if (!first || isBefore(next.from, first.from)) first = next;
     return first && { ...first, waiting: questions.map(({ asker }) => asker) };
   }
 

@@ -144,7 +144,7 @@ export function checkSettings<
   C extends AnyContract = AnyContract,
   S extends Side = Side,
 >(
-  options: SessionSettingsOptions<V, C, S> & Pick<SessionSettings, "insight" | "runtime">,
+  options: SessionSettingsOptions<V, C, S> & Pick<SessionSettings, "hello" | "insight" | "runtime">,
 ): SessionSettings {
   const { runtime, insight } = options;
   const { sendQueue = {}, receiveQueue = {}, onHandlerError = "answer" } = options;
@@ -173,6 +173,7 @@ export function checkSettings<
     watch: undefined,
     services: options.services,
     console: options.console ?? new ConsoleReport(runtime),
+    hello: options.hello,
     insight,
     client: options.side === "client" ? crypto.getRandomValues(new Uint32Array(4)).join("-") : "",
     sendQueue: { ...checkLimits(SEND_QUEUE, sendQueue, { of: "session: sendQueue." }), policy },

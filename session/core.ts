@@ -770,16 +770,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   }
 
   #sayHello(): void {
-    const { heartbeat, maxMessageBytes } = this.settings;
-    this.post({
-      hello: {
-        session: this.id,
-        heartbeatMs: heartbeat.intervalMs,
-        maxMessageBytes,
-        features: this.settings.services?.features ?? [],
-        ticket: this.settings.services?.ticket(this),
-      },
-    });
+    this.post(this.settings.hello!(this));
   }
 
   #callOnOpen(): void {

@@ -2,6 +2,7 @@ import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { clockAhead } from "../tests/clock.ts";
+import { sessionSettings } from "./session_settings.ts";
 import { Heartbeat, type WatchedPeer } from "./heartbeat.ts";
 
 interface TestHeart extends WatchedPeer {
@@ -24,17 +25,17 @@ function heart(heartbeat: Heartbeat, lives: () => boolean = () => false): TestHe
   return self;
 }
 
-Deno.test("Heartbeat() rejects times that cannot work", () => {
+Deno.test("sessionSettings() rejects times of a heartbeat that cannot work", () => {
   for (const intervalMs of [0, -1_000, 1_500, NaN, Infinity]) {
     assertThrows(
-      () => new Heartbeat(platformRuntime(), { intervalMs }),
+      () => sessionSettings({ side: "server", heartbeat: { intervalMs } }),
       RangeError,
       "multiple of 1000",
     );
   }
   for (const timeoutMs of [25_000, 1, NaN]) {
     assertThrows(
-      () => new Heartbeat(platformRuntime(), { timeoutMs }),
+      () => sessionSettings({ side: "server", heartbeat: { timeoutMs } }),
       RangeError,
       "timeoutMs must be above",
     );

@@ -2,6 +2,7 @@
 import { platformRuntime } from "../base/runtime.ts";
 import type { AnyContract, Side } from "./contract.ts";
 import { checkSettings, type SessionSettingsOptions } from "./check_settings.ts";
+import { type HeartbeatOptions, INTERVAL_MS, TICK_MS, TIMEOUT_MS } from "./heartbeat.ts";
 import type { SessionSettings } from "./settings.ts";
 
 export type { SessionHandlers, SessionSettingsOptions } from "./check_settings.ts";
@@ -19,9 +20,36 @@ export function sessionSettings<
   C extends AnyContract = AnyContract,
   S extends Side = Side,
 >(options: SessionSettingsOptions<V, C, S>): SessionSettings {
-  return checkSettings({
+  checkHeartbeat(options.heartbeat);
+  const settings: SessionSettings = checkSettings({
     ...options,
     runtime: options.runtime ?? platformRuntime(),
     insight: () => import("./insight/insight.ts"),
+    hello: (core) => ({
+      hello: {
+        session: core.id,
+        heartbeatMs: settings.heartbeat.intervalMs,
+        maxMessageBytes: settings.maxMessageBytes,
+        features: settings.services?.features ?? [],
+        ticket: settings.services?.ticket(core),
+      },
+    }),
   });
+  return settings;
+}
+
+/** Checks the times of a heartbeat, which a client gets from its server instead. */
+function checkHeartbeat(
+  { intervalMs = INTERVAL_MS, timeoutMs = TIMEOUT_MS }: HeartbeatOptions = {},
+): void {
+  if (!(intervalMs > 0) || intervalMs % TICK_MS !== 0) {
+    throw new RangeError(
+      `Cannot create heartbeat: intervalMs must be a positive multiple of ${TICK_MS}, received ${intervalMs}`,
+    );
+  }
+  if (!(timeoutMs > intervalMs)) {
+    throw new RangeError(
+      `Cannot create heartbeat: timeoutMs must be above intervalMs (${intervalMs}), received ${timeoutMs}`,
+    );
+  }
 }

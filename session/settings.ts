@@ -8,7 +8,7 @@ import type { Runtime } from "../base/runtime.ts";
 import type { CloseInfo, RequestError } from "../errors.ts";
 import type { ContractRouter, Side } from "./contract.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
-import type { Envelope, GoAway, ServiceReader, TraceContext } from "./wire/envelope.ts";
+import type { Envelope, GoAway, Hello, ServiceReader, TraceContext } from "./wire/envelope.ts";
 import type { Control, MessageTurn, UntypedMessage } from "./message.ts";
 import type { Frame } from "../transport/connection.ts";
 import type { Heartbeat, HeartbeatOptions } from "./heartbeat.ts";
@@ -154,6 +154,14 @@ export interface SessionSettings {
    * @ignore
    */
   readonly console: ConsoleReport;
+  /**
+   * On a server: creates the first envelope of a session.
+   *
+   * @ignore
+   */
+  readonly hello:
+    | ((core: { readonly id: string; ticket?: string | undefined }) => { readonly hello: Hello })
+    | undefined;
   /**
    * Loads the module `insight/insight.ts`, whose functions take the core of a session: few sessions
    * use these, so a page loads the module on first use.

@@ -24,7 +24,7 @@ import {
   TOKEN_MARK,
   TOKEN_MARK_QUERY,
 } from "../webtransport.ts";
-import { pause, within } from "../../base/wait.ts";
+import { within } from "../../base/wait.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { checkWireClose, MAX_WEBTRANSPORT_CLOSE_CODE } from "../wire_close.ts";
 
@@ -371,7 +371,7 @@ class NativeConnection extends CountedConnection implements Connection {
       } catch (error) {
         if (!this.#isFull(error) || !isWanted()) throw error;
       }
-      await pause(this.#runtime, delayMs);
+      await new Promise<void>((resolve) => this.#runtime.setTimeout(resolve, delayMs));
     }
   }
 

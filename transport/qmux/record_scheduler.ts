@@ -1,5 +1,6 @@
 /** Scheduler of outgoing records: priorities, fairness, and a bound on bytes in the wire. */
-import { HAS_TURN_END, type Runtime } from "../../base/runtime.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import type { MultiplexerLink } from "./multiplexer.ts";
 import type { QmuxCredit } from "./credit.ts";
 import type { QmuxDatagrams } from "./datagrams.ts";
 import {
@@ -23,6 +24,13 @@ export const MAX_BUFFERED_BYTES = 32_768;
 
 /** Bytes that one stream sends in a row while another of the same order waits. */
 const QUANTUM_BYTES = 16_384;
+
+/**
+ * True where the platform has a call for the end of a turn of the event loop, as Deno, Node and Bun
+ * do. In browsers, {@linkcode Runtime.schedule} posts a message, which takes longer than a few
+ * microtasks.
+ */
+const HAS_TURN_END = "setImmediate" in globalThis;
 
 /**
  * Microtasks without a new frame before a record goes out in a browser, where TCP does not delay
