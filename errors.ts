@@ -109,7 +109,7 @@ export class SkeinError extends Error {
 /** Thrown by an operation on a session that is closed, or closes before the operation completes. */
 export class SessionClosedError extends SkeinError {
   /** How the session ended, where known. */
-  readonly info: CloseInfo | undefined;
+  declare readonly info: CloseInfo | undefined;
 
   /**
    * Creates the error.
@@ -139,7 +139,7 @@ export class QueueFullError extends SkeinError {
 /** Thrown when an operation does not complete in time; the message names the operation. */
 export class TimeoutError extends SkeinError {
   /** The limit that was exceeded, in milliseconds. */
-  readonly timeoutMs: number;
+  declare readonly timeoutMs: number;
 
   /**
    * Creates the error.
@@ -157,9 +157,9 @@ export class TimeoutError extends SkeinError {
 /** Thrown by a stream that was reset or stopped before its end. */
 export class StreamError extends SkeinError {
   /** The application's code; 0 where the transport carries no code. */
-  readonly streamErrorCode: number;
+  declare readonly streamErrorCode: number;
   /** The origin of the end: this end, the peer, or the network between them. */
-  readonly by: "local" | "remote" | "network";
+  declare readonly by: "local" | "remote" | "network";
 
   /**
    * Creates the error.
@@ -198,7 +198,7 @@ export class ConnectionError extends SkeinError {
    * HTTP status of the server's refusal; `undefined` without a refusal, and on platforms that hide
    * the status.
    */
-  readonly status: number | undefined;
+  declare readonly status: number | undefined;
 
   /**
    * Creates the error.
@@ -247,9 +247,9 @@ export class UnsupportedError extends SkeinError {
  */
 export class StructuredError extends SkeinError {
   /** The fault of the message. */
-  readonly reason: "unknown-type" | "too-large" | "truncated" | "invalid" | "malformed";
+  declare readonly reason: "unknown-type" | "too-large" | "truncated" | "invalid" | "malformed";
   /** The number in the message; `undefined` if the number is missing. */
-  readonly type: number | undefined;
+  declare readonly type: number | undefined;
 
   /**
    * Creates the error.
@@ -288,9 +288,9 @@ export class BrokerError extends SkeinError {
  */
 export class LimitError extends SkeinError {
   /** The option that sets the limit. */
-  readonly limit: string;
+  declare readonly limit: string;
   /** Time until there is room, in milliseconds, where known. */
-  readonly retryAfterMs: number | undefined;
+  declare readonly retryAfterMs: number | undefined;
 
   /**
    * Creates the error.
@@ -320,7 +320,7 @@ export class LimitError extends SkeinError {
  */
 export class AuthenticationError extends SkeinError {
   /** HTTP status of the refusal; the close code is 4000 more. */
-  readonly status: 400 | 401 | 403 | 404 | 408 | 429 | 503;
+  declare readonly status: 400 | 401 | 403 | 404 | 408 | 429 | 503;
 
   /**
    * Creates the refusal.
@@ -356,7 +356,7 @@ export class AuthenticationError extends SkeinError {
  */
 export class RequestError extends SkeinError {
   /** The part that is sent to the peer. */
-  readonly failure: {
+  declare readonly failure: {
     /** Stable code: one of Skein's own, or the application's. */
     readonly code: string;
     /** The fault, for people. */

@@ -1,10 +1,9 @@
 /** A client that reconnects, with the same subscriptions in each session, and an outbox. */
+import { encodeMessage } from "../session/wire/encode.ts";
 import { CloseCode, type CloseInfo, QueueFullError, SessionClosedError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import { absoluteUrl, publicUrl } from "../transport/url.ts";
 import type { Life } from "./page_life.ts";
-import { checkLoop } from "../session/inbound.ts";
-import { Backoff } from "../base/backoff.ts";
 import type {
   ClientOptions,
   ClientPlatform,
@@ -15,6 +14,9 @@ import type {
   HandOverOptions,
   ServerUrl,
 } from "./client_options.ts";
+import { internals, type Session, SKEIN_PROTOCOL } from "../session/session.ts";
+import { platformRuntime, type Runtime } from "../base/runtime.ts";
+import { checkLoop } from "../session/inbound.ts";
 import type {
   AnyContract,
   MessageOf,
@@ -26,21 +28,19 @@ import type {
   SendData,
   SendTopic,
 } from "../session/contract.ts";
-import { ClientPresence } from "./presence.ts";
-import { closedError } from "../session/core.ts";
-import { encodeMessage } from "../session/wire/encode.ts";
-import { checkLimits } from "../base/options.ts";
-import { checkConnectTimeout, openSession } from "./open.ts";
-import type { Delivery } from "./delivery.ts";
 import { Outbox, type OutboxPublication, type OutboxState } from "./outbox.ts";
-import { internals, type Session, SKEIN_PROTOCOL } from "../session/session.ts";
-import type { SessionSettings } from "../session/settings.ts";
+import { closedError } from "../session/core.ts";
+import { checkConnectTimeout, openSession } from "./open.ts";
 import { StatusFeed } from "../base/status_feed.ts";
+import { checkLimits } from "../base/options.ts";
+import type { Delivery } from "./delivery.ts";
+import { ClientPresence } from "./presence.ts";
+import { Backoff } from "../base/backoff.ts";
+import type { SessionSettings } from "../session/settings.ts";
 import type { Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
 import { ServerUrls } from "../session/url.ts";
 import { MAX_TIMER_MS, waitFor, within } from "../base/wait.ts";
-import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import type { ClientPublishOptions, WaitOptions } from "../session/types.ts";
 import { checkSettings } from "../session/check_settings.ts";
 import type { SilentTransport, TransportName } from "../transport/race/options.ts";
@@ -162,7 +162,6 @@ export class Client<C extends AnyContract = AnyContract>
       },
       runtime,
       insight: platform.insight,
-      hello: undefined,
     });
     this.#connectTimeoutMs = checkConnectTimeout(options.connectTimeoutMs);
     const limits = { of: "client: ", max: MAX_TIMER_MS };

@@ -1,12 +1,12 @@
 /** Bodies of `connect()` and `dial()`, for the dialer of any platform. */
-import { parseServerUrl } from "../transport/url.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import { Client } from "./client.ts";
 import type { ClientOptions, ClientPlatform, ServerUrl } from "./client_options.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
-import { platformRuntime } from "../base/runtime.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
+import { parseServerUrl } from "../transport/url.ts";
 import { checkSettings, type SessionSettingsOptions } from "../session/check_settings.ts";
 import type { TransportOptions } from "../transport/race/options.ts";
 
@@ -98,7 +98,6 @@ export async function dialBy<C extends AnyContract>(
     side: "client",
     runtime,
     insight,
-    hello: undefined,
   });
   return await openSession(
     { ...options, url, dial, protocols, settings, timeoutMs },

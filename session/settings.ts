@@ -159,7 +159,7 @@ export interface SessionSettings {
    *
    * @ignore
    */
-  readonly hello:
+  readonly hello?:
     | ((core: { readonly id: string; ticket?: string | undefined }) => { readonly hello: Hello })
     | undefined;
   /**
