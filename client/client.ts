@@ -1,8 +1,8 @@
 /** A client that reconnects, with the same subscriptions in each session, and an outbox. */
 import { encodeMessage } from "../session/wire/encode.ts";
 import { CloseCode, type CloseInfo, QueueFullError, SessionClosedError } from "../errors.ts";
+import { Outbox, type OutboxPublication, type OutboxState } from "./outbox.ts";
 import type { Connection } from "../transport/connection.ts";
-import { absoluteUrl, publicUrl } from "../transport/url.ts";
 import type { Life } from "./page_life.ts";
 import type {
   ClientOptions,
@@ -28,17 +28,17 @@ import type {
   SendData,
   SendTopic,
 } from "../session/contract.ts";
-import { Outbox, type OutboxPublication, type OutboxState } from "./outbox.ts";
 import { closedError } from "../session/core.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import { checkLimits } from "../base/options.ts";
 import type { Delivery } from "./delivery.ts";
 import { ClientPresence } from "./presence.ts";
-import { Backoff } from "../base/backoff.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import type { Subscription } from "./subscription.ts";
 import { Subscriptions } from "./subscriptions.ts";
+import { absoluteUrl, publicUrl } from "../transport/url.ts";
+import { Backoff } from "../base/backoff.ts";
 import { ServerUrls } from "../session/url.ts";
 import { MAX_TIMER_MS, waitFor, within } from "../base/wait.ts";
 import type { ClientPublishOptions, WaitOptions } from "../session/types.ts";
@@ -95,7 +95,7 @@ export class Client<C extends AnyContract = AnyContract>
   /** Status of the client: the `current` one, and each change by a loop or `subscribe`. */
   readonly status: StatusFeed<ClientStatus> = new StatusFeed<ClientStatus>({ name: "connecting" });
   /** Resolves with the close of the last session once the client is closed or refused. */
-  readonly closed: Promise<CloseInfo>;
+  declare readonly closed: Promise<CloseInfo>;
 
   readonly #runtime: Runtime;
   readonly #platform: ClientPlatform;

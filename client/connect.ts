@@ -1,9 +1,9 @@
 /** Bodies of `connect()` and `dial()`, for the dialer of any platform. */
-import { platformRuntime } from "../base/runtime.ts";
 import { Client } from "./client.ts";
 import type { ClientOptions, ClientPlatform, ServerUrl } from "./client_options.ts";
 import type { AnyContract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { parseServerUrl } from "../transport/url.ts";

@@ -1,9 +1,9 @@
 /** Outbox of a client: messages that wait for a connection. */
+import { checkLimits } from "../base/options.ts";
 import { QueueFullError, SkeinError } from "../errors.ts";
 import { Signal } from "../base/signal.ts";
 import type { SessionCore } from "../session/core.ts";
 import type { EncodedMessage } from "../session/wire/encode.ts";
-import { checkLimits } from "../base/options.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { internals, type Session } from "../session/session.ts";
 import { report } from "../session/settings.ts";
@@ -56,18 +56,18 @@ export interface OutboxEntry extends EncodedMessage {
  */
 export class Outbox extends Signal {
   /** True if messages stay until acknowledged. */
-  readonly isKept: boolean;
+  declare readonly isKept: boolean;
   /** The reason why waiting messages are not acknowledged. */
-  error: unknown;
+  declare error: unknown;
   /** Timers of the client. */
-  readonly runtime: Runtime;
+  declare readonly runtime: Runtime;
   readonly #limits: Required<OutboxOptions>;
   /** The waiting messages, in order. */
   readonly waiting: OutboxEntry[] = [];
   /** The number of the newest message. */
   last = 0;
   /** The session that gets the waiting messages. */
-  session: Session | undefined;
+  declare session: Session | undefined;
   #bytes = 0;
   readonly #deliver: ((session: Session) => Promise<void>) | undefined;
 

@@ -3,11 +3,11 @@
  * imports this module, and thereby all that a page loads at first, so that bundlers keep the first
  * load in one file, which packs better than several.
  */
-import { ConnectionError, UnsupportedError } from "../errors.ts";
 import type { ClientPlatform, Dialer } from "./client_options.ts";
 import "./connect.ts";
 import type { Connection } from "../transport/connection.ts";
 import { isNativeWebTransportAvailable } from "../transport/native/support.ts";
+import { type LoadStreams, openWebSocket } from "../transport/websocket/connection.ts";
 import {
   type CheckedTransports,
   checkTransports,
@@ -15,8 +15,8 @@ import {
   type TransportOptions,
   type TransportPlatform,
 } from "../transport/race/options.ts";
-import { type LoadStreams, openWebSocket } from "../transport/websocket/connection.ts";
 import { within } from "../base/wait.ts";
+import { ConnectionError, UnsupportedError } from "../errors.ts";
 
 /** Loaders of the chunks: `client.ts` hands these in, so that no module imports its importer. */
 export interface PageChunks {

@@ -68,9 +68,9 @@ export class Subscription<
   T extends string = SendTopic<C, "server">,
 > implements AsyncIterable<TopicMessage<C, T>>, AsyncDisposable {
   /** The topic. */
-  readonly topic: string;
+  declare readonly topic: string;
   /** Resolves when the server first confirms the subscription; rejects if the server refuses. */
-  readonly ready: Promise<void>;
+  declare readonly ready: Promise<void>;
   /** The status: `current`, and each change for a loop or by `subscribe`. */
   readonly status: StatusFeed<SubscriptionStatus> = new StatusFeed<SubscriptionStatus>("pending");
 

@@ -307,7 +307,7 @@ interface Question<C extends AnyContract> {
  */
 export class TopicReaders<C extends AnyContract> implements TopicSink {
   /** The topic. */
-  readonly topic: string;
+  declare readonly topic: string;
   /** True if the session's last answer for the topic is still valid. */
   isServed = false;
   /**
@@ -316,7 +316,7 @@ export class TopicReaders<C extends AnyContract> implements TopicSink {
    */
   head: TopicSink = this;
   /** The session whose answer is awaited; a later session does not wait for that answer. */
-  askedOf: Session | undefined;
+  declare askedOf: Session | undefined;
   readonly #removed: (why: Unsubscribed) => void;
   readonly #all = new Set<Subscription<C>>();
   /** Subscriptions that get events. */

@@ -70,27 +70,27 @@ const TOO_MANY_FAILURES = `More than ${MAX_FAILURES} failures of handlers in a m
 export class SessionCore<F extends SessionFace = SessionFace>
   implements ReceivingSession, SendQueueOwner, WatchedPeer, FrameReceiver {
   /** The public face. */
-  readonly session: F;
+  declare readonly session: F;
   /** The connection, which belongs to the session. */
-  readonly connection: Connection;
+  declare readonly connection: Connection;
   /** Settings that many sessions share. */
-  readonly settings: SessionSettings;
+  declare readonly settings: SessionSettings;
   /** True on `skein.1`, which has joined frames, binary messages and control envelopes. */
-  readonly joins: boolean;
+  declare readonly joins: boolean;
   /** Messages to send; absent on a connection without message frames. */
-  readonly queue: SendQueue | undefined;
+  declare readonly queue: SendQueue | undefined;
   /** Calls the handler for the messages from the peer. */
-  readonly handling: Handling;
+  declare readonly handling: Handling;
   /** Reads the frames of the peer. */
-  readonly inbound: Inbound;
+  declare readonly inbound: Inbound;
   /** When the session was created, in milliseconds since the Unix epoch. */
-  readonly createdAt: number;
+  declare readonly createdAt: number;
   /** Id of the session. */
-  id: string;
+  declare id: string;
   /** The result of `authenticate`. */
-  value: unknown;
+  declare value: unknown;
   /** The user at the other end, where known. */
-  user: string | undefined;
+  declare user: string | undefined;
   /** State of the session. */
   state: SessionState = "connecting";
   /** The close that this end began. */
@@ -104,7 +104,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   /** When the session ended, in milliseconds since the Unix epoch. */
   closedAt: number | undefined;
   /** When the session began to drain, in milliseconds since the Unix epoch. */
-  drainingAt: number | undefined;
+  declare drainingAt: number | undefined;
   /** The last measured round trip, in milliseconds. */
   roundTripMs: number | undefined;
   /** True if a close also ends the shared connection below the session. */
@@ -114,13 +114,13 @@ export class SessionCore<F extends SessionFace = SessionFace>
   /** Count of failed handlers of the application. */
   handlerFailures = 0;
   /** True while the session waits for the peer's token. */
-  awaitsToken: boolean;
+  declare awaitsToken: boolean;
   /** Calls that wait for a stream to open, by direction. */
-  openings: Record<StreamDirection, number> | undefined;
+  declare openings: Record<StreamDirection, number> | undefined;
   /** Merges both kinds of incoming streams for the loop over `incomingStreams()`. */
-  incomingLoop: object | undefined;
+  declare incomingLoop: object | undefined;
   /** Calls of `ping()` that wait; pings of the heartbeat are not among these. */
-  pings: PendingRequests | undefined;
+  declare pings: PendingRequests | undefined;
   // A field that is only declared takes no memory until assigned: few sessions have one of these.
 
   /** Callbacks that end the loops over `monitorHealth()`. */

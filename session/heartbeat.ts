@@ -50,11 +50,11 @@ export interface WatchedPeer {
  */
 export class Heartbeat implements Disposable {
   /** Interval between two pings of a peer, in milliseconds. */
-  readonly intervalMs: number;
+  declare readonly intervalMs: number;
   /** Silence after which a peer counts as dead, in milliseconds. */
-  readonly timeoutMs: number;
+  declare readonly timeoutMs: number;
   /** Coarse clock in milliseconds, exact enough for the time of a sign of life. */
-  now: number;
+  declare now: number;
 
   readonly #runtime: Runtime;
   /** Peers, each with the tick of the interval at which its ping is due. */

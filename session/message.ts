@@ -138,15 +138,15 @@ export interface ContractMessage<P extends string, Data, Reply = unknown> {
 /** One message, checked against the contract if there is one. */
 export class Message implements UntypedMessage {
   /** The topic as it was sent. */
-  readonly topic: string;
+  declare readonly topic: string;
   /** The data, checked. */
-  readonly data: unknown;
+  declare readonly data: unknown;
   /** The contract's pattern; `undefined` without a contract. */
-  readonly pattern: string | undefined;
+  declare readonly pattern: string | undefined;
   /** The parameters of the topic. */
-  readonly params: Readonly<Record<string, string>>;
+  declare readonly params: Readonly<Record<string, string>>;
   /** The verified user whose client published the message, according to the server. */
-  readonly from: string | undefined;
+  declare readonly from: string | undefined;
   readonly #id: number | undefined;
   readonly #answerer: Answerer;
   #isAnswered = false;

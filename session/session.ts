@@ -99,17 +99,17 @@ export class Session<
   S extends Side = Side,
 > implements AsyncIterable<MessageOf<C, S>>, AsyncDisposable {
   /** The URL that the peer connected to. */
-  readonly url: string;
+  declare readonly url: string;
   /** The peer's network address, where known. */
-  readonly address: string | undefined;
+  declare readonly address: string | undefined;
   /**
    * On a client: the reason why the session does not use the preferred transport; otherwise
    * `undefined`. `message` is that of `error`, which is not enumerable: JSON of an Error has none.
    */
-  readonly fallback: TransportFallback & { readonly message: string } | undefined;
+  declare readonly fallback: TransportFallback & { readonly message: string } | undefined;
 
   /** The connection of the session, with streams and datagrams where the transport has these. */
-  readonly connection: Connection;
+  declare readonly connection: Connection;
   /**
    * The implementation of the session, for other modules of Skein.
    *

@@ -350,8 +350,8 @@ export class SendQueue extends Signal {
 
 /** Notice to the peer of the number of messages missing at this place. */
 class DropNotice implements QueuedMessage {
-  readonly frame: string;
-  readonly size: number;
+  declare readonly frame: string;
+  declare readonly size: number;
   readonly isProtected = true;
   readonly #count: number;
 

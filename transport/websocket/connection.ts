@@ -235,10 +235,10 @@ export class WebSocketConnection
   /** Observer of streams and datagrams. */
   observer: ConnectionObserver | undefined = undefined;
   /** Amount that the peer may send before the application reads. */
-  readonly flowControl: FlowControlOptions | undefined;
+  declare readonly flowControl: FlowControlOptions | undefined;
 
   /** Clocks and timers of the node. */
-  readonly runtime: Runtime;
+  declare readonly runtime: Runtime;
 
   /** Wraps a socket, open or opening. */
   constructor(socket: Socket, options: WebSocketConnectionOptions) {
