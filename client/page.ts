@@ -6,7 +6,7 @@
 import type { ClientPlatform, Dialer } from "./client_options.ts";
 import "./connect.ts";
 import type { Connection } from "../transport/connection.ts";
-import { isNativeWebTransportAvailable } from "../transport/native/support.ts";
+import { isNativeWebTransportAvailable } from "../transport/webtransport.ts";
 import { type LoadStreams, openWebSocket } from "../transport/websocket/connection.ts";
 import {
   type CheckedTransports,

@@ -53,7 +53,7 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
    */
   declare meter: Meter | undefined;
   /** Received messages that wait for a handler. */
-  declare readonly queue: ReceiveQueue<Incoming>;
+  declare readonly queue: ReceiveQueue<IncomingMessage>;
   /** True once a loop began to read messages. */
   isRead = false;
   /** Receives the messages in place of the loop, which ends. Declared only, see `meter`. */

@@ -1,7 +1,7 @@
 /** One end of a memory pair, with the streams between both ends. */
 import { CloseCode, ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../close_info.ts";
+import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
 import type {
   BidirectionalStream,
   CloseOptions,
@@ -15,8 +15,11 @@ import type {
   OpenStreamOptions,
   StreamDirection,
 } from "../connection.ts";
-import type { Runtime } from "../../base/runtime.ts";
-import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
+import { CountedConnection, type StreamAccount } from "../counters.ts";
+import { FrameInbox } from "../frame_inbox.ts";
+import { IncomingQueue } from "../incoming_queue.ts";
+import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
+import type { MemoryPath } from "./path.ts";
 
 /** Most streams of one direction that the peer has not accepted yet; opening one more waits. */
 const MAX_UNACCEPTED_STREAMS = 100;

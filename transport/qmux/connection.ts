@@ -1,7 +1,7 @@
 /** QMux as a complete connection on top of a connection of frames. */
 import { CloseCode, ConnectionError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { checkWireClose, isPortableCloseCode, MAX_QUIC_CLOSE_CODE } from "../close_info.ts";
+import { checkWireClose, isPortableCloseCode, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
 import type {
   BidirectionalStream,
   CloseOptions,
@@ -23,8 +23,6 @@ import { EarlyDrain } from "./early_drain.ts";
 import { QuicError } from "./frames.ts";
 import { Qmux, type QmuxLink } from "./qmux.ts";
 import type { QmuxVersion } from "./versions.ts";
-import type { Runtime } from "../../base/runtime.ts";
-import { checkWireClose, isPortableCloseCode, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
 
 /** Options for {@linkcode withQmux}. */
 export interface WithQmuxOptions {

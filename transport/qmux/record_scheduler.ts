@@ -1,6 +1,5 @@
 /** Scheduler of outgoing records: priorities, fairness, and a bound on bytes in the wire. */
 import type { Runtime } from "../../base/runtime.ts";
-import type { MultiplexerLink } from "./multiplexer.ts";
 import type { QmuxCredit } from "./credit.ts";
 import type { QmuxDatagrams } from "./datagrams.ts";
 import {

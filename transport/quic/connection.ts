@@ -14,8 +14,16 @@ import type {
   ReceiveStream,
   SendStream,
 } from "../connection.ts";
-import { SessionDatagrams } from "./datagrams.ts";
-import { type QuicEnding, quicEnding } from "./deno_quic.ts";
+import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
+import { QuicDatagrams } from "./datagrams.ts";
+import {
+  endUnused,
+  openBidirectional,
+  type OpenStream,
+  openUnidirectional,
+  type QuicEnding,
+  quicEnding,
+} from "./deno_quic.ts";
 import type { StreamFailure } from "../deno_errors.ts";
 import { FIRST_READ_BYTES, ReceiveHalf } from "./receive_half.ts";
 import { SendHalf } from "./send_half.ts";
@@ -30,7 +38,6 @@ import {
 import type { UnreadShare, UnreadStream } from "./unread_streams.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { IncomingQueue, takeOut } from "../incoming_queue.ts";
-import { checkWireClose, MAX_QUIC_CLOSE_CODE } from "../wire_close.ts";
 
 const CAPABILITIES: ConnectionCapabilities = {
   streams: true,
