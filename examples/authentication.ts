@@ -1,12 +1,12 @@
 /**
- * Who is there: cookies, bearer tokens, tokens in band, refusals, and a token
- * that is renewed while the session goes on.
+ * Authentication with cookies, bearer tokens, query tokens and tokens in the first message (in
+ * band). The example also shows refusals, and a token that is renewed during a session.
  *
  * ```sh
  * deno run -N examples/authentication.ts --once
  * ```
  *
- * Without `--once` the servers go on, on the ports 8000 and 8001.
+ * Without `--once` the servers keep running, on the ports 8000 and 8001.
  *
  * @module
  */
@@ -27,7 +27,7 @@ interface User {
   readonly role: "reader" | "editor";
 }
 
-/** In earnest, a table of sessions or a signed token. */
+/** The known tokens. A real application uses a table of sessions or signed tokens. */
 const TOKENS: ReadonlyMap<string, User> = new Map([
   ["ann-1", { name: "ann", role: "reader" }],
   ["ann-2", { name: "ann", role: "editor" }],
@@ -38,11 +38,12 @@ const BANNED: ReadonlySet<string> = new Set(["mallory-1"]);
 
 const isOnce = Deno.args.includes("--once");
 
-// Cookies, headers and query tokens come with the request.
+// Cookies, headers and query tokens arrive with the request.
 await using server = listen(8000);
 
-// Pages can set no headers, and a token does not belong into a URL: here a
-// client connects without one, and says it first. Nothing is read before it.
+// Pages cannot set headers, and a token does not belong in a URL. A client of this server connects
+// without a token and sends the token as its first message. The server reads no other message
+// before.
 await using inBand = listen(8001, { acceptsTokenInBand: true });
 
 if (isOnce) await demonstrate(server.url, inBand.url);
@@ -53,7 +54,7 @@ function listen(port: number, options: ServeOptions<User> = {}): Server<User> {
     ...options,
     port: isOnce ? 0 : port,
 
-    // Runs before anything is upgraded. What it returns is `session.value`.
+    // Runs before the upgrade. The returned user becomes `session.value`.
     authenticate({ request, token = cookieOf(request) }) {
       if (token !== undefined && BANNED.has(token)) {
         throw new AuthenticationError("Banned", { status: 403 });
@@ -78,26 +79,27 @@ function cookieOf(request: Request): string | undefined {
 }
 
 async function demonstrate(url: string, inBandUrl: string): Promise<void> {
-  // What clients that can set headers do; a page sends its cookies by itself.
+  // A client that can set headers sends the token in a header. A page sends its cookies
+  // automatically.
   await tell("a bearer token", url, { headers: { authorization: "Bearer ann-1" } });
   await tell("a cookie", url, { headers: { cookie: "session=bob-1" } });
   await tell("a query token", `${url}?token=bob-1`);
   await tell("a token in band", inBandUrl, { token: "ann-1" });
 
-  // Refusals are told by a close code: what the HTTP status would be, and 4000.
+  // Skein clients receive a refusal as a close code: 4000 plus the HTTP status.
   await tell("an unknown token", `${url}?token=nobody-1`);
   await tell("a banned user", `${url}?token=mallory-1`);
-  // Peers that are no Skein clients get the status itself.
+  // Other WebSocket clients receive the HTTP status itself.
   console.log("a plain upgrade without a token:", await plainUpgrade(url));
 
-  // A token is renewed in place: the session and its subscriptions stay. Given as
-  // a function, it is asked for anew when the client has to connect again.
+  // The new token replaces the old one in place: the session and its subscriptions stay. The client
+  // calls the `token` function again for each reconnect.
   await using client = connect(inBandUrl, { token: () => "ann-1" });
   const session = await client.whenConnected();
   console.log("before:", await client.request("edit").catch(messageOf));
   await session.authenticate("ann-2");
   console.log("renewed:", await client.request("edit"));
-  console.log("by another user's:", await session.authenticate("bob-1").catch(messageOf));
+  console.log("with another user's token:", await session.authenticate("bob-1").catch(messageOf));
 }
 
 function messageOf(error: Error): string {
@@ -114,7 +116,9 @@ async function tell(what: string, url: string, options: DialOptions = {}): Promi
   }
 }
 
-/** Asks for an upgrade as any WebSocket does, and gives the status of the answer. */
+/**
+ * Requests an upgrade as any WebSocket client does, and returns the status line of the response.
+ */
 async function plainUpgrade(url: string): Promise<string> {
   const { hostname, port } = new URL(url);
   using connection = await Deno.connect({ hostname, port: Number(port) });

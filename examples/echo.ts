@@ -1,6 +1,6 @@
 /**
- * The shortest server: it says to everybody what they said, over WebTransport and WebSocket.
- * Messages, streams and datagrams come back as they are.
+ * The shortest server: sends each message, stream and datagram back to the sender, over
+ * WebTransport and WebSocket.
  *
  * ```sh
  * deno run -N --unstable-net examples/echo.ts
@@ -15,7 +15,7 @@
  * ws.onopen = () => ws.send('{"topic":"hello","data":"from a page"}');
  * ```
  *
- * With `--once` it talks to itself instead, and ends.
+ * With `--once` the program connects to its own server, prints the replies, and ends.
  *
  * @module
  */
@@ -52,13 +52,16 @@ async function echo(stream: DirectStream): Promise<void> {
     let bytes = await stream.read();
     for (; bytes !== null; bytes = await stream.read(bytes)) await stream.write(bytes);
     await stream.close();
-  } catch { // Nothing else ends with it.
+  } catch { // Ends this stream only.
     stream.cancel();
     stream.abort();
   }
 }
 
-/** Nobody answers what comes one way, but somebody has to read it. */
+/**
+ * Reads and discards unidirectional streams, which have no direction for a reply. Unread streams
+ * would use up the credit of the client.
+ */
 async function drainStreams({ connection }: Session): Promise<void> {
   for await (const stream of connection.incomingUnidirectionalStreams) {
     drain(directReadable(stream)).catch(() => {});
@@ -72,7 +75,7 @@ async function drain(stream: DirectReadable): Promise<void> {
 async function talk(url: string): Promise<void> {
   await using session = await dial(url);
 
-  session.send("hello", { to: "everybody" });
+  session.send("hello", { to: "the server" });
   for await (const message of session) {
     console.log("a message came back:", message.topic, message.data);
     break;

@@ -1,12 +1,12 @@
 /**
- * Sessions inside a Hono app: pages and API by Hono, sessions by Skein, one port.
- * The same works in every framework that has the `Request` at hand.
+ * Sessions inside a Hono app: Hono serves pages and the API, Skein serves sessions, on one port.
+ * The same code works in every framework that gives access to the `Request`.
  *
  * ```sh
  * deno run -N examples/embed_in_hono.ts --once
  * ```
  *
- * Without `--once` the app goes on, on port 8000.
+ * Without `--once` the app keeps running, on port 8000.
  *
  * @module
  */
@@ -15,7 +15,7 @@ import { createServer, dial, type RequestInfo } from "../mod.ts"; // jsr:@skein/
 
 const isOnce = Deno.args.includes("--once");
 
-// Does not listen: requests come from Hono.
+// This server does not listen: Hono hands over the requests.
 await using server = createServer({
   authenticate: ({ token }) => token ?? "guest",
   onOpen(session) {
@@ -26,13 +26,13 @@ await using server = createServer({
   },
 });
 
-// What `Deno.serve` knows of a connection comes to Hono as its `env`.
+// `Deno.serve` passes the connection's addresses to Hono as `env`.
 const app = new Hono<{ Bindings: RequestInfo }>();
 
 app.get("/live", (c) => server.fetch(c.req.raw, c.env));
 
 app.post("/visits/:page", (c) => {
-  // Routes and sessions share the server: publish from wherever something happens.
+  // Routes and sessions share the server, so any route can publish.
   server.publish("visits", { page: c.req.param("page") });
   return c.body(null, 204);
 });

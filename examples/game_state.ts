@@ -1,17 +1,18 @@
 /**
- * A game: where everybody is goes by datagrams, since only the newest counts; what happened goes by
- * a stream, since nothing of it may be lost. Players are drawn between two states, so that they move
- * smoothly although states are few, and some get lost.
+ * A game. Positions go by datagrams, because only the newest position counts. Events go by a
+ * stream, because no event may be lost. The client draws each player between two states, so that
+ * players move smoothly although states are few and some are lost.
  *
  * ```sh
  * deno run -N --unstable-net examples/game_state.ts
  * deno run -N --unstable-net examples/game_state.ts --transport websocket
  * ```
  *
- * In a page, with a network whose loss and delay are dialled, it is `examples/game_state/server.ts`.
+ * `examples/game_state/server.ts` shows the game in a page, with a network of adjustable loss and
+ * delay.
  *
- * The server loses each fifth state on purpose. With `--once` it plays a short game over each
- * transport, and ends.
+ * The server drops each fifth state on purpose. With `--once` the program plays a short game over
+ * each transport, and ends.
  *
  * @module
  */
@@ -22,27 +23,29 @@ const WIDTH = 60;
 const isOnce = Deno.args.includes("--once");
 const tickMs = isOnce ? 20 : 100;
 
-/** In datagrams: the number of the state says which one is newer, and when it was. */
+/**
+ * Datagrams: `sequence` tells which state is newer, and at which tick the server made the state.
+ */
 const states = { 1: z.object({ sequence: z.int(), players: z.record(z.string(), z.number()) }) };
 
-/** On a stream. */
+/** Messages on the stream: type 1 is a request to join, type 2 an event. */
 const events = { 1: z.object({ join: z.string() }), 2: z.object({ happened: z.string() }) };
 
-/** The server's end. */
+/** The game on the server. */
 class World {
   readonly #players = new Map<string, { x: number; step: number }>();
   readonly #watchers = new Set<StructuredDatagrams<typeof states>>();
   readonly #tellers = new Set<(happened: string) => void>();
   #sequence = 0;
 
-  /** Takes a player in, for as long as the stream of events is open. */
+  /** Adds a player until the stream of events ends. */
   async welcome(session: Session): Promise<void> {
     const { value: stream } = await session.connection.incomingBidirectionalStreams.getReader()
       .read();
     if (stream === undefined) return;
     await using datagrams = await session.structuredDatagrams({ registry: states });
     await using happenings = await session.structuredStream({ registry: events, stream });
-    // Nobody waits here for one slow player: too much that waits for it ends its stream.
+    // Events are sent without waiting for a slow player. A full queue ends the player's stream.
     const tell = (happened: string) => void happenings.send(2, { happened });
     this.#tellers.add(tell);
     this.#watchers.add(datagrams);
@@ -58,7 +61,7 @@ class World {
     }
   }
 
-  /** Moves everybody, and tells where they are. */
+  /** Moves all players, and sends their positions. */
   tick(): void {
     if (this.#players.size === 0) return;
     const sequence = ++this.#sequence;
@@ -68,10 +71,10 @@ class World {
       player.step *= -1;
       this.#happens(`${name} turned round at ${player.x}`);
     }
-    if (sequence % 5 === 0) return; // A bad network.
+    if (sequence % 5 === 0) return; // A bad network loses this state.
     const players = Object.fromEntries([...this.#players].map(([name, { x }]) => [name, x]));
     for (const watcher of this.#watchers) {
-      watcher.send(1, { sequence, players }).catch(() => {}); // It has just left.
+      watcher.send(1, { sequence, players }).catch(() => {}); // This player's session has just ended.
     }
   }
 
@@ -80,12 +83,12 @@ class World {
   }
 }
 
-/** The player's end: the last states, and what is between them. */
+/** The game in the client: keeps the latest states, and computes positions between states. */
 class View {
   readonly #states: z.infer<typeof states[1]>[] = [];
   late = 0;
 
-  /** Takes a state, unless a newer one is here already. */
+  /** Adds a state, unless a newer one arrived already. */
   add(state: z.infer<typeof states[1]>): void {
     if (state.sequence <= this.newest) this.late++;
     else if (this.#states.push(state) > 50) this.#states.shift();
@@ -96,12 +99,14 @@ class View {
     return this.#states.at(-1)?.sequence ?? 0;
   }
 
-  /** Whether a state came. */
+  /** Tells if a state arrived. */
   has(sequence: number): boolean {
     return this.#states.some((state) => state.sequence === sequence);
   }
 
-  /** Where everybody is at a time, which is counted in states and need not be whole. */
+  /**
+   * Returns all positions at a time. The time is counted in states, and may lie between two states.
+   */
   at(time: number): [name: string, x: number][] {
     const next = this.#states.findIndex(({ sequence }) => sequence >= time);
     const after = this.#states.at(next);
@@ -157,7 +162,7 @@ async function play(transport: TransportName, ticks: number): Promise<void> {
   console.log(`  without state ${lost}, ann is drawn at ${path.join(", ")}`);
 }
 
-/** Draws what was two states ago: by then the next one is here in most cases. */
+/** Draws the game two states late: by then the next state has usually arrived. */
 function draw(view: View, log: readonly string[], kind: string): ReturnType<typeof setInterval> {
   const start = performance.now();
   let first: number | undefined;

@@ -1,13 +1,13 @@
 /**
- * A chat over Media over QUIC: everybody publishes their own lines as a broadcast, and finds the
- * others by their announcements. The server is a relay, and knows nothing of chats.
+ * A chat over Media over QUIC. Each member publishes the lines as a broadcast, and finds the other
+ * members by announcements. The server is a plain relay without any code for chats.
  *
  * ```sh
  * deno run -N --unstable-net examples/moq_chat.ts --serve
  * deno run -N --unstable-net examples/moq_chat.ts --name ann          # and in another terminal: bob
  * ```
  *
- * With `--once` three people talk to each other, over WebTransport and WebSocket, and it ends.
+ * With `--once` three members talk over WebTransport and WebSocket, and the program ends.
  *
  * @module
  */
@@ -22,26 +22,27 @@ function listen(port: number): ReturnType<typeof listenMoq> {
   return listenMoq({
     port,
     mux: relay.mux,
-    // Every client that reaches this server may join; a chat with users looks at the session's token.
+    // Every client that reaches this server may join. A chat with users checks the session's token
+    // here.
     authorize: (_session, path, action) => action !== "publish" || path.startsWith(`${LOBBY}/`),
     onSession: (session) => relay.accept(session),
   });
 }
 
-/** Somebody in the lobby. */
+/** A member in the lobby. */
 class Member implements AsyncDisposable {
   readonly client: MoqClient;
   readonly #lines = new LiveTrack();
 
   constructor(url: string, readonly name: string, readonly print: (line: string) => void) {
     this.client = connectMoq(url);
-    // A path has one publisher: two people may have the same name, but not the same path.
+    // A path has one publisher. Two members may share a name, but never a path.
     const id = crypto.randomUUID();
     this.client.mux.publish(`${LOBBY}/${id}/${name}`, (track) => this.#lines.serve(track));
     void this.#follow();
   }
 
-  /** A group a line: nobody waits for one that was lost to read the next one. */
+  /** Sends a line as a group of its own: a lost line does not delay the next one. */
   say(text: string): void {
     using group = this.#lines.openGroup();
     group.writeFrame(new TextEncoder().encode(text));
@@ -64,7 +65,7 @@ class Member implements AsyncDisposable {
         }
       }
     } catch {
-      // They left, which is announced as well.
+      // The member left. The announcement tells that, too.
     }
   }
 
@@ -88,7 +89,7 @@ async function join(name: string): Promise<void> {
   }
 }
 
-/** Says how the client is doing. */
+/** Prints changes of the client's status. */
 async function tell({ status }: MoqClient): Promise<void> {
   for await (const now of status) {
     if (now.name === "connected") console.log(`(in the lobby of ${SERVER})`);
@@ -116,12 +117,12 @@ async function talk(): Promise<void> {
   await see("bob", "ann is here");
   ann.say("Hello, Bob!");
   await see("bob", "ann: Hello, Bob!");
-  bob.say("Hello, Ann. Who else comes?");
-  await see("ann", "bob: Hello, Ann. Who else comes?");
+  bob.say("Hello, Ann. Is Eve coming?");
+  await see("ann", "bob: Hello, Ann. Is Eve coming?");
   await using eve = enter("eve", "http");
   await see("ann", "eve is here");
-  // Who comes late begins at the newest group.
-  await see("eve", "bob: Hello, Ann. Who else comes?");
+  // A late subscriber begins at the newest group.
+  await see("eve", "bob: Hello, Ann. Is Eve coming?");
   await see("bob", "eve is here");
   eve.say("Me.");
   await see("ann", "eve: Me.");
@@ -135,4 +136,4 @@ const nameAt = Deno.args.indexOf("--name") + 1;
 if (Deno.args.includes("--once")) await talk();
 else if (Deno.args.includes("--serve")) await serve();
 else if (nameAt > 0) await join(Deno.args[nameAt] ?? "");
-else console.error("Say --serve, or --name NAME");
+else console.error("Pass --serve, or --name NAME");

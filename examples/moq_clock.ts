@@ -1,13 +1,13 @@
 /**
- * A clock over Media over QUIC: the server publishes the time, a group a second, and whoever
- * subscribes begins at the newest one.
+ * A clock over Media over QUIC. The server publishes the time, one group a second. A subscriber
+ * begins at the newest group.
  *
  * ```sh
  * deno run -N --unstable-net examples/moq_clock.ts
  * deno run -N --unstable-net examples/moq_clock.ts --watch http://127.0.0.1:4443
  * ```
  *
- * With `--once` it watches itself for three seconds, and ends.
+ * With `--once` the program watches its own clock for three seconds, and ends.
  *
  * @module
  */
@@ -33,7 +33,7 @@ async function serve(): Promise<void> {
     mux,
     authorize: (_session, _path, action) => action !== "publish",
   });
-  // Clients that dial http: find the hash of the development certificate there.
+  // Clients that dial `http:` fetch the hash of the development certificate from this listener.
   const url = server.webSocketUrl.replace("ws:", "http:");
   if (isOnce) {
     await watch(url);

@@ -1,23 +1,25 @@
 /**
- * A relay of Media over QUIC: it announces to each of its peers what the others publish, and asks a
- * publisher once for what many want.
+ * A relay of Media over QUIC. The relay announces the broadcasts of each peer to all other peers.
+ * Many subscribers to one track cost a single subscription at the publisher.
  *
  * ```sh
  * deno run -N --unstable-net examples/moq_relay.ts --port 4443
  * deno run -N --unstable-net examples/moq_relay.ts --port 4444 --upstream http://127.0.0.1:4443
  * ```
  *
- * The second one takes from the first what is published there, and hands on to it what is published
- * here; `--upstream` may come several times. It comes back when an upstream was gone.
+ * The second relay exchanges broadcasts with the first one, in both directions. `--upstream` may be
+ * given several times. The relay reconnects to an upstream that was gone.
  *
- * Any number of relays are a cluster with `--broker redis://127.0.0.1` or `--broker
- * nats://127.0.0.1` (and `-A`, for the client libraries): what is published at one is there at all.
- * With `--advertise http://192.0.2.7:4443` they are on several machines.
+ * The option `--broker redis://127.0.0.1` or `--broker nats://127.0.0.1` joins any number of relays
+ * into a cluster (with `-A`, for the client libraries): a broadcast at one relay is available at
+ * all relays. For several machines, add `--advertise http://192.0.2.7:4443`.
  *
- * With `--token SECRET` clients publish that dial `…/?token=SECRET`, as these relays do, and others
- * only watch. Without it everybody who reaches the relay publishes, up to 2 % of its places each.
+ * With `--token SECRET` only clients that dial `…/?token=SECRET` may publish, as these relays do;
+ * other clients may only watch. Without a token every client may publish, with up to 2 % of the
+ * relay's places each.
  *
- * With `--once` a publisher, two relays of a cluster and two viewers meet in one process, and it ends.
+ * With `--once` a publisher, two relays of a cluster and two viewers run in one process, and the
+ * program ends.
  *
  * @module
  */
@@ -37,11 +39,14 @@ import { type Broker, MemoryBroker, Nodes } from "../pubsub/mod.ts";
 
 interface RelayOptions {
   readonly port: number;
-  /** Other relays to keep a session with. */
+  /** Other relays to stay connected to. */
   readonly upstreams?: readonly string[];
-  /** Connects the relays of a cluster. */
+  /** Broker that connects the relays of a cluster. */
   readonly broker?: Broker | undefined;
-  /** Where these reach this one; on this machine by default. */
+  /**
+   * Address of this relay for the other relays of the cluster; by default an address on this
+   * machine.
+   */
   readonly advertise?: string | undefined;
   /** Token that publishers and other relays present. */
   readonly token?: string | undefined;
@@ -61,7 +66,7 @@ else {
 }
 
 function startRelay({ port, upstreams = [], broker, advertise, token }: RelayOptions) {
-  // Video that is half a second late is of no use: who is slower loses the oldest groups.
+  // Video that is half a second late is useless: a slower viewer loses the oldest groups.
   const relay = new MoqRelay({ track: { maxLatencyMs: 500 }, onError: console.error });
   const server = listenMoq({
     port,
@@ -94,7 +99,10 @@ function startRelay({ port, upstreams = [], broker, advertise, token }: RelayOpt
   };
 }
 
-/** Lets holders of the token publish and take all places of the relay: they may be relays, too. */
+/**
+ * Lets holders of the token publish and use all places of the relay, because a holder may be
+ * another relay.
+ */
 function authorizeBy(token: string | undefined): MoqAuthorize {
   return ({ path }, _path, action) => {
     if (token === undefined) return true;
@@ -109,7 +117,7 @@ function withToken(url: string, token: string | undefined): string {
     : `${url.replace(/\/?$/, "/")}?token=${encodeURIComponent(token)}`;
 }
 
-/** Keeps a session with another relay, or with a publisher. */
+/** Keeps a connection to another relay open. */
 function follow(relay: MoqRelay, url: string): MoqClient {
   const client = connectMoq(url, {
     mux: relay.mux,
@@ -125,7 +133,7 @@ function follow(relay: MoqRelay, url: string): MoqClient {
   return client;
 }
 
-/** The client library of an engine is loaded by who uses it. */
+/** Creates the broker of an address. Only here the client library of an engine is loaded. */
 async function brokerAt(url: string | undefined): Promise<Broker | undefined> {
   if (url === undefined) return undefined;
   if (url.startsWith("nats:")) {
@@ -140,7 +148,7 @@ function valuesOf(flag: string): string[] {
   return Deno.args.filter((_, at) => Deno.args[at - 1] === flag);
 }
 
-/** Publisher -> relay -> relay -> two viewers. */
+/** Runs a publisher, a chain of two relays, and two viewers. */
 async function show(): Promise<void> {
   await using broker = new MemoryBroker();
   const token = crypto.randomUUID();

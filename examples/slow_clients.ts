@@ -1,13 +1,14 @@
 /**
- * A client that does not read: what waits for it is bounded, and the policy says
- * what happens then. A camera sends frames to a viewer who stalls.
+ * A client that stops reading. The server's queue for the client is bounded, and the overflow
+ * policy decides what a full queue does. In the example a camera sends frames to a viewer that
+ * stalls.
  *
  * ```sh
  * deno run examples/slow_clients.ts
  * ```
  *
- * It needs no permission: both ends are in this process, so that one of them can
- * be stalled on demand. `serve({ session: { sendQueue } })` takes the same options.
+ * The example needs no permission: both ends run in this process, so that the link can be stalled
+ * on demand. `serve({ session: { sendQueue } })` takes the same options.
  *
  * @module
  */
@@ -15,20 +16,20 @@ import { type OverflowPolicy, QueueFullError, Session } from "../mod.ts";
 import { sessionSettings } from "../session/mod.ts";
 import { memoryPair } from "../transport/mod.ts"; // jsr:@skein/skein
 
-/** A frame of the camera: 16 KiB, so that four of them fill the wire, which holds 64 KiB. */
+/** Pixels of one frame: 16 KiB, so that four frames fill the link, which holds 64 KiB. */
 const PIXELS = "x".repeat(16_384);
 
-/** Frames that may wait beyond that. */
+/** Frames that may wait in the queue, beyond those on the link. */
 const MAX_MESSAGES = 4;
 
 for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as const) {
   console.log(`${policy}: ${await watch(policy)}`);
 }
 
-// The policy may differ by topic: old frames are worthless, chat is not.
+// The policy may differ by topic: old frames are worthless, chat messages are not.
 console.log(`by topic: ${await watch((topic) => topic === "frame" ? "latest" : "close")}`);
 
-// Or there is no overflow at all: whoever waits for `flushed` sends as fast as the viewer reads.
+// A sender that awaits `flushed` never overflows the queue: frames go as fast as the viewer reads.
 console.log(`with back-pressure: ${await watch("close", { waits: true })}`);
 
 async function watch(
@@ -47,7 +48,7 @@ async function watch(
     sessionSettings({
       side: "client",
       onMessage: ({ data }) => void seen.push((data as { number: number }).number),
-      // The viewer is told how much it missed, never left to guess.
+      // The session counts the dropped messages for the viewer.
       onDropped: (count) => void (dropped += count),
     }),
   );
@@ -58,16 +59,16 @@ async function watch(
   try {
     for (let number = 1; number <= 12; number++) {
       camera.send("frame", { number, pixels: PIXELS });
-      // A frame a turn, as a camera would.
+      // One frame per turn, as a camera would send.
       await (waits ? camera.flushed() : new Promise((resolve) => setTimeout(resolve)));
     }
   } catch (error) {
     if (!(error instanceof QueueFullError)) throw error;
     const { code, reason } = await camera.closed;
-    return `closed with ${code} (${reason}), so that the viewer comes back and starts afresh`;
+    return `closed with ${code} (${reason}), so that the viewer reconnects and starts afresh`;
   }
   link.resume("to-client");
   await camera.close();
   await viewer.closed;
-  return `frames ${seen.join(" ")}, told of ${dropped} dropped`;
+  return `frames ${seen.join(" ")}, learned of ${dropped} dropped`;
 }

@@ -1,12 +1,12 @@
 /**
- * Typed messages on a stream of their own: a sensor sends readings as fast as they are taken, and
- * is sent alarms back, while the session's messages go on beside it.
+ * Typed messages on a stream of their own. A sensor sends readings as fast as the server reads, and
+ * receives alarms on the same stream. The session's messages continue independently.
  *
  * ```sh
  * deno run -N --unstable-net examples/structured_stream.ts --once
  * ```
  *
- * Without `--once` the server goes on, on port 8000.
+ * Without `--once` the server keeps running, on port 8000.
  *
  * @module
  */
@@ -15,7 +15,10 @@ import { dial, type IncomingStream, serve, type Session, StructuredError } from 
 
 const isOnce = Deno.args.includes("--once");
 
-/** Small numbers stand for messages; both ends import them. In earnest, a module of its own. */
+/**
+ * Message types by number. Both ends import the registry; a real project keeps it in a shared
+ * module.
+ */
 const registry = {
   1: z.object({ sensor: z.string(), celsius: z.number() }),
   2: z.object({ sensor: z.string(), text: z.string() }),
@@ -25,7 +28,7 @@ const registry = {
 await using server = serve({
   port: isOnce ? 0 : 8000,
   onStream: answer,
-  onError(error) { // It ended this stream only.
+  onError(error) { // Only this stream ended.
     if (error instanceof StructuredError) console.log(`refused: ${error.reason}`);
   },
   onMessage: (message) => message.reply("still here"),
@@ -34,14 +37,14 @@ await using server = serve({
 if (isOnce) await measure(server.url);
 else await new Promise(() => {});
 
-/** Each stream that the client opens has a loop of its own. */
+/** Runs one loop for each stream that the client opens. */
 async function answer(stream: IncomingStream, session: Session): Promise<void> {
   if (stream.direction !== "bidirectional") return;
-  // Leaving this function closes the stream, which tells the other end that all was said.
+  // Leaving this function closes the stream, which tells the other end that no message follows.
   await using messages = await session.structuredStream({ registry, stream });
   let [readings, highest] = [0, -Infinity];
   for await (const message of messages) {
-    if (message.type !== 1) continue; // From here on, `data` is a reading.
+    if (message.type !== 1) continue; // Narrows `data` to a reading.
     const { sensor, celsius } = message.data;
     readings++;
     highest = Math.max(highest, celsius);
@@ -55,7 +58,7 @@ async function measure(url: string): Promise<void> {
 
   await using stream = await session.structuredStream({ registry });
   for (const celsius of [20, 95, 40, 91, 18]) {
-    // Awaiting is the back-pressure: a server that does not read holds the sensor back.
+    // Awaiting applies back-pressure: a server that does not read pauses the sensor.
     await stream.send(1, { sensor: "boiler", celsius });
   }
   await stream.close();
@@ -64,9 +67,9 @@ async function measure(url: string): Promise<void> {
     if (message.type === 3) console.log("in all:", message.data);
   }
 
-  // What a schema refuses ends its own stream, and nothing else.
+  // A message that violates the schema ends that stream only.
   await using wrong = await session.structuredStream({ registry });
-  // @ts-expect-error The compiler refuses it too.
+  // @ts-expect-error The compiler refuses the string, too.
   await wrong.send(1, { sensor: "boiler", celsius: "hot" });
   const ended = await wrong[Symbol.asyncIterator]().next().catch(() => "cut short");
   console.log(`the other stream was ${ended}, and the session is`, await session.request("ask"));

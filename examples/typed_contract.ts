@@ -1,12 +1,12 @@
 /**
- * A contract: both ends import it, the compiler checks what they send, and the
- * receiving end checks what it gets. Here with zod; any Standard Schema will do.
+ * A contract that both ends import. The compiler checks all messages that an end sends, and the
+ * receiving end validates all data that arrives. The example uses zod; any Standard Schema works.
  *
  * ```sh
  * deno run -N examples/typed_contract.ts --once
  * ```
  *
- * Without `--once` the server goes on, on port 8000.
+ * Without `--once` the server keeps running, on port 8000.
  *
  * @module
  */
@@ -15,10 +15,10 @@ import { connect, defineContract, type MessageOf, RequestError, serve } from "..
 
 const isOnce = Deno.args.includes("--once");
 
-/** In earnest, a module of its own. */
+/** The contract. A real project has a shared module for contracts. */
 const board = defineContract({
   toServer: {
-    // A topic may have parameters; a default is filled in where the message arrives.
+    // A topic may have parameters. The receiver fills in a missing default.
     "pin:{column}": z.object({ title: z.string().min(1), tags: z.array(z.string()).default([]) }),
     cursor: z.object({ x: z.number(), y: z.number() }),
   },
@@ -40,7 +40,7 @@ await using server = serve({
     server.subscribe(session, "pinned:todo");
   },
   onMessage(message, session) {
-    // `pattern` narrows: data, params and the answer are typed in each case.
+    // `pattern` narrows the types of data, parameters and reply in each case.
     switch (message.pattern) {
       case "pin:{column}": {
         const { column } = message.params;
@@ -65,7 +65,7 @@ async function demonstrate(url: string): Promise<void> {
   const refused = Promise.withResolvers<RequestError>();
   await using client = connect(`${url}?token=ann`, {
     contract: board,
-    // A message asks for no answer, but one that is refused is told of all the same.
+    // A message has no reply, but the server reports a refused message to the client.
     onRefused: (error) => refused.resolve(error),
   });
 
@@ -82,7 +82,7 @@ async function demonstrate(url: string): Promise<void> {
   console.log("refused:", typo.failure.code);
 
   try {
-    // @ts-expect-error and this input. The server does not rely on it.
+    // @ts-expect-error and this input. The server validates all input anyway.
     await client.request("count", { column: 7 });
   } catch (error) {
     if (!(error instanceof RequestError)) throw error;

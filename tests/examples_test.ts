@@ -1,5 +1,5 @@
 /**
- * Every example runs, with the permissions that it names, and prints what it should.
+ * Runs every example with its documented permissions, and checks the printed lines.
  *
  * @module
  */
@@ -26,8 +26,8 @@ bob         says in the lobby: Hello, Ann.
 ann, tab 1  sees bob in the lobby: Hello, Ann.
 ann, tab 2  enters the lobby
 ann, tab 2  sees who is in the lobby: ann, bob
-ann, tab 2  is told of before: ann: Hello, Bob!
-ann, tab 2  is told of before: bob: Hello, Ann.
+ann, tab 2  receives an earlier line: ann: Hello, Bob!
+ann, tab 2  receives an earlier line: bob: Hello, Ann.
 bob         writes to ann: Tea at four?
 ann, tab 1  sees a letter from bob to ann: Tea at four?
 ann, tab 2  sees a letter from bob to ann: Tea at four?
@@ -50,9 +50,9 @@ ann sees bob: Hello, Ann!
 node 1 is killed
 bob says Are you still there?
 ann sees itself on node 2
-ann sees everything that was missed
+ann sees all missed messages
 ann sees bob: Are you still there?
-node 1 is there again, and node 2 is drained
+node 1 is up again, and node 2 is drained
 ann says Now I am where I was.
 bob sees ann: Now I am where I was.
 eve sees bob: Hello, Ann!
@@ -60,10 +60,10 @@ eve sees bob: Are you still there?
 eve sees ann: Now I am where I was.
 `;
 
-/** File, permissions, and what it prints: a line each, where a pattern stands for what may change. */
+/** File, permissions and printed lines; a pattern stands for a line that varies. */
 const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | RegExp)[]])[] = [
   ["echo.ts", ["-N"], [
-    'a message came back: hello { to: "everybody" }',
+    'a message came back: hello { to: "the server" }',
     "a request was answered: [ 1, 2, 3 ]",
   ]],
   ["authentication.ts", ["-N"], [
@@ -76,7 +76,7 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "a plain upgrade without a token: HTTP/1.1 401 Unauthorized",
     "before: ann may only read",
     "renewed: edited",
-    "by another user's: The token belongs to another user",
+    "with another user's token: The token belongs to another user",
   ]],
   ["typed_contract.ts", ["-N"], [
     'ann pinned "Write the examples" to todo, with 0 tags',
@@ -92,11 +92,11 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
   ]],
   ["slow_clients.ts", [], [
     /^close: closed with 4507 .+/,
-    "drop-oldest: frames 1 2 3 4 9 10 11 12, told of 4 dropped",
-    "drop-newest: frames 1 2 3 4 5 6 7 8, told of 4 dropped",
-    "latest: frames 1 2 3 4 12, told of 7 dropped",
-    "by topic: frames 1 2 3 4 12, told of 7 dropped",
-    "with back-pressure: frames 1 2 3 4 5 6 7 8 9 10 11 12, told of 0 dropped",
+    "drop-oldest: frames 1 2 3 4 9 10 11 12, learned of 4 dropped",
+    "drop-newest: frames 1 2 3 4 5 6 7 8, learned of 4 dropped",
+    "latest: frames 1 2 3 4 12, learned of 7 dropped",
+    "by topic: frames 1 2 3 4 12, learned of 7 dropped",
+    "with back-pressure: frames 1 2 3 4 5 6 7 8 9 10 11 12, learned of 0 dropped",
   ]],
   ["structured_stream.ts", ["-N"], [
     "alarm: boiler has 95 degrees",
@@ -122,7 +122,7 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     ...["webtransport", "websocket   "].flatMap((transport) => [
       `${transport} [#####...............]  25 %`,
       `${transport} cut`,
-      new RegExp(`^${transport} back again, and \\d+ % are there$`),
+      new RegExp(`^${transport} resumes at \\d+ %$`),
       `${transport} [##########..........]  50 %`,
       `${transport} [###############.....]  75 %`,
       `${transport} [####################] 100 %`,
@@ -140,9 +140,9 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "ann sees: bob is here",
     "bob sees: ann is here",
     "bob sees: ann: Hello, Bob!",
-    "ann sees: bob: Hello, Ann. Who else comes?",
+    "ann sees: bob: Hello, Ann. Is Eve coming?",
     "ann sees: eve is here",
-    "eve sees: bob: Hello, Ann. Who else comes?",
+    "eve sees: bob: Hello, Ann. Is Eve coming?",
     "bob sees: eve is here",
     "ann sees: eve: Me.",
     "bob sees: eve: Me.",
@@ -153,17 +153,17 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "anna is on the air",
     "a watcher over webtransport",
     "  finds /live/anna",
-    "  sees a group: key frame, +1, +2, +3, +4",
+    "  receives a group: key frame, +1, +2, +3, +4",
     "a watcher over websocket",
     "  finds /live/anna",
-    "  sees a group: key frame, +1, +2, +3, +4",
-    "  is told: /live/anna has ended",
+    "  receives a group: key frame, +1, +2, +3, +4",
+    "  learns: /live/anna has ended",
   ]],
   ["inspect/server.ts", ["-N"], [
     "sessions of ada, jonas, kim, mira, noor, olek, viewer-7",
     /^olek: \d+ of 64 messages and \d+ of 1048576 bytes wait: /,
     "cookie: [redacted]",
-    "the secret is told: false",
+    "the secret is shown: false",
   ]],
   ["moq_relay.ts", ["-N"], [
     "/clock is there, through 2 relays",

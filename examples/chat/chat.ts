@@ -1,7 +1,7 @@
 /**
- * The chat itself: rooms, direct messages, who is where.
+ * The chat server: rooms, direct messages and presence.
  *
- * Users write `jsr:@skein/skein` in the place of `../../mod.ts`.
+ * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
  *
  * @module
  */
@@ -9,19 +9,19 @@ import { AuthenticationError, serve, type ServeOptions, type Server } from "../.
 import { contract, type Letter, type Line, NAME, ROOM } from "./contract.ts";
 import { Once, Recent } from "./memory.ts";
 
-/** Enough for a demonstration. 60 lines of 1,000 characters also fit into one answer. */
+/** Limits for a demonstration. 60 lines of 1,000 characters also fit into one reply. */
 const LIMITS = { maxPlaces: 200, maxLines: 60 };
 
-/** What a page may have sent again after a lost answer, and more. */
+/** Remembered ids; more than a page can send again after a lost reply. */
 const MAX_IDS = 2_000;
 
-/** Rooms in which one page may be; each takes two topics, and `people` is one more. */
+/** Rooms that one page may enter. Each room takes two topics; `people` takes one more. */
 const MAX_ROOMS = 8;
 
 /** A server of the chat; a session's value is the user's name. */
 export type ChatServer = Server<string, typeof contract>;
 
-/** What a chat can be told; the rest is its own matter. */
+/** Options of a chat; the chat sets all others itself. */
 export type ChatOptions = Pick<
   ServeOptions,
   "port" | "hostname" | "hosts" | "fetch" | "onListen" | "presenceGraceMs"
@@ -40,14 +40,15 @@ export function serveChat(options: ChatOptions): ChatServer {
     rooms: ["room:{room}"],
     limits: { maxSessions: 200, maxTopicsPerSession: 2 * MAX_ROOMS + 1 },
 
-    // No password: visitors are who they say they are, and a name may have several pages.
+    // The demonstration has no password: any visitor may take any name, and a name may have several
+    // pages.
     authenticate({ request }) {
       const name = NAME.safeParse(new URL(request.url).searchParams.get("name"));
       if (name.success) return name.data;
       throw new AuthenticationError("A name has 1 to 24 letters and digits", { status: 400 });
     },
 
-    // Pages enter rooms by subscribing to them; everything else they ask for.
+    // Pages subscribe only to rooms; all other data comes by requests.
     authorize: (_session, topic, action) => action === "subscribe" && roomOf(topic) !== undefined,
 
     onOpen(session) {
@@ -71,7 +72,7 @@ export function serveChat(options: ChatOptions): ChatServer {
           const { id, to, text } = message.data;
           const at = once.do(`${from} ${id}`, (at) => {
             const letter = { id, from, to, text, at };
-            // To the other pages of its writer too. Who is not here reads it later.
+            // The letter goes to all pages of both users. An absent user reads it later.
             for (const user of new Set([from, to])) {
               letters.add(user, letter);
               server.to(user).send("letter", letter);
@@ -99,7 +100,7 @@ export function serveChat(options: ChatOptions): ChatServer {
   return server;
 }
 
-/** The room of a topic; `undefined` if the topic is none of a room. */
+/** Returns the room of a topic, or `undefined` for other topics. */
 function roomOf(topic: string): string | undefined {
   const room = topic.startsWith("room:") ? topic.slice("room:".length) : "";
   return ROOM.safeParse(room).success ? room : undefined;

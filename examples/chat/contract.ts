@@ -1,5 +1,5 @@
 /**
- * What the chat's two ends say to each other, shared by both.
+ * The contract of the chat, shared by server and pages.
  *
  * @module
  */
@@ -18,20 +18,26 @@ export const ROOM = z.string().regex(
   "A room's name has 1 to 20 small letters, digits and -",
 );
 
-/** What somebody wrote: no control characters but line breaks, no halves of characters. */
+/**
+ * Text that a user wrote: line breaks are the only control characters, and surrogates come in
+ * pairs.
+ */
 const TEXT = z.string().trim().min(1).max(1_000).refine(
   (text) => text.isWellFormed() && !/[^\P{Cc}\n]/u.test(text),
   "Control characters cannot be sent",
 );
 
-/** Made by the page, so that what is sent twice is taken once. */
+/**
+ * Id that the page creates, so that the server accepts a message once although the page sends it
+ * twice.
+ */
 const ID = z.string().min(8).max(64);
 
 const LINE = z.object({
   id: ID,
   from: NAME,
   text: TEXT,
-  /** When the server took it, in milliseconds since the Unix epoch; no two are the same. */
+  /** Time when the server accepted the line, in milliseconds since the Unix epoch; unique. */
   at: z.number(),
 });
 
@@ -43,28 +49,28 @@ export type Line = z.infer<typeof LINE>;
 /** A direct message. */
 export type Letter = z.infer<typeof LETTER>;
 
-/** What server and pages say. */
+/** The messages and requests between server and pages. */
 export const contract = defineContract({
   toClient: {
     "room:{room}": LINE,
     letter: LETTER,
-    /** Everybody who is here, and the rooms that they are in. */
+    /** All users who are online, each with the rooms entered. */
     people: z.array(z.object({ user: NAME, rooms: z.array(ROOM) })),
   },
   requests: {
-    /** Says something in a room. */
+    /** Sends a line to a room. */
     say: {
       input: z.object({ id: ID, room: ROOM, text: TEXT }),
       output: z.object({ at: z.number() }),
     },
-    /** Writes to one user. */
+    /** Sends a direct message to a user. */
     tell: {
       input: z.object({ id: ID, to: NAME, text: TEXT }),
       output: z.object({ at: z.number() }),
     },
-    /** What was said in a room lately. */
+    /** Returns the latest lines of a room. */
     recent: { input: z.object({ room: ROOM }), output: z.array(LINE) },
-    /** The asker's direct messages of late, both ways. */
+    /** Returns the latest direct messages of the caller, sent and received. */
     letters: { input: z.null(), output: z.array(LETTER) },
   },
 });

@@ -1,22 +1,25 @@
 /**
- * What the chat remembers while it runs, all of it bounded.
+ * The bounded memory of the chat server.
  *
  * @module
  */
 
-/** The latest lines of each place; places where nothing was said for longest are forgotten first. */
+/**
+ * The latest lines of each place. Beyond the limit, the place without a new line for longest is
+ * dropped.
+ */
 export class Recent<Line> {
   readonly #places = new Map<string, Line[]>();
   readonly #maxPlaces: number;
   readonly #maxLines: number;
 
-  /** Remembers nothing yet. */
+  /** Creates an empty memory. */
   constructor(limits: { readonly maxPlaces: number; readonly maxLines: number }) {
     this.#maxPlaces = limits.maxPlaces;
     this.#maxLines = limits.maxLines;
   }
 
-  /** Remembers a line. */
+  /** Adds a line. */
   add(place: string, line: Line): void {
     const lines = this.#places.get(place) ?? [];
     this.#places.delete(place);
@@ -26,24 +29,27 @@ export class Recent<Line> {
     if (this.#places.size > this.#maxPlaces) this.#places.delete(firstOf(this.#places));
   }
 
-  /** The lines of a place, oldest first. */
+  /** Returns the lines of a place, oldest first. */
   of(place: string): readonly Line[] {
     return this.#places.get(place) ?? [];
   }
 }
 
-/** Does what has an id once, even if it is asked for again after a lost answer. */
+/** Performs an action once for each id, even if a client asks again after a lost reply. */
 export class Once {
   readonly #done = new Map<string, number>();
   readonly #maxIds: number;
   #last = 0;
 
-  /** Has done nothing yet. */
+  /** Creates an empty memory. */
   constructor(limits: { readonly maxIds: number }) {
     this.#maxIds = limits.maxIds;
   }
 
-  /** Does it, unless it was done; tells when that was. No two times are the same. */
+  /**
+   * Performs the action unless the id is known, and returns the time of the action. Times are
+   * unique.
+   */
   do(id: string, act: (at: number) => void): number {
     const known = this.#done.get(id);
     if (known !== undefined) return known;

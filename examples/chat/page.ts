@@ -1,11 +1,11 @@
 /**
- * The chat's page: its files as they are, and the browser bundle of
- * `client.ts`, made once when the server starts and kept in memory.
+ * Serves the chat's page: static files, and the browser bundle of `client.ts`. The server builds
+ * the bundle once at start and keeps it in memory.
  *
  * @module
  */
 
-/** What the page needs, by its path. */
+/** The files of the page, by path. */
 export type Page = ReadonlyMap<string, { readonly type: string; readonly body: string }>;
 
 const FILES = {
@@ -15,14 +15,14 @@ const FILES = {
   "/view.js": ["view.js", "text/javascript"],
 } as const;
 
-/** The same files on every request, and nothing from anywhere else. */
+/** Headers of every response: only resources of this origin may load. */
 const HEADERS = {
   "cache-control": "no-cache",
   "x-content-type-options": "nosniff",
   "referrer-policy": "no-referrer",
 };
 
-/** Reads the page's files and bundles its client. */
+/** Reads the files of the page, and bundles the client. */
 export async function readPage(): Promise<Page> {
   const page = new Map<string, { type: string; body: string }>();
   for (const [path, [name, type]] of Object.entries(FILES)) {
@@ -37,8 +37,8 @@ export async function readPage(): Promise<Page> {
 }
 
 /**
- * Bundles a module for browsers with `deno bundle`, which fetches its bundler
- * from npm the first time. The `Deno.bundle` function needs a flag; this does not.
+ * Bundles a module for browsers with `deno bundle`, which fetches its bundler from npm the first
+ * time. The `Deno.bundle` function would need a flag.
  */
 export async function bundleClient(module: URL): Promise<string> {
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {

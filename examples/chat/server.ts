@@ -1,18 +1,18 @@
 /**
- * A chat for browsers: rooms, direct messages, who is here, and nothing typed
- * is lost while the server is away.
+ * A chat for browsers with rooms, direct messages and presence. Lines that a user types during an
+ * outage are sent after the reconnect.
  *
  * ```sh
  * deno task demo                 # then open http://localhost:8000
  * deno task demo --port 9000
- * deno task demo --once          # the chat talks to itself, prints that, and ends
+ * deno task demo --once          # runs a scripted conversation, prints it, and ends
  * ```
  *
- * The badge in a page's corner says which transport carries it; `?transport=websocket` or
- * `?transport=webtransport` in its address allows only that one.
+ * The badge in the page's corner shows the transport. `?transport=websocket` or
+ * `?transport=webtransport` in the address allows only that transport.
  *
- * Without the task: `deno run -N -R --allow-run examples/chat/server.ts`; it
- * runs `deno bundle` for the page's script. `--once` needs no more than `-N`.
+ * Without the task: `deno run -N -R --allow-run examples/chat/server.ts`. The server runs `deno
+ * bundle` for the page's script. `--once` needs only `-N`.
  *
  * @module
  */
@@ -29,13 +29,13 @@ async function main(args: readonly string[]): Promise<void> {
   const server = listen(() =>
     serveChat({
       port,
-      // This machine only: there are no passwords.
+      // Listens on this machine only: there are no passwords.
       hostname: "127.0.0.1",
       fetch: (request) => servePage(page, request),
       onListen: ({ port }) => console.log(`Chat at http://localhost:${port} (Ctrl-C ends it)`),
     })
   );
-  // The first Ctrl-C tells every page when to come back; a second one does not wait.
+  // The first Ctrl-C drains: every page learns when to reconnect. A second one does not wait.
   const impatience = new AbortController();
   async function end(): Promise<void> {
     if (server.manager.isDraining) return impatience.abort();

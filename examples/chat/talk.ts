@@ -1,8 +1,8 @@
 /**
- * The chat talking to itself: two users, one of them with two tabs, over
- * WebTransport and WebSocket. What happens is printed; what does not happen in time is an error.
+ * A scripted conversation: two users, one of them with two tabs, over WebTransport and WebSocket.
+ * The script prints each step, and throws if an expected event does not arrive in time.
  *
- * Users write `jsr:@skein/skein` in the place of `../../mod.ts`.
+ * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { type Client, connect, type MessageOf, type TransportName } from "../../
 import { serveChat } from "./chat.ts";
 import { contract } from "./contract.ts";
 
-/** How long anything may take to happen, in milliseconds. */
+/** Longest wait for one event, in milliseconds. */
 const PATIENCE_MS = 5_000;
 
 /** Runs the conversation. */
@@ -53,7 +53,7 @@ export async function talk(): Promise<void> {
   await bob.leaves();
 }
 
-/** One page of a user, without the page. */
+/** A client that stands for one page of a user. */
 class Visitor {
   readonly #client: Client<typeof contract>;
   readonly #label: string;
@@ -101,7 +101,7 @@ class Visitor {
 
   async remembers(room: string): Promise<void> {
     for (const { from, text } of await this.#client.request("recent", { room })) {
-      this.#print(`is told of before: ${from}: ${text}`);
+      this.#print(`receives an earlier line: ${from}: ${text}`);
     }
   }
 
@@ -110,7 +110,7 @@ class Visitor {
     await this.#client.close();
   }
 
-  /** Waits until this visitor was told so. */
+  /** Waits until this visitor received the event. */
   async sees(what: string): Promise<void> {
     const late = setTimeout(
       () => this.#changed.reject(new Error(`${this.#label} never saw "${what}"`)),
@@ -152,7 +152,7 @@ function describe(message: MessageOf<typeof contract, "client">): string {
       const { data } = message;
       if (data.type === "join") return `${data.user} joined the ${room}`;
       if (data.type === "leave") return `${data.user} left the ${room}`;
-      // The rooms of this example are too small for the notices of large ones.
+      // The rooms of this example are too small for the summary notices of large rooms.
       if (data.type !== "members") return `${data.type} in the ${room}`;
       return `who is in the ${room}: ${data.members.map(({ user }) => user).join(", ")}`;
     }

@@ -1,17 +1,17 @@
 /**
- * A plain TCP balancer: it hands each connection to the next node that takes it, and knows nothing
- * of what goes through.
+ * A plain TCP balancer: hands each connection to the next node that accepts, and does not look
+ * at the bytes.
  *
  * @module
  */
 
-/** Connections that go through at once; beyond, new ones are closed. */
+/** Most open connections; further clients are closed at once. */
 const MAX_CONNECTIONS = 20_000;
 
-/** How long it takes no connections after one could not be taken, in milliseconds. */
+/** Pause after a failed accept, in milliseconds. */
 const RETRY_MS = 50;
 
-/** A balancer in front of some nodes. */
+/** A TCP balancer in front of several nodes. */
 export class Balancer implements AsyncDisposable {
   readonly #listener: Deno.TcpListener;
   readonly #accepting: Promise<void>;
@@ -19,38 +19,38 @@ export class Balancer implements AsyncDisposable {
   #ports: readonly number[];
   #next = 0;
 
-  /** Listens at once. */
+  /** Starts to listen. */
   constructor(port: number, ports: readonly number[], hostname = "127.0.0.1") {
     this.#ports = ports;
     this.#listener = Deno.listen({ port, hostname });
     this.#accepting = this.#accept();
   }
 
-  /** Where it listens. */
+  /** The port of the balancer. */
   get port(): number {
     return this.#listener.addr.port;
   }
 
-  /** How many connections go through. */
+  /** The number of open connections. */
   get connections(): number {
     return this.#open.size;
   }
 
-  /** Hands new connections to these ports from now on; those that are open stay. */
+  /** Sends new connections to these ports from now on; open connections stay. */
   use(ports: readonly number[]): void {
     this.#ports = ports;
   }
 
-  /** Breaks some of the connections, as a network does: without a word. */
+  /** Cuts some of the connections without a closing message, as a network failure does. */
   cut(count: number): void {
     for (const connection of this.#open) {
       if (count-- <= 0) return;
-      // The oldest first: what comes back is last.
+      // The oldest first: clients that reconnect are last.
       this.#forget(connection);
     }
   }
 
-  /** Ends all of it. */
+  /** Closes the listener and all connections. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#listener.close();
     this.cut(Infinity);
@@ -70,14 +70,15 @@ export class Balancer implements AsyncDisposable {
     await Promise.all(running);
   }
 
-  /** The next connection; `undefined` once this does not listen any more. */
+  /** Returns the next connection, or `undefined` once the listener is closed. */
   async #nextClient(): Promise<Deno.TcpConn | undefined> {
     while (true) {
       try {
         return await this.#listener.accept();
       } catch (error) {
         if (error instanceof Deno.errors.BadResource) return undefined;
-        // A client that left, or no file for it: the next ones wait in the kernel meanwhile.
+        // The client left, or the process has no free file descriptor. Further clients wait in the
+        // kernel.
         await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       }
     }
@@ -93,7 +94,7 @@ export class Balancer implements AsyncDisposable {
     }
     client.setNoDelay();
     node.setNoDelay();
-    // Each direction ends with the other: half of a WebSocket is none.
+    // Each direction ends the other one: half a WebSocket connection is useless.
     await Promise.allSettled([
       client.readable.pipeTo(node.writable),
       node.readable.pipeTo(client.writable).finally(() => this.#forget(client)),
@@ -101,7 +102,7 @@ export class Balancer implements AsyncDisposable {
     this.#forget(client);
   }
 
-  /** The next node that is there. */
+  /** Connects to the next node that accepts. */
   async #connect(): Promise<Deno.TcpConn | undefined> {
     const ports = this.#ports;
     for (let i = 0; i < ports.length; i++) {
@@ -109,7 +110,7 @@ export class Balancer implements AsyncDisposable {
       try {
         return await Deno.connect({ port, hostname: "127.0.0.1" });
       } catch {
-        // It is down, or goes away; the next one is asked.
+        // The node is down or stopping; the loop tries the next node.
       }
     }
     return undefined;
@@ -120,7 +121,7 @@ export class Balancer implements AsyncDisposable {
     try {
       client.close();
     } catch {
-      // The pipe closed it already.
+      // The pipe has closed the connection already.
     }
   }
 }

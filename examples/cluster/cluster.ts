@@ -1,5 +1,5 @@
 /**
- * Two nodes as processes, and the balancer before them.
+ * Two nodes as processes, and the balancer in front of them.
  *
  * @module
  */
@@ -7,7 +7,7 @@ import { Balancer } from "./balancer.ts";
 import type { NodeState, Verb } from "./contract.ts";
 import { type Engine, freePort } from "./engine.ts";
 
-/** How many. */
+/** The number of nodes. */
 const NODES = 2;
 
 interface Node {
@@ -17,9 +17,9 @@ interface Node {
   process?: Deno.ChildProcess;
 }
 
-/** The nodes, which can be killed, drained and started. */
+/** The nodes, with methods to start, drain and kill each of them. */
 export class Cluster implements AsyncDisposable {
-  /** Called whenever a node is up or down. */
+  /** Called when the state of a node changes. */
   onChange: () => void = () => {};
   readonly #engine: Engine;
   readonly #origin: string;
@@ -35,7 +35,7 @@ export class Cluster implements AsyncDisposable {
     );
   }
 
-  /** Starts the nodes; pages of this origin may connect. */
+  /** Starts the nodes. Pages of the origin may connect. */
   static async start(engine: Engine, origin = "http://localhost"): Promise<Cluster> {
     const cluster = new Cluster(engine, origin);
     await Promise.all(cluster.#nodes.map(({ number }) => cluster.do("start", number)));
@@ -47,19 +47,22 @@ export class Cluster implements AsyncDisposable {
     return this.#balancer.port;
   }
 
-  /** What all pages are told. */
+  /** The summary that the program sends to all pages. */
   get summary(): { engine: string; port: number; nodes: { number: number; state: NodeState }[] } {
     const nodes = this.#nodes.map(({ number, state }) => ({ number, state }));
     return { engine: this.#engine.name, port: this.port, nodes };
   }
 
-  /** Does something to a node, and waits until it is done. What makes no sense now does nothing. */
+  /**
+   * Performs an action on a node, and waits for the end. An action that does not fit the state is
+   * ignored.
+   */
   async do(verb: Verb, number: number): Promise<void> {
     const node = this.#nodes.find((node) => node.number === number);
     if (node === undefined) return;
     if (verb === "start" && node.state === "down") return await this.#start(node);
     if (verb === "drain" && node.state === "up") {
-      // First no new connections, then the signal.
+      // New connections stop first, then the signal follows.
       this.#set(node, "draining");
       node.process?.kill("SIGTERM");
     }
@@ -80,7 +83,7 @@ export class Cluster implements AsyncDisposable {
     const args = [`${node.number}`, `${node.port}`, name, url, this.#origin];
     const process = node.process = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", "--quiet", file, ...args],
-      // Never written to: where it ends, so does the node.
+      // Never written to. If this program ends, the pipe closes and the node ends, too.
       stdin: "piped",
       stdout: "piped",
     }).spawn();

@@ -1,6 +1,6 @@
 /**
- * The page, and a session of its own for its buttons: what nodes there are, and what is to be done to
- * them.
+ * Serves the page, and a session for the buttons: the session carries the states of the nodes to
+ * the page, and the page's actions to the program.
  *
  * @module
  */
@@ -16,7 +16,7 @@ const FILES = {
   "/view.js": ["view.js", "text/javascript"],
 } as const;
 
-/** Serves the page and its buttons, on this machine only. */
+/** Serves the page and the buttons, on this machine only. */
 export async function serveControl(cluster: Cluster, port: number): Promise<void> {
   const page = await readPage();
   const server = serve({

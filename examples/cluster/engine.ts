@@ -1,7 +1,7 @@
 /**
- * The engine between the nodes: Redis or NATS, one that runs already, or one that is started here.
+ * The engine that connects the nodes: Redis or NATS, running already or started by the example.
  *
- * Users write `jsr:@skein/skein/redis` and `/nats` in the place of the paths.
+ * In your own project, write `jsr:@skein/skein/redis` and `/nats` in place of the paths.
  *
  * @module
  */
@@ -9,21 +9,21 @@ import type { Broker } from "../../mod.ts";
 import { NatsBroker } from "../../pubsub/nats/mod.ts";
 import { RedisBroker } from "../../pubsub/redis/mod.ts";
 
-/** How long it may take to start, in milliseconds. */
+/** Longest start of an engine, in milliseconds. */
 const PATIENCE_MS = 10_000;
 
-/** What nodes can share. */
+/** The supported engines. */
 export type EngineName = "redis" | "nats";
 
-/** An engine; one that was started here ends with it. */
+/** An engine. An engine that the example started ends with the example. */
 export interface Engine extends AsyncDisposable {
-  /** Which. */
+  /** The kind of engine. */
   readonly name: EngineName;
-  /** Where. */
+  /** The address of the engine. */
   readonly url: string;
 }
 
-/** Makes a node's broker. */
+/** Creates the broker of a node. */
 export function brokerFor(name: EngineName, url: string): Broker {
   return name === "redis" ? new RedisBroker({ url }) : new NatsBroker({ servers: url });
 }
@@ -45,7 +45,7 @@ export async function startEngine(name: EngineName): Promise<Engine> {
   };
 }
 
-/** A port that is free now. */
+/** Returns a port that is free at the moment. */
 export function freePort(): number {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   return listener.addr.port;
@@ -71,8 +71,8 @@ function spawn(program: string, args: string[]): Deno.ChildProcess {
   } catch (error) {
     if (!(error instanceof Deno.errors.NotFound)) throw error;
     console.error(
-      `Cannot start ${program}: it is not installed here. Install it, ` +
-        "or say where one runs: --redis redis://HOST:PORT, or --nats HOST:PORT",
+      `Cannot start ${program}: the program is not installed. Install it, ` +
+        "or pass the address of a running one: --redis redis://HOST:PORT, or --nats HOST:PORT",
     );
     return Deno.exit(1);
   }

@@ -1,15 +1,16 @@
 /**
- * Two nodes behind a balancer, on Redis or on NATS: a room that spans both, and outlives either.
+ * Two nodes behind a balancer, on Redis or on NATS. A room spans both nodes, and survives the end
+ * of either.
  *
  * ```sh
  * deno run -A examples/cluster/main.ts --redis    # then open http://localhost:8003
  * deno run -A examples/cluster/main.ts --nats
  * deno run -A examples/cluster/main.ts --redis redis://localhost:6379 --port 9003
- * deno run -A examples/cluster/main.ts --nats --once    # shows itself, prints that, and ends
+ * deno run -A examples/cluster/main.ts --nats --once    # runs a scripted show, prints it, and ends
  * ```
  *
- * Without an address it starts `redis-server` or `nats-server`. Open two pages; then say `kill 1`,
- * `drain 1` or `start 1` here, or press the buttons there.
+ * Without an address the program starts `redis-server` or `nats-server`. Open two pages; then type
+ * `kill 1`, `drain 1` or `start 1` here, or press the buttons in a page.
  *
  * @module
  */
@@ -21,7 +22,7 @@ import { showOnce } from "./once.ts";
 
 if (import.meta.main) {
   await main(Deno.args);
-  Deno.exit(); // What listens for signals would go on.
+  Deno.exit(); // The signal listeners would keep the process running.
 }
 
 async function main(args: readonly string[]): Promise<void> {
@@ -39,18 +40,18 @@ async function main(args: readonly string[]): Promise<void> {
   if (args.includes("--once")) return await showOnce(cluster);
   await serveControl(cluster, port);
   console.log(`A room on two nodes at http://localhost:${port} (Ctrl-C ends it)`);
-  console.log("kill 1, drain 1 and start 1 do that, with 2 as well");
+  console.log("Commands: kill 1, drain 1, start 1, and the same with 2");
   await obey(cluster);
-  // Nobody types any more; pages still have their buttons.
+  // The standard input has ended. The buttons in the pages still work.
   await new Promise(() => {});
 }
 
-/** Does what is typed. */
+/** Runs the typed commands. */
 async function obey(cluster: Cluster): Promise<void> {
   for await (const line of Deno.stdin.readable.pipeThrough(new TextDecoderStream())) {
     const [verb, number] = line.trim().split(/\s+/);
     if (VERBS.includes(verb as Verb)) void cluster.do(verb as Verb, Number(number));
-    else if (verb !== "") console.log("Say kill 1, drain 1 or start 1");
+    else if (verb !== "") console.log("Type kill 1, drain 1 or start 1");
   }
 }
 
@@ -61,11 +62,11 @@ async function engineOf(args: readonly string[]): Promise<Engine> {
     if (url === undefined) return await startEngine(name);
     return { name, url, [Symbol.asyncDispose]: () => Promise.resolve() };
   }
-  console.error("Say --redis or --nats; the address of one that runs may follow");
+  console.error("Pass --redis or --nats, and optionally the address of a running server");
   return Deno.exit(2);
 }
 
-/** What follows an argument, unless that is another one. */
+/** Returns the value after an argument, unless the next word is another argument. */
 function valueOf(args: readonly string[], name: string): string | undefined {
   const at = args.indexOf(name);
   const value = at < 0 ? undefined : args[at + 1];

@@ -1,10 +1,10 @@
 /**
- * One node: a chat of one room, which every other node on the same engine has too.
+ * One node: a chat of one room, which spans all nodes on the same engine.
  *
- * `node.ts <number> <port> <redis or nats> <its url> <origin of the page>`; it prints `up` once it
- * listens. `SIGTERM` drains it.
+ * Arguments: `node.ts <number> <port> <redis or nats> <engine's URL> <origin of the page>`. The
+ * program prints `up` once the node listens. `SIGTERM` drains the node.
  *
- * Users write `jsr:@skein/skein` in the place of `../../mod.ts`.
+ * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
  *
  * @module
  */
@@ -12,7 +12,7 @@ import { AuthenticationError, serve } from "../../mod.ts";
 import { chat } from "./contract.ts";
 import { brokerFor, type EngineName } from "./engine.ts";
 
-/** How long a drain may take. */
+/** Longest drain, in milliseconds. */
 const DRAIN_MS = 3_000;
 
 const [number, port, engine, url, origin] = Deno.args as [string, string, EngineName, ...string[]];
@@ -20,18 +20,18 @@ const broker = brokerFor(engine, url!);
 const server = serve({
   port: Number(port),
   hostname: "127.0.0.1",
-  // Behind a balancer for TCP nothing comes by UDP.
+  // WebTransport needs UDP, and the balancer forwards only TCP.
   webTransport: false,
   onListen() {},
   origins: [origin!],
   contract: chat,
 
-  // All that it takes to be one of many.
+  // These three options make the server a node of a cluster.
   broker,
   rooms: ["room:{room}"],
   history: { "room:{room}": { size: 100, ttlMs: 600_000 } },
 
-  // No password: visitors are who they say they are.
+  // The demonstration has no password: any visitor may take any name.
   authenticate({ request }) {
     const name = new URL(request.url).searchParams.get("name") ?? "";
     if (/^[\p{L}\p{N}]{1,20}$/u.test(name)) return name;
@@ -40,7 +40,8 @@ const server = serve({
   authorize: (_session, topic, action) => action === "subscribe" && topic === "room:lobby",
   onOpen: (session) => session.send("node", Number(number)),
 
-  // A line counts as handled once the engine has it; a node that dies before leaves it to the next.
+  // A line counts as handled once the engine has stored it. If the node dies before, the client
+  // sends the line again to the next node.
   async onMessage({ data: { id, text } }, session) {
     const line = { id, from: session.user, text, node: Number(number) };
     await server.topics.append("room:lobby", line);
@@ -55,6 +56,6 @@ Deno.addSignalListener("SIGTERM", async () => {
 
 console.log("up");
 
-// Whoever started it is gone.
+// The standard input ends when the parent process is gone.
 for await (const _ of Deno.stdin.readable);
 Deno.exit();

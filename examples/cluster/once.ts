@@ -1,8 +1,8 @@
 /**
- * The cluster showing itself: two visitors on two nodes, one of which is killed, the other drained.
- * What happens is printed; what does not happen in time is an error.
+ * A scripted show: two visitors on two nodes, of which one is killed and the other drained. The
+ * script prints each step, and throws if an expected event does not arrive in time.
  *
- * Users write `jsr:@skein/skein` in the place of `../../mod.ts`.
+ * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { type Client, connect, type PresenceNotice } from "../../mod.ts";
 import type { Cluster } from "./cluster.ts";
 import { chat } from "./contract.ts";
 
-/** How long anything may take to happen, in milliseconds. */
+/** Longest wait for one event, in milliseconds. */
 const PATIENCE_MS = 20_000;
 
 /** Runs the show. */
@@ -29,13 +29,13 @@ export async function showOnce(cluster: Cluster): Promise<void> {
   console.log("node 1 is killed");
   bob.says("Are you still there?");
   await ann.sees("itself on node 2");
-  await ann.sees("everything that was missed");
+  await ann.sees("all missed messages");
   await ann.sees("bob: Are you still there?");
   await killed;
 
   await cluster.do("start", 1);
   const drained = cluster.do("drain", 2);
-  console.log("node 1 is there again, and node 2 is drained");
+  console.log("node 1 is up again, and node 2 is drained");
   await Promise.all([ann.isOn(1), bob.isOn(1), drained]);
   ann.says("Now I am where I was.");
   await bob.sees("ann: Now I am where I was.");
@@ -46,19 +46,19 @@ export async function showOnce(cluster: Cluster): Promise<void> {
   await eve.sees("ann: Now I am where I was.");
 }
 
-/** One page, without the page. */
+/** A client that stands for one page. */
 class Visitor implements AsyncDisposable {
   readonly #name: string;
   readonly #client: Client<typeof chat>;
   #here = new Set<string>();
-  #seen: string[] = []; // What was not asked for yet.
+  #seen: string[] = []; // Events without a matching `sees()` so far.
   #changed = Promise.withResolvers<void>();
 
   constructor(url: string, name: string) {
     this.#name = name;
     this.#client = connect(`${url}/?name=${name}`, {
       contract: chat,
-      // The balancer is one for TCP.
+      // The balancer forwards only TCP.
       transports: ["websocket"],
       delivery: "at-least-once",
       backoff: { firstDelayMs: 200 },
@@ -75,16 +75,16 @@ class Visitor implements AsyncDisposable {
     this.#client.send("say", { id: crypto.randomUUID(), text });
   }
 
-  /** Waits until this visitor was told so, after what it was asked for before. */
+  /** Waits until this visitor received the event, after the events of earlier calls. */
   async sees(what: string): Promise<void> {
     await this.#waitFor(what);
     console.log(`${this.#name} sees ${what}`);
   }
 
-  /** Waits until it is on a node, and knows that it missed nothing. */
+  /** Waits until the visitor is on a node, and has recovered all missed messages. */
   async isOn(node: number): Promise<void> {
     await this.#waitFor(`itself on node ${node}`);
-    await this.#waitFor("everything that was missed");
+    await this.#waitFor("all missed messages");
   }
 
   [Symbol.asyncDispose](): Promise<void> {
@@ -105,7 +105,7 @@ class Visitor implements AsyncDisposable {
     const lines = this.#client.subscribe("room:lobby", {
       last: 100,
       onRecovery: ({ recovered, reason }) =>
-        this.#note(recovered ? "everything that was missed" : `not everything: ${reason}`),
+        this.#note(recovered ? "all missed messages" : `not everything: ${reason}`),
     });
     for await (const { data: { from, text } } of lines) this.#note(`${from}: ${text}`);
   }

@@ -1,5 +1,5 @@
 /**
- * The end that sends a file, however often the connection is lost.
+ * The sender of a file, which resumes after every lost connection.
  *
  * @module
  */
@@ -7,25 +7,25 @@ import { connect, RequestError, type TransportName } from "../../mod.ts";
 import { transfer } from "./contract.ts";
 import { sha256Of } from "./inbox.ts";
 
-/** Attempts in a row that get no further. */
+/** Most attempts in a row without progress. */
 const MAX_ATTEMPTS = 5;
 
-/** How long the other end may take to check a large file. */
+/** Longest time for the receiver to check a large file. */
 const FINISH_MS = 10 * 60_000;
 
-/** What {@linkcode send} is told and tells. */
+/** Options and callbacks of {@linkcode send}. */
 export interface SendOptions {
-  /** What the file is called at the other end. */
+  /** Name of the file at the receiver. */
   readonly name: string;
-  /** By default WebTransport, and WebSocket where that does not work. */
+  /** Allowed transports; by default WebTransport, with WebSocket as the fallback. */
   readonly transports?: readonly TransportName[];
-  /** So much is on the other end's disk. */
+  /** Called with the number of bytes on the receiver's disk. */
   readonly onProgress: (bytes: number, size: number, cut: () => void) => void;
-  /** The connection is back, and so much was there already. */
+  /** Called after a reconnect, with the number of bytes that the receiver has already. */
   readonly onResume?: (offset: number, size: number) => void;
 }
 
-/** Sends a file; tells the path that it was given. */
+/** Sends a file, and returns its path at the receiver. */
 export async function send(url: string, path: string, options: SendOptions): Promise<string> {
   const { name, transports = ["webtransport", "websocket"], onProgress, onResume } = options;
   const { size } = await Deno.stat(path);
@@ -51,14 +51,15 @@ export async function send(url: string, path: string, options: SendOptions): Pro
       if (offset < size) await sendFrom(offset, path, await session.createUnidirectionalStream());
       return (await session.request("finish", undefined, { timeoutMs: FINISH_MS })).path;
     } catch (error) {
-      // What the server refuses it will refuse again; all else is the connection's fault.
+      // A refusal is final: the server would refuse again. Any other error is one of the
+      // connection.
       const isRefused = error instanceof RequestError && error.failure.code !== "incomplete";
       if (isRefused || client.status.isEnded || ++failures === MAX_ATTEMPTS) throw error;
     }
   }
 }
 
-/** Hands over the rest of a file, as fast as the other end takes it. */
+/** Sends the rest of a file, as fast as the receiver reads. */
 async function sendFrom(offset: number, path: string, to: WritableStream<Uint8Array>) {
   using file = await Deno.open(path);
   await file.seek(offset, Deno.SeekMode.Start);

@@ -1,32 +1,32 @@
 /**
- * What the two ends of a file transfer say to each other.
+ * The contract of the two ends of a file transfer.
  *
- * - `offer` tells what will come; its answer, how much of that is there already.
- * - A unidirectional stream brings the rest, as fast as the disk at the other end.
- * - `stored` tells meanwhile how much is on the disk.
- * - `finish` has the SHA-256 of all of it compared.
+ * - `offer` announces a file; the reply tells how many bytes the receiver has already.
+ * - A unidirectional stream carries the rest, as fast as the receiver's disk.
+ * - `stored` reports the number of bytes on the disk meanwhile.
+ * - `finish` asks the receiver to compare the SHA-256 of the whole file.
  *
- * A session has one file at a time: the one that it offered last.
+ * A session transfers one file at a time: the file of the latest offer.
  *
  * @module
  */
 import { z } from "zod";
 import { defineContract } from "../../mod.ts"; // In your own project: jsr:@skein/skein
 
-/** Largest file that is taken. */
+/** Largest accepted file. */
 const MAX_FILE_BYTES = 16 * 2 ** 30;
 
 const offer = z.object({
   name: z.string().min(1).max(255),
   size: z.int().min(0).max(MAX_FILE_BYTES),
-  /** Stands for the file, too: what has the same bytes is the same file. */
+  /** Also identifies the file: equal bytes are the same file. */
   sha256: z.string().regex(/^[0-9a-f]{64}$/),
 });
 
-/** A file that somebody has to send. */
+/** A file that the sender offers. */
 export type Offer = z.infer<typeof offer>;
 
-/** Checked by who receives; known to the compiler at both ends. */
+/** The receiver validates these messages; the compiler checks both ends. */
 export const transfer = defineContract({
   toClient: { stored: z.object({ bytes: z.int() }) },
   requests: {

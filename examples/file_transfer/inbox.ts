@@ -1,16 +1,16 @@
 /**
- * A folder that files are sent to. Each has a folder of its own there, named by its SHA-256, so no
- * file is ever overwritten. What is not complete waits in `.partial`.
+ * A folder for received files. Each file has a subfolder named by its SHA-256, so no file is ever
+ * overwritten. Incomplete files are in `.partial`.
  *
  * @module
  */
 import { createHash } from "node:crypto";
 import type { Offer } from "./contract.ts";
 
-/** Incomplete files that are kept for those who come back; the oldest is removed for another. */
+/** Most incomplete files; the oldest is removed to make room for another. */
 const MAX_PARTIAL_FILES = 256;
 
-/** See the module. */
+/** Stores received files in a folder. */
 export class Inbox {
   readonly #folder: string;
 
@@ -18,36 +18,42 @@ export class Inbox {
     this.#folder = folder;
   }
 
-  /** Says how much of a file is there. */
+  /** Returns the number of stored bytes of a file. */
   async offsetOf(file: Offer): Promise<number> {
     if (await exists(this.#pathOf(file))) return file.size;
     await this.#makeRoom();
     using part = await Deno.open(this.#partOf(file), { append: true, create: true });
     const { size } = await part.stat();
     if (size <= file.size) return size;
-    await part.truncate(); // Somebody lied of it.
+    await part.truncate(); // A sender offered a wrong size.
     return 0;
   }
 
-  /** Writes what comes, no faster than the disk: meanwhile the sender waits. */
+  /** Writes the bytes of a stream at the speed of the disk; the sender waits meanwhile. */
   async write(
     { file, offset, bytes }: { file: Offer; offset: number; bytes: ReadableStream<Uint8Array> },
     onStored: (total: number) => void,
   ): Promise<void> {
     using part = await Deno.open(this.#partOf(file), { write: true });
-    // Not at the end: a connection that was cut a moment ago may still write, and the same bytes.
+    // Writes at the offset and not at the end: the stream of a connection that was cut may still be
+    // writing the same bytes.
     let total = await part.seek(offset, Deno.SeekMode.Start);
     for await (const chunk of bytes) {
-      if (total + chunk.length > file.size) throw new RangeError("More came than was offered");
+      if (total + chunk.length > file.size) {
+        throw new RangeError("Received more bytes than offered");
+      }
       for (let at = 0; at < chunk.length;) at += await part.write(chunk.subarray(at));
       onStored(total += chunk.length);
     }
   }
 
-  /** Compares the hash, and gives the file its place, which it tells; `undefined` if it differs. */
+  /**
+   * Compares the hash, moves the file to its final path, and returns that; `undefined` if the hash
+   * differs.
+   */
   async keep(file: Offer): Promise<string | undefined> {
     const path = this.#pathOf(file);
-    if (await exists(path)) return path; // Only the answer was lost.
+    if (await exists(path)) return path; // The file is complete; only the reply was lost.
     const part = this.#partOf(file);
     try {
       if (await sha256Of(part) !== file.sha256) {
@@ -57,7 +63,7 @@ export class Inbox {
       await Deno.mkdir(`${this.#folder}/${file.sha256}`, { recursive: true });
       await Deno.rename(part, path);
     } catch (error) {
-      if (!await exists(path)) throw error; // Or else another who sends it was faster.
+      if (!await exists(path)) throw error; // Otherwise another sender of the same file was faster.
     }
     return path;
   }
@@ -73,7 +79,7 @@ export class Inbox {
     for (const { path } of parts.slice(MAX_PARTIAL_FILES)) await Deno.remove(path);
   }
 
-  /** The hash is hexadecimal, which the contract checked: no other path can come of it. */
+  /** The contract ensures that the hash is hexadecimal, so the path stays inside the folder. */
   #partOf({ sha256 }: Offer): string {
     return `${this.#folder}/.partial/${sha256}`;
   }
@@ -83,13 +89,13 @@ export class Inbox {
   }
 }
 
-/** The last part of a path, of characters that mean nothing to any file system. */
+/** Returns the last part of a path, in characters that are safe in every file system. */
 function safeName(name: string): string {
   const last = name.split(/[/\\]/).at(-1)!.replace(/[^\p{L}\p{N} ._-]/gu, "_").slice(0, 80);
   return last.replace(/^[. ]+|[. ]+$/g, "") || "file";
 }
 
-/** Hashes a file without having it in memory. */
+/** Hashes a file in chunks, without loading all of it into memory. */
 export async function sha256Of(path: string): Promise<string> {
   const hash = createHash("sha256");
   const file = await Deno.open(path);

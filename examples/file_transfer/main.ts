@@ -1,13 +1,13 @@
 /**
- * A file over a stream, with progress. After a cut it goes on where it was.
+ * Sends a file over a stream and shows the progress. After a lost connection the transfer resumes.
  *
  * ```sh
  * deno run -N -R -W --unstable-net examples/file_transfer/main.ts receive ./received
  * deno run -N -R --unstable-net examples/file_transfer/main.ts send holiday.mp4 http://localhost:8000
  * ```
  *
- * With `--once` it sends to itself, over WebTransport and over WebSocket, cuts its own connection
- * each time, and ends.
+ * With `--once` the program sends a file to its own server, over WebTransport and over WebSocket,
+ * cuts its connection once each time, and ends.
  *
  * @module
  */
@@ -24,9 +24,9 @@ if (command === "receive" && first !== undefined) {
   const path = await send(second, first, { name: first, onProgress: progress("sent") });
   console.log(`stored as ${path}`);
 } else if (command === "--once") await demonstrate();
-else console.log('Say "receive FOLDER", "send FILE URL" or "--once"');
+else console.log('Pass "receive FOLDER", "send FILE URL" or "--once"');
 
-/** Draws a bar: again and again on a terminal, and a line each quarter elsewhere. */
+/** Draws a progress bar: in place on a terminal, and as one line each quarter elsewhere. */
 function progress(label: string): (bytes: number, size: number) => void {
   const isTerminal = Deno.stdout.isTerminal();
   let quarters = 0;
@@ -45,7 +45,7 @@ function percentOf(part: number, whole: number): number {
   return Math.floor(100 * part / Math.max(1, whole));
 }
 
-/** Sends to itself, and cuts each connection once. */
+/** Sends a file to the own server, and cuts each connection once. */
 async function demonstrate(): Promise<void> {
   const folder = await Deno.makeTempDir({ prefix: "skein-" });
   const path = `${folder}/holiday.bin`;
@@ -54,7 +54,7 @@ async function demonstrate(): Promise<void> {
     for (const transport of ["webtransport", "websocket"] as const) {
       const label = transport.padEnd(12);
       const draw = progress(label);
-      // 32 MiB in which each place has its own number, so that one in a wrong place is noticed.
+      // 32 MiB in which each position holds a different number, so that misplaced bytes are detected.
       const numbers = new Uint32Array(2 ** 23).map((_, i) => i + transport.length);
       await Deno.writeFile(path, new Uint8Array(numbers.buffer));
       let isCut = false;
@@ -68,8 +68,7 @@ async function demonstrate(): Promise<void> {
           console.log(`${label} cut`);
           cut();
         },
-        onResume: (offset, size) =>
-          console.log(`${label} back again, and ${percentOf(offset, size)} % are there`),
+        onResume: (offset, size) => console.log(`${label} resumes at ${percentOf(offset, size)} %`),
       });
       const isSame = await sha256Of(stored) === await sha256Of(path);
       const end = stored.replace(/.*([/][0-9a-f]{64})/, "…");

@@ -1,15 +1,15 @@
 /**
- * A game in a page, with a network whose loss and delay are dialled: states go by datagrams, of which
- * only the newest counts, and players are drawn between two of them.
+ * A game in a page, with a network of adjustable loss and delay. States go by datagrams, because
+ * only the newest state counts. The page draws each player between two states.
  *
  * ```sh
  * deno run -A --unstable-net examples/game_state/server.ts          # then open http://localhost:8004
  * deno run -A --unstable-net examples/game_state/server.ts --port 9004
- * deno run -N examples/game_state/server.ts --once                  # plays by itself, and ends
+ * deno run -N examples/game_state/server.ts --once                  # plays a short game, and ends
  * ```
  *
- * Without `--unstable-net` the page is served over WebSocket, where datagrams are reliable: what is
- * lost is lost by the dial alone. `examples/game_state.ts` is the same in a terminal.
+ * Without `--unstable-net` the page uses WebSocket, where datagrams are reliable: only the dial
+ * loses states. `examples/game_state.ts` shows the same game in a terminal.
  *
  * @module
  */
@@ -74,7 +74,7 @@ function serveGame(
     hostname: "127.0.0.1",
     path: "/session",
     contract,
-    // A game among friends: who one is, one says oneself.
+    // A game among friends: a player may take any name.
     authenticate({ request }) {
       const name = new URL(request.url).searchParams.get("name") ?? "";
       if (!NAME.test(name)) {
@@ -82,7 +82,7 @@ function serveGame(
       }
       return name;
     },
-    // Not awaited: messages would wait for it.
+    // Not awaited: messages wait until `onOpen` is done.
     onOpen: (session) => void world.welcome(session as Session).catch(console.error),
     onMessage(message, session) {
       if (message.pattern === "steer") world.steer(session as Session, message.data);
@@ -101,7 +101,7 @@ async function readPage(): Promise<Page> {
   return page.set("/skein-client.js", { type: "text/javascript", body: client });
 }
 
-/** A player on a good network, then on one that loses everything. */
+/** Plays on a good network, then on a network that loses every state. */
 async function playOnce(): Promise<void> {
   using world = new World(20);
   await using server = serveGame(world, { port: 0, onListen() {} });

@@ -1,22 +1,22 @@
 /**
- * The game: players who move to where they point, and a network for each of them that loses and
- * delays states as it is told to.
+ * The game: players that move to the point of their choice, and for each player a network that
+ * loses and delays states.
  *
  * @module
  */
 import { z } from "zod";
 import type { Session, StructuredDatagrams } from "../../mod.ts"; // jsr:@skein/skein
 
-/** The field, in its own units. */
+/** Size of the field. */
 export const FIELD = { width: 160, height: 90 };
 
-/** How far a player gets in a second. */
+/** Speed of a player, in units of the field a second. */
 const SPEED = 45;
 
-/** Players that nobody plays. */
+/** Players without a user. */
 const BOTS = ["bo", "cy", "di"];
 
-/** In datagrams: the number says which state is newer; a player is a place. */
+/** Datagrams: `sequence` tells which state is newer; each player has a position. */
 export const states = {
   1: z.object({
     sequence: z.int(),
@@ -24,13 +24,13 @@ export const states = {
   }),
 };
 
-/** The network of one player. */
+/** Settings of the network of one player. */
 export const networkSchema = z.object({
   lossPercent: z.number().min(0).max(100),
   delayMs: z.number().min(0).max(1_000),
 });
 
-/** How bad a network is: what it loses, and how long a state is on its way at most. */
+/** Settings of a network: the lost share, and the longest delay of a state. */
 export type Network = z.infer<typeof networkSchema>;
 
 interface Player {
@@ -45,7 +45,7 @@ interface Watcher {
   network: Network;
 }
 
-/** Everybody on the field. */
+/** The field with all players. */
 export class World implements Disposable {
   readonly #tickMs: number;
   readonly #timer: ReturnType<typeof setInterval>;
@@ -53,14 +53,14 @@ export class World implements Disposable {
   readonly #watchers = new Map<Session, Watcher>();
   #sequence = 0;
 
-  /** Begins to play. */
+  /** Starts the game. */
   constructor(tickMs: number) {
     this.#tickMs = tickMs;
     for (const name of BOTS) this.#players.set(name, newPlayer());
     this.#timer = setInterval(() => this.#tick(), tickMs);
   }
 
-  /** Takes a player in, until its session ends. */
+  /** Adds a player until the session ends. */
   async welcome(session: Session): Promise<void> {
     await using datagrams = await session.structuredDatagrams({ registry: states });
     const watcher: Watcher = { datagrams, timers: new Set(), network: GOOD };
@@ -70,18 +70,18 @@ export class World implements Disposable {
     await session.closed;
     this.#watchers.delete(session);
     for (const timer of watcher.timers) clearTimeout(timer);
-    // Two pages of one player move the same one.
+    // Two pages of one user steer the same player.
     const isLast = ![...this.#watchers.keys()].some(({ user }) => user === session.user);
     if (isLast) this.#players.delete(session.user);
   }
 
-  /** Has a player go somewhere. */
+  /** Sets the target of a player. */
   steer(session: Session, target: readonly [x: number, y: number]): void {
     const player = this.#players.get(session.user);
     if (player !== undefined) player.target = target;
   }
 
-  /** Makes the network of a player better or worse. */
+  /** Sets the loss and delay of a player's network. */
   dial(session: Session, network: Network): void {
     const watcher = this.#watchers.get(session);
     if (watcher !== undefined) watcher.network = network;
@@ -114,11 +114,11 @@ export class World implements Disposable {
     for (const watcher of this.#watchers.values()) {
       const { datagrams, network: { lossPercent, delayMs }, timers } = watcher;
       if (Math.random() * 100 < lossPercent) continue;
-      // It has just left, or is behind: the next state says it all again.
+      // The session has just ended, or its queue is full. The next state replaces this one.
       const send = () => void datagrams.send(1, state).catch(() => {});
       if (delayMs === 0) send();
       else {
-        // From half of it to all of it: so states overtake one another.
+        // A random delay, from half of the setting to all of it, lets states overtake one another.
         const timer = setTimeout(() => {
           timers.delete(timer);
           send();

@@ -1,20 +1,23 @@
 /**
- * A server with something to see: users who talk, one whose messages are handled
- * too slowly, one whose streams nobody takes, and some who come and go.
+ * A server with sessions to inspect: users who talk, a user with a slow handler, a user with
+ * streams that the server does not read, and guests who connect and leave.
  *
- * Users write `jsr:@skein/skein` in the place of `../../mod.ts`.
+ * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
  *
  * @module
  */
 import { dial, serve, type ServeOptions, type Server, type Session } from "../../mod.ts";
 
-/** What nobody is to see: it is in the token, the cookie and the URL of every user. */
+/**
+ * A secret that the inspector must not show: part of the token, the cookie and the URL
+ * of every user.
+ */
 export const SECRET = "hunter2-do-not-show";
 
-/** Messages that may wait for a handler; few, so that a slow one is seen soon. */
+/** Most messages that may wait for a handler; few, so that a slow handler shows soon. */
 const MAX_WAITING = 64;
 
-/** A server, and those who use it. */
+/** A server with demo users. */
 export class Demo implements AsyncDisposable {
   /** The server. */
   readonly app: Server<string>;
@@ -46,7 +49,7 @@ export class Demo implements AsyncDisposable {
           case "look up":
             return message.reply({ found: message.data });
           case "report":
-            // A handler that waits for what never comes, as one may that asks a database.
+            // A handler that never finishes, such as one that waits for a stuck database.
             await new Promise((resolve) => message.signal.addEventListener("abort", resolve));
         }
       },
@@ -56,7 +59,7 @@ export class Demo implements AsyncDisposable {
     return demo;
   }
 
-  /** Ends all of it. */
+  /** Stops the users and the server. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#end.abort();
     await Promise.all(this.#sessions.map((session) => session.close()));
@@ -81,9 +84,9 @@ export class Demo implements AsyncDisposable {
       }
     });
     this.#every(2_000, () => this.#visit());
-    // Behind the first one, all others wait.
+    // All messages wait behind the first one.
     for (let n = 0; n < MAX_WAITING - 6; n++) olek.send("report", { n, text: "y".repeat(200) });
-    // And nobody takes the streams that come.
+    // The server does not read these streams.
     if (noor.connection.capabilities.streams) {
       for (let n = 0; n < 4; n++) {
         const writer = (await noor.createUnidirectionalStream()).getWriter();
@@ -92,7 +95,7 @@ export class Demo implements AsyncDisposable {
     }
   }
 
-  /** Somebody who comes, says something and leaves. */
+  /** Connects a guest who sends one message and leaves. */
   async #visit(): Promise<void> {
     const session = await this.#enter(`guest-${size(90)}`, "websocket");
     session.send("say", { from: "a guest", text: "Hello" });
@@ -115,7 +118,10 @@ export class Demo implements AsyncDisposable {
     return session;
   }
 
-  /** Does something now and then, until the demo ends or it fails: a session that is over sends nothing. */
+  /**
+   * Repeats an action at intervals, until the demo ends or the action fails (a session that is
+   * closed cannot send).
+   */
   async #every(ms: number, work: () => void | Promise<void>): Promise<void> {
     const { signal } = this.#end;
     try {
@@ -129,12 +135,12 @@ export class Demo implements AsyncDisposable {
   }
 }
 
-/** A number up to a bound. */
+/** Returns a random integer from 1 to `max`. */
 function size(max: number): number {
   return 1 + Math.floor(Math.random() * max);
 }
 
-/** Waits; less if the signal is aborted. */
+/** Waits, or returns early if the signal is aborted. */
 function pause(ms: number, signal: AbortSignal): Promise<void> {
   return new Promise((resolve) => {
     const done = () => {

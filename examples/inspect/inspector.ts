@@ -1,21 +1,21 @@
 /**
- * The inspector: a server of its own, for this machine alone, that tells pages
- * how the sessions of another one are.
+ * The inspector: a separate server, on this machine only, that shows the sessions of another server
+ * in pages.
  *
- * Users write `jsr:@skein/skein` in the place of `../../mod.ts`.
+ * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
  *
  * @module
  */
 import { serve, type ServeOptions, type Server } from "../../mod.ts";
 import { Observer } from "./view.ts";
 
-/** What an inspector can be told; where it listens is its own matter. */
+/** Options of an inspector; the inspector sets hostname and path. */
 export interface InspectorOptions extends Pick<ServeOptions, "port" | "fetch" | "onListen"> {
-  /** How often it looks while a page watches, in milliseconds; 1,000 by default. */
+  /** Interval of the measurements while a page is connected, in milliseconds; 1,000 by default. */
   readonly intervalMs?: number;
 }
 
-/** An inspector's topics: everything at a glance, and one session taken apart. */
+/** Topics of an inspector: the overview, and the details of one session. */
 const OVERVIEW = "overview";
 const DETAIL = "session:";
 
@@ -28,14 +28,15 @@ export function serveInspector(
   const observer = new Observer(manager);
   const server: Server = serve({
     ...options,
-    // What is shown is for whoever runs the server. Pages of other origins are refused, too.
+    // The inspector is for the operator of the server only. Pages of other origins are refused,
+    // too.
     hostname: "127.0.0.1",
     path: "/session",
     signal,
     limits: { maxSessions: 32, maxTopicsPerSession: 2 },
     authorize: (_session, topic, action) =>
       action === "subscribe" && (topic === OVERVIEW || topic.startsWith(DETAIL)),
-    // A page that asks is told at once, and not only at the next look.
+    // Answers a page at once, before the next measurement.
     onMessage: async (message) => {
       if (message.topic === "detail") message.reply(await observer.detail(String(message.data)));
     },
@@ -43,7 +44,7 @@ export function serveInspector(
 
   let isLooking = false;
   async function look(): Promise<void> {
-    // Where nobody watches, the server that is looked at shall not pay for it.
+    // Without a page the inspector does not measure, and costs the other server no time.
     if (isLooking || server.manager.count === 0) return;
     isLooking = true;
     try {
@@ -52,8 +53,8 @@ export function serveInspector(
         server.publish(topic, await observer.detail(topic.slice(DETAIL.length)));
       }
     } catch (error) {
-      // Nobody waits for it, and the server that is looked at goes on in any case.
-      console.error("The inspector could not look:", error);
+      // No caller awaits this function, and the inspected server keeps running in any case.
+      console.error("The inspector failed to measure:", error);
     } finally {
       isLooking = false;
     }
@@ -63,7 +64,7 @@ export function serveInspector(
   return server;
 }
 
-/** The sessions that somebody looks at. */
+/** Returns the topics of the sessions that pages have open. */
 function watched({ manager, topics }: Server): Set<string> {
   const found = new Set<string>();
   for (const session of manager.all()) {

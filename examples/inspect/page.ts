@@ -1,5 +1,5 @@
 /**
- * The inspector's page: its files as they are, and the browser bundle of `client.ts`.
+ * Serves the inspector's page: static files, and the browser bundle of `client.ts`.
  *
  * @module
  */
@@ -14,7 +14,7 @@ const FILES = {
   "/words.js": ["words.js", "text/javascript"],
 } as const;
 
-/** Reads the page's files and bundles its client. */
+/** Reads the files of the page, and bundles the client. */
 export async function readPage(): Promise<Page> {
   const page = new Map<string, { type: string; body: string }>();
   for (const [path, [name, type]] of Object.entries(FILES)) {

@@ -1,16 +1,16 @@
 /**
- * Live diagnostics of all sessions of a server, drawn in a page: what is sent
- * and waits, who is stuck, and why.
+ * Live diagnostics of all sessions of a server, in a page: traffic, queues, stuck sessions, and the
+ * reasons.
  *
  * ```sh
  * deno run -N -R --allow-run examples/inspect/server.ts    # then open http://localhost:8001
  * deno run -N -R --allow-run examples/inspect/server.ts --port 9001
- * deno run -N examples/inspect/server.ts --once            # looks once, prints that, and ends
+ * deno run -N examples/inspect/server.ts --once            # measures once, prints the result, and ends
  * ```
  *
- * Here it looks at a server with users of its own, so that there is something to
- * see. For yours, give `serveInspector` your own server. It listens on this
- * machine alone; secrets in headers, cookies and URLs are not shown.
+ * The example inspects a server with users of its own. Pass your own server to `serveInspector`
+ * instead. The inspector listens on this machine only, and hides secrets in headers, cookies and
+ * URLs.
  *
  * @module
  */
@@ -41,7 +41,7 @@ async function main(args: readonly string[]): Promise<void> {
   });
 }
 
-/** What a page sees, in lines. */
+/** Prints the data that a page receives. */
 async function lookOnce(): Promise<void> {
   const end = new AbortController();
   await using demo = await Demo.start();
@@ -56,7 +56,7 @@ async function lookOnce(): Promise<void> {
   for await (const { data } of session) {
     const overview = data as Overview;
     const stuck = overview.rows.find(({ user }) => user === "olek");
-    // What was sent to it may still be on its way.
+    // Messages to this session may still be on the way.
     if (stuck === undefined || stuck.issues.length === 0) continue;
     const users = overview.rows.map(({ user }) => user).filter((user) => !user.startsWith("guest"));
     console.log(`sessions of ${users.sort().join(", ")}`);
@@ -66,6 +66,6 @@ async function lookOnce(): Promise<void> {
     told = JSON.stringify([overview, detail]);
     break;
   }
-  console.log(`the secret is told: ${told.includes(SECRET)}`);
+  console.log(`the secret is shown: ${told.includes(SECRET)}`);
   end.abort();
 }

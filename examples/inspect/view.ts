@@ -1,29 +1,29 @@
 /**
- * What the page is told: plain data, made anew every second.
+ * The data for the page: plain objects, measured anew every second.
  *
- * Users write `jsr:@skein/skein` in the place of `../../mod.ts`.
+ * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
  *
  * @module
  */
 import type { Session, SessionDebugState } from "../../mod.ts";
 import type { ManagerStats, SessionManager } from "../../manager/mod.ts";
 
-/** Rows that a page is told of at most: those with issues first. All of them fit into one message. */
+/** Most rows; sessions with issues come first. All rows fit into one message. */
 const MAX_ROWS = 100;
 
-/** Issues of a row at most; errors come first. */
+/** Most issues in a row; errors come first. */
 const MAX_ISSUES = 3;
 
-/** Characters of a name in a row at most: peers choose their names. */
+/** Most characters of a name in a row, because peers choose their names. */
 const MAX_NAME_LENGTH = 64;
 
-/** Characters of anything else that is told at most, such as a header. */
+/** Most characters of any other text, such as a header. */
 const MAX_TEXT_LENGTH = 512;
 
-/** Points of each line that is drawn: two minutes. */
+/** Points of each line on the page: two minutes. */
 const MAX_POINTS = 120;
 
-/** One second of a server. */
+/** Measurements of one second of a server. */
 export interface Point {
   readonly sessions: number;
   readonly receivedPerS: number;
@@ -35,15 +35,15 @@ export interface Point {
   readonly issues: number;
 }
 
-/** How full a queue is. */
+/** State of a queue. */
 export interface Queue {
   readonly messages: number;
   readonly maxMessages: number;
-  /** Of messages or bytes, whichever is fuller: 0 to 1. */
+  /** Used share of messages or bytes, whichever is larger: 0 to 1. */
   readonly share: number;
 }
 
-/** One session, in short. */
+/** Summary of one session. */
 export interface Row {
   readonly id: string;
   readonly user: string;
@@ -59,36 +59,36 @@ export interface Row {
   readonly issues: readonly { readonly severity: string; readonly message: string }[];
 }
 
-/** Everything at a glance. */
+/** Overview of a server. */
 export interface Overview {
   readonly at: number;
   readonly stats: ManagerStats;
-  /** The newest last. */
+  /** Measurements of the last two minutes, the newest last. */
   readonly history: readonly Point[];
   readonly rows: readonly Row[];
-  /** Sessions beyond those in `rows`. */
+  /** Number of sessions that are not in `rows`. */
   readonly more: number;
 }
 
-/** One session, taken apart; without `state` it is over. */
+/** Details of one session; `state` is missing once the session is closed. */
 export interface Detail {
   readonly id: string;
   readonly row?: Row;
   readonly state?: SessionDebugState;
 }
 
-/** Looks at a server again and again, and remembers two minutes of it. */
+/** Measures a server repeatedly, and keeps the measurements of two minutes. */
 export class Observer {
   readonly #manager: SessionManager;
   readonly #history: Point[] = [];
   #last: { readonly at: number; readonly stats: ManagerStats } | undefined;
 
-  /** Looks at a server's sessions. */
+  /** Creates an observer of a server's sessions. */
   constructor(manager: SessionManager) {
     this.#manager = manager;
   }
 
-  /** Looks once. */
+  /** Measures once. */
   async look(): Promise<Overview> {
     const at = Date.now();
     const stats = this.#manager.stats();
@@ -107,7 +107,7 @@ export class Observer {
     };
   }
 
-  /** Takes one session apart. The library took the secrets out. */
+  /** Returns the details of one session. The library has removed all secrets. */
   async detail(id: string): Promise<Detail> {
     const session = this.#manager.get(id);
     if (session === undefined) return { id };
@@ -166,7 +166,10 @@ function queueOf(
   return { messages, maxMessages, share: Math.max(messages / maxMessages, bytes / maxBytes) };
 }
 
-/** As JSON has it, without what is too long: a peer chooses its headers, and a message has a limit. */
+/**
+ * Converts a value to JSON with bounded texts: a peer chooses its headers, and a message has a
+ * limit.
+ */
 function clipped<T>(value: T): T {
   return JSON.parse(JSON.stringify(value), (_key, part: unknown) => {
     return typeof part === "string" ? clip(part, MAX_TEXT_LENGTH) : part;
@@ -177,7 +180,7 @@ function clip(text: string, length: number): string {
   return text.length <= length ? text : `${text.slice(0, length - 1)}…`;
 }
 
-/** Errors come first, then warnings. */
+/** Sorts issues: errors first, then warnings. */
 function rank({ issues }: Row): number {
   if (issues.length === 0) return 0;
   return issues.some(({ severity }) => severity === "error") ? 2 : 1;

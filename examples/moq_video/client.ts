@@ -1,5 +1,5 @@
 /**
- * What the page takes of the library. In a project of your own, the page imports it from
+ * The part of the library that the page uses. In your own project the page imports these names from
  * `@skein/skein/moq`, and a bundler leaves out the rest.
  *
  * @module

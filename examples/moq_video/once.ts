@@ -1,11 +1,11 @@
 /**
- * What the pages do, without pages: a camera that sends numbers for pictures, and who watches it.
+ * Simulates the pages: a camera that sends numbers in place of pictures, and two watchers.
  *
  * @module
  */
 import { connectMoq, dialMoq, LiveBroadcast, type MoqServer } from "../../pubsub/moq/mod.ts";
 
-/** Goes on the air, watches over both transports, and leaves the air. */
+/** Starts a broadcast, watches over both transports, and ends the broadcast. */
 export async function showOnce(server: MoqServer): Promise<void> {
   await using _server = server;
   const url = `http://127.0.0.1:${server.address!.port}`;
@@ -27,15 +27,15 @@ export async function showOnce(server: MoqServer): Promise<void> {
     const group = await track.nextGroup();
     const pictures = [];
     for await (const frame of group!) pictures.push(new TextDecoder().decode(frame));
-    console.log(`  sees a group: ${pictures.join(", ")}`);
+    console.log(`  receives a group: ${pictures.join(", ")}`);
     if (address === url) continue;
     publication.end();
     const ended = await announcements.next();
-    console.log(`  is told: ${ended?.path} ${ended?.active ? "is on the air" : "has ended"}`);
+    console.log(`  learns: ${ended?.path} ${ended?.active ? "is on the air" : "has ended"}`);
   }
   clearInterval(filming);
 
-  /** A group is a key frame and what builds on it. */
+  /** Sends a group: a key frame, and the frames that depend on it. */
   function film(): ReturnType<typeof setInterval> {
     let count = 0;
     let group = video.openGroup();

@@ -1,13 +1,13 @@
 /**
- * Live video between browsers over Media over QUIC: one page sends its canvas or camera, others watch.
+ * Live video between browsers over Media over QUIC: one page sends a canvas or camera, others watch.
  *
  * ```sh
  * deno run -N -R --allow-run --unstable-net examples/moq_video/server.ts    # then open http://127.0.0.1:8002
  * deno run -N -R --allow-run --unstable-net examples/moq_video/server.ts --port 9002
- * deno run -N --unstable-net examples/moq_video/server.ts --once            # without pages; prints what happens, and ends
+ * deno run -N --unstable-net examples/moq_video/server.ts --once            # without pages; prints each step, and ends
  * ```
  *
- * The server only relays. It listens on this machine alone: there are no passwords.
+ * The server is a plain relay. The server listens on this machine only, because there are no passwords.
  *
  * @module
  */
@@ -30,7 +30,7 @@ async function main(args: readonly string[]): Promise<void> {
   });
 }
 
-/** Serves the page, and relays what pages send to those who watch. */
+/** Serves the page, and relays broadcasts between pages. */
 function serveVideo({ port, page }: { readonly port: number; readonly page?: Page }): MoqServer {
   const relay = new MoqRelay({ prefix: "/live" });
   return listenMoq({

@@ -1,23 +1,22 @@
 /**
- * The chat's page: what it knows, and what it says to the server. How that
- * looks is the matter of view.js.
+ * The chat's page: its state, and its messages to and from the server. `view.js` draws the page.
  *
  * @module
  */
 import { connect } from "@skein/skein/client";
 import { draw, drawStatus, elements, showError } from "./view.js";
 
-/** Rooms that are offered even if nobody is in them. */
+/** Rooms in the list even while empty. */
 const ROOMS = ["lobby", "tea", "help"];
 
-/** Lines kept of each place, and lines that may wait to be sent. */
+/** Most lines of each place, and most lines that wait to be sent. */
 const MAX_LINES = 300;
 const MAX_WAITING = 100;
 
-/** What was typed waits for its answer as long as the page is open: 24 days is what a timer can. */
+/** Timeout of a line that waits to be sent: 24 days, the longest time of a timer. */
 const NO_HURRY_MS = 2 ** 31 - 1;
 
-/** The transports to try: all of them, or those that `?transport=websocket` names. */
+/** The allowed transports: all, or those in `?transport=websocket`. */
 const ASKED_FOR = new URLSearchParams(location.search).getAll("transport");
 const TRANSPORTS = ["webtransport", "websocket"].filter((name) =>
   ASKED_FOR.length === 0 || ASKED_FOR.includes(name)
@@ -25,15 +24,15 @@ const TRANSPORTS = ["webtransport", "websocket"].filter((name) =>
 
 const state = {
   me: "",
-  /** How the client is doing; `until` is when it tries again. */
+  /** Status of the client; `until` is the time of the next attempt. */
   status: { name: "connecting" },
-  /** Everybody who is here, and the rooms that they are in. */
+  /** All users who are online, each with the rooms entered. */
   people: [],
-  /** Rooms that were entered (`#lobby`), and users who were written to (`@ann`). */
+  /** Rooms that this page entered (`#lobby`), and users with direct messages (`@ann`). */
   places: new Map(),
-  /** Whether the letters of before this page were told; those after that are news. */
+  /** True once the earlier letters have arrived; later letters count as unread. */
   hasLetters: false,
-  /** The key of the place that is shown. */
+  /** Key of the place on display. */
   current: "",
   rooms: ROOMS,
 };
@@ -58,12 +57,12 @@ async function start(name) {
     if (status.name === "refused" && !wasConnected) return refuse(status.cause.reason);
     if (status.name === "connected" && !wasConnected) {
       wasConnected = true;
-      // A reload of this tab stays who it is; a new tab is the user who came last.
+      // A reload keeps the name of this tab. A new tab takes the name that was used last.
       sessionStorage.setItem("name", name);
       localStorage.setItem("name", name);
       open("#lobby");
     }
-    // Letters that came while this page was away; rooms are asked for in `notePresence`.
+    // Fetches the letters of the time without a connection; `notePresence` does so for the rooms.
     if (status.name === "connected") void recallLetters();
     markWaiting();
     redraw();
@@ -80,7 +79,7 @@ function refuse(reason) {
 
 /* Receiving */
 
-/** Everything but the lines of rooms, which come through their subscriptions. */
+/** Receives all messages except the lines of rooms, which arrive by subscriptions. */
 function receive({ topic, data }) {
   if (topic === "people") state.people = data;
   else if (topic === "letter") put(placeOfLetter(data), data);
@@ -102,7 +101,8 @@ function notePresence(place, notice) {
     return;
   }
   if (notice.type === "members") {
-    // The first word after entering, and after each reconnect: now nothing can be missed.
+    // The first notice after each subscription and reconnect. From here on the subscription is
+    // live, so that recalled and live lines leave no gap.
     const users = new Set(notice.members.map(({ user }) => user));
     place.returning = place.members.difference(users);
     place.members = users;
@@ -112,7 +112,7 @@ function notePresence(place, notice) {
   if (type !== "join" && type !== "leave") return;
   if (type === "join") place.members.add(user);
   else place.members.delete(user);
-  // Whoever was here before the server went away is not announced again.
+  // Members from before the reconnect are not announced again.
   if (type === "join" && place.returning.delete(user)) return;
   const text = type === "join" ? `${user} joined` : `${user} left`;
   add(place, { id: `${type} ${user} ${at}`, isNotice: true, text, at });
@@ -133,7 +133,10 @@ async function recallLetters() {
   redraw();
 }
 
-/** Asks for what is of use now only: if the connection is lost, the next one asks anew. */
+/**
+ * Requests data for the current connection. After a lost connection, the next connection asks
+ * again.
+ */
 async function ask(topic, data) {
   try {
     return await client.request(topic, data);
@@ -143,7 +146,7 @@ async function ask(topic, data) {
   }
 }
 
-/** Puts a line where it belongs. It may come twice: as an answer, live, and when recalled. */
+/** Adds a line to its place. A line may arrive twice: in a reply, live, and when recalled. */
 function put(place, line, isOld = false) {
   const known = place.lines.find(({ id }) => id === line.id);
   if (known !== undefined) {
@@ -161,7 +164,10 @@ function add(place, line) {
   if (place.lines.length > MAX_LINES) place.lines.shift();
 }
 
-/** By the server's time; what the server does not have yet comes last, in the order of typing. */
+/**
+ * Sorts by the server's time. Lines that the server has not accepted yet come last, in the order of
+ * typing.
+ */
 function sort({ lines }) {
   lines.sort((a, b) => a.at === b.at ? 0 : a.at - b.at);
 }
@@ -184,7 +190,7 @@ function post(line) {
   void deliver();
 }
 
-/** One line after the other, so that they arrive in the order of typing. */
+/** Sends one line after the other, in the order of typing. */
 async function deliver() {
   if (isDelivering) return;
   isDelivering = true;
@@ -192,7 +198,8 @@ async function deliver() {
     const [line] = outbox;
     const { id, text, place: { kind, name } } = line;
     try {
-      // Asked again after a loss; the server knows the id, and takes it once.
+      // The client sends the request again after a lost connection. The server knows the id, and
+      // accepts the line once.
       const options = { resend: true, timeoutMs: NO_HURRY_MS };
       const { at } = kind === "room"
         ? await client.request("say", { id, room: name, text }, options)
@@ -270,7 +277,7 @@ function redraw() {
   });
 }
 
-/* What visitors do */
+/* Input */
 
 elements.enter.addEventListener("submit", (event) => {
   event.preventDefault();
@@ -279,7 +286,7 @@ elements.enter.addEventListener("submit", (event) => {
 });
 
 elements["change-name"].addEventListener("click", () => {
-  // Asked for in this tab alone; others go on as they are.
+  // Only this tab opens the room; other tabs stay as they are.
   sessionStorage.setItem("name", "");
   location.reload();
 });
@@ -308,7 +315,7 @@ elements.say.addEventListener("submit", (event) => {
   if (text !== "" && say(text)) state.places.get(state.current).draft = "";
 });
 
-// The delay before the next attempt counts down.
+// Counts down the delay before the next attempt.
 setInterval(() => drawStatus(state.status), 250);
 
 const known = sessionStorage.getItem("name") ?? localStorage.getItem("name") ?? "";

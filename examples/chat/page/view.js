@@ -1,13 +1,13 @@
 /**
- * How the chat looks. Text from others becomes text only, never HTML.
+ * Draws the chat. Text from other users is inserted as text, never as HTML.
  *
  * @module
  */
 
-/** Lines of one person within this time stand together. */
+/** Lines of one user within this time form one block. */
 const TOGETHER_MS = 5 * 60_000;
 
-/** The page's elements, by their ids. */
+/** The elements of the page, by id. */
 export const elements = Object.fromEntries(
   [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
 );
@@ -27,10 +27,10 @@ const LINE_STATE = { waiting: "waiting", sending: "sending", sent: "sent", faile
 /** The key of the place that was drawn last. */
 let shown = "";
 
-/** Whether the log follows what comes, since nobody scrolled up. */
+/** True while the log scrolls to new lines: the reader has not scrolled up. */
 let isAtEnd = true;
 
-/** Draws everything that changed. */
+/** Draws all changes. */
 export function draw(state, actions) {
   const place = state.places.get(state.current);
   elements.welcome.hidden = place !== undefined;
@@ -58,7 +58,7 @@ export function drawStatus({ name, until, cause, transport, fallback }) {
   drawTransport(transport, fallback);
 }
 
-/** Which transport carries the session, and why it is not the preferred one. */
+/** Draws the transport of the session, and why the preferred one failed. */
 function drawTransport(transport, fallback) {
   const badge = elements["status-transport"];
   put(badge, TRANSPORT[transport] ?? "");
@@ -67,7 +67,7 @@ function drawTransport(transport, fallback) {
   else if (badge.title !== why) badge.title = why;
 }
 
-/** Says why one cannot enter. */
+/** Shows why the user cannot enter. */
 export function showError(message) {
   elements["name-error"].textContent = message;
   elements.name.setAttribute("aria-invalid", String(message !== ""));
@@ -93,7 +93,7 @@ function drawRooms(state, { open }) {
 
 function drawPeople(state, { open }) {
   const here = new Map(state.people.map(({ user, rooms }) => [user, rooms]));
-  // Whoever was written to stays in the list, also when away.
+  // A user with direct messages stays in the list, even when offline.
   for (const { kind, name } of state.places.values()) {
     if (kind === "user" && !here.has(name)) here.set(name, undefined);
   }
@@ -160,7 +160,7 @@ function hereUser({ name }, { people, me }) {
 function drawLog(place, state, { retry }) {
   const { log } = elements;
   const isOther = shown !== place.key;
-  // Another place is not read out from its beginning, only what comes from now on.
+  // A screen reader announces only new lines of the place, not the older ones.
   log.ariaLive = isOther ? "off" : "polite";
   const { lines } = place;
   const lastOwn = lines.findLast(({ from, state: sent }) => from === state.me && sent === "sent");
@@ -245,7 +245,7 @@ function closePlaces() {
 elements["open-places"].addEventListener("click", () => choose(true));
 elements["close-places"].addEventListener("click", closePlaces);
 elements.chat.addEventListener("click", ({ target }) => {
-  // What is beside them is inert, so that a click there is one on what holds both.
+  // Elements beside the dialog are inert, so that a click there targets their container.
   if (target === elements.chat) closePlaces();
 });
 document.addEventListener("keydown", ({ key }) => {
@@ -262,13 +262,13 @@ function make(tag, className = "", text = "") {
   return element;
 }
 
-/** Hues that are told apart at a glance. */
+/** Hues that readers can tell apart at a glance. */
 const HUES = [25, 265, 150, 330, 60, 205, 110, 295, 0, 180, 235, 85];
 
-/** The colour of each name that this page showed, as a place in `HUES`. */
+/** The colour of each name on this page, as an index into `HUES`. */
 const colours = new Map();
 
-/** A colour that follows from the name; another one where somebody has it already. */
+/** Returns a colour that follows from the name, or another one if the colour is in use. */
 function hueOf(user) {
   let colour = colours.get(user);
   if (colour === undefined) {
@@ -290,7 +290,7 @@ function face(user) {
   return element;
 }
 
-/** Changes text only where it differs, so that screen readers hear of changes only. */
+/** Changes text only where it differs, so that screen readers announce only changes. */
 function put(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
@@ -308,7 +308,7 @@ function putTime(element, date) {
   element.title = date.toLocaleString();
 }
 
-/** Shows one element for each item, in order; those that are there already stay, with their focus. */
+/** Shows one element per item, in order. Existing elements stay, and keep the focus. */
 function list(parent, items, { key, make, update }) {
   const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
   const wanted = new Set(items.map(key));

@@ -1,6 +1,6 @@
 /**
- * The cluster's page: a client of the room, through the balancer, and one of the program that has
- * the nodes.
+ * The cluster's page. One client is in the room, through the balancer; another client is connected
+ * to the program that runs the nodes.
  *
  * @module
  */
@@ -9,19 +9,19 @@ import { draw, elements } from "./view.js";
 
 const NAMES = ["ann", "bob", "eve", "kim", "leo", "mia", "noa", "ole", "pia", "tom"];
 
-/** Lines that the page keeps. */
+/** Most lines on the page. */
 const MAX_LINES = 300;
 
 const state = {
-  /** Who this is; `?name=` says it. */
+  /** The user's name, from `?name=` if given. */
   me: new URLSearchParams(location.search).get("name") ??
     NAMES[Math.floor(Math.random() * NAMES.length)] + Math.floor(Math.random() * 90 + 10),
   /** The engine, the balancer's port, and the nodes. */
   cluster: { engine: "", port: 0, nodes: [] },
-  /** The node that has this page; 0 while none has it. */
+  /** The number of the node with this page's session; 0 without a session. */
   node: 0,
   people: new Set(),
-  /** Lines of the room, and notices between them. */
+  /** Lines of the room, and notices in between. */
   lines: [],
 };
 
@@ -43,9 +43,9 @@ let client;
 function enter(port) {
   const url = `ws://${location.hostname}:${port}/?name=${encodeURIComponent(state.me)}`;
   const client = connect(url, {
-    // The balancer is one for TCP.
+    // The balancer forwards only TCP.
     transports: ["websocket"],
-    // What was typed is handled, by whichever node is there.
+    // Lines are sent again after a reconnect, until a node has handled them.
     delivery: "at-least-once",
     onMessage({ topic, data }) {
       if (topic === "node") state.node = data;
@@ -93,13 +93,13 @@ function notice(text) {
   put({ id: crypto.randomUUID(), notice: text });
 }
 
-/** Puts a line last; one that was typed here was there before, and waited. */
+/** Puts a line last. A line of this user may be on the page already, marked as waiting. */
 function put(line) {
   state.lines = [...state.lines.filter(({ id }) => id !== line.id), line].slice(-MAX_LINES);
   redraw();
 }
 
-/* What visitors do */
+/* Input */
 
 elements.say.addEventListener("submit", (event) => {
   event.preventDefault();

@@ -1,32 +1,32 @@
 /**
- * How the cluster looks. Text from others becomes text only, never HTML.
+ * Draws the cluster. Text from other users is inserted as text, never as HTML.
  *
  * @module
  */
 
-/** The page's elements, by their ids. */
+/** The elements of the page, by id. */
 export const elements = Object.fromEntries(
   [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
 );
 
-/** What can be done to a node, by when: what the button says, and what it does. */
+/** The actions on a node: the state that allows an action, the button's label, and the effect. */
 const VERBS = {
   kill: { when: "up", word: "Kill", does: "ends its process at once" },
   drain: { when: "up", word: "Drain", does: "sends its clients to the other node, then ends it" },
   start: { when: "down", word: "Start", does: "starts it again" },
 };
 
-/** Draws everything. */
+/** Draws the whole page. */
 export function draw({ me, cluster, node, people, lines }) {
   elements.engine.textContent = { redis: "Redis", nats: "NATS" }[cluster.engine] ?? "";
   const others = [...people].filter((name) => name !== me).sort();
-  const company = others.length === 0 ? "Nobody else is here" : `Also here: ${others.join(", ")}`;
+  const company = others.length === 0 ? "No other user is here" : `Also here: ${others.join(", ")}`;
   put(elements.people, `You are ${me}. ${company}`);
   for (const one of cluster.nodes) drawNode(one, node);
   drawLines(lines);
 }
 
-/** The cards of the nodes, by number: they stay, and so does the focus on their buttons. */
+/** The cards of the nodes, by number. Cards stay in place, so that buttons keep the focus. */
 const cards = new Map();
 
 function drawNode({ number, state }, here) {
@@ -59,7 +59,7 @@ function cardOf(number) {
   return card;
 }
 
-/** Lines that are there already stay: a screen reader hears of new ones only. */
+/** Draws the lines. Existing lines stay, so that a screen reader announces only new lines. */
 function drawLines(lines) {
   const { log } = elements;
   const isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 60;
@@ -83,7 +83,7 @@ function lineOf({ notice, from, text, node, isWaiting }) {
   return line;
 }
 
-/** Changes text only where it differs, so that screen readers hear of changes only. */
+/** Changes text only where it differs, so that screen readers announce only changes. */
 function put(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

@@ -1,5 +1,5 @@
 /**
- * The game's page: states come by datagrams, what the player does goes as messages.
+ * The game's page: states arrive by datagrams; the player's moves go as messages.
  *
  * @module
  */
@@ -12,12 +12,12 @@ const elements = Object.fromEntries(
 
 const NAMES = ["ann", "eve", "kim", "leo", "mia", "noa", "ole", "pia", "tom"];
 
-/** How far an arrow key goes. */
+/** Distance of one press of an arrow key. */
 const STEP = 12;
 
 const DATAGRAMS = { unreliable: "unreliable datagrams", reliable: "reliable datagrams" };
 
-/** The server checks what it gets; this page takes what it is sent. */
+/** Accepts all data: the server validates its input, and this page trusts the server. */
 const asItComes = { "~standard": { version: 1, vendor: "page", validate: (value) => ({ value }) } };
 
 const name = new URLSearchParams(location.search).get("name") ??
@@ -30,7 +30,7 @@ const client = connect(new URL(`/session?name=${encodeURIComponent(name)}`, loca
   onMessage({ data }) {
     game = data;
     states = new States(game.tickMs);
-    // A new session begins with a good network.
+    // The server begins each session with a good network, so the page sends its dials again.
     dial();
   },
 });
@@ -122,7 +122,7 @@ function draw(now) {
   const scale = field.width / game.field.width;
   const time = states.timeAt(now);
   const drawn = smooth.checked ? states.at(time) : newest.players;
-  // As large as other text, however small the field is.
+  // Labels have the size of other text, however small the field is.
   const size = 14 * field.width / field.clientWidth;
   context.font = `600 ${size}px system-ui, sans-serif`;
   context.textAlign = "center";

@@ -1,26 +1,29 @@
 /**
- * The last states of a game, and what is between them.
+ * The latest states of a game, and the positions between states.
  *
  * @module
  */
 
-/** States that are kept: what is drawn is never older. */
+/** Most stored states. */
 const MAX_STATES = 60;
 
-/** States that are drawn behind the slowest, so that the next one is there in most cases. */
+/**
+ * Delay of the drawing behind the slowest state, in states, so that the next state has usually
+ * arrived.
+ */
 const MARGIN = 1.5;
 
-/** Arrivals by which the network is judged: five seconds of them. */
+/** Number of arrivals that measure the network: those of five seconds. */
 const MAX_ARRIVALS = 50;
 
-/** The newest states that came. */
+/** Collects the newest states. */
 export class States {
-  /** Numbers of what came, was lost on the way, or came after a newer one. */
+  /** The numbers of states that arrived, were lost, or arrived after a newer one. */
   came = 0;
   lost = 0;
   late = 0;
   #states = [];
-  /** How far each state was ahead of this page's clock as it came, in states. */
+  /** Difference between each state's number and this page's clock at arrival, in states. */
   #ahead = [];
   #tickMs;
 
@@ -33,7 +36,7 @@ export class States {
     return this.#states.at(-1);
   }
 
-  /** Takes a state. What is older than the newest one is kept for drawing alone, if it is of use. */
+  /** Adds a state. A state older than the newest one serves the drawing only. */
   add(state, now) {
     const { newest } = this;
     this.came++;
@@ -48,17 +51,19 @@ export class States {
     if (this.#ahead.length > MAX_ARRIVALS) this.#ahead.shift();
   }
 
-  /** The time to draw: as far behind the newest state as the slowest ones of late came. */
+  /** Returns the time to draw: as far behind the newest state as the slowest recent arrivals. */
   timeAt(now) {
     return now / this.#tickMs + Math.min(...this.#ahead) - MARGIN;
   }
 
-  /** How far that is behind the fastest ones, in milliseconds. */
+  /** The delay of the drawing behind the fastest recent arrivals, in milliseconds. */
   get behindMs() {
     return (Math.max(...this.#ahead) - Math.min(...this.#ahead) + MARGIN) * this.#tickMs;
   }
 
-  /** Where everybody is at a time, which is counted in states and need not be whole. */
+  /**
+   * Returns all positions at a time. The time is counted in states, and may lie between two states.
+   */
   at(time) {
     const states = this.#states;
     const next = states.findIndex(({ sequence }) => sequence >= time);

@@ -1,17 +1,17 @@
 /**
- * Draws one session, taken apart.
+ * Draws the details of one session.
  *
  * @module
  */
 import { bar, el, issue } from "./draw.js";
 import { bytes, count, duration, milliseconds, plural, time, transport } from "./words.js";
 
-/** Draws a session that is there, into a container. */
+/** Draws the details of a session into a container. */
 export function drawDetail(container, { row, state }) {
   const { diagnostics: d, stats, limits, credit, capabilities, issues } = state;
   container.replaceChildren(
     issues.length === 0
-      ? el("p", { class: "well" }, "Nothing is wrong with this session.")
+      ? el("p", { class: "well" }, "This session has no issues.")
       : el("div", { class: "found" }, ...issues.map(issue)),
     group("Life", [
       ["State", el("span", { class: "badge", "data-state": d.state }, d.state)],
@@ -35,7 +35,10 @@ export function drawDetail(container, { row, state }) {
             [`Here: ${kind}`, used(credit[kind].sent, credit[kind].allowed, count)],
           ]),
         ]
-        : [["Counted by", capabilities.streams ? "the runtime alone" : "nobody: no streams here"]],
+        : [[
+          "Counted by",
+          capabilities.streams ? "the runtime alone" : "not counted: no streams here",
+        ]],
     ),
     group("Streams", [
       ["Open", count(stats.activeStreams)],
@@ -71,13 +74,13 @@ export function drawDetail(container, { row, state }) {
   );
 }
 
-/** Says that a session is over. */
+/** Tells that a session is closed. */
 export function drawOver(container) {
   container.querySelector(".over") ??
     container.prepend(el("p", { class: "over", role: "status" }, "This session is over."));
 }
 
-/** A heading, and pairs of a name and what it is. */
+/** Creates a heading and a list of names with values. */
 function group(name, pairs) {
   const list = el("dl");
   for (const [term, value] of pairs) {
@@ -96,7 +99,7 @@ function queue({ messages, maxMessages, bytes: size, maxBytes }) {
   );
 }
 
-/** Credit that is used is no fault as long as there is more. */
+/** Used credit is no problem as long as some is left. */
 function used(part, whole, say) {
   if (whole === 0) return "none so far";
   const share = part / whole;

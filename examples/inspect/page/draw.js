@@ -1,6 +1,6 @@
 /**
- * Draws the server: tiles with lines, and a row for each session. All text goes
- * in as text: what peers say is never read as markup.
+ * Draws the server: tiles with lines, and a row for each session. All data from peers is inserted
+ * as text, never as HTML.
  *
  * @module
  */
@@ -8,7 +8,7 @@ import { bytes, count, duration, milliseconds, plural, rate, transport } from ".
 
 const SVG = "http://www.w3.org/2000/svg";
 
-/** Makes an element; what is undefined is left out. */
+/** Creates an element; attributes that are undefined are left out. */
 export function el(tag, attributes = {}, ...children) {
   const element = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -18,7 +18,7 @@ export function el(tag, attributes = {}, ...children) {
   return element;
 }
 
-/** A bar that fills; `tone` colours it. */
+/** Creates a bar; `tone` colours the filled part. */
 export function bar(share, label, tone = toneOf(share)) {
   const fill = el("span", { class: "fill", style: `inline-size:${Math.min(1, share) * 100}%` });
   return el("span", { class: "meter", role: "img", "aria-label": label, "data-tone": tone }, fill);
@@ -28,7 +28,7 @@ function toneOf(share) {
   return share > 0.8 ? "bad" : share > 0.5 ? "wait" : "good";
 }
 
-/** The picture of the last two minutes. */
+/** Draws the values of the last two minutes as a line. */
 class Line {
   constructor() {
     this.svg = document.createElementNS(SVG, "svg");
@@ -42,10 +42,10 @@ class Line {
   }
 
   draw(values) {
-    // One burst shall not flatten two minutes: the highest few are cut off.
+    // The highest few values are cut off, so that one burst does not flatten two minutes.
     const sorted = [...values].sort((a, b) => a - b);
     const most = Math.max(1e-9, sorted[Math.floor(sorted.length * 0.98) - 1] ?? sorted[0]) * 1.12;
-    // From the left on, until there are two minutes; from then on they move.
+    // The line starts on the left. After two minutes the points move.
     const x = (i) => i * (120 / 119);
     const y = (value) => 34 - Math.min(1, value / most) * 31;
     const points = values.map((value, i) => `${x(i).toFixed(2)} ${y(value).toFixed(2)}`);
@@ -55,7 +55,7 @@ class Line {
   }
 }
 
-/** The tiles: name, what they draw, what they say of it, and what is beneath. */
+/** The tiles: name, value, text of the value, and text below. */
 const TILES = [
   ["Sessions", ({ sessions }) => sessions, count, ({ stats }) => `${count(stats.peak)} at most`],
   [
@@ -102,7 +102,7 @@ const TILES = [
   ],
 ];
 
-/** The tiles, made once and changed from then on. */
+/** Creates the tiles once, and updates them in place. */
 export class Tiles {
   constructor(container) {
     this.tiles = TILES.map(([name, pick, say, note]) => {
@@ -127,7 +127,7 @@ export class Tiles {
   }
 }
 
-/** The rows of the table, one for each session for as long as it is there. */
+/** The rows of the table, one for each open session. */
 export class Rows {
   constructor(body, onOpen) {
     this.body = body;
@@ -152,11 +152,11 @@ export class Rows {
         this.body.insertBefore(known.tr, this.body.children[at] ?? null);
       }
     });
-    // What is moved loses the focus.
+    // An element that was moved has lost the focus.
     if (this.body.contains(focused)) focused.focus({ preventScroll: true });
   }
 
-  /** Gives the focus to a session's row, if it is still there. */
+  /** Moves the focus to a session's row, if the row exists. */
   focus(id) {
     this.rows.get(id)?.button.focus();
   }
@@ -202,7 +202,7 @@ export class Rows {
   }
 }
 
-/** A sentence about what is wrong. */
+/** Creates the sentence of an issue. */
 export function issue({ severity, message }) {
   return el("p", { class: "issue", "data-severity": severity }, message);
 }

@@ -1,6 +1,6 @@
 /**
- * The inspector's page: what it is told, over a session of its own, and what is
- * looked at. How that looks is the matter of draw.js and detail.js.
+ * The inspector's page: receives measurements over a session, and keeps the choice of the user.
+ * `draw.js` and `detail.js` draw the page.
  *
  * @module
  */
@@ -16,10 +16,10 @@ const rows = new Rows($("rows"), open);
 const client = connect(new URL("/session", location.href), { backoff: { maxDelayMs: 3_000 } });
 let overview;
 
-/** The session that is looked at, and the subscription that tells of it. */
+/** Id of the session in the detail view, and the subscription to the details. */
 let selected;
 
-/* What the server tells */
+/* Messages from the server */
 
 async function follow() {
   for await (const { data } of client.subscribe("overview")) {

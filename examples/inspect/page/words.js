@@ -1,5 +1,5 @@
 /**
- * Numbers as people read them.
+ * Formats numbers for readers.
  *
  * @module
  */
@@ -12,7 +12,7 @@ export function count(number) {
   return number < 1e6 ? `${(number / 1e3).toFixed(1)}k` : `${(number / 1e6).toFixed(1)}M`;
 }
 
-/** So many a second; below ten with a digit. */
+/** A rate per second, with one decimal below ten. */
 export function rate(number) {
   return number > 0 && number < 10 ? number.toFixed(1) : count(number);
 }
@@ -48,7 +48,7 @@ export function transport(name) {
   return { webtransport: "WebTransport", websocket: "WebSocket", memory: "Memory" }[name] ?? name;
 }
 
-/** One of something, or several. */
+/** A number with a noun in singular or plural. */
 export function plural(number, one, many = `${one}s`) {
   return `${count(number)} ${number === 1 ? one : many}`;
 }

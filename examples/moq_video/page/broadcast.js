@@ -1,5 +1,6 @@
 /**
- * What this page sends: a canvas, encoded, as a track of video and one that says how to decode it.
+ * Sends the picture of this page: encodes a canvas into a video track, described by a catalog
+ * track.
  *
  * @module
  */
@@ -7,7 +8,7 @@ import { LiveBroadcast } from "@skein/skein/moq";
 import { draw } from "./drawing.js";
 import { encodeFrame, GROUP_MS, now, pathOf, RATE } from "./frame.js";
 
-/** How it is encoded. Every browser with WebCodecs has VP8. */
+/** Settings of the encoder. Every browser with WebCodecs supports VP8. */
 const CONFIG = {
   codec: "vp8",
   width: 640,
@@ -17,20 +18,20 @@ const CONFIG = {
   latencyMode: "realtime",
 };
 
-/** Pictures that wait for the encoder; one more is left out. */
+/** Most pictures that may wait for the encoder; further pictures are skipped. */
 const MAX_WAITING = 2;
 
-/** On a slow network, groups that are older than this give way to newer ones, in milliseconds. */
+/** On a slow network, groups older than this give way to newer groups, in milliseconds. */
 const MAX_LATENCY_MS = 2_000;
 
-/** Why this browser cannot send; `undefined` if it can. */
+/** Returns the reason why this browser cannot send, or `undefined` if it can. */
 export async function whyNotSend() {
   if (!("VideoEncoder" in globalThis)) return "This browser has no VideoEncoder (WebCodecs).";
   const { supported } = await VideoEncoder.isConfigSupported(CONFIG);
   return supported ? undefined : "This browser does not encode VP8.";
 }
 
-/** A broadcast of this page; it outlives its connections. */
+/** A broadcast of this page, which continues across reconnects. */
 export class Broadcast {
   #name;
   #context;
@@ -44,19 +45,22 @@ export class Broadcast {
   #count = 0;
   #lastKey = -Infinity;
 
-  /** Is not on the air yet; `onDemand` is called when somebody begins to watch, or ends. */
+  /**
+   * Prepares a broadcast; `onDemand` is called when the first subscriber comes and when the last
+   * one leaves.
+   */
   constructor(name, canvas, onDemand) {
     this.#name = name;
     this.#context = canvas.getContext("2d", { willReadFrequently: true });
     this.#video = this.#tracks.track("video", { maxLatencyMs: MAX_LATENCY_MS, onDemand });
   }
 
-  /** Whether somebody asked for the picture: the server, for all who watch. */
+  /** True while the server has subscribed, on behalf of all watchers. */
   get isWatched() {
     return this.#video.subscribers > 0;
   }
 
-  /** Begins; with the camera, once it may be used. Throws where that is refused. */
+  /** Starts the broadcast. With the camera as the source, throws if the user refuses access. */
   async start(mux, { source, onError }) {
     if (source === "camera") this.#camera = await openCamera();
     this.#encoder = new VideoEncoder({ output: (chunk) => this.#send(chunk), error: onError });
@@ -72,7 +76,7 @@ export class Broadcast {
     this.#ticker.postMessage(1_000 / RATE);
   }
 
-  /** Ends; whoever watches is told. */
+  /** Ends the broadcast; watchers receive the end. */
   stop() {
     this.#publication?.end();
     this.#tracks.close();
@@ -81,7 +85,7 @@ export class Broadcast {
     for (const track of this.#camera?.srcObject.getTracks() ?? []) track.stop();
   }
 
-  /** Takes a picture. */
+  /** Encodes one picture. */
   #take() {
     const at = now();
     this.#count++;
@@ -96,7 +100,10 @@ export class Broadcast {
     frame.close();
   }
 
-  /** Nobody can begin but at a key frame, so that one begins a group. */
+  /**
+   * Sends an encoded picture. A decoder can only start at a key frame, so each key frame begins a
+   * group.
+   */
   #send(chunk) {
     if (chunk.type === "key") {
       this.#group?.close();
@@ -116,7 +123,7 @@ async function openCamera() {
   return video;
 }
 
-/** Fills the canvas; what does not fit is cut off on both sides. */
+/** Fills the canvas; the overhang is cut off on both sides. */
 function drawCover(context, video) {
   const { width, height } = context.canvas;
   const scale = Math.max(width / video.videoWidth, height / video.videoHeight);

@@ -1,6 +1,6 @@
 /**
- * The drawing that is sent where there is no camera: threads that move, the time of day, and the
- * number of the picture, which stands there twice: in digits for people, and in bars for programs.
+ * The drawing that a page sends without a camera: moving threads, the time of day, and the number
+ * of the picture. The number appears twice: as digits for people, and as bars for programs.
  *
  * @module
  */
@@ -8,14 +8,14 @@
 /** Bars of the number, the lowest bit on the right. */
 const BITS = 20;
 
-/** Of the picture's width and height. */
+/** Size of the picture. */
 const BAR = { left: 32, top: 316, width: 24, height: 24 };
 
 /** The colour of a name, as an angle. */
 export function hueOf(name) {
   let sum = 0;
   for (const character of name) sum = sum * 31 + character.codePointAt(0) & 0xffff;
-  // Neighbours go far apart.
+  // Neighbouring values get distant colours.
   return Math.round(sum * 137.5) % 360;
 }
 
@@ -63,14 +63,14 @@ export function draw(context, { name, count, at }) {
   drawNumber(context, count);
 }
 
-/** The number of a picture that came out of a decoder; `undefined` if it has none. */
+/** Reads the number from the pixels of a decoded picture; `undefined` without a number. */
 export function readNumber(context) {
   const { left, top, width, height } = BAR;
   let number = 0;
   for (let bar = -2; bar < BITS + 2; bar++) {
     const x = left + (bar + 2) * width + width / 2;
     const [red, green, blue] = context.getImageData(x, top + height / 2, 1, 1).data;
-    // Two bars at either end say that this is a number: they are coloured.
+    // Two coloured bars at either end mark the number.
     if (bar < 0 && !(red > 150 && green < 110)) return undefined;
     else if (bar >= BITS && !(blue > 150 && red < 110)) return undefined;
     else if (bar >= 0 && bar < BITS) number = number * 2 + Number(green > 127);

@@ -1,30 +1,31 @@
 /**
- * What is in a frame of the track `video`: eight bytes of time, then what the encoder made. The
- * first frame of each group is a key frame. The track `catalog` says how to decode it, in JSON.
+ * The format of a frame on the track `video`: eight bytes of time, then the encoded picture. The
+ * first frame of each group is a key frame. The track `catalog` describes the decoder's settings in
+ * JSON.
  *
  * @module
  */
 
-/** Where the broadcasts are. */
+/** Path of all broadcasts. */
 export const PREFIX = "/live";
 
-/** Where that of a name is. */
+/** Returns the path of a name's broadcast. */
 export function pathOf(name) {
   return `${PREFIX}/${name}`;
 }
 
-/** Groups begin this often. */
+/** Interval between groups, in milliseconds. */
 export const GROUP_MS = 1_000;
 
-/** Pictures a second. */
+/** Pictures per second. */
 export const RATE = 30;
 
-/** The time in milliseconds, with a fraction. */
+/** Returns the time in milliseconds, with a fraction. */
 export function now() {
   return performance.timeOrigin + performance.now();
 }
 
-/** Makes a frame of an encoded picture; its timestamp is the time that it was taken. */
+/** Creates the frame of an encoded picture; the timestamp is the time of capture. */
 export function encodeFrame(chunk) {
   const frame = new Uint8Array(8 + chunk.byteLength);
   new DataView(frame.buffer).setFloat64(0, chunk.timestamp);
@@ -32,7 +33,7 @@ export function encodeFrame(chunk) {
   return frame;
 }
 
-/** Takes a frame apart. */
+/** Splits a frame into time and picture. */
 export function decodeFrame(frame) {
   const { buffer, byteOffset, byteLength } = frame;
   const timestamp = new DataView(buffer, byteOffset, byteLength).getFloat64(0);

@@ -1,6 +1,6 @@
 /**
- * A clock in a worker: the timers of a page that nobody looks at are slowed down, and a camera
- * does not stop there.
+ * A clock in a worker. Browsers slow down the timers of hidden pages; timers of workers keep their
+ * pace, so that the camera continues.
  *
  * @module
  */

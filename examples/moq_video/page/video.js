@@ -1,9 +1,9 @@
 /**
- * The page: who is on the air, what is watched here, and what is sent from here. How that looks is
- * the matter of view.js.
+ * The page: the list of broadcasts, the picture that the user watches, and the user's own
+ * broadcast. `view.js` draws the page.
  *
- * `?watch=anna` watches anna, `?air=anna` sends the drawing as anna at once, and
- * `?transport=websocket` or `?transport=webtransport` allows only that one.
+ * `?watch=anna` watches anna; `?air=anna` starts a broadcast of the drawing as anna;
+ * `?transport=websocket` or `?transport=webtransport` allows only that transport.
  *
  * @module
  */
@@ -13,19 +13,22 @@ import { PREFIX } from "./frame.js";
 import { drawNumbers, drawOnAir, drawOwn, drawStage, drawStatus, elements } from "./view.js";
 import { watch, whyNotWatch } from "./watch.js";
 
-/** The numbers are those of this long, in milliseconds, and are drawn twice in it. */
+/** Time window of the statistics, in milliseconds; drawn twice per window. */
 const WINDOW_MS = 1_000;
 
-/** Points of the line behind the latency. */
+/** Points of the latency line. */
 const MAX_HISTORY = 40;
 
-/** Without a picture for so long, the stage says so, in milliseconds. */
+/** Time without a picture until the stage shows a stall, in milliseconds. */
 const STALLED_MS = 2_000;
 
-/** How long who is on the air takes to be told, in milliseconds: of nobody there is no word. */
+/**
+ * Time until all announcements have arrived, in milliseconds; the protocol does not announce an
+ * empty list.
+ */
 const TELLING_MS = 500;
 
-/** After what should not have ended it is tried again, in milliseconds. */
+/** Pause before another attempt after an unexpected end, in milliseconds. */
 const AGAIN_MS = 1_000;
 
 const asked = new URLSearchParams(location.search);
@@ -33,15 +36,15 @@ const asked = new URLSearchParams(location.search);
 const state = {
   status: { name: "connecting" },
   wasConnected: false,
-  /** Who is on the air. */
+  /** Names of all broadcasts. */
   names: [],
   areNamesTold: false,
   watched: asked.get("watch") ?? undefined,
-  /** Whether what is watched was on the air since it was chosen. */
+  /** True once the chosen broadcast was announced. */
   hasBegun: false,
   lastPicture: -Infinity,
   skipped: 0,
-  /** Why there can be no picture. */
+  /** Reason why this browser cannot show a picture. */
   why: whyNotWatch(),
   own: undefined,
   isStarting: false,
@@ -49,15 +52,18 @@ const state = {
   error: undefined,
 };
 
-/** Pictures of the last second, and latencies of the time before. */
+/** Pictures of the last second, and earlier latencies. */
 let pictures = [];
 let history = [];
 
 let fallback;
 let broadcast;
-/** Who watches. */
+/** Client of the watching side. */
 const client = connect();
-/** Who is on the air has a client of its own: nobody is told of what they announce themselves. */
+/**
+ * Client of the user's own broadcast. A separate client is necessary, because the relay does not
+ * announce a broadcast to its publisher.
+ */
 let sender;
 let watching = new AbortController();
 
@@ -71,7 +77,9 @@ function connect() {
   });
 }
 
-/** WebTransport is found by way of plain HTTP, as a server in development has it. */
+/**
+ * Returns the server's URL. WebTransport starts from plain HTTP, as with any server in development.
+ */
 function urlOf(transport) {
   const url = new URL("/", location.href);
   if (transport === "websocket") url.protocol = url.protocol.replace("http", "ws");
@@ -89,20 +97,20 @@ async function followStatus() {
         redraw();
       }, TELLING_MS);
     }
-    // The attempts between are not told apart.
+    // The page shows one status for all attempts.
     if (status.name === "connecting" && state.wasConnected) state.status.name = "reconnecting";
     if (status.name !== "connected") state.lastPicture = -Infinity;
     redraw();
   }
 }
 
-/** Who is on the air, and who not any more. */
+/** Follows the announcements of broadcasts. */
 async function followNames() {
   for await (const { path, active } of client.acceptAnnounce(PREFIX)) {
     const name = path.slice(PREFIX.length + 1);
     const others = state.names.filter((other) => other !== name);
     state.names = active ? [...others, name].sort() : others;
-    // What was shown before is not what is tuned in to now.
+    // The last picture belongs to an earlier broadcast.
     if (name === state.watched) state.lastPicture = -Infinity;
     if (active) {
       if (state.watched === undefined) choose(name);
@@ -169,7 +177,7 @@ async function goOnAir(name, source) {
   state.isStarting = true;
   state.error = await whyNotSend();
   if (state.names.includes(name)) {
-    state.error ??= `${name} is on the air already; take another name.`;
+    state.error ??= `${name} is on the air already; choose another name.`;
   }
   redraw();
   if (state.error === undefined) {

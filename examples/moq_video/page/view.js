@@ -1,11 +1,11 @@
 /**
- * How the page looks. Text from others becomes text only, never HTML.
+ * Draws the page. Text from other users is inserted as text, never as HTML.
  *
  * @module
  */
 import { hueOf } from "./drawing.js";
 
-/** The page's elements, by their ids. */
+/** The elements of the page, by id. */
 export const elements = Object.fromEntries(
   [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
 );
@@ -21,22 +21,25 @@ const STATUS = {
 
 const TRANSPORT = { webtransport: "WebTransport", websocket: "WebSocket" };
 
-/** What the stage says where there is no picture: a heading, and what comes next. */
+/** Texts of the stage without a picture: a heading and a sentence. */
 const MESSAGES = {
-  connecting: () => ["Connecting", "Asking the server where it is."],
-  reconnecting: () => ["The server is away", "The picture comes back by itself."],
+  connecting: () => ["Connecting", "Waiting for the server."],
+  reconnecting: () => ["The server is away", "The picture returns automatically."],
   refused: (_name, why) => ["The server refused this page", why],
-  idle: () => ["Nobody is on the air", "Go on the air here, or in another window."],
-  waiting: (name) => [`Waiting for ${name}`, "The picture begins by itself."],
-  tuning: (name) => [`Tuning in to ${name}`, "The next picture that can be shown is on its way."],
+  idle: () => ["No broadcast yet", "Go on the air here, or in another window."],
+  waiting: (name) => [`Waiting for ${name}`, "The picture starts with the broadcast."],
+  tuning: (name) => [`Tuning in to ${name}`, "Waiting for the next key frame."],
   stalled: (
     name,
-  ) => [`No picture of ${name}`, "The network or the server stalls. It comes back by itself."],
-  ended: (name) => [`${name} has ended`, "Should it begin again, so does the picture."],
+  ) => [
+    `No picture of ${name}`,
+    "The network or the server stalls. The picture returns automatically.",
+  ],
+  ended: (name) => [`${name} has ended`, "A new broadcast of this name starts the picture again."],
   unsupported: (_name, why) => ["No picture here", why],
 };
 
-/** What the badge says. */
+/** Texts of the badge. */
 const WORDS = {
   connecting: "connecting",
   reconnecting: "reconnecting",
@@ -70,7 +73,7 @@ export function drawStage({ state, watched, why }) {
   const name = watched ?? "";
   stage.dataset.state = badge.dataset.state = state;
   put(badge, WORDS[state]);
-  put(elements.watched, watched ?? "Nobody yet");
+  put(elements.watched, watched ?? "No broadcast yet");
   const [title, text] = MESSAGES[state]?.(name, why) ?? ["", ""];
   put(elements["message-title"], title);
   put(elements["message-text"], text);
@@ -79,10 +82,10 @@ export function drawStage({ state, watched, why }) {
   if (state !== "live") drawNumbers(undefined);
 }
 
-/** Draws who is on the air. */
+/** Draws the list of broadcasts. */
 export function drawOnAir({ names, watched, own, isConnected }, onWatch) {
   const list = elements["on-air"];
-  // Without the server nobody knows.
+  // Without the server the list is unknown.
   list.classList.toggle("unknown", !isConnected);
   const rows = new Map([...list.children].map((row) => [row.dataset.name, row]));
   for (const [name, row] of rows) if (!names.includes(name)) row.remove();
@@ -114,9 +117,9 @@ export function drawNumbers(numbers) {
   put(elements.bits, kilobits === undefined ? "–" : kilobits.toLocaleString("en"));
   put(elements.group, group === undefined ? "–" : String(group));
   put(elements.skipped, skipped ? `${skipped} skipped` : "none skipped");
-  // The highest of the last minute is the top, and at least 50 ms are.
+  // The highest latency of the last minute is the top, but at least 50 ms.
   const top = Math.max(50, ...history) * 1.1;
-  // From the left on, until there is a minute; from then on they move.
+  // The line starts on the left. After a minute the points move.
   const x = (at) => (at * (120 / 59)).toFixed(1);
   const points = history.map((ms, at) => `${x(at)} ${(38 - 36 * ms / top).toFixed(1)}`);
   const line = points.length > 1 ? `M${points.join("L")}` : "";
@@ -124,7 +127,7 @@ export function drawNumbers(numbers) {
   elements["latency-area"].setAttribute("d", line && `${line}L${x(history.length - 1)} 40L0 40Z`);
 }
 
-/** Draws the form, and what is sent. */
+/** Draws the form and the state of the user's broadcast. */
 export function drawOwn({ own, isStarting, isWatched, error }) {
   const isOn = own !== undefined;
   const { go, name, preview, "own-state": badge, "own-error": alert } = elements;
@@ -137,7 +140,7 @@ export function drawOwn({ own, isStarting, isWatched, error }) {
   go.dataset.on = String(isOn);
   put(go, isOn ? "Leave the air" : "Go on the air");
   badge.dataset.state = isWatched ? "live" : "waiting";
-  put(badge, isWatched ? "watched" : "nobody watches");
+  put(badge, isWatched ? "watched" : "no watchers");
   put(alert, error ?? "");
 }
 

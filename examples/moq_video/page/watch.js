@@ -1,17 +1,17 @@
 /**
- * What this page watches: groups of a track, decoded onto a canvas.
+ * Shows a broadcast on a canvas: subscribes to the groups of a track and decodes them.
  *
  * @module
  */
 import { decodeFrame, now, pathOf } from "./frame.js";
 
-/** How long the rest of a group is waited for once a newer one is here, in milliseconds. */
+/** Longest wait for the rest of a group once a newer group has begun, in milliseconds. */
 const REST_MS = 150;
 
-/** It is waited for the broadcast as long as the page is open, and for it to come back. */
+/** Waits without limit for the broadcast, and for its return after a loss. */
 const PATIENT = { waitForBroadcast: true, resumeTimeoutMs: Infinity };
 
-/** Why this browser cannot watch; `undefined` if it can. */
+/** Returns the reason why this browser cannot watch, or `undefined` if it can. */
 export function whyNotWatch() {
   return "VideoDecoder" in globalThis
     ? undefined
@@ -19,16 +19,16 @@ export function whyNotWatch() {
 }
 
 /**
- * Watches a broadcast until the signal says so: over all connections of the client, and whenever the
- * broadcast is there.
+ * Watches a broadcast until the signal is aborted, across reconnects of the client and restarts of
+ * the broadcast.
  *
- * `onPicture` gets each picture when it was drawn: how old it is, how many bytes it had, and the
- * number of its group; `onSkipped` how many groups did not come.
+ * `onPicture` is called for each picture on the canvas, with latency, size in bytes and number of
+ * the group; `onSkipped` receives the number of groups that did not arrive.
  */
 export async function watch(client, name, { canvas, signal, onPicture, onSkipped }) {
   const path = pathOf(name);
   const context = canvas.getContext("2d", { willReadFrequently: true });
-  /** What is known of pictures in the decoder, by their time. */
+  /** Facts about the pictures in the decoder, by timestamp. */
   const known = new Map();
   const failure = Promise.withResolvers();
   failure.promise.catch(() => {});
@@ -50,15 +50,15 @@ export async function watch(client, name, { canvas, signal, onPicture, onSkipped
     track = client.subscribe(path, "video", {
       ...PATIENT,
       signal,
-      // Pictures are more urgent than anything else here.
+      // Pictures are more urgent than all other tracks here.
       priority: 200,
-      // After a loss the numbers may be lower, if the broadcast began anew.
+      // A broadcast that restarted may begin at a lower number.
       onResumed: () => last = undefined,
     });
     let next = nextGroup(track);
     for (let group; (group = await Promise.race([next, failure.promise])) !== null;) {
       next = nextGroup(track);
-      // One that comes after a newer one is too late.
+      // A group that arrives after a newer one is too late.
       if (last !== undefined && group.sequence <= last) {
         group.cancel();
         continue;
@@ -88,13 +88,13 @@ export async function watch(client, name, { canvas, signal, onPicture, onSkipped
         decoder.decode(new EncodedVideoChunk({ type, timestamp, data }));
       }
     } catch (error) {
-      // A group that was given up, or the session: the next one begins with a key frame.
+      // The group or the session was cancelled: the next group begins with a key frame.
       if (error.code !== "moq") throw error;
     }
   }
 }
 
-/** The next group; a page that was too slow goes on where the network is. */
+/** Returns the next group. A page that fell too far behind continues at the newest group. */
 async function nextGroup(track) {
   while (true) {
     try {
