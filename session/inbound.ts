@@ -88,7 +88,7 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
     this.#settings = settings;
     this.queue = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
     this.#maxFrameLength = Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes);
-    if (this.isHandled) this.queue.consume((incoming) => handling.handle(incoming), this);
+    if (this.isHandled) this.queue.consume(handling, this);
   }
 
   /** True if messages go to a handler. */

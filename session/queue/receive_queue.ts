@@ -6,8 +6,11 @@ interface Item<T> {
   readonly size: number;
 }
 
-/** Handles one item. MUST NOT throw or reject. */
-type Consumer<T> = (item: T) => void | Promise<void>;
+/** Handler of items, which the queue calls. */
+export interface Consumer<T> {
+  /** Handles one item. MUST NOT throw or reject. */
+  handle(item: T): void | Promise<void>;
+}
 
 /** Rule by which items overtake others while consumers wait for an effect of these items. */
 export interface Overtaking<T> {
@@ -166,7 +169,7 @@ export class ReceiveQueue<T> extends Signal {
   }
 
   #run(item: T): void {
-    const running = this.#consumer!(item);
+    const running = this.#consumer!.handle(item);
     if (running === undefined) return;
     this.#running++;
     running.then(() => {

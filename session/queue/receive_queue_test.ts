@@ -6,7 +6,7 @@ const LIMITS = { maxMessages: 3, maxBytes: 10 };
 Deno.test("ReceiveQueue hands an item to its consumer at once, without a detour", () => {
   const queue = new ReceiveQueue<number>(LIMITS, 1);
   const seen: number[] = [];
-  queue.consume((item) => void seen.push(item));
+  queue.consume({ handle: (item) => void seen.push(item) });
   for (let i = 0; i < 10; i++) assert(queue.offer(i, 100));
   assertEquals(seen, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9]);
   assert(queue.isIdle);
@@ -16,9 +16,11 @@ Deno.test("ReceiveQueue runs one at a time, in order, however long each takes", 
   const queue = new ReceiveQueue<number>({ maxMessages: 10, maxBytes: 100 }, 1);
   const log: string[] = [];
   const gates = Array.from({ length: 3 }, () => Promise.withResolvers<void>());
-  queue.consume((item) => {
-    log.push(`begin ${item}`);
-    return gates[item]?.promise.then(() => void log.push(`end ${item}`));
+  queue.consume({
+    handle(item) {
+      log.push(`begin ${item}`);
+      return gates[item]?.promise.then(() => void log.push(`end ${item}`));
+    },
   });
   for (let i = 0; i < 4; i++) queue.offer(i, 1);
   gates[2]!.resolve();
@@ -32,10 +34,12 @@ Deno.test("ReceiveQueue runs as many at once as its concurrency says", async () 
   const queue = new ReceiveQueue<number>({ maxMessages: 10, maxBytes: 100 }, 2);
   let running = 0;
   let most = 0;
-  queue.consume(async () => {
-    most = Math.max(most, ++running);
-    await Promise.resolve();
-    running--;
+  queue.consume({
+    async handle() {
+      most = Math.max(most, ++running);
+      await Promise.resolve();
+      running--;
+    },
   });
   for (let i = 0; i < 6; i++) queue.offer(i, 1);
   while (!queue.isIdle) await queue.changed();
@@ -62,7 +66,7 @@ Deno.test("ReceiveQueue holds its consumer until something else is done, or fail
   for (const fails of [false, true]) {
     const queue = new ReceiveQueue<number>(LIMITS, 1);
     const seen: number[] = [];
-    queue.consume((item) => void seen.push(item));
+    queue.consume({ handle: (item) => void seen.push(item) });
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     queue.holdFor(promise.catch(() => {}));
     queue.offer(1, 1);
@@ -79,7 +83,7 @@ Deno.test("ReceiveQueue.consume() gets what came before it", () => {
   queue.offer(1, 1);
   queue.offer(2, 1);
   const seen: number[] = [];
-  queue.consume((item) => void seen.push(item));
+  queue.consume({ handle: (item) => void seen.push(item) });
   assertEquals([seen, queue.size], [[1, 2], 0]);
 });
 

@@ -312,7 +312,7 @@ export class RequestQueue implements SessionRequests {
     const { receiveQueue, maxRequests } = this.#core.settings;
     if (this.#waiting === undefined) {
       this.#waiting = new ReceiveQueue(receiveQueue, 1);
-      this.#waiting.consume((serve) => serve());
+      this.#waiting.consume({ handle: (serve) => serve() });
     }
     const { hasHistory, presence } = this.#services;
     const beside = (hasHistory ? MAX_RESUMED_AT_ONCE : 0) + (presence ? MAX_PRESENCES_AT_ONCE : 0);
