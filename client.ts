@@ -3,13 +3,13 @@
  * loads needs Deno.
  *
  * Features that only some pages use load on first use. Bundled with code splitting, minified and
- * gzipped, a page that connects loads at most 26 KiB at first, or 28.5 KiB if the page uses every
+ * gzipped, a page that connects loads at most 26 KiB at first, or 28.25 KiB if the page uses every
  * export, contracts included. Later loads are at most:
  *
  * - 13.5 KiB at the first attempt of WebTransport, with the code that notices a lost server and
  *   recovers topics; without WebTransport once connected,
  * - 19 KiB when a WebSocket first opens or receives a stream or a datagram,
- * - 10.25 KiB at the first use of a session beyond messages, such as its diagnostics.
+ * - 10.5 KiB at the first use of a session beyond messages, such as its diagnostics.
  *
  * Bundled as one file, the whole client is at most 62.5 KiB.
  *
