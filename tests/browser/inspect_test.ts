@@ -21,7 +21,7 @@ testInBrowsers("inspector shows all sessions, and why one is stuck", async (brow
 
   // What is looked at changes by itself.
   await inspector.look("olek");
-  await inspector.says("#detail-body .issue", "messages come faster than they are handled");
+  await inspector.says("#detail-body .issue", "the handler is slower than the peer");
   await inspector.says("#detail-body .gauge", "of 64 messages");
   const [olek] = inspected.demo.app.manager.sessionsOf("olek");
   await olek!.close();
