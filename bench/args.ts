@@ -22,9 +22,9 @@ export function argument(args: readonly string[], name: string): string | undefi
  *
  * @param args All arguments.
  * @param name The name, without dashes.
- * @param fallback What it is if absent.
+ * @param fallback The number if the argument is absent.
  * @returns The number.
- * @throws {TypeError} If it is none.
+ * @throws {TypeError} If the value is not a number.
  */
 export function numberArgument(args: readonly string[], name: string, fallback: number): number {
   const value = argument(args, name);

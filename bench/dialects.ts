@@ -1,26 +1,26 @@
 /**
- * What the generator says to a server, and how.
+ * The messages between the generator and a server.
  *
  * @module
  */
 
-/** A way to speak to a server. */
+/** The message format of a server. */
 export interface Dialect {
   /** Path of the request. */
   readonly path: string;
   /** Subprotocol to offer. */
   readonly protocol?: string;
-  /** Text to send before a connection counts as open, each with a part of its answer. */
+  /** Texts to send before a connection counts as open, each with a part of the reply. */
   readonly opening: readonly { readonly send?: string; readonly wait: string }[];
-  /** Part of the answer to `subscribe`. */
+  /** Part of the reply to `subscribe`. */
   readonly subscribed: string;
-  /** A text that is answered at once, and its answer. */
+  /** A text with an immediate reply, and the reply. */
   readonly ping?: readonly [ping: string, pong: string];
   /** Subscribes to a topic. */
   subscribe(topic: string): string;
   /** Publishes on a topic; `data` needs no escapes. */
   publish(topic: string, data: string): string;
-  /** Asks for the data back. */
+  /** Requests an echo of the data. */
   echo(data: string): string;
 }
 
@@ -36,7 +36,7 @@ const plain: Dialect = {
   echo: (data) => `{"topic":"echo","data":"${data}"}`,
 };
 
-/** The dialects: JSON with nothing else, the same as `skein.1`, and socket.io's own protocol. */
+/** The dialects: bare JSON, JSON under `skein.1`, and socket.io's own protocol. */
 export const DIALECTS: Readonly<Record<DialectName, Dialect>> = {
   plain,
   skein: { ...plain, protocol: "skein.1" },

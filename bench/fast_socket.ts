@@ -1,7 +1,7 @@
 /**
- * A `WebSocket` on bare TCP, for all clients of a measurement alike: that of the
- * runtime holds small frames back until the server acknowledged the last one
- * (Nagle's algorithm), which takes 40 ms.
+ * A `WebSocket` on bare TCP, for all clients of a measurement alike. The runtime's own class delays
+ * small frames until the server has acknowledged the last one (Nagle's algorithm), which takes 40
+ * ms.
  *
  * @module
  */
@@ -9,7 +9,7 @@ import { type RawClose, RawSocket } from "./raw_socket.ts";
 
 const decoder = new TextDecoder();
 
-/** Stands for the global `WebSocket`, as far as clients here use it. */
+/** Stands for the global `WebSocket`, with the members that these clients use. */
 export class FastSocket extends EventTarget {
   /** See `WebSocket`. */
   static readonly CONNECTING = 0;
@@ -21,7 +21,7 @@ export class FastSocket extends EventTarget {
   static readonly CLOSED = 3;
   /** Always `arraybuffer`. */
   binaryType: BinaryType = "arraybuffer";
-  /** The first that was offered: the servers here take that. */
+  /** The first offered subprotocol: the servers here accept that one. */
   protocol = "";
   /** See `WebSocket`. */
   readyState = 0;
@@ -35,7 +35,7 @@ export class FastSocket extends EventTarget {
   onerror: ((event: Event) => void) | null = null;
   #socket: RawSocket | undefined;
 
-  /** Opens it. */
+  /** Opens the socket. */
   constructor(url: string | URL, protocols: string | string[] = []) {
     super();
     this.#open(new URL(url), [protocols].flat()).catch((error) => {

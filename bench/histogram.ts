@@ -1,18 +1,18 @@
 /**
- * Times in cells of one microsecond.
+ * A histogram of times with cells of one microsecond.
  *
  * @module
  */
 
-/** Longer times count as this, in microseconds. */
+/** Longest time, in microseconds; longer times count as this one. */
 const MOST_US = 4_000_000;
 
-/** Collects times and tells their quantiles. */
+/** Collects times and computes quantiles. */
 export class Histogram {
   readonly #cells = new Uint32Array(MOST_US + 1);
   #count = 0;
 
-  /** How many times were added. */
+  /** The number of added times. */
   get count(): number {
     return this.#count;
   }
@@ -28,7 +28,7 @@ export class Histogram {
   }
 
   /**
-   * Tells a quantile.
+   * Computes a quantile.
    *
    * @param part From 0 to 1: 0.5 is the median.
    * @returns The time below which that part of all times is, in milliseconds.

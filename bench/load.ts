@@ -5,13 +5,12 @@
  * deno run -A bench/load.ts --port 9100 --pid 123 --mode fanout --dialect skein --sessions 200
  * ```
  *
- * Modes: `fanout` (with `--window 64` publications not yet back at the publisher;
- * `--window 1` waits until every subscriber has it; `--rate 400` paces instead;
- * `--topics 2` spreads the subscribers over two topics, a third of them on both),
- * `echo`, and `connect`. With `--wire webtransport` the clients speak `skein.1` over
- * WebTransport. Every message is numbered, so what is lost, doubled or out of order
- * is found. `--ports 9101,9102` has the subscribers of `fanout` on servers of their own, in
- * turns, and only the publisher on `--port`; `--pid` takes several processes.
+ * Modes: `fanout` (with `--window 64` publications that the publisher has not received back yet;
+ * `--window 1` waits for every subscriber; `--rate 400` sets a pace instead; `--topics 2` spreads
+ * the subscribers over two topics, a third of them on both), `echo`, and `connect`. With `--wire
+ * webtransport` the clients speak `skein.1` over WebTransport. Numbers in the messages reveal lost,
+ * duplicate and reordered messages. `--ports 9101,9102` spreads the subscribers of `fanout` over
+ * separate servers, and leaves only the publisher on `--port`; `--pid` takes several processes.
  *
  * @module
  */
@@ -24,43 +23,45 @@ import { RawSocket } from "./raw_socket.ts";
 import { RawStream } from "./raw_stream.ts";
 import { findTarget } from "./webtransport_target.ts";
 
-/** Connections opened at once; above it, a listener's backlog would be measured. */
+/** Connections opened at once; more would measure the backlog of the listener. */
 const MAX_OPENING = 64;
 
-/** After the last publication, silence for this long means that the rest is lost. */
+/** Silence after the last publication until missing messages count as lost, in milliseconds. */
 const SILENCE_MS = 4_000;
 
-/** A client, on every wire. */
+/** A client on any wire. */
 type Client = Pick<
   RawSocket,
   "abort" | "closed" | "isOver" | "onFrame" | "onRead" | "send" | "start"
 >;
 
-/** What a run does. */
+/** The settings of a run. */
 export interface LoadOptions {
-  /** Opens one client, of which nothing is read yet. */
+  /** Opens one client, before reading any data. */
   readonly open: (bufferBytes: number, index: number) => Promise<Client>;
-  /** The processes of the servers, for their CPU time; memory is the first one's. */
+  /** The processes of the servers, for CPU time; the memory is that of the first process. */
   readonly pids: readonly number[];
-  /** How to speak to it. */
+  /** The dialect of the server. */
   readonly dialect: Dialect;
-  /** Subscribers, echoing clients, or idle sessions. */
+  /** Number of subscribers, echoing clients, or idle sessions. */
   readonly sessions: number;
-  /** Bytes of a message's data. */
+  /** Size of a message's data, in bytes. */
   readonly size: number;
-  /** Publications on their way; 1 waits for all subscribers, more for the publisher's own copies. */
+  /**
+   * Publications under way; 1 waits for all subscribers, more wait for the publisher's own copies.
+   */
   readonly window: number;
-  /** Publications a second; 0 for as many as the window lets through. */
+  /** Publications a second; 0 for as many as the window allows. */
   readonly rate: number;
-  /** 1 or 2. */
+  /** Number of topics, 1 or 2. */
   readonly topics: number;
-  /** Not measured, at the beginning. */
+  /** Warm-up at the beginning, not measured. */
   readonly warmUpMs: number;
-  /** Measured. */
+  /** Measured time. */
   readonly measureMs: number;
 }
 
-// A message is "~", its topic's number, 9 digits of sequence, 12 of microseconds, and padding.
+// A message is "~", the topic's number, 9 digits of sequence, 12 of microseconds, and padding.
 const MARK = "~".charCodeAt(0);
 const HEAD = 23;
 
@@ -75,7 +76,7 @@ function digits(bytes: Uint8Array, from: number, to: number): number {
   return number;
 }
 
-/** Calls back for each stamped message of a frame, however many it holds. */
+/** Calls back for each stamped message of a frame; a frame may contain several. */
 function eachMessage(
   payload: Uint8Array,
   size: number,
@@ -92,7 +93,7 @@ function eachMessage(
   }
 }
 
-/** Finds out how to open a client: over WebSocket, or over WebTransport with a server in development. */
+/** Chooses the wire of the clients: WebSocket, or WebTransport with a server in development. */
 async function openerOf(
   wire: string,
   portOf: (index: number) => number,
@@ -106,7 +107,7 @@ async function openerOf(
   return () => RawStream.open(target, offer);
 }
 
-/** Opens a client that is ready for use: what the dialect needs was said. */
+/** Opens a client and sends the dialect's opening texts. */
 async function openClient(
   options: LoadOptions,
   bufferBytes: number,
@@ -114,7 +115,7 @@ async function openClient(
 ): Promise<Client> {
   const { dialect } = options;
   const client = await options.open(bufferBytes, index);
-  // The first answer may be in what came with the handshake, which is read at once.
+  // The first reply may have arrived with the handshake, and is read at once.
   let isStarted = false;
   for (const { send, wait } of dialect.opening) {
     const answer = waitFor(client, wait);
@@ -143,7 +144,7 @@ function waitFor(client: Client, part: string): Promise<void> {
   });
 }
 
-/** Answers the pings of a dialect that has its own; everything else goes to `onFrame`. */
+/** Answers the pings of a dialect with pings of its own; all other frames go to `onFrame`. */
 function listen(client: Client, dialect: Dialect, onFrame: (payload: Uint8Array) => void): void {
   const { ping } = dialect;
   client.onFrame = ping === undefined ? onFrame : (payload) => {
@@ -162,7 +163,7 @@ async function openAll(
   }));
 }
 
-/** What one subscriber expects next, by topic; -1 where it is not subscribed. */
+/** The next expected number of one subscriber, by topic; -1 for a topic without subscription. */
 type Expected = number[];
 
 async function fanOut(options: LoadOptions): Promise<LoadResult> {
@@ -174,7 +175,7 @@ async function fanOut(options: LoadOptions): Promise<LoadResult> {
   const clients: Client[] = [];
   const expected: Expected[] = [];
   const members = topics.map(() => 0);
-  // The publisher is the last one, and a subscriber of everything.
+  // The last client is the publisher, and subscribes to all topics.
   await openAll(sessions + 1, async (index) => {
     const client = clients[index] = await openClient(
       options,
@@ -228,7 +229,7 @@ async function fanOut(options: LoadOptions): Promise<LoadResult> {
       if (client === publisher) own++;
       if (sentUs < measureFrom) return;
       measured++;
-      // One reading of the clock for what one read brought.
+      // One clock reading for all messages of one read.
       if (readUs === 0) readUs = nowUs();
       histogram.add(readUs - sentUs);
     };
@@ -249,7 +250,7 @@ async function fanOut(options: LoadOptions): Promise<LoadResult> {
   await sleep(options.measureMs);
   isPublishing = false;
   await pacing;
-  // The tail is part of the work: what was published is delivered before the clock stops.
+  // The tail is part of the work: the clock stops after the delivery of all publications.
   const isBehind = () =>
     expected.some((mine, index) =>
       !clients[index]!.isOver &&
@@ -331,7 +332,7 @@ async function connect(options: LoadOptions): Promise<LoadResult> {
     listen(client, options.dialect, () => {});
     client.closed.then(() => closed++);
   }
-  // Memory settles a moment later.
+  // The memory settles a moment later.
   await sleep(2_000);
   const after = await usageOf(pid);
   const result = {
@@ -357,7 +358,7 @@ if (import.meta.main) {
   const port = portOf(args);
   const sessions = numberArgument(args, "sessions", 200);
   const others = argument(args, "ports")?.split(",").map(Number);
-  // The last one is the publisher of `fanout`.
+  // The last client is the publisher of `fanout`.
   const portAt = (index: number) =>
     others === undefined || index === sessions ? port : others[index % others.length]!;
   const result = await MODES[mode]({

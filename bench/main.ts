@@ -1,17 +1,16 @@
 /**
- * The benchmark: Skein beside the bare platform and beside what one would pick
- * instead, on the same work, in one batch.
+ * The benchmark: Skein, the bare platform and common alternatives, on the same work, in one batch.
  *
  * ```sh
  * deno task bench --quick --only skein,bare
  * ```
  *
  * - `--quick`: one short run of each.
- * - `--only a,b`: these servers only; `--work a,b`: this work only; `--work webtransport`
- *   is all that is done over WebTransport, `--work streams` what is done by streams on a
- *   WebSocket, `--work websocket` is the rest.
- * - `--runs n`: how often; 3 by default.
- * - `--out file`: where the results go; a file of its own in `bench/results/local/` by default.
+ * - `--only a,b`: these servers only; `--work a,b`: this work only; `--work webtransport` is all
+ * work over WebTransport, `--work streams` is all work with streams on a WebSocket, `--work
+ * websocket` is the rest.
+ * - `--runs n`: number of runs; 3 by default.
+ * - `--out file`: the file of the results; by default a new file in `bench/results/local/`.
  *
  * @module
  */
@@ -25,19 +24,19 @@ import { findServers, type ServerGroup, type ServerUnderTest } from "./servers.t
 export interface Work {
   /** Name, for `--work`. */
   readonly name: string;
-  /** Name of all such work, for the same. */
+  /** Name of the group of work, for `--work`. */
   readonly kind: "websocket" | "webtransport" | "streams";
-  /** Who does it. */
+  /** The group of servers for this work. */
   readonly servers: ServerGroup;
-  /** Peers that cannot take part. */
+  /** Servers that cannot take part. */
   readonly without?: readonly string[];
-  /** What it is, in words. */
+  /** Description of the work. */
   readonly title: string;
-  /** What is counted in a second. */
+  /** Unit of the rate per second. */
   readonly unit: string;
-  /** For the generator. */
+  /** Arguments of the generator. */
   readonly args: readonly string[];
-  /** The number of sessions, where there are many; a quick run has a quarter. */
+  /** Number of sessions, for work with many sessions; a quick run has a quarter. */
   readonly sessions?: number;
 }
 
@@ -230,7 +229,7 @@ const GENERATORS: Readonly<Record<ServerGroup, string>> = {
   streams: "./streams_load.ts",
 };
 
-/** A generator that is not done by then has lost its server. */
+/** Longest run of a generator, in milliseconds; a longer run means that the server is gone. */
 const MAX_RUN_MS = 120_000;
 
 const { args } = Deno;
@@ -314,8 +313,8 @@ async function measure(server: ServerUnderTest, each: Work): Promise<LoadResult>
   const ended = process.status.then(({ code }) =>
     Promise.reject(new Error(`the server ended with ${code}`))
   );
-  ended.catch(() => {}); // At the end it does.
-  // The generator waits for what listens on UDP.
+  ended.catch(() => {}); // The rejection at the end of the batch is expected.
+  // The generator itself waits for a server on UDP.
   if (server.hasTcp) await Promise.race([untilListening(port), ended]);
   const { sessions } = each;
   const few = isQuick ? ["--warm-up", "300", "--measure", "700"] : [];
@@ -360,7 +359,7 @@ function chosen<T extends { readonly name: string; readonly kind?: string }>(
   return all.filter(({ name, kind = name }) => names.includes(name) || names.includes(kind));
 }
 
-/** Three digits behind the point are more than the figures are worth. */
+/** Rounds to three decimals, because the figures are not more precise. */
 function rounded(_key: string, value: unknown): unknown {
   return typeof value === "number" ? Math.round(value * 1_000) / 1_000 : value;
 }

@@ -1,36 +1,38 @@
 /**
- * What a generator measures, and with what.
+ * The measurements of a generator.
  *
  * @module
  */
 import type { Histogram } from "./histogram.ts";
 import { type Usage, usageOf } from "./processes.ts";
 
-/** What a run found. */
+/** The result of a run. */
 export interface LoadResult {
   /** Deliveries, round trips, sessions or megabytes a second. */
   readonly perSecond: number;
-  /** The server's CPU time for one of them, in microseconds; absent where it cannot be told. */
+  /** The server's CPU time per operation, in microseconds; absent on systems without the figure. */
   readonly cpuUs?: number;
-  /** The generator's CPU load, in percent of one core; near 100, it is the limit itself. */
+  /** The generator's CPU load, in percent of one core; near 100 the generator is the bottleneck. */
   readonly generatorPercent?: number;
-  /** Median of the time from sending to receiving, in milliseconds. */
+  /** Median latency from sending to receiving, in milliseconds. */
   readonly p50Ms?: number;
-  /** The time that one in a hundred exceeds. */
+  /** Latency of the 99th percentile, in milliseconds. */
   readonly p99Ms?: number;
   /** The server's memory per idle session, in KiB. */
   readonly kibPerSession?: number;
-  /** Messages that did not come. */
+  /** Number of lost messages. */
   readonly lost?: number;
-  /** Messages that came twice, or in another order. */
+  /** Number of duplicate or reordered messages. */
   readonly disordered?: number;
-  /** Sessions that closed meanwhile. */
+  /** Number of sessions that closed during the run. */
   readonly closed: number;
-  /** After how many answers the server answered no more; the other figures mean nothing then. */
+  /**
+   * Number of replies before the server stopped replying; the other figures are meaningless then.
+   */
   readonly stalledAfter?: number;
 }
 
-/** CPU time of server and generator over a stretch of time. */
+/** Measures CPU time of server and generator over an interval. */
 export class Meter {
   readonly #pids: readonly number[];
   readonly #startUs = nowUs();
@@ -48,10 +50,10 @@ export class Meter {
   }
 
   /**
-   * Begins to measure.
+   * Starts a measurement.
    *
    * @param pids The server's processes.
-   * @returns What measures.
+   * @returns The measurement.
    */
   static async begin(...pids: readonly number[]): Promise<Meter> {
     const [serverUs, own] = await Promise.all([cpuOf(pids), usageOf(Deno.pid)]);
@@ -59,10 +61,10 @@ export class Meter {
   }
 
   /**
-   * Ends measuring.
+   * Ends the measurement.
    *
-   * @param count What was done meanwhile.
-   * @param endUs When the last of it was; now by default.
+   * @param count Number of operations during the interval.
+   * @param endUs Time of the last operation; now by default.
    * @returns The figures.
    */
   async end(count: number, endUs = nowUs()): Promise<Omit<LoadResult, "closed">> {
@@ -80,7 +82,7 @@ export class Meter {
   }
 }
 
-/** CPU time of several processes together, in microseconds. */
+/** Returns the CPU time of several processes together, in microseconds. */
 async function cpuOf(pids: readonly number[]): Promise<number | undefined> {
   let sum = 0;
   for (const { cpuUs } of await Promise.all(pids.map(usageOf))) {
@@ -91,11 +93,11 @@ async function cpuOf(pids: readonly number[]): Promise<number | undefined> {
 }
 
 /**
- * Tells the memory of a server's sessions.
+ * Computes the memory of a server's sessions.
  *
- * @param sessions Their number.
- * @param usage What the server used without them, and with them.
- * @returns The figure; none where memory cannot be told.
+ * @param sessions The number of sessions.
+ * @param usage The server's usage without and with the sessions.
+ * @returns The figure; empty on systems that do not measure memory.
  */
 export function memoryOf(
   sessions: number,
@@ -107,16 +109,16 @@ export function memoryOf(
 }
 
 /**
- * Tells the usual quantiles.
+ * Computes the usual quantiles.
  *
  * @param histogram The times.
- * @returns The median, and what one in a hundred exceeds.
+ * @returns The median and the 99th percentile.
  */
 export function quantilesOf(histogram: Histogram): { p50Ms: number; p99Ms: number } {
   return { p50Ms: histogram.quantileMs(0.5), p99Ms: histogram.quantileMs(0.99) };
 }
 
-/** Tells the time since the process began, in microseconds. */
+/** Returns the time since the start of the process, in microseconds. */
 export function nowUs(): number {
   return Math.round(performance.now() * 1_000);
 }
@@ -124,8 +126,8 @@ export function nowUs(): number {
 /**
  * Waits.
  *
- * @param ms For so long.
- * @returns Resolves then.
+ * @param ms The time, in milliseconds.
+ * @returns Resolves after that time.
  */
 export function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));

@@ -1,11 +1,11 @@
 /**
- * The part of `@moq/qmux` that is measured.
+ * The measured part of `@moq/qmux`.
  *
  * @module
  */
 import type { Connection } from "../transport/connection.ts";
 
-/** A session of it. */
+/** A session of `@moq/qmux`. */
 export type MoqSession =
   & Pick<
     Connection,
@@ -18,9 +18,9 @@ export type MoqSession =
   >
   & { close(): void };
 
-/** What the package exports. */
+/** The exports of the package. */
 export interface Moq {
-  /** A session of either end. */
+  /** A session, of client or server. */
   readonly default: {
     new (url: string): MoqSession;
     accept(socket: WebSocket, options: { readonly protocol: string }): MoqSession;
@@ -29,11 +29,11 @@ export interface Moq {
   selectSubprotocol(offered: string | null): string | undefined;
 }
 
-/** Its version. */
+/** Version of the package. */
 export const MOQ_VERSION = "0.3.3";
 
 /**
- * Loads it. Its types are not those of Deno, so they are not asked for.
+ * Loads the package. The types of the package do not fit Deno; the interfaces above replace these.
  *
  * @returns The package.
  */

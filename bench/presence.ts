@@ -1,6 +1,6 @@
 /**
- * What a large room costs: a storm of joins, then steady coming and going, over
- * memory, so that nothing but presence is measured.
+ * Measures the cost of a large room: a storm of joins, then steady joins and leaves, with a broker
+ * in memory, so that only presence is measured.
  *
  * Run: `deno task bench:presence`; `--users 10000 --seconds 10 --nodes 1,2 --quick`.
  *
@@ -23,7 +23,7 @@ const CHURN = numberArgument(args, "churn", 100);
 const ROOM = "room:large";
 const GRACE_MS = 1_000;
 
-/** What all clients got, and what the broker carried. */
+/** Counters of the messages to all clients, and of the broker's traffic. */
 const wire = { frames: 0, bytes: 0, published: 0, publishedBytes: 0 };
 
 class Node implements AsyncDisposable {
@@ -67,7 +67,7 @@ class Node implements AsyncDisposable {
   }
 }
 
-/** Does something so many times a second, evenly. */
+/** Repeats an action at an even rate. */
 async function steadily(perSecond: number, count: number, act: (i: number) => void): Promise<void> {
   const start = performance.now();
   for (let done = 0; done < count;) {
@@ -77,7 +77,7 @@ async function steadily(perSecond: number, count: number, act: (i: number) => vo
   }
 }
 
-/** What something cost: CPU in milliseconds, and what went over the wire. */
+/** The cost of a phase: CPU in milliseconds, and bytes on the wire. */
 async function measure(act: () => Promise<void>) {
   const before = { ...wire };
   const cpu = process.cpuUsage();

@@ -1,25 +1,25 @@
 /**
- * Processes that are measured: starting them on a core, and what they use.
+ * Starts processes on a core, and measures the resources in use.
  *
  * @module
  */
 
-/** CPU times of Linux tick a hundred times a second. */
+/** The tick of CPU times on Linux: a hundred a second. */
 const TICKS_PER_SECOND = 100;
 
-/** What a process used so far. */
+/** Resources that a process has used. */
 export interface Usage {
-  /** User and system time, in microseconds; `undefined` where it cannot be told. */
+  /** User and system time, in microseconds; `undefined` on systems without the figure. */
   readonly cpuUs: number | undefined;
-  /** Resident memory, in bytes; `undefined` where it cannot be told. */
+  /** Resident memory, in bytes; `undefined` on systems without the figure. */
   readonly rssBytes: number | undefined;
 }
 
 /**
- * Tells what a process uses. Linux only.
+ * Reads the resources of a process. Linux only.
  *
  * @param pid The process.
- * @returns What it used.
+ * @returns The used resources.
  */
 export async function usageOf(pid: number): Promise<Usage> {
   if (Deno.build.os !== "linux") return { cpuUs: undefined, rssBytes: undefined };
@@ -37,7 +37,7 @@ export async function usageOf(pid: number): Promise<Usage> {
 /**
  * Finds out whether processes can be tied to cores.
  *
- * @returns Whether there are two cores and `taskset`.
+ * @returns True with at least two cores and `taskset`.
  */
 export async function canPin(): Promise<boolean> {
   if (Deno.build.os !== "linux" || navigator.hardwareConcurrency < 2) return false;
@@ -69,7 +69,7 @@ export function commandOn(
 }
 
 /**
- * Finds a port that nobody listens on.
+ * Finds a free port.
  *
  * @returns The port.
  */
@@ -79,11 +79,11 @@ export function freePort(): number {
 }
 
 /**
- * Waits until somebody listens.
+ * Waits until a server listens on a port.
  *
  * @param port The port on this machine.
  * @param withinMs How long to wait, in milliseconds.
- * @throws {Error} If nobody does in time.
+ * @throws {Error} If no server listens in time.
  */
 export async function untilListening(port: number, withinMs = 60_000): Promise<void> {
   const end = performance.now() + withinMs;

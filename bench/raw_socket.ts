@@ -1,7 +1,6 @@
 /**
- * A WebSocket client on bare TCP, for measuring and for misbehaving: it costs a
- * server's peer as little as possible, and it can stop reading, break off in
- * the middle of a frame, and vanish without a close.
+ * A WebSocket client on bare TCP, for measurements and for misbehaviour. The client uses little
+ * CPU, can stop reading, can break off in the middle of a frame, and can vanish without a close.
  *
  * @module
  */
@@ -17,14 +16,14 @@ export interface RawSocketOptions {
   /** Subprotocol to offer. */
   readonly protocol?: string | undefined;
   /**
-   * Bytes that are read at once; a larger frame grows it.
+   * Size of the read buffer; a larger frame enlarges the buffer.
    *
    * @default {65536}
    */
   readonly bufferBytes?: number;
 }
 
-/** How a socket ended: the code of the peer's close frame, or 1006 if there was none. */
+/** The end of a socket: the code of the peer's close frame, or 1006 without one. */
 export interface RawClose {
   /** The code. */
   readonly code: number;
@@ -43,16 +42,18 @@ const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
 /**
- * One client. Nothing is read before {@linkcode RawSocket.start}.
+ * One client. Reading begins with {@linkcode RawSocket.start}.
  *
- * A frame is masked with the key zero, which is a mask that costs nothing.
+ * The masking key is zero, which costs no time.
  */
 export class RawSocket {
-  /** Sees the payload of each text or binary frame; the bytes are valid during the call only. */
+  /**
+   * Receives the payload of each text or binary frame; the bytes are valid during the call only.
+   */
   onFrame: (payload: Uint8Array, isText: boolean) => void = () => {};
-  /** Called once after each read, when its frames were seen. */
+  /** Called once after each read, after all frames of the read. */
   onRead: () => void = () => {};
-  /** Resolves once the socket is over. */
+  /** Resolves once the socket is closed. */
   readonly closed: Promise<RawClose>;
 
   readonly #conn: Deno.TcpConn;
@@ -74,18 +75,18 @@ export class RawSocket {
     this.closed = this.#ended.promise;
   }
 
-  /** Whether the socket is over. */
+  /** True once the socket is closed. */
   get isOver(): boolean {
     return this.#isOver;
   }
 
   /**
-   * Connects and shakes hands.
+   * Connects and performs the handshake.
    *
    * @param port Port on this machine.
    * @param options See {@linkcode RawSocketOptions}.
    * @returns The client.
-   * @throws {Error} If the server does not upgrade; the message is its status line.
+   * @throws {Error} If the server does not upgrade; the message is the status line.
    */
   static async open(port: number, options: RawSocketOptions = {}): Promise<RawSocket> {
     const conn = await Deno.connect({ hostname: "127.0.0.1", port });
@@ -104,7 +105,7 @@ export class RawSocket {
         if (!head.startsWith("HTTP/1.1 101")) {
           throw new Error(`Cannot open: ${head.slice(0, head.indexOf("\r\n"))}`);
         }
-        // What came behind the response belongs to the frames. The head is ASCII.
+        // Bytes after the response belong to the frames. The head is ASCII.
         buffer.copyWithin(0, at + 4, end);
         return new RawSocket(conn, buffer, end - at - 4);
       }
@@ -114,7 +115,7 @@ export class RawSocket {
     }
   }
 
-  /** Reads until the socket is over, or paused. */
+  /** Reads until the socket is closed or paused. */
   start(): void {
     this.#isPaused = false;
     void this.#read();
@@ -128,7 +129,7 @@ export class RawSocket {
   /**
    * Sends a text frame.
    *
-   * @param text Its text.
+   * @param text The text.
    */
   send(text: string): void {
     this.#put(TEXT, encoder.encode(text));
@@ -137,19 +138,19 @@ export class RawSocket {
   /**
    * Sends a binary frame.
    *
-   * @param bytes Its payload.
+   * @param bytes The payload.
    */
   sendBytes(bytes: Uint8Array): void {
     this.#put(BINARY, bytes);
   }
 
-  /** Bytes that were not written yet. */
+  /** The number of unwritten bytes. */
   get bufferedAmount(): number {
     return this.#bufferedBytes;
   }
 
   /**
-   * Sends bytes as they are: half a frame, for instance.
+   * Sends raw bytes, such as half a frame.
    *
    * @param bytes Any bytes.
    */
@@ -160,7 +161,7 @@ export class RawSocket {
   }
 
   /**
-   * Sends a close frame; the socket is over once the server answered it.
+   * Sends a close frame; the socket is closed once the server replies.
    *
    * @param code The close code.
    */
@@ -168,7 +169,7 @@ export class RawSocket {
     this.#put(CLOSE, new Uint8Array([code >> 8, code & 255]));
   }
 
-  /** Closes the TCP connection without a word. */
+  /** Closes the TCP connection without a close frame. */
   abort(): void {
     if (this.#isOver) return;
     this.#isOver = true;
@@ -255,7 +256,7 @@ export class RawSocket {
 
   async #write(): Promise<void> {
     this.#isWriting = true;
-    // What is sent in one go leaves in one write.
+    // All frames of one turn leave in one write.
     await Promise.resolve();
     try {
       while (this.#out.length > 0 && !this.#isOver) {

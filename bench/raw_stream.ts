@@ -1,6 +1,6 @@
 /**
- * A client of Skein's messages over WebTransport, for measuring: what
- * `raw_socket.ts` is over WebSocket.
+ * A client of Skein's messages over WebTransport, for measurements; the counterpart of
+ * `raw_socket.ts`.
  *
  * @module
  */
@@ -10,21 +10,21 @@ import { dialWebTransport } from "../transport/h3/client.ts";
 import type { RawClose } from "./raw_socket.ts";
 import type { Target } from "./webtransport_target.ts";
 
-/** The kind of a frame of text. */
+/** The kind of a text frame. */
 const TEXT = 0;
 
 const encoder = new TextEncoder();
 
 /**
- * One client. Nothing is read before {@linkcode RawStream.start}. Its frames are
- * `length(varint) kind(u8) body`, on the first stream that it opens.
+ * One client. Reading begins with {@linkcode RawStream.start}. Frames are `length(varint) kind(u8)
+ * body`, on the first stream of the client.
  */
 export class RawStream {
-  /** Sees the body of each frame of text; the bytes are valid during the call only. */
+  /** Receives the body of each text frame; the bytes are valid during the call only. */
   onFrame: (payload: Uint8Array) => void = () => {};
-  /** Called once after each read, when its frames were seen. */
+  /** Called once after each read, after all frames of the read. */
   onRead: () => void = () => {};
-  /** Resolves once the session is over. */
+  /** Resolves once the session is closed. */
   readonly closed: Promise<RawClose>;
 
   readonly #connection: Connection;
@@ -42,17 +42,17 @@ export class RawStream {
       (error: Error) => ({ code: 1006, reason: error.message }),
     );
     this.closed.then(() => this.#isOver = true);
-    // An empty text tells the server of the stream.
+    // An empty text makes the stream visible to the server.
     this.send("");
   }
 
-  /** Whether the session is over. */
+  /** True once the session is closed. */
   get isOver(): boolean {
     return this.#isOver;
   }
 
   /**
-   * Opens a session and its stream.
+   * Opens a session and the message stream.
    *
    * @param target The server.
    * @param options The subprotocol to offer.
@@ -70,7 +70,7 @@ export class RawStream {
     return new RawStream(connection, directStream(await connection.createBidirectionalStream()));
   }
 
-  /** Reads until the session is over. */
+  /** Reads until the session is closed. */
   start(): void {
     void this.#read();
   }
@@ -78,14 +78,14 @@ export class RawStream {
   /**
    * Sends a frame of text.
    *
-   * @param text Its text.
+   * @param text The text.
    */
   send(text: string): void {
     this.#out.push(frameOf(encoder.encode(text)));
     if (!this.#isWriting) void this.#write();
   }
 
-  /** Closes the session without waiting for anything. */
+  /** Closes the session without waiting for the peer. */
   abort(): void {
     this.#isOver = true;
     this.#connection.close();
@@ -119,7 +119,7 @@ export class RawStream {
 
   async #write(): Promise<void> {
     this.#isWriting = true;
-    // What is sent in one go leaves in one write.
+    // All frames of one turn leave in one write.
     await Promise.resolve();
     try {
       while (this.#out.length > 0 && !this.#isOver) {

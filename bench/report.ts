@@ -1,41 +1,41 @@
 /**
- * From runs to a table.
+ * Summarizes runs in tables.
  *
  * @module
  */
 import type { LoadResult } from "./meter.ts";
 import { CONTROL } from "./servers.ts";
 
-/** What must not happen. */
+/** Figures of faults, which should be zero. */
 const FAULTS: readonly (keyof LoadResult)[] = ["lost", "disordered", "closed", "stalledAfter"];
 
 /** The runs of one server on one kind of work. */
 export interface Summary {
-  /** Lowest, median and highest of what is counted in a second. */
+  /** Lowest, median and highest rate per second. */
   readonly perSecond: readonly [min: number, median: number, max: number];
   /** Medians of the other figures. */
   readonly median: LoadResult;
-  /** All runs, as they were. */
+  /** All runs, unchanged. */
   readonly runs: readonly LoadResult[];
 }
 
 /** All results of a batch. */
 export interface Report {
-  /** The day. */
+  /** Date of the batch. */
   readonly when: string;
   /** The machine, without its name. */
   readonly where: string;
   /** Deno's version. */
   readonly deno: string;
-  /** Node's version, where it was used. */
+  /** Node's version, if used. */
   readonly node?: string;
-  /** Whether server and generator had a core each. */
+  /** True if server and generator had separate cores. */
   readonly isPinned: boolean;
-  /** Whether it was a short one. */
+  /** True if the batch was a quick one. */
   readonly isQuick: boolean;
-  /** Runs of each. */
+  /** Number of runs for each server and work. */
   readonly runs: number;
-  /** By work, then by server. */
+  /** Results by work, then by server. */
   readonly work: readonly {
     readonly name: string;
     readonly title: string;
@@ -45,7 +45,7 @@ export interface Report {
 }
 
 /**
- * Sums up the runs of one server.
+ * Summarizes the runs of one server.
  *
  * @param runs At least one.
  * @returns The summary.
@@ -55,7 +55,7 @@ export function summarize(runs: readonly LoadResult[]): Summary {
   const keys = new Set(runs.flatMap((run) => Object.keys(run) as (keyof LoadResult)[]));
   for (const key of keys) {
     const values = sorted(runs.map((run) => run[key]).filter((value) => value !== undefined));
-    // It counts if it happened once.
+    // The fault counts if a single run has one.
     const isFault = FAULTS.includes(key);
     median[key] = isFault ? values.at(-1)! : middle(values);
   }

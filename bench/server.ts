@@ -1,17 +1,17 @@
 /**
- * The server that is measured: Skein's public API alone, with its default
- * limits, and with every message that comes checked against a contract.
+ * The Skein server under measurement, with the public API only, the default limits, and a contract
+ * that checks every incoming message.
  *
  * ```sh
  * deno run -A bench/server.ts --port 9100
  * ```
  *
- * With `--webtransport` it serves WebTransport too, on UDP; with `--hardened` its WebSockets are
- * those of `hardenedWebSocket()`.
+ * With `--webtransport` the server also serves WebTransport, on UDP; with `--hardened` the server
+ * uses `hardenedWebSocket()`.
  *
- * Path `/ws`, plain and `skein.1`. `sub` subscribes to the topic that is its
- * data and is answered with `subok`; `echo` comes back as it is; everything else
- * goes to the subscribers of its topic, the publisher included if it is one.
+ * Path `/ws`, plain and `skein.1`. `sub` subscribes to the topic in its data; the reply is `subok`.
+ * `echo` is echoed. All other messages go to the subscribers of their topic, including the
+ * publisher if subscribed.
  *
  * @module
  */
@@ -34,14 +34,14 @@ const server = serve({
   path: "/ws",
   onListen() {},
   webTransport: Deno.args.includes("--webtransport") && { cacheFolder: null },
-  // All come from one address, and thousands at once.
+  // All sessions come from one address, thousands at once.
   ...(Deno.args.includes("--hardened")
     ? { webSocket: hardenedWebSocket({ handshakeBurst: Infinity, maxPendingPerAddress: Infinity }) }
     : {}),
   contract,
   limits: {
-    // All sessions of a benchmark come from one address, where the default is 1,000, and a run
-    // with 10,000 of them has a publisher beside.
+    // All sessions of a benchmark come from one address, for which the default is 1,000. A run with
+    // 10,000 sessions has an additional publisher.
     maxSessions: 20_000,
     maxSessionsPerAddress: Infinity,
   },

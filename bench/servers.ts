@@ -1,5 +1,5 @@
 /**
- * The servers that are measured side by side, and how to start each.
+ * The servers under measurement, and the commands to start each.
  *
  * @module
  */
@@ -11,43 +11,43 @@ import { MOQ_VERSION } from "./moq.ts";
 export interface ServerUnderTest {
   /** Name, for `--only`. */
   readonly name: string;
-  /** What it is, in words. */
+  /** Description of the server. */
   readonly title: string;
-  /** Tells the generator how to speak to it. */
+  /** The dialect of the server. */
   readonly client: readonly string[];
-  /** Whether it listens on TCP, if not only there. */
+  /** True if the server listens on TCP, possibly in addition to UDP. */
   readonly hasTcp: boolean;
   /** Program and arguments. */
   readonly command: (port: number) => readonly string[];
 }
 
 /**
- * Servers that do the same work: messages over WebSocket, the echo over
- * WebTransport, messages over both, or streams on a WebSocket.
+ * Groups of servers for the same work: messages over WebSocket, the echo over WebTransport,
+ * messages over both, or streams on a WebSocket.
  */
 export type ServerGroup = "websocket" | "webtransport" | "both" | "streams";
 
-/** The servers, and what was installed for them. */
+/** The servers and the installed packages. */
 export interface FoundServers extends AsyncDisposable {
-  /** The servers of each group that was asked for, a control among them. */
+  /** The servers of each requested group, including a control. */
   readonly servers: Readonly<Record<ServerGroup, readonly ServerUnderTest[]>>;
-  /** Node's version, if it is there; `ws` and socket.io run on it then. */
+  /** Node's version, if installed; `ws` and socket.io run on Node then. */
   readonly node: string | undefined;
 }
 
-/** What the others are compared with. */
+/** The control of each group, for comparison. */
 export const CONTROL = "bare";
 
-/** Versions of what runs on Node; those for Deno are in the files. */
+/** Package versions for Node; the versions for Deno are in the files. */
 const NODE_PACKAGES = ["ws@8.23.0", "socket.io@4.8.4"];
 const NODE_CONTROLS = ["ws.mjs", "socketio.mjs"];
 
 /**
- * Finds the servers. `ws` and socket.io run on Node where it and npm exist, which
- * is their home, and on Deno otherwise.
+ * Finds the servers. `ws` and socket.io run on Node, their home, if Node and npm are installed, and
+ * on Deno otherwise.
  *
- * @param groups What is needed.
- * @returns The servers; dispose of them to remove what was installed.
+ * @param groups The groups in use.
+ * @returns The servers; dispose the result to remove the installed packages.
  */
 export async function findServers(groups: ReadonlySet<ServerGroup>): Promise<FoundServers> {
   const folder = await Deno.makeTempDir({ prefix: "bench-" });
@@ -140,7 +140,7 @@ function webSocketServers(folder: string, node: string | undefined): ServerUnder
   ];
 }
 
-/** The example has a certificate of its own, as every server in development; the controls are given one. */
+/** The example creates a certificate, as every server in development; the controls receive one. */
 async function webTransportServers(folder: string): Promise<ServerUnderTest[]> {
   const { cert, key, hashes } = devCertificate({ cacheFolder: null });
   const files = [`${folder}/cert.pem`, `${folder}/key.pem`] as const;
@@ -162,7 +162,7 @@ async function webTransportServers(folder: string): Promise<ServerUnderTest[]> {
       command: (port) => denoCommand("../examples/echo.ts", "--port", `${port}`),
     },
     control(CONTROL, "bare QUIC, no sessions"),
-    // It never ends its half of a stream.
+    // The built-in server never ends its half of a stream.
     control("builtin", "built-in, `Deno.upgradeWebTransport`", "--no-fin"),
   ];
 }

@@ -5,12 +5,12 @@
  * deno run -A bench/streams_load.ts --port 9100 --pid 123 --client skein --mode rpc
  * ```
  *
- * Clients: `raw` (a WebSocket, and nothing else), `text` (messages and requests of `skein.1`),
- * `skein` (streams of `skein.1`), and `moq` (`@moq/qmux`).
+ * Clients: `raw` (a bare WebSocket), `text` (messages and requests of `skein.1`), `skein` (streams
+ * of `skein.1`), and `moq` (`@moq/qmux`).
  *
- * Modes: `messages` (64 B each, `--window 64` on their way), `rpc` (64 B each,
- * `--at-once 50`), `up` and `echo` (`--mib 32`, 64 KiB written at once), and `idle`
- * (`--sessions 500`; with streams one is open in each).
+ * Modes: `messages` (64 B each, `--window 64` under way), `rpc` (64 B each, `--at-once 50`), `up`
+ * and `echo` (`--mib 32`, 64 KiB per write), and `idle` (`--sessions 500`; clients with streams
+ * open one per session).
  *
  * @module
  */
@@ -29,47 +29,47 @@ const TEXT = "7".repeat(MESSAGE.length);
 const CHUNK = new Uint8Array(65_536).fill(5);
 const MIB = 1_048_576;
 
-/** What a bare socket may have on its way: as much as the window of a stream. */
+/** Bytes under way on a bare socket, at most: as much as the window of a stream. */
 const RAW_WINDOW_BYTES = 262_144;
 
-/** Idle sessions that are opened at once. */
+/** Idle sessions that open at once. */
 const OPENING = 8;
 
-/** What a run does. */
+/** The settings of a run. */
 interface Options {
-  /** The server, without a path. */
+  /** URL of the server, without a path. */
   readonly url: string;
-  /** Its process. */
+  /** Id of the server's process. */
   readonly pid: number;
-  /** Requests at once. */
+  /** Concurrent requests. */
   readonly atOnce: number;
-  /** Messages on their way. */
+  /** Messages under way. */
   readonly window: number;
-  /** Moved at a time. */
+  /** Bytes of one transfer. */
   readonly mib: number;
-  /** Idle sessions. */
+  /** Number of idle sessions. */
   readonly sessions: number;
-  /** Not measured, at the beginning. */
+  /** Warm-up at the beginning, not measured. */
   readonly warmUpMs: number;
-  /** Measured. */
+  /** Measured time. */
   readonly measureMs: number;
 }
 
-/** One client; what it cannot do is absent. */
+/** One client; unsupported operations are absent. */
 interface Client {
-  /** Asks once. */
+  /** Sends one request. */
   ask(): Promise<void>;
-  /** Keeps messages on their way; calls back for each that came. */
+  /** Keeps messages under way; calls back for each message that arrives. */
   flow?(window: number, onMessage: () => void): Promise<void>;
-  /** Sends so many chunks, and returns once they were read. */
+  /** Sends a number of chunks, and returns once the server has read all. */
   up?(chunks: number): Promise<void>;
-  /** Sends so many chunks, and returns once they are back. */
+  /** Sends a number of chunks, and returns once all are back. */
   echo?(chunks: number): Promise<void>;
-  /** Opens a session that stays, with an open stream where there are streams. */
+  /** Opens an idle session, with an open stream if the client supports streams. */
   stay(): Promise<void>;
 }
 
-/** Messages of a socket. */
+/** Client with messages of a bare socket. */
 class RawClient implements Client {
   readonly #url: string;
   readonly #answers: (() => void)[] = [];
@@ -112,7 +112,7 @@ class RawClient implements Client {
     await this.#move(this.#drain ??= await this.#open("/"), chunks);
   }
 
-  /** Each chunk is answered; so many at most wait for that. */
+  /** The server answers each chunk; a limited number of chunks may wait for the answer. */
   async #move(socket: WebSocket, chunks: number): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     let sent = 0;
@@ -144,7 +144,7 @@ class RawClient implements Client {
   }
 }
 
-/** Text messages and requests of `skein.1`. */
+/** Client with text messages and requests of `skein.1`. */
 class TextClient implements Client {
   readonly #url: string;
   #session: Promise<Session> | undefined;
@@ -178,10 +178,10 @@ class TextClient implements Client {
   }
 }
 
-/** What opens streams: Skein's connection, and the other implementation's session. */
+/** A source of streams: Skein's connection, or the session of the other implementation. */
 type Streams = Pick<Connection, "createBidirectionalStream" | "createUnidirectionalStream">;
 
-/** Streams of QMux. */
+/** Client with streams of QMux. */
 class StreamClient implements Client {
   readonly #dial: () => Promise<Streams>;
   #streams: Promise<Streams> | undefined;
@@ -204,7 +204,7 @@ class StreamClient implements Client {
 
   async flow(window: number, onMessage: () => void): Promise<void> {
     const stream = directStream(await (await this.#dial()).createBidirectionalStream());
-    // Each of them is written by itself, as messages are.
+    // Each message is a separate write, as with messages of a socket.
     const send = (count: number) => {
       for (let n = 0; n < count; n++) void stream.write(MESSAGE);
     };
@@ -227,7 +227,7 @@ class StreamClient implements Client {
     const stream = directWritable(await streams.createUnidirectionalStream());
     for (let n = 0; n < chunks; n++) await stream.write(CHUNK);
     await stream.close();
-    // What follows is answered behind it; up to a window of it may not be read yet.
+    // The server answers later data behind this chunk; up to a window of data may still be unread.
     await this.ask();
   }
 
@@ -321,7 +321,7 @@ function transfer(name: "up" | "echo") {
 }
 
 async function idle(client: Client, { pid, sessions }: Options): Promise<LoadResult> {
-  // The first one loads what all of them need.
+  // The first client loads the code of all clients.
   await client.stay();
   await sleep(500);
   const before = await usageOf(pid);
@@ -331,7 +331,7 @@ async function idle(client: Client, { pid, sessions }: Options): Promise<LoadRes
     await Promise.all(some);
   }
   const figures = await meter.end(sessions);
-  // Memory settles a moment later.
+  // The memory settles a moment later.
   await sleep(2_000);
   const after = await usageOf(pid);
   return { ...figures, ...memoryOf(sessions, { before, after }), closed: 0 };
@@ -348,7 +348,7 @@ if (import.meta.main) {
       `Cannot run: --mode is one of ${Object.keys(MODES)}, and --client of ${Object.keys(CLIENTS)}`,
     );
   }
-  // All clients alike.
+  // The same socket for all clients.
   Object.assign(globalThis, { WebSocket: FastSocket });
   const options: Options = {
     url: `ws://127.0.0.1:${portOf(args)}`,

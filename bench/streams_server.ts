@@ -1,6 +1,6 @@
 /**
- * The server whose streams are measured: text comes back as it is, and requests are
- * answered; with `--streams`, streams of `skein.1` come back too.
+ * The stream server under measurement: text messages are echoed, and requests are answered. With
+ * `--streams`, streams of `skein.1` are echoed, too.
  *
  * ```sh
  * deno run -A bench/streams_server.ts --port 9100 --streams
@@ -41,7 +41,7 @@ async function echo(stream: DirectStream): Promise<void> {
     let bytes = await stream.read();
     for (; bytes !== null; bytes = await stream.read(bytes)) await stream.write(bytes);
     await stream.close();
-  } catch { // Nothing else ends with it.
+  } catch { // Ends this stream only.
     stream.cancel();
     stream.abort();
   }

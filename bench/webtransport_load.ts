@@ -6,13 +6,12 @@
  * deno run -A --unstable-net bench/webtransport_load.ts --port 9100 --pid 123 --mode rpc
  * ```
  *
- * The server echoes bidirectional streams and datagrams at `/echo`, and drains
- * unidirectional streams. `--hash` is the SHA-256 of its certificate in hexadecimal;
- * without it the server is asked, as one in development answers. With `--no-fin` an answer is over with its last byte.
+ * The server echoes bidirectional streams and datagrams at `/echo`, and drains unidirectional
+ * streams. `--hash` is the certificate's SHA-256 in hexadecimal; without the option the generator
+ * asks the server, as possible in development. With `--no-fin` a reply ends with its last byte.
  *
- * Modes: `setup` and `rpc` (with `--at-once 50`), `up` and `echo` (`--mib 64` on one
- * stream, again and again), `datagrams` (`--window 64` on their way) and `idle`
- * (`--sessions 200`).
+ * Modes: `setup` and `rpc` (with `--at-once 50`), `up` and `echo` (repeated transfers of `--mib 64`
+ * on one stream), `datagrams` (`--window 64` under way) and `idle` (`--sessions 200`).
  *
  * @module
  */
@@ -25,55 +24,55 @@ import { type LoadResult, memoryOf, Meter, nowUs, quantilesOf, sleep } from "./m
 import { usageOf } from "./processes.ts";
 import { findTarget, type Target } from "./webtransport_target.ts";
 
-/** What a request says, and is answered. */
+/** The payload of a request and of the reply. */
 const REQUEST = new Uint8Array(64).fill(7);
 
 const MIB = 1_048_576;
 
-/** What is written at once. */
+/** Bytes per write. */
 const CHUNK = new Uint8Array(65_536).fill(5);
 
 const DATAGRAM_BYTES = 100;
 
-/** A datagram that is away for longer is lost, in milliseconds. */
+/** Time until a datagram counts as lost, in milliseconds. */
 const LOST_MS = 250;
 
-/** Idle sessions that are opened at once. */
+/** Idle sessions that open at once. */
 const OPENING = 8;
 
-/** A server that answers nothing for so long answers no more, in milliseconds. */
+/** Silence after which a server counts as stuck, in milliseconds. */
 const STALL_MS = 3_000;
 
-/** What a run does. */
+/** The settings of a run. */
 interface Options {
   /** The server. */
   readonly target: Target;
-  /** Its process, for its CPU time and memory. */
+  /** Id of the server's process, for CPU time and memory. */
   readonly pid: number;
-  /** Sessions or requests at once. */
+  /** Concurrent sessions or requests. */
   readonly atOnce: number;
-  /** Sent on a stream. */
+  /** Bytes of one transfer on a stream. */
   readonly mib: number;
-  /** Whether the server ends an answer; otherwise it is over with its last byte. */
+  /** True if the server ends a reply; otherwise a reply ends with the last byte. */
   readonly hasFin: boolean;
-  /** Datagrams on their way. */
+  /** Datagrams under way. */
   readonly window: number;
-  /** Idle sessions. */
+  /** Number of idle sessions. */
   readonly sessions: number;
-  /** Not measured, at the beginning. */
+  /** Warm-up at the beginning, not measured. */
   readonly warmUpMs: number;
-  /** Measured. */
+  /** Measured time. */
   readonly measureMs: number;
 }
 
-/** A run, and what has come of it. */
+/** A run with its counters. */
 class Run {
   readonly options: Options;
-  /** Answers so far. */
+  /** Number of replies so far. */
   answered = 0;
-  /** Changes as long as something moves. */
+  /** A counter of progress. */
   moved = 0;
-  /** Sessions that closed, though nobody closed them here. */
+  /** Number of sessions that closed without a call of `close()` here. */
   closed = 0;
 
   constructor(options: Options) {
@@ -86,7 +85,7 @@ class Run {
     return dialWebTransport(url, { serverCertificateHashes });
   }
 
-  /** Opens a session that shall stay. */
+  /** Opens a session that stays open. */
   async open(): Promise<Connection> {
     const connection = await this.dial();
     const onClosed = () => void this.closed++;
@@ -94,7 +93,7 @@ class Run {
     return connection;
   }
 
-  /** Asks, on a stream of its own. */
+  /** Sends a request on a new stream. */
   async request(connection: Connection): Promise<void> {
     const stream = directStream(await connection.createBidirectionalStream());
     await stream.write(REQUEST);
@@ -103,7 +102,7 @@ class Run {
     await closing;
   }
 
-  /** Reads what is echoed. */
+  /** Reads the echo. */
   async read(stream: DirectReadable, length: number): Promise<void> {
     let count = 0;
     while (this.options.hasFin || count < length) {
@@ -124,7 +123,7 @@ class Run {
     await stream.close();
   }
 
-  /** Resolves if nothing moves any more. */
+  /** Resolves after a time without progress. */
   async stall(): Promise<LoadResult> {
     let seen = -1;
     let seenAt = performance.now();
@@ -137,7 +136,7 @@ class Run {
   }
 }
 
-/** Does something again and again, several at once. */
+/** Repeats an action, with several instances at once. */
 async function repeat(run: Run, once: () => Promise<void>): Promise<LoadResult> {
   const { atOnce, pid, warmUpMs, measureMs } = run.options;
   const histogram = new Histogram();
@@ -170,7 +169,7 @@ async function rpc(run: Run): Promise<LoadResult> {
   return await repeat(run, () => run.request(connection));
 }
 
-/** Moves megabytes again and again, after once to warm up. */
+/** Repeats a transfer, after one transfer to warm up. */
 async function transfer(run: Run, once: () => Promise<void>): Promise<LoadResult> {
   const { mib, pid, measureMs } = run.options;
   await once();
@@ -189,7 +188,7 @@ async function up(run: Run): Promise<LoadResult> {
   return await transfer(run, async () => {
     const stream = directWritable(await connection.createUnidirectionalStream());
     await run.write(stream);
-    // Nothing tells when a stream was read, but what follows is answered behind it.
+    // No event tells that a stream was read, but the server answers later data behind the transfer.
     await run.request(connection);
     run.answered++;
   });
@@ -208,7 +207,7 @@ async function datagrams(run: Run): Promise<LoadResult> {
   const { window, pid, warmUpMs, measureMs } = run.options;
   const duplex = directDatagrams((await run.open()).datagrams);
   const histogram = new Histogram();
-  // When each was sent, the first one first.
+  // Times of sending, the oldest first.
   const away = new Map<number, number>();
   let sent = 0;
   let lost = 0;
@@ -260,7 +259,7 @@ async function idle(run: Run): Promise<LoadResult> {
     run.answered = open.length;
   }
   const figures = await meter.end(sessions);
-  // Memory settles a moment later.
+  // The memory settles a moment later.
   await sleep(2_000);
   const after = await usageOf(pid);
   return { ...figures, ...memoryOf(sessions, { before, after }), closed: run.closed };

@@ -1,6 +1,5 @@
 /**
- * Where the WebTransport server is that is measured, and by what its certificate
- * is trusted.
+ * Finds the WebTransport server under measurement, and the hash of the certificate.
  *
  * @module
  */
@@ -8,17 +7,17 @@ import type { CertificateHash } from "../transport/webtransport.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { sleep } from "./meter.ts";
 
-/** How long a server may take to start, in milliseconds. */
+/** Longest start of a server, in milliseconds. */
 const START_MS = 20_000;
 
-/** How long one attempt may take, in milliseconds. */
+/** Longest attempt to connect, in milliseconds. */
 const ATTEMPT_MS = 1_000;
 
 /** A server. */
 export interface Target {
-  /** Its URL. */
+  /** URL of the server. */
   readonly url: string;
-  /** For dialing. */
+  /** Options for dialing. */
   readonly serverCertificateHashes: readonly CertificateHash[];
 }
 
@@ -26,17 +25,19 @@ export interface Target {
 export interface FindTargetOptions {
   /** Path of the URL. */
   readonly path: string;
-  /** SHA-256 of the certificate in hexadecimal; by default a server in development is asked. */
+  /**
+   * SHA-256 of the certificate in hexadecimal; by default the module asks a server in development.
+   */
   readonly hash?: string | undefined;
 }
 
 /**
  * Finds a server on this machine, and waits until it accepts a session.
- *
- * @param port Its port.
+ * @param port The port of the server.
+ * @param port The port.
  * @param options See {@linkcode FindTargetOptions}.
  * @returns The server.
- * @throws {Error} If it does not accept one in time; `cause` is the last reason.
+ * @throws {Error} If the server accepts no session in time; `cause` is the last reason.
  */
 export async function findTarget(port: number, options: FindTargetOptions): Promise<Target> {
   const { path, hash } = options;
@@ -47,7 +48,7 @@ export async function findTarget(port: number, options: FindTargetOptions): Prom
       const value = hash === undefined ? await askedHash(port) : Uint8Array.fromHex(hash);
       const target = { url, serverCertificateHashes: [{ algorithm: "sha-256" as const, value }] };
       const { serverCertificateHashes } = target;
-      // Without a subprotocol Skein makes a raw session of it, which is as good a sign.
+      // Skein opens a raw session for a request without a subprotocol; that suffices here.
       (await dialWebTransport(url, { serverCertificateHashes, timeoutMs: ATTEMPT_MS })).close();
       return target;
     } catch (cause) {
@@ -57,7 +58,10 @@ export async function findTarget(port: number, options: FindTargetOptions): Prom
   }
 }
 
-/** A server in development tells programs on its machine. */
+/**
+ * Fetches the URL and hash from a server in development, which answers programs on the same
+ * machine.
+ */
 async function askedHash(port: number): Promise<Uint8Array<ArrayBuffer>> {
   const response = await fetch(`http://127.0.0.1:${port}/.well-known/skein/webtransport`);
   const { serverCertificateHashes } = await response.json();

@@ -14,29 +14,29 @@ import {
   VERSION,
 } from "./_packages.ts";
 
-/** Below the ports that systems hand out by themselves. */
+/** Base of the ports, below those that systems assign automatically. */
 const PORTS = { from: 20_000, count: 12_000 };
 
 /** A running mirror. */
 export interface Mirror extends AsyncDisposable {
-  /** What `JSR_URL` is set to, with a final slash. */
+  /** The value for `JSR_URL`, with a final slash. */
   readonly url: string;
 }
 
 /** Options for {@linkcode openMirror}. */
 export interface MirrorOptions {
-  /** Where the types and stand-ins lie; by default, `tools/std/`. */
+  /** Folder of the types and stand-ins; by default, `tools/std/`. */
   types?: URL;
-  /** Where the JavaScript lies; by default, npm is asked on the first request. */
+  /** Folder of the JavaScript; by default, the mirror asks npm on the first request. */
   scripts?: () => Promise<string>;
 }
 
 /**
  * Starts a mirror.
  *
- * Its port follows from the checkout and from what is served. So Deno's cache stays warm from one
- * run to the next and never holds what has changed since; and launchers of one checkout that run
- * at the same time share the port, where the system can (Linux), or else take any free one.
+ * The port follows from the checkout and the served content. So Deno's cache stays warm from one
+ * run to the next, and never holds outdated files. Launchers of one checkout that run at the same
+ * time share the port where the system supports sharing (Linux), and take any free port elsewhere.
  *
  * @param options See {@linkcode MirrorOptions}.
  * @returns The running mirror.
@@ -53,12 +53,12 @@ export function openMirror(options: MirrorOptions = {}): Mirror {
 }
 
 /**
- * Answers requests as the registry does: `meta.json` of a package, `<version>_meta.json` with its
- * exports and checksums, and its files.
+ * Answers requests as the registry does: `meta.json` of a package, `<version>_meta.json` with
+ * exports and checksums, and the files.
  *
- * @param types What lies in `tools/std/`.
- * @param scripts Reads the npm package; called on the first request that needs it, and again only
- * if it failed.
+ * @param types The content of `tools/std/`.
+ * @param scripts Reads the npm package; called on the first request for JavaScript, and again only
+ * after a failure.
  * @returns The handler.
  */
 export function mirrorHandler(
@@ -110,7 +110,9 @@ function notFound(): Response {
   return new Response("Not found", { status: 404 });
 }
 
-/** One port per checkout and content; what is served also depends on how it is put together. */
+/**
+ * Returns a port per checkout and content; the port also depends on the source of the mirror.
+ */
 function preferredPort(folder: URL, types: ReadonlyMap<string, Uint8Array>): number {
   const own = ["_mirror.ts", "_packages.ts"].map((name) =>
     Deno.readTextFileSync(new URL(name, import.meta.url))

@@ -1,12 +1,12 @@
 /**
- * The packages that the local mirror serves: the standard library's JavaScript as npm has it, with
- * the types in `tools/std/`, and stand-ins of our own for what npm does not have.
+ * The packages that the local mirror serves: the standard library's JavaScript from npm with the
+ * types in `tools/std/`, and stand-ins for parts that npm does not have.
  *
- * What lies in `tools/std/<package>/` decides what there is:
+ * The files in `tools/std/<package>/` define the package:
  *
  * - `name.d.ts` types the JavaScript file `<package>/name.js` of the npm package.
- * - `name.ts` is served as it is.
- * - `mod` is the package's main module; without one, the typed files together are.
+ * - `name.ts` is served unchanged.
+ * - `mod` is the package's main module; without a `mod`, the main module joins all typed files.
  *
  * @module
  */
@@ -16,12 +16,15 @@ import { fileURLToPath } from "node:url";
 /** The npm package that holds the standard library's JavaScript. */
 export const NPM_PACKAGE = "deno-std@1.4.0";
 
-/** Satisfies every `^1`, and is no version that the registry has: it cannot be mistaken for one. */
+/**
+ * A version that satisfies every `^1` and does not exist in the registry, so that a mix-up is
+ * impossible.
+ */
 export const VERSION = "1.999.0";
 
 const TYPES = ".d.ts";
 
-/** A package as the mirror serves it. */
+/** A package as served by the mirror. */
 export interface Package {
   /** Subpath to file, in the form of a package's `exports`. */
   readonly exports: Readonly<Record<string, string>>;
@@ -29,7 +32,7 @@ export interface Package {
   readonly files: ReadonlyMap<string, Uint8Array>;
 }
 
-/** Where the npm package lies once Deno's own npm resolution has fetched it. */
+/** Returns the folder of the npm package, after Deno's npm resolution has fetched the package. */
 export async function npmFolder(): Promise<string> {
   const specifier = `npm:${NPM_PACKAGE}`;
   const { stdout, stderr } = await new Deno.Command(Deno.execPath(), {
@@ -49,7 +52,7 @@ export async function npmFolder(): Promise<string> {
   return found;
 }
 
-/** Every file below a folder, by its path with forward slashes. */
+/** Reads all files below a folder, by path with forward slashes. */
 export function readTree(root: string | URL): Map<string, Uint8Array> {
   const base = root instanceof URL ? fileURLToPath(root) : root;
   const files = new Map<string, Uint8Array>();
@@ -64,18 +67,18 @@ export function readTree(root: string | URL): Map<string, Uint8Array> {
   return new Map([...files].sort(([a], [b]) => a < b ? -1 : 1));
 }
 
-/** The names of the packages for which there are types or stand-ins. */
+/** Lists the packages with types or stand-ins. */
 export function packageNames(types: ReadonlyMap<string, Uint8Array>): string[] {
   return [...new Set([...types.keys()].map((path) => path.split("/", 1)[0]!))];
 }
 
 /**
- * Puts a package together.
+ * Builds a package.
  *
- * @param name Its name below `@std/`.
- * @param types What lies in `tools/std/`.
- * @param scripts What lies in the npm package.
- * @returns The package, or `undefined` if there is none of that name.
+ * @param name The name below `@std/`.
+ * @param types The content of `tools/std/`.
+ * @param scripts The content of the npm package.
+ * @returns The package, or `undefined` for an unknown name.
  */
 export function buildPackage(
   name: string,

@@ -1,22 +1,24 @@
 /**
- * Reads TypeScript as far as the import arrows need it.
+ * Reads imports, exports and comments of TypeScript.
  *
  * @module
  */
 
 /** An import, or a re-export, of another module. */
 export interface Import {
-  /** What is imported, as it is written. */
+  /** The specifier, as in the source. */
   readonly specifier: string;
   /** Line number, from 1. */
   readonly line: number;
-  /** Whether only types are imported: nothing of it is left when the program runs. */
+  /** True if the import names only types, and so disappears from the compiled program. */
   readonly isTypeOnly: boolean;
-  /** Whether it is an `import()`, or the type of one: the module itself starts without it. */
+  /** True for `import()`, or the type of an `import()`: the module loads without that import. */
   readonly isLate: boolean;
 }
 
-/** What follows one of these words is a regular expression if it begins with a slash. */
+/**
+ * Words before a regular expression: a slash after one of these words begins a regular expression.
+ */
 const BEFORE_REGEX = /(?:^|[^\w$.])(?:return|typeof|case|in|of|do|else|void|delete|await|yield)$/;
 
 const STATIC = new RegExp(
@@ -34,7 +36,7 @@ interface Piece {
 }
 
 /**
- * Blanks everything but code; line breaks stay, and so do all positions.
+ * Blanks all text except code; line breaks and positions stay.
  *
  * @param source TypeScript.
  * @param options `strings: true` keeps the content of quoted strings.
@@ -49,7 +51,7 @@ export function codeOf(source: string, options: { strings?: boolean } = {}): str
 }
 
 /**
- * Lists the comments of a module without their marks.
+ * Lists the comments of a module without comment marks.
  *
  * @param source TypeScript.
  * @returns The text of each comment, in the order of the source.
@@ -62,12 +64,12 @@ export function commentsOf(source: string): string[] {
   );
 }
 
-/** Splits a source into stretches; joined again they are the source. */
+/** Splits a source into stretches; all stretches joined give the source. */
 function piecesOf(source: string): Piece[] {
   const pieces: Piece[] = [];
-  /** For each open template, how many braces are open in its current `${`. */
+  /** Number of open braces in the current `${` of each open template. */
   const templates: number[] = [];
-  /** The end of the code so far, from which the meaning of a slash follows. */
+  /** End of the code so far, which decides the meaning of a slash. */
   let before = "";
   let at = 0;
   const take = (end: number, kind: Piece["kind"]) => {
@@ -107,7 +109,7 @@ function piecesOf(source: string): Piece[] {
 }
 
 /**
- * Lists what a module imports and re-exports, `import()` of a literal included.
+ * Lists the imports and re-exports of a module, including each `import()` of a literal.
  *
  * @param source TypeScript.
  * @returns The imports, in the order of the source.
@@ -115,7 +117,7 @@ function piecesOf(source: string): Piece[] {
 export function importsOf(source: string): Import[] {
   const bare = codeOf(source);
   return [...codeOf(source, { strings: true }).matchAll(STATIC)]
-    // The keyword is blank in `bare` where it stands in a string.
+    // The keyword is blank in `bare` if part of a string.
     .filter((match) => bare.charAt(match.index) !== " ")
     .map((match) => ({
       specifier: match[1] ?? match[2]!,
@@ -148,7 +150,7 @@ function endOf(index: number, source: string, length = 0): number {
   return index === -1 ? source.length : index + length;
 }
 
-/** Behind the quote that closes a string, or the end of its line. */
+/** Returns the position behind the quote that closes a string, or the end of the line. */
 function closing(source: string, from: number, quote: string): number {
   let at = from;
   while (at < source.length && source[at] !== quote && source[at] !== "\n") {
@@ -157,7 +159,7 @@ function closing(source: string, from: number, quote: string): number {
   return Math.min(source.length, at + 1);
 }
 
-/** At the backtick or the `${` that ends a stretch of template text. */
+/** Returns the position of the backtick or `${` that ends a stretch of template text. */
 function templateEnd(source: string, from: number): number {
   let at = from;
   while (at < source.length && source[at] !== "`" && !source.startsWith("${", at)) {

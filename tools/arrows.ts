@@ -1,5 +1,5 @@
 /**
- * Checks which module may import which.
+ * Checks the directions of the imports between modules.
  *
  * ```text
  * errors <- base <- transport <- session <- client, pubsub, manager <- telemetry <- server <- mod
@@ -17,11 +17,11 @@ export interface Violation {
   readonly path: string;
   /** Line number, from 1. */
   readonly line: number;
-  /** What is wrong. */
+  /** The broken rule. */
   readonly message: string;
 }
 
-/** What {@linkcode checkArrows} reads. */
+/** Input of {@linkcode checkArrows}. */
 export interface Repository {
   /** Path from the root of the repository to source, of every TypeScript file. */
   readonly files: ReadonlyMap<string, string>;
@@ -31,7 +31,7 @@ export interface Repository {
   readonly exports: Readonly<Record<string, string>>;
 }
 
-/** A file's place; `free` is what no arrow binds, such as a test. */
+/** The layer of a file; `free` for files outside the library, such as tests. */
 type Layer =
   | "errors"
   | "base"
@@ -85,7 +85,7 @@ export interface Edge {
  * Checks every rule.
  *
  * @param repository See {@linkcode Repository}.
- * @returns What is wrong, by path and line; nothing if all is well.
+ * @returns The violations by path and line; empty without violations.
  */
 export function checkArrows(repository: Repository): Violation[] {
   const { files } = repository;
@@ -135,7 +135,7 @@ function graphOf(imports: ReadonlyMap<string, readonly Import[]>): Map<string, E
   ]));
 }
 
-/** The place of a file. */
+/** Returns the layer of a file. */
 function layerOf(path: string): Layer {
   if (FREE.test(path)) return "free";
   const folder = FOLDERS.exec(path)?.[1];
@@ -148,7 +148,7 @@ function layerOf(path: string): Layer {
  * Tells whether the arrows bind a file.
  *
  * @param path From the root of the repository.
- * @returns Whether it is part of the library, and no test, example, benchmark or tool.
+ * @returns Whether the file is part of the library, and no test, example, benchmark or tool.
  */
 export function isLibrary(path: string): boolean {
   return layerOf(path) !== "free";
@@ -198,7 +198,7 @@ function checkExample({ exports }: Repository, path: string, edges: readonly Edg
     }));
 }
 
-/** Follows everything that a browser loads with `client.ts`, at first or by `import()`. */
+/** Follows all modules that a browser loads with `client.ts`, at first or by `import()`. */
 function checkClient(
   files: ReadonlyMap<string, string>,
   imports: ReadonlyMap<string, readonly Import[]>,
@@ -259,8 +259,8 @@ function resolve(from: string, specifier: string): string | undefined {
 /**
  * Reads the TypeScript files of a repository.
  *
- * @param root Its folder.
- * @returns What {@linkcode checkArrows} takes.
+ * @param root The folder of the repository.
+ * @returns The input of {@linkcode checkArrows}.
  */
 export async function readRepository(root: URL): Promise<Repository> {
   const files = new Map<string, string>();

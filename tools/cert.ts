@@ -1,5 +1,5 @@
 /**
- * Makes the development certificate, or shows the one that is kept.
+ * Makes the development certificate, or shows the existing one.
  *
  * ```sh
  * deno task cert
@@ -10,7 +10,7 @@
  */
 import { type DevCertificate, devCertificate } from "../transport/certificate/dev_certificate.ts";
 
-/** What the command line says. */
+/** The parsed command line. */
 interface Arguments {
   readonly names?: readonly string[];
   readonly renew: boolean;
@@ -19,8 +19,8 @@ interface Arguments {
 /**
  * Reads the command line.
  *
- * @param args What follows the name of the program.
- * @returns What it says.
+ * @param args The arguments after the name of the program.
+ * @returns The parsed command line.
  * @throws {TypeError} If an argument is unknown or lacks its value.
  */
 export function parseArguments(args: readonly string[]): Arguments {
@@ -42,7 +42,7 @@ export function parseArguments(args: readonly string[]): Arguments {
 }
 
 /**
- * Says in words what the certificate is.
+ * Describes the certificate.
  *
  * @param certificate The certificate.
  * @returns Lines to print.
@@ -62,7 +62,10 @@ Browsers trust it by its hash, without flags or an authority:
   });`;
 }
 
-/** Not `localhost` where there is a choice: it may be `::1`, and the server be at `127.0.0.1`. */
+/**
+ * Prefers `127.0.0.1` to `localhost`, because `localhost` may mean `::1` while the server listens
+ * on `127.0.0.1`.
+ */
 function hostOf(names: readonly string[]): string {
   const [first = "localhost"] = names;
   if (names.includes("127.0.0.1")) return "127.0.0.1";

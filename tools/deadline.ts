@@ -1,9 +1,9 @@
 /**
- * Gives every test of a module a deadline, the examples of its documentation included.
+ * Adds a deadline to every test of a module, including the examples of the documentation.
  *
- * `tools/run_tests.ts` has Deno load this module before each module of tests. Two environment
- * variables set it up: `TEST_DEADLINE_MS`, without which it does nothing, and `TEST_JOURNAL`, a file
- * to which the beginning and the end of each test are appended.
+ * `tools/run_tests.ts` makes Deno load this module before each test module. Two environment
+ * variables configure the module: `TEST_DEADLINE_MS`, without which the module has no effect, and
+ * `TEST_JOURNAL`, a file that receives the beginning and the end of each test.
  *
  * @module
  */
@@ -15,11 +15,11 @@ type Body = (...args: unknown[]) => unknown;
 /** Any of the forms of `Deno.test()`. */
 type Register = (...args: unknown[]) => unknown;
 
-/** Options of {@linkcode withDeadline}, besides a test. */
+/** Options of {@linkcode withDeadline}, apart from the test. */
 export interface DeadlineOptions {
   /** Milliseconds until the test fails. */
   readonly deadlineMs: number;
-  /** Hears of each beginning and end. */
+  /** Called at the beginning and at the end of a test. */
   readonly onEvent?: (event: "begin" | "end", name: string) => void;
 }
 
@@ -28,9 +28,10 @@ export interface DeadlineOptions {
  *
  * - The deadline is of real time, also where the test fakes the clock: timers are captured when
  *   this module loads.
- * - What the test waits for is not stopped: it is reported as a leak where it outlives the test.
+ * - Pending operations of the test are not stopped: an operation that outlives the test is reported
+ * as a leak.
  *
- * @param name The name that the error has.
+ * @param name The name of the test, for the error.
  * @param body The function.
  * @param options See {@linkcode DeadlineOptions}.
  * @returns A function that rejects with an `Error` after the deadline.
@@ -47,8 +48,8 @@ export function withDeadline(name: string, body: Body, options: DeadlineOptions)
         ),
       deadlineMs,
     );
-    // Where nothing else keeps the event loop going, Deno fails the test at once; and a test may
-    // look for timers that run.
+    // An unreferenced timer does not keep the event loop running: Deno still fails a stuck test at
+    // once, and a test that looks for running timers does not find this one.
     Deno.unrefTimer(timer);
     onEvent?.("begin", name);
     // Errors of an awaited `Promise.race()` keep the stack of the test alone.
@@ -76,7 +77,7 @@ export function withDeadlineIn(args: readonly unknown[], options: DeadlineOption
   const name = first ?? definition?.name ?? body?.name ?? definition?.fn?.name ?? "";
   const wrap = (fn: Body) => {
     const wrapped = withDeadline(name, fn, options);
-    // Deno asks a function without a name of the test for its own.
+    // Deno derives the name of the test from the function's name.
     return Object.defineProperty(wrapped, "name", { value: fn.name });
   };
   return args.map((arg) => {
@@ -89,17 +90,17 @@ export function withDeadlineIn(args: readonly unknown[], options: DeadlineOption
 const timers = { setTimeout, clearTimeout };
 
 /**
- * Passes arguments on under a name that Deno takes for its own: it reports the first caller that
- * is not of its own as the place of a test.
+ * Passes arguments on under a name that Deno takes for internal code: Deno reports the first caller
+ * outside its own code as the location of a test.
  */
 const forward = new Script(
   "((register, change) => (...args) => register(...change(args)))",
   { filename: "ext:tests/deadline.js" },
 ).runInThisContext() as (register: Register, change: (args: unknown[]) => unknown[]) => Register;
 
-/** Replaces `Deno.test` in this module's realm, which is that of one module of tests. */
+/** Replaces `Deno.test` in this module's realm, which belongs to one test module. */
 function install(deadlineMs: number, journal: string | undefined): void {
-  // Opened once: a test may run without the permission to write.
+  // Opened once, because a test may run without permission to write.
   const file = journal === undefined
     ? undefined
     : Deno.openSync(journal, { append: true, create: true });

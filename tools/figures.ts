@@ -18,7 +18,7 @@ export interface FolderFigures {
   readonly files: number;
   /** Lines of these files. */
   readonly lines: number;
-  /** Words in their comments, code and names in backticks not counted. */
+  /** Words in comments, without code and names in backticks. */
   readonly words: number;
   /** Pronouns per thousand words, rounded to one digit. */
   readonly pronouns: number;
@@ -42,7 +42,7 @@ export interface Figures {
   readonly folders: Readonly<Record<string, FolderFigures>>;
 }
 
-/** The words that make a reader look back for the noun. */
+/** Pronouns that make a reader look back for the noun. */
 const PRONOUN =
   /^(?:it|its|itself|they|them|their|theirs|themselves|who|whom|whose|whoever|what|whatever|(?:no|some|every|any)(?:body|thing|one)|none)$/;
 
@@ -57,7 +57,7 @@ export function proseOf(source: string): { words: number; pronouns: number } {
 }
 
 /**
- * Counts words and pronouns in a text, without its code and links.
+ * Counts words and pronouns in a text, without code and links.
  *
  * @param text Markdown.
  * @returns Words of prose, and how many of these are pronouns.
@@ -122,7 +122,7 @@ export function figuresOf(repository: Repository): Figures {
   };
 }
 
-/** Tarjan's strongly connected components of more than one file. */
+/** Returns Tarjan's strongly connected components of more than one file. */
 function circlesOf(graph: ReadonlyMap<string, readonly Edge[]>): string[][] {
   const circles: string[][] = [];
   const indices = new Map<string, number>();
@@ -149,7 +149,7 @@ function circlesOf(graph: ReadonlyMap<string, readonly Edge[]>): string[][] {
   return circles.sort((a, b) => b.length - a.length);
 }
 
-/** Counts the modules that load with an entry, the entry included. */
+/** Counts the modules that load with an entry, including the entry. */
 function reach(
   graph: ReadonlyMap<string, readonly Edge[]>,
   entry: string,
@@ -162,7 +162,7 @@ function reach(
   return reached.size;
 }
 
-/** Counts the distinct names that each entry exports, and those of all entries together. */
+/** Counts the distinct names of each entry's exports, and of all entries together. */
 async function exportedNames({ exports }: Repository): Promise<Record<string, number>> {
   const counts: Record<string, number> = {};
   const all = new Set<string>();
@@ -181,7 +181,7 @@ async function exportedNames({ exports }: Repository): Promise<Record<string, nu
   return { ...counts, "in all": all.size };
 }
 
-/** The part of the output of `deno doc --json` that holds the names. */
+/** The part of the output of `deno doc --json` with the names. */
 interface DenoDoc {
   readonly nodes: Readonly<Record<string, { readonly symbols: readonly { name: string }[] }>>;
 }

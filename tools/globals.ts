@@ -1,6 +1,6 @@
 /**
- * Checks that the library takes time and chance from the `Runtime` of its node, and not from the
- * globals of the platform.
+ * Checks that the library takes time and chance from the `Runtime` of the node, and not from the
+ * platform's globals.
  *
  * ```sh
  * deno run -A tools/globals.ts
@@ -12,14 +12,14 @@
 import { isLibrary, readRepository, type Repository, type Violation } from "./arrows.ts";
 import { codeOf, lineAt } from "./_source.ts";
 
-/** The files that stand between the library and the globals. */
+/** Files and folders that may use the globals. */
 const PLATFORM: readonly string[] = [
   "base/runtime.ts",
   // Measures engines from outside, in real time.
   "pubsub/conformance/",
 ];
 
-/** Public entries, which take the platform's runtime unless their options have another. */
+/** Public entries, which use the platform's runtime unless the options contain another one. */
 const ENTRIES: ReadonlySet<string> = new Set([
   "client/client.ts",
   "client/connect.ts",
@@ -61,7 +61,7 @@ const ENTRIES: ReadonlySet<string> = new Set([
 
 const PLATFORM_RUNTIME = /\bplatformRuntime\(/g;
 
-/** Globals that read a clock, start a timer, or draw a number, and their stand-in. */
+/** Globals that read a clock, start a timer, or draw a number, each with the replacement. */
 const FORBIDDEN: readonly (readonly [RegExp, string])[] = [
   [/\bDate\.now\b|\bnew Date\(\s*\)/g, "now()"],
   [/\bperformance\.now\b/g, "monotonic()"],
@@ -74,14 +74,14 @@ const FORBIDDEN: readonly (readonly [RegExp, string])[] = [
   [PLATFORM_RUNTIME, "a runtime that is handed in"],
 ];
 
-/** Folder to the number of uses that are left; the numbers may only fall. */
+/** Number of remaining uses by folder; the numbers may only fall. */
 export type GlobalsDebts = Readonly<Record<string, number>>;
 
 /**
- * Finds the uses of such globals.
+ * Finds the uses of the globals.
  *
  * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
- * @returns Each use, with its stand-in.
+ * @returns Each use, with the replacement.
  */
 export function findGlobals({ files }: Repository): Violation[] {
   const violations: Violation[] = [];
@@ -100,11 +100,11 @@ export function findGlobals({ files }: Repository): Violation[] {
 }
 
 /**
- * Checks the uses of such globals.
+ * Checks the uses of the globals.
  *
  * @param repository The files.
- * @param debts Folder to the uses that are left.
- * @returns The uses of each folder that has more than that.
+ * @param debts Remaining uses by folder.
+ * @returns The uses of each folder that exceeds the allowed number.
  */
 export function checkGlobals(repository: Repository, debts: GlobalsDebts = {}): Violation[] {
   const found = Map.groupBy(findGlobals(repository), ({ path }) => folderOf(path));
@@ -117,7 +117,7 @@ function folderOf(path: string): string {
 
 const DEBTS = new URL("globals_debts.json", import.meta.url);
 
-/** Reads the uses that are left. */
+/** Reads the remaining uses. */
 export async function readGlobalsDebts(): Promise<GlobalsDebts> {
   return JSON.parse(await Deno.readTextFile(DEBTS));
 }

@@ -1,28 +1,28 @@
 /**
- * Runs Deno, with a local mirror in the place of the JSR registry if that is out of reach.
+ * Runs Deno, with a local mirror in place of the JSR registry if the registry is out of reach.
  *
  * ```sh
  * deno run -A tools/launch.ts test -A
  * ```
  *
- * Where the registry answers, this only passes arguments, standard streams, signals and the exit
- * code through. Where it does not, it says so in one line, serves the few `@std` packages that the
- * repository needs from npm, and lets no lock file be written.
+ * If the registry answers, the launcher only passes arguments, standard streams, signals and the
+ * exit code through. Otherwise the launcher prints one line, serves the few `@std` packages of the
+ * repository from npm, and prevents a lock file.
  *
  * @module
  */
 import { openMirror } from "./_mirror.ts";
 
-/** How long the registry may take to answer. */
+/** Longest wait for an answer of the registry, in milliseconds. */
 const PROBE_TIMEOUT_MS = 5_000;
 
-/** How long a silent registry is not asked again. */
+/** Pause before a silent registry is asked again, in milliseconds. */
 const SILENCE_MS = 10 * 60_000;
 
-/** What is asked for: any package that is in use will do. */
+/** The requested package; any package in use would do. */
 const PROBE = "jsr:@std/assert@^1";
 
-/** The subcommands that write a lock file unless told not to. */
+/** The subcommands that write a lock file by default. */
 const LOCKING: ReadonlySet<string> = new Set(
   "add bench bundle cache check compile doc eval info install outdated publish repl run serve task test"
     .split(" "),
@@ -35,8 +35,8 @@ const SIGNALS: readonly Deno.Signal[] = Deno.build.os === "windows"
 /**
  * Runs Deno.
  *
- * @param args Its arguments, beginning with the subcommand.
- * @returns Its exit code.
+ * @param args Arguments of Deno, beginning with the subcommand.
+ * @returns The exit code of Deno.
  */
 export async function launch(args: readonly string[]): Promise<number> {
   if (await registryAnswers()) return await runDeno(args, {});
@@ -48,10 +48,10 @@ export async function launch(args: readonly string[]): Promise<number> {
 }
 
 /**
- * Tells whether the registry answers. A package that Deno has cached counts as an answer, since it
- * is all that Deno asks for.
+ * Tells whether the registry answers. A package in Deno's cache counts as an answer, because Deno
+ * asks for no more.
  *
- * @returns Whether it does, within 5 s.
+ * @returns Whether the registry answers within 5 s.
  */
 export async function registryAnswers(): Promise<boolean> {
   const memory = Deno.env.has("JSR_URL") ? undefined : silenceFile();
@@ -62,7 +62,7 @@ export async function registryAnswers(): Promise<boolean> {
 }
 
 /**
- * Adds `--no-lock` where the subcommand takes it.
+ * Adds `--no-lock` if the subcommand accepts the option.
  *
  * @param args Arguments for Deno.
  * @returns The arguments to use.
@@ -99,12 +99,12 @@ async function runDeno(args: readonly string[], env: Record<string, string>): Pr
   }).spawn();
   const handlers = SIGNALS.map((signal) => {
     const handler = () => {
-      // A terminal has already sent it to the child as well.
+      // A terminal has sent the signal to the child already.
       if (signal === "SIGINT" && Deno.stdin.isTerminal()) return;
       try {
         child.kill(signal);
       } catch {
-        // The child has just ended: its exit code follows.
+        // The child has just ended; the exit code follows.
       }
     };
     Deno.addSignalListener(signal, handler);
@@ -115,7 +115,7 @@ async function runDeno(args: readonly string[], env: Record<string, string>): Pr
   return code;
 }
 
-/** Where the launcher remembers that the registry is out of reach, so that it need not wait. */
+/** Path of the file that remembers an unreachable registry, so that the next run need not wait. */
 function silenceFile(): string | undefined {
   const home = Deno.env.get("HOME");
   const folder = Deno.env.get("XDG_CACHE_HOME") ?? Deno.env.get("LOCALAPPDATA") ??
@@ -138,7 +138,7 @@ async function remember(path: string): Promise<void> {
     await Deno.mkdir(path.slice(0, path.lastIndexOf("/")), { recursive: true });
     await Deno.writeTextFile(path, new Date().toISOString());
   } catch {
-    // A home that cannot be written to costs one probe per run, nothing else.
+    // In a read-only home every run probes the registry once; all else works.
   }
 }
 

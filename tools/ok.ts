@@ -1,12 +1,12 @@
 /**
- * The gate: what must pass before a change is merged.
+ * The gate: all checks that must pass before a change is merged.
  *
  * ```sh
  * deno task ok
  * deno task ok --no-tests
  * ```
  *
- * Every step runs, also after one has failed; what a step prints is shown only if it fails.
+ * Every step runs, also after a failure; the output of a step is shown only if the step fails.
  *
  * @module
  */
@@ -19,9 +19,9 @@ import {
 } from "./arrows.ts";
 import { checkGlobals, readGlobalsDebts } from "./globals.ts";
 import { checkPages, readPages, readPagesDebts } from "./pages.ts";
-import { checkProse } from "./prose.ts";
+import { checkProse, readProse } from "./prose.ts";
 
-/** How a step ended. */
+/** The result of a step. */
 interface Outcome {
   readonly passed: boolean;
   readonly output: string;
@@ -35,7 +35,7 @@ interface Step {
 
 const ROOT = new URL("../", import.meta.url);
 
-/** Runs Deno in the repository, and keeps what it prints. */
+/** Runs Deno in the repository, and captures the output. */
 async function deno(...args: string[]): Promise<Outcome> {
   const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
     args,
@@ -46,7 +46,7 @@ async function deno(...args: string[]): Promise<Outcome> {
   return { passed: success, output: text(stdout) + text(stderr) };
 }
 
-/** Checks only files of the library: programs print, a library does not. */
+/** Checks only files of the library: programs may print, a library may not. */
 async function lintLibrary(repository: Repository): Promise<Outcome> {
   const paths = [...repository.files.keys()].filter(isLibrary);
   if (paths.length === 0) return { passed: true, output: "" };
@@ -58,7 +58,7 @@ function listed(violations: readonly Violation[]): Outcome {
   return { passed: violations.length === 0, output: output.join("") };
 }
 
-/** What is exported but does not exist is a failure of its own; the rest is checked all the same. */
+/** A missing file of an export is a separate failure; all other files are still checked. */
 async function docs({ exports, files }: Repository): Promise<Outcome> {
   const paths = [...new Set(Object.values(exports).map((path) => path.replace(/^\.\//, "")))];
   const missing = paths.filter((path) => !files.has(path));
@@ -88,7 +88,7 @@ function stepsFor(repository: Repository, tests: boolean): Step[] {
         return listed(checkPages(pages, paths, await readPagesDebts()));
       },
     },
-    { name: "prose", run: () => listed(checkProse(repository)) },
+    { name: "prose", run: async () => listed(checkProse(await readProse(ROOT, repository))) },
     { name: "check", run: () => deno("check") },
     { name: "doc lint", run: () => docs(repository) },
     ...(tests ? [{ name: "tests", run: () => deno("task", "test") }] : []),
@@ -96,7 +96,7 @@ function stepsFor(repository: Repository, tests: boolean): Step[] {
   ];
 }
 
-/** The summary line of a test run, if there is one. */
+/** Returns the summary line of a test run, if any. */
 function summaryOf(output: string): string {
   // deno-lint-ignore no-control-regex -- colours are control characters.
   const plain = output.replace(/\x1b\[[0-9;]*m/g, "");

@@ -1,5 +1,5 @@
 /**
- * Checks the Markdown of the repository: each link leads somewhere, and the prose keeps the rules.
+ * Checks the Markdown of the repository: each link has a target, and the prose follows the rules.
  *
  * ```sh
  * deno run -A tools/pages.ts
@@ -15,13 +15,13 @@ import { MAX_PRONOUNS } from "./prose.ts";
 /** Path from the root of the repository to Markdown, of every page. */
 export type Pages = ReadonlyMap<string, string>;
 
-/** Page to its pronouns per thousand words, while these are too many; the numbers may only fall. */
+/** Ceilings of pages with too many pronouns, per thousand words; the numbers may only fall. */
 export type PagesDebts = Readonly<Record<string, number>>;
 
 /** The target of a link, or of an image in HTML. */
 const LINK = /\]\(([^)\s]+)\)|\b(?:src|href)="([^"]+)"/g;
 
-/** A paragraph, a list item or a cell that opens with a riddle. */
+/** A paragraph, a list item or a cell that opens with an interrogative or an indefinite pronoun. */
 const OPENING =
   /^(?:\s*(?:[-*] |\d+\. |\|)\s*)?(?:What|Whatever|Who|Whoever|Whom|Whose|Whether|Nobody|Nothing)\b/;
 
@@ -95,7 +95,7 @@ function shareOf(text: string): number {
   return Math.ceil(pronouns / Math.max(words, 200) * 1_000);
 }
 
-/** The lines of a page without its code blocks. */
+/** Returns the lines of a page without code blocks. */
 function linesOf(text: string): { readonly line: number; readonly content: string }[] {
   let isCode = false;
   return text.split("\n").flatMap((content, index) => {
@@ -105,7 +105,7 @@ function linesOf(text: string): { readonly line: number; readonly content: strin
   });
 }
 
-/** The anchors that a page offers: its headings, as code hosts name them, and `id` attributes. */
+/** Returns the anchors of a page: headings, as code hosts name the anchors, and `id` attributes. */
 function anchorsOf(page: string): ReadonlySet<string> {
   const anchors = new Set<string>();
   for (const { content } of linesOf(page)) {
@@ -148,7 +148,7 @@ export async function readPages(root: URL): Promise<{ pages: Pages; paths: Reado
 
 const DEBTS = new URL("pages_debts.json", import.meta.url);
 
-/** Reads the ceilings of the pages that have too many pronouns. */
+/** Reads the ceilings of pages with too many pronouns. */
 export async function readPagesDebts(): Promise<PagesDebts> {
   return JSON.parse(await Deno.readTextFile(DEBTS));
 }

@@ -1,5 +1,5 @@
 /**
- * Checks the prose of comments: how they open, and how many pronouns they have.
+ * Checks the prose of comments: the opening words, and the number of pronouns.
  *
  * ```sh
  * deno run -A tools/prose.ts
@@ -17,6 +17,9 @@ export const MAX_PRONOUNS: number = 20;
 /** A doc names the thing first. */
 const OPENING = /^(?:What|Whatever|Who|Whoever|Whom|Whose|Whether|Things)\b/;
 
+/** Checked folders outside the library; `tools/std/` has stand-ins for code of others. */
+const OTHER_FOLDERS = /^(?:bench|examples|tools(?!\/std))\//;
+
 /** Figures of a folder. */
 export interface ProseFigures {
   /** Comments that open with What, Who, Whether or Things. */
@@ -26,15 +29,17 @@ export interface ProseFigures {
 }
 
 /**
- * Measures the comments of the library.
+ * Measures the comments of the library, the examples, the benchmarks and the tools.
  *
- * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
- * @returns Folder to figures; the root is `.`.
+ * @param repository The files; see {@linkcode readProse}.
+ * @returns Figures by folder; the root is `.`.
  */
-export function proseFigures({ files }: Repository): Readonly<Record<string, ProseFigures>> {
+export function proseFigures(
+  { files }: Pick<Repository, "files">,
+): Readonly<Record<string, ProseFigures>> {
   const sums = new Map<string, { openings: number; words: number; pronouns: number }>();
   for (const [path, source] of files) {
-    if (!isLibrary(path)) continue;
+    if (!isChecked(path)) continue;
     const folder = path.includes("/") ? path.slice(0, path.lastIndexOf("/")) : ".";
     const sum = sums.get(folder) ?? { openings: 0, words: 0, pronouns: 0 };
     sums.set(folder, sum);
@@ -52,12 +57,12 @@ export function proseFigures({ files }: Repository): Readonly<Record<string, Pro
 }
 
 /**
- * Checks the comments of the library.
+ * Checks the comments of the library, the examples, the benchmarks and the tools.
  *
- * @param repository The files.
- * @returns The folders that break a rule, and each "can" that is followed by "not".
+ * @param repository The files; see {@linkcode readProse}.
+ * @returns The folders that break a rule, and each "cannot" in two words.
  */
-export function checkProse(repository: Repository): Violation[] {
+export function checkProse(repository: Pick<Repository, "files">): Violation[] {
   const violations: Violation[] = [];
   for (const [path, { openings, pronouns }] of Object.entries(proseFigures(repository))) {
     if (openings > 0) {
@@ -70,7 +75,7 @@ export function checkProse(repository: Repository): Violation[] {
     }
   }
   for (const [path, source] of repository.files) {
-    if (!isLibrary(path)) continue;
+    if (!isChecked(path)) continue;
     for (const [index, text] of source.split("\n").entries()) {
       if (!/\bcan not\b(?! only)/.test(text)) continue;
       violations.push({ path, line: index + 1, message: '"cannot" is one word' });
@@ -79,8 +84,39 @@ export function checkProse(repository: Repository): Violation[] {
   return violations;
 }
 
+/**
+ * Adds the JavaScript of examples and benchmarks to the TypeScript of a repository.
+ *
+ * @param root The folder of the repository.
+ * @param repository The TypeScript files.
+ * @returns The files of both languages.
+ */
+export async function readProse(
+  root: URL,
+  repository: Pick<Repository, "files">,
+): Promise<Pick<Repository, "files">> {
+  const files = new Map(repository.files);
+  const walk = async (folder: string): Promise<void> => {
+    for await (const { name, isDirectory } of Deno.readDir(new URL(folder, root))) {
+      if (name.startsWith(".") || name === "node_modules") continue;
+      const path = folder + name;
+      if (isDirectory) await walk(`${path}/`);
+      else if (/\.m?js$/.test(path)) {
+        files.set(path, await Deno.readTextFile(new URL(path, root)));
+      }
+    }
+  };
+  for (const folder of ["bench/", "examples/"]) await walk(folder);
+  return { files };
+}
+
+function isChecked(path: string): boolean {
+  return isLibrary(path) || (OTHER_FOLDERS.test(path) && !path.endsWith("_test.ts"));
+}
+
 if (import.meta.main) {
-  const violations = checkProse(await readRepository(new URL("../", import.meta.url)));
+  const root = new URL("../", import.meta.url);
+  const violations = checkProse(await readProse(root, await readRepository(root)));
   for (const { path, line, message } of violations) console.error(`${path}:${line} ${message}`);
   console.log(`${violations.length} violations of the rules for prose`);
   Deno.exit(violations.length === 0 ? 0 : 1);

@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { checkProse, proseFigures } from "./prose.ts";
+import { checkProse, proseFigures, readProse } from "./prose.ts";
 
 const repository = (files: Record<string, string>) => ({
   files: new Map(Object.entries(files)),
@@ -30,6 +30,28 @@ Deno.test("checkProse() reports openings, pronouns and a divided cannot", () => 
     { path: "session", line: 1, message: "at most 20 pronouns per thousand words, received 71" },
     { path: "session/a.ts", line: 3, message: '"cannot" is one word' },
   ]);
+});
+
+Deno.test("checkProse() checks examples, benchmarks and tools without their tests", () => {
+  const riddle = `${PROSE}/** Who comes. */\n`;
+  const paths = ["bench/a.ts", "examples/page/b.js", "tools/c.ts"];
+  const tests = ["bench/a_test.ts", "tools/c_test.ts", "tools/std/d.ts", "tests/e.ts"];
+  const files = repository(Object.fromEntries([...paths, ...tests].map((path) => [path, riddle])));
+  assertEquals(
+    checkProse(files),
+    ["bench", "examples/page", "tools"].map((path) => ({
+      path,
+      line: 1,
+      message: "no comment may open with What, Who, Whether or Things, received 1",
+    })),
+  );
+});
+
+Deno.test("readProse() adds the scripts of examples and benchmarks", async () => {
+  const { files } = await readProse(new URL("../", import.meta.url), repository({}));
+  assertEquals(files.has("examples/chat/page/chat.js"), true);
+  assertEquals(files.has("bench/controls/ws.mjs"), true);
+  assertEquals([...files.keys()].every((path) => /^(?:bench|examples)\//.test(path)), true);
 });
 
 Deno.test("proseFigures() counts by folder", () => {

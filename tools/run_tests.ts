@@ -1,5 +1,5 @@
 /**
- * Runs tests with a deadline for each, and leaves nothing behind.
+ * Runs tests with a deadline for each, and removes all leftovers.
  *
  * ```sh
  * deno run -A tools/run_tests.ts --deadline=60 --doc --parallel session/
@@ -7,25 +7,25 @@
  *
  * `--deadline` is in seconds. All other arguments are passed to `deno test`.
  *
- * - **Deadlines:** a test that still runs after the deadline fails by name, the examples of the
- *   documentation included (`tools/deadline.ts`). A test that does not even yield, so that no timer
- *   runs, has the whole run ended a few seconds later, and is named.
- * - **Side by side:** with `--parallel`, three files a core run at a time: tests wait for the
- *   network for twice as long as they compute; `DENO_JOBS` sets another number.
- * - **Nothing is left behind:** temporary files lie in a folder that goes with the run, and
- *   processes that tests started are ended with it, also where a signal ends the run.
+ * - **Deadlines:** a test that still runs after the deadline fails by name, including the examples
+ * of the documentation (`tools/deadline.ts`). A test that never yields blocks all timers. A few
+ * seconds later the runner ends the whole run, and names the test.
+ * - **Side by side:** with `--parallel`, three files per core run at a time, because tests wait for
+ * the network twice as long as they compute; `DENO_JOBS` sets another number.
+ * - **No leftovers:** temporary files are in a folder that is removed after the run, and processes
+ * that tests started end with the run, even if a signal ends the run.
  *
  * @module
  */
 import { fileURLToPath } from "node:url";
 
-/** Seconds that a test has unless `--deadline` says otherwise. */
+/** Default deadline of a test, in seconds. */
 const DEADLINE_S = 60;
 
-/** Further seconds that a test has to yield: it may fail by its own deadline in this time. */
+/** Additional seconds for a test to yield, in which the test may fail by its own deadline. */
 const GRACE_S = 10;
 
-/** Milliseconds that Deno has to name the tests under way once it is interrupted. */
+/** Milliseconds for Deno to name the running tests after an interrupt. */
 const FAREWELL_MS = 2_000;
 
 const POLL_MS = 1_000;
@@ -34,13 +34,13 @@ const SIGNALS: readonly Deno.Signal[] = Deno.build.os === "windows"
   ? ["SIGINT", "SIGBREAK"]
   : ["SIGINT", "SIGTERM", "SIGHUP"];
 
-/** A test that has begun, or a module that has begun none. */
+/** A running test, or a module without a running test. */
 interface Running {
   readonly what: string;
   readonly sinceMs: number;
 }
 
-/** Tests under way, as their modules tell. */
+/** Running tests, as reported by the test modules. */
 export class Journal {
   readonly #tests = new Map<string, Running>();
   #loaded = "";
@@ -48,10 +48,10 @@ export class Journal {
   #lastMs: number | undefined;
 
   /**
-   * Takes the text that was appended since the last call.
+   * Reads the text that was appended since the last call.
    *
-   * @param text Lines, of which the last may be cut.
-   * @param nowMs The time, of any clock.
+   * @param text Lines; the last line may be incomplete.
+   * @param nowMs The current time of any clock.
    */
   read(text: string, nowMs: number): void {
     const lines = (this.#rest + text).split("\n");
@@ -62,7 +62,7 @@ export class Journal {
       if (event === "load") this.#loaded = module;
       else if (event === "end") this.#tests.delete(module);
       else {
-        // Examples are named after their module.
+        // Examples are named after the module.
         const what = name.startsWith(module) ? name : `${module} => ${name}`;
         this.#tests.set(module, { what, sinceMs: nowMs });
       }
@@ -70,11 +70,11 @@ export class Journal {
   }
 
   /**
-   * Lists tests that have been under way for long. If nothing at all happens, it names the module
-   * that was loaded last: it waits for something at its top level, or after its last test.
+   * Lists tests that have been running for long. Without any running test, names the module that
+   * was loaded last: the module waits at the top level, or after the last test.
    *
    * @param beforeMs The latest beginning that counts.
-   * @returns A text for each, without an order.
+   * @returns One text per test, in no particular order.
    */
   stuck(beforeMs: number): string[] {
     const tests = [...this.#tests.values()].filter(({ sinceMs }) => sinceMs <= beforeMs);
@@ -88,8 +88,8 @@ export class Journal {
 /**
  * Runs `deno test`.
  *
- * @param args Its arguments; `--deadline=SECONDS` among them is taken out.
- * @returns Its exit code, 1 where a test was stuck, 130 after a signal.
+ * @param args Arguments of `deno test`; `--deadline=SECONDS` is for the runner and is removed.
+ * @returns The exit code of Deno, 1 after a stuck test, 130 after a signal.
  * @throws {RangeError} If `--deadline` is not a positive number.
  */
 export async function runTests(args: readonly string[]): Promise<number> {
@@ -143,13 +143,16 @@ async function run(args: readonly string[], { deadlineS, folder }: {
     stdin: "null",
     stdout: "inherit",
     stderr: "inherit",
-    // A process group of its own, which is ended as a whole.
+    // A separate process group, so that the runner can end all processes at once.
     detached: true,
   }).spawn();
 
   let ending: Promise<void> | undefined;
   let stopped: number | undefined;
-  /** Ends the run: Deno first, which then names the tests under way, and after it all that is left. */
+  /**
+   * Ends the run: interrupts Deno first, which then names the running tests, and kills all
+   * remaining processes afterwards.
+   */
   const stop = (code: number) => {
     stopped ??= code;
     ending ??= endSoon(child);
@@ -168,24 +171,24 @@ async function run(args: readonly string[], { deadlineS, folder }: {
   return stopped ?? code;
 }
 
-/** Interrupts Deno, and kills it where it does not end by itself. */
+/** Interrupts Deno, and kills Deno if the interrupt has no effect. */
 async function endSoon(child: Deno.ChildProcess): Promise<void> {
   try {
     child.kill("SIGINT");
   } catch {
-    return; // It has just ended.
+    return; // The process has just ended.
   }
   const timer = setTimeout(() => killGroup(child.pid), FAREWELL_MS);
   await child.status;
   clearTimeout(timer);
 }
 
-/** Ends a process and all that it started. */
+/** Ends a process and all its descendants. */
 function killGroup(pid: number): void {
   try {
     Deno.kill(Deno.build.os === "windows" ? pid : -pid, "SIGKILL");
   } catch {
-    // Nothing is left of it.
+    // All processes have ended already.
   }
 }
 
@@ -198,7 +201,7 @@ function onSignals(listener: () => void): Disposable {
   };
 }
 
-/** Tells once of the tests that are stuck. */
+/** Reports the stuck tests once. */
 function watch(
   path: string,
   deadlineS: number,

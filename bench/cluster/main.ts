@@ -1,15 +1,15 @@
 /**
- * The benchmark of several nodes: what is published on one reaches clients on two others, through
- * Redis or NATS, beside socket.io with its Redis adapter; and the same on one node, without an
- * engine, to compare with.
+ * The benchmark of several nodes. A publication on one node reaches clients on two others through
+ * Redis or NATS, compared with socket.io and its Redis adapter. For comparison, the same load also
+ * runs on a single node without an engine.
  *
  * ```sh
  * deno task bench:cluster --quick
  * ```
  *
  * - `--quick`: one short run of each.
- * - `--runs n`: how often; 3 by default.
- * - `--only a,b`: these alone.
+ * - `--runs n`: number of runs; 3 by default.
+ * - `--only a,b`: only these candidates.
  *
  * @module
  */
@@ -20,20 +20,23 @@ import type { LoadResult } from "../meter.ts";
 import { canPin, commandOn, freePort, untilListening } from "../processes.ts";
 import { amount, summarize } from "../report.ts";
 
-/** Nodes where there are several: the first one has the publisher, the others the subscribers. */
+/**
+ * Number of nodes in a cluster: the publisher is on the first node, the subscribers are on the
+ * others.
+ */
 const NODES = 3;
 
 const NODE_PACKAGES = ["socket.io@4.8.4", "@socket.io/redis-adapter@8.3.0", "ioredis@5.8.2"];
 
-/** A generator that is not done by then has lost its servers. */
+/** Longest run of a generator, in milliseconds; a longer run means that the servers are gone. */
 const MAX_RUN_MS = 120_000;
 
-/** What is compared. */
+/** A candidate of the comparison. */
 interface Setup {
   readonly name: string;
   readonly title: string;
   readonly dialect: "skein" | "socketio";
-  /** What carries publications between the nodes; one node alone without it. */
+  /** The engine between the nodes; absent for a single node. */
   readonly engine?: "redis" | "nats";
   readonly args?: readonly string[];
 }
@@ -95,7 +98,8 @@ async function measure(setup: Setup, work: readonly string[]): Promise<LoadResul
   const engine = await engineFor(setup.engine);
   if (engine !== undefined) stack.use(engine.server);
   const ports = Array.from({ length: engine === undefined ? 1 : NODES }, freePort);
-  // One core for all nodes and the engine, one for the clients: what is compared shares the same.
+  // One core for all nodes and the engine, one for the clients, so that all candidates share the
+  // same resources.
   const nodes = ports.map((port) => {
     const command = [...programOf(setup), "--port", `${port}`, ...engine?.args ?? []];
     const process = commandOn([...command, ...setup.args ?? []], isPinned ? 0 : undefined, {
@@ -144,7 +148,7 @@ async function engineFor(name: Setup["engine"]): Promise<
   return { server, args: ["--nats", server.servers], pids: [server.pid] };
 }
 
-/** On the core of the nodes. */
+/** Ties a process to the core of the nodes. */
 async function pin(pid: number): Promise<void> {
   if (!isPinned) return;
   await new Deno.Command("taskset", { args: ["-acp", "0", `${pid}`], stdout: "null" }).output();

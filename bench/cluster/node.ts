@@ -1,5 +1,6 @@
 /**
- * A node of Skein that is measured: its public API alone, on Redis, on NATS, or alone.
+ * A node of Skein under measurement, with the public API only: on Redis, on NATS, or without an
+ * engine.
  *
  * ```sh
  * deno run -A bench/cluster/node.ts --port 9100 --redis redis://127.0.0.1:6379

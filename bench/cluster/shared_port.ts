@@ -1,14 +1,13 @@
 /**
- * What a second process on the same port is good for: messages a second that a handler with a third
- * of a millisecond of work takes, by one process and by two, and by `deno serve`.
+ * Measures the gain of a second process on the same port: messages a second with a handler that
+ * computes for a third of a millisecond, in one process, in two, and under `deno serve`.
  *
  * ```sh
  * deno run -A tools/launch.ts run -A --unstable-net bench/cluster/shared_port.ts --runs 5
  * ```
  *
- * Nobody is tied to a core, so the machine should have nothing else to do; the CPU time for each
- * message means something in any case.
- *
+ * No process is tied to a core, so the machine should be idle otherwise. The CPU time per message
+ * is meaningful in any case.
  * @module
  */
 import { numberArgument } from "../args.ts";
@@ -19,7 +18,9 @@ const SERVER = new URL("./shared_port_server.ts", import.meta.url).href;
 const GENERATOR = new URL("../load.ts", import.meta.url).href;
 const FLAGS = ["-A", "--no-lock", "--unstable-net"];
 
-/** How long it takes until all processes of a port listen; that the first one does is seen. */
+/**
+ * Time until all processes of a port listen, in milliseconds; only the first one can be observed.
+ */
 const ALL_LISTEN_MS = 1_500;
 
 const reuse = (port: number) => ["run", ...FLAGS, SERVER, "--reuse", `${port}`];

@@ -1,6 +1,6 @@
 /**
- * What `shared_port.ts` measures: an echo whose handler has some work. `--reuse <port>` shares the
- * port with other processes; without, it is for `deno serve`.
+ * The server under measurement in `shared_port.ts`: an echo with a handler that computes. `--reuse
+ * <port>` shares the port with other processes; without the option the module is for `deno serve`.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * A node of socket.io with its Redis adapter, on Node and on Deno.
+ * A node of socket.io with the Redis adapter, on Node and on Deno.
  *
  * @module
  */

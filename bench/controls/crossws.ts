@@ -1,6 +1,6 @@
 /**
- * The control on crossws' adapter for Deno, with its own topics. It leaves the
- * publisher out, which is sent its own copy here.
+ * The control on crossws' adapter for Deno, with the topics of crossws. crossws does not deliver to
+ * the publisher, so the control sends the publisher a copy.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
- * The control on socket.io, with its rooms and its default engine, on Node and
- * on Deno. WebSocket only: polling would be measured otherwise.
+ * The control on socket.io, with rooms and the default engine, on Node and on Deno. Only WebSocket
+ * is measured, not polling.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
- * The bare control of streams: a WebSocket, whose messages come back as they are. Those that
- * are sent to `/drain` are answered by an empty one.
+ * The bare control of streams: a WebSocket that echoes each message. Under `/drain` the reply to
+ * each message is empty.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * Streams of `@moq/qmux`: they come back as they are, and those that go one way are read.
+ * Streams of `@moq/qmux`: bidirectional streams are echoed, unidirectional streams are read.
  *
  * @module
  */

@@ -1,7 +1,7 @@
 /**
- * The floor of WebTransport: an echo on the runtime's QUIC with BYOB reads, and
- * of HTTP/3 only the bytes that a client has to see. It knows no session,
- * checks nothing, and would not do for anybody.
+ * The floor of WebTransport: an echo on the runtime's QUIC with BYOB reads, and only those bytes of
+ * HTTP/3 that a client must see. The control has no sessions and no checks, and is unfit for any
+ * real use.
  *
  *     deno run -A --unstable-net bench/controls/webtransport_bare.ts PORT CERT.pem KEY.pem
  *
@@ -31,7 +31,9 @@ const listener = endpoint.listen({
 });
 console.log(`ready ${endpoint.addr.port}`);
 
-/** Held for as long as the connection: a stream that is collected as garbage ends. */
+/**
+ * Keeps the stream reachable as long as the connection: a stream that is garbage-collected ends.
+ */
 const controls = new Set<WritableStreamDefaultWriter<Uint8Array>>();
 
 while (true) {

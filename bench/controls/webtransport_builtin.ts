@@ -1,7 +1,7 @@
 /**
- * The control on what the runtime has itself: `Deno.upgradeWebTransport`, and
- * the web streams that it gives. It accepts every path, never ends its half of a
- * stream, and answers no more streams after the first hundred of a session.
+ * The control on the runtime's own `Deno.upgradeWebTransport` and the web streams. The runtime
+ * accepts every path, never ends its half of a stream, and answers no more streams after the first
+ * hundred of a session.
  *
  *     deno run -A --unstable-net bench/controls/webtransport_builtin.ts PORT CERT.pem KEY.pem
  *

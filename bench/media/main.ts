@@ -5,14 +5,14 @@
  * deno task bench:media --runs 3
  * ```
  *
- * The publisher has the first core, the subscriber the second one. All pairs run in turns, so that
- * noise falls on all alike; a figure counts only beside the others of its batch.
+ * The publisher runs on the first core, the subscriber on the second one. All pairs run in turns,
+ * so that noise affects all alike. Compare a figure only with others of the same batch.
  *
- * - `--runs n`: how often; 3 by default.
+ * - `--runs n`: number of runs; 3 by default.
  * - `--quick`: a tenth of the groups, once.
  * - `--versions a,b`: `gomoqt-dev` (gomoqt 0.11) and `moq-lite-04` (gomoqt 0.16) by default.
- * - `--gomoqt-0.11 FILE`, `--gomoqt-0.16 FILE`: other programs on gomoqt, with the command line of `peer.ts`,
- *   than those of the interop tests, which are built where there are none.
+ * - `--gomoqt-0.11 FILE`, `--gomoqt-0.16 FILE`: programs on gomoqt, with the command line of
+ * `peer.ts`; by default those of the interop tests, which are built if missing.
  *
  * @module
  */
@@ -26,7 +26,7 @@ interface Work {
   readonly groups: number;
   readonly frames: number;
   readonly size: number;
-  /** Groups a second; 0 for as many as go. */
+  /** Groups a second; 0 for as many as possible. */
   readonly rate: number;
 }
 
@@ -43,7 +43,7 @@ const WORK: readonly Work[] = [
   },
 ];
 
-/** What a subscriber measured. */
+/** Measurements of a subscriber. */
 interface Result {
   readonly groups: number;
   readonly groups_per_s: number;
@@ -51,7 +51,7 @@ interface Result {
   readonly lat_us_p99: number;
 }
 
-/** Who can be either end. */
+/** The implementations, each of which can be either end. */
 type Side = "Skein" | "gomoqt";
 
 const PAIRS: readonly (readonly [Side, Side])[] = [
@@ -72,7 +72,7 @@ const gomoqt = new Map<string, readonly string[]>();
 
 for (const version of versions) gomoqt.set(version, await gomoqtOf(version));
 
-/** The program on the release of gomoqt that speaks a version. */
+/** Returns the program on the release of gomoqt that speaks a version. */
 async function gomoqtOf(version: string): Promise<readonly string[]> {
   const release = version === "gomoqt-dev" ? "0.11" : "0.16";
   const file = argument(Deno.args, `gomoqt-${release}`);
@@ -86,7 +86,7 @@ async function gomoqtOf(version: string): Promise<readonly string[]> {
   return [...build.peer.command, "bench"];
 }
 
-/** The command of one end, without what it is to do. */
+/** Returns the command of one end, without the arguments of a run. */
 function programOf(side: Side, version: string): readonly string[] {
   if (side === "gomoqt") return gomoqt.get(version)!;
   const peer = new URL("peer.ts", import.meta.url).pathname;
@@ -98,7 +98,7 @@ function start(core: number, command: readonly string[]): Deno.ChildProcess {
     stdout: "piped",
     stderr: "inherit",
     stdin: "null",
-    // As fast as one core goes, not as two.
+    // Limits Go to one core, because the process has only one.
     env: { GOMAXPROCS: "1" },
   }).spawn();
 }
@@ -132,7 +132,7 @@ async function measure(
     let hash = "";
     let address = "";
     const events = eventsOf(server);
-    // Left open: a program whose output nobody takes is ended by it.
+    // The output stays open: a program that writes to a closed pipe is killed.
     while (address === "") {
       const { done, value: event } = await events.next();
       if (done) throw new Error(`${publisher} did not listen`);
@@ -154,7 +154,7 @@ async function measure(
       try {
         child?.kill("SIGKILL");
       } catch {
-        // It has ended by itself.
+        // The process has ended already.
       }
       await child?.status;
     }

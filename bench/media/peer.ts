@@ -6,9 +6,9 @@
  * peer.ts -mode client -version moq-lite-04 -url moqt://127.0.0.1:PORT/moq -hash HEX -groups N
  * ```
  *
- * The server publishes `/bench`; each frame begins with the time it was written (nanoseconds since the
- * epoch, 64 bits), its group and its number in it (32 bits each). The client subscribes, and prints
- * rates from the first to the last frame that came, and latencies.
+ * The server publishes `/bench`. Each frame begins with the time of writing (nanoseconds since the
+ * epoch, 64 bits), the number of the group and the number in the group (32 bits each). The client
+ * subscribes, and prints latencies and rates from the first to the last received frame.
  *
  * @module
  */
@@ -17,10 +17,10 @@ import { dialMoq, MoqSession, type MoqVersion, TrackMux } from "../../pubsub/moq
 import { protocolsOf } from "../../pubsub/moq/wire/versions.ts";
 import { devCertificate, listenQuic } from "../../transport/mod.ts";
 
-/** Bytes of time and numbers at the beginning of each frame. */
+/** Bytes of the header of each frame: time and numbers. */
 const STAMP_BYTES = 16;
 
-/** What a program of the benchmark is told. */
+/** The settings of a benchmark program. */
 interface Options {
   readonly version: MoqVersion;
   readonly url: string;
@@ -52,7 +52,7 @@ function emit(line: Record<string, unknown>): void {
   console.log(JSON.stringify(line));
 }
 
-/** Nanoseconds since the epoch; a number would round them. */
+/** Nanoseconds since the epoch, as a bigint, because a number would round the time. */
 function now(): bigint {
   return BigInt(Math.round((performance.timeOrigin + performance.now()) * 1_000)) * 1_000n;
 }
@@ -73,13 +73,13 @@ async function publish(track: TrackWriter, options: Options): Promise<void> {
       view.setUint32(8, number);
       view.setUint32(12, frame);
       const written = group.writeFrame(body);
-      // Only a group that holds too much has to wait.
+      // Only a full group has to wait.
       if (group.bufferedBytes > 65_536) await written;
     }
     group.close().catch(() => {});
   }
   emit({ event: "published", groups, seconds: (performance.now() - began) / 1_000 });
-  // The subscriber leaves once it has all.
+  // The subscriber disconnects after receiving all frames.
   await new Promise<void>((resolve) => {
     track.signal.addEventListener("abort", () => resolve(), { once: true });
   });

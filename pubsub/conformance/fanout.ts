@@ -18,7 +18,7 @@ const LARGE_BYTES = 262_144;
 
 /** Tests that run with one broker, and between two. */
 export const BOTH: Record<string, Test> = {
-  async "delivers to its own node and to others, with topic and payload"(
+  async "delivers to the own node and to others, with topic and payload"(
     { id, near, far, listen },
   ) {
     const all = [await listen(near, id), await listen(far, id)];
@@ -51,7 +51,7 @@ export const BOTH: Record<string, Test> = {
     same(wrong, -1, "first index that is out of order");
   },
 
-  async "delivers nothing to a subscription that was disposed of"({ id, near, far, listen }) {
+  async "delivers no publication to a disposed subscription"({ id, near, far, listen }) {
     const gone = await listen(far, id);
     const stays = await listen(far, id);
     near.publish({ topic: id, payload: "before" });
@@ -77,7 +77,7 @@ export const BOTH: Record<string, Test> = {
     same(gone.payloads, [], "what the disposed subscription heard");
   },
 
-  async "subscribes again to a topic that it left"({ id, near, far, listen }) {
+  async "subscribes again to a topic after leaving"({ id, near, far, listen }) {
     for (const payload of ["1", "2", "3"]) {
       const heard = await listen(far, id);
       near.publish({ topic: id, payload });
@@ -87,7 +87,7 @@ export const BOTH: Record<string, Test> = {
     }
   },
 
-  async "keeps topics apart, whatever characters they have"({ id, near, far, listen }) {
+  async "keeps topics apart, with any characters"({ id, near, far, listen }) {
     const topics = unusualTopics(id);
     const all = new Map<string, Heard>();
     for (const topic of topics) all.set(topic, await listen(far, topic));
@@ -137,7 +137,7 @@ export const BOTH: Record<string, Test> = {
     });
   },
 
-  async "carries what is large"({ id, near, far, listen }) {
+  async "carries large payloads"({ id, near, far, listen }) {
     const heard = await listen(far, id);
     const text = "é".repeat(LARGE_BYTES / 2);
     near.publish({ topic: id, payload: text });
@@ -151,7 +151,7 @@ export const BOTH: Record<string, Test> = {
     if (!isRight) throw new Error(`Large bytes came as ${show(second)}`);
   },
 
-  async "carries who does not get it, and nothing where that is nobody"(bench) {
+  async "carries the excepted session, and `undefined` without one"(bench) {
     const { id, near, far, listen } = bench;
     const heard = await listen(far, id);
     near.publish({ topic: id, payload: "1", except: "session é 1" });
@@ -162,7 +162,7 @@ export const BOTH: Record<string, Test> = {
     same(excepted, ["session é 1", "session é 2", undefined], "`except`");
   },
 
-  async "delivers nothing after its close"({ id, near, far, listen }) {
+  async "delivers no publication after the close"({ id, near, far, listen }) {
     const heard = await listen(far, id);
     const witness = near === far ? undefined : await listen(near, id);
     await far.close();
@@ -178,7 +178,7 @@ export const BOTH: Record<string, Test> = {
 
 /** Tests that run with one broker. */
 export const ONE_NODE: Record<string, Test> = {
-  async "publishes where nobody is subscribed"({ id, near, listen }) {
+  async "accepts a publication on a topic without subscribers"({ id, near, listen }) {
     near.publish({ topic: id, payload: "lost" });
     const heard = await listen(near, id);
     near.publish({ topic: id, payload: "end" });
@@ -186,7 +186,7 @@ export const ONE_NODE: Record<string, Test> = {
     same(heard.payloads, ["end"], "what was heard");
   },
 
-  async "has one order for all, also where a listener publishes"({ id, near, listen }) {
+  async "has one order for all listeners, even if a listener publishes"({ id, near, listen }) {
     const first = near.subscribe(id, ({ payload }) => {
       if (payload === "1") near.publish({ topic: id, payload: "2" });
     });
@@ -198,7 +198,7 @@ export const ONE_NODE: Record<string, Test> = {
     await first[Symbol.asyncDispose]();
   },
 
-  async "disturbs nobody with a topic of 8 KiB, taken or refused"(bench) {
+  async "keeps other topics working beside a topic of 8 KiB, accepted or refused"(bench) {
     const { id, near, far, listen } = bench;
     await undisturbed(bench, async () => {
       for (const [i, name] of HUGE_NAMES.entries()) {
@@ -221,13 +221,13 @@ export const ONE_NODE: Record<string, Test> = {
     await near[Symbol.asyncDispose]();
   },
 
-  async "throws an error with code unsupported after its close"({ id, near }) {
+  async "throws an error with code unsupported after the close"({ id, near }) {
     await near.close();
     throws(() => near.publish({ topic: id, payload: "late" }));
     throws(() => near.subscribe(id, () => {}));
   },
 
-  "says what it is"({ near }) {
+  "has a name and a delivery class"({ near }) {
     if (typeof near.name !== "string" || near.name === "") {
       throw new Error(`name must be a text, received ${show(near.name)}`);
     }
@@ -256,7 +256,7 @@ export const TWO_NODES: Record<string, Test> = {
     }
   },
 
-  async "goes on when the other node closed"({ id, near, far, listen }) {
+  async "keeps working after another node closes"({ id, near, far, listen }) {
     const heard = await listen(near, id);
     await far.close();
     near.publish({ topic: id, payload: "alone" });

@@ -17,7 +17,7 @@ const BOUNDS: HistoryBounds = { size: 1_000, ttlMs: 60_000, bytes: 4_194_304 };
 
 /** Tests that run with one broker, and between two. */
 export const HISTORY: Record<string, Test> = {
-  "delivers what is appended, with its place": withHistory(async (bench, near, far) => {
+  "delivers appended publications with position": withHistory(async (bench, near, far) => {
     const all = [
       await bench.listen(bench.near, bench.id, { history: BOUNDS }),
       await bench.listen(bench.far, bench.id, { history: BOUNDS }),
@@ -41,7 +41,7 @@ export const HISTORY: Record<string, Test> = {
     ], "what is read");
   }),
 
-  "disturbs nobody with a kept topic of 8 KiB, taken or refused": withHistory(
+  "keeps other topics working beside a kept topic of 8 KiB, accepted or refused": withHistory(
     async (bench, near, far) => {
       const { id } = bench;
       await undisturbed(bench, async () => {
@@ -63,7 +63,7 @@ export const HISTORY: Record<string, Test> = {
     },
   ),
 
-  "names each publication by a tag, the same wherever it is met": withHistory(
+  "gives each publication one tag, the same in every delivery and reading": withHistory(
     async (bench, near, far) => {
       const all = [
         await bench.listen(bench.near, bench.id, { history: BOUNDS }),
@@ -96,7 +96,7 @@ export const HISTORY: Record<string, Test> = {
     },
   ),
 
-  "keeps the order of appends that were not waited for": withHistory(async (bench, near, far) => {
+  "keeps the order of appends that run at the same time": withHistory(async (bench, near, far) => {
     const heard = await bench.listen(bench.far, bench.id, { history: BOUNDS });
     const payloads = Array.from({ length: MANY }, (_, i) => `${i}`);
     await Promise.all(
@@ -153,7 +153,7 @@ export const HISTORY: Record<string, Test> = {
     same((await page(far, bench.id, { last: 100 })).publications.length, 20, "all there are");
   }),
 
-  "reads a topic that nobody published on": withHistory(async (bench, near, far) => {
+  "reads a topic without publications": withHistory(async (bench, near, far) => {
     const first = await page(near, bench.id);
     same([first.publications.length, first.head], [0, 0], "what is there");
     const { position } = await near.append(
@@ -165,7 +165,7 @@ export const HISTORY: Record<string, Test> = {
     same(publications.map((read) => read.position!.prev), [0], "`prev` of the first");
   }),
 
-  "keeps no more publications than it should": withHistory(async (bench, near, far) => {
+  "keeps at most the configured number of publications": withHistory(async (bench, near, far) => {
     const bounds = { ...BOUNDS, size: 10 };
     await fill(near, bench.id, 35, bounds);
     const { publications } = await page(far, bench.id, { bounds });
@@ -174,7 +174,7 @@ export const HISTORY: Record<string, Test> = {
     if (publications[0]!.position!.prev === 0) throw new Error("Expected `prev` to show the gap");
   }),
 
-  "keeps no more bytes than it should": withHistory(async (bench, near, far) => {
+  "keeps at most the configured number of bytes": withHistory(async (bench, near, far) => {
     const bounds = { ...BOUNDS, bytes: 10_000 };
     for (let i = 0; i < 30; i++) {
       await near.append({ topic: bench.id, payload: `${i}`.padEnd(1_000) }, { bounds });
@@ -187,7 +187,7 @@ export const HISTORY: Record<string, Test> = {
     checkChain(publications);
   }),
 
-  "keeps nothing for longer than it should": withHistory(async (bench, near, far) => {
+  "keeps publications for at most the configured time": withHistory(async (bench, near, far) => {
     const bounds = { ...BOUNDS, ttlMs: 1_000 };
     await near.append({ topic: bench.id, payload: "old" }, { bounds });
     const begin = performance.now();
@@ -217,7 +217,7 @@ export const HISTORY: Record<string, Test> = {
     same((await readAll(near, bench.id)).length, 3, "what is kept");
   }),
 
-  "keeps text, bytes, and who does not get it": withHistory(async (bench, near, far) => {
+  "keeps text, bytes and the excepted session": withHistory(async (bench, near, far) => {
     const heard = await bench.listen(bench.far, bench.id, { history: BOUNDS });
     const bytes = Uint8Array.from({ length: 256 }, (_, i) => i);
     const text = '{"topic":"a","data":"line\\nfeed \\u0000 é € 😀 \u2028"}';
@@ -237,7 +237,7 @@ export const HISTORY: Record<string, Test> = {
     }
   }),
 
-  "keeps the histories of topics apart, whatever characters they have": withHistory(
+  "keeps the histories of topics apart, with any characters": withHistory(
     async (bench, near, far) => {
       const topics = unusualTopics(bench.id).filter((topic) => topic.length > 1);
       await Promise.all(
@@ -251,18 +251,20 @@ export const HISTORY: Record<string, Test> = {
     },
   ),
 
-  "tells subscriptions without history nothing of it": withHistory(async (bench, near) => {
-    const plain = await bench.listen(bench.far, bench.id);
-    const kept = await bench.listen(bench.far, bench.id, { history: BOUNDS });
-    await near.append({ topic: bench.id, payload: "kept" }, { bounds: BOUNDS });
-    bench.near.publish({ topic: bench.id, payload: "plain" });
-    await plain.until("plain");
-    await kept.until("kept");
-    same(plain.payloads, ["plain"], "what the plain subscription heard");
-    same(kept.payloads, ["kept"], "what the other one heard");
-  }),
+  "delivers no appended publication to a subscription without history": withHistory(
+    async (bench, near) => {
+      const plain = await bench.listen(bench.far, bench.id);
+      const kept = await bench.listen(bench.far, bench.id, { history: BOUNDS });
+      await near.append({ topic: bench.id, payload: "kept" }, { bounds: BOUNDS });
+      bench.near.publish({ topic: bench.id, payload: "plain" });
+      await plain.until("plain");
+      await kept.until("kept");
+      same(plain.payloads, ["plain"], "what the plain subscription heard");
+      same(kept.payloads, ["kept"], "what the other one heard");
+    },
+  ),
 
-  "refuses to append and to read after its close": withHistory(async (bench, near) => {
+  "refuses to append and to read after the close": withHistory(async (bench, near) => {
     await bench.near.close();
     await rejects(near.append({ topic: bench.id, payload: "late" }, { bounds: BOUNDS }));
     await rejects(page(near, bench.id));

@@ -18,38 +18,42 @@ const STORE: Record<string, Test> = {
     same(await near.newest(`${id} other`), -1, "the number of another row");
   }),
 
-  "lets one of many advance to a number": withStore(async ({ id }, near, far) => {
+  "lets one of several callers advance to a number": withStore(async ({ id }, near, far) => {
     const tries = Array.from(
       { length: 10 },
       (_, i) => (i % 2 === 0 ? near : far).advance(id, 1, 60_000),
     );
-    same((await Promise.all(tries)).filter((won) => won).length, 1, "how many did");
+    same((await Promise.all(tries)).filter((won) => won).length, 1, "the number of granted calls");
   }),
 
-  "holds claims up to a number": withStore(async ({ id }, near, far) => {
+  "holds at most the given number of claims": withStore(async ({ id }, near, far) => {
     for (const member of ["a", "b é", "c"]) {
       same(await near.claim(id, member, HOUR), true, `claim of ${member}`);
     }
     same(await far.claim(id, "d", HOUR), false, "claim of one too many");
     same(await far.claim(id, "b é", HOUR), true, "claim that is renewed");
-    same((await far.claims(id)).sort(), ["a", "b é", "c"], "who holds claims");
+    same((await far.claims(id)).sort(), ["a", "b é", "c"], "the holders of claims");
     await near.release(id, "a");
     await near.release(id, "a");
     same(await far.claim(id, "d", HOUR), true, "claim of a free place");
-    same((await near.claims(id)).sort(), ["b é", "c", "d"], "who holds claims then");
-    same(await near.claims(`${id} other`), [], "who holds claims elsewhere");
+    same(
+      (await near.claims(id)).sort(),
+      ["b é", "c", "d"],
+      "the holders of claims after the release",
+    );
+    same(await near.claims(`${id} other`), [], "the holders of claims of another key");
   }),
 
-  "lets as many claim at once as there are places": withStore(async ({ id }, near, far) => {
+  "grants as many concurrent claims as there are places": withStore(async ({ id }, near, far) => {
     const tries = Array.from(
       { length: 10 },
       (_, i) => (i % 2 === 0 ? near : far).claim(id, `m${i}`, HOUR),
     );
-    same((await Promise.all(tries)).filter((won) => won).length, 3, "how many did");
-    same((await near.claims(id)).length, 3, "who holds claims");
+    same((await Promise.all(tries)).filter((won) => won).length, 3, "the number of granted calls");
+    same((await near.claims(id)).length, 3, "the holders of claims");
   }),
 
-  "lets claims go that are not renewed": withStore(async ({ id }, near, far) => {
+  "ends claims that are not renewed": withStore(async ({ id }, near, far) => {
     same(await near.claim(id, "gone", { max: 1, ttlMs: 1_000 }), true, "the first claim");
     same(await far.claim(id, "next", { max: 1, ttlMs: 1_000 }), false, "the second claim");
     const begin = performance.now();
@@ -57,46 +61,52 @@ const STORE: Record<string, Test> = {
       if (performance.now() - begin > 6_000) throw new Error("Expected the claim to be gone");
       await new Promise((resolve) => setTimeout(resolve, 50));
     }
-    same(await near.claims(id), ["next"], "who holds the claim");
+    same(await near.claims(id), ["next"], "the holder of the claim");
   }),
 
-  "disturbs nobody with a key of 8 KiB, taken or refused": withStore(async (bench, near, far) => {
-    await undisturbed(bench, async () => {
-      for (const [i, name] of HUGE_NAMES.entries()) {
-        const key = `${bench.id}${i}${name}`;
-        const acts = [
-          () => near.advance(key, 7, 60_000),
-          () => far.newest(key),
-          () => near.claim(key, "a", HOUR),
-          () => far.claims(key),
-          () => near.release(key, "a"),
-          () => near.take?.(key, 1, { perSecond: 1, burst: 1 }),
-        ];
-        const taken = await Promise.all(acts.map(isTaken));
-        const [isAdvanced] = taken;
-        same(taken.slice(0, 5), Array(5).fill(isAdvanced), "which operations take a huge key");
-      }
-      same(await near.advance(bench.id, 7, 60_000), true, "whether another row goes on");
-      same(
-        await near.claim(bench.id, HUGE_NAMES[1], HOUR),
-        true,
-        "whether a huge member may claim",
-      );
-      same(await far.claims(bench.id), [HUGE_NAMES[1]], "who holds the claim");
-    });
-  }),
+  "keeps other keys working beside a key of 8 KiB, accepted or refused": withStore(
+    async (bench, near, far) => {
+      await undisturbed(bench, async () => {
+        for (const [i, name] of HUGE_NAMES.entries()) {
+          const key = `${bench.id}${i}${name}`;
+          const acts = [
+            () => near.advance(key, 7, 60_000),
+            () => far.newest(key),
+            () => near.claim(key, "a", HOUR),
+            () => far.claims(key),
+            () => near.release(key, "a"),
+            () => near.take?.(key, 1, { perSecond: 1, burst: 1 }),
+          ];
+          const taken = await Promise.all(acts.map(isTaken));
+          const [isAdvanced] = taken;
+          same(taken.slice(0, 5), Array(5).fill(isAdvanced), "which operations take a huge key");
+        }
+        same(await near.advance(bench.id, 7, 60_000), true, "the result for another key");
+        same(
+          await near.claim(bench.id, HUGE_NAMES[1], HOUR),
+          true,
+          "the claim of a huge member",
+        );
+        same(await far.claims(bench.id), [HUGE_NAMES[1]], "the holder of the claim");
+      });
+    },
+  ),
 
   "takes tokens from one bucket": withStore(async ({ id }, near, far) => {
     if (near.take === undefined || far.take === undefined) return;
     const rate = { perSecond: 0.5, burst: 10 };
     same(await near.take(id, 8, rate), { granted: true, retryAfterMs: 0 }, "the first tokens");
     const { granted, retryAfterMs } = await far.take(id, 4, rate);
-    same(granted, false, "whether more than there are were granted");
+    same(granted, false, "the grant beyond the available tokens");
     if (retryAfterMs < 1_000 || retryAfterMs > 4_000) {
       throw new Error(`Expected about 4 s to wait, received ${retryAfterMs} ms`);
     }
-    same((await far.take(id, 2, rate)).granted, true, "whether the rest was granted");
-    same((await near.take(`${id} other`, 10, rate)).granted, true, "whether another is full");
+    same((await far.take(id, 2, rate)).granted, true, "the grant of the remaining tokens");
+    same(
+      (await near.take(`${id} other`, 10, rate)).granted,
+      true,
+      "the grant from another full bucket",
+    );
   }),
 };
 

@@ -108,7 +108,9 @@ export function structuredDatagrams<R extends Registry>(
     );
   }
   if (datagrams.readable.locked) {
-    throw new TypeError("Cannot make structured datagrams: somebody reads the session's datagrams");
+    throw new TypeError(
+      "Cannot make structured datagrams: the session's datagrams must have no other reader",
+    );
   }
   return new MessageDatagrams<R>(session, { schemas, codec, maxQueued, onInvalid });
 }
