@@ -735,12 +735,16 @@ Deno.test("An outbox that ended before it knew how to deliver still says so", as
   const outbox: Outbox = new Outbox(
     platformRuntime(),
     {},
-    (session) => new Delivery(outbox).handTo(session),
+    async (session) => { // As the module of deliveries loads: late.
+      await Promise.resolve();
+      await new Delivery(outbox).handTo(session);
+    },
   );
   outbox.add(encodeMessage("t", 1));
+  const handing = outbox.handTo(hand.session);
   outbox.end(new SessionClosedError("The client is closed"));
   void hand.session.close();
-  await outbox.handTo(hand.session);
+  await handing;
   await assertRejects(() => flushed(outbox, 1, {}), SessionClosedError, "The client is closed");
 });
 
