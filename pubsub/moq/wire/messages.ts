@@ -1,5 +1,5 @@
 /**
- * The messages of MoQ: moq-lite's drafts 01 to 05 and gomoqt's own, each with the fields in the
+ * The messages of MoQ: moq-lite's versions 01, 02, 04 and 05 and gomoqt's own, each with the fields in the
  * order of the version. A length precedes every message: `encode…` functions write that length in
  * front, `decode…` functions take the body after the length.
  *
