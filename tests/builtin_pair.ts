@@ -38,10 +38,10 @@ export async function builtinPair(): Promise<WebTransportPair> {
 }
 
 /**
- * Finds what this runtime cannot pass.
+ * Lists the checks that this runtime cannot pass.
  *
- * @param checks Titles of checks, by the defect that keeps the runtime from passing them.
- * @returns The titles of those that it fails, each with its defect.
+ * @param checks Titles of checks, by the defect that makes the runtime fail.
+ * @returns The titles of failing checks, each with the defect.
  */
 export function skipsOf(
   checks: { readonly [Defect in NativeServerDefect]?: readonly string[] },

@@ -6,7 +6,7 @@
 
 /** Carries TCP connections to one of several ports. */
 export class Cable implements AsyncDisposable {
-  /** Where new connections go. */
+  /** Port for new connections. */
   port: number;
   readonly #listener = Deno.listen({ port: 0, hostname: "127.0.0.1" });
   readonly #open = new Set<Deno.TcpConn>();
@@ -16,31 +16,31 @@ export class Cable implements AsyncDisposable {
   /**
    * Lays a cable.
    *
-   * @param port Where connections go.
+   * @param port Port for new connections.
    */
   constructor(port: number) {
     this.port = port;
     this.#running.push(this.#accept());
   }
 
-  /** Where a client connects to. */
+  /** The port that clients connect to. */
   get url(): string {
     return `ws://127.0.0.1:${this.#listener.addr.port}/`;
   }
 
-  /** Ends all connections, without a word of the peers. */
+  /** Ends all connections without a closing message. */
   cut(): void {
     this.#isFrozen = false;
     for (const conn of this.#open) close(conn);
     this.#open.clear();
   }
 
-  /** Loses what is sent from now on, in both directions, until it is cut. */
+  /** Drops all data from now on, in both directions, until the cable is cut. */
   freeze(): void {
     this.#isFrozen = true;
   }
 
-  /** Takes the cable away. */
+  /** Removes the cable. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#listener.close();
     this.cut();

@@ -1,5 +1,5 @@
 /**
- * What the tests of clients share: a network in memory that a client dials into.
+ * A network in memory that clients dial into, shared by the tests of clients.
  *
  * @module
  */
@@ -16,28 +16,28 @@ import type { SilentTransport } from "../transport/race/options.ts";
 
 /** One attempt to connect. */
 export interface Dialed {
-  /** Where to. */
+  /** URL of the attempt. */
   readonly url: string;
-  /** When, in milliseconds. */
+  /** Time of the attempt, in milliseconds. */
   readonly at: number;
-  /** What was offered. */
+  /** The offered subprotocols. */
   readonly protocols: readonly string[];
-  /** The session before, if the client says that it fell silent. */
+  /** The previous session, if the client reports that the session fell silent. */
   readonly silent?: SilentTransport;
 }
 
-/** Answers one attempt: by a connection, or by a throw. */
+/** Answers one attempt with a connection, or throws. */
 export type Answer = (signal: AbortSignal) => Connection | Promise<Connection>;
 
 /** A network with one server that a client dials into. */
 export class Network {
-  /** Every attempt. */
+  /** All attempts. */
   readonly dials: Dialed[] = [];
-  /** The server's sessions, in the order in which they came. */
+  /** The server's sessions, in the order of creation. */
   readonly sessions: Session<unknown, AnyContract, "server">[] = [];
-  /** The pairs that carry them. */
+  /** The pairs of the sessions. */
   readonly pairs: MemoryPair[] = [];
-  /** Answers the next attempts, in order; the server's session once it is empty. */
+  /** Answers for the next attempts, in order; without an answer, the server opens a session. */
   readonly answers: Answer[] = [];
   /** Settings of the server's sessions. */
   server: EndOptions<unknown, AnyContract, "server">;
@@ -51,7 +51,7 @@ export class Network {
     this.server = server;
   }
 
-  /** The last of the server's sessions. */
+  /** The newest session of the server. */
   get last(): Session<unknown, AnyContract, "server"> {
     return this.sessions.at(-1)!;
   }
@@ -64,7 +64,7 @@ export class Network {
   };
 
   /**
-   * Makes a session of the server.
+   * Opens a session of the server.
    *
    * @param awaitsToken Whether it begins with a token.
    * @returns The client's end.
@@ -80,7 +80,7 @@ export class Network {
   }
 
   /**
-   * Answers by a close.
+   * Answers with a close.
    *
    * @param closeCode The code.
    * @returns The answer.
@@ -94,9 +94,9 @@ export class Network {
   }
 
   /**
-   * Answers by a peer that is spoken for by hand.
+   * Answers with a peer that the test controls.
    *
-   * @param use Gets the peer.
+   * @param use Receives the peer.
    * @returns The answer.
    */
   byHand(use: (peer: Peer) => void): Answer {
@@ -107,18 +107,18 @@ export class Network {
     };
   }
 
-  /** Answers that nobody is there. */
+  /** Answers as an unreachable server. */
   readonly nobody: Answer = () => {
     throw new Error("Nobody is there");
   };
 
-  /** Answers when the client gives up, and not before. */
+  /** Answers only when the client gives up. */
   readonly never: Answer = (signal) =>
     new Promise((_, reject) => {
       signal.addEventListener("abort", () => reject(signal.reason), { once: true });
     });
 
-  /** Cuts the last connection. */
+  /** Cuts the newest connection. */
   cut(): void {
     this.pairs.at(-1)!.link.disconnect();
   }
@@ -134,17 +134,17 @@ export class Network {
       ...options,
       backoff: { random: () => 0.5, ...options.backoff },
     });
-    // Tests that fail on purpose print nothing.
+    // Tests with intended failures print no errors.
     client.status.subscribe(() => {});
     return client;
   }
 }
 
 /**
- * Lets everything happen that needs no time.
+ * Runs all pending work that needs no time.
  *
  * @param client The client.
- * @returns The name of its status then.
+ * @returns The name of the client's status afterwards.
  */
 export async function settled(client: Client): Promise<string> {
   await turns();

@@ -1,14 +1,14 @@
 /**
- * What the tests do to the clock.
+ * Changes of the clock for tests.
  *
  * @module
  */
 
 /**
- * Sets the clock ahead, as a machine finds it that slept: no timer ran meanwhile.
+ * Sets the clock ahead without running timers, as after a sleep of the machine.
  *
- * @param byMs How far, in milliseconds.
- * @returns Sets it back.
+ * @param byMs Milliseconds to add.
+ * @returns A function that resets the clock.
  */
 export function clockAhead(byMs: number): Disposable {
   const { Date } = globalThis;

@@ -1,16 +1,16 @@
 /**
- * Lines that a test has the library print.
+ * Collects the lines that the library prints during a test.
  *
  * @module
  */
 
-/** Lines printed while it is in use, oldest first. */
+/** The printed lines, oldest first. */
 export interface ConsoleLines extends Disposable {
-  /** The lines, without errors' stacks. */
+  /** The lines, without stacks of errors. */
   readonly lines: string[];
 }
 
-/** Takes what is printed as a warning or an error, until it is disposed of. */
+/** Captures printed warnings and errors until disposed. */
 export function captureConsole(): ConsoleLines {
   const { warn, error } = console;
   const lines: string[] = [];

@@ -1,11 +1,11 @@
 /**
- * The counters of a connection that did nothing.
+ * The counters of a connection without traffic.
  *
  * @module
  */
 import type { ConnectionCounters } from "../transport/connection.ts";
 
-/** All of them, at 0. */
+/** All counters at 0. */
 export const NO_COUNTERS: ConnectionCounters = {
   streamBytesSent: 0,
   streamBytesReceived: 0,

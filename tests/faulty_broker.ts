@@ -1,5 +1,5 @@
 /**
- * An engine in memory whose deliveries fail by script or by seed, and one broker for each node.
+ * An engine in memory with delivery failures by script or by seed, and one broker for each node.
  *
  * @module
  */
@@ -19,12 +19,12 @@ import type {
 } from "../pubsub/broker.ts";
 import { MemoryStore } from "../pubsub/memory/broker.ts";
 
-/** How deliveries fail; each is a chance in a thousand. */
+/** Failures of deliveries; each value is a chance in a thousand. */
 export interface Faults {
   lost?: number;
   repeated?: number;
   late?: number;
-  /** How late at most, in milliseconds. */
+  /** Longest delay, in milliseconds. */
   lateMs?: number;
 }
 
@@ -33,10 +33,10 @@ export class FaultyEngine {
   readonly brokers = new Set<FaultyBroker>();
   readonly store = new MemoryStore(platformRuntime());
   faults: Faults = {};
-  /** How long every publication is under way, in order, in milliseconds. */
+  /** Travel time of every publication, in milliseconds. */
   delayMs = 0;
   isAway = false;
-  /** How many publications were made, and how many bytes they had. */
+  /** Number of publications, and their bytes. */
   publications = 0;
   bytes = 0;
   readonly #random: Random | undefined;
@@ -69,13 +69,13 @@ export class FaultyEngine {
     }
   }
 
-  /** The engine goes away for all. */
+  /** Makes the engine unreachable for all nodes. */
   goAway(): void {
     this.isAway = true;
     for (const { status } of this.brokers) status.set({ name: "interrupted", since: Date.now() });
   }
 
-  /** It is there again. */
+  /** Makes the engine reachable again. */
   comeBack(): void {
     this.isAway = false;
     for (const broker of [...this.brokers]) broker.restored();
@@ -92,7 +92,7 @@ interface Entry {
   readonly onInterrupted: (() => void) | undefined;
 }
 
-/** A node's broker. */
+/** The broker of a node. */
 export class FaultyBroker implements Broker {
   readonly name = "faulty";
   readonly delivery = "at-most-once";
@@ -114,7 +114,7 @@ export class FaultyBroker implements Broker {
     };
   }
 
-  /** The topics that are subscribed. */
+  /** The subscribed topics. */
   get topics(): string[] {
     return [...new Set(Array.from(this.#entries, ({ topic }) => topic))];
   }
@@ -162,12 +162,12 @@ export class FaultyBroker implements Broker {
     for (const { onInterrupted } of [...this.#entries]) onInterrupted?.();
   }
 
-  /** The process was killed: nothing leaves it and nothing reaches it. */
+  /** Simulates a killed process: no message leaves or reaches the node. */
   cut(): void {
     this.#engine.brokers.delete(this);
   }
 
-  /** The network of the process is back. */
+  /** Restores the network of the process. */
   mend(): void {
     this.#engine.brokers.add(this);
   }

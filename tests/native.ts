@@ -1,5 +1,5 @@
 /**
- * A W3C `WebTransport` as browsers have it, over a memory pair.
+ * A W3C `WebTransport` as in browsers, over a memory pair.
  *
  * @module
  */
@@ -7,33 +7,33 @@ import { ConnectionError, StreamError } from "../errors.ts";
 import type { BidirectionalStream, Connection } from "../transport/connection.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 
-/** What a browser has of the standard. */
+/** The parts of the standard that a browser supports. */
 export interface NativeTraits {
-  /** Whether a client can offer protocols, and is told the one agreed on. */
+  /** True if a client can offer protocols and learns the agreed one. */
   readonly protocol?: boolean;
-  /** Whether there is `draining`. */
+  /** True if `draining` exists. */
   readonly draining?: boolean;
-  /** Whether there is `getStats`. */
+  /** True if `getStats` exists. */
   readonly stats?: boolean;
-  /** Whether datagrams have `createWritable()` in place of `writable`. */
+  /** True if datagrams have `createWritable()` in place of `writable`. */
   readonly createWritable?: boolean;
   /** False for a platform without `datagrams`, such as WebKit on iOS. */
   readonly datagrams?: boolean;
   /** Value of `reliability`; absent by default. */
   readonly reliability?: string;
-  /** Whether errors of streams are made as the newer text of the standard has it. */
+  /** True if errors of streams follow the newer text of the standard. */
   readonly newErrors?: boolean;
-  /** Whether `isSecureContext` is a global. */
+  /** True if `isSecureContext` is a global. */
   readonly page?: boolean;
 }
 
 /** A call of the constructor. */
 export interface NativeCall {
-  /** Where to. */
+  /** The URL. */
   readonly url: string;
-  /** Protocols, hashes. */
+  /** Options such as protocols and hashes. */
   readonly options: { protocols?: string[]; serverCertificateHashes?: unknown[] };
-  /** The connection that it stands on. */
+  /** The underlying connection. */
   readonly pair: MemoryPair;
 }
 
@@ -41,16 +41,16 @@ export interface NativeCall {
 export class NativePlatform implements Disposable {
   /** Calls of the constructor so far. */
   readonly calls: NativeCall[] = [];
-  /** Resolves when the handshake is done; at once, if it is not set. */
+  /** Resolves when the handshake is done; immediately by default. */
   ready: Promise<void> = Promise.resolve();
-  /** Listeners of `pagehide` now. */
+  /** Current number of listeners of `pagehide`. */
   readonly pageHide: Set<EventListenerOrEventListenerObject> = new Set();
   readonly #before: [string, PropertyDescriptor | undefined][];
 
   /**
    * Installs the globals.
    *
-   * @param traits What the browser has.
+   * @param traits The supported parts.
    */
   constructor(traits: NativeTraits = {}) {
     const { protocol = true, draining = true, stats = true, createWritable = false } = traits;
@@ -154,7 +154,7 @@ export class NativePlatform implements Disposable {
     }
   }
 
-  /** The page is left. */
+  /** Simulates leaving the page. */
   leavePage(): void {
     const event = new Event("pagehide");
     for (const listener of [...this.pageHide]) {
@@ -163,7 +163,7 @@ export class NativePlatform implements Disposable {
     }
   }
 
-  /** Puts the globals back. */
+  /** Restores the globals. */
   [Symbol.dispose](): void {
     for (const [name, before] of this.#before) {
       if (before) Object.defineProperty(globalThis, name, before);
@@ -172,11 +172,11 @@ export class NativePlatform implements Disposable {
   }
 }
 
-/** A browser's error, which has its own fields. */
+/** A browser's error, with fields of its own. */
 class NativeErrorBase extends DOMException {
-  /** The code, `null` where it is no error of a stream. */
+  /** The code, or `null` for errors that do not concern a stream. */
   readonly streamErrorCode: number | null;
-  /** What failed. */
+  /** The source of the error. */
   readonly source: "stream" | "session";
 
   constructor(message: string, source: "stream" | "session", code: number | null) {
@@ -188,7 +188,7 @@ class NativeErrorBase extends DOMException {
 
 type NativeErrorClass = typeof OldError | typeof NewError;
 
-/** As browsers have it today. */
+/** The traits of current browsers. */
 class OldError extends NativeErrorBase {
   constructor(init: { streamErrorCode?: number; source?: "session" } = {}) {
     if (typeof init !== "object") throw new TypeError("Not a WebTransportErrorInit");
@@ -203,7 +203,7 @@ class OldError extends NativeErrorBase {
   }
 }
 
-/** As the newer text of the standard has it. */
+/** The traits of the newer text of the standard. */
 class NewError extends NativeErrorBase {
   constructor(
     message: unknown = "",
@@ -243,7 +243,7 @@ function reading(
   return new ReadableStream({
     type: "bytes",
     start(controller) {
-      // Also while nobody reads.
+      // An error of the source ends the stream even without a pending read.
       reader.closed.catch((error) => controller.error(toNative(error, NativeError)));
     },
     async pull(controller) {

@@ -1,5 +1,5 @@
 /**
- * A program that serves and dials, for `otel_test.ts` to see what it tells a collector.
+ * A program that serves and dials, so that `otel_test.ts` can inspect the exported telemetry.
  *
  * @module
  */
@@ -61,7 +61,8 @@ tracer.startActiveSpan("tell", (span) => {
 });
 await session.close({ code: 4500 });
 console.log("done");
-// Metrics are collected while the second session is open; the test ends this by its input.
+// Metrics are collected while the second session is open; the test ends the session through
+// standard input.
 for await (const _ of Deno.stdin.readable) break;
 await idle.close();
 await server.close();

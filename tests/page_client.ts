@@ -1,5 +1,5 @@
 /**
- * What a page that connects, and has no contract, takes of the client: `bundle_test.ts` weighs it.
+ * The client of a page that connects without a contract; `bundle_test.ts` weighs the bundle.
  *
  * @module
  */

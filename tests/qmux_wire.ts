@@ -1,5 +1,5 @@
 /**
- * A wire of records in memory, which goes only as far as a test lets it.
+ * A wire of records in memory, which the test advances step by step.
  *
  * @module
  */
@@ -8,17 +8,17 @@ import type { ConnectionCloseInfo } from "../transport/connection.ts";
 import { Qmux, type QmuxLink, type QmuxOptions } from "../transport/qmux/qmux.ts";
 import { platformRuntime } from "../base/runtime.ts";
 
-/** At and below so many bytes the wire counts as drained. */
+/** Threshold in bytes below which the wire counts as drained. */
 const LOW_WATER_MARK = 32_768;
 
-/** After so many turns of the event loop in which nothing came, nothing will. */
+/** Turns of the event loop without a record after which no record will follow. */
 const MAX_IDLE_TURNS = 3;
 
-/** One end of the wire, and what its engine told it. */
+/** One end of the wire, with the reports of the engine. */
 export class TestLink implements QmuxLink {
-  /** Which end this is. */
+  /** The side of this end. */
   readonly side: "client" | "server";
-  /** Records that are under way to the other end. */
+  /** Records on the way to the other end. */
   readonly records: Uint8Array[] = [];
   /** Faults of the other end. */
   readonly faults: { readonly code: number; readonly reason: string }[] = [];
@@ -26,7 +26,7 @@ export class TestLink implements QmuxLink {
   readonly closes: Required<ConnectionCloseInfo>[] = [];
   /** Faults that the other end found. */
   readonly failures: { readonly code: number; readonly reason: string }[] = [];
-  /** Most bytes that were under way at once. */
+  /** Most bytes under way at once. */
   mostBytes = 0;
   #bytes = 0;
   #drained: PromiseWithResolvers<void> | undefined = undefined;
@@ -41,21 +41,21 @@ export class TestLink implements QmuxLink {
     return this.#bytes;
   }
 
-  /** Takes a record. */
+  /** Accepts a record. */
   send(record: Uint8Array): void {
     this.records.push(record);
     this.#bytes += record.byteLength;
     this.mostBytes = Math.max(this.mostBytes, this.#bytes);
   }
 
-  /** Waits until little is under way. */
+  /** Waits until the wire is drained. */
   drained(): Promise<void> {
     if (this.#bytes <= LOW_WATER_MARK) return Promise.resolve();
     this.#drained ??= Promise.withResolvers();
     return this.#drained.promise;
   }
 
-  /** The first record arrives. */
+  /** Delivers the first record. */
   take(): Uint8Array | undefined {
     const record = this.records.shift();
     if (record === undefined) return undefined;
@@ -64,33 +64,36 @@ export class TestLink implements QmuxLink {
       this.#drained?.resolve();
       this.#drained = undefined;
     }
-    // Its own memory, as from a network.
+    // A copy, as records from a network have memory of their own.
     return new Uint8Array(record);
   }
 
-  /** Notes it. */
+  /** Records the call. */
   peerClosed(info: Required<ConnectionCloseInfo>): void {
     this.closes.push(info);
   }
 
-  /** Notes it. */
+  /** Records the call. */
   peerFailed(code: number, reason: string): void {
     this.failures.push({ code, reason });
   }
 
-  /** Notes it. */
+  /** Records the call. */
   fail(code: number, reason: string): void {
     this.faults.push({ code, reason });
   }
 }
 
-/** Waits until what an engine has to send went out: by a timer a new stream, at the end of a turn all else. */
+/**
+ * Waits until an engine has sent all pending data: a timer opens a new stream, the end of a turn
+ * flushes all other data.
+ */
 export async function turn(): Promise<void> {
   await new Promise((resolve) => setTimeout(resolve, 0));
   for (let i = 0; i < 2; i++) await new Promise((resolve) => setImmediate(resolve));
 }
 
-/** An engine and its end of the wire. */
+/** An engine and an end of the wire. */
 export interface TestEnd {
   /** The end of the wire. */
   readonly link: TestLink;
@@ -99,18 +102,18 @@ export interface TestEnd {
 }
 
 /**
- * Makes one end.
+ * Creates one end.
  *
- * @param side Which one.
+ * @param side The side of the end.
  * @param options Options of the engine; draft 02 by default.
- * @returns The engine and its end of the wire.
+ * @returns The engine and the end of the wire.
  */
 export function testEnd(side: "client" | "server", options: Partial<QmuxOptions> = {}): TestEnd {
   const link = new TestLink(side);
   return { link, qmux: new Qmux(link, { runtime: platformRuntime(), version: 2, ...options }) };
 }
 
-/** Two engines, and a wire between them that carries what there is by itself. */
+/** Two engines, and a wire that carries all records automatically. */
 export class TestPair implements Disposable {
   /** The end that dialed. */
   readonly client: TestEnd;
@@ -118,7 +121,7 @@ export class TestPair implements Disposable {
   readonly server: TestEnd;
   #isOver = false;
 
-  /** Creates both. */
+  /** Creates both ends. */
   constructor(
     options: Partial<QmuxOptions> = {},
     { server = options }: { readonly server?: Partial<QmuxOptions> } = {},
@@ -127,7 +130,7 @@ export class TestPair implements Disposable {
     this.server = testEnd("server", server);
   }
 
-  /** Carries what is under way, until nothing is any more. */
+  /** Carries all records until no record is under way. */
   async settle(): Promise<void> {
     for (let idle = 0; idle < MAX_IDLE_TURNS && !this.#isOver; idle++) {
       await new Promise((resolve) => setImmediate(resolve));
@@ -139,7 +142,7 @@ export class TestPair implements Disposable {
     }
   }
 
-  /** Ends both. */
+  /** Closes both ends. */
   [Symbol.dispose](): void {
     this.#isOver = true;
     for (const { qmux } of [this.client, this.server]) {

@@ -19,10 +19,10 @@ export interface QuicPair extends AsyncDisposable {
 const certificate = devCertificate({ cacheFolder: null });
 
 /**
- * Makes a pair.
+ * Creates a pair.
  *
- * @param protocol What both ends agree on.
- * @returns The pair; disposing it closes it, and the listener.
+ * @param protocol The protocol of both ends.
+ * @returns The pair; disposing the pair closes both ends and the listener.
  */
 export async function quicPair(protocol = "skein-test"): Promise<QuicPair> {
   const protocols = [protocol];

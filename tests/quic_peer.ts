@@ -1,5 +1,5 @@
 /**
- * A listener of raw QUIC, and clients that are the runtime's own: nothing of ours is in them.
+ * A listener of raw QUIC, and clients of the runtime without any code of the library.
  *
  * @module
  */
@@ -10,25 +10,25 @@ import { listenQuic, type ListenQuicOptions, type QuicListener } from "../transp
 import { bindUdp } from "./raw_http3.ts";
 import { soon } from "./sessions.ts";
 
-/** What test servers show, and clients trust by its hash. */
+/** The certificate of test servers, which clients trust by hash. */
 export const certificate: DevCertificate = devCertificate({ cacheFolder: null });
 
 /** The protocol of tests. */
 export const PROTOCOL = "skein-test";
 
-/** One connection: our end, and the runtime's. */
+/** One connection: the library's end, and the runtime's. */
 export interface QuicEnds {
-  /** Ours. */
+  /** The end of the library. */
   readonly connection: QuicConnection;
-  /** The runtime's. */
+  /** The end of the runtime. */
   readonly peer: Deno.QuicConn;
 }
 
 /**
  * Connects with the runtime's client.
  *
- * @param port Where to.
- * @param options Those of the runtime that are to be others.
+ * @param port Port of the listener.
+ * @param options Options of the runtime that differ from the defaults.
  * @returns The connection.
  */
 export async function connectBare(
@@ -48,10 +48,10 @@ export async function connectBare(
 }
 
 /**
- * Captures the first packets of handshakes that nobody finishes, such as an attacker sends from
- * forged addresses.
+ * Captures the first packets of unfinished handshakes, such as an attacker sends from forged
+ * addresses.
  *
- * @param count How many, each of another connection.
+ * @param count Number of packets, each of a different connection.
  * @returns The packets.
  */
 export async function firstPackets(count: number): Promise<readonly Uint8Array[]> {
@@ -65,7 +65,7 @@ export async function firstPackets(count: number): Promise<readonly Uint8Array[]
   const packets = new Map<string, Uint8Array>();
   while (packets.size < count) {
     const [packet] = await sink.receive(new Uint8Array(2_048));
-    // By the identifier of the connection: those that get no answer are sent again.
+    // Distinguishes packets by the id of the connection, because unanswered packets are sent again.
     packets.set(packet.subarray(6, 6 + packet[5]!).toHex(), packet.slice());
   }
   endpoint.close({ closeCode: 0, reason: "" });
@@ -74,9 +74,9 @@ export async function firstPackets(count: number): Promise<readonly Uint8Array[]
   return [...packets.values()];
 }
 
-/** A listener of ours on a free port. */
+/** A listener of the library on a free port. */
 export class QuicServer implements AsyncDisposable {
-  /** Ours. */
+  /** The listener of the library. */
   readonly listener: QuicListener;
   readonly #connections: AsyncGenerator<QuicConnection, void, undefined>;
   readonly #peers: Deno.QuicConn[] = [];
@@ -84,7 +84,7 @@ export class QuicServer implements AsyncDisposable {
   /**
    * Listens.
    *
-   * @param options Those that are to be others.
+   * @param options Options that differ from the defaults.
    */
   constructor(options: Partial<ListenQuicOptions> = {}) {
     this.listener = listenQuic({
@@ -96,12 +96,12 @@ export class QuicServer implements AsyncDisposable {
     this.#connections = this.listener[Symbol.asyncIterator]();
   }
 
-  /** Where it listens. */
+  /** The address of the listener. */
   get port(): number {
     return this.listener.address.port;
   }
 
-  /** The next connection. */
+  /** Returns the next connection. */
   async next(): Promise<QuicConnection> {
     const { value } = await soon(this.#connections.next());
     if (value === undefined) throw new Error("no connection");
@@ -109,9 +109,9 @@ export class QuicServer implements AsyncDisposable {
   }
 
   /**
-   * Makes one connection.
+   * Creates one connection.
    *
-   * @param options Those of the runtime's client.
+   * @param options Options of the runtime's client.
    * @returns Both ends.
    */
   async open(options?: Partial<ConnectQuicOptions>): Promise<QuicEnds> {
@@ -120,7 +120,7 @@ export class QuicServer implements AsyncDisposable {
     return { connection, peer };
   }
 
-  /** Closes everything, and waits until the other ends know. */
+  /** Closes all connections, and waits until the other ends have noticed. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.listener.close();
     await Promise.all(this.#peers.map(({ closed }) => soon(closed.catch(() => {}))));

@@ -8,25 +8,25 @@ import { bindUdp, type DatagramSocket } from "./raw_http3.ts";
 /** Larger than any packet that QUIC sends; the runtime cuts a packet to its buffer. */
 const MAX_PACKET_BYTES = 2_048;
 
-/** One UDP packet on its way. */
+/** One UDP packet under way. */
 export interface UdpPacket {
-  /** The end that sent it. */
+  /** The sender of the packet. */
   readonly from: "client" | "server";
-  /** Its place among all packets of the path, both directions together, from 1 on. */
+  /** The number of the packet in both directions together, from 1 on. */
   readonly place: number;
-  /** Its place among the packets of its direction, from 1 on. */
+  /** The number of the packet in its direction, from 1 on. */
   readonly placeOfSide: number;
-  /** Its size; QUIC pads the first packets of a handshake to 1,200 bytes. */
+  /** Size in bytes; QUIC pads the first packets of a handshake to 1,200 bytes. */
   readonly byteLength: number;
 }
 
-/** Packets of one direction, in numbers. */
+/** Numbers of packets and bytes in one direction. */
 export interface UdpCount {
-  /** Packets that came, the lost ones included. */
+  /** Packets that arrived, including lost ones. */
   readonly packets: number;
   /** Packets that were lost. */
   readonly lost: number;
-  /** Bytes that came, those of lost packets included. */
+  /** Bytes that arrived, including those of lost packets. */
   readonly bytes: number;
 }
 
@@ -41,7 +41,7 @@ export interface UdpCount {
  * ```
  */
 export class UdpPath implements AsyncDisposable {
-  /** Tells whether a packet is lost; none is at first. May be set at any time. */
+  /** Decides which packets are lost; by default no packet. May be set at any time. */
   loses: (packet: UdpPacket) => boolean = () => false;
   readonly #server: Deno.NetAddr;
   readonly #near: DatagramSocket = bindUdp();
@@ -68,7 +68,7 @@ export class UdpPath implements AsyncDisposable {
     return this.#near.addr.port;
   }
 
-  /** The packets so far, by the end that sent them. */
+  /** The packets so far, by sender. */
   get counts(): Readonly<Record<UdpPacket["from"], UdpCount>> {
     return this.#counts;
   }
@@ -89,18 +89,18 @@ export class UdpPath implements AsyncDisposable {
     this.loses = () => true;
   }
 
-  /** Holds up what clients send. */
+  /** Holds back packets of clients. */
   hold(): void {
     this.#isHolding = true;
   }
 
-  /** Lets go of what was held up, at once. */
+  /** Releases all packets that were held back, at once. */
   async release(): Promise<void> {
     this.#isHolding = false;
     for (const send of this.#held.splice(0)) await send();
   }
 
-  /** Takes the path away. */
+  /** Closes the path. */
   async [Symbol.asyncDispose](): Promise<void> {
     for (const socket of [this.#near, ...this.#far.values()]) socket.close();
     await Promise.all(this.#running);
@@ -140,7 +140,7 @@ export class UdpPath implements AsyncDisposable {
         else await by.send(packet, to).catch(() => {});
       }
     } catch {
-      // It was taken away.
+      // The path was closed.
     }
   }
 }

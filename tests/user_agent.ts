@@ -1,5 +1,5 @@
 /**
- * A browser's name of itself, for tests.
+ * Sets the browser's name for tests.
  *
  * @module
  */
@@ -7,8 +7,8 @@
 /**
  * Sets `navigator.userAgent`.
  *
- * @param value What it says.
- * @returns Puts it back, when disposed of.
+ * @param value The name.
+ * @returns A disposable that restores the name.
  */
 export function withUserAgent(value: string): Disposable {
   Object.defineProperty(navigator, "userAgent", { value, configurable: true });

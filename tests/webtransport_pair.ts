@@ -19,9 +19,9 @@ export interface WebTransportPair extends AsyncDisposable {
 const certificate = devCertificate({ cacheFolder: null });
 
 /**
- * Makes a pair with the subprotocol `skein.1`.
+ * Creates a pair with the subprotocol `skein.1`.
  *
- * @returns The pair; disposing it closes it, and the listener.
+ * @returns The pair; disposing the pair closes both ends and the listener.
  */
 export async function webTransportPair(): Promise<WebTransportPair> {
   const listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate });

@@ -1,5 +1,5 @@
 /**
- * A WebTransport server to test a client with.
+ * A WebTransport server for tests of clients.
  *
  * @module
  */
@@ -16,23 +16,23 @@ import { soon } from "./sessions.ts";
 
 /** Options for {@linkcode WebTransportPeer}. */
 export interface WebTransportPeerOptions extends Partial<ListenWebTransportOptions> {
-  /** Answers a request; by default it is accepted with the first subprotocol that is offered. */
+  /** Answers a request; by default the server accepts the first offered subprotocol. */
   readonly answer?: (request: WebTransportRequest) => Connection | undefined;
 }
 
-/** A server that answers requests as they come. */
+/** A server that answers requests in the order of arrival. */
 export class WebTransportPeer implements AsyncDisposable {
-  /** What listens. */
+  /** The listener. */
   readonly listener: WebTransportListener;
-  /** What it is trusted by. */
+  /** The hash of the certificate. */
   readonly trust: { readonly serverCertificateHashes: readonly WebTransportHash[] };
-  /** Its certificate, in PEM. */
+  /** The certificate, in PEM. */
   readonly cert: string;
   readonly #serving: Promise<void>;
   readonly #sessions: ReadableStream<Connection>;
   readonly #reader: ReadableStreamDefaultReader<Connection>;
 
-  /** Listens. */
+  /** Starts to listen. */
   constructor({ answer = acceptFirst, ...options }: WebTransportPeerOptions = {}) {
     const certificate = devCertificate({ cacheFolder: null });
     this.cert = certificate.cert;
@@ -48,17 +48,17 @@ export class WebTransportPeer implements AsyncDisposable {
     this.#serving = this.#serve(writable.getWriter(), answer);
   }
 
-  /** Where it is. */
+  /** URL of the server. */
   get url(): string {
     return `https://127.0.0.1:${this.listener.address.port}/`;
   }
 
-  /** The next session that was accepted. */
+  /** Returns the next accepted session. */
   async session(): Promise<Connection> {
     return (await soon(this.#reader.read())).value!;
   }
 
-  /** Closes. */
+  /** Closes the server. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.listener.close();
     await this.#serving;
@@ -75,13 +75,13 @@ export class WebTransportPeer implements AsyncDisposable {
   }
 }
 
-/** Accepts with the first subprotocol that is offered. */
+/** Accepts with the first offered subprotocol. */
 export function acceptFirst(request: WebTransportRequest): Connection {
   const [protocol] = request.protocols;
   return request.accept(protocol === undefined ? {} : { protocol });
 }
 
-/** Accepts, and sends back what comes: on the same stream, on another one, or as a datagram. */
+/** Accepts, and echoes all data: on the same stream, on a new stream, or as a datagram. */
 export function acceptEcho(request: WebTransportRequest): Connection {
   const session = acceptFirst(request);
   const quietly = (work: Promise<unknown>) => void work.catch(() => {}); // The session ended.

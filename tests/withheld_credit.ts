@@ -1,6 +1,6 @@
 /**
- * A client on an engine that gives no credit back: publications and streams by the megabyte, each of
- * which has to come once.
+ * A client on an engine that returns no credit: publications and streams by the megabyte, each of
+ * which must arrive once.
  *
  * @module
  */
@@ -8,13 +8,13 @@ import type { Session } from "../session/session.ts";
 import { testServer } from "../testing/mod.ts";
 import type { WithheldCredit } from "../transport/memory/memory.ts";
 
-/** Publications that may be on their way: a fraction of what is left of the credit of a worn session. */
+/** Most publications under way: a fraction of the remaining credit of a worn session. */
 const WINDOW_BYTES = 1 / 16;
 
-/** Streams that may be on their way. */
+/** Most streams under way. */
 const STREAMS_AT_ONCE = 8;
 
-/** How much is sent, and over what. */
+/** Amount of data, and the engine. */
 export interface Load {
   /** Bytes that are published on a topic with a history. */
   readonly bytes: number;
@@ -30,15 +30,15 @@ export interface Load {
 export interface Outcome {
   readonly messages: number;
   readonly streams: number;
-  /** Publications and streams that did not come. */
+  /** Publications and streams that did not arrive. */
   readonly lost: number;
-  /** Publications and streams that came twice. */
+  /** Publications and streams that arrived twice. */
   readonly doubled: number;
-  /** Sessions that the client had. */
+  /** Number of the client's sessions. */
   readonly sessions: number;
 }
 
-/** Sends all of it, and counts. */
+/** Sends all data, and counts the arrivals. */
 export async function underWithheldCredit(load: Load): Promise<Outcome> {
   const { credit, messageBytes } = load;
   const messages = Math.ceil(load.bytes / messageBytes);
@@ -83,7 +83,7 @@ export async function underWithheldCredit(load: Load): Promise<Outcome> {
       void new Response(readable).text().then((text) => {
         count(read, Number(text));
         proceed();
-        // An end of a stream that was cut is no number.
+        // The end of a stream that was cut is not a number.
       }).catch(() => {});
     }
   };

@@ -1,5 +1,5 @@
 /**
- * Starts the browsers and the chat's server for the tests here.
+ * Starts the browsers, and the chat's server, for browser tests.
  *
  * @module
  */
@@ -8,19 +8,19 @@ import puppeteer, { type Browser, type BrowserContext, type Page } from "npm:pup
 
 export type { Browser, BrowserContext, Page };
 
-/** How long anything in a browser may take, in milliseconds. */
+/** Longest wait for one event in a browser, in milliseconds. */
 export const PATIENCE_MS = 15_000;
 
-/** How long a test may take, in milliseconds. */
+/** Longest duration of a test, in milliseconds. */
 const TEST_PATIENCE_MS = 120_000;
 
-/** A browser that the tests run in. */
+/** A browser for tests. */
 export interface BrowserKind {
-  /** Its name. */
+  /** Name of the browser. */
   readonly name: "Chromium" | "Firefox";
-  /** An environment variable that says where it is. */
+  /** Environment variable with the path of the browser. */
   readonly variable: string;
-  /** Where it is otherwise. */
+  /** Default paths. */
   readonly paths: readonly string[];
 }
 
@@ -59,7 +59,7 @@ const ARGS: Readonly<Record<BrowserKind["name"], readonly string[]>> = {
   Firefox: [],
 };
 
-/** Where a browser is; `undefined` if it is not installed. */
+/** Returns the path of a browser; `undefined` if not installed. */
 export function findBrowser({ variable, paths }: BrowserKind): string | undefined {
   const named = Deno.env.get(variable);
   return named || paths.find((path) => {
@@ -86,10 +86,10 @@ export async function launchBrowser(kind: BrowserKind): Promise<Browser> {
     browser: kind.name === "Chromium" ? "chrome" : "firefox",
     executablePath,
     args: [...ARGS[kind.name]],
-    // A page that is left may come back as it was.
+    // Keeps the back/forward cache, as in a user's browser.
     ignoreDefaultArgs: ["--disable-back-forward-cache"],
     headless: true,
-    // The signals are Deno's matter.
+    // Deno handles the signals.
     handleSIGINT: false,
     handleSIGTERM: false,
     handleSIGHUP: false,
@@ -97,8 +97,8 @@ export async function launchBrowser(kind: BrowserKind): Promise<Browser> {
 }
 
 /**
- * Registers a test for each browser, or for some. One that is not installed is skipped, and
- * the test's name says so; where `CI=true`, that is a failure.
+ * Registers a test for each browser, or for some. A test without an installed browser is skipped
+ * and renamed; with `CI=true` the missing browser is a failure.
  */
 export function testInBrowsers(
   name: string,
@@ -126,9 +126,9 @@ export function testInBrowsers(
   }
 }
 
-/** The chat's server, in a process of its own that can be ended and started again. */
+/** The chat's server, in a separate process that a test can stop and restart. */
 export class ChatProcess implements AsyncDisposable {
-  /** Its port, the same after a restart. */
+  /** The port, unchanged after a restart. */
   readonly port: number;
   #child: Deno.ChildProcess | undefined;
 
@@ -136,7 +136,7 @@ export class ChatProcess implements AsyncDisposable {
     this.port = port;
   }
 
-  /** Starts it on a free port. */
+  /** Starts the server on a free port. */
   static async start(): Promise<ChatProcess> {
     const probe = Deno.listen({ port: 0 });
     const chat = new ChatProcess((probe.addr as Deno.NetAddr).port);
@@ -145,12 +145,12 @@ export class ChatProcess implements AsyncDisposable {
     return chat;
   }
 
-  /** Where it listens. */
+  /** URL of the server. */
   get url(): string {
     return `http://localhost:${this.port}`;
   }
 
-  /** Starts it; resolves once it listens. */
+  /** Starts the server; resolves once the server listens. */
   async start(): Promise<void> {
     const server = new URL("../../examples/chat/server.ts", import.meta.url);
     this.#child = new Deno.Command(Deno.execPath(), {
@@ -167,19 +167,19 @@ export class ChatProcess implements AsyncDisposable {
     throw new Error("The chat's server ended before it listened");
   }
 
-  /** Freezes it: what is sent to it stays on its way. */
+  /** Freezes the server: incoming data stays under way. */
   freeze(): void {
     this.#child?.kill("SIGSTOP");
   }
 
-  /** Ends it: gently, as Ctrl-C does, or at once. */
+  /** Stops the server, either gently as Ctrl-C does or at once. */
   async stop(signal: "SIGINT" | "SIGKILL"): Promise<void> {
     this.#child?.kill(signal);
     await this.#child?.status;
     this.#child = undefined;
   }
 
-  /** Ends it at once. */
+  /** Kills the server. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop("SIGKILL");
   }

@@ -1,11 +1,11 @@
 /**
- * The chat's page as a visitor sees and uses it.
+ * The chat's page as visitors see and use it.
  *
  * @module
  */
 import { type BrowserContext, type Page, PATIENCE_MS } from "./_browsers.ts";
 
-/** The little of the DOM that is used here: the repository is checked without its library. */
+/** The few members of the DOM in use: the repository is checked without the DOM's library. */
 interface Element {
   readonly textContent: string;
   readonly dataset: Readonly<Record<string, string>>;
@@ -18,33 +18,33 @@ interface Titled {
   readonly title: string;
 }
 
-/** The page's own; functions that name it run there. */
+/** The page's globals; functions that name these run in the page. */
 declare const document: Element;
 
 /** A line of the log. */
 export interface SeenLine {
-  /** What it says. */
+  /** Text of the line. */
   readonly text: string;
-  /** How far it got: `waiting`, `sending`, `sent`. */
+  /** Delivery state: `waiting`, `sending`, `sent`. */
   readonly state: string;
 }
 
-/** Who enters. */
+/** Options of a visitor. */
 export interface Visitor {
-  /** By which name. */
+  /** Name of the visitor. */
   readonly name: string;
-  /** The one transport to take; any by default. */
+  /** The only transport to use; any by default. */
   readonly transport?: "webtransport" | "websocket";
-  /** Whether the browser shows the page its WebTransport; true by default. */
+  /** False hides the browser's WebTransport from the page; true by default. */
   readonly hasWebTransport?: boolean;
 }
 
 /** One page of the chat. */
 export class ChatPage {
-  /** The page, for what is not done here. */
+  /** The page, for other operations. */
   readonly page: Page;
 
-  /** The visitor's name. */
+  /** Name of the visitor. */
   readonly name: string;
 
   private constructor(page: Page, name: string) {
@@ -52,7 +52,7 @@ export class ChatPage {
     this.name = name;
   }
 
-  /** Opens the chat in a page of its own and enters by a name; over one transport, or any. */
+  /** Opens the chat in a new page and enters with a name; over one transport, or any. */
   static async enter(
     context: BrowserContext,
     url: string,
@@ -76,7 +76,7 @@ export class ChatPage {
     await this.page.waitForSelector(`#status[data-name="${name}"]`, { timeout: timeoutMs });
   }
 
-  /** Waits for the transport on the badge; tells why it is not the preferred one. */
+  /** Waits for the transport on the badge; returns why the preferred one failed. */
   async hasTransport(transport: string): Promise<string> {
     await this.page.waitForFunction(
       (transport) => document.querySelector("#status-transport")!.textContent === transport,
@@ -91,7 +91,7 @@ export class ChatPage {
     const key = place.slice(1);
     const list = place.startsWith("#") ? "#rooms" : "#people";
     const button = await this.page.waitForSelector(`${list} [data-key="${key}"] button`);
-    // Not by its position on the screen: on a narrow page it comes from the side.
+    // Not clicked by position: on a narrow page the list slides in from the side.
     await button!.evaluate((element) => element.click());
     const title = place.startsWith("#") ? place : key;
     await this.page.waitForFunction(
@@ -107,7 +107,7 @@ export class ChatPage {
     await this.page.keyboard.press("Enter");
   }
 
-  /** Waits until a line of the log says so, and has got so far. */
+  /** Waits until the log has a line in a state. */
   async sees(text: string, state = "sent"): Promise<void> {
     await this.page.waitForFunction(
       (text, state) =>
@@ -120,7 +120,7 @@ export class ChatPage {
     );
   }
 
-  /** Waits for who is said to be here. */
+  /** Waits for the members of the room. */
   async seesHere(words: string): Promise<void> {
     await this.page.waitForFunction(
       (words) => document.querySelector("#here")!.textContent === words,
@@ -129,7 +129,7 @@ export class ChatPage {
     );
   }
 
-  /** Waits for who is in the list of people, and where: `ann: #lobby #tea`. */
+  /** Waits for the list of people, with rooms: `ann: #lobby #tea`. */
   async seesPeople(people: readonly string[]): Promise<void> {
     await this.page.waitForFunction(
       (wanted) =>
@@ -141,7 +141,7 @@ export class ChatPage {
     );
   }
 
-  /** The lines of the log, without those of who came and went. */
+  /** Returns the lines of the log, without notices of joins and leaves. */
   async lines(): Promise<SeenLine[]> {
     return await this.page.evaluate(() =>
       [...document.querySelectorAll("#log .line")].map((line) => ({
@@ -151,7 +151,7 @@ export class ChatPage {
     );
   }
 
-  /** The notices of who came and went. */
+  /** Returns the notices of joins and leaves. */
   async notices(): Promise<string[]> {
     return await this.page.evaluate(() =>
       [...document.querySelectorAll("#log .notice")].map(({ textContent }) => textContent)

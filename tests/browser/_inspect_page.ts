@@ -1,5 +1,5 @@
 /**
- * The inspector's page, with a server that it looks at.
+ * The inspector's page, with a server to inspect.
  *
  * @module
  */
@@ -10,21 +10,21 @@ import { readPage } from "../../examples/inspect/page.ts";
 import type { Server } from "../../mod.ts";
 import { type BrowserContext, type Page, PATIENCE_MS } from "./_browsers.ts";
 
-/** The little of the DOM that is used here: the repository is checked without its library. */
+/** The few members of the DOM in use: the repository is checked without the DOM's library. */
 interface Element {
   readonly textContent: string;
   querySelector(selector: string): Element | null;
   querySelectorAll(selector: string): Iterable<Element>;
 }
 
-/** The page's own; functions that name it run there. */
+/** The page's globals; functions that name these run in the page. */
 declare const document: Element;
 
-/** An inspector, and the server with users that it looks at. */
+/** An inspector, and the inspected server with users. */
 export class Inspected implements AsyncDisposable {
-  /** What is looked at. */
+  /** The inspected server. */
   readonly demo: Demo;
-  /** What looks. */
+  /** The inspector. */
   readonly inspector: Server;
   readonly #end: AbortController;
 
@@ -34,7 +34,7 @@ export class Inspected implements AsyncDisposable {
     this.#end = end;
   }
 
-  /** Starts both, each on a free port. */
+  /** Starts both servers, each on a free port. */
   static async start(): Promise<Inspected> {
     const files = await readPage();
     const demo = await Demo.start();
@@ -57,7 +57,7 @@ export class Inspected implements AsyncDisposable {
     return new InspectorPage(page);
   }
 
-  /** Ends both. */
+  /** Closes both servers. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#end.abort();
     await this.inspector.close();
@@ -65,16 +65,16 @@ export class Inspected implements AsyncDisposable {
   }
 }
 
-/** The page as somebody uses it. */
+/** The page with the actions of a user. */
 export class InspectorPage {
-  /** The page, for what is not done here. */
+  /** The page, for other operations. */
   readonly page: Page;
 
   constructor(page: Page) {
     this.page = page;
   }
 
-  /** Waits for the row of a user; tells what it says. */
+  /** Waits for the row of a user, and returns the text. */
   async row(user: string): Promise<string> {
     const handle = await this.page.waitForFunction(
       (user) =>
@@ -87,7 +87,7 @@ export class InspectorPage {
     return await handle.jsonValue() as string;
   }
 
-  /** Waits until something in the page says so. */
+  /** Waits until an element of the page has a text. */
   async says(selector: string, words: string): Promise<void> {
     await this.page.waitForFunction(
       (selector, words) =>
@@ -100,7 +100,7 @@ export class InspectorPage {
     );
   }
 
-  /** Looks at the session of a user. */
+  /** Opens the details of a user's session. */
   async look(user: string): Promise<void> {
     await this.row(user);
     await this.page.evaluate((user) => {
@@ -112,7 +112,7 @@ export class InspectorPage {
     await this.page.waitForSelector("#detail-body .group");
   }
 
-  /** All of the page as it is now, with what is not seen. */
+  /** Returns the current content of the page, including invisible parts. */
   async markup(): Promise<string> {
     return await this.page.content();
   }

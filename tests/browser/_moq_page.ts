@@ -1,5 +1,5 @@
 /**
- * A server of Media over QUIC, and pages of it that have a client: Skein's, or that of `@moq/net`.
+ * A server of Media over QUIC, and pages with a client: Skein's, or that of `@moq/net`.
  *
  * @module
  */
@@ -14,11 +14,11 @@ import type { loadNet } from "../interop/peers/moq_js/net.ts";
 import type { play } from "../interop/peers/moq_js/scenarios.ts";
 import { type Browser, type Page, PATIENCE_MS } from "./_browsers.ts";
 
-/** What functions that run in a page can name. */
+/** Globals for functions that run in a page. */
 declare global {
   /** Skein's client. */
   var skeinMoq: typeof import("./_moq_page_client.ts");
-  /** The other implementation, and what it is to do. */
+  /** The other implementation, and the scenarios. */
   var peer: { readonly loadNet: typeof loadNet; readonly play: typeof play };
 }
 
@@ -34,10 +34,10 @@ globalThis[name] = await import("/" + name + ".js");
 globalThis.isReady = true;
 </script>`;
 
-/** Bundles, each made once for all tests. */
+/** Bundles, each built once for all tests. */
 const bundles = new Map<string, Promise<string>>();
 
-/** The server and its pages. */
+/** The server and the pages. */
 export class MoqSite implements AsyncDisposable {
   /** The server. */
   readonly server: MoqServer;
@@ -59,7 +59,7 @@ export class MoqSite implements AsyncDisposable {
     });
   }
 
-  /** Opens a page with a client, which is there by its name. */
+  /** Opens a page with a client as a global. */
   async open(browser: Browser, name: "skeinMoq" | "peer"): Promise<Page> {
     const page = await browser.newPage();
     page.setDefaultTimeout(PATIENCE_MS);
@@ -68,7 +68,7 @@ export class MoqSite implements AsyncDisposable {
     return page;
   }
 
-  /** Where the pages are. */
+  /** URL of the pages. */
   get url(): string {
     return this.server.webSocketUrl.replace("ws:", "http:");
   }
@@ -80,7 +80,7 @@ export class MoqSite implements AsyncDisposable {
     return new Promise((resolve) => this.#waiting.push(resolve));
   }
 
-  /** Closes all. */
+  /** Closes server and pages. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.server.close();
   }

@@ -1,5 +1,5 @@
 /**
- * What a page loads to be a client of Skein.
+ * Exports Skein's client to a page.
  *
  * @module
  */

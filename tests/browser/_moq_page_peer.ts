@@ -1,5 +1,5 @@
 /**
- * What a page loads to be a peer: the scenarios. The library is another script.
+ * Exports the scenarios of a peer to a page. The library is another script.
  *
  * @module
  */

@@ -1,5 +1,5 @@
 /**
- * A server whose pages open sessions with Skein's own client, bundled in parts.
+ * A server, and pages that open sessions with Skein's client, bundled in parts.
  *
  * @module
  */
@@ -8,25 +8,25 @@ import { serve, type ServeOptions, type Server, type Session } from "../../mod.t
 import type { BidirectionalStream } from "../../transport/connection.ts";
 import { type Browser, type Page, PATIENCE_MS } from "./_browsers.ts";
 
-/** What functions that run in a page can name. */
+/** Globals for functions that run in a page. */
 declare global {
-  /** What a page keeps from one function to the next. */
+  /** Values that a page keeps from one function to the next. */
   var stream: BidirectionalStream, writing: Promise<unknown>;
   /** Reads a stream to its end. */
   function readAll(readable: ReadableStream<Uint8Array>): Promise<Uint8Array<ArrayBuffer>>;
   /** Writes one piece, and ends the stream. */
   function writeAll(writable: WritableStream<Uint8Array>, bytes: Uint8Array): Promise<void>;
-  /** Writes bytes to a new stream and reads what comes back. */
+  /** Writes bytes to a new stream and reads the reply. */
   function ask(bytes: Uint8Array): Promise<Uint8Array<ArrayBuffer>>;
-  /** The same with text. */
+  /** Writes a text to a new stream and reads the reply. */
   function askText(text: string): Promise<string>;
-  /** Makes the error that carries a stream's code. */
+  /** Creates the error with a stream's code. */
   function coded(streamErrorCode: number): Error;
-  /** Waits for a failure; the code of the stream. */
+  /** Waits for a failure, and returns the code of the stream. */
   function codeOf(promise: Promise<unknown>): Promise<number | undefined>;
 }
 
-/** The transport, and whatever is left of what a page can do by it. */
+/** The transport, and the remaining capabilities of a page over that transport. */
 export const TRANSPORTS: readonly TransportName[] = ["websocket", "webtransport"];
 
 const SCRIPT = `
@@ -61,10 +61,10 @@ globalThis.isReady = true;
 
 const HTML = `<!doctype html><title>Page</title><script type="module">${SCRIPT}</script>`;
 
-/** A bundle of the client, made once for all tests. */
+/** A bundle of the client, built once for all tests. */
 let bundle: Promise<ReadonlyMap<string, string>> | undefined;
 
-/** Bundles the client in parts; its files by path. */
+/** Bundles the client in parts; returns the files by path. */
 async function bundleParts(): Promise<ReadonlyMap<string, string>> {
   const folder = await Deno.makeTempDir();
   try {
@@ -86,11 +86,11 @@ async function bundleParts(): Promise<ReadonlyMap<string, string>> {
   }
 }
 
-/** The server and its pages. */
+/** The server and the pages. */
 export class StreamsSite implements AsyncDisposable {
   /** The server. */
   readonly server: Server;
-  /** Paths that were loaded, in that order. */
+  /** Loaded paths, in order. */
   readonly loaded: string[] = [];
   readonly #sessions: Session[] = [];
   readonly #waiting: ((session: Session) => void)[] = [];
@@ -124,12 +124,12 @@ export class StreamsSite implements AsyncDisposable {
     });
   }
 
-  /** Listens. */
+  /** Starts to listen. */
   static async start(options: ServeOptions = {}): Promise<StreamsSite> {
     return new StreamsSite(await (bundle ??= bundleParts()), options);
   }
 
-  /** Opens a page, which opens a session; both ends of that. */
+  /** Opens a page with a session; returns both ends. */
   async connect(
     browser: Browser,
     transport: TransportName,
@@ -145,7 +145,7 @@ export class StreamsSite implements AsyncDisposable {
     return { page, session };
   }
 
-  /** Closes all. */
+  /** Closes server and pages. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.server.close();
   }
@@ -157,10 +157,10 @@ export class StreamsSite implements AsyncDisposable {
   }
 }
 
-/** Sends everything back that comes by a stream; until the session is over. */
+/** Echoes all streams until the session ends. */
 export async function echoStreams({ connection }: Session): Promise<void> {
   for await (const { readable, writable } of connection.incomingBidirectionalStreams) {
-    readable.pipeTo(writable).catch(() => {}); // The page sees it.
+    readable.pipeTo(writable).catch(() => {}); // The page reports the error.
   }
 }
 

@@ -1,11 +1,11 @@
 /**
- * The video example as its visitors see it.
+ * The video example as visitors see it.
  *
  * @module
  */
 import { type BrowserContext, type Page, PATIENCE_MS } from "./_browsers.ts";
 
-/** The little of the DOM that is used here: the repository is checked without its library. */
+/** The few members of the DOM in use: the repository is checked without the DOM's library. */
 interface Element {
   readonly textContent: string;
   readonly dataset: Readonly<Record<string, string>>;
@@ -14,23 +14,23 @@ interface Element {
   getContext(kind: "2d", options: object): object;
 }
 
-/** The page's own; functions that name it run there. */
+/** The page's globals; functions that name these run in the page. */
 declare const document: Element;
 
-/** The example's server, in a process of its own that can be ended and started again. */
+/** The example's server, in a separate process that a test can stop and restart. */
 export class VideoProcess implements AsyncDisposable {
-  /** Where the page is, the same after a restart. */
+  /** URL of the page, unchanged after a restart. */
   url = "http://127.0.0.1:0/";
   #child: Deno.ChildProcess | undefined;
 
-  /** Starts it on a port that is free over TCP and UDP. */
+  /** Starts the server on a port that is free over TCP and UDP. */
   static async start(): Promise<VideoProcess> {
     const video = new VideoProcess();
     await video.start();
     return video;
   }
 
-  /** Starts it; resolves once it listens. */
+  /** Starts the server; resolves once the server listens. */
   async start(): Promise<void> {
     const server = new URL("../../examples/moq_video/server.ts", import.meta.url);
     this.#child = new Deno.Command(Deno.execPath(), {
@@ -49,32 +49,32 @@ export class VideoProcess implements AsyncDisposable {
     throw new Error("The server ended before it listened");
   }
 
-  /** Ends it, as Ctrl-C does; or at once. */
+  /** Stops the server, either as Ctrl-C does or at once. */
   async stop(signal: "SIGINT" | "SIGKILL" = "SIGINT"): Promise<void> {
     this.#child?.kill(signal);
     await this.#child?.status;
     this.#child = undefined;
   }
 
-  /** Ends it at once. */
+  /** Kills the server. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.stop("SIGKILL");
   }
 }
 
-/** What a page is told by its address. */
+/** Options in the page's address. */
 export interface VideoQuery {
-  /** Who is watched. */
+  /** Name of the watched broadcast. */
   readonly watch?: string;
-  /** As whom the drawing goes on the air. */
+  /** Name of the drawing's broadcast. */
   readonly air?: string;
-  /** The one transport to take; any by default. */
+  /** The only transport to use; any by default. */
   readonly transport?: "webtransport" | "websocket";
 }
 
 /** One page of the example. */
 export class VideoPage {
-  /** The page, for what is not done here. */
+  /** The page, for other operations. */
   readonly page: Page;
 
   private constructor(page: Page) {
@@ -93,12 +93,12 @@ export class VideoPage {
     return new VideoPage(page);
   }
 
-  /** Waits until the stage says so: `live`, `waiting`, `ended` and the like. */
+  /** Waits until the stage has a state: `live`, `waiting`, `ended` and so on. */
   async is(state: string): Promise<void> {
     await this.page.waitForSelector(`#stage[data-state="${state}"]`);
   }
 
-  /** What the page says somewhere, by its id. */
+  /** Returns the text of an element, by id. */
   async text(id: string): Promise<string> {
     return await this.page.evaluate(
       (id) => document.querySelector(`#${id}`)!.textContent.trim().replace(/\s+/g, " "),
@@ -106,17 +106,20 @@ export class VideoPage {
     );
   }
 
-  /** Who is on the air, as the page lists them. */
+  /** Returns the listed broadcasts. */
   async onAir(): Promise<string[]> {
     return await this.page.evaluate(() =>
       [...document.querySelector("#on-air")!.children].map(({ dataset }) => dataset.name!)
     );
   }
 
-  /** The number of the picture that is shown, read from its pixels; `undefined` if there is none. */
+  /**
+   * Returns the number of the picture on display, read from the pixels; `undefined` without a
+   * number.
+   */
   async seen(canvas: "picture" | "drawing" = "picture"): Promise<number | undefined> {
     return await this.page.evaluate(async (id) => {
-      // The page's own module, which is there already.
+      // The page has loaded this module already.
       const { readNumber } = await import("/drawing.js" as string);
       const context = document.querySelector(`#${id}`)!.getContext("2d", {
         willReadFrequently: true,
@@ -125,7 +128,7 @@ export class VideoPage {
     }, canvas);
   }
 
-  /** Waits for a picture with a number that fits. */
+  /** Waits for a picture with an accepted number. */
   async sees(fits: (number: number) => boolean): Promise<number> {
     const end = Date.now() + PATIENCE_MS;
     while (Date.now() < end) {

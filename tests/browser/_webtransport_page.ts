@@ -1,5 +1,5 @@
 /**
- * A listener for WebTransport, and pages of another server that dial it.
+ * A WebTransport listener, and pages of another server that dial the listener.
  *
  * @module
  */
@@ -14,39 +14,39 @@ import {
 } from "../../transport/h3/server.ts";
 import { type Browser, type BrowserContext, type Page, PATIENCE_MS } from "./_browsers.ts";
 
-/** What a page's `dial` may be told. */
+/** Options of a page's `dial`. */
 export interface PageDialOptions {
   /** Subprotocols to offer. */
   readonly protocols?: readonly string[];
 }
 
-/** How a page saw something fail. */
+/** A failure as seen by a page. */
 export interface PageFailure {
-  /** The error's name. */
+  /** Name of the error. */
   readonly name: string;
-  /** `session`, `stream`, or nothing if it is no error of WebTransport. */
+  /** `session`, `stream`, or absent for errors outside WebTransport. */
   readonly source: string | undefined;
-  /** The code of a stream's end; `null` if there is none. */
+  /** The code of a stream's end; `null` without a code. */
   readonly streamErrorCode: number | null | undefined;
-  /** What it says; each browser in its own words. */
+  /** Message of the error, in the words of the browser. */
   readonly message: string;
 }
 
-/** What functions that run in a page can name. */
+/** Globals for functions that run in a page. */
 declare global {
-  /** Opens a session; resolves once it is ready. */
+  /** Opens a session; resolves once the session is ready. */
   function dial(path: string, options?: PageDialOptions): Promise<WebTransport>;
   /** Reads a stream to its end. */
   function readAll(readable: ReadableStream<Uint8Array>): Promise<Uint8Array<ArrayBuffer>>;
   /** Writes one piece, and ends the stream. */
   function writeAll(writable: WritableStream<Uint8Array>, bytes: Uint8Array): Promise<void>;
-  /** Writes bytes to a new stream and reads what comes back. */
+  /** Writes bytes to a new stream and reads the reply. */
   function ask(wt: WebTransport, bytes: Uint8Array): Promise<Uint8Array<ArrayBuffer>>;
   /** Waits for a failure. */
   function failureOf(promise: Promise<unknown>): Promise<PageFailure>;
-  /** Makes the error that carries a stream's code. */
+  /** Creates the error with a stream's code. */
   function streamError(streamErrorCode: number): Error;
-  /** The last session that was opened here. */
+  /** The newest session of the page. */
   var session: WebTransport;
 }
 
@@ -95,7 +95,7 @@ async function failureOf(promise) {
   throw new Error("Nothing failed");
 }
 function streamError(streamErrorCode) {
-  // The constructor has been of two kinds.
+  // Browsers have two kinds of constructor.
   const error = new WebTransportError({ message: "Enough", streamErrorCode });
   if (error.streamErrorCode === streamErrorCode) return error;
   return new WebTransportError("Enough", { streamErrorCode });
@@ -128,12 +128,12 @@ const HASH = "${hashes[0]!.value.toHex()}";`;
     );
   }
 
-  /** Listens. */
+  /** Starts to listen. */
   static start(options: Partial<ListenWebTransportOptions> = {}): WebTransportSite {
     return new WebTransportSite(options);
   }
 
-  /** Where the pages are. */
+  /** URL of the pages. */
   get url(): string {
     return `http://127.0.0.1:${this.#http.addr.port}/`;
   }
@@ -153,12 +153,12 @@ const HASH = "${hashes[0]!.value.toHex()}";`;
     return value;
   }
 
-  /** Waits for the next request, and accepts it. */
+  /** Accepts the next request. */
   async accept(options?: AcceptOptions): Promise<Connection> {
     return (await this.request()).accept(options);
   }
 
-  /** Has a page dial, and accepts it. */
+  /** Makes a page dial, and accepts the session. */
   async connect(page: Page): Promise<Connection> {
     const [connection] = await Promise.all([
       this.accept(),
@@ -167,16 +167,16 @@ const HASH = "${hashes[0]!.value.toHex()}";`;
     return connection;
   }
 
-  /** Closes all. */
+  /** Closes listener and pages. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.listener.close();
     await this.#http.shutdown();
   }
 }
 
-/** Sends everything back that comes by a stream; until the session is over. */
+/** Echoes all streams until the session ends. */
 export async function echoStreams({ incomingBidirectionalStreams }: Connection): Promise<void> {
   for await (const { readable, writable } of incomingBidirectionalStreams) {
-    readable.pipeTo(writable).catch(() => {}); // The page sees it.
+    readable.pipeTo(writable).catch(() => {}); // The page reports the error.
   }
 }

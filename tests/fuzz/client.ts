@@ -1,5 +1,5 @@
 /**
- * Clients that come back, over a network that does not last.
+ * Clients that reconnect over an unreliable network.
  *
  * @module
  */
@@ -12,16 +12,16 @@ import { failsOnlyBy, rejectsOnlyBy } from "./expect.ts";
 import { anyJson } from "./mutate.ts";
 import { checkFaults } from "./session.ts";
 
-/** Calls and faults that one client gets, at most. */
+/** Most calls and faults of one client. */
 const INPUTS_PER_CLIENT = 150;
 
 const OUTBOX = { maxMessages: 4, maxBytes: 2_048 };
 
 /**
- * Lets clients do what they can, while their network comes and goes.
+ * Calls methods of clients at random while the network fails and recovers.
  *
- * @param random Decides what.
- * @param rounds How many calls and faults.
+ * @param random Source of the random choices.
+ * @param rounds Number of calls and faults.
  */
 export async function fuzzClient(random: Random, rounds: number): Promise<void> {
   for (let done = 0, inputs = 0; done < rounds; done += inputs) {

@@ -23,7 +23,7 @@ import { anyJson, mutateBytes, mutateText } from "./mutate.ts";
 
 /** One good envelope of each kind, and some that are almost good. */
 export const ENVELOPES: readonly string[] = [
-  // A number that is read as Infinity, which JSON cannot hold.
+  // A number that parses as Infinity, which JSON cannot hold.
   '{"publish":"news","data":1e999,"id":4}',
   ...[
     { topic: "chat:lobby", data: { text: "hi" } },
@@ -77,8 +77,8 @@ const KINDS = new Set([
 /**
  * Reads bad envelopes.
  *
- * @param random Where they come from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export function fuzzEnvelopes(random: Random, rounds: number): void {
   for (let i = 0; i < rounds; i++) {
@@ -91,7 +91,7 @@ export function fuzzEnvelopes(random: Random, rounds: number): void {
     if (envelope.kind === "malformed") assert(envelope.message.length < 512, envelope.message);
     if (envelope.kind !== "message") continue;
     const { kind: _, ...rest } = envelope;
-    // A number such as 1e999 is read as one that JSON cannot hold.
+    // A number such as 1e999 parses as Infinity, which JSON cannot hold.
     const again = failsOnlyBy(() => encodeEnvelope(rest), TypeError);
     if (!again.ok) assert(again.error.message.includes("Infinity"), again.error.message);
     else assertEquals(JSON.stringify(parseEnvelope(again.value)), JSON.stringify(envelope));
@@ -110,8 +110,8 @@ const BINARIES: readonly Uint8Array[] = [
 /**
  * Reads bad binary messages.
  *
- * @param random Where they come from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export function fuzzBinaryMessages(random: Random, rounds: number): void {
   for (let i = 0; i < rounds; i++) {
@@ -120,13 +120,14 @@ export function fuzzBinaryMessages(random: Random, rounds: number): void {
     const parts = decodeBinary(frame);
     if (parts === undefined) continue;
     const { head, data } = parts;
-    // All of it is there: the mark, a length, the head, the data. A head's byte order mark is not told.
+    // The expected parts: the mark, a length, the head, the data. The byte order mark of a head is
+    // dropped.
     const headBytes = readVarint(frame, 2);
     assertEquals(2 + varintLengthAt(frame[2]!) + headBytes + data.length, frame.length);
     assert([0, 3].includes(headBytes - utf8Length(head)), `${headBytes} bytes of head`);
     assert(KINDS.has(parseEnvelope(head).kind));
     const again = decodeBinary(encodeBinary(head, data));
-    // A byte order mark at the start is no part of a text.
+    // A byte order mark at the start is not part of a text.
     assertEquals(again?.data, data);
     assertEquals(again?.head, head.replace(/^\ufeff/, ""));
   }
@@ -146,8 +147,8 @@ const PATTERNS = [
 /**
  * Compiles bad patterns, and matches bad topics.
  *
- * @param random Where they come from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export function fuzzTopics(random: Random, rounds: number): void {
   for (let i = 0; i < rounds; i++) {
@@ -192,8 +193,8 @@ const CODES: readonly unknown[] = [
 /**
  * Closes with bad codes and reasons.
  *
- * @param random Where they come from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export function fuzzCloseInfo(random: Random, rounds: number): void {
   const encoder = new TextEncoder();
@@ -228,10 +229,10 @@ const ADDRESSES = [
 const ORIGINS = ["http://localhost:8000", "https://example.com", "null", "https://[::1]:1"];
 
 /**
- * Reads bad URLs, addresses and origins, and at times certificates.
+ * Reads bad URLs, addresses and origins, and occasionally certificates.
  *
- * @param random Where they come from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export function fuzzPlaces(random: Random, rounds: number): void {
   const day = 86_400_000;
@@ -252,7 +253,7 @@ export function fuzzPlaces(random: Random, rounds: number): void {
     const headers = new Headers({ origin, host: "localhost:8000" });
     const isAllowed = isOriginAllowed(headers);
     if (isAllowed) assertEquals(new URL(headers.get("origin")!).host, "localhost:8000");
-    // Each reads a certificate by the platform's own means, which is slow.
+    // The platform parses each certificate, which is slow.
     if (random.below(64) === 0) assert(certificateHashes(mutateText(random, [cert])).length < 2);
   }
 }

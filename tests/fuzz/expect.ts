@@ -1,5 +1,5 @@
 /**
- * What holds for every input, however bad.
+ * Properties that hold for every input, however bad.
  *
  * @module
  */
@@ -9,17 +9,17 @@ import { assert } from "@std/assert";
 // deno-lint-ignore no-explicit-any
 type ErrorClass = abstract new (...args: any[]) => Error;
 
-/** What happened: a value, or an error that was allowed. */
+/** The result of a call: a value, or an allowed error. */
 export type Outcome<T> =
   | { readonly ok: true; readonly value: T }
   | { readonly ok: false; readonly error: Error };
 
 /**
- * Runs something that may fail, but only as it says.
+ * Runs a function that may fail only with documented errors.
  *
- * @param run What to run.
- * @param allowed Classes of the errors that it documents.
- * @returns What it returned, or the error.
+ * @param run The function.
+ * @param allowed Classes of the documented errors.
+ * @returns The value or the error.
  */
 export function failsOnlyBy<T>(run: () => T, ...allowed: readonly ErrorClass[]): Outcome<T> {
   try {
@@ -30,11 +30,11 @@ export function failsOnlyBy<T>(run: () => T, ...allowed: readonly ErrorClass[]):
 }
 
 /**
- * The same for what takes time.
+ * Runs an asynchronous function that may fail only with documented errors.
  *
- * @param run What to run.
- * @param allowed Classes of the errors that it documents.
- * @returns What it resolved with, or the error.
+ * @param run The function.
+ * @param allowed Classes of the documented errors.
+ * @returns The value or the error.
  */
 export async function rejectsOnlyBy<T>(
   run: () => Promise<T>,
@@ -56,12 +56,12 @@ function checkError(error: unknown, allowed: readonly ErrorClass[]): Error {
     isAllowed,
     `Expected ${allowed.map(({ name }) => name).join(" or ")}, received ${error.stack ?? error}`,
   );
-  // What is said of bad input goes to logs and peers: it must not grow with the input.
+  // Texts about bad input go to logs and peers, and must not grow with the input.
   assert(error.message.length < 2_048, `an error's message has ${error.message.length} characters`);
   return error;
 }
 
-/** Counts steps, so that a loop without end is found on every machine alike. */
+/** Counts steps, so that an endless loop is detected on every machine alike. */
 export class Steps {
   #left: number;
   readonly #what: string;
@@ -69,15 +69,15 @@ export class Steps {
   /**
    * Allows a number of steps.
    *
-   * @param most How many.
-   * @param what Of what.
+   * @param most Number of steps.
+   * @param what Name of the steps.
    */
   constructor(most: number, what: string) {
     this.#left = most;
     this.#what = what;
   }
 
-  /** Takes one. */
+  /** Counts one step. */
   take(): void {
     assert(this.#left-- > 0, `${this.#what} does not come to an end`);
   }

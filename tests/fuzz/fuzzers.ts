@@ -1,6 +1,5 @@
 /**
- * Everything that is fuzzed, and how it is run: in batches that a seed makes
- * again.
+ * All fuzzers, and the function that runs fuzzers in batches that a seed reproduces.
  *
  * @module
  */
@@ -30,17 +29,17 @@ import { fuzzServer } from "./server.ts";
 import { fuzzSession, fuzzSessions } from "./session.ts";
 import { fuzzStructured } from "./structured.ts";
 
-/** Feeds something with bad inputs, and throws if what must hold does not. */
+/** Feeds a part of the library with bad inputs, and throws if a property is violated. */
 export interface Fuzzer {
-  /** What is fuzzed. */
+  /** Name of the fuzzer. */
   readonly name: string;
-  /** How many of all inputs it gets, in proportion to the others. */
+  /** Share of all inputs, relative to the other fuzzers. */
   readonly weight: number;
-  /** Draws so many inputs and feeds them. */
+  /** Draws a number of inputs and feeds the part. */
   readonly run: (random: Random, rounds: number) => void | Promise<void>;
 }
 
-/** All of them. */
+/** All fuzzers. */
 export const FUZZERS: readonly Fuzzer[] = [
   { name: "envelopes", weight: 6, run: fuzzEnvelopes },
   { name: "binary messages", weight: 3, run: fuzzBinaryMessages },
@@ -66,36 +65,36 @@ export const FUZZERS: readonly Fuzzer[] = [
   { name: "client", weight: 1, run: fuzzClient },
 ];
 
-/** Inputs that share a seed: what fails is found again within so many. */
+/** Inputs that share a seed: a finding is reproduced within this number. */
 export const BATCH = 500;
 
 /** Options for {@linkcode fuzz}. */
 export interface FuzzOptions {
   /** The first seed; each batch takes the next. */
   readonly seed: number;
-  /** How many inputs in all. */
+  /** Number of inputs in total. */
   readonly rounds: number;
-  /** The name of the only one to run; all, if left out. */
+  /** Name of the only fuzzer to run; all by default. */
   readonly only?: string | undefined;
-  /** Is told of each that is done. */
+  /** Called after each fuzzer. */
   readonly onDone?: (report: FuzzReport) => void;
 }
 
-/** How it went with one. */
+/** Result of one fuzzer. */
 export interface FuzzReport {
-  /** What was fuzzed. */
+  /** Name of the fuzzer. */
   readonly name: string;
-  /** How many inputs. */
+  /** Number of inputs. */
   readonly rounds: number;
-  /** How long it took, in seconds. */
+  /** Duration, in seconds. */
   readonly seconds: number;
 }
 
 /**
- * Fuzzes.
+ * Runs the fuzzers.
  *
  * @param options See {@linkcode FuzzOptions}.
- * @throws {Error} At the first finding; it says how to find it again.
+ * @throws {Error} At the first finding; the message tells how to reproduce the finding.
  */
 export async function fuzz(options: FuzzOptions): Promise<void> {
   const { seed, rounds, only, onDone } = options;
@@ -126,7 +125,7 @@ export async function fuzz(options: FuzzOptions): Promise<void> {
   }
 }
 
-/** Rejections that nobody handled, and errors that nobody caught. */
+/** Collects unhandled rejections and uncaught errors. */
 class Unhandled implements Disposable {
   readonly #found: unknown[] = [];
   readonly #note = (event: Event) => {
@@ -140,7 +139,7 @@ class Unhandled implements Disposable {
     globalThis.addEventListener("error", this.#note);
   }
 
-  /** Throws the first, once those of this turn were told. */
+  /** Throws the first error, once all errors of this turn are reported. */
   async check(): Promise<void> {
     await new Promise<void>((resolve) => setTimeout(resolve, 0));
     if (this.#found.length > 0) {

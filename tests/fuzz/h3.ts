@@ -1,6 +1,5 @@
 /**
- * Bad bytes for HTTP/3: varints, frames, capsules, settings, fields, and the
- * stream of messages on top.
+ * Bad bytes for HTTP/3: varints, frames, capsules, settings, fields, and the stream of messages.
  *
  * @module
  */
@@ -61,8 +60,8 @@ import { joined, mutateBytes, mutateText, pieces } from "./mutate.ts";
 /**
  * Reads varints, good and bad.
  *
- * @param random Where they come from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export function fuzzVarints(random: Random, rounds: number): void {
   for (let i = 0; i < rounds; i++) {
@@ -84,17 +83,17 @@ export function fuzzVarints(random: Random, rounds: number): void {
   }
 }
 
-/** What a parser of frames or capsules is, as far as this goes. */
+/** The members in use of a parser of frames or capsules. */
 interface Parser {
   push(chunk: Uint8Array): void;
   next(): { readonly type: number; readonly payload: Uint8Array } | undefined;
 }
 
-/** What a parser found: whole payloads by type, and how it ended. */
+/** The results of a parser: whole payloads by type, and the end. */
 function readAll(parser: Parser, chunks: readonly Uint8Array[], joinsType: number): string[] {
   const found: string[] = [];
   const size = chunks.reduce((total, { length }) => total + length, 0);
-  // Each frame takes two bytes at least, and each chunk may cut one into pieces.
+  // Each frame takes at least two bytes, and each chunk may split one.
   const steps = new Steps(size + 2 * chunks.length + 2, "the parser");
   let pieceOf = -1;
   for (const chunk of chunks) {
@@ -110,7 +109,7 @@ function readAll(parser: Parser, chunks: readonly Uint8Array[], joinsType: numbe
       }
       if (read.value === undefined) break;
       const { type, payload } = read.value;
-      // DATA comes in pieces, wherever the chunks end.
+      // DATA arrives in pieces at the borders of chunks.
       if (type === joinsType) {
         if (pieceOf === found.length - 1 && payload.length > 0) continue;
         found.push("data");
@@ -131,10 +130,10 @@ const FRAMES: readonly Uint8Array[] = [
 ];
 
 /**
- * Cuts bad bytes into frames, and checks that it does not matter how they came.
+ * Splits bad bytes into frames, and checks that the chunking makes no difference.
  *
- * @param random Where they come from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export function fuzzFrames(random: Random, rounds: number): void {
   for (let i = 0; i < rounds; i++) {
@@ -157,10 +156,10 @@ const CAPSULES: readonly Uint8Array[] = [
 ];
 
 /**
- * Cuts bad bytes into capsules, and reads them.
+ * Splits bad bytes into capsules, and reads these.
  *
- * @param random Where they come from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export function fuzzCapsules(random: Random, rounds: number): void {
   for (let i = 0; i < rounds; i++) {
@@ -189,8 +188,8 @@ const SETTINGS: readonly Uint8Array[] = [
 /**
  * Reads bad settings.
  *
- * @param random Where they come from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export function fuzzSettings(random: Random, rounds: number): void {
   for (let i = 0; i < rounds; i++) {
@@ -225,10 +224,10 @@ const SECTIONS: readonly Uint8Array[] = [
 ];
 
 /**
- * Reads bad field sections, and requests of them.
+ * Reads bad field sections, and the requests in these.
  *
- * @param random Where they come from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export function fuzzFields(random: Random, rounds: number): void {
   for (let i = 0; i < rounds; i++) {
@@ -251,8 +250,8 @@ const LISTS = ['"skein.1", "chat"', '"a";q=0.5;x="y", "b\\"c"', '"a"', "", '"a",
 /**
  * Reads bad lists of strings.
  *
- * @param random Where they come from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export function fuzzStructuredFields(random: Random, rounds: number): void {
   for (let i = 0; i < rounds; i++) {
@@ -271,8 +270,8 @@ const MAX_FRAME_BYTES = 1_024;
  * Writes a frame of the stream of messages.
  *
  * @param kind 0 text, 1 binary, 2 end.
- * @param body What it holds.
- * @returns Its bytes.
+ * @param body The payload.
+ * @returns The bytes of the frame.
  */
 export function messageFrame(kind: number, body: Uint8Array): Uint8Array {
   const { length } = body;
@@ -291,7 +290,7 @@ const MESSAGES: readonly Uint8Array[] = [
   messageFrame(0, new Uint8Array(900).fill(0x61)),
 ];
 
-/** What a parser of messages found, and how it ended. */
+/** The results of a parser of messages, and the end. */
 function readMessages(chunks: readonly Uint8Array[]): string[] {
   const found: string[] = [];
   let isDone = false;
@@ -316,8 +315,8 @@ function readMessages(chunks: readonly Uint8Array[]): string[] {
 /**
  * Cuts a bad stream of messages into frames.
  *
- * @param random Where it comes from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export function fuzzMessageStream(random: Random, rounds: number): void {
   for (let i = 0; i < rounds; i++) {

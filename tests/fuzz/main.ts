@@ -1,6 +1,6 @@
 /**
- * `deno task fuzz`: a million bad inputs for everything that reads what a peer
- * sends, and for sessions and servers as a whole.
+ * `deno task fuzz`: a million bad inputs for all readers of a peer's data, and for sessions and
+ * servers as a whole.
  *
  * ```sh
  * deno task fuzz                  # a million inputs from a random seed
@@ -12,7 +12,7 @@
  */
 import { fuzz } from "./fuzzers.ts";
 
-/** How much more the heap may hold after the inputs than before them. */
+/** Allowed growth of the heap during the inputs. */
 const MAX_GROWTH_BYTES = 32 * 1024 * 1024;
 
 function option(name: string): string | undefined {
@@ -28,7 +28,7 @@ function numberOption(name: string, otherwise: number): number {
   throw new TypeError(`Cannot fuzz: ${name} must be an integer from 0, received ${given}`);
 }
 
-/** What the heap holds once what nobody holds is gone. */
+/** Returns the size of the heap after a garbage collection. */
 async function heapBytes(): Promise<number> {
   const { gc } = globalThis as { gc?: () => void };
   if (gc === undefined) return 0;
@@ -44,7 +44,7 @@ if (import.meta.main) {
   const rounds = numberOption("rounds", 1_000_000);
   const only = option("only");
   console.log(`seed ${seed}, ${rounds} inputs`);
-  // What is compiled and cached is there from now on.
+  // Compiled code and caches remain from now on.
   await fuzz({ seed, rounds: Math.min(rounds, 10_000), only });
   const before = await heapBytes();
   const start = performance.now();

@@ -1,6 +1,6 @@
 /**
- * Sessions whose messages travel on a stream, as over WebTransport, with peers
- * that write to it what they like.
+ * Sessions with messages on a stream, as over WebTransport, and peers that write arbitrary bytes to
+ * the stream.
  *
  * @module
  */
@@ -33,18 +33,18 @@ import { sessionSettings } from "../../session/session_settings.ts";
 const MAX_FRAME_BYTES = 65_536;
 const encoder = new TextEncoder();
 
-/** A frame as the stream carries it. */
+/** A frame on the stream. */
 function bytesOf(frame: Frame): Uint8Array {
   if (typeof frame === "string") return messageFrame(0, encoder.encode(frame));
-  // The mark of a binary message is told by the kind.
+  // The kind stands for the mark of a binary message.
   return messageFrame(1, frame.subarray(2));
 }
 
 /**
- * Feeds sessions with bad streams: frames in pieces, broken ones, an end too early, another stream.
+ * Feeds sessions with bad streams: frames in pieces, broken frames, an early end, another stream.
  *
- * @param random Where they come from.
- * @param rounds How many pieces, calls and faults.
+ * @param random Source of the random choices.
+ * @param rounds Number of pieces, calls and faults.
  */
 export async function fuzzMessageWire(random: Random, rounds: number): Promise<void> {
   for (let done = 0, inputs = 0; done < rounds; done += inputs) {
@@ -84,7 +84,7 @@ export async function fuzzMessageWire(random: Random, rounds: number): Promise<v
   }
 }
 
-/** Writes to the stream of messages by hand, and reads what the session says. */
+/** Writes the stream of messages by hand, and reads the session's output. */
 class HandWriter {
   readonly #connection: Connection;
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
@@ -95,7 +95,7 @@ class HandWriter {
     void this.#read(readable).catch(() => {});
   }
 
-  /** Opens the stream, or takes the client's. */
+  /** Opens the stream, or accepts the client's. */
   static async open(connection: Connection, side: "server" | "client"): Promise<HandWriter> {
     if (side === "server") {
       return new HandWriter(connection, await connection.createBidirectionalStream());
@@ -106,12 +106,12 @@ class HandWriter {
     return new HandWriter(connection, value!);
   }
 
-  /** Writes bytes, and does not wait for it. */
+  /** Writes bytes without waiting. */
   write(bytes: Uint8Array): void {
     this.#writer.write(bytes).catch(() => {});
   }
 
-  /** Does what no peer should. */
+  /** Performs a forbidden action of a peer. */
   misbehave(random: Random): void {
     switch (random.below(12)) {
       case 0:
@@ -141,7 +141,7 @@ class HandWriter {
 
   async #read(readable: ReadableStream<Uint8Array>): Promise<void> {
     const parser = new FrameParser({
-      // A client's first frame is an empty one.
+      // The first frame of a client is empty.
       onFrame: (frame) => frame === "" || checkFrame(frame),
       onEnd() {},
       onRefused(code) {
@@ -155,7 +155,7 @@ class HandWriter {
       try {
         parser.push(next.value);
       } catch (error) {
-        // Told by itself: a stream's own errors are no finding.
+        // The stream's own errors are no finding.
         reportError(error);
         return;
       }

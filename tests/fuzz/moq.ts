@@ -1,6 +1,5 @@
 /**
- * Bad bytes for MoQ: the bodies of its messages in every version, the streams that they come on, and
- * paths.
+ * Bad bytes for MoQ: the bodies of messages in every version, the streams of messages, and paths.
  *
  * @module
  */
@@ -26,7 +25,7 @@ import { HandStream } from "../structured.ts";
 import { failsOnlyBy, rejectsOnlyBy, Steps } from "./expect.ts";
 import { joined, mutateBytes, mutateText, pieces } from "./mutate.ts";
 
-/** Messages of streams are at most so large here, so that some are too large. */
+/** Largest message of a stream here, so that some messages are too large. */
 const MAX_BODY_BYTES = 200;
 
 const SCOPES: readonly MoqErrorScope[] = [
@@ -43,8 +42,8 @@ const PATHS = ["/", "", "/live", "live/alice", "//live///alice//", "/é/😀", "
 /**
  * Reads bad messages of every version, paths and codes.
  *
- * @param random Where they come from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export function fuzzMoqMessages(random: Random, rounds: number): void {
   for (let i = 0; i < rounds; i++) {
@@ -65,9 +64,9 @@ function fuzzMessage(random: Random): void {
   const type = random.below(16) === 0 ? random.bits(53) : first.type;
   const outcome = failsOnlyBy(() => decode(body, traits, type), ProtocolError);
   if (!outcome.ok) return;
-  // What was read can be written, and says the same again, in no more bytes.
+  // A message that was read can be written, with equal content and no more bytes.
   const written = failsOnlyBy(() => encode(outcome.value, traits), RangeError);
-  // Fewer hops are written than read.
+  // The limit of hops is lower for writing than for reading.
   if (!written.ok) return assertEquals(name, "ANNOUNCE", written.error.message);
   const again = cutMessage(written.value, heads(traits), isCompat);
   assert(again.body.byteLength <= body.byteLength, `${name} grew`);
@@ -106,7 +105,7 @@ function fuzzPath(random: Random): void {
   assert(Number.isInteger(code) && code >= 0 && code < 64);
 }
 
-/** A way to read something off a stream. */
+/** A function that reads from a stream. */
 type Step = (reader: MessageReader) => Promise<unknown>;
 
 const STEPS: readonly Step[] = [
@@ -128,8 +127,8 @@ const STEPS: readonly Step[] = [
 /**
  * Reads bad streams of messages, cut at different places.
  *
- * @param random Where they come from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export async function fuzzMoqStreams(random: Random, rounds: number): Promise<void> {
   const traits = VERSIONS["moq-lite-04"];
@@ -151,7 +150,7 @@ export async function fuzzMoqStreams(random: Random, rounds: number): Promise<vo
   }
 }
 
-/** What came of a stream, in a form that can be compared. */
+/** The result of a stream, in a comparable form. */
 async function readStream(
   chunks: readonly Uint8Array[],
   plan: readonly Step[],

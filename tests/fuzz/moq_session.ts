@@ -19,10 +19,10 @@ import { joined, mutateBytes } from "./mutate.ts";
 
 const VERSION_NAMES: readonly MoqVersion[] = ["moq-lite-05", "moq-lite-04", "gomoqt-dev"];
 
-/** Codes with which a session ends that its peer does not understand. */
+/** Codes of a session's close after data that the session does not understand. */
 const OWN_CODES = [3, 6];
 
-/** What a peer sends as requests: the type of the stream and the name of the message. */
+/** Requests of a peer: the type of the stream and the name of the message. */
 const REQUESTS: readonly (readonly [type: number, name: string])[] = [
   [1, "announce interest"],
   [2, "SUBSCRIBE"],
@@ -35,8 +35,8 @@ const REQUESTS: readonly (readonly [type: number, name: string])[] = [
 /**
  * Feeds sessions with bad streams, as servers and as clients.
  *
- * @param random Where they come from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export async function fuzzMoqSessions(random: Random, rounds: number): Promise<void> {
   for (let i = 0; i < rounds; i++) {
@@ -128,7 +128,7 @@ async function fuzzAnswers(random: Random, version: MoqVersion): Promise<void> {
   assertEquals(session.subscriptions, []);
 }
 
-/** Sends, and ends in one way or another. */
+/** Sends data, and ends the stream in a random way. */
 async function feed(random: Random, send: () => Promise<HandExchange>): Promise<void> {
   const outcome = await rejectsOnlyBy(send, Error);
   if (!outcome.ok) return;
@@ -137,7 +137,7 @@ async function feed(random: Random, send: () => Promise<HandExchange>): Promise<
   else if (how < 3) await outcome.value.end();
 }
 
-/** A session that had to do with bad input lives, or ended by its own decision. */
+/** Checks that a session with bad input is alive, or ended by itself with a code. */
 async function settled(session: MoqSession): Promise<void> {
   await turns();
   if (session.isClosed) {

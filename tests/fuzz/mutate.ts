@@ -1,17 +1,17 @@
 /**
- * Makes bad inputs of good ones.
+ * Derives bad inputs from good ones.
  *
  * @module
  */
 import type { Random } from "../random.ts";
 
-/** Longest input, in bytes or characters: enough for every length that is told apart. */
+/** Longest input, in bytes or characters: enough for every length with special handling. */
 const MAX_LENGTH = 4_096;
 
-/** Bytes at which readers change their minds: ends of ranges, and lengths that lie. */
+/** Bytes at which readers change behaviour: ends of ranges, and wrong lengths. */
 const BYTES = [0, 1, 2, 0x1f, 0x20, 0x3f, 0x40, 0x41, 0x53, 0x7f, 0x80, 0xbf, 0xc0, 0xf8, 0xff];
 
-/** Pieces of text that mean something to one reader or another. */
+/** Pieces of text with a meaning to some reader. */
 const TEXTS = [
   '"',
   "\\",
@@ -57,9 +57,9 @@ const TEXTS = [
 /**
  * Draws an input: a mutated seed in most cases, noise in the others.
  *
- * @param random Where the choices come from.
+ * @param random Source of the random choices.
  * @param seeds Good inputs.
- * @returns A bad one, or a good one by chance.
+ * @returns A bad input, or a good one by chance.
  */
 export function mutateBytes(random: Random, seeds: readonly Uint8Array[]): Uint8Array {
   if (random.below(16) === 0) return random.bytes(random.bits(8));
@@ -91,7 +91,7 @@ function mutateBytesOnce(
     case 6:
       return joined(bytes.subarray(0, at), random.pick(seeds).subarray(random.below(8)));
     default:
-      // A length that lies: one of 1, 2, 4 or 8 bytes, in place of what was there.
+      // A wrong length of 1, 2, 4 or 8 bytes replaces existing bytes.
       return joined(bytes.subarray(0, at), varint(random), bytes.subarray(at + 1));
   }
 }
@@ -112,10 +112,10 @@ function varint(random: Random): Uint8Array {
 }
 
 /**
- * Puts pieces together.
+ * Joins pieces.
  *
  * @param parts The pieces.
- * @returns All of them.
+ * @returns All pieces joined.
  */
 export function joined(...parts: readonly Uint8Array[]): Uint8Array {
   const bytes = new Uint8Array(parts.reduce((size, part) => size + part.length, 0));
@@ -130,9 +130,9 @@ export function joined(...parts: readonly Uint8Array[]): Uint8Array {
 /**
  * Draws a text; see {@linkcode mutateBytes}.
  *
- * @param random Where the choices come from.
+ * @param random Source of the random choices.
  * @param seeds Good texts.
- * @returns A bad one, or a good one by chance.
+ * @returns A bad text, or a good one by chance.
  */
 export function mutateText(random: Random, seeds: readonly string[]): string {
   if (random.below(16) === 0) return noise(random, random.bits(6));
@@ -175,8 +175,8 @@ function noise(random: Random, length: number): string {
 /**
  * Draws a value that JSON can hold, nested at times.
  *
- * @param random Where the choices come from.
- * @param depth How deep it may go.
+ * @param random Source of the random choices.
+ * @param depth Greatest depth of nesting.
  * @returns The value.
  */
 export function anyJson(random: Random, depth = 3): unknown {
@@ -208,9 +208,9 @@ export function anyJson(random: Random, depth = 3): unknown {
 /**
  * Cuts bytes into pieces, as a network does.
  *
- * @param random Where the cuts come from.
+ * @param random Source of the random choices.
  * @param bytes The bytes.
- * @returns Pieces of their own, none of them empty.
+ * @returns Copied pieces, none of them empty.
  */
 export function pieces(random: Random, bytes: Uint8Array): Uint8Array[] {
   const parts: Uint8Array[] = [];

@@ -1,6 +1,5 @@
 /**
- * Bad bytes for QMux: its frames, its parameters, and engines that are in use
- * while such records come.
+ * Bad bytes for QMux: frames, parameters, and engines that are in use while bad records arrive.
  *
  * @module
  */
@@ -27,10 +26,10 @@ import { decodeRecord, type TestEnd, testEnd } from "../qmux_wire.ts";
 import type { Random } from "../random.ts";
 import { joined, mutateBytes } from "./mutate.ts";
 
-/** Records that one engine gets at most; one that goes on for long is made anew. */
+/** Most records of one engine; a long-lived engine is replaced. */
 const MAX_RECORDS = 200;
 
-/** Windows of the engines: small, so that the peer comes past them. */
+/** Windows of the engines: small, so that the peer exceeds the windows. */
 const WINDOWS = { maxData: 2_000, maxStreamData: 500, maxStreamsBidi: 4, maxStreamsUni: 4 };
 
 /** Streams and bytes that this end allowed at most, with what it grants meanwhile. */
@@ -51,7 +50,7 @@ const PARAMETERS = {
 const text = new TextEncoder().encode("hello, hello");
 const long = new Uint8Array(300);
 
-/** Good records: each frame that there is, of streams that may be and such that may not. */
+/** Good records: every kind of frame, on existing streams and on others. */
 const SEEDS: readonly Uint8Array[] = [
   ...[0, 1, 2, 3, 4, 6, 8].flatMap((id) => [
     record((writer) => writer.stream(id, 0, { bytes: text, start: 0, end: 5 }, false)),
@@ -86,8 +85,8 @@ const PARAMETER_SEEDS = [encodeTransportParameters(PARAMETERS), text.slice(0, 0)
 /**
  * Reads records, good and bad, and feeds engines with them.
  *
- * @param random Where they come from.
- * @param rounds How many records.
+ * @param random Source of the random choices.
+ * @param rounds Number of records.
  */
 export async function fuzzQmux(random: Random, rounds: number): Promise<void> {
   let round = 0;
@@ -118,7 +117,7 @@ function fuzzCodecs(random: Random): void {
   onlyQmuxErrors(() => decodeRecord(joined(Uint8Array.fromHex("ff5153300d0a0d0a"), parameters)));
 }
 
-/** What a frame without a long number is in bytes again. */
+/** Encodes a frame again; `undefined` for a frame with an unsafe integer. */
 function encode(frame: QmuxFrame): Uint8Array | undefined {
   const numbers = Object.values(frame).filter((value) => typeof value === "number");
   if (!numbers.every((number) => Number.isSafeInteger(number || 0))) return undefined;
@@ -162,7 +161,7 @@ function encode(frame: QmuxFrame): Uint8Array | undefined {
   });
 }
 
-/** What may be said in two ways is made equal. Parameters that are not exact are others. */
+/** Normalizes fields with several encodings; parameters are compared by kind only. */
 function withoutSize(frames: QmuxFrame[]): unknown[] {
   return frames.map((frame) => {
     if (frame.kind === "stream") return { ...frame, offset: frame.offset || 0 };
@@ -171,7 +170,7 @@ function withoutSize(frames: QmuxFrame[]): unknown[] {
   });
 }
 
-/** An engine, and an application that uses it without plan. */
+/** An engine, and an application that calls the engine at random. */
 class UsedEngine {
   readonly #random: Random;
   readonly #end: TestEnd;
@@ -189,19 +188,19 @@ class UsedEngine {
       isLenient: random.below(2) === 0,
       flowControl: { ...WINDOWS, automatic: random.below(4) > 0 },
     });
-    // Most begin as they should.
+    // Most sessions begin correctly.
     if (this.#version !== "webtransport" && random.below(8) > 0) {
       this.#receive(SEEDS.at(-1)!.slice());
     }
   }
 
-  /** Whether the peer, or a fault, ended it. */
+  /** True once the peer or a fault has ended the engine. */
   get isOver(): boolean {
     const { faults, closes, failures } = this.#end.link;
     return faults.length + closes.length + failures.length > 0;
   }
 
-  /** A record comes, or the application does something. */
+  /** Delivers a record, or performs an action of the application. */
   step(): void {
     const random = this.#random;
     if (random.below(2) === 0) this.#act();
@@ -211,7 +210,7 @@ class UsedEngine {
     const { link, qmux } = this.#end;
     for (let i = random.below(3); i > 0; i--) {
       const sent = link.take();
-      // What goes out is well-formed, whatever came in.
+      // Output is well-formed after any input.
       if (sent === undefined) continue;
       if (this.#version === "webtransport") decodeLegacyFrame(sent);
       else assert(decodeRecord(sent).length > 0);
@@ -222,7 +221,7 @@ class UsedEngine {
     assert(qmux.openStreams <= MAX_STREAMS, `${qmux.openStreams} streams are open`);
   }
 
-  /** Ends it, and whatever waits for it. */
+  /** Ends the engine, and all waiting calls. */
   async end(): Promise<void> {
     const { qmux, link } = this.#end;
     qmux.end(new Error("Over"), this.#random.below(2) === 0);
@@ -235,12 +234,12 @@ class UsedEngine {
     assertEquals([qmux.openStreams, qmux.heldBytes], [0, 0]);
   }
 
-  /** Codes of a peer's close, where the wire has no place of its own for it. */
+  /** Tells whether the wire reported the code of a peer's close as a failure. */
   #isTold(code: number): boolean {
     return this.#end.link.failures.some((failure) => failure.code === code);
   }
 
-  /** Good frames, some in one record. */
+  /** Good frames, some of them in one record. */
   #several(seeds: readonly Uint8Array[]): Uint8Array {
     const isOne = this.#version === "webtransport" || this.#random.below(2) === 0;
     const count = isOne ? 1 : 1 + this.#random.below(6);

@@ -1,5 +1,5 @@
 /**
- * A server that is told anything, by any number of clients at once.
+ * A server with arbitrary input from any number of clients at once.
  *
  * @module
  */
@@ -13,7 +13,7 @@ import { rejectsOnlyBy } from "./expect.ts";
 import { mutateText } from "./mutate.ts";
 import { anyFrame, checkFaults } from "./session.ts";
 
-/** Inputs that one server gets before it is closed. */
+/** Inputs of one server before its close. */
 const INPUTS_PER_SERVER = 250;
 
 const PATHS = ["/", "/?token=ann", "/?token=bob&x=1", "/?protocol=skein.1", "/rooms/a"];
@@ -21,8 +21,8 @@ const PATHS = ["/", "/?token=ann", "/?token=bob&x=1", "/?protocol=skein.1", "/ro
 /**
  * Feeds a real server: requests for sessions, frames, faults, publications.
  *
- * @param random Where it comes from.
- * @param rounds How many of them.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export async function fuzzServer(random: Random, rounds: number): Promise<void> {
   for (let done = 0; done < rounds; done += INPUTS_PER_SERVER) {

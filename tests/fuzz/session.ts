@@ -1,6 +1,5 @@
 /**
- * Sessions that are told anything: by their peers, by their users, and by the
- * network.
+ * Sessions with arbitrary input from peers, users and the network.
  *
  * @module
  */
@@ -21,13 +20,13 @@ import { failsOnlyBy, rejectsOnlyBy } from "./expect.ts";
 import { anyJson, mutateBytes, mutateText } from "./mutate.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../../session/session_settings.ts";
 
-/** Inputs that one session gets before it is closed, at most. */
+/** Most inputs of one session before its close. */
 const INPUTS_PER_SESSION = 200;
 
-/** Inputs that one gets after its end. */
+/** Inputs of one session after its end. */
 export const AFTER_END = 4;
 
-/** Bounds small enough to be met. */
+/** Bounds that are small enough to be reached. */
 const LIMITS = {
   sendQueue: { maxMessages: 8, maxBytes: 16_384 },
   receiveQueue: { maxMessages: 8, maxBytes: 4_096 },
@@ -44,9 +43,9 @@ const BINARIES: readonly Uint8Array[] = [
 ];
 
 /**
- * Draws what a peer says: an envelope, several in one frame, a binary message, or garbage.
+ * Draws data of a peer: an envelope, several in one frame, a binary message, or garbage.
  *
- * @param random Where it comes from.
+ * @param random Source of the random choices.
  * @returns A frame.
  */
 export function anyFrame(random: Random): Frame {
@@ -69,21 +68,22 @@ export function anyFrame(random: Random): Frame {
 }
 
 /**
- * Draws how many inputs a session gets.
+ * Draws the number of inputs of a session.
  *
- * @param random Where the number comes from.
- * @param left How many are left in all.
- * @returns How many.
+ * @param random Source of the random choices.
+ * @param left Number of remaining inputs.
+ * @returns The number of inputs.
  */
 export function inputsOf(random: Random, left: number): number {
   return Math.min(1 + random.below(INPUTS_PER_SESSION), left);
 }
 
 /**
- * Draws settings: every policy, with a handler or without, that fails at times.
+ * Draws settings: every policy, with or without a handler, which fails occasionally.
  *
- * @param random Where they come from.
- * @param options Which end they are for, and what keeps the errors that the application is told of.
+ * @param random Source of the random choices.
+ * @param options The side of the session, and the collector of errors that the application
+ * receives.
  * @returns The settings.
  */
 export function anySettings<S extends Side>(
@@ -125,9 +125,9 @@ export function anySettings<S extends Side>(
 }
 
 /**
- * Checks that the application was told of nothing but its own faults.
+ * Checks that the application received only errors of its own handlers.
  *
- * @param faults What `onError` got.
+ * @param faults The errors of `onError`.
  */
 export function checkFaults(faults: readonly unknown[]): void {
   for (const fault of faults) {
@@ -136,15 +136,15 @@ export function checkFaults(faults: readonly unknown[]): void {
   }
 }
 
-/** What one session was asked for and did not give yet. */
+/** Pending calls of one session. */
 export type Waiting = Set<Promise<unknown>>;
 
 /**
- * Lets the user of a session do something.
+ * Performs a random action of a session's user.
  *
- * @param random Decides what.
+ * @param random Source of the random choices.
  * @param session The session.
- * @param waiting Keeps what is waited for.
+ * @param waiting Collects pending calls.
  */
 export function act(random: Random, session: Session, waiting: Waiting): void {
   const wait = (begin: () => Promise<unknown>) => {
@@ -199,9 +199,9 @@ export function act(random: Random, session: Session, waiting: Waiting): void {
 }
 
 /**
- * Lets something happen to the network.
+ * Performs a random action of the network.
  *
- * @param random Decides what.
+ * @param random Source of the random choices.
  * @param link The network.
  */
 export function disturb(random: Random, link: MemoryLink): void {
@@ -220,15 +220,15 @@ export function disturb(random: Random, link: MemoryLink): void {
 }
 
 /**
- * Checks what holds for a session whatever happens.
+ * Checks the invariants of a session.
  *
  * @param session The session.
- * @param received How many frames it got.
+ * @param received Number of received frames.
  */
 export function checkBounds(session: Session, received: number): void {
   const { stats } = session;
   const { maxMessages, maxBytes } = LIMITS.sendQueue;
-  // What is protected (answers, control) has as much again, and one more closes.
+  // Protected messages (replies, control) have the same bound again; one more closes the session.
   assert(stats.queuedMessages <= 2 * maxMessages + LIMITS.maxRequests, `${stats.queuedMessages}`);
   assert(stats.queuedBytes <= 2 * (maxBytes + LIMITS.maxMessageBytes), `${stats.queuedBytes}`);
   assert(stats.waitingMessages <= LIMITS.receiveQueue.maxMessages, `${stats.waitingMessages}`);
@@ -242,10 +242,10 @@ export function checkBounds(session: Session, received: number): void {
 }
 
 /**
- * Waits for a session's end, and checks that nobody waits for it any more.
+ * Waits for a session's end, and checks that no call is pending.
  *
  * @param session The session.
- * @param waiting What it was asked for.
+ * @param waiting The pending calls.
  */
 export async function checkEnd(session: Session, waiting: Waiting): Promise<void> {
   await finishes(session.closed, "the session");
@@ -255,21 +255,21 @@ export async function checkEnd(session: Session, waiting: Waiting): Promise<void
   assertEquals(session.stats.queuedMessages, 0);
 }
 
-/** Waits for something for so many turns as it may take. */
+/** Waits for a promise, within a number of turns. */
 async function finishes(promise: Promise<unknown>, what: string): Promise<void> {
   let isDone = false;
   const done = promise.then(() => isDone = true);
   for (let i = 0; i < 200 && !isDone; i++) await turns(1);
-  // Closing has a time of its own, 20 ms here.
+  // Closing has a timeout of 20 ms here.
   for (let i = 0; i < 50 && !isDone; i++) await new Promise((resolve) => setTimeout(resolve, 2));
   assert(isDone, `${what} did not come to an end`);
   await done;
 }
 
 /**
- * Checks that what a session says can be read.
+ * Checks that a session's output can be parsed.
  *
- * @param frame A frame of it.
+ * @param frame A frame of the session.
  */
 export function checkFrame(frame: Frame): void {
   if (typeof frame !== "string") return;
@@ -280,10 +280,10 @@ export function checkFrame(frame: Frame): void {
 }
 
 /**
- * Feeds real sessions, of both sides, with whatever a peer can say.
+ * Feeds real sessions, of both sides, with arbitrary data of a peer.
  *
- * @param random Where it comes from.
- * @param rounds How many frames, calls and faults.
+ * @param random Source of the random choices.
+ * @param rounds Number of frames, calls and faults.
  */
 export async function fuzzSession(random: Random, rounds: number): Promise<void> {
   for (let done = 0, inputs = 0; done < rounds; done += inputs) {
@@ -300,7 +300,7 @@ export async function fuzzSession(random: Random, rounds: number): Promise<void>
     const waiting: Waiting = new Set();
     if (side === "client" && random.below(8) > 0) peer.frames?.send(JSON.stringify(HELLO));
     for (let i = 0; i < inputs; i++) {
-      // What comes after the end is soon seen.
+      // Inputs after the end show quickly.
       if (session.isClosed) inputs = Math.min(inputs, i + AFTER_END);
       const kind = random.below(16);
       if (kind < 11) peer.frames?.send(anyFrame(random));
@@ -321,10 +321,10 @@ export async function fuzzSession(random: Random, rounds: number): Promise<void>
 }
 
 /**
- * Lets the users of two sessions do whatever they can to each other.
+ * Performs random actions of the users of two sessions.
  *
- * @param random Where it comes from.
- * @param rounds How many calls and faults.
+ * @param random Source of the random choices.
+ * @param rounds Number of calls and faults.
  */
 export async function fuzzSessions(random: Random, rounds: number): Promise<void> {
   for (let done = 0, inputs = 0; done < rounds; done += inputs) {

@@ -34,7 +34,7 @@ const MESSAGES: readonly (readonly [type: keyof typeof registry, data: unknown])
   [65_534, null],
 ];
 
-/** A codec, with good streams and datagrams in it. */
+/** A codec, with good streams and datagrams in its encoding. */
 interface Seeds {
   readonly codec: Codec;
   readonly streams: readonly Uint8Array[];
@@ -53,8 +53,8 @@ const SEEDS: readonly Seeds[] = [jsonCodec, msgpackCodec()].map((codec): Seeds =
 /**
  * Reads bad streams and datagrams of typed messages.
  *
- * @param random Where they come from.
- * @param rounds How many.
+ * @param random Source of the random choices.
+ * @param rounds Number of inputs.
  */
 export async function fuzzStructured(random: Random, rounds: number): Promise<void> {
   for (let i = 0; i < rounds; i++) {
@@ -79,7 +79,7 @@ interface Reading {
   readonly skips: boolean;
 }
 
-/** What came of a stream, in a form that can be compared. */
+/** The result of a stream, in a comparable form. */
 async function readStream(
   chunks: readonly Uint8Array[],
   { codec, endMark, skips }: Reading,
@@ -123,7 +123,7 @@ async function fuzzDatagrams(random: Random, { codec, datagrams }: Seeds): Promi
   await structured[Symbol.asyncDispose]();
 }
 
-/** A message is one that the registry has, and fits its schema. */
+/** Checks that the registry has the message, and that the data fits the schema. */
 function checked<M extends { readonly type: keyof typeof registry; readonly data: unknown }>(
   message: M,
 ): M {
@@ -131,7 +131,7 @@ function checked<M extends { readonly type: keyof typeof registry; readonly data
   return message;
 }
 
-/** As much of a session as typed messages ask of it when they only read. */
+/** The members of a session that readers of typed messages use. */
 function fakeSession(
   { protocol = "", readable }: { protocol?: string; readable?: ReadableStream<Uint8Array> },
 ): Session {

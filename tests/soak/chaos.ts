@@ -12,22 +12,22 @@ import type { Outage } from "./chaos/log.ts";
 import { sleep } from "./processes.ts";
 import type { Check } from "./webtransport.ts";
 
-/** Nodes. */
+/** Number of nodes. */
 const NODES = 4;
 
-/** Topics of each client. */
+/** Number of topics of each client. */
 const TOPICS_EACH = 5;
 
 /** Messages a second over all topics, of each of the two publishers. */
 const PER_SECOND = 40;
 
-/** What is done in one run. */
+/** Settings of one run. */
 interface Times {
   readonly clients: number;
   readonly totalMs: number;
-  /** Between one blow to a node or the network and the next. */
+  /** Interval between two failures of a node or the network. */
   readonly betweenMs: number;
-  /** Between one end of the engine and the next. */
+  /** Interval between two ends of the engine. */
   readonly betweenEnginesMs: number;
   readonly drainMs: number;
 }
@@ -57,10 +57,10 @@ export const ENGINES: readonly EngineName[] = [
   "nats-kept",
 ];
 
-/** Those of the short form, unless others are named: one that loses everything, and one that loses nothing. */
+/** Engines of the short form, unless named: one that loses all data, and one that loses none. */
 const SHORT_ENGINES: readonly EngineName[] = ["redis", "nats-kept"];
 
-/** Runs it on each engine, or on those that are named. */
+/** Runs the test on each engine, or on the named ones. */
 export async function soakChaos(
   check: Check,
   isShort: boolean,
@@ -72,7 +72,7 @@ export async function soakChaos(
   }
 }
 
-/** One run on one engine. */
+/** Performs one run on one engine. */
 class Chaos {
   readonly #name: EngineName;
   readonly #times: Times;
@@ -99,7 +99,7 @@ class Chaos {
     });
   }
 
-  /** Blows to nodes and the network, in turns. */
+  /** Fails nodes and the network, in turns. */
   async #strike(fleet: Fleet, end: number): Promise<void> {
     const { betweenMs, drainMs, clients } = this.#times;
     const { nodes, balancer } = fleet;

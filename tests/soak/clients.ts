@@ -1,13 +1,12 @@
 /**
- * Clients of the soak test: raw sockets that answer pings, count what they get,
- * and time it.
+ * Clients of the soak test: raw sockets that answer pings, and count and time messages.
  *
  * @module
  */
 import type { Histogram } from "../../bench/histogram.ts";
 import { RawSocket } from "../../bench/raw_socket.ts";
 
-/** What a measured topic carries. */
+/** Payload of a measured topic. */
 interface Stamped {
   readonly sequence: number;
   readonly sentUs: number;
@@ -17,13 +16,13 @@ interface Stamped {
 export class SoakClient {
   /** The socket. */
   readonly socket: RawSocket;
-  /** Where times go, while somebody wants them. */
+  /** Histogram of latencies, while measured. */
   histogram: Histogram | undefined;
-  /** Messages that came, by topic. */
+  /** Received messages, by topic. */
   readonly received = new Map<string, number>();
-  /** Messages that were missing, or not in order, on topics that number them. */
+  /** Messages that were lost or reordered, on topics with numbers. */
   gaps = 0;
-  /** Messages that the server said it dropped. */
+  /** Messages that the server reported as dropped. */
   dropped = 0;
   #next = -1;
   #answers: (() => void)[] = [];
@@ -78,10 +77,10 @@ export class SoakClient {
   }
 }
 
-/** The topic whose messages are numbered and timed. */
+/** The topic with numbers and times. */
 export const TIMED = "timed";
 
-/** Opens many, a few at a time. */
+/** Opens many clients, a few at a time. */
 export async function openMany(
   count: number,
   open: (index: number) => Promise<SoakClient>,
@@ -97,17 +96,17 @@ export async function openMany(
   return clients;
 }
 
-/** Publishes at a steady rate, and calls back for each. */
+/** Publishes at a steady rate, and calls back for each publication. */
 export class Pacer {
   #sequence = 0;
   readonly #publisher: SoakClient;
 
-  /** Publishes through this client. */
+  /** The publishing client. */
   constructor(publisher: SoakClient) {
     this.#publisher = publisher;
   }
 
-  /** Publishes numbered messages to the timed topic for some time. */
+  /** Publishes numbered messages to the timed topic for a time. */
   async run(perSecond: number, forMs: number, also: () => void = () => {}): Promise<number> {
     const start = performance.now();
     let sent = 0;

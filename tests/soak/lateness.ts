@@ -1,23 +1,23 @@
 /**
- * How late a busy machine is.
+ * Measures the lateness of timers on a busy machine.
  *
  * @module
  */
 
-/** How often it looks. */
+/** Interval of the measurement, in milliseconds. */
 const EVERY_MS = 10;
 
-/** Measures how late timers come, in a process that does other work. */
+/** Measures the lateness of timers in a process that does other work. */
 export class Lateness {
   #due = performance.now() + EVERY_MS;
   #worstMs = 0;
 
-  /** Looks from now on, until the process ends. */
+  /** Measures until the process ends. */
   constructor() {
     setInterval(() => this.#look(), EVERY_MS);
   }
 
-  /** The worst since this was asked last, in milliseconds. */
+  /** Returns the longest lateness since the last call, in milliseconds. */
   take(): number {
     this.#look();
     const worstMs = this.#worstMs;

@@ -1,10 +1,10 @@
 /**
- * Text, line by line.
+ * Splits text into lines.
  *
  * @module
  */
 
-/** Cuts text into lines, without their ends. */
+/** Splits text into lines, without line breaks. */
 export class TextLineStream extends TransformStream<string, string> {
   /** Creates the stream. */
   constructor() {

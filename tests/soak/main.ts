@@ -1,6 +1,6 @@
 /**
- * The soak test: many idle sessions, peers that stop reading, and sessions that
- * come and go in all ways, good and bad; at the end nothing may be left.
+ * The soak test: many idle sessions, peers that stop reading, and sessions that begin and end in
+ * all ways, good and bad. At the end no session may be left.
  *
  * ```sh
  * deno task soak --short
@@ -29,10 +29,10 @@ import { underWithheldCredit } from "../withheld_credit.ts";
 
 const isShort = Deno.args.includes("--short");
 
-/** Files that a process needs beside its sockets. */
+/** Files of a process in addition to sockets. */
 const SPARE_FILES = 200;
 
-/** Memory of the server per idle session: the runtime's socket has most of it. */
+/** Memory of the server per idle session; the runtime's socket has the largest share. */
 const MOST_KIB_PER_SESSION = 64;
 
 /**
@@ -42,23 +42,25 @@ const MOST_KIB_PER_SESSION = 64;
 const CHURN_HEARTBEAT_MS = 1_000;
 const CHURN_SETTLED_MS = 4_000;
 
-/** What the heap may have grown by between the first rounds of churn and the last. */
+/** Allowed growth of the heap between the first rounds of churn and the last. */
 const MOST_HEAP_GROWTH_BYTES = 2 * 1_048_576;
 
-/** The same for resident memory, which the allocator gives back late. */
+/** Allowed growth of resident memory, which the allocator returns late. */
 const MOST_RSS_GROWTH_BYTES = 96 * 1_048_576;
 
-/** A session that waits for a stalled peer may hold its queue and what the wire took, not more. */
+/**
+ * A session with a stalled peer may hold the queue and the bytes accepted by the wire, not more.
+ */
 const MOST_STALLED_BYTES = 32 * 1_048_576;
 
-/** Others may be this much slower while one peer is stalled. */
+/** Allowed slowdown of other sessions while one peer is stalled. */
 const MOST_SLOWDOWN = 2;
 const SLACK_MS = 20;
 
-/** A machine that does other work too stalls now and then: what is only that does not come thrice. */
+/** Attempts of a measurement: a busy machine stalls occasionally, but rarely three times in a row. */
 const MOST_ATTEMPTS = 3;
 
-/** The most that an engine which gives no credit back takes on one connection, and what is sent through it. */
+/** Credit per connection of an engine that returns no credit, and the amount of data. */
 const WEBKIT = { bytes: 16 * 1_048_576, streams: 7_600 };
 const MOVED_BYTES = 100 * 1_048_576;
 const MOVED_STREAMS = 50_000;
@@ -77,7 +79,10 @@ function say(text: string): void {
   console.log(text);
 }
 
-/** A client whose engine stops each connection: it moves in time, and everything comes once. */
+/**
+ * Runs a client on an engine that stalls each connection: the client moves in time, and each
+ * message arrives once.
+ */
 async function soakHandover(): Promise<void> {
   const share = isShort ? 0.2 : 1;
   const sentAt = performance.now();
@@ -102,7 +107,7 @@ function counted(codes: readonly number[]): string {
   return counts.map(([code, list]) => `${list!.length} x ${code}`).join(", ");
 }
 
-/** Idle sessions, active ones among them, and a drain. */
+/** Holds idle sessions with active ones among them, and drains. */
 async function soakIdle(): Promise<void> {
   let idle = isShort ? 1_000 : 10_000;
   const active = isShort ? 50 : 500;
@@ -137,7 +142,8 @@ async function soakIdle(): Promise<void> {
   const pacer = new Pacer(workers[0]!);
   await pacer.run(20, 500);
   for (const worker of workers) worker.histogram = histogram;
-  // In full, longer than the heartbeat's patience: whoever does not answer pings is gone by then.
+  // The full form waits longer than the heartbeat's patience, so that sessions without pongs are
+  // gone.
   const sent = await pacer.run(20, isShort ? 4_000 : 90_000);
   await sleep(300);
   const [p50Ms, p99Ms] = [histogram.quantileMs(0.5), histogram.quantileMs(0.99)];
@@ -168,7 +174,7 @@ async function soakIdle(): Promise<void> {
   );
 }
 
-/** One peer of many stops reading. */
+/** Stalls one peer of many. */
 async function soakStalled(policy: OverflowPolicy, attempt = 1): Promise<void> {
   const others = isShort ? 100 : 200;
   const phaseMs = isShort ? 2_000 : 8_000;
@@ -249,7 +255,7 @@ async function phase(
   return histogram.quantileMs(0.99);
 }
 
-/** Sessions that come and go, some of them rudely. */
+/** Opens and closes sessions, some of them rudely. */
 async function soakChurn(): Promise<void> {
   const rounds = isShort ? 8 : 60;
   const each = isShort ? 100 : 250;
@@ -262,7 +268,7 @@ async function soakChurn(): Promise<void> {
     await sleep(CHURN_SETTLED_MS);
     return await server.stats();
   };
-  // The first rounds warm up: code is compiled, and tables grow to their size.
+  // The first rounds warm up: the runtime compiles code, and tables reach their size.
   const warmUps = Math.max(2, rounds >> 2);
   let before = await server.stats();
   let opened = 0;
@@ -314,11 +320,11 @@ async function churn(port: number, count: number): Promise<number> {
       client.socket.close();
       await Promise.race([client.socket.closed, sleep(5_000)]);
     } else if (ending === "mid-frame") {
-      // A text frame of 100 bytes, of which two come.
+      // A text frame of 100 bytes that breaks off after two.
       client.socket.sendRaw(new Uint8Array([0x81, 0x80 | 100, 0, 0, 0, 0, 123, 34]));
       await sleep(5);
     } else if (ending === "violation") {
-      // A frame without a mask, which a server has to refuse.
+      // A frame without a mask, which a server must refuse.
       client.socket.sendRaw(new Uint8Array([0x81, 2, 123, 125]));
       await Promise.race([client.socket.closed, sleep(100)]);
     }
@@ -332,13 +338,13 @@ async function breakHandshake(port: number, index: number): Promise<void> {
   const request = "GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n" +
     "Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +
     "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\n\r\n";
-  // Half of them leave in the middle of the request, the others before its answer.
+  // Half of the clients leave in the middle of the request, the others before the response.
   const part = index % 2 === 0 ? request.slice(0, 60) : request;
   await connection.write(new TextEncoder().encode(part));
 }
 
 const startedAt = performance.now();
-// By name, or all.
+// Runs the named tests, or all.
 const parts: Record<string, () => Promise<void>> = {
   idle: soakIdle,
   stalled: async () => {

@@ -1,6 +1,7 @@
 /**
- * The soak test of MoQ's relay: one publisher and a hundred subscribers, half over raw QUIC and half over
- * WebTransport; one more that takes nothing; and the publisher is killed and comes back.
+ * The soak test of MoQ's relay: one publisher and a hundred subscribers, half over raw QUIC and
+ * half over WebTransport. Another subscriber reads no stream, and the publisher is killed and
+ * restarted.
  *
  * @module
  */
@@ -9,7 +10,7 @@ import type { MoqSubscribersLine } from "./moq_peer.ts";
 import type { MoqRelayStatsLine } from "./moq_relay.ts";
 import type { Check } from "./webtransport.ts";
 
-/** Subscribers over each of the two wires. */
+/** Number of subscribers over each of the two wires. */
 const SUBSCRIBERS_A_WIRE = 50;
 const SUBSCRIBERS = 2 * SUBSCRIBERS_A_WIRE;
 
@@ -21,14 +22,14 @@ const MOST_GROWTH = 0.1;
 const RSS_SLACK_BYTES = { short: 64 * 1_048_576, long: 16 * 1_048_576 } as const;
 const HEAP_SLACK_BYTES = 1_048_576;
 
-/** Others may be this much slower while one subscriber takes nothing. */
+/** Allowed slowdown of other subscribers while one reads no stream. */
 const MOST_SLOWDOWN = 2;
 const SLACK_MS = { p50: 50, p99: 500 } as const;
 
-/** How long anything that has to come may take. */
+/** Longest wait for an event, in milliseconds. */
 const MOST_WAIT_MS = 45_000;
 
-/** How long the phases take. */
+/** Durations of the phases, in milliseconds. */
 interface Times {
   readonly warmUpMs: number;
   readonly steadyMs: number;
@@ -82,7 +83,7 @@ export async function soakMoq(check: Check, isShort: boolean): Promise<void> {
   await sleep(times.steadyMs);
   const steady = await ask();
 
-  // One that takes nothing.
+  // A subscriber that reads no stream.
   const stalled = await peer("stalled");
   const { reason, endedMs, closedMs } = JSON.parse(await stalled.line());
   const beside = await ask();
@@ -171,7 +172,7 @@ function checkGrowth(
   }
 }
 
-/** Asks until an answer is right, or it took too long; returns the last one. */
+/** Repeats a question until the answer is right or time is up; returns the last answer. */
 async function until<T>(ask: () => Promise<T>, isRight: (line: T) => boolean): Promise<T> {
   const end = performance.now() + MOST_WAIT_MS;
   while (true) {
@@ -181,7 +182,7 @@ async function until<T>(ask: () => Promise<T>, isRight: (line: T) => boolean): P
   }
 }
 
-/** Two wires as one; of times the longer one. */
+/** Combines two wires; of times the longer one counts. */
 function summed(lines: readonly MoqSubscribersLine[]): MoqSubscribersLine {
   return lines.reduce((one, other) => {
     const both: Record<string, number> = {};

@@ -1,7 +1,7 @@
 /**
- * The peers of the soak test of MoQ, in a process of their own: a publisher, subscribers, or one that
- * subscribes and takes nothing. Takes one command a line on its standard input and answers each with
- * a line of JSON.
+ * The peers of the soak test of MoQ, in a separate process: a publisher, subscribers, or a
+ * subscriber that reads no stream. Reads one command per line from standard input, and answers each
+ * with a line of JSON.
  *
  * @module
  */
@@ -20,38 +20,38 @@ import type { Connection } from "../../transport/connection.ts";
 import { dialQuic } from "../../transport/quic/client.ts";
 import { TextLineStream } from "./lines.ts";
 
-/** The one broadcast, and its track. */
+/** The broadcast and the track. */
 const PATH = "/live";
 const TRACK = "video";
 
-/** A group has so many frames of so many bytes, and takes so long. */
+/** Number and size of a group's frames, and the duration of a group. */
 const FRAMES = 4;
 const FRAME_BYTES = 1_000;
 const GROUP_MS = 200;
 
-/** What subscribers tell. */
+/** Report of subscribers. */
 export interface MoqSubscribersLine {
-  /** Subscribers that got a group since the last question. */
+  /** Subscribers that received a group since the last report. */
   readonly fed: number;
   /** Whole groups. */
   readonly groups: number;
-  /** Groups of which they were told that they do not come, or not whole. */
+  /** Groups reported as missing or incomplete. */
   readonly dropped: number;
-  /** Groups that did not come, without a word. */
+  /** Groups that are missing without a report. */
   readonly silent: number;
-  /** Groups behind a later one. */
+  /** Groups that arrived after a later one. */
   readonly disordered: number;
-  /** Frames with another content than was published. */
+  /** Frames with wrong content. */
   readonly wrong: number;
-  /** Announcements, by all of them. */
+  /** Announcements to all subscribers. */
   readonly active: number;
-  /** Their ends. */
+  /** Ends of announcements. */
   readonly ended: number;
-  /** From the publisher's hand to a subscriber's, since the last question. */
+  /** Median latency from publisher to subscriber, since the last report. */
   readonly p50Ms: number;
-  /** The same, of one in a hundred. */
+  /** Latency of the 99th percentile. */
   readonly p99Ms: number;
-  /** The longest of it. */
+  /** Longest latency. */
   readonly slowestMs: number;
 }
 
@@ -127,7 +127,7 @@ async function subscribe(scheme: string, version: MoqVersion, count: number): Pr
   await Promise.all(subscribers.map(({ session }) => session.connection.closed.catch(() => {})));
 }
 
-/** Subscribes whenever the broadcast is there, and counts what it gets. */
+/** Subscribes whenever the broadcast exists, and counts groups. */
 class Subscriber {
   groups = 0;
   dropped = 0;
@@ -187,7 +187,7 @@ class Subscriber {
         this.isFed = true;
       }
     } catch {
-      // The broadcast ended.
+      // The broadcast has ended.
     } finally {
       track.close();
     }
@@ -202,7 +202,7 @@ class Subscriber {
   }
 }
 
-/** Subscribes, and takes no stream of a group. */
+/** Subscribes, and reads no stream of a group. */
 async function stall(): Promise<void> {
   const connection = await dialQuic(`moqt://127.0.0.1:${port}`, {
     protocols: ["moq-lite-05"],
@@ -223,7 +223,7 @@ async function stall(): Promise<void> {
   await read(() => Promise.resolve("bye"));
 }
 
-/** A connection whose groups nobody takes. */
+/** A connection without a reader of groups. */
 function deafTo(connection: Connection): Connection {
   return new Proxy(connection, {
     get(target, key) {

@@ -1,27 +1,27 @@
 /**
- * The relay of the soak test of MoQ, in a process of its own. Takes one command a line on its
- * standard input and answers each with a line of JSON.
+ * The relay of the soak test of MoQ, in a separate process. Reads one command per line from
+ * standard input, and answers each with a line of JSON.
  *
  * @module
  */
 import { listenMoq, MoqRelay } from "../../pubsub/moq/mod.ts";
 import { TextLineStream } from "./lines.ts";
 
-/** What the relay tells of itself. */
+/** Report of the relay. */
 export interface MoqRelayStatsLine {
-  /** Sessions. */
+  /** Number of sessions. */
   readonly sessions: number;
-  /** Broadcasts. */
+  /** Number of broadcasts. */
   readonly broadcasts: number;
-  /** Tracks that are subscribed upstream. */
+  /** Number of upstream subscriptions. */
   readonly tracks: number;
   /** Resident memory before a collection. */
   readonly peakBytes: number;
-  /** Resident memory, after it. */
+  /** Resident memory after a collection. */
   readonly rssBytes: number;
-  /** Memory of JavaScript objects, after it. */
+  /** Memory of JavaScript objects after a collection. */
   readonly heapBytes: number;
-  /** What went wrong with broadcasts. */
+  /** Errors of broadcasts. */
   readonly errors: number;
 }
 

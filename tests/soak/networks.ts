@@ -1,13 +1,13 @@
 /**
- * The soak test of hostile networks: how long a client takes to connect, to deliver, and to be back,
- * with the times of production.
+ * The soak test of hostile networks: measures the time of a client to connect, to deliver, and to
+ * recover, with the time limits of production.
  *
  * @module
  */
 import { HOSTILE_NETWORKS, type HostileResult, MOST_MS, runHostile } from "../hostile_networks.ts";
 import type { Check } from "./webtransport.ts";
 
-/** One heartbeat: how long it may take until a client is back, in milliseconds. */
+/** One heartbeat, which bounds the recovery of a client, in milliseconds. */
 const HEARTBEAT_MS = 25_000;
 
 /** Runs of a network in which chance has a part, and in short. */
@@ -21,8 +21,8 @@ const ANSWER_MS = 5_000;
 /**
  * Runs each network of the table, side by side: most of the time they wait for silence.
  *
- * @param check Tells how each went.
- * @param isShort Whether it is to take less work.
+ * @param check Reports the result of each network.
+ * @param isShort True for the short form.
  */
 export async function soakNetworks(check: Check, isShort: boolean): Promise<void> {
   await Promise.all(HOSTILE_NETWORKS.map(async (network) => {
@@ -43,7 +43,7 @@ export async function soakNetworks(check: Check, isShort: boolean): Promise<void
   }));
 }
 
-/** The worst of each figure. */
+/** The worst value of each figure. */
 function detailOf(results: readonly HostileResult[]): string {
   const worst = (name: "connectedMs" | "deliveredMs" | "backMs") => {
     const times = results.flatMap(({ [name]: time }) => time === undefined ? [] : [time]);

@@ -1,5 +1,5 @@
 /**
- * The soak test's servers and peers as processes, and the limit of open files.
+ * Processes of the soak test's servers and peers, and the limit of open files.
  *
  * @module
  */
@@ -7,9 +7,9 @@ import type { OverflowPolicy } from "../../mod.ts";
 import { TextLineStream } from "./lines.ts";
 import type { ServerStats } from "./server.ts";
 
-/** A server in a process of its own. */
+/** A server in a separate process. */
 export class SoakServer implements AsyncDisposable {
-  /** Its port. */
+  /** The port of the server. */
   readonly port: number;
   readonly #process: Deno.ChildProcess;
   readonly #lines: ReadableStreamDefaultReader<string>;
@@ -26,7 +26,7 @@ export class SoakServer implements AsyncDisposable {
     this.#commands = process.stdin.getWriter();
   }
 
-  /** Starts a server whose sessions have this policy and this heartbeat. */
+  /** Starts a server with the given policy and heartbeat of sessions. */
   static async start(
     policy: OverflowPolicy = "close",
     heartbeatMs = 25_000,
@@ -46,17 +46,17 @@ export class SoakServer implements AsyncDisposable {
     return new SoakServer(JSON.parse(value).port, process, lines);
   }
 
-  /** What the server tells of itself, after a garbage collection. */
+  /** Returns the server's report, after a garbage collection. */
   stats(): Promise<ServerStats> {
     return this.#ask("stats");
   }
 
-  /** Drains the server; it does not listen any more then. */
+  /** Drains the server, which stops listening. */
   drain(withinMs: number): Promise<{ closed: number; cut: number; tookMs: number }> {
     return this.#ask(`drain ${withinMs}`);
   }
 
-  /** Asks until an answer is right, or it took too long; returns the last one. */
+  /** Repeats a question until the answer is right or time is up; returns the last answer. */
   async until(isRight: (stats: ServerStats) => boolean, withinMs: number): Promise<ServerStats> {
     const end = performance.now() + withinMs;
     while (true) {
@@ -83,13 +83,13 @@ export class SoakServer implements AsyncDisposable {
   }
 }
 
-/** A process that talks in lines. */
+/** A process that communicates in lines. */
 export class LineProcess {
   readonly #process: Deno.ChildProcess;
   readonly #lines: ReadableStreamDefaultReader<string>;
   readonly #commands: WritableStreamDefaultWriter<Uint8Array>;
 
-  /** Starts it: a file of this folder, and what it is told. */
+  /** Starts the process from a file of this folder, with arguments. */
   constructor(file: string, ...args: string[]) {
     this.#process = new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", "--no-lock", "--unstable-net", "--v8-flags=--expose-gc"]
@@ -103,7 +103,7 @@ export class LineProcess {
     this.#commands = this.#process.stdin.getWriter();
   }
 
-  /** Its number. */
+  /** Id of the process. */
   get pid(): number {
     return this.#process.pid;
   }
@@ -115,7 +115,7 @@ export class LineProcess {
     return value;
   }
 
-  /** Says a line, and reads the answer. */
+  /** Writes a line, and reads the answer. */
   async ask<T>(command: string): Promise<T> {
     await this.#commands.write(new TextEncoder().encode(`${command}\n`));
     return JSON.parse(await this.line());
@@ -126,7 +126,7 @@ export class LineProcess {
     this.#process.kill(signal);
   }
 
-  /** Waits for its end. */
+  /** Waits for the end of the process. */
   async end(): Promise<Deno.CommandStatus> {
     await this.#commands.close().catch(() => {});
     const status = await this.#process.status;
@@ -141,10 +141,10 @@ export function sleep(ms: number): Promise<void> {
 }
 
 /**
- * Finds out how many files this process may open. A process cannot raise its own
- * limit from JavaScript, so the test asks for a shell that does.
+ * Returns the limit of open files of this process. A process cannot raise the own limit from
+ * JavaScript, so the test uses a shell.
  *
- * @returns The limit; `Infinity` where there is none, or no way to ask.
+ * @returns The limit; `Infinity` if unlimited or unknown.
  */
 export async function openFileLimit(): Promise<number> {
   if (Deno.build.os === "windows") return Infinity;

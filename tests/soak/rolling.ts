@@ -13,10 +13,10 @@ import { Lateness } from "./lateness.ts";
 import { sleep } from "./processes.ts";
 import type { Check } from "./webtransport.ts";
 
-/** Nodes. */
+/** Number of nodes. */
 const NODES = 4;
 
-/** Topics of each client. */
+/** Number of topics of each client. */
 const TOPICS_EACH = 5;
 
 /** Messages a second over all topics, of each of the two publishers. */
@@ -34,10 +34,10 @@ const WINDOWS_MS = [100, 1_000] as const;
  */
 const TOLERANCE_MS = 100;
 
-/** How long the last ones may take to come back. */
+/** Longest recovery of the last clients, in milliseconds. */
 const PATIENCE_MS = 10_000;
 
-/** Runs it on Redis and on NATS. */
+/** Runs the test on Redis and on NATS. */
 export async function soakRolling(check: Check, isShort: boolean): Promise<void> {
   const clients = isShort ? 200 : 400;
   const withinMs = isShort ? 2_000 : 10_000;
@@ -63,7 +63,7 @@ async function roll(
 
   for (const [i, node] of fleet.nodes.entries()) {
     const others = fleet.nodes.filter((other) => other !== node);
-    // As an orchestrator does: first no new connections, then the end, then the next one.
+    // The order of an orchestrator: stop new connections, end the node, go on to the next one.
     fleet.use(others);
     lateness.take();
     await fleet.ask<ClientsState>("state");
@@ -94,7 +94,7 @@ async function roll(
   );
 }
 
-/** Checks how those came back that one drain sent away. */
+/** Checks the recovery of all clients after one drain. */
 function judgeReturns(check: Check, title: string, { drained, times, withinMs, lateMs }: {
   readonly drained: Drained;
   readonly times: readonly number[];

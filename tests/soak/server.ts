@@ -1,29 +1,29 @@
 /**
- * The server of the soak test, in a process of its own: its memory is measured.
- * Takes one command a line on its standard input and answers each with a line of JSON.
+ * The server of the soak test, in a separate process with measured memory. Reads one command per
+ * line from standard input, and answers each with a line of JSON.
  *
  * @module
  */
 import { TextLineStream } from "./lines.ts";
 import { type OverflowPolicy, serve } from "../../mod.ts";
 
-/** What the server tells of itself. */
+/** Report of the server. */
 export interface ServerStats {
-  /** Sessions. */
+  /** Number of sessions. */
   readonly sessions: number;
-  /** Topics with subscribers. */
+  /** Number of topics with subscribers. */
   readonly topics: number;
-  /** Users who are present. */
+  /** Number of present users. */
   readonly present: number;
-  /** Places kept for sessions that are being admitted. */
+  /** Places reserved for sessions during admission. */
   readonly reserved: number;
   /** Messages dropped by policy. */
   readonly dropped: number;
-  /** Sessions that ended, by close code. */
+  /** Ended sessions, by close code. */
   readonly closeCodes: Readonly<Record<string, number>>;
-  /** Resident memory, after a collection. */
+  /** Resident memory after a collection. */
   readonly rssBytes: number;
-  /** Memory of JavaScript objects, after a collection. */
+  /** Memory of JavaScript objects after a collection. */
   readonly heapBytes: number;
 }
 

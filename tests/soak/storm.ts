@@ -1,7 +1,7 @@
 /**
- * A reconnect storm: the node that all clients are on is killed, and they come to two others at
- * once, which share its port. Measured are the time until all have recovered, and what the engine has
- * to do for it.
+ * A reconnect storm. The node of all clients is killed, and the clients reconnect at once to two
+ * other nodes on the same port. The test measures the time until all clients have recovered, and
+ * the load of the engine.
  *
  * @module
  */
@@ -13,22 +13,22 @@ import { judge } from "./chaos/judge.ts";
 import { openFileLimit, sleep } from "./processes.ts";
 import type { Check } from "./webtransport.ts";
 
-/** Nodes that are there to take over. */
+/** Number of nodes that take over. */
 const SPARE = 2;
 
 /** Messages a second over all topics, of each of the two publishers. */
 const PER_SECOND = 5;
 
-/** How often the engine is asked what it was asked for. */
+/** Interval of the engine's statistics, in milliseconds. */
 const SAMPLE_MS = 200;
 
-/** How often the engine is looked at before; the calmest second counts. */
+/** Number of measurements before the storm; the calmest second counts. */
 const CALM_LOOKS = 3;
 
-/** How long the clients may take. */
+/** Longest recovery of the clients, in milliseconds. */
 const PATIENCE_MS = 60_000;
 
-/** Files that a node needs beside its sockets. */
+/** Files of a node in addition to sockets. */
 const SPARE_FILES = 200;
 
 /**
@@ -44,17 +44,17 @@ const MOST_PER_TOPIC = 40;
  */
 const MOST_PER_USER = 14;
 
-/** What an engine was asked for during some time. */
+/** Commands to an engine during an interval. */
 interface Load {
-  /** How long that was, in milliseconds. */
+  /** Length of the interval, in milliseconds. */
   readonly ms: number;
   /** The most in a second, in any {@linkcode SAMPLE_MS}. */
   readonly peak: number;
-  /** How often, by kind. */
+  /** Number of commands, by kind. */
   readonly counts: Readonly<Record<string, number>>;
 }
 
-/** Runs it on Redis and on NATS, with clients that are nobody and with users. */
+/** Runs the test on Redis and on NATS, with anonymous clients and with users. */
 export async function soakStorm(check: Check, isShort: boolean): Promise<void> {
   const room = await openFileLimit() - SPARE_FILES;
   const clients = Math.min(isShort ? 500 : 5_000, room - room % 2);
@@ -76,7 +76,7 @@ async function storm(check: Check, options: {
   await using fleet = await Fleet.start(engine, { nodes: 1, sharesPort: true });
   const [first] = fleet.nodes as [FleetNode];
   await fleet.begin({ clients, topicsEach: 1, perSecond: PER_SECOND, hasUsers });
-  // New connections are shared out by the kernel; those that are open stay where they are.
+  // The kernel distributes new connections; open ones stay.
   const others = await Promise.all(Array.from({ length: SPARE }, () => fleet.add()));
 
   // Where the machine is busy, the end of the beginning is in the first looks.
@@ -114,12 +114,12 @@ async function storm(check: Check, options: {
     } a second ` +
       `before, ${load.peak.toFixed(0)} in the busiest ${SAMPLE_MS} ms; ${describe(load.counts)}`,
   );
-  // What has ended is no node any more.
+  // An ended process is no longer a node.
   fleet.nodes.shift();
   judge(check, await fleet.settle(), { title, blows: "1 x kill -9", clients, outages: [] });
 }
 
-/** Watches what an engine is asked for while something goes on. */
+/** Counts an engine's commands during an action. */
 async function watch(engine: Engine, work: () => Promise<void>): Promise<Load> {
   const before = await engine.counts();
   const since = performance.now();
@@ -145,7 +145,7 @@ async function untilBack(fleet: Fleet, clients: number): Promise<void> {
   }
 }
 
-/** CPU time of nodes so far, in milliseconds; NaN where it cannot be told. */
+/** CPU time of nodes so far, in milliseconds; NaN on systems without the figure. */
 async function cpuOf(nodes: readonly FleetNode[]): Promise<number> {
   const each = await Promise.all(nodes.map(({ process }) => usageOf(process.pid)));
   return each.reduce((all, { cpuUs = NaN }) => all + cpuUs / 1_000, 0);

@@ -13,10 +13,10 @@ import type { Check } from "./webtransport.ts";
 
 const CONNECTIONS = 4;
 
-/** Streams of WebTransport begin with these, and the number of their session. */
+/** First number of a WebTransport stream, followed by the number of the session. */
 const STREAM_TYPE = { bidirectional: 0x41, unidirectional: 0x54 } as const;
 
-/** A connection that is full may open another stream once one is over. */
+/** Pause before another stream on a full connection, in milliseconds. */
 const REOPEN_MS = 5;
 
 /** Default share of one address for unread streams, in bytes. */
@@ -28,7 +28,7 @@ const SHARE_BYTES = new UnreadStreams().maxBytesPerAddress;
  */
 const MOST_GROWTH_BYTES = SHARE_BYTES + 400_000_000;
 
-/** One flood: how the server does not read, and with how many sessions on each connection. */
+/** One kind of flood: how the server leaves streams unread, and the sessions per connection. */
 interface Flood {
   readonly way: UnreadWay;
   readonly sessions: number;
@@ -42,10 +42,10 @@ const FLOODS: readonly Flood[] = [
   { way: "connection", sessions: 4 },
 ];
 
-/** More than the runtime holds of a stream. */
+/** More bytes than the runtime buffers of a stream. */
 const BODY = new Uint8Array(STREAM_WINDOW_BYTES + 50_000);
 
-/** Floods a server with its defaults, which reads no stream, in several ways. */
+/** Floods a server that reads no stream and has default limits, in several ways. */
 export async function soakUnread(check: Check, isShort: boolean): Promise<void> {
   const floodMs = isShort ? 6_000 : 60_000;
   for (const { way, sessions } of FLOODS) {
@@ -85,9 +85,9 @@ export async function soakUnread(check: Check, isShort: boolean): Promise<void> 
   }
 }
 
-/** One connection that opens streams until it is closed. */
+/** A connection that opens streams until closed. */
 class Flooder implements AsyncDisposable {
-  /** Streams so far. */
+  /** Number of streams so far. */
   opened = 0;
   readonly #peer: RawPeer;
   readonly #sessions: readonly number[];
@@ -100,7 +100,7 @@ class Flooder implements AsyncDisposable {
     this.#floods = [this.#flood("bidirectional"), this.#flood("unidirectional")];
   }
 
-  /** Opens the connection and its sessions. */
+  /** Opens the connection and the sessions. */
   static async open(
     port: number,
     hashes: readonly CertificateHash[],

@@ -1,7 +1,7 @@
 /**
- * The server of the flood of unread streams, in a process of its own: all options that bound them
- * have their defaults, and its memory is measured. Takes one command a line on its standard input
- * and answers each with a line of JSON.
+ * The server of the flood of unread streams, in a separate process with measured memory. All
+ * options with bounds for streams have default values. Reads one command per line from standard
+ * input, and answers each with a line of JSON.
  *
  * @module
  */
@@ -12,25 +12,25 @@ import { TextLineStream } from "./lines.ts";
 
 /** Report of the server. */
 export interface UnreadServerStats {
-  /** Sessions now. */
+  /** Number of sessions. */
   readonly sessions: number;
-  /** Streams that it does not read. */
+  /** Number of unread streams. */
   readonly unread: ManagerStats["unreadStreams"];
   /** Resident memory. */
   readonly rssBytes: number;
 }
 
-/** Ways in which an application may not read streams. */
+/** Ways in which an application leaves streams unread. */
 export type UnreadWay = "nothing" | "onStream" | "incomingStreams" | "connection";
 
 const WAYS: Readonly<Record<UnreadWay, ServeOptions>> = {
-  /** No line of the program mentions streams. */
+  /** The program does not mention streams. */
   nothing: {},
-  /** A handler has each stream, and does not read it. */
+  /** A handler receives each stream, and does not read. */
   onStream: { onStream: () => new Promise(() => {}) },
-  /** A loop takes one stream, and no other. */
+  /** A loop receives one stream, and no other. */
   incomingStreams: { onOpen: (session) => void takeOne(session) },
-  /** Readers of the connection below take none. */
+  /** The readers of the connection below receive no stream. */
   connection: {
     onOpen({ connection }) {
       connection.incomingBidirectionalStreams.getReader();
@@ -48,7 +48,7 @@ const server = serve({
   port: 0,
   hostname: "127.0.0.1",
   onListen() {},
-  // Each process has a certificate of its own.
+  // Each process has a different certificate.
   webTransport: { cacheFolder: null },
   ...WAYS[way as UnreadWay],
 });
