@@ -1,6 +1,5 @@
 /**
- * A QUIC peer made of bytes, in either role: it knows nothing of HTTP/3 but
- * what a test writes.
+ * A QUIC peer for tests, in either role, which sends exactly the bytes that a test writes.
  *
  * @module
  */
@@ -18,11 +17,11 @@ import {
   type WebTransportRequest,
 } from "../transport/h3/server.ts";
 
-/** How the other end saw a connection end. */
+/** The end of a connection, as the other end reported. */
 export interface RawEnding {
   /** The code of the other end; `undefined` if the connection was lost. */
   readonly closeCode: number | undefined;
-  /** The reason of the other end, or what happened. */
+  /** The reason of the other end, or the error. */
   readonly reason: string;
 }
 
@@ -35,7 +34,7 @@ export const PLAIN_SETTINGS: readonly (readonly [number, number])[] = [
 
 /** Options for {@linkcode RawPeer.dial}. */
 export interface RawDialOptions extends Deno.QuicTransportOptions {
-  /** What the server's certificate is trusted by. */
+  /** The trusted hash of the server's certificate. */
   readonly hashes: readonly CertificateHash[];
   /** In place of `h3`. */
   readonly alpn?: string;
@@ -49,7 +48,7 @@ export interface RawRequestOptions {
   readonly more?: readonly Field[];
 }
 
-/** What a good request has. */
+/** The header fields of a good request. */
 export const REQUEST_FIELDS: readonly Field[] = [
   [":method", "CONNECT"],
   [":protocol", "webtransport"],
@@ -90,7 +89,7 @@ export function capsuleFrame(type: number, payload: Uint8Array): Uint8Array<Arra
 /** The writing end of a stream. */
 export class RawSend {
   readonly #writer: WritableStreamDefaultWriter<Uint8Array>;
-  /** Its number. */
+  /** The number of the stream. */
   readonly id: number;
 
   /** Takes over a stream. */
@@ -105,16 +104,16 @@ export class RawSend {
     return this.#writer.write(bytesOf(...parts));
   }
 
-  /** Writes bytes, each in a write of its own. */
+  /** Writes bytes, one byte per write. */
   async trickle(bytes: Uint8Array): Promise<void> {
     for (const byte of bytes) {
       await this.write(Uint8Array.of(byte));
-      // Otherwise they leave in one packet.
+      // Otherwise all bytes would leave in one packet.
       await new Promise((resolve) => setImmediate(resolve));
     }
   }
 
-  /** Ends it. */
+  /** Ends the stream. */
   end(): Promise<void> {
     return this.#writer.close();
   }
@@ -130,7 +129,7 @@ export class RawReceive {
     this.#reader = stream.getReader();
   }
 
-  /** Reads what comes next; `undefined` at the end. */
+  /** Reads the next bytes; `undefined` at the end. */
   async read(): Promise<Uint8Array | undefined> {
     return (await this.#reader.read()).value;
   }
@@ -179,11 +178,11 @@ export class RawReceive {
 
 /** Both ends of a stream. */
 export class RawStream {
-  /** Its number. */
+  /** The number of the stream. */
   readonly id: number;
-  /** What this end writes. */
+  /** The direction of this end. */
   readonly send: RawSend;
-  /** What the other end writes. */
+  /** The direction of the other end. */
   readonly receive: RawReceive;
 
   /** Takes over a stream. */
@@ -203,12 +202,12 @@ export class RawStream {
 export class RawPeer implements AsyncDisposable {
   /** The connection. */
   readonly conn: Deno.QuicConn;
-  /** Resolves with how the other end ended it. */
+  /** Resolves with the other end's close. */
   readonly ending: Promise<RawEnding>;
   readonly #endpoint: Deno.QuicEndpoint | undefined;
   readonly #bidirectional: ReadableStreamDefaultReader<Deno.QuicBidirectionalStream>;
   readonly #unidirectional: ReadableStreamDefaultReader<Deno.QuicReceiveStream>;
-  /** What is collected as garbage ends for the other end. */
+  /** Keeps streams reachable: a stream that is garbage-collected ends for the other end. */
   readonly #kept: (RawSend | RawReceive | RawStream)[] = [];
 
   /** Takes over a connection, and its endpoint if it is its own. */
@@ -295,7 +294,7 @@ export class RawPeer implements AsyncDisposable {
     this.conn.close({ closeCode, reason });
   }
 
-  /** Closes it, and leaves nothing. */
+  /** Closes the connection and the endpoint. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.close();
     await this.ending;
@@ -303,9 +302,9 @@ export class RawPeer implements AsyncDisposable {
   }
 }
 
-/** A QUIC server that does nothing. */
+/** A QUIC server without any action. */
 export class RawServer implements AsyncDisposable {
-  /** Its port. */
+  /** The port of the server. */
   readonly port: number;
   readonly #endpoint: Deno.QuicEndpoint;
   readonly #listener: Deno.QuicListener;
@@ -338,11 +337,11 @@ export class RawServer implements AsyncDisposable {
   }
 }
 
-/** The server under test, whose requests are taken one by one, or accepted as they come. */
+/** The server under test; requests are accepted one by one, or on arrival. */
 export class TestServer implements AsyncDisposable {
-  /** What listens. */
+  /** The listener. */
   readonly listener: WebTransportListener;
-  /** What it is trusted by. */
+  /** The hash of the certificate. */
   readonly hashes: readonly CertificateHash[];
   readonly #requests: AsyncGenerator<WebTransportRequest>;
 
@@ -354,12 +353,12 @@ export class TestServer implements AsyncDisposable {
     this.#requests = this.listener[Symbol.asyncIterator]();
   }
 
-  /** Its port. */
+  /** The port of the server. */
   get port(): number {
     return this.listener.address.port;
   }
 
-  /** Its address. */
+  /** The address of the server. */
   get url(): string {
     return `https://127.0.0.1:${this.port}/`;
   }
@@ -376,7 +375,7 @@ export class TestServer implements AsyncDisposable {
     return (await this.request()).accept();
   }
 
-  /** A raw peer that has not said anything yet. */
+  /** Creates a raw peer that has sent no data yet. */
   dial(options: Partial<RawDialOptions> = {}): Promise<RawPeer> {
     return RawPeer.dial(this.port, { hashes: this.hashes, ...options });
   }

@@ -30,7 +30,7 @@ export const UPGRADE_HEADERS = {
   host: "localhost",
 };
 
-/** How a raw socket begins. */
+/** Opening of a raw socket. */
 export interface RawOptions {
   /** Method of the request; GET by default. */
   readonly method?: string;
@@ -44,11 +44,11 @@ export interface RawOptions {
   readonly protocol?: string;
 }
 
-/** One frame as it came. */
+/** One received frame. */
 export interface RawFrame {
   /** 1 text, 2 binary, 8 close, 9 ping, 10 pong. */
   readonly opcode: number;
-  /** What it holds. */
+  /** The payload. */
   readonly payload: Uint8Array;
 }
 
@@ -71,7 +71,7 @@ export class RawSocket implements Disposable {
    * Connects, asks for an upgrade, and reads the head of the response.
    *
    * @param port Where.
-   * @param options How.
+   * @param options The opening.
    * @returns The socket.
    */
   static async open(port: number, options: RawOptions = {}): Promise<RawSocket> {
@@ -84,7 +84,7 @@ export class RawSocket implements Disposable {
    * Connects and asks for an upgrade.
    *
    * @param port Where.
-   * @param options How.
+   * @param options The opening.
    * @returns The socket, before any response.
    */
   static async ask(port: number, options: RawOptions = {}): Promise<RawSocket> {
@@ -120,9 +120,9 @@ export class RawSocket implements Disposable {
   }
 
   /**
-   * Writes bytes, all of them.
+   * Writes all bytes.
    *
-   * @param bytes What.
+   * @param bytes The bytes.
    */
   async write(bytes: Uint8Array): Promise<void> {
     for (let at = 0; at < bytes.length;) at += await this.conn.write(bytes.subarray(at));
@@ -132,7 +132,7 @@ export class RawSocket implements Disposable {
    * Writes a frame.
    *
    * @param payload Text or bytes.
-   * @param options The first byte (FIN and a text by default), and whether it is masked.
+   * @param options The first byte (FIN and a text by default), and the masking.
    */
   async frame(
     payload: string | Uint8Array,
@@ -216,8 +216,8 @@ export class RawSocket implements Disposable {
  * Makes a frame, masked by zeros.
  *
  * @param payload Text or bytes.
- * @param options The first byte (FIN and a text by default), and whether it is masked.
- * @returns Its bytes.
+ * @param options The first byte (FIN and a text by default), and the masking.
+ * @returns The bytes of the frame.
  */
 export function frameOf(
   payload: string | Uint8Array,
@@ -237,9 +237,9 @@ export function frameOf(
 }
 
 /**
- * Waits until something is so, looking after every turn of the event loop.
+ * Waits for a condition, which is checked after every turn of the event loop.
  *
- * @param holds Whether it is so.
+ * @param holds The condition.
  */
 export async function until(holds: () => boolean): Promise<void> {
   const end = Date.now() + 40_000;
@@ -250,7 +250,7 @@ export async function until(holds: () => boolean): Promise<void> {
 }
 
 /**
- * Waits until nobody listens on a TCP port of this machine.
+ * Waits until a TCP port of this machine is free.
  *
  * @param port The port.
  */

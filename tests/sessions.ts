@@ -15,7 +15,7 @@ import type { Connection, ConnectionCloseInfo, Frame } from "../transport/connec
 import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory/memory.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
 
-/** How long anything may take, in milliseconds. */
+/** Longest wait for an event, in milliseconds. */
 const PATIENCE_MS = 30_000;
 
 export { turns } from "../testing/turns.ts";
@@ -30,18 +30,18 @@ export type EndOptions<
 /**
  * Waits for a promise, but not for ever.
  *
- * @param promise What is waited for.
- * @returns What it resolves with.
+ * @param promise The promise.
+ * @returns The value of the promise.
  */
 export function soon<T>(promise: PromiseLike<T>): Promise<T> {
   return deadline(Promise.resolve(promise), PATIENCE_MS);
 }
 
-/** Speaks the wire by hand, and keeps what comes. */
+/** A peer under the test's control, which collects the received frames. */
 export class Peer {
   /** The raw connection. */
   readonly connection: Connection;
-  /** The frames so far, as they came. */
+  /** The received frames, in order. */
   readonly frames: Frame[] = [];
   #wanted: { readonly count: number; readonly resolve: () => void } | undefined;
 
@@ -67,13 +67,13 @@ export class Peer {
       .flatMap((frame) => frame.split("\n")).map((text) => JSON.parse(text));
   }
 
-  /** How the connection was closed. */
+  /** The close of the connection. */
   get closed(): Promise<ConnectionCloseInfo> {
     return soon(this.connection.closed);
   }
 
   /**
-   * Sends text as it is, bytes as they are, and everything else as JSON.
+   * Sends text and bytes unchanged, and all other values as JSON.
    *
    * @param frame The frame.
    */
@@ -85,7 +85,7 @@ export class Peer {
   /**
    * Waits for a number of frames in all.
    *
-   * @param count How many.
+   * @param count Number of frames.
    * @returns The frames.
    */
   async reach(count: number): Promise<Frame[]> {
@@ -98,21 +98,21 @@ export class Peer {
   }
 }
 
-/** A session, and its peer by hand. */
+/** A session, and a peer under the test's control. */
 export interface HandMade<V, C extends AnyContract, S extends Side> extends AsyncDisposable {
   /** The session that is tested. */
   readonly session: Session<V, C, S>;
-  /** Its peer. */
+  /** The peer of the session. */
   readonly peer: Peer;
   /** The network between them. */
   readonly link: MemoryLink;
 }
 
-/** What {@linkcode serverByHand} takes beside the settings. */
+/** Options of {@linkcode serverByHand}, in addition to the settings. */
 export interface HandMadeOptions<V> {
   /** The wire. */
   readonly wire?: MemoryPairOptions;
-  /** Who the peer is. */
+  /** The user of the peer. */
   readonly identity?: SessionIdentity<V, Session>;
 }
 
@@ -123,7 +123,7 @@ export const PLAIN: MemoryPairOptions = { protocol: "", streams: false, datagram
  * A server's session, whose client is spoken for by hand.
  *
  * @param settings Settings of the session.
- * @param options The wire, and who the peer is.
+ * @param options The wire, and the user of the peer.
  * @returns Both.
  */
 export function serverByHand<V = unknown, C extends AnyContract = AnyContract>(
@@ -144,7 +144,7 @@ export function serverByHand<V = unknown, C extends AnyContract = AnyContract>(
  * A client's session, whose server is spoken for by hand: say `hello` first.
  *
  * @param settings Settings of the session.
- * @param options The wire, and who the peer is.
+ * @param options The wire, and the user of the peer.
  * @returns Both.
  */
 export function clientByHand<C extends AnyContract = AnyContract>(
@@ -171,7 +171,7 @@ export const HELLO = {
  *
  * @param server Settings of the server's end.
  * @param client Settings of the client's end.
- * @param options The wire, and who the client is.
+ * @param options The wire, and the user of the client.
  * @returns Both.
  */
 export async function ends<V = unknown, C extends AnyContract = AnyContract>(
@@ -185,10 +185,10 @@ export async function ends<V = unknown, C extends AnyContract = AnyContract>(
 }
 
 /**
- * Waits until a session is over and tells how, checked to be the same for all who ask.
+ * Waits for the end of a session, and checks that all properties report the same close.
  *
  * @param session The session.
- * @returns Code, reason and who it was.
+ * @returns Code, reason and initiator.
  */
 export async function endOf(
   session: { readonly closed: Promise<CloseInfo> },

@@ -27,9 +27,9 @@ export const END_MARK: Uint8Array<ArrayBuffer> = Uint8Array.of(0xff, 0xff, 0, 0,
 /**
  * Frames a message of a stream.
  *
- * @param type Its number.
- * @param payload Bytes, or what is encoded as JSON.
- * @param claimed The length that its head claims; the true one if left out.
+ * @param type The number of the type.
+ * @param payload Bytes, or a value to encode as JSON.
+ * @param claimed The length in the head; the true length by default.
  * @returns Head and payload.
  */
 export function framed(type: number, payload: unknown, claimed?: number): Uint8Array<ArrayBuffer> {
@@ -47,25 +47,25 @@ export function joined(...parts: Uint8Array[]): Uint8Array<ArrayBuffer> {
   return new Uint8Array(parts.flatMap((part) => [...part]));
 }
 
-/** A stream whose other end is the test: it says what comes, and sees what was written. */
+/** A stream with the test as the other end: the test supplies reads, and inspects writes. */
 export class HandStream implements BidirectionalStream, DirectStream {
-  /** What was written, a call each. */
+  /** The writes, one item per call. */
   readonly written: Uint8Array[] = [];
-  /** What is read next: bytes, an error, or the end. Behind the last one a read waits. */
+  /** The next reads: bytes, an error, or the end. Without an item a read waits. */
   readonly incoming: (Uint8Array | Error | null)[];
-  /** How many chunks were asked for. */
+  /** Number of requested chunks. */
   reads = 0;
-  /** Whether this end closed its direction. */
+  /** True once this end has closed the writing direction. */
   isClosed = false;
-  /** The codes with which it gave them up. */
+  /** The codes of cancelled directions. */
   readonly cancelled: (number | undefined)[] = [];
   /** See {@linkcode HandStream.cancelled}. */
   readonly aborted: (number | undefined)[] = [];
-  /** Writes wait for this, if it is there. */
+  /** Writes wait for this promise, if set. */
   gate: Promise<void> | undefined;
   #waiting: ((bytes: null) => void) | undefined;
 
-  /** Creates a stream from what is read of it. */
+  /** Creates a stream from a list of reads. */
   constructor(...incoming: (Uint8Array | Error | null)[]) {
     this.incoming = incoming;
   }
@@ -92,25 +92,25 @@ export class HandStream implements BidirectionalStream, DirectStream {
     return new Promise((resolve) => this.#waiting = resolve);
   }
 
-  /** Keeps what is written. */
+  /** Records a write. */
   async write(bytes: Uint8Array): Promise<void> {
     this.written.push(bytes.slice());
     await this.gate;
   }
 
-  /** Notes it. */
+  /** Records the close. */
   close(): Promise<void> {
     this.isClosed = true;
     return Promise.resolve();
   }
 
-  /** Notes it, and ends a read that waits. */
+  /** Records the cancellation, and ends a waiting read. */
   cancel(reason?: unknown): void {
     this.cancelled.push(reason instanceof StreamError ? reason.streamErrorCode : undefined);
     this.#waiting?.(null);
   }
 
-  /** Notes it. */
+  /** Records the cancellation. */
   abort(reason?: unknown): void {
     this.aborted.push(reason instanceof StreamError ? reason.streamErrorCode : undefined);
   }
@@ -123,7 +123,7 @@ export const registry = {
   40_000: z.null(),
 };
 
-/** Their type. */
+/** Type of the messages above. */
 export type TestRegistry = typeof registry;
 
 /** A schema that accepts everything. */
@@ -131,7 +131,7 @@ export const anything: StandardSchema = {
   "~standard": { version: 1, vendor: "test", validate: (value) => ({ value }) },
 };
 
-/** A codec that leaves bytes as they are. */
+/** A codec that returns bytes unchanged. */
 export const bytesCodec: Codec = {
   name: "bytes",
   encode: (value) => value as Uint8Array,
@@ -158,7 +158,7 @@ export async function accept(session: Session): Promise<StructuredStream<TestReg
   return await structuredStream(session, { registry, stream: value! });
 }
 
-/** What a loop over messages fails with. */
+/** Returns the error of a loop over messages. */
 export async function failureOf(stream: AsyncIterable<unknown>): Promise<SkeinError> {
   const error = await soon(assertRejects(() => Array.fromAsync(stream)));
   assertInstanceOf(error, SkeinError);

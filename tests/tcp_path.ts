@@ -20,7 +20,7 @@ export interface TcpPathOptions {
   readonly port?: number;
 }
 
-/** One connection: both of its sockets, and how much it carried. */
+/** One connection: both sockets, and the number of carried bytes. */
 interface Carried {
   readonly near: Deno.TcpConn;
   readonly far: Deno.TcpConn;
@@ -44,7 +44,7 @@ export class TcpPath implements AsyncDisposable {
   stallsAfterBytes: number = Infinity;
   /** Called when a connection has become silent by {@linkcode stallsAfterBytes}. */
   onStall: () => void = () => {};
-  /** How long the first bytes of the server are held up on each connection, in milliseconds. */
+  /** Delay of the server's first bytes on each connection, in milliseconds. */
   answerDelayMs: number = 0;
   /** Requests for an upgrade are passed on, passed on without asking for it, or answered with a status. */
   upgrades: "pass" | "strip" | number = "pass";
@@ -151,7 +151,7 @@ export class TcpPath implements AsyncDisposable {
         } else await writeAll(to, buffer.subarray(0, length));
       }
     } catch {
-      // One end broke the connection: the other one hears of it.
+      // One end broke the connection; the path breaks the other half, too.
     }
     if (carried.isSilent) return;
     this.#carried.delete(carried);
@@ -193,6 +193,6 @@ function close(socket: Deno.TcpConn): void {
   try {
     socket.close();
   } catch {
-    // It is closed already.
+    // The socket is closed already.
   }
 }

@@ -18,23 +18,26 @@ import { type EndOptions, soon } from "./sessions.ts";
 import { type WebTransportPair, webTransportPair } from "./webtransport_pair.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
-/** Two ends of one connection, with messages; disposing it closes them and what carries them. */
+/** Two ends of one connection, with messages; disposing the pair closes ends and carrier. */
 export interface WirePair extends AsyncDisposable {
   /** The end that dialed. */
   readonly client: Connection;
   /** The end that accepted. */
   readonly server: Connection;
-  /** The network between them, where a test can get at it. */
+  /** The network between the ends, if a test can control the network. */
   readonly link?: MemoryLink;
 }
 
 /** A wire that the sessions are tested on. */
 export interface Wire {
-  /** What the tests are called after. */
+  /** Prefix of the tests' names. */
   readonly name: string;
-  /** Whether each pair has its `link`, and no time but that of timers: tests of slow and dead peers run. */
+  /**
+   * True if each pair has a `link` and no time but that of timers, so that tests of slow and dead
+   * peers run.
+   */
   readonly hasLink: boolean;
-  /** Titles of tests that are skipped, each with the known defect that it is skipped for. */
+  /** Titles of skipped tests, each with the known defect. */
   readonly skips?: Readonly<Record<string, string>>;
   /** Makes a fresh pair, with the subprotocol `skein.1`. */
   makePair(): Promise<WirePair>;
@@ -104,7 +107,7 @@ const BUILTIN_SKIPS: { readonly [Defect in NativeServerDefect]?: readonly string
   "close-unseen": ["flushes and tells its code when the client closes"],
 };
 
-/** The runtime's own WebTransport at the server, as far as its known defects let. */
+/** The runtime's WebTransport at the server, within the known defects. */
 export const builtinWire: Wire = {
   name: "the built-in WebTransport",
   hasLink: false,
@@ -127,7 +130,7 @@ function withMessageStreams(pair: WebTransportPair): WirePair {
 }
 
 /**
- * Makes a pair that closes both of its ends when it is disposed of.
+ * Creates a pair that closes both ends when disposed.
  *
  * @param pair The ends.
  * @returns The same, disposable.
@@ -148,17 +151,17 @@ export interface WireEnds<V, C extends AnyContract> extends AsyncDisposable {
   readonly server: Session<V, C, "server">;
   /** The client's end. */
   readonly client: Session<unknown, C, "client">;
-  /** What they are on. */
+  /** The connection of the sessions. */
   readonly pair: WirePair;
 }
 
-/** Settings of both ends, and who the client is. */
+/** Settings of both ends, and the user of the client. */
 export interface WireEndsOptions<V, C extends AnyContract> {
   /** Of the server's end. */
   readonly server?: EndOptions<V, C, "server">;
   /** Of the client's end. */
   readonly client?: EndOptions<unknown, C, "client">;
-  /** Who the client is. */
+  /** The user of the client. */
   readonly identity?: SessionIdentity<V, Session>;
 }
 
@@ -197,19 +200,19 @@ export async function endsOn<V = unknown, C extends AnyContract = AnyContract>(
 }
 
 /**
- * Keeps what came, and waits until it is enough.
+ * Collects items, and waits for a number of items.
  *
- * @typeParam T What comes.
+ * @typeParam T Type of the items.
  */
 export class Log<T> {
-  /** What came so far. */
+  /** The items so far. */
   readonly items: T[] = [];
   #wanted: { readonly count: number; readonly resolve: () => void } | undefined;
 
   /**
    * Adds an item.
    *
-   * @param item What came.
+   * @param item The item.
    */
   add(item: T): void {
     this.items.push(item);
@@ -221,7 +224,7 @@ export class Log<T> {
   /**
    * Waits for a number of items in all.
    *
-   * @param count How many.
+   * @param count Number of items.
    * @returns All items so far.
    */
   async reach(count: number): Promise<T[]> {

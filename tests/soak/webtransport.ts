@@ -12,17 +12,17 @@ import { bindUdp, bytesOf, capsuleFrame, RawPeer } from "../raw_http3.ts";
 import { LineProcess, sleep } from "./processes.ts";
 import type { WebTransportStats } from "./webtransport_server.ts";
 
-/** Tells whether something is as it should be. */
+/** Reports the result of a check. */
 export type Check = (what: string, isRight: boolean, detail: string) => void;
 
-/** Sessions of one round, by the way in which they end. */
+/** Sessions of one round, by kind of end. */
 const ROUND = { normally: 60, killed: 15, stopped: 15, garbage: 10 } as const;
 const SESSIONS_A_ROUND = ROUND.normally + ROUND.killed + ROUND.stopped + ROUND.garbage;
 
 /** Beside the sessions of a round. */
 const GARBAGE_PACKETS = 50;
 
-/** How often the session that is well echoes, and how long it may wait. */
+/** Interval of the healthy session's echoes, and the longest wait, in milliseconds. */
 const ECHO_EVERY_MS = 20;
 const MOST_ECHO_MS = 1_500;
 
@@ -48,7 +48,7 @@ class Healthy {
   echoes = 0;
   /** The longest that one took. */
   slowestMs = 0;
-  /** What went wrong, if anything did. */
+  /** The first error, if any. */
   failure: unknown = undefined;
   #isOver = false;
   readonly #running: Promise<void>;
@@ -59,7 +59,7 @@ class Healthy {
     });
   }
 
-  /** Ends it. */
+  /** Ends the session. */
   async end(): Promise<void> {
     this.#isOver = true;
     await this.#running;
@@ -177,7 +177,7 @@ async function until(
   }
 }
 
-/** One hundred sessions; returns how many of the good ones went wrong. */
+/** Runs one hundred sessions; returns the number of good sessions that failed. */
 async function soakRound(target: Target): Promise<number> {
   const [wrong] = await Promise.all([
     endNormally(target),
@@ -226,7 +226,7 @@ async function leave(
   await process.end();
 }
 
-/** What a peer says, instead of what it should. */
+/** Bad data of a peer. */
 const NONSENSE: ((peer: RawPeer) => Promise<unknown>)[] = [
   (peer) => peer.uni(crypto.getRandomValues(new Uint8Array(1_000))),
   (peer) => peer.bidi(crypto.getRandomValues(new Uint8Array(1_000))),
@@ -254,14 +254,14 @@ async function sendGarbage({ port, hashes }: Target): Promise<void> {
   const to: Deno.NetAddr = { transport: "udp", hostname: "127.0.0.1", port };
   for (let i = 0; i < GARBAGE_PACKETS; i++) {
     const packet = crypto.getRandomValues(new Uint8Array(1 + i * 27));
-    // Half of them look like the first packet of a connection.
+    // Half of the packets look like the first packet of a connection.
     if (i % 2 === 0) packet.set([0xc0 | i & 0xf, 0, 0, 0, 1].slice(0, packet.length));
     await socket.send(packet, to);
   }
   socket.close();
   for (let i = 0; i < ROUND.garbage; i++) {
     const peer = await RawPeer.dial(port, { hashes, maxIdleTimeout: 2_000 });
-    // Some are told that they are wrong while they still talk.
+    // Some peers are refused while still sending.
     await NONSENSE[i % NONSENSE.length]!(peer).catch(() => {});
     await Promise.race([peer.ending, sleep(50)]);
     await peer[Symbol.asyncDispose]();

@@ -1,6 +1,6 @@
 /**
- * Clients of the soak test that go away without a word: they open sessions, say
- * so, and wait for the signal that ends or stops their process.
+ * Clients of the soak test that vanish without a close: open sessions, print a line, and wait for
+ * the signal that ends or stops the process.
  *
  * @module
  */
@@ -17,7 +17,7 @@ const sessions = await Promise.all(
     const stream = directStream(await session.createBidirectionalStream());
     await stream.write(new Uint8Array(1_000));
     await stream.read();
-    // More than the server can echo to who does not read.
+    // More data than the server can echo to a client that does not read.
     void stream.write(new Uint8Array(100_000)).catch(() => {});
     return { session, stream };
   }),

@@ -11,15 +11,15 @@ import { directStream } from "../../transport/direct.ts";
 import { listenWebTransport } from "../../transport/h3/server.ts";
 import { TextLineStream } from "./lines.ts";
 
-/** What the server tells of itself. */
+/** Report of the server. */
 export interface WebTransportStats {
   /** Connections. */
   readonly connections: number;
-  /** Sessions on them. */
+  /** Sessions on these connections. */
   readonly sessions: number;
   /** Sessions that were accepted so far. */
   readonly accepted: number;
-  /** Open files of the process, where it can tell. */
+  /** Open files of the process, if known. */
   readonly files: number;
   /** Resident memory, after a collection. */
   readonly rssBytes: number;
@@ -31,7 +31,7 @@ const certificate = devCertificate({ cacheFolder: null });
 const listener = listenWebTransport({
   hostname: "127.0.0.1",
   ...certificate,
-  // Who is silent is noticed in seconds.
+  // A silent peer is noticed within seconds.
   idleTimeoutMs: 2_000,
   keepAliveIntervalMs: 700,
 });
@@ -55,7 +55,7 @@ async function acceptAll(): Promise<void> {
   }
 }
 
-/** A session ends however it likes. */
+/** A session may end in any way. */
 async function echoAll(session: Connection): Promise<void> {
   try {
     session.datagrams.readable.pipeTo(session.datagrams.writable).catch(() => {});
@@ -63,7 +63,7 @@ async function echoAll(session: Connection): Promise<void> {
       void echo(directStream(stream)).catch(() => {});
     }
   } catch {
-    // It broke.
+    // The session broke.
   }
 }
 

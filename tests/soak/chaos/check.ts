@@ -14,19 +14,19 @@ import {
   TIMES_STEP,
 } from "./log.ts";
 
-/** What the engine kept, and how exact the clocks of the processes are among each other. */
+/** Retention of the engine, and precision of the clocks of the processes. */
 export interface Truth {
   /** Most publications of a topic that are kept. */
   readonly size: number;
-  /** How long they are kept, in milliseconds. */
+  /** Retention of messages, in milliseconds. */
   readonly ttlMs: number;
   /** When the engine was away. */
   readonly outages: readonly Outage[];
-  /** How long after an outage its consequences may be told, in milliseconds. */
+  /** Time after an outage in which its consequences may be reported, in milliseconds. */
   readonly slackMs: number;
 }
 
-/** What was found. */
+/** Findings of the check. */
 export interface Findings {
   /** Messages that came. */
   readonly delivered: number;
@@ -39,11 +39,11 @@ export interface Findings {
   readonly repeated: number;
   /** Gaps that were told, by reason. */
   readonly gaps: Readonly<Partial<Record<RecoveryReason, number>>>;
-  /** What must not be, in words: silent gaps, duplicates, wrong order, reasons that are not true. */
+  /** Faults in words: silent gaps, duplicates, wrong order, untrue reasons. */
   readonly faults: readonly string[];
 }
 
-/** Messages of one publisher on one topic that were on their way at most when the engine was ended. */
+/** Most messages of one publisher on one topic that were under way at an end of the engine. */
 const MOST_REPEATED = 50;
 
 /** Faults that are written out. */
@@ -80,7 +80,7 @@ export function check(
   return { delivered, missing, repeated, gaps, faults };
 }
 
-/** Follows one publisher through what one client got of one topic. */
+/** Follows one publisher through one client's messages of one topic. */
 function follow(
   stretches: Received["stretches"],
   published: Published,
@@ -127,7 +127,7 @@ function follow(
   return { delivered, missing, repeated };
 }
 
-/** Whether the reason of a gap can be what made these numbers miss. */
+/** Tells whether the reason of a gap explains the missing numbers. */
 function isTrue(gap: GapNote, published: Published, hole: Run, truth: Truth): boolean {
   const { reason, since, at } = gap;
   const wasAway = truth.outages.some(({ from, to }) =>

@@ -15,19 +15,19 @@ import { Recorder } from "./log.ts";
 /** The last number of each publisher, by topic. */
 export type LastNumbers = Readonly<Record<string, Readonly<Record<string, number>>>>;
 
-/** How clients are doing. */
+/** State of the clients. */
 export interface ClientsState {
-  /** How many are connected. */
+  /** Number of connected clients. */
   readonly connected: number;
-  /** How many subscriptions are in force. */
+  /** Number of active subscriptions. */
   readonly subscribed: number;
   /** Sessions that began. */
   readonly sessions: number;
   /** Losses after which everything followed. */
   readonly recovered: number;
-  /** Losses after which it did not. */
+  /** Losses without a recovery. */
   readonly failed: number;
-  /** How late the process was at worst since this was asked last, in milliseconds. */
+  /** Longest lateness of the process since the last question, in milliseconds. */
   readonly lateMs: number;
 }
 

@@ -1,5 +1,5 @@
 /**
- * The engines that the chaos test ends and starts again, and the brokers for them.
+ * The engines that the chaos test ends and restarts, and brokers for these.
  *
  * @module
  */
@@ -10,33 +10,33 @@ import { RedisBroker } from "../../../pubsub/redis/mod.ts";
 import { NatsServer } from "../../brokers/nats_server.ts";
 import { RedisServer } from "../../brokers/redis_server.ts";
 
-/** What is kept of each topic. */
+/** Bounds of each topic's history. */
 export const HISTORY = { size: 20_000, ttlMs: 600_000, bytes: 16 * 1_048_576 } as const;
 
 /** Topics of the test: `chaos:0` and so on. */
 export const TOPICS = 20;
 
-/** The pattern that they fit. */
+/** The pattern of the topics. */
 export const PATTERN = "chaos:{number}";
 
 /**
- * An engine, and how it comes back: without what it had, with what the append-only file has, with
- * the last snapshot, or with its streams; of `nats-kept` the nodes are told that those survive.
+ * An engine, and its data after a restart: none, the append-only file, the last snapshot, or the
+ * streams. With `nats-kept` the nodes know that the streams survive.
  */
 export type EngineName = "redis" | "redis-aof" | "redis-snapshot" | "nats" | "nats-kept";
 
-/** Follows the URL of an engine that loses nothing when it is ended. */
+/** Suffix of the URL of an engine that survives an end without loss. */
 const KEPT = "#kept";
 
-/** An engine in a process of its own. */
+/** An engine in a separate process. */
 export interface Engine extends AsyncDisposable {
-  /** What a node needs to reach it. */
+  /** URL of the engine for the nodes. */
   readonly url: string;
-  /** What it was asked for so far: how often, by the engine's own names. */
+  /** Number of commands so far, by the engine's names. */
   counts(): Promise<Readonly<Record<string, number>>>;
-  /** Ends it as `kill -9` does. */
+  /** Ends the engine as `kill -9` does. */
   kill(): Promise<void>;
-  /** Starts it again; once it resolves, it answers. */
+  /** Starts the engine again; resolves once the engine answers. */
   restart(): Promise<void>;
 }
 
@@ -84,7 +84,7 @@ async function startNats(suffix: string): Promise<Engine> {
 
 /** Makes a node's broker. */
 export function brokerFor(url: string): Broker {
-  // The engine is away for seconds here, and nothing is to be given up for that.
+  // The engine is away for seconds here, and the nodes must not give up meanwhile.
   const patience = { giveUpMs: 60_000 };
   return url.startsWith("redis")
     ? new RedisBroker({ url }, patience)

@@ -1,6 +1,6 @@
 /**
- * Nodes on an engine, behind a balancer or on one port, with clients that write down what they get
- * of what publishers publish: each of them a process.
+ * Nodes on an engine, behind a balancer or on one port, with publishers and with clients that log
+ * all messages: each of these is a process.
  *
  * @module
  */
@@ -14,12 +14,12 @@ import type { Published, Received } from "./log.ts";
 /** Processes of clients. */
 const CLIENT_PROCESSES = 2;
 
-/** How long the clients may take to get the rest, once it is quiet. */
+/** Longest wait for the remaining messages at the end, in milliseconds. */
 const SETTLE_MS = 60_000;
 
-/** How nodes are reached. */
+/** How clients reach the nodes. */
 export interface FleetStartOptions {
-  /** How many there are in the beginning. */
+  /** Number of nodes at the start. */
   readonly nodes: number;
   /**
    * Whether they share one port, which the kernel balances, and clients do not go through the
@@ -30,7 +30,7 @@ export interface FleetStartOptions {
   readonly sharesPort?: boolean;
 }
 
-/** Who is there, and what is published. */
+/** Clients and publications. */
 export interface FleetOptions {
   /** Clients, over all nodes. */
   readonly clients: number;
@@ -48,34 +48,34 @@ export interface FleetOptions {
 
 /** A node. */
 export interface FleetNode {
-  /** Where it listens, each time. */
+  /** Port of the node, unchanged after a restart. */
   readonly port: number;
-  /** It, as long as it runs. */
+  /** The process, while running. */
   process: LineProcess;
 }
 
-/** What everybody wrote down. */
+/** Logs of all processes. */
 export interface Outcome {
-  /** What was published. */
+  /** The published messages. */
   readonly published: readonly Published[];
-  /** What the clients got. */
+  /** The received messages of the clients. */
   readonly received: readonly Received[];
-  /** Why subscriptions ended, which they must not. */
+  /** Reasons of ended subscriptions, which should be empty. */
   readonly failures: readonly string[];
-  /** How many messages the clients still lacked when it was given up. */
+  /** Number of messages that the clients still lacked at the end of the wait. */
   readonly lacking: number;
-  /** How the clients were at last, summed up. */
+  /** Last state of the clients, as a sum. */
   readonly state: ClientsState;
 }
 
-/** All of it. */
+/** Nodes, publishers and clients. */
 export class Fleet implements AsyncDisposable {
-  /** What stands before the nodes. */
+  /** The balancer in front of the nodes. */
   readonly balancer: Balancer = new Balancer(0, []);
   /** The nodes. */
   readonly nodes: FleetNode[] = [];
   readonly #engine: Engine;
-  /** The port of all nodes; 0 if each has its own. */
+  /** The port of all nodes; 0 if each node has a port of its own. */
   readonly #port: number;
   readonly #clients: LineProcess[] = [];
   readonly #publishers: LineProcess[] = [];
@@ -104,7 +104,7 @@ export class Fleet implements AsyncDisposable {
     return node;
   }
 
-  /** Starts clients, and what is published to them; all are subscribed then. */
+  /** Starts clients and publishers; resolves once all clients are subscribed. */
   async begin({ clients, topicsEach, perSecond, hasUsers }: FleetOptions): Promise<void> {
     const url = `ws://127.0.0.1:${this.#port || this.balancer.port}/`;
     const each = [`${clients / CLIENT_PROCESSES}`, `${topicsEach}`];
@@ -140,7 +140,7 @@ export class Fleet implements AsyncDisposable {
     return Promise.all(this.#clients.map((process) => process.ask<T>(command)));
   }
 
-  /** Ends the publishing, waits until the clients have all of it, and reads what they got. */
+  /** Ends the publishers, waits until the clients have all messages, and reads the logs. */
   async settle(): Promise<Outcome> {
     const asked = this.#publishers.map((publisher) => publisher.ask<Published[]>("stop"));
     const published = (await Promise.all(asked)).flat();
@@ -170,7 +170,7 @@ export class Fleet implements AsyncDisposable {
       try {
         process.kill("SIGKILL");
       } catch {
-        // It has ended already.
+        // The process has ended already.
       }
       return process.end();
     }));
@@ -184,7 +184,10 @@ export class Fleet implements AsyncDisposable {
     return process;
   }
 
-  /** Waits until the clients have all that was published, or it took too long; returns what they lack. */
+  /**
+   * Waits until the clients have all messages or time is up; returns the number of missing
+   * messages.
+   */
   async #untilNone(last: LastNumbers): Promise<number> {
     const until = Date.now() + SETTLE_MS;
     while (true) {

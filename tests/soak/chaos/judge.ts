@@ -1,5 +1,5 @@
 /**
- * What has to be true of the clients after any trouble.
+ * Properties of the clients' logs after any failure.
  *
  * @module
  */
@@ -9,22 +9,25 @@ import { HISTORY, TOPICS } from "./engine.ts";
 import type { Outcome } from "./fleet.ts";
 import type { Outage } from "./log.ts";
 
-/** How long after an outage its consequences may be told: clients that are cut come back in seconds. */
+/**
+ * Time after an outage in which its consequences may be reported: disconnected clients return
+ * within seconds.
+ */
 const SLACK_MS = 15_000;
 
-/** What was done to them. */
+/** Description of the run. */
 export interface Trouble {
-  /** What the lines begin with. */
+  /** Prefix of the lines. */
   readonly title: string;
   /** In words. */
   readonly blows: string;
-  /** How many clients there are. */
+  /** Number of clients. */
   readonly clients: number;
   /** When the engine was away. */
   readonly outages: readonly Outage[];
 }
 
-/** Checks what the clients got; four lines. */
+/** Checks the clients' logs; four lines. */
 export function judge(check: Check, outcome: Outcome, trouble: Trouble): void {
   const { published, received, lacking, failures, state } = outcome;
   const { title, blows, clients, outages } = trouble;

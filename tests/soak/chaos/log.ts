@@ -1,5 +1,5 @@
 /**
- * What the processes of the chaos test write down, and what is read from it.
+ * The logs of the chaos test's processes, written and read.
  *
  * @module
  */
@@ -8,11 +8,11 @@ import type { RecoveryReason } from "../../../session/wire/recovery.ts";
 /** Numbers that came one after the other: from the first to the last, both included. */
 export type Run = readonly [from: number, to: number];
 
-/** What a client got of a topic between two gaps. */
+/** A client's messages of a topic between two gaps. */
 export interface Stretch {
-  /** Why it began, where it was not the beginning: the client was told that messages are missing. */
+  /** Reason of the gap before these messages; absent at the start. */
   readonly gap?: GapNote;
-  /** The numbers of each publisher, in the order in which they came. */
+  /** The numbers of each publisher, in order of arrival. */
   readonly runs: Readonly<Record<string, readonly Run[]>>;
 }
 
@@ -22,31 +22,31 @@ export interface GapNote {
   readonly reason: RecoveryReason;
   /** When, in milliseconds since the Unix epoch. */
   readonly at: number;
-  /** When the client had its last message of the topic, or subscribed. */
+  /** Time of the client's last message of the topic, or of the subscription. */
   readonly since: number;
 }
 
 /** All that one client got of one topic. */
 export interface Received {
-  /** Who. */
+  /** Name of the client. */
   readonly client: string;
-  /** Of what. */
+  /** Name of the topic. */
   readonly topic: string;
   /** In order. */
   readonly stretches: readonly Stretch[];
-  /** What must not be: offsets that went back, and the like, in words. */
+  /** Faults in words, such as offsets that went back. */
   readonly faults: readonly string[];
 }
 
-/** All that one publisher put on one topic. Its numbers are 1, 2, 3 and so on, in that order. */
+/** All messages of one publisher on one topic, numbered 1, 2, 3 and so on. */
 export interface Published {
-  /** Who. */
+  /** Name of the publisher. */
   readonly publisher: string;
-  /** On what. */
+  /** Name of the topic. */
   readonly topic: string;
   /** The last number that was tried. */
   readonly last: number;
-  /** Numbers that the engine did not acknowledge: they may have come, or not. */
+  /** Numbers without an acknowledgement of the engine: these messages may have arrived or not. */
   readonly unsure: readonly number[];
   /** When each hundredth number was acknowledged, in milliseconds since the Unix epoch: the first is of number 1. */
   readonly times: readonly number[];
@@ -55,15 +55,17 @@ export interface Published {
 /** Numbers of {@linkcode Published.times} lie so far apart. */
 export const TIMES_STEP = 100;
 
-/** When the engine was away: from its end to its next start, in milliseconds since the Unix epoch. */
+/**
+ * An outage of the engine: from the end to the next start, in milliseconds since the Unix epoch.
+ */
 export interface Outage {
-  /** When it was ended. */
+  /** Time of the engine's end. */
   readonly from: number;
-  /** When it answered again. */
+  /** Time of the first answer after the restart. */
   readonly to: number;
 }
 
-/** Writes down what a client gets of one topic. */
+/** Logs a client's messages of one topic. */
 export class Recorder {
   readonly #client: string;
   readonly #topic: string;
@@ -109,7 +111,7 @@ export class Recorder {
     this.#lastAt = now;
   }
 
-  /** The last number of a publisher, 0 if there was none. */
+  /** Returns the last number of a publisher, or 0. */
   last(publisher: string): number {
     for (const { runs } of this.#stretches.toReversed()) {
       const run = runs[publisher]?.at(-1);
@@ -118,7 +120,7 @@ export class Recorder {
     return 0;
   }
 
-  /** What was written. */
+  /** Returns the log. */
   read(): Received {
     return {
       client: this.#client,

@@ -13,13 +13,13 @@ import { sleep } from "../processes.ts";
 import { brokerFor, HISTORY, PATTERN, TOPICS } from "./engine.ts";
 import { type Published, TIMES_STEP } from "./log.ts";
 
-/** What can publish. */
+/** A node or a client that publishes. */
 interface Publisher extends AsyncDisposable {
-  /** Resolves once the engine has it. */
+  /** Resolves once the engine has the publication. */
   publish(topic: string, data: unknown): Promise<unknown>;
 }
 
-/** Publications that are on their way at most: beyond, the publisher waits. */
+/** Most publications under way; beyond, the publisher waits. */
 const MAX_UNANSWERED = 1_000;
 
 const [name, kind, url, perSecond] = Deno.args;

@@ -10,15 +10,15 @@ import { Lateness } from "../lateness.ts";
 import { TextLineStream } from "../lines.ts";
 import { brokerFor, HISTORY, PATTERN } from "./engine.ts";
 
-/** What `opened` prints. */
+/** Output of `opened`. */
 export interface Opened {
   /** When sessions began, in milliseconds since the Unix epoch. */
   readonly times: readonly number[];
-  /** How late the process was at worst, in milliseconds. */
+  /** Longest lateness of the process, in milliseconds. */
   readonly lateMs: number;
 }
 
-/** What `drain` prints. */
+/** Output of `drain`. */
 export type Drained = DrainReport & Pick<Opened, "lateMs">;
 
 const [port, url, shared] = Deno.args;
@@ -33,7 +33,7 @@ const server = serve({
   onListen() {},
   broker,
   history: { [PATTERN]: HISTORY },
-  // A text is a user; `null` is nobody.
+  // A text is a user; `null` stands for no user.
   authenticate: ({ request }) => new URL(request.url).searchParams.get("user"),
   authorize: () => true,
   onOpen: () => void times.push(Date.now()),
