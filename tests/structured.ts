@@ -123,7 +123,7 @@ export const registry = {
   40_000: z.null(),
 };
 
-/** Type of the messages above. */
+/** Type of the registry above. */
 export type TestRegistry = typeof registry;
 
 /** A schema that accepts everything. */
