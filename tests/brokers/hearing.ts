@@ -1,5 +1,5 @@
 /**
- * What tests of brokers listen with.
+ * A recorder of deliveries for tests of brokers.
  *
  * @module
  */
@@ -18,13 +18,13 @@ import { Client } from "../../pubsub/_clients_test.ts";
 import { Topics } from "../../pubsub/topics.ts";
 import type { HistoryPosition, SubscribeAnswer } from "../../session/wire/recovery.ts";
 
-/** How long something may take, in milliseconds. */
+/** Longest wait for an event, in milliseconds. */
 const PATIENCE_MS = 40_000;
 
-/** Bounds that nothing reaches. */
+/** Bounds that no test reaches. */
 export const BOUNDS: HistoryBounds = { size: 100_000, ttlMs: 600_000, bytes: 100_000_000 };
 
-/** What a subscription heard, and how often it was interrupted. */
+/** The deliveries of a subscription, and the number of interruptions. */
 export class Hearing implements AsyncDisposable {
   readonly publications: Publication[] = [];
   readonly #subscription: BrokerSubscription;
@@ -52,7 +52,7 @@ export class Hearing implements AsyncDisposable {
     return this.publications.map(({ payload }) => payload);
   }
 
-  /** The epochs, in the order in which they came. */
+  /** The epochs, in order of arrival. */
   get epochs(): string[] {
     return [...new Set(this.publications.map(({ position }) => position!.epoch))];
   }
@@ -67,7 +67,7 @@ export class Hearing implements AsyncDisposable {
     return this.until(() => this.#interruptions >= count);
   }
 
-  /** Waits until something holds, looking each time something came. */
+  /** Waits for a condition, which is checked after each delivery. */
   async until(holds: () => boolean): Promise<void> {
     while (!holds()) {
       this.#wake = Promise.withResolvers();
@@ -80,7 +80,7 @@ export class Hearing implements AsyncDisposable {
   }
 }
 
-/** A position without its tag, which is never the same. */
+/** Returns a position without the tag, which differs in each run. */
 export function untagged(appended: Appended | undefined): Appended {
   const { position } = appended ?? {};
   return position === undefined
@@ -101,7 +101,7 @@ export async function append(
   return appended.map(untagged);
 }
 
-/** Reads the answer to a position, of a node that has nothing of the topic yet. */
+/** Reads the answer to a position from a node that has no publication of the topic yet. */
 export async function recover(
   broker: Broker,
   topic: string,
@@ -123,7 +123,7 @@ export async function statusIs(broker: Broker, name: BrokerStatus["name"]): Prom
   await deadline(reached(), PATIENCE_MS);
 }
 
-/** Waits until something outside holds, that tells nobody of it. */
+/** Waits for an external condition without an event, by polling. */
 export async function until(holds: () => boolean | Promise<boolean>): Promise<void> {
   const reached = async () => {
     while (!await holds()) await delay(10);

@@ -7,7 +7,7 @@ import { deadline } from "@std/async/deadline";
 import { delay } from "@std/async/delay";
 import { isMissing } from "./programs.ts";
 
-/** How long a server may take to answer, in milliseconds. */
+/** Longest wait for a server's answer, in milliseconds. */
 const PATIENCE_MS = 40_000;
 
 const PROGRAM = "nats-server";
@@ -20,16 +20,18 @@ export interface NatsServerOptions {
    * @default {true}
    */
   readonly jetstream?: boolean;
-  /** Further settings, as they stand in its file. */
+  /** Further settings in the syntax of the configuration file. */
   readonly settings?: string;
-  /** The port, of which nobody else may be; a free one, if left out. */
+  /** The port, which must be free; a free port by default. */
   readonly port?: number;
 }
 
-/** Whether tests without NATS are left out; where all must run, they fail in place of that. */
+/**
+ * True if tests without NATS are skipped. In runs that require all tests, these tests fail instead.
+ */
 export const isNatsMissing: boolean = await isMissing(PROGRAM, "NATS");
 
-/** A server, with a folder of its own that goes with it. */
+/** A server with a temporary folder, removed together with the server. */
 export class NatsServer implements AsyncDisposable {
   readonly port: number;
   readonly folder: string;
@@ -50,7 +52,7 @@ export class NatsServer implements AsyncDisposable {
     return server;
   }
 
-  /** Where it is. */
+  /** The address of the server. */
   get servers(): string {
     return `127.0.0.1:${this.port}`;
   }
@@ -60,7 +62,7 @@ export class NatsServer implements AsyncDisposable {
     return this.#process!.pid;
   }
 
-  /** Starts the process; once it resolves, the server answers. */
+  /** Starts the process; resolves once the server answers. */
   async restart(options: NatsServerOptions = this.#options): Promise<void> {
     const { jetstream = true, settings = "" } = options;
     const file = `${this.folder}/nats.conf`;
@@ -87,22 +89,22 @@ export class NatsServer implements AsyncDisposable {
     this.#process = undefined;
   }
 
-  /** Forgets what JetStream has on the disk, while the server does not run. */
+  /** Deletes JetStream's files while the server is stopped. */
   async forget(): Promise<void> {
     await Deno.remove(`${this.folder}/jetstream`, { recursive: true });
   }
 
-  /** Stops the process where it stands, without closing anything. */
+  /** Pauses the process without closing connections. */
   freeze(): void {
     this.#process!.kill("SIGSTOP");
   }
 
-  /** Lets it go on. */
+  /** Resumes the process. */
   thaw(): void {
     this.#process!.kill("SIGCONT");
   }
 
-  /** Ends the process, and removes its folder. */
+  /** Ends the process, and removes the folder. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.kill();
     await Deno.remove(this.folder, { recursive: true });
@@ -124,7 +126,7 @@ export class NatsServer implements AsyncDisposable {
   }
 }
 
-/** A port that nobody listens on. */
+/** Returns a free port. */
 export function freePort(): number {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   return listener.addr.port;

@@ -1,10 +1,13 @@
 /**
- * Whether the engines' servers are installed.
+ * Finds out which servers of engines are installed.
  *
  * @module
  */
 
-/** Whether tests with a server are left out; where all must run, they fail in place of that. */
+/**
+ * True if tests with a server are skipped. In runs that require all tests, these tests fail
+ * instead.
+ */
 export async function isMissing(program: string, engine: string): Promise<boolean> {
   try {
     const { success } = await new Deno.Command(program, {

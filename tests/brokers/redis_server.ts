@@ -7,7 +7,7 @@ import { deadline } from "@std/async/deadline";
 import { delay } from "@std/async/delay";
 import { isMissing } from "./programs.ts";
 
-/** How long a server may take to answer, in milliseconds. */
+/** Longest wait for a server's answer, in milliseconds. */
 const PATIENCE_MS = 40_000;
 
 const PROGRAM = "redis-server";
@@ -24,10 +24,13 @@ export interface RedisServerOptions {
   readonly settings?: Readonly<Record<string, string>>;
 }
 
-/** Whether tests without Redis are left out; where all must run, they fail in place of that. */
+/**
+ * True if tests without Redis are skipped. In runs that require all tests, these tests fail
+ * instead.
+ */
 export const isRedisMissing: boolean = await isMissing(PROGRAM, "Redis");
 
-/** A server, with a folder of its own that goes with it. */
+/** A server with a temporary folder, removed together with the server. */
 export class RedisServer implements AsyncDisposable {
   readonly port: number;
   readonly folder: string;
@@ -70,7 +73,7 @@ export class RedisServer implements AsyncDisposable {
     return this.#process!.pid;
   }
 
-  /** Starts the process; once it resolves, the server answers. */
+  /** Starts the process; resolves once the server answers. */
   async restart(): Promise<void> {
     this.#process = new Deno.Command(PROGRAM, {
       args: [...this.#args],
@@ -88,17 +91,17 @@ export class RedisServer implements AsyncDisposable {
     this.#process = undefined;
   }
 
-  /** Stops the process where it stands, without closing anything. */
+  /** Pauses the process without closing connections. */
   freeze(): void {
     this.#process!.kill("SIGSTOP");
   }
 
-  /** Lets it go on. */
+  /** Resumes the process. */
   thaw(): void {
     this.#process!.kill("SIGCONT");
   }
 
-  /** Runs a command by `redis-cli`; what it prints. */
+  /** Runs a command by `redis-cli`; returns the output. */
   async run(...command: string[]): Promise<string> {
     const { stdout } = await new Deno.Command("redis-cli", {
       args: ["-p", `${this.port}`, ...command],
@@ -124,7 +127,7 @@ export class RedisCluster implements AsyncDisposable {
     this.nodes = nodes;
   }
 
-  /** Starts one; once it resolves, all nodes know that all slots are served. */
+  /** Starts a cluster; resolves once all nodes know that all slots are served. */
   static async start({ replicas = 0 } = {}): Promise<RedisCluster> {
     const settings = { "cluster-enabled": "yes", "cluster-node-timeout": "1000" };
     const nodes = await Promise.all(
@@ -158,7 +161,7 @@ export class RedisCluster implements AsyncDisposable {
     throw new Error(`Slot ${slot} has no master`);
   }
 
-  /** Moves a slot with its keys to another master. */
+  /** Moves a slot and the keys of the slot to another master. */
   async moveSlot(slot: number): Promise<void> {
     const port = await this.masterOf(slot);
     const from = this.nodes.find((node) => node.port === port)!;

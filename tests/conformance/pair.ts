@@ -1,5 +1,5 @@
 /**
- * What the conformance suite of `Connection` is told, and its small helpers.
+ * Traits and helpers of the conformance suite of `Connection`.
  *
  * @module
  */
@@ -7,10 +7,10 @@ import { assert } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import type { Connection, ConnectionCapabilities, Frame } from "../../transport/connection.ts";
 
-/** How long anything in the suite may take. */
+/** Longest wait for an event in the suite, in milliseconds. */
 const PATIENCE_MS = 30_000;
 
-/** Two ends of one connection; disposing it closes them and what carries them. */
+/** Two ends of one connection; disposing the pair closes ends and carrier. */
 export interface ConnectionPair extends AsyncDisposable {
   /** The end that dialed. */
   readonly a: Connection;
@@ -21,19 +21,22 @@ export interface ConnectionPair extends AsyncDisposable {
 /** Makes a fresh pair, both ends `ready`. */
 export type MakePair = () => Promise<ConnectionPair>;
 
-/** What an implementation says about itself; the suite checks that it is true. */
+/** Claims of an implementation, which the suite verifies. */
 export interface ConnectionTraits extends ConnectionCapabilities {
-  /** Whether the wire has message frames of its own. */
+  /** True if the wire has message frames. */
   readonly frames: boolean;
-  /** Bytes that binary frames have to start with, where the wire tells them apart by that. */
+  /** Bytes at the start of binary frames, on wires that recognize binary frames by these. */
   readonly binaryHead?: readonly number[];
-  /** The highest close code, where the wire carries any; 0 and 3000 to 4999 alone without it. */
+  /**
+   * The highest close code on wires that carry any code; without the trait, only 0 and 3000 to
+   * 4999.
+   */
   readonly maxCloseCode?: number;
   /** Where a close reason is cut, in bytes. */
   readonly maxReasonBytes: number;
   /** The subprotocol that both ends report. */
   readonly protocol: string;
-  /** Titles of checks that are skipped, each with the known defect that it is skipped for. */
+  /** Titles of skipped checks, each with the known defect. */
   readonly skips?: Readonly<Record<string, string>>;
 }
 
@@ -43,8 +46,8 @@ export type ConnectionTest = (title: string, body: (pair: ConnectionPair) => Pro
 /**
  * Waits for a promise, but not for ever.
  *
- * @param promise What is waited for.
- * @returns What it resolves with.
+ * @param promise The promise.
+ * @returns The value of the promise.
  * @throws {DOMException} If it takes too long.
  */
 export function soon<T>(promise: PromiseLike<T>): Promise<T> {
@@ -75,7 +78,7 @@ export class FrameLog {
   /**
    * Waits for a number of frames in all.
    *
-   * @param count How many.
+   * @param count Number of items.
    * @returns All frames so far.
    */
   async reach(count: number): Promise<Frame[]> {
@@ -89,10 +92,10 @@ export class FrameLog {
 }
 
 /**
- * Gives the frames of a connection that has them.
+ * Returns the frames of a connection.
  *
  * @param connection The connection.
- * @returns Its frames.
+ * @returns The frames.
  */
 export function framesOf(connection: Connection): NonNullable<Connection["frames"]> {
   assert(connection.frames !== undefined, "the connection has no frames");
@@ -120,7 +123,7 @@ export async function next<T>(stream: ReadableStream<T>): Promise<T> {
  * Reads a stream of bytes to its end.
  *
  * @param stream The stream.
- * @returns Its bytes.
+ * @returns The bytes.
  */
 export async function readAll(stream: ReadableStream<Uint8Array>): Promise<Uint8Array> {
   const chunks = await soon(Array.fromAsync(stream));

@@ -20,10 +20,10 @@ import { FaultyEngine } from "../faulty_broker.ts";
 import type { Random } from "../random.ts";
 import { bytesOf, type LivePair, livePair, textOf } from "./pair.ts";
 
-/** The shortest step of time: half of what changes are gathered for, in milliseconds. */
+/** The shortest step of time: half of the interval that gathers changes, in milliseconds. */
 const STEP_MS = 25;
 
-/** A relay of the cluster, in a process of its own as far as the others can tell. */
+/** A relay of the cluster, which the other relays cannot tell from a separate process. */
 export class Site {
   readonly pairs: LivePair[] = [];
   readonly errors: unknown[] = [];
@@ -31,7 +31,7 @@ export class Site {
   readonly relay: MoqRelay;
   readonly nodes: Nodes;
   readonly cluster: MoqCluster;
-  /** Urls that it dialed. */
+  /** The dialed URLs. */
   readonly dialed: string[] = [];
   isDown = false;
 
@@ -77,14 +77,14 @@ export class Site {
     return pair;
   }
 
-  /** The process is killed, and nobody says farewell. */
+  /** Simulates a killed process, without any closing message. */
   kill(): void {
     this.isDown = true;
     this.broker.cut();
     for (const { link } of this.pairs) link.disconnect();
   }
 
-  /** The hops of what is announced here, by path. */
+  /** The hops of the announced broadcasts, by path. */
   get ways(): Record<string, bigint[]> {
     return Object.fromEntries(
       this.relay.mux.announcements("/").map(({ path, hops }) => [path, [...hops]]),
@@ -150,7 +150,7 @@ export class ClusterBench implements AsyncDisposable {
   }
 }
 
-/** A publisher of one broadcast, which counts its subscriptions. */
+/** A publisher of one broadcast, which counts subscriptions. */
 export class Publisher {
   readonly live = new LiveTrack();
   readonly tracks: TrackWriter[] = [];
@@ -173,7 +173,7 @@ export class Publisher {
   }
 }
 
-/** What a session hears of. */
+/** The announcements that a session receives. */
 export async function listen(session: MoqSession): Promise<string[]> {
   const heard: string[] = [];
   const reader = await session.acceptAnnounce("/");

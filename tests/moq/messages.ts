@@ -63,13 +63,13 @@ import type { Random } from "../random.ts";
 /** All versions. */
 export const ALL_TRAITS: readonly VersionTraits[] = Object.values(VERSIONS);
 
-/** How a message is written and read. */
+/** How to write and read a message. */
 export interface MoqCodec {
   /** The name of the message. */
   readonly name: string;
-  /** Whether a version has it. */
+  /** Tells whether a version has the message. */
   readonly has: (traits: VersionTraits) => boolean;
-  /** Draws one, writes it and tells what is to be read of it. */
+  /** Draws a message, writes the message, and returns the expected result of reading. */
   readonly draw: (random: Random, traits: VersionTraits) => {
     readonly message: unknown;
     readonly bytes: Uint8Array;
@@ -247,7 +247,7 @@ function anyFields(random: Random, { subscribeRange }: VersionTraits): Subscribe
   };
 }
 
-/** What SUBSCRIBE says where a version has no range. */
+/** The fields of SUBSCRIBE in versions without a range. */
 export const NO_RANGE: SubscribeFields = {
   priority: 0,
   ordered: false,
@@ -273,11 +273,11 @@ function anyResponse(random: Random, traits: VersionTraits): SubscribeResponse {
   return { type: "ok", fields: anyFields(random, traits) };
 }
 
-/** A message, cut into what stands in front of its length, and what stands behind. */
+/** A message, split at the length. */
 export interface CutMessage {
-  /** The last number in front of the length; 0 if there is none. */
+  /** The last number in front of the length; 0 without a number. */
   readonly type: number;
-  /** What stands behind the length. */
+  /** The bytes after the length. */
   readonly body: Uint8Array;
 }
 
@@ -287,7 +287,7 @@ export interface CutMessage {
  * @param bytes The message, and nothing behind it.
  * @param heads Numbers in front of the length.
  * @param isCompat The length has two bytes, as in the IETF's draft 14.
- * @returns Its parts.
+ * @returns The parts of the message.
  */
 export function cutMessage(bytes: Uint8Array, heads: number, isCompat = false): CutMessage {
   let at = 0;
@@ -309,11 +309,11 @@ export function cutMessage(bytes: Uint8Array, heads: number, isCompat = false): 
   return { type, body: bytes.subarray(at) };
 }
 
-/** What {@linkcode assertGolden} compares. */
+/** Input of {@linkcode assertGolden}. */
 export interface Golden<T> {
-  /** What the other implementation wrote, in hex; blanks do not count. */
+  /** The bytes of the other implementation, in hex; blanks are ignored. */
   readonly hex: string;
-  /** What it says. */
+  /** The decoded message. */
   readonly message: T;
   /** What is written here. */
   readonly encoded: Uint8Array | undefined;

@@ -62,13 +62,13 @@ export async function moqEnds(
 export class MoqNetwork {
   /** Every attempt: when, and where to if that was told. */
   readonly dials: { readonly at: number; readonly uri: string | undefined }[] = [];
-  /** The server's sessions, in the order in which they came. */
+  /** The server's sessions, in the order of creation. */
   readonly sessions: MoqSession[] = [];
-  /** The pairs that carry them. */
+  /** The pairs of the sessions. */
   readonly pairs: MemoryPair[] = [];
-  /** Answers the next attempts, in order; the server's session once it is empty. */
+  /** Answers for the next attempts, in order; without an answer, the server opens a session. */
   readonly answers: MoqDial[] = [];
-  /** What the server publishes. */
+  /** The publications of the server. */
   mux: TrackMux = new TrackMux();
   /** Options of the server's sessions. */
   server: Partial<MoqSessionOptions> = {};
@@ -97,7 +97,7 @@ export class MoqNetwork {
     return ends.client;
   };
 
-  /** Makes a client of it, without jitter. */
+  /** Creates a client of the network, without jitter. */
   client(options: Partial<MoqClientOptions> = {}): MoqClient {
     const { retry, ...rest } = options;
     return new MoqClient({
@@ -120,12 +120,12 @@ export class MoqNetwork {
 
 /** A broadcast whose one track is written by hand. */
 export class HandTrack {
-  /** Who subscribed, in order. */
+  /** The subscribers, in order. */
   readonly writers: TrackWriter[] = [];
   #end: PromiseWithResolvers<void> = Promise.withResolvers();
   readonly #changes = new Signal();
 
-  /** Serves a subscriber, until it leaves or {@linkcode HandTrack.end} is called. */
+  /** Serves a subscriber until the subscription ends or {@linkcode HandTrack.end} is called. */
   readonly serve = async (track: TrackWriter): Promise<void> => {
     this.writers.push(track);
     this.#changes.notify();
@@ -153,7 +153,7 @@ export class HandTrack {
   }
 }
 
-/** Waits until nothing happens any more, and tells how the client is doing. */
+/** Waits until no work is pending, and returns the status of the client. */
 export async function settledMoq(client: MoqClient): Promise<MoqClientStatus["name"]> {
   await turns();
   return client.status.current.name;

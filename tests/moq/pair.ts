@@ -19,15 +19,15 @@ export interface LivePair extends AsyncDisposable {
   readonly server: MoqSession;
   /** The end that dialed. */
   readonly client: MoqSession;
-  /** What is between them. */
+  /** The network between the ends. */
   readonly link: MemoryLink;
 }
 
-/** How a pair is made. */
+/** Options of a pair. */
 export interface LivePairOptions {
-  /** What the server publishes. */
+  /** The publications of the server. */
   readonly server?: TrackMux;
-  /** What the client publishes. */
+  /** The publications of the client. */
   readonly client?: TrackMux;
   /** The wire cannot reset streams, as Deno's QUIC. */
   readonly hasNoResets?: boolean;
@@ -61,7 +61,7 @@ export async function livePair(
   };
 }
 
-/** Reads all groups of a track: their numbers with their frames, or why they were given up. */
+/** Reads all groups of a track: numbers with frames, or the reason of an incomplete group. */
 export async function readAll(track: TrackReader): Promise<string[]> {
   const groups: string[] = [];
   for (let group; (group = await track.nextGroup()) !== null;) {

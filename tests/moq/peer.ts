@@ -40,13 +40,13 @@ export class HandExchange {
   /**
    * Reads to the end.
    *
-   * @returns What came, in hex, and the code if it was a reset.
+   * @returns The received bytes, in hex, and the code of a reset.
    */
   async rest(): Promise<{ readonly hex: string; readonly reset?: number }> {
     return await restOf(this.#stream);
   }
 
-  /** Reads what comes next, in hex; `null` at the end. */
+  /** Reads the next bytes, in hex; `null` at the end. */
   async read(): Promise<string | null> {
     return (await soon(this.#stream.read()))?.toHex() ?? null;
   }
@@ -63,11 +63,11 @@ async function restOf(stream: DirectReadable): Promise<{ hex: string; reset?: nu
   }
 }
 
-/** A session, and the raw connection of its peer. */
+/** A session, and the raw connection of the peer. */
 export class HandPeer implements AsyncDisposable {
   /** The session under test. */
   readonly session: MoqSession;
-  /** The other end of its connection. */
+  /** The other end of the connection. */
   readonly connection: Connection;
   readonly #bidis: AsyncIterator<{ readable: unknown; writable: unknown }>;
   readonly #unis: AsyncIterator<unknown>;

@@ -15,11 +15,11 @@ import { directStream, directWritable } from "../../transport/direct.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { protocolOf } from "./network.ts";
 
-/** What a wire is to be. */
+/** Options of a wire. */
 export interface TestWireOptions {
-  /** Whether a reset reaches the peer; without, it looks like an end, as over Deno's QUIC. */
+  /** True if a reset reaches the peer; otherwise a reset looks like an end, as over Deno's QUIC. */
   readonly resets?: boolean;
-  /** Its name, which says whether there is a URL. */
+  /** Name of the transport, which tells whether the session has a URL. */
   readonly transport?: string;
 }
 
@@ -27,9 +27,9 @@ export interface TestWireOptions {
 export interface TestWire {
   /** The connection. */
   readonly connection: Connection;
-  /** Unidirectional streams that were opened, in order, with the send order that they have now. */
+  /** Opened unidirectional streams, in order, each with the current send order. */
   readonly opened: { sendOrder: number }[];
-  /** While it is set, no unidirectional stream is opened before it resolves. */
+  /** Promise that delays the opening of unidirectional streams, if set. */
   hold: Promise<void> | undefined;
 }
 
@@ -113,7 +113,7 @@ function limitedBoth(stream: BidirectionalStream, resets: boolean): Bidirectiona
   return { readable, writable, direct: limited(directStream({ readable, writable }), resets) };
 }
 
-/** Both ends of a session, and their wires. */
+/** Both ends of a session, and both wires. */
 export interface WiredEnds extends AsyncDisposable {
   /** The end that accepted. */
   readonly server: MoqSession;
@@ -125,9 +125,9 @@ export interface WiredEnds extends AsyncDisposable {
   readonly clientWire: TestWire;
 }
 
-/** How both ends are made. */
+/** Options of both ends. */
 export interface WiredEndsOptions extends TestWireOptions {
-  /** What the server publishes. */
+  /** The publications of the server. */
   readonly mux?: TrackMux;
   /** More for the server. */
   readonly server?: Partial<MoqSessionOptions>;
