@@ -173,7 +173,7 @@ export class Publisher {
   }
 }
 
-/** The announcements that a session receives. */
+/** Collects the announcements that a session receives. */
 export async function listen(session: MoqSession): Promise<string[]> {
   const heard: string[] = [];
   const reader = await session.acceptAnnounce("/");

@@ -69,14 +69,14 @@ export interface MoqCodec {
   readonly name: string;
   /** Tells whether a version has the message. */
   readonly has: (traits: VersionTraits) => boolean;
-  /** Draws a message, writes the message, and returns the expected result of reading. */
+  /** Draws a message; returns the bytes, and the message that a reader should decode. */
   readonly draw: (random: Random, traits: VersionTraits) => {
     readonly message: unknown;
     readonly bytes: Uint8Array;
   };
   /** Numbers in front of the length. */
   readonly heads: (traits: VersionTraits) => number;
-  /** Writes one; only what {@linkcode MoqCodec.decode} or {@linkcode MoqCodec.draw} gave. */
+  /** Writes a message from {@linkcode MoqCodec.decode} or {@linkcode MoqCodec.draw}. */
   readonly encode: (message: unknown, traits: VersionTraits) => Uint8Array;
   /** Reads a body; `type` is the number in front of the length. */
   readonly decode: (body: Uint8Array, traits: VersionTraits, type: number) => unknown;
