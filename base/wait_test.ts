@@ -24,7 +24,7 @@ class CountedSignal extends EventTarget {
 const asSignal = (signal: CountedSignal) => signal as unknown as AbortSignal;
 const never = new Promise<never>(() => {});
 
-Deno.test("waitFor(platformRuntime(), ) gives what the promise gives", async () => {
+Deno.test("waitFor() gives what the promise gives", async () => {
   const { signal } = new AbortController();
   assertEquals(await waitFor(platformRuntime(), Promise.resolve(1), { what: "it" }), 1);
   assertEquals(
@@ -38,7 +38,7 @@ Deno.test("waitFor(platformRuntime(), ) gives what the promise gives", async () 
   assertEquals(error, failure);
 });
 
-Deno.test("waitFor(platformRuntime(), ) gives up at its time and says what it waited for", async () => {
+Deno.test("waitFor() gives up at its time and says what it waited for", async () => {
   using time = new FakeTime();
   const waiting = waitFor(platformRuntime(), never, { what: "the tide", timeoutMs: 500 });
   const outcome = assertRejects(() => waiting, TimeoutError, "the tide longer than 500 ms");
@@ -50,7 +50,7 @@ Deno.test("waitFor(platformRuntime(), ) gives up at its time and says what it wa
   assertEquals((await outcome).timeoutMs, 500);
 });
 
-Deno.test("waitFor(platformRuntime(), ) gives up with the signal's reason, and leaves no timer", async () => {
+Deno.test("waitFor() gives up with the signal's reason, and leaves no timer", async () => {
   const controller = new AbortController();
   const waiting = waitFor(platformRuntime(), never, {
     what: "it",
@@ -68,7 +68,7 @@ Deno.test("waitFor(platformRuntime(), ) gives up with the signal's reason, and l
   assertEquals(await assertRejects(() => late), reason);
 });
 
-Deno.test("waitFor(platformRuntime(), ) leaves no listener on a signal that lives on", async () => {
+Deno.test("waitFor() leaves no listener on a signal that lives on", async () => {
   using time = new FakeTime();
   const signal = new CountedSignal();
   const options = { what: "it", timeoutMs: 10, signal: asSignal(signal) };
@@ -84,7 +84,7 @@ Deno.test("waitFor(platformRuntime(), ) leaves no listener on a signal that live
   assertEquals(signal.listeners, 0, "after the time");
 });
 
-Deno.test("pause(platformRuntime(), ) ends with the time or with a signal, and leaves no listener", async () => {
+Deno.test("pause() ends with the time or with a signal, and leaves no listener", async () => {
   using time = new FakeTime();
   const [first, second] = [new CountedSignal(), new CountedSignal()];
   let ended = 0;
@@ -105,7 +105,7 @@ Deno.test("pause(platformRuntime(), ) ends with the time or with a signal, and l
   await pause(platformRuntime(), 1_000, AbortSignal.abort());
 });
 
-Deno.test("within(platformRuntime(), ) gives what the promise gives, and discards nothing of it", async () => {
+Deno.test("within() gives what the promise gives, and discards nothing of it", async () => {
   const { signal } = new AbortController();
   const discarded: unknown[] = [];
   const options = { signal, timeoutMs: 1_000, discard: (late: unknown) => discarded.push(late) };
@@ -118,7 +118,7 @@ Deno.test("within(platformRuntime(), ) gives what the promise gives, and discard
   assertEquals(discarded, []);
 });
 
-Deno.test("within(platformRuntime(), ) discards what comes too late, by time and by signal", async () => {
+Deno.test("within() discards what comes too late, by time and by signal", async () => {
   using time = new FakeTime();
   const controller = new AbortController();
   for (const options of [{ timeoutMs: 100 }, { signal: controller.signal, timeoutMs: Infinity }]) {
@@ -140,7 +140,7 @@ Deno.test("within(platformRuntime(), ) discards what comes too late, by time and
   }
 });
 
-Deno.test("within(platformRuntime(), ) does not wait with a signal that is aborted, nor for a failure after it", async () => {
+Deno.test("within() does not wait with a signal that is aborted, nor for a failure after it", async () => {
   const signal = AbortSignal.abort("enough");
   const failing = Promise.reject(new Error("Unseen"));
   assertEquals(
@@ -149,7 +149,7 @@ Deno.test("within(platformRuntime(), ) does not wait with a signal that is abort
   );
 });
 
-Deno.test("within(platformRuntime(), ) says what was too late, and refuses times that are none", async () => {
+Deno.test("within() says what was too late, and refuses times that are none", async () => {
   const never = new Promise<never>(() => {});
   const late = "Cannot catch the tide within";
   await assertRejects(
@@ -166,7 +166,7 @@ Deno.test("within(platformRuntime(), ) says what was too late, and refuses times
   }
 });
 
-Deno.test("within(platformRuntime(), ) leaves nothing of what it was given with a time that is none", async () => {
+Deno.test("within() leaves nothing of what it was given with a time that is none", async () => {
   for (const timeoutMs of [-1, NaN]) {
     // Both settle after the error; an unhandled rejection ends the test.
     const failing = Promise.withResolvers<string>();
