@@ -4,7 +4,6 @@
  *
  * ```sh
  * deno run -A tools/globals.ts
- * deno run -A tools/globals.ts --debts
  * ```
  *
  * @module
@@ -74,16 +73,13 @@ const FORBIDDEN: readonly (readonly [RegExp, string])[] = [
   [PLATFORM_RUNTIME, "a runtime that is handed in"],
 ];
 
-/** Number of remaining uses by folder; the numbers may only fall. */
-export type GlobalsDebts = Readonly<Record<string, number>>;
-
 /**
  * Finds the uses of the globals.
  *
  * @param repository The files, as `readRepository()` of `arrows.ts` gives them.
  * @returns Each use, with the replacement.
  */
-export function findGlobals({ files }: Repository): Violation[] {
+export function checkGlobals({ files }: Repository): Violation[] {
   const violations: Violation[] = [];
   for (const [path, source] of files) {
     if (!isLibrary(path) || PLATFORM.some((prefix) => path.startsWith(prefix))) continue;
@@ -99,39 +95,8 @@ export function findGlobals({ files }: Repository): Violation[] {
   return violations;
 }
 
-/**
- * Checks the uses of the globals.
- *
- * @param repository The files.
- * @param debts Remaining uses by folder.
- * @returns The uses of each folder that exceeds the allowed number.
- */
-export function checkGlobals(repository: Repository, debts: GlobalsDebts = {}): Violation[] {
-  const found = Map.groupBy(findGlobals(repository), ({ path }) => folderOf(path));
-  return [...found].flatMap(([folder, uses]) => uses.length > (debts[folder] ?? 0) ? uses : []);
-}
-
-function folderOf(path: string): string {
-  return path.includes("/") ? path.slice(0, path.lastIndexOf("/")) : ".";
-}
-
-const DEBTS = new URL("globals_debts.json", import.meta.url);
-
-/** Reads the remaining uses. */
-export async function readGlobalsDebts(): Promise<GlobalsDebts> {
-  return JSON.parse(await Deno.readTextFile(DEBTS));
-}
-
 if (import.meta.main) {
-  const repository = await readRepository(new URL("../", import.meta.url));
-  if (Deno.args.includes("--debts")) {
-    const uses = Map.groupBy(findGlobals(repository), ({ path }) => folderOf(path));
-    const debts = Object.fromEntries(
-      [...uses].sort().map(([folder, { length }]) => [folder, length]),
-    );
-    await Deno.writeTextFile(DEBTS, `${JSON.stringify(debts, null, 2)}\n`);
-  }
-  const violations = checkGlobals(repository, await readGlobalsDebts());
+  const violations = checkGlobals(await readRepository(new URL("../", import.meta.url)));
   for (const { path, line, message } of violations) console.error(`${path}:${line} ${message}`);
   console.log(`${violations.length} uses of the platform's time and chance`);
   Deno.exit(violations.length === 0 ? 0 : 1);

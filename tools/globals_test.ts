@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import { checkGlobals, findGlobals } from "./globals.ts";
+import { checkGlobals } from "./globals.ts";
 
 const repository = (files: Record<string, string>) => ({
   files: new Map(Object.entries(files)),
@@ -7,7 +7,7 @@ const repository = (files: Record<string, string>) => ({
   exports: {},
 });
 
-Deno.test("findGlobals() accepts time and chance of a runtime", () => {
+Deno.test("checkGlobals() accepts time and chance of a runtime", () => {
   const files = repository({
     "session/a.ts":
       'runtime.setTimeout(f, runtime.now());\nthis.#runtime.random();\nnew Date(1);\n// Date.now()\n"setTimeout()";\n',
@@ -15,15 +15,15 @@ Deno.test("findGlobals() accepts time and chance of a runtime", () => {
     "session/a_test.ts": "Date.now();\n",
     "tools/b.ts": "setTimeout(f, 1);\n",
   });
-  assertEquals(findGlobals(files), []);
+  assertEquals(checkGlobals(files), []);
 });
 
-Deno.test("findGlobals() reports each use with its stand-in", () => {
+Deno.test("checkGlobals() reports each use with its stand-in", () => {
   const files = repository({
     "session/a.ts": "Date.now();\nnew Date();\nsetTimeout(f, 1);\nMath.random();\n",
     "client.ts": "AbortSignal.timeout(5);\n",
   });
-  const found = findGlobals(files).map(({ path, line, message }) =>
+  const found = checkGlobals(files).map(({ path, line, message }) =>
     `${path}:${line} ${message.replace("time and chance come from the runtime: ", "")}`
   );
   assertEquals(found, [
@@ -35,18 +35,12 @@ Deno.test("findGlobals() reports each use with its stand-in", () => {
   ]);
 });
 
-Deno.test("findGlobals() accepts the runtime of the platform in an entry, and nothing else there", () => {
+Deno.test("checkGlobals() accepts the runtime of the platform in an entry, and nothing else there", () => {
   const source = "options.runtime ?? platformRuntime();\nDate.now();\n";
   const files = repository({ "server/server.ts": source, "server/admission.ts": source });
-  assertEquals(findGlobals(files).map(({ path, line }) => `${path}:${line}`), [
+  assertEquals(checkGlobals(files).map(({ path, line }) => `${path}:${line}`), [
     "server/server.ts:2",
     "server/admission.ts:2",
     "server/admission.ts:1",
   ]);
-});
-
-Deno.test("checkGlobals() accepts the debts of a folder, and no more", () => {
-  const files = repository({ "session/a.ts": "Date.now();\n", "session/b/c.ts": "Date.now();\n" });
-  assertEquals(checkGlobals(files, { session: 1, "session/b": 1 }), []);
-  assertEquals(checkGlobals(files, { session: 1 }).map(({ path }) => path), ["session/b/c.ts"]);
 });

@@ -17,8 +17,8 @@ import {
   type Repository,
   type Violation,
 } from "./arrows.ts";
-import { checkGlobals, readGlobalsDebts } from "./globals.ts";
-import { checkPages, readPages, readPagesDebts } from "./pages.ts";
+import { checkGlobals } from "./globals.ts";
+import { checkPages, readPages } from "./pages.ts";
 import { checkProse, readProse } from "./prose.ts";
 
 /** The result of a step. */
@@ -77,15 +77,12 @@ function stepsFor(repository: Repository, tests: boolean): Step[] {
     { name: "lint", run: () => deno("lint") },
     { name: "lint library", run: () => lintLibrary(repository) },
     { name: "arrows", run: () => listed(checkArrows(repository)) },
-    {
-      name: "globals",
-      run: async () => listed(checkGlobals(repository, await readGlobalsDebts())),
-    },
+    { name: "globals", run: () => listed(checkGlobals(repository)) },
     {
       name: "pages",
       run: async () => {
         const { pages, paths } = await readPages(ROOT);
-        return listed(checkPages(pages, paths, await readPagesDebts()));
+        return listed(checkPages(pages, paths));
       },
     },
     { name: "prose", run: async () => listed(checkProse(await readProse(ROOT, repository))) },

@@ -3,7 +3,6 @@
  *
  * ```sh
  * deno run -A tools/pages.ts
- * deno run -A tools/pages.ts --debts
  * ```
  *
  * @module
@@ -14,9 +13,6 @@ import { MAX_PRONOUNS } from "./prose.ts";
 
 /** Path from the root of the repository to Markdown, of every page. */
 export type Pages = ReadonlyMap<string, string>;
-
-/** Ceilings of pages with too many pronouns, per thousand words; the numbers may only fall. */
-export type PagesDebts = Readonly<Record<string, number>>;
 
 /** The target of a link, or of an image in HTML. */
 const LINK = /\]\(([^)\s]+)\)|\b(?:src|href)="([^"]+)"/g;
@@ -30,17 +26,12 @@ const OPENING =
  *
  * @param pages See {@linkcode Pages}.
  * @param paths Every file of the repository, for links to other files.
- * @param debts See {@linkcode PagesDebts}.
  * @returns Each violation.
  */
-export function checkPages(
-  pages: Pages,
-  paths: ReadonlySet<string>,
-  debts: PagesDebts = {},
-): Violation[] {
+export function checkPages(pages: Pages, paths: ReadonlySet<string>): Violation[] {
   return [...pages].flatMap(([path, text]) => [
     ...checkLinks(path, text, pages, paths),
-    ...checkWords(path, text, debts[path]),
+    ...checkWords(path, text),
   ]);
 }
 
@@ -66,24 +57,22 @@ function checkLinks(path: string, text: string, pages: Pages, paths: ReadonlySet
   return violations;
 }
 
-function checkWords(path: string, text: string, ceiling = MAX_PRONOUNS): Violation[] {
+function checkWords(path: string, text: string): Violation[] {
   const violations: Violation[] = [];
   for (const { line, content } of linesOf(text)) {
     if (/\bcan not\b(?! only)/.test(content)) {
       violations.push({ path, line, message: '"cannot" is one word' });
     }
+    if (OPENING.test(content)) {
+      const start = content.trim().slice(0, 40);
+      const message = `no paragraph, item or cell opens so, received "${start}"`;
+      violations.push({ path, line, message });
+    }
   }
   const share = shareOf(text);
-  if (share > ceiling) {
-    const message = `at most ${ceiling} pronouns per thousand words, received ${share}`;
+  if (share > MAX_PRONOUNS) {
+    const message = `at most ${MAX_PRONOUNS} pronouns per thousand words, received ${share}`;
     violations.push({ path, line: 1, message });
-  }
-  for (const { line, content } of ceiling > MAX_PRONOUNS ? [] : linesOf(text)) {
-    if (!OPENING.test(content)) continue;
-    const message = `no paragraph, item or cell opens so, received "${
-      content.trim().slice(0, 40)
-    }"`;
-    violations.push({ path, line, message });
   }
   return violations;
 }
@@ -146,21 +135,9 @@ export async function readPages(root: URL): Promise<{ pages: Pages; paths: Reado
   return { pages: new Map([...pages].sort(([a], [b]) => a < b ? -1 : 1)), paths };
 }
 
-const DEBTS = new URL("pages_debts.json", import.meta.url);
-
-/** Reads the ceilings of pages with too many pronouns. */
-export async function readPagesDebts(): Promise<PagesDebts> {
-  return JSON.parse(await Deno.readTextFile(DEBTS));
-}
-
 if (import.meta.main) {
   const { pages, paths } = await readPages(new URL("../", import.meta.url));
-  if (Deno.args.includes("--debts")) {
-    const owed = [...pages].map(([path, text]) => [path, shareOf(text)] as const)
-      .filter(([, share]) => share > MAX_PRONOUNS);
-    await Deno.writeTextFile(DEBTS, `${JSON.stringify(Object.fromEntries(owed), null, 2)}\n`);
-  }
-  const violations = checkPages(pages, paths, await readPagesDebts());
+  const violations = checkPages(pages, paths);
   for (const { path, line, message } of violations) console.error(`${path}:${line} ${message}`);
   console.log(`${violations.length} violations of the rules for pages`);
   Deno.exit(violations.length === 0 ? 0 : 1);
