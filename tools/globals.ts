@@ -52,7 +52,6 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "transport/quic/client.ts",
   "transport/quic/server.ts",
   "transport/race/race.ts",
-  "transport/race/webtransport_leg.ts",
   "transport/w3c/options.ts",
   "transport/websocket/client.ts",
   "transport/websocket/server.ts",

@@ -66,7 +66,7 @@ export interface TransportPlatform {
  */
 export type WebTransportLeg = (
   url: URL,
-  options: DialWebTransportOptions & { readonly runtime?: Runtime },
+  options: DialWebTransportOptions & { readonly runtime: Runtime },
 ) => Promise<Connection>;
 
 /** A session that opened and later fell silent. */

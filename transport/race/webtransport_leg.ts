@@ -9,7 +9,7 @@ import {
   TOKEN_MARK_QUERY,
 } from "../webtransport.ts";
 import type { WebTransportLeg } from "./options.ts";
-import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import type { Runtime } from "../../base/runtime.ts";
 
 /** Path at which a server on this machine announces its WebTransport endpoint. */
 const WELL_KNOWN = "/.well-known/skein/webtransport";
@@ -60,7 +60,7 @@ export type WebTransportDialer = (
  */
 export function webTransportLeg(dial: WebTransportDialer): WebTransportLeg {
   return async (url, options) => {
-    const { runtime = platformRuntime(), protocols = [], signal } = options;
+    const { runtime, protocols = [], signal } = options;
     const { serverCertificateHashes: given } = options;
     const { url: place, hashes } = await locateWebTransport(url, {
       runtime,

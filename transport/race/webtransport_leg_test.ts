@@ -25,6 +25,7 @@ Deno.test("webTransportLeg() dials where the server has it, with all that it was
   const { calls, dial, pair } = dialer("chat");
   await using _pair = pair;
   const options = {
+    runtime,
     protocols: ["chat"],
     headers: { a: "b" },
     timeoutMs: 1_000,
@@ -40,7 +41,7 @@ Deno.test("webTransportLeg() gives messages to skein.1 alone", async () => {
     const { dial, pair } = dialer(protocol);
     await using _pair = pair;
     const url = new URL("wss://example.com/");
-    const connection = await webTransportLeg(dial)(url, { protocols: [protocol] });
+    const connection = await webTransportLeg(dial)(url, { runtime, protocols: [protocol] });
     assertEquals(connection.frames !== undefined, expected, protocol);
     assertEquals(connection.protocol, protocol);
   }
@@ -50,18 +51,18 @@ Deno.test("webTransportLeg() closes a connection without any of the protocols of
   const { dial, pair } = dialer("");
   const url = new URL("wss://example.com/");
   await assertRejects(
-    () => webTransportLeg(dial)(url, { protocols: ["skein.1", "b"] }),
+    () => webTransportLeg(dial)(url, { runtime, protocols: ["skein.1", "b"] }),
     ConnectionError,
     "The server does not speak skein.1 or b over WebTransport",
   );
   assertEquals(await pair.server.closed, { closeCode: 0, reason: "" });
-  assertStrictEquals(await webTransportLeg(dial)(url, {}), pair.client);
+  assertStrictEquals(await webTransportLeg(dial)(url, { runtime }), pair.client);
 });
 
 Deno.test("webTransportLeg() dials nothing where there is no WebTransport", async () => {
   const { calls, dial, pair } = dialer("");
   await using _pair = pair;
-  const opening = webTransportLeg(dial)(new URL("ws://example.com/"), {});
+  const opening = webTransportLeg(dial)(new URL("ws://example.com/"), { runtime });
   await assertRejects(() => opening, UnsupportedError);
   assertEquals(calls, []);
 });
@@ -75,7 +76,7 @@ Deno.test("webTransportLeg() takes a server without an answer to agree where the
     const { calls, dial, pair } = dialer("");
     await using _pair = pair;
     const url = new URL(`wss://example.com/${query}`);
-    const connection = await webTransportLeg(dial)(url, { protocols });
+    const connection = await webTransportLeg(dial)(url, { runtime, protocols });
     assertEquals([connection.frames !== undefined, connection.protocol], [true, "skein.1"]);
     assertEquals(calls.map(({ url }) => new URL(url).search), [dialed]);
     assertEquals(url.search, query);
@@ -84,7 +85,7 @@ Deno.test("webTransportLeg() takes a server without an answer to agree where the
   const { dial, pair } = dialer("chat");
   await using _pair = pair;
   const url = new URL("wss://example.com/?protocol=skein.1");
-  const connection = await webTransportLeg(dial)(url, { protocols: ["skein.1", "chat"] });
+  const connection = await webTransportLeg(dial)(url, { runtime, protocols: ["skein.1", "chat"] });
   assertEquals([connection.frames, connection.protocol], [undefined, "chat"]);
 });
 
