@@ -1,18 +1,15 @@
 /** A WebSocket engine for servers that face the internet without a proxy. */
 import { platformRuntime } from "../../base/runtime.ts";
-import type { Connection } from "../connection.ts";
-import { withMessages } from "../message_stream/server.ts";
-import { parseQmuxProtocol } from "../qmux/versions.ts";
 import {
   type AcceptedWebSocket,
   type AcceptWebSocketOptions,
+  checkOffered,
   type HttpHandler,
   type HttpListener,
   type HttpListenOptions,
-  offeredProtocols,
   type WebSocketHost,
+  withAgreedStreams,
 } from "../websocket/server.ts";
-import { withStreams } from "../websocket/streams.ts";
 import { HardenedConnection } from "./connection.ts";
 import type { HandshakeStats } from "./handshake_limits.ts";
 import { Listener, type Upgrade } from "./listener.ts";
@@ -233,11 +230,7 @@ class Engine implements HardenedWebSocket {
         "Cannot accept WebSocket: the request must be an upgrade that this engine's server handed out, and not accepted before",
       );
     }
-    if (protocol !== "" && !offeredProtocols(request).includes(protocol)) {
-      throw new TypeError(
-        `Cannot accept WebSocket: protocol must be one that the peer offers, received "${protocol}"`,
-      );
-    }
+    checkOffered(request, protocol);
     const maxPayload = this.#maxPayloadBytes ?? messages?.maxFrameBytes ?? DEFAULT_PAYLOAD_BYTES;
     const socket = this.#upgrade(upgrade, protocol, Math.min(maxPayload, MAX_PAYLOAD_BYTES));
     const { listener, listener: { runtime } } = upgrade;
@@ -247,18 +240,10 @@ class Engine implements HardenedWebSocket {
       connection.close({ closeCode, reason: `A message has at most ${maxPayload} bytes` });
     };
     if (idleTimeoutMs > 0) listener.livenessOf(idleTimeoutMs).add(socket);
-    const response = new Response(null);
-    if (parseQmuxProtocol(protocol) === undefined) return { connection, response };
-    const carry = (streams: Connection) =>
-      withMessages(streams, { ...messages, runtime, admitted, side: "server" });
-    const streams = withStreams(connection, {
-      runtime,
-      flowControl,
-      admitted,
-      carry,
-      side: "server",
-    });
-    return { connection: streams, response };
+    return {
+      connection: withAgreedStreams(connection, { ...options, runtime }),
+      response: new Response(null),
+    };
   };
 
   #upgrade(upgrade: Upgrade, protocol: string, maxPayload: number): HardenedSocket {

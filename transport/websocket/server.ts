@@ -167,12 +167,7 @@ export function acceptWebSocket(
 ): AcceptedWebSocket {
   const { runtime = platformRuntime(), protocol = "", idleTimeoutMs = 60_000 } = options;
   const { lease, flowControl, admitted } = options;
-  const isOffered = protocol === "" || offeredProtocols(request).includes(protocol);
-  if (!isOffered) {
-    throw new TypeError(
-      `Cannot accept WebSocket: protocol must be one that the peer offers, received "${protocol}"`,
-    );
-  }
+  checkOffered(request, protocol);
   const { socket, response } = Deno.upgradeWebSocket(request, {
     idleTimeout: idleTimeoutMs / 1_000,
   });
@@ -180,17 +175,42 @@ export function acceptWebSocket(
   if (protocol !== "") response.headers.set("sec-websocket-protocol", protocol);
   const wire = { runtime, lease, flowControl, admitted };
   const connection = new ServerWebSocketConnection(socket, { protocol, ...wire });
-  if (parseQmuxProtocol(protocol) === undefined) return { connection, response };
+  return { connection: withAgreedStreams(connection, { ...options, runtime }), response };
+}
+
+/**
+ * Checks the subprotocol of an answer.
+ *
+ * @param request The upgrade request.
+ * @param protocol The subprotocol; `""` for none.
+ * @throws {TypeError} If the peer does not offer the subprotocol.
+ */
+export function checkOffered(request: Request, protocol: string): void {
+  if (protocol === "" || offeredProtocols(request).includes(protocol)) return;
+  throw new TypeError(
+    `Cannot accept WebSocket: protocol must be one that the peer offers, received "${protocol}"`,
+  );
+}
+
+/**
+ * Adds the streams of a subprotocol of QMux, with messages if the subprotocol has them, to the
+ * WebSocket of a server.
+ *
+ * @param connection The WebSocket; returned as it is with any other subprotocol.
+ * @param options Runtime of the listener, and limits of the caller.
+ * @returns The connection for the application.
+ */
+export function withAgreedStreams(
+  connection: Connection,
+  options:
+    & Pick<AcceptWebSocketOptions, "flowControl" | "messages" | "admitted">
+    & { readonly runtime: Runtime },
+): Connection {
+  if (parseQmuxProtocol(connection.protocol) === undefined) return connection;
+  const { runtime, flowControl, messages, admitted } = options;
   const carry = (streams: Connection) =>
-    withMessages(streams, { ...options.messages, runtime, admitted, side: "server" });
-  const streams = withStreams(connection, {
-    runtime,
-    flowControl,
-    admitted,
-    carry,
-    side: "server",
-  });
-  return { connection: streams, response };
+    withMessages(streams, { ...messages, runtime, admitted, side: "server" });
+  return withStreams(connection, { runtime, flowControl, admitted, carry, side: "server" });
 }
 
 /**
