@@ -257,6 +257,22 @@ function resolve(from: string, specifier: string): string | undefined {
 }
 
 /**
+ * Lists the files below a folder.
+ *
+ * @param root The folder of the repository.
+ * @param folder Path of the folder in the repository, with a slash at the end; by default the root.
+ * @returns Paths from the root of the repository, without those of hidden folders and of
+ * `node_modules`.
+ */
+export async function* filesIn(root: URL, folder = ""): AsyncGenerator<string> {
+  for await (const { name, isDirectory } of Deno.readDir(new URL(folder, root))) {
+    if (name.startsWith(".") || name === "node_modules") continue;
+    if (isDirectory) yield* filesIn(root, `${folder}${name}/`);
+    else yield folder + name;
+  }
+}
+
+/**
  * Reads the TypeScript files of a repository.
  *
  * @param root The folder of the repository.
@@ -264,17 +280,10 @@ function resolve(from: string, specifier: string): string | undefined {
  */
 export async function readRepository(root: URL): Promise<Repository> {
   const files = new Map<string, string>();
-  const walk = async (folder: string): Promise<void> => {
-    for await (const entry of Deno.readDir(new URL(folder, root))) {
-      if (entry.name.startsWith(".") || entry.name === "node_modules") continue;
-      const path = folder + entry.name;
-      if (entry.isDirectory) await walk(`${path}/`);
-      else if (/\.tsx?$/.test(path) && !path.endsWith(".d.ts")) {
-        files.set(path, await Deno.readTextFile(new URL(path, root)));
-      }
-    }
-  };
-  await walk("");
+  for await (const path of filesIn(root)) {
+    if (!/\.tsx?$/.test(path) || path.endsWith(".d.ts")) continue;
+    files.set(path, await Deno.readTextFile(new URL(path, root)));
+  }
   const { name, exports } = JSON.parse(await Deno.readTextFile(new URL("deno.json", root)));
   return { files: new Map([...files].sort(([a], [b]) => a < b ? -1 : 1)), name, exports };
 }

@@ -7,9 +7,9 @@
  *
  * @module
  */
-import type { Violation } from "./arrows.ts";
+import { filesIn, type Violation } from "./arrows.ts";
 import { countPronouns } from "./figures.ts";
-import { MAX_PRONOUNS } from "./prose.ts";
+import { findDivided, MAX_PRONOUNS } from "./prose.ts";
 
 /** Path from the root of the repository to Markdown, of every page. */
 export type Pages = ReadonlyMap<string, string>;
@@ -29,26 +29,34 @@ const OPENING =
  * @returns Each violation.
  */
 export function checkPages(pages: Pages, paths: ReadonlySet<string>): Violation[] {
+  const anchors = new Map([...pages].map(([path, text]) => [path, anchorsOf(text)]));
+  const folders = new Set<string>();
+  for (const path of paths) {
+    for (let end = 0; (end = path.indexOf("/", end) + 1) > 0;) folders.add(path.slice(0, end));
+  }
+  const isTarget = (to: string, anchor: string) => {
+    const known = anchors.get(to);
+    if (known !== undefined) return anchor === "" || known.has(anchor);
+    return paths.has(to) || folders.has(to.replace(/\/?$/, "/"));
+  };
   return [...pages].flatMap(([path, text]) => [
-    ...checkLinks(path, text, pages, paths),
+    ...checkLinks(path, text, isTarget),
     ...checkWords(path, text),
   ]);
 }
 
-function checkLinks(path: string, text: string, pages: Pages, paths: ReadonlySet<string>) {
+function checkLinks(
+  path: string,
+  text: string,
+  isTarget: (to: string, anchor: string) => boolean,
+): Violation[] {
   const violations: Violation[] = [];
   for (const { line, content } of linesOf(text)) {
     for (const [, link, attribute] of content.matchAll(LINK)) {
       const target = link ?? attribute;
       if (target === undefined || /^[a-z]+:/.test(target)) continue;
       const { pathname, hash } = new URL(target, `file:///${path}`);
-      const to = decodeURIComponent(pathname.slice(1));
-      const page = pages.get(to);
-      const isThere = page !== undefined ||
-        [...paths].some((one) => one === to || one.startsWith(to.replace(/\/?$/, "/")));
-      const isAnchor = page === undefined || hash === "" ||
-        anchorsOf(page).has(decodeURIComponent(hash.slice(1)));
-      if (!isThere || !isAnchor) {
+      if (!isTarget(decodeURIComponent(pathname.slice(1)), decodeURIComponent(hash.slice(1)))) {
         const message = `a link leads to a file and a heading, received ${target}`;
         violations.push({ path, line, message });
       }
@@ -58,11 +66,9 @@ function checkLinks(path: string, text: string, pages: Pages, paths: ReadonlySet
 }
 
 function checkWords(path: string, text: string): Violation[] {
-  const violations: Violation[] = [];
-  for (const { line, content } of linesOf(text)) {
-    if (/\bcan not\b(?! only)/.test(content)) {
-      violations.push({ path, line, message: '"cannot" is one word' });
-    }
+  const lines = linesOf(text);
+  const violations = findDivided(path, lines);
+  for (const { line, content } of lines) {
     if (OPENING.test(content)) {
       const start = content.trim().slice(0, 40);
       const message = `no paragraph, item or cell opens so, received "${start}"`;
@@ -120,18 +126,10 @@ function anchorsOf(page: string): ReadonlySet<string> {
 export async function readPages(root: URL): Promise<{ pages: Pages; paths: ReadonlySet<string> }> {
   const pages = new Map<string, string>();
   const paths = new Set<string>();
-  const walk = async (folder: string): Promise<void> => {
-    for await (const { name, isDirectory } of Deno.readDir(new URL(folder, root))) {
-      if (name === ".git" || name === "node_modules") continue;
-      const path = folder + name;
-      if (isDirectory) await walk(`${path}/`);
-      else {
-        paths.add(path);
-        if (name.endsWith(".md")) pages.set(path, await Deno.readTextFile(new URL(path, root)));
-      }
-    }
-  };
-  await walk("");
+  for await (const path of filesIn(root)) {
+    paths.add(path);
+    if (path.endsWith(".md")) pages.set(path, await Deno.readTextFile(new URL(path, root)));
+  }
   return { pages: new Map([...pages].sort(([a], [b]) => a < b ? -1 : 1)), paths };
 }
 

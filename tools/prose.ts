@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { isLibrary, readRepository, type Repository, type Violation } from "./arrows.ts";
+import { filesIn, isLibrary, readRepository, type Repository, type Violation } from "./arrows.ts";
 import { commentsOf } from "./_source.ts";
 import { proseOf } from "./figures.ts";
 
@@ -76,12 +76,25 @@ export function checkProse(repository: Pick<Repository, "files">): Violation[] {
   }
   for (const [path, source] of repository.files) {
     if (!isChecked(path)) continue;
-    for (const [index, text] of source.split("\n").entries()) {
-      if (!/\bcan not\b(?! only)/.test(text)) continue;
-      violations.push({ path, line: index + 1, message: '"cannot" is one word' });
-    }
+    const lines = source.split("\n").map((content, index) => ({ line: index + 1, content }));
+    violations.push(...findDivided(path, lines));
   }
   return violations;
+}
+
+/**
+ * Finds "cannot" in two words.
+ *
+ * @param path The file.
+ * @param lines Lines to search, with their numbers.
+ * @returns A violation for each line.
+ */
+export function findDivided(
+  path: string,
+  lines: readonly { readonly line: number; readonly content: string }[],
+): Violation[] {
+  return lines.filter(({ content }) => /\bcan not\b(?! only)/.test(content))
+    .map(({ line }) => ({ path, line, message: '"cannot" is one word' }));
 }
 
 /**
@@ -96,17 +109,11 @@ export async function readProse(
   repository: Pick<Repository, "files">,
 ): Promise<Pick<Repository, "files">> {
   const files = new Map(repository.files);
-  const walk = async (folder: string): Promise<void> => {
-    for await (const { name, isDirectory } of Deno.readDir(new URL(folder, root))) {
-      if (name.startsWith(".") || name === "node_modules") continue;
-      const path = folder + name;
-      if (isDirectory) await walk(`${path}/`);
-      else if (/\.m?js$/.test(path)) {
-        files.set(path, await Deno.readTextFile(new URL(path, root)));
-      }
+  for (const folder of ["bench/", "examples/"]) {
+    for await (const path of filesIn(root, folder)) {
+      if (/\.m?js$/.test(path)) files.set(path, await Deno.readTextFile(new URL(path, root)));
     }
-  };
-  for (const folder of ["bench/", "examples/"]) await walk(folder);
+  }
   return { files };
 }
 
