@@ -88,7 +88,7 @@ Deno.test("encodeFrame() rejects an `except` that does not fit", () => {
 });
 
 Deno.test("slotOf() is the slot that a cluster has for a name", () => {
-  // What `redis-cli cluster keyslot` prints.
+  // The slots that `redis-cli cluster keyslot` prints.
   assertEquals(slotOf("123456789"), 12_739);
   assertEquals(slotOf("foo"), 12_182);
   assertEquals(slotOf("{foo}bar"), 12_182);
