@@ -32,15 +32,26 @@ interface Datagrams extends Disposable {
   readonly addr: Deno.NetAddr;
 }
 
-/** Takes a UDP port of this machine. */
-function takePort(port = 0): Datagrams {
+/**
+ * Takes a UDP port whose TCP port is free. The range lies below the ports that the system hands out,
+ * so that no test beside this one is given the same.
+ */
+function takePort(): Datagrams {
   const { listenDatagram } = Deno as unknown as {
     listenDatagram(options: Deno.TcpListenOptions & { readonly transport: "udp" }): Datagrams & {
       close(): void;
     };
   };
-  const socket = listenDatagram({ transport: "udp", hostname: "127.0.0.1", port });
-  return { addr: socket.addr, [Symbol.dispose]: () => socket.close() };
+  for (let attempts = 100;; attempts--) {
+    const address = { hostname: "127.0.0.1", port: 20_000 + Math.floor(Math.random() * 12_000) };
+    try {
+      Deno.listen(address).close();
+      const socket = listenDatagram({ transport: "udp", ...address });
+      return { addr: socket.addr, [Symbol.dispose]: () => socket.close() };
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AddrInUse) || attempts === 0) throw error;
+    }
+  }
 }
 
 /** Dials a server as it says that it can be dialed. */
