@@ -39,7 +39,7 @@
 import type { Client } from "./client/client.ts";
 import type { ClientPlatform, ServerUrl } from "./client/client_options.ts";
 import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./client/connect.ts";
-import type { AnyContract } from "./session/contract.ts";
+import type { Contract } from "./session/contract.ts";
 import type { Session } from "./session/session.ts";
 import { pagePlatform } from "./client/page.ts";
 import type { TransportOptions } from "./transport/race/options.ts";
@@ -73,12 +73,7 @@ export {
   TimeoutError,
   UnsupportedError,
 } from "./errors.ts";
-export {
-  type AnyContract,
-  type Contract,
-  defineContract,
-  type MessageOf,
-} from "./session/contract.ts";
+export { type Contract, defineContract, type MessageOf } from "./session/contract.ts";
 export type { Instrumentation } from "./session/insight/instrumentation.ts";
 export { Session } from "./session/session.ts";
 export type { IncomingStream } from "./session/streams/incoming_streams.ts";
@@ -128,7 +123,7 @@ export type { ConnectOptions, DialOptions };
  * }
  * ```
  */
-export function connect<C extends AnyContract = AnyContract>(
+export function connect<C extends Contract = Contract>(
   url: ServerUrl,
   options: ConnectOptions<C> = {},
 ): Client<C> {
@@ -166,7 +161,7 @@ export function connect<C extends AnyContract = AnyContract>(
  * assertEquals(await session.request("greet", "world"), "Hello, world");
  * ```
  */
-export async function dial<C extends AnyContract = AnyContract>(
+export async function dial<C extends Contract = Contract>(
   url: string | URL,
   options: DialOptions<C> = {},
 ): Promise<Session<unknown, C, "client">> {

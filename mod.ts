@@ -73,15 +73,12 @@ export { createServer, serve, Server } from "./server/server.ts";
 export type { ServeOptions, ServerOptions } from "./server/server_options.ts";
 export type { WebTransportServeOptions } from "./server/webtransport_options.ts";
 export {
-  type AnyContract,
   type Contract,
+  type ContractData,
+  type ContractReply,
+  type ContractTopic,
   defineContract,
   type MessageOf,
-  type RequestInput,
-  type RequestOutput,
-  type RequestTopic,
-  type SendData,
-  type SendTopic,
   type Side,
   type TopicMessage,
 } from "./session/contract.ts";

@@ -18,15 +18,11 @@ import { internals, type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { checkLoop } from "../session/inbound.ts";
 import type {
-  AnyContract,
+  Contract,
+  ContractData,
+  ContractReply,
+  ContractTopic,
   MessageOf,
-  PresenceInput,
-  PresenceTopic,
-  RequestInput,
-  RequestOutput,
-  RequestTopic,
-  SendData,
-  SendTopic,
 } from "../session/contract.ts";
 import { closedError } from "../session/core.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
@@ -90,7 +86,7 @@ const FINAL_CODES: ReadonlySet<number> = new Set([
  *
  * @typeParam C The contract.
  */
-export class Client<C extends AnyContract = AnyContract>
+export class Client<C extends Contract = Contract>
   implements AsyncIterable<MessageOf<C, "client">>, AsyncDisposable {
   /** Status of the client: the `current` one, and each change by a loop or `subscribe`. */
   readonly status: StatusFeed<ClientStatus> = new StatusFeed<ClientStatus>({ name: "connecting" });
@@ -214,7 +210,7 @@ export class Client<C extends AnyContract = AnyContract>
    * @throws {SessionClosedError} If the client is closed.
    * @throws {TypeError} If JSON cannot hold the data.
    */
-  send<T extends SendTopic<C, "client">>(topic: T, data?: SendData<C, "client", T>): void {
+  send<T extends ContractTopic<C, "client">>(topic: T, data?: ContractData<C, "client", T>): void {
     const session = this.#session;
     const { first, isKept } = this.#outbox;
     // The order is kept: earlier messages in the outbox go first.
@@ -247,11 +243,11 @@ export class Client<C extends AnyContract = AnyContract>
    * @throws {TimeoutError} If there is no reply in time.
    * @throws {SessionClosedError} If the session closed meanwhile, or the client is closed.
    */
-  async request<T extends RequestTopic<C>>(
+  async request<T extends ContractTopic<C, "requests">>(
     topic: T,
-    data?: RequestInput<C, T>,
+    data?: ContractData<C, "requests", T>,
     options: ClientRequestOptions = {},
-  ): Promise<RequestOutput<C, T>> {
+  ): Promise<ContractReply<C, T>> {
     const { signal, resend = false } = options;
     const deadline = this.#runtime.now() + (options.timeoutMs ?? this.#settings.requestTimeoutMs);
     const left = () => ({
@@ -278,7 +274,7 @@ export class Client<C extends AnyContract = AnyContract>
    * @throws {TypeError} If the topic is not valid.
    * @throws {SessionClosedError} If the client is closed.
    */
-  subscribe<T extends SendTopic<C, "server">>(
+  subscribe<T extends ContractTopic<C, "server">>(
     topic: T,
     options: ClientSubscribeOptions = {},
   ): Subscription<C, T> {
@@ -296,9 +292,9 @@ export class Client<C extends AnyContract = AnyContract>
    * @throws {RequestError} With code `forbidden`, if the server does not allow the publication.
    * @throws {UnsupportedError} If `echo` is false and the server cannot tell clients apart.
    */
-  async publish<T extends SendTopic<C, "server">>(
+  async publish<T extends ContractTopic<C, "server">>(
     topic: T,
-    data?: SendData<C, "server", T>,
+    data?: ContractData<C, "server", T>,
     options: ClientPublishOptions = {},
   ): Promise<void> {
     const { echo = true, ...wait } = options;
@@ -360,9 +356,9 @@ export class Client<C extends AnyContract = AnyContract>
    * @throws {UnsupportedError} If the server does not support presence data.
    * @throws {SessionClosedError} If the client is closed, or the server refused it.
    */
-  presence<T extends PresenceTopic<C>>(
+  presence<T extends ContractTopic<C, "presence">>(
     room: T,
-    data?: PresenceInput<C, T>,
+    data?: ContractData<C, "presence", T>,
     options: WaitOptions = {},
   ): Promise<void> {
     const next = () =>

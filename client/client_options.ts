@@ -3,7 +3,7 @@ import type { CloseInfo } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { BackoffOptions } from "../base/backoff.ts";
-import type { AnyContract } from "../session/contract.ts";
+import type { Contract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { OutboxOptions } from "./outbox.ts";
 
@@ -95,7 +95,7 @@ export interface ClientPlatform {
  *
  * @typeParam C The contract.
  */
-export interface ClientOptions<C extends AnyContract = AnyContract>
+export interface ClientOptions<C extends Contract = Contract>
   extends
     Omit<SessionLimits, "heartbeat">,
     Omit<SessionHandlers<unknown, C, "client">, "onClose" | "onOpen"> {

@@ -1,7 +1,7 @@
 /** Bodies of `connect()` and `dial()`, for the dialer of any platform. */
 import { Client } from "./client.ts";
 import type { ClientOptions, ClientPlatform, ServerUrl } from "./client_options.ts";
-import type { AnyContract } from "../session/contract.ts";
+import type { Contract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import { platformRuntime } from "../base/runtime.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
@@ -15,7 +15,7 @@ import type { TransportOptions } from "../transport/race/options.ts";
  *
  * @typeParam C The contract.
  */
-export interface ConnectOptions<C extends AnyContract = AnyContract>
+export interface ConnectOptions<C extends Contract = Contract>
   extends ClientOptions<C>, TransportOptions {}
 
 /**
@@ -23,7 +23,7 @@ export interface ConnectOptions<C extends AnyContract = AnyContract>
  *
  * @typeParam C The contract.
  */
-export interface DialOptions<C extends AnyContract = AnyContract>
+export interface DialOptions<C extends Contract = Contract>
   extends
     TransportOptions,
     Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "services" | "turn" | "heartbeat"> {
@@ -58,7 +58,7 @@ const SPEAKS_SKEIN = /^(qmux-\d\d\.)?skein\.1$/;
 export type MakePlatform = (options: TransportOptions) => ClientPlatform;
 
 /** Makes a client of a platform. Throws at once for a URL that no attempt could use. */
-export function connectBy<C extends AnyContract>(
+export function connectBy<C extends Contract>(
   makePlatform: MakePlatform,
   url: ServerUrl,
   options: ConnectOptions<C>,
@@ -77,7 +77,7 @@ function checkUrl(url: ServerUrl): ServerUrl {
 }
 
 /** Opens one session of a platform. */
-export async function dialBy<C extends AnyContract>(
+export async function dialBy<C extends Contract>(
   makePlatform: MakePlatform,
   url: string | URL,
   options: DialOptions<C>,

@@ -2,7 +2,7 @@
 import type { Client } from "./client.ts";
 import type { ClientPlatform, Dialer, ServerUrl } from "./client_options.ts";
 import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./connect.ts";
-import type { AnyContract } from "../session/contract.ts";
+import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import { permittedHost } from "../transport/quic/deno_quic.ts";
 import { raceTransports } from "../transport/race/race.ts";
@@ -44,7 +44,7 @@ export type { ConnectOptions, DialOptions };
  * assertEquals(await client.request("greet", "world"), "Hello, world");
  * ```
  */
-export function connect<C extends AnyContract = AnyContract>(
+export function connect<C extends Contract = Contract>(
   url: ServerUrl,
   options: ConnectOptions<C> = {},
 ): Client<C> {
@@ -75,7 +75,7 @@ export function connect<C extends AnyContract = AnyContract>(
  * assertEquals(session.transport, "websocket");
  * ```
  */
-export async function dial<C extends AnyContract = AnyContract>(
+export async function dial<C extends Contract = Contract>(
   url: string | URL,
   options: DialOptions<C> = {},
 ): Promise<Session<unknown, C, "client">> {

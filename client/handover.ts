@@ -5,7 +5,7 @@ import { internals } from "../session/core.ts";
 import { ping } from "../session/insight/ping.ts";
 import { Signal } from "../base/signal.ts";
 import type { Dialer } from "./client_options.ts";
-import type { AnyContract } from "../session/contract.ts";
+import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import type { Subscriptions, TopicReaders } from "./subscriptions.ts";
 import { settlesWithin, within } from "../base/wait.ts";
@@ -30,7 +30,7 @@ const QUIET_MS = 1_000;
 const MAX_HELD = { messages: 1_024, bytes: 262_144 };
 
 /** State and operations of the client that a handover uses. */
-export interface Moving<C extends AnyContract> {
+export interface Moving<C extends Contract> {
   /** The old session. */
   readonly from: Session;
   /** The transport of the new session; chosen as for every session if `undefined`. */
@@ -52,7 +52,7 @@ export interface Moving<C extends AnyContract> {
  * @returns Resolves after the move; `finished` resolves once the old session is closed. Resolves
  * with `undefined` if the old session continues.
  */
-export async function handOver<C extends AnyContract>(
+export async function handOver<C extends Contract>(
   { from, open, signal, subscriptions, take, transport: only }: Moving<C>,
 ): Promise<{ readonly finished: Promise<void> } | undefined> {
   // Only a server that supports moves gives a ticket.
@@ -100,7 +100,7 @@ export async function giveUp(session: Session): Promise<void> {
  * Passes on the rest of one topic without history from the old session, and holds messages of the
  * new session until the rest ends. The server marks the end of the rest with `unsubscribed`.
  */
-class Passage<C extends AnyContract> extends Signal implements TopicSink {
+class Passage<C extends Contract> extends Signal implements TopicSink {
   readonly #readers: TopicReaders<C>;
   readonly #arrive: () => void;
   readonly #head: TopicSink = { offer: (event, size) => this.#hold(event, size) };
@@ -143,7 +143,7 @@ class Passage<C extends AnyContract> extends Signal implements TopicSink {
 }
 
 /** Closes the old session once all requests, handlers and streams ended, or the time is over. */
-async function finish<C extends AnyContract>(
+async function finish<C extends Contract>(
   from: Session,
   next: Session,
   { passages, signal }: {

@@ -1,7 +1,7 @@
 /** Subscription of a client to one topic. */
 import { QueueFullError } from "../errors.ts";
 import { checkLoop } from "../session/inbound.ts";
-import type { AnyContract, SendTopic, TopicMessage } from "../session/contract.ts";
+import type { Contract, ContractTopic, TopicMessage } from "../session/contract.ts";
 import { ReceiveQueue } from "../session/queue/receive_queue.ts";
 import type {
   HistoryOptions,
@@ -64,8 +64,8 @@ export interface SubscriptionOwner {
  * @typeParam T The topic, which narrows the messages.
  */
 export class Subscription<
-  C extends AnyContract = AnyContract,
-  T extends string = SendTopic<C, "server">,
+  C extends Contract = Contract,
+  T extends string = ContractTopic<C, "server">,
 > implements AsyncIterable<TopicMessage<C, T>>, AsyncDisposable {
   /** The topic. */
   declare readonly topic: string;

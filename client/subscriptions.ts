@@ -2,7 +2,7 @@
 import { RequestError } from "../errors.ts";
 import type { Retries } from "./retries.ts";
 import type { Runtime } from "../base/runtime.ts";
-import type { AnyContract } from "../session/contract.ts";
+import type { Contract } from "../session/contract.ts";
 import {
   CODES_FOR_NOW,
   type HistoryOptions,
@@ -28,7 +28,7 @@ const MAX_RESUMED_AT_ONCE = 128;
 type RetriesPart = typeof import("./retries.ts");
 
 /** All subscriptions of one client. */
-export class Subscriptions<C extends AnyContract> {
+export class Subscriptions<C extends Contract> {
   readonly #all = new Map<string, TopicReaders<C>>();
   /** Topics that are not yet requested in the session, the next one first. */
   #waiting: TopicReaders<C>[] = [];
@@ -284,7 +284,7 @@ export class Subscriptions<C extends AnyContract> {
 }
 
 /** A request for a topic, on behalf of one subscription. */
-interface Question<C extends AnyContract> {
+interface Question<C extends Contract> {
   /** The subscription whose position the request contains. */
   readonly asker: Subscription<C>;
   /**
@@ -305,7 +305,7 @@ interface Question<C extends AnyContract> {
  *   topic is in force, a subscription without history options needs no answer, and begins behind
  *   the newest publication.
  */
-export class TopicReaders<C extends AnyContract> implements TopicSink {
+export class TopicReaders<C extends Contract> implements TopicSink {
   /** The topic. */
   declare readonly topic: string;
   /** True if the session's last answer for the topic is still valid. */

@@ -18,7 +18,7 @@ import { Expiry } from "./authentication.ts";
 import type { SessionManager } from "../manager/mod.ts";
 import { type Rate, TokenBucket } from "../manager/token_bucket.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
-import { type AnyContract, compileContract } from "../session/contract.ts";
+import { compileContract, type Contract } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
 import { MOVED } from "../session/wire/recovery.ts";
@@ -77,7 +77,7 @@ export interface ClientServicesOptions {
   /** Adds the user to publications of clients, unless `authorize` decides otherwise. */
   readonly namesPublishers: boolean;
   /** Topics and their schemas. */
-  readonly contract: AnyContract | undefined;
+  readonly contract: Contract | undefined;
   /** Patterns of topics that are rooms. */
   readonly roomPatterns: readonly string[];
   /** Numbers of the messages that were handled, for clients that number their messages. */

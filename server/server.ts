@@ -29,7 +29,7 @@ import type { SubscribeOptions } from "../pubsub/history/replay.ts";
 import { type Nodes, type Presence, type Rooms, Topics } from "../pubsub/mod.ts";
 import type { MoqServer } from "../pubsub/moq/server/server.ts";
 import { ConsoleReport } from "../base/console_report.ts";
-import type { AnyContract, SendData, SendTopic } from "../session/contract.ts";
+import type { Contract, ContractData, ContractTopic } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { instrument } from "../session/insight/watch.ts";
 import type { IncomingStream } from "../session/streams/incoming_streams.ts";
@@ -49,7 +49,7 @@ import { directReadable, directStream } from "../transport/direct.ts";
 import { report } from "../session/settings.ts";
 
 /** Sends to all sessions of one user. */
-export interface UserSender<C extends AnyContract = AnyContract> {
+export interface UserSender<C extends Contract = Contract> {
   /**
    * Sends a message to every session of the user, encoded once.
    *
@@ -57,7 +57,7 @@ export interface UserSender<C extends AnyContract = AnyContract> {
    * @param data The data.
    * @returns Number of sessions of this node that got the message; other nodes are not counted.
    */
-  send<T extends SendTopic<C, "server">>(topic: T, data?: SendData<C, "server", T>): number;
+  send<T extends ContractTopic<C, "server">>(topic: T, data?: ContractData<C, "server", T>): number;
 }
 
 /**
@@ -66,7 +66,7 @@ export interface UserSender<C extends AnyContract = AnyContract> {
  * @typeParam V Type of the values from `authenticate`.
  * @typeParam C The contract.
  */
-export class Server<V = unknown, C extends AnyContract = AnyContract> implements AsyncDisposable {
+export class Server<V = unknown, C extends Contract = Contract> implements AsyncDisposable {
   /** Subscriptions of the sessions on this node. */
   readonly topics: Topics;
   /** Users and their presence. */
@@ -259,9 +259,9 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
    * @throws {TypeError} If JSON cannot hold the data, or the topic or `from` is invalid.
    * @throws {RangeError} If the message is too large.
    */
-  publish<T extends SendTopic<C, "server">>(
+  publish<T extends ContractTopic<C, "server">>(
     topic: T,
-    data?: SendData<C, "server", T>,
+    data?: ContractData<C, "server", T>,
     options: { readonly except?: Session<V, C, "server">; readonly from?: string } = {},
   ): void {
     const { except, from } = options;
@@ -418,7 +418,7 @@ export class Server<V = unknown, C extends AnyContract = AnyContract> implements
   }
 
   /** Creates a listening server; called by {@linkcode serve}. */
-  static listen<V, C extends AnyContract>(options: ServeOptions<V, C>): Server<V, C> {
+  static listen<V, C extends Contract>(options: ServeOptions<V, C>): Server<V, C> {
     checkServerOptions("serve", options);
     const {
       port = 8000,
@@ -553,7 +553,7 @@ const FAREWELL_MS = 500;
  * assertEquals(await session.request("ping"), "pong");
  * ```
  */
-export function createServer<V = unknown, C extends AnyContract = AnyContract>(
+export function createServer<V = unknown, C extends Contract = Contract>(
   options: ServerOptions<V, C> = {},
 ): Server<V, C> {
   return new Server(options);
@@ -593,13 +593,13 @@ export function createServer<V = unknown, C extends AnyContract = AnyContract>(
  * }
  * ```
  */
-export function serve<V = unknown, C extends AnyContract = AnyContract>(
+export function serve<V = unknown, C extends Contract = Contract>(
   options: ServeOptions<V, C> = {},
 ): Server<V, C> {
   return Server.listen(options);
 }
 
-function pickHandlers<V, C extends AnyContract>(
+function pickHandlers<V, C extends Contract>(
   options: ServerOptions<V, C>,
 ): SessionHandlers<V, C, "server"> {
   const { onMessage, onClose, onError, onHandlerError, onRefused } = options;
@@ -615,7 +615,7 @@ function pickHandlers<V, C extends AnyContract>(
 }
 
 /** Reads streams from the start of a session, before `onOpen` is done. */
-function openHandler<V, C extends AnyContract>(
+function openHandler<V, C extends Contract>(
   { onOpen, onStream }: ServerOptions<V, C>,
 ): ServerOptions<V, C>["onOpen"] {
   if (onStream === undefined) return onOpen;

@@ -17,7 +17,7 @@ import type { AdmissionOptions } from "./admission_options.ts";
 import type { AuthorizedAction, Permission } from "./client_requests.ts";
 import type { ListenInfo } from "./listener.ts";
 import type { MoqServer } from "../pubsub/moq/server/server.ts";
-import type { AnyContract } from "../session/contract.ts";
+import type { Contract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { IncomingStream } from "../session/streams/incoming_streams.ts";
 import type { Session } from "../session/session.ts";
@@ -74,7 +74,7 @@ export interface ServerLimits {
  * @typeParam V Type of the values from `authenticate`.
  * @typeParam C The contract.
  */
-export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
+export interface ServerOptions<V = unknown, C extends Contract = Contract>
   extends AdmissionOptions<V>, Omit<SessionHandlers<V, C, "server">, "onGoAway" | "onDropped"> {
   /** Topics and their schemas; messages that do not fit are refused. */
   readonly contract?: C;
@@ -303,7 +303,7 @@ export interface ServerOptions<V = unknown, C extends AnyContract = AnyContract>
 }
 
 /** Options for {@linkcode serve}. */
-export interface ServeOptions<V = unknown, C extends AnyContract = AnyContract>
+export interface ServeOptions<V = unknown, C extends Contract = Contract>
   extends ServerOptions<V, C> {
   /**
    * Port on which to listen; 0 takes a free one.

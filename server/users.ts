@@ -10,7 +10,7 @@ import { Nodes, type NodesOptions } from "../pubsub/nodes/nodes.ts";
 import { Presence, type PresenceOptions } from "../pubsub/presence/presence.ts";
 import { type RoomOptions, Rooms } from "../pubsub/presence/rooms.ts";
 import type { Topics } from "../pubsub/topics.ts";
-import type { AnyContract } from "../session/contract.ts";
+import type { Contract } from "../session/contract.ts";
 import { type EncodedMessage, framed } from "../session/wire/encode.ts";
 import { internals, type Session } from "../session/session.ts";
 import { exceedsBytes } from "../session/wire/utf8.ts";
@@ -34,7 +34,7 @@ const CLOSED_MS = 10_000;
  * @typeParam V Type of the values from `authenticate`.
  * @typeParam C The contract.
  */
-export interface SessionInfo<V = unknown, C extends AnyContract = AnyContract> {
+export interface SessionInfo<V = unknown, C extends Contract = Contract> {
   /** Id of the session. */
   readonly id: string;
   /** Id of the session's node; empty if there is only one node. */
@@ -79,7 +79,7 @@ interface FollowedUser {
  * subscribes. Nodes need not know the location of users, and other nodes are not woken. Lists and
  * closes are rare, and ask every node. Only its own node knows a session without a user.
  */
-export class Users<V = unknown, C extends AnyContract = AnyContract> {
+export class Users<V = unknown, C extends Contract = Contract> {
   readonly #nodes: Nodes | undefined;
   readonly #manager: SessionManager;
   // Bounded by the sessions of this node.

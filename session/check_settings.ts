@@ -4,7 +4,7 @@
  * @module
  */
 import type { CloseInfo, RequestError } from "../errors.ts";
-import { type AnyContract, compileContract, type MessageOf, type Side } from "./contract.ts";
+import { compileContract, type Contract, type MessageOf, type Side } from "./contract.ts";
 import { ConsoleReport } from "../base/console_report.ts";
 import { MAX_MESSAGE_BYTES } from "./wire/encode.ts";
 import type { GoAway } from "./wire/envelope.ts";
@@ -26,7 +26,7 @@ import type { ErasedHandlers, SessionLimits, SessionSettings } from "./settings.
  */
 export interface SessionHandlers<
   V = unknown,
-  C extends AnyContract = AnyContract,
+  C extends Contract = Contract,
   S extends Side = Side,
 > {
   /** Called once the session is established; messages wait until a returned promise settles. */
@@ -85,7 +85,7 @@ export interface SessionHandlers<
 /** Options for `sessionSettings()`. */
 export interface SessionSettingsOptions<
   V = unknown,
-  C extends AnyContract = AnyContract,
+  C extends Contract = Contract,
   S extends Side = Side,
 > extends SessionLimits, SessionHandlers<V, C, S> {
   /** This end of the session. */
@@ -141,7 +141,7 @@ const POLICIES: readonly OverflowPolicy[] = ["close", "drop-oldest", "drop-newes
  */
 export function checkSettings<
   V = unknown,
-  C extends AnyContract = AnyContract,
+  C extends Contract = Contract,
   S extends Side = Side,
 >(
   options: SessionSettingsOptions<V, C, S> & Pick<SessionSettings, "hello" | "insight" | "runtime">,

@@ -21,34 +21,32 @@ import type { ContractMessage, Message, UntypedMessage } from "./message.ts";
 /** One of the two ends of a session. */
 export type Side = "server" | "client";
 
-/** Topics or topic patterns, each with the schema of its data. */
-export type TopicSchemas = Readonly<Record<string, StandardSchema>>;
-
-/** The two schemas of a request. */
-export interface RequestSchemas {
-  /** Schema of the request's data; checked by the end that replies. */
-  readonly input: StandardSchema;
-  /** Schema of the reply; checked by the end that sent the request. */
-  readonly output: StandardSchema;
-}
-
-/** Sections of a contract, for {@linkcode defineContract}. */
+/**
+ * Sections of a contract, for {@linkcode defineContract}: topics or topic patterns, each with the
+ * schema of its data.
+ */
 export interface ContractDefinition {
   /** Topics that clients send. */
-  readonly toServer?: TopicSchemas;
+  readonly toServer?: Readonly<Record<string, StandardSchema>>;
   /** Topics that the server sends, publications included. */
-  readonly toClient?: TopicSchemas;
-  /** Requests that either end may send. */
-  readonly requests?: Readonly<Record<string, RequestSchemas>>;
+  readonly toClient?: Readonly<Record<string, StandardSchema>>;
+  /**
+   * Requests that either end may send: `input` is the schema of the data, checked by the end that
+   * replies; `output` is the schema of the reply, checked by the end that sent the request.
+   */
+  readonly requests?: Readonly<
+    Record<string, { readonly input: StandardSchema; readonly output: StandardSchema }>
+  >;
   /**
    * Data with which clients may be present, by room. The server applies the schema, once; notices
    * and `members` have the result, which must be a value that JSON can hold.
    */
-  readonly presence?: TopicSchemas;
+  readonly presence?: Readonly<Record<string, StandardSchema>>;
 }
 
 /**
- * A contract, made by {@linkcode defineContract}.
+ * A contract, made by {@linkcode defineContract}. `Contract` alone is any contract, and the default
+ * where there is none: every topic, `unknown` data.
  *
  * @typeParam D The definition.
  */
@@ -57,27 +55,34 @@ export interface Contract<D extends ContractDefinition = ContractDefinition> {
   readonly definition: D;
 }
 
-/** Any contract, and the default where there is none: every topic, `unknown` data. */
-export type AnyContract = Contract<ContractDefinition>;
-
 /**
- * True for {@linkcode AnyContract} itself; false for any other contract, an empty one included.
+ * True for {@linkcode Contract} itself; false for any other contract, an empty one included.
  *
  * @typeParam C The contract.
  */
-export type IsUntyped<C extends AnyContract> = AnyContract extends C
+export type IsUntyped<C extends Contract> = Contract extends C
   ? keyof ContractDefinition extends keyof C["definition"] ? true : false
   : false;
+
+/**
+ * The section of a definition for a part of a contract: the topics that one side sends, the
+ * requests, or the rooms with presence data.
+ *
+ * @typeParam K The part.
+ */
+export type SectionName<K extends Side | "requests" | "presence"> = K extends "server" ? "toClient"
+  : K extends "client" ? "toServer"
+  : Exclude<K, Side>;
 
 /**
  * A section of a contract; an empty section if the contract omits the section.
  *
  * @typeParam C The contract.
- * @typeParam K The section's name.
+ * @typeParam K The part, as in {@linkcode SectionName}.
  */
-export type SectionOf<C extends AnyContract, K extends keyof ContractDefinition> =
-  IsUntyped<C> extends true ? NonNullable<ContractDefinition[K]>
-    : C["definition"] extends { readonly [Key in K]: infer Found } ? Found
+export type SectionOf<C extends Contract, K extends Side | "requests" | "presence"> =
+  IsUntyped<C> extends true ? NonNullable<ContractDefinition[SectionName<K>]>
+    : C["definition"] extends { readonly [Key in SectionName<K>]: infer Found } ? Found
     : Record<never, never>;
 
 /**
@@ -86,35 +91,8 @@ export type SectionOf<C extends AnyContract, K extends keyof ContractDefinition>
  * @typeParam E The entry.
  * @typeParam K The choice between the two.
  */
-export type EntrySchema<E, K extends keyof RequestSchemas> = E extends StandardSchema ? E
+export type EntrySchema<E, K extends "input" | "output"> = E extends StandardSchema ? E
   : E extends { readonly [Key in K]: infer Schema extends StandardSchema } ? Schema
-  : never;
-
-/**
- * The input for a topic. For a union of topics, the data must fit each of them: the type is an
- * intersection, as TypeScript infers for the parameter of a union of functions.
- *
- * @typeParam M The section.
- * @typeParam T The topic.
- */
-export type InputFor<M, T extends string> = (T extends string ? {
-    [P in keyof M & string]: T extends TopicOf<P>
-      ? (data: InputOf<EntrySchema<M[P], "input">>) => void
-      : never;
-  }[keyof M & string]
-  : never) extends infer Taker
-  ? [Taker] extends [never] ? never : [Taker] extends [(data: infer Data) => void] ? Data : never
-  : never;
-
-/**
- * The output for a topic.
- *
- * @typeParam M The section.
- * @typeParam T The topic.
- */
-export type OutputFor<M, T extends string> = T extends string ? {
-    [P in keyof M & string]: T extends TopicOf<P> ? OutputOf<EntrySchema<M[P], "output">> : never;
-  }[keyof M & string]
   : never;
 
 /**
@@ -129,72 +107,41 @@ export interface NoTopic<Reason extends string> {
 }
 
 /**
- * The topics of a section: `chat:{room}` stands for every `chat:${string}`.
+ * The topics of a part of a contract: those that one side may send on, those of requests, or the
+ * rooms with presence data. The pattern `chat:{room}` stands for every `chat:${string}`. The type is
+ * {@linkcode NoTopic} if the contract has no such topics.
  *
- * @typeParam M The section, keyed by pattern.
- * @typeParam None The type for a section without topics.
+ * @typeParam C The contract.
+ * @typeParam K The side that sends, `requests` or `presence`.
  */
-export type TopicsOf<M, None = never> = {
+export type ContractTopic<C extends Contract, K extends Side | "requests" | "presence"> = {
   // A member, because the compiler's messages would otherwise name this alias and hide the topics.
-  readonly any: [keyof M & string] extends [never] ? None
-    : { [P in keyof M & string]: TopicOf<P> }[keyof M & string];
+  readonly any: [keyof SectionOf<C, K> & string] extends [never]
+    ? string & NoTopic<`the contract has no ${SectionName<K>}`>
+    : { [P in keyof SectionOf<C, K> & string]: TopicOf<P> }[keyof SectionOf<C, K> & string];
 }["any"];
 
 /**
- * The schemas of the topics that one side sends.
+ * The data of a topic, as its sender passes the data: of a message, of a request, or with which a
+ * client is present in a room. For a union of topics, the data must fit each of them: the type is an
+ * intersection, as TypeScript infers for the parameter of a union of functions.
  *
  * @typeParam C The contract.
- * @typeParam S The side that sends.
- */
-export type SentBy<C extends AnyContract, S extends Side> = SectionOf<
-  C,
-  S extends "server" ? "toClient" : "toServer"
->;
-
-/**
- * The topics that one side may send on; {@linkcode NoTopic} if the contract has no such topics.
- *
- * @typeParam C The contract.
- * @typeParam S The side that sends.
- */
-export type SendTopic<C extends AnyContract, S extends Side> = TopicsOf<
-  SentBy<C, S>,
-  string & NoTopic<`the contract has no ${S extends "server" ? "toClient" : "toServer"}`>
->;
-
-/**
- * The data that one side sends on a topic. For a union of topics, the data must fit each of them.
- *
- * @typeParam C The contract.
- * @typeParam S The side that sends.
+ * @typeParam K The side that sends, `requests` or `presence`.
  * @typeParam T The topic.
  */
-export type SendData<C extends AnyContract, S extends Side, T extends string> = InputFor<
-  SentBy<C, S>,
-  T
->;
-
-/**
- * The topics on which either side may send requests; {@linkcode NoTopic} if the contract has no
- * requests.
- *
- * @typeParam C The contract.
- */
-export type RequestTopic<C extends AnyContract> = TopicsOf<
-  SectionOf<C, "requests">,
-  string & NoTopic<"the contract has no requests">
->;
-
-/**
- * The data of a request on a topic. For a union of topics, the data must fit each of them.
- *
- * @typeParam C The contract.
- * @typeParam T The topic.
- */
-export type RequestInput<C extends AnyContract, T extends string> = InputFor<
-  SectionOf<C, "requests">,
-  T
->;
+export type ContractData<
+  C extends Contract,
+  K extends Side | "requests" | "presence",
+  T extends string,
+> = (T extends string ? {
+    [P in keyof SectionOf<C, K> & string]: T extends TopicOf<P>
+      ? (data: InputOf<EntrySchema<SectionOf<C, K>[P], "input">>) => void
+      : never;
+  }[keyof SectionOf<C, K> & string]
+  : never) extends infer Taker
+  ? [Taker] extends [never] ? never : [Taker] extends [(data: infer Data) => void] ? Data : never
+  : never;
 
 /**
  * The reply to a request on a topic, as the requesting end receives the data.
@@ -202,32 +149,12 @@ export type RequestInput<C extends AnyContract, T extends string> = InputFor<
  * @typeParam C The contract.
  * @typeParam T The topic.
  */
-export type RequestOutput<C extends AnyContract, T extends string> = OutputFor<
-  SectionOf<C, "requests">,
-  T
->;
-
-/**
- * The rooms in which a client may be present with data; {@linkcode NoTopic} if the contract has no
- * such rooms.
- *
- * @typeParam C The contract.
- */
-export type PresenceTopic<C extends AnyContract> = TopicsOf<
-  SectionOf<C, "presence">,
-  string & NoTopic<"the contract has no presence">
->;
-
-/**
- * The data with which a client may be present in a room.
- *
- * @typeParam C The contract.
- * @typeParam T The room.
- */
-export type PresenceInput<C extends AnyContract, T extends string> = InputFor<
-  SectionOf<C, "presence">,
-  T
->;
+export type ContractReply<C extends Contract, T extends string> = T extends string ? {
+    [P in keyof SectionOf<C, "requests"> & string]: T extends TopicOf<P>
+      ? OutputOf<EntrySchema<SectionOf<C, "requests">[P], "output">>
+      : never;
+  }[keyof SectionOf<C, "requests"> & string]
+  : never;
 
 /**
  * The data with which users are present, in any room; `unknown` if the contract has no schemas for
@@ -235,20 +162,10 @@ export type PresenceInput<C extends AnyContract, T extends string> = InputFor<
  *
  * @typeParam C The contract.
  */
-export type PresenceData<C extends AnyContract> = IsUntyped<C> extends true ? unknown
+export type PresenceData<C extends Contract> = IsUntyped<C> extends true ? unknown
   : SectionOf<C, "presence"> extends infer M ? [keyof M] extends [never] ? unknown
     : { [P in keyof M & string]: OutputOf<EntrySchema<M[P], "input">> }[keyof M & string]
   : never;
-
-/**
- * Notice of the users in a topic, for its subscribers; part of every contract.
- *
- * @typeParam C The contract, with the schemas of the users' data.
- */
-export type PresenceMessage<C extends AnyContract = AnyContract> = ContractMessage<
-  "presence:{topic}",
-  PresenceNotice<PresenceData<C>>
->;
 
 /**
  * The messages of a section: a union, told apart by `pattern`.
@@ -259,12 +176,13 @@ export type MessagesIn<M> = {
   [P in keyof M & string]: ContractMessage<
     P,
     OutputOf<EntrySchema<M[P], "input">>,
-    M[P] extends RequestSchemas ? InputOf<M[P]["output"]> : unknown
+    M[P] extends { readonly output: infer Reply extends StandardSchema } ? InputOf<Reply> : unknown
   >;
 }[keyof M & string];
 
 /**
- * Every message that one side may receive: a union, told apart by `pattern`.
+ * Every message that one side may receive: a union, told apart by `pattern`. A client may receive
+ * notices of the users in a topic, {@linkcode PresenceNotice}, under every contract.
  *
  * @example Narrowing
  * ```ts
@@ -286,12 +204,13 @@ export type MessagesIn<M> = {
  * @typeParam C The contract.
  * @typeParam S The side that receives.
  */
-export type MessageOf<C extends AnyContract, S extends Side> = IsUntyped<C> extends true
+export type MessageOf<C extends Contract, S extends Side> = IsUntyped<C> extends true
   ? UntypedMessage
   :
-    | MessagesIn<SentBy<C, S extends "server" ? "client" : "server">>
+    | MessagesIn<SectionOf<C, S extends "server" ? "client" : "server">>
     | MessagesIn<SectionOf<C, "requests">>
-    | (S extends "client" ? PresenceMessage<C> : never);
+    | (S extends "client" ? ContractMessage<"presence:{topic}", PresenceNotice<PresenceData<C>>>
+      : never);
 
 /**
  * The messages that a subscriber to a topic may get: those whose pattern the
@@ -300,11 +219,11 @@ export type MessageOf<C extends AnyContract, S extends Side> = IsUntyped<C> exte
  * @typeParam C The contract.
  * @typeParam T The topic, or a union of topics.
  */
-export type TopicMessage<C extends AnyContract, T extends string> = IsUntyped<C> extends true
+export type TopicMessage<C extends Contract, T extends string> = IsUntyped<C> extends true
   ? UntypedMessage
   : MessagesIn<
     {
-      [P in keyof SentBy<C, "server"> & string as T extends TopicOf<P> ? P : never]: SentBy<
+      [P in keyof SectionOf<C, "server"> & string as T extends TopicOf<P> ? P : never]: SectionOf<
         C,
         "server"
       >[P];
@@ -408,7 +327,7 @@ export function defineContract<D extends ContractDefinition>(
  * @throws {TypeError} If the contract is not one.
  */
 export function compileContract(
-  contract: AnyContract,
+  contract: Contract,
   side: Side | "presence",
 ): ContractRouter {
   // A method of the contract compiles: a page without a contract then does not load the compiler.
@@ -450,7 +369,7 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
     const asked = Object.entries(requests).map(([pattern, entry]) =>
       routeOf("request", pattern, entry?.input, entry?.output)
     );
-    const sent = (section: TopicSchemas) =>
+    const sent = (section: Readonly<Record<string, StandardSchema>>) =>
       Object.entries(section).map(([pattern, input]) => routeOf("message", pattern, input));
     const notices = { pattern: PRESENCE_PREFIX + "{topic}", kind: "message" } as const;
     this.#routers = {

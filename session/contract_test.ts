@@ -1,28 +1,24 @@
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { z } from "zod";
 import {
-  type AnyContract,
   compileContract,
   type Contract,
+  type ContractData,
   type ContractDefinition,
+  type ContractReply,
+  type ContractTopic,
   defineContract,
   type MessageOf,
   type NoTopic,
-  type PresenceInput,
-  type PresenceMessage,
-  type PresenceTopic,
-  type RequestInput,
-  type RequestOutput,
-  type RequestTopic,
-  type SendData,
-  type SendTopic,
   type Side,
   type TopicMessage,
-  type TopicsOf,
 } from "./contract.ts";
 import type { PresenceNotice } from "./wire/presence_notice.ts";
 import { type StandardSchema, validate } from "../base/standard_schema.ts";
 import type { ContractMessage, UntypedMessage } from "./message.ts";
+
+/** The notices that every client may receive. */
+type PresenceMessage = ContractMessage<"presence:{topic}", PresenceNotice>;
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true
   : false;
@@ -69,7 +65,7 @@ function messageOf<S extends Side = "server">(
 Deno.test("defineContract() returns a frozen contract that keeps its definition", () => {
   assert(Object.isFrozen(contract) && Object.isFrozen(contract.definition));
   assert(contract.definition.toServer["chat:{room}"] instanceof z.ZodObject);
-  const any: AnyContract = contract;
+  const any: Contract = contract;
   assertStrictEquals(any.definition.toClient, contract.definition.toClient);
 });
 
@@ -184,9 +180,9 @@ Deno.test("compileContract() gives all sessions one router", () => {
 
 Deno.test("compileContract() takes a contract of another copy, and nothing else", async () => {
   const copied: typeof import("./contract.ts") = await import("./contract.ts" + "?copy");
-  const copy: AnyContract = copied.defineContract(contract.definition);
+  const copy: Contract = copied.defineContract(contract.definition);
   assertEquals(compileContract(copy, "server").match("cursor")?.pattern, "cursor");
-  const bare = contract.definition as unknown as AnyContract;
+  const bare = contract.definition as unknown as Contract;
   assertThrows(() => compileContract(bare, "server"), TypeError, "Cannot use contract: ");
 });
 
@@ -203,56 +199,61 @@ Deno.test("a matched schema checks the data, at once or later", async () => {
 
 Deno.test("topics and data to send are typed by side", () => {
   expectType<
-    Equal<SendTopic<C, "client">, `chat:${string}` | "cursor" | `game/${string}/move/${string}`>
+    Equal<ContractTopic<C, "client">, `chat:${string}` | "cursor" | `game/${string}/move/${string}`>
   >();
-  expectType<Equal<SendTopic<C, "server">, `chat:${string}` | "notice">>();
-  expectType<Equal<SendData<C, "client", "chat:a">, { text: string; at: string }>>();
-  expectType<Equal<SendData<C, "client", `chat:${string}`>, { text: string; at: string }>>();
-  expectType<Equal<SendData<C, "client", "game/1/move/2">, "in">>();
+  expectType<Equal<ContractTopic<C, "server">, `chat:${string}` | "notice">>();
+  expectType<Equal<ContractData<C, "client", "chat:a">, { text: string; at: string }>>();
+  expectType<Equal<ContractData<C, "client", `chat:${string}`>, { text: string; at: string }>>();
+  expectType<Equal<ContractData<C, "client", "game/1/move/2">, "in">>();
   expectType<
-    Equal<SendData<C, "server", "chat:a">, { text: string; from?: string | undefined }>
+    Equal<ContractData<C, "server", "chat:a">, { text: string; from?: string | undefined }>
   >();
-  expectType<Equal<SendData<C, "server", "notice">, string | number>>();
-  expectType<Equal<SendData<C, "server", "cursor">, never>>();
+  expectType<Equal<ContractData<C, "server", "notice">, string | number>>();
+  expectType<Equal<ContractData<C, "server", "cursor">, never>>();
   // Either topic may be meant, so the data has to fit both.
   expectType<
-    Equal<SendData<C, "client", "cursor" | "chat:a">, { x: number } & { text: string; at: string }>
+    Equal<
+      ContractData<C, "client", "cursor" | "chat:a">,
+      { x: number } & { text: string; at: string }
+    >
   >();
-  expectType<Equal<TopicsOf<{ a: unknown; "b:{c}": unknown }>, "a" | `b:${string}`>>();
-  expectType<Equal<TopicsOf<Record<never, never>>, never>>();
+  type Two = Contract<{ toServer: { a: StandardSchema; "b:{c}": StandardSchema } }>;
+  expectType<Equal<ContractTopic<Two, "client">, "a" | `b:${string}`>>();
 });
 
 Deno.test("requests are typed for either side", () => {
-  expectType<Equal<RequestTopic<C>, "join" | `score/${string}`>>();
-  expectType<Equal<RequestInput<C, "join">, string>>();
-  expectType<Equal<RequestOutput<C, "join">, string[]>>();
-  expectType<Equal<RequestInput<C, "score/7">, null>>();
-  expectType<Equal<RequestOutput<C, "score/7">, number>>();
-  expectType<Equal<RequestOutput<C, "join" | "score/7">, string[] | number>>();
+  expectType<Equal<ContractTopic<C, "requests">, "join" | `score/${string}`>>();
+  expectType<Equal<ContractData<C, "requests", "join">, string>>();
+  expectType<Equal<ContractReply<C, "join">, string[]>>();
+  expectType<Equal<ContractData<C, "requests", "score/7">, null>>();
+  expectType<Equal<ContractReply<C, "score/7">, number>>();
+  expectType<Equal<ContractReply<C, "join" | "score/7">, string[] | number>>();
 });
 
 Deno.test("a section that is left out has no topics", () => {
   type P = typeof onlyToServer;
-  expectType<Equal<SendTopic<P, "client">, "ping">>();
-  expectType<Equal<SendTopic<P, "server">, string & NoTopic<"the contract has no toClient">>>();
-  expectType<Equal<RequestTopic<P>, string & NoTopic<"the contract has no requests">>>();
-  expectType<Equal<SendData<P, "server", SendTopic<P, "server">>, never>>();
+  expectType<Equal<ContractTopic<P, "client">, "ping">>();
+  expectType<Equal<ContractTopic<P, "server">, string & NoTopic<"the contract has no toClient">>>();
+  expectType<
+    Equal<ContractTopic<P, "requests">, string & NoTopic<"the contract has no requests">>
+  >();
+  expectType<Equal<ContractData<P, "server", ContractTopic<P, "server">>, never>>();
   expectType<Equal<MessageOf<P, "server">, ContractMessage<"ping", null>>>();
   expectType<Equal<MessageOf<P, "client">, PresenceMessage>>();
   expectType<
-    Equal<SendTopic<typeof empty, "client">, string & NoTopic<"the contract has no toServer">>
+    Equal<ContractTopic<typeof empty, "client">, string & NoTopic<"the contract has no toServer">>
   >();
   expectType<Equal<MessageOf<typeof empty, "server">, never>>();
   expectType<Equal<MessageOf<typeof empty, "client">, PresenceMessage>>();
 });
 
 Deno.test("without a contract topics are strings and data is unknown", () => {
-  expectType<Equal<SendTopic<AnyContract, "client">, string>>();
-  expectType<Equal<SendData<AnyContract, "server", "x">, unknown>>();
-  expectType<Equal<RequestTopic<AnyContract>, string>>();
-  expectType<Equal<RequestInput<AnyContract, "x">, unknown>>();
-  expectType<Equal<RequestOutput<AnyContract, string>, unknown>>();
-  expectType<Equal<MessageOf<AnyContract, Side>, UntypedMessage>>();
+  expectType<Equal<ContractTopic<Contract, "client">, string>>();
+  expectType<Equal<ContractData<Contract, "server", "x">, unknown>>();
+  expectType<Equal<ContractTopic<Contract, "requests">, string>>();
+  expectType<Equal<ContractData<Contract, "requests", "x">, unknown>>();
+  expectType<Equal<ContractReply<Contract, string>, unknown>>();
+  expectType<Equal<MessageOf<Contract, Side>, UntypedMessage>>();
   expectType<Equal<MessageOf<Contract, "client">, UntypedMessage>>();
   expectType<Equal<UntypedMessage["topic"], string>>();
   expectType<Equal<UntypedMessage["params"], Readonly<Record<string, string>>>>();
@@ -338,12 +339,14 @@ Deno.test("PresenceMessage has the data that the contract says, in whichever roo
     presence: { "room:{name}": z.object({ n: z.number().default(1) }), lobby: z.string() },
   });
   type P = typeof contract;
-  expectType<Equal<PresenceTopic<P>, `room:${string}` | "lobby">>();
-  expectType<Equal<PresenceInput<P, "room:a">, { n?: number | undefined }>>();
-  expectType<Equal<PresenceInput<P, "lobby">, string>>();
+  expectType<Equal<ContractTopic<P, "presence">, `room:${string}` | "lobby">>();
+  expectType<Equal<ContractData<P, "presence", "room:a">, { n?: number | undefined }>>();
+  expectType<Equal<ContractData<P, "presence", "lobby">, string>>();
   expectType<Equal<MessageOf<P, "client">["data"], PresenceNotice<{ n: number } | string>>>();
-  expectType<Equal<PresenceTopic<C>, string & NoTopic<"the contract has no presence">>>();
-  expectType<Equal<PresenceTopic<AnyContract>, string>>();
+  expectType<
+    Equal<ContractTopic<C, "presence">, string & NoTopic<"the contract has no presence">>
+  >();
+  expectType<Equal<ContractTopic<Contract, "presence">, string>>();
   assertEquals(compileContract(contract, "presence").match("room:a")?.params, { name: "a" });
   assertEquals(compileContract(contract, "presence").match("hall"), undefined);
   assertEquals(compileContract(contract, "server").match("lobby"), undefined);
@@ -356,25 +359,25 @@ Deno.test("TopicMessage is what a subscriber to a topic may get", () => {
   expectType<Equal<TopicMessage<C, `chat:${string}`>, Chat>>();
   expectType<Equal<TopicMessage<C, "notice">, Notice>>();
   expectType<Equal<TopicMessage<C, "chat:a" | "notice">, Chat | Notice>>();
-  expectType<Equal<TopicMessage<C, SendTopic<C, "server">>, Chat | Notice>>();
+  expectType<Equal<TopicMessage<C, ContractTopic<C, "server">>, Chat | Notice>>();
   expectType<Equal<TopicMessage<C, "cursor">, never>>();
-  expectType<Equal<TopicMessage<AnyContract, string>, UntypedMessage>>();
-  expectType<Equal<TopicMessage<AnyContract, "a">, UntypedMessage>>();
+  expectType<Equal<TopicMessage<Contract, string>, UntypedMessage>>();
+  expectType<Equal<TopicMessage<Contract, "a">, UntypedMessage>>();
   assert(true);
 });
 
 Deno.test("send and request can be written against the contract's types", () => {
-  interface Ends<C extends AnyContract, S extends Side> extends AsyncIterable<MessageOf<C, S>> {
-    send<const T extends SendTopic<C, S>>(topic: T, data: SendData<C, S, T>): void;
-    request<const T extends RequestTopic<C>>(
+  interface Ends<C extends Contract, S extends Side> extends AsyncIterable<MessageOf<C, S>> {
+    send<const T extends ContractTopic<C, S>>(topic: T, data: ContractData<C, S, T>): void;
+    request<const T extends ContractTopic<C, "requests">>(
       topic: T,
-      input: RequestInput<C, T>,
-    ): Promise<RequestOutput<C, T>>;
+      input: ContractData<C, "requests", T>,
+    ): Promise<ContractReply<C, T>>;
   }
   function check(
     client: Ends<C, "client">,
     server: Ends<C, "server">,
-    untyped: Ends<AnyContract, Side>,
+    untyped: Ends<Contract, Side>,
   ): void {
     const room: string = "a";
     client.send(`chat:${room}`, { text: "hi", at: "4" });

@@ -26,33 +26,22 @@ export type { InputOf, OutputOf, StandardResult, StandardSchema } from "../base/
 export { StatusFeed } from "../base/status_feed.ts";
 export type { CloseInfo } from "../errors.ts";
 export {
-  type AnyContract,
   type Contract,
+  type ContractData,
   type ContractDefinition,
+  type ContractReply,
+  type ContractTopic,
   defineContract,
   type EntrySchema,
-  type InputFor,
   type IsUntyped,
   type MessageOf,
   type MessagesIn,
   type NoTopic,
-  type OutputFor,
   type PresenceData,
-  type PresenceInput,
-  type PresenceMessage,
-  type PresenceTopic,
-  type RequestInput,
-  type RequestOutput,
-  type RequestSchemas,
-  type RequestTopic,
+  type SectionName,
   type SectionOf,
-  type SendData,
-  type SendTopic,
-  type SentBy,
   type Side,
   type TopicMessage,
-  type TopicSchemas,
-  type TopicsOf,
 } from "./contract.ts";
 export type { SessionEventMap, SessionEvents } from "./events.ts";
 export type { HeartbeatOptions } from "./heartbeat.ts";

@@ -39,15 +39,11 @@ import { CloseCode, type CloseInfo } from "../errors.ts";
 import { checkCloseInfo } from "../transport/close_info.ts";
 import { checkLoop } from "./inbound.ts";
 import type {
-  AnyContract,
+  Contract,
+  ContractData,
+  ContractReply,
+  ContractTopic,
   MessageOf,
-  PresenceInput,
-  PresenceTopic,
-  RequestInput,
-  RequestOutput,
-  RequestTopic,
-  SendData,
-  SendTopic,
   Side,
 } from "./contract.ts";
 import { internals, SessionCore, SKEIN_PROTOCOL } from "./core.ts";
@@ -95,7 +91,7 @@ type Insight = typeof import("./insight/insight.ts");
  */
 export class Session<
   V = unknown,
-  C extends AnyContract = AnyContract,
+  C extends Contract = Contract,
   S extends Side = Side,
 > implements AsyncIterable<MessageOf<C, S>>, AsyncDisposable {
   /** The URL that the peer connected to. */
@@ -240,7 +236,7 @@ export class Session<
    * @throws {TypeError} If JSON cannot hold the data, or the topic is not valid.
    * @throws {RangeError} If the message is larger than this end may send, or the peer accepts.
    */
-  send<T extends SendTopic<C, S>>(topic: T, data?: SendData<C, S, T>): void {
+  send<T extends ContractTopic<C, S>>(topic: T, data?: ContractData<C, S, T>): void {
     const core = this.#core;
     core.checkData("send", data);
     core.checkOpen("send");
@@ -276,11 +272,11 @@ export class Session<
    * @throws {SessionClosedError} If the session closes first.
    * @throws {QueueFullError} If `maxRequests` requests already wait for replies.
    */
-  async request<T extends RequestTopic<C>>(
+  async request<T extends ContractTopic<C, "requests">>(
     topic: T,
-    data?: RequestInput<C, T>,
+    data?: ContractData<C, "requests", T>,
     options: WaitOptions = {},
-  ): Promise<RequestOutput<C, T>> {
+  ): Promise<ContractReply<C, T>> {
     const core = this.#core;
     const { maxSendBytes: maxBytes } = core;
     core.checkData("ask", data);
@@ -292,7 +288,7 @@ export class Session<
       );
     const answer = await (core.settings.watch?.asking(core.session, topic, ask) ?? ask());
     const { router } = core.settings;
-    return (router ? await router.checkAnswer(topic, answer) : answer) as RequestOutput<C, T>;
+    return (router ? await router.checkAnswer(topic, answer) : answer) as ContractReply<C, T>;
   }
 
   /**
@@ -305,7 +301,7 @@ export class Session<
    * @returns The position in the history at which the following messages begin.
    * @throws {RequestError} With code `forbidden`, if the server does not allow the subscription.
    */
-  async subscribe<T extends SendTopic<C, "server">>(
+  async subscribe<T extends ContractTopic<C, "server">>(
     topic: T,
     options: WaitOptions & HistoryOptions = {},
   ): Promise<SubscribeAnswer> {
@@ -335,9 +331,9 @@ export class Session<
    * @throws {RangeError} If the message is larger than `maxMessageBytes`.
    * @throws {UnsupportedError} If `echo` is false, and the server cannot tell clients apart.
    */
-  async publish<T extends SendTopic<C, "server">>(
+  async publish<T extends ContractTopic<C, "server">>(
     topic: T,
-    data?: SendData<C, "server", T>,
+    data?: ContractData<C, "server", T>,
     options: ClientPublishOptions = {},
   ): Promise<void> {
     const core = this.#core;
@@ -370,9 +366,9 @@ export class Session<
    * @throws {TypeError} If JSON cannot hold the data, or the room is not a valid topic.
    * @throws {UnsupportedError} If the server does not support presence data.
    */
-  async presence<T extends PresenceTopic<C>>(
+  async presence<T extends ContractTopic<C, "presence">>(
     room: T,
-    data?: PresenceInput<C, T>,
+    data?: ContractData<C, "presence", T>,
     options: WaitOptions = {},
   ): Promise<void> {
     await this.#core.askPresence(room, data, options);

@@ -1,6 +1,6 @@
 /** Settings of sessions, with the features that load on first use. */
 import { platformRuntime } from "../base/runtime.ts";
-import type { AnyContract, Side } from "./contract.ts";
+import type { Contract, Side } from "./contract.ts";
 import { checkSettings, type SessionSettingsOptions } from "./check_settings.ts";
 import { type HeartbeatOptions, INTERVAL_MS, TICK_MS, TIMEOUT_MS } from "./heartbeat.ts";
 import type { SessionSettings } from "./settings.ts";
@@ -17,7 +17,7 @@ export type { SessionHandlers, SessionSettingsOptions } from "./check_settings.t
  */
 export function sessionSettings<
   V = unknown,
-  C extends AnyContract = AnyContract,
+  C extends Contract = Contract,
   S extends Side = Side,
 >(options: SessionSettingsOptions<V, C, S>): SessionSettings {
   checkHeartbeat(options.heartbeat);

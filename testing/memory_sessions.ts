@@ -1,6 +1,6 @@
 /** Pairs of connected sessions in one process. */
 import type { Runtime } from "../base/runtime.ts";
-import type { AnyContract } from "../session/contract.ts";
+import type { Contract } from "../session/contract.ts";
 import { Session } from "../session/session.ts";
 import type { SessionIdentity } from "../session/types.ts";
 import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transport/memory/memory.ts";
@@ -13,7 +13,7 @@ import { sessionSettings, type SessionSettingsOptions } from "../session/session
  * @typeParam V Type of the value that `authenticate` would return.
  * @typeParam C The contract.
  */
-export interface MemorySessionsOptions<V = unknown, C extends AnyContract = AnyContract> {
+export interface MemorySessionsOptions<V = unknown, C extends Contract = Contract> {
   /** Contract of both ends; none by default. Each end may have another contract. */
   readonly contract?: C;
   /** Handlers, limits and times of the server's end. */
@@ -34,7 +34,7 @@ export interface MemorySessionsOptions<V = unknown, C extends AnyContract = AnyC
  * @typeParam V Type of the value that `authenticate` would return.
  * @typeParam C The contract.
  */
-export interface MemorySessions<V = unknown, C extends AnyContract = AnyContract>
+export interface MemorySessions<V = unknown, C extends Contract = Contract>
   extends AsyncDisposable {
   /** Session on the server's end. */
   readonly server: Session<V, C, "server">;
@@ -86,7 +86,7 @@ export interface MemorySessions<V = unknown, C extends AnyContract = AnyContract
  * assertEquals(ends, ["1006 by network"]);
  * ```
  */
-export function memorySessions<V = unknown, C extends AnyContract = AnyContract>(
+export function memorySessions<V = unknown, C extends Contract = Contract>(
   options: MemorySessionsOptions<V, C> = {},
 ): MemorySessions<V, C> {
   const { contract, identity, wire } = options;

@@ -4,7 +4,7 @@ import { ConnectionError } from "../errors.ts";
 import { Server, type ServerOptions } from "../server.ts";
 import { Client } from "../client/client.ts";
 import type { ClientOptions, Dialer } from "../client/client_options.ts";
-import type { AnyContract } from "../session/contract.ts";
+import type { Contract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import { denoPlatform } from "../client/deno.ts";
 import { checkConnectTimeout, openSession } from "../client/open.ts";
@@ -32,7 +32,7 @@ const ORIGIN = "http://localhost";
  * @typeParam V Type of the value that `authenticate` returns.
  * @typeParam C The contract.
  */
-export interface TestServerOptions<V = unknown, C extends AnyContract = AnyContract>
+export interface TestServerOptions<V = unknown, C extends Contract = Contract>
   extends Omit<ServerOptions<V, C>, "webSocketEngine"> {
   /** Wire of Skein's clients. Plain clients have only frames, as on a WebSocket. */
   readonly wire?: Omit<MemoryPairOptions, "frames" | "protocol">;
@@ -57,7 +57,7 @@ export interface TestRequestOptions {
  *
  * @typeParam C The contract.
  */
-export interface TestDialOptions<C extends AnyContract = AnyContract>
+export interface TestDialOptions<C extends Contract = Contract>
   extends
     TestRequestOptions,
     Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "services" | "turn" | "heartbeat"> {
@@ -90,7 +90,7 @@ export interface TestDialOptions<C extends AnyContract = AnyContract>
  *
  * @typeParam C The contract.
  */
-export interface TestConnectOptions<C extends AnyContract = AnyContract>
+export interface TestConnectOptions<C extends Contract = Contract>
   extends Omit<TestRequestOptions, "headers">, ClientOptions<C> {}
 
 /**
@@ -100,7 +100,7 @@ export interface TestConnectOptions<C extends AnyContract = AnyContract>
  * @typeParam V Type of the value that `authenticate` returns.
  * @typeParam C The contract.
  */
-export class TestServer<V = unknown, C extends AnyContract = AnyContract> extends Server<V, C> {
+export class TestServer<V = unknown, C extends Contract = Contract> extends Server<V, C> {
   /** Network in front of the server, with faults on demand. */
   readonly network: TestNetwork;
   /** Clients created by `connect` that are not closed. */
@@ -283,7 +283,7 @@ export class TestServer<V = unknown, C extends AnyContract = AnyContract> extend
  * assertEquals(refused.info?.code, 4401);
  * ```
  */
-export function testServer<V = unknown, C extends AnyContract = AnyContract>(
+export function testServer<V = unknown, C extends Contract = Contract>(
   options: TestServerOptions<V, C> = {},
 ): TestServer<V, C> {
   return new TestServer(options);

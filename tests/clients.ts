@@ -3,7 +3,7 @@
  *
  * @module
  */
-import type { AnyContract } from "../session/contract.ts";
+import type { Contract } from "../session/contract.ts";
 import { Client } from "../client/client.ts";
 import { denoPlatform } from "../client/deno.ts";
 import type { ClientOptions, Dialer } from "../client/client_options.ts";
@@ -34,25 +34,25 @@ export class Network {
   /** All attempts. */
   readonly dials: Dialed[] = [];
   /** The server's sessions, in the order of creation. */
-  readonly sessions: Session<unknown, AnyContract, "server">[] = [];
+  readonly sessions: Session<unknown, Contract, "server">[] = [];
   /** The pairs of the sessions. */
   readonly pairs: MemoryPair[] = [];
   /** Answers for the next attempts, in order; without an answer, the server opens a session. */
   readonly answers: Answer[] = [];
   /** Settings of the server's sessions. */
-  server: EndOptions<unknown, AnyContract, "server">;
+  server: EndOptions<unknown, Contract, "server">;
 
   /**
    * Creates a network.
    *
    * @param server Settings of the server's sessions.
    */
-  constructor(server: EndOptions<unknown, AnyContract, "server"> = {}) {
+  constructor(server: EndOptions<unknown, Contract, "server"> = {}) {
     this.server = server;
   }
 
   /** The newest session of the server. */
-  get last(): Session<unknown, AnyContract, "server"> {
+  get last(): Session<unknown, Contract, "server"> {
     return this.sessions.at(-1)!;
   }
 
@@ -129,7 +129,7 @@ export class Network {
    * @param options Options of the client.
    * @returns The client.
    */
-  client<C extends AnyContract = AnyContract>(options: ClientOptions<C> = {}): Client<C> {
+  client<C extends Contract = Contract>(options: ClientOptions<C> = {}): Client<C> {
     const client = new Client<C>("memory://server/", denoPlatform(this.dial), {
       ...options,
       backoff: { random: () => 0.5, ...options.backoff },

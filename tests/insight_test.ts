@@ -11,9 +11,9 @@ import type { SessionStats } from "../session/types.ts";
 import { directDatagrams } from "../transport/direct.ts";
 import { soon, turns } from "./sessions.ts";
 import { endsOn, type Wire, type WireEnds, wires } from "./wires.ts";
-import type { AnyContract } from "../session/contract.ts";
+import type { Contract } from "../session/contract.ts";
 
-type Both = WireEnds<unknown, AnyContract>;
+type Both = WireEnds<unknown, Contract>;
 type Counter = Exclude<
   { [K in keyof SessionStats]: SessionStats[K] extends number ? K : never }[keyof SessionStats],
   "streamsRefused" // By servers over QUIC alone: see `unread_streams_test.ts`.

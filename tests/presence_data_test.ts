@@ -5,7 +5,7 @@ import { z } from "zod";
 import { QueueFullError, RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
 import { encodeBinary } from "../session/wire/encode.ts";
 import type { Client } from "../client/client.ts";
-import { type AnyContract, defineContract } from "../session/contract.ts";
+import { type Contract, defineContract } from "../session/contract.ts";
 import type { PresenceNotice } from "../session/wire/presence_notice.ts";
 import { memorySessions, passTime, testServer, type TestServerOptions } from "../testing/mod.ts";
 import { turns } from "../testing/turns.ts";
@@ -20,7 +20,7 @@ const OPTIONS: TestServerOptions<string> = {
 const as = (user: string) => ({ headers: { authorization: `Bearer ${user}` } });
 
 /** The notices that a client gets, in short. */
-function hear(client: Client<AnyContract>): string[] {
+function hear(client: Client<Contract>): string[] {
   const heard: string[] = [];
   void (async () => {
     for await (const { data } of client) {

@@ -3,7 +3,7 @@ import { z } from "zod";
 import { connect, dial } from "../client.ts";
 import { RequestError, SessionClosedError } from "../errors.ts";
 import { createServer, type Server } from "../server.ts";
-import { type AnyContract, defineContract } from "../session/contract.ts";
+import { type Contract, defineContract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import { captureConsole } from "./console_lines.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
@@ -307,7 +307,7 @@ Deno.test("Server lets clients into rooms, and tells who is there", async () => 
 });
 
 Deno.test("Server.unsubscribe() of a room leaves it, whoever let the session in and whatever the patterns say", async () => {
-  const sessions = new Map<string, Session<string, AnyContract, "server">>();
+  const sessions = new Map<string, Session<string, Contract, "server">>();
   await using server = listen({
     ...named,
     rooms: ["room:{name}"],

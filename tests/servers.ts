@@ -6,7 +6,7 @@
  */
 import { assert } from "@std/assert";
 import { serve, type ServeOptions, type Server } from "../server.ts";
-import type { AnyContract } from "../session/contract.ts";
+import type { Contract } from "../session/contract.ts";
 import { soon } from "./sessions.ts";
 
 /**
@@ -15,7 +15,7 @@ import { soon } from "./sessions.ts";
  * @param options Options of the server.
  * @returns The server.
  */
-export function listen<V = unknown, C extends AnyContract = AnyContract>(
+export function listen<V = unknown, C extends Contract = Contract>(
   options: ServeOptions<V, C> = {},
 ): Server<V, C> {
   return serve<V, C>({ port: 0, hostname: "127.0.0.1", onListen() {}, ...options });

@@ -9,7 +9,7 @@ import { QueueFullError, RequestError, TimeoutError } from "../errors.ts";
 import { Presence } from "../pubsub/presence/presence.ts";
 import { Rooms } from "../pubsub/presence/rooms.ts";
 import { Topics } from "../pubsub/topics.ts";
-import type { AnyContract } from "../session/contract.ts";
+import type { Contract } from "../session/contract.ts";
 import { type OverflowPolicy, Turn } from "../session/queue/send_queue.ts";
 import type { Session } from "../session/session.ts";
 import { endOf, soon, turns } from "./sessions.ts";
@@ -107,7 +107,7 @@ function testMessages(wire: Wire): void {
 /** Sessions that one turn flushes, as a server's are. */
 class Crowd implements AsyncDisposable {
   readonly turn = new Turn(platformRuntime());
-  readonly members: (WireEnds<unknown, AnyContract> & { readonly log: Log<Heard> })[] = [];
+  readonly members: (WireEnds<unknown, Contract> & { readonly log: Log<Heard> })[] = [];
   readonly #wire: Wire;
 
   constructor(wire: Wire) {

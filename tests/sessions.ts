@@ -7,7 +7,7 @@
 import { assert } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import type { CloseInfo } from "../errors.ts";
-import type { AnyContract, Side } from "../session/contract.ts";
+import type { Contract, Side } from "../session/contract.ts";
 import { Session } from "../session/session.ts";
 import type { SessionIdentity } from "../session/types.ts";
 import { type MemorySessions, memorySessions } from "../testing/memory_sessions.ts";
@@ -23,7 +23,7 @@ export { turns } from "../testing/turns.ts";
 /** Options of one end: handlers, limits and times. */
 export type EndOptions<
   V = unknown,
-  C extends AnyContract = AnyContract,
+  C extends Contract = Contract,
   S extends Side = Side,
 > = Omit<SessionSettingsOptions<V, C, S>, "side">;
 
@@ -99,7 +99,7 @@ export class Peer {
 }
 
 /** A session, and a peer under the test's control. */
-export interface HandMade<V, C extends AnyContract, S extends Side> extends AsyncDisposable {
+export interface HandMade<V, C extends Contract, S extends Side> extends AsyncDisposable {
   /** The session that is tested. */
   readonly session: Session<V, C, S>;
   /** The peer of the session. */
@@ -126,7 +126,7 @@ export const PLAIN: MemoryPairOptions = { protocol: "", streams: false, datagram
  * @param options The wire, and the user of the peer.
  * @returns Both.
  */
-export function serverByHand<V = unknown, C extends AnyContract = AnyContract>(
+export function serverByHand<V = unknown, C extends Contract = Contract>(
   settings: EndOptions<V, C, "server"> = {},
   options: HandMadeOptions<V> = {},
 ): HandMade<V, C, "server"> {
@@ -147,7 +147,7 @@ export function serverByHand<V = unknown, C extends AnyContract = AnyContract>(
  * @param options The wire, and the user of the peer.
  * @returns Both.
  */
-export function clientByHand<C extends AnyContract = AnyContract>(
+export function clientByHand<C extends Contract = Contract>(
   settings: EndOptions<unknown, C, "client"> = {},
   options: HandMadeOptions<unknown> = {},
 ): HandMade<unknown, C, "client"> {
@@ -174,7 +174,7 @@ export const HELLO = {
  * @param options The wire, and the user of the client.
  * @returns Both.
  */
-export async function ends<V = unknown, C extends AnyContract = AnyContract>(
+export async function ends<V = unknown, C extends Contract = Contract>(
   server: EndOptions<V, C, "server"> = {},
   client: EndOptions<unknown, C, "client"> = {},
   options: HandMadeOptions<V> = {},
@@ -198,7 +198,7 @@ export async function endOf(
   return { code, reason, by };
 }
 
-function handMade<V, C extends AnyContract, S extends Side>(
+function handMade<V, C extends Contract, S extends Side>(
   session: Session<V, C, S>,
   peer: Peer,
   link: MemoryLink,

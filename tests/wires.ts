@@ -4,7 +4,7 @@
  *
  * @module
  */
-import type { AnyContract } from "../session/contract.ts";
+import type { Contract } from "../session/contract.ts";
 import { Session } from "../session/session.ts";
 import type { SessionIdentity } from "../session/types.ts";
 import type { Connection } from "../transport/connection.ts";
@@ -146,7 +146,7 @@ export function disposable(pair: Omit<WirePair, typeof Symbol.asyncDispose>): Wi
 }
 
 /** Two sessions back to back on a wire. */
-export interface WireEnds<V, C extends AnyContract> extends AsyncDisposable {
+export interface WireEnds<V, C extends Contract> extends AsyncDisposable {
   /** The server's end. */
   readonly server: Session<V, C, "server">;
   /** The client's end. */
@@ -156,7 +156,7 @@ export interface WireEnds<V, C extends AnyContract> extends AsyncDisposable {
 }
 
 /** Settings of both ends, and the user of the client. */
-export interface WireEndsOptions<V, C extends AnyContract> {
+export interface WireEndsOptions<V, C extends Contract> {
   /** Of the server's end. */
   readonly server?: EndOptions<V, C, "server">;
   /** Of the client's end. */
@@ -173,7 +173,7 @@ export interface WireEndsOptions<V, C extends AnyContract> {
  * @param options See {@linkcode WireEndsOptions}.
  * @returns Both.
  */
-export async function endsOn<V = unknown, C extends AnyContract = AnyContract>(
+export async function endsOn<V = unknown, C extends Contract = Contract>(
   wire: Wire,
   options: WireEndsOptions<V, C> = {},
 ): Promise<WireEnds<V, C>> {

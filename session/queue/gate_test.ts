@@ -3,13 +3,13 @@ import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { Peer, turns } from "../../tests/sessions.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
-import type { AnyContract } from "../contract.ts";
+import type { Contract } from "../contract.ts";
 import { RequestService } from "../serving/requests.ts";
 import { internals, Session } from "../session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session_settings.ts";
 
 /** A session with a short queue on a wire that says whether it is read, and its peer. */
-function paused(options: Partial<SessionSettingsOptions<unknown, AnyContract, "server">>) {
+function paused(options: Partial<SessionSettingsOptions<unknown, Contract, "server">>) {
   const pair = memoryPair({ protocol: "skein.1", streams: false, datagrams: false });
   const wire = { isPaused: false };
   Object.defineProperty(pair.server.frames!, "isPaused", { get: () => wire.isPaused });

@@ -10,7 +10,7 @@ import type {
   BrokerSubscription,
   PublicationListener,
 } from "../../pubsub/broker.ts";
-import { type AnyContract, defineContract } from "../../session/contract.ts";
+import { type Contract, defineContract } from "../../session/contract.ts";
 import type { SendQueueOptions } from "../../session/queue/send_queue.ts";
 import type { Session } from "../../session/session.ts";
 import { type TestServer, testServer } from "../../testing/test_server.ts";
@@ -61,7 +61,7 @@ interface Given {
 const SCHEMAS = { string: z.string(), number: z.number() };
 const envelopes = new Envelopes();
 
-type TestSession = Session<string | undefined, AnyContract, "server">;
+type TestSession = Session<string | undefined, Contract, "server">;
 
 /** The broker of a server whose engine fails where a step says so. There are no other nodes. */
 class Node extends ScriptedBroker {
@@ -251,7 +251,7 @@ class Run {
   }
 }
 
-function contractOf({ toServer = {}, toClient = {} }: GivenContract): AnyContract {
+function contractOf({ toServer = {}, toClient = {} }: GivenContract): Contract {
   const schemas = (section: Readonly<Record<string, keyof typeof SCHEMAS>>) =>
     Object.fromEntries(Object.entries(section).map(([topic, type]) => [topic, SCHEMAS[type]]));
   const requests = Object.fromEntries(
