@@ -26,18 +26,18 @@ import {
 import { CertificateFolder } from "./peers/skein.ts";
 import { playSkein, type Wire } from "./peers/skein_moq.ts";
 
-/** What the relay makes of a refusal by us, for its subscribers. */
+/** End of a subscriber after the relay passed on a refusal by our publisher. */
 function refusalThrough(wire: Wire, version: MoqVersion): unknown {
   if (wire === "websocket") return 51;
-  // Where streams cannot be reset, only this version has a message for it.
+  // Where streams cannot be reset, only this version has a message for a refusal.
   return version === "moq-lite-04" ? 3 : 18;
 }
 
-/** What is told of the ends of a relay. */
+/** Expected ends of sessions and subscriptions at a relay. */
 function partOf(relay: Peer, other: Peer, { wire, version, scenario }: {
   readonly wire: Wire;
   readonly version: MoqVersion;
-  /** What we do. */
+  /** Part of our end. */
   readonly scenario: Role;
 }): Part {
   const isNet = other.name === "@moq/net";
@@ -59,13 +59,14 @@ function partOf(relay: Peer, other: Peer, { wire, version, scenario }: {
         protocols: theirVersion,
       }),
     ]);
-    // The sessions are two, and each ends by itself; updates stop where an end has none.
+    // The two sessions end independently; updates stop where an end has none.
     const relayed = { closed: "withdrawn", ...(hasUpdates ? {} : { priority: ["7"] }) };
     const updated = hasUpdates ? {} : { updated: [] };
     if (scenario === "publish") {
       assertEquals(ours, { version, ...seenBy("publish", "/"), ...updated });
       const missing = { track: refusalThrough(wire, version), broadcast: 54 };
-      // It asks for the newest group alone, and is not told why a subscription ended that was accepted.
+      // The subscriber asks for the newest group alone, and gets no reason when an accepted
+      // subscription ends.
       const { video } = theirs as Seen;
       const hurried = isNet ? {} : { video, missing: { ...missing, track: "no answer" } };
       const seen = { ...seenBy("subscribe", ""), ...relayed, missing, ...hurried };
@@ -102,7 +103,7 @@ function partOfOurs(publisher: Peer, subscriber: Peer): Part {
     ]);
     assertEquals(published, seenBy("publish", "/"));
     const missing = REFUSED[subscriber.name];
-    // The sessions are two, and each ends by itself.
+    // The two sessions end independently.
     assertEquals(subscribed, { ...seenBy("subscribe", "/"), missing, closed: "not closed" });
   };
   return { name: `${publisher.name} publishes, ${subscriber.name} subscribes`, fn };
@@ -120,7 +121,7 @@ const REFUSED: Readonly<Record<string, unknown>> = {
   },
 };
 
-/** The relay is killed, and another one takes its place. */
+/** Kills the relay, and starts another one on the same ports. */
 function partOfRestart(relay: Peer, wire: Wire): Part {
   const fn = async () => {
     await using files = await CertificateFolder.create();
@@ -160,7 +161,7 @@ function partOfRestart(relay: Peer, wire: Wire): Part {
     writing.abort();
     await written;
   };
-  return { name: `our clients come back to another one in its place, ${wire}`, fn };
+  return { name: `our clients reconnect to another relay on the same ports, ${wire}`, fn };
 }
 
 const SCENARIOS = ["publish", "subscribe"] as const;
@@ -189,7 +190,7 @@ if (relay !== undefined) {
     }
   }
   if (net !== undefined) {
-    // To subscribers in this version, the relay does not say what was withdrawn.
+    // The relay names no withdrawn path to subscribers in this version.
     const version = "moq-lite-02";
     const parts = (["quic", "webtransport", "websocket"] as const).map((wire) =>
       partOf(relay, net, { wire, version, scenario: "publish" })

@@ -1,6 +1,6 @@
 /**
- * What can be asked beside subscribing, at other implementations of Media over QUIC: groups from a cache,
- * rates, and to leave.
+ * Requests beside SUBSCRIBE at other implementations of Media over QUIC: fetches from a cache,
+ * probes of rates, GOAWAY.
  */
 import { assertEquals } from "@std/assert";
 import type { MoqVersion } from "../../pubsub/moq/mod.ts";
@@ -17,7 +17,7 @@ import {
   type Wire,
 } from "./peers/skein_moq.ts";
 
-/** All six frames, as they were written. */
+/** All six frames, unchanged. */
 const FETCHED = { frames: 6, wrong: 0 };
 
 function urlOf(server: PeerServer, wire: Wire): string {
@@ -115,14 +115,14 @@ if (net !== undefined) {
   testTogether("@moq/net: fetch, probe", [
     partOfTheirs(net, "websocket", version, { ...asked, missing: 51 }),
     partOfTheirs(net, "webtransport", version, { ...asked, missing: "unexpected end of stream" }),
-    // It measures nothing on WebSocket, and serves no fetches in the older version.
+    // The peer measures no rate on WebSocket, and serves no fetches in the older version.
     partOfOurs(net, "websocket", version, { fetched: FETCHED, missing: 0, rate: "none" }),
     partOfOurs(net, "websocket", "moq-lite-04", { fetched: 0, missing: 0, rate: "none" }),
   ]);
 }
 
 if (relay !== undefined) {
-  // It has fetches in the newer version alone.
+  // The peer serves fetches in the newer version alone.
   const seen = {
     "moq-lite-05": { fetched: FETCHED, missing: 54, rate: "some" },
     "moq-lite-04": { fetched: 1, missing: 1, rate: "some" },

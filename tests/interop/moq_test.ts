@@ -1,7 +1,6 @@
 /**
- * Skein beside other implementations of Media over QUIC, on every wire and in every version that
- * they have in common: as publisher and as subscriber, dialing and serving. What cannot work is
- * asserted as well.
+ * Skein beside other implementations of Media over QUIC, on every wire and in every common version:
+ * as publisher and as subscriber, dialing and serving. The tests assert expected failures as well.
  */
 import { assertEquals, equal } from "@std/assert";
 import type { Peer, PeerServer } from "./peers.ts";
@@ -19,31 +18,31 @@ import { CertificateFolder } from "./peers/skein.ts";
 import { dialSkein, playSkein, SkeinMoqServer, type Wire } from "./peers/skein_moq.ts";
 import type { MoqVersion } from "../../pubsub/moq/mod.ts";
 
-/** Something else is seen, for reasons that are not the library's. */
+/** A different result is expected, for reasons outside the library. */
 interface Exception {
   readonly because: string;
   readonly ours?: Seen;
   readonly theirs?: Seen;
 }
 
-/** A close that may be lost, since what is not read is lost with its connection. */
+/** A close that may be lost: a lost connection discards unread data. */
 const LOST_CLOSE = { code: 0, reason: "" };
 
-/** What a subscriber of gomoqt 0.11 has in place of a close that it did not read in time. */
+/** Result of a subscriber of gomoqt 0.11 that did not read a close in time. */
 const UNTOLD = "the code is not told";
 
-/** What a test is of. */
+/** The combination under test. */
 interface Case {
   readonly peer: Peer;
   readonly wire: Wire;
   readonly version: MoqVersion;
-  /** What the peer does. */
+  /** Part of the peer. */
   readonly scenario: Role;
-  /** Who dials. */
+  /** The end that dials. */
   readonly client: "theirs" | "ours";
 }
 
-/** Deno's QUIC cannot reset a stream, so a refusal is something else there. */
+/** Deno's QUIC cannot reset a stream, so a refusal looks different there. */
 const NO_RESETS = "the runtime's QUIC cannot reset streams";
 
 function exceptionsOf({ peer, wire, version, scenario }: Case): Exception[] {
@@ -85,7 +84,7 @@ function refusalAt(peer: Peer, version: MoqVersion): unknown {
   return both("unexpected end of stream");
 }
 
-/** What we make of a refusal by JavaScript, whose WebTransport is ours too. */
+/** Result of a refusal by a peer in JavaScript, whose WebTransport is Skein's. */
 function refusalBy(wire: Wire, version: MoqVersion): unknown {
   if (wire === "websocket") return { track: 0, broadcast: 0 };
   const text = (track: string) =>
@@ -95,7 +94,7 @@ function refusalBy(wire: Wire, version: MoqVersion): unknown {
   return { track, broadcast: text("missing video") };
 }
 
-/** What each end of a case sees, and why. */
+/** Expected results of each end of a case, with reasons. */
 function expectedOf(
   test: Case,
 ): { readonly why: string; readonly ours: Seen; readonly theirs: Seen } {
@@ -125,7 +124,7 @@ function expectedOf(
   };
 }
 
-/** What JavaScript offers. */
+/** Offer of the peers in JavaScript. */
 function protocolOf(version: MoqVersion): string {
   return isSetupVersion(version) ? "moql" : version;
 }
@@ -135,7 +134,7 @@ function urlOf(server: PeerServer, wire: Wire): string {
   return server.url("/moq").replace("https:", schemes[wire]);
 }
 
-/** Compares what was seen, a close aside that may be untold. */
+/** Compares the results, except for a close that may be lost. */
 function assertSeen(seen: Seen, expected: Seen): void {
   const { closed } = seenBy("subscribe", "/");
   const isTold = expected.closed === UNTOLD && equal(seen.closed, closed);
@@ -155,7 +154,8 @@ function partOf(test: Case): Part {
       const { url, hash } = server;
       assertSeen(await peer.play(scenario, { url, hash, ...protocols }) as Seen, theirs);
       const seen = await server.seen as Seen;
-      // The client of gomoqt ends its connection right behind its close, which is lost at times.
+      // The client of gomoqt ends its connection right behind its close, so the close is lost at
+      // times.
       const mayLose = wire === "webtransport" && peer.name.startsWith("gomoqt");
       const isLost = mayLose && equal(seen.closed, LOST_CLOSE);
       assertEquals(seen, isLost ? { ...ours, closed: LOST_CLOSE } : ours);
@@ -175,7 +175,7 @@ function partOf(test: Case): Part {
   return { name: `${does} to our client, ${wire}${why}`, fn };
 }
 
-/** The library dials by itself, as in a page without WebTransport: it has no codes for closes. */
+/** The library dials itself, as in a page without WebTransport, and has no codes for closes. */
 function partOfOwnDial(peer: Peer, version: MoqVersion, scenario: Role): Part {
   const does = scenario === "publish" ? "publishes" : "subscribes";
   const fn = async () => {
@@ -184,14 +184,14 @@ function partOfOwnDial(peer: Peer, version: MoqVersion, scenario: Role): Part {
     await using server = new SkeinMoqServer("websocket", version, OTHER[scenario]);
     const seen = await peer.play(scenario, { url: server.url }) as Seen;
     const isSubscriber = scenario === "subscribe";
-    // What it throws has the code in its text alone.
+    // The library's errors have the code in the text alone.
     const missing = peer.name === "@moq/lite" ? { missing: seen.missing } : {};
     const told = isSubscriber ? { closed: UNTOLD, ...missing } : {};
     assertEquals(seen, { ...theirs, ...told });
     const untold = isSubscriber ? {} : { closed: { code: 0, reason: "" } };
     assertEquals(await server.seen, { ...ours, ...untold });
   };
-  return { name: `${does} at our server by its own WebSocket`, fn };
+  return { name: `${does} at our server by the library's own WebSocket`, fn };
 }
 
 /** More groups than any window has at first: the limits of streams have to move. */
@@ -237,7 +237,7 @@ const JAVASCRIPT = {
   "@moq/lite": ["moq-lite-04", "moq-lite-02"],
 } as const;
 
-/** What the library comes to by itself. */
+/** Result of the library's own choice. */
 const OWN_VERSIONS: Readonly<Record<string, MoqVersion>> = {
   "@moq/net": "moq-lite-05",
   "@moq/lite": "moq-lite-02",
@@ -250,7 +250,7 @@ for (const [name, versions] of Object.entries(JAVASCRIPT)) {
     const parts = SCENARIOS.flatMap((scenario) => [
       partOf({ peer, wire: "websocket", version, scenario, client: "theirs" }),
       partOf({ peer, wire: "websocket", version, scenario, client: "ours" }),
-      // Their WebTransport is ours: the runtime's own gives back no streams.
+      // These peers run on Skein's WebTransport: the runtime's own does not return streams.
       partOf({ peer, wire: "webtransport", version, scenario, client: "theirs" }),
       ...(version === OWN_VERSIONS[name] ? [partOfOwnDial(peer, version, scenario)] : []),
     ]);

@@ -1,16 +1,16 @@
 /**
- * Builds and runs the programs that the interop tests talk to: peers of WebTransport, of QMux and of
- * Media over QUIC on other implementations, all with the same command line.
+ * Builds and runs the programs of the interop tests: peers of WebTransport, of QMux and of Media
+ * over QUIC on other implementations, all with the same command line.
  *
  * ```text
  * peer server --cert CERT.pem --key KEY.pem      prints {"port":N}, later {"closed":{"code":N,"reason":"…"}}
  * peer client --url URL --hash HEX --scenario S  prints one line of JSON
  * ```
  *
- * Those of QMux know no certificates, and take `--protocols LIST` for what a client offers. Servers
- * of Media over QUIC take a scenario too, and the relay among them has a command line of its own.
+ * Peers of QMux take no certificates, and a client's offer as `--protocols LIST`. Servers of Media
+ * over QUIC also take a scenario; the relay has a command line of its own.
  *
- * Run as a program, this builds them ahead of the tests.
+ * Run as a program, this module builds all peers ahead of the tests.
  *
  * @module
  */
@@ -21,7 +21,7 @@ export const PATIENCE_MS = 100_000;
 
 const SOURCES = new URL("./peers/", import.meta.url);
 
-/** What a client does, and a server answers. */
+/** Part of a client, with the server's answer. */
 export type Scenario =
   | "echo"
   | "uni"
@@ -38,19 +38,19 @@ export type Scenario =
 interface Recipe {
   readonly name: string;
   readonly version: string;
-  /** Its folder below `peers/`. */
+  /** Folder below `peers/`. */
   readonly folder: string;
-  /** The program it needs. */
+  /** Required program. */
   readonly tool: string;
-  /** What that is a part of, and since when it does. */
+  /** Part of a toolchain that has the program, and the first version with that program. */
   readonly toolchain: string;
-  /** Makes it in `into`, which is kept for this source alone; `shared` is kept for its version. */
+  /** Builds the peer in `into`, which is kept for this source; `shared` is kept for its version. */
   build(folders: Folders): Promise<void>;
-  /** The command that runs it. */
+  /** The command that runs the peer. */
   command(folders: Folders): readonly string[];
-  /** What it is told behind everything else. */
+  /** Arguments behind all others. */
   readonly options?: readonly string[];
-  /** How it is made, beside its source and its version: with another one it is made anew. */
+  /** Build parameters beside source and version: other parameters cause a new build. */
   readonly flags?: readonly string[];
 }
 
@@ -141,11 +141,11 @@ const STRUCTURED_RECIPES: readonly Recipe[] = [
 ];
 
 const PYTHON_CLIENT_RECIPES: readonly Recipe[] = [
-  // The client itself is part of the tests; the version is that of its WebSocket library.
+  // The client itself is part of the tests; the version is that of the WebSocket library.
   pythonRecipe("a client in Python", { version: "17.4", folder: "python_client" }),
 ];
 
-/** QUIC and WebSocket: its other transports are most of what it takes to build it. */
+/** QUIC and WebSocket only: the other transports take most of the build time. */
 const RELAY_FLAGS = ["--no-default-features", "--features", "noq,websocket"];
 
 const MOQ_RECIPES: readonly Recipe[] = [
@@ -198,8 +198,8 @@ const MOQ_RECIPES: readonly Recipe[] = [
 ];
 
 /**
- * Clients from 0.12 on require RESET_STREAM_AT, which the runtime's QUIC does not have; the client of
- * 0.11 differs from theirs in nothing else.
+ * Clients from 0.12 on require RESET_STREAM_AT, which the runtime's QUIC does not have; the client
+ * of 0.11 is otherwise equal.
  */
 const ENDPOINT_RECIPES: Readonly<Record<"client" | "server", readonly Recipe[]>> = {
   client: [endpointRecipe("client", {
@@ -220,8 +220,8 @@ const RUNTIME_RECIPES: readonly Recipe[] = [
 ];
 
 /**
- * A runtime from npm: the package of one platform, which holds the binary itself and needs no
- * install script.
+ * A runtime from npm: the package of one platform, which holds the binary and needs no install
+ * script.
  */
 function runtimeRecipe(
   name: string,
@@ -278,7 +278,7 @@ function endpointRecipe(
   };
 }
 
-/** A program with its libraries in an environment of its own. */
+/** A program with its libraries in a virtual environment. */
 function pythonRecipe(
   name: string,
   { version, folder }: { readonly version: string; readonly folder: string },
@@ -294,7 +294,7 @@ function pythonRecipe(
       const install = ["-m", "pip", "install", "--quiet", "--requirement", "requirements.txt"];
       await run([`${into}/venv/bin/python`, ...install], source);
     },
-    // Without -B, it leaves compiled files beside the source.
+    // Without -B, Python leaves compiled files beside the source.
     command: ({ source, into }) => [`${into}/venv/bin/python`, "-B", `${source}/peer.py`],
   };
 }
@@ -322,19 +322,19 @@ function goRecipe(
   };
 }
 
-/** A peer, or why there is none. */
+/** A peer, or the reason for its absence. */
 export type Build =
   | { readonly name: string; readonly peer: Peer }
   /** The toolchain is not there. */
   | { readonly name: string; readonly missing: string }
-  /** It is there, and did not do. */
+  /** The toolchain is present, and the build failed. */
   | { readonly name: string; readonly failed: Error };
 
 /**
- * Builds all peers at once, each in a folder of the user's cache that is named after its version
- * and the hash of its source: a second call finds it there.
+ * Builds all peers at once, each in a folder of the user's cache that is named after the version
+ * and the hash of the source: a second call reuses the folder.
  *
- * @returns A peer, or why there is none, for each.
+ * @returns A peer, or the reason for its absence, for each.
  */
 export function buildPeers(): Promise<Build[]> {
   return build(RECIPES);
@@ -346,9 +346,9 @@ export function buildQmuxPeers(): Promise<Build[]> {
 }
 
 /**
- * The same for the peers of Media over QUIC, of which `moq-relay` takes long the first time.
+ * The same for the peers of Media over QUIC; the first build of `moq-relay` takes long.
  *
- * @param names Which; all of them by default.
+ * @param names The peers; all by default.
  */
 export function buildMoqPeers(names?: readonly string[]): Promise<Build[]> {
   return build(MOQ_RECIPES.filter(({ name }) => names?.includes(name) ?? true));
@@ -375,7 +375,7 @@ export function buildRuntimes(): Promise<Build[]> {
 }
 
 /**
- * The peers that were built. Each of the others gets a test, which fails; it is ignored where the
+ * The peers that were built. Every other peer gets a test that fails, or is ignored where the
  * toolchain is missing, unless `CI` is `true`.
  */
 export function builtPeers(builds: readonly Build[]): Peer[] {
@@ -408,7 +408,7 @@ async function build(recipes: readonly Recipe[]): Promise<Build[]> {
   }));
 }
 
-/** Makes a peer unless it is made; returns the command that runs it. */
+/** Builds a peer unless a build is cached; returns the command that runs the peer. */
 async function make(recipe: Recipe): Promise<readonly string[]> {
   const { name, version, folder, flags = [] } = recipe;
   const source = new URL(folder, SOURCES).pathname;
@@ -416,7 +416,7 @@ async function make(recipe: Recipe): Promise<readonly string[]> {
   const into = `${stem}-${await hashOf(source, flags)}`;
   const folders = { source, into, shared: `${stem}-shared` };
   await Deno.mkdir(into, { recursive: true });
-  // Another process may be at it, or may have been ended half-way.
+  // Another process may be building the same peer, or may have been ended half-way.
   using lock = await Deno.open(`${into}/lock`, { create: true, write: true });
   await lock.lock(true);
   const isMade = await Deno.stat(`${into}/made`).then(() => true, () => false);
@@ -436,7 +436,7 @@ function cacheFolder(): string {
   return `${folder}/skein/peers`;
 }
 
-/** A hash of the names and contents of all files in a folder, and of how they are used. */
+/** A hash of the names and contents of all files in a folder, and of the build parameters. */
 async function hashOf(folder: string, flags: readonly string[]): Promise<string> {
   const parts = [...flags];
   const visit = async (path: string) => {
@@ -485,15 +485,15 @@ export interface CertificateFiles {
 
 /** A foreign implementation. */
 export class Peer {
-  /** Its name. */
+  /** Name of the peer. */
   readonly name: string;
-  /** Its version. */
+  /** Version of the library. */
   readonly version: string;
-  /** The command that runs it. */
+  /** The command that runs the peer. */
   readonly command: readonly string[];
   readonly #options: readonly string[];
 
-  /** Creates a peer from the command that runs it, and what comes behind all its arguments. */
+  /** Creates a peer from its command, and the arguments behind all others. */
   constructor(
     name: string,
     version: string,
@@ -506,7 +506,7 @@ export class Peer {
     this.#options = options;
   }
 
-  /** Starts its server on a free port; what it is told beside its certificate has two dashes. */
+  /** Starts the server on a free port; arguments beside the certificate begin with two dashes. */
   async serve(
     files?: CertificateFiles,
     options: Readonly<Record<string, string>> = {},
@@ -527,7 +527,7 @@ export class Peer {
     }
   }
 
-  /** Plays a scenario as a client; what it printed. */
+  /** Plays a scenario as a client; returns the printed result. */
   async play(
     scenario: string,
     options: {
@@ -550,7 +550,7 @@ export class Peer {
     }
   }
 
-  /** Starts it with arguments, and with variables beside those of this process. */
+  /** Starts the program with arguments, and with variables beside those of this process. */
   start(args: readonly string[], env: Readonly<Record<string, string>> = {}): Deno.ChildProcess {
     const [program, ...rest] = this.command;
     const options = { env, stdin: "null", stdout: "piped", stderr: "piped" } as const;
@@ -565,42 +565,42 @@ function dashed(options: Readonly<Record<string, string>>): string[] {
 
 /** The server of a foreign implementation, in a process of its own. */
 export class PeerServer implements AsyncDisposable {
-  /** Where it listens. */
+  /** The port of the server. */
   port = 0;
   readonly #child: Deno.ChildProcess;
   readonly #lines: AsyncIterator<string>;
   readonly #errors: Promise<string>;
 
-  /** Reads what a process prints. */
+  /** Reads the output of a process. */
   constructor(child: Deno.ChildProcess) {
     this.#child = child;
     this.#lines = linesOf(child.stdout);
     this.#errors = new Response(child.stderr).text();
   }
 
-  /** The address of one of its paths. */
+  /** The URL of a path. */
   url(path: string): string {
     return `https://127.0.0.1:${this.port}${path}`;
   }
 
-  /** The next line that it prints. */
+  /** The next printed line. */
   async next(): Promise<unknown> {
     const { done, value } = await deadline(this.#lines.next(), PATIENCE_MS);
     if (done) throw new Error(`The server ended:\n${await this.#errors}`);
     return JSON.parse(value);
   }
 
-  /** Asks it to end. */
+  /** Sends SIGTERM to the process. */
   terminate(): void {
     this.#child.kill("SIGTERM");
   }
 
-  /** Ends it. */
+  /** Kills the process. */
   async [Symbol.asyncDispose](): Promise<void> {
     try {
       this.#child.kill("SIGKILL");
     } catch {
-      // It has ended by itself.
+      // The process has already ended.
     }
     await this.#child.status;
     while (!(await this.#lines.next()).done);

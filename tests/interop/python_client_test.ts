@@ -1,6 +1,6 @@
 /**
- * A client in Python, written from docs/protocol.md alone: the vectors for clients, and two nodes on
- * one Redis, of which one is killed under it.
+ * A client in Python, written from docs/protocol.md alone: the vectors for clients, and two nodes
+ * on one Redis, of which one is killed during the test.
  */
 import { assert, assertEquals } from "@std/assert";
 import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
@@ -25,11 +25,11 @@ const LEFT_OUT = [
 interface Vectors {
   readonly passed: number;
   readonly failed: readonly unknown[];
-  /** Vectors, each with the feature that it needs. */
+  /** Vectors, each with the feature that the client needs. */
   readonly left_out: Readonly<Record<string, string>>;
 }
 
-/** Result that `peer.py live` prints at its end. */
+/** Result that `peer.py live` prints at the end. */
 interface Outcome {
   readonly published: number;
   readonly received: number;
@@ -73,7 +73,7 @@ function testClient(peer: Peer): void {
   });
 
   Deno.test({
-    name: "clients in Python lose nothing, and get nothing twice, where their node is killed",
+    name: "clients in Python get each publication once after their node is killed",
     ignore: isRedisMissing,
     async fn() {
       await using redis = await RedisServer.start();
@@ -81,7 +81,7 @@ function testClient(peer: Peer): void {
       await using two = startNode("two", redis);
       const nodes = await Promise.all([one.next(), two.next()]) as { url: string }[];
       await using program = new PeerServer(peer.start(["live", ...nodes.map(({ url }) => url)]));
-      const { published } = await program.next() as Outcome; // So many, and it goes on.
+      const { published } = await program.next() as Outcome; // The clients read this number of publications, then continue.
       await one[Symbol.asyncDispose](); // SIGKILL: no close, no farewell.
       const { published: all, received, ...rest } = await program.next() as Outcome;
       assert(all > published, `${all} publications in all, ${published} before the kill`);

@@ -1,10 +1,10 @@
 /**
- * Structured messages between Skein and pywebtransport: its own classes at both ends of ours, over
- * HTTP/3, without a subprotocol and so without end marks.
+ * Structured messages between Skein and pywebtransport: its own classes at both ends, over HTTP/3,
+ * without a subprotocol and so without end marks.
  *
- * Version 0.6.1 is the one whose classes run on Python 3.11. It writes to a peer that announces
- * credit, as Skein does. It ends the connection when more credit is granted in a DATA frame, as the
- * drafts have it; so these sessions begin with all that they need.
+ * Version 0.6.1 is the one whose classes run on Python 3.11. This version writes to a peer that
+ * announces credit, as Skein does, and ends the connection when a DATA frame grants more credit, as
+ * in the drafts; so these sessions begin with all needed credit.
  */
 import { assert, assertEquals } from "@std/assert";
 import { deadline } from "@std/async/deadline";
@@ -43,7 +43,7 @@ const soon = <T>(promise: Promise<T>): Promise<T> => deadline(promise, PATIENCE_
 
 type Message = StructuredMessage<typeof registry>;
 
-/** What an end says of all that it got. */
+/** Report of an end about received messages. */
 function totalOf(messages: readonly Message[]): Extract<Message, { type: 40_000 }>["data"] {
   const moves = messages.flatMap((message) => message.type === 1 ? [message.data.x] : []);
   const notes = messages.flatMap((message) => message.type === 2 ? [message.data.text] : []);
@@ -55,7 +55,10 @@ function totalOf(messages: readonly Message[]): Extract<Message, { type: 40_000 
   };
 }
 
-/** Plays a scenario of the foreign client at our server; what it printed, and what our end saw. */
+/**
+ * Plays a scenario of the foreign client at our server; returns the printed line, and the results
+ * of our end.
+ */
 async function serveOnce(
   peer: Peer,
   scenario: string,

@@ -1,6 +1,6 @@
 /**
  * Skein beside other implementations of QMux: their clients at our server, and our client at their
- * servers, in every version that they have in common. What cannot work is asserted as well.
+ * servers, in every common version. The tests assert expected failures as well.
  */
 import { assertEquals, assertInstanceOf } from "@std/assert";
 import { CloseCode, ConnectionError } from "../../errors.ts";
@@ -12,7 +12,7 @@ import { answer, play, type Scenario, type Seen } from "./peers/qmux_moq/scenari
 
 type AnyScenario = Exclude<Scenario, "before"> | "refused" | "protocol" | "violation";
 
-/** What is seen where a peer can do it. */
+/** Expected results of a peer with every feature. */
 const SEEN = {
   echo: { sequential: 300, concurrent: 150 },
   uni: { returned: 150 },
@@ -36,7 +36,7 @@ const VERSIONS = ["qmux-02", "qmux-01", "qmux-00", "webtransport"] as const;
 
 type Version = typeof VERSIONS[number];
 
-/** What the versions lack. */
+/** Missing features, by version. */
 const LACKING: Readonly<Record<Version, Partial<Record<AnyScenario, unknown>>>> = {
   "qmux-02": {},
   "qmux-01": {},
@@ -45,7 +45,7 @@ const LACKING: Readonly<Record<Version, Partial<Record<AnyScenario, unknown>>>> 
     datagrams: { returned: 0 },
     ping: "nothing",
     protocol: "nothing",
-    // Without flow control what is not read is held all the same.
+    // Without flow control, unread data is held all the same.
     stalled: "nothing",
   },
 };
@@ -63,14 +63,14 @@ function pathOf(scenario: AnyScenario): string {
   return PATHS[scenario] ?? "/echo";
 }
 
-/** What a client offers. */
+/** Offer of a client. */
 function offerOf(version: Version, scenario: AnyScenario): string[] {
   return scenario === "protocol" ? [`${version}.other`, `${version}.chat.1`] : [version];
 }
 
-/** Our server: it does what the foreign ones do. */
+/** Our server, in the role of the foreign ones. */
 class QmuxServer implements AsyncDisposable {
-  /** What it saw, in the order in which it happened. */
+  /** Results, in the order of the events. */
   readonly seen: Seen[] = [];
   readonly #http: Deno.HttpServer<Deno.NetAddr>;
   readonly #connections: Connection[] = [];
@@ -83,7 +83,7 @@ class QmuxServer implements AsyncDisposable {
     );
   }
 
-  /** The address of one of its paths. */
+  /** The URL of a path. */
   url(path: string): string {
     return `ws://127.0.0.1:${this.#http.addr.port}${path}`;
   }
@@ -93,7 +93,7 @@ class QmuxServer implements AsyncDisposable {
     await Promise.allSettled(this.#connections.map(({ closed }) => closed));
   }
 
-  /** Closes it. */
+  /** Closes the server. */
   async [Symbol.asyncDispose](): Promise<void> {
     for (const connection of this.#connections) connection.close();
     await this.ended();
@@ -112,17 +112,17 @@ class QmuxServer implements AsyncDisposable {
   }
 }
 
-/** Something else is seen, for a reason that is the peer's. */
+/** A different result is expected, for a reason of the peer. */
 interface Exception {
   readonly because: string;
   readonly seen: unknown;
-  /** The close, as our server tells it. */
+  /** The close, as our server reports it. */
   readonly closed?: unknown;
 }
 
 type Exceptions = Readonly<Record<string, Partial<Record<AnyScenario, Exception>>>>;
 
-/** A close of the application has a field too many in them, and in what they expect. */
+/** These peers send, and expect, a field too many in a close of the application. */
 const OLD_CLOSE: Exception = {
   because: "its closes have no reason",
   seen: { done: true },
@@ -158,7 +158,7 @@ const CLIENTS: Exceptions = {
   },
 };
 
-/** Older ones choose their version themselves, have no servers, and not every scenario. */
+/** Older versions choose their protocol themselves, and have no servers and fewer scenarios. */
 const OLD: Readonly<Record<string, Version>> = {
   "@moq/qmux 0.1": "qmux-01",
   "@moq/qmux 0.0": "qmux-00",
@@ -211,7 +211,7 @@ function testServer(peer: Peer, version: Version, scenario: AnyScenario): void {
   });
 }
 
-/** The server breaks the protocol after the first stream; it is told so. */
+/** The server breaks the protocol after the first stream, and gets the close of our client. */
 async function testViolation(connection: Connection, server: PeerServer): Promise<void> {
   const stream = await connection.createUnidirectionalStream();
   await stream.getWriter().write(new Uint8Array(1));

@@ -14,7 +14,7 @@ const PROGRAM = new URL("./peers/runtimes/program.ts", import.meta.url);
 /** The oldest version of Node that runs the client. */
 const FIRST_NODE = 22;
 
-/** Sends back what comes on the streams of a session, and opens one to it. */
+/** Echoes each stream of a session, and opens one stream. */
 async function serveStreams(session: Session<unknown>): Promise<void> {
   const greeting = (await session.createUnidirectionalStream()).getWriter();
   await greeting.write(new TextEncoder().encode("from the server"));
@@ -24,7 +24,10 @@ async function serveStreams(session: Session<unknown>): Promise<void> {
   }
 }
 
-/** Runs the program against a server behind a cable: its line, and whether it ended well. */
+/**
+ * Runs the program against a server behind a cable: the printed line, and true if the program
+ * succeeded.
+ */
 async function play(peer: Peer): Promise<{ line: unknown; success: boolean }> {
   const file = await Deno.makeTempFile({ suffix: ".mjs" });
   try {
@@ -55,7 +58,7 @@ async function play(peer: Peer): Promise<{ line: unknown; success: boolean }> {
     const status = child.status;
     await using program = new PeerServer(child);
     const line = await program.next();
-    const { success } = await status; // It ends by itself: nothing is left that holds it.
+    const { success } = await status; // The program exits without help: no timer or socket keeps the process alive.
     return { line, success };
   } finally {
     await Deno.remove(file);

@@ -1,13 +1,13 @@
 /**
- * Skein beside other implementations of WebTransport: their clients at our server,
- * and our client at their servers. What cannot work is asserted as well.
+ * Skein beside other implementations of WebTransport: their clients at our server, and our client
+ * at their servers. The tests assert expected failures as well.
  */
 import { assertEquals, assertInstanceOf } from "@std/assert";
 import { StreamError } from "../../errors.ts";
 import { buildPeers, builtPeers, type Peer, type Scenario } from "./peers.ts";
 import { CertificateFolder, MAX_STREAMS, playSkein, SkeinServer } from "./peers/skein.ts";
 
-/** What is seen where a peer can do it. */
+/** Expected results of a peer with every feature. */
 const SEEN = {
   echo: { sequential: 500, concurrent: 200 },
   uni: { returned: 50 },
@@ -23,19 +23,19 @@ const SEEN = {
 
 const SCENARIOS = Object.keys(SEEN) as Scenario[];
 
-/** Something else is seen, for a reason that is the peer's. */
+/** A different result is expected, for a reason of the peer. */
 interface Exception {
   readonly because: string;
   readonly seen?: unknown;
   /** Codes of broken streams, as our server reads them. */
   readonly streamCodes?: readonly number[];
-  /** The close, as the foreign server tells it. */
+  /** The close, as the foreign server reports it. */
   readonly closed?: unknown;
 }
 
 type Exceptions = Readonly<Record<string, Partial<Record<Scenario, Exception>>>>;
 
-/** Peers whose client never gets to a scenario. */
+/** Peers whose client never starts a scenario. */
 const UNREACHABLE: Readonly<Record<string, Exception>> = {
   "webtransport-go 0.13": {
     because: "it requires RESET_STREAM_AT, which the runtime's QUIC does not have",

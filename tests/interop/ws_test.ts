@@ -85,10 +85,10 @@ Deno.test("a client of ws speaks skein.1: hello, joined frames, bytes, answers",
   assertEquals(await closed, [4001, "enough"]);
 });
 
-Deno.test("a client of ws that is refused sees the status, or the code where it offers skein.1", async () => {
+Deno.test("a refused client of ws sees the status, or the close code if the client offers skein.1", async () => {
   await using server = listen({ authenticate: () => Promise.reject() });
   const plain = new Ws(server.url);
-  // Taken, so that it is not thrown as well.
+  // Handled, so that the rejection is not thrown as well.
   const failed = once(plain, "error");
   const [, response] = await once(plain, "unexpected-response");
   assertEquals(response.statusCode, 401);

@@ -1,5 +1,5 @@
 /**
- * What the ends of a session of Media over QUIC see in the scenarios, where both can do everything.
+ * Expected results of both ends of a session of Media over QUIC, where both have every feature.
  *
  * @module
  */
@@ -7,15 +7,15 @@ import type { MoqVersion } from "../../../pubsub/moq/mod.ts";
 import { buildMoqPeers, builtPeers, type Peer } from "../peers.ts";
 import type { Role } from "./moq_js/scenarios.ts";
 
-/** What one end saw. */
+/** Results of one end. */
 export type Seen = Readonly<Record<string, unknown>>;
 
 const SUBSCRIBED = ["live video 7", "live priority 7", "brief withdraw 7", "live close 7"];
 
-/** What is seen of the track that has every byte checked. */
+/** Result of the track whose every byte is checked. */
 export const VIDEO = { groups: 120, frames: 720, bytes: 2_125_440, wrong: 0, gaps: 0 } as const;
 
-/** What an end sees; paths begin with a root, a slash or nothing. */
+/** Results of an end; paths begin with a root, a slash or an empty string. */
 export function seenBy(scenario: Role, root: string): Seen {
   const paths = (...names: readonly string[]) => names.map((name) => `${root}skein/${name}`);
   if (scenario === "publish") return { subscribed: paths(...SUBSCRIBED), updated: [200] };
@@ -29,10 +29,10 @@ export function seenBy(scenario: Role, root: string): Seen {
   };
 }
 
-/** Who does the other part. */
+/** The other end. */
 export const OTHER = { publish: "subscribe", subscribe: "publish" } as const;
 
-/** Whether the version agrees by SETUP. */
+/** True if SETUP agrees on the version. */
 export function isSetupVersion(version: MoqVersion): boolean {
   return version === "moq-lite-02" || version === "moq-lite-01";
 }
@@ -44,8 +44,8 @@ export interface Part {
 }
 
 /**
- * Tests at the same time what does not know of each other: most of it is waiting. What is left open is
- * noticed in the test as a whole, since the parts cannot be told apart there.
+ * Runs independent tests at the same time, since most time is waiting. Leaks are found in the test
+ * as a whole, since the parts cannot be told apart there.
  */
 export function testTogether(name: string, parts: readonly Part[]): void {
   const watched = { sanitizeOps: false, sanitizeResources: false, sanitizeExit: false };

@@ -1,5 +1,5 @@
 /**
- * Skein's own server and client of WebTransport, with what the foreign peers do.
+ * Skein's own server and client of WebTransport, in the role of the foreign peers.
  *
  * @module
  */
@@ -33,7 +33,7 @@ export const OFFERED: readonly string[] = ["skein.2", "skein.1"];
 
 const encode = (text: string) => new TextEncoder().encode(text);
 
-/** A certificate in files, as foreign servers take it. */
+/** A certificate in files, as foreign servers need. */
 export class CertificateFolder implements AsyncDisposable {
   /** Path of the certificate. */
   readonly cert: string;
@@ -50,7 +50,7 @@ export class CertificateFolder implements AsyncDisposable {
     this.hash = hashOf(certificate);
   }
 
-  /** Makes a certificate, and writes it. */
+  /** Makes a certificate, and writes the files. */
   static async create(): Promise<CertificateFolder> {
     const certificate = devCertificate({ cacheFolder: null });
     const files = new CertificateFolder(await Deno.makeTempDir(), certificate);
@@ -59,7 +59,7 @@ export class CertificateFolder implements AsyncDisposable {
     return files;
   }
 
-  /** Removes them. */
+  /** Removes the files. */
   async [Symbol.asyncDispose](): Promise<void> {
     await Deno.remove(this.#folder, { recursive: true });
   }
@@ -69,7 +69,7 @@ function hashOf({ hashes }: DevCertificate): string {
   return new Uint8Array(hashes[0]!.value as Uint8Array<ArrayBuffer>).toHex();
 }
 
-/** Our server: it does what the foreign ones do. */
+/** Our server, in the role of the foreign ones. */
 export class SkeinServer implements AsyncDisposable {
   readonly #listener: WebTransportListener;
   readonly #certificate = devCertificate({ cacheFolder: null });
@@ -94,22 +94,22 @@ export class SkeinServer implements AsyncDisposable {
     return hashOf(this.#certificate);
   }
 
-  /** How the sessions were closed, in the order in which they came. */
+  /** Closes of the sessions, in the order of the sessions. */
   get closes(): readonly Promise<ConnectionCloseInfo>[] {
     return this.#closes;
   }
 
-  /** What ended bidirectional streams before their end. */
+  /** Errors that broke bidirectional streams. */
   get streamErrors(): readonly unknown[] {
     return this.#streamErrors;
   }
 
-  /** The address of one of its paths. */
+  /** The URL of a path. */
   url(path: string): string {
     return `https://127.0.0.1:${this.#listener.address.port}${path}`;
   }
 
-  /** Closes it. */
+  /** Closes the server. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#listener.close();
   }
@@ -131,7 +131,7 @@ export class SkeinServer implements AsyncDisposable {
   }
 }
 
-/** Opens streams to a client, which is told by the code how many of its answers were right. */
+/** Opens streams to a client; the close code tells the client the number of correct answers. */
 async function openStreams(connection: Connection): Promise<void> {
   let right = 0;
   try {
@@ -145,7 +145,7 @@ async function openStreams(connection: Connection): Promise<void> {
   }
 }
 
-/** Answers a session until it ends. */
+/** Answers a session until its end. */
 function echo(connection: Connection, onStreamError: (error: unknown) => void): void {
   const bidirectional = async () => {
     for await (const { readable, writable } of connection.incomingBidirectionalStreams) {
@@ -175,15 +175,15 @@ export interface PlayOptions {
   /** SHA-256 of the server's certificate, hexadecimal. */
   readonly hash: string;
   /**
-   * Whether the server is the runtime's own. It does not end its streams, so an answer is over when
-   * it is long enough, and of the datagrams that come while it does not read it keeps one.
+   * True for the runtime's own server. That server does not end its streams, so an answer is over
+   * at its expected length; without a pending read, the server keeps one datagram.
    *
    * @default {false}
    */
   readonly isRuntimes?: boolean;
 }
 
-/** Plays a scenario by our client; what was seen, in the form of the foreign clients. */
+/** Plays a scenario by our client; returns the results in the form of the foreign clients. */
 export async function playSkein(
   scenario: Exclude<Scenario, "reset">,
   options: PlayOptions,
@@ -228,7 +228,7 @@ export async function playSkein(
   }
 }
 
-/** Reads an answer to its end, or to a length where the peer does not end its streams. */
+/** Reads an answer to its end, or to a length where the peer does not end streams. */
 async function read(stream: ReadableStream<Uint8Array>, length?: number): Promise<Uint8Array> {
   if (length === undefined) {
     return await new Response(stream).bytes();
@@ -256,7 +256,7 @@ async function roundTrip(
     await writer.write(payload);
     await writer.close();
   };
-  // The peer echoes while it reads, so this end has to read while it writes.
+  // The peer echoes while reading, so this end has to read while writing.
   const receive = read(readable, isRuntimes ? payload.length : undefined);
   const [answer] = await Promise.all([receive, send()]);
   return answer;
@@ -283,7 +283,7 @@ async function echoes(connection: Connection, isRuntimes: boolean): Promise<unkn
   return { sequential, concurrent: rights.filter((right) => right).length };
 }
 
-/** Answers the streams that the server opens, until it closes the session. */
+/** Answers the streams that the server opens, until the server closes the session. */
 async function opened(connection: Connection, isRuntimes: boolean): Promise<unknown> {
   let count = 0;
   for await (const { readable, writable } of connection.incomingBidirectionalStreams) {
@@ -332,7 +332,7 @@ async function datagrams(connection: Connection, isRuntimes: boolean): Promise<u
 }
 
 async function big(connection: Connection, isRuntimes: boolean): Promise<unknown> {
-  // No two places in it look alike, so a piece that is lost or doubled shows.
+  // No two parts of the content look alike, so a lost or doubled piece shows.
   const payload = new Uint8Array(Uint32Array.from({ length: BIG_BYTES / 4 }, (_, n) => n).buffer);
   const answer = await roundTrip(connection, payload, isRuntimes);
   const same = answer.every((byte, place) => byte === payload[place]);

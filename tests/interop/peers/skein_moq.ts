@@ -1,5 +1,5 @@
 /**
- * Skein's own end of Media over QUIC, with what the foreign peers do: over raw QUIC, WebTransport
+ * Skein's own end of Media over QUIC, in the role of the foreign peers: over raw QUIC, WebTransport
  * and WebSocket.
  *
  * @module
@@ -27,10 +27,10 @@ import {
   type Tracks,
 } from "./moq_js/scenarios.ts";
 
-/** What carries a session. */
+/** The carrier of a session. */
 export type Wire = "quic" | "webtransport" | "websocket";
 
-/** Where the other end is, and what is spoken. */
+/** Address of the other end, and the offered versions. */
 export interface DialOptions {
   /** Where to: `moqt:`, `https:` or `ws:`. */
   readonly url: string;
@@ -40,7 +40,7 @@ export interface DialOptions {
   readonly version: MoqVersion;
 }
 
-/** Plays one end as a client; what was seen. */
+/** Plays one end as a client; returns the results. */
 export async function playSkein(scenario: Scenario, options: DialOptions): Promise<unknown> {
   await using session = await dialSkein(options);
   return await seenBy(session, scenario);
@@ -56,7 +56,7 @@ export async function dialSkein({ url, hash, version }: DialOptions): Promise<Mo
   });
 }
 
-/** Plays one end of a session; what was seen. */
+/** Plays one end of a session; returns the results. */
 export async function seenBy(session: MoqSession, scenario: Scenario): Promise<unknown> {
   const seen = await play(new SkeinSession(session), scenario, "/");
   return { version: session.version, ...seen as object };
@@ -86,7 +86,7 @@ export class SkeinMoqServer implements AsyncDisposable {
     });
   }
 
-  /** Where it listens. */
+  /** The port of the server. */
   get url(): string {
     const { quicUrl, url, webSocketUrl } = this.#server;
     const base = { quic: quicUrl, webtransport: url, websocket: webSocketUrl }[this.#wire];
@@ -99,12 +99,12 @@ export class SkeinMoqServer implements AsyncDisposable {
     return hash === undefined ? "" : new Uint8Array(hash.value as Uint8Array<ArrayBuffer>).toHex();
   }
 
-  /** What its end saw. */
+  /** Results of the server's end. */
   get seen(): Promise<unknown> {
     return this.#seen.promise;
   }
 
-  /** Closes it. */
+  /** Closes the server. */
   async [Symbol.asyncDispose](): Promise<void> {
     await this.#server.close();
   }
@@ -113,7 +113,7 @@ export class SkeinMoqServer implements AsyncDisposable {
 /** Where clients are sent to. */
 export const NEXT_URI = "moqt://127.0.0.1:1/next";
 
-/** What Skein looks like to the scenarios. */
+/** Adapter of Skein to the scenarios. */
 class SkeinSession implements AnySession {
   readonly closed: Promise<Close>;
   readonly #session: MoqSession;
@@ -148,7 +148,8 @@ class SkeinSession implements AnySession {
         }
         for (const frame of framesOf(sequence)) await group.writeFrame(frame);
       },
-      // Who asks first learns here that there is none, in the version that has the question.
+      // A subscriber that asks for the properties first learns here that the track is missing, in
+      // the version with that request.
       trackInfo: (name) => {
         if (tracks[name] !== undefined) return {};
         throw new MoqError("subscribe", "notFound", `There is no track "${name}"`);

@@ -11,8 +11,8 @@
  * | `WWW`, `DOWNLOADS`, `CERTS`, `LOGS`  | folders; by default those of the container, such as `/www`   |
  * | `PORT`                               | port of a server; 443 by default, and with 0 a free one      |
  *
- * It ends with 0 when all is done and with 1 when something failed. A client trusts the authorities
- * that the runtime is given (`deno run --cert`).
+ * The exit code is 0 on success and 1 on a failure. A client trusts the authorities that the
+ * runtime is given (`deno run --cert`).
  *
  * @see {@link https://github.com/quic-interop/quic-interop-runner/blob/master/webtransport.md}
  *
@@ -34,7 +34,7 @@ const UNSUPPORTED = 127;
 /** Exit code of a program that SIGTERM ended. */
 const TERMINATED = 143;
 
-/** The last packets of a session leave after it has settled, in milliseconds. */
+/** Time for the last packets of a settled session, in milliseconds. */
 const FAREWELL_MS = 20;
 
 /** Environment variables. */
@@ -43,10 +43,12 @@ type Environment = Readonly<Record<string, string | undefined>>;
 /** The end of a connection. */
 type Role = "client" | "server";
 
-/** A test case as one end sees it: it saves the protocol, answers requests, or fetches files. */
+/**
+ * A test case as one end sees the case: saving the protocol, answering requests, or fetching files.
+ */
 type Task = "handshake" | "transfer" | Carrier;
 
-/** A session with the path that it was made on. */
+/** A session with the path of its request. */
 interface EndpointSession {
   readonly endpoint: string;
   readonly session: TransferSession & {
@@ -105,7 +107,7 @@ function taskOf(role: string | undefined, testcase = ""): Task | undefined {
   return direction === (role === "client" ? "receive" : "send") ? carrier as Carrier : undefined;
 }
 
-/** Plays a test case on one session, until it is over. */
+/** Plays a test case on one session, until the case is over. */
 class Player {
   readonly #settings: Settings;
   readonly #task: Task;
@@ -140,7 +142,7 @@ class Player {
       }
     } finally {
       session.close();
-      // The task is over: a connection that breaks now breaks nothing.
+      // The task is over: a broken connection does no harm now.
       await session.closed.catch((error) => this.#log(`The session was lost: ${error}`));
     }
   }
@@ -180,7 +182,7 @@ async function runServer(
     }
     log(`A session on ${endpoint}`);
     const protocol = request.protocols.find((name) => settings.protocols.includes(name)) ?? "";
-    // The client may end the test as soon as it has an answer.
+    // The client may end the test right after the first answer.
     await player.saveProtocol(protocol);
     const played = player.play({ endpoint, session: request.accept({ protocol }) }, "server");
     played.catch(() => listener.stop());

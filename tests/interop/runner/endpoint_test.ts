@@ -1,6 +1,7 @@
 /**
  * The endpoint of the QUIC interop runner as the runner uses it, without containers: two processes,
- * their environment, folders and exit codes. It plays against itself and against webtransport-go's.
+ * their environment, folders and exit codes. The peers are a second process of this endpoint, and
+ * the endpoint of webtransport-go.
  */
 import { createSocket } from "node:dgram";
 import { once } from "node:events";
@@ -32,7 +33,7 @@ const CASES: readonly Case[] = [
 
 type Role = "client" | "server";
 
-/** The end that saves files: a case is named after the client's part in it. */
+/** The end that saves files: a case is named after the client's part. */
 function fetcherOf(testcase: Case): Role {
   return testcase.endsWith("-send") ? "server" : "client";
 }
@@ -64,7 +65,7 @@ class Stage implements AsyncDisposable {
     }
     await Deno.mkdir(stage.#certs);
     const { cert, key } = devCertificate({ cacheFolder: null });
-    // Signed by itself, it is its own authority.
+    // A self-signed certificate is its own authority.
     await Deno.writeTextFile(`${stage.#certs}/ca.pem`, cert);
     await Deno.writeTextFile(`${stage.#certs}/cert.pem`, cert);
     await Deno.writeTextFile(`${stage.#certs}/priv.key`, key);
@@ -81,7 +82,7 @@ class Stage implements AsyncDisposable {
     return stage;
   }
 
-  /** The end that ends by itself, since it has what it wants. */
+  /** The end that exits first, once all files are there. */
   get first(): Role {
     return fetcherOf(this.#case);
   }
@@ -112,7 +113,7 @@ class Stage implements AsyncDisposable {
     };
   }
 
-  /** Checks what the runner checks. */
+  /** Makes the same checks as the runner. */
   async check(): Promise<void> {
     // A server on the runtime's QUIC logs no keys; the runner takes those of the client too.
     const keys = await Deno.readTextFile(this.#path("client", "logs/keys.log"));
@@ -185,23 +186,26 @@ class End {
     this.#output = this.#read();
   }
 
-  /** Resolves with its first line, which a server prints when it listens, or at its end. */
+  /**
+   * Resolves with the first line, which a server prints when listening, or at the end of the
+   * output.
+   */
   get speaking(): Promise<void> {
     return this.#speaking.promise;
   }
 
-  /** Waits for its end; without the exit code that is expected, what it printed is the error. */
+  /** Waits for the end; with another exit code than expected, throws the output. */
   async ended(expected: number): Promise<void> {
     const output = await this.#output;
     assertEquals((await this.#child.status).code, expected, output);
   }
 
-  /** Ends it. */
+  /** Kills the process. */
   async terminate(): Promise<void> {
     try {
       this.#child.kill("SIGTERM");
     } catch {
-      // It has ended by itself.
+      // The process has already ended.
     }
     await this.#output;
     await this.#child.status;
@@ -269,7 +273,7 @@ Deno.test("our endpoints end with 1 where a file is missing", async () => {
   await Promise.all([server.ended(1), client.ended(1)]);
 });
 
-Deno.test("the image of our endpoint has every module that it loads", async () => {
+Deno.test("the image of our endpoint has every module that the endpoint loads", async () => {
   const root = new URL("../../../", import.meta.url);
   const dockerfile = await Deno.readTextFile(new URL("./Dockerfile", import.meta.url));
   const copied = [...dockerfile.matchAll(/^COPY (?!--)(\S+) /gm)].map(([, path]) => path!);

@@ -58,7 +58,7 @@ export class FileFolder {
   }
 
   /**
-   * Saves a file, and makes the folders that it needs.
+   * Saves a file, and makes missing folders.
    *
    * @param name Its path in the folder.
    * @param content Its content.
@@ -82,7 +82,7 @@ export class FileFolder {
  *
  * @param session The session.
  * @param files The folder that is served.
- * @throws {Error} If a request is not understood, or its file cannot be read.
+ * @throws {Error} If a request is malformed, or the file cannot be read.
  */
 export async function serveFiles(session: TransferSession, files: FileFolder): Promise<void> {
   const failed = Promise.withResolvers<never>();
@@ -120,11 +120,11 @@ export async function serveFiles(session: TransferSession, files: FileFolder): P
 }
 
 /**
- * Requests files in parallel, and saves them.
+ * Requests files in parallel, and saves the files.
  *
  * @param session The session.
  * @param carrier See {@linkcode Carrier}.
- * @param request The names of the files, and the folder to save them in.
+ * @param request The names of the files, and the folder for the files.
  * @throws {Error} If the session ends before the last file has come.
  */
 export async function fetchFiles(

@@ -5,12 +5,12 @@ import { fetchFiles, FileFolder, serveFiles, type TransferSession } from "./tran
 
 const CARRIERS = ["bidirectional", "unidirectional", "datagram"] as const;
 
-/** A folder with one file, and an empty one to save it in. */
+/** A folder with one file, and an empty folder for fetched files. */
 class Folders implements AsyncDisposable {
   readonly #root: string;
   /** Serves `greeting`. */
   readonly www: FileFolder;
-  /** Holds what was fetched. */
+  /** Holds fetched files. */
   readonly downloads: FileFolder;
 
   private constructor(root: string) {

@@ -9,7 +9,7 @@ const STALL_MS = 2_000;
 
 const encode = (text: string) => new TextEncoder().encode(text);
 
-/** Plays a scenario; what was seen. */
+/** Plays a scenario; returns the result. */
 export async function dial(url: string, hash: string, scenario: string): Promise<unknown> {
   if (scenario === "protocol") return { unsupported: "there is no option for subprotocols" };
   if (scenario === "opened-by-server") return { unsupported: "the end of a stream is not sent" };
@@ -51,7 +51,7 @@ export async function dial(url: string, hash: string, scenario: string): Promise
   throw new TypeError(`No such scenario: ${scenario}`);
 }
 
-/** What a promise resolves to, or `undefined` after some time. */
+/** The value of a promise, or `undefined` after some time. */
 async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined> {
   return await Promise.race([
     promise,
@@ -59,7 +59,7 @@ async function within<T>(ms: number, promise: Promise<T>): Promise<T | undefined
   ]);
 }
 
-/** The answer is over when it is long enough: this client's streams have no end that a peer sees. */
+/** The answer is over at its expected length: a peer sees no end of this client's streams. */
 async function roundTrip(session: WebTransport, payload: Uint8Array): Promise<Uint8Array> {
   const { readable, writable } = await session.createBidirectionalStream();
   const writer = writable.getWriter();
@@ -77,13 +77,13 @@ async function roundTrip(session: WebTransport, payload: Uint8Array): Promise<Ui
     }
     return answer.subarray(0, length);
   };
-  // The peer echoes while it reads, so this end has to read while it writes.
+  // The peer echoes while reading, so this end has to read while writing.
   const [answer] = await Promise.all([receive(), send()]);
   return answer;
 }
 
 async function isRight(session: WebTransport, payload: string): Promise<boolean> {
-  // Where there is no more stream to open, it throws.
+  // The runtime throws where the peer allows no more streams.
   const answering = roundTrip(session, encode(payload)).catch(() => undefined);
   const answer = await within(STALL_MS, answering);
   return answer !== undefined && new TextDecoder().decode(answer) === payload;
@@ -129,7 +129,7 @@ async function datagrams(session: WebTransport): Promise<unknown> {
   const writer = session.datagrams.writable.getWriter();
   const reader = session.datagrams.readable.getReader();
   for (let n = 0; n < DATAGRAMS; n++) {
-    // One at a time: of those that come while nobody reads, one is kept.
+    // One at a time: without a pending read, the runtime keeps one datagram.
     await writer.write(encode(`datagram ${n}`));
     const result = await within(STALL_MS, reader.read());
     if (result?.value === undefined) break;
@@ -139,7 +139,7 @@ async function datagrams(session: WebTransport): Promise<unknown> {
 }
 
 async function big(session: WebTransport): Promise<unknown> {
-  // No two places in it look alike, so a piece that is lost or doubled shows.
+  // No two parts of the content look alike, so a lost or doubled piece shows.
   const payload = new Uint8Array(Uint32Array.from({ length: BIG_BYTES / 4 }, (_, n) => n).buffer);
   const answer = await within(10 * STALL_MS, roundTrip(session, payload));
   if (answer === undefined) return { bytes: null, same: false };

@@ -1,5 +1,5 @@
 /**
- * A WebTransport peer for the interop tests, on what Deno itself has.
+ * A WebTransport peer for the interop tests, on Deno's own QUIC and WebTransport.
  *
  * ```text
  * peer.ts server --cert CERT.pem --key KEY.pem

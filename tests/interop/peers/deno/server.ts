@@ -29,7 +29,7 @@ async function answer(incoming: Deno.QuicIncoming): Promise<void> {
     return;
   }
   if (pathname === "/open") {
-    // The client is told by the code how many of its answers were right.
+    // The close code tells the client the number of correct answers.
     session.close({ closeCode: 4000 + await openStreams(session) });
     return;
   }
@@ -44,7 +44,7 @@ async function answer(incoming: Deno.QuicIncoming): Promise<void> {
   }
 }
 
-/** Opens streams to a client; how many of its answers are right. */
+/** Opens streams to a client; returns the number of correct answers. */
 async function openStreams(session: WebTransport): Promise<number> {
   let right = 0;
   for (let n = 0; n < OPENED_STREAMS; n++) {

@@ -1,5 +1,5 @@
 /**
- * What the two libraries have in common.
+ * The common part of the two libraries.
  *
  * @module
  */
@@ -14,7 +14,7 @@ export interface Library {
   accept(transport: Transport, url: URL, options: object): Promise<VersionedSession>;
 }
 
-/** A session that knows what it speaks. */
+/** A session that knows its protocol version. */
 export interface VersionedSession extends AnySession {
   /** The version of the protocol. */
   readonly version: string;

@@ -1,12 +1,12 @@
 /**
- * What `@moq/lite` looks like to the scenarios: updates of the priority it has none.
+ * Adapter of `@moq/lite` to the scenarios; the library has no updates of the priority.
  *
  * @module
  */
 import type { Library } from "./library.ts";
 import type { AnyReader, AnySession, Track, Tracks } from "./scenarios.ts";
 
-/** What the library exports, as far as it is used. */
+/** The used part of the library's exports. */
 interface Lite {
   readonly Connection: {
     connect(url: URL, options: object): Promise<Connection>;

@@ -1,5 +1,5 @@
 /**
- * What `@moq/net` looks like to the scenarios.
+ * Adapter of `@moq/net` to the scenarios.
  *
  * @module
  */
@@ -14,7 +14,7 @@ import type {
   Tracks,
 } from "./scenarios.ts";
 
-/** What the library exports, as far as it is used. */
+/** The used part of the library's exports. */
 interface Net {
   readonly Connection: {
     connect(url: URL, options: object): Promise<Connection>;
@@ -78,7 +78,7 @@ interface Subscriber {
   close(): void;
 }
 
-/** How old a group may become: without it, all but the newest may be left out. */
+/** Maximum age of a group: by default, the library may leave out all groups but the newest. */
 const MAX_LATENCY_MS = 10_000;
 
 /** Loads the library. */
@@ -161,7 +161,7 @@ class Session implements AnySession {
 
   async #serve(request: Request, serve: Tracks[string]): Promise<void> {
     const producer = request.accept({ latencyMax: MAX_LATENCY_MS });
-    // Who only asks what kind of track it is, is a request as well.
+    // A question for the track's properties is a request as well.
     await when(producer.used, (isUsed) => isUsed);
     await serve(new Writer(this.#net, producer));
   }
@@ -204,7 +204,7 @@ class Writer implements AnyWriter {
   }
 }
 
-/** Resolves once a value is as it should be. */
+/** Resolves once a value meets a condition. */
 async function when<T>(getter: Getter<T>, isRight: (value: T) => boolean): Promise<void> {
   while (!isRight(getter.peek())) {
     const { promise, resolve } = Promise.withResolvers<T>();

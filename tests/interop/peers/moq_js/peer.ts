@@ -7,8 +7,8 @@
  * ```
  *
  * - `--library` is `net` or `lite`.
- * - `--protocols` is what is spoken, with commas. A client without it dials by the library's own
- *   means, with which nobody learns how the session was closed.
+ * - `--protocols` lists the offered protocols, with commas. A client without this option dials by the
+ *   library's own means, which hide the code and the reason of a close.
  * - `--webtransport deno` takes the runtime's WebTransport in the place of Skein's.
  * - `--setup N` is the version that a server chooses where the protocol leaves that open.
  *
@@ -103,7 +103,7 @@ async function serve(library: Library): Promise<void> {
   });
 }
 
-/** The session with the closes of its transport: the libraries have neither codes nor reasons. */
+/** A session with the closes of its transport: the libraries have neither codes nor reasons. */
 function over(transport: Transport, session: AnySession): AnySession {
   return {
     closed: transport.closed,

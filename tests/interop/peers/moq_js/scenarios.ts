@@ -1,26 +1,26 @@
 /**
- * What a publisher and a subscriber of Media over QUIC do with each other in the tests: written
- * against the little that all implementations have in common, so that it runs on those of
- * JavaScript and on Skein. The peers in other languages do the same.
+ * Scenarios of a publisher and a subscriber of Media over QUIC: written against the part that all
+ * implementations have in common, so that the scenarios run on the libraries for JavaScript and on
+ * Skein. The peers in other languages do the same.
  *
  * @module
  */
 
-/** Which end to be, whoever dials. */
+/** The end to play, dialing or serving. */
 export type Role = "publish" | "subscribe";
 
-/** What to do: `ask` is a subscriber that fetches and probes. */
+/** The scenario: `ask` is a subscriber that fetches and probes. */
 export type Scenario = Role | "ask";
 
-/** A session of any implementation, as far as it is used here. */
+/** The used part of a session, of any implementation. */
 export interface AnySession {
   /** Resolves with the peer's code and reason. */
   readonly closed: Promise<Close>;
-  /** What the peer announces, and withdraws, below a prefix: whole paths. */
+  /** Paths that the peer announces and withdraws below a prefix: whole paths. */
   announced(prefix: string): AsyncIterable<Announcement>;
-  /** Announces a broadcast; returns what withdraws it. */
+  /** Announces a broadcast; returns a function that withdraws the broadcast. */
   publish(path: string, tracks: Tracks): () => void;
-  /** Subscribes to a track; that it is refused is told where it is read. */
+  /** Subscribes to a track; reading the track throws a refusal. */
   subscribe(track: Track): AnyReader;
   /** Fetches a group, where that can be. */
   fetch?(group: FetchedGroup): Promise<GroupReader>;
@@ -30,17 +30,17 @@ export interface AnySession {
   close(info: Close): void;
 }
 
-/** What is fetched. */
+/** A request for one group. */
 export interface FetchedGroup {
   /** The broadcast. */
   readonly path: string;
-  /** The track in it. */
+  /** Name of the track. */
   readonly name: string;
   /** The group. */
   readonly sequence: number;
 }
 
-/** What serves the tracks of a broadcast, by their names; others there are none. */
+/** Handlers of the tracks of a broadcast, by name; the broadcast has no other tracks. */
 export type Tracks = Readonly<Record<string, (track: AnyWriter) => Promise<void>>>;
 
 /** How a session was closed. */
@@ -53,31 +53,31 @@ export interface Close {
 
 /** A broadcast is there, or is not any more. */
 export interface Announcement {
-  /** Its path. */
+  /** Path of the broadcast. */
   readonly path: string;
-  /** Whether it is there. */
+  /** True while the broadcast is announced. */
   readonly active: boolean;
 }
 
-/** What is subscribed to. */
+/** A subscription. */
 export interface Track {
   /** The broadcast. */
   readonly path: string;
-  /** The track in it. */
+  /** Name of the track. */
   readonly name: string;
   /** The priority. */
   readonly priority: number;
 }
 
-/** A track that somebody subscribed to. */
+/** A track with a subscriber. */
 export interface AnyWriter {
-  /** The priority that the subscriber gave it last. */
+  /** The last priority of the subscriber. */
   readonly priority: number;
-  /** Resolves once the subscriber changed it. */
+  /** Resolves once the subscriber changed the priority. */
   updated(): Promise<void>;
   /** Begins a group. */
   openGroup(): Promise<GroupWriter>;
-  /** Ends it. */
+  /** Ends the track. */
   close(): void;
 }
 
@@ -85,35 +85,35 @@ export interface AnyWriter {
 export interface GroupWriter {
   /** Writes a frame. */
   write(frame: Uint8Array): Promise<void> | void;
-  /** Ends it. */
+  /** Ends the group. */
   close(): Promise<void> | void;
 }
 
 /** A track that is read. */
 export interface AnyReader {
-  /** The next group to arrive; rejects with what ended the subscription. */
+  /** The next group to arrive; rejects with the cause of the subscription's end. */
   nextGroup(): Promise<GroupReader | undefined>;
   /** Changes the priority, where that can be. */
   update(priority: number): void;
-  /** Gives it up. */
+  /** Unsubscribes. */
   close(): void;
 }
 
 /** A group that is read. */
 export interface GroupReader {
-  /** Its number. */
+  /** Sequence number of the group. */
   readonly sequence: number;
-  /** The next frame; none at the end. */
+  /** The next frame; `undefined` at the end. */
   nextFrame(): Promise<Uint8Array | undefined>;
 }
 
 const PREFIX = "skein/";
-/** It has all tracks but one. */
+/** The broadcast has all tracks but one. */
 const LIVE = "skein/live";
-/** It is withdrawn once its track `withdraw` is subscribed to; the other comes instead of it. */
+/** A subscription to the track `withdraw` withdraws this broadcast; the other one replaces it. */
 const BRIEF = "skein/brief";
 const LATE = "skein/late";
-/** It is not below the prefix that is asked for. */
+/** This path is not below the requested prefix. */
 const HIDDEN = "other/hidden";
 
 const GROUPS = 120;
@@ -129,10 +129,12 @@ const SECOND_PRIORITY = 200;
 
 const CLOSE: Close = { closeCode: 42, reason: "grüße" };
 
-/** The time between two groups: without it, a reader would have to be as fast as the writer. */
+/**
+ * The time between two groups: without a pause, a reader would have to be as fast as the writer.
+ */
 const GROUP_GAP_MS = 10;
 
-/** What was written still has to arrive, and nothing says when it has. */
+/** Written data still has to arrive, without a sign of the arrival. */
 const ARRIVAL_MS = 200;
 
 /** How long a step may take, on a machine that does much else. */
@@ -142,12 +144,12 @@ const STALL_MS = 8_000;
 const UPDATE_MS = 3_000;
 
 /**
- * Plays one end of a session until that is over.
+ * Plays one end of a session until the scenario is over.
  *
  * @param session The session.
- * @param scenario Which end.
- * @param root What paths begin with: a slash, or nothing.
- * @returns What was seen.
+ * @param scenario The scenario and the end to play.
+ * @param root Prefix of all paths: a slash, or an empty string.
+ * @returns The results.
  */
 export async function play(session: AnySession, scenario: Scenario, root = ""): Promise<unknown> {
   if (scenario === "publish") return await publish(session, root);
@@ -155,10 +157,10 @@ export async function play(session: AnySession, scenario: Scenario, root = ""): 
 }
 
 /**
- * Makes the frames of a group that is fetched.
+ * Makes the frames of a fetched group.
  *
  * @param sequence The group.
- * @returns Its frames.
+ * @returns The frames.
  */
 export function framesOf(sequence: number): Uint8Array<ArrayBuffer>[] {
   return FRAME_SIZES.map((_, index) => frameOf(sequence, index));
@@ -192,7 +194,7 @@ async function publish(session: AnySession, root: string): Promise<unknown> {
       track.close();
     },
     close: async (track) => {
-      // Without an end: what breaks it off is the close of the session.
+      // Without an end: the close of the session breaks the group off.
       await (await track.openGroup()).write(encode("closed"));
       closing.resolve();
     },
@@ -228,7 +230,7 @@ async function serveVideo(track: AnyWriter): Promise<void> {
     await group.close();
     await sleep(GROUP_GAP_MS);
   }
-  // The end of the track must not overtake its groups.
+  // The end of the track must not overtake the groups.
   await sleep(ARRIVAL_MS);
   track.close();
 }
@@ -306,11 +308,11 @@ async function ask(session: AnySession, root: string): Promise<unknown> {
   session.close({});
   await sleep(ARRIVAL_MS);
   if (typeof rate !== "object") return { ...seen, rate };
-  // How much it is depends on the machine.
+  // The rate depends on the machine.
   return { ...seen, rate: (rate as { bitrate?: number }).bitrate === undefined ? "none" : "some" };
 }
 
-/** Reads all groups, and checks every byte of them. */
+/** Reads all groups, and checks every byte. */
 async function readVideo(track: AnyReader): Promise<unknown> {
   const groups: Promise<{ sequence: number; frames: Uint8Array[] }>[] = [];
   const end = performance.now() + 2 * STALL_MS;
@@ -336,7 +338,7 @@ async function readVideo(track: AnyReader): Promise<unknown> {
   return { groups: all.length, frames, bytes, wrong, gaps };
 }
 
-/** Reads a group until its end, or until it is broken off. */
+/** Reads a group until its end or reset. */
 async function readGroup(group: GroupReader): Promise<Uint8Array[]> {
   const frames: Uint8Array[] = [];
   try {
@@ -360,7 +362,7 @@ async function refusal(track: AnyReader): Promise<unknown> {
   }
 }
 
-/** Reads what the publisher says that the priority is, before and after an update. */
+/** Reads the priority that the publisher reports, before and after an update. */
 async function readPriorities(track: AnyReader): Promise<unknown[]> {
   const texts: unknown[] = [];
   try {
@@ -405,7 +407,7 @@ function sleep(ms: number): Promise<void> {
   return new Promise((resolve) => setTimeout(resolve, ms));
 }
 
-/** What a promise says in time; nothing otherwise. */
+/** The value of a promise if in time, `undefined` otherwise. */
 async function within<T>(promise: Promise<T>, ms: number): Promise<T | undefined> {
   const { promise: late, resolve } = Promise.withResolvers<undefined>();
   const timer = setTimeout(() => resolve(undefined), ms);

@@ -1,14 +1,14 @@
 /**
- * The transports that the libraries run on: their own, the runtime's, and Skein's.
+ * The transports of the libraries: the library's own, the runtime's, and Skein's.
  *
  * @module
  */
 import { WebTransport as SkeinWebTransport } from "../../../../transport/w3c/mod.ts";
 import type { Close } from "./scenarios.ts";
 
-/** A session of WebTransport in anybody's implementation, as far as it is used here. */
+/** The used part of a WebTransport session, in any implementation. */
 export interface Transport {
-  /** Resolves once it is established. */
+  /** Resolves once the session is established. */
   readonly ready: Promise<unknown>;
   /** Resolves with the peer's code and reason. */
   readonly closed: Promise<Close>;
@@ -16,7 +16,7 @@ export interface Transport {
   close(info?: Close): void;
 }
 
-/** What `@moq/qmux` exports, as far as it is used. */
+/** The used part of the exports of `@moq/qmux`. */
 interface Qmux {
   readonly default: {
     new (url: string, options: QmuxOptions): Transport;
@@ -32,7 +32,7 @@ interface QmuxOptions {
   readonly requireProtocol?: boolean;
 }
 
-/** A literal would be looked up by whoever checks types. */
+/** The type checker would look up a literal. */
 const QMUX = "npm:@moq/qmux@0.3.3";
 
 function optionsOf(protocols: readonly string[]): QmuxOptions {
@@ -45,9 +45,9 @@ export interface DialOptions {
   readonly url: string;
   /** SHA-256 of the server's certificate, hexadecimal. */
   readonly hash: string | undefined;
-  /** What to offer. */
+  /** The offered protocols. */
   readonly protocols: readonly string[];
-  /** Whose WebTransport: `deno` or `skein`. */
+  /** The WebTransport implementation: `deno` or `skein`. */
   readonly webTransport: string;
 }
 

@@ -1,6 +1,6 @@
 /**
- * Runs moq-relay for the interop tests, self-signed and on free ports: what is published at it, it
- * passes on to all who subscribe.
+ * Runs moq-relay for the interop tests, self-signed and on free ports. The relay passes each
+ * published broadcast on to all subscribers.
  *
  * @module
  */
@@ -23,7 +23,7 @@ export class Relay implements AsyncDisposable {
     this.webPort = ports.http;
   }
 
-  /** Starts it, on free ports or in the place of another; whoever knows its address may do everything. */
+  /** Starts a relay on free ports, or on the ports of another one; clients need no token. */
   static async start(
     peer: Peer,
     { cert, key }: CertificateFiles,
@@ -33,7 +33,7 @@ export class Relay implements AsyncDisposable {
     const child = peer.start([
       ...["--listen", `127.0.0.1:${quicPort}`, "--web-http-listen", `127.0.0.1:${webPort}`],
       ...["--listen-tls-cert", cert, "--listen-tls-key", key, "--auth-public", "**"],
-      // How long it waits for clients that it asked to leave; without it, it may ask nobody.
+      // Time to wait for clients after GOAWAY; without this option, the relay may send no GOAWAY.
       ...["--drain-timeout", "5s"],
     ]);
     const { promise, resolve, reject } = Promise.withResolvers<Ports>();
@@ -49,12 +49,12 @@ export class Relay implements AsyncDisposable {
     }
   }
 
-  /** Asks it to end, which it does once its clients have left. */
+  /** Sends SIGTERM; the relay ends once all clients have left. */
   terminate(): void {
     this.#child.kill("SIGTERM");
   }
 
-  /** Ends it. */
+  /** Kills the relay. */
   async [Symbol.asyncDispose](): Promise<void> {
     await end(this.#child, this.#output);
   }
@@ -65,14 +65,14 @@ interface Ports {
   readonly http: number;
 }
 
-/** Its log tells where it listens. */
+/** The relay's log names the ports. */
 const LISTENING = /listening addr=\S+:(\d+) kind="(quic|http)"/;
 
-/** Escape sequences, by which its log has colors. */
+/** Escape sequences, which colour the log. */
 // deno-lint-ignore no-control-regex
 const COLORS = /\x1b\[\d*m/g;
 
-/** Reads the log to its end, so that it never has to wait. */
+/** Reads the log to its end, so that the relay never has to wait. */
 async function readPorts(
   stderr: ReadableStream<Uint8Array>,
   resolve: (ports: Ports) => void,
@@ -101,7 +101,7 @@ async function end(child: Deno.ChildProcess, output: Promise<void>): Promise<voi
   try {
     child.kill("SIGKILL");
   } catch {
-    // It has ended by itself.
+    // The process has already ended.
   }
   await child.status;
   await output;

@@ -1,4 +1,4 @@
-/** A node of a server on Redis: its name and the URL of Redis are the arguments. */
+/** A node of a server on Redis: the arguments are the node's name and the URL of Redis. */
 import { AuthenticationError, RequestError, serve } from "@skein/skein";
 import { RedisBroker } from "@skein/skein/redis";
 

@@ -1,5 +1,5 @@
 /**
- * What a page loads to be a peer: the library, and what it is to do with it.
+ * The script of a page that plays a peer: the library, and the scenario.
  *
  * @module
  */

@@ -2,18 +2,18 @@
  * A QMux peer for the interop tests, on `@moq/qmux`.
  *
  * ```text
- * peer.ts server                                              prints {"port":N}, then what it saw
+ * peer.ts server                                              prints {"port":N}, then the results
  * peer.ts client --url URL --scenario NAME [--protocols LIST] prints one line of JSON
  * ```
  *
- * The list is what is offered, whole and with commas; without it that is the library's own choice.
- * `--library 0.1.3` takes another version of it; those before 0.3 are clients only.
+ * The list of all offered protocols is separated by commas; by default, the library chooses.
+ * `--library 0.1.3` takes another version of the library; versions before 0.3 are clients only.
  *
  * @module
  */
 import { answer, type AnySession, PING_IDLE_MS, play, type Scenario } from "./scenarios.ts";
 
-/** What the library exports, as far as it is used. */
+/** The used part of the library's exports. */
 interface Library {
   readonly default: {
     new (source: string | WebSocket, options?: Options): LibrarySession;
@@ -32,7 +32,7 @@ interface Options {
   readonly config?: Readonly<Record<string, bigint>>;
 }
 
-/** What applications speak here, the best first. */
+/** Application protocols, the best first. */
 const SPOKEN = { protocols: ["chat.2", "chat.1"], versions: { "chat.2": null, "chat.1": null } };
 
 const NEWEST = "0.3.3";
@@ -55,7 +55,7 @@ function print(value: unknown): void {
 const version = option("library") ?? NEWEST;
 const library: Library = await import(`npm:@moq/qmux@${version}`);
 const Session = library.default;
-/** A frame that nobody knows. */
+/** A frame of an unknown type. */
 const VIOLATION = new Uint8Array([0x3f, 0, 0]);
 const pinging = { maxIdleTimeout: BigInt(PING_IDLE_MS) };
 
@@ -72,7 +72,7 @@ switch (Deno.args[0]) {
         ? await violate()
         : await seen(dial(needed("url"), scenario), scenario),
     );
-    // A close is said before its socket goes.
+    // A close is sent before the socket closes.
     await new Promise((resolve) => setTimeout(resolve, 150));
     Deno.exit();
     break;
@@ -81,7 +81,7 @@ switch (Deno.args[0]) {
     throw new TypeError("usage: peer.ts server|client");
 }
 
-/** Breaks the protocol; what the server says to that. */
+/** Breaks the protocol; returns the server's answer. */
 async function violate(): Promise<unknown> {
   const socket = openSocket(needed("url"), needed("protocols").split(","));
   const session = new Session(socket);
@@ -102,7 +102,7 @@ function dial(url: string, scenario: string): LibrarySession {
   if (protocols === undefined) return new Session(url, { config });
   const hasPairs = protocols.every((protocol) => protocol.includes("."));
   if (hasPairs) return new Session(url, { protocols, requireProtocol: true, config });
-  // Of bare versions it offers all it knows, unless the socket is somebody else's.
+  // With bare versions, the library offers all of its versions, unless the socket is handed in.
   return new Session(openSocket(url, protocols), { config });
 }
 

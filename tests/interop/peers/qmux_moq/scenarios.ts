@@ -1,11 +1,11 @@
 /**
- * What two ends of QMux do with each other in the tests: written against the interface of
- * WebTransport alone, so that it runs on `npm:@moq/qmux`, on Skein, and on a page.
+ * Scenarios of two ends of QMux: written against the interface of WebTransport alone, so that the
+ * scenarios run on `npm:@moq/qmux`, on Skein, and on a page.
  *
  * @module
  */
 
-/** What the client does, and the server answers. */
+/** Part of the client, with the server's answer. */
 export type Scenario =
   | "before"
   | "echo"
@@ -22,9 +22,9 @@ export type Scenario =
 
 /** A bidirectional stream of either implementation. */
 export interface Stream {
-  /** What the peer writes. */
+  /** Bytes of the peer. */
   readonly readable: ReadableStream<Uint8Array>;
-  /** What this end writes. */
+  /** Bytes of this end. */
   readonly writable: WritableStream<Uint8Array>;
 }
 
@@ -36,11 +36,11 @@ export interface Close {
   readonly reason?: string;
 }
 
-/** A session of either implementation, as far as it is used here. */
+/** The used part of a session, of either implementation. */
 export interface AnySession {
-  /** Resolves once it is established. */
+  /** Resolves once the session is established. */
   readonly ready: Promise<unknown>;
-  /** Resolves with the peer's code and reason; rejects if it broke. */
+  /** Resolves with the peer's code and reason; rejects if the session broke. */
   readonly closed: Promise<Close>;
   /** Datagrams. */
   readonly datagrams: {
@@ -70,7 +70,7 @@ const DATAGRAMS = 200;
 const BIG_BYTES = 5_000_000;
 /** More than the window of one stream, less than that of the connection. */
 const STALLED_BYTES = 700_000;
-/** How long nothing is said: several times the idle timeout of who plays `ping`. */
+/** Duration of silence: several times the idle timeout of the end that plays `ping`. */
 const SILENCE_MS = 6_000;
 
 /** The idle timeout of the peer in `ping`, in milliseconds. */
@@ -78,7 +78,7 @@ export const PING_IDLE_MS = 2_000;
 
 const encode = (text: string) => new TextEncoder().encode(text);
 
-/** An error that carries a code, as every implementation reads it. */
+/** An error with a code, as every implementation reads codes. */
 function coded(streamErrorCode: number): Error {
   return Object.assign(new Error("Enough"), { streamErrorCode });
 }
@@ -201,7 +201,7 @@ async function unidirectional(session: AnySession): Promise<unknown> {
 }
 
 async function datagrams(session: AnySession): Promise<unknown> {
-  // What the peer takes, it said before it answered.
+  // The peer granted its credit before the answer.
   await isRight(session, "before");
   const { readable, writable, maxDatagramSize } = session.datagrams;
   if (maxDatagramSize === 0) return { returned: 0 };
@@ -219,7 +219,7 @@ async function datagrams(session: AnySession): Promise<unknown> {
   reading.catch(() => {});
   for (let n = 0; n < DATAGRAMS; n++) {
     await writer.write(encode(`datagram ${n}`));
-    // The answer of a stream comes behind that of the datagram before it.
+    // The answer of a stream comes behind the answer of the earlier datagram.
     await isRight(session, "between");
   }
   await writer.write(largest);
@@ -238,7 +238,7 @@ async function stalled(session: AnySession): Promise<unknown> {
   return { beside, isWritten, after: isSame(answer, payload) };
 }
 
-/** Answers the streams that the server opens, until it closes the session. */
+/** Answers the streams that the server opens, until the server closes the session. */
 async function opened(session: AnySession): Promise<unknown> {
   let count = 0;
   const answering = (async () => {
@@ -252,7 +252,7 @@ async function opened(session: AnySession): Promise<unknown> {
   return { opened: count, code: closeCode };
 }
 
-/** Resets a stream with 42, or reads no more of it with 43; what the server answers to that. */
+/** Resets a stream with 42, or stops reading with 43; returns the server's answer. */
 async function giveUp(session: AnySession, how: "reset" | "stop"): Promise<number | null> {
   const { readable, writable } = await session.createBidirectionalStream();
   const writer = writable.getWriter();
@@ -269,7 +269,7 @@ async function giveUp(session: AnySession, how: "reset" | "stop"): Promise<numbe
   return await brokenWriting(writer);
 }
 
-/** Streams that the server gives up: the first one it resets, of the second it reads no more. */
+/** Streams that the server gives up: a reset of the first one, STOP_SENDING for the second one. */
 async function givenUp(session: AnySession): Promise<unknown> {
   const incoming = session.incomingBidirectionalStreams.getReader();
   const next = async () => {
@@ -321,7 +321,7 @@ async function brokenWriting(
   }
 }
 
-/** What a server saw. */
+/** Results of a server. */
 export type Seen =
   | { readonly closed: { readonly code: number | undefined; readonly reason: string | undefined } }
   | { readonly lost: string }
@@ -330,9 +330,9 @@ export type Seen =
 /**
  * Plays the server's side of all scenarios.
  *
- * @param session A session that was accepted.
- * @param path The path of its request: `/echo`, `/open`, `/reset` or `/close`.
- * @param report Is told of streams that were given up, and of the end.
+ * @param session An accepted session.
+ * @param path The path of the request: `/echo`, `/open`, `/reset` or `/close`.
+ * @param report Called with each broken stream, and with the end.
  */
 export async function answer(
   session: AnySession,
@@ -372,7 +372,7 @@ async function halfWay(
   await giveUp({ reader, writer });
 }
 
-/** Answers a session until it ends. */
+/** Answers a session until its end. */
 function echo(session: AnySession, report: (seen: Seen) => void): void {
   const bidirectional = async () => {
     for await (const { readable, writable } of session.incomingBidirectionalStreams) {

@@ -1,6 +1,6 @@
 /**
- * A client for runtimes beside Deno. It prints one line of JSON, and has to end by itself. It closes
- * what it opens by hand: Node 22 does not parse `await using`.
+ * A client for runtimes beside Deno. The client prints one line of JSON, and has to end without
+ * help. Resources are closed by hand: Node 22 does not parse `await using`.
  *
  * ```text
  * program.js URL
@@ -14,7 +14,7 @@ const { process } = globalThis as unknown as { readonly process: { readonly argv
 const url = process.argv[2]!;
 const token = "s3cret";
 
-/** Opens a stream, and reads to its end what comes back. */
+/** Opens a stream, and reads the answer to the end. */
 async function echo(session: Session<unknown>, text: string): Promise<string> {
   const { readable, writable } = await session.createBidirectionalStream();
   const writer = writable.getWriter();

@@ -5,15 +5,15 @@
  * build.ts --version 0.13.0 --sum h1:… --role server --into FOLDER
  * ```
  *
- * The endpoint names the folders of a container and port 443. Here it takes them from the
- * environment: `WWW`, `DOWNLOADS`, `CERTS`, `LOGS` and `ADDRESS`.
+ * The endpoint names the folders of a container and port 443. Here the environment names the
+ * folders: `WWW`, `DOWNLOADS`, `CERTS`, `LOGS` and `ADDRESS`.
  *
  * @module
  */
 
 const MODULE = "github.com/quic-go/webtransport-go";
 
-/** String literals of Go that name a folder of the container, or a file in it. */
+/** String literals of Go that name a folder or a file of the container. */
 const FOLDER = /"\/(www|downloads|certs|logs)(\/[^"]*)?"/g;
 
 /** The literal that names the server's address. */
