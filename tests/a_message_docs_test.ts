@@ -1,4 +1,7 @@
-/** The page that follows a message through the code names what is there, and counts right. */
+/**
+ * The page that follows a message through the code names existing files and functions, and counts
+ * right.
+ */
 import { assert, assertEquals } from "@std/assert";
 
 const ROOT = new URL("../", import.meta.url);

@@ -24,7 +24,7 @@ function users({ token }: AuthenticationContext): { name: string; token: string 
 
 const named = { authenticate: users, userOf: ({ name }: { name: string }) => name };
 
-/** How a server refuses: by status for anybody, by a close for Skein's own client. */
+/** Refusals of a server: by status for any client, by a close for Skein's own client. */
 async function refusals(server: { readonly url: string; address: Deno.NetAddr | undefined }) {
   using raw = await RawSocket.open(portOf(server as never));
   const error = await assertRejects(() => dial(server.url), SessionClosedError);
@@ -68,7 +68,7 @@ Deno.test("Server refuses with the status that authenticate threw, before any up
   }
 });
 
-/** How a client is refused that could have said a token in band, if it was asked for one. */
+/** Refusal of a client that could have sent a token in band, if asked for one. */
 const NOT_IN_BAND = "Unauthenticated: this server takes no token in band";
 
 Deno.test("Server refuses with 401 and no text of whatever else authenticate threw, and reports it", async () => {
@@ -109,7 +109,7 @@ Deno.test("Server prints what may be its own fault in authenticate, if nobody is
     statuses.push(raw.status);
   }
   assertEquals(statuses, [401, 401, 401, 401]);
-  // Nobody can fill the disk: the second one within a second is only counted.
+  // The disk cannot be filled: a second failure within a second is only counted.
   assertEquals(printed.lines.slice(2), [
     "Skein: A session was refused with 401: Unauthenticated: Error: No row for <token> [2J",
   ]);
@@ -216,7 +216,7 @@ Deno.test("Server waits for authenticate for ever, where it is told so", async (
     await using server = listen({
       authenticateTimeoutMs,
       authenticate: ({ signal }) => {
-        // Too long for a timer, it would be over at once.
+        // Too long for a timer, the delay would be over at once.
         setTimeout(() => gate.resolve(signal.aborted ? "late" : "ann"), 5);
         return gate.promise;
       },

@@ -9,7 +9,7 @@ import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
 import { frameOf, listen, portOf, RawSocket, until, UPGRADE_HEADERS } from "./servers.ts";
 import { endOf, Peer, soon } from "./sessions.ts";
 
-/** The server still serves, and holds nothing for those who are gone. */
+/** The server still serves, and holds no state of disconnected peers. */
 async function assertWell(server: Server): Promise<void> {
   const before = server.manager.count;
   const session = await dial(server.url);
@@ -231,7 +231,7 @@ Deno.test("Server refuses a publication that JSON cannot hold, and blames no han
   });
   const peer = new Peer(await server.open());
   await peer.reach(1);
-  // It is read as Infinity.
+  // The number is read as Infinity.
   peer.say('{"publish":"news","data":[1e999],"id":1}');
   peer.say('{"publish":"news","data":1e999}');
   await turns();
@@ -294,10 +294,11 @@ for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as Overfl
       [],
     ]);
     await until(() => server.presence.members("room:a").length === 0);
-    // Reads up to the close: the runtime's own operation of closing waits until it is written.
+    // Reads up to the close: the runtime's own operation of closing waits until the close is
+    // written.
     await raw.closed();
     raw[Symbol.dispose]();
-    // The runtime closes its end once it sees that.
+    // The runtime then closes its end.
     await until(() => server.manager.stats().sockets.open === 0);
   });
 }

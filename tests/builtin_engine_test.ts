@@ -40,7 +40,7 @@ function listenBuiltin<V = unknown>(options: ServeOptions<V> = {}): Server<V> {
   });
 }
 
-/** Dials a session over WebTransport, and nothing else. */
+/** Dials a session over WebTransport alone. */
 function dialBuiltin(
   server: Pick<Server, "webTransportUrl" | "certificateHashes">,
   options: DialOptions = {},
@@ -165,7 +165,7 @@ Deno.test("serve() refuses a client on the built-in engine whose URL names no pr
     onRefusal: (refusal) => void refusals.push(refusal),
     onOpen: () => void sessions++,
   });
-  // It comes by WebSocket then, and no session began before.
+  // The client connects by WebSocket then, and no session began before.
   const session = await soon(dial(server.url));
   assertEquals([session.transport, sessions], ["websocket", 1]);
   await until(() => refusals.length === 1);
@@ -221,7 +221,7 @@ Deno.test("serve() ends a session of the built-in engine whose client ended its 
   ]);
   const request = await peer.request({ fields });
   assertEquals(await request.status(), 200);
-  // A greeting, and the end mark: a browser says no more before its close capsule.
+  // A greeting, and the end mark: a browser sends no more before its close capsule.
   const messages = await peer.bidi(0x41, 0, Uint8Array.of(0, 0));
   await until(() => server.manager.all().length === 1);
   await messages.send.write(Uint8Array.of(0, 2));
@@ -315,7 +315,7 @@ Deno.test({
       await using peer = await dialPeer(server);
       await peer.control();
       await ask(peer);
-      // A stream that is no session's, and one that ends before its kind.
+      // A stream without a session, and one that ends before its kind.
       await (await peer.uni()).end();
       await peer.uni(bytesOf(0x2222_2222));
     }
@@ -335,7 +335,7 @@ Deno.test({
       using time = new FakeTime();
       await using peer = await RawPeer.dial(listener.address.port, { hashes: certificate.hashes });
       await peer.control();
-      await peer.nextUni(); // The listener has taken it.
+      await peer.nextUni(); // The listener has taken the request.
       await time.tickAsync(9_000);
       assertEquals(listener.connectionCount, 1);
       await time.tickAsync(1_001);

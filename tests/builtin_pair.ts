@@ -14,7 +14,7 @@ const certificate = devCertificate({ cacheFolder: null });
 /**
  * Makes a pair; the protocol of the session is in its URL alone.
  *
- * @returns The pair; disposing it closes it, and the listener.
+ * @returns The pair; disposing the pair closes both ends, and the listener.
  */
 export async function builtinPair(): Promise<WebTransportPair> {
   const listener = listenNativeWebTransport({ hostname: "127.0.0.1", ...certificate });

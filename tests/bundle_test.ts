@@ -1,5 +1,5 @@
 /**
- * What a browser has to load to talk to a server.
+ * Code that a browser has to load for a session.
  *
  * @module
  */
@@ -21,31 +21,33 @@ const KIB = 1024;
 const MAX_BYTES = {
   /** One that connects, without a contract. */
   page: 26 * KIB,
-  /** Everything that the client exports. */
+  /** All exports of the client. */
   client: 28.25 * KIB,
 };
 
-/** Most bytes that each part adds when it is loaded as the only one, minified and gzipped, by what is in it. */
+/**
+ * Most bytes that each part adds when loaded alone, minified and gzipped, by the part's content.
+ */
 const MAX_PART_BYTES = {
   /** WebTransport, the race of the two transports, and recovery. */
   "chunk_webtransport": 13.5 * KIB,
   /** Streams and datagrams on a WebSocket. */
   "chunk_streams": 19 * KIB,
-  /** What a session offers beside messages. */
+  /** Features of a session beside messages. */
   "chunk_insight": 10.5 * KIB,
 };
 
-/** Most bytes of everything in one file, minified and gzipped. */
+/** Most bytes of the whole client in one file, minified and gzipped. */
 const MAX_FILE_BYTES = 62.5 * KIB;
 
-/** Most bytes of all parts: each is compressed by itself, which takes more than one file does. */
+/** Most bytes of all parts: each is compressed alone, which takes more than one file does. */
 const MAX_PARTS_BYTES = 65.25 * KIB;
 
 /** A bundle in parts. */
 class Parts {
-  /** What a page loads before any `import()`. */
+  /** Code that a page loads before any `import()`. */
   readonly first: ReadonlySet<string>;
-  /** The code of each part, by its name. */
+  /** The code of each part, by name. */
   readonly #code: ReadonlyMap<string, string>;
 
   constructor(entry: string, code: ReadonlyMap<string, string>) {
@@ -61,21 +63,21 @@ class Parts {
     return [...this.#code.values()].join("\n");
   }
 
-  /** The part that stands for a module that is imported when it is needed. */
+  /** The part that stands for a late import. */
   lazy(module: string): string {
     const name = this.names.find((name) => name.startsWith(module));
     assert(name !== undefined && !this.first.has(name), `${module} is no part of its own`);
     return name;
   }
 
-  /** The bytes of parts, as a server sends them that compresses its files once: `gzip -9`. */
+  /** The bytes of parts from a server that compresses files once: `gzip -9`. */
   size(names: Iterable<string> = this.names): number {
     let size = 0;
     for (const name of names) size += gzippedSize(this.#code.get(name)!);
     return size;
   }
 
-  /** What is loaded for a part, beside what was loaded at first. */
+  /** Code of a part that is not loaded at first. */
   added(name: string): string[] {
     return [...this.#reach(name)].filter((name) => !this.first.has(name));
   }
@@ -140,14 +142,14 @@ async function withBundle(
   assertEquals(await soon(session.request("echo", "still here")), "still here");
 }
 
-/** Sends back what comes on the streams of a peer. */
+/** Echoes the streams of a peer. */
 async function echo(session: Session<unknown>): Promise<void> {
   for await (const { readable, writable } of session.connection.incomingBidirectionalStreams) {
     readable.pipeTo(writable).catch(() => {});
   }
 }
 
-/** Opens a stream, and has its bytes come back. */
+/** Opens a stream, and reads its bytes from the echo. */
 async function checkStreams(session: Session<unknown>): Promise<void> {
   const stream = directStream(await soon(session.createBidirectionalStream()));
   await soon(stream.write(Uint8Array.of(1, 2, 3)));

@@ -1,5 +1,5 @@
 /**
- * The program that checks the log of the chaos test must find what it is there for.
+ * The program that checks the log of the chaos test must find every kind of fault.
  *
  * @module
  */
@@ -57,7 +57,7 @@ Deno.test("check() finds a silent gap, also at the end, and of everything", () =
   assertMatch(new Story().gets(1, 2, 4, 5).check().faults[0]!, silent);
   assertMatch(new Story().gets(1, 2, 3, 4).check().faults[0]!, silent);
   assertMatch(new Story().check().faults[0]!, silent);
-  // What was told of one hole says nothing of the next.
+  // A report about one hole does not cover the next one.
   const twice = new Story().gets(1).isTold("new-epoch").gets(3, 5).check({}, RESTART);
   assertEquals([twice.faults.length, twice.missing], [1, 2]);
 });

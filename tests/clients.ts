@@ -66,7 +66,7 @@ export class Network {
   /**
    * Opens a session of the server.
    *
-   * @param awaitsToken Whether it begins with a token.
+   * @param awaitsToken True if the session begins with a token.
    * @returns The client's end.
    */
   accept(awaitsToken: boolean = false): Connection {

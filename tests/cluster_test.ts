@@ -36,13 +36,13 @@ class Cluster implements AsyncDisposable {
     return servers;
   }
 
-  /** A user's session, and what it hears. */
+  /** A user's session, and the received publications. */
   async dial(server: TestServer<string>, user: string): Promise<User> {
     const dialing = server.dial({ headers: { authorization: `Bearer ${user}` } });
     let isPending = true;
     dialing.catch(() => {}).finally(() => isPending = false);
     await this.pass(0);
-    // Where a place of the user is only just given up, it is asked for again.
+    // A place that was only just given up is asked for again.
     if (isPending) await this.askAgain();
     return new User(await dialing);
   }
@@ -62,11 +62,11 @@ class Cluster implements AsyncDisposable {
 
   async pass(ms: number): Promise<void> {
     await this.time.tickAsync(ms);
-    // What was sent in the last turn arrives.
+    // Messages of the last turn arrive.
     await this.time.tickAsync(0);
   }
 
-  /** The process is killed: its broker and its clients are cut off, and nobody says farewell. */
+  /** A killed process: its broker and its clients are cut off, without a farewell. */
   async kill(server: TestServer<string>): Promise<void> {
     (server.topics.broker as ReturnType<FaultyEngine["connect"]>).cut();
     server.network.disconnect();
@@ -81,7 +81,7 @@ class Cluster implements AsyncDisposable {
 
 class User {
   readonly session: Session<unknown, never, "client">;
-  /** What it was told twice, or of somebody who was not there. */
+  /** Repeated notices, and notices about absent users. */
   readonly faults: string[] = [];
   readonly #heard: string[] = [];
   readonly #present = new Map<string, Map<string, unknown>>();
@@ -91,12 +91,12 @@ class User {
     void this.#listen();
   }
 
-  /** What it heard since the last call. */
+  /** Publications since the last call. */
   take(): string[] {
     return this.#heard.splice(0);
   }
 
-  /** Users in a room and their data, by the notices that came. */
+  /** Users in a room and their data, by the received notices. */
   present(room: string): [user: string, data: unknown][] {
     return [...this.#present.get(room) ?? []].sort();
   }
@@ -225,7 +225,7 @@ Deno.test("Server.disconnect() says when a node did not answer", async () => {
   await cluster.kill(b!);
   const closing = a!.disconnect("ann");
   await cluster.pass(6_000);
-  // It is gone by now, and its sessions with it.
+  // The node is gone by now, with its sessions.
   await cluster.pass(1_000);
   assertEquals(await closing, { closed: 0, isComplete: true });
   const [c] = await cluster.start(1);
@@ -257,7 +257,7 @@ Deno.test("A room has the members of all nodes, each user once", async () => {
   b!.rooms.publish("room:a", "hello");
   await cluster.pass(0);
   assertEquals([ann.take(), bob.take()], [['room:a "hello"'], ['room:a "hello"']]);
-  // Each node tells of each user once: of those who came before it followed the room, not at all.
+  // Each node reports each user once, and no user from before it followed the room.
   assertEquals(events, [["join ann", "join bob"], ["join bob"]]);
 });
 
@@ -405,7 +405,7 @@ Deno.test("All nodes end with one view of who is there, whatever they went throu
     await using cluster = new Cluster(random);
     let servers = await cluster.start(3);
     const users: { server: TestServer<string>; user: User }[] = [];
-    /** The data that each session set, and when it came to hold: by setting or by joining. */
+    /** The data that each session set, and the time of its validity: by setting or by joining. */
     const set = new Map<string, { data: unknown; at: number }>();
     const keyOf = (session: { id: string }, room: string) => `${session.id} ${room}`;
     cluster.engine.faults = { lost: 30, repeated: 30, late: 60, lateMs: 300 };
@@ -480,7 +480,7 @@ Deno.test("All nodes end with one view of who is there, whatever they went throu
         const seen = server.rooms.members(room)
           .map(({ user, connections, data }) => [user, connections, data]).sort();
         assertEquals(seen, expected, `seed ${seed}, ${room}, ${server.nodes!.name}`);
-        // What the members were told adds up to the same.
+        // The notices of the members add up to the same.
         for (const { server: own, user } of users) {
           const near = own === server ? server.manager.get(user.session.id) : undefined;
           if (near === undefined || !server.rooms.isMember(near, room)) continue;
@@ -505,7 +505,7 @@ Deno.test("A node that learns of a room by a user who was in it elsewhere tells 
   const tab = await cluster.dial(b!, "ann");
   await join(cluster, b!, tab);
   assertEquals(events, [["join ann"], []]);
-  // Two who open the same room on two nodes at once are one join.
+  // Two users who open the same room on two nodes at once are one join.
   const [one, two] = [await cluster.dial(a!, "eve"), await cluster.dial(b!, "eve")];
   a!.rooms.join(a!.manager.get(one.session.id)!, "room:b");
   b!.rooms.join(b!.manager.get(two.session.id)!, "room:b");
@@ -515,7 +515,7 @@ Deno.test("A node that learns of a room by a user who was in it elsewhere tells 
 
 Deno.test("A user who comes to two nodes that open a room at once joins once, whoever asks first", async () => {
   await using cluster = new Cluster();
-  // By their ids, which decide between two who came at the very same time.
+  // By their ids, which decide between two joins of the very same time.
   const [a, b] = (await cluster.start(2)).sort((a, b) => a.nodes!.id < b.nodes!.id ? -1 : 1);
   const events = [eventsOf(a!), eventsOf(b!)];
   const [one, two] = [await cluster.dial(a!, "eve"), await cluster.dial(b!, "eve")];
@@ -620,7 +620,7 @@ Deno.test("maxSessionsPerUser lets in all that fit, while others give up their p
   for (const servers of [[a!], [a!, b!]]) {
     let sessions = await come(Array.from({ length: 8 }, (_, i) => servers[i % servers.length]!));
     assertEquals(sessions.length, 5);
-    // All of them leave, and come again at once.
+    // All of them leave, and return at once.
     for (const session of sessions) void session.close();
     await cluster.pass(0);
     sessions = await come(Array.from({ length: 5 }, (_, i) => servers[i % servers.length]!));

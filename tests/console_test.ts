@@ -1,4 +1,4 @@
-/** Lines on the console of a server about failures that no handler of it hears. */
+/** Lines on the console of a server about failures without a handler. */
 import { assertEquals, assertRejects } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { z } from "zod";

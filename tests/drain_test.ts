@@ -69,7 +69,7 @@ Deno.test("Server.drain() cuts what does not end in time", async () => {
   const { closed, cut, tookMs } = await server.drain({ withinMs: 100 });
   assertEquals(closed + cut, 1);
   assert(tookMs < 2_000, `${tookMs} ms`);
-  // Where the listener is closed before the code went out, the runtime says 1001 itself.
+  // Where the listener is closed before the code went out, the runtime sends 1001.
   const { code } = await endOf(session);
   assert(code === 4503 || code === 1001, `${code}`);
 });

@@ -1,5 +1,5 @@
 /**
- * `examples/echo.ts --port`: what others measure and test against.
+ * `examples/echo.ts --port`: the server for measurements and tests of others.
  *
  * @module
  */
@@ -32,7 +32,7 @@ class Echo implements AsyncDisposable {
     }).spawn();
   }
 
-  /** Waits until it listens. */
+  /** Waits until the example listens. */
   async ready(): Promise<void> {
     const lines = this.#child.stderr.pipeThrough(new TextDecoderStream());
     let text = "";
@@ -44,7 +44,7 @@ class Echo implements AsyncDisposable {
     assert(this.port !== 0, text);
   }
 
-  /** The hashes of its certificate. */
+  /** The hashes of the certificate. */
   async hashes(): Promise<CertificateHash[]> {
     const url = `http://127.0.0.1:${this.port}/.well-known/skein/webtransport`;
     const { serverCertificateHashes } = await (await fetch(url)).json();
@@ -71,7 +71,7 @@ Deno.test("examples/echo.ts --port echoes streams and datagrams, on every kind o
   await using raw = await dialWebTransport(url, { serverCertificateHashes });
   assertEquals([session.transport, raw.protocol], ["webtransport", ""]);
   for (const connection of [raw, session.connection]) {
-    // One that fails ends nothing else.
+    // A failed session ends no other one.
     const broken = directStream(await connection.createBidirectionalStream());
     await broken.write(new Uint8Array(10));
     broken.cancel();

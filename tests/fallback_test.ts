@@ -125,7 +125,7 @@ Deno.test("dial() names the flag where this runtime has no QUIC", async () => {
   assertStringIncludes(text, "--unstable-net");
 });
 
-/** What `connect()` may do in a process of its own, and what it takes then. */
+/** Permissions of `connect()` in a process of its own, and the transport in use with them. */
 const PERMISSIONS: Record<string, [more: string[], taken: string]> = {
   "only talk to the server": [[], "websocket unsupported --allow-net=[::]:0 prompt"],
   "bind a port of IPv4 too": [["0.0.0.0:0"], "webtransport undefined undefined prompt"],
@@ -168,13 +168,14 @@ for (const [what, [more, expected]] of Object.entries(PERMISSIONS)) {
   });
 }
 
-/** How long WebTransport may take to open: nothing here waits for that. */
+/** Timeout of WebTransport: no test here waits for the timeout. */
 const WEBTRANSPORT_MS = 10_000;
 
 for (const isSilent of [true, false]) {
   const what = isSilent ? "drops every packet" : "is closed";
   Deno.test(`connect() is up over WebSocket long before WebTransport gives up where the UDP port ${what}`, async () => {
-    // It takes packets and answers none; closed, the system says that nobody is there.
+    // A socket that takes packets and answers none; a closed one makes the system answer that the
+    // port is closed.
     const hole = createSocket("udp4");
     await new Promise<void>((resolve) => hole.bind(0, "127.0.0.1", resolve));
     const { port } = hole.address();

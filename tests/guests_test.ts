@@ -22,7 +22,7 @@ const TOKEN = "s3cret-t0ken";
 
 /** How a client came in, or was refused. */
 interface Outcome {
-  /** Its user at the server; `undefined` if it was refused. */
+  /** The user at the server; `undefined` for a refused client. */
   readonly user?: string | undefined;
   /** The code and the reason of a refusal. */
   readonly refused?: Pick<CloseInfo, "code" | "reason">;
@@ -31,13 +31,13 @@ interface Outcome {
 /** One way to a server. */
 interface Way {
   readonly name: string;
-  /** True if a token goes in band; else it goes in the URL. */
+  /** True for a token in band; else the URL has the token. */
   readonly isInBand: boolean;
-  /** Connects once, and tells what became of it. */
+  /** Connects once, and returns the outcome. */
   come(options: ServerOptions<string>, token: string | undefined): Promise<Outcome>;
 }
 
-/** A client that comes back by itself: it ends connected, or refused for good. */
+/** A client that reconnects: it ends connected, or refused for good. */
 async function outcomeOf(client: Client, opened: readonly Session[]): Promise<Outcome> {
   for await (const status of client.status) {
     assert(status.name !== "reconnecting", "a client that is let in or refused does not come back");
@@ -95,7 +95,7 @@ const WAYS: readonly Way[] = [
   },
 ];
 
-/** Knows one token; whoever has none is a guest, or nobody. */
+/** Accepts one token; a client without a token is a guest, or refused. */
 function hook(takesGuests: boolean, asked: (string | undefined)[]) {
   return ({ token }: AuthenticationContext): string => {
     asked.push(token);
@@ -123,7 +123,7 @@ for (const way of WAYS) {
           }, token);
           const isMisplaced = hasToken && way.isInBand && !acceptsTokenInBand;
           if (isMisplaced) {
-            // Nothing was asked, and the client knows what the server lacks.
+            // No request was sent: the client knows the missing features of the server.
             assertEquals([user, refused?.code, asked, told.length], [undefined, 4401, [], 1]);
             assertStringIncludes(refused!.reason, "acceptsTokenInBand");
           } else if (hasToken || takesGuests) {
@@ -164,7 +164,7 @@ Deno.test("Server asks about a token in band with the cookies of the request", a
   await using session = await dial(server.url, { token: TOKEN, headers });
   const near = server.manager.sessionsOf("ann")[0]!;
   assertEquals([asked, near.headers.get("cookie")], [[[TOKEN, "sid=1", "7"]], null]);
-  // A renewal has what the session keeps, and no more.
+  // A renewal has the kept parts of the session, and no more.
   await session.authenticate("again");
   assertEquals(asked[1], ["again", null, null]);
 });
@@ -204,7 +204,7 @@ Deno.test("Server reads the mark of a token in band from the query, and keeps ne
     `${server.webTransportUrl}?protocol=skein.1&room=a&auth=in-band`,
     { serverCertificateHashes: server.certificateHashes! },
   ));
-  // What a browser does that can offer no subprotocols.
+  // The handshake of a browser that can offer no subprotocols.
   Object.defineProperty(connection, "protocol", { value: "skein.1" });
   await using session = new ClientSession(
     withMessages(connection, { side: "client" }),
@@ -311,7 +311,7 @@ Deno.test("Server begins the session of a client of 0.1 anew, where it came as a
   const settings = sessionSettings({ side: "client" });
   await using session = new ClientSession(connection, settings, { token: TOKEN });
   await soon(session.ready);
-  // It was told `hello` already, and does not wait for the answer to its token.
+  // The session got `hello` already, and does not wait for the answer to its token.
   session.send("say", 1);
   session.send("say", 2);
   await turns();

@@ -366,7 +366,7 @@ Deno.test("Client moves by itself on an engine that gives no credit back, and no
     bytes: 6 * 1_048_576,
     messageBytes: 8_192,
     streams: 2_000,
-    // A sixteenth of what WebKit gives.
+    // A sixteenth of the credit in WebKit.
     credit: { bytes: 1_048_576, streams: 475 },
   });
   assertEquals({ lost, doubled, messages }, { lost: 0, doubled: 0, messages: 768 });
@@ -424,7 +424,9 @@ Deno.test("raceTransports() hands onWorn to what dials", async () => {
   assertEquals(told, [onWorn]);
 });
 
-/** A client on WebSocket whose preferred transport was late; it tells which transport it asked for since. */
+/**
+ * A client on WebSocket whose preferred transport was late; records the requested transports since.
+ */
 function lateClient(server: Pick<TestServer, "open">, options: ClientOptions) {
   const asked: (string | undefined)[] = [];
   const client = new Client(
@@ -451,7 +453,7 @@ Deno.test("Client with upgrade tries its preferred transport every 10 minutes, a
   await passTime(time, 65_000);
   assertEquals(asked, [undefined, "webtransport"]);
   assertNotEquals(client.session?.id, id);
-  // It is where it wants to be.
+  // The session is on the preferred transport.
   await passTime(time, 11 * 60_000);
   assertEquals(asked.length, 2);
   await client.close();
@@ -459,7 +461,7 @@ Deno.test("Client with upgrade tries its preferred transport every 10 minutes, a
 
 Deno.test("Client with upgrade tries its preferred transport within 35 s of a change of its network", async () => {
   using time = new FakeTime();
-  await using server = testServer({ limits: { maxSessions: 1 } }); // So that it never moves.
+  await using server = testServer({ limits: { maxSessions: 1 } }); // So that the session never moves.
   const { client, asked } = lateClient(server, { upgrade: true });
   await client.whenConnected();
   await passTime(time, 60_000);
@@ -576,7 +578,7 @@ Deno.test("Client.handOver() holds what the new session says only within bounds,
   void (async () => {
     for await (const { data } of news) seen.push((data as { n: number }).n);
   })();
-  // The old session says nothing any more.
+  // The old session stays silent from here on.
   server.network.linkOf(client).stall("to-client");
   const moving = client.handOver();
   await passTime(time, 0);
@@ -665,7 +667,7 @@ Deno.test("Client with upgrade moves to its preferred transport where that opens
         const pair = memoryPair();
         pairs.push(pair);
         await new Promise((resolve) => setTimeout(resolve, 1_500));
-        // The name of its wire, which memory has of its own.
+        // The name of the wire, which memory has of its own.
         Object.defineProperty(pair.client, "transport", { value: "webtransport" });
         return pair.client;
       },

@@ -1,5 +1,5 @@
 /**
- * Handshakes as an instrumentation sees them, on both ends.
+ * Handshakes from the view of an instrumentation, on both ends.
  *
  * @module
  */
@@ -118,7 +118,7 @@ Deno.test("handshake() is told of a peer that vanished before it was open", asyn
   socket.conn.close();
   go.resolve();
   const [end] = await instrumentation.count(1);
-  // The runtime tells, or it does not and there is a session for a moment.
+  // The runtime reports the refusal, or a session exists for a moment.
   assertEquals(["server undefined", "server session"].includes(end!), true);
 });
 

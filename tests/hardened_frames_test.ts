@@ -1,6 +1,6 @@
 /**
- * Frames that RFC 6455 forbids, and those that it allows but nobody sends in good faith, on the
- * hardened WebSocket engine, over bare TCP.
+ * Frames that RFC 6455 forbids, and allowed frames that no honest peer sends, on the hardened
+ * WebSocket engine, over bare TCP.
  *
  * @module
  */
@@ -28,7 +28,7 @@ function join(...frames: readonly Uint8Array[]): Uint8Array {
   return new Uint8Array(frames.flatMap((frame) => [...frame]));
 }
 
-/** The head of a masked frame that says it has so many bytes. */
+/** The head of a masked frame with a declared length. */
 function headOf(length: bigint): Uint8Array {
   const head = new Uint8Array(14);
   head.set([0x81, 0xff]);
@@ -42,7 +42,7 @@ function closeOf(code: number, ...reason: readonly number[]): Uint8Array {
 
 const bytes = (...values: readonly number[]) => new Uint8Array(values);
 
-/** What a peer sends, and with which code it is closed. */
+/** Frames of a peer, with the code of the resulting close. */
 const FORBIDDEN: readonly (readonly [string, number, Uint8Array])[] = [
   ["a frame that is not masked", 1002, frameOf("{}", { masked: false })],
   ["a close that is not masked", 1002, frameOf("", { masked: false, head: CLOSE })],
@@ -109,10 +109,10 @@ Deno.test("hardened engine closes who breaks RFC 6455, and lets go of the socket
       sanitizeExit: false,
       async fn() {
         using raw = await RawSocket.open(portOf(server));
-        // What stands behind it in the same write is not handled.
+        // Frames behind the bad one in the same write are not handled.
         await raw.write(join(frames, frameOf('{"topic":"t","data":"late"}')));
         assertEquals((await raw.closed())?.code, code);
-        // Nobody waits long for it to go.
+        // The peer's close is not waited for long.
         assertEquals(await raw.read(), undefined);
       },
     })
@@ -145,12 +145,12 @@ Deno.test("hardened engine takes what RFC 6455 allows", async () => {
   raw.conn.setNoDelay(true);
   for (const byte of frameOf('{"topic":"t","data":2}')) await raw.write(bytes(byte));
   await until(() => messages.length === 2);
-  // A length in more bytes than it takes, and a mask that is none.
+  // A length in too many bytes, and a mask of zeros.
   const { length } = whole;
   await raw.write(join(bytes(0x81, 0xff, 0, 0, 0, 0, 0, 0, 0, length, 0, 0, 0, 0), whole));
   await until(() => messages.length === 3);
   assertEquals(messages, ["€", 2, "€"]);
-  // A pong that nobody asked for.
+  // An unasked pong.
   await raw.write(join(frameOf("x", { head: 0x8a }), frameOf("", { head: CLOSE })));
   assertEquals(await raw.closed(), { code: 1005, reason: "" });
 });

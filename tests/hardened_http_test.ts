@@ -1,6 +1,6 @@
 /**
- * HTTP on the hardened WebSocket engine, from peers that mean no good: two requests where one is
- * meant, requests by the thousand, bodies where none belongs.
+ * HTTP on the hardened WebSocket engine, from malicious peers: two requests in place of one,
+ * requests by the thousand, bodies in wrong places.
  *
  * @module
  */
@@ -15,16 +15,16 @@ const HOST = "Host: localhost\r\n";
 const UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +
   "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
 
-/** A server whose sessions are at `/session`. */
+/** A server with sessions at `/session`. */
 function listenHardened(options: ServeOptions = {}, limits: HardenedWebSocketOptions = {}) {
   const engine = hardenedWebSocket(limits);
   const server = listen({ webSocket: engine, webTransport: false, path: "/session", ...options });
   return { engine, server };
 }
 
-/** A connection that writes text, and reads it. */
+/** A connection that writes and reads text. */
 class Plain implements Disposable {
-  /** What came so far. */
+  /** The received text so far. */
   text = "";
   readonly conn: Deno.TcpConn;
 
@@ -176,7 +176,7 @@ Deno.test("hardened engine refuses heads that could be read in two ways", async 
     `PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n`,
   ];
   const { error } = console;
-  // A handler whose request breaks off throws, which is told as the runtime's server does.
+  // A handler whose request breaks off throws, which is reported as by the runtime's server.
   console.error = () => {};
   try {
     for (const head of heads) {

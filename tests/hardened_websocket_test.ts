@@ -1,5 +1,5 @@
 /**
- * `serve()` on the hardened WebSocket engine: what peers that mean no good can, and cannot do.
+ * `serve()` on the hardened WebSocket engine: limits for malicious peers.
  *
  * @module
  */
@@ -18,7 +18,7 @@ import { soon } from "./sessions.ts";
 
 const websocket = { transports: ["websocket"] } as const;
 
-/** What the kernel, and the runtime, take off a wire before anybody looks at it. */
+/** Bytes that the kernel and the runtime take off a wire before any reader does. */
 const READ_AHEAD_BYTES = 256 * 1024;
 
 /** A server on an engine of its own. */
@@ -112,7 +112,7 @@ Deno.test("serve() on the hardened engine refuses as on the runtime's: by status
   for (const host of ["a b", "localhost:99999", "evil.test/session?token=ann#"]) {
     assertEquals(await statusOf({ path: "/session?token=ann", headers: { host } }), 400, host);
   }
-  // Who asks for HTTP/2 is answered in HTTP/1.1.
+  // A client that asks for HTTP/2 is answered in HTTP/1.1.
   assertEquals(await statusOf({ path: "/session", headers: { upgrade: "h2c" } }), 426);
   const error = await assertRejects(
     () => dial(`${server.url}session`, websocket),
@@ -164,7 +164,7 @@ Deno.test("hardened engine cuts a message that is too large while it arrives", a
       ? frameOf(new Uint8Array(1_000), { head: 0x00 })
       : new Uint8Array(65_536);
     if (isFragmented) await raw.frame("", { head: 0x01 });
-    // It says how large it will be: the rest is not even waited for.
+    // The declared length is too large: the server does not wait for the rest.
     else await raw.write(frameOf(new Uint8Array(50_000_000)).subarray(0, 14));
     const flooding = flood(raw.conn, chunk, 50_000_000);
     assertEquals(await raw.closed(), { code: 4413, reason: "A message has at most 100000 bytes" });
@@ -210,7 +210,7 @@ Deno.test("hardened engine does not read a peer that sends more than is handled"
     }
   })();
   await until(() => session!.stats.waitingMessages >= 50);
-  // The system takes what it takes, and then nothing.
+  // The system takes some bytes, and then no more.
   let taken = -1;
   while (taken !== await bytesReceived(session!)) {
     taken = await bytesReceived(session!);
@@ -249,7 +249,7 @@ Deno.test("hardened engine drops a peer that does not read, and what waits for i
   await until(() => server.manager.stats().sockets.open === 0);
   await until(() => engine.stats().connections === 0);
   assertEquals([session!.connection.frames!.bufferedAmount, session!.stats.queuedBytes], [0, 0]);
-  // What the system held is gone, too: it was reset, and not only closed.
+  // The system's buffer is gone, too: the socket was reset, and not only closed.
   await assertRejects(async () => {
     for (const buffer = new Uint8Array(65_536); await soon(raw.conn.read(buffer)) !== null;);
   }, Deno.errors.ConnectionReset);
@@ -311,7 +311,7 @@ async function connectFrom(localAddress: string, port: number): Promise<Socket &
   return Object.assign(socket, { [Symbol.dispose]: () => void socket.destroy() });
 }
 
-/** Asks for an upgrade, and reads the head of the answer; empty if there is none. */
+/** Asks for an upgrade, and reads the head of the answer; empty for a closed connection. */
 async function ask(socket: Socket): Promise<string> {
   socket.write(
     "GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
@@ -369,7 +369,7 @@ Deno.test("hardened engine bounds the connections of one address, whatever they 
   await using _server = server;
   using sockets = new DisposableStack();
   const connect = async () => sockets.use(await connectFrom("127.0.0.1", portOf(server)));
-  // Twice as many as sessions, and one that may be told that it is too many.
+  // Twice as many as sessions, and one for the answer that the limit is reached.
   for (let i = 0; i < 3; i++) {
     const socket = await connect();
     socket.write("GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
@@ -386,7 +386,7 @@ Deno.test("hardened engine tells an address that has too many sockets so", async
   for (const [protocol, status] of [["skein.1", 101], ["", 429]] as const) {
     using raw = await RawSocket.open(portOf(server), { protocol });
     assertEquals(raw.status, status);
-    // One that is closed with the code of the status stays until it answers.
+    // A session that is closed with the code of the status stays until it answers.
     if (status === 101) {
       assertEquals((await raw.closed())?.code, 4429);
       using refused = await RawSocket.open(portOf(server), { protocol });

@@ -4,7 +4,9 @@ import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { listen, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 
-/** A client made of a WebSocket alone; keeps every envelope as it came, but for `hello` and pings. */
+/**
+ * A client made of a WebSocket alone; keeps every envelope unchanged, except for `hello` and pings.
+ */
 class Page implements AsyncDisposable {
   readonly socket: WebSocket;
   readonly texts: string[] = [];
@@ -31,12 +33,12 @@ class Page implements AsyncDisposable {
     return soon(this.#open.promise);
   }
 
-  /** Waits for so many envelopes, and takes them; without their tags, which are never the same. */
+  /** Waits for a number of envelopes, and takes them; without their tags, which are random. */
   async take(count: number): Promise<string[]> {
     return (await this.takeWhole(count)).map((text) => text.replace(/,"tag":"[\w-]{6}"/, ""));
   }
 
-  /** Waits for so many envelopes, and takes them. */
+  /** Waits for a number of envelopes, and takes them. */
   async takeWhole(count: number): Promise<string[]> {
     await until(() => this.texts.length >= count);
     return this.texts.splice(0, count);
@@ -110,7 +112,7 @@ Deno.test("A position carries the tag of its publication, and another one there 
   ]);
   const lost = { epoch, offset: 3, tag: c.tag, head: 3, recovered: false, reason: "new-epoch" };
   assertEquals(await ask(3, { since: { epoch, offset: 2, tag: a.tag } }, 1), [lost]);
-  // A position of 0.1, without a tag, holds as it did.
+  // A position of 0.1, without a tag, is still valid.
   assertEquals((await ask(4, { since: { epoch, offset: 2 } }, 2))[0].recovered, true);
   page.socket.send(`{"subscribe":"t","id":5,"since":{"epoch":"${epoch}","offset":2,"tag":7}}`);
   const [malformed] = (await page.take(1)).map((text) => JSON.parse(text));
@@ -134,7 +136,8 @@ Deno.test("A question that is replaced or ended before its answer is answered by
   page.socket.send('{"subscribe":"b","id":4,"last":1}');
   page.socket.send('{"unsubscribe":"b","id":5}');
   const early = (await page.take(4)).map((text) => JSON.parse(text));
-  // One that asks only where it stands replaces nothing, and is answered when that is known.
+  // A question for the position alone replaces no subscription, and is answered once the position
+  // is known.
   page.socket.send('{"subscribe":"a","id":6}');
   page.socket.send('{"subscribe":"a","id":7}');
   const [sixth] = (await page.take(1)).map((text) => JSON.parse(text));

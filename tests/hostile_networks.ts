@@ -1,6 +1,7 @@
 /**
- * Networks that do clients harm, as a table: the state at first, the change, and the transports of a
- * client before and after. The tests run it with short times, the soak with the default times.
+ * Networks that do clients harm, as a table: the state at first, the change, and the transports of
+ * a client before and after. The tests run the table with short times, the soak with the default
+ * times.
  *
  * @module
  */
@@ -14,7 +15,7 @@ import { TcpPath } from "./tcp_path.ts";
 import { UdpPath } from "./udp_path.ts";
 import type { TransportName } from "../transport/race/options.ts";
 
-/** How long a client may take beyond what is possible, in milliseconds. */
+/** Time that a client may take beyond the possible minimum, in milliseconds. */
 export const MOST_MS = 3_000;
 
 /** How often the server publishes, in milliseconds. */
@@ -42,15 +43,21 @@ export interface Paths {
 
 /** One network. */
 export interface HostileNetwork {
-  /** Names it. */
+  /** Name of the network. */
   readonly name: string;
   /** Makes the network hostile, before the client connects. */
   readonly begin?: (paths: Paths, times: HostileTimes) => void;
-  /** Changes the network once the client receives, or has failed where nothing is possible. Nothing changes by default. */
+  /**
+   * Changes the network once the client receives, or has failed where no transport works. The
+   * default is no change.
+   */
   readonly change?: (paths: Paths) => void;
-  /** Has the network change by itself, and tells when. Publications are large until then. */
+  /**
+   * Makes the network change alone, and resolves with the time of the change. Publications are
+   * large until then.
+   */
   readonly changeOnce?: (paths: Paths, changed: () => void) => void;
-  /** Transports of the first session, any of these; none where nothing is possible at first. */
+  /** Transports of the first session, any of these; none where no transport works at first. */
   readonly before: readonly TransportName[];
   /** Transports of the last session, any of these. */
   readonly after: readonly TransportName[];
@@ -70,7 +77,7 @@ export interface HostileNetwork {
 
 /** Times of a run. */
 export interface HostileTimes {
-  /** How long the network stays as it is at first, in milliseconds. */
+  /** Duration of the first state of the network, in milliseconds. */
   readonly holdMs: number;
   /** How late a slow answer is, in milliseconds. */
   readonly answerMs: number;
@@ -92,7 +99,7 @@ export interface HostileResult {
   readonly connectedMs: number | undefined;
   /** Until the first publication was delivered, from the start. */
   readonly deliveredMs: number;
-  /** From the change until something was delivered that was published after it; `undefined` without one. */
+  /** Time from the change to the first delivery of a later publication; `undefined` without one. */
   readonly backMs: number | undefined;
   /** Transports of the first session and of the last. */
   readonly transports: readonly [first: TransportName, last: TransportName];
@@ -222,7 +229,7 @@ export const HOSTILE_NETWORKS: readonly HostileNetwork[] = [
  *
  * @param network The network.
  * @param times Times of the run.
- * @returns How it went, once the client is back and has caught up.
+ * @returns The result, once the client is back and has caught up.
  */
 export async function runHostile(
   network: HostileNetwork,
@@ -306,7 +313,7 @@ interface News {
 
 /** Publishes at a steady rate. */
 class Publisher implements Disposable {
-  /** Size of what is published. */
+  /** Size of a publication. */
   payloadBytes = 0;
   /** When each was published. */
   readonly at: number[] = [];
@@ -324,7 +331,7 @@ class Publisher implements Disposable {
   }
 }
 
-/** Reads what is published, and notes when. */
+/** Reads publications, and records their times. */
 class Reader implements Disposable {
   readonly transports: TransportName[] = [];
   connectedAt: number | undefined;
@@ -332,7 +339,7 @@ class Reader implements Disposable {
   failures = 0;
   doubled = 0;
   readonly #published: Publisher;
-  /** When each publication was delivered, by its number. */
+  /** Delivery time of each publication, by number. */
   readonly #at = new Map<number, number>();
   readonly #ended: Disposable;
   #wake = Promise.withResolvers<void>();
@@ -371,12 +378,12 @@ class Reader implements Disposable {
     return this.#at.has(count);
   }
 
-  /** Tells whether something came that was published after a time. */
+  /** Returns true if a publication from after a time was delivered. */
   hasSince(time: number | undefined): boolean {
     return time !== undefined && this.firstSince(time) !== undefined;
   }
 
-  /** When something came for the first time that was published after a time. */
+  /** The first delivery time of a publication from after a time. */
   firstSince(time: number): number | undefined {
     for (const [count, at] of this.#at) if (this.#published.at[count]! > time) return at;
     return undefined;

@@ -19,7 +19,7 @@ const SHORT: HostileTimes = {
 };
 
 Deno.test("connect() delivers on hostile networks, and is back when they change", async () => {
-  // Side by side: most of the time they wait for silence.
+  // Side by side: most of the time passes in silence.
   const results = await Promise.all(
     HOSTILE_NETWORKS.map((network) => soon(runHostile(network, SHORT))),
   );

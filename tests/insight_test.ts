@@ -1,6 +1,6 @@
 /**
- * What a session tells of itself, on every wire: that each counter counts, that
- * looking changes nothing, and that no view tells a secret.
+ * Insight of a session, on every wire: each counter counts, reading has no effects, and no view
+ * shows a secret.
  *
  * @module
  */
@@ -21,21 +21,21 @@ type Counter = Exclude<
 
 /** How a counter is made to count. */
 interface Case {
-  /** Whose counter. */
+  /** The end that counts. */
   readonly of: "client" | "server";
-  /** Makes it count; what it keeps until the counter was read is disposed of then. */
+  /** Makes the counter count; returned resources are disposed of once the counter was read. */
   act(both: Both): unknown;
   /** By how much; at least by one, if left out. */
   readonly by?: number;
 }
 
-/** The server says something by hand. */
+/** The server writes by hand. */
 const said = (envelope: string) => ({
   of: "client" as const,
   act: ({ server }: Both) => server.connection.frames!.send(envelope),
 });
 
-/** The client opens a bidirectional stream with 5 bytes in it. */
+/** The client opens a bidirectional stream with 5 bytes. */
 async function open({ client }: Both): Promise<WritableStreamDefaultWriter<Uint8Array>> {
   const { writable } = await client.createBidirectionalStream();
   const writer = writable.getWriter();
@@ -43,7 +43,7 @@ async function open({ client }: Both): Promise<WritableStreamDefaultWriter<Uint8
   return writer;
 }
 
-/** The client opens a unidirectional stream, and the server reads it to its end. */
+/** The client opens a unidirectional stream, and the server reads the stream to the end. */
 async function openAndEnd({ client, server }: Both): Promise<void> {
   const writer = (await client.createUnidirectionalStream()).getWriter();
   await writer.write(new Uint8Array(3));
@@ -67,7 +67,7 @@ const fill = (count: number) => ({ client }: Both): void => {
   for (let i = 0; i < count; i++) client.send("small", i);
 };
 
-/** Sends a datagram to a server that reads them. */
+/** Sends a datagram to a server that reads datagrams. */
 function sendDatagram({ client, server }: Both): Promise<void> {
   void server.datagrams;
   return client.sendDatagram(DATAGRAM);
@@ -160,7 +160,7 @@ function pick<T, K extends keyof T>(from: T, keys: readonly K[]): Pick<T, K> {
   return Object.fromEntries(keys.map((key) => [key, from[key]])) as Pick<T, K>;
 }
 
-/** Waits for something that other events bring about. */
+/** Waits for a condition that other events bring about. */
 async function until(isSo: () => boolean): Promise<void> {
   while (!isSo()) await turns(1);
 }
@@ -173,7 +173,7 @@ for (const wire of wires) {
         await soon(both.server.ready);
         await turns();
         const before = both[of].stats[name];
-        // A counter of what waits right now is read right now.
+        // A counter of waiting work is read right now.
         const acting = act(both);
         const isNow = name.startsWith("queued") || name === "droppedMessages";
         if (!isNow) await acting;
@@ -410,7 +410,7 @@ for (const wire of wires) {
     const diagnostics = await client.diagnostics();
     assertEquals(diagnostics.pendingUniStreams, 0);
     assert(told.includes("error"));
-    // What carries the session may have a bound of its own below the credit.
+    // The session's transport may have a bound of its own below the credit.
     const isCredit = diagnostics.localStreamsUniOpened === diagnostics.peerMaxStreamsUni;
     assertEquals(told.includes("blocked"), isCredit);
   });

@@ -1,5 +1,5 @@
 /**
- * The inspector, and what it tells of sessions whose peers mean it no good.
+ * The inspector, and its view of sessions with malicious peers.
  *
  * @module
  */

@@ -4,7 +4,7 @@ import type { Session } from "../session/session.ts";
 import { listen, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 
-/** A page with a plain WebSocket, as the clients of `live` have it. */
+/** A page with a plain WebSocket, as the clients of `live` have. */
 class Page implements AsyncDisposable {
   readonly socket: WebSocket;
   readonly messages: { readonly topic: string; readonly data: unknown }[] = [];
@@ -33,7 +33,7 @@ class Page implements AsyncDisposable {
     this.socket.send(JSON.stringify({ topic, data }));
   }
 
-  /** The data of what came on a topic so far. */
+  /** The data on a topic so far. */
   on(topic: string): unknown[] {
     return this.messages.filter((message) => message.topic === topic).map(({ data }) => data);
   }
@@ -44,7 +44,9 @@ class Page implements AsyncDisposable {
   }
 }
 
-/** The address of a server with a user in its query, as the document's presence tracking has it. */
+/**
+ * The address of a server with a user in its query, as in the presence tracking of the document.
+ */
 const asUser = (url: string, user: string): string => `${url}?token=${user}`;
 
 Deno.test("A live session goes from authenticate over messages to one onClose", async () => {

@@ -1,5 +1,5 @@
 /**
- * Which transport a client takes, and what it remembers, where packets of the handshake are lost.
+ * The transport that a client takes and remembers, where packets of the handshake are lost.
  *
  * @module
  */
@@ -12,7 +12,7 @@ import { listen } from "./servers.ts";
 import { soon, turns } from "./sessions.ts";
 import { type UdpPacket, UdpPath } from "./udp_path.ts";
 
-/** A server whose WebTransport is found at the end of a path. */
+/** A server whose WebTransport is at the end of a path. */
 function listenBehind(pathOf: () => UdpPath, options: ServeOptions = {}): Server {
   const server: Server = listen({
     ...options,

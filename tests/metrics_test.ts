@@ -1,5 +1,5 @@
 /**
- * `/metrics` and `/healthz` as those see them who ask.
+ * `/metrics` and `/healthz` from the view of a scraper.
  *
  * @module
  */
@@ -16,7 +16,7 @@ interface Sample {
   readonly value: number;
 }
 
-/** A family of the text: what `# TYPE` began. */
+/** A family of the text, which begins with `# TYPE`. */
 interface Family {
   readonly type: string;
   readonly help: string;
@@ -27,7 +27,7 @@ const NAME = "[a-zA-Z_:][a-zA-Z0-9_:]*";
 const LABEL = `[a-zA-Z_][a-zA-Z0-9_]*="(?:[^"\\\\\\n]|\\\\[\\\\"n])*"`;
 const SAMPLE = new RegExp(`^(${NAME})(?:\\{(${LABEL}(?:,${LABEL})*)\\})? (\\S+)$`);
 
-/** Reads the format, version 0.0.4, and takes nothing that is not by its letter. */
+/** Reads the format, version 0.0.4, and rejects any deviation. */
 function parse(text: string): Map<string, Family> {
   assert(text.endsWith("\n"), "The last line ends with a line feed");
   const families = new Map<string, Family>();
@@ -91,7 +91,7 @@ async function ask(
   return { status: response.status, body: await response.text(), headers: response.headers };
 }
 
-/** Who asks, as a server is told. */
+/** The client of a request, as the server sees the address. */
 function from(hostname: string): { remoteAddr: Deno.NetAddr } {
   return { remoteAddr: { transport: "tcp", hostname, port: 50_000 } };
 }
@@ -270,7 +270,7 @@ Deno.test("serve() tells whom metrics.allow lets ask", async () => {
     url.endsWith("/healthz") || (remoteAddr as Deno.NetAddr).hostname.startsWith("192.168.");
   assertEquals(await asking(allow, "/healthz"), 200);
   assertEquals(await asking(allow, "/metrics"), 403);
-  // Types do not take an asynchronous one, and its promise allows nothing.
+  // The types allow no asynchronous function; the promise of one allows no request.
   assertEquals(await asking((() => Promise.resolve(false)) as never, "/metrics"), 403);
 });
 

@@ -94,7 +94,7 @@ Deno.test("Server refuses a foreign page before it asks who that is", async () =
 Deno.test("Server says which option would let an origin in", async () => {
   const told: Refusal[] = [];
   await using server = listen({ onRefusal: (refusal) => void told.push(refusal) });
-  // However long it is: the hint is not what is cut.
+  // A long origin does not cut the hint off.
   const origin = `https://${"x".repeat(60)}.${"y".repeat(60)}.example`;
   using raw = await RawSocket.open(portOf(server), { protocol: "skein.1", headers: { origin } });
   const hint = "Origin not allowed: add it to origins, or its host to hosts (";

@@ -1,5 +1,5 @@
 /**
- * What a program with Deno's own exporter tells a collector.
+ * Traces and metrics of a program with Deno's own exporter, from the view of a collector.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import { otel } from "../telemetry/otel.ts";
 
 const PROGRAM = new URL("otel_program.ts", import.meta.url);
 
-/** OTLP's own shape, as much of it as is looked at. */
+/** The read part of OTLP. */
 interface Attribute {
   readonly key: string;
   readonly value: {
@@ -52,7 +52,7 @@ interface Scoped {
   readonly metrics?: readonly OtlpMetric[];
 }
 
-/** A collector that keeps everything. */
+/** A collector that keeps all exports. */
 class Collector implements AsyncDisposable {
   /** Every span, by its scope. */
   readonly spans: { readonly scope: string; readonly span: OtlpSpan }[] = [];
@@ -259,7 +259,7 @@ Deno.test("otel() tells a collector of handshakes, requests, handlers and metric
   assertEquals(last("skein.sessions.refused", { "skein.refusal.reason": "maxSessions" }), 0);
   assertEquals(collector.metrics.get("skein.messages.sent.size")?.unit, "By");
 
-  // Deno's own span of the request has the URL as it came; what is Skein's has neither secret.
+  // Deno's own span of the request has the unchanged URL; Skein's spans have neither secret.
   const own = JSON.stringify([
     ...collector.spans.filter(({ scope }) => scope === "@skein/skein"),
     ...collector.metrics.values(),

@@ -59,7 +59,7 @@ const MIN_TESTS: Readonly<Record<string, number>> = {
   mizu: 40,
 };
 
-/** Finds a title in a test file; `…` stands for anything that the file fills in. */
+/** Finds a title in a test file; `…` stands for any text. */
 function hasTest(source: string, title: string): boolean {
   const pattern = title.split("…").map((part) => part.replace(/[.*+?^${}()|[\]\\]/g, "\\$&"))
     .join("\\$\\{[^}]+\\}");
@@ -98,7 +98,7 @@ for (const [name, members] of Object.entries(MEMBERS)) {
       assertEquals(row.length, 4, theirs);
       assert(/` in `[^`]+\.ts`/.test(shown), `No test shows ${theirs}`);
       assert(ours !== "", theirs);
-      // Nothing is left out without a word.
+      // Each test that is left out has a reason.
       if (ours === "none") assert(why !== "", theirs);
     }
   });

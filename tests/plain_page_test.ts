@@ -4,7 +4,7 @@ import { defineContract } from "../session/contract.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 
-/** What any page has: a WebSocket, and nothing of Skein. */
+/** The means of any page: a WebSocket, without Skein. */
 class Page implements AsyncDisposable {
   readonly socket: WebSocket;
   readonly texts: string[] = [];

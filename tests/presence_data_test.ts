@@ -42,7 +42,7 @@ Deno.test("Client.presence() goes with the join, changes later, and comes back a
   await using bob = server.connect(as("bob"));
   const [toAnn, toBob] = [hear(ann), hear(bob)];
   await ann.subscribe("room:a").ready;
-  // Before there is a session, and in whatever order.
+  // Before there is a session, and in any order.
   const joining = bob.subscribe("room:a");
   await Promise.all([bob.presence("room:a", "here"), joining.ready]);
   await passTime(time, 100);
@@ -126,7 +126,7 @@ Deno.test("Client.presence() is refused by authorize, size, contract and rooms",
   assertEquals(await codeOf("presence:room:a", { n: 1 }), "forbidden");
   await assertRejects(() => untyped.presence("room:a", new Uint8Array(1)), TypeError);
   await assertRejects(() => untyped.presence("", 1), TypeError);
-  // What is refused is not given to the next session.
+  // Refused data is not given to the next session.
   await client.subscribe("room:a").ready;
   assertEquals(server.rooms.members("room:a")[0]!.data, undefined);
   // The schema is applied once, by the server.
@@ -215,7 +215,7 @@ Deno.test("Client.presence() tells what a later session is refused, and waits wh
   server.network.disconnect();
   await passTime(time, 3_000);
   assertEquals(refused, ["forbidden", "forbidden"]);
-  // What was refused for good is not asked for any more.
+  // Data that was refused for good is not requested any more.
   server.network.disconnect();
   await passTime(time, 3_000);
   assertEquals(refused.length, 2);

@@ -4,7 +4,7 @@ import { readRepository } from "../tools/arrows.ts";
 
 const ROOT = new URL("../", import.meta.url);
 
-/** Most names of each entry. A name more needs a documented example that imports it. */
+/** Most names of each entry. A name more needs a documented example that imports the name. */
 const MOST: Readonly<Record<string, number>> = {
   ".": 92,
   "./client": 46,

@@ -1,5 +1,5 @@
 /**
- * Publishers: the user that a publication names, and the client that does not get it.
+ * Publishers: the user of a publication, and the client that does not receive its own.
  *
  * @module
  */
@@ -40,7 +40,7 @@ function connect(
   return server.connect({ path: `/?token=${user}`, backoff, ...options }) as unknown as Client;
 }
 
-/** Data that a subscription got, and the user who published it. */
+/** Data of a subscription, and the user of its publisher. */
 async function reading(subscription: Subscription): Promise<[unknown, string | undefined][]> {
   const got: [unknown, string | undefined][] = [];
   await subscription.ready;
@@ -137,7 +137,7 @@ Deno.test("A client cannot say who it is by `from`", async () => {
     if (protocols.length > 0) peer.say({ publish: "live", data: 2, from: "ann", id: 1 });
     await turns(20);
   }
-  // A session of a server without services does not take it from a client either.
+  // A session of a server without services does not accept the publisher from a client either.
   await using hand = serverByHand({ onMessage });
   hand.peer.say({ topic: "say", from: "ann" });
   await turns(20);
@@ -184,7 +184,7 @@ for (const delivery of [undefined, "at-least-once"] as const) {
     await bob.publish("kept:a", 2);
     await turns(20);
     const before = subscription.position;
-    // What is published while it is away is read from the history by a session that is another one.
+    // Publications during the loss are read from the history by another session.
     const session = ann.session!.id;
     near.network.down();
     await turns();
@@ -196,7 +196,8 @@ for (const delivery of [undefined, "at-least-once"] as const) {
     await ann.publish("kept:a", 4, { echo: false });
     await turns(20);
     assertEquals(got.map(([data]) => data), [2, 3]);
-    // It begins anew from before its own: its places are skipped, not missing.
+    // The subscription begins again from before its own publications: they are skipped, not
+    // missing.
     assertEquals(before?.offset, 2);
     assertEquals(subscription.position?.offset, 4);
     await subscription.unsubscribe();
@@ -255,7 +256,7 @@ Deno.test("A publication without an echo names the client by its user, so that a
   await turns(20);
   const heard = (peer: Peer) => peer.envelopes.filter(({ topic }) => topic === "live").length;
   assertEquals([heard(ann), heard(eve)], [1, 0]);
-  // Its id is known from here on by another user's numbers too, which are not the same.
+  // The id is known from here on by another user's numbers too, which differ.
   eve.say({ topic: "say", data: 1, seq: 1 });
   await turns(20);
   assertEquals(eve.envelopes.at(-1), { ack: 1 });
@@ -269,7 +270,7 @@ Deno.test("A client that never says its id is known by its session where it want
   peer.say({ publish: "live", data: 1, id: 2, echo: false });
   peer.say({ publish: "live", data: 2, id: 3, echo: true });
   await turns(20);
-  // One that says it later is known by it from then on.
+  // A client that sends the id later is known by the id from then on.
   peer.say({ publish: "live", data: 3, id: 4, echo: false, client: "c" });
   await turns(20);
   assertEquals(

@@ -30,7 +30,7 @@ export class Random {
   }
 
   /**
-   * Draws an integer whose size in bits is drawn first, so that small ones are as common as large ones.
+   * Draws an integer of a random size in bits, so that small ones are as common as large ones.
    *
    * @param maxBits Most bits; at most 53.
    * @returns An integer from 0 on, below 2 to the power of `maxBits`.
@@ -52,8 +52,8 @@ export class Random {
   /**
    * Draws one of several.
    *
-   * @param items What to draw from; not empty.
-   * @returns One of them.
+   * @param items The items; not empty.
+   * @returns One of the items.
    */
   pick<T>(items: readonly T[]): T {
     return items[this.below(items.length)]!;

@@ -11,10 +11,10 @@ import { testServer } from "../testing/mod.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 import { soon, turns } from "./sessions.ts";
 
-/** Comes back so slowly that a test sees none of it. */
+/** Reconnects so slowly that no test sees the second session. */
 const SLOW = 0.001;
 
-/** Answers what it is asked. */
+/** Answers each request. */
 const ANSWERING: ServeOptions<string> = {
   authenticate: ({ token = "nobody" }) => token,
   onMessage: (message) => {
@@ -54,7 +54,7 @@ Deno.test("Server refuses a flood, closes it with 4429, and leaves the client be
   });
   assertEquals(await answered(flood, 50), 50);
   for (let i = 0; i < 100; i++) flood.send("say", i);
-  // An answer shows that what was sent before it was handled, or refused.
+  // An answer shows that the earlier messages were handled, or refused.
   assertEquals(await answered(polite, 20), 20);
   await until(() => refused.length > 0);
   assert(/^too-many: \d+ refused: at most 5 messages a second per session$/.test(refused[0]!));
@@ -64,7 +64,7 @@ Deno.test("Server refuses a flood, closes it with 4429, and leaves the client be
   const { code, reason, by } = await soon(closed.promise);
   assertEquals([code, by], [4429, "local"]);
   assertEquals(reason, "More than 100 refusals in 10 s: at most 5 messages a second per session");
-  // The runtime drops a connection that sends while it is closed; its peer is told 1006 then.
+  // The runtime drops a connection that sends while closing; the peer gets 1006 then.
   const seen = await soon(flood.closed);
   assert([4429, 1006].includes(seen.code), JSON.stringify(seen));
   assertEquals([await answered(polite, 20), polite.isReady], [20, true]);
@@ -139,7 +139,7 @@ Deno.test("Server has a rate of subscriptions by default, whose refusals are no 
   await using server = listen({ authorize: () => true });
   using raw = await RawSocket.open(portOf(server), { protocol: "skein.1" });
   await raw.envelope();
-  // 256 at once, and 20 for each second that it took.
+  // 256 at once, and 20 for each passed second.
   const count = await subscribed(raw, 10_000);
   assert(count >= 256 && count < 10_000, `${count} were answered`);
   const [session] = server.manager.all();
@@ -236,7 +236,7 @@ Deno.test("Server does not count a connection twice, with a user or without", as
   await assertRejects(() => server.dial(dialing), SessionClosedError);
 });
 
-/** Counts in memory, for all servers that are given it. */
+/** Counts in memory, for all servers with the same engine. */
 class MemoryCounts implements SharedCounts {
   readonly keys = new Set<string>();
   readonly #buckets = new Map<string, TokenBucket>();
@@ -252,7 +252,7 @@ class MemoryCounts implements SharedCounts {
   }
 }
 
-/** What ann is answered by each of two servers, 10 requests at a time, one server after the other. */
+/** Answers of each of two servers to ann, 10 requests at a time, one server after the other. */
 async function answeredByTwo(options: () => ServeOptions<string>): Promise<[number, number]> {
   await using one = testServer({ ...ANSWERING, ...options() });
   await using two = testServer({ ...ANSWERING, ...options() });
@@ -275,7 +275,7 @@ Deno.test("Server holds the rate of a user with another server, by counts that t
   const shared = new MemoryCounts();
   const [first, second] = await answeredByTwo(() => ({ rates: { perUser: PER_USER, shared } }));
   assertEquals([...shared.keys], ["rate:user:messages:ann"]);
-  // 50 in all, and what each may let through before it is denied.
+  // 50 in all, and the requests that each server may let through before the engine denies.
   assert(first + second >= 50 && first + second <= 70, `${first} and ${second}`);
   assert(first >= 20 && second >= 20, `${first} and ${second}`);
 });
@@ -331,7 +331,7 @@ Deno.test("Server lets no message wait for the rate longer than its session, and
   for (let i = 0; i < 3; i++) client.send("say", i);
   await until(() => handled.length === 2);
   await until(() => client.outbox.messages === 1);
-  // What has no number is told at once.
+  // A message without a number is reported at once.
   const session = client.session!;
   const error = await assertRejects(() => session.request("ask"), RequestError);
   assertEquals(error.failure.code, "too-many");

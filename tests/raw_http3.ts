@@ -210,7 +210,7 @@ export class RawPeer implements AsyncDisposable {
   /** Keeps streams reachable: a stream that is garbage-collected ends for the other end. */
   readonly #kept: (RawSend | RawReceive | RawStream)[] = [];
 
-  /** Takes over a connection, and its endpoint if it is its own. */
+  /** Takes over a connection, and its endpoint if the endpoint is not shared. */
   constructor(conn: Deno.QuicConn, endpoint?: Deno.QuicEndpoint) {
     this.conn = conn;
     this.#endpoint = endpoint;

@@ -19,7 +19,7 @@ function block(page: string, name: string): string {
 
 /** Each program with both of its ends in one process, on ports of its own. */
 const PROGRAMS = {
-  // Both in one process, so that nothing has to be waited for.
+  // Both in one process, so that there is no start to wait for.
   twentyLines: block(readme, "server.ts").replace("port: 8000", "port: 0") +
     block(readme, "page.ts").replace('"ws://localhost:8000"', "server.url"),
   nodes: 'import process from "node:process";\n' +
@@ -55,7 +55,7 @@ class Folder implements AsyncDisposable {
   }
 }
 
-/** Runs a program of the README until it prints a text. */
+/** Runs a program of the README until the program prints a text. */
 async function runUntil(name: Program, text: string, env: Record<string, string> = {}) {
   await using folder = await Folder.make(name);
   await using child = new Deno.Command(Deno.execPath(), {
@@ -75,7 +75,7 @@ async function runUntil(name: Program, text: string, env: Record<string, string>
 Deno.test("the programs of README and documentation are free of type errors", async () => {
   const names = Object.keys(PROGRAMS) as Program[];
   await using folder = await Folder.make(...names);
-  // In one go: most of it is checking what they import.
+  // In one go: most of the time goes into checking their imports.
   const { success, stderr } = await new Deno.Command(Deno.execPath(), {
     args: ["check", "--quiet", "--config", CONFIG, ...names.map((name) => folder.file(name))],
   }).output();

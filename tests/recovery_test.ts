@@ -1,5 +1,5 @@
 /**
- * Clients that come back: what they missed, and what they say, over cables that are pulled.
+ * Clients that return: missed publications and notices, over cables that are pulled.
  *
  * @module
  */
@@ -45,7 +45,7 @@ function nodes(count: number, serving: ServeOptions = {}): {
   };
 }
 
-/** What a subscription's reader got: data, and `Recovery` where it was told of one. */
+/** Results of a subscription's reader: data, and `Recovery` after each loss. */
 function reading(client: Client, topic: string, since?: HistoryPosition) {
   const got: unknown[] = [];
   const subscription: Subscription = client.subscribe(topic, {
@@ -210,7 +210,7 @@ Deno.test("Subscription whose reader is slower than the replay ends, and the nex
   let [position, ends] = [since, 0];
   while (got.length < count) {
     const room = client.subscribe("room:a", { since: position });
-    // Nothing is read until it fell behind, or all is there.
+    // The reader pauses until it fell behind, or all is there.
     await until(() => room.isEnded || room.head === count && got.length + 4_096 >= count);
     try {
       for await (const { data } of room) {
@@ -348,14 +348,14 @@ Deno.test("Subscriptions come back to a server that refuses most of them for now
   const error = await assertRejects(() => Array.fromAsync(secret), RequestError);
   assertEquals(error.failure.code, "forbidden");
   const { refused, closed } = second.manager.stats().rates;
-  // One round of all, and hardly one for each after it.
+  // One round of all, and hardly one for each after that.
   assert(refused.session >= 27 && refused.session < 40, `${refused.session} refusals`);
   assertEquals(closed, 0);
   await client.close();
   for (const { done } of readers) await done;
 });
 
-/** Checks what a reader got: every number once and in order, but where it was told of a gap. */
+/** Checks the results of a reader: every number once and in order, except for reported gaps. */
 function check(got: readonly unknown[], last: number): { gaps: number } {
   let expected = 0;
   let gaps = 0;
@@ -395,7 +395,7 @@ for (const [seed, size] of [[1, 10_000], [2, 10_000], [3, 4]] as const) {
         const cable = random.pick(cables);
         cable.port = portOf(random.pick(servers));
         cable.cut();
-        // More than is kept, before anybody can be back.
+        // More than the history keeps, before any client can be back.
         for (let i = 0; size < 10 && i <= size; i++) topics.forEach(publish);
       }
       await new Promise((resolve) => setTimeout(resolve, random.below(4)));
@@ -431,7 +431,7 @@ for (const seed of [5, 6]) {
       if (random.below(4) === 0) {
         const { subscription, done } = reader;
         const leaving = subscription.unsubscribe();
-        // What came before is read to its end; what is on its way by now is for nobody.
+        // Earlier publications are read to the end; later ones have no reader.
         await done;
         got.push(...reader.got);
         reader = reading(client, "room:a", subscription.position);

@@ -60,7 +60,7 @@ Deno.test("Server asks for a new token in time, and a client with a function ren
   await passTime(time, 1);
   assertEquals([asked, values], [[RENEW_MARGIN_MS], ["1 to 2"]]);
   await passTime(time, 30 * MINUTE_MS);
-  // It is the same session, an hour of tokens later.
+  // The same session, an hour of tokens later.
   assertEquals([client.session, session.isReady], [session, true]);
   assertEquals(values, ["1 to 2", "2 to 3", "3 to 4", "4 to 5"]);
 });
@@ -246,7 +246,7 @@ Deno.test("Server takes a client off what it may not hear any more, before it an
     { topic: "forced", data: "after" },
   ]);
   assertEquals(errors, ["Error: No rights table"]);
-  // Its user may come back unnoticed for a while.
+  // The user may reconnect unnoticed for a while.
   assertEquals(server.rooms.members("room:a").map(({ connections }) => connections), [0]);
   peer.connection.close();
 });

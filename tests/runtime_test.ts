@@ -66,7 +66,7 @@ class OwnRuntime implements Runtime {
     return `${digits}-0000-4000-8000-${String(++this.calls.randomUUID).padStart(12, "0")}`;
   }
 
-  /** Lets time pass, and runs the timers that are due, in their order. */
+  /** Lets time pass, and runs due timers, in order. */
   async pass(ms: number): Promise<void> {
     const end = this.#elapsed + ms;
     await turns();
@@ -120,7 +120,7 @@ function forbidPlatform(): Disposable {
   };
 }
 
-/** Runs a server with a client that loses its connection; returns all that both saw. */
+/** Runs a server with a client that loses its connection; returns the events of both. */
 async function story(runtime: OwnRuntime): Promise<unknown[]> {
   const seen: unknown[] = [];
   const server = testServer({

@@ -332,7 +332,7 @@ Deno.test("Server.unsubscribe() of a room leaves it, whoever let the session in 
     assertEquals(server.rooms.members(room).map(({ user }) => user), ["bob"], room);
     assertEquals(server.rooms.roomsOf(near as Session), []);
     assertEquals(await soon(isOff), { unsubscribed: room, code: "banned", reason: "Be kind" });
-    // Nobody's coming or going is told any more: the next message is the one behind it.
+    // Presence has no more notices: the next message is the one behind the last notice.
     server.rooms.leave(far, room);
     near.send("end", room);
     for await (const { topic, data } of ann) {

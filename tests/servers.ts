@@ -1,6 +1,6 @@
 /**
- * What the tests of servers share: a server on a free port, and a WebSocket client made of bytes,
- * which can do what no proper one does.
+ * Common parts of the tests of servers: a server on a free port, and a WebSocket client made of
+ * bytes, which can do what no proper one does.
  *
  * @module
  */
@@ -181,7 +181,7 @@ export class RawSocket implements Disposable {
   /**
    * Reads up to the close frame.
    *
-   * @returns Its code and reason; `undefined` if the connection ended without one.
+   * @returns The code and the reason; `undefined` if the connection ended without a close frame.
    */
   async closed(): Promise<{ code: number; reason: string } | undefined> {
     while (true) {
@@ -266,10 +266,10 @@ export async function untilFree(port: number): Promise<void> {
 }
 
 /**
- * The port of a server that listens.
+ * The port of a listening server.
  *
  * @param server The server.
- * @returns Its port.
+ * @returns The port.
  */
 export function portOf(server: Pick<Server, "address">): number {
   return server.address!.port;

@@ -1,6 +1,5 @@
 /**
- * What a session does has to be the same on every wire: these tests run once
- * on each of `wires.ts`.
+ * Sessions behave the same on every wire: these tests run once on each of `wires.ts`.
  */
 import { platformRuntime } from "../base/runtime.ts";
 import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
@@ -19,7 +18,7 @@ import type { UntypedMessage } from "../session/message.ts";
 /** A message in short. */
 type Heard = readonly [topic: string, data: unknown];
 
-/** A handler that keeps what it gets. */
+/** A handler that keeps its messages. */
 function logged(): {
   log: Log<Heard>;
   onMessage: (message: { topic: string; data: unknown }) => void;
@@ -28,7 +27,7 @@ function logged(): {
   return { log, onMessage: ({ topic, data }) => log.add([topic, data]) };
 }
 
-/** Registers a test on a wire, or skips it where the wire has a known defect. */
+/** Registers a test on a wire, or skips the test where the wire has a known defect. */
 function test(wire: Wire, subject: string, title: string, body: () => Promise<void>): void {
   const defect = wire.skips?.[title];
   const why = defect === undefined ? "" : ` (skipped: ${defect})`;
@@ -266,7 +265,7 @@ function testCloses(wire: Wire): void {
         };
         await using both = await endsOn(wire, { server: { onMessage }, client: { onMessage } });
         const request = (rest: number) => soon(both[side].request("down", rest));
-        // Nine handlers at each end: one, and eight beside it.
+        // Nine handlers at each end: one, and eight more.
         assertEquals(await request(17), 17);
         const error = await assertRejects(() => request(18), RequestError);
         assertEquals(error.failure.code, "too-many");

@@ -1,6 +1,6 @@
 /**
- * What the tests of sessions share: a peer that speaks the wire by hand, and two sessions back to
- * back.
+ * Common parts of the tests of sessions: a peer that speaks the wire by hand, and two sessions back
+ * to back.
  *
  * @module
  */
@@ -120,11 +120,11 @@ export interface HandMadeOptions<V> {
 export const PLAIN: MemoryPairOptions = { protocol: "", streams: false, datagrams: false };
 
 /**
- * A server's session, whose client is spoken for by hand.
+ * A server's session, with a client by hand.
  *
  * @param settings Settings of the session.
  * @param options The wire, and the user of the peer.
- * @returns Both.
+ * @returns Both ends.
  */
 export function serverByHand<V = unknown, C extends Contract = Contract>(
   settings: EndOptions<V, C, "server"> = {},
@@ -141,11 +141,11 @@ export function serverByHand<V = unknown, C extends Contract = Contract>(
 }
 
 /**
- * A client's session, whose server is spoken for by hand: say `hello` first.
+ * A client's session, with a server by hand: the test sends `hello` first.
  *
  * @param settings Settings of the session.
  * @param options The wire, and the user of the peer.
- * @returns Both.
+ * @returns Both ends.
  */
 export function clientByHand<C extends Contract = Contract>(
   settings: EndOptions<unknown, C, "client"> = {},

@@ -1,5 +1,5 @@
 /**
- * Several servers on one port: as several processes have it, here in one.
+ * Several servers on one port, as several processes would share the port, here in one process.
  *
  * @module
  */
@@ -25,7 +25,7 @@ Deno.test({
     const counts = [one, two].map(({ manager }) => manager.all().length);
     assertEquals(counts[0]! + counts[1]!, 40);
     assert(counts.every((count) => count > 0), `${counts}`);
-    // What one of them ends is nothing to the other.
+    // The close of one server does not affect the other.
     await one.close();
     assertEquals(two.manager.all().length, counts[1]);
     await using session = await dial(`ws://${HOST}:${port}/`);

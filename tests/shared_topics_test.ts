@@ -30,7 +30,7 @@ function serving(options: TestServerOptions = {}) {
   return { server, asked };
 }
 
-/** Reads a topic, and keeps what came: data, and reasons of losses. */
+/** Reads a topic, and keeps the results: data, and reasons of losses. */
 function read(client: Client, topic: string, options: ClientSubscribeOptions = {}) {
   const got: unknown[] = [];
   const subscription: Subscription = client.subscribe(topic, {
@@ -92,7 +92,7 @@ Deno.test("Client.subscribe() with last or since to a topic that is read gets it
   await using client = server.connect();
   const whole = read(client, "room:a", { last: 1_000 });
   await soon(whole.subscription.ready);
-  // Its replay is under way still.
+  // The replay is still running.
   const newest = read(client, "room:a", { last: 3 });
   const plain = read(client, "room:a");
   await Promise.all([newest.subscription.ready, plain.subscription.ready]);

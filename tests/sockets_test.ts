@@ -3,7 +3,7 @@ import { dial } from "../client.ts";
 import { createServer, type Server } from "../server.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 
-/** Opens a session whose peer never answers a close, and closes it. */
+/** Opens a session whose peer never answers a close, and closes the session. */
 async function linger(server: Server, protocol: string): Promise<RawSocket> {
   const raw = await RawSocket.open(portOf(server), { protocol });
   assertEquals(raw.status, 101);
@@ -38,7 +38,7 @@ Deno.test("Server bounds the sockets of one address whose peers do not answer a 
     assertEquals([server.manager.count, sockets(server)], [0, [i, i, 0]]);
   }
   assertEquals([await statusOf(server), await statusOf(server, "skein.1")], [429, 429]);
-  // One asked for the session, and one more for the close that says it is refused.
+  // One request for the session, and one more for the close with the refusal.
   assertEquals(sockets(server), [4, 4, 3]);
   assertEquals(server.manager.stats().refused.maxSessionsPerAddress, 0);
 

@@ -20,7 +20,7 @@ const TOKEN = "s3cret-t0ken";
 const MARKED = "skein.1, skein.auth";
 const REASON = "Expected a token and nothing else";
 
-/** Knows one token, and lets a test wait before it answers. */
+/** Accepts one token, and lets a test wait before the answer. */
 function known(gate: Promise<void> = Promise.resolve()): ServeOptions<string> {
   return {
     acceptsTokenInBand: true,
@@ -31,7 +31,7 @@ function known(gate: Promise<void> = Promise.resolve()): ServeOptions<string> {
   };
 }
 
-/** QMux's parameters, which grant nothing, and then 60,000 bytes of a stream that does not end. */
+/** QMux's parameters, which grant no credit, and then 60,000 bytes of a stream without an end. */
 function streamRecords(): Uint8Array[] {
   const data = new Uint8Array(60_000);
   const frame = new Uint8Array(4 + data.length);
@@ -48,7 +48,7 @@ for (const webSocket of [undefined, hardenedWebSocket({ handshakeBurst: Infinity
     let granted = 0;
     const closes = await Promise.all(Array.from({ length: 300 }, async () => {
       using raw = await RawSocket.open(portOf(server), { protocol: MARKED });
-      // What is left of it may meet a socket that is closed already.
+      // The rest of the stream may meet a closed socket.
       const sending = (async () => {
         for (const record of records) await raw.frame(record, { head: 0x82 });
       })().catch(() => {});
@@ -62,7 +62,7 @@ for (const webSocket of [undefined, hardenedWebSocket({ handshakeBurst: Infinity
         }
       }
     }));
-    // The runtime may drop a socket whose peer sends while it closes.
+    // The runtime may drop a socket whose peer sends while closing.
     assertEquals(closes.filter((code) => code !== 4401 && code !== undefined), []);
     assertEquals(granted, 0);
     {
@@ -140,7 +140,7 @@ Deno.test("Server reads 16 KiB of the first stream of a stranger, and closes wit
   for (const dial of dials) {
     const connection = await soon(dial());
     connection.frames!.receive({ receiveFrame() {}, framesEnded() {} });
-    // It would be held whole, to find out that it is no token.
+    // The server would hold the whole message, to find out that no token is in it.
     connection.frames!.send(" ".repeat(200_000));
     const { closeCode, reason } = await soon(connection.closed);
     assertEquals([closeCode, reason], [4401, REASON]);
@@ -170,7 +170,7 @@ Deno.test("WebTransport of a stranger has 16 unread streams at most, and no data
       writer.write(Uint8Array.of(i)).catch(() => {});
     }
   }
-  // Without it nobody takes datagrams from the runtime.
+  // Without a reader, the runtime keeps datagrams.
   const datagrams = server.datagrams.readable.getReader();
   // One may be lost.
   const sending = setInterval(() => client.datagrams.direct!.send(Uint8Array.of(7)), 5);
@@ -182,7 +182,7 @@ Deno.test("WebTransport of a stranger has 16 unread streams at most, and no data
   assertEquals(raw.inspect!.unreadStreams, 16);
   client.frames!.send("token");
   assertEquals(await soon(told), "token");
-  // What waits is there for the application, and the next ones as ever.
+  // Waiting messages are there for the application, and the next ones as ever.
   admitted.resolve();
   const streams = server.incomingUnidirectionalStreams.getReader();
   assertEquals((await soon(streams.read())).done, false);

@@ -1,6 +1,6 @@
 /**
- * What the tests of typed messages share: a stream that is spoken for by hand, and the framing
- * written a second time.
+ * Common parts of the tests of typed messages: a stream by hand, and a second implementation of the
+ * framing.
  *
  * @module
  */
@@ -21,7 +21,7 @@ import { soon } from "./sessions.ts";
 
 const encoder = new TextEncoder();
 
-/** The end record of a stream between two ends that agreed on it. */
+/** The end record of a stream between two ends that agreed on end records. */
 export const END_MARK: Uint8Array<ArrayBuffer> = Uint8Array.of(0xff, 0xff, 0, 0, 0, 0);
 
 /**
@@ -126,7 +126,7 @@ export const registry = {
 /** Type of the registry above. */
 export type TestRegistry = typeof registry;
 
-/** A schema that accepts everything. */
+/** A schema that accepts every value. */
 export const anything: StandardSchema = {
   "~standard": { version: 1, vendor: "test", validate: (value) => ({ value }) },
 };
@@ -138,7 +138,7 @@ export const bytesCodec: Codec = {
   decode: (bytes) => bytes,
 };
 
-/** Makes typed messages of a stream by hand, on as much of a session as they ask of. */
+/** Makes typed messages of a stream by hand, on the needed part of a session. */
 export async function byHand<R extends Registry = TestRegistry>(
   stream: HandStream,
   options: Partial<StructuredStreamOptions<R>> & { protocol?: string } = {},

@@ -46,13 +46,13 @@ export class TcpPath implements AsyncDisposable {
   onStall: () => void = () => {};
   /** Delay of the server's first bytes on each connection, in milliseconds. */
   answerDelayMs: number = 0;
-  /** Requests for an upgrade are passed on, passed on without asking for it, or answered with a status. */
+  /** Upgrade requests are passed on, passed on without the upgrade, or answered with a status. */
   upgrades: "pass" | "strip" | number = "pass";
   readonly #server: Deno.ConnectOptions;
   readonly #listener: Deno.TcpListener;
   readonly #carried = new Set<Carried>();
   readonly #sockets = new Set<Deno.TcpConn>();
-  /** Answers that are held up: what lets go of each, by its timer. */
+  /** Delayed answers: the release of each, by timer. */
   readonly #heldUp = new Map<ReturnType<typeof setTimeout>, () => void>();
   readonly #running = new Set<Promise<void>>();
   #isCut = false;

@@ -5,7 +5,7 @@
  */
 import { bindUdp, type DatagramSocket } from "./raw_http3.ts";
 
-/** Larger than any packet that QUIC sends; the runtime cuts a packet to its buffer. */
+/** Larger than any packet of QUIC; the runtime cuts a packet to its buffer. */
 const MAX_PACKET_BYTES = 2_048;
 
 /** One UDP packet under way. */

@@ -1,5 +1,5 @@
 /**
- * Streams that a server does not read: how long they may wait, and how many there may be.
+ * Unread streams of a server: their longest wait, and their largest number.
  *
  * @module
  */
@@ -28,10 +28,10 @@ const LIMITS = {
   timeoutMs: 600_000,
 };
 
-/** A client that is gone is noticed soon, though its last packet was lost. */
+/** A disconnected client is noticed soon, though its last packet was lost. */
 const webTransport = { keepAliveIntervalMs: 100 };
 
-/** A client that knows no credit, with a number of sessions on its connection. */
+/** A client without credit, with a number of sessions on its connection. */
 class Client implements AsyncDisposable {
   readonly #peer: RawPeer;
   readonly #sessions: readonly number[];
@@ -60,7 +60,7 @@ class Client implements AsyncDisposable {
       const id = this.#sessions[i % this.#sessions.length]!;
       const stream = i % 2 === 0 ? await this.#peer.bidi() : await this.#peer.uni();
       const send = "send" in stream ? stream.send : stream;
-      // It may be refused meanwhile.
+      // The stream may be refused meanwhile.
       send.write(i % 2 === 0 ? 0x41 : 0x54, id, BODY).catch(() => {});
     }
   }
@@ -142,7 +142,7 @@ Deno.test("serve() refuses a stream that is not taken in time, and issues() says
   const [issue] = (await session.issues()).filter(({ code }) => code === "refused-streams");
   assertEquals(issue?.severity, "warning");
   assertStringIncludes(issue!.message, "2 streams of the peer were refused");
-  // The session goes on, and takes what comes next.
+  // The session continues, and takes the next stream.
   const next = session.incomingStreams().next();
   await client.flood(1);
   assertEquals((await soon(next)).value?.direction, "bidirectional");
@@ -244,7 +244,7 @@ Deno.test("listenWebTransport() counts streams whose session has not been asked 
   await using server = new TestServer({ unreadStreams });
   await using peer = await server.dial();
   await peer.control();
-  const first = await peer.bidi(); // Its session follows, once it has written.
+  const first = await peer.bidi(); // The session of the stream follows, once the stream is written.
   for (let i = 0; i < 5; i++) {
     const stream = await peer.uni();
     stream.write(0x54, first.id, BODY).catch(() => {});

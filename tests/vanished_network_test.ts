@@ -1,6 +1,6 @@
 /**
- * How long it takes until both ends notice that the network between them is gone: nothing is said any
- * more, and nothing is refused.
+ * Time until both ends notice that the network between them is gone: no packet passes, and none is
+ * refused.
  *
  * @module
  */
@@ -18,7 +18,7 @@ import { soon } from "./sessions.ts";
 import { TcpPath } from "./tcp_path.ts";
 import { UdpPath } from "./udp_path.ts";
 
-/** Short times for QUIC: a network that vanished is noticed within their sum. */
+/** Short times for QUIC: a vanished network is noticed within their sum. */
 const SHORT = { idleTimeoutMs: 600, keepAliveIntervalMs: 200 };
 
 /** A session at both ends. */

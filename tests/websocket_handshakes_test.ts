@@ -1,6 +1,6 @@
 /**
- * WebSocket handshakes by the letter of RFC 6455, section 4.2.1, on both engines: what came is
- * checked before an engine sees it.
+ * WebSocket handshakes by the letter of RFC 6455, section 4.2.1, on both engines: the request is
+ * checked before an engine sees the request.
  *
  * @module
  */
@@ -10,7 +10,7 @@ import type { Refusal } from "../server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { listen, portOf, type RawOptions, RawSocket } from "./servers.ts";
 
-/** A request, and the status that it gets. */
+/** A request, and the status of the answer. */
 interface Handshake extends RawOptions {
   readonly name: string;
   readonly status: number;

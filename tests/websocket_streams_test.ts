@@ -53,19 +53,19 @@ async function both(
   }
 }
 
-/** Bytes that tell their place. */
+/** Bytes that encode their place. */
 function pattern(length: number): Uint8Array {
   const bytes = new Uint8Array(length);
   for (let i = 0; i < length; i++) bytes[i] = (i * 31 + (i >> 10)) & 255;
   return bytes;
 }
 
-/** Writes until the peer takes no more; tells how much it took. */
+/** Writes until the peer takes no more; returns the number of taken bytes. */
 async function writeUntilHeld(writable: DirectWritable, limit: number): Promise<number> {
   const chunk = new Uint8Array(16 * KIB);
   for (let written = 0; written < limit; written += chunk.length) {
     const writing = writable.write(chunk);
-    writing.catch(() => {}); // It ends with the session.
+    writing.catch(() => {}); // The stream ends with the session.
     const isHeld = await Promise.race([
       writing.then(() => false),
       delay(300).then(() => true),
@@ -235,7 +235,7 @@ Deno.test("Session over skein.1 fails its streams when it closes", async () => {
   await assertRejects(() => ends.server.createUnidirectionalStream(), ConnectionError);
 });
 
-/** What a server says as it closes on a client of `skein.1` that sent these records. */
+/** Close of a server to a client of `skein.1` that sent these records. */
 async function closeAfter(...records: string[]): Promise<{ code: number; reason: string }> {
   await using server = listen({ webTransport: false });
   using socket = await RawSocket.open(server.address!.port, { protocol: "skein.1" });
@@ -247,7 +247,7 @@ async function closeAfter(...records: string[]): Promise<{ code: number; reason:
   return { code: payload[0]! * 256 + payload[1]!, reason };
 }
 
-/** The parameters of an end that allows nothing. */
+/** The parameters of an end that grants no credit. */
 const PARAMETERS = "ff5153300d0a0d0a" + "00";
 
 Deno.test("Server closes with 4400 and QUIC's code when a record of a peer is malformed", async () => {

@@ -1,5 +1,6 @@
 /**
- * `serve()` over WebTransport on an engine of the test's own: what real sockets do not do on demand.
+ * `serve()` over WebTransport on an engine of the test's own: events that real sockets do not make
+ * on demand.
  *
  * @module
  */
@@ -58,7 +59,7 @@ class FakeListener implements WebTransportSource {
   }
 }
 
-/** Keeps the listeners that it made. */
+/** Keeps its listeners. */
 function engine(
   listeners: FakeListener[],
 ): (options: ListenWebTransportOptions) => FakeListener {
@@ -69,7 +70,7 @@ function engine(
   };
 }
 
-/** A request, and what became of it. */
+/** A request, and its outcome. */
 class FakeRequest implements WebTransportRequest {
   readonly headers: Headers;
   readonly remoteAddress: Deno.NetAddr = { transport: "udp", hostname: "192.0.2.1", port: 7 };
@@ -174,7 +175,7 @@ Deno.test("serve() looks for another port where UDP's is taken, if it may be any
   for (const port of ports) await untilFree(port);
 });
 
-/** An engine whose port is taken so many times. */
+/** An engine whose port is taken a number of times. */
 class TakenPort {
   readonly listeners: FakeListener[] = [];
   attempts = 0;
@@ -267,7 +268,7 @@ Deno.test("Server renews its development certificate while it runs, and rotates 
       hashes.push(hash());
     }
     assertEquals(new Set(hashes).size, 3);
-    // One that was brought is renewed by whoever brought it.
+    // A certificate of the application is renewed by the application.
     server.rotateCertificate(devCertificate({ cacheFolder: null }));
     await time.tickAsync(20 * DAY_MS);
     assertEquals(rotations.length, 3);

@@ -24,10 +24,10 @@ import { listen, portOf, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
-/** What of a server a client has to know. */
+/** Data about a server for its clients. */
 type Target = Pick<Server, "webTransportUrl" | "certificateHashes">;
 
-/** The part of an unstable API that frees its port when it is closed: an endpoint of QUIC does not. */
+/** The part of an unstable API that frees a port on close: an endpoint of QUIC does not. */
 interface Datagrams extends Disposable {
   readonly addr: Deno.NetAddr;
 }
@@ -54,7 +54,7 @@ function takePort(): Datagrams {
   }
 }
 
-/** Dials a server as it says that it can be dialed. */
+/** Dials a server by the server's own description. */
 function dialRaw(
   server: Target,
   options: DialWebTransportOptions & { readonly path?: string } = {},
@@ -66,7 +66,7 @@ function dialRaw(
   }));
 }
 
-/** Opens a session of `skein.1`, without what `dial()` does about other wires. */
+/** Opens a session of `skein.1`, without the fallbacks of `dial()`. */
 async function open(
   server: Target,
   options: DialWebTransportOptions & { readonly path?: string; readonly token?: string } = {},
@@ -199,7 +199,7 @@ Deno.test("Server lets in pages of its own over WebTransport, by each name of th
   const port = portOf(server);
   const cases: [origin: string, isIn: boolean][] = [
     [`http://127.0.0.1:${port}`, true],
-    // The page was told to go to 127.0.0.1, whatever it calls this machine.
+    // The page was sent to 127.0.0.1, whichever name this machine has.
     [`http://localhost:${port}`, true],
     [`http://[::1]:${port}`, true],
     ["https://app.example", true],
@@ -226,7 +226,7 @@ Deno.test("Server lets in its own page where WebTransport has another port", asy
   const own = `https://127.0.0.1:${portOf(server)}`;
   await using connection = await dialRaw(server, { headers: { origin: own } });
   assertEquals(connection.transport, "webtransport");
-  // With `tls` every name is itself.
+  // With `tls` every name stays.
   const other = `https://localhost:${portOf(server)}`;
   assertEquals(await statusOf(dialRaw(server, { headers: { origin: other } })), 403);
 });
@@ -241,9 +241,9 @@ Deno.test("Server takes a token in band over WebTransport, before anything else"
   assertEquals(server.manager.sessionsOf("ann").map(({ id }) => id), [session.id]);
   const wrong = await assertRejects(() => open(server, { token: "wrong" }), SessionClosedError);
   assertEquals(wrong.info?.code, 4401);
-  // A client that can say nothing in band is asked for its token at once.
+  // A client that can send no token in band is asked for a token at once.
   assertEquals(await statusOf(dialRaw(server)), 401);
-  // One that never opens its stream is not waited for.
+  // The server does not wait for a client that never opens its stream.
   const silent = await dialRaw(server, { protocols: [SKEIN_PROTOCOL] });
   const { closeCode } = await soon(silent.closed);
   assertEquals(closeCode, 4408);
@@ -304,7 +304,7 @@ Deno.test("serve() shares its certificate between both wires", async () => {
   using client = Deno.createHttpClient({ caCerts: [tls.cert] });
   const response = await fetch(`https://127.0.0.1:${portOf(server)}/`, { client });
   assertEquals([response.status, await response.text()], [426, "Expected a WebSocket upgrade"]);
-  // Where a certificate is real, nobody needs its hash.
+  // A real certificate needs no hash.
   const url = `https://127.0.0.1:${portOf(server)}/.well-known/skein/webtransport`;
   const wellKnown = await fetch(url, { client });
   assertEquals([wellKnown.status, await wellKnown.text()], [426, "Expected a WebSocket upgrade"]);
@@ -391,7 +391,7 @@ Deno.test("serve() tells this machine where its WebTransport is, and nobody else
     fetch: () => new Response("mine", { status: 418 }),
   });
   const port = portOf(server);
-  // By hand, since `fetch()` has its own idea of the host.
+  // By hand, since `fetch()` overrides the host.
   const ask = async (
     { path = "", method = "GET", headers = {} }: {
       readonly path?: string;
@@ -456,7 +456,7 @@ Deno.test("serve() refuses options of WebTransport that make no sense", () => {
   }
 });
 
-/** Runs a program of its own, and says what it printed. */
+/** Runs a program of its own, and returns the output. */
 async function run(
   script: string,
   ...flags: readonly string[]

@@ -1,6 +1,6 @@
 /**
- * The wires on which sessions have to behave the same, and two sessions back
- * to back on any of them. A new wire is one more entry in {@linkcode wires}.
+ * The wires on which sessions have to behave the same, and two sessions back to back on any of
+ * them. A new wire is one more entry in {@linkcode wires}.
  *
  * @module
  */
@@ -102,7 +102,7 @@ export const wires: readonly Wire[] = [
   },
 ];
 
-/** Tests of sessions, by the defect that keeps the runtime's own WebTransport from passing them. */
+/** Tests of sessions, by the defect that makes the runtime's own WebTransport fail them. */
 const BUILTIN_SKIPS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = {
   "close-unseen": ["flushes and tells its code when the client closes"],
 };
@@ -166,12 +166,11 @@ export interface WireEndsOptions<V, C extends Contract> {
 }
 
 /**
- * Two sessions back to back, the client's ready. Disposing them closes both
- * and the wire.
+ * Two sessions back to back, the client's ready. Disposing them closes both and the wire.
  *
  * @param wire The wire.
  * @param options See {@linkcode WireEndsOptions}.
- * @returns Both.
+ * @returns Both sessions.
  */
 export async function endsOn<V = unknown, C extends Contract = Contract>(
   wire: Wire,

@@ -100,7 +100,7 @@ export async function underWithheldCredit(load: Load): Promise<Outcome> {
     for (let n = 0; n < messages; n++) {
       while ((n - seen.size) * messageBytes > credit.bytes * WINDOW_BYTES) await progress.promise;
       server.publish("log", { n, text });
-      // A wire has a rate: what comes within a handover has to fit into the rest of the credit.
+      // A wire has a rate: the data of a handover has to fit into the rest of the credit.
       await new Promise((resolve) => setTimeout(resolve));
     }
   };

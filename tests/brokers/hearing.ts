@@ -132,9 +132,9 @@ export async function until(holds: () => boolean | Promise<boolean>): Promise<vo
 }
 
 /**
- * Resolves once no timer runs: client libraries have some that end by themselves. After large
- * replies the parser of Redis has one that all connections share; an attempt to connect to NATS can
- * not be stopped.
+ * Resolves once no timer runs: client libraries hold some timers that end alone. After large
+ * replies the parser of Redis has a timer that all connections share; an attempt to connect to NATS
+ * cannot be stopped.
  */
 export async function noTimers(): Promise<void> {
   const before = performance.now() + PATIENCE_MS;

@@ -19,7 +19,7 @@ import { RedisBroker } from "../../pubsub/redis/mod.ts";
 import { noTimers } from "./hearing.ts";
 import { isRedisMissing, RedisServer } from "./redis_server.ts";
 
-/** How long something may take, in milliseconds. */
+/** Patience for a step, in milliseconds. */
 const PATIENCE_MS = 40_000;
 
 /** Dead within a second. */
@@ -44,7 +44,7 @@ class Site implements AsyncDisposable {
       nodes: this.nodes,
       url: wire === "quic" ? quicUrl : `http://127.0.0.1:${address!.port}`,
       lingerMs: 200,
-      // All of them have the development certificate of this machine.
+      // All relays have the development certificate of this machine.
       ...(wire === "quic"
         ? { dial: (url, options) => dialMoq(url, { ...options, ...this.#trust }) }
         : {}),
@@ -55,7 +55,7 @@ class Site implements AsyncDisposable {
     return dialMoq(this.server.url, { mux, ...this.#trust });
   }
 
-  /** Its end, without a word to the other nodes. */
+  /** Ends the relay without a word to the other nodes. */
   async die(): Promise<void> {
     await this.broker.close();
     await this.server.close();

@@ -1,5 +1,5 @@
 /**
- * The NATS broker on a cluster of three servers: histories and their epochs outlive one of them.
+ * The NATS broker on a cluster of three servers: histories and epochs outlive one of them.
  */
 import { assert, assertEquals } from "@std/assert";
 import { jetstreamManager, type StreamInfo } from "@nats-io/jetstream";
@@ -33,7 +33,7 @@ async function leaderOf({ servers }: NatsServer): Promise<number> {
 }
 
 Deno.test({
-  name: "NatsBroker with three replicas outlives the leader of a stream, and keeps its epoch",
+  name: "NatsBroker with three replicas keeps its epoch when the leader of a stream is lost",
   ignore: isNatsMissing,
   async fn() {
     await using stack = new AsyncDisposableStack();
@@ -69,7 +69,7 @@ Deno.test({
     const page = await near.history.read("kept", PAGE);
     assertEquals(page.epoch, epoch);
     assertEquals(page.publications.map(({ payload }) => payload), expected);
-    // Messages that a lost leader kept to itself cannot be put behind later ones.
+    // Messages that only a lost leader had cannot be put behind later ones.
     assert(
       rejected.size <= outcomes.length / 10,
       `${rejected.size} of ${outcomes.length} rejected`,

@@ -15,7 +15,7 @@ const PROGRAM = "nats-server";
 /** Options for {@linkcode NatsServer.start}. */
 export interface NatsServerOptions {
   /**
-   * Whether it has JetStream.
+   * Runs with JetStream.
    *
    * @default {true}
    */

@@ -1,5 +1,5 @@
 /**
- * The NATS broker on one server: what every broker must do, and what only it can show.
+ * The NATS broker on one server: the requirements of every broker, and those of NATS alone.
  */
 import {
   assert,
@@ -75,7 +75,7 @@ function test(
   });
 }
 
-/** Everything that is kept of a topic, page by page. */
+/** The whole history of a topic, page by page. */
 async function readAll(broker: Broker, topic: string, from?: number): Promise<Publication[]> {
   const all: Publication[] = [];
   while (true) {
@@ -93,7 +93,7 @@ async function readAll(broker: Broker, topic: string, from?: number): Promise<Pu
   }
 }
 
-/** Does something with JetStream itself, as an operator would. */
+/** Uses JetStream itself, as an operator would. */
 async function operate(
   { servers }: NatsServer,
   act: (manager: JetStreamManager) => Promise<unknown>,
@@ -103,7 +103,7 @@ async function operate(
   await connection.close();
 }
 
-test("leaves a connection that was handed in as it was", async ({ servers }) => {
+test("leaves a connection that was handed in unchanged", async ({ servers }) => {
   const connection = await connect({ servers });
   const broker = new NatsBroker({ connection });
   await using hearing = new Hearing(broker, "news");
@@ -146,7 +146,7 @@ test("does not meet brokers with another prefix", async ({ servers }) => {
   assertEquals(await other.store.newest("row"), -1);
 });
 
-test("keeps its connection where a client has a user longer than a subject", async ({ servers }) => {
+test("keeps its connection where the user of a client is longer than a subject", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });
   const told: Refusal[] = [];
   await using server = listen({
@@ -190,7 +190,7 @@ test("takes names up to its bound behind the longest prefix, and refuses one mor
   assertEquals([broker.status.current.name, broker.stats.interruptions], ["connected", 0]);
 });
 
-Deno.test("NatsBroker() refuses options that it does not know or that stand elsewhere", () => {
+Deno.test("NatsBroker() refuses unknown and misplaced options", () => {
   const servers = "127.0.0.1:1";
   const cases: [source: object, options: object, text: string][] = [
     [{ servers }, { maxWaitng: 1 }, 'received "maxWaitng"; "maxWaiting" may be meant'],
@@ -203,7 +203,7 @@ Deno.test("NatsBroker() refuses options that it does not know or that stand else
   }
 });
 
-test("sends what is published right before its close", async ({ servers }) => {
+test("sends publications right before its close", async ({ servers }) => {
   await using far = new NatsBroker({ servers });
   await using hearing = new Hearing(far, "news");
   await using kept = new Hearing(far, "kept", BOUNDS);
@@ -236,7 +236,7 @@ test("waits for a server that is not there yet", async (server) => {
   assertEquals(broker.stats.interruptions, 0);
 });
 
-test("carries on after the server was killed: in order, once, and with a word of it", async (server) => {
+test("continues after the server was killed: in order, once, and with a report", async (server) => {
   const { servers } = server;
   await using near = new NatsBroker({ servers });
   await using far = new NatsBroker({ servers });
@@ -262,7 +262,7 @@ test("carries on after the server was killed: in order, once, and with a word of
   assertEquals(near.issues(), []);
 });
 
-test("appends everything once and in order while the server is killed again and again", async (server) => {
+test("appends each publication once and in order while the server is killed again and again", async (server) => {
   const { servers } = server;
   await using near = new NatsBroker({ servers }, { survivesRestart: true });
   await using far = new NatsBroker({ servers }, { survivesRestart: true });
@@ -328,7 +328,7 @@ test("begins a new epoch when the server started anew, on all nodes the same", a
   assertNotEquals(after.epoch, before.epoch);
   assertEquals((await near.history.read("kept", PAGE)).epoch, after.epoch);
   assertEquals(new Set(positions.map(({ epoch }) => epoch)), new Set([after.epoch]));
-  // What was kept before is not told as if it were of this epoch.
+  // Publications from before the restart are not reported as if of this epoch.
   assertEquals(after.publications.map(({ payload }) => payload), ["0", "1", "2", "3", "4"]);
   assertEquals(after.publications[0]!.position!.prev, 0);
   await append(far, "kept", 1);
@@ -337,7 +337,7 @@ test("begins a new epoch when the server started anew, on all nodes the same", a
   assertEquals(one.epochs, [before.epoch, after.epoch]);
 });
 
-test("begins a new epoch when the server lost what it had, whatever was promised", async (server) => {
+test("begins a new epoch when the server lost its data, whatever was promised", async (server) => {
   for (
     const options of [{ storage: "memory" }, { storage: "file", survivesRestart: true }] as const
   ) {
@@ -357,7 +357,7 @@ test("begins a new epoch when the server lost what it had, whatever was promised
   }
 });
 
-test("begins a new epoch when a stream is behind what was heard of it", async (server) => {
+test("begins a new epoch when a stream is behind the delivered publications", async (server) => {
   await using broker = new NatsBroker({ servers: server.servers }, { survivesRestart: true });
   await append(broker, "kept", 5);
   await server.kill();
@@ -404,7 +404,7 @@ test("begins a new epoch when an operator deletes the stream", async (server) =>
   assertEquals(position!.prev, 0);
 });
 
-test("is never said to have recovered a client whose publication was rewritten", async (server) => {
+test("never reports recovery of a client whose publication was rewritten", async (server) => {
   const { servers } = server;
   const payloadOf = () => '{"topic":"kept","data":"the same"}';
   const positions: HistoryPosition[] = [];
@@ -426,7 +426,7 @@ test("is never said to have recovered a client whose publication was rewritten",
   }
 });
 
-/** Makes the only stream anew, with the same messages; one of them has another id. */
+/** Creates the only stream again, with the same messages; one message has another id. */
 async function rewrite(manager: JetStreamManager, seq: number): Promise<void> {
   const { streams } = manager;
   const [stream] = await Array.fromAsync(streams.list());
@@ -446,7 +446,7 @@ async function rewrite(manager: JetStreamManager, seq: number): Promise<void> {
   }
 }
 
-test("gives up what waits for too long, and says so", async (server) => {
+test("gives up a publication that waits too long, and reports the failure", async (server) => {
   await using broker = new NatsBroker({ servers: server.servers }, { giveUpMs: 300 });
   await statusIs(broker, "connected");
   await server.kill();
@@ -461,7 +461,7 @@ test("gives up what waits for too long, and says so", async (server) => {
   assertEquals((await append(broker, "kept", 1)).length, 1);
 });
 
-test("has no more wait than it may", async (server) => {
+test("lets no more publications wait than its bound", async (server) => {
   await using broker = new NatsBroker({ servers: server.servers }, {
     maxWaiting: 10,
     maxWaitingBytes: 1_000,
@@ -482,7 +482,7 @@ test("has no more wait than it may", async (server) => {
   await until(() => broker.stats.waiting === 0);
 });
 
-test("rejects what waits when it is closed", async (server) => {
+test("rejects waiting publications when it is closed", async (server) => {
   const broker = new NatsBroker({ servers: server.servers });
   await statusIs(broker, "connected");
   await server.kill();
@@ -508,7 +508,7 @@ test("notices a server that is frozen", async (server) => {
   await hearing.count(1);
 });
 
-test("holds what a slow server does not take, with a bound", async (server) => {
+test("holds publications that a slow server does not take, up to a bound", async (server) => {
   const { servers } = server;
   await using broker = new NatsBroker({ servers }, { maxWaiting: 100 });
   await using hearing = new Hearing(broker, "news");
@@ -524,16 +524,20 @@ test("holds what a slow server does not take, with a bound", async (server) => {
   assertEquals(broker.stats.waiting, 0);
 });
 
-test("does without JetStream what can be done, and says what cannot", async ({ servers }) => {
-  await using broker = new NatsBroker({ servers });
-  await using hearing = new Hearing(broker, "news");
-  await hearing.ready;
-  assertMatch(broker.issues().join(), /The server has no JetStream/);
-  broker.publish({ topic: "news", payload: "1" });
-  await hearing.count(1);
-  await assertRejects(() => append(broker, "kept", 1), BrokerError, "jetstream is not enabled");
-  await assertRejects(() => broker.store.newest("row"), BrokerError);
-}, { jetstream: false });
+test(
+  "serves every feature that works without JetStream, and names the others",
+  async ({ servers }) => {
+    await using broker = new NatsBroker({ servers });
+    await using hearing = new Hearing(broker, "news");
+    await hearing.ready;
+    assertMatch(broker.issues().join(), /The server has no JetStream/);
+    broker.publish({ topic: "news", payload: "1" });
+    await hearing.count(1);
+    await assertRejects(() => append(broker, "kept", 1), BrokerError, "jetstream is not enabled");
+    await assertRejects(() => broker.store.newest("row"), BrokerError);
+  },
+  { jetstream: false },
+);
 
 test("says if a stream is there with other settings", async ({ servers }) => {
   await using one = new NatsBroker({ servers });
@@ -544,7 +548,7 @@ test("says if a stream is there with other settings", async ({ servers }) => {
   assertMatch(other.issues().join(), /is not available: .*different configuration/);
 });
 
-test("drops what is larger than the server takes, and says so", async ({ servers }) => {
+test("drops publications larger than the server's limit, and reports each", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });
   await statusIs(broker, "connected");
   assertMatch(broker.issues().join(), /The server takes 10000 bytes a message/);
@@ -557,7 +561,7 @@ test("drops what is larger than the server takes, and says so", async ({ servers
   assertEquals((await append(broker, "kept", 1)).length, 1);
 }, { settings: "max_payload: 10000" });
 
-test("ignores and counts what something else publishes, whatever it is", async ({ servers }) => {
+test("ignores and counts foreign publications, of any form", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });
   await using plain = new Hearing(broker, "news");
   await using kept = new Hearing(broker, "kept", BOUNDS);
@@ -588,7 +592,7 @@ test("ignores and counts what something else publishes, whatever it is", async (
   await other.close();
 });
 
-test("takes a topic that was refused once it is allowed", async (server) => {
+test("takes a refused topic once the topic is allowed", async (server) => {
   const options = { servers: server.servers, user: "node", pass: "secret" };
   await using broker = new NatsBroker(options);
   await using allowed = new Hearing(broker, "allowed");
@@ -618,7 +622,7 @@ function settingsOf(denied: string): string {
     permissions: { subscribe: { deny: "skein.pub.${denied}" } } }] }`;
 }
 
-test("is closed soon though whoever it connects to says nothing", async () => {
+test("closes soon though the server stays silent", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr;
   const broker = new NatsBroker({ servers: [`127.0.0.1:${port}`, `localhost:${port}`] });
@@ -654,7 +658,7 @@ test("leaves nothing on a connection that was handed in", async ({ servers }) =>
   await connection.close();
 });
 
-test("connects again though whoever tells its credentials fails", async (server) => {
+test("connects again though the source of its credentials fails", async (server) => {
   let failures = 0;
   let isBroken = false;
   const authenticator = () => {
@@ -668,7 +672,7 @@ test("connects again though whoever tells its credentials fails", async (server)
   const { interruptions } = broker.stats;
   await server.kill();
   await server.restart();
-  // By what was told before.
+  // By the earlier reports.
   await until(() => failures > 0 && broker.stats.interruptions > interruptions);
   await statusIs(broker, "connected");
 }, { settings: "authorization: { user: node, password: secret }" });
@@ -695,7 +699,7 @@ test("reads ten times a page and more, forward from anywhere", async ({ servers 
   assertEquals((await readAll(broker, "large")).length, 5);
 });
 
-test("shows what is not kept any more by what comes before", async ({ servers }) => {
+test("shows expired publications by the position before a page", async ({ servers }) => {
   await using broker = new NatsBroker({ servers });
   const bounds = { ...BOUNDS, size: 10 };
   const offsets = (await append(broker, "kept", 30, { bounds })).map((one) => one.position!.offset);
@@ -710,7 +714,7 @@ test("shows what is not kept any more by what comes before", async ({ servers })
   assertEquals(await from(offsets[29]!), [0, undefined]);
 });
 
-test("knows the place of a quiet topic as long as it listens, and is careful otherwise", async (server) => {
+test("knows the position of a quiet topic as long as it listens, and is careful otherwise", async (server) => {
   const { servers } = server;
   await using near = new NatsBroker({ servers });
   await using far = new NatsBroker({ servers });
@@ -749,7 +753,7 @@ test("knows the place of a quiet topic as long as it listens, and is careful oth
   assertEquals(hearing.publications[1]!.position!.prev, 0);
 });
 
-test("keeps its epoch while nobody publishes", async (server) => {
+test("keeps its epoch while no client publishes", async (server) => {
   await using broker = new NatsBroker({ servers: server.servers });
   await append(broker, "kept", 1);
   const { epoch } = await broker.history.read("kept", PAGE);

@@ -1,5 +1,5 @@
 /**
- * The Redis broker on a cluster: what every broker must do, and what happens when a node is lost.
+ * The Redis broker on a cluster: the requirements of every broker, and the loss of a node.
  */
 import { assertEquals, assertNotEquals } from "@std/assert";
 import { Cluster } from "ioredis";
@@ -19,7 +19,7 @@ Deno.test.beforeAll(async () => {
 
 Deno.test.afterAll(async () => await shared?.[Symbol.asyncDispose]());
 
-/** A broker that has its settings of a client, which must be there as long as it. */
+/** A broker that borrows the options of a client, which must live as long as the broker. */
 function makeBroker(cluster: RedisCluster = shared): RedisBroker {
   client ??= new Cluster(cluster.startupNodes, { lazyConnect: true });
   return new RedisBroker({ client }, { heartbeatMs: 500 });
@@ -31,7 +31,7 @@ async function endClient(): Promise<void> {
   await noTimers();
 }
 
-/** A test whose brokers are closed before it is looked whether anything is left. */
+/** A test that closes its brokers before the search for leaks. */
 function test(name: string, fn: () => Promise<void>): void {
   Deno.test({
     name: `RedisBroker on a cluster ${name}`,
@@ -52,7 +52,7 @@ testBroker("RedisBroker on a cluster", () => makeBroker(), {
   ignore,
 });
 
-test("subscribes to each channel in its shard alone", async () => {
+test("subscribes to each channel in its own shard", async () => {
   await using broker = makeBroker();
   const topics = Array.from({ length: 30 }, (_, i) => `topic ${i}`);
   const all = topics.map((topic) => new Hearing(broker, topic));
@@ -70,7 +70,7 @@ test("subscribes to each channel in its shard alone", async () => {
   assertEquals(all.flatMap(({ payloads }) => payloads), topics);
 });
 
-test("goes on in a new epoch when a master is lost", async () => {
+test("continues in a new epoch when a master is lost", async () => {
   await using cluster = await RedisCluster.start({ replicas: 1 });
   await using near = makeBroker(cluster);
   await using far = makeBroker(cluster);

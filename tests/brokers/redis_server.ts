@@ -15,7 +15,7 @@ const PROGRAM = "redis-server";
 /** Options for {@linkcode RedisServer.start}. */
 export interface RedisServerOptions {
   /**
-   * What survives the end of the process: nothing, or what the append-only file has.
+   * Data that survives the end of the process: none, or the append-only file.
    *
    * @default {"no"}
    */
@@ -151,7 +151,7 @@ export class RedisCluster implements AsyncDisposable {
   /** The port of the master that has a slot. */
   async masterOf(slot: number): Promise<number> {
     const lines = (await this.nodes[0]!.run("cluster", "slots")).split("\n").map((x) => x.trim());
-    // First and last slot, then the master's address, port and id, and those of its replicas.
+    // First and last slot, then address, port and id of the master and of each replica.
     for (let i = 0; i + 3 < lines.length; i++) {
       const [first, last, host, port] = lines.slice(i, i + 4);
       if (host === "127.0.0.1" && Number(first) <= slot && slot <= Number(last)) {

@@ -1,5 +1,5 @@
 /**
- * The Redis broker on one server: what every broker must do, and what only it can show.
+ * The Redis broker on one server: the requirements of every broker, and those of Redis alone.
  */
 import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
 import { delay } from "@std/async/delay";
@@ -60,7 +60,7 @@ function test(
   });
 }
 
-test("leaves a client that was handed in as it was", async ({ url }) => {
+test("leaves a client that was handed in unchanged", async ({ url }) => {
   const client = new Redis(url);
   const broker = new RedisBroker({ client });
   await using hearing = new Hearing(broker, "news");
@@ -104,7 +104,7 @@ test("sends a storm of subscriptions in few commands", async (server) => {
   assertEquals(calls, [5, 5]);
 });
 
-test("keeps in Redis what its bounds allow, and nothing for good", async (server) => {
+test("keeps in Redis no more than its bounds, and no key for good", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const bounds = { size: 50, ttlMs: 60_000, bytes: 1_000_000 };
   await append(broker, "chat", 500, { bounds });
@@ -142,7 +142,7 @@ test("reads a history many times larger than a page", async ({ url }) => {
   assertEquals([pages, seen], [11, numbers(0, 1_100)]);
 });
 
-test("says so when it is read while Redis is away, and stops reading on demand", async (server) => {
+test("reports a read while Redis is away, and stops reading on demand", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, QUICK);
   await append(broker, "chat", 1);
   const page = { bounds: BOUNDS, maxMessages: 1, maxBytes: 1_000 };
@@ -162,7 +162,7 @@ test("says so when it is read while Redis is away, and stops reading on demand",
 
 for (const append of ["no", "everysec", "always"] as const) {
   test(
-    `goes on in order when Redis is killed, and begins a new epoch (append-only file: ${append})`,
+    `continues in order when Redis is killed, and begins a new epoch (append-only file: ${append})`,
     (server) => survivesKill(server),
     { append },
   );
@@ -206,7 +206,8 @@ async function survivesKill(server: RedisServer): Promise<void> {
     const own = kept.publications.filter(({ position }) => position!.epoch === epoch);
     assert(isInOrder(own.map(({ payload }) => payload)));
     const [first, ...rest] = own.map(({ position }) => position!);
-    // Nothing came before the first of an epoch, though its offset is not 1; it may have been missed.
+    // The first publication of an epoch has no predecessor, though its offset is not 1; an earlier
+    // one may have been missed.
     assert([0, first!.offset - 1].includes(first!.prev));
     assert(rest.every(({ offset, prev }) => offset === prev + 1));
   }
@@ -223,7 +224,7 @@ async function survivesKill(server: RedisServer): Promise<void> {
   assertEquals([near.stats.waiting, near.stats.interruptions], [0, 1]);
 }
 
-test("counts once what it sent again, in order, when its connections are cut", async (server) => {
+test("counts repeated publications once, in order, when its connections are cut", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   await using hearing = new Hearing(broker, "chat", BOUNDS);
   await hearing.ready;
@@ -250,7 +251,7 @@ test("counts once what it sent again, in order, when its connections are cut", a
   assert(broker.stats.interruptions > 0);
 });
 
-test("gives up what waits for too long, says so, and heals", async (server) => {
+test("gives up a publication that waits too long, reports the failure, and heals", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, { ...QUICK, giveUpMs: 500 });
   await using hearing = new Hearing(broker, "news");
   await hearing.ready;
@@ -309,12 +310,12 @@ test("finds out that Redis is silent, though connected", async (server) => {
   await statusIs(broker, "connected");
 });
 
-test("tells a subscription that was cut off since it was too slow", async (server) => {
+test("reports a subscription that was cut off for slowness", async (server) => {
   await server.run("config", "set", "client-output-buffer-limit", "pubsub 1mb 0 0");
   await using broker = new RedisBroker({ url: server.url });
   await using hearing = new Hearing(broker, "news");
   await hearing.ready;
-  // Nothing is read while this runs: it waits for its end without turning the event loop.
+  // The command reads no socket: the wait for its end does not turn the event loop.
   const script = "for i = 1, 3000 do redis.call('PUBLISH', ARGV[1], string.rep('x', 10000)) end";
   new Deno.Command("redis-cli", {
     args: ["-p", `${server.port}`, "eval", script, "0", "skein:pub:{/news}"],
@@ -324,7 +325,7 @@ test("tells a subscription that was cut off since it was too slow", async (serve
   await hearing.until(() => hearing.payloads.at(-1) === "after");
 });
 
-test("hands on in several turns what came while the node was busy", async (server) => {
+test("delivers publications from a busy time in several turns", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   let inTurn = 0;
   let most = 0;
@@ -339,7 +340,7 @@ test("hands on in several turns what came while the node was busy", async (serve
   const script = `local text = string.rep('x', 100)
     local frame = struct.pack('>I4BH', 3 + #text, 0, 0) .. text
     for i = 1, 5000 do redis.call('PUBLISH', ARGV[1], frame) end`;
-  // Nothing is read while this runs: it waits for its end without turning the event loop.
+  // The command reads no socket: the wait for its end does not turn the event loop.
   new Deno.Command("redis-cli", {
     args: ["-p", `${server.port}`, "eval", script, "0", "skein:pub:{/news}"],
   }).outputSync();
@@ -347,7 +348,7 @@ test("hands on in several turns what came while the node was busy", async (serve
   assert(most < 512, `${most} in one turn`);
 });
 
-test("waits where Redis is not to be written, and goes on after it", async (server) => {
+test("waits while Redis allows no writes, and continues after that", async (server) => {
   await using master = await RedisServer.start();
   await using broker = new RedisBroker({ url: server.url }, QUICK);
   const [before] = await append(broker, "chat", 1);
@@ -355,7 +356,7 @@ test("waits where Redis is not to be written, and goes on after it", async (serv
   const appended = broker.history.append({ topic: "chat", payload: "1" }, { bounds: BOUNDS });
   await statusIs(broker, "interrupted");
   await server.run("replicaof", "no", "one");
-  // The first server has what its master had: nothing.
+  // The first server has the data of its master: none.
   assertNotEquals((await appended).position!.epoch, before!.position!.epoch);
   await statusIs(broker, "connected");
 });
@@ -405,7 +406,7 @@ test("begins a new epoch when an older snapshot is restored", async (server) => 
 const SURVIVES: RedisBrokerOptions = { ...QUICK, survivesRestart: true };
 
 test(
-  "keeps its epoch when Redis loses nothing with its process, as its operator says",
+  "keeps its epoch when Redis loses no data with its process, as its operator says",
   async (server) => {
     await using near = new RedisBroker({ url: server.url }, SURVIVES);
     await using far = new RedisBroker({ url: server.url }, SURVIVES);
@@ -433,7 +434,7 @@ test(
   { append: "always" },
 );
 
-test("notices what was lost all the same where a node knows of it", async (server) => {
+test("notices lost data all the same where a node knows of the loss", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, SURVIVES);
   await using hearing = new Hearing(broker, "chat", BOUNDS);
   await using other = new RedisBroker({ url: server.url }, SURVIVES);
@@ -446,7 +447,7 @@ test("notices what was lost all the same where a node knows of it", async (serve
   await server.kill();
   await server.restart();
   await hearing.interrupted(1);
-  // This one knows nothing: it goes on behind what is left.
+  // This node knows no earlier offset: it continues behind the remaining data.
   const [appended] = await append(other, "chat", 1);
   assertEquals(appended!.position, { epoch, offset: offset + 1 });
   await hearing.interrupted(2);
@@ -480,7 +481,7 @@ test("warns of a policy that lets go of histories", async (server) => {
   await until(() => broker.issues().some((issue) => issue.includes("allkeys-lru")));
 });
 
-test("ignores and counts what something else publishes", async (server) => {
+test("ignores and counts foreign publications", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   await using plain = new Hearing(broker, "news");
   await using kept = new Hearing(broker, "chat", BOUNDS);
@@ -515,7 +516,7 @@ test("begins a new epoch when a replica takes over, and when the first one comes
   await replica.run("replicaof", "no", "one");
   await using other = new RedisBroker({ url: replica.url });
   await until(() => other.status.current.name === "connected");
-  // On the replica nobody touched the topic; what came to the first server meanwhile is lost.
+  // The topic did not change on the replica; publications on the first server meanwhile are lost.
   await server.run("replicaof", "127.0.0.1", `${replica.port}`);
   await until(async () => (await replica.run("info", "replication")).includes("state=online"));
   await server.run("replicaof", "no", "one");
@@ -535,7 +536,7 @@ test("begins a new epoch when Redis evicted the stream", async (server) => {
   assertEquals(after!.position!.offset, 1);
 });
 
-test("gives no place twice when Redis evicted the hash, and says what is missing", async (server) => {
+test("reuses no offset when Redis evicted the hash, and reports the gap", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   for (let i = 0; i < 3; i++) {
     const before = (await append(broker, "chat", 5)).map(({ position }) => position!);
@@ -544,13 +545,13 @@ test("gives no place twice when Redis evicted the hash, and says what is missing
     assert(after!.position!.offset > before.at(-1)!.offset);
     for (const { epoch, offset } of before) {
       const page = await broker.history.read("chat", { ...PAGE, after: offset });
-      // What followed is not there, and the page shows it.
+      // The next publications are missing, and the page shows the gap.
       assert(page.epoch !== epoch || page.publications[0]!.position!.prev > offset);
     }
   }
 });
 
-test("begins a new epoch when Redis evicted what a node has heard", async (server) => {
+test("begins a new epoch when Redis evicted data that a node knows", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   await using hearing = new Hearing(broker, "chat", BOUNDS);
   await hearing.ready;
@@ -563,14 +564,14 @@ test("begins a new epoch when Redis evicted what a node has heard", async (serve
   assertEquals(after!.position, { epoch: page.epoch, offset: 1 });
 });
 
-test("writes nothing when topics are read that nobody published on", async (server) => {
+test("writes no key when reading topics without a publication", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const read = (name: string) => broker.history.read(name, PAGE);
   const { head, epoch } = await read("room:0");
   await Promise.all(range(2_000).map((i) => read(`room:${i}`)));
   // When each read wrote a hash that lived for a day, there were 2,000 keys here.
   assertEquals([await server.run("dbsize"), head], ["0", 0]);
-  // Whoever read before the first publication has its place before it.
+  // A reader from before the first publication has a position before that publication.
   const [first] = await append(broker, "room:0", 3);
   const page = await broker.history.read("room:0", { ...PAGE, after: 0 });
   assertEquals(page.publications.map(({ payload }) => payload), numbers(0, 3));
@@ -579,7 +580,7 @@ test("writes nothing when topics are read that nobody published on", async (serv
   assertEquals([page.epoch, await server.run("dbsize")], [epoch, "3"]);
 });
 
-test("is never said to have recovered a client whose publication was rewritten", async (server) => {
+test("never reports recovery of a client whose publication was rewritten", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const payload = '{"topic":"chat","data":"the same"}';
   await append(broker, "chat", 20, { payloadOf: () => payload });
@@ -588,11 +589,11 @@ test("is never said to have recovered a client whose publication was rewritten",
   for (let i = 0; i < 20; i++) {
     const { publications } = await broker.history.read("chat", PAGE);
     const since = publications[i]!.position!;
-    // A failover that nothing shows: the same places, the same data, another publication.
+    // An invisible failover: the same offsets, the same data, another publication.
     const entries = await client.xrangeBuffer(key, "-", "+");
     await client.del(key);
     for (const [at, [id, [, frame]]] of entries.entries()) {
-      // Its tag stands in front of the data.
+      // The tag stands in front of the data.
       if (at === i) frame!.write("other-", frame!.length - payload.length - 6, "latin1");
       await client.xadd(key, id, "f", frame!);
     }
@@ -608,7 +609,7 @@ test("is never said to have recovered a client whose publication was rewritten",
   await client.quit();
 });
 
-test("goes on with what 0.1 kept, which has no tags", async (server) => {
+test("continues with data of 0.1, which has no tags", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const frame = encodeFrame({ topic: "chat", payload: '{"topic":"chat"}' });
   const client = new Redis(server.url);
@@ -635,7 +636,7 @@ test("goes on with what 0.1 kept, which has no tags", async (server) => {
   assertEquals(tags, ["undefined", "undefined", "string"]);
 });
 
-test("tells who listens of the first publication without a gap, and of a Redis that evicts with one", async (server) => {
+test("reports the first publication to listeners without a gap, and with a gap on a Redis that evicts", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   await using heard = new Hearing(broker, "chat", BOUNDS);
   await heard.ready;
@@ -653,7 +654,7 @@ test("tells who listens of the first publication without a gap, and of a Redis t
   assertEquals(page.publications[0]!.position!.prev, position!.offset - 1);
 });
 
-test("keeps its epoch when everything it kept is too old", async (server) => {
+test("keeps its epoch when all of its data has expired", async (server) => {
   await using broker = new RedisBroker({ url: server.url });
   const bounds = { ...BOUNDS, ttlMs: 50 };
   const [before] = await append(broker, "chat", 1, { bounds });
@@ -665,7 +666,7 @@ test("keeps its epoch when everything it kept is too old", async (server) => {
   assertEquals(after!.position, { epoch, offset: offset + 1 });
 });
 
-test("lets nobody wait when it is closed while Redis is away", async (server) => {
+test("lets no call wait when it is closed while Redis is away", async (server) => {
   await server.kill();
   const broker = new RedisBroker({ url: server.url });
   broker.publish({ topic: "news", payload: "1" });
@@ -680,7 +681,7 @@ test("lets nobody wait when it is closed while Redis is away", async (server) =>
   assertEquals(broker.stats.dropped, 2);
 });
 
-test("sends what was published right before it is closed", async ({ url }) => {
+test("sends publications right before it is closed", async ({ url }) => {
   await using far = new RedisBroker({ url });
   await using hearing = new Hearing(far, "news");
   await hearing.ready;

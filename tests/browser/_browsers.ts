@@ -24,7 +24,7 @@ export interface BrowserKind {
   readonly paths: readonly string[];
 }
 
-/** Chromium by its own protocol, Firefox by WebDriver BiDi. */
+/** Chromium by the DevTools protocol, Firefox by WebDriver BiDi. */
 export const BROWSERS: readonly BrowserKind[] = [
   {
     name: "Chromium",
@@ -111,7 +111,7 @@ export function testInBrowsers(
     Deno.test({
       name: `${kind.name}: ${name}${reason}`,
       ignore: isMissing,
-      // Puppeteer keeps the browser's process and pipes, and their timers, until after it closed.
+      // Puppeteer keeps the browser's process, pipes and timers until after the close.
       sanitizeOps: false,
       sanitizeResources: false,
       async fn() {

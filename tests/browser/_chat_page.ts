@@ -1,5 +1,5 @@
 /**
- * The chat's page as visitors see and use it.
+ * The chat's page from the view of a visitor.
  *
  * @module
  */
@@ -101,7 +101,7 @@ export class ChatPage {
     );
   }
 
-  /** Types a line and sends it with Enter. */
+  /** Types a line and sends the line with Enter. */
   async say(text: string): Promise<void> {
     await this.page.type("#text", text);
     await this.page.keyboard.press("Enter");

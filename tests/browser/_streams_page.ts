@@ -12,7 +12,7 @@ import { type Browser, type Page, PATIENCE_MS } from "./_browsers.ts";
 declare global {
   /** Values that a page keeps from one function to the next. */
   var stream: BidirectionalStream, writing: Promise<unknown>;
-  /** Reads a stream to its end. */
+  /** Reads a stream to the end. */
   function readAll(readable: ReadableStream<Uint8Array>): Promise<Uint8Array<ArrayBuffer>>;
   /** Writes one piece, and ends the stream. */
   function writeAll(writable: WritableStream<Uint8Array>, bytes: Uint8Array): Promise<void>;

@@ -1,5 +1,5 @@
 /**
- * The video example as visitors see it.
+ * The video example from the view of a visitor.
  *
  * @module
  */

@@ -36,7 +36,7 @@ export interface PageFailure {
 declare global {
   /** Opens a session; resolves once the session is ready. */
   function dial(path: string, options?: PageDialOptions): Promise<WebTransport>;
-  /** Reads a stream to its end. */
+  /** Reads a stream to the end. */
   function readAll(readable: ReadableStream<Uint8Array>): Promise<Uint8Array<ArrayBuffer>>;
   /** Writes one piece, and ends the stream. */
   function writeAll(writable: WritableStream<Uint8Array>, bytes: Uint8Array): Promise<void>;

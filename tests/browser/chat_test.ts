@@ -2,10 +2,10 @@ import { assertEquals } from "@std/assert";
 import { ChatProcess, testInBrowsers } from "./_browsers.ts";
 import { ChatPage } from "./_chat_page.ts";
 
-/** A server that was killed says nothing over UDP: the client's heartbeat finds out, in milliseconds. */
+/** A killed server sends no packet over UDP: the client's heartbeat notices, in milliseconds. */
 const HEARTBEAT_MS = 30_000;
 
-/** What Ann says, in the order in which she says it. */
+/** Lines of Ann, in order. */
 const BEFORE = "Before the server went away";
 const ON_ITS_WAY = "On its way when the server went away";
 const DURING = ["While it was away", "And once more", "<b>Not bold</b>"];
@@ -50,14 +50,14 @@ for (const [transport, label] of TRANSPORTS) {
       await ann.sees("For you alone");
       await bob.open("@ann");
       await bob.sees("For you alone");
-      // What is asked for now comes after the letter would have come.
+      // The next request would arrive after the letter.
       await ann.open("#lobby");
       await ann.say("For all");
       await eve.sees("For all");
       await eve.open("@ann");
       assertEquals(await eve.lines(), []);
 
-      // A second page of Ann is no second Ann: neither when it comes, nor when it goes.
+      // A second page of Ann is no second Ann, neither on arrival nor on leaving.
       await bob.open("#lobby");
       const again = await ChatPage.enter(browser.defaultBrowserContext(), chat.url, {
         name: "ann",
@@ -115,7 +115,8 @@ for (const [transport, label] of TRANSPORTS) {
         state: "sent",
       }));
       for (const page of [ann, bob]) {
-        // Clients of a server that winds up come back spread over its time, and then have to connect.
+        // Clients of a draining server return spread over the drain's time, and then have to
+        // connect.
         await page.hasStatus("connected", HEARTBEAT_MS);
         await page.sees(AFTER);
         assertEquals(await page.lines(), expected);
@@ -158,7 +159,7 @@ testInBrowsers(
     const tab = await context.newPage();
     await tab.goto(chat.url);
     await tab.waitForSelector('#status[data-name="connected"]');
-    // One user with two tabs, who came once.
+    // One user with two tabs, who joined once.
     for (const page of [ann, bob]) await page.seesHere("2 here: ann, bob");
     const colours = await ann.page.$$eval(
       "#people .face",

@@ -18,7 +18,7 @@ const SIZES = {
   phone: { width: 390, height: 844, deviceScaleFactor: 2 },
 } as const;
 
-/** How long there has to be something to draw, in milliseconds. */
+/** Patience until there is a picture to draw, in milliseconds. */
 const HISTORY_MS = 25_000;
 
 async function main(isReview: boolean): Promise<void> {
@@ -55,7 +55,7 @@ async function main(isReview: boolean): Promise<void> {
   }
 }
 
-/** Without motion, a picture never shows something on its way. */
+/** Without motion, a picture never shows a half-way state. */
 async function emulate({ page }: InspectorPage, colours: "light" | "dark"): Promise<void> {
   await page.emulateMediaFeatures([
     { name: "prefers-color-scheme", value: colours },

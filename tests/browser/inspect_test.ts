@@ -3,7 +3,7 @@ import { SECRET } from "../../examples/inspect/demo.ts";
 import { testInBrowsers } from "./_browsers.ts";
 import { Inspected } from "./_inspect_page.ts";
 
-/** The page's own; functions that name it run there. */
+/** A function of the page; functions that name this one run there. */
 declare const document: {
   readonly documentElement: { readonly clientWidth: number; readonly scrollWidth: number };
   readonly activeElement: { readonly id: string; readonly textContent: string };
@@ -19,7 +19,7 @@ testInBrowsers("inspector shows all sessions, and why one is stuck", async (brow
   await inspector.says("#rows .issue", "of 64 messages");
   await inspector.says("#tiles .tile", "Messages in");
 
-  // What is looked at changes by itself.
+  // The inspected state changes meanwhile.
   await inspector.look("olek");
   await inspector.says("#detail-body .issue", "the handler is slower than the peer");
   await inspector.says("#detail-body .gauge", "of 64 messages");
@@ -31,7 +31,7 @@ testInBrowsers("inspector shows all sessions, and why one is stuck", async (brow
 testInBrowsers("inspector tells no secret of anybody", async (browser) => {
   await using inspected = await Inspected.start();
   const inspector = await inspected.open(await browser.createBrowserContext());
-  // It is there to be told: in the headers that the server keeps.
+  // The secret is present: in the headers that the server keeps.
   const [mira] = inspected.demo.app.manager.sessionsOf("mira");
   assertEquals(mira!.headers.get("cookie"), `session=${SECRET}`);
   for (const user of ["mira", "jonas"]) {

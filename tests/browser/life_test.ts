@@ -12,15 +12,18 @@ import { portOf, until } from "../servers.ts";
 import { TcpPath } from "../tcp_path.ts";
 import { type Browser, BROWSERS, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
 
-/** What functions that run in a page can name. */
+/** Names in a page, for functions that run there. */
 declare global {
-  /** Every status of the page's client, with when it was. */
+  /** Every status of the page's client, with its time. */
   var statuses: { readonly at: number; readonly status: ClientStatus }[];
-  /** What came on the page's subscription. */
+  /** Publications of the page's subscription. */
   var got: unknown[];
 }
 
-/** The one that can be told to freeze a page, or to take it offline. It closes what a frozen page has open. */
+/**
+ * The browser that can freeze a page, or take a page offline. A frozen page loses its open
+ * connections.
+ */
 const CHROMIUM = BROWSERS.filter(({ name }) => name === "Chromium");
 
 /** How soon a page that woke is connected, in milliseconds: no heartbeat is waited for. */
@@ -75,14 +78,16 @@ async function subscribed(server: Server): Promise<void> {
   await until(() => server.manager.stats().count === 1 && server.topics.size === 1);
 }
 
-/** Freezes a page as a browser does in the background: it runs nothing; or lets it go on. */
+/**
+ * Freezes a page as a browser does in the background, so that no script runs; or resumes the page.
+ */
 async function setState(page: Page, state: "frozen" | "active"): Promise<void> {
   const devTools = await page.createCDPSession();
   await devTools.send("Page.setWebLifecycleState", { state });
   await devTools.detach();
 }
 
-/** The page's session, and how often it was connected. */
+/** The page's session, and the number of its connections. */
 async function connections(page: Page): Promise<string[]> {
   return await page.evaluate(() =>
     statuses.flatMap(({ status }) => status.name === "connected" ? [status.session] : [])
@@ -99,7 +104,7 @@ async function connected(page: Page, times: number): Promise<void> {
 }
 
 async function received(page: Page, last: number): Promise<unknown[]> {
-  // A page that nobody looks at paints no frames.
+  // A hidden page paints no frames.
   await page.waitForFunction((last) => got.includes(last), { polling: 10 }, last);
   return await page.evaluate(() => got);
 }
@@ -141,7 +146,7 @@ testInBrowsers("a page that nobody looks at keeps its session", async (browser) 
   await using _ = server;
   const other = await browser.newPage();
   await other.bringToFront();
-  // Longer than the server waits for an answer: what comes wakes the page, late timers or not.
+  // Longer than the server waits for an answer: arriving data wakes the page, late timers or not.
   await pause(HEARTBEAT.timeoutMs + 2_000);
   server.publish("news", 1);
   assertEquals(await received(page, 1), [1]);

@@ -12,7 +12,7 @@ import { MoqSite } from "./_moq_page.ts";
 import { VideoPage, VideoProcess, type VideoQuery } from "./_video_page.ts";
 
 declare global {
-  /** What a page keeps from one function to the next. */
+  /** State of a page between two functions. */
   var moqSession: MoqSession;
 }
 
@@ -55,7 +55,7 @@ async function watches(
   const watcher = await open({ watch: "anna" });
   await watcher.is("waiting");
   const sender = await open({ air: "anna" });
-  // A page behind another one may decode as slowly as it likes; the other has to be in time.
+  // A hidden page may decode slowly; the visible one has to be in time.
   await watcher.page.bringToFront();
   await watcher.is("live");
   assertEquals(await watcher.text("status"), `Connected ${NAMES[transport]}`);
@@ -119,7 +119,7 @@ testInBrowsers(
   },
 );
 
-/** What each end sees of the scenario; how a refusal looks is tested elsewhere. */
+/** Expected results of both ends; other tests cover the form of a refusal. */
 const SEEN = {
   publish: (root: string) => ({
     subscribed: ["live video 7", "live priority 7", "brief withdraw 7", "live close 7"]
@@ -220,7 +220,7 @@ async function publishes(browser: Browser, transport: Transport): Promise<void> 
       seen.set(group.sequence, (error as { reason: string }).reason);
     }
   }
-  // What is given up at once may not even come.
+  // A subscription that is given up at once may not even arrive.
   seen.delete(20);
   const expected = Array.from({ length: 30 }, (_, at) => [at, `number ${at}, ${at * 1_000}`]);
   assertEquals(
@@ -284,7 +284,7 @@ async function subscribes(browser: Browser, transport: Transport): Promise<void>
     refused: reasonOf("notFound", browser, transport),
     numbers: Array.from({ length: 300 }, (_, at) => at),
   });
-  // Firefox does not tell that it stopped to read over WebTransport.
+  // Firefox does not send STOP_SENDING over WebTransport.
   if (transport === "websocket" || !isFirefox(browser)) {
     assertEquals(await cancelled.promise, "expired");
   }
@@ -323,12 +323,12 @@ function versionOf(browser: Browser, transport: Transport): MoqVersion {
   return isFirefox(browser) && transport === "webtransport" ? "moq-lite-02" : "moq-lite-05";
 }
 
-/** Such a version refuses by a reset, and what runs the server has no codes for that. */
+/** Such a version refuses by a reset, and the server's runtime has no codes for resets. */
 function reasonOf(reason: string, browser: Browser, transport: Transport): string {
   return versionOf(browser, transport) === "moq-lite-02" ? "unknown" : reason;
 }
 
 function urlOf(site: MoqSite, transport: Transport): string {
-  // What tells the hash of its certificate, or the WebSocket.
+  // The source of the certificate's hash, or the WebSocket.
   return transport === "webtransport" ? site.url : site.server.webSocketUrl;
 }

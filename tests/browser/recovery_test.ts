@@ -1,5 +1,5 @@
 /**
- * Pages that lose their server, and go on with another one, in real browsers.
+ * Pages that lose their server, and continue with another one, in real browsers.
  *
  * @module
  */
@@ -11,13 +11,13 @@ import { MemoryBroker } from "../../pubsub/mod.ts";
 import { portOf, until } from "../servers.ts";
 import { type Browser, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
 
-/** What functions that run in a page can name. */
+/** Names in a page, for functions that run there. */
 declare global {
-  /** What the page heard and shows, and what it can be told to do. */
+  /** State of the page, and commands for the page. */
   var chatPage: {
-    /** What its subscription got: data, and what it was told after each loss. */
+    /** Results of the subscription: data, and the notice after each loss. */
     readonly heard: unknown[];
-    /** The text that it shows. */
+    /** The visible text. */
     readonly shown: string;
     say(data: unknown): void;
     publish(data: unknown): Promise<void>;
@@ -28,7 +28,7 @@ declare global {
 
 const TOPIC = "chat:lobby";
 
-/** A page whose subscription goes on where the page was before it was loaded anew. */
+/** A page whose subscription continues after a reload at its last position. */
 const HTML = `<!doctype html><title>Page</title><output></output><script type="module">
 import { connect } from "/client.js";
 const output = document.querySelector("output");
@@ -61,7 +61,7 @@ for await (const { data } of chat) {
 }
 </script>`;
 
-/** Nodes behind a balancer, and what their handlers were given. */
+/** Nodes behind a balancer, and the messages of their handlers. */
 class Site implements AsyncDisposable {
   readonly handled: unknown[] = [];
   readonly balancer = new Balancer(0, []);
@@ -84,7 +84,7 @@ class Site implements AsyncDisposable {
     return { broker, history: { "chat:{room}": { size, ttlMs: 60_000 } } };
   }
 
-  /** Starts a node; the balancer does not know it yet. */
+  /** Starts a node outside the balancer. */
   node(engine: ServeOptions): Server {
     const script = this.#script;
     const node: Server = serve({
@@ -133,7 +133,7 @@ async function shows(page: Page, text: string): Promise<void> {
   await page.waitForFunction((text) => chatPage.shown === text, { polling: 10 }, text);
 }
 
-/** Waits until the page has heard something, and returns all that it heard. */
+/** Waits until the page received a publication, and returns all results. */
 async function heardUpTo(page: Page, last: unknown): Promise<unknown[]> {
   await page.waitForFunction((last) => chatPage.heard.includes(last), { polling: 10 }, last);
   return await page.evaluate(() => chatPage.heard);
@@ -171,7 +171,7 @@ testInBrowsers(
     publish(one, 1, 3);
     assertEquals(await heardUpTo(page, 3), [1, 2, 3]);
 
-    // Nobody takes connections for a while: more is missed than a send queue holds.
+    // No node takes connections for a while: more is missed than a send queue holds.
     site.balancer.use([]);
     const closing = one.close();
     await until(() => two.topics.subscribers(TOPIC).length === 0 && one.manager.count === 0);
@@ -185,7 +185,7 @@ testInBrowsers(
     assertEquals([recovery.recovered, recovery.position?.offset], [true, 3]);
     assertEquals(all, numbers(1, 705));
 
-    // Loaded anew it goes on there too.
+    // A reloaded page continues there too.
     await page.evaluate(() => chatPage.close());
     publish(two, 706, 709);
     await page.reload();
@@ -216,7 +216,7 @@ testInBrowsers(
     assertEquals(rest, [21]);
     assertEquals((recovery as Recovery).position?.offset, 20);
 
-    // Another engine: what the first one had is unknown there.
+    // Another engine: the history of the first one is unknown there.
     const other = site.node(site.engine(1_000));
     site.use(other);
     publish(other, 100, 110);
@@ -240,7 +240,7 @@ testInBrowsers(
     const page = await site.page(browser);
     await speak(page, 1, 60);
     await until(() => site.handled.length > 10);
-    // Its connection breaks while the handlers run, then its server goes.
+    // The connection breaks while the handlers run, then the server ends.
     site.use(two);
     site.balancer.cut(Infinity);
     await speak(page, 61, 90);

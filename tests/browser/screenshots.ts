@@ -1,6 +1,6 @@
 /**
- * Takes the pictures of the chat in `docs/`: two users who talk, as one of them
- * sees it, at the width of a desk and of a phone.
+ * Takes the pictures of the chat in `docs/`: two users who talk, on the page of one of them, at the
+ * width of a desk and of a phone.
  *
  * ```sh
  * deno run -A tests/browser/screenshots.ts            # docs/chat-desktop.png, docs/chat-phone.png
@@ -80,7 +80,7 @@ async function main(isReview: boolean): Promise<void> {
   }
 }
 
-/** Takes a picture at each width; the narrow one last, for what exists only there. */
+/** Takes a picture at each width; the narrow one last, for the elements of narrow pages. */
 async function shoot({ page }: ChatPage, folder: URL, suffix = ""): Promise<void> {
   for (const [name, size] of Object.entries(SIZES)) {
     await page.setViewport(size);
@@ -88,7 +88,7 @@ async function shoot({ page }: ChatPage, folder: URL, suffix = ""): Promise<void
   }
 }
 
-/** Without motion, a picture never shows something on its way. */
+/** Without motion, a picture never shows a half-way state. */
 async function emulate({ page }: ChatPage, colours: "light" | "dark"): Promise<void> {
   await page.emulateMediaFeatures([
     { name: "prefers-color-scheme", value: colours },

@@ -12,11 +12,11 @@ import { testInBrowsers } from "./_browsers.ts";
 import { echoStreams, StreamsSite, TRANSPORTS } from "./_streams_page.ts";
 
 declare global {
-  /** Another implementation of QMux, and what it is to do. */
+  /** Another implementation of QMux, and its task. */
   var moq: { readonly Session: typeof MoqSession; readonly play: typeof play };
 }
 
-/** Datagrams may be lost where they are not reliable, as a busy browser does. */
+/** Unreliable datagrams may be lost, as a busy browser loses them. */
 const DATAGRAMS = { sent: 200, received: 100 };
 
 const encode = (text: string) => new TextEncoder().encode(text);
@@ -46,7 +46,7 @@ for (const transport of TRANSPORTS) {
   testInBrowsers(`over ${over}, streams that the server opens reach the page`, async (browser) => {
     await using site = await StreamsSite.start();
     const { page, session } = await site.connect(browser, transport);
-    // The page does not look before they are there.
+    // The page does not look before all of them are there.
     const { readable, writable } = await session.createBidirectionalStream();
     const asking = writeText(writable, "Who is there?");
     const unidirectional = await session.createUnidirectionalStream();
@@ -171,7 +171,7 @@ for (const transport of TRANSPORTS) {
         const { writable, readable } = await session.createBidirectionalStream();
         const writer = writable.getWriter();
         await writer.write(new Uint8Array(10));
-        // What is not sent yet goes with the stream.
+        // Unsent data goes with the stream.
         await readable.getReader().read();
         await writer.abort(coded(42));
       });
@@ -257,7 +257,7 @@ testInBrowsers("over WebSocket, a page writes no more than the server granted", 
   const reader = readable.getReader();
   let count = 0;
   while (count < 65_536) count += (await reader.read()).value!.length;
-  // It is read, but the windows do not move by themselves.
+  // A reader is present, but the windows do not move without grants.
   assertEquals(
     await page.evaluate(async () => {
       await session.request("between");

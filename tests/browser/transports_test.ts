@@ -8,17 +8,17 @@ import { until } from "../servers.ts";
 import { type Browser, isFirefox, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
 import { echoStreams } from "./_webtransport_page.ts";
 
-/** What functions that run in a page can name. */
+/** Names in a page, for functions that run there. */
 declare global {
   /** The client's module. */
   var skein: { readonly connect: typeof connect; readonly dial: typeof dial };
-  /** Whether the page came back as it was. */
+  /** True if the page returned from the page cache. */
   var isRestored: boolean;
   /** A session that the server closes. */
   var other: Awaited<ReturnType<typeof dial>>;
 }
 
-/** How long WebTransport is tried alone, and what WebSocket takes then at most, in milliseconds. */
+/** Head start of WebTransport, and patience for WebSocket after that, in milliseconds. */
 const HEAD_START_MS = 500;
 const WEBSOCKET_MS = 300;
 

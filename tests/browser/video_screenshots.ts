@@ -18,7 +18,7 @@ const SIZES = {
   "-phone": { width: 390, height: 844, deviceScaleFactor: 2 },
 } as const;
 
-/** How long there has to be something to draw, in milliseconds. */
+/** Patience until there is a picture to draw, in milliseconds. */
 const HISTORY_MS = 22_000;
 
 async function main(isReview: boolean): Promise<void> {

@@ -6,7 +6,7 @@ import { isFirefox, testInBrowsers } from "./_browsers.ts";
 import { echoStreams, WebTransportSite } from "./_webtransport_page.ts";
 
 declare global {
-  /** What pages keep from one function to the next. */
+  /** State of a page between two functions. */
   var streams: BidirectionalStream[], ninth: Promise<unknown>;
 }
 
@@ -67,7 +67,7 @@ testInBrowsers(
       return await Promise.race([ninth.catch((error) => error.name), waiting]);
     });
     assertEquals(atFirst, isFirefox(browser) ? "waits" : "NetworkError");
-    // There is room again once they ended.
+    // There is room again after the end of the first ones.
     const ending = page.evaluate(async () => {
       await Promise.all(streams.map(async ({ readable, writable }) => {
         await writable.close();
@@ -146,7 +146,7 @@ testInBrowsers("streams that the server opens reach the page", async (browser) =
   await using site = WebTransportSite.start();
   const page = await site.open(browser);
   const connection = await site.connect(page);
-  // The page does not look before they are there.
+  // The page does not look before all of them are there.
   const bidirectional = await connection.createBidirectionalStream();
   const asked = askPage(bidirectional, "Who is there?");
   const unidirectional = await connection.createUnidirectionalStream();
@@ -192,7 +192,7 @@ testInBrowsers("the page sees the server's close code and reason", async (browse
     const { closeCode, reason } = await session.closed;
     return { closeCode, reason, at: Date.now() };
   });
-  await page.evaluate(() => {}); // What was sent before was begun before.
+  await page.evaluate(() => {}); // Streams with earlier data began earlier.
   const at = Date.now();
   const info = { closeCode: 4009, reason: "too slow — до свидания 👋" };
   connection.close(info);
@@ -235,7 +235,7 @@ for (const status of [401, 403, 404, 429]) {
       (await site.request()).refuse(status, { headers: { "x-why": "because" } });
       const { name, source } = await failing;
       assertEquals({ name, source }, { name: "WebTransportError", source: "session" });
-      // Neither the page nor the connection is the worse for it.
+      // Both the page and the connection survive.
       const connection = await site.connect(page);
       connection.close();
     },
@@ -271,7 +271,7 @@ testInBrowsers("the server reads the code of a stream that the page gave up", as
     const { writable, readable } = await session.createBidirectionalStream();
     const writer = writable.getWriter();
     await writer.write(new Uint8Array(10));
-    // What is not sent yet goes with the stream.
+    // Unsent data goes with the stream.
     const { value } = await readable.getReader().read();
     await writer.abort(streamError(42));
     return value!.length;
@@ -303,14 +303,14 @@ testInBrowsers(
     writer.closed.catch(() => {});
     await writer.write(new Uint8Array(1_000));
     await stopping;
-    // What the page sent before this stream came before it.
+    // Data that the page sent before this stream arrived earlier.
     const asking = page.evaluate(async () => void await ask(session, new Uint8Array(1)));
     await echo((await streams.read()).value!);
     await asking;
     const writing = (async () => {
       for (let i = 0; i < 20; i++) await writer.write(new Uint8Array(1_000));
     })();
-    // Firefox 153 tells nobody that its page reads no more.
+    // Firefox 153 sends no STOP_SENDING when its page stops reading.
     if (isFirefox(browser)) return await writing;
     const error = await assertRejects(() => writing, StreamError);
     assertEquals({ code: error.streamErrorCode, by: error.by }, { code: 43, by: "remote" });
@@ -337,7 +337,8 @@ testInBrowsers("the page sees that the server stopped reading, with code 0", asy
   await reader.read();
   await reader.cancel();
   const { name, ...failure } = await writing;
-  // Both find their own pipe closed at times, before they know why: the write fails without a code.
+  // Both find their own pipe closed at times, before the reason arrives: the write fails without a
+  // code.
   if (name === (isFirefox(browser) ? "AbortError" : "NetworkError")) return;
   assertEquals(
     { name, source: failure.source, code: failure.streamErrorCode },
@@ -368,7 +369,7 @@ testInBrowsers(
     for (const leave of ways) {
       if (page.url() === "about:blank") page = await site.open(browser);
       const connection = await site.connect(page);
-      // Chromium does so by itself; in Firefox 153 the session outlives the page.
+      // Chromium closes the session; in Firefox 153 the session outlives the page.
       await page.evaluate(() => addEventListener("pagehide", () => session.close()));
       const start = performance.now();
       const [info] = await Promise.all([connection.closed, leave()]);

@@ -14,7 +14,7 @@ const traits: ConnectionTraits = {
   protocol: "",
 };
 
-/** Titles of checks, by the defect that keeps the runtime from passing them on some wire. */
+/** Titles of checks, by the defect that makes the runtime fail them on some wire. */
 const CHECKS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = {
   "close-unseen": [
     ...[3000, 4507, 4999].map((code) => `tells both ends that a closed with ${code}`),
@@ -25,14 +25,14 @@ const CHECKS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = 
   ],
   "no-stream-end": [
     "echoes over bidirectional streams that either end opens",
-    "ends each direction of a stream by itself",
+    "ends each direction of a stream independently",
     "carries unidirectional streams that either end opens",
     "keeps fifty streams apart",
     "has unidirectional streams by plain calls, from either end",
-    "counts bidirectional streams of both ends, and their bytes",
-    "counts unidirectional streams of both ends, and their bytes",
+    "counts bidirectional streams of both ends, and the bytes",
+    "counts unidirectional streams of both ends, and the bytes",
     "counts a stream as closed once both directions ended",
-    "tells an observer of streams, until there is none",
+    "reports streams to an observer until the observer is removed",
     "has the bytes of streams in its statistics",
   ],
   "stream-limit": ["opens 150 streams one after the other"],
@@ -47,11 +47,11 @@ const CHECKS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = 
   ],
 };
 
-/** Checks that a wire has beside those of every wire: codes of its own, or frames. */
+/** Checks of a wire beside those of every wire: codes of its own, or frames. */
 const RAW_CLOSES = [3, 1000, 2 ** 32 - 1].map((code) =>
   `tells both ends that a closed with ${code}`
 );
-const FRAME_CLOSES = ["delivers what was sent before the close"];
+const FRAME_CLOSES = ["delivers frames that were sent before the close"];
 
 /** The checks to skip, with those of a wire's own closes. */
 function skips(closes: readonly string[]): Record<string, string> {

@@ -1,6 +1,6 @@
 /**
- * The conformance suite of `Connection`: what every wire has to do, whatever
- * it is made of. One call registers the tests for one implementation.
+ * The conformance suite of `Connection`: the requirements of every wire. One call registers the
+ * tests for one implementation.
  *
  * @module
  */
@@ -18,9 +18,9 @@ export type { ConnectionPair, ConnectionTraits, MakePair } from "./pair.ts";
 /**
  * Registers the suite for one implementation.
  *
- * @param name What the tests are called after, such as `memory`.
+ * @param name Prefix of the titles, such as `memory`.
  * @param makePair Makes a fresh pair for each test.
- * @param traits What the implementation can do.
+ * @param traits Features of the implementation.
  */
 export function testConnection(name: string, makePair: MakePair, traits: ConnectionTraits): void {
   const { skips = {} } = traits;
@@ -39,7 +39,7 @@ export function testConnection(name: string, makePair: MakePair, traits: Connect
     });
   };
 
-  test("is ready and says what it can do", async ({ a, b }) => {
+  test("is ready and reports its features", async ({ a, b }) => {
     for (const end of [a, b]) {
       await end.ready;
       assertEquals(end.capabilities.streams, traits.streams);

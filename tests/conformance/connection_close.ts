@@ -8,10 +8,10 @@ import type { ConnectionCloseInfo } from "../../transport/connection.ts";
 import { type ConnectionTest, type ConnectionTraits, soon } from "./pair.ts";
 
 /**
- * Registers the tests that every wire has to pass.
+ * Registers the tests of every wire.
  *
  * @param test Registers one test.
- * @param traits What the implementation can do.
+ * @param traits Features of the implementation.
  */
 export function testCloses(test: ConnectionTest, traits: ConnectionTraits): void {
   const { maxCloseCode } = traits;

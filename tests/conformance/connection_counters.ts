@@ -1,6 +1,5 @@
 /**
- * Conformance: what a connection counts of its streams and datagrams, and tells
- * who observes it.
+ * Conformance: counters of streams and datagrams, and events for observers.
  *
  * @module
  */
@@ -25,7 +24,7 @@ import {
   writeAll,
 } from "./pair.ts";
 
-/** Waits until an end has counted exactly this; what is left out is 0. */
+/** Waits until an end has exactly these counters; missing ones are 0. */
 async function counts(end: Connection, expected: Partial<ConnectionCounters>): Promise<void> {
   const all = { ...NO_COUNTERS, ...expected };
   const names = Object.keys(NO_COUNTERS) as (keyof ConnectionCounters)[];
@@ -56,14 +55,14 @@ async function tell(from: Connection, to: Connection): Promise<void> {
   assertEquals((await readAll(await next(to.incomingUnidirectionalStreams))).byteLength, 7);
 }
 
-/** Keeps what happens at an end. */
+/** Records the events of an end. */
 function observed(end: Connection): ConnectionEvent[] {
   const events: ConnectionEvent[] = [];
   end.inspect!.observe!((event) => void events.push(event));
   return events;
 }
 
-/** Opens a unidirectional stream at `a`, and takes it at `b` once a byte came. */
+/** Opens a unidirectional stream at `a`, and accepts the stream at `b` once a byte arrived. */
 async function openOneWay({ a, b }: ConnectionPair) {
   const near = (await soon(a.createUnidirectionalStream())).getWriter();
   near.closed.catch(() => {});
@@ -87,7 +86,7 @@ async function writeOn(writer: WritableStreamDefaultWriter<Uint8Array>): Promise
  * Registers the tests of wires with streams.
  *
  * @param test Registers one test.
- * @param traits What the implementation can do.
+ * @param traits Features of the implementation.
  */
 export function testCounters(test: ConnectionTest, traits: ConnectionTraits): void {
   test("has no counters while there was neither a stream nor a datagram", async ({ a, b }) => {
@@ -105,7 +104,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     }
   });
 
-  test("counts bidirectional streams of both ends, and their bytes", async ({ a, b }) => {
+  test("counts bidirectional streams of both ends, and the bytes", async ({ a, b }) => {
     for (let i = 0; i < 3; i++) await ask(a, b);
     await ask(b, a);
     await counts(a, {
@@ -126,7 +125,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     });
   });
 
-  test("counts unidirectional streams of both ends, and their bytes", async ({ a, b }) => {
+  test("counts unidirectional streams of both ends, and the bytes", async ({ a, b }) => {
     for (let i = 0; i < 2; i++) await tell(a, b);
     await tell(b, a);
     await counts(a, {
@@ -176,7 +175,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     await soon(far.read().catch(() => {}));
     for (const end of [a, b]) await until(() => end.inspect!.counters!.streamsClosed === 1);
     assertEquals(a.inspect!.counters!.streamErrors, 1);
-    // Elsewhere it looks like a normal end.
+    // Elsewhere a break looks like a normal end.
     if (traits.resetCodes) assertEquals(b.inspect!.counters!.streamErrors, 1);
   });
 
@@ -205,7 +204,7 @@ export function testCounters(test: ConnectionTest, traits: ConnectionTraits): vo
     await counts(b, { datagramsReceived: 3, datagramBytesReceived: 33 });
   });
 
-  test("tells an observer of streams, until there is none", async ({ a, b }) => {
+  test("reports streams to an observer until the observer is removed", async ({ a, b }) => {
     await tell(a, b);
     const events = { a: observed(a), b: observed(b) };
     await ask(a, b);

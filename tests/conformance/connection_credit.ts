@@ -1,5 +1,5 @@
 /**
- * Conformance: credit that can be granted by hand, or that there is none.
+ * Conformance: credit by hand, or the lack of such credit.
  *
  * @module
  */
@@ -24,7 +24,7 @@ async function begin({ a, b }: ConnectionPair): Promise<void> {
  */
 export function testCredit(test: ConnectionTest): void {
   for (const kind of ["data", "bidirectional", "unidirectional"] as CreditKind[]) {
-    test(`grants ${kind} credit, which the other end is told of`, async (pair) => {
+    test(`grants ${kind} credit, and the other end receives the grant`, async (pair) => {
       await begin(pair);
       for (const [from, to] of [[pair.a, pair.b], [pair.b, pair.a]] as const) {
         const events: ConnectionEvent[] = [];
@@ -37,7 +37,7 @@ export function testCredit(test: ConnectionTest): void {
         await until(() => to.inspect!.credit!.state(kind).allowed === granted + 1_000);
         await until(() => events.length > 0);
         assertEquals(events, [{ type: "credit", what: kind, limit: granted + 1_000 }]);
-        // What is not more changes nothing.
+        // A smaller limit has no effect.
         from.inspect!.credit!.grant(kind, 0);
         assertEquals(from.inspect!.credit!.state(kind).granted, granted + 1_000);
       }
@@ -47,7 +47,7 @@ export function testCredit(test: ConnectionTest): void {
   test("gives back the credit of streams that are accepted, and end unread", async (pair) => {
     await begin(pair);
     for (const [from, to] of [[pair.a, pair.b], [pair.b, pair.a]] as const) {
-      const accepted: unknown[] = []; // None is collected as garbage.
+      const accepted: unknown[] = []; // No stream is collected as garbage.
       const accepting = [
         (async () => {
           for await (const stream of to.incomingUnidirectionalStreams) accepted.push(stream);
@@ -55,11 +55,11 @@ export function testCredit(test: ConnectionTest): void {
         (async () => {
           for await (const stream of to.incomingBidirectionalStreams) {
             accepted.push(stream);
-            stream.writable.close().catch(() => {}); // This end writes nothing.
+            stream.writable.close().catch(() => {}); // This end stays silent.
           }
         })(),
       ];
-      for (const loop of accepting) loop.catch(() => {}); // They end with the connection.
+      for (const loop of accepting) loop.catch(() => {}); // The streams end with the connection.
       const uni = from.inspect!.credit!.state("unidirectional").allowed;
       for (let i = 0; i < uni + 60; i++) {
         const writer = (await soon(from.createUnidirectionalStream())).getWriter();
@@ -76,7 +76,7 @@ export function testCredit(test: ConnectionTest): void {
     }
   });
 
-  test("counts what both ends used of their credit", async (pair) => {
+  test("counts the used credit of both ends", async (pair) => {
     await begin(pair);
     const { a, b } = pair;
     const before = { a: a.inspect!.credit!.state("data"), b: b.inspect!.credit!.state("data") };

@@ -1,5 +1,5 @@
 /**
- * Conformance: datagrams, or that there are none.
+ * Conformance: datagrams, or the lack of datagrams.
  *
  * @module
  */
@@ -16,11 +16,11 @@ async function send(connection: Connection, ...datagrams: Uint8Array[]): Promise
 }
 
 /**
- * Registers the tests of wires with datagrams. On an unreliable wire they
- * count on the loopback to lose none of a few small ones.
+ * Registers the tests of wires with datagrams. The tests count on the loopback to lose none of a
+ * few small datagrams.
  *
  * @param test Registers one test.
- * @param _traits What the implementation can do.
+ * @param _traits Features of the implementation.
  */
 export function testDatagrams(test: ConnectionTest, _traits: ConnectionTraits): void {
   test("echoes datagrams, both ways", async ({ a, b }) => {
@@ -41,15 +41,15 @@ export function testDatagrams(test: ConnectionTest, _traits: ConnectionTraits): 
     assertEquals(await next(b.datagrams.readable), largest);
   });
 
-  test("drops the oldest datagrams that nobody reads", async ({ a, b }) => {
-    // Twice what both ends together hold at most, which is 1,024 each.
+  test("drops the oldest unread datagrams", async ({ a, b }) => {
+    // Twice the most that both ends together hold, which is 1,024 each.
     const COUNT = 4_096;
-    // A wire may still be on its way to read them, so that none was dropped yet: then there are more.
+    // A wire may still be about to read them, so that none was dropped yet: then there are more.
     for (let sent = 0, read = 0;; read++) {
       for (const end = sent + COUNT; sent < end; sent++) {
         await send(a, new Uint8Array(new Uint32Array([sent]).buffer));
       }
-      // The answer comes after all of them, on every wire that keeps an order.
+      // The answer comes behind all of them, on every wire that keeps an order.
       await send(b, Uint8Array.of(0));
       await next(a.datagrams.readable);
       const [index] = new Uint32Array((await next(b.datagrams.readable)).slice().buffer);

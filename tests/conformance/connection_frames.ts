@@ -13,7 +13,7 @@ import { type ConnectionTest, type ConnectionTraits, FrameLog, framesOf, soon } 
  * Registers the tests of wires with frames.
  *
  * @param test Registers one test.
- * @param traits What the implementation can do.
+ * @param traits Features of the implementation.
  */
 export function testFrames(test: ConnectionTest, traits: ConnectionTraits): void {
   const { binaryHead = [] } = traits;
@@ -82,7 +82,7 @@ export function testFrames(test: ConnectionTest, traits: ConnectionTraits): void
     return Promise.resolve();
   });
 
-  test("counts what the wire holds until it is drained", async ({ a, b }) => {
+  test("counts the held bytes until it is drained", async ({ a, b }) => {
     const frames = framesOf(a);
     const log = new FrameLog(b);
     assertEquals(frames.bufferedAmount, 0);
@@ -108,7 +108,7 @@ export function testFrames(test: ConnectionTest, traits: ConnectionTraits): void
     await soon(frames.drained());
   });
 
-  test("delivers what was sent before the close", async ({ a, b }) => {
+  test("delivers frames that were sent before the close", async ({ a, b }) => {
     for (const [from, to] of [[a, b]] as const) {
       const log = new FrameLog(to);
       const text = "x".repeat(10_000);

@@ -1,5 +1,5 @@
 /**
- * Conformance: streams, or that there are none.
+ * Conformance: streams, or the lack of streams.
  *
  * @module
  */
@@ -26,7 +26,10 @@ import {
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();
 
-/** Opens a stream at `a` and accepts it at `b`; the first byte makes it known on every wire. */
+/**
+ * Opens a stream at `a` and accepts the stream at `b`; the first byte announces the stream on every
+ * wire.
+ */
 async function openPair(
   { a, b }: ConnectionPair,
 ): Promise<{ near: BidirectionalStream; far: BidirectionalStream }> {
@@ -43,7 +46,7 @@ async function openPair(
  * Registers the tests of wires with streams.
  *
  * @param test Registers one test.
- * @param traits What the implementation can do.
+ * @param traits Features of the implementation.
  */
 export function testStreams(test: ConnectionTest, traits: ConnectionTraits): void {
   test("echoes over bidirectional streams that either end opens", async ({ a, b }) => {
@@ -56,7 +59,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     }
   });
 
-  test("ends each direction of a stream by itself", async ({ a, b }) => {
+  test("ends each direction of a stream independently", async ({ a, b }) => {
     const near = await soon(a.createBidirectionalStream());
     await writeAll(near.writable, encoder.encode("question"));
     const far = await next(b.incomingBidirectionalStreams);
@@ -154,7 +157,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     const { near, far } = await openPair(pair);
     const writer = near.writable.getWriter();
     await soon(far.readable.cancel({ streamErrorCode: 9 }));
-    // A wire that cannot carry codes may notice it by a write only.
+    // A wire without codes may notice the stop by a write only.
     const writing = async () => {
       for (; !traits.resetCodes; await delay(1)) await writer.write(Uint8Array.of(1));
       await writer.closed;
@@ -176,7 +179,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
     }
   });
 
-  test("orders streams in all their forms, where it can", async ({ a }) => {
+  test("sends streams by their order, in all forms of an order, where supported", async ({ a }) => {
     const stream = await soon(a.createUnidirectionalStream({ sendOrder: 7 }));
     const direct = directWritable(stream);
     if (stream.sendOrder === undefined) return assertEquals(direct.sendOrder, undefined);

@@ -44,11 +44,11 @@ export interface ConnectionTraits extends ConnectionCapabilities {
 export type ConnectionTest = (title: string, body: (pair: ConnectionPair) => Promise<void>) => void;
 
 /**
- * Waits for a promise, but not for ever.
+ * Waits for a promise, up to a limit.
  *
  * @param promise The promise.
  * @returns The value of the promise.
- * @throws {DOMException} If it takes too long.
+ * @throws {DOMException} If the limit is over.
  */
 export function soon<T>(promise: PromiseLike<T>): Promise<T> {
   return deadline(Promise.resolve(promise), PATIENCE_MS);
@@ -120,7 +120,7 @@ export async function next<T>(stream: ReadableStream<T>): Promise<T> {
 }
 
 /**
- * Reads a stream of bytes to its end.
+ * Reads a stream of bytes to the end.
  *
  * @param stream The stream.
  * @returns The bytes.
@@ -131,7 +131,7 @@ export async function readAll(stream: ReadableStream<Uint8Array>): Promise<Uint8
 }
 
 /**
- * Writes bytes to a stream and ends it.
+ * Writes bytes to a stream and ends the stream.
  *
  * @param stream The stream.
  * @param bytes The bytes.

@@ -6,7 +6,7 @@ import { type ConnectionPair, testConnection } from "./connection.ts";
 
 const certificate = devCertificate({ cacheFolder: null });
 
-/** What was written for browsers, on our class in place of the global one. */
+/** Code for browsers, on our class in place of the global one. */
 async function makePair(): Promise<ConnectionPair> {
   const { WebTransport: ownTransport, WebTransportError: ownError } = globalThis;
   Object.assign(globalThis, { WebTransport, WebTransportError });
@@ -19,7 +19,7 @@ async function makePair(): Promise<ConnectionPair> {
   const { value: request } = await requests.next();
   const b = request!.accept({ protocol: "skein.1" });
   const a = await dialing;
-  // This end counts, but what was written for browsers tells nothing of it.
+  // This end counts, but code for browsers shows no counters.
   Object.defineProperties(b, {
     capabilities: { value: { ...b.capabilities, credit: false } },
     credit: { value: undefined },

@@ -35,7 +35,7 @@ function make(engine: WebSocketHost, protocol: string): () => Promise<Connection
   };
 }
 
-/** The same with its ends changed over: what the suite does at one of them, it does at the other. */
+/** The same with both ends exchanged: the suite uses one in the role of the other. */
 function swapped(makePair: () => Promise<ConnectionPair>): () => Promise<ConnectionPair> {
   return async () => {
     const pair = await makePair();
@@ -75,10 +75,10 @@ const qmux = {
 const messages = { ...skein, maxReasonBytes: 1024 };
 
 /**
- * Registers the tests of an engine, over each wire that a WebSocket carries.
+ * Registers the tests of an engine, over each wire of a WebSocket.
  *
  * @param name The name of the engine.
- * @param engine Upgrades and listens; it takes frames of 1 MiB.
+ * @param engine The engine, with a limit of 1 MiB for frames.
  */
 export function testWebSocket(name: string, engine: WebSocketHost): void {
   const test = (protocol: string, what: ConnectionTraits) =>
@@ -108,7 +108,7 @@ export function testWebSocket(name: string, engine: WebSocketHost): void {
   });
 }
 
-/** Accepts one WebSocket from a peer that then says nothing, not even a pong or a close. */
+/** Accepts one WebSocket from a peer that stays silent, without pongs and close. */
 async function acceptSilentPeer(
   engine: WebSocketHost,
   idleTimeoutMs: number,

@@ -10,7 +10,7 @@ testWebSocket("WebSocket", {
   listen: ({ hostname, port }, handler) => Deno.serve({ hostname, port, onListen() {} }, handler),
 });
 
-Deno.test("dialWebSocket() drops the socket when it gives up", async () => {
+Deno.test("dialWebSocket() drops the socket on a timeout", async () => {
   using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const accepting = listener.accept();
   const url = `ws://127.0.0.1:${listener.addr.port}/`;
@@ -20,7 +20,7 @@ Deno.test("dialWebSocket() drops the socket when it gives up", async () => {
   while (await soon(peer.read(buffer)) !== null);
 });
 
-Deno.test("dialWebSocket() rejects when nobody listens", async () => {
+Deno.test("dialWebSocket() rejects when the port is closed", async () => {
   const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
   const { port } = listener.addr;
   listener.close();

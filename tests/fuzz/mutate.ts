@@ -210,7 +210,7 @@ export function anyJson(random: Random, depth = 3): unknown {
  *
  * @param random Source of the random choices.
  * @param bytes The bytes.
- * @returns Copied pieces, none of them empty.
+ * @returns Copied pieces, all with at least one byte.
  */
 export function pieces(random: Random, bytes: Uint8Array): Uint8Array[] {
   const parts: Uint8Array[] = [];

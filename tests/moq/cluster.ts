@@ -129,7 +129,7 @@ export class ClusterBench implements AsyncDisposable {
     return pair;
   }
 
-  /** Lets time pass in steps, and everything happen in between. */
+  /** Lets time pass in steps, and handles all events between them. */
   async pass(ms: number): Promise<void> {
     await turns();
     const stepMs = Math.max(STEP_MS, Math.ceil(ms / 100));

@@ -1,6 +1,6 @@
 /**
- * What the tests of MoQ's messages share: every codec with a way to draw messages for it, and the
- * comparison with bytes that other implementations wrote.
+ * Common parts of the tests of MoQ's messages: every codec with a random source of messages, and
+ * the comparison with bytes of other implementations.
  *
  * @module
  */
@@ -284,7 +284,7 @@ export interface CutMessage {
 /**
  * Cuts a message.
  *
- * @param bytes The message, and nothing behind it.
+ * @param bytes The message alone.
  * @param heads Numbers in front of the length.
  * @param isCompat The length has two bytes, as in the IETF's draft 14.
  * @returns The parts of the message.
@@ -315,18 +315,18 @@ export interface Golden<T> {
   readonly hex: string;
   /** The decoded message. */
   readonly message: T;
-  /** What is written here. */
+  /** Our message. */
   readonly encoded: Uint8Array | undefined;
   /** Reads a body. */
   readonly decode: (body: Uint8Array, type: number) => T;
-  /** Numbers in front of the length; none if left out. */
+  /** Numbers in front of the length; an empty list by default. */
   readonly heads?: number;
   /** The length has two bytes. */
   readonly isCompat?: boolean;
 }
 
 /**
- * Compares what is written and read here with what another implementation wrote.
+ * Compares our encoding and decoding with the bytes of another implementation.
  *
  * @param golden See {@linkcode Golden}.
  */

@@ -1,5 +1,5 @@
 /**
- * What the tests of MoQ's clients share: a network in memory with a server that a client dials.
+ * Common parts of the tests of MoQ's clients: a network in memory, and a server for a client.
  *
  * @module
  */
@@ -159,7 +159,7 @@ export async function settledMoq(client: MoqClient): Promise<MoqClientStatus["na
   return client.status.current.name;
 }
 
-/** Lets a time pass in which nothing but what ends it happens. */
+/** Lets a time pass without events. */
 export async function pass(time: FakeTime, ms: number): Promise<void> {
   await turns();
   await time.tickAsync(ms);

@@ -13,7 +13,7 @@ import { soon } from "../sessions.ts";
 
 const bytesOf = (hex: string) => Uint8Array.fromHex(hex.replaceAll(" ", ""));
 
-/** A bidirectional stream whose one end is the test. */
+/** A bidirectional stream with the test at one end. */
 export class HandExchange {
   readonly #stream: DirectStream;
 
@@ -82,8 +82,8 @@ export class HandPeer implements AsyncDisposable {
   /**
    * Opens a session over memory.
    *
-   * @param version A version that a protocol names by itself.
-   * @param options Those of the session.
+   * @param version A version that a protocol names alone.
+   * @param options Options of the session.
    * @returns The peer of the session.
    */
   static async open(
@@ -115,7 +115,10 @@ export class HandPeer implements AsyncDisposable {
     return exchange;
   }
 
-  /** Opens a unidirectional stream with bytes, and ends it unless it is to stay open. */
+  /**
+   * Opens a unidirectional stream with bytes, and ends the stream unless the stream is to stay
+   * open.
+   */
   async post(hex: string, options: { readonly staysOpen?: boolean } = {}): Promise<void> {
     const stream = directWritable(await this.connection.createUnidirectionalStream());
     await soon(stream.write(bytesOf(hex)));
@@ -128,7 +131,7 @@ export class HandPeer implements AsyncDisposable {
     return new HandExchange(directStream(value));
   }
 
-  /** Reads the next unidirectional stream of the session to its end. */
+  /** Reads the next unidirectional stream of the session to the end. */
   async nextUni(): Promise<{ readonly hex: string; readonly reset?: number }> {
     const { value } = await soon(this.#unis.next());
     return await restOf(directReadable(value as ReadableStream<Uint8Array>));

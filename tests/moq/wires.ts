@@ -37,8 +37,8 @@ export interface TestWire {
  * Wraps one end of a connection.
  *
  * @param inner The connection.
- * @param options What it is to be.
- * @returns It, and what it does.
+ * @param options Features of the wrapper.
+ * @returns The wrapper, and its records.
  */
 export function testWire(inner: Connection, options: TestWireOptions = {}): TestWire {
   const { resets = true, transport = inner.transport } = options;
@@ -89,7 +89,7 @@ async function* mapped<T>(items: AsyncIterable<T>, map: (item: T) => T): AsyncGe
   for await (const item of items) yield map(item);
 }
 
-/** What was aborted ends behind what was written. */
+/** Aborted data ends behind written data. */
 function limited<T extends DirectWritable>(stream: T, resets: boolean): T {
   if (resets) return stream;
   let isEnded = false;

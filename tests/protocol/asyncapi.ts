@@ -34,7 +34,7 @@ export class Envelopes {
    * Lists the envelopes that one end sends.
    *
    * @param end The end.
-   * @returns The name of each, and its example.
+   * @returns The name of each, with an example.
    */
   sentBy(end: "client" | "server"): { readonly name: string; readonly example: unknown }[] {
     const { operations, components } = this.#document;
@@ -50,7 +50,7 @@ export class Envelopes {
    *
    * @param end The end.
    * @param envelope The envelope.
-   * @returns The faults against the closest envelope; none if it fits one.
+   * @returns The faults against the closest envelope; an empty list if one fits.
    */
   faults(end: "client" | "server", envelope: unknown): string[] {
     let closest: string[] = ["no envelope is known"];
@@ -69,11 +69,11 @@ export class Envelopes {
   }
 
   /**
-   * Checks a value against one of the schemas that envelopes are made of.
+   * Checks a value against one of the schemas of envelopes.
    *
    * @param schema The name of the schema.
    * @param value The value.
-   * @returns The faults; none if it fits.
+   * @returns The faults; an empty list if the value fits.
    */
   schemaFaults(schema: string, value: unknown): string[] {
     const validate = this.#validatorAt(`schemas/${schema}`);

@@ -26,7 +26,7 @@ import {
 } from "./vectors.ts";
 import type { ClientPublishOptions } from "../../session/types.ts";
 
-/** The settings that vectors for clients use: section 22 of docs/protocol.md says what they mean. */
+/** The settings of vectors for clients; section 22 of docs/protocol.md explains them. */
 interface Given {
   readonly token?: string;
   readonly tokens?: readonly string[];
@@ -46,7 +46,7 @@ function codeOf(error: unknown): string {
   return error instanceof SessionClosedError ? "closed" : (error as Error).name;
 }
 
-/** One vector on its way. */
+/** A running vector. */
 class Run {
   readonly time: FakeTime;
   readonly seen: unknown[] = [];
@@ -65,7 +65,7 @@ class Run {
     this.client = this.#connect(given as Given);
   }
 
-  /** Does the steps, then checks that nothing else went out. */
+  /** Runs the steps, then checks that no more frames went out. */
   async run({ steps }: Vector): Promise<void> {
     const { names, seen, time } = this;
     for (const [step, where] of unrolled(steps)) {

@@ -6,10 +6,10 @@
 
 const FILE = new URL("../../docs/protocol.md", import.meta.url);
 
-/** A rule begins a paragraph, or an item of a list, with its number. */
+/** A rule begins a paragraph, or an item of a list, with a number. */
 const RULE = /^(?:- )?\*\*(\d+\.\d+)\b/gm;
 
-/** Reasons why no vector cites the rules of a whole section, by its number. */
+/** Reasons against vectors for a whole section, by the section's number. */
 export const UNSHOWN_SECTIONS: Readonly<Record<string, string>> = {
   "16": "WebTransport has no frames: tests/webtransport_server_test.ts",
   "17": "typed messages are on streams: session/streams/structured_test.ts",
@@ -47,17 +47,17 @@ export const UNSHOWN: Readonly<Record<string, string>> = {
 /**
  * Reads the rules.
  *
- * @returns Their numbers, as they stand in the document.
+ * @returns The numbers, as in the document.
  */
 export function rulesOfProtocol(): string[] {
   return Array.from(Deno.readTextFileSync(FILE).matchAll(RULE), ([, number]) => number!);
 }
 
 /**
- * Tells whether a rule stands in one of the two lists.
+ * Returns true if a rule stands in one of the two lists.
  *
  * @param rule The number of the rule.
- * @returns Whether no vector is to cite it.
+ * @returns True if no vector is to cite the rule.
  */
 export function isUnshown(rule: string): boolean {
   return rule in UNSHOWN || rule.split(".")[0]! in UNSHOWN_SECTIONS;

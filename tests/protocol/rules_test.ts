@@ -17,7 +17,7 @@ Deno.test("protocol.md numbers its rules by section, from 1 and without holes", 
   assertEquals([...last.keys()], Array.from(last, (_, i) => i + 1));
 });
 
-Deno.test("protocol.md refers to rules that it has", () => {
+Deno.test("protocol.md refers only to rules that exist", () => {
   const rules = new Set(rulesOfProtocol());
   const text = Deno.readTextFileSync(new URL("../../docs/protocol.md", import.meta.url));
   for (
@@ -27,7 +27,7 @@ Deno.test("protocol.md refers to rules that it has", () => {
   }
 });
 
-Deno.test("vectors have names of their own, and cite rules that protocol.md has", () => {
+Deno.test("vectors have unique names, and cite existing rules of protocol.md", () => {
   const rules = new Set(rulesOfProtocol());
   for (const [file, { vectors }] of FILES) {
     assertEquals(new Set(vectors.map(({ name }) => name)).size, vectors.length, file);

@@ -37,7 +37,7 @@ interface GivenContract {
   readonly toClient?: Readonly<Record<string, keyof typeof SCHEMAS>>;
 }
 
-/** The settings that vectors for servers use: section 22 of docs/protocol.md says what they mean. */
+/** The settings of vectors for servers; section 22 of docs/protocol.md explains them. */
 interface Given {
   readonly protocols?: readonly string[];
   readonly headers?: Readonly<Record<string, string>>;
@@ -63,7 +63,7 @@ const envelopes = new Envelopes();
 
 type TestSession = Session<string | undefined, Contract, "server">;
 
-/** The broker of a server whose engine fails where a step says so. There are no other nodes. */
+/** The broker of a server whose engine fails at certain steps. There are no other nodes. */
 class Node extends ScriptedBroker {
   override publish(): void {}
 
@@ -79,7 +79,7 @@ class Node extends ScriptedBroker {
   }
 }
 
-/** One vector on its way. */
+/** A running vector. */
 class Run {
   readonly time: FakeTime;
   readonly seen: unknown[] = [];
@@ -100,7 +100,7 @@ class Run {
     this.server = this.#serve();
   }
 
-  /** Does the steps, then checks that nothing else went out. */
+  /** Runs the steps, then checks that no more frames went out. */
   async run({ steps }: Vector): Promise<void> {
     const { headers, path, protocols } = this.given;
     const connection = await this.server.open({
@@ -233,7 +233,10 @@ class Run {
     peer.say({ subscribe: room, id: 2 });
   }
 
-  /** Has the engine go away, come back, forget, begin anew, or get something from another node. */
+  /**
+   * Makes the engine go away, return, forget, begin again, or receive a publication of another
+   * node.
+   */
   #script({ state, publish, keeps, epoch, loses = 0 }: Record<string, unknown>): void {
     const node = this.node!;
     const { engine } = node;

@@ -1,5 +1,5 @@
 /**
- * A WebSocket between a client and its server, which notes every envelope.
+ * A WebSocket between a client and its server, which records every envelope.
  *
  * @module
  */
@@ -9,19 +9,19 @@ import { decodeBinary } from "../../session/wire/encode.ts";
 /** Close code of a cut connection: one of the application, after which clients come back. */
 const LOST = 3_001;
 
-/** An envelope on its way. */
+/** A recorded envelope. */
 export interface Tapped {
   /** The number of the connection, from 1. */
   readonly connection: number;
-  /** The end that sent it. */
+  /** The sender. */
   readonly end: "client" | "server";
-  /** The envelope; that of a binary message is without its data. */
+  /** The envelope; for a binary message, without the data. */
   readonly envelope: Readonly<Record<string, unknown>>;
 }
 
-/** Stands before a server, and hands on what comes from either end. */
+/** A proxy in front of a server, which forwards the frames of both ends. */
 export class Tap implements AsyncDisposable {
-  /** Everything so far, in order. */
+  /** All envelopes so far, in order. */
   readonly tapped: Tapped[] = [];
   readonly #server: Deno.HttpServer<Deno.NetAddr>;
   readonly #target: string;

@@ -14,7 +14,7 @@ const TOKEN_MS = 60_000;
 const envelopes = new Envelopes();
 const users: Readonly<Record<string, string>> = { a: "ann", b: "bob" };
 
-/** A server with all that it offers, and a tap before it. */
+/** A server with every feature, and a tap in front of it. */
 function serveAll() {
   const sessions: Session<{ user: string; until: number }>[] = [];
   let endsIn = TOKEN_MS;
@@ -48,7 +48,7 @@ function serveAll() {
   return { server, sessions, endSoon: (ms: number) => endsIn = ms };
 }
 
-/** Reads a subscription, so that its position advances. */
+/** Reads a subscription, so that the position advances. */
 function follow(client: Client, topic: string, options = {}) {
   const seen: unknown[] = [];
   const subscription = client.subscribe(topic, options);
@@ -62,7 +62,7 @@ function follow(client: Client, topic: string, options = {}) {
   return { seen, subscription };
 }
 
-/** Names what an envelope is. */
+/** Names an envelope by its kind. */
 function kindOf({ envelope }: Tapped): string {
   const { topic, error } = envelope;
   if (typeof topic === "string" && topic.startsWith("presence:")) return "notice";
@@ -71,7 +71,7 @@ function kindOf({ envelope }: Tapped): string {
   return Object.keys(envelope).find((key) => key !== "id")!;
 }
 
-/** The answers to services that were done: the schema of each, and its data. */
+/** The answers of services: the schema of each, and the data. */
 function answersIn(tapped: readonly Tapped[]): [schema: string, data: unknown][] {
   const asked = new Map<string, string>();
   return tapped.flatMap(({ end, connection, envelope }): [string, unknown][] => {
@@ -89,7 +89,7 @@ function answersIn(tapped: readonly Tapped[]): [schema: string, data: unknown][]
   });
 }
 
-Deno.test("asyncapi.json knows everything that a server and its clients send", async () => {
+Deno.test("asyncapi.json describes every envelope that a server and its clients send", async () => {
   const { server, sessions, endSoon } = serveAll();
   await using _server = server;
   await using tap = new Tap(server.url);
@@ -104,7 +104,7 @@ Deno.test("asyncapi.json knows everything that a server and its clients send", a
     onMessage: async (message: UntypedMessage) => {
       if (!message.isRequest) return;
       if (message.data !== "later") return message.reply(message.data);
-      // The server is asked no more, so it asks no more.
+      // The client sends no more requests, so the server sends none.
       left.abort();
       await new Promise((resolve) => message.signal.addEventListener("abort", resolve));
     },
@@ -116,7 +116,7 @@ Deno.test("asyncapi.json knows everything that a server and its clients send", a
   });
   await using bob = connect(tap.url, { ...options, token: () => "b" });
 
-  // Messages, requests both ways, and their failures.
+  // Messages, requests both ways, and failures.
   assertEquals(await bob.request("echo", 1), 1);
   assertEquals(await bob.request("ask", 2), 2);
   for (const topic of ["deny", "fail"]) await bob.request(topic, 1).catch(() => {});
@@ -153,7 +153,7 @@ Deno.test("asyncapi.json knows everything that a server and its clients send", a
   tap.cut();
   for (let i = 0; i < 9; i++) server.publish("chat:a", i);
   await until(() => sessions.length === 6);
-  // Without `last`, bob hears what is published after the answer.
+  // Without `last`, bob receives publications after the answer.
   await until(() => own.subscription.status.current === "subscribed");
   server.publish("chat:a", "last");
   await until(() => chat.seen.at(-1) === "last" && own.seen.at(-1) === "last");

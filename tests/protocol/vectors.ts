@@ -1,5 +1,5 @@
 /**
- * The test vectors of the wire: their shape, and how frames are compared.
+ * The test vectors of the wire: their shape, and the comparison of frames.
  *
  * @module
  */
@@ -18,7 +18,7 @@ export type Template = { readonly [key: string]: unknown };
 export type Step =
   /** One text frame of these envelopes comes in. */
   | { readonly receive: readonly Template[] }
-  /** One text frame comes in, as it is. */
+  /** One text frame comes in, unchanged. */
   | { readonly receiveText: string }
   /** One text frame comes in: a text, so many times. */
   | { readonly receiveRepeated: { readonly text: string; readonly times: number } }
@@ -26,13 +26,13 @@ export type Step =
   | { readonly receiveBinary: string }
   /** These envelopes go out next, in any number of text frames. */
   | { readonly send: readonly Template[] }
-  /** These envelopes may go out next; it is no fault where they do not. */
+  /** These envelopes may go out next, or not. */
   | { readonly maySend: readonly Template[] }
   /** This binary frame goes out next: in hexadecimal, or taken apart. */
   | { readonly sendBinary: string | { readonly head: Template; readonly data: string } }
-  /** The application does something. */
+  /** The application acts. */
   | { readonly do: { readonly [verb: string]: unknown } }
-  /** The application has seen exactly this since it was last asked. */
+  /** Exact events at the application since the last such step. */
   | { readonly sees: readonly unknown[] }
   /** The positions of the client, by topic. */
   | { readonly state: { readonly [topic: string]: unknown } }
@@ -55,13 +55,13 @@ export type Step =
 
 /** One vector: frames in, frames out, and the state after. */
 export interface Vector {
-  /** Names what it shows. */
+  /** Title of the shown behaviour. */
   readonly name: string;
-  /** The numbered rules of the protocol that it shows. */
+  /** The numbered rules of the protocol that the vector shows. */
   readonly rules: readonly string[];
   /** How the end under test is set up. */
   readonly given?: Readonly<Record<string, unknown>>;
-  /** In their order. */
+  /** Steps, in order. */
   readonly steps: readonly Step[];
 }
 
@@ -94,7 +94,7 @@ const FOLDER = new URL("../../docs/protocol/vectors/", import.meta.url);
  * Reads all files of vectors for one end.
  *
  * @param end The end.
- * @returns The file names and what they hold.
+ * @returns The file names and the contents.
  */
 export function vectorFiles(end: VectorFile["end"]): [name: string, file: VectorFile][] {
   return [...Deno.readDirSync(FOLDER)].map(({ name }) => name).sort()
@@ -107,10 +107,10 @@ export function vectorFiles(end: VectorFile["end"]): [name: string, file: Vector
 }
 
 /**
- * Takes apart the steps that are done several times.
+ * Unrolls repeated steps.
  *
  * @param steps Steps of a vector.
- * @returns Steps that are done once, each with what it is for people.
+ * @returns Single steps, each with a label for people.
  */
 export function unrolled(steps: readonly Step[]): [step: Step, where: string][] {
   return steps.flatMap((step, i): [Step, string][] => {
@@ -130,7 +130,7 @@ export function unrolled(steps: readonly Step[]): [step: Step, where: string][] 
 export class Names {
   readonly #values = new Map<string, unknown>();
 
-  /** Puts the values in the place of their names. */
+  /** Replaces names by their values. */
   fill(template: unknown): unknown {
     if (typeof template === "string") {
       return this.#values.get(template) ?? template;
@@ -143,12 +143,12 @@ export class Names {
   }
 
   /**
-   * Checks a value against a template. A name that has no value takes the one that it meets.
-   * `"...": true` in an object allows other keys.
+   * Checks a value against a template. A name without a value takes the value in its place. `"...":
+   * true` in an object allows other keys.
    *
    * @param actual The value.
-   * @param template What is expected.
-   * @param where Says what is checked, for people.
+   * @param template The template.
+   * @param where Label of the checked value, for people.
    */
   check(actual: unknown, template: unknown, where: string): void {
     this.#bind(actual, template);
@@ -169,11 +169,11 @@ export class Names {
 }
 
 /**
- * Makes the frame of a step by which one comes in.
+ * Makes the frame of an incoming step.
  *
  * @param step The step.
- * @param names What the names in it stand for.
- * @returns The frame; `undefined` if it is another step.
+ * @param names Values of the names.
+ * @returns The frame; `undefined` for any other step.
  */
 export function frameOf(step: Step, names: Names): Frame | undefined {
   if (!isReceiving(step)) return undefined;
@@ -192,11 +192,11 @@ function isReceiving(step: Step): step is Receiving {
 }
 
 /**
- * Checks a binary frame that went out.
+ * Checks an outgoing binary frame.
  *
- * @param frame What went out.
+ * @param frame The frame.
  * @param expected The frame in hexadecimal, or its head and its data.
- * @param options What names stand for, and what is checked, for people.
+ * @param options Values of the names, and the label of the checked frame, for people.
  */
 export function checkBinary(
   frame: Template | Uint8Array | undefined,
@@ -212,8 +212,8 @@ export function checkBinary(
 }
 
 /**
- * Makes the data of a vector what the application has: `{"hex"}` is bytes, `{"text", "times"}` a text
- * so many times.
+ * Converts the data of a vector for the application: `{"hex"}` is bytes, `{"text", "times"}` a
+ * repeated text.
  *
  * @param data Data of a vector.
  * @returns Data of the application.
@@ -225,17 +225,18 @@ export function fromVector(data: unknown): unknown {
 }
 
 /**
- * Writes data as vectors have it: bytes are `{"hex"}`, and what is absent is left out.
+ * Converts data of the application for a vector: bytes are `{"hex"}`, and absent members are left
+ * out.
  *
  * @param event The data of the application.
- * @returns What a vector has for it.
+ * @returns The data of the vector.
  */
 export function withHex({ data }: { readonly data: unknown }): { readonly data?: unknown } {
   if (data === undefined) return {};
   return { data: data instanceof Uint8Array ? { hex: data.toHex() } : data };
 }
 
-/** Leaves out what a template with a rest does not name. */
+/** Removes the keys that a template with a rest does not name. */
 function reduce(actual: unknown, template: unknown): unknown {
   if (template === ANY && actual !== undefined) return ANY;
   if (Array.isArray(actual) && Array.isArray(template)) {
@@ -263,10 +264,10 @@ function isObject(value: unknown): value is Record<string, unknown> {
 }
 
 /**
- * Lets time pass, in few steps: what a timer sends is answered before the next one.
+ * Lets time pass, in few steps: an envelope of a timer is answered before the next one.
  *
  * @param time The time of the test.
- * @param ms How long, in milliseconds.
+ * @param ms The time to pass, in milliseconds.
  */
 export async function elapse(time: Parameters<typeof passTime>[0], ms: number): Promise<void> {
   await turns();
@@ -278,11 +279,11 @@ export async function elapse(time: Parameters<typeof passTime>[0], ms: number): 
 }
 
 /**
- * Checks that a connection was closed by now.
+ * Checks that a connection is closed.
  *
  * @param connection The connection.
- * @param code The code that it was closed with.
- * @param where Says what is checked, for people.
+ * @param code The expected code.
+ * @param where Label of the check, for people.
  */
 export async function checkClosed(
   { closed }: Pick<Connection, "closed">,
@@ -293,7 +294,7 @@ export async function checkClosed(
   assertEquals((await closed).closeCode, code, where);
 }
 
-/** Reads what goes out one by one: envelopes of text frames, or whole binary frames. */
+/** Reads outgoing frames one by one: envelopes of text frames, or whole binary frames. */
 export class Outgoing {
   readonly #frames: readonly Frame[];
   #frame = 0;
@@ -308,7 +309,7 @@ export class Outgoing {
     this.#frames = frames;
   }
 
-  /** The next envelope or binary frame; `undefined` if there is none yet. */
+  /** The next envelope or binary frame; `undefined` before the next one arrives. */
   next(): Template | Uint8Array | undefined {
     while (this.#lines.length === 0) {
       const frame = this.#frames[this.#frame];
@@ -321,9 +322,9 @@ export class Outgoing {
   }
 
   /**
-   * Takes the next envelope, if it fits.
+   * Takes the next envelope, if the check passes.
    *
-   * @param fits Checks it, and throws where it does not fit.
+   * @param fits Checks an envelope, and throws on a mismatch.
    */
   take(fits: (next: Template | Uint8Array | undefined) => void): void {
     const frame = this.#frame;
@@ -336,7 +337,7 @@ export class Outgoing {
     }
   }
 
-  /** Everything that is left. */
+  /** The rest of the frames. */
   rest(): (Template | string)[] {
     const all: (Template | string)[] = [];
     for (let next; (next = this.next()) !== undefined;) {

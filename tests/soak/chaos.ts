@@ -1,7 +1,7 @@
 /**
  * The chaos test: nodes are killed, drained and started again, the engine too, and clients lose
- * their network, while messages are published. A log of all that was published and received is
- * checked by program: every message once and in order, or a gap that was told and has a true reason.
+ * their network, while messages are published. A program checks the log of all published and
+ * received messages: every message once and in order, or a reported gap with a true reason.
  *
  * @module
  */

@@ -6,9 +6,9 @@
  * deno task soak --short
  * ```
  *
- * One line for each check; the exit code is 1 if one failed. `--short` takes some
- * minutes: smaller numbers, the same checks. `idle`, `stalled`, `churn`, `webtransport`, `unread`,
- * `networks`, `moq`, `chaos`, `rolling`, `storm` and `handover` run only that; `redis`, `redis-aof`,
+ * One line for each check; the exit code is 1 if one failed. `--short` takes some minutes: smaller
+ * numbers, the same checks. `idle`, `stalled`, `churn`, `webtransport`, `unread`, `networks`,
+ * `moq`, `chaos`, `rolling`, `storm` and `handover` run that part alone; `redis`, `redis-aof`,
  * `redis-snapshot` and `nats` have `chaos` only on these. Up to `churn`, clients are raw sockets in
  * this process, and the server is a process of its own.
  *
@@ -185,8 +185,8 @@ async function soakStalled(policy: OverflowPolicy, attempt = 1): Promise<void> {
     return client;
   });
   const publisher = clients[0]!;
-  // The flood goes to this one alone, whether it reads or not, so that both phases are the same
-  // work. It is larger than the kernel's buffers.
+  // The flood goes to this session alone, whether the session reads or not, so that both phases are
+  // the same work. The flood is larger than the kernel's buffers.
   const one = await SoakClient.open(server.port, true, 131_072);
   await one.subscribe("flood");
   let flooded = 0;

@@ -15,7 +15,7 @@ const SUBSCRIBERS_A_WIRE = 50;
 const SUBSCRIBERS = 2 * SUBSCRIBERS_A_WIRE;
 
 /**
- * What memory may have grown by: a tenth, and of small figures what lies about. The allocator takes its
+ * Allowed growth of the memory: a tenth, and for small figures a constant. The allocator takes its
  * arenas in the first half of a minute, which is all of the short form.
  */
 const MOST_GROWTH = 0.1;
@@ -104,8 +104,8 @@ export async function soakMoq(check: Check, isShort: boolean): Promise<void> {
   );
   await stalled.end();
 
-  // In the short form it is always back before its old session is known to be gone; in the long one
-  // every other time.
+  // In the short form the publisher always returns before its old session is known to be gone; in
+  // the long one every other time.
   let [ended, active, fed] = [beside.ended, beside.active, true];
   for (let kill = 0; kill < times.kills; kill++) {
     publisher.kill("SIGKILL");

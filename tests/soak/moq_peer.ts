@@ -67,7 +67,7 @@ async function publish(): Promise<void> {
   const track = broadcast.track(TRACK);
   const mux = new TrackMux();
   mux.publish(PATH, broadcast);
-  // It is known to be gone soon after it was killed.
+  // The server notices the killed relay soon.
   const connection = await dialQuic(`moqt://127.0.0.1:${port}`, {
     protocols: ["moq-lite-05"],
     serverCertificateHashes,
@@ -180,7 +180,7 @@ class Subscriber {
           if (index === FRAMES) this.groups++;
           else this.wrong++;
         } catch {
-          // It was given up: that is a word.
+          // The subscription was given up with a message.
           this.dropped++;
           told.delete(sequence);
         }

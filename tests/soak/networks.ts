@@ -14,12 +14,12 @@ const HEARTBEAT_MS = 25_000;
 const RUNS = 20;
 const SHORT_RUNS = 4;
 
-/** How long a network stays as it is at first, and how late its answers are, in milliseconds. */
+/** Duration of the first state of a network, and the delay of its answers, in milliseconds. */
 const HOLD_MS = 5_000;
 const ANSWER_MS = 5_000;
 
 /**
- * Runs each network of the table, side by side: most of the time they wait for silence.
+ * Runs each network of the table, side by side: most of the time passes in silence.
  *
  * @param check Reports the result of each network.
  * @param isShort True for the short form.

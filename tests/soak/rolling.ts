@@ -1,6 +1,7 @@
 /**
  * A rolling restart: each node in turn is drained, ended and started again, while messages are
- * published. Nothing may be lost, and clients may come back no faster than the drain spreads them.
+ * published. No message may be lost, and clients may come back no faster than the drain spreads
+ * them.
  *
  * @module
  */
@@ -29,8 +30,8 @@ const SPREAD = 0.8;
 const WINDOWS_MS = [100, 1_000] as const;
 
 /**
- * What it may take for a client to come back. To this comes how late the processes were: what was due
- * meanwhile comes together with what is due now.
+ * Allowed time for the return of a client. The lateness of the processes is added: work that was
+ * due meanwhile comes together with work that is due now.
  */
 const TOLERANCE_MS = 100;
 
@@ -107,7 +108,7 @@ function judgeReturns(check: Check, title: string, { drained, times, withinMs, l
     cut === 0 && times.length === closed,
     `${closed} closed, ${cut} cut, ${times.length} back, in ${tookMs} ms`,
   );
-  // A drain has one slot a session, and closes it at some moment of its slot.
+  // A drain has one slot a session, and closes the session at some moment of the slot.
   const slotMs = withinMs * SPREAD / Math.max(1, closed);
   const windows = WINDOWS_MS.map((windowMs) => ({
     windowMs,
@@ -124,7 +125,10 @@ function judgeReturns(check: Check, title: string, { drained, times, withinMs, l
   );
 }
 
-/** Which sessions began at these nodes since it was asked last, and how late any of them was. */
+/**
+ * Sessions that began at these nodes since the last question, and the largest lateness of a
+ * session.
+ */
 async function opened(nodes: readonly FleetNode[]): Promise<{ times: number[]; lateMs: number }> {
   const each = await Promise.all(nodes.map(({ process }) => process.ask<Opened>("opened")));
   return {
@@ -133,7 +137,7 @@ async function opened(nodes: readonly FleetNode[]): Promise<{ times: number[]; l
   };
 }
 
-/** The same, once there are so many, or it took too long: the last ones are on their way. */
+/** The same, once enough sessions began, or the time is over: the last ones are on their way. */
 async function openedSoon(nodes: readonly FleetNode[], count: number): ReturnType<typeof opened> {
   const until = Date.now() + PATIENCE_MS;
   let found = await opened(nodes);

@@ -32,15 +32,15 @@ const PATIENCE_MS = 60_000;
 const SPARE_FILES = 200;
 
 /**
- * What the engine may be asked for because of one topic on one node that takes over: to subscribe, to
- * find out where it stands, to read, and to do so again where more came meanwhile. For comparison: a
- * topic has hundreds of clients.
+ * Allowed questions to the engine for one topic on one node that takes over: to subscribe, to read
+ * the position, to read publications, and again where more came meanwhile. For comparison: a topic
+ * has hundreds of clients.
  */
 const MOST_PER_TOPIC = 40;
 
 /**
- * And because of one user: to listen for what is sent to it, and not any more; to count its sessions,
- * by a script that runs a handful of commands.
+ * And for one user: to listen for messages to the user, and to stop; to count the sessions, by a
+ * script that runs a handful of commands.
  */
 const MOST_PER_USER = 14;
 

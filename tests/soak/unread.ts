@@ -1,6 +1,6 @@
 /**
- * The flood of unread streams: four connections of one address open as many streams as QUIC lets
- * them, send more than its window on each, and open another for each that is refused.
+ * The flood of unread streams: four connections of one address open as many streams as QUIC allows,
+ * send more than its window on each, and open another for each that is refused.
  *
  * @module
  */

@@ -29,7 +29,7 @@ const MOST_ECHO_MS = 1_500;
 /** The idle timeout of the server is two seconds, and a silent peer is asked before. */
 const MOST_SILENCE_MS = 6_000;
 
-/** What memory may have grown by: a tenth, and of small figures what one round leaves lying. */
+/** Allowed growth of the memory: a tenth, and for small figures the garbage of one round. */
 const MOST_GROWTH = 0.1;
 const RSS_SLACK_BYTES = 8 * 1_048_576;
 const HEAP_SLACK_BYTES = 1_048_576;
@@ -107,8 +107,8 @@ export async function soakWebTransport(check: Check, isShort: boolean): Promise<
     if (round === warmUps) before = await until(server, isAlone);
     const start = performance.now();
     wrong += await soakRound(target);
-    // The runtime frees what QUIC held when it collects garbage, which its own small objects
-    // rarely make it do: the same is left lying after each round.
+    // The runtime frees QUIC's memory on a garbage collection, which the small objects of QUIC
+    // rarely cause: each round leaves the same garbage.
     await server.ask("stats");
     await sleep(Math.max(0, roundMs - (performance.now() - start)));
   }

@@ -1,7 +1,7 @@
 /**
- * The WebTransport server of the soak test, in a process of its own: it echoes,
- * and its memory is measured. Takes one command a line on its standard input and
- * answers each with a line of JSON.
+ * The WebTransport server of the soak test, in a process of its own: the server echoes, and the
+ * test measures the memory. Takes one command a line on standard input and answers each with a line
+ * of JSON.
  *
  * @module
  */

@@ -1,6 +1,6 @@
 /**
- * Checks what clients got against what was published: every message once and in order, or a gap
- * that was told, with a reason that is true.
+ * Checks received messages against published ones: every message once and in order, or a reported
+ * gap with a true reason.
  *
  * @module
  */
@@ -33,8 +33,8 @@ export interface Findings {
   /** Acknowledged messages that did not come, where a gap was told. */
   readonly missing: number;
   /**
-   * Messages that came again in a new epoch: the engine published them, was ended before it said so,
-   * and forgot that it had them.
+   * Messages that came again in a new epoch: the engine published them, ended before the answer,
+   * and lost them.
    */
   readonly repeated: number;
   /** Gaps that were told, by reason. */

@@ -1,8 +1,8 @@
 /**
- * Clients of the chaos test: `clients.ts <name> <server's url> <clients> <topics of each>`. A `*` in
- * the URL becomes each one's name. Prints `{}` once all are subscribed. `state` prints how they are
- * doing, `recoveries` when subscriptions were whole again; `lacking <publisher's last numbers>`
- * prints how much they have not got yet; `read` prints all that they got.
+ * Clients of the chaos test: `clients.ts <name> <server's url> <clients> <topics of each>`. A `*`
+ * in the URL becomes the name of each client. Prints `{}` once all are subscribed. `state` prints
+ * the state of the clients, `recoveries` the times of whole subscriptions; `lacking <publisher's
+ * last numbers>` prints the number of missing messages; `read` prints all received messages.
  *
  * @module
  */
@@ -23,7 +23,7 @@ export interface ClientsState {
   readonly subscribed: number;
   /** Sessions that began. */
   readonly sessions: number;
-  /** Losses after which everything followed. */
+  /** Losses with full recovery. */
   readonly recovered: number;
   /** Losses without a recovery. */
   readonly failed: number;
@@ -72,7 +72,7 @@ function subscribeAll(client: Client, index: number) {
     const recorder = new Recorder(id, topic, Date.now());
     recorders.set(`${id} ${topic}`, { topic, recorder });
     const subscription = client.subscribe(topic, {
-      // Whoever comes first has to get all.
+      // The first to arrive has to get all.
       since: undefined,
       last: 1_000_000,
       onRecovery: (recovery) => {

@@ -59,7 +59,7 @@ async function startRedis(name: Exclude<EngineName, "nats" | "nats-kept">): Prom
     kill: () => server.kill(),
     restart: async () => {
       await server.restart();
-      // For the next time: what comes after this is not in it.
+      // For the next start: this snapshot lacks all later data.
       if (name === "redis-snapshot") await server.run("save");
     },
     [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),

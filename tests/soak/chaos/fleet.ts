@@ -22,8 +22,8 @@ export interface FleetStartOptions {
   /** Number of nodes at the start. */
   readonly nodes: number;
   /**
-   * Whether they share one port, which the kernel balances, and clients do not go through the
-   * balancer. It is JavaScript too, and costs more than a node.
+   * Puts all nodes on one port, which the kernel balances; clients do not go through the balancer.
+   * The balancer is JavaScript too, and costs more than a node.
    *
    * @default {false}
    */
@@ -39,7 +39,7 @@ export interface FleetOptions {
   /** Messages a second over all topics, of each of the two publishers. */
   readonly perSecond: number;
   /**
-   * Whether each client is a user of its own, which the engine then knows too.
+   * Makes each client a user of its own, which the engine then knows too.
    *
    * @default {false}
    */

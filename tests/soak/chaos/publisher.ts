@@ -1,8 +1,8 @@
 /**
- * Publishes on all topics of the chaos test, and writes down what was acknowledged:
- * `publisher.ts <name> node <engine's url> <messages a second>` as a node does, and
- * `publisher.ts <name> client <server's url> <messages a second>` as a client does. Prints `{}` once
- * it began; `stop` ends the publishing, and prints what was published.
+ * Publishes on all topics of the chaos test, and records the acknowledged messages: `publisher.ts
+ * <name> node <engine's url> <messages a second>` as a node does, and `publisher.ts <name> client
+ * <server's url> <messages a second>` as a client does. Prints `{}` at the first message; `stop`
+ * ends the publishing, and prints the published messages.
  *
  * @module
  */

@@ -1,7 +1,7 @@
 /**
- * A node of the chaos test: `server.ts <port> <engine's url> [shared]`. Prints `{}` once it
- * listens. `opened` prints which sessions began since that was asked last; `drain <ms>` drains it and
- * ends the process. Whoever names a `user` in the URL is that user.
+ * A node of the chaos test: `server.ts <port> <engine's url> [shared]`. Prints `{}` once the node
+ * listens. `opened` prints the sessions that began since the last `opened`; `drain <ms>` drains the
+ * node and ends the process. The `user` in the URL is the user.
  *
  * @module
  */
