@@ -18,7 +18,7 @@ export const MAX_PRONOUNS: number = 20;
 const OPENING = /^(?:What|Whatever|Who|Whoever|Whom|Whose|Whether|Things)\b/;
 
 /** Checked folders outside the library; `tools/std/` has stand-ins for code of others. */
-const OTHER_FOLDERS = /^(?:bench|examples|tools(?!\/std))\//;
+const OTHER_FOLDERS = /^(?:bench|examples|tests|tools(?!\/std))\//;
 
 /** Figures of a folder. */
 export interface ProseFigures {
@@ -29,7 +29,7 @@ export interface ProseFigures {
 }
 
 /**
- * Measures the comments of the library, the examples, the benchmarks and the tools.
+ * Measures the comments of the library, `examples/`, `bench/`, `tests/` and `tools/`.
  *
  * @param repository The files; see {@linkcode readProse}.
  * @returns Figures by folder; the root is `.`.
@@ -57,7 +57,7 @@ export function proseFigures(
 }
 
 /**
- * Checks the comments of the library, the examples, the benchmarks and the tools.
+ * Checks the comments of the library, `examples/`, `bench/`, `tests/` and `tools/`.
  *
  * @param repository The files; see {@linkcode readProse}.
  * @returns The folders that break a rule, and each "cannot" in two words.
@@ -118,7 +118,8 @@ export async function readProse(
 }
 
 function isChecked(path: string): boolean {
-  return isLibrary(path) || (OTHER_FOLDERS.test(path) && !path.endsWith("_test.ts"));
+  if (path.endsWith("_test.ts")) return path.startsWith("tests/");
+  return isLibrary(path) || OTHER_FOLDERS.test(path);
 }
 
 if (import.meta.main) {

@@ -12,7 +12,7 @@ const PROSE = `/** ${"The session closes. ".repeat(20)} */\n`;
 Deno.test("checkProse() accepts prose that keeps the rules", () => {
   const files = repository({
     "session/a.ts": `${PROSE}/** Closes it. Cannot fail; can not only close. */\n`,
-    "tests/b.ts": "/** What who can not. */\n",
+    "session/b_test.ts": "/** What who can not. */\n",
   });
   assertEquals(checkProse(files), []);
 });
@@ -32,14 +32,14 @@ Deno.test("checkProse() reports openings, pronouns and a divided cannot", () => 
   ]);
 });
 
-Deno.test("checkProse() checks examples, benchmarks and tools without their tests", () => {
+Deno.test("checkProse() checks examples, benchmarks, tools and tests/, without tests elsewhere", () => {
   const riddle = `${PROSE}/** Who comes. */\n`;
-  const paths = ["bench/a.ts", "examples/page/b.js", "tools/c.ts"];
-  const tests = ["bench/a_test.ts", "tools/c_test.ts", "tools/std/d.ts", "tests/e.ts"];
-  const files = repository(Object.fromEntries([...paths, ...tests].map((path) => [path, riddle])));
+  const paths = ["bench/a.ts", "examples/page/b.js", "tests/soak/c_test.ts", "tools/d.ts"];
+  const others = ["bench/a_test.ts", "session/b_test.ts", "tools/c_test.ts", "tools/std/d.ts"];
+  const files = repository(Object.fromEntries([...paths, ...others].map((path) => [path, riddle])));
   assertEquals(
     checkProse(files),
-    ["bench", "examples/page", "tools"].map((path) => ({
+    ["bench", "examples/page", "tests/soak", "tools"].map((path) => ({
       path,
       line: 1,
       message: "no comment may open with What, Who, Whether or Things, received 1",

@@ -1,5 +1,5 @@
 /**
- * Builds an endpoint of webtransport-go for the QUIC interop runner from its Go module.
+ * Builds an endpoint of webtransport-go for the QUIC interop runner from the Go module.
  *
  * ```text
  * build.ts --version 0.13.0 --sum h1:… --role server --into FOLDER
@@ -35,7 +35,7 @@ async function go(args: string[], cwd: string): Promise<string> {
   return new TextDecoder().decode(stdout);
 }
 
-/** Copies a folder of the module cache, whose files are read-only. */
+/** Copies a folder of the module cache; files there are read-only. */
 async function copy(from: string, to: string): Promise<void> {
   await Deno.mkdir(to, { recursive: true });
   for await (const { name, isDirectory } of Deno.readDir(from)) {
