@@ -52,9 +52,7 @@ export type {
   ClientRequestOptions,
   ClientStatus,
   ClientSubscribeOptions,
-  HandOverOptions,
 } from "./client/client_options.ts";
-export type { OutboxOptions, OutboxState } from "./client/outbox.ts";
 export { Subscription, type SubscriptionStatus } from "./client/subscription.ts";
 export {
   AuthenticationError,
@@ -77,7 +75,7 @@ export { type Contract, defineContract, type MessageOf } from "./session/contrac
 export type { Instrumentation } from "./session/insight/instrumentation.ts";
 export { Session } from "./session/session.ts";
 export type { IncomingStream } from "./session/streams/incoming_streams.ts";
-export type { Fresh, ServerUrl } from "./session/url.ts";
+export type { ServerUrl } from "./session/url.ts";
 export type { PresenceNotice } from "./session/wire/presence_notice.ts";
 export type { HistoryOptions, Recovery, RecoveryReason } from "./session/wire/recovery.ts";
 export type {

@@ -44,7 +44,6 @@ export type {
 } from "./client/client_options.ts";
 export type { ConnectOptions, DialOptions } from "./client/connect.ts";
 export { connect, dial } from "./client/deno.ts";
-export type { OutboxOptions, OutboxState } from "./client/outbox.ts";
 export { Subscription, type SubscriptionStatus } from "./client/subscription.ts";
 export {
   AuthenticationError,
@@ -82,17 +81,16 @@ export {
   type Side,
   type TopicMessage,
 } from "./session/contract.ts";
-export type { HeartbeatOptions } from "./session/heartbeat.ts";
 export type { SessionDebugState, SessionDiagnostics } from "./session/insight/diagnostics.ts";
 export type { SessionHealth, SessionIssue } from "./session/insight/health.ts";
 export type { Instrumentation } from "./session/insight/instrumentation.ts";
 export type { HandshakeInfo } from "./session/settings.ts";
 export type { SessionStats } from "./session/types.ts";
 export type { ContractMessage, UntypedMessage } from "./session/message.ts";
-export type { OverflowPolicy, SendQueueOptions } from "./session/queue/send_queue.ts";
+export type { OverflowPolicy } from "./session/queue/send_queue.ts";
 export { Session } from "./session/session.ts";
 export type { SessionHandlers } from "./session/session_settings.ts";
-export type { ReceiveQueueOptions, SessionLimits } from "./session/settings.ts";
+export type { SessionLimits } from "./session/settings.ts";
 export { type Codec, jsonCodec } from "./session/streams/codec.ts";
 export type { IncomingStream } from "./session/streams/incoming_streams.ts";
 export type { StructuredMessage } from "./session/streams/registry.ts";

@@ -1,7 +1,7 @@
 /** A client that reconnects, with the same subscriptions in each session, and an outbox. */
 import { encodeMessage } from "../session/wire/encode.ts";
 import { CloseCode, type CloseInfo, QueueFullError, SessionClosedError } from "../errors.ts";
-import { Outbox, type OutboxPublication, type OutboxState } from "./outbox.ts";
+import { Outbox, type OutboxPublication } from "./outbox.ts";
 import type { Connection } from "../transport/connection.ts";
 import type { Life } from "./page_life.ts";
 import type {
@@ -11,7 +11,6 @@ import type {
   ClientStatus,
   ClientSubscribeOptions,
   Dialer,
-  HandOverOptions,
   ServerUrl,
 } from "./client_options.ts";
 import { internals, type Session, SKEIN_PROTOCOL } from "../session/session.ts";
@@ -183,8 +182,11 @@ export class Client<C extends Contract = Contract>
     return this.#session?.isReady ?? false;
   }
 
-  /** Number and bytes of the messages in the outbox. */
-  get outbox(): OutboxState {
+  /**
+   * Number and bytes of the messages in the outbox, which wait for a connection or for an
+   * acknowledgment.
+   */
+  get outbox(): { readonly messages: number; readonly bytes: number } {
     return this.#outbox.state;
   }
 
@@ -403,10 +405,10 @@ export class Client<C extends Contract = Contract>
    * assertNotEquals(client.session?.id, id);
    * ```
    *
-   * @param options The transport of the new session.
+   * @param options The transport of the new session; by default chosen as for every session.
    * @returns True if the client moved; if false, the old session continues.
    */
-  async handOver({ transport }: HandOverOptions = {}): Promise<boolean> {
+  async handOver({ transport }: { readonly transport?: TransportName } = {}): Promise<boolean> {
     const from = this.#session;
     if (!from?.isReady || this.#isMoving) return false;
     this.#isMoving = true;

@@ -5,7 +5,6 @@ import type { Runtime } from "../base/runtime.ts";
 import type { BackoffOptions } from "../base/backoff.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
-import type { OutboxOptions } from "./outbox.ts";
 
 import type { HistoryOptions, Recovery } from "../session/wire/recovery.ts";
 import type { SessionLimits } from "../session/settings.ts";
@@ -106,7 +105,7 @@ export interface ClientOptions<C extends Contract = Contract>
    * is called for each connection, and when the server asks for a new token before the old one
    * expires. A function that returns `undefined` makes the client a guest.
    */
-  readonly token?: Fresh<string | undefined>;
+  readonly token?: string | undefined | (() => string | undefined | Promise<string | undefined>);
   /** Request headers; Deno only: in a browser, a client with headers closes with a `TypeError`. */
   readonly headers?: HeadersInit;
   /**
@@ -139,12 +138,21 @@ export interface ClientOptions<C extends Contract = Contract>
    * @default {"at-most-once"}
    */
   readonly delivery?: "at-most-once" | "at-least-once";
-  /**
-   * Bounds of the outbox, in messages and bytes.
-   *
-   * @default {{ maxMessages: 100, maxBytes: 262144 }}
-   */
-  readonly outbox?: OutboxOptions;
+  /** Bounds of the outbox. */
+  readonly outbox?: {
+    /**
+     * Most messages that wait for a connection or for an acknowledgment.
+     *
+     * @default {100}
+     */
+    readonly maxMessages?: number;
+    /**
+     * Most bytes of waiting messages.
+     *
+     * @default {262144}
+     */
+    readonly maxBytes?: number;
+  };
   /**
    * Lets a client on another than the preferred transport retry the preferred one in the
    * background, and move there as {@linkcode Client.handOver} does. The client moves at once if the
@@ -176,12 +184,6 @@ export interface ClientSubscribeOptions extends HistoryOptions {
    * {@linkcode Subscription.recovery} has the same information.
    */
   readonly onRecovery?: (recovery: Recovery) => void | Promise<void>;
-}
-
-/** Options for moving to another session. */
-export interface HandOverOptions {
-  /** The transport of the new session; by default chosen as for every session. */
-  readonly transport?: TransportName;
 }
 
 /** Options for a request of a client. */

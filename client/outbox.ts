@@ -10,30 +10,6 @@ import { report } from "../session/settings.ts";
 
 const LIMITS = { maxMessages: 100, maxBytes: 262_144 };
 
-/** Limits of an outbox. */
-export interface OutboxOptions {
-  /**
-   * Most messages that wait for a connection or for an acknowledgment.
-   *
-   * @default {100}
-   */
-  readonly maxMessages?: number;
-  /**
-   * Most bytes of waiting messages.
-   *
-   * @default {262144}
-   */
-  readonly maxBytes?: number;
-}
-
-/** Size of an outbox. */
-export interface OutboxState {
-  /** Messages that wait for a connection or for an acknowledgment. */
-  readonly messages: number;
-  /** Bytes of these messages. */
-  readonly bytes: number;
-}
-
 /** Publication that belongs to a message in an outbox. */
 export interface OutboxPublication {
   /** Settled with the answer of the server. */
@@ -61,7 +37,7 @@ export class Outbox extends Signal {
   declare error: unknown;
   /** Timers of the client. */
   declare readonly runtime: Runtime;
-  readonly #limits: Required<OutboxOptions>;
+  readonly #limits: Readonly<typeof LIMITS>;
   /** The waiting messages, in order. */
   readonly waiting: OutboxEntry[] = [];
   /** The number of the newest message. */
@@ -75,25 +51,25 @@ export class Outbox extends Signal {
    * Creates an empty outbox.
    *
    * @param runtime Timers of the client.
-   * @param options See {@linkcode OutboxOptions}.
+   * @param limits Most messages and bytes; see `outbox` of `ClientOptions`.
    * @param deliver Delivers messages at least once; without it, messages leave the outbox once a
    *   session took these.
    * @throws {RangeError} If a limit is not a positive integer.
    */
   constructor(
     runtime: Runtime,
-    options: OutboxOptions = {},
+    limits: Partial<typeof LIMITS> = {},
     deliver?: (session: Session) => Promise<void>,
   ) {
     super();
     this.runtime = runtime;
-    this.#limits = checkLimits(LIMITS, options, { of: "outbox: " });
+    this.#limits = checkLimits(LIMITS, limits, { of: "outbox: " });
     this.#deliver = deliver;
     this.isKept = deliver !== undefined;
   }
 
   /** The size of the outbox. */
-  get state(): OutboxState {
+  get state(): { readonly messages: number; readonly bytes: number } {
     return { messages: this.waiting.length, bytes: this.#bytes };
   }
 

@@ -37,7 +37,7 @@ import type { Session } from "../session/session.ts";
 import { Turn } from "../session/queue/send_queue.ts";
 import { settlesWithin } from "../base/wait.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
-import type { Sha256Hash } from "../transport/certificate/certificate.ts";
+import type { DevCertificate } from "../transport/certificate/dev_certificate.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
 import type { UnsubscribeOptions } from "../pubsub/topics.ts";
@@ -234,7 +234,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * `serverCertificateHashes`. Empty for a certificate that browsers do not accept by hash, valid
    * for more than two weeks or with an RSA key.
    */
-  get certificateHashes(): readonly Sha256Hash[] {
+  get certificateHashes(): DevCertificate["hashes"] {
     return this.#listener?.webTransport?.hashes ?? [];
   }
 

@@ -6,10 +6,8 @@ import type { RateLimitsOptions, SessionRates } from "../manager/rate_limits.ts"
 import type { Rate } from "../manager/token_bucket.ts";
 import type { NodesOptions } from "../pubsub/nodes/nodes.ts";
 import type { RoomOptions } from "../pubsub/presence/rooms.ts";
-import type { HeartbeatOptions } from "../session/heartbeat.ts";
 import { checkKeys, type OptionKeys } from "../base/options.ts";
-import type { SendQueueOptions } from "../session/queue/send_queue.ts";
-import type { ReceiveQueueOptions, SessionLimits } from "../session/settings.ts";
+import type { SessionLimits } from "../session/settings.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
 import type { Broker, HistoryBounds } from "../pubsub/broker.ts";
 import type { UnreadStreamLimits } from "../transport/quic/unread_streams.ts";
@@ -462,15 +460,21 @@ const SESSION: OptionKeys<SessionLimits> = {
   sendQueue: true,
 };
 
-const SEND_QUEUE: OptionKeys<SendQueueOptions> = {
+const SEND_QUEUE: OptionKeys<NonNullable<SessionLimits["sendQueue"]>> = {
   maxBytes: true,
   maxMessages: true,
   policy: true,
 };
 
-const RECEIVE_QUEUE: OptionKeys<ReceiveQueueOptions> = { maxBytes: true, maxMessages: true };
+const RECEIVE_QUEUE: OptionKeys<NonNullable<SessionLimits["receiveQueue"]>> = {
+  maxBytes: true,
+  maxMessages: true,
+};
 
-const HEARTBEAT: OptionKeys<HeartbeatOptions> = { intervalMs: true, timeoutMs: true };
+const HEARTBEAT: OptionKeys<NonNullable<SessionLimits["heartbeat"]>> = {
+  intervalMs: true,
+  timeoutMs: true,
+};
 
 const HISTORY: OptionKeys<HistoryBounds> = { bytes: true, size: true, ttlMs: true };
 

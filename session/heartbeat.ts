@@ -14,23 +14,6 @@ export const INTERVAL_MS = 25_000;
 /** Default silence after which a peer counts as dead, in milliseconds. */
 export const TIMEOUT_MS = 60_000;
 
-/** Options for {@linkcode Heartbeat}. */
-export interface HeartbeatOptions {
-  /**
-   * Interval between two pings of a peer, in milliseconds; a multiple of 1,000.
-   *
-   * @default {25000}
-   */
-  readonly intervalMs?: number;
-  /**
-   * Silence after which a peer counts as dead, in milliseconds; detected at most one second later.
-   * Pages in the background answer pings in time: browsers delay timers, but not messages.
-   *
-   * @default {60000}
-   */
-  readonly timeoutMs?: number;
-}
-
 /** A peer that a heartbeat watches. */
 export interface WatchedPeer {
   /** The heartbeat's `now` at the last sign of life; the peer's session sets the value. */
@@ -66,9 +49,12 @@ export class Heartbeat implements Disposable {
    * Creates a heartbeat without peers.
    *
    * @param runtime Clocks and timers of this node.
-   * @param options Interval and timeout, checked, see {@linkcode HeartbeatOptions}.
+   * @param options Interval and timeout, checked; see `heartbeat` of `SessionLimits`.
    */
-  constructor(runtime: Runtime, options: HeartbeatOptions = {}) {
+  constructor(
+    runtime: Runtime,
+    options: { readonly intervalMs?: number; readonly timeoutMs?: number } = {},
+  ) {
     const { intervalMs = INTERVAL_MS, timeoutMs = TIMEOUT_MS } = options;
     this.#runtime = runtime;
     this.now = runtime.now();

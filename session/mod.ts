@@ -44,41 +44,29 @@ export {
   type TopicMessage,
 } from "./contract.ts";
 export type { SessionEventMap, SessionEvents } from "./events.ts";
-export type { HeartbeatOptions } from "./heartbeat.ts";
 export type {
   SessionDebugState,
   SessionDiagnostics,
   SessionSummary,
 } from "./insight/diagnostics.ts";
-export type {
-  HealthOptions,
-  QueueState,
-  SessionHealth,
-  SessionIssue,
-  SessionIssueCode,
-  SessionQueues,
-} from "./insight/health.ts";
+export type { SessionHealth, SessionIssue } from "./insight/health.ts";
 export type { HandshakeWatch, Instrumentation, RequestWatch } from "./insight/instrumentation.ts";
 export type { HandshakeInfo } from "./settings.ts";
 export type { SessionStats } from "./types.ts";
 export { instrument } from "./insight/watch.ts";
 export type { ContractMessage, UntypedMessage } from "./message.ts";
-export type { OverflowPolicy, SendQueueOptions } from "./queue/send_queue.ts";
+export type { OverflowPolicy } from "./queue/send_queue.ts";
 export { Session } from "./session.ts";
 export {
   type SessionHandlers,
   sessionSettings,
   type SessionSettingsOptions,
 } from "./session_settings.ts";
-export type { ReceiveQueueOptions, SessionLimits, SessionSettings } from "./settings.ts";
+export type { SessionLimits, SessionSettings } from "./settings.ts";
 export { type Codec, jsonCodec } from "./streams/codec.ts";
 export type { IncomingStream } from "./streams/incoming_streams.ts";
-export type { Registry, StructuredInput, StructuredMessage, TypeIn } from "./streams/registry.ts";
-export type {
-  StructuredOptions,
-  StructuredStream,
-  StructuredStreamOptions,
-} from "./streams/structured.ts";
+export type { Registry, StructuredInput, StructuredMessage } from "./streams/registry.ts";
+export type { StructuredStream, StructuredStreamOptions } from "./streams/structured.ts";
 export type {
   StructuredDatagrams,
   StructuredDatagramsOptions,

@@ -10,7 +10,7 @@ import type {
   OpenStreamOptions,
   SendStream,
 } from "../transport/connection.ts";
-import type { HealthOptions, SessionHealth, SessionIssue } from "./insight/health.ts";
+import type { SessionHealth, SessionIssue } from "./insight/health.ts";
 import type {
   SessionDebugState,
   SessionDiagnostics,
@@ -769,7 +769,16 @@ export class Session<
    * ```
    */
   async *monitorHealth(
-    options: HealthOptions = {},
+    options: {
+      /**
+       * Interval, in milliseconds.
+       *
+       * @default {60000}
+       */
+      readonly intervalMs?: number;
+      /** Ends the monitoring. */
+      readonly signal?: AbortSignal;
+    } = {},
   ): AsyncGenerator<SessionHealth, void, undefined> {
     yield* (await this.#insight()).monitorHealth(this.#core, options);
   }

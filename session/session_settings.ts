@@ -2,8 +2,8 @@
 import { platformRuntime } from "../base/runtime.ts";
 import type { Contract, Side } from "./contract.ts";
 import { checkSettings, type SessionSettingsOptions } from "./check_settings.ts";
-import { type HeartbeatOptions, INTERVAL_MS, TICK_MS, TIMEOUT_MS } from "./heartbeat.ts";
-import type { SessionSettings } from "./settings.ts";
+import { INTERVAL_MS, TICK_MS, TIMEOUT_MS } from "./heartbeat.ts";
+import type { SessionLimits, SessionSettings } from "./settings.ts";
 
 export type { SessionHandlers, SessionSettingsOptions } from "./check_settings.ts";
 
@@ -40,7 +40,8 @@ export function sessionSettings<
 
 /** Checks the times of a heartbeat, which a client gets from its server instead. */
 function checkHeartbeat(
-  { intervalMs = INTERVAL_MS, timeoutMs = TIMEOUT_MS }: HeartbeatOptions = {},
+  { intervalMs = INTERVAL_MS, timeoutMs = TIMEOUT_MS }: NonNullable<SessionLimits["heartbeat"]> =
+    {},
 ): void {
   if (!(intervalMs > 0) || intervalMs % TICK_MS !== 0) {
     throw new RangeError(

@@ -11,36 +11,66 @@ import type { ConsoleReport } from "../base/console_report.ts";
 import type { Envelope, GoAway, Hello, ServiceReader, TraceContext } from "./wire/envelope.ts";
 import type { Control, MessageTurn, UntypedMessage } from "./message.ts";
 import type { Frame } from "../transport/connection.ts";
-import type { Heartbeat, HeartbeatOptions } from "./heartbeat.ts";
-import type { SendQueueOptions, Turn } from "./queue/send_queue.ts";
+import type { Heartbeat } from "./heartbeat.ts";
+import type { OverflowPolicy, Turn } from "./queue/send_queue.ts";
 import type { SessionFace } from "./types.ts";
 import { attempt } from "../base/call_safely.ts";
-
-/** Bounds of the received messages that wait to be handled. */
-export interface ReceiveQueueOptions {
-  /**
-   * Most messages that wait for the handler or the loop; one more closes the session with 4507.
-   * Until the application first reads a message, the oldest is discarded instead, and counted.
-   *
-   * @default {4096}
-   */
-  readonly maxMessages?: number;
-  /**
-   * Most bytes that wait.
-   *
-   * @default {1048576}
-   */
-  readonly maxBytes?: number;
-}
 
 /** Limits and times of a session; every one has a default. */
 export interface SessionLimits {
   /** Bounds and policy of the messages that wait to be sent. */
-  readonly sendQueue?: SendQueueOptions;
+  readonly sendQueue?: {
+    /**
+     * Most waiting messages.
+     *
+     * @default {256}
+     */
+    readonly maxMessages?: number;
+    /**
+     * Most waiting bytes; a message counts its UTF-8 length.
+     *
+     * @default {1048576}
+     */
+    readonly maxBytes?: number;
+    /**
+     * Treatment of a message that finds the queue full; a function chooses the policy by topic.
+     *
+     * @default {"close"}
+     */
+    readonly policy?: OverflowPolicy | ((topic: string) => OverflowPolicy);
+  };
   /** Bounds of the received messages that wait to be handled. */
-  readonly receiveQueue?: ReceiveQueueOptions;
+  readonly receiveQueue?: {
+    /**
+     * Most messages that wait for the handler or the loop; one more closes the session with 4507.
+     * Until the application first reads a message, the oldest is discarded instead, and counted.
+     *
+     * @default {4096}
+     */
+    readonly maxMessages?: number;
+    /**
+     * Most bytes that wait.
+     *
+     * @default {1048576}
+     */
+    readonly maxBytes?: number;
+  };
   /** Interval of pings, and the silence after which a peer counts as dead. */
-  readonly heartbeat?: HeartbeatOptions;
+  readonly heartbeat?: {
+    /**
+     * Interval between two pings of a peer, in milliseconds; a multiple of 1,000.
+     *
+     * @default {25000}
+     */
+    readonly intervalMs?: number;
+    /**
+     * Silence after which a peer counts as dead, in milliseconds; detected at most one second later.
+     * Pages in the background answer pings in time: browsers delay timers, but not messages.
+     *
+     * @default {60000}
+     */
+    readonly timeoutMs?: number;
+  };
   /**
    * Largest message, in bytes of its envelope; a larger one closes the session with 4413.
    *
@@ -176,9 +206,9 @@ export interface SessionSettings {
    */
   readonly client: string;
   /** Bounds of the messages that wait to be sent. */
-  readonly sendQueue: Required<SendQueueOptions>;
+  readonly sendQueue: Required<NonNullable<SessionLimits["sendQueue"]>>;
   /** Bounds of the received messages that wait to be handled. */
-  readonly receiveQueue: Required<ReceiveQueueOptions>;
+  readonly receiveQueue: Required<NonNullable<SessionLimits["receiveQueue"]>>;
   /** Largest message, in bytes. */
   readonly maxMessageBytes: number;
   /** Invalid messages before the session closes. */

@@ -17,7 +17,11 @@ export type Fresh<T> = T | (() => T | Promise<T>);
  * - **A function** is called at once after the loss of a session that lasted. If the function
  *   returns another host, the client connects to that host without a delay.
  */
-export type ServerUrl = Fresh<string | URL> | readonly (string | URL)[];
+export type ServerUrl =
+  | string
+  | URL
+  | readonly (string | URL)[]
+  | (() => string | URL | Promise<string | URL>);
 
 /**
  * Query key, with its equals sign, for the ticket of a session, in the request for the next session of the same client.

@@ -20,7 +20,7 @@
  *
  * @module
  */
-export type { Certificate, Sha256Hash } from "./certificate/certificate.ts";
+export type { Certificate } from "./certificate/certificate.ts";
 export {
   type DevCertificate,
   devCertificate,

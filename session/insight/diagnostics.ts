@@ -5,13 +5,7 @@ import type {
   ConnectionStats,
   CreditState,
 } from "../../transport/connection.ts";
-import {
-  issues,
-  queuesOf,
-  type SessionIssue,
-  type SessionIssueCode,
-  type SessionQueues,
-} from "./health.ts";
+import { issues, queuesOf, type SessionIssue } from "./health.ts";
 import { statsOf } from "./stats.ts";
 import type { SessionStats } from "../types.ts";
 import type { SessionState } from "../types.ts";
@@ -110,7 +104,21 @@ export interface SessionDiagnostics {
   /** Datagrams lost at this end. */
   readonly datagramsDropped: number;
   /** Fill levels of the queues. */
-  readonly queues: SessionQueues;
+  readonly queues: {
+    /** Messages to send; `undefined` on a connection without messages. */
+    readonly send: SessionDiagnostics["queues"]["receive"] | undefined;
+    /** Messages to handle. */
+    readonly receive: {
+      /** Waiting messages. */
+      readonly messages: number;
+      /** Waiting bytes. */
+      readonly bytes: number;
+      /** Most messages that may wait. */
+      readonly maxMessages: number;
+      /** Most bytes that may wait. */
+      readonly maxBytes: number;
+    };
+  };
 }
 
 /** Summary of a session: a plain object that JSON can hold completely. */
@@ -146,7 +154,7 @@ export interface SessionSummary {
   /** Received datagrams. */
   readonly datagramsReceived: number;
   /** Codes of the issues, for programs. */
-  readonly issues: readonly SessionIssueCode[];
+  readonly issues: readonly SessionIssue["code"][];
 }
 
 /** Complete state of a session, in parts: a plain object that JSON can hold completely. */

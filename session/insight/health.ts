@@ -6,18 +6,6 @@ import { statsOf } from "./stats.ts";
 import type { SessionStats } from "../types.ts";
 import type { CreditKind, CreditState } from "../../transport/connection.ts";
 
-/** Options for monitoring a session. */
-export interface HealthOptions {
-  /**
-   * Interval, in milliseconds.
-   *
-   * @default {60000}
-   */
-  readonly intervalMs?: number;
-  /** Ends the monitoring. */
-  readonly signal?: AbortSignal;
-}
-
 /** Health of a session at one moment. */
 export interface SessionHealth {
   /** Time of the check, in milliseconds since the Unix epoch. */
@@ -35,7 +23,7 @@ export interface SessionHealth {
 /** Implements `monitorHealth` of a session. */
 export async function* monitorHealth(
   core: SessionCore,
-  options: HealthOptions,
+  options: { readonly intervalMs?: number; readonly signal?: AbortSignal },
 ): AsyncGenerator<SessionHealth, void, undefined> {
   const { intervalMs = 60_000, signal } = options;
   if (!Number.isInteger(intervalMs) || intervalMs < 1 || intervalMs > MAX_TIMER_MS) {
@@ -97,28 +85,8 @@ function healthOf(core: SessionCore, before: SessionStats | undefined): SessionH
   };
 }
 
-/** Fill level of a queue. */
-export interface QueueState {
-  /** Waiting messages. */
-  readonly messages: number;
-  /** Waiting bytes. */
-  readonly bytes: number;
-  /** Most messages that may wait. */
-  readonly maxMessages: number;
-  /** Most bytes that may wait. */
-  readonly maxBytes: number;
-}
-
-/** The queues of a session. */
-export interface SessionQueues {
-  /** Messages to send; `undefined` on a connection without messages. */
-  readonly send: QueueState | undefined;
-  /** Messages to handle. */
-  readonly receive: QueueState;
-}
-
 /** Returns the fill levels of the queues of a session. */
-export function queuesOf(core: SessionCore): SessionQueues {
+export function queuesOf(core: SessionCore) {
   const { inbound, queue, settings } = core;
   const { waitingMessages, waitingBytes } = inbound.stats;
   const { maxMessages, maxBytes } = settings.receiveQueue;
@@ -134,50 +102,47 @@ export function queuesOf(core: SessionCore): SessionQueues {
   };
 }
 
-/**
- * Possible issues of a session:
- *
- * - `stuck-connecting`, `stuck-draining`: for more than 10 s, and 30 s.
- * - `missing-heartbeat`: the peer has been silent for one and a half of its intervals.
- * - `slow-handler`: a message is handled for more than 10 s, or messages wait for an `onOpen` that
- *   does not return.
- * - `send-queue-nearly-full`, `receive-queue-nearly-full`: above 80 % of a bound.
- * - `unread-streams`: the peer opened streams that the application does not take.
- * - `refused-streams`: the peer opened streams that were not taken within 5 s, or that exceeded a
- *   bound of unread streams.
- * - `leaking-streams`: 64 or more are open after ten minutes, and fewer ended.
- * - `waiting-for-credit`, `peer-without-credit`: this end waits for credit, or the peer has used up
- *   its credit.
- * - `error-rate`: more than 10 % of at least 50 messages and streams.
- * - `invalid-messages`: half as many as close the session within a minute.
- * - `unread-messages`, `messages-dropped`, `datagrams-dropped`: data was lost.
- * - `failing-handlers`: a handler of the application threw, and `onError` was called.
- * - `idle`: an hour without messages, streams and datagrams.
- */
-export type SessionIssueCode =
-  | "stuck-connecting"
-  | "stuck-draining"
-  | "missing-heartbeat"
-  | "slow-handler"
-  | "send-queue-nearly-full"
-  | "receive-queue-nearly-full"
-  | "unread-streams"
-  | "refused-streams"
-  | "leaking-streams"
-  | "waiting-for-credit"
-  | "peer-without-credit"
-  | "error-rate"
-  | "invalid-messages"
-  | "unread-messages"
-  | "messages-dropped"
-  | "datagrams-dropped"
-  | "failing-handlers"
-  | "idle";
-
 /** An issue of a session. */
 export interface SessionIssue {
-  /** The kind of issue, for programs. */
-  readonly code: SessionIssueCode;
+  /**
+   * The kind of issue, for programs:
+   *
+   * - `stuck-connecting`, `stuck-draining`: for more than 10 s, and 30 s.
+   * - `missing-heartbeat`: the peer has been silent for one and a half of its intervals.
+   * - `slow-handler`: a message is handled for more than 10 s, or messages wait for an `onOpen` that
+   *   does not return.
+   * - `send-queue-nearly-full`, `receive-queue-nearly-full`: above 80 % of a bound.
+   * - `unread-streams`: the peer opened streams that the application does not take.
+   * - `refused-streams`: the peer opened streams that were not taken within 5 s, or that exceeded a
+   *   bound of unread streams.
+   * - `leaking-streams`: 64 or more are open after ten minutes, and fewer ended.
+   * - `waiting-for-credit`, `peer-without-credit`: this end waits for credit, or the peer has used up
+   *   its credit.
+   * - `error-rate`: more than 10 % of at least 50 messages and streams.
+   * - `invalid-messages`: half as many as close the session within a minute.
+   * - `unread-messages`, `messages-dropped`, `datagrams-dropped`: data was lost.
+   * - `failing-handlers`: a handler of the application threw, and `onError` was called.
+   * - `idle`: an hour without messages, streams and datagrams.
+   */
+  readonly code:
+    | "stuck-connecting"
+    | "stuck-draining"
+    | "missing-heartbeat"
+    | "slow-handler"
+    | "send-queue-nearly-full"
+    | "receive-queue-nearly-full"
+    | "unread-streams"
+    | "refused-streams"
+    | "leaking-streams"
+    | "waiting-for-credit"
+    | "peer-without-credit"
+    | "error-rate"
+    | "invalid-messages"
+    | "unread-messages"
+    | "messages-dropped"
+    | "datagrams-dropped"
+    | "failing-handlers"
+    | "idle";
   /** An `error` has hurt the session or will end the session sooner or later; a `warning` may. */
   readonly severity: "error" | "warning";
   /** Description with figures and a remedy, for people. */
@@ -225,7 +190,7 @@ const MISSING_BEATS = 1.5;
 export function issues(core: SessionCore, before?: SessionStats): SessionIssue[] {
   const stats = statsOf(core);
   const found: SessionIssue[] = [];
-  const add = (severity: SessionIssue["severity"], code: SessionIssueCode, message: string) => {
+  const add = (severity: SessionIssue["severity"], code: SessionIssue["code"], message: string) => {
     found.push({ code, severity, message });
   };
   if (core.state !== "closed") {
@@ -246,7 +211,7 @@ function rankOf({ severity }: SessionIssue): number {
 
 type Add = (
   severity: SessionIssue["severity"],
-  code: SessionIssueCode,
+  code: SessionIssue["code"],
   message: string,
 ) => void;
 

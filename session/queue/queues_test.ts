@@ -7,7 +7,7 @@ import { type QueuedMessage, Turn } from "./send_queue.ts";
 import {
   HIGH_WATER_MARK,
   SendQueue,
-  type SendQueueOptions,
+  type SendQueueBounds,
   type SendQueueOwner,
 } from "./send_queue.ts";
 
@@ -58,7 +58,7 @@ export interface Bench {
 }
 
 /** Makes a queue with these limits. */
-export function bench(limits: SendQueueOptions = {}, joins = true): Bench {
+export function bench(limits: Partial<SendQueueBounds> = {}, joins = true): Bench {
   const frames = new FakeFrames();
   const turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
   const overflows: QueueFullError[] = [];

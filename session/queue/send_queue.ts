@@ -21,26 +21,14 @@ import type { Runtime } from "../../base/runtime.ts";
  */
 export type OverflowPolicy = "close" | "drop-oldest" | "drop-newest" | "latest";
 
-/** Bounds of a send queue. */
-export interface SendQueueOptions {
-  /**
-   * Most waiting messages.
-   *
-   * @default {256}
-   */
-  readonly maxMessages?: number;
-  /**
-   * Most waiting bytes; a message counts its UTF-8 length.
-   *
-   * @default {1048576}
-   */
-  readonly maxBytes?: number;
-  /**
-   * Treatment of a message that finds the queue full; a function chooses the policy by topic.
-   *
-   * @default {"close"}
-   */
-  readonly policy?: OverflowPolicy | ((topic: string) => OverflowPolicy);
+/** Bounds of a send queue; `sendQueue` of `SessionLimits` documents these. */
+export interface SendQueueBounds {
+  /** Most waiting messages. */
+  readonly maxMessages: number;
+  /** Most waiting bytes. */
+  readonly maxBytes: number;
+  /** Policy of a full queue. */
+  readonly policy: OverflowPolicy | ((topic: string) => OverflowPolicy);
 }
 
 /**
@@ -75,7 +63,7 @@ export class SendQueue extends Signal {
   readonly #frames: MessageFrames;
   readonly #turn: Turn;
   readonly #owner: SendQueueOwner;
-  readonly #limits: Required<SendQueueOptions>;
+  readonly #limits: SendQueueBounds;
   #entries: QueuedMessage[] = [];
   #bytes = 0;
   // Notices of drops stand in the list, but take no room from messages.
@@ -94,7 +82,7 @@ export class SendQueue extends Signal {
   constructor(
     frames: MessageFrames,
     owner: SendQueueOwner,
-    options: { readonly turn: Turn; readonly sendQueue: Required<SendQueueOptions> },
+    options: { readonly turn: Turn; readonly sendQueue: SendQueueBounds },
   ) {
     super();
     this.#frames = frames;

@@ -8,19 +8,12 @@ export const MAX_MESSAGE_TYPE = 65_534;
 export type Registry = Readonly<Record<number, StandardSchema>>;
 
 /**
- * The numbers of a registry.
- *
- * @typeParam R The registry.
- */
-export type TypeIn<R extends Registry> = keyof R & number;
-
-/**
  * Data that may be sent under a number; for a union of numbers, data that fits each of them.
  *
  * @typeParam R The registry.
  * @typeParam T The number.
  */
-export type StructuredInput<R extends Registry, T extends TypeIn<R>> = (
+export type StructuredInput<R extends Registry, T extends keyof R & number> = (
   T extends unknown ? (data: InputOf<R[T]>) => void : never
 ) extends infer Taker
   ? [Taker] extends [never] ? never : [Taker] extends [(data: infer Data) => void] ? Data : never
@@ -45,13 +38,13 @@ export type StructuredInput<R extends Registry, T extends TypeIn<R>> = (
  * @typeParam R The registry.
  */
 export type StructuredMessage<R extends Registry> = {
-  [T in TypeIn<R>]: {
+  [T in keyof R & number]: {
     /** Number of the message in the registry. */
     readonly type: T;
     /** Data that the schema has checked. */
     readonly data: OutputOf<R[T]>;
   };
-}[TypeIn<R>];
+}[keyof R & number];
 
 /** Schemas by number. */
 export type CompiledRegistry = ReadonlyMap<number, StandardSchema>;

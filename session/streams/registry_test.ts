@@ -5,7 +5,6 @@ import {
   type Registry,
   type StructuredInput,
   type StructuredMessage,
-  type TypeIn,
 } from "./registry.ts";
 
 type Equal<A, B> = (<T>() => T extends A ? 1 : 2) extends (<T>() => T extends B ? 1 : 2) ? true
@@ -20,7 +19,7 @@ const registry = {
 type R = typeof registry;
 
 Deno.test("Registry infers numbers, what is sent, and what is received", () => {
-  expectType<Equal<TypeIn<R>, 0 | 7 | 65_534>>();
+  expectType<Equal<keyof R & number, 0 | 7 | 65_534>>();
   expectType<Equal<StructuredInput<R, 0>, { at: string }>>();
   expectType<Equal<StructuredInput<R, 7>, { x: number; y?: number | undefined }>>();
   expectType<Equal<StructuredInput<R, 65_534>, null>>();
@@ -41,7 +40,7 @@ Deno.test("StructuredInput of a union of numbers is what fits each", () => {
 });
 
 Deno.test("Registry that is not known has every number and unknown data", () => {
-  expectType<Equal<TypeIn<Registry>, number>>();
+  expectType<Equal<keyof Registry & number, number>>();
   expectType<Equal<StructuredInput<Registry, number>, unknown>>();
   expectType<Equal<StructuredMessage<Registry>["data"], unknown>>();
 });

@@ -31,24 +31,18 @@ import {
   type Registry,
   type StructuredInput,
   type StructuredMessage,
-  type TypeIn,
 } from "./registry.ts";
 import type { SessionFace } from "../types.ts";
 
 /** Default for the largest payload. */
 const MAX_MESSAGE_BYTES = 1024 * 1024;
 
-/** Types and encoding of messages. */
-export interface StructuredOptions<R extends Registry> {
+/** Options for a stream of typed messages. */
+export interface StructuredStreamOptions<R extends Registry> extends OpenStreamOptions {
   /** Schemas of the messages by number. */
   readonly registry: R;
   /** Encoding of the data; JSON by default. */
   readonly codec?: Codec;
-}
-
-/** Options for a stream of typed messages. */
-export interface StructuredStreamOptions<R extends Registry>
-  extends StructuredOptions<R>, OpenStreamOptions {
   /** A stream that the peer opened; by default a new stream is opened. */
   readonly stream?: BidirectionalStream;
   /**
@@ -118,7 +112,7 @@ export interface StructuredStream<R extends Registry>
    * @throws {StreamError} If the stream is closed, or the peer reads no more.
    * @throws {ConnectionError} If the connection is over.
    */
-  send<T extends TypeIn<R>>(type: T, data: StructuredInput<R, T>): Promise<void>;
+  send<T extends keyof R & number>(type: T, data: StructuredInput<R, T>): Promise<void>;
   /**
    * Closes this end's direction after all sent messages. Messages of the peer can still be read.
    * Idempotent.
@@ -212,7 +206,7 @@ class MessageStream<R extends Registry> implements StructuredStream<R> {
     return this.#skipped;
   }
 
-  send<T extends TypeIn<R>>(type: T, data: StructuredInput<R, T>): Promise<void> {
+  send<T extends keyof R & number>(type: T, data: StructuredInput<R, T>): Promise<void> {
     let bytes: Uint8Array;
     try {
       bytes = encodeMessage(type, data, this.#format);

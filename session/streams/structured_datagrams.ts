@@ -20,10 +20,9 @@ import {
   type Registry,
   type StructuredInput,
   type StructuredMessage,
-  type TypeIn,
 } from "./registry.ts";
 import type { SessionFace } from "../types.ts";
-import type { StructuredOptions } from "./structured.ts";
+import type { StructuredStreamOptions } from "./structured.ts";
 
 /** Default limit of datagrams that wait for a reader: older datagrams are stale. */
 const MAX_QUEUED = 256;
@@ -32,7 +31,8 @@ const MAX_QUEUED = 256;
 const MAX_WAITING_WRITES = 256;
 
 /** Options for typed messages in datagrams. */
-export interface StructuredDatagramsOptions<R extends Registry> extends StructuredOptions<R> {
+export interface StructuredDatagramsOptions<R extends Registry>
+  extends Pick<StructuredStreamOptions<R>, "registry" | "codec"> {
   /**
    * Most datagrams that wait for a reader; above this limit the oldest is dropped.
    *
@@ -83,7 +83,7 @@ export interface StructuredDatagrams<R extends Registry>
    * @throws {TypeError} If the registry has no such number, or the codec cannot encode the data.
    * @throws {SessionClosedError} If the session is closed, or this object was disposed of.
    */
-  send<T extends TypeIn<R>>(type: T, data: StructuredInput<R, T>): Promise<void>;
+  send<T extends keyof R & number>(type: T, data: StructuredInput<R, T>): Promise<void>;
 }
 
 /** Counters, which only grow. */
@@ -147,7 +147,7 @@ class MessageDatagrams<R extends Registry> implements StructuredDatagrams<R> {
     return { ...this.#counts };
   }
 
-  async send<T extends TypeIn<R>>(type: T, data: StructuredInput<R, T>): Promise<void> {
+  async send<T extends keyof R & number>(type: T, data: StructuredInput<R, T>): Promise<void> {
     const session = this.#session;
     if (session.isClosed) {
       const info = await session.closed;

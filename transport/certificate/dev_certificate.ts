@@ -2,7 +2,8 @@
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
 import { builtin } from "./builtins.ts";
 import { selfSign, subjectAltName } from "./x509.ts";
-import { hashOf, type Sha256Hash } from "./certificate.ts";
+import { hashOf } from "./certificate.ts";
+import type { CertificateHash } from "../webtransport.ts";
 
 /** Options for {@linkcode devCertificate}. */
 export interface DevCertificateOptions {
@@ -58,7 +59,7 @@ export interface DevCertificate {
    */
   readonly renewAt: Date;
   /** Hashes for a client's `serverCertificateHashes` option. */
-  readonly hashes: readonly Sha256Hash[];
+  readonly hashes: readonly (CertificateHash & { readonly value: Uint8Array<ArrayBuffer> })[];
   /** File of certificate and key; `undefined` if in memory alone. */
   readonly file: string | undefined;
 }

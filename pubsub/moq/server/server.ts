@@ -1,7 +1,7 @@
 /** A server of MoQ: WebTransport, raw QUIC and WebSocket on one port number. */
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { settlesWithin } from "../../../base/wait.ts";
-import type { Sha256Hash } from "../../../transport/certificate/certificate.ts";
+import type { DevCertificate } from "../../../transport/certificate/dev_certificate.ts";
 import type { Certificate } from "../../../transport/certificate/certificate.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import type { WebTransportRequest } from "../../../transport/h3/server.ts";
@@ -112,7 +112,7 @@ export class MoqServer implements AsyncDisposable {
    * Hashes by which clients can trust the certificate without an authority: for
    * `serverCertificateHashes`. Empty for a certificate that browsers do not accept by hash.
    */
-  get certificateHashes(): readonly Sha256Hash[] {
+  get certificateHashes(): DevCertificate["hashes"] {
     return this.#host?.hashes ?? [];
   }
 
