@@ -11,13 +11,14 @@
  * websocket` is the rest.
  * - `--runs n`: number of runs; 3 by default.
  * - `--out file`: the file of the results; by default a new file in `bench/results/local/`.
+ * - `--uwebsockets program`: the built program of `controls/uwebsockets.cpp`, as another server.
  *
  * @module
  */
 import { argument, numberArgument } from "./args.ts";
 import type { LoadResult } from "./meter.ts";
-import { canPin, commandOn, freePort, untilListening } from "./processes.ts";
-import { type Report, summarize, tableOf } from "./report.ts";
+import { canPin, commandOn, freePort, untilListening, usageOf } from "./processes.ts";
+import { type Report, summarize, summaryOf, tableOf } from "./report.ts";
 import { findServers, type ServerGroup, type ServerUnderTest } from "./servers.ts";
 
 /** One kind of work. */
@@ -72,6 +73,31 @@ const WORK: readonly Work[] = [
   },
   {
     ...WEBSOCKET,
+    name: "wide-single",
+    title: "Fan-out, one message at a time: 5,000 subscribers, nothing to join",
+    unit: "deliveries/s",
+    sessions: 5_000,
+    args: ["--mode", "fanout", "--window", "1"],
+  },
+  {
+    ...WEBSOCKET,
+    name: "saturated-1k",
+    title: "Fan-out of 1 KiB, saturated: 200 subscribers, 64 messages on their way",
+    unit: "deliveries/s",
+    sessions: 200,
+    args: ["--mode", "fanout", "--window", "64", "--size", "1024"],
+  },
+  {
+    ...WEBSOCKET,
+    name: "saturated-16k",
+    // A window of 64 would be more than the send queue of a session holds.
+    title: "Fan-out of 16 KiB, saturated: 200 subscribers, 16 messages on their way",
+    unit: "deliveries/s",
+    sessions: 200,
+    args: ["--mode", "fanout", "--window", "16", "--size", "16384"],
+  },
+  {
+    ...WEBSOCKET,
     name: "topics",
     title: "Fan-out, saturated: 200 subscribers over two topics, a third on both",
     unit: "deliveries/s",
@@ -101,6 +127,13 @@ const WORK: readonly Work[] = [
     unit: "sessions/s",
     sessions: 2_000,
     args: ["--mode", "connect"],
+  },
+  {
+    ...WEBSOCKET,
+    name: "start",
+    title: "Start: from the command to the first accepted connection (KiB of the whole process)",
+    unit: "starts/s",
+    args: [],
   },
   {
     ...WEBTRANSPORT,
@@ -237,7 +270,10 @@ const isQuick = args.includes("--quick");
 const runs = numberArgument(args, "runs", isQuick ? 1 : 3);
 const isPinned = await canPin();
 const work = chosen(WORK, argument(args, "work"));
-await using found = await findServers(new Set(work.map(({ servers }) => servers)));
+await using found = await findServers(
+  new Set(work.map(({ servers }) => servers)),
+  argument(args, "uwebsockets"),
+);
 const servers = new Set(chosen(Object.values(found.servers).flat(), argument(args, "only")));
 const serversOf = ({ servers: group, without = [] }: Work) =>
   found.servers[group].filter((one) => servers.has(one) && !without.includes(one.name));
@@ -256,7 +292,7 @@ for (let run = 1; run <= runs; run++) {
       say(`${run}/${runs} ${key}`);
       try {
         const list = results.get(key) ?? [];
-        list.push(await measure(server, each));
+        list.push(await (each.name === "start" ? measureStart(server) : measure(server, each)));
         results.set(key, list);
       } catch (error) {
         failures.push(`${key}: ${(error as Error).message}`);
@@ -288,7 +324,7 @@ const report: Report = {
     }),
   })),
 };
-print(tableOf(report));
+print(`${summaryOf(report)}\n\n${tableOf(report)}`);
 const file = argument(args, "out") ??
   new URL(`./results/local/${new Date().toISOString().replaceAll(":", "-")}.json`, import.meta.url);
 if (file instanceof URL) await Deno.mkdir(new URL(".", file), { recursive: true });
@@ -299,17 +335,32 @@ if (failures.length > 0) {
   Deno.exitCode = 1;
 }
 
+function start(server: ServerUnderTest, port: number): Deno.ChildProcess {
+  const options = { stdin: "null", stdout: "null", stderr: "inherit" } as const;
+  return commandOn(server.command(port), isPinned ? 0 : undefined, options).spawn();
+}
+
+/** Measures the time of a start, from the command to the first accepted connection. */
+async function measureStart(server: ServerUnderTest): Promise<LoadResult> {
+  const port = freePort();
+  const startedAt = performance.now();
+  await using process = start(server, port);
+  await untilListening(port, { everyMs: 1 });
+  const tookMs = performance.now() - startedAt;
+  const { cpuUs, rssBytes } = await usageOf(process.pid);
+  process.kill("SIGKILL");
+  return {
+    perSecond: 1_000 / tookMs,
+    p50Ms: tookMs,
+    ...(cpuUs === undefined ? {} : { cpuUs }),
+    ...(rssBytes === undefined ? {} : { kibPerSession: rssBytes / 1_024 }),
+    closed: 0,
+  };
+}
+
 async function measure(server: ServerUnderTest, each: Work): Promise<LoadResult> {
   const port = freePort();
-  await using process = commandOn(
-    server.command(port),
-    isPinned ? 0 : undefined,
-    {
-      stdin: "null",
-      stdout: "null",
-      stderr: "inherit",
-    },
-  ).spawn();
+  await using process = start(server, port);
   const ended = process.status.then(({ code }) =>
     Promise.reject(new Error(`the server ended with ${code}`))
   );

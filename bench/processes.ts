@@ -82,18 +82,22 @@ export function freePort(): number {
  * Waits until a server listens on a port.
  *
  * @param port The port on this machine.
- * @param withinMs How long to wait, in milliseconds.
+ * @param options Longest wait, and the time between two attempts, in milliseconds.
  * @throws {Error} If no server listens in time.
  */
-export async function untilListening(port: number, withinMs = 60_000): Promise<void> {
+export async function untilListening(
+  port: number,
+  options: { readonly withinMs?: number; readonly everyMs?: number } = {},
+): Promise<void> {
+  const { withinMs = 60_000, everyMs = 50 } = options;
   const end = performance.now() + withinMs;
   while (performance.now() < end) {
     try {
       (await Deno.connect({ hostname: "127.0.0.1", port })).close();
       return;
     } catch {
-      await new Promise((resolve) => setTimeout(resolve, 50));
+      await new Promise((resolve) => setTimeout(resolve, everyMs));
     }
   }
-  throw new Error(`Cannot connect: nobody listens on port ${port} after ${withinMs} ms`);
+  throw new Error(`Cannot connect: no server listens on port ${port} after ${withinMs} ms`);
 }

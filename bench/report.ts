@@ -113,6 +113,47 @@ export function tableOf(report: Report): string {
   return lines.join("\n");
 }
 
+/**
+ * Writes the one table of a batch: Skein, the control and the best of all others, by work.
+ *
+ * @param report The results.
+ * @returns A row for each kind of work; a cell has the rate, its ratio to the control, and CPU time.
+ */
+export function summaryOf(report: Report): string {
+  const lines = [
+    "| work | Skein | hardened engine | bare | best of the others |",
+    "| --- | --- | --- | --- | --- |",
+  ];
+  for (const { name, unit, servers } of report.work) {
+    const control = servers.find(({ name }) => name === CONTROL);
+    const cell = (server: Summary | undefined) => {
+      if (server === undefined || server.median.stalledAfter !== undefined) return "";
+      const { perSecond, median: { cpuUs, kibPerSession } } = server;
+      const parts = [
+        `${amount(perSecond[1])} (${ratio(perSecond[1], control?.perSecond[1])})`,
+        ...cpuUs === undefined ? [] : [`${fixed(cpuUs, 2)} us`],
+        ...kibPerSession === undefined ? [] : [`${fixed(kibPerSession, 1)} KiB`],
+      ];
+      return parts.join(", ");
+    };
+    const others = servers.filter((server) =>
+      server.name !== CONTROL && !server.name.startsWith("skein") &&
+      server.median.stalledAfter === undefined
+    );
+    const [best] = others.toSorted((a, b) => b.perSecond[1] - a.perSecond[1]);
+    const of = (wanted: string) => servers.find(({ name }) => name === wanted);
+    const cells = [
+      `${name}, ${unit}`,
+      cell(of("skein")),
+      cell(of("skein-hardened")),
+      cell(control),
+      best === undefined ? "" : `${best.title}: ${cell(best)}`,
+    ];
+    lines.push(`| ${cells.join(" | ")} |`);
+  }
+  return lines.join("\n");
+}
+
 function sorted(values: readonly number[]): number[] {
   return values.toSorted((a, b) => a - b);
 }

@@ -39,20 +39,24 @@ export interface FoundServers extends AsyncDisposable {
 export const CONTROL = "bare";
 
 /** Package versions for Node; the versions for Deno are in the files. */
-const NODE_PACKAGES = ["ws@8.23.0", "socket.io@4.8.4"];
-const NODE_CONTROLS = ["ws.mjs", "socketio.mjs"];
+const NODE_PACKAGES = ["ws@8.23.0", "socket.io@4.8.4", "bun@1.4.5"];
+const NODE_CONTROLS = ["ws.mjs", "socketio.mjs", "bun.mjs"];
 
 /**
  * Finds the servers. `ws` and socket.io run on Node, their home, if Node and npm are installed, and
- * on Deno otherwise.
+ * on Deno otherwise. Bun comes from npm, and is absent without npm.
  *
  * @param groups The groups in use.
+ * @param uWebSockets The built program of `controls/uwebsockets.cpp`, if there is one.
  * @returns The servers; dispose the result to remove the installed packages.
  */
-export async function findServers(groups: ReadonlySet<ServerGroup>): Promise<FoundServers> {
+export async function findServers(
+  groups: ReadonlySet<ServerGroup>,
+  uWebSockets?: string,
+): Promise<FoundServers> {
   const folder = await Deno.makeTempDir({ prefix: "bench-" });
   const node = groups.has("websocket") ? await installForNode(folder) : undefined;
-  const webSocket = webSocketServers(folder, node);
+  const webSocket = webSocketServers(folder, { node, uWebSockets });
   const isShared = ({ name }: ServerUnderTest) => name === CONTROL || name === "skein";
   return {
     node,
@@ -105,7 +109,15 @@ const STREAMS: readonly ServerUnderTest[] = [
   },
 ];
 
-function webSocketServers(folder: string, node: string | undefined): ServerUnderTest[] {
+/** The programs outside of Deno. */
+interface Programs {
+  /** Node's version. */
+  readonly node: string | undefined;
+  /** The program of uWebSockets. */
+  readonly uWebSockets: string | undefined;
+}
+
+function webSocketServers(folder: string, { node, uWebSockets }: Programs): ServerUnderTest[] {
   const runtime = node === undefined ? "Deno" : `Node ${node}`;
   const nodeCommand = (file: string) =>
     node === undefined ? denoCommand(`controls/${file}`) : ["node", `${folder}/${file}`];
@@ -137,6 +149,14 @@ function webSocketServers(folder: string, node: string | undefined): ServerUnder
       dialect: "socketio",
       command: nodeCommand("socketio.mjs"),
     }),
+    ...node === undefined ? [] : [
+      server("bun", "Bun, topics of its server", {
+        command: [`${folder}/node_modules/.bin/bun`, `${folder}/bun.mjs`],
+      }),
+    ],
+    ...uWebSockets === undefined ? [] : [
+      server("uwebsockets", "uWebSockets, C++, topics of the library", { command: [uWebSockets] }),
+    ],
   ];
 }
 
