@@ -16,7 +16,7 @@
  */
 import { dial, type Session } from "../client.ts";
 import type { Connection } from "../transport/connection.ts";
-import { directStream, directWritable } from "../transport/direct.ts";
+import { directStream } from "../transport/direct.ts";
 import { argument, numberArgument, portOf } from "./args.ts";
 import { FastSocket } from "./fast_socket.ts";
 import { Histogram } from "./histogram.ts";
@@ -224,7 +224,7 @@ class StreamClient implements Client {
 
   async up(chunks: number): Promise<void> {
     const streams = await (this.#streams ??= this.#dial());
-    const stream = directWritable(await streams.createUnidirectionalStream());
+    const stream = directStream(await streams.createUnidirectionalStream());
     for (let n = 0; n < chunks; n++) await stream.write(CHUNK);
     await stream.close();
     // The server answers later data behind this chunk; up to a window of data may still be unread.

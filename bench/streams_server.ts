@@ -10,7 +10,6 @@
  */
 import { serve, type Session } from "../mod.ts";
 import { type DirectStream, directStream } from "../transport/mod.ts";
-import { directReadable } from "../transport/mod.ts";
 import { portOf } from "./args.ts";
 
 const hasStreams = Deno.args.includes("--streams");
@@ -49,7 +48,7 @@ async function echo(stream: DirectStream): Promise<void> {
 
 async function drainStreams({ connection }: Session): Promise<void> {
   for await (const stream of connection.incomingUnidirectionalStreams) {
-    const readable = directReadable(stream);
+    const readable = directStream(stream);
     const drain = async () => {
       for (let bytes = await readable.read(); bytes !== null;) bytes = await readable.read(bytes);
     };

@@ -16,7 +16,7 @@
  * @module
  */
 import type { Connection, DirectReadable, DirectWritable } from "../transport/connection.ts";
-import { directDatagrams, directStream, directWritable } from "../transport/direct.ts";
+import { directDatagrams, directStream } from "../transport/direct.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import { argument, numberArgument, portOf } from "./args.ts";
 import { Histogram } from "./histogram.ts";
@@ -186,7 +186,7 @@ async function transfer(run: Run, once: () => Promise<void>): Promise<LoadResult
 async function up(run: Run): Promise<LoadResult> {
   const connection = await run.open();
   return await transfer(run, async () => {
-    const stream = directWritable(await connection.createUnidirectionalStream());
+    const stream = directStream(await connection.createUnidirectionalStream());
     await run.write(stream);
     // No event tells that a stream was read, but the server answers later data behind the transfer.
     await run.request(connection);

@@ -21,7 +21,7 @@
  */
 // In your own project: jsr:@skein/skein, and jsr:@skein/skein/transport
 import { dial, serve, type Session } from "../mod.ts";
-import { directDatagrams, directReadable, directStream } from "../transport/mod.ts";
+import { directDatagrams, directStream } from "../transport/mod.ts";
 import type { DirectReadable, DirectStream } from "../transport/mod.ts";
 
 const isOnce = Deno.args.includes("--once");
@@ -64,7 +64,7 @@ async function echo(stream: DirectStream): Promise<void> {
  */
 async function drainStreams({ connection }: Session): Promise<void> {
   for await (const stream of connection.incomingUnidirectionalStreams) {
-    drain(directReadable(stream)).catch(() => {});
+    drain(directStream(stream)).catch(() => {});
   }
 }
 

@@ -33,6 +33,5 @@ export {
 } from "./session_manager.ts";
 export type { SharedCounts } from "./shared_counts.ts";
 export type { SocketStats } from "./sockets.ts";
-export type { UnreadStreamStats } from "../transport/quic/unread_streams.ts";
 export type { ManagerStats } from "./stats.ts";
 export type { Rate } from "./token_bucket.ts";

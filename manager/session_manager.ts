@@ -11,7 +11,6 @@ import { Drain, type DrainOptions, type DrainReport } from "./drain.ts";
 import { type Claim, type ManagerLimits, type Reservation, SessionLimiter } from "./limits.ts";
 import type { RateLimitsOptions } from "./rate_limits.ts";
 import { type ManagerStats, StatsAccumulator } from "./stats.ts";
-import type { UnreadStreamStats } from "../transport/quic/unread_streams.ts";
 import type { SessionCloseOptions, SessionState } from "../session/types.ts";
 
 /** Options for {@linkcode SessionManager}. */
@@ -26,7 +25,7 @@ export interface SessionManagerOptions extends ManagerLimits {
   /** Rates of messages, subscriptions and connections. */
   readonly rates?: RateLimitsOptions;
   /** Counts the streams that sessions do not read, for `stats()`; provided by a server. */
-  readonly unreadStreams?: { readonly stats: UnreadStreamStats };
+  readonly unreadStreams?: { readonly stats: ManagerStats["unreadStreams"] };
   /** Clocks, timers and randomness of this node. By default those of the platform. */
   readonly runtime?: Runtime;
 }

@@ -6,7 +6,6 @@ import type { ConnectionCounters } from "../transport/connection.ts";
 import type { ManagerLimits, SessionLimiter } from "./limits.ts";
 import type { RateStats } from "./rate_limits.ts";
 import type { SocketStats } from "./sockets.ts";
-import type { UnreadStreamStats } from "../transport/quic/unread_streams.ts";
 import type { SessionState } from "../session/types.ts";
 
 /** Close codes counted apart, beside those of {@linkcode CloseCode}; a peer can send any. */
@@ -41,7 +40,16 @@ export interface ManagerStats {
   /** Sockets now, which can outlive sessions, and have separate bounds. */
   readonly sockets: SocketStats;
   /** Streams that peers opened and that this end does not read, over WebTransport and QUIC. */
-  readonly unreadStreams: UnreadStreamStats;
+  readonly unreadStreams: {
+    /** Streams that currently count as unread. */
+    readonly count: number;
+    /** Bytes that the runtime may hold for these streams. */
+    readonly bytes: number;
+    /** Refused streams so far, by reason. */
+    readonly refused: Readonly<
+      Record<"timeout" | "session" | "connection" | "address" | "server", number>
+    >;
+  };
   /** Counters of refusals by rates. */
   readonly rates: RateStats;
   /** Messages, in sum. */

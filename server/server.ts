@@ -45,7 +45,7 @@ import type { SessionCloseOptions } from "../session/types.ts";
 import { type SessionHandlers, sessionSettings } from "../session/session_settings.ts";
 import { CloseCode } from "../errors.ts";
 import { internals } from "../session/core.ts";
-import { directReadable, directStream } from "../transport/direct.ts";
+import { directStream } from "../transport/direct.ts";
 import { report } from "../session/settings.ts";
 
 /** Sends to all sessions of one user. */
@@ -655,7 +655,7 @@ function end(stream: IncomingStream): void {
   const reason = { streamErrorCode: CloseCode.handlerFailed };
   try {
     if (stream.direction === "unidirectional") {
-      directReadable(stream.readable).cancel(reason);
+      directStream(stream.readable).cancel(reason);
     } else {
       const direct = directStream(stream);
       direct.cancel(reason);

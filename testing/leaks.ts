@@ -24,16 +24,6 @@ export type LeakSubject =
     readonly client: Pick<Session, "closed" | "connection" | "state">;
   };
 
-/** Options for {@linkcode assertNoLeaks}. */
-export interface LeakOptions {
-  /**
-   * Time to wait for cleanup, in milliseconds of the real clock.
-   *
-   * @default {500}
-   */
-  readonly withinMs?: number;
-}
-
 /**
  * Throws an error that lists everything left behind.
  *
@@ -47,7 +37,7 @@ export interface LeakOptions {
  * is closed.
  *
  * @param subject Server, session, pair or client to check.
- * @param options Time to wait for cleanup.
+ * @param options Time to wait for cleanup, in milliseconds of the real clock; 500 by default.
  * @returns Resolves if there are no leaks.
  * @throws {Error} If there are leaks; the message has one line for each.
  *
@@ -67,7 +57,7 @@ export interface LeakOptions {
  */
 export async function assertNoLeaks(
   subject: LeakSubject,
-  options: LeakOptions = {},
+  options: { readonly withinMs?: number } = {},
 ): Promise<void> {
   const { withinMs = PATIENCE_MS } = options;
   const end = realClock.now() + withinMs;
@@ -87,7 +77,7 @@ export async function assertNoLeaks(
  * clients, which are closed by then.
  *
  * @param subject Server, session, pair or client to check.
- * @param options Time to wait for cleanup.
+ * @param options Time to wait for cleanup, in milliseconds of the real clock; 500 by default.
  * @returns An object whose disposal throws the error of {@linkcode assertNoLeaks}.
  *
  * @example All clients disconnected without a leak
@@ -102,7 +92,10 @@ export async function assertNoLeaks(
  * await using _bob = server.connect();
  * ```
  */
-export function watchLeaks(subject: LeakSubject, options: LeakOptions = {}): AsyncDisposable {
+export function watchLeaks(
+  subject: LeakSubject,
+  options: { readonly withinMs?: number } = {},
+): AsyncDisposable {
   return { [Symbol.asyncDispose]: () => assertNoLeaks(subject, options) };
 }
 

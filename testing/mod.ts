@@ -30,16 +30,14 @@
  * @module
  */
 export { type BrokerTestOptions, testBroker } from "../pubsub/conformance/suite.ts";
-export { assertNoLeaks, type LeakOptions, type LeakSubject, watchLeaks } from "./leaks.ts";
+export { assertNoLeaks, type LeakSubject, watchLeaks } from "./leaks.ts";
 export {
   type MemorySessions,
   memorySessions,
   type MemorySessionsOptions,
 } from "./memory_sessions.ts";
-export { nextEvent, receive, receiveOne, type ReceiveOptions } from "./receive.ts";
+export { nextEvent, receive, receiveOne } from "./receive.ts";
 export {
-  type TestConnectOptions,
-  type TestDialOptions,
   TestNetwork,
   type TestRequestOptions,
   TestServer,
@@ -47,12 +45,4 @@ export {
   type TestServerOptions,
 } from "./test_server.ts";
 export { passTime, turns } from "./turns.ts";
-export {
-  type DisconnectOptions,
-  type MemoryFaults,
-  type MemoryLink,
-  type MemoryPair,
-  memoryPair,
-  type MemoryPairOptions,
-  type WithheldCredit,
-} from "../transport/mod.ts";
+export { memoryPair } from "../transport/mod.ts";

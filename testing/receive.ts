@@ -1,24 +1,13 @@
 /** Waiting for messages and events with a deadline, with errors that list received messages. */
 import { SessionClosedError, TimeoutError } from "../errors.ts";
 import type { SessionEventMap, SessionEvents } from "../session/events.ts";
+import type { WaitOptions } from "../session/types.ts";
 
 /** Time to wait for a message or event, in milliseconds. */
 const PATIENCE_MS = 5_000;
 
 // Real timers, so that a test in fake time does not wait without end.
 const { setTimeout: startRealTimer, clearTimeout: stopRealTimer } = globalThis;
-
-/** Options for {@linkcode receive} and {@linkcode nextEvent}. */
-export interface ReceiveOptions {
-  /** Cancels the wait. */
-  readonly signal?: AbortSignal;
-  /**
-   * Timeout in milliseconds of the real clock; fake time does not count.
-   *
-   * @default {5000}
-   */
-  readonly timeoutMs?: number;
-}
 
 /**
  * Reads the next messages of a session, client or subscription, or the next items of any other
@@ -32,7 +21,7 @@ export interface ReceiveOptions {
  * @typeParam T Type of the messages or items.
  * @param source Session, client, subscription or other iterable.
  * @param count Number of messages.
- * @param options Deadline and signal.
+ * @param options Deadline, 5 s of the real clock by default, and signal.
  * @returns The messages, in order.
  * @throws {TimeoutError} If fewer messages arrived in time; the message has their number and
  * content.
@@ -58,7 +47,7 @@ export interface ReceiveOptions {
 export async function receive<T>(
   source: AsyncIterable<T>,
   count: number,
-  options: ReceiveOptions = {},
+  options: WaitOptions = {},
 ): Promise<T[]> {
   const items: T[] = [];
   if (count < 1) return items;
@@ -80,7 +69,7 @@ export async function receive<T>(
  *
  * @typeParam T Type of the messages or items.
  * @param source Session, client, subscription or other iterable.
- * @param options Deadline and signal.
+ * @param options Deadline, 5 s of the real clock by default, and signal.
  * @returns The message.
  * @throws {TimeoutError} If no message arrived in time.
  * @throws {SessionClosedError} If the source ended first.
@@ -98,7 +87,7 @@ export async function receive<T>(
  */
 export async function receiveOne<T>(
   source: AsyncIterable<T>,
-  options: ReceiveOptions = {},
+  options: WaitOptions = {},
 ): Promise<T> {
   const [item] = await receive(source, 1, options);
   return item!;
@@ -110,21 +99,21 @@ export async function receiveOne<T>(
  * @typeParam K Name of the event.
  * @param source `session.events`.
  * @param type Name of the event.
- * @param options Deadline and signal.
+ * @param options Deadline, 5 s of the real clock by default, and signal.
  * @returns The event.
  * @throws {TimeoutError} If the event did not arrive in time.
  */
 export function nextEvent<K extends keyof SessionEventMap>(
   source: SessionEvents,
   type: K,
-  options?: ReceiveOptions,
+  options?: WaitOptions,
 ): Promise<SessionEventMap[K]>;
 /**
  * Waits for the next event of any `EventTarget`.
  *
  * @param source Target of the events.
  * @param type Name of the event.
- * @param options Deadline and signal.
+ * @param options Deadline, 5 s of the real clock by default, and signal.
  * @returns The event.
  * @throws {TimeoutError} If the event did not arrive in time.
  *
@@ -142,13 +131,13 @@ export function nextEvent<K extends keyof SessionEventMap>(
 export function nextEvent(
   source: EventTarget,
   type: string,
-  options?: ReceiveOptions,
+  options?: WaitOptions,
 ): Promise<Event>;
 /** Implementation of both overloads. */
 export async function nextEvent(
   source: EventTarget | SessionEvents,
   type: string,
-  options: ReceiveOptions = {},
+  options: WaitOptions = {},
 ): Promise<Event> {
   const target = source as EventTarget;
   const { promise, resolve } = Promise.withResolvers<Event>();
@@ -161,7 +150,7 @@ export async function nextEvent(
 }
 
 async function inTime<T>(
-  { signal, timeoutMs = PATIENCE_MS }: ReceiveOptions,
+  { signal, timeoutMs = PATIENCE_MS }: WaitOptions,
   soFar: () => string,
   wait: () => Promise<T>,
 ): Promise<T> {

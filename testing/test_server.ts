@@ -5,23 +5,23 @@ import { Server, type ServerOptions } from "../server.ts";
 import { Client } from "../client/client.ts";
 import type { ClientOptions, Dialer } from "../client/client_options.ts";
 import type { Contract } from "../session/contract.ts";
-import type { Instrumentation } from "../session/insight/instrumentation.ts";
+import type { DialOptions } from "../client/connect.ts";
 import { denoPlatform } from "../client/deno.ts";
 import { checkConnectTimeout, openSession } from "../client/open.ts";
 import { type Session, SKEIN_PROTOCOL } from "../session/session.ts";
 import type { Connection } from "../transport/connection.ts";
 import {
-  type DisconnectOptions,
   type MemoryFaults,
   type MemoryLink,
   type MemoryPair,
   memoryPair,
   type MemoryPairOptions,
 } from "../transport/memory/memory.ts";
+import type { TransportOptions } from "../transport/race/options.ts";
 import { parseQmuxProtocol } from "../transport/qmux/versions.ts";
 import type { WebSocketEngine } from "../transport/websocket/server.ts";
 import { settlesSoon } from "./turns.ts";
-import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
+import { sessionSettings } from "../session/session_settings.ts";
 
 /** Origin of a {@linkcode TestServer}, for code that reads the URL. */
 const ORIGIN = "http://localhost";
@@ -51,47 +51,6 @@ export interface TestRequestOptions {
   /** Network address of the client, for limits by address; unknown by default. */
   readonly address?: string;
 }
-
-/**
- * Options for {@linkcode TestServer.dial}: those of `dial()`, and the client's request.
- *
- * @typeParam C The contract.
- */
-export interface TestDialOptions<C extends Contract = Contract>
-  extends
-    TestRequestOptions,
-    Omit<SessionSettingsOptions<unknown, C, "client">, "side" | "services" | "turn" | "heartbeat"> {
-  /**
-   * Token to send in band before any message, for a server with `acceptsTokenInBand`; none by
-   * default.
-   */
-  readonly token?: string;
-  /**
-   * Subprotocols to offer. Without any, the client is a plain WebSocket, as in any page; with
-   * `qmux-02`, the session has only streams and datagrams.
-   *
-   * @default {["skein.1"]}
-   */
-  readonly protocols?: readonly string[];
-  /**
-   * Timeout for connecting, in milliseconds.
-   *
-   * @default {10000}
-   */
-  readonly connectTimeoutMs?: number;
-  /** Cancels connecting. */
-  readonly signal?: AbortSignal;
-  /** Instrumentation of the session; none by default. */
-  readonly instrumentation?: Instrumentation;
-}
-
-/**
- * Options for {@linkcode TestServer.connect}: those of `connect()`, and the client's request.
- *
- * @typeParam C The contract.
- */
-export interface TestConnectOptions<C extends Contract = Contract>
-  extends Omit<TestRequestOptions, "headers">, ClientOptions<C> {}
 
 /**
  * A server over memory. All other parts are those of a real server: admission, authentication,
@@ -130,14 +89,17 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
 
   /**
    * Opens one session with this server, as `dial()` does. The server's end is in `manager`, and is
-   * passed to `onOpen`.
+   * passed to `onOpen`. Without `protocols`, the client is a plain WebSocket, as in any page; with
+   * `qmux-02`, the session has only streams and datagrams.
    *
-   * @param options Options of the session, and the client's request.
+   * @param options Options of `dial()`, and the client's request.
    * @returns The established session of the client.
    * @throws {SessionClosedError} If the server refused the session; `info` has code and reason.
    * @throws {ConnectionError} If the network is down.
    */
-  async dial(options: TestDialOptions<C> = {}): Promise<Session<unknown, C, "client">> {
+  async dial(
+    options: TestRequestOptions & Omit<DialOptions<C>, keyof TransportOptions> = {},
+  ): Promise<Session<unknown, C, "client">> {
     const { headers, token, protocols = [SKEIN_PROTOCOL], signal } = options;
     const timeoutMs = checkConnectTimeout(options.connectTimeoutMs);
     const settings = sessionSettings<unknown, C, "client">({
@@ -192,7 +154,7 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
    * Connects a client that reconnects by itself, as `connect()` does. The delays have no jitter
    * without a `backoff.random`, so that fake time can skip them.
    *
-   * @param options Options of the client, and its request.
+   * @param options Options of `connect()`, and the client's request.
    * @returns The client, which connects in the background.
    *
    * @example Reconnecting and subscribing again
@@ -213,7 +175,7 @@ export class TestServer<V = unknown, C extends Contract = Contract> extends Serv
    * assertEquals((await receiveOne(news)).data, "still here");
    * ```
    */
-  connect(options: TestConnectOptions<C> = {}): Client<C> {
+  connect(options: TestRequestOptions & ClientOptions<C> = {}): Client<C> {
     const client = new Client<C>(urlOf(options), denoPlatform(this.#dialer(options)), {
       ...this.#clientOptions,
       ...options,
@@ -389,7 +351,7 @@ export class TestNetwork implements MemoryLink {
    *
    * @param options Whether to notify the ends.
    */
-  down(options: DisconnectOptions = {}): void {
+  down(options: { readonly silent?: boolean } = {}): void {
     this.#isDown = true;
     this.disconnect(options);
   }
@@ -416,7 +378,7 @@ export class TestNetwork implements MemoryLink {
   }
 
   /** Breaks every connection; clients may reconnect. See {@linkcode MemoryLink.disconnect}. */
-  disconnect(options: DisconnectOptions = {}): void {
+  disconnect(options: { readonly silent?: boolean } = {}): void {
     for (const { link } of [...this.#pairs]) link.disconnect(options);
   }
 

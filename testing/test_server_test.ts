@@ -9,7 +9,7 @@ import {
 import type { Session } from "../session/session.ts";
 import { memorySessions } from "./memory_sessions.ts";
 import { receive, receiveOne } from "./receive.ts";
-import { type TestDialOptions, testServer } from "./test_server.ts";
+import { type TestServer, testServer } from "./test_server.ts";
 import { passTime, turns } from "./turns.ts";
 
 /** Close code of a refused session. */
@@ -32,7 +32,7 @@ Deno.test("TestServer.dial() goes through the whole admission", async () => {
     },
   });
   const cookie = { cookie: "ann" };
-  const cases: [options: TestDialOptions, code: number][] = [
+  const cases: [options: Parameters<TestServer["dial"]>[0], code: number][] = [
     [{ path: "/elsewhere", headers: cookie }, 4404],
     [{ path: "/rooms/a", headers: { ...cookie, origin: "https://evil.example" } }, 4403],
     [{ path: "/rooms/a" }, 4401],

@@ -8,7 +8,7 @@ import { dial, type ServeOptions } from "../mod.ts";
 import { prometheusText } from "../server.ts";
 import { listenMoq } from "../pubsub/moq/server/server.ts";
 import type { Session } from "../session/session.ts";
-import { directReadable, directStream } from "../transport/direct.ts";
+import { directStream } from "../transport/direct.ts";
 import { STREAM_WINDOW_BYTES, UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { devCertificate } from "../transport/certificate/dev_certificate.ts";
 import { dialQuic } from "../transport/quic/client.ts";
@@ -159,7 +159,7 @@ Deno.test("serve() lets a loop take its time with a stream that it has, and not 
     for await (const { readable } of session.incomingStreams()) {
       await gate.promise;
       let bytes = 0;
-      for (const direct = directReadable(readable); bytes < BODY.length;) {
+      for (const direct = directStream(readable); bytes < BODY.length;) {
         bytes += (await direct.read())!.length;
       }
       read.resolve(bytes);
@@ -185,7 +185,7 @@ Deno.test("serve() fails the read of a stream that a handler has, beyond a bound
     async onStream({ readable }) {
       await gate.promise;
       // A clean end would look like all that the peer sent.
-      for (const direct = directReadable(readable); await direct.read() !== null;);
+      for (const direct = directStream(readable); await direct.read() !== null;);
     },
     onError: (error) => failed.resolve(error),
   });
@@ -255,7 +255,7 @@ Deno.test("listenWebTransport() counts streams whose session has not been asked 
   const streams = (await soon(server.accept())).incomingUnidirectionalStreams.getReader();
   for (let i = 0; i < 3; i++) {
     const { value } = await soon(streams.read());
-    await soon(directReadable(value!).read());
+    await soon(directStream(value!).read());
   }
   assertEquals(unreadStreams.stats.count, 0);
 });

@@ -10,7 +10,7 @@ import { ConnectionError, SessionClosedError, TimeoutError, UnsupportedError } f
 import { createServer, type Server } from "../server.ts";
 import type { Session } from "../session/session.ts";
 import type { BidirectionalStream, DirectWritable } from "../transport/connection.ts";
-import { directReadable, directStream, directWritable } from "../transport/direct.ts";
+import { directStream } from "../transport/direct.ts";
 import { next, readAll, writeAll } from "./conformance/pair.ts";
 import { listen, RawSocket } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
@@ -114,7 +114,7 @@ Deno.test("Session over skein.1 answers requests while a stream keeps the socket
   await using ends = await both({
     server: { onMessage: (message) => message.reply(message.data) },
   });
-  const stream = directWritable(await soon(ends.server.createUnidirectionalStream()));
+  const stream = directStream(await soon(ends.server.createUnidirectionalStream()));
   let isOver = false;
   let sent = 0;
   const chunk = new Uint8Array(64 * KIB);
@@ -122,7 +122,7 @@ Deno.test("Session over skein.1 answers requests while a stream keeps the socket
     for (; !isOver; sent += chunk.length) await stream.write(chunk);
     await stream.close();
   })();
-  const incoming = directReadable(
+  const incoming = directStream(
     await next(ends.client.connection.incomingUnidirectionalStreams),
   );
   const reading = (async () => {
@@ -149,7 +149,7 @@ Deno.test("Session over skein.1 goes on with messages and other streams while on
     server: { onMessage: (message) => message.reply(message.data) },
   });
   const { client, server } = ends;
-  const stalled = directWritable(await soon(client.createUnidirectionalStream()));
+  const stalled = directStream(await soon(client.createUnidirectionalStream()));
   const held = await writeUntilHeld(stalled, 8 * MIB);
   assert(held <= 512 * KIB, `${held} bytes were taken although nobody read`);
   for (let i = 0; i < 20; i++) {
@@ -161,7 +161,7 @@ Deno.test("Session over skein.1 goes on with messages and other streams while on
     await soon(far.writable.close());
     assertEquals(await soon(client.request("echo", i)), i);
   }
-  const incoming = directReadable(await next(server.connection.incomingUnidirectionalStreams));
+  const incoming = directStream(await next(server.connection.incomingUnidirectionalStreams));
   assertEquals((await soon(incoming.read()))!.length > 0, true);
 });
 
@@ -170,7 +170,7 @@ Deno.test("Session over skein.1 takes as much as it granted while nobody reads",
   await using ends = await both({ server: { flowControl } });
   const streams = [];
   for (let i = 0; i < 3; i++) {
-    streams.push(directWritable(await soon(ends.client.createUnidirectionalStream())));
+    streams.push(directStream(await soon(ends.client.createUnidirectionalStream())));
   }
   let total = 0;
   for (const stream of streams) {
@@ -194,7 +194,7 @@ Deno.test("dial() and serve() each say what the other may send", async () => {
     client: { flowControl: { maxStreamData: 16 * KIB } },
   });
   for (const [from, most] of [[ends.client, 32 * KIB], [ends.server, 16 * KIB]] as const) {
-    const stream = directWritable(await soon(from.createUnidirectionalStream()));
+    const stream = directStream(await soon(from.createUnidirectionalStream()));
     assertEquals(await writeUntilHeld(stream, MIB), most);
   }
 });
@@ -327,7 +327,7 @@ Deno.test("dial() has messages over QMux although the server grants by hand, and
 Deno.test("A stream that was written and closed comes whole, although the session closes behind it", async () => {
   for (const protocols of [undefined, ["qmux-02.skein.1"], ["qmux-02"]]) {
     await using ends = await both({ client: protocols && { protocols } });
-    const near = directWritable(await soon(ends.client.createUnidirectionalStream()));
+    const near = directStream(await soon(ends.client.createUnidirectionalStream()));
     await near.write(pattern(3_000));
     await near.close();
     const closing = ends.client.close();

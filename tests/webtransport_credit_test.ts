@@ -4,7 +4,7 @@ import { TimeoutError, UnsupportedError } from "../errors.ts";
 import type { Session } from "../session/session.ts";
 import { serve, type ServeOptions } from "../server.ts";
 import { memorySessions } from "../testing/mod.ts";
-import { directReadable, directWritable } from "../transport/direct.ts";
+import { directStream } from "../transport/direct.ts";
 import { portOf, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
 
@@ -44,14 +44,14 @@ Deno.test("Session.grantDataCredit() lets the peer write over WebTransport", asy
     flowControl: { maxData: 10_000, maxStreamsUni: 1, automatic: false },
   });
   const { client, server } = pair;
-  const writer = directWritable(await soon(client.createUnidirectionalStream()));
+  const writer = directStream(await soon(client.createUnidirectionalStream()));
   const write = writer.write(new Uint8Array(50_000));
   const { value } = await soon(
     server.connection.incomingUnidirectionalStreams.getReader().read(),
   );
   let read = 0;
   const reading = (async () => {
-    const reader = directReadable(value!);
+    const reader = directStream(value!);
     for (let bytes; (bytes = await reader.read()) !== null;) read += bytes.length;
   })();
   await until(() => client.connection.inspect!.credit!.state("data").waiting === 1);

@@ -6,7 +6,7 @@
  */
 import type { Session } from "../session/session.ts";
 import { testServer } from "../testing/mod.ts";
-import type { WithheldCredit } from "../transport/memory/memory.ts";
+import type { WithheldCredit } from "../transport/memory/connection.ts";
 
 /** Most publications under way: a fraction of the remaining credit of a worn session. */
 const WINDOW_BYTES = 1 / 16;

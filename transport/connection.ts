@@ -52,7 +52,7 @@ export interface OpenStreamOptions {
 
 /**
  * The reading end of a stream without a web stream, which would cost more than the bytes of a short
- * stream. `directStream()` and `directReadable()` return this end, or build one on the web stream.
+ * stream. `directStream()` returns this end, or builds one on the web stream.
  */
 export interface DirectReadable {
   /**
@@ -412,7 +412,7 @@ export interface FrameReceiver {
    *
    * @param frame Text or bytes, complete and in order.
    */
-  receiveFrame(frame: Frame): void;
+  receiveFrame(frame: string | Uint8Array): void;
   /** Called once, after the last frame: the connection ended, as `closed` reports. */
   framesEnded(): void;
   /** Fill level of the receiver, if known; a wire that can pause reading obeys it. */
@@ -444,7 +444,7 @@ export interface MessageFrames {
    *
    * @param frame Text or bytes. Bytes MUST NOT be changed afterwards.
    */
-  send(frame: Frame): void;
+  send(frame: string | Uint8Array): void;
   /** Bytes passed to `send` that the wire still buffers. */
   readonly bufferedAmount: number;
   /**

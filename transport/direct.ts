@@ -44,7 +44,7 @@ export async function openUnidirectional(
 ): Promise<DirectWritable> {
   const { direct } = connection;
   if (direct !== undefined) return await direct.openUnidirectional(options);
-  return directWritable(await connection.createUnidirectionalStream(options));
+  return directStream(await connection.createUnidirectionalStream(options));
 }
 
 /**
@@ -83,7 +83,7 @@ async function receiveAll(
   receiver: (stream: DirectReadable) => void,
 ): Promise<void> {
   try {
-    for await (const stream of incomingUnidirectionalStreams) receiver(directReadable(stream));
+    for await (const stream of incomingUnidirectionalStreams) receiver(directStream(stream));
   } catch {
     // The connection ended, as `closed` reports.
   }
@@ -93,8 +93,9 @@ async function receiveAll(
  * Reads and writes a stream by plain calls. On a wire with direct streams, no web streams are in
  * between; elsewhere, the calls use the stream's web streams.
  *
- * @param stream Stream, whose `readable` and `writable` the caller MUST NOT use afterwards.
- * @returns Both ends of the stream.
+ * @param stream Stream, or one half of a stream, whose web streams the caller MUST NOT use
+ * afterwards.
+ * @returns Both ends of a bidirectional stream, or the one end.
  *
  * @example An echo
  * ```ts
@@ -115,47 +116,48 @@ async function receiveAll(
  * assertEquals(await near.read(), null);
  * ```
  */
-export function directStream(stream: BidirectionalStream): DirectStream {
-  if (stream.direct !== undefined) return stream.direct;
-  const readable = directReadable(stream.readable);
-  return Object.assign(directWritable(stream.writable), {
-    read: () => readable.read(),
-    cancel: (reason?: unknown) => readable.cancel(reason),
-  });
-}
-
+export function directStream(stream: BidirectionalStream): DirectStream;
 /**
- * Reads a stream by plain calls; see {@linkcode directStream}.
+ * Reads a stream by plain calls.
  *
  * @param stream Stream, which the caller MUST NOT use afterwards.
  * @returns The reading end.
  */
-export function directReadable(stream: ReceiveStream): DirectReadable {
-  if (stream.direct !== undefined) return stream.direct;
-  const reader = stream.getReader();
-  return {
-    async read(): Promise<Uint8Array | null> {
-      return (await reader.read()).value ?? null;
-    },
-    cancel: (reason) => void reader.cancel(reason).catch(() => {}),
-  };
-}
-
+export function directStream(stream: ReceiveStream): DirectReadable;
 /**
- * Writes a stream by plain calls; see {@linkcode directStream}.
+ * Writes a stream by plain calls.
  *
  * @param stream Stream, which the caller MUST NOT use afterwards.
  * @returns The writing end.
  */
-export function directWritable(stream: SendStream): DirectWritable {
+export function directStream(stream: SendStream): DirectWritable;
+export function directStream(
+  stream: BidirectionalStream | ReceiveStream | SendStream,
+): DirectReadable | DirectWritable {
   if (stream.direct !== undefined) return stream.direct;
-  const writer = stream.getWriter();
-  writer.closed.catch(() => {}); // Each write reports the error.
-  return orderedAs({
-    write: (bytes) => writer.write(bytes),
-    close: () => writer.close(),
-    abort: (reason) => void writer.abort(reason).catch(() => {}),
-  }, stream);
+  if ("getReader" in stream) {
+    const reader = stream.getReader();
+    return {
+      async read(): Promise<Uint8Array | null> {
+        return (await reader.read()).value ?? null;
+      },
+      cancel: (reason) => void reader.cancel(reason).catch(() => {}),
+    };
+  }
+  if ("getWriter" in stream) {
+    const writer = stream.getWriter();
+    writer.closed.catch(() => {}); // Each write reports the error.
+    return orderedAs({
+      write: (bytes) => writer.write(bytes),
+      close: () => writer.close(),
+      abort: (reason) => void writer.abort(reason).catch(() => {}),
+    }, stream);
+  }
+  const readable = directStream(stream.readable);
+  return Object.assign(directStream(stream.writable), {
+    read: () => readable.read(),
+    cancel: (reason?: unknown) => readable.cancel(reason),
+  });
 }
 
 /**

@@ -44,7 +44,6 @@ export type {
   DirectStreams,
   DirectWritable,
   FlowControlOptions,
-  Frame,
   FrameReceiver,
   MessageFrames,
   OpenStreamOptions,
@@ -53,9 +52,7 @@ export type {
 } from "./connection.ts";
 export {
   directDatagrams,
-  directReadable,
   directStream,
-  directWritable,
   openUnidirectional,
   receiveUnidirectional,
 } from "./direct.ts";
@@ -66,21 +63,18 @@ export {
   type ListenWebTransportOptions,
   WebTransportListener,
 } from "./h3/server.ts";
-export type { WithheldCredit } from "./memory/connection.ts";
 export {
-  type DisconnectOptions,
   type MemoryLink,
   type MemoryPair,
   memoryPair,
   type MemoryPairOptions,
 } from "./memory/memory.ts";
 export type { MemoryFaults } from "./memory/path.ts";
-export type { MessageBounds } from "./message_stream/connection.ts";
 export { type MessageStreamOptions, withMessages } from "./message_stream/server.ts";
 export { type NativeServerDefect, nativeServerDefects } from "./native/defects.ts";
-export { type AcceptedNativeWebTransport, acceptNativeWebTransport } from "./native/server.ts";
+export { acceptNativeWebTransport } from "./native/server.ts";
 export type { OriginRules } from "./origins.ts";
-export type { QuicHandshakeStats, QuicListenOptions } from "./quic/acceptor.ts";
+export type { QuicHandshakeStats } from "./quic/acceptor.ts";
 export { dialQuic, type DialQuicOptions } from "./quic/client.ts";
 export type { QuicConnection } from "./quic/connection.ts";
 export { listenQuic, type ListenQuicOptions, QuicListener } from "./quic/server.ts";
@@ -89,10 +83,8 @@ export type { TransportFallback, TransportName, TransportOptions } from "./race/
 export { dialWebSocket } from "./websocket/client.ts";
 export type { DialWebSocketOptions } from "./websocket/connection.ts";
 export {
-  type AcceptedWebSocket,
   acceptWebSocket,
   type AcceptWebSocketOptions,
-  type HttpListener,
   type HttpListenOptions,
   isWebSocketUpgrade,
   type WebSocketEngine,

@@ -7,12 +7,7 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { ConnectionError, StreamError, UnsupportedError } from "../../errors.ts";
 import type { BidirectionalStream } from "../../transport/connection.ts";
-import {
-  directStream,
-  directWritable,
-  openUnidirectional,
-  receiveUnidirectional,
-} from "../../transport/direct.ts";
+import { directStream, openUnidirectional, receiveUnidirectional } from "../../transport/direct.ts";
 import {
   type ConnectionPair,
   type ConnectionTest,
@@ -181,7 +176,7 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
 
   test("sends streams by their order, in all forms of an order, where supported", async ({ a }) => {
     const stream = await soon(a.createUnidirectionalStream({ sendOrder: 7 }));
-    const direct = directWritable(stream);
+    const direct = directStream(stream);
     if (stream.sendOrder === undefined) return assertEquals(direct.sendOrder, undefined);
     assertEquals([stream.sendOrder, direct.sendOrder], [7, 7]);
     stream.sendOrder = -2;

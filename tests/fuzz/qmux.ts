@@ -5,7 +5,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import type { SendStream } from "../../transport/connection.ts";
-import { directReadable, directWritable } from "../../transport/direct.ts";
+import { directStream } from "../../transport/direct.ts";
 import {
   decodeLegacyFrame,
   DEFAULT_PARAMETERS,
@@ -284,7 +284,7 @@ class UsedEngine {
       }
       case 9: {
         const writable = this.#writables[random.below(this.#writables.length)];
-        return this.#wait(writable && directWritable(writable).write(bytes));
+        return this.#wait(writable && directStream(writable).write(bytes));
       }
       default:
         this.#granted += 100;
@@ -295,7 +295,7 @@ class UsedEngine {
   #accept(): void {
     const { qmux } = this.#end;
     const reader = qmux.incomingUnidirectionalStreams.getReader();
-    this.#wait(reader.read().then(({ value }) => value && directReadable(value).read()));
+    this.#wait(reader.read().then(({ value }) => value && directStream(value).read()));
     reader.releaseLock();
     const both = qmux.incomingBidirectionalStreams.getReader();
     this.#wait(both.read().then(({ value }) => value && void this.#streams.push(value)));

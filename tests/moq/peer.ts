@@ -7,7 +7,7 @@ import { StreamError } from "../../errors.ts";
 import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/session.ts";
 import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
 import type { Connection, DirectReadable, DirectStream } from "../../transport/connection.ts";
-import { directReadable, directStream, directWritable } from "../../transport/direct.ts";
+import { directStream } from "../../transport/direct.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { soon } from "../sessions.ts";
 
@@ -120,7 +120,7 @@ export class HandPeer implements AsyncDisposable {
    * open.
    */
   async post(hex: string, options: { readonly staysOpen?: boolean } = {}): Promise<void> {
-    const stream = directWritable(await this.connection.createUnidirectionalStream());
+    const stream = directStream(await this.connection.createUnidirectionalStream());
     await soon(stream.write(bytesOf(hex)));
     if (!options.staysOpen) await soon(stream.close());
   }
@@ -134,7 +134,7 @@ export class HandPeer implements AsyncDisposable {
   /** Reads the next unidirectional stream of the session to the end. */
   async nextUni(): Promise<{ readonly hex: string; readonly reset?: number }> {
     const { value } = await soon(this.#unis.next());
-    return await restOf(directReadable(value as ReadableStream<Uint8Array>));
+    return await restOf(directStream(value as ReadableStream<Uint8Array>));
   }
 
   /** Waits for the end of the session. */

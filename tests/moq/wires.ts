@@ -11,7 +11,7 @@ import type {
   Connection,
   DirectWritable,
 } from "../../transport/connection.ts";
-import { directStream, directWritable } from "../../transport/direct.ts";
+import { directStream } from "../../transport/direct.ts";
 import { memoryPair } from "../../transport/memory/memory.ts";
 import { protocolOf } from "./network.ts";
 
@@ -49,7 +49,7 @@ export function testWire(inner: Connection, options: TestWireOptions = {}): Test
     const stream = await inner.createUnidirectionalStream(how);
     const entry = { sendOrder: how.sendOrder ?? 0 };
     opened.push(entry);
-    const writable = limited(directWritable(stream), resets);
+    const writable = limited(directStream(stream), resets);
     const direct: DirectWritable = {
       write: (bytes) => writable.write(bytes),
       close: () => writable.close(),

@@ -7,6 +7,7 @@
  */
 import type { Connection } from "../../transport/connection.ts";
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
+import type { DirectStream } from "../../transport/connection.ts";
 import { directStream } from "../../transport/direct.ts";
 import { listenWebTransport } from "../../transport/h3/server.ts";
 import { TextLineStream } from "./lines.ts";
@@ -67,7 +68,7 @@ async function echoAll(session: Connection): Promise<void> {
   }
 }
 
-async function echo(stream: ReturnType<typeof directStream>): Promise<void> {
+async function echo(stream: DirectStream): Promise<void> {
   for (let bytes; (bytes = await stream.read()) !== null;) await stream.write(bytes);
   await stream.close();
 }

@@ -14,7 +14,7 @@ import {
 import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { ConnectionError } from "../../errors.ts";
-import { directReadable, directStream } from "../direct.ts";
+import { directStream } from "../direct.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { dialWebTransport } from "./client.ts";
 import { Http3Connection } from "./connection.ts";
@@ -894,7 +894,7 @@ async function talk(
   const uni = await peer.uni(0x54, id, text);
   await uni.end();
   const receive = await soon(session.incomingUnidirectionalStreams.getReader().read());
-  assertEquals(await directReadable(receive.value!).read(), text);
+  assertEquals(await directStream(receive.value!).read(), text);
   await peer.conn.sendDatagram(bytesOf(id / 4, text));
   const datagram = await soon(session.datagrams.readable.getReader().read());
   assertEquals(datagram.value, text);

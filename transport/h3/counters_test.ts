@@ -3,7 +3,7 @@ import { bytesOf, capsuleFrame, TestServer } from "../../tests/raw_http3.ts";
 import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { webTransportPair } from "../../tests/webtransport_pair.ts";
-import { directStream, directWritable } from "../direct.ts";
+import { directStream } from "../direct.ts";
 import { withMessages } from "../message_stream/server.ts";
 import type { ConnectionEvent } from "../connection.ts";
 import { CapsuleType } from "./wire/capsules.ts";
@@ -27,7 +27,7 @@ Deno.test("Http3Session counts each byte once in its statistics", async () => {
   assert(before.bytesSent! >= 5 && before.bytesSent! < 15, `${before.bytesSent}`);
   assertEquals(before.bytesSent, (await server.getStats()).bytesReceived);
   assertEquals([client.inspect!.counters, server.inspect!.counters], [undefined, undefined]);
-  const stream = directWritable(await client.createUnidirectionalStream());
+  const stream = directStream(await client.createUnidirectionalStream());
   await stream.write(new Uint8Array(100));
   await stream.close();
   const { value } = await soon(server.incomingUnidirectionalStreams.getReader().read());

@@ -16,7 +16,7 @@ import type {
   DirectReadable,
   FlowControlOptions,
 } from "../connection.ts";
-import { directReadable, directStream, directWritable } from "../direct.ts";
+import { directStream } from "../direct.ts";
 import { withMessages } from "../message_stream/server.ts";
 import { dialWebTransport } from "./client.ts";
 import { listenWebTransport } from "./server.ts";
@@ -57,7 +57,7 @@ async function takeOneWay(session: Connection): Promise<DirectReadable> {
   const reader = session.incomingUnidirectionalStreams.getReader();
   const { value } = await soon(reader.read());
   reader.releaseLock();
-  return directReadable(value!);
+  return directStream(value!);
 }
 
 /** Keeps what happens at an end. */
@@ -97,7 +97,7 @@ Deno.test("Http3Session never sends more than a reader grants, 64 KiB at a time"
   await using pair = await pairOf({ maxData: WINDOW, automatic: false });
   const { client, server } = pair;
   const size = 32 * WINDOW;
-  const writer = directWritable(await client.createUnidirectionalStream());
+  const writer = directStream(await client.createUnidirectionalStream());
   const writing = writer.write(new Uint8Array(size)).then(() => writer.close());
   writing.catch(() => {});
   const reader = await takeOneWay(server);
@@ -125,7 +125,7 @@ Deno.test("Http3Session ends writes on many streams over random grants", async (
   const sizes = Array.from({ length: 60 }, () => random.bits(15));
   const credit = server.inspect!.credit!;
   const sending = Promise.all(sizes.map(async (size) => {
-    const writer = directWritable(await client.createUnidirectionalStream());
+    const writer = directStream(await client.createUnidirectionalStream());
     for (let left = size; left > 0;) {
       const part = Math.min(left, 1 + random.below(4_000));
       await writer.write(new Uint8Array(part));
@@ -140,7 +140,7 @@ Deno.test("Http3Session ends writes on many streams over random grants", async (
     const all: Promise<void>[] = [];
     for await (const stream of server.incomingUnidirectionalStreams) {
       all.push((async () => {
-        const reader = directReadable(stream);
+        const reader = directStream(stream);
         for (let bytes; (bytes = await reader.read()) !== null;) read += bytes.length;
         ended++;
       })());
@@ -283,7 +283,7 @@ Deno.test("Http3Session tells that a write waits for credit", async () => {
   await using pair = await pairOf({ maxData: 10, automatic: false });
   const { client, server } = pair;
   const events = observed(client);
-  const writer = directWritable(await client.createUnidirectionalStream());
+  const writer = directStream(await client.createUnidirectionalStream());
   const write = writer.write(new Uint8Array(30));
   await until(() => ofCredit(events).length > 0);
   assertEquals(client.inspect!.credit!.state("data"), {
@@ -343,7 +343,7 @@ Deno.test("withMessages() carries messages past a window that does not move by i
   // What users send is held to the window all the same.
   const left = () =>
     client.inspect!.credit!.state("data").allowed - client.inspect!.credit!.state("data").sent;
-  const writer = directWritable(await client.createUnidirectionalStream());
+  const writer = directStream(await client.createUnidirectionalStream());
   void writer.write(new Uint8Array(3 * WINDOW)).catch(() => {});
   await until(() => client.inspect!.credit!.state("data").waiting === 1);
   assertEquals(left(), 0);

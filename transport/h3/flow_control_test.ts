@@ -10,7 +10,7 @@ import {
 import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
-import { directReadable, directStream, directWritable } from "../direct.ts";
+import { directStream } from "../direct.ts";
 import type { DirectReadable, DirectStream } from "../connection.ts";
 import { CapsuleParser, CapsuleType, decodeCloseCapsule } from "./wire/capsules.ts";
 import { H3Error } from "./wire/error_codes.ts";
@@ -100,7 +100,7 @@ Deno.test("Http3Session shares credit between streams", async () => {
   await using server = new TestServer();
   await using raw = await server.open(counting({ data: 100, bidi: 9, uni: 9 }));
   const first = directStream(await raw.session.createBidirectionalStream());
-  const second = directWritable(await raw.session.createUnidirectionalStream());
+  const second = directStream(await raw.session.createUnidirectionalStream());
   await first.write(new Uint8Array(100));
   const writes = [second.write(new Uint8Array(50)), first.write(new Uint8Array(50))];
   await grant(raw, CapsuleType.maxData, 200);
@@ -109,7 +109,7 @@ Deno.test("Http3Session shares credit between streams", async () => {
 
 /** Ways out of a write that waits for credit. */
 const WAYS_OUT: Record<string, (raw: RawSession, stream: WritableStream) => unknown> = {
-  "its stream is aborted": (_, stream) => directWritable(stream).abort(new Error("enough")),
+  "its stream is aborted": (_, stream) => directStream(stream).abort(new Error("enough")),
   "the session is closed": ({ session }) => session.close(),
   "the peer closes the session": ({ connect }) => connect.send.end(),
   "the connection ends": ({ peer }) => peer.close(),
@@ -120,7 +120,7 @@ for (const [what, act] of Object.entries(WAYS_OUT)) {
     await using server = new TestServer();
     await using raw = await server.open(counting({ data: 10, uni: 5, bidi: 5 }));
     const stream = await raw.session.createUnidirectionalStream();
-    const direct = directWritable(stream);
+    const direct = directStream(stream);
     const writes = [direct.write(new Uint8Array(20)), direct.write(new Uint8Array(20))];
     const all = writes.map((write) => assertRejects(() => soon(write), Error));
     const [type] = await new Capsules(raw.connect.receive).next();
@@ -131,7 +131,7 @@ for (const [what, act] of Object.entries(WAYS_OUT)) {
     // Nothing waits any more that could take the credit of others.
     if (what !== "its stream is aborted") return;
     await grant(raw, CapsuleType.maxData, 15);
-    const other = directWritable(await raw.session.createUnidirectionalStream());
+    const other = directStream(await raw.session.createUnidirectionalStream());
     await soon(other.write(new Uint8Array(5)));
   });
 }
@@ -183,7 +183,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
         new TransformStream({ transform: (stream, to) => to.enqueue(directStream(stream)) }),
       )
       : session.incomingUnidirectionalStreams.pipeThrough(
-        new TransformStream({ transform: (stream, to) => to.enqueue(directReadable(stream)) }),
+        new TransformStream({ transform: (stream, to) => to.enqueue(directStream(stream)) }),
       );
     const streams = (incoming as ReadableStream<DirectReadable & Partial<DirectStream>>)
       .getReader();
@@ -231,14 +231,14 @@ Deno.test("Http3Session gives back credit for a stream that QUIC did not open", 
   await peer.control(counting({ data: 1_000, bidi: 9, uni: 2 }));
   const { session, connect } = await server.ask(peer);
   // The control stream is one of the two that QUIC allows.
-  const first = directWritable(await soon(session.createUnidirectionalStream()));
+  const first = directStream(await soon(session.createUnidirectionalStream()));
   await assertRejects(() => session.createUnidirectionalStream({ timeoutMs: 5 }), TimeoutError);
   await (await soon(peer.nextUni())).read();
   await first.close();
   await soon((await soon(peer.nextUni())).readAll());
   // The late one comes, and ends without a word; it does not count for the session.
   assertEquals((await soon((await soon(peer.nextUni())).readAll())).length, 0);
-  const second = directWritable(await soon(session.createUnidirectionalStream()));
+  const second = directStream(await soon(session.createUnidirectionalStream()));
   await second.write(Uint8Array.of(7));
   const came = await soon(peer.nextUni());
   assertEquals(await soon(came.readAtLeast(4)), bytesOf(0x54, connect.id, 7));
@@ -252,7 +252,7 @@ Deno.test("Http3Session grants bytes as they are read, and more when the peer sa
   const window = 4 * 1024 * 1024;
   const sent = await peer.uni(0x54, connect.id);
   const { value } = await soon(session.incomingUnidirectionalStreams.getReader().read());
-  const direct = directReadable(value!);
+  const direct = directStream(value!);
   const read = async (count: number) => {
     const write = sent.write(new Uint8Array(count));
     for (let left = count; left > 0;) left -= (await soon(direct.read()))!.length;
@@ -286,7 +286,7 @@ for (
       used += bytes.length;
       const sent = await peer.uni(0x54, connect.id, bytes);
       const { value } = await soon(streams.read());
-      const direct = directReadable(value!);
+      const direct = directStream(value!);
       if (isAhead) await direct.read();
       direct.cancel();
       await sent.end().catch(() => {});
@@ -381,7 +381,7 @@ Deno.test("Http3Session takes limits of 2^62 - 1 bytes and 2^60 streams for no l
     capsuleFrame(CapsuleType.maxStreamsUni, Uint8Array.of(0xd0, 0, 0, 0, 0, 0, 0, 0)),
   );
   for (let i = 0; i < 20; i++) {
-    const stream = directWritable(await soon(raw.session.createUnidirectionalStream()));
+    const stream = directStream(await soon(raw.session.createUnidirectionalStream()));
     await soon(stream.write(new Uint8Array(1_000)));
   }
   await until(() => raw.session.transport === "webtransport");

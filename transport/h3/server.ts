@@ -2,9 +2,9 @@
 import { CloseCode } from "../../errors.ts";
 import {
   type AcceptedConnection,
+  type ListenQuicOptions,
   QuicAcceptor,
   type QuicHandshakeStats,
-  type QuicListenOptions,
 } from "../quic/acceptor.ts";
 import type { Certificate } from "../certificate/certificate.ts";
 import type { FlowControlOptions } from "../connection.ts";
@@ -30,7 +30,9 @@ export type { AcceptOptions, RefuseOptions, WebTransportRequest } from "./reques
 const FIRST_REQUEST_TIMEOUT_MS = 10_000;
 
 /** Options for {@linkcode listenWebTransport}. */
-export interface ListenWebTransportOptions extends QuicListenOptions {
+export interface ListenWebTransportOptions
+  extends
+    Omit<ListenQuicOptions, "protocols" | "maxBidirectionalStreams" | "maxUnidirectionalStreams"> {
   /**
    * Most concurrent sessions of one connection; more are refused with 429.
    *

@@ -14,7 +14,7 @@ import { UdpPath } from "../../tests/udp_path.ts";
 import { ConnectionError } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import type { DirectReadable } from "../connection.ts";
-import { directReadable, directStream } from "../direct.ts";
+import { directStream } from "../direct.ts";
 import { dialWebTransport } from "./client.ts";
 import { CapsuleType } from "./wire/capsules.ts";
 import { H3Error } from "./wire/error_codes.ts";
@@ -450,7 +450,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
         new TransformStream({ transform: (stream, to) => to.enqueue(directStream(stream)) }),
       )
       : session.incomingUnidirectionalStreams.pipeThrough(
-        new TransformStream({ transform: (stream, to) => to.enqueue(directReadable(stream)) }),
+        new TransformStream({ transform: (stream, to) => to.enqueue(directStream(stream)) }),
       );
   const readBytes = async (streams: ReadableStream<DirectReadable>, count: number) => {
     const reader = streams.getReader();

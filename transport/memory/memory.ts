@@ -1,10 +1,10 @@
 /** Pairs of established connections in one process, for tests. */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { Connection } from "../connection.ts";
-import { MemoryConnection, type MemoryWire, type WithheldCredit } from "./connection.ts";
+import { MemoryConnection, type MemoryWire } from "./connection.ts";
 import { type MemoryFaults, MemoryPath, seededRandom } from "./path.ts";
 
-export type { MemoryFaults, WithheldCredit };
+export type { MemoryFaults };
 
 /**
  * Options for {@linkcode memoryPair}.
@@ -67,7 +67,12 @@ export interface MemoryPairOptions {
    * assertEquals(frames, ["abc", "d"]);
    * ```
    */
-  withheldCredit?: WithheldCredit | undefined;
+  withheldCredit?: {
+    /** Bytes that the peer may send in all, those of messages included. */
+    readonly bytes: number;
+    /** Streams of each direction that the peer may open, in all; at least 100. */
+    readonly streams: number;
+  } | undefined;
   /**
    * Source of jitter, loss and order: a seed, or a function that returns numbers from 0 to below 1.
    * The same seed gives the same run.
@@ -75,17 +80,6 @@ export interface MemoryPairOptions {
    * @default {1}
    */
   random?: number | (() => number);
-}
-
-/** Options for {@linkcode MemoryLink.disconnect}. */
-export interface DisconnectOptions {
-  /**
-   * Breaks the network without notice: sent data vanishes, and only silence shows the break, as
-   * with a cable pulled far away.
-   *
-   * @default {false}
-   */
-  silent?: boolean;
 }
 
 /**
@@ -128,9 +122,10 @@ export interface MemoryLink {
    * Breaks the network for good; data under way is lost. `closed` of both ends rejects at once,
    * unless `silent`.
    *
-   * @param options See {@linkcode DisconnectOptions}.
+   * @param options With `silent`, the network breaks without notice: sent data vanishes, and only
+   * silence shows the break, as with a cable pulled far away.
    */
-  disconnect(options?: DisconnectOptions): void;
+  disconnect(options?: { readonly silent?: boolean }): void;
   /**
    * Asks the receiving end to wind up, which resolves `draining` there.
    *
@@ -178,7 +173,7 @@ class PairLink implements MemoryLink {
     for (const path of this.#select(direction)) path.resume();
   }
 
-  disconnect(options: DisconnectOptions = {}): void {
+  disconnect(options: { readonly silent?: boolean } = {}): void {
     const { silent = false } = options;
     for (const path of this.#select()) path.cut();
     if (silent) return;

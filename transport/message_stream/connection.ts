@@ -64,8 +64,23 @@ const GREETING_BYTES = [0, 0];
 /** Most bytes that are read until the peer is admitted: a token has at most half of these. */
 const MAX_EARLY_BYTES = 16_384;
 
-/** Bounds of message frames on a stream. */
-export interface MessageBounds {
+/** Options for `withMessages()`. */
+export interface MessageStreamOptions {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
+  /** Side of this end: the client opens the stream. */
+  readonly side: "client" | "server";
+  /**
+   * Longest wait of a server for the client's stream, in milliseconds; then the server closes with
+   * 4408.
+   *
+   * @default {10000}
+   */
+  readonly streamTimeoutMs?: number;
   /**
    * Longest wait of a close for the writes of sent frames, and for the peer to end the other half,
    * in milliseconds.
@@ -87,7 +102,8 @@ export interface MessageBounds {
 }
 
 /** Bounds of message frames, and the runtime of the node. */
-export interface MessageOptions extends MessageBounds {
+export interface MessageOptions
+  extends Pick<MessageStreamOptions, "closeTimeoutMs" | "maxFrameBytes" | "admitted"> {
   /** Clocks and timers of the node. */
   readonly runtime: Runtime;
 }

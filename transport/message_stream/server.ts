@@ -5,34 +5,17 @@
  */
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { BidirectionalStream, Connection } from "../connection.ts";
+export type { MessageStreamOptions } from "./connection.ts";
+
 import {
   type FirstStream,
-  type MessageBounds,
   MessageStreamConnection,
+  type MessageStreamOptions,
   openMessages,
 } from "./connection.ts";
 
 /** Longest wait of a server for the client's stream, in milliseconds. */
 const STREAM_TIMEOUT_MS = 10_000;
-
-/** Options for {@linkcode withMessages}. */
-export interface MessageStreamOptions extends MessageBounds {
-  /**
-   * Clocks, timers and randomness of this node.
-   *
-   * @default {platformRuntime()}
-   */
-  readonly runtime?: Runtime;
-  /** Side of this end: the client opens the stream. */
-  readonly side: "client" | "server";
-  /**
-   * Longest wait of a server for the client's stream, in milliseconds; then the server closes with
-   * 4408.
-   *
-   * @default {10000}
-   */
-  readonly streamTimeoutMs?: number;
-}
 
 /**
  * Adds message frames to a connection. The frames travel on the lowest bidirectional stream of the

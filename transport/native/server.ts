@@ -32,16 +32,6 @@ const CAPABILITIES: ConnectionCapabilities = {
   independentStreams: true,
 };
 
-/** A session accepted by the runtime. */
-export interface AcceptedNativeWebTransport {
-  /** Established connection. Its QUIC connection carries no other session. */
-  readonly connection: Connection;
-  /** URL of the request. */
-  readonly url: string;
-  /** Known defects of the connection; see {@linkcode nativeServerDefects}. */
-  readonly defects: readonly NativeServerDefect[];
-}
-
 /**
  * Accepts a WebTransport session on a QUIC connection with the runtime's own server side.
  *
@@ -56,8 +46,15 @@ export interface AcceptedNativeWebTransport {
  */
 export async function acceptNativeWebTransport(
   conn: Deno.QuicConn,
-  options: Pick<QuicListenOptions, "runtime"> = {},
-): Promise<AcceptedNativeWebTransport> {
+  options: { readonly runtime?: Runtime } = {},
+): Promise<{
+  /** Established connection. Its QUIC connection carries no other session. */
+  readonly connection: Connection;
+  /** URL of the request. */
+  readonly url: string;
+  /** Known defects of the connection; see {@linkcode nativeServerDefects}. */
+  readonly defects: readonly NativeServerDefect[];
+}> {
   requireUpgrade();
   const { runtime = platformRuntime() } = options;
   const ending = quicEnding(conn);
@@ -333,7 +330,10 @@ class NativeRequest implements WebTransportRequest {
   #isAnswered = false;
   #aborted: AbortController | undefined;
 
-  constructor({ url, connection }: AcceptedNativeWebTransport, remoteAddress: Deno.NetAddr) {
+  constructor(
+    { url, connection }: { readonly url: string; readonly connection: Connection },
+    remoteAddress: Deno.NetAddr,
+  ) {
     this.url = url;
     this.headers = new Headers({ host: URL.parse(url)?.host ?? "" });
     this.remoteAddress = remoteAddress;

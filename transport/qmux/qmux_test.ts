@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { StreamError, TimeoutError } from "../../errors.ts";
 import { decodeRecord, type TestEnd, testEnd, TestPair, turn } from "../../tests/qmux_wire.ts";
 import type { ConnectionEvent } from "../connection.ts";
-import { directReadable, directWritable } from "../direct.ts";
+import { directStream } from "../direct.ts";
 import { MAX_BUFFERED_BYTES } from "./record_scheduler.ts";
 import { MAX_HELD_DATAGRAMS, MAX_WAITING_DATAGRAMS } from "./datagrams.ts";
 import {
@@ -169,7 +169,7 @@ Deno.test("Qmux takes a reset that forgot its size where it is told to be lenien
   using server = serverOf({ isLenient: true });
   server.qmux.receive(stream(2, 0, 5));
   const reader = server.qmux.incomingUnidirectionalStreams.getReader();
-  const incoming = directReadable((await reader.read()).value!);
+  const incoming = directStream((await reader.read()).value!);
   server.qmux.receive(control(0x04, 2, 9, 0));
   const error = await assertRejects(() => incoming.read(), StreamError);
   assertEquals([error.streamErrorCode, error.by, server.link.faults.length], [9, "remote", 0]);
@@ -184,14 +184,14 @@ Deno.test("Qmux takes bytes that do not say where they are, where it is told to 
   using lenient = serverOf({ isLenient: true });
   for (let i = 0; i < 2; i++) lenient.qmux.receive(unplaced.slice());
   const reader = lenient.qmux.incomingUnidirectionalStreams.getReader();
-  assertEquals((await directReadable((await reader.read()).value!).read())!.byteLength, 4);
+  assertEquals((await directStream((await reader.read()).value!).read())!.byteLength, 4);
 });
 
 Deno.test("Qmux ignores what comes late for a stream that is over", async () => {
   using server = serverOf();
   server.qmux.receive(stream(2, 0, 5, true));
   const reader = server.qmux.incomingUnidirectionalStreams.getReader();
-  await directReadable((await reader.read()).value!).read();
+  await directStream((await reader.read()).value!).read();
   assertEquals(server.qmux.openStreams, 0);
   for (const one of [stream(2, 0, 9), control(0x04, 2, 0, 1), control(0x15, 2, 1)]) {
     server.qmux.receive(one);
@@ -243,7 +243,7 @@ Deno.test("Qmux forgets streams that are over", async () => {
 
 Deno.test("Qmux never hands the wire more than its bound and a record", async () => {
   using server = serverOf();
-  const writer = directWritable(await server.qmux.createUnidirectionalStream());
+  const writer = directStream(await server.qmux.createUnidirectionalStream());
   const writing = writer.write(new Uint8Array(1_000_000));
   await Promise.resolve();
   const { link } = server;
@@ -291,7 +291,7 @@ Deno.test("Qmux says once for each total that it is blocked, and says when it go
   const { qmux } = server;
   const events: ConnectionEvent[] = [];
   qmux.observe((event) => void events.push(event));
-  const near = directWritable(await qmux.createUnidirectionalStream());
+  const near = directStream(await qmux.createUnidirectionalStream());
   const writing = [near.write(new Uint8Array(50)), near.write(new Uint8Array(50))];
   const kinds = async () => (await sent(server)).map(({ kind }) => kind);
   assertEquals(await kinds(), ["stream", "stream", "streamDataBlocked"]);
@@ -398,14 +398,14 @@ Deno.test("Qmux gives the credit back of what is never read", async () => {
   const opening = client.qmux.createUnidirectionalStream();
   await pair.settle();
   for (let i = 0; i < 10; i++) {
-    const near = directWritable(
+    const near = directStream(
       i === 0 ? await opening : await client.qmux.createUnidirectionalStream(),
     );
     const writing = near.write(new Uint8Array(10_000));
     await pair.settle();
     await writing;
     const reader = server.qmux.incomingUnidirectionalStreams.getReader();
-    const far = directReadable((await reader.read()).value!);
+    const far = directStream((await reader.read()).value!);
     reader.releaseLock();
     if (i % 2 === 0) far.cancel({ streamErrorCode: i });
     else near.abort({ streamErrorCode: i });
@@ -439,11 +439,11 @@ Deno.test("Qmux grants by hand alone where windows do not move", async () => {
   const { client, server } = pair;
   const opening = client.qmux.createUnidirectionalStream();
   await pair.settle();
-  const near = directWritable(await opening);
+  const near = directStream(await opening);
   const writing = near.write(new Uint8Array(300));
   const reader = server.qmux.incomingUnidirectionalStreams.getReader();
   await pair.settle();
-  const far = directReadable((await reader.read()).value!);
+  const far = directStream((await reader.read()).value!);
   assertEquals((await far.read())!.byteLength, 100);
   await pair.settle();
   assertEquals(server.qmux.credit!.state("data").granted, 100);
@@ -469,7 +469,7 @@ Deno.test("Qmux grants nothing for what is never read where windows do not move"
   const { qmux } = server;
   const reader = qmux.incomingUnidirectionalStreams.getReader();
   qmux.receive(stream(2, 0, 30));
-  directReadable((await reader.read()).value!).cancel();
+  directStream((await reader.read()).value!).cancel();
   qmux.receive(stream(2, 30, 30));
   qmux.receive(control(0x04, 2, 0, 70));
   qmux.receive(control(0x04, 6, 0, 30));
@@ -522,7 +522,7 @@ Deno.test("Qmux holds few bytes more than came, however small the pieces are", a
   using server = serverOf();
   for (let i = 0; i < 50_000; i++) server.qmux.receive(stream(2, i, 1));
   const reader = server.qmux.incomingUnidirectionalStreams.getReader();
-  const far = directReadable((await reader.read()).value!);
+  const far = directStream((await reader.read()).value!);
   let reads = 0;
   for (let size = 0; size < 50_000; reads++) size += (await far.read())!.byteLength;
   assert(reads < 10, `${reads} reads`);
@@ -555,7 +555,7 @@ Deno.test("Qmux holds no large record for what is small in it", async () => {
   server.qmux.receive(padded(stream(2, 0, 5_000)));
   server.qmux.receive(padded(record((writer) => writer.datagram(new Uint8Array(5_000)))));
   const reader = server.qmux.incomingUnidirectionalStreams.getReader();
-  const chunk = (await directReadable((await reader.read()).value!).read())!;
+  const chunk = (await directStream((await reader.read()).value!).read())!;
   assertEquals([chunk.byteLength, chunk.buffer.byteLength], [5_000, 5_000]);
   const datagram = (await server.qmux.datagrams.readable.getReader().read()).value!;
   assertEquals([datagram.byteLength, datagram.buffer.byteLength], [5_000, 5_000]);
@@ -632,7 +632,7 @@ Deno.test("Qmux tells of the peer's close, and of a fault that the peer found", 
 
 Deno.test("Qmux keeps its payloads small for peers whose records are", async () => {
   using server = serverOf({}, { maxRecordSize: 16_382 });
-  const near = directWritable(await server.qmux.createUnidirectionalStream());
+  const near = directStream(await server.qmux.createUnidirectionalStream());
   const writing = near.write(new Uint8Array(50_000));
   let largest = 0;
   for (const frame of await sent(server)) {
@@ -698,7 +698,7 @@ Deno.test("Qmux ends a connection of that framing when too much is unread", () =
 
 Deno.test("Qmux sends at its end what a write told to be done", async () => {
   const server = serverOf();
-  const near = directWritable(await server.qmux.createUnidirectionalStream());
+  const near = directStream(await server.qmux.createUnidirectionalStream());
   await near.write(new Uint8Array(7));
   await near.close();
   server.qmux.end(new Error("Over"), false);
@@ -721,7 +721,7 @@ Deno.test("Qmux resets a stream whose buffer was transferred before the bytes we
   for (const maxData of [0, 5]) {
     using server = serverOf({}, { maxData });
     const near = await server.qmux.createUnidirectionalStream();
-    const other = directWritable(await server.qmux.createUnidirectionalStream());
+    const other = directStream(await server.qmux.createUnidirectionalStream());
     const bytes = new Uint8Array(10);
     const writer = near.getWriter();
     const writing = assertRejects(() => writer.write(bytes), TypeError, "was transferred");
@@ -754,14 +754,14 @@ Deno.test("Qmux puts the end of a stream and the begin of the next into one reco
 Deno.test("Qmux forgets streams that were cut while the wire takes nothing", async () => {
   using server = serverOf();
   const { qmux, link } = server;
-  const near = directWritable(await qmux.createUnidirectionalStream());
+  const near = directStream(await qmux.createUnidirectionalStream());
   const writing = near.write(new Uint8Array(1_000_000));
   await turn();
   const before = link.records.length;
   const reader = qmux.incomingUnidirectionalStreams.getReader();
   for (let id = 2; id < 4 * 10_000; id += 4) {
     qmux.receive(stream(id, 0, 1));
-    directReadable((await reader.read()).value!).cancel();
+    directStream((await reader.read()).value!).cancel();
     qmux.receive(control(0x04, id, 0, 1));
   }
   assertEquals([link.faults, link.records.length, qmux.openStreams], [[], before, 1]);
@@ -800,8 +800,8 @@ Deno.test("Qmux keeps what came whole, when the connection ends", async () => {
   server.qmux.receive(stream(2, 0, 5, true));
   server.qmux.receive(stream(6, 0, 5));
   const reader = server.qmux.incomingUnidirectionalStreams.getReader();
-  const whole = directReadable((await reader.read()).value!);
-  const cut = directReadable((await reader.read()).value!);
+  const whole = directStream((await reader.read()).value!);
+  const cut = directStream((await reader.read()).value!);
   server.qmux.end(new Error("The wire broke"), true);
   assertEquals([(await whole.read())!.byteLength, await whole.read()], [5, null]);
   await assertRejects(() => cut.read(), Error, "The wire broke");

@@ -2,7 +2,8 @@ import { assert, assertEquals } from "@std/assert";
 import { TestPair } from "../../tests/qmux_wire.ts";
 import { Random } from "../../tests/random.ts";
 import { StreamError } from "../../errors.ts";
-import { directReadable, directWritable } from "../direct.ts";
+import type { DirectReadable } from "../connection.ts";
+import { directStream } from "../direct.ts";
 import { MAX_BUFFERED_BYTES } from "./record_scheduler.ts";
 import { MAX_RECORD_BYTES } from "./qmux.ts";
 
@@ -124,7 +125,7 @@ class Schedule {
   async #write(at: number): Promise<void> {
     const random = this.#random;
     const sendOrder = random.below(3);
-    const near = directWritable(
+    const near = directStream(
       await this.#pair.client.qmux.createUnidirectionalStream({ sendOrder }),
     );
     const size = random.bits(17);
@@ -150,12 +151,12 @@ class Schedule {
   async #accept(): Promise<void> {
     const reads: Promise<void>[] = [];
     for await (const incoming of this.#pair.server.qmux.incomingUnidirectionalStreams) {
-      reads.push(this.#read(directReadable(incoming)));
+      reads.push(this.#read(directStream(incoming)));
     }
     await Promise.all(reads);
   }
 
-  async #read(far: ReturnType<typeof directReadable>): Promise<void> {
+  async #read(far: DirectReadable): Promise<void> {
     const random = this.#random;
     const cancelAfter = random.below(8) === 0 ? random.bits(16) : Infinity;
     let count = 0;

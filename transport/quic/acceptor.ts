@@ -33,8 +33,25 @@ const HANDSHAKE_GRACE_MS = 2_000;
  */
 const FAREWELL_MS = 10;
 
-/** Options of every QUIC listener. */
-export interface QuicListenOptions extends Certificate {
+/** Options for `listenQuic()`. */
+export interface ListenQuicOptions extends Certificate {
+  /**
+   * Supported protocols (ALPN), in order of preference; a client that offers none of these is
+   * refused.
+   */
+  readonly protocols: readonly string[];
+  /**
+   * Most open bidirectional streams of a peer. Each may hold up to 1.25 MB of unread data.
+   *
+   * @default {128}
+   */
+  readonly maxBidirectionalStreams?: number;
+  /**
+   * Most open unidirectional streams of a peer. Each may hold up to 1.25 MB of unread data.
+   *
+   * @default {1024}
+   */
+  readonly maxUnidirectionalStreams?: number;
   /**
    * Address to listen on.
    *
@@ -93,6 +110,12 @@ export interface QuicListenOptions extends Certificate {
    */
   readonly runtime?: Runtime;
 }
+
+/** Options of every QUIC listener. */
+export type QuicListenOptions = Omit<
+  ListenQuicOptions,
+  "protocols" | "maxBidirectionalStreams" | "maxUnidirectionalStreams"
+>;
 
 /** Counters of handshakes under way, and of handshakes that the listener's bounds prevented. */
 export interface QuicHandshakeStats {

@@ -4,12 +4,7 @@ import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
 import type { DirectReadable, ReceiveStream } from "../connection.ts";
-import {
-  directStream,
-  directWritable,
-  openUnidirectional,
-  receiveUnidirectional,
-} from "../direct.ts";
+import { directStream, openUnidirectional, receiveUnidirectional } from "../direct.ts";
 import { type QuicConnection, RawQuicConnection } from "./connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
@@ -234,7 +229,7 @@ Deno.test("QuicConnection orders streams, in all their forms", async () => {
   direct.sendOrder = 1; // It sends nothing that could be ordered.
   assertEquals(stream.sendOrder, 1);
   const both = await connection.createBidirectionalStream({ sendOrder: 2 });
-  const forms = [directStream(both), directWritable(both.writable)];
+  const forms = [directStream(both), directStream(both.writable)];
   assertEquals(forms.map(({ sendOrder }) => sendOrder), [2, 2]);
   assertEquals((await openUnidirectional(connection)).sendOrder, 0);
 });

@@ -2,9 +2,9 @@
 import { CloseCode } from "../../errors.ts";
 import {
   type AcceptedConnection,
+  type ListenQuicOptions,
   QuicAcceptor,
   type QuicHandshakeStats,
-  type QuicListenOptions,
 } from "./acceptor.ts";
 import type { Certificate } from "../certificate/certificate.ts";
 import type { Connection } from "../connection.ts";
@@ -13,31 +13,10 @@ import { type QuicConnection, RawQuicConnection } from "./connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 export type { Certificate } from "../certificate/certificate.ts";
-export type { QuicHandshakeStats, QuicListenOptions } from "./acceptor.ts";
+export type { ListenQuicOptions, QuicHandshakeStats } from "./acceptor.ts";
 
 /** Most accepted connections that wait for the application; beyond, a connection is closed. */
 const MAX_WAITING_CONNECTIONS = 1_024;
-
-/** Options for {@linkcode listenQuic}. */
-export interface ListenQuicOptions extends QuicListenOptions {
-  /**
-   * Supported protocols (ALPN), in order of preference; a client that offers none of these is
-   * refused.
-   */
-  readonly protocols: readonly string[];
-  /**
-   * Most open bidirectional streams of a peer. Each may hold up to 1.25 MB of unread data.
-   *
-   * @default {128}
-   */
-  readonly maxBidirectionalStreams?: number;
-  /**
-   * Most open unidirectional streams of a peer. Each may hold up to 1.25 MB of unread data.
-   *
-   * @default {1024}
-   */
-  readonly maxUnidirectionalStreams?: number;
-}
 
 /**
  * Listener for QUIC connections; iterate to get ready connections.

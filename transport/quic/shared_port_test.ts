@@ -4,7 +4,7 @@ import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { CloseCode } from "../../errors.ts";
 import type { Connection } from "../connection.ts";
-import { directReadable, directStream } from "../direct.ts";
+import { directStream } from "../direct.ts";
 import { dialQuic } from "./client.ts";
 import type { QuicConnection } from "./connection.ts";
 import { dialWebTransport } from "../h3/client.ts";
@@ -100,7 +100,7 @@ Deno.test("WebTransportListener lets a raw peer open 1024 unidirectional streams
     await soon(Promise.all(sending));
     let count = 0;
     for await (const stream of connection.incomingUnidirectionalStreams) {
-      const direct = directReadable(stream);
+      const direct = directStream(stream);
       assertEquals(await soon(direct.read()), Uint8Array.of(count));
       assertEquals(await soon(direct.read()), null);
       if (++count === max) break;

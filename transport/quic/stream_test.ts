@@ -4,7 +4,7 @@ import { until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { ConnectionError, StreamError, TimeoutError } from "../../errors.ts";
 import type { BidirectionalStream, Connection } from "../connection.ts";
-import { directReadable, directStream, directWritable } from "../direct.ts";
+import { directStream } from "../direct.ts";
 import { dialWebTransport } from "../h3/client.ts";
 import { ReceiveCredit, SendCredit } from "../flow_control.ts";
 import { ReceiveHalf } from "./receive_half.ts";
@@ -308,8 +308,8 @@ Deno.test("Http3Session takes 2,000 unidirectional streams in sequence", async (
     const { value } = await soon(reader.read());
     // Every other end is read by nobody.
     if (i % 2 === 0) assertEquals((await value!.getReader().read()).value, TEXT);
-    else assertEquals(await directReadable(value!).read().then((bytes) => bytes?.length), 5);
-    if (i % 2 === 1) await directReadable(value!).read();
+    else assertEquals(await directStream(value!).read().then((bytes) => bytes?.length), 5);
+    if (i % 2 === 1) await directStream(value!).read();
   }
 });
 
@@ -399,8 +399,8 @@ Deno.test("Http3Session sends the heads of streams ahead of payload whatever the
   await using server = new TestServer();
   await using raw = await server.open();
   const { peer, session } = raw;
-  const low = directWritable(await session.createUnidirectionalStream({ sendOrder: 1 }));
-  const high = directWritable(await session.createUnidirectionalStream({ sendOrder: 9 }));
+  const low = directStream(await session.createUnidirectionalStream({ sendOrder: 1 }));
+  const high = directStream(await session.createUnidirectionalStream({ sendOrder: 9 }));
   const writes = [high.write(new Uint8Array(200_000)), low.write(TEXT)];
   await soon(peer.nextUni()); // The control stream.
   const [first, second] = [await soon(peer.nextUni()), await soon(peer.nextUni())];

@@ -7,7 +7,7 @@ import {
 } from "@std/assert";
 import { soon } from "../../tests/sessions.ts";
 import { acceptEcho, WebTransportPeer } from "../../tests/webtransport_peer.ts";
-import { directReadable, directStream, directWritable } from "../direct.ts";
+import { directStream } from "../direct.ts";
 import {
   WebTransport,
   WebTransportBidirectionalStream,
@@ -225,7 +225,7 @@ Deno.test("WebTransportSendStream errors once the server stopped reading", async
   const send = await transport.createUnidirectionalStream();
   const writer = send.getWriter();
   await writer.write(HELLO);
-  directReadable(await first(session.incomingUnidirectionalStreams)).cancel();
+  directStream(await first(session.incomingUnidirectionalStreams)).cancel();
   // It is noticed by a write.
   const error = await assertRejects(async () => {
     await forever(() => writer.write(HELLO));
@@ -243,10 +243,10 @@ Deno.test("WebTransport streams go by plain calls too", async () => {
   assertEquals(await soon(both.read()), HELLO);
   assertEquals(await soon(both.read()), null);
 
-  const send = directWritable(await transport.createUnidirectionalStream());
+  const send = directStream(await transport.createUnidirectionalStream());
   await send.write(HELLO);
   await send.close();
-  const received = directReadable(await first(transport.incomingUnidirectionalStreams));
+  const received = directStream(await first(transport.incomingUnidirectionalStreams));
   assertEquals(await soon(received.read()), HELLO);
   assertEquals(await soon(received.read()), null);
 });
@@ -312,7 +312,7 @@ Deno.test("WebTransport.incomingUnidirectionalStreams refuses streams once it is
   await using transport = new WebTransport(peer.url, peer.trust);
   await transport.incomingUnidirectionalStreams.cancel();
   const session = await peer.session();
-  const send = directWritable(await session.createUnidirectionalStream());
+  const send = directStream(await session.createUnidirectionalStream());
   await assertRejects(async () => {
     await forever(() => send.write(HELLO));
   });
@@ -349,7 +349,7 @@ Deno.test("WebTransportReceiveStream rejects a read of wider elements that the e
     await assertRejects(() => soon(reader.closed), TypeError);
   }
   // The session goes on.
-  const sent = directWritable(await session.createUnidirectionalStream());
+  const sent = directStream(await session.createUnidirectionalStream());
   await sent.write(HELLO);
   const received = await first(transport.incomingUnidirectionalStreams);
   assertEquals((await soon(received.getReader().read())).value, HELLO);

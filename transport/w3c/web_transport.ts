@@ -1,6 +1,6 @@
 /** The W3C `WebTransport` on HTTP/3 over the runtime's QUIC. */
 import type { ReceiveStream } from "../connection.ts";
-import { directReadable } from "../direct.ts";
+import { directStream } from "../direct.ts";
 import { Http3Dialer } from "../h3/dialer.ts";
 import { Http3Pool } from "../h3/pool.ts";
 import type { Field } from "../h3/wire/qpack.ts";
@@ -248,7 +248,7 @@ export class WebTransport implements AsyncDisposable {
     this.#unidirectional = new IncomingStreams(
       async () => (await this.#live("receive streams")).incomingUnidirectionalStreams,
       (stream) =>
-        new WebTransportReceiveStream(new ReceiveSource(this.#streams!, directReadable(stream))),
+        new WebTransportReceiveStream(new ReceiveSource(this.#streams!, directStream(stream))),
     );
     this.#source = new DatagramSource(this.#queues, checked.datagramsReadableType);
     this.#datagrams = new WebTransportDatagramDuplexStream(

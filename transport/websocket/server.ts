@@ -67,14 +67,6 @@ export interface AcceptWebSocketOptions {
   readonly admitted?: Promise<unknown> | undefined;
 }
 
-/** An accepted WebSocket. */
-export interface AcceptedWebSocket {
-  /** Connection; `ready` resolves once the response was sent. */
-  readonly connection: Connection;
-  /** Response, which MUST be returned from the HTTP handler. */
-  readonly response: Response;
-}
-
 /**
  * Function that accepts WebSockets. Another engine can replace {@linkcode acceptWebSocket} here.
  *
@@ -87,18 +79,15 @@ export interface AcceptedWebSocket {
 export type WebSocketEngine = (
   request: Request,
   options?: AcceptWebSocketOptions,
-) => AcceptedWebSocket;
+) => {
+  /** Connection; `ready` resolves once the response was sent. */
+  readonly connection: Connection;
+  /** Response, which MUST be returned from the HTTP handler. */
+  readonly response: Response;
+};
 
-/** A listening HTTP server. */
-export interface HttpListener {
-  /** Address that the server listens on. */
-  readonly addr: Deno.NetAddr;
-  /**
-   * Stops listening, and ends every connection; connections with an unfinished answer end last.
-   * Idempotent.
-   */
-  shutdown(): Promise<void>;
-}
+/** An accepted WebSocket. */
+export type AcceptedWebSocket = ReturnType<WebSocketEngine>;
 
 /** Options of {@linkcode WebSocketHost.listen}. */
 export interface HttpListenOptions {
@@ -144,8 +133,19 @@ export interface WebSocketHost {
       request: Request,
       info: { readonly remoteAddr: Deno.NetAddr },
     ) => Response | Promise<Response>,
-  ): HttpListener;
+  ): {
+    /** Address that the server listens on. */
+    readonly addr: Deno.NetAddr;
+    /**
+     * Stops listening, and ends every connection; connections with an unfinished answer end last.
+     * Idempotent.
+     */
+    shutdown(): Promise<void>;
+  };
 }
+
+/** A listening HTTP server. */
+export type HttpListener = ReturnType<WebSocketHost["listen"]>;
 
 /**
  * Accepts a WebSocket.
@@ -164,7 +164,7 @@ export interface WebSocketHost {
 export function acceptWebSocket(
   request: Request,
   options: AcceptWebSocketOptions = {},
-): AcceptedWebSocket {
+): ReturnType<WebSocketEngine> {
   const { runtime = platformRuntime(), protocol = "", idleTimeoutMs = 60_000 } = options;
   const { lease, flowControl, admitted } = options;
   checkOffered(request, protocol);
