@@ -31,7 +31,7 @@ async function refusals(server: { readonly url: string; address: Deno.NetAddr | 
   return { status: raw.status, code: error.info?.code, reason: error.info?.reason };
 }
 
-Deno.test("Server takes what authenticate returned as the session's value", async () => {
+Deno.test("Server takes the result of authenticate as the session's value", async () => {
   const opened: Session<{ name: string }>[] = [];
   await using server = listen({ ...named, onOpen: (one) => void opened.push(one as never) });
   const cases: [query: string, headers: Record<string, string>][] = [
@@ -71,7 +71,7 @@ Deno.test("Server refuses with the status that authenticate threw, before any up
 /** Refusal of a client that could have sent a token in band, if asked for one. */
 const NOT_IN_BAND = "Unauthenticated: this server takes no token in band";
 
-Deno.test("Server refuses with 401 and no text of whatever else authenticate threw, and reports it", async () => {
+Deno.test("Server refuses with 401 and without a text after any other error of authenticate, and reports the error", async () => {
   const error = new TypeError(SECRET);
   const failures: [error: unknown, authenticate: () => unknown][] = [
     [error, () => Promise.reject(error)],
@@ -91,7 +91,7 @@ Deno.test("Server refuses with 401 and no text of whatever else authenticate thr
   }
 });
 
-Deno.test("Server prints what may be its own fault in authenticate, if nobody is told", async () => {
+Deno.test("Server prints an error of authenticate that may be its own fault, without onError", async () => {
   using printed = captureConsole();
   let isDown = true;
   await using server = listen({
@@ -118,7 +118,7 @@ Deno.test("Server prints what may be its own fault in authenticate, if nobody is
   assert(session.isReady);
 });
 
-Deno.test("Client comes back when authenticate says that it cannot tell now", async () => {
+Deno.test("Client reconnects when authenticate cannot decide now", async () => {
   let failures = 2;
   await using server = listen({
     authenticate: () => {
@@ -210,7 +210,7 @@ Deno.test("createServer() refuses options for admission that make no sense", () 
   }
 });
 
-Deno.test("Server waits for authenticate for ever, where it is told so", async () => {
+Deno.test("Server waits for authenticate without end, with the option for that", async () => {
   for (const authenticateTimeoutMs of [Infinity, 2 ** 31]) {
     const gate = Promise.withResolvers<string>();
     await using server = listen({
@@ -226,7 +226,7 @@ Deno.test("Server waits for authenticate for ever, where it is told so", async (
   }
 });
 
-Deno.test("Server refuses with 503 when authenticate takes too long, and aborts it", async () => {
+Deno.test("Server refuses with 503 when authenticate takes too long, and aborts the call", async () => {
   const signals: AbortSignal[] = [];
   await using server = listen({
     authenticateTimeoutMs: 20,
@@ -239,7 +239,7 @@ Deno.test("Server refuses with 503 when authenticate takes too long, and aborts 
   assertEquals(signals.map(({ aborted }) => aborted), [true, true]);
 });
 
-Deno.test("Server takes a token in band, before anything else is read", async () => {
+Deno.test("Server takes a token in band before any other message", async () => {
   const messages: unknown[] = [];
   await using server = listen({
     ...named,
@@ -290,7 +290,7 @@ Deno.test("Server refuses a token in band that is wrong, too long, no text, or f
   assertEquals([server.manager.count, told], [0, [403, 401, 401, 401, 401]]);
 });
 
-Deno.test("Server gives up on a peer that says no token, and frees its place", async () => {
+Deno.test("Server gives up on a peer that sends no token, and frees its place", async () => {
   await using server = listen({
     ...named,
     acceptsTokenInBand: true,
@@ -359,7 +359,7 @@ Deno.test("Session.authenticate() renews the value in place, and never the user"
   assertEquals([near?.value.token, near?.user, near?.isReady, errors], ["ann-2", "ann", true, []]);
 });
 
-Deno.test("Session.authenticate() leaves the session as it was, whatever authenticate throws", async () => {
+Deno.test("Session.authenticate() leaves the session unchanged after any error of authenticate", async () => {
   let isFirst = true;
   const errors: unknown[] = [];
   const told: Refusal[] = [];
@@ -379,7 +379,7 @@ Deno.test("Session.authenticate() leaves the session as it was, whatever authent
   assertEquals(told.map((one) => `${one.status} ${one.error}`), [`401 Error: ${SECRET}`]);
 });
 
-Deno.test("Session.authenticate() is told when the answer takes too long", async () => {
+Deno.test("Session.authenticate() rejects when the answer takes too long", async () => {
   let isFirst = true;
   await using server = listen({
     authenticateTimeoutMs: 20,

@@ -23,7 +23,7 @@ const pong = (message: { isRequest: boolean; reply(data: unknown): void }) => {
   if (message.isRequest) message.reply("pong");
 };
 
-Deno.test("Server answers upgrades that are none with a status, and goes on", async () => {
+Deno.test("Server answers bad upgrades with a status, and continues", async () => {
   await using server = listen({ onMessage: pong, limits: { maxSessions: 2 } });
   const cases: [headers: Record<string, string>, status: number][] = [
     [{ "sec-websocket-key": "" }, 400],
@@ -52,7 +52,7 @@ Deno.test("Server frees the places of peers that vanished before their response"
   await assertWell(server);
 });
 
-Deno.test("Server frees the place of a socket that never opens, and refuses it when late", async () => {
+Deno.test("Server frees the place of a socket that never opens, and refuses a late one", async () => {
   const pairs: MemoryPair[] = [];
   const opens: (() => void)[] = [];
   const server = createServer({
@@ -113,7 +113,7 @@ Deno.test("Server runs onClose for a peer that vanished in the middle of a frame
   await assertWell(server);
 });
 
-Deno.test("Server takes a message in fragments, pings between them", async () => {
+Deno.test("Server takes a message in fragments, with pings between them", async () => {
   const seen: unknown[] = [];
   await using server = listen({ onMessage: ({ data }) => void seen.push(data) });
   using raw = await RawSocket.open(portOf(server));
@@ -127,7 +127,7 @@ Deno.test("Server takes a message in fragments, pings between them", async () =>
   assertEquals(seen, ["é€"]);
 });
 
-Deno.test("Server drops a peer that breaks the framing, and goes on", async () => {
+Deno.test("Server drops a peer that breaks the framing, and continues", async () => {
   await using server = listen({ onMessage: pong });
   const cases: [what: string, bytes: Uint8Array][] = [
     ["invalid UTF-8", frameOf(new Uint8Array([0x22, 0xff, 0xfe, 0x22]))],
@@ -185,7 +185,7 @@ Deno.test("Server handles a hundred thousand tiny frames, in order", async () =>
   await assertWell(server);
 });
 
-Deno.test("Server closes with 4400 on a flood of nonsense, after sixteen of it", async () => {
+Deno.test("Server closes with 4400 after sixteen invalid frames", async () => {
   const closed = Promise.withResolvers<[code: number, invalid: number]>();
   await using server = listen({
     onMessage: pong,
@@ -199,7 +199,7 @@ Deno.test("Server closes with 4400 on a flood of nonsense, after sixteen of it",
   await assertWell(server);
 });
 
-Deno.test("Server survives envelopes that are made to trip it", async () => {
+Deno.test("Server survives malicious envelopes", async () => {
   await using server = listen({ onMessage: pong, authorize: () => true });
   const trap = '{"toString":1,"valueOf":1}';
   const traps = [
@@ -239,7 +239,7 @@ Deno.test("Server refuses a publication that JSON cannot hold, and blames no han
   assertEquals([codes, faults, server.manager.count], [["malformed", "malformed"], [], 1]);
 });
 
-Deno.test("Server blames no handler for a publication that it is closed before", async () => {
+Deno.test("Server reports no failed handler for a publication to a session that closes first", async () => {
   const faults: unknown[] = [];
   const gate = Promise.withResolvers<boolean>();
   const server = testServer({
@@ -256,7 +256,7 @@ Deno.test("Server blames no handler for a publication that it is closed before",
 });
 
 for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as OverflowPolicy[]) {
-  Deno.test(`Server is soon done with a peer that reads nothing, under ${policy}`, async () => {
+  Deno.test(`Server soon closes a peer that never reads, under ${policy}`, async () => {
     const closed = Promise.withResolvers<Session>();
     await using server = listen({
       session: { sendQueue: { policy }, closeTimeoutMs: 200 },
@@ -303,7 +303,7 @@ for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as Overfl
   });
 }
 
-Deno.test("Server subscribes nobody who is gone by the time that authorize is done", async () => {
+Deno.test("Server subscribes no session that ended before authorize decided", async () => {
   const gate = Promise.withResolvers<boolean>();
   await using server = listen({
     onMessage: pong,

@@ -100,7 +100,7 @@ Deno.test("serve() carries messages, publications, streams and datagrams on the 
   assertEquals(await soon(promise), Uint8Array.of(4, 5));
 });
 
-Deno.test("serve() refuses the built-in engine where it would check what that does not show", () => {
+Deno.test("serve() rejects checks that the built-in engine cannot make", () => {
   const certificate = devCertificate({ cacheFolder: null });
   const authenticate = () => "ann";
   const base = { origins: ["*"], webTransport: { engine: "builtin", cacheFolder: null } } as const;
@@ -130,7 +130,7 @@ Deno.test("serve() refuses the built-in engine where it would check what that do
   }
 });
 
-Deno.test("serve() authenticates in band on the built-in engine, and tells a refusal by its close", async () => {
+Deno.test("serve() authenticates in band on the built-in engine, and reports a refusal by its close", async () => {
   const refusals: Refusal[] = [];
   const closes: CloseInfo[] = [];
   await using server = listenBuiltin<string>({
@@ -210,7 +210,7 @@ Deno.test("serve() drains and closes sessions of the built-in engine with 4503",
   assertEquals((await endOf(late)).code, 4503);
 });
 
-Deno.test("serve() ends a session of the built-in engine whose client ended its messages, and stays", async () => {
+Deno.test("serve() ends a session of the built-in engine whose client ended its messages, and keeps serving", async () => {
   let ended = 0;
   await using server = listenBuiltin({ onClose: () => void ended++ });
   await using peer = await dialPeer(server);
@@ -230,7 +230,7 @@ Deno.test("serve() ends a session of the built-in engine whose client ended its 
   await until(() => ended === 1);
 });
 
-Deno.test("NATIVE_SERVER_DEFECTS is what the guide to WebTransport lists", async () => {
+Deno.test("NATIVE_SERVER_DEFECTS equals the list in the guide to WebTransport", async () => {
   const guide = await Deno.readTextFile(new URL("../docs/deploy/webtransport.md", import.meta.url));
   const rows = [
     ...guide.matchAll(/^\| `([a-z-]+)` +\| (.+?) +\| (?:no report|\[.*\]\((.*)\)) +\|$/gm),
@@ -269,7 +269,7 @@ Deno.test("serve() names the address where the port of the built-in engine is ta
   assertEquals(await soon(session.request("ping")), "pong");
 });
 
-Deno.test("serve() says how to get the built-in engine where the runtime has none", () => {
+Deno.test("serve() names the flag for the built-in engine where the runtime lacks the API", () => {
   const { upgradeWebTransport } = Deno;
   const certificate = devCertificate({ cacheFolder: null });
   Object.defineProperty(Deno, "upgradeWebTransport", { value: undefined, configurable: true });
@@ -302,7 +302,7 @@ Deno.test("serve() lives through an empty datagram on the built-in engine", asyn
 });
 
 Deno.test({
-  name: "serve() survives peers of the built-in engine that send what is no request",
+  name: "serve() survives peers of the built-in engine that send bad requests",
   sanitizeResources: false, // The defect "request-leak" of the runtime.
   async fn() {
     await using server = listenBuiltin({ onMessage: (message) => message.reply(1) });
@@ -345,7 +345,7 @@ Deno.test({
   },
 });
 
-Deno.test("NativeWebTransportListener answers a request once, and refuses those that wait when it stops", async () => {
+Deno.test("NativeWebTransportListener answers a request once, and refuses waiting requests when it stops", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   await using listener = listenNativeWebTransport({ hostname: "127.0.0.1", ...certificate });
   const requests = listener[Symbol.asyncIterator]();

@@ -172,7 +172,7 @@ Deno.test("client.ts is small at first, for a page that connects and in all, and
   }
 });
 
-Deno.test("client.ts as a bundle in parts loads WebTransport and streams when they are needed", async () => {
+Deno.test("client.ts as a bundle in parts loads WebTransport and streams on demand", async () => {
   const folder = await Deno.makeTempDir();
   try {
     const parts = await bundleParts(CLIENT, folder);

@@ -42,7 +42,7 @@ class Story {
 
 const RESTART = { outages: [{ from: 900, to: 1_100 }] };
 
-Deno.test("check() finds nothing where everything came once and in order", () => {
+Deno.test("check() finds no fault where every message came once and in order", () => {
   assertEquals(new Story().gets(1, 2, 3, 4, 5).check(), {
     delivered: 5,
     missing: 0,
@@ -52,7 +52,7 @@ Deno.test("check() finds nothing where everything came once and in order", () =>
   });
 });
 
-Deno.test("check() finds a silent gap, also at the end, and of everything", () => {
+Deno.test("check() finds a silent gap, also at the end, and of a whole topic", () => {
   const silent = /are missing, and nobody said so/;
   assertMatch(new Story().gets(1, 2, 4, 5).check().faults[0]!, silent);
   assertMatch(new Story().gets(1, 2, 3, 4).check().faults[0]!, silent);
@@ -62,7 +62,7 @@ Deno.test("check() finds a silent gap, also at the end, and of everything", () =
   assertEquals([twice.faults.length, twice.missing], [1, 2]);
 });
 
-Deno.test("check() finds what came twice, and what came late", () => {
+Deno.test("check() finds repeated and late messages", () => {
   assertMatch(new Story().gets(1, 2, 2, 3, 4, 5).check().faults[0]!, /p1 2 came after 2/);
   assertMatch(new Story().gets(1, 3, 2, 4, 5).check().faults[1]!, /p1 2 came after 3/);
   const again = new Story().gets(1, 2).isTold("too-old").gets(2, 3, 4, 5).check({}, RESTART);
@@ -82,12 +82,12 @@ Deno.test("check() finds offsets that do not grow, and messages without a place"
   assertEquals(recorder.last("p1"), 3);
 });
 
-Deno.test("check() lets what was not acknowledged be missing, or come", () => {
+Deno.test("check() accepts an unacknowledged message that is missing or arrives", () => {
   assertEquals(new Story().gets(1, 2, 4, 5).check({ unsure: [3] }).faults, []);
   assertEquals(new Story().gets(1, 2, 3, 4, 5).check({ unsure: [3, 5] }).faults, []);
 });
 
-Deno.test("check() takes a gap that was told, if its reason is true", () => {
+Deno.test("check() accepts a reported gap with a true reason", () => {
   const story = () => new Story().gets(1, 2).isTold("new-epoch").gets(5);
   assertEquals(story().check({}, RESTART), {
     delivered: 3,
@@ -101,7 +101,7 @@ Deno.test("check() takes a gap that was told, if its reason is true", () => {
   assertMatch(story().check({}, late).faults[0]!, /"new-epoch" is not true/);
 });
 
-Deno.test("check() knows what is too old by number and by age", () => {
+Deno.test("check() knows expired messages by number and by age", () => {
   const story = () => new Story().gets(1, 2).isTold("too-old").gets(5);
   assertMatch(story().check().faults[0]!, /"too-old" is not true/);
   assertEquals(story().check({}, { ttlMs: 900 }).faults, []);

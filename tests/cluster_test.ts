@@ -168,7 +168,7 @@ function eventsOf(server: TestServer<string>): string[] {
   return events;
 }
 
-Deno.test("A user's sessions on all nodes get what is sent to the user, once", async () => {
+Deno.test("A user's sessions on all nodes get each message to the user once", async () => {
   await using cluster = new Cluster();
   const [a, b, c] = await cluster.start(3);
   const [one, two, three] = [
@@ -189,7 +189,7 @@ Deno.test("A user's sessions on all nodes get what is sent to the user, once", a
   assert(!broker.topics.includes("$skein:user:ann"));
 });
 
-Deno.test("Server.sessions() lists those of all nodes, and disconnect() closes them", async () => {
+Deno.test("Server.sessions() lists sessions of all nodes, and disconnect() closes them", async () => {
   await using cluster = new Cluster();
   const [a, b] = await cluster.start(2);
   const one = await cluster.dial(a!, "ann");
@@ -320,7 +320,7 @@ Deno.test("Moving from one node to another within the grace is no leave and no j
   }
 });
 
-Deno.test("A node that restarts in good order loses nobody who comes back within the grace", async () => {
+Deno.test("A node that restarts in good order keeps each user who reconnects within the grace", async () => {
   await using cluster = new Cluster();
   const [a, b] = await cluster.start(2);
   const bob = await cluster.dial(b!, "bob");
@@ -338,7 +338,7 @@ Deno.test("A node that restarts in good order loses nobody who comes back within
   assertEquals(bob.take(), []);
 });
 
-Deno.test("The users of a killed node leave within the time to find it gone and the grace", async () => {
+Deno.test("The users of a killed node leave within the time to notice its loss and the grace", async () => {
   await using cluster = new Cluster();
   const [a, b] = await cluster.start(2);
   const bob = await cluster.dial(b!, "bob");
@@ -362,7 +362,7 @@ Deno.test("The users of a killed node leave within the time to find it gone and 
   assertEquals(b!.presence.online().sort(), ["bob", "eve"]);
 });
 
-Deno.test("An outage of the engine makes nobody leave, and afterwards all views are right", async () => {
+Deno.test("Users stay through an outage of the engine, and afterwards all views are right", async () => {
   await using cluster = new Cluster();
   const [a, b] = await cluster.start(2);
   const [ann, bob] = [await cluster.dial(a!, "ann"), await cluster.dial(b!, "bob")];
@@ -384,7 +384,7 @@ Deno.test("An outage of the engine makes nobody leave, and afterwards all views 
   assertEquals(ann.take(), []);
 });
 
-Deno.test("Who opens a room on a new node is told of all members at once, and not that they joined", async () => {
+Deno.test("A user who opens a room on a new node gets all members at once, without joins", async () => {
   await using cluster = new Cluster();
   const [a] = await cluster.start(1);
   for (let i = 0; i < 150; i++) {
@@ -399,7 +399,7 @@ Deno.test("Who opens a room on a new node is told of all members at once, and no
   assertEquals([list!.split(" ").length - 1, rest], [151, []]);
 });
 
-Deno.test("All nodes end with one view of who is there, whatever they went through", async () => {
+Deno.test("All nodes end with one view of the members, whatever happened before", async () => {
   for (let seed = 1; seed <= 4; seed++) {
     const random = new Random(seed);
     await using cluster = new Cluster(random);
@@ -496,7 +496,7 @@ Deno.test("All nodes end with one view of who is there, whatever they went throu
   }
 });
 
-Deno.test("A node that learns of a room by a user who was in it elsewhere tells of no join", async () => {
+Deno.test("A node reports no join for a user who was in the room on another node", async () => {
   await using cluster = new Cluster();
   const [a, b] = await cluster.start(2);
   const events = [eventsOf(a!), eventsOf(b!)];
@@ -513,7 +513,7 @@ Deno.test("A node that learns of a room by a user who was in it elsewhere tells 
   assertEquals(events.flat(), ["join ann", "join eve"]);
 });
 
-Deno.test("A user who comes to two nodes that open a room at once joins once, whoever asks first", async () => {
+Deno.test("A user on two nodes that open a room at once joins once, whichever asks first", async () => {
   await using cluster = new Cluster();
   // By their ids, which decide between two joins of the very same time.
   const [a, b] = (await cluster.start(2)).sort((a, b) => a.nodes!.id < b.nodes!.id ? -1 : 1);
@@ -528,7 +528,7 @@ Deno.test("A user who comes to two nodes that open a room at once joins once, wh
   assertEquals(events, [[], ["join eve"]]);
 });
 
-Deno.test("Presence.follow() knows a topic in which this node has nobody", async () => {
+Deno.test("Presence.follow() works for a topic without members on this node", async () => {
   await using cluster = new Cluster();
   const [a, b] = await cluster.start(2);
   const ann = await cluster.dial(a!, "ann");
@@ -595,7 +595,7 @@ Deno.test("maxSessionsPerUser holds for tokens in band, too", async () => {
   await dial(b!);
 });
 
-Deno.test("maxSessionsPerUser lets in all that fit, while others give up their places", async () => {
+Deno.test("maxSessionsPerUser admits all sessions that fit, while others give up their places", async () => {
   await using cluster = new Cluster();
   const limits = { maxSessionsPerUser: 5 };
   const [a, b] = await cluster.start(2, { limits });
@@ -630,7 +630,7 @@ Deno.test("maxSessionsPerUser lets in all that fit, while others give up their p
   }
 });
 
-Deno.test("Who waits for a place of maxSessionsPerUser takes none from others", async () => {
+Deno.test("A session that waits for a place of maxSessionsPerUser takes none from others", async () => {
   await using cluster = new Cluster();
   const limits = { maxSessionsPerUser: 2 };
   const [a, b] = await cluster.start(2, { limits });
@@ -660,7 +660,7 @@ Deno.test("A node that is full with a user's sessions refuses another without as
   assertEquals(asked, 0);
 });
 
-Deno.test("The places of a killed node's sessions are free once it is gone", async () => {
+Deno.test("The places of a killed node's sessions are free once the node is gone", async () => {
   await using cluster = new Cluster();
   const limits = { maxSessionsPerUser: 1 };
   const [a, b] = await cluster.start(2, { limits });
@@ -687,7 +687,7 @@ Deno.test("While the engine is away sessions are counted by node, and claimed la
   await cluster.refused(b!, "ann");
 });
 
-Deno.test("An engine that lost everything is told of all sessions again once it is back", async () => {
+Deno.test("An engine that lost its data gets all sessions again once it is back", async () => {
   await using cluster = new Cluster();
   const [a, b] = await cluster.start(2, { limits: { maxSessionsPerUser: 1 } });
   await cluster.dial(a!, "ann");
@@ -699,7 +699,7 @@ Deno.test("An engine that lost everything is told of all sessions again once it 
   await cluster.refused(b!, "ann");
 });
 
-Deno.test("Clients can neither hear nor say what nodes tell one another", async () => {
+Deno.test("Clients can neither read nor send the messages between nodes", async () => {
   await using cluster = new Cluster();
   const [a] = await cluster.start(1);
   const ann = await cluster.dial(a!, "ann");

@@ -111,7 +111,7 @@ Deno.test("Server tells that no token came in time", async () => {
   }
 });
 
-Deno.test("Server survives an onRefusal that fails, and prints that it did", async () => {
+Deno.test("Server survives an onRefusal that throws, and prints the error", async () => {
   using printed = captureConsole();
   await using server = listen({
     authenticate: () => Promise.reject(new AuthenticationError("No")),
@@ -149,7 +149,7 @@ Deno.test("Server says that authorize is missing, to the client and on the conso
   }
 });
 
-Deno.test("Server prints what authorize denies, each topic once", async () => {
+Deno.test("Server prints each topic that authorize denies once", async () => {
   using printed = captureConsole();
   await using server = new TestServer({ authorize: (_, topic) => topic === "news" });
   await using session = await server.dial();
@@ -161,7 +161,7 @@ Deno.test("Server prints what authorize denies, each topic once", async () => {
   assertEquals(linesOf(printed), ['authorize denied a client to publish on "secret"']);
 });
 
-Deno.test("Server prints that nothing handles its messages, where no loop begins either", async () => {
+Deno.test("Server prints that its messages have no handler, where no loop begins either", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
   const read: unknown[] = [];
@@ -188,7 +188,7 @@ Deno.test("Server prints that nothing handles its messages, where no loop begins
   await time.tickAsync(1_000);
 });
 
-Deno.test("Session prints what its peer refused, each cause once, unless a handler is told", async () => {
+Deno.test("Session prints each refusal of its peer once by cause, without a handler", async () => {
   const contract = defineContract({
     toServer: { chat: z.string() },
     toClient: { news: z.string() },
@@ -239,7 +239,7 @@ Deno.test("Server prints that the engine of its broker cannot be reached at the 
   assertEquals(printed.lines.length, 2);
 });
 
-Deno.test("Server prints nothing of an engine whose status the application follows", async () => {
+Deno.test("Server prints no line about an engine whose status the application follows", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
   await using broker = new DistantBroker();

@@ -4,7 +4,7 @@ import { SessionClosedError } from "../errors.ts";
 import { listen, portOf, RawSocket, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
 
-Deno.test("Server.drain() tells everybody when to come back, closes with 4503, and stops", async () => {
+Deno.test("Server.drain() sends each session a delay, closes with 4503, and stops", async () => {
   const heard: number[] = [];
   const server = listen();
   const { port } = server.address!;
@@ -24,7 +24,7 @@ Deno.test("Server.drain() tells everybody when to come back, closes with 4503, a
   assert(listener);
 });
 
-Deno.test("Server.drain() lets handlers finish, and their answers arrive", async () => {
+Deno.test("Server.drain() lets handlers finish, and delivers their answers", async () => {
   const gate = Promise.withResolvers<void>();
   const server = listen({
     onMessage: async (message) => {
@@ -58,7 +58,7 @@ Deno.test("Server.drain() refuses new sessions at once, with 503 and 4503", asyn
   await draining;
 });
 
-Deno.test("Server.drain() cuts what does not end in time", async () => {
+Deno.test("Server.drain() closes sessions that do not end in time", async () => {
   const server = listen({
     onMessage: () => new Promise(() => {}),
     session: { closeTimeoutMs: 50 },
@@ -74,7 +74,7 @@ Deno.test("Server.drain() cuts what does not end in time", async () => {
   assert(code === 4503 || code === 1001, `${code}`);
 });
 
-Deno.test("Server.close() in the middle of a drain ends it", async () => {
+Deno.test("Server.close() in the middle of a drain ends the drain", async () => {
   const server = listen({
     onMessage: () => new Promise(() => {}),
     session: { closeTimeoutMs: 50 },
@@ -88,7 +88,7 @@ Deno.test("Server.close() in the middle of a drain ends it", async () => {
   assert(session.isClosed || (await endOf(session)).code === 4503);
 });
 
-Deno.test("Server.drain() sends a client to the server that takes its place", async () => {
+Deno.test("Server.drain() sends a client to the replacing server", async () => {
   const first = listen();
   await using second = listen();
   const urls = [first.url, second.url];

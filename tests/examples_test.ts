@@ -179,7 +179,7 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
 
 for (const [file, flags, expected] of RUNS) {
   Deno.test(
-    `examples/${file} --once shows what it is about`,
+    `examples/${file} --once shows its feature`,
     () => runsOnce(file, { flags, expected }),
   );
 }
@@ -227,7 +227,7 @@ Deno.test("serveChat() takes a line once that is sent again after a lost answer"
   assertEquals([text, more], ["Once", []]);
 });
 
-Deno.test("serveChat() refuses what is no name, and lets nobody into what is no room", async () => {
+Deno.test("serveChat() refuses invalid names and rooms", async () => {
   await using server = serveChat({ port: 0, onListen() {} });
   for (const name of ["", " ", "a".repeat(25), "<b>", "a\nb"]) {
     const url = `${server.url}session?name=${encodeURIComponent(name)}`;
@@ -241,7 +241,7 @@ Deno.test("serveChat() refuses what is no name, and lets nobody into what is no 
   }
 });
 
-Deno.test("Recent and Once forget what is oldest", () => {
+Deno.test("Recent and Once forget their oldest entries", () => {
   const recent = new Recent<number>({ maxPlaces: 2, maxLines: 2 });
   for (const [place, line] of [["a", 1], ["a", 2], ["a", 3], ["b", 4], ["a", 5]] as const) {
     recent.add(place, line);

@@ -133,7 +133,7 @@ const PERMISSIONS: Record<string, [more: string[], taken: string]> = {
 };
 
 for (const [what, [more, expected]] of Object.entries(PERMISSIONS)) {
-  Deno.test(`connect() asks for no permission where it may ${what}`, async () => {
+  Deno.test(`connect() asks for no permission where the process may ${what}`, async () => {
     await using server = listen({ webTransport: { cacheFolder: null } });
     const file = await Deno.makeTempFile({ suffix: ".ts" });
     try {
@@ -173,7 +173,7 @@ const WEBTRANSPORT_MS = 10_000;
 
 for (const isSilent of [true, false]) {
   const what = isSilent ? "drops every packet" : "is closed";
-  Deno.test(`connect() is up over WebSocket long before WebTransport gives up where the UDP port ${what}`, async () => {
+  Deno.test(`connect() connects over WebSocket long before the timeout of WebTransport where the UDP port ${what}`, async () => {
     // A socket that takes packets and answers none; a closed one makes the system answer that the
     // port is closed.
     const hole = createSocket("udp4");

@@ -169,7 +169,7 @@ Deno.test("Server asks about a token in band with the cookies of the request", a
   assertEquals(asked[1], ["again", null, null]);
 });
 
-Deno.test("Server takes the token in band of a client that has one in its URL too", async () => {
+Deno.test("Server takes the token in band of a client with another one in its URL", async () => {
   const asked: unknown[] = [];
   await using server = listen({
     acceptsTokenInBand: true,
@@ -243,7 +243,7 @@ Deno.test("dial() says a token in band over qmux-02.skein.1", async () => {
   assertEquals(server.manager.sessionsOf("ann").map(({ id }) => id), [session.id]);
 });
 
-Deno.test("Client without a token comes as a guest where its function says so", async () => {
+Deno.test("Client without a token connects as a guest where its function allows guests", async () => {
   const users: string[] = [];
   const tokens = [undefined, "ann"];
   await using server = testServer({
@@ -288,7 +288,7 @@ Deno.test("Server takes the token of a client of 0.1, which does not announce it
   }
 });
 
-Deno.test("Server begins the session of a client of 0.1 anew, where it came as a guest", async () => {
+Deno.test("Server restarts the session of a 0.1 client that connected as a guest", async () => {
   const told: string[] = [];
   const streams: string[] = [];
   const { promise: taken, resolve } = Promise.withResolvers<void>();
@@ -333,7 +333,7 @@ Deno.test("Server begins the session of a client of 0.1 anew, where it came as a
   assertEquals(streams, ["ann: hello"]);
 });
 
-Deno.test("Server closes a client of 0.1 that says too much before its token is checked", async () => {
+Deno.test("Server closes a client of 0.1 that sends too much before its token is checked", async () => {
   await using server = testServer({
     acceptsTokenInBand: true,
     authenticate: ({ token }) => token === undefined ? "guest" : new Promise<string>(() => {}),
@@ -359,7 +359,7 @@ Deno.test("Server closes a client of 0.1 that says too much before its token is 
   }
 });
 
-Deno.test("Server tells a client that does not announce a token what it expects, and waits", async () => {
+Deno.test("Server asks a client without announcement for a token, and waits", async () => {
   const told: Refusal[] = [];
   await using server = listen({
     acceptsTokenInBand: true,

@@ -18,7 +18,7 @@ import { listen } from "./servers.ts";
 import { Peer, soon } from "./sessions.ts";
 import { underWithheldCredit } from "./withheld_credit.ts";
 
-Deno.test("Client.handOver() goes on in another session, and closes the one before", async () => {
+Deno.test("Client.handOver() continues in another session, and closes the first one", async () => {
   const opened: Session[] = [];
   const closed: string[] = [];
   await using server = testServer({
@@ -86,7 +86,7 @@ Deno.test("Client.handOver() has each publication of a topic without history com
   assertEquals(seen, Array.from({ length: 400 }, (_, i) => i));
 });
 
-Deno.test("Client.handOver() lets a request end in the session where it was asked", async () => {
+Deno.test("Client.handOver() lets a request end in its own session", async () => {
   const gate = Promise.withResolvers<void>();
   await using server = testServer({
     async onMessage(message, session) {
@@ -152,7 +152,7 @@ Deno.test("Client.handOver() delivers each numbered message once, in order", asy
   assertEquals(client.outbox.messages, 0);
 });
 
-Deno.test("Client.handOver() has what the application sends to the user come once, in order, for a loop", async () => {
+Deno.test("Client.handOver() delivers messages to the user once, in order, for a loop", async () => {
   await using server = testServer({
     authenticate: () => "ann",
     authorize: () => true,
@@ -179,7 +179,7 @@ Deno.test("Client.handOver() has what the application sends to the user come onc
   assert(!first.isClosed);
 });
 
-Deno.test("Client.handOver() takes one place of a user, and others see nothing in a room", async () => {
+Deno.test("Client.handOver() takes one place of a user, and shows no change in a room", async () => {
   await using server = testServer({
     authenticate: ({ token }) => token,
     authorize: () => true,
@@ -224,7 +224,7 @@ async function openSecond(
 
 const ticketOf = (session: Session | undefined) => session![internals].ticket;
 
-Deno.test("Server has nothing of a second session that never speaks, and closes it after 5 s", async () => {
+Deno.test("Server holds no state of a second session that stays silent, and closes the session after 5 s", async () => {
   using time = new FakeTime();
   const opened: string[] = [];
   const seen: unknown[] = [];
@@ -251,7 +251,7 @@ Deno.test("Server has nothing of a second session that never speaks, and closes 
   assertEquals([(await receiveOne(ann)).data, (await receiveOne(ann)).data], [1, 2]);
 });
 
-Deno.test("Server takes a ticket of another user, and a wrong one, for none", async () => {
+Deno.test("Server ignores a ticket of another user, and a wrong one", async () => {
   await using server = testServer({
     authenticate: ({ token }) => token,
     authorize: () => true,
@@ -323,7 +323,7 @@ Deno.test("Client.handOver() works with a token in band, and with an onOpen that
   assertEquals(server.manager.sessionsOf("ann").length, 1);
 });
 
-Deno.test("Client.handOver() leaves all as it is where the server cannot do it, or refuses", async () => {
+Deno.test("Client.handOver() changes nothing where the server lacks the feature, or refuses", async () => {
   await using server = testServer({
     authenticate: () => "ann",
     limits: { maxSessions: 1 },
@@ -344,7 +344,7 @@ Deno.test("Client.handOver() leaves all as it is where the server cannot do it, 
   await old[Symbol.asyncDispose]();
 });
 
-Deno.test("Client.handOver() goes on with the next session where the one before breaks meanwhile", async () => {
+Deno.test("Client.handOver() continues with the next session where the first one breaks meanwhile", async () => {
   await using server = testServer({ authorize: () => true, history: { log: {} } });
   await using client = server.connect();
   const log = client.subscribe("log");
@@ -361,7 +361,7 @@ Deno.test("Client.handOver() goes on with the next session where the one before 
   assertEquals(client.status.current.name, "connected");
 });
 
-Deno.test("Client moves by itself on an engine that gives no credit back, and nothing is lost or doubled", async () => {
+Deno.test("Client moves unasked on an engine that gives no credit back, without a lost or repeated message", async () => {
   const { lost, doubled, sessions, messages } = await underWithheldCredit({
     bytes: 6 * 1_048_576,
     messageBytes: 8_192,
@@ -407,7 +407,7 @@ Deno.test("Client ends a worn session of a server that has no handover, and come
   assertEquals(client.session?.id, "second");
 });
 
-Deno.test("raceTransports() hands onWorn to what dials", async () => {
+Deno.test("raceTransports() hands onWorn to the dialing function", async () => {
   const onWorn = () => {};
   const told: unknown[] = [];
   await using pair = memoryPair();
@@ -477,7 +477,7 @@ Deno.test("Client with upgrade tries its preferred transport within 35 s of a ch
   await client.close();
 });
 
-Deno.test("Client without upgrade stays where it is", async () => {
+Deno.test("Client without upgrade stays on its transport", async () => {
   using time = new FakeTime();
   await using server = testServer();
   const { client, asked } = lateClient(server, {});
@@ -568,7 +568,7 @@ Deno.test("Client.handOver() keeps the order of a topic whose old session is slo
   assertEquals(first.isClosed, true);
 });
 
-Deno.test("Client.handOver() holds what the new session says only within bounds, and as long as the old one lasts", async () => {
+Deno.test("Client.handOver() holds messages of the new session within bounds, until the old one ends", async () => {
   using time = new FakeTime();
   await using server = testServer({ authorize: () => true });
   await using client = server.connect();
@@ -627,7 +627,7 @@ Deno.test("Client.handOver() takes one place of a user among all nodes", async (
   assertEquals(other.isReady, true);
 });
 
-Deno.test("Server leaves out a client that moves, in whichever session it has the topic", async () => {
+Deno.test("Server excludes a moving client from its own publication, in either session", async () => {
   await using server = testServer({ authenticate: () => "ann", authorize: () => true });
   const first = new Peer(await server.open());
   await turns();

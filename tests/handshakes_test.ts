@@ -102,7 +102,7 @@ Deno.test("handshake() waits for a token in band, and for one that is refused", 
   assertEquals((await instrumentation.count(2))[1], "server 401");
 });
 
-Deno.test("handshake() is told of a peer that vanished before it was open", async () => {
+Deno.test("handshake() ends for a peer that vanished before the session was open", async () => {
   const instrumentation = new Handshakes();
   const entered = Promise.withResolvers<void>();
   const go = Promise.withResolvers<void>();
@@ -143,7 +143,7 @@ Deno.test("handshake() that throws changes nothing", async () => {
   assertEquals(errors.length, 5);
 });
 
-Deno.test("connect() has each of its sessions watched", async () => {
+Deno.test("connect() hands each of its sessions to the instrumentation", async () => {
   const instrumentation = new Handshakes();
   let opened = 0;
   const hooks: Instrumentation = {
@@ -163,7 +163,7 @@ Deno.test("connect() has each of its sessions watched", async () => {
   assertEquals(opened, 2);
 });
 
-Deno.test("handshake() is told of those over WebTransport, and of refusals by status", async () => {
+Deno.test("handshake() gets handshakes over WebTransport, and refusals by status", async () => {
   const instrumentation = new Handshakes();
   await using server = listen({
     instrumentation,
@@ -180,7 +180,7 @@ Deno.test("handshake() is told of those over WebTransport, and of refusals by st
   assertEquals(await instrumentation.count(2), ["client 401", "server 401"]);
 });
 
-Deno.test("serve() refuses who asks for a host that is none, and keeps no place for it", async () => {
+Deno.test("serve() refuses a request for an invalid host, and keeps no place for that request", async () => {
   await using server = listen({
     webTransport: true,
     metrics: true,

@@ -95,7 +95,7 @@ const FORBIDDEN: readonly (readonly [string, number, Uint8Array])[] = [
   ),
 ];
 
-Deno.test("hardened engine closes who breaks RFC 6455, and lets go of the socket", async (t) => {
+Deno.test("hardened engine closes a peer that breaks RFC 6455, and releases the socket", async (t) => {
   const messages: unknown[] = [];
   const { engine, server } = listenHardened({ onMessage: ({ data }) => void messages.push(data) }, {
     handshakeBurst: Infinity,
@@ -123,7 +123,7 @@ Deno.test("hardened engine closes who breaks RFC 6455, and lets go of the socket
   assertEquals(server.manager.stats().sockets.open, 0);
 });
 
-Deno.test("hardened engine takes what RFC 6455 allows", async () => {
+Deno.test("hardened engine accepts all frames that RFC 6455 allows", async () => {
   const messages: unknown[] = [];
   const { server } = listenHardened({ onMessage: ({ data }) => void messages.push(data) });
   await using _server = server;
@@ -195,7 +195,7 @@ Deno.test("hardened engine answers thousands of pings that come at once, in orde
   assertEquals(await raw.closed(), { code: 1000, reason: "" });
 });
 
-Deno.test("hardened engine closes with 1008 who reads no answers to megabytes of pings", async () => {
+Deno.test("hardened engine closes with 1008 a peer that reads no answers to megabytes of pings", async () => {
   const { server } = listenHardened({}, { closeTimeoutMs: 60_000 });
   await using _server = server;
   using raw = await RawSocket.open(portOf(server));
@@ -208,7 +208,7 @@ Deno.test("hardened engine closes with 1008 who reads no answers to megabytes of
   await raw.write(closeOf(1008));
 });
 
-Deno.test("hardened engine drops who pings on, and does not read the answers", async () => {
+Deno.test("hardened engine drops a peer that keeps pinging without reading the answers", async () => {
   const { engine, server } = listenHardened({}, { closeTimeoutMs: 200 });
   await using _server = server;
   using raw = await RawSocket.open(portOf(server));
@@ -228,7 +228,7 @@ Deno.test("hardened engine drops who pings on, and does not read the answers", a
   await until(() => server.manager.count === 0);
 });
 
-Deno.test("hardened engine drops who takes too long over a frame, and is silent else", async () => {
+Deno.test("hardened engine drops a peer that takes too long over a frame and is otherwise silent", async () => {
   const engine = hardenedWebSocket();
   const server = engine.listen(
     { hostname: "127.0.0.1", port: 0 },
@@ -247,7 +247,7 @@ Deno.test("hardened engine drops who takes too long over a frame, and is silent 
   await server.shutdown();
 });
 
-Deno.test("hardened engine drops peers that do not read, be they many, and holds little for them", async () => {
+Deno.test("hardened engine drops peers that do not read, even many, and holds little for them", async () => {
   const count = 50;
   const { engine, server } = listenHardened({
     session: { sendQueue: { maxMessages: 16, maxBytes: 100_000 }, closeTimeoutMs: 100 },
@@ -289,7 +289,7 @@ Deno.test("hardened engine drops peers that do not read, be they many, and holds
   await listening;
 });
 
-Deno.test("Connection.terminate() leaves nothing behind while writes are under way", async () => {
+Deno.test("Connection.terminate() leaves nothing behind during writes", async () => {
   const { engine, server } = listenHardened();
   await using _server = server;
   for (const isPaused of [false, true]) {
@@ -322,7 +322,8 @@ async function connectFrom(localAddress: string, port: number): Promise<Socket &
 }
 
 Deno.test({
-  name: "hardened engine lets others in where a few addresses hold every place and ask for nothing",
+  name:
+    "hardened engine admits other clients where a few addresses hold every place without a request",
   ignore: Deno.build.os !== "linux",
   async fn() {
     const { engine, server } = listenHardened({}, { maxPending: 8, maxPendingPerAddress: 4 });

@@ -84,7 +84,7 @@ Deno.test("hardened engine survives an upgrade that is refused behind a request 
   assertEquals(server.manager.count, 0);
 });
 
-Deno.test("hardened engine upgrades a connection on which everything was answered", async () => {
+Deno.test("hardened engine upgrades a connection after answers to all earlier requests", async () => {
   const { server } = listenHardened({ fetch: () => new Response("hello") });
   await using _server = server;
   for (let i = 0; i < 20; i++) {
@@ -95,7 +95,7 @@ Deno.test("hardened engine upgrades a connection on which everything was answere
   }
 });
 
-Deno.test("hardened engine bounds the requests of one connection that wait for their answers", async () => {
+Deno.test("hardened engine bounds the waiting requests of one connection", async () => {
   const gate = Promise.withResolvers<void>();
   let running = 0;
   const { engine, server } = listenHardened({
@@ -208,7 +208,7 @@ Deno.test("hardened engine ends later requests of a connection that take too lon
   await until(() => engine.stats().connections === 0);
 });
 
-Deno.test("hardened engine answers a request whose body nobody read", async () => {
+Deno.test("hardened engine answers a request with an unread body", async () => {
   const { server } = listenHardened({ fetch: () => new Response(null, { status: 403 }) });
   await using _server = server;
   const body = new Uint8Array(3_000_000);
@@ -218,7 +218,7 @@ Deno.test("hardened engine answers a request whose body nobody read", async () =
   }
 });
 
-Deno.test("hardened engine ends a connection whose body was not read to its end", async () => {
+Deno.test("hardened engine ends a connection with a partly read body", async () => {
   const paths: string[] = [];
   const { server } = listenHardened({
     fetch: async ({ url, body }) => {
@@ -240,7 +240,7 @@ Deno.test("hardened engine ends a connection whose body was not read to its end"
   assertEquals(paths, ["/cancelled", "/partly", "/unread"]);
 });
 
-Deno.test("hardened engine survives what is no TLS, and what breaks off in its handshake", async () => {
+Deno.test("hardened engine survives bytes that are no TLS, and broken handshakes", async () => {
   const { cert, key } = devCertificate({ cacheFolder: null });
   const { engine, server } = listenHardened({
     tls: { cert, key },

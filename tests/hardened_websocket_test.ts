@@ -226,7 +226,7 @@ Deno.test("hardened engine does not read a peer that sends more than is handled"
   assertEquals(session!.state, "connected");
 });
 
-Deno.test("hardened engine drops a peer that does not read, and what waits for it", async () => {
+Deno.test("hardened engine drops a peer that does not read, with its waiting messages", async () => {
   const { engine, server } = listenHardened({ closeTimeoutMs: 300 }, {
     session: { sendQueue: { maxMessages: 16, maxBytes: 1_000_000 }, closeTimeoutMs: 100 },
   });
@@ -345,7 +345,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "hardened engine drops connections of one address that ask for nothing",
+  name: "hardened engine drops connections of one address without a request",
   ignore: !hasLoopbackNet,
   async fn() {
     const { engine, server } = listenHardened({ maxPendingPerAddress: 3 });
@@ -361,7 +361,7 @@ Deno.test({
   },
 });
 
-Deno.test("hardened engine bounds the connections of one address, whatever they ask for", async () => {
+Deno.test("hardened engine bounds the connections of one address, for any requests", async () => {
   const { engine, server } = listenHardened({ maxPendingPerAddress: 1 }, {
     limits: { maxSessionsPerAddress: 1 },
     fetch: () => new Response("hello"),
@@ -396,7 +396,7 @@ Deno.test("hardened engine tells an address that has too many sockets so", async
   assert(session.isReady);
 });
 
-Deno.test("hardened engine forgets a peer that vanished while it was asked for", async () => {
+Deno.test("hardened engine forgets a peer that vanished during its request", async () => {
   const asked = Promise.withResolvers<void>();
   const gate = Promise.withResolvers<void>();
   const { engine, server } = listenHardened({}, {
@@ -416,7 +416,7 @@ Deno.test("hardened engine forgets a peer that vanished while it was asked for",
   assertEquals([server.manager.count, server.manager.stats().reserved], [0, 0]);
 });
 
-Deno.test("Server.close() ends what lingers on the hardened engine, and waits for answers", async () => {
+Deno.test("Server.close() ends lingering connections of the hardened engine, and waits for answers", async () => {
   const gate = Promise.withResolvers<void>();
   const { engine, server } = listenHardened({}, {
     session: { closeTimeoutMs: 50 },

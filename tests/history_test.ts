@@ -50,7 +50,7 @@ class Page implements AsyncDisposable {
   }
 }
 
-Deno.test("A client subscribes with `last` and with `since`, and is answered before anything else comes", async () => {
+Deno.test("A client subscribes with `last` and with `since`, and gets the answer before any other message", async () => {
   await using server = listen({ authorize: () => true, history: { "chat:{room}": {} } });
   await using page = new Page(server.url);
   await page.open;
@@ -94,7 +94,7 @@ Deno.test("A client subscribes with `last` and with `since`, and is answered bef
   ]);
 });
 
-Deno.test("A position carries the tag of its publication, and another one there is a new epoch", async () => {
+Deno.test("A position carries the tag of its publication; another publication in its place is a new epoch", async () => {
   await using server = listen({ authorize: () => true, history: { t: {} } });
   await using page = new Page(server.url);
   await page.open;
@@ -154,7 +154,7 @@ Deno.test("A question that is replaced or ended before its answer is answered by
   assertEquals(standing, { reply: 7, data: late.data });
 });
 
-Deno.test("A client that comes back, to another server, gets exactly what it missed", async () => {
+Deno.test("A client that reconnects to another server gets exactly the missed publications", async () => {
   await using broker = new MemoryBroker();
   const options = { broker, authorize: () => true, history: { t: {} } };
   await using near = listen(options);
@@ -203,7 +203,7 @@ Deno.test("A plain page gets the past as the server decides, as messages alone",
   ]);
 });
 
-Deno.test("A room with a history tells who is there, then the past", async () => {
+Deno.test("A room with a history sends its members, then the past", async () => {
   await using server = listen({
     authorize: () => true,
     rooms: ["room:{name}"],
@@ -244,7 +244,7 @@ Deno.test("A client's publication is answered once the engine has it, or by `una
   await until(() => server.topics.stats.failedPublications === 1);
 });
 
-Deno.test("A client is not recovered to what it may not subscribe to", async () => {
+Deno.test("A client does not recover publications of a topic that it may not subscribe to", async () => {
   await using server = listen({
     authorize: (_session, topic) => topic !== "secret",
     history: { "{any}": {} },

@@ -18,7 +18,7 @@ const SHORT: HostileTimes = {
   client: { backoff: { firstDelayMs: 50, maxDelayMs: 500 } },
 };
 
-Deno.test("connect() delivers on hostile networks, and is back when they change", async () => {
+Deno.test("connect() delivers on hostile networks, and reconnects when they change", async () => {
   // Side by side: most of the time passes in silence.
   const results = await Promise.all(
     HOSTILE_NETWORKS.map((network) => soon(runHostile(network, SHORT))),

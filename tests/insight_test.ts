@@ -206,7 +206,7 @@ for (const wire of wires) {
     assertEquals([both.client.stats.activeStreams, both.server.stats.activeStreams], [0, 0]);
   });
 
-  Deno.test(`Session tells of itself without a change on ${wire.name}`, async () => {
+  Deno.test(`Session shows its state without side effects on ${wire.name}`, async () => {
     await using both = await insight(wire);
     const writer = await open(both);
     await sendDatagram(both);
@@ -313,7 +313,7 @@ for (const wire of wires) {
     ]);
   });
 
-  Deno.test(`Session.incomingStreams() leaves what is not asked for on ${wire.name}`, async () => {
+  Deno.test(`Session.incomingStreams() takes one stream at a time on ${wire.name}`, async () => {
     await using both = await insight(wire);
     const { client, server } = both;
     for (let i = 0; i < 2; i++) {
@@ -354,7 +354,7 @@ for (const wire of wires) {
     assertEquals(log.at(-1), "closed");
   });
 
-  Deno.test(`Session grants credit, or says that it cannot, on ${wire.name}`, async () => {
+  Deno.test(`Session grants credit, or rejects where the wire has no credit, on ${wire.name}`, async () => {
     await using both = await insight(wire);
     const { client, server } = both;
     const total = 20_000_000;
@@ -388,7 +388,7 @@ for (const wire of wires) {
     }
   });
 
-  Deno.test(`Session says who waits for a stream on ${wire.name}`, async () => {
+  Deno.test(`Session shows the writers that wait for a stream on ${wire.name}`, async () => {
     await using both = await insight(wire);
     const { client } = both;
     const told: string[] = [];

@@ -113,7 +113,7 @@ Deno.test("A live session is sent to, kicked, and refuses messages afterwards", 
   assertThrows(() => session.send("late", 1), SessionClosedError);
 });
 
-Deno.test("A live session whose queue is full is closed, and its close error says so", async () => {
+Deno.test("A live session whose queue is full is closed, and its close error names the reason", async () => {
   const { promise: closed, resolve } = Promise.withResolvers<unknown>();
   let thrown: unknown;
   await using server = listen({
@@ -200,7 +200,7 @@ Deno.test("Live sessions send direct messages to every tab of a user", async () 
   assertEquals(ann.messages, []);
 });
 
-Deno.test("Live sessions join rooms, talk in them, and leave them by a message or by closing", async () => {
+Deno.test("Live sessions join rooms, send messages there, and leave by a message or by closing", async () => {
   await using server = listen({
     authenticate: ({ token }) => token ?? "guest",
     rooms: ["room:{name}"],
@@ -231,7 +231,7 @@ Deno.test("Live sessions join rooms, talk in them, and leave them by a message o
   assertEquals(kinds, ["members", "join", "leave", "join", "leave"]);
 });
 
-Deno.test("A live session that comes back begins anew, with what onOpen gives it", async () => {
+Deno.test("A live session that reconnects begins anew, with the state from onOpen", async () => {
   const ids = new Set<string>();
   await using server = listen({
     authenticate: ({ token }) => token ?? "guest",

@@ -155,7 +155,7 @@ Deno.test("prometheusText() tells of dropped handshakes by reason", () => {
   assertEquals(valueOf(families, dropped, { reason: "tooSlow" }), 6);
 });
 
-Deno.test("serve() answers /metrics with what its broker counted", async () => {
+Deno.test("serve() answers /metrics with the counters of its broker", async () => {
   await using server = listen({ metrics: true });
   await using session = await dial(server.url, { transports: ["websocket"] });
   server.subscribe(server.manager.get(session.id) as never, "news");
@@ -189,7 +189,7 @@ Deno.test("prometheusText() tells how often histories were needed", async () => 
   assertEquals(valueOf(families, "skein_history_gaps_total"), 0);
 });
 
-Deno.test("prometheusText() escapes what a label holds", () => {
+Deno.test("prometheusText() escapes the value of a label", () => {
   const stats = new SessionManager().stats();
   const text = prometheusText({
     manager: { stats: () => ({ ...stats, refused: { 'a"b\\c\nd': 1 } as never }) },
@@ -205,7 +205,7 @@ Deno.test("serve() answers neither /metrics nor /healthz unless asked to", async
   }
 });
 
-Deno.test("serve() answers at the paths that it is told, and nowhere at false", async () => {
+Deno.test("serve() answers at the configured paths, and nowhere at false", async () => {
   await using server = listen({
     metrics: { path: "/internal/metrics", healthPath: false },
     fetch: () => new Response("the application"),
@@ -216,7 +216,7 @@ Deno.test("serve() answers at the paths that it is told, and nowhere at false", 
   }
 });
 
-Deno.test("serve() tells nobody else but programs on this machine", async () => {
+Deno.test("serve() answers only programs on this machine", async () => {
   await using server = createServer({ metrics: true });
   const status = async (headers: Record<string, string>, hostname = "127.0.0.1") => {
     const request = new Request("http://localhost/metrics", { headers });
@@ -257,7 +257,7 @@ Deno.test("serve() tells nobody else but programs on this machine", async () => 
   assertEquals(unknown.status, 403, "Nobody knows where it came from");
 });
 
-Deno.test("serve() tells whom metrics.allow lets ask", async () => {
+Deno.test("serve() answers clients that metrics.allow accepts", async () => {
   const asking = async (allow: MetricsOptions["allow"], path: string) => {
     await using server = createServer({ metrics: allow === undefined ? {} : { allow } });
     const request = new Request(`http://example.com${path}`, { headers: { host: "example.com" } });
@@ -298,7 +298,7 @@ Deno.test("serve() is healthy until it is full, and while it does not drain", as
   assertEquals(await health(), [503, { status: "draining", sessions: 0 }]);
 });
 
-Deno.test("serve() with metrics answers who asks for a host that is none", async () => {
+Deno.test("serve() with metrics answers a request for an invalid host", async () => {
   await using server = listen({ metrics: true });
   for (const host of ["a b", "localhost:99999", "[::1"]) {
     using raw = await RawSocket.open(server.address!.port, { path: "/metrics", headers: { host } });

@@ -24,7 +24,7 @@ async function check(
   }
 }
 
-Deno.test("Server lets in pages of its own host, and programs, by default", async () => {
+Deno.test("Server admits pages of its own host, and programs, by default", async () => {
   const told: Refusal[] = [];
   await using server = listen({ onRefusal: (refusal) => void told.push(refusal) });
   await check(server, [
@@ -46,7 +46,7 @@ Deno.test("Server lets in pages of its own host, and programs, by default", asyn
   assertEquals(new Set(told.map(({ status }) => status)), new Set([403]));
 });
 
-Deno.test("Server refuses a name that was pointed at it: DNS rebinding", async () => {
+Deno.test("Server refuses a name that was pointed at its address: DNS rebinding", async () => {
   await using server = listen();
   await check(server, [
     {
@@ -64,7 +64,7 @@ Deno.test("Server refuses a name that was pointed at it: DNS rebinding", async (
   ]);
 });
 
-Deno.test("Server lets in the origins and hosts that it is told, and no others", async () => {
+Deno.test("Server admits the configured origins and hosts, and no others", async () => {
   await using server = listen({ origins: ["https://app.example"], hosts: ["live.example"] });
   await check(server, [
     { what: "named", origin: "https://app.example", status: 101 },
@@ -75,12 +75,12 @@ Deno.test("Server lets in the origins and hosts that it is told, and no others",
   ]);
 });
 
-Deno.test("Server lets every page in where it is told so", async () => {
+Deno.test("Server admits every page with the option for that", async () => {
   await using server = listen({ origins: ["*"] });
   await check(server, [{ what: "any", origin: "https://evil.example", status: 101 }]);
 });
 
-Deno.test("Server refuses a foreign page before it asks who that is", async () => {
+Deno.test("Server refuses a foreign page before authentication", async () => {
   let asked = 0;
   await using server = listen({ authenticate: () => asked++ });
   await check(server, [{ what: "foreign", origin: "https://evil.example", status: 403 }]);
@@ -103,7 +103,7 @@ Deno.test("Server says which option would let an origin in", async () => {
   assertEquals(told.map(({ reason }) => reason), [`${hint}${origin})`]);
 });
 
-Deno.test("createServer() refuses origins and hosts that would let nobody in", () => {
+Deno.test("createServer() refuses origins and hosts that would admit no client", () => {
   const origins: [origin: string, hint: string][] = [
     ["https://example.com/", 'received "https://example.com/" (write "https://example.com")'],
     ["https://example.com/app", '(write "https://example.com")'],

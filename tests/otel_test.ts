@@ -269,7 +269,7 @@ Deno.test("otel() tells a collector of handshakes, requests, handlers and metric
   }
 });
 
-Deno.test("otel() does nothing where no SDK is there", async () => {
+Deno.test("otel() does nothing without an SDK", async () => {
   using telemetry = otel();
   await using server = serve({
     port: 0,

@@ -68,7 +68,7 @@ Deno.test("A page without Skein gets each message in a frame of its own", async 
   assertEquals(page.texts, [0, 1, 2, 3, 4].map((i) => `{"topic":"n","data":${i}}`));
 });
 
-Deno.test("A page without Skein is told what is wrong, and nothing else", async () => {
+Deno.test("A page without Skein gets an error for a bad message, and no other notice", async () => {
   const contract = defineContract({ toServer: { say: z.string() } });
   await using server = listen({ contract, onMessage: () => {} });
   await using page = await new Page(server.url).open();
@@ -122,7 +122,7 @@ Deno.test("A page without Skein is found dead by WebSocket pings", async () => {
   assertEquals((await raw.read())?.opcode, 9);
 });
 
-Deno.test("A page without Skein gets no bytes; those who know Skein do", async () => {
+Deno.test("A page without Skein gets no bytes; clients of Skein do", async () => {
   await using server = listen({ onOpen: (session) => void server.subscribe(session, "b") });
   await using page = await new Page(server.url).open();
   await until(() => server.manager.count === 1);

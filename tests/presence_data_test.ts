@@ -62,7 +62,7 @@ Deno.test("Client.presence() goes with the join, changes later, and comes back a
   assertEquals(server.rooms.members("room:a").map(({ data }) => data), [undefined, undefined]);
 });
 
-Deno.test("Client.presence() gives what was set last, once, to a session that begins", async () => {
+Deno.test("Client.presence() sends the last data once, to a session that begins", async () => {
   using time = new FakeTime();
   const asked: string[] = [];
   await using server = testServer({
@@ -86,7 +86,7 @@ Deno.test("Client.presence() gives what was set last, once, to a session that be
   assertEquals(server.rooms.members("room:a")[0]!.data, { n: 2 });
 });
 
-Deno.test("Client.presence() is there when a server lets the client into a room by itself", async () => {
+Deno.test("Client.presence() applies when a server joins the client to a room", async () => {
   await using server = testServer({
     ...OPTIONS,
     onOpen: async (session) => {
@@ -140,7 +140,7 @@ Deno.test("Client.presence() is refused by authorize, size, contract and rooms",
   }
 });
 
-Deno.test("Client.presence() that is refused leaves what was taken before, also for later sessions", async () => {
+Deno.test("Client.presence() that is refused keeps the earlier data, also for later sessions", async () => {
   using time = new FakeTime();
   await using server = testServer(OPTIONS);
   await using client = server.connect(as("ann"));
@@ -187,7 +187,7 @@ Deno.test("Client.presence() has at most 32 rooms, which all come back at once",
   await client.presence("room:32", 1);
 });
 
-Deno.test("Client.presence() tells what a later session is refused, and waits where it is too many", async () => {
+Deno.test("Client.presence() reports refusals of a later session, and waits where there are too many updates", async () => {
   using time = new FakeTime();
   const refused: string[] = [];
   let isAllowed = true;
@@ -221,7 +221,7 @@ Deno.test("Client.presence() tells what a later session is refused, and waits wh
   assertEquals(refused.length, 2);
 });
 
-Deno.test("Client.presence() fails with the client, or where the server knows nothing of it", async () => {
+Deno.test("Client.presence() fails with the client, or where the server lacks the feature", async () => {
   await using server = testServer(OPTIONS);
   const client = server.connect(as("ann"));
   await client.close();

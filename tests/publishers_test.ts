@@ -91,7 +91,7 @@ Deno.test("Publications of clients name their users, on every wire and node, and
   }
 });
 
-Deno.test("Publications name their users where `authorize` says so, whatever the server's option is", async () => {
+Deno.test("Publications name their users where `authorize` says so, for either option of the server", async () => {
   for (const namesPublishers of [false, true]) {
     await using server = serve({
       namesPublishers,
@@ -113,7 +113,7 @@ Deno.test("Publications name their users where `authorize` says so, whatever the
   }
 });
 
-Deno.test("Publications of a client without a user name nobody", async () => {
+Deno.test("Publications of a client without a user name no user", async () => {
   await using server = serve({ namesPublishers: true });
   await using guest = server.connect({ backoff }) as unknown as Client;
   const got = await reading(guest.subscribe("live"));
@@ -122,7 +122,7 @@ Deno.test("Publications of a client without a user name nobody", async () => {
   assertEquals(got, [[1, undefined]]);
 });
 
-Deno.test("A client cannot say who it is by `from`", async () => {
+Deno.test("A client cannot set its user by `from`", async () => {
   const seen: unknown[] = [];
   const onMessage = (message: { readonly from?: string | undefined }) =>
     void seen.push(message.from);
@@ -145,7 +145,7 @@ Deno.test("A client cannot say who it is by `from`", async () => {
   assertEquals(got, [[2, "eve"]]);
 });
 
-Deno.test("Client.publish() without an echo reaches everybody else, and no other learns of the client", async () => {
+Deno.test("Client.publish() without an echo reaches all other subscribers, and none learns the client's id", async () => {
   await using broker = new MemoryBroker();
   await using near = serve({ broker });
   await using far = serve({ broker });
@@ -243,7 +243,7 @@ Deno.test("Server.publish() leaves a client out over reconnects", async () => {
   assertEquals([got, all], [[], [[2, undefined]]]);
 });
 
-Deno.test("A publication without an echo names the client by its user, so that a stolen id shuts nobody out", async () => {
+Deno.test("A publication without an echo names the client by its user, so that a stolen id excludes no other user", async () => {
   await using server = serve();
   const [ann, eve] = [
     new Peer(await server.open({ path: "/?token=ann" })),
@@ -262,7 +262,7 @@ Deno.test("A publication without an echo names the client by its user, so that a
   assertEquals(eve.envelopes.at(-1), { ack: 1 });
 });
 
-Deno.test("A client that never says its id is known by its session where it wants no echo", async () => {
+Deno.test("A client without an id is known by its session where it wants no echo", async () => {
   await using server = serve();
   const peer = new Peer(await server.open());
   await turns();
@@ -279,7 +279,7 @@ Deno.test("A client that never says its id is known by its session where it want
   );
 });
 
-Deno.test("A client says its id once a session, and no other one after it", async () => {
+Deno.test("A client sends its id once a session, and cannot change the id", async () => {
   await using server = serve();
   const peer = new Peer(await server.open());
   await turns();
@@ -300,7 +300,7 @@ Deno.test("A client says its id once a session, and no other one after it", asyn
   }
 });
 
-Deno.test("Client says a random id once a session, the same over all of them, and none to an older server", async () => {
+Deno.test("Client sends a random id once a session, the same over all of them, and none to an older server", async () => {
   using time = new FakeTime();
   const said: unknown[] = [];
   const network = new Network();
@@ -322,7 +322,7 @@ Deno.test("Client says a random id once a session, the same over all of them, an
   assertEquals(said, [[first, undefined], [first, undefined], [undefined, undefined]]);
 });
 
-Deno.test("Client.publish() without an echo is refused where the server cannot leave it out", async () => {
+Deno.test("Client.publish() without an echo is refused where the server cannot exclude the client", async () => {
   for (const delivery of ["at-most-once", "at-least-once"] as const) {
     const network = new Network();
     let peer: Peer | undefined;

@@ -36,7 +36,7 @@ async function answered(session: Session<unknown>, count: number): Promise<numbe
   return good;
 }
 
-Deno.test("Server refuses a flood, closes it with 4429, and leaves the client beside it alone", async () => {
+Deno.test("Server refuses a flood, closes its session with 4429, and leaves the client beside it alone", async () => {
   const closed = Promise.withResolvers<CloseInfo>();
   const refused: string[] = [];
   await using server = listen({
@@ -146,7 +146,7 @@ Deno.test("Server has a rate of subscriptions by default, whose refusals are no 
   assertEquals([session!.stats.invalidMessages, session!.isReady], [0, true]);
 });
 
-Deno.test("Server lets a session ask for twice its topics at once, and for any number where it is told so", async () => {
+Deno.test("Server allows a session twice its topics at once, and any number with the option for that", async () => {
   await using many = await openRaw({ limits: { maxTopicsPerSession: 200 } });
   assertEquals(await subscribed(many.raw, 400), 400);
   const rates = { perSession: { subscriptions: { perSecond: Infinity } } };
@@ -271,7 +271,7 @@ async function answeredByTwo(options: () => ServeOptions<string>): Promise<[numb
 
 const PER_USER = { messages: { perSecond: SLOW, burst: 50 } };
 
-Deno.test("Server holds the rate of a user with another server, by counts that they share", async () => {
+Deno.test("Server holds the rate of a user with another server, by shared counts", async () => {
   const shared = new MemoryCounts();
   const [first, second] = await answeredByTwo(() => ({ rates: { perUser: PER_USER, shared } }));
   assertEquals([...shared.keys], ["rate:user:messages:ann"]);
@@ -280,13 +280,13 @@ Deno.test("Server holds the rate of a user with another server, by counts that t
   assert(first >= 20 && second >= 20, `${first} and ${second}`);
 });
 
-Deno.test("Server shares its counts through the broker's store, if it can count", async () => {
+Deno.test("Server shares its counts through the broker's store, if the store can count", async () => {
   await using broker = new MemoryBroker();
   const [first, second] = await answeredByTwo(() => ({ broker, rates: { perUser: PER_USER } }));
   assert(first + second >= 50 && first + second <= 70, `${first} and ${second}`);
 });
 
-Deno.test("Server counts alone without a broker, where that is asked for, and while it is away", async () => {
+Deno.test("Server counts alone without a broker, with the option for that, and while the engine is away", async () => {
   assertEquals(await answeredByTwo(() => ({ rates: { perUser: PER_USER } })), [50, 50]);
   await using broker = new MemoryBroker();
   const own = { perUser: PER_USER, shared: undefined };
@@ -295,7 +295,7 @@ Deno.test("Server counts alone without a broker, where that is asked for, and wh
   assertEquals(await answeredByTwo(() => ({ rates: away })), [50, 50]);
 });
 
-Deno.test("Server has numbered messages wait for the rate, and loses none of them", async () => {
+Deno.test("Server delays numbered messages for the rate, and loses none", async () => {
   const handled: number[] = [];
   const refused: string[] = [];
   await using server = listen({
@@ -313,7 +313,7 @@ Deno.test("Server has numbered messages wait for the rate, and loses none of the
   assertEquals([refused, server.manager.stats().rates.refused.session], [[], 0]);
 });
 
-Deno.test("Server lets no message wait for the rate longer than its session, and has it sent again", async () => {
+Deno.test("Server delays no message for the rate beyond its session's end, and gets that message again", async () => {
   const handled: unknown[] = [];
   const rates = { perSession: { messages: { perSecond: SLOW, burst: 2 } } };
   await using server = listen({
@@ -343,7 +343,7 @@ Deno.test("Server lets no message wait for the rate longer than its session, and
   assertEquals(handled, [0, 1, 2]);
 });
 
-Deno.test("Server does not count a publication as handled for which it closes the session", async () => {
+Deno.test("Server does not count a publication as handled that makes it close the session", async () => {
   await using server = listen({
     authorize: () => true,
     rates: { perSession: { messages: { perSecond: SLOW, burst: 1 } }, maxRefusals: 1 },

@@ -90,7 +90,7 @@ Deno.test("the README's server and page of twenty lines talk to each other", asy
 });
 
 Deno.test({
-  name: "the node on Redis of the documentation says hello to all of them",
+  name: "the node on Redis of the documentation sends hello to all clients",
   ignore: isRedisMissing,
   fn: async () => {
     await using redis = await RedisServer.start();

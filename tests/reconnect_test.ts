@@ -17,7 +17,7 @@ async function reach(client: Client, name: string): Promise<void> {
   for await (const status of client.status) if (status.name === name) return;
 }
 
-Deno.test("Client comes back to a server that was restarted, with all it was told", async () => {
+Deno.test("Client reconnects to a server that was restarted, with all of its subscriptions", async () => {
   const authorize = (_session: unknown, topic: string) => topic !== "secret";
   const first = listen({ authorize });
   const port = portOf(first);
@@ -70,7 +70,7 @@ Deno.test("Client waits for a server that is not there yet", async () => {
   assertEquals(server.manager.count, 1);
 });
 
-Deno.test("Client is refused for good by a server that does not know it any more", async () => {
+Deno.test("Client is refused for good by a server that revoked its credentials", async () => {
   const first = listen({ authenticate: ({ token }) => token ?? Promise.reject() });
   const port = portOf(first);
   await using client = connect(`${first.url}?token=ann`, { backoff });
@@ -81,7 +81,7 @@ Deno.test("Client is refused for good by a server that does not know it any more
   assertEquals([code, reason, client.status.current.name], [4401, "Unauthenticated", "refused"]);
 });
 
-Deno.test("Client.close() while it dials leaves nothing open", async () => {
+Deno.test("Client.close() while dialing leaves nothing open", async () => {
   await using server = listen();
   const client = connect(server.url);
   await client.close();
@@ -89,7 +89,7 @@ Deno.test("Client.close() while it dials leaves nothing open", async () => {
   await until(() => server.manager.count === 0 && server.manager.stats().reserved === 0);
 });
 
-Deno.test("dial() rejects, and leaves nothing open, when it is given up", async () => {
+Deno.test("dial() rejects, and leaves nothing open, when its signal aborts", async () => {
   await using server = listen({
     acceptsTokenInBand: true,
     authenticate: () => new Promise(() => {}),

@@ -60,7 +60,7 @@ function reading(client: Client, topic: string, since?: HistoryPosition) {
 
 const isRecovery = (item: unknown): item is Recovery => typeof item === "object";
 
-Deno.test("Subscription comes back with exactly what was missed, on another server too", async () => {
+Deno.test("Subscription resumes with exactly the missed publications, on another server too", async () => {
   await using cluster = nodes(2);
   const [first, second] = cluster.servers as [Server, Server];
   await using cable = new Cable(portOf(first));
@@ -87,7 +87,7 @@ Deno.test("Subscription comes back with exactly what was missed, on another serv
   await done;
 });
 
-Deno.test("Subscription goes on from a position that was stored, or begins with the newest", async () => {
+Deno.test("Subscription continues from a stored position, or begins with the newest publication", async () => {
   await using server = listen({ authorize, history: { "room:{name}": { size: 3 } } });
   let stored: HistoryPosition | undefined;
   {
@@ -126,7 +126,7 @@ Deno.test("Subscription goes on from a position that was stored, or begins with 
   assertEquals([answer.recovered, answer.reason, answer.offset], [false, "too-old", 5]);
 });
 
-Deno.test("Subscription to a topic without history is told that something may be missing", async () => {
+Deno.test("Subscription to a topic without history reports a possible gap", async () => {
   await using server = listen({ authorize });
   await using cable = new Cable(portOf(server));
   await using client = connect(cable.url, options);
@@ -174,7 +174,7 @@ Deno.test("Subscription waits for onRecovery, between the messages before and th
   await done;
 });
 
-Deno.test("Subscription whose onRecovery throws throws it to its loop, and goes on in the next one", async () => {
+Deno.test("Subscription whose onRecovery throws passes the error to its loop, and continues in the next one", async () => {
   await using cluster = nodes(1);
   const [server] = cluster.servers as [Server];
   await using cable = new Cable(portOf(server));
@@ -196,7 +196,7 @@ Deno.test("Subscription whose onRecovery throws throws it to its loop, and goes 
   assertEquals(got, [1, 2]);
 });
 
-Deno.test("Subscription whose reader is slower than the replay ends, and the next one goes on from its position", async () => {
+Deno.test("Subscription whose reader is slower than the replay ends, and the next one continues from its position", async () => {
   await using cluster = nodes(1);
   const [server] = cluster.servers as [Server];
   await using client = connect(server.url, options);
@@ -226,7 +226,7 @@ Deno.test("Subscription whose reader is slower than the replay ends, and the nex
   assertEquals(ends, 2);
 });
 
-Deno.test("Subscription gets what the server's send queue dropped, once and in order", async () => {
+Deno.test("Subscription gets publications that the server's send queue dropped, once and in order", async () => {
   const turn = new Turn(platformRuntime());
   await using topics = new Topics({ settings: { turn }, history });
   const network = new Network({
@@ -261,7 +261,7 @@ Deno.test("Subscription gets what the server's send queue dropped, once and in o
   await done;
 });
 
-Deno.test("Subscription that follows one of its topic gets nothing that was on its way for that one", async () => {
+Deno.test("Subscription after another one of its topic gets no publication in flight for that one", async () => {
   const turn = new Turn(platformRuntime());
   await using topics = new Topics({ settings: { turn }, history });
   const network = new Network({
@@ -295,7 +295,7 @@ Deno.test("Subscription that follows one of its topic gets nothing that was on i
   }
 });
 
-Deno.test("Subscriptions to 128 topics come back at once, behind what a client asks meanwhile", async () => {
+Deno.test("Subscriptions to 128 topics resume at once, behind other requests of the client", async () => {
   await using server = listen({
     authorize,
     history,
@@ -321,7 +321,7 @@ Deno.test("Subscriptions to 128 topics come back at once, behind what a client a
   for (const { done } of readers) await done;
 });
 
-Deno.test("Subscriptions come back to a server that refuses most of them for now, and end where it does for good", async () => {
+Deno.test("Subscriptions resume at a server that refuses most of them for now, and end at a final refusal", async () => {
   await using broker = new MemoryBroker();
   const common = { broker, history, webTransport: false } as const;
   await using first = listen({ ...common, authorize });
@@ -374,7 +374,7 @@ function check(got: readonly unknown[], last: number): { gaps: number } {
 }
 
 for (const [seed, size] of [[1, 10_000], [2, 10_000], [3, 4]] as const) {
-  Deno.test(`Subscriptions of clients that move about get everything once and in order, or are told: seed ${seed}`, async () => {
+  Deno.test(`Subscriptions of moving clients get each publication once and in order, or report a gap: seed ${seed}`, async () => {
     const random = new Random(seed);
     await using cluster = nodes(2, { history: { "room:{name}": { size, ttlMs: 60_000 } } });
     const { servers } = cluster;
@@ -416,7 +416,7 @@ for (const [seed, size] of [[1, 10_000], [2, 10_000], [3, 4]] as const) {
 }
 
 for (const seed of [5, 6]) {
-  Deno.test(`Subscriptions that are left and taken again from their position miss nothing: seed ${seed}`, async () => {
+  Deno.test(`Subscriptions that end and begin again from their position miss nothing: seed ${seed}`, async () => {
     const random = new Random(seed);
     await using cluster = nodes(2, { session: { sendQueue: { maxMessages: 16 } } });
     const { servers } = cluster;
@@ -454,7 +454,7 @@ for (const seed of [5, 6]) {
   });
 }
 
-Deno.test("Client with at-least-once has everything handled once over a cable that is pulled", async () => {
+Deno.test("Client with at-least-once gets each message handled once over a cable that is pulled", async () => {
   const random = new Random(4);
   const seen: unknown[] = [];
   await using cluster = nodes(2, {
@@ -523,7 +523,7 @@ Deno.test("Client with at-least-once moves to another server, which handles noth
   await first.close();
 });
 
-Deno.test("Client with at-least-once says so where nothing is acknowledged", async () => {
+Deno.test("Client with at-least-once reports a server that acknowledges no messages", async () => {
   const server = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, (request) => {
     const { socket, response } = Deno.upgradeWebSocket(request, { protocol: "skein.1" });
     const hello = { session: "s", heartbeatMs: 25_000, maxMessageBytes: 1_000, features: [] };
@@ -543,7 +543,7 @@ Deno.test("Client with at-least-once says so where nothing is acknowledged", asy
   await server.shutdown();
 });
 
-Deno.test("Server.unsubscribe() with a code that holds for now loses nothing of a history", async () => {
+Deno.test("Server.unsubscribe() with a temporary code loses nothing of a history", async () => {
   await using cluster = nodes(1);
   const [server] = cluster.servers;
   await using client = connect(server!.url, options);

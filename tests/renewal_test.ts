@@ -44,7 +44,7 @@ function renewals(session: Pick<Session, "events">): number[] {
   return asked;
 }
 
-Deno.test("Server asks for a new token in time, and a client with a function renews by itself", async () => {
+Deno.test("Server asks for a new token in time, and a client with a function renews its token", async () => {
   using time = new FakeTime();
   const values: string[] = [];
   await using server = testServer({
@@ -76,7 +76,7 @@ Deno.test("Server asks half of the time before a token ends that lasts less than
   assertEquals(asked, [4_000]);
 });
 
-Deno.test("Server closes with 4401 what does not renew, when its credentials end", async () => {
+Deno.test("Server closes sessions without a renewal with 4401, when their credentials end", async () => {
   using time = new FakeTime();
   await using server = testServer(LOGIN);
   const token = `ann reader ${MINUTE_MS}`;
@@ -102,7 +102,7 @@ Deno.test("Server closes with 4401 what does not renew, when its credentials end
   assertEquals(server.manager.count, 0);
 });
 
-Deno.test("Client whose renewal failed comes back with a fresh token", async () => {
+Deno.test("Client whose renewal failed reconnects with a fresh token", async () => {
   using time = new FakeTime();
   await using server = testServer(LOGIN);
   let count = 0;
@@ -141,7 +141,7 @@ Deno.test("Server never closes a session whose credentials do not end", async ()
   }
 });
 
-Deno.test("Server has one end for a session, however often it renews", async () => {
+Deno.test("Server has one end for a session, for any number of renewals", async () => {
   using time = new FakeTime();
   await using server = testServer(LOGIN);
   await using session = await server.dial({ token: `ann reader ${MINUTE_MS}` });
@@ -157,7 +157,7 @@ Deno.test("Server has one end for a session, however often it renews", async () 
   assertEquals((await endOf(session)).code, 4401);
 });
 
-Deno.test("Session whose renewal is refused goes on up to its end", async () => {
+Deno.test("Session whose renewal is refused continues up to its end", async () => {
   using time = new FakeTime();
   await using server = testServer(LOGIN);
   await using session = await server.dial({ token: `ann reader ${MINUTE_MS}` });
@@ -203,7 +203,7 @@ Deno.test("Server refuses credentials that ended already, and answers 503 where 
   }
 });
 
-Deno.test("Server takes a client off what it may not hear any more, before it answers the token", async () => {
+Deno.test("Server removes a client from topics that are no longer allowed, before it answers the token", async () => {
   const errors: unknown[] = [];
   await using server = testServer({
     ...LOGIN,
@@ -251,7 +251,7 @@ Deno.test("Server takes a client off what it may not hear any more, before it an
   peer.connection.close();
 });
 
-Deno.test("Server answers a renewal although onRenewed fails, and denies what authorize does not say in time", async () => {
+Deno.test("Server answers a renewal although onRenewed fails, and denies topics where authorize is late", async () => {
   using time = new FakeTime();
   const errors: unknown[] = [];
   let isHanging = false;
@@ -277,7 +277,7 @@ Deno.test("Server answers a renewal although onRenewed fails, and denies what au
   assert(`${errors.at(-1)}`.includes('authorize of "news"'));
 });
 
-Deno.test("Server takes 16 renewals of a session at once, then one a second, whatever they cost it", async () => {
+Deno.test("Server takes 16 renewals of a session at once, then one a second, at any cost of a renewal", async () => {
   using time = new FakeTime();
   let asked = 0;
   await using server = testServer({ ...LOGIN, authorize: () => ++asked > 0 });

@@ -174,7 +174,7 @@ async function story(runtime: OwnRuntime): Promise<unknown[]> {
   return seen;
 }
 
-Deno.test("serve() and its clients take all time and chance from the runtime that is handed in", async () => {
+Deno.test("serve() and its clients take all time and chance from the handed-in runtime", async () => {
   const stories: unknown[][] = [];
   for (const seed of [1, 1, 2]) {
     const runtime = new OwnRuntime(seed);

@@ -60,7 +60,7 @@ Deno.test("createServer() mounts in another server, and does not listen", async 
   assertEquals(server.manager.all()[0]?.address, "127.0.0.1");
 });
 
-Deno.test("Server gives its sessions what the request had", async () => {
+Deno.test("Server gives its sessions the request's data", async () => {
   const opened = Promise.withResolvers<Session>();
   await using server = listen({
     onOpen: (session) => opened.resolve(session),
@@ -85,7 +85,7 @@ Deno.test("Server.publish() reaches subscribers, in order, and not the one left 
   assertEquals(server.topics.subscribers("news").length, 1);
 });
 
-Deno.test("Server.to() sends to every session of a user, and to nobody else", async () => {
+Deno.test("Server.to() sends to every session of a user, and to no other session", async () => {
   await using server = listen(named);
   await using one = await dial(as(server, "ann"));
   await using two = await dial(as(server, "ann"));
@@ -122,7 +122,7 @@ Deno.test("Server.disconnect() closes every session of a user", async () => {
   await assertRejects(() => server.disconnect("nobody", { code: 5 }), RangeError);
 });
 
-Deno.test("Server denies clients everything unless authorize allows it", async () => {
+Deno.test("Server denies clients every topic unless authorize allows it", async () => {
   await using closed = listen();
   await using session = await dial(closed.url);
   const actions = [() => session.subscribe("a"), () => session.publish("a", 1)];
@@ -148,7 +148,7 @@ Deno.test("Server denies clients everything unless authorize allows it", async (
   assertEquals([asked, open.topics.size], [["subscribe open", "publish open", "publish shut"], 0]);
 });
 
-Deno.test("Server asks nobody about topics of presence and of nodes: no client may have them", async () => {
+Deno.test("Server denies topics of presence and of nodes without asking authorize", async () => {
   const asked: string[] = [];
   await using server = listen({ authorize: (_session, topic) => asked.push(topic) > 0 });
   await using session = await dial(server.url);
@@ -161,7 +161,7 @@ Deno.test("Server asks nobody about topics of presence and of nodes: no client m
   assertEquals([asked, server.topics.size, session.isReady], [[], 0, true]);
 });
 
-Deno.test("Server checks what clients publish, and passes it on as it came", async () => {
+Deno.test("Server checks publications of clients, and passes them on unchanged", async () => {
   const contract = defineContract({
     toClient: { "count:{name}": z.string().transform((text) => text.length) },
     requests: { "ask:{name}": { input: z.string(), output: z.string() } },
@@ -189,7 +189,7 @@ Deno.test("Server checks what clients publish, and passes it on as it came", asy
   }
 });
 
-Deno.test("Server with a contract lets clients subscribe to what is in it, and to rooms", async () => {
+Deno.test("Server with a contract allows subscriptions to topics of the contract, and to rooms", async () => {
   const contract = defineContract({
     toClient: { "count:{name}": z.number() },
     requests: { "ask:{name}": { input: z.string(), output: z.string() } },
@@ -210,7 +210,7 @@ Deno.test("Server with a contract lets clients subscribe to what is in it, and t
   assertEquals(asked, ["count:a", "room:a"]);
 });
 
-Deno.test("Server takes a topic that looks like a pattern as it is, and says so in one line", async () => {
+Deno.test("Server takes a topic that looks like a pattern literally, and prints one line", async () => {
   using console = captureConsole();
   await using server = listen({
     authorize: () => true,
@@ -251,7 +251,7 @@ Deno.test("Server refuses a publication that grows past the limit, and the sessi
   assertEquals(server.manager.count, 1);
 });
 
-Deno.test("Server answers failed when authorize throws, and the session goes on", async () => {
+Deno.test("Server answers failed when authorize throws, and the session continues", async () => {
   const errors: unknown[] = [];
   await using server = listen({
     authorize: () => Promise.reject(new Error("s3cret")),
@@ -278,7 +278,7 @@ Deno.test("Server closes with 4500 where onHandlerError is close", async () => {
   assertEquals((await endOf(session)).code, 4500);
 });
 
-Deno.test("Server lets clients into rooms, and tells who is there", async () => {
+Deno.test("Server lets clients into rooms, and sends the members", async () => {
   await using server = listen({
     ...named,
     rooms: ["room:{name}"],
@@ -306,7 +306,7 @@ Deno.test("Server lets clients into rooms, and tells who is there", async () => 
   }
 });
 
-Deno.test("Server.unsubscribe() of a room leaves it, whoever let the session in and whatever the patterns say", async () => {
+Deno.test("Server.unsubscribe() of a room leaves the room, for any way into it and any patterns", async () => {
   const sessions = new Map<string, Session<string, Contract, "server">>();
   await using server = listen({
     ...named,
@@ -345,7 +345,7 @@ Deno.test("Server.unsubscribe() of a room leaves it, whoever let the session in 
   await bob.close();
 });
 
-Deno.test("Session.unsubscribe() from a room that the server joined it to leaves no ghost", async () => {
+Deno.test("Session.unsubscribe() from a room that the server joined leaves no ghost", async () => {
   let near: Session | undefined;
   await using server = listen({
     ...named,
@@ -391,7 +391,7 @@ Deno.test("Server serves at its path only, exact or as a pattern", async () => {
   assertThrows(() => createServer({ path: "live" }), TypeError, 'must begin with "/"');
 });
 
-Deno.test("Server takes as many sessions as its limits say, and again once one is gone", async () => {
+Deno.test("Server takes as many sessions as its limits allow, and again after one ended", async () => {
   const cases = [
     { limits: { maxSessions: 2 }, users: ["a", "b", "c"] },
     { limits: { maxSessionsPerUser: 2 }, users: ["a", "a", "a"] },
@@ -456,7 +456,7 @@ Deno.test("Server closes by its signal", async () => {
   await server.close();
 });
 
-Deno.test("Server that is closed refuses whom it is still handed", async () => {
+Deno.test("Server that is closed refuses all later requests", async () => {
   const server = createServer();
   await using http = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, server.fetch);
   await server.close();
@@ -470,7 +470,7 @@ Deno.test("Server that is closed refuses whom it is still handed", async () => {
   }
 });
 
-Deno.test("Server lets nobody renew a token where it does not know its users", async () => {
+Deno.test("Server allows no renewal of a token where it does not know its users", async () => {
   await using server = listen({ authenticate: ({ token }) => ({ name: token }) });
   await using session = await dial(`${server.url}?token=ann`);
   const error = await assertRejects(() => session.authenticate("bob"), RequestError);
@@ -503,7 +503,7 @@ Deno.test("Server.presence tells of a session that can be written to", async () 
   }
 });
 
-Deno.test("Server keeps what a policy function publishes, for the next turn", async () => {
+Deno.test("Server delays publications of a policy function to the next turn", async () => {
   let published = 0;
   await using server = listen({
     session: {
@@ -531,7 +531,7 @@ Deno.test("Server keeps what a policy function publishes, for the next turn", as
   assertEquals(notes.toSorted(), ["from the policy", "last"]);
 });
 
-Deno.test("Server tells nobody of a handler whose peer did not keep up", async () => {
+Deno.test("Server reports no failed handler when the peer did not keep up", async () => {
   const errors: unknown[] = [];
   const closed = Promise.withResolvers<number>();
   await using server = listen({
@@ -548,7 +548,7 @@ Deno.test("Server tells nobody of a handler whose peer did not keep up", async (
   await session.closed;
 });
 
-Deno.test("Server tells nobody of an onOpen whose peer did not keep up either", async () => {
+Deno.test("Server reports no failed onOpen when the peer did not keep up", async () => {
   const errors: unknown[] = [];
   const closed = Promise.withResolvers<number>();
   await using server = listen({
@@ -564,7 +564,7 @@ Deno.test("Server tells nobody of an onOpen whose peer did not keep up either", 
   await client.close();
 });
 
-Deno.test("serve({ rooms }) says by pattern how rooms tell who is in them", async () => {
+Deno.test("serve({ rooms }) decides by pattern how rooms list their members", async () => {
   await using server = listen({
     ...named,
     authorize: () => true,

@@ -35,7 +35,7 @@ Deno.test({
 });
 
 Deno.test({
-  name: "serve({ reusePort }) leaves WebTransport to the first of them",
+  name: "serve({ reusePort }) leaves WebTransport to the first server",
   ignore,
   async fn() {
     const told: (Error | undefined)[] = [];
@@ -53,7 +53,7 @@ Deno.test({
   },
 });
 
-Deno.test("serve({ reusePort }) is not for an engine that listens by itself", () => {
+Deno.test("serve({ reusePort }) is not for an engine with a listener of its own", () => {
   assertThrows(
     () => serve({ port: 0, reusePort: true, webSocket: hardenedWebSocket(), onListen() {} }),
     TypeError,

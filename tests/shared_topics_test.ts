@@ -64,7 +64,7 @@ Deno.test("Client.subscribe() twice to a topic gives both each message, and asks
   assertEquals(asked, ["plain"]);
 });
 
-Deno.test("Client.subscribe() twice to a topic leaves it with the last that ends", async () => {
+Deno.test("Client.subscribe() twice to a topic leaves the topic with the last subscription", async () => {
   const { server, asked } = serving();
   await using _server = server;
   await using client = server.connect();
@@ -85,7 +85,7 @@ Deno.test("Client.subscribe() twice to a topic leaves it with the last that ends
   await Promise.all([one.done, two.done]);
 });
 
-Deno.test("Client.subscribe() with last or since to a topic that is read gets its own history, and no loop a repeat", async () => {
+Deno.test("Client.subscribe() with last or since to a subscribed topic gets its own history, and repeats nothing in other loops", async () => {
   const { server, asked } = serving();
   await using _server = server;
   for (const data of numbers(1, 300)) server.publish("room:a", data);
@@ -129,7 +129,7 @@ Deno.test("Client.subscribe() of a history that is gone tells that loop alone", 
   assertEquals([live.got, lost.got], [[1, 2], ["new-epoch", 2]]);
 });
 
-Deno.test("Client.subscribe() twice to a topic goes on after a loss with one question", async () => {
+Deno.test("Client.subscribe() twice to a topic continues after a loss with one question", async () => {
   using time = new FakeTime();
   const { server, asked } = serving();
   await using _server = server;
@@ -161,7 +161,7 @@ Deno.test("Client.subscribe() twice to a topic goes on after a loss with one que
   assertEquals(asked.sort(), ["plain", "room:a"]);
 });
 
-Deno.test("Client.subscribe() twice to a topic ends one alone whose reader falls behind", async () => {
+Deno.test("Client.subscribe() twice to a topic ends only the subscription whose reader falls behind", async () => {
   const { server } = serving({ session: { sendQueue: { maxMessages: 10_000 } } });
   await using _server = server;
   await using client = server.connect();

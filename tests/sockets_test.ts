@@ -73,7 +73,7 @@ Deno.test("Server bounds the sockets that it refuses by a close", async () => {
   assertEquals(sockets(server), [4, 2, 1]);
 });
 
-Deno.test("Server bounds all sockets, wherever they come from", async () => {
+Deno.test("Server bounds all sockets, from any address", async () => {
   let count = 0;
   await using server = listen({
     clientAddress: () => `192.0.2.${++count}`,
@@ -86,7 +86,7 @@ Deno.test("Server bounds all sockets, wherever they come from", async () => {
   assertEquals(sockets(server).slice(0, 2), [2, 2]);
 });
 
-Deno.test("Server.close() ends the sockets that linger, with those who listen for it", async () => {
+Deno.test("Server.close() ends lingering sockets", async () => {
   const server = listen({ session: { closeTimeoutMs: 20 } });
   using raw = await linger(server, "skein.1");
   assertEquals(sockets(server), [1, 1, 0]);
@@ -95,7 +95,7 @@ Deno.test("Server.close() ends the sockets that linger, with those who listen fo
   assertEquals(await raw.read(), undefined);
 });
 
-Deno.test("Server mounted in another one keeps counting what the runtime keeps", async () => {
+Deno.test("Server mounted in another one keeps counting the sockets that the runtime keeps", async () => {
   const server = createServer({ session: { closeTimeoutMs: 20 } });
   await using http = Deno.serve(
     { port: 0, hostname: "127.0.0.1", onListen() {} },
@@ -109,7 +109,7 @@ Deno.test("Server mounted in another one keeps counting what the runtime keeps",
   await until(() => server.manager.stats().sockets.open === 0);
 });
 
-Deno.test("Server counts no socket twice, and none for ever, whatever becomes of its session", async () => {
+Deno.test("Server counts no socket twice, and none without end, for every outcome of its session", async () => {
   await using server = listen({ authenticate: ({ token }) => token ?? Promise.reject() });
   for (let i = 0; i < 3; i++) {
     await using _session = await dial(`${server.url}?token=ann`);
@@ -130,7 +130,7 @@ Deno.test("Server counts no socket twice, and none for ever, whatever becomes of
   assertEquals(sockets(server), [0, 0, 0]);
 });
 
-Deno.test("Server forgets the socket of a peer that vanished while it was asked for", async () => {
+Deno.test("Server forgets the socket of a peer that vanished during its request", async () => {
   for (const isLetIn of [true, false]) {
     const asked = Promise.withResolvers<void>();
     const gate = Promise.withResolvers<void>();

@@ -98,7 +98,7 @@ function allowedBy(connection: Connection): number[] {
     .map((kind) => connection.inspect!.credit!.state(kind).allowed);
 }
 
-Deno.test("Server allows a stranger 16 KiB and few streams over qmux-02.skein.1, until it is known", async () => {
+Deno.test("Server allows a stranger 16 KiB and few streams over qmux-02.skein.1, until its token is accepted", async () => {
   const gate = Promise.withResolvers<void>();
   await using server = listen(known(gate.promise));
   const protocols = ["qmux-02.skein.1", "skein.auth"];

@@ -45,7 +45,7 @@ for (const transport of TRANSPORTS) {
   });
 }
 
-Deno.test("serve() ends the stream whose onStream fails with 4500, and the session goes on", async () => {
+Deno.test("serve() ends a stream whose onStream fails with 4500, and the session continues", async () => {
   const failure = new Error("No such file");
   const errors: unknown[] = [];
   await using server = listen({

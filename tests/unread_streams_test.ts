@@ -148,7 +148,7 @@ Deno.test("serve() refuses a stream that is not taken in time, and issues() says
   assertEquals((await soon(next)).value?.direction, "bidirectional");
 });
 
-Deno.test("serve() lets a loop take its time with a stream that it has, and not with the next", async () => {
+Deno.test("serve() gives a loop time for a stream in hand, and none for the next one", async () => {
   const gate = Promise.withResolvers<void>();
   const read = Promise.withResolvers<number>();
   await using server = listen({
@@ -236,7 +236,7 @@ Deno.test("serve() does not count the stream of a session's messages", async () 
   assertEquals([count, refused.connection, refused.timeout], [0, 0, 0]);
 });
 
-Deno.test("listenWebTransport() counts streams whose session has not been asked for", async () => {
+Deno.test("listenWebTransport() counts streams of sessions that are not yet accepted", async () => {
   const unreadStreams = new UnreadStreams({
     maxBytes: 8 * STREAM_WINDOW_BYTES,
     maxBytesPerAddress: 4 * STREAM_WINDOW_BYTES,
@@ -260,7 +260,7 @@ Deno.test("listenWebTransport() counts streams whose session has not been asked 
   assertEquals(unreadStreams.stats.count, 0);
 });
 
-Deno.test("listenQuic() counts unread streams before the application asks for them", async () => {
+Deno.test("listenQuic() counts unread streams before the application accepts them", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   const unreadStreams = { maxBytes: 2 * STREAM_WINDOW_BYTES };
   const options = { hostname: "127.0.0.1", protocols: ["flood"], ...certificate };

@@ -22,7 +22,7 @@ const KEY = "sec-websocket-key";
 const VERSION = "sec-websocket-version";
 
 const HANDSHAKES: readonly Handshake[] = [
-  { name: "as it should be", status: 101 },
+  { name: "a correct request", status: 101 },
   { name: "other letters", status: 101, headers: { upgrade: "WebSocket", connection: "upgrade" } },
   { name: "many words", status: 101, headers: { connection: "keep-alive, Upgrade" } },
   { name: "bits behind the key", status: 101, headers: { [KEY]: "dGhlIHNhbXBsZSBub25jZR==" } },
@@ -31,7 +31,7 @@ const HANDSHAKES: readonly Handshake[] = [
   { name: "a HEAD", status: 405, method: "HEAD" },
   { name: "a method that node:http does not know", status: 405, hardened: 400, method: "FOO" },
   { name: "no Host", status: 400, headers: { host: "" } },
-  { name: "two of them", status: 400, headers: { Host: "localhost" } },
+  { name: "two of the same header", status: 400, headers: { Host: "localhost" } },
   { name: "no version", status: 426, headers: { [VERSION]: "" } },
   { name: "a draft's version", status: 426, headers: { [VERSION]: "8" } },
   { name: "a version to come", status: 426, headers: { [VERSION]: "14" } },

@@ -144,7 +144,7 @@ Deno.test("Session over skein.1 answers requests while a stream keeps the socket
   assert(median < MIB, `A round trip waited for ${median} bytes`);
 });
 
-Deno.test("Session over skein.1 goes on with messages and other streams while one is not read", async () => {
+Deno.test("Session over skein.1 continues with messages and other streams while one is not read", async () => {
   await using ends = await both({
     server: { onMessage: (message) => message.reply(message.data) },
   });
@@ -165,7 +165,7 @@ Deno.test("Session over skein.1 goes on with messages and other streams while on
   assertEquals((await soon(incoming.read()))!.length > 0, true);
 });
 
-Deno.test("Session over skein.1 takes as much as it granted while nobody reads", async () => {
+Deno.test("Session over skein.1 takes as much as its grant without a reader", async () => {
   const flowControl = { maxData: 96 * KIB, maxStreamData: 64 * KIB, maxStreamsUni: 3 };
   await using ends = await both({ server: { flowControl } });
   const streams = [];
@@ -188,7 +188,7 @@ Deno.test("Session over skein.1 takes as much as it granted while nobody reads",
   );
 });
 
-Deno.test("dial() and serve() each say what the other may send", async () => {
+Deno.test("dial() and serve() each send their limits for the other", async () => {
   await using ends = await both({
     server: { flowControl: { maxStreamData: 32 * KIB } },
     client: { flowControl: { maxStreamData: 16 * KIB } },
@@ -263,7 +263,7 @@ Deno.test("Server closes with 4400 when a peer writes to a stream that the serve
   assert(reason.startsWith("Streams failed with QUIC's 0x5: "), reason);
 });
 
-Deno.test("Server closes as a peer does that closes among its records", async () => {
+Deno.test("Server closes with the code and reason of a peer that closes among its records", async () => {
   const bye = "03" + "627965";
   const own = await closeAfter(PARAMETERS, "1d" + "4bbd" + bye);
   assertEquals(own, { code: 3005, reason: "bye" });
@@ -324,7 +324,7 @@ Deno.test("dial() has messages over QMux although the server grants by hand, and
   assertEquals(ends.server.connection.inspect!.counters, undefined);
 });
 
-Deno.test("A stream that was written and closed comes whole, although the session closes behind it", async () => {
+Deno.test("A stream that was written and closed arrives whole, although the session closes right after", async () => {
   for (const protocols of [undefined, ["qmux-02.skein.1"], ["qmux-02"]]) {
     await using ends = await both({ client: protocols && { protocols } });
     const near = directStream(await soon(ends.client.createUnidirectionalStream()));
@@ -337,7 +337,7 @@ Deno.test("A stream that was written and closed comes whole, although the sessio
   }
 });
 
-Deno.test("Server prefers skein.1, then messages over QMux, then no protocol on top of it", async () => {
+Deno.test("Server prefers skein.1, then messages over QMux, then QMux without a protocol on top", async () => {
   await using server = listen({ webTransport: false });
   const { port } = server.address!;
   const cases = [

@@ -79,14 +79,14 @@ Deno.test("dial() has the server obey its flowControl over WebTransport", async 
   await until(() => pair.server.connection.inspect!.credit!.state("unidirectional").allowed === 9);
 });
 
-Deno.test("Session.close() tells code and reason when it ends the connection of WebTransport too", async () => {
+Deno.test("Session.close() sends code and reason also when it ends the connection of WebTransport", async () => {
   await using pair = await sessionOver("webtransport");
   await soon(pair.client.close({ code: 4001, reason: "bye", closeConnection: true }));
   const { code, reason } = await soon(pair.server.closed);
   assertEquals([code, reason], [4001, "bye"]);
 });
 
-Deno.test("Session.grantDataCredit() says so where the peer counts none", async () => {
+Deno.test("Session.grantDataCredit() rejects where the peer does not count credit", async () => {
   await using pair = memorySessions();
   await assertRejects(() => pair.server.grantDataCredit(1), UnsupportedError, "memory");
 });

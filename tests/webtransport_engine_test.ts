@@ -100,7 +100,7 @@ class FakeRequest implements WebTransportRequest {
   }
 }
 
-Deno.test("serve() hands its engine the certificate, the place and the limits", async () => {
+Deno.test("serve() hands its engine the certificate, the address and the limits", async () => {
   const tls = devCertificate({ cacheFolder: null });
   const own = devCertificate({ cacheFolder: null });
   // As many as there may be sockets: two for each session.
@@ -149,7 +149,7 @@ Deno.test("serve() hands its engine the certificate, the place and the limits", 
   }
 });
 
-Deno.test("serve() looks for another port where UDP's is taken, if it may be any", async () => {
+Deno.test("serve() looks for another port where UDP's is taken, if any port will do", async () => {
   const tried: number[] = [];
   const failing = (failures: number) => (options: ListenWebTransportOptions) => {
     tried.push(options.port!);
@@ -196,7 +196,7 @@ class TakenPort {
   }
 }
 
-Deno.test("serve() tries a UDP port that is taken again, every 5 s in the end, for as long as it lives", async () => {
+Deno.test("serve() tries a taken UDP port again, every 5 s in the end, until it closes", async () => {
   const taken = new TakenPort();
   let closing: Promise<void>;
   {
@@ -252,7 +252,7 @@ Deno.test("serve() gives WebTransport up where another fault than a taken port c
   assertThrows(() => server.rotateCertificate({ cert: "", key: "" }), TypeError, "must be on");
 });
 
-Deno.test("Server renews its development certificate while it runs, and rotates it in", async () => {
+Deno.test("Server renews its development certificate at run time, and rotates the new one in", async () => {
   const listeners: FakeListener[] = [];
   const webTransport = { engine: engine(listeners), cacheFolder: null };
   let closing: Promise<void>;
@@ -278,7 +278,7 @@ Deno.test("Server renews its development certificate while it runs, and rotates 
   assertEquals(listeners[0]!.steps, ["stop", "close"]);
 });
 
-Deno.test("serve() never renews a certificate that it was given", async () => {
+Deno.test("serve() never renews a handed-in certificate", async () => {
   const listeners: FakeListener[] = [];
   const certificate = devCertificate({ cacheFolder: null });
   let closing: Promise<void>;
@@ -292,7 +292,7 @@ Deno.test("serve() never renews a certificate that it was given", async () => {
   await soon(closing);
 });
 
-Deno.test("Server says in its refusals when to come back", async () => {
+Deno.test("Server sends a delay for the next attempt in its refusals", async () => {
   const listeners: FakeListener[] = [];
   const server = listen({
     path: "/live",
@@ -327,7 +327,7 @@ Deno.test("Server says in its refusals when to come back", async () => {
   assertEquals(listeners[0]!.steps, ["stop", "stop", "close"]);
 });
 
-Deno.test("Server answers with 500 when the application throws, prints it, and goes on", async () => {
+Deno.test("Server answers with 500 when the application throws, prints the error, and continues", async () => {
   using print = stub(console, "error");
   const listeners: FakeListener[] = [];
   let failures = 1;
@@ -365,7 +365,7 @@ Deno.test("Server prints at most 16 failed WebTransport requests a minute", asyn
   assertEquals(print.calls.length, 16);
 });
 
-Deno.test("serve() prints where it listens, and why WebTransport is off, unless it is told where", async () => {
+Deno.test("serve() prints its URL, and the reason against WebTransport, unless onListen is set", async () => {
   using print = stub(console, "error");
   const told: ListenInfo[] = [];
   {

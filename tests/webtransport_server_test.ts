@@ -123,7 +123,7 @@ Deno.test("serve() serves a session over WebTransport as over WebSocket", async 
   await until(() => server.manager.count === 0);
 });
 
-Deno.test("Server speaks skein.1 to a client that can only ask for it in the URL", async () => {
+Deno.test("Server speaks skein.1 to a client whose URL alone asks for it", async () => {
   const opened = Promise.withResolvers<Session>();
   await using server = listen({
     onOpen: (session) => opened.resolve(session),
@@ -157,7 +157,7 @@ Deno.test("Server gives a raw session streams, and no messages", async () => {
   assertEquals(await soon(connection.closed), { closeCode: 4400, reason: "Over" });
 });
 
-Deno.test("Server refuses over WebTransport with the status that it would have over WebSocket", async () => {
+Deno.test("Server refuses over WebTransport with the same status as over WebSocket", async () => {
   const told: Refusal[] = [];
   await using server = listen({
     path: "/live",
@@ -194,7 +194,7 @@ Deno.test("Server refuses over WebTransport with the status that it would have o
   assertEquals([server.manager.count, server.manager.stats().reserved], [2, 0]);
 });
 
-Deno.test("Server lets in pages of its own over WebTransport, by each name of this machine", async () => {
+Deno.test("Server admits pages of its own over WebTransport, by each name of this machine", async () => {
   await using server = listen({ origins: ["https://app.example"] });
   const port = portOf(server);
   const cases: [origin: string, isIn: boolean][] = [
@@ -218,7 +218,7 @@ Deno.test("Server lets in pages of its own over WebTransport, by each name of th
   }
 });
 
-Deno.test("Server lets in its own page where WebTransport has another port", async () => {
+Deno.test("Server admits its own page where WebTransport has another port", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   const port = freePort();
   await using server = listen({ tls: certificate, webTransport: { port } });
@@ -231,7 +231,7 @@ Deno.test("Server lets in its own page where WebTransport has another port", asy
   assertEquals(await statusOf(dialRaw(server, { headers: { origin: other } })), 403);
 });
 
-Deno.test("Server takes a token in band over WebTransport, before anything else", async () => {
+Deno.test("Server takes a token in band over WebTransport before any other message", async () => {
   await using server = listen({
     acceptsTokenInBand: true,
     authenticate: ({ token }) => token === "s3cret" ? "ann" : Promise.reject(),
@@ -250,7 +250,7 @@ Deno.test("Server takes a token in band over WebTransport, before anything else"
   await until(() => server.manager.stats().reserved === 0);
 });
 
-Deno.test("Server aborts authenticate when a WebTransport client gives up, and tells nobody", async () => {
+Deno.test("Server aborts authenticate without a report when a WebTransport client gives up", async () => {
   const asked = Promise.withResolvers<AbortSignal>();
   const told: Refusal[] = [];
   await using server = listen({
@@ -325,7 +325,7 @@ Deno.test("Server.rotateCertificate() gives new clients another certificate, and
   await assertRejects(() => dialRaw(server, { serverCertificateHashes: first!.hashes }));
 });
 
-Deno.test("serve() goes on with WebSocket while the UDP port is taken, and offers WebTransport once it is free", async () => {
+Deno.test("serve() continues with WebSocket while the UDP port is taken, and offers WebTransport once it is free", async () => {
   for (const webTransport of [true, { cacheFolder: null }]) {
     const taken = takePort();
     const { port } = taken.addr;
@@ -384,7 +384,7 @@ Deno.test("serve() without WebTransport takes no UDP port", async () => {
   assertEquals(endpoint.calls.length, 0);
 });
 
-Deno.test("serve() tells this machine where its WebTransport is, and nobody else", async () => {
+Deno.test("serve() sends the address of its WebTransport to this machine alone", async () => {
   await using server = listen({
     path: "/live",
     origins: ["https://app.example"],
@@ -514,7 +514,7 @@ Deno.test("serve() offers WebTransport with no permission but the network's", as
   );
 });
 
-Deno.test("serve() asks nobody for a permission that WebTransport alone needs", async () => {
+Deno.test("serve() asks for no permission that WebTransport alone needs", async () => {
   const [out, err] = await run(
     TALK.replace('hostname: "127.0.0.1"', 'hostname: "0.0.0.0"').replace(
       "dial(server.url)",
@@ -531,7 +531,7 @@ Deno.test("serve() asks nobody for a permission that WebTransport alone needs", 
   );
 });
 
-Deno.test("serve() refuses what is no certificate, rather than serve in the clear", () => {
+Deno.test("serve() refuses an invalid certificate, rather than serve without TLS", () => {
   for (const tls of [null, {}, "x", { cert: undefined, key: "k" }, { cert: "c", key: "k" }]) {
     assertThrows(
       () => serve({ port: 0, tls: tls as unknown as { cert: string; key: string } }),

@@ -658,7 +658,7 @@ test("leaves nothing on a connection that was handed in", async ({ servers }) =>
   await connection.close();
 });
 
-test("connects again though the source of its credentials fails", async (server) => {
+test("connects again though the function for its credentials fails", async (server) => {
   let failures = 0;
   let isBroken = false;
   const authenticator = () => {

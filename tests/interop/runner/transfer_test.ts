@@ -31,7 +31,7 @@ class Folders implements AsyncDisposable {
 }
 
 for (const carrier of CARRIERS) {
-  Deno.test(`fetchFiles() saves what serveFiles() sends by ${carrier}`, async () => {
+  Deno.test(`fetchFiles() saves the files of serveFiles() by ${carrier}`, async () => {
     await using folders = await Folders.create();
     await using pair = memoryPair();
     const served = serveFiles(pair.server, folders.www);
