@@ -2,7 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { Backoff } from "./backoff.ts";
 import { platformRuntime } from "./runtime.ts";
 
-Deno.test("Backoff.next() doubles up to the cap, between nothing and the whole", () => {
+Deno.test("Backoff.next() doubles up to the cap, and draws between zero and that delay", () => {
   for (const [draw, share] of [[0, 0], [0.5, 0.5], [1 - Number.EPSILON, 1]] as const) {
     const backoff = new Backoff(platformRuntime(), {
       firstDelayMs: 100,
@@ -38,7 +38,7 @@ Deno.test("Backoff.next() stays finite after very many attempts", () => {
   for (let i = 0; i < 2_000; i++) assert(Number.isFinite(backoff.next()));
 });
 
-Deno.test("Backoff.next() draws by itself within the bounds", () => {
+Deno.test("Backoff.next() draws within the bounds without a random source", () => {
   const backoff = new Backoff(platformRuntime(), { firstDelayMs: 100, maxDelayMs: 100 });
   const delays = Array.from({ length: 200 }, () => backoff.next()!);
   assert(delays.every((delay) => delay >= 0 && delay < 100));

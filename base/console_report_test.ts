@@ -4,7 +4,7 @@ import { FakeTime } from "@std/testing/time";
 import { captureConsole } from "../tests/console_lines.ts";
 import { ConsoleReport } from "./console_report.ts";
 
-Deno.test("ConsoleReport.tell() prints a cause once, and an hour later how often it came", () => {
+Deno.test("ConsoleReport.tell() prints a cause once, and an hour later the number of repeats", () => {
   using time = new FakeTime();
   using printed = captureConsole();
   const report = new ConsoleReport(platformRuntime());

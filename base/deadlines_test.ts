@@ -27,7 +27,7 @@ Deno.test("Deadlines tells of each thing that is late, in order, and of no other
   assertEquals(late.at(-1), "e");
 });
 
-Deno.test("Deadlines begins the time of a thing anew when it is added again", async () => {
+Deno.test("Deadlines restarts the time of an item that is added again", async () => {
   using time = new FakeTime();
   const late: string[] = [];
   const deadlines = new Deadlines<string>(platformRuntime(), 1_000, (name) => late.push(name));
@@ -40,7 +40,7 @@ Deno.test("Deadlines begins the time of a thing anew when it is added again", as
   assertEquals(late, ["a"]);
 });
 
-Deno.test("Deadlines.clear() forgets everything, and holds no timer", async () => {
+Deno.test("Deadlines.clear() forgets all items, and holds no timer", async () => {
   using time = new FakeTime();
   const late: string[] = [];
   const deadlines = new Deadlines<string>(platformRuntime(), 1_000, (name) => late.push(name));

@@ -6,7 +6,7 @@ class Item implements Linked<Item> {
   next: Item | undefined = undefined;
 }
 
-Deno.test("LinkedList.toArray() gives what was added and not taken off, the newest first", () => {
+Deno.test("LinkedList.toArray() returns the remaining items, the newest first", () => {
   const list = new LinkedList<Item>();
   const [one, two, three] = [new Item(), new Item(), new Item()] as const;
   for (const item of [one, two, three]) list.add(item);
@@ -18,7 +18,7 @@ Deno.test("LinkedList.toArray() gives what was added and not taken off, the newe
   assertEquals([list.size, list.toArray()], [0, []]);
 });
 
-Deno.test("LinkedList.delete() leaves the list as it is without the item", () => {
+Deno.test("LinkedList.delete() does not change a list without the item", () => {
   const list = new LinkedList<Item>();
   const [one, stranger] = [new Item(), new Item()];
   list.add(one);

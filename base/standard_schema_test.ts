@@ -48,14 +48,14 @@ Deno.test("validate() waits for an asynchronous schema", async () => {
   assertEquals(await validate(own, 1), { ok: false, message: "late", path: ["a"] });
 });
 
-Deno.test("validate() gives a Promise of its own for any thenable", async () => {
+Deno.test("validate() returns a native Promise for any thenable", async () => {
   const thenable = { then: (resolve: (answer: Answer<number>) => void) => resolve({ value: 4 }) };
   const pending = validate(schemaOf(() => thenable as Promise<Answer<number>>), 0);
   assert(pending instanceof Promise);
   assertEquals(await pending, { ok: true, value: 4 });
 });
 
-Deno.test("validate() tells the first issue, its path as strings and numbers", () => {
+Deno.test("validate() reports the first issue, with a path of strings and numbers", () => {
   const cases: [
     path: (PropertyKey | { readonly key: PropertyKey })[] | undefined,
     told: unknown[],
@@ -82,7 +82,7 @@ Deno.test("validate() fails when the schema names no issue", () => {
   assertEquals(validate(schema, 0), { ok: false, message: "Invalid value", path: [] });
 });
 
-Deno.test("validate() passes through what the schema throws", async () => {
+Deno.test("validate() passes on errors of the schema", async () => {
   const fault = new Error("broken");
   const throwing = schemaOf<string>(() => {
     throw fault;

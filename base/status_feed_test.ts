@@ -2,7 +2,7 @@ import { captureConsole } from "../tests/console_lines.ts";
 import { assertEquals } from "@std/assert";
 import { StatusFeed } from "./status_feed.ts";
 
-Deno.test("StatusFeed iteration begins with the value as it is and follows each change", async () => {
+Deno.test("StatusFeed iteration begins with the current value and follows each change", async () => {
   const feed = new StatusFeed("a");
   const reader = feed[Symbol.asyncIterator]();
   assertEquals((await reader.next()).value, "a");
@@ -14,7 +14,7 @@ Deno.test("StatusFeed iteration begins with the value as it is and follows each 
   assertEquals(await reader.next(), { value: undefined, done: true });
 });
 
-Deno.test("StatusFeed iteration leaves out what a slow reader missed, never the latest", async () => {
+Deno.test("StatusFeed iteration skips changes that a slow reader missed, never the latest", async () => {
   const feed = new StatusFeed(0);
   const reader = feed[Symbol.asyncIterator]();
   await reader.next();
@@ -39,7 +39,7 @@ Deno.test("StatusFeed tells a change to the same value", async () => {
   assertEquals((await reader.next()).value, "same");
 });
 
-Deno.test("StatusFeed changes no more after its end", async () => {
+Deno.test("StatusFeed does not change after its end", async () => {
   const feed = new StatusFeed("open");
   feed.end("over");
   feed.set("again");
@@ -49,7 +49,7 @@ Deno.test("StatusFeed changes no more after its end", async () => {
   assertEquals(await Array.fromAsync(feed), ["over"]);
 });
 
-Deno.test("StatusFeed wakes a reader that waits when it ends", async () => {
+Deno.test("StatusFeed wakes a waiting reader when it ends", async () => {
   const feed = new StatusFeed("open");
   const all = Array.fromAsync(feed);
   await Promise.resolve();
@@ -57,7 +57,7 @@ Deno.test("StatusFeed wakes a reader that waits when it ends", async () => {
   assertEquals((await all).at(-1), "over");
 });
 
-Deno.test("StatusFeed.subscribe() tells the value at once, then each change until its end", () => {
+Deno.test("StatusFeed.subscribe() reports the value at once, then each change until its end", () => {
   const feed = new StatusFeed("a");
   const seen: string[] = [];
   const unsubscribe = feed.subscribe((value) => seen.push(value));
@@ -72,7 +72,7 @@ Deno.test("StatusFeed.subscribe() tells the value at once, then each change unti
   assertEquals(seen.at(-1), "late c");
 });
 
-Deno.test("StatusFeed.subscribe() ends by its function and by using, one subscription alone", () => {
+Deno.test("StatusFeed.subscribe() ends by its function and by using, for one subscription alone", () => {
   const feed = new StatusFeed(0);
   const seen: number[] = [];
   const callback = (value: number) => seen.push(value);
@@ -88,7 +88,7 @@ Deno.test("StatusFeed.subscribe() ends by its function and by using, one subscri
   assertEquals(seen, [0, 0, 1, 1, 2]);
 });
 
-Deno.test("StatusFeed.subscribe() goes on where a callback fails, or changes who is subscribed", async () => {
+Deno.test("StatusFeed.subscribe() continues when a callback fails, or changes the subscriptions", async () => {
   const feed = new StatusFeed(0);
   const seen: unknown[] = [];
   using printed = captureConsole();

@@ -24,7 +24,7 @@ class CountedSignal extends EventTarget {
 const asSignal = (signal: CountedSignal) => signal as unknown as AbortSignal;
 const never = new Promise<never>(() => {});
 
-Deno.test("waitFor() gives what the promise gives", async () => {
+Deno.test("waitFor() returns the value of the promise", async () => {
   const { signal } = new AbortController();
   assertEquals(await waitFor(platformRuntime(), Promise.resolve(1), { what: "it" }), 1);
   assertEquals(
@@ -38,7 +38,7 @@ Deno.test("waitFor() gives what the promise gives", async () => {
   assertEquals(error, failure);
 });
 
-Deno.test("waitFor() gives up at its time and says what it waited for", async () => {
+Deno.test("waitFor() rejects at its time and names the missing event", async () => {
   using time = new FakeTime();
   const waiting = waitFor(platformRuntime(), never, { what: "the tide", timeoutMs: 500 });
   const outcome = assertRejects(() => waiting, TimeoutError, "the tide longer than 500 ms");
@@ -105,7 +105,7 @@ Deno.test("pause() ends with the time or with a signal, and leaves no listener",
   await pause(platformRuntime(), 1_000, AbortSignal.abort());
 });
 
-Deno.test("within() gives what the promise gives, and discards nothing of it", async () => {
+Deno.test("within() returns the value of the promise, and discards none in time", async () => {
   const { signal } = new AbortController();
   const discarded: unknown[] = [];
   const options = { signal, timeoutMs: 1_000, discard: (late: unknown) => discarded.push(late) };
@@ -118,7 +118,7 @@ Deno.test("within() gives what the promise gives, and discards nothing of it", a
   assertEquals(discarded, []);
 });
 
-Deno.test("within() discards what comes too late, by time and by signal", async () => {
+Deno.test("within() discards late values, by time and by signal", async () => {
   using time = new FakeTime();
   const controller = new AbortController();
   for (const options of [{ timeoutMs: 100 }, { signal: controller.signal, timeoutMs: Infinity }]) {
@@ -140,7 +140,7 @@ Deno.test("within() discards what comes too late, by time and by signal", async 
   }
 });
 
-Deno.test("within() does not wait with a signal that is aborted, nor for a failure after it", async () => {
+Deno.test("within() does not wait with an aborted signal, nor for a failure after the abort", async () => {
   const signal = AbortSignal.abort("enough");
   const failing = Promise.reject(new Error("Unseen"));
   assertEquals(
@@ -149,7 +149,7 @@ Deno.test("within() does not wait with a signal that is aborted, nor for a failu
   );
 });
 
-Deno.test("within() says what was too late, and refuses times that are none", async () => {
+Deno.test("within() names the late event, and refuses invalid times", async () => {
   const never = new Promise<never>(() => {});
   const late = "Cannot catch the tide within";
   await assertRejects(
@@ -166,7 +166,7 @@ Deno.test("within() says what was too late, and refuses times that are none", as
   }
 });
 
-Deno.test("within() leaves nothing of what it was given with a time that is none", async () => {
+Deno.test("within() discards the value at an invalid time, and handles the rejection", async () => {
   for (const timeoutMs of [-1, NaN]) {
     // Both settle after the error; an unhandled rejection ends the test.
     const failing = Promise.withResolvers<string>();

@@ -11,7 +11,7 @@ import type { ClientOptions, Dialer } from "./client_options.ts";
 
 const late = { handshakeTimeoutMs: 3_600_000, requestTimeoutMs: 3_600_000 };
 
-Deno.test("Client gives a whole attempt connectTimeoutMs, whatever it waits for", async () => {
+Deno.test("Client gives a whole attempt connectTimeoutMs, for any step", async () => {
   const never = new Promise<never>(() => {});
   const cases: [what: string, options: ClientOptions, prepare?: (network: Network) => void][] = [
     ["the token", { token: () => never }],
@@ -80,7 +80,7 @@ Deno.test("Client() rejects a connectTimeoutMs that is no time", () => {
   }
 });
 
-Deno.test("Client does not send a token to a server that could not read it", async () => {
+Deno.test("Client sends no token to a server that could not read it", async () => {
   const network = new Network();
   network.answers.push(() => memoryPair({ protocol: "" }).client);
   await using client = network.client({ token: "t" });
@@ -89,7 +89,7 @@ Deno.test("Client does not send a token to a server that could not read it", asy
   assert("cause" in current && current.cause.reason.includes("does not speak skein.1"));
 });
 
-Deno.test("Client asks neither for URL nor for token once its signal was aborted", async () => {
+Deno.test("Client calls neither the URL function nor the token function once its signal was aborted", async () => {
   const network = new Network();
   const token = () => Promise.reject(new Error("Not to be asked"));
   const client = network.client({ signal: AbortSignal.abort(), token });
@@ -175,7 +175,7 @@ Deno.test("Client with several URLs comes back when a server that drains said, t
   assertEquals(dialed(), ["a 0", "b 10700"]);
 });
 
-Deno.test("Client whose function tells another host after a loss goes there at once", async () => {
+Deno.test("Client whose function returns another host after a loss dials that host at once", async () => {
   for (const isAsync of [false, true]) {
     using time = new FakeTime(0);
     const { network, dial, dialed } = service();
@@ -204,7 +204,7 @@ Deno.test("Client whose function tells another host after a loss goes there at o
   }
 });
 
-Deno.test("Client asks its function again where that failed after a loss", async () => {
+Deno.test("Client calls its function again where it failed after a loss", async () => {
   using time = new FakeTime(0);
   const { network, dial, dialed } = service();
   let asked = 0;
@@ -251,7 +251,7 @@ Deno.test("Client tries again when the page is back online or looked at again, a
   assertEquals(network.dials.length, 3);
 });
 
-Deno.test("Client prints once for each URL that it cannot reach it, and once that it was refused", async () => {
+Deno.test("Client prints each unreachable URL once, and a refusal once", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
   const { network, dial } = service(new Set(["a", "b"]));

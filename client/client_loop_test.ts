@@ -54,7 +54,7 @@ Deno.test("Client iteration misses no session while its reader pauses", async ()
   assertEquals(got, said(1, 2, 3, 4));
 });
 
-Deno.test("Client iteration misses nothing between one loop and the next", async () => {
+Deno.test("Client iteration misses nothing between two loops", async () => {
   using time = new FakeTime();
   const network = talking();
   const client = network.client();
@@ -79,7 +79,7 @@ Deno.test("Client iteration begins with the session of its first loop", async ()
   assertEquals(await rest(client), said(2).slice(1));
 });
 
-Deno.test("Client iteration throws where more sessions wait than it keeps, then goes on", async () => {
+Deno.test("Client iteration throws where more sessions wait than its bound, then continues", async () => {
   using time = new FakeTime();
   const network = talking();
   const client = network.client();
@@ -103,7 +103,7 @@ Deno.test("Client iteration throws where more sessions wait than it keeps, then 
   assertEquals(await rest(client), said(11).slice(1));
 });
 
-Deno.test("Client iteration keeps no session that said nothing", async () => {
+Deno.test("Client iteration skips sessions without a message", async () => {
   using time = new FakeTime();
   const network = new Network();
   const client = network.client();

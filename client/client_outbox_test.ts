@@ -21,7 +21,7 @@ function stalling(seen: number[]): { network: Network; stalled: Answer } {
   return { network, stalled };
 }
 
-Deno.test("Client hands its outbox over no faster than the server takes it, in order", async () => {
+Deno.test("Client sends its outbox no faster than the server takes it, in order", async () => {
   const seen: number[] = [];
   const { network, stalled } = stalling(seen);
   network.answers.push(stalled);
@@ -42,7 +42,7 @@ Deno.test("Client hands its outbox over no faster than the server takes it, in o
   assertEquals(network.sessions.length, 1);
 });
 
-Deno.test("Client keeps what a session did not take for the next one, in order and once", async () => {
+Deno.test("Client keeps unsent messages of a session for the next one, in order and once", async () => {
   using time = new FakeTime();
   const seen: number[] = [];
   const { network, stalled } = stalling(seen);
@@ -61,7 +61,7 @@ Deno.test("Client keeps what a session did not take for the next one, in order a
   assertEquals(client.outbox.messages, 0);
 });
 
-Deno.test("Client hands its outbox over whatever the bounds and the policy of its send queue", async () => {
+Deno.test("Client sends its outbox under any bounds and policy of its send queue", async () => {
   for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as const) {
     for (const bounds of [{ maxMessages: 1 }, { maxMessages: 3 }, { maxBytes: 1_200 }]) {
       const seen: number[] = [];
@@ -81,7 +81,7 @@ Deno.test("Client hands its outbox over whatever the bounds and the policy of it
   }
 });
 
-Deno.test("Client drops from its outbox what the server does not take, says so, and goes on", async () => {
+Deno.test("Client drops outbox messages that the server does not take, reports them, and continues", async () => {
   const seen: unknown[] = [];
   const network = new Network({
     maxMessageBytes: 1_000,
@@ -103,7 +103,7 @@ Deno.test("Client drops from its outbox what the server does not take, says so, 
   assertEquals([network.sessions.length, client.isConnected], [1, true]);
 });
 
-Deno.test("Client.send() behind a full outbox refuses at once what the server does not take", async () => {
+Deno.test("Client.send() behind a full outbox refuses at once messages that the server does not take", async () => {
   const seen: number[] = [];
   const { network, stalled } = stalling(seen);
   network.server = { ...network.server, maxMessageBytes: 2_000 };

@@ -45,7 +45,7 @@ Deno.test("Client waits longer before each attempt, and afresh after a session t
   assert(late.name === "reconnecting" && late.attempt === 1 && late.delayMs === 250);
 });
 
-Deno.test("Client stops at what the server means for good, and comes back from all else", async () => {
+Deno.test("Client stops at final refusals of the server, and reconnects after all others", async () => {
   const cases: [code: number, name: string][] = [
     [4400, "refused"],
     [4401, "refused"],
@@ -78,7 +78,7 @@ Deno.test("Client stops at what the server means for good, and comes back from a
   }
 });
 
-Deno.test("Client rejects what waits, and throws in loops, once the server refuses it for good", async () => {
+Deno.test("Client rejects waiting calls, and throws in loops, once the server refuses it for good", async () => {
   const network = new Network();
   network.answers.push(network.nobody, network.refuse(4403));
   await using client = network.client();
@@ -97,7 +97,7 @@ Deno.test("Client rejects what waits, and throws in loops, once the server refus
   await Promise.all(waiting);
 });
 
-Deno.test("Client throws the refusal in a loop after what came before it", async () => {
+Deno.test("Client throws the refusal in a loop after the earlier messages", async () => {
   const network = new Network({ onOpen: (session) => session.send("m", 1) });
   await using client = network.client();
   const got: unknown[] = [];
@@ -129,7 +129,7 @@ Deno.test("Client ends its loops on a normal close of either end", async () => {
   }
 });
 
-Deno.test("Client throws in its loop that it gave up", async () => {
+Deno.test("Client throws in its loop after the last attempt", async () => {
   const network = new Network();
   network.answers.push(network.nobody, network.nobody);
   await using client = network.client({ backoff: { maxAttempts: 1 } });
@@ -170,7 +170,7 @@ Deno.test("Client asks for a token anew each time, and gives an expired one anot
   assertEquals(count, 3);
 });
 
-Deno.test("Client is refused by the server's close, however late it comes after the answer", async () => {
+Deno.test("Client is refused by the server's close, however late after the answer", async () => {
   for (const code of [4401, 4403, 4503]) {
     const network = new Network();
     network.answers.push(network.byHand(async (peer) => {
@@ -213,7 +213,7 @@ Deno.test("Client gives up after maxAttempts", async () => {
   assertEquals([client.status.current.name, network.dials.length], ["closed", 3]);
 });
 
-Deno.test("Client keeps what is sent while not connected, in order and bounded", async () => {
+Deno.test("Client keeps messages while disconnected, in order and bounded", async () => {
   using time = new FakeTime();
   const seen: unknown[] = [];
   const network = new Network({ onMessage: ({ data }) => void seen.push(data) });
@@ -231,7 +231,7 @@ Deno.test("Client keeps what is sent while not connected, in order and bounded",
   assertEquals([seen, client.outbox], [[1, 2, 3, 5], { messages: 0, bytes: 0 }]);
 });
 
-Deno.test("Client keeps its outbox when the session ends in the moment it began", async () => {
+Deno.test("Client keeps its outbox when the session ends at its beginning", async () => {
   using time = new FakeTime();
   const seen: unknown[] = [];
   const network = new Network({ onMessage: ({ data }) => void seen.push(data) });
@@ -251,7 +251,7 @@ Deno.test("Client keeps its outbox when the session ends in the moment it began"
   assertEquals(seen, [1, 2]);
 });
 
-Deno.test("Client comes back when the server said, once; then by its own delays", async () => {
+Deno.test("Client reconnects after the server's delay, once; then by its own delays", async () => {
   using time = new FakeTime(0);
   const heard: number[] = [];
   const network = new Network();
@@ -309,7 +309,7 @@ Deno.test("Client.request() has one deadline over all attempts", async () => {
   await Promise.all(waiting);
 });
 
-Deno.test("Client tells each status, and its end", async () => {
+Deno.test("Client reports each status, and its end", async () => {
   using time = new FakeTime();
   const network = new Network();
   const client = network.client();
@@ -330,7 +330,7 @@ Deno.test("Client tells each status, and its end", async () => {
   await client.close();
 });
 
-Deno.test("Client iteration goes on over sessions, and ends with the client", async () => {
+Deno.test("Client iteration continues over sessions, and ends with the client", async () => {
   using time = new FakeTime();
   const network = new Network();
   const client = network.client();
@@ -352,7 +352,7 @@ Deno.test("Client iteration goes on over sessions, and ends with the client", as
   assertEquals(data, [1, 2]);
 });
 
-Deno.test("Client.close() ends every attempt, whatever it waits for", async () => {
+Deno.test("Client.close() ends every attempt, at any step", async () => {
   const never = new Promise<never>(() => {});
   const cases: [what: string, start: (network: Network) => ReturnType<Network["client"]>][] = [
     ["a token", (network) => network.client({ token: () => never })],
@@ -374,7 +374,7 @@ Deno.test("Client.close() ends every attempt, whatever it waits for", async () =
   }
 });
 
-Deno.test("Client closes by its signal, also by one that was aborted before", async () => {
+Deno.test("Client closes by its signal, also by an aborted one", async () => {
   const network = new Network();
   const controller = new AbortController();
   const client = network.client({ signal: controller.signal });
@@ -387,7 +387,7 @@ Deno.test("Client closes by its signal, also by one that was aborted before", as
   assertEquals(network.dials.length, 1);
 });
 
-Deno.test("Client stays away when the application closes its session normally, and not otherwise", async () => {
+Deno.test("Client stays disconnected when the application closes its session normally, and not otherwise", async () => {
   for (const [code, name] of [[0, "closed"], [4000, "reconnecting"]] as const) {
     const network = new Network();
     await using client = network.client();
@@ -414,7 +414,7 @@ Deno.test("Client survives a goaway and a hello with absurd numbers", async () =
   assertEquals(network.dials.length, 1);
 });
 
-Deno.test("Client closes its session when the page is left, and comes back with the page", async () => {
+Deno.test("Client closes its session when the page is left, and reconnects with the page", async () => {
   using time = new FakeTime();
   const network = new Network();
   await using client = network.client();

@@ -106,7 +106,7 @@ Deno.test("connectBy() ends as refused when WebTransport says so, and comes back
   }
 });
 
-Deno.test("connectBy() lets WebSocket tell what WebTransport's refusal means", async () => {
+Deno.test("connectBy() reads WebTransport's refusal from WebSocket", async () => {
   await using server = listen();
   const url = server.url.replace("http", "ws");
   const serverCertificateHashes = [{ algorithm: "sha-256", value: new Uint8Array(32) }] as const;
@@ -158,7 +158,7 @@ Deno.test("dialBy() gives up in time while WebTransport hangs", async () => {
   assert(given!.aborted);
 });
 
-Deno.test("connectBy() refuses transports that are none", () => {
+Deno.test("connectBy() refuses unknown transports", () => {
   assertThrows(() => connectBy(by("None"), URL_OF_SERVER, { transports: [] }), TypeError);
 });
 

@@ -44,7 +44,7 @@ Deno.test("Outbox.add() bounds 100 messages and 256 KiB by default", () => {
   assertThrows(() => large.add(message("a")), QueueFullError);
 });
 
-Deno.test("Outbox.shift() lets go of the first message alone, and of nothing when there is none", () => {
+Deno.test("Outbox.shift() removes the first message alone, and none from an empty outbox", () => {
   const outbox = new Outbox(platformRuntime());
   outbox.shift();
   assertEquals(outbox.state, { messages: 0, bytes: 0 });
@@ -55,7 +55,7 @@ Deno.test("Outbox.shift() lets go of the first message alone, and of nothing whe
   assertEquals(drain(outbox), ["b", "c"]);
 });
 
-Deno.test("Outbox() rejects bounds that bound nothing", () => {
+Deno.test("Outbox() rejects invalid bounds", () => {
   for (const name of ["maxMessages", "maxBytes"]) {
     for (const value of [0, -1, 1.5, NaN]) {
       assertThrows(

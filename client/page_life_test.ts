@@ -58,7 +58,7 @@ for (
     ],
   ] as const
 ) {
-  Deno.test(`Life gives up a session that is silent when its page ${what}, and the client is back at once`, async () => {
+  Deno.test(`Life gives up a session that is silent when its page ${what}, and the client reconnects at once`, async () => {
     using time = new FakeTime();
     using _document = withDocument();
     const network = new Network();
@@ -79,7 +79,7 @@ for (
     assert(error instanceof TimeoutError && error.timeoutMs === 5_000);
   });
 
-  Deno.test(`Life leaves a session as it is that answers when its page ${what}`, async () => {
+  Deno.test(`Life keeps a session that answers when its page ${what}`, async () => {
     using time = new FakeTime();
     using _document = withDocument();
     const network = new Network();
@@ -93,7 +93,7 @@ for (
     assertEquals(network.dials.length, 1);
   });
 
-  Deno.test(`Life has a client that waits try again at once when its page ${what}`, async () => {
+  Deno.test(`Life makes a waiting client try again at once when its page ${what}`, async () => {
     using _time = new FakeTime();
     using _document = withDocument();
     const network = new Network();
@@ -121,7 +121,7 @@ Deno.test("Life asks when the network changes, where the platform tells", async 
   assertEquals(network.dials.length, 2);
 });
 
-Deno.test("Life asks nothing when its page is hidden, or shown for the first time", async () => {
+Deno.test("Life sends no ping when its page is hidden, or shown for the first time", async () => {
   using _time = new FakeTime();
   using _document = withDocument(true);
   const network = new Network();
@@ -149,7 +149,7 @@ async function flowing(time: FakeTime, network: Network, bytes: number) {
   return client;
 }
 
-Deno.test("Life gives up a server whose messages flowed and stopped, within one heartbeat", async () => {
+Deno.test("Life gives up a server whose messages stopped, within one heartbeat", async () => {
   using time = new FakeTime();
   const network = new Network();
   await using client = await flowing(time, network, 4_096);
@@ -163,7 +163,7 @@ Deno.test("Life gives up a server whose messages flowed and stopped, within one 
   assertEquals((await session!.closed).by, "network");
 });
 
-Deno.test("Life goes on with a server whose messages flowed and stopped, when it gives a sign of life", async () => {
+Deno.test("Life keeps a server whose messages stopped, when it gives a sign of life", async () => {
   using time = new FakeTime();
   const network = new Network();
   await using client = await flowing(time, network, 4_096);
@@ -183,7 +183,7 @@ Deno.test("Life leaves a server of few messages to the heartbeat", async () => {
   assertEquals(network.dials.length, 2);
 });
 
-Deno.test("Life asks when the machine slept, and gives up who does not answer", async () => {
+Deno.test("Life sends a ping after the machine slept, and gives up a silent peer", async () => {
   using time = new FakeTime();
   const network = new Network();
   await using client = await connected(network);
@@ -202,7 +202,7 @@ Deno.test("Life asks when the machine slept, and gives up who does not answer", 
   assert(client.session !== session);
 });
 
-Deno.test("Life asks again where its own timer was late, and gives nobody up by it", async () => {
+Deno.test("Life sends a second ping where its own timer was late, and gives up no peer by the first", async () => {
   using time = new FakeTime();
   const network = new Network();
   let peer: Peer | undefined;
@@ -272,7 +272,7 @@ Deno.test("Life asks once for a burst of events", async () => {
   assertEquals(peer!.envelopes.filter(({ ping }) => ping !== undefined).length, 1);
 });
 
-Deno.test("Client spares attempts while its page is offline, and tries at the longest delay all the same", async () => {
+Deno.test("Client spares attempts while its page is offline, and still tries at the longest delay", async () => {
   using time = new FakeTime(0);
   const network = new Network();
   network.answers.push(network.nobody, network.nobody);
@@ -308,7 +308,7 @@ Deno.test("Life leaves no timer behind", async () => {
   await client.close();
 });
 
-Deno.test("Life lets go of page and clock with its client", async () => {
+Deno.test("Life releases page and clock with its client", async () => {
   using time = new FakeTime();
   const network = new Network();
   network.answers.push(network.nobody);

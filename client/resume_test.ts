@@ -52,7 +52,7 @@ const gap = (gap: Omit<Gap, "gap">): TopicEvent => ({
   gap: { gap: "t", ...gap },
 });
 
-Deno.test("Resume begins where the server says, and knows where its reader is", () => {
+Deno.test("Resume begins where the server says, and knows the position of its reader", () => {
   const topic = follow();
   assertEquals(topic.resume.from, { since: undefined, last: undefined });
   topic.answer({ epoch: "e", offset: 3, head: 5 });
@@ -62,7 +62,7 @@ Deno.test("Resume begins where the server says, and knows where its reader is", 
   assertEquals([topic.told, topic.counts.confirmed, topic.counts.asked], [[], 1, 0]);
 });
 
-Deno.test("Resume goes on after a loss: what was known is dropped, the reader is told once", () => {
+Deno.test("Resume continues after a loss: known publications are dropped, the reader gets one notice", () => {
   const topic = follow();
   topic.answer({ epoch: "e", offset: 0, head: 0 });
   topic.take(1, 3);
@@ -77,7 +77,7 @@ Deno.test("Resume goes on after a loss: what was known is dropped, the reader is
   assertEquals(topic.counts.asked, 0);
 });
 
-Deno.test("Resume says what is missing, with the reason, and goes on after it", () => {
+Deno.test("Resume reports a gap, with the reason, and continues after it", () => {
   const topic = follow();
   topic.answer({ epoch: "e", offset: 0, head: 0 });
   topic.take(1);
@@ -90,7 +90,7 @@ Deno.test("Resume says what is missing, with the reason, and goes on after it", 
   assertEquals([topic.told, topic.progress.recovery], [[recovery], recovery]);
 });
 
-Deno.test("Resume of a position that was handed in discards what comes before the answer", () => {
+Deno.test("Resume of a given position discards publications before the answer", () => {
   const topic = follow({ since: at(2), last: 10 });
   assertEquals(topic.resume.from, { since: at(2), last: 10 });
   assertEquals(topic.progress.position, at(2));
@@ -110,7 +110,7 @@ Deno.test("Resume with last takes the newest from the answer on, not those befor
   assertEquals(topic.resume.from, { since: at(9), last: 2 });
 });
 
-Deno.test("Resume has a hole filled by one question, and takes nothing behind it before", () => {
+Deno.test("Resume fills a hole by one question, and takes nothing behind it before", () => {
   const topic = follow();
   topic.answer({ epoch: "e", offset: 0, head: 0 });
   topic.take(1, 2);
@@ -122,7 +122,7 @@ Deno.test("Resume has a hole filled by one question, and takes nothing behind it
   assertEquals([topic.counts.asked, topic.counts.confirmed], [1, 1]);
 });
 
-Deno.test("Resume has the last messages sent again that the server dropped, which nothing follows", () => {
+Deno.test("Resume requests the last messages again that the server dropped without a successor", () => {
   const topic = follow();
   topic.resume.receive(dropped);
   topic.answer({ epoch: "e", offset: 0, head: 0 });
@@ -155,7 +155,7 @@ Deno.test("Resume gives up a hole that five answers did not fill, and says so", 
   assertEquals(topic.counts.asked, 6);
 });
 
-Deno.test("Resume tells a gap of the server in its place", () => {
+Deno.test("Resume reports a gap of the server in its place", () => {
   const topic = follow();
   topic.answer({ epoch: "e", offset: 0, head: 0 });
   topic.take(1);
@@ -195,7 +195,7 @@ Deno.test("Resume tells of every loss on a topic without history", () => {
   ]);
 });
 
-Deno.test("Resume does not trust that what follows is of an epoch that it does not know", () => {
+Deno.test("Resume does not trust a publication of an unknown epoch", () => {
   const topic = follow({ since: at(4) });
   // It fits, but may be of another epoch: the session has yet to say.
   topic.take(5);
@@ -204,7 +204,7 @@ Deno.test("Resume does not trust that what follows is of an epoch that it does n
   assertEquals(topic.told, [{ recovered: false, reason: "unavailable", position: at(4, "f") }]);
 });
 
-Deno.test("Resume takes nothing again by last, unless the history is shorter than what it knew", () => {
+Deno.test("Resume repeats nothing by last, unless the history is shorter than its known part", () => {
   const topic = follow({ last: 5 });
   topic.answer({ epoch: "e", offset: 0, head: 0 });
   topic.take(1, 4);

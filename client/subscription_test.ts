@@ -109,7 +109,7 @@ Deno.test("Subscription ends with an error when its reader falls behind, never i
   assert(client.isConnected);
 });
 
-Deno.test("Subscription whose reader falls behind leaves its topic also while 64 answers are awaited", async () => {
+Deno.test("Subscription whose reader falls behind leaves its topic also during 64 pending requests", async () => {
   const log: string[] = [];
   const gate = Promise.withResolvers<void>();
   const network = new Network({
@@ -133,7 +133,7 @@ Deno.test("Subscription whose reader falls behind leaves its topic also while 64
   assert(client.isConnected);
 });
 
-Deno.test("Subscription whose reader falls behind has told all, if the server never answers", async () => {
+Deno.test("Subscription whose reader falls behind delivers all messages, if the server never answers", async () => {
   using time = new FakeTime();
   const silent = new Promise<never>(() => {});
   const network = new Network({
@@ -174,7 +174,7 @@ Deno.test("Subscription.unsubscribe() rejects if the server does not answer, and
   await news.unsubscribe();
 });
 
-Deno.test("Subscription that is left keeps what is on its way from the client's loop", async () => {
+Deno.test("Subscription that ends keeps messages in flight from the client's loop", async () => {
   const network = new Network({
     services: new RequestService(platformRuntime(), {
       subscribe: () => ({}),
@@ -195,7 +195,7 @@ Deno.test("Subscription that is left keeps what is on its way from the client's 
   }
 });
 
-Deno.test("Subscription refuses a second loop, and goes on in a later one", async () => {
+Deno.test("Subscription refuses a second loop, and continues in a later one", async () => {
   const network = new Network(services([]));
   await using client = network.client();
   const news = client.subscribe("news");
@@ -212,7 +212,7 @@ Deno.test("Subscription refuses a second loop, and goes on in a later one", asyn
   }
 });
 
-Deno.test("Client.subscribe() and publish() are typed by what the contract sends to clients", () => {
+Deno.test("Client.subscribe() and publish() are typed by the messages of the contract to clients", () => {
   const contract = defineContract({
     toClient: { "room:{name}": z.number(), people: z.array(z.string()) },
     toServer: { say: z.string() },
@@ -262,7 +262,7 @@ Deno.test("Client.subscribe() and publish() are typed by what the contract sends
   assertEquals([untyped.length, check.length], [1, 2]);
 });
 
-Deno.test("Subscription.unsubscribe() leaves the topic once, and keeps what came", async () => {
+Deno.test("Subscription.unsubscribe() leaves the topic once, and keeps received messages", async () => {
   const log: string[] = [];
   const network = new Network(services(log));
   await using client = network.client();
@@ -296,7 +296,7 @@ Deno.test("Subscription that is left while away is not asked for again", async (
   assertEquals(log, ["+news"]);
 });
 
-Deno.test("Subscription that the server ends throws its code after what came before, and can be taken again", async () => {
+Deno.test("Subscription that the server ends throws its code after earlier messages, and can begin again", async () => {
   const network = new Network(services([]));
   await using client = network.client();
   const news = client.subscribe("news");
@@ -341,7 +341,7 @@ Deno.test("Subscription that the server ends for now is asked for again", async 
   }
 });
 
-Deno.test("Subscription passes over the server's word while a question of its own is unanswered", async () => {
+Deno.test("Subscription ignores an end from the server during a question of its own", async () => {
   const log: string[] = [];
   const gates = [Promise.withResolvers<object>(), Promise.withResolvers<object>()];
   const network = new Network(services(log, () => gates[log.length - 1]!.promise));
@@ -385,7 +385,7 @@ Deno.test("Subscription that is left while others are asked for is not asked for
   assertEquals(log.filter((entry) => entry.startsWith("+")).length, 32);
 });
 
-Deno.test("Subscriptions that are left all at once stay within what a slow server lets wait", async () => {
+Deno.test("Subscriptions that end all at once stay within the pending requests of a slow server", async () => {
   const log: string[] = [];
   const gate = Promise.withResolvers<object>();
   const network = new Network(services(log, () => gate.promise));
@@ -403,7 +403,7 @@ Deno.test("Subscriptions that are left all at once stay within what a slow serve
   assertEquals(log.filter((entry) => entry.endsWith("t0")), ["+t0", "-t0", "+t0"]);
 });
 
-Deno.test("Subscription that waits to be left does so no more once its session is lost", async () => {
+Deno.test("Subscription that waits to leave stops waiting once its session is lost", async () => {
   const log: string[] = [];
   const network = new Network(services(log, () => new Promise(() => {})));
   await using client = network.client();
@@ -442,7 +442,7 @@ Deno.test("Subscription of a topic that is left and taken again stays the new on
   }
 });
 
-Deno.test("Subscription stands where it is to begin before anything came of it; null is nowhere", async () => {
+Deno.test("Subscription has its initial position before the first message; null is none", async () => {
   const since: unknown[] = [];
   const network = new Network({
     services: new RequestService(platformRuntime(), {
@@ -464,7 +464,7 @@ Deno.test("Subscription stands where it is to begin before anything came of it; 
   assertEquals([nowhere.position, nowhere.recovery], [position, undefined]);
 });
 
-Deno.test("Subscription outlives a session that the application closes while it is asked for", async () => {
+Deno.test("Subscription outlives a session that the application closes during the request", async () => {
   using time = new FakeTime();
   const network = new Network({
     services: new RequestService(platformRuntime(), { hasHistory: true, subscribe: () => ({}) }),
@@ -487,7 +487,7 @@ Deno.test("Subscription outlives a session that the application closes while it 
   await news.ready;
 });
 
-Deno.test("Subscription that was in force is asked for again, if it is refused for now", async () => {
+Deno.test("Subscription that was in force is requested again after a temporary refusal", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   const failures = [
@@ -546,7 +546,7 @@ Deno.test("Subscriptions that were refused for now are asked for one after the o
   assertEquals(log.length, 20 + 20 + 15);
 });
 
-Deno.test("Subscription that is refused for now, and left meanwhile, or closed, leaves nothing behind", async () => {
+Deno.test("Subscription that is refused for now, and ends meanwhile, leaves nothing behind", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   let isRefused = false;
@@ -572,7 +572,7 @@ Deno.test("Subscription that is refused for now, and left meanwhile, or closed, 
   assertEquals(await Array.fromAsync(two), []);
 });
 
-Deno.test("Subscription whose question was superseded is asked for again, also at first", async () => {
+Deno.test("Subscription whose question was superseded is requested again, also at first", async () => {
   using time = new FakeTime();
   const log: string[] = [];
   const network = new Network(services(log, () => {
@@ -634,7 +634,7 @@ Deno.test("Subscription that was in force ends with a refusal that is final, and
   await assertRejects(() => Array.fromAsync(news), RequestError, "No");
 });
 
-Deno.test("Client.subscribe() refuses what is no topic", async () => {
+Deno.test("Client.subscribe() refuses invalid topics", async () => {
   const network = new Network(services([]));
   await using client = network.client();
   assertThrows(() => client.subscribe(""), TypeError, "Cannot subscribe");
@@ -655,7 +655,7 @@ Deno.test("Subscription ends with its client: normally when closed, with the cau
   await assertRejects(() => Array.fromAsync(other), SessionClosedError, "4403");
 });
 
-Deno.test("Subscription checks its messages, and skips what does not fit", async () => {
+Deno.test("Subscription checks its messages, and skips invalid ones", async () => {
   const contract = defineContract({ toClient: { "room:{name}": z.number() } });
   const refused: unknown[] = [];
   const network = new Network({
@@ -676,7 +676,7 @@ Deno.test("Subscription checks its messages, and skips what does not fit", async
   assertEquals(refused, ["invalid"]);
 });
 
-Deno.test("Client.publish() asks the server, and says what it answered", async () => {
+Deno.test("Client.publish() asks the server, and returns the answer", async () => {
   const published: unknown[] = [];
   const network = new Network({
     services: new RequestService(platformRuntime(), {

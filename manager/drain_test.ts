@@ -70,7 +70,7 @@ Deno.test("spreadDelays() picks one moment in each slot", () => {
   }
 });
 
-Deno.test("spreadDelays() does not stampede, whatever the jitter", () => {
+Deno.test("spreadDelays() does not stampede, for any jitter", () => {
   const delays = spreadDelays(10_000, 8_000, Math.random);
   assertEquals(delays, delays.toSorted((a, b) => a - b));
   assert(delays[0]! >= 0 && delays.at(-1)! < 8_000);
@@ -88,7 +88,7 @@ Deno.test("SessionManager.drain() rejects a time that no timer can wait for", as
   assertEquals(manager.isDraining, false);
 });
 
-Deno.test("SessionManager.drain() tells everybody at once, each its own time, and closes at it", async () => {
+Deno.test("SessionManager.drain() sends all sessions at once a delay of their own, and closes at it", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
   const peers = join(manager, 4);
@@ -127,7 +127,7 @@ Deno.test("SessionManager.drain() serves messages until a session's time", async
   assertEquals(second!.lines.at(-1), `{"topic":"echo","data":"late"}`);
 });
 
-Deno.test("SessionManager.drain() flushes what was sent", async () => {
+Deno.test("SessionManager.drain() flushes sent messages", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
   const [peer] = join(manager, 1);
@@ -166,7 +166,7 @@ Deno.test("SessionManager.drain() waits for handlers and their answers", async (
   assertEquals(peer!.lines.at(-1), `{"reply":1,"data":"done"}`);
 });
 
-Deno.test("SessionManager.drain() cuts what is not over in time", async () => {
+Deno.test("SessionManager.drain() closes unfinished sessions at the end of its time", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
   const stuck = Promise.withResolvers<void>();
@@ -209,7 +209,7 @@ Deno.test("SessionManager.drain() does not wait for a wire whose close lingers",
   assertEquals([session.state, manager.count, time.next()], ["closed", 0, false]);
 });
 
-Deno.test("SessionManager.drain() cuts at once when its signal aborts", async () => {
+Deno.test("SessionManager.drain() closes all at once when its signal aborts", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
   join(manager, 10);
@@ -229,7 +229,7 @@ Deno.test("SessionManager.drain() does not wait when its signal was aborted befo
   assertEquals([closed, cut, manager.count, time.next()], [0, 3, 0, false]);
 });
 
-Deno.test("SessionManager.drain() is over when the peers left by themselves", async () => {
+Deno.test("SessionManager.drain() ends when all peers have left", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
   const peers = join(manager, 3);
@@ -248,7 +248,7 @@ Deno.test("SessionManager.drain() without sessions is over at once", async () =>
   assertEquals([manager.isDraining, time.next()], [true, false]);
 });
 
-Deno.test("SessionManager.drain() is one drain, however often it is called", async () => {
+Deno.test("SessionManager.drain() is one drain, for any number of calls", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
   const [peer] = join(manager, 1);
@@ -282,7 +282,7 @@ Deno.test("SessionManager.drain() refuses new sessions, reserved ones too", asyn
   assertEquals(manager.stats().refused.draining, 3);
 });
 
-Deno.test("SessionManager.drain() tells a plain peer nothing, and closes it all the same", async () => {
+Deno.test("SessionManager.drain() sends a plain peer no notice, and closes it all the same", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
   const [page] = join(manager, 1, { wire: { protocol: "" } });
@@ -294,7 +294,7 @@ Deno.test("SessionManager.drain() tells a plain peer nothing, and closes it all 
   assertEquals(raw!.closed?.closeCode, CloseCode.draining);
 });
 
-Deno.test("SessionManager.drain() goes on when a session cannot be told or drained", async () => {
+Deno.test("SessionManager.drain() continues when a session fails to send or to drain", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
   const [broken, good] = join(manager, 2);

@@ -43,7 +43,7 @@ Deno.test("SessionManager.issues() lists those of all sessions, errors first, an
   assert(found.every(({ message }) => message.length > 20));
 });
 
-Deno.test("SessionManager.diagnostics() pages through all sessions, whoever leaves meanwhile", async () => {
+Deno.test("SessionManager.diagnostics() pages through all sessions, while some leave", async () => {
   await using manager = managerOf(7);
   const ids: string[] = [];
   let after: number | undefined;
@@ -59,7 +59,7 @@ Deno.test("SessionManager.diagnostics() pages through all sessions, whoever leav
   assertEquals(new SessionManager().diagnostics(), { sessions: [], next: undefined });
 });
 
-Deno.test("SessionManager.issues() and diagnostics() reject a limit that is none", async () => {
+Deno.test("SessionManager.issues() and diagnostics() reject an invalid limit", async () => {
   await using manager = managerOf(0);
   for (const limit of [0, -1, 1.5, NaN, Infinity]) {
     assertThrows(() => manager.issues({ limit }), RangeError, `received ${limit}`);

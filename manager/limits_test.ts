@@ -109,7 +109,7 @@ Deno.test("SessionLimiter.reserve() takes nothing when it refuses", () => {
   assertEquals([limiter.users, limiter.addresses, limiter.reserved], [0, 1, 1]);
 });
 
-Deno.test("Reservation gives its place back once", () => {
+Deno.test("Reservation releases its place once", () => {
   const limiter = new SessionLimiter(platformRuntime(), { maxSessions: 1 });
   const reservation = limiter.reserve(user("ann"));
   assertEquals(reservation.isHeld, true);
@@ -147,7 +147,7 @@ Deno.test("SessionLimiter.redeem() counts a user that came later", () => {
   assertEquals([limiter.users, limiter.addresses, limiter.reserved], [0, 0, 0]);
 });
 
-Deno.test("SessionLimiter.redeem() gives back what was reserved for another user", () => {
+Deno.test("SessionLimiter.redeem() releases a reservation for another user", () => {
   const limiter = new SessionLimiter(platformRuntime(), { maxSessionsPerUser: 1 });
   limiter.redeem(limiter.reserve(user("guest")), user("ann"));
   limiter.reserve(user("guest"));

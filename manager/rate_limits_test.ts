@@ -43,7 +43,7 @@ const HELD: Pick<RateLimitsOptions, "perSession"> = {
   perSession: { messages: { perSecond: 0.5, burst: 3 } },
 };
 
-Deno.test("SessionManager refuses messages beyond the rate, says so, and goes on later", async () => {
+Deno.test("SessionManager refuses messages beyond the rate, reports them, and continues later", async () => {
   using time = new FakeTime();
   await using manager = new SessionManager({ rates: HELD });
   const { peer, handled, session } = join(manager);
@@ -60,7 +60,7 @@ Deno.test("SessionManager refuses messages beyond the rate, says so, and goes on
   assertEquals([session.isReady, manager.stats().rates.refused.session], [true, 2]);
 });
 
-Deno.test("SessionManager answers each request that it refuses, with when to ask again", async () => {
+Deno.test("SessionManager answers each refused request with the time to retry", async () => {
   using _time = new FakeTime();
   await using manager = new SessionManager({ rates: HELD });
   const { peer } = join(manager);
@@ -76,7 +76,7 @@ Deno.test("SessionManager answers each request that it refuses, with when to ask
   assertEquals(answers.slice(3).map((answer) => answer.error), [error, error]);
 });
 
-Deno.test("SessionManager tells of refused messages at most once a second, and of all of them", async () => {
+Deno.test("SessionManager reports refused messages at most once a second, and all of them", async () => {
   using time = new FakeTime();
   await using manager = new SessionManager({ rates: HELD });
   const { peer } = join(manager);
@@ -95,7 +95,7 @@ Deno.test("SessionManager tells of refused messages at most once a second, and o
   assertEquals(counts(), [1, 49, 7], "Nothing more to tell");
 });
 
-Deno.test("SessionManager closes who does not stop with 4429", async () => {
+Deno.test("SessionManager closes a session that keeps flooding with 4429", async () => {
   using _time = new FakeTime();
   await using manager = new SessionManager({ rates: { ...HELD, maxRefusals: 10 } });
   const { peer, session, handled } = join(manager);
@@ -109,7 +109,7 @@ Deno.test("SessionManager closes who does not stop with 4429", async () => {
   assertEquals([handled.length, manager.count, manager.stats().rates.closed], [3, 0, 1]);
 });
 
-Deno.test("SessionManager lets who is refused now and then stay", async () => {
+Deno.test("SessionManager keeps a session that is refused now and then", async () => {
   using time = new FakeTime();
   await using manager = new SessionManager({ rates: { ...HELD, maxRefusals: 10 } });
   const { peer, session } = join(manager);
@@ -136,7 +136,7 @@ Deno.test("SessionManager counts bytes of all that comes, answers too", async ()
   assertEquals(session.isClosed, true);
 });
 
-Deno.test("SessionManager does what ends something even beyond the rate", async () => {
+Deno.test("SessionManager handles messages that end work even beyond the rate", async () => {
   using _time = new FakeTime();
   const rates = { perSession: { bytes: { perSecond: 1, burst: 200 } } };
   await using manager = new SessionManager({ rates });
@@ -213,7 +213,7 @@ Deno.test("SessionManager asks the session's rate first, and takes nothing where
   assertEquals(manager.stats().rates.refused, { session: 15, user: 19, address: 0 });
 });
 
-Deno.test("SessionManager remembers what a user used up when the last session is gone", async () => {
+Deno.test("SessionManager remembers the used rate of a user after the last session", async () => {
   using time = new FakeTime();
   const messages = { perSecond: 1, burst: 10 };
   await using manager = new SessionManager({ rates: { perUser: { messages } } });
@@ -298,7 +298,7 @@ Deno.test("SessionManager remembers a bounded number of addresses, and those tha
   manager.admitConnection({ address: addressOf(0) });
 });
 
-Deno.test("SessionManager forgets addresses whose buckets are full, whoever comes next", () => {
+Deno.test("SessionManager forgets addresses whose buckets are full, whichever come next", () => {
   using time = new FakeTime();
   const connections = { perSecond: 1, burst: 5 };
   const manager = new SessionManager({ rates: { perAddress: { connections } } });
@@ -309,7 +309,7 @@ Deno.test("SessionManager forgets addresses whose buckets are full, whoever come
   assertEquals(manager.stats().rates.remembered, 1);
 });
 
-Deno.test("SessionManager sets no meter where no rate counts what is sent", async () => {
+Deno.test("SessionManager sets no meter without a rate for sent messages", async () => {
   const rates = { perUser: { messages: { perSecond: 1 } } };
   await using manager = new SessionManager({ rates });
   const limiter = new SessionLimiter(platformRuntime());

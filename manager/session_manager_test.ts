@@ -116,7 +116,7 @@ Deno.test("SessionManager.add() lets a closed session leave at once", async () =
   });
 });
 
-Deno.test("SessionManager.add() refuses what is over a limit, and takes it when there is room", async () => {
+Deno.test("SessionManager.add() refuses sessions over a limit, and takes them when there is room", async () => {
   const cases = [
     ["maxSessions", {}],
     ["maxSessionsPerUser", { user: "ann" }],
@@ -186,7 +186,7 @@ Deno.test("SessionManager.admit() counts until the handshake succeeds or fails",
   manager.admit()[Symbol.dispose]();
 });
 
-Deno.test("SessionManager.admit() counts nobody where user and address are unknown", async () => {
+Deno.test("SessionManager.admit() counts nothing without a user and an address", async () => {
   await using manager = new SessionManager({ maxSessionsPerUser: 1, maxSessionsPerAddress: 1 });
   for (let i = 0; i < 3; i++) {
     using _kept = manager.admit({ user: undefined, address: "" });
@@ -195,7 +195,7 @@ Deno.test("SessionManager.admit() counts nobody where user and address are unkno
   assertEquals([manager.count, manager.stats().users, manager.stats().addresses], [3, 0, 0]);
 });
 
-Deno.test("SessionManager.remove() takes a session out and leaves it open", async () => {
+Deno.test("SessionManager.remove() removes a session and leaves it open", async () => {
   await using manager = new SessionManager({ maxSessions: 1 });
   await using session = open({ user: "ann" });
   const id = manager.add(session);
@@ -235,7 +235,7 @@ Deno.test("SessionManager does not mistake a removed session for a new one of it
   assertStrictEquals(manager.get("1"), second);
 });
 
-Deno.test("SessionManager.cleanup() takes out what is closed", async () => {
+Deno.test("SessionManager.cleanup() removes closed sessions", async () => {
   await using manager = new SessionManager();
   const session = open();
   let found = -1;
@@ -297,7 +297,7 @@ Deno.test("SessionManager has a timer only while it has sessions", async () => {
   await third.close();
 });
 
-Deno.test("SessionManager.closeAll() closes everybody and takes new ones", async () => {
+Deno.test("SessionManager.closeAll() closes all sessions and takes new ones", async () => {
   await using manager = new SessionManager();
   const pairs = Array.from({ length: 3 }, () => memoryPair());
   for (const { server } of pairs) manager.add(new Session(server, settings));
@@ -311,7 +311,7 @@ Deno.test("SessionManager.closeAll() closes everybody and takes new ones", async
   assertEquals(await manager.closeAll(), 0);
 });
 
-Deno.test("SessionManager.shutdown() closes everybody, refuses new ones, and leaves no timer", async () => {
+Deno.test("SessionManager.shutdown() closes all sessions, refuses new ones, and leaves no timer", async () => {
   using time = new FakeTime();
   const manager = new SessionManager();
   const { client, server } = memoryPair();

@@ -43,7 +43,7 @@ function send(bucket: SharedBucket, count: number): number {
   return count;
 }
 
-Deno.test("SharedBucket lets a burst through without waiting, and settles it in few questions", async () => {
+Deno.test("SharedBucket allows a burst without waiting, and settles it in few questions", async () => {
   using time = new FakeTime();
   const counts = new FakeCounts();
   const { engine, bucket } = nodeOf(counts);
@@ -102,7 +102,7 @@ Deno.test("SharedBucket says when to come back, once another node used up the to
   assertEquals(send(bob.bucket, 1), 1);
 });
 
-Deno.test("SharedBucket counts alone while the engine is away, and goes on with it after", async () => {
+Deno.test("SharedBucket counts alone while the engine is away, and with it afterwards", async () => {
   using time = new FakeTime();
   const counts = new FakeCounts();
   const { engine, bucket } = nodeOf(counts);
@@ -160,7 +160,7 @@ Deno.test("SharedBucket asks the engine again soon, and says when to come back, 
   assert(later > 0 && later <= 10_000, `${later} ms`);
 });
 
-Deno.test("SharedBucket is not forgotten while it owes something that the engine should know", async () => {
+Deno.test("SharedBucket is not forgotten while it owes counts to the engine", async () => {
   using time = new FakeTime();
   const { engine, bucket } = nodeOf(new FakeCounts());
   using _engine = engine;
@@ -190,7 +190,7 @@ Deno.test("SharedBucket pauses between questions when the answer has no time to 
   }
 });
 
-Deno.test("Engine leaves no timer behind when it is disposed of while it is asked", async () => {
+Deno.test("Engine leaves no timer behind when it is disposed of during a question", async () => {
   const counts = new FakeCounts();
   counts.state = "hanging";
   const engine = new Engine(platformRuntime(), counts);

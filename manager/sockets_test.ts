@@ -19,7 +19,7 @@ Deno.test("SessionManager.admitSocket() allows twice as many sockets as sessions
   assertEquals(manager.stats().sockets, { open: 0, lingering: 0, refused: 2 });
 });
 
-Deno.test("SessionManager.admitSocket() counts an IPv6 /64 as one, and knows no limit where there is none", () => {
+Deno.test("SessionManager.admitSocket() counts an IPv6 /64 as one, and has no limit by default", () => {
   const strict = new SessionManager({ maxSessionsPerAddress: 1 });
   using _first = strict.admitSocket({ address: "2001:db8::1" });
   using _second = strict.admitSocket({ address: "2001:db8::2" });

@@ -16,7 +16,7 @@ function join(manager: SessionManager): { session: Session; pair: MemoryPair } {
   return { session, pair };
 }
 
-Deno.test("SessionManager.stats() begins with nothing", () => {
+Deno.test("SessionManager.stats() begins with zeros", () => {
   assertEquals(new SessionManager().stats(), {
     count: 0,
     states: { connecting: 0, connected: 0, draining: 0, closed: 0 },
@@ -78,7 +78,7 @@ Deno.test("SessionManager.stats() counts sessions by state, and the peak", async
   await closing;
 });
 
-Deno.test("SessionManager.stats() keeps what closed and removed sessions counted", async () => {
+Deno.test("SessionManager.stats() keeps the counters of closed and removed sessions", async () => {
   await using manager = new SessionManager();
   const text = `{"topic":"a","data":"hello"}`;
   for (const end of ["close", "remove", "stay"]) {
@@ -95,7 +95,7 @@ Deno.test("SessionManager.stats() keeps what closed and removed sessions counted
   assertEquals(bytes, { sent: 3 * text.length, received: 3 * text.length, queued: 0 });
 });
 
-Deno.test("SessionManager.stats() sums up what is queued and dropped", async () => {
+Deno.test("SessionManager.stats() sums up queued and dropped messages", async () => {
   await using manager = new SessionManager();
   const limits = { maxMessages: 2, policy: "drop-oldest" } as const;
   const slow = sessionSettings({ side: "server", sendQueue: limits });
@@ -114,7 +114,7 @@ Deno.test("SessionManager.stats() sums up what is queued and dropped", async () 
   for (const session of manager.all()) session.connection.close();
 });
 
-Deno.test("SessionManager.stats() counts close codes, whoever closed", async () => {
+Deno.test("SessionManager.stats() counts close codes, of either end", async () => {
   await using manager = new SessionManager();
   await join(manager).session.close();
   await join(manager).session.close({ code: 4401 });
@@ -144,7 +144,7 @@ Deno.test("SessionManager.stats() bounds the close codes that peers make up", as
   assertEquals(otherCloseCodes, 100 - 64 + 1);
 });
 
-Deno.test("SessionManager.stats() fits into JSON and names nobody", async () => {
+Deno.test("SessionManager.stats() fits into JSON and names no user", async () => {
   await using manager = new SessionManager();
   const session = new Session(memoryPair().server, settings, {
     id: "secret-id",
@@ -198,7 +198,7 @@ Deno.test("SessionManager.stats() sums up streams and datagrams, also of those t
   for (const pair of open) pair.client.close();
 });
 
-Deno.test("SessionManager.stats() sums up who waits for credit", async () => {
+Deno.test("SessionManager.stats() sums up writers that wait for credit", async () => {
   await using manager = new SessionManager();
   for (let i = 0; i < 3; i++) {
     const { session } = join(manager);
@@ -221,7 +221,7 @@ Deno.test("SessionManager takes ten thousand sessions by default, and reads them
   assert(ms < 1_000, `${ms} ms`);
 });
 
-Deno.test("SessionManager.stats() counts once what a session did that was removed and came back", async () => {
+Deno.test("SessionManager.stats() counts a session once that was removed and came back", async () => {
   await using manager = new SessionManager();
   const { session } = join(manager);
   const sent = () => manager.stats().messages.sent;
@@ -244,7 +244,7 @@ Deno.test("SessionManager.stats() counts once what a session did that was remove
   assertEquals([created, closed, removed, count], [5, 1, 4, 0]);
 });
 
-Deno.test("SessionManager.stats() sums up what the statistics of its sessions say", async () => {
+Deno.test("SessionManager.stats() sums up the statistics of its sessions", async () => {
   await using manager = new SessionManager();
   const { client, server } = memoryPair();
   const far = new Session(client, sessionSettings({ side: "client" }));

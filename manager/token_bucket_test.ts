@@ -8,7 +8,7 @@ function drain(bucket: TokenBucket, now: number): number {
   return count;
 }
 
-Deno.test("TokenBucket lets its burst through at once, and then its rate", () => {
+Deno.test("TokenBucket allows its burst at once, and then its rate", () => {
   const bucket = new TokenBucket({ perSecond: 10, burst: 30 }, 1_000);
   assertEquals(drain(bucket, 1_000), 30);
   assertEquals(drain(bucket, 1_099), 0);
@@ -35,7 +35,7 @@ Deno.test("TokenBucket holds its rate over any number of small steps", () => {
   assert(count >= 421 && count <= 423, `7 a second in a minute, and a burst of 3: ${count}`);
 });
 
-Deno.test("TokenBucket lets what is larger than itself through when it is full, and has it paid for", () => {
+Deno.test("TokenBucket allows an item larger than itself when it is full, and makes it wait after", () => {
   const bucket = new TokenBucket({ perSecond: 100, burst: 1_000 }, 0);
   assertEquals(bucket.waitMs(5_000, 0), 0);
   bucket.take(5_000, 0);
@@ -44,7 +44,7 @@ Deno.test("TokenBucket lets what is larger than itself through when it is full, 
   assertEquals(bucket.waitMs(5_000, 50_000), 0);
 });
 
-Deno.test("TokenBucket.isFull() is true again once time put back what was taken", () => {
+Deno.test("TokenBucket.isFull() is true again after the refill", () => {
   const bucket = new TokenBucket({ perSecond: 2, burst: 4 }, 0);
   assert(bucket.isFull(0));
   bucket.take(3, 0);
@@ -52,7 +52,7 @@ Deno.test("TokenBucket.isFull() is true again once time put back what was taken"
   assert(bucket.isFull(1_500));
 });
 
-Deno.test("TokenBucket goes on when the clock is set back, and is full at most when it is set forth", () => {
+Deno.test("TokenBucket continues when the clock is set back, and is full at most when it is set forth", () => {
   const bucket = new TokenBucket({ perSecond: 10, burst: 5 }, 1_000_000);
   assertEquals(drain(bucket, 1_000_000), 5);
   assertEquals(drain(bucket, 0), 0);

@@ -2,7 +2,7 @@ import { assert, assertEquals } from "@std/assert";
 import { platformRuntime } from "../base/runtime.ts";
 import { Fifo, Pace, WaitingBudget } from "./engine_flow.ts";
 
-Deno.test("Fifo gives back in order, however it was filled", () => {
+Deno.test("Fifo returns items in order, for any way of filling", () => {
   const queue = new Fifo<number>();
   const expected: number[] = [];
   const taken: (number | undefined)[] = [];
@@ -17,7 +17,7 @@ Deno.test("Fifo gives back in order, however it was filled", () => {
   assertEquals([queue.shift(), queue.first], [undefined, undefined]);
 });
 
-Deno.test("Fifo takes what is in front of all others", () => {
+Deno.test("Fifo takes items in front of all others", () => {
   const queue = new Fifo<number>();
   for (const item of [1, 2, 3, 4]) queue.push(item);
   queue.shift();
@@ -25,7 +25,7 @@ Deno.test("Fifo takes what is in front of all others", () => {
   assertEquals([queue.length, queue.clear(), queue.length], [5, [8, 9, 2, 3, 4], 0]);
 });
 
-Deno.test("WaitingBudget has room up to a number, and up to their bytes", () => {
+Deno.test("WaitingBudget has room up to a number, and up to a number of bytes", () => {
   const budget = new WaitingBudget({ maxWaiting: 2, maxWaitingBytes: 10 });
   assertEquals([budget.take(5), budget.take(6), budget.take(5), budget.take(0)], [
     true,
@@ -54,7 +54,7 @@ function makePace(): { pace: Pace; endTurn(): void; isScheduled(): boolean } {
   };
 }
 
-Deno.test("Pace hands on at once what is little", () => {
+Deno.test("Pace delivers small batches at once", () => {
   const { pace, endTurn, isScheduled } = makePace();
   const got: number[] = [];
   for (let i = 0; i < 3; i++) pace.take(100, () => got.push(i));
@@ -63,7 +63,7 @@ Deno.test("Pace hands on at once what is little", () => {
   assertEquals(isScheduled(), false);
 });
 
-Deno.test("Pace divides into turns what is much, and keeps its order", () => {
+Deno.test("Pace divides large batches into turns, in order", () => {
   const { pace, endTurn, isScheduled } = makePace();
   const got: number[] = [];
   for (let i = 0; i < 1_000; i++) pace.take(200, () => got.push(i));
@@ -79,7 +79,7 @@ Deno.test("Pace divides into turns what is much, and keeps its order", () => {
   assertEquals(isScheduled(), false);
 });
 
-Deno.test("Pace keeps its order where handing on brings more", () => {
+Deno.test("Pace keeps its order where a delivery brings more", () => {
   const { pace, endTurn } = makePace();
   const got: number[] = [];
   pace.take(100_000, () => got.push(0));
@@ -92,7 +92,7 @@ Deno.test("Pace keeps its order where handing on brings more", () => {
   assertEquals(got, [0, 1, 2, 3]);
 });
 
-Deno.test("Pace hands on what is larger than a turn, one by one", () => {
+Deno.test("Pace delivers items larger than a turn one by one", () => {
   const { pace, endTurn } = makePace();
   const got: number[] = [];
   for (let i = 0; i < 3; i++) pace.take(100_000, () => got.push(i));

@@ -71,7 +71,7 @@ Deno.test("Rooms tells of a user's data in members, join and update notices", as
   assertEquals(bench.rooms.members("chat").map(({ data }) => data), [undefined, 0]);
 });
 
-Deno.test("Rooms.update() before a join goes with it, also with the next one", async () => {
+Deno.test("Rooms.update() before a join applies to it, also to the next one", async () => {
   await using bench = new Bench({ graceMs: 0, patterns: PATTERNS });
   const [ann, bob] = [await bench.connect("ann"), await bench.connect("bob")];
   bench.rooms.join(ann.session, "chat");
@@ -108,7 +108,7 @@ Deno.test("Rooms shows the data that was set last, and falls back when that sess
   assertEquals(dataOf(bench, "bob"), "tab1");
 });
 
-Deno.test("Rooms keeps the data of who is away within the grace, until a session is back", async () => {
+Deno.test("Rooms keeps the data of an absent user within the grace, until a session is back", async () => {
   await using bench = new Bench({ graceMs: 1_000, patterns: PATTERNS });
   const [ann, bob, back] = [
     await bench.connect("ann"),
@@ -138,7 +138,7 @@ Deno.test("Rooms keeps the data of who is away within the grace, until a session
   assertEquals(told(back), ["members ann:- bob:old"]);
 });
 
-Deno.test("Rooms gives a list that has the data of the joiner, who gets no update of it", async () => {
+Deno.test("Rooms sends a list with the data of the joiner, who gets no update of it", async () => {
   await using bench = new Bench({ patterns: PATTERNS });
   const [tab1, tab2] = [await bench.connect("ann"), await bench.connect("ann")];
   bench.rooms.join(tab1.session, "chat", { data: 1 });
@@ -201,7 +201,7 @@ Deno.test("Rooms gathers the data of a large room like its joins, net effect onl
   assertEquals(told(d), ["members a:0 b:2 e:0 d:2", "changes + - =b:3"]);
 });
 
-Deno.test("Rooms tells at most 64 KiB of data at a time, and all of it in the end", async () => {
+Deno.test("Rooms sends at most 64 KiB of data at a time, and all of it in the end", async () => {
   await using bench = new Bench({
     graceMs: 0,
     patterns: { "big": { gatherAbove: 10, maxDataBytes: 4_096 } },
@@ -261,7 +261,7 @@ Deno.test("Rooms tells at most 64 KiB of data at a time, and all of it in the en
   for (const user of users.slice(0, 59)) assertEquals(known.get(user), "y".repeat(4_000), user);
 });
 
-Deno.test("Rooms that only count keep data, and tell nobody of it", async () => {
+Deno.test("Rooms that only count keep data, and send it to no member", async () => {
   await using bench = new Bench({ patterns: { "chat": { members: "count" } } });
   const [ann, bob] = [await bench.connect("ann"), await bench.connect("bob")];
   bench.rooms.join(ann.session, "chat");
@@ -304,7 +304,7 @@ Deno.test("Rooms.update() bounds data by the room, and rooms by the session", as
   }
 });
 
-Deno.test("Rooms.update() copies what it is given, and forgets it with the session", async () => {
+Deno.test("Rooms.update() copies its data, and forgets it with the session", async () => {
   await using bench = new Bench({ graceMs: 0, patterns: PATTERNS });
   const ann = await bench.connect("ann");
   const data = { at: [1] };
@@ -317,7 +317,7 @@ Deno.test("Rooms.update() copies what it is given, and forgets it with the sessi
   assertEquals(bench.rooms.members("chat"), []);
 });
 
-Deno.test("Presence.update() tells listeners of what changed, and of nothing else", async () => {
+Deno.test("Presence.update() reports changes alone to listeners", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { presence } = bench;
   const [{ session: ann }, { session: bob }] = [
@@ -351,7 +351,7 @@ Deno.test("Presence.update() tells listeners of what changed, and of nothing els
   ]);
 });
 
-Deno.test("Presence sets data that wins over what it knew, where another node's clock is ahead", async () => {
+Deno.test("Presence sets data that wins over its earlier data, where another node's clock is ahead", async () => {
   await using bench = new Bench();
   await using broker = new MemoryBroker();
   await using here = new Nodes({ broker });

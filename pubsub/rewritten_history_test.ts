@@ -24,7 +24,7 @@ async function ask(
   return answer()!.data as SubscribeAnswer;
 }
 
-Deno.test("Clients whose publication was rewritten below the head, 10,000 times, are never told recovered", async () => {
+Deno.test("Clients whose publication was rewritten below the head, 10,000 times, are never reported recovered", async () => {
   const engine = new ScriptedEngine();
   engine.hasTags = true;
   await using topics = new Topics({ broker: engine.node(), history: HISTORY });
@@ -54,7 +54,7 @@ Deno.test("Clients whose publication was rewritten below the head, 10,000 times,
   });
 });
 
-Deno.test("TopicFeed tells its members that the history is another one where they stand, though its name is not", async () => {
+Deno.test("TopicFeed reports to its members another history at their position, though its name is the same", async () => {
   using time = new FakeTime();
   const engine = new ScriptedEngine();
   engine.hasTags = true;
@@ -81,7 +81,7 @@ Deno.test("TopicFeed tells its members that the history is another one where the
   assertEquals(client.take(), []);
 });
 
-Deno.test("TopicFeed tells a session whose replay runs that its history is another one", async () => {
+Deno.test("TopicFeed reports another history to a session with a running replay", async () => {
   const engine = new ScriptedEngine();
   engine.hasTags = true;
   const broker = engine.node();
@@ -107,7 +107,7 @@ Deno.test("TopicFeed tells a session whose replay runs that its history is anoth
   assertEquals(after, Array.from({ length: 100 }, (_, i) => i + 1));
 });
 
-Deno.test("Replay does not trust a position whose publication is not there any more, nor one before all that is too old", async () => {
+Deno.test("Replay does not trust a position whose publication has expired, nor one before all kept ones", async () => {
   using time = new FakeTime();
   const engine = new ScriptedEngine();
   engine.hasTags = true;

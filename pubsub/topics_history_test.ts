@@ -18,7 +18,7 @@ function publishRun(topics: Topics, first: number, last: number, topic = "t"): v
   for (let i = first; i <= last; i++) topics.publish(topic, i);
 }
 
-Deno.test("Topics({ history }) tells what is kept, by pattern", async () => {
+Deno.test("Topics({ history }) returns the bounds of a topic, by pattern", async () => {
   await using topics = new Topics({ history: HISTORY });
   assertEquals(topics.historyOf("t"), { size: 1_000, ttlMs: 300_000, bytes: 1_048_576 });
   assertEquals(topics.historyOf("chat:a:b"), { size: 10, ttlMs: 300_000, bytes: 1_048_576 });
@@ -29,7 +29,7 @@ Deno.test("Topics({ history }) tells what is kept, by pattern", async () => {
   }
 });
 
-Deno.test("Topics({ history }) refuses patterns that overlap, bounds that are none, and brokers without", async () => {
+Deno.test("Topics({ history }) refuses patterns that overlap, invalid bounds, and brokers without histories", async () => {
   assertThrows(
     () => new Topics({ history: { "chat:{room}": {}, "chat:lobby": {} } }),
     TypeError,
@@ -67,7 +67,7 @@ Deno.test("Topics.subscribe() follows a topic with a history from now on", async
   assertEquals(rest, [[2, 2, 1]]);
 });
 
-Deno.test("Topics.subscribe() gives what is published next, also before the topic was read", async () => {
+Deno.test("Topics.subscribe() delivers the next publications, also before the topic was read", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using one = new Client(topics.turn);
   topics.publish("t", 0);
@@ -80,7 +80,7 @@ Deno.test("Topics.subscribe() gives what is published next, also before the topi
   assertEquals(one.take(), [[1, 2, 1], [2, 3, 2], [3, 4, 3]]);
 });
 
-Deno.test("Topics.subscribe() with `last` begins with the newest, in order, then goes on live", async () => {
+Deno.test("Topics.subscribe() with `last` begins with the newest, in order, then continues live", async () => {
   for (const [last, first] of [[0, 21], [1, 20], [7, 14], [20, 1], [500, 1]] as const) {
     await using topics = new Topics({ history: HISTORY });
     await using client = new Client(topics.turn);
@@ -96,7 +96,7 @@ Deno.test("Topics.subscribe() with `last` begins with the newest, in order, then
   }
 });
 
-Deno.test("Topics.subscribe() with `last` misses nothing that is published while it is read", async () => {
+Deno.test("Topics.subscribe() with `last` misses no publication during the read", async () => {
   const { engine, broker, topics } = scripted();
   await using _topics = topics;
   await using client = new Client(topics.turn);
@@ -114,7 +114,7 @@ Deno.test("Topics.subscribe() with `last` misses nothing that is published while
   assertRun(client.takeData(), 1, 1);
 });
 
-Deno.test("Topics.subscribe() with `since` gives what was missed, and tells why it cannot", async () => {
+Deno.test("Topics.subscribe() with `since` sends missed publications, or the reason of a gap", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using keeper = new Client(topics.turn);
   keeper.subscribe(topics);
@@ -175,7 +175,7 @@ Deno.test("Topics.subscribe() with a `since` that is not kept any more says so",
   assertRun(rest.map((line) => (line as unknown[])[0]), 21, 30);
 });
 
-Deno.test("Topics.subscribe() with a `since` whose time is over says so", async () => {
+Deno.test("Topics.subscribe() reports an expired `since`", async () => {
   using time = new FakeTime();
   await using topics = new Topics({ history: { t: { ttlMs: 1_000 } } });
   await using client = new Client(topics.turn);
@@ -193,7 +193,7 @@ Deno.test("Topics.subscribe() with a `since` whose time is over says so", async 
   ]);
 });
 
-Deno.test("Topics.subscribe() again tells where it stands; with `since` it begins there again", async () => {
+Deno.test("Topics.subscribe() again returns the position; with `since` it begins there again", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using client = new Client(topics.turn);
   assert(client.subscribe(topics));
@@ -216,7 +216,7 @@ Deno.test("Topics.subscribe() again tells where it stands; with `since` it begin
   assertEquals(topics.subscribers("t"), [client.session]);
 });
 
-Deno.test("Topics.subscribe() answers for a topic without history, whatever was asked", async () => {
+Deno.test("Topics.subscribe() answers for a topic without history, with any options", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using client = new Client(topics.turn);
   client.subscribe(topics, "other");
@@ -225,7 +225,7 @@ Deno.test("Topics.subscribe() answers for a topic without history, whatever was 
   assertEquals(client.take(), [{}, { recovered: false, reason: "no-history" }]);
 });
 
-Deno.test("Topics.subscribe() refuses a `last` that is none", async () => {
+Deno.test("Topics.subscribe() refuses an invalid `last`", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using client = new Client(topics.turn);
   for (const last of [-1, 1.5, NaN]) {
@@ -291,7 +291,7 @@ Deno.test("Topics.subscribe() to many topics at once keeps the pages of all of t
   }
 });
 
-Deno.test("Topics.subscribe() joins live without a hole or a double while it is published all the time", async () => {
+Deno.test("Topics.subscribe() joins live without a hole or a repeat during constant publications", async () => {
   await using topics = new Topics({ history: { t: { size: 5_000 } } });
   publishRun(topics, 1, 500);
   await using client = new Client(topics.turn, { sendQueue: { maxMessages: 50 } });
@@ -325,7 +325,7 @@ Deno.test("Topics.unsubscribe() ends a replay, whose answer is superseded", asyn
   assertEquals([topics.size, topics.stats.waitingPages], [0, 0]);
 });
 
-Deno.test("Topics lets go of a session that closes while it is replayed to", async () => {
+Deno.test("Topics releases a session that closes during its replay", async () => {
   await using topics = new Topics({ history: { t: {} } });
   publishRun(topics, 1, 500);
   await using client = new Client(topics.turn);
@@ -339,7 +339,7 @@ Deno.test("Topics lets go of a session that closes while it is replayed to", asy
   assertEquals([topics.size, topics.stats.tailBytes], [0, 0]);
 });
 
-Deno.test("Topics.publish() with `except` moves the place of who does not get it, also in a replay", async () => {
+Deno.test("Topics.publish() with `except` moves the position of the excluded session, also in a replay", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using both = Clients.on(topics.turn, { id: "one" }, { id: "two" });
   const [one, two] = both as unknown as [Client, Client];
@@ -369,7 +369,7 @@ Deno.test("Topics.publish() gives plain sessions messages, and nothing else", as
   assertEquals(plain.take(), [[2, 2, 1], [3, 3, 2], [5, 5, 4]]);
 });
 
-Deno.test("Topics.publish() keeps bytes too, with their place in the head", async () => {
+Deno.test("Topics.publish() keeps bytes too, with their offset in the head", async () => {
   await using topics = new Topics({ history: HISTORY });
   await using client = new Client(topics.turn);
   topics.publish("t", Uint8Array.of(1, 2, 3));
@@ -393,7 +393,7 @@ Deno.test("Topics.publish() leaves room for the place of a message", async () =>
   );
 });
 
-Deno.test("Topics.publish() counts what the engine does not take, and throws none of it", async () => {
+Deno.test("Topics.publish() counts publications that the engine does not take, and throws none of it", async () => {
   const { broker, topics } = scripted();
   await using _topics = topics;
   const error = new BrokerError("Cannot append: too many wait");
@@ -438,7 +438,7 @@ Deno.test("Topics.append() resolves with the place, counts a repetition once, an
   await assertRejects(() => appending, Error, "enough");
 });
 
-Deno.test("Topics without a history tell who gets them that the broker was interrupted", async () => {
+Deno.test("Topics without a history report an interrupted broker to their subscribers", async () => {
   const { broker, topics } = scripted();
   await using _topics = topics;
   await using clients = Clients.on(topics.turn, {}, { protocol: "" });
@@ -472,7 +472,7 @@ Deno.test("Topics of several nodes have one history", async () => {
   ]);
 });
 
-Deno.test("Topics read an engine once for a topic, however many come to it", async () => {
+Deno.test("Topics read an engine once for a topic, for any number of subscribers", async () => {
   const { engine, broker, topics } = scripted();
   await using _topics = topics;
   for (let i = 1; i <= 100; i++) engine.publish(i);
@@ -487,7 +487,7 @@ Deno.test("Topics read an engine once for a topic, however many come to it", asy
   assertEquals(broker.reads.length, 1);
 });
 
-Deno.test("Topics read a page once for all who want it", async () => {
+Deno.test("Topics read a page once for all readers", async () => {
   const { engine, broker, topics } = scripted();
   await using _topics = topics;
   for (let i = 1; i <= 300; i++) engine.publish(i);
@@ -514,7 +514,7 @@ Deno.test("Topics[Symbol.asyncDispose]() ends replays and reads that are under w
   assertEquals(broker.subscriptions, 0);
 });
 
-Deno.test("Topics bound what a session begins again and again while the engine does not answer", async () => {
+Deno.test("Topics bound the restarts of a session while the engine does not answer", async () => {
   const { broker, topics } = scripted();
   await using _topics = topics;
   await using client = new Client(topics.turn);

@@ -13,7 +13,7 @@ function numbers(peer: Peer): unknown[] {
   return peer.take().map((message) => (message as [string, unknown])[1]);
 }
 
-Deno.test("Topics.publish() reaches every subscriber once, and nobody else", async () => {
+Deno.test("Topics.publish() reaches every subscriber once, and no other session", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const [one, two, other] = [await peers.connect(), await peers.connect(), await peers.connect()];
@@ -27,13 +27,13 @@ Deno.test("Topics.publish() reaches every subscriber once, and nobody else", asy
   assertEquals([one.take(), two.take(), other.take()], [expected, expected, []]);
 });
 
-Deno.test("Topics.publish() to nobody costs nothing, and is no error", async () => {
+Deno.test("Topics.publish() without subscribers costs nothing, and is no error", async () => {
   await using topics = new Topics();
   topics.publish("news", 1);
   assertEquals([topics.size, topics.subscribers("news")], [0, []]);
 });
 
-Deno.test("Topics.publish() makes one frame a turn, whatever it comes from", async () => {
+Deno.test("Topics.publish() makes one frame a turn, for all sources", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const all = [await peers.connect(), await peers.connect(), await peers.connect()];
@@ -65,7 +65,7 @@ Deno.test("Topics.publish() keeps the order across topics that overlap", async (
   assertEquals([left, both, right].map(numbers), [[0, 2, 4], [0, 1, 2, 3, 4, 5], [1, 3, 5]]);
 });
 
-Deno.test("Topics.publish() keeps the order with what session.send() sends", async () => {
+Deno.test("Topics.publish() keeps the order with session.send()", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const peer = await peers.connect();
@@ -78,7 +78,7 @@ Deno.test("Topics.publish() keeps the order with what session.send() sends", asy
   assertEquals(numbers(peer), [1, 2, 3, 4]);
 });
 
-Deno.test("Topics.publish() leaves `except` out on the node that it is on", async () => {
+Deno.test("Topics.publish() excludes `except` on its own node", async () => {
   await using peers = new Peers();
   await using broker = new MemoryBroker();
   await using near = new Topics({ settings: peers, broker });
@@ -98,7 +98,7 @@ Deno.test("Topics.publish() leaves `except` out on the node that it is on", asyn
   assertEquals([one, two, three].map(numbers), [[1, 3], [2, 3], [1, 2, 3]]);
 });
 
-Deno.test("Topics.publish() leaves a client out that came back before its earlier session ended", async () => {
+Deno.test("Topics.publish() excludes a client that returned before its earlier session ended", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const [old, back, other] = [
@@ -125,7 +125,7 @@ Deno.test("Topics.publish() with an `except` that is not subscribed reaches all"
   assertEquals(numbers(member), [1]);
 });
 
-Deno.test("Topics.publish() sends bytes to sessions that can have them, and skips plain ones", async () => {
+Deno.test("Topics.publish() sends bytes to capable sessions, and skips plain ones", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const [skein, plain] = [await peers.connect(), await peers.connect({ protocol: "" })];
@@ -141,7 +141,7 @@ Deno.test("Topics.publish() sends bytes to sessions that can have them, and skip
   assertEquals(plain.session.stats.droppedMessages, 1);
 });
 
-Deno.test("Topics.publish() refuses what cannot be sent, and delivers nothing of it", async () => {
+Deno.test("Topics.publish() refuses invalid data, and delivers none of it", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers, maxMessageBytes: 100 });
   const peer = await peers.connect();
@@ -183,7 +183,7 @@ Deno.test("Topics.publish() of thousands in a turn does not overflow a healthy s
   assert(!peer.session.isClosed);
 });
 
-Deno.test("Topics.subscribe() gives nothing that was published before, even in the same turn", async () => {
+Deno.test("Topics.subscribe() delivers no earlier publication, even of the same turn", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const [early, late] = [await peers.connect(), await peers.connect()];
@@ -195,7 +195,7 @@ Deno.test("Topics.subscribe() gives nothing that was published before, even in t
   assertEquals([early, late].map(numbers), [[1, 2], [2]]);
 });
 
-Deno.test("Topics.unsubscribe() still delivers what was published before, and nothing later", async () => {
+Deno.test("Topics.unsubscribe() still delivers earlier publications, and no later ones", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const [stays, goes] = [await peers.connect(), await peers.connect()];
@@ -210,7 +210,7 @@ Deno.test("Topics.unsubscribe() still delivers what was published before, and no
   assertEquals(goes.take(), [["a", 1], { unsubscribed: "a", code: "removed", reason: "" }]);
 });
 
-Deno.test("Topics.unsubscribe() tells the client why, in order with all messages, and a plain page nothing", async () => {
+Deno.test("Topics.unsubscribe() sends the client the reason, in order with all messages, and a plain page nothing", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const [skein, plain] = [await peers.connect(), await peers.connect({ protocol: "" })];
@@ -231,7 +231,7 @@ Deno.test("Topics.unsubscribe() tells the client why, in order with all messages
   assertEquals(numbers(plain), [1, 2, 3]);
 });
 
-Deno.test("Topics.unsubscribe() is told to a session whose queue drops messages", async () => {
+Deno.test("Topics.unsubscribe() is sent to a session whose queue drops messages", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const sendQueue = { maxMessages: 2, policy: "drop-oldest" } as const;
@@ -255,7 +255,7 @@ Deno.test("Topics.unsubscribe() is told to a session whose queue drops messages"
   ]);
 });
 
-Deno.test("Topics.unsubscribe() answers the client before it tells of the end", async () => {
+Deno.test("Topics.unsubscribe() answers the client before it reports the end", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const { session, take } = await peers.connect();
@@ -286,7 +286,7 @@ Deno.test("Topics.unsubscribe() refuses a code that the wire has no room for, an
   assertEquals(reason, "ü".repeat(512));
 });
 
-Deno.test("Topics.requestedBy() lists what the client asked for, and the application did not", async () => {
+Deno.test("Topics.requestedBy() lists the client's own subscriptions, without those of the application", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const { session } = await peers.connect();
@@ -322,7 +322,7 @@ Deno.test("Topics.subscribe() leaves a closed session out", async () => {
   assertEquals([topics.size, topics.topicsOf(session), topics.has(session, "a")], [0, [], false]);
 });
 
-Deno.test("Topics.subscribe() refuses what is no topic, and one too many", async () => {
+Deno.test("Topics.subscribe() refuses invalid topics, and one too many", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers, maxTopicsPerSession: 2, maxTopicBytes: 4 });
   const { session } = await peers.connect();
@@ -358,7 +358,7 @@ Deno.test("Topics.subscribe() of a session without messages leaves nothing behin
   assertEquals([topics.size, topics.topicsOf(session)], [0, []]);
 });
 
-Deno.test("Topics() refuses limits that are none", () => {
+Deno.test("Topics() refuses invalid limits", () => {
   for (const name of ["maxTopicsPerSession", "maxTopicBytes", "maxMessageBytes"]) {
     for (const value of [0, -1, 1.5, NaN]) {
       const message = `Cannot create topics: ${name} must be `;
@@ -368,7 +368,7 @@ Deno.test("Topics() refuses limits that are none", () => {
   assertThrows(() => new Topics({ maxTopicBytes: 256 }), RangeError, "from 1 to 255");
 });
 
-Deno.test("Topics lists who is where", async () => {
+Deno.test("Topics lists the subscribers of each topic", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const [one, two] = [(await peers.connect()).session, (await peers.connect()).session];
@@ -385,7 +385,7 @@ Deno.test("Topics lists who is where", async () => {
   assert(topics.subscribe(one, "a"));
 });
 
-Deno.test("Topics takes a session off everything when it closes, by whatever end", async () => {
+Deno.test("Topics removes a session from all topics when it closes, by either end", async () => {
   const ends: [string, (peer: Peer) => unknown][] = [
     ["close()", ({ session }) => session.close()],
     ["the peer", ({ pair }) => pair.client.close()],
@@ -427,7 +427,7 @@ Deno.test("Topics keeps a new subscriber whose topic loses its last one in the s
   assertEquals(topics.subscribers("a"), [late.session]);
 });
 
-Deno.test("Topics does not keep a session that its own subscription finds full", async () => {
+Deno.test("Topics drops a session whose queue is full at its own subscription", async () => {
   await using peers = new Peers();
   await using topics = new Topics({ settings: peers });
   const slow = await peers.connect({ sendQueue: { maxMessages: 1 } });
@@ -447,7 +447,7 @@ Deno.test("Topics does not keep a session that its own subscription finds full",
   assertEquals(topics.topicsOf(slow.session), []);
 });
 
-Deno.test("Topics subscribes at its broker once for a topic, and only while it has subscribers", async () => {
+Deno.test("Topics subscribes at its broker once for a topic, and only while there are subscribers", async () => {
   class Counting extends MemoryBroker {
     readonly calls: string[] = [];
     override subscribe(...args: Parameters<MemoryBroker["subscribe"]>) {
@@ -493,7 +493,7 @@ Deno.test("Topics.publish() encodes once, for the broker and for all", async () 
   }]);
 });
 
-Deno.test("Topics[Symbol.asyncDispose]() takes everybody off, and closes its own broker only", async () => {
+Deno.test("Topics[Symbol.asyncDispose]() removes all sessions, and closes its own broker only", async () => {
   await using peers = new Peers();
   const { session } = await peers.connect();
   const own = new Topics({ settings: peers });

@@ -140,7 +140,7 @@ for (const [kind, make] of Object.entries(KINDS)) {
     await end();
   });
 
-  Deno.test(`jwt() with ${kind} refuses what is no token of its issuer`, async () => {
+  Deno.test(`jwt() with ${kind} refuses foreign and malformed tokens`, async () => {
     const { tokens, sign, end } = await make({});
     const token = await sign();
     const [header, payload, signature] = token.split(".") as [string, string, string];
@@ -247,7 +247,7 @@ Deno.test("jwt() forgets a withdrawn key within ten minutes", async () => {
   assertEquals(server.requests, 2);
 });
 
-Deno.test("jwt() refuses with 503 while keys cannot be fetched, and goes on afterwards", async () => {
+Deno.test("jwt() refuses with 503 while keys cannot be fetched, and continues afterwards", async () => {
   const key = await makeKey("a");
   await using server = new KeyServer(key);
   const tokens = jwt({ jwks: server.url });
@@ -270,7 +270,7 @@ Deno.test("jwt() refuses with 503 while keys cannot be fetched, and goes on afte
   assertEquals((await refusal(gone, token))[0], 503);
 });
 
-Deno.test("jwt() tries the keys that fit a token without the name of its key", async () => {
+Deno.test("jwt() tries the matching keys for a token without a key id", async () => {
   const keys = await Promise.all(["a", "b", "c"].map((kid) => makeKey(kid, "ES256", false)));
   await using server = new KeyServer(keys[0]!, keys[1]!);
   const tokens = jwt({ jwks: server.url });

@@ -71,7 +71,7 @@ Deno.test("serve() serves MoQ beside messages, over every wire", async () => {
   assertEquals(moq.sessions.size, 0);
 });
 
-Deno.test("serve() tells clients of MoQ the bitrate that it sends", async () => {
+Deno.test("serve() sends clients of MoQ the bitrate", async () => {
   const { promise, resolve } = Promise.withResolvers<MoqSession>();
   const { moq, server: _server } = mounted({
     bitrate: { intervalMs: 10, minSamples: 1 },
@@ -97,7 +97,7 @@ Deno.test("serve() tells clients of MoQ the bitrate that it sends", async () => 
   assert(bitrate > 0);
 });
 
-Deno.test("serve() takes clients of MoQ that offer no version, at its path alone", async () => {
+Deno.test("serve() takes clients of MoQ without a version, at its path alone", async () => {
   const versions = ["gomoqt-dev"] as const;
   const { moq, server: _server } = mounted({ versions, path: "/moq" });
   await using _ = _server;
@@ -111,7 +111,7 @@ Deno.test("serve() takes clients of MoQ that offer no version, at its path alone
   }
 });
 
-Deno.test("serve() speaks no raw QUIC where nobody wants it", async () => {
+Deno.test("serve() speaks raw QUIC only with the option for that", async () => {
   const { moq, server: _server } = mounted({ versions: ["moq-lite-05"] });
   await using server = _server;
   const { host } = new URL(server.webTransportUrl);

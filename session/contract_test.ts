@@ -109,7 +109,7 @@ Deno.test("defineContract() refuses topics of the presence notices", () => {
   defineContract({ toClient: { presence: text, presences: text } });
 });
 
-Deno.test("defineContract() refuses what is not a definition", () => {
+Deno.test("defineContract() refuses invalid definitions", () => {
   const cases: [definition: unknown, part: string][] = [
     [undefined, "a definition must be an object, received undefined"],
     [null, "a definition must be an object, received null"],
@@ -136,7 +136,7 @@ Deno.test("defineContract() refuses what is not a definition", () => {
   assertThrows(() => defineContract({ requests: { a: { input: z.string() } } }), TypeError);
 });
 
-Deno.test("compileContract() routes what each side receives", () => {
+Deno.test("compileContract() routes the messages of each side", () => {
   const { toServer, toClient, requests } = contract.definition;
   const server = compileContract(contract, "server");
   assertEquals(server.match("chat:lobby"), {
@@ -260,7 +260,7 @@ Deno.test("without a contract topics are strings and data is unknown", () => {
   expectType<Equal<UntypedMessage["pattern"], string | undefined>>();
 });
 
-Deno.test("MessageOf is told apart by pattern in for await", async () => {
+Deno.test("MessageOf narrows by pattern in for await", async () => {
   async function* incoming(): AsyncGenerator<MessageOf<C, "server">> {
     await Promise.resolve();
     yield messageOf("chat:{room}", "chat:a", { room: "a" }, { text: "hi", at: 1 });
@@ -287,7 +287,7 @@ Deno.test("MessageOf is told apart by pattern in for await", async () => {
   assertEquals(seen, ["a", 1, 4]);
 });
 
-Deno.test("MessageOf is told apart by pattern in a switch, and can be exhausted", () => {
+Deno.test("MessageOf narrows by pattern in a switch, and can be exhausted", () => {
   function name(message: MessageOf<C, "server">): string {
     switch (message.pattern) {
       case "chat:{room}":
@@ -352,7 +352,7 @@ Deno.test("PresenceMessage has the data that the contract says, in whichever roo
   assertEquals(compileContract(contract, "server").match("lobby"), undefined);
 });
 
-Deno.test("TopicMessage is what a subscriber to a topic may get", () => {
+Deno.test("TopicMessage is the type of a subscriber's messages", () => {
   type Chat = ContractMessage<"chat:{room}", { text: string; from: string }>;
   type Notice = ContractMessage<"notice", string | number>;
   expectType<Equal<TopicMessage<C, "chat:a">, Chat>>();

@@ -34,7 +34,7 @@ function logOf(events: SessionEvents): [name: string, detail: unknown][] {
 
 const namesOf = (log: readonly [string, unknown][]): string[] => log.map(([name]) => name);
 
-Deno.test("Session.events tells a client of its life, from ready to closed", async () => {
+Deno.test("Session.events reports the life of a client, from ready to closed", async () => {
   await using hand = clientByHand();
   const { session, peer } = hand;
   const log = logOf(session.events);
@@ -52,7 +52,7 @@ Deno.test("Session.events tells a client of its life, from ready to closed", asy
   ]);
 });
 
-Deno.test("Session.events tells of draining once, whoever began", async () => {
+Deno.test("Session.events reports draining once, by either end", async () => {
   await using both = await ends();
   const near = logOf(both.server.events);
   const far = logOf(both.client.events);
@@ -72,7 +72,7 @@ Deno.test("Session.events tells of draining when this end drains or closes", asy
   }
 });
 
-Deno.test("Session.events tells what the peer did wrong", async () => {
+Deno.test("Session.events reports faults of the peer", async () => {
   await using hand = serverByHand({ maxMessageBytes: 100 });
   const { session, peer } = hand;
   const log = logOf(session.events);
@@ -88,7 +88,7 @@ Deno.test("Session.events tells what the peer did wrong", async () => {
   assertEquals(session.stats.protocolErrors, 3);
 });
 
-Deno.test("Session.events tells of what was waited for in vain", async () => {
+Deno.test("Session.events reports timeouts", async () => {
   await using hand = serverByHand();
   const { session } = hand;
   const log = logOf(session.events);
@@ -170,7 +170,7 @@ Deno.test("Session.events tells of streams and datagrams at both ends", async ()
   ]);
 });
 
-Deno.test("Session.events tells of nothing after closed", async () => {
+Deno.test("Session.events reports nothing after closed", async () => {
   await using both = await ends();
   const log = logOf(both.client.events);
   const stream = await both.client.createBidirectionalStream();
@@ -182,7 +182,7 @@ Deno.test("Session.events tells of nothing after closed", async () => {
   assertEquals(namesOf(logOf(both.client.events)), []);
 });
 
-Deno.test("Session.events reports what a listener throws, and goes on", async () => {
+Deno.test("Session.events reports errors of a listener, and continues", async () => {
   const errors: unknown[] = [];
   await using hand = serverByHand({ onError: (error) => void errors.push(error) });
   const { session, peer } = hand;
@@ -243,7 +243,7 @@ Deno.test("Session.events knows dispatchEvent, and keeps the names apart", async
   assertEquals(log, [["protocolerror", "by hand"]]);
 });
 
-Deno.test("Session.events are the same object, and observe nothing before they are asked for", async () => {
+Deno.test("Session.events is one object, and observes nothing before its first use", async () => {
   const { client, server } = memoryPair(PLAIN);
   let observers = 0;
   client.inspect!.observe = (observer) => void (observers += observer === undefined ? -1 : 1);

@@ -82,7 +82,7 @@ Deno.test("Heartbeat takes every sign of life for one", () => {
   assertEquals(chatty.deaths, [60_000]);
 });
 
-Deno.test("Heartbeat spreads the pings of those who came one after the other", () => {
+Deno.test("Heartbeat spreads the pings of sessions that began one after the other", () => {
   using time = new FakeTime(0);
   using heartbeat = new Heartbeat(platformRuntime(), { intervalMs: 5_000, timeoutMs: 60_000 });
   const hearts = Array.from({ length: 5 }, () => heart(heartbeat, () => true));
@@ -94,7 +94,7 @@ Deno.test("Heartbeat spreads the pings of those who came one after the other", (
   assertEquals(new Set(hearts.map(({ pings }) => pings[0])).size, 5);
 });
 
-Deno.test("Heartbeat keeps no timer while it watches nobody", () => {
+Deno.test("Heartbeat keeps no timer without a session", () => {
   const heartbeat = new Heartbeat(platformRuntime());
   const one = heart(heartbeat);
   const other = heart(heartbeat);
@@ -114,7 +114,7 @@ Deno.test("Heartbeat keeps no timer while it watches nobody", () => {
   assertEquals(heartbeat.size, 0);
 });
 
-Deno.test("Heartbeat goes on when a heart leaves, or others come, in the middle of a tick", () => {
+Deno.test("Heartbeat continues when a heart leaves, or others come, in the middle of a tick", () => {
   using time = new FakeTime(0);
   using heartbeat = new Heartbeat(platformRuntime(), { intervalMs: 1_000, timeoutMs: 2_000 });
   const other = heart(heartbeat, () => true);
@@ -132,7 +132,7 @@ Deno.test("Heartbeat goes on when a heart leaves, or others come, in the middle 
   assertEquals(heartbeat.size, 1);
 });
 
-Deno.test("Heartbeat gives everybody ten seconds after a pause of the process", () => {
+Deno.test("Heartbeat gives all sessions ten seconds after a pause of the process", () => {
   using time = new FakeTime(0);
   using heartbeat = new Heartbeat(platformRuntime());
   const dead = heart(heartbeat);

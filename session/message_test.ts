@@ -72,7 +72,7 @@ Deno.test("Message.fail() answers a request by its id and a message by null, onc
   assertEquals(log.failures, [[5, failure], [null, failure]]);
 });
 
-Deno.test("Message says nothing to an asker who gave up", () => {
+Deno.test("Message sends no answer to a cancelled request", () => {
   const log = answers();
   const replied = new Message(request, undefined, log);
   assertEquals(replied.isCancelled, false);

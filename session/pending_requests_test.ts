@@ -43,7 +43,7 @@ Deno.test("PendingRequests.answer() rejects the asker with a failure, whole", as
   assertEquals(error.failure, failure);
 });
 
-Deno.test("PendingRequests.answer() knows nobody for a late, a second and a foreign answer", async () => {
+Deno.test("PendingRequests.answer() ignores a late, a second and a foreign answer", async () => {
   const requests = new PendingRequests(platformRuntime(), 8);
   const asking = requests.ask(line());
   assert(requests.answer(1, "first", undefined));
@@ -52,7 +52,7 @@ Deno.test("PendingRequests.answer() knows nobody for a late, a second and a fore
   assertEquals(await asking, "first");
 });
 
-Deno.test("PendingRequests.ask() gives up at its time, tells the peer, and forgets the question", async () => {
+Deno.test("PendingRequests.ask() rejects at its time, cancels at the peer, and forgets the question", async () => {
   using time = new FakeTime();
   const requests = new PendingRequests(platformRuntime(), 8);
   const options = line({ timeoutMs: 250 });

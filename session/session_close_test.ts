@@ -17,7 +17,7 @@ import { sessionSettings } from "./session_settings.ts";
 
 const NORMAL = { code: 0, reason: "" };
 
-Deno.test("Session.close() tells both ends code, reason and who it was", async () => {
+Deno.test("Session.close() reports code, reason and closing end to both ends", async () => {
   await using both = await ends();
   const info = await both.server.close({ code: 4003, reason: "Enough" });
   assertEquals(info, { code: 4003, reason: "Enough", by: "local" });
@@ -54,7 +54,7 @@ Deno.test("Session.close() is idempotent; the first call decides", async () => {
   assertEquals([infos.length, infos[0]?.reason], [1, "first"]);
 });
 
-Deno.test("Session.close() flushes what was sent, and takes no more", async () => {
+Deno.test("Session.close() flushes earlier messages, and takes no more", async () => {
   await using hand = serverByHand();
   const { session, peer } = hand;
   for (let i = 0; i < 200; i++) session.send("a", "x".repeat(1_000));
@@ -89,7 +89,7 @@ Deno.test("Session closes with await using, and waits for it", async () => {
   assertEquals((await Array.fromAsync(client)).map(({ topic }) => topic), ["last"]);
 });
 
-Deno.test("Session.close() while connecting rejects whoever waits for it", async () => {
+Deno.test("Session.close() while connecting rejects every waiting call", async () => {
   let opened = 0;
   const count = () => void opened++;
   await using hand = clientByHand({ onOpen: count, onClose: count });
@@ -115,7 +115,7 @@ Deno.test("Session that breaks is closed by the network, with the cause", async 
   }
 });
 
-Deno.test("Session runs onClose once, after the handlers of what came before", async () => {
+Deno.test("Session runs onClose once, after the handlers of earlier messages", async () => {
   const log: string[] = [];
   const gate = Promise.withResolvers<void>();
   await using hand = serverByHand({
@@ -157,7 +157,7 @@ Deno.test("Session runs onClose in spite of a handler that never ends", async ()
   assertEquals([closes, hand.session.stats.waitingMessages], [1, 0]);
 });
 
-Deno.test("Session answers failed when a handler throws, tells onError, and goes on", async () => {
+Deno.test("Session answers failed when a handler throws, calls onError, and continues", async () => {
   const failure = new Error("s3cret");
   const fail = () => {
     throw failure;
@@ -216,7 +216,7 @@ Deno.test("Session handles the messages behind one whose handler fails", async (
   assertEquals([handled, hand.session.state], [[0, 1, 2, 3], "connected"]);
 });
 
-Deno.test("Message.reply() to a message that asks for nothing fails its handler alone", async () => {
+Deno.test("Message.reply() to a message without a request fails its handler alone", async () => {
   const errors: unknown[] = [];
   await using hand = serverByHand({
     onMessage: (message) => message.reply("pong"),
@@ -318,7 +318,7 @@ Deno.test("Session closes with 4500 when onOpen fails, at once or later", async 
   }
 });
 
-Deno.test("sessionSettings() refuses a policy of failed handlers that is none", () => {
+Deno.test("sessionSettings() refuses an invalid policy of failed handlers", () => {
   assertThrows(
     () => sessionSettings({ side: "server", onHandlerError: "ignore" as "close" }),
     TypeError,
@@ -326,7 +326,7 @@ Deno.test("sessionSettings() refuses a policy of failed handlers that is none", 
   );
 });
 
-Deno.test("Session survives handlers whose promise rejects where none is awaited", async () => {
+Deno.test("Session survives handlers whose promise rejects where no promise is awaited", async () => {
   const errors: unknown[] = [];
   const failure = new Error("late");
   await using hand = serverByHand({
@@ -338,7 +338,7 @@ Deno.test("Session survives handlers whose promise rejects where none is awaited
   assertEquals([errors, hand.session.state], [[failure], "connected"]);
 });
 
-Deno.test("Session survives an onError that fails, at once or later, and prints it all", async () => {
+Deno.test("Session survives an onError that fails, at once or later, and prints all errors", async () => {
   const failing: (() => void)[] = [
     () => {
       throw new Error("onError failed");
@@ -354,7 +354,7 @@ Deno.test("Session survives an onError that fails, at once or later, and prints 
   }
 });
 
-Deno.test("Session prints what a handler threw where there is no onError", async () => {
+Deno.test("Session prints the error of a handler without onError", async () => {
   using print = stub(console, "error");
   await using hand = serverByHand({ onMessage: () => Promise.reject(new Error("a")) });
   hand.peer.say({ topic: "a" });
@@ -374,7 +374,7 @@ Deno.test("Session takes a failed onClose to onError, and is closed all the same
   assertEquals([String(errors), hand.session.isClosed], ["Error: no", true]);
 });
 
-Deno.test("Session takes no error of a handler whose session was over already", async () => {
+Deno.test("Session reports no error of a handler after its end", async () => {
   const errors: unknown[] = [];
   const gate = Promise.withResolvers<void>();
   await using hand = serverByHand({

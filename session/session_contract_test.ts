@@ -20,7 +20,7 @@ function schemaOf(validate: (value: unknown) => unknown): StandardSchema {
   } as StandardSchema;
 }
 
-Deno.test("Session gives a message its pattern, its parameters and what the schema made", async () => {
+Deno.test("Session gives a message its pattern, its parameters and the schema's output", async () => {
   const seen: unknown[] = [];
   await using both = await ends({
     contract,
@@ -35,7 +35,7 @@ Deno.test("Session gives a message its pattern, its parameters and what the sche
   assertEquals(seen, [["lobby", "hi"], 42]);
 });
 
-Deno.test("Session refuses data that does not fit, says where, and goes on", async () => {
+Deno.test("Session refuses invalid data, names the path, and continues", async () => {
   const seen: unknown[] = [];
   await using hand = serverByHand({ contract, onMessage: ({ data }) => void seen.push(data) });
   const { session, peer } = hand;
@@ -98,7 +98,7 @@ Deno.test("Session refuses a request without an id, and a message's schema on a 
   assertEquals(answers[0]?.error?.message, '"join" is a request: it needs an id');
 });
 
-Deno.test("Session.request() checks the answer, and says where it does not fit", async () => {
+Deno.test("Session.request() checks the answer, and names the path of a mismatch", async () => {
   await using both = await ends({
     contract,
     onMessage: (message) => message.reply(["a", 1] as never),
@@ -132,7 +132,7 @@ Deno.test("Session validates one message at a time, also where validation waits"
   assertEquals(log, ["check 1", "handle 1", "check 2", "handle 2"]);
 });
 
-Deno.test("Session iteration validates too, and skips what does not fit", async () => {
+Deno.test("Session iteration validates too, and skips invalid messages", async () => {
   const slow = schemaOf((value) =>
     Promise.resolve(value === "bad" ? { issues: [{ message: "Bad" }] } : { value })
   );
@@ -145,7 +145,7 @@ Deno.test("Session iteration validates too, and skips what does not fit", async 
   assertEquals([got, hand.session.stats.invalidMessages], [[1, 2], 1]);
 });
 
-Deno.test("Session answers failed when a schema fails, tells the application, and goes on", async () => {
+Deno.test("Session answers failed when a schema fails, calls onError, and continues", async () => {
   const fail = () => {
     throw new Error("s3cret");
   };
@@ -168,7 +168,7 @@ Deno.test("Session answers failed when a schema fails, tells the application, an
   }
 });
 
-Deno.test("Session survives a validation that is done after it closed", async () => {
+Deno.test("Session survives a validation that ends after its close", async () => {
   const gate = Promise.withResolvers<unknown>();
   let handled = 0;
   await using hand = serverByHand({

@@ -24,7 +24,7 @@ Deno.test("Session.drain() waits for handlers and answers, then closes with 4503
   assertEquals((await endOf(both.client)).code, 4503);
 });
 
-Deno.test("Session.drain() cuts what takes too long, and is cut by a close", async () => {
+Deno.test("Session.drain() closes at the end of its time, and ends by a close", async () => {
   using time = new FakeTime();
   const never = () => new Promise<void>(() => {});
   await using slow = serverByHand({ onMessage: never });
@@ -41,7 +41,7 @@ Deno.test("Session.drain() cuts what takes too long, and is cut by a close", asy
   assertEquals((await draining).code, 4503);
 });
 
-Deno.test("Session.drain() tells a peer when to come back, a client nobody", async () => {
+Deno.test("Session.drain() sends a client a delay, and a server nothing", async () => {
   const heard: unknown[] = [];
   await using both = await ends({}, { onGoAway: (goaway) => void heard.push(goaway) });
   await both.server.drain({ retryAfterMs: 700, reason: "soon" });
@@ -52,7 +52,7 @@ Deno.test("Session.drain() tells a peer when to come back, a client nobody", asy
   assertEquals(other.server.stats.receivedMessages + other.server.stats.invalidMessages, 0);
 });
 
-Deno.test("Session.close() in the middle of everything loses nothing that was sent before", async () => {
+Deno.test("Session.close() in the middle of handlers and sends loses no earlier message", async () => {
   const counts = { server: 0, client: 0 };
   await using both = await ends(
     { onMessage: () => void counts.server++ },

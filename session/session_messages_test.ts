@@ -10,7 +10,7 @@ import { ConsoleReport } from "../base/console_report.ts";
 
 const bytes = (...values: number[]) => new Uint8Array(values);
 
-Deno.test("Session.send() joins what one turn sent into one frame, in order", async () => {
+Deno.test("Session.send() joins the messages of one turn into one frame, in order", async () => {
   await using hand = serverByHand();
   const { session, peer } = hand;
   await peer.reach(1);
@@ -49,7 +49,7 @@ Deno.test("Session.send() on a plain wire sends one envelope a frame, and nothin
   assertEquals(peer.frames, ['{"topic":"a","data":1}', '{"topic":"b"}']);
 });
 
-Deno.test("Session.send() refuses what cannot be sent, and sends nothing of it", async () => {
+Deno.test("Session.send() refuses invalid data, and sends none of it", async () => {
   await using hand = serverByHand({ maxMessageBytes: 100 });
   const { session, peer } = hand;
   assertThrows(() => session.send("a", 1n), TypeError, "data must be a value that JSON can hold");
@@ -77,7 +77,7 @@ Deno.test("Session carries bytes on skein.1, in order with text", async () => {
   assertEquals(got, [["a", 1], ["b", bytes(1, 2, 3)], ["c", bytes()], ["d", 4]]);
 });
 
-Deno.test("Session refuses bytes on a plain wire, whatever they are for", async () => {
+Deno.test("Session refuses bytes on a plain wire, for any use", async () => {
   const errors: unknown[] = [];
   await using hand = serverByHand({
     onMessage: (message) => {
@@ -99,7 +99,7 @@ Deno.test("Session refuses bytes on a plain wire, whatever they are for", async 
   assert(errors[0] instanceof UnsupportedError);
 });
 
-Deno.test("Session answers a binary frame on a plain wire with an error, and goes on", async () => {
+Deno.test("Session answers a binary frame on a plain wire with an error, and continues", async () => {
   await using hand = serverByHand({}, { wire: PLAIN });
   hand.peer.say(encodeBinary('{"topic":"a"}', bytes(1)));
   await hand.peer.reach(1);
@@ -110,7 +110,7 @@ Deno.test("Session answers a binary frame on a plain wire with an error, and goe
   assertEquals(hand.session.isReady, true);
 });
 
-Deno.test("Session reads joined frames, blank lines among them", async () => {
+Deno.test("Session reads joined frames, with blank lines among them", async () => {
   const topics: string[] = [];
   await using hand = serverByHand({ onMessage: ({ topic }) => void topics.push(topic) });
   hand.peer.say('{"topic":"a"}\n\n{"topic":"b"}\n');
@@ -159,7 +159,7 @@ Deno.test("Session closes with 4413 on a frame that no peer may join", async () 
   }
 });
 
-Deno.test("Session takes a message of exactly the largest size, joined ones beside it", async () => {
+Deno.test("Session takes a message of exactly the largest size, beside joined ones", async () => {
   const topics: string[] = [];
   const settings = {
     maxMessageBytes: 100,
@@ -180,7 +180,7 @@ Deno.test("Session counts envelopes of the future, and ignores them", async () =
   assertEquals([hand.session.stats.unknownEnvelopes, hand.session.isReady], [20, true]);
 });
 
-Deno.test("Session iteration yields what came, and ends normally on a close", async () => {
+Deno.test("Session iteration yields messages, and ends normally on a close", async () => {
   await using both = await ends();
   both.client.send("a", 1);
   both.client.send("b", 2);
@@ -228,7 +228,7 @@ Deno.test("Session handles one message at a time, in order", async () => {
   assertEquals(log, ["begin a", "end a", "begin b", "end b", "begin c", "end c"]);
 });
 
-Deno.test("Session goes on whatever its handler returns", async () => {
+Deno.test("Session continues after any return value of its handler", async () => {
   const returned = [null, false, 7, "text", {}];
   const handled: unknown[] = [];
   await using hand = serverByHand({
@@ -242,7 +242,7 @@ Deno.test("Session goes on whatever its handler returns", async () => {
   assertEquals([handled, hand.session.state], [[0, 1, 2, 3, 4], "connected"]);
 });
 
-Deno.test("Session handles as many at once as its concurrency says", async () => {
+Deno.test("Session runs as many handlers at once as its concurrency", async () => {
   let running = 0;
   let most = 0;
   const gate = Promise.withResolvers<void>();
@@ -300,7 +300,7 @@ Deno.test("Session closes with 4507 on too many bytes for its loop", async () =>
   assertEquals((await endOf(hand.session)).code, 4507);
 });
 
-Deno.test("Session keeps the newest while nobody ever read, and counts the others", async () => {
+Deno.test("Session keeps the newest messages without a reader, and counts the others", async () => {
   await using hand = serverByHand({ receiveQueue: { maxMessages: 2 } });
   await hand.peer.reach(1);
   hand.peer.say({ topic: "asked", id: 7 });
@@ -334,7 +334,7 @@ Deno.test("Session counts invalid messages anew after a minute", async () => {
   assertEquals((await endOf(hand.session)).code, 4400);
 });
 
-Deno.test("Session handles messages only after what onOpen returned is done", async () => {
+Deno.test("Session handles messages only after the promise of onOpen", async () => {
   const log: string[] = [];
   const gate = Promise.withResolvers<void>();
   await using hand = serverByHand({
@@ -354,7 +354,7 @@ Deno.test("Session handles messages only after what onOpen returned is done", as
   assertEquals(log, ["opening", "open", "a", "b"]);
 });
 
-Deno.test("Session tells the client what was dropped, as a notice and not as a message", async () => {
+Deno.test("Session reports dropped messages to the client, as a notice and not as a message", async () => {
   const dropped: unknown[] = [];
   const topics: string[] = [];
   await using hand = clientByHand({
@@ -369,7 +369,7 @@ Deno.test("Session tells the client what was dropped, as a notice and not as a m
   assertEquals(hand.session.stats.droppedByPeer, 5);
 });
 
-Deno.test("Session.flushed() resolves once the wire took everything, also behind a stall", async () => {
+Deno.test("Session.flushed() resolves once the wire took all frames, also behind a stall", async () => {
   await using hand = serverByHand();
   const { session, peer, link } = hand;
   session.send("a");
@@ -408,7 +408,7 @@ Deno.test("Session.send() throws when the queue is full, and the session is over
   assert(session.closeError instanceof QueueFullError);
 });
 
-Deno.test("Session prints once that nothing reads its messages, whoever sends them", async () => {
+Deno.test("Session prints once that its messages have no reader, for all senders", async () => {
   using time = new FakeTime();
   using printed = captureConsole();
   await using pair = await ends();
@@ -447,7 +447,7 @@ Deno.test("Session prints nothing of messages that a loop reads in time, of pres
   await reading.return();
 });
 
-Deno.test("Sessions print 16 errors of their handlers a minute together where onError is not set", async () => {
+Deno.test("Sessions print 16 errors of their handlers a minute together without onError", async () => {
   using printed = captureConsole();
   const settings = {
     console: new ConsoleReport(platformRuntime()),

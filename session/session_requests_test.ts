@@ -26,7 +26,7 @@ Deno.test("Session.request() gets the answer, at both ends and of every kind of 
   assertEquals([both.client.stats.awaitedAnswers, both.server.stats.awaitedAnswers], [0, 0]);
 });
 
-Deno.test("Session.request() says a number and gets the answer to it", async () => {
+Deno.test("Session.request() sends a number and gets the answer to it", async () => {
   await using hand = serverByHand();
   const { session, peer } = hand;
   const asking = [session.request("a", 1), session.request("b")];
@@ -52,7 +52,7 @@ Deno.test("Session.request() rejects with the failure that a handler threw", asy
   assert(both.server.isReady && both.client.isReady, "a failure does not end the session");
 });
 
-Deno.test("Session.request() is told when the handler gave no answer", async () => {
+Deno.test("Session.request() rejects when the handler gave no answer", async () => {
   await using both = await ends({ onMessage: () => {} });
   const error = await assertRejects(() => both.client.request("ask"), RequestError);
   assertEquals(error.failure, {
@@ -61,7 +61,7 @@ Deno.test("Session.request() is told when the handler gave no answer", async () 
   });
 });
 
-Deno.test("Session.request() is told that the handler failed, not how, and the session goes on", async () => {
+Deno.test("Session.request() rejects without details when the handler failed, and the session continues", async () => {
   const errors: unknown[] = [];
   const failure = new Error("s3cret");
   await using both = await ends({
@@ -74,7 +74,7 @@ Deno.test("Session.request() is told that the handler failed, not how, and the s
   assertStrictEquals(errors[0], failure);
 });
 
-Deno.test("Session.request() is told that the handler failed before onHandlerError closes", async () => {
+Deno.test("Session.request() rejects for a failed handler before onHandlerError closes", async () => {
   const errors: unknown[] = [];
   const failure = new Error("s3cret");
   await using both = await ends({
@@ -115,7 +115,7 @@ Deno.test("Session.request() times out, cancels, and drops the late answer", asy
   assertEquals([session.stats.lateAnswers, session.stats.awaitedAnswers], [1, 0]);
 });
 
-Deno.test("Session.request() is cancelled by its signal, and the handler hears of it", async () => {
+Deno.test("Session.request() is cancelled by its signal, and the handler's signal aborts", async () => {
   const aborted = Promise.withResolvers<unknown>();
   await using both = await ends({
     onMessage: async ({ signal }) => {
@@ -134,7 +134,7 @@ Deno.test("Session.request() is cancelled by its signal, and the handler hears o
   assertEquals(both.client.stats.lateAnswers, 0, "nothing is answered to nobody");
 });
 
-Deno.test("Session tells a handler of a request that was cancelled before its turn", async () => {
+Deno.test("Session aborts the signal of a request that was cancelled before its turn", async () => {
   const gate = Promise.withResolvers<void>();
   const seen: [topic: string, isAborted: boolean][] = [];
   await using hand = serverByHand({
@@ -152,7 +152,7 @@ Deno.test("Session tells a handler of a request that was cancelled before its tu
   assertEquals(seen, [["first", false], ["second", true]]);
 });
 
-Deno.test("Session lets go of a request that was cancelled, when nobody answers it", async () => {
+Deno.test("Session releases a cancelled request without an answer", async () => {
   await using hand = serverByHand({ maxRequests: 2 });
   const { session, peer } = hand;
   await peer.reach(1);
@@ -176,7 +176,7 @@ Deno.test("Session.request() refuses one too many", async () => {
   await Promise.all(asking);
 });
 
-Deno.test("Session refuses a peer that awaits too many answers, and counts it", async () => {
+Deno.test("Session refuses requests of a peer beyond the limit, and counts them", async () => {
   const gate = Promise.withResolvers<void>();
   await using hand = serverByHand({
     maxRequests: 2,
@@ -254,7 +254,7 @@ Deno.test("Message.reply() refuses an answer that the asker would close over", a
   assertEquals([errors.length, both.client.isReady], [2, true]);
 });
 
-Deno.test("Session.publish() refuses what cannot be published, and sends nothing of it", async () => {
+Deno.test("Session.publish() refuses invalid data, and sends none of it", async () => {
   await using hand = serverByHand({ maxMessageBytes: 100 });
   const { session, peer } = hand;
   await assertRejects(() => session.publish("", 1), TypeError, "Cannot publish");
@@ -265,7 +265,7 @@ Deno.test("Session.publish() refuses what cannot be published, and sends nothing
   assertEquals([peer.envelopes.length, session.stats.awaitedAnswers], [1, 0]);
 });
 
-Deno.test("Session answers services it does not offer with forbidden, in order", async () => {
+Deno.test("Session answers missing services with forbidden, in order", async () => {
   await using hand = serverByHand({ maxInvalidMessages: 1 });
   hand.peer.say({ subscribe: "a", id: 1 });
   hand.peer.say({ unsubscribe: "a", id: 2 });
@@ -309,7 +309,7 @@ Deno.test("Session runs services one at a time, and refuses one too many", async
   ]);
 });
 
-Deno.test("Session survives a service whose answer JSON cannot hold", async () => {
+Deno.test("Session survives a service whose answer does not fit into JSON", async () => {
   const errors: unknown[] = [];
   await using hand = serverByHand({
     services: new RequestService(platformRuntime(), { subscribe: () => Promise.resolve(1n) }),
@@ -408,7 +408,7 @@ Deno.test("Session handles a request that waits once a handler asks the peer", a
   assertEquals([log, hand.session.stats.waitingMessages], [["ask", "nested"], 0]);
 });
 
-Deno.test("Session handles as many requests beside as it waits for answers, and the others after them", async () => {
+Deno.test("Session handles as many requests beside as its pending ones, and the others after them", async () => {
   const { log, hand } = askingBack();
   await using _ = hand;
   await hand.peer.reach(1);
@@ -424,7 +424,7 @@ Deno.test("Session handles as many requests beside as it waits for answers, and 
   assertEquals(hand.session.stats.invalidMessages, 0);
 });
 
-Deno.test("Session answers more requests at once than it handles beside, whose handlers all ask back", async () => {
+Deno.test("Session answers more requests at once than it handles beside, whose handlers all send requests back", async () => {
   await using both = await ends({
     onMessage: async (message, session) => message.reply(await session.request("back")),
   }, { onMessage: (message) => message.reply("yes") });
@@ -455,7 +455,7 @@ Deno.test("Session lets requests wait beyond those it handles beside as long as 
   assertEquals([refused?.reply, (refused?.error as { code: string }).code], [12, "too-many"]);
 });
 
-Deno.test("Session keeps a request with a number in its turn, whatever its handler waits for", async () => {
+Deno.test("Session keeps a request with a number in its turn, for any wait of its handler", async () => {
   const sequences = {
     claimMs: Infinity,
     claim: () => Promise.resolve(true),
@@ -496,7 +496,7 @@ Deno.test("Session has requests wait for onOpen, also while that asks the peer",
   assertEquals(log, ["opened", "early"]);
 });
 
-Deno.test("Session refuses a number whose answer is owed already", async () => {
+Deno.test("Session refuses a number whose answer is pending already", async () => {
   const answers: (() => void)[] = [];
   await using hand = serverByHand({
     concurrency: 2,
@@ -518,7 +518,7 @@ Deno.test("Session refuses a number whose answer is owed already", async () => {
   assertEquals(hand.peer.envelopes.at(-1), { reply: 1, data: "first" });
 });
 
-Deno.test("Session.send() refuses what the server said that it does not take", async () => {
+Deno.test("Session.send() refuses messages that exceed the server's limits", async () => {
   await using hand = clientByHand();
   hand.peer.say({ hello: { ...HELLO.hello, maxMessageBytes: 100 } });
   await hand.session.whenReady();
@@ -526,7 +526,7 @@ Deno.test("Session.send() refuses what the server said that it does not take", a
   hand.session.send("a", "x");
 });
 
-Deno.test("Session tells the application what the peer refused", async () => {
+Deno.test("Session reports refusals of the peer to the application", async () => {
   const refused: unknown[] = [];
   await using hand = serverByHand({ onRefused: ({ failure }) => void refused.push(failure) });
   const error = { code: "invalid", message: "No", path: ["a"] };
@@ -536,7 +536,7 @@ Deno.test("Session tells the application what the peer refused", async () => {
   assertEquals([refused, hand.session.stats.refusedByPeer], [[error], 2]);
 });
 
-Deno.test("Message.signal is aborted where it is asked for only after the session closed", async () => {
+Deno.test("Message.signal is aborted when read only after the session closed", async () => {
   let kept: UntypedMessage | undefined;
   await using hand = serverByHand({
     onMessage: (message) => {

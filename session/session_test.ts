@@ -17,7 +17,7 @@ import { Session, SKEIN_PROTOCOL } from "./session.ts";
 import { RequestService } from "./serving/requests.ts";
 import { sessionSettings } from "./session_settings.ts";
 
-Deno.test("Session knows who and where its peer is", async () => {
+Deno.test("Session knows the user and the address of its peer", async () => {
   const identity = {
     id: "s-1",
     value: { name: "ann" },
@@ -36,7 +36,7 @@ Deno.test("Session knows who and where its peer is", async () => {
   assertEquals([session.protocol, session.transport], [SKEIN_PROTOCOL, "memory"]);
 });
 
-Deno.test("Session is its own user, with an id of its own, where nobody says more", async () => {
+Deno.test("Session is its own user, with an id of its own, by default", async () => {
   await using one = serverByHand();
   await using other = serverByHand();
   assertEquals(one.session.user, one.session.id);
@@ -81,7 +81,7 @@ Deno.test("Session on a plain wire is connected at once, at both ends", async ()
   assertEquals([near.state, far.state, far.protocol], ["connected", "connected", ""]);
 });
 
-Deno.test("Session.whenReady() gives up by time and by signal; the session goes on", async () => {
+Deno.test("Session.whenReady() rejects by time and by signal; the session continues", async () => {
   await using hand = clientByHand();
   const { session, peer } = hand;
   {
@@ -135,7 +135,7 @@ Deno.test("Session.ready rejects with the refusal when the peer closes first", a
   await assertRejects(() => hand.session.whenReady(), SessionClosedError);
 });
 
-Deno.test("Session that nobody looks at leaves no unhandled rejection", async () => {
+Deno.test("Session without listeners leaves no unhandled rejection", async () => {
   const hand = clientByHand();
   hand.link.disconnect();
   await turns();
@@ -184,7 +184,7 @@ Deno.test("Session admits, refuses and tells the application in this order", asy
   assertEquals([log.length, refused.peer.frames], [2, []]);
 });
 
-Deno.test("Session without message frames says what it cannot do", async () => {
+Deno.test("Session without message frames names its missing features", async () => {
   const pair = memoryPair({ frames: false });
   await using session = new Session(pair.server, sessionSettings({ side: "server" }));
   assertEquals([session.state, session.stats.sentMessages], ["connected", 0]);
@@ -253,7 +253,7 @@ Deno.test("Session.stats counts, and holds no secret", async () => {
   assertEquals(JSON.stringify(session.stats).includes(secret), false);
 });
 
-Deno.test("Session() takes what the peer said before it existed", async () => {
+Deno.test("Session() takes the frames of the peer from before its creation", async () => {
   const pair = memoryPair();
   const peer = new Peer(pair.client);
   peer.say({ topic: "early" });

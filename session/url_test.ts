@@ -1,7 +1,7 @@
 import { assertEquals } from "@std/assert";
 import { withoutToken } from "./url.ts";
 
-Deno.test("withoutToken() takes every token out, and leaves the rest as it was", () => {
+Deno.test("withoutToken() removes every token, and leaves the rest unchanged", () => {
   const cases: [url: string, kept: string][] = [
     ["wss://host/path", "wss://host/path"],
     ["wss://host/?token=secret", "wss://host/"],

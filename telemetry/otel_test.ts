@@ -129,7 +129,7 @@ function watchedPair(
   };
 }
 
-Deno.test("otel() reads sessions of both sides when somebody collects, until it is disposed of", async () => {
+Deno.test("otel() reads sessions of both sides when a collector reads, until it is disposed of", async () => {
   const recorder = new Recorder();
   const telemetry = otel(recorder);
   assertEquals(recorder.collect().size, 0);
@@ -187,7 +187,7 @@ const emptyStats = {
   isDraining: false,
 };
 
-Deno.test("otel() names what is asked by its pattern, and measures nothing by its topic", async () => {
+Deno.test("otel() names requests by their pattern, and has no measure by topic", async () => {
   const recorder = new Recorder();
   using telemetry = otel(recorder);
   const { near, far } = watchedPair(telemetry, { onMessage: (message) => message.reply(1) }, {
@@ -363,7 +363,7 @@ for (const wire of wires) {
   });
 }
 
-Deno.test("otel() links to the trace of a peer, and begins one of its own, where it is told to", async () => {
+Deno.test("otel() links to the trace of a peer, and begins one of its own, with the option for that", async () => {
   const near = new MemoryTracer();
   const far = new MemoryTracer();
   using server = otel({ tracerProvider: near.provider, meterProvider, remoteTraces: "link" });

@@ -36,7 +36,7 @@ Deno.test("assertNoLeaks() names sessions, topics, users and clients that are le
   ]);
 });
 
-Deno.test("assertNoLeaks() is content once everybody left, within the grace of presence", async () => {
+Deno.test("assertNoLeaks() passes once all sessions left, within the grace of presence", async () => {
   using _time = new FakeTime();
   await using server = testServer({
     authenticate: ({ token }) => token!,
@@ -117,7 +117,7 @@ Deno.test("assertNoLeaks() takes servers with values and contracts of their own"
   await client.whenConnected();
 });
 
-Deno.test("assertNoLeaks() waits for what is about to end", async () => {
+Deno.test("assertNoLeaks() waits for sessions that are about to end", async () => {
   await using server = testServer();
   const session = await server.dial();
   setTimeout(() => void session.close(), 20);

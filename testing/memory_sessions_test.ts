@@ -32,7 +32,7 @@ Deno.test("memorySessions() types both ends by one contract", async () => {
   await assertRejects(() => pair.client.request("double", "21"), RequestError, "number");
 });
 
-Deno.test("memorySessions() says who the client is", async () => {
+Deno.test("memorySessions() names the user of the client", async () => {
   await using pair = memorySessions({
     identity: {
       value: { name: "Ann" },
@@ -47,7 +47,7 @@ Deno.test("memorySessions() says who the client is", async () => {
   assertEquals(headers.get("user-agent"), "test");
 });
 
-Deno.test("memorySessions() makes the wire that it is told to", async () => {
+Deno.test("memorySessions() makes the given wire", async () => {
   await using plain = memorySessions({ wire: { protocol: "", streams: false, datagrams: false } });
   plain.server.send("hello");
   assertEquals((await receiveOne(plain.client)).topic, "hello");
@@ -55,12 +55,12 @@ Deno.test("memorySessions() makes the wire that it is told to", async () => {
   assertThrows(() => plain.server.send("bytes", new Uint8Array(1)));
 });
 
-Deno.test("memorySessions() refuses limits that are none, and leaves nothing behind", () => {
+Deno.test("memorySessions() refuses invalid limits, and leaves nothing behind", () => {
   assertThrows(() => memorySessions({ server: { maxRequests: 0 } }), RangeError, "maxRequests");
   assertThrows(() => memorySessions({ client: { maxRequests: 0 } }), RangeError, "maxRequests");
 });
 
-Deno.test("memorySessions() is over at once in fake time, whatever its link does", async () => {
+Deno.test("memorySessions() ends at once in fake time, with any link", async () => {
   using _time = new FakeTime();
   for (const fault of ["none", "stall", "silent", "delay"]) {
     const pair = memorySessions();

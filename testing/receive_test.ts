@@ -5,7 +5,7 @@ import { memorySessions } from "./memory_sessions.ts";
 import { nextEvent, receive, receiveOne } from "./receive.ts";
 import { turns } from "./turns.ts";
 
-Deno.test("receive() leaves what it was not asked for to the next one", async () => {
+Deno.test("receive() leaves other messages to the next call", async () => {
   await using pair = memorySessions();
   for (let i = 0; i < 4; i++) pair.server.send("n", i);
   assertEquals((await receive(pair.client, 2)).map(({ data }) => data), [0, 1]);
@@ -35,7 +35,7 @@ Deno.test("receive() says so when the session ended before", async () => {
   assert(error.message.includes("4001 Enough"), error.message);
 });
 
-Deno.test("receive() gives up by its signal", async () => {
+Deno.test("receive() rejects by its signal", async () => {
   await using pair = memorySessions();
   const gone = new AbortController();
   const waiting = receiveOne(pair.client, { signal: gone.signal });

@@ -121,7 +121,7 @@ Deno.test("TestServer has rooms, presence and publications as ever", async () =>
   ]);
 });
 
-Deno.test("TestServer.connect() makes a client that comes back, with its outbox", async () => {
+Deno.test("TestServer.connect() makes a client that reconnects, with its outbox", async () => {
   using time = new FakeTime();
   const heard: unknown[] = [];
   await using server = testServer({
@@ -150,7 +150,7 @@ Deno.test("TestServer.connect() makes a client that comes back, with its outbox"
   assertEquals(server.clients.size, 0);
 });
 
-Deno.test("TestServer.connect() waits as long as it says before each attempt", async () => {
+Deno.test("TestServer.connect() waits its delay before each attempt", async () => {
   using time = new FakeTime();
   await using server = testServer();
   server.network.down();
@@ -219,14 +219,14 @@ Deno.test("TestNetwork.linkOf() refuses sessions of elsewhere", async () => {
   server.network.linkOf(client).resume();
 });
 
-Deno.test("TestServer refuses who dials while the network is down", async () => {
+Deno.test("TestServer refuses to dial while the network is down", async () => {
   await using server = testServer();
   server.network.down();
   assertEquals(server.network.isDown, true);
   await assertRejects(() => server.dial(), ConnectionError, "the network is down");
 });
 
-Deno.test("TestServer keeps in no session the token that it was reached by", async () => {
+Deno.test("TestServer keeps the token of a request in no session", async () => {
   const seen: (string | undefined)[] = [];
   const urls: string[] = [];
   await using server = testServer({
@@ -241,7 +241,7 @@ Deno.test("TestServer keeps in no session the token that it was reached by", asy
   assertEquals(urls.map((url) => new URL(url).searchParams.get("token")), [null, "s3cret", null]);
 });
 
-Deno.test("TestServer is over at once in fake time, whatever its network does", async () => {
+Deno.test("TestServer ends at once in fake time, with any network", async () => {
   using _time = new FakeTime();
   const sessions: Session[] = [];
   const server = testServer({ onOpen: (session) => void sessions.push(session as Session) });

@@ -36,7 +36,7 @@ Deno.test("mirrorHandler() answers with checksums and sizes that fit the files",
   }
 });
 
-Deno.test("mirrorHandler() answers 404 for what it does not have", async () => {
+Deno.test("mirrorHandler() answers 404 for unknown paths", async () => {
   const paths = [
     "",
     "@std",
@@ -84,7 +84,7 @@ Deno.test("buildPackage() gives JavaScript its types and makes a main module", (
   );
 });
 
-Deno.test("buildPackage() serves stand-ins as they are, and no main module for them", () => {
+Deno.test("buildPackage() serves stand-ins unchanged, and no main module for them", () => {
   const { exports } = buildPackage("testing", types, scripts)!;
   assertEquals(exports, { "./time": "./testing/time.ts" });
   assertEquals(buildPackage("none", types, scripts), undefined);

@@ -71,7 +71,7 @@ for (const [name, { FakeTime, TimeError }] of Object.entries(times)) {
     assertEquals(log, [5]);
   });
 
-  test("stops at a callback that throws, and goes on from there", () => {
+  test("stops at a callback that throws, and continues from there", () => {
     using time = new FakeTime(0);
     let last = 0;
     setTimeout(() => {

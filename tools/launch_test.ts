@@ -41,13 +41,13 @@ function registry(): Deno.HttpServer<Deno.NetAddr> {
   return Deno.serve({ hostname: "127.0.0.1", port: 0, onListen: () => {} }, handler);
 }
 
-Deno.test("launch() substitutes nothing and says nothing when the registry answers", async () => {
+Deno.test("launch() substitutes nothing and prints nothing when the registry answers", async () => {
   await using server = registry();
   const url = `http://127.0.0.1:${server.addr.port}/`;
   assertEquals(await run(url, ["eval", PRINT_URL]), { code: 0, stdout: url, stderr: "" });
 });
 
-Deno.test("launch() says in one line that it serves a mirror when the registry is silent", async () => {
+Deno.test("launch() prints one line about the mirror when the registry is silent", async () => {
   const { code, stdout, stderr } = await run(SILENT, ["eval", PRINT_URL]);
   assertEquals(code, 0);
   assertMatch(stdout, /^http:\/\/127\.0\.0\.1:\d+\/$/);

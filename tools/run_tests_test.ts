@@ -53,7 +53,7 @@ const nothing = () => {};
 
 const entries = (folder: string) => [...Deno.readDirSync(folder)].map(({ name }) => name);
 
-Deno.test("runTests() fails what never settles by name and place, and goes on", async () => {
+Deno.test("runTests() fails a test that never settles by name and place, and continues", async () => {
   using module = new Module(`
     const wait = () => new Promise((resolve) => setTimeout(resolve, 60_000));
     Deno.test("waits for nothing", () => new Promise(() => {}));

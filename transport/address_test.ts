@@ -51,7 +51,7 @@ for (const [address, key] of CASES) {
   });
 }
 
-Deno.test("addressKey() gives its own keys back unchanged", () => {
+Deno.test("addressKey() returns its own keys unchanged", () => {
   for (const [, key] of CASES) {
     if (!key.endsWith("/64")) assertEquals(addressKey(key), key);
   }

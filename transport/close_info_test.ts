@@ -8,7 +8,7 @@ import {
   MAX_WEBTRANSPORT_CLOSE_CODE,
 } from "./wire_close.ts";
 
-Deno.test("checkCloseInfo() fills in what is left out", () => {
+Deno.test("checkCloseInfo() fills in missing members", () => {
   assertEquals(checkCloseInfo(), { closeCode: 0, reason: "" });
   assertEquals(checkCloseInfo({ reason: "bye" }), { closeCode: 0, reason: "bye" });
   assertEquals(checkCloseInfo({ closeCode: 4507 }), { closeCode: 4507, reason: "" });
@@ -30,7 +30,7 @@ Deno.test("checkCloseInfo() refuses all other codes", () => {
   }
 });
 
-Deno.test("checkCloseInfo() refuses what is no number and no string", () => {
+Deno.test("checkCloseInfo() refuses codes that are no number and reasons that are no string", () => {
   const wrong: [unknown, string][] = [
     [{ closeCode: "3000" }, "code must be a number, received string"],
     [{ closeCode: null }, "code must be a number, received object"],
@@ -68,7 +68,7 @@ Deno.test("cutReason() replaces a lone surrogate, which UTF-8 has no bytes for",
 
 const MAXIMA = [MAX_WEBTRANSPORT_CLOSE_CODE, MAX_QUIC_CLOSE_CODE];
 
-Deno.test("checkWireClose() fills in what is left out", () => {
+Deno.test("checkWireClose() fills in missing members", () => {
   assertEquals(checkWireClose(undefined, 9), { closeCode: 0, reason: "" });
   assertEquals(checkWireClose({ reason: "bye" }, 9), { closeCode: 0, reason: "bye" });
   assertEquals(checkWireClose({ closeCode: 7 }, 9), { closeCode: 7, reason: "" });
@@ -94,7 +94,7 @@ Deno.test("checkWireClose() refuses all other codes", () => {
   }
 });
 
-Deno.test("checkWireClose() refuses what is no number and no string", () => {
+Deno.test("checkWireClose() refuses codes that are no number and reasons that are no string", () => {
   for (const info of [{ closeCode: "3000" }, { closeCode: null }, { closeCode: 5, reason: 1 }]) {
     assertThrows(() => checkWireClose(info as unknown as ConnectionCloseInfo, 9), TypeError);
   }

@@ -54,7 +54,7 @@ Deno.test("StreamAccount.ended() counts each error, and tells the first", () => 
   assert(last?.type === "streamclosed" && last.error === first);
 });
 
-Deno.test("StreamAccount.cut() tells the reason, or else makes an error for who observes", () => {
+Deno.test("StreamAccount.cut() passes on the reason, or else makes an error for an observer", () => {
   const { ledger, events } = observed();
   const reason = new Error("enough");
   ledger.opened("unidirectional", "local").cut(reason, "reset");

@@ -5,7 +5,7 @@ import { Random } from "../tests/random.ts";
 import { checkTotal, ReceiveCredit, SendCredit } from "./flow_control.ts";
 import { platformRuntime } from "../base/runtime.ts";
 
-Deno.test("SendCredit.take() takes what is left, and tells once there is nothing", async () => {
+Deno.test("SendCredit.take() takes the rest, and reports once that nothing is left", async () => {
   const blocked: number[] = [];
   const credit = new SendCredit(platformRuntime(), "bytes", 10, (limit) => blocked.push(limit));
   assertEquals(await credit.take(4), 4);
@@ -17,7 +17,7 @@ Deno.test("SendCredit.take() takes what is left, and tells once there is nothing
   assertEquals(await waiting, 2);
 });
 
-Deno.test("SendCredit.take() serves those who wait in their order", async () => {
+Deno.test("SendCredit.take() serves waiting calls in order", async () => {
   const credit = new SendCredit(platformRuntime(), "bytes", 0, () => {});
   const taken: string[] = [];
   const waiting = ["a", "b", "c"].map((name) => credit.take(1).then(() => taken.push(name)));
@@ -46,7 +46,7 @@ Deno.test("SendCredit.take() gives up by time, by signal and with the session", 
   assertEquals(credit.takeNow(0), false);
 });
 
-Deno.test("SendCredit.take() passes over who gave up", async () => {
+Deno.test("SendCredit.take() skips calls that gave up", async () => {
   const credit = new SendCredit(platformRuntime(), "bytes", 0, () => {});
   const aborting = new AbortController();
   const first = assertRejects(() => credit.take(1, { signal: aborting.signal }));
@@ -63,7 +63,7 @@ Deno.test("SendCredit.raise() tells that a total shrinks", () => {
   assertEquals(credit.left, 11);
 });
 
-Deno.test("SendCredit.takeNow() takes all or nothing, and not past who waits", async () => {
+Deno.test("SendCredit.takeNow() takes all or nothing, and does not overtake waiting calls", async () => {
   const credit = new SendCredit(platformRuntime(), "bytes", 5, () => {});
   assertEquals([credit.takeNow(6), credit.takeNow(5), credit.takeNow(1)], [false, true, false]);
   const waiting = credit.take(3);
@@ -72,7 +72,7 @@ Deno.test("SendCredit.takeNow() takes all or nothing, and not past who waits", a
   assertEquals(await waiting, 1);
 });
 
-Deno.test("SendCredit.giveBack() serves who waits", async () => {
+Deno.test("SendCredit.giveBack() serves waiting calls", async () => {
   const credit = new SendCredit(platformRuntime(), "streams", 1, () => {});
   assert(credit.takeNow(1));
   const waiting = credit.take(1);
@@ -106,7 +106,7 @@ Deno.test("ReceiveCredit.receive() tells of more than was granted", () => {
   assertEquals([credit.receive(10), credit.receive(1)], [true, false]);
 });
 
-Deno.test("ReceiveCredit.grantAll() grants what was read, once", () => {
+Deno.test("ReceiveCredit.grantAll() grants read bytes, once", () => {
   const granted: number[] = [];
   const credit = new ReceiveCredit(100, (limit) => granted.push(limit));
   credit.grantAll();
@@ -117,7 +117,7 @@ Deno.test("ReceiveCredit.grantAll() grants what was read, once", () => {
   assertEquals(granted, [130]);
 });
 
-Deno.test("ReceiveCredit.grant() raises the total, and the window goes on from there", () => {
+Deno.test("ReceiveCredit.grant() raises the total, and the window continues from there", () => {
   const granted: number[] = [];
   const credit = new ReceiveCredit(100, (limit) => granted.push(limit));
   credit.grant(100);
@@ -144,7 +144,7 @@ Deno.test("ReceiveCredit.lose() gives back all that can have been thrown away, a
   assertEquals(granted, [170, 210, 280]);
 });
 
-Deno.test("ReceiveCredit.peerBlocked() takes back what cannot have been thrown away", () => {
+Deno.test("ReceiveCredit.peerBlocked() reads credit that cannot have been thrown away", () => {
   const granted: number[] = [];
   const credit = new ReceiveCredit(100, (limit) => granted.push(limit));
   credit.receive(10);
@@ -159,7 +159,7 @@ Deno.test("ReceiveCredit.peerBlocked() takes back what cannot have been thrown a
   assertEquals(granted, [200, 300]);
 });
 
-Deno.test("ReceiveCredit.giveBack() moves also a window that does not move by itself", () => {
+Deno.test("ReceiveCredit.giveBack() moves also a fixed window", () => {
   const granted: number[] = [];
   const say = (limit: number) => granted.push(limit);
   const credit = new ReceiveCredit(100, say, { automatic: false });
@@ -234,7 +234,7 @@ Deno.test("ReceiveCredit grants by hand only when it is not automatic", () => {
   assertEquals([granted, credit.receive(1)], [[150], false]);
 });
 
-Deno.test("SendCredit.take() tells once for each total that it is used up", async () => {
+Deno.test("SendCredit.take() reports once for each total that it is used up", async () => {
   const blocked: number[] = [];
   const credit = new SendCredit(platformRuntime(), "bytes", 0, (limit) => blocked.push(limit));
   const waiting = [credit.take(1), credit.take(1), credit.take(1)];
@@ -248,7 +248,7 @@ Deno.test("SendCredit.take() tells once for each total that it is used up", asyn
   assertEquals([credit.used, credit.waiting], [4, 0]);
 });
 
-Deno.test("SendCredit.take() names what it waited for", async () => {
+Deno.test("SendCredit.take() names the missing credit", async () => {
   using time = new FakeTime();
   for (const what of ["bytes", "bidirectional stream", "unidirectional stream"]) {
     const credit = new SendCredit(platformRuntime(), what, 0, () => {});

@@ -72,7 +72,7 @@ Deno.test("FrameInbox.deliver() holds one frame of any size", () => {
   assertEquals(inbox.deliver("x"), false);
 });
 
-Deno.test("FrameInbox.close() keeps what is held and loses what comes", () => {
+Deno.test("FrameInbox.close() keeps held frames and loses later ones", () => {
   const inbox = new FrameInbox();
   const frames: Frame[] = [];
   inbox.deliver("held");

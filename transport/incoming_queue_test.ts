@@ -31,7 +31,7 @@ for (const how of ["a loop", "a reader"]) {
     return items;
   };
 
-  Deno.test(`IncomingQueue gives ${how} what came before and after, and ends`, async () => {
+  Deno.test(`IncomingQueue gives ${how} earlier and later items, and ends`, async () => {
     const { queue, dropped, taken } = make();
     for (const item of [1, 2, 3, 4]) queue.push(item);
     const reading = readAll(queue.readable);
@@ -43,7 +43,7 @@ for (const how of ["a loop", "a reader"]) {
     assertEquals([dropped, taken()], [[1, 6], 4]);
   });
 
-  Deno.test(`IncomingQueue gives ${how} what came after a read that was given up`, async () => {
+  Deno.test(`IncomingQueue gives ${how} items after a read that gave up`, async () => {
     const { queue, dropped, taken } = make();
     await giveUp(queue.readable);
     queue.push(1);
@@ -56,7 +56,7 @@ for (const how of ["a loop", "a reader"]) {
     assertEquals([dropped, taken()], [[], 3]);
   });
 
-  Deno.test(`IncomingQueue gives ${how} what comes while it waits after a read that was given up`, async () => {
+  Deno.test(`IncomingQueue gives ${how} items that arrive while it waits after a read that gave up`, async () => {
     const { queue, dropped, taken } = make();
     await giveUp(queue.readable);
     const reading = readAll(queue.readable);
@@ -69,7 +69,7 @@ for (const how of ["a loop", "a reader"]) {
     assertEquals([dropped, taken()], [[], 5]);
   });
 
-  Deno.test(`IncomingQueue gives ${how} what the stream holds for a reader that left`, async () => {
+  Deno.test(`IncomingQueue gives ${how} the items in the stream of a reader that left`, async () => {
     const { queue } = make();
     await giveUp(queue.readable);
     const idle = queue.readable.getReader();
@@ -99,7 +99,7 @@ for (const how of ["a loop", "a reader"]) {
   });
 }
 
-Deno.test("IncomingQueue answers several calls of a loop in their order", async () => {
+Deno.test("IncomingQueue answers several calls of a loop in order", async () => {
   const { queue } = make();
   const iterator = queue.readable.values();
   const results = [iterator.next(), iterator.next(), iterator.next()];
@@ -123,7 +123,7 @@ Deno.test("IncomingQueue is locked while a loop runs, and cancelled when it is l
   assertEquals((await readable.getReader().read()).done, true);
 });
 
-Deno.test("IncomingQueue goes on after a loop that prevents its cancel", async () => {
+Deno.test("IncomingQueue continues after a loop that prevents its cancel", async () => {
   const { queue } = make();
   for (const item of [1, 2]) queue.push(item);
   for await (const _ of queue.readable.values({ preventCancel: true })) break;
@@ -141,7 +141,7 @@ Deno.test("takeOut() takes one item out of a queue, and leaves the others in ord
   assertEquals(dropped, []);
 });
 
-Deno.test("IncomingQueue counts nothing as taken for a read that was given up", async () => {
+Deno.test("IncomingQueue counts nothing as taken for a read that gave up", async () => {
   const { queue, taken } = make();
   await giveUp(queue.readable);
   queue.push(1);
@@ -153,7 +153,7 @@ Deno.test("IncomingQueue counts nothing as taken for a read that was given up", 
   assertEquals([await loop.next(), taken()], [{ done: false, value: "2" }, 1]);
 });
 
-Deno.test("IncomingQueue.takeHeld() takes all that is held, in order, and leaves what comes", async () => {
+Deno.test("IncomingQueue.takeHeld() takes all held items, in order, and leaves later ones", async () => {
   const { queue, dropped } = make();
   assertEquals(queue.takeHeld(), []);
   for (const item of [1, 2, 3, 4]) queue.push(item);
@@ -165,7 +165,7 @@ Deno.test("IncomingQueue.takeHeld() takes all that is held, in order, and leaves
   assertEquals(dropped, [1]);
 });
 
-Deno.test("IncomingQueue.size counts what nobody took, also what a reader left in the stream", async () => {
+Deno.test("IncomingQueue.size counts the items without a reader, also those that a reader left in the stream", async () => {
   const arrivals = new IncomingQueue<number>({ capacity: 8 });
   assertEquals(arrivals.size, 0);
   arrivals.push(1);

@@ -33,7 +33,7 @@ Deno.test("Semaphore lets so many in at the end of a turn, in order, and the nex
   assertEquals(turns.length, 0);
 });
 
-Deno.test("Semaphore.enter() is given up by its signal, and takes no room then", async () => {
+Deno.test("Semaphore.enter() rejects by its signal, and takes no room then", async () => {
   const turns: (() => void)[] = [];
   const semaphore = new Semaphore(runtimeOf(turns), 1);
   const abort = new AbortController();

@@ -18,7 +18,7 @@ function offsets(items: readonly Placed[] | undefined): number[] | undefined {
   return items?.map(({ offset }) => offset);
 }
 
-Deno.test("TailCache gives what comes after an offset, if all of it is there", () => {
+Deno.test("TailCache returns publications after an offset, if all of them are there", () => {
   const tail = new TailCache(new TailBudget());
   tail.reset(4);
   for (const offset of [6, 8, 10]) tail.push(item(offset, 10, offset - 2));

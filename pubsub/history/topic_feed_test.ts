@@ -37,7 +37,7 @@ async function bench(before = 0): Promise<Bench> {
   };
 }
 
-Deno.test("TopicFeed reads what did not come, before what came after it", async () => {
+Deno.test("TopicFeed reads missing publications before later ones", async () => {
   await using node = await bench(3);
   const { engine, broker, topics, client } = node;
   broker.onLive = (one, deliver) => one.position!.offset % 3 === 0 && deliver(one);
@@ -59,7 +59,7 @@ Deno.test("TopicFeed follows offsets that have holes by the one before", async (
   assertEquals(broker.reads.map(({ after }) => after), [undefined, 7]);
 });
 
-Deno.test("TopicFeed drops what comes twice, and puts in order what does not come so", async () => {
+Deno.test("TopicFeed drops repeated publications, and sorts late ones", async () => {
   await using node = await bench();
   const { engine, broker, topics, client } = node;
   const late: Publication[] = [];
@@ -74,7 +74,7 @@ Deno.test("TopicFeed drops what comes twice, and puts in order what does not com
   assertEquals(topics.stats.duplicates, 3);
 });
 
-Deno.test("TopicFeed reads what it missed when the broker was interrupted", async () => {
+Deno.test("TopicFeed reads publications missed by an interrupted broker", async () => {
   await using node = await bench();
   const { engine, broker, client } = node;
   broker.onLive = () => {};
@@ -101,7 +101,7 @@ Deno.test("TopicFeed finds the loss of the last publication by asking now and th
   assertRun(client.takeData(), 2, 2);
 });
 
-Deno.test("TopicFeed tells a gap where what is missing is not kept any more", async () => {
+Deno.test("TopicFeed reports a gap where missing publications have expired", async () => {
   await using node = await bench(2);
   const { engine, broker, topics, client } = node;
   broker.onLive = (one, deliver) => one.position!.offset === 9 && deliver(one);
@@ -118,7 +118,7 @@ Deno.test("TopicFeed tells a gap where what is missing is not kept any more", as
   assertEquals(topics.stats.gaps, 1);
 });
 
-Deno.test("TopicFeed tells a gap where nothing is kept any more", async () => {
+Deno.test("TopicFeed reports a gap where the whole history has expired", async () => {
   await using node = await bench(2);
   const { engine, broker, client } = node;
   broker.onLive = () => {};
@@ -133,7 +133,7 @@ Deno.test("TopicFeed tells a gap where nothing is kept any more", async () => {
   assertEquals(client.take(), [[4, 4, 3]]);
 });
 
-Deno.test("TopicFeed tells of a new epoch, then all that is known of it", async () => {
+Deno.test("TopicFeed reports a new epoch, then all known publications of it", async () => {
   await using node = await bench(5);
   const { engine, broker, client } = node;
   engine.trim(3);
@@ -157,7 +157,7 @@ Deno.test("TopicFeed tells of a new epoch, then all that is known of it", async 
   assertEquals(client.take(), [{ gap: "t", reason: "new-epoch", epoch: "e3", offset: 0 }]);
 });
 
-Deno.test("TopicFeed passes over what comes late from an epoch that is over", async () => {
+Deno.test("TopicFeed ignores late publications of an earlier epoch", async () => {
   await using node = await bench();
   const { engine, broker, client } = node;
   const old = engine.publish(1);
@@ -189,7 +189,7 @@ Deno.test("TopicFeed follows an engine that is back at an epoch that was over", 
   assertEquals(client.takeData(), ["other", 2, 3, 4]);
 });
 
-Deno.test("TopicFeed does not ask again and again for what an engine has, and does not give", async () => {
+Deno.test("TopicFeed stops asking an engine for publications that it does not return", async () => {
   await using node = await bench(3);
   const { engine, broker, client } = node;
   const read = engine.read.bind(engine);
@@ -200,7 +200,7 @@ Deno.test("TopicFeed does not ask again and again for what an engine has, and do
   assertEquals(client.take(), [{ gap: "t", reason: "too-old", epoch: "e1", offset: 9 }]);
 });
 
-Deno.test("TopicFeed waits for an engine that is away, and holds what comes meanwhile", async () => {
+Deno.test("TopicFeed waits for an absent engine, and holds publications meanwhile", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, topics, client } = node;
@@ -216,7 +216,7 @@ Deno.test("TopicFeed waits for an engine that is away, and holds what comes mean
   assertRun(client.takeData(), 2, 5);
 });
 
-Deno.test("TopicFeed goes on behind a gap if the engine cannot be read for long", async () => {
+Deno.test("TopicFeed continues behind a gap if the engine cannot be read for long", async () => {
   using time = new FakeTime();
   await using node = await bench();
   const { engine, broker, client } = node;
@@ -290,7 +290,7 @@ Deno.test("TopicFeed lets a slow member catch up at its own pace", async () => {
   assertRun(of(slow), 1, 500);
 });
 
-Deno.test("TopicFeed answers `unavailable` if the engine is away, and says later where it goes on", async () => {
+Deno.test("TopicFeed answers `unavailable` if the engine is away, and reports later its position", async () => {
   using time = new FakeTime();
   const engine = new ScriptedEngine();
   engine.publish(1);
@@ -328,7 +328,7 @@ Deno.test("TopicFeed answers `unavailable` if the engine does not let it subscri
   assertEquals(client.take()[0], { reason: "unavailable" });
 });
 
-Deno.test("TopicFeed asks the engine whether a client knows more than it does", async () => {
+Deno.test("TopicFeed asks the engine whether a client is ahead of the feed", async () => {
   await using node = await bench(1);
   const { engine, broker, topics } = node;
   broker.onLive = () => {};
@@ -344,7 +344,7 @@ Deno.test("TopicFeed asks the engine whether a client knows more than it does", 
   assertEquals(back.take(), [{ epoch: "e2", offset: 2, head: 3, recovered: true }, [3, 3, 2]]);
 });
 
-Deno.test("TopicFeed sends nothing again to a client that knows more, though the engine cannot be asked", async () => {
+Deno.test("TopicFeed repeats nothing to a client ahead of it, though the engine is away", async () => {
   using time = new FakeTime();
   await using node = await bench(1);
   const { engine, broker, topics, client } = node;
@@ -364,7 +364,7 @@ Deno.test("TopicFeed sends nothing again to a client that knows more, though the
   assertEquals(back.take(), [[4, 4, 3]]);
 });
 
-Deno.test("TopicFeed moves those whose replay runs to a new epoch too", async () => {
+Deno.test("TopicFeed moves members with a running replay to a new epoch too", async () => {
   await using node = await bench(400);
   const { engine, topics } = node;
   await using client = new Client(topics.turn, { sendQueue: { maxMessages: 20 } });
@@ -385,7 +385,7 @@ Deno.test("TopicFeed moves those whose replay runs to a new epoch too", async ()
   assertRun(data, 1, sizes - 50);
 });
 
-Deno.test("TopicFeed lets go of everything when its last session leaves, also while it reads", async () => {
+Deno.test("TopicFeed releases everything when its last session leaves, also during a read", async () => {
   using time = new FakeTime();
   await using node = await bench(10);
   const { engine, broker, topics, client } = node;
@@ -461,7 +461,7 @@ Deno.test("TopicFeed holds a bounded number of bytes, where characters have seve
   assert(topics.stats.duplicates <= 5, `${topics.stats.duplicates} were held`);
 });
 
-Deno.test("TopicFeed keeps nothing of a page that comes as its last session leaves", async () => {
+Deno.test("TopicFeed keeps nothing of a page that arrives as its last session leaves", async () => {
   for (let steps = 0; steps < 30; steps++) {
     await using node = await bench();
     const { engine, broker, topics, client } = node;
@@ -479,7 +479,7 @@ Deno.test("TopicFeed keeps nothing of a page that comes as its last session leav
   }
 });
 
-Deno.test("TopicFeed tells of what a session does not get before what comes after it", async () => {
+Deno.test("TopicFeed reports a gap of a session before the publications after it", async () => {
   await using node = await bench();
   const { engine, topics, client } = node;
   let isArmed = false;
@@ -508,7 +508,7 @@ Deno.test("TopicFeed tells of what a session does not get before what comes afte
   assertEquals(known, 259);
 });
 
-Deno.test("TopicFeed's sessions get what was sent before they are closed, in order", async () => {
+Deno.test("TopicFeed's sessions get earlier publications before they are closed, in order", async () => {
   await using node = await bench();
   const { engine, client } = node;
   engine.publish(1);
@@ -518,7 +518,7 @@ Deno.test("TopicFeed's sessions get what was sent before they are closed, in ord
   assertEquals(client.take(), [[1, 1, 0], { skip: "t", offset: 2, prev: 1 }]);
 });
 
-Deno.test("TopicFeed has those who know more than it does wait for it, and tells them of no gap before that", async () => {
+Deno.test("TopicFeed makes members ahead of it wait, and reports no gap to them before", async () => {
   using time = new FakeTime();
   await using node = await bench(1);
   const { engine, broker, topics, client } = node;
@@ -558,7 +558,7 @@ Deno.test("TopicFeed has those who know more than it does wait for it, and tells
   assertEquals(ahead.take(), [[7, 7, 6]]);
 });
 
-Deno.test("TopicFeed that knows nothing yet begins nobody before what it has", async () => {
+Deno.test("TopicFeed without knowledge begins no member before its first page", async () => {
   using time = new FakeTime();
   const engine = new ScriptedEngine();
   for (let i = 1; i <= 3; i++) engine.publish(i);
@@ -578,7 +578,7 @@ Deno.test("TopicFeed that knows nothing yet begins nobody before what it has", a
   ]);
 });
 
-Deno.test("TopicFeed keeps a bounded number of bytes for sessions that do not take them", async () => {
+Deno.test("TopicFeed keeps a bounded number of bytes for slow sessions", async () => {
   await using node = await bench();
   const { engine, topics } = node;
   const text = "x".repeat(100_000);

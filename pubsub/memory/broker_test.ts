@@ -76,7 +76,7 @@ Deno.test("MemoryBroker.publish() delivers before it returns", () => {
   assertEquals(heard, ["1"]);
 });
 
-Deno.test("MemoryBroker.publish() passes over whoever comes or goes while it delivers", () => {
+Deno.test("MemoryBroker.publish() skips members that come or go during the delivery", () => {
   const broker = new MemoryBroker();
   const heard: string[] = [];
   broker.subscribe("news", () => {

@@ -47,7 +47,7 @@ function names(prefix: string, count: number): string[] {
   return Array.from({ length: count }, (_, i) => `${prefix}:${i}`);
 }
 
-Deno.test("MemoryHistories.read() of topics that nobody published on forgets nothing", () => {
+Deno.test("MemoryHistories.read() of topics without publications forgets nothing", () => {
   const histories = new MemoryHistories(platformRuntime());
   const rooms = names("room", 100);
   for (const room of rooms) publish(histories, room);
@@ -72,7 +72,7 @@ Deno.test("MemoryHistories.append() remembers the numbers of the last 10,000 pro
   assert(append(1) !== undefined);
 });
 
-Deno.test("Topics of a client that reads 20,000 of them evict no history, and tell no listener of a gap", async () => {
+Deno.test("Topics of a client that reads 20,000 of them evict no history, and report no gap to listeners", async () => {
   await using broker = new MemoryBroker();
   await using topics = new Topics({ broker, history: { "room:{name}": {} } });
   await using listener = new Client(topics.turn);
@@ -98,7 +98,7 @@ Deno.test("Topics of a client that reads 20,000 of them evict no history, and te
   assertEquals(broker.stats.forgotten, 0);
 });
 
-Deno.test("MemoryHistories gives no pair of epoch and offset twice, though it forgets and begins again", () => {
+Deno.test("MemoryHistories never repeats a pair of epoch and offset, though it forgets and begins again", () => {
   const histories = new MemoryHistories(platformRuntime());
   const [first] = publish(histories, "t", 5);
   for (const topic of names("other", MAX_LOGS)) publish(histories, topic);
@@ -110,7 +110,7 @@ Deno.test("MemoryHistories gives no pair of epoch and offset twice, though it fo
   assert(!hasAllAfter(histories, "t", 4));
 });
 
-Deno.test("MemoryHistories never says that all is there where something was forgotten: by chance", () => {
+Deno.test("MemoryHistories never reports a full history after it forgot a part, over random steps", () => {
   const histories = new MemoryHistories(platformRuntime());
   const topics = names("t", 40);
   /** Every publication of each topic, and whether a client that has a position missed some. */
@@ -199,7 +199,7 @@ Deno.test("MemoryHistories keeps and reads so many bytes, not characters", () =>
   assertEquals(read(histories, "b", { bounds }).publications.length, 1);
 });
 
-Deno.test("MemoryBroker takes its epoch and time from the runtime that is handed in", async () => {
+Deno.test("MemoryBroker takes its epoch and time from the handed-in runtime", async () => {
   let now = 1_000;
   const runtime = Object.assign(platformRuntime(), {
     randomUUID: () => "epoch-of-the-test",

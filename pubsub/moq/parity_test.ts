@@ -54,7 +54,7 @@ Deno.test("a handler is a function or an object, and may leave its track open", 
   assertEquals(names, ["one", "two"]);
 });
 
-Deno.test("an announcement ends, and its handler with it, when it is asked to", async () => {
+Deno.test("an announcement ends, with its handler, on request", async () => {
   const mux = new TrackMux();
   const publication = mux.publish("/live/a", () => {});
   await using ends = await moqEnds(VERSION, { mux });
@@ -96,7 +96,7 @@ Deno.test("the memory of a frame that was written can be used for the next one",
   assertEquals(frames.map(([byte]) => byte), [1, 2, 3]);
 });
 
-Deno.test("a relay by hand hands on groups under their numbers, and frames as they are", async () => {
+Deno.test("a relay by hand forwards groups under their numbers, and frames unchanged", async () => {
   await using up = await subscription();
   await using one = await subscription();
   await using other = await subscription();
@@ -123,7 +123,7 @@ Deno.test("a relay by hand hands on groups under their numbers, and frames as th
   await soon(relaying);
 });
 
-Deno.test("a subscriber that leaves is told to who serves it, by its signal and its groups", async () => {
+Deno.test("a subscriber that leaves is reported to its publisher, by its signal and its groups", async () => {
   await using ends = await subscription();
   const group = await ends.writer.openGroup();
   await group.writeFrame(Uint8Array.of(1));
@@ -136,7 +136,7 @@ Deno.test("a subscriber that leaves is told to who serves it, by its signal and 
   await assertRejects(() => soon(group.close()), MoqError);
 });
 
-Deno.test("a subscriber that leaves for a reason tells it to who serves it", async () => {
+Deno.test("a subscriber that leaves with a reason reports it to the publisher", async () => {
   await using ends = await subscription();
   ends.reader.closeWithError("timeout");
   while (!ends.writer.signal.aborted) await turns();
@@ -202,7 +202,7 @@ Deno.test("a write that waits gives up in time, and the group can be given up", 
   await soon(closed);
 });
 
-Deno.test("a group tells when it is over, whichever end gave it up", async () => {
+Deno.test("a group reports its end, whichever end gave it up", async () => {
   await using ends = await subscription();
   const [whole, left] = await Promise.all([ends.writer.openGroup(), ends.writer.openGroup()]);
   for (const group of [whole, left]) await group.writeFrame(Uint8Array.of(1));
@@ -222,7 +222,7 @@ Deno.test("a group tells when it is over, whichever end gave it up", async () =>
   assertEquals([error.scope, error.reason, error.by], ["group", "subscribeCancelled", "remote"]);
 });
 
-Deno.test("what one session publishes, another one with a mux of its own does not", async () => {
+Deno.test("broadcasts of one session are not those of another one with a mux of its own", async () => {
   await using one = await moqEnds(VERSION, { mux: muxOf(() => {}) });
   await using other = await moqEnds(VERSION);
   assertEquals([one.server.mux.size, other.server.mux.size, other.client.mux.size], [1, 0, 0]);

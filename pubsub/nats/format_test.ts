@@ -6,7 +6,7 @@ const TEXTS = ["", " ", "t", "T1:a", '{"topic":"a"}', "é€😀\0\n", "\ufeffma
 const BYTES = [new Uint8Array(), Uint8Array.of(0x74), Uint8Array.of(0xff, 0xfe, 0x3a)];
 const EXCEPTS = [undefined, "", "session", "é€😀", ":", "x".repeat(2_000)];
 
-Deno.test("decode() gives what encode() took, text and bytes, with and without except", () => {
+Deno.test("decode() returns the input of encode(), text and bytes, with and without except", () => {
   for (const payload of [...TEXTS, ...BYTES]) {
     for (const except of EXCEPTS) {
       const publication: Publication = {
@@ -28,13 +28,13 @@ Deno.test("decode() adds the position", () => {
   });
 });
 
-Deno.test("decode() gives nothing for what something else published", () => {
+Deno.test("decode() returns nothing for foreign messages", () => {
   for (const text of ["", "hello", "{}", "T", "T:", "T!:a", "Tzzzzzzzzz", "B", "B!:"]) {
     assertEquals(decode("a", new TextEncoder().encode(text)), undefined, text);
   }
 });
 
-Deno.test("decode() gives bytes that keep nothing else in memory", () => {
+Deno.test("decode() returns bytes that keep nothing else in memory", () => {
   const chunk = new Uint8Array(65_536);
   const message = encode({ topic: "a", payload: Uint8Array.of(1, 2, 3) });
   chunk.set(message);
@@ -79,7 +79,7 @@ const CASES: [topic: string, subject: string][] = [
   ["", "="],
 ];
 
-Deno.test("escapeTopic() keeps what can be read, and escapes the rest", () => {
+Deno.test("escapeTopic() keeps readable characters, and escapes the rest", () => {
   for (const [topic, subject] of CASES) {
     assertEquals(escapeTopic(topic), subject, JSON.stringify(topic));
     assertEquals(unescape(subject), topic);
@@ -129,7 +129,7 @@ Deno.test("escapeTopic() stays far below the longest line of NATS", () => {
   }
 });
 
-Deno.test("Names keeps what has history apart from what has none, and bounds from bounds", () => {
+Deno.test("Names separates topics with and without history, and bounds from bounds", () => {
   const names = new Names("app");
   assertEquals(names.plain("chat:7"), "app.pub.chat.7");
   assertEquals(names.stream({ size: 10, ttlMs: 2_000, bytes: 300 }), {

@@ -28,7 +28,7 @@ function make(maxMessages = 100): { readonly link: FakeLink; readonly queue: Pub
 
 const turn = () => new Promise<void>((resolve) => void setImmediate(resolve));
 
-Deno.test("PublishQueue sends at the end of a turn what came in all of it", async () => {
+Deno.test("PublishQueue sends the publications of a turn at its end", async () => {
   const { link, queue } = make();
   queue.publish("a", new Uint8Array(10));
   await Promise.resolve();
@@ -38,7 +38,7 @@ Deno.test("PublishQueue sends at the end of a turn what came in all of it", asyn
   assertEquals(link.sent, ["a", "b"]);
 });
 
-Deno.test("PublishQueue sends at once what is much, and what it is told to", () => {
+Deno.test("PublishQueue sends large batches at once, and on request", () => {
   const { link, queue } = make();
   queue.publish("a", new Uint8Array(10));
   queue.publish("b", new Uint8Array(40_000));
@@ -48,14 +48,14 @@ Deno.test("PublishQueue sends at once what is much, and what it is told to", () 
   assertEquals(link.sent, ["a", "b", "c"]);
 });
 
-Deno.test("PublishQueue drops nothing that could be sent, however small its bounds", () => {
+Deno.test("PublishQueue drops no publication that could be sent, for any small bounds", () => {
   const { link, queue } = make(1);
   for (const subject of ["a", "b", "c"]) queue.publish(subject, new Uint8Array(10));
   queue.send();
   assertEquals([link.sent, queue.dropped], [["a", "b", "c"], 0]);
 });
 
-Deno.test("PublishQueue keeps in order what waits for the server, within its bounds", () => {
+Deno.test("PublishQueue keeps the order of publications that wait for the server, within its bounds", () => {
   const { link, queue } = make(2);
   link.isUp = false;
   for (const subject of ["a", "b", "c"]) queue.publish(subject, new Uint8Array(10));
@@ -145,7 +145,7 @@ function message(subject: string, body: object): Msg {
 
 const AWAY = { error: { code: 503, description: "no leader" } };
 
-Deno.test("AppendQueue sends in order, and resolves with what the stream answers", async () => {
+Deno.test("AppendQueue sends in order, and resolves with the stream's answer", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const adding = ["1", "2"].map((id) => stream.add("a", id));
@@ -156,7 +156,7 @@ Deno.test("AppendQueue sends in order, and resolves with what the stream answers
   stream.appends.close();
 });
 
-Deno.test("AppendQueue asks before it sends again, and sends only what is missing, in order", async () => {
+Deno.test("AppendQueue asks before it sends again, and repeats only missing publications, in order", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const adding = ["1", "2", "3", "4"].map((id) => stream.add("a", id));
@@ -171,7 +171,7 @@ Deno.test("AppendQueue asks before it sends again, and sends only what is missin
   stream.appends.close();
 });
 
-Deno.test("AppendQueue gives up what would come behind later ones of its topic", async () => {
+Deno.test("AppendQueue gives up publications that would come behind later ones of their topic", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const [late, kept, other] = [stream.add("a", "1"), stream.add("a", "2"), stream.add("b", "3")];
@@ -187,7 +187,7 @@ Deno.test("AppendQueue gives up what would come behind later ones of its topic",
   stream.appends.close();
 });
 
-Deno.test("AppendQueue rejects what the stream refuses, and goes on with the rest", async () => {
+Deno.test("AppendQueue rejects publications that the stream refuses, and continues with the rest", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const [refused, kept] = [stream.add("a", "1"), stream.add("a", "2")];
@@ -201,7 +201,7 @@ Deno.test("AppendQueue rejects what the stream refuses, and goes on with the res
   stream.appends.close();
 });
 
-Deno.test("AppendQueue gives no place to what was kept in an epoch that is over", async () => {
+Deno.test("AppendQueue gives no offset to publications of an earlier epoch", async () => {
   const stream = new FakeStream();
   await stream.resume();
   const adding = stream.add("a", "1");
@@ -210,7 +210,7 @@ Deno.test("AppendQueue gives no place to what was kept in an epoch that is over"
   stream.appends.close();
 });
 
-Deno.test("AppendQueue asks about what is not answered, and gives it up in the end", async () => {
+Deno.test("AppendQueue asks about unanswered publications, and gives them up in the end", async () => {
   using time = new FakeTime();
   using _clock = stub(performance, "now", () => time.now);
   const stream = new FakeStream();

@@ -15,7 +15,7 @@ function bench() {
   return { heard, order, take };
 }
 
-Deno.test("InOrder delivers at once what is next", () => {
+Deno.test("InOrder delivers the next publication at once", () => {
   const { heard, take } = bench();
   take(3, 0);
   take(7, 3);
@@ -23,7 +23,7 @@ Deno.test("InOrder delivers at once what is next", () => {
   assertEquals(heard, ["3", "7", "20"]);
 });
 
-Deno.test("InOrder holds what comes too early until what is missing is there", () => {
+Deno.test("InOrder holds early publications until the missing ones are there", () => {
   const { heard, take } = bench();
   take(1, 0);
   take(4, 3);
@@ -34,7 +34,7 @@ Deno.test("InOrder holds what comes too early until what is missing is there", (
   assertEquals(heard, ["1", "2", "3", "4", "9"]);
 });
 
-Deno.test("InOrder delivers what it holds after a moment, and drops what comes later still", () => {
+Deno.test("InOrder delivers held publications after a moment, and drops later ones", () => {
   using time = new FakeTime();
   const { heard, take } = bench();
   take(1, 0);
@@ -49,14 +49,14 @@ Deno.test("InOrder delivers what it holds after a moment, and drops what comes l
   assertEquals(heard, ["1", "3", "4", "5"]);
 });
 
-Deno.test("InOrder holds no more than it may", () => {
+Deno.test("InOrder holds no more than its bound", () => {
   const { heard, take, order } = bench();
   for (let offset = 2; offset < 258; offset++) take(offset, offset - 1);
   assertEquals(heard.length, 256);
   order.close();
 });
 
-Deno.test("InOrder delivers what it holds before the first of another epoch", () => {
+Deno.test("InOrder delivers held publications before the first of another epoch", () => {
   const { heard, take } = bench();
   take(9, 8, { epoch: "a" });
   take(1, 0, { epoch: "b" });

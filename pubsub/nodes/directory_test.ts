@@ -73,7 +73,7 @@ function keysOf(scope: DirectoryScope<string>): string[] {
   return Array.from(scope.entries(), ({ key, value }) => `${key}=${value}`).sort();
 }
 
-Deno.test("Directory tells what each node has, in batches of the net effect", async () => {
+Deno.test("Directory publishes the entries of each node, in batches of the net effect", async () => {
   await using bench = new Bench();
   const [a, b] = await bench.join("a", "b");
   const [scopeA, scopeB] = [a!.open("s"), b!.open("s")];
@@ -101,7 +101,7 @@ Deno.test("Directory tells what each node has, in batches of the net effect", as
   ]);
 });
 
-Deno.test("Directory gives who opens a scope later what there is, in pages", async () => {
+Deno.test("Directory sends a late opener of a scope the present entries, in pages", async () => {
   await using bench = new Bench();
   const [a, b] = await bench.join("a", "b");
   const scopeA = a!.open("s");
@@ -138,7 +138,7 @@ Deno.test("Directory of one node is ready at once, and publishes nothing", async
   assertEquals(keysOf(there), ["x=1", "y=1"]);
 });
 
-Deno.test("Directory takes back what a node had that closes the scope, leaves or dies", async () => {
+Deno.test("Directory removes the entries of a node that closes the scope, leaves or dies", async () => {
   await using bench = new Bench();
   const [a, b, c, d] = await bench.join("a", "b", "c", "d");
   const scopes = [a!, b!, c!, d!].map((node) => node.open("s"));
@@ -163,7 +163,7 @@ Deno.test("Directory takes back what a node had that closes the scope, leaves or
   assertEquals(keysOf(again), ["k0=1", "k1=2"]);
 });
 
-Deno.test("Directory keeps to itself what nobody has open", async () => {
+Deno.test("Directory does not publish scopes without another opener", async () => {
   await using bench = new Bench();
   const [a, b] = await bench.join("a", "b");
   const scope = a!.open("s");
@@ -198,7 +198,7 @@ Deno.test("Directory notices a lost change by the next one, and a lost last one 
   assertEquals(keysOf(scopeB), ["y=1", "z=1"]);
 });
 
-Deno.test("Directory does not give everything again for what is under way", async () => {
+Deno.test("Directory does not repeat entries in flight", async () => {
   await using bench = new Bench();
   const [a, b] = await bench.join("a", "b");
   const [scopeA, scopeB] = [a!.open("s"), b!.open("s")];
@@ -247,7 +247,7 @@ Deno.test("Directory.open() does not wait for ever for a node that does not answ
   await scope.ready;
 });
 
-Deno.test("Directory ignores and counts what makes no sense", async () => {
+Deno.test("Directory ignores and counts invalid messages", async () => {
   await using bench = new Bench();
   const [a, b] = await bench.join("a", "b");
   const scope = a!.open("s");
@@ -284,7 +284,7 @@ Deno.test("Directory ignores and counts what makes no sense", async () => {
   assertEquals(keysOf(scope), []);
 });
 
-Deno.test("Directory refuses what makes no sense", async () => {
+Deno.test("Directory refuses invalid options", async () => {
   await using bench = new Bench();
   const [a] = await bench.join("a");
   const { nodes, directory } = a!;
@@ -314,7 +314,7 @@ function truth(
   ).sort();
 }
 
-Deno.test("Directory ends with equal views, whatever was lost, repeated or late, and whoever died", async () => {
+Deno.test("Directory ends with equal views, after any loss, repeat or delay, and any dead node", async () => {
   for (let seed = 1; seed <= 12; seed++) {
     const random = new Random(seed);
     await using bench = new Bench(random);

@@ -48,7 +48,7 @@ Deno.test("Nodes know one another at once, and are ready a moment later", async 
   assert(a.nodes.has(b.nodes.id) && !a.nodes.has(a.nodes.id));
 });
 
-Deno.test("Nodes declare who is silent gone within the time, and nobody who speaks", async () => {
+Deno.test("Nodes declare a silent node gone within the time, and no other one", async () => {
   await using bench = new Bench();
   const [a, b, c] = [
     bench.join({ name: "a" }),
@@ -67,7 +67,7 @@ Deno.test("Nodes declare who is silent gone within the time, and nobody who spea
   assertEquals(a.nodes.others().map(({ name }) => name), ["c"]);
 });
 
-Deno.test("Nodes hear a farewell at once, and what comes late does not bring the node back", async () => {
+Deno.test("Nodes receive a farewell at once, and late messages do not bring the node back", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
   await bench.pass(300);
@@ -91,7 +91,7 @@ Deno.test("Nodes take a node back that was cut off", async () => {
   assertEquals([a.events, b.events], [["join b", "leave b", "join b"], ["join a", "restored"]]);
 });
 
-Deno.test("Nodes declare nobody gone because the engine was away", async () => {
+Deno.test("Nodes declare no node gone because the engine was away", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
   await bench.pass(300);
@@ -107,7 +107,7 @@ Deno.test("Nodes declare nobody gone because the engine was away", async () => {
   assertEquals(a.events, ["join b", "restored", "leave b"]);
 });
 
-Deno.test("Nodes declare nobody gone because the engine hangs, and nobody noticed", async () => {
+Deno.test("Nodes declare no node gone because the engine hangs unnoticed", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
   await bench.pass(10_300);
@@ -124,7 +124,7 @@ Deno.test("Nodes declare nobody gone because the engine hangs, and nobody notice
   assertEquals(a.events, ["join b", "restored", "leave b"]);
 });
 
-Deno.test("Nodes declare nobody gone because this process was suspended", async () => {
+Deno.test("Nodes declare no node gone because this process was suspended", async () => {
   await using bench = new Bench();
   const [a] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
   await bench.pass(500);
@@ -142,7 +142,7 @@ Deno.test("Nodes declare nobody gone because this process was suspended", async 
   }
 });
 
-Deno.test("Nodes.isGone() tells only what it can know", async () => {
+Deno.test("Nodes.isGone() answers from certain knowledge alone", async () => {
   await using bench = new Bench();
   const a = bench.join({ name: "a" });
   await bench.pass(5_000);
@@ -229,7 +229,7 @@ Deno.test("Nodes.ask() on closed nodes is not complete, since no node is asked",
   assertEquals(await one.nodes.ask("q"), { answers: [], isComplete: false });
 });
 
-Deno.test("Nodes ignore and count what makes no sense", async () => {
+Deno.test("Nodes ignore and count invalid messages", async () => {
   await using bench = new Bench();
   const { nodes, events } = bench.join();
   await bench.pass(300);

@@ -82,7 +82,7 @@ Deno.test("Presence.enter() and leave() are idempotent for a session", async () 
   assertEquals(events.length, 4);
 });
 
-Deno.test("Presence keeps a user who comes back within the grace", async () => {
+Deno.test("Presence keeps a user who returns within the grace", async () => {
   using time = new FakeTime();
   await using peers = new Peers();
   using presence = new Presence({ graceMs: 1_000 });
@@ -126,7 +126,7 @@ Deno.test("Presence declares a user absent when the grace is over, topics first"
   assertEquals([presence.members("a"), presence.online()], [[], ["bob"]]);
 });
 
-Deno.test("Presence keeps online who comes back without the topic", async () => {
+Deno.test("Presence keeps a user online who returns without the topic", async () => {
   using time = new FakeTime();
   await using peers = new Peers();
   using presence = new Presence({ graceMs: 1_000 });
@@ -142,7 +142,7 @@ Deno.test("Presence keeps online who comes back without the topic", async () => 
   assertEquals([presence.isOnline("ada"), presence.topicsOf("ada")], [true, []]);
 });
 
-Deno.test("Presence has one timer for all graces, and none once nobody is away", async () => {
+Deno.test("Presence has one timer for all graces, and none without an absent user", async () => {
   using time = new FakeTime();
   const timers = new Set<unknown>();
   let most = 0;
@@ -200,7 +200,7 @@ Deno.test("Presence does not wait longer when the clock is set back", async () =
   assertEquals(presence.online(), []);
 });
 
-Deno.test("Presence leaves everything, in order, when a session closes", async () => {
+Deno.test("Presence leaves all topics, in order, when a session closes", async () => {
   using _time = new FakeTime();
   await using peers = new Peers();
   using presence = new Presence({ graceMs: 0 });
@@ -227,7 +227,7 @@ Deno.test("Presence.enter() leaves a closed session out", async () => {
   assertEquals([presence.isOnline("ada"), presence.members("a")], [false, []]);
 });
 
-Deno.test("Presence.enter() refuses what is no topic", async () => {
+Deno.test("Presence.enter() refuses invalid topics", async () => {
   await using peers = new Peers();
   using presence = new Presence();
   const [ada] = await connect(peers, "ada");
@@ -266,7 +266,7 @@ Deno.test("Presence() refuses options that are out of range", () => {
   }
 });
 
-Deno.test("Presence.subscribe() tells each listener everything, until it is disposed of", async () => {
+Deno.test("Presence.subscribe() reports every change to each listener, until it is disposed of", async () => {
   await using peers = new Peers();
   using presence = new Presence({ graceMs: 0 });
   const [ada, bob] = await connect(peers, "ada", "bob");
@@ -286,7 +286,7 @@ Deno.test("Presence.subscribe() tells each listener everything, until it is disp
   assertEquals(events.length, 3);
 });
 
-Deno.test("Presence tells all listeners one order, also where one of them makes a change", async () => {
+Deno.test("Presence reports one order to all listeners, also where one of them makes a change", async () => {
   using _time = new FakeTime();
   await using peers = new Peers();
   using presence = new Presence({ graceMs: 0 });
@@ -299,7 +299,7 @@ Deno.test("Presence tells all listeners one order, also where one of them makes 
   assertEquals(events, ["0 ada join online", "0 ada join a", "0 ada leave a seen 0"]);
 });
 
-Deno.test("Presence goes on when a listener throws, and says so", async () => {
+Deno.test("Presence continues when a listener throws, and reports the error", async () => {
   await using peers = new Peers();
   const errors: unknown[] = [];
   using presence = new Presence({ graceMs: 0, onError: (error) => errors.push(error) });
@@ -313,7 +313,7 @@ Deno.test("Presence goes on when a listener throws, and says so", async () => {
   assertEquals([events.length, errors], [2, ["listener", "listener"]]);
 });
 
-Deno.test("Presence[Symbol.dispose]() forgets everybody in silence", async () => {
+Deno.test("Presence[Symbol.dispose]() forgets all users in silence", async () => {
   using time = new FakeTime();
   await using peers = new Peers();
   const presence = new Presence({ graceMs: 1_000 });

@@ -38,7 +38,7 @@ Deno.test("Rooms gathers the changes of a large room, net effect only", async ()
   assertEquals(heard(e!), ["off chat"]);
 });
 
-Deno.test("Rooms tells nobody of who left a large room and came back meanwhile", async () => {
+Deno.test("Rooms reports nothing of a user who left a large room and returned meanwhile", async () => {
   await using bench = largeRooms();
   const [a, b] = await join(bench, "a", "b", "c", "d");
   await pass(bench, 0);
@@ -65,7 +65,7 @@ Deno.test("Rooms begins and ends to gather as a room grows and shrinks, in order
   assertEquals(heard(a!), ["leave b", "join c"]);
 });
 
-Deno.test("Rooms encodes the list of a large room once for all who came meanwhile", async () => {
+Deno.test("Rooms encodes the list of a large room once for all joiners of the meantime", async () => {
   await using bench = largeRooms();
   const first = await join(bench, "a", "b", "c");
   await pass(bench, 0);
@@ -86,7 +86,7 @@ Deno.test("Rooms encodes the list of a large room once for all who came meanwhil
   assertEquals(lists, 1);
 });
 
-Deno.test("Rooms gives a long list in parts, each half of the queue at most, and changes after it", async () => {
+Deno.test("Rooms sends a long list in parts, each half of the queue at most, and changes after it", async () => {
   await using bench = largeRooms();
   const sendQueue = { maxBytes: 2_000, maxMessages: 8 };
   const names = Array.from({ length: 60 }, (_, i) => `user-${i}`);
@@ -114,7 +114,7 @@ Deno.test("Rooms gives a long list in parts, each half of the queue at most, and
   assert(!next!.session.isClosed);
 });
 
-Deno.test("Rooms gives a new list to who takes it more slowly than the room changes", async () => {
+Deno.test("Rooms sends a new list to a session that is slower than the room's changes", async () => {
   await using bench = largeRooms();
   for (let i = 0; i < 60; i++) {
     const { session } = await bench.connect(`user-${i}`, { sendQueue: { maxBytes: 2_000 } });
@@ -150,7 +150,7 @@ Deno.test("Rooms gives a new list to who takes it more slowly than the room chan
   assertEquals(lists, 2);
 });
 
-Deno.test("Rooms tells no more than how many there are, where it is so set", async () => {
+Deno.test("Rooms sends only the number of members, with the option for that", async () => {
   await using bench = largeRooms({ members: "count", gatherMs: 500 });
   const [a, tab] = await join(bench, "a", "a", "b");
   await pass(bench, 0);
@@ -167,7 +167,7 @@ Deno.test("Rooms tells no more than how many there are, where it is so set", asy
   assertEquals(heard(a!), []);
 });
 
-Deno.test("Rooms forgets who leaves before the list came, and leaves no timer behind", async () => {
+Deno.test("Rooms forgets a session that leaves before its list, and leaves no timer behind", async () => {
   await using bench = largeRooms();
   const peers = await join(bench, "a", "b", "c", "d");
   for (const { session } of peers) bench.rooms.leave(session, "chat");

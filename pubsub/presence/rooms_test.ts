@@ -2,7 +2,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError } from "../../errors.ts";
 import { Bench, heard } from "../_rooms_bench_test.ts";
 
-Deno.test("Rooms.join() tells the joiner who is there, and the others who came", async () => {
+Deno.test("Rooms.join() sends the joiner the members, and the others the joiner", async () => {
   await using bench = new Bench();
   const { rooms, peers, time } = bench;
   const [ada, bob] = [await bench.connect("ada"), await bench.connect("bob")];
@@ -45,7 +45,7 @@ Deno.test("Rooms.join() loses and doubles nothing among joins and messages of on
   ]);
 });
 
-Deno.test("Rooms.join() gives the list that fits what the joiner hears next", async () => {
+Deno.test("Rooms.join() sends a list that fits the next messages of the joiner", async () => {
   // A member leaves, another comes back and a third comes, before and after, in one turn.
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers } = bench;
@@ -71,7 +71,7 @@ Deno.test("Rooms.join() gives the list that fits what the joiner hears next", as
   ]);
 });
 
-Deno.test("Rooms.join() sends the list before what listeners of the presence publish", async () => {
+Deno.test("Rooms.join() sends the list before publications of the presence's listeners", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers, presence } = bench;
   const [kicked, ada] = [await bench.connect("kicked"), await bench.connect("ada")];
@@ -90,7 +90,7 @@ Deno.test("Rooms.join() sends the list before what listeners of the presence pub
   assert(!rest.includes("join ada"));
 });
 
-Deno.test("Rooms tells nobody of a second tab, and of a leave only with the last", async () => {
+Deno.test("Rooms reports no second tab, and a leave only with the last tab", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers } = bench;
   const [bob, tab1, tab2] = [
@@ -211,7 +211,7 @@ Deno.test("Rooms keeps rooms apart, and lists them", async () => {
   assertEquals(heard(ada), ["members ada*1", "members ada*1", "join bob", "leave bob"]);
 });
 
-Deno.test("Rooms tells only those who are in, where one session ends in several rooms", async () => {
+Deno.test("Rooms reports to members alone, where one session ends in several rooms", async () => {
   await using bench = new Bench({ graceMs: 0 });
   const { rooms, peers } = bench;
   const [ada, bob] = [await bench.connect("ada"), await bench.connect("bob")];
@@ -245,7 +245,7 @@ Deno.test("Rooms.join() leaves out a session that is closed or closing", async (
   assertEquals([presence.members("chat"), topics.size], [[], 0]);
 });
 
-Deno.test("Rooms.join() takes one topic, and leaves nothing behind where there is none", async () => {
+Deno.test("Rooms.join() takes one topic, and leaves nothing behind without one", async () => {
   await using bench = new Bench({ maxTopicsPerSession: 1 });
   const { rooms, topics, presence, peers } = bench;
   const ada = await bench.connect("ada");

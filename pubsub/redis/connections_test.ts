@@ -55,7 +55,7 @@ function makeSubscriber(): { redis: FakeRedis; subscriber: ChannelSubscriber; to
   return { redis, subscriber, told };
 }
 
-Deno.test("ChannelSubscriber hears nothing of a subscription that is being ended, though its topic is taken again", async () => {
+Deno.test("ChannelSubscriber receives nothing of an ending subscription, though its topic is subscribed again", async () => {
   const { redis, subscriber, told } = makeSubscriber();
   subscriber.want("a");
   await settled();
@@ -73,7 +73,7 @@ Deno.test("ChannelSubscriber hears nothing of a subscription that is being ended
   subscriber.stop();
 });
 
-Deno.test("ChannelSubscriber keeps a subscription that is left and taken again while it is under way", async () => {
+Deno.test("ChannelSubscriber keeps a subscription that ends and begins again during its request", async () => {
   const { redis, subscriber, told } = makeSubscriber();
   subscriber.want("a");
   await settled();
@@ -87,7 +87,7 @@ Deno.test("ChannelSubscriber keeps a subscription that is left and taken again w
   subscriber.stop();
 });
 
-Deno.test("ChannelSubscriber takes again what it lost with its connection", async () => {
+Deno.test("ChannelSubscriber subscribes again to topics lost with its connection", async () => {
   const { redis, subscriber, told } = makeSubscriber();
   redis.emit("ready");
   subscriber.want("a");

@@ -18,7 +18,7 @@ const PUBLICATIONS: readonly Publication[] = [
   { topic: "chat", payload: new Uint8Array(), except: "x" },
 ];
 
-Deno.test("decodePlain() reads what encodeFrame() wrote, many in one message", () => {
+Deno.test("decodePlain() reads the output of encodeFrame(), many in one message", () => {
   const message = Buffer.concat(PUBLICATIONS.map((one) => encodeFrame(one)));
   assertEquals(decodePlain("chat", message), [...PUBLICATIONS]);
 });
@@ -36,7 +36,7 @@ Deno.test("decodeKept() counts offsets on from the first one", () => {
   );
 });
 
-Deno.test("decodeStored() gives each frame of a page its place", () => {
+Deno.test("decodeStored() gives each frame of a page its offset", () => {
   const first = { epoch: "e", offset: 7, prev: 2 };
   const page = decodeStored("chat", PUBLICATIONS.map((one) => encodeFrame(one)), first);
   assertEquals(page.map(({ position }) => position?.offset), [7, 8, 9, 10]);
@@ -44,7 +44,7 @@ Deno.test("decodeStored() gives each frame of a page its place", () => {
   assertEquals(page.map(({ payload }) => payload), PUBLICATIONS.map(({ payload }) => payload));
 });
 
-Deno.test("encodeFrame() gives a frame a tag, which nodes of 0.1 take for a session that is not theirs", () => {
+Deno.test("encodeFrame() gives a frame a tag, which nodes of 0.1 take for a foreign session", () => {
   const frames = PUBLICATIONS.map((one, i) => encodeFrame(one, `tag-0${i}`));
   const page = decodeStored("chat", frames, { epoch: "e", offset: 7, prev: 6 });
   assertEquals(page.map(({ position }) => position?.tag), ["tag-00", "tag-01", "tag-02", "tag-03"]);
@@ -55,13 +55,13 @@ Deno.test("encodeFrame() gives a frame a tag, which nodes of 0.1 take for a sess
   assertEquals([read!.except, read!.position!.tag], ["session", undefined]);
 });
 
-Deno.test("decodePlain() copies bytes, so that they do not hold what came with them", () => {
+Deno.test("decodePlain() copies bytes, so that they do not hold the whole message", () => {
   const message = Buffer.concat([encodeFrame(PUBLICATIONS[2]!), Buffer.alloc(10_000)]);
   const [publication] = decodePlain("chat", message);
   assertEquals((publication!.payload as Uint8Array).buffer.byteLength, 3);
 });
 
-Deno.test("decodePlain() and decodeKept() stop at what is no frame", () => {
+Deno.test("decodePlain() and decodeKept() stop at invalid frames", () => {
   const frame = encodeFrame(PUBLICATIONS[0]!);
   for (let length = 0; length < frame.length; length++) {
     assertEquals(decodePlain("chat", frame.subarray(0, length)), [], `${length}`);
@@ -97,7 +97,7 @@ Deno.test("slotOf() is the slot that a cluster has for a name", () => {
   assertEquals(slotOf("é😀"), 14_663);
 });
 
-Deno.test("Names puts all of one topic in one slot, whatever characters it has", () => {
+Deno.test("Names puts one topic in one slot, for any characters", () => {
   const names = new Names("skein");
   for (const topic of ["chat", "", "}", "{", "{}", "a}b{c}", "é😀", "\ud800"]) {
     const all = [

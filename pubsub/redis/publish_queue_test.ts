@@ -79,7 +79,7 @@ async function settle(time: FakeTime): Promise<void> {
 
 const replyError = (message: string) => Object.assign(new Error(message), { name: "ReplyError" });
 
-Deno.test("PublishQueue sends what one turn published together, and one command of a topic at a time", async () => {
+Deno.test("PublishQueue sends the publications of one turn together, and one command of a topic at a time", async () => {
   using time = new FakeTime();
   const { sender, queue, publish } = open();
   for (const frame of ["1", "2"]) publish(frame);
@@ -112,7 +112,7 @@ Deno.test("PublishQueue bounds a command in publications and bytes", async () =>
   queue.close();
 });
 
-Deno.test("PublishQueue keeps what was appended until Redis answers, and sends it again in order", async () => {
+Deno.test("PublishQueue keeps appended publications until Redis answers, and sends them again in order", async () => {
   using time = new FakeTime();
   const { sender, queue, append } = open();
   const appended = [append("1"), append("2")];
@@ -145,7 +145,7 @@ Deno.test("PublishQueue does not repeat a publication that may have arrived", as
   queue.close();
 });
 
-Deno.test("PublishQueue asks again after a while where Redis could not do it, and tells of it", async () => {
+Deno.test("PublishQueue retries after a while where Redis failed, and reports it", async () => {
   using time = new FakeTime();
   const { sender, queue, troubles, publish } = open();
   publish("1");
@@ -161,7 +161,7 @@ Deno.test("PublishQueue asks again after a while where Redis could not do it, an
   assertEquals([troubles.at(-1), queue.waiting, queue.dropped], [undefined, 0, 0]);
 });
 
-Deno.test("PublishQueue gives up at once what Redis refuses", async () => {
+Deno.test("PublishQueue gives up at once publications that Redis refuses", async () => {
   using time = new FakeTime();
   const { sender, queue, append } = open();
   const refused = assertRejects(() => append("1"), BrokerError, "refused");
@@ -171,7 +171,7 @@ Deno.test("PublishQueue gives up at once what Redis refuses", async () => {
   assertEquals([queue.waiting, queue.dropped], [0, 1]);
 });
 
-Deno.test("PublishQueue gives up what waits for longer than giveUpMs, not before, also if it was sent", async () => {
+Deno.test("PublishQueue gives up publications that wait for longer than giveUpMs, not before, also sent ones", async () => {
   using time = new FakeTime();
   const { sender, queue, append, publish } = open();
   const sent = assertRejects(() => append("sent"), BrokerError, "too long");
@@ -203,7 +203,7 @@ Deno.test("PublishQueue refuses the newest beyond its bounds", async () => {
   queue.close();
 });
 
-Deno.test("PublishQueue.afterPublished() waits for what was published before, not for what comes later", async () => {
+Deno.test("PublishQueue.afterPublished() waits for earlier publications, not for later ones", async () => {
   using time = new FakeTime();
   const { sender, queue, publish } = open();
   const called: string[] = [];
@@ -223,7 +223,7 @@ Deno.test("PublishQueue.afterPublished() waits for what was published before, no
   assertEquals(called, ["nothing waits", "one is sent", "one waits"]);
 });
 
-Deno.test("PublishQueue.close() gives up everything, and takes nothing more", async () => {
+Deno.test("PublishQueue.close() gives up all publications, and takes no more", async () => {
   using time = new FakeTime();
   const { sender, queue, append, publish } = open();
   const sent = assertRejects(() => append("1"), BrokerError, "closed");
@@ -238,7 +238,7 @@ Deno.test("PublishQueue.close() gives up everything, and takes nothing more", as
   await queue.empty();
 });
 
-Deno.test("failureOf() sends again what Redis did not do, and what never reached it", () => {
+Deno.test("failureOf() retries failed commands, and those that never reached Redis", () => {
   for (
     const error of [
       replyError("LOADING Redis is loading the dataset in memory"),
@@ -251,7 +251,7 @@ Deno.test("failureOf() sends again what Redis did not do, and what never reached
   ) assertEquals(failureOf(error), "later", error.message);
 });
 
-Deno.test("failureOf() does not ask again for what Redis refuses", () => {
+Deno.test("failureOf() does not retry commands that Redis refuses", () => {
   for (
     const message of [
       "NOPERM this user has no permissions to run the 'publish' command",
@@ -261,7 +261,7 @@ Deno.test("failureOf() does not ask again for what Redis refuses", () => {
   ) assertEquals(failureOf(replyError(message)), "refused", message);
 });
 
-Deno.test("failureOf() knows that a lost connection says nothing", () => {
+Deno.test("failureOf() knows that a lost connection leaves the outcome open", () => {
   assertEquals(failureOf(new Error("Connection is closed.")), "unknown");
   assertEquals(failureOf("odd"), "unknown");
 });

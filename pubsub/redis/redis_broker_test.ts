@@ -18,7 +18,7 @@ Deno.test("RedisBroker() rejects bounds that are not positive whole numbers", ()
   }
 });
 
-Deno.test("RedisBroker() rejects what is neither a URL of Redis nor a client", () => {
+Deno.test("RedisBroker() rejects all but a URL of Redis and a client", () => {
   const url = "http://127.0.0.1:6379";
   assertThrows(() => new RedisBroker({ url }), TypeError, `received "${url}"`);
   for (const source of [{}, { client: {} }]) {
@@ -26,7 +26,7 @@ Deno.test("RedisBroker() rejects what is neither a URL of Redis nor a client", (
   }
 });
 
-Deno.test("RedisBroker() rejects options that it does not know or that stand elsewhere", () => {
+Deno.test("RedisBroker() rejects unknown and misplaced options", () => {
   const cases: [source: object, options: object, text: string][] = [
     [SOURCE, { prefx: "a" }, 'received "prefx"; "prefix" may be meant'],
     [{ ...SOURCE, prefix: "a" }, {}, "prefix must stand in the second argument"],

@@ -60,7 +60,7 @@ Deno.test("Session.diagnostics() has every field, on every wire", async () => {
   }
 });
 
-Deno.test("Session.diagnostics() tells who, where and how it was closed", async () => {
+Deno.test("Session.diagnostics() names the user, the address and the close", async () => {
   using time = new FakeTime(1_000);
   const error = new Error("Cannot open https://a.example/?token=s3cret");
   await using hand = serverByHand({}, {
@@ -96,7 +96,7 @@ Deno.test("Session.diagnostics() tells who, where and how it was closed", async 
   assertEquals([closeCode, closeReason], [4401, "see /?token=[redacted]"]);
 });
 
-Deno.test("Session.diagnostics() counts what each end did, and knows no credit where there is none", async () => {
+Deno.test("Session.diagnostics() counts the activity of each end, without credit where the wire has none", async () => {
   await using both = await ends();
   const { client, server } = both;
   const first = await client.createBidirectionalStream();
@@ -181,7 +181,7 @@ Deno.test("Session.diagnostics() tells how full the queues are", async () => {
   assertEquals((await raw.diagnostics()).queues.send, undefined);
 });
 
-Deno.test("Session.debugState() is one plain object with everything", async () => {
+Deno.test("Session.debugState() is one plain object with all parts", async () => {
   using _time = new FakeTime();
   await using both = await ends({ onMessage() {} });
   const state = await both.server.debugState();
@@ -270,7 +270,7 @@ Deno.test("redactText() takes no longer for text that a peer made to be searched
   }
 });
 
-Deno.test("redactHeaders() takes out what can hold a secret", () => {
+Deno.test("redactHeaders() removes headers that can hold a secret", () => {
   const secret = [
     "authorization",
     "cookie",

@@ -55,7 +55,7 @@ function creditOf(state: Partial<CreditState>): object {
   };
 }
 
-Deno.test("Session.issues() has nothing to say of a session that is well", async () => {
+Deno.test("Session.issues() is empty for a healthy session", async () => {
   await using both = await ends();
   both.client.send("a");
   await both.client.createBidirectionalStream();
@@ -71,7 +71,7 @@ Deno.test("Session.issues() has nothing to say of a session that is well", async
   assertEquals([await both.server.issues(), await both.client.issues()], [[], []]);
 });
 
-Deno.test("Session.issues() finds who is stuck in connecting", async () => {
+Deno.test("Session.issues() finds a session that is stuck in connecting", async () => {
   using time = new FakeTime();
   await using hand = clientByHand({ handshakeTimeoutMs: 60_000 });
   await time.tickAsync(10_000);
@@ -82,7 +82,7 @@ Deno.test("Session.issues() finds who is stuck in connecting", async () => {
   assert(message.startsWith("The session has been connecting for 12 s"), message);
 });
 
-Deno.test("Session.issues() finds who is stuck in draining, and its slow handler", async () => {
+Deno.test("Session.issues() finds a session that is stuck in draining, and its slow handler", async () => {
   using time = new FakeTime();
   const { promise, resolve } = Promise.withResolvers<void>();
   await using hand = serverByHand({ onMessage: () => promise });
@@ -167,7 +167,7 @@ Deno.test("Session.issues() finds messages that wait for an onOpen without an en
   assertEquals(await codes(hand.session), []);
 });
 
-Deno.test("Session.issues() finds streams that nobody takes", async () => {
+Deno.test("Session.issues() finds streams that wait to be accepted", async () => {
   await using both = await ends();
   await both.client.createBidirectionalStream();
   await both.client.createUnidirectionalStream();
@@ -177,7 +177,7 @@ Deno.test("Session.issues() finds streams that nobody takes", async () => {
   assert(message.startsWith("2 streams of the peer wait"), message);
 });
 
-Deno.test("Session.issues() tells a session that nobody reads to be read", async () => {
+Deno.test("Session.issues() finds a session whose messages are not read", async () => {
   await using hand = serverByHand({ receiveQueue: { maxMessages: 5 } });
   for (let i = 0; i < 5; i++) hand.peer.say({ topic: "a" });
   await turns();
@@ -281,7 +281,7 @@ Deno.test("Session.issues() finds invalid and unread messages, drops and lost da
   }
 });
 
-Deno.test("Session.issues() finds a session of an hour without anything but signs of life", async () => {
+Deno.test("Session.issues() finds an hour without a message", async () => {
   using time = new FakeTime();
   await using hand = serverByHand();
   for (let i = 0; i < 250; i++) {
@@ -296,7 +296,7 @@ Deno.test("Session.issues() finds a session of an hour without anything but sign
   assertEquals(await codes(hand.session), []);
 });
 
-Deno.test("Session.issues() of a session that is over has its counters only", async () => {
+Deno.test("Session.issues() of a closed session has its counters only", async () => {
   using time = new FakeTime();
   await using both = await ends();
   await both.client.createUnidirectionalStream();
@@ -356,7 +356,7 @@ Deno.test("Session.ping() keeps many apart, and at most 64", async () => {
   assertEquals(hand.session.stats.awaitedAnswers, 0);
 });
 
-Deno.test("Session.ping() gives up by time and by signal, and ignores what comes late", async () => {
+Deno.test("Session.ping() rejects by time and by signal, and ignores a late answer", async () => {
   await using hand = serverByHand();
   const { session, peer } = hand;
   await assertRejects(() => session.ping({ timeoutMs: 1 }), TimeoutError, "the pong");
@@ -449,7 +449,7 @@ Deno.test("Session.monitorHealth() yields at once, then at each interval, and en
   assertEquals((await Array.fromAsync(session.monitorHealth())).length, 0);
 });
 
-Deno.test("Session.monitorHealth() leaves no timer when it is left, or ended by a signal", async () => {
+Deno.test("Session.monitorHealth() leaves no timer after its loop, or its signal", async () => {
   using time = new FakeTime();
   await using hand = serverByHand({}, { wire: PLAIN });
   const { session } = hand;
@@ -475,7 +475,7 @@ Deno.test("Session.monitorHealth() leaves no timer when it is left, or ended by 
   assertEquals(await Array.fromAsync(over), []);
 });
 
-Deno.test("Session.monitorHealth() leaves nothing at the session when it is left", async () => {
+Deno.test("Session.monitorHealth() leaves nothing at the session after its loop", async () => {
   await using hand = serverByHand({}, { wire: PLAIN });
   const { session } = hand;
   const giveUp = new AbortController();
@@ -485,7 +485,7 @@ Deno.test("Session.monitorHealth() leaves nothing at the session when it is left
   assertEquals(session[internals].monitors?.size, 0);
 });
 
-Deno.test("Session.monitorHealth() rejects an interval that is none", async () => {
+Deno.test("Session.monitorHealth() rejects an invalid interval", async () => {
   await using hand = clientByHand();
   hand.peer.say(HELLO);
   for (const intervalMs of [0, -1, 1.5, NaN, Infinity, 2 ** 31]) {

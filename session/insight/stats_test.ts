@@ -27,7 +27,7 @@ Deno.test("Session.stats has no uptime of a session that never was", async () =>
   assertEquals([readyAt, uptimeMs, closedAt !== undefined], [undefined, 0, true]);
 });
 
-Deno.test("Session.stats.toJSON() has all of them, and JSON holds it", async () => {
+Deno.test("Session.stats.toJSON() has all counters, and fits into JSON", async () => {
   using _time = new FakeTime();
   await using both = await ends();
   await both.client.createBidirectionalStream();
@@ -41,7 +41,7 @@ Deno.test("Session.stats.toJSON() has all of them, and JSON holds it", async () 
   assertEquals(structuredClone(plain), plain);
 });
 
-Deno.test("Session.stats is the same however often it is read", async () => {
+Deno.test("Session.stats is the same for any number of reads", async () => {
   using _time = new FakeTime();
   await using hand = serverByHand({}, { wire: PLAIN });
   const { connection } = hand.session;

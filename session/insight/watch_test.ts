@@ -29,7 +29,7 @@ function watchedPair(
   return { near, far, failures };
 }
 
-Deno.test("instrument() tells of sessions, requests and handlers in their order", async () => {
+Deno.test("instrument() reports sessions, requests and handlers in order", async () => {
   const told: string[] = [];
   const { near, far } = watchedPair({
     sessionOpened: ({ state }) => void told.push(`opened ${state}`),
@@ -75,7 +75,7 @@ Deno.test("instrument() tells of sessions, requests and handlers in their order"
   assertEquals(told.indexOf("onClose"), told.indexOf("closed 3001 local") + 1);
 });
 
-Deno.test("instrument() reports hooks that throw, and nothing else changes", async () => {
+Deno.test("instrument() reports hooks that throw, without other effects", async () => {
   const oops = new Error("A hook that throws");
   const fail = () => {
     throw oops;
@@ -151,7 +151,7 @@ Deno.test("instrument() reports a handler's failure once, where a hook awaits it
   await far.closed;
 });
 
-Deno.test("instrument() runs a handler once, whatever the hook does with it", async () => {
+Deno.test("instrument() runs a handler once, for any use in the hook", async () => {
   for (const times of [0, 1, 3]) {
     let count = 0;
     const results: unknown[] = [];
@@ -195,7 +195,7 @@ Deno.test("instrument() shows a handler that throws at once as one that rejects"
   await far.closed;
 });
 
-Deno.test("instrument() without hooks has nobody watch any more", () => {
+Deno.test("instrument() without hooks stops watching", () => {
   const settings = instrument(sessionSettings({ side: "server" }), {});
   assertEquals(settings.watch === undefined, false);
   assertStrictEquals(instrument(settings, undefined).watch, undefined);

@@ -96,7 +96,7 @@ Deno.test("Broadcast.send() leaves one member out, and only of that message", as
   assertEquals(stranger.frames, []);
 });
 
-Deno.test("Broadcast keeps the order of overlapping groups and of what members get alone", async () => {
+Deno.test("Broadcast keeps the order of overlapping groups and of single sends", async () => {
   await using bench = new Bench();
   const peers = [await bench.connect(), await bench.connect(), await bench.connect()];
   const [a, b, c] = peers.map(({ session }) => session);
@@ -115,7 +115,7 @@ Deno.test("Broadcast keeps the order of overlapping groups and of what members g
   assertEquals(peers.map(({ frames }) => frames.length), [1, 1, 1]);
 });
 
-Deno.test("Broadcast.add() and delete() first hand over what was sent before", async () => {
+Deno.test("Broadcast.add() and delete() first deliver earlier messages", async () => {
   await using bench = new Bench();
   const [one, two] = [await bench.connect(), await bench.connect()];
   const group = new Broadcast(bench.turn);
@@ -171,7 +171,7 @@ Deno.test("Broadcast.send() flushes early, so that a healthy member never overfl
   assert(!session.isClosed && !plain.session.isClosed);
 });
 
-Deno.test("Broadcast.send() splits what is larger than a joined frame", async () => {
+Deno.test("Broadcast.send() splits batches larger than a joined frame", async () => {
   await using bench = new Bench();
   const { session, frames } = await bench.connect();
   const group = new Broadcast(bench.turn);
@@ -203,7 +203,7 @@ Deno.test("Broadcast closes a member that does not read, and the others lose not
   assert(!healthy.session.isClosed);
 });
 
-Deno.test("Broadcast.add() stands while it closes another member that is full", async () => {
+Deno.test("Broadcast.add() still applies while it closes another member that is full", async () => {
   await using bench = new Bench();
   const slow = await bench.connect("skein.1", { sendQueue: { maxMessages: 1 } });
   const late = await bench.connect();
@@ -220,7 +220,7 @@ Deno.test("Broadcast.add() stands while it closes another member that is full", 
   assert(slow.session.isClosed);
 });
 
-Deno.test("Broadcast.send() keeps what a plain member's wire does not take, in order", async () => {
+Deno.test("Broadcast.send() keeps messages that a plain member's wire does not take, in order", async () => {
   await using bench = new Bench();
   const [slow, quick] = [await bench.connect(""), await bench.connect("")];
   const group = new Broadcast(bench.turn);
@@ -253,7 +253,7 @@ Deno.test("mergeEntries() keeps the order of both lists", () => {
   assertEquals(mergeEntries([], b!), b!);
 });
 
-Deno.test("SharedMessages.and() gives one object to all who get the same", () => {
+Deno.test("SharedMessages.and() gives one object to all members with the same entries", () => {
   const [p, q] = [pendingOf(2), pendingOf(3)];
   const share = new SharedMessages([entryOf(1)], undefined);
   const [withP, withQ] = [share.and(p), share.and(q)];
@@ -272,7 +272,7 @@ Deno.test("SharedMessages.frames() packs once for each kind of wire", () => {
   assertStrictEquals(share.frames(false), share.frames(false));
 });
 
-Deno.test("SharedMessages.entriesFor() leaves out what one queue does not get, also after a merge", () => {
+Deno.test("SharedMessages.entriesFor() leaves out excluded entries of a queue, also after a merge", () => {
   const [one, two] = [bench().queue, bench().queue];
   const [first, second] = [entryOf(1), entryOf(2)];
   const share = new SharedMessages([first], new Map([[first, one]])).and({
@@ -295,7 +295,7 @@ Deno.test("SharedMessages.giveTo() merges shared entries into those of its own, 
   assertEquals(frames.sent, ["a\nb\nc\nd"]);
 });
 
-Deno.test("SharedMessages.giveTo() leaves out the entries that its queue does not get", () => {
+Deno.test("SharedMessages.giveTo() leaves out excluded entries of its queue", () => {
   const [one, two] = [bench(), bench()];
   const [a, b] = ["a", "b"].map((text) => one.entry(text));
   const share = new SharedMessages([a!, b!], new Map([[a!, one.queue]]));
@@ -317,7 +317,7 @@ Deno.test("SharedMessages.giveTo() gives a queue that is not excepted the frame 
   assertEquals(two.frames.sent, ["packed once"]);
 });
 
-Deno.test("SharedMessages.giveTo() does not overflow while the wire takes everything", () => {
+Deno.test("SharedMessages.giveTo() does not overflow while the wire takes all entries", () => {
   for (const own of [false, true]) {
     const { frames, turn, queue, entry, overflows } = bench({ maxMessages: 4 });
     if (own) queue.push(entry("own"));
@@ -330,7 +330,7 @@ Deno.test("SharedMessages.giveTo() does not overflow while the wire takes everyt
   }
 });
 
-Deno.test("SharedMessages.giveTo() keeps what the wire has no room for", async () => {
+Deno.test("SharedMessages.giveTo() keeps entries beyond the room of the wire", async () => {
   const { frames, turn, queue, entry } = bench();
   frames.isStalled = true;
   const entries = ["a", "b", "c"].map((text) => entry(text.repeat(HIGH_WATER_MARK)));
@@ -342,7 +342,7 @@ Deno.test("SharedMessages.giveTo() keeps what the wire has no room for", async (
   assertEquals(frames.take().map((text) => text[0]), ["b", "c"]);
 });
 
-Deno.test("SharedMessages.giveTo() says that it is full, and then takes nothing that would show a gap", () => {
+Deno.test("SharedMessages.giveTo() reports a full queue, and then takes nothing that would hide a gap", () => {
   const { frames, queue, overflows, entry, hold } = bench({ maxMessages: 2 });
   hold();
   const entries = ["a", "b", "c"].map((text) => entry(text));

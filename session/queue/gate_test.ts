@@ -41,7 +41,7 @@ Deno.test("Session is not found dead while its wire is not read, but afterwards"
   assertEquals([session.state, (await session.closed).code], ["closed", 4408]);
 });
 
-Deno.test("Session of a server tells its wire how full it is, if somebody handles what comes", async () => {
+Deno.test("Session of a server reports its fill to the wire, if it has a handler", async () => {
   const gate = Promise.withResolvers<void>();
   const { core, send, session } = paused({ onMessage: () => gate.promise });
   await session.ready;
@@ -54,7 +54,7 @@ Deno.test("Session of a server tells its wire how full it is, if somebody handle
   await session.close();
 });
 
-Deno.test("Session is as full as by the limit of its receive queue that is nearer", async () => {
+Deno.test("Session is as full as by the nearer limit of its receive queue", async () => {
   const size = '{"topic":"t"}'.length;
   for (
     const [maxBytes, expected] of [[8 * size, 2 / 4], [4 * size, 2 / 4], [2 * size, 1]] as const
@@ -73,7 +73,7 @@ Deno.test("Session is as full as by the limit of its receive queue that is neare
   }
 });
 
-Deno.test("Session that nobody reads lets its wire go on: the oldest are discarded", async () => {
+Deno.test("Session without a reader does not stop its wire: the oldest messages are discarded", async () => {
   const { core, send, session } = paused({});
   await session.ready;
   await send(10);
@@ -81,7 +81,7 @@ Deno.test("Session that nobody reads lets its wire go on: the oldest are discard
   await session.close();
 });
 
-Deno.test("Session that asks its peer lets its wire go on, for the answer to come", async () => {
+Deno.test("Session with a pending request does not stop its wire, so that the answer can arrive", async () => {
   const { core, peer, send, session } = paused({
     onMessage: async (_message, session) => void await session.request("sum"),
   });

@@ -3,7 +3,7 @@ import { ReceiveQueue } from "./receive_queue.ts";
 
 const LIMITS = { maxMessages: 3, maxBytes: 10 };
 
-Deno.test("ReceiveQueue hands an item to its consumer at once, without a detour", () => {
+Deno.test("ReceiveQueue delivers an item to its consumer at once, without a detour", () => {
   const queue = new ReceiveQueue<number>(LIMITS, 1);
   const seen: number[] = [];
   queue.consume({ handle: (item) => void seen.push(item) });
@@ -30,7 +30,7 @@ Deno.test("ReceiveQueue runs one at a time, in order, however long each takes", 
   assertEquals(log, ["begin 0", "end 0", "begin 1", "end 1", "begin 2", "end 2", "begin 3"]);
 });
 
-Deno.test("ReceiveQueue runs as many at once as its concurrency says", async () => {
+Deno.test("ReceiveQueue runs as many handlers at once as its concurrency", async () => {
   const queue = new ReceiveQueue<number>({ maxMessages: 10, maxBytes: 100 }, 2);
   let running = 0;
   let most = 0;
@@ -62,7 +62,7 @@ Deno.test("ReceiveQueue.offer() takes a single item of any size", () => {
   assertEquals(queue.offer("small", 1), false);
 });
 
-Deno.test("ReceiveQueue holds its consumer until something else is done, or failed", async () => {
+Deno.test("ReceiveQueue holds its consumer until another task is done, or failed", async () => {
   for (const fails of [false, true]) {
     const queue = new ReceiveQueue<number>(LIMITS, 1);
     const seen: number[] = [];
@@ -78,7 +78,7 @@ Deno.test("ReceiveQueue holds its consumer until something else is done, or fail
   }
 });
 
-Deno.test("ReceiveQueue.consume() gets what came before it", () => {
+Deno.test("ReceiveQueue.consume() gets earlier items", () => {
   const queue = new ReceiveQueue<number>(LIMITS, 1);
   queue.offer(1, 1);
   queue.offer(2, 1);
@@ -87,7 +87,7 @@ Deno.test("ReceiveQueue.consume() gets what came before it", () => {
   assertEquals([seen, queue.size], [[1, 2], 0]);
 });
 
-Deno.test("ReceiveQueue.end() takes no more and keeps what waits", async () => {
+Deno.test("ReceiveQueue.end() takes no more and keeps waiting items", async () => {
   const queue = new ReceiveQueue<number>(LIMITS, 1);
   queue.offer(1, 1);
   const changed = queue.changed();
@@ -98,7 +98,7 @@ Deno.test("ReceiveQueue.end() takes no more and keeps what waits", async () => {
   assertEquals([queue.isEnded, queue.take(), queue.take()], [true, 1, undefined]);
 });
 
-Deno.test("ReceiveQueue.clear() forgets what waits, and its bytes", async () => {
+Deno.test("ReceiveQueue.clear() forgets waiting items, and their bytes", async () => {
   const queue = new ReceiveQueue<number>(LIMITS, 1);
   queue.offer(1, 10);
   const changed = queue.changed();

@@ -14,7 +14,7 @@ import { type BroadcastBatch, FanOut, SharedMessages } from "./broadcast.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import type { MessageFrames } from "../../transport/connection.ts";
 
-Deno.test("SendQueue joins what one turn pushed into one frame", () => {
+Deno.test("SendQueue joins the messages of one turn into one frame", () => {
   const { frames, turn, push } = bench();
   push("a", "b", "c");
   assertEquals(frames.sent, []);
@@ -55,14 +55,14 @@ Deno.test("SendQueue splits joined frames at their bound", () => {
   assertEquals(frames.sent.map(({ length }) => length), [MAX_JOINED_BYTES, MAX_JOINED_BYTES / 2]);
 });
 
-Deno.test("SendQueue sends one envelope above the bound by itself", () => {
+Deno.test("SendQueue sends one envelope above the bound alone", () => {
   const { frames, turn, push } = bench();
   push("a", "x".repeat(MAX_JOINED_BYTES + 1), "b");
   turn.flush();
   assertEquals(frames.sent.map(({ length }) => length), [1, MAX_JOINED_BYTES + 1, 1]);
 });
 
-Deno.test("SendQueue flushes early, and does not overflow, while the wire takes everything", () => {
+Deno.test("SendQueue flushes early, and does not overflow, while the wire takes all frames", () => {
   for (const limits of [{ maxMessages: 4 }, { maxBytes: 20 }]) {
     const { frames, turn, overflows, push } = bench(limits);
     const sent = Array.from({ length: 100 }, (_, i) => `${i}`);
@@ -73,7 +73,7 @@ Deno.test("SendQueue flushes early, and does not overflow, while the wire takes 
   }
 });
 
-Deno.test("SendQueue holds what waits while the wire is behind, then sends it", async () => {
+Deno.test("SendQueue holds messages while the wire is behind, then sends them", async () => {
   const { frames, turn, queue, push, hold } = bench();
   hold();
   push("a", "b");
@@ -121,7 +121,7 @@ Deno.test("SendQueue.flushed() resolves once the wire is not behind, or the queu
   await ended;
 });
 
-Deno.test("SendQueue.flushed() resolves when nothing waits but the wire was behind", async () => {
+Deno.test("SendQueue.flushed() resolves when the queue is empty after a stall of the wire", async () => {
   const { frames, queue, hold } = bench();
   hold();
   const flushed = queue.flushed();
@@ -147,7 +147,7 @@ Deno.test("SendQueue bounds bytes as well as messages", () => {
   assertEquals(overflows.length, 1);
 });
 
-Deno.test("SendQueue makes room by its policy, and tells what is missing where", async () => {
+Deno.test("SendQueue makes room by its policy, and reports the gap in its place", async () => {
   const cases: [OverflowPolicy, string[], string[]][] = [
     ["drop-oldest", ["a1", "b1", "c1", "c2"], ['{"dropped":2}', "c1", "c2"]],
     ["drop-oldest", ["a1", "a2", "b1", "b2"], ['{"dropped":2,"topic":"a"}', "b1", "b2"]],
@@ -189,7 +189,7 @@ Deno.test("SendQueue drops in silence where the peer does not know notices", asy
   assertEquals(queue.stats.droppedMessages, 1);
 });
 
-Deno.test("SendQueue takes one message of any size while nothing waits", () => {
+Deno.test("SendQueue takes one message of any size while it is empty", () => {
   const { queue, overflows, push, hold } = bench({ maxBytes: 10 });
   hold();
   push("a".repeat(11));
@@ -232,7 +232,7 @@ Deno.test("SendQueue takes the policy of the topic", async () => {
   ]);
 });
 
-Deno.test("SendQueue never drops what is protected", async () => {
+Deno.test("SendQueue never drops protected messages", async () => {
   for (const policy of ["drop-oldest", "drop-newest", "latest"] as const) {
     const { frames, turn, queue, entry, overflows, push, hold } = bench({ maxMessages: 2, policy });
     hold();
@@ -246,7 +246,7 @@ Deno.test("SendQueue never drops what is protected", async () => {
   }
 });
 
-Deno.test("SendQueue closes when nothing can make room for what is protected", () => {
+Deno.test("SendQueue closes when no room can be made for protected messages", () => {
   const { queue, entry, overflows, hold } = bench({ maxMessages: 1, policy: "drop-oldest" });
   hold();
   queue.push(entry("a", { isProtected: true }));
@@ -254,7 +254,7 @@ Deno.test("SendQueue closes when nothing can make room for what is protected", (
   assertEquals(overflows.length, 1);
 });
 
-Deno.test("SendQueue.end() forgets what waits and takes no more", async () => {
+Deno.test("SendQueue.end() forgets waiting messages and takes no more", async () => {
   const { frames, turn, queue, entry, push, hold } = bench();
   hold();
   push("a");
@@ -348,7 +348,7 @@ Deno.test("Turn.flush() hands over early, once, and in the order of the turn", (
   assertEquals(sent, ["1\n2", "3"]);
 });
 
-Deno.test("Turn.flush() sends a queue what several broadcasts have, in one order and one frame", () => {
+Deno.test("Turn.flush() sends a queue the messages of several broadcasts, in one order and one frame", () => {
   const turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
   const [one, two, three] = [queueOn(turn), queueOn(turn), queueOn(turn)];
   share(turn, pendingOf([one.queue, two.queue], 1, 5));
@@ -360,7 +360,7 @@ Deno.test("Turn.flush() sends a queue what several broadcasts have, in one order
   assertEquals(three.sent, ["2\n3\n4\n6"]);
 });
 
-Deno.test("Turn.flush() closes a queue that is full only when whoever flushed is done", async () => {
+Deno.test("Turn.flush() closes a full queue only after the flush", async () => {
   const turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
   const [slow, healthy] = [queueOn(turn, { maxMessages: 1, bufferedAmount: 1e6 }), queueOn(turn)];
   slow.queue.push({ ...entryOf(turn.nextSequence()), size: 100_000 });
@@ -374,7 +374,7 @@ Deno.test("Turn.flush() closes a queue that is full only when whoever flushed is
   assert(slow.sent.length === 1);
 });
 
-Deno.test("Turn.flush() gives those who take singly one entry after the other, each to all", async () => {
+Deno.test("Turn.flush() gives queues of single frames one entry after the other, each to all", async () => {
   const turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
   const log: string[] = [];
   const queueOf = (name: string, bufferedAmount: number) =>

@@ -87,7 +87,7 @@ async function reconnect(time: FakeTime): Promise<void> {
 
 const atLeastOnce = { delivery: "at-least-once" } as const;
 
-Deno.test("Client with at-least-once has each message handled once, and lets go of what is acknowledged", async () => {
+Deno.test("Client with at-least-once gets each message handled once, and releases acknowledged ones", async () => {
   const engine = new Engine();
   const seen: unknown[] = [];
   const network = new Network(node(engine.node("a"), (data) => void seen.push(data)));
@@ -103,7 +103,7 @@ Deno.test("Client with at-least-once has each message handled once, and lets go 
   assertEquals([seen.at(-1), [...engine.numbers.values()]], ["later", [52]]);
 });
 
-Deno.test("A message that was on its way when the connection broke is handled by the next session", async () => {
+Deno.test("A message in flight when the connection broke is handled by the next session", async () => {
   using time = new FakeTime();
   const seen: unknown[] = [];
   const network = new Network(node(new Engine().node("a"), (data) => void seen.push(data)));
@@ -224,7 +224,7 @@ Deno.test("Publications that were kept while their client was away are all ackno
   assertEquals([published.length, client.outbox.messages], [count, 0]);
 });
 
-Deno.test("Publications that come again are acknowledged after their answers", async () => {
+Deno.test("Publications that are repeated are acknowledged after their answers", async () => {
   const sequences = {
     ...new Engine().node("a"),
     newest: () => Promise.resolve(9),
@@ -243,7 +243,7 @@ Deno.test("Publications that come again are acknowledged after their answers", a
   );
 });
 
-Deno.test("A client counts for its user alone: nobody else's numbers are dropped for its", async () => {
+Deno.test("A client's numbers count for its user alone: equal numbers of other users drop nothing", async () => {
   const engine = new Engine();
   const seen: unknown[] = [];
   const services = new RequestService(platformRuntime(), { sequences: engine.node("a") });
@@ -264,7 +264,7 @@ Deno.test("A client counts for its user alone: nobody else's numbers are dropped
   assertEquals(engine.numbers.size, 4);
 });
 
-Deno.test("A session that ended while another node handled leaves nothing claimed to the next one", async () => {
+Deno.test("A session that ended while another node handled leaves no claim to the next one", async () => {
   using time = new FakeTime();
   const engine = new Engine();
   const store = engine.node("b");
@@ -295,7 +295,7 @@ Deno.test("A session that ended while another node handled leaves nothing claime
   sequences.close(client, second);
 });
 
-Deno.test("A claim that is made while the one before it is given up is not given up with it", async () => {
+Deno.test("A claim during the release of the one before is not released with it", async () => {
   const engine = new Engine();
   const store = engine.node("a");
   const gate = Promise.withResolvers<void>();
@@ -321,7 +321,7 @@ Deno.test("A claim that is made while the one before it is given up is not given
   sequences.close(after, session);
 });
 
-Deno.test("A client that comes to another node waits for what the first one still handles", async () => {
+Deno.test("A client on another node waits for the running handlers of the first one", async () => {
   using time = new FakeTime();
   const engine = new Engine();
   const seen: unknown[] = [];
@@ -345,7 +345,7 @@ Deno.test("A client that comes to another node waits for what the first one stil
   assertEquals(seen, ["a 1", "b 2"]);
 });
 
-Deno.test("A node that ended without a word holds its clients up for no longer than its claim", async () => {
+Deno.test("A killed node delays its clients no longer than its claim", async () => {
   using time = new FakeTime();
   const engine = new Engine();
   const seen: unknown[] = [];
@@ -425,7 +425,7 @@ Deno.test("Numbers are kept one at a time, and the newest next", async () => {
   ]);
 });
 
-Deno.test("Messages with numbers are handled one at a time, in order with others, whatever the concurrency", async () => {
+Deno.test("Messages with numbers are handled one at a time, in order with others, at any concurrency", async () => {
   const log: string[] = [];
   const network = new Network({
     ...node(new Engine().node("a"), () => {}),
@@ -443,7 +443,7 @@ Deno.test("Messages with numbers are handled one at a time, in order with others
   assertEquals(log, ["+1", "-1", "+2", "-2", "+3", "-3"]);
 });
 
-Deno.test("A message whose handler failed counts as handled: it does not come for ever", async () => {
+Deno.test("A message whose handler failed counts as handled, and is not repeated", async () => {
   using time = new FakeTime();
   const seen: unknown[] = [];
   const network = new Network({
@@ -461,7 +461,7 @@ Deno.test("A message whose handler failed counts as handled: it does not come fo
   assertEquals([seen, client.outbox.messages], [[1, 2], 0]);
 });
 
-Deno.test("A message that is not numbered and fails for the engine leaves its session open", async () => {
+Deno.test("A message without a number that fails for the engine leaves its session open", async () => {
   const network = new Network({
     ...node(new Engine().node("a"), () => {
       throw new BrokerError("Cannot append: the engine was away");
@@ -475,7 +475,7 @@ Deno.test("A message that is not numbered and fails for the engine leaves its se
   assertEquals([session.state, network.last.stats.handlerFailures], ["connected", 1]);
 });
 
-Deno.test("A message whose handler failed for the engine comes again, and what follows after it", async () => {
+Deno.test("A message whose handler failed for the engine is repeated, with its successors", async () => {
   using time = new FakeTime();
   const seen: unknown[] = [];
   let isAway = true;
@@ -496,7 +496,7 @@ Deno.test("A message whose handler failed for the engine comes again, and what f
   assertEquals([seen, client.outbox.messages], [[0, 1, 1, 2], 0]);
 });
 
-Deno.test("A loop has handled a message when it takes the next one, or is left", async () => {
+Deno.test("A loop has handled a message when it takes the next one, or ends", async () => {
   const desk = new RequestService(platformRuntime(), { sequences: new Engine().node("a") });
   const network = new Network({ services: desk });
   await using client = network.client(atLeastOnce);
@@ -514,7 +514,7 @@ Deno.test("A loop has handled a message when it takes the next one, or is left",
   await client.flushed();
 });
 
-Deno.test("Messages that nobody reads are acknowledged, and publications behind them made", async () => {
+Deno.test("Messages without a reader are acknowledged, and publications behind them made", async () => {
   const published: unknown[] = [];
   const desk = new RequestService(platformRuntime(), {
     sequences: new Engine().node("a"),
@@ -609,7 +609,7 @@ Deno.test("Publications that wait for a handler are bounded with the other reque
   assertEquals(published, []);
 });
 
-Deno.test("Client.publish() with at-least-once keeps its order with messages, and is made once", async () => {
+Deno.test("Client.publish() with at-least-once keeps its order with messages, and happens once", async () => {
   using time = new FakeTime();
   const log: unknown[] = [];
   const numbers: (PublicationNumber | undefined)[] = [];
@@ -695,7 +695,7 @@ Deno.test("Client.publish() that is not waited for any more is made all the same
   assertEquals(published, [1]);
 });
 
-Deno.test("A server that acknowledges nothing gets messages once at most, and the client says so", async () => {
+Deno.test("A server without acknowledgements gets messages once at most, and the client reports it", async () => {
   const seen: unknown[] = [];
   const errors: unknown[] = [];
   const services: SessionServices = { publish: (_session, _topic, data) => void seen.push(data) };
@@ -714,7 +714,7 @@ Deno.test("A server that acknowledges nothing gets messages once at most, and th
   await assertRejects(() => client.flushed(), UnsupportedError, "acknowledges no messages");
 });
 
-Deno.test("Client.flushed() rejects for what a closed client leaves, and so does publish()", async () => {
+Deno.test("Client.flushed() rejects for messages that a closed client leaves, and so does publish()", async () => {
   const network = new Network(node(new Engine().node("a", Infinity), () => new Promise(() => {})));
   network.server = { ...network.server, closeTimeoutMs: 1 };
   const client: Client = network.client(atLeastOnce);
@@ -730,7 +730,7 @@ Deno.test("Client.flushed() rejects for what a closed client leaves, and so does
   await idle.flushed();
 });
 
-Deno.test("An outbox that ended before it knew how to deliver still says so", async () => {
+Deno.test("An outbox that ended before its delivery was known still reports its messages", async () => {
   await using hand = serverByHand();
   const outbox: Outbox = new Outbox(
     platformRuntime(),
@@ -748,7 +748,7 @@ Deno.test("An outbox that ended before it knew how to deliver still says so", as
   await assertRejects(() => flushed(outbox, 1, {}), SessionClosedError, "The client is closed");
 });
 
-Deno.test("Client.flushed() gives up by signal and by time, and what waits still goes out", async () => {
+Deno.test("Client.flushed() rejects by signal and by time, and waiting messages still go out", async () => {
   using time = new FakeTime();
   const seen: unknown[] = [];
   const network = new Network(node(new Engine().node("a"), (data) => void seen.push(data)));
@@ -770,7 +770,7 @@ Deno.test("Client.flushed() gives up by signal and by time, and what waits still
   assertEquals(seen, [1]);
 });
 
-Deno.test("Client.flushed() with at-most-once waits until a session took what was sent", async () => {
+Deno.test("Client.flushed() with at-most-once waits until a session took the messages", async () => {
   const seen: unknown[] = [];
   const network = new Network({ onMessage: ({ data }) => void seen.push(data) });
   await using client = network.client();
@@ -780,7 +780,7 @@ Deno.test("Client.flushed() with at-most-once waits until a session took what wa
   assertEquals(seen, [1]);
 });
 
-Deno.test("A message that the server does not take for its size is dropped, and holds up nothing", async () => {
+Deno.test("A message above the server's size limit is dropped, and delays nothing", async () => {
   const seen: unknown[] = [];
   const refused: string[] = [];
   const network = new Network({
@@ -825,7 +825,7 @@ Deno.test("Session acknowledges messages with numbers, and refuses numbers that 
   assertEquals(codes, ["malformed", "malformed"]);
 });
 
-Deno.test("Session refuses a client that gives itself another name later", async () => {
+Deno.test("Session refuses a client that changes its name later", async () => {
   const seen: unknown[] = [];
   await using hand = byHand(seen);
   hand.peer.say({ topic: "t", data: 1, seq: 1, client: "c" });

@@ -1,20 +1,20 @@
 import { assertEquals, assertThrows } from "@std/assert";
 import { jsonCodec } from "./codec.ts";
 
-Deno.test("jsonCodec keeps what JSON can hold", () => {
+Deno.test("jsonCodec keeps the values of JSON", () => {
   for (const value of [null, 0, -1.5, "", "grüße 🎉", [], [1, [2]], {}, { a: { b: [true] } }]) {
     assertEquals(jsonCodec.decode(jsonCodec.encode(value)), value);
   }
 });
 
-Deno.test("jsonCodec.encode() refuses what JSON cannot hold", () => {
+Deno.test("jsonCodec.encode() refuses values that JSON cannot hold", () => {
   for (const value of [undefined, () => 1, Symbol("a")]) {
     assertThrows(() => jsonCodec.encode(value), TypeError, `received ${typeof value}`);
   }
   assertThrows(() => jsonCodec.encode(1n), TypeError);
 });
 
-Deno.test("jsonCodec.decode() throws on what is no JSON, and on what is no UTF-8", () => {
+Deno.test("jsonCodec.decode() throws on invalid JSON, and on invalid UTF-8", () => {
   for (const bytes of [[], [0x7b], [0x22, 0xff, 0x22], [0x31, 0x20, 0x31]]) {
     assertThrows(() => jsonCodec.decode(Uint8Array.from(bytes)));
   }

@@ -29,7 +29,7 @@ Deno.test("Session.incomingStreams() yields streams of both directions in turns"
   assertEquals(await soon(take(both, 6)), "bububb");
 });
 
-Deno.test("Session.incomingStreams() yields what comes while it waits", async () => {
+Deno.test("Session.incomingStreams() yields streams that arrive while it waits", async () => {
   await using both = await ends();
   const taking = take(both, 4);
   await turns();
@@ -53,7 +53,7 @@ Deno.test("Session.incomingStreams() takes no stream that is not asked for", asy
   assertEquals((await both.server.diagnostics()).unreadStreams, 0);
 });
 
-Deno.test("Session.incomingStreams() holds nothing after it found one direction read by somebody else", async () => {
+Deno.test("Session.incomingStreams() holds nothing after it found a reader of one direction", async () => {
   await using both = await ends();
   await openFrom(both, "bu");
   const { incomingBidirectionalStreams, incomingUnidirectionalStreams } = both.server.connection;
@@ -141,7 +141,7 @@ Deno.test("Session.incomingStreams() yields streams that work", async () => {
   assertEquals(await Array.fromAsync(near.readable), [Uint8Array.of(1, 2, 3)]);
 });
 
-Deno.test("Session.sendDatagram() sends, and says what it cannot send", async () => {
+Deno.test("Session.sendDatagram() sends, and rejects datagrams that it cannot send", async () => {
   await using both = await ends();
   const { client, server } = both;
   await client.sendDatagram(Uint8Array.of(7));
@@ -175,7 +175,7 @@ Deno.test("Session.sendDatagram() goes beside a writer that comes and goes", asy
   assertEquals(got, [0, 10, 1, 11, 2, 12]);
 });
 
-Deno.test("Session.grantDataCredit() and grantStreamsCredit() say that a wire counts none", async () => {
+Deno.test("Session.grantDataCredit() and grantStreamsCredit() reject on a wire without credit", async () => {
   await using both = await ends();
   const { client } = both;
   for (

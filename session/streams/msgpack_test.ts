@@ -32,7 +32,7 @@ function anyValue(random: Random, depth = 0): unknown {
   }
 }
 
-Deno.test("msgpackCodec() keeps what it encodes", () => {
+Deno.test("msgpackCodec() keeps the values of MessagePack", () => {
   const random = new Random(3);
   const codec = msgpackCodec();
   for (let round = 0; round < 500; round++) {
@@ -54,13 +54,13 @@ Deno.test("msgpackCodec() keeps long strings, bytes, arrays and maps", () => {
   }
 });
 
-Deno.test("msgpackCodec() leaves out what is undefined", () => {
+Deno.test("msgpackCodec() leaves out undefined members", () => {
   const codec = msgpackCodec();
   assertEquals(codec.decode(codec.encode({ a: undefined, b: [undefined] })), { b: [null] });
   assertEquals(codec.decode(codec.encode(undefined)), null);
 });
 
-Deno.test("msgpackCodec() takes bigint where it was told to", () => {
+Deno.test("msgpackCodec() takes bigint with the option for that", () => {
   const exact = msgpackCodec({ useBigInt64: true });
   assertEquals(exact.decode(exact.encode(2n ** 63n)), 2n ** 63n);
   assertEquals(exact.decode(exact.encode(-(2n ** 63n))), -(2n ** 63n));
@@ -68,7 +68,7 @@ Deno.test("msgpackCodec() takes bigint where it was told to", () => {
   assertEquals(msgpackCodec().decode(bytes(0xcf, 0, 0, 1, 0, 0, 0, 0, 0)), 2 ** 40);
 });
 
-Deno.test("msgpackCodec() takes extensions of every length it knows, and hands over the others", () => {
+Deno.test("msgpackCodec() takes extensions of every known length, and hands over the others", () => {
   const codec = msgpackCodec();
   for (const size of [1, 2, 4, 8, 16, 3, 300, 70_000]) {
     const head = size <= 16 && size !== 3
@@ -85,7 +85,7 @@ Deno.test("msgpackCodec() takes extensions of every length it knows, and hands o
   }
 });
 
-Deno.test("msgpackCodec() throws on what is no MessagePack", () => {
+Deno.test("msgpackCodec() throws on invalid MessagePack", () => {
   const codec = msgpackCodec();
   const cases = [bytes(), bytes(0xc1), bytes(1, 1), bytes(0x92, 1), bytes(0xa5, 1), bytes(0xcf, 1)];
   for (const wrong of cases) assertThrows(() => codec.decode(wrong), Error, "", wrong.toHex());
@@ -108,7 +108,7 @@ Deno.test("msgpackCodec() takes no memory for elements that are claimed only", (
   assert(codec.decode(bytes(...new Array(5_000).fill(0x91), 1)));
 });
 
-Deno.test("msgpackCodec() decodes what was changed, or throws", () => {
+Deno.test("msgpackCodec() decodes changed bytes, or throws", () => {
   const random = new Random(9);
   const codec = msgpackCodec();
   for (let round = 0; round < 3_000; round++) {

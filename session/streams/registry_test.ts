@@ -18,7 +18,7 @@ const registry = {
 };
 type R = typeof registry;
 
-Deno.test("Registry infers numbers, what is sent, and what is received", () => {
+Deno.test("Registry infers numbers, sent types, and received types", () => {
   expectType<Equal<keyof R & number, 0 | 7 | 65_534>>();
   expectType<Equal<StructuredInput<R, 0>, { at: string }>>();
   expectType<Equal<StructuredInput<R, 7>, { x: number; y?: number | undefined }>>();
@@ -32,7 +32,7 @@ Deno.test("Registry infers numbers, what is sent, and what is received", () => {
   assertEquals(tell({ type: 7, data: { x: 1, y: 2 } }), 1);
 });
 
-Deno.test("StructuredInput of a union of numbers is what fits each", () => {
+Deno.test("StructuredInput of a union of numbers is the type that fits each", () => {
   const both = { 1: z.object({ a: z.string() }), 2: z.object({ b: z.string() }), 3: z.number() };
   expectType<Equal<StructuredInput<typeof both, 1 | 2>, { a: string } & { b: string }>>();
   expectType<Equal<StructuredInput<typeof both, 1 | 3>, { a: string } & number>>();

@@ -73,7 +73,7 @@ Deno.test("structuredDatagrams() is refused where the wire has no datagrams", as
   assertThrows(() => make(pair.client, { registry }), UnsupportedError, "see capabilities");
 });
 
-Deno.test("StructuredDatagrams.send() refuses what is larger than a datagram", async () => {
+Deno.test("StructuredDatagrams.send() refuses messages larger than a datagram", async () => {
   await using pair = await ends();
   await using near = make(pair.client, { registry });
   const { maxDatagramSize } = pair.client.datagrams;
@@ -89,7 +89,7 @@ Deno.test("StructuredDatagrams.send() refuses what is larger than a datagram", a
   assertEquals(near.stats.sent, 1);
 });
 
-Deno.test("StructuredDatagrams counts, tells and skips what cannot be taken", async () => {
+Deno.test("StructuredDatagrams counts, reports and skips invalid datagrams", async () => {
   await using pair = await ends();
   await using near = make(pair.client, { registry });
   const told: StructuredError[] = [];
@@ -116,7 +116,7 @@ Deno.test("StructuredDatagrams counts, tells and skips what cannot be taken", as
   assertEquals(pair.server.state, "connected");
 });
 
-Deno.test("StructuredDatagrams skips in silence where nobody wants to know", async () => {
+Deno.test("StructuredDatagrams skips in silence without onInvalid", async () => {
   await using pair = await ends();
   await using near = make(pair.client, { registry });
   await using far = make(pair.server, { registry });
@@ -141,7 +141,7 @@ Deno.test("StructuredDatagrams drops the oldest past its bound, and counts them"
   assertEquals(seen, ["7", "8", "9"]);
 });
 
-Deno.test("StructuredDatagrams goes on in another loop, and has one at a time", async () => {
+Deno.test("StructuredDatagrams continues in another loop, and has one at a time", async () => {
   await using pair = await ends();
   await using near = make(pair.client, { registry });
   await using far = make(pair.server, { registry });
@@ -158,7 +158,7 @@ Deno.test("StructuredDatagrams goes on in another loop, and has one at a time", 
   }
 });
 
-Deno.test("StructuredDatagrams gives the datagrams back when it is disposed of", async () => {
+Deno.test("StructuredDatagrams returns the datagrams when it is disposed of", async () => {
   await using pair = await ends();
   const far = make(pair.server, { registry });
   assertThrows(() => make(pair.server, { registry }), TypeError, "must have no other reader");
@@ -191,7 +191,7 @@ Deno.test("StructuredDatagrams ends with the session", async () => {
   }
 });
 
-Deno.test("StructuredDatagrams ends a loop with what a schema or onInvalid throws", async () => {
+Deno.test("StructuredDatagrams ends a loop with an error of a schema or onInvalid", async () => {
   const broken: StandardSchema<string> = {
     "~standard": {
       version: 1,

@@ -89,7 +89,7 @@ Deno.test("StructuredParser.next() tells where the bytes stop inside a message",
   assertEquals(passing.gap, "a message that lacks 3 bytes");
 });
 
-Deno.test("StructuredParser.next() refuses what is too large at its head, and holds none of it", () => {
+Deno.test("StructuredParser.next() refuses a message above the bound at its head, and holds none of it", () => {
   for (const claimed of [1025, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff]) {
     const parser = parserOf();
     parser.push(framed(9, bytes(), claimed));
@@ -104,7 +104,7 @@ Deno.test("StructuredParser.next() refuses what is too large at its head, and ho
   assertEquals(read(parser, [framed(9, new Uint8Array(1024))])[0]![1].length, 1024);
 });
 
-Deno.test("StructuredParser.next() holds at most twice what came of a message that claims 4 GiB", () => {
+Deno.test("StructuredParser.next() holds at most twice the received bytes of a message that claims 4 GiB", () => {
   const parser = parserOf({ maxMessageBytes: 0xffff_ffff });
   const sizes: number[] = [];
   const Original = Uint8Array;
@@ -126,7 +126,7 @@ Deno.test("StructuredParser.next() holds at most twice what came of a message th
   assertEquals(Math.max(...sizes), 128 * 1024);
 });
 
-Deno.test("StructuredParser.next() knows the end mark only where it was agreed on", () => {
+Deno.test("StructuredParser.next() knows the end mark only where both ends agreed on it", () => {
   const agreed = parserOf({ hasEndMark: true });
   assertEquals(read(agreed, [joined(framed(1, bytes(1)), END_MARK, framed(2, bytes(2)))]), [[1, [
     1,

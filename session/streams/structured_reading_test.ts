@@ -24,7 +24,7 @@ import {
 } from "../../tests/structured.ts";
 import { structuredStream as open } from "./structured.ts";
 
-Deno.test("StructuredStream reads as it is iterated, one chunk at a time", async () => {
+Deno.test("StructuredStream reads one chunk at a time, as its loop goes on", async () => {
   const chunk = () => joined(framed(2, "a"), framed(2, "b"));
   const wire = new HandStream(chunk(), chunk(), chunk());
   const stream = await byHand(wire);
@@ -49,7 +49,7 @@ Deno.test("StructuredStream gives the messages in order to calls that do not wai
   assertEquals(results.map(({ value }) => value?.data), ["a", "b", undefined]);
 });
 
-Deno.test("StructuredStream goes on in another loop, and has one at a time", async () => {
+Deno.test("StructuredStream continues in another loop, and has one at a time", async () => {
   const wire = new HandStream(joined(framed(2, "a"), framed(2, "b")), END_MARK.slice(), null);
   const stream = await byHand(wire);
   for await (const { data } of stream) {
@@ -138,7 +138,7 @@ Deno.test("StructuredStream leaves the bytes to a codec that keeps them", async 
   assertEquals(messages.map(({ data }) => [...data as unknown as Uint8Array]), [[1, 2], [], [3]]);
 });
 
-Deno.test("StructuredStream is closed by await using, and what is not read is let go", async () => {
+Deno.test("StructuredStream is closed by await using, and unread messages are released", async () => {
   const wire = new HandStream(framed(2, "a"), framed(2, "b"));
   const stream = await byHand(wire);
   {

@@ -147,7 +147,7 @@ for (const { what, incoming, reason, type, message, code = 4400, options, isSkip
     assertEquals(stream.skippedMessages, 0);
   });
 
-  Deno.test(`StructuredStream ${isSkipped ? "skips" : "does not skip"} ${what} when told to`, async () => {
+  Deno.test(`StructuredStream ${isSkipped ? "skips" : "does not skip"} ${what} with the option for that`, async () => {
     const told: StructuredError[] = [];
     const policies = ["skip", (error: StructuredError) => void told.push(error)] as const;
     for (const onInvalid of policies) {
@@ -171,7 +171,7 @@ for (const { what, incoming, reason, type, message, code = 4400, options, isSkip
   });
 }
 
-Deno.test("StructuredStream ends with what onInvalid throws", async () => {
+Deno.test("StructuredStream ends with an error of onInvalid", async () => {
   const wire = new HandStream(framed(9, "a"));
   const stream = await byHand(wire, {
     onInvalid() {
@@ -182,7 +182,7 @@ Deno.test("StructuredStream ends with what onInvalid throws", async () => {
   assertEquals([wire.cancelled, wire.aborted], [[4500], [4500]]);
 });
 
-Deno.test("StructuredStream ends with what a schema throws, which is no fault of the peer", async () => {
+Deno.test("StructuredStream ends with an error of a schema, which is no fault of the peer", async () => {
   for (const isAsync of [false, true]) {
     const broken: StandardSchema<string> = {
       "~standard": {

@@ -57,7 +57,7 @@ for (const { name, makePair } of wires) {
     await soon(Promise.all([near.closed, far.closed]));
   });
 
-  Deno.test(`StructuredStream.abort() is told as an abort over ${name}`, async () => {
+  Deno.test(`StructuredStream.abort() arrives as an abort over ${name}`, async () => {
     await using pair = await makePair();
     await using client = new Session(pair.client, sessionSettings({ side: "client" }));
     await using server = new Session(pair.server, sessionSettings({ side: "server" }));
@@ -135,7 +135,7 @@ for (const { name, makePair } of wires) {
   });
 }
 
-Deno.test("structuredStream() infers what is sent and what is received", async () => {
+Deno.test("structuredStream() infers sent and received types", async () => {
   await using stream = await byHand(new HandStream());
   // @ts-expect-error Not in the registry.
   const unknown = stream.send(3, "a");
@@ -218,7 +218,7 @@ Deno.test("StructuredStream.close() sends no end mark to a peer of another make"
   }
 });
 
-Deno.test("StructuredStream.send() refuses what is too large before anything is sent", async () => {
+Deno.test("StructuredStream.send() refuses messages above the bound before any byte is sent", async () => {
   const wire = new HandStream();
   const stream = await byHand(wire, { maxMessageBytes: 10 });
   await assertRejects(
@@ -264,7 +264,7 @@ Deno.test("StructuredStream.send() sends nothing that the codec cannot encode", 
   assertEquals(wire.written, []);
 });
 
-Deno.test("StructuredStream.send() keeps the order of messages that are not awaited, and joins them", async () => {
+Deno.test("StructuredStream.send() keeps the order of messages without an await, and joins them", async () => {
   const wire = new HandStream();
   const gate = Promise.withResolvers<void>();
   wire.gate = gate.promise;
@@ -295,7 +295,7 @@ Deno.test("StructuredStream.send() resolves once the wire took the message", asy
   await sent;
 });
 
-Deno.test("StructuredStream.send() aborts the stream when 4 MiB wait that nobody awaits", async () => {
+Deno.test("StructuredStream.send() aborts the stream when 4 MiB wait without an await", async () => {
   const wire = new HandStream();
   wire.gate = new Promise(() => {});
   const stream = await byHand(wire);
@@ -310,7 +310,7 @@ Deno.test("StructuredStream.send() aborts the stream when 4 MiB wait that nobody
   assertEquals(wire.aborted, [4507]);
 });
 
-Deno.test("StructuredStream tells of a write that nobody awaited by closed alone", async () => {
+Deno.test("StructuredStream reports a failed write without an await by closed alone", async () => {
   const wire = new HandStream(framed(2, "still readable"), END_MARK.slice(), null);
   const stopped = new StreamError("The peer stopped reading", { streamErrorCode: 5, by: "remote" });
   wire.write = () => Promise.reject(stopped);

@@ -35,7 +35,7 @@ Deno.test("encodeBinary() takes the varint that fits the head's bytes, not its c
   }
 });
 
-Deno.test("decodeBinary() takes a length in more bytes than it needs", () => {
+Deno.test("decodeBinary() takes a length in more bytes than needed", () => {
   for (const length of [[0x40, 2], [0x80, 0, 0, 2]]) {
     const frame = bytes(0x40, 0x53, ...length, 0x7b, 0x7d, 9);
     assertEquals(decodeBinary(frame), { head: "{}", data: bytes(9) });
@@ -120,7 +120,7 @@ Deno.test("placed() adds no more than MAX_PLACE_BYTES", () => {
   }
 });
 
-Deno.test("placed() leaves bytes as they are that are no message", () => {
+Deno.test("placed() leaves bytes unchanged that are no message", () => {
   const frame = Uint8Array.of(0x40, 0x53, 9, 1);
   assertEquals(placed(frame, "a", { offset: 2, prev: 1 }).frame, frame);
 });

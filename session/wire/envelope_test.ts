@@ -158,7 +158,7 @@ Deno.test("parseEnvelope() goes by the first known key of the table, not of the 
   assertEquals(parseEnvelope('{"publish":"a","subscribe":"b","id":1}').kind, "subscribe");
 });
 
-Deno.test("parseEnvelope() ignores unknown keys, and knows when it knows none", () => {
+Deno.test("parseEnvelope() ignores unknown keys, and finds an envelope of unknown keys alone", () => {
   assertEquals(parseEnvelope('{"x":1,"topic":"a","seq":2}').kind, "message");
   for (const text of ["{}", '{"x":1}', '{"seq":1}', '{"close":1}', '{"data":1,"id":1}']) {
     assertEquals(parseEnvelope(text), { kind: "unknown" }, text);
@@ -247,7 +247,7 @@ const MALFORMED: readonly [text: string, message: string, id?: number][] = [
   ['{"dropped":"1"}', NUMBER("dropped", "a string")],
 ];
 
-Deno.test("parseEnvelope() says what was expected, and never what the peer wrote", () => {
+Deno.test("parseEnvelope() names the expected form, and never the peer's text", () => {
   for (const [text, message, id = null] of MALFORMED) {
     assertEquals(parseEnvelope(text), { kind: "malformed", message, id }, text);
   }
@@ -280,7 +280,7 @@ Deno.test("parseEnvelope() takes a topic of 255 bytes, and no longer one", () =>
   }
 });
 
-Deno.test("the writers of envelopes write what the wire's table says", () => {
+Deno.test("the writers of envelopes follow the table of the wire", () => {
   const golden: [text: string, expected: string][] = [
     [encodeEnvelope({ topic: "a" }), '{"topic":"a"}'],
     [encodeEnvelope({ topic: "a", data: 1 }), '{"topic":"a","data":1}'],
@@ -315,7 +315,7 @@ Deno.test("the writers of envelopes write what the wire's table says", () => {
 
 const EPOCH = "1970-01-01T00:00:00.000Z";
 
-Deno.test("encodeEnvelope() writes data without raw line feeds, and none for none", () => {
+Deno.test("encodeEnvelope() writes data without raw line feeds, and none for undefined", () => {
   const write = (data: unknown) => encodeEnvelope({ topic: "a", data });
   assertEquals(write(undefined), '{"topic":"a"}');
   assertEquals(write(null), '{"topic":"a","data":null}');
@@ -327,7 +327,7 @@ Deno.test("encodeEnvelope() writes data without raw line feeds, and none for non
   );
 });
 
-Deno.test("encodeEnvelope() refuses what JSON would lose, and says what came", () => {
+Deno.test("encodeEnvelope() refuses values that JSON would lose, and names them", () => {
   const loop: Record<string, unknown> = {};
   loop.self = loop;
   const cases: [data: unknown, received: string][] = [
@@ -356,7 +356,7 @@ Deno.test("encodeEnvelope() refuses what JSON would lose, and says what came", (
   }
 });
 
-Deno.test("describe() names the type of anything", () => {
+Deno.test("describe() names the type of any value", () => {
   const cases: [value: unknown, word: string][] = [
     [Object.create(null), "an object"],
     [Object.create({ constructor: undefined }), "an object"],
@@ -395,7 +395,7 @@ class Dice {
   }
 }
 
-Deno.test("parseEnvelope() reads back whatever was written, on one line", () => {
+Deno.test("parseEnvelope() reads every written envelope back, on one line", () => {
   const dice = new Dice(1);
   for (let round = 0; round < 5_000; round++) {
     const topic = `t${dice.text()}`;
@@ -428,7 +428,7 @@ Deno.test("parseEnvelope() never throws on text that was changed", () => {
   assert(kinds.size > 10, "the changes leave enough of every kind");
 });
 
-Deno.test("readEnvelope() knows what a server is asked for, and reads no more of it", () => {
+Deno.test("readEnvelope() reads requests to a server, and no more of them", () => {
   for (const service of ["auth", "publish", "subscribe", "unsubscribe"] as const) {
     assertEquals(readEnvelope(`{"${service}":"a","id":3}`), { kind: "service", service, id: 3 });
     assertEquals(readEnvelope(`{"${service}":1}`), { kind: "service", service, id: null });
@@ -441,7 +441,7 @@ Deno.test("readEnvelope() knows what a server is asked for, and reads no more of
   });
 });
 
-Deno.test("readTrace() takes what W3C Trace Context allows within bounds, and nothing else", () => {
+Deno.test("readTrace() takes W3C Trace Context within bounds, and nothing else", () => {
   const traceparent = TRACEPARENT;
   const wrong = [
     null,

@@ -30,7 +30,7 @@ function daysLater(days: number): Date {
   return new Date(Date.now() + days * DAY_MS);
 }
 
-Deno.test("devCertificate() makes a certificate that says what browsers ask of it", () => {
+Deno.test("devCertificate() makes a certificate that browsers accept by hash", () => {
   const made = devCertificate({ cacheFolder: null });
   const certificate = new X509Certificate(made.cert);
   assertEquals(certificate.ca, false);
@@ -120,7 +120,7 @@ Deno.test("devCertificate() makes another where the kept one does not fit", () =
   }
 });
 
-Deno.test("devCertificate() makes another at renewAt, however few its days are", () => {
+Deno.test("devCertificate() makes another one at renewAt, also for a few days", () => {
   using folder = new Folder();
   const { cacheFolder } = folder;
   const { renewAt, notAfter, ...first } = devCertificate({ cacheFolder, days: 1 });
@@ -226,7 +226,7 @@ Deno.test("devCertificate() gives processes that start at once the same certific
   assert(seen.includes(hashOf(devCertificate({ cacheFolder }))));
 });
 
-Deno.test("devCertificate() is trusted by its hash, by itself as an authority, and not otherwise", async () => {
+Deno.test("devCertificate() is trusted by its hash, as its own authority, and not otherwise", async () => {
   const { cert, key, hashes } = devCertificate({ cacheFolder: null });
   const endpoint = new Deno.QuicEndpoint({ hostname: "127.0.0.1", port: 0 });
   const listener = endpoint.listen({ cert, key, alpnProtocols: ["h3"] });

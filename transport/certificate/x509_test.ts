@@ -4,7 +4,7 @@ import { bits, integer, octets, oid, sequence, time, utf8, value } from "./x509.
 import { selfSign, subjectAltName } from "./x509.ts";
 import { certificateHashes, hashOf } from "./certificate.ts";
 
-Deno.test("value() writes lengths in as few bytes as they take", () => {
+Deno.test("value() writes lengths in the fewest bytes", () => {
   const cases: [length: number, head: string][] = [
     [0, "0400"],
     [127, "047f"],
@@ -19,7 +19,7 @@ Deno.test("value() writes lengths in as few bytes as they take", () => {
   }
 });
 
-Deno.test("integer(), oid(), time() and the like write what X.690 says", () => {
+Deno.test("integer(), oid(), time() and the like write the bytes of X.690", () => {
   const cases: [written: Uint8Array, hex: string][] = [
     [integer(Uint8Array.of(2)), "020102"],
     [integer(Uint8Array.of(0x80)), "02020080"],
@@ -56,7 +56,7 @@ Deno.test("subjectAltName() writes addresses as bytes, in every notation", () =>
   }
 });
 
-Deno.test("certificateHashes() hashes what browsers take by its hash, and nothing else", () => {
+Deno.test("certificateHashes() hashes certificates that browsers take by hash, and nothing else", () => {
   const certificate = (days: number) => {
     const notBefore = new Date("2026-01-01T00:00:00Z");
     const notAfter = new Date(notBefore.getTime() + days * 86_400_000);

@@ -105,7 +105,7 @@ for (const at of ["the handshake", "the answer"]) {
   });
 }
 
-Deno.test("dialWebTransport() rejects when the server speaks something else", async () => {
+Deno.test("dialWebTransport() rejects when the server speaks another protocol", async () => {
   await using server = new RawServer(certificate, { alpn: "h2" });
   const accepting = server.accept().catch(() => {});
   await assertRejects(() => soon(dialRaw(server)), ConnectionError);
@@ -144,7 +144,7 @@ const STAGES = ["handshake", "settings", "answer"] as const;
 
 for (const stage of STAGES) {
   for (const how of ["signal", "timeout"] as const) {
-    Deno.test(`dialWebTransport() gives up by ${how} while it waits for the ${stage}`, async () => {
+    Deno.test(`dialWebTransport() rejects by ${how} while it waits for the ${stage}`, async () => {
       await using server = new RawServer(certificate);
       const silent = bindUdp();
       const port = stage === "handshake" ? silent.addr.port : server.port;
@@ -171,7 +171,7 @@ for (const stage of STAGES) {
   }
 }
 
-Deno.test("dialWebTransport() does nothing with a signal that was aborted", async () => {
+Deno.test("dialWebTransport() does nothing with an aborted signal", async () => {
   const signal = AbortSignal.abort(new Error("enough"));
   await assertRejects(() => dialWebTransport("https://localhost/", { signal }), Error, "enough");
 });

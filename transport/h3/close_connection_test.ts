@@ -53,7 +53,7 @@ async function isAlive(near: Connection, far: Connection): Promise<void> {
 const INFO = { closeCode: 4001, reason: "all of it" };
 
 for (const who of ["client", "server"] as const) {
-  Deno.test(`Http3Session.close() ends the connection of a ${who} when it is told to`, async () => {
+  Deno.test(`Http3Session.close() ends the connection of a ${who} on request`, async () => {
     await using pair = await twoSessions();
     const { near, far, peer } = pair;
     const [first, second] = who === "client" ? near : far;
@@ -80,7 +80,7 @@ for (const who of ["client", "server"] as const) {
   });
 }
 
-Deno.test("withMessages().close() ends the connection when it is told to", async () => {
+Deno.test("withMessages().close() ends the connection on request", async () => {
   await using pair = await twoSessions();
   const { near, far } = pair;
   const client = withMessages(near[0], { side: "client" });

@@ -668,7 +668,7 @@ Deno.test("Http3Connection reads the heads of streams byte by byte", async () =>
   }
 });
 
-Deno.test("Http3Connection holds streams that come before their session", async () => {
+Deno.test("Http3Connection holds streams that arrive before their session", async () => {
   await using server = new TestServer();
   await using peer = await server.dial();
   await peer.control();
@@ -837,7 +837,7 @@ Deno.test("Http3Connection gives up on a server without settings after five seco
   assertEquals((await dialing).name, "ConnectionError");
 });
 
-Deno.test("Http3Connection refuses more sessions than it may have with 429", async () => {
+Deno.test("Http3Connection refuses sessions beyond its bound with 429", async () => {
   await using server = new TestServer({ maxSessionsPerConnection: 2 });
   await using first = await server.open();
   const { peer } = first;
@@ -904,7 +904,7 @@ function capsuleOfClose(code: number): Uint8Array {
   return capsuleFrame(0x2843, Uint8Array.of(0, 0, code >> 8, code & 0xff));
 }
 
-Deno.test("Http3Connection.connect() asks for nothing after GOAWAY", async () => {
+Deno.test("Http3Connection.connect() sends no request after GOAWAY", async () => {
   await using server = new RawServer(certificate);
   const endpoint = new Deno.QuicEndpoint({ hostname: "127.0.0.1" });
   const options = {

@@ -90,7 +90,7 @@ Deno.test("Http3Session leaves out a stream of messages that came before the ans
   assertEquals(messages.inspect!.counters!.streamsClosed, 1);
 });
 
-Deno.test("Http3Session counts datagrams that nobody reads as lost", async () => {
+Deno.test("Http3Session counts unread datagrams as lost", async () => {
   await using server = new TestServer();
   await using raw = await server.open();
   const { connect, session } = raw;
@@ -111,7 +111,7 @@ Deno.test("Http3Session counts datagrams that wait for room, and those that find
   assertEquals([datagramsSent, datagramsDropped], [1_024, 6]);
 });
 
-Deno.test("Http3Session counts streams that nobody takes as cut", async () => {
+Deno.test("Http3Session counts streams that are not accepted as cut", async () => {
   await using server = new TestServer();
   await using raw = await server.open();
   const { peer, connect, session } = raw;

@@ -72,7 +72,7 @@ function ofCredit(events: readonly ConnectionEvent[]): ConnectionEvent[] {
   return events.filter(({ type }) => type === "blocked" || type === "credit");
 }
 
-Deno.test("Http3Session tells its credit where both ends count, and only there", async () => {
+Deno.test("Http3Session reports its credit where both ends count, and only there", async () => {
   await using server = new TestServer();
   await using plain = await server.open();
   assertEquals([plain.session.capabilities.credit, plain.session.inspect!.credit], [
@@ -166,7 +166,7 @@ Deno.test("Http3Session ends writes on many streams over random grants", async (
   assertEquals(client.inspect!.credit!.state("data").waiting, 0);
 });
 
-Deno.test("Http3Session grants nothing by itself where windows are not automatic", async () => {
+Deno.test("Http3Session grants nothing unasked where windows are not automatic", async () => {
   await using server = new TestServer({
     flowControl: { maxData: 1_000, maxStreamsBidi: 1, maxStreamsUni: 1, automatic: false },
   });
@@ -326,7 +326,7 @@ Deno.test("Http3Session grants nothing for cancelled streams where windows are n
   assertEquals(raw.session.inspect!.credit!.state("data").granted, 1_000);
 });
 
-Deno.test("withMessages() carries messages past a window that does not move by itself", async () => {
+Deno.test("withMessages() carries messages past a fixed window", async () => {
   await using pair = await pairOf({ maxData: WINDOW, automatic: false });
   const { client, server } = {
     client: withMessages(pair.client, { side: "client" }),
@@ -357,7 +357,7 @@ Deno.test("withMessages() carries messages past a window that does not move by i
   await Promise.all([client, server].map((end) => end[Symbol.asyncDispose]()));
 });
 
-Deno.test("flowControl is refused when it makes no sense", () => {
+Deno.test("flowControl with invalid limits is refused", () => {
   const bad: FlowControlOptions[] = [
     { maxData: -1 },
     { maxStreamsBidi: 0.5 },
@@ -370,7 +370,7 @@ Deno.test("flowControl is refused when it makes no sense", () => {
   }
 });
 
-Deno.test("dialWebTransport() has the server obey its flowControl", async () => {
+Deno.test("dialWebTransport() makes the server obey its flowControl", async () => {
   await using server = new TestServer();
   const url = server.url;
   await assertRejects(

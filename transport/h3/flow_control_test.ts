@@ -82,7 +82,7 @@ Deno.test("Http3Session writes no more bytes than the peer granted", async () =>
   assertEquals(came.subarray(head), bytes);
 });
 
-Deno.test("Http3Session keeps writes that wait for credit in order, and closes after them", async () => {
+Deno.test("Http3Session keeps the order of writes that wait for credit, and closes after them", async () => {
   await using server = new TestServer();
   await using raw = await server.open(counting({ data: 1_000, bidi: 1, uni: 1 }));
   const stream = directStream(await raw.session.createBidirectionalStream());
@@ -244,7 +244,7 @@ Deno.test("Http3Session gives back credit for a stream that QUIC did not open", 
   assertEquals(await soon(came.readAtLeast(4)), bytesOf(0x54, connect.id, 7));
 });
 
-Deno.test("Http3Session grants bytes as they are read, and more when the peer says it waits", async () => {
+Deno.test("Http3Session grants bytes as they are read, and more when the peer waits", async () => {
   await using server = new TestServer();
   await using raw = await server.open(counting({ data: 1_000, bidi: 9, uni: 9 }));
   const { peer, session, connect } = raw;

@@ -63,7 +63,7 @@ Deno.test("Http3Pool shares no connection with other options, and forgets those 
   await until(() => pool.size === 0);
 });
 
-Deno.test("Http3Pool goes on after a session that was refused, or given up", async () => {
+Deno.test("Http3Pool continues after a refused session, and after an abandoned one", async () => {
   let count = 0;
   await using peer = new WebTransportPeer({
     answer: (request) => ++count % 2 === 1 ? void request.refuse(403) : acceptFirst(request),

@@ -23,7 +23,7 @@ import {
 const NOTHING = new Uint8Array();
 const TEXT = new TextEncoder().encode("hello");
 
-Deno.test("isWebTransportAvailable() tells that it is", () => {
+Deno.test("isWebTransportAvailable() is true here", () => {
   assert(isWebTransportAvailable());
 });
 
@@ -45,7 +45,7 @@ Deno.test("listenWebTransport() throws when a limit is not a positive integer", 
   }
 });
 
-Deno.test("listenWebTransport() throws when the certificate is none, and leaves nothing", () => {
+Deno.test("listenWebTransport() throws for an invalid certificate, and leaves nothing", () => {
   assertThrows(() => listenWebTransport({ hostname: "127.0.0.1", cert: "no", key: "no" }));
 });
 
@@ -118,7 +118,7 @@ Deno.test("WebTransportListener lives through handshakes that fail", async () =>
   assertEquals(raw.session.protocol, "");
 });
 
-Deno.test("WebTransportListener refuses more connections than it may have", async () => {
+Deno.test("WebTransportListener refuses connections beyond its bound", async () => {
   await using server = new TestServer({ maxConnections: 2 });
   await using first = await server.open();
   {
@@ -131,7 +131,7 @@ Deno.test("WebTransportListener refuses more connections than it may have", asyn
   assertEquals(first.session.protocol, "");
 });
 
-Deno.test("WebTransportListener refuses more connections of one address than it may have", async () => {
+Deno.test("WebTransportListener refuses connections of one address beyond its bound", async () => {
   await using server = new TestServer({ maxConnectionsPerAddress: 1 });
   {
     await using _first = await server.open();
@@ -170,7 +170,7 @@ Deno.test("WebTransportListener.rotate() gives new handshakes the new certificat
   for (const raw of raws) await raw[Symbol.asyncDispose]();
 });
 
-Deno.test("WebTransportListener.stop() drains sessions, and refuses what is new", async () => {
+Deno.test("WebTransportListener.stop() drains sessions, and refuses new ones", async () => {
   await using server = new TestServer();
   await using raw = await server.open();
   const { peer, connect, session } = raw;
@@ -221,7 +221,7 @@ Deno.test("WebTransportListener gives up on peers that are silent", async () => 
   assertEquals((await soon(peer.ending)).closeCode, undefined);
 });
 
-Deno.test("WebTransportRequest tells what was asked, and where from", async () => {
+Deno.test("WebTransportRequest has the URL, the headers and the address", async () => {
   await using server = new TestServer();
   await using peer = await server.dial();
   await peer.control();

@@ -180,7 +180,7 @@ Deno.test("Http3Session ends the connection when the CONNECT stream ends inside 
   assertEquals((await soon(raw.peer.ending)).closeCode, H3Error.frameError);
 });
 
-Deno.test("Http3Session takes trailers for nothing", async () => {
+Deno.test("Http3Session ignores trailers", async () => {
   await using server = new TestServer();
   await using raw = await server.open();
   await raw.connect.send.write(headersFrame([["x-trailer", "1"]]), closeFrame(9));
@@ -284,7 +284,7 @@ Deno.test("Http3Session ends its streams at both ends when it is closed", async 
   }));
 });
 
-Deno.test("Http3Session.close() rejects what waits for the peer to read, soon", async () => {
+Deno.test("Http3Session.close() rejects writes that wait for the peer to read, soon", async () => {
   await using server = new TestServer();
   await using raw = await server.open();
   const { session } = raw;
@@ -311,7 +311,7 @@ Deno.test("Http3Session.close() rejects what waits for the peer to read, soon", 
   assert(!isConfirmed);
 });
 
-Deno.test("Http3Session tells code and reason when the connection ends with them", async () => {
+Deno.test("Http3Session reports code and reason when the connection ends with them", async () => {
   await using server = new TestServer();
   for (let i = 0; i < 5; i++) {
     await using relay = new UdpPath(server.port);
@@ -462,7 +462,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
     return bytes.toSorted((a, b) => a - b);
   };
 
-  Deno.test(`Http3Session holds 16 ${kind} streams while nobody reads them, and refuses the newest`, async () => {
+  Deno.test(`Http3Session holds 16 unread ${kind} streams, and refuses the newest`, async () => {
     await using server = new TestServer();
     await using raw = await server.open();
     for (let i = 0; i < MAX_UNREAD_STREAMS; i++) await open(raw, i);
@@ -488,7 +488,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
     assertEquals(await readBytes(streams, MAX_UNREAD_STREAMS), held);
   });
 
-  Deno.test(`Http3Session takes more than 16 ${kind} streams once somebody has a reader`, async () => {
+  Deno.test(`Http3Session takes more than 16 ${kind} streams once there is a reader`, async () => {
     await using server = new TestServer();
     await using raw = await server.open();
     const streams = incoming(raw); // It is locked from now on; one stream at most is taken ahead.
@@ -499,7 +499,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
   });
 }
 
-Deno.test("Http3Session hands datagrams that it held to a receiver, and then those that come", async () => {
+Deno.test("Http3Session delivers held datagrams to a receiver, and then later ones", async () => {
   await using server = new TestServer();
   await using raw = await server.open();
   const { connect, session } = raw;

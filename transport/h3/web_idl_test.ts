@@ -250,7 +250,7 @@ Deno.test("WebTransport has objects of all interfaces, with their class strings"
   }
 });
 
-Deno.test("WebTransport.exportKeyingMaterial() says what the runtime lacks", async () => {
+Deno.test("WebTransport.exportKeyingMaterial() names the missing feature of the runtime", async () => {
   await using peer = new WebTransportPeer();
   const transport = new WebTransport(peer.url, peer.trust);
   const short = new Uint8Array(255);

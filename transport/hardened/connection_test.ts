@@ -27,7 +27,7 @@ function setUp() {
   return { buffer, backpressure, frames, log, receiver, setFill };
 }
 
-Deno.test("BackpressureBuffer stops the wire at a half, and lets it go on at a quarter", async () => {
+Deno.test("BackpressureBuffer stops the wire at a half, and continues at a quarter", async () => {
   const { buffer, backpressure, frames, log, setFill } = setUp();
   buffer.receiveFrame("1");
   assertEquals([log, buffer.isPaused], [[], false]);
@@ -58,7 +58,7 @@ Deno.test("BackpressureBuffer hands on no more than fits, and keeps the order", 
   assertEquals([frames, log], [["1", "2", "3", "4", "5"], ["pause", "resume"]]);
 });
 
-Deno.test("BackpressureBuffer hands on what is held at the end, and then that it was the last", async () => {
+Deno.test("BackpressureBuffer delivers held frames at the end, and then reports the last", async () => {
   const { buffer, backpressure, frames, log, setFill } = setUp();
   backpressure.fill = 1;
   for (const frame of ["1", "2", "3"]) buffer.receiveFrame(frame);
@@ -68,7 +68,7 @@ Deno.test("BackpressureBuffer hands on what is held at the end, and then that it
   assertEquals([frames.length, log], [4, ["pause"]]);
 });
 
-Deno.test("BackpressureBuffer bounds what it holds, by count and beyond the first by bytes", () => {
+Deno.test("BackpressureBuffer bounds its frames, by count and beyond the first by bytes", () => {
   for (
     const [first, frame, count] of [["", "", MAX_HELD_FRAMES - 1], [
       new Uint8Array(MAX_HELD_BYTES * 4),

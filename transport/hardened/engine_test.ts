@@ -10,7 +10,7 @@ import { hardenedWebSocket } from "./mod.ts";
 
 const anyPort = { hostname: "127.0.0.1", port: 0 };
 
-Deno.test("hardenedWebSocket() rejects limits that are none", () => {
+Deno.test("hardenedWebSocket() rejects invalid limits", () => {
   for (const value of [0, -1, NaN, Infinity]) {
     assertThrows(
       () => hardenedWebSocket({ handshakeTimeoutMs: value }),
@@ -28,7 +28,7 @@ Deno.test("hardenedWebSocket() rejects limits that are none", () => {
   hardenedWebSocket({ handshakeBurst: Infinity, maxPending: Infinity });
 });
 
-Deno.test("accept() takes nothing but upgrades of its own server, each once", async () => {
+Deno.test("accept() takes only upgrades of its own server, each once", async () => {
   const engine = hardenedWebSocket();
   const upgrade = { upgrade: "websocket", connection: "upgrade" };
   const foreign = new Request("http://localhost/", { headers: upgrade });
@@ -55,7 +55,7 @@ Deno.test("accept() takes nothing but upgrades of its own server, each once", as
   await server.shutdown();
 });
 
-Deno.test("accept() agrees on no protocol where none was chosen", async () => {
+Deno.test("accept() agrees on no protocol by default", async () => {
   const engine = hardenedWebSocket();
   const server = engine.listen(anyPort, (request) => engine.accept(request).response);
   using raw = await RawSocket.open(server.addr.port, { protocol: "chat" });
@@ -64,7 +64,7 @@ Deno.test("accept() agrees on no protocol where none was chosen", async () => {
   assertEquals(await raw.read(), undefined);
 });
 
-Deno.test("listen() hands out what came behind the upgrade", async () => {
+Deno.test("listen() delivers bytes from behind the upgrade", async () => {
   const engine = hardenedWebSocket();
   const accepted = Promise.withResolvers<Connection>();
   const server = engine.listen(anyPort, async (request) => {

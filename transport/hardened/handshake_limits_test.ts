@@ -61,7 +61,7 @@ Deno.test("HandshakeLimits.admit() bounds those without a request, by address an
   assertEquals([limits.stats.pending, limits.stats.tooManyPending], [3, 1]);
 });
 
-Deno.test("HandshakeLimits.admit() drops who waits longest where too many have no request", () => {
+Deno.test("HandshakeLimits.admit() drops the longest waiting connection where too many have no request", () => {
   const limits = limitsOf({ maxPendingPerAddress: 2, maxPending: 4 });
   const dropped: string[] = [];
   const admit = (address: string) => limits.admit(address, 0, () => dropped.push(address));
@@ -105,7 +105,7 @@ Deno.test("HandshakeLimits.admit() bounds connections, by address and in all", (
   assertEquals(limits.stats.tooMany, 2);
 });
 
-Deno.test("HandshakeLimits forgets an address that has all its tokens, and the oldest of too many", () => {
+Deno.test("HandshakeLimits forgets an address with all of its tokens, and the oldest of too many", () => {
   const limits = limitsOf({ handshakeBurst: 2, maxIdleAddresses: 3 });
   const visit = (address: string, now: number) =>
     limits.admit(address, now, keep)![Symbol.dispose]();
@@ -118,7 +118,7 @@ Deno.test("HandshakeLimits forgets an address that has all its tokens, and the o
   assertEquals(limits.stats.addresses, 2);
 });
 
-Deno.test("HandshakeLimits remembers nothing of an address that is refused at once", () => {
+Deno.test("HandshakeLimits keeps no state of an address that is refused at once", () => {
   const limits = limitsOf({ maxPending: 1, maxConnections: 1 });
   for (let i = 0; i < 2; i++) limits.admit("192.0.2.1", 0, keep)!.requested();
   for (let i = 2; i < 50; i++) assertEquals(limits.admit(`192.0.2.${i}`, 0, keep), undefined);

@@ -79,7 +79,7 @@ function upgrade(): { stuck: StuckSocket; socket: HardenedSocket } {
   return { stuck, socket };
 }
 
-Deno.test("HardenedSocket closes a flood of pings behind the pongs that it holds, and then drops it", async () => {
+Deno.test("HardenedSocket closes a flood of pings behind its held pongs, and then drops the peer", async () => {
   using time = new FakeTime();
   const { stuck, socket } = upgrade();
   const pings = new Uint8Array(500 * 131);
@@ -107,7 +107,7 @@ Deno.test("HardenedSocket closes a flood of pings behind the pongs that it holds
   assert(stuck.destroyed, "the time to answer a close");
 });
 
-Deno.test("HardenedSocket answers any number of pings whose answers are taken", async () => {
+Deno.test("HardenedSocket answers any number of pings to a peer that reads", async () => {
   const { stuck, socket } = upgrade();
   stuck.loosen();
   const pings = new Uint8Array(1_000 * 7);
@@ -122,7 +122,7 @@ Deno.test("HardenedSocket answers any number of pings whose answers are taken", 
   await turns(1);
 });
 
-Deno.test("FrameEncoder.make() writes the length as RFC 6455 has it", () => {
+Deno.test("FrameEncoder.make() writes lengths by RFC 6455", () => {
   const frames = new FrameEncoder();
   const heads: [number, number[]][] = [
     [0, [0x81, 0]],
@@ -148,7 +148,7 @@ Deno.test("FrameEncoder.make() encodes text as UTF-8, and counts its bytes", () 
   assertEquals([...frames.encode("\ud800")], [0x81, 3, 0xef, 0xbf, 0xbd]);
 });
 
-Deno.test("FrameEncoder.make() makes one frame for all who get the same text", () => {
+Deno.test("FrameEncoder.make() makes one frame for all sessions with the same text", () => {
   const frames = new FrameEncoder();
   const first = frames.encode("news");
   assertStrictEquals(frames.encode("news"), first);
@@ -193,7 +193,7 @@ function watched(liveness: Liveness): Fake {
   return socket;
 }
 
-Deno.test("Liveness pings a socket that is silent, and ends it in time where that stays so", () => {
+Deno.test("Liveness pings a silent socket, and ends one that stays silent", () => {
   using time = new FakeTime();
   const socket = watched(new Liveness(platformRuntime(), 900));
   time.tick(300);

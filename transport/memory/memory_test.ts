@@ -52,7 +52,7 @@ Deno.test("memoryPair() gives the receiver bytes of its own", async () => {
   assertEquals(frames, [Uint8Array.of(1, 2)]);
 });
 
-Deno.test("memoryPair() has what the options say", async () => {
+Deno.test("memoryPair() has the features of its options", async () => {
   await using pair = memoryPair({ protocol: "", frames: false, streams: false, datagrams: false });
   assertEquals(pair.client.protocol, "");
   assertEquals(pair.client.frames, undefined);
@@ -126,7 +126,7 @@ Deno.test("MemoryLink.setFaults() with jitter spreads frames and keeps their ord
   assertGreater(new Set(arrivals).size, 1);
 });
 
-Deno.test("memoryPair() loses datagrams at the rate it is told, the same for the same seed", async () => {
+Deno.test("memoryPair() loses datagrams at its rate, the same for the same seed", async () => {
   assertEquals(await exchange({ lossRate: 1 }, 20), []);
   const some = await exchange({ lossRate: 0.5 }, 100, 42);
   assert(some.length > 25 && some.length < 75, `${some.length}`);
@@ -137,7 +137,7 @@ Deno.test("memoryPair() loses datagrams at the rate it is told, the same for the
   assertEquals(odd, [0, 2]);
 });
 
-Deno.test("memoryPair() loses no frame and no stream whatever the rate", async () => {
+Deno.test("memoryPair() loses no frame and no stream at any rate", async () => {
   await using pair = memoryPair({ faults: { lossRate: 1, reorderRate: 1 } });
   const frames = record(pair.server);
   for (const frame of ["1", "2", "3"]) framesOf(pair.client).send(frame);
@@ -177,7 +177,7 @@ Deno.test("MemoryLink.disconnect() rejects closed at both ends at once", async (
   assertEquals(frames, []);
 });
 
-Deno.test("MemoryLink.disconnect() leaves no unhandled rejection where nobody looks", async () => {
+Deno.test("MemoryLink.disconnect() leaves no unhandled rejection without a listener", async () => {
   const pair = memoryPair();
   await pair.client.createBidirectionalStream();
   await pair.server.createUnidirectionalStream();
@@ -193,7 +193,7 @@ Deno.test("MemoryLink.disconnect() spares an end that had closed", async () => {
   await assertRejects(() => pair.server.closed, ConnectionError);
 });
 
-Deno.test("MemoryLink.disconnect() tells nobody when silent", async () => {
+Deno.test("MemoryLink.disconnect() reports nothing when silent", async () => {
   using time = new FakeTime();
   await using pair = memoryPair({ faults: { delayMs: 5 } });
   const frames = [record(pair.client), record(pair.server)];
@@ -326,7 +326,7 @@ Deno.test("Connection streams over memory can be read after the connection close
   assertEquals(await Array.fromAsync(streams[0]!), [Uint8Array.of(1, 2, 3)]);
 });
 
-Deno.test("memoryPair() counts datagrams that nobody reads as lost", async () => {
+Deno.test("memoryPair() counts unread datagrams as lost", async () => {
   await using pair = memoryPair();
   const writer = pair.client.datagrams.writable.getWriter();
   for (let i = 0; i < 300; i++) await writer.write(Uint8Array.of(1));
@@ -347,7 +347,7 @@ Deno.test("memoryPair() counts each byte once in its statistics", async () => {
   assertEquals((await pair.server.getStats()).bytesReceived, 112);
 });
 
-Deno.test("memoryPair() with withheldCredit stops at its bytes and at its streams, and says before that it is worn", async () => {
+Deno.test("memoryPair() with withheldCredit stops at its bytes and at its streams, and reports before that it is worn", async () => {
   await using pair = memoryPair({ withheldCredit: { bytes: 1_000, streams: 120 } });
   let isWorn = false;
   void pair.worn.then(() => isWorn = true);

@@ -136,7 +136,7 @@ Deno.test("withMessages() writes as a server on the client's stream, without a g
   assertEquals(await read(hand.stream, 10), "03006f6e65" + "030074776f");
 });
 
-Deno.test("withMessages() joins what is sent in one turn, or during a write", async () => {
+Deno.test("withMessages() joins messages of one turn, or during a write", async () => {
   await using hand = await half({ side: "server" });
   const { frames } = hand.end;
   for (let i = 0; i < 1000; i++) frames!.send("x");
@@ -155,7 +155,7 @@ Deno.test("withMessages() joins what is sent in one turn, or during a write", as
   assertEquals(frames!.bufferedAmount, 0);
 });
 
-Deno.test("withMessages() keeps what is sent before the stream is there", async () => {
+Deno.test("withMessages() keeps messages from before the stream", async () => {
   const pair = memoryPair({ frames: false });
   await using server = withMessages(pair.server, { side: "server" });
   server.frames!.send("early");
@@ -168,7 +168,7 @@ Deno.test("withMessages() keeps what is sent before the stream is there", async 
   await write(stream, "0002");
 });
 
-Deno.test("withMessages() delivers frames wherever their bytes are cut", async () => {
+Deno.test("withMessages() delivers frames with any cuts", async () => {
   const bytes = Uint8Array.fromHex("0000" + "02006869" + "020101ff" + "0000" + "0200c3a9");
   await using hand = await half({ side: "server" });
   const { stream, received } = hand;
@@ -178,7 +178,7 @@ Deno.test("withMessages() delivers frames wherever their bytes are cut", async (
   assertEquals(received, ["hi", Uint8Array.of(0x40, 0x53, 1, 255), "", "é"]);
 });
 
-Deno.test("withMessages() answers the peer's end behind what it has to say", async () => {
+Deno.test("withMessages() answers the peer's end behind its own messages", async () => {
   await using hand = await half({ side: "server" });
   const { end, peer, stream, received } = hand;
   await write(stream, "010061");
@@ -194,7 +194,7 @@ Deno.test("withMessages() answers the peer's end behind what it has to say", asy
   assertEquals(received, ["a", undefined]);
 });
 
-Deno.test("withMessages() refuses what it cannot read", async () => {
+Deno.test("withMessages() refuses invalid frames", async () => {
   const cases: [string, number][] = [
     ["8001000100", 4413],
     ["0003", 4400],
@@ -253,7 +253,7 @@ Deno.test("withMessages() lets the connection say why the stream ended", async (
   }
 });
 
-Deno.test("withMessages() delivers what came before a code that overtook it", async () => {
+Deno.test("withMessages() delivers frames from before a code that overtook them", async () => {
   await using hand = await half({ side: "server" });
   const text = "x".repeat(1000);
   for (let i = 0; i < 20; i++) await write(hand.stream, "43e800" + "78".repeat(1000));
@@ -267,7 +267,7 @@ Deno.test("withMessages() delivers what came before a code that overtook it", as
 
 for (const readAfterMs of [200, Infinity]) {
   const title = readAfterMs === Infinity ? "waits no longer than 250 ms" : "waits";
-  Deno.test(`withMessages() ${title} for what came before the code and was not read yet`, async () => {
+  Deno.test(`withMessages() ${title} for unread frames from before the code`, async () => {
     using time = new FakeTime();
     const pair = memoryPair({ frames: false });
     const gate = Promise.withResolvers<void>();
@@ -342,7 +342,7 @@ Deno.test("withMessages() closes a connection whose client opens no stream", asy
   assertEquals(await server.closed, expected);
 });
 
-Deno.test("withMessages() closes at once when there is no stream and nothing to say", async () => {
+Deno.test("withMessages() closes at once without a stream and without messages", async () => {
   using _time = new FakeTime();
   await using pair = memoryPair({ frames: false });
   const server = withMessages(pair.server, { side: "server" });
@@ -351,7 +351,7 @@ Deno.test("withMessages() closes at once when there is no stream and nothing to 
   assertEquals(await pair.client.closed, CLOSE);
 });
 
-Deno.test("withMessages() does not let a peer that reads nothing delay the close", async () => {
+Deno.test("withMessages() does not delay the close for a peer that reads nothing", async () => {
   using time = new FakeTime();
   await using hand = await half({ side: "server", closeTimeoutMs: 700 });
   const { end, peer } = hand;
@@ -391,7 +391,7 @@ Deno.test("withMessages() tells both ends the same when the peer was first to cl
   assertEquals(await hand.end.closed, CLOSE);
 });
 
-Deno.test("withMessages() keeps its stream from who opens and accepts others", async () => {
+Deno.test("withMessages() keeps its stream from readers of the others", async () => {
   const pair = memoryPair({ frames: false });
   await using client = withMessages(pair.client, { side: "client" });
   await using server = withMessages(pair.server, { side: "server" });
@@ -425,7 +425,7 @@ Deno.test("MessageFrames.send() refuses bytes that are no binary message", async
   send();
 });
 
-Deno.test("withMessages() keeps its stream out of the counters, also where it came before", async () => {
+Deno.test("withMessages() keeps its stream out of the counters, also an early one", async () => {
   await using pair = memoryPair({ frames: false });
   const client = withMessages(pair.client, { side: "client" });
   client.frames!.send("early");
@@ -469,7 +469,7 @@ Deno.test("withMessages() passes on credit, and that the connection shall close"
   client.close();
 });
 
-Deno.test("withMessages() says all before it closes, though the peer has ended already", async () => {
+Deno.test("withMessages() sends all messages before it closes, though the peer has ended already", async () => {
   await using pair = memoryPair({ frames: false });
   const client = withMessages(pair.client, { side: "client" });
   for (let i = 0; i < 20; i++) client.frames?.send("x".repeat(1_000));

@@ -84,7 +84,7 @@ Deno.test("FrameQueue.add() refuses bytes without the mark of a binary message",
   }
 });
 
-Deno.test("FrameQueue joins what waits, counts it, and splits what is large", () => {
+Deno.test("FrameQueue joins waiting frames, counts them, and splits large ones", () => {
   const queue = new FrameQueue();
   for (let i = 0; i < 1000; i++) queue.add("x".repeat(98));
   assertEquals(queue.bytes, 1000 * 101);
@@ -99,7 +99,7 @@ Deno.test("FrameQueue joins what waits, counts it, and splits what is large", ()
   assertEquals(queue.bytes, 0);
 });
 
-Deno.test("FrameQueue does not touch what is being written", () => {
+Deno.test("FrameQueue does not touch frames in a running write", () => {
   const queue = new FrameQueue();
   for (let round = 0; round < 10; round++) {
     const text = `${round}`.repeat(300);
@@ -113,7 +113,7 @@ Deno.test("FrameQueue does not touch what is being written", () => {
   }
 });
 
-Deno.test("FrameQueue.clear() forgets what waits and what is being written", () => {
+Deno.test("FrameQueue.clear() forgets waiting and running frames", () => {
   const queue = new FrameQueue();
   queue.add("one");
   queue.next();
@@ -124,7 +124,7 @@ Deno.test("FrameQueue.clear() forgets what waits and what is being written", () 
   assertEquals([queue.bytes, queue.next()], [0, undefined]);
 });
 
-Deno.test("FrameParser finds frames wherever their bytes are cut", () => {
+Deno.test("FrameParser finds frames with any cuts", () => {
   const bytes = encode(...SAMPLES);
   for (const size of [1, 2, 3, 7, 100, 4096, 65_536, bytes.length]) {
     assertEquals(parse(cut(bytes, size)), SAMPLES, `chunks of ${size}`);
@@ -141,7 +141,7 @@ Deno.test("FrameParser gives each binary message a buffer of its own", () => {
   assertEquals([first!.buffer.byteLength, second!.buffer.byteLength], [6, 7]);
 });
 
-Deno.test("FrameParser takes a length in more bytes than it needs", () => {
+Deno.test("FrameParser takes a length in more bytes than needed", () => {
   for (const length of ["02", "4002", "80000002", "c000000000000002"]) {
     for (const [kind, frame] of [["00", "hi"], ["01", Uint8Array.of(0x40, 0x53, 0x68, 0x69)]]) {
       assertEquals(parse([Uint8Array.fromHex(`${length}${kind}6869`)]), [frame]);
@@ -153,7 +153,7 @@ Deno.test("FrameParser ends at the end mark", () => {
   assertEquals(parse([Uint8Array.fromHex("0100610002010062")]), ["a", "end"]);
 });
 
-Deno.test("FrameParser refuses what it cannot read, and reads no further", () => {
+Deno.test("FrameParser refuses invalid frames, and reads no further", () => {
   const cases: [string, number, string][] = [
     ["4401", 4413, "A frame has more than 1024 bytes"],
     ["c0ffffffffffffff", 4413, "A frame has more than 1024 bytes"],

@@ -10,7 +10,7 @@ import type { CertificateHash } from "../webtransport.ts";
 
 const URL_OF_SERVER = "https://example.com:8443/a?b=c%20d";
 
-Deno.test("isNativeWebTransportAvailable() asks what the platform's WebTransport can do", () => {
+Deno.test("isNativeWebTransportAvailable() checks the features of the platform's WebTransport", () => {
   for (
     const [protocol, page, expected] of [
       [true, undefined, true],
@@ -69,7 +69,7 @@ Deno.test("dialNativeWebTransport() asks by the query where no protocol can be o
   }
 });
 
-Deno.test("dialNativeWebTransport() closes what it gave up, by signal and by time", async () => {
+Deno.test("dialNativeWebTransport() closes an abandoned session, by signal and by time", async () => {
   using time = new FakeTime();
   using platform = new NativePlatform();
   platform.ready = new Promise(() => {});
@@ -93,7 +93,7 @@ Deno.test("dialNativeWebTransport() closes what it gave up, by signal and by tim
   assertEquals(platform.calls.length, 3);
 });
 
-Deno.test("dialNativeWebTransport() rejects with what the platform says", async () => {
+Deno.test("dialNativeWebTransport() rejects with the platform's error", async () => {
   using platform = new NativePlatform();
   const cause = new DOMException("Opening handshake failed.", "WebTransportError");
   platform.ready = Promise.reject(cause);
@@ -123,7 +123,7 @@ Deno.test("NativeConnection closes when the page is left, and breaks here", asyn
   await assertRejects(() => connection.closed, ConnectionError);
 });
 
-Deno.test("NativeConnection listens to the page no more once it is over", async () => {
+Deno.test("NativeConnection stops listening to the page once it is over", async () => {
   using platform = new NativePlatform();
   for (const end of ["client", "server", "network"] as const) {
     const connection = await dialNativeWebTransport(URL_OF_SERVER);
@@ -139,7 +139,7 @@ Deno.test("NativeConnection listens to the page no more once it is over", async 
   }
 });
 
-Deno.test("NativeConnection aborts a stream that comes after nobody waits for it", async () => {
+Deno.test("NativeConnection aborts a stream that arrives after the call gave up", async () => {
   using time = new FakeTime();
   using platform = new NativePlatform();
   const connection = await dialNativeWebTransport(URL_OF_SERVER);
@@ -204,7 +204,7 @@ Deno.test("NativeConnection reads into the reader's own buffer", async () => {
   assertEquals((await reader.read(new Uint8Array(2))).done, true);
 });
 
-Deno.test("NativeConnection gives the counters that it knows, and hears that the server winds up", async () => {
+Deno.test("NativeConnection has its known counters, and notices that the server drains", async () => {
   using platform = new NativePlatform();
   await using connection = await dialNativeWebTransport(URL_OF_SERVER);
   const { bytesSent, bytesReceived } = await connection.getStats();

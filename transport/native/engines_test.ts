@@ -40,7 +40,7 @@ const AGENTS: readonly [browser: string, agent: string, avoids: string][] = [
   ["a page without a name", "", ""],
 ];
 
-Deno.test("engineDefect() tells what takes WebSocket first, by the engine and not by the brand", () => {
+Deno.test("engineDefect() names engines that take WebSocket first, by the engine and not by the brand", () => {
   for (const [browser, agent, avoids] of AGENTS) {
     using _agent = withUserAgent(agent);
     const found = (["session", "moq"] as const).filter((use) => engineDefect(use) !== undefined);
@@ -57,7 +57,7 @@ Deno.test("ENGINE_DEFECTS names a public report of each defect", () => {
   }
 });
 
-Deno.test("raceNative() takes WebSocket first on WebKit, and says why; transports override it", async () => {
+Deno.test("raceNative() takes WebSocket first on WebKit, and names the reason; transports override it", async () => {
   for (
     const [options, expected] of [
       [{}, "websocket"],

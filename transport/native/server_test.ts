@@ -6,7 +6,7 @@ import { nativeServerDefects } from "./defects.ts";
 import { acceptNativeWebTransport } from "./server.ts";
 import { dialWebTransport } from "../h3/client.ts";
 
-Deno.test("acceptNativeWebTransport() echoes, and says what it does wrong", async () => {
+Deno.test("acceptNativeWebTransport() echoes, and reports its defects", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   const endpoint = new Deno.QuicEndpoint({ hostname: "127.0.0.1" });
   const listener = endpoint.listen({ ...certificate, alpnProtocols: ["h3"] });

@@ -29,7 +29,7 @@ function serverOf(receiveFrame: (record: Uint8Array) => void = () => {}) {
   return { pair, server, send };
 }
 
-Deno.test("withQmux() wants a connection of frames that are nobody's", async () => {
+Deno.test("withQmux() needs a connection of frames without a receiver", async () => {
   await using without = memoryPair({ frames: false });
   const options = { runtime: platformRuntime(), side: "client", version: 1 } as const;
   assertThrows(() => withQmux(without.client, options), TypeError, "no frames");
@@ -38,7 +38,7 @@ Deno.test("withQmux() wants a connection of frames that are nobody's", async () 
   assertThrows(() => withQmux(pair.client, options), TypeError, "receiver");
 });
 
-Deno.test("withQmux() is ready once the peer has said what it takes", async () => {
+Deno.test("withQmux() is ready once the peer has sent its limits", async () => {
   const { pair, server, send } = serverOf();
   await using _ = pair;
   let isReady = false;
@@ -49,7 +49,7 @@ Deno.test("withQmux() is ready once the peer has said what it takes", async () =
   await server.ready;
 });
 
-Deno.test("withQmux() tells the peer QUIC's code of its fault, and closes with 4400", async () => {
+Deno.test("withQmux() sends the peer QUIC's code of its fault, and closes with 4400", async () => {
   const records: Uint8Array[] = [];
   const { pair, server, send } = serverOf((one) => records.push(one));
   await using _ = pair;
@@ -90,7 +90,7 @@ Deno.test("withQmux() passes on any code with which a foreign peer closes", asyn
   assertEquals(await pair.client.closed, { closeCode: 0, reason: "done" });
 });
 
-Deno.test("withQmux() breaks with what carries it", async () => {
+Deno.test("withQmux() breaks with its connection", async () => {
   await using pair = memoryPair(WEBSOCKET);
   const [client, server] = [
     withQmux(pair.client, { runtime: platformRuntime(), side: "client", version: 1 }),
@@ -104,14 +104,14 @@ Deno.test("withQmux() breaks with what carries it", async () => {
   await assertRejects(() => reading, ConnectionError);
 });
 
-Deno.test("withQmux() ends as what carries it was closed, if no frame said so before", async () => {
+Deno.test("withQmux() ends by the close of its connection, without an earlier frame", async () => {
   const { pair, server } = serverOf();
   await using _ = pair;
   pair.client.close({ closeCode: 4001, reason: "gone" });
   assertEquals(await server.closed, { closeCode: 4001, reason: "gone" });
 });
 
-Deno.test("withQmux() was ready although a close came first, where nothing has to be agreed on", async () => {
+Deno.test("withQmux() is ready although a close came first, without parameters to agree on", async () => {
   await using pair = memoryPair(WEBSOCKET);
   await pair.client.ready;
   pair.server.frames!.send(Uint8Array.fromHex("1d4fa9" + "627965"));
@@ -125,7 +125,7 @@ Deno.test("withQmux() was ready although a close came first, where nothing has t
   assertEquals(await client.closed, { closeCode: 4009, reason: "bye" });
 });
 
-Deno.test("withQmux() has what carries it close with 0 where a WebSocket cannot say the code", async () => {
+Deno.test("withQmux() closes its connection with 0 where a WebSocket cannot carry the code", async () => {
   for (const [closeCode, carried] of [[0x103, 0], [2 ** 40, 0], [1000, 0], [4507, 4507]] as const) {
     const pair = memoryPair(WEBSOCKET);
     const client = withQmux(pair.client, {

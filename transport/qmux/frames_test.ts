@@ -71,7 +71,7 @@ for (const [hex, frame] of Object.entries(GOLDEN)) {
   });
 }
 
-Deno.test("decodeRecord() reads all of them from one record, over padding", () => {
+Deno.test("decodeRecord() reads all frames from one record, over padding", () => {
   const record = Uint8Array.fromHex("0000" + Object.keys(GOLDEN).join("00") + "0000");
   assertEquals(decodeRecord(record), Object.values(GOLDEN));
 });
@@ -94,7 +94,7 @@ Deno.test("decodeRecord() reads STREAM frames with every bit, RFC 9000 section 1
   }
 });
 
-Deno.test("decodeRecord() takes what has no length up to the end of the record", () => {
+Deno.test("decodeRecord() takes a frame without a length up to the end of the record", () => {
   const frames = decodeRecord(Uint8Array.fromHex("124064" + "30" + "124064"));
   assertEquals(frames[1], {
     kind: "datagram",
@@ -185,7 +185,7 @@ Deno.test("RecordWriter leaves an offset of zero out", () => {
   assertEquals(frame, { kind: "stream", id: 4, offset: NaN, data: bytes("hello"), isFin: false });
 });
 
-Deno.test("RecordWriter never writes more than it says there is room for", () => {
+Deno.test("RecordWriter never writes more than its room", () => {
   const payload = new Uint8Array(70_000);
   for (const limit of [16_382, 16_384, 65_536]) {
     for (const id of [0, 63, 64, 16_384, 2 ** 30, 2 ** 40]) {
@@ -237,14 +237,14 @@ Deno.test("RecordWriter writes the framing from before the drafts", () => {
   assertEquals(written, Object.keys(LEGACY_GOLDEN));
 });
 
-Deno.test("decodeLegacyFrame() refuses what is no frame", () => {
+Deno.test("decodeLegacyFrame() refuses invalid frames", () => {
   for (const hex of ["", "08", "10" + "05", "0441", "0505", "ff5153300d0a0d0a05"]) {
     const error = assertThrows(() => decodeLegacyFrame(Uint8Array.fromHex(hex)), QmuxError);
     assertEquals(error.quicCode, frameEncodingError);
   }
 });
 
-Deno.test("decodeRecord() has the defaults where parameters say nothing", () => {
+Deno.test("decodeRecord() has defaults for missing parameters", () => {
   const [frame] = decodeRecord(Uint8Array.fromHex("ff5153300d0a0d0a00"));
   assertEquals(frame, { kind: "parameters", parameters: DEFAULT_PARAMETERS });
 });
@@ -265,7 +265,7 @@ Deno.test("transport parameters survive the way there and back", () => {
   assertEquals(encodeTransportParameters(DEFAULT_PARAMETERS).byteLength, 0);
 });
 
-Deno.test("decodeTransportParameters() ignores what it does not know, even twice", () => {
+Deno.test("decodeTransportParameters() ignores unknown parameters, even twice", () => {
   const unknown = "1b03010203" + "1d00" + "c000000000000b0a0100" + "1b00";
   assertEquals(decodeTransportParameters(Uint8Array.fromHex(unknown + "040105")), {
     ...DEFAULT_PARAMETERS,

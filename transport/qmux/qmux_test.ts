@@ -64,7 +64,7 @@ function serverOf(options: Partial<QmuxOptions> = {}, theirs?: Partial<Transport
   return { ...end, [Symbol.dispose]: () => end.qmux.end(new Error("Over"), false) };
 }
 
-Deno.test("Qmux says nothing before it is needed", async () => {
+Deno.test("Qmux sends nothing before its first use", async () => {
   using pair = new TestPair();
   const { client, server } = pair;
   void client.qmux.incomingBidirectionalStreams;
@@ -165,7 +165,7 @@ Deno.test("Qmux ends the connection with code 8 at parameters that are not allow
   }
 });
 
-Deno.test("Qmux takes a reset that forgot its size where it is told to be lenient", async () => {
+Deno.test("Qmux takes a reset without a size where it is lenient", async () => {
   using server = serverOf({ isLenient: true });
   server.qmux.receive(stream(2, 0, 5));
   const reader = server.qmux.incomingUnidirectionalStreams.getReader();
@@ -175,7 +175,7 @@ Deno.test("Qmux takes a reset that forgot its size where it is told to be lenien
   assertEquals([error.streamErrorCode, error.by, server.link.faults.length], [9, "remote", 0]);
 });
 
-Deno.test("Qmux takes bytes that do not say where they are, where it is told to be lenient", async () => {
+Deno.test("Qmux takes bytes without an offset where it is lenient", async () => {
   const unplaced = Uint8Array.fromHex("0a02026162");
   using strict = serverOf();
   strict.qmux.receive(unplaced);
@@ -187,7 +187,7 @@ Deno.test("Qmux takes bytes that do not say where they are, where it is told to 
   assertEquals((await directStream((await reader.read()).value!).read())!.byteLength, 4);
 });
 
-Deno.test("Qmux ignores what comes late for a stream that is over", async () => {
+Deno.test("Qmux ignores late frames of a finished stream", async () => {
   using server = serverOf();
   server.qmux.receive(stream(2, 0, 5, true));
   const reader = server.qmux.incomingUnidirectionalStreams.getReader();
@@ -199,7 +199,7 @@ Deno.test("Qmux ignores what comes late for a stream that is over", async () => 
   assertEquals([server.link.faults, server.qmux.openStreams], [[], 0]);
 });
 
-Deno.test("Qmux opens all streams before the one that came, in their order", async () => {
+Deno.test("Qmux opens all streams before the received one, in order", async () => {
   using server = serverOf();
   server.qmux.receive(stream(8, 0, 1));
   const reader = server.qmux.incomingBidirectionalStreams.getReader();
@@ -286,7 +286,7 @@ Deno.test("Qmux shares the wire between streams of one order, and serves a highe
   assert(/^f?cf?(ab){4,}/.test(text), text);
 });
 
-Deno.test("Qmux says once for each total that it is blocked, and says when it goes on", async () => {
+Deno.test("Qmux reports once for each total that it is blocked, and when it continues", async () => {
   using server = serverOf({}, { maxData: 100, maxStreamDataUni: 60, maxStreamsUni: 2 });
   const { qmux } = server;
   const events: ConnectionEvent[] = [];
@@ -345,7 +345,7 @@ Deno.test("Qmux ends a stream although others wait for credit of the connection"
   await writing.catch(() => {});
 });
 
-Deno.test("Qmux says what was waited for, when the time is over", async () => {
+Deno.test("Qmux names the awaited event, when the time is over", async () => {
   using server = serverOf({}, { maxData: 10, maxStreamDataBidiRemote: 5, maxStreamsUni: 0 });
   const { qmux } = server;
   const late = (promise: () => Promise<unknown>) => assertRejects(promise, TimeoutError);
@@ -392,7 +392,7 @@ Deno.test("Qmux resets a stream whose write was given up half-way", async () => 
   assertEquals(frames.at(-1), { kind: "reset", id: one.id, code: 0, finalSize: 10 });
 });
 
-Deno.test("Qmux gives the credit back of what is never read", async () => {
+Deno.test("Qmux returns the credit of bytes that are never read", async () => {
   using pair = new TestPair({ flowControl: { maxData: 10_000, maxStreamData: 10_000 } });
   const { client, server } = pair;
   const opening = client.qmux.createUnidirectionalStream();
@@ -422,7 +422,7 @@ Deno.test("Qmux gives the credit back of what is never read", async () => {
   assertEquals(server.qmux.credit!.state("data").received, 100_000);
 });
 
-Deno.test("Qmux gives the credit back of what a reset stream never sent", async () => {
+Deno.test("Qmux returns the credit of bytes that a reset stream never sent", async () => {
   using server = serverOf({ flowControl: { maxData: 1_000, maxStreamData: 1_000 } });
   for (let index = 0; index < 3; index++) {
     server.qmux.receive(control(0x04, 4 * index + 2, 0, 1_000));
@@ -464,7 +464,7 @@ Deno.test("Qmux grants by hand alone where windows do not move", async () => {
   await second;
 });
 
-Deno.test("Qmux grants nothing for what is never read where windows do not move", async () => {
+Deno.test("Qmux grants nothing for bytes that are never read where windows do not move", async () => {
   using server = serverOf({ flowControl: { maxData: 100, automatic: false } });
   const { qmux } = server;
   const reader = qmux.incomingUnidirectionalStreams.getReader();
@@ -480,7 +480,7 @@ Deno.test("Qmux grants nothing for what is never read where windows do not move"
   assertEquals(server.link.faults.map(({ code }) => code), [3]);
 });
 
-Deno.test("Qmux grants nothing to a stream whose end came with what it grants for", async () => {
+Deno.test("Qmux grants nothing to a stream whose end arrived with its last bytes", async () => {
   using server = serverOf({ flowControl: { maxStreamData: 100 } });
   server.qmux.receive(stream(0, 0, 0));
   const reader = server.qmux.incomingBidirectionalStreams.getReader();
@@ -493,7 +493,7 @@ Deno.test("Qmux grants nothing to a stream whose end came with what it grants fo
   assertEquals([(await incoming.read())!.byteLength, await incoming.read()], [40, null]);
 });
 
-Deno.test("Qmux gives no new stream for one that nobody accepted", async () => {
+Deno.test("Qmux gives no new stream for one that was not accepted", async () => {
   using server = serverOf({ flowControl: { maxStreamsUni: 4 } });
   for (let i = 0; i < 4; i++) server.qmux.receive(control(0x04, 2 + 4 * i, 0, 0));
   server.qmux.receive(control(0x17, 4));
@@ -504,7 +504,7 @@ Deno.test("Qmux gives no new stream for one that nobody accepted", async () => {
   assertEquals(grants.at(-1), { kind: "maxStreams", direction: "unidirectional", limit: 8 });
 });
 
-Deno.test("Qmux lets the peer know of a stream to which nothing is written", async () => {
+Deno.test("Qmux announces a stream without data", async () => {
   using pair = new TestPair();
   const opening = pair.client.qmux.createBidirectionalStream();
   await pair.settle();
@@ -528,7 +528,7 @@ Deno.test("Qmux holds few bytes more than came, however small the pieces are", a
   assert(reads < 10, `${reads} reads`);
 });
 
-Deno.test("Qmux reads what follows large bytes in their record, whoever takes those", async () => {
+Deno.test("Qmux reads the frames behind large bytes in their record, whoever takes those", async () => {
   using server = serverOf();
   const { qmux } = server;
   qmux.receive(stream(0, 0, 0));
@@ -545,7 +545,7 @@ Deno.test("Qmux reads what follows large bytes in their record, whoever takes th
   assertEquals((await reading).byteLength, 40_000);
 });
 
-Deno.test("Qmux holds no large record for what is small in it", async () => {
+Deno.test("Qmux holds no large record for a small part of it", async () => {
   using server = serverOf();
   const padded = (frame: Uint8Array) => {
     const whole = new Uint8Array(60_000);
@@ -575,7 +575,7 @@ Deno.test("Qmux drops the oldest datagrams that wait for the wire, and those tha
   qmux.end(new Error("Over"), false);
 });
 
-Deno.test("Qmux drops the oldest datagrams that nobody reads", async () => {
+Deno.test("Qmux drops the oldest unread datagrams", async () => {
   using server = serverOf();
   for (let i = 0; i < MAX_HELD_DATAGRAMS + 5; i++) {
     server.qmux.receive(record((writer) => writer.datagram(Uint8Array.of(i & 255))));
@@ -603,7 +603,7 @@ Deno.test("Qmux answers the last of several pings", async () => {
   assertEquals(await sent(server), [{ kind: "pong", sequence: 2n ** 62n - 1n }]);
 });
 
-Deno.test("Qmux says something before its peer closes for silence", async () => {
+Deno.test("Qmux sends a sign of life before its peer closes for silence", async () => {
   using time = new FakeTime();
   using server = serverOf({}, { maxIdleTimeoutMs: 30_000 });
   await time.tickAsync(0);
@@ -696,7 +696,7 @@ Deno.test("Qmux ends a connection of that framing when too much is unread", () =
   qmux.end(new Error("Over"), false);
 });
 
-Deno.test("Qmux sends at its end what a write told to be done", async () => {
+Deno.test("Qmux sends at its end the frames that a write left to it", async () => {
   const server = serverOf();
   const near = directStream(await server.qmux.createUnidirectionalStream());
   await near.write(new Uint8Array(7));
@@ -751,7 +751,7 @@ Deno.test("Qmux puts the end of a stream and the begin of the next into one reco
   assertEquals(server.link.records.length, 1);
 });
 
-Deno.test("Qmux forgets streams that were cut while the wire takes nothing", async () => {
+Deno.test("Qmux forgets streams that were cut while the wire is blocked", async () => {
   using server = serverOf();
   const { qmux, link } = server;
   const near = directStream(await qmux.createUnidirectionalStream());
@@ -769,7 +769,7 @@ Deno.test("Qmux forgets streams that were cut while the wire takes nothing", asy
   writing.catch(() => {});
 });
 
-Deno.test("Qmux loses datagrams that wait and are larger than its peer takes", async () => {
+Deno.test("Qmux loses waiting datagrams above the peer's limit", async () => {
   for (
     const [maxDatagramFrameSize, kept] of [[0, []], [100, [0, 50]], [16_382, [0, 50, 99]]] as const
   ) {
@@ -787,7 +787,7 @@ Deno.test("Qmux loses datagrams that wait and are larger than its peer takes", a
   }
 });
 
-Deno.test("Qmux says only so often that it is there, however soon its peer gives up", () => {
+Deno.test("Qmux bounds its signs of life, for any timeout of its peer", () => {
   using time = new FakeTime();
   using server = serverOf({}, { maxIdleTimeoutMs: 1 });
   const before = server.link.records.length;
@@ -795,7 +795,7 @@ Deno.test("Qmux says only so often that it is there, however soon its peer gives
   assert(server.link.records.length - before <= 10);
 });
 
-Deno.test("Qmux keeps what came whole, when the connection ends", async () => {
+Deno.test("Qmux keeps whole messages, when the connection ends", async () => {
   using server = serverOf();
   server.qmux.receive(stream(2, 0, 5, true));
   server.qmux.receive(stream(6, 0, 5));

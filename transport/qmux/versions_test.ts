@@ -27,7 +27,7 @@ Deno.test("parseQmuxProtocol() knows nothing else", () => {
   }
 });
 
-Deno.test("qmuxProtocols() offers what parseQmuxProtocol() reads", () => {
+Deno.test("qmuxProtocols() offers the protocols that parseQmuxProtocol() reads", () => {
   for (const protocol of ["", "chat", "skein.1"]) {
     const read = qmuxProtocols(protocol).map((offer) => parseQmuxProtocol(offer)!);
     assertEquals(read.map(({ protocol }) => protocol), read.map(() => protocol));

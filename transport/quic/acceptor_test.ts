@@ -172,7 +172,7 @@ Deno.test("QuicAcceptor gives a handshake up after ten seconds", async () => {
   assertEquals(acceptor.connectionCount, 0);
 });
 
-Deno.test("QuicAcceptor refuses what connections leave no place for, and ignores what handshakes do", async () => {
+Deno.test("QuicAcceptor refuses connections beyond its bound, and ignores failures of handshakes", async () => {
   await using hand = new HandAcceptor({ maxConnections: 2 });
   const { endpoint: { accepted, answers }, endpoint, acceptor } = hand;
   await endpoint.begin(3);
@@ -186,7 +186,7 @@ Deno.test("QuicAcceptor refuses what connections leave no place for, and ignores
   assertEquals(answers, { refused: 2, ignored: 1 });
 });
 
-Deno.test("QuicAcceptor refuses an address that has as many connections as it may, until one ends", async () => {
+Deno.test("QuicAcceptor refuses connections of an address beyond its bound, until one ends", async () => {
   await using hand = new HandAcceptor({ maxConnectionsPerAddress: 2 });
   const { endpoint: { accepted }, endpoint, acceptor } = hand;
   const connect = async (hostname: string, count = 1) => {

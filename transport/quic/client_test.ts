@@ -11,7 +11,7 @@ const OPTIONS: DialQuicOptions = {
   serverCertificateHashes: certificate.hashes,
 };
 
-Deno.test("dialQuic() connects by name, whatever the scheme, and agrees on a protocol", async () => {
+Deno.test("dialQuic() connects by name, for any scheme, and agrees on a protocol", async () => {
   await using server = new QuicServer({ protocols: ["two", "three"] });
   const protocols = ["one", "two"];
   const dialing = dialQuic(`moqt://localhost:${server.port}/path`, { ...OPTIONS, protocols });
@@ -23,7 +23,7 @@ Deno.test("dialQuic() connects by name, whatever the scheme, and agrees on a pro
   assertEquals(await soon(far.closed), { closeCode: 5, reason: "enough" });
 });
 
-Deno.test("dialQuic() lets the server open as many streams as it says", async () => {
+Deno.test("dialQuic() lets the server open as many streams as its options allow", async () => {
   await using server = new QuicServer();
   const url = `quic://127.0.0.1:${server.port}`;
   const dialing = dialQuic(url, { ...OPTIONS, maxUnidirectionalStreams: 2 });
@@ -82,7 +82,7 @@ Deno.test("dialQuic() rejects when the certificate is another", async () => {
   );
 });
 
-Deno.test("dialQuic() gives up by time and by signal when nobody answers", async () => {
+Deno.test("dialQuic() rejects by time and by signal without an answer", async () => {
   const socket = bindUdp();
   const url = `moqt://127.0.0.1:${socket.addr.port}/`;
   const error = await assertRejects(

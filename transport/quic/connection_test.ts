@@ -41,7 +41,7 @@ function fakeConnection(conn: Partial<Record<keyof Deno.QuicConn, unknown>>): Ra
   } as unknown as Deno.QuicConn);
 }
 
-Deno.test("QuicConnection says what was agreed on, and who the peer is", async () => {
+Deno.test("QuicConnection has the agreed protocol, and the address of the peer", async () => {
   await using server = new QuicServer();
   const { connection, peer } = await server.open();
   await connection.ready;
@@ -78,7 +78,7 @@ Deno.test("QuicConnection reads a stream that is larger than every buffer", asyn
   assertEquals(all, bytes);
 });
 
-Deno.test("QuicConnection closes with any code, which the peer sees as it is", async () => {
+Deno.test("QuicConnection closes with any code, which the peer gets unchanged", async () => {
   await using server = new QuicServer();
   for (const closeCode of [0, 1, 0x10, 0x100, 1000, 2 ** 32, Number.MAX_SAFE_INTEGER]) {
     const { connection, peer } = await server.open();
@@ -89,7 +89,7 @@ Deno.test("QuicConnection closes with any code, which the peer sees as it is", a
   }
 });
 
-Deno.test("QuicConnection.closed resolves with the peer's code and reason as they came", async () => {
+Deno.test("QuicConnection.closed resolves with the peer's code and reason unchanged", async () => {
   await using server = new QuicServer();
   for (const closeCode of [0, 3, 0x10, 0x100, 65_536, Number.MAX_SAFE_INTEGER]) {
     const { connection, peer } = await server.open();
@@ -124,7 +124,7 @@ Deno.test("QuicConnection.closed rejects when the peer falls silent", async () =
   await soon(Promise.all([reading, incoming]));
 });
 
-Deno.test("QuicConnection has the codes of streams that the peer ended as they came", async () => {
+Deno.test("QuicConnection has the unchanged codes of streams that the peer ended", async () => {
   // The runtime cannot send them, so that nobody here can be such a peer.
   for (const [text, code] of [["0", 0], ["77", 77], ["9007199254740991", 2 ** 53 - 1]] as const) {
     const stream = new ReadableStream({
@@ -142,7 +142,7 @@ Deno.test("QuicConnection has the codes of streams that the peer ended as they c
   }
 });
 
-Deno.test("QuicConnection tells the writer that the peer stopped reading, with its code", async () => {
+Deno.test("QuicConnection reports to the writer that the peer stopped reading, with its code", async () => {
   const sink = new WritableStream({
     write: () => Promise.reject(new Error("sending stopped by peer: error 5")),
   });
@@ -153,7 +153,7 @@ Deno.test("QuicConnection tells the writer that the peer stopped reading, with i
   assertEquals(connection.halves.size, 0);
 });
 
-Deno.test("QuicConnection leaves streams to the runtime until somebody asks for them", async () => {
+Deno.test("QuicConnection leaves streams to the runtime until the first call for one", async () => {
   await using server = new QuicServer({ maxUnidirectionalStreams: 4 });
   const { connection, peer } = await server.open();
   for (let i = 0; i < 4; i++) await sendBare(peer, Uint8Array.of(i));
@@ -234,7 +234,7 @@ Deno.test("QuicConnection orders streams, in all their forms", async () => {
   assertEquals((await openUnidirectional(connection)).sendOrder, 0);
 });
 
-Deno.test("QuicConnection has datagrams as they are, both ways", async () => {
+Deno.test("QuicConnection has unchanged datagrams, both ways", async () => {
   await using server = new QuicServer();
   const { connection, peer } = await server.open();
   assert(connection.datagrams.maxDatagramSize >= 1_100);

@@ -6,7 +6,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 const runtime = platformRuntime();
 const wire = { waitUntilAvailable: true };
 
-Deno.test("openBidirectional() tells of the time that was asked for, not of what was left of it", async () => {
+Deno.test("openBidirectional() names the given timeout, not its rest", async () => {
   const ended: string[] = [];
   const { promise, resolve } = Promise.withResolvers<unknown>();
   const conn = { createBidirectionalStream: () => promise } as unknown as Deno.QuicConn;
@@ -25,7 +25,7 @@ Deno.test("openBidirectional() tells of the time that was asked for, not of what
   assertEquals(ended, ["readable", "writable"]);
 });
 
-Deno.test("openUnidirectional() gives up by its signal", async () => {
+Deno.test("openUnidirectional() rejects by its signal", async () => {
   const reason = new Error("Enough");
   const conn = { createUnidirectionalStream: () => new Promise(() => {}) };
   const options = { wire, signal: AbortSignal.abort(reason), leftMs: undefined };

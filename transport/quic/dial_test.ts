@@ -243,7 +243,7 @@ const SILENT: readonly [name: string, dial: (url: string) => Promise<unknown>][]
 ];
 
 for (const [name, dial] of SILENT) {
-  Deno.test(`${name} names every address that it tried when none answers in ten seconds`, async () => {
+  Deno.test(`${name} names every tried address when none answers in ten seconds`, async () => {
     const socket = bindUdp();
     using time = new FakeTime();
     using dialed = new Dialed();
@@ -311,7 +311,7 @@ Deno.test("dialQuic() rejects when a name has no address", async () => {
   );
 });
 
-Deno.test("dialQuic() and dialWebTransport() ask a silent server for a sign of life as often as it asks", async () => {
+Deno.test("dialQuic() and dialWebTransport() ping a silent server as often as its timeout needs", async () => {
   await using server = new QuicServer();
   using dialed = new Dialed();
   const url = `https://127.0.0.1:${server.port}/`;

@@ -6,7 +6,7 @@ Deno.test("checkProtocols() takes names of 1 to 255 bytes", () => {
   checkProtocols(["a", "x".repeat(255)], "dial");
 });
 
-Deno.test("checkProtocols() refuses what is no list of names", () => {
+Deno.test("checkProtocols() refuses all but a list of names", () => {
   const wrong: [unknown, string][] = [
     [undefined, "Cannot dial: protocols must be a list of at least one, received undefined"],
     ["moq-00", "Cannot dial: protocols must be a list of at least one, received string"],
@@ -23,7 +23,7 @@ Deno.test("checkProtocols() refuses what is no list of names", () => {
   }
 });
 
-Deno.test("quicTarget() finds host and port, whatever the scheme", () => {
+Deno.test("quicTarget() finds host and port, for any scheme", () => {
   const targets: [string, string, number][] = [
     ["moqt://example.com:4443/live?a=1", "example.com", 4443],
     ["moqt://example.com", "example.com", 443],
@@ -37,7 +37,7 @@ Deno.test("quicTarget() finds host and port, whatever the scheme", () => {
   }
 });
 
-Deno.test("quicTarget() refuses URLs without a host, and schemes of something else", () => {
+Deno.test("quicTarget() refuses URLs without a host, and foreign schemes", () => {
   for (const url of ["moqt:nothing", "http://example.com:80/", "ws://example.com/", "no URL"]) {
     assertThrows(() => quicTarget(url), TypeError);
   }

@@ -6,7 +6,7 @@ Deno.test("nextReadBytes() grows to 64 KiB", () => {
   assertEquals(sizes, [16_384, 16_384, 65_536, 65_536]);
 });
 
-Deno.test("ReadBuffers.take() takes what was given back", () => {
+Deno.test("ReadBuffers.take() takes returned buffers", () => {
   for (const size of [FIRST_READ_BYTES, 16_384, 65_536]) {
     const { buffer } = ReadBuffers.take(size);
     ReadBuffers.giveBack(buffer);
@@ -22,7 +22,7 @@ Deno.test("ReadBuffers.giveBack() leaves buffers of other sizes alone", () => {
   assertNotStrictEquals(ReadBuffers.take(300).buffer, buffer);
 });
 
-Deno.test("ReadBuffers.settle() copies what fills little of a large buffer", () => {
+Deno.test("ReadBuffers.settle() copies a small part of a large buffer", () => {
   const view = ReadBuffers.take(16_384);
   view.set([1, 2, 3]);
   const bytes = ReadBuffers.settle(view.subarray(0, 3));

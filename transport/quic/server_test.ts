@@ -70,7 +70,7 @@ Deno.test("QuicListener agrees on its first protocol that the client has", async
   assertEquals([connection.protocol, peer.protocol], ["two", "two"]);
 });
 
-Deno.test("QuicListener refuses who speaks none of its protocols, and lives on", async () => {
+Deno.test("QuicListener refuses a client without one of its protocols, and continues", async () => {
   await using server = new QuicServer();
   for (const alpn of ["h3", "another"]) {
     await assertRejects(() => soon(connectBare(server.port, { alpnProtocols: [alpn] })));
@@ -79,7 +79,7 @@ Deno.test("QuicListener refuses who speaks none of its protocols, and lives on",
   assertEquals([connection.protocol, server.listener.connectionCount], [PROTOCOL, 1]);
 });
 
-Deno.test("QuicListener refuses more connections than it may have", async () => {
+Deno.test("QuicListener refuses connections beyond its bound", async () => {
   await using server = new QuicServer({ maxConnections: 1 });
   const { peer } = await server.open();
   await assertRejects(() => soon(connectBare(server.port)));
@@ -88,7 +88,7 @@ Deno.test("QuicListener refuses more connections than it may have", async () => 
   await server.open();
 });
 
-Deno.test("QuicListener takes honest peers beside a flood of handshakes that nobody finishes", async () => {
+Deno.test("QuicListener takes honest peers beside a flood of unfinished handshakes", async () => {
   const maxHandshakes = 8;
   await using server = new QuicServer({ maxHandshakes });
   const { listener } = server;
@@ -109,14 +109,14 @@ Deno.test("QuicListener takes honest peers beside a flood of handshakes that nob
   assertEquals({ pending, replaced, tooSlow }, { pending: 7, replaced: 1, tooSlow: 0 });
 });
 
-Deno.test("QuicListener closes more connections of one address than it may have", async () => {
+Deno.test("QuicListener closes connections of one address beyond its bound", async () => {
   await using server = new QuicServer({ maxConnectionsPerAddress: 1 });
   await server.open();
   assertEquals(await ending(await connectBare(server.port)), CloseCode.tooMany);
   assertEquals(server.listener.connectionCount, 1);
 });
 
-Deno.test("QuicListener lets a peer open as many streams as it says", async () => {
+Deno.test("QuicListener lets a peer open as many streams as its options allow", async () => {
   await using server = new QuicServer({ maxBidirectionalStreams: 2, maxUnidirectionalStreams: 3 });
   const { peer } = await server.open();
   for (let i = 0; i < 2; i++) await peer.createBidirectionalStream();
@@ -147,7 +147,7 @@ Deno.test("QuicListener.rotate() gives new handshakes the new certificate, and k
   assertThrows(() => server.listener.rotate(next), TypeError, "the listener is closed");
 });
 
-Deno.test("QuicListener.stop() refuses what is new, and keeps what was taken", async () => {
+Deno.test("QuicListener.stop() refuses new connections, and keeps accepted ones", async () => {
   await using server = new QuicServer();
   const { connection, peer } = await server.open();
   const waiting = await connectBare(server.port);

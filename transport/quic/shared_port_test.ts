@@ -69,7 +69,7 @@ Deno.test("WebTransportListener has sessions and raw connections on one port", a
   assertEquals([listener.connectionCount, listener.sessionCount], [2, 1]);
 });
 
-Deno.test("WebTransportListener refuses who speaks neither protocol", async () => {
+Deno.test("WebTransportListener refuses a client with neither protocol", async () => {
   await using listener = listenBoth();
   const { port } = listener.address;
   await assertRejects(() => soon(connectBare(port, { alpnProtocols: ["another"] })));

@@ -87,7 +87,7 @@ Deno.test("ReceiveHalf.read() gives null again after the end", async () => {
   assertEquals(ends(), 1);
 });
 
-Deno.test("ReceiveHalf.read() tells its owner where more came than its credit", async () => {
+Deno.test("ReceiveHalf.read() reports to its owner more bytes than its credit", async () => {
   for (const [size, overruns] of [[10, 0], [11, 1]] as const) {
     const { owner, half } = receiving((controller) => controller.byobRequest!.respond(size));
     owner.dataCredit = {
@@ -108,7 +108,7 @@ Deno.test("ReceiveHalf.fail() ends a read that waits", async () => {
   assertEquals([owner.halves.size, ends()], [0, 1]);
 });
 
-Deno.test("ReceiveHalf.readable gives what the half reads, and takes its failure", async () => {
+Deno.test("ReceiveHalf.readable yields the bytes of the half, and takes its failure", async () => {
   let count = 0;
   const { half } = receiving((controller) => {
     if (++count > 3) return controller.error(new Error("stream reset by peer: error 5"));
@@ -203,7 +203,7 @@ Deno.test("SendHalf.fail() rejects writes and a close that wait", async () => {
   half.release();
 });
 
-Deno.test("SendHalf.abort() rejects writes that wait, and does nothing after the end", async () => {
+Deno.test("SendHalf.abort() rejects waiting writes, and does nothing after the end", async () => {
   const { half, log } = sending(() => new Promise(() => {}));
   const write = assertRejects(() => half.write(TEXT), Error, "enough");
   await until(() => log.length === 1);
@@ -386,7 +386,7 @@ Deno.test("Http3Session.createBidirectionalStream() rejects with an aborted sign
   await assertRejects(() => session.createUnidirectionalStream(), ConnectionError);
 });
 
-Deno.test("Http3Session sends the head of a stream that nobody writes to", async () => {
+Deno.test("Http3Session sends the head of a stream without a write", async () => {
   await using server = new TestServer();
   await using raw = await server.open();
   const stream = await raw.session.createBidirectionalStream();
@@ -395,7 +395,7 @@ Deno.test("Http3Session sends the head of a stream that nobody writes to", async
   directStream(stream).abort();
 });
 
-Deno.test("Http3Session sends the heads of streams ahead of payload whatever their order", async () => {
+Deno.test("Http3Session sends the heads of streams ahead of payload for any order", async () => {
   await using server = new TestServer();
   await using raw = await server.open();
   const { peer, session } = raw;
@@ -432,7 +432,7 @@ Deno.test("Http3Session reads a large stream whole, with reads of any size", asy
   await until(() => server.listener.sessionCount === 1);
 });
 
-Deno.test("ReceiveHalf.read() reads into memory that is used no more, if there is enough of it", async () => {
+Deno.test("ReceiveHalf.read() reads into returned memory, if there is enough of it", async () => {
   const chunks = [
     new Uint8Array(100).fill(1),
     new Uint8Array(300).fill(2),
@@ -543,7 +543,7 @@ Deno.test("ReceiveHalf.endTurn() sees a reset, and not the end of the connection
   }
 });
 
-Deno.test("ReceiveHalf.cancel() gives back the credit of what was read ahead", async () => {
+Deno.test("ReceiveHalf.cancel() returns the credit of bytes that were read ahead", async () => {
   const granted: number[] = [];
   const { owner, half } = ending([60]);
   owner.dataCredit = {

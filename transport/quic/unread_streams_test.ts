@@ -66,7 +66,7 @@ Deno.test("UnreadShare.take() refuses beyond the bounds of a connection, an addr
   assertEquals(all.stats.count, 512 - 64);
 });
 
-Deno.test("UnreadShare.expect() refuses what is not taken in time, and counts that", () => {
+Deno.test("UnreadShare.expect() refuses streams that are not taken in time, and counts them", () => {
   using time = new FakeTime();
   const all = new UnreadStreams();
   const share = new UnreadShare(platformRuntime(), all, "a");

@@ -49,7 +49,7 @@ Deno.test("encodeVarint() takes the shortest form at each change of length", () 
   }
 });
 
-Deno.test("readVarint() rounds what is above 2^53 - 1", () => {
+Deno.test("readVarint() rounds values above 2^53 - 1", () => {
   assertEquals(readVarint(Uint8Array.fromHex("ffffffffffffffff"), 0), 2 ** 62);
   assertEquals(readVarint(Uint8Array.fromHex("c020000000000000"), 0), 2 ** 53);
 });
@@ -64,7 +64,7 @@ Deno.test("writeVarint() leaves the bytes around it alone", () => {
   }
 });
 
-Deno.test("varintLength() refuses what is no integer from 0 to 2^53 - 1", () => {
+Deno.test("varintLength() refuses all but integers from 0 to 2^53 - 1", () => {
   for (const value of [-1, 0.5, NaN, Infinity, -Infinity, 2 ** 53]) {
     const message = `Cannot encode varint: value must be an integer from 0 to ${MAX_VARINT}, ` +
       `received ${value}`;
@@ -74,7 +74,7 @@ Deno.test("varintLength() refuses what is no integer from 0 to 2^53 - 1", () => 
   }
 });
 
-Deno.test("readVarint() reads back what encodeVarint() gives", () => {
+Deno.test("readVarint() reads the output of encodeVarint() back", () => {
   const random = new Random(9000);
   for (let run = 0; run < 20_000; run++) {
     const value = random.bits(53);

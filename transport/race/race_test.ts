@@ -165,7 +165,7 @@ Deno.test("raceTransports() starts WebSocket at once where there is no WebTransp
   assertEquals(legs.names, ["websocket", "websocket", "websocket"]);
 });
 
-Deno.test("raceTransports() closes a loser that comes up in spite of its signal", async () => {
+Deno.test("raceTransports() closes a loser that opens in spite of its signal", async () => {
   using time = new FakeTime();
   const legs = new Legs();
   const late = memoryPair();
@@ -179,7 +179,7 @@ Deno.test("raceTransports() closes a loser that comes up in spite of its signal"
   assertEquals(await late.server.closed, { closeCode: 0, reason: "" });
 });
 
-Deno.test("raceTransports() gives up by its signal at each stage, and leaves nothing behind", async () => {
+Deno.test("raceTransports() rejects by its signal at each stage, and leaves nothing behind", async () => {
   const stages: [what: string, names: TransportName[], act: (legs: Legs) => void, ms: number][] = [
     ["before all", [], () => {}, -1],
     ["during the head start", ["webtransport"], () => {}, 100],
@@ -371,7 +371,7 @@ Deno.test("raceTransports() can prefer WebSocket", async () => {
   assertEquals(legs.fallbacks[0]!.transport, "websocket");
 });
 
-Deno.test("raceTransports() hands over the URL, what was asked for, and the certificates", async () => {
+Deno.test("raceTransports() hands over the URL, the options, and the certificates", async () => {
   const legs = new Legs();
   const runtime = platformRuntime();
   const dialing = legs.racing({ serverCertificateHashes: HASHES })("ws://example.com/x?y#z", {
@@ -504,7 +504,7 @@ Deno.test("raceTransports() hands WebTransport that opens late to onLate, once",
   }
 });
 
-Deno.test("raceTransports() ends a late leg with the session that was taken, and remembers nothing", async () => {
+Deno.test("raceTransports() ends a late leg with the taken session, and remembers nothing", async () => {
   using time = new FakeTime();
   const legs = new Legs();
   const dial = legs.racing();

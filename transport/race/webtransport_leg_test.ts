@@ -21,7 +21,7 @@ function dialer(protocol: string) {
   return { calls, dial, pair };
 }
 
-Deno.test("webTransportLeg() dials where the server has it, with all that it was given", async () => {
+Deno.test("webTransportLeg() dials the address of the server's WebTransport, with all options", async () => {
   const { calls, dial, pair } = dialer("chat");
   await using _pair = pair;
   const options = {
@@ -99,7 +99,7 @@ function answering(answer: (signal: AbortSignal) => Promise<Response>) {
   return { asked, fetch };
 }
 
-Deno.test("locateWebTransport() takes the same port, with the hashes that it was given", async () => {
+Deno.test("locateWebTransport() takes the same port, with the given hashes", async () => {
   const { asked, fetch } = answering(() => Promise.reject(new Error("Asked")));
   for (
     const [url, expected] of [
@@ -140,7 +140,7 @@ Deno.test("locateWebTransport() asks a server on this machine", async () => {
   }
 });
 
-Deno.test("locateWebTransport() rejects where a server does not tell of it", async () => {
+Deno.test("locateWebTransport() rejects where a server does not name it", async () => {
   const json = (value: unknown) => () => Promise.resolve(Response.json(value));
   const answers: [what: string, answer: () => Promise<Response>][] = [
     ["404", () => Promise.resolve(new Response("Not found", { status: 404 }))],

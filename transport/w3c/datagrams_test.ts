@@ -74,7 +74,7 @@ Deno.test("WebTransport.datagrams go and come, also when they were written befor
   assertEquals(received, new Set([0, 1, 2, 3]));
 });
 
-Deno.test("WebTransport.datagrams take what fits, and lose what does not", async () => {
+Deno.test("WebTransport.datagrams take datagrams that fit, and lose others", async () => {
   await using echo = openEcho();
   await soon(echo.transport.ready);
   const { datagrams } = echo.transport;
@@ -245,7 +245,7 @@ Deno.test("DatagramQueues drops the oldest that came, and those that are too old
   assertEquals(queues.stats, { droppedIncoming: 1, expiredIncoming: 1, expiredOutgoing: 0 });
 });
 
-Deno.test("DatagramQueues does not send what is too old", () => {
+Deno.test("DatagramQueues does not send expired datagrams", () => {
   using time = new FakeTime();
   const queues = new DatagramQueues(platformRuntime());
   queues.outgoingMaxAge = 10;

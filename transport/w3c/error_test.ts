@@ -39,7 +39,7 @@ Deno.test("W3C_ERRORS.stream() carries the code of the server", () => {
   }
 });
 
-Deno.test("W3C_ERRORS.stream() takes the end of a session for what it is", () => {
+Deno.test("W3C_ERRORS.stream() maps the end of a session", () => {
   const failure = { kind: "reset", code: H3Error.sessionGone } as const;
   const error = W3C_ERRORS.stream(failure, undefined) as WebTransportError;
   assertEquals([error.source, error.streamErrorCode], ["session", null]);

@@ -131,7 +131,7 @@ Deno.test("WebTransportReceiveStream can be read with a BYOB reader", async () =
   await soon(reader.closed);
 });
 
-Deno.test("WebTransportReceiveStream notices the end before somebody reads", async () => {
+Deno.test("WebTransportReceiveStream notices the end before the first read", async () => {
   await using echo = await openEcho();
   const { readable, writable } = await echo.transport.createBidirectionalStream();
   await writable.close();
@@ -158,7 +158,7 @@ Deno.test("WebTransportSendStream takes any BufferSource, and errors for anythin
   }
 });
 
-Deno.test("WebTransportSendStream takes a copy of what is written", async () => {
+Deno.test("WebTransportSendStream takes a copy of written bytes", async () => {
   await using echo = await openEcho();
   const { readable, writable } = await echo.transport.createBidirectionalStream();
   const writer = writable.getWriter();
@@ -414,7 +414,7 @@ Deno.test("WebTransportWriter.atomicWrite() sends all of a chunk, or nothing", a
   assertEquals(await ends.received(), "aaaaaacccddddee");
 });
 
-Deno.test("WebTransportWriter.atomicWrite() fails with those that wait behind it", async () => {
+Deno.test("WebTransportWriter.atomicWrite() fails with the writes that wait behind it", async () => {
   await using ends = await openWithCredit(10);
   const { writer } = ends;
   const writes = [9, 2, 1, 1].map((size) => writer.atomicWrite(text("a", size)));
@@ -443,7 +443,7 @@ Deno.test("WebTransportWriter.atomicWrite() errors the stream if other writes wa
   assertEquals(await ends.received(), "aaaaa");
 });
 
-Deno.test("WebTransportWriter.atomicWrite() rejects what is no bytes, and a writer that was released", async () => {
+Deno.test("WebTransportWriter.atomicWrite() rejects all but bytes, and a released writer", async () => {
   await using echo = await openEcho();
   const stream = await soon(echo.transport.createUnidirectionalStream());
   assertThrows(() => [stream.getWriter(), stream.getWriter()], TypeError);

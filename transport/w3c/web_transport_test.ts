@@ -192,7 +192,7 @@ Deno.test("WebTransport.supportsReliableOnly is false", () => {
   assertFalse(WebTransport.supportsReliableOnly);
 });
 
-Deno.test("WebTransport.ready resolves with what was agreed on", async () => {
+Deno.test("WebTransport.ready resolves with the agreed protocol", async () => {
   await using peer = new WebTransportPeer({
     answer(request) {
       assertEquals(new URL(request.url).search, "?room=1");
@@ -245,7 +245,7 @@ Deno.test("WebTransport.ready and closed reject with one error if the server ref
   }
 });
 
-Deno.test("WebTransport.ready rejects if there is no server, or it is not trusted", async () => {
+Deno.test("WebTransport.ready rejects without a server, and with an untrusted one", async () => {
   await using peer = new WebTransportPeer();
   const zeros = new Uint8Array(32);
   const hash = (algorithm: string, value: Uint8Array<ArrayBuffer>) => ({
@@ -506,7 +506,7 @@ Deno.test("WebTransport with allowPooling shares the connection of an origin", a
   );
 });
 
-Deno.test("WebTransport leaves nothing unhandled if nobody looks at its promises", async () => {
+Deno.test("WebTransport leaves no unhandled rejection without listeners", async () => {
   const { promise: gone, resolve } = Promise.withResolvers<void>();
   {
     await using peer = new WebTransportPeer({

@@ -3,14 +3,14 @@ import { stub } from "@std/testing/mock";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { dialWebSocket } from "./client.ts";
 
-Deno.test("dialWebSocket() refuses a URL that is none of a server, without its query", async () => {
+Deno.test("dialWebSocket() refuses a URL of no server, without its query", async () => {
   for (const url of ["", "example.com", "ftp://example.com/?secret"]) {
     const error = await assertRejects(() => dialWebSocket(url), TypeError, "url must begin with");
     assert(!error.message.includes("secret"));
   }
 });
 
-Deno.test("dialWebSocket() says with what status a server refused", async () => {
+Deno.test("dialWebSocket() names the status of a refusal", async () => {
   const refuse = () => new Response("No", { status: 404 });
   await using server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, refuse);
   await assertRejects(
@@ -45,7 +45,7 @@ Deno.test("dialWebSocket() says that a server without TLS was dialed with TLS", 
   );
 });
 
-Deno.test("dialWebSocket() says what may be wrong on this machine where a browser says nothing", async () => {
+Deno.test("dialWebSocket() names possible causes on this machine where a browser gives none", async () => {
   class Failing extends EventTarget {
     readyState = 0;
     constructor(readonly url: string) {

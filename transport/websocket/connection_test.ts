@@ -158,7 +158,7 @@ Deno.test("WebSocketConnection opens and reads streams, and carries datagrams, o
   assertEquals(loaded.sent, [Uint8Array.of(9)]);
 });
 
-Deno.test("WebSocketConnection gives what was loaded itself to who comes later", async () => {
+Deno.test("WebSocketConnection hands its loaded part to later callers", async () => {
   const { connection, peer, loaded, load } = late();
   const credit = connection.credit!;
   credit.grant("data", 5);
@@ -173,7 +173,7 @@ Deno.test("WebSocketConnection gives what was loaded itself to who comes later",
   peer.answer();
 });
 
-Deno.test("WebSocketConnection tells who waits that streams did not load, and messages go on", async () => {
+Deno.test("WebSocketConnection rejects waiting calls when streams did not load, and messages continue", async () => {
   const { connection, peer, loads } = late();
   const frames: Frame[] = [];
   connection.receive({ receiveFrame: (frame) => frames.push(frame), framesEnded() {} });

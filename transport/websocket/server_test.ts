@@ -25,7 +25,7 @@ function counted(): { lease: SocketLease; calls: string[] } {
   return { lease, calls };
 }
 
-Deno.test("ServerWebSocketConnection keeps the lease until the socket is gone, not until it gave up", async () => {
+Deno.test("ServerWebSocketConnection keeps the lease until the socket is gone, not until its own end", async () => {
   using time = new FakeTime();
   const socket = new Silent();
   const { lease, calls } = counted();
@@ -44,7 +44,7 @@ Deno.test("ServerWebSocketConnection keeps the lease until the socket is gone, n
   assertEquals(calls, ["closing", "gone"]);
 });
 
-Deno.test("ServerWebSocketConnection gives the lease back when its peer closes", async () => {
+Deno.test("ServerWebSocketConnection releases the lease when its peer closes", async () => {
   const socket = new Silent();
   const { lease, calls } = counted();
   const connection = new ServerWebSocketConnection(socket, {

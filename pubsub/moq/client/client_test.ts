@@ -39,7 +39,7 @@ const ENDS: readonly (readonly [string, (network: MoqNetwork) => void])[] = [
   ["a close of the connection", (network) => network.last.connection.close()],
 ];
 for (const [what, end] of ENDS) {
-  Deno.test(`MoqClient() comes back after ${what}`, async () => {
+  Deno.test(`MoqClient() reconnects after ${what}`, async () => {
     using time = new FakeTime();
     const network = new MoqNetwork();
     await using client = network.client();
@@ -62,7 +62,7 @@ for (const [what, end] of ENDS) {
 }
 
 for (const version of ALL_VERSIONS) {
-  Deno.test(`MoqClient() announces again what it publishes, over ${version}`, async () => {
+  Deno.test(`MoqClient() announces its broadcasts again, over ${version}`, async () => {
     using time = new FakeTime();
     const network = new MoqNetwork(version);
     const mux = new TrackMux();
@@ -173,7 +173,7 @@ for (const [what, error] of REFUSALS) {
   });
 }
 
-Deno.test("MoqClient() tries again at what may get better", async () => {
+Deno.test("MoqClient() tries again after temporary failures", async () => {
   for (
     const error of [
       refused(),

@@ -44,7 +44,7 @@ async function until(client: MoqClient, name: MoqClientStatus["name"]): Promise<
 }
 
 for (const wire of Object.keys(URLS)) {
-  Deno.test(`connectMoq() comes back where its server restarts, with all it had, over ${wire}`, async () => {
+  Deno.test(`connectMoq() reconnects to a restarted server, with all of its tracks, over ${wire}`, async () => {
     const mux = new TrackMux();
     const served = new HandTrack();
     mux.publish("/room/server", served.serve);
@@ -90,7 +90,7 @@ for (const wire of Object.keys(URLS)) {
   });
 }
 
-Deno.test("connectMoq() leaves a server that drains, and asks for its URL anew each time", async () => {
+Deno.test("connectMoq() leaves a draining server, and asks for its URL each time", async () => {
   const mux = new TrackMux();
   const { promise: isThere, resolve: onSession } = Promise.withResolvers<unknown>();
   await using first = listen("websocket", { mux, onSession });

@@ -36,7 +36,7 @@ Deno.test("dialMoq() rejects URLs and options that make no sense", async () => {
   assertEquals((error as Error).message.includes("secret"), false);
 });
 
-Deno.test("dialMoq() finds the certificate of a server in development by itself", async () => {
+Deno.test("dialMoq() finds the development certificate of a server unaided", async () => {
   await using server = listen();
   const { port } = server.address!;
   await using session = await dialMoq(`http://127.0.0.1:${port}/here`);
@@ -66,7 +66,7 @@ Deno.test("dialMoq() tells a server that is down, or has no certificate to tell,
   }
 });
 
-Deno.test("dialMoq() says what may be wrong where a server does not answer SETUP", async () => {
+Deno.test("dialMoq() names possible causes where a server does not answer SETUP", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   await using listener = listenWebTransport({ hostname: "127.0.0.1", ...certificate });
   void (async () => {
@@ -84,7 +84,7 @@ Deno.test("dialMoq() says what may be wrong where a server does not answer SETUP
   assertEquals(other.message, `Cannot begin a session of MoQ with ${host} within 200 ms`);
 });
 
-Deno.test("dialMoq() takes WebTransport where it is, and WebSocket where it is not", async () => {
+Deno.test("dialMoq() takes WebTransport where possible, and WebSocket otherwise", async () => {
   await using server = listen();
   const url = server.url.replace("https", "http");
   const fallbacks: unknown[] = [];
@@ -107,7 +107,7 @@ Deno.test("dialMoq() takes WebTransport where it is, and WebSocket where it is n
   assertEquals(third.connection.transport, "websocket");
 });
 
-Deno.test("dialMoq() gives up the whole after its time, and with its signal", async () => {
+Deno.test("dialMoq() rejects as a whole after its time, and with its signal", async () => {
   const certificate = devCertificate({ cacheFolder: null });
   // A server that accepts connections, and stays silent.
   await using listener = listenQuic({
@@ -160,7 +160,7 @@ Deno.test("dialMoq() tells with which code a server ended the setup", async () =
   assertStringIncludes(error.message, "Go away");
 });
 
-Deno.test("dialMoq() tells when nobody is there", async () => {
+Deno.test("dialMoq() reports a closed port", async () => {
   for (const url of ["wss://127.0.0.1:1/", "ws://127.0.0.1:1/"]) {
     await assertRejects(() => dialMoq(url), ConnectionError);
   }
@@ -169,7 +169,7 @@ Deno.test("dialMoq() tells when nobody is there", async () => {
   }
 });
 
-Deno.test("dialMoq() closes a WebSocket that speaks something else", async () => {
+Deno.test("dialMoq() closes a WebSocket of another protocol", async () => {
   await using http = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, (request) => {
     const { socket, response } = Deno.upgradeWebSocket(request);
     socket.onclose = () => closed.resolve();

@@ -44,7 +44,7 @@ async function again(network: MoqNetwork, client: MoqClient): Promise<void> {
 }
 
 for (const version of ALL_VERSIONS) {
-  Deno.test(`ResumableAnnouncements tells what changed between two sessions, over ${version}`, async () => {
+  Deno.test(`ResumableAnnouncements reports the changes between two sessions, over ${version}`, async () => {
     using time = new FakeTime();
     const network = new MoqNetwork(version);
     network.mux = published("/live/a", "/live/b", "/live/c", "/other");
@@ -69,7 +69,7 @@ for (const version of ALL_VERSIONS) {
   });
 }
 
-Deno.test("ResumableAnnouncements tells all as gone when the next server has nothing", async () => {
+Deno.test("ResumableAnnouncements reports all as gone when the next server has none", async () => {
   for (const version of ALL_VERSIONS) {
     using time = new FakeTime();
     const network = new MoqNetwork(version);
@@ -84,7 +84,7 @@ Deno.test("ResumableAnnouncements tells all as gone when the next server has not
   }
 });
 
-Deno.test("ResumableAnnouncements tells nothing of a session that is lost before it told all", async () => {
+Deno.test("ResumableAnnouncements reports nothing of a session that is lost before its last announcement", async () => {
   for (const version of ALL_VERSIONS) {
     using time = new FakeTime();
     const network = new MoqNetwork(version);
@@ -141,7 +141,7 @@ Deno.test("ResumableAnnouncements ends where it is refused", async () => {
   assertEquals([error.scope, error.reason], ["announce", "bannedPrefix"]);
 });
 
-Deno.test("ResumableAnnouncements.close() ends it, also while there is no session", async () => {
+Deno.test("ResumableAnnouncements.close() ends it, also without a session", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   network.mux = published("/a");
@@ -162,7 +162,7 @@ Deno.test("ResumableAnnouncements.close() ends it, also while there is no sessio
   assert(client.isConnected);
 });
 
-Deno.test("ResumableAnnouncements forgets what may be gone where there is no room for all", async () => {
+Deno.test("ResumableAnnouncements forgets possibly gone broadcasts without room for all", async () => {
   let isRefused = false;
   const announcements = new ResumableAnnouncements(
     { runtime: platformRuntime(), onEnd() {} },

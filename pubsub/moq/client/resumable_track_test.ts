@@ -33,7 +33,7 @@ async function textOf(group: GroupReader | null): Promise<string> {
 }
 
 for (const version of ALL_VERSIONS) {
-  Deno.test(`ResumableTrack goes on at the newest group, and tells the gap, over ${version}`, async () => {
+  Deno.test(`ResumableTrack continues at the newest group, and reports the gap, over ${version}`, async () => {
     using _time = new FakeTime();
     const { network, track } = live(version);
     await using client = network.client();
@@ -84,7 +84,7 @@ for (const [sequence, kind] of KINDS) {
   });
 }
 
-Deno.test("ResumableTrack throws from a group that was being read, and goes on with the next", async () => {
+Deno.test("ResumableTrack throws from an open group, and continues with the next", async () => {
   using _time = new FakeTime();
   const { network, track } = live();
   await using client = network.client();
@@ -150,7 +150,7 @@ Deno.test("ResumableTrack ends at once where it is refused from the start", asyn
 });
 
 for (const version of ALL_VERSIONS) {
-  Deno.test(`ResumableTrack waits for its publisher to come back after it, over ${version}`, async () => {
+  Deno.test(`ResumableTrack waits for the return of its publisher, over ${version}`, async () => {
     using time = new FakeTime();
     const network = new MoqNetwork(version);
     const track = new HandTrack();
@@ -175,7 +175,7 @@ for (const version of ALL_VERSIONS) {
   });
 }
 
-Deno.test("ResumableTrack goes on when its publisher is back on the same session", async () => {
+Deno.test("ResumableTrack continues when its publisher returns on the same session", async () => {
   using time = new FakeTime();
   const network = new MoqNetwork();
   const track = new HandTrack();
@@ -250,7 +250,7 @@ Deno.test("ResumableTrack does not hammer a publisher that fails again and again
   }, MoqError);
 });
 
-Deno.test("ResumableTrack does not wait for what it may not have", async () => {
+Deno.test("ResumableTrack does not wait for a forbidden track", async () => {
   using _time = new FakeTime();
   const { network, track } = live("gomoqt-dev");
   let isAllowed = true;
@@ -266,7 +266,7 @@ Deno.test("ResumableTrack does not wait for what it may not have", async () => {
   assertEquals(error.reason, "unauthorized");
 });
 
-Deno.test("ResumableTrack.close() unsubscribes, whatever it waits for", async () => {
+Deno.test("ResumableTrack.close() unsubscribes, in any state", async () => {
   using _time = new FakeTime();
   const { network, track } = live();
   await using client = network.client();
@@ -288,7 +288,7 @@ Deno.test("ResumableTrack.close() unsubscribes, whatever it waits for", async ()
   await Promise.all([first.ready, first.closed, second.closed]);
 });
 
-Deno.test("ResumableTrack.nextGroup() gives up by its signal, and loses nothing", async () => {
+Deno.test("ResumableTrack.nextGroup() rejects by its signal, and loses nothing", async () => {
   const { network, track } = live();
   await using client = network.client();
   const reader = client.subscribe("/live", "video");

@@ -15,7 +15,7 @@ interface Published {
 }
 
 for (const seed of [1, 2, 3]) {
-  Deno.test(`MoqCluster agrees in the end on who holds what, seed ${seed}`, async () => {
+  Deno.test(`MoqCluster agrees in the end on the relay of each broadcast, seed ${seed}`, async () => {
     const random = new Random(seed);
     await using bench = new ClusterBench(random);
     const sites = await bench.start(4);

@@ -62,7 +62,7 @@ Deno.test("MoqCluster tells three relays of each other's broadcasts, late ones t
   for (const track of tracks) track.close();
 });
 
-Deno.test("MoqCluster ends what ended at another relay, and its subscriptions", async () => {
+Deno.test("MoqCluster ends broadcasts that ended at another relay, and their subscriptions", async () => {
   await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   const publisher = new Publisher();
@@ -84,7 +84,7 @@ Deno.test("MoqCluster ends what ended at another relay, and its subscriptions", 
   assertEquals(b.cluster.stats, { held: 0, relays: 0, links: 0 });
 });
 
-Deno.test("MoqCluster ends within the time what a relay held that died without a word", async () => {
+Deno.test("MoqCluster ends the broadcasts of a killed relay within the time", async () => {
   await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   const publisher = new Publisher();
@@ -105,7 +105,7 @@ Deno.test("MoqCluster ends within the time what a relay held that died without a
   assertEquals(b.relay.stats.tracks, 0);
 });
 
-Deno.test("MoqCluster ends at once what a relay held that left", async () => {
+Deno.test("MoqCluster ends the broadcasts of a leaving relay at once", async () => {
   await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   await a.join(new Publisher().mux);
@@ -151,7 +151,7 @@ Deno.test("MoqCluster follows a broadcast that moves to another relay", async ()
   again.close();
 });
 
-Deno.test("MoqCluster goes over to where a publisher came back before its old session is known to be gone", async () => {
+Deno.test("MoqCluster follows a publisher to another relay before its old session is known to be gone", async () => {
   await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   const publisher = new Publisher();
@@ -200,7 +200,7 @@ Deno.test("MoqCluster takes the newer of two broadcasts of one path on every oth
   for (const { relay } of [a, b, c, d]) assertEquals(relay.stats.broadcasts, 0);
 });
 
-Deno.test("MoqCluster is right about what began last although clocks are not", async () => {
+Deno.test("MoqCluster finds the latest broadcast although clocks differ", async () => {
   await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   await using ahead = new Nodes({ broker: bench.engine.connect() });
@@ -244,7 +244,7 @@ Deno.test("MoqCluster refuses loops, and takes the shortest way", async () => {
   assertEquals(heard, ["/live on", "/live off"]);
 });
 
-Deno.test("MoqCluster keeps two relays apart whose publishers tell no hops", async () => {
+Deno.test("MoqCluster keeps two relays apart whose publishers send no hops", async () => {
   await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   const [one, two] = [new Publisher(), new Publisher()];
@@ -288,7 +288,7 @@ Deno.test("MoqCluster tells that a broadcast began anew within one batch of chan
   assertEquals(heard, ["/live on", "/live off", "/live on"]);
 });
 
-Deno.test("MoqCluster lets what a program publishes itself go first, and what others hold after that", async () => {
+Deno.test("MoqCluster prefers broadcasts of the program itself, and those of others after that", async () => {
   await using bench = new ClusterBench();
   const [a, b, c] = await bench.start(3) as [Site, Site, Site];
   const own = b.relay.mux.publish("/live", () => {});
@@ -305,7 +305,7 @@ Deno.test("MoqCluster lets what a program publishes itself go first, and what ot
   assertEquals(b.cluster.stats.held, 0);
 });
 
-Deno.test("MoqCluster relays what is below the prefix of its relay", async () => {
+Deno.test("MoqCluster relays broadcasts below the prefix of its relay", async () => {
   await using bench = new ClusterBench();
   const [a] = await bench.start(1) as [Site];
   const [b] = await bench.start(1, { with: { prefix: "/public" } }) as [Site];
@@ -318,7 +318,7 @@ Deno.test("MoqCluster relays what is below the prefix of its relay", async () =>
   assertEquals(Object.keys(a.ways).sort(), ["/public/one", "/public/own", "/secret/one"]);
 });
 
-Deno.test("MoqCluster goes on with what it knows while the engine is away, and is right afterwards", async () => {
+Deno.test("MoqCluster continues with its knowledge while the engine is away, and is right afterwards", async () => {
   await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   const publisher = new Publisher();
@@ -340,7 +340,7 @@ Deno.test("MoqCluster goes on with what it knows while the engine is away, and i
   assertEquals(Object.keys(b.ways), ["/next"]);
 });
 
-Deno.test("MoqCluster ignores what makes no sense in what another relay tells", async () => {
+Deno.test("MoqCluster ignores invalid notices of another relay", async () => {
   await using bench = new ClusterBench();
   const [a] = await bench.start(1) as [Site];
   await using liar = new Nodes({ broker: bench.engine.connect() });
@@ -363,7 +363,7 @@ Deno.test("MoqCluster ignores what makes no sense in what another relay tells", 
   assertEquals(a.ways, { "/good": [5n] });
 });
 
-Deno.test("new MoqCluster() rejects what makes no sense", async () => {
+Deno.test("new MoqCluster() rejects invalid options", async () => {
   await using bench = new ClusterBench();
   const [{ relay, nodes }] = await bench.start(1) as [Site];
   for (const lingerMs of [0, -1, 1.5, NaN]) {

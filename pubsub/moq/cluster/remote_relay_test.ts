@@ -30,7 +30,7 @@ Deno.test("MoqCluster leaves another relay some time after the last subscription
   assertEquals(b.ways["/live"]?.length, 2);
 });
 
-Deno.test("MoqCluster refuses what is at a relay that cannot be reached, and tries again", async () => {
+Deno.test("MoqCluster refuses tracks of an unreachable relay, and tries again", async () => {
   await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   const publisher = new Publisher();
@@ -58,7 +58,7 @@ Deno.test("MoqCluster refuses what is at a relay that cannot be reached, and tri
   track.close();
 });
 
-Deno.test("MoqCluster gives up a relay that does not answer, and closes what comes of it later", async () => {
+Deno.test("MoqCluster gives up a silent relay, and closes its late session", async () => {
   await using bench = new ClusterBench();
   const late = Promise.withResolvers<MoqSession>();
   const signals: AbortSignal[] = [];
@@ -110,7 +110,7 @@ Deno.test("MoqCluster takes no session that has another mux or version", async (
   for (const pair of pairs) await pair[Symbol.asyncDispose]();
 });
 
-Deno.test("MoqCluster leaves a relay that winds up once its tracks have ended", async () => {
+Deno.test("MoqCluster leaves a draining relay once its tracks have ended", async () => {
   await using bench = new ClusterBench();
   const [a, b] = await bench.start(2) as [Site, Site];
   const publisher = new Publisher();

@@ -80,7 +80,7 @@ for (const version of LIVE_VERSIONS) {
     for (const pair of pairs) await pair[Symbol.asyncDispose]();
   });
 
-  Deno.test(`LiveTrack.serve() begins at the newest group for who comes late over ${version}`, async () => {
+  Deno.test(`LiveTrack.serve() begins at the newest group for a late subscriber over ${version}`, async () => {
     const { live, mux } = liveMux();
     for (const text of ["one", "two"]) write(live, text);
     const open = live.openGroup();
@@ -98,7 +98,7 @@ for (const version of LIVE_VERSIONS) {
     assertEquals(await readAll(track), ["4: four"]);
   });
 
-  Deno.test(`LiveTrack drops explicitly what a subscriber is too late for over ${version}`, async () => {
+  Deno.test(`LiveTrack drops explicitly groups that a subscriber is too late for over ${version}`, async () => {
     const { live, mux } = liveMux({
       maxLagGroups: 2,
       maxCachedGroups: 2,
@@ -137,7 +137,7 @@ for (const version of LIVE_VERSIONS) {
     );
   });
 
-  Deno.test(`LiveTrack ends who takes nothing, and nobody else, over ${version}`, async () => {
+  Deno.test(`LiveTrack ends a subscriber that takes nothing, and no other one, over ${version}`, async () => {
     using time = new FakeTime();
     const { live, mux, ends } = liveMux({ stallTimeoutMs: 4_000 });
     await using stalled = await livePair(version, { server: mux });
@@ -167,7 +167,7 @@ for (const version of LIVE_VERSIONS) {
 }
 
 for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
-  Deno.test(`LiveTrack.serve() begins where the subscriber wants, and drops what is gone, over ${version}`, async () => {
+  Deno.test(`LiveTrack.serve() begins where the subscriber wants, and drops expired groups, over ${version}`, async () => {
     const { live, mux } = liveMux({ maxCachedGroups: 3 });
     for (let at = 1; at <= 6; at++) write(live, `group${at}`);
     live.openGroup().abort();
@@ -231,7 +231,7 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
   });
 }
 
-Deno.test("LiveTrack tells what comes after the last group that was asked for", async () => {
+Deno.test("LiveTrack reports groups after the last requested one", async () => {
   const { live, mux } = liveMux();
   await using pair = await livePair("moq-lite-04", { server: mux });
   const missed: number[] = [];
@@ -247,7 +247,7 @@ Deno.test("LiveTrack tells what comes after the last group that was asked for", 
   await until(() => live.subscribers === 0);
 });
 
-Deno.test("LiveTrack.serve() refuses more subscribers than it may have, and takes others once one left", async () => {
+Deno.test("LiveTrack.serve() refuses subscribers beyond its bound, and takes others once one left", async () => {
   const { live, mux, ends } = liveMux({ maxSubscribers: 2 });
   await using pair = await livePair("moq-lite-05", { server: mux });
   const tracks = await Promise.all([1, 2, 3].map(() => pair.client.subscribe("/live", "x")));
@@ -263,7 +263,7 @@ Deno.test("LiveTrack.serve() refuses more subscribers than it may have, and take
   assertEquals((await later.nextGroup())?.sequence, 1);
 });
 
-Deno.test("LiveTrack ends the session of who holds what cannot be reset", async () => {
+Deno.test("LiveTrack ends the session of a stalled subscriber where streams have no resets", async () => {
   using time = new FakeTime();
   const { live, mux } = liveMux({ stallTimeoutMs: 4_000 });
   await using pair = await livePair("moq-lite-05", { server: mux, hasNoResets: true });
@@ -281,7 +281,7 @@ Deno.test("LiveTrack ends the session of who holds what cannot be reset", async 
   track.close();
 });
 
-Deno.test("LiveTrack ends who has too many groups that are stuck", async () => {
+Deno.test("LiveTrack ends a subscriber with too many stuck groups", async () => {
   const { live, mux, ends } = liveMux({ maxStuckGroups: 2, maxLagGroups: 1, maxCachedGroups: 1 });
   await using pair = await livePair("moq-lite-05", { server: mux, hasNoResets: true });
   await pair.client.subscribe("/live", "x");
@@ -332,7 +332,7 @@ Deno.test("LiveTrack holds no more than its bounds", () => {
 });
 
 for (const [less, most] of [[0, 3], [1, 2]] as const) {
-  Deno.test(`LiveTrack holds maxLagBytes for who is behind, to the byte: ${most} groups`, async () => {
+  Deno.test(`LiveTrack holds maxLagBytes for a slow subscriber, to the byte: ${most} groups`, async () => {
     const probe = new LiveTrack();
     probe.openGroup().writeFrame(new Uint8Array(LARGE));
     const size = probe.heldBytes;
@@ -406,7 +406,7 @@ Deno.test("LiveTrack aborts a group that is open while newer ones fill its bound
   old.close();
 });
 
-Deno.test("LiveTrack.demand is what its subscribers want together", async () => {
+Deno.test("LiveTrack.demand is the sum of its subscribers' demands", async () => {
   let changes = 0;
   const { live, mux } = liveMux({ onDemand: () => void changes++ });
   await using pair = await livePair("moq-lite-05", { server: mux });
@@ -424,7 +424,7 @@ Deno.test("LiveTrack.demand is what its subscribers want together", async () => 
   assertEquals(changes, 5);
 });
 
-Deno.test("LiveTrack.closeWithError() tells its subscribers, now and later", async () => {
+Deno.test("LiveTrack.closeWithError() ends its subscribers, now and later", async () => {
   const { live, mux } = liveMux();
   await using pair = await livePair("moq-lite-05", { server: mux });
   const track = await pair.client.subscribe("/live", "x");
@@ -445,7 +445,7 @@ Deno.test("LiveTrack.serve() gives the newest group of a track that is closed", 
   assertEquals(await readAll(await pair.client.subscribe("/live", "x")), ["2: two"]);
 });
 
-Deno.test("LiveTrack keeps timestamps, and says what stays true of the track", async () => {
+Deno.test("LiveTrack keeps timestamps, and publishes the constants of the track", async () => {
   const { live, mux } = liveMux({ info: { timescale: 90_000, priority: 7 } });
   const group = live.openGroup();
   for (const timestamp of [9_000, 12_000, 10_500]) {
@@ -463,7 +463,7 @@ Deno.test("LiveTrack keeps timestamps, and says what stays true of the track", a
   assertEquals([info.timescale, info.priority, info.ordered], [90_000, 7, false]);
 });
 
-Deno.test("new LiveTrack() and openGroup() refuse what makes no sense", () => {
+Deno.test("new LiveTrack() and openGroup() refuse invalid options", () => {
   for (const name of ["maxCachedGroups", "maxLagBytes", "maxGroupsInFlight", "stallTimeoutMs"]) {
     for (const value of [0, -1, 1.5, NaN]) {
       assertThrows(() => new LiveTrack({ [name]: value }), RangeError, name);
@@ -528,7 +528,7 @@ Deno.test("LiveTrack survives an onDemand that throws", async () => {
   await track.closed;
 });
 
-Deno.test("LiveTrack holds no more than its cache while nobody is behind", async () => {
+Deno.test("LiveTrack holds no more than its cache without a slow subscriber", async () => {
   const { live, mux } = liveMux({ maxCachedGroups: 3 });
   for (let number = 0; number < 50; number++) write(live, "x");
   assertEquals(live.heldGroups, 3);

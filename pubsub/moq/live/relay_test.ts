@@ -301,7 +301,7 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
     track.close();
   });
 
-  Deno.test(`MoqRelay gives up a group whose way was cut, and goes on with the next, over ${version}`, async () => {
+  Deno.test(`MoqRelay gives up a group on a broken path, and continues with the next, over ${version}`, async () => {
     await using net = new Net(version);
     const [a, b, c] = [net.relay(), net.relay(), net.relay()];
     await net.connect(a, b);
@@ -378,7 +378,7 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
     pair.client.close();
   });
 
-  Deno.test(`MoqRelay asks upstream with the highest priority of its subscribers over ${version}`, async () => {
+  Deno.test(`MoqRelay subscribes upstream with the highest priority of its subscribers over ${version}`, async () => {
     await using net = new Net(version);
     const relay = net.relay();
     const publisher = new Publisher("/live");
@@ -440,7 +440,7 @@ Deno.test("MoqRelay takes a source without hops only after a while without anoth
   assertEquals(relay.mux.size, 1);
 });
 
-Deno.test("MoqRelay sees the end of a loop that nobody can see, where versions have no hops", async () => {
+Deno.test("MoqRelay ends a broadcast that runs in a loop of relays, where versions have no hops", async () => {
   await using net = new Net("gomoqt-dev");
   const [a, b, c] = [net.relay(), net.relay(), net.relay()];
   let told = 0;
@@ -495,7 +495,7 @@ function messages(errors: readonly unknown[]): string[] {
   return errors.map((error) => (error as Error).message);
 }
 
-Deno.test("MoqRelay relays no more broadcasts than it may, and takes what waits when there is room", async () => {
+Deno.test("MoqRelay relays no more broadcasts than its bound, and takes waiting ones when there is room", async () => {
   await using net = new Net("moq-lite-05");
   const errors: unknown[] = [];
   const relay = net.relay({
@@ -574,7 +574,7 @@ Deno.test("MoqRelay keeps nothing of a session that left while its broadcasts wa
   assertEquals(announced(relay), []);
 });
 
-Deno.test("MoqRelay finds an honest publisher beside sessions that announce all they can", async () => {
+Deno.test("MoqRelay finds an honest publisher beside sessions that announce up to their bound", async () => {
   await using net = new Net("moq-lite-05");
   let told = 0;
   const relay = net.relay({ maxBroadcasts: 500, onError: () => void told++ });
@@ -622,7 +622,7 @@ Deno.test("MoqRelay gives a session the share that authorize says, and all to on
   await until(() => count("upstream") === 40);
 });
 
-Deno.test("MoqRelay takes what waits once authorize gives its session a larger share", async () => {
+Deno.test("MoqRelay takes waiting broadcasts once authorize gives their session a larger share", async () => {
   await using net = new Net("moq-lite-05");
   const relay = net.relay({ maxBroadcasts: 100, maxShare: 0.01, onError() {} });
   let share = 0.01;
@@ -636,7 +636,7 @@ Deno.test("MoqRelay takes what waits once authorize gives its session a larger s
 });
 
 for (const version of LIVE_VERSIONS) {
-  Deno.test(`MoqRelay lets nobody publish without authorize over ${version}`, async () => {
+  Deno.test(`MoqRelay allows no publishing without authorize over ${version}`, async () => {
     await using net = new Net(version);
     const errors: unknown[] = [];
     const relay = net.relay({
@@ -693,7 +693,7 @@ Deno.test("MoqRelay prints that authorize is missing, once, where onError is not
 });
 
 for (const version of LIVE_VERSIONS) {
-  Deno.test(`relayNotices() tells a publisher why its broadcasts are not relayed over ${version}`, async () => {
+  Deno.test(`relayNotices() sends a publisher the reason against its broadcasts over ${version}`, async () => {
     await using net = new Net(version);
     const relay = net.relay({ maxBroadcasts: 1, onError() {} });
     const other = await net.join(relay, muxOf("/other"));
@@ -742,7 +742,7 @@ Deno.test("relayNotices() lists the 64 oldest broadcasts that wait, and counts a
   }
 });
 
-Deno.test("relayNotices() tells each session of its own broadcasts, and others nothing", async () => {
+Deno.test("relayNotices() sends each session notices of its own broadcasts alone", async () => {
   await using net = new Net("moq-lite-05");
   const relay = net.relay();
   const { client } = await net.join(relay);
@@ -759,7 +759,7 @@ Deno.test("relayNotices() tells each session of its own broadcasts, and others n
   assertEquals(relay.mux.route(NOTICES_PATH), undefined);
 });
 
-Deno.test("relayNotices() rejects what is no notice", async () => {
+Deno.test("relayNotices() rejects invalid notices", async () => {
   const frames = ["?", "null", "{}", `{"relayed":-1}`];
   for (const frame of frames) {
     const mux = new TrackMux();
@@ -772,7 +772,7 @@ Deno.test("relayNotices() rejects what is no notice", async () => {
   }
 });
 
-Deno.test("MoqRelay unsubscribes where the subscriber left before it was served", async () => {
+Deno.test("MoqRelay unsubscribes when the subscriber left before the first group", async () => {
   await using net = new Net("moq-lite-05");
   using time = new FakeTime();
   const relay = net.relay({ lingerMs: 1_000 });
@@ -790,7 +790,7 @@ Deno.test("MoqRelay unsubscribes where the subscriber left before it was served"
   await until(() => relay.stats.tracks === 0 && publisher.live.subscribers === 0);
 });
 
-Deno.test("MoqRelay sends on as many fetches as it may at once, and others again once those are over", async () => {
+Deno.test("MoqRelay sends on as many fetches as its bound, and others again after their end", async () => {
   await using net = new Net("moq-lite-05");
   const relay = net.relay({ maxFetches: 2 });
   const publisher = new Publisher("/live");
@@ -854,7 +854,7 @@ Deno.test("MoqRelay compares 64 sources of a broadcast, and takes others once on
   assertEquals([announced(relay), relay.stats.broadcasts], [[], 0]);
 });
 
-Deno.test("MoqRelay refuses more tracks than it may have", async () => {
+Deno.test("MoqRelay refuses tracks beyond its bound", async () => {
   await using net = new Net("moq-lite-05");
   const relay = net.relay({ maxTracks: 1 });
   const publisher = new Publisher("/live");
@@ -868,7 +868,7 @@ Deno.test("MoqRelay refuses more tracks than it may have", async () => {
   one.close();
 });
 
-Deno.test("MoqRelay refuses a session more tracks than its share, and no other session", async () => {
+Deno.test("MoqRelay refuses a session tracks beyond its share, and no other session", async () => {
   await using net = new Net("moq-lite-04");
   const relay = net.relay({ maxTracks: 100 });
   const publisher = new Publisher("/live");
@@ -921,7 +921,7 @@ Deno.test("MoqRelay takes no place of a track that has a subscriber again in the
   assertEquals(relay.stats.tracks, 1);
 });
 
-Deno.test("MoqRelay gives the place of a track without subscribers to one that needs it", async () => {
+Deno.test("MoqRelay gives the place of a track without subscribers to another one", async () => {
   await using net = new Net("moq-lite-04");
   const relay = net.relay({ maxTracks: 2, maxShare: 1, lingerMs: 3_600_000 });
   const publisher = new Publisher("/live");
@@ -942,7 +942,7 @@ Deno.test("MoqRelay gives the place of a track without subscribers to one that n
 });
 
 for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
-  Deno.test(`MoqRelay holds maxLagBytes of a track for who is behind over ${version}`, async () => {
+  Deno.test(`MoqRelay holds maxLagBytes of a track for a slow subscriber over ${version}`, async () => {
     await using net = new Net(version);
     const bytes = 200_000;
     const relay = net.relay({ track: { maxCachedBytes: 1, maxLagBytes: 2.5 * bytes } });
@@ -1034,7 +1034,7 @@ Deno.test("Publication.reannounce() tells another way, and subscriptions stay", 
   assertEquals(mux.announcements("/"), []);
 });
 
-Deno.test("MoqRelay.accept() refuses what makes no sense", async () => {
+Deno.test("MoqRelay.accept() refuses invalid options", async () => {
   await using net = new Net("moq-lite-05");
   const relay = net.relay();
   const { server, client } = await net.join(relay);

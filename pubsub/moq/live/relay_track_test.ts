@@ -13,7 +13,7 @@ import { LiveTrack } from "./live_track.ts";
 import { RelayTrack } from "./relay_track.ts";
 import type { TrackOrigin } from "./relay_source.ts";
 
-Deno.test("RelayTrack stays for who subscribes in the turn in which it would have ended", async () => {
+Deno.test("RelayTrack stays for a subscriber in the turn of its end", async () => {
   using time = new FakeTime();
   await using source = new LiveTrack();
   const publisher = new TrackMux();
@@ -133,7 +133,7 @@ function handSource(): {
   };
 }
 
-Deno.test("RelayTrack tells its subscribers what its source dropped, and what it missed itself", async () => {
+Deno.test("RelayTrack reports to its subscribers groups that its source dropped, and groups that it missed", async () => {
   const source = handSource();
   const told: string[] = [];
   await using viewer = await relayedTo(source.session, ({ first, last }, reason) => {

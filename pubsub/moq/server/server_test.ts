@@ -232,7 +232,7 @@ Deno.test("listenMoq() takes clients that offer no version by name", async () =>
   }
 });
 
-Deno.test("listenMoq() closes who has no common version with the code of its family", async () => {
+Deno.test("listenMoq() closes a client without a common version by the code of its family", async () => {
   await using server = listen({ versions: ["moq-lite-04"] });
   // With a protocol name, over WebTransport.
   for (const versions of [["moq-lite-05"], ["moq-lite-02"], ["gomoqt-dev"]] as MoqVersion[][]) {
@@ -279,7 +279,7 @@ Deno.test("listenMoq() closes who has no common version with the code of its fam
   }
 });
 
-Deno.test("listenMoq() refuses what onSetup refuses, and tells what it says", async () => {
+Deno.test("listenMoq() refuses sessions that onSetup refuses, with its code", async () => {
   const errors: unknown[] = [];
   let thrown: unknown;
   await using server = listen({
@@ -425,7 +425,7 @@ Deno.test("listenMoq() refuses sessions beyond its limits, and takes others when
   }
 });
 
-Deno.test("listenMoq() refuses more setups at once than it may have, on every wire", async () => {
+Deno.test("listenMoq() refuses more setups at once than its bound, on every wire", async () => {
   for (const wire of WIRES) {
     const asked = Promise.withResolvers<void>();
     const answer = Promise.withResolvers<void>();
@@ -451,7 +451,7 @@ Deno.test("listenMoq() refuses more setups at once than it may have, on every wi
   }
 });
 
-Deno.test("listenMoq() frees the place of who leaves before the answer", async () => {
+Deno.test("listenMoq() frees the place of a client that leaves before the answer", async () => {
   for (const wire of ["webtransport", "websocket"] as const) {
     const asked = Promise.withResolvers<void>();
     const answer = Promise.withResolvers<void>();
@@ -534,7 +534,7 @@ Deno.test("MoqServer.drain() asks sessions to leave, and cuts those that stay", 
   await assertRejects(() => dial(server, "websocket", { timeoutMs: 1_000 }));
 });
 
-Deno.test("MoqServer.drain() asks who is in its setup, as soon as that is over", async () => {
+Deno.test("MoqServer.drain() asks clients in their setup to leave, right after it", async () => {
   const asked = Promise.withResolvers<void>();
   const answer = Promise.withResolvers<void>();
   await using server = listen({
@@ -555,7 +555,7 @@ Deno.test("MoqServer.drain() asks who is in its setup, as soon as that is over",
   assertEquals(await drained, { left: 2, cut: 0 });
 });
 
-Deno.test("MoqServer.drain() lets nobody in any more, whatever the application answers", async () => {
+Deno.test("MoqServer.drain() admits no more clients, whatever onSetup answers", async () => {
   for (const wire of ["webtransport", "websocket"] as const) {
     const asked = Promise.withResolvers<void>();
     const answer = Promise.withResolvers<void>();
@@ -721,7 +721,7 @@ Deno.test("listenMoq() listens on the wires that were named", async () => {
   }
 });
 
-Deno.test("listenMoq() listens and upgrades with a WebSocket engine that it is given", async () => {
+Deno.test("listenMoq() listens and upgrades with a given WebSocket engine", async () => {
   const webSocket = hardenedWebSocket();
   let upgrades = 0;
   let limits: (number | undefined)[] = [];
@@ -750,7 +750,7 @@ Deno.test("listenMoq() listens and upgrades with a WebSocket engine that it is g
   await other[Symbol.asyncDispose]();
 });
 
-Deno.test("listenMoq() with a WebSocket engine alone gives its port back", async () => {
+Deno.test("listenMoq() with a WebSocket engine alone releases its port", async () => {
   const server = listen({ webSocket: hardenedWebSocket(), transports: ["websocket"] });
   const { port } = server.address!;
   await using session = await dial(server, "websocket");
@@ -761,7 +761,7 @@ Deno.test("listenMoq() with a WebSocket engine alone gives its port back", async
 });
 
 for (const [version, wire] of [["moq-lite-05", "quic"], ["moq-lite-02", "websocket"]] as const) {
-  Deno.test(`listenMoq() tells its clients the bitrate that it sends, over ${version}`, async () => {
+  Deno.test(`listenMoq() sends its clients the bitrate, over ${version}`, async () => {
     const { next, onSession } = arrivals();
     await using server = listen({
       versions: [version],

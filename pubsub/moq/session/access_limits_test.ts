@@ -4,7 +4,7 @@ import { MoqServer } from "../server/server.ts";
 import { sessionLimits } from "./access.ts";
 import { MoqSession } from "./session.ts";
 
-Deno.test("sessionLimits() fills in what is not given", () => {
+Deno.test("sessionLimits() fills in missing limits", () => {
   assertEquals(sessionLimits({ maxRequests: 3 }), {
     maxSubscriptions: 16_384,
     maxRequests: 3,
@@ -12,7 +12,7 @@ Deno.test("sessionLimits() fills in what is not given", () => {
   });
 });
 
-Deno.test("sessionLimits() rejects what is no positive integer, and so do sessions and servers", async () => {
+Deno.test("sessionLimits() rejects all but positive integers, and so do sessions and servers", async () => {
   for (const value of [0, -1, 1.5, NaN, Infinity]) {
     const limits = { maxFrameBytes: value };
     const text = `maxFrameBytes must be a positive integer, received ${value}`;

@@ -98,7 +98,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals(secret.length, isGomoqt(version) ? 1 : 0);
   });
 
-  Deno.test(`authorize refuses what a peer publishes at once, over ${version}`, async () => {
+  Deno.test(`authorize refuses broadcasts of a peer at once, over ${version}`, async () => {
     const { authorize, asked } = rule({ "publish /b": false });
     const { mux } = published("/a");
     await using ends = await moqEnds(version, { authorize }, { mux });
@@ -171,7 +171,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals([short.length, long], [2, ["+/long/a", "+/long/b"]]);
   });
 
-  Deno.test(`authorize ends what a peer publishes when its grant is over, over ${version}`, async () => {
+  Deno.test(`authorize ends a peer's broadcasts when their grant is over, over ${version}`, async () => {
     using time = new FakeTime();
     const { mux } = published("/short", "/long");
     const { authorize } = rule({ "publish /short": inMs(10_000), "publish /long": inMs(60_000) });
@@ -214,7 +214,7 @@ for (const version of ALL_VERSIONS) {
     assert(!ends.client.isClosed && !ends.server.isClosed);
   });
 
-  Deno.test(`authorize may take its time, and holds nothing else up, over ${version}`, async () => {
+  Deno.test(`authorize may take its time, and delays nothing else, over ${version}`, async () => {
     const slow = Promise.withResolvers<MoqGrant>();
     const { authorize } = rule({ "subscribe /slow": () => slow.promise });
     const { mux, track } = published("/slow", "/fast");
@@ -231,7 +231,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals((await waiting.nextGroup())?.sequence, 7);
   });
 
-  Deno.test(`authorize that decides after the session is over serves nobody, over ${version}`, async () => {
+  Deno.test(`authorize that decides after the session is over serves nothing, over ${version}`, async () => {
     using time = new FakeTime();
     const slow = Promise.withResolvers<MoqGrant>();
     const { authorize, asked } = rule({
@@ -336,7 +336,7 @@ Deno.test("authorize gets the session that asks", async () => {
   assertEquals(sessions, [ends.server]);
 });
 
-Deno.test("authorize that answers what is no grant refuses, and is reported", async () => {
+Deno.test("authorize with an invalid answer refuses, and is reported", async () => {
   const cases: [unknown, string][] = [
     [undefined, "a grant must be a boolean or have until or share, received undefined"],
     ["yes", "a grant must be a boolean or have until or share, received a string"],

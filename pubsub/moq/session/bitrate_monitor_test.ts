@@ -85,13 +85,13 @@ Deno.test("BitrateMonitor() reports nothing of an idle connection, and 0 once wh
   assertEquals(told.filter((rate) => rate === 0).length, 1);
 });
 
-Deno.test("BitrateMonitor() measures by the interval that it is given", async () => {
+Deno.test("BitrateMonitor() measures by its interval", async () => {
   using time = new FakeTime();
   // 50 kbit in 100 ms.
   assertEquals(await rates(time, [50, 50], { intervalMs: 100, minSamples: 2 }), [500_000]);
 });
 
-Deno.test("BitrateMonitor() tells the round-trip time where the wire knows it", async () => {
+Deno.test("BitrateMonitor() reports the round-trip time where the wire knows it", async () => {
   using time = new FakeTime();
   const wire = new Wire();
   const told: PeerUpdate[] = [];
@@ -212,7 +212,7 @@ async function send(session: MoqSession, time: FakeTime, seconds: number): Promi
 }
 
 for (const version of VERSIONS) {
-  Deno.test(`MoqSession.updated yields what the peer sends, both ways, over ${version}`, async () => {
+  Deno.test(`MoqSession.updated yields the updates of the peer, both ways, over ${version}`, async () => {
     using time = new FakeTime();
     await using pair = await ends(version, { bitrate: {} }, { bitrate: {} });
     for (const [from, to] of [[pair.server, pair.client], [pair.client, pair.server]] as const) {
@@ -277,7 +277,7 @@ for (const version of VERSIONS) {
   });
 }
 
-Deno.test("MoqSession() tells in SETUP of moq-lite-05 whether it answers probes", async () => {
+Deno.test("MoqSession() sends in SETUP of moq-lite-05 whether it answers probes", async () => {
   for (const [bitrate, level] of [[undefined, 1], [{}, 1], [false, undefined]] as const) {
     await using pair = await ends("moq-lite-05", bitrate === undefined ? {} : { bitrate });
     await turns();

@@ -88,7 +88,7 @@ async function discovering(
 }
 
 for (const version of VERSIONS_BY_HAND) {
-  Deno.test(`${version}: a peer that opens streams and says nothing holds up nobody, and they end with the session`, async () => {
+  Deno.test(`${version}: a peer that opens silent streams delays no other stream, and they end with the session`, async () => {
     await using peer = await HandPeer.open(version, { mux: liveMux() });
     for (let at = 0; at < 1_000; at++) {
       await peer.ask("");
@@ -101,7 +101,7 @@ for (const version of VERSIONS_BY_HAND) {
     assertEquals(peer.session.servedSubscriptions, 0);
   });
 
-  Deno.test(`${version}: streams that say nothing are refused past the bound, and come again below it`, async () => {
+  Deno.test(`${version}: silent streams are refused past the bound, and accepted again below it`, async () => {
     const limits = { maxSubscriptions: 4, maxRequests: 4 };
     await using peer = await HandPeer.open(version, { mux: liveMux(), limits });
     const silent = [];
@@ -113,7 +113,7 @@ for (const version of VERSIONS_BY_HAND) {
     await assertAnswers(peer, version);
   });
 
-  Deno.test(`${version}: resets in the middle of anything end that alone`, async () => {
+  Deno.test(`${version}: a reset in the middle of a message ends that stream alone`, async () => {
     const tracks: TrackWriter[] = [];
     await using peer = await HandPeer.open(version, { mux: liveMux(tracks) });
     const whole = subscribe(version, 1);
@@ -128,7 +128,7 @@ for (const version of VERSIONS_BY_HAND) {
     await assertAnswers(peer, version);
   });
 
-  Deno.test(`${version}: a flood of SUBSCRIBE_UPDATE leaves the last one, and nothing else`, async () => {
+  Deno.test(`${version}: a flood of SUBSCRIBE_UPDATE leaves the last one alone`, async () => {
     const tracks: TrackWriter[] = [];
     await using peer = await HandPeer.open(version, { mux: liveMux(tracks) });
     const exchange = await peer.ask(subscribe(version, 1));
@@ -188,7 +188,7 @@ for (const version of NAMED) {
     assertEquals(peer.session.isClosed, false);
   });
 
-  Deno.test(`${version}: a broadcast that came by this end is not taken from a peer that announces it back`, async () => {
+  Deno.test(`${version}: a broadcast of this end is not taken from a peer that announces it back`, async () => {
     const mux = new TrackMux({ hopId: 5n });
     const { peer, reader, exchange } = await discovering(version, { mux });
     await using _peer = peer;
@@ -199,7 +199,7 @@ for (const version of NAMED) {
     assertEquals(reader.active.map(({ path }) => path), ["/other"]);
   });
 
-  Deno.test(`${version}: a broadcast that came by a peer is not announced back to it`, async () => {
+  Deno.test(`${version}: a broadcast from a peer is not announced back to it`, async () => {
     const mux = new TrackMux();
     mux.publish("/loop", () => {}, { hops: [7n, 5n] });
     const other = mux.publish("/other", () => {}, { hops: [7n] });
@@ -244,7 +244,7 @@ for (const version of NAMED) {
     assertEquals([count, peer.session.isClosed], [MAX_ANNOUNCED, false]);
   });
 
-  Deno.test(`${version}: a peer that announces what it may not ends discovery`, async () => {
+  Deno.test(`${version}: a peer that announces a forbidden path ends discovery`, async () => {
     const { peer, reader, exchange } = await discovering(version, {
       authorize: (_, path) => path !== "/banned",
     });
@@ -271,7 +271,7 @@ for (const version of NAMED) {
     assertEquals(peer.session.isClosed, false);
   });
 
-  Deno.test(`${version}: numbers of groups that leave gaps, and drops of everything, are bounded`, async () => {
+  Deno.test(`${version}: numbers of groups that leave gaps, and drops of all groups, are bounded`, async () => {
     await using peer = await HandPeer.open(version, { side: "client" });
     const { track, exchange, missed } = await subscribed(peer);
     for (let at = 0; at < 2 * MAX_RANGES; at++) {
@@ -296,7 +296,7 @@ Deno.test("moq-lite-05: a second SETUP ends the session with a protocol violatio
   assertEquals(await peer.closed(), { code: 3, by: "local" });
 });
 
-Deno.test("a peer may say GOAWAY as often as it likes: the first one counts", async () => {
+Deno.test("a peer may send GOAWAY any number of times: the first one counts", async () => {
   await using peer = await HandPeer.open("moq-lite-04");
   for (const uri of ["0161", "0162"]) await (await peer.ask(`0502${uri}`)).rest();
   assertEquals(await soon(peer.session.draining), { uri: "a" });

@@ -117,7 +117,7 @@ for (const version of ALL) {
     assertEquals(peer.session.servedSubscriptions, 0);
   });
 
-  Deno.test(`${version}: a session ends when its peer subscribes to more than is allowed`, async () => {
+  Deno.test(`${version}: a session ends when its peer subscribes beyond the bound`, async () => {
     const limits = { maxSubscriptions: 1 };
     await using peer = await HandPeer.open(version, { mux: liveMux(), limits });
     const first = await peer.ask(subscribeLive("00", version));

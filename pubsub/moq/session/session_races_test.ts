@@ -16,7 +16,7 @@ const LAST = Number.MAX_SAFE_INTEGER - 1;
 
 for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
   for (const resets of [true, false]) {
-    Deno.test(`${version}: a subscriber that begins at the last number there is ends by it alone, ${resets ? "with" : "without"} resets`, async () => {
+    Deno.test(`${version}: a subscriber that begins at the last possible number ends with it alone, ${resets ? "with" : "without"} resets`, async () => {
       const faults: unknown[] = [];
       const mux = new TrackMux();
       mux.publish("/a", async (track) => {
@@ -84,7 +84,7 @@ for (const version of ["moq-lite-05", "moq-lite-04"] as const) {
   });
 }
 
-Deno.test("moq-lite-04: a subscriber of the other family, which reads no more once it was accepted, is told no drops", async () => {
+Deno.test("moq-lite-04: a subscriber of the other family, which reads no more after the acceptance, gets no drops", async () => {
   for (const resetCodes of [true, false]) {
     const mux = new TrackMux();
     mux.publish("/a", (track) => {
@@ -126,7 +126,7 @@ Deno.test("moq-lite-04: a subscriber of the other family, which reads no more on
   }
 });
 
-Deno.test("MoqSession.open() ends with its connection, whatever onSetup does", async () => {
+Deno.test("MoqSession.open() ends with its connection, in any state of onSetup", async () => {
   for (const version of ["moq-lite-04", "moq-lite-05"] as const) {
     const pair = memoryPair({ protocol: version });
     const asked = Promise.withResolvers<void>();
@@ -144,7 +144,7 @@ Deno.test("MoqSession.open() ends with its connection, whatever onSetup does", a
   }
 });
 
-Deno.test("MoqSession.open() of a client tells why the server ended it, where the streams end before", async () => {
+Deno.test("MoqSession.open() of a client reports the server's reason, where the streams end first", async () => {
   for (const isReset of [true, false]) {
     const pair = memoryPair({ protocol: "", frames: false });
     const opening = MoqSession.open(pair.client, { side: "client", versions: ["moq-lite-02"] });
@@ -164,7 +164,7 @@ Deno.test("MoqSession.open() of a client tells why the server ended it, where th
   }
 });
 
-Deno.test("MoqSession.subscribe() leaves the publisher where the subscription was closed before it was asked for", async () => {
+Deno.test("MoqSession.subscribe() leaves the publisher where the subscription was closed before the request", async () => {
   let left = 0;
   const mux = new TrackMux();
   mux.publish(
@@ -186,7 +186,7 @@ Deno.test("MoqSession.subscribe() leaves the publisher where the subscription wa
   assertEquals([left, ends.server.servedSubscriptions, ends.client.subscriptions], [1, 0, []]);
 });
 
-Deno.test("MoqSession.trackInfo() and goaway() give up with their signal, and the session stays", async () => {
+Deno.test("MoqSession.trackInfo() and goaway() reject with their signal, and the session stays", async () => {
   await using peer = await HandPeer.open("moq-lite-05", { side: "client" });
   const reason = new Error("enough");
   for (

@@ -24,7 +24,7 @@ async function next(reader: AnnouncementReader): Promise<string> {
 for (const version of ALL_VERSIONS) {
   const { setup, requests, timestamps, slashedPaths, hops } = VERSIONS[version];
 
-  Deno.test(`${version}: announcements come with what is there first, and then as it comes and goes`, async () => {
+  Deno.test(`${version}: announcements begin with the present broadcasts, and follow the changes`, async () => {
     const mux = new TrackMux();
     mux.publish("/live/alice", nobody);
     mux.publish("/lively", nobody);
@@ -51,7 +51,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals(await next(reader), "end");
   });
 
-  Deno.test(`${version}: what came from here is not announced back`, async () => {
+  Deno.test(`${version}: broadcasts from this end are not announced back`, async () => {
     const [mux, clientMux] = [new TrackMux(), new TrackMux()];
     mux.publish("/loop", nobody, { hops: [clientMux.hopId] });
     mux.publish("/other", nobody);
@@ -86,7 +86,7 @@ for (const version of ALL_VERSIONS) {
 
   if (requests) {
     for (const resets of [true, false]) {
-      Deno.test(`${version}: a fetch gets its group, or why there is none, ${resets ? "with" : "without"} resets`, async () => {
+      Deno.test(`${version}: a fetch gets its group, or the reason of a refusal, ${resets ? "with" : "without"} resets`, async () => {
         const asked: FetchRequest[] = [];
         const faults: unknown[] = [];
         const mux = new TrackMux();
@@ -138,7 +138,7 @@ for (const version of ALL_VERSIONS) {
       });
     }
 
-    Deno.test(`${version}: a publisher learns that a fetch was given up, whatever its handler does`, async () => {
+    Deno.test(`${version}: a publisher learns that a fetch was given up, in any state of its handler`, async () => {
       const signals: AbortSignal[] = [];
       const mux = new TrackMux();
       mux.publish("/a", {
@@ -176,7 +176,7 @@ for (const version of ALL_VERSIONS) {
       assertEquals(await next(late), "+/d/e");
     });
 
-    Deno.test(`${version}: probes tell what the peer reports, and end with their loop`, async () => {
+    Deno.test(`${version}: probes yield the peer's reports, and end with their loop`, async () => {
       await using ends = await wiredEnds(version, { server: { bitrate: false } });
       const { server, client } = ends;
       server.report({ bitrate: 1_000_000, rttMs: 20 });
@@ -220,7 +220,7 @@ for (const version of ALL_VERSIONS) {
       await assertRejects(() => late.client.goaway(), MoqError);
     });
   } else {
-    Deno.test(`${version}: what the version has no message for is said to be so`, async () => {
+    Deno.test(`${version}: calls without a message in the version reject`, async () => {
       await using ends = await wiredEnds(version);
       const { client } = ends;
       await assertRejects(() => client.fetch("/a", "b", { group: 1 }), UnsupportedError, version);
@@ -228,7 +228,7 @@ for (const version of ALL_VERSIONS) {
       await assertRejects(() => Array.fromAsync(client.probe()), UnsupportedError, version);
     });
 
-    Deno.test(`${version}: SESSION_UPDATE tells what the peer reports`, async () => {
+    Deno.test(`${version}: SESSION_UPDATE yields the peer's reports`, async () => {
       await using ends = await wiredEnds(version);
       for (const [from, to] of [[ends.server, ends.client], [ends.client, ends.server]] as const) {
         const told: PeerUpdate[] = [];
@@ -251,7 +251,7 @@ for (const version of ALL_VERSIONS) {
   }
 
   if (timestamps) {
-    Deno.test(`${version}: TRACK tells what stays true of a track`, async () => {
+    Deno.test(`${version}: TRACK has the constants of a track`, async () => {
       const mux = new TrackMux();
       mux.publish("/a", { serveTrack: nobody, trackInfo: () => ({ timescale: 90_000 }) });
       mux.publish("/b", nobody);
@@ -274,7 +274,7 @@ for (const version of ALL_VERSIONS) {
   }
 }
 
-Deno.test("gomoqt-dev: a session ends with the stream of its setup, by the reason of the peer if it gives one", async () => {
+Deno.test("gomoqt-dev: a session ends with the stream of its setup, by the reason of the peer if there is one", async () => {
   await using alone = await wiredEnds("gomoqt-dev");
   alone.client.connection.close({ closeCode: 2, reason: "bye" });
   assertEquals((await soon(alone.server.closed)).reason, "unauthorized");

@@ -15,7 +15,7 @@ const text = (value: string) => new TextEncoder().encode(value);
 for (const version of ALL_VERSIONS) {
   const { setup, code, slashedPaths } = VERSIONS[version];
 
-  Deno.test(`${version}: a session tells its version, its path and what both ends said of themselves`, async () => {
+  Deno.test(`${version}: a session shows its version, its path and the setups of both ends`, async () => {
     const requests: SetupRequest[] = [];
     await using ends = await wiredEnds(version, {
       transport: "quic",
@@ -48,7 +48,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals([server.side, client.side], ["server", "client"]);
   });
 
-  Deno.test(`${version}: a session ends with a name or a number, which the other end is told`, async () => {
+  Deno.test(`${version}: a session ends with a name or a number, which the other end gets`, async () => {
     const cases = [
       ["unauthorized", 2, "unauthorized"],
       ["protocolViolation", 3, "protocolViolation"],
@@ -76,7 +76,7 @@ for (const version of ALL_VERSIONS) {
     }
   });
 
-  Deno.test(`${version}: a session that is over refuses whatever it is asked for`, async () => {
+  Deno.test(`${version}: a session that is over refuses every call`, async () => {
     await using ends = await wiredEnds(version);
     const { client } = ends;
     client.closeWithError("internal", "broken");
@@ -93,7 +93,7 @@ for (const version of ALL_VERSIONS) {
     for await (const _ of client.updated) throw new Error("Nothing is told any more");
   });
 
-  Deno.test(`${version}: a session that breaks says so, and everything in it ends`, async () => {
+  Deno.test(`${version}: a broken session reports it, and all of its parts end`, async () => {
     const mux = new TrackMux();
     mux.publish("/a", async (track) => {
       await track.openGroup();
@@ -126,7 +126,7 @@ for (const version of ALL_VERSIONS) {
     }
   });
 
-  Deno.test(`${version}: a server refuses a client by what onSetup throws, with the number of its name`, async () => {
+  Deno.test(`${version}: a server refuses a client by the error of onSetup, with the number of its name`, async () => {
     for (
       const [thrown, number, message] of [
         [new MoqError("session", "unauthorized", "No entry"), 2, "No entry"],
@@ -147,7 +147,7 @@ for (const version of ALL_VERSIONS) {
   });
 }
 
-Deno.test("MoqSession.open() gives up a peer that does not answer, or with its signal", async () => {
+Deno.test("MoqSession.open() rejects for a peer that does not answer, or with its signal", async () => {
   for (const version of ["moq-lite-02", "gomoqt-dev"] as const) {
     for (const side of ["client", "server"] as const) {
       const late = memoryPair({ protocol: "" });
@@ -204,7 +204,7 @@ Deno.test("MoqSession chooses the first version of the client that the server ha
   await soon(server.closed);
 });
 
-Deno.test("MoqSession says who closed it to who asks for more", async () => {
+Deno.test("MoqSession names the closing end in later calls", async () => {
   await using ends = await wiredEnds("moq-lite-05");
   const { server, client } = ends;
   client.close();

@@ -50,7 +50,7 @@ for (const version of ALL_VERSIONS) {
   for (const resets of [true, false]) {
     const wire = `${version}${resets ? "" : ", no resets"}`;
 
-    Deno.test(`${wire}: a track comes whole, and a group that was given up is told from a whole one`, async () => {
+    Deno.test(`${wire}: a track arrives whole, and an aborted group differs from a whole one`, async () => {
       const mux = new TrackMux();
       mux.publish("/live/alice", async (track) => {
         assertEquals([track.path, track.name, track.id], ["/live/alice", "video", 0]);
@@ -191,7 +191,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals(tracked?.subscription.ordered, false);
   });
 
-  Deno.test(`${version}: a subscriber that asks for a range gets it, and the track ends behind it`, async () => {
+  Deno.test(`${version}: a subscriber with a range gets that range, and the track ends behind it`, async () => {
     const mux = new TrackMux();
     mux.publish("/a", async (track) => {
       // Versions without a range do not tell the publisher: the subscriber refuses the other
@@ -211,7 +211,7 @@ for (const version of ALL_VERSIONS) {
     await assertClean(ends, kept);
   });
 
-  Deno.test(`${version}: a reader that fell behind is told, and goes on`, async () => {
+  Deno.test(`${version}: a reader that fell behind gets an error, and continues`, async () => {
     const mux = new TrackMux();
     mux.publish("/a", async (track) => {
       for (let at = 0; at < 6; at++) await (await track.openGroup()).close().catch(() => {});
@@ -223,7 +223,7 @@ for (const version of ALL_VERSIONS) {
     assertEquals(await read(track), ["5: ", "6: "]);
   });
 
-  Deno.test(`${version}: a subscription ends with its signal, before it was asked for too`, async () => {
+  Deno.test(`${version}: a subscription ends with its signal, also before the request`, async () => {
     const mux = new TrackMux();
     mux.publish("/a", over);
     await using ends = await wiredEnds(version, { mux });
@@ -266,7 +266,7 @@ Deno.test("a group that gets no stream ends with its subscriber, and with the se
   }
 });
 
-Deno.test("MoqSession.subscribe() that waits for a stream gives up with its signal, and with the session", async () => {
+Deno.test("MoqSession.subscribe() that waits for a stream rejects with its signal, and with the session", async () => {
   const stuck = (session: MoqSession): MoqSession => {
     const { connection } = session;
     connection.createBidirectionalStream = ({ signal } = {}) =>

@@ -97,7 +97,7 @@ for (const version of ANNOUNCING) {
     });
   });
 
-  Deno.test(`${version}: who does not look at announcements during a storm gets the last state of it`, async () => {
+  Deno.test(`${version}: a reader that pauses during a storm of announcements gets the last state of it`, async () => {
     const mux = new TrackMux();
     mux.publish("/kept", nobody);
     await using ends = await wiredEnds(version, { mux });
@@ -119,7 +119,7 @@ for (const version of ANNOUNCING) {
 
 // One version of each kind: the others do not differ here.
 for (const version of LIVE_VERSIONS) {
-  Deno.test(`${version}: a storm of ${STORM} subscriptions is served, and nothing stays of it`, async () => {
+  Deno.test(`${version}: a storm of ${STORM} subscriptions is served, and leaves nothing`, async () => {
     const mux = new TrackMux();
     mux.publish("/a", async (track) => {
       const group = await track.openGroup();
@@ -137,7 +137,7 @@ for (const version of LIVE_VERSIONS) {
     });
   });
 
-  Deno.test(`${version}: a storm of ${STORM} subscriptions to nothing is refused, and the session lives`, async () => {
+  Deno.test(`${version}: a storm of ${STORM} subscriptions to missing tracks is refused, and the session lives`, async () => {
     await using ends = await wiredEnds(version);
     await storm(ends, async (count) => {
       const reasons = await Promise.all(Array.from({ length: count }, async (_, at) => {
@@ -152,7 +152,7 @@ for (const version of LIVE_VERSIONS) {
 const TOO_MANY = [["moq-lite-05", 1], ["moq-lite-04", 6], ["gomoqt-dev", 6]] as const;
 
 for (const [version, code] of TOO_MANY) {
-  Deno.test(`${version}: a session ends by ${code} when its peer subscribes to more than is allowed`, async () => {
+  Deno.test(`${version}: a session ends by ${code} when its peer subscribes beyond the bound`, async () => {
     const mux = new TrackMux();
     mux.publish("/a", () => new Promise(() => {}));
     const limits = { maxSubscriptions: 100 };

@@ -20,7 +20,7 @@ async function rest(reader: AnnouncementReader): Promise<string[]> {
   return (await Array.fromAsync(reader)).map(short);
 }
 
-Deno.test("AnnouncementReader gives what came and went, in order", async () => {
+Deno.test("AnnouncementReader yields announcements and their ends, in order", async () => {
   const { reader, come } = hand();
   const first = reader.next();
   come("/a");
@@ -32,7 +32,7 @@ Deno.test("AnnouncementReader gives what came and went, in order", async () => {
   assertEquals(await rest(reader), ["+/b", "-/a"]);
 });
 
-Deno.test("AnnouncementReader gives who is slow the last state of each broadcast", async () => {
+Deno.test("AnnouncementReader yields a slow reader the last state of each broadcast", async () => {
   const { reader, come } = hand();
   for (const path of ["/known", "/back", "/gone"] as const) come(path);
   for (let at = 0; at < 3; at++) await reader.next();
@@ -56,7 +56,7 @@ Deno.test("AnnouncementReader tells a changed route as gone and there again, whe
   assertEquals(await rest(reader), ["-/a", "+/a"]);
 });
 
-Deno.test("AnnouncementReader refuses what is announced twice, and too much", () => {
+Deno.test("AnnouncementReader refuses repeated announcements, and too many", () => {
   const { come } = hand();
   come("/0");
   const twice = assertThrows(() => come("/0"), MoqError);
@@ -79,7 +79,7 @@ Deno.test("AnnouncementReader takes as long for each of many as for one", async 
   reader.close();
 });
 
-Deno.test("AnnouncementReader loops end it when they are left, while they wait too", async () => {
+Deno.test("AnnouncementReader loops end it when they are left, also while they wait", async () => {
   const one = hand();
   one.come("/a");
   for await (const { path } of one.reader) {
@@ -99,7 +99,7 @@ Deno.test("AnnouncementReader loops end it when they are left, while they wait t
   assertEquals(other.reader.active, []);
 });
 
-Deno.test("AnnouncementReader tells why it broke, behind what came, as often as somebody asks", async () => {
+Deno.test("AnnouncementReader reports its error, behind earlier announcements, any number of times", async () => {
   const { reader, come } = hand();
   come("/a");
   const error = new MoqError("announce", "bannedPrefix", "Refused");

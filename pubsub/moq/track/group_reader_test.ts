@@ -37,7 +37,7 @@ function hand(
   return { group, did };
 }
 
-Deno.test("GroupReader yields frames, wherever the network cuts them", async () => {
+Deno.test("GroupReader yields frames, for any cuts of the network", async () => {
   for (const pieces of [["0101020202"], ["01", "0102", "02", "02"], ["0101", "020202"]]) {
     const { group, did } = hand(pieces);
     const frames = await Array.fromAsync(group);
@@ -55,7 +55,7 @@ Deno.test("GroupReader.timestamp is that of the frame that was read last", async
   assertEquals([group.timestamp, await group.readFrame()], [3, null]);
 });
 
-Deno.test("GroupReader.takeFrame() takes what is here", async () => {
+Deno.test("GroupReader.takeFrame() takes a frame that is there", async () => {
   const { group } = hand(["0101010202"]);
   assertEquals(group.takeFrame(), undefined);
   await group.readFrame();
@@ -86,7 +86,7 @@ Deno.test("GroupReader refuses a frame that is larger than is read", async () =>
   assertEquals(did, ["end", "cancel frameTooLarge"]);
 });
 
-Deno.test("GroupReader loops that are left cancel the group, while they wait too", async () => {
+Deno.test("GroupReader loops that are left cancel the group, also while they wait", async () => {
   const one = hand(["0101", "0102"]);
   for await (const frame of one.group) {
     assertEquals(frame.toHex(), "01");

@@ -46,7 +46,7 @@ function hand(options: { readonly resets?: boolean; readonly timestamps?: boolea
   return { group, stream, did, ended, hold, release };
 }
 
-Deno.test("GroupWriter sends what is written in one turn in one piece, behind its head", async () => {
+Deno.test("GroupWriter sends the frames of one turn in one piece, behind its head", async () => {
   const { group, stream, did, ended } = hand();
   await group.writeFrame(frame(1));
   group.attach(stream);
@@ -72,7 +72,7 @@ Deno.test("GroupWriter writes timestamps as differences", async () => {
   assertEquals(did[0], "aa" + "0a0101" + "030102" + "c01ffffffffffff8" + "0103");
 });
 
-Deno.test("GroupWriter.writeFrame() refuses what it cannot write, and stays whole", async () => {
+Deno.test("GroupWriter.writeFrame() refuses invalid frames, and stays whole", async () => {
   const { group, stream, did } = hand({ timestamps: true });
   for (const timestamp of [-1, 1.5, NaN, 2 ** 52]) {
     await assertRejects(() => group.writeFrame(frame(1), { timestamp }), RangeError, "timestamp");
@@ -126,7 +126,7 @@ Deno.test("GroupWriter.abort() resets the stream, or tears its last frame where 
   }
 });
 
-Deno.test("GroupWriter that was given up before it had a stream ends that all the same", async () => {
+Deno.test("GroupWriter that was aborted before it had a stream still ends that stream", async () => {
   for (const resets of [true, false]) {
     const { group, stream, did } = hand({ resets });
     await group.writeFrame(frame(1));
@@ -152,7 +152,7 @@ Deno.test("GroupWriter.abort() ends a group whose last bytes the wire does not t
   assertEquals(ended.length, 1);
 });
 
-Deno.test("GroupWriter tells once when the subscriber leaves, and nobody has to look at it", async () => {
+Deno.test("GroupWriter reports once that the subscriber left, without a reader of the report", async () => {
   const { group, ended } = hand();
   const gone = new Error("The subscriber left");
   group.attach({
@@ -176,7 +176,7 @@ Deno.test("GroupWriter.sendOrder reaches a stream that comes later", () => {
   assertEquals(stream.sendOrder, 9);
 });
 
-Deno.test("GroupWriter that is given up at its end is released once the wire let go of it", async () => {
+Deno.test("GroupWriter that is aborted at its end is released once the wire let go of it", async () => {
   for (const resets of [true, false]) {
     const { group, stream, did, hold, release } = hand({ resets });
     let released = 0;

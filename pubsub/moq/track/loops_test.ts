@@ -23,7 +23,7 @@ function hand() {
   };
 }
 
-Deno.test("Waiters.next() gives everybody one, in the order in which they came", async () => {
+Deno.test("Waiters.next() gives each caller one, in the order of the calls", async () => {
   const { waiters, come } = hand();
   const waiting = [waiters.next(), waiters.next(), waiters.next()];
   come(1);
@@ -33,7 +33,7 @@ Deno.test("Waiters.next() gives everybody one, in the order in which they came",
   assertEquals([await waiters.next(), await waiters.next(), await waiters.next()], [4, null, null]);
 });
 
-Deno.test("Waiters.next() that gave up leaves what comes to the next one", async () => {
+Deno.test("Waiters.next() that gave up leaves the next item to the next call", async () => {
   const { waiters, come } = hand();
   const controller = new AbortController();
   const reason = new Error("no time");
@@ -46,7 +46,7 @@ Deno.test("Waiters.next() that gave up leaves what comes to the next one", async
   assertEquals(await assertRejects(() => waiters.next(controller.signal)), reason);
 });
 
-Deno.test("Waiters tell everybody of an error and of the end", async () => {
+Deno.test("Waiters report an error and the end to every caller", async () => {
   const { waiters, come, fail } = hand();
   const ended = [waiters.next(), waiters.next()];
   come(null);

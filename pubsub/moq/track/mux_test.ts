@@ -22,7 +22,7 @@ Deno.test("TrackMux() refuses options that make no sense", () => {
   assertEquals(new TrackMux({ hopId: (1n << 62n) - 1n }).hopId, (1n << 62n) - 1n);
 });
 
-Deno.test("TrackMux refuses a handler that cannot serve, and announces nothing", () => {
+Deno.test("TrackMux refuses an invalid handler, and announces nothing", () => {
   const mux = new TrackMux();
   for (const [handler, kind] of [[undefined, "undefined"], [new Map(), "Map"]] as const) {
     const rule = `handler must be a function or have serveTrack(), received ${kind}`;
@@ -73,7 +73,7 @@ Deno.test("TrackMux.publish() withdraws with its signal, and keeps no listener o
   assertThrows(() => mux.publish("/late", nobody, { signal: controller.signal }), Error, "enough");
 });
 
-Deno.test("TrackMux.handle() serves what fits, in order, and behind broadcasts", () => {
+Deno.test("TrackMux.handle() serves matching paths, in order, and behind broadcasts", () => {
   const mux = new TrackMux();
   const named = (name: string) => Object.assign(() => {}, { label: name });
   mux.handle("/vod/{title}", named("title"));
@@ -95,7 +95,7 @@ Deno.test("TrackMux.handle() serves what fits, in order, and behind broadcasts",
   assertEquals(mux.announcements("/").length, 1);
 });
 
-Deno.test("TrackMux.handle() ends what it serves when it is disposed of", () => {
+Deno.test("TrackMux.handle() ends its tracks when it is disposed of", () => {
   const mux = new TrackMux();
   const handler = mux.handle("/{room}", nobody);
   const { signal } = mux.route("/a")!;

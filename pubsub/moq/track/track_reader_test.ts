@@ -70,7 +70,7 @@ Deno.test("TrackReader() refuses options that make no sense", () => {
   for (const options of bad) assertThrows(() => hand(options), RangeError, "Cannot subscribe");
 });
 
-Deno.test("TrackReader yields groups as they come, and each number once", async () => {
+Deno.test("TrackReader yields groups as they arrive, and each number once", async () => {
   const { track, did, come } = hand();
   come(3, 1, 2, 1, 3);
   track.finish(4);
@@ -85,7 +85,7 @@ Deno.test("TrackReader with ordered yields groups in the order of their numbers"
   assertEquals(await numbers(track), [1, 2, 3, 4]);
 });
 
-Deno.test("TrackReader with ordered waits for a missing group, and tells when it gives up", async () => {
+Deno.test("TrackReader with ordered waits for a missing group, and reports when it gives up", async () => {
   for (const maxLatencyMs of [0, 300]) {
     using time = new FakeTime();
     const { track, did, come } = hand({ ordered: true, startGroup: 1, maxLatencyMs });
@@ -121,7 +121,7 @@ Deno.test("TrackReader with ordered takes as long for each gap as for the first"
   track.close();
 });
 
-Deno.test("TrackReader with ordered does not wait for what was dropped, in any order of the notices", async () => {
+Deno.test("TrackReader with ordered does not wait for dropped groups, in any order of the notices", async () => {
   const { track, did, come } = hand({ ordered: true, startGroup: 1 });
   come(1, 5);
   assertEquals((await track.nextGroup())?.sequence, 1);
@@ -137,7 +137,7 @@ Deno.test("TrackReader with ordered does not wait for what was dropped, in any o
   track.close();
 });
 
-Deno.test("TrackReader.nextGroup() says what a slow reader missed, and goes on", async () => {
+Deno.test("TrackReader.nextGroup() reports groups that a slow reader missed, and continues", async () => {
   for (const ordered of [false, true]) {
     const { track, did, come } = hand({ ordered, maxQueuedGroups: 2 });
     come(1, 2, 3, 4, 5);
@@ -150,7 +150,7 @@ Deno.test("TrackReader.nextGroup() says what a slow reader missed, and goes on",
   }
 });
 
-Deno.test("TrackReader ends at once when all came, and later when something is missing", async () => {
+Deno.test("TrackReader ends at once when all groups arrived, and later when one is missing", async () => {
   using time = new FakeTime();
   const whole = hand();
   whole.come(2, 3);
@@ -180,7 +180,7 @@ Deno.test("TrackReader ends at once when all came, and later when something is m
   assertEquals(untold.did, ["missed 2-3: expired"]);
 });
 
-Deno.test("TrackReader tells of the first groups too, where somebody asked for them", async () => {
+Deno.test("TrackReader reports the first groups too, where the subscription begins with them", async () => {
   using time = new FakeTime();
   const { track, did, come } = hand({ startGroup: 0 });
   come(2);
@@ -191,7 +191,7 @@ Deno.test("TrackReader tells of the first groups too, where somebody asked for t
   assertEquals(did, ["missed 0-1: expired"]);
 });
 
-Deno.test("TrackReader with endGroup ends by itself, and refuses what was not asked for", async () => {
+Deno.test("TrackReader with endGroup ends behind that group, and refuses later ones", async () => {
   const { track, did, come } = hand({ startGroup: 2, endGroup: 4 });
   come(1, 4, 5, 2);
   const all = numbers(track);
@@ -202,7 +202,7 @@ Deno.test("TrackReader with endGroup ends by itself, and refuses what was not as
   await track.closed;
 });
 
-Deno.test("TrackReader.update() changes what is asked for, and ends a track whose last group came", async () => {
+Deno.test("TrackReader.update() changes the range, and ends a track whose last group arrived", async () => {
   const { track, did, come } = hand();
   come(3, 2);
   await track.update({ ordered: true, priority: 9 });
@@ -221,7 +221,7 @@ Deno.test("TrackReader.update() changes what is asked for, and ends a track whos
   assertEquals(did, ["update", "update", "leave: cancelled"]);
 });
 
-Deno.test("TrackReader tells why it broke to all who ask, as often as they do", async () => {
+Deno.test("TrackReader reports its error to all callers, any number of times", async () => {
   const { track, come } = hand();
   const error = new MoqError("subscribe", "notFound", "There is no such track");
   const waiting = [assertRejects(() => track.nextGroup()), assertRejects(() => track.nextGroup())];
@@ -237,7 +237,7 @@ Deno.test("TrackReader tells why it broke to all who ask, as often as they do", 
   assertEquals(track.queuedGroups, 0);
 });
 
-Deno.test("TrackReader gives what came before it broke", async () => {
+Deno.test("TrackReader yields groups from before its error", async () => {
   const { track, come } = hand();
   come(1);
   track.fail(new MoqError("session", "sessionClosed", "Over"));
@@ -245,7 +245,7 @@ Deno.test("TrackReader gives what came before it broke", async () => {
   await assertRejects(() => track.nextGroup(), MoqError, "Over");
 });
 
-Deno.test("TrackReader loops can be left, while they wait too, and lose nothing", async () => {
+Deno.test("TrackReader loops can be left, also while they wait, and lose nothing", async () => {
   const { track, did, come } = hand();
   const loop = track[Symbol.asyncIterator]();
   const pending = loop.next();
@@ -261,7 +261,7 @@ Deno.test("TrackReader loops can be left, while they wait too, and lose nothing"
   track.close();
 });
 
-Deno.test("TrackReader.nextGroup() gives up with its signal, and the group goes to the next one", async () => {
+Deno.test("TrackReader.nextGroup() rejects with its signal, and the group goes to the next call", async () => {
   const { track, come } = hand();
   const controller = new AbortController();
   const given = track.nextGroup({ signal: controller.signal });
@@ -274,7 +274,7 @@ Deno.test("TrackReader.nextGroup() gives up with its signal, and the group goes 
   track.close();
 });
 
-Deno.test("TrackReader.close() gives up what was not read, once", async () => {
+Deno.test("TrackReader.close() cancels unread groups, once", async () => {
   const { track, did, come } = hand();
   come(1);
   const { promise, resolve } = Promise.withResolvers<void>();
@@ -289,7 +289,7 @@ Deno.test("TrackReader.close() gives up what was not read, once", async () => {
   assertEquals(did.at(-1), "cancel 2: subscribeCancelled");
 });
 
-Deno.test("TrackReader reports what onMissed throws, and goes on", async () => {
+Deno.test("TrackReader reports errors of onMissed, and continues", async () => {
   const { track, come, reported } = hand({
     onMissed: () => {
       throw new Error("onMissed failed");
@@ -302,7 +302,7 @@ Deno.test("TrackReader reports what onMissed throws, and goes on", async () => {
   track.close();
 });
 
-Deno.test("TrackReader with ordered that waits for a group is told at once that it fell behind", async () => {
+Deno.test("TrackReader with ordered that waits for a group reports at once that it fell behind", async () => {
   const { track, come, did } = hand({ ordered: true, startGroup: 1, maxQueuedGroups: 2 });
   const waiting = assertRejects(() => track.nextGroup(), MoqLaggedError);
   const next = track.nextGroup();
@@ -316,7 +316,7 @@ Deno.test("TrackReader with ordered that waits for a group is told at once that 
   track.close();
 });
 
-Deno.test("TrackReader tells of every gap, those too that it forgets for there are too many", async () => {
+Deno.test("TrackReader reports every gap, also those beyond its bound", async () => {
   const { track, come, did } = hand();
   const count = 2 * MAX_RANGES;
   for (let at = 0; at < count; at++) {

@@ -1,7 +1,7 @@
 import { assertEquals, assertRejects } from "@std/assert";
 import { GroupLimit, MAX_OPENING_GROUPS } from "./track_writer.ts";
 
-Deno.test("GroupRoom wakes one who still waits, not one who just gave up", async () => {
+Deno.test("GroupRoom wakes a call that still waits, not one that just gave up", async () => {
   const room = new GroupLimit();
   for (let at = 0; at < MAX_OPENING_GROUPS; at++) room.opening();
   assertEquals(room.isFull, true);

@@ -81,7 +81,7 @@ Deno.test("TrackWriter numbers its groups, accepts with the first one, and ends 
   await assertRejects(() => track.openGroup(), MoqError, "over");
 });
 
-Deno.test("TrackWriter begins where the subscriber wants, and closes behind the last it wants", async () => {
+Deno.test("TrackWriter begins at the subscriber's first group, and closes behind its last", async () => {
   const { track, did } = hand({ startGroup: 4, endGroup: 5 });
   const first = await track.openGroup();
   const last = await track.openGroup();
@@ -103,7 +103,7 @@ Deno.test("TrackWriter.openGroup() refuses numbers that make no sense", async ()
   await track.close();
 });
 
-Deno.test("TrackWriter.openGroup() waits while the peer gives no streams, and gives up with its signal", async () => {
+Deno.test("TrackWriter.openGroup() waits while the peer grants no streams, and rejects with its signal", async () => {
   const { track, streams, state } = hand();
   const gate = Promise.withResolvers<void>();
   state.gate = gate.promise;
@@ -132,7 +132,7 @@ Deno.test("TrackWriter.openGroup() that waits fails when the subscriber leaves",
   await track.close();
 });
 
-Deno.test("TrackWriter.close() gives up what a stalled subscriber does not take, in time", async () => {
+Deno.test("TrackWriter.close() aborts groups that a stalled subscriber does not take, in time", async () => {
   for (const timeoutMs of [undefined, 100]) {
     using time = new FakeTime();
     const { track, did, state } = hand();
@@ -161,7 +161,7 @@ Deno.test("TrackWriter.close() ends at once when the subscriber leaves meanwhile
   assertEquals(track.openGroups, []);
 });
 
-Deno.test("TrackWriter.closeWithError() refuses, or gives up what is open", async () => {
+Deno.test("TrackWriter.closeWithError() refuses, or aborts open groups", async () => {
   const refused = hand();
   refused.track.closeWithError("notFound");
   refused.track.closeWithError("internal");
@@ -209,7 +209,7 @@ Deno.test("TrackWriter orders its groups in 32 bits: by priority, then newest or
   await track.close();
 });
 
-Deno.test("TrackWriter.updated gives what the subscriber changes, and ends with the track", async () => {
+Deno.test("TrackWriter.updated yields the subscriber's changes, and ends with the track", async () => {
   const { track } = hand();
   const seen: number[] = [];
   const reading = (async () => {
@@ -224,7 +224,7 @@ Deno.test("TrackWriter.updated gives what the subscriber changes, and ends with 
   assertEquals([seen, track.subscription.priority], [[1, 2], 2]);
 });
 
-Deno.test("TrackWriter.openGroup() that gave up leaves its number to the next one, or says that it is missing", async () => {
+Deno.test("TrackWriter.openGroup() that gave up leaves its number to the next one, or reports it as missing", async () => {
   const { track, did, state } = hand();
   const gate = Promise.withResolvers<void>();
   state.gate = gate.promise;

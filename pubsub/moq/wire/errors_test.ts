@@ -93,7 +93,7 @@ Deno.test("moqErrorCode() gives the numbers of moq-lite, one table for sessions 
   }
 });
 
-Deno.test("moqErrorName() reads one number as each family means it", () => {
+Deno.test("moqErrorName() reads one number by family", () => {
   assertEquals(
     GOMOQT_CODES.session.tooManySubscribes as number,
     MOQ_LITE_SESSION_CODES.parameterFormat,
@@ -106,7 +106,7 @@ Deno.test("moqErrorName() reads one number as each family means it", () => {
   assertEquals(moqErrorName("session", 15, "moq-lite"), "protocolViolation");
 });
 
-Deno.test("moqErrorCode() takes the name that is most like it when the family has none", () => {
+Deno.test("moqErrorCode() takes the closest name when the family lacks it", () => {
   assertEquals(
     moqErrorCode("announce", "uninterested", "moq-lite"),
     MOQ_LITE_STREAM_CODES.cancelled,
@@ -120,7 +120,7 @@ Deno.test("moqErrorCode() takes the name that is most like it when the family ha
   assertEquals(moqErrorCode("subscribe", "unroutable", "gomoqt"), 3);
 });
 
-Deno.test("moqErrorCode() says internal when nothing is like it", () => {
+Deno.test("moqErrorCode() returns internal without a close name", () => {
   assertEquals(moqErrorCode("session", "setupFailed", "moq-lite"), 1);
   assertEquals(moqErrorCode("session", "cancelled", "gomoqt"), 1);
   assertEquals(moqErrorCode("fetch", "notFound", "gomoqt"), 0);

@@ -27,7 +27,7 @@ Deno.test("FieldWriter.finishSized() puts the length and a head in front", () =>
   );
 });
 
-Deno.test("FieldWriter refuses what does not fit", () => {
+Deno.test("FieldWriter refuses values that do not fit", () => {
   const writer = new FieldWriter();
   for (const value of [-1, 256, 1.5, NaN]) {
     assertThrows(() => writer.u8(value), RangeError, `${value}`);
@@ -60,7 +60,7 @@ Deno.test("FieldReader.varint62() reads every length", () => {
   assertEquals(new FieldReader(bytes, "it").varint62(), 0x25n);
 });
 
-Deno.test("FieldReader.varint() refuses what a number cannot hold, limit() takes it for the largest", () => {
+Deno.test("FieldReader.varint() refuses values beyond a number, limit() takes them for the largest", () => {
   assertThrows(
     () => new FieldReader(hex("e000000000000000"), "it").varint(),
     ProtocolError,
@@ -71,7 +71,7 @@ Deno.test("FieldReader.varint() refuses what a number cannot hold, limit() takes
   assertEquals(new FieldReader(hex("7bbd"), "it").limit(), 15_293);
 });
 
-Deno.test("FieldReader says whose fault it is when fields are wrong", () => {
+Deno.test("FieldReader names the faulty end when fields are wrong", () => {
   const cases: [string, (fields: FieldReader) => unknown, string][] = [
     ["", (fields) => fields.u8(), "1 bytes more"],
     ["02", (fields) => fields.bool(), "0 or 1"],

@@ -30,7 +30,7 @@ import { VERSIONS } from "./versions.ts";
 const traits = VERSIONS["gomoqt-dev"];
 const bytesOf = (text: string) => new TextEncoder().encode(text);
 
-Deno.test("gomoqt-dev: streams begin with the numbers that gomoqt 0.11.0 gives them", () => {
+Deno.test("gomoqt-dev: streams begin with the numbers of gomoqt 0.11.0", () => {
   assertEquals([BidiType.session, BidiType.announce, BidiType.subscribe], [0, 1, 2]);
   assertEquals<number>(UniType.group, 0);
 });

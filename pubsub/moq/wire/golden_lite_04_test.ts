@@ -36,7 +36,7 @@ const HOP = 0x1234_5678_9abc_def0n;
 /** A subscription with every field set. */
 const FULL = { priority: 200, ordered: true, maxLatencyMs: 500, startGroup: 4, endGroup: 100 };
 
-Deno.test("moq-lite-04: streams begin with the numbers that all peers give them", () => {
+Deno.test("moq-lite-04: streams begin with the numbers of all peers", () => {
   const { announce, subscribe, fetch, probe, goaway } = BidiType;
   assertEquals([announce, subscribe, fetch, probe, goaway], [1, 2, 3, 4, 5]);
 });

@@ -39,7 +39,7 @@ const traits = VERSIONS["moq-lite-05"];
 const HOP = 0x1234_5678_9abc_def0n;
 const FULL = { priority: 200, ordered: true, maxLatencyMs: 500, startGroup: 4, endGroup: 100 };
 
-Deno.test("moq-lite-05: streams begin with the numbers that @moq/net 0.3.4 gives them", () => {
+Deno.test("moq-lite-05: streams begin with the numbers of @moq/net 0.3.4", () => {
   assertEquals([BidiType.announce, BidiType.subscribe, BidiType.track], [1, 2, 6]);
   assertEquals([UniType.group, UniType.setup], [0, 1]);
 });

@@ -37,7 +37,7 @@ Deno.test("MessageReader reads varints and messages wherever the chunks are cut"
   }
 });
 
-Deno.test("MessageReader.takeVarint() reads nothing before all of it is there", async () => {
+Deno.test("MessageReader.takeVarint() reads nothing before the whole number is there", async () => {
   const reader = new MessageReader(new HandStream(hex("80"), hex("0001"), hex("0025"), null));
   assertEquals(reader.takeVarint(), undefined);
   for (let i = 0; i < 2; i++) {
@@ -49,7 +49,7 @@ Deno.test("MessageReader.takeVarint() reads nothing before all of it is there", 
   assertEquals([await reader.more(), reader.isOver], [false, true]);
 });
 
-Deno.test("MessageReader.takeSized() reads nothing before all of it is there", async () => {
+Deno.test("MessageReader.takeSized() reads nothing before the whole block is there", async () => {
   const reader = new MessageReader(new HandStream(hex("03aabb"), hex("cc00"), null));
   assert(await reader.more());
   assertEquals([reader.takeSized(8), reader.held], [undefined, 3]);
@@ -57,14 +57,14 @@ Deno.test("MessageReader.takeSized() reads nothing before all of it is there", a
   assertEquals([reader.takeSized(8), reader.takeSized(8)], [hex("aabbcc"), hex("")]);
 });
 
-Deno.test("MessageReader.takeBytes() gives what is there, and no more", async () => {
+Deno.test("MessageReader.takeBytes() returns the present bytes, and no more", async () => {
   const reader = new MessageReader(new HandStream(hex("aabbcc")));
   assert(await reader.more());
   assertEquals([reader.takeBytes(4), reader.held], [undefined, 3]);
   assertEquals([reader.takeBytes(0), reader.takeBytes(3)], [hex(""), hex("aabbcc")]);
 });
 
-Deno.test("MessageReader says when a stream ends inside of something", async () => {
+Deno.test("MessageReader reports a stream that ends inside a message", async () => {
   for (
     const [bytes, read] of [
       ["40", (reader) => reader.varint()],
@@ -89,7 +89,7 @@ Deno.test("MessageReader.varint() tells the end of a stream from a cut", async (
   assertEquals([await reader.varint(), await reader.message()], [undefined, undefined]);
 });
 
-Deno.test("MessageReader.message() refuses a length before its bytes come", async () => {
+Deno.test("MessageReader.message() refuses a length before its bytes arrive", async () => {
   const reader = new MessageReader(new HandStream(encodeVarint(MAX_MESSAGE_BYTES + 1)));
   await assertRejects(() => reader.message(), ProtocolError, "65537");
   const huge = new MessageReader(new HandStream(hex("ffffffffffffffff")));

@@ -4,7 +4,7 @@ import { fromWireLatency, toWireLatency } from "./messages.ts";
 const read = (maxLatencyMs: number, family: "gomoqt" | "moq-lite") =>
   fromWireLatency({ maxLatencyMs }, family).maxLatencyMs;
 
-Deno.test("toWireLatency() says no limit so that every peer reads it", () => {
+Deno.test("toWireLatency() encodes no limit so that every peer reads it", () => {
   const { maxLatencyMs } = toWireLatency({ maxLatencyMs: 0 });
   for (const family of ["gomoqt", "moq-lite"] as const) {
     assertEquals(read(maxLatencyMs, family), 0);
@@ -12,7 +12,7 @@ Deno.test("toWireLatency() says no limit so that every peer reads it", () => {
   }
 });
 
-Deno.test("fromWireLatency() reads 0 as each family means it", () => {
+Deno.test("fromWireLatency() reads 0 by family", () => {
   assertEquals(read(0, "gomoqt"), 0);
   // A peer of moq-rs that wants the newest group alone.
   assertEquals(read(0, "moq-lite"), 1);

@@ -37,7 +37,7 @@ const gomoqt = VERSIONS["gomoqt-dev"];
 for (const traits of ALL_TRAITS) {
   for (const { name, has, heads, draw, decode } of MOQ_CODECS) {
     if (!has(traits)) continue;
-    Deno.test(`${traits.version}: ${name} is read as it was written, for random ones`, () => {
+    Deno.test(`${traits.version}: ${name} is read as written, for random ones`, () => {
       const random = new Random(4);
       const isCompat = traits.setup === "compat" && name.endsWith(" setup");
       for (let i = 0; i < ROUNDS; i++) {
@@ -70,7 +70,7 @@ Deno.test("decodeAnnounce() takes a changed route for an announcement in moq-lit
   assertThrows(() => decodeAnnounce(hex("02 01 61"), gomoqt), ProtocolError, "received 2");
 });
 
-Deno.test("ANNOUNCE has a bound of hops, a lower one where it is written", () => {
+Deno.test("ANNOUNCE has a bound of hops, a lower one when writing", () => {
   const withHops = (count: number) => ({
     active: true,
     suffix: "",
@@ -85,7 +85,7 @@ Deno.test("ANNOUNCE has a bound of hops, a lower one where it is written", () =>
   assertThrows(() => decodeAnnounce(body(257), lite04), ProtocolError, "257");
 });
 
-Deno.test("decoders refuse counts that nothing stands behind", () => {
+Deno.test("decoders refuse counts without items", () => {
   for (const count of [2 ** 20, 2 ** 32, 2 ** 53 - 1]) {
     const bytes = encodeVarint(count);
     assertThrows(() => decodeAnnounceInit(bytes), ProtocolError, "received fewer");
@@ -147,7 +147,7 @@ Deno.test("setup of draft 14 is refused when its length has no room in two bytes
   assert(encodeClientSetup({ versions: [], parameters }, gomoqt).byteLength > 65_536);
 });
 
-Deno.test("SUBSCRIBE takes a limit that is too large for a number as none", () => {
+Deno.test("SUBSCRIBE takes a limit beyond a number as none", () => {
   const huge = "ffffffffffffffff";
   assertEquals(decodeSubscribeUpdate(hex(`07 00 ${huge} 00 ${huge}`), lite04), {
     ...NO_RANGE,
@@ -198,7 +198,7 @@ Deno.test("answers to SUBSCRIBE are those of the version", () => {
   }
 });
 
-Deno.test("PROBE tells what was measured as 0 from what is unknown", () => {
+Deno.test("PROBE distinguishes a measured 0 from an unknown rate", () => {
   assertEquals(encodeProbe({ bitrate: 0, rttMs: 0.4 }).toHex(), "020101");
   assertEquals(encodeProbe({ bitrate: undefined, rttMs: undefined }).toHex(), "020000");
   assertEquals(decodeProbe(hex("00 00")), { bitrate: undefined, rttMs: undefined });

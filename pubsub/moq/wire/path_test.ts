@@ -26,7 +26,7 @@ Deno.test("broadcastPath() brings every spelling into one form", () => {
   for (const [text, path] of cases) assertEquals<string>(broadcastPath(text), path);
 });
 
-Deno.test("broadcastPath() refuses what is no path", () => {
+Deno.test("broadcastPath() refuses invalid paths", () => {
   assertThrows(() => broadcastPath(7 as unknown as string), TypeError, "must be a string");
   const parts = Array.from({ length: MAX_PATH_PARTS + 1 }, () => "a");
   assertThrows(() => broadcastPath(parts.join("/")), RangeError, "33");
@@ -41,7 +41,7 @@ Deno.test("receivedPath() blames the peer for the same", () => {
   assertThrows(() => receivedPath("a/".repeat(33)), ProtocolError, "33");
 });
 
-Deno.test("wirePath() and wirePrefix() write what each family reads", () => {
+Deno.test("wirePath() and wirePrefix() write the form of each family", () => {
   assertEquals(wirePath("/live/alice", true), "/live/alice");
   assertEquals(wirePath("/live/alice", false), "live/alice");
   assertEquals(wirePrefix("/live", true), "/live/");
@@ -60,7 +60,7 @@ Deno.test("suffixOf() cuts at the border of a part", () => {
   assertEquals(suffixOf("/live/a", "/live"), undefined);
 });
 
-Deno.test("joinPath() puts what a peer sent behind a prefix", () => {
+Deno.test("joinPath() puts a peer's path behind a prefix", () => {
   assertEquals<string>(joinPath("/", "live"), "/live");
   assertEquals<string>(joinPath("/live", "/alice/"), "/live/alice");
   assertEquals<string>(joinPath("/live", ""), "/live");

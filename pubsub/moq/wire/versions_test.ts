@@ -4,7 +4,7 @@ import { DEFAULT_VERSIONS, type MoqVersion, protocolsOf, versionOf, VERSIONS } f
 
 const ALL = Object.keys(VERSIONS) as MoqVersion[];
 
-Deno.test("VERSIONS has every version under its name, with the number it has in SETUP", () => {
+Deno.test("VERSIONS has every version under its name, with its number in SETUP", () => {
   for (const version of ALL) assertEquals(VERSIONS[version].version, version);
   assertEquals(ALL.map((version) => VERSIONS[version].code), [
     ...[0xff0dad05, 0xff0dad04, 0xff0dad02, 0xff0dad01],
@@ -23,18 +23,18 @@ Deno.test("protocolsOf() names versions as each wire offers them", () => {
   assertEquals(protocolsOf(ALL, "webtransport"), lite);
 });
 
-Deno.test("versionOf() finds what a protocol says by itself", () => {
+Deno.test("versionOf() finds the version of a protocol that names one", () => {
   assertEquals(versionOf("moq-lite-05"), "moq-lite-05");
   assertEquals(versionOf("moq-lite-04"), "moq-lite-04");
   assertEquals(versionOf("moq-00"), "gomoqt-dev");
 });
 
-Deno.test("versionOf() leaves it to SETUP when the protocol says nothing", () => {
+Deno.test("versionOf() leaves the version to SETUP when the protocol names none", () => {
   assertEquals(versionOf(""), undefined);
   assertEquals(versionOf("moql"), undefined);
 });
 
-Deno.test("versionOf() refuses what is not spoken here", () => {
+Deno.test("versionOf() refuses unknown protocols", () => {
   for (const protocol of ["moq-lite-03", "moq-lite-06", "moqt-17", "h3", "skein.1", "toString"]) {
     assertThrows(() => versionOf(protocol), ProtocolError, `"${protocol}"`);
   }

@@ -113,7 +113,7 @@ Deno.test("encodeCloseCapsule() cuts the reason at 1,024 bytes between character
   }
 });
 
-Deno.test("decodeCloseCapsule() reads back what encodeCloseCapsule() gives", () => {
+Deno.test("decodeCloseCapsule() reads the output of encodeCloseCapsule() back", () => {
   for (const closeCode of [0, 4400, 0x7fff_ffff, 0x8000_0000, 0xffff_ffff]) {
     for (const reason of ["", "bye", "Grüße 🎈", "\ufeffmark", "a\0b", "x".repeat(1024)]) {
       const [capsule] = parse([encodeCloseCapsule({ closeCode, reason })]);
@@ -123,7 +123,7 @@ Deno.test("decodeCloseCapsule() reads back what encodeCloseCapsule() gives", () 
   }
 });
 
-Deno.test("decodeCloseCapsule() refuses what is too short, too long or no UTF-8", () => {
+Deno.test("decodeCloseCapsule() refuses capsules that are too short, too long or no UTF-8", () => {
   for (const size of [0, 1, 3, 1029]) {
     assertMalformed(
       () => decodeCloseCapsule(new Uint8Array(size)),

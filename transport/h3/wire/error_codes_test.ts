@@ -50,7 +50,7 @@ Deno.test("toHttp3StreamCode() is undone by fromHttp3StreamCode()", () => {
   }
 });
 
-Deno.test("toHttp3StreamCode() refuses what has no 32 bits", () => {
+Deno.test("toHttp3StreamCode() refuses codes beyond 32 bits", () => {
   for (const code of [-1, 0.5, NaN, Infinity, 2 ** 32]) {
     assertThrows(
       () => toHttp3StreamCode(code),

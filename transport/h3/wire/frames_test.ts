@@ -104,7 +104,7 @@ Deno.test("FrameParser.next() takes frames without a payload", () => {
   assertEquals(parse(Array.from(bytes, (byte) => Uint8Array.of(byte))), frames);
 });
 
-Deno.test("FrameParser.next() passes on DATA as it comes", () => {
+Deno.test("FrameParser.next() passes on DATA as it arrives", () => {
   const parser = new FrameParser();
   parser.push(Uint8Array.of(0, 4));
   assertEquals(parser.next(), undefined);
@@ -149,7 +149,7 @@ Deno.test("FrameParser.next() skips unknown types of any length", () => {
   assertEquals(parser.isBetweenFrames, false);
 });
 
-Deno.test("FrameParser.next() takes varints that are longer than they must be", () => {
+Deno.test("FrameParser.next() takes varints longer than needed", () => {
   const bytes = Uint8Array.fromHex("c000000000000001" + "80000002" + "0a0b");
   assertEquals(parse([bytes]), [{ type: 1, payload: Uint8Array.of(10, 11) }]);
 });
@@ -168,7 +168,7 @@ Deno.test("FrameParser.next() refuses a WebTransport stream's type", () => {
   });
 });
 
-Deno.test("FrameParser.next() refuses a frame above the bound before its payload comes", () => {
+Deno.test("FrameParser.next() refuses a frame above the bound before its payload", () => {
   for (const type of WHOLE_TYPES) {
     const bytes = encodeFrame(type, new Uint8Array(65_537));
     assertRefused(bytes.subarray(0, 5), H3Error.excessiveLoad, {
@@ -190,14 +190,14 @@ Deno.test("FrameParser.next() refuses an id that is longer than a varint", () =>
   }
 });
 
-Deno.test("FrameParser.next() gives what came before an error", () => {
+Deno.test("FrameParser.next() returns frames from before an error", () => {
   const parser = new FrameParser();
   parser.push(Uint8Array.of(0x1, 1, 7, 0x2, 0));
   assertEquals(parser.next(), { type: 1, payload: Uint8Array.of(7) });
   assertThrows(() => parser.next(), H3ProtocolError);
 });
 
-Deno.test("FrameParser.push() keeps what was not taken", () => {
+Deno.test("FrameParser.push() keeps the rest", () => {
   const parser = new FrameParser();
   const bytes = concat([0x1, 0x4, 0x0].map((type) => encodeFrame(type, Uint8Array.of(type, 1))));
   for (const byte of bytes) parser.push(Uint8Array.of(byte));
@@ -248,7 +248,7 @@ const MISPLACED: readonly [stream: "control" | "request", types: number[], code:
   ["request", [0xd], H3Error.frameUnexpected],
 ];
 
-Deno.test("FrameParser.next() refuses frames that have no place on their stream", () => {
+Deno.test("FrameParser.next() refuses frames on wrong streams", () => {
   for (const [stream, types, code] of MISPLACED) {
     const alternatives = code === H3Error.missingSettings ? types.map((type) => [type]) : [types];
     for (const sequence of alternatives) {
@@ -312,7 +312,7 @@ Deno.test("FrameParser.next() reads back random frames from random chunks", () =
   }
 });
 
-Deno.test("FrameParser.next() gives only what came, whatever comes", () => {
+Deno.test("FrameParser.next() returns only received bytes, for any input", () => {
   const random = new Random(7);
   let refused = 0;
   for (let run = 0; run < 5000; run++) {

@@ -75,7 +75,7 @@ Deno.test("decodeHuffman() decodes codes of every length", () => {
   assertEquals([...all], rows.map(([, symbol]) => symbol));
 });
 
-Deno.test("decodeHuffman() decodes nothing from nothing", () => {
+Deno.test("decodeHuffman() decodes an empty input to an empty text", () => {
   assertEquals(decodeHuffman(new Uint8Array(0)).length, 0);
 });
 

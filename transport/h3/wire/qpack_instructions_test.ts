@@ -24,7 +24,7 @@ Deno.test("DecoderInstructions.check() takes cancelled streams alone", () => {
   }
 });
 
-Deno.test("DecoderInstructions.check() reads instructions wherever they are cut", () => {
+Deno.test("DecoderInstructions.check() reads instructions with any cuts", () => {
   const bytes = Uint8Array.fromHex("447f80800144" + "7fffffffffffffffff7f" + "407f00");
   for (let at = 0; at <= bytes.length; at++) {
     const instructions = new DecoderInstructions();

@@ -13,7 +13,7 @@ function assertRefused(bytes: Uint8Array | string, h3Code: number, message: stri
   assertEquals(error.h3Code, h3Code);
 }
 
-Deno.test("decodeFields() decodes RFC 9204 B.1, and encodeFields() gives it", () => {
+Deno.test("decodeFields() decodes RFC 9204 B.1, and encodeFields() makes it", () => {
   const section = Uint8Array.fromHex("0000510b2f696e6465782e68746d6c");
   assertEquals(decodeFields(section), [[":path", "/index.html"]]);
   assertEquals(encodeFields([[":path", "/index.html"]]), section);
@@ -107,7 +107,7 @@ Deno.test("decodeFields() passes over the never-indexed bit and a positive base"
   assertEquals(decodeHex("007f80ffffff0f 31 61 00"), [["a", ""]]);
 });
 
-Deno.test("decodeFields() refuses what is no section", () => {
+Deno.test("decodeFields() refuses invalid sections", () => {
   const cases: [section: string, message: string][] = [
     ["", "truncated"],
     ["00", "truncated"],
@@ -194,7 +194,7 @@ Deno.test("decodeFields() stops early where short references stand for much", ()
   assertRefused(section, H3Error.excessiveLoad, "a section may have 65536 bytes");
 });
 
-Deno.test("decodeFields() takes a value as long as the limit lets it", () => {
+Deno.test("decodeFields() takes a value of up to the limit", () => {
   const value = "x".repeat(65_536 - 32 - 1);
   assertEquals(decodeFields(encodeFields([["a", value]])), [["a", value]]);
   assertRefused(encodeFields([["a", value + "x"]]), H3Error.excessiveLoad, "received more");
@@ -210,7 +210,7 @@ Deno.test("decodeFields() refuses a limit that is no positive integer", () => {
   }
 });
 
-Deno.test("decodeFields() reads back what encodeFields() gives", () => {
+Deno.test("decodeFields() reads the output of encodeFields() back", () => {
   const random = new Random(9204);
   const names = ["a", "x-long-" + "n".repeat(200), ...STATIC_TABLE.map(([name]) => name)];
   const values = ["", "1", "x".repeat(5000), ...STATIC_TABLE.map(([, value]) => value)];

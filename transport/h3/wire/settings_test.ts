@@ -69,7 +69,7 @@ Deno.test("encodeSettings() writes pairs of varints", () => {
   assertThrows(() => encodeSettings([[0x8, -1]]), RangeError, "Cannot encode varint");
 });
 
-Deno.test("decodeSettings() reads what peers send", () => {
+Deno.test("decodeSettings() reads the settings of peers", () => {
   for (const [peer, settings, speaks] of PEERS) {
     const decoded = decodeSettings(encodeSettings(settings));
     assertEquals([...decoded], [...settings], peer);
@@ -77,7 +77,7 @@ Deno.test("decodeSettings() reads what peers send", () => {
   }
 });
 
-Deno.test("decodeSettings() rounds a value of 2^62 - 1 and leaves out ids like it", () => {
+Deno.test("decodeSettings() rounds a value of 2^62 - 1 and leaves out such ids", () => {
   const settings = decodeSettings(Uint8Array.fromHex(
     "94e9cd29" + "ffffffffffffffff" + "3301" + "fffffffffffffffe00" + "ffffffffffffffff00",
   ));
@@ -97,7 +97,7 @@ Deno.test("decodeSettings() refuses the ids of HTTP/2", () => {
   }
 });
 
-Deno.test("decodeSettings() refuses what is neither 0 nor 1 where it must be", () => {
+Deno.test("decodeSettings() refuses values other than 0 and 1 for flags", () => {
   for (const id of ["08", "33"]) {
     assertEquals(decodeSettings(Uint8Array.fromHex(`${id}00`)).size, 1);
     assertRefused(`${id}02`, H3Error.settingsError, "must be 0 or 1, received 2");
@@ -180,7 +180,7 @@ Deno.test("flowControlOf() takes a limit that is left out as 0", () => {
   });
 });
 
-Deno.test("decodeSettings() reads back what encodeSettings() gives", () => {
+Deno.test("decodeSettings() reads the output of encodeSettings() back", () => {
   const random = new Random(4);
   for (let run = 0; run < 1000; run++) {
     const settings = new Map(Array.from(

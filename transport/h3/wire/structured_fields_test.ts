@@ -71,7 +71,7 @@ Deno.test("parseStringList() reads strings in order", () => {
   for (const [value, strings] of cases) assertEquals(parseStringList(value), strings, value);
 });
 
-Deno.test("parseStringList() gives undefined for anything else", () => {
+Deno.test("parseStringList() returns undefined for any other input", () => {
   const cases = [
     "a",
     "1",
@@ -136,7 +136,7 @@ Deno.test("encodeStringItem() and encodeStringList() escape quotes and backslash
   assertEquals(encodeStringList(new Set<string>()), "");
 });
 
-Deno.test("encodeStringItem() and encodeStringList() refuse what is not printable ASCII", () => {
+Deno.test("encodeStringItem() and encodeStringList() refuse all but printable ASCII", () => {
   for (const value of ["a\n", "\0", "\x7f", "é", "🎈"]) {
     const message = `Cannot encode string: it must be printable ASCII, received ` +
       JSON.stringify(value);
@@ -145,7 +145,7 @@ Deno.test("encodeStringItem() and encodeStringList() refuse what is not printabl
   }
 });
 
-Deno.test("parseStringList() reads back what encodeStringList() gives", () => {
+Deno.test("parseStringList() reads the output of encodeStringList() back", () => {
   const random = new Random(9651);
   const draw = () =>
     Array.from({ length: random.below(12) }, () => random.pick(PRINTABLE)).join("");
