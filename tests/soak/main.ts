@@ -18,6 +18,7 @@ import { Histogram } from "../../bench/histogram.ts";
 import type { OverflowPolicy } from "../../mod.ts";
 import { ENGINES, soakChaos } from "./chaos.ts";
 import { openMany, Pacer, SoakClient, TIMED } from "./clients.ts";
+import { soakGrowth } from "./growth.ts";
 import { soakMoq } from "./moq.ts";
 import { soakNetworks } from "./networks.ts";
 import { openFileLimit, sleep, SoakServer } from "./processes.ts";
@@ -109,7 +110,7 @@ function counted(codes: readonly number[]): string {
 
 /** Holds idle sessions with active ones among them, and drains. */
 async function soakIdle(): Promise<void> {
-  let idle = isShort ? 1_000 : 10_000;
+  let idle = isShort ? 1_000 : 15_000;
   const active = isShort ? 50 : 500;
   const limit = await openFileLimit();
   if (idle + active + SPARE_FILES > limit) {
@@ -353,6 +354,7 @@ const parts: Record<string, () => Promise<void>> = {
     }
   },
   churn: soakChurn,
+  growth: () => soakGrowth(check, isShort),
   webtransport: () => soakWebTransport(check, isShort),
   unread: () => soakUnread(check, isShort),
   networks: () => soakNetworks(check, isShort),

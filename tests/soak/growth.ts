@@ -1,0 +1,56 @@
+/**
+ * Growth: tens of thousands of clients over memory transports. Memory and the cost of a delivery stay
+ * the same for each session, all clients come back after a cut, and a drain ends all sessions.
+ *
+ * @module
+ */
+import type { Growth } from "./growth_server.ts";
+import type { Check } from "./webtransport.ts";
+
+/** Allowed cost of a client among all, compared with a client among few. */
+const MOST_GROWTH = 1.2;
+
+/** Runs the test in a process of its own. */
+export async function soakGrowth(check: Check, isShort: boolean): Promise<void> {
+  const count = isShort ? 2_000 : 50_000;
+  const { code, stdout } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      "run",
+      "-A",
+      "--no-lock",
+      "--v8-flags=--expose-gc,--max-old-space-size=12000",
+      new URL("./growth_server.ts", import.meta.url).href,
+      `${count}`,
+    ],
+    stderr: "inherit",
+  }).output();
+  check("growth: the process ends by itself", code === 0, `code ${code}`);
+  if (code !== 0) return;
+  const growth: Growth = JSON.parse(new TextDecoder().decode(stdout));
+  const { kib, deliveryUs, delivered, back, backMs, drained } = growth;
+  check(
+    `growth: memory is linear up to ${count} clients`,
+    kib[1] <= kib[0] * MOST_GROWTH,
+    `${kib[0].toFixed(1)} KiB for each of ${growth.clients[0]}, ${
+      kib[1].toFixed(1)
+    } for each of ${count}`,
+  );
+  check(
+    "growth: each publication arrives once",
+    delivered[0] === delivered[1],
+    `${delivered[0]} of ${delivered[1]}`,
+  );
+  // The figure of a delivery is reported, and not judged: a test may not depend on speed.
+  check(
+    "growth: all clients are back after a cut",
+    back === count,
+    `${back} of ${count} in ${backMs.toFixed(0)} ms; a delivery took ${
+      deliveryUs[0].toFixed(2)
+    } us to few, ${deliveryUs[1].toFixed(2)} us to all`,
+  );
+  check(
+    "growth: a drain ends all sessions",
+    drained.closed === count && drained.cut + drained.left === 0,
+    `${drained.closed} closed, ${drained.cut} cut, ${drained.left} left`,
+  );
+}
