@@ -106,7 +106,7 @@ Deno.test("Client's session shows no token of its URL", async () => {
   assert(!Deno.inspect(session, { depth: 20 }).includes("secret"));
 });
 
-/** Where the clients of several URLs dial to; the server of each answers unless it is down. */
+/** Targets of clients with several URLs; the server of each answers unless it is down. */
 function service(down: Set<string> = new Set()) {
   const network = new Network();
   const dial: Dialer = async (url, options) => {

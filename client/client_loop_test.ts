@@ -6,7 +6,7 @@ import { turns } from "../tests/sessions.ts";
 import type { Client } from "./client.ts";
 import { MAX_UNREAD_SESSIONS } from "./client.ts";
 
-/** A network whose sessions say who they are, three times each. */
+/** A network whose sessions send their names, three times each. */
 function talking(): Network {
   const network = new Network({
     onOpen: (session) => {
@@ -24,7 +24,7 @@ async function next(network: Network, client: Client, time: FakeTime): Promise<v
   assertEquals(await settled(client), "connected");
 }
 
-/** Reads what is there, and no more: the client is closed first. */
+/** Reads the waiting messages: the client is closed first. */
 async function rest(client: Client): Promise<unknown[]> {
   await client.close();
   return (await Array.fromAsync(client)).map(({ data }) => data);

@@ -8,7 +8,7 @@ const PAD = "x".repeat(1_000);
 const numbers = (from: number, to: number) =>
   Array.from({ length: to - from }, (_, index) => from + index);
 
-/** A network that notes the numbers that come, and who reads nothing at first. */
+/** A network that records the received numbers, and reads none at first. */
 function stalling(seen: number[]): { network: Network; stalled: Answer } {
   const network = new Network({
     onMessage: ({ data }) => void seen.push((data as { i: number }).i),

@@ -27,7 +27,7 @@ import type { TransportPlatform } from "../transport/race/options.ts";
 
 const URL_OF_SERVER = "https://example.com/";
 
-/** The server's end of a connection: it answers whatever it is asked by what it was asked. */
+/** The server's end of a connection: each request is answered with its own data. */
 function answering(connection: Connection): Session {
   return new Session(
     withMessages(connection, { side: "server" }),
@@ -35,7 +35,7 @@ function answering(connection: Connection): Session {
   );
 }
 
-/** What a platform dials with. */
+/** Dialers of a platform. */
 function by(webTransport: TransportPlatform["webTransport"]): MakePlatform {
   return (options) =>
     denoPlatform(raceTransports({ webSocket: dialWebSocket, webTransport }, options));

@@ -10,19 +10,19 @@ import type { Client } from "./client.ts";
 /** URL of the server in the network. */
 const URL_OF_NETWORK = "memory://server/";
 
-/** What a page has, and the tests' platform has not. */
+/** Globals of a page that the tests' platform lacks. */
 const page = globalThis as {
   document?: EventTarget & { hidden: boolean };
 };
 
-/** A document, until it is disposed of. */
+/** A document, until disposal. */
 function withDocument(hidden = false) {
   const document = Object.assign(new EventTarget(), { hidden });
   page.document = document;
   return Object.assign(document, { [Symbol.dispose]: () => delete page.document });
 }
 
-/** What `navigator` says of the network, until it is disposed of. */
+/** The network state of `navigator`, until disposal. */
 function withNavigator(own: Record<string, unknown>): Disposable {
   for (const [name, value] of Object.entries(own)) {
     Object.defineProperty(navigator, name, { configurable: true, value });
@@ -132,7 +132,7 @@ Deno.test("Life sends no ping when its page is hidden, or shown for the first ti
   assertEquals(client.session!.roundTripMs, undefined);
 });
 
-/** Lets time pass, and everything happen in between. */
+/** Lets time pass, and handles all events between. */
 async function pass(time: FakeTime, seconds: number): Promise<void> {
   for (let i = 0; i < seconds; i++) {
     await time.tickAsync(1_000);
@@ -371,7 +371,7 @@ for (
       ],
     );
     assertEquals(silent?.error instanceof TimeoutError, counts);
-    // It is told once.
+    // One report of the loss.
     network.pairs.at(-1)!.link.disconnect();
     await pass(time, 2);
     await settled(client);

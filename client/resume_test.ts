@@ -3,7 +3,7 @@ import type { Gap, Recovery, SubscribeAnswer } from "../session/wire/recovery.ts
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import { Resume, type Resumed, type TopicEvent } from "./resume.ts";
 
-/** A subscription whose reader takes everything at once. */
+/** A subscription whose reader takes every message at once. */
 function follow(options: ClientSubscribeOptions = {}) {
   const told: Recovery[] = [];
   const got: unknown[] = [];
@@ -68,7 +68,7 @@ Deno.test("Resume continues after a loss: known publications are dropped, the re
   topic.take(1, 3);
   topic.resume.receive({ kind: "lost" });
   assertEquals(topic.resume.from.since, at(3));
-  // The server's own doing, before it answered: it comes again.
+  // A subscription by the server before the answer: repeated by the client.
   topic.take(6);
   topic.answer({ epoch: "e", offset: 3, head: 6, recovered: true });
   topic.take(2, 7);
@@ -150,7 +150,7 @@ Deno.test("Resume gives up a hole that five answers did not fill, and says so", 
   }
   topic.take(3, 4);
   assertEquals([topic.got, topic.counts.asked], [["dropped", 3, 4], 5]);
-  // From here on it is as good as new.
+  // From here on the subscription is as good as new.
   topic.take(6);
   assertEquals(topic.counts.asked, 6);
 });
@@ -163,7 +163,7 @@ Deno.test("Resume reports a gap of the server in its place", () => {
   topic.take(5);
   topic.resume.receive(gap({ reason: "interrupted" }));
   assertEquals([topic.got, topic.progress.position], [[1, "too-old", 5, "interrupted"], undefined]);
-  // Where it does not say where it is, messages come as they are, until it does.
+  // Without a position, messages are delivered in order of arrival, until there is one.
   topic.take(9);
   topic.resume.receive(gap({ reason: "new-epoch", epoch: "f", offset: 1 }));
   topic.take(2);
@@ -197,7 +197,7 @@ Deno.test("Resume tells of every loss on a topic without history", () => {
 
 Deno.test("Resume does not trust a publication of an unknown epoch", () => {
   const topic = follow({ since: at(4) });
-  // It fits, but may be of another epoch: the session has yet to say.
+  // The offset fits, but may be of another epoch: the session has yet to report its epoch.
   topic.take(5);
   assertEquals(topic.got, []);
   topic.answer({ epoch: "f", offset: 4, head: 4, recovered: true });

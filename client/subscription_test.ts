@@ -13,7 +13,7 @@ import type { Session } from "../session/session.ts";
 import { RequestService, type SessionServices } from "../session/serving/requests.ts";
 import type { Subscription } from "./subscription.ts";
 
-/** A server's services that note what they are asked for. */
+/** A server's services that record their requests. */
 function services(
   log: string[],
   subscribe: NonNullable<SessionServices["subscribe"]> = () => ({}),
@@ -125,7 +125,7 @@ Deno.test("Subscription whose reader falls behind leaves its topic also during 6
   await turns(20);
   assertEquals([news.status.current, log], ["ended", ["+news", "-news"]]);
   await assertRejects(() => Array.fromAsync(news), QueueFullError, "fell behind");
-  // It is not refused for what others asked.
+  // A refusal of other requests is not a refusal of this one.
   const again = client.subscribe("news");
   await again.ready;
   gate.resolve();
@@ -231,7 +231,7 @@ Deno.test("Client.subscribe() and publish() are typed by the messages of the con
     void client.publish("room:a", 1);
     void session.publish("people", ["ann"]);
     void session.subscribe("people");
-    // @ts-expect-error Clients send it, and do not get it.
+    // @ts-expect-error Only clients send this topic.
     client.subscribe("say");
     // @ts-expect-error Notices come with their room.
     client.subscribe("presence:room:a");
@@ -239,7 +239,7 @@ Deno.test("Client.subscribe() and publish() are typed by the messages of the con
     client.subscribe(room);
     // @ts-expect-error The data of another topic.
     void client.publish("room:a", ["ann"]);
-    // @ts-expect-error What clients send cannot be published.
+    // @ts-expect-error Topics of clients cannot be published.
     void client.publish("say", "hi");
     // @ts-expect-error The data of another topic.
     void session.publish("people", 1);
@@ -317,7 +317,7 @@ Deno.test("Subscription that the server ends throws its code after earlier messa
   );
   assertEquals([got, error.failure.code, news.status.current], [[1], "banned", "ended"]);
   assertEquals(told, [{ unsubscribed: "news", code: "banned", reason: "Be kind" }]);
-  // What comes later is nobody's but the client's own.
+  // Later messages go to the client's own loop.
   for await (const { topic, data } of client) {
     assertEquals([topic, data], ["news", 2]);
     break;
@@ -456,7 +456,7 @@ Deno.test("Subscription has its initial position before the first message; null 
   await using client = network.client();
   const position = { epoch: "e", offset: 3 };
   const news = client.subscribe("news", { since: position });
-  // As `JSON.parse(localStorage.getItem("position"))` gives it to a page that stored none.
+  // As `JSON.parse(localStorage.getItem("position"))` returns on a page without a stored position.
   const nowhere = client.subscribe("nowhere", { since: JSON.parse("null") });
   assertEquals([news.position, nowhere.position], [position, undefined]);
   await Promise.all([news.ready, nowhere.ready]);

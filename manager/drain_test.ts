@@ -11,7 +11,7 @@ import { sessionSettings, type SessionSettingsOptions } from "../session/session
 /** Every draw is the middle. */
 const middle = () => 0.5;
 
-/** One peer of a managed session: what it was told, and when its connection closed. */
+/** One peer of a managed session: received notices, and the time of its close. */
 interface Peer {
   readonly session: Session;
   readonly pair: MemoryPair;
@@ -44,13 +44,13 @@ function join(
   });
 }
 
-/** Lets time pass, and then what it set going. */
+/** Lets time pass, and then its events. */
 async function pass(time: FakeTime, ms: number): Promise<void> {
   await time.tickAsync(ms);
   await time.runMicrotasks();
 }
 
-/** When the peer was told to come back, as often as it was told. */
+/** Delays that the peer received, in order. */
 function toldDelays({ lines }: Peer): number[] {
   return lines.map((line) => JSON.parse(line).goaway?.retryAfterMs)
     .filter((delay) => delay !== undefined);
@@ -195,7 +195,7 @@ Deno.test("SessionManager.drain() does not wait for a wire whose close lingers",
   using time = new FakeTime();
   const manager = new SessionManager();
   const pair = memoryPair();
-  // As a WebSocket whose peer is gone: it would answer the close, but never does.
+  // As a WebSocket whose peer is gone, and never answers the close.
   const lingering: Connection = Object.assign(Object.create(null), pair.server, {
     close: () => {},
   });

@@ -13,7 +13,7 @@ import { SessionManager } from "./session_manager.ts";
 import { SessionLimiter } from "./limits.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
-/** Joins a manager with a session whose peer is spoken for by hand, and that notes what it handles. */
+/** Joins a manager with a session whose peer is written by hand; records handled messages. */
 function join(manager: SessionManager, identity: SessionIdentity<unknown, Session> = {}) {
   const pair = memoryPair();
   const handled: unknown[] = [];
@@ -34,7 +34,7 @@ function flood(peer: Peer, count: number, topic = "a"): void {
   for (let data = 0; data < count; data++) peer.say({ topic, data });
 }
 
-/** What the peer was told, without the server's first envelope. */
+/** Envelopes at the peer, without the server's first one. */
 function told(peer: Peer): Record<string, unknown>[] {
   return peer.envelopes.filter(({ hello }) => hello === undefined);
 }
@@ -159,7 +159,7 @@ Deno.test("SessionManager counts subscriptions apart from messages", async () =>
   peer.say({ unsubscribe: "news", id: 3 });
   flood(peer, 5);
   await turns();
-  // This manager has no topics: what gets through is refused for that.
+  // This manager has no topics: requests within the rate are refused for that.
   const codes = told(peer).map(({ reply, error }) => `${reply} ${(error as RequestFailure).code}`);
   assertEquals(codes.sort(), ["1 forbidden", "2 too-many", "3 forbidden"]);
   assertEquals(handled.length, 5);

@@ -252,7 +252,7 @@ Deno.test("SessionManager cleans up at every interval", async () => {
   await using manager = new SessionManager({ cleanupIntervalMs: 5_000 });
   const session = open({ id: "1" });
   manager.add(session);
-  // One that cannot be found under its id when it closes.
+  // A session that cannot be found under its id when it closes.
   Object.defineProperty(session, "id", { value: "2" });
   await session.close();
   await time.tickAsync(4_999);

@@ -7,7 +7,7 @@ import { type Rate, TokenBucket } from "./token_bucket.ts";
 
 const RATE = { perSecond: 10, burst: 100 };
 
-/** An engine in memory, that can be away or hang, and that takes its time. */
+/** An engine in memory, which can be away, hang, or be slow. */
 class FakeCounts implements SharedCounts {
   readonly asked: number[] = [];
   readonly #buckets = new Map<string, TokenBucket>();

@@ -8,7 +8,7 @@ import { sessionSettings } from "../session/session_settings.ts";
 
 const settings = sessionSettings({ side: "server" });
 
-/** A session with a plain peer, so that nothing but messages is counted. */
+/** A session with a plain peer, so that only messages are counted. */
 function join(manager: SessionManager): { session: Session; pair: MemoryPair } {
   const pair = memoryPair({ protocol: "" });
   const session = new Session(pair.server, settings);

@@ -1,7 +1,7 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { checkRate, TokenBucket } from "./token_bucket.ts";
 
-/** Takes what may come, one after the other, and says how many came. */
+/** Takes items one after the other; returns the number of accepted ones. */
 function drain(bucket: TokenBucket, now: number): number {
   let count = 0;
   for (; bucket.waitMs(1, now) === 0; count++) bucket.take(1, now);

@@ -12,7 +12,7 @@ import { sessionSettings } from "../session/session_settings.ts";
 /** An envelope of the wire. */
 export type Line = Record<string, unknown>;
 
-/** One connection of a client, with all that it was sent since it began, but `hello`. */
+/** One connection of a client, with all of its envelopes except `hello`. */
 export class Client implements AsyncDisposable {
   readonly session: Session;
   readonly pair: MemoryPair;
@@ -44,14 +44,14 @@ export class Client implements AsyncDisposable {
 
   /** Subscribes; the answer stands among the lines, as `{ answer }`. */
   subscribe(topics: Topics, topic = "t", options: SubscribeOptions = {}): boolean {
-    // Through the wire, so that its place among the rest is the real one.
+    // Through the wire, so that the order among other messages is the real one.
     const onAnswer = (answer: SubscribeAnswer) => this.session.send("answer", answer);
     return topics.subscribe(this.session, topic, { onAnswer, ...options });
   }
 
   /**
-   * Takes all that came since the last call: answers, messages as `[data, offset, prev]`, and the rest as it is.
-   * Tags are left out, since they are never the same.
+   * Takes all envelopes since the last call: answers, messages as `[data, offset, prev]`, and the
+   * rest unchanged. Tags are left out, since they are random.
    */
   take(): unknown[] {
     return this.lines.splice(0).map(({ topic, data, tag: _tag, ...rest }) => {

@@ -15,13 +15,13 @@ interface PeerOptions extends SessionLimits {
   id?: string;
 }
 
-/** A server's session, and what the other end got. */
+/** A server's session, and the messages at the other end. */
 export interface Peer {
   readonly session: Session;
   readonly pair: MemoryPair;
-  /** Frames as they came, without those from before the test began. */
+  /** Frames unchanged, without those from before the test. */
   readonly frames: Frame[];
-  /** The messages that came since the last call: `[topic, data]`; bytes as they are. */
+  /** The messages since the last call: `[topic, data]`; bytes unchanged. */
   take(): unknown[];
 }
 
@@ -58,9 +58,9 @@ export class Peers implements AsyncDisposable {
     return peer;
   }
 
-  /** Ends the turn, and lets what it sent arrive. */
+  /** Ends the turn, and lets its messages arrive. */
   async endTurn(): Promise<void> {
-    // Twice, for what was held back until the wire had taken the first part.
+    // Twice, for messages that wait until the wire has taken the first part.
     for (let i = 0; i < 20; i++) {
       if (i % 10 === 0) this.turn.flush();
       await Promise.resolve();

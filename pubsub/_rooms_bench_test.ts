@@ -1,4 +1,4 @@
-/** What the tests of rooms share. */
+/** Common parts of the tests of rooms. */
 import { FakeTime } from "@std/testing/time";
 import type { Unsubscribed } from "../session/wire/recovery.ts";
 import { type Peer, Peers } from "./_peers_test.ts";
@@ -6,7 +6,7 @@ import { Presence, type PresenceOptions } from "./presence/presence.ts";
 import { Rooms, type RoomsOptions } from "./presence/rooms.ts";
 import { Topics, type TopicsOptions } from "./topics.ts";
 
-/** Rooms with all that they need, at a fake time that begins at 0. */
+/** Rooms with their collaborators, at a fake time that begins at 0. */
 export class Bench implements AsyncDisposable {
   readonly time = new FakeTime(0);
   readonly peers = new Peers();
@@ -34,7 +34,7 @@ export class Bench implements AsyncDisposable {
   }
 }
 
-/** What a peer got, notices in short. */
+/** Messages of a peer, notices in short. */
 export function heard(peer: Peer): unknown[] {
   return peer.take().map((message) => {
     if (!Array.isArray(message)) return `off ${(message as Unsubscribed).unsubscribed}`;

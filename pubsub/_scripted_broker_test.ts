@@ -1,4 +1,4 @@
-/** An engine whose every fault a test decides, and nodes on it. */
+/** An engine whose every fault a test decides, and nodes on the engine. */
 import { BrokerError } from "../errors.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import {
@@ -97,7 +97,7 @@ export class ScriptedEngine {
   }
 }
 
-/** What one node sees of the engine. */
+/** The engine from the view of one node. */
 export class ScriptedBroker implements Broker {
   readonly name = "scripted";
   readonly delivery = "at-most-once";
@@ -106,15 +106,15 @@ export class ScriptedBroker implements Broker {
   readonly history: BrokerHistory;
   /** Every read that was asked for. */
   readonly reads: ReadHistoryOptions[] = [];
-  /** What becomes of a publication on its way. */
+  /** Fate of a publication on its way. */
   onLive: (publication: Publication, deliver: (one: Publication) => void) => void = (
     publication,
     deliver,
   ) => deliver(publication);
-  /** Runs before and after the engine reads; what it throws is what the read throws. */
+  /** Runs before and after the engine reads; the read throws any error of this function. */
   onRead: (at: "before" | "after") => void | Promise<void> = () => {};
   onAppend: () => void | Promise<void> = () => {};
-  /** Whether subscriptions are ready; else they wait. */
+  /** True once subscriptions are ready; else they wait. */
   ready: Promise<void> = Promise.resolve();
   readonly #subscriptions = new Set<
     { readonly listener: PublicationListener; readonly options: BrokerSubscribeOptions }
@@ -187,7 +187,7 @@ export class ScriptedBroker implements Broker {
   }
 }
 
-/** What a read throws while the engine is away. */
+/** Error of reads while the engine is away. */
 export function away(): never {
   throw new BrokerError("Cannot read history: the engine is away");
 }

@@ -38,7 +38,7 @@ Deno.test("WaitingBudget has room up to a number, and up to a number of bytes", 
   assertEquals([budget.take(6), budget.take(4), budget.messages], [false, true, 2]);
 });
 
-/** Turns that end when they are told to. */
+/** Turns that end on demand. */
 function makePace(): { pace: Pace; endTurn(): void; isScheduled(): boolean } {
   let ended: (() => void) | undefined;
   return {
@@ -71,7 +71,7 @@ Deno.test("Pace divides large batches into turns, in order", () => {
   for (let last = -1; last < got.length; endTurn()) {
     last = got.length;
     counts.push(last);
-    // What comes meanwhile waits behind what is held.
+    // Items of the meantime wait behind held ones.
     if (counts.length === 2) pace.take(200, () => got.push(1_000));
   }
   assertEquals(got, Array.from({ length: 1_001 }, (_, i) => i));

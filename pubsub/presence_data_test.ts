@@ -1,4 +1,4 @@
-/** The data with which users are present: whose stands, who is told of it, and how much at a time. */
+/** The data of present users: the valid one, its readers, and the bound per interval. */
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { QueueFullError } from "../errors.ts";
 import type { PresenceMember, PresenceNotice } from "../session/wire/presence_notice.ts";
@@ -123,7 +123,7 @@ Deno.test("Rooms keeps the data of an absent user within the grace, until a sess
   assertEquals(dataOf(bench, "bob"), "old");
   bench.rooms.join(back.session, "chat", { data: "old" });
   await pass(bench, 100);
-  // Set again with the join: nobody is told of anything.
+  // The same data with the join: no member gets a notice.
   assertEquals(told(ann), ["members ann:-", "join bob:old"]);
   bench.rooms.leave(back.session, "chat");
   await pass(bench, 100);
@@ -134,7 +134,7 @@ Deno.test("Rooms keeps the data of an absent user within the grace, until a sess
   bench.rooms.join(bob.session, "chat");
   await pass(bench, 100);
   assertEquals(told(ann), ["update bob:new", "update bob:-"]);
-  // Their own lists have what they came with, and no update repeats it.
+  // Their own lists have the data of the join, and no update repeats that.
   assertEquals(told(back), ["members ann:- bob:old"]);
 });
 
@@ -164,7 +164,7 @@ Deno.test("Rooms tells of updates at once, and at most twenty times a second, th
   heard.push(...told(ann));
   assertEquals([heard[0], heard.at(-1)], ["update bob:0", "update bob:99"]);
   assert(heard.length >= 20 && heard.length <= 22, `${heard.length}`);
-  // What waited for the next interval is told before those who come and go after it.
+  // Data that waited for the next interval is sent before later joins and leaves.
   bench.rooms.update(bob.session, "chat", { data: "a" });
   bench.rooms.update(bob.session, "chat", { data: "b" });
   bench.rooms.leave(bob.session, "chat");
@@ -180,7 +180,7 @@ Deno.test("Rooms gathers the data of a large room like its joins, net effect onl
   for (const { session } of [a, b, c, e]) bench.rooms.join(session, "few", { data: 0 });
   await pass(bench, 1_000);
   told(a);
-  // Changes before it joins count no more than the last one.
+  // Changes before the join count no more than the last one.
   bench.rooms.join(d.session, "few", { data: 1 });
   bench.rooms.update(d.session, "few", { data: 2 });
   bench.rooms.update(b.session, "few", { data: 1 });
@@ -188,7 +188,7 @@ Deno.test("Rooms gathers the data of a large room like its joins, net effect onl
   bench.rooms.update(c.session, "few", { data: 1 });
   bench.rooms.leave(c.session, "few");
   await pass(bench, 1_000);
-  // Who left and is back with other data was there all the time.
+  // A user who left and returned with other data was present all the time.
   bench.rooms.leave(b.session, "few");
   bench.rooms.join(b.session, "few", { data: 3 });
   await pass(bench, 1_000);
@@ -254,7 +254,7 @@ Deno.test("Rooms sends at most 64 KiB of data at a time, and all of it in the en
     hear();
   }
   const [first, ...rest] = heardBytes;
-  // Until the room was large, each join was told by itself.
+  // Until the room was large, each join had a notice of its own.
   assert(first! <= 65_536 + 10 * 4_002, `${first}`);
   for (const bytes of rest) assert(bytes <= 65_536, `${bytes}`);
   assertEquals(known.size, 61);
@@ -357,7 +357,7 @@ Deno.test("Presence sets data that wins over its earlier data, where another nod
   await using here = new Nodes({ broker });
   await using there = new Nodes({ broker });
   using presence = new Presence({ nodes: here });
-  // Another node, by hand: what it tells, and what it is told.
+  // Another node, by hand: sent and received messages.
   const read = (value: unknown) => value as unknown[];
   using directory = new Directory<unknown[]>({ nodes: there, name: "presence", read });
   using scope = directory.open("in:chat");
@@ -377,7 +377,7 @@ Deno.test("Presence sets data that wins over its earlier data, where another nod
   await bench.time.tickAsync(1_000);
   const told = [...scope.entries()].find(({ node, key }) => node === here.id && key === "ann");
   assertEquals(told?.value, [1, 500, 0, 90_001, "later"]);
-  // Of two that were set at the same time, the nodes' ids decide, alike on each of them.
+  // Of two updates of the same time, the nodes' ids decide, alike on each node.
   scope.set("ann", [1, 500, 0, 90_001, "same time"]);
   await bench.time.tickAsync(1_000);
   const winner = there.id > here.id ? "same time" : "later";

@@ -15,14 +15,14 @@ const STEPS = 400;
 const CLIENTS = 12;
 const KEPT = 60;
 
-/** What was published. */
+/** Publications. */
 interface Published {
   readonly data: unknown;
   readonly prev: number;
   readonly except: string | undefined;
 }
 
-/** What is true, whatever a client is told. */
+/** The true state, for any report to a client. */
 class Truth {
   readonly #epochs = new Map<string, Map<number, Published>>();
   /** The newest offset that was let go of. */
@@ -34,7 +34,7 @@ class Truth {
     this.note();
   }
 
-  /** Notes what the engine keeps now. */
+  /** Records the present content of the engine. */
   note(): void {
     const { epoch, kept } = this.engine;
     const all = this.#epochs.get(epoch) ?? new Map();
@@ -106,7 +106,7 @@ class Node {
   }
 }
 
-/** A client that reconnects, to whatever server. */
+/** A client that reconnects, to any server. */
 class Reader {
   readonly #truth: Truth;
   readonly #name: string;
@@ -131,7 +131,7 @@ class Reader {
 
   /** Subscribes again, on the same connection. */
   resync(): void {
-    // What is under way is of the subscription before, and so is its answer.
+    // A request in flight is of the subscription before, and so is its answer.
     const isQuiet = this.#seen > 0 && this.client?.lines.length === this.#seen;
     if (this.place !== undefined && isQuiet) this.#ask(undefined);
   }
@@ -147,7 +147,7 @@ class Reader {
     this.client = undefined;
   }
 
-  /** Reads what came. */
+  /** Reads the messages. */
   check(): void {
     const lines = this.client?.lines ?? [];
     for (; this.#seen < lines.length; this.#seen++) {
@@ -159,7 +159,7 @@ class Reader {
   }
 
   #onAnswer(answer: SubscribeAnswer): void {
-    // The next question was asked already, and this is not the answer to it.
+    // The next request was sent already, and this is not its answer.
     if (answer.isSuperseded) return;
     const { since, last } = this.#asked;
     const { epoch, offset, head, recovered, reason } = answer;
@@ -211,7 +211,7 @@ class Reader {
     const told = `${this.#name}: ${JSON.stringify({ line, place })}`;
     assert(place !== undefined, told);
     if (line.prev as number > place.offset && this.client!.session.isClosed) {
-      // Cut off in the middle of a turn. It does not fit, so that a client comes back for it.
+      // Cut off in the middle of a turn. A publication out of order makes a client return.
       this.#seen = Infinity;
       return;
     }
@@ -219,7 +219,7 @@ class Reader {
     const isExcepted = truth.except === this.client!.session.id;
     assertEquals(line.skip, isExcepted ? "t" : undefined, told);
     assertEquals([line.data, line.prev], [isExcepted ? undefined : truth.data, truth.prev], told);
-    // Not before what it has: that would be a double. Not behind it: that would be a hole.
+    // Not before the client's position, a repeat; not behind, a hole.
     assertEquals(line.prev, place.offset, told);
     this.place = { epoch: place.epoch, offset: line.offset as number };
   }
@@ -264,7 +264,7 @@ async function run(seed: number): Promise<Record<string, number>> {
 
   for (let i = 0; i < STEPS; i++) await step();
 
-  // Everything heals; then everybody must have everything.
+  // All faults heal; then every client must have every publication.
   for (const node of nodes) {
     node.isHealed = true;
     node.comeBack();

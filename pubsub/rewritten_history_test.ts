@@ -1,4 +1,4 @@
-/** Histories whose engine lost a publication, and has another one with the same place. */
+/** Histories whose engine lost a publication, and has another one with the same offset. */
 import { assert, assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import type { HistoryPosition, SubscribeAnswer } from "../session/wire/recovery.ts";
@@ -10,7 +10,10 @@ import { Topics } from "./topics.ts";
 
 const HISTORY = { t: { size: 1_000_000 } };
 
-/** Reads what a client is answered to a position, by a node that follows the topic for it alone. */
+/**
+ * Reads the answer to a client's position, from a node that follows the topic for that client
+ * alone.
+ */
 async function ask(
   topics: Topics,
   client: Client,
@@ -39,7 +42,8 @@ Deno.test("Clients whose publication was rewritten below the head, 10,000 times,
     const answer = await ask(topics, client, since);
     if (answer.recovered) told.recovered++;
     if (answer.reason === "new-epoch") told.newEpoch++;
-    // Now and then, what shows that the test would see it, and that nothing else is refused.
+    // Now and then a correct position, to show that the test notices a recovery, and that only
+    // wrong ones are refused.
     if (i % 50 > 0) continue;
     const { recovered: isBlind } = await ask(topics, client, { ...since, tag: undefined });
     if (isBlind) told.recoveredWithoutTag++;
@@ -72,7 +76,7 @@ Deno.test("TopicFeed reports to its members another history at their position, t
   broker.interrupt();
   await time.tickAsync(100);
   await turns();
-  // All that is known of the other one follows, from its oldest on.
+  // All known publications of the other history follow, from the oldest on.
   const gap = { gap: "t", reason: "new-epoch", epoch: "e1", offset: 0 };
   assertEquals(client.take(), [gap, ["a", 1, 0], ["b", 2, 1], ["c", 3, 2]]);
   broker.interrupt();
@@ -121,7 +125,7 @@ Deno.test("Replay does not trust a position whose publication has expired, nor o
   };
   const empty = await askAnew({ epoch: "e1", offset: 0 });
   assertEquals(empty.recovered, true);
-  // A place before the first publication says when it was told.
+  // A position before the first publication has the time of its report.
   const start = { epoch: "e1", offset: 0, tag: empty.tag };
   assert(empty.tag!.startsWith("~"));
   for (let i = 0; i < 300; i++) engine.publish(i);

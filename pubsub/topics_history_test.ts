@@ -101,7 +101,7 @@ Deno.test("Topics.subscribe() with `last` misses no publication during the read"
   await using _topics = topics;
   await using client = new Client(topics.turn);
   let isRead = false;
-  // The second read, which is the session's own, finds nothing yet.
+  // The second read, of the session's own, finds nothing yet.
   broker.onRead = (at) => {
     if (at === "after" && broker.reads.length === 2 && !isRead) {
       isRead = true;
@@ -260,7 +260,7 @@ Deno.test("Topics.subscribe() replays ten times the send queue, page by page, to
   assertEquals(client.session.state, "connected");
 });
 
-/** The most that a session's queue had while something ran. */
+/** Largest queue of a session during a function. */
 async function mostOf(
   { session }: Client,
   run: () => Promise<void>,
@@ -553,7 +553,7 @@ Deno.test("Topics let a session leave from within an answer", async () => {
     onAnswer: () => void topics.unsubscribe(session, "t"),
   });
   await turns();
-  // The first subscription is over, and answered; its application has had enough of the topic.
+  // The first subscription is over, and answered; its application has left the topic.
   topics.subscribe(session, "t", { since });
   assertEquals([topics.has(session, "t"), topics.subscribers("t")], [false, [other.session]]);
   // One that comes back from within the answer is back.

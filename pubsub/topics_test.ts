@@ -8,7 +8,7 @@ import { MemoryBroker } from "./memory/broker.ts";
 import { Topics } from "./topics.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
-/** Topics, and what some peers got; the numbers are the data of all topics. */
+/** Topics, and the messages of some peers; the numbers are the data of all topics. */
 function numbers(peer: Peer): unknown[] {
   return peer.take().map((message) => (message as [string, unknown])[1]);
 }
@@ -238,7 +238,7 @@ Deno.test("Topics.unsubscribe() is sent to a session whose queue drops messages"
   const { session, pair, take } = await peers.connect({ sendQueue });
   topics.subscribe(session, "a");
   pair.link.stall("to-client");
-  // What the wire takes before it is behind.
+  // The first part, which the wire takes before it is behind.
   session.send("own", "x".repeat(70_000));
   await peers.endTurn();
   topics.unsubscribe(session, "a");

@@ -43,7 +43,7 @@ Deno.test("TailCache keeps so many publications, and so many bytes", () => {
   assertEquals(offsets(tail.page(1_997, ALL)), [1_998, 1_999, 2_000]);
   tail.push(item(2_001, 524_288));
   assertEquals([tail.size, tail.after, tails.bytes], [1, 2_000, 524_288]);
-  // What is larger than everything that is kept is not kept.
+  // A publication larger than the whole cache is not kept.
   tail.push(item(2_002, 524_289));
   assertEquals([tail.size, tail.after, tails.bytes], [0, 2_002, 0]);
   tail.push(item(2_003));

@@ -65,7 +65,7 @@ Deno.test("TopicFeed drops repeated publications, and sorts late ones", async ()
   const late: Publication[] = [];
   broker.onLive = (one) => void late.push(one);
   for (let i = 1; i <= 6; i++) engine.publish(i);
-  // The engine's reads find nothing yet, as on a replica that is behind.
+  // The engine's reads are empty, as on a replica that is behind.
   const read = engine.read.bind(engine);
   engine.read = (options) => ({ ...read(options), head: 0, publications: [] });
   for (const at of [1, 0, 0, 2, 5, 4, 3, 5, 1]) broker.deliver(late[at]!);
@@ -149,7 +149,7 @@ Deno.test("TopicFeed reports a new epoch, then all known publications of it", as
   engine.publish("next");
   await turns();
   assertEquals(client.take(), [["next", 6, 5]]);
-  // After an interruption too, without anything that came.
+  // After an interruption too, without a publication.
   engine.kept = [];
   engine.beginEpoch("e3");
   broker.interrupt();
@@ -324,7 +324,7 @@ Deno.test("TopicFeed answers `unavailable` if the engine does not let it subscri
   await passTime(time, 9_000);
   assertEquals(client.take(), []);
   await passTime(time, 1_500);
-  // A read that the feed makes now and then may have found its place by now, which is told next.
+  // A routine read of the feed may have found the position by now, which is reported next.
   assertEquals(client.take()[0], { reason: "unavailable" });
 });
 
@@ -441,7 +441,7 @@ Deno.test("TopicFeed holds a bounded number of bytes, too", async () => {
   broker.onRead = () => {};
   await passTime(time, 5_000);
   assertRun(client.takeData().map((data) => (data as { i: number }).i), 1, 20);
-  // What was held came again with the pages.
+  // Held publications came again with the pages.
   assert(topics.stats.duplicates <= 5, `${topics.stats.duplicates} were held`);
 });
 
@@ -495,7 +495,7 @@ Deno.test("TopicFeed reports a gap of a session before the publications after it
   await turns();
   isArmed = true;
   client.take();
-  // The last of them has the turn flushed: its gathering is full.
+  // The last of them makes the turn flush: the gathering is full.
   for (let i = 0; i < 255; i++) engine.publish(i);
   engine.publish("left out", client.session.id);
   await turns();
@@ -544,7 +544,7 @@ Deno.test("TopicFeed makes members ahead of it wait, and reports no gap to them 
     [6, 6, 5],
   ]);
   assertEquals([ahead.take(), beyond.take()], [[[6, 6, 5]], []]);
-  // Once the engine answers it is clear that there is nothing beyond.
+  // Once the engine answers, no publication can be beyond.
   broker.onRead = () => {};
   broker.onLive = (one, deliver) => deliver(one);
   broker.interrupt();

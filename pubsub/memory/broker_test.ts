@@ -19,7 +19,7 @@ testBroker("MemoryBroker", () => new MemoryBroker(), {
   },
 });
 
-/** A node of its own on an engine that several share, as `Topics` of several servers do. */
+/** A node of its own on a shared engine, as `Topics` of several servers have. */
 class Node implements Broker {
   readonly name = "memory";
   readonly delivery = "at-most-once";
@@ -28,7 +28,7 @@ class Node implements Broker {
   readonly store: BrokerStore;
   readonly #engine: MemoryBroker;
   readonly #subscriptions = new AsyncDisposableStack();
-  /** Refuses what comes after the close, as every closed broker does. */
+  /** Refuses calls after the close, as every closed broker does. */
   #open: Broker;
 
   constructor(engine: MemoryBroker) {

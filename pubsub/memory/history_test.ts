@@ -32,7 +32,7 @@ function read(
   return histories.read(topic, { bounds: BOUNDS, maxMessages: 100, maxBytes: 100_000, ...options });
 }
 
-/** Tells whether everything of a topic after an offset is there. */
+/** Returns true if all publications of a topic after an offset are there. */
 function hasAllAfter(histories: MemoryHistories, topic: string, after: number): boolean {
   const { head, publications: [first] } = read(histories, topic, { after });
   return first === undefined ? head === after : first.position!.prev <= after;
@@ -105,7 +105,7 @@ Deno.test("MemoryHistories never repeats a pair of epoch and offset, though it f
   assertEquals(countKept(histories, ["t"]), 0);
   const again = publish(histories, "t", 6);
   assertEquals(again[0], { epoch: first!.epoch, offset: 6, prev: 5, tag: again[0]!.tag });
-  // A client with the five has everything; one that has less does not.
+  // A client with the five has all; one with fewer does not.
   assert(hasAllAfter(histories, "t", 5));
   assert(!hasAllAfter(histories, "t", 4));
 });

@@ -1,4 +1,4 @@
-/** What gomoqt's documents say of its sessions, where no other test shows it; in its own version. */
+/** Claims of gomoqt's documents about sessions without another test; in gomoqt's version. */
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { moqEnds } from "../../tests/moq/network.ts";
 import { soon, turns } from "../../tests/sessions.ts";
@@ -16,7 +16,7 @@ function muxOf(handler: TrackHandler): TrackMux {
   return mux;
 }
 
-/** A subscription, as both ends have it. */
+/** A subscription, from both ends. */
 interface Subscription extends AsyncDisposable {
   readonly writer: TrackWriter;
   readonly reader: TrackReader;
@@ -213,7 +213,7 @@ Deno.test("a group reports its end, whichever end gave it up", async () => {
     group.cancel();
     break;
   }
-  // What is cancelled is noticed by what is written next.
+  // The next write notices the cancel.
   while (!left.isEnded) {
     await left.writeFrame(Uint8Array.of(2)).catch(() => {});
     await turns();

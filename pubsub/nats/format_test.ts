@@ -42,7 +42,7 @@ Deno.test("decode() returns bytes that keep nothing else in memory", () => {
   assertEquals((payload as Uint8Array).buffer.byteLength, 3);
 });
 
-/** What `escapeTopic` did, undone: that it can be is what keeps topics apart. */
+/** The inverse of `escapeTopic`, which proves that topics stay apart. */
 function unescape(subject: string): string {
   if (subject === "=") return "";
   return subject.replaceAll(/=x(.{4})|((?:=[0-9a-f]{2})+)|\./g, (_, unit, bytes) => {
@@ -53,7 +53,10 @@ function unescape(subject: string): string {
   });
 }
 
-/** One to many tokens with dots between them, of what both subjects and keys of buckets may have. */
+/**
+ * One to many tokens with dots between them, in the letters that subjects and keys of buckets
+ * share.
+ */
 const LEGAL = /^[A-Za-z0-9_/=-]+(?:\.[A-Za-z0-9_/=-]+)*$/;
 
 const CASES: [topic: string, subject: string][] = [

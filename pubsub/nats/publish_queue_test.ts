@@ -9,7 +9,7 @@ import type { Link } from "./link.ts";
 import { AppendQueue, PublishQueue } from "./publish_queue.ts";
 import type { HistoryStream } from "./stream.ts";
 
-/** A link that notes what it is given, turn by turn of the client library. */
+/** A link that records its calls, turn by turn of the client library. */
 class FakeLink {
   readonly runtime = platformRuntime();
   readonly sent: string[] = [];
@@ -64,7 +64,7 @@ Deno.test("PublishQueue keeps the order of publications that wait for the server
   assertEquals([link.sent, queue.dropped], [["a", "b"], 1]);
 });
 
-/** A stream that stores what it is told to, and answers when it is told to. */
+/** A stream that stores and answers on demand. */
 class FakeStream {
   readonly sent: { readonly subject: string; readonly id: string; readonly reply: string }[] = [];
   /** Sequences by id. */
@@ -120,12 +120,12 @@ class FakeStream {
     return this.#seq;
   }
 
-  /** Answers one, by its place among those that were sent. */
+  /** Answers one request, by its index. */
   answer(index: number, body: object): void {
     this.#answer!(null, message(this.sent[index]!.reply, body));
   }
 
-  /** Goes on, once what is under way is known. */
+  /** Continues, once all requests in flight are known. */
   async resume(): Promise<void> {
     this.appends.resume();
     await new Promise<void>((resolve) => queueMicrotask(() => queueMicrotask(resolve)));

@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
 import { InOrder } from "./topic_subscription.ts";
 
-/** Takes offsets, each behind the one that is given with it. */
+/** Takes offsets, each behind its given predecessor. */
 function bench() {
   const heard: string[] = [];
   const order = new InOrder(

@@ -14,7 +14,7 @@ class Node {
   readonly broker: FaultyBroker;
   readonly nodes: Nodes;
   readonly directory: Directory<string>;
-  /** What the listeners were told: what they know by it. */
+  /** State of the listeners, from their notices. */
   readonly told = new Map<string, Map<string, string>>();
   readonly changes: string[] = [];
 
@@ -155,7 +155,7 @@ Deno.test("Directory removes the entries of a node that closes the scope, leaves
   await bench.pass(7_000);
   assertEquals(a!.changes, ["k1=undefined", "k2=undefined swept", "k3=undefined swept"]);
   assertEquals(keysOf(scopes[0]!), ["k0=1"]);
-  // Opened again, it begins anew.
+  // A scope that is opened again begins anew.
   const again = b!.open("s");
   again.set("k1", "2");
   await bench.pass(100);
@@ -263,7 +263,7 @@ Deno.test("Directory ignores and counts invalid messages", async () => {
     { node, n: 2, prev: 0, del: [5] },
     { node, n: 2, prev: 0, isLast: 1 },
     { node: "stranger", n: 2, prev: 0, set: [["x", "1"]] },
-    // The value is none of this directory's.
+    // The value is not of this directory.
     { node, n: 2, prev: 0, set: [["x", 5]] },
   ];
   for (const delta of deltas) {
@@ -302,7 +302,7 @@ Deno.test("Directory refuses invalid options", async () => {
   assertThrows(() => directory.open("t"), UnsupportedError);
 });
 
-/** What a node ought to know of a scope: the entries of all who have it open. */
+/** Expected state of a node about a scope: the entries of all nodes with the scope open. */
 function truth(
   open: ReadonlyMap<string, Map<Node, DirectoryScope<string>>>,
   name: string,
@@ -352,7 +352,7 @@ Deno.test("Directory ends with equal views, after any loss, repeat or delay, and
       } else await bench.pass(random.below(300));
     }
     bench.engine.faults = {};
-    // Who died is gone, and every node had its turn to be asked about.
+    // Dead nodes are gone, and every node had its turn to be asked about.
     await bench.pass(30_000);
     for (const [name, scopes] of open) {
       for (const [node, scope] of scopes) {

@@ -87,7 +87,7 @@ Deno.test("Nodes take a node back that was cut off", async () => {
   await bench.pass(8_000);
   b.broker.mend();
   await bench.pass(2_000);
-  // Who hears not even itself knows nothing of others.
+  // A node that does not even hear its own messages cannot judge others.
   assertEquals([a.events, b.events], [["join b", "leave b", "join b"], ["join a", "restored"]]);
 });
 
@@ -100,7 +100,7 @@ Deno.test("Nodes declare no node gone because the engine was away", async () => 
   b.broker.cut();
   bench.engine.comeBack();
   assertEquals(a.events, ["join b", "restored"]);
-  // B died meanwhile: it has the whole time again, and is gone after it.
+  // B died meanwhile: the node has the whole time again, and is gone after that.
   await bench.pass(5_900);
   assertEquals(a.events, ["join b", "restored"]);
   await bench.pass(1_100);
@@ -111,7 +111,7 @@ Deno.test("Nodes declare no node gone because the engine hangs unnoticed", async
   await using bench = new Bench();
   const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
   await bench.pass(10_300);
-  // The broker says that it is connected, and brings nothing.
+  // The broker reports a connection, and delivers no message.
   bench.engine.isAway = true;
   await bench.pass(60_000);
   assertEquals([a.events, b.events], [["join b"], ["join a"]]);

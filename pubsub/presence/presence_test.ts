@@ -5,7 +5,7 @@ import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts
 import { Peers } from "../_peers_test.ts";
 import { Presence, type PresenceEvent } from "./presence.ts";
 
-/** Everything that a presence tells, as text; the time as milliseconds from `start`. */
+/** All reports of a presence, as text; the time as milliseconds from `start`. */
 function record(presence: Presence, start = Date.now()): string[] {
   const events: string[] = [];
   presence.subscribe((event) => {

@@ -5,7 +5,7 @@ import type { Redis } from "ioredis";
 import { platformRuntime } from "../../base/runtime.ts";
 import { ChannelSubscriber } from "./connections.ts";
 
-/** A connection that answers when it is told to. */
+/** A connection that answers on demand. */
 class FakeRedis extends EventEmitter {
   status = "ready";
   readonly commands: string[] = [];
@@ -19,7 +19,7 @@ class FakeRedis extends EventEmitter {
     return this.#send("unsubscribe", channels);
   }
 
-  /** Answers the oldest command, and waits until what follows from that was done. */
+  /** Answers the oldest command, and waits until the consequences are done. */
   async answer(): Promise<void> {
     this.#answers.shift()!();
     await settled();

@@ -49,7 +49,7 @@ Deno.test("encodeFrame() gives a frame a tag, which nodes of 0.1 take for a fore
   const page = decodeStored("chat", frames, { epoch: "e", offset: 7, prev: 6 });
   assertEquals(page.map(({ position }) => position?.tag), ["tag-00", "tag-01", "tag-02", "tag-03"]);
   assertEquals(page.map(({ position: _position, ...rest }) => rest), [...PUBLICATIONS]);
-  // An `except` of 0.1 is none, as long as a tag as it may be.
+  // An `except` of 0.1 is none, even as long as a tag.
   const old = encodeFrame({ topic: "chat", payload: "", except: "session" });
   const [read] = decodeStored("chat", [old], { epoch: "e", offset: 7, prev: 6 });
   assertEquals([read!.except, read!.position!.tag], ["session", undefined]);

@@ -23,7 +23,7 @@ interface Command {
   readonly answer: PromiseWithResolvers<void>;
 }
 
-/** Stands for Redis; answers when it is told. */
+/** Stands for Redis; answers on demand. */
 class FakeCarrier implements BatchSender {
   isReady = true;
   readonly commands: Command[] = [];
@@ -45,7 +45,7 @@ class FakeCarrier implements BatchSender {
   }
 }
 
-/** A queue, and what it does. */
+/** A queue, and its commands. */
 function open(limits: Partial<typeof LIMITS> = {}) {
   const sender = new FakeCarrier();
   const troubles: unknown[] = [];
@@ -71,7 +71,7 @@ function open(limits: Partial<typeof LIMITS> = {}) {
   };
 }
 
-/** Lets everything happen that needs no time. */
+/** Handles all events that need no time. */
 async function settle(time: FakeTime): Promise<void> {
   await time.tickAsync(0);
   await time.runMicrotasks();

@@ -20,7 +20,7 @@ function dialRaw(
     serverCertificateHashes: certificate.hashes,
     ...options,
   });
-  dialing.catch(() => {}); // It may fail before somebody waits for it.
+  dialing.catch(() => {}); // The dial may fail before the test awaits the result.
   return dialing;
 }
 
@@ -139,7 +139,7 @@ Deno.test("dialWebTransport() rejects when the connection ends at once", async (
   await assertRejects(() => soon(dialing), ConnectionError, "Too many connections");
 });
 
-/** How far a dial gets before it is given up. */
+/** Progress of a dial before the abort. */
 const STAGES = ["handshake", "settings", "answer"] as const;
 
 for (const stage of STAGES) {
@@ -202,6 +202,6 @@ Deno.test("dialWebTransport() resolves a name, and closes with its session", asy
   session.close({ closeCode: 4001, reason: "bye" });
   assertEquals(await soon(accepted.closed), { closeCode: 4001, reason: "bye" });
   assertEquals(await soon(session.closed), { closeCode: 4001, reason: "bye" });
-  // Its connection is its own.
+  // The connection of this dial is not shared.
   await until(() => server.listener.connectionCount === 0);
 });

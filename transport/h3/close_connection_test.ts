@@ -39,7 +39,7 @@ async function twoSessions(): Promise<
   };
 }
 
-/** A question and its answer. */
+/** A request and its answer. */
 async function isAlive(near: Connection, far: Connection): Promise<void> {
   const asked = directStream(await soon(near.createBidirectionalStream()));
   await soon(asked.write(Uint8Array.of(1)));

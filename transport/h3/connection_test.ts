@@ -24,7 +24,9 @@ import { encodeFields, type Field } from "./wire/qpack.ts";
 import { SettingId } from "./wire/settings.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
-/** Frame, stream, setting and capsule type that is reserved so that nobody relies on it. */
+/**
+ * Reserved types of frames, streams, settings and capsules, for which every end must be prepared.
+ */
 const GREASE = 0x1f * 7 + 0x21;
 
 const NOTHING = new Uint8Array();
@@ -39,10 +41,10 @@ const LARGE_SECTION = encodeFrame(
 );
 const TEXT = new TextEncoder().encode("hello");
 
-/** What a peer does, and the code that it is told. */
+/** A fault of a peer, and the resulting code. */
 type Faults = Record<string, [code: number, act: (peer: RawPeer) => Promise<unknown>]>;
 
-/** Faults that end the connection whichever end commits them. */
+/** Faults that end the connection, from either end. */
 const FAULTS_OF_BOTH: Faults = {
   "opens two control streams": [H3Error.streamCreationError, async (peer) => {
     await peer.control();
@@ -260,7 +262,7 @@ for (const [fault, [code, act]] of Object.entries({ ...FAULTS_OF_BOTH, ...FAULTS
     const { closeCode } = await soon(peer.ending);
     assertEquals(closeCode, code);
     await until(() => server.listener.connectionCount === 0);
-    // Nobody else noticed.
+    // No other session noticed.
     await using other = await server.open();
     assertEquals(other.session.protocol, "");
   });
@@ -288,7 +290,7 @@ async function isReset(head: Uint8Array): Promise<void> {
       controller.byobRequest!.respond(head.length);
     },
   });
-  // The runtime cannot reset a stream, so that nobody here can be such a peer.
+  // The runtime cannot reset a stream, so that this test cannot play such a peer.
   const conn = {
     closed,
     close: resolve,
@@ -317,7 +319,7 @@ for (const [what, datagram] of Object.entries(BAD_DATAGRAMS)) {
     await using raw = await server.open();
     const reading = raw.session.datagrams.readable.getReader().read().catch(({ name }) => name);
     await raw.peer.conn.sendDatagram(datagram);
-    // One of the session follows: nothing behind the fault is read.
+    // A frame of the session follows: nothing behind the fault is read.
     await raw.peer.conn.sendDatagram(bytesOf(raw.connect.id / 4, TEXT)).catch(() => {});
     assertEquals(await soon(reading), "ConnectionError");
     assertEquals((await soon(raw.peer.ending)).closeCode, H3Error.datagramError);
@@ -424,7 +426,7 @@ for (const [fault, [code, act]] of Object.entries({ ...FAULTS_OF_BOTH, ...FAULTS
   });
 }
 
-/** Things that are odd, and no fault. */
+/** Oddities without a fault. */
 const ODDITIES: Record<string, (peer: RawPeer) => Promise<unknown>> = {
   "unknown frames, settings and streams": async (peer) => {
     await peer.uni(
@@ -495,7 +497,7 @@ for (const [oddity, act] of Object.entries(ODDITIES)) {
     await using peer = await server.dial();
     await act(peer);
     const { session, connect } = await soon(server.ask(peer));
-    // Datagrams for nobody, while they are read.
+    // Datagrams of unknown sessions, during reads.
     await peer.conn.sendDatagram(bytesOf(4_000, TEXT));
     const stream = await peer.bidi(0x41, connect.id, TEXT);
     await stream.send.end();
@@ -555,7 +557,7 @@ for (const [what, [status, fields]] of Object.entries(REFUSALS)) {
     assertEquals(await soon(request.status()), status);
     assertEquals(await soon(request.receive.read()), undefined);
     assertEquals(server.listener.sessionCount, 0);
-    // It is a fault of the request alone.
+    // A fault of the request alone.
     const { session } = await soon(server.ask(peer));
     assertEquals(session.protocol, "");
   });
@@ -598,7 +600,7 @@ for (const [what, [status, bytes, ends = false]] of Object.entries(UNREADABLE)) 
     if (ends) await request.send.end();
     assertEquals(await soon(request.status()), status);
     assertEquals(await soon(request.receive.read()), undefined);
-    // The sessions beside it stay.
+    // The sessions beside this one stay.
     await first.connect.send.write(capsuleFrame(GREASE, TEXT));
     await soon(server.ask(first.peer));
   });
@@ -656,7 +658,7 @@ Deno.test("Http3Connection reads the heads of streams byte by byte", async () =>
   await bidi.send.trickle(bytesOf(0x41, connect.id, TEXT));
   await bidi.send.end();
   const uni = await peer.uni();
-  // Four bytes for what fits in two, and eight for what fits in one.
+  // Four bytes for a number of two, and eight for a number of one.
   await uni.trickle(
     bytesOf(Uint8Array.of(0x80, 0, 0, 0x54, 0xc0, 0, 0, 0, 0, 0, 0, connect.id), TEXT),
   );
@@ -709,7 +711,7 @@ Deno.test("Http3Connection holds at most 16 streams, and ends the oldest", async
   assertEquals(came.toSorted((a, b) => a - b), Array.from({ length: 16 }, (_, i) => i + 6));
 });
 
-/** Time that stands still, and a peer that came in it. */
+/** Time that stands still, and a peer that connected in that time. */
 interface Frozen {
   readonly time: FakeTime;
   readonly server: TestServer;
@@ -812,7 +814,7 @@ Deno.test("Http3Connection stays for two seconds after its last session", async 
     await connect.send.end();
     await session.closed;
     await time.tickAsync(1_900);
-    // Another one: it does not go now.
+    // Another session: the connection stays.
     const other = await server.ask(peer);
     await time.tickAsync(60_000);
     await other.connect.send.end();
@@ -875,7 +877,7 @@ Deno.test("Http3Connection keeps 43 sessions in sequence apart, and four at once
   await Promise.all(several.map(({ session, connect }) => talk(peer, connect.id, session)));
 });
 
-/** Says the number of a session on each kind of stream of it, and in a datagram. */
+/** Sends the number of a session on each kind of stream, and in a datagram. */
 async function talk(
   peer: RawPeer,
   id: number,
@@ -928,7 +930,7 @@ Deno.test("Http3Connection.connect() sends no request after GOAWAY", async () =>
   );
   conn.close({ closeCode: H3Error.noError, reason: "" });
   await soon(peer.ending);
-  await assertRejects(() => peer.nextBidi()); // None ever came.
+  await assertRejects(() => peer.nextBidi()); // No stream ever came.
   await soon(connection.ending);
   endpoint.close();
 });

@@ -8,7 +8,7 @@ import { withMessages } from "../message_stream/server.ts";
 import type { ConnectionEvent } from "../connection.ts";
 import { CapsuleType } from "./wire/capsules.ts";
 
-/** A frame as it travels on the stream of messages: text, with its length. */
+/** A frame on the stream of messages: text, with its length. */
 const HELLO = Uint8Array.of(0, 10, ...new TextEncoder().encode("hello"));
 
 Deno.test("Http3Session counts each byte once in its statistics", async () => {

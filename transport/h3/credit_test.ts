@@ -26,7 +26,7 @@ import { SettingId } from "./wire/settings.ts";
 
 const WINDOW = 65_536;
 
-/** A raw peer's settings, which say that it counts. */
+/** A raw peer's settings, which announce credit. */
 const COUNTING: readonly (readonly [number, number])[] = [
   ...PLAIN_SETTINGS,
   [SettingId.initialMaxData, 1_000_000],
@@ -60,7 +60,7 @@ async function takeOneWay(session: Connection): Promise<DirectReadable> {
   return directStream(value!);
 }
 
-/** Keeps what happens at an end. */
+/** Records the events of an end. */
 function observed(end: Connection): ConnectionEvent[] {
   const events: ConnectionEvent[] = [];
   end.inspect!.observe!((event) => void events.push(event));
@@ -183,7 +183,7 @@ Deno.test("Http3Session grants nothing unasked where windows are not automatic",
     capsuleFrame(CapsuleType.streamsBlockedUni, bytesOf(1)),
     capsuleFrame(CapsuleType.drain, new Uint8Array()),
   );
-  await soon(session.draining); // It came last.
+  await soon(session.draining); // The last to arrive.
   assertEquals(ofCredit(events), [
     { type: "blocked", what: "data", by: "remote", limit: 1_000 },
     { type: "blocked", what: "unidirectional", by: "remote", limit: 1 },
@@ -197,7 +197,7 @@ Deno.test("Http3Session grants nothing unasked where windows are not automatic",
   assertEquals(frame?.payload, bytesOf(CapsuleType.maxData, 2, 2_000));
 });
 
-/** What a peer does that it was not allowed to. */
+/** Forbidden frames of a peer. */
 const OVERRUNS: Record<string, (raw: RawSession) => Promise<unknown>> = {
   "bytes": async ({ peer, connect, session }) => {
     await peer.uni(0x54, connect.id, new Uint8Array(1_001));
@@ -219,7 +219,7 @@ for (const [what, overrun] of Object.entries(OVERRUNS)) {
     });
     await using raw = await server.open(COUNTING);
     const { connect, session } = raw;
-    const overrunning = overrun(raw).catch(() => {}); // The session ends it.
+    const overrunning = overrun(raw).catch(() => {}); // The session ends the stream.
     const error = await assertRejects(() => soon(session.closed), ConnectionError);
     assertEquals((error.cause as { h3Code: number }).h3Code, H3Error.flowControlError);
     const frame = await soon(connect.receive.frame());
@@ -340,7 +340,7 @@ Deno.test("withMessages() carries messages past a fixed window", async () => {
   const size = 8 * WINDOW;
   for (let i = 0; i < 16; i++) client.frames!.send("x".repeat(size / 16));
   await until(() => bytes === size);
-  // What users send is held to the window all the same.
+  // Data of the users is held to the window all the same.
   const left = () =>
     client.inspect!.credit!.state("data").allowed - client.inspect!.credit!.state("data").sent;
   const writer = directStream(await client.createUnidirectionalStream());

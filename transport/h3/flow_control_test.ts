@@ -128,7 +128,7 @@ for (const [what, act] of Object.entries(WAYS_OUT)) {
     await act(raw, stream);
     await Promise.all(all);
     await assertRejects(() => direct.write(new Uint8Array(1)), Error);
-    // Nothing waits any more that could take the credit of others.
+    // No waiting write could take the credit of others any more.
     if (what !== "its stream is aborted") return;
     await grant(raw, CapsuleType.maxData, 15);
     const other = directStream(await raw.session.createUnidirectionalStream());
@@ -211,7 +211,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
     await using server = new TestServer({ maxStreams: 300 });
     await using raw = await server.open(counting({ data: 1_000, bidi: 9, uni: 9 }));
     const { peer, session, connect } = raw;
-    // Somebody could read them; otherwise most would be refused, and give their credit back.
+    // A reader takes them; otherwise most would be refused, and return their credit.
     const incoming: ReadableStream<unknown> = isBidi
       ? session.incomingBidirectionalStreams
       : session.incomingUnidirectionalStreams;
@@ -236,7 +236,7 @@ Deno.test("Http3Session gives back credit for a stream that QUIC did not open", 
   await (await soon(peer.nextUni())).read();
   await first.close();
   await soon((await soon(peer.nextUni())).readAll());
-  // The late one comes, and ends without a word; it does not count for the session.
+  // The late stream arrives, and ends without an error; the session does not count that stream.
   assertEquals((await soon((await soon(peer.nextUni())).readAll())).length, 0);
   const second = directStream(await soon(session.createUnidirectionalStream()));
   await second.write(Uint8Array.of(7));
@@ -312,7 +312,7 @@ Deno.test("Http3Session counts nothing for a peer that announced no credit", asy
   await using server = new TestServer({ maxStreams: 300 });
   await using raw = await server.open();
   const { peer, session, connect } = raw;
-  // It takes all that comes, and credit that shrinks means nothing.
+  // The peer takes all data, and shrinking credit has no effect.
   for (const limit of [5, 1]) await grant(raw, CapsuleType.maxData, limit);
   for (let i = 0; i < 200; i++) await peer.uni(0x54, connect.id, 1);
   const stream = directStream(await session.createBidirectionalStream());

@@ -45,7 +45,7 @@ Deno.test("Http3Pool makes another connection where the server accepts no more s
   const pool = new Http3Pool();
   const sessions = await Promise.all(Array.from({ length: 5 }, () => dial(peer, pool)));
   assertEquals([pool.size, peer.listener.connectionCount], [3, 3]);
-  // What ended leaves room.
+  // An ended session leaves room.
   await sessions[0]![Symbol.asyncDispose]();
   sessions.push(await dial(peer, pool), await dial(peer, pool));
   assertEquals(pool.size, 3);
@@ -90,11 +90,11 @@ Deno.test("Http3Pool makes another connection once the server sent GOAWAY", asyn
     const url = `https://127.0.0.1:${server.port}/`;
     const serverCertificateHashes = certificate.hashes;
     const dialing = new Http3Dialer(url, { runtime, serverCertificateHashes, pool }).session();
-    dialing.catch(() => {}); // What fails first is told below.
+    dialing.catch(() => {}); // The first failure is reported below.
     const peer = await soon(server.accept());
     const control = await peer.control([
       ...PLAIN_SETTINGS,
-      [SettingId.webTransportMaxSessions, 9], // There is room: it is not for that.
+      [SettingId.webTransportMaxSessions, 9], // There is room: the refusal has another reason.
     ]);
     const connect = await soon(peer.nextBidi());
     await connect.send.write(headersFrame([[":status", "200"]]));

@@ -88,7 +88,7 @@ Deno.test("WebTransportListener lives through packets that are garbage", async (
       packet.set([0xc3, 0, 0, 0, 1, 8].slice(0, size));
       return packet;
     },
-    // A version that nobody knows.
+    // An unknown version.
     (size) => {
       const packet = crypto.getRandomValues(new Uint8Array(size));
       packet.set([0xc3, 0x1a, 0x2a, 0x3a, 0x4a, 8].slice(0, size));
@@ -292,7 +292,7 @@ Deno.test("WebTransportRequest.signal is aborted when the client gives up", asyn
     request.signal.addEventListener("abort", () => resolve());
     await giveUp(connect);
     await soon(promise);
-    // It is over already.
+    // The session is over already.
     const session = request.accept();
     await assertRejects(() => soon(session.createBidirectionalStream()), ConnectionError);
   }

@@ -48,7 +48,7 @@ async function isAlive({ peer, connect, session }: RawSession): Promise<void> {
   await soon(stream.receive.readAll());
 }
 
-/** What a peer sends on the CONNECT stream, and how the session ends for it. */
+/** Bytes of a peer on the CONNECT stream, with the resulting end of the session. */
 const CLOSES: Record<string, [bytes: Uint8Array, code: number, reason: string]> = {
   "code and reason": [closeFrame(4009, "bye — ✓"), 4009, "bye — ✓"],
   "no reason": [closeFrame(7), 7, ""],
@@ -80,7 +80,7 @@ for (const [what, [bytes, closeCode, reason]] of Object.entries(CLOSES)) {
     await using raw = await server.open();
     await raw.connect.send.write(bytes);
     assertEquals(await soon(raw.session.closed), { closeCode, reason });
-    // This end ends its direction too, without a word more.
+    // This end ends its direction too, without another byte.
     assertEquals(await soon(raw.connect.receive.readAll()), NOTHING);
   });
 }
@@ -102,7 +102,7 @@ Deno.test("Http3Session.closed resolves with 0 when the peer ends its stream", a
   assertEquals(await soon(raw.session.closed), { closeCode: 0, reason: "" });
 });
 
-/** Faults that end the session, and nothing else. */
+/** Faults that end the session, and no more. */
 const FAULTS: Record<string, Uint8Array> = {
   "a close without a code": capsuleFrame(CapsuleType.close, Uint8Array.of(0, 0, 1)),
   "a close with a reason of 1,025 bytes": closeFrame(1, "x".repeat(1_025)),
@@ -199,7 +199,7 @@ for (
     const { connect, session } = raw;
     await connect.send.write(closeFrame(5), bytes);
     assertEquals(await soon(session.closed), { closeCode: 5, reason: "" });
-    // It is told to stop: at last a write says so.
+    // The peer stops the stream: a write reports the stop at the latest.
     await soon(assertRejects(async () => {
       while (true) {
         await connect.send.write(bytes);
@@ -219,7 +219,7 @@ Deno.test("Http3Session.closed resolves after a second when the peer does not co
   assertEquals(await soon(connect.receive.readAll()), closeFrame(4001, "bye"));
   assertEquals(await soon(session.closed), { closeCode: 4001, reason: "bye" });
   assert(performance.now() - start > 900);
-  // Nobody reads it any more.
+  // The stream has no reader any more.
   await soon(assertRejects(async () => {
     while (true) {
       await connect.send.write(capsuleFrame(GREASE, TEXT));
@@ -288,7 +288,7 @@ Deno.test("Http3Session.close() rejects writes that wait for the peer to read, s
   await using server = new TestServer();
   await using raw = await server.open();
   const { session } = raw;
-  // Nobody reads: after 1.25 MB each waits.
+  // Without a reader each waits after 1.25 MB.
   const large = new Uint8Array(2_000_000);
   const written = directStream(await session.createBidirectionalStream());
   const write = written.write(large).catch((error) => error);
@@ -329,7 +329,7 @@ Deno.test("Http3Session reports code and reason when the connection ends with th
   }
 });
 
-/** How a session ends with its connection. */
+/** End of a session with its connection. */
 const ENDINGS: Record<string, [code: number, outcome: unknown]> = {
   "no error": [0x100, { closeCode: 0, reason: "" }],
   "0": [0, { closeCode: 0, reason: "" }],
@@ -367,7 +367,7 @@ Deno.test("Http3Session.closed rejects when the peer is silent", async () => {
 
 const certificate = devCertificate({ cacheFolder: null });
 
-/** Responses to a client, and what its dialing ends with. */
+/** Responses to a client, with the results of the dial. */
 const RESPONSES: Record<string, [answer: Uint8Array, message: string | undefined]> = {
   "200": [headersFrame([[":status", "200"]]), undefined],
   "103 ahead of 200": [
@@ -435,7 +435,7 @@ Deno.test("Http3Session of a client ends when the server ends the stream without
   await assertRejects(() => soon(dialing), ConnectionError);
 });
 
-/** How many streams of one kind a session holds while the application reads none. */
+/** Number of held streams of one kind while the application reads none. */
 const MAX_UNREAD_STREAMS = 16;
 
 for (const kind of ["bidirectional", "unidirectional"] as const) {
@@ -475,7 +475,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
     for (let i = 0; i < 4; i++) {
       const { send, receive } = await open(raw, 50 + i);
       if (receive !== undefined) assertEquals(await soon(receive.readAll()), NOTHING);
-      // It is told to stop: at last a write says so.
+      // The peer stops the stream: a write reports the stop at the latest.
       await soon(assertRejects(async () => {
         while (true) {
           await send.write(TEXT);
@@ -491,7 +491,7 @@ for (const kind of ["bidirectional", "unidirectional"] as const) {
   Deno.test(`Http3Session takes more than 16 ${kind} streams once there is a reader`, async () => {
     await using server = new TestServer();
     await using raw = await server.open();
-    const streams = incoming(raw); // It is locked from now on; one stream at most is taken ahead.
+    const streams = incoming(raw); // The stream is locked from now on; one stream at most is taken ahead.
     const count = 5 * MAX_UNREAD_STREAMS;
     for (let i = 0; i < count; i++) await open(raw, i % 64);
     const sent = Array.from({ length: count }, (_, i) => i % 64).toSorted((a, b) => a - b);
@@ -505,7 +505,7 @@ Deno.test("Http3Session delivers held datagrams to a receiver, and then later on
   const { connect, session } = raw;
   const datagram = (byte: number) => capsuleFrame(CapsuleType.datagram, Uint8Array.of(byte));
   await connect.send.write(datagram(1), datagram(2), capsuleFrame(CapsuleType.drain, NOTHING));
-  await soon(session.draining); // The datagrams came before it.
+  await soon(session.draining); // The datagrams came before the reader.
   const came: number[] = [];
   session.datagrams.direct!.receive((bytes) => void came.push(...bytes));
   assertEquals(came, [1, 2]);

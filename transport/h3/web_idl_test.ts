@@ -5,8 +5,8 @@ import * as ours from "../w3c/mod.ts";
 import { WebTransport } from "../w3c/mod.ts";
 
 /**
- * A member of an interface: `attribute` can be set and `readonly` cannot, `operation` has the number
- * of arguments that it needs. Those with a promise reject where others throw.
+ * A member of an interface: `attribute` can be set and `readonly` cannot, `operation` has the
+ * number of required arguments. Members with a promise reject where others throw.
  */
 type Member =
   | readonly ["attribute" | "readonly" | "readonly promise" | "static readonly", name: string]
@@ -14,9 +14,9 @@ type Member =
 
 /** An interface of https://w3c.github.io/webtransport/. */
 interface Idl {
-  /** The interface that it inherits from. */
+  /** The parent interface. */
   readonly parent?: { readonly prototype: object };
-  /** Arguments that its constructor needs; `undefined` if it has none. */
+  /** Required arguments of the constructor; `undefined` without a constructor. */
   readonly constructorLength?: number;
   readonly members: readonly Member[];
 }
@@ -90,7 +90,7 @@ const INTERFACES: Readonly<Record<string, Idl>> = {
   },
 };
 
-/** Types of the attributes of a `WebTransport`, whatever its state. */
+/** Types of the attributes of a `WebTransport`, in any state. */
 const TYPES: Readonly<Record<string, (value: unknown) => boolean>> = {
   ready: (value) => value instanceof Promise,
   closed: (value) => value instanceof Promise,
@@ -110,10 +110,10 @@ function isShortOrNull(value: unknown): boolean {
   return value === null || Number.isInteger(value) && (value as number) >= 0;
 }
 
-/** Something with members that can be called in every wrong way. */
+/** An object whose members can be called in every wrong way. */
 type Callable = (this: unknown, ...args: unknown[]) => unknown;
 
-/** An interface object, as the harness of web-platform-tests sees it. */
+/** An interface object, in the view of the harness of web-platform-tests. */
 interface InterfaceObject {
   new (...args: unknown[]): object;
   readonly prototype: object;
@@ -121,7 +121,7 @@ interface InterfaceObject {
 
 const CLASSES = ours as unknown as Readonly<Record<string, InterfaceObject>>;
 
-/** The properties that a function has for its name and its length. */
+/** The properties of a function for its name and its length. */
 function assertConstant(target: object, key: string, value: unknown): void {
   assertEquals(Object.getOwnPropertyDescriptor(target, key), {
     value,
@@ -242,7 +242,7 @@ Deno.test("WebTransport has objects of all interfaces, with their class strings"
   for (const [name, object] of Object.entries(objects)) {
     assertEquals(String(Object.prototype.toString.call(object)), `[object ${name}]`);
     assertEquals(Object.getPrototypeOf(object), CLASSES[name]!.prototype);
-    // What is beside the specification is not met by a loop.
+    // A loop does not meet members beyond the specification.
     const seen: string[] = [];
     for (const key in object) if (Object.hasOwn(CLASSES[name]!.prototype, key)) seen.push(key);
     const expected = INTERFACES[name]!.members.filter(([kind]) => kind !== "static readonly");

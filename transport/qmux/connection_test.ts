@@ -6,7 +6,7 @@ import { DEFAULT_PARAMETERS, PARAMETERS_TYPE, RecordWriter } from "./frames.ts";
 import { withQmux } from "./connection.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
-/** What a WebSocket is in memory. */
+/** A WebSocket in memory. */
 const WEBSOCKET = { streams: false, datagrams: false };
 
 function record(write: (record: RecordWriter) => void): Uint8Array {
@@ -17,7 +17,7 @@ function record(write: (record: RecordWriter) => void): Uint8Array {
 
 const PARAMETERS = record((writer) => writer.parameters(PARAMETERS_TYPE, DEFAULT_PARAMETERS));
 
-/** A server of QMux whose client sends what a test likes. */
+/** A server of QMux whose client sends any bytes of a test. */
 function serverOf(receiveFrame: (record: Uint8Array) => void = () => {}) {
   const pair = memoryPair(WEBSOCKET);
   pair.client.frames!.receive({

@@ -30,7 +30,7 @@ const PARAMETERS = {
   maxRecordSize: DEFAULT_MAX_RECORD_SIZE,
 };
 
-/** What `@moq/qmux` 0.3.3 writes, and what it means. */
+/** Bytes of `@moq/qmux` 0.3.3, with their meaning. */
 const GOLDEN: Record<string, QmuxFrame> = {
   "0e04000568656c6c6f": { kind: "stream", id: 4, offset: 0, data: bytes("hello"), isFin: false },
   "0f078001117003627965": {
@@ -108,7 +108,7 @@ const { frameEncodingError, transportParameterError } = QuicError;
 const MALFORMED: Record<string, number> = {
   "0e": frameEncodingError, // Where is the stream?
   "0e0400": frameEncodingError,
-  "0e04000568656c6c": frameEncodingError, // It says five.
+  "0e04000568656c6c": frameEncodingError, // The length says five.
   "0fc0": frameEncodingError,
   "0f04ffffffffffffffff0101": frameEncodingError, // Longer than a stream can be.
   "04419007": frameEncodingError,
@@ -204,7 +204,7 @@ Deno.test("RecordWriter never writes more than its room", () => {
   }
 });
 
-/** What `@moq/qmux` 0.3.3 writes in the framing from before the drafts. */
+/** Bytes of `@moq/qmux` 0.3.3 in the framing from before the drafts. */
 const LEGACY_GOLDEN: Record<string, QmuxFrame> = {
   "080468656c6c6f": { kind: "stream", id: 4, offset: NaN, data: bytes("hello"), isFin: false },
   "0907627965": { kind: "stream", id: 7, offset: NaN, data: bytes("bye"), isFin: true },

@@ -57,7 +57,7 @@ async function sent({ link }: TestEnd): Promise<QmuxFrame[]> {
   return frames.filter(({ kind }) => kind !== "parameters");
 }
 
-/** A server whose client is made by hand, and has said what it takes. */
+/** A server with a client by hand, which has sent its limits. */
 function serverOf(options: Partial<QmuxOptions> = {}, theirs?: Partial<TransportParameters>) {
   const end = testEnd("server", options);
   end.qmux.receive(parameters(theirs));
@@ -76,7 +76,7 @@ Deno.test("Qmux sends nothing before its first use", async () => {
   await turn();
   const [first] = decodeRecord(client.link.records[0]!);
   assert(first?.kind === "parameters");
-  // What was granted before is in there.
+  // The earlier grant is included.
   assertEquals(first.parameters.maxData, 2_000_000);
   assertEquals(server.link.records, []);
   await pair.settle();
@@ -86,7 +86,7 @@ Deno.test("Qmux sends nothing before its first use", async () => {
 
 const LIMITS = { maxData: 1_000, maxStreamData: 600, maxStreamsBidi: 2, maxStreamsUni: 3 };
 
-/** What a client may not send, and the code with which the server ends the connection. */
+/** Forbidden frames of a client, with the code of the resulting close. */
 const VIOLATIONS: [title: string, code: number, records: Uint8Array[]][] = [
   ["more bytes of a stream than allowed", 3, [stream(0, 0, 601)]],
   ["more bytes of all streams than allowed", 3, [stream(0, 0, 600), stream(2, 0, 401)]],
@@ -142,7 +142,7 @@ for (const [title, code, records] of VIOLATIONS) {
       server.qmux.receive(one);
     }
     assertEquals(server.link.faults.map((fault) => fault.code), [code]);
-    server.qmux.receive(stream(0, 99, 99)); // Nobody looks at it.
+    server.qmux.receive(stream(0, 99, 99)); // Without a reader.
     assertEquals(server.link.faults.length, 1);
   });
 }
@@ -308,7 +308,7 @@ Deno.test("Qmux reports once for each total that it is blocked, and when it cont
     waiting: 1,
   });
   assertEquals(await kinds(), []);
-  qmux.receive(control(0x10, 90)); // Less than before: nothing.
+  qmux.receive(control(0x10, 90)); // A smaller limit: no effect.
   qmux.receive(control(0x10, 110));
   assertEquals(await kinds(), ["stream", "dataBlocked"]);
   qmux.receive(control(0x10, 1_000));
@@ -364,7 +364,7 @@ Deno.test("Qmux names the awaited event, when the time is over", async () => {
   const waiting = one.write(Uint8Array.of(1), { signal: controller.signal });
   controller.abort(reason);
   assertEquals(await assertRejects(() => waiting), reason);
-  // What was given up was never sent, and the stream goes on.
+  // Bytes of the abandoned write were never sent, and the stream continues.
   qmux.receive(control(0x10, 11));
   await one.write(Uint8Array.of(7));
   await one.close();
@@ -534,7 +534,7 @@ Deno.test("Qmux reads the frames behind large bytes in their record, whoever tak
   qmux.receive(stream(0, 0, 0));
   const accepting = qmux.incomingBidirectionalStreams.getReader();
   const { value: accepted } = await accepting.read();
-  // A web stream hands the memory of what it gets to its reader.
+  // A web stream transfers the memory of its chunks to the reader.
   const reading = new Response(accepted!.readable).bytes();
   await turn();
   qmux.receive(record((writer) => {
@@ -680,7 +680,7 @@ Deno.test("Qmux speaks the framing from before the drafts, without counting", as
 Deno.test("Qmux ends a connection of that framing when it has more than 10,000 streams", () => {
   for (const [index, faults] of [[9_999, []], [10_000, [4]]] as const) {
     const { qmux, link } = testEnd("server", { version: "webtransport" });
-    // A reset of one stream opens all those before it.
+    // A reset of one stream opens all earlier ones.
     qmux.receive(control(0x04, 4 * index + 2, 0, 0));
     assertEquals(link.faults.map(({ code }) => code), [...faults]);
     qmux.end(new Error("Over"), false);

@@ -9,16 +9,16 @@ import { MAX_RECORD_BYTES } from "./qmux.ts";
 
 const SCHEDULES = 1_000;
 
-/** What the reader grants at a time, ahead of what it read. */
+/** Grant of the reader at a time, ahead of the read bytes. */
 const GRANT_BYTES = 65_536;
 
-/** What one direction of the wire holds at most: that, and a record. */
+/** Most bytes in one direction of the wire: that, and a record. */
 const MAX_WIRE_BYTES = MAX_BUFFERED_BYTES + MAX_RECORD_BYTES;
 
-/** Steps in which nothing moves, after which nothing ever will. */
+/** Steps without progress, after which none will come. */
 const PATIENCE_STEPS = 5_000;
 
-/** One sender, one reader that grants by hand, and a network between them that goes as it likes. */
+/** One sender, one reader that grants by hand, and a random network between them. */
 class Schedule {
   readonly #random: Random;
   readonly #pair: TestPair;
@@ -41,7 +41,7 @@ class Schedule {
     });
   }
 
-  /** Runs to the end, or until nothing moves any more. */
+  /** Runs to the end, or until all progress stops. */
   async run(): Promise<void> {
     using pair = this.#pair;
     const { client, server } = pair;
@@ -73,7 +73,7 @@ class Schedule {
     assert(client.link.mostBytes <= MAX_WIRE_BYTES && server.link.mostBytes <= MAX_WIRE_BYTES);
   }
 
-  /** Something happens. */
+  /** Makes one random step. */
   #step(): void {
     const random = this.#random;
     const { client, server } = this.#pair;
@@ -110,7 +110,7 @@ class Schedule {
     assertEquals(client.qmux.heldBytes, 0);
   }
 
-  /** Grants so much ahead of what was read, or given up. */
+  /** Grants a number of bytes ahead of the read or abandoned ones. */
   #grant(): void {
     const { qmux } = this.#pair.server;
     const { received } = qmux.credit!.state("data");
@@ -129,7 +129,7 @@ class Schedule {
       await this.#pair.client.qmux.createUnidirectionalStream({ sendOrder }),
     );
     const size = random.bits(17);
-    // Its name is ahead of it: streams come in the order in which they were opened, and end in any.
+    // The name is ahead of the end: streams arrive in the order of their opening, and end in any.
     await near.write(Uint8Array.of(at));
     const isCut = random.below(8) === 0;
     for (let sent = 0; sent < size;) {

@@ -90,7 +90,7 @@ class HandAcceptor implements AsyncDisposable {
 
   constructor(options: Partial<QuicListenOptions> = {}, time?: FakeTime) {
     this.#time = time;
-    // The runtime has it behind a getter.
+    // The runtime has the property behind a getter.
     Object.defineProperty(Deno, "QuicEndpoint", { configurable: true, get: () => HandEndpoint });
     this.acceptor = new QuicAcceptor<AcceptedConnection>(platformRuntime(), {
       ...certificate,

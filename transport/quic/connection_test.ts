@@ -25,14 +25,14 @@ async function sendBare(peer: Deno.QuicConn, bytes: Uint8Array): Promise<void> {
   await writer.close();
 }
 
-/** Reads a stream to its end. */
+/** Reads a stream to the end. */
 async function readAll(stream: DirectReadable): Promise<number[]> {
   const bytes: number[] = [];
   for (let part; (part = await soon(stream.read())) !== null;) bytes.push(...part);
   return bytes;
 }
 
-/** A connection of the runtime that does what a test says. */
+/** A connection of the runtime, by a script of the test. */
 function fakeConnection(conn: Partial<Record<keyof Deno.QuicConn, unknown>>): RawQuicConnection {
   return new RawQuicConnection(platformRuntime(), {
     closed: new Promise(() => {}),
@@ -125,7 +125,7 @@ Deno.test("QuicConnection.closed rejects when the peer falls silent", async () =
 });
 
 Deno.test("QuicConnection has the unchanged codes of streams that the peer ended", async () => {
-  // The runtime cannot send them, so that nobody here can be such a peer.
+  // The runtime cannot send these codes, so that this test cannot play such a peer.
   for (const [text, code] of [["0", 0], ["77", 77], ["9007199254740991", 2 ** 53 - 1]] as const) {
     const stream = new ReadableStream({
       type: "bytes",
@@ -226,7 +226,7 @@ Deno.test("QuicConnection orders streams, in all their forms", async () => {
   }
   await direct.write(TEXT);
   await direct.close();
-  direct.sendOrder = 1; // It sends nothing that could be ordered.
+  direct.sendOrder = 1; // The client sends no streams that could be ordered.
   assertEquals(stream.sendOrder, 1);
   const both = await connection.createBidirectionalStream({ sendOrder: 2 });
   const forms = [directStream(both), directStream(both.writable)];

@@ -135,7 +135,7 @@ Deno.test("raceAddresses() begins the next attempt at once when one fails", asyn
   assertEquals(attempts.begun, ["a", "b", "c"]);
   attempts.fail("c", "timed out");
   await time.tickAsync(60_000);
-  // Nothing that was said is an answer: a slow one is waited for.
+  // None of these errors is an answer: a slow address is still awaited.
   assertEquals(attempts.settled, undefined);
   attempts.fail("b", "timed out");
   await time.tickAsync(0);
@@ -321,6 +321,6 @@ Deno.test("dialQuic() and dialWebTransport() ping a silent server as often as it
     connection.close();
     await assertRejects(() => soon(dialWebTransport(url, options)), ConnectionError);
   }
-  // Of the second, a third of the silence that it bears.
+  // For the second, a third of its silence timeout.
   assertEquals(dialed.keepAlives, [5_000, 5_000, 5_000, 5_000, 5_000, 1_000]);
 });

@@ -17,7 +17,7 @@ import {
 
 const TEXT = new TextEncoder().encode("hello");
 
-/** Listens for both, and echoes what comes on bidirectional streams of either. */
+/** Listens for both, and echoes bidirectional streams of either. */
 function listenBoth(
   quic: Partial<RawQuicOptions> = {},
   options: Partial<ListenWebTransportOptions> = {},
@@ -40,7 +40,7 @@ async function echo(connection: Connection): Promise<void> {
       readable.pipeTo(writable).catch(() => {});
     }
   } catch {
-    // It was lost.
+    // The packet was lost.
   }
 }
 

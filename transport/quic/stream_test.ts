@@ -21,7 +21,7 @@ import { platformRuntime } from "../../base/runtime.ts";
 const NOTHING = new Uint8Array();
 const TEXT = new TextEncoder().encode("hello");
 
-/** A session that does nothing. */
+/** A session without effects. */
 class Owner implements StreamOwner {
   readonly halves = new StreamHalves();
   bytesSent = 0;
@@ -47,7 +47,7 @@ class Owner implements StreamOwner {
   }
 }
 
-/** A stream of the runtime that gives what a test says. */
+/** A stream of the runtime, which yields the bytes of a test. */
 function receiving(pull: (controller: ReadableByteStreamController) => void): {
   owner: Owner;
   half: ReceiveHalf;
@@ -135,11 +135,11 @@ Deno.test("ReceiveHalf.readable rejects a read of wider elements that the end cu
   const { value } = await soon(reader.read(new Uint16Array(4)));
   assertEquals(new Uint8Array(value!.buffer, value!.byteOffset, value!.byteLength).length, 2);
   await assertRejects(() => soon(reader.read(new Uint16Array(4))), TypeError);
-  await new Promise((resolve) => setImmediate(resolve)); // Nothing is left unhandled.
+  await new Promise((resolve) => setImmediate(resolve)); // No rejection is left unhandled.
   assertEquals([owner.halves.size, ends()], [0, 1]);
 });
 
-/** A stream of the runtime that takes what a test lets it take. */
+/** A stream of the runtime, which takes bytes on demand. */
 function sending(write: () => Promise<void> | void): {
   owner: Owner;
   half: SendHalf;
@@ -306,14 +306,14 @@ Deno.test("Http3Session takes 2,000 unidirectional streams in sequence", async (
     void writer.write(TEXT);
     void writer.close();
     const { value } = await soon(reader.read());
-    // Every other end is read by nobody.
+    // Every other end has no reader.
     if (i % 2 === 0) assertEquals((await value!.getReader().read()).value, TEXT);
     else assertEquals(await directStream(value!).read().then((bytes) => bytes?.length), 5);
     if (i % 2 === 1) await directStream(value!).read();
   }
 });
 
-/** What a peer that allows only these many streams is asked with. */
+/** Opens these streams at a peer that allows only as many. */
 async function narrow(server: TestServer): Promise<RawSession> {
   const peer = await server.dial({
     maxConcurrentBidirectionalStreams: 1,
@@ -346,7 +346,7 @@ Deno.test("Http3Session.createBidirectionalStream() gives up waiting, and ends a
   first.cancel();
   const theirs = await soon(peer.nextBidi());
   await soon(theirs.receive.readAll());
-  theirs.send.end().catch(() => {}); // It was told to stop.
+  theirs.send.end().catch(() => {}); // The peer stopped the stream.
   for (let i = 0; i < 3; i++) {
     const late = await soon(peer.nextBidi());
     assertEquals(await soon(late.receive.readAll()), NOTHING);
@@ -460,7 +460,7 @@ Deno.test("ReceiveHalf.read() reads into returned memory, if there is enough of 
   assertEquals(await half.read(null), null);
 });
 
-/** A half whose reads give chunks of so many bytes, and then the end. */
+/** A half whose reads return chunks of a given size, and then the end. */
 function ending(sizes: readonly number[]): ReturnType<typeof receiving> & { pulls: () => number } {
   let pulls = 0;
   const made = receiving((controller) => {

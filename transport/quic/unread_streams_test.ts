@@ -55,7 +55,7 @@ Deno.test("UnreadShare.take() refuses beyond the bounds of a connection, an addr
     bytes: 640_000_000,
     refused: { ...NONE, connection: 8, address: 8, server: 1 },
   });
-  // Released streams give back their room, and an ended account gives back all.
+  // Released streams return their room, and an ended account returns all.
   shares[1]!.release();
   assertEquals(fill(shares[1]!).taken, 1);
   for (const share of shares) share.end();

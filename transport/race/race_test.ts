@@ -52,7 +52,7 @@ class Legs implements TransportPlatform {
     return this.all.at(-1)!;
   }
 
-  /** Makes a dialer, and something that dials with it. */
+  /** Makes a dialer, and a function that dials by that dialer. */
   racing(options?: TransportOptions): (url?: string, more?: RaceOptions) => Promise<Connection> {
     const dial: RacingDialer = raceTransports(this, options);
     return (url = "wss://example.com/", more = {}) =>
@@ -78,7 +78,7 @@ class Legs implements TransportPlatform {
   }
 }
 
-/** Lets everything happen that needs no time. */
+/** Handles all events that need no time. */
 async function turns(): Promise<void> {
   for (let i = 0; i < 20; i++) await Promise.resolve();
 }
@@ -152,7 +152,7 @@ Deno.test("raceTransports() starts WebSocket at once where there is no WebTransp
   const legs = new Legs();
   legs.webTransport = "Run it with a flag";
   const dial = legs.racing();
-  // What was never tried is not remembered: the reason is told each time.
+  // A transport without an attempt is not remembered: the reason is reported each time.
   for (const url of ["wss://example.com/", "wss://example.com/", "ws://127.0.0.1:8000/"]) {
     const dialing = dial(url);
     await turns();
@@ -270,7 +270,7 @@ Deno.test("raceTransports() tries WebTransport after all when the remembered Web
   assertEquals(legs.names.slice(2), ["websocket", "webtransport"]);
   legs.last.up();
   await second;
-  // It holds again, and what was remembered is not true any more.
+  // The defect holds again, and the memory is not true any more.
   void dial();
   await turns();
   assertEquals(legs.last.name, "webtransport");
@@ -407,7 +407,7 @@ Deno.test("raceTransports() does not remember a server that does not offer WebTr
   legs.last.up();
   await first;
   assertEquals(legs.fallbacks, [{ transport: "webtransport", error }]);
-  // A server that is started anew may have it.
+  // A restarted server may have WebTransport.
   const second = dial();
   await turns();
   assertEquals(legs.last.name, "webtransport");
@@ -480,7 +480,7 @@ Deno.test("raceTransports() hands WebTransport that opens late to onLate, once",
   await turns();
   assertEquals(came, [late.pair.client]);
   late.pair.client.close();
-  // One of which the session is over, or whose caller gave up, is closed.
+  // A late connection is closed after the session's end, or the caller's abort.
   const giveUp = new AbortController();
   for (
     const end of [
@@ -578,7 +578,7 @@ Deno.test("raceTransports() takes a session that fell silent for a failure, unle
   }
   await assertRejects(() => failing, ConnectionError);
   assertEquals(await firstOf(dial, legs), "webtransport");
-  // That of the other transport says nothing of this one.
+  // The memory of the other transport does not count for this one.
   const other = { ...silent, transport: "websocket" } as const;
   assertEquals(await firstOf(() => dial(undefined, { silent: other }), legs), "webtransport");
   await time.tickAsync(0);

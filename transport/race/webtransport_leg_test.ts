@@ -89,7 +89,7 @@ Deno.test("webTransportLeg() takes a server without an answer to agree where the
   assertEquals([connection.frames, connection.protocol], [undefined, "chat"]);
 });
 
-/** A `fetch` that answers all the same, and remembers what it was asked. */
+/** A `fetch` with one answer, which records its requests. */
 function answering(answer: (signal: AbortSignal) => Promise<Response>) {
   const asked: string[] = [];
   const fetch: typeof globalThis.fetch = (input, init) => {

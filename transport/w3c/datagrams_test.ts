@@ -19,7 +19,7 @@ import {
 } from "./mod.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
-/** A session with a server that sends back what comes. */
+/** A session with a server that echoes. */
 function openEcho(
   options: WebTransportOptions = {},
 ): { transport: WebTransport } & AsyncDisposable {
@@ -34,7 +34,7 @@ function openEcho(
   };
 }
 
-/** A wire that is there when it is told so. */
+/** A wire that opens on demand. */
 class Link {
   readonly maxDatagramSize = 1_200;
   readonly sent: number[] = [];
@@ -50,7 +50,7 @@ class Link {
   }
 }
 
-/** Whether a promise is settled already. */
+/** True once a promise is settled. */
 async function isSettled(promise: Promise<unknown>): Promise<boolean> {
   let isSettled = false;
   promise.then(() => isSettled = true, () => isSettled = true);
@@ -107,7 +107,7 @@ Deno.test("WebTransport.datagrams can be read as bytes", async () => {
   const { datagrams } = echo.transport;
   const writer = datagrams.writable.getWriter();
   const reader = datagrams.readable.getReader({ mode: "byob" });
-  await writer.write(new Uint8Array()); // A byte stream has no place for it.
+  await writer.write(new Uint8Array()); // A byte stream has no place for a BYOB request.
   await writer.write(Uint8Array.of(1, 2));
   assertEquals((await soon(reader.read(new Uint8Array(8)))).value, Uint8Array.of(1, 2));
   await writer.write(Uint8Array.of(1, 2));
@@ -142,7 +142,7 @@ Deno.test("WebTransport.datagrams go by plain calls too", async () => {
   const { promise, resolve } = Promise.withResolvers<Uint8Array>();
   direct.receive(resolve);
   assertThrows(() => direct.receive(() => {}), TypeError);
-  direct.send(Uint8Array.of(1, 2, 3)); // Before ready it waits.
+  direct.send(Uint8Array.of(1, 2, 3)); // Before ready the datagram waits.
   assertEquals(await soon(promise), Uint8Array.of(1, 2, 3));
 });
 

@@ -20,7 +20,7 @@ import {
 
 const HELLO = new TextEncoder().encode("hello");
 
-/** A session with a server that sends back what comes. */
+/** A session with a server that echoes. */
 async function openEcho(): Promise<{ transport: WebTransport } & AsyncDisposable> {
   const peer = new WebTransportPeer({ answer: acceptEcho });
   const transport = new WebTransport(peer.url, peer.trust);
@@ -34,7 +34,7 @@ async function openEcho(): Promise<{ transport: WebTransport } & AsyncDisposable
   };
 }
 
-/** Does something again and again, and lets packets come in between. */
+/** Repeats a step, and lets packets arrive between. */
 async function forever(act: () => Promise<unknown>): Promise<never> {
   while (true) {
     await soon(act());
@@ -226,7 +226,7 @@ Deno.test("WebTransportSendStream errors once the server stopped reading", async
   const writer = send.getWriter();
   await writer.write(HELLO);
   directStream(await first(session.incomingUnidirectionalStreams)).cancel();
-  // It is noticed by a write.
+  // A write notices the stop.
   const error = await assertRejects(async () => {
     await forever(() => writer.write(HELLO));
   }, WebTransportError);
@@ -355,14 +355,14 @@ Deno.test("WebTransportReceiveStream rejects a read of wider elements that the e
   assertEquals((await soon(received.getReader().read())).value, HELLO);
 });
 
-/** A session with a server that grants so many bytes, and no more by itself. */
+/** A session with a server that grants a fixed number of bytes. */
 async function openWithCredit(maxData: number): Promise<
   {
     readonly transport: WebTransport;
     readonly writer: WebTransportWriter;
-    /** Grants bytes beyond what was granted first. */
+    /** Grants bytes beyond the first grant. */
     grant(bytes: number): void;
-    /** What the server gets until the end of the stream. */
+    /** Bytes at the server until the end of the stream. */
     received(): Promise<string>;
   } & AsyncDisposable
 > {
@@ -390,7 +390,7 @@ function text(letter: string, count: number): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(letter.repeat(count));
 }
 
-/** The name of what a write rejects with; `undefined` if it does not. */
+/** The name of a write's error; `undefined` without one. */
 function failureOf(writing: Promise<void>): Promise<string | undefined> {
   return soon(writing.then(() => undefined, ({ name }) => name));
 }

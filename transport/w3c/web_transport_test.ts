@@ -23,13 +23,13 @@ const NOBODY = "https://127.0.0.1:1/";
 
 const certificate = devCertificate({ cacheFolder: null });
 
-/** Deadlines, how they are asked for, and what they are in milliseconds. */
+/** Deadlines, in the form of options, and in milliseconds. */
 const TIMEOUTS: readonly [what: string, options: WebTransportOptions, timeoutMs: number][] = [
   ["ten seconds", {}, 10_000],
   ["its timeoutMs", { timeoutMs: 250 }, 250],
 ];
 
-/** What a promise rejects with: the error of a session. */
+/** The error of a session's promise. */
 async function sessionErrorOf(promise: Promise<unknown>): Promise<WebTransportError> {
   const error = await assertRejects(() => soon(promise));
   assertInstanceOf(error, WebTransportError);
@@ -42,12 +42,12 @@ function create(url: unknown, options: unknown = {}): () => void {
   return () => void new WebTransport(url as string, options as WebTransportOptions);
 }
 
-/** Asserts that something throws a `DOMException`. */
+/** Asserts that a function throws a `DOMException`. */
 function assertThrowsDom(act: () => unknown, name: string): void {
   assertEquals(assertThrows(act, DOMException).name, name);
 }
 
-/** Asserts that something rejects with a `DOMException`. */
+/** Asserts that a promise rejects with a `DOMException`. */
 async function assertRejectsDom(act: () => Promise<unknown>, name: string): Promise<void> {
   assertEquals((await assertRejects(() => soon(act()), DOMException)).name, name);
 }
@@ -151,7 +151,7 @@ for (const at of ["the handshake", "the answer"]) {
       assertEquals(state, "pending");
       await time.tickAsync(1);
       assertEquals(state, "rejected");
-      // The wire lets go of it, or a second passes.
+      // The wire releases the session, or a second passes.
       await time.tickAsync(1_000);
       const error = await assertRejects(() => transport.closed);
       assertInstanceOf(error, WebTransportError);
@@ -258,7 +258,7 @@ Deno.test("WebTransport.ready rejects without a server, and with an untrusted on
       ["https://webtransport.invalid/", {}],
       [peer.url, {}],
       [peer.url, hash("sha-256", zeros)],
-      // One of an unknown algorithm is ignored, and then none is left.
+      // A hash of an unknown algorithm is ignored, and then none is left.
       [peer.url, hash("sha-512", own)],
     ] as const
   ) {
@@ -301,7 +301,7 @@ Deno.test("WebTransport.close() tells both ends code and reason", async () => {
         { closeCode: 0xffff_ffff, reason: "bye" },
         { closeCode: 0xffff_ffff, reason: "bye" },
       ],
-      // The server gets what fits 1024 bytes, at a character's boundary.
+      // The server gets the part that fits 1024 bytes, cut between characters.
       [
         { closeCode: 11, reason: long },
         { closeCode: 11, reason: long },

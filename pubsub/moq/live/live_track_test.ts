@@ -536,7 +536,7 @@ Deno.test("LiveTrack holds no more than its cache without a slow subscriber", as
   await using track = await pair.client.subscribe("/live", "x");
   await until(() => live.subscribers === 1);
   for (let number = 0; number < 50; number++) write(live, "x");
-  assert(live.heldGroups > 3); // On their way.
+  assert(live.heldGroups > 3); // In flight.
   track.close();
   await until(() => live.subscribers === 0);
   assertEquals(live.heldGroups, 3);

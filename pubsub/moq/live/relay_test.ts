@@ -844,7 +844,7 @@ Deno.test("MoqRelay compares 64 sources of a broadcast, and takes others once on
   }
   const from = () => sources.indexOf(relay.sourceOf(path)!.session);
   assertEquals(from(), 63);
-  relay.removeSource(path, sources[65]!); // While it waits.
+  relay.removeSource(path, sources[65]!); // While the call waits.
   assertEquals(from(), 63);
   relay.removeSource(path, sources[0]!);
   assertEquals(from(), 64);
@@ -1026,7 +1026,7 @@ Deno.test("Publication.reannounce() tells another way, and subscriptions stay", 
   assertEquals(mux.announcements("/")[0]?.hops, [2n, 3n]);
   live.openGroup().close();
   assertEquals((await track.nextGroup())?.sequence, 1);
-  // Through the subscriber itself: for the subscriber the broadcast is gone.
+  // Through the subscriber: for the subscriber the broadcast is gone.
   publication.reannounce([pair.client.mux.hopId]);
   assertEquals((await announcements.next())?.active, false);
   publication.end();

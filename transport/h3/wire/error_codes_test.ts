@@ -3,7 +3,7 @@ import { ProtocolError } from "../../../errors.ts";
 import { Random } from "../../../tests/random.ts";
 import { fromHttp3StreamCode, H3Error, H3ProtocolError, toHttp3StreamCode } from "./error_codes.ts";
 
-/** The application's code, and its code in HTTP/3. */
+/** The application's code, and the code in HTTP/3. */
 const GOLDEN: readonly [code: number, http3Code: number][] = [
   [0, 0x52e4_a40f_a8db],
   [5, 0x52e4_a40f_a8e0],

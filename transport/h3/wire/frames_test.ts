@@ -235,7 +235,7 @@ Deno.test("FrameParser() refuses a bound that is no positive integer", () => {
   }
 });
 
-/** Frames that have no place on a stream: the code is told before their payload comes. */
+/** Frames that are forbidden on a stream: the code comes before their payload. */
 const MISPLACED: readonly [stream: "control" | "request", types: number[], code: number][] = [
   ["control", [0x0, 0x1, 0x3, 0x5, 0x7, 0xd, 0x21, 0x41], H3Error.missingSettings],
   ["control", [0x4, 0x0], H3Error.frameUnexpected],

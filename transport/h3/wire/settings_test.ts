@@ -15,7 +15,7 @@ import {
 const LIMITS = { initialMaxData: 1_000_000, initialMaxStreamsBidi: 100, initialMaxStreamsUni: 50 };
 const NO_LIMITS = { initialMaxData: 0, initialMaxStreamsBidi: 0, initialMaxStreamsUni: 0 };
 
-/** What peers were seen to send, and whether they speak WebTransport. */
+/** Observed settings of peers, and their support of WebTransport. */
 const PEERS: readonly [peer: string, settings: readonly [number, number][], speaks: boolean][] = [
   ["Chromium 156", [
     [0x1, 65536],

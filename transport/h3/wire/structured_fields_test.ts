@@ -9,7 +9,7 @@ import {
 
 const PRINTABLE = Array.from({ length: 0x5f }, (_, index) => String.fromCharCode(0x20 + index));
 
-/** Everything that may stand behind a string, RFC 9651 section 3.1.2. */
+/** Every character that may stand behind a string, RFC 9651 section 3.1.2. */
 const PARAMETERS = [
   ";a",
   ";*",
