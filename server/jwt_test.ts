@@ -28,7 +28,7 @@ async function makeKey(kid: string, alg = "ES256", names = true): Promise<Issuer
 
 /** A server of public keys. */
 class KeyServer implements AsyncDisposable {
-  /** The key set that it answers with. */
+  /** The key set of the answers. */
   keys: readonly IssuerKey[];
   /** Answers in place of the key set. */
   answer: (() => Response) | undefined;
@@ -53,7 +53,7 @@ class KeyServer implements AsyncDisposable {
   }
 }
 
-/** Claims that are accepted, unless something is wrong with them. */
+/** Accepted claims, unless a test changes them. */
 function claimsOf(wrong: JWTPayload = {}): JWTPayload {
   const exp = Math.floor(Date.now() / 1_000) + 3_600;
   return { sub: "ann", iss: ISSUER, aud: "chat", exp, ...wrong };
@@ -82,7 +82,7 @@ async function refusal(
   return [status, message, cause];
 }
 
-/** Each kind of key, with what makes tokens and what checks them. */
+/** Each kind of key, with the signing and the verifying key. */
 const KINDS: Record<
   string,
   (rules: JwtOptions) => Promise<{
@@ -194,7 +194,7 @@ Deno.test("jwt() takes the algorithms that are named, and no other", async () =>
   await one.authenticate({ token: await sign(rs) });
   const [status, , cause] = await refusal(one, await sign(es));
   assertEquals([status, cause instanceof errors.JOSEAlgNotAllowed], [401, true]);
-  // A public key is no secret: a token that is signed with it as one must not pass.
+  // A public key is no secret: a token signed with the key as a shared secret must not pass.
   const published = new TextEncoder().encode(JSON.stringify(rs.jwk));
   for (const tokens of [all, one]) {
     const forged = await new SignJWT(claimsOf()).setProtectedHeader({ alg: "HS256", kid: "rs" })

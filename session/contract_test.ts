@@ -390,7 +390,7 @@ Deno.test("send and request can be written against the contract's types", () => 
     client.send(room, { text: "hi", at: "4" });
     // @ts-expect-error The data of another topic.
     client.send("cursor", { text: "hi", at: "4" });
-    // @ts-expect-error What is sent is the input, a string.
+    // @ts-expect-error The input is sent, a string.
     client.send("chat:a", { text: "hi", at: 4 });
     // @ts-expect-error A request is asked, not sent.
     client.send("join", "a");
@@ -479,7 +479,7 @@ Deno.test("the compiler lists the topics where one is mistyped, and names a sect
       env: { NO_COLOR: "1" },
     }).output();
     const text = new TextDecoder().decode(stderr);
-    // A block for each error; the line of the mistake is in the last line of it.
+    // A block for each error; the last line of a block names the line of the mistake.
     const told = new Map<number, string>();
     for (const block of text.split("\n\n")) {
       const [, message] = block.match(/^(?:.*\n)*?TS\d+ \[ERROR\]: (.*)$/m) ?? [];

@@ -23,7 +23,7 @@ const NAMES: readonly (keyof SessionEventMap)[] = [
   "credit",
 ];
 
-/** Writes down every event, by its name. */
+/** Records the name of every event. */
 function logOf(events: SessionEvents): [name: string, detail: unknown][] {
   const log: [string, unknown][] = [];
   for (const name of NAMES) {

@@ -10,7 +10,7 @@ interface TestHeart extends WatchedPeer {
   readonly deaths: number[];
 }
 
-/** Notes when it was pinged and found dead; answers as long as it `lives`. */
+/** Records pings and its death; answers as long as `lives`. */
 function heart(heartbeat: Heartbeat, lives: () => boolean = () => false): TestHeart {
   const self: TestHeart = {
     lastHeard: 0,

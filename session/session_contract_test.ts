@@ -13,7 +13,7 @@ const contract = defineContract({
   requests: { join: { input: z.string(), output: z.array(z.string()) } },
 });
 
-/** A schema that says what it is told to, when it is told to. */
+/** A schema that answers on demand. */
 function schemaOf(validate: (value: unknown) => unknown): StandardSchema {
   return {
     "~standard": { version: 1, vendor: "test", validate },

@@ -348,7 +348,7 @@ Deno.test("Session on a plain wire takes messages and answers, and nothing else"
   assertEquals(hand.session.stats.receivedMessages, 1);
 });
 
-/** A server whose handler of `ask` asks its client back; the others are noted. */
+/** A server whose handler of `ask` sends a request back; other messages are recorded. */
 function askingBack(settings: Parameters<typeof serverByHand>[0] = {}): {
   readonly log: string[];
   readonly hand: ReturnType<typeof serverByHand>;
@@ -417,7 +417,7 @@ Deno.test("Session handles as many requests beside as its pending ones, and the 
   await turns(1);
   assertEquals(log, ["ask", "t2"]);
   await turns(200);
-  // Nothing is refused, and each was handled by itself.
+  // No message is refused, and each was handled separately.
   const others = Array.from({ length: 39 }, (_, i) => [`t${i + 2}`, `/t${i + 2}`]).flat();
   assertEquals(log, ["ask", ...others]);
   assertEquals(hand.peer.envelopes.filter(({ error }) => error !== undefined), []);

@@ -34,11 +34,11 @@ interface Written {
   isEnded: boolean;
 }
 
-/** Providers that write down what they are told. */
+/** Providers that record their calls. */
 class Recorder {
   readonly spans: Written[] = [];
   readonly recorded: { readonly name: string; readonly attributes: Attributes }[] = [];
-  /** What throws, of all that can. */
+  /** The throwing part of a provider. */
   broken: "record" | "setAttribute" | "end" | undefined;
   readonly #callbacks = new Set<BatchObservableCallback>();
 
@@ -68,7 +68,7 @@ class Recorder {
     } as unknown as Meter),
   };
 
-  /** What an exporter would read now: `name side` and other attributes, and the number. */
+  /** The result of an exporter now: `name side` and other attributes, and the number. */
   collect(): Map<string, number> {
     const read = new Map<string, number>();
     const observe = (observable: Observable, value: number, attributes: Attributes = {}) => {
@@ -303,7 +303,7 @@ interface Traced {
   readonly links: readonly Link[];
 }
 
-/** A tracer that gives ids, as a real one does, and keeps its spans in memory. */
+/** A tracer with ids, as a real one, which keeps its spans in memory. */
 class MemoryTracer {
   readonly spans: Traced[] = [];
   #last = 0;

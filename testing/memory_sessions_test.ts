@@ -28,7 +28,7 @@ Deno.test("memorySessions() types both ends by one contract", async () => {
   assertEquals([answer, message.data, message.params.game], [42, 21, "chess"]);
   await assertNoLeaks(pair);
   await assertNoLeaks(pair.server);
-  // @ts-expect-error The compiler knows what is asked with.
+  // @ts-expect-error The compiler knows the type of requests.
   await assertRejects(() => pair.client.request("double", "21"), RequestError, "number");
 });
 

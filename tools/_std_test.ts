@@ -1,6 +1,6 @@
 /**
- * Runs on our stand-ins and on whatever `@std/testing` resolves to. Where the JSR registry answers,
- * that is the original, and this shows that the two do the same.
+ * Runs on our stand-ins and on the resolved `@std/testing`. Where the JSR registry answers, that is
+ * the original, and the tests show that both behave the same.
  *
  * @module
  */

@@ -3,7 +3,7 @@ import { checkArrows } from "./arrows.ts";
 
 const EXPORTS = { ".": "./mod.ts", "./client": "./client.ts", "./session": "./session/mod.ts" };
 
-/** Checks a repository of the given files; the messages, each with its place. */
+/** Checks a repository of the given files; returns the messages, each with its place. */
 function check(files: Record<string, string>): string[] {
   return checkArrows({
     files: new Map(Object.entries(files)),

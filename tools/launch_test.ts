@@ -5,7 +5,7 @@ import { mirrorHandler } from "./_mirror.ts";
 
 const LAUNCH = fileURLToPath(new URL("launch.ts", import.meta.url));
 
-/** Nothing listens there. */
+/** A closed port. */
 const SILENT = "http://127.0.0.1:9/";
 
 const PRINT_URL = "console.log(Deno.env.get('JSR_URL'))";
@@ -31,7 +31,7 @@ async function run(jsrUrl: string, args: string[]) {
   }
 }
 
-/** A registry that has just what the probe asks for. */
+/** A registry with just the file of the probe. */
 function registry(): Deno.HttpServer<Deno.NetAddr> {
   const encode = (text: string) => new TextEncoder().encode(text);
   const handler = mirrorHandler(

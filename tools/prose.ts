@@ -7,7 +7,7 @@
  *
  * @module
  */
-import { filesIn, isLibrary, readRepository, type Repository, type Violation } from "./arrows.ts";
+import { filesIn, readRepository, type Repository, type Violation } from "./arrows.ts";
 import { commentsOf } from "./_source.ts";
 import { proseOf } from "./figures.ts";
 
@@ -17,8 +17,8 @@ export const MAX_PRONOUNS: number = 20;
 /** A doc names the thing first. */
 const OPENING = /^(?:What|Whatever|Who|Whoever|Whom|Whose|Whether|Things)\b/;
 
-/** Checked folders outside the library; `tools/std/` has stand-ins for code of others. */
-const OTHER_FOLDERS = /^(?:bench|examples|tests|tools(?!\/std))\//;
+/** Stand-ins with the comments of other projects. */
+const FOREIGN = "tools/std/";
 
 /** Figures of a folder. */
 export interface ProseFigures {
@@ -29,7 +29,7 @@ export interface ProseFigures {
 }
 
 /**
- * Measures the comments of the library, `examples/`, `bench/`, `tests/` and `tools/`.
+ * Measures the comments of all files, tests included.
  *
  * @param repository The files; see {@linkcode readProse}.
  * @returns Figures by folder; the root is `.`.
@@ -39,7 +39,7 @@ export function proseFigures(
 ): Readonly<Record<string, ProseFigures>> {
   const sums = new Map<string, { openings: number; words: number; pronouns: number }>();
   for (const [path, source] of files) {
-    if (!isChecked(path)) continue;
+    if (path.startsWith(FOREIGN)) continue;
     const folder = path.includes("/") ? path.slice(0, path.lastIndexOf("/")) : ".";
     const sum = sums.get(folder) ?? { openings: 0, words: 0, pronouns: 0 };
     sums.set(folder, sum);
@@ -57,7 +57,7 @@ export function proseFigures(
 }
 
 /**
- * Checks the comments of the library, `examples/`, `bench/`, `tests/` and `tools/`.
+ * Checks the comments of all files, tests included.
  *
  * @param repository The files; see {@linkcode readProse}.
  * @returns The folders that break a rule, and each "cannot" in two words.
@@ -75,7 +75,7 @@ export function checkProse(repository: Pick<Repository, "files">): Violation[] {
     }
   }
   for (const [path, source] of repository.files) {
-    if (!isChecked(path)) continue;
+    if (path.startsWith(FOREIGN)) continue;
     const lines = source.split("\n").map((content, index) => ({ line: index + 1, content }));
     violations.push(...findDivided(path, lines));
   }
@@ -115,11 +115,6 @@ export async function readProse(
     }
   }
   return { files };
-}
-
-function isChecked(path: string): boolean {
-  if (path.endsWith("_test.ts")) return path.startsWith("tests/");
-  return isLibrary(path) || OTHER_FOLDERS.test(path);
 }
 
 if (import.meta.main) {

@@ -17,7 +17,7 @@ class Module implements Disposable {
     Deno.writeTextFileSync(this.path, source);
   }
 
-  /** Runs it; temporary files of the run lie in the folder as well. */
+  /** Runs the test; temporary files of the run lie in the folder as well. */
   spawn(...args: string[]): Deno.ChildProcess {
     return new Deno.Command(Deno.execPath(), {
       args: ["run", "-A", RUN_TESTS, "--no-check", "--no-config", ...args, this.path],
@@ -102,7 +102,7 @@ Deno.test({
     assertStringIncludes(output, "is under way");
     assertEquals(entries(module.folder), ["some_test.ts"]);
     const pid = Number(/process (\d+)\./.exec(output)![1]);
-    // The system takes a moment to bury it.
+    // The system takes a moment to remove the process.
     while (isAlive(pid)) await delay(10);
   },
 });

@@ -2,7 +2,7 @@ import { assertEquals } from "@std/assert";
 import { addressKey } from "./address.ts";
 
 const CASES: readonly [address: string, key: string][] = [
-  // Each IPv4 address counts by itself, in every notation.
+  // Each IPv4 address counts separately, in every notation.
   ["192.0.2.1", "192.0.2.1"],
   [" 192.0.2.1 ", "192.0.2.1"],
   ["192.0.2.1:50123", "192.0.2.1"],

@@ -148,7 +148,7 @@ Deno.test("Session.diagnostics() takes credit from the connection, where both en
     diagnostics.peerMaxStreamsUni,
     diagnostics.pendingUniStreams,
   ], [11, 13, 15]);
-  // What was used is counted without the streams of the wire itself.
+  // Used credit is counted without the streams of the wire.
   const { localDataSent, peerDataSent, localStreamsBidiOpened, peerStreamsUniOpened } = diagnostics;
   assertEquals([localDataSent, peerDataSent, localStreamsBidiOpened, peerStreamsUniOpened], [
     0,
@@ -194,7 +194,7 @@ Deno.test("Session.debugState() is one plain object with all parts", async () =>
   const { maxMessageBytes, maxRequests, heartbeatIntervalMs, heartbeatTimeoutMs } = state.limits;
   assertEquals([maxMessageBytes, maxRequests], [262_144, 64]);
   assertEquals([heartbeatIntervalMs, heartbeatTimeoutMs], [25_000, 60_000]);
-  // Whatever is `undefined` is left out, and nothing else.
+  // Only members with `undefined` are left out.
   const json = JSON.stringify(state);
   assertEquals(JSON.stringify(JSON.parse(json)), json);
 });
@@ -265,7 +265,8 @@ Deno.test("redactText() takes no longer for text that a peer made to be searched
     const text = part.repeat(200_000 / part.length);
     const startedAt = performance.now();
     redactText(text);
-    // Linear, it takes some milliseconds; where each start is searched to the end, half a minute.
+    // Linear, the search takes some milliseconds; a search from each start to the end, half a
+    // minute.
     assert(performance.now() - startedAt < 2_000, part);
   }
 });

@@ -44,7 +44,7 @@ function pretend(connection: Connection, what: object): void {
   }
 }
 
-/** Nothing wrong with the credit but what is given. */
+/** A healthy session, except for the given credit. */
 function creditOf(state: Partial<CreditState>): object {
   const fine = { granted: 100, received: 0, allowed: 100, sent: 0, waiting: 0 };
   return {
@@ -413,7 +413,7 @@ Deno.test("Session.roundTripMs comes from the heartbeat of a server, once for ea
   peer.connection.close();
 });
 
-/** Lets what goes on come to rest, at the same time of the day. */
+/** Lets running work come to rest, at the same time of the day. */
 async function settle(time: FakeTime): Promise<void> {
   for (let i = 0; i < 10; i++) await time.tickAsync(0);
 }

@@ -18,7 +18,7 @@ import { bench } from "./queues_test.ts";
 import { type QueuedMessage, Turn } from "./send_queue.ts";
 import { HIGH_WATER_MARK } from "./send_queue.ts";
 
-/** Sessions of one turn, which ends by hand, and what their peers got. */
+/** Sessions of one turn, which ends by hand, and the messages of their peers. */
 class Bench implements AsyncDisposable {
   readonly turn = new Turn(Object.assign(platformRuntime(), { schedule() {} }));
   readonly #stack = new AsyncDisposableStack();
@@ -44,7 +44,7 @@ class Bench implements AsyncDisposable {
   }
 
   async endTurn(): Promise<void> {
-    // Twice, for what was held back until the wire had taken the first part.
+    // Twice, for messages that wait until the wire has taken the first part.
     for (let i = 0; i < 20; i++) {
       if (i % 10 === 0) this.turn.flush();
       await Promise.resolve();
@@ -311,7 +311,7 @@ Deno.test("SharedMessages.giveTo() gives a queue that is not excepted the frame 
   const [a, b] = ["a", "b"].map((text) => one.entry(text));
   const share = new SharedMessages([a!, b!], new Map([[a!, one.queue]]));
   const packed = share.frames(true);
-  // Seen by what the packed frame says: it is not made anew from the entries.
+  // The packed frame shows that the entries were not packed again.
   (packed[0] as { frame: Frame }).frame = "packed once";
   share.giveTo(two.queue);
   assertEquals(two.frames.sent, ["packed once"]);

@@ -8,7 +8,7 @@ import { RequestService } from "../serving/requests.ts";
 import { internals, Session } from "../session.ts";
 import { sessionSettings, type SessionSettingsOptions } from "../session_settings.ts";
 
-/** A session with a short queue on a wire that says whether it is read, and its peer. */
+/** A session with a short queue on a wire that reports reads, and its peer. */
 function paused(options: Partial<SessionSettingsOptions<unknown, Contract, "server">>) {
   const pair = memoryPair({ protocol: "skein.1", streams: false, datagrams: false });
   const wire = { isPaused: false };

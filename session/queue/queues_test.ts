@@ -1,4 +1,4 @@
-/** What tests of send queues have in common. */
+/** Common parts of the tests of send queues. */
 import { platformRuntime } from "../../base/runtime.ts";
 import { assert, assertEquals } from "@std/assert";
 import type { QueueFullError } from "../../errors.ts";
@@ -11,7 +11,7 @@ import {
   type SendQueueOwner,
 } from "./send_queue.ts";
 
-/** A wire that takes everything, or, once `isStalled`, nothing. */
+/** A wire that takes every frame, or, once `isStalled`, none. */
 export class FakeFrames implements MessageFrames {
   readonly sent: Frame[] = [];
   readonly lowWaterMark = 0;
@@ -53,7 +53,7 @@ export interface Bench {
   /** An entry with its place in the order. */
   entry(frame: Frame, options?: Partial<QueuedMessage>): QueuedMessage;
   push(...frames: string[]): void;
-  /** Makes the wire hold as much as it wants. */
+  /** Makes the wire hold as many bytes as its bound. */
   hold(): void;
 }
 

@@ -286,7 +286,7 @@ interface QueueOptions {
   readonly send?: (frame: unknown) => unknown;
 }
 
-/** A queue, and what it handed to its wire. */
+/** A queue, and the frames on its wire. */
 function queueOn(turn: Turn, options: QueueOptions = {}) {
   const { maxMessages = 256, bufferedAmount = 0, joins = true } = options;
   const sent: unknown[] = [];
@@ -307,7 +307,7 @@ function queueOn(turn: Turn, options: QueueOptions = {}) {
   return { queue, sent, overflows };
 }
 
-/** Has the turn hand out what was gathered already. */
+/** Makes the turn flush all gathered messages. */
 function share(turn: Turn, pending: BroadcastBatch): void {
   FanOut.of(turn).mark({ take: () => pending });
 }

@@ -17,13 +17,13 @@ import { Outbox } from "../../client/outbox.ts";
 import { Sequences, type SequenceStore } from "./sequences.ts";
 import { type PublicationNumber, RequestService, type SessionServices } from "./requests.ts";
 
-/** What nodes share, in memory; an engine that can be away, or slow. */
+/** The shared part of nodes, in memory; an engine that can be away, or slow. */
 class Engine {
   readonly numbers = new Map<string, number>();
   readonly claims = new Map<string, { node: string; until: number }>();
   readonly calls: string[] = [];
   isAway = false;
-  /** What keeping a number waits for. */
+  /** The promise before a number is kept. */
   gate: Promise<void> | undefined;
 
   node(node: string, claimMs = 4_000): SequenceStore {
@@ -73,7 +73,7 @@ function node(
   };
 }
 
-/** Notes what a service is asked for, and answers. */
+/** Records the requests of a service, and answers. */
 function noted(log: unknown[], what: unknown): object {
   log.push(what);
   return {};
@@ -354,7 +354,7 @@ Deno.test("A killed node delays its clients no longer than its claim", async () 
   client.send("t", 1);
   await client.flushed();
   const [key] = engine.numbers.keys();
-  // Another node has it, and its claim is never given up.
+  // Another node has the claim, and never releases that claim.
   network.cut();
   await turns(20);
   engine.claims.set(key!, { node: "a", until: Date.now() + 4_250 });
@@ -378,7 +378,7 @@ Deno.test("While the engine is away messages are handled, and acknowledged once 
   await turns(20);
   assertEquals([seen, client.outbox.messages], [[1, 2, 3], 3]);
   await time.tickAsync(5_000);
-  // The same node remembers by itself.
+  // The same node remembers without the engine.
   network.cut();
   await reconnect(time);
   assertEquals([seen, client.outbox.messages], [[1, 2, 3], 3]);
@@ -456,7 +456,7 @@ Deno.test("A message whose handler failed counts as handled, and is not repeated
   await using client = network.client(atLeastOnce);
   for (const data of [1, 2]) client.send("t", data);
   await client.flushed();
-  // Nothing is left for the next session.
+  // No claim is left for the next session.
   await reconnect(time);
   assertEquals([seen, client.outbox.messages], [[1, 2], 0]);
 });
@@ -555,7 +555,7 @@ Deno.test("Subscriptions and tokens pass a publication that waits for a handler;
   gate.resolve();
   await Promise.all([...numbered, plain, client.flushed()]);
   assertEquals(log.slice(3), ["publish 1", "publish 2", "publish 3"]);
-  // What nothing holds up is done in its order again.
+  // Messages without a wait are handled in order again.
   await Promise.all([session.publish("news", 4), session.subscribe("b")]);
   assertEquals(log.slice(6), ["publish 4", "subscribe b"]);
 });
@@ -635,7 +635,7 @@ Deno.test("Client.publish() with at-least-once keeps its order with messages, an
   await assertRejects(() => client.publish("secret", 5), RequestError, "Not you");
   await client.flushed();
 
-  // The answer is lost on the way: what was published is not published again, a refusal is told again.
+  // The answer is lost: the publication is not repeated, the refusal is sent again.
   network.pairs[0]!.link.stall("to-client");
   const lost = client.publish("news", 6);
   const refused = assertRejects(() => client.publish("secret", 7), RequestError, "Not you");
@@ -800,7 +800,7 @@ Deno.test("A message above the server's size limit is dropped, and delays nothin
   assertEquals([seen, refused], [[1, 2], ["too-large", "too-large"]]);
 });
 
-/** A session whose client is spoken for by hand, and what was handled of it. */
+/** A session whose client is written by hand, and the handled messages. */
 function byHand(seen: unknown[]): { peer: Peer } & AsyncDisposable {
   const { services, onMessage } = node(new Engine().node("a"), (data) => void seen.push(data));
   return serverByHand({ services: services!, onMessage: onMessage! });

@@ -4,7 +4,7 @@ import { Random } from "../../tests/random.ts";
 
 const bytes = (...values: number[]) => new Uint8Array(values);
 
-/** What MessagePack can hold, at random. */
+/** Random values of MessagePack. */
 function anyValue(random: Random, depth = 0): unknown {
   switch (random.below(depth > 3 ? 8 : 10)) {
     case 0:
@@ -102,7 +102,7 @@ Deno.test("msgpackCodec() takes no memory for elements that are claimed only", (
       "elements are missing in 0 bytes",
     );
   }
-  // Each claims no more than there are bytes, all of them together much more.
+  // Each claims no more than the number of bytes, all of them together much more.
   const nested = bytes(...Array.from({ length: 20_000 }, () => [0xdd, 0, 1, 0, 0]).flat());
   assertThrows(() => codec.decode(nested), RangeError, "elements are missing");
   assert(codec.decode(bytes(...new Array(5_000).fill(0x91), 1)));

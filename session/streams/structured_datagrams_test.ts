@@ -20,7 +20,7 @@ const registry = {
   2: z.string(),
 };
 
-/** Sends bytes as they are. */
+/** Sends bytes unchanged. */
 async function sendRaw(session: Session, ...bytes: number[]): Promise<void> {
   const writer = session.datagrams.writable.getWriter();
   await writer.write(Uint8Array.from(bytes));

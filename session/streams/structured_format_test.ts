@@ -15,7 +15,7 @@ function parserOf(rules: Partial<StructuredParserRules> = {}): StructuredParser 
   });
 }
 
-/** Feeds chunks as a stream does; what was found, with copies of the payloads. */
+/** Feeds chunks as a stream does; returns the messages, with copies of the payloads. */
 function read(parser: StructuredParser, chunks: readonly Uint8Array[]): [number, number[]][] {
   const found: [number, number[]][] = [];
   for (const chunk of chunks) {
@@ -23,7 +23,7 @@ function read(parser: StructuredParser, chunks: readonly Uint8Array[]): [number,
     for (let frame = parser.next(); frame !== undefined; frame = parser.next()) {
       found.push([frame.type, [...frame.payload]]);
     }
-    parser.takeUsed().fill(0xee); // The wire reads into it again.
+    parser.takeUsed().fill(0xee); // The wire reads into the buffer again.
   }
   return found;
 }

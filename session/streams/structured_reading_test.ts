@@ -127,7 +127,7 @@ Deno.test("StructuredStream leaves the bytes to a codec that keeps them", async 
   );
   const read = wire.read.bind(wire);
   wire.read = (used?: Uint8Array | null) => {
-    used?.fill(0xee); // As a wire that reads into it again.
+    used?.fill(0xee); // As a wire that reads into the buffer again.
     return read();
   };
   const stream = await byHand(wire, {

@@ -27,7 +27,7 @@ interface Refusal {
   readonly message: RegExp;
   readonly code?: number;
   readonly options?: Partial<StructuredStreamOptions<R>>;
-  /** Whether the policy can skip it. */
+  /** True if the policy can skip the fault. */
   readonly isSkipped?: boolean;
 }
 
@@ -160,7 +160,7 @@ for (const { what, incoming, reason, type, message, code = 4400, options, isSkip
       };
       if (isSkipped) {
         await soon(reading());
-        const marks = options?.endMark === false ? 1 : 0; // There it is one more of them.
+        const marks = options?.endMark === false ? 1 : 0; // There the message is one more of them.
         assertEquals([seen, stream.skippedMessages], [["behind"], 1 + marks]);
       } else {
         await soon(assertRejects(reading, StructuredError));

@@ -124,7 +124,7 @@ for (const { name, makePair } of wires) {
       for (; sent < 64; sent++) await near.send(2, text); // More than any wire holds.
       await near.close();
     })();
-    // Until nothing more goes out, by the clock of the wire itself.
+    // Until the queue is empty, by the clock of the wire.
     for (let [before, still] = [sent, 0]; still < 20; still = sent === before ? still + 1 : 0) {
       before = sent;
       assertEquals(await soon(client.request("ping")), "pong");
@@ -144,7 +144,7 @@ Deno.test("structuredStream() infers sent and received types", async () => {
     TypeError,
     "Cannot send message: type must be 1, 2 or 40000, received 3",
   );
-  // @ts-expect-error Not what its schema takes.
+  // @ts-expect-error Not the input of the schema.
   await stream.send(2, 5);
   await stream.send(1, { x: 1 });
   const read = async () => {

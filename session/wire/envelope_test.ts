@@ -433,7 +433,7 @@ Deno.test("readEnvelope() reads requests to a server, and no more of them", () =
     assertEquals(readEnvelope(`{"${service}":"a","id":3}`), { kind: "service", service, id: 3 });
     assertEquals(readEnvelope(`{"${service}":1}`), { kind: "service", service, id: null });
   }
-  // Nobody numbers what goes to a client.
+  // Only clients number their messages.
   assertEquals(readEnvelope('{"topic":"a","seq":-1}'), {
     kind: "message",
     topic: "a",

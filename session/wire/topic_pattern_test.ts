@@ -67,7 +67,7 @@ Deno.test("TopicPattern.match() reads the parameters", () => {
   }
 });
 
-// The slow and sure way to say what fits a pattern.
+// The slow and sure way to match a pattern.
 function oracle(pattern: string): RegExp {
   const escaped = pattern.replace(/[.*+?^$()|[\]\\/]/g, "\\$&");
   return new RegExp(`^${escaped.replace(/\{\w+\}/g, "[^]+")}$`);

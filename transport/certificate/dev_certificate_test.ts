@@ -9,7 +9,7 @@ import {
 const DAY_MS = 86_400_000;
 const isWindows = Deno.build.os === "windows";
 
-/** A folder of its own, that is gone afterwards. */
+/** A temporary folder. */
 class Folder implements Disposable {
   readonly path = Deno.makeTempDirSync();
   readonly cacheFolder = `${this.path}/cache`;

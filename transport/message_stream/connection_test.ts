@@ -19,7 +19,7 @@ interface Half extends AsyncDisposable {
   readonly link: MemoryLink;
   /** The peer's side of the message stream. */
   readonly stream: DirectStream;
-  /** What the end received; `undefined` is the end of all frames. */
+  /** Received frames of the end; `undefined` is the end of all frames. */
   readonly received: (Frame | undefined)[];
 }
 
@@ -103,7 +103,7 @@ function slowed(inner: Connection, gate: Promise<void>): Connection {
   };
 }
 
-/** A few turns, in which everything that needs no timer happens. */
+/** A few turns, for all events that need no timer. */
 async function turns(): Promise<void> {
   for (let i = 0; i < 5; i++) await new Promise<void>((resolve) => setImmediate(resolve));
 }
@@ -125,7 +125,7 @@ Deno.test("withMessages() writes a greeting, frames, an end mark and a FIN, then
   await write(stream, "010061" + "0002");
   assertEquals(await peer.closed, CLOSE);
   assertEquals(await end.closed, CLOSE);
-  // What came after its own close is nobody's.
+  // Frames after the queue's own close are discarded.
   assertEquals(hand.received, [undefined]);
 });
 
@@ -480,7 +480,7 @@ Deno.test("withMessages() sends all messages before it closes, though the peer h
   await writer.write(Uint8Array.of(0, 2));
   await writer.close();
   const bytes = await new Response(readable).bytes();
-  // The greeting, one frame of all of it with its head, and the end mark.
+  // The greeting, one frame of all messages with its head, and the end mark.
   assertEquals([bytes.length > 20_000, [...bytes.subarray(-2)]], [true, [0, 2]]);
   assertEquals((await pair.server.closed).closeCode, 4000);
 });

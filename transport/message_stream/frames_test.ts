@@ -3,7 +3,7 @@ import { seededRandom } from "../memory/path.ts";
 import { FrameParser, FrameQueue, MAX_WRITE_BYTES } from "./frames.ts";
 import type { Frame } from "../connection.ts";
 
-/** Everything that a queue has to write. */
+/** All waiting bytes of a queue. */
 function drain(queue: FrameQueue): Uint8Array[] {
   const pieces: Uint8Array[] = [];
   for (let bytes; (bytes = queue.next()) !== undefined;) {
@@ -19,7 +19,7 @@ function encode(...frames: Frame[]): Uint8Array {
   return new Uint8Array(drain(queue).flatMap((piece) => [...piece]));
 }
 
-/** What a parser finds in chunks; `end` and refusals stand among the frames. */
+/** Frames that a parser finds in chunks; `end` and refusals stand among the frames. */
 function parse(chunks: Iterable<Uint8Array>, maxFrameBytes = 1 << 20): unknown[] {
   const found: unknown[] = [];
   const parser = new FrameParser({
