@@ -1,4 +1,5 @@
 /** A WebSocket engine for servers that face the internet without a proxy. */
+import type { IncomingMessage } from "node:http";
 import { platformRuntime } from "../../base/runtime.ts";
 import {
   type AcceptedWebSocket,
@@ -269,7 +270,7 @@ class Engine implements HardenedWebSocket {
     server.on("wsClientError", (error) => {
       failure = error;
     });
-    server.handleUpgrade(message, socket, head, (made) => {
+    server.handleUpgrade(message as IncomingMessage, socket, head, (made) => {
       upgraded = made as HardenedSocket;
     });
     if (upgraded === undefined) {
@@ -277,7 +278,9 @@ class Engine implements HardenedWebSocket {
       throw new TypeError(`Cannot accept WebSocket: ${why}`, { cause: failure });
     }
     upgrade.isTaken = true;
-    upgraded.attach(message.socket, {
+    // The stream is paused while a handler decides.
+    socket.resume();
+    upgraded.attach(socket, {
       runtime,
       frames: this.#frames,
       closeTimeoutMs: this.#limits.closeTimeoutMs,

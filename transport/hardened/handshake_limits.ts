@@ -49,24 +49,33 @@ interface Account {
   at: number;
 }
 
+/** A connection that may be dropped in favour of a newer one. */
+interface Droppable {
+  /** Ends the connection at once. */
+  destroy(): void;
+}
+
 /** Slot of one connection in the limits, held until disposal. */
 export class ConnectionSlot implements Disposable {
   /** Seconds until the address may open another connection; 0 for a connection within the rate. */
   readonly retryAfterS: number;
   readonly #limits: HandshakeLimits;
   readonly #account: Account;
-  readonly #drop: () => void;
+  readonly #connection: Droppable;
   #isOver = false;
 
   /** Takes a slot; called by {@linkcode HandshakeLimits.admit}. */
   constructor(
     limits: HandshakeLimits,
     account: Account,
-    { retryAfterS, drop }: { readonly retryAfterS: number; readonly drop: () => void },
+    { retryAfterS, connection }: {
+      readonly retryAfterS: number;
+      readonly connection: Droppable;
+    },
   ) {
     this.#limits = limits;
     this.#account = account;
-    this.#drop = drop;
+    this.#connection = connection;
     this.retryAfterS = retryAfterS;
     limits.count(account, 1);
     limits.addPending(this, account);
@@ -80,7 +89,7 @@ export class ConnectionSlot implements Disposable {
   /** Frees the slot, and drops the connection. */
   drop(): void {
     this[Symbol.dispose]();
-    this.#drop();
+    this.#connection.destroy();
   }
 
   /** Frees the slot of a closed connection. Idempotent. */
@@ -140,10 +149,10 @@ export class HandshakeLimits {
    *
    * @param address Remote network address.
    * @param now Current time, in milliseconds.
-   * @param drop Drops the connection later, in favour of a newer one.
+   * @param connection The connection, which a newer one may displace later.
    * @returns The slot of the connection; `undefined` if the connection has to be dropped.
    */
-  admit(address: string, now: number, drop: () => void): ConnectionSlot | undefined {
+  admit(address: string, now: number, connection: Droppable): ConnectionSlot | undefined {
     const { handshakesPerSecond, handshakeBurst, maxPending } = this.#options;
     const account = this.#accountOf(addressKey(address), now);
     const elapsedS = Math.max(0, now - account.at) / 1_000;
@@ -158,7 +167,7 @@ export class HandshakeLimits {
     else this.#tooFrequent++;
     this.#active.set(account.key, account);
     const retryAfterS = Math.ceil(missing / handshakesPerSecond);
-    const slot = new ConnectionSlot(this, account, { retryAfterS, drop });
+    const slot = new ConnectionSlot(this, account, { retryAfterS, connection });
     if (this.#pending.size > maxPending) {
       const [oldest] = this.#pending;
       this.#tooManyPending++;

@@ -1,7 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { HandshakeLimits, type HandshakeLimitsOptions } from "./handshake_limits.ts";
 
-const keep = () => {};
+const keep = { destroy() {} };
 
 function limitsOf(options: Partial<HandshakeLimitsOptions> = {}): HandshakeLimits {
   return new HandshakeLimits({
@@ -64,7 +64,8 @@ Deno.test("HandshakeLimits.admit() bounds those without a request, by address an
 Deno.test("HandshakeLimits.admit() drops the longest waiting connection where too many have no request", () => {
   const limits = limitsOf({ maxPendingPerAddress: 2, maxPending: 4 });
   const dropped: string[] = [];
-  const admit = (address: string) => limits.admit(address, 0, () => dropped.push(address));
+  const admit = (address: string) =>
+    limits.admit(address, 0, { destroy: () => void dropped.push(address) });
   const asked = admit("192.0.2.1")!;
   asked.requested();
   // A few addresses hold all pending slots and send no request.

@@ -1,10 +1,16 @@
-/** An HTTP server on node:http with the interface of `Deno.serve`, limits, and upgrades. */
+/**
+ * An HTTP server with the interface of `Deno.serve`, limits, and upgrades. A connection whose first
+ * request is an upgrade to a WebSocket is answered here; node:http serves any other connection.
+ */
+import { Buffer } from "node:buffer";
+import { once } from "node:events";
 import {
   createServer,
   type IncomingMessage,
   type Server,
   type ServerOptions,
-  ServerResponse,
+  type ServerResponse,
+  STATUS_CODES,
 } from "node:http";
 import { createServer as createSecureServer } from "node:https";
 import net, { type Socket } from "node:net";
@@ -22,6 +28,13 @@ import {
   HandshakeLimits,
   type HandshakeLimitsOptions,
 } from "./handshake_limits.ts";
+import {
+  isWebSocket,
+  readUpgrade,
+  type RequestHead,
+  requestOf,
+  type UpgradeHead,
+} from "./request.ts";
 import { Liveness } from "./socket.ts";
 
 /** Interval of node:http's checks for slow requests, in milliseconds. */
@@ -29,9 +42,6 @@ const CHECK_INTERVAL_MS = 1_000;
 
 /** Requests of one connection that may wait for their answers; few clients pipeline at all. */
 const MAX_PIPELINED = 16;
-
-/** Characters of a valid `Host` header: any other character could move the path of the URL. */
-const HOST = /^[^\s/?#@\\]+$/;
 
 /**
  * Options with one that the types lack. A request that the callback declines is served as a plain
@@ -46,10 +56,10 @@ export interface Upgrade {
   /** Server that received the request. */
   readonly listener: Listener;
   /** The request. */
-  readonly message: IncomingMessage;
-  /** Socket of the request. */
-  readonly socket: Duplex;
-  /** Bytes that arrived behind the request. */
+  readonly message: Pick<IncomingMessage, "method" | "headers">;
+  /** Socket of the request; nothing behind the head was read from its stream. */
+  readonly socket: Socket;
+  /** Bytes that arrived behind the head. */
   readonly head: Uint8Array;
   /** True once the socket belongs to a WebSocket. */
   isTaken: boolean;
@@ -81,17 +91,42 @@ export interface ListenerOptions {
   readonly onUpgrade: (request: Request, upgrade: Upgrade) => void;
 }
 
-/** A connection before and after an upgrade. */
-interface Peer {
-  readonly socket: Socket;
+/** Property of a socket that has its connection, so that all sockets share their listeners. */
+const peerOf: unique symbol = Symbol("peer");
+
+/** A socket of TCP or TLS that the server accepted. */
+interface PeerSocket extends Socket {
+  [peerOf]?: Peer;
+}
+
+/** A connection, from its acceptance to its end. */
+class Peer {
+  readonly listener: Listener;
   readonly slot: ConnectionSlot;
-  /** Unfinished answers. Bounded by `MAX_PIPELINED`. */
-  readonly answers: Set<ServerResponse>;
+  /** Socket of TCP, also below TLS. */
+  readonly socket: Socket;
+  /** Start of the first request's head, until the head is complete. */
+  bytes: Buffer | undefined = undefined;
+  /** Aborts the request for an upgrade when the peer leaves before the answer. */
+  leaving: AbortController | undefined = undefined;
+  /** Unfinished answers of node:http. Bounded by `MAX_PIPELINED`. */
+  answers: Set<ServerResponse> | undefined = undefined;
   /**
    * True once further requests of this connection must not be answered, because the bytes are not
    * trustworthy or too many requests wait.
    */
-  isOver: boolean;
+  isOver = false;
+
+  constructor(listener: Listener, slot: ConnectionSlot, socket: Socket) {
+    this.listener = listener;
+    this.slot = slot;
+    this.socket = socket;
+  }
+
+  /** True while a request waits for the end of its answer. */
+  get isAnswering(): boolean {
+    return (this.answers?.size ?? 0) > 0;
+  }
 }
 
 /** An HTTP server that listens from construction to shutdown. */
@@ -108,11 +143,15 @@ export class Listener {
   readonly #console: ConsoleReport;
   readonly #handler: HttpHandler;
   readonly #server: Server;
+  /** Listener of node:http for a connection. */
+  readonly #serveHttp: (socket: Socket) => void;
+  /** Connections. Bounded by the limits. */
+  readonly #peers = new Set<Peer>();
   /**
-   * Connections by remote address and port, because the socket of TLS and the socket that connected
-   * are two objects. Bounded by the limits.
+   * Connections in the TLS handshake, by remote address and port: the socket of TLS and the socket
+   * that connected are two objects. Bounded by the limits.
    */
-  readonly #peers = new Map<string, Peer>();
+  readonly #securing = new Map<string, Peer>();
   readonly #handshakes: Deadlines<Peer>;
   #closing: Promise<void> | undefined;
 
@@ -144,14 +183,25 @@ export class Listener {
     const server = this.#server = tls === undefined
       ? createServer(settings)
       : createSecureServer({ ...settings, ...tls });
+    const ready = tls === undefined ? "connection" : "secureConnection";
+    const [serveHttp] = server.listeners(ready) as ((socket: Socket) => void)[];
+    this.#serveHttp = serveHttp!.bind(server);
+    server.removeAllListeners(ready);
     server.on("connection", (socket: Socket) => this.#connected(socket));
+    if (tls !== undefined) {
+      server.on("secureConnection", (socket: Socket) => this.#secured(socket));
+    }
     server.on("clientError", refuse);
     // A failure costs one connection, not the process.
     server.on("request", (message, response) => {
       this.#request(message, response).catch(() => response.destroy());
     });
-    server.on("upgrade", (message, socket, head) => {
-      this.#upgrade(message, socket, head).catch(() => socket.destroy());
+    server.on("upgrade", (message, socket: Socket, head) => {
+      // node:http removes its own listeners before an upgrade.
+      socket.on("error", ignore);
+      const peer = this.#requested(message);
+      if (peer === undefined) socket.destroy();
+      else this.#upgrade(peer, socket, { ...headOf(message), rest: head });
     });
     this.addr = bind(server, hostname, port);
   }
@@ -182,10 +232,8 @@ export class Listener {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#server.close(() => resolve());
     this.#handshakes.clear();
-    const answering = [...this.#peers.values()].filter(({ socket, answers }) => {
-      if (answers.size === 0) socket.destroy();
-      return answers.size > 0;
-    });
+    const answering = [...this.#peers].filter((peer) => peer.isAnswering);
+    for (const peer of this.#peers) if (!peer.isAnswering) peer.socket.destroy();
     if (answering.length === 0) return await promise;
     const timer = this.runtime.setTimeout(() => {
       for (const { socket } of answering) socket.destroy();
@@ -194,31 +242,84 @@ export class Listener {
     this.runtime.clearTimeout(timer);
   }
 
-  #connected(socket: Socket): void {
+  #connected(socket: PeerSocket): void {
     // With TLS, no other listener handles the errors of this socket.
-    socket.on("error", () => {});
-    const slot = this.limits.admit(socket.remoteAddress ?? "", this.runtime.now(), () => {
-      socket.destroy();
-    });
+    socket.on("error", ignore);
+    const slot = this.limits.admit(socket.remoteAddress ?? "", this.runtime.now(), socket);
+    const isSecure = this.#options.tls !== undefined;
     // The TLS handshake is the expensive part: beyond the rate, drop the connection instead of
     // answering 429.
     const isDropped = slot === undefined || this.#closing !== undefined ||
-      slot.retryAfterS > 0 && this.#options.tls !== undefined;
+      slot.retryAfterS > 0 && isSecure;
     if (isDropped) {
       slot?.[Symbol.dispose]();
       socket.destroy();
       return;
     }
-    const key = keyOf(socket);
-    const peer: Peer = { socket, slot, answers: new Set(), isOver: false };
-    this.#peers.set(key, peer);
+    const peer = socket[peerOf] = new Peer(this, slot, socket);
+    this.#peers.add(peer);
     this.#handshakes.add(peer);
-    socket.on("close", () => {
-      // A new connection may already have the same port.
-      if (this.#peers.get(key) === peer) this.#peers.delete(key);
-      this.#handshakes.delete(peer);
-      slot[Symbol.dispose]();
-    });
+    socket.on("close", Listener.#onClose);
+    if (isSecure) this.#securing.set(keyOf(socket), peer);
+    else this.#readHead(socket);
+  }
+
+  #secured(socket: PeerSocket): void {
+    const key = keyOf(socket);
+    const peer = this.#securing.get(key);
+    if (peer === undefined) return void socket.destroy();
+    this.#securing.delete(key);
+    socket[peerOf] = peer;
+    socket.on("error", ignore);
+    this.#readHead(socket);
+  }
+
+  #readHead(socket: PeerSocket): void {
+    // A peer that ends its half before the end of a head has left.
+    socket.allowHalfOpen = false;
+    socket.on("data", Listener.#onData);
+  }
+
+  static #onData(this: PeerSocket, bytes: Buffer): void {
+    const peer = this[peerOf]!;
+    peer.listener.#received(peer, this, bytes);
+  }
+
+  static #onClose(this: PeerSocket): void {
+    const peer = this[peerOf]!;
+    const { listener, slot, leaving } = peer;
+    listener.#peers.delete(peer);
+    listener.#handshakes.delete(peer);
+    const key = keyOf(this);
+    // A new connection may already have the same port.
+    if (listener.#securing.get(key) === peer) listener.#securing.delete(key);
+    slot[Symbol.dispose]();
+    leaving?.abort();
+  }
+
+  #received(peer: Peer, socket: PeerSocket, chunk: Buffer): void {
+    const { bytes: earlier } = peer;
+    const bytes = earlier === undefined ? chunk : Buffer.concat([earlier, chunk]);
+    const head = readUpgrade(bytes, earlier?.length ?? 0, this.#options.maxHeaderBytes);
+    if (head === "incomplete") {
+      peer.bytes = bytes;
+      return;
+    }
+    peer.bytes = undefined;
+    socket.removeListener("data", Listener.#onData);
+    if (head === undefined) return this.#handOver(socket, bytes);
+    this.#markRequested(peer);
+    this.#upgrade(peer, socket, head);
+  }
+
+  /** Lets node:http serve a connection, from the first byte on. */
+  #handOver(socket: Socket, bytes: Buffer): void {
+    // A client may end its half behind a request, and read the answer.
+    socket.allowHalfOpen = true;
+    socket.pause();
+    socket.unshift(bytes);
+    this.#serveHttp(socket);
+    socket.resume();
   }
 
   async #request(message: IncomingMessage, out: ServerResponse): Promise<void> {
@@ -227,22 +328,20 @@ export class Listener {
     const peer = this.#requested(message);
     // node:http still parses requests that were read before the connection was given up.
     if (peer === undefined || peer.isOver) return;
-    if (peer.answers.size === MAX_PIPELINED) {
+    const answers = peer.answers ??= new Set();
+    if (answers.size === MAX_PIPELINED) {
       peer.isOver = true;
       peer.socket.destroy();
       return;
     }
-    peer.answers.add(out);
+    answers.add(out);
     const leaving = new AbortController();
     out.on("close", () => out.writableFinished || leaving.abort());
-    await respond(
-      await this.#answer(message, peer, { hasBody: true, signal: leaving.signal }),
-      out,
-    );
+    await respond(await this.#answer(message, peer, leaving.signal), out);
     // The rest of an unread body is not waited for.
     if (!message.complete) socket.destroySoon();
-    peer.answers.delete(out);
-    if (this.#closing !== undefined && peer.answers.size === 0) peer.socket.destroySoon();
+    answers.delete(out);
+    if (this.#closing !== undefined && !peer.isAnswering) peer.socket.destroySoon();
   }
 
   /**
@@ -252,7 +351,7 @@ export class Listener {
    */
   #isUpgrade({ headers, httpVersion, socket }: IncomingMessage): boolean {
     const { upgrade = "", "content-length": length = "0", "transfer-encoding": coding } = headers;
-    const [answer, next] = this.#peers.get(keyOf(socket))?.answers ?? [];
+    const [answer, next] = (socket as PeerSocket)[peerOf]?.answers ?? [];
     // A client with a complete answer may send its next request before the system reports the
     // write.
     const isAnswered = next === undefined && answer?.writableEnded !== false;
@@ -260,69 +359,109 @@ export class Listener {
       coding === undefined && isAnswered;
   }
 
-  async #upgrade(message: IncomingMessage, socket: Duplex, head: Uint8Array): Promise<void> {
-    // node:http removes its own listeners before an upgrade.
-    socket.on("error", () => {});
-    const peer = this.#requested(message);
-    if (peer === undefined) return void socket.destroy();
-    const leaving = new AbortController();
-    socket.on("close", () => leaving.abort());
-    const upgrade: Upgrade = { listener: this, message, socket, head, isTaken: false };
-    const response = await this.#answer(message, peer, { upgrade, signal: leaving.signal });
-    if (upgrade.isTaken) return;
-    const out = new ServerResponse(message);
-    out.shouldKeepAlive = false;
-    out.assignSocket(socket as Socket);
-    out.on("finish", () => (socket as Socket).destroySoon());
-    await respond(response, out);
+  #upgrade(peer: Peer, socket: Socket, { rest, ...head }: UpgradeHead): void {
+    const leaving = peer.leaving = new AbortController();
+    const message = { method: head.method, headers: joinedHeaders(head) };
+    const upgrade: Upgrade = { listener: this, message, socket, head: rest, isTaken: false };
+    const answer = tooFrequent(peer) ?? this.#handle(peer, socket, () => {
+      const isSecure = this.#options.tls !== undefined;
+      const request = requestOf(head, { isSecure, signal: leaving.signal });
+      if (request !== undefined) this.#options.onUpgrade(request, upgrade);
+      return request;
+    });
+    // Most upgrades are accepted at once.
+    if (upgrade.isTaken) peer.leaving = undefined;
+    else this.#finishUpgrade(upgrade, answer, head.method).catch(() => socket.destroy());
   }
 
-  async #answer(
-    message: IncomingMessage,
-    peer: Peer,
-    options: {
-      readonly hasBody?: boolean;
-      readonly upgrade?: Upgrade;
-      readonly signal: AbortSignal;
-    },
-  ): Promise<Response> {
-    const { retryAfterS } = peer.slot;
-    if (retryAfterS > 0) {
-      const headers = { "retry-after": `${retryAfterS}`, connection: "close" };
-      return new Response("Too many connections", { status: 429, headers });
-    }
-    const { headers: { upgrade: protocol = "" }, httpVersion } = message;
-    if (isWebSocket(protocol) && httpVersion !== "1.1") {
+  async #finishUpgrade(
+    upgrade: Upgrade,
+    answer: Response | Promise<Response>,
+    method: string,
+  ): Promise<void> {
+    const { socket } = upgrade;
+    // Read no further than one buffer, which is enough to notice a peer that leaves.
+    socket.pause();
+    socket.read(0);
+    const response = await answer;
+    const peer = (socket as PeerSocket)[peerOf]!;
+    const { signal } = peer.leaving!;
+    peer.leaving = undefined;
+    if (upgrade.isTaken) return;
+    await refuseUpgrade(socket, response, { method, now: this.runtime.now(), signal });
+  }
+
+  #answer(message: IncomingMessage, peer: Peer, signal: AbortSignal): Response | Promise<Response> {
+    const { headers: { upgrade = "" }, httpVersion, socket } = message;
+    const late = tooFrequent(peer);
+    if (late !== undefined) return late;
+    if (isWebSocket(upgrade) && httpVersion !== "1.1") {
       const why =
         `Cannot upgrade to WebSocket: HTTP must have version 1.1, received ${httpVersion}`;
-      return new Response(why, { status: 400, headers: { connection: "close" } });
+      return lastAnswer(400, why);
     }
-    const { hasBody = false, upgrade, signal } = options;
     const isSecure = this.#options.tls !== undefined;
-    const request = requestOf(message, { isSecure, hasBody, signal });
-    if (request === undefined) {
+    return this.#handle(
+      peer,
+      socket,
+      () => requestOf(headOf(message), { isSecure, body: bodyOf(message), signal }),
+    );
+  }
+
+  /** Calls the handler. Never throws or rejects. */
+  #handle(
+    peer: Peer,
+    socket: Socket,
+    request: () => Request | undefined,
+  ): Response | Promise<Response> {
+    const made = request();
+    if (made === undefined) {
       peer.isOver = true;
-      const headers = { connection: "close" };
-      return new Response("Malformed request", { status: 400, headers });
+      return lastAnswer(400, "Malformed request");
     }
-    if (upgrade !== undefined) this.#options.onUpgrade(request, upgrade);
     try {
-      return await this.#handler(request, originOf(message));
+      const answer = this.#handler(made, originOf(socket));
+      return answer instanceof Promise ? answer.catch((error) => this.#failed(error)) : answer;
     } catch (error) {
-      // As the runtime's own server does, but at a bounded rate: peers choose the requests.
-      this.#console.failed("A request", error);
-      return new Response("Internal Server Error", { status: 500 });
+      return this.#failed(error);
     }
+  }
+
+  /** Reports an error of the handler, as the runtime's own server does, but at a bounded rate. */
+  #failed(error: unknown): Response {
+    this.#console.failed("A request", error);
+    return new Response("Internal Server Error", { status: 500 });
   }
 
   /** Finds the connection of a request, and marks it as no longer pending. */
   #requested({ socket }: IncomingMessage): Peer | undefined {
-    const peer = this.#peers.get(keyOf(socket));
-    if (peer === undefined) return undefined;
-    this.#handshakes.delete(peer);
-    peer.slot.requested();
+    const peer = (socket as PeerSocket)[peerOf];
+    if (peer === undefined || !this.#peers.has(peer)) return undefined;
+    this.#markRequested(peer);
     return peer;
   }
+
+  #markRequested(peer: Peer): void {
+    this.#handshakes.delete(peer);
+    peer.slot.requested();
+  }
+}
+
+function ignore(): void {}
+
+/** Answers a connection beyond the rate of its address. */
+function tooFrequent({ slot: { retryAfterS } }: Peer): Response | undefined {
+  if (retryAfterS === 0) return undefined;
+  return lastAnswer(429, "Too many connections", { "retry-after": `${retryAfterS}` });
+}
+
+/** Creates the last answer of a connection. */
+function lastAnswer(
+  status: number,
+  text: string,
+  headers: Readonly<Record<string, string>> = {},
+): Response {
+  return new Response(text, { status, headers: { ...headers, connection: "close" } });
 }
 
 /** Answers a malformed or late request with its error status. */
@@ -337,64 +476,83 @@ function refuse({ code }: Error & { readonly code?: string }, socket: Duplex): v
   (socket as Socket).destroySoon();
 }
 
-function isWebSocket(upgrade: string): boolean {
-  return upgrade.toLowerCase() === "websocket";
-}
-
 function keyOf({ remoteAddress, remotePort }: Socket): string {
   return `${remoteAddress} ${remotePort}`;
 }
 
-/**
- * Converts a node:http request to one of the web platform.
- *
- * @param message Request of node:http.
- * @param options Use of TLS, permission for a body, and the signal that aborts the request.
- * @returns The request; `undefined` for a malformed one.
- */
-function requestOf(
-  message: IncomingMessage,
-  options: { readonly isSecure: boolean; readonly hasBody: boolean; readonly signal: AbortSignal },
-): Request | undefined {
-  const { method = "GET", rawHeaders } = message;
-  const url = urlOf(message, options.isSecure);
-  // node:http takes the first of several `Host` headers; such a request is refused here.
-  const hosts = rawHeaders.filter((name, i) => i % 2 === 0 && name.toLowerCase() === "host");
-  if (url === undefined || hosts.length > 1) return undefined;
-  const mayHaveBody = options.hasBody && method !== "GET" && method !== "HEAD";
-  try {
-    const body = mayHaveBody
-      ? Readable.toWeb(message) as unknown as ReadableStream<Uint8Array<ArrayBuffer>>
-      : null;
-    const headers = new Headers();
-    for (let i = 0; i < rawHeaders.length; i += 2) {
-      headers.append(rawHeaders[i]!, rawHeaders[i + 1]!);
-    }
-    return new Request(url, { method, headers, body, signal: options.signal });
-  } catch {
-    // The web platform refuses some methods and headers, such as CONNECT.
-    return undefined;
+function headOf({ method = "GET", url = "", rawHeaders }: IncomingMessage): RequestHead {
+  const headers: [string, string][] = [];
+  for (let i = 0; i < rawHeaders.length; i += 2) {
+    headers.push([rawHeaders[i]!.toLowerCase(), rawHeaders[i + 1]!]);
   }
+  return { method, target: url, headers };
 }
 
-/** Builds the request's URL. The target may be a path, or a whole URL as sent to proxies. */
-function urlOf({ url = "", headers: { host = "" } }: IncomingMessage, isSecure: boolean) {
-  const scheme = isSecure ? "https" : "http";
-  if (!url.startsWith("/")) return /^https?:/i.test(url) && URL.canParse(url) ? url : undefined;
-  const whole = `${scheme}://${host}${url}`;
-  return HOST.test(host) && URL.canParse(whole) ? whole : undefined;
+/** Joins headers as node:http does, for the handshake of `ws`. */
+function joinedHeaders({ headers }: RequestHead): IncomingMessage["headers"] {
+  const joined: Record<string, string> = {};
+  for (const [name, value] of headers) {
+    joined[name] = name in joined ? `${joined[name]}, ${value}` : value;
+  }
+  return joined;
 }
 
-/**
- * Reads the origin of a request.
- *
- * @param message Request of node:http.
- * @returns The peer's address.
- */
-function originOf({ socket }: IncomingMessage): Parameters<HttpHandler>[1] {
-  const { remoteAddress = "", remotePort = 0 } = socket;
+function bodyOf(message: IncomingMessage): ReadableStream<Uint8Array<ArrayBuffer>> | undefined {
+  if (message.method === "GET" || message.method === "HEAD") return undefined;
+  return Readable.toWeb(message) as unknown as ReadableStream<Uint8Array<ArrayBuffer>>;
+}
+
+/** Returns the peer's address. */
+function originOf({ remoteAddress = "", remotePort = 0 }: Socket): Parameters<HttpHandler>[1] {
   return { remoteAddr: { transport: "tcp", hostname: remoteAddress, port: remotePort } };
 }
+
+/** Headers that {@linkcode refuseUpgrade} sets. */
+const CONNECTION_HEADERS: ReadonlySet<string> = new Set([
+  "connection",
+  "content-length",
+  "date",
+  "transfer-encoding",
+]);
+
+/**
+ * Answers a request for an upgrade with a response of HTTP, and ends the connection.
+ *
+ * @param socket Socket of the request.
+ * @param response Response to send.
+ * @param options Method of the request, the current time in milliseconds, and the signal that
+ * aborts when the peer leaves.
+ */
+async function refuseUpgrade(
+  socket: Socket,
+  { status, statusText, headers, body }: Response,
+  options: { readonly method: string; readonly now: number; readonly signal: AbortSignal },
+): Promise<void> {
+  const { method, now, signal } = options;
+  const lines = [`HTTP/1.1 ${status} ${statusText || STATUS_CODES[status] || ""}`];
+  for (const [name, value] of headers) {
+    if (!CONNECTION_HEADERS.has(name)) lines.push(`${name}: ${value}`);
+  }
+  lines.push(`date: ${new Date(now).toUTCString()}`);
+  // The names of protocols to which the peer may upgrade need `upgrade` here.
+  lines.push(`connection: ${headers.has("upgrade") ? "upgrade, close" : "close"}`);
+  const isEmpty = body === null || method === "HEAD";
+  lines.push(isEmpty ? "content-length: 0" : "transfer-encoding: chunked", "", "");
+  socket.write(lines.join("\r\n"), "latin1");
+  if (isEmpty) await body?.cancel();
+  else {
+    for await (const piece of body.values()) {
+      if (piece.length === 0) continue;
+      const size = Buffer.from(`${piece.length.toString(16)}\r\n`, "latin1");
+      const mayGoOn = socket.write(Buffer.concat([size, piece, CRLF]));
+      if (!mayGoOn) await once(socket, "drain", { signal });
+    }
+    socket.write("0\r\n\r\n", "latin1");
+  }
+  socket.destroySoon();
+}
+
+const CRLF = Buffer.from("\r\n", "latin1");
 
 /**
  * Sends a response, and waits until a streamed body was sent. Never rejects: a client that

@@ -1,0 +1,273 @@
+/**
+ * The first request of a connection on the hardened WebSocket engine, over TCP and TLS: an upgrade
+ * is answered by the engine, any other request is handed to node:http.
+ *
+ * @module
+ */
+import { assertEquals, assertMatch } from "@std/assert";
+import { devCertificate } from "../transport/certificate/dev_certificate.ts";
+import { hardenedWebSocket, type HardenedWebSocketOptions } from "../transport/hardened/mod.ts";
+import type { ServeOptions } from "../server.ts";
+import { frameOf, listen, portOf, until } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+const HOST = "Host: localhost\r\n";
+const UPGRADE = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n" +
+  "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n";
+const UPGRADE_HEAD = `GET /session HTTP/1.1\r\n${HOST}${UPGRADE}\r\n`;
+
+const { cert, key } = devCertificate({ cacheFolder: null });
+
+/** An echo at `/session`, and the length of each body at every other path. */
+function listenHardened(
+  scheme: "tcp" | "tls",
+  options: ServeOptions = {},
+  limits: HardenedWebSocketOptions = {},
+) {
+  const engine = hardenedWebSocket({ handshakeBurst: Infinity, ...limits });
+  const server = listen({
+    webSocket: engine,
+    webTransport: false,
+    path: "/session",
+    onMessage: (message, session) => session.send(message.topic, message.data),
+    fetch: async (request) => new Response(`<${(await request.bytes()).length}>`),
+    ...(scheme === "tls" ? { tls: { cert, key } } : {}),
+    ...options,
+  });
+  return { engine, server, connect: () => Wire.connect(scheme, portOf(server)) };
+}
+
+/** A connection that writes text, and reads it. */
+class Wire implements Disposable {
+  readonly conn: Deno.Conn;
+  text = "";
+
+  constructor(conn: Deno.Conn) {
+    this.conn = conn;
+  }
+
+  static async connect(scheme: "tcp" | "tls", port: number): Promise<Wire> {
+    if (scheme === "tls") {
+      return new Wire(await Deno.connectTls({ hostname: "127.0.0.1", port, caCerts: [cert] }));
+    }
+    const conn = await Deno.connect({ hostname: "127.0.0.1", port });
+    conn.setNoDelay();
+    return new Wire(conn);
+  }
+
+  async write(text: string | Uint8Array): Promise<void> {
+    const bytes = typeof text === "string" ? new TextEncoder().encode(text) : text;
+    for (let at = 0; at < bytes.length;) at += await this.conn.write(bytes.subarray(at));
+  }
+
+  /** Reads on until a text came, or to the end, and forgets what was read. */
+  async until(end?: string): Promise<string> {
+    const chunk = new Uint8Array(65_536);
+    while (end === undefined || !this.text.includes(end)) {
+      const count = await soon(this.conn.read(chunk).catch(() => null));
+      if (count === null) break;
+      this.text += new TextDecoder("latin1").decode(chunk.subarray(0, count));
+    }
+    const { text } = this;
+    this.text = "";
+    return text;
+  }
+
+  /** Sends a message to the echo, and waits for its return. */
+  async echo(data: string): Promise<void> {
+    await this.write(frameOf(`{"topic":"t","data":"${data}"}`));
+    await this.until(`"data":"${data}"}`);
+  }
+
+  [Symbol.dispose](): void {
+    this.conn.close();
+  }
+}
+
+for (const scheme of ["tcp", "tls"] as const) {
+  Deno.test(`hardened engine reads an upgrade over ${scheme} byte by byte, and in two pieces`, async () => {
+    const { server, connect } = listenHardened(scheme);
+    await using _server = server;
+    {
+      using wire = await connect();
+      for (const byte of new TextEncoder().encode(UPGRADE_HEAD)) {
+        await wire.write(Uint8Array.of(byte));
+      }
+      assertMatch(await wire.until("\r\n\r\n"), /^HTTP\/1\.1 101 /);
+      await wire.echo("slow");
+    }
+    for (let at = 1; at < UPGRADE_HEAD.length; at += 23) {
+      using wire = await connect();
+      await wire.write(UPGRADE_HEAD.slice(0, at));
+      await wire.write(UPGRADE_HEAD.slice(at));
+      assertMatch(await wire.until("\r\n\r\n"), /^HTTP\/1\.1 101 /, `cut at ${at}`);
+      await wire.echo("pieces");
+    }
+  });
+
+  Deno.test(`hardened engine takes messages over ${scheme} that come with the upgrade`, async () => {
+    const { server, connect } = listenHardened(scheme);
+    await using _server = server;
+    const frames = ["one", "two"].map((data) => frameOf(`{"topic":"t","data":"${data}"}`));
+    const head = new TextEncoder().encode(UPGRADE_HEAD);
+    const bytes = new Uint8Array([...head, ...frames[0]!, ...frames[1]!]);
+    // In one piece, and cut within each of the frames.
+    for (const cut of [bytes.length, head.length + 1, bytes.length - 3]) {
+      using wire = await connect();
+      await wire.write(bytes.subarray(0, cut));
+      await wire.write(bytes.subarray(cut));
+      const text = await wire.until('"two"');
+      assertMatch(text, /^HTTP\/1\.1 101 .*"one".*"two"/s);
+    }
+  });
+
+  Deno.test(`hardened engine hands a request with a body of 100 KB to node:http over ${scheme}, and further ones`, async () => {
+    const { server, connect } = listenHardened(scheme);
+    await using _server = server;
+    using wire = await connect();
+    const body = "x".repeat(100_000);
+    for (let i = 0; i < 5; i++) {
+      await wire.write(`POST / HTTP/1.1\r\n${HOST}Content-Length: ${body.length}\r\n\r\n${body}`);
+      assertMatch(await wire.until("0\r\n\r\n"), /^HTTP\/1\.1 200 .*<100000>/s);
+    }
+    for (let i = 0; i < 3; i++) {
+      await wire.write(`GET / HTTP/1.1\r\n${HOST}\r\n`);
+      assertMatch(await wire.until("\r\n0\r\n\r\n"), /^HTTP\/1\.1 200 .*<0>/s);
+    }
+    await wire.write(UPGRADE_HEAD);
+    assertMatch(await wire.until("-Accept: "), /HTTP\/1\.1 101 /);
+  });
+
+  Deno.test(`hardened engine hands requests to node:http over ${scheme} that come byte by byte`, async () => {
+    const { server, connect } = listenHardened(scheme);
+    await using _server = server;
+    const heads = {
+      [`GET / HTTP/1.1\r\n${HOST}\r\n`]: /<0>/,
+      [`POST / HTTP/1.1\r\n${HOST}Content-Length: 5\r\n\r\nhello`]: /<5>/,
+      [`POST / HTTP/1.1\r\n${HOST}Transfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n\r\n`]:
+        /<5>/,
+    };
+    for (const [head, answer] of Object.entries(heads)) {
+      using wire = await connect();
+      for (let i = 0; i < 2; i++) {
+        for (const byte of new TextEncoder().encode(head)) await wire.write(Uint8Array.of(byte));
+        const text = await wire.until("\r\n0\r\n\r\n");
+        assertMatch(text, /^HTTP\/1\.1 200 /, head);
+        assertMatch(text, answer, head);
+      }
+    }
+  });
+
+  Deno.test(`hardened engine upgrades over ${scheme} behind answered requests`, async () => {
+    const { engine, server, connect } = listenHardened(scheme);
+    await using _server = server;
+    {
+      using wire = await connect();
+      for (let i = 0; i < 3; i++) {
+        await wire.write(`GET / HTTP/1.1\r\n${HOST}\r\n`);
+        await wire.until("0\r\n\r\n");
+      }
+      await wire.write(UPGRADE_HEAD);
+      assertMatch(await wire.until("\r\n\r\n"), /^HTTP\/1\.1 101 /);
+      await wire.echo("later");
+      assertEquals(server.manager.count, 1);
+    }
+    await until(() => engine.stats().connections === 0);
+    await until(() => server.manager.count === 0);
+  });
+
+  Deno.test(`hardened engine answers a refused upgrade over ${scheme} with headers and body`, async () => {
+    const { engine, server } = listenHardened(scheme, {
+      fetch: () => new Response("unused"),
+      authenticate: () => Promise.reject(),
+    });
+    await using _server = server;
+    using wire = await Wire.connect(scheme, portOf(server));
+    await wire.write(UPGRADE_HEAD);
+    const text = await wire.until();
+    assertMatch(text, /^HTTP\/1\.1 401 Unauthorized\r\n/);
+    assertMatch(text, /\r\nconnection: close\r\n/);
+    assertMatch(text, /\r\ndate: \w{3}, \d\d \w{3} \d{4} [\d:]+ GMT\r\n/);
+    assertMatch(text, /\r\n\r\n[\da-f]+\r\nUnauthenticated\r\n0\r\n\r\n$/);
+    await until(() => engine.stats().connections === 0);
+  });
+
+  Deno.test(`hardened engine drops a first request over ${scheme} that takes too long`, async () => {
+    const { engine, server, connect } = listenHardened(scheme, {}, { handshakeTimeoutMs: 300 });
+    await using _server = server;
+    for (const start of ["", "G", UPGRADE_HEAD.slice(0, -1), `POST / HTTP/1.1\r\n${HOST}`]) {
+      const before = engine.stats().tooSlow;
+      using wire = await connect();
+      await wire.write(start);
+      assertEquals(await wire.until(), "", start);
+      await until(() => engine.stats().connections === 0);
+      assertEquals(engine.stats().tooSlow, before + 1, start);
+    }
+  });
+
+  Deno.test(`hardened engine refuses a head over ${scheme} that is too large`, async () => {
+    const { engine, server, connect } = listenHardened(scheme, {}, { maxHeaderBytes: 1_024 });
+    await using _server = server;
+    const large = `X: ${"x".repeat(2_048)}\r\n`;
+    for (const head of [UPGRADE_HEAD, `POST / HTTP/1.1\r\n${HOST}\r\n`]) {
+      using wire = await connect();
+      await wire.write(head.replace(HOST, HOST + large));
+      assertMatch(await wire.until(), /^HTTP\/1\.1 431 /);
+    }
+    using endless = await connect();
+    await endless.write(UPGRADE_HEAD.replace(HOST, `X: ${"x".repeat(2_048)}`).slice(0, 1_500));
+    assertMatch(await endless.until(), /^HTTP\/1\.1 431 /);
+    await until(() => engine.stats().connections === 0);
+  });
+
+  Deno.test(`hardened engine aborts an upgrade over ${scheme} whose peer leaves before the answer`, async () => {
+    const asked = Promise.withResolvers<Request>();
+    const { engine, server, connect } = listenHardened(scheme, {
+      authenticate: async ({ request }) => {
+        asked.resolve(request);
+        await new Promise((resolve) => request.signal.addEventListener("abort", resolve));
+        return Promise.reject();
+      },
+    });
+    await using _server = server;
+    {
+      using wire = await connect();
+      await wire.write(UPGRADE_HEAD);
+      await soon(asked.promise);
+    }
+    const { signal } = await asked.promise;
+    await until(() => signal.aborted);
+    await until(() => engine.stats().connections === 0);
+  });
+}
+
+Deno.test("hardened engine streams the body of a refusal, and stops when its peer leaves", async () => {
+  const cancelled = Promise.withResolvers<void>();
+  const engine = hardenedWebSocket();
+  const server = engine.listen({ hostname: "127.0.0.1", port: 0 }, () =>
+    new Response(
+      new ReadableStream({
+        pull: (controller) => controller.enqueue(new Uint8Array(65_536).fill(120)),
+        cancel: () => cancelled.resolve(),
+      }),
+      { status: 503, statusText: "Later", headers: [["set-cookie", "a=1"], ["set-cookie", "b=2"]] },
+    ));
+  {
+    using wire = await Wire.connect("tcp", server.addr.port);
+    await wire.write(UPGRADE_HEAD);
+    const text = await wire.until("xxx");
+    assertMatch(text, /^HTTP\/1\.1 503 Later\r\n/);
+    assertMatch(text, /\r\nset-cookie: a=1\r\nset-cookie: b=2\r\n/);
+  }
+  await soon(cancelled.promise);
+  await server.shutdown();
+});
+
+Deno.test("hardened engine ends requests of node:http that take too long behind their head", async () => {
+  const { engine, server, connect } = listenHardened("tcp", {}, { requestTimeoutMs: 300 });
+  await using _server = server;
+  using wire = await connect();
+  await wire.write(`POST / HTTP/1.1\r\n${HOST}Content-Length: 5\r\n\r\nhel`);
+  assertMatch(await wire.until(), /^HTTP\/1\.1 408 /);
+  await until(() => engine.stats().connections === 0);
+});

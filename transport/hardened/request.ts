@@ -1,0 +1,156 @@
+/** Heads of requests: the bytes of an upgrade, and the web platform's request of any head. */
+import type { Buffer } from "node:buffer";
+
+/** The head of a request, as received. */
+export interface RequestHead {
+  readonly method: string;
+  /** A path, or a whole URL as sent to proxies. */
+  readonly target: string;
+  /** Names and values in the order of the head; a name may come more than once. */
+  readonly headers: readonly (readonly [name: string, value: string])[];
+}
+
+/** An upgrade to a WebSocket, with the bytes behind its head. */
+export interface UpgradeHead extends RequestHead {
+  readonly rest: Buffer;
+}
+
+/** First bytes of every upgrade. */
+const METHOD = "GET ";
+
+const HEAD_END = "\r\n\r\n";
+
+const REQUEST_LINE = /^GET ([\x21-\x7e]+) HTTP\/1\.1$/;
+
+const HEADER_LINE = /^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)$/;
+
+const TRAILING_SPACE = /[ \t]+$/;
+
+/** Characters of a valid `Host` header: any other character could move the path of the URL. */
+const HOST = /^[^\s/?#@\\]+$/;
+
+/** The word `upgrade` in a `Connection` header. */
+const CONNECTION_UPGRADE = /(?:^|,)\s*upgrade\s*(?:,|$)/i;
+
+/**
+ * Reads the first request of a connection, as long as the request may be an upgrade to a WebSocket.
+ * Only a head with one reading is accepted; the judgement on any other head, malformed or not, is
+ * left to node:http.
+ *
+ * @param bytes All bytes of the connection so far.
+ * @param checked Number of bytes that an earlier call has seen.
+ * @param maxBytes Largest head to read.
+ * @returns The upgrade; `undefined` if the request is not one; `"incomplete"` if more bytes are
+ * needed.
+ */
+export function readUpgrade(
+  bytes: Buffer,
+  checked: number,
+  maxBytes: number,
+): UpgradeHead | undefined | "incomplete" {
+  if (checked < METHOD.length) {
+    const start = bytes.toString("latin1", 0, METHOD.length);
+    if (!METHOD.startsWith(start)) return undefined;
+  }
+  const end = bytes.indexOf(HEAD_END, Math.max(0, checked - HEAD_END.length + 1), "latin1");
+  if (end < 0) {
+    const mayGoOn = bytes.length < maxBytes && !hasBareLineFeed(bytes, checked);
+    return mayGoOn ? "incomplete" : undefined;
+  }
+  const length = end + HEAD_END.length;
+  if (length > maxBytes) return undefined;
+  const head = parseUpgrade(bytes.toString("latin1", 0, end));
+  return head && { ...head, rest: bytes.subarray(length) };
+}
+
+/** Checks the bytes that an earlier call has not seen; node:http refuses such a head at once. */
+function hasBareLineFeed(bytes: Buffer, checked: number): boolean {
+  for (let at = bytes.indexOf(10, checked); at >= 0; at = bytes.indexOf(10, at + 1)) {
+    if (bytes[at - 1] !== 13) return true;
+  }
+  return false;
+}
+
+function parseUpgrade(text: string): RequestHead | undefined {
+  const lines = text.split("\r\n");
+  const target = REQUEST_LINE.exec(lines[0]!)?.[1];
+  if (target === undefined) return undefined;
+  const headers: [string, string][] = [];
+  let hosts = 0;
+  let upgrades = 0;
+  let asksConnection = false;
+  for (let i = 1; i < lines.length; i++) {
+    const header = HEADER_LINE.exec(lines[i]!);
+    if (header === null) return undefined;
+    const name = header[1]!.toLowerCase();
+    const value = header[2]!.replace(TRAILING_SPACE, "");
+    switch (name) {
+      case "host":
+        hosts++;
+        break;
+      case "upgrade":
+        if (!isWebSocket(value)) return undefined;
+        upgrades++;
+        break;
+      case "connection":
+        asksConnection ||= CONNECTION_UPGRADE.test(value);
+        break;
+      case "content-length":
+        if (value !== "0") return undefined;
+        break;
+      case "transfer-encoding":
+        return undefined;
+    }
+    headers.push([name, value]);
+  }
+  if (hosts !== 1 || upgrades !== 1 || !asksConnection) return undefined;
+  return { method: "GET", target, headers };
+}
+
+/**
+ * Checks the value of an `Upgrade` header.
+ *
+ * @param upgrade The value.
+ * @returns `true` if the header asks for a WebSocket and nothing else.
+ */
+export function isWebSocket(upgrade: string): boolean {
+  return upgrade.toLowerCase() === "websocket";
+}
+
+/**
+ * Converts the head of a request to a request of the web platform.
+ *
+ * @param head Head of the request.
+ * @param options Use of TLS, the body, and the signal that aborts the request.
+ * @returns The request; `undefined` for a malformed one.
+ */
+export function requestOf(
+  { method, target, headers }: RequestHead,
+  options: {
+    readonly isSecure: boolean;
+    readonly body?: ReadableStream<Uint8Array<ArrayBuffer>> | undefined;
+    readonly signal: AbortSignal;
+  },
+): Request | undefined {
+  const { isSecure, body = null, signal } = options;
+  const hosts = headers.filter(([name]) => name === "host");
+  // node:http takes the first of several `Host` headers; such a request is refused here.
+  if (hosts.length > 1) return undefined;
+  const url = urlOf(target, hosts[0]?.[1] ?? "", isSecure);
+  if (url === undefined) return undefined;
+  try {
+    return new Request(url, { method, headers: headers as [string, string][], body, signal });
+  } catch {
+    // The web platform refuses some methods and headers, such as CONNECT.
+    return undefined;
+  }
+}
+
+/** Builds the request's URL. */
+function urlOf(target: string, host: string, isSecure: boolean): string | undefined {
+  if (!target.startsWith("/")) {
+    return /^https?:/i.test(target) && URL.canParse(target) ? target : undefined;
+  }
+  const url = `${isSecure ? "https" : "http"}://${host}${target}`;
+  return HOST.test(host) && URL.canParse(url) ? url : undefined;
+}
