@@ -316,10 +316,10 @@ export class Listener {
   #handOver(socket: Socket, bytes: Buffer): void {
     // A client may end its half behind a request, and read the answer.
     socket.allowHalfOpen = true;
-    socket.pause();
-    socket.unshift(bytes);
     this.#serveHttp(socket);
-    socket.resume();
+    // Within this turn: node:http takes later bytes from the system itself, past the stream, and
+    // bytes put back into the stream with `unshift` could come behind these.
+    socket.emit("data", bytes);
   }
 
   async #request(message: IncomingMessage, out: ServerResponse): Promise<void> {
