@@ -10,7 +10,7 @@ const MOST: Readonly<Record<string, number>> = {
   "./client": 42,
   "./jwt": 4,
   "./manager": 16,
-  "./moq": 84,
+  "./moq": 65,
   "./msgpack": 2,
   "./nats": 7,
   "./otel": 6,
@@ -25,7 +25,7 @@ const MOST: Readonly<Record<string, number>> = {
 };
 
 /** Most different names in all entries together. */
-const MOST_IN_ALL = 396;
+const MOST_IN_ALL = 377;
 
 /** Names with a build for Deno in the root, and one for browsers in `/client`. */
 const BUILDS = ["connect", "dial"];

@@ -49,14 +49,14 @@
  *
  * @module
  */
-export type { MoqAction, MoqGrant, MoqLimits } from "./session/access.ts";
+export type { MoqGrant } from "./session/access.ts";
 export {
   BitrateMonitor,
   type BitrateMonitorOptions,
   type PeerUpdate,
 } from "./session/bitrate_monitor.ts";
 export { type MoqAuthorize, MoqSession } from "./session/session.ts";
-export type { Goaway, MoqCloseInfo, MoqSessionOptions } from "./session/session.ts";
+export type { MoqCloseInfo, MoqSessionOptions } from "./session/session.ts";
 export type { SetupRequest } from "./session/setup.ts";
 
 export { type Announcement, AnnouncementReader } from "./track/announcement.ts";
@@ -78,22 +78,14 @@ export { LiveGroup } from "./live/live_group.ts";
 export {
   LiveBroadcast,
   type LiveBroadcastOptions,
-  type LiveDemand,
   LiveTrack,
   type LiveTrackOptions,
 } from "./live/live_track.ts";
-export { MoqRelay, type MoqRelayOptions, type MoqRelayStats } from "./live/relay.ts";
-export { type MoqRelayNotice, type MoqRelayRefusal, relayNotices } from "./live/relay_notices.ts";
+export { MoqRelay, type MoqRelayOptions } from "./live/relay.ts";
+export { type MoqRelayNotice, relayNotices } from "./live/relay_notices.ts";
 
 export { connectMoq, type ConnectMoqOptions, MoqClient } from "./client/client.ts";
-export type {
-  MoqClientCause,
-  MoqClientEnd,
-  MoqClientOptions,
-  MoqClientStatus,
-  MoqDial,
-  MoqDialContext,
-} from "./client/client.ts";
+export type { MoqClientEnd, MoqClientOptions, MoqClientStatus } from "./client/client.ts";
 export { dialMoq, type DialMoqOptions } from "./client/dial.ts";
 export { ResumableAnnouncements } from "./client/resumable_announcements.ts";
 export {
@@ -104,34 +96,18 @@ export {
 export type { MoqRetryOptions } from "./client/retry.ts";
 
 export { listenMoq, MoqServer } from "./server/server.ts";
-export type {
-  ListenMoqOptions,
-  MoqClientInfo,
-  MoqDrainOptions,
-  MoqDrainReport,
-  MoqRequestInfo,
-  MoqServerLimits,
-  MoqServerOptions,
-  MoqWire,
-} from "./server/server_options.ts";
+export type { ListenMoqOptions, MoqClientInfo, MoqServerOptions } from "./server/server_options.ts";
 
-export {
-  MoqCluster,
-  type MoqClusterDial,
-  type MoqClusterOptions,
-  type MoqClusterStats,
-} from "./cluster/cluster.ts";
+export { MoqCluster, type MoqClusterOptions } from "./cluster/cluster.ts";
 
 export {
   type MissedGroups,
   MoqError,
   moqErrorCode,
-  type MoqErrorFamily,
   type MoqErrorName,
   moqErrorName,
-  type MoqErrorScope,
   MoqLaggedError,
 } from "./wire/errors.ts";
-export type { MoqParameters, SubscribeFields, TrackInfoMessage } from "./wire/messages.ts";
+export type { SubscribeFields, TrackInfoMessage } from "./wire/messages.ts";
 export { type BroadcastPath, broadcastPath } from "./wire/path.ts";
 export { DEFAULT_VERSIONS, type MoqVersion } from "./wire/versions.ts";

@@ -5,7 +5,7 @@
  */
 import type { FakeTime } from "@std/testing/time";
 import { MoqClient } from "../../pubsub/moq/client/client.ts";
-import type { MoqClientOptions, MoqClientStatus, MoqDial } from "../../pubsub/moq/client/client.ts";
+import type { MoqClientOptions, MoqClientStatus } from "../../pubsub/moq/client/client.ts";
 import type { MoqVersion } from "../../pubsub/moq/wire/versions.ts";
 import { TrackMux } from "../../pubsub/moq/track/mux.ts";
 import { MoqSession, type MoqSessionOptions } from "../../pubsub/moq/session/session.ts";
@@ -67,7 +67,7 @@ export class MoqNetwork {
   /** The pairs of the sessions. */
   readonly pairs: MemoryPair[] = [];
   /** Answers for the next attempts, in order; without an answer, the server opens a session. */
-  readonly answers: MoqDial[] = [];
+  readonly answers: MoqClientOptions["dial"][] = [];
   /** The publications of the server. */
   mux: TrackMux = new TrackMux();
   /** Options of the server's sessions. */
@@ -85,7 +85,7 @@ export class MoqNetwork {
   }
 
   /** Dials into this network. */
-  readonly dial: MoqDial = async (signal, context) => {
+  readonly dial: MoqClientOptions["dial"] = async (signal, context) => {
     this.dials.push({ at: Date.now(), uri: context.uri });
     const answer = this.answers.shift();
     if (answer !== undefined) return await answer(signal, context);

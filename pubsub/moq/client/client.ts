@@ -4,7 +4,7 @@ import { Backoff } from "../../../base/backoff.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { StatusFeed } from "../../../base/status_feed.ts";
 import { pause, startTimer, within } from "../../../base/wait.ts";
-import type { Goaway, MoqCloseInfo, MoqSession } from "../session/session.ts";
+import type { MoqCloseInfo, MoqSession } from "../session/session.ts";
 import { TrackMux } from "../track/mux.ts";
 import { MoqError } from "../wire/errors.ts";
 import { dialMoq, type DialMoqOptions } from "./dial.ts";
@@ -12,28 +12,25 @@ import { ResumableAnnouncements } from "./resumable_announcements.ts";
 import { ResumableTrack, type ResumeOptions } from "./resumable_track.ts";
 import { isRefusal, type MoqRetry, type MoqRetryOptions, retrySettings } from "./retry.ts";
 
-/** Context of a dial function. */
-export interface MoqDialContext {
-  /** Broadcasts of the session: pass the mux on to `dialMoq()` or `MoqSession.open()`. */
-  readonly mux: TrackMux;
-  /** The URL of a GOAWAY that the client decided to follow; absent for the usual place. */
-  readonly uri?: string;
-}
-
-/**
- * Opens one session.
- *
- * - The function MUST open the session with the mux of the context: without that, no broadcast is
- *   announced.
- * - The function SHOULD give up when the signal is aborted; a session that opens later is closed.
- * - A `TypeError`, a `RangeError`, an `UnsupportedError` or a refusal ends the client.
- */
-export type MoqDial = (signal: AbortSignal, context: MoqDialContext) => Promise<MoqSession>;
-
 /** Options for {@linkcode MoqClient}. */
 export interface MoqClientOptions {
-  /** Opens each session. */
-  readonly dial: MoqDial;
+  /**
+   * Opens each session.
+   *
+   * - The function MUST open the session with the mux of the context: without that, no broadcast is
+   *   announced.
+   * - The function SHOULD give up when the signal is aborted; a session that opens later is closed.
+   * - A `TypeError`, a `RangeError`, an `UnsupportedError` or a refusal ends the client.
+   */
+  readonly dial: (
+    signal: AbortSignal,
+    context: {
+      /** Broadcasts of the session: pass the mux on to `dialMoq()` or `MoqSession.open()`. */
+      readonly mux: TrackMux;
+      /** The URL of a GOAWAY that the client decided to follow; absent for the usual place. */
+      readonly uri?: string;
+    },
+  ) => Promise<MoqSession>;
   /**
    * The URL that `dial` connects to, to compare with the URL of a GOAWAY; without this URL, no URL
    * counts as the same origin.
@@ -76,17 +73,6 @@ export interface MoqClientOptions {
   readonly signal?: AbortSignal;
 }
 
-/** The reason for the end of a session, or for a failed attempt. */
-export interface MoqClientCause {
-  /** The error of the last session, or of the last attempt. */
-  readonly error: unknown;
-  /**
-   * The end of the session; absent after a failed attempt, and while the session lives on after
-   * GOAWAY.
-   */
-  readonly info?: MoqCloseInfo;
-}
-
 /** The end of a client. */
 export interface MoqClientEnd {
   /**
@@ -111,14 +97,25 @@ export type MoqClientStatus =
     /** Time of the next attempt, in milliseconds since the Unix epoch. */
     readonly retryAt: number;
     /** The reason. After GOAWAY the session lives on for a while, see `leaveAfterMs`. */
-    readonly cause: MoqClientCause;
+    readonly cause: {
+      /** The error of the last session, or of the last attempt. */
+      readonly error: unknown;
+      /**
+       * The end of the session; absent after a failed attempt, and while the session lives on after
+       * GOAWAY.
+       */
+      readonly info?: MoqCloseInfo;
+    };
   }
   | MoqClientEnd;
+
+/** The reason for the end of a session, or for a failed attempt. */
+type Cause = Extract<MoqClientStatus, { readonly name: "reconnecting" }>["cause"];
 
 /** The outcome of one attempt or session. */
 interface Outcome {
   /** The reason for the end of the session, or for the failed attempt. */
-  readonly cause: MoqClientCause;
+  readonly cause: Cause;
   /** True if another attempt would fail as well. */
   readonly isFinal: boolean;
   /** The URL to go to instead. */
@@ -146,14 +143,14 @@ function endOutcome(info: MoqCloseInfo, isStable: boolean): Outcome {
  *
  * @param uri The URL to go to; `undefined` for the usual place.
  */
-function goawayOutcome(goaway: Goaway, uri: string | undefined): Outcome {
+function goawayOutcome(goaway: { readonly uri: string }, uri: string | undefined): Outcome {
   const message = `The server asked to leave${goaway.uri && ` for ${goaway.uri}`}`;
   const error = new MoqError("session", "goingAway", message, { by: "remote" });
   return { cause: { error }, isFinal: false, uri };
 }
 
 /** Makes the error of a client that reached a limit of `retry`. */
-function exhaustedError({ error }: MoqClientCause, attempts: number, ms: number): MoqError {
+function exhaustedError({ error }: Cause, attempts: number, ms: number): MoqError {
   const why = error instanceof Error ? error.message : String(error);
   return new MoqError(
     "session",

@@ -6,6 +6,7 @@ import { dialMoq } from "../client/dial.ts";
 import type { MoqRelay } from "../live/relay.ts";
 import { tellsHops } from "../live/relay_source.ts";
 import { reportTo } from "../session/context.ts";
+import type { MoqSession } from "../session/session.ts";
 import type { Announcement } from "../track/announcement.ts";
 import { TrackMux } from "../track/mux.ts";
 import { MAX_HOPS } from "../wire/messages.ts";
@@ -16,8 +17,6 @@ import {
   RemoteRelay,
   type RemoteRelayOptions,
 } from "./remote_relay.ts";
-
-export type { MoqClusterDial } from "./remote_relay.ts";
 
 /** A broadcast, as described by the relay that holds the broadcast. A value that JSON can hold. */
 interface HeldBroadcast {
@@ -59,10 +58,14 @@ export interface MoqClusterOptions {
    */
   readonly name?: string;
   /**
-   * Dials another relay, for example with a token or a trusted hash; {@linkcode dialMoq} by
-   * default.
+   * Dials another relay, at the URL that it published, for example with a token or a trusted hash;
+   * {@linkcode dialMoq} by default. The session MUST have the given mux, which publishes no tracks,
+   * and speak `moq-lite-05`. The signal aborts dialing.
    */
-  readonly dial?: MoqClusterDial;
+  readonly dial?: (
+    url: string,
+    options: { readonly mux: TrackMux; readonly signal: AbortSignal },
+  ) => Promise<MoqSession>;
   /**
    * Time for which an unused session with another relay is kept, in milliseconds. Up to twice as
    * long may pass.
@@ -72,16 +75,6 @@ export interface MoqClusterOptions {
   readonly lingerMs?: number;
   /** Receives errors of dialing other relays. Ignored by default. */
   readonly onError?: (error: unknown) => void;
-}
-
-/** Present state of a cluster, as seen by one relay. */
-export interface MoqClusterStats {
-  /** Broadcasts that this relay holds. */
-  readonly held: number;
-  /** Other relays that hold broadcasts, or are still connected. */
-  readonly relays: number;
-  /** Sessions with other relays. */
-  readonly links: number;
 }
 
 /**
@@ -203,8 +196,15 @@ export class MoqCluster implements AsyncDisposable {
     for (const one of relay.mux.announcements(relay.prefix)) this.#announced(one);
   }
 
-  /** Present state of the cluster. */
-  get stats(): MoqClusterStats {
+  /** Present state of the cluster, as seen by this relay. */
+  get stats(): {
+    /** Broadcasts that this relay holds. */
+    readonly held: number;
+    /** Other relays that hold broadcasts, or are still connected. */
+    readonly relays: number;
+    /** Sessions with other relays. */
+    readonly links: number;
+  } {
     let links = 0;
     for (const { sessions } of this.#relays.values()) links += sessions;
     return { held: this.#held.size, relays: this.#relays.size, links };

@@ -19,13 +19,7 @@ const DIAL_TIMEOUT_MS = 10_000;
 /** Pause before dialing again after a failure, in milliseconds. */
 const RETRY_MS = 1_000;
 
-/**
- * Dials another relay of the cluster. The session MUST have the given mux, and speak `moq-lite-05`.
- *
- * @param url The URL that the relay published.
- * @param options The mux, which publishes no tracks, and a signal that aborts dialing.
- * @returns The session.
- */
+/** Dials another relay of the cluster; see `dial` of `MoqClusterOptions`. */
 export type MoqClusterDial = (
   url: string,
   options: { readonly mux: TrackMux; readonly signal: AbortSignal },

@@ -8,14 +8,6 @@ import type { TrackInfoMessage } from "../wire/messages.ts";
 import { Delivery, LiveGroup, type LiveGroupLink } from "./live_group.ts";
 import { LiveSubscriber, STALL_TICKS } from "./live_subscriber.ts";
 
-/** Combined demand of the subscribers of a live track. */
-export interface LiveDemand {
-  /** Highest priority of all subscribers. */
-  readonly priority: number;
-  /** Longest latency of all subscribers, in milliseconds; 0 if one has no limit. */
-  readonly maxLatencyMs: number;
-}
-
 /** Options for {@linkcode LiveTrack}. */
 export interface LiveTrackOptions {
   /**
@@ -242,7 +234,12 @@ export class LiveTrack implements AsyncDisposable {
   }
 
   /** Combined demand of the subscribers; `undefined` without subscribers. */
-  get demand(): LiveDemand | undefined {
+  get demand(): {
+    /** Highest priority of all subscribers. */
+    readonly priority: number;
+    /** Longest latency of all subscribers, in milliseconds; 0 if one has no limit. */
+    readonly maxLatencyMs: number;
+  } | undefined {
     if (this.#subscribers.size === 0) return undefined;
     let [priority, maxLatencyMs] = [0, 0];
     let isUnlimited = false;

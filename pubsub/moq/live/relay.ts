@@ -17,7 +17,6 @@ import { RelayCapacity } from "./relay_capacity.ts";
 import {
   MAX_NOTICE_PATHS,
   type MoqRelayNotice,
-  type MoqRelayRefusal,
   NOTICES_PATH,
   NOTICES_TRACK,
 } from "./relay_notices.ts";
@@ -35,7 +34,7 @@ class RelayPeer {
   /** Number of announcements that were not kept. */
   ignored = 0;
   /** Reason for the last broadcast that was not relayed. */
-  reason: MoqRelayRefusal | undefined;
+  reason: NonNullable<MoqRelayNotice["reason"]> | undefined;
 
   readonly #runtime: Runtime;
   /** Track of the notices; created on the first request. */
@@ -162,18 +161,6 @@ export interface MoqRelayOptions {
    * are ignored, except for sessions without `authorize`, for which one line is printed.
    */
   readonly onError?: (error: unknown) => void;
-}
-
-/** Present state of a relay. */
-export interface MoqRelayStats {
-  /** Number of sessions. */
-  readonly sessions: number;
-  /** Broadcasts that a session announced, or another relay of the cluster holds. */
-  readonly broadcasts: number;
-  /** Broadcasts that wait for a place. */
-  readonly waiting: number;
-  /** Tracks subscribed upstream. */
-  readonly tracks: number;
 }
 
 /**
@@ -306,7 +293,16 @@ export class MoqRelay implements AsyncDisposable {
   }
 
   /** Present state of the relay. */
-  get stats(): MoqRelayStats {
+  get stats(): {
+    /** Number of sessions. */
+    readonly sessions: number;
+    /** Broadcasts that a session announced, or another relay of the cluster holds. */
+    readonly broadcasts: number;
+    /** Broadcasts that wait for a place. */
+    readonly waiting: number;
+    /** Tracks subscribed upstream. */
+    readonly tracks: number;
+  } {
     return {
       sessions: this.#sessions.size,
       broadcasts: this.#routes.size,
@@ -533,7 +529,11 @@ export class MoqRelay implements AsyncDisposable {
   /**
    * Reports a broadcast that is not relayed, to the application here and to a publisher that asks.
    */
-  #refuse(peer: RelayPeer, path: BroadcastPath, reason: MoqRelayRefusal): void {
+  #refuse(
+    peer: RelayPeer,
+    path: BroadcastPath,
+    reason: NonNullable<MoqRelayNotice["reason"]>,
+  ): void {
     const isNew = peer.reason !== reason;
     peer.reason = reason;
     this.#updateNotice(peer);

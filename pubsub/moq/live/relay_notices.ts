@@ -13,12 +13,6 @@ export const NOTICES_TRACK = "notices";
 /** Most paths in one notice; `waitingCount` has the full number. */
 export const MAX_NOTICE_PATHS = 64;
 
-/**
- * Reason for a broadcast that is not relayed: the session has used up its share (`share`), the
- * relay is full (`full`), or no `authorize` decides about the session (`anonymous`).
- */
-export type MoqRelayRefusal = "share" | "full" | "anonymous";
-
 /** Fate of the announcements of one session at a relay. */
 export interface MoqRelayNotice {
   /** Broadcasts of the session that are relayed. */
@@ -31,8 +25,12 @@ export interface MoqRelayNotice {
   readonly waitingCount: number;
   /** Announcements that were not kept: the publisher has to announce these again. */
   readonly ignored: number;
-  /** Reason for the last broadcast that was not relayed; `null` while all are relayed. */
-  readonly reason: MoqRelayRefusal | null;
+  /**
+   * Reason for the last broadcast that was not relayed: the session has used up its share (`share`),
+   * the relay is full (`full`), or no `authorize` decides about the session (`anonymous`). `null`
+   * while all are relayed.
+   */
+  readonly reason: "share" | "full" | "anonymous" | null;
 }
 
 /**

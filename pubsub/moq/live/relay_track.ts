@@ -5,7 +5,7 @@ import type { TrackReader } from "../track/track_reader.ts";
 import type { SubscriberSession, TrackWriter } from "../track/track_writer.ts";
 import { type MissedGroups, MoqError, type MoqErrorName, MoqLaggedError } from "../wire/errors.ts";
 import type { BroadcastPath } from "../wire/path.ts";
-import { type LiveDemand, LiveTrack, type LiveTrackOptions } from "./live_track.ts";
+import { LiveTrack, type LiveTrackOptions } from "./live_track.ts";
 import type { RelaySource } from "./relay_source.ts";
 
 /** Longest time for a replaced source to finish the groups under way, in milliseconds. */
@@ -53,7 +53,7 @@ export class RelayTrack {
   #source: RelaySource;
   #upstream: Upstream | undefined = undefined;
   #isReady = false;
-  #asked: LiveDemand = { priority: 0, maxLatencyMs: 0 };
+  #asked: NonNullable<LiveTrack["demand"]> = { priority: 0, maxLatencyMs: 0 };
   #isScheduled = false;
   #lingerTimer: Timer | undefined = undefined;
   #isOver = false;

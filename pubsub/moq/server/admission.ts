@@ -2,20 +2,15 @@
 import { AuthenticationError, type RefusalStatus, TimeoutError } from "../../../errors.ts";
 import type { Runtime } from "../../../base/runtime.ts";
 import { within } from "../../../base/wait.ts";
-import { addressKey } from "../../../transport/address.ts";
+import { addressKey, type RequestInfo } from "../../../transport/address.ts";
 import { checkOriginRules, isOriginAllowed, LOCAL_HOSTS } from "../../../transport/origins.ts";
 import { reportTo } from "../session/context.ts";
 import type { SetupRequest } from "../session/setup.ts";
 import { GOMOQT_CODES, MoqError } from "../wire/errors.ts";
 import { versionOf, VERSIONS } from "../wire/versions.ts";
-import type {
-  MoqClientInfo,
-  MoqRequestInfo,
-  MoqServerLimits,
-  MoqServerOptions,
-} from "./server_options.ts";
+import type { MoqClientInfo, MoqServerOptions } from "./server_options.ts";
 
-type Limits = Readonly<Record<keyof MoqServerLimits, number>>;
+type Limits = Readonly<Record<keyof NonNullable<MoqServerOptions["limits"]>, number>>;
 
 /** A lease for one session, from the request to the end of the socket. */
 export interface SessionLease extends Disposable {
@@ -37,7 +32,7 @@ export class SessionLeases {
    *
    * @throws {RangeError} If a limit is not a positive integer.
    */
-  constructor(limits: MoqServerLimits = {}) {
+  constructor(limits: MoqServerOptions["limits"] = {}) {
     this.#limits = {
       maxSessions: limits.maxSessions ?? 10_000,
       maxSessionsPerAddress: limits.maxSessionsPerAddress ?? 1_000,
@@ -192,7 +187,7 @@ export class Admission {
   }
 
   /** Returns the network address of a client. */
-  addressOf(headers: Headers, info: MoqRequestInfo): string | undefined {
+  addressOf(headers: Headers, info: RequestInfo): string | undefined {
     const { clientAddress } = this.#options;
     if (clientAddress !== undefined) return clientAddress(headers, info);
     const { remoteAddr } = info;

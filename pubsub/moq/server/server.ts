@@ -1,6 +1,7 @@
 /** A server of MoQ: WebTransport, raw QUIC and WebSocket on one port number. */
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { settlesWithin } from "../../../base/wait.ts";
+import type { RequestInfo } from "../../../transport/address.ts";
 import type { DevCertificate } from "../../../transport/certificate/dev_certificate.ts";
 import type { Certificate } from "../../../transport/certificate/certificate.ts";
 import type { Connection } from "../../../transport/connection.ts";
@@ -26,14 +27,7 @@ import {
 } from "../wire/versions.ts";
 import { Admission, MoqRefusal, refusalOf, type SessionLease } from "./admission.ts";
 import { type MoqHost, type MoqRequest, offersMoq, requestsHash } from "./server_options.ts";
-import type {
-  ListenMoqOptions,
-  MoqClientInfo,
-  MoqDrainOptions,
-  MoqDrainReport,
-  MoqRequestInfo,
-  MoqServerOptions,
-} from "./server_options.ts";
+import type { ListenMoqOptions, MoqClientInfo, MoqServerOptions } from "./server_options.ts";
 import { Sessions } from "./sessions.ts";
 import { flowControlOf, Sockets, socketsOptions } from "./sockets.ts";
 
@@ -131,7 +125,7 @@ export class MoqServer implements AsyncDisposable {
    */
   readonly fetch = (
     request: Request,
-    info: MoqRequestInfo = {},
+    info: RequestInfo = {},
   ): Response | Promise<Response> => {
     if (isWebSocketUpgrade(request)) {
       const fault = findUpgradeFault(request);
@@ -208,11 +202,14 @@ export class MoqServer implements AsyncDisposable {
    * Refuses new sessions, asks all open ones to leave, closes those that stay, and stops listening.
    * Sessions whose version and wire have no message for this are closed after the same time.
    *
-   * @param options New place of the sessions, and the time to leave.
-   * @returns Number of sessions that left, and of those that were closed.
+   * @param options URI to which clients should move, by default that of their session; and the time
+   * after which the remaining sessions are closed, in milliseconds, 10,000 by default.
+   * @returns Number of sessions that left, and of those that did not leave in time and were closed.
    * @throws {RangeError} If the time is negative, or not a number.
    */
-  async drain(options: MoqDrainOptions = {}): Promise<MoqDrainReport> {
+  async drain(
+    options: { readonly uri?: string; readonly timeoutMs?: number } = {},
+  ): Promise<{ readonly left: number; readonly cut: number }> {
     const { uri = "", timeoutMs = 10_000 } = options;
     if (!(timeoutMs >= 0)) {
       throw new RangeError(`Cannot drain: timeoutMs must be from 0, received ${timeoutMs}`);
@@ -305,7 +302,7 @@ export class MoqServer implements AsyncDisposable {
     return parsed === null ? undefined : `moqt://${serverName ?? parsed.hostname}:${parsed.port}`;
   }
 
-  async #upgrade(request: Request, info: MoqRequestInfo): Promise<Response> {
+  async #upgrade(request: Request, info: RequestInfo): Promise<Response> {
     try {
       // After an upgrade the runtime cannot read the request any more.
       const { url } = request;

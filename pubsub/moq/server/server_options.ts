@@ -1,5 +1,6 @@
 /** Options and host of a MoQ server. */
 import type { Runtime } from "../../../base/runtime.ts";
+import type { RequestInfo } from "../../../transport/address.ts";
 import type { Certificate, Sha256Hash } from "../../../transport/certificate/certificate.ts";
 import type { FlowControlOptions } from "../../../transport/connection.ts";
 import type { OriginRules } from "../../../transport/origins.ts";
@@ -21,31 +22,6 @@ export interface MoqClientInfo {
   readonly address: string | undefined;
   /** The wire: `webtransport`, `quic`, `websocket`, or the name of another one. */
   readonly transport: string;
-}
-
-/** Limits of a {@linkcode MoqServer}. */
-export interface MoqServerLimits {
-  /**
-   * Most sessions at once, including those in their setup. Further clients are refused with 429, or
-   * over raw QUIC closed with 4429.
-   *
-   * @default {10000}
-   */
-  readonly maxSessions?: number;
-  /**
-   * Most sessions of one network address at once; an IPv6 /64 counts as one address. Refused in the
-   * same way. Clients without an address are not counted here.
-   *
-   * @default {1000}
-   */
-  readonly maxSessionsPerAddress?: number;
-  /**
-   * Most sessions in their setup at once. Further clients are refused with 503, or over raw QUIC
-   * closed with 4503.
-   *
-   * @default {1024}
-   */
-  readonly maxPendingSetups?: number;
 }
 
 /** Options for {@linkcode MoqServer}. */
@@ -90,14 +66,36 @@ export interface MoqServerOptions extends
    */
   readonly onSession?: (session: MoqSession, client: MoqClientInfo) => void | Promise<void>;
   /** Answers HTTP requests other than WebSocket upgrades. By default with status 426. */
-  readonly fetch?: (request: Request, info: MoqRequestInfo) => Response | Promise<Response>;
+  readonly fetch?: (request: Request, info: RequestInfo) => Response | Promise<Response>;
   /**
    * Returns the network address of a client behind a trusted proxy. By default the socket's
    * address.
    */
-  readonly clientAddress?: (headers: Headers, info: MoqRequestInfo) => string | undefined;
+  readonly clientAddress?: (headers: Headers, info: RequestInfo) => string | undefined;
   /** Limits of the server. */
-  readonly limits?: MoqServerLimits;
+  readonly limits?: {
+    /**
+     * Most sessions at once, including those in their setup. Further clients are refused with 429, or
+     * over raw QUIC closed with 4429.
+     *
+     * @default {10000}
+     */
+    readonly maxSessions?: number;
+    /**
+     * Most sessions of one network address at once; an IPv6 /64 counts as one address. Refused in the
+     * same way. Clients without an address are not counted here.
+     *
+     * @default {1000}
+     */
+    readonly maxSessionsPerAddress?: number;
+    /**
+     * Most sessions in their setup at once. Further clients are refused with 503, or over raw QUIC
+     * closed with 4503.
+     *
+     * @default {1024}
+     */
+    readonly maxPendingSetups?: number;
+  };
   /** Limits of each session. */
   readonly sessionLimits?: MoqSessionOptions["limits"];
   /**
@@ -112,12 +110,6 @@ export interface MoqServerOptions extends
    * as on every wire, except for 1024 streams of each kind.
    */
   readonly flowControl?: FlowControlOptions;
-}
-
-/** Facts that an HTTP server knows beside the request. */
-export interface MoqRequestInfo {
-  /** Address of the client's socket. */
-  readonly remoteAddr?: Deno.Addr;
 }
 
 /** Options for {@linkcode listenMoq}. */
@@ -154,7 +146,7 @@ export interface ListenMoqOptions extends MoqServerOptions {
    *
    * @default {["webtransport", "quic", "websocket"]}
    */
-  readonly transports?: readonly MoqWire[];
+  readonly transports?: readonly ("webtransport" | "quic" | "websocket")[];
   /**
    * Listens on TCP and upgrades, in place of the runtime's own server: `hardenedWebSocket()` of
    * `@skein/skein/ws`, for a server that faces the internet without a proxy. Requires the transport
@@ -183,26 +175,6 @@ export interface ListenMoqOptions extends MoqServerOptions {
   readonly unreadStreams?: UnreadStreamLimits;
   /** Closes the server. */
   readonly signal?: AbortSignal;
-}
-
-/** Options for {@linkcode MoqServer.drain}. */
-export interface MoqDrainOptions {
-  /** URI to which clients should move; by default the URI of their session. */
-  readonly uri?: string;
-  /**
-   * Time after which the remaining sessions are closed, in milliseconds.
-   *
-   * @default {10000}
-   */
-  readonly timeoutMs?: number;
-}
-
-/** Result of {@linkcode MoqServer.drain}. */
-export interface MoqDrainReport {
-  /** Sessions that left. */
-  readonly left: number;
-  /** Sessions that did not leave in time and were closed. */
-  readonly cut: number;
 }
 
 /** The server in which a {@linkcode MoqServer} is mounted. */
@@ -249,4 +221,4 @@ export function requestsHash({ url, method }: MoqRequest, host: MoqHost | undefi
 }
 
 /** A wire that a server of MoQ listens on. */
-export type MoqWire = "webtransport" | "quic" | "websocket";
+export type MoqWire = NonNullable<ListenMoqOptions["transports"]>[number];

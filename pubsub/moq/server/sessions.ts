@@ -7,12 +7,7 @@ import { MoqSession } from "../session/session.ts";
 import { MoqError } from "../wire/errors.ts";
 import { type MoqVersion, versionsFor } from "../wire/versions.ts";
 import type { Admission, SessionLease } from "./admission.ts";
-import type {
-  MoqClientInfo,
-  MoqDrainOptions,
-  MoqDrainReport,
-  MoqServerOptions,
-} from "./server_options.ts";
+import type { MoqClientInfo, MoqServerOptions } from "./server_options.ts";
 
 /** Longest wait for an answered connection to open, in milliseconds. */
 const OPEN_TIMEOUT_MS = 10_000;
@@ -68,7 +63,9 @@ export class Sessions {
   }
 
   /** Asks all sessions to leave, and closes the ones that stay. */
-  async drain({ uri, timeoutMs }: Required<MoqDrainOptions>): Promise<MoqDrainReport> {
+  async drain(
+    { uri, timeoutMs }: { readonly uri: string; readonly timeoutMs: number },
+  ): Promise<{ readonly left: number; readonly cut: number }> {
     const asked: MoqSession[] = [];
     const ask = async (session: MoqSession | undefined) => {
       if (session === undefined) return;

@@ -4,41 +4,21 @@ import { MAX_TIMER_MS } from "../../../base/wait.ts";
 import { describe } from "../../../session/wire/envelope.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 
-/** Limits of a session. */
-export interface MoqLimits {
-  /**
-   * Subscriptions of the peer at once; one more ends the session with `tooManySubscribes`.
-   *
-   * @default {16384}
-   */
-  readonly maxSubscriptions?: number;
-  /**
-   * Other requests of the peer at once: announce interests, fetches, questions about tracks, and
-   * streams whose type has not arrived yet. One more is refused with `internal`.
-   *
-   * @default {1024}
-   */
-  readonly maxRequests?: number;
-  /**
-   * The largest frame to read, in bytes.
-   *
-   * @default {16777216}
-   */
-  readonly maxFrameBytes?: number;
-}
-
-const DEFAULTS: Required<MoqLimits> = {
+const DEFAULTS = {
   maxSubscriptions: 16_384,
   maxRequests: 1_024,
   maxFrameBytes: 16_777_216,
 };
+
+/** Limits of a session, complete; `MoqSessionOptions` documents these. */
+export type SessionLimits = Readonly<typeof DEFAULTS>;
 
 /**
  * Fills in the defaults.
  *
  * @throws {RangeError} If a limit is not a positive integer.
  */
-export function sessionLimits(limits: MoqLimits = {}): Required<MoqLimits> {
+export function sessionLimits(limits: Partial<SessionLimits> = {}): SessionLimits {
   const all = { ...DEFAULTS, ...limits };
   for (const [name, value] of Object.entries(all)) {
     if (Number.isInteger(value) && value > 0) continue;

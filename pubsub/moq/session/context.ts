@@ -16,7 +16,7 @@ import { MoqError } from "../wire/errors.ts";
 import { TruncatedError } from "../wire/message_reader.ts";
 import type { BroadcastPath } from "../wire/path.ts";
 import type { VersionTraits } from "../wire/versions.ts";
-import { checkGrant, type MoqAction, type MoqGrant, type MoqLimits } from "./access.ts";
+import { checkGrant, type MoqAction, type MoqGrant, type SessionLimits } from "./access.ts";
 
 /** The state that all parts of a session share. */
 export interface SessionContext {
@@ -44,7 +44,7 @@ export interface SessionContext {
    */
   share: number | undefined;
   /** Limits of the session, with defaults. */
-  readonly limits: Required<MoqLimits>;
+  readonly limits: SessionLimits;
   /** Aborted with the cause when the session is over. */
   readonly signal: AbortSignal;
   /** The error code family of the peer, as far as known. */

@@ -16,15 +16,10 @@ import {
   moqErrorName,
 } from "../wire/errors.ts";
 import { MoqError } from "../wire/errors.ts";
-import {
-  BidiType,
-  encodeGoaway,
-  type MoqParameters,
-  type TrackInfoMessage,
-} from "../wire/messages.ts";
+import { BidiType, encodeGoaway, type TrackInfoMessage } from "../wire/messages.ts";
 import { type BroadcastPath, broadcastPath } from "../wire/path.ts";
 import { DEFAULT_VERSIONS, type MoqVersion } from "../wire/versions.ts";
-import { type MoqAction, type MoqGrant, type MoqLimits, sessionLimits } from "./access.ts";
+import { type MoqGrant, sessionLimits } from "./access.ts";
 import type { PeerUpdate } from "./bitrate_monitor.ts";
 import type { BitrateMonitorOptions } from "./bitrate_monitor.ts";
 import { reportTo, type SessionContext } from "./context.ts";
@@ -90,13 +85,15 @@ import { Subscriber } from "./subscriber.ts";
  *
  * @param session The session of the peer.
  * @param path The path in question, without the style of the peer.
- * @param action The action that the peer asks for.
+ * @param action The action that the peer asks for: to announce a broadcast here (`publish`), to
+ * receive a broadcast from here (`subscribe`), or to follow the announcements below a prefix
+ * (`announce`).
  * @returns The grant.
  */
 export type MoqAuthorize = (
   session: MoqSession,
   path: BroadcastPath,
-  action: MoqAction,
+  action: "publish" | "subscribe" | "announce",
 ) => MoqGrant | Promise<MoqGrant>;
 
 /** The end of a session. */
@@ -109,12 +106,6 @@ export interface MoqCloseInfo {
   readonly message: string;
   /** The end that closed the session, or the network. */
   readonly by: "local" | "remote" | "network";
-}
-
-/** The request of a peer to end the session. */
-export interface Goaway {
-  /** The URL to go to instead; empty for the same place. */
-  readonly uri: string;
 }
 
 /** Options for {@linkcode MoqSession.open}. */
@@ -143,14 +134,14 @@ export interface MoqSessionOptions {
    * @default {""}
    */
   readonly path?: string;
-  /** Parameters of this end's setup, on versions that have a setup; empty by default. */
-  readonly extensions?: MoqParameters;
+  /** Parameters of this end's setup, by number, on versions that have a setup; empty by default. */
+  readonly extensions?: ReadonlyMap<number, Uint8Array>;
   /** Decides about requests of the peer; without this function, the peer may do everything. */
   readonly authorize?: MoqAuthorize;
   /** Decides about a client before the answer; an error refuses the client. Servers only. */
   readonly onSetup?: (request: SetupRequest) => void | Promise<void>;
   /** The error code family of the peer; detected as far as possible by default. */
-  readonly family?: MoqErrorFamily;
+  readonly family?: "gomoqt" | "moq-lite";
   /**
    * How this end measures the outgoing bitrate, and when to report to the peer; see
    * {@linkcode BitrateMonitorOptions}.
@@ -161,7 +152,27 @@ export interface MoqSessionOptions {
    */
   readonly bitrate?: BitrateMonitorOptions | false;
   /** Limits of the session. */
-  readonly limits?: MoqLimits;
+  readonly limits?: {
+    /**
+     * Subscriptions of the peer at once; one more ends the session with `tooManySubscribes`.
+     *
+     * @default {16384}
+     */
+    readonly maxSubscriptions?: number;
+    /**
+     * Other requests of the peer at once: announce interests, fetches, questions about tracks, and
+     * streams whose type has not arrived yet. One more is refused with `internal`.
+     *
+     * @default {1024}
+     */
+    readonly maxRequests?: number;
+    /**
+     * The largest frame to read, in bytes.
+     *
+     * @default {16777216}
+     */
+    readonly maxFrameBytes?: number;
+  };
   /**
    * Time limit of the setup, in milliseconds.
    *
@@ -214,8 +225,11 @@ export class MoqSession implements AsyncDisposable {
   readonly side: "client" | "server";
   /** Resolves with the close when the session is over; never rejects. */
   readonly closed: Promise<MoqCloseInfo>;
-  /** Resolves when the peer asks to end the session. */
-  readonly draining: Promise<Goaway>;
+  /**
+   * Resolves when the peer asks to end the session. `uri` is the URL to go to instead; empty for the
+   * same place.
+   */
+  readonly draining: Promise<{ readonly uri: string }>;
 
   readonly #context: SessionContext;
   readonly #agreement: Agreement;
@@ -225,7 +239,7 @@ export class MoqSession implements AsyncDisposable {
   readonly #incoming: IncomingStreams;
   readonly #controller = new AbortController();
   readonly #closed: PromiseWithResolvers<MoqCloseInfo> = Promise.withResolvers();
-  readonly #draining: PromiseWithResolvers<Goaway> = Promise.withResolvers();
+  readonly #draining: PromiseWithResolvers<{ readonly uri: string }> = Promise.withResolvers();
   readonly #peerSetup = new PeerSetup();
   readonly #removeAbortListener: () => void;
 
@@ -361,19 +375,19 @@ export class MoqSession implements AsyncDisposable {
   }
 
   /**
-   * Parameters of the client's setup; empty on versions without a setup, and before the setup
+   * Parameters of the client's setup, by number; empty on versions without a setup, and before the setup
    * arrived.
    */
-  get clientExtensions(): MoqParameters {
+  get clientExtensions(): ReadonlyMap<number, Uint8Array> {
     const { extensions } = this.#agreement.request;
     return this.side === "server" ? this.#peerSetup.parameters ?? extensions : extensions;
   }
 
   /**
-   * Parameters of the server's setup; empty on versions without a setup, and before the setup
+   * Parameters of the server's setup, by number; empty on versions without a setup, and before the setup
    * arrived.
    */
-  get serverExtensions(): MoqParameters {
+  get serverExtensions(): ReadonlyMap<number, Uint8Array> {
     const { serverExtensions } = this.#agreement;
     return this.side === "client"
       ? this.#peerSetup.parameters ?? serverExtensions

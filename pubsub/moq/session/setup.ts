@@ -57,8 +57,8 @@ export interface SetupRequest {
    * subprotocol selects the version.
    */
   readonly versions: readonly number[];
-  /** Other parameters. */
-  readonly extensions: MoqParameters;
+  /** Other parameters, by number. */
+  readonly extensions: ReadonlyMap<number, Uint8Array>;
 }
 
 /** The agreement of both ends. */

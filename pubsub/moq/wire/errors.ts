@@ -15,7 +15,7 @@
 import { type CloseInfo, SkeinError } from "../../../errors.ts";
 
 /** The session, or the kind of stream, that ended. */
-export type MoqErrorScope = "session" | "announce" | "subscribe" | "group" | "fetch" | "probe";
+export type MoqErrorScope = MoqError["scope"];
 
 /**
  * The family of error codes that a peer uses: of gomoqt, or of moq-rs and the JavaScript of moq-rs.
@@ -227,9 +227,9 @@ const IN_GOMOQT: Readonly<Partial<Record<MoqErrorName, MoqErrorName>>> = {
  * ```
  */
 export function moqErrorCode(
-  scope: MoqErrorScope,
+  scope: MoqError["scope"],
   name: MoqErrorName,
-  family: MoqErrorFamily,
+  family: "gomoqt" | "moq-lite",
 ): number {
   const table = tableOf(scope, family);
   const similar = (family === "moq-lite" ? IN_MOQ_LITE : IN_GOMOQT)[name];
@@ -254,9 +254,9 @@ export function moqErrorCode(
  * ```
  */
 export function moqErrorName(
-  scope: MoqErrorScope,
+  scope: MoqError["scope"],
   code: number,
-  family: MoqErrorFamily,
+  family: "gomoqt" | "moq-lite",
 ): MoqErrorName {
   if (scope === "session" && family === "moq-lite" && code === OLD_PROTOCOL_VIOLATION) {
     return "protocolViolation";
@@ -287,7 +287,7 @@ function tableOf(scope: MoqErrorScope, family: MoqErrorFamily): CodeTable {
  */
 export class MoqError extends SkeinError {
   /** The session, or the kind of stream, that ended. */
-  readonly scope: MoqErrorScope;
+  readonly scope: "session" | "announce" | "subscribe" | "group" | "fetch" | "probe";
   /** The reason by name; `unknown` if the peer's number is in no table. */
   readonly reason: MoqErrorName;
   /** The number, as on the wire; `undefined` without a number, as over Deno's QUIC. */
@@ -304,7 +304,7 @@ export class MoqError extends SkeinError {
    * @param options The number, the end that caused the error, and standard error options.
    */
   constructor(
-    scope: MoqErrorScope,
+    scope: MoqError["scope"],
     reason: MoqErrorName,
     message: string,
     options: ErrorOptions & {
