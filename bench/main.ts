@@ -151,6 +151,13 @@ const WORK: readonly Work[] = [
   },
   {
     ...WEBTRANSPORT,
+    name: "wt-setup-50ms",
+    title: "WebTransport, sessions: one at a time, at a round trip of 50 ms",
+    unit: "sessions/s",
+    args: ["--mode", "setup", "--round-trip", "50"],
+  },
+  {
+    ...WEBTRANSPORT,
     name: "wt-rpc",
     title: "WebTransport, requests of 64 B, a stream each: one at a time",
     unit: "requests/s",

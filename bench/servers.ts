@@ -179,7 +179,8 @@ async function webTransportServers(folder: string): Promise<ServerUnderTest[]> {
       title: "Skein, `examples/echo.ts`",
       client: [],
       hasTcp: true,
-      command: (port) => denoCommand("../examples/echo.ts", "--port", `${port}`),
+      // All sessions of a benchmark come from one address, faster than an address may connect.
+      command: (port) => denoCommand("../examples/echo.ts", "--port", `${port}`, "--load"),
     },
     control(CONTROL, "bare QUIC, no sessions"),
     // The built-in server never ends its half of a stream.

@@ -10,6 +10,8 @@
  * streams. `--hash` is the certificate's SHA-256 in hexadecimal; without the option the generator
  * asks the server, as possible in development. With `--no-fin` a reply ends with its last byte.
  *
+ * `--round-trip 50` delays packets, for a round trip of 50 ms.
+ *
  * Modes: `setup` and `rpc` (with `--at-once 50`), `up` and `echo` (repeated transfers of `--mib 64`
  * on one stream), `datagrams` (`--window 64` under way) and `idle` (`--sessions 200`).
  *
@@ -274,7 +276,11 @@ if (import.meta.main) {
     throw new TypeError(`Cannot run: --mode is one of ${Object.keys(MODES).join(", ")}`);
   }
   const run = new Run({
-    target: await findTarget(portOf(args), { path: "/echo", hash: argument(args, "hash") }),
+    target: await findTarget(portOf(args), {
+      path: "/echo",
+      hash: argument(args, "hash"),
+      roundTripMs: numberArgument(args, "round-trip", 0),
+    }),
     pid: numberArgument(args, "pid", Deno.pid),
     atOnce: numberArgument(args, "at-once", 1),
     mib: numberArgument(args, "mib", 64),

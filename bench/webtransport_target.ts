@@ -5,6 +5,7 @@
  */
 import type { CertificateHash } from "../transport/webtransport.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
+import { UdpPath } from "../tests/udp_path.ts";
 import { sleep } from "./meter.ts";
 
 /** Longest start of a server, in milliseconds. */
@@ -29,19 +30,26 @@ export interface FindTargetOptions {
    * SHA-256 of the certificate in hexadecimal; by default the module asks a server in development.
    */
   readonly hash?: string | undefined;
+  /**
+   * Time in milliseconds that packets take to the server and back, beside the time of this machine.
+   *
+   * @default {0}
+   */
+  readonly roundTripMs?: number;
 }
 
 /**
  * Finds a server on this machine, and waits until it accepts a session.
+ *
  * @param port The port of the server.
- * @param port The port.
  * @param options See {@linkcode FindTargetOptions}.
  * @returns The server.
  * @throws {Error} If the server accepts no session in time; `cause` is the last reason.
  */
 export async function findTarget(port: number, options: FindTargetOptions): Promise<Target> {
-  const { path, hash } = options;
-  const url = `https://127.0.0.1:${port}${path}`;
+  const { path, hash, roundTripMs = 0 } = options;
+  const dialed = roundTripMs === 0 ? port : new UdpPath(port, roundTripMs / 2).port;
+  const url = `https://127.0.0.1:${dialed}${path}`;
   const end = performance.now() + START_MS;
   while (true) {
     try {

@@ -15,7 +15,10 @@
  * ws.onopen = () => ws.send('{"topic":"hello","data":"from a page"}');
  * ```
  *
- * With `--once` the program connects to its own server, prints the replies, and ends.
+ * With `--once` the program connects to its own server, prints the replies, and ends. With `--load`
+ * one address may have any number of sessions and connects, for a load generator; by default the
+ * server refuses with 429 from 1,000 sessions of an address on, and beyond 100 connects a second
+ * after a burst of 1,000.
  *
  * @module
  */
@@ -29,6 +32,7 @@ const port = Deno.args.includes("--port") ? Deno.args[Deno.args.indexOf("--port"
 
 await using server = serve({
   port: isOnce ? 0 : Number(port),
+  ...(Deno.args.includes("--load") && { limits: { maxSessionsPerAddress: Infinity } }),
   onOpen: (session) => void Promise.allSettled([echoStreams(session), drainStreams(session)]),
   onMessage(message, session) {
     if (message.isRequest) message.reply(message.data);

@@ -1,5 +1,6 @@
 /**
- * A path of UDP between clients and a server, on which a test loses packets.
+ * A path of UDP between clients and a server, on which a test loses packets, and a benchmark delays
+ * packets.
  *
  * @module
  */
@@ -43,6 +44,7 @@ export interface UdpCount {
 export class UdpPath implements AsyncDisposable {
   /** Decides which packets are lost; by default no packet. May be set at any time. */
   loses: (packet: UdpPacket) => boolean = () => false;
+  readonly #delayMs: number;
   readonly #server: Deno.NetAddr;
   readonly #near: DatagramSocket = bindUdp();
   /** The sockets towards the server, by the client's port. */
@@ -57,8 +59,10 @@ export class UdpPath implements AsyncDisposable {
    * Opens a path.
    *
    * @param port The server's port on this machine.
+   * @param delayMs Delay of each packet in milliseconds, half of a round trip; 0 by default.
    */
-  constructor(port: number) {
+  constructor(port: number, delayMs: number = 0) {
+    this.#delayMs = delayMs;
     this.#server = { transport: "udp", hostname: "127.0.0.1", port };
     this.#running.push(this.#carry("client", this.#near, ({ port }) => this.#farOf(port)));
   }
@@ -136,8 +140,10 @@ export class UdpPath implements AsyncDisposable {
           continue;
         }
         const { by, to } = next(sender);
-        if (this.#isHolding && from === "client") this.#held.push(() => by.send(packet, to));
-        else await by.send(packet, to).catch(() => {});
+        const send = () => by.send(packet, to).catch(() => {});
+        if (this.#isHolding && from === "client") this.#held.push(send);
+        else if (this.#delayMs > 0) setTimeout(send, this.#delayMs);
+        else await send();
       }
     } catch {
       // The path was closed.

@@ -89,10 +89,6 @@ export interface Http3ConnectionOptions {
   readonly onRequest?: (request: Http3Request) => void;
   /** Deadlines for the first request of a server's connection. */
   readonly firstRequests?: Deadlines<Http3Connection>;
-  /**
-   * Result of `encodeControlHead` for these options, so that many connections can share the bytes.
-   */
-  readonly controlHead?: Uint8Array;
   /** True if a client's connection stays open after the last session. */
   readonly isPooled?: boolean;
 }
@@ -149,9 +145,17 @@ export class Http3Connection implements SessionLink {
    * Starts HTTP/3 on a QUIC connection by sending the settings.
    *
    * @param conn A connection after the handshake.
-   * @param unread Counters of unread streams; absent by default.
+   * @param parts `unread` counts unread streams, on a server. `control` is the control stream, if
+   * opened during the handshake.
    */
-  constructor(conn: Deno.QuicConn, options: Http3ConnectionOptions, unread?: UnreadShare) {
+  constructor(
+    conn: Deno.QuicConn,
+    options: Http3ConnectionOptions,
+    { unread, control = openControl(conn, encodeControlHead(options)) }: {
+      readonly unread?: UnreadShare;
+      readonly control?: Promise<unknown>;
+    } = {},
+  ) {
     const { runtime } = options;
     this.runtime = runtime;
     this.turnEnd = new TurnEnd(runtime);
@@ -160,6 +164,7 @@ export class Http3Connection implements SessionLink {
     this.unread = unread;
     this.#early = new EarlyStreams(runtime, unread);
     this.#settings.promise.catch(() => {}); // Not every user awaits the settings.
+    this.#critical.push(control);
     this.ending = this.#run();
     options.firstRequests?.add(this);
   }
@@ -324,7 +329,6 @@ export class Http3Connection implements SessionLink {
 
   async #run(): Promise<QuicEnding> {
     const ending = quicEnding(this.conn);
-    void this.#openControl();
     void this.#acceptAll(
       this.conn.incomingUnidirectionalStreams,
       (stream) => this.#classifyUnidirectional(stream),
@@ -343,20 +347,6 @@ export class Http3Connection implements SessionLink {
       this.#settings.reject(new ConnectionError(`The connection broke: ${end.reason}`));
     }
     return end;
-  }
-
-  async #openControl(): Promise<void> {
-    const { controlHead = encodeControlHead(this.#options) } = this.#options;
-    try {
-      const stream = await this.conn.createUnidirectionalStream();
-      const writer = stream.getWriter();
-      // The control stream MUST live as long as the connection (RFC 9114 section 6.2.1).
-      this.#critical.push(writer);
-      writer.closed.catch(() => {});
-      await writer.write(controlHead);
-    } catch {
-      // The connection is over; `ending` reports the outcome.
-    }
   }
 
   /**
@@ -669,6 +659,28 @@ export function encodeControlHead(
   const settings = side === "server" ? serverSettings(limits) : clientSettings(limits);
   const frame = encodeFrame(FrameType.settings, encodeSettings(settings));
   return concat(Uint8Array.of(StreamType.control), frame);
+}
+
+/**
+ * Opens the control stream and sends its head.
+ *
+ * @param conn The connection; the handshake may be under way.
+ * @param head Result of {@linkcode encodeControlHead}.
+ * @returns The writer, which MUST stay referenced as long as the connection: a stream ends when
+ * garbage-collected, and this one MUST NOT end (RFC 9114 section 6.2.1).
+ */
+export async function openControl(
+  conn: Deno.QuicConn,
+  head: Uint8Array,
+): Promise<WritableStreamDefaultWriter<Uint8Array> | undefined> {
+  try {
+    const writer = (await conn.createUnidirectionalStream()).getWriter();
+    writer.closed.catch(() => {});
+    writer.write(head).catch(() => {});
+    return writer;
+  } catch {
+    return undefined; // The connection is over; `closed` reports the outcome.
+  }
 }
 
 /** Reads the HEADERS frame at the start of a request. */

@@ -2,6 +2,7 @@
 import { CloseCode } from "../../errors.ts";
 import {
   type AcceptedConnection,
+  type AcceptQuic,
   type ListenQuicOptions,
   QuicAcceptor,
   type QuicHandshakeStats,
@@ -10,12 +11,16 @@ import type { Certificate } from "../certificate/certificate.ts";
 import type { FlowControlOptions } from "../connection.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import { platformRuntime } from "../../base/runtime.ts";
-import { encodeControlHead, Http3Connection, type Http3ConnectionOptions } from "./connection.ts";
+import {
+  encodeControlHead,
+  Http3Connection,
+  type Http3ConnectionOptions,
+  openControl,
+} from "./connection.ts";
 import { H3Error } from "./wire/error_codes.ts";
 import { RequestQueue, type WebTransportRequest } from "./request.ts";
 import { type QuicConnection, RawQuicConnection } from "../quic/connection.ts";
 import { checkLimits, checkProtocols } from "../quic/options.ts";
-import type { UnreadShare } from "../quic/unread_streams.ts";
 import { acceptedQuic, refuseQuic } from "../quic/server.ts";
 
 export type { QuicHandshakeStats } from "../quic/acceptor.ts";
@@ -102,6 +107,8 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   readonly #signal: AbortSignal | undefined;
   readonly #quic: RawQuicOptions | undefined;
   readonly #connectionOptions: Http3ConnectionOptions;
+  /** Start of every control stream. */
+  readonly #controlHead: Uint8Array;
   readonly #requests = new RequestQueue();
   readonly #firstRequests: Deadlines<Http3Connection>;
   readonly #onAbort = (): void => void this.close();
@@ -133,12 +140,12 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
       FIRST_REQUEST_TIMEOUT_MS,
       (connection) => connection.close(),
     );
+    this.#controlHead = encodeControlHead({ side: "server", maxSessions, flowControl });
     this.#connectionOptions = {
       runtime,
       side: "server",
       maxSessions,
       flowControl,
-      controlHead: encodeControlHead({ side: "server", maxSessions, flowControl }),
       firstRequests: this.#firstRequests,
       onRequest: (request) => this.#requests.push(request),
     };
@@ -147,7 +154,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
       // Requests and control streams count besides the streams of sessions.
       maxBidirectionalStreams: maxStreams + 1,
       maxUnidirectionalStreams: maxUnidirectionalStreams + 3,
-      accept: (conn, unread) => this.#accept(conn, unread),
+      begin: (conn) => this.#begin(conn),
       refuse(conn) {
         if (conn.protocol !== "h3") return refuseQuic(conn);
         conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" });
@@ -218,13 +225,18 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     return this.#requests[Symbol.asyncIterator]();
   }
 
-  #accept(conn: Deno.QuicConn, unread: UnreadShare): Http3Connection | AcceptedConnection {
-    if (this.#quic === undefined || conn.protocol === "h3") {
-      return new Http3Connection(conn, this.#connectionOptions, unread);
+  #begin(conn: Deno.QuicConn): AcceptQuic<Http3Connection | AcceptedConnection> {
+    const quic = this.#quic;
+    if (quic === undefined || conn.protocol === "h3") {
+      // A client that has the settings with the handshake asks for a session one round trip earlier.
+      const control = openControl(conn, this.#controlHead);
+      return (unread) => new Http3Connection(conn, this.#connectionOptions, { unread, control });
     }
-    const connection = new RawQuicConnection(this.#connectionOptions.runtime, conn, unread);
-    void handOver(connection, this.#quic);
-    return acceptedQuic(connection);
+    return (unread) => {
+      const connection = new RawQuicConnection(this.#connectionOptions.runtime, conn, unread);
+      void handOver(connection, quic);
+      return acceptedQuic(connection);
+    };
   }
 
   async #close(): Promise<void> {

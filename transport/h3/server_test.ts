@@ -7,6 +7,7 @@ import {
   TestServer,
 } from "../../tests/raw_http3.ts";
 import { until } from "../../tests/servers.ts";
+import { UdpPath } from "../../tests/udp_path.ts";
 import { soon } from "../../tests/sessions.ts";
 import { ConnectionError } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
@@ -219,6 +220,29 @@ Deno.test("WebTransportListener gives up on peers that are silent", async () => 
   await until(() => server.listener.connectionCount === 1);
   await until(() => server.listener.connectionCount === 0);
   assertEquals((await soon(peer.ending)).closeCode, undefined);
+});
+
+Deno.test("WebTransportListener sends the settings with the handshake, and reads after the handshake", async () => {
+  await using server = new TestServer();
+  await using path = new UdpPath(server.port);
+  // From the first answer on, the rest of the client's handshake is held back.
+  path.loses = ({ from }) => {
+    if (from === "server") path.hold();
+    return false;
+  };
+  await using peer = await soon(RawPeer.dial(path.port, { hashes: server.hashes }));
+  const control = await soon(peer.nextUni());
+  assertEquals((await soon(control.readAtLeast(2))).subarray(0, 2), Uint8Array.of(0, 4));
+  await peer.control();
+  const connect = await peer.request();
+  await until(() => path.heldCount > 0);
+  const { listener } = server;
+  assertEquals([listener.handshakes.pending, listener.connectionCount], [1, 0]);
+  await path.release();
+  path.loses = () => false;
+  (await soon(server.request())).accept();
+  assertEquals(await soon(connect.status()), 200);
+  assertEquals([listener.handshakes.pending, listener.sessionCount], [0, 1]);
 });
 
 Deno.test("WebTransportRequest has the URL, the headers and the address", async () => {

@@ -118,7 +118,7 @@ export class NativeWebTransportListener
       // The request and the control streams count, too.
       maxBidirectionalStreams: maxStreams + 1,
       maxUnidirectionalStreams: maxStreams + 3,
-      accept: (conn) => this.#accept(conn),
+      begin: (conn) => () => this.#accept(conn),
       refuse: (conn) =>
         conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" }),
     });

@@ -137,6 +137,13 @@ export interface AcceptedConnection {
   close(): void;
 }
 
+/**
+ * Handles a connection after the handshake; `unread` counts the unread streams.
+ *
+ * @typeParam C A connection as the handlers wrap it.
+ */
+export type AcceptQuic<C extends AcceptedConnection> = (unread: UnreadShare) => C;
+
 /** The protocol on top of a listener. */
 export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
   /** Supported protocols (ALPN); a client that offers none of these is refused. */
@@ -146,9 +153,13 @@ export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
   /** Unidirectional streams that a peer may have open. */
   readonly maxUnidirectionalStreams: number;
   /**
-   * Handles a connection after the handshake; `unread` counts the unread streams. MUST NOT throw.
+   * Begins a connection whose handshake is under way; the protocol is known. MAY send data, which
+   * leave with the server's part of the handshake. MUST NOT read data of the peer, which an attacker
+   * could replay. MUST NOT throw.
+   *
+   * @returns Handler of the connection after the handshake; MUST NOT throw.
    */
-  accept(conn: Deno.QuicConn, unread: UnreadShare): C;
+  begin(conn: Deno.QuicConn): AcceptQuic<C>;
   /** Closes a connection beyond a limit. */
   refuse(conn: Deno.QuicConn): void;
 }
@@ -334,12 +345,13 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   async #accept(incoming: Deno.QuicIncoming): Promise<void> {
     let conn: Deno.QuicConn;
     try {
-      // With 0-RTT the connection exists at once and can be closed before the handshake ends. No
-      // data is read until then.
+      // With 0-RTT the connection exists at once: data can leave with the handshake, which can be
+      // closed early. No data is read until the handshake has ended.
       conn = incoming.accept({ zeroRtt: true });
     } catch {
       return; // For example, a client without a common protocol.
     }
+    const accept = this.#handlers.begin(conn);
     if (!await this.#shakeHands(conn)) return;
     const { maxConnectionsPerAddress = 10_000 } = this.#options;
     const address = addressKey(conn.remoteAddr.hostname);
@@ -348,7 +360,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
       return this.#handlers.refuse(conn);
     }
     const unread = new UnreadShare(this.#runtime, this.#unread, address);
-    const connection = this.#handlers.accept(conn, unread);
+    const connection = accept(unread);
     this.#connections.set(connection, address);
     this.#perAddress.set(address, count + 1);
     await connection.ending;

@@ -83,6 +83,8 @@ class HandEndpoint {
 class HandAcceptor implements AsyncDisposable {
   readonly acceptor: QuicAcceptor<AcceptedConnection>;
   readonly endpoint: HandEndpoint;
+  /** Connections whose handshake began. */
+  begun = 0;
   /** Connections that were too many. */
   refused = 0;
   readonly #descriptor = Object.getOwnPropertyDescriptor(Deno, "QuicEndpoint")!;
@@ -99,14 +101,17 @@ class HandAcceptor implements AsyncDisposable {
       protocols: [PROTOCOL],
       maxBidirectionalStreams: 1,
       maxUnidirectionalStreams: 1,
-      accept: (conn) => {
-        const ending = Promise.withResolvers<void>();
-        return {
-          ending: ending.promise,
-          close() {
-            conn.close();
-            ending.resolve();
-          },
+      begin: (conn) => {
+        this.begun++;
+        return () => {
+          const ending = Promise.withResolvers<void>();
+          return {
+            ending: ending.promise,
+            close() {
+              conn.close();
+              ending.resolve();
+            },
+          };
         };
       },
       refuse: () => void this.refused++,
@@ -137,6 +142,16 @@ Deno.test("QuicAcceptor ignores handshakes beyond 1,024, and takes one for each 
   await endpoint.begin(2);
   assertEquals([accepted.length, acceptor.connectionCount], [1_026, 1]);
   assertEquals(acceptor.handshakes, { pending: 1_024, ignored: 8, replaced: 0, tooSlow: 0 });
+});
+
+Deno.test("QuicAcceptor begins a connection with the handshake, and accepts it afterwards", async () => {
+  await using hand = new HandAcceptor();
+  const { endpoint: { accepted }, endpoint, acceptor } = hand;
+  await endpoint.begin(2);
+  assertEquals([hand.begun, acceptor.connectionCount], [2, 0]);
+  await accepted[0]!.finish();
+  await accepted[1]!.fail();
+  assertEquals([hand.begun, acceptor.connectionCount], [2, 1]);
 });
 
 Deno.test("QuicAcceptor gives the place of the oldest handshake to a new one after two seconds", async () => {

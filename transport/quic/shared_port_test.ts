@@ -69,6 +69,24 @@ Deno.test("WebTransportListener has sessions and raw connections on one port", a
   assertEquals([listener.connectionCount, listener.sessionCount], [2, 1]);
 });
 
+Deno.test("WebTransportListener sends no settings to a raw connection", async () => {
+  await using listener = listenBoth({
+    async onConnection(connection) {
+      const stream = directStream(await connection.createUnidirectionalStream());
+      await stream.write(TEXT);
+      await stream.close();
+    },
+  });
+  await using raw = await soon(
+    dialQuic(`quic://127.0.0.1:${listener.address.port}/`, {
+      protocols: [PROTOCOL],
+      serverCertificateHashes: certificate.hashes,
+    }),
+  );
+  const { value } = await soon(raw.incomingUnidirectionalStreams.getReader().read());
+  assertEquals(await soon(directStream(value!).read()), TEXT);
+});
+
 Deno.test("WebTransportListener refuses a client with neither protocol", async () => {
   await using listener = listenBoth();
   const { port } = listener.address;
