@@ -53,7 +53,7 @@ export type {
   ClientStatus,
   ClientSubscribeOptions,
 } from "./client/client_options.ts";
-export { Subscription, type SubscriptionStatus } from "./client/subscription.ts";
+export { Subscription } from "./client/subscription.ts";
 export {
   AuthenticationError,
   BrokerError,

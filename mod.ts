@@ -44,7 +44,7 @@ export type {
 } from "./client/client_options.ts";
 export type { ConnectOptions, DialOptions } from "./client/connect.ts";
 export { connect, dial } from "./client/deno.ts";
-export { Subscription, type SubscriptionStatus } from "./client/subscription.ts";
+export { Subscription } from "./client/subscription.ts";
 export {
   AuthenticationError,
   BrokerError,
@@ -66,7 +66,6 @@ export type { DrainOptions, DrainReport } from "./manager/drain.ts";
 export type { RateLimitsOptions } from "./manager/rate_limits.ts";
 export type { Broker } from "./pubsub/broker.ts";
 export type { AuthenticationContext, Refusal } from "./server/admission_options.ts";
-export type { AuthorizedAction, Permission } from "./server/client_requests.ts";
 export type { ListenInfo } from "./server/listener.ts";
 export { createServer, serve, Server } from "./server/server.ts";
 export type { ServeOptions, ServerOptions } from "./server/server_options.ts";

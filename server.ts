@@ -26,11 +26,10 @@ export type {
   AuthenticationContext,
   Refusal,
 } from "./server/admission_options.ts";
-export type { AuthorizedAction, Permission } from "./server/client_requests.ts";
 export type { ListenInfo } from "./server/listener.ts";
-export { createServer, serve, Server, type UserSender } from "./server/server.ts";
+export { createServer, serve, Server } from "./server/server.ts";
 export type { ServeOptions, ServerLimits, ServerOptions } from "./server/server_options.ts";
-export type { DisconnectReport, SessionInfo } from "./server/users.ts";
+export type { SessionInfo } from "./server/users.ts";
 export type {
   WebTransportServeOptions,
   WebTransportSource,

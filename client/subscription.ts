@@ -17,13 +17,6 @@ import type { IncomingMessage } from "../session/message.ts";
 /** Most messages and bytes that wait for a slow reader. */
 const LIMITS = { maxMessages: 4096, maxBytes: 1_048_576 };
 
-/**
- * Status of a subscription. Between `lost` and `subscribed`, the client may miss messages. For a
- * topic with a history, the missed messages follow, or
- * {@linkcode ClientSubscribeOptions.onRecovery} receives the reason why not.
- */
-export type SubscriptionStatus = "pending" | "subscribed" | "lost" | "ended";
-
 /** The client as a subscription uses it. */
 export interface SubscriptionOwner {
   /** Checks a message against the contract. */
@@ -71,8 +64,14 @@ export class Subscription<
   declare readonly topic: string;
   /** Resolves when the server first confirms the subscription; rejects if the server refuses. */
   declare readonly ready: Promise<void>;
-  /** The status: `current`, and each change for a loop or by `subscribe`. */
-  readonly status: StatusFeed<SubscriptionStatus> = new StatusFeed<SubscriptionStatus>("pending");
+  /**
+   * The status: `current`, and each change for a loop or by `subscribe`. Between `lost` and
+   * `subscribed`, the client may miss messages. For a topic with a history, the missed messages
+   * follow, or {@linkcode ClientSubscribeOptions.onRecovery} receives the reason why not.
+   */
+  readonly status: StatusFeed<"pending" | "subscribed" | "lost" | "ended"> = new StatusFeed<
+    "pending" | "subscribed" | "lost" | "ended"
+  >("pending");
 
   /**
    * The position of the last message that the loop reached, for a topic with a history. A later

@@ -23,15 +23,13 @@
  */
 export type { DrainOptions, DrainReport } from "./drain.ts";
 export type { ManagerLimits, Reservation } from "./limits.ts";
-export type { RateLimitsOptions, RateStats, SessionRates } from "./rate_limits.ts";
+export type { RateLimitsOptions, SessionRates } from "./rate_limits.ts";
 export {
   type AddOptions,
   type AdmitOptions,
-  type ManagedDiagnostics,
   SessionManager,
   type SessionManagerOptions,
 } from "./session_manager.ts";
 export type { SharedCounts } from "./shared_counts.ts";
-export type { SocketStats } from "./sockets.ts";
 export type { ManagerStats } from "./stats.ts";
 export type { Rate } from "./token_bucket.ts";

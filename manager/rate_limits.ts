@@ -76,20 +76,6 @@ export interface RateLimitsOptions {
   readonly shared?: SharedCounts | undefined;
 }
 
-/** Counters of refusals by rates. */
-export interface RateStats {
-  /** Messages, publications, subscriptions and the like, by the scope of the rate. */
-  readonly refused: Readonly<Record<"session" | "user" | "address", number>>;
-  /** Attempts to connect, by the scope of the rate. */
-  readonly refusedConnections: Readonly<Record<"user" | "address", number>>;
-  /** Sessions that were closed for too many refusals. */
-  readonly closed: number;
-  /** Users and addresses that are remembered now. */
-  readonly remembered: number;
-  /** Number of times that the shared engine did not answer. */
-  readonly engineFailures: number;
-}
-
 /** User and address to count; the address is a key of `addressKey`. */
 interface CountedPeer {
   readonly user: string | undefined;
@@ -146,7 +132,7 @@ export class RateLimits implements MeterHost, Disposable {
   }
 
   /** Counters of refusals. */
-  get stats(): RateStats {
+  get stats() {
     return {
       refused: { ...this.#refused },
       refusedConnections: { ...this.#refusedConnections },

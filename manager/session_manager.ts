@@ -52,14 +52,6 @@ export interface AddOptions {
   readonly beside?: Session | undefined;
 }
 
-/** Some sessions of many, in the order of their addition. */
-export interface ManagedDiagnostics {
-  /** A snapshot of each session. */
-  readonly sessions: readonly SessionDiagnostics[];
-  /** Start of the next page, stable while sessions come and go; `undefined` after the last page. */
-  readonly next: number | undefined;
-}
-
 /** A session, and its counts. */
 interface Slot {
   readonly session: Session;
@@ -415,7 +407,12 @@ export class SessionManager implements AsyncDisposable {
    */
   diagnostics(
     options: { readonly limit?: number; readonly after?: number | undefined } = {},
-  ): ManagedDiagnostics {
+  ): {
+    /** A snapshot of each session. */
+    readonly sessions: readonly SessionDiagnostics[];
+    /** Start of the next page, stable while sessions come and go; `undefined` after the last page. */
+    readonly next: number | undefined;
+  } {
     const limit = checkLimit(options, "list diagnostics");
     const { after = 0 } = options;
     const sessions: SessionDiagnostics[] = [];

@@ -13,19 +13,6 @@ export interface SocketLimits {
   readonly maxSessionsPerAddress: number;
 }
 
-/** The sockets of a server: those of sessions, of handshakes, and those left over from sessions. */
-export interface SocketStats {
-  /** Sockets that the runtime has now, from the upgrade to the real end. */
-  readonly open: number;
-  /**
-   * Open sockets that this end closed, and whose peers did not answer yet: the sessions may be
-   * over.
-   */
-  readonly lingering: number;
-  /** Upgrades that were refused for too many sockets. */
-  readonly refused: number;
-}
-
 /** The count of one socket. */
 class Lease implements SocketLease {
   readonly #sockets: Sockets;
@@ -77,7 +64,7 @@ export class Sockets {
   }
 
   /** Counters of sockets. */
-  get stats(): SocketStats {
+  get stats() {
     return { open: this.#open, lingering: this.#lingering, refused: this.#refused };
   }
 

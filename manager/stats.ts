@@ -4,8 +4,6 @@ import { internals, type Session } from "../session/session.ts";
 import type { SessionStats } from "../session/types.ts";
 import type { ConnectionCounters } from "../transport/connection.ts";
 import type { ManagerLimits, SessionLimiter } from "./limits.ts";
-import type { RateStats } from "./rate_limits.ts";
-import type { SocketStats } from "./sockets.ts";
 import type { SessionState } from "../session/types.ts";
 
 /** Close codes counted apart, beside those of {@linkcode CloseCode}; a peer can send any. */
@@ -38,7 +36,17 @@ export interface ManagerStats {
   /** Network addresses with sessions or reservations now; an IPv6 /64 is one. */
   readonly addresses: number;
   /** Sockets now, which can outlive sessions, and have separate bounds. */
-  readonly sockets: SocketStats;
+  readonly sockets: {
+    /** Sockets that the runtime has now, from the upgrade to the real end. */
+    readonly open: number;
+    /**
+     * Open sockets that this end closed, and whose peers did not answer yet: the sessions may be
+     * over.
+     */
+    readonly lingering: number;
+    /** Upgrades that were refused for too many sockets. */
+    readonly refused: number;
+  };
   /** Streams that peers opened and that this end does not read, over WebTransport and QUIC. */
   readonly unreadStreams: {
     /** Streams that currently count as unread. */
@@ -51,7 +59,18 @@ export interface ManagerStats {
     >;
   };
   /** Counters of refusals by rates. */
-  readonly rates: RateStats;
+  readonly rates: {
+    /** Messages, publications, subscriptions and the like, by the scope of the rate. */
+    readonly refused: Readonly<Record<"session" | "user" | "address", number>>;
+    /** Attempts to connect, by the scope of the rate. */
+    readonly refusedConnections: Readonly<Record<"user" | "address", number>>;
+    /** Sessions that were closed for too many refusals. */
+    readonly closed: number;
+    /** Users and addresses that are remembered now. */
+    readonly remembered: number;
+    /** Number of times that the shared engine did not answer. */
+    readonly engineFailures: number;
+  };
   /** Messages, in sum. */
   readonly messages: {
     /** Handed to the wire. */

@@ -5,8 +5,7 @@ import type { SessionLimits } from "../session/settings.ts";
 import type { SubscribeAnswer } from "../session/wire/recovery.ts";
 import type { Turn } from "../session/queue/send_queue.ts";
 import { type MemoryPair, memoryPair } from "../transport/memory/memory.ts";
-import type { SubscribeOptions } from "./history/replay.ts";
-import type { Topics } from "./topics.ts";
+import type { SubscribeOptions, Topics } from "./topics.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
 /** An envelope of the wire. */

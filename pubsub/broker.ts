@@ -119,20 +119,6 @@ export interface BrokerStats {
   readonly ignored?: number;
 }
 
-/** Options for {@linkcode BrokerHistory.append}. */
-export interface AppendOptions {
-  /** Bounds of the history; the same on every node. */
-  readonly bounds: HistoryBounds;
-  /** Key by which the engine recognizes a repetition, for at least two minutes. */
-  readonly key?: PublicationKey;
-}
-
-/** Result of an append. */
-export interface Appended {
-  /** Position of the publication; `undefined` for a repetition. */
-  readonly position?: HistoryPosition;
-}
-
 /** Options for {@linkcode BrokerHistory.read}. */
 export interface ReadHistoryOptions {
   /** Bounds of the history. */
@@ -194,13 +180,17 @@ export interface BrokerHistory {
    * Publishes on a topic with a history.
    *
    * @param publication The publication. MUST NOT be changed afterwards.
-   * @param options See {@linkcode AppendOptions}.
-   * @returns Resolves when the engine has the publication.
+   * @param options Bounds of the history, the same on every node, and the key by which the engine
+   * recognizes a repetition, for at least two minutes.
+   * @returns Resolves when the engine has the publication; without a position for a repetition.
    * @throws {BrokerError} If the publication was given up: too many waited, or the engine was away for
    * too long, or the broker was closed.
    * @throws {RangeError} If the engine cannot take the topic or the producer.
    */
-  append(publication: Publication, options: AppendOptions): Promise<Appended>;
+  append(
+    publication: Publication,
+    options: { readonly bounds: HistoryBounds; readonly key?: PublicationKey },
+  ): Promise<{ readonly position?: HistoryPosition }>;
   /**
    * Reads a page.
    *
@@ -212,6 +202,12 @@ export interface BrokerHistory {
    */
   read(topic: string, options: ReadHistoryOptions): Promise<HistoryPage>;
 }
+
+/** Options for {@linkcode BrokerHistory.append}. */
+export type AppendOptions = Parameters<BrokerHistory["append"]>[1];
+
+/** Result of {@linkcode BrokerHistory.append}. */
+export type Appended = Awaited<ReturnType<BrokerHistory["append"]>>;
 
 /**
  * Facts that hold on all nodes. Every operation MUST be atomic in the engine, MUST reject with a
@@ -331,13 +327,13 @@ export interface Broker extends AsyncDisposable {
    * Subscribes this node to a topic.
    *
    * @param topic The topic.
-   * @param listener Gets the publications of the topic.
+   * @param listener Gets the publications of the topic. MUST NOT throw.
    * @param options See {@linkcode BrokerSubscribeOptions}.
    * @returns The subscription; ends at once when disposed.
    */
   subscribe(
     topic: string,
-    listener: PublicationListener,
+    listener: (publication: Publication) => void,
     options?: BrokerSubscribeOptions,
   ): BrokerSubscription;
   /** Ends all subscriptions, and frees the resources that the broker created. Idempotent. */

@@ -34,8 +34,6 @@
  * @module
  */
 export type {
-  Appended,
-  AppendOptions,
   Broker,
   BrokerHistory,
   BrokerStats,
@@ -47,24 +45,21 @@ export type {
   HistoryPage,
   Publication,
   PublicationKey,
-  PublicationListener,
   ReadHistoryOptions,
 } from "./broker.ts";
-export type { SubscribeOptions } from "./history/replay.ts";
-export { MemoryBroker, type MemoryBrokerOptions } from "./memory/broker.ts";
+export { MemoryBroker } from "./memory/broker.ts";
 export { Nodes } from "./nodes/nodes.ts";
-export type { NodeAnswers, NodeEvent, NodeInfo, NodesOptions } from "./nodes/liveness.ts";
-export { Presence, type PresenceDataOptions } from "./presence/presence.ts";
+export type { NodeEvent, NodeInfo, NodesOptions } from "./nodes/liveness.ts";
+export { Presence } from "./presence/presence.ts";
 export type { RoomOptions } from "./presence/room_notices.ts";
 export { type RoomJoinOptions, Rooms, type RoomsOptions } from "./presence/rooms.ts";
 export type { PresenceEvent, PresenceOptions } from "./presence/types.ts";
 export {
   type AppendPublicationOptions,
   type PublishOptions,
+  type SubscribeOptions,
   Topics,
   type TopicsOptions,
   type TopicsStats,
-  type TopicSubscribeOptions,
-  type TopicUnsubscribeOptions,
   type UnsubscribeOptions,
 } from "./topics.ts";

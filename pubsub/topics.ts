@@ -9,7 +9,7 @@ import {
   MAX_NAME_LENGTH,
   MAX_TOPIC_BYTES,
 } from "../session/wire/envelope.ts";
-import type { SubscribeAnswer } from "../session/wire/recovery.ts";
+import type { HistoryOptions, HistoryPosition, SubscribeAnswer } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/wire/topic_pattern.ts";
 import { Turn } from "../session/queue/send_queue.ts";
@@ -18,7 +18,6 @@ import { waitFor } from "../base/wait.ts";
 import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import { cutReason } from "../transport/close_info.ts";
 import {
-  type Appended,
   type Broker,
   type BrokerSubscription,
   type HistoryBounds,
@@ -30,7 +29,7 @@ import {
 import type { TopicFeed } from "./history/topic_feed.ts";
 import { HistoryTopics } from "./history/history_topics.ts";
 import { MemoryBroker } from "./memory/broker.ts";
-import { exceptionOf, type SubscribeOptions, tellAnswer } from "./history/replay.ts";
+import { exceptionOf, tellAnswer } from "./history/replay.ts";
 
 /** Most bytes of the reason for unsubscribing a session: as many as for the reason of a close. */
 const MAX_REASON_BYTES = 1_024;
@@ -85,8 +84,13 @@ export interface TopicsOptions {
   readonly history?: Readonly<Record<string, Partial<HistoryBounds>>>;
 }
 
-/** Options for `Topics.subscribe`. */
-export interface TopicSubscribeOptions extends SubscribeOptions {
+/** Options for subscribing: the start of the subscription, on a topic with a history. */
+export interface SubscribeOptions extends HistoryOptions {
+  /**
+   * Called once with the start of the subscription, after `subscribe` returned, and before the
+   * first publication is sent. Not called when the session is closed.
+   */
+  readonly onAnswer?: ((answer: SubscribeAnswer) => void) | undefined;
   /**
    * Marks a subscription that the client requested. `Topics.requestedBy` lists the topic, unless the
    * application subscribes the session too.
@@ -116,10 +120,6 @@ export interface UnsubscribeOptions {
    * @default {""}
    */
   readonly reason?: string;
-}
-
-/** Options for `Topics.unsubscribe`. */
-export interface TopicUnsubscribeOptions extends UnsubscribeOptions {
   /**
    * Sends no notice to the client, which asked for the end.
    *
@@ -350,7 +350,7 @@ export class Topics implements AsyncDisposable {
    *
    * @param session A session of the same turn.
    * @param topic The topic.
-   * @param options See {@linkcode TopicSubscribeOptions}.
+   * @param options See {@linkcode SubscribeOptions}.
    * @returns True if the session was not subscribed before, and is now.
    * @throws {TypeError} If the topic is not valid.
    * @throws {RangeError} If the topic is longer than `maxTopicBytes`, or `last` is not a whole number
@@ -360,7 +360,7 @@ export class Topics implements AsyncDisposable {
    * @throws {UnsupportedError} If the connection of the session carries no messages, or the broker is
    * closed.
    */
-  subscribe(session: Session, topic: string, options: TopicSubscribeOptions = {}): boolean {
+  subscribe(session: Session, topic: string, options: SubscribeOptions = {}): boolean {
     checkTopic(topic, "subscribe", this.maxTopicBytes);
     checkPublic(topic, "subscribe");
     checkLast(options.last);
@@ -405,11 +405,11 @@ export class Topics implements AsyncDisposable {
    *
    * @param session Any session.
    * @param topic The topic.
-   * @param options See {@linkcode TopicUnsubscribeOptions}.
+   * @param options See {@linkcode UnsubscribeOptions}.
    * @returns True if the session was subscribed.
    * @throws {TypeError} If the code is not a text of 1 to 64 characters.
    */
-  unsubscribe(session: Session, topic: string, options: TopicUnsubscribeOptions = {}): boolean {
+  unsubscribe(session: Session, topic: string, options: UnsubscribeOptions = {}): boolean {
     const { code = "removed", reason = "", isSilent = false } = options;
     if (!isName(code)) {
       throw new TypeError(
@@ -437,10 +437,10 @@ export class Topics implements AsyncDisposable {
    * Unsubscribes a session from all topics.
    *
    * @param session Any session.
-   * @param options See {@linkcode TopicUnsubscribeOptions}.
+   * @param options See {@linkcode UnsubscribeOptions}.
    * @throws {TypeError} If the code is not a text of 1 to 64 characters.
    */
-  leaveAll(session: Session, options: TopicUnsubscribeOptions = {}): void {
+  leaveAll(session: Session, options: UnsubscribeOptions = {}): void {
     for (const topic of this.topicsOf(session)) this.unsubscribe(session, topic, options);
   }
 
@@ -498,7 +498,7 @@ export class Topics implements AsyncDisposable {
     topic: string,
     data?: unknown,
     options: AppendPublicationOptions = {},
-  ): Promise<Appended> {
+  ): Promise<{ readonly position?: HistoryPosition }> {
     const { key, signal } = options;
     const bounds = this.historyOf(topic);
     const publication = this.#encode(topic, data, { ...options, bounds, verb: "append" });

@@ -32,15 +32,10 @@ import type { Runtime } from "../base/runtime.ts";
 import { report } from "../session/settings.ts";
 
 /** Action of a client on a topic; `presence` sets the client's presence data in a room. */
-export type AuthorizedAction = "subscribe" | "publish" | "presence";
+type AuthorizedAction = "subscribe" | "publish" | "presence";
 
-/** Answer of `authorize` with more detail than `true`. */
-export interface Permission {
-  /**
-   * Adds `from`, the user of the session, to the publication.
-   *
-   * @default {false, or `namesPublishers` of the server}
-   */
+/** Answer of `authorize` with more detail than `true`; with `from`, a publication has its user. */
+interface Permission {
   readonly from?: boolean;
 }
 

@@ -1,7 +1,7 @@
 /** The server: sessions, topics, presence and rooms behind one `serve()`. */
 import { Admission } from "./admission.ts";
 import type { RequestInfo } from "../transport/address.ts";
-import { type DisconnectReport, makePresence, type SessionInfo, Users } from "./users.ts";
+import { makePresence, type SessionInfo, Users } from "./users.ts";
 import {
   type Authorize,
   clientServices,
@@ -25,7 +25,6 @@ import { type DrainOptions, type DrainReport, SessionManager } from "../manager/
 import { DEFAULT_MAX_SESSIONS, DEFAULT_MAX_SESSIONS_PER_ADDRESS } from "../manager/limits.ts";
 import { defaultSubscriptions } from "../manager/rate_limits.ts";
 import { SOCKETS_PER_SESSION } from "../manager/sockets.ts";
-import type { SubscribeOptions } from "../pubsub/history/replay.ts";
 import { type Nodes, type Presence, type Rooms, Topics } from "../pubsub/mod.ts";
 import type { MoqServer } from "../pubsub/moq/server/server.ts";
 import { ConsoleReport } from "../base/console_report.ts";
@@ -40,25 +39,13 @@ import { platformRuntime, type Runtime } from "../base/runtime.ts";
 import type { DevCertificate } from "../transport/certificate/dev_certificate.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
-import type { UnsubscribeOptions } from "../pubsub/topics.ts";
+import type { SubscribeOptions, UnsubscribeOptions } from "../pubsub/topics.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
 import { type SessionHandlers, sessionSettings } from "../session/session_settings.ts";
 import { CloseCode } from "../errors.ts";
 import { internals } from "../session/core.ts";
 import { directStream } from "../transport/direct.ts";
 import { report } from "../session/settings.ts";
-
-/** Sends to all sessions of one user. */
-export interface UserSender<C extends Contract = Contract> {
-  /**
-   * Sends a message to every session of the user, encoded once.
-   *
-   * @param topic The topic.
-   * @param data The data.
-   * @returns Number of sessions of this node that got the message; other nodes are not counted.
-   */
-  send<T extends ContractTopic<C, "server">>(topic: T, data?: ContractData<C, "server", T>): number;
-}
 
 /**
  * A server of sessions that listens by itself, or is mounted in another server.
@@ -281,7 +268,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   subscribe(
     session: Session<V, C, "server">,
     topic: string,
-    options: SubscribeOptions = {},
+    options: Omit<SubscribeOptions, "isRequested" | "onLeft"> = {},
   ): boolean {
     tellLiteral(this.#console, topic);
     return this.topics.subscribe(session as Session, topic, options);
@@ -317,7 +304,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   unsubscribe(
     session: Session<V, C, "server">,
     topic: string,
-    options: UnsubscribeOptions = {},
+    options: Omit<UnsubscribeOptions, "isSilent"> = {},
   ): boolean {
     const { code, reason } = options;
     return this.topics.unsubscribe(session as Session, topic, {
@@ -333,7 +320,19 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @param user The user, as returned by `userOf`.
    * @returns A sender to these sessions.
    */
-  to(user: string): UserSender<C> {
+  to(user: string): {
+    /**
+     * Sends a message to every session of the user, encoded once.
+     *
+     * @param topic The topic.
+     * @param data The data.
+     * @returns Number of sessions of this node that got the message; other nodes are not counted.
+     */
+    send<T extends ContractTopic<C, "server">>(
+      topic: T,
+      data?: ContractData<C, "server", T>,
+    ): number;
+  } {
     return {
       send: (topic, data) => {
         const message = encodeMessage(topic, data, { maxBytes: this.#maxMessageBytes });
@@ -361,7 +360,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @returns Number of closed sessions, and whether all nodes confirmed within ten seconds.
    * @throws {RangeError} If the code is neither 0 nor 3000 to 4999.
    */
-  disconnect(user: string, options: SessionCloseOptions = {}): Promise<DisconnectReport> {
+  disconnect(user: string, options: SessionCloseOptions = {}): Promise<{
+    /** Sessions that were closed, on all nodes. */
+    readonly closed: number;
+    /** `true` if every node answered; otherwise sessions may be left. */
+    readonly isComplete: boolean;
+  }> {
     return this.#users.disconnect(user, options);
   }
 

@@ -12,7 +12,6 @@ import type { FlowControlOptions } from "../transport/connection.ts";
 import type { Broker, HistoryBounds } from "../pubsub/broker.ts";
 import type { UnreadStreamLimits } from "../transport/quic/unread_streams.ts";
 import type { AdmissionOptions } from "./admission_options.ts";
-import type { AuthorizedAction, Permission } from "./client_requests.ts";
 import type { ListenInfo } from "./listener.ts";
 import type { MoqServer } from "../pubsub/moq/server/server.ts";
 import type { Contract } from "../session/contract.ts";
@@ -108,13 +107,15 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   ) => void | Promise<void>;
   /**
    * Decides whether a client may subscribe, publish or set presence data. Without `authorize` all
-   * are denied. A {@linkcode Permission} in place of `true` adds details.
+   * are denied. `presence` sets the client's presence data in a room. An object in place of `true`
+   * allows the action; its `from` has precedence over `namesPublishers`, and adds the user of the
+   * session to a publication.
    */
   readonly authorize?: (
     session: Session<V, C, "server">,
     topic: string,
-    action: AuthorizedAction,
-  ) => boolean | Permission | Promise<boolean | Permission>;
+    action: "subscribe" | "publish" | "presence",
+  ) => boolean | { readonly from?: boolean } | Promise<boolean | { readonly from?: boolean }>;
   /**
    * Adds `from`, the user that `userOf` returned, to publications of clients. The answer of
    * `authorize` to a publication has precedence. A client without a user has no `from`.

@@ -51,14 +51,6 @@ export interface SessionInfo<V = unknown, C extends Contract = Contract> {
   readonly session?: Session<V, C, "server">;
 }
 
-/** Result of {@linkcode Server.disconnect}. */
-export interface DisconnectReport {
-  /** Sessions that were closed, on all nodes. */
-  readonly closed: number;
-  /** `true` if every node answered; otherwise sessions may be left. */
-  readonly isComplete: boolean;
-}
-
 /** Parts of the server that a {@linkcode Users} uses. */
 export interface UsersOptions {
   /** The nodes; `undefined` if there is only one. */
@@ -149,7 +141,10 @@ export class Users<V = unknown, C extends Contract = Contract> {
   }
 
   /** Closes the sessions of a user, on all nodes that answer. */
-  async disconnect(user: string, options: SessionCloseOptions): Promise<DisconnectReport> {
+  async disconnect(
+    user: string,
+    options: SessionCloseOptions,
+  ): Promise<{ closed: number; isComplete: boolean }> {
     const { code = 0, reason = "" } = options;
     checkCloseInfo({ closeCode: code, reason });
     const asked = { user, options };

@@ -157,17 +157,6 @@ export type ContractReply<C extends Contract, T extends string> = T extends stri
   : never;
 
 /**
- * The data with which users are present, in any room; `unknown` if the contract has no schemas for
- * presence.
- *
- * @typeParam C The contract.
- */
-export type PresenceData<C extends Contract> = IsUntyped<C> extends true ? unknown
-  : SectionOf<C, "presence"> extends infer M ? [keyof M] extends [never] ? unknown
-    : { [P in keyof M & string]: OutputOf<EntrySchema<M[P], "input">> }[keyof M & string]
-  : never;
-
-/**
  * The messages of a section: a union, told apart by `pattern`.
  *
  * @typeParam M The section.
@@ -209,7 +198,13 @@ export type MessageOf<C extends Contract, S extends Side> = IsUntyped<C> extends
   :
     | MessagesIn<SectionOf<C, S extends "server" ? "client" : "server">>
     | MessagesIn<SectionOf<C, "requests">>
-    | (S extends "client" ? ContractMessage<"presence:{topic}", PresenceNotice<PresenceData<C>>>
+    | (S extends "client" ? ContractMessage<
+        "presence:{topic}",
+        PresenceNotice<
+          [keyof SectionOf<C, "presence">] extends [never] ? unknown
+            : MessagesIn<SectionOf<C, "presence">>["data"]
+        >
+      >
       : never);
 
 /**

@@ -37,7 +37,6 @@ export {
   type MessageOf,
   type MessagesIn,
   type NoTopic,
-  type PresenceData,
   type SectionName,
   type SectionOf,
   type Side,

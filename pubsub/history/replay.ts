@@ -22,8 +22,8 @@ const ANSWER_TIMEOUT_MS = 20_000;
 /** Most bytes of pages that wait for sessions of a node; pages beyond that are read again later. */
 const MAX_AHEAD_BYTES = 67_108_864;
 
-/** Options for subscribing: the start of the subscription, on a topic with a history. */
-export interface SubscribeOptions extends HistoryOptions {
+/** Options of a replay; `SubscribeOptions` of topics documents these. */
+export interface ReplayOptions extends HistoryOptions {
   /**
    * Called once with the start of the subscription, after `subscribe` returned, and before the
    * first publication is sent. Not called when the session is closed.
@@ -33,7 +33,7 @@ export interface SubscribeOptions extends HistoryOptions {
 
 /** The start of a replay: as a client asks for, or at the offset that the session has reached. */
 export type ReplayRequest =
-  | (SubscribeOptions & { readonly at?: undefined })
+  | (ReplayOptions & { readonly at?: undefined })
   | { readonly at: number };
 
 /** The part of a feed that replays use. */
@@ -310,7 +310,7 @@ export class Replay {
   #isAnswered = false;
   #isEnded = false;
   /** A later call of the session that asked only for the position. */
-  #asker: SubscribeOptions["onAnswer"];
+  #asker: ReplayOptions["onAnswer"];
 
   /** Creates a replay; `start` begins with reading and sending. */
   constructor(
@@ -340,7 +340,7 @@ export class Replay {
   }
 
   /** Answers another call together with the first; of several such calls, only the newest waits. */
-  tellToo(onAnswer: SubscribeOptions["onAnswer"]): void {
+  tellToo(onAnswer: ReplayOptions["onAnswer"]): void {
     const before = this.#asker;
     this.#asker = onAnswer;
     tellAnswer(this.#session, before, { isSuperseded: true });
@@ -386,7 +386,7 @@ export class Replay {
   }
 
   /** Finds the start, and answers within the time limit. */
-  async #begin(options: SubscribeOptions): Promise<void> {
+  async #begin(options: ReplayOptions): Promise<void> {
     const feed = this.#feed;
     let found: ReplayStart | undefined;
     this.#finding = this.#reader.find(options);
@@ -505,7 +505,7 @@ export class Replay {
   #answer(answer: SubscribeAnswer): void {
     if (this.#isAnswered) return;
     this.#isAnswered = true;
-    tellAnswer(this.#session, (this.#request as SubscribeOptions).onAnswer, answer);
+    tellAnswer(this.#session, (this.#request as ReplayOptions).onAnswer, answer);
     const { recovered: _recovered, reason: _reason, ...standing } = answer;
     tellAnswer(this.#session, this.#asker, standing);
   }
@@ -514,7 +514,7 @@ export class Replay {
 /** Calls `onAnswer`; an error of the application counts as a failed handler. */
 export function tellAnswer(
   session: Session,
-  onAnswer: SubscribeOptions["onAnswer"],
+  onAnswer: ReplayOptions["onAnswer"],
   answer: SubscribeAnswer,
 ): void {
   if (session.isClosed) return;

@@ -28,8 +28,8 @@ import {
   type Replayable,
   type ReplayCounts,
   type ReplayHost,
+  type ReplayOptions,
   type ReplayRequest,
-  type SubscribeOptions,
   tellGap,
   tellSkip,
 } from "./replay.ts";
@@ -122,7 +122,7 @@ class Subscribers {
    */
   admit(
     session: Session,
-    { since, last, onAnswer }: SubscribeOptions,
+    { since, last, onAnswer }: ReplayOptions,
   ): (() => SubscribeAnswer) | undefined {
     const before = this.#replays.get(session);
     const isIn = before !== undefined || this.#members.has(session);
@@ -311,7 +311,7 @@ export class TopicFeed implements Replayable {
    *
    * @returns A function that returns the position of the session, if the caller has to answer.
    */
-  admit(session: Session, options: SubscribeOptions): (() => SubscribeAnswer) | undefined {
+  admit(session: Session, options: ReplayOptions): (() => SubscribeAnswer) | undefined {
     return this.#subscribers.admit(session, options);
   }
 

@@ -13,7 +13,6 @@ import type {
   BrokerSubscribeOptions,
   BrokerSubscription,
   Publication,
-  PublicationListener,
   TakenTokens,
   TokenRate,
 } from "../broker.ts";
@@ -114,16 +113,6 @@ interface TopicListeners {
   isDelivering: boolean;
 }
 
-/** Options for {@linkcode MemoryBroker}. */
-export interface MemoryBrokerOptions {
-  /**
-   * Clocks, timers and randomness of this node.
-   *
-   * @default {platformRuntime()}
-   */
-  readonly runtime?: Runtime;
-}
-
 /**
  * Carries publications within one process, synchronously: the default broker, which also connects
  * several servers in one process.
@@ -173,9 +162,9 @@ export class MemoryBroker implements Broker {
   /**
    * Creates a broker without subscriptions.
    *
-   * @param options See {@linkcode MemoryBrokerOptions}.
+   * @param options Clocks, timers and randomness of this node; those of the platform by default.
    */
-  constructor(options: MemoryBrokerOptions = {}) {
+  constructor(options: { readonly runtime?: Runtime } = {}) {
     const { runtime = platformRuntime() } = options;
     this.#memory = new MemoryStore(runtime);
     this.#histories = new MemoryHistories(runtime);
@@ -251,7 +240,7 @@ export class MemoryBroker implements Broker {
    */
   subscribe(
     topic: string,
-    listener: PublicationListener,
+    listener: (publication: Publication) => void,
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
     this.#checkOpen("subscribe");

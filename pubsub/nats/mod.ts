@@ -14,5 +14,4 @@
  */
 export { NatsBroker } from "./nats_broker.ts";
 export type { NatsBrokerOptions, NatsClient, NatsServers, NatsSource } from "./options.ts";
-export type { Runtime } from "../../base/runtime.ts";
 export { escapeTopic } from "./format.ts";

@@ -11,7 +11,6 @@ import type {
   BrokerSubscribeOptions,
   BrokerSubscription,
   Publication,
-  PublicationListener,
 } from "../broker.ts";
 import { TopicSubscription } from "./topic_subscription.ts";
 import { encode, Names } from "./format.ts";
@@ -182,7 +181,7 @@ export class NatsBroker implements Broker {
    */
   subscribe(
     topic: string,
-    listener: PublicationListener,
+    listener: (publication: Publication) => void,
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
     this.#checkOpen("subscribe");

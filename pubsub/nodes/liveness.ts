@@ -61,14 +61,6 @@ export interface NodesOptions {
   readonly onError?: (error: unknown) => void;
 }
 
-/** Result of {@linkcode Nodes.ask}. */
-export interface NodeAnswers {
-  /** One answer for each node that answered in time, this node not included. */
-  readonly answers: readonly { readonly node: string; readonly data: unknown }[];
-  /** True if every node that was alive answered. */
-  readonly isComplete: boolean;
-}
-
 /** Most nodes that are known at once; further ones are ignored. */
 const MAX_NODES = 1_000;
 

@@ -3,13 +3,7 @@ import { UnsupportedError } from "../../errors.ts";
 import { ConsoleReport } from "../../base/console_report.ts";
 import { MAX_TIMER_MS, settlesWithin, startTimer } from "../../base/wait.ts";
 import { platformRuntime, type Runtime, type Timer } from "../../base/runtime.ts";
-import {
-  Liveness,
-  type NodeAnswers,
-  type NodeEvent,
-  type NodeInfo,
-  type NodesOptions,
-} from "./liveness.ts";
+import { Liveness, type NodeEvent, type NodeInfo, type NodesOptions } from "./liveness.ts";
 import { type NodeMessage, parseNodeMessage } from "./messages.ts";
 import {
   type Broker,
@@ -44,7 +38,7 @@ class NodeRequests {
     nodes: Iterable<string>,
     send: (id: number) => void,
     timeoutMs: number,
-  ): Promise<NodeAnswers> {
+  ): ReturnType<Nodes["ask"]> {
     if (this.#requests.size >= MAX_REQUESTS) return { answers: [], isComplete: false };
     const { promise, resolve } = Promise.withResolvers<void>();
     const ask: PendingRequest = {
@@ -91,7 +85,7 @@ function settle(ask: PendingRequest, node: string): void {
   if (ask.waiting.delete(node) && ask.waiting.size === 0) ask.done();
 }
 
-export type { NodeAnswers, NodeEvent, NodeInfo, NodesOptions };
+export type { NodeEvent, NodeInfo, NodesOptions };
 
 /** Topic to which all nodes subscribe. */
 const ALL = `${INTERNAL_PREFIX}nodes`;
@@ -294,7 +288,12 @@ export class Nodes implements AsyncDisposable {
     kind: string,
     data?: unknown,
     options: { readonly timeoutMs?: number } = {},
-  ): Promise<NodeAnswers> {
+  ): Promise<{
+    /** One answer for each node that answered in time, this node not included. */
+    readonly answers: readonly { readonly node: string; readonly data: unknown }[];
+    /** True if every node that was alive answered. */
+    readonly isComplete: boolean;
+  }> {
     const { timeoutMs = 2_000 } = options;
     if (!this.#isReady) await settlesWithin(this.runtime, this.ready, timeoutMs);
     if (this.#isClosed) return { answers: [], isComplete: false };

@@ -15,15 +15,6 @@ export type { PresenceEvent, PresenceOptions };
 /** Most bytes of the data with which a user can be present: each node keeps the data of each user. */
 export const MAX_PRESENCE_DATA_BYTES = 4_096;
 
-/** The data with which a session is present. */
-export interface PresenceDataOptions {
-  /**
-   * Any value that JSON can hold, of at most 4,096 bytes as JSON; the value is copied. Left out, the
-   * session has no data.
-   */
-  readonly data?: unknown;
-}
-
 /** The presences of a session, by topic; the user is the one of the session at the first `enter`. */
 interface Visit {
   readonly user: string;
@@ -149,7 +140,7 @@ export class Presence implements Disposable {
    * @throws {RangeError} If the topic is longer than 255 bytes, or the data than 4,096 bytes.
    * @throws {UnsupportedError} If the broker of the nodes is closed.
    */
-  enter(session: Session, topic?: string, options: PresenceDataOptions = {}): boolean {
+  enter(session: Session, topic?: string, options: { readonly data?: unknown } = {}): boolean {
     if (topic !== undefined) checkTopic(topic, "enter");
     const data = copyPresenceData(options.data, { verb: "enter" });
     if (session.isClosed || this.#isDisposed) return false;
@@ -193,7 +184,7 @@ export class Presence implements Disposable {
    * @throws {TypeError} If JSON cannot hold the data.
    * @throws {RangeError} If the data has more than 4,096 bytes as JSON.
    */
-  update(session: Session, topic: string, options: PresenceDataOptions = {}): boolean {
+  update(session: Session, topic: string, options: { readonly data?: unknown } = {}): boolean {
     const data = copyPresenceData(options.data, { verb: "update" });
     const userPresence = this.#visits.get(session)?.presences.get(topic);
     if (userPresence === undefined) return false;

@@ -7,18 +7,8 @@ import { utf8Length } from "../../session/wire/utf8.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
 import { RoomNotices, type RoomOptions } from "./room_notices.ts";
-import {
-  copyPresenceData,
-  MAX_PRESENCE_DATA_BYTES,
-  type Presence,
-  type PresenceDataOptions,
-} from "./presence.ts";
-import type {
-  PublishOptions,
-  Topics,
-  TopicSubscribeOptions,
-  UnsubscribeOptions,
-} from "../topics.ts";
+import { copyPresenceData, MAX_PRESENCE_DATA_BYTES, type Presence } from "./presence.ts";
+import type { PublishOptions, SubscribeOptions, Topics, UnsubscribeOptions } from "../topics.ts";
 
 export type { RoomOptions };
 
@@ -26,8 +16,13 @@ export type { RoomOptions };
 const MAX_ROOMS_WITH_DATA = 32;
 
 /** Options for {@linkcode Rooms.join}: the start in the history, and the data of the session. */
-export interface RoomJoinOptions
-  extends Omit<TopicSubscribeOptions, "onLeft">, PresenceDataOptions {}
+export interface RoomJoinOptions extends Omit<SubscribeOptions, "onLeft"> {
+  /**
+   * Any value that JSON can hold, of at most 4,096 bytes as JSON; the value is copied. Left out, the
+   * session has no data.
+   */
+  readonly data?: unknown;
+}
 
 /** Options for {@linkcode Rooms}. */
 export interface RoomsOptions {
@@ -196,7 +191,11 @@ export class Rooms implements Disposable {
    * @returns True if the session was a member.
    * @throws {TypeError} If the code is not a text of 1 to 64 characters.
    */
-  leave(session: Session, room: string, options: UnsubscribeOptions = {}): boolean {
+  leave(
+    session: Session,
+    room: string,
+    options: Omit<UnsubscribeOptions, "isSilent"> = {},
+  ): boolean {
     return this.isMember(session, room) && this.#topics.unsubscribe(session, room, options);
   }
 
@@ -214,7 +213,7 @@ export class Rooms implements Disposable {
    * allows.
    * @throws {QueueFullError} If the session has data in 32 other rooms.
    */
-  update(session: Session, room: string, options: PresenceDataOptions = {}): boolean {
+  update(session: Session, room: string, options: { readonly data?: unknown } = {}): boolean {
     this.#check(room, "update");
     const { maxDataBytes: maxBytes } = this.#optionsOf(room);
     const data = copyPresenceData(options.data, { verb: "update", maxBytes });

@@ -14,4 +14,3 @@
  */
 export { RedisBroker } from "./redis_broker.ts";
 export type { RedisBrokerOptions, RedisClient, RedisSource } from "./options.ts";
-export type { Runtime } from "../../base/runtime.ts";

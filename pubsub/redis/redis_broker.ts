@@ -441,7 +441,7 @@ export class RedisBroker implements Broker {
    */
   subscribe(
     topic: string,
-    listener: PublicationListener,
+    listener: (publication: Publication) => void,
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
     this.#checkOpen("subscribe");
