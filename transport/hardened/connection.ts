@@ -16,7 +16,7 @@ export class HardenedConnection extends ServerWebSocketConnection {
 
   /** Wraps an open socket. */
   constructor(socket: HardenedSocket, options: ServerWebSocketOptions) {
-    super(socket as Socket, options);
+    super(socket as unknown as Socket, options);
     this.#socket = socket;
     // The socket is open already; `open` is dispatched late so that the caller can listen first.
     queueMicrotask(() => {
@@ -45,7 +45,7 @@ export class HardenedConnection extends ServerWebSocketConnection {
   }
 
   /**
-   * Waits until the socket buffers no more than the low-water mark; `ws` reports this without
+   * Waits until the socket buffers no more than the low-water mark; the socket reports this without
    * polling.
    */
   override drained(): Promise<void> {

@@ -1,10 +1,12 @@
 /** A WebSocket engine for servers that face the internet without a proxy. */
-import type { IncomingMessage } from "node:http";
+import { Buffer } from "node:buffer";
+import { hash } from "node:crypto";
 import { platformRuntime } from "../../base/runtime.ts";
 import {
   type AcceptedWebSocket,
   type AcceptWebSocketOptions,
   checkOffered,
+  findUpgradeFault,
   type HttpHandler,
   type HttpListener,
   type HttpListenOptions,
@@ -14,19 +16,23 @@ import {
 import { HardenedConnection } from "./connection.ts";
 import type { HandshakeStats } from "./handshake_limits.ts";
 import { Listener, type Upgrade } from "./listener.ts";
-import { FrameEncoder, HardenedSocket, type NodeWebSocket, NodeWebSocketServer } from "./socket.ts";
+import { WriteTurn } from "./frame_writer.ts";
+import { HardenedSocket } from "./socket.ts";
 
 /** Largest message, in bytes, where neither the engine nor `serve()` sets a limit. */
 const DEFAULT_PAYLOAD_BYTES = 262_144;
 
-/** `ws` counts bytes in 32 bits. */
-const MAX_PAYLOAD_BYTES = 2 ** 31 - 1;
-
 /**
- * Smallest average size of a message's fragments, in bytes: every fragment costs memory of its own,
- * however small, so that the limit on fragments follows from the limit on bytes.
+ * Smallest average size of a message's fragments, in bytes: every fragment costs time, however
+ * small, so that the limit on fragments follows from the limit on bytes.
  */
-const MIN_PIECE_BYTES = 256;
+const MIN_FRAGMENT_BYTES = 256;
+
+/** Fragments that any message may have. */
+const MIN_FRAGMENTS = 64;
+
+/** Suffix of the key in the answer to a handshake, by RFC 6455, section 1.3. */
+const HANDSHAKE_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /** Limits of {@linkcode hardenedWebSocket}, all optional. */
 export interface HardenedWebSocketOptions {
@@ -126,8 +132,7 @@ export interface HardenedWebSocket extends WebSocketHost {
 }
 
 /**
- * Creates a WebSocket engine with hard limits, on node:http and `npm:ws`, for a server that faces
- * the internet without a proxy.
+ * Creates a WebSocket engine with hard limits, for a server that faces the internet without a proxy.
  *
  * - **Too large:** a message is refused while it arrives, before all of it is in memory.
  * - **Too fast:** the engine stops reading from a peer that sends faster than its messages are
@@ -169,7 +174,7 @@ class Engine implements HardenedWebSocket {
   readonly #maxPayloadBytes: number | undefined;
   readonly #upgrades = new WeakMap<Request, Upgrade>();
   readonly #listeners = new Set<Listener>();
-  readonly #frames = new FrameEncoder();
+  readonly #turn = new WriteTurn();
 
   constructor(options: HardenedWebSocketOptions) {
     this.#limits = checkLimits(options);
@@ -232,8 +237,10 @@ class Engine implements HardenedWebSocket {
       );
     }
     checkOffered(request, protocol);
+    const fault = findUpgradeFault(request);
+    if (fault !== undefined) throw new TypeError(fault.message);
     const maxPayload = this.#maxPayloadBytes ?? messages?.maxFrameBytes ?? DEFAULT_PAYLOAD_BYTES;
-    const socket = this.#upgrade(upgrade, protocol, Math.min(maxPayload, MAX_PAYLOAD_BYTES));
+    const socket = this.#upgrade(request, upgrade, { protocol, maxPayload });
     const { listener, listener: { runtime } } = upgrade;
     const wire = { runtime, lease, flowControl, admitted };
     const connection = new HardenedConnection(socket, { protocol, ...wire });
@@ -247,46 +254,41 @@ class Engine implements HardenedWebSocket {
     };
   };
 
-  #upgrade(upgrade: Upgrade, protocol: string, maxPayload: number): HardenedSocket {
-    const { listener: { runtime }, message, socket, head } = upgrade;
-    const maxPieces = Math.max(64, Math.ceil(maxPayload / MIN_PIECE_BYTES));
-    const server = new NodeWebSocketServer({
-      noServer: true,
-      autoPong: false,
-      clientTracking: false,
-      perMessageDeflate: false,
-      skipUTF8Validation: false,
-      maxPayload,
-      maxBufferedChunks: maxPieces,
-      maxFragments: maxPieces,
-      // Applies to a peer that closes and then stays; after a close of this side, HardenedSocket
-      // drops the peer first.
-      closeTimeout: this.#limits.closeTimeoutMs + 1_000,
-      handleProtocols: () => protocol === "" ? false : protocol,
-      WebSocket: HardenedSocket as new (...args: never) => NodeWebSocket,
-    });
-    let failure: Error | undefined;
-    let upgraded: HardenedSocket | undefined;
-    server.on("wsClientError", (error) => {
-      failure = error;
-    });
-    server.handleUpgrade(message as IncomingMessage, socket, head, (made) => {
-      upgraded = made as HardenedSocket;
-    });
-    if (upgraded === undefined) {
-      const why = failure?.message ?? "the peer disconnected";
-      throw new TypeError(`Cannot accept WebSocket: ${why}`, { cause: failure });
+  #upgrade(
+    request: Request,
+    upgrade: Upgrade,
+    { protocol, maxPayload }: { readonly protocol: string; readonly maxPayload: number },
+  ): HardenedSocket {
+    const { listener: { runtime }, socket: raw, head } = upgrade;
+    if (!raw.readable || !raw.writable) {
+      throw new TypeError("Cannot accept WebSocket: the peer disconnected");
     }
     upgrade.isTaken = true;
-    // The stream is paused while a handler decides.
-    socket.resume();
-    upgraded.attach(socket, {
+    if (head.length > 0) raw.unshift(head);
+    return new HardenedSocket(raw, greetingOf(request, protocol), {
       runtime,
-      frames: this.#frames,
+      turn: this.#turn,
+      limits: {
+        maxPayloadBytes: maxPayload,
+        maxFragments: Math.max(MIN_FRAGMENTS, Math.ceil(maxPayload / MIN_FRAGMENT_BYTES)),
+      },
       closeTimeoutMs: this.#limits.closeTimeoutMs,
+      protocol,
     });
-    return upgraded;
   }
+}
+
+/** Makes the response to a valid handshake, by RFC 6455, section 4.2.2. */
+function greetingOf(request: Request, protocol: string): Buffer {
+  const key = request.headers.get("sec-websocket-key")!;
+  const lines = [
+    "HTTP/1.1 101 Switching Protocols",
+    "Upgrade: websocket",
+    "Connection: Upgrade",
+    `Sec-WebSocket-Accept: ${hash("sha1", key + HANDSHAKE_GUID, "base64")}`,
+  ];
+  if (protocol !== "") lines.push(`Sec-WebSocket-Protocol: ${protocol}`);
+  return Buffer.from(lines.join("\r\n") + "\r\n\r\n", "latin1");
 }
 
 function checkLimits(options: HardenedWebSocketOptions): typeof DEFAULTS {

@@ -55,8 +55,6 @@ interface Settings extends ServerOptions {
 export interface Upgrade {
   /** Server that received the request. */
   readonly listener: Listener;
-  /** The request. */
-  readonly message: Pick<IncomingMessage, "method" | "headers">;
   /** Socket of the request; nothing behind the head was read from its stream. */
   readonly socket: Socket;
   /** Bytes that arrived behind the head. */
@@ -361,8 +359,7 @@ export class Listener {
 
   #upgrade(peer: Peer, socket: Socket, { rest, ...head }: UpgradeHead): void {
     const leaving = peer.leaving = new AbortController();
-    const message = { method: head.method, headers: joinedHeaders(head) };
-    const upgrade: Upgrade = { listener: this, message, socket, head: rest, isTaken: false };
+    const upgrade: Upgrade = { listener: this, socket, head: rest, isTaken: false };
     const answer = tooFrequent(peer) ?? this.#handle(peer, socket, () => {
       const isSecure = this.#options.tls !== undefined;
       const request = requestOf(head, { isSecure, signal: leaving.signal });
@@ -486,15 +483,6 @@ function headOf({ method = "GET", url = "", rawHeaders }: IncomingMessage): Requ
     headers.push([rawHeaders[i]!.toLowerCase(), rawHeaders[i + 1]!]);
   }
   return { method, target: url, headers };
-}
-
-/** Joins headers as node:http does, for the handshake of `ws`. */
-function joinedHeaders({ headers }: RequestHead): IncomingMessage["headers"] {
-  const joined: Record<string, string> = {};
-  for (const [name, value] of headers) {
-    joined[name] = name in joined ? `${joined[name]}, ${value}` : value;
-  }
-  return joined;
 }
 
 function bodyOf(message: IncomingMessage): ReadableStream<Uint8Array<ArrayBuffer>> | undefined {

@@ -1,6 +1,6 @@
 /**
  * A second WebSocket engine, with hard limits, for servers that face the internet without a proxy.
- * An entry of its own, because only this engine loads `npm:ws`.
+ * An entry of its own, because only this engine needs `node:` modules.
  *
  * @example A server without a proxy
  * ```ts

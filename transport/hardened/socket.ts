@@ -1,73 +1,26 @@
-/** Sockets of `npm:ws` with an end at once, batched pongs, and Skein's close codes. */
+/** Server sockets of RFC 6455 on raw TCP or TLS, with an end at once and batched pongs. */
 import { Buffer } from "node:buffer";
-import type { IncomingMessage } from "node:http";
-import type { Socket as NodeSocket } from "node:net";
-import process from "node:process";
-import type { Duplex } from "node:stream";
-import { WebSocket as UntypedWebSocket, WebSocketServer as UntypedServer } from "ws";
+import type { Socket as RawSocket } from "node:net";
 import { CloseCode } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import type { Frame } from "../connection.ts";
+import {
+  FaultCode,
+  type FrameEvents,
+  type FrameLimits,
+  FrameReader,
+  NO_CLOSE_CODE,
+  Opcode,
+} from "./frame_reader.ts";
+import { encodeClose, encodeFrame, type FrameSource, type WriteTurn } from "./frame_writer.ts";
 
-/** A socket of `ws`: the events of the web platform's WebSocket, and methods that only `ws` has. */
-export interface NodeWebSocket {
-  readonly bufferedAmount: number;
-  readonly protocol: string;
-  readonly readyState: number;
-  readonly isPaused: boolean;
-  binaryType: BinaryType;
-  addEventListener: WebSocket["addEventListener"];
-  removeEventListener: WebSocket["removeEventListener"];
-  on(event: "message" | "pong", listener: () => void): this;
-  on(event: "ping", listener: (data: Uint8Array) => void): this;
-  on(event: "error", listener: (error: Error) => void): this;
-  on(event: "close", listener: () => void): this;
-  close(code?: number, reason?: string): void;
-  pause(): void;
-  ping(): void;
-  resume(): void;
-  send(data: string | Uint8Array): void;
-  terminate(): void;
-}
+/** States of a socket, as on the web platform. */
+const OPEN = 1;
+const CLOSING = 2;
+const CLOSED = 3;
 
-/** Class of sockets, to be extended. Only the server creates instances. */
-export const NodeWebSocket: new (...args: never) => NodeWebSocket = UntypedWebSocket;
-
-/** Options of {@linkcode NodeWebSocketServer}. */
-interface NodeWebSocketServerOptions {
-  readonly noServer: true;
-  readonly autoPong: false;
-  readonly clientTracking: false;
-  readonly perMessageDeflate: false;
-  readonly skipUTF8Validation: false;
-  readonly maxPayload: number;
-  readonly maxBufferedChunks: number;
-  readonly maxFragments: number;
-  readonly closeTimeout: number;
-  readonly handleProtocols: (protocols: Set<string>, request: IncomingMessage) => string | false;
-  readonly WebSocket: typeof NodeWebSocket;
-}
-
-/** Server that upgrades sockets. */
-export interface NodeWebSocketServer {
-  handleUpgrade(
-    request: IncomingMessage,
-    socket: Duplex,
-    head: Uint8Array,
-    callback: (socket: NodeWebSocket) => void,
-  ): void;
-  on(event: "wsClientError", listener: (error: Error) => void): this;
-}
-
-/** Class of servers. */
-export const NodeWebSocketServer: new (options: NodeWebSocketServerOptions) => NodeWebSocketServer =
-  UntypedServer;
-
-/** Close code that `ws` sends for a message that is too large. */
-const WS_TOO_LARGE = 1009;
-
-/** Close code of RFC 6455 for a peer that violates the server's policy. */
-const POLICY_VIOLATION = 1008;
+/** Close code of a connection that ended without a close frame of the peer. */
+const ABNORMAL_CLOSE = 1006;
 
 /**
  * Time for a peer that broke the protocol to read the close frame, in milliseconds. Nothing more is
@@ -75,77 +28,161 @@ const POLICY_VIOLATION = 1008;
  */
 const FAREWELL_MS = 1_000;
 
-/** FIN bit and the opcode of a pong. */
-const PONG = 0x8a;
-
 /**
  * Most bytes of pongs that wait for the system: the answers to four reads of pings, of 64 KiB each.
  * A peer that reads its pongs stays far below.
  */
 export const MAX_UNSENT_PONG_BYTES = 262_144;
 
-/** An upgraded socket. */
-export class HardenedSocket extends NodeWebSocket {
+/** Most bytes of frames that are joined to one write; at this number a socket writes early. */
+const MAX_JOINED_BYTES = 65_536;
+
+const PING = encodeFrame(Opcode.ping, "");
+
+/** A listener of the web platform. */
+interface Listener {
+  readonly type: string;
+  readonly listener: EventListenerOrEventListenerObject;
+}
+
+/** An event of a socket, with the members of the web platform's event that a connection reads. */
+type SocketEvent =
+  | { readonly type: "message"; readonly data: string | ArrayBuffer }
+  | ({ readonly type: "close" } & Pick<CloseEvent, "code" | "reason" | "wasClean">);
+
+/** Options of a {@linkcode HardenedSocket}. */
+export interface HardenedSocketOptions {
+  /** Clocks and timers of the server. */
+  readonly runtime: Runtime;
+  /** Writes of all sockets of the engine. */
+  readonly turn: WriteTurn;
+  /** Limits on incoming messages. */
+  readonly limits: FrameLimits;
+  /** Time for a peer to answer a close, in milliseconds. */
+  readonly closeTimeoutMs: number;
+  /** Subprotocol of the handshake. */
+  readonly protocol: string;
+}
+
+/**
+ * The server's end of an open WebSocket: the members of the web platform's class that a connection
+ * uses, and those that only a raw socket can offer.
+ *
+ * Frames of one turn become one write. Events are plain objects with the members that the
+ * connection reads: an `Event` a message would cost more than the message.
+ */
+export class HardenedSocket implements FrameEvents, FrameSource {
+  /** Socket of TCP or TLS. */
+  readonly raw: RawSocket;
+  /** Subprotocol of the handshake. */
+  readonly protocol: string;
+  /** Always `arraybuffer`. */
+  binaryType: BinaryType = "arraybuffer";
+  /** State of the socket, as on the web platform. */
+  readyState = OPEN;
   /** True if the peer sent a message, ping or pong since the last check. */
   isHeard = true;
   /** Closes the connection on this socket after a message that is too large. */
-  onTooLarge: (closeCode: number) => void = () => {};
-  // Set by `attach()`: `ws` creates the socket before the upgrade.
-  declare raw: NodeSocket;
-  #runtime!: Runtime;
-  #frames!: FrameEncoder;
-  #closeTimeoutMs!: number;
-  #timer: Timer | undefined = undefined;
-  /** Pongs of the current turn, written together. */
-  readonly #pongs: Buffer[] = [];
+  onTooLarge: (closeCode: number) => void = (closeCode) => this.close(closeCode);
+  readonly #runtime: Runtime;
+  readonly #turn: WriteTurn;
+  readonly #closeTimeoutMs: number;
+  readonly #reader: FrameReader;
+  /** Listeners in the order of their addition: those of one connection, and of the liveness. */
+  #listeners: Listener[] = [];
+  /** Frames of the current turn. Bounded by `MAX_JOINED_BYTES`. */
+  readonly #waiting: Buffer[] = [];
+  #waitingBytes = 0;
+  #waitingPongBytes = 0;
   #unsentPongBytes = 0;
-
-  /** Starts listening to an upgraded socket. */
-  attach(
-    raw: NodeSocket,
-    options: {
-      readonly runtime: Runtime;
-      readonly frames: FrameEncoder;
-      readonly closeTimeoutMs: number;
-    },
-  ): void {
-    this.raw = raw;
-    this.#runtime = options.runtime;
-    this.#frames = options.frames;
-    this.#closeTimeoutMs = options.closeTimeoutMs;
-    const hear = () => {
-      this.isHeard = true;
-    };
-    this.on("message", hear).on("pong", hear).on("ping", (data) => {
-      hear();
-      this.#answer(data);
-    });
-    this.on("error", () => this.#farewell());
-    this.on("close", () => this.#runtime.clearTimeout(this.#timer));
-  }
+  #timer: Timer | undefined = undefined;
+  #isCloseSent = false;
+  #received: { readonly code: number; readonly reason: string } | undefined = undefined;
 
   /**
-   * Sends a frame. The method of `ws` would encode the frame for each socket, and write the header
-   * apart.
+   * Takes a raw socket, which no other code reads or writes from now on.
    *
-   * @param frame Message to send.
+   * @param raw The socket, behind the request of the handshake.
+   * @param greeting Response to the handshake; leaves with the first frames of the turn.
+   * @param options Limits and parts of the engine.
    */
-  override send(frame: Frame): void {
-    if (this.readyState === WebSocket.OPEN) this.raw.write(this.#frames.encode(frame));
+  constructor(raw: RawSocket, greeting: Buffer, options: HardenedSocketOptions) {
+    const { runtime, turn, limits, closeTimeoutMs, protocol } = options;
+    this.raw = raw;
+    this.protocol = protocol;
+    this.#runtime = runtime;
+    this.#turn = turn;
+    this.#closeTimeoutMs = closeTimeoutMs;
+    this.#reader = new FrameReader(this, limits);
+    this.#write(greeting);
+    raw.on("data", (chunk: Buffer) => this.#reader.read(chunk));
+    raw.on("end", () => this.#peerEnded());
+    // The event `close` follows each error.
+    raw.on("error", () => {});
+    raw.on("close", () => this.#gone());
+    raw.setTimeout(0);
+    raw.setNoDelay(true);
+    raw.resume();
+  }
+
+  /** Bytes that the system has not taken yet. */
+  get bufferedAmount(): number {
+    return this.raw.writableLength + this.#waitingBytes;
+  }
+
+  /** True between `pause` and `resume`. */
+  get isPaused(): boolean {
+    return this.#reader.isPaused;
+  }
+
+  /** Adds a listener of `message` or `close`. */
+  addEventListener(type: string, listener: EventListenerOrEventListenerObject): void {
+    this.#listeners.push({ type, listener });
+  }
+
+  /** Removes a listener. */
+  removeEventListener(type: string, listener: EventListenerOrEventListenerObject): void {
+    this.#listeners = this.#listeners.filter((known) =>
+      known.type !== type || known.listener !== listener
+    );
   }
 
   /**
-   * Closes the socket, and drops a peer that takes too long to answer. A close of `ws` for a
-   * message that is too large gets Skein's close code instead.
+   * Sends a message, unless the socket is closing.
+   *
+   * @param frame Message to send. Bytes MUST NOT be changed afterwards.
    */
-  override close(code?: number, reason?: string): void {
-    // A 1009 with a reason is the peer's own close, which `ws` echoes.
-    if (code === WS_TOO_LARGE && reason === undefined) return this.onTooLarge(CloseCode.tooLarge);
-    // Nothing may follow a close frame.
-    this.#sendPongs();
-    super.close(code, reason);
-    if (this.readyState === WebSocket.CLOSED) return;
-    this.#timer ??= this.#runtime.setTimeout(() => this.terminate(), this.#closeTimeoutMs);
+  send(frame: Frame): void {
+    if (this.readyState === OPEN) this.#write(this.#turn.encoder.encode(frame));
+  }
+
+  /** Sends a ping, unless the socket is closing. */
+  ping(): void {
+    if (this.readyState === OPEN) this.#write(PING);
+  }
+
+  /** Reads nothing until `resume`. Messages of a chunk that was read wait, too. */
+  pause(): void {
+    this.#reader.pause();
+    this.raw.pause();
+  }
+
+  /** Reads again. */
+  resume(): void {
+    this.#reader.resume();
+    // A message that waited may have paused the socket again.
+    if (!this.#reader.isPaused) this.raw.resume();
+  }
+
+  /**
+   * Closes the socket behind all frames sent before, and drops a peer that takes too long to answer.
+   *
+   * @param code Close code; `undefined` for a close without one.
+   * @param reason Reason for the peer.
+   */
+  close(code?: number, reason = ""): void {
+    if (this.readyState !== OPEN) return;
+    this.#sendClose(code, reason);
     // The peer's close frame arrives behind everything that the peer sent before.
     this.resume();
   }
@@ -154,13 +191,18 @@ export class HardenedSocket extends NodeWebSocket {
    * Drops the connection together with the bytes that the system buffers, not only those of this
    * process.
    */
-  override terminate(): void {
-    if ("resetAndDestroy" in this.raw && !("encrypted" in this.raw)) this.raw.resetAndDestroy();
-    else super.terminate();
+  terminate(): void {
+    if (this.readyState === CLOSED) return;
+    this.readyState = CLOSING;
+    this.#reader.end();
+    const { raw } = this;
+    if ("resetAndDestroy" in raw && !("encrypted" in raw)) raw.resetAndDestroy();
+    else raw.destroy();
   }
 
   /** Resolves once the system took everything sent before, or the socket closed. */
   flushed(): Promise<void> {
+    this.flush();
     const { raw } = this;
     if (raw.closed || raw.writableLength === 0) return Promise.resolve();
     return new Promise((resolve) => {
@@ -169,37 +211,112 @@ export class HardenedSocket extends NodeWebSocket {
     });
   }
 
-  /**
-   * Answers a ping. The method of `ws` would write each pong apart, and drop a peer with ten pongs
-   * under way.
-   */
-  #answer(ping: Uint8Array): void {
-    if (this.readyState !== WebSocket.OPEN) return;
-    // A copy, because the ping shares the buffer of the whole read.
-    const pong = Buffer.concat([Uint8Array.of(PONG, ping.length), ping]);
+  /** Writes the frames of this turn. */
+  flush(): void {
+    const waiting = this.#waiting;
+    if (waiting.length === 0) return;
+    const pongBytes = this.#waitingPongBytes;
+    // A broken socket takes nothing, and reports its end by an event.
+    if (this.raw.writable) {
+      const bytes = this.#turn.join(waiting);
+      if (pongBytes === 0) this.raw.write(bytes);
+      else this.raw.write(bytes, () => this.#unsentPongBytes -= pongBytes);
+    }
+    waiting.length = 0;
+    this.#waitingBytes = 0;
+    this.#waitingPongBytes = 0;
+  }
+
+  /** Passes on a message. */
+  onMessage(data: string | ArrayBuffer): void {
+    this.isHeard = true;
+    this.#emit({ type: "message", data });
+  }
+
+  /** Answers a ping, unless the socket is closing. */
+  onPing(payload: Uint8Array): void {
+    this.isHeard = true;
+    if (this.readyState !== OPEN) return;
+    const pong = encodeFrame(Opcode.pong, payload);
     if (this.#unsentPongBytes + pong.length > MAX_UNSENT_PONG_BYTES) {
       // Later pings are read but not answered, so that a peer that writes first can still read the
       // close reason.
-      return this.close(POLICY_VIOLATION, "Too many answers to pings are unread");
+      return this.close(FaultCode.policy, "Too many answers to pings are unread");
     }
     this.#unsentPongBytes += pong.length;
-    if (this.#pongs.push(pong) === 1) queueMicrotask(() => this.#sendPongs());
+    this.#write(pong);
+    this.#waitingPongBytes += pong.length;
   }
 
-  #sendPongs(): void {
-    if (this.#pongs.length === 0 || this.readyState !== WebSocket.OPEN) return;
-    const bytes = Buffer.concat(this.#pongs.splice(0));
-    this.raw.write(bytes, () => {
-      this.#unsentPongBytes -= bytes.length;
-    });
+  /** Notes a pong. */
+  onPong(): void {
+    this.isHeard = true;
   }
 
-  /** Stops reading from a peer that broke the protocol: `ws` has sent the close frame by now. */
-  #farewell(): void {
-    // `ws` has already scheduled a resume, to read the peer's answer, by the same queue.
-    process.nextTick(() => this.raw.pause());
+  /** Answers the peer's close, and ends the connection behind everything sent before. */
+  onClose(code: number, reason: string): void {
+    this.#received = { code, reason };
+    if (this.readyState === OPEN) {
+      this.#sendClose(code === NO_CLOSE_CODE ? undefined : code, reason);
+    }
+    this.raw.end();
+  }
+
+  /** Closes the socket of a peer that broke the protocol, and reads no more of that peer. */
+  onFault(closeCode: number, reason: string): void {
+    if (closeCode === FaultCode.tooLarge) this.onTooLarge(CloseCode.tooLarge);
+    else this.close(closeCode, reason);
+    this.raw.end();
+    this.raw.pause();
     this.#runtime.clearTimeout(this.#timer);
     this.#timer = this.#runtime.setTimeout(() => this.terminate(), FAREWELL_MS);
+  }
+
+  #write(bytes: Buffer): void {
+    if (this.#waitingBytes + bytes.length > MAX_JOINED_BYTES) this.flush();
+    if (this.#waiting.push(bytes) === 1) this.#turn.mark(this);
+    this.#waitingBytes += bytes.length;
+    if (this.#waitingBytes >= MAX_JOINED_BYTES) this.flush();
+  }
+
+  #sendClose(code: number | undefined, reason: string): void {
+    this.#write(encodeClose(code, reason));
+    this.flush();
+    this.#isCloseSent = true;
+    this.#leave();
+  }
+
+  /** Begins the end of the connection, which the peer cannot delay for long. */
+  #leave(): void {
+    this.readyState = CLOSING;
+    this.#timer ??= this.#runtime.setTimeout(() => this.terminate(), this.#closeTimeoutMs);
+  }
+
+  #peerEnded(): void {
+    this.flush();
+    this.#leave();
+    this.raw.end();
+  }
+
+  #gone(): void {
+    this.readyState = CLOSING;
+    // Messages that waited for `resume` arrived before the end.
+    this.#reader.resume();
+    this.#reader.end();
+    this.readyState = CLOSED;
+    this.#runtime.clearTimeout(this.#timer);
+    const { code, reason } = this.#received ?? { code: ABNORMAL_CLOSE, reason: "" };
+    const wasClean = this.#isCloseSent && this.#received !== undefined;
+    this.#emit({ type: "close", code, reason, wasClean });
+  }
+
+  #emit(event: SocketEvent): void {
+    // A listener may remove itself, which makes another list.
+    for (const { type, listener } of this.#listeners) {
+      if (type !== event.type) continue;
+      if (typeof listener === "function") listener(event as unknown as Event);
+      else listener.handleEvent(event as unknown as Event);
+    }
   }
 }
 
@@ -225,7 +342,7 @@ export class Liveness {
   add(socket: HardenedSocket): void {
     this.#sockets.set(socket, false);
     if (this.#timer === undefined) this.#wait();
-    socket.on("close", () => {
+    socket.addEventListener("close", () => {
       this.#sockets.delete(socket);
       if (this.#sockets.size > 0) return;
       this.#runtime.clearTimeout(this.#timer);
@@ -253,49 +370,4 @@ export class Liveness {
       socket.isHeard = false;
     }
   }
-}
-
-/** FIN bit and the opcode of text. */
-const TEXT = 0x81;
-
-/** FIN bit and the opcode of binary data. */
-const BINARY = 0x82;
-
-/**
- * Encodes frames, neither masked nor fragmented, and keeps the last text: a publication goes to one
- * socket after the other, and only the first one pays for the encoding.
- */
-export class FrameEncoder {
-  #text = "";
-  #encoded: Uint8Array = encode("");
-
-  /**
-   * Encodes a WebSocket frame.
-   *
-   * @param frame Message to send.
-   * @returns Encoded frame. All sockets that send the same message share these bytes, which MUST
-   * NOT be changed.
-   */
-  encode(frame: Frame): Uint8Array {
-    if (typeof frame !== "string") return encode(frame);
-    if (this.#text !== frame) {
-      this.#encoded = encode(frame);
-      this.#text = frame;
-    }
-    return this.#encoded;
-  }
-}
-
-function encode(frame: Frame): Uint8Array {
-  const isText = typeof frame === "string";
-  const length = isText ? Buffer.byteLength(frame) : frame.length;
-  const start = length < 126 ? 2 : length < 65_536 ? 4 : 10;
-  const bytes = Buffer.allocUnsafe(start + length);
-  bytes[0] = isText ? TEXT : BINARY;
-  bytes[1] = start === 2 ? length : start === 4 ? 126 : 127;
-  if (start === 4) bytes.writeUInt16BE(length, 2);
-  if (start === 10) bytes.writeBigUInt64BE(BigInt(length), 2);
-  if (isText) bytes.write(frame, start);
-  else bytes.set(frame, start);
-  return bytes;
 }

@@ -1,18 +1,12 @@
-import { assert, assertEquals, assertLessOrEqual, assertStrictEquals } from "@std/assert";
+import { assert, assertEquals, assertLessOrEqual } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
-import type { IncomingMessage } from "node:http";
 import type { Socket } from "node:net";
+import { Buffer } from "node:buffer";
 import { Duplex } from "node:stream";
 import { turns } from "../../testing/turns.ts";
 import { frameOf } from "../../tests/servers.ts";
-import {
-  FrameEncoder,
-  HardenedSocket,
-  Liveness,
-  MAX_UNSENT_PONG_BYTES,
-  type NodeWebSocket,
-  NodeWebSocketServer,
-} from "./socket.ts";
+import { WriteTurn } from "./frame_writer.ts";
+import { HardenedSocket, Liveness, MAX_UNSENT_PONG_BYTES } from "./socket.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 const PING = 0x89;
@@ -40,42 +34,18 @@ class StuckSocket extends Duplex {
   setNoDelay(): void {}
 }
 
-/** Upgrades a stuck socket. */
+/** Opens a WebSocket on a stuck socket. */
 function upgrade(): { stuck: StuckSocket; socket: HardenedSocket } {
   const stuck = new StuckSocket();
-  const server = new NodeWebSocketServer({
-    noServer: true,
-    autoPong: false,
-    clientTracking: false,
-    perMessageDeflate: false,
-    skipUTF8Validation: false,
-    maxPayload: 1_024,
-    maxBufferedChunks: 64,
-    maxFragments: 64,
-    closeTimeout: 60_000,
-    handleProtocols: () => false,
-    WebSocket: HardenedSocket as new (...args: never) => NodeWebSocket,
-  });
-  const headers = {
-    upgrade: "websocket",
-    "sec-websocket-key": "dGhlIHNhbXBsZSBub25jZQ==",
-    "sec-websocket-version": "13",
-  };
-  let socket: HardenedSocket | undefined;
-  server.handleUpgrade(
-    { method: "GET", headers } as unknown as IncomingMessage,
-    stuck,
-    new Uint8Array(),
-    (upgraded) => {
-      socket = upgraded as HardenedSocket;
-    },
-  );
-  assert(socket !== undefined);
-  socket.attach(stuck as unknown as Socket, {
+  const greeting = Buffer.from("HTTP/1.1 101 Switching Protocols\r\n\r\n");
+  const socket = new HardenedSocket(stuck as unknown as Socket, greeting, {
     runtime: platformRuntime(),
-    frames: new FrameEncoder(),
+    turn: new WriteTurn(),
+    limits: { maxPayloadBytes: 1_024, maxFragments: 64 },
     closeTimeoutMs: 5_000,
+    protocol: "",
   });
+  socket.flush();
   return { stuck, socket };
 }
 
@@ -122,48 +92,6 @@ Deno.test("HardenedSocket answers any number of pings to a peer that reads", asy
   await turns(1);
 });
 
-Deno.test("FrameEncoder.make() writes lengths by RFC 6455", () => {
-  const frames = new FrameEncoder();
-  const heads: [number, number[]][] = [
-    [0, [0x81, 0]],
-    [125, [0x81, 125]],
-    [126, [0x81, 126, 0, 126]],
-    [65_535, [0x81, 126, 255, 255]],
-    [65_536, [0x81, 127, 0, 0, 0, 0, 0, 1, 0, 0]],
-  ];
-  for (const [length, head] of heads) {
-    const text = frames.encode("x".repeat(length));
-    assertEquals([...text.subarray(0, head.length)], head);
-    assertEquals(text.length, head.length + length);
-    const binary = frames.encode(new Uint8Array(length));
-    assertEquals([...binary.subarray(0, head.length)], [0x82, ...head.slice(1)]);
-    assertEquals(binary.length, text.length);
-  }
-});
-
-Deno.test("FrameEncoder.make() encodes text as UTF-8, and counts its bytes", () => {
-  const frames = new FrameEncoder();
-  assertEquals([...frames.encode("é€")], [0x81, 5, 0xc3, 0xa9, 0xe2, 0x82, 0xac]);
-  // UTF-8 has no encoding of a lone surrogate.
-  assertEquals([...frames.encode("\ud800")], [0x81, 3, 0xef, 0xbf, 0xbd]);
-});
-
-Deno.test("FrameEncoder.make() makes one frame for all sessions with the same text", () => {
-  const frames = new FrameEncoder();
-  const first = frames.encode("news");
-  assertStrictEquals(frames.encode("news"), first);
-  assertEquals([...frames.encode("other")].slice(2), [...new TextEncoder().encode("other")]);
-});
-
-Deno.test("FrameEncoder.make() copies bytes, which may be others the next time", () => {
-  const frames = new FrameEncoder();
-  const bytes = Uint8Array.of(1, 2);
-  const first = frames.encode(bytes);
-  bytes[0] = 9;
-  assertEquals([...first], [0x82, 2, 1, 2]);
-  assertEquals([...frames.encode(bytes)], [0x82, 2, 9, 2]);
-});
-
 /** The part of a socket that Liveness uses. */
 class Fake {
   isHeard = true;
@@ -173,7 +101,7 @@ class Fake {
   isTerminated = false;
   #closed = () => {};
 
-  on(_event: string, listener: () => void): void {
+  addEventListener(_event: string, listener: () => void): void {
     this.#closed = listener;
   }
 

@@ -1,0 +1,121 @@
+/** Encoded WebSocket frames of a server (RFC 6455), and the sockets that write these in a turn. */
+import { Buffer } from "node:buffer";
+import type { Frame } from "../connection.ts";
+import { Opcode } from "./frame_reader.ts";
+
+const FIN = 0x80;
+
+/** Longest reason of a close frame, in bytes. */
+const MAX_REASON_BYTES = 123;
+
+/**
+ * Encodes a frame, neither masked nor fragmented.
+ *
+ * @param opcode Kind of frame.
+ * @param payload Text or bytes.
+ * @returns A new buffer, which holds a copy of the payload.
+ */
+export function encodeFrame(opcode: number, payload: Frame): Buffer {
+  const isText = typeof payload === "string";
+  const length = isText ? Buffer.byteLength(payload) : payload.length;
+  const start = length < 126 ? 2 : length < 65_536 ? 4 : 10;
+  const bytes = Buffer.allocUnsafe(start + length);
+  bytes[0] = FIN | opcode;
+  bytes[1] = start === 2 ? length : start === 4 ? 126 : 127;
+  if (start === 4) bytes.writeUInt16BE(length, 2);
+  if (start === 10) bytes.writeBigUInt64BE(BigInt(length), 2);
+  if (isText) bytes.write(payload, start);
+  else bytes.set(payload, start);
+  return bytes;
+}
+
+/**
+ * Encodes a close frame.
+ *
+ * @param code Close code; `undefined` for a frame without code and reason.
+ * @param reason Reason, cut at 123 bytes.
+ * @returns A new buffer.
+ */
+export function encodeClose(code: number | undefined, reason: string): Buffer {
+  if (code === undefined) return encodeFrame(Opcode.close, "");
+  const payload = new Uint8Array(2 + MAX_REASON_BYTES);
+  // `encodeInto` writes whole characters only.
+  const { written } = new TextEncoder().encodeInto(reason, payload.subarray(2));
+  payload.set([code >> 8, code & 0xff]);
+  return encodeFrame(Opcode.close, payload.subarray(0, 2 + written));
+}
+
+/**
+ * Encodes messages, and keeps the last one: a publication goes to one socket after the other, and
+ * only the first one pays for the encoding, at any size.
+ */
+export class FrameEncoder {
+  #last: Frame = "";
+  #encoded: Buffer = encodeFrame(Opcode.text, "");
+
+  /**
+   * Encodes a message.
+   *
+   * @param frame Message to send. Bytes MUST NOT be changed afterwards.
+   * @returns Encoded frame. All sockets that send the same message share these bytes, which MUST
+   * NOT be changed.
+   */
+  encode(frame: Frame): Buffer {
+    if (this.#last !== frame) {
+      this.#encoded = encodeFrame(typeof frame === "string" ? Opcode.text : Opcode.binary, frame);
+      this.#last = frame;
+    }
+    return this.#encoded;
+  }
+}
+
+/** A socket with frames that wait for the end of the turn. */
+export interface FrameSource {
+  /** Writes all frames that wait. */
+  flush(): void;
+}
+
+/**
+ * Writes of one turn for all sockets of an engine. The frames of a socket become one write, and
+ * sockets with the same frames share the joined bytes.
+ */
+export class WriteTurn {
+  /** Encoder of all sockets. */
+  readonly encoder: FrameEncoder = new FrameEncoder();
+  #sources: FrameSource[] = [];
+  #parts: readonly Buffer[] = [];
+  #joined: Buffer | undefined = undefined;
+
+  /**
+   * Flushes a socket at the end of the turn. To be called once before each flush.
+   *
+   * @param source The socket.
+   */
+  mark(source: FrameSource): void {
+    if (this.#sources.push(source) === 1) queueMicrotask(() => this.#flush());
+  }
+
+  /**
+   * Joins frames, once for all sockets that have the same ones.
+   *
+   * @param parts Frames of one socket, in order.
+   * @returns The bytes of all frames, which MUST NOT be changed.
+   */
+  join(parts: readonly Buffer[]): Buffer {
+    if (parts.length === 1) return parts[0]!;
+    const known = this.#parts;
+    if (known.length !== parts.length || parts.some((part, i) => part !== known[i])) {
+      this.#joined = Buffer.concat(parts);
+      this.#parts = parts.slice();
+    }
+    return this.#joined!;
+  }
+
+  #flush(): void {
+    const sources = this.#sources;
+    this.#sources = [];
+    for (const source of sources) source.flush();
+    this.#parts = [];
+    this.#joined = undefined;
+  }
+}
