@@ -1,5 +1,5 @@
 /** Server sockets of RFC 6455 on raw TCP or TLS, with an end at once and batched pongs. */
-import { Buffer } from "node:buffer";
+import type { Buffer } from "node:buffer";
 import type { Socket as RawSocket } from "node:net";
 import { CloseCode } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
