@@ -54,15 +54,13 @@ export class SessionMeter implements Meter, Disposable {
    * The accounts of the session, the user and the address: the first without enough tokens refuses.
    */
   readonly #accounts: readonly Account[];
-  /** Units with a rate in some account; all others pass at once. */
-  readonly #counted: Readonly<Record<"messages" | "subscriptions" | "bytes", boolean>>;
   #windowAt = 0;
   #refusals = 0;
   #untold = 0;
   /** The rate of the last refusal, and the time until there is room. */
-  #why = { rate: "", retryAfterMs: 0 };
-  /** Callbacks that end waits for tokens; as many as the session handles at once. */
-  readonly #waits = new Set<() => void>();
+  #why: { readonly rate: string; readonly retryAfterMs: number } | undefined = undefined;
+  /** Callbacks that end waits for tokens, once one waits; as many as the session handles at once. */
+  #waits: Set<() => void> | undefined = undefined;
   #isOver = false;
   #timer: Timer | undefined;
 
@@ -77,11 +75,6 @@ export class SessionMeter implements Meter, Disposable {
     this.address = owner.address;
     this.#session = session;
     this.#accounts = accounts;
-    this.#counted = {
-      messages: accounts.some(({ messages }) => messages !== undefined),
-      subscriptions: accounts.some(({ subscriptions }) => subscriptions !== undefined),
-      bytes: accounts.some(({ bytes }) => bytes !== undefined),
-    };
     this.#host = host;
     session[internals].inbound.meter = this;
   }
@@ -90,7 +83,7 @@ export class SessionMeter implements Meter, Disposable {
     // Malformed input has its own, much lower bound.
     if (envelope.kind === "malformed") return false;
     const unit = unitOf(envelope);
-    if (!this.#counted.bytes && (unit === undefined || !this.#counted[unit])) return false;
+    if (!this.#counts(unit)) return false;
     const now = this.#host.runtime.now();
     const shortage = this.#missing(unit, size, now);
     if (shortage !== undefined) return this.#refuse(envelope, shortage, now);
@@ -113,8 +106,16 @@ export class SessionMeter implements Meter, Disposable {
     this.#isOver = true;
     this.#session[internals].inbound.meter = undefined;
     this.#host.runtime.clearTimeout(this.#timer);
-    for (const end of this.#waits) end();
+    this.#waits?.forEach((end) => end());
     this.#host.released(this);
+  }
+
+  /** Tells if some account has a rate of bytes or of the unit; all other messages pass at once. */
+  #counts(unit: RateUnit | undefined): boolean {
+    for (const account of this.#accounts) {
+      if (account.bytes !== undefined || unit && account[unit] !== undefined) return true;
+    }
+    return false;
   }
 
   #missing(unit: RateUnit | undefined, size: number, now: number): Shortage | undefined {
@@ -137,14 +138,15 @@ export class SessionMeter implements Meter, Disposable {
   #wait(waitMs: number): Promise<void> {
     const { runtime } = this.#host;
     const ms = Math.min(Math.max(waitMs, MIN_WAIT_MS), MAX_TIMER_MS);
+    const waits = this.#waits ??= new Set();
     return new Promise((resolve) => {
       const end = () => {
         runtime.clearTimeout(timer);
-        this.#waits.delete(end);
+        waits.delete(end);
         resolve();
       };
       const timer = runtime.setTimeout(end, ms);
-      this.#waits.add(end);
+      waits.add(end);
     });
   }
 
@@ -181,7 +183,7 @@ export class SessionMeter implements Meter, Disposable {
       this.#timer = undefined;
       if (count === 0) return;
       this.#timer = this.#host.runtime.setTimeout(tell, NOTICE_INTERVAL_MS);
-      const { rate, retryAfterMs } = this.#why;
+      const { rate, retryAfterMs } = this.#why!;
       this.#tell(null, { code: "too-many", message: `${count} refused: ${rate}`, retryAfterMs });
     };
     tell();

@@ -167,10 +167,10 @@ export class RateLimits implements MeterHost, Disposable {
   meter(session: Session, { user, address }: CountedPeer): SessionMeter | undefined {
     if (!this.#isMetered) return undefined;
     const now = this.runtime.now();
-    const accounts: Account[] = [];
-    if (isMetered(this.#rates.session)) {
-      accounts.push(Account.ofSession(this.#rates.session, now));
-    }
+    // A list that grows by its first element has room for 17.
+    const accounts = isMetered(this.#rates.session)
+      ? [Account.ofSession(this.#rates.session, now)]
+      : [];
     const held = {
       user: isMetered(this.#rates.user) ? user : undefined,
       address: isMetered(this.#rates.address) ? address : undefined,

@@ -439,12 +439,10 @@ export class Admission<V> {
   #keptHeaders(headers: Headers): [string, string][] {
     const { keepsHeaders = DEFAULT_HEADERS } = this.#options;
     if (keepsHeaders === "all") return [...headers];
-    const kept: [string, string][] = [];
-    for (const name of keepsHeaders) {
-      const value = headers.get(name);
-      if (value !== null) kept.push([name, value]);
-    }
-    return kept;
+    return keepsHeaders.filter((name) => headers.has(name)).map((name) => [
+      name,
+      headers.get(name)!,
+    ]);
   }
 
   #refuse<A>(

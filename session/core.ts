@@ -318,7 +318,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
   /** Calls back when the session ends, before `onClose`; at once if the session has ended. */
   whenEnded(callback: (session: F) => void): void {
     if (this.state === "closed") callback(this.session);
-    else (this.#onEnd ??= []).push(callback);
+    else if (this.#onEnd !== undefined) this.#onEnd.push(callback);
+    // Most sessions have one callback, and a list that grows by its first element has room for 17.
+    else this.#onEnd = [callback];
   }
 
   /** Returns the send queue, or throws on a connection without message frames. */

@@ -24,6 +24,8 @@ const REQUEST_LINE = /^GET ([\x21-\x7e]+) HTTP\/1\.1$/;
 
 const HEADER_LINE = /^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)$/;
 
+const BARE_LINE_FEED = /[^\r]\n/;
+
 const TRAILING_SPACE = /[ \t]+$/;
 
 /** Characters of a valid `Host` header: any other character could move the path of the URL. */
@@ -48,42 +50,44 @@ export function readUpgrade(
   checked: number,
   maxBytes: number,
 ): UpgradeHead | undefined | "incomplete" {
-  if (checked < METHOD.length) {
-    const start = bytes.toString("latin1", 0, METHOD.length);
-    if (!METHOD.startsWith(start)) return undefined;
-  }
-  const end = bytes.indexOf(HEAD_END, Math.max(0, checked - HEAD_END.length + 1), "latin1");
+  const start = Math.max(0, checked - HEAD_END.length + 1);
+  const text = bytes.toString("latin1", start, maxBytes);
+  if (start === 0 && !METHOD.startsWith(text.slice(0, METHOD.length))) return undefined;
+  const end = text.indexOf(HEAD_END);
   if (end < 0) {
-    const mayGoOn = bytes.length < maxBytes && !hasBareLineFeed(bytes, checked);
+    // node:http refuses a bare line feed at once.
+    const mayGoOn = bytes.length < maxBytes && !BARE_LINE_FEED.test(text);
     return mayGoOn ? "incomplete" : undefined;
   }
-  const length = end + HEAD_END.length;
-  if (length > maxBytes) return undefined;
-  const head = parseUpgrade(bytes.toString("latin1", 0, end));
-  return head && { ...head, rest: bytes.subarray(length) };
+  const lines = start === 0 ? text.slice(0, end) : bytes.toString("latin1", 0, start + end);
+  const head = parseUpgrade(lines, bytes);
+  return head && { ...head, rest: bytes.subarray(start + end + HEAD_END.length) };
 }
 
-/** Checks the bytes that an earlier call has not seen; node:http refuses such a head at once. */
-function hasBareLineFeed(bytes: Buffer, checked: number): boolean {
-  for (let at = bytes.indexOf(10, checked); at >= 0; at = bytes.indexOf(10, at + 1)) {
-    if (bytes[at - 1] !== 13) return true;
-  }
-  return false;
-}
-
-function parseUpgrade(text: string): RequestHead | undefined {
-  const lines = text.split("\r\n");
+/**
+ * Parses a head without its last line.
+ *
+ * @param head The head.
+ * @param bytes The same head as bytes.
+ * @returns The head; `undefined` if the request is not an upgrade.
+ */
+function parseUpgrade(head: string, bytes: Buffer): RequestHead | undefined {
+  const lines = head.split("\r\n");
   const target = REQUEST_LINE.exec(lines[0]!)?.[1];
   if (target === undefined) return undefined;
   const headers: [string, string][] = [];
   let hosts = 0;
   let upgrades = 0;
   let asksConnection = false;
+  let lineEnd = lines[0]!.length;
   for (let i = 1; i < lines.length; i++) {
     const header = HEADER_LINE.exec(lines[i]!);
     if (header === null) return undefined;
+    lineEnd += 2 + lines[i]!.length;
     const name = header[1]!.toLowerCase();
-    const value = header[2]!.replace(TRAILING_SPACE, "");
+    // A part of a string would keep the whole head for as long as a session keeps the header.
+    const valueStart = lineEnd - header[2]!.length;
+    const value = bytes.toString("latin1", valueStart, lineEnd).replace(TRAILING_SPACE, "");
     switch (name) {
       case "host":
         hosts++;
