@@ -28,17 +28,13 @@ export type {
 } from "./server/admission_options.ts";
 export type { ListenInfo } from "./server/listener.ts";
 export { createServer, serve, Server } from "./server/server.ts";
-export type { ServeOptions, ServerLimits, ServerOptions } from "./server/server_options.ts";
+export type { ServeOptions, ServerOptions } from "./server/server_options.ts";
 export type { SessionInfo } from "./server/users.ts";
 export type {
   WebTransportServeOptions,
   WebTransportSource,
 } from "./server/webtransport_options.ts";
 export type { MetricsOptions } from "./telemetry/endpoint.ts";
-export type {
-  CountedTopics,
-  CountedWebTransport,
-  WebTransportStats,
-} from "./telemetry/measures.ts";
+export type { WebTransportStats } from "./telemetry/measures.ts";
 export { PROMETHEUS_CONTENT_TYPE, prometheusText } from "./telemetry/prometheus.ts";
 export type { RequestInfo } from "./transport/address.ts";

@@ -9,7 +9,7 @@ import type { ConsoleReport } from "../base/console_report.ts";
 import { UserClaims } from "./user_limit.ts";
 import { DEFAULT_MAX_SESSIONS_PER_USER } from "../manager/limits.ts";
 import type { SharedCounts } from "../manager/shared_counts.ts";
-import type { ServerLimits } from "./server_options.ts";
+import type { ManagerLimits } from "../manager/limits.ts";
 
 /** Time for which a node that crashed still counts as handling a client, in milliseconds. */
 const CLAIM_MS = 4_000;
@@ -95,7 +95,7 @@ export function reportEngine(
 /** Returns the counter of user sessions on all nodes, if other nodes and a limit are possible. */
 export function userClaims(
   nodes: Nodes | undefined,
-  { maxSessionsPerUser: max = DEFAULT_MAX_SESSIONS_PER_USER }: ServerLimits,
+  { maxSessionsPerUser: max = DEFAULT_MAX_SESSIONS_PER_USER }: ManagerLimits,
 ): UserClaims | undefined {
   const store = nodes?.broker.store;
   if (nodes === undefined || store === undefined || max === Infinity) return undefined;

@@ -15,12 +15,7 @@ import { checkBuiltinEngine } from "./webtransport_options.ts";
 import { moqHostOf, moqQuicOptions } from "./moq.ts";
 import { reportEngine, sequenceStore, sharedCounts, userClaims } from "./broker_services.ts";
 import type { UserClaims } from "./user_limit.ts";
-import {
-  checkServerOptions,
-  type ServeOptions,
-  type ServerLimits,
-  type ServerOptions,
-} from "./server_options.ts";
+import { checkServerOptions, type ServeOptions, type ServerOptions } from "./server_options.ts";
 import { type DrainOptions, type DrainReport, SessionManager } from "../manager/mod.ts";
 import { DEFAULT_MAX_SESSIONS, DEFAULT_MAX_SESSIONS_PER_ADDRESS } from "../manager/limits.ts";
 import { defaultSubscriptions } from "../manager/rate_limits.ts";
@@ -522,7 +517,7 @@ function connectionLimits(
   {
     maxSessions = DEFAULT_MAX_SESSIONS,
     maxSessionsPerAddress = DEFAULT_MAX_SESSIONS_PER_ADDRESS,
-  }: ServerLimits = {},
+  }: ServerOptions["limits"] = {},
 ): ConnectionLimits {
   const perAddress = Math.min(maxSessions, maxSessionsPerAddress);
   return {

@@ -18,52 +18,10 @@ import type { Contract } from "../session/contract.ts";
 import type { Instrumentation } from "../session/insight/instrumentation.ts";
 import type { IncomingStream } from "../session/streams/incoming_streams.ts";
 import type { Session } from "../session/session.ts";
+import type { ManagerLimits } from "../manager/limits.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { WebSocketHost } from "../transport/websocket/server.ts";
 import type { SessionHandlers } from "../session/session_settings.ts";
-
-/**
- * Limits of a server, beside those of each session.
- *
- * A peer that does not answer a close leaves its socket with the runtime. Sockets are therefore
- * bounded too: to twice the sessions, in total and by address. Further requests are answered with
- * 429 and not upgraded. WebTransport connections have the same bounds, counted apart; beyond these
- * the handshake fails.
- */
-export interface ServerLimits {
-  /**
-   * Most sessions at once.
-   *
-   * @default {10000}
-   */
-  readonly maxSessions?: number;
-  /** Most sessions of one user at once; see `SessionManager` for the default. */
-  readonly maxSessionsPerUser?: number;
-  /**
-   * Most sessions of one network address at once; an IPv6 /64 counts as one. See `SessionManager`
-   * for the default.
-   */
-  readonly maxSessionsPerAddress?: number;
-  /**
-   * Most topics to which one session may subscribe.
-   *
-   * @default {128}
-   */
-  readonly maxTopicsPerSession?: number;
-  /**
-   * Limits for streams over WebTransport and QUIC that clients open and no handler or loop reads.
-   * By default such a stream is refused 5 s after its arrival; one address holds at most 80 MB, and
-   * all clients together hold at most 640 MB.
-   */
-  readonly unreadStreams?: UnreadStreamLimits;
-  /**
-   * Time between two searches for closed sessions, in milliseconds: a safety net, because sessions
-   * normally leave by themselves.
-   *
-   * @default {60000}
-   */
-  readonly cleanupIntervalMs?: number;
-}
 
 /**
  * Options for {@linkcode createServer}.
@@ -176,8 +134,35 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * ```
    */
   readonly onRenewed?: (session: Session<V, C, "server">, before: V) => void | Promise<void>;
-  /** Limits of the server. */
-  readonly limits?: ServerLimits;
+  /**
+   * Limits of the server, beside those of each session.
+   *
+   * A peer that does not answer a close leaves its socket with the runtime. Sockets are therefore
+   * bounded too: to twice the sessions, in total and by address. Further requests are answered with
+   * 429 and not upgraded. WebTransport connections have the same bounds, counted apart; beyond these
+   * the handshake fails.
+   */
+  readonly limits?: ManagerLimits & {
+    /**
+     * Most topics to which one session may subscribe.
+     *
+     * @default {128}
+     */
+    readonly maxTopicsPerSession?: number;
+    /**
+     * Limits for streams over WebTransport and QUIC that clients open and no handler or loop reads.
+     * By default such a stream is refused 5 s after its arrival; one address holds at most 80 MB, and
+     * all clients together hold at most 640 MB.
+     */
+    readonly unreadStreams?: UnreadStreamLimits;
+    /**
+     * Time between two searches for closed sessions, in milliseconds: a safety net, because sessions
+     * normally leave by themselves.
+     *
+     * @default {60000}
+     */
+    readonly cleanupIntervalMs?: number;
+  };
   /**
    * Rates at which clients may send, subscribe and connect. Connections have a rate by default, and
    * so have the subscriptions of each session: 256 at once, then 20 a second. Rates of users and
@@ -410,7 +395,7 @@ const SERVE: OptionKeys<ServeOptions> = {
   webTransport: true,
 };
 
-const LIMITS: OptionKeys<ServerLimits> = {
+const LIMITS: OptionKeys<NonNullable<ServerOptions["limits"]>> = {
   cleanupIntervalMs: true,
   maxSessions: true,
   maxSessionsPerAddress: true,

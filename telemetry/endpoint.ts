@@ -1,7 +1,8 @@
 /** The paths at which a server reports metrics and health. */
 import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
 import type { SessionManager } from "../manager/mod.ts";
-import type { CountedTopics, CountedWebTransport } from "./measures.ts";
+import type { Topics } from "../pubsub/mod.ts";
+import type { CountedWebTransport } from "./measures.ts";
 import { PROMETHEUS_CONTENT_TYPE, prometheusText } from "./prometheus.ts";
 import type { RequestInfo } from "../transport/address.ts";
 import { LOCAL_HOSTS } from "../transport/origins.ts";
@@ -43,7 +44,7 @@ export interface Measured {
     /** The manager of all sessions. */
     readonly manager: SessionManager;
     /** The counters of topics and of their broker. */
-    readonly topics: CountedTopics;
+    readonly topics: Pick<Topics, "broker" | "stats">;
   };
   /** Limit of sessions at once. */
   readonly maxSessions?: number | undefined;

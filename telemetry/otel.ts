@@ -42,7 +42,8 @@ import {
   trace,
   type Tracer,
 } from "@opentelemetry/api";
-import type { CountedTopics, CountedWebTransport } from "./measures.ts";
+import type { CountedTopics, CountedWebTransport, WebTransportStats } from "./measures.ts";
+import type { Topics } from "../pubsub/mod.ts";
 import {
   type CountedManager,
   errorType,
@@ -66,8 +67,6 @@ import type { TraceContext } from "../session/wire/envelope.ts";
 import type { Session } from "../session/session.ts";
 import type { UntypedMessage } from "../session/message.ts";
 import type { HandshakeInfo } from "../session/settings.ts";
-
-export type { CountedTopics, CountedWebTransport, Instrumentation };
 
 /** Options for {@linkcode otel}. */
 export interface OtelOptions {
@@ -115,8 +114,8 @@ export interface Telemetry extends Instrumentation, Disposable {
    */
   observe(
     manager: Pick<SessionManager, "stats">,
-    topics?: CountedTopics,
-    server?: CountedWebTransport,
+    topics?: Pick<Topics, "broker" | "stats">,
+    server?: { readonly webTransportStats?: WebTransportStats | undefined },
   ): void;
 }
 

@@ -1,14 +1,14 @@
 /** The counters of a server in the text format of Prometheus. */
 import {
-  type CountedTopics,
-  type CountedWebTransport,
   managerMeasures,
   type Measure,
   sessionMeasures,
   topicMeasures,
   webTransportMeasures,
+  type WebTransportStats,
 } from "./measures.ts";
 import type { SessionManager } from "../manager/mod.ts";
+import type { Topics } from "../pubsub/mod.ts";
 
 /** Content type of {@linkcode prometheusText}'s text. */
 export const PROMETHEUS_CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8";
@@ -39,9 +39,10 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
  * @returns The text.
  */
 export function prometheusText(
-  { manager, topics, webTransportStats }: CountedWebTransport & {
+  { manager, topics, webTransportStats }: {
     readonly manager: Pick<SessionManager, "stats">;
-    readonly topics?: CountedTopics;
+    readonly topics?: Pick<Topics, "broker" | "stats">;
+    readonly webTransportStats?: WebTransportStats | undefined;
   },
 ): string {
   const stats = manager.stats();

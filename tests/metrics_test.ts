@@ -174,7 +174,9 @@ Deno.test("prometheusText() tells that the engine is away", async () => {
     status: { current: { name: "interrupted", since: 0 } },
     stats: { ...stats, waiting: 3, interruptions: 1 },
   } as const;
-  const families = parse(prometheusText({ manager, topics: { stats: topics.stats, broker } }));
+  const families = parse(
+    prometheusText({ manager, topics: { stats: topics.stats, broker: broker as never } }),
+  );
   assertEquals(valueOf(families, "skein_broker_connected"), 0);
   assertEquals(valueOf(families, "skein_broker_waiting"), 3);
   assertEquals(valueOf(families, "skein_broker_interruptions_total"), 1);

@@ -29,17 +29,6 @@ export interface ConnectionCloseInfo {
   readonly reason?: string;
 }
 
-/** Options for closing a connection. */
-export interface CloseOptions extends ConnectionCloseInfo {
-  /**
-   * Also closes the underlying connection, with all sessions on it. Only WebTransport over HTTP/3
-   * can share a connection; ignored elsewhere.
-   *
-   * @default {false}
-   */
-  readonly closeConnection?: boolean;
-}
-
 /** Options for opening a stream. */
 export interface OpenStreamOptions {
   /** Priority: a stream with a higher number is sent first, where the wire can order streams. */
@@ -534,10 +523,11 @@ export interface Connection extends AsyncDisposable {
   /**
    * Closes the connection after everything passed to `send` before went out.
    *
-   * @param options Code and reason.
+   * @param options Code and reason. `closeConnection` also closes the underlying connection, with all
+   * sessions on it: only WebTransport over HTTP/3 can share a connection; ignored elsewhere.
    * @throws {RangeError} If the wire cannot carry the code.
    */
-  close(options?: CloseOptions): void;
+  close(options?: ConnectionCloseInfo & { readonly closeConnection?: boolean }): void;
   /**
    * Drops the connection at once, with all buffered bytes, and without notice to the peer. Absent
    * where the wire cannot do so. Idempotent.
@@ -550,3 +540,6 @@ export interface Connection extends AsyncDisposable {
    */
   getStats(): Promise<ConnectionStats>;
 }
+
+/** Options for {@linkcode Connection.close}. */
+export type CloseOptions = NonNullable<Parameters<Connection["close"]>[0]>;

@@ -135,29 +135,27 @@ export function directStream(
   stream: BidirectionalStream | ReceiveStream | SendStream,
 ): DirectReadable | DirectWritable {
   if (stream.direct !== undefined) return stream.direct;
+  if ("readable" in stream) {
+    const readable = directStream(stream.readable);
+    return Object.assign(directStream(stream.writable), {
+      read: () => readable.read(),
+      cancel: (reason?: unknown) => readable.cancel(reason),
+    });
+  }
   if ("getReader" in stream) {
     const reader = stream.getReader();
     return {
-      async read(): Promise<Uint8Array | null> {
-        return (await reader.read()).value ?? null;
-      },
+      read: async () => (await reader.read()).value ?? null,
       cancel: (reason) => void reader.cancel(reason).catch(() => {}),
     };
   }
-  if ("getWriter" in stream) {
-    const writer = stream.getWriter();
-    writer.closed.catch(() => {}); // Each write reports the error.
-    return orderedAs({
-      write: (bytes) => writer.write(bytes),
-      close: () => writer.close(),
-      abort: (reason) => void writer.abort(reason).catch(() => {}),
-    }, stream);
-  }
-  const readable = directStream(stream.readable);
-  return Object.assign(directStream(stream.writable), {
-    read: () => readable.read(),
-    cancel: (reason?: unknown) => readable.cancel(reason),
-  });
+  const writer = stream.getWriter();
+  writer.closed.catch(() => {}); // Each write reports the error.
+  return orderedAs({
+    write: (bytes) => writer.write(bytes),
+    close: () => writer.close(),
+    abort: (reason) => void writer.abort(reason).catch(() => {}),
+  }, stream);
 }
 
 /**

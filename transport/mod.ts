@@ -28,7 +28,6 @@ export {
 } from "./certificate/dev_certificate.ts";
 export type {
   BidirectionalStream,
-  CloseOptions,
   Connection,
   ConnectionCapabilities,
   ConnectionCloseInfo,
@@ -57,7 +56,7 @@ export {
   receiveUnidirectional,
 } from "./direct.ts";
 export { dialWebTransport, isWebTransportAvailable } from "./h3/client.ts";
-export type { AcceptOptions, WebTransportRequest } from "./h3/request.ts";
+export type { WebTransportRequest } from "./h3/request.ts";
 export {
   listenWebTransport,
   type ListenWebTransportOptions,

@@ -5,20 +5,6 @@ import { encodeFields, type Field } from "./wire/qpack.ts";
 import type { ConnectStream, Http3Session } from "./session.ts";
 import { encodeStringItem, parseStringList } from "./wire/structured_fields.ts";
 
-/** Options for accepting a request. */
-export interface AcceptOptions {
-  /** Subprotocol, one of those offered; absent by default. */
-  readonly protocol?: string;
-  /** Response headers; absent by default. */
-  readonly headers?: HeadersInit;
-  /**
-   * Resolves on admission of the client, where a token must arrive first. Until then the client may
-   * have 16 streams, of which only the first is read, and no datagrams. Admitted at once by
-   * default.
-   */
-  readonly admitted?: Promise<unknown> | undefined;
-}
-
 /** A request for a session, answered once by `accept` or `refuse`. */
 export interface WebTransportRequest {
   /** URL with `https:`, authority, path and query. */
@@ -38,7 +24,18 @@ export interface WebTransportRequest {
    * @returns The session; already closed if the client ended the request.
    * @throws {TypeError} If the request was already answered, or the protocol was not offered.
    */
-  accept(options?: AcceptOptions): Connection;
+  accept(options?: {
+    /** Subprotocol, one of those offered; absent by default. */
+    readonly protocol?: string;
+    /** Response headers; absent by default. */
+    readonly headers?: HeadersInit;
+    /**
+     * Resolves on admission of the client, where a token must arrive first. Until then the client
+     * may have 16 streams, of which only the first is read, and no datagrams. Admitted at once by
+     * default.
+     */
+    readonly admitted?: Promise<unknown> | undefined;
+  }): Connection;
   /**
    * Refuses the session.
    *
@@ -49,6 +46,9 @@ export interface WebTransportRequest {
    */
   refuse(status: number, options?: { readonly headers?: HeadersInit }): void;
 }
+
+/** Options for accepting a request. */
+export type AcceptOptions = NonNullable<Parameters<WebTransportRequest["accept"]>[0]>;
 
 /** Options for refusing a request. */
 export type RefuseOptions = NonNullable<Parameters<WebTransportRequest["refuse"]>[1]>;
