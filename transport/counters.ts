@@ -10,6 +10,15 @@ import type {
   StreamSide,
 } from "./connection.ts";
 
+/** Names of the counters of opened streams. */
+const OPENED = {
+  local: { bidirectional: "localBidirectionalOpened", unidirectional: "localUnidirectionalOpened" },
+  remote: {
+    bidirectional: "remoteBidirectionalOpened",
+    unidirectional: "remoteUnidirectionalOpened",
+  },
+} as const;
+
 /** Counters of one connection. */
 export class Ledger implements ConnectionCounters {
   streamBytesSent = 0;
@@ -38,11 +47,7 @@ export class Ledger implements ConnectionCounters {
    * @returns An account of the stream, to be notified of the end of each direction.
    */
   opened(direction: StreamDirection, by: StreamSide): StreamAccount {
-    if (by === "local") {
-      if (direction === "bidirectional") this.localBidirectionalOpened++;
-      else this.localUnidirectionalOpened++;
-    } else if (direction === "bidirectional") this.remoteBidirectionalOpened++;
-    else this.remoteUnidirectionalOpened++;
+    this[OPENED[by][direction]]++;
     this.observer?.({ type: "streamopened", direction, by });
     return new StreamAccount(this, direction, by);
   }
@@ -196,12 +201,6 @@ export class StreamAccount {
 
   /** Removes the stream from the counters, because it does not belong to the user. */
   discard(): void {
-    const { ledger } = this;
-    const isBidirectional = this.#direction === "bidirectional";
-    if (this.#by === "local") {
-      if (isBidirectional) ledger.localBidirectionalOpened--;
-      else ledger.localUnidirectionalOpened--;
-    } else if (isBidirectional) ledger.remoteBidirectionalOpened--;
-    else ledger.remoteUnidirectionalOpened--;
+    this.ledger[OPENED[this.#by][this.#direction]]--;
   }
 }
