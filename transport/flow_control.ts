@@ -1,7 +1,6 @@
 /** Credit of one kind: the bytes or streams that each end may still send. */
-import { TimeoutError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
-import { startTimer } from "../base/wait.ts";
+import { within } from "../base/wait.ts";
 import type { CreditState, OpenStreamOptions } from "./connection.ts";
 
 /** A call that waits for credit. */
@@ -145,23 +144,16 @@ export class SendCredit {
   async #wait(wanted: number, { signal, timeoutMs }: OpenStreamOptions): Promise<number> {
     const { promise, resolve, reject } = Promise.withResolvers<void>();
     const waiter = { resolve, reject };
-    const timer = startTimer(this.#runtime, timeoutMs, (ms) => {
-      const action = this.#what === "bytes" ? "write" : "open stream";
-      const message = `Cannot ${action}: the peer granted no ${this.#what} within ${ms} ms`;
-      reject(new TimeoutError(message, ms));
-    });
-    const onAbort = () => reject(signal?.reason);
-    signal?.addEventListener("abort", onAbort, { once: true });
+    const action = this.#what === "bytes" ? "write" : "open stream";
+    const late = `Cannot ${action}: the peer granted no ${this.#what} within`;
     // The call stays first in line until it took its credit, so that no other call comes between.
     this.#waiters.add(waiter);
     try {
-      await promise;
+      await within(this.#runtime, promise, { late, signal, timeoutMs });
       return this.#takeSome(wanted);
     } finally {
       this.#waiters.delete(waiter);
       this.#wakeNext();
-      this.#runtime.clearTimeout(timer);
-      signal?.removeEventListener("abort", onAbort);
     }
   }
 }
