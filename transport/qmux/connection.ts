@@ -40,11 +40,8 @@ export interface WithQmuxOptions {
   readonly protocol?: string;
   /** Limits on data that the peer may send ahead of the readers. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /**
-   * Resolves on admission of the peer; until then the peer may send little. Admitted at once by
-   * default.
-   */
-  readonly admitted?: Promise<unknown> | undefined;
+  /** Called with the multiplexer before its start; a server bounds a peer without a token here. */
+  readonly hold?: ((qmux: Qmux) => void) | undefined;
 }
 
 /**
@@ -109,7 +106,7 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
   #ending: Required<ConnectionCloseInfo> | ConnectionError | undefined = undefined;
 
   constructor(carrier: Connection, frames: MessageFrames, options: WithQmuxOptions) {
-    const { runtime, side, version, protocol = "", flowControl, admitted } = options;
+    const { runtime, side, version, protocol = "", flowControl, hold } = options;
     this.#runtime = runtime;
     this.#carrier = carrier;
     this.#frames = frames;
@@ -129,7 +126,7 @@ class QmuxConnection implements Connection, QmuxLink, FrameReceiver {
       isLenient: true,
       onOpen: () => this.#ready.resolve(),
     });
-    if (admitted !== undefined && this.capabilities.credit) this.#qmux.holdUntil(admitted);
+    hold?.(this.#qmux);
     this.ready = this.#ready.promise;
     this.ready.catch(() => {});
     this.closed = this.#run();

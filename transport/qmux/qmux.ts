@@ -19,7 +19,7 @@ import { ReceiveCredit } from "../flow_control.ts";
 import { IncomingQueue } from "../incoming_queue.ts";
 import { varintLength } from "../quic/varint.ts";
 import { noDatagrams } from "../unsupported.ts";
-import { CREDIT_KINDS, type CreditHost, QmuxCredit } from "./credit.ts";
+import { type CreditHost, QmuxCredit } from "./credit.ts";
 import { type DatagramHost, QmuxDatagrams } from "./datagrams.ts";
 import {
   type CloseFrame,
@@ -71,9 +71,6 @@ const MAX_UNACCEPTED_STREAMS = 1_000;
 /** Most open streams of a peer without stream credit; beyond, the connection ends. */
 const MAX_UNCOUNTED_STREAMS = 10_000;
 
-/** Credit until the peer is admitted: enough for the stream of the token and a few others. */
-const HELD = { data: 16_384, bidirectional: 8, unidirectional: 8 };
-
 /** Wire of a {@linkcode Qmux}. */
 export interface QmuxLink extends MultiplexerLink {
   /**
@@ -121,6 +118,8 @@ export class Qmux
   readonly runtime: Runtime;
   /** Counters of the connection. */
   readonly ledger: Ledger = new Ledger();
+  /** True while datagrams of the peer are dropped. */
+  dropsDatagrams = false;
 
   readonly #link: QmuxLink;
   readonly #options: QmuxOptions;
@@ -128,7 +127,8 @@ export class Qmux
   /** Receive credit for the bytes of all streams. */
   readonly dataReceived: ReceiveCredit;
   readonly #credit: QmuxCredit | undefined;
-  readonly #scheduler: RecordScheduler;
+  /** Order in which streams and control frames are sent. */
+  readonly scheduler: RecordScheduler;
   readonly #pings: Pings;
   readonly #streams: StreamRegistry;
   #datagrams: QmuxDatagrams | undefined = undefined;
@@ -137,7 +137,6 @@ export class Qmux
   #isStarted = false;
   #isOpen = false;
   #isFaulty = false;
-  #isHeld = false;
   #end: { readonly error: Error; readonly isBroken: boolean } | undefined = undefined;
   #isCounting = false;
 
@@ -160,12 +159,12 @@ export class Qmux
     if (!this.#isLegacy) this.#credit = new QmuxCredit(flowControl, this);
     this.dataReceived = this.#credit?.of("data").receive ??
       new ReceiveCredit(MAX_UNCOUNTED_BYTES, () => {});
-    this.#scheduler = new RecordScheduler(runtime, link, record, this);
-    this.#pings = new Pings(runtime, this.#scheduler, version);
+    this.scheduler = new RecordScheduler(runtime, link, record, this);
+    this.#pings = new Pings(runtime, this.scheduler, version);
     this.#streams = new StreamRegistry(this, link.side, flowControl);
     if (this.#isLegacy) {
       this.#isStarted = this.#isOpen = true;
-      this.#scheduler.open(MAX_SINGLE_FRAME_BYTES, Infinity);
+      this.scheduler.open(MAX_SINGLE_FRAME_BYTES, Infinity);
     }
   }
 
@@ -189,25 +188,6 @@ export class Qmux
    */
   excludeMessageStream(): void {
     this.#streams.excludeMessageStream();
-  }
-
-  /**
-   * Accepts no datagrams and little stream data until the peer is admitted. Call before the start.
-   *
-   * @param admitted Resolves on admission.
-   */
-  holdUntil(admitted: Promise<unknown>): void {
-    const windows = CREDIT_KINDS.map((kind) => {
-      const { receive } = this.#credit!.of(kind);
-      const { window } = receive;
-      receive.resize(Math.min(window, HELD[kind]));
-      return () => receive.resize(window);
-    });
-    this.#isHeld = true;
-    admitted.then(() => {
-      this.#isHeld = false;
-      if (this.#end === undefined) windows.forEach((open) => open());
-    }, () => {});
   }
 
   /** Streams of the peer that the application has not accepted yet. */
@@ -237,7 +217,7 @@ export class Qmux
 
   /** Streams kept for a frame that the wire does not take yet. */
   get waitingStreams(): number {
-    return this.#scheduler.waitingStreams;
+    return this.scheduler.waitingStreams;
   }
 
   /** Datagrams; unsupported in draft 00 and before. */
@@ -288,7 +268,7 @@ export class Qmux
       maxRecordSize: this.#options.version === 0 ? DEFAULT_MAX_RECORD_SIZE : MAX_RECORD_BYTES,
     };
     credit.dropGrants();
-    this.#scheduler.begin(parameters);
+    this.scheduler.begin(parameters);
   }
 
   /**
@@ -298,7 +278,7 @@ export class Qmux
    */
   close({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
     this.start();
-    this.#scheduler.close(closeCode, reason);
+    this.scheduler.close(closeCode, reason);
   }
 
   /**
@@ -309,13 +289,13 @@ export class Qmux
    */
   abort(code: number, reason: string): void {
     this.start();
-    this.#scheduler.close(code, reason, NO_FRAME);
+    this.scheduler.close(code, reason, NO_FRAME);
   }
 
   receive(record: Uint8Array): void {
     if (this.#end !== undefined || this.#isFaulty) return;
     this.start();
-    this.#scheduler.hold();
+    this.scheduler.hold();
     try {
       this.#receive(record);
     } catch (error) {
@@ -325,7 +305,7 @@ export class Qmux
         isPeerFault ? error.message : "This end failed to read a record",
       );
     } finally {
-      this.#scheduler.release();
+      this.scheduler.release();
     }
   }
 
@@ -333,7 +313,7 @@ export class Qmux
     if (this.#end !== undefined) return;
     this.#end = { error, isBroken };
     this.#pings.stop();
-    this.#scheduler.stop();
+    this.scheduler.stop();
     this.#credit?.fail(error);
     this.#streams.end(error, isBroken);
     this.#datagrams?.end(error, isBroken);
@@ -347,22 +327,6 @@ export class Qmux
 
   dataSent(byteLength: number): void {
     this.#credit?.of("data").send.takeNow(byteLength);
-  }
-
-  sendNow(half: SendHalf, bytes: Uint8Array): number {
-    return this.#scheduler.sendNow(half, bytes);
-  }
-
-  wantsToSend(half: SendHalf): void {
-    this.#scheduler.wantsToSend(half);
-  }
-
-  withdrawn(half: SendHalf): void {
-    this.#scheduler.withdrawn(half);
-  }
-
-  wantsControl(stream: QmuxStream): void {
-    this.#scheduler.wantsControl(stream);
   }
 
   halfEnded(stream: QmuxStream): void {
@@ -382,12 +346,12 @@ export class Qmux
   // Members for the credit.
 
   creditChanged(): void {
-    if (this.#isStarted) this.#scheduler.fill();
+    if (this.#isStarted) this.scheduler.fill();
   }
 
   creditBlocked(kind: CreditKind, limit: number): void {
     if (this.#isOpen) this.ledger.tell({ type: "blocked", what: kind, by: "local", limit });
-    this.#scheduler.fill();
+    this.scheduler.fill();
   }
 
   get waitingWrites(): number {
@@ -415,12 +379,12 @@ export class Qmux
   }
 
   sendDatagramNow(datagram: Uint8Array): boolean {
-    return this.takesDatagram(datagram.byteLength) && this.#scheduler.sendDatagramNow(datagram);
+    return this.takesDatagram(datagram.byteLength) && this.scheduler.sendDatagramNow(datagram);
   }
 
   wantsDatagrams(): void {
     this.start();
-    this.#scheduler.fill();
+    this.scheduler.fill();
   }
 
   async #create(direction: StreamDirection, options: OpenStreamOptions): Promise<QmuxStream> {
@@ -541,7 +505,7 @@ export class Qmux
         } bytes, received one of ${frameSize}`,
       );
     }
-    if (this.#isHeld) return this.ledger.droppedDatagram(data.byteLength);
+    if (this.dropsDatagrams) return this.ledger.droppedDatagram(data.byteLength);
     this.#allDatagrams.deliver(isOwn && fills(data) ? data : data.slice());
   }
 
@@ -561,7 +525,7 @@ export class Qmux
     this.#raise("unidirectional", parameters.maxStreamsUni);
     this.#datagrams?.opened();
     const isSmall = parameters.maxRecordSize <= MAX_SINGLE_FRAME_BYTES;
-    this.#scheduler.open(
+    this.scheduler.open(
       version === 0 ? MAX_SINGLE_FRAME_BYTES : Math.min(MAX_RECORD_BYTES, parameters.maxRecordSize),
       isSmall ? MAX_SMALL_PAYLOAD : Infinity,
     );
@@ -578,7 +542,7 @@ export class Qmux
     const { send } = this.#credit!.of(kind);
     if (limit <= send.limit) return false;
     send.raise(limit);
-    if (kind === "data") this.#scheduler.unblock();
+    if (kind === "data") this.scheduler.unblock();
     return true;
   }
 

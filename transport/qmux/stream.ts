@@ -103,6 +103,18 @@ class Chunks {
   }
 }
 
+/** The scheduler of a connection, as its streams see it. */
+export interface StreamScheduler {
+  /** Puts bytes of a stream into a record at once if no frame is ahead, and returns the count. */
+  sendNow(half: SendHalf, bytes: Uint8Array): number;
+  /** Called when a stream has bytes, or an end, to send. */
+  wantsToSend(half: SendHalf): void;
+  /** Called when a stream has no more to send. */
+  withdrawn(half: SendHalf): void;
+  /** Called when a stream has a frame without a payload to send. */
+  wantsControl(stream: QmuxStream): void;
+}
+
 /** A connection, as its streams see it. */
 export interface StreamHost {
   /** Clocks and timers of the node. */
@@ -113,14 +125,8 @@ export interface StreamHost {
   readonly dataLeft: number;
   /** Counts stream bytes written to a record. */
   dataSent(byteLength: number): void;
-  /** Puts bytes of a stream into a record at once if no frame is ahead, and returns the count. */
-  sendNow(half: SendHalf, bytes: Uint8Array): number;
-  /** Called when a stream has bytes, or an end, to send. */
-  wantsToSend(half: SendHalf): void;
-  /** Called when a stream has no more to send. */
-  withdrawn(half: SendHalf): void;
-  /** Called when a stream has a frame without a payload to send. */
-  wantsControl(stream: QmuxStream): void;
+  /** Order in which streams send. */
+  readonly scheduler: StreamScheduler;
   /** Called when one direction of a stream is over. */
   halfEnded(stream: QmuxStream): void;
 }
@@ -230,12 +236,12 @@ export class SendHalf implements DirectWritable {
     if (this.#failure !== undefined) return Promise.reject(this.#failure.cause);
     if (this.#isClosing) return Promise.reject(new TypeError("Cannot write: the stream is closed"));
     if (options?.signal?.aborted) return Promise.reject(options.signal.reason);
-    const sent = this.#writes.length > 0 ? 0 : this.#host.sendNow(this, bytes);
+    const sent = this.#writes.length > 0 ? 0 : this.#host.scheduler.sendNow(this, bytes);
     if (sent === bytes.byteLength) return DONE;
     const end = bytes.byteLength;
     const write: Write = { bytes, end, at: sent, done: Promise.withResolvers() };
     this.#writes.push(write);
-    this.#host.wantsToSend(this);
+    this.#host.scheduler.wantsToSend(this);
     return options === undefined ? write.done.promise : this.#within(write, options);
   }
 
@@ -244,7 +250,7 @@ export class SendHalf implements DirectWritable {
     if (this.#isClosing) return this.#end?.promise ?? DONE;
     this.#isClosing = true;
     this.#end = Promise.withResolvers();
-    this.#host.wantsToSend(this);
+    this.#host.scheduler.wantsToSend(this);
     return this.#end.promise;
   }
 
@@ -277,7 +283,7 @@ export class SendHalf implements DirectWritable {
     this.#isBlockedAnnounced = false;
     if (this.waitsFor !== "stream") return;
     this.waitsFor = "nothing";
-    this.#host.wantsToSend(this);
+    this.#host.scheduler.wantsToSend(this);
   }
 
   /** Ends the direction with the connection. */
@@ -294,7 +300,7 @@ export class SendHalf implements DirectWritable {
   announce(): void {
     if (this.#isKnown || this.#isOver || this.#failure !== undefined) return;
     if (this.#writes.length === 0) this.#writes.push(NOTHING);
-    this.#host.wantsToSend(this);
+    this.#host.scheduler.wantsToSend(this);
   }
 
   /** The direction as a writable stream, created on first use. */
@@ -416,7 +422,7 @@ export class SendHalf implements DirectWritable {
     this.waitsFor = "stream";
     if (!this.#isBlockedAnnounced) {
       this.#isBlockedAnnounced = this.#isBlockedPending = true;
-      this.#host.wantsControl(this.#stream);
+      this.#host.scheduler.wantsControl(this.#stream);
     }
     return true;
   }
@@ -424,9 +430,9 @@ export class SendHalf implements DirectWritable {
   #reset(code: number, error: unknown): void {
     this.#resetCode = code;
     this.#fail(error);
-    this.#host.withdrawn(this);
+    this.#host.scheduler.withdrawn(this);
     this.#stream.account.ended(error);
-    this.#host.wantsControl(this.#stream);
+    this.#host.scheduler.wantsControl(this.#stream);
   }
 
   #fail(error: unknown): void {
@@ -449,9 +455,9 @@ export class SendHalf implements DirectWritable {
       write.done.reject(error);
       if (write.at > 0) return this.#reset(0, error);
       this.#writes.splice(at, 1);
-      this.#host.withdrawn(this);
+      this.#host.scheduler.withdrawn(this);
       // The next write, or the end, may not have to wait.
-      if (this.#writes.length > 0 || this.#isClosing) this.#host.wantsToSend(this);
+      if (this.#writes.length > 0 || this.#isClosing) this.#host.scheduler.wantsToSend(this);
     };
     const onAbort = () => giveUp(signal?.reason);
     const timer = startTimer(this.#host.runtime, timeoutMs, (ms) => {
@@ -506,7 +512,7 @@ export class ReceiveHalf implements DirectReadable {
     if (window === undefined) return;
     this.#credit = new ReceiveCredit(window, (limit) => {
       this.#grantToSend = limit;
-      host.wantsControl(stream);
+      host.scheduler.wantsControl(stream);
     });
   }
 
@@ -547,7 +553,7 @@ export class ReceiveHalf implements DirectReadable {
     this.#waiting = undefined;
     if (this.#finalSize !== undefined) return this.#over();
     this.#stopCode = codeOf(reason);
-    this.#host.wantsControl(this.#stream);
+    this.#host.scheduler.wantsControl(this.#stream);
   }
 
   /**

@@ -17,7 +17,9 @@ import { CloseCode } from "../../errors.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { Connection, ConnectionCloseInfo, FlowControlOptions } from "../connection.ts";
 import { type MessageStreamOptions, withMessages } from "../message_stream/server.ts";
+import { holdUntil } from "../qmux/admission.ts";
 import type { Multiplexer } from "../qmux/multiplexer.ts";
+import type { Qmux } from "../qmux/qmux.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
 import { type Socket, WebSocketConnection } from "./connection.ts";
 import { openStreams, withStreams } from "./streams.ts";
@@ -210,7 +212,8 @@ export function withAgreedStreams(
   const { runtime, flowControl, messages, admitted } = options;
   const carry = (streams: Connection) =>
     withMessages(streams, { ...messages, runtime, admitted, side: "server" });
-  return withStreams(connection, { runtime, flowControl, admitted, carry, side: "server" });
+  const hold = admitted && ((qmux: Qmux) => holdUntil(qmux, admitted));
+  return withStreams(connection, { runtime, flowControl, hold, carry, side: "server" });
 }
 
 /**

@@ -49,8 +49,8 @@ export interface WithStreamsOptions {
   readonly carry?: (connection: Connection) => Connection;
   /** Amount that the peer may send on streams before the application reads. */
   readonly flowControl?: FlowControlOptions | undefined;
-  /** Resolves once the peer is admitted; at once by default. */
-  readonly admitted?: Promise<unknown> | undefined;
+  /** Called with the multiplexer before its start; a server bounds a peer without a token here. */
+  readonly hold?: ((qmux: Qmux) => void) | undefined;
 }
 
 /**
@@ -70,9 +70,9 @@ export function withStreams(connection: Connection, options: WithStreamsOptions)
       `Cannot open WebSocket: the server chose ${connection.protocol}, which is not supported`,
     );
   }
-  const { runtime, side, flowControl, admitted } = options;
+  const { runtime, side, flowControl, hold } = options;
   const { carry = (streams: Connection) => openMessages(streams, { runtime }) } = options;
-  const streams = withQmux(connection, { runtime, ...agreed, side, flowControl, admitted });
+  const streams = withQmux(connection, { runtime, ...agreed, side, flowControl, hold });
   return agreed.protocol === MESSAGE_PROTOCOL ? carry(streams) : streams;
 }
 
