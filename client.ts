@@ -168,8 +168,8 @@ export async function dial<C extends Contract = Contract>(
 
 function makePlatform(options: TransportOptions): ClientPlatform {
   return pagePlatform(options, {
-    webTransport: () => import("./client/chunk_webtransport.ts"),
     streams: () => import("./client/chunk_streams.ts"),
+    webTransport: () => import("./client/chunk_webtransport.ts"),
     insight: () => import("./client/chunk_insight.ts"),
   });
 }
