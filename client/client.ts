@@ -36,6 +36,7 @@ import { absoluteUrl, publicUrl } from "../transport/url.ts";
 import { Backoff } from "../base/backoff.ts";
 import { ServerUrls } from "../session/url.ts";
 import { MAX_TIMER_MS, waitFor, within } from "../base/wait.ts";
+import { textOf } from "../base/error_text.ts";
 import type { ClientPublishOptions, WaitOptions } from "../session/types.ts";
 import { checkSettings } from "../session/check_settings.ts";
 import type { SilentTransport, TransportName } from "../transport/race/options.ts";
@@ -588,7 +589,7 @@ export class Client<C extends Contract = Contract>
       this.#hear(error, dialed, Infinity);
       // Without a dial, the error is of an application's function, perhaps of another session.
       const told = dialed && error instanceof SessionClosedError ? error.info : undefined;
-      const reason = error instanceof Error ? error.message : String(error);
+      const reason = textOf(error);
       // A TypeError of the dialer means invalid arguments, which no later attempt can mend.
       const by = dialed instanceof TypeError ? "local" : "network";
       const info = told ?? { code: CloseCode.abnormal, reason, by, error };

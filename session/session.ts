@@ -52,6 +52,7 @@ import type { GoAway, TraceContext } from "./wire/envelope.ts";
 import type { HistoryOptions, SubscribeAnswer } from "./wire/recovery.ts";
 import { checkTopic } from "./wire/topic_pattern.ts";
 import { settlesWithin, waitFor } from "../base/wait.ts";
+import { textOf } from "../base/error_text.ts";
 import type { TransportFallback } from "../transport/race/options.ts";
 
 export { internals, SKEIN_PROTOCOL };
@@ -818,6 +819,6 @@ export class Session<
 function withMessage(
   { transport, error }: TransportFallback,
 ): TransportFallback & { readonly message: string } {
-  const message = error instanceof Error ? error.message : String(error);
+  const message = textOf(error);
   return Object.defineProperty({ transport, message, error }, "error", { enumerable: false });
 }

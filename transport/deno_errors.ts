@@ -2,6 +2,7 @@
  * Texts of Deno's errors that carry data: for QUIC and TLS, the runtime has neither error classes
  * nor codes. No other module reads these texts; `deno_errors_test.ts` compares them with the runtime.
  */
+import { textOf } from "../base/error_text.ts";
 
 /** End of a stream by the peer. */
 export interface StreamFailure {
@@ -89,9 +90,4 @@ export function dialFailure(cause: unknown, hashes: readonly unknown[] = []): st
  */
 export function isAnswerWithoutTls(text: string): boolean {
   return text.includes("InvalidContentType");
-}
-
-/** Reads the text of a thrown value. */
-export function textOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

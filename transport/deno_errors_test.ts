@@ -9,8 +9,8 @@ import {
   isPeerAnswer,
   isPeerReset,
   streamFailure,
-  textOf,
 } from "./deno_errors.ts";
+import { textOf } from "../base/error_text.ts";
 
 /** Text for a failure: the error texts belong to one version of the runtime. */
 function changed(error: unknown): string {

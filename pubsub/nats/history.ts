@@ -1,6 +1,7 @@
 /** Topics with a history: their streams, and the subscriptions that follow these. */
 import { BrokerError } from "../../errors.ts";
 import { waitFor } from "../../base/wait.ts";
+import { textOf } from "../../base/error_text.ts";
 import type {
   Appended,
   AppendOptions,
@@ -199,9 +200,4 @@ export class NatsHistory implements BrokerHistory {
 
 function closed(verb: string): BrokerError {
   return new BrokerError(`Cannot ${verb}: the broker is closed`);
-}
-
-/** Describes an error in words. */
-export function textOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

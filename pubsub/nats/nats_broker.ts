@@ -14,7 +14,8 @@ import type {
 } from "../broker.ts";
 import { TopicSubscription } from "./topic_subscription.ts";
 import { encode, Names } from "./format.ts";
-import { NatsHistory, textOf } from "./history.ts";
+import { NatsHistory } from "./history.ts";
+import { textOf } from "../../base/error_text.ts";
 import { Link, type LinkTarget } from "./link.ts";
 import {
   checkSource,

@@ -2,6 +2,7 @@
 import { JetStreamApiError, StorageType } from "@nats-io/jetstream";
 import { type KV, Kvm } from "@nats-io/kv";
 import { pause } from "../../base/wait.ts";
+import { textOf } from "../../base/error_text.ts";
 import { BrokerError } from "../../errors.ts";
 import type { Link } from "./link.ts";
 import type { NatsSettings } from "./options.ts";
@@ -101,7 +102,7 @@ export class NatsStore implements BrokerStore {
       return await act(await this.#open());
     } catch (cause) {
       if (cause instanceof BrokerError || cause instanceof RangeError) throw cause;
-      const text = cause instanceof Error ? cause.message : String(cause);
+      const text = textOf(cause);
       throw new BrokerError(`Cannot ${what}: ${text}`, { cause });
     }
   }

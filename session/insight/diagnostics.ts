@@ -9,6 +9,7 @@ import { issues, queuesOf, type SessionIssue } from "./health.ts";
 import { statsOf } from "./stats.ts";
 import type { SessionStats } from "../types.ts";
 import type { SessionState } from "../types.ts";
+import { textOf } from "../../base/error_text.ts";
 
 /**
  * A snapshot of a session: a plain object that JSON can hold completely. Times are milliseconds
@@ -315,7 +316,7 @@ export async function debugState(core: SessionCore): Promise<SessionDebugState> 
  * Returns the message of an error without secrets: the message may contain the URL with the token.
  */
 function reasonOf(error: unknown): string {
-  return redactText(error instanceof Error ? error.message : String(error));
+  return redactText(textOf(error));
 }
 
 /** Replacement of a secret. */

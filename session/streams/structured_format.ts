@@ -3,6 +3,7 @@ import { CloseCode, QueueFullError, StreamError, StructuredError } from "../../e
 import type { Codec } from "./codec.ts";
 import type { CompiledRegistry } from "./registry.ts";
 import { validate, type Validation } from "../../base/standard_schema.ts";
+import { textOf } from "../../base/error_text.ts";
 
 /** Bytes of the type and the length before a message on a stream. */
 export const STREAM_HEAD_BYTES = 6;
@@ -179,7 +180,7 @@ export function reasonFor(error: unknown): StreamError {
 
 /** Returns the text of a codec's error. */
 function told(cause: unknown): string {
-  return (cause instanceof Error ? cause.message : String(cause)).slice(0, MAX_TOLD);
+  return textOf(cause).slice(0, MAX_TOLD);
 }
 
 /** Names the numbers of a registry. */

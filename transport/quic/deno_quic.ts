@@ -1,6 +1,6 @@
 /** The runtime's QUIC: missing types, availability, opening of streams, and ends of connections. */
 import { TimeoutError, UnsupportedError } from "../../errors.ts";
-import { textOf } from "../deno_errors.ts";
+import { textOf } from "../../base/error_text.ts";
 import type { CertificateHash } from "../webtransport.ts";
 import type { StreamDirection } from "../connection.ts";
 import { within } from "../../base/wait.ts";

@@ -2,7 +2,8 @@
 import type * as dns from "node:dns";
 import { TimeoutError } from "../../errors.ts";
 import { builtin } from "../certificate/builtins.ts";
-import { isPeerAnswer, textOf } from "../deno_errors.ts";
+import { isPeerAnswer } from "../deno_errors.ts";
+import { textOf } from "../../base/error_text.ts";
 import { type ConnectQuicOptions, permittedHost } from "./deno_quic.ts";
 import { within } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";

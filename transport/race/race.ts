@@ -7,6 +7,7 @@ import { parseServerUrl } from "../url.ts";
 import type { Connection } from "../connection.ts";
 import { within } from "../../base/wait.ts";
 import { platformRuntime, type Timer } from "../../base/runtime.ts";
+import { textOf } from "../../base/error_text.ts";
 import {
   type CheckedTransports,
   checkTransports,
@@ -230,8 +231,4 @@ function combined(errors: ReadonlyMap<TransportName, unknown>): unknown {
   return new ConnectionError(`Cannot connect: ${textOf(last)}; ${textOf(other)}`, {
     cause: new AggregateError([other, last]),
   });
-}
-
-function textOf(error: unknown): string {
-  return error instanceof Error ? error.message : String(error);
 }

@@ -2,6 +2,7 @@
 import { H3Error } from "../h3/wire/error_codes.ts";
 import type { SessionErrors } from "../h3/session.ts";
 import { defineInterface } from "./web_idl.ts";
+import { textOf } from "../../base/error_text.ts";
 
 /** Largest error code. */
 const MAX_CODE = 0xffff_ffff;
@@ -108,7 +109,7 @@ export const W3C_ERRORS: SessionErrors = {
  */
 export function sessionError(error: unknown): WebTransportError {
   if (error instanceof WebTransportError) return error;
-  const message = error instanceof Error ? error.message : String(error);
+  const message = textOf(error);
   return new WebTransportError(message, { source: "session", cause: error });
 }
 

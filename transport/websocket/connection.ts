@@ -3,6 +3,7 @@ import { ConnectionError } from "../../errors.ts";
 import { isAnswerWithoutTls } from "../deno_errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { within } from "../../base/wait.ts";
+import { textOf } from "../../base/error_text.ts";
 import { checkCloseInfo } from "../close_info.ts";
 import type {
   BidirectionalStream,
@@ -566,7 +567,7 @@ export class WebSocketConnection
       : this.#wasOpen
       ? `The WebSocket to ${publicUrl(url)} failed`
       : `Cannot open WebSocket to ${publicUrl(url)}`;
-    const why = cause instanceof Error ? cause.message : String(cause ?? "");
+    const why = textOf(cause ?? "");
     // Browsers give no reason; Deno's reasons begin with the same words.
     let detail = why.replace(/^failed to connect to WebSocket: |^unknown$/i, "");
     if (!this.#wasOpen && isPlain(url ?? "", detail)) {

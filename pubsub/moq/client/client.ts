@@ -4,6 +4,7 @@ import { Backoff } from "../../../base/backoff.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { StatusFeed } from "../../../base/status_feed.ts";
 import { pause, startTimer, within } from "../../../base/wait.ts";
+import { textOf } from "../../../base/error_text.ts";
 import type { MoqCloseInfo, MoqSession } from "../session/session.ts";
 import { TrackMux } from "../track/mux.ts";
 import { MoqError } from "../wire/errors.ts";
@@ -151,7 +152,7 @@ function goawayOutcome(goaway: { readonly uri: string }, uri: string | undefined
 
 /** Makes the error of a client that reached a limit of `retry`. */
 function exhaustedError({ error }: Cause, attempts: number, ms: number): MoqError {
-  const why = error instanceof Error ? error.message : String(error);
+  const why = textOf(error);
   return new MoqError(
     "session",
     "timeout",
@@ -335,7 +336,7 @@ export class MoqClient implements AsyncDisposable {
     } catch (error) {
       const cause = this.#lastFailure;
       if (!(error instanceof TimeoutError) || cause === undefined) throw error;
-      const why = cause instanceof Error ? cause.message : String(cause);
+      const why = textOf(cause);
       throw new TimeoutError(`${error.message}: ${why}`, error.timeoutMs, { cause });
     }
   }
@@ -531,7 +532,7 @@ export class MoqClient implements AsyncDisposable {
     try {
       await this.#options.onSession?.(session);
     } catch (error) {
-      const why = error instanceof Error ? error.message : String(error);
+      const why = textOf(error);
       session.closeWithError("internal", `A handler failed: ${why}`);
     }
   }

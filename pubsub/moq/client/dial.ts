@@ -2,6 +2,7 @@
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../../errors.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { within } from "../../../base/wait.ts";
+import { textOf } from "../../../base/error_text.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import { dialNativeWebTransport } from "../../../transport/native/client.ts";
 import { engineDefect } from "../../../transport/native/engines.ts";
@@ -399,7 +400,7 @@ async function hashOf({ host, href }: URL, signal: AbortSignal): Promise<Uint8Ar
   } catch (cause) {
     signal.throwIfAborted();
     if (cause instanceof ConnectionError) throw cause;
-    const reason = cause instanceof Error ? cause.message : String(cause);
+    const reason = textOf(cause);
     throw new ConnectionError(
       `Cannot connect to ${host}: the request for the hash of its certificate failed: ${reason}`,
       { cause },

@@ -2,6 +2,7 @@
 import { ConnectionError, UnsupportedError } from "../../../errors.ts";
 import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { startTimer, within } from "../../../base/wait.ts";
+import { textOf } from "../../../base/error_text.ts";
 import { describe } from "../../../session/wire/envelope.ts";
 import type { Connection } from "../../../transport/connection.ts";
 import type { AnnouncementReader } from "../track/announcement.ts";
@@ -640,7 +641,7 @@ export class MoqSession implements AsyncDisposable {
 
   #violated(error: unknown): void {
     const reason = error instanceof MoqError ? error.moqCode ?? error.reason : "protocolViolation";
-    this.#close(reason, error instanceof Error ? error.message : String(error), error);
+    this.#close(reason, textOf(error), error);
   }
 
   #over(info: MoqCloseInfo, cause: unknown): void {
@@ -692,7 +693,7 @@ async function remoteEnd(
     const words = `The peer closed the connection with code ${code}${message && `: ${message}`}`;
     return { info: { code, reason, message, by: "remote" }, cause: new ConnectionError(words) };
   } catch (cause) {
-    const message = cause instanceof Error ? cause.message : String(cause);
+    const message = textOf(cause);
     return { info: { code: 0, reason: "unknown", message, by: "network" }, cause };
   }
 }
