@@ -14,6 +14,7 @@ import type { Multiplexer, MultiplexerLink, StreamsHost } from "../qmux/multiple
 import { Qmux } from "../qmux/qmux.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
 import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
+import { isPortableCloseCode } from "../wire_close.ts";
 
 /** QMux protocol whose messages travel on a stream. */
 const MESSAGE_PROTOCOL = "skein.1";
@@ -102,9 +103,8 @@ class HostLink implements MultiplexerLink {
   }
 
   peerClosed({ closeCode, reason }: Required<ConnectionCloseInfo>): void {
-    const isOurs = closeCode === 0 || closeCode >= 3000 && closeCode < 5000;
     this.#host.close(
-      isOurs
+      isPortableCloseCode(closeCode)
         ? { closeCode, reason }
         : { closeCode: CloseCode.malformed, reason: `Closed with code ${closeCode}: ${reason}` },
     );
