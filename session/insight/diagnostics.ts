@@ -6,6 +6,7 @@ import type {
   CreditState,
 } from "../../transport/connection.ts";
 import { issues, queuesOf, type SessionIssue } from "./health.ts";
+import type { SessionSettings } from "../settings.ts";
 import { statsOf } from "./stats.ts";
 import type { SessionStats } from "../types.ts";
 import type { SessionState } from "../types.ts";
@@ -167,28 +168,25 @@ export interface SessionDebugState {
   /** The issues. */
   readonly issues: readonly SessionIssue[];
   /** The limits, from the settings. */
-  readonly limits: {
-    /** Largest message to receive, in bytes. */
-    readonly maxMessageBytes: number;
-    /** Largest message to send, in bytes: the limit of this end and of the peer. */
-    readonly maxSendBytes: number;
-    /** Invalid messages within a minute that close the session. */
-    readonly maxInvalidMessages: number;
-    /** Concurrent requests, per direction. */
-    readonly maxRequests: number;
-    /** Messages handled concurrently. */
-    readonly concurrency: number;
-    /** Longest wait of a request, in milliseconds. */
-    readonly requestTimeoutMs: number;
-    /** Longest duration of a close, in milliseconds. */
-    readonly closeTimeoutMs: number;
-    /** Longest duration of the handshake, in milliseconds. */
-    readonly handshakeTimeoutMs: number;
-    /** Interval of pings to the peer, in milliseconds; `undefined` without pings. */
-    readonly heartbeatIntervalMs: number | undefined;
-    /** Longest silence of the peer, in milliseconds. */
-    readonly heartbeatTimeoutMs: number | undefined;
-  };
+  readonly limits:
+    & Pick<
+      SessionSettings,
+      | "maxMessageBytes"
+      | "maxInvalidMessages"
+      | "maxRequests"
+      | "concurrency"
+      | "requestTimeoutMs"
+      | "closeTimeoutMs"
+      | "handshakeTimeoutMs"
+    >
+    & {
+      /** Largest message to send, in bytes: the limit of this end and of the peer. */
+      readonly maxSendBytes: number;
+      /** Interval of pings to the peer, in milliseconds; `undefined` without pings. */
+      readonly heartbeatIntervalMs: number | undefined;
+      /** Longest silence of the peer, in milliseconds. */
+      readonly heartbeatTimeoutMs: number | undefined;
+    };
   /** Capabilities of the connection. */
   readonly capabilities: ConnectionCapabilities;
   /** Counters of the connection; empty if the counters cannot be read any more. */
