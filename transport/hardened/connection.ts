@@ -4,11 +4,14 @@ import type { Socket } from "../websocket/connection.ts";
 import { ServerWebSocketConnection, type ServerWebSocketOptions } from "../websocket/server.ts";
 import type { HardenedSocket } from "./socket.ts";
 
+/** The event of every socket that opens; an `Event` takes longer to make than to handle. */
+const OPEN_EVENT = Object.freeze({ type: "open" }) as Event;
+
 /**
  * A connection on an open hardened socket. Unlike the sockets of browsers and of the runtime, this
  * one can pause reading, report when the system took all bytes, and end at once.
  */
-export class HardenedConnection extends ServerWebSocketConnection {
+export class HardenedConnection extends ServerWebSocketConnection implements Pausable {
   readonly #socket: HardenedSocket;
   #buffer: BackpressureBuffer | undefined = undefined;
   #isClosed = false;
@@ -18,9 +21,10 @@ export class HardenedConnection extends ServerWebSocketConnection {
   constructor(socket: HardenedSocket, options: ServerWebSocketOptions) {
     super(socket as unknown as Socket, options);
     this.#socket = socket;
+    socket.connection = this;
     // The socket is open already; `open` is dispatched late so that the caller can listen first.
     queueMicrotask(() => {
-      if (!this.#isClosed) this.handleEvent(new Event("open"));
+      if (!this.#isClosed) this.handleEvent(OPEN_EVENT);
     });
   }
 
@@ -31,17 +35,26 @@ export class HardenedConnection extends ServerWebSocketConnection {
 
   /** Sets the receiver of frames; reading pauses while a receiver with `backpressure` is behind. */
   override receive(receiver: FrameReceiver): void {
-    const buffer = new BackpressureBuffer(receiver, {
-      pause: () => this.#isClosed || this.#socket.pause(),
-      resume: () => this.#socket.resume(),
-      overflow: () =>
-        this.close({
-          closeCode: 4507,
-          reason: "Too many frames arrived while the receiver was behind",
-        }),
-    });
-    this.#buffer = receiver.backpressure === undefined ? undefined : buffer;
+    if (receiver.backpressure !== undefined) {
+      this.#buffer = new BackpressureBuffer(receiver, this);
+    }
     super.receive(this.#buffer ?? receiver);
+  }
+
+  /** Stops reading, unless the connection is closed: then the answer to the close is read. */
+  pause(): void {
+    if (!this.#isClosed) this.#socket.pause();
+  }
+
+  /** Reads again. */
+  resume(): void {
+    this.#socket.resume();
+  }
+
+  /** Closes a connection that sent too many frames. */
+  overflow(): void {
+    const reason = "Too many frames arrived while the receiver was behind";
+    this.close({ closeCode: 4507, reason });
   }
 
   /**

@@ -16,6 +16,7 @@ import {
 import { HardenedConnection } from "./connection.ts";
 import type { HandshakeStats } from "./handshake_limits.ts";
 import { Listener, type Upgrade } from "./listener.ts";
+import type { FrameLimits } from "./frame_reader.ts";
 import { WriteTurn } from "./frame_writer.ts";
 import { HardenedSocket } from "./socket.ts";
 
@@ -174,6 +175,7 @@ class Engine implements HardenedWebSocket {
   readonly #maxPayloadBytes: number | undefined;
   readonly #upgrades = new WeakMap<Request, Upgrade>();
   readonly #listeners = new Set<Listener>();
+  #frameLimits: FrameLimits | undefined = undefined;
   readonly #turn = new WriteTurn();
 
   constructor(options: HardenedWebSocketOptions) {
@@ -244,9 +246,6 @@ class Engine implements HardenedWebSocket {
     const { listener, listener: { runtime } } = upgrade;
     const wire = { runtime, lease, flowControl, admitted };
     const connection = new HardenedConnection(socket, { protocol, ...wire });
-    socket.onTooLarge = (closeCode) => {
-      connection.close({ closeCode, reason: `A message has at most ${maxPayload} bytes` });
-    };
     if (idleTimeoutMs > 0) listener.livenessOf(idleTimeoutMs).add(socket);
     return {
       connection: withAgreedStreams(connection, { ...options, runtime }),
@@ -259,22 +258,31 @@ class Engine implements HardenedWebSocket {
     upgrade: Upgrade,
     { protocol, maxPayload }: { readonly protocol: string; readonly maxPayload: number },
   ): HardenedSocket {
-    const { listener: { runtime }, socket: raw, head } = upgrade;
+    const { listener: { runtime }, socket: raw } = upgrade;
     if (!raw.readable || !raw.writable) {
       throw new TypeError("Cannot accept WebSocket: the peer disconnected");
     }
-    upgrade.isTaken = true;
-    if (head.length > 0) raw.unshift(head);
-    return new HardenedSocket(raw, greetingOf(request, protocol), {
+    const socket = new HardenedSocket(raw, greetingOf(request, protocol), {
       runtime,
       turn: this.#turn,
-      limits: {
-        maxPayloadBytes: maxPayload,
-        maxFragments: Math.max(MIN_FRAGMENTS, Math.ceil(maxPayload / MIN_FRAGMENT_BYTES)),
-      },
+      limits: this.#frameLimitsOf(maxPayload),
       closeTimeoutMs: this.#limits.closeTimeoutMs,
       protocol,
     });
+    upgrade.take(socket);
+    return socket;
+  }
+
+  /** Returns the limits for a size of messages, which nearly all sockets share. */
+  #frameLimitsOf(maxPayloadBytes: number): FrameLimits {
+    if (this.#frameLimits?.maxPayloadBytes !== maxPayloadBytes) {
+      const maxFragments = Math.max(
+        MIN_FRAGMENTS,
+        Math.ceil(maxPayloadBytes / MIN_FRAGMENT_BYTES),
+      );
+      this.#frameLimits = { maxPayloadBytes, maxFragments };
+    }
+    return this.#frameLimits;
   }
 }
 

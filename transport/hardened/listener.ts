@@ -35,7 +35,7 @@ import {
   requestOf,
   type UpgradeHead,
 } from "./request.ts";
-import { Liveness } from "./socket.ts";
+import { type HardenedSocket, Liveness } from "./socket.ts";
 
 /** Interval of node:http's checks for slow requests, in milliseconds. */
 const CHECK_INTERVAL_MS = 1_000;
@@ -52,15 +52,41 @@ interface Settings extends ServerOptions {
 }
 
 /** A requested upgrade. */
-export interface Upgrade {
+export class Upgrade {
   /** Server that received the request. */
   readonly listener: Listener;
-  /** Socket of the request; nothing behind the head was read from its stream. */
+  /** Socket of the request. */
   readonly socket: Socket;
-  /** Bytes that arrived behind the head. */
-  readonly head: Uint8Array;
+  readonly #peer: Peer;
+  readonly #rest: Buffer;
+
+  /** Creates an upgrade that no receiver took yet; `rest` arrived behind the head. */
+  constructor(peer: Peer, socket: Socket, rest: Buffer) {
+    this.listener = peer.listener;
+    this.socket = socket;
+    this.#peer = peer;
+    this.#rest = rest;
+  }
+
   /** True once the socket belongs to a WebSocket. */
-  isTaken: boolean;
+  get isTaken(): boolean {
+    return this.#peer.receiver !== undefined;
+  }
+
+  /**
+   * Passes the socket on.
+   *
+   * @param receiver Receives the bytes behind the request, the first of them in a later turn.
+   */
+  take(receiver: HardenedSocket): void {
+    const { socket } = this;
+    this.#peer.receiver = receiver;
+    if (this.#rest.length > 0) {
+      socket.pause();
+      socket.unshift(this.#rest);
+    }
+    socket.resume();
+  }
 }
 
 /** Options of a {@linkcode Listener}. */
@@ -107,6 +133,8 @@ class Peer {
   bytes: Buffer | undefined = undefined;
   /** Aborts the request for an upgrade when the peer leaves before the answer. */
   leaving: AbortController | undefined = undefined;
+  /** WebSocket that receives the bytes behind an upgrade. */
+  receiver: HardenedSocket | undefined = undefined;
   /** Unfinished answers of node:http. Bounded by `MAX_PIPELINED`. */
   answers: Set<ServerResponse> | undefined = undefined;
   /**
@@ -195,11 +223,12 @@ export class Listener {
       this.#request(message, response).catch(() => response.destroy());
     });
     server.on("upgrade", (message, socket: Socket, head) => {
-      // node:http removes its own listeners before an upgrade.
-      socket.on("error", ignore);
+      // node:http removes its own listeners before an upgrade, but not its timeout.
+      socket.setTimeout(0);
       const peer = this.#requested(message);
-      if (peer === undefined) socket.destroy();
-      else this.#upgrade(peer, socket, { ...headOf(message), rest: head });
+      if (peer === undefined) return void socket.destroy();
+      this.#listen(socket);
+      this.#upgrade(peer, socket, { ...headOf(message), rest: head });
     });
     this.addr = bind(server, hostname, port);
   }
@@ -259,7 +288,7 @@ export class Listener {
     this.#handshakes.add(peer);
     socket.on("close", Listener.#onClose);
     if (isSecure) this.#securing.set(keyOf(socket), peer);
-    else this.#readHead(socket);
+    else this.#listen(socket);
   }
 
   #secured(socket: PeerSocket): void {
@@ -269,23 +298,34 @@ export class Listener {
     this.#securing.delete(key);
     socket[peerOf] = peer;
     socket.on("error", ignore);
-    this.#readHead(socket);
+    this.#listen(socket);
   }
 
-  #readHead(socket: PeerSocket): void {
-    // A peer that ends its half before the end of a head has left.
+  /**
+   * Listens to the bytes of a socket, also for a WebSocket: another listener for each socket would
+   * take memory, and the removal of this one would turn the socket's events into a dictionary of
+   * 450 bytes.
+   */
+  #listen(socket: PeerSocket): void {
+    // A peer that ends its half before the end of a head, or of a WebSocket, has left.
     socket.allowHalfOpen = false;
     socket.on("data", Listener.#onData);
+    socket.on("end", Listener.#onEnd);
   }
 
-  static #onData(this: PeerSocket, bytes: Buffer): void {
+  static #onData(this: PeerSocket, chunk: Buffer): void {
     const peer = this[peerOf]!;
-    peer.listener.#received(peer, this, bytes);
+    if (peer.receiver !== undefined) peer.receiver.receiveBytes(chunk);
+    else peer.listener.#received(peer, this, chunk);
+  }
+
+  static #onEnd(this: PeerSocket): void {
+    this[peerOf]!.receiver?.bytesEnded();
   }
 
   static #onClose(this: PeerSocket): void {
     const peer = this[peerOf]!;
-    const { listener, slot, leaving } = peer;
+    const { listener, slot, leaving, receiver } = peer;
     listener.#peers.delete(peer);
     listener.#handshakes.delete(peer);
     const key = keyOf(this);
@@ -293,6 +333,7 @@ export class Listener {
     if (listener.#securing.get(key) === peer) listener.#securing.delete(key);
     slot[Symbol.dispose]();
     leaving?.abort();
+    receiver?.socketClosed();
   }
 
   #received(peer: Peer, socket: PeerSocket, chunk: Buffer): void {
@@ -304,7 +345,6 @@ export class Listener {
       return;
     }
     peer.bytes = undefined;
-    socket.removeListener("data", Listener.#onData);
     if (head === undefined) return this.#handOver(socket, bytes);
     this.#markRequested(peer);
     this.#upgrade(peer, socket, head);
@@ -312,6 +352,8 @@ export class Listener {
 
   /** Lets node:http serve a connection, from the first byte on. */
   #handOver(socket: Socket, bytes: Buffer): void {
+    socket.removeListener("data", Listener.#onData);
+    socket.removeListener("end", Listener.#onEnd);
     // A client may end its half behind a request, and read the answer.
     socket.allowHalfOpen = true;
     this.#serveHttp(socket);
@@ -359,7 +401,7 @@ export class Listener {
 
   #upgrade(peer: Peer, socket: Socket, { rest, ...head }: UpgradeHead): void {
     const leaving = peer.leaving = new AbortController();
-    const upgrade: Upgrade = { listener: this, socket, head: rest, isTaken: false };
+    const upgrade = new Upgrade(peer, socket, rest);
     const answer = tooFrequent(peer) ?? this.#handle(peer, socket, () => {
       const isSecure = this.#options.tls !== undefined;
       const request = requestOf(head, { isSecure, signal: leaving.signal });

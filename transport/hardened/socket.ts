@@ -3,7 +3,7 @@ import type { Buffer } from "node:buffer";
 import type { Socket as RawSocket } from "node:net";
 import { CloseCode } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import type { Frame } from "../connection.ts";
+import type { Connection, Frame } from "../connection.ts";
 import {
   FaultCode,
   type FrameEvents,
@@ -38,6 +38,9 @@ export const MAX_UNSENT_PONG_BYTES = 262_144;
 const MAX_JOINED_BYTES = 65_536;
 
 const PING = encodeFrame(Opcode.ping, "");
+
+/** Types of the events that a socket has; a socket is open from the start. */
+const EMITTED: ReadonlySet<string> = new Set(["message", "close"]);
 
 /** A listener of the web platform. */
 interface Listener {
@@ -82,14 +85,17 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   readyState = OPEN;
   /** True if the peer sent a message, ping or pong since the last check. */
   isHeard = true;
-  /** Closes the connection on this socket after a message that is too large. */
-  onTooLarge: (closeCode: number) => void = (closeCode) => this.close(closeCode);
+  /** The connection on this socket, which closes after a message that is too large. */
+  connection: Pick<Connection, "close"> | undefined = undefined;
+  /** Check of this socket's liveness, told of the end of the socket. */
+  liveness: Liveness | undefined = undefined;
   readonly #runtime: Runtime;
   readonly #turn: WriteTurn;
   readonly #closeTimeoutMs: number;
   readonly #reader: FrameReader;
-  /** Listeners in the order of their addition: those of one connection, and of the liveness. */
-  #listeners: Listener[] = [];
+  readonly #limits: FrameLimits;
+  /** Listeners in the order of their addition; a list is not changed once made. */
+  #listeners: readonly Listener[] = [];
   /** Frames of the current turn. Bounded by `MAX_JOINED_BYTES`. */
   readonly #waiting: Buffer[] = [];
   #waitingBytes = 0;
@@ -100,7 +106,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   #received: { readonly code: number; readonly reason: string } | undefined = undefined;
 
   /**
-   * Takes a raw socket, which no other code reads or writes from now on.
+   * Opens a WebSocket. The caller passes on the bytes and the end of the raw socket.
    *
    * @param raw The socket, behind the request of the handshake.
    * @param greeting Response to the handshake; leaves with the first frames of the turn.
@@ -113,16 +119,35 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#runtime = runtime;
     this.#turn = turn;
     this.#closeTimeoutMs = closeTimeoutMs;
+    this.#limits = limits;
     this.#reader = new FrameReader(this, limits);
     this.#write(greeting);
-    raw.on("data", (chunk: Buffer) => this.#reader.read(chunk));
-    raw.on("end", () => this.#peerEnded());
-    // The event `close` follows each error.
-    raw.on("error", () => {});
-    raw.on("close", () => this.#gone());
-    raw.setTimeout(0);
-    raw.setNoDelay(true);
-    raw.resume();
+  }
+
+  /** Reads bytes of the peer, which belong to this socket from now on. */
+  receiveBytes(chunk: Buffer): void {
+    this.#reader.read(chunk);
+  }
+
+  /** Ends the connection of a peer that sends no more bytes. */
+  bytesEnded(): void {
+    this.flush();
+    this.#leave();
+    this.raw.end();
+  }
+
+  /** Handles the end of the raw socket, after which no other call comes. */
+  socketClosed(): void {
+    this.readyState = CLOSING;
+    // Messages that waited for `resume` arrived before the end.
+    this.#reader.resume();
+    this.#reader.end();
+    this.readyState = CLOSED;
+    this.#runtime.clearTimeout(this.#timer);
+    this.liveness?.delete(this);
+    const { code, reason } = this.#received ?? { code: ABNORMAL_CLOSE, reason: "" };
+    const wasClean = this.#isCloseSent && this.#received !== undefined;
+    this.#emit({ type: "close", code, reason, wasClean });
   }
 
   /** Bytes that the system has not taken yet. */
@@ -137,7 +162,8 @@ export class HardenedSocket implements FrameEvents, FrameSource {
 
   /** Adds a listener of `message` or `close`. */
   addEventListener(type: string, listener: EventListenerOrEventListenerObject): void {
-    this.#listeners.push({ type, listener });
+    // A new list of the exact size: a list that grows by its first element has room for 17.
+    if (EMITTED.has(type)) this.#listeners = [...this.#listeners, { type, listener }];
   }
 
   /** Removes a listener. */
@@ -264,12 +290,19 @@ export class HardenedSocket implements FrameEvents, FrameSource {
 
   /** Closes the socket of a peer that broke the protocol, and reads no more of that peer. */
   onFault(closeCode: number, reason: string): void {
-    if (closeCode === FaultCode.tooLarge) this.onTooLarge(CloseCode.tooLarge);
+    if (closeCode === FaultCode.tooLarge) this.#refuseSize();
     else this.close(closeCode, reason);
     this.raw.end();
     this.raw.pause();
     this.#runtime.clearTimeout(this.#timer);
     this.#timer = this.#runtime.setTimeout(() => this.terminate(), FAREWELL_MS);
+  }
+
+  #refuseSize(): void {
+    const closeCode = CloseCode.tooLarge;
+    const reason = `A message has at most ${this.#limits.maxPayloadBytes} bytes`;
+    if (this.connection === undefined) this.close(closeCode, reason);
+    else this.connection.close({ closeCode, reason });
   }
 
   #write(bytes: Buffer): void {
@@ -292,26 +325,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#timer ??= this.#runtime.setTimeout(() => this.terminate(), this.#closeTimeoutMs);
   }
 
-  #peerEnded(): void {
-    this.flush();
-    this.#leave();
-    this.raw.end();
-  }
-
-  #gone(): void {
-    this.readyState = CLOSING;
-    // Messages that waited for `resume` arrived before the end.
-    this.#reader.resume();
-    this.#reader.end();
-    this.readyState = CLOSED;
-    this.#runtime.clearTimeout(this.#timer);
-    const { code, reason } = this.#received ?? { code: ABNORMAL_CLOSE, reason: "" };
-    const wasClean = this.#isCloseSent && this.#received !== undefined;
-    this.#emit({ type: "close", code, reason, wasClean });
-  }
-
   #emit(event: SocketEvent): void {
-    // A listener may remove itself, which makes another list.
     for (const { type, listener } of this.#listeners) {
       if (type !== event.type) continue;
       if (typeof listener === "function") listener(event as unknown as Event);
@@ -342,12 +356,15 @@ export class Liveness {
   add(socket: HardenedSocket): void {
     this.#sockets.set(socket, false);
     if (this.#timer === undefined) this.#wait();
-    socket.addEventListener("close", () => {
-      this.#sockets.delete(socket);
-      if (this.#sockets.size > 0) return;
-      this.#runtime.clearTimeout(this.#timer);
-      this.#timer = undefined;
-    });
+    socket.liveness = this;
+  }
+
+  /** Stops watching a socket that closed. */
+  delete(socket: HardenedSocket): void {
+    this.#sockets.delete(socket);
+    if (this.#sockets.size > 0) return;
+    this.#runtime.clearTimeout(this.#timer);
+    this.#timer = undefined;
   }
 
   #wait(): void {

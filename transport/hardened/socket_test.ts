@@ -45,6 +45,8 @@ function upgrade(): { stuck: StuckSocket; socket: HardenedSocket } {
     closeTimeoutMs: 5_000,
     protocol: "",
   });
+  stuck.on("data", (chunk: Buffer) => socket.receiveBytes(chunk));
+  stuck.on("close", () => socket.socketClosed());
   socket.flush();
   return { stuck, socket };
 }
@@ -99,11 +101,7 @@ class Fake {
   readyState = 1;
   pings = 0;
   isTerminated = false;
-  #closed = () => {};
-
-  addEventListener(_event: string, listener: () => void): void {
-    this.#closed = listener;
-  }
+  liveness: Liveness | undefined = undefined;
 
   ping(): void {
     this.pings++;
@@ -111,7 +109,7 @@ class Fake {
 
   terminate(): void {
     this.isTerminated = true;
-    this.#closed();
+    this.liveness!.delete(this as unknown as HardenedSocket);
   }
 }
 
