@@ -61,9 +61,6 @@ const LINGER_MS = 250;
  */
 const GREETING_BYTES = [0, 0];
 
-/** Most bytes that are read until the peer is admitted: a token has at most half of these. */
-const MAX_EARLY_BYTES = 16_384;
-
 /** Options for `withMessages()`. */
 export interface MessageStreamOptions {
   /**
@@ -103,7 +100,7 @@ export interface MessageStreamOptions {
 
 /** Bounds of message frames, and the runtime of the node. */
 export interface MessageOptions
-  extends Pick<MessageStreamOptions, "closeTimeoutMs" | "maxFrameBytes" | "admitted"> {
+  extends Pick<MessageStreamOptions, "closeTimeoutMs" | "maxFrameBytes"> {
   /** Clocks and timers of the node. */
   readonly runtime: Runtime;
 }
@@ -115,7 +112,10 @@ export interface MessageOptions
  * @param options See {@linkcode MessageOptions}.
  * @returns The connection with `frames`, whose close also closes the inner one.
  */
-export function openMessages(connection: Connection, options: MessageOptions): Connection {
+export function openMessages(
+  connection: Connection,
+  options: MessageOptions,
+): MessageStreamConnection {
   // Counters of streams leave out the message stream.
   connection.inspect?.excludeMessageStream?.("local");
   const stream = connection.createBidirectionalStream();
@@ -139,6 +139,8 @@ interface Outcome {
  */
 export class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
   readonly lowWaterMark = LOW_WATER_MARK;
+  /** Most bytes that the peer may send; more closes with 4401. */
+  maxBytes = Infinity;
 
   readonly #runtime: Runtime;
   readonly #inner: Connection;
@@ -174,11 +176,10 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
   #framesReceived = 0;
   #bytesSent = 0;
   #bytesReceived = 0;
-  #maxBytes = Infinity;
 
   /** Puts message frames on the first stream of a connection. */
   constructor(inner: Connection, options: MessageOptions, first: FirstStream) {
-    const { runtime, closeTimeoutMs = CLOSE_TIMEOUT_MS, maxFrameBytes, admitted } = options;
+    const { runtime, closeTimeoutMs = CLOSE_TIMEOUT_MS, maxFrameBytes } = options;
     const { stream, timeoutMs } = first;
     this.#runtime = runtime;
     this.#inner = inner;
@@ -187,10 +188,6 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
     this.#closeTimeoutMs = closeTimeoutMs;
     this.#parser = new FrameParser(this, maxFrameBytes ?? MAX_FRAME_BYTES);
     this.#closed.promise.catch(() => {}); // Callers may ignore the rejection.
-    if (admitted !== undefined) {
-      this.#maxBytes = MAX_EARLY_BYTES;
-      admitted.then(() => this.#maxBytes = Infinity, () => {});
-    }
     stream.then(
       (stream) => this.#open(stream),
       (error) => this.#break("The message stream could not be opened", error),
@@ -409,7 +406,7 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
     try {
       for (let bytes; (bytes = await stream.read()) !== null;) {
         this.#bytesReceived += bytes.length;
-        if (this.#bytesReceived <= this.#maxBytes) this.#parser.push(bytes);
+        if (this.#bytesReceived <= this.maxBytes) this.#parser.push(bytes);
         else this.onRefused(CloseCode.unauthenticated, "Expected a token and nothing else");
       }
     } catch (error) {

@@ -17,6 +17,9 @@ import {
 /** Longest wait of a server for the client's stream, in milliseconds. */
 const STREAM_TIMEOUT_MS = 10_000;
 
+/** Most bytes that are read until the peer is admitted: a token has at most half of these. */
+const MAX_EARLY_BYTES = 16_384;
+
 /**
  * Adds message frames to a connection. The frames travel on the lowest bidirectional stream of the
  * client. Both ends have to call this, and the client before it opens any other stream.
@@ -52,8 +55,19 @@ const STREAM_TIMEOUT_MS = 10_000;
 export function withMessages(connection: Connection, options: MessageStreamOptions): Connection {
   const { runtime = platformRuntime() } = options;
   return options.side === "client"
-    ? openMessages(connection, { ...options, runtime })
+    ? boundUntil(openMessages(connection, { ...options, runtime }), options.admitted)
     : acceptMessages(connection, { ...options, runtime }).connection;
+}
+
+/** Bounds the bytes that the peer of a new connection may send before admission. */
+function boundUntil(
+  connection: MessageStreamConnection,
+  admitted: Promise<unknown> | undefined,
+): MessageStreamConnection {
+  if (admitted === undefined) return connection;
+  connection.maxBytes = MAX_EARLY_BYTES;
+  admitted.then(() => connection.maxBytes = Infinity, () => {});
+  return connection;
 }
 
 /** The connection of a server with message frames. */
@@ -79,7 +93,10 @@ export function acceptMessages(
   connection.inspect?.excludeMessageStream?.("remote");
   const first = new AwaitedStream(connection, options.streamTimeoutMs ?? STREAM_TIMEOUT_MS);
   return {
-    connection: new MessageStreamConnection(connection, options, first),
+    connection: boundUntil(
+      new MessageStreamConnection(connection, options, first),
+      options.admitted,
+    ),
     opened: first.stream,
   };
 }
