@@ -8,10 +8,10 @@
  *
  * - 13.5 KiB at the first attempt of WebTransport, with the code that notices a lost server and
  *   recovers topics; without WebTransport once connected,
- * - 19 KiB when a WebSocket first opens or receives a stream or a datagram,
+ * - 18.75 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 10.5 KiB at the first use of a session beyond messages, such as its diagnostics.
  *
- * Bundled as one file, the whole client is at most 62.5 KiB.
+ * Bundled as one file, the whole client is at most 62.25 KiB.
  *
  * @example Usage
  * ```ts
