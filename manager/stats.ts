@@ -197,10 +197,11 @@ export class StatsAccumulator {
   /** Counts a closed session; the close code follows one microtask later. */
   ended(session: Session): void {
     this.#closed++;
-    const sums = sumsOf(session);
-    addSums(this.#past, sums);
+    const past = this.#past;
+    const activeBefore = past.streamsCreated - past.streamsClosed;
+    addSession(past, session);
     // The streams end with the session, some a moment later.
-    this.#past.streamsClosed += sums.streamsCreated - sums.streamsClosed;
+    past.streamsClosed = past.streamsCreated - activeBefore;
     void session.closed.then(({ code }) => this.#countCode(code));
   }
 

@@ -151,7 +151,7 @@ export class Admission<V> {
   }
 
   /** Answers a request for a WebTransport session. */
-  async take(asked: WebTransportRequest, pages: PageOrigin): Promise<void> {
+  take(asked: WebTransportRequest, pages: PageOrigin): void | Promise<void> {
     const url = urlOf(asked);
     if (url === undefined) return asked.refuse(400);
     const info = { remoteAddr: asked.remoteAddress };
@@ -159,7 +159,7 @@ export class Admission<V> {
     const { runtime } = this.#settings;
     const messages = this.#messages;
     const options = { runtime, url, pages, messages, addressOf };
-    await this.#answer(new WebTransportSessionRequest(asked, options));
+    return this.#answer(new WebTransportSessionRequest(asked, options));
   }
 
   /** Closes the sessions that are not established yet, which the manager does not know. */

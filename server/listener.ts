@@ -96,7 +96,7 @@ export interface ServerListenerHandlers {
     info: { readonly remoteAddr: Deno.NetAddr },
   ): Response | Promise<Response>;
   /** Answers a request for a WebTransport session. */
-  take(request: WebTransportRequest, pages: PageOrigin): Promise<void>;
+  take(request: WebTransportRequest, pages: PageOrigin): void | Promise<void>;
 }
 
 /** The sockets of a server, which listen from construction to close. */

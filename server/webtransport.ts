@@ -47,7 +47,7 @@ export interface WebTransportSocketOptions {
   /** Prints errors that reach no handler of the application. */
   readonly console: ConsoleReport;
   /** Answers a request. Errors are printed. */
-  readonly take: (request: WebTransportRequest) => Promise<void>;
+  readonly take: (request: WebTransportRequest) => void | Promise<void>;
 }
 
 /** The UDP socket of a server: listens for WebTransport. */

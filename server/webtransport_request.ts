@@ -64,11 +64,12 @@ export class WebTransportSessionRequest implements SessionRequest<void> {
     const { url } = options;
     this.url = url.href;
     this.headers = asked.headers;
-    this.#isOffered = asked.protocols.includes(SKEIN_PROTOCOL);
+    const { protocols } = asked; // Parsed at each access.
+    this.#isOffered = protocols.includes(SKEIN_PROTOCOL);
     // Some browsers cannot offer protocols.
     const isNamed = url.search !== "" && url.searchParams.get("protocol") === SKEIN_PROTOCOL;
     this.isSkein = this.#isOffered || isNamed;
-    this.announcesToken = this.#isOffered && asked.protocols.includes(TOKEN_MARK) ||
+    this.announcesToken = this.#isOffered && protocols.includes(TOKEN_MARK) ||
       isNamed && url.search.slice(1).split("&").includes(TOKEN_MARK_QUERY);
     // The client may have offered protocols, and would get no answer to these.
     if (options.pages.hidesRequests && !url.searchParams.has("protocol")) {

@@ -27,6 +27,7 @@ import {
   type SessionLink,
   SKEIN_ERRORS,
 } from "./session.ts";
+import type { AcceptedPeer } from "../quic/acceptor.ts";
 import type { UnreadShare } from "../quic/unread_streams.ts";
 import {
   clientSettings,
@@ -125,9 +126,11 @@ export class Http3Connection implements SessionLink {
   readonly unread: UnreadShare | undefined;
 
   readonly #options: Http3ConnectionOptions;
+  readonly #remoteAddress: Deno.NetAddr | undefined;
   readonly #sessions = new Map<number, Http3Session>();
-  readonly #settings: PromiseWithResolvers<Settings> = Promise.withResolvers();
   #peerSettings: Settings | undefined;
+  /** Waits for the peer's settings, once something waits. */
+  #settings: PromiseWithResolvers<Settings> | undefined;
   /** Client-opened bidirectional streams whose first frame has not arrived. */
   readonly #unread = new Set<number>();
   /** Streams that MUST live as long as the connection; referenced to keep them open. */
@@ -136,6 +139,7 @@ export class Http3Connection implements SessionLink {
   readonly #early: EarlyStreams;
   #nextId = 0;
   #fault: H3ProtocolError | undefined;
+  #end: QuicEnding | undefined;
   #isOver = false;
   #isReadingDatagrams = false;
   #isRefusing = false;
@@ -145,16 +149,15 @@ export class Http3Connection implements SessionLink {
    * Starts HTTP/3 on a QUIC connection by sending the settings.
    *
    * @param conn A connection after the handshake.
-   * @param parts `unread` counts unread streams, on a server. `control` is the control stream, if
-   * opened during the handshake.
+   * @param accepted Facts of the listener, on a server. `control` is the control stream, if opened
+   * during the handshake.
    */
   constructor(
     conn: Deno.QuicConn,
     options: Http3ConnectionOptions,
-    { unread, control = openControl(conn, encodeControlHead(options)) }: {
-      readonly unread?: UnreadShare;
-      readonly control?: Promise<unknown>;
-    } = {},
+    { unread, remoteAddress, control = openControl(conn, encodeControlHead(options)) }:
+      & Partial<AcceptedPeer>
+      & { readonly control?: Promise<unknown> } = {},
   ) {
     const { runtime } = options;
     this.runtime = runtime;
@@ -162,8 +165,8 @@ export class Http3Connection implements SessionLink {
     this.conn = conn;
     this.#options = options;
     this.unread = unread;
+    this.#remoteAddress = remoteAddress;
     this.#early = new EarlyStreams(runtime, unread);
-    this.#settings.promise.catch(() => {}); // Not every user awaits the settings.
     this.#critical.push(control);
     this.ending = this.#run();
     options.firstRequests?.add(this);
@@ -286,7 +289,7 @@ export class Http3Connection implements SessionLink {
   fail(error: H3ProtocolError): void {
     if (this.#isOver) return;
     this.#fault = error;
-    this.#settings.reject(new ConnectionError(error.message, { cause: error }));
+    this.#settings?.reject(connectionFailed(error));
     this.close(error.h3Code, error.message);
   }
 
@@ -343,9 +346,8 @@ export class Http3Connection implements SessionLink {
     this.runtime.clearTimeout(this.#idle);
     this.#options.firstRequests?.delete(this);
     this.#early.clear();
-    if (this.#peerSettings === undefined) {
-      this.#settings.reject(new ConnectionError(`The connection broke: ${end.reason}`));
-    }
+    this.#end = end;
+    this.#settings?.reject(connectionBroke(end));
     return end;
   }
 
@@ -462,7 +464,10 @@ export class Http3Connection implements SessionLink {
       for (let frame; (frame = frames.next()) !== undefined;) {
         const event = control.receive(frame);
         if (event === "goaway") this.#windUp();
-        else if (event !== undefined) this.#settings.resolve(this.#peerSettings = event);
+        else if (event !== undefined) {
+          this.#peerSettings = event;
+          this.#settings?.resolve(event);
+        }
       }
     };
   }
@@ -496,7 +501,10 @@ export class Http3Connection implements SessionLink {
       if (head !== "empty") frames.push(head.whole);
       const connect = { id, reader, frames, writer: stream.writable.getWriter() };
       try {
-        await this.#request(connect, await readFields(reader, frames));
+        // Most requests arrive whole with the first packet of their stream.
+        const fields = nextFields(frames) ?? await readFields(reader, frames);
+        const settings = this.#peerSettings ?? await this.#settingsInTime("client");
+        this.#request(connect, fields, settings);
       } catch (error) {
         connect.writer.closed.catch(() => {});
         if (error instanceof H3ProtocolError && STREAM_ERRORS.has(error.h3Code)) {
@@ -527,20 +535,22 @@ export class Http3Connection implements SessionLink {
     });
   }
 
-  async #request(connect: ConnectStream, fields: readonly Field[]): Promise<void> {
-    const settings = this.#peerSettings ?? await this.#settingsInTime("client");
+  #request(connect: ConnectStream, fields: readonly Field[], settings: Settings): void {
     const refusal = refusalOf(fields) ?? this.#limitReached();
     if (refusal !== undefined) return Http3Request.refuse(connect, refusal);
     const session = new Http3Session(this, connect, { credit: this.#creditOf(settings) });
     this.#add(session);
-    const { remoteAddr } = this.conn;
-    const request = new Http3Request(session, connect, { fields, remoteAddress: remoteAddr });
+    const remoteAddress = this.#remoteAddress ?? this.conn.remoteAddr;
+    const request = new Http3Request(session, connect, { fields, remoteAddress });
     this.#options.onRequest?.(request);
   }
 
   /** Waits for the peer's settings; closes the connection if none arrive in time. */
   async #settingsInTime(peer: "client" | "server"): Promise<Settings> {
-    const { promise } = this.#settings;
+    if (this.#peerSettings !== undefined) return this.#peerSettings;
+    if (this.#fault !== undefined) throw connectionFailed(this.#fault);
+    if (this.#end !== undefined) throw connectionBroke(this.#end);
+    const { promise } = this.#settings ??= Promise.withResolvers();
     if (await settlesWithin(this.runtime, promise, SETTINGS_TIMEOUT_MS)) return await promise;
     const message = `The ${peer} sent no SETTINGS in time`;
     this.fail(new H3ProtocolError(H3Error.missingSettings, message));
@@ -683,20 +693,20 @@ export async function openControl(
   }
 }
 
+function connectionFailed(fault: H3ProtocolError): ConnectionError {
+  return new ConnectionError(fault.message, { cause: fault });
+}
+
+function connectionBroke({ reason }: QuicEnding): ConnectionError {
+  return new ConnectionError(`The connection broke: ${reason}`);
+}
+
 /** Reads the HEADERS frame at the start of a request. */
 async function readFields(
   reader: ReadableStreamBYOBReader,
   frames: FrameParser,
 ): Promise<Field[]> {
   while (true) {
-    const frame = frames.next();
-    if (frame?.type === FrameType.headers) return decodeFields(frame.payload);
-    if (frame !== undefined) {
-      throw new H3ProtocolError(
-        H3Error.frameUnexpected,
-        `Expected HEADERS first, received a frame of type ${frame.type}`,
-      );
-    }
     const { done, value } = await reader.read(new Uint8Array(FIRST_READ_BYTES));
     if (done) {
       throw frames.isBetweenFrames
@@ -707,5 +717,18 @@ async function readFields(
         : new H3ProtocolError(H3Error.frameError, "The request ended inside a frame");
     }
     frames.push(value);
+    const fields = nextFields(frames);
+    if (fields !== undefined) return fields;
   }
+}
+
+/** Decodes the HEADERS frame at the start of a request; `undefined` if more bytes are needed. */
+function nextFields(frames: FrameParser): Field[] | undefined {
+  const frame = frames.next();
+  if (frame === undefined) return undefined;
+  if (frame.type === FrameType.headers) return decodeFields(frame.payload);
+  throw new H3ProtocolError(
+    H3Error.frameUnexpected,
+    `Expected HEADERS first, received a frame of type ${frame.type}`,
+  );
 }

@@ -13,7 +13,7 @@ export interface WebTransportRequest {
   readonly headers: Headers;
   /** Subprotocols offered by the client, in order of preference. */
   readonly protocols: readonly string[];
-  /** UDP address of the client. */
+  /** UDP address from which the client connected. */
   readonly remoteAddress: Deno.NetAddr;
   /** Aborts when the client ends the request before the answer. */
   readonly signal: AbortSignal;

@@ -230,9 +230,9 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     if (quic === undefined || conn.protocol === "h3") {
       // A client that has the settings with the handshake asks for a session one round trip earlier.
       const control = openControl(conn, this.#controlHead);
-      return (unread) => new Http3Connection(conn, this.#connectionOptions, { unread, control });
+      return (peer) => new Http3Connection(conn, this.#connectionOptions, { ...peer, control });
     }
-    return (unread) => {
+    return ({ unread }) => {
       const connection = new RawQuicConnection(this.#connectionOptions.runtime, conn, unread);
       void handOver(connection, quic);
       return acceptedQuic(connection);

@@ -137,12 +137,20 @@ export interface AcceptedConnection {
   close(): void;
 }
 
+/** Facts about a connection, read once: the runtime makes a new address at each access. */
+export interface AcceptedPeer {
+  /** Address from which the peer connected. */
+  readonly remoteAddress: Deno.NetAddr;
+  /** Counters of unread streams. */
+  readonly unread: UnreadShare;
+}
+
 /**
- * Handles a connection after the handshake; `unread` counts the unread streams.
+ * Handles a connection after the handshake.
  *
  * @typeParam C A connection as the handlers wrap it.
  */
-export type AcceptQuic<C extends AcceptedConnection> = (unread: UnreadShare) => C;
+export type AcceptQuic<C extends AcceptedConnection> = (peer: AcceptedPeer) => C;
 
 /** The protocol on top of a listener. */
 export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
@@ -354,13 +362,14 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     const accept = this.#handlers.begin(conn);
     if (!await this.#shakeHands(conn)) return;
     const { maxConnectionsPerAddress = 10_000 } = this.#options;
-    const address = addressKey(conn.remoteAddr.hostname);
+    const { remoteAddr: remoteAddress } = conn;
+    const address = addressKey(remoteAddress.hostname);
     const count = this.#perAddress.get(address) ?? 0;
     if (this.#isStopped || count >= maxConnectionsPerAddress) {
       return this.#handlers.refuse(conn);
     }
     const unread = new UnreadShare(this.#runtime, this.#unread, address);
-    const connection = accept(unread);
+    const connection = accept({ remoteAddress, unread });
     this.#connections.set(connection, address);
     this.#perAddress.set(address, count + 1);
     await connection.ending;

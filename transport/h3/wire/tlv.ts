@@ -87,7 +87,8 @@ export class TlvParser {
   readonly #policy: TlvPolicy;
   #chunk: Uint8Array = NOTHING;
   #at = 0;
-  readonly #header = new Uint8Array(MAX_HEADER_BYTES);
+  /** Header split over chunks, once one is. */
+  #header: Uint8Array | undefined;
   #headerBytes = 0;
   #handling: TlvHandling | undefined;
   #type = 0;
@@ -146,16 +147,35 @@ export class TlvParser {
   }
 
   #readHeader(): boolean {
-    const header = this.#header;
+    if (this.#headerBytes === 0 && this.#readWholeHeader()) return true;
+    const header = this.#header ??= new Uint8Array(MAX_HEADER_BYTES);
     while (this.#headerBytes < neededBytes(header, this.#headerBytes)) {
       if (this.#at === this.#chunk.length) return false;
       header[this.#headerBytes++] = this.#chunk[this.#at++]!;
     }
-    this.#type = readVarint(header, 0);
-    this.#left = readVarint(header, varintLengthAt(header[0]!));
-    this.#handling = this.#policy(this.#type, this.#left);
+    this.#begin(header, 0);
     this.#headerBytes = 0;
     return true;
+  }
+
+  /** Reads a header that the chunk has whole, as nearly always; returns `false` otherwise. */
+  #readWholeHeader(): boolean {
+    const chunk = this.#chunk;
+    const at = this.#at;
+    if (at === chunk.length) return false;
+    const lengthAt = at + varintLengthAt(chunk[at]!);
+    if (lengthAt >= chunk.length) return false;
+    const end = lengthAt + varintLengthAt(chunk[lengthAt]!);
+    if (end > chunk.length) return false;
+    this.#begin(chunk, at);
+    this.#at = end;
+    return true;
+  }
+
+  #begin(bytes: Uint8Array, at: number): void {
+    this.#type = readVarint(bytes, at);
+    this.#left = readVarint(bytes, at + varintLengthAt(bytes[at]!));
+    this.#handling = this.#policy(this.#type, this.#left);
   }
 
   /** Reads the payload, or the next piece; `undefined` if no bytes are available. */
