@@ -34,6 +34,8 @@ export type {
   WebTransportServeOptions,
   WebTransportSource,
 } from "./server/webtransport_options.ts";
+export type { WorkerNode } from "./server/workers/worker_node.ts";
+export { serveWorkers, Workers, type WorkersOptions } from "./server/workers/workers.ts";
 export type { MetricsOptions } from "./telemetry/endpoint.ts";
 export type { WebTransportStats } from "./telemetry/measures.ts";
 export { PROMETHEUS_CONTENT_TYPE, prometheusText } from "./telemetry/prometheus.ts";

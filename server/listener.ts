@@ -84,6 +84,8 @@ export interface ServerListenerOptions extends OriginRules {
   readonly connectionLimits: ConnectionLimits;
   /** Handler of raw QUIC beside WebTransport. */
   readonly quic: RawQuicOptions | undefined;
+  /** Resolves when the server may listen on UDP; at once if left out. */
+  readonly udpFrom?: Promise<void> | undefined;
   /** Called when the server listens, in place of a printed line. */
   readonly onListen: ((address: Deno.NetAddr, info: ListenInfo) => void) | undefined;
 }
@@ -125,6 +127,12 @@ export class ServerListener {
     const webTransport = webTransportOptions(options.webTransport);
     this.#http = this.#serve();
     if (webTransport === undefined) return;
+    if (options.udpFrom !== undefined) {
+      void options.udpFrom.then(() => {
+        if (!this.#isStopped) this.#retrying = this.#retry(webTransport);
+      });
+      return;
+    }
     try {
       this.#webTransport = this.#offer(webTransport);
     } catch (error) {

@@ -10,7 +10,7 @@ import {
 } from "./client_requests.ts";
 import { type ConnectionLimits, ServerListener } from "./listener.ts";
 import type { WebTransportStats } from "../telemetry/measures.ts";
-import { MetricsEndpoint } from "../telemetry/endpoint.ts";
+import { MetricsEndpoint, metricsOf } from "../telemetry/endpoint.ts";
 import { checkBuiltinEngine } from "./webtransport_options.ts";
 import { moqHostOf, moqQuicOptions } from "./moq.ts";
 import { reportEngine, sequenceStore, sharedCounts, userClaims } from "./broker_services.ts";
@@ -156,9 +156,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const { manager } = this;
     const { metrics = false } = options;
     if (metrics !== false) {
-      const { maxSessions } = limits;
-      const endpoint = metrics === true ? {} : metrics;
-      this.#metrics = new MetricsEndpoint(endpoint, { server: this, maxSessions });
+      const source = metricsOf(this, limits.maxSessions);
+      this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, source);
     }
     this.#admission = new Admission(options, settings, {
       manager,
@@ -416,8 +415,15 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#listener.rotate(certificate);
   }
 
-  /** Creates a listening server; called by {@linkcode serve}. */
-  static listen<V, C extends Contract>(options: ServeOptions<V, C>): Server<V, C> {
+  /**
+   * Creates a listening server; called by {@linkcode serve}, and with parts by workers.
+   *
+   * @ignore
+   */
+  static listen<V, C extends Contract>(
+    options: ServeOptions<V, C>,
+    { udpFrom, answer }: WorkerParts = {},
+  ): Server<V, C> {
     checkServerOptions("serve", options);
     const {
       port = 8000,
@@ -459,11 +465,14 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
           unreadStreams: server.#unreadStreams,
         },
         quic: moqQuicOptions(options.moq),
+        udpFrom,
         onListen,
         ...(origins === undefined ? {} : { origins }),
         ...(hosts === undefined ? {} : { hosts }),
       }, {
-        fetch: server.fetch,
+        fetch: answer === undefined
+          ? server.fetch
+          : (request, info) => answer(request, info) ?? server.fetch(request, info),
         take: (request, pages) =>
           server.#moq?.wants(request)
             ? server.#moq.take(request)
@@ -510,6 +519,17 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       this.#closeTimeoutMs,
     );
   }
+}
+
+/** Parts of a server that belong to all workers of a process. */
+export interface WorkerParts {
+  /** Resolves when the server may listen on UDP; at once if left out. */
+  readonly udpFrom?: Promise<void>;
+  /** Answers a request in place of the server; `undefined` for a request of the server's own. */
+  readonly answer?: (
+    request: Request,
+    info: RequestInfo,
+  ) => Response | Promise<Response> | undefined;
 }
 
 /** Returns the limits of connections, equal to those of sockets. */

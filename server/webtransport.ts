@@ -262,6 +262,13 @@ interface WellKnown {
   }[];
 }
 
+/** Returns `true` for a request of the resource. */
+export function isWellKnown({ method, url }: Request): boolean {
+  if (!url.includes(WELL_KNOWN_PATH) || method !== "GET") return false;
+  // A peer may send an invalid host, which makes no URL.
+  return URL.parse(url)?.pathname === WELL_KNOWN_PATH;
+}
+
 /**
  * Answers programs on this machine, and pages that may connect. All others get the answer of a
  * server that does not know the path: a foreign name pointed at this machine (DNS rebinding) is not
@@ -274,13 +281,11 @@ interface WellKnown {
  */
 export function answerWellKnown(
   request: Request,
-  socket: WebTransportSocket,
+  socket: Pick<WebTransportSocket, "address" | "hashes">,
   rules: OriginRules,
 ): Response | undefined {
-  const { method, url, headers } = request;
-  if (!url.includes(WELL_KNOWN_PATH) || method !== "GET") return undefined;
-  // A peer may send an invalid host, which makes no URL.
-  if (URL.parse(url)?.pathname !== WELL_KNOWN_PATH) return undefined;
+  if (!isWellKnown(request)) return undefined;
+  const { headers } = request;
   const asked = URL.parse(`http://${headers.get("host")}`);
   if (asked === null || !LOCAL_HOSTS.includes(asked.hostname)) return undefined;
   if (!isOriginAllowed(headers, rules)) return undefined;
@@ -294,7 +299,9 @@ export function answerWellKnown(
   });
 }
 
-function wellKnownOf({ address, hashes }: WebTransportSocket): WellKnown {
+function wellKnownOf(
+  { address, hashes }: Pick<WebTransportSocket, "address" | "hashes">,
+): WellKnown {
   const { hostname, port } = address;
   return {
     port,

@@ -1,9 +1,7 @@
 /** The paths at which a server reports metrics and health. */
 import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
-import type { SessionManager } from "../manager/mod.ts";
-import type { Topics } from "../pubsub/mod.ts";
-import type { CountedWebTransport } from "./measures.ts";
-import { PROMETHEUS_CONTENT_TYPE, prometheusText } from "./prometheus.ts";
+import type { Measure } from "./measures.ts";
+import { type MeasuredServer, measuresOf, PROMETHEUS_CONTENT_TYPE, textOf } from "./prometheus.ts";
 import type { RequestInfo } from "../transport/address.ts";
 import { LOCAL_HOSTS } from "../transport/origins.ts";
 
@@ -37,33 +35,53 @@ export interface MetricsOptions {
   readonly allow?: "loopback" | "everybody" | ((request: Request, info: RequestInfo) => boolean);
 }
 
+/** Health of a server, or of several together. */
+export interface ServerHealth {
+  /** `ok` while new sessions are taken. */
+  readonly status: "ok" | "draining" | "full" | "down";
+  /** Number of sessions. */
+  readonly sessions: number;
+}
+
 /** Source of the reported figures. */
-export interface Measured {
-  /** The server, whose counters are read for each answer. */
-  readonly server: CountedWebTransport & {
-    /** The manager of all sessions. */
-    readonly manager: SessionManager;
-    /** The counters of topics and of their broker. */
-    readonly topics: Pick<Topics, "broker" | "stats">;
+export interface MetricsSource {
+  /** Reads the metrics. */
+  measures(): readonly Measure[] | Promise<readonly Measure[]>;
+  /** Reads the health. */
+  health(): ServerHealth | Promise<ServerHealth>;
+}
+
+/** Reads the figures of one server, which may hold `maxSessions` at once. */
+export function metricsOf(
+  server: MeasuredServer & {
+    readonly manager: { readonly count: number; readonly isDraining: boolean };
+  },
+  maxSessions: number = DEFAULT_MAX_SESSIONS,
+): MetricsSource {
+  return {
+    measures: () => measuresOf(server),
+    health: () => {
+      const { count, isDraining } = server.manager;
+      const status = isDraining ? "draining" : count >= maxSessions ? "full" : "ok";
+      return { status, sessions: count };
+    },
   };
-  /** Limit of sessions at once. */
-  readonly maxSessions?: number | undefined;
 }
 
 /** Answers requests for metrics and health. */
 export class MetricsEndpoint {
-  readonly #measured: Measured;
+  readonly #source: MetricsSource;
   readonly #path: string | false;
   readonly #healthPath: string | false;
   readonly #allow: NonNullable<MetricsOptions["allow"]>;
 
   /**
-   * Answers for a server.
+   * Answers for a source of figures.
    *
    * @throws {TypeError} If a path is not spelled as in a URL, both paths are the same, or `allow`
    *   is not one of its values.
    */
-  constructor(options: MetricsOptions, measured: Measured) {
+  constructor(options: MetricsOptions, source: MetricsSource) {
     const { path = "/metrics", healthPath = "/healthz", allow = "loopback" } = options;
     checkPath("path", path);
     checkPath("healthPath", healthPath);
@@ -77,14 +95,14 @@ export class MetricsEndpoint {
         `Cannot create server: metrics.allow must be "loopback", "everybody" or a function, received ${allow}`,
       );
     }
-    this.#measured = measured;
+    this.#source = source;
     this.#path = path;
     this.#healthPath = healthPath;
     this.#allow = allow;
   }
 
   /** Answers a request; `undefined` if the path is neither of the two. */
-  answer(request: Request, info: RequestInfo): Response | undefined {
+  answer(request: Request, info: RequestInfo): Response | Promise<Response> | undefined {
     // A request for a malformed host must not make the server throw, on any path.
     const path = URL.parse(request.url)?.pathname;
     if (path === undefined || path !== this.#path && path !== this.#healthPath) return undefined;
@@ -94,12 +112,12 @@ export class MetricsEndpoint {
     if (request.method !== "GET" && request.method !== "HEAD") {
       return text("Method not allowed\n", 405, { allow: "GET, HEAD" });
     }
-    const answer = path === this.#path
-      ? text(prometheusText(this.#measured.server), 200, {
-        "content-type": PROMETHEUS_CONTENT_TYPE,
-      })
-      : this.#health();
-    return request.method === "HEAD" ? new Response(null, answer) : answer;
+    return this.#respond(request.method, path === this.#path);
+  }
+
+  async #respond(method: string, isMetrics: boolean): Promise<Response> {
+    const answer = await (isMetrics ? this.#metrics() : this.#health());
+    return method === "HEAD" ? new Response(null, answer) : answer;
   }
 
   #isAllowed(request: Request, info: RequestInfo): boolean {
@@ -109,11 +127,15 @@ export class MetricsEndpoint {
     return this.#allow(request, info) === true;
   }
 
-  #health(): Response {
-    const { server, maxSessions = DEFAULT_MAX_SESSIONS } = this.#measured;
-    const { count, isDraining } = server.manager;
-    const status = isDraining ? "draining" : count >= maxSessions ? "full" : "ok";
-    return text(`${JSON.stringify({ status, sessions: count })}\n`, status === "ok" ? 200 : 503, {
+  async #metrics(): Promise<Response> {
+    const measures = await this.#source.measures();
+    const type = { "content-type": PROMETHEUS_CONTENT_TYPE };
+    return text(measures.map(textOf).join(""), 200, type);
+  }
+
+  async #health(): Promise<Response> {
+    const health = await this.#source.health();
+    return text(`${JSON.stringify(health)}\n`, health.status === "ok" ? 200 : 503, {
       "content-type": "application/json",
     });
   }

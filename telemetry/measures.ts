@@ -326,3 +326,28 @@ export function webTransportMeasures({ webTransportStats }: CountedWebTransport)
     ),
   ];
 }
+
+/**
+ * Puts the metrics of several sources together: one list, in which each number has an attribute more.
+ *
+ * @param attribute Name of the attribute.
+ * @param sources Value of the attribute for each source, and its metrics.
+ * @returns The metrics.
+ */
+export function mergeMeasures(
+  attribute: string,
+  sources: readonly (readonly [source: string, measures: readonly Measure[]])[],
+): Measure[] {
+  const merged = new Map<string, Measure>();
+  for (const [source, measures] of sources) {
+    for (const measure of measures) {
+      const values = measure.values.map(({ value, attributes }) => ({
+        value,
+        attributes: { ...attributes, [attribute]: source },
+      }));
+      const known = merged.get(measure.name);
+      merged.set(measure.name, { ...measure, values: [...known?.values ?? [], ...values] });
+    }
+  }
+  return [...merged.values()];
+}

@@ -39,12 +39,20 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
  * @returns The text.
  */
 export function prometheusText(
-  { manager, topics, webTransportStats }: {
+  server: {
     readonly manager: Pick<SessionManager, "stats">;
     readonly topics?: Pick<Topics, "broker" | "stats">;
     readonly webTransportStats?: WebTransportStats | undefined;
   },
 ): string {
+  return measuresOf(server).map(textOf).join("");
+}
+
+/** A server whose counters are read. */
+export type MeasuredServer = Parameters<typeof prometheusText>[0];
+
+/** Reads all metrics of a server. */
+export function measuresOf({ manager, topics, webTransportStats }: MeasuredServer): Measure[] {
   const stats = manager.stats();
   const ofTopics = topics === undefined ? [] : topicMeasures(topics);
   return [
@@ -52,10 +60,11 @@ export function prometheusText(
     ...managerMeasures(stats),
     ...ofTopics,
     ...webTransportMeasures({ webTransportStats }),
-  ].map(textOf).join("");
+  ];
 }
 
-function textOf({ name, description, unit, kind, values }: Measure): string {
+/** Writes one metric. */
+export function textOf({ name, description, unit, kind, values }: Measure): string {
   const full = name.replaceAll(".", "_").replace(/_size$/, "") + (UNITS[unit] ?? "") +
     (kind === "counter" ? "_total" : "");
   const lines = values.map(({ value, attributes = {} }) =>

@@ -165,6 +165,13 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "cookie: [redacted]",
     "the secret is shown: false",
   ]],
+  ["all_cores.ts", ["-A"], [
+    "ann is on worker 0",
+    "bob is on worker 1",
+    "ann sees: Hello from worker 1",
+    "worker 0 ended, and another one starts",
+    "ann sees: Are you still there?",
+  ]],
   ["moq_relay.ts", ["-N"], [
     "/clock is there, through 2 relays",
     "ann sees tick",

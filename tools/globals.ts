@@ -38,6 +38,8 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "pubsub/topics.ts",
   "server/jwt.ts",
   "server/server.ts",
+  "server/workers/worker_node.ts",
+  "server/workers/workers.ts",
   "session/session_settings.ts",
   "telemetry/otel.ts",
   "testing/turns.ts",

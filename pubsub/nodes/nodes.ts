@@ -100,6 +100,17 @@ const MAX_ANSWERING = 1_000;
 const DISCOVERY_MS = 300;
 
 /**
+ * Says farewell for a node that ended without one, so that no other node waits for its silence.
+ *
+ * @param broker Broker of the nodes.
+ * @param id Id of the node, which MUST be over.
+ */
+export function sayFarewell(broker: Broker, id: string): void {
+  const bye: NodeMessage = { type: "bye" };
+  broker.publish({ topic: ALL, payload: JSON.stringify({ ...bye, node: id }) });
+}
+
+/**
  * The nodes that share a broker.
  *
  * - **Alive:** each node sends a heartbeat every `heartbeatMs`. A node that is silent is declared

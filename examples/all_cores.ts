@@ -1,0 +1,87 @@
+/**
+ * All cores of one machine: two workers serve one port, each on a core, and share one chat with
+ * presence and a history.
+ *
+ * ```sh
+ * deno run -A --unstable-net examples/all_cores.ts
+ * ```
+ *
+ * With `--once` two visitors meet, each on a worker of its own; then one of the workers fails, and
+ * its visitor misses nothing.
+ *
+ * In your own project, write `jsr:@skein/skein` in place of `../mod.ts`, and
+ * `jsr:@skein/skein/server` in place of `../server.ts`.
+ *
+ * @module
+ */
+import { type Client, connect } from "../mod.ts";
+import { serveWorkers, type WorkerNode, type Workers } from "../server.ts";
+
+/** Starts the server of one worker; each worker loads this module, and calls this function. */
+export default function start({ serve, index }: WorkerNode): void {
+  serve({
+    authenticate: ({ token }) => token,
+    authorize: () => true,
+    rooms: ["chat:{room}"],
+    history: { "chat:{room}": { size: 1_000 } },
+    onOpen: (session) => session.send("worker", index),
+    onMessage(message): void {
+      if (message.topic !== "fail") return;
+      // No handler catches this error, so that the worker ends.
+      setTimeout(() => {
+        throw new Error("a fault of the program");
+      });
+    },
+  });
+}
+
+// Workers load this module too, and must not serve workers of their own.
+if (import.meta.main) {
+  await using workers = await serveWorkers(new URL(import.meta.url), {
+    workers: 2,
+    port: Deno.args.includes("--once") ? 0 : 8000,
+    onWorkerEnd: ({ index }) => console.log(`worker ${index} ended, and another one starts`),
+  });
+  if (Deno.args.includes("--once")) await showOnce(workers);
+  else await new Promise<void>((resolve) => Deno.addSignalListener("SIGINT", resolve));
+}
+
+/** Two visitors on two workers, of which one fails. */
+async function showOnce(workers: Workers): Promise<void> {
+  const [ann, bob] = [await visit(workers, "ann", 0), await visit(workers, "bob", 1)];
+  const lines = ann.subscribe("chat:lobby", { last: 10 });
+  await lines.ready;
+  const chat = lines[Symbol.asyncIterator]();
+  const next = async () => (await chat.next()).value?.data;
+
+  await bob.publish("chat:lobby", "Hello from worker 1");
+  console.log("ann sees:", await next());
+
+  const before = ann.session;
+  ann.send("fail");
+  await before?.closed;
+  await bob.publish("chat:lobby", "Are you still there?");
+  console.log("ann sees:", await next());
+  await Promise.all([ann.close(), bob.close()]);
+}
+
+/** Connects until the kernel chooses the worker. */
+async function visit({ url }: Workers, name: string, index: number): Promise<Client> {
+  while (true) {
+    const worker = Promise.withResolvers<unknown>();
+    const client = connect(`${url}?token=${name}`, {
+      transports: ["websocket"],
+      delivery: "at-least-once",
+      backoff: { firstDelayMs: 100 },
+      onMessage({ topic, data }) {
+        if (topic === "worker") worker.resolve(data);
+      },
+    });
+    const [isThere] = [await worker.promise === index, await client.whenConnected()];
+    if (isThere) {
+      console.log(`${name} is on worker ${index}`);
+      return client;
+    }
+    await client.close();
+  }
+}

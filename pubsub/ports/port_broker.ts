@@ -1,0 +1,402 @@
+/** The broker of a worker: the engine is in another thread, behind a port for messages. */
+import { BrokerError, UnsupportedError } from "../../errors.ts";
+import { textOf } from "../../base/error_text.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { StatusFeed } from "../../base/status_feed.ts";
+import { settlesWithin, within } from "../../base/wait.ts";
+import { exceedsBytes } from "../../session/wire/utf8.ts";
+import {
+  type Broker,
+  type BrokerHistory,
+  type BrokerStats,
+  type BrokerStatus,
+  type BrokerStore,
+  type BrokerSubscribeOptions,
+  type BrokerSubscription,
+  payloadBytes,
+  type Publication,
+  type PublicationListener,
+} from "../broker.ts";
+import { Listeners, Pace } from "../engine_flow.ts";
+import { type Batch, PortLink } from "./link.ts";
+import {
+  ALL_CHANNELS,
+  type CallName,
+  compact,
+  compactPublication,
+  costOf,
+  type EngineCalls,
+  type EngineFacts,
+  type EngineOperation,
+  errorOf,
+  restoreStatus,
+  type WorkerOperation,
+} from "./operations.ts";
+
+/** Most publications and calls that wait for credit; further ones are given up. */
+const MAX_WAITING = 100_000;
+
+/** Most bytes of them. */
+const MAX_WAITING_BYTES = 67_108_864;
+
+/** Most calls without a result yet; further ones are rejected. */
+const MAX_CALLS = 100_000;
+
+/** Most bytes of a topic or key: what every engine of this toolkit takes. */
+const MAX_NAME_BYTES = 1_024;
+
+/** Longest wait for the last results at a close, in milliseconds. */
+const CLOSE_TIMEOUT_MS = 1_000;
+
+/** The listeners of one topic, with or without a history. */
+interface Channel {
+  readonly id: number;
+  readonly topic: string;
+  readonly listeners: Listeners;
+  readonly ready: PromiseWithResolvers<void>;
+}
+
+/** Options for {@linkcode PortBroker}. */
+export interface PortBrokerOptions {
+  /** Clocks and timers of this thread. */
+  readonly runtime: Runtime;
+  /** Facts about the engine, from `factsOf`. */
+  readonly engine: EngineFacts;
+  /** Posts a batch to the thread that has the engine. */
+  readonly post: (batch: Batch<WorkerOperation>) => void;
+}
+
+/**
+ * The broker of a thread without an engine. An `EnginePort` in another thread has the engine, and
+ * carries out each operation there.
+ *
+ * - **Bounds:** 100,000 publications and 64 MiB wait for the engine's thread; further ones are given
+ *   up, as `stats.dropped` shows, and `append` then rejects. While another worker is behind, the
+ *   engine's thread takes less, so that those who await `append` slow down.
+ * - **Behind:** deliveries beyond 32 MiB that this thread did not handle are dropped in the engine's
+ *   thread, and every subscription learns by `onInterrupted` that publications were missed.
+ */
+export class PortBroker implements Broker {
+  /** Name of the engine. */
+  readonly name: string;
+  /** Guarantee of delivery of the engine. */
+  readonly delivery: Broker["delivery"];
+  /** State of the engine, as the engine's thread told. */
+  readonly status: StatusFeed<BrokerStatus>;
+  /** Histories of the engine. */
+  readonly history?: BrokerHistory;
+  /** Facts that all workers share. */
+  readonly store?: BrokerStore;
+  readonly #runtime: Runtime;
+  readonly #link: PortLink<WorkerOperation, EngineOperation>;
+  readonly #pace: Pace;
+  readonly #plain = new Map<string, Channel>();
+  readonly #kept = new Map<string, Channel>();
+  /** Channels by id; bounded by the two maps above. */
+  readonly #channels = new Map<number, Channel>();
+  readonly #calls = new Map<number, PromiseWithResolvers<unknown>>();
+  readonly #ended = Promise.withResolvers<void>();
+  #lastId: number = ALL_CHANNELS;
+  #published = 0;
+  #received = 0;
+  #dropped = 0;
+  #interruptions = 0;
+  #reads = 0;
+  #refused = 0;
+  #refusal = "";
+  #closing: Promise<void> | undefined;
+
+  /**
+   * Creates a broker without subscriptions.
+   *
+   * @param options See {@linkcode PortBrokerOptions}.
+   */
+  constructor({ runtime, engine, post }: PortBrokerOptions) {
+    this.#runtime = runtime;
+    this.name = engine.name;
+    this.delivery = engine.delivery;
+    this.status = new StatusFeed<BrokerStatus>(restoreStatus(engine.status));
+    this.#pace = new Pace(runtime);
+    this.#link = new PortLink({
+      runtime,
+      post,
+      costOf,
+      handle: (operations, done) => {
+        for (const operation of operations) {
+          this.#pace.take(costOf(operation), () => this.#handle(operation));
+        }
+        this.#pace.take(0, done);
+      },
+    });
+    if (engine.history !== undefined) this.history = this.#makeHistory(engine.history);
+    if (engine.store !== undefined) this.store = this.#makeStore(engine.store);
+  }
+
+  /** Counters of this thread. */
+  get stats(): BrokerStats {
+    return {
+      published: this.#published,
+      received: this.#received,
+      waiting: this.#link.waiting,
+      dropped: this.#dropped,
+      interruptions: this.#interruptions,
+      reads: this.#reads,
+    };
+  }
+
+  /** Describes the current problems: an engine that is away, or many publications that wait. */
+  issues(): string[] {
+    const issues: string[] = [];
+    const { current } = this.status;
+    if (current.name === "interrupted") {
+      const seconds = Math.round((this.#runtime.now() - current.since) / 1_000);
+      issues.push(
+        `The engine ${this.name} has been away for ${seconds} s: ${textOf(current.error)}`,
+      );
+    }
+    if (this.#refused > 0) {
+      issues.push(`The engine refused ${this.#refused} operations, the last one: ${this.#refusal}`);
+    }
+    const { waiting } = this.#link;
+    if (waiting > MAX_WAITING / 2) {
+      issues.push(`${waiting} operations wait for the main thread, of ${MAX_WAITING} at most`);
+    }
+    return issues;
+  }
+
+  /** Takes a batch of the engine's thread. */
+  take(batch: Batch<EngineOperation>): void {
+    this.#link.take(batch);
+  }
+
+  /**
+   * Publishes to every worker, on a topic without history.
+   *
+   * @param publication The publication.
+   * @throws {UnsupportedError} If the broker is closed.
+   * @throws {RangeError} If the topic has more than 1,024 bytes.
+   */
+  publish(publication: Publication): void {
+    this.#checkOpen("publish");
+    const { topic, except } = publication;
+    checkName(topic);
+    const bytes = payloadBytes(publication);
+    if (!this.#hasRoom(bytes)) {
+      this.#dropped++;
+      return;
+    }
+    this.#published++;
+    const payload = compact(publication.payload);
+    this.#link.send(
+      except === undefined
+        ? ["publish", topic, payload, bytes]
+        : ["publish", topic, payload, bytes, except],
+    );
+  }
+
+  /**
+   * Subscribes this thread to a topic.
+   *
+   * @param topic The topic.
+   * @param listener Gets the publications of the topic.
+   * @param options The bounds of a history, and a callback for interruptions.
+   * @returns The subscription, ready once the engine confirmed it.
+   * @throws {UnsupportedError} If the broker is closed.
+   * @throws {RangeError} If the topic has more than 1,024 bytes.
+   */
+  subscribe(
+    topic: string,
+    listener: PublicationListener,
+    options: BrokerSubscribeOptions = {},
+  ): BrokerSubscription {
+    this.#checkOpen("subscribe");
+    checkName(topic);
+    const { history, onInterrupted } = options;
+    const channels = history === undefined ? this.#plain : this.#kept;
+    const channel = channels.get(topic) ?? this.#open(topic, history);
+    const added = channel.listeners.add(listener, onInterrupted);
+    return {
+      ready: channel.ready.promise,
+      [Symbol.asyncDispose]: () => {
+        if (channel.listeners.remove(added) && channel.listeners.isEmpty) {
+          channels.delete(topic);
+          this.#channels.delete(channel.id);
+          channel.ready.resolve();
+          this.#link.send(["unsubscribe", channel.id]);
+        }
+        return Promise.resolve();
+      },
+    };
+  }
+
+  /** Ends all subscriptions, and waits up to a second for the results of calls. Idempotent. */
+  close(): Promise<void> {
+    return this.#closing ??= this.#close();
+  }
+
+  /** Closes the broker; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  async #close(): Promise<void> {
+    for (const { listeners, ready } of this.#channels.values()) {
+      listeners.clear();
+      ready.resolve();
+    }
+    for (const channels of [this.#plain, this.#kept, this.#channels]) channels.clear();
+    this.#link.send(["end"]);
+    this.#link.flush();
+    await settlesWithin(this.#runtime, this.#ended.promise, CLOSE_TIMEOUT_MS);
+    for (const { reject } of this.#calls.values()) {
+      reject(new BrokerError("Cannot wait for the engine: the broker is closed"));
+    }
+    this.#calls.clear();
+    this.status.end({ name: "closed" });
+  }
+
+  #open(topic: string, history: BrokerSubscribeOptions["history"]): Channel {
+    const id = ++this.#lastId;
+    const ready = Promise.withResolvers<void>();
+    const channel: Channel = { id, topic, listeners: new Listeners(), ready };
+    (history === undefined ? this.#plain : this.#kept).set(topic, channel);
+    this.#channels.set(id, channel);
+    this.#link.send(["subscribe", id, topic, history]);
+    return channel;
+  }
+
+  #makeHistory({ remembersMs }: NonNullable<EngineFacts["history"]>): BrokerHistory {
+    return {
+      ...(remembersMs === undefined ? {} : { remembersMs }),
+      append: async (publication, options) => {
+        checkName(publication.topic);
+        const bytes = payloadBytes(publication);
+        const result = this.#call("append", [compactPublication(publication), options], bytes);
+        const appended = await result;
+        this.#published++;
+        return appended;
+      },
+      read: async (topic, { signal, ...options }) => {
+        signal?.throwIfAborted();
+        checkName(topic);
+        const page = await within(this.#runtime, this.#call("read", [topic, options]), { signal });
+        this.#reads++;
+        return page;
+      },
+    };
+  }
+
+  #makeStore({ takes }: NonNullable<EngineFacts["store"]>): BrokerStore {
+    const call = async <N extends keyof BrokerStore>(
+      name: N,
+      ...args: Parameters<EngineCalls[N]>
+    ): Promise<Awaited<ReturnType<EngineCalls[N]>>> => {
+      checkName(args[0]);
+      return await this.#call(name, args);
+    };
+    return {
+      advance: (...args) => call("advance", ...args),
+      newest: (...args) => call("newest", ...args),
+      claim: (...args) => call("claim", ...args),
+      release: (...args) => call("release", ...args),
+      claims: (...args) => call("claims", ...args),
+      ...(takes && { take: (...args) => call("take", ...args) }),
+    };
+  }
+
+  #call<N extends CallName>(
+    name: N,
+    args: Parameters<EngineCalls[N]>,
+    bytes = 0,
+  ): Promise<Awaited<ReturnType<EngineCalls[N]>>> {
+    if (this.#closing !== undefined) {
+      return Promise.reject(new BrokerError(`Cannot ${name}: the broker is closed`));
+    }
+    if (this.#calls.size >= MAX_CALLS || !this.#hasRoom(bytes)) {
+      this.#dropped++;
+      const error = new BrokerError(`Cannot ${name}: too many operations wait for the main thread`);
+      return Promise.reject(error);
+    }
+    const call = Promise.withResolvers<unknown>();
+    const id = ++this.#lastId;
+    this.#calls.set(id, call);
+    this.#link.send(["call", id, name, bytes, args]);
+    return call.promise as Promise<Awaited<ReturnType<EngineCalls[N]>>>;
+  }
+
+  #handle(operation: EngineOperation): void {
+    switch (operation[0]) {
+      case "deliver":
+        return this.#deliver(operation);
+      case "ready":
+        return this.#channels.get(operation[1])?.ready.resolve();
+      case "interrupted":
+        return this.#interrupt(operation[1]);
+      case "result":
+        return this.#takeCall(operation[1])?.resolve(operation[3]);
+      case "failure":
+        return this.#takeCall(operation[1])?.reject(errorOf(operation[2], operation[3]));
+      case "refused":
+        this.#refused++;
+        this.#dropped++;
+        this.#refusal = operation[1];
+        return;
+      case "status":
+        return this.#setStatus(restoreStatus(operation[1]));
+      case "ended":
+        return this.#ended.resolve();
+    }
+  }
+
+  #deliver(operation: EngineOperation & readonly ["deliver", ...unknown[]]): void {
+    const [, id, payload, bytes, except, epoch, offset = 0, prev = 0, tag] = operation;
+    const channel = this.#channels.get(id);
+    if (channel === undefined) return;
+    this.#received++;
+    const { topic } = channel;
+    channel.listeners.deliver({
+      topic,
+      payload,
+      bytes,
+      ...(except === undefined ? {} : { except }),
+      ...(epoch === undefined ? {} : { position: { epoch, offset, prev, tag } }),
+    });
+  }
+
+  #interrupt(id: number): void {
+    if (id !== ALL_CHANNELS) return this.#channels.get(id)?.listeners.interrupt();
+    this.#interruptions++;
+    for (const { listeners } of [...this.#channels.values()]) listeners.interrupt();
+  }
+
+  #setStatus(status: BrokerStatus): void {
+    if (status.name === "interrupted") this.#interruptions++;
+    this.status.set(status);
+  }
+
+  #takeCall(id: number): PromiseWithResolvers<unknown> | undefined {
+    const call = this.#calls.get(id);
+    this.#calls.delete(id);
+    return call;
+  }
+
+  #hasRoom(bytes: number): boolean {
+    const { waiting, waitingBytes } = this.#link;
+    return waiting < MAX_WAITING && waitingBytes + bytes <= MAX_WAITING_BYTES;
+  }
+
+  #checkOpen(verb: string): void {
+    if (this.#closing !== undefined) {
+      throw new UnsupportedError(`Cannot ${verb}: the broker is closed`);
+    }
+  }
+}
+
+/** Refuses a topic or key before it reaches the engine's thread, as an engine would. */
+function checkName(name: string): void {
+  if (!exceedsBytes(name, MAX_NAME_BYTES)) return;
+  throw new RangeError(
+    `Cannot name a topic: a topic or key must have at most ${MAX_NAME_BYTES} bytes, received ` +
+      `${name.length} characters`,
+  );
+}

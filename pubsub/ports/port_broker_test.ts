@@ -1,0 +1,38 @@
+import { platformRuntime } from "../../base/runtime.ts";
+import type { Broker } from "../broker.ts";
+import { testBroker } from "../conformance/suite.ts";
+import { MemoryBroker } from "../memory/broker.ts";
+import { EnginePorts } from "./engine_port.ts";
+import { factsOf } from "./operations.ts";
+import { PortBroker } from "./port_broker.ts";
+
+/** A worker's broker, connected by ports that clone each batch. */
+function connect(ports: EnginePorts, engine: Broker): PortBroker {
+  const runtime = platformRuntime();
+  const { port1, port2 } = new MessageChannel();
+  const broker: PortBroker = new PortBroker({
+    runtime,
+    engine: factsOf(engine),
+    post: (batch) => port2.postMessage(batch),
+  });
+  const port = ports.open((batch) => port1.postMessage(batch));
+  port1.onmessage = ({ data }) => port.take(data);
+  port2.onmessage = ({ data }) => broker.take(data);
+  void broker.status.observe(({ name }) => {
+    if (name === "closed") {
+      port1.close();
+      port2.close();
+    }
+  });
+  return broker;
+}
+
+/** Brokers of several workers on one engine in memory. */
+function connectTo(engine: Broker, count: number): PortBroker[] {
+  const ports = new EnginePorts(engine, platformRuntime());
+  return Array.from({ length: count }, () => connect(ports, engine));
+}
+
+testBroker("PortBroker", () => connectTo(new MemoryBroker(), 1)[0]!, {
+  makePair: () => connectTo(new MemoryBroker(), 2) as [PortBroker, PortBroker],
+});

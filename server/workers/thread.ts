@@ -1,0 +1,129 @@
+/** A thread that runs one worker: its start, its messages, its silence and its end. */
+import { textOf } from "../../base/error_text.ts";
+import { getHeapStatistics } from "node:v8";
+import { Worker } from "node:worker_threads";
+import type { Runtime } from "../../base/runtime.ts";
+import { pause, within } from "../../base/wait.ts";
+import { TimeoutError } from "../../errors.ts";
+import type { EnginePort, EnginePorts } from "../../pubsub/ports/engine_port.ts";
+import {
+  type Answers,
+  type MainQuestions,
+  ThreadCalls,
+  type ThreadMessage,
+  type WorkerQuestions,
+} from "./thread_calls.ts";
+import { INIT_KEY, type WorkerInit } from "./worker_node.ts";
+
+/** Time between two questions whether a worker still handles messages, in milliseconds. */
+const PING_MS = 1_000;
+
+/** Options for {@linkcode WorkerThread}. */
+export interface WorkerThreadOptions {
+  readonly runtime: Runtime;
+  readonly ports: EnginePorts;
+  readonly init: WorkerInit;
+  /** Most heap of the thread, in MiB; `undefined` for as much as this process has. */
+  readonly maxHeapMb: number | undefined;
+  /** Silence after which the thread is ended, in milliseconds. */
+  readonly silentMs: number;
+  /** Answers questions of the worker. */
+  readonly answers: Answers<MainQuestions>;
+}
+
+/** One thread. */
+export class WorkerThread {
+  /** Resolves with the reason once the thread is over. */
+  readonly ended: Promise<Error>;
+  /** Questions to the worker. */
+  readonly calls: ThreadCalls<WorkerQuestions, MainQuestions>;
+  readonly #options: WorkerThreadOptions;
+  readonly #worker: Worker;
+  readonly #port: EnginePort;
+  readonly #over = new AbortController();
+  #error: Error | undefined;
+
+  /**
+   * Starts the thread, which loads no module of the application yet.
+   *
+   * @param options See {@linkcode WorkerThreadOptions}.
+   * @throws {TypeError} If the data cannot be cloned.
+   */
+  constructor(options: WorkerThreadOptions) {
+    const { init, ports, maxHeapMb = processHeapMb(), answers } = options;
+    this.#options = options;
+    const worker = this.#worker = startWorker(init, maxHeapMb);
+    const post = (message: unknown) => {
+      if (!this.#over.signal.aborted) worker.postMessage(message);
+    };
+    this.calls = new ThreadCalls<WorkerQuestions, MainQuestions>(post, answers);
+    this.#port = ports.open(post);
+    worker.on("message", (message: ThreadMessage) => {
+      // Batches of the broker are arrays; all else is a question or an answer.
+      if (Array.isArray(message)) this.#port.take(message as never);
+      else this.calls.take(message);
+    });
+    worker.on("error", (error: unknown) => this.#error ??= new Error(textOf(error)));
+    const { promise, resolve } = Promise.withResolvers<Error>();
+    this.ended = promise;
+    worker.on("exit", (code: number) => {
+      const error = this.#error ?? new Error(`Worker ${init.index} ended with code ${code}`);
+      this.#over.abort();
+      this.#port.end();
+      this.calls.end(error);
+      resolve(error);
+    });
+  }
+
+  /** Asks again and again for a sign of life, and ends the thread without one. */
+  async watch(): Promise<void> {
+    const { runtime, silentMs, init } = this.#options;
+    const { signal } = this.#over;
+    while (!signal.aborted) {
+      await pause(runtime, PING_MS, signal);
+      if (signal.aborted) return;
+      const fault = await this.#findFault(runtime, silentMs);
+      if (fault !== undefined) await this.terminate(new Error(`Worker ${init.index} ${fault}`));
+    }
+  }
+
+  async #findFault(runtime: Runtime, timeoutMs: number): Promise<string | undefined> {
+    try {
+      const { isExhausted } = await within(runtime, this.calls.ask("ping"), { timeoutMs });
+      return isExhausted ? "has filled its heap" : undefined;
+    } catch (error) {
+      // Another error means that the thread is over, which `ended` tells.
+      return error instanceof TimeoutError ? `did not answer for ${timeoutMs} ms` : undefined;
+    }
+  }
+
+  /** Ends the thread now; what the worker has not sent is lost. */
+  async terminate(error: Error): Promise<void> {
+    this.#error ??= error;
+    await this.#worker.terminate();
+    await this.ended;
+  }
+}
+
+/** Heap of this process in MiB, so that a worker has the same bound, and ends alone beyond. */
+function processHeapMb(): number {
+  return Math.floor(getHeapStatistics().heap_size_limit / 1_048_576);
+}
+
+function startWorker(init: WorkerInit, maxHeapMb: number): Worker {
+  const program = JSON.stringify(import.meta.resolve("./worker.ts"));
+  // A worker of this kind starts from a file or from data, and the toolkit may come from a registry.
+  const url = new URL(`data:text/javascript,import ${encodeURIComponent(program)}`);
+  try {
+    return new Worker(url, {
+      workerData: { [INIT_KEY]: init },
+      resourceLimits: { maxOldGenerationSizeMb: maxHeapMb },
+    });
+  } catch (cause) {
+    if (!(cause instanceof DOMException) || cause.name !== "DataCloneError") throw cause;
+    throw new TypeError(
+      `Cannot serve workers: options must be values that can be cloned, received "${cause.message}"`,
+      { cause },
+    );
+  }
+}

@@ -1,0 +1,149 @@
+/** Questions and answers between the main thread and a worker, beside the batches of the broker. */
+import { textOf } from "../../base/error_text.ts";
+import type { DrainReport } from "../../manager/drain.ts";
+import type { SessionCloseOptions } from "../../session/types.ts";
+import type { ServerHealth } from "../../telemetry/endpoint.ts";
+import type { Measure } from "../../telemetry/measures.ts";
+
+/** The UDP socket of WebTransport, as other workers tell their clients. */
+export interface UdpFacts {
+  /** Address of the socket. */
+  readonly address: Deno.NetAddr;
+  /** Hashes of the certificate. */
+  readonly hashes: readonly {
+    readonly algorithm: "sha-256";
+    readonly value: Uint8Array<ArrayBuffer>;
+  }[];
+}
+
+/** State of the sockets of a worker. */
+export interface ListeningFacts {
+  /** Address of TCP. */
+  readonly address: Deno.NetAddr;
+  /** The URL of WebSocket. */
+  readonly url: string;
+  /** The URL of WebTransport; empty if this worker has none. */
+  readonly webTransportUrl: string;
+  /** Reason for a failure of WebTransport. */
+  readonly webTransportError?: string;
+  /** Id of the worker's node. */
+  readonly node: string;
+}
+
+/** Questions of the main thread to a worker. */
+export interface WorkerQuestions {
+  /** Loads the module, and listens. */
+  start(): ListeningFacts;
+  /** Shows that the worker handles messages, and tells if its heap was full once. */
+  ping(): { readonly isExhausted: boolean };
+  /** Begins to listen on UDP. */
+  takeUdp(): void;
+  /** Reads the UDP socket; `undefined` without one. */
+  udp(): UdpFacts | undefined;
+  /** Reads the metrics. */
+  measures(): readonly Measure[];
+  /** Reads the health. */
+  health(): ServerHealth;
+  /** Drains the server, and ends the broker. */
+  drain(options: { readonly withinMs?: number; readonly reason?: string }): DrainReport;
+  /** Closes the server, and ends the broker. */
+  close(options: SessionCloseOptions): void;
+}
+
+/** Questions of a worker to the main thread. */
+export interface MainQuestions {
+  /** Tells that the sockets changed. */
+  listening(facts: ListeningFacts): void;
+  /** Reads the UDP socket, whichever worker has one. */
+  udp(): UdpFacts | undefined;
+  /** Reads the metrics of all workers. */
+  measures(): readonly Measure[];
+  /** Reads the health of all workers. */
+  health(): ServerHealth;
+}
+
+/** A message between threads: a question, an answer, or an error in place of an answer. */
+export type ThreadMessage =
+  | { readonly type: "ask"; readonly id: number; readonly name: string; readonly data: unknown }
+  | { readonly type: "answer"; readonly id: number; readonly data: unknown }
+  | { readonly type: "failure"; readonly id: number; readonly name: string; readonly text: string };
+
+/** Questions, each with an optional argument and an answer. */
+type Questions<T> = { readonly [K in keyof T]: (data: never) => unknown };
+
+/** Answers to questions, at once or later. */
+export type Answers<T extends Questions<T>> = {
+  readonly [K in keyof T]: (
+    ...data: Parameters<T[K]>
+  ) => ReturnType<T[K]> | Promise<Awaited<ReturnType<T[K]>>>;
+};
+
+/**
+ * One end of the questions between two threads. The questions that wait are those of the callers,
+ * which ask at most a few at once.
+ */
+export class ThreadCalls<Asked extends Questions<Asked>, Answered extends Questions<Answered>> {
+  readonly #post: (message: ThreadMessage) => void;
+  readonly #answers: Answers<Answered>;
+  readonly #waiting = new Map<number, PromiseWithResolvers<unknown>>();
+  #last = 0;
+  #end: Error | undefined;
+
+  /**
+   * Creates an end without questions.
+   *
+   * @param post Posts a message to the other thread.
+   * @param answers Answers the questions of the other thread.
+   */
+  constructor(post: (message: ThreadMessage) => void, answers: Answers<Answered>) {
+    this.#post = post;
+    this.#answers = answers;
+  }
+
+  /** Asks the other thread. Rejects with the error of the other thread, or once it is gone. */
+  async ask<K extends keyof Asked & string>(
+    name: K,
+    ...[data]: Parameters<Asked[K]>
+  ): Promise<ReturnType<Asked[K]>> {
+    if (this.#end !== undefined) throw this.#end;
+    const id = ++this.#last;
+    const answer = Promise.withResolvers<unknown>();
+    this.#waiting.set(id, answer);
+    this.#post({ type: "ask", id, name, data });
+    return await answer.promise as ReturnType<Asked[K]>;
+  }
+
+  /** Takes a message of the other thread. */
+  take(message: ThreadMessage): void {
+    if (message.type === "ask") return void this.#answer(message);
+    const waiting = this.#waiting.get(message.id);
+    this.#waiting.delete(message.id);
+    if (message.type === "answer") waiting?.resolve(message.data);
+    else waiting?.reject(errorOf(message.name, message.text));
+  }
+
+  /** Rejects all questions, also later ones: the other thread is gone. */
+  end(error: Error): void {
+    this.#end ??= error;
+    for (const { reject } of this.#waiting.values()) reject(error);
+    this.#waiting.clear();
+  }
+
+  async #answer(
+    { id, name, data }: ThreadMessage & { readonly type: "ask" },
+  ): Promise<void> {
+    const answers = this.#answers as Record<string, (data: unknown) => unknown>;
+    try {
+      const answer = await answers[name]!(data);
+      this.#post({ type: "answer", id, data: answer });
+    } catch (error) {
+      const kind = error instanceof Error ? error.name : "Error";
+      this.#post({ type: "failure", id, name: kind, text: textOf(error) });
+    }
+  }
+}
+
+function errorOf(name: string, text: string): Error {
+  if (name === "TypeError") return new TypeError(text);
+  return name === "RangeError" ? new RangeError(text) : new Error(text);
+}

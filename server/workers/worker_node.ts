@@ -1,0 +1,294 @@
+/** One worker: its broker, its server, and the answers to the main thread. */
+import { getHeapStatistics } from "node:v8";
+import type { MessagePort } from "node:worker_threads";
+import { textOf } from "../../base/error_text.ts";
+import type { OptionKeys } from "../../base/options.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import type { EngineFacts } from "../../pubsub/ports/operations.ts";
+import { PortBroker } from "../../pubsub/ports/port_broker.ts";
+import type { Broker } from "../../pubsub/broker.ts";
+import type { Contract } from "../../session/contract.ts";
+import { MetricsEndpoint, metricsOf } from "../../telemetry/endpoint.ts";
+import { measuresOf } from "../../telemetry/prometheus.ts";
+import type { RequestInfo } from "../../transport/address.ts";
+import type { ListenInfo } from "../listener.ts";
+import { Server } from "../server.ts";
+import type { ServeOptions } from "../server_options.ts";
+import { answerWellKnown, isWellKnown } from "../webtransport.ts";
+import {
+  type Answers,
+  type ListeningFacts,
+  type MainQuestions,
+  ThreadCalls,
+  type ThreadMessage,
+  type UdpFacts,
+  type WorkerQuestions,
+} from "./thread_calls.ts";
+
+/** Options of the server of one worker. */
+type WorkerServeOptions<V, C extends Contract> = Omit<ServeOptions<V, C>, keyof typeof SHARED>;
+
+/** Options of `serve` that all workers share. */
+const SHARED = {
+  broker: true,
+  hostname: true,
+  onListen: true,
+  port: true,
+  reusePort: true,
+  signal: true,
+  tls: true,
+  webSocket: true,
+  webTransport: true,
+} as const satisfies Partial<OptionKeys<ServeOptions>>;
+
+/**
+ * One worker of {@linkcode serveWorkers}, as the default function of its module gets it.
+ *
+ * @example The module of a worker
+ * ```ts
+ * import type { WorkerNode } from "@skein/skein/server";
+ *
+ * export default function start({ serve }: WorkerNode) {
+ *   const server = serve({
+ *     authorize: () => true,
+ *     onMessage: (message) => void server.publish("news", message.data),
+ *   });
+ * }
+ * ```
+ */
+export interface WorkerNode {
+  /** Number of the worker, from 0; a worker that replaces another one has the same number. */
+  readonly index: number;
+  /** Clone of the option `data` of {@linkcode serveWorkers}. */
+  readonly data: unknown;
+  /** The broker of all workers; `serve` uses it already. */
+  readonly broker: Broker;
+  /** Aborts when the worker drains or closes. */
+  readonly signal: AbortSignal;
+  /**
+   * Serves sessions on the port of all workers; to be called once. Takes the options of `serve`,
+   * apart from those of `serveWorkers`. With `metrics`, each worker answers for all.
+   *
+   * @typeParam V Type of the values from `authenticate`.
+   * @typeParam C The contract.
+   * @param options Options of the server.
+   * @returns The server, listening.
+   * @throws {TypeError} If the worker serves already, or an option belongs to `serveWorkers`.
+   */
+  serve<V = unknown, C extends Contract = Contract>(
+    options?: Omit<
+      ServeOptions<V, C>,
+      | "broker"
+      | "hostname"
+      | "onListen"
+      | "port"
+      | "reusePort"
+      | "signal"
+      | "tls"
+      | "webSocket"
+      | "webTransport"
+    >,
+  ): Server<V, C>;
+}
+
+/** Key of the `workerData` of a worker that `serveWorkers` started. */
+export const INIT_KEY = "skeinWorker";
+
+/** Data that a worker starts with; cloned. */
+export interface WorkerInit {
+  /** Address of the module. */
+  readonly module: string;
+  readonly index: number;
+  readonly data: unknown;
+  readonly engine: EngineFacts;
+  /** Options of `serve` that all workers share. */
+  readonly listen: Pick<
+    ServeOptions,
+    "hostname" | "port" | "reusePort" | "tls" | "webTransport"
+  >;
+  /** True if the worker listens on UDP from the start. */
+  readonly hasUdp: boolean;
+}
+
+/** Starts a worker, which does what the main thread asks. */
+export function runWorker(port: MessagePort, init: WorkerInit): void {
+  const worker = new WorkerProgram((message) => port.postMessage(message), init);
+  // Batches of the broker are arrays; all else is a question or an answer.
+  port.on("message", (message: ThreadMessage) => worker.take(message));
+}
+
+class WorkerProgram {
+  readonly #runtime: Runtime = platformRuntime();
+  readonly #init: WorkerInit;
+  readonly #broker: PortBroker;
+  readonly #calls: ThreadCalls<MainQuestions, WorkerQuestions>;
+  readonly #ending = new AbortController();
+  readonly #heapLimit = getHeapStatistics().heap_size_limit;
+  readonly #udp = Promise.withResolvers<void>();
+  #server: Server | undefined;
+  #maxSessions: number | undefined;
+  #metrics: MetricsEndpoint | undefined;
+  #origins: Pick<ServeOptions, "hosts" | "origins"> = {};
+  #info: ListenInfo | undefined;
+
+  constructor(post: (message: unknown) => void, init: WorkerInit) {
+    this.#init = init;
+    this.#broker = new PortBroker({ runtime: this.#runtime, engine: init.engine, post });
+    this.#calls = new ThreadCalls<MainQuestions, WorkerQuestions>(post, this.#answers());
+  }
+
+  take(message: ThreadMessage): void {
+    if (Array.isArray(message)) this.#broker.take(message as never);
+    else this.#calls.take(message);
+  }
+
+  #answers(): Answers<WorkerQuestions> {
+    const source = () => metricsOf(this.#server!, this.#maxSessions);
+    return {
+      start: () => this.#start(),
+      // A full heap ends a handler somewhere inside, and raises the limit for the rest.
+      ping: () => ({ isExhausted: getHeapStatistics().heap_size_limit > this.#heapLimit }),
+      takeUdp: () => this.#udp.resolve(),
+      udp: () => this.#udpFacts(),
+      measures: () => measuresOf(this.#server!),
+      health: () => source().health(),
+      drain: async (options) => {
+        this.#ending.abort();
+        const report = await this.#server!.drain(options);
+        await this.#broker.close();
+        return report;
+      },
+      close: async (options) => {
+        this.#ending.abort();
+        await this.#server?.close(options);
+        await this.#broker.close();
+      },
+    };
+  }
+
+  async #start(): Promise<ListeningFacts> {
+    const { module, index, data } = this.#init;
+    const start = startOf(module, await load(module));
+    await start({
+      index,
+      data,
+      broker: this.#broker,
+      signal: this.#ending.signal,
+      serve: (options = {}) => this.#serve(options),
+    });
+    if (this.#server === undefined) {
+      throw new TypeError(
+        `Cannot serve workers: the default function of ${module} must call serve, received no call`,
+      );
+    }
+    return this.#facts();
+  }
+
+  #serve<V, C extends Contract>(options: WorkerServeOptions<V, C>): Server<V, C> {
+    if (this.#server !== undefined) {
+      throw new TypeError("Cannot serve: a worker must serve once, received a second call");
+    }
+    for (const name in options) {
+      if (!Object.hasOwn(SHARED, name)) continue;
+      throw new TypeError(
+        `Cannot serve: ${name} must be an option of serveWorkers, received one of a worker`,
+      );
+    }
+    const { index, listen, hasUdp } = this.#init;
+    const { metrics = false, hosts, origins, limits, node, ...rest } = options;
+    this.#maxSessions = limits?.maxSessions;
+    this.#origins = { ...(hosts && { hosts }), ...(origins && { origins }) };
+    if (metrics !== false) {
+      this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, {
+        measures: () => this.#calls.ask("measures"),
+        health: () => this.#calls.ask("health"),
+      });
+    }
+    const server = Server.listen<V, C>({
+      ...rest,
+      ...listen,
+      ...this.#origins,
+      ...(limits && { limits }),
+      node: { name: `worker ${index}`, ...node },
+      broker: this.#broker,
+      onListen: (_, info) => this.#listens(info),
+    }, {
+      ...(hasUdp ? {} : { udpFrom: this.#udp.promise }),
+      answer: (request, info) => this.#answer(request, info),
+    });
+    this.#server = server as unknown as Server;
+    return server;
+  }
+
+  /** Answers requests about all workers. */
+  #answer(request: Request, info: RequestInfo): Response | Promise<Response> | undefined {
+    const answer = this.#metrics?.answer(request, info);
+    if (answer !== undefined) return answer;
+    const { webTransport, tls } = this.#init.listen;
+    if (tls !== undefined || webTransport === false || !isWellKnown(request)) return undefined;
+    if (this.#server?.webTransportUrl !== "") return undefined;
+    if (typeof webTransport === "object" && webTransport.wellKnown === false) return undefined;
+    return this.#answerWellKnown(request, info);
+  }
+
+  /** Answers for the worker that has the UDP port. */
+  async #answerWellKnown(request: Request, info: RequestInfo): Promise<Response> {
+    const facts = await this.#calls.ask("udp");
+    const answer = facts && answerWellKnown(request, facts, this.#origins);
+    return answer ?? await this.#server!.fetch(request, info);
+  }
+
+  /** Tells the main thread about changes after the start. */
+  #listens(info: ListenInfo): void {
+    this.#info = info;
+    if (this.#server === undefined) return;
+    // The answer is empty; an error means that the main thread is gone, and this one with it.
+    this.#calls.ask("listening", this.#facts()).catch(() => {});
+  }
+
+  #facts(): ListeningFacts {
+    const { address, url, webTransportUrl, nodes } = this.#server!;
+    const { webTransportError } = this.#info ?? {};
+    return {
+      address: address!,
+      url,
+      webTransportUrl,
+      node: nodes!.id,
+      ...(webTransportError && { webTransportError: webTransportError.message }),
+    };
+  }
+
+  #udpFacts(): UdpFacts | undefined {
+    const { webTransportUrl, certificateHashes } = this.#server!;
+    if (webTransportUrl === "") return undefined;
+    const { hostname, port } = new URL(webTransportUrl);
+    const address: Deno.NetAddr = {
+      transport: "udp",
+      // The URL has this name where the socket listens on all addresses.
+      hostname: hostname === "localhost" ? "0.0.0.0" : hostname,
+      port: Number(port) || 443,
+    };
+    return { address, hashes: certificateHashes };
+  }
+}
+
+/** Loads the module of the application. */
+async function load(module: string): Promise<{ readonly default?: unknown }> {
+  try {
+    return await import(module);
+  } catch (cause) {
+    const message = `Cannot serve workers: ${module} must load, received "${textOf(cause)}"`;
+    throw new TypeError(message, { cause });
+  }
+}
+
+function startOf(
+  module: string,
+  loaded: { readonly default?: unknown },
+): (node: WorkerNode) => unknown {
+  if (typeof loaded.default === "function") return loaded.default as never;
+  throw new TypeError(
+    `Cannot serve workers: the default export of ${module} must be a function, received ${typeof loaded
+      .default}`,
+  );
+}

@@ -1,0 +1,494 @@
+/** All cores of one machine: workers on one port, with one broker, and their supervisor. */
+import { Backoff } from "../../base/backoff.ts";
+import { ConsoleReport } from "../../base/console_report.ts";
+import { checkKeys, checkLimits, type OptionKeys } from "../../base/options.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import { pause, settlesWithin, within } from "../../base/wait.ts";
+import { UnsupportedError } from "../../errors.ts";
+import type { DrainOptions, DrainReport } from "../../manager/drain.ts";
+import type { Broker } from "../../pubsub/broker.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import { sayFarewell } from "../../pubsub/nodes/nodes.ts";
+import { EnginePorts } from "../../pubsub/ports/engine_port.ts";
+import { factsOf } from "../../pubsub/ports/operations.ts";
+import type { SessionCloseOptions } from "../../session/types.ts";
+import { type Measure, mergeMeasures } from "../../telemetry/measures.ts";
+import { textOf } from "../../telemetry/prometheus.ts";
+import type { ServeOptions } from "../server_options.ts";
+import type { ListenInfo } from "../listener.ts";
+import { WorkerThread } from "./thread.ts";
+import type { Answers, ListeningFacts, MainQuestions, UdpFacts } from "./thread_calls.ts";
+
+/** Upper end of the delay before the first replacement of a worker, in milliseconds. */
+const FIRST_DELAY_MS = 200;
+
+/** Upper end of every delay before a replacement, in milliseconds. */
+const MAX_DELAY_MS = 30_000;
+
+/** Time after which a worker that listens counts as sound, and its delays start over. */
+const SOUND_MS = 60_000;
+
+/** Time without an answer after which a worker counts as hanging by default, in milliseconds. */
+const SILENT_MS = 10_000;
+
+/** Longest wait for a worker's figures, in milliseconds. */
+const FIGURES_MS = 2_000;
+
+/** Longest wait for a worker to close its sessions, in milliseconds. */
+const CLOSE_MS = 10_000;
+
+/** Most workers: more threads than any machine of today has cores. */
+const MAX_WORKERS = 1_024;
+
+/** Options for {@linkcode serveWorkers}; those of one server are given in the module. */
+export interface WorkersOptions
+  extends Pick<ServeOptions, "hostname" | "onListen" | "port" | "signal" | "tls" | "webTransport"> {
+  /**
+   * Number of workers. More than one needs Linux, whose kernel shares a port among listeners.
+   *
+   * @default {navigator.hardwareConcurrency, 1 on other systems than Linux}
+   */
+  readonly workers?: number;
+  /** Value for every worker, cloned: `data` of {@linkcode WorkerNode}. */
+  readonly data?: unknown;
+  /**
+   * Engine behind the workers, such as a `RedisBroker`, of which this process is then one of
+   * several. Stays open. By default a `MemoryBroker`, whose histories last as long as the process.
+   */
+  readonly broker?: Broker;
+  /**
+   * Most heap of one worker, in MiB. A worker beyond that ends, and is replaced. By default as much
+   * as the process may have.
+   */
+  readonly maxHeapMb?: number;
+  /**
+   * Time without an answer after which a worker counts as hanging, and is replaced, in milliseconds.
+   *
+   * @default {10000}
+   */
+  readonly silentMs?: number;
+  /**
+   * Called when a worker ended that should not have. A replacement starts after `restartMs`. By
+   * default the error is printed.
+   */
+  readonly onWorkerEnd?: (
+    end: { readonly index: number; readonly error: Error; readonly restartMs: number },
+  ) => void;
+  /** Clocks, timers and randomness of the main thread; by default those of the platform. */
+  readonly runtime?: Runtime;
+}
+
+const OPTIONS: OptionKeys<WorkersOptions> = {
+  broker: true,
+  data: true,
+  hostname: true,
+  maxHeapMb: true,
+  onListen: true,
+  onWorkerEnd: true,
+  port: true,
+  runtime: true,
+  signal: true,
+  silentMs: true,
+  tls: true,
+  webTransport: true,
+  workers: true,
+};
+
+/** The place of one worker, over all its replacements. */
+interface Place {
+  readonly index: number;
+  readonly backoff: Backoff;
+  state: Workers["states"][number]["state"];
+  starts: number;
+  thread: WorkerThread | undefined;
+  facts: ListeningFacts | undefined;
+  /** True if this worker has the UDP port, or is about to take the port. */
+  hasUdp: boolean;
+}
+
+/** Workers that serve together, from {@linkcode serveWorkers} to `close`. */
+export class Workers implements AsyncDisposable {
+  readonly #options: WorkersOptions;
+  readonly #module: string;
+  readonly #runtime: Runtime;
+  readonly #console: ConsoleReport;
+  readonly #engine: Broker;
+  readonly #ports: EnginePorts;
+  readonly #places: readonly Place[];
+  readonly #limits: { readonly workers: number; readonly silentMs: number };
+  readonly #over = new AbortController();
+  #address: Deno.NetAddr | undefined;
+  #isDraining = false;
+  #closing: Promise<void> | undefined;
+
+  private constructor(module: string, options: WorkersOptions) {
+    const { runtime = platformRuntime(), workers = defaultWorkers() } = options;
+    const { maxHeapMb } = options;
+    checkLimits({ workers: 1 }, { workers }, { of: "workers: ", max: MAX_WORKERS });
+    checkLimits({ maxHeapMb: 1 }, { maxHeapMb }, { of: "workers: " });
+    const { silentMs } = checkLimits({ silentMs: SILENT_MS }, options, { of: "workers: " });
+    this.#limits = { workers, silentMs };
+    if (workers > 1 && Deno.build.os !== "linux") {
+      throw new UnsupportedError(
+        `Cannot serve workers: workers must be 1 on ${Deno.build.os}, received ${workers}`,
+      );
+    }
+    this.#options = options;
+    this.#module = module;
+    this.#runtime = runtime;
+    this.#console = new ConsoleReport(runtime);
+    this.#engine = options.broker ?? new MemoryBroker({ runtime });
+    this.#ports = new EnginePorts(this.#engine, runtime);
+    this.#places = Array.from({ length: workers }, (_, index) => ({
+      index,
+      backoff: new Backoff(runtime, { firstDelayMs: FIRST_DELAY_MS, maxDelayMs: MAX_DELAY_MS }),
+      state: "starting",
+      starts: 0,
+      thread: undefined,
+      facts: undefined,
+      hasUdp: false,
+    }));
+  }
+
+  /** Address on which all workers listen. */
+  get address(): Deno.NetAddr {
+    return this.#address!;
+  }
+
+  /** The URL at which a client on this machine connects. */
+  get url(): string {
+    return this.#places.find(({ facts }) => facts !== undefined)?.facts?.url ?? "";
+  }
+
+  /** The URL of WebTransport, which one worker serves; empty while there is none. */
+  get webTransportUrl(): string {
+    return this.#places.map(({ facts }) => facts?.webTransportUrl).find(Boolean) ?? "";
+  }
+
+  /** The workers, by number. */
+  get states(): readonly {
+    /** Number of the worker, from 0. */
+    readonly index: number;
+    /** State of the worker: `waiting` is the time before a replacement starts. */
+    readonly state: "starting" | "listening" | "waiting" | "closed";
+    /** Number of starts so far: above 1, the worker was replaced. */
+    readonly starts: number;
+    /** True if this worker serves WebTransport. */
+    readonly hasWebTransport: boolean;
+  }[] {
+    return this.#places.map(({ index, state, starts, facts }) => ({
+      index,
+      state,
+      starts,
+      hasWebTransport: Boolean(facts?.webTransportUrl),
+    }));
+  }
+
+  /** Starts workers; called by {@linkcode serveWorkers}. */
+  static async start(module: string, options: WorkersOptions): Promise<Workers> {
+    const workers = new Workers(module, options);
+    const { signal } = options;
+    try {
+      await within(workers.#runtime, workers.#startAll(), { signal });
+    } catch (error) {
+      await workers.close();
+      throw error;
+    }
+    const close = () => void workers.close();
+    signal?.addEventListener("abort", close, { once: true });
+    workers.#over.signal.addEventListener("abort", () => {
+      signal?.removeEventListener("abort", close);
+    });
+    return workers;
+  }
+
+  /**
+   * Reads the metrics of all workers in the text format of Prometheus; each number has the label
+   * `worker`. A worker that does not answer within two seconds is left out.
+   *
+   * @returns The text.
+   */
+  async metrics(): Promise<string> {
+    return (await this.#measures()).map(textOf).join("");
+  }
+
+  /**
+   * Reads the health of all workers together.
+   *
+   * @returns The state, and the number of sessions on all workers.
+   */
+  async health(): Promise<{
+    /** `ok` while a worker takes new sessions, and `down` while none listens. */
+    readonly status: "ok" | "draining" | "full" | "down";
+    /** Number of sessions on all workers. */
+    readonly sessions: number;
+  }> {
+    const all = await this.#ask((place) => place.thread!.calls.ask("health"));
+    const sessions = all.reduce((sum, [, health]) => sum + health.sessions, 0);
+    if (this.#isDraining) return { status: "draining", sessions };
+    const status = (["ok", "full", "draining"] as const).find((one) =>
+      all.some(([, health]) => health.status === one)
+    );
+    return { status: status ?? "down", sessions };
+  }
+
+  /**
+   * Drains all workers as `Server.drain` does, and ends.
+   *
+   * @param options The time, and the message to peers.
+   * @returns The sums over all workers.
+   */
+  async drain(options: Omit<DrainOptions, "random"> = {}): Promise<DrainReport> {
+    const { signal, ...rest } = options;
+    const startedAt = this.#runtime.monotonic();
+    this.#isDraining = true;
+    const cut = () => void this.close();
+    signal?.addEventListener("abort", cut, { once: true });
+    if (signal?.aborted) cut();
+    const drains = await Promise.allSettled(
+      this.#listening.map(({ thread }) => thread!.calls.ask("drain", rest)),
+    );
+    signal?.removeEventListener("abort", cut);
+    const reports = drains.flatMap((one) => one.status === "fulfilled" ? [one.value] : []);
+    await this.close();
+    const failed = drains.find((one) => one.status === "rejected");
+    if (failed !== undefined && reports.length === 0 && !signal?.aborted) throw failed.reason;
+    return {
+      closed: reports.reduce((sum, { closed }) => sum + closed, 0),
+      cut: reports.reduce((sum, { cut }) => sum + cut, 0),
+      tookMs: this.#runtime.monotonic() - startedAt,
+    };
+  }
+
+  /**
+   * Closes all sessions, and ends all workers. Idempotent.
+   *
+   * @param options Close code and reason for the peers.
+   */
+  close(options: SessionCloseOptions = {}): Promise<void> {
+    return this.#closing ??= this.#close(options);
+  }
+
+  /** Closes the workers; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.close();
+  }
+
+  get #listening(): readonly Place[] {
+    return this.#places.filter(({ state }) => state === "listening");
+  }
+
+  async #startAll(): Promise<void> {
+    const [first, ...others] = this.#places;
+    // The first worker chooses the port that all others share.
+    await this.#start(first!);
+    await Promise.all(others.map((place) => this.#start(place)));
+    this.#announce();
+  }
+
+  /** Starts the worker of a place. Rejects if the worker does not listen in the end. */
+  async #start(place: Place): Promise<void> {
+    const { data, hostname, tls, webTransport = true, port = 8000, maxHeapMb } = this.#options;
+    place.state = "starting";
+    place.starts++;
+    place.hasUdp = webTransport !== false && !this.#places.some(({ hasUdp }) => hasUdp);
+    const thread = new WorkerThread({
+      runtime: this.#runtime,
+      ports: this.#ports,
+      maxHeapMb,
+      silentMs: this.#limits.silentMs,
+      answers: this.#answers(place),
+      init: {
+        module: this.#module,
+        index: place.index,
+        data,
+        engine: factsOf(this.#engine),
+        hasUdp: place.hasUdp,
+        listen: {
+          port: this.#address?.port ?? port,
+          ...(hostname !== undefined && { hostname }),
+          ...(tls && { tls }),
+          webTransport,
+          reusePort: this.#limits.workers > 1,
+        },
+      },
+    });
+    place.thread = thread;
+    try {
+      place.facts = await thread.calls.ask("start");
+    } catch (error) {
+      await thread.terminate(error as Error);
+      place.hasUdp = false;
+      throw error;
+    }
+    this.#address ??= place.facts.address;
+    place.state = "listening";
+    void thread.watch();
+    const startedAt = this.#runtime.monotonic();
+    void thread.ended.then((error) => {
+      if (this.#runtime.monotonic() - startedAt >= SOUND_MS) place.backoff.reset();
+      return this.#ended(place, error);
+    });
+  }
+
+  /** Replaces a worker that ended by itself. */
+  async #ended(place: Place, error: Error): Promise<void> {
+    const { facts } = place;
+    Object.assign(place, { state: "closed", thread: undefined, facts: undefined, hasUdp: false });
+    if (this.#isEnding) return;
+    // Other workers need not wait for the silence of a node that is surely gone.
+    if (facts !== undefined) sayFarewell(this.#engine, facts.node);
+    this.#handOverUdp();
+    for (let reason = error; !this.#isEnding;) {
+      place.state = "waiting";
+      const restartMs = place.backoff.next()!;
+      this.#tell(place.index, reason, restartMs);
+      await pause(this.#runtime, restartMs, this.#over.signal);
+      if (this.#isEnding) break;
+      try {
+        return await this.#start(place);
+      } catch (cause) {
+        reason = cause as Error;
+      }
+    }
+    place.state = "closed";
+  }
+
+  /** True if no worker starts any more. */
+  get #isEnding(): boolean {
+    return this.#isDraining || this.#over.signal.aborted;
+  }
+
+  #tell(index: number, error: Error, restartMs: number): void {
+    const { onWorkerEnd } = this.#options;
+    try {
+      if (onWorkerEnd === undefined) this.#console.failed(`Worker ${index}`, error);
+      else onWorkerEnd({ index, error, restartMs });
+    } catch (cause) {
+      this.#console.failed("onWorkerEnd", cause);
+    }
+  }
+
+  /** Has another worker listen on UDP, if one is there; otherwise the next one that starts. */
+  #handOverUdp(): void {
+    if (this.#options.webTransport === false) return;
+    if (this.#places.some(({ hasUdp }) => hasUdp)) return;
+    const [heir] = this.#listening;
+    if (heir === undefined) return;
+    heir.hasUdp = true;
+    // A rejection means that the heir is gone too, and its end chooses the next one.
+    heir.thread!.calls.ask("takeUdp").catch(() => {});
+  }
+
+  #answers(place: Place): Answers<MainQuestions> {
+    return {
+      listening: (facts) => {
+        place.facts = facts;
+        if (facts.webTransportUrl !== "" && this.#options.onListen !== undefined) this.#announce();
+      },
+      udp: () => this.#udp(),
+      measures: () => this.#measures(),
+      health: () => this.health(),
+    };
+  }
+
+  async #udp(): Promise<UdpFacts | undefined> {
+    const owner = this.#listening.find(({ hasUdp }) => hasUdp);
+    return await owner?.thread?.calls.ask("udp");
+  }
+
+  async #measures(): Promise<readonly Measure[]> {
+    const all = await this.#ask(({ thread }) => thread!.calls.ask("measures"));
+    return mergeMeasures("skein.worker", all);
+  }
+
+  /** Asks all workers that listen; leaves out those that do not answer. */
+  async #ask<T>(ask: (place: Place) => Promise<T>): Promise<readonly (readonly [string, T])[]> {
+    const asked = this.#listening.map(async (place) => {
+      const answer = await within(this.#runtime, ask(place), { timeoutMs: FIGURES_MS });
+      return [`${place.index}`, answer] as const;
+    });
+    const answers = await Promise.allSettled(asked);
+    return answers.flatMap((one) => one.status === "fulfilled" ? [one.value] : []);
+  }
+
+  /** Calls `onListen`, or prints the address. */
+  #announce(): void {
+    const { onListen } = this.#options;
+    const error = this.#places.find(({ facts }) => facts?.webTransportError)?.facts
+      ?.webTransportError;
+    const info: ListenInfo = {
+      webTransportUrl: this.webTransportUrl,
+      webTransportError: error === undefined ? undefined : new Error(error),
+    };
+    if (onListen !== undefined) return onListen(this.address, info);
+    const too = info.webTransportUrl === "" ? "" : `, WebTransport on ${info.webTransportUrl}`;
+    // Print on stderr, as the runtime does: stdout belongs to the program.
+    // deno-lint-ignore no-console
+    console.error(`${this.#limits.workers} workers listen on ${this.url}${too}`);
+  }
+
+  async #close(options: SessionCloseOptions): Promise<void> {
+    this.#over.abort();
+    await Promise.all(this.#places.map(async (place) => {
+      const { thread } = place;
+      if (thread === undefined) return;
+      // A rejection means that the thread is over already.
+      const closed = thread.calls.ask("close", options).catch(() => {});
+      await settlesWithin(this.#runtime, closed, CLOSE_MS);
+      await thread.terminate(new Error(`Worker ${place.index} was closed`));
+      place.state = "closed";
+    }));
+    if (this.#options.broker === undefined) await this.#engine.close();
+  }
+}
+
+/** Only the kernel of Linux shares a port among listeners. */
+function defaultWorkers(): number {
+  return Deno.build.os === "linux" ? navigator.hardwareConcurrency : 1;
+}
+
+/**
+ * Serves sessions with several workers on one port: one thread for each core. The default function
+ * of a module starts the server of each worker; topics, histories, presence, users and limits are
+ * shared, as over nodes of a cluster.
+ *
+ * - **A worker that fails** (an uncaught error, a hang, a full heap) is replaced, after a delay that
+ *   grows up to half a minute. Its clients reconnect to other workers, and recover from histories.
+ * - **WebTransport** is served by one worker, since UDP cannot be shared. If that worker ends,
+ *   another one takes over.
+ * - **The main thread** has the engine, and carries publications between the workers.
+ *
+ * @example All cores
+ * ```ts ignore
+ * import { serveWorkers, type WorkerNode } from "@skein/skein/server";
+ *
+ * export default function start({ serve }: WorkerNode) {
+ *   const server = serve({
+ *     authorize: () => true,
+ *     onMessage: (message) => void server.publish("news", message.data),
+ *   });
+ * }
+ *
+ * if (import.meta.main) await serveWorkers(new URL(import.meta.url), { port: 8000 });
+ * ```
+ *
+ * @param module Address of the module that each worker loads: `new URL("./app.ts", import.meta.url)`.
+ * @param options See {@linkcode WorkersOptions}.
+ * @returns The workers, once all of them listen.
+ * @throws {TypeError} If the module does not load, has no default function, or that function does not
+ * serve; if an option cannot be cloned, or is unknown.
+ * @throws {RangeError} If a number is out of range.
+ * @throws {UnsupportedError} If several workers are asked for on another system than Linux.
+ */
+export async function serveWorkers(module: URL, options: WorkersOptions = {}): Promise<Workers> {
+  if (!(module instanceof URL)) {
+    throw new TypeError(
+      `Cannot serve workers: module must be a URL, such as new URL("./app.ts", import.meta.url), ` +
+        `received ${typeof module}`,
+    );
+  }
+  checkKeys(options, OPTIONS, "serve workers: options");
+  options.signal?.throwIfAborted();
+  return await Workers.start(module.href, options);
+}

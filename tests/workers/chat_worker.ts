@@ -1,0 +1,41 @@
+/** A worker for the tests: a chat with users, rooms and a history. */
+import type { WorkerNode } from "../../server.ts";
+
+/** Starts the server of the worker. */
+export default function start({ serve, index, data }: WorkerNode): void {
+  const server = serve({
+    authenticate: ({ token }) => token,
+    authorize: () => true,
+    history: { "kept:{name}": { size: 10_000 } },
+    rooms: ["room:{name}"],
+    metrics: true,
+    presenceGraceMs: 200,
+    limits: { maxSessionsPerUser: 3 },
+    rates: { perAddress: {} },
+    onOpen: (session) => session.send("worker", index),
+    onMessage(message, session): void {
+      switch (message.topic) {
+        case "data":
+          return void message.reply(data);
+        case "tell":
+          return void server.to("ann").send("told", message.data);
+        case "publish":
+          return server.publish("news", message.data);
+        case "crash":
+          return void queueMicrotask(() => {
+            throw new Error("The worker crashed");
+          });
+        case "exit":
+          return Deno.exit(3);
+        case "hang":
+          for (const until = Date.now() + 3_000; Date.now() < until;);
+          return;
+        case "leak": {
+          const kept: unknown[] = [];
+          while (true) kept.push({ at: kept.length });
+        }
+      }
+      session.send("unknown", message.topic);
+    },
+  });
+}
