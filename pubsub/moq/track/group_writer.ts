@@ -81,6 +81,13 @@ export class GroupWriter implements AsyncDisposable {
    */
   next: GroupWriter | undefined = undefined;
 
+  /**
+   * True if all earlier groups go first, in either order of the subscription.
+   *
+   * @ignore
+   */
+  isBehind = false;
+
   readonly #options: GroupWriterOptions;
   #stream: DirectWritable | undefined = undefined;
   readonly #waiting: FrameBuffer;

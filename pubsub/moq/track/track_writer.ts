@@ -64,22 +64,49 @@ export interface TrackWriterLink {
  */
 export const MAX_OPENING_GROUPS = 64;
 
+/**
+ * Groups of a subscription that a waiting writer may open in one turn of the event loop. Deno's
+ * QUIC takes 10 MB at once and sends only between turns: a writer without this bound would hold up
+ * the whole process until the 10 MB are full.
+ */
+export const MAX_GROUPS_PER_TURN = 64;
+
 /** Counts the groups of one subscription. */
 export class GroupLimit {
+  readonly #runtime: Runtime;
   #opening = 0;
   /** Closed groups that the wire has not taken yet. */
   #unsent = 0;
+  /** Groups opened in this turn of the event loop. */
+  #inTurn = 0;
+  #isTurnWatched = false;
+  /** True if a writer had to wait in this turn. */
+  #hasWaited = false;
+  #isSaturated = false;
   /** Waiting writers, in the order of their calls. */
   readonly #waiters = new Set<() => void>();
 
+  /** Begins without groups. */
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
+
   /** True if another group has to wait. */
   get isFull(): boolean {
-    return this.#opening >= MAX_OPENING_GROUPS || this.#unsent >= MAX_OPENING_GROUPS;
+    return this.#opening >= MAX_OPENING_GROUPS || this.#unsent >= MAX_OPENING_GROUPS ||
+      this.#inTurn >= MAX_GROUPS_PER_TURN;
+  }
+
+  /** True if a writer had to wait in this turn of the event loop or in the one before. */
+  get isSaturated(): boolean {
+    return this.#isSaturated;
   }
 
   /** Counts a group that asks for a stream. */
   opening(): void {
     this.#opening++;
+    this.#inTurn++;
+    if (!this.#isTurnWatched) this.#watchTurn();
   }
 
   /** Counts a group that got a stream, or failed to get one. */
@@ -112,6 +139,7 @@ export class GroupLimit {
       reject(signal!.reason);
     };
     this.#waiters.add(resolve);
+    this.#hasWaited = this.#isSaturated = true;
     signal?.addEventListener("abort", onAbort, { once: true });
     try {
       await promise;
@@ -124,6 +152,22 @@ export class GroupLimit {
   wakeAll(): void {
     for (const wake of this.#waiters) wake();
     this.#waiters.clear();
+  }
+
+  #watchTurn(): void {
+    this.#isTurnWatched = true;
+    this.#runtime.schedule(() => {
+      this.#isTurnWatched = false;
+      this.#isSaturated = this.#hasWaited;
+      this.#hasWaited = false;
+      if (this.#inTurn === 0) return;
+      this.#inTurn = 0;
+      // The next turn may show that no writer has to wait any more.
+      this.#watchTurn();
+      for (let left = MAX_GROUPS_PER_TURN; left > 0 && this.#waiters.size > 0; left--) {
+        this.#wakeOne();
+      }
+    });
   }
 
   #wakeOne(): void {
@@ -142,18 +186,22 @@ const ORDERS_PER_PRIORITY = 2 ** 23;
 
 /**
  * Finds the send order of a group: higher priorities first; then the newest group, or the oldest
- * one in ordered mode. The numbers wrap around, so that one group in eight million is out of order.
+ * one in ordered mode. Groups of a saturated writer are behind all others, the oldest first:
+ * otherwise the first groups would wait until the writer stops, and every open stream costs the
+ * subscriber. The numbers wrap around, so that one group in four million is out of order.
  *
  * @returns The send order; higher goes first.
  */
 function sendOrderOf(
   distance: number,
   { priority, ordered }: Pick<SubscribeFields, "priority" | "ordered">,
+  isBehind: boolean,
 ): number {
-  const rest = distance % ORDERS_PER_PRIORITY;
-  const order = rest < 0 ? rest + ORDERS_PER_PRIORITY : rest;
+  const half = ORDERS_PER_PRIORITY / 2;
+  const rest = distance % half;
+  const order = rest < 0 ? rest + half : rest;
   return (priority - 256) * ORDERS_PER_PRIORITY +
-    (ordered ? ORDERS_PER_PRIORITY - 1 - order : order);
+    (ordered || isBehind ? half - 1 - order : half + order);
 }
 
 /**
@@ -167,7 +215,11 @@ export const CLOSE_TIMEOUT_MS = 30_000;
  * handler is done, the track is closed.
  *
  * - **Groups:** several may be open at once, and each may be given up. Each has a stream: while the
- *   peer allows no more streams, up to 64 groups wait, and opening another one waits with them.
+ *   peer allows no more streams, up to 64 groups wait, and opening another one waits with them. So
+ *   does the opening of more than 64 in one turn of the event loop.
+ * - **Order:** the newest group is sent first, or the oldest if the subscriber asks for that. A
+ *   writer whose `openGroup()` has to wait is saturated: its groups are sent in order, after the
+ *   earlier ones.
  * - **End:** the track is over once closed, or the subscriber left, the session ended, or the last
  *   requested group is written; `signal` tells.
  *
@@ -214,7 +266,7 @@ export class TrackWriter implements AsyncDisposable {
   readonly #controller = new AbortController();
   readonly #groups = new LinkedList<GroupWriter>();
   readonly #fields: LatestValue<SubscribeFields>;
-  readonly #limit = new GroupLimit();
+  readonly #limit: GroupLimit;
   #next: number;
   #first: number | undefined = undefined;
   #state: "open" | "closing" | "over" = "open";
@@ -233,6 +285,7 @@ export class TrackWriter implements AsyncDisposable {
     fields: SubscribeFields,
   ) {
     this.#link = link;
+    this.#limit = new GroupLimit(link.runtime);
     this.path = about.path;
     this.name = about.name;
     this.id = about.id;
@@ -316,7 +369,8 @@ export class TrackWriter implements AsyncDisposable {
    * @param sequence The number of the group; one more than the last one by default, and for the
    * first group the requested one, or 1.
    * @param options A signal to end the wait.
-   * @returns The group: at once, unless too many groups wait for a stream, or to be sent.
+   * @returns The group: at once, unless too many groups wait for a stream, or to be sent, or were
+   * opened in this turn of the event loop.
    * @throws {MoqError} If the subscription is over, or the number is above the last requested one.
    * @throws {RangeError} If the number is not an integer from 0 to 2^53 - 2.
    */
@@ -336,7 +390,7 @@ export class TrackWriter implements AsyncDisposable {
     this.#next = Math.max(before, sequence + 1);
     try {
       while (this.#limit.isFull && this.#state === "open") await this.#limit.wait(options.signal);
-      return this.startGroup(sequence);
+      return this.#start(sequence, this.#limit.isSaturated);
     } catch (error) {
       this.#giveBack(sequence, before);
       throw error;
@@ -345,41 +399,14 @@ export class TrackWriter implements AsyncDisposable {
 
   /**
    * Starts a group without waiting, however many groups wait already; for callers that bound that
-   * number by other means.
+   * number by other means. Such a group never counts as one of a saturated writer.
    *
    * @param sequence The number of the group.
    * @returns The group.
    * @throws {MoqError} If the subscription is over, or the number is above the last requested one.
    */
   startGroup(sequence: number): GroupWriter {
-    if (this.#state !== "open") {
-      throw new MoqError("subscribe", "cancelled", "Cannot open group: the subscription is over", {
-        cause: this.signal.reason,
-      });
-    }
-    this.#checkRange(sequence);
-    this.#next = Math.max(this.#next, sequence + 1);
-    const link = this.#link;
-    if (this.#first === undefined) {
-      this.#first = sequence;
-      this.#isAccepted = true;
-      link.accept(this.subscription, sequence);
-    }
-    const head = encodeGroupHead({ subscribeId: this.id, sequence });
-    const group = new GroupWriter(sequence, head, this.#groupOptions);
-    this.#groups.add(group);
-    this.#limit.opening();
-    link.open(this.#sendOrderOf(sequence)).then(
-      (stream) => {
-        this.#limit.opened();
-        group.attach(stream);
-      },
-      (error) => {
-        this.#limit.opened();
-        group.failToOpen(link.errorOf(error));
-      },
-    );
-    return group;
+    return this.#start(sequence, false);
   }
 
   /**
@@ -457,7 +484,7 @@ export class TrackWriter implements AsyncDisposable {
    */
   update(fields: SubscribeFields): void {
     this.#fields.set(fields);
-    for (const group of this.#groups.toArray()) group.sendOrder = this.#sendOrderOf(group.sequence);
+    for (const group of this.#groups.toArray()) group.sendOrder = this.#sendOrderOf(group);
     this.#closeAtLast();
   }
 
@@ -471,6 +498,38 @@ export class TrackWriter implements AsyncDisposable {
     this.#state = "over";
     for (const group of this.#groups.toArray()) group.fail(error);
     this.#over(error);
+  }
+
+  #start(sequence: number, isBehind: boolean): GroupWriter {
+    if (this.#state !== "open") {
+      throw new MoqError("subscribe", "cancelled", "Cannot open group: the subscription is over", {
+        cause: this.signal.reason,
+      });
+    }
+    this.#checkRange(sequence);
+    this.#next = Math.max(this.#next, sequence + 1);
+    const link = this.#link;
+    if (this.#first === undefined) {
+      this.#first = sequence;
+      this.#isAccepted = true;
+      link.accept(this.subscription, sequence);
+    }
+    const head = encodeGroupHead({ subscribeId: this.id, sequence });
+    const group = new GroupWriter(sequence, head, this.#groupOptions);
+    group.isBehind = isBehind;
+    this.#groups.add(group);
+    this.#limit.opening();
+    link.open(this.#sendOrderOf(group)).then(
+      (stream) => {
+        this.#limit.opened();
+        group.attach(stream);
+      },
+      (error) => {
+        this.#limit.opened();
+        group.failToOpen(link.errorOf(error));
+      },
+    );
+    return group;
   }
 
   #checkRange(sequence: number): void {
@@ -540,8 +599,8 @@ export class TrackWriter implements AsyncDisposable {
     else if (sequence >= before) this.drop({ first: sequence, last: sequence }, "publishAborted");
   }
 
-  #sendOrderOf(sequence: number): number {
-    return sendOrderOf(sequence - (this.#first ?? sequence), this.subscription);
+  #sendOrderOf({ sequence, isBehind }: GroupWriter): number {
+    return sendOrderOf(sequence - (this.#first ?? sequence), this.subscription, isBehind);
   }
 }
 

@@ -209,6 +209,32 @@ Deno.test("TrackWriter orders its groups in 32 bits: by priority, then newest or
   await track.close();
 });
 
+Deno.test("TrackWriter.openGroup() that had to wait sends its group behind earlier ones, until no writer waits", async () => {
+  const { track, streams, state } = hand();
+  const gate = Promise.withResolvers<void>();
+  state.gate = gate.promise;
+  for (let at = 0; at < MAX_OPENING_GROUPS; at++) await track.openGroup();
+  const waiting = [1, 2, 3].map(() => track.openGroup());
+  gate.resolve();
+  await Promise.all(waiting);
+  await turns();
+  await track.openGroup();
+  await turns();
+  const orders = () => streams.map(({ sendOrder }) => sendOrder);
+  const [early, waited, [late]] = [
+    orders().slice(0, MAX_OPENING_GROUPS),
+    orders().slice(MAX_OPENING_GROUPS, -1),
+    orders().slice(-1),
+  ];
+  assertEquals(waited, waited.toSorted((one, other) => other - one));
+  assert(Math.max(...waited) < Math.min(...early), `${waited} behind ${early}`);
+  assert(late! > Math.max(...early), `${late} before ${early}`);
+  const before = orders();
+  track.update({ ...FIELDS, priority: 1 });
+  assertEquals(new Set(orders().map((order, at) => order - before[at]!)).size, 1);
+  await track.close();
+});
+
 Deno.test("TrackWriter.updated yields the subscriber's changes, and ends with the track", async () => {
   const { track } = hand();
   const seen: number[] = [];
