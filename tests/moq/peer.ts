@@ -121,8 +121,10 @@ export class HandPeer implements AsyncDisposable {
    */
   async post(hex: string, options: { readonly staysOpen?: boolean } = {}): Promise<void> {
     const stream = directStream(await this.connection.createUnidirectionalStream());
-    await soon(stream.write(bytesOf(hex)));
-    if (!options.staysOpen) await soon(stream.close());
+    const written = stream.write(bytesOf(hex));
+    // The session may refuse the stream before the end arrives.
+    const closed = options.staysOpen ? undefined : stream.close().catch(() => {});
+    await soon(Promise.all([written, closed]));
   }
 
   /** Takes the next bidirectional stream of the session. */

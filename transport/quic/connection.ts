@@ -25,7 +25,7 @@ import {
   quicEnding,
 } from "./deno_quic.ts";
 import type { StreamFailure } from "../deno_errors.ts";
-import { FIRST_READ_BYTES, ReceiveHalf } from "./receive_half.ts";
+import { FIRST_READ_BYTES, FirstReads, ReceiveHalf } from "./receive_half.ts";
 import { SendHalf } from "./send_half.ts";
 import { QuicStream } from "./stream.ts";
 import {
@@ -105,11 +105,15 @@ export class RawQuicConnection extends CountedConnection
   readonly #unidirectional: PeerStreams<Deno.QuicReceiveStream, ReceiveHalf, ReceiveStream> =
     new PeerStreams({
       streams: () => this.#conn.incomingUnidirectionalStreams,
-      take: (stream) => this.#receiveHalf(stream, this.account("unidirectional", "remote")),
+      take: (stream) => {
+        const account = this.account("unidirectional", "remote");
+        return this.#receiveHalf(stream, account, this.#firstReads);
+      },
       present: (half) => this.#taken(half).readable,
       waits: (half) => this.#watch(half),
       drop: (half) => half.cancel(),
     });
+  readonly #firstReads = new FirstReads();
   readonly #turnEnd: TurnEnd;
   #draining: Promise<void> | undefined = undefined;
   #datagrams: QuicDatagrams | undefined = undefined;
@@ -213,7 +217,12 @@ export class RawQuicConnection extends CountedConnection
   }
 
   receiveUnidirectional(receiver: (stream: DirectReadable) => void): void {
-    this.#unidirectional.receive((half) => receiver(this.#taken(half)));
+    this.#unidirectional.receive((half) => {
+      half.taken();
+      receiver(half);
+      // Most receivers read at once.
+      if (!half.isRead) this.#turnEnd.add(half);
+    });
   }
 
   /** Closes at once; data not yet received by the peer is lost. */
@@ -332,9 +341,13 @@ export class RawQuicConnection extends CountedConnection
     if (this.unread !== undefined) this.#turnEnd.add(stream);
   }
 
-  #receiveHalf(stream: Deno.QuicReceiveStream, account: StreamAccount | undefined): ReceiveHalf {
+  #receiveHalf(
+    stream: Deno.QuicReceiveStream,
+    account: StreamAccount | undefined,
+    firstReads?: FirstReads,
+  ): ReceiveHalf {
     const reader = stream.getReader({ mode: "byob" });
-    return new ReceiveHalf(this, reader, { account, firstReadBytes: FIRST_READ_BYTES });
+    return new ReceiveHalf(this, reader, { account, firstReads, firstReadBytes: FIRST_READ_BYTES });
   }
 
   #sendHalf(

@@ -1,9 +1,19 @@
 import { assertEquals, assertNotStrictEquals, assertStrictEquals } from "@std/assert";
-import { FIRST_READ_BYTES, nextReadBytes, ReadBuffers } from "./receive_half.ts";
+import { FIRST_READ_BYTES, FirstReads, nextReadBytes, ReadBuffers } from "./receive_half.ts";
 
 Deno.test("nextReadBytes() grows to 64 KiB", () => {
   const sizes = [256, FIRST_READ_BYTES, 16_384, 65_536].map(nextReadBytes);
   assertEquals(sizes, [16_384, 16_384, 65_536, 65_536]);
+});
+
+Deno.test("FirstReads.bytes follows the streams before", () => {
+  const reads = new FirstReads();
+  const after = (byteLength: number) => {
+    reads.learn(byteLength, reads.bytes);
+    return reads.bytes;
+  };
+  const lengths = [100, FIRST_READ_BYTES, 16_384, 2_000, 100];
+  assertEquals(lengths.map(after), [FIRST_READ_BYTES, 16_384, 16_384, 16_384, FIRST_READ_BYTES]);
 });
 
 Deno.test("ReadBuffers.take() takes returned buffers", () => {

@@ -46,6 +46,8 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
   #isTaken = false;
   #isWanted = false;
   #isUnread = false;
+  /** Learns from the first read, and is not set afterwards. */
+  #firstReads: FirstReads | undefined;
   #size: number;
   #smallReads = 0;
   #isEnded = false;
@@ -61,8 +63,8 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
    * @param owner Session or connection of the stream.
    * @param reader Reader of the stream.
    * @param head Start of the stream. `held` are bytes already read, `isFull` tells that more must
-   * follow, `firstReadBytes` is the size of the next read, `onEnd` is called at the end. Without
-   * `account` the stream is internal, and the owner counts the bytes apart.
+   * follow, `firstReadBytes` is the size of the next read, `firstReads` the sizes of other streams,
+   * from which the size is taken instead, `onEnd` is called at the end. Without `account` the stream is internal, and the owner counts the bytes apart.
    */
   constructor(
     owner: StreamOwner,
@@ -71,6 +73,7 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
       readonly held?: Uint8Array | undefined;
       readonly isFull?: boolean;
       readonly firstReadBytes?: number;
+      readonly firstReads?: FirstReads | undefined;
       readonly onEnd?: (() => void) | undefined;
       readonly account?: StreamAccount | undefined;
     } = {},
@@ -79,7 +82,8 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
     this.#reader = reader;
     this.#onEnd = head.onEnd;
     this.#account = head.account;
-    this.#size = head.firstReadBytes ?? MIN_READ_BYTES;
+    this.#firstReads = head.firstReads;
+    this.#size = head.firstReads?.bytes ?? head.firstReadBytes ?? MIN_READ_BYTES;
     const { held } = head;
     if (held !== undefined && held.byteLength > 0) {
       this.#held = held;
@@ -99,6 +103,11 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
       return Promise.resolve(held);
     }
     return this.#early === undefined ? this.#read(used) : this.#readEarly(used);
+  }
+
+  /** True once the application began to read. */
+  get isRead(): boolean {
+    return this.#isWanted;
   }
 
   /** Marks the stream as taken by the application. */
@@ -252,6 +261,8 @@ export class ReceiveHalf implements StreamHalf, DirectReadable, TurnWatcher, Unr
       return null;
     }
     const { byteLength } = bytes;
+    this.#firstReads?.learn(byteLength, room);
+    this.#firstReads = undefined;
     if (byteLength === room) this.#size = nextReadBytes(this.#size);
     this.#smallReads = byteLength < MIN_READ_BYTES ? this.#smallReads + 1 : 0;
     if (this.#smallReads > MAX_SMALL_READS) this.#size = MIN_READ_BYTES;
@@ -342,6 +353,26 @@ export const FIRST_READ_BYTES = 1_024;
 
 /** Size of the read after one that filled the first buffer. */
 const NEXT_READ_BYTES = 16_384;
+
+/**
+ * Size of the first read of the streams of one connection. Groups of 12 KB cost a tenth less CPU
+ * with one read than with two. The size grows only if streams fill the buffer: a peer that does so
+ * may pin a large buffer of each stream in any case, because a large read follows a full one.
+ */
+export class FirstReads {
+  #bytes = FIRST_READ_BYTES;
+
+  /** Size for the next stream. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Follows the first read of a stream. */
+  learn(byteLength: number, room: number): void {
+    if (byteLength === room) this.#bytes = NEXT_READ_BYTES;
+    else if (byteLength < FIRST_READ_BYTES) this.#bytes = FIRST_READ_BYTES;
+  }
+}
 
 /** Size of the largest read, used after all further full reads. */
 const MAX_READ_BYTES = 65_536;

@@ -11,6 +11,7 @@ import {
   decodeGoaway,
   decodeGroupHeader,
   decodeSetupStream,
+  MAX_MESSAGE_BYTES,
   type MoqParameters,
   UniType,
 } from "../wire/messages.ts";
@@ -112,11 +113,13 @@ export class IncomingStreams {
     const cancel = (reason: MoqErrorName) =>
       reader.cancel({ streamErrorCode: codeOf(context, "group", reason) });
     try {
-      const type = await reader.varint();
+      await reader.more();
+      const type = reader.takeVarint() ?? await reader.varint();
       // The peer gave up the stream before the type.
       if (type === undefined) return;
       if (type === UniType.group) {
-        const head = decodeGroupHeader(await reader.required("GROUP"));
+        const body = reader.takeSized(MAX_MESSAGE_BYTES) ?? await reader.required("GROUP");
+        const head = decodeGroupHeader(body);
         if (!subscriber.take(head, reader)) cancel("invalidSubscribeId");
         return;
       }

@@ -122,7 +122,8 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
     const iterator: AsyncIterableIterator<Uint8Array> = {
       next: async (): Promise<IteratorResult<Uint8Array, undefined>> => {
         try {
-          const frame = isLeft ? null : await this.readFrame();
+          let frame = isLeft ? null : this.takeFrame();
+          if (frame === undefined) frame = await this.readFrame();
           return frame === null ? DONE : { done: false, value: frame };
         } catch (error) {
           if (isLeft) return DONE;
@@ -161,6 +162,11 @@ export class GroupReader implements AsyncIterable<Uint8Array> {
         const frame = await this.#reader.message(maxFrameBytes);
         if (frame === undefined) throw new TruncatedError("Expected a frame, received the end");
         return frame;
+      }
+      while (this.#reader.held === 0) {
+        if (!await this.#reader.more()) return this.#finish();
+        const frame = this.#reader.takeSized(maxFrameBytes);
+        if (frame !== undefined) return frame;
       }
       return await this.#reader.message(maxFrameBytes) ?? this.#finish();
     } catch (error) {

@@ -1,5 +1,4 @@
 /** Loops over values that arrive: each value for one reader, or the last state for every loop. */
-/** Loops over values that arrive: each value for one reader, or the last state for every loop. */
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
 
 /**
@@ -27,22 +26,15 @@ export class PendingReads<T> {
    *
    * @returns The value; `null` at the end.
    */
-  async next(signal?: AbortSignal): Promise<T | null> {
-    signal?.throwIfAborted();
-    const now = this.#take();
-    if (now !== undefined) return now;
-    const waiter = this.#wait();
-    if (signal === undefined) return await waiter.promise;
-    const onAbort = () => {
-      this.#waiting.delete(waiter);
-      waiter.reject(signal.reason);
-    };
-    signal.addEventListener("abort", onAbort, { once: true });
+  next(signal?: AbortSignal): Promise<T | null> {
     try {
-      return await waiter.promise;
-    } finally {
-      signal.removeEventListener("abort", onAbort);
+      signal?.throwIfAborted();
+      const now = this.#take();
+      if (now !== undefined) return Promise.resolve(now);
+    } catch (error) {
+      return Promise.reject(error);
     }
+    return signal === undefined ? this.#wait().promise : this.#waitWithin(signal);
   }
 
   /**
@@ -96,6 +88,20 @@ export class PendingReads<T> {
     const waiter = Promise.withResolvers<T | null>();
     this.#waiting.add(waiter);
     return waiter;
+  }
+
+  async #waitWithin(signal: AbortSignal): Promise<T | null> {
+    const waiter = this.#wait();
+    const onAbort = () => {
+      this.#waiting.delete(waiter);
+      waiter.reject(signal.reason);
+    };
+    signal.addEventListener("abort", onAbort, { once: true });
+    try {
+      return await waiter.promise;
+    } finally {
+      signal.removeEventListener("abort", onAbort);
+    }
   }
 }
 

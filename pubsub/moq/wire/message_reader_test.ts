@@ -64,6 +64,28 @@ Deno.test("MessageReader.takeBytes() returns the present bytes, and no more", as
   assertEquals([reader.takeBytes(0), reader.takeBytes(3)], [hex(""), hex("aabbcc")]);
 });
 
+Deno.test("MessageReader gives the memory of a read back, unless the caller has a part", async () => {
+  const small = hex("0102");
+  const [first, second] = [1, 2].map((fill) => new Uint8Array(10_000).fill(fill));
+  const chunks = [small, first!, second!, null];
+  const given: unknown[] = [];
+  const reader = new MessageReader({
+    read(used) {
+      given.push(used ?? null);
+      return Promise.resolve(chunks.shift() ?? null);
+    },
+    cancel() {},
+  });
+  assertEquals(await reader.bytes(2), small);
+  const copied = await reader.bytes(10_000);
+  first!.fill(0);
+  assert(copied.every((byte) => byte === 1));
+  assertEquals((await reader.bytes(6_000)).length, 6_000);
+  assertEquals((await reader.bytes(4_000)).length, 4_000);
+  assertEquals(await reader.varint(), undefined);
+  assertEquals(given, [null, small, first, null]);
+});
+
 Deno.test("MessageReader reports a stream that ends inside a message", async () => {
   for (
     const [bytes, read] of [
