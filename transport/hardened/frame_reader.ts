@@ -183,15 +183,17 @@ export class FrameReader {
       length = bytes.readUInt32BE(start) * 2 ** 32 + bytes.readUInt32BE(start + 4);
       start += 8;
     }
-    if (length + (message?.length ?? 0) > this.#limits.maxPayloadBytes) {
+    const opcode = first & 0xf;
+    const isControl = (opcode & CONTROL) !== 0;
+    // A control frame amid a message is not a part of the message.
+    if (!isControl && length + (message?.length ?? 0) > this.#limits.maxPayloadBytes) {
       return this.#fault(FaultCode.tooLarge, "The message is too large");
     }
     start += 4;
     if (bytes.length < start) return at;
     const mask = bytes.readInt32BE(start - 4);
-    const opcode = first & 0xf;
     const end = start + length;
-    if ((opcode & CONTROL) !== 0) {
+    if (isControl) {
       if (bytes.length < end) return at;
       unmask(bytes, start, end, mask);
       this.#control(opcode, bytes.subarray(start, end));

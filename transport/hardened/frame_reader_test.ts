@@ -122,6 +122,18 @@ const GOLDEN: readonly (readonly [string, string, readonly string[]])[] = [
   ["a good message before a fault", "81 81 00000000 61 81 00", ["text a", "fault 1002"]],
 ];
 
+Deno.test("FrameReader counts only frames of data for the size of a message", () => {
+  const bytes = Buffer.concat([
+    frame(0x01, "12345678"),
+    frame(0x89, "a longer ping"),
+    frame(0x80, "90"),
+    frame(0x88, Buffer.from("\x03\xe8a long reason", "latin1")),
+  ]);
+  const ping = `ping ${hexOf(Buffer.from("a longer ping"))}`;
+  const events = [ping, "text 1234567890", "close 1000 a long reason"];
+  assertEquals(eventsOf(bytes, [], { maxPayloadBytes: 10 }), events);
+});
+
 Deno.test("FrameReader.read() reads the frames of RFC 6455, in whole and byte by byte", () => {
   for (const [name, hex, expected] of GOLDEN) {
     const bytes = bytesOf(hex);

@@ -22,11 +22,13 @@ const HEAD_END = "\r\n\r\n";
 
 const REQUEST_LINE = /^GET ([\x21-\x7e]+) HTTP\/1\.1$/;
 
-const HEADER_LINE = /^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):[ \t]*([\t\x20-\x7e\x80-\xff]*)$/;
+/**
+ * A header with the space around its value. Spaces are removed by a loop: an expression for them
+ * would take quadratic time, 0.7 s for a value with 15,000 spaces in the middle.
+ */
+const HEADER_LINE = /^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)$/;
 
 const BARE_LINE_FEED = /[^\r]\n/;
-
-const TRAILING_SPACE = /[ \t]+$/;
 
 /** Characters of a valid `Host` header: any other character could move the path of the URL. */
 const HOST = /^[^\s/?#@\\]+$/;
@@ -85,9 +87,7 @@ function parseUpgrade(head: string, bytes: Buffer): RequestHead | undefined {
     if (header === null) return undefined;
     lineEnd += 2 + lines[i]!.length;
     const name = header[1]!.toLowerCase();
-    // A part of a string would keep the whole head for as long as a session keeps the header.
-    const valueStart = lineEnd - header[2]!.length;
-    const value = bytes.toString("latin1", valueStart, lineEnd).replace(TRAILING_SPACE, "");
+    const value = trimmed(bytes, lineEnd - header[2]!.length, lineEnd);
     switch (name) {
       case "host":
         hosts++;
@@ -109,6 +109,20 @@ function parseUpgrade(head: string, bytes: Buffer): RequestHead | undefined {
   }
   if (hosts !== 1 || upgrades !== 1 || !asksConnection) return undefined;
   return { method: "GET", target, headers };
+}
+
+/**
+ * Reads a text without the spaces and tabs around it, from the bytes: a part of a string would keep
+ * the whole head for as long as a session keeps the header.
+ */
+function trimmed(bytes: Buffer, start: number, end: number): string {
+  while (start < end && isSpace(bytes[start]!)) start++;
+  while (start < end && isSpace(bytes[end - 1]!)) end--;
+  return bytes.toString("latin1", start, end);
+}
+
+function isSpace(byte: number): boolean {
+  return byte === 0x20 || byte === 0x09;
 }
 
 /**

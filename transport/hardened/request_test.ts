@@ -77,6 +77,17 @@ Deno.test("readUpgrade() leaves every other head to node:http", () => {
   assertEquals(typeof read(headWith(["Content-Length: 0"])), "object");
 });
 
+Deno.test("readUpgrade() takes time in proportion to the head, wherever a header has spaces", () => {
+  const count = 400_000;
+  const spaces = " ".repeat(count);
+  const maxBytes = 3 * count;
+  // In quadratic time, each of these heads would take minutes.
+  for (const line of [`X: a${spaces}b`, `X:${spaces}b${spaces}`, `Connection: ,${spaces}b`]) {
+    assertEquals(typeof read(headWith([line]), { maxBytes }), "object");
+  }
+  assertEquals(read(headWith([`X:${spaces}\x01`]), { maxBytes }), undefined);
+});
+
 Deno.test("readUpgrade() waits for no end of a head that node:http refuses", () => {
   assertEquals(read("POS"), undefined);
   assertEquals(read("\x16\x03\x01"), undefined);
