@@ -71,8 +71,9 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
     const { isSkein } = this;
     // `skein.1` has a heartbeat of its own; the runtime pings a plain peer.
     const idleTimeoutMs = isSkein ? 0 : this.#options.idleTimeoutMs;
-    const { lease, connection, response } = this.#upgrade(idleTimeoutMs, admitted);
-    return { connection, opened: connection.ready, answer: response, held: [lease] };
+    const { lease, connection, response, isOpen } = this.#upgrade(idleTimeoutMs, admitted);
+    const opened = isOpen ? undefined : connection.ready;
+    return { connection, opened, answer: response, held: [lease] };
   }
 
   /**
@@ -109,7 +110,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
     const { runtime, engine, manager, flowControl, messages } = this.#options;
     const lease = withinLimits(manager, () => manager.admitSocket({ address: this.address }));
     try {
-      const { connection, response } = engine(this.request, {
+      const accepted = engine(this.request, {
         runtime,
         protocol: this.#protocol,
         idleTimeoutMs,
@@ -118,7 +119,7 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
         messages,
         admitted,
       });
-      return { connection, response, lease };
+      return { ...accepted, lease };
     } catch (cause) {
       lease[Symbol.dispose]();
       throw new Refused(400, "The upgrade is malformed", { cause });

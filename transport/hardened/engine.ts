@@ -247,10 +247,8 @@ class Engine implements HardenedWebSocket {
     const wire = { runtime, lease, flowControl, admitted };
     const connection = new HardenedConnection(socket, { protocol, ...wire });
     if (idleTimeoutMs > 0) listener.livenessOf(idleTimeoutMs).add(socket);
-    return {
-      connection: withAgreedStreams(connection, { ...options, runtime }),
-      response: new Response(null),
-    };
+    const agreed = withAgreedStreams(connection, { ...options, runtime });
+    return { connection: agreed, response: new Response(null), isOpen: agreed === connection };
   };
 
   #upgrade(
@@ -296,7 +294,7 @@ function greetingOf(request: Request, protocol: string): Buffer {
     `Sec-WebSocket-Accept: ${hash("sha1", key + HANDSHAKE_GUID, "base64")}`,
   ];
   if (protocol !== "") lines.push(`Sec-WebSocket-Protocol: ${protocol}`);
-  return Buffer.from(lines.join("\r\n") + "\r\n\r\n", "latin1");
+  return Buffer.from(lines.join("\r\n") + "\r\n\r\n");
 }
 
 function checkLimits(options: HardenedWebSocketOptions): typeof DEFAULTS {

@@ -1,5 +1,6 @@
 /** Encoded WebSocket frames of a server (RFC 6455), and the sockets that write these in a turn. */
 import { Buffer } from "node:buffer";
+import type { Runtime } from "../../base/runtime.ts";
 import type { Frame } from "../connection.ts";
 import { Opcode } from "./frame_reader.ts";
 
@@ -83,6 +84,8 @@ export class WriteTurn {
   /** Encoder of all sockets. */
   readonly encoder: FrameEncoder = new FrameEncoder();
   #sources: FrameSource[] = [];
+  /** New sockets. Bounded by the connections that one turn of the event loop accepts. */
+  #greeting: FrameSource[] = [];
   #parts: readonly Buffer[] = [];
   #joined: Buffer | undefined = undefined;
 
@@ -93,6 +96,25 @@ export class WriteTurn {
    */
   mark(source: FrameSource): void {
     if (this.#sources.push(source) === 1) queueMicrotask(() => this.#flush());
+  }
+
+  /**
+   * Flushes a new socket at the end of the next turn of the event loop. The first messages of a
+   * session wait for the end of this turn, and so leave with the response to the handshake: one
+   * write in place of two.
+   *
+   * @param source The socket, which holds the response to its handshake.
+   * @param runtime Runtime that has the turns.
+   */
+  greet(source: FrameSource, runtime: Runtime): void {
+    if (this.#greeting.push(source) > 1) return;
+    runtime.schedule(() =>
+      runtime.schedule(() => {
+        const sources = this.#greeting;
+        this.#greeting = [];
+        for (const source of sources) source.flush();
+      })
+    );
   }
 
   /**

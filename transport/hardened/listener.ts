@@ -131,7 +131,7 @@ class Peer {
   readonly socket: Socket;
   /** Start of the first request's head, until the head is complete. */
   bytes: Buffer | undefined = undefined;
-  /** Aborts the request for an upgrade when the peer leaves before the answer. */
+  /** Aborts the request for an upgrade when the peer leaves before the answer, once needed. */
   leaving: AbortController | undefined = undefined;
   /** WebSocket that receives the bytes behind an upgrade. */
   receiver: HardenedSocket | undefined = undefined;
@@ -147,6 +147,15 @@ class Peer {
     this.listener = listener;
     this.slot = slot;
     this.socket = socket;
+  }
+
+  /** Aborts when the connection ends, unless a WebSocket takes the connection before. */
+  get signal(): AbortSignal {
+    if (this.leaving === undefined) {
+      this.leaving = new AbortController();
+      if (this.socket.destroyed) this.leaving.abort();
+    }
+    return this.leaving.signal;
   }
 
   /** True while a request waits for the end of its answer. */
@@ -400,11 +409,10 @@ export class Listener {
   }
 
   #upgrade(peer: Peer, socket: Socket, { rest, ...head }: UpgradeHead): void {
-    const leaving = peer.leaving = new AbortController();
     const upgrade = new Upgrade(peer, socket, rest);
     const answer = tooFrequent(peer) ?? this.#handle(peer, socket, () => {
       const isSecure = this.#options.tls !== undefined;
-      const request = requestOf(head, { isSecure, signal: leaving.signal });
+      const request = requestOf(head, { isSecure, signal: () => peer.signal });
       if (request !== undefined) this.#options.onUpgrade(request, upgrade);
       return request;
     });
@@ -424,10 +432,11 @@ export class Listener {
     socket.read(0);
     const response = await answer;
     const peer = (socket as PeerSocket)[peerOf]!;
-    const { signal } = peer.leaving!;
-    peer.leaving = undefined;
-    if (upgrade.isTaken) return;
-    await refuseUpgrade(socket, response, { method, now: this.runtime.now(), signal });
+    if (upgrade.isTaken) peer.leaving = undefined;
+    else {
+      const { signal } = peer;
+      await refuseUpgrade(socket, response, { method, now: this.runtime.now(), signal });
+    }
   }
 
   #answer(message: IncomingMessage, peer: Peer, signal: AbortSignal): Response | Promise<Response> {

@@ -136,10 +136,29 @@ export function isWebSocket(upgrade: string): boolean {
 }
 
 /**
+ * A request with a signal that is made when first read. Few handlers read the signal of an upgrade,
+ * and the signal takes longer to make than the rest of the request. A copy of the request by
+ * `new Request(request)` has a signal of its own.
+ */
+class LateSignalRequest extends Request {
+  readonly #signal: () => AbortSignal;
+
+  constructor(url: string, init: RequestInit, signal: () => AbortSignal) {
+    super(url, init);
+    this.#signal = signal;
+  }
+
+  override get signal(): AbortSignal {
+    return this.#signal();
+  }
+}
+
+/**
  * Converts the head of a request to a request of the web platform.
  *
  * @param head Head of the request.
- * @param options Use of TLS, the body, and the signal that aborts the request.
+ * @param options Use of TLS, the body, and the signal that aborts the request, or a function that
+ * returns the signal when the signal is read.
  * @returns The request; `undefined` for a malformed one.
  */
 export function requestOf(
@@ -147,7 +166,7 @@ export function requestOf(
   options: {
     readonly isSecure: boolean;
     readonly body?: ReadableStream<Uint8Array<ArrayBuffer>> | undefined;
-    readonly signal: AbortSignal;
+    readonly signal: AbortSignal | (() => AbortSignal);
   },
 ): Request | undefined {
   const { isSecure, body = null, signal } = options;
@@ -157,7 +176,10 @@ export function requestOf(
   const url = urlOf(target, hosts[0]?.[1] ?? "", isSecure);
   if (url === undefined) return undefined;
   try {
-    return new Request(url, { method, headers: headers as [string, string][], body, signal });
+    const init = { method, headers: headers as [string, string][], body };
+    return typeof signal === "function"
+      ? new LateSignalRequest(url, init, signal)
+      : new Request(url, { ...init, signal });
   } catch {
     // The web platform refuses some methods and headers, such as CONNECT.
     return undefined;

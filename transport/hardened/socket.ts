@@ -99,6 +99,8 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   /** Frames of the current turn. Bounded by `MAX_JOINED_BYTES`. */
   readonly #waiting: Buffer[] = [];
   #waitingBytes = 0;
+  /** True from the first frame of a turn until the flush. */
+  #isMarked = false;
   #waitingPongBytes = 0;
   #unsentPongBytes = 0;
   #timer: Timer | undefined = undefined;
@@ -121,7 +123,9 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#closeTimeoutMs = closeTimeoutMs;
     this.#limits = limits;
     this.#reader = new FrameReader(this, limits);
-    this.#write(greeting);
+    this.#waiting.push(greeting);
+    this.#waitingBytes = greeting.length;
+    turn.greet(this, runtime);
   }
 
   /** Reads bytes of the peer, which belong to this socket from now on. */
@@ -249,6 +253,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
       else this.raw.write(bytes, () => this.#unsentPongBytes -= pongBytes);
     }
     waiting.length = 0;
+    this.#isMarked = false;
     this.#waitingBytes = 0;
     this.#waitingPongBytes = 0;
   }
@@ -307,7 +312,11 @@ export class HardenedSocket implements FrameEvents, FrameSource {
 
   #write(bytes: Buffer): void {
     if (this.#waitingBytes + bytes.length > MAX_JOINED_BYTES) this.flush();
-    if (this.#waiting.push(bytes) === 1) this.#turn.mark(this);
+    this.#waiting.push(bytes);
+    if (!this.#isMarked) {
+      this.#isMarked = true;
+      this.#turn.mark(this);
+    }
     this.#waitingBytes += bytes.length;
     if (this.#waitingBytes >= MAX_JOINED_BYTES) this.flush();
   }

@@ -86,6 +86,12 @@ export type WebSocketEngine = (
   readonly connection: Connection;
   /** Response, which MUST be returned from the HTTP handler. */
   readonly response: Response;
+  /**
+   * True if the connection is open already, before the response is returned.
+   *
+   * @default {false}
+   */
+  readonly isOpen?: boolean;
 };
 
 /** An accepted WebSocket. */
