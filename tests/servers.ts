@@ -48,6 +48,8 @@ export interface RawOptions {
 export interface RawFrame {
   /** 1 text, 2 binary, 8 close, 9 ping, 10 pong. */
   readonly opcode: number;
+  /** True for a compressed message. */
+  readonly isCompressed: boolean;
   /** The payload. */
   readonly payload: Uint8Array;
 }
@@ -160,7 +162,9 @@ export class RawSocket implements Disposable {
           : short;
         if (buffer.length >= start + length) {
           this.#buffer = buffer.slice(start + length);
-          return { opcode: buffer[0]! & 15, payload: buffer.slice(start, start + length) };
+          const isCompressed = (buffer[0]! & 0x40) !== 0;
+          const payload = buffer.slice(start, start + length);
+          return { opcode: buffer[0]! & 15, isCompressed, payload };
         }
       }
       if (!await this.#more()) return undefined;

@@ -391,6 +391,14 @@ export interface FlowControlOptions {
 /** One message frame, text or bytes. */
 export type Frame = string | Uint8Array;
 
+/** One message of a frame that many connections get, with the message's size in bytes. */
+export interface FramePart {
+  /** The message. */
+  readonly frame: Frame;
+  /** Size in bytes. */
+  readonly size: number;
+}
+
 /**
  * Receiver of a connection's frames. An object rather than two functions, because every connection
  * has one.
@@ -432,8 +440,14 @@ export interface MessageFrames {
    * Passes a frame to the wire. Never blocks; watch `bufferedAmount`.
    *
    * @param frame Text or bytes. Bytes MUST NOT be changed afterwards.
+   * @param parts Messages of the frame, which line feeds join, if many connections get each of
+   * these. A wire MAY compress such a frame. Another frame may hold a secret of one peer beside
+   * text of the peer's choice, and MUST NOT be compressed.
    */
-  send(frame: string | Uint8Array): void;
+  send(
+    frame: string | Uint8Array,
+    parts?: readonly { readonly frame: string | Uint8Array; readonly size: number }[],
+  ): void;
   /** Bytes passed to `send` that the wire still buffers. */
   readonly bufferedAmount: number;
   /**

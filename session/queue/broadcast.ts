@@ -101,6 +101,7 @@ export class Broadcast {
       topic: message.topic,
       sequence: this.#turn.nextSequence(),
       isProtected: false,
+      isShared: true,
     };
     const excepted = except === undefined ? undefined : this.#members.get(except);
     if (excepted !== undefined) (this.#exceptions ??= new Map()).set(entry, excepted);
@@ -231,7 +232,7 @@ export class SharedMessages {
     let from = 0;
     for (const packed of this.frames(queue.joins)) {
       if (queue.isHeld) break;
-      queue.hand(packed.frame, packed.size, packed.end - from);
+      queue.hand(packed, packed.end - from);
       from = packed.end;
     }
     for (let i = from; i < this.entries.length; i++) {
@@ -309,10 +310,10 @@ export class FanOut implements TurnWork {
     for (let i = 0, isDone = false; !isDone; i++) {
       isDone = true;
       for (const queue of queues) {
-        const entry = shareOf(queue)?.entries[i];
-        if (entry === undefined) continue;
+        const share = shareOf(queue);
+        if (share === undefined || i >= share.entries.length) continue;
         isDone = false;
-        if (giveOne(queue, entry)) continue;
+        if (giveOne(queue, share, i)) continue;
         queue.share = undefined;
         failed.push(queue);
       }
@@ -335,10 +336,10 @@ function put(queue: SendQueue, entry: QueuedMessage): boolean {
 }
 
 /** Hands an entry to the connection if the queue is empty; otherwise queues the entry. */
-function giveOne(queue: SendQueue, entry: QueuedMessage): boolean {
+function giveOne(queue: SendQueue, share: SharedMessages, index: number): boolean {
   if (queue.isOver) return true;
-  if (!queue.isFlushed) return queue.admit(entry);
-  queue.hand(entry.frame, entry.size, 1);
+  if (!queue.isFlushed) return queue.admit(share.entries[index]!);
+  queue.hand(share.frames(false)[index]!, 1);
   return true;
 }
 

@@ -176,12 +176,12 @@ export class SendQueue extends Signal {
   }
 
   /** Hands a frame with this number of messages to the connection at once. */
-  hand(frame: string | Uint8Array, size: number, messages: number): void {
+  hand({ frame, size, parts }: PackedFrame, messages: number): void {
     if (typeof frame !== "string" && !this.#owner.joins) {
       this.#dropped += messages;
       return;
     }
-    this.#frames.send(frame);
+    this.#frames.send(frame, parts);
     this.#sentMessages += messages;
     this.#sentBytes += size;
     this.#handed += size;
@@ -201,7 +201,7 @@ export class SendQueue extends Signal {
     let from = 0;
     while (from < entries.length && !this.#isHeld && !this.#isEnded) {
       const packed = packNext(entries, from, this.#owner.joins);
-      this.hand(packed.frame, packed.size, packed.end - from);
+      this.hand(packed, packed.end - from);
       from = packed.end;
     }
     if (from === entries.length) this.#clear();
@@ -366,6 +366,8 @@ export interface QueuedMessage extends EncodedMessage {
   readonly sequence: number;
   /** True for answers and control, which are never dropped. */
   readonly isProtected: boolean;
+  /** True for a message that many sessions get, which therefore holds no secret of one session. */
+  readonly isShared?: boolean;
 }
 
 /** A frame made of one or more consecutive entries. */
@@ -376,6 +378,8 @@ export interface PackedFrame {
   readonly size: number;
   /** Index after the last packed entry. */
   readonly end: number;
+  /** The packed entries, if many sessions get all of these. */
+  readonly parts: readonly QueuedMessage[] | undefined;
 }
 
 /**
@@ -387,16 +391,17 @@ export interface PackedFrame {
  * @returns The next frame.
  */
 function packNext(entries: readonly QueuedMessage[], from: number, joins: boolean): PackedFrame {
-  let { frame, size } = entries[from]!;
+  let { frame, size, isShared } = entries[from]!;
   let end = from + 1;
   while (joins && typeof frame === "string" && end < entries.length) {
     const next = entries[end]!;
     if (typeof next.frame !== "string" || size + 1 + next.size > MAX_JOINED_BYTES) break;
     frame += "\n" + next.frame;
     size += 1 + next.size;
+    isShared &&= next.isShared;
     end++;
   }
-  return { frame, size, end };
+  return { frame, size, end, parts: isShared ? entries.slice(from, end) : undefined };
 }
 
 /**

@@ -7,6 +7,7 @@ import { deadline } from "@std/async/deadline";
 import { once } from "node:events";
 import { WebSocket as Ws, WebSocketServer } from "npm:ws@^8";
 import { dial } from "../../client.ts";
+import { hardenedWebSocket } from "../../transport/hardened/mod.ts";
 import { listen } from "../servers.ts";
 
 /** Frames of a foreign socket, as text or bytes, in order. */
@@ -83,6 +84,35 @@ Deno.test("a client of ws speaks skein.1: hello, joined frames, bytes, answers",
   const closed = closeOf(socket);
   socket.close(4001, "enough");
   assertEquals(await closed, [4001, "enough"]);
+});
+
+Deno.test("a client of ws compresses, and reads compressed publications of the hardened engine", async () => {
+  const received: unknown[] = [];
+  await using server = listen({
+    webSocket: hardenedWebSocket({ compression: { minBytes: 0 } }),
+    session: { maxMessageBytes: 2 ** 20 },
+    onMessage(message, session) {
+      received.push(message.data);
+      server.subscribe(session, "echo");
+      server.publish("echo", message.data);
+    },
+  });
+  for (const limits of [{}, { serverMaxWindowBits: 9 }, { clientMaxWindowBits: 9 }]) {
+    const perMessageDeflate = { ...limits, threshold: 0 };
+    const socket = new Ws(server.url, { perMessageDeflate, maxPayload: 2 ** 22 });
+    const frames = new Frames(socket);
+    await once(socket, "open");
+    assertEquals(socket.extensions, "permessage-deflate");
+    for (const length of [0, 16, 64, 256, 1_024, 4_096, 16_384, 65_536, 131_072]) {
+      const data = Array.from({ length: length / 8 }, (_, i) => `€ ${i * 7_919 % 100_003}`);
+      socket.send(JSON.stringify({ topic: "echo", data }));
+      assertEquals(JSON.parse(await frames.next() as string).data, data);
+      assertEquals(received.pop(), data);
+    }
+    const closed = closeOf(socket);
+    socket.close(4001, "enough");
+    assertEquals(await closed, [4001, "enough"]);
+  }
 });
 
 Deno.test("a refused client of ws sees the status, or the close code if the client offers skein.1", async () => {

@@ -13,6 +13,7 @@ import {
   type WebSocketHost,
   withAgreedStreams,
 } from "../websocket/server.ts";
+import { agreeOnCompression, type CompressionAgreement, SharedDeflater } from "./compression.ts";
 import { HardenedConnection } from "./connection.ts";
 import type { HandshakeStats } from "./handshake_limits.ts";
 import { Listener, type Upgrade } from "./listener.ts";
@@ -108,7 +109,18 @@ export interface HardenedWebSocketOptions {
    * @default {16384}
    */
   readonly maxIdleAddresses?: number;
+  /**
+   * Compression of messages (permessage-deflate) for peers that offer it, each message alone. Only
+   * messages that many sessions get are compressed, once for all of them; answers and messages to
+   * one session go plain. `minBytes` is the smallest message to compress, in bytes, 512 by default.
+   *
+   * @default {false}
+   */
+  readonly compression?: boolean | { readonly minBytes?: number };
 }
+
+/** Smallest message to compress, in bytes: below, a packet is hardly smaller for it. */
+const MIN_COMPRESSED_BYTES = 512;
 
 const DEFAULTS = {
   closeTimeoutMs: 5_000,
@@ -175,12 +187,17 @@ class Engine implements HardenedWebSocket {
   readonly #maxPayloadBytes: number | undefined;
   readonly #upgrades = new WeakMap<Request, Upgrade>();
   readonly #listeners = new Set<Listener>();
-  #frameLimits: FrameLimits | undefined = undefined;
+  /** Limits of the newest socket, without and with compression. */
+  readonly #frameLimits = new Map<boolean, FrameLimits>();
   readonly #turn = new WriteTurn();
+  readonly #minCompressedBytes: number | undefined;
+  /** Compression by window, of which zlib has seven. */
+  readonly #deflaters = new Map<number, SharedDeflater>();
 
   constructor(options: HardenedWebSocketOptions) {
     this.#limits = checkLimits(options);
     this.#maxPayloadBytes = options.maxPayloadBytes;
+    this.#minCompressedBytes = minCompressedBytesOf(options);
   }
 
   listen(options: HttpListenOptions, handler: HttpHandler): HttpListener {
@@ -260,32 +277,46 @@ class Engine implements HardenedWebSocket {
     if (!raw.readable || !raw.writable) {
       throw new TypeError("Cannot accept WebSocket: the peer disconnected");
     }
-    const socket = new HardenedSocket(raw, greetingOf(request, protocol), {
+    const agreement = this.#minCompressedBytes === undefined
+      ? undefined
+      : agreeOnCompression(request.headers.get("sec-websocket-extensions"));
+    const socket = new HardenedSocket(raw, greetingOf(request, protocol, agreement), {
       runtime,
       turn: this.#turn,
-      limits: this.#frameLimitsOf(maxPayload),
+      limits: this.#frameLimitsOf(maxPayload, agreement !== undefined),
       closeTimeoutMs: this.#limits.closeTimeoutMs,
       protocol,
+      deflater: agreement && this.#deflaterOf(agreement.windowBits),
     });
     upgrade.take(socket);
     return socket;
   }
 
   /** Returns the limits for a size of messages, which nearly all sockets share. */
-  #frameLimitsOf(maxPayloadBytes: number): FrameLimits {
-    if (this.#frameLimits?.maxPayloadBytes !== maxPayloadBytes) {
-      const maxFragments = Math.max(
-        MIN_FRAGMENTS,
-        Math.ceil(maxPayloadBytes / MIN_FRAGMENT_BYTES),
-      );
-      this.#frameLimits = { maxPayloadBytes, maxFragments };
-    }
-    return this.#frameLimits;
+  #frameLimitsOf(maxPayloadBytes: number, allowsCompression: boolean): FrameLimits {
+    const known = this.#frameLimits.get(allowsCompression);
+    if (known?.maxPayloadBytes === maxPayloadBytes) return known;
+    const maxFragments = Math.max(MIN_FRAGMENTS, Math.ceil(maxPayloadBytes / MIN_FRAGMENT_BYTES));
+    const limits = { maxPayloadBytes, maxFragments, allowsCompression };
+    this.#frameLimits.set(allowsCompression, limits);
+    return limits;
+  }
+
+  #deflaterOf(windowBits: number): SharedDeflater {
+    const known = this.#deflaters.get(windowBits);
+    if (known !== undefined) return known;
+    const deflater = new SharedDeflater(windowBits, this.#minCompressedBytes!);
+    this.#deflaters.set(windowBits, deflater);
+    return deflater;
   }
 }
 
 /** Makes the response to a valid handshake, by RFC 6455, section 4.2.2. */
-function greetingOf(request: Request, protocol: string): Buffer {
+function greetingOf(
+  request: Request,
+  protocol: string,
+  agreement: CompressionAgreement | undefined,
+): Buffer {
   const key = request.headers.get("sec-websocket-key")!;
   const lines = [
     "HTTP/1.1 101 Switching Protocols",
@@ -294,7 +325,17 @@ function greetingOf(request: Request, protocol: string): Buffer {
     `Sec-WebSocket-Accept: ${hash("sha1", key + HANDSHAKE_GUID, "base64")}`,
   ];
   if (protocol !== "") lines.push(`Sec-WebSocket-Protocol: ${protocol}`);
+  if (agreement !== undefined) lines.push(`Sec-WebSocket-Extensions: ${agreement.header}`);
   return Buffer.from(lines.join("\r\n") + "\r\n\r\n");
+}
+
+function minCompressedBytesOf({ compression }: HardenedWebSocketOptions): number | undefined {
+  if (compression === undefined || compression === false) return undefined;
+  const { minBytes = MIN_COMPRESSED_BYTES } = compression === true ? {} : compression;
+  if (Number.isSafeInteger(minBytes) && minBytes >= 0) return minBytes;
+  throw new RangeError(
+    `Cannot create WebSocket engine: compression.minBytes must be an integer of at least 0, received ${minBytes}`,
+  );
 }
 
 function checkLimits(options: HardenedWebSocketOptions): typeof DEFAULTS {

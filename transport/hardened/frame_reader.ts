@@ -25,6 +25,10 @@ export const NO_CLOSE_CODE = 1005;
 
 const FIN = 0x80;
 const RESERVED_BITS = 0x70;
+
+/** Bit of the first frame of a compressed message, by RFC 7692. */
+export const COMPRESSED = 0x40;
+
 const MASKED = 0x80;
 
 /** Bit of an opcode that marks control frames. */
@@ -49,6 +53,8 @@ const FIRST_CAPACITY = 1_024;
 export interface FrameEvents {
   /** Receives a whole message, bytes in a buffer of their own. */
   onMessage(data: string | ArrayBuffer): void;
+  /** Receives the payload of a compressed message, where compression was agreed. */
+  onCompressed(isText: boolean, payload: Buffer): void;
   /** Receives a ping. The payload MUST be copied: its bytes belong to the chunk. */
   onPing(payload: Uint8Array): void;
   /** Reports a pong. */
@@ -65,6 +71,8 @@ export interface FrameLimits {
   readonly maxPayloadBytes: number;
   /** Most frames of one message. */
   readonly maxFragments: number;
+  /** True if messages may be compressed. */
+  readonly allowsCompression: boolean;
 }
 
 /**
@@ -98,6 +106,11 @@ export class FrameReader {
   /** True between `pause` and `resume`. */
   get isPaused(): boolean {
     return this.#isPaused;
+  }
+
+  /** True after a close, a fault, or `end`. */
+  get isOver(): boolean {
+    return this.#isOver;
   }
 
   /**
@@ -169,7 +182,10 @@ export class FrameReader {
     }
     if (bytes.length - at < 2) return at;
     const first = bytes[at]!;
-    const fault = faultOf(first, bytes[at + 1]!, message !== undefined);
+    const fault = faultOf(first, bytes[at + 1]!, {
+      isWithinMessage: message !== undefined,
+      allowsCompression: this.#limits.allowsCompression,
+    });
     if (fault !== undefined) return this.#fault(FaultCode.protocol, fault);
     let length = bytes[at + 1]! & ~MASKED;
     let start = at + 2;
@@ -203,7 +219,9 @@ export class FrameReader {
     // The usual frame: a whole message in one chunk.
     if (isLast && message === undefined && end <= bytes.length) {
       const seen = unmask(bytes, start, end, mask);
-      if (opcode === Opcode.binary) {
+      if ((first & COMPRESSED) !== 0) {
+        this.#events.onCompressed(opcode === Opcode.text, bytes.subarray(start, end));
+      } else if (opcode === Opcode.binary) {
         this.#events.onMessage(new Uint8Array(bytes.subarray(start, end)).buffer);
       } else if ((seen & NOT_ASCII) === 0) {
         this.#events.onMessage(bytes.toString("latin1", start, end));
@@ -212,7 +230,10 @@ export class FrameReader {
       } else return this.#fault(FaultCode.noUtf8, NO_UTF8);
       return end;
     }
-    const partial = this.#message ??= new PartialMessage(opcode === Opcode.text);
+    const partial = this.#message ??= new PartialMessage(
+      opcode === Opcode.text,
+      (first & COMPRESSED) !== 0,
+    );
     if (++partial.fragments > this.#limits.maxFragments) {
       return this.#fault(FaultCode.policy, "The message has too many fragments");
     }
@@ -228,7 +249,8 @@ export class FrameReader {
     if (message.remaining > 0 || !message.isLastFrame) return end;
     this.#message = undefined;
     if (!message.isComplete) return this.#fault(FaultCode.noUtf8, NO_UTF8);
-    this.#events.onMessage(message.data());
+    if (message.isCompressed) this.#events.onCompressed(message.isText, message.bytes());
+    else this.#events.onMessage(message.data());
     return end;
   }
 
@@ -261,7 +283,10 @@ const NO_UTF8 = "The text is not UTF-8";
 
 /** A message of which frames or bytes are missing. */
 class PartialMessage {
-  readonly #isText: boolean;
+  /** True for a text. */
+  readonly isText: boolean;
+  /** True for a compressed message. */
+  readonly isCompressed: boolean;
   #bytes = Buffer.alloc(0);
   /** State of the check of UTF-8 behind the last byte. */
   #utf8 = FIRST_UTF8;
@@ -278,8 +303,9 @@ class PartialMessage {
   isLastFrame = false;
 
   /** Creates an empty message. */
-  constructor(isText: boolean) {
-    this.#isText = isText;
+  constructor(isText: boolean, isCompressed: boolean) {
+    this.isText = isText;
+    this.isCompressed = isCompressed;
   }
 
   /** True unless the text ends amid a character. */
@@ -297,7 +323,7 @@ class PartialMessage {
     this.#grow(this.length + count);
     bytes.copy(this.#bytes, this.length, start, end);
     this.length += count;
-    if (!this.#isText || isAscii && this.#utf8 === FIRST_UTF8) return true;
+    if (!this.isText || this.isCompressed || isAscii && this.#utf8 === FIRST_UTF8) return true;
     this.#isAscii = false;
     this.#utf8 = utf8After(this.#utf8, bytes, start, end);
     return this.#utf8 !== INVALID_UTF8;
@@ -305,10 +331,15 @@ class PartialMessage {
 
   /** Returns the whole message. */
   data(): string | ArrayBuffer {
-    if (this.#isText) {
+    if (this.isText) {
       return this.#bytes.toString(this.#isAscii ? "latin1" : "utf8", 0, this.length);
     }
-    return new Uint8Array(this.#bytes.subarray(0, this.length)).buffer;
+    return new Uint8Array(this.bytes()).buffer;
+  }
+
+  /** Returns the bytes of the whole message. */
+  bytes(): Buffer {
+    return this.#bytes.subarray(0, this.length);
   }
 
   /** Makes room for the bytes that arrived; an announced length alone gets no memory. */
@@ -324,8 +355,15 @@ class PartialMessage {
 }
 
 /** Finds the fault of the first two bytes of a frame. */
-function faultOf(first: number, second: number, isWithinMessage: boolean): string | undefined {
-  if ((first & RESERVED_BITS) !== 0) return "A frame has reserved bits";
+function faultOf(
+  first: number,
+  second: number,
+  state: { readonly isWithinMessage: boolean; readonly allowsCompression: boolean },
+): string | undefined {
+  const { isWithinMessage, allowsCompression } = state;
+  const mayCompress = allowsCompression && !isWithinMessage && (first & CONTROL) === 0;
+  const reserved = mayCompress ? RESERVED_BITS & ~COMPRESSED : RESERVED_BITS;
+  if ((first & reserved) !== 0) return "A frame has reserved bits";
   if ((second & MASKED) === 0) return "A frame of a client is not masked";
   const opcode = first & 0xf;
   if ((opcode & CONTROL) !== 0) {

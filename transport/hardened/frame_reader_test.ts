@@ -3,7 +3,11 @@ import { Buffer } from "node:buffer";
 import { Random } from "../../tests/random.ts";
 import { type FrameEvents, type FrameLimits, FrameReader } from "./frame_reader.ts";
 
-const LIMITS: FrameLimits = { maxPayloadBytes: 1_000, maxFragments: 8 };
+const LIMITS: FrameLimits = {
+  maxPayloadBytes: 1_000,
+  maxFragments: 8,
+  allowsCompression: false,
+};
 
 /** Records the events of a reader as lines, binary data in hex. */
 class Recorder implements FrameEvents {
@@ -12,6 +16,10 @@ class Recorder implements FrameEvents {
 
   onMessage(data: string | ArrayBuffer): void {
     this.#add(typeof data === "string" ? `text ${data}` : `binary ${hexOf(new Uint8Array(data))}`);
+  }
+
+  onCompressed(isText: boolean, payload: Uint8Array): void {
+    this.#add(`compressed ${isText ? "text" : "binary"} ${hexOf(payload)}`);
   }
 
   onPing(payload: Uint8Array): void {

@@ -1,9 +1,17 @@
 /** Server sockets of RFC 6455 on raw TCP or TLS, with an end at once and batched pongs. */
-import type { Buffer } from "node:buffer";
+import { type Buffer, isUtf8 } from "node:buffer";
 import type { Socket as RawSocket } from "node:net";
 import { CloseCode } from "../../errors.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import type { Connection, Frame } from "../connection.ts";
+import type { Connection, Frame, FramePart } from "../connection.ts";
+import {
+  inflate,
+  type Inflated,
+  inflateSync,
+  MAX_INFLATE_RATIO,
+  MAX_SYNC_INFLATE_BYTES,
+  type SharedDeflater,
+} from "./compression.ts";
 import {
   FaultCode,
   type FrameEvents,
@@ -65,6 +73,8 @@ export interface HardenedSocketOptions {
   readonly closeTimeoutMs: number;
   /** Subprotocol of the handshake. */
   readonly protocol: string;
+  /** Compression of outgoing messages, if the handshake agreed on compression. */
+  readonly deflater?: SharedDeflater | undefined;
 }
 
 /**
@@ -91,6 +101,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   liveness: Liveness | undefined = undefined;
   readonly #runtime: Runtime;
   readonly #turn: WriteTurn;
+  readonly #deflater: SharedDeflater | undefined;
   readonly #closeTimeoutMs: number;
   readonly #reader: FrameReader;
   readonly #limits: FrameLimits;
@@ -105,6 +116,12 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   #unsentPongBytes = 0;
   #timer: Timer | undefined = undefined;
   #isCloseSent = false;
+  /** True between `pause` and `resume` of the connection. */
+  #isHeld = false;
+  /** True while another thread inflates a message; nothing is read meanwhile, to keep the order. */
+  #isInflating = false;
+  /** True once the raw socket closed. */
+  #isGone = false;
   #received: { readonly code: number; readonly reason: string } | undefined = undefined;
 
   /**
@@ -115,14 +132,17 @@ export class HardenedSocket implements FrameEvents, FrameSource {
    * @param options Limits and parts of the engine.
    */
   constructor(raw: RawSocket, greeting: Buffer, options: HardenedSocketOptions) {
-    const { runtime, turn, limits, closeTimeoutMs, protocol } = options;
+    const { runtime, turn, limits, closeTimeoutMs, protocol, deflater } = options;
     this.raw = raw;
     this.protocol = protocol;
     this.#runtime = runtime;
     this.#turn = turn;
+    this.#deflater = deflater;
     this.#closeTimeoutMs = closeTimeoutMs;
     this.#limits = limits;
     this.#reader = new FrameReader(this, limits);
+    // Without this, a frame behind a frame waits for the peer's acknowledgement, up to 40 ms.
+    raw.setNoDelay(true);
     this.#waiting.push(greeting);
     this.#waitingBytes = greeting.length;
     turn.greet(this, runtime);
@@ -143,6 +163,9 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   /** Handles the end of the raw socket, after which no other call comes. */
   socketClosed(): void {
     this.readyState = CLOSING;
+    this.#isGone = true;
+    // Called again behind the message that another thread inflates.
+    if (this.#isInflating) return;
     // Messages that waited for `resume` arrived before the end.
     this.#reader.resume();
     this.#reader.end();
@@ -181,9 +204,12 @@ export class HardenedSocket implements FrameEvents, FrameSource {
    * Sends a message, unless the socket is closing.
    *
    * @param frame Message to send. Bytes MUST NOT be changed afterwards.
+   * @param parts Messages of the frame, if the frame may be compressed.
    */
-  send(frame: Frame): void {
-    if (this.readyState === OPEN) this.#write(this.#turn.encoder.encode(frame));
+  send(frame: Frame, parts?: readonly FramePart[]): void {
+    if (this.readyState !== OPEN) return;
+    const compressed = parts && this.#deflater?.encode(parts);
+    this.#write(compressed ?? this.#turn.encoder.encode(frame));
   }
 
   /** Sends a ping, unless the socket is closing. */
@@ -193,12 +219,23 @@ export class HardenedSocket implements FrameEvents, FrameSource {
 
   /** Reads nothing until `resume`. Messages of a chunk that was read wait, too. */
   pause(): void {
+    this.#isHeld = true;
+    this.#stop();
+  }
+
+  #stop(): void {
     this.#reader.pause();
     this.raw.pause();
   }
 
   /** Reads again. */
   resume(): void {
+    this.#isHeld = false;
+    this.#continue();
+  }
+
+  #continue(): void {
+    if (this.#isHeld || this.#isInflating) return;
     this.#reader.resume();
     // A message that waited may have paused the socket again.
     if (!this.#reader.isPaused) this.raw.resume();
@@ -262,6 +299,21 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   onMessage(data: string | ArrayBuffer): void {
     this.isHeard = true;
     this.#emit({ type: "message", data });
+  }
+
+  /** Inflates a message, and passes the message on. */
+  onCompressed(isText: boolean, payload: Buffer): void {
+    if (payload.length <= MAX_SYNC_INFLATE_BYTES) {
+      return this.#inflated(isText, inflateSync(payload, this.#limits.maxPayloadBytes));
+    }
+    this.#isInflating = true;
+    this.#stop();
+    inflate(payload, this.#limits.maxPayloadBytes, (inflated) => {
+      this.#isInflating = false;
+      if (!this.#reader.isOver) this.#inflated(isText, inflated);
+      if (this.#isGone) this.socketClosed();
+      else this.#continue();
+    });
   }
 
   /** Answers a ping, unless the socket is closing. */
@@ -332,6 +384,26 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   #leave(): void {
     this.readyState = CLOSING;
     this.#timer ??= this.#runtime.setTimeout(() => this.terminate(), this.#closeTimeoutMs);
+  }
+
+  #inflated(isText: boolean, inflated: Inflated): void {
+    if ("bytes" in inflated) {
+      const { bytes } = inflated;
+      if (!isText) return this.onMessage(new Uint8Array(bytes).buffer);
+      if (isUtf8(bytes)) return this.onMessage(bytes.toString());
+    }
+    this.#reader.end();
+    switch ("fault" in inflated && inflated.fault) {
+      case "too large":
+        return this.onFault(FaultCode.tooLarge, "The message is too large");
+      case "too dense":
+        return this.onFault(
+          FaultCode.policy,
+          `The message inflates to more than ${MAX_INFLATE_RATIO} times its size`,
+        );
+      default:
+        this.onFault(FaultCode.noUtf8, "The message is not compressed text or bytes");
+    }
   }
 
   #emit(event: SocketEvent): void {

@@ -31,7 +31,11 @@ class StuckSocket extends Duplex {
   }
 
   setTimeout(): void {}
-  setNoDelay(): void {}
+  hasDelay = true;
+
+  setNoDelay(): void {
+    this.hasDelay = false;
+  }
 }
 
 /** Opens a WebSocket on a stuck socket. */
@@ -41,7 +45,7 @@ function upgrade(): { stuck: StuckSocket; socket: HardenedSocket } {
   const socket = new HardenedSocket(stuck as unknown as Socket, greeting, {
     runtime: platformRuntime(),
     turn: new WriteTurn(),
-    limits: { maxPayloadBytes: 1_024, maxFragments: 64 },
+    limits: { maxPayloadBytes: 1_024, maxFragments: 64, allowsCompression: false },
     closeTimeoutMs: 5_000,
     protocol: "",
   });
@@ -77,6 +81,12 @@ Deno.test("HardenedSocket closes a flood of pings behind its held pongs, and the
   assertEquals(stuck.destroyed, false);
   await time.tickAsync(5_000);
   assert(stuck.destroyed, "the time to answer a close");
+});
+
+Deno.test("HardenedSocket sends frames without the delay of Nagle's algorithm", () => {
+  const { stuck, socket } = upgrade();
+  assertEquals(stuck.hasDelay, false);
+  socket.terminate();
 });
 
 Deno.test("HardenedSocket answers any number of pings to a peer that reads", async () => {

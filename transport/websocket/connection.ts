@@ -18,6 +18,7 @@ import type {
   DatagramDuplex,
   FlowControlOptions,
   Frame,
+  FramePart,
   FrameReceiver,
   MessageFrames,
   OpenStreamOptions,
@@ -179,8 +180,8 @@ export type Socket =
     | "protocol"
     | "readyState"
     | "removeEventListener"
-    | "send"
   >
+  & Pick<MessageFrames, "send">
   & Partial<Pick<WebSocket, "url">>;
 
 const EVENTS = ["open", "message", "close", "error"] as const;
@@ -294,10 +295,10 @@ export class WebSocketConnection
   }
 
   /** Sends a frame or a record; ignored unless the socket is open. */
-  send(frame: Frame): void {
+  send(frame: Frame, parts?: readonly FramePart[]): void {
     if (this.#socket.readyState !== OPEN) return;
     if (!this.#isRecord(frame)) this.#framesSent++;
-    this.#socket.send(frame as string | Uint8Array<ArrayBuffer>);
+    this.#socket.send(frame, parts);
   }
 
   /** Sets the receiver of frames. */

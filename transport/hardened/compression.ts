@@ -1,0 +1,219 @@
+/**
+ * Compression of messages (permessage-deflate, RFC 7692), without state between messages: each
+ * message is compressed alone, so that all receivers share the bytes, and no secret of one message
+ * shows in the size of another.
+ */
+import { Buffer } from "node:buffer";
+import { constants, deflateRawSync, inflateRaw, inflateRawSync } from "node:zlib";
+import type { Frame, FramePart } from "../connection.ts";
+import { COMPRESSED, Opcode } from "./frame_reader.ts";
+import { encodeFrame } from "./frame_writer.ts";
+
+const finishFlush = constants.Z_SYNC_FLUSH;
+
+/** End of each flushed block, which a message leaves out at its own end. */
+const TAIL = Buffer.of(0x00, 0x00, 0xff, 0xff);
+
+/** Largest compressed message that is inflated at once, in bytes; a larger one takes a thread. */
+export const MAX_SYNC_INFLATE_BYTES = 16_384;
+
+/**
+ * Most inflated bytes for each compressed byte, for messages above {@linkcode MIN_BOUNDED_BYTES}.
+ * Text with many repetitions stays below; a peer that wants to spend this end's memory does not.
+ */
+export const MAX_INFLATE_RATIO = 128;
+
+/** Inflated size that is allowed at any ratio, in bytes. */
+const MIN_BOUNDED_BYTES = 65_536;
+
+/** Most bytes of a stored block of deflate. */
+const MAX_STORED_BYTES = 65_535;
+
+/** Parameters of an agreement. */
+export interface CompressionAgreement {
+  /** Window of the server's compression, as a power of two. */
+  readonly windowBits: number;
+  /** Value of `Sec-WebSocket-Extensions` in the response. */
+  readonly header: string;
+}
+
+/**
+ * Finds the first offer of permessage-deflate that this end supports. Both ends are bound to
+ * compress each message alone.
+ *
+ * @param offers Value of `Sec-WebSocket-Extensions` in the request.
+ * @returns The agreement; `undefined` without an offer to accept.
+ */
+export function agreeOnCompression(offers: string | null): CompressionAgreement | undefined {
+  for (const offer of offers?.split(",") ?? []) {
+    const [name, ...parameters] = offer.split(";").map((part) => part.trim());
+    if (name !== "permessage-deflate") continue;
+    const windowBits = windowOf(parameters);
+    if (windowBits === undefined) continue;
+    const header = "permessage-deflate; server_no_context_takeover; client_no_context_takeover";
+    return windowBits === "default"
+      ? { windowBits: constants.Z_MAX_WINDOWBITS, header }
+      : { windowBits, header: `${header}; server_max_window_bits=${windowBits}` };
+  }
+  return undefined;
+}
+
+/** Returns the window that an offer allows this end; `undefined` for an offer to decline. */
+function windowOf(parameters: readonly string[]): number | "default" | undefined {
+  const seen = new Set<string>();
+  let windowBits: number | "default" = "default";
+  for (const parameter of parameters) {
+    const [name = "", value] = parameter.split("=").map((part) => part.trim());
+    if (seen.has(name)) return undefined;
+    seen.add(name);
+    const bits = value?.replace(/^"(.*)"$/, "$1");
+    const isWindow = bits !== undefined && /^([89]|1[0-5])$/.test(bits);
+    if (name === "server_max_window_bits") {
+      // zlib has no window of 2^8 bytes for raw deflate.
+      if (!isWindow || bits === "8") return undefined;
+      windowBits = Number(bits);
+    } else if (name === "client_max_window_bits") {
+      if (value !== undefined && !isWindow) return undefined;
+    } else if (!/^(server|client)_no_context_takeover$/.test(name) || value !== undefined) {
+      return undefined;
+    }
+  }
+  return windowBits;
+}
+
+/**
+ * Compresses messages that go to many sockets: each part once, as a block of its own, and frames of
+ * several parts by joining the blocks.
+ */
+export class SharedDeflater {
+  readonly #windowBits: number;
+  readonly #minBytes: number;
+  /** Blocks by part, kept for as long as a part waits in a queue. */
+  readonly #blocks = new WeakMap<FramePart, Buffer>();
+  #lastParts: readonly FramePart[] | undefined = undefined;
+  #lastFrame: Buffer | undefined = undefined;
+
+  /** Takes the window, as a power of two, and the smallest part to compress, in bytes. */
+  constructor(windowBits: number, minBytes: number) {
+    this.#windowBits = windowBits;
+    this.#minBytes = minBytes;
+  }
+
+  /**
+   * Encodes a compressed frame, and keeps the last one for further sockets.
+   *
+   * @param parts Parts of the frame, which a line feed separates.
+   * @returns The frame; `undefined` if the frame would not become smaller.
+   */
+  encode(parts: readonly FramePart[]): Buffer | undefined {
+    if (this.#lastParts !== parts) {
+      this.#lastFrame = this.#encode(parts);
+      this.#lastParts = parts;
+    }
+    return this.#lastFrame;
+  }
+
+  #encode(parts: readonly FramePart[]): Buffer | undefined {
+    if (parts.every(({ size }) => size < this.#minBytes)) return undefined;
+    const blocks: Buffer[] = [];
+    let plainBytes = -1;
+    for (const part of parts) {
+      if (blocks.length > 0) blocks.push(LINE_FEED);
+      blocks.push(this.#blockOf(part));
+      plainBytes += 1 + part.size;
+    }
+    const whole = Buffer.concat(blocks);
+    // A stored block at the end is followed by an empty one, of which only the head is left.
+    const payload = whole.subarray(-TAIL.length).equals(TAIL)
+      ? whole.subarray(0, -TAIL.length)
+      : Buffer.concat([whole, Buffer.of(0)]);
+    if (payload.length >= plainBytes) return undefined;
+    const isText = typeof parts[0]!.frame === "string";
+    return encodeFrame(COMPRESSED | (isText ? Opcode.text : Opcode.binary), payload);
+  }
+
+  #blockOf(part: FramePart): Buffer {
+    const known = this.#blocks.get(part);
+    if (known !== undefined) return known;
+    const block = part.size < this.#minBytes ? storedBlock(part.frame) : this.#deflate(part.frame);
+    this.#blocks.set(part, block);
+    return block;
+  }
+
+  #deflate(frame: Frame): Buffer {
+    return deflateRawSync(frame, {
+      windowBits: this.#windowBits,
+      finishFlush,
+    });
+  }
+}
+
+/** Makes blocks of deflate that hold bytes as they are, and end with an empty one. */
+function storedBlock(frame: Frame): Buffer {
+  const bytes = Buffer.from(frame as string);
+  const blocks: Buffer[] = [];
+  for (let from = 0; from < bytes.length; from += MAX_STORED_BYTES) {
+    const stored = bytes.subarray(from, from + MAX_STORED_BYTES);
+    const head = Buffer.alloc(5);
+    head.writeUInt16LE(stored.length, 1);
+    head.writeUInt16LE(0xffff - stored.length, 3);
+    blocks.push(head, stored);
+  }
+  return Buffer.concat(blocks);
+}
+
+const LINE_FEED = storedBlock("\n");
+
+/** Result of {@linkcode inflateSync} and {@linkcode inflate}. */
+export type Inflated =
+  | { readonly bytes: Buffer }
+  | { readonly fault: InflateFault };
+
+/** Fault of a compressed message: above the limit of bytes, above that of the ratio, or broken. */
+type InflateFault = "too large" | "too dense" | "invalid";
+
+/**
+ * Inflates a small message.
+ *
+ * @param payload Compressed message.
+ * @param maxBytes Most inflated bytes.
+ * @returns The message, or the fault of the peer.
+ */
+export function inflateSync(payload: Buffer, maxBytes: number): Inflated {
+  const maxOutputLength = outputOf(payload, maxBytes);
+  try {
+    const bytes = inflateRawSync(Buffer.concat([payload, TAIL]), { maxOutputLength, finishFlush });
+    return { bytes };
+  } catch (error) {
+    return { fault: faultOf(error, maxOutputLength < maxBytes) };
+  }
+}
+
+/**
+ * Inflates a message on another thread.
+ *
+ * @param payload Compressed message.
+ * @param maxBytes Most inflated bytes.
+ * @param done Receives the message, or the fault of the peer.
+ */
+export function inflate(
+  payload: Buffer,
+  maxBytes: number,
+  done: (inflated: Inflated) => void,
+): void {
+  const maxOutputLength = outputOf(payload, maxBytes);
+  const options = { maxOutputLength, finishFlush };
+  inflateRaw(Buffer.concat([payload, TAIL]), options, (error, bytes) => {
+    done(error === null ? { bytes } : { fault: faultOf(error, maxOutputLength < maxBytes) });
+  });
+}
+
+/** Returns the most bytes that a payload may become. */
+function outputOf({ length }: Buffer, maxBytes: number): number {
+  return Math.min(maxBytes, Math.max(MIN_BOUNDED_BYTES, length * MAX_INFLATE_RATIO));
+}
+
+function faultOf(error: unknown, isRatioLower: boolean): InflateFault {
+  if ((error as { code?: unknown }).code !== "ERR_BUFFER_TOO_LARGE") return "invalid";
+  return isRatioLower ? "too dense" : "too large";
+}
