@@ -595,6 +595,8 @@ export class Client<C extends Contract = Contract>
       const info = told ?? { code: CloseCode.abnormal, reason, by, error };
       return { info, wasReady: false };
     }
+    // A close between the hello and this turn found no session.
+    if (this.#stop.signal.aborted) return { info: await session.close(), wasReady: true };
     const since = this.#runtime.now();
     this.#over = Promise.withResolvers();
     this.#take(session, () => this.#subscriptions.resume(session));

@@ -295,3 +295,20 @@ Deno.test("Client prints nothing where its status is read or subscribed to, or o
   for (const client of clients) await client.close();
   assertEquals(printed.lines, []);
 });
+
+Deno.test("Client.close() ends a client whose session is just established", async () => {
+  // Every moment between the hello and the turn in which the client has the session.
+  for (let moment = 0; moment < 100; moment++) {
+    const network = new Network();
+    const said = Promise.withResolvers<void>();
+    network.answers.push(network.byHand((peer) => {
+      peer.say(HELLO);
+      said.resolve();
+    }));
+    const client = network.client();
+    await said.promise;
+    for (let i = 0; i < moment; i++) await Promise.resolve();
+    await client.close();
+    assertEquals(client.status.current.name, "closed");
+  }
+});

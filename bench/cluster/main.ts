@@ -10,6 +10,10 @@
  * - `--quick`: one short run of each.
  * - `--runs n`: number of runs; 3 by default.
  * - `--only a,b`: only these candidates.
+ * - `--work a,b`: only this work.
+ * - `--nodes n`: number of nodes on an engine; 3 by default.
+ * - `--sessions n`: number of subscribers; 200 by default, 50 with `--quick`.
+ * - `--loose`: ties no process to a core.
  *
  * @module
  */
@@ -19,12 +23,6 @@ import { argument, numberArgument } from "../args.ts";
 import type { LoadResult } from "../meter.ts";
 import { canPin, commandOn, freePort, untilListening } from "../processes.ts";
 import { amount, summarize } from "../report.ts";
-
-/**
- * Number of nodes in a cluster: the publisher is on the first node, the subscribers are on the
- * others.
- */
-const NODES = 3;
 
 const NODE_PACKAGES = ["socket.io@4.8.4", "@socket.io/redis-adapter@8.3.0", "ioredis@5.8.2"];
 
@@ -41,8 +39,30 @@ interface Setup {
   readonly args?: readonly string[];
 }
 
+/** Arguments of a node with a history. */
+const HISTORY = ["--history"];
+
 const SETUPS: readonly Setup[] = [
   { name: "skein", title: "Skein, one node", dialect: "skein" },
+  {
+    name: "skein-history",
+    title: "Skein, one node, with a history",
+    dialect: "skein",
+    args: HISTORY,
+  },
+  ...[1, 2].flatMap((count): Setup[] => {
+    const workers = ["--workers", `${count}`];
+    const title = count === 1 ? "Skein, one worker" : `Skein, ${count} workers`;
+    return [
+      { name: `skein-workers-${count}`, title, dialect: "skein", args: workers },
+      {
+        name: `skein-workers-${count}-history`,
+        title: `${title}, with a history`,
+        dialect: "skein",
+        args: [...workers, ...HISTORY],
+      },
+    ];
+  }),
   { name: "socketio", title: "socket.io, one node", dialect: "socketio" },
   { name: "skein-redis", title: "Skein, Redis", dialect: "skein", engine: "redis" },
   { name: "skein-nats", title: "Skein, NATS", dialect: "skein", engine: "nats" },
@@ -52,14 +72,14 @@ const SETUPS: readonly Setup[] = [
     title: "Skein, Redis, with a history",
     dialect: "skein",
     engine: "redis",
-    args: ["--history"],
+    args: HISTORY,
   },
   {
     name: "skein-nats-history",
     title: "Skein, NATS, with a history",
     dialect: "skein",
     engine: "nats",
-    args: ["--history"],
+    args: HISTORY,
   },
 ];
 
@@ -73,15 +93,20 @@ const { args } = Deno;
 const isQuick = args.includes("--quick");
 const runs = numberArgument(args, "runs", isQuick ? 1 : 3);
 const only = argument(args, "only")?.split(",");
-const isPinned = await canPin();
+const work = argument(args, "work")?.split(",");
+/** The publisher is on the first node of several, and the subscribers are on the others. */
+const nodeCount = numberArgument(args, "nodes", 3);
+const sessions = numberArgument(args, "sessions", isQuick ? 50 : 200);
+const isPinned = !args.includes("--loose") && await canPin();
+const setups = SETUPS.filter(({ name }) => only?.includes(name) ?? true);
+const works = WORK.filter(({ name }) => work?.includes(name) ?? true);
 const folder = await Deno.makeTempDir({ prefix: "bench-" });
 try {
-  await installForNode();
+  if (setups.some(({ dialect }) => dialect === "socketio")) await installForNode();
   const results = new Map<string, LoadResult[]>();
   for (let run = 1; run <= runs; run++) {
-    for (const work of WORK) {
-      for (const setup of SETUPS) {
-        if (only !== undefined && !only.includes(setup.name)) continue;
+    for (const work of works) {
+      for (const setup of setups) {
         const key = `${work.name} ${setup.name}`;
         say(`${run}/${runs} ${key}`);
         results.set(key, [...results.get(key) ?? [], await measure(setup, work.args)]);
@@ -97,7 +122,7 @@ async function measure(setup: Setup, work: readonly string[]): Promise<LoadResul
   await using stack = new AsyncDisposableStack();
   const engine = await engineFor(setup.engine);
   if (engine !== undefined) stack.use(engine.server);
-  const ports = Array.from({ length: engine === undefined ? 1 : NODES }, freePort);
+  const ports = Array.from({ length: engine === undefined ? 1 : nodeCount }, freePort);
   // One core for all nodes and the engine, one for the clients, so that all candidates share the
   // same resources.
   const nodes = ports.map((port) => {
@@ -114,9 +139,9 @@ async function measure(setup: Setup, work: readonly string[]): Promise<LoadResul
     return process;
   });
   await Promise.all(ports.map((port) => untilListening(port)));
-  const few = isQuick
-    ? ["--warm-up", "300", "--measure", "700", "--sessions", "50"]
-    : ["--sessions", "200"];
+  const few = ["--sessions", `${sessions}`].concat(
+    isQuick ? ["--warm-up", "300", "--measure", "700"] : [],
+  );
   const subscribers = ports.length === 1 ? [] : ["--ports", ports.slice(1).join(",")];
   const generator = new URL("../load.ts", import.meta.url).href;
   const { success, code, stdout } = await commandOn(
@@ -172,7 +197,7 @@ async function installForNode(): Promise<void> {
 
 function tables(results: ReadonlyMap<string, readonly LoadResult[]>): string {
   const lines: string[] = [];
-  for (const { name, title } of WORK) {
+  for (const { name, title } of works) {
     lines.push(
       "",
       `**${title}**`,
@@ -180,7 +205,7 @@ function tables(results: ReadonlyMap<string, readonly LoadResult[]>): string {
       "| | deliveries/s min / median / max | of socket.io | CPU us each | p50 ms | p99 ms | lost, out of order, closed |",
       "| --- | --- | --- | --- | --- | --- | --- |",
     );
-    for (const setup of SETUPS) {
+    for (const setup of setups) {
       const list = results.get(`${name} ${setup.name}`);
       if (list === undefined) continue;
       const { perSecond, median } = summarize(list);

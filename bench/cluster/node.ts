@@ -1,6 +1,6 @@
 /**
  * A node of Skein under measurement, with the public API only: on Redis, on NATS, or without an
- * engine.
+ * engine; with `--workers 2` two workers of one process.
  *
  * ```sh
  * deno run -A bench/cluster/node.ts --port 9100 --redis redis://127.0.0.1:6379
@@ -14,7 +14,8 @@ import { z } from "zod";
 import { type Broker, defineContract, serve } from "../../mod.ts";
 import { NatsBroker } from "../../pubsub/nats/mod.ts";
 import { RedisBroker } from "../../pubsub/redis/mod.ts";
-import { argument, portOf } from "../args.ts";
+import { serveWorkers, type WorkerNode } from "../../server.ts";
+import { argument, numberArgument, portOf } from "../args.ts";
 
 const text = z.string();
 const contract = defineContract({
@@ -22,25 +23,45 @@ const contract = defineContract({
   toClient: { subok: z.undefined(), bench: text },
 });
 
-const broker = brokerOf(Deno.args);
-const server = serve({
-  hostname: "127.0.0.1",
-  port: portOf(Deno.args),
-  path: "/ws",
-  onListen() {},
-  webTransport: false,
-  contract,
-  ...(broker === undefined ? {} : { broker }),
-  ...(Deno.args.includes("--history") ? { history: { bench: { size: 1_000 } } } : {}),
-  limits: { maxSessions: 20_000, maxSessionsPerAddress: Infinity },
-  onMessage(message, session) {
-    if (message.pattern === "sub") {
-      server.subscribe(session, message.data);
-      return session.send("subok");
-    }
-    server.publish(message.topic, message.data);
-  },
-});
+/** Serves as one worker. */
+export default function start({ serve, data }: WorkerNode): void {
+  run(serve, data === "history");
+}
+
+if (import.meta.main) {
+  const workers = numberArgument(Deno.args, "workers", 0);
+  const broker = brokerOf(Deno.args);
+  const hasHistory = Deno.args.includes("--history");
+  const shared = {
+    hostname: "127.0.0.1",
+    port: portOf(Deno.args),
+    onListen() {},
+    webTransport: false,
+    ...(broker === undefined ? {} : { broker }),
+  };
+  if (workers === 0) run((options) => serve({ ...options, ...shared }), hasHistory);
+  else {
+    const data = hasHistory ? "history" : undefined;
+    await serveWorkers(new URL(import.meta.url), { ...shared, workers, data });
+  }
+}
+
+function run(listen: WorkerNode["serve"], hasHistory: boolean): void {
+  const server = listen({
+    path: "/ws",
+    contract,
+    ...(hasHistory ? { history: { bench: { size: 1_000 } } } : {}),
+    limits: { maxSessions: 20_000, maxSessionsPerAddress: Infinity },
+    rates: { perAddress: {} },
+    onMessage(message, session) {
+      if (message.pattern === "sub") {
+        server.subscribe(session, message.data);
+        return session.send("subok");
+      }
+      server.publish(message.topic, message.data);
+    },
+  });
+}
 
 function brokerOf(args: readonly string[]): Broker | undefined {
   const [redis, nats] = [argument(args, "redis"), argument(args, "nats")];

@@ -1,38 +1,190 @@
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { BrokerError } from "../../errors.ts";
+import { turns } from "../../testing/turns.ts";
 import { platformRuntime } from "../../base/runtime.ts";
-import type { Broker } from "../broker.ts";
 import { testBroker } from "../conformance/suite.ts";
+import { connectTo } from "./_ports_test.ts";
 import { MemoryBroker } from "../memory/broker.ts";
 import { EnginePorts } from "./engine_port.ts";
-import { factsOf } from "./operations.ts";
+import type { Batch } from "./link.ts";
+import { type EngineOperation, factsOf, type WorkerOperation } from "./operations.ts";
 import { PortBroker } from "./port_broker.ts";
 
-/** A worker's broker, connected by ports that clone each batch. */
-function connect(ports: EnginePorts, engine: Broker): PortBroker {
-  const runtime = platformRuntime();
-  const { port1, port2 } = new MessageChannel();
-  const broker: PortBroker = new PortBroker({
-    runtime,
-    engine: factsOf(engine),
-    post: (batch) => port2.postMessage(batch),
-  });
-  const port = ports.open((batch) => port1.postMessage(batch));
-  port1.onmessage = ({ data }) => port.take(data);
-  port2.onmessage = ({ data }) => broker.take(data);
-  void broker.status.observe(({ name }) => {
-    if (name === "closed") {
-      port1.close();
-      port2.close();
-    }
-  });
-  return broker;
-}
-
-/** Brokers of several workers on one engine in memory. */
-function connectTo(engine: Broker, count: number): PortBroker[] {
-  const ports = new EnginePorts(engine, platformRuntime());
-  return Array.from({ length: count }, () => connect(ports, engine));
-}
-
 testBroker("PortBroker", () => connectTo(new MemoryBroker(), 1)[0]!, {
-  makePair: () => connectTo(new MemoryBroker(), 2) as [PortBroker, PortBroker],
+  makePair: () => {
+    const [one, two] = connectTo(new MemoryBroker(), 2);
+    return [one!, two!];
+  },
 });
+
+/** Workers on one engine, whose batches arrive by hand. */
+class Threads {
+  readonly engine = new MemoryBroker();
+  readonly runtime = platformRuntime();
+  readonly #ports = new EnginePorts(this.engine, this.runtime);
+  /** Batches for workers that do not handle messages now. */
+  readonly #late = new Map<PortBroker, Batch<EngineOperation>[]>();
+
+  start(): PortBroker {
+    const broker: PortBroker = new PortBroker({
+      runtime: this.runtime,
+      engine: factsOf(this.engine),
+      post: (batch) => port.take(batch),
+    });
+    const port = this.#ports.open((batch) => {
+      const late = this.#late.get(broker);
+      if (late === undefined) broker.take(batch);
+      else late.push(batch);
+    });
+    return broker;
+  }
+
+  /** Lets a worker handle no message. */
+  block(broker: PortBroker): void {
+    this.#late.set(broker, []);
+  }
+
+  /** Lets a worker handle all messages. */
+  unblock(broker: PortBroker): void {
+    const late = this.#late.get(broker)!;
+    this.#late.delete(broker);
+    for (const batch of late) broker.take(batch);
+  }
+}
+
+/** A payload of a mebibyte. */
+const MEBIBYTE = "x".repeat(1_048_576);
+const BOUNDS = { size: 1_000, ttlMs: 60_000, bytes: 1_000_000_000 };
+
+Deno.test("PortBroker gives up publications beyond its bounds while no thread handles any", async () => {
+  let posted = 0;
+  const options = {
+    runtime: platformRuntime(),
+    engine: factsOf(new MemoryBroker()),
+    post: ([, , operations]: Batch<WorkerOperation>) => void (posted += operations.length),
+  };
+  const large = new PortBroker(options);
+  for (let i = 0; i < 80; i++) large.publish({ topic: "news", payload: MEBIBYTE });
+  const { published, dropped, waiting } = large.stats;
+  assertEquals([posted, published, waiting, dropped], [1, 64, 63, 16]);
+  const append = large.history!.append({ topic: "kept", payload: MEBIBYTE }, { bounds: BOUNDS });
+  await assertRejects(() => append, BrokerError, "too many operations wait for the main thread");
+
+  const small = new PortBroker(options);
+  while (small.stats.dropped === 0) small.publish({ topic: "news", payload: "x" });
+  assertEquals(small.stats.waiting, 100_000);
+  assertEquals(small.issues(), ["100000 operations wait for the main thread, of 100000 at most"]);
+});
+
+Deno.test("PortBroker slows those who append down while another worker is behind", async () => {
+  using time = new FakeTime();
+  const threads = new Threads();
+  const [writer, reader] = [threads.start(), threads.start()];
+  const heard: string[] = [];
+  const subscription = reader.subscribe("kept", ({ payload }) => heard.push(payload as string), {
+    history: BOUNDS,
+  });
+  await passTurns(time);
+  await subscription.ready;
+  threads.block(reader);
+  let appended = 0;
+  for (let i = 0; i < 20; i++) {
+    const payload = `${i} ${MEBIBYTE}`;
+    void writer.history!.append({ topic: "kept", payload }, { bounds: BOUNDS })
+      .then(() => appended++);
+  }
+  await passTurns(time);
+  // The reader is 8 MiB behind, and no credit comes back for more.
+  assert(appended > 8 && appended < 12, `${appended}`);
+  assertEquals(writer.stats.waiting, 20 - appended);
+  await time.tickAsync(1_000);
+  await passTurns(time);
+  assertEquals([appended, writer.stats.waiting], [20, 0]);
+  threads.unblock(reader);
+  await passTurns(time);
+  assertEquals(
+    heard.map((payload) => Number.parseInt(payload)),
+    Array.from({ length: 20 }, (_, i) => i),
+  );
+});
+
+Deno.test("PortBroker tells of missed publications to a worker that is too far behind", async () => {
+  using time = new FakeTime();
+  const threads = new Threads();
+  const [writer, reader] = [threads.start(), threads.start()];
+  const heard: unknown[] = [];
+  let interruptions = 0;
+  const subscription = reader.subscribe("news", ({ payload }) => heard.push(payload), {
+    onInterrupted: () => interruptions++,
+  });
+  await passTurns(time);
+  await subscription.ready;
+  threads.block(reader);
+  for (let i = 0; i < 60; i++) writer.publish({ topic: "news", payload: MEBIBYTE });
+  for (let i = 0; i < 3; i++) {
+    await time.tickAsync(1_000);
+    await passTurns(time);
+  }
+  threads.unblock(reader);
+  await passTurns(time);
+  assertEquals([interruptions, reader.stats.interruptions], [1, 1]);
+  assert(heard.length < 60, `${heard.length}`);
+  heard.length = 0;
+  writer.publish({ topic: "news", payload: "after" });
+  await passTurns(time);
+  assertEquals(heard, ["after"]);
+});
+
+Deno.test("EnginePort.end() ends the subscriptions of a worker that is gone", async () => {
+  await using engine = new MemoryBroker();
+  const posted: EngineOperation[] = [];
+  const port = new EnginePorts(engine, platformRuntime()).open(([, , operations]) => {
+    posted.push(...operations);
+  });
+  port.take([0, 0, [["subscribe", 1, "news", undefined]]]);
+  await turns();
+  assertEquals(posted.splice(0), [["status", { name: "connected" }], ["ready", 1]]);
+  engine.publish({ topic: "news", payload: "1" });
+  port.end();
+  port.end();
+  engine.publish({ topic: "news", payload: "2" });
+  await turns();
+  assertEquals(posted, []);
+});
+
+Deno.test("PortBroker tells of an engine that is away, and of refused operations", async () => {
+  const facts = factsOf(new MemoryBroker());
+  let operations: unknown[] = [];
+  const broker = new PortBroker({
+    runtime: platformRuntime(),
+    engine: facts,
+    post: ([, , posted]) => operations = [...operations, ...posted],
+  });
+  const since = Date.now();
+  broker.take([0, 0, [
+    ["status", { name: "interrupted", since, error: "Connection refused" }],
+    ["refused", "Cannot publish: too long"],
+  ]]);
+  await turns();
+  assertEquals(broker.issues(), [
+    "The engine memory has been away for 0 s: Connection refused",
+    "The engine refused 1 operations, the last one: Cannot publish: too long",
+  ]);
+  assertEquals([broker.stats.interruptions, broker.stats.dropped], [1, 1]);
+  const claim = broker.store!.claim("user", "session", { max: 1, ttlMs: 1_000 });
+  await turns();
+  assertEquals(operations.length, 1);
+  broker.take([0, 0, [["failure", 1, "broker", "Cannot claim: Redis is away"]]]);
+  await assertRejects(() => claim, BrokerError, "Redis is away");
+  broker.take([0, 0, [["ended"]]]);
+  await broker.close();
+});
+
+/** Lets the work of many turns happen, under fake time. */
+async function passTurns(time: FakeTime): Promise<void> {
+  for (let i = 0; i < 20; i++) {
+    await turns();
+    await time.tickAsync(0);
+  }
+}

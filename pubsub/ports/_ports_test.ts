@@ -1,0 +1,33 @@
+/** Brokers of workers for tests, with ports that clone each batch as between threads. */
+import { platformRuntime } from "../../base/runtime.ts";
+import type { Broker } from "../broker.ts";
+import { EnginePorts } from "./engine_port.ts";
+import { factsOf } from "./operations.ts";
+import { PortBroker } from "./port_broker.ts";
+
+/** A worker's broker, connected by ports that clone each batch. */
+function connect(ports: EnginePorts, engine: Broker): PortBroker {
+  const runtime = platformRuntime();
+  const { port1, port2 } = new MessageChannel();
+  const broker: PortBroker = new PortBroker({
+    runtime,
+    engine: factsOf(engine),
+    post: (batch) => port2.postMessage(batch),
+  });
+  const port = ports.open((batch) => port1.postMessage(batch));
+  port1.onmessage = ({ data }) => port.take(data);
+  port2.onmessage = ({ data }) => broker.take(data);
+  void broker.status.observe(({ name }) => {
+    if (name === "closed") {
+      port1.close();
+      port2.close();
+    }
+  });
+  return broker;
+}
+
+/** Connects several workers to one engine. */
+export function connectTo(engine: Broker, count: number): PortBroker[] {
+  const ports = new EnginePorts(engine, platformRuntime());
+  return Array.from({ length: count }, () => connect(ports, engine));
+}

@@ -1,0 +1,46 @@
+/** The broker of workers whose main thread has Redis or NATS: the requirements of every broker. */
+import type { Broker } from "../../pubsub/broker.ts";
+import { connectTo } from "../../pubsub/ports/_ports_test.ts";
+import { testBroker } from "../../pubsub/conformance/suite.ts";
+import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { noTimers } from "./hearing.ts";
+import { isNatsMissing, NatsServer } from "./nats_server.ts";
+import { isRedisMissing, RedisServer } from "./redis_server.ts";
+
+let redis: RedisServer;
+let nats: NatsServer;
+
+Deno.test.beforeAll(async () => {
+  if (!isRedisMissing) redis = await RedisServer.start();
+  if (!isNatsMissing) nats = await NatsServer.start();
+});
+
+Deno.test.afterAll(async () => {
+  await redis?.[Symbol.asyncDispose]();
+  await nats?.[Symbol.asyncDispose]();
+});
+
+testWorkers("Redis", () => new RedisBroker({ url: redis.url }), isRedisMissing);
+testWorkers("NATS", () => new NatsBroker({ servers: nats.servers }), isNatsMissing);
+
+/** Runs the suite for one worker, and for two, on an engine. */
+function testWorkers(name: string, makeEngine: () => Broker, ignore: boolean): void {
+  const engines: Broker[] = [];
+  const connect = (count: number) => {
+    const engine = makeEngine();
+    engines.push(engine);
+    return connectTo(engine, count);
+  };
+  testBroker(`PortBroker on ${name}`, () => connect(1)[0]!, {
+    makePair: () => {
+      const [one, two] = connect(2);
+      return [one!, two!];
+    },
+    async teardown() {
+      for (const engine of engines.splice(0)) await engine.close();
+      await noTimers();
+    },
+    ignore,
+  });
+}
