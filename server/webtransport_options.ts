@@ -101,7 +101,9 @@ export interface WebTransportServeOptions extends
    *   webTransport: { engine: "builtin" },
    *   onMessage: (message) => message.reply("pong"),
    * });
-   * await using client = connect(`${server.url}?protocol=skein.1`);
+   * await using client = connect(`${server.url}?protocol=skein.1`, {
+   *   transports: ["webtransport"],
+   * });
    * assertEquals(await client.request("ping"), "pong");
    * assertEquals((await client.whenConnected()).transport, "webtransport");
    * ```
