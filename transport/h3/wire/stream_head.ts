@@ -1,5 +1,5 @@
 /** Heads of streams (RFC 9114 section 6.2, draft-ietf-webtrans-http3 section 4). */
-import { FIRST_READ_BYTES } from "../../quic/receive_half.ts";
+import { FIRST_READ_BYTES, ReadBuffers } from "../../quic/receive_half.ts";
 import {
   concat,
   readVarint,
@@ -43,7 +43,7 @@ export async function readHead(
   while (true) {
     let result;
     try {
-      result = await reader.read(new Uint8Array(FIRST_READ_BYTES));
+      result = await reader.read(ReadBuffers.take(FIRST_READ_BYTES));
     } catch {
       return undefined; // The stream was reset, or the connection is over.
     }
