@@ -290,7 +290,7 @@ export class Admission<V> {
   #accept<A>(
     sessionRequest: SessionRequest<A>,
     reservation: Reservation,
-    { handshake, claim, awaited, maySignIn = false, ...who }: {
+    { value, user, credentials, handshake, claim, awaited, maySignIn = false }: {
       readonly value: unknown;
       readonly user: string | undefined;
       readonly credentials: SessionIdentity["credentials"];
@@ -309,7 +309,8 @@ export class Admission<V> {
       const open = () => {
         if (reservation.isHeld) {
           const predecessor = this.#predecessorOf(sessionRequest);
-          const peer = { ...who, url, headers, address, ...(predecessor && { predecessor }) };
+          const who = { value, user, credentials, url, headers, address };
+          const peer = predecessor === undefined ? who : { ...who, predecessor };
           const identity = maySignIn ? this.#guest(connection, peer) : peer;
           const session = this.#open(connection, reservation, { identity, awaited });
           if (claim !== undefined) this.#claims.give(session, claim);

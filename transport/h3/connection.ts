@@ -45,8 +45,8 @@ import type { Runtime, Timer } from "../../base/runtime.ts";
 import { TurnEnd } from "../quic/stream_owner.ts";
 import { concat, readVarint, varintLengthAt } from "../quic/varint.ts";
 
-/** Time that a request waits for the client's settings, in milliseconds. */
-const SETTINGS_TIMEOUT_MS = 5_000;
+/** Time that a request waits for the peer's settings, in milliseconds. */
+export const SETTINGS_TIMEOUT_MS = 5_000;
 
 /**
  * Time that a connection stays open without sessions, in milliseconds: browsers never close idle
@@ -90,6 +90,12 @@ export interface Http3ConnectionOptions {
   readonly onRequest?: (request: Http3Request) => void;
   /** Deadlines for the first request of a server's connection. */
   readonly firstRequests?: Deadlines<Http3Connection>;
+  /**
+   * Deadlines for the settings of a client whose request came first, of
+   * {@linkcode SETTINGS_TIMEOUT_MS}. Such a request is frequent, and a timer of its own would cost
+   * more than the wait, which most often ends in the same turn.
+   */
+  readonly lateSettings?: Deadlines<Http3Connection>;
   /** True if a client's connection stays open after the last session. */
   readonly isPooled?: boolean;
 }
@@ -182,6 +188,11 @@ export class Http3Connection implements SessionLink {
     return this.#fault;
   }
 
+  /** True once the connection is over, and nothing can be sent. */
+  get isEnded(): boolean {
+    return this.#isOver;
+  }
+
   /** True if the connection is over, or takes no further sessions. */
   get isOver(): boolean {
     return this.#isOver || this.#isRefusing;
@@ -200,7 +211,7 @@ export class Http3Connection implements SessionLink {
    * @throws {ConnectionError} If the connection is over.
    */
   async sessionLimit(): Promise<number> {
-    const settings = await this.#settingsInTime("server");
+    const settings = await this.#settingsInTime();
     const limits = [
       settings.get(SettingId.webTransportMaxSessionsDraft07),
       settings.get(SettingId.webTransportMaxSessions),
@@ -225,7 +236,7 @@ export class Http3Connection implements SessionLink {
     let settings: Settings;
     let stream: Deno.QuicBidirectionalStream;
     try {
-      settings = await this.#settingsInTime("server");
+      settings = await this.#settingsInTime();
       stream = await this.conn.createBidirectionalStream({ waitUntilAvailable: true });
     } catch (cause) {
       const message = cause instanceof ConnectionError ? cause.message : "The connection broke";
@@ -289,8 +300,15 @@ export class Http3Connection implements SessionLink {
   fail(error: H3ProtocolError): void {
     if (this.#isOver) return;
     this.#fault = error;
-    this.#settings?.reject(connectionFailed(error));
+    if (this.#peerSettings === undefined) this.#settings?.reject(connectionFailed(error));
     this.close(error.h3Code, error.message);
+  }
+
+  /** Ends the connection because the peer sent no settings in time. */
+  failWithoutSettings(): void {
+    const peer = this.side === "server" ? "client" : "server";
+    const message = `The ${peer} sent no SETTINGS in time`;
+    this.fail(new H3ProtocolError(H3Error.missingSettings, message));
   }
 
   /** Starts to read datagrams. */
@@ -347,7 +365,8 @@ export class Http3Connection implements SessionLink {
     this.#options.firstRequests?.delete(this);
     this.#early.clear();
     this.#end = end;
-    this.#settings?.reject(connectionBroke(end));
+    this.#options.lateSettings?.delete(this);
+    if (this.#peerSettings === undefined) this.#settings?.reject(connectionBroke(end));
     return end;
   }
 
@@ -466,6 +485,7 @@ export class Http3Connection implements SessionLink {
         if (event === "goaway") this.#windUp();
         else if (event !== undefined) {
           this.#peerSettings = event;
+          this.#options.lateSettings?.delete(this);
           this.#settings?.resolve(event);
         }
       }
@@ -503,7 +523,7 @@ export class Http3Connection implements SessionLink {
       try {
         // Most requests arrive whole with the first packet of their stream.
         const fields = nextFields(frames) ?? await readFields(reader, frames);
-        const settings = this.#peerSettings ?? await this.#settingsInTime("client");
+        const settings = this.#peerSettings ?? await this.#settingsInTime();
         this.#request(connect, fields, settings);
       } catch (error) {
         connect.writer.closed.catch(() => {});
@@ -545,16 +565,19 @@ export class Http3Connection implements SessionLink {
     this.#options.onRequest?.(request);
   }
 
-  /** Waits for the peer's settings; closes the connection if none arrive in time. */
-  async #settingsInTime(peer: "client" | "server"): Promise<Settings> {
+  /** Waits for the peer's settings; ends the connection if none arrive in time. */
+  async #settingsInTime(): Promise<Settings> {
     if (this.#peerSettings !== undefined) return this.#peerSettings;
     if (this.#fault !== undefined) throw connectionFailed(this.#fault);
     if (this.#end !== undefined) throw connectionBroke(this.#end);
+    const { lateSettings } = this.#options;
+    if (this.#settings === undefined) lateSettings?.add(this);
     const { promise } = this.#settings ??= Promise.withResolvers();
-    if (await settlesWithin(this.runtime, promise, SETTINGS_TIMEOUT_MS)) return await promise;
-    const message = `The ${peer} sent no SETTINGS in time`;
-    this.fail(new H3ProtocolError(H3Error.missingSettings, message));
-    throw new ConnectionError(message);
+    if (lateSettings === undefined) {
+      const isInTime = await settlesWithin(this.runtime, promise, SETTINGS_TIMEOUT_MS);
+      if (!isInTime) this.failWithoutSettings();
+    }
+    return await promise;
   }
 
   /** Credit of a session; `undefined` unless both ends announced flow control. */

@@ -16,6 +16,7 @@ import {
   Http3Connection,
   type Http3ConnectionOptions,
   openControl,
+  SETTINGS_TIMEOUT_MS,
 } from "./connection.ts";
 import { H3Error } from "./wire/error_codes.ts";
 import { RequestQueue, type WebTransportRequest } from "./request.ts";
@@ -111,6 +112,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   readonly #controlHead: Uint8Array;
   readonly #requests = new RequestQueue();
   readonly #firstRequests: Deadlines<Http3Connection>;
+  readonly #lateSettings: Deadlines<Http3Connection>;
   readonly #onAbort = (): void => void this.close();
   #closing: Promise<void> | undefined = undefined;
 
@@ -140,6 +142,11 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
       FIRST_REQUEST_TIMEOUT_MS,
       (connection) => connection.close(),
     );
+    this.#lateSettings = new Deadlines(
+      runtime,
+      SETTINGS_TIMEOUT_MS,
+      (connection) => connection.failWithoutSettings(),
+    );
     this.#controlHead = encodeControlHead({ side: "server", maxSessions, flowControl });
     this.#connectionOptions = {
       runtime,
@@ -147,6 +154,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
       maxSessions,
       flowControl,
       firstRequests: this.#firstRequests,
+      lateSettings: this.#lateSettings,
       onRequest: (request) => this.#requests.push(request),
     };
     this.#acceptor = new QuicAcceptor<Http3Connection | AcceptedConnection>(runtime, options, {
@@ -244,6 +252,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     this.#signal?.removeEventListener("abort", this.#onAbort);
     await this.#acceptor.close(H3Error.noError);
     this.#firstRequests.clear();
+    this.#lateSettings.clear();
   }
 }
 

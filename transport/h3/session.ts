@@ -64,6 +64,8 @@ export interface SessionLink {
   readonly conn: Deno.QuicConn;
   /** Resolves at the end of the connection. */
   readonly ending: Promise<QuicEnding>;
+  /** True once the connection is over, and nothing can be sent. */
+  readonly isEnded: boolean;
   /** Fault for which this end closed the connection. */
   readonly fault: H3ProtocolError | undefined;
   /** Counters of unread streams; on a server. */
@@ -696,7 +698,8 @@ export class Http3Session extends CountedConnection
   }
 
   #endConnect(): void {
-    this.#connect.writer.close().catch(() => {});
+    // A write to a connection that is over would only make an error with a stack trace.
+    if (!this.#link.isEnded) this.#connect.writer.close().catch(() => {});
   }
 
   /** Handles a close of the peer, or the confirmation of a local close. */
