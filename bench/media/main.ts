@@ -1,5 +1,6 @@
 /**
- * The benchmark of MoQ: Skein and gomoqt, each as publisher and as subscriber, on raw QUIC.
+ * The benchmark of MoQ: Skein, gomoqt and the bare platform, each as publisher and as subscriber,
+ * on raw QUIC.
  *
  * ```sh
  * deno task bench:media --runs 3
@@ -10,6 +11,10 @@
  *
  * - `--runs n`: number of runs; 3 by default.
  * - `--quick`: a tenth of the groups, once.
+ * - `--work a,b`: `ten` (frames of 1,200 bytes), `one` (of 100 bytes), `big` (30 of 16 KiB) and
+ * `paced`; all by default.
+ * - `--pairs a:b,c:d`: publisher and subscriber of each pair, such as `skein:gomoqt`; all pairs
+ * with `gomoqt`, and each side with itself, by default.
  * - `--versions a,b`: `gomoqt-dev` (gomoqt 0.11) and `moq-lite-04` (gomoqt 0.16) by default.
  * - `--gomoqt-0.11 FILE`, `--gomoqt-0.16 FILE`: programs on gomoqt, with the command line of
  * `peer.ts`; by default those of the interop tests, which are built if missing.
@@ -17,8 +22,9 @@
  * @module
  */
 import { argument, numberArgument } from "../args.ts";
-import { commandOn, freePort } from "../processes.ts";
+import { commandOn, freePort, usageOf } from "../processes.ts";
 import { buildMoqPeers } from "../../tests/interop/peers.ts";
+import { eventsOf, median, summary } from "./frames.ts";
 
 /** One kind of work. */
 interface Work {
@@ -30,18 +36,18 @@ interface Work {
   readonly rate: number;
 }
 
-const WORK: readonly Work[] = [
-  { title: "10 frames x 1,200 B", groups: 20_000, frames: 10, size: 1_200, rate: 0 },
-  { title: "1 frame x 100 B", groups: 100_000, frames: 1, size: 100, rate: 0 },
-  { title: "30 frames x 16 KiB", groups: 2_000, frames: 30, size: 16_384, rate: 0 },
-  {
+const WORK: Readonly<Record<string, Work>> = {
+  ten: { title: "10 frames x 1,200 B", groups: 20_000, frames: 10, size: 1_200, rate: 0 },
+  one: { title: "1 frame x 100 B", groups: 100_000, frames: 1, size: 100, rate: 0 },
+  big: { title: "30 frames x 16 KiB", groups: 2_000, frames: 30, size: 16_384, rate: 0 },
+  paced: {
     title: "paced, 200 groups/s x 5 frames x 1,200 B",
     groups: 1_000,
     frames: 5,
     size: 1_200,
     rate: 200,
   },
-];
+};
 
 /** Measurements of a subscriber. */
 interface Result {
@@ -51,20 +57,25 @@ interface Result {
   readonly lat_us_p99: number;
 }
 
-/** The implementations, each of which can be either end. */
-type Side = "Skein" | "gomoqt";
+/** A result with CPU times of a group, in microseconds; `NaN` on systems without the figure. */
+interface Run extends Result {
+  readonly publisherUs: number;
+  readonly subscriberUs: number;
+}
 
-const PAIRS: readonly (readonly [Side, Side])[] = [
-  ["gomoqt", "gomoqt"],
-  ["Skein", "Skein"],
-  ["Skein", "gomoqt"],
-  ["gomoqt", "Skein"],
-];
+/** The implementations, each of which can be either end. */
+type Side = "skein" | "gomoqt" | "bare";
+
+const PAIRS =
+  "gomoqt:gomoqt,skein:gomoqt,gomoqt:skein,skein:skein,bare:gomoqt,gomoqt:bare,bare:bare";
 
 const PATIENCE_MS = 120_000;
 
 const quick = Deno.args.includes("--quick");
 const runs = quick ? 1 : numberArgument(Deno.args, "runs", 3);
+const pairs = (argument(Deno.args, "pairs") ?? PAIRS).split(",")
+  .map((pair) => pair.split(":") as [Side, Side]);
+const work = (argument(Deno.args, "work") ?? Object.keys(WORK).join()).split(",");
 const versions = (argument(Deno.args, "versions") ?? "gomoqt-dev,moq-lite-04").split(",");
 
 /** The programs on gomoqt, by version. */
@@ -89,8 +100,8 @@ async function gomoqtOf(version: string): Promise<readonly string[]> {
 /** Returns the command of one end, without the arguments of a run. */
 function programOf(side: Side, version: string): readonly string[] {
   if (side === "gomoqt") return gomoqt.get(version)!;
-  const peer = new URL("peer.ts", import.meta.url).pathname;
-  return [Deno.execPath(), "run", "-A", "--unstable-net", "--quiet", peer];
+  const file = new URL(side === "bare" ? "bare.ts" : "peer.ts", import.meta.url).pathname;
+  return [Deno.execPath(), "run", "-A", "--unstable-net", "--quiet", file];
 }
 
 function start(core: number, command: readonly string[]): Deno.ChildProcess {
@@ -103,12 +114,29 @@ function start(core: number, command: readonly string[]): Deno.ChildProcess {
   }).spawn();
 }
 
-async function* eventsOf(child: Deno.ChildProcess): AsyncGenerator<Record<string, unknown>> {
-  let rest = "";
-  for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
-    const lines = (rest + text).split("\n");
-    rest = lines.pop()!;
-    for (const line of lines) yield JSON.parse(line);
+/** Time between two samples of CPU time, in milliseconds. */
+const SAMPLE_MS = 20;
+
+/** User and system time of a process, in microseconds; gomoqt's subscriber ends with its result. */
+class CpuTime implements Disposable {
+  readonly #pid: number;
+  readonly #timer: ReturnType<typeof setInterval>;
+  #cpuUs = 0;
+
+  /** Samples until the disposal. */
+  constructor({ pid }: Deno.ChildProcess) {
+    this.#pid = pid;
+    this.#timer = setInterval(() => void this.read(), SAMPLE_MS);
+  }
+
+  /** Returns the time up to now, or up to the last sample of a process that has ended. */
+  async read(): Promise<number> {
+    const { cpuUs = NaN } = await usageOf(this.#pid).catch(() => ({ cpuUs: this.#cpuUs }));
+    return this.#cpuUs = cpuUs;
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
   }
 }
 
@@ -116,12 +144,12 @@ async function measure(
   [publisher, subscriber]: readonly [Side, Side],
   version: string,
   work: Work,
-): Promise<Result> {
+): Promise<Run> {
   const port = freePort();
   const groups = quick ? Math.ceil(work.groups / 10) : work.groups;
   const numbers = Object.entries({ groups, frames: work.frames, size: work.size, rate: work.rate })
     .flatMap(([name, value]) => [`-${name}`, `${value}`]);
-  const of = (side: Side) => side === "Skein" ? ["-version", version] : [];
+  const of = (side: Side) => side === "skein" ? ["-version", version] : [];
   const server = start(0, [
     ...programOf(publisher, version),
     ...["-mode", "server", "-addr", `127.0.0.1:${port}`, ...numbers, ...of(publisher)],
@@ -139,13 +167,24 @@ async function measure(
       if (event.event === "cert") hash = `${event.sha256}`;
       if (event.event === "ready") address = `${event.addr}`;
     }
+    using publisherCpu = new CpuTime(server);
+    const publisherBefore = await publisherCpu.read();
     client = start(1, [
       ...programOf(subscriber, version),
       ...["-mode", "client", "-url", `moqt://${address}/moq`, ...numbers],
-      ...(subscriber === "Skein" ? [...of(subscriber), "-hash", hash] : []),
+      ...of(subscriber),
+      ...(subscriber === "gomoqt" ? [] : ["-hash", hash]),
     ]);
+    using subscriberCpu = new CpuTime(client);
+    let subscriberBefore = 0;
     for await (const event of eventsOf(client)) {
-      if (event.event === "result") return event as unknown as Result;
+      if (event.event === "connected") subscriberBefore = await subscriberCpu.read();
+      if (event.event !== "result") continue;
+      return {
+        ...event as unknown as Result,
+        publisherUs: (await publisherCpu.read() - publisherBefore) / groups,
+        subscriberUs: (await subscriberCpu.read() - subscriberBefore) / groups,
+      };
     }
     throw new Error(`${subscriber} measured nothing`);
   } finally {
@@ -161,39 +200,39 @@ async function measure(
   }
 }
 
-function summary(values: readonly number[]): string {
-  const sorted = values.toSorted((a, b) => a - b);
-  const of = (value: number | undefined) => Math.round(value ?? 0).toLocaleString("en");
-  return `${of(sorted[0])} / ${of(median(values))} / ${of(sorted.at(-1))}`;
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1] ?? 0;
-}
-
 for (const version of versions) {
-  for (const work of WORK) {
-    const results = new Map<string, Result[]>(PAIRS.map((pair) => [pair.join(" to "), []]));
+  for (const name of work) {
+    const one = WORK[name];
+    if (one === undefined) throw new TypeError(`Cannot run: there is no work ${name}`);
+    const results = new Map<string, Run[]>(pairs.map((pair) => [pair.join(" to "), []]));
     for (let run = 0; run < runs; run++) {
-      for (const pair of PAIRS) {
-        results.get(pair.join(" to "))!.push(await measure(pair, version, work));
+      for (const pair of pairs) {
+        // The control speaks one version only.
+        if (pair.includes("bare") && version !== "moq-lite-04") continue;
+        results.get(pair.join(" to "))!.push(await measure(pair, version, one));
       }
     }
-    console.log(`\n${version}, ${work.title}: min / median / max of ${runs}`);
-    const isPaced = work.rate > 0;
-    console.log(
-      isPaced
-        ? "| publisher to subscriber | p50, us | p99, us |\n| --- | --- | --- |"
-        : "| publisher to subscriber | groups/s | of gomoqt to gomoqt |\n| --- | --- | --- |",
-    );
-    const control = median(results.get("gomoqt to gomoqt")!.map((one) => one.groups_per_s));
-    for (const [pair, list] of results) {
-      const rates = list.map((one) => one.groups_per_s);
-      const last = isPaced
-        ? summary(list.map((one) => one.lat_us_p99))
-        : (median(rates) / control).toFixed(2);
-      const first = isPaced ? summary(list.map((one) => one.lat_us_p50)) : summary(rates);
-      console.log(`| ${pair} | ${first} | ${last} |`);
-    }
+    print(`${version}, ${one.title}: min / median / max of ${runs}`, one.rate > 0, results);
+  }
+}
+
+function print(title: string, isPaced: boolean, results: ReadonlyMap<string, Run[]>): void {
+  const control = median((results.get("gomoqt to gomoqt") ?? []).map((run) => run.groups_per_s));
+  const columns = isPaced ? "p50, us | p99, us" : "groups/s | of gomoqt to gomoqt";
+  console.log(`\n${title}\n`);
+  console.log(`| publisher to subscriber | ${columns} | CPU us a group: publisher | subscriber |`);
+  console.log("| --- | --- | --- | --- | --- |");
+  for (const [pair, list] of results) {
+    if (list.length === 0) continue;
+    const of = (read: (run: Run) => number) => list.map(read);
+    const rates = of((run) => run.groups_per_s);
+    const first = isPaced
+      ? [summary(of((run) => run.lat_us_p50)), summary(of((run) => run.lat_us_p99))]
+      : [summary(rates), (median(rates) / control).toFixed(2)];
+    const cpu = [
+      summary(of((run) => run.publisherUs), 1),
+      summary(of((run) => run.subscriberUs), 1),
+    ];
+    console.log(`| ${[pair, ...first, ...cpu].join(" | ")} |`);
   }
 }

@@ -12,80 +12,41 @@
  *
  * @module
  */
-import type { TrackWriter } from "../../pubsub/moq/mod.ts";
+import type { GroupReader, TrackWriter } from "../../pubsub/moq/mod.ts";
 import { dialMoq, MoqSession, type MoqVersion, TrackMux } from "../../pubsub/moq/mod.ts";
 import { protocolsOf } from "../../pubsub/moq/wire/versions.ts";
 import { devCertificate, listenQuic } from "../../transport/mod.ts";
+import {
+  emit,
+  type EndOptions,
+  endOptions,
+  pace,
+  stamp,
+  STAMP_BYTES,
+  SubscriberMeter,
+  valueOf,
+} from "./frames.ts";
 
-/** Bytes of the header of each frame: time and numbers. */
-const STAMP_BYTES = 16;
-
-/** The settings of a benchmark program. */
-interface Options {
-  readonly version: MoqVersion;
-  readonly url: string;
-  readonly hash: string;
-  readonly groups: number;
-  readonly frames: number;
-  readonly size: number;
-  readonly rate: number;
-}
-
-function parse(args: readonly string[]): Options & { readonly mode: string } {
-  const find = (name: string, fallback: string) => {
-    const at = args.indexOf(`-${name}`);
-    return at < 0 ? fallback : args[at + 1] ?? fallback;
-  };
-  return {
-    mode: find("mode", "server"),
-    version: find("version", "moq-lite-04") as MoqVersion,
-    url: find("url", ""),
-    hash: find("hash", ""),
-    groups: Number(find("groups", "1000")),
-    frames: Number(find("frames", "10")),
-    size: Math.max(STAMP_BYTES, Number(find("size", "1200"))),
-    rate: Number(find("rate", "0")),
-  };
-}
-
-function emit(line: Record<string, unknown>): void {
-  console.log(JSON.stringify(line));
-}
-
-/** Nanoseconds since the epoch, as a bigint, because a number would round the time. */
-function now(): bigint {
-  return BigInt(Math.round((performance.timeOrigin + performance.now()) * 1_000)) * 1_000n;
-}
-
-async function publish(track: TrackWriter, options: Options): Promise<void> {
-  const { groups, frames, size, rate } = options;
-  const began = performance.now();
-  for (let number = 0; number < groups; number++) {
-    if (rate > 0) {
-      const dueMs = began + number * 1_000 / rate - performance.now();
-      if (dueMs > 0) await new Promise((resolve) => setTimeout(resolve, dueMs));
-    }
+async function publish(track: TrackWriter, options: EndOptions): Promise<void> {
+  const { frames, size } = options;
+  await pace(options, async (number) => {
     const group = await track.openGroup();
     for (let frame = 0; frame < frames; frame++) {
       const body = new Uint8Array(size);
-      const view = new DataView(body.buffer);
-      view.setBigUint64(0, now());
-      view.setUint32(8, number);
-      view.setUint32(12, frame);
+      stamp(body, number, frame);
       const written = group.writeFrame(body);
       // Only a full group has to wait.
       if (group.bufferedBytes > 65_536) await written;
     }
     group.close().catch(() => {});
-  }
-  emit({ event: "published", groups, seconds: (performance.now() - began) / 1_000 });
+  });
   // The subscriber disconnects after receiving all frames.
   await new Promise<void>((resolve) => {
     track.signal.addEventListener("abort", () => resolve(), { once: true });
   });
 }
 
-async function serve(options: Options): Promise<void> {
+async function serve(options: EndOptions, version: MoqVersion): Promise<void> {
   const mux = new TrackMux();
   mux.publish("/bench", (track) => publish(track, options));
   const { cert, key, hashes } = await devCertificate({ cacheFolder: null });
@@ -94,7 +55,7 @@ async function serve(options: Options): Promise<void> {
     port: 0,
     cert,
     key,
-    protocols: protocolsOf([options.version], "quic"),
+    protocols: protocolsOf([version], "quic"),
   });
   emit({ event: "cert", sha256: new Uint8Array(hashes[0]!.value).toHex() });
   emit({ event: "ready", addr: `127.0.0.1:${listener.address.port}` });
@@ -102,75 +63,47 @@ async function serve(options: Options): Promise<void> {
     const session = await MoqSession.open(connection, {
       side: "server",
       mux,
-      versions: [options.version],
+      versions: [version],
       onError: (error) => console.error(error),
     });
     await session.closed;
-    emit({ event: "session_closed", cpu: cpuSeconds() });
+    emit({ event: "session_closed" });
     return;
   }
 }
 
-async function subscribe(options: Options): Promise<void> {
-  const { groups, url, hash, version } = options;
-  await using session = await dialMoq(url, {
+async function subscribe(options: EndOptions, version: MoqVersion): Promise<void> {
+  await using session = await dialMoq(options.url, {
     versions: [version],
-    serverCertificateHashes: [{ algorithm: "sha-256", value: Uint8Array.fromHex(hash) }],
+    serverCertificateHashes: [{
+      algorithm: "sha-256",
+      value: Uint8Array.fromHex(options.hash),
+    }],
     maxUnidirectionalStreams: 4_096,
   });
+  emit({ event: "connected" });
   const track = await session.subscribe("/bench", "video");
-  const latencies: number[] = [];
-  let [first, last, bytes, ended] = [0, 0, 0, 0];
-  const all = Promise.withResolvers<void>();
-  const read = async (group: Awaited<ReturnType<typeof track.nextGroup>> & object) => {
-    for (let frame; (frame = await group.readFrame()) !== null;) {
-      last = performance.now();
-      first ||= last;
-      bytes += frame.byteLength;
-      const view = new DataView(frame.buffer, frame.byteOffset, STAMP_BYTES);
-      latencies.push(Number(now() - view.getBigUint64(0)) / 1_000);
+  const meter = new SubscriberMeter(options);
+  const read = async (group: GroupReader) => {
+    while (true) {
+      let frame = group.takeFrame();
+      if (frame === undefined) frame = await group.readFrame();
+      if (frame === null) return meter.group();
+      meter.frame(new DataView(frame.buffer, frame.byteOffset, STAMP_BYTES), frame.byteLength);
     }
-    if (++ended === groups) all.resolve();
   };
-  const before = cpuSeconds();
   const loop = (async () => {
     for (let group; (group = await track.nextGroup()) !== null;) {
       read(group).catch((error) => emit({ event: "group_error", error: String(error) }));
     }
   })().catch((error) => emit({ event: "track_error", error: String(error) }));
-  const timer = setTimeout(all.resolve, 60_000);
-  await Promise.race([all.promise, loop]);
-  clearTimeout(timer);
-  const seconds = (last - first) / 1_000;
-  latencies.sort((a, b) => a - b);
-  const at = (quantile: number) => latencies[Math.floor(quantile * (latencies.length - 1))] ?? 0;
-  emit({
-    event: "result",
-    groups: ended,
-    frames: latencies.length,
-    bytes,
-    seconds,
-    groups_per_s: ended / seconds,
-    mb_per_s: bytes / seconds / 1e6,
-    lat_us_p50: at(0.5),
-    lat_us_p99: at(0.99),
-    lat_us_max: at(1),
-    cpu: cpuSeconds() - before,
-  });
-}
-
-/** Processor time of this process, in seconds. */
-function cpuSeconds(): number {
-  try {
-    const fields = Deno.readTextFileSync("/proc/self/stat").split(" ");
-    return (Number(fields[13]) + Number(fields[14])) / 100;
-  } catch {
-    return Number.NaN;
-  }
+  await Promise.race([meter.done, loop]);
+  meter.print();
 }
 
 if (import.meta.main) {
-  const options = parse(Deno.args);
-  await (options.mode === "client" ? subscribe(options) : serve(options));
+  const options = endOptions(Deno.args);
+  const version = valueOf(Deno.args, "version", "moq-lite-04") as MoqVersion;
+  await (options.mode === "client" ? subscribe(options, version) : serve(options, version));
   Deno.exit();
 }

@@ -1,0 +1,152 @@
+/**
+ * The control of the MoQ benchmark: the same streams on the runtime's QUIC, with the command line
+ * of `peer.ts`, in `moq-lite-04`. Of the protocol the control has only the bytes that a peer must
+ * see. The control has no bounds and no checks, and is unfit for any real use.
+ *
+ * @module
+ */
+import { devCertificate } from "../../transport/mod.ts";
+import { readVarint, varintLength, writeVarint } from "../../transport/quic/varint.ts";
+import { emit, type EndOptions, endOptions, pace, stamp, SubscriberMeter } from "./frames.ts";
+
+const ALPN = ["moq-lite-04"];
+
+/** Stream type 2, SUBSCRIBE to the track `video` of `/bench`: number 0, all groups. */
+const SUBSCRIBE = Uint8Array.of(
+  ...[2, 19, 0, 6, ...new TextEncoder().encode("/bench")],
+  ...[5, ...new TextEncoder().encode("video"), 0, 0, 0, 0, 0],
+);
+
+/** SUBSCRIBE_OK, with 1 as the first group. */
+const SUBSCRIBE_OK = Uint8Array.of(0, 5, 0, 0, 0, 2, 0);
+
+/** Groups on their way at once, as many as with Skein. */
+const MAX_GROUPS = 64;
+
+/** Bytes of a write, as many as with Skein. */
+const WRITE_BYTES = 65_536;
+
+/** Bytes of a read, with room for the part of a frame that an earlier read left. */
+const READ_BYTES = 98_304;
+
+async function publish(conn: Deno.QuicConn, id: number, options: EndOptions): Promise<void> {
+  const { frames, size } = options;
+  const underWay = new Set<Promise<void>>();
+  await pace(options, async (number) => {
+    while (underWay.size >= MAX_GROUPS) await Promise.race(underWay);
+    // The oldest group goes first: equal streams take turns, and a subscriber then has many open.
+    const how = { waitUntilAvailable: true, sendOrder: -number };
+    const stream = await conn.createUnidirectionalStream(how);
+    const sent = send(stream, { id, number, frames, size }).finally(() => underWay.delete(sent));
+    underWay.add(sent);
+  });
+}
+
+/** Sends a group: as many frames a write as fit. */
+async function send(
+  stream: Deno.QuicSendStream,
+  { id, number, frames, size }: Record<"id" | "number" | "frames" | "size", number>,
+): Promise<void> {
+  const writer = stream.getWriter();
+  const frameBytes = varintLength(size) + size;
+  const perWrite = Math.max(1, Math.floor(WRITE_BYTES / frameBytes));
+  const sequence = number + 1;
+  for (let frame = 0; frame < frames;) {
+    const count = Math.min(perWrite, frames - frame);
+    const headBytes = frame === 0 ? 3 + varintLength(sequence) : 0;
+    const bytes = new Uint8Array(headBytes + count * frameBytes);
+    if (frame === 0) {
+      bytes.set([0, 1 + varintLength(sequence), id]);
+      writeVarint(bytes, 3, sequence);
+    }
+    for (let at = headBytes; at < bytes.byteLength; at += frameBytes) {
+      const body = writeVarint(bytes, at, size);
+      stamp(bytes.subarray(body), number, frame++);
+    }
+    const written = writer.write(bytes);
+    // The end leaves with the last bytes.
+    if (frame === frames) await Promise.all([written, writer.close()]);
+    else await written;
+  }
+}
+
+async function serve(options: EndOptions): Promise<void> {
+  const { cert, key, hashes } = await devCertificate({ cacheFolder: null });
+  const endpoint = new Deno.QuicEndpoint({ hostname: "127.0.0.1", port: 0 });
+  const listener = endpoint.listen({ cert, key, alpnProtocols: ALPN });
+  emit({ event: "cert", sha256: new Uint8Array(hashes[0]!.value).toHex() });
+  emit({ event: "ready", addr: `127.0.0.1:${endpoint.addr.port}` });
+  const conn = await listener.accept();
+  for await (const { readable, writable } of conn.incomingBidirectionalStreams) {
+    const { value } = await readable.getReader().read();
+    if (value === undefined || value[0] !== SUBSCRIBE[0]) continue;
+    const writer = writable.getWriter();
+    await writer.write(SUBSCRIBE_OK);
+    await publish(conn, value[2]!, options);
+    // The subscriber disconnects after receiving all frames.
+    await conn.closed;
+    return;
+  }
+}
+
+/** Buffers of streams that ended. */
+const buffers: ArrayBuffer[] = [];
+
+/** Receives a group in one buffer, which has room for a frame and more. */
+async function receive(stream: Deno.QuicReceiveStream, meter: SubscriberMeter): Promise<void> {
+  const reader = stream.getReader({ mode: "byob" });
+  let buffer = buffers.pop() ?? new ArrayBuffer(READ_BYTES);
+  let isBegun = false;
+  let [at, end] = [0, 0];
+  while (true) {
+    const { done, value } = await reader.read(new Uint8Array(buffer, end));
+    buffer = value!.buffer;
+    if (done) {
+      buffers.push(buffer);
+      return meter.group();
+    }
+    end += value.byteLength;
+    const bytes = new Uint8Array(buffer, 0, end);
+    if (!isBegun) at = 2 + bytes[1]!;
+    isBegun = true;
+    while (at < end) {
+      const size = readVarint(bytes, at);
+      const body = at + varintLength(size);
+      if (body + size > end) break;
+      meter.frame(new DataView(buffer, body), size);
+      at = body + size;
+    }
+    bytes.copyWithin(0, at);
+    end -= at;
+    at = 0;
+  }
+}
+
+async function subscribe(options: EndOptions): Promise<void> {
+  const { hostname, port } = new URL(options.url.replace(/^moqt:/, "https:"));
+  const conn = await Deno.connectQuic({
+    hostname,
+    port: Number(port),
+    alpnProtocols: ALPN,
+    maxConcurrentUnidirectionalStreams: 4_096,
+    serverCertificateHashes: [{ algorithm: "sha-256", value: Uint8Array.fromHex(options.hash) }],
+  } as Deno.ConnectQuicOptions<false>);
+  emit({ event: "connected" });
+  const meter = new SubscriberMeter(options);
+  const { readable, writable } = await conn.createBidirectionalStream();
+  const writer = writable.getWriter();
+  await writer.write(SUBSCRIBE);
+  void (async () => {
+    for await (const stream of conn.incomingUnidirectionalStreams) void receive(stream, meter);
+  })();
+  await meter.done;
+  meter.print();
+  // Keeps the stream reachable until now: a stream that is garbage-collected ends.
+  await readable.cancel();
+}
+
+if (import.meta.main) {
+  const options = endOptions(Deno.args);
+  await (options.mode === "client" ? subscribe(options) : serve(options));
+  Deno.exit();
+}
