@@ -4,11 +4,9 @@ import type { ClientPlatform, Dialer, ServerUrl } from "./client_options.ts";
 import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./connect.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
-import { permittedHost } from "../transport/quic/deno_quic.ts";
+import { isQuicAvailable, permittedHost } from "../transport/quic/deno_quic.ts";
 import { raceTransports } from "../transport/race/race.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
-import { dialWebTransport, isWebTransportAvailable } from "../transport/h3/client.ts";
-import { webTransportLeg } from "../transport/race/webtransport_leg.ts";
 import type { TransportOptions, TransportPlatform } from "../transport/race/options.ts";
 
 export type { ConnectOptions, DialOptions };
@@ -95,12 +93,16 @@ export function denoPlatform(dial: Dialer): ClientPlatform {
   };
 }
 
+/** Loads HTTP/3 at the first attempt: a program that only serves WebSocket needs none of that. */
 function quic(): TransportPlatform["webTransport"] {
-  if (!isWebTransportAvailable()) {
+  if (!isQuicAvailable()) {
     return "Cannot open WebTransport: Deno has QUIC only when it runs with --unstable-net";
   }
   // A dial without the permission would cause a prompt of Deno.
   return permittedHost() === undefined
     ? "Cannot open WebTransport: it takes the permission to bind a UDP port, --allow-net=[::]:0"
-    : webTransportLeg(dialWebTransport);
+    : async (url, options) => {
+      const { openWebTransport } = await import("./deno_webtransport.ts");
+      return await openWebTransport(url, options);
+    };
 }

@@ -2,6 +2,7 @@
 import { ConnectionError } from "../../errors.ts";
 import type { FlowControlOptions } from "../connection.ts";
 import type { Deadlines } from "../../base/deadlines.ts";
+import { flowLimitsOf } from "./flow_limits.ts";
 import { type EarlyStream, EarlyStreams } from "./early_streams.ts";
 import { refusalOf, statusOf } from "./wire/message_fields.ts";
 import { readHead, type StreamHead, UNIDIRECTIONAL_STREAM } from "./wire/stream_head.ts";
@@ -33,7 +34,6 @@ import {
   clientSettings,
   encodeSettings,
   flowControlOf,
-  flowLimitsOf,
   serverSettings,
   SettingId,
   type Settings,

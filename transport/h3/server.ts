@@ -1,28 +1,16 @@
 /** Server side of WebTransport: HTTP/3 on the runtime's QUIC. */
 import { CloseCode } from "../../errors.ts";
-import {
-  type AcceptedConnection,
-  type AcceptQuic,
-  type ListenQuicOptions,
-  QuicAcceptor,
-  type QuicHandshakeStats,
-} from "../quic/acceptor.ts";
+import type { Http3Protocol, ServerConnection } from "./accept.ts";
+import { type ListenQuicOptions, QuicAcceptor, type QuicHandshakeStats } from "../quic/acceptor.ts";
 import type { Certificate } from "../certificate/certificate.ts";
 import type { FlowControlOptions } from "../connection.ts";
-import { Deadlines } from "../../base/deadlines.ts";
+import { flowLimitsOf } from "./flow_limits.ts";
 import { platformRuntime } from "../../base/runtime.ts";
-import {
-  encodeControlHead,
-  Http3Connection,
-  type Http3ConnectionOptions,
-  openControl,
-  SETTINGS_TIMEOUT_MS,
-} from "./connection.ts";
 import { H3Error } from "./wire/error_codes.ts";
-import { RequestQueue, type WebTransportRequest } from "./request.ts";
-import { type QuicConnection, RawQuicConnection } from "../quic/connection.ts";
+import type { WebTransportRequest } from "./request.ts";
+import { RequestQueue } from "./request_queue.ts";
+import type { QuicConnection } from "../quic/connection.ts";
 import { checkLimits, checkProtocols } from "../quic/options.ts";
-import { acceptedQuic, refuseQuic } from "../quic/server.ts";
 
 export type { QuicHandshakeStats } from "../quic/acceptor.ts";
 
@@ -31,9 +19,6 @@ export { type Certificate, checkCertificate } from "../certificate/certificate.t
 export { isQuicAvailable as isWebTransportAvailable } from "../quic/deno_quic.ts";
 
 export type { AcceptOptions, RefuseOptions, WebTransportRequest } from "./request.ts";
-
-/** Time in milliseconds within which a client must send the first request. */
-const FIRST_REQUEST_TIMEOUT_MS = 10_000;
 
 /** Options for {@linkcode listenWebTransport}. */
 export interface ListenWebTransportOptions
@@ -104,15 +89,11 @@ export type RawQuicOptions = NonNullable<ListenWebTransportOptions["quic"]>;
  *   idle connections open.
  */
 export class WebTransportListener implements AsyncIterable<WebTransportRequest>, AsyncDisposable {
-  readonly #acceptor: QuicAcceptor<Http3Connection | AcceptedConnection>;
+  readonly #acceptor: QuicAcceptor<ServerConnection>;
   readonly #signal: AbortSignal | undefined;
-  readonly #quic: RawQuicOptions | undefined;
-  readonly #connectionOptions: Http3ConnectionOptions;
-  /** Start of every control stream. */
-  readonly #controlHead: Uint8Array;
+  /** Resolves once the code for connections is loaded. */
+  readonly #loaded: Promise<Http3Protocol>;
   readonly #requests = new RequestQueue();
-  readonly #firstRequests: Deadlines<Http3Connection>;
-  readonly #lateSettings: Deadlines<Http3Connection>;
   readonly #onAbort = (): void => void this.close();
   #closing: Promise<void> | undefined = undefined;
 
@@ -135,38 +116,25 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     const flowControl = isOther
       ? { maxStreamsUni: maxUnidirectionalStreams, ...options.flowControl }
       : options.flowControl;
-    this.#quic = quic;
+    flowLimitsOf(flowControl); // Throws for an invalid limit, before the server listens.
     this.#signal = options.signal;
-    this.#firstRequests = new Deadlines(
-      runtime,
-      FIRST_REQUEST_TIMEOUT_MS,
-      (connection) => connection.close(),
+    // HTTP/3 loads while the server begins to listen: a third of all code that a server may need.
+    const protocol = import("./accept.ts").then(({ acceptProtocol }) =>
+      acceptProtocol({
+        runtime,
+        side: "server",
+        maxSessions,
+        flowControl,
+        onRequest: (request) => this.#requests.push(request),
+      }, quic && ((connection) => void handOver(connection, quic)))
     );
-    this.#lateSettings = new Deadlines(
-      runtime,
-      SETTINGS_TIMEOUT_MS,
-      (connection) => connection.failWithoutSettings(),
-    );
-    this.#controlHead = encodeControlHead({ side: "server", maxSessions, flowControl });
-    this.#connectionOptions = {
-      runtime,
-      side: "server",
-      maxSessions,
-      flowControl,
-      firstRequests: this.#firstRequests,
-      lateSettings: this.#lateSettings,
-      onRequest: (request) => this.#requests.push(request),
-    };
-    this.#acceptor = new QuicAcceptor<Http3Connection | AcceptedConnection>(runtime, options, {
+    this.#loaded = protocol;
+    this.#acceptor = new QuicAcceptor<ServerConnection>(runtime, options, {
       protocols: ["h3", ...quic?.protocols ?? []],
       // Requests and control streams count besides the streams of sessions.
       maxBidirectionalStreams: maxStreams + 1,
       maxUnidirectionalStreams: maxUnidirectionalStreams + 3,
-      begin: (conn) => this.#begin(conn),
-      refuse(conn) {
-        if (conn.protocol !== "h3") return refuseQuic(conn);
-        conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" });
-      },
+      protocol,
     });
     this.#signal?.addEventListener("abort", this.#onAbort, { once: true });
   }
@@ -190,7 +158,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   get sessionCount(): number {
     let count = 0;
     for (const connection of this.#acceptor.connections) {
-      if (connection instanceof Http3Connection) count += connection.sessionCount;
+      count += connection.sessionCount ?? 0;
     }
     return count;
   }
@@ -210,7 +178,7 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
     if (this.#requests.isStopped) return;
     this.#acceptor.stop();
     for (const connection of this.#acceptor.connections) {
-      if (connection instanceof Http3Connection) connection.stop();
+      connection.stop?.();
     }
     this.#requests.stop();
   }
@@ -229,30 +197,17 @@ export class WebTransportListener implements AsyncIterable<WebTransportRequest>,
   }
 
   /** Yields requests until the listener stops. */
-  [Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
-    return this.#requests[Symbol.asyncIterator]();
-  }
-
-  #begin(conn: Deno.QuicConn): AcceptQuic<Http3Connection | AcceptedConnection> {
-    const quic = this.#quic;
-    if (quic === undefined || conn.protocol === "h3") {
-      // A client that has the settings with the handshake asks for a session one round trip earlier.
-      const control = openControl(conn, this.#controlHead);
-      return (peer) => new Http3Connection(conn, this.#connectionOptions, { ...peer, control });
-    }
-    return ({ unread }) => {
-      const connection = new RawQuicConnection(this.#connectionOptions.runtime, conn, unread);
-      void handOver(connection, quic);
-      return acceptedQuic(connection);
-    };
+  async *[Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
+    await this.#loaded;
+    yield* this.#requests;
   }
 
   async #close(): Promise<void> {
     this.stop();
     this.#signal?.removeEventListener("abort", this.#onAbort);
     await this.#acceptor.close(H3Error.noError);
-    this.#firstRequests.clear();
-    this.#lateSettings.clear();
+    const protocol = await this.#loaded.catch(() => undefined); // The iteration throws the error.
+    protocol?.clear();
   }
 }
 

@@ -14,7 +14,8 @@ import { Deadlines } from "../../base/deadlines.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { H3Error, isHttp3Code } from "../h3/wire/error_codes.ts";
 import { QUIC_MISSING, type QuicEnding, quicEnding } from "../quic/deno_quic.ts";
-import { RequestQueue, type WebTransportRequest } from "../h3/request.ts";
+import type { WebTransportRequest } from "../h3/request.ts";
+import { RequestQueue } from "../h3/request_queue.ts";
 import { connectionOf, type NativeWebTransport } from "./client.ts";
 import { type NativeServerDefect, nativeServerDefects } from "./defects.ts";
 
@@ -118,9 +119,11 @@ export class NativeWebTransportListener
       // The request and the control streams count, too.
       maxBidirectionalStreams: maxStreams + 1,
       maxUnidirectionalStreams: maxStreams + 3,
-      begin: (conn) => () => this.#accept(conn),
-      refuse: (conn) =>
-        conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" }),
+      protocol: {
+        begin: (conn) => () => this.#accept(conn),
+        refuse: (conn) =>
+          conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" }),
+      },
     });
     signal?.addEventListener("abort", this.#onAbort, { once: true });
   }

@@ -152,14 +152,8 @@ export interface AcceptedPeer {
  */
 export type AcceptQuic<C extends AcceptedConnection> = (peer: AcceptedPeer) => C;
 
-/** The protocol on top of a listener. */
-export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
-  /** Supported protocols (ALPN); a client that offers none of these is refused. */
-  readonly protocols: readonly string[];
-  /** Bidirectional streams that a peer may have open. */
-  readonly maxBidirectionalStreams: number;
-  /** Unidirectional streams that a peer may have open. */
-  readonly maxUnidirectionalStreams: number;
+/** Handler of the connections of a listener. */
+export interface QuicProtocol<C extends AcceptedConnection> {
   /**
    * Begins a connection whose handshake is under way; the protocol is known. MAY send data, which
    * leave with the server's part of the handshake. MUST NOT read data of the peer, which an attacker
@@ -170,6 +164,21 @@ export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
   begin(conn: Deno.QuicConn): AcceptQuic<C>;
   /** Closes a connection beyond a limit. */
   refuse(conn: Deno.QuicConn): void;
+}
+
+/** The protocol on top of a listener. */
+export interface QuicAcceptorHandlers<C extends AcceptedConnection> {
+  /** Supported protocols (ALPN); a client that offers none of these is refused. */
+  readonly protocols: readonly string[];
+  /** Bidirectional streams that a peer may have open. */
+  readonly maxBidirectionalStreams: number;
+  /** Unidirectional streams that a peer may have open. */
+  readonly maxUnidirectionalStreams: number;
+  /**
+   * Handler of the connections. The runtime holds the packets of clients until a promise resolves;
+   * after a rejection no client is accepted.
+   */
+  readonly protocol: QuicProtocol<C> | Promise<QuicProtocol<C>>;
 }
 
 /**
@@ -291,6 +300,12 @@ export class QuicAcceptor<C extends AcceptedConnection> {
   }
 
   async #acceptAll(listener: Deno.QuicListener): Promise<void> {
+    let protocol: QuicProtocol<C>;
+    try {
+      protocol = await this.#handlers.protocol;
+    } catch {
+      return; // The owner of the promise handles the rejection.
+    }
     while (true) {
       let incoming: Deno.QuicIncoming;
       try {
@@ -303,7 +318,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
       // Addresses are therefore not distinguished here; a forged packet could carry any address
       // anyway.
       if (this.#isStopped || this.#connections.size >= maxConnections) incoming.refuse();
-      else if (this.#hasPlace(maxConnections)) void this.#accept(incoming);
+      else if (this.#hasPlace(maxConnections)) void this.#accept(incoming, protocol);
       else {
         // A refused peer gives up; an ignored peer tries again.
         this.#counts.ignored++;
@@ -350,7 +365,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     return this.#handshakes.delete(conn) && isOpen;
   }
 
-  async #accept(incoming: Deno.QuicIncoming): Promise<void> {
+  async #accept(incoming: Deno.QuicIncoming, protocol: QuicProtocol<C>): Promise<void> {
     let conn: Deno.QuicConn;
     try {
       // With 0-RTT the connection exists at once: data can leave with the handshake, which can be
@@ -359,14 +374,14 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     } catch {
       return; // For example, a client without a common protocol.
     }
-    const accept = this.#handlers.begin(conn);
+    const accept = protocol.begin(conn);
     if (!await this.#shakeHands(conn)) return;
     const { maxConnectionsPerAddress = 10_000 } = this.#options;
     const { remoteAddr: remoteAddress } = conn;
     const address = addressKey(remoteAddress.hostname);
     const count = this.#perAddress.get(address) ?? 0;
     if (this.#isStopped || count >= maxConnectionsPerAddress) {
-      return this.#handlers.refuse(conn);
+      return protocol.refuse(conn);
     }
     const unread = new UnreadShare(this.#runtime, this.#unread, address);
     const connection = accept({ remoteAddress, unread });

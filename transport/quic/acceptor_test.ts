@@ -101,20 +101,22 @@ class HandAcceptor implements AsyncDisposable {
       protocols: [PROTOCOL],
       maxBidirectionalStreams: 1,
       maxUnidirectionalStreams: 1,
-      begin: (conn) => {
-        this.begun++;
-        return () => {
-          const ending = Promise.withResolvers<void>();
-          return {
-            ending: ending.promise,
-            close() {
-              conn.close();
-              ending.resolve();
-            },
+      protocol: {
+        begin: (conn) => {
+          this.begun++;
+          return () => {
+            const ending = Promise.withResolvers<void>();
+            return {
+              ending: ending.promise,
+              close() {
+                conn.close();
+                ending.resolve();
+              },
+            };
           };
-        };
+        },
+        refuse: () => void this.refused++,
       },
-      refuse: () => void this.refused++,
     });
     this.endpoint = HandEndpoint.last;
   }

@@ -49,8 +49,10 @@ export class QuicListener implements AsyncIterable<QuicConnection>, AsyncDisposa
       protocols,
       maxBidirectionalStreams,
       maxUnidirectionalStreams,
-      begin: (conn) => ({ unread }) => this.#take(new RawQuicConnection(runtime, conn, unread)),
-      refuse: refuseQuic,
+      protocol: {
+        begin: (conn) => ({ unread }) => this.#take(new RawQuicConnection(runtime, conn, unread)),
+        refuse: refuseQuic,
+      },
     });
     this.#signal?.addEventListener("abort", this.#onAbort, { once: true });
   }

@@ -1,0 +1,80 @@
+/** Connections of a WebTransport server, with HTTP/3 or raw QUIC: loaded once the server listens. */
+import { Deadlines } from "../../base/deadlines.ts";
+import { type QuicConnection, RawQuicConnection } from "../quic/connection.ts";
+import type { AcceptedConnection, QuicProtocol } from "../quic/acceptor.ts";
+import { acceptedQuic, refuseQuic } from "../quic/server.ts";
+import {
+  encodeControlHead,
+  Http3Connection,
+  type Http3ConnectionOptions,
+  openControl,
+  SETTINGS_TIMEOUT_MS,
+} from "./connection.ts";
+import { H3Error } from "./wire/error_codes.ts";
+
+/** Time in milliseconds within which a client must send the first request. */
+const FIRST_REQUEST_TIMEOUT_MS = 10_000;
+
+/** A connection of a WebTransport server; raw QUIC has no sessions. */
+export interface ServerConnection extends AcceptedConnection {
+  /** Number of sessions, pending ones included. */
+  readonly sessionCount?: number;
+  /** Refuses new requests. */
+  stop?(): void;
+}
+
+/** Handler of a server's connections, with their deadlines. */
+export interface Http3Protocol extends QuicProtocol<ServerConnection> {
+  /** Ends all deadlines. */
+  clear(): void;
+}
+
+/**
+ * Makes the handler of a server's connections.
+ *
+ * @param options Options of connections with HTTP/3.
+ * @param onQuic Takes connections with raw QUIC; `undefined` without raw QUIC. MUST NOT throw.
+ * @returns The handler.
+ */
+export function acceptProtocol(
+  options: Omit<Http3ConnectionOptions, "firstRequests" | "lateSettings">,
+  onQuic: ((connection: QuicConnection) => void) | undefined,
+): Http3Protocol {
+  const { runtime } = options;
+  const firstRequests = new Deadlines<Http3Connection>(
+    runtime,
+    FIRST_REQUEST_TIMEOUT_MS,
+    (connection) => connection.close(),
+  );
+  const lateSettings = new Deadlines<Http3Connection>(
+    runtime,
+    SETTINGS_TIMEOUT_MS,
+    (connection) => connection.failWithoutSettings(),
+  );
+  const shared = { ...options, firstRequests, lateSettings };
+  // Start of every control stream.
+  const controlHead = encodeControlHead(options);
+  return {
+    begin(conn) {
+      if (onQuic === undefined || conn.protocol === "h3") {
+        // A client that has the settings with the handshake asks for a session one round trip
+        // earlier.
+        const control = openControl(conn, controlHead);
+        return (peer) => new Http3Connection(conn, shared, { ...peer, control });
+      }
+      return ({ unread }) => {
+        const connection = new RawQuicConnection(runtime, conn, unread);
+        onQuic(connection);
+        return acceptedQuic(connection);
+      };
+    },
+    refuse(conn) {
+      if (conn.protocol !== "h3") return refuseQuic(conn);
+      conn.close({ closeCode: H3Error.excessiveLoad, reason: "Too many connections" });
+    },
+    clear() {
+      firstRequests.clear();
+      lateSettings.clear();
+    },
+  };
+}

@@ -1,0 +1,42 @@
+/** Requests of a WebTransport listener that wait for the application. */
+import type { WebTransportRequest } from "./request.ts";
+
+/** Most waiting requests; more are refused with 503. */
+const MAX_WAITING_REQUESTS = 1_024;
+
+/** Requests of a listener in order of arrival. The iteration ends after the stop. */
+export class RequestQueue implements AsyncIterable<WebTransportRequest> {
+  readonly #waiting: WebTransportRequest[] = [];
+  #wake: PromiseWithResolvers<void> | undefined = undefined;
+  #isStopped = false;
+
+  get isStopped(): boolean {
+    return this.#isStopped;
+  }
+
+  /** Adds a request, or refuses it with 503. */
+  push(request: WebTransportRequest): void {
+    if (this.#isStopped || this.#waiting.length >= MAX_WAITING_REQUESTS) {
+      return request.refuse(503);
+    }
+    this.#waiting.push(request);
+    this.#wake?.resolve();
+  }
+
+  /** Refuses all waiting and later requests with 503. Idempotent. */
+  stop(): void {
+    this.#isStopped = true;
+    for (const request of this.#waiting.splice(0)) request.refuse(503);
+    this.#wake?.resolve();
+  }
+
+  /** Yields requests until the stop. */
+  async *[Symbol.asyncIterator](): AsyncGenerator<WebTransportRequest, void, undefined> {
+    while (true) {
+      for (let request; (request = this.#waiting.shift()) !== undefined;) yield request;
+      if (this.#isStopped) return;
+      this.#wake = Promise.withResolvers();
+      await this.#wake.promise;
+    }
+  }
+}
