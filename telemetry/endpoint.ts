@@ -1,7 +1,7 @@
 /** The paths at which a server reports metrics and health. */
 import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
 import type { Measure } from "./measures.ts";
-import { type MeasuredServer, measuresOf, PROMETHEUS_CONTENT_TYPE, textOf } from "./prometheus.ts";
+import type { MeasuredServer } from "./prometheus.ts";
 import type { RequestInfo } from "../transport/address.ts";
 import { LOCAL_HOSTS } from "../transport/origins.ts";
 
@@ -59,7 +59,8 @@ export function metricsOf(
   maxSessions: number = DEFAULT_MAX_SESSIONS,
 ): MetricsSource {
   return {
-    measures: () => measuresOf(server),
+    // The text format loads with the first question for metrics.
+    measures: async () => (await import("./prometheus.ts")).measuresOf(server),
     health: () => {
       const { count, isDraining } = server.manager;
       const status = isDraining ? "draining" : count >= maxSessions ? "full" : "ok";
@@ -128,6 +129,7 @@ export class MetricsEndpoint {
   }
 
   async #metrics(): Promise<Response> {
+    const { PROMETHEUS_CONTENT_TYPE, textOf } = await import("./prometheus.ts");
     const measures = await this.#source.measures();
     const type = { "content-type": PROMETHEUS_CONTENT_TYPE };
     return text(measures.map(textOf).join(""), 200, type);

@@ -71,7 +71,7 @@ export {
 export type { MemoryFaults } from "./memory/path.ts";
 export { type MessageStreamOptions, withMessages } from "./message_stream/server.ts";
 export { type NativeServerDefect, nativeServerDefects } from "./native/defects.ts";
-export { acceptNativeWebTransport } from "./native/server.ts";
+export { acceptNativeWebTransport } from "./native/accept.ts";
 export type { OriginRules } from "./origins.ts";
 export type { QuicHandshakeStats } from "./quic/acceptor.ts";
 export { dialQuic, type DialQuicOptions } from "./quic/client.ts";

@@ -3,7 +3,7 @@ import { TimeoutError } from "../../errors.ts";
 import { devCertificate } from "../certificate/dev_certificate.ts";
 import { directDatagrams, directStream } from "../direct.ts";
 import { nativeServerDefects } from "./defects.ts";
-import { acceptNativeWebTransport } from "./server.ts";
+import { acceptNativeWebTransport } from "./accept.ts";
 import { dialWebTransport } from "../h3/client.ts";
 
 Deno.test("acceptNativeWebTransport() echoes, and reports its defects", async () => {

@@ -1,0 +1,201 @@
+/** Sessions of the runtime's own WebTransport server: loaded once a server with that engine listens. */
+import { ConnectionError, UnsupportedError } from "../../errors.ts";
+import { IncomingQueue } from "../incoming_queue.ts";
+import type { Connection, ConnectionCapabilities, ConnectionCloseInfo } from "../connection.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import { H3Error, isHttp3Code } from "../h3/wire/error_codes.ts";
+import { QUIC_MISSING, type QuicEnding, quicEnding } from "../quic/deno_quic.ts";
+import type { WebTransportRequest } from "../h3/request.ts";
+import { connectionOf, type NativeWebTransport } from "./client.ts";
+import { type NativeServerDefect, nativeServerDefects } from "./defects.ts";
+
+/** Newest datagrams that are kept for the reader. */
+const MAX_WAITING_DATAGRAMS = 1_024;
+
+const CAPABILITIES: ConnectionCapabilities = {
+  streams: true,
+  datagrams: "unreliable",
+  resetCodes: false,
+  credit: false,
+  independentStreams: true,
+};
+
+/**
+ * Accepts a WebTransport session on a QUIC connection with the runtime's own server side.
+ *
+ * - **Close:** code and reason are those of the QUIC connection. A peer that closes only its
+ *   session appears to close with 0, regardless of the real code.
+ * - **Datagrams:** the newest 1,024 are kept for the reader.
+ *
+ * @param conn A connection of a `Deno.QuicListener` with the ALPN `h3`, used by no other code.
+ * @param options Runtime of the node.
+ * @returns The session, and its known defects.
+ * @throws {UnsupportedError} If the runtime has no WebTransport; the message names the flag.
+ */
+export async function acceptNativeWebTransport(
+  conn: Deno.QuicConn,
+  options: { readonly runtime?: Runtime } = {},
+): Promise<{
+  /** Established connection. Its QUIC connection carries no other session. */
+  readonly connection: Connection;
+  /** URL of the request. */
+  readonly url: string;
+  /** Known defects of the connection; see {@linkcode nativeServerDefects}. */
+  readonly defects: readonly NativeServerDefect[];
+}> {
+  requireUpgrade();
+  const { runtime = platformRuntime() } = options;
+  const ending = quicEnding(conn);
+  const datagrams = takeDatagrams(conn, ending);
+  const native = await Deno.upgradeWebTransport(conn);
+  await native.ready;
+  const session = new AcceptedSession(native, { ending, datagrams });
+  const connection = connectionOf(runtime, session, CAPABILITIES);
+  return { connection, url: native.url, defects: nativeServerDefects() };
+}
+
+/** Throws an error that names the flag, where the runtime has no server of WebTransport. */
+function requireUpgrade(): void {
+  if (typeof Deno.upgradeWebTransport !== "function") throw new UnsupportedError(QUIC_MISSING);
+}
+
+/**
+ * Reads datagrams in place of the runtime (`one-datagram`, `empty-datagram-fatal`). The runtime
+ * keeps only one, and an empty one ends the process: a byte stream rejects empty chunks, and the
+ * runtime does not handle the rejection.
+ */
+function takeDatagrams(conn: Deno.QuicConn, ending: Promise<unknown>): ReadableStream<Uint8Array> {
+  const arrivals = new IncomingQueue<Uint8Array>({ capacity: MAX_WAITING_DATAGRAMS });
+  const read = conn.readDatagram.bind(conn);
+  // The runtime's own read stays pending until the connection ends.
+  conn.readDatagram = () => ending.then(() => read());
+  void deliverDatagrams(read, arrivals);
+  return arrivals.readable;
+}
+
+async function deliverDatagrams(
+  read: () => Promise<Uint8Array>,
+  arrivals: IncomingQueue<Uint8Array>,
+): Promise<void> {
+  try {
+    while (true) {
+      const datagram = await read();
+      // The only session of a connection has the id 0, in one byte.
+      if (datagram[0] === 0) arrivals.push(datagram.subarray(1));
+    }
+  } catch {
+    arrivals.end(); // The connection ended, as `closed` reports.
+  }
+}
+
+/** A session of the runtime, whose end is that of its QUIC connection. */
+class AcceptedSession implements NativeWebTransport {
+  readonly ready: Promise<void>;
+  readonly closed: Promise<ConnectionCloseInfo>;
+  readonly datagrams: NativeWebTransport["datagrams"];
+  readonly incomingBidirectionalStreams: NativeWebTransport["incomingBidirectionalStreams"];
+  readonly incomingUnidirectionalStreams: NativeWebTransport["incomingUnidirectionalStreams"];
+  readonly #native: NativeWebTransport;
+
+  constructor(native: WebTransport, { ending, datagrams }: {
+    readonly ending: Promise<QuicEnding>;
+    readonly datagrams: ReadableStream<Uint8Array>;
+  }) {
+    const own = this.#native = native as unknown as NativeWebTransport;
+    this.ready = own.ready;
+    this.closed = ending.then(sessionEnding);
+    this.datagrams = {
+      readable: datagrams,
+      writable: own.datagrams!.writable!,
+      get maxDatagramSize() {
+        return own.datagrams!.maxDatagramSize;
+      },
+    };
+    this.incomingBidirectionalStreams = own.incomingBidirectionalStreams;
+    this.incomingUnidirectionalStreams = own.incomingUnidirectionalStreams;
+  }
+
+  createBidirectionalStream(
+    options: Parameters<NativeWebTransport["createBidirectionalStream"]>[0],
+  ): ReturnType<NativeWebTransport["createBidirectionalStream"]> {
+    return this.#native.createBidirectionalStream(options);
+  }
+
+  createUnidirectionalStream(
+    options: Parameters<NativeWebTransport["createUnidirectionalStream"]>[0],
+  ): ReturnType<NativeWebTransport["createUnidirectionalStream"]> {
+    return this.#native.createUnidirectionalStream(options);
+  }
+
+  close(info: ConnectionCloseInfo): void {
+    this.#native.close(info);
+  }
+}
+
+/** Converts the end of a QUIC connection to the end of its session. */
+function sessionEnding({ closeCode, reason }: QuicEnding): ConnectionCloseInfo {
+  // Peers close the connection with this code after the session, whose own code is hidden.
+  if (closeCode === H3Error.noError) return { closeCode: 0, reason: "" };
+  if (closeCode === undefined) throw new ConnectionError(reason);
+  if (!isHttp3Code(closeCode)) return { closeCode, reason };
+  const code = `0x${closeCode.toString(16)}`;
+  throw new ConnectionError(`the peer closed with code ${code}${reason && `: ${reason}`}`);
+}
+
+/** A session accepted by the runtime, presented to the application as a request. */
+export class NativeRequest implements WebTransportRequest {
+  readonly url: string;
+  readonly headers: Headers;
+  readonly protocols: readonly string[] = [];
+  readonly remoteAddress: Deno.NetAddr;
+  readonly #connection: Connection;
+  #isAnswered = false;
+  #aborted: AbortController | undefined;
+
+  constructor(
+    { url, connection }: { readonly url: string; readonly connection: Connection },
+    remoteAddress: Deno.NetAddr,
+  ) {
+    this.url = url;
+    this.headers = new Headers({ host: URL.parse(url)?.host ?? "" });
+    this.remoteAddress = remoteAddress;
+    this.#connection = connection;
+  }
+
+  get signal(): AbortSignal {
+    if (this.#aborted !== undefined) return this.#aborted.signal;
+    const aborted = this.#aborted = new AbortController();
+    const giveUp = () => {
+      if (!this.#isAnswered) {
+        aborted.abort(new Error("The client ended the request before the answer"));
+      }
+    };
+    this.#connection.closed.then(giveUp, giveUp);
+    return aborted.signal;
+  }
+
+  accept({ protocol = "" }: { readonly protocol?: string } = {}): Connection {
+    if (protocol !== "") {
+      throw new TypeError(
+        `Cannot accept request: protocol must be left out because the runtime negotiates none, received "${protocol}"`,
+      );
+    }
+    this.#answer();
+    return this.#connection;
+  }
+
+  refuse(status: number): void {
+    if (!Number.isInteger(status) || status < 300 || status > 599) {
+      throw new RangeError(
+        `Cannot refuse request: status must be an integer from 300 to 599, received ${status}`,
+      );
+    }
+    this.#answer();
+    this.#connection.close({ closeCode: 4000 + status, reason: `Refused with ${status}` });
+  }
+
+  #answer(): void {
+    if (this.#isAnswered) throw new TypeError("Cannot answer request: it was answered before");
+    this.#isAnswered = true;
+  }
+}
