@@ -17,7 +17,6 @@
  */
 import { z } from "zod";
 import { defineContract, serve } from "../mod.ts";
-import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { portOf } from "./args.ts";
 
 const text = z.string();
@@ -28,6 +27,14 @@ const contract = defineContract({
   toClient: { subok: z.undefined(), echo: text, ...published },
 });
 
+// A server without the engine does not load `node:net`, which counts for the start.
+const webSocket = Deno.args.includes("--hardened")
+  ? (await import("../transport/hardened/mod.ts")).hardenedWebSocket({
+    handshakeBurst: Infinity,
+    maxPendingPerAddress: Infinity,
+  })
+  : undefined;
+
 const server = serve({
   hostname: "127.0.0.1",
   port: portOf(Deno.args),
@@ -35,9 +42,7 @@ const server = serve({
   onListen() {},
   webTransport: Deno.args.includes("--webtransport") && { cacheFolder: null },
   // All sessions come from one address, thousands at once.
-  ...(Deno.args.includes("--hardened")
-    ? { webSocket: hardenedWebSocket({ handshakeBurst: Infinity, maxPendingPerAddress: Infinity }) }
-    : {}),
+  ...(webSocket && { webSocket }),
   contract,
   limits: {
     // All sessions of a benchmark come from one address, for which the default is 1,000. A run with

@@ -1,4 +1,5 @@
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
+import { readRepository } from "./arrows.ts";
 import { figuresOf, proseOf } from "./figures.ts";
 
 const figures = (files: Record<string, string>) =>
@@ -42,6 +43,11 @@ Deno.test("figuresOf() counts the modules that mod.ts loads at once and in all",
   });
   assertEquals(modules, { atOnce: 4, withLate: 5 });
   assertEquals(arrows, 2);
+});
+
+Deno.test("mod.ts loads at most 150 modules at once", async () => {
+  const { modules } = figuresOf(await readRepository(new URL("../", import.meta.url)));
+  assert(modules.atOnce <= 150, `${modules.atOnce} modules`);
 });
 
 Deno.test("proseOf() counts pronouns of comments, not of code", () => {

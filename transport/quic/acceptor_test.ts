@@ -2,7 +2,12 @@ import { assertEquals } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { turns } from "../../testing/turns.ts";
 import { certificate, PROTOCOL } from "../../tests/quic_peer.ts";
-import { type AcceptedConnection, QuicAcceptor, type QuicListenOptions } from "./acceptor.ts";
+import {
+  type AcceptedConnection,
+  QuicAcceptor,
+  type QuicListenOptions,
+  type QuicProtocol,
+} from "./acceptor.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 
 /** A handshake that is ended by hand. */
@@ -40,6 +45,8 @@ class HandEndpoint {
   /** Handshakes that were accepted. */
   readonly accepted: HandHandshake[] = [];
   readonly answers = { refused: 0, ignored: 0 };
+  /** Number of calls for the next client. */
+  reads = 0;
   readonly #waiting: PromiseWithResolvers<unknown>[] = [];
 
   constructor() {
@@ -66,6 +73,7 @@ class HandEndpoint {
   listen() {
     return {
       incoming: () => {
+        this.reads++;
         const waiting = Promise.withResolvers<unknown>();
         this.#waiting.push(waiting);
         return waiting.promise;
@@ -90,10 +98,31 @@ class HandAcceptor implements AsyncDisposable {
   readonly #descriptor = Object.getOwnPropertyDescriptor(Deno, "QuicEndpoint")!;
   readonly #time: FakeTime | undefined;
 
-  constructor(options: Partial<QuicListenOptions> = {}, time?: FakeTime) {
+  /** Starts to listen; the code for connections is there once `loaded` resolves. */
+  constructor(
+    options: Partial<QuicListenOptions> = {},
+    time?: FakeTime,
+    loaded: Promise<void> | undefined = undefined,
+  ) {
     this.#time = time;
     // The runtime has the property behind a getter.
     Object.defineProperty(Deno, "QuicEndpoint", { configurable: true, get: () => HandEndpoint });
+    const protocol: QuicProtocol<AcceptedConnection> = {
+      begin: (conn) => {
+        this.begun++;
+        return () => {
+          const ending = Promise.withResolvers<void>();
+          return {
+            ending: ending.promise,
+            close() {
+              conn.close();
+              ending.resolve();
+            },
+          };
+        };
+      },
+      refuse: () => void this.refused++,
+    };
     this.acceptor = new QuicAcceptor<AcceptedConnection>(platformRuntime(), {
       ...certificate,
       ...options,
@@ -101,22 +130,7 @@ class HandAcceptor implements AsyncDisposable {
       protocols: [PROTOCOL],
       maxBidirectionalStreams: 1,
       maxUnidirectionalStreams: 1,
-      protocol: {
-        begin: (conn) => {
-          this.begun++;
-          return () => {
-            const ending = Promise.withResolvers<void>();
-            return {
-              ending: ending.promise,
-              close() {
-                conn.close();
-                ending.resolve();
-              },
-            };
-          };
-        },
-        refuse: () => void this.refused++,
-      },
+      protocol: loaded?.then(() => protocol) ?? protocol,
     });
     this.endpoint = HandEndpoint.last;
   }
@@ -144,6 +158,25 @@ Deno.test("QuicAcceptor ignores handshakes beyond 1,024, and takes one for each 
   await endpoint.begin(2);
   assertEquals([accepted.length, acceptor.connectionCount], [1_026, 1]);
   assertEquals(acceptor.handshakes, { pending: 1_024, ignored: 8, replaced: 0, tooSlow: 0 });
+});
+
+Deno.test("QuicAcceptor leaves clients to the runtime until the code for connections is there", async () => {
+  const { promise: loaded, resolve: load } = Promise.withResolvers<void>();
+  await using hand = new HandAcceptor({}, undefined, loaded);
+  const { endpoint: { accepted }, endpoint } = hand;
+  await turns(2);
+  assertEquals(endpoint.reads, 0);
+  load();
+  await turns(2);
+  assertEquals(endpoint.reads, 1);
+  await endpoint.begin(2);
+  assertEquals([accepted.length, hand.begun], [2, 2]);
+});
+
+Deno.test("QuicAcceptor leaves clients to the runtime where the code for connections fails to load", async () => {
+  await using hand = new HandAcceptor({}, undefined, Promise.reject(new Error("No file")));
+  await turns(2);
+  assertEquals([hand.endpoint.reads, hand.begun], [0, 0]);
 });
 
 Deno.test("QuicAcceptor begins a connection with the handshake, and accepts it afterwards", async () => {
