@@ -49,6 +49,7 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "transport/hardened/engine.ts",
   "transport/memory/memory.ts",
   "transport/message_stream/server.ts",
+  "transport/native/accept.ts",
   "transport/native/client.ts",
   "transport/native/server.ts",
   "transport/quic/client.ts",
