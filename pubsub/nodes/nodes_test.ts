@@ -4,7 +4,7 @@ import { assert, assertEquals, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { FaultyEngine } from "../../tests/faulty_broker.ts";
 import { MemoryBroker } from "../memory/broker.ts";
-import { Nodes, type NodesOptions } from "./nodes.ts";
+import { Nodes, type NodesOptions, sayFarewell } from "./nodes.ts";
 
 /** Nodes of one engine, at a fake time. */
 class Bench implements AsyncDisposable {
@@ -355,4 +355,14 @@ Deno.test("Nodes take id, time and timers from the runtime that is handed in", a
   for (let i = 0; i < 20; i++) await Promise.resolve();
   assertEquals([one.id, one.others().map(({ lastHeardAt }) => lastHeardAt)], ["one", [42]]);
   assertEquals(timers.includes(1_000), true);
+});
+
+Deno.test("sayFarewell() ends the wait for a node that ended without a farewell", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
+  await bench.pass(300);
+  b.broker.cut();
+  sayFarewell(a.broker, b.nodes.id);
+  await bench.pass(0);
+  assertEquals([a.events, a.nodes.has(b.nodes.id)], [["join b", "leave b"], false]);
 });

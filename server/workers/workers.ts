@@ -288,6 +288,8 @@ export class Workers implements AsyncDisposable {
 
   /** Starts the worker of a place. Rejects if the worker does not listen in the end. */
   async #start(place: Place): Promise<void> {
+    // A close may come between the starts of two workers.
+    this.#over.signal.throwIfAborted();
     const { data, hostname, tls, webTransport = true, port = 8000, maxHeapMb } = this.#options;
     place.state = "starting";
     place.starts++;
