@@ -158,6 +158,52 @@ for (const scheme of ["tcp", "tls"] as const) {
     }
   });
 
+  Deno.test(`hardened engine ends answers over ${scheme} by their length, and by the end of the connection`, async () => {
+    const { server, connect } = listenHardened(scheme, {
+      fetch: () => new Response("hello", { headers: { "content-length": "5" } }),
+    });
+    await using _server = server;
+    using wire = await connect();
+    // A body of known length ends with an empty write.
+    for (let i = 0; i < 3; i++) {
+      await wire.write(`GET / HTTP/1.1\r\n${HOST}\r\n`);
+      assertMatch(await wire.until("hello"), /content-length: 5\r\n/i);
+    }
+    await wire.write(`GET / HTTP/1.0\r\n${HOST}\r\n`);
+    assertMatch(await wire.until(), /hello$/);
+  });
+
+  Deno.test(`hardened engine writes on over ${scheme} behind a wait for the system`, async () => {
+    const engine = hardenedWebSocket();
+    const size = 8_000_000;
+    const server = engine.listen({
+      hostname: "127.0.0.1",
+      port: 0,
+      ...(scheme === "tls" ? { tls: { cert, key } } : {}),
+    }, (request) => {
+      const { connection: { frames, closed }, response } = engine.accept(request);
+      closed.catch(() => {});
+      frames!.receive({
+        receiveFrame() {
+          // One write, which the system does not take at once.
+          frames!.send("x".repeat(size));
+          frames!.drained().then(() => frames!.send("the end"));
+        },
+        framesEnded() {},
+      });
+      return response;
+    });
+    {
+      using wire = await Wire.connect(scheme, server.addr.port);
+      await wire.write(UPGRADE_HEAD);
+      assertMatch(await wire.until("\r\n\r\n"), /^HTTP\/1\.1 101 /);
+      await wire.write(frameOf("go"));
+      assertMatch(await wire.until("the end"), /x{1000}[^x]+the end$/);
+    }
+    await until(() => engine.stats().connections === 0);
+    await server.shutdown();
+  });
+
   Deno.test(`hardened engine upgrades over ${scheme} behind answered requests`, async () => {
     const { engine, server, connect } = listenHardened(scheme);
     await using _server = server;

@@ -305,6 +305,8 @@ export class Listener {
     const peer = this.#securing.get(key);
     if (peer === undefined) return void socket.destroy();
     this.#securing.delete(key);
+    socket._write = writeBytes;
+    socket._writev = writeAllBytes;
     socket[peerOf] = peer;
     socket.on("error", ignore);
     this.#listen(socket);
@@ -496,6 +498,23 @@ export class Listener {
 }
 
 function ignore(): void {}
+
+/**
+ * Writes to a socket of TLS, unless there is nothing to write: the runtime never completes an empty
+ * write over TLS, and writes nothing behind it. node:http ends a body of known length with one.
+ */
+function writeBytes(this: Socket, ...args: Parameters<Socket["_write"]>): void {
+  const [chunk, , callback] = args;
+  if ((chunk as Buffer).length === 0) callback();
+  else net.Socket.prototype._write.apply(this, args);
+}
+
+/** Writes several pieces to a socket of TLS; see {@linkcode writeBytes}. */
+function writeAllBytes(this: Socket, ...args: Parameters<NonNullable<Socket["_writev"]>>): void {
+  const [pieces, callback] = args;
+  if (pieces.every(({ chunk }) => (chunk as Buffer).length === 0)) callback();
+  else net.Socket.prototype._writev!.apply(this, args);
+}
 
 /** Answers a connection beyond the rate of its address. */
 function tooFrequent({ slot: { retryAfterS } }: Peer): Response | undefined {

@@ -189,7 +189,7 @@ export function requestOf(
 /** Builds the request's URL. */
 function urlOf(target: string, host: string, isSecure: boolean): string | undefined {
   if (!target.startsWith("/")) {
-    return /^https?:/i.test(target) && URL.canParse(target) ? target : undefined;
+    return /^https?:\/\//i.test(target) && URL.canParse(target) ? target : undefined;
   }
   const url = `${isSecure ? "https" : "http"}://${host}${target}`;
   return HOST.test(host) && URL.canParse(url) ? url : undefined;

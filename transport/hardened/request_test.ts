@@ -121,7 +121,7 @@ Deno.test("requestOf() makes a request of a head", () => {
   for (const host of ["", "a b", "localhost:99999", "evil.test/chat#", "user@evil.test"]) {
     assertEquals(make("/", host), undefined, host);
   }
-  for (const target of ["*", "ftp://localhost/", "localhost:80"]) {
+  for (const target of ["*", "ftp://localhost/", "localhost:80", "http:\\\\localhost/", "http:a"]) {
     assertEquals(make(target, "localhost"), undefined, target);
   }
 });
