@@ -1,6 +1,7 @@
 /**
  * Measures the gain of a second process on the same port: messages a second with a handler that
- * computes for a third of a millisecond, in one process, in two, and under `deno serve`.
+ * computes for a third of a millisecond, in one process, in two, with workers, and under `deno
+ * serve`.
  *
  * ```sh
  * deno run -A tools/launch.ts run -A --unstable-net bench/cluster/shared_port.ts --runs 5
@@ -10,7 +11,7 @@
  * is meaningful in any case.
  * @module
  */
-import { numberArgument } from "../args.ts";
+import { argument, numberArgument } from "../args.ts";
 import type { LoadResult } from "../meter.ts";
 import { freePort, untilListening } from "../processes.ts";
 
@@ -24,6 +25,9 @@ const FLAGS = ["-A", "--no-lock", "--unstable-net"];
 const ALL_LISTEN_MS = 1_500;
 
 const reuse = (port: number) => ["run", ...FLAGS, SERVER, "--reuse", `${port}`];
+const workers = (port: number, count: number) => {
+  return ["run", ...FLAGS, SERVER, "--workers", `${port}`, `${count}`];
+};
 const deno = (
   port: number,
   ...flags: string[]
@@ -32,14 +36,18 @@ const deno = (
 const SETUPS: Readonly<Record<string, (port: number) => string[][]>> = {
   "one process": (port) => [reuse(port)],
   "two processes, reusePort": (port) => [reuse(port), reuse(port)],
+  "one worker": (port) => [workers(port, 1)],
+  "two workers": (port) => [workers(port, 2)],
   "deno serve": (port) => [deno(port)],
   "deno serve --parallel, two workers": (port) => [deno(port, "--parallel")],
 };
 
+const only = argument(Deno.args, "only")?.split(",");
 const results = new Map<string, LoadResult[]>();
 const runs = numberArgument(Deno.args, "runs", 3);
 for (let run = 1; run <= runs; run++) {
   for (const [name, commands] of Object.entries(SETUPS)) {
+    if (!(only?.includes(name) ?? true)) continue;
     results.set(name, [...results.get(name) ?? [], await measure(commands)]);
   }
 }

@@ -1,10 +1,12 @@
 /**
  * The server under measurement in `shared_port.ts`: an echo with a handler that computes. `--reuse
- * <port>` shares the port with other processes; without the option the module is for `deno serve`.
+ * <port>` shares the port with other processes, `--workers <port> <count>` starts workers; without
+ * an option the module is for `deno serve`.
  *
  * @module
  */
 import { createServer, serve, type ServerOptions } from "../../mod.ts";
+import { serveWorkers, type WorkerNode } from "../../server.ts";
 
 /** About a third of a millisecond. */
 const STEPS = 200_000;
@@ -16,13 +18,24 @@ const options: ServerOptions = {
   },
 };
 
-const [flag, port] = Deno.args;
-if (flag === "--reuse") {
-  const shared = { port: Number(port), hostname: "127.0.0.1", reusePort: true } as const;
-  serve({ ...options, ...shared, webTransport: false, onListen() {} });
+const [flag, port, workers] = Deno.args;
+const shared = {
+  port: Number(port),
+  hostname: "127.0.0.1",
+  webTransport: false,
+  onListen() {},
+} as const;
+if (flag === "--reuse") serve({ ...options, ...shared, reusePort: true });
+if (flag === "--workers" && import.meta.main) {
+  await serveWorkers(new URL(import.meta.url), { ...shared, workers: Number(workers) });
 }
 
-export default { fetch: createServer(options).fetch };
+/** Starts a worker; its property `fetch` is for `deno serve`. */
+function start({ serve }: WorkerNode): void {
+  serve(options);
+}
+
+export default Object.assign(start, { fetch: createServer(options).fetch });
 
 function work(): number {
   let x = 1;
