@@ -220,7 +220,12 @@ export class Listener {
       : createSecureServer({ ...settings, ...tls });
     const ready = tls === undefined ? "connection" : "secureConnection";
     const [serveHttp] = server.listeners(ready) as ((socket: Socket) => void)[];
-    this.#serveHttp = serveHttp!.bind(server);
+    if (serveHttp === undefined) {
+      throw new UnsupportedError(
+        `Cannot listen: the hardened WebSocket engine needs a listener of node:http for ${ready}, which this runtime does not have`,
+      );
+    }
+    this.#serveHttp = serveHttp.bind(server);
     server.removeAllListeners(ready);
     server.on("connection", (socket: Socket) => this.#connected(socket));
     if (tls !== undefined) {

@@ -116,6 +116,11 @@ Deno.test("requestOf() makes a request of a head", () => {
   assertEquals([...request.headers], [["cookie", "a=1"], ["host", "localhost:80"]]);
   leaving.abort();
   assertEquals(request.signal.aborted, true);
+  const late = requestOf({ method: "GET", target: "/", headers: [["host", "localhost"]] }, {
+    isSecure: false,
+    signal: () => leaving.signal,
+  })!;
+  assertEquals([late instanceof Request, late.signal], [true, leaving.signal]);
   assertEquals(make("/", "[::1]:8000", true)?.url, "https://[::1]:8000/");
   assertEquals(make("http://proxied.test/a", "localhost")?.url, "http://proxied.test/a");
   for (const host of ["", "a b", "localhost:99999", "evil.test/chat#", "user@evil.test"]) {
