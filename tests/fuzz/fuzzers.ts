@@ -28,6 +28,7 @@ import { fuzzQmux } from "./qmux.ts";
 import { fuzzServer } from "./server.ts";
 import { fuzzSession, fuzzSessions } from "./session.ts";
 import { fuzzStructured } from "./structured.ts";
+import { fuzzWebSocketFrames, fuzzWebSocketHeads } from "./websocket.ts";
 
 /** Feeds a part of the library with bad inputs, and throws if a property is violated. */
 export interface Fuzzer {
@@ -54,6 +55,8 @@ export const FUZZERS: readonly Fuzzer[] = [
   { name: "h3 fields", weight: 3, run: fuzzFields },
   { name: "structured fields", weight: 2, run: fuzzStructuredFields },
   { name: "structured", weight: 3, run: fuzzStructured },
+  { name: "websocket heads", weight: 3, run: fuzzWebSocketHeads },
+  { name: "websocket frames", weight: 6, run: fuzzWebSocketFrames },
   { name: "qmux", weight: 8, run: fuzzQmux },
   { name: "moq messages", weight: 6, run: fuzzMoqMessages },
   { name: "moq streams", weight: 3, run: fuzzMoqStreams },
