@@ -3,7 +3,7 @@
  * presence and a history.
  *
  * ```sh
- * deno run -A --unstable-net examples/all_cores.ts
+ * deno run -N -R --unstable-net examples/all_cores.ts
  * ```
  *
  * With `--once` two visitors meet, each on a worker of its own; then one of the workers fails, and

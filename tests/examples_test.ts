@@ -165,7 +165,7 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "cookie: [redacted]",
     "the secret is shown: false",
   ]],
-  ["all_cores.ts", ["-A"], [
+  ["all_cores.ts", ["-N", "-R"], [
     "ann is on worker 0",
     "bob is on worker 1",
     "ann sees: Hello from worker 1",
