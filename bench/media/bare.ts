@@ -6,7 +6,12 @@
  * @module
  */
 import { devCertificate } from "../../transport/mod.ts";
-import { readVarint, varintLength, writeVarint } from "../../transport/quic/varint.ts";
+import {
+  readVarint,
+  varintLength,
+  varintLengthAt,
+  writeVarint,
+} from "../../transport/quic/varint.ts";
 import { emit, type EndOptions, endOptions, pace, stamp, SubscriberMeter } from "./frames.ts";
 
 const ALPN = ["moq-lite-04"];
@@ -110,8 +115,9 @@ async function receive(stream: Deno.QuicReceiveStream, meter: SubscriberMeter): 
     if (!isBegun) at = 2 + bytes[1]!;
     isBegun = true;
     while (at < end) {
+      const body = at + varintLengthAt(bytes[at]!);
+      if (body > end) break;
       const size = readVarint(bytes, at);
-      const body = at + varintLength(size);
       if (body + size > end) break;
       meter.frame(new DataView(buffer, body), size);
       at = body + size;
