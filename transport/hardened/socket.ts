@@ -155,6 +155,8 @@ export class HardenedSocket implements FrameEvents, FrameSource {
 
   /** Ends the connection of a peer that sends no more bytes. */
   bytesEnded(): void {
+    // Messages and a close that waited for `resume` arrived before the end.
+    if (!this.#isInflating) this.#reader.resume();
     this.flush();
     this.#leave();
     this.raw.end();
@@ -168,6 +170,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     if (this.#isInflating) return;
     // Messages that waited for `resume` arrived before the end.
     this.#reader.resume();
+    if (this.#isInflating) return;
     this.#reader.end();
     this.readyState = CLOSED;
     this.#runtime.clearTimeout(this.#timer);

@@ -3,8 +3,10 @@ import { FakeTime } from "@std/testing/time";
 import type { Socket } from "node:net";
 import { Buffer } from "node:buffer";
 import { Duplex } from "node:stream";
+import { constants, deflateRawSync } from "node:zlib";
 import { turns } from "../../testing/turns.ts";
 import { frameOf } from "../../tests/servers.ts";
+import type { FrameLimits } from "./frame_reader.ts";
 import { WriteTurn } from "./frame_writer.ts";
 import { HardenedSocket, Liveness, MAX_UNSENT_PONG_BYTES } from "./socket.ts";
 import { platformRuntime } from "../../base/runtime.ts";
@@ -39,13 +41,15 @@ class StuckSocket extends Duplex {
 }
 
 /** Opens a WebSocket on a stuck socket. */
-function upgrade(): { stuck: StuckSocket; socket: HardenedSocket } {
+function upgrade(
+  limits: Partial<FrameLimits> = {},
+): { stuck: StuckSocket; socket: HardenedSocket } {
   const stuck = new StuckSocket();
   const greeting = Buffer.from("HTTP/1.1 101 Switching Protocols\r\n\r\n");
   const socket = new HardenedSocket(stuck as unknown as Socket, greeting, {
     runtime: platformRuntime(),
     turn: new WriteTurn(),
-    limits: { maxPayloadBytes: 1_024, maxFragments: 64, allowsCompression: false },
+    limits: { maxPayloadBytes: 1_024, maxFragments: 64, allowsCompression: false, ...limits },
     closeTimeoutMs: 5_000,
     protocol: "",
   });
@@ -171,4 +175,48 @@ Deno.test("Liveness does not end a socket that is not read, or that is closing",
   assertEquals([closing.pings, closing.isTerminated], [0, false]);
   paused.terminate();
   closing.terminate();
+});
+
+/** Records the messages of a socket by length, and its close. */
+function record(socket: HardenedSocket): { events: unknown[]; closed: Promise<void> } {
+  const events: unknown[] = [];
+  const { promise: closed, resolve } = Promise.withResolvers<void>();
+  socket.addEventListener("message", (event) => {
+    events.push(((event as MessageEvent).data as ArrayBuffer).byteLength);
+  });
+  socket.addEventListener("close", (event) => {
+    const { code, wasClean } = event as CloseEvent;
+    events.push([code, wasClean]);
+    resolve();
+  });
+  return { events, closed };
+}
+
+Deno.test("HardenedSocket answers a close that waited for resume() when the peer's bytes end", async () => {
+  const { stuck, socket } = upgrade();
+  const { events, closed } = record(socket);
+  stuck.loosen();
+  socket.pause();
+  socket.receiveBytes(Buffer.from(frameOf(new Uint8Array(3), { head: 0x82 })));
+  socket.receiveBytes(Buffer.from(frameOf(Uint8Array.of(0x03, 0xe8), { head: 0x88 })));
+  assertEquals(events, []);
+  socket.bytesEnded();
+  assertEquals(events, [3]);
+  stuck.destroy();
+  await closed;
+  assertEquals(events, [3, [1000, true]]);
+});
+
+Deno.test("HardenedSocket passes on a large compressed message that waited at the end, and then the close, once", async () => {
+  const { stuck, socket } = upgrade({ maxPayloadBytes: 100_000, allowsCompression: true });
+  const { events, closed } = record(socket);
+  const bytes = crypto.getRandomValues(new Uint8Array(50_000));
+  const payload = deflateRawSync(bytes, { finishFlush: constants.Z_SYNC_FLUSH }).subarray(0, -4);
+  socket.pause();
+  socket.receiveBytes(Buffer.from(frameOf(new Uint8Array(payload), { head: 0xc2 })));
+  socket.receiveBytes(Buffer.from(frameOf(new Uint8Array(3), { head: 0x82 })));
+  stuck.destroy();
+  await closed;
+  await turns(5);
+  assertEquals(events, [50_000, 3, [1006, false]]);
 });
