@@ -84,6 +84,27 @@ Deno.test("hardened engine survives an upgrade that is refused behind a request 
   assertEquals(server.manager.count, 0);
 });
 
+Deno.test("hardened engine delivers an answer that an early one without a body waits for", async () => {
+  const gate = Promise.withResolvers<void>();
+  let isRefused = false;
+  const { server } = listenHardened({
+    fetch: async (request) => {
+      isRefused = request.method === "POST";
+      if (isRefused) return new Response(null, { status: 403 });
+      await gate.promise;
+      return new Response("slow");
+    },
+  });
+  await using _server = server;
+  // The body of the second request never ends.
+  const requests = `GET / HTTP/1.1\r\n${HOST}\r\nPOST / HTTP/1.1\r\n${HOST}` +
+    "Content-Length: 100\r\n\r\nabc";
+  using plain = await Plain.say(portOf(server), requests);
+  await until(() => isRefused);
+  gate.resolve();
+  assertMatch(await plain.until(), /^HTTP\/1\.1 200 .*slow.*HTTP\/1\.1 403 /s);
+});
+
 Deno.test("hardened engine upgrades a connection after answers to all earlier requests", async () => {
   const { server } = listenHardened({ fetch: () => new Response("hello") });
   await using _server = server;

@@ -635,8 +635,10 @@ async function respond(response: Response, out: ServerResponse): Promise<void> {
     }
     if (cookies.length > 0) out.setHeader("set-cookie", cookies);
     const { body } = response;
-    if (body === null) out.end();
-    else await pipeline(Readable.fromWeb(body as unknown as NodeReadableStream), out);
+    if (body === null) {
+      // Behind an unfinished answer the end waits for its turn, or for the end of the connection.
+      await new Promise<void>((resolve) => out.once("close", resolve).end(resolve));
+    } else await pipeline(Readable.fromWeb(body as unknown as NodeReadableStream), out);
   } catch {
     out.destroy();
   }
