@@ -86,7 +86,7 @@ function stepsFor(repository: Repository, tests: boolean): Step[] {
       },
     },
     { name: "prose", run: async () => listed(checkProse(await readProse(ROOT, repository))) },
-    { name: "check", run: () => deno("check") },
+    { name: "check", run: () => deno("check", "--doc") },
     { name: "doc lint", run: () => docs(repository) },
     ...(tests ? [{ name: "tests", run: () => deno("task", "test") }] : []),
     { name: "publish", run: () => deno("publish", "--dry-run", "--allow-dirty") },
