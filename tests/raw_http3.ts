@@ -37,7 +37,7 @@ export interface RawDialOptions extends Deno.QuicTransportOptions {
   /** The trusted hash of the server's certificate. */
   readonly hashes: readonly CertificateHash[];
   /** In place of `h3`. */
-  readonly alpn?: string;
+  readonly alpn?: string | readonly string[];
 }
 
 /** Options for {@linkcode RawPeer.request}. */
@@ -229,7 +229,7 @@ export class RawPeer implements AsyncDisposable {
     const quic: Deno.ConnectQuicOptions<false> & { serverCertificateHashes: CertificateHash[] } = {
       hostname: "127.0.0.1",
       port,
-      alpnProtocols: [alpn],
+      alpnProtocols: [alpn].flat(),
       endpoint,
       serverCertificateHashes: [...hashes],
       ...transport,

@@ -56,14 +56,17 @@ export function acceptProtocol(
   const controlHead = encodeControlHead(options);
   return {
     begin(conn) {
-      if (onQuic === undefined || conn.protocol === "h3") {
-        // A client that has the settings with the handshake asks for a session one round trip
-        // earlier.
-        const control = openControl(conn, controlHead);
-        return (peer) => new Http3Connection(conn, shared, { ...peer, control });
-      }
-      return ({ unread }) => {
-        const connection = new RawQuicConnection(runtime, conn, unread);
+      // A client that has the settings with the handshake asks for a session one round trip
+      // earlier. A long first message of TLS takes two packets; until the second one arrives,
+      // neither the protocol nor the credit of the peer is known, and the runtime would never open
+      // the stream.
+      const early = conn.protocol === "h3" ? openControl(conn, controlHead) : undefined;
+      return (peer) => {
+        if (onQuic === undefined || conn.protocol === "h3") {
+          const control = early ?? openControl(conn, controlHead);
+          return new Http3Connection(conn, shared, { ...peer, control });
+        }
+        const connection = new RawQuicConnection(runtime, conn, peer.unread);
         onQuic(connection);
         return acceptedQuic(connection);
       };

@@ -245,6 +245,18 @@ Deno.test("WebTransportListener sends the settings with the handshake, and reads
   assertEquals([listener.handshakes.pending, listener.sessionCount], [0, 1]);
 });
 
+Deno.test("WebTransportListener sends the settings to a client whose first message takes two packets", async () => {
+  await using server = new TestServer();
+  await using path = new UdpPath(server.port);
+  // The second packet arrives late, when the client sends it again.
+  path.loses = ({ from, placeOfSide }) => from === "client" && placeOfSide === 2;
+  const alpn = ["h3", ...Array.from({ length: 10 }, (_, i) => `${i}`.repeat(200))];
+  await using peer = await soon(RawPeer.dial(path.port, { hashes: server.hashes, alpn }));
+  assertEquals(path.counts.client.lost, 1);
+  const control = await soon(peer.nextUni());
+  assertEquals((await soon(control.readAtLeast(2))).subarray(0, 2), Uint8Array.of(0, 4));
+});
+
 Deno.test("WebTransportRequest has the URL, the headers and the address", async () => {
   await using server = new TestServer();
   await using peer = await server.dial();

@@ -155,7 +155,8 @@ export type AcceptQuic<C extends AcceptedConnection> = (peer: AcceptedPeer) => C
 /** Handler of the connections of a listener. */
 export interface QuicProtocol<C extends AcceptedConnection> {
   /**
-   * Begins a connection whose handshake is under way; the protocol is known. MAY send data, which
+   * Begins a connection whose handshake is under way; `protocol` is `undefined` until the first message of
+   * TLS is complete. MAY send data, which
    * leave with the server's part of the handshake. MUST NOT read data of the peer, which an attacker
    * could replay. MUST NOT throw.
    *
