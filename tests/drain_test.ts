@@ -1,13 +1,13 @@
 import { assert, assertEquals, assertRejects } from "@std/assert";
 import { connect, dial } from "../client.ts";
 import { SessionClosedError } from "../errors.ts";
-import { listen, portOf, RawSocket, until } from "./servers.ts";
+import { listen, lowPort, portOf, RawSocket, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
 
 Deno.test("Server.drain() sends each session a delay, closes with 4503, and stops", async () => {
   const heard: number[] = [];
-  const server = listen();
-  const { port } = server.address!;
+  const port = lowPort();
+  const server = listen({ port });
   const sessions = await Promise.all(
     Array.from(
       { length: 4 },

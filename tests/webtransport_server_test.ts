@@ -20,7 +20,7 @@ import { directStream } from "../transport/direct.ts";
 import { withMessages } from "../transport/message_stream/server.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import type { DialWebTransportOptions } from "../transport/webtransport.ts";
-import { listen, portOf, until } from "./servers.ts";
+import { listen, lowPort, portOf, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
@@ -32,26 +32,15 @@ interface Datagrams extends Disposable {
   readonly addr: Deno.NetAddr;
 }
 
-/**
- * Takes a UDP port whose TCP port is free. The range lies below the ports that the system hands out,
- * so that no test beside this one is given the same.
- */
+/** Takes a UDP port whose TCP port is free. */
 function takePort(): Datagrams {
   const { listenDatagram } = Deno as unknown as {
     listenDatagram(options: Deno.TcpListenOptions & { readonly transport: "udp" }): Datagrams & {
       close(): void;
     };
   };
-  for (let attempts = 100;; attempts--) {
-    const address = { hostname: "127.0.0.1", port: 20_000 + Math.floor(Math.random() * 12_000) };
-    try {
-      Deno.listen(address).close();
-      const socket = listenDatagram({ transport: "udp", ...address });
-      return { addr: socket.addr, [Symbol.dispose]: () => socket.close() };
-    } catch (error) {
-      if (!(error instanceof Deno.errors.AddrInUse) || attempts === 0) throw error;
-    }
-  }
+  const socket = listenDatagram({ transport: "udp", hostname: "127.0.0.1", port: lowPort() });
+  return { addr: socket.addr, [Symbol.dispose]: () => socket.close() };
 }
 
 /** Dials a server by the server's own description. */
