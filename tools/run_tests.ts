@@ -10,7 +10,7 @@
  * - **Deadlines:** a test that still runs after the deadline fails by name, including the examples
  * of the documentation (`tools/deadline.ts`). A test that never yields blocks all timers. A few
  * seconds later the runner ends the whole run, and names the test.
- * - **Side by side:** with `--parallel`, four files per core run at a time, because tests wait for
+ * - **Side by side:** with `--parallel`, three files per core run at a time, because tests wait for
  * the network longer than they compute; `DENO_JOBS` sets another number.
  * - **No leftovers:** temporary files are in a folder that is removed after the run, and processes
  * that tests started end with the run, even if a signal ends the run.
@@ -133,7 +133,7 @@ async function run(args: readonly string[], { deadlineS, folder }: {
       ...args,
     ],
     env: {
-      DENO_JOBS: Deno.env.get("DENO_JOBS") ?? `${4 * navigator.hardwareConcurrency}`,
+      DENO_JOBS: Deno.env.get("DENO_JOBS") ?? `${3 * navigator.hardwareConcurrency}`,
       TEST_DEADLINE_MS: `${deadlineS * 1_000}`,
       TEST_JOURNAL: journal,
       TMPDIR: temporary,
