@@ -2,7 +2,6 @@
 import { getHeapStatistics } from "node:v8";
 import type { MessagePort } from "node:worker_threads";
 import { textOf } from "../../base/error_text.ts";
-import type { OptionKeys } from "../../base/options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { EngineFacts } from "../../pubsub/ports/operations.ts";
 import { PortBroker } from "../../pubsub/ports/port_broker.ts";
@@ -25,11 +24,13 @@ import {
   type WorkerQuestions,
 } from "./thread_calls.ts";
 
-/** Options of the server of one worker. */
-type WorkerServeOptions<V, C extends Contract> = Omit<ServeOptions<V, C>, keyof typeof SHARED>;
+/** Options of `serve` that all workers share: those that {@linkcode WorkerNode.serve} leaves out. */
+type SharedOption = Exclude<
+  keyof ServeOptions,
+  keyof NonNullable<Parameters<WorkerNode["serve"]>[0]>
+>;
 
-/** Options of `serve` that all workers share. */
-const SHARED = {
+const SHARED: Readonly<Record<SharedOption, true>> = {
   broker: true,
   hostname: true,
   onListen: true,
@@ -39,7 +40,7 @@ const SHARED = {
   tls: true,
   webSocket: true,
   webTransport: true,
-} as const satisfies Partial<OptionKeys<ServeOptions>>;
+};
 
 /**
  * One worker of {@linkcode serveWorkers}, as the default function of its module gets it.
@@ -184,7 +185,7 @@ class WorkerProgram {
     return this.#facts();
   }
 
-  #serve<V, C extends Contract>(options: WorkerServeOptions<V, C>): Server<V, C> {
+  #serve<V, C extends Contract>(options: Omit<ServeOptions<V, C>, SharedOption>): Server<V, C> {
     if (this.#server !== undefined) {
       throw new TypeError("Cannot serve: a worker must serve once, received a second call");
     }

@@ -1,10 +1,10 @@
 /** Sessions of the runtime's own WebTransport server: loaded once a server with that engine listens. */
-import { ConnectionError, UnsupportedError } from "../../errors.ts";
+import { ConnectionError } from "../../errors.ts";
 import { IncomingQueue } from "../incoming_queue.ts";
 import type { Connection, ConnectionCapabilities, ConnectionCloseInfo } from "../connection.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { H3Error, isHttp3Code } from "../h3/wire/error_codes.ts";
-import { QUIC_MISSING, type QuicEnding, quicEnding } from "../quic/deno_quic.ts";
+import { type QuicEnding, quicEnding, requireUpgrade } from "../quic/deno_quic.ts";
 import type { WebTransportRequest } from "../h3/request.ts";
 import { connectionOf, type NativeWebTransport } from "./client.ts";
 import { type NativeServerDefect, nativeServerDefects } from "./defects.ts";
@@ -52,11 +52,6 @@ export async function acceptNativeWebTransport(
   const session = new AcceptedSession(native, { ending, datagrams });
   const connection = connectionOf(runtime, session, CAPABILITIES);
   return { connection, url: native.url, defects: nativeServerDefects() };
-}
-
-/** Throws an error that names the flag, where the runtime has no server of WebTransport. */
-function requireUpgrade(): void {
-  if (typeof Deno.upgradeWebTransport !== "function") throw new UnsupportedError(QUIC_MISSING);
 }
 
 /**

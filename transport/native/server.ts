@@ -1,5 +1,4 @@
 /** The runtime's own server side of WebTransport, `Deno.upgradeWebTransport`, as a connection. */
-import { UnsupportedError } from "../../errors.ts";
 import {
   type AcceptedConnection,
   QuicAcceptor,
@@ -11,7 +10,7 @@ import type { Certificate } from "../certificate/certificate.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { H3Error } from "../h3/wire/error_codes.ts";
-import { QUIC_MISSING, type QuicEnding, quicEnding } from "../quic/deno_quic.ts";
+import { type QuicEnding, quicEnding, requireUpgrade } from "../quic/deno_quic.ts";
 import type { WebTransportRequest } from "../h3/request.ts";
 import { RequestQueue } from "../h3/request_queue.ts";
 
@@ -178,10 +177,6 @@ export function listenNativeWebTransport(
   options: ListenNativeWebTransportOptions,
 ): NativeWebTransportListener {
   return new NativeWebTransportListener(options);
-}
-
-function requireUpgrade(): void {
-  if (typeof Deno.upgradeWebTransport !== "function") throw new UnsupportedError(QUIC_MISSING);
 }
 
 /** A QUIC connection of a listener. */

@@ -44,6 +44,15 @@ export function requireQuic(): void {
 }
 
 /**
+ * Throws unless the runtime has a server of WebTransport.
+ *
+ * @throws {UnsupportedError} If the server is missing; the message names the flag.
+ */
+export function requireUpgrade(): void {
+  if (typeof Deno.upgradeWebTransport !== "function") throw new UnsupportedError(QUIC_MISSING);
+}
+
+/**
  * Chooses the address that this process may bind without a permission prompt.
  *
  * @returns `::`, which also reaches IPv4, or `0.0.0.0`; `undefined` if neither is permitted.
