@@ -2,6 +2,7 @@
 import { utf8Length } from "../session/wire/utf8.ts";
 import type { StatusFeed } from "../base/status_feed.ts";
 import type { HistoryPosition } from "../session/wire/recovery.ts";
+import type { BrokerLogs } from "./logs/log.ts";
 
 /** Prefix of the topics that nodes use among themselves; closed to sessions and applications. */
 export const INTERNAL_PREFIX = "$skein:";
@@ -297,8 +298,8 @@ export type TakenTokens = Awaited<ReturnType<NonNullable<BrokerStore["take"]>>>;
  *   behind a prefix of 32 MUST be taken.
  * - A broker MUST NOT end a client library that was handed in by the application.
  * - A broker MUST NOT hold publications without a bound.
- * - `history` and `store` are for engines that can keep data; without these, topics have no history
- *   across nodes, and limits count by node.
+ * - `history`, `logs` and `store` are for engines that can keep data; without these, topics have no
+ *   history across nodes, there are no durable streams, and limits count by node.
  *
  * {@linkcode testBroker} is the suite that every implementation passes.
  */
@@ -315,6 +316,8 @@ export interface Broker extends AsyncDisposable {
   issues(): string[];
   /** Histories of topics; absent for engines that cannot keep publications. */
   readonly history?: BrokerHistory;
+  /** Logs of durable streams; absent for engines that cannot keep logs. */
+  readonly logs?: BrokerLogs;
   /** Facts that nodes share besides publications; absent for engines that cannot keep facts. */
   readonly store?: BrokerStore;
   /**

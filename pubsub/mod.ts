@@ -47,6 +47,21 @@ export type {
   PublicationKey,
   ReadHistoryOptions,
 } from "./broker.ts";
+export type {
+  AppendLogOptions,
+  BrokerLogs,
+  CreateLogOptions,
+  LogAppended,
+  LogConfig,
+  LogCreated,
+  LogEnd,
+  LogInfo,
+  LogOrigin,
+  LogPage,
+  LogProducer,
+  LogRecord,
+  ReadLogOptions,
+} from "./logs/log.ts";
 export { MemoryBroker } from "./memory/broker.ts";
 export { Nodes } from "./nodes/nodes.ts";
 export type { NodeEvent, NodeInfo, NodesOptions } from "./nodes/liveness.ts";

@@ -2,6 +2,7 @@
 import { Heard, HUGE_NAMES, isTaken, same, type Test, type TestKit, undisturbed } from "./kit.ts";
 import { BOTH, ONE_NODE, TWO_NODES } from "./fanout.ts";
 import { HISTORY } from "./history.ts";
+import { LOGS } from "./logs.ts";
 import type { Broker, BrokerStore } from "../broker.ts";
 
 const HOUR = { max: 3, ttlMs: 3_600_000 };
@@ -145,8 +146,8 @@ export interface BrokerTestOptions {
 
 /**
  * Registers the conformance suite of {@linkcode Broker} with `Deno.test`: one test for each MUST of
- * the contract that can be seen from outside. Tests of histories and of the store run if the broker
- * has these.
+ * the contract that can be seen from outside. Tests of histories, of logs and of the store run if the
+ * broker has these.
  *
  * Some rules need tests of your own, with your engine: `publish` does not throw while the engine is
  * down, `onInterrupted` is called after that, the epoch changes when the engine may have
@@ -170,7 +171,9 @@ export function testBroker(
   options: BrokerTestOptions = {},
 ): void {
   const { makePair, ignore = false } = options;
-  for (const [what, test] of Object.entries({ ...BOTH, ...ONE_NODE, ...HISTORY, ...STORE })) {
+  for (
+    const [what, test] of Object.entries({ ...BOTH, ...ONE_NODE, ...HISTORY, ...LOGS, ...STORE })
+  ) {
     Deno.test({
       name: `${name} ${what}`,
       ignore,
@@ -181,7 +184,9 @@ export function testBroker(
     });
   }
   if (makePair === undefined) return;
-  for (const [what, test] of Object.entries({ ...BOTH, ...TWO_NODES, ...HISTORY, ...STORE })) {
+  for (
+    const [what, test] of Object.entries({ ...BOTH, ...TWO_NODES, ...HISTORY, ...LOGS, ...STORE })
+  ) {
     Deno.test({
       name: `${name} of two nodes ${what}`,
       ignore,

@@ -17,7 +17,9 @@ import type {
   TokenRate,
 } from "../broker.ts";
 import { Listeners } from "../engine_flow.ts";
+import type { BrokerLogs } from "../logs/log.ts";
 import { appended, MemoryHistories } from "./history.ts";
+import { MemoryLogs } from "./logs.ts";
 
 /** Most rows, scopes and buckets each; beyond that, the least recently used is forgotten. */
 const MAX_ENTRIES = 100_000;
@@ -148,8 +150,11 @@ export class MemoryBroker implements Broker {
       return await this.#histories.read(topic, options);
     },
   };
+  /** Logs in memory, for as long as the broker lives. */
+  readonly logs: BrokerLogs;
   /** Facts that hold for all servers of the process that share the broker. */
   readonly store: BrokerStore;
+  readonly #logs: MemoryLogs;
   readonly #memory: MemoryStore;
   readonly #histories: MemoryHistories;
   readonly #channels = new Map<string, TopicListeners>();
@@ -169,6 +174,9 @@ export class MemoryBroker implements Broker {
     this.#memory = new MemoryStore(runtime);
     this.#histories = new MemoryHistories(runtime);
     this.store = this.#memory;
+    this.logs = this.#logs = new MemoryLogs(runtime, (topic) => {
+      this.#tell(this.#channels.get(topic), { topic, payload: "" });
+    });
   }
 
   /** Counters. */
@@ -275,6 +283,7 @@ export class MemoryBroker implements Broker {
     }
     this.#histories.clear();
     this.#memory.clear();
+    this.#logs.close();
     this.status.end({ name: "closed" });
     return Promise.resolve();
   }

@@ -9,6 +9,7 @@ import type {
   BrokerSubscription,
   Publication,
 } from "../broker.ts";
+import type { BrokerLogs } from "../logs/log.ts";
 import { testBroker } from "../conformance/suite.ts";
 import { MemoryBroker } from "./broker.ts";
 
@@ -25,6 +26,7 @@ class Node implements Broker {
   readonly delivery = "at-most-once";
   readonly status = new StatusFeed<BrokerStatus>({ name: "connected" });
   readonly history: BrokerHistory;
+  readonly logs: BrokerLogs;
   readonly store: BrokerStore;
   readonly #engine: MemoryBroker;
   readonly #subscriptions = new AsyncDisposableStack();
@@ -33,6 +35,7 @@ class Node implements Broker {
 
   constructor(engine: MemoryBroker) {
     this.#engine = this.#open = engine;
+    this.logs = engine.logs;
     this.store = engine.store;
     this.history = {
       append: (...args) => this.#open.history!.append(...args),

@@ -1,0 +1,381 @@
+/** Tests of the rules that every broker with logs keeps. */
+import type {
+  AppendLogOptions,
+  BrokerLogs,
+  CreateLogOptions,
+  LogConfig,
+  LogPage,
+  LogRecord,
+} from "../logs/log.ts";
+import { logTopic, MAX_LOG_ID_BYTES } from "../logs/rules.ts";
+import { isTaken, same, type Test, type TestKit, undisturbed } from "./kit.ts";
+
+/** Bound that no test reaches unless it means to. */
+const PLENTY = 67_108_864;
+
+const TEXT: LogConfig = { contentType: "text/plain" };
+
+/** Tests that run with one broker, and between two. */
+export const LOGS: Record<string, Test> = {
+  "keeps records of a log, in order and with their types": withLogs(async ({ id }, near, far) => {
+    const { info } = await created(near, id, { records: ["first", bytesOf(0, 255)] });
+    same([info.first, info.start, info.tail], [0, 0, 2], "the positions of a new log");
+    same(info.bytes, 7, "the bytes of a new log");
+    const result = await append(far, id, ["", "ü\u2028\u0000", bytesOf()]);
+    same(result.kind === "appended" && result.info.tail, 5, "the tail");
+    const page = await read(near, id);
+    same(page.records.map(shown), ["first", "0,255/", "", "ü\u2028\u0000", "/"], "the records");
+    same(page.info.tail, 5, "the tail of the page");
+    same(page.info.contentType, "text/plain", "the content type");
+    same(page.info.end, undefined, "the end of an open log");
+  }),
+
+  "reads pages within bounds, from any position": withLogs(async ({ id }, near, far) => {
+    const records = Array.from({ length: 100 }, (_, i) => `${i}`.padStart(10, "0"));
+    await created(near, id, {});
+    for (let i = 0; i < 100; i += 10) await append(near, id, records.slice(i, i + 10));
+    const pageOf = async (after: number, maxRecords: number, maxBytes: number) =>
+      (await read(far, id, { after, maxRecords, maxBytes })).records.map(Number);
+    same(await pageOf(0, 3, PLENTY), [0, 1, 2], "a page of three records");
+    same(await pageOf(95, 100, PLENTY), [95, 96, 97, 98, 99], "the last page");
+    same(await pageOf(17, 100, 35), [17, 18, 19], "a page of 35 bytes");
+    same(await pageOf(42, 100, 1), [42], "a page of a record that is larger than the page");
+    same(await pageOf(100, 100, PLENTY), [], "the page at the tail");
+    same(await pageOf(101, 100, PLENTY), [], "the page beyond the tail");
+    same(await pageOf(0, 0, PLENTY), [], "a page without records");
+    same(await pageOf(0, 1_000, PLENTY), records.map(Number), "all records");
+  }),
+
+  "creates a log once": withLogs(async ({ id }, near, far) => {
+    const tries = Array.from(
+      { length: 8 },
+      (_, i) => (i % 2 === 0 ? near : far).create(id, creation({ identity: `identity${i}` })),
+    );
+    const results = await Promise.all(tries);
+    const kinds = results.map(({ kind }) => kind).sort();
+    same(kinds, ["created", ...Array(7).fill("exists")], "the results of concurrent calls");
+    const identities = results.map((one) => "info" in one ? one.info.identity : undefined);
+    same(new Set(identities).size, 1, "the number of identities");
+    same(await near.read(`${id} other`, reading()), undefined, "another log");
+  }),
+
+  "keeps the facts of the creation": withLogs(async ({ id }, near, far) => {
+    const expiresAt = Date.now() + 3_600_000;
+    const config = { contentType: "application/json; charset=utf-8", ttlMs: 60_000, expiresAt };
+    await created(near, id, { config, end: { error: "stopped" }, records: ["{}"] });
+    const { info } = await read(far, id);
+    same(
+      [info.contentType, info.ttlMs, info.expiresAt],
+      [config.contentType, 60_000, expiresAt],
+      "the configuration",
+    );
+    same(info.end, { error: "stopped" }, "the end");
+  }),
+
+  "keeps appends whole and in one order": withLogs(async ({ id }, near, far) => {
+    await created(near, id, {});
+    const groups = Array.from({ length: 20 }, (_, i) => [`${i}a`, `${i}b`, `${i}c`]);
+    const results = await Promise.all(
+      groups.map((group, i) => append(i % 2 === 0 ? near : far, id, group)),
+    );
+    same(results.map(({ kind }) => kind), Array(20).fill("appended"), "the results");
+    const { records } = await read(near, id);
+    const firsts = records.filter((_, i) => i % 3 === 0).map((record) => parseInt(`${record}`));
+    same(records, firsts.flatMap((i) => groups[i]!), "the records");
+    same([...firsts].sort((a, b) => a - b), groups.map((_, i) => i), "the appends");
+    const tails = results.map((one) => one.kind === "appended" ? one.info.tail : 0);
+    same(tails.sort((a, b) => a - b), groups.map((_, i) => 3 * (i + 1)), "the tails");
+  }),
+
+  "ends a log together with the last records": withLogs(async ({ id }, near, far) => {
+    await created(near, id, { records: ["a"] });
+    const ended = await append(near, id, ["b"], { end: {} });
+    same(ended.kind === "appended" && ended.info.end, {}, "the end");
+    const page = await read(far, id);
+    same([page.records, page.info.end], [["a", "b"], {}], "the records and the end");
+    same((await append(far, id, ["c"])).kind, "ended", "a later append");
+    same((await append(far, id, [], { end: {} })).kind, "repeated", "a second end");
+    same((await append(far, id, ["c"], { end: {} })).kind, "ended", "a second end with a record");
+    same((await read(near, id)).info.tail, 2, "the tail");
+  }),
+
+  "takes the appends of a producer once": withLogs(async ({ id }, near, far) => {
+    await created(near, id, {});
+    const send = async (logs: BrokerLogs, epoch: number, seq: number, options = {}) => {
+      const producer = { id: "p __proto__", epoch, seq };
+      return await append(logs, id, [`${epoch}.${seq}`], { producer, ...options });
+    };
+    same(await send(near, 0, 1), { kind: "skipped", expected: 0 }, "a first number above 0");
+    same((await send(near, 0, 0)).kind, "appended", "the first number");
+    same((await send(far, 0, 1)).kind, "appended", "the second number");
+    const repeated = await send(near, 0, 0);
+    same(repeated.kind === "repeated" && repeated.seq, 1, "the newest number of a repetition");
+    same(await send(near, 0, 3), { kind: "skipped", expected: 2 }, "a number too high");
+    same((await send(far, 2, 1)).kind, "unstarted", "an epoch that begins with 1");
+    same((await send(far, 2, 0)).kind, "appended", "a new epoch");
+    same(await send(near, 1, 0), { kind: "stale", epoch: 2 }, "an old epoch");
+    same((await send(near, 2, 1, { end: {} })).kind, "appended", "the end");
+    same((await send(far, 2, 1, { end: {} })).kind, "repeated", "the repeated end");
+    same((await send(far, 2, 2)).kind, "ended", "an append after the end");
+    same((await read(far, id)).records, ["0.0", "0.1", "2.0", "2.1"], "the records");
+  }),
+
+  "takes one of several concurrent appends with the same number": withLogs(
+    async ({ id }, near, far) => {
+      await created(near, id, {});
+      const producer = { id: "p", epoch: 0, seq: 0 };
+      const results = await Promise.all(
+        Array.from(
+          { length: 8 },
+          (_, i) => append(i % 2 === 0 ? near : far, id, ["once"], { producer }),
+        ),
+      );
+      const kinds = results.map(({ kind }) => kind).sort();
+      same(kinds, ["appended", ...Array(7).fill("repeated")], "the results");
+      same((await read(near, id)).records, ["once"], "the records");
+    },
+  ),
+
+  "takes sequences that grow": withLogs(async ({ id }, near, far) => {
+    await created(near, id, {});
+    same((await append(near, id, ["a"], { sequence: "09" })).kind, "appended", "the first");
+    const refused = await append(far, id, ["b"], { sequence: "09" });
+    same(refused, { kind: "out-of-sequence", sequence: "09" }, "the same again");
+    const smaller = await append(far, id, ["b"], { sequence: "0" });
+    same(smaller.kind, "out-of-sequence", "a shorter one");
+    same((await append(far, id, ["c"])).kind, "appended", "an append without");
+    same((await append(far, id, ["d"], { sequence: "1" })).kind, "appended", "a greater one");
+    same((await read(near, id)).records, ["a", "c", "d"], "the records");
+  }),
+
+  "bounds the bytes of a log, and the number of logs": withLogs(async ({ id }, near) => {
+    await created(near, id, { records: ["12345"] });
+    same((await append(near, id, ["678"], { maxBytes: 8 })).kind, "appended", "up to the bound");
+    same((await append(near, id, ["9"], { maxBytes: 8 })).kind, "full", "beyond the bound");
+    same((await append(near, id, [], { maxBytes: 8, end: {} })).kind, "appended", "the end");
+    const none = await near.create(`${id} second`, { ...creation({}), maxLogs: 0 });
+    same(none.kind, "too-many", "a log beyond the bound");
+    same(await near.read(`${id} second`, reading()), undefined, "the log beyond the bound");
+  }),
+
+  "drops the oldest records by retention only": withLogs(async ({ id }, near, far) => {
+    await created(near, id, {});
+    const keep = { records: 3, bytes: 10 };
+    for (const record of ["a", "b", "c", "d"]) await append(near, id, [record], { keep });
+    const { info } = await read(far, id, { after: 1 });
+    same([info.first, info.start, info.tail, info.bytes], [0, 1, 4, 3], "the state");
+    await append(near, id, ["123456789"], { keep });
+    const page = await read(far, id, { after: 3 });
+    same([page.info.start, page.records], [3, ["d", "123456789"]], "the kept records");
+    same((await read(far, id, { after: 2 })).records, [], "the page before the kept records");
+  }),
+
+  "deletes a log, whose id another log may take": withLogs(async ({ id }, near, far) => {
+    await created(near, id, { identity: "identity1", records: ["old"] });
+    same(await far.delete(id), { kind: "removed" }, "the deletion");
+    same(await near.read(id, reading()), undefined, "the deleted log");
+    same((await append(near, id, ["late"])).kind, "missing", "an append to the deleted log");
+    same(await far.delete(id), { kind: "missing" }, "a second deletion");
+    await created(far, id, { identity: "identity2" });
+    const late = await append(near, id, ["late"], { identity: "identity1" });
+    same(late.kind, "missing", "an append to the earlier log");
+    same((await read(near, id)).records, [], "the records of the new log");
+  }),
+
+  "keeps a deleted log for its forks": withLogs(async ({ id }, near, far) => {
+    const source = `${id} source`;
+    const { info } = await created(near, source, { records: ["a", "b"] });
+    const fork = `${id} fork`;
+    same(await near.retain(source, fork, "identity9"), false, "a source of another identity");
+    same(await near.retain(source, fork, info.identity), true, "the first call");
+    same(await far.retain(source, fork, info.identity), true, "the same call again");
+    same(await near.retain(source, `${fork} 2`, info.identity), true, "another fork");
+    const { identity } = info;
+    const origin = { id: source, identity, position: 1, lineage: [] };
+    const config = { ...TEXT, origin };
+    const forked = await created(near, fork, { config, identity: "identity2", records: ["own"] });
+    same([forked.info.first, forked.info.tail], [1, 2], "the positions of a fork");
+    same((await read(far, fork, { after: 1 })).records, ["own"], "the fork's own records");
+    same((await read(far, fork)).info.origin, origin, "the origin");
+    same(await far.delete(source), { kind: "kept" }, "the deletion of a source");
+    same(await far.delete(source), { kind: "deleted" }, "a second deletion");
+    same((await append(near, source, ["c"])).kind, "deleted", "an append to a deleted source");
+    const kept = await read(near, source);
+    same([kept.info.isDeleted, kept.records], [true, ["a", "b"]], "the kept records");
+    const again = await near.create(source, creation({}));
+    same(again.kind === "exists" && again.info.isDeleted, true, "the creation of a kept log");
+    same(await near.retain(source, `${fork} 3`, identity), false, "a fork of a deleted log");
+    same(await near.release(source, `${fork} 2`), undefined, "the end of the first fork");
+    same((await read(far, source)).info.isDeleted, true, "the log with one fork");
+    same(await far.delete(fork), { kind: "removed", origin }, "the deletion of the last fork");
+    same(await far.release(source, fork), undefined, "the end of the last fork");
+    same(await near.read(source, reading()), undefined, "the log without forks");
+  }),
+
+  "expires logs that are not used": withLogs(async ({ id }, near, far) => {
+    const config = { ...TEXT, ttlMs: 1_000 };
+    await created(near, `${id} used`, { config });
+    await created(near, `${id} idle`, { config });
+    await created(near, `${id} late`, { config: { ...TEXT, expiresAt: Date.now() + 1_000 } });
+    await created(near, `${id} ever`, {});
+    const begin = performance.now();
+    while (await far.read(`${id} idle`, reading()) !== "expired") {
+      if (performance.now() - begin > 6_000) throw new Error("Expected the log to expire");
+      await far.read(`${id} used`, { ...reading(), renews: true });
+      await new Promise((resolve) => setTimeout(resolve, 50));
+    }
+    await until(async () => await far.read(`${id} late`, reading()) === "expired", "the late log");
+    same((await read(near, `${id} ever`)).info.tail, 0, "the log without a time to live");
+    same((await append(near, `${id} idle`, ["x"])).kind, "expired", "an append to an expired log");
+    const kinds = [
+      (await near.create(`${id} idle`, creation({}))).kind,
+      (await near.delete(`${id} ever`, { ifExpired: true })).kind,
+      (await near.delete(`${id} idle`, { ifExpired: true })).kind,
+      (await near.create(`${id} idle`, creation({}))).kind,
+    ];
+    same(kinds, ["expired", "alive", "removed", "created"], "the results");
+  }),
+
+  "lists logs that are overdue": withLogs(async ({ id }, near, far) => {
+    const ids = ["a", "b", "c"].map((name) => `${id} ${name}`);
+    await created(near, ids[0]!, { config: { ...TEXT, ttlMs: 500 } });
+    await created(near, ids[1]!, { writer: { holder: "w", ttlMs: 500 } });
+    await created(near, ids[2]!, { writer: { holder: "w", ttlMs: 60_000 } });
+    const own = async () => {
+      const all = await far.overdue({ limit: 10_000 });
+      return all.filter((one) => one.startsWith(id)).sort();
+    };
+    same((await own()).includes(ids[2]!), false, "the log with a writer");
+    await until(async () => (await own()).length === 2, "the overdue logs");
+    same(await own(), ids.slice(0, 2), "the overdue logs");
+    same((await far.overdue({ limit: 1 })).length, 1, "the length of a bounded list");
+    await near.delete(ids[0]!, { ifExpired: true });
+    await append(near, ids[1]!, [], { end: { error: "writer-lost" }, ifWriterLost: true });
+    same(await own(), [], "the overdue logs after the care");
+    same((await read(near, ids[1]!)).info.end, { error: "writer-lost" }, "the end");
+  }),
+
+  "fences writers that lost the lease": withLogs(async ({ id }, near, far) => {
+    const lease = (holder: string, ttlMs = 60_000) => ({ writer: { holder, ttlMs } });
+    await created(near, id, lease("one", 500));
+    same((await append(near, id, ["1"], lease("one", 500))).kind, "appended", "the holder");
+    same((await append(far, id, ["x"], lease("two"))).kind, "fenced", "another writer");
+    const taking = { writer: { holder: "two", ttlMs: 60_000, takes: true as const } };
+    await until(
+      async () => (await append(far, id, ["2"], taking)).kind === "appended",
+      "the lease",
+    );
+    same((await append(near, id, ["x"], lease("one"))).kind, "fenced", "the former holder");
+    const lost = { end: { error: "writer-lost" }, ifWriterLost: true as const };
+    same((await append(near, id, [], lost)).kind, "held", "the end of a log that is held");
+    same((await append(near, id, ["3"])).kind, "appended", "an append without a lease");
+    same((await read(far, id)).records, ["1", "2", "3"], "the records");
+  }),
+
+  "notes the first cancellation": withLogs(async ({ id }, near, far) => {
+    await created(near, id, {});
+    same((await append(far, id, [], { cancel: "enough" })).kind, "appended", "the cancellation");
+    same((await append(far, id, [], { cancel: "again" })).kind, "appended", "a second one");
+    const result = await append(near, id, ["last"]);
+    same(result.kind === "appended" && result.info.cancelled, "enough", "the writer's result");
+  }),
+
+  "announces every change to all nodes": withLogs(async (kit, near, far) => {
+    const { id } = kit;
+    const topic = logTopic(id);
+    const heard = await Promise.all(
+      [kit.near, kit.far].map((broker) => kit.listen(broker, topic)),
+    );
+    const changes = [
+      () => created(near, id, {}),
+      () => append(far, id, ["a"]),
+      () => append(near, id, [], { end: {} }),
+      () => far.delete(id),
+    ];
+    for (const change of changes) {
+      const counts = heard.map(({ publications }) => publications.length);
+      await change();
+      await until(
+        () => heard.every(({ publications }, i) => publications.length > counts[i]!),
+        "the announcement",
+      );
+      same(heard.map(({ payloads }) => payloads.at(-1)), ["", ""], "the payloads");
+    }
+  }),
+
+  "keeps other logs working beside ids of all sizes": withLogs(async (kit, near, far) => {
+    await undisturbed(kit, async () => {
+      const longest = `${kit.id} ü`.padEnd(MAX_LOG_ID_BYTES - 1, "x");
+      await created(near, longest, { records: ["long"] });
+      same((await read(far, longest)).records, ["long"], "the records of the longest id");
+      for (const id of [`${kit.id}/a b*c>d.e:f`, `${kit.id}${"ü".repeat(4_096)}`]) {
+        await isTaken(async () => {
+          await near.create(id, creation({}));
+          same((await read(far, id)).info.tail, 0, "the tail");
+        });
+      }
+    });
+  }),
+};
+
+/** Makes a test that passes for brokers without logs. */
+function withLogs(
+  test: (bench: TestKit, near: BrokerLogs, far: BrokerLogs) => Promise<void>,
+): Test {
+  return async (bench) => {
+    const { near, far } = bench;
+    if (near.logs === undefined || far.logs === undefined) return;
+    await test(bench, near.logs, far.logs);
+  };
+}
+
+function creation(options: Partial<CreateLogOptions>): CreateLogOptions {
+  return { config: TEXT, identity: "identity0", records: [], maxLogs: 1_000_000, ...options };
+}
+
+async function created(logs: BrokerLogs, id: string, options: Partial<CreateLogOptions>) {
+  const result = await logs.create(id, creation(options));
+  if (result.kind !== "created") throw new Error(`Expected a new log, received ${result.kind}`);
+  return result;
+}
+
+async function append(
+  logs: BrokerLogs,
+  id: string,
+  records: readonly LogRecord[],
+  options: Partial<AppendLogOptions> = {},
+) {
+  return await logs.append(id, { records, maxBytes: PLENTY, ...options });
+}
+
+function reading() {
+  return { after: 0, maxRecords: 1_000, maxBytes: PLENTY, renews: false };
+}
+
+async function read(
+  logs: BrokerLogs,
+  id: string,
+  options: Partial<ReturnType<typeof reading>> = {},
+): Promise<LogPage> {
+  const page = await logs.read(id, { ...reading(), ...options });
+  if (typeof page !== "object") throw new Error(`Expected a log, received ${page}`);
+  return page;
+}
+
+/** Waits for a condition that time or the engine brings about. */
+async function until(holds: () => boolean | Promise<boolean>, what: string): Promise<void> {
+  const begin = performance.now();
+  while (!await holds()) {
+    if (performance.now() - begin > 6_000) throw new Error(`Expected ${what} within 6 s`);
+    await new Promise((resolve) => setTimeout(resolve, 20));
+  }
+}
+
+function bytesOf(...bytes: number[]): Uint8Array {
+  return new Uint8Array(bytes);
+}
+
+/** Shows a record, with a slash behind bytes. */
+function shown(record: LogRecord): string {
+  return typeof record === "string" ? record : `${record.join()}/`;
+}

@@ -1,0 +1,198 @@
+/** Rules of logs that all engines share: names, sizes, and the decision about an append. */
+import { utf8Length } from "../../session/wire/utf8.ts";
+import { INTERNAL_PREFIX } from "../broker.ts";
+import type {
+  AppendLogOptions,
+  CreateLogOptions,
+  LogAppended,
+  LogConfig,
+  LogEnd,
+  LogInfo,
+  LogProducer,
+  LogRecord,
+} from "./log.ts";
+
+/** Most producers of one log with a remembered number. */
+export const MAX_LOG_PRODUCERS = 1_000;
+
+/** Most bytes of the id of a log, in UTF-8. */
+export const MAX_LOG_ID_BYTES = 240;
+
+/**
+ * Makes the topic on which the engine announces changes of a log.
+ *
+ * @param id The id of the log.
+ * @returns The topic, closed to sessions and applications.
+ */
+export function logTopic(id: string): string {
+  return `${INTERNAL_PREFIX}log:${id}`;
+}
+
+/**
+ * Counts the bytes of records, in UTF-8 for texts.
+ *
+ * @param records The records.
+ * @returns The bytes.
+ */
+export function recordBytes(records: readonly LogRecord[]): number {
+  return records.reduce(
+    (sum, record) => sum + (typeof record === "string" ? utf8Length(record) : record.length),
+    0,
+  );
+}
+
+/** The state of a log as an engine keeps it beside the records. */
+export interface LogState extends Omit<LogInfo, "end"> {
+  /** Time at which the log expires, in milliseconds since the Unix epoch; moved by each use. */
+  readonly until?: number | undefined;
+  /** Present once the log has ended; `by` is the append that ended the log. */
+  readonly end?: LogEnd & { readonly by?: LogProducer };
+  /** Newest {@linkcode AppendLogOptions.sequence}. */
+  readonly sequence?: string;
+  /** Newest lease of a writer. */
+  readonly writer?: { readonly holder: string; readonly until: number };
+  /** Newest epoch and number of each producer. */
+  readonly producers: Readonly<Record<string, readonly [epoch: number, seq: number]>>;
+  /** Forks that need the log, as given to `retain`. */
+  readonly forks: readonly string[];
+}
+
+/** Makes the state of a new log. */
+export function newLog(
+  { config, identity, records, end, writer }: CreateLogOptions,
+  now: number,
+): LogState {
+  const first = config.origin?.position ?? 0;
+  return {
+    ...config,
+    identity,
+    first,
+    start: first,
+    tail: first + records.length,
+    bytes: recordBytes(records),
+    until: expiryOf(config, now),
+    ...(end && { end }),
+    ...(writer && { writer: { holder: writer.holder, until: now + writer.ttlMs } }),
+    producers: {},
+    forks: [],
+  };
+}
+
+/** The public part of a state. */
+export function infoOf(state: LogState): LogInfo {
+  const { until: _until, sequence: _sequence, writer: _writer, ...rest } = state;
+  const { producers: _producers, forks: _forks, end, ...info } = rest;
+  if (end === undefined) return info;
+  return { ...info, end: end.error === undefined ? {} : { error: end.error } };
+}
+
+/** The time at which a log expires after a use at `now`; `undefined` for never. */
+export function expiryOf({ ttlMs, expiresAt }: LogConfig, now: number): number | undefined {
+  if (ttlMs === undefined) return expiresAt;
+  return Math.min(now + ttlMs, expiresAt ?? Infinity);
+}
+
+/** Tells whether the writer of an open log has stopped renewing the lease. */
+export function isWriterLost({ end, writer }: LogState, now: number): boolean {
+  return end === undefined && writer !== undefined && writer.until <= now;
+}
+
+/** Tells whether a log has expired. */
+export function isExpired({ until }: Pick<LogState, "until">, now: number): boolean {
+  return until !== undefined && until <= now;
+}
+
+/** A decision about an append: a refusal, or the next state without the retention. */
+export type LogDecision =
+  | { readonly kind: "append"; readonly next: LogState }
+  | Exclude<LogAppended, { readonly kind: "appended" }>;
+
+/**
+ * Decides about an append. Does not change the state.
+ *
+ * The order of the rules is that of the Durable Streams protocol (section 5.2): the end of the log
+ * first, then producers, whose repetitions succeed, then the sequence, then the size.
+ *
+ * @param state The state; `undefined` without a log.
+ * @param options The append.
+ * @param now Time of the append, in milliseconds since the Unix epoch.
+ * @returns The decision.
+ */
+export function decideAppend(
+  state: LogState | undefined,
+  options: AppendLogOptions,
+  now: number,
+): LogDecision {
+  const { identity, records, end, producer, sequence, writer, ifWriterLost, cancel } = options;
+  if (state === undefined || identity !== undefined && identity !== state.identity) {
+    return { kind: "missing" };
+  }
+  if (isExpired(state, now)) return { kind: "expired" };
+  if (state.isDeleted) return { kind: "deleted" };
+  const lease = state.writer;
+  if (state.end !== undefined) {
+    const info = infoOf(state);
+    if (ifWriterLost) return { kind: "held" };
+    if (producer !== undefined && isSame(producer, state.end.by)) {
+      return { kind: "repeated", info, seq: producer.seq };
+    }
+    const isEndOnly = end !== undefined && records.length === 0 && producer === undefined;
+    return isEndOnly ? { kind: "repeated", info } : { kind: "ended", info };
+  }
+  if (ifWriterLost && !isWriterLost(state, now)) return { kind: "held" };
+  if (writer !== undefined && lease !== undefined) {
+    const isLapsed = lease.until <= now;
+    const isOwn = lease.holder === writer.holder;
+    if (isOwn ? isLapsed && !writer.takes : !(isLapsed && writer.takes)) return { kind: "fenced" };
+  }
+  const known = producer && Object.hasOwn(state.producers, producer.id)
+    ? state.producers[producer.id]
+    : undefined;
+  if (producer !== undefined) {
+    const refusal = checkProducer(producer, known, state);
+    if (refusal !== undefined) return refusal;
+  }
+  if (sequence !== undefined && state.sequence !== undefined && sequence <= state.sequence) {
+    return { kind: "out-of-sequence", sequence: state.sequence };
+  }
+  const added = recordBytes(records);
+  const needed = options.keep === undefined ? state.bytes + added : added;
+  if (records.length > 0 && needed > options.maxBytes) return { kind: "full" };
+  return {
+    kind: "append",
+    next: {
+      ...state,
+      tail: state.tail + records.length,
+      bytes: state.bytes + added,
+      until: expiryOf(state, now),
+      ...(producer && {
+        producers: { ...state.producers, [producer.id]: [producer.epoch, producer.seq] },
+      }),
+      ...(sequence !== undefined && { sequence }),
+      ...(writer && { writer: { holder: writer.holder, until: now + writer.ttlMs } }),
+      ...(end && { end: producer === undefined ? end : { ...end, by: producer } }),
+      ...(cancel !== undefined && { cancelled: state.cancelled ?? cancel }),
+    },
+  };
+}
+
+function checkProducer(
+  { epoch, seq }: LogProducer,
+  known: readonly [epoch: number, seq: number] | undefined,
+  state: LogState,
+): LogDecision | undefined {
+  if (known === undefined) {
+    if (seq > 0) return { kind: "skipped", expected: 0 };
+    const isFull = Object.keys(state.producers).length >= MAX_LOG_PRODUCERS;
+    return isFull ? { kind: "too-many-producers" } : undefined;
+  }
+  const [lastEpoch, lastSeq] = known;
+  if (epoch < lastEpoch) return { kind: "stale", epoch: lastEpoch };
+  if (epoch > lastEpoch) return seq === 0 ? undefined : { kind: "unstarted" };
+  if (seq <= lastSeq) return { kind: "repeated", info: infoOf(state), seq: lastSeq };
+  return seq === lastSeq + 1 ? undefined : { kind: "skipped", expected: lastSeq + 1 };
+}
+
+function isSame(one: LogProducer, other: LogProducer | undefined): boolean {
+  return one.id === other?.id && one.epoch === other.epoch && one.seq === other.seq;
+}

@@ -1,0 +1,184 @@
+/** Logs of durable streams in the memory of one process. */
+import type { Runtime } from "../../base/runtime.ts";
+import { BrokerError } from "../../errors.ts";
+import { Fifo } from "../engine_flow.ts";
+import type {
+  AppendLogOptions,
+  BrokerLogs,
+  CreateLogOptions,
+  LogAppended,
+  LogCreated,
+  LogOrigin,
+  LogPage,
+  LogRecord,
+  ReadLogOptions,
+} from "../logs/log.ts";
+import {
+  decideAppend,
+  expiryOf,
+  infoOf,
+  isExpired,
+  isWriterLost,
+  type LogState,
+  logTopic,
+  newLog,
+  recordBytes,
+} from "../logs/rules.ts";
+
+/** Most bytes of one append: as many as an engine behind a network connection takes. */
+const MAX_APPEND_BYTES = 8_388_608;
+
+interface Log {
+  state: LogState;
+  /** The records from `state.start` on. */
+  readonly records: Fifo<LogRecord>;
+}
+
+/** The logs of a {@linkcode MemoryBroker}. */
+export class MemoryLogs implements BrokerLogs {
+  readonly maxAppendBytes: number = MAX_APPEND_BYTES;
+  readonly #runtime: Runtime;
+  readonly #announce: (topic: string) => void;
+  readonly #logs = new Map<string, Log>();
+  #isClosed = false;
+
+  /**
+   * Begins without logs.
+   *
+   * @param runtime Clocks of the node.
+   * @param announce Tells the subscriptions of a topic of a change. MUST NOT throw.
+   */
+  constructor(runtime: Runtime, announce: (topic: string) => void) {
+    this.#runtime = runtime;
+    this.#announce = announce;
+  }
+
+  async create(id: string, options: CreateLogOptions): Promise<LogCreated> {
+    const now = this.#check("create");
+    const present = this.#logs.get(id);
+    if (present !== undefined) {
+      const { state } = present;
+      if (isExpired(state, now) && !state.isDeleted) return { kind: "expired" };
+      return { kind: "exists", info: infoOf(state) };
+    }
+    if (this.#logs.size >= options.maxLogs) return { kind: "too-many" };
+    const state = newLog(options, now);
+    const records = new Fifo<LogRecord>();
+    for (const record of options.records) records.push(record);
+    this.#logs.set(id, { state, records });
+    this.#announce(logTopic(id));
+    return await Promise.resolve({ kind: "created", info: infoOf(state) });
+  }
+
+  async append(id: string, options: AppendLogOptions): Promise<LogAppended> {
+    const now = this.#check("append");
+    const log = this.#logs.get(id);
+    const decision = decideAppend(log?.state, options, now);
+    if (decision.kind !== "append") return await Promise.resolve(decision);
+    for (const record of options.records) log!.records.push(record);
+    log!.state = trim(decision.next, log!.records, options.keep);
+    this.#announce(logTopic(id));
+    return { kind: "appended", info: infoOf(log!.state) };
+  }
+
+  async read(
+    id: string,
+    { after, maxRecords, maxBytes, renews }: ReadLogOptions,
+  ): Promise<LogPage | "expired" | undefined> {
+    const now = this.#check("read");
+    const log = this.#logs.get(id);
+    if (log === undefined) return await Promise.resolve(undefined);
+    if (isExpired(log.state, now) && !log.state.isDeleted) return "expired";
+    if (renews) log.state = { ...log.state, until: expiryOf(log.state, now) };
+    const { start, tail } = log.state;
+    const records: LogRecord[] = [];
+    let bytes = 0;
+    for (let at = after; at >= start && at < tail && records.length < maxRecords; at++) {
+      const record = log.records.at(at - start)!;
+      bytes += recordBytes([record]);
+      if (bytes > maxBytes && records.length > 0) break;
+      records.push(record);
+    }
+    return { info: infoOf(log.state), records };
+  }
+
+  async delete(
+    id: string,
+    { ifExpired = false }: { readonly ifExpired?: boolean } = {},
+  ): Promise<Awaited<ReturnType<BrokerLogs["delete"]>>> {
+    const now = this.#check("delete");
+    const log = this.#logs.get(id);
+    if (log === undefined) return await Promise.resolve({ kind: "missing" });
+    const { state } = log;
+    if (state.isDeleted) return { kind: "deleted" };
+    if (ifExpired && !isExpired(state, now)) return { kind: "alive" };
+    if (state.forks.length > 0) log.state = { ...state, isDeleted: true };
+    else this.#logs.delete(id);
+    this.#announce(logTopic(id));
+    if (state.forks.length > 0) return { kind: "kept" };
+    return { kind: "removed", ...(state.origin && { origin: state.origin }) };
+  }
+
+  async retain(id: string, fork: string, identity: string): Promise<boolean> {
+    const now = this.#check("fork");
+    const log = this.#logs.get(id);
+    const isThere = log !== undefined && log.state.identity === identity &&
+      !log.state.isDeleted && !isExpired(log.state, now);
+    if (isThere && !log.state.forks.includes(fork)) {
+      log.state = { ...log.state, forks: [...log.state.forks, fork] };
+    }
+    return await Promise.resolve(isThere);
+  }
+
+  async release(id: string, fork: string): Promise<LogOrigin | undefined> {
+    this.#check("delete");
+    const log = this.#logs.get(id);
+    if (log === undefined) return await Promise.resolve(undefined);
+    const forks = log.state.forks.filter((one) => one !== fork);
+    log.state = { ...log.state, forks };
+    if (forks.length > 0 || !log.state.isDeleted) return undefined;
+    this.#logs.delete(id);
+    return log.state.origin;
+  }
+
+  async overdue({ limit }: { readonly limit: number }): Promise<string[]> {
+    const now = this.#check("list");
+    const due: { readonly id: string; readonly at: number }[] = [];
+    for (const [id, { state }] of this.#logs) {
+      if (state.isDeleted) continue;
+      if (isExpired(state, now)) due.push({ id, at: state.until! });
+      else if (isWriterLost(state, now)) due.push({ id, at: state.writer!.until });
+    }
+    due.sort((a, b) => a.at - b.at);
+    return await Promise.resolve(due.slice(0, limit).map(({ id }) => id));
+  }
+
+  /** Forgets all logs; later calls reject. */
+  close(): void {
+    this.#isClosed = true;
+    this.#logs.clear();
+  }
+
+  /** Returns the time; throws if the broker is closed. */
+  #check(verb: string): number {
+    if (this.#isClosed) throw new BrokerError(`Cannot ${verb}: the broker is closed`);
+    return this.#runtime.now();
+  }
+}
+
+/** Drops the oldest records beyond the retention; the newest one stays. */
+function trim(
+  state: LogState,
+  records: Fifo<LogRecord>,
+  keep: AppendLogOptions["keep"],
+): LogState {
+  let { start, bytes } = state;
+  while (
+    keep !== undefined && records.length > 1 &&
+    (records.length > keep.records || bytes > keep.bytes)
+  ) {
+    bytes -= recordBytes([records.shift()!]);
+    start++;
+  }
+  return { ...state, start, bytes };
+}
