@@ -3,7 +3,7 @@ import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
 import type { Measure } from "./measures.ts";
 import type { MeasuredServer } from "./prometheus.ts";
 import type { RequestInfo } from "../transport/address.ts";
-import { LOCAL_HOSTS } from "../transport/origins.ts";
+import { isFromThisMachine } from "../transport/origins.ts";
 
 /** Options for the metrics and the health of a server. */
 export interface MetricsOptions {
@@ -123,7 +123,7 @@ export class MetricsEndpoint {
 
   #isAllowed(request: Request, info: RequestInfo): boolean {
     if (this.#allow === "everybody") return true;
-    if (this.#allow === "loopback") return isFromHere(request, info);
+    if (this.#allow === "loopback") return isFromThisMachine(request, info);
     // Compares with `true`, as a promise would always be truthy.
     return this.#allow(request, info) === true;
   }
@@ -141,32 +141,6 @@ export class MetricsEndpoint {
       "content-type": "application/json",
     });
   }
-}
-
-/** Headers that proxies add, beside those that begin with `x-forwarded-`. */
-const FORWARDED = [
-  "cdn-loop",
-  "cf-ray",
-  "forwarded",
-  "true-client-ip",
-  "via",
-  "x-client-ip",
-  "x-cluster-client-ip",
-  "x-real-ip",
-];
-
-/** Tells if a program on this machine sent the request, and addressed this machine. */
-function isFromHere({ headers, url }: Request, { remoteAddr }: RequestInfo): boolean {
-  if (remoteAddr === undefined || !("hostname" in remoteAddr)) return false;
-  if (!/^(?:::1|(?:::ffff:)?127(?:\.\d+){3})$/.test(remoteAddr.hostname)) return false;
-  // HTTP/2 has the host in the URL alone. Every browser sends the host.
-  const asked = headers.get("host") ?? new URL(url).host;
-  const host = URL.parse(`http://${asked}`)?.hostname ?? "";
-  if (!LOCAL_HOSTS.includes(host)) return false;
-  for (const name of headers.keys()) {
-    if (FORWARDED.includes(name) || name.startsWith("x-forwarded-")) return false;
-  }
-  return true;
 }
 
 function text(body: string, status: number, headers: Record<string, string> = {}): Response {

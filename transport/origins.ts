@@ -1,4 +1,5 @@
 /** Rules for the origins of pages, so that no foreign page uses its visitor's cookies. */
+import type { RequestInfo } from "./address.ts";
 
 /** Rules for the origins of pages that may connect. */
 export interface OriginRules {
@@ -43,11 +44,65 @@ export const LOCAL_HOSTS: readonly string[] = ["localhost", "127.0.0.1", "[::1]"
  * ```
  */
 export function isOriginAllowed(headers: Headers, rules: OriginRules = {}): boolean {
-  const { origins = [], hosts = LOCAL_HOSTS } = rules;
   const origin = headers.get("origin");
-  if (origin === null || origins.includes("*") || origins.includes(origin)) return true;
+  return origin === null || originTrust({ origin, host: headers.get("host") }, rules) !== "none";
+}
+
+/**
+ * Tells how far the rules trust the origin of a page.
+ *
+ * @param page The `Origin` header of the request, and the requested host with its port.
+ * @param rules Allowed origins.
+ * @returns `full` for a page of this server and for a listed origin, which may use the cookies of
+ * the visitor; `anonymous` if only `*` or `null` allows the page; `none` for all other pages.
+ */
+export function originTrust(
+  { origin, host }: { readonly origin: string; readonly host: string | null },
+  { origins = [], hosts = LOCAL_HOSTS }: OriginRules,
+): "full" | "anonymous" | "none" {
+  // Any page can put itself into a sandbox, whose origin is "null".
+  if (origin !== "null" && origins.includes(origin)) return "full";
   const url = URL.parse(origin);
-  return url !== null && url.host === headers.get("host") && hosts.includes(url.hostname);
+  if (url !== null && url.host === host && hosts.includes(url.hostname)) return "full";
+  return origins.includes("*") || origins.includes(origin) ? "anonymous" : "none";
+}
+
+/** Headers that proxies add, beside those that begin with `x-forwarded-`. */
+const FORWARDED = [
+  "cdn-loop",
+  "cf-ray",
+  "forwarded",
+  "true-client-ip",
+  "via",
+  "x-client-ip",
+  "x-cluster-client-ip",
+  "x-real-ip",
+];
+
+/**
+ * Tells if a program on this machine sent a request, and addressed this machine. A request that a
+ * proxy passed on is not from this machine, if the proxy adds one of the usual headers.
+ *
+ * @param request The request.
+ * @param info The address of the peer.
+ * @param hosts More host names that stand for this machine.
+ * @returns `true` if all conditions hold.
+ */
+export function isFromThisMachine(
+  { headers, url }: Request,
+  { remoteAddr }: RequestInfo,
+  hosts: readonly string[] = [],
+): boolean {
+  if (remoteAddr === undefined || !("hostname" in remoteAddr)) return false;
+  if (!/^(?:::1|(?:::ffff:)?127(?:\.\d+){3})$/.test(remoteAddr.hostname)) return false;
+  // HTTP/2 has the host in the URL alone. Every browser sends the host.
+  const asked = headers.get("host") ?? new URL(url).host;
+  const host = URL.parse(`http://${asked}`)?.hostname ?? "";
+  if (!LOCAL_HOSTS.includes(host) && !hosts.includes(host)) return false;
+  for (const name of headers.keys()) {
+    if (FORWARDED.includes(name) || name.startsWith("x-forwarded-")) return false;
+  }
+  return true;
 }
 
 /**

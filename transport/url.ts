@@ -43,6 +43,20 @@ export function publicUrl(url: string | URL): string {
 }
 
 /**
+ * Finds the part of a URL behind a path. Other spellings of the path do not count.
+ *
+ * @param url An absolute URL.
+ * @param path A path without a slash at its end.
+ * @returns The rest of the path, still encoded; `undefined` for a URL of another path.
+ */
+export function pathBelow(url: string, path: string): string | undefined {
+  const pathname = URL.parse(url)?.pathname;
+  if (pathname === undefined || !pathname.startsWith(path)) return undefined;
+  const rest = pathname.slice(path.length);
+  return rest === "" || rest.startsWith("/") ? rest : undefined;
+}
+
+/**
  * Adds the URL to the message of a connection error.
  *
  * @param error An error. Errors of other kinds, and errors that name the host, are returned

@@ -1,0 +1,94 @@
+/** Bodies of HTTP requests, read with a bound and a deadline. */
+import { Problem } from "./problem.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { startTimer } from "../../base/wait.ts";
+
+/** Options for {@linkcode readBody}. */
+export interface ReadBodyOptions {
+  readonly runtime: Runtime;
+  /** Most bytes of the body. */
+  readonly maxBytes: number;
+  /** Longest time for the whole body, in milliseconds. */
+  readonly timeoutMs: number;
+}
+
+/**
+ * Reads the body of a request.
+ *
+ * - A body whose `Content-Length` is too large is refused before the first byte is read; a body
+ *   without that header once too many bytes came.
+ * - A body that ends too late, or never, is refused after `timeoutMs`.
+ * - In both cases the rest of the body is not read.
+ *
+ * @param request The request; its body MUST NOT be in use.
+ * @param options See {@linkcode ReadBodyOptions}.
+ * @returns The body; empty without one.
+ * @throws {Problem} With 413, 408, or 400 if the client left before the end.
+ */
+export async function readBody(
+  request: Request,
+  { runtime, maxBytes, timeoutMs }: ReadBodyOptions,
+): Promise<Uint8Array<ArrayBuffer>> {
+  const announced = Number(request.headers.get("content-length") ?? 0);
+  if (announced > maxBytes) throw tooLarge(maxBytes, announced);
+  const { body } = request;
+  if (body === null) return new Uint8Array();
+  const reader = body.getReader();
+  let problem: Problem | undefined;
+  // A cancelled stream ends the read that is under way.
+  const giveUp = (reason: Problem) => {
+    problem = reason;
+    reader.cancel(reason).catch(() => {}); // The connection is gone already.
+  };
+  const timer = startTimer(runtime, timeoutMs, () => giveUp(tooSlow(timeoutMs)));
+  const chunks: Uint8Array<ArrayBuffer>[] = []; // At most `maxBytes`.
+  let bytes = 0;
+  try {
+    while (problem === undefined) {
+      const { done, value } = await reader.read();
+      if (done) break;
+      bytes += value.length;
+      if (bytes > maxBytes) giveUp(tooLarge(maxBytes, bytes));
+      else chunks.push(value);
+    }
+  } catch (cause) {
+    throw problem ?? incomplete(cause);
+  } finally {
+    runtime.clearTimeout(timer);
+  }
+  if (problem !== undefined) throw problem;
+  return chunks.length === 1 ? chunks[0]! : concat(chunks, bytes);
+}
+
+function concat(chunks: readonly Uint8Array[], bytes: number): Uint8Array<ArrayBuffer> {
+  const all = new Uint8Array(bytes);
+  let end = 0;
+  for (const chunk of chunks) {
+    all.set(chunk, end);
+    end += chunk.length;
+  }
+  return all;
+}
+
+function tooLarge(maxBytes: number, bytes: number): Problem {
+  return new Problem(413, {
+    code: "too-large",
+    detail: `Cannot read body: a body must have at most ${maxBytes} bytes, received ${bytes}`,
+    members: { maxBytes },
+  });
+}
+
+function tooSlow(timeoutMs: number): Problem {
+  return new Problem(408, {
+    code: "too-slow",
+    detail: `Cannot read body: a body must be complete after ${timeoutMs} ms, received a part`,
+  });
+}
+
+function incomplete(cause: unknown): Problem {
+  return new Problem(400, {
+    code: "incomplete",
+    detail: "Cannot read body: a body must be complete, received a part",
+    cause,
+  });
+}

@@ -1,0 +1,477 @@
+/** The guard that all HTTP faces of a server share: rights, origins, headers, bounds and errors. */
+import { readBody } from "./body.ts";
+import { Problem, tooMany } from "./problem.ts";
+import { Refused } from "../refusal.ts";
+import { refusalHeaders } from "../session_request.ts";
+import { Accounts } from "../../manager/accounts.ts";
+import { checkRate, type Rate } from "../../manager/token_bucket.ts";
+import { within } from "../../base/wait.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { TimeoutError } from "../../errors.ts";
+import { addressKey, type RequestInfo } from "../../transport/address.ts";
+import { pathBelow } from "../../transport/url.ts";
+import {
+  checkOriginRules,
+  isFromThisMachine,
+  type OriginRules,
+  originTrust,
+} from "../../transport/origins.ts";
+
+/** Time for which a browser remembers the answer to a preflight, in seconds; most allow no more. */
+const PREFLIGHT_AGE_S = 7_200;
+
+/** Methods that change nothing, which pages may use without an allowed origin. */
+const SAFE_METHODS: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);
+
+/** Content types that browsers never run, so that a page may show them. */
+const SHOWN_TYPE = /^(?:text\/plain|application\/(?:[\w.-]+\+)?json)\s*(?:;|$)/i;
+
+/**
+ * An action of a client over HTTP that needs permission.
+ *
+ * @typeParam Action The actions of the face.
+ */
+export interface AuthorizationContext<Action extends string = string> {
+  /** The request, whose body MUST NOT be read. */
+  readonly request: Request;
+  /**
+   * The user that `authenticate` and `userOf` name for the request, with the token of
+   * `Authorization: Bearer` and cookies; `undefined` for a request without a user, and for one that
+   * `authenticate` refuses.
+   */
+  readonly user: string | undefined;
+  /** The action. */
+  readonly action: Action;
+  /** The thing to act on, such as a topic or a user; empty for the face as a whole. */
+  readonly id: string;
+  /** Aborted when the client leaves, or `authorize` takes longer than 10 seconds. */
+  readonly signal: AbortSignal;
+}
+
+/** Decides whether a request may do something; anything but `true` denies. */
+export type AuthorizeRequest<Action extends string = string> = (
+  context: AuthorizationContext<Action>,
+) => boolean | Promise<boolean>;
+
+/** Options of a {@linkcode Face}. */
+export interface FaceOptions<Action extends string> extends OriginRules {
+  /** Name of the option of the server, for errors. */
+  readonly name: string;
+  /** Path of the face; requests for this path and below belong to the face. */
+  readonly path: string;
+  /** Decides each action; without it, all are denied. */
+  readonly authorize?: AuthorizeRequest<Action> | undefined;
+  /**
+   * Allows every action of programs on this machine if there is no `authorize`.
+   *
+   * @default {false}
+   */
+  readonly opensOnLoopback?: boolean;
+  /** Methods that pages of other origins may use. */
+  readonly methods: readonly string[];
+  /** Request headers that pages of other origins may send, in addition to the usual ones. */
+  readonly requestHeaders?: readonly string[];
+  /** Response headers that pages of other origins may read. */
+  readonly exposedHeaders?: readonly string[];
+  /**
+   * Lets shared caches keep responses: these do not depend on credentials.
+   *
+   * @default {false}
+   */
+  readonly isPublic?: boolean;
+  /** Rate of requests of one network address; no limit by default. */
+  readonly rate?: Rate | undefined;
+  /**
+   * Most requests that are being answered at once.
+   *
+   * @default {1024}
+   */
+  readonly maxRequests?: number;
+  /**
+   * Longest time for the body of a request, in milliseconds.
+   *
+   * @default {30000}
+   */
+  readonly bodyTimeoutMs?: number;
+  /**
+   * Longest time for `authorize`, in milliseconds.
+   *
+   * @default {10000}
+   */
+  readonly authorizeTimeoutMs?: number;
+}
+
+/** Services of the server that a face uses. */
+export interface FaceParts {
+  readonly runtime: Runtime;
+  /**
+   * Returns the user of a request; `undefined` without one, or if the server knows no users.
+   * Rejects with a {@linkcode Refused}.
+   */
+  readonly identify: (request: Request, signal: AbortSignal) => Promise<string | undefined>;
+  /** Returns the network address of a request, where known. */
+  readonly addressOf: (request: Request, info: RequestInfo) => string | undefined;
+  /** Reports an error that the client is not told. */
+  readonly report: (what: string, error: unknown) => void;
+}
+
+/**
+ * One request to a face.
+ *
+ * @typeParam Action The actions of the face.
+ */
+export interface FaceRequest<Action extends string> {
+  readonly request: Request;
+  /** The address of the peer. */
+  readonly info: RequestInfo;
+  /** Aborted when the client leaves. */
+  readonly signal: AbortSignal;
+  /**
+   * Asks for permission.
+   *
+   * @throws {Problem} With 401, 403 or 503 if the action is not allowed.
+   */
+  authorize(action: Action, id: string): Promise<void>;
+  /**
+   * Reads the body.
+   *
+   * @throws {Problem} With 413, 408 or 400.
+   */
+  readBody(maxBytes: number): Promise<Uint8Array<ArrayBuffer>>;
+}
+
+/** Counters of a face, since the start. */
+export interface FaceStats {
+  /** Requests that are being answered. */
+  readonly active: number;
+  /** Answered requests by status. */
+  readonly answered: Readonly<Record<string, number>>;
+}
+
+/**
+ * The guard of an HTTP face.
+ *
+ * - **Rights:** an action needs `authorize`, also on loopback unless `opensOnLoopback` says
+ *   otherwise. A denied request gets 403, or the status of `authenticate` if that refused.
+ * - **Pages:** a method that changes something is refused with 403, before the body is read, if the
+ *   page has another origin than the rules allow, or if there are cookies without an origin. Pages
+ *   of exactly listed origins, and of this server, may use credentials. `*` allows no credentials.
+ * - **Headers:** no response can run on the origin of the server: `nosniff`, a sandbox, and a
+ *   download for anything but JSON and plain text. Caches keep responses for one user, by
+ *   `Cache-Control: private` and `Vary`.
+ * - **Errors:** a {@linkcode Problem} becomes the response. Any other error is reported, and becomes
+ *   a 500 without details.
+ * - **Bounds:** requests at once, and requests of an address by rate; 429 beyond.
+ *
+ * @typeParam Action The actions of the face.
+ *
+ * @example Usage
+ * ```ts
+ * import { Face } from "./face.ts";
+ * import { platformRuntime } from "../../base/runtime.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const face = new Face<"read">({
+ *   name: "notes",
+ *   path: "/notes",
+ *   methods: ["GET"],
+ *   authorize: ({ id }) => id === "mine",
+ * }, {
+ *   runtime: platformRuntime(),
+ *   identify: () => Promise.resolve(undefined),
+ *   addressOf: () => undefined,
+ *   report() {},
+ * });
+ * const ask = (url: string) =>
+ *   face.answer(new Request(url), {}, async ({ authorize }) => {
+ *     await authorize("read", face.pathOf(url)!.slice(1));
+ *     return new Response("hello");
+ *   });
+ * assertEquals((await ask("http://localhost/notes/mine")).status, 200);
+ * assertEquals((await ask("http://localhost/notes/other")).status, 403);
+ * ```
+ */
+export class Face<Action extends string> {
+  readonly #options: FaceOptions<Action>;
+  readonly #parts: FaceParts;
+  readonly #accounts: Accounts | undefined;
+  readonly #maxRequests: number;
+  readonly #answered = new Map<number, number>(); // Bounded by the statuses of the face.
+  #active = 0;
+
+  /**
+   * Creates a guard.
+   *
+   * @param options See {@linkcode FaceOptions}.
+   * @param parts Services of the server.
+   * @throws {TypeError} If an origin or a host is malformed.
+   * @throws {RangeError} If the rate is malformed.
+   */
+  constructor(options: FaceOptions<Action>, parts: FaceParts) {
+    checkOriginRules(options);
+    const rate = checkRate(options.rate, `${options.name}.rate`);
+    this.#options = options;
+    this.#parts = parts;
+    this.#maxRequests = options.maxRequests ?? 1_024;
+    this.#accounts = rate && new Accounts("address", { connections: rate }, () => undefined);
+  }
+
+  /** Counters. */
+  get stats(): FaceStats {
+    return { active: this.#active, answered: Object.fromEntries(this.#answered) };
+  }
+
+  /**
+   * Finds the part of a URL behind the path of the face.
+   *
+   * @param url The URL of a request.
+   * @returns The rest of the path, still encoded: empty, or with a slash first; `undefined` for a URL
+   * outside of the face.
+   */
+  pathOf(url: string): string | undefined {
+    return pathBelow(url, this.#options.path);
+  }
+
+  /**
+   * Answers a request.
+   *
+   * @param request The request.
+   * @param info The address of the peer.
+   * @param handle Makes the response, whose headers MUST be mutable. Its `Cache-Control` lacks
+   * `private` and `public`, which the guard adds.
+   * @returns The response. Never rejects.
+   */
+  async answer(
+    request: Request,
+    info: RequestInfo,
+    handle: (asked: FaceRequest<Action>) => Response | Promise<Response>,
+  ): Promise<Response> {
+    this.#active++;
+    try {
+      const response = await this.#handled(request, info, handle);
+      this.#protect(request, response.headers);
+      this.#answered.set(response.status, (this.#answered.get(response.status) ?? 0) + 1);
+      return request.method === "HEAD" ? withoutBody(response) : response;
+    } finally {
+      this.#active--;
+    }
+  }
+
+  async #handled(
+    request: Request,
+    info: RequestInfo,
+    handle: (asked: FaceRequest<Action>) => Response | Promise<Response>,
+  ): Promise<Response> {
+    const { name, bodyTimeoutMs: timeoutMs = 30_000 } = this.#options;
+    const { runtime } = this.#parts;
+    try {
+      this.#admit(request, info);
+      if (request.method === "OPTIONS") return this.#preflight(request);
+      this.#checkOrigin(request);
+      let identified: Promise<string | undefined> | undefined;
+      const { signal } = request;
+      return await handle({
+        request,
+        info,
+        signal,
+        authorize: (action, id) => {
+          if (this.#options.authorize === undefined) {
+            return this.#checkLoopback(request, info, action);
+          }
+          identified ??= this.#parts.identify(request, signal);
+          return this.#authorize({ request, action, id, identified });
+        },
+        readBody: (maxBytes) => readBody(request, { runtime, maxBytes, timeoutMs }),
+      });
+    } catch (error) {
+      if (error instanceof Problem) return error.toResponse();
+      this.#parts.report(`A request to ${name}`, error);
+      return failed().toResponse();
+    }
+  }
+
+  #admit(request: Request, info: RequestInfo): void {
+    if (this.#active > this.#maxRequests) {
+      throw tooMany(`Cannot answer: at most ${this.#maxRequests} requests at once`, 1_000);
+    }
+    const address = this.#accounts && this.#parts.addressOf(request, info);
+    if (address === undefined) return;
+    const waitMs = this.#accounts!.connect(addressKey(address), this.#parts.runtime.now());
+    if (waitMs === 0) return;
+    const { perSecond } = this.#options.rate!;
+    throw tooMany(
+      `Cannot answer: at most ${perSecond} requests a second per network address`,
+      waitMs,
+    );
+  }
+
+  /** Tells how far a page is trusted; `undefined` for a request without an origin. */
+  #trustOf({ headers, url }: Request): "full" | "anonymous" | "none" | undefined {
+    const origin = headers.get("origin");
+    if (origin === null) return undefined;
+    // HTTP/2 has the host in the URL alone.
+    const host = headers.get("host") ?? new URL(url).host;
+    return originTrust({ origin, host }, this.#options);
+  }
+
+  #checkOrigin(request: Request): void {
+    if (SAFE_METHODS.has(request.method)) return;
+    const trust = this.#trustOf(request);
+    if (trust === "full") return;
+    const hasCookies = request.headers.has("cookie");
+    if (trust !== "none" && !hasCookies) return;
+    const origin = request.headers.get("origin") ?? "no origin";
+    throw new Problem(403, {
+      code: "origin",
+      detail: hasCookies
+        ? `Cannot use cookies: origins must have the page, or hosts the host, received ${origin}`
+        : `Cannot answer: origins must have the page, or hosts the host, received ${origin}`,
+    });
+  }
+
+  #preflight(request: Request): Response {
+    const { methods, requestHeaders = [] } = this.#options;
+    const trust = this.#trustOf(request);
+    const isAsking = request.headers.has("access-control-request-method");
+    if (isAsking && trust === "none") {
+      const origin = request.headers.get("origin");
+      throw new Problem(403, {
+        code: "origin",
+        detail: `Cannot answer: origins must have the page, or hosts the host, received ${origin}`,
+      });
+    }
+    const allow = [...methods, "OPTIONS"].join(", ");
+    if (!isAsking || trust === undefined) {
+      return new Response(null, { status: 204, headers: { allow } });
+    }
+    return new Response(null, {
+      status: 204,
+      headers: {
+        "access-control-allow-methods": methods.join(", "),
+        "access-control-allow-headers": ["authorization", "content-type", ...requestHeaders]
+          .join(", "),
+        "access-control-max-age": String(PREFLIGHT_AGE_S),
+      },
+    });
+  }
+
+  #checkLoopback(request: Request, info: RequestInfo, action: Action): Promise<void> {
+    const { name, opensOnLoopback = false, hosts } = this.#options;
+    if (opensOnLoopback && isFromThisMachine(request, info, hosts)) return Promise.resolve();
+    const rule = opensOnLoopback
+      ? `${name}.authorize must allow other programs than those of this machine`
+      : `${name}.authorize must allow the action`;
+    return Promise.reject(
+      new Problem(403, {
+        code: "forbidden",
+        detail: `Cannot ${action}: ${rule}, received no authorize`,
+      }),
+    );
+  }
+
+  async #authorize({ request, action, id, identified }: {
+    readonly request: Request;
+    readonly action: Action;
+    readonly id: string;
+    readonly identified: Promise<string | undefined>;
+  }): Promise<void> {
+    const { name, authorize, authorizeTimeoutMs: timeoutMs = 10_000 } = this.#options;
+    let refused: Refused | undefined;
+    const user = await identified.catch((error) => {
+      if (!(error instanceof Refused)) throw error;
+      // The user is unknown for now: the client comes back.
+      if (error.status === 503) throw this.#denied(action, error);
+      refused = error;
+      return undefined;
+    });
+    const ended = new AbortController();
+    const signal = AbortSignal.any([request.signal, ended.signal]);
+    const ask = async () => await authorize!({ request, user, action, id, signal }) === true;
+    let isAllowed: boolean;
+    try {
+      const late = `Cannot wait for authorize of ${name} longer than`;
+      isAllowed = await within(this.#parts.runtime, ask(), { timeoutMs, late });
+    } catch (error) {
+      this.#parts.report(`authorize of ${name}`, error);
+      if (error instanceof TimeoutError) {
+        ended.abort(error);
+        throw new Problem(503, {
+          code: "unavailable",
+          detail: `Cannot ${action}: the permission must be known after ${timeoutMs} ms`,
+        });
+      }
+      throw failed();
+    }
+    if (!isAllowed) throw this.#denied(action, refused);
+  }
+
+  /** Makes the response to a denied action: that of `authenticate`, if that refused the request. */
+  #denied(action: Action, refused: Refused | undefined): Problem {
+    if (refused === undefined) {
+      return new Problem(403, {
+        code: "forbidden",
+        detail: `Cannot ${action}: the request must have the right to do so, received none`,
+      });
+    }
+    const { status, message, cause, isFault } = refused;
+    if (isFault) this.#parts.report("authenticate", cause);
+    return new Problem(status, {
+      code: CODES[status] ?? "forbidden",
+      detail: `Cannot ${action}: ${message}`,
+      headers: {
+        ...refusalHeaders(refused),
+        ...(status === 401 && { "www-authenticate": "Bearer" }),
+      },
+      cause,
+    });
+  }
+
+  /** Adds the headers that every response has. */
+  #protect(request: Request, headers: Headers): void {
+    const { isPublic = false, exposedHeaders = [] } = this.#options;
+    headers.set("x-content-type-options", "nosniff");
+    headers.set("content-security-policy", "sandbox");
+    const type = headers.get("content-type");
+    if (type !== null && !SHOWN_TYPE.test(type)) headers.set("content-disposition", "attachment");
+    const caching = headers.get("cache-control");
+    if (caching === null || !/\bno-store\b/.test(caching)) {
+      const scope = isPublic ? "public" : "private";
+      headers.set("cache-control", caching === null ? scope : `${scope}, ${caching}`);
+    }
+    headers.append("vary", isPublic ? "Origin" : "Authorization, Cookie, Origin");
+    const trust = this.#trustOf(request);
+    if (trust === undefined || trust === "none") return;
+    if (trust === "full") {
+      headers.set("access-control-allow-origin", request.headers.get("origin")!);
+      headers.set("access-control-allow-credentials", "true");
+    } else headers.set("access-control-allow-origin", "*");
+    const exposed = ["retry-after", ...exposedHeaders];
+    headers.set("access-control-expose-headers", exposed.join(", "));
+  }
+}
+
+/** Codes of the refusals of `authenticate`, by status. */
+const CODES: Readonly<Record<number, string>> = {
+  400: "malformed",
+  401: "unauthenticated",
+  404: "not-found",
+  408: "too-slow",
+  413: "too-large",
+  429: "too-many",
+  503: "unavailable",
+};
+
+/** Makes the response to an error whose text the client must not see. */
+function failed(): Problem {
+  return new Problem(500, {
+    code: "internal",
+    detail: "Cannot answer: the server failed, and has reported the error",
+  });
+}
+
+function withoutBody(response: Response): Response {
+  if (response.body === null) return response;
+  response.body.cancel().catch(() => {}); // A body that failed needs no end.
+  const { status, headers } = response;
+  return new Response(null, { status, headers });
+}

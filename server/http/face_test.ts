@@ -1,0 +1,437 @@
+import { assert, assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { Face, type FaceOptions, type FaceRequest } from "./face.ts";
+import { Problem } from "./problem.ts";
+import { Refused } from "../refusal.ts";
+import { platformRuntime } from "../../base/runtime.ts";
+import { pathBelow } from "../../transport/url.ts";
+
+type Action = "read" | "write";
+
+/** A face whose errors and users a test sees. */
+function faceOf(
+  options: Partial<FaceOptions<Action>> = {},
+  identify: (request: Request) => Promise<string | undefined> = () => Promise.resolve(undefined),
+) {
+  const reports: string[] = [];
+  const face = new Face<Action>({
+    name: "notes",
+    path: "/notes",
+    methods: ["GET", "POST"],
+    authorize: () => true,
+    ...options,
+  }, {
+    runtime: platformRuntime(),
+    identify,
+    addressOf: (_request, { remoteAddr }) => (remoteAddr as Deno.NetAddr | undefined)?.hostname,
+    report: (what, error) => void reports.push(`${what}: ${error}`),
+  });
+  return { face, reports };
+}
+
+const LOOPBACK = from("127.0.0.1");
+
+function from(hostname: string): { remoteAddr: Deno.NetAddr } {
+  return { remoteAddr: { transport: "tcp", hostname, port: 50_000 } };
+}
+
+/** Asks for one action, by GET unless a method is given. */
+async function ask(
+  { face }: { readonly face: Face<Action> },
+  init: RequestInit & { readonly from?: { remoteAddr: Deno.NetAddr }; readonly url?: string } = {},
+  handle: (asked: FaceRequest<Action>) => Promise<Response> = async ({ authorize }) => {
+    await authorize("read", "mine");
+    return new Response("hello");
+  },
+) {
+  const { from = LOOPBACK, url = "http://localhost:8000/notes/mine", ...rest } = init;
+  const response = await face.answer(new Request(url, rest), from, handle);
+  const text = await response.text();
+  const isProblem = response.headers.get("content-type") === "application/problem+json";
+  return {
+    status: response.status,
+    headers: response.headers,
+    text,
+    code: isProblem ? JSON.parse(text).code as string : undefined,
+  };
+}
+
+Deno.test("Face() refuses malformed origins, hosts and rates", () => {
+  assertThrows(() => faceOf({ origins: ["example.com"] }), TypeError, "origins");
+  assertThrows(() => faceOf({ hosts: ["example.com:80"] }), TypeError, "hosts");
+  assertThrows(() => faceOf({ rate: { perSecond: 0 } }), RangeError, "notes.rate.perSecond");
+});
+
+Deno.test("pathBelow() finds the path of a face, and no path that only begins alike", () => {
+  const cases: [url: string, rest: string | undefined][] = [
+    ["http://localhost/notes", ""],
+    ["http://localhost/notes/", "/"],
+    ["http://localhost/notes/a%2Fb?x=1", "/a%2Fb"],
+    ["http://localhost/notes2", undefined],
+    ["http://localhost/other/../notes/a", "/a"],
+    ["http://localhost/notes/../secret", undefined],
+    ["http://localhost/notes/%2e%2e/secret", undefined],
+    ["http://localhost/%6Eotes", undefined],
+    ["http://", undefined],
+  ];
+  for (const [url, rest] of cases) assertEquals(pathBelow(url, "/notes"), rest, url);
+});
+
+Deno.test("Face.answer() denies every action without authorize", async () => {
+  const closed = faceOf({ authorize: undefined });
+  const { status, code, text } = await ask(closed);
+  assertEquals([status, code], [403, "forbidden"]);
+  assertMatch(text, /Cannot read: notes\.authorize must allow the action, received no authorize/);
+});
+
+Deno.test("Face.answer() opens a face on loopback alone, if its options say so", async () => {
+  const open = faceOf({ authorize: undefined, opensOnLoopback: true, hosts: ["notes.test"] });
+  const header = (name: string, value: string) => ({ headers: { [name]: value } });
+  const cases: [what: string, init: Parameters<typeof ask>[1], status: number][] = [
+    ["this machine", {}, 200],
+    ["by IPv6", { from: from("::1"), url: "http://[::1]:8000/notes/a" }, 200],
+    ["by a mapped address", { from: from("::ffff:127.0.0.1") }, 200],
+    ["by an allowed host", header("host", "notes.test:8000"), 200],
+    ["another machine", { from: from("192.0.2.1") }, 403],
+    ["an unknown peer", { from: {} as never }, 403],
+    ["a foreign host", header("host", "evil.example"), 403],
+    ["Forwarded", header("forwarded", "for=192.0.2.1"), 403],
+    ["X-Forwarded-For", header("x-forwarded-for", "192.0.2.1"), 403],
+    ["X-Forwarded-Proto", header("x-forwarded-proto", "https"), 403],
+    ["Via", header("via", "1.1 proxy"), 403],
+  ];
+  for (const [what, init, status] of cases) {
+    assertEquals((await ask(open, init)).status, status, what);
+  }
+});
+
+Deno.test("Face.answer() gives authorize the request, the user, the action and the id", async () => {
+  const asked: unknown[] = [];
+  const face = faceOf({
+    authorize: ({ request, user, action, id, signal }) => {
+      asked.push([request.method, user, action, id, signal.aborted]);
+      return id === "mine";
+    },
+  }, () => Promise.resolve("ann"));
+  assertEquals((await ask(face)).status, 200);
+  const denied = await ask(face, { method: "POST" }, async ({ authorize }) => {
+    await authorize("read", "mine");
+    await authorize("write", "other");
+    return new Response();
+  });
+  assertEquals([denied.status, denied.code], [403, "forbidden"]);
+  assertEquals(asked, [
+    ["GET", "ann", "read", "mine", false],
+    ["POST", "ann", "read", "mine", false],
+    ["POST", "ann", "write", "other", false],
+  ]);
+});
+
+Deno.test("Face.answer() identifies a request once, and only for authorize", async () => {
+  let calls = 0;
+  const face = faceOf({}, () => Promise.resolve(`user ${++calls}`));
+  await ask(face, {}, async ({ authorize }) => {
+    await authorize("read", "one");
+    await authorize("read", "two");
+    return new Response();
+  });
+  await ask(face, {}, () => Promise.resolve(new Response()));
+  assertEquals(calls, 1);
+});
+
+Deno.test("Face.answer() counts other values than true as a denial", async () => {
+  for (const answer of [undefined, 1, "yes", {}, null]) {
+    const face = faceOf({ authorize: () => answer as boolean });
+    assertEquals((await ask(face)).status, 403, String(answer));
+  }
+});
+
+Deno.test("Face.answer() lets authorize decide on a request that authenticate refuses", async () => {
+  const users: unknown[] = [];
+  const guest = faceOf(
+    { authorize: ({ user, action }) => users.push(user) > 0 && action === "read" },
+    () => Promise.reject(new Refused(401, "Unknown token")),
+  );
+  assertEquals((await ask(guest)).status, 200);
+  const denied = await ask(guest, {}, async ({ authorize }) => {
+    await authorize("write", "mine");
+    return new Response();
+  });
+  assertEquals([denied.status, denied.code], [401, "unauthenticated"]);
+  assertEquals(denied.headers.get("www-authenticate"), "Bearer");
+  assertMatch(denied.text, /Cannot write: Unknown token/);
+  assertEquals(users, [undefined, undefined]);
+});
+
+Deno.test("Face.answer() answers 503 while users are unknown, and does not ask authorize", async () => {
+  const cause = new Error("the database is down");
+  const face = faceOf(
+    { authorize: () => assert(false) as never },
+    () => Promise.reject(new Refused(503, "Try again later", { cause, isFault: true })),
+  );
+  const { status, code, headers, text } = await ask(face);
+  assertEquals([status, code, headers.get("retry-after")], [503, "unavailable", "5"]);
+  assert(!text.includes("database"));
+  assertEquals(face.reports, ["authenticate: Error: the database is down"]);
+});
+
+Deno.test("Face.answer() reports an error of authorize or of the handler, and tells no details", async () => {
+  const failing = faceOf({ authorize: () => Promise.reject(new Error("secret")) });
+  const broken = faceOf();
+  for (
+    const [face, answer] of [
+      [failing, await ask(failing)],
+      [broken, await ask(broken, {}, () => Promise.reject(new Error("secret")))],
+    ] as const
+  ) {
+    assertEquals([answer.status, answer.code], [500, "internal"]);
+    assert(!answer.text.includes("secret"));
+    assertEquals(face.reports.length, 1);
+    assertMatch(face.reports[0]!, /Error: secret$/);
+  }
+});
+
+Deno.test("Face.answer() gives authorize ten seconds, and aborts its signal", async () => {
+  using time = new FakeTime();
+  let aborted: AbortSignal | undefined;
+  const face = faceOf({
+    authorize: ({ signal }) => {
+      aborted = signal;
+      return new Promise(() => {});
+    },
+  });
+  const answer = ask(face);
+  await time.tickAsync(10_000);
+  const { status, code } = await answer;
+  assertEquals([status, code, aborted?.aborted], [503, "unavailable", true]);
+});
+
+Deno.test("Face.answer() lets only trusted pages change something, and asks before the body", async () => {
+  const face = faceOf({ origins: ["https://app.example", "*", "null"] });
+  const strict = faceOf({ origins: ["https://app.example"] });
+  const cookie = "session=1";
+  const host = "localhost:8000";
+  const cases: [
+    what: string,
+    face: typeof face,
+    headers: Record<string, string>,
+    status: number,
+  ][] = [
+    ["a program", strict, {}, 200],
+    ["a listed page", strict, { origin: "https://app.example" }, 200],
+    ["a listed page with cookies", strict, { origin: "https://app.example", cookie }, 200],
+    ["an own page with cookies", strict, { origin: `http://${host}`, host, cookie }, 200],
+    ["an own page over HTTP/2", strict, { origin: `http://${host}`, cookie }, 200],
+    ["cookies without an origin", strict, { cookie }, 403],
+    ["a foreign page", strict, { origin: "https://evil.example" }, 403],
+    ["a foreign page with cookies", strict, { origin: "https://evil.example", cookie }, 403],
+    [
+      "a rebound name",
+      strict,
+      { origin: "http://evil.example", host: "evil.example", cookie },
+      403,
+    ],
+    ["any page, where all are allowed", face, { origin: "https://other.example" }, 200],
+    ["any page with cookies", face, { origin: "https://other.example", cookie }, 403],
+    ["a sandbox with cookies", face, { origin: "null", cookie }, 403],
+  ];
+  for (const [what, face, headers, status] of cases) {
+    let isRead = false;
+    const body = new ReadableStream({ pull: () => void (isRead = true) }, { highWaterMark: 0 });
+    const answer = await ask(face, { method: "POST", headers, body }, async ({ authorize }) => {
+      await authorize("write", "mine");
+      return new Response("done");
+    });
+    assertEquals(answer.status, status, what);
+    assertEquals(answer.code, status === 403 ? "origin" : undefined, what);
+    assertEquals(isRead, false, what);
+  }
+  const read = await ask(strict, { headers: { origin: "https://evil.example", cookie } });
+  assertEquals([read.status, read.headers.get("access-control-allow-origin")], [200, null]);
+});
+
+Deno.test("Face.answer() tells pages of exact origins that they may use credentials, and others not", async () => {
+  const face = faceOf({
+    origins: ["https://app.example", "null", "*"],
+    exposedHeaders: ["stream-offset"],
+  });
+  const cors = async (origin: string) => {
+    const { headers } = await ask(face, { headers: { origin } });
+    return ["origin", "credentials"].map((name) => headers.get(`access-control-allow-${name}`));
+  };
+  assertEquals(await cors("https://app.example"), ["https://app.example", "true"]);
+  assertEquals(await cors("http://localhost:8000"), ["http://localhost:8000", "true"]);
+  assertEquals(await cors("https://other.example"), ["*", null]);
+  assertEquals(await cors("null"), ["*", null]);
+  const { headers } = await ask(face, { headers: { origin: "https://app.example" } });
+  assertEquals(headers.get("access-control-expose-headers"), "retry-after, stream-offset");
+});
+
+Deno.test("Face.answer() answers preflights by the rules, and never asks authorize", async () => {
+  const face = faceOf({
+    authorize: () => assert(false) as never,
+    origins: ["https://app.example"],
+    requestHeaders: ["idempotency-key"],
+  });
+  const preflight = (origin: string) =>
+    ask(face, { method: "OPTIONS", headers: { origin, "access-control-request-method": "POST" } });
+  const { status, headers } = await preflight("https://app.example");
+  assertEquals(status, 204);
+  assertEquals(headers.get("access-control-allow-origin"), "https://app.example");
+  assertEquals(headers.get("access-control-allow-methods"), "GET, POST");
+  assertEquals(
+    headers.get("access-control-allow-headers"),
+    "authorization, content-type, idempotency-key",
+  );
+  const foreign = await preflight("https://evil.example");
+  assertEquals([foreign.status, foreign.headers.get("access-control-allow-origin")], [403, null]);
+  const plain = await ask(face, { method: "OPTIONS" });
+  assertEquals([plain.status, plain.headers.get("allow")], [204, "GET, POST, OPTIONS"]);
+});
+
+Deno.test("Face.answer() keeps responses from running, and from shared caches", async () => {
+  const typed = (type: string, caching?: string) => () =>
+    Promise.resolve(
+      new Response("x", {
+        headers: { "content-type": type, ...(caching && { "cache-control": caching }) },
+      }),
+    );
+  const face = faceOf();
+  const html = await ask(face, {}, typed("text/html"));
+  assertEquals(html.headers.get("x-content-type-options"), "nosniff");
+  assertEquals(html.headers.get("content-security-policy"), "sandbox");
+  assertEquals(html.headers.get("content-disposition"), "attachment");
+  assertEquals(html.headers.get("cache-control"), "private");
+  assertEquals(html.headers.get("vary"), "Authorization, Cookie, Origin");
+  const cases: [type: string, disposition: string | null][] = [
+    ["text/plain; charset=utf-8", null],
+    ["application/json", null],
+    ["application/geo+json", null],
+    ["application/vnd.api+json;v=1", null],
+    ["text/html", "attachment"],
+    ["image/svg+xml", "attachment"],
+    ["application/jsonx", "attachment"],
+    ["text/plainish", "attachment"],
+  ];
+  for (const [type, disposition] of cases) {
+    const { headers } = await ask(face, {}, typed(type));
+    assertEquals(headers.get("content-disposition"), disposition, type);
+  }
+  const caching = async (face: ReturnType<typeof faceOf>, directives: string) =>
+    (await ask(face, {}, typed("text/plain", directives))).headers.get("cache-control");
+  const shared = faceOf({ isPublic: true });
+  assertEquals(await caching(face, "max-age=60"), "private, max-age=60");
+  assertEquals(await caching(shared, "max-age=60"), "public, max-age=60");
+  assertEquals(await caching(shared, "no-store"), "no-store");
+  assertEquals((await ask(shared)).headers.get("vary"), "Origin");
+  const problem = await ask(faceOf({ isPublic: true, authorize: () => false }));
+  assertEquals(problem.headers.get("cache-control"), "no-store");
+  assertEquals(problem.headers.get("x-content-type-options"), "nosniff");
+});
+
+Deno.test("Face.answer() has a rate for each network address", async () => {
+  using time = new FakeTime();
+  const face = faceOf({ rate: { perSecond: 1, burst: 2 } });
+  const statuses = async (address: string, times: number) => {
+    const all = [];
+    for (let i = 0; i < times; i++) all.push((await ask(face, { from: from(address) })).status);
+    return all;
+  };
+  assertEquals(await statuses("192.0.2.1", 3), [200, 200, 429]);
+  // A whole IPv6 /64 is one address.
+  assertEquals(await statuses("2001:db8::1", 1), [200]);
+  assertEquals(await statuses("2001:db8::2", 2), [200, 429]);
+  const { headers, text } = await ask(face, { from: from("192.0.2.1") });
+  assertEquals(headers.get("retry-after"), "1");
+  assertMatch(text, /Cannot answer: at most 1 requests a second per network address/);
+  await time.tickAsync(1_000);
+  assertEquals(await statuses("192.0.2.1", 1), [200]);
+  assertEquals(face.face.stats, { active: 0, answered: { 200: 5, 429: 3 } });
+});
+
+Deno.test("Face.answer() bounds the requests that are answered at once", async () => {
+  const face = faceOf({ maxRequests: 1 });
+  const gate = Promise.withResolvers<Response>();
+  const first = ask(face, {}, () => gate.promise);
+  const second = await ask(face);
+  assertEquals([second.status, second.code, face.face.stats.active], [429, "too-many", 1]);
+  gate.resolve(new Response("done"));
+  assertEquals((await first).status, 200);
+  assertEquals((await ask(face)).status, 200);
+});
+
+Deno.test("Face.answer() answers HEAD without a body, and ends the body", async () => {
+  const face = faceOf();
+  let isCancelled = false;
+  const body = new ReadableStream({ cancel: () => void (isCancelled = true) });
+  const { status, text, headers } = await ask(
+    face,
+    { method: "HEAD" },
+    () => Promise.resolve(new Response(body, { headers: { "content-type": "text/plain" } })),
+  );
+  assertEquals([status, text, headers.get("content-type")], [200, "", "text/plain"]);
+  assertEquals(isCancelled, true);
+});
+
+Deno.test("FaceRequest.readBody() is bounded by the announced and by the received bytes", async () => {
+  const face = faceOf();
+  const read = (init: RequestInit, maxBytes = 4) =>
+    ask(face, { method: "POST", ...init }, async ({ readBody }) => {
+      return new Response(await readBody(maxBytes));
+    });
+  assertEquals((await read({ body: "four" })).text, "four");
+  assertEquals((await read({})).text, "");
+  let pulls = 0;
+  const endless = () =>
+    new ReadableStream<Uint8Array<ArrayBuffer>>({
+      pull: (controller) => {
+        pulls++;
+        controller.enqueue(new Uint8Array(3));
+      },
+    }, { highWaterMark: 0 });
+  const announced = await read({ body: endless(), headers: { "content-length": "5" } });
+  assertEquals([announced.status, announced.code, pulls], [413, "too-large", 0]);
+  const received = await read({ body: endless() });
+  assertEquals([received.status, received.code, pulls], [413, "too-large", 2]);
+  const lying = await read({ body: endless(), headers: { "content-length": "2" } });
+  assertEquals(lying.status, 413);
+});
+
+Deno.test("FaceRequest.readBody() refuses a body that never ends, and one that breaks off", async () => {
+  using time = new FakeTime();
+  const face = faceOf({ bodyTimeoutMs: 5_000 });
+  let isCancelled = false;
+  const silent = new ReadableStream<Uint8Array<ArrayBuffer>>({
+    cancel: () => void (isCancelled = true),
+  });
+  const read = (body: ReadableStream<Uint8Array<ArrayBuffer>>) =>
+    ask(face, { method: "POST", body }, async ({ readBody }) => new Response(await readBody(9)));
+  const answer = read(silent);
+  await time.tickAsync(5_000);
+  const { status, code } = await answer;
+  assertEquals([status, code, isCancelled], [408, "too-slow", true]);
+  const broken = await read(
+    new ReadableStream({ pull: (controller) => controller.error(new Error("reset")) }),
+  );
+  assertEquals([broken.status, broken.code], [400, "incomplete"]);
+  assertEquals(face.reports, []);
+});
+
+Deno.test("Problem.toResponse() has stable members, and no line break of a client in a header", async () => {
+  const problem = new Problem(409, {
+    code: "in-progress",
+    detail: "Cannot publish: x",
+    members: { key: "a\r\nb" },
+  });
+  const response = problem.toResponse();
+  assertEquals(response.headers.get("content-type"), "application/problem+json");
+  assertEquals(await response.json(), {
+    type: "urn:skein:problem:in-progress",
+    title: "In progress",
+    status: 409,
+    code: "in-progress",
+    detail: "Cannot publish: x",
+    key: "a\r\nb",
+  });
+  await assertRejects(() => Promise.reject(problem), Problem, "Cannot publish");
+});

@@ -1,0 +1,119 @@
+/** Problem details (RFC 9457): the bodies of HTTP responses that report an error. */
+
+/** Content type of problem details. */
+export const PROBLEM_TYPE = "application/problem+json";
+
+/** Seconds after which a client may try again, unless the problem knows better. */
+const RETRY_AFTER_S = 5;
+
+/** Parts of a {@linkcode Problem} beside its status. */
+export interface ProblemOptions extends ErrorOptions {
+  /** Stable reason to branch on, such as `too-large`: lower case, with dashes. */
+  readonly code: string;
+  /** The operation, the broken rule and the received value, in one sentence without a period. */
+  readonly detail: string;
+  /** Headers of the response. */
+  readonly headers?: Readonly<Record<string, string>>;
+  /** More members of the body. */
+  readonly members?: Readonly<Record<string, unknown>>;
+}
+
+/**
+ * An error that becomes the response to an HTTP request.
+ *
+ * The body has `type` (`urn:skein:problem:` and the code), `title`, `status`, `code` and `detail`,
+ * and the members of the problem. `type`, `title` and `code` of a problem never change. A problem of
+ * status 429 or 503 has the header `Retry-After`.
+ *
+ * @example Usage
+ * ```ts
+ * import { Problem } from "./problem.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const problem = new Problem(404, {
+ *   code: "no-history",
+ *   detail: 'Cannot read history: the topic must have a history, received "news"',
+ * });
+ * const { title, status } = await problem.toResponse().json();
+ * assertEquals([title, status], ["No history", 404]);
+ * ```
+ */
+export class Problem extends Error {
+  /** HTTP status. */
+  readonly status: number;
+  /** Stable reason to branch on. */
+  readonly code: string;
+  readonly #headers: Readonly<Record<string, string>>;
+  readonly #members: Readonly<Record<string, unknown>>;
+
+  /**
+   * Creates a problem.
+   *
+   * @param status HTTP status, from 400 to 599.
+   * @param options See {@linkcode ProblemOptions}.
+   */
+  constructor(status: number, options: ProblemOptions) {
+    const { code, detail, headers = {}, members = {}, ...errorOptions } = options;
+    super(detail, errorOptions);
+    this.name = "Problem";
+    this.status = status;
+    this.code = code;
+    this.#headers = headers;
+    this.#members = members;
+  }
+
+  /** Returns the body: type, title, status, code, detail and the members of the problem. */
+  toJSON(): Record<string, unknown> {
+    const { status, code, message: detail } = this;
+    const words = code.replaceAll("-", " ");
+    const title = words.charAt(0).toUpperCase() + words.slice(1);
+    return { type: `urn:skein:problem:${code}`, title, status, code, detail, ...this.#members };
+  }
+
+  /** Returns the response, which no cache keeps. */
+  toResponse(): Response {
+    const { status } = this;
+    const isTemporary = status === 429 || status === 503;
+    return new Response(`${JSON.stringify(this)}\n`, {
+      status,
+      headers: {
+        "content-type": PROBLEM_TYPE,
+        "cache-control": "no-store",
+        ...(isTemporary && { "retry-after": String(RETRY_AFTER_S) }),
+        ...this.#headers,
+      },
+    });
+  }
+}
+
+/**
+ * Makes the problem of a rate or a bound that was reached.
+ *
+ * @param detail The operation and the bound.
+ * @param retryAfterMs Time after which a client may try again, in milliseconds.
+ * @returns The problem, of status 429.
+ */
+export function tooMany(detail: string, retryAfterMs: number): Problem {
+  const seconds = Math.max(1, Math.ceil(retryAfterMs / 1_000));
+  return new Problem(429, {
+    code: "too-many",
+    detail,
+    headers: { "retry-after": String(seconds) },
+  });
+}
+
+/**
+ * Makes the problem of a method that a resource does not have.
+ *
+ * @param method Received method.
+ * @param allowed Methods of the resource.
+ * @returns The problem, of status 405.
+ */
+export function methodNotAllowed(method: string, allowed: readonly string[]): Problem {
+  const list = allowed.join(", ");
+  return new Problem(405, {
+    code: "method-not-allowed",
+    detail: `Cannot answer: the method must be one of ${list}, received ${method.slice(0, 32)}`,
+    headers: { allow: list },
+  });
+}
