@@ -14,7 +14,7 @@ const MOST: Readonly<Record<string, number>> = {
   "./msgpack": 2,
   "./nats": 6,
   "./otel": 3,
-  "./pubsub": 31,
+  "./pubsub": 44,
   "./redis": 4,
   "./server": 21,
   "./session": 75,

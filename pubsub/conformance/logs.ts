@@ -191,7 +191,7 @@ export const LOGS: Record<string, Test> = {
     same(await far.retain(source, fork, info.identity), true, "the same call again");
     same(await near.retain(source, `${fork} 2`, info.identity), true, "another fork");
     const { identity } = info;
-    const origin = { id: source, identity, position: 1, lineage: [] };
+    const origin = { id: source, identity, position: 1, fork, lineage: [] };
     const config = { ...TEXT, origin };
     const forked = await created(near, fork, { config, identity: "identity2", records: ["own"] });
     same([forked.info.first, forked.info.tail], [1, 2], "the positions of a fork");

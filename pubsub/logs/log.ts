@@ -27,7 +27,9 @@ export interface LogOrigin {
   readonly identity: string;
   /** Position in the source at which the fork begins. */
   readonly position: number;
-  /** Part of the record at `position` that the fork's first own record repeats. */
+  /** Name under which the source knows the fork: the identity of the fork. */
+  readonly fork: string;
+  /** Bytes of the record at `position` that are the fork's first own record; absent for none. */
   readonly subOffset?: number;
   /** Identities for the positions up to `position`, oldest first: those of the source's own origins. */
   readonly lineage: readonly { readonly identity: string; readonly until: number }[];
@@ -240,7 +242,7 @@ export interface BrokerLogs {
    * Notes that a fork needs the log. Idempotent.
    *
    * @param id The id of the source.
-   * @param fork Id and identity of the fork, as one text.
+   * @param fork Name of the fork, which no other fork has: the identity of the fork.
    * @param identity Identity that the source must have.
    * @returns False if the source is missing, expired, deleted, or has another identity.
    * @throws {BrokerError} If the engine is away.
@@ -250,7 +252,7 @@ export interface BrokerLogs {
    * Notes that a fork is gone. Removes the source if deleted and without other forks. Idempotent.
    *
    * @param id The id of the source.
-   * @param fork As for `retain`.
+   * @param fork Name of the fork, as for `retain`.
    * @returns The origin of the source, to be released next, if the source was removed.
    * @throws {BrokerError} If the engine is away.
    */

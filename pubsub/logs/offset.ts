@@ -1,0 +1,64 @@
+/** Offsets of durable streams: positions as readers name them. */
+import type { LogConfig, LogInfo } from "./log.ts";
+
+/** Form of an offset: a position of 16 digits, so that offsets sort, and the identity of a log. */
+const OFFSET = /^(\d{16})_([0-9a-z]{8})$/;
+
+/**
+ * Writes the offset of a position. A position that a fork shares with its source has the same offset
+ * in both.
+ *
+ * @param log The log.
+ * @param position The position.
+ * @returns The offset.
+ *
+ * @example Usage
+ * ```ts
+ * import { formatOffset } from "./offset.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * assertEquals(formatOffset({ identity: "a1b2c3d4" }, 7), "0000000000000007_a1b2c3d4");
+ * ```
+ */
+export function formatOffset(
+  log: Pick<LogInfo, "identity" | "origin">,
+  position: number,
+): string {
+  const { identity } = lineageOf(log).find(({ until }) => position <= until) ?? log;
+  return `${`${position}`.padStart(16, "0")}_${identity}`;
+}
+
+/**
+ * Reads an offset.
+ *
+ * @param log The log that the offset is meant for.
+ * @param offset The offset.
+ * @returns The position; `"malformed"` for another text, and `"gone"` for the offset of another log.
+ *
+ * @example Usage
+ * ```ts
+ * import { parseOffset } from "./offset.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const log = { identity: "a1b2c3d4" };
+ * assertEquals(parseOffset(log, "0000000000000007_a1b2c3d4"), 7);
+ * assertEquals(parseOffset(log, "0000000000000007_00000000"), "gone");
+ * assertEquals(parseOffset(log, "7"), "malformed");
+ * ```
+ */
+export function parseOffset(
+  log: Pick<LogInfo, "identity" | "origin">,
+  offset: string,
+): number | "malformed" | "gone" {
+  const position = Number(OFFSET.exec(offset)?.[1] ?? NaN);
+  if (!Number.isSafeInteger(position)) return "malformed";
+  return formatOffset(log, position) === offset ? position : "gone";
+}
+
+/** Identities for the positions that a log shares with the logs before, oldest first. */
+export function lineageOf(
+  { origin }: Pick<LogConfig, "origin">,
+): readonly { readonly identity: string; readonly until: number }[] {
+  if (origin === undefined) return [];
+  return [...origin.lineage, { identity: origin.identity, until: origin.position }];
+}

@@ -1,0 +1,651 @@
+/** The durable streams of one node: logs of the broker with forks, expiry, and readers that wait. */
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import { Signal } from "../../base/signal.ts";
+import { within } from "../../base/wait.ts";
+import { TimeoutError, UnsupportedError } from "../../errors.ts";
+import type { Broker, BrokerSubscription } from "../broker.ts";
+import type {
+  AppendLogOptions,
+  BrokerLogs,
+  CreateLogOptions,
+  LogAppended,
+  LogConfig,
+  LogInfo,
+  LogOrigin,
+  LogPage,
+  LogRecord,
+} from "./log.ts";
+import { lineageOf, parseOffset } from "./offset.ts";
+import { logTopic, MAX_LOG_ID_BYTES, recordBytes } from "./rules.ts";
+import { utf8Length } from "../../session/wire/utf8.ts";
+
+/** Longest time between two looks at a stream whose readers wait, in milliseconds. */
+const CHECK_INTERVAL_MS = 20_000;
+
+/** Time between two searches for expired streams and lost writers, in milliseconds. */
+const SWEEP_INTERVAL_MS = 5_000;
+
+/** Most overdue streams that a search takes care of. */
+const MAX_OVERDUE = 100;
+
+/** Most logs that a fork inherits from. */
+const MAX_FORK_DEPTH = 64;
+
+/** Digits of an identity: enough for 41 bits. */
+const IDENTITY_LENGTH = 8;
+
+/** Bounds of the durable streams of a broker. */
+export interface StreamBounds {
+  /** Most streams, deleted ones that forks need included. */
+  readonly maxStreams: number;
+  /** Most bytes of one stream. */
+  readonly maxStreamBytes: number;
+  /** Most readers of this node that wait for new records. */
+  readonly maxReaders: number;
+  /** Retention of each stream. Left out, all records stay until the stream is deleted or expires. */
+  readonly keep?: { readonly records: number; readonly bytes: number } | undefined;
+}
+
+/** Options for {@linkcode StreamLogs}. */
+export interface StreamLogsOptions {
+  readonly runtime: Runtime;
+  readonly broker: Broker;
+  readonly bounds: StreamBounds;
+  /** Receives errors of the search for overdue streams. MUST NOT throw. */
+  readonly onError: (error: unknown) => void;
+}
+
+/** The stream that a new stream continues, and the place at which the new one begins. */
+export interface ForkRequest {
+  /** Id of the source. */
+  readonly source: string;
+  /** Offset in the source; the end of the source if left out. */
+  readonly offset?: string | undefined;
+  /** Messages (JSON) or bytes (else) behind the offset that belong to the fork too. */
+  readonly subOffset?: number | undefined;
+}
+
+/** Facts of a new stream. */
+export interface CreateStreamOptions {
+  /** Media type of the records; that of the source for a fork, if left out. */
+  readonly contentType?: string | undefined;
+  readonly ttlMs?: number | undefined;
+  readonly expiresAt?: number | undefined;
+  readonly records?: readonly LogRecord[];
+  readonly end?: CreateLogOptions["end"];
+  readonly writer?: CreateLogOptions["writer"];
+  readonly fork?: ForkRequest | undefined;
+}
+
+/**
+ * Result of {@linkcode StreamLogs.create}:
+ *
+ * - `created` and `exists`: the stream. A stream that exists may have other facts; `isSame` compares.
+ * - `deleted`: the id belongs to a deleted stream that forks need.
+ * - `source-missing`, `source-deleted`: the source of a fork. `other-type`: its media type differs.
+ * - `bad-offset`: the fork would begin behind the end of the source, or within no record of it.
+ * - `gone`: the fork would begin at an offset of another stream, or before the kept records.
+ * - `too-deep`: the source is a fork of too many forks. `too-many`: too many streams.
+ */
+export type StreamCreated =
+  | { readonly kind: "created"; readonly info: LogInfo }
+  | { readonly kind: "exists"; readonly info: LogInfo; readonly isSame: boolean }
+  | {
+    readonly kind:
+      | "deleted"
+      | "source-missing"
+      | "source-deleted"
+      | "other-type"
+      | "bad-offset"
+      | "gone"
+      | "too-deep"
+      | "too-many";
+  };
+
+/** Result of an append to a stream; an expired stream is `missing`. */
+export type StreamAppended =
+  | Exclude<LogAppended, { readonly kind: "missing" | "deleted" | "expired" }>
+  | {
+    readonly kind: "missing" | "deleted";
+  };
+
+/** Part of a stream to read. */
+export interface ReadStreamOptions {
+  /** Position of the first record. */
+  readonly after: number;
+  /** Identity that the stream must have; another stream counts as `missing`. */
+  readonly identity?: string | undefined;
+  /** Most records of a page. */
+  readonly maxRecords: number;
+  /** Most bytes of a page; a single record may be larger. */
+  readonly maxBytes: number;
+  /** Ends the wait for the engine, and for new records. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/** Records of a stream, together with its state. */
+export interface StreamPage {
+  readonly kind: "page";
+  readonly info: LogInfo;
+  readonly records: readonly LogRecord[];
+  /** Position after the records. */
+  readonly next: number;
+  /** True if no record follows yet; a stream with an `info.end` is complete then. */
+  readonly isUpToDate: boolean;
+}
+
+/**
+ * Result of reading a stream: a page; `missing` without a stream; `deleted` for a deleted one that
+ * forks need; `trimmed` for a position before the kept records; `too-many` if too many readers of this
+ * node wait.
+ */
+export type StreamRead = StreamPage | {
+  readonly kind: "missing" | "deleted" | "trimmed" | "too-many";
+};
+
+/** Announcements of one stream on this node, shared by all readers. */
+interface Followed {
+  readonly changing: Signal;
+  readonly subscription: BrokerSubscription;
+  /** Reads that began after the last announcement, by their options. */
+  readonly reads: Map<string, Promise<StreamRead>>;
+  readers: number;
+}
+
+/**
+ * The durable streams of one node. All state is in the engine: streams outlive this object.
+ *
+ * - **Forks:** a fork reads the records before its beginning from its source. A deleted source stays
+ *   in the engine until its last fork is gone.
+ * - **Expiry:** an expired stream counts as missing at once, and is deleted soon after, by any node.
+ * - **Writers:** a stream whose writer's lease has lapsed ends with the error `writer-lost`, by any
+ *   node.
+ * - **Readers:** readers of one stream share its announcements and their reads.
+ */
+export class StreamLogs implements AsyncDisposable {
+  readonly #runtime: Runtime;
+  readonly #broker: Broker;
+  readonly #logs: BrokerLogs;
+  readonly #bounds: StreamBounds;
+  readonly #onError: (error: unknown) => void;
+  readonly #followed = new Map<string, Followed>();
+  #readers = 0;
+  #sweeper: Timer | undefined;
+  #sweeping: Promise<void> | undefined;
+  #isClosed = false;
+
+  /**
+   * Begins to look for overdue streams.
+   *
+   * @param options See {@linkcode StreamLogsOptions}.
+   * @throws {UnsupportedError} If the broker keeps no logs.
+   */
+  constructor({ runtime, broker, bounds, onError }: StreamLogsOptions) {
+    if (broker.logs === undefined) {
+      throw new UnsupportedError(
+        `Cannot keep durable streams: the ${broker.name} broker keeps no logs`,
+      );
+    }
+    this.#runtime = runtime;
+    this.#broker = broker;
+    this.#logs = broker.logs;
+    this.#bounds = bounds;
+    this.#onError = onError;
+    this.#planSweep();
+  }
+
+  /** Most bytes of the records of one append. */
+  get maxAppendBytes(): number {
+    return this.#logs.maxAppendBytes;
+  }
+
+  /** Number of readers of this node that wait for new records. */
+  get readers(): number {
+    return this.#readers;
+  }
+
+  /**
+   * Creates a stream, unless there is one.
+   *
+   * @param id The id.
+   * @param options See {@linkcode CreateStreamOptions}.
+   * @returns The result.
+   * @throws {RangeError} If the id is empty or too long.
+   * @throws {BrokerError} If the engine is away.
+   */
+  async create(id: string, options: CreateStreamOptions): Promise<StreamCreated> {
+    checkId(id);
+    const { records = [], end, writer } = options;
+    const identity = this.#newIdentity();
+    const plan = options.fork === undefined
+      ? { config: configOf(options), records }
+      : await this.#planFork(identity, options, options.fork);
+    if ("kind" in plan) {
+      const present = plan.kind === "source-missing" || plan.kind === "source-deleted"
+        ? undefined
+        : await this.info(id);
+      return present?.kind === "page"
+        ? { kind: "exists", info: present.info, isSame: false }
+        : plan;
+    }
+    const { origin } = plan.config;
+    const isRetained = origin === undefined ||
+      await this.#logs.retain(origin.id, origin.fork, origin.identity);
+    if (!isRetained) return { kind: "source-deleted" };
+    const creation = {
+      identity,
+      config: plan.config,
+      records: plan.records,
+      maxLogs: this.#bounds.maxStreams,
+      ...(end && { end }),
+      ...(writer && { writer }),
+    };
+    let created = await this.#logs.create(id, creation);
+    if (created.kind === "expired") {
+      await this.delete(id, { ifExpired: true });
+      created = await this.#logs.create(id, creation);
+    }
+    if (created.kind === "created") return { kind: "created", info: created.info };
+    await this.#release(origin);
+    if (created.kind !== "exists") return { kind: "too-many" };
+    const { info } = created;
+    if (info.isDeleted) return { kind: "deleted" };
+    return { kind: "exists", info, isSame: isSame(info, { ...creation, end, fork: options.fork }) };
+  }
+
+  /**
+   * Appends records, ends a stream, or notes a cancellation.
+   *
+   * @param id The id.
+   * @param options The append, without the bounds.
+   * @returns The result.
+   * @throws {BrokerError} If the engine is away. The append may have taken effect.
+   */
+  async append(
+    id: string,
+    options: Omit<AppendLogOptions, "maxBytes" | "keep">,
+  ): Promise<StreamAppended> {
+    const { maxStreamBytes, keep } = this.#bounds;
+    const { records } = options;
+    if (recordBytes(records) > this.maxAppendBytes) return { kind: "full" };
+    const result = await this.#logs.append(id, {
+      ...options,
+      maxBytes: maxStreamBytes,
+      ...(keep && { keep }),
+    });
+    switch (result.kind) {
+      case "expired":
+      case "missing":
+        return { kind: "missing" };
+      case "deleted":
+        return { kind: "deleted" };
+      default:
+        return result;
+    }
+  }
+
+  /**
+   * Reads a page, without waiting for new records. Renews the time to live.
+   *
+   * @param id The id.
+   * @param options See {@linkcode ReadStreamOptions}.
+   * @returns The result.
+   * @throws {BrokerError} If the engine is away.
+   */
+  async read(id: string, options: ReadStreamOptions): Promise<StreamRead> {
+    return await this.#read(id, options, true);
+  }
+
+  /**
+   * Reads the state of a stream. Does not renew the time to live.
+   *
+   * @param id The id.
+   * @returns An empty page.
+   * @throws {BrokerError} If the engine is away.
+   */
+  async info(id: string): Promise<StreamRead> {
+    const page = await this.#logs.read(id, { after: 0, maxRecords: 0, maxBytes: 0, renews: false });
+    if (page === undefined || page === "expired") return { kind: "missing" };
+    const { info } = page;
+    if (info.isDeleted) return { kind: "deleted" };
+    return { kind: "page", info, records: [], next: info.tail, isUpToDate: true };
+  }
+
+  /**
+   * Reads a stream to its end, page by page, and waits for new records. An empty page says that the
+   * reader has caught up; the last page has all records of an ended stream. Renews the time to live
+   * for as long as the reader waits.
+   *
+   * @param id The id.
+   * @param options See {@linkcode ReadStreamOptions}; the signal, and `close`, end the pages without
+   * an error.
+   * @returns The pages; a result that is not a page is the last one.
+   * @throws {BrokerError} If the engine is away.
+   */
+  async *follow(
+    id: string,
+    options: ReadStreamOptions,
+  ): AsyncGenerator<StreamRead, void, undefined> {
+    const { signal } = options;
+    if (this.#readers >= this.#bounds.maxReaders) return yield { kind: "too-many" };
+    const followed = this.#enter(id);
+    try {
+      // An announcement from before the subscription is in force is not missed: the read comes later.
+      await within(this.#runtime, followed.subscription.ready, { signal });
+      let { after, identity } = options;
+      for (let isTold = false; !signal?.aborted && !this.#isClosed;) {
+        const changed = followed.changing.changed();
+        const result = await this.#share(followed, id, { ...options, after, identity });
+        if (signal?.aborted || this.#isClosed) return;
+        if (result.kind !== "page") return yield result;
+        const { info, records, next, isUpToDate } = result;
+        const isOver = isUpToDate && info.end !== undefined;
+        if (records.length > 0 || isOver || isUpToDate && !isTold) yield result;
+        if (isOver) return;
+        isTold ||= isUpToDate;
+        identity = info.identity;
+        after = next;
+        if (isUpToDate) await this.#wait(changed, info, signal);
+      }
+    } catch (error) {
+      if (!signal?.aborted) throw error;
+    } finally {
+      this.#leave(id, followed);
+    }
+  }
+
+  /**
+   * Deletes a stream; its forks stay.
+   *
+   * @param id The id.
+   * @param options With `ifExpired`, deletes the stream only if expired.
+   * @returns `removed`; `missing` without a stream; `deleted` for a stream deleted before.
+   * @throws {BrokerError} If the engine is away.
+   */
+  async delete(
+    id: string,
+    options: { readonly ifExpired?: boolean } = {},
+  ): Promise<"removed" | "missing" | "deleted"> {
+    if (!options.ifExpired && (await this.info(id)).kind === "missing") {
+      options = { ifExpired: true };
+    }
+    const result = await this.#logs.delete(id, options);
+    if (result.kind === "removed") await this.#release(result.origin);
+    if (result.kind === "deleted") return "deleted";
+    const isOwn = !options.ifExpired && (result.kind === "removed" || result.kind === "kept");
+    return isOwn ? "removed" : "missing";
+  }
+
+  /** Ends all readers, and the search for overdue streams. The streams stay. Idempotent. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    this.#runtime.clearTimeout(this.#sweeper);
+    for (const { changing } of this.#followed.values()) changing.notify();
+    await this.#sweeping;
+  }
+
+  /** Closes the streams of this node; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+
+  #newIdentity(): string {
+    let identity = "";
+    while (identity.length < IDENTITY_LENGTH) {
+      identity += Math.floor(this.#runtime.random() * 36).toString(36);
+    }
+    return identity;
+  }
+
+  /** Finds the beginning of a fork, and the part of a record that the fork repeats. */
+  async #planFork(
+    fork: string,
+    options: CreateStreamOptions,
+    { source, offset, subOffset = 0 }: ForkRequest,
+  ): Promise<
+    | { readonly config: LogConfig; readonly records: readonly LogRecord[] }
+    | Exclude<StreamCreated, { readonly info: LogInfo }>
+  > {
+    const found = await this.info(source);
+    if (found.kind === "deleted") return { kind: "source-deleted" };
+    if (found.kind !== "page") return { kind: "source-missing" };
+    const { info } = found;
+    const { contentType = info.contentType } = options;
+    if (mediaType(contentType) !== mediaType(info.contentType)) return { kind: "other-type" };
+    let position = offset === undefined ? info.tail : parseOffset(info, offset);
+    if (position === "gone") return { kind: "gone" };
+    if (position === "malformed" || position > info.tail) return { kind: "bad-offset" };
+    let partial: readonly LogRecord[] = [];
+    if (subOffset > 0 && isJson(contentType)) position += subOffset;
+    else if (subOffset > 0) {
+      const page = await this.#read(
+        source,
+        { after: position, maxRecords: 1, maxBytes: 1 },
+        false,
+      );
+      if (page.kind === "trimmed") return { kind: "gone" };
+      const record = page.kind === "page" ? page.records[0] : undefined;
+      if (record === undefined || subOffset > recordBytes([record])) return { kind: "bad-offset" };
+      if (subOffset === recordBytes([record])) position++;
+      else partial = [cut(record, subOffset)];
+    }
+    if (position > info.tail) return { kind: "bad-offset" };
+    const start = info.start > info.first ? info.start : 0;
+    if (position < start) return { kind: "gone" };
+    const lineage = lineageOf(info)
+      .filter((_, i, all) => i === 0 || all[i - 1]!.until < position)
+      .map(({ identity, until }) => ({ identity, until: Math.min(until, position) }));
+    if (lineage.length >= MAX_FORK_DEPTH) return { kind: "too-deep" };
+    const { identity } = info;
+    const origin: LogOrigin = {
+      id: source,
+      identity,
+      position,
+      fork,
+      lineage,
+      ...(partial.length > 0 && { subOffset }),
+    };
+    // A fork without a lifetime of its own lives as long as the source would.
+    const isMortal = options.ttlMs !== undefined || options.expiresAt !== undefined;
+    const { ttlMs, expiresAt } = isMortal ? options : info;
+    return {
+      config: { ...configOf({ contentType, ttlMs, expiresAt }), origin },
+      records: [...partial, ...options.records ?? []],
+    };
+  }
+
+  /** Releases an origin, and the origins of logs that were kept for it. */
+  async #release(origin: LogOrigin | undefined): Promise<void> {
+    for (let next = origin; next !== undefined;) {
+      next = await this.#logs.release(next.id, next.fork);
+    }
+  }
+
+  async #read(
+    id: string,
+    { after, identity, maxRecords, maxBytes, signal }: ReadStreamOptions,
+    renews: boolean,
+  ): Promise<StreamRead> {
+    const options = { maxRecords, maxBytes, renews, ...(signal && { signal }) };
+    const page = await this.#logs.read(id, { after, ...options });
+    if (page === undefined || page === "expired") return { kind: "missing" };
+    const { info } = page;
+    if (identity !== undefined && identity !== info.identity) return { kind: "missing" };
+    if (info.isDeleted) return { kind: "deleted" };
+    if (after >= info.first) {
+      if (after < info.start) return { kind: "trimmed" };
+      return pageOf(info, after, page.records);
+    }
+    const records = await this.#readInherited(info, { after, maxRecords, maxBytes, signal });
+    return records === undefined ? { kind: "trimmed" } : pageOf(info, after, records);
+  }
+
+  /** Reads records of a fork from the source; `undefined` if the source no longer has these. */
+  async #readInherited(
+    fork: LogInfo,
+    { after, maxRecords, maxBytes, signal }: ReadStreamOptions,
+  ): Promise<readonly LogRecord[] | undefined> {
+    let { origin } = fork;
+    let until = fork.first;
+    while (origin !== undefined) {
+      until = Math.min(until, origin.position);
+      const page: LogPage | "expired" | undefined = await this.#logs.read(origin.id, {
+        after,
+        maxRecords: Math.min(maxRecords, until - after),
+        maxBytes,
+        renews: false,
+        ...(signal && { signal }),
+      });
+      if (typeof page !== "object" || page.info.identity !== origin.identity) return undefined;
+      const { info, records } = page;
+      if (after >= info.first) return after < info.start ? undefined : records;
+      origin = info.origin;
+    }
+    return undefined;
+  }
+
+  /** Reads a page together with all readers that want the same, after the same announcement. */
+  #share(followed: Followed, id: string, options: ReadStreamOptions): Promise<StreamRead> {
+    const { after, identity = "", maxRecords, maxBytes } = options;
+    const key = `${after} ${maxRecords} ${maxBytes} ${identity}`;
+    let reading = followed.reads.get(key);
+    if (reading === undefined) {
+      // The signal of one reader must not end the read of the others.
+      reading = this.#read(id, { ...options, signal: undefined }, true).finally(() => {
+        if (followed.reads.get(key) === reading) followed.reads.delete(key);
+      });
+      followed.reads.set(key, reading);
+    }
+    return within(this.#runtime, reading, { signal: options.signal });
+  }
+
+  /** Waits for a change, or until it is time to look and to renew the time to live. */
+  async #wait(
+    changed: Promise<void>,
+    { ttlMs = Infinity }: LogInfo,
+    signal: AbortSignal | undefined,
+  ): Promise<void> {
+    const timeoutMs = Math.min(CHECK_INTERVAL_MS, ttlMs / 2) * (1 + this.#runtime.random()) / 2;
+    try {
+      await within(this.#runtime, changed, { timeoutMs, signal });
+    } catch (error) {
+      if (!(error instanceof TimeoutError)) throw error;
+    }
+  }
+
+  #enter(id: string): Followed {
+    if (this.#isClosed) {
+      throw new UnsupportedError("Cannot follow a durable stream: the server is closed");
+    }
+    let followed = this.#followed.get(id);
+    if (followed === undefined) {
+      const changing = new Signal();
+      const reads = new Map<string, Promise<StreamRead>>();
+      const notify = () => {
+        reads.clear();
+        changing.notify();
+      };
+      const subscription = this.#broker.subscribe(logTopic(id), notify, { onInterrupted: notify });
+      followed = { changing, subscription, reads, readers: 0 };
+      this.#followed.set(id, followed);
+    }
+    followed.readers++;
+    this.#readers++;
+    return followed;
+  }
+
+  #leave(id: string, followed: Followed): void {
+    this.#readers--;
+    if (--followed.readers > 0) return;
+    this.#followed.delete(id);
+    void followed.subscription[Symbol.asyncDispose]();
+  }
+
+  #planSweep(): void {
+    const delayMs = SWEEP_INTERVAL_MS * (1 + this.#runtime.random()) / 2;
+    this.#sweeper = this.#runtime.setTimeout(() => {
+      this.#sweeping = this.#sweep().catch(this.#onError).finally(() => {
+        this.#sweeping = undefined;
+        if (!this.#isClosed) this.#planSweep();
+      });
+    }, delayMs);
+  }
+
+  /** Deletes expired streams, and ends those whose writer is lost. */
+  async #sweep(): Promise<void> {
+    for (const id of await this.#logs.overdue({ limit: MAX_OVERDUE })) {
+      if (this.#isClosed) return;
+      const { kind } = await this.append(id, {
+        records: [],
+        end: { error: WRITER_LOST },
+        ifWriterLost: true,
+      });
+      if (kind === "missing") await this.delete(id, { ifExpired: true });
+    }
+  }
+}
+
+/** Error of a stream whose writer stopped renewing the lease. */
+export const WRITER_LOST = "writer-lost";
+
+/** The media type without parameters, in lower case. */
+export function mediaType(contentType: string): string {
+  return contentType.split(";", 1)[0]!.trim().toLowerCase();
+}
+
+/** Tells whether each element of the stream's JSON is a record of its own. */
+export function isJson(contentType: string): boolean {
+  return mediaType(contentType) === "application/json";
+}
+
+function checkId(id: string): void {
+  const bytes = utf8Length(id);
+  if (bytes > 0 && bytes <= MAX_LOG_ID_BYTES) return;
+  throw new RangeError(
+    `Cannot name a durable stream: the id must have 1 to ${MAX_LOG_ID_BYTES} bytes, received ${bytes}`,
+  );
+}
+
+function configOf(
+  { contentType = "application/octet-stream", ttlMs, expiresAt }: CreateStreamOptions,
+): LogConfig {
+  return {
+    contentType,
+    ...(ttlMs !== undefined && { ttlMs }),
+    ...(expiresAt !== undefined && { expiresAt }),
+  };
+}
+
+/** Tells whether a stream has the facts that another creation asks for. */
+function isSame(
+  info: LogInfo,
+  { config, end, fork }: Pick<CreateLogOptions, "config"> & {
+    readonly end: CreateLogOptions["end"] | undefined;
+    readonly fork: ForkRequest | undefined;
+  },
+): boolean {
+  const { origin } = config;
+  // Without an offset, the beginning of a fork moves with the source.
+  const isSamePlace = fork?.offset === undefined || origin?.position === info.origin?.position;
+  return mediaType(info.contentType) === mediaType(config.contentType) &&
+    info.ttlMs === config.ttlMs && info.expiresAt === config.expiresAt &&
+    (info.end === undefined) === (end === undefined) &&
+    info.origin?.id === origin?.id && info.origin?.identity === origin?.identity &&
+    info.origin?.subOffset === origin?.subOffset && isSamePlace;
+}
+
+function pageOf(info: LogInfo, after: number, records: readonly LogRecord[]): StreamPage {
+  const next = Math.max(after, after + records.length);
+  return { kind: "page", info, records, next, isUpToDate: next >= info.tail };
+}
+
+/** The first bytes of a record: a text, unless the cut is within a character. */
+function cut(record: LogRecord, bytes: number): LogRecord {
+  if (typeof record !== "string") return record.slice(0, bytes);
+  const part = new TextEncoder().encode(record).slice(0, bytes);
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(part);
+  } catch {
+    return part;
+  }
+}

@@ -1,0 +1,252 @@
+import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../../base/runtime.ts";
+import { UnsupportedError } from "../../errors.ts";
+import type { Broker } from "../broker.ts";
+import { MemoryBroker } from "../memory/broker.ts";
+import type { LogInfo } from "./log.ts";
+import { formatOffset, parseOffset } from "./offset.ts";
+import {
+  type CreateStreamOptions,
+  type StreamBounds,
+  StreamLogs,
+  type StreamRead,
+} from "./stream_logs.ts";
+
+const JSON_TYPE = "application/json";
+
+/** Streams of one node on a memory broker, with everything that ends after the test. */
+class Bench implements AsyncDisposable {
+  readonly broker: MemoryBroker = new MemoryBroker();
+  readonly errors: unknown[] = [];
+  readonly streams: StreamLogs;
+
+  constructor(bounds: Partial<StreamBounds> = {}) {
+    this.streams = new StreamLogs({
+      runtime: platformRuntime(),
+      broker: this.broker,
+      bounds: { maxStreams: 1_000, maxStreamBytes: 65_536, maxReaders: 100, ...bounds },
+      onError: (error) => this.errors.push(error),
+    });
+  }
+
+  async create(id: string, options: CreateStreamOptions = {}): Promise<LogInfo> {
+    const result = await this.streams.create(id, { contentType: JSON_TYPE, ...options });
+    assertEquals(result.kind, "created");
+    return (result as { readonly info: LogInfo }).info;
+  }
+
+  async append(id: string, ...records: string[]): Promise<string> {
+    return (await this.streams.append(id, { records })).kind;
+  }
+
+  async read(id: string, after = 0): Promise<readonly unknown[] | string> {
+    const page = await this.streams.read(id, { after, maxRecords: 100, maxBytes: 65_536 });
+    return page.kind === "page" ? page.records : page.kind;
+  }
+
+  /** Reads all pages, also those that say that the reader has caught up. */
+  follow(id: string, after = 0, signal?: AbortSignal): AsyncGenerator<StreamRead> {
+    return this.streams.follow(id, { after, maxRecords: 2, maxBytes: 65_536, signal });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.streams.close();
+    await this.broker.close();
+    assertEquals(this.errors, []);
+  }
+}
+
+async function next(pages: AsyncGenerator<StreamRead>): Promise<unknown> {
+  const { done, value } = await pages.next();
+  if (done) return "done";
+  if (value.kind !== "page") return value.kind;
+  const { records, isUpToDate, info: { end } } = value;
+  return [...records, ...(isUpToDate ? ["up to date"] : []), ...(end ? [end] : [])];
+}
+
+Deno.test("StreamLogs refuses a broker without logs", async () => {
+  await using memory = new MemoryBroker();
+  const broker: Broker = Object.create(memory, { logs: { value: undefined } });
+  const bounds = { maxStreams: 1, maxStreamBytes: 1, maxReaders: 1 };
+  assertThrows(
+    () => new StreamLogs({ runtime: platformRuntime(), broker, bounds, onError() {} }),
+    UnsupportedError,
+    "Cannot keep durable streams: the memory broker keeps no logs",
+  );
+});
+
+Deno.test("StreamLogs.create() compares the facts of a stream that exists", async () => {
+  await using bench = new Bench();
+  await bench.create("a", { ttlMs: 60_000 });
+  const again = async (options: CreateStreamOptions) => {
+    const result = await bench.streams.create("a", options);
+    return result.kind === "exists" && result.isSame;
+  };
+  assertEquals(
+    await again({ contentType: "Application/JSON; charset=utf-8", ttlMs: 60_000 }),
+    true,
+  );
+  assertEquals(await again({ contentType: "text/plain", ttlMs: 60_000 }), false);
+  assertEquals(await again({ contentType: JSON_TYPE }), false);
+  assertEquals(await again({ contentType: JSON_TYPE, ttlMs: 60_000, end: {} }), false);
+  await assertRejects(
+    () => bench.streams.create("x".repeat(241), {}),
+    RangeError,
+    "the id must have 1 to 240 bytes, received 241",
+  );
+});
+
+Deno.test("StreamLogs.create() makes at most the given number of streams", async () => {
+  await using bench = new Bench({ maxStreams: 1 });
+  await bench.create("a");
+  assertEquals((await bench.streams.create("b", {})).kind, "too-many");
+});
+
+Deno.test("StreamLogs.append() refuses more than one append of the engine holds", async () => {
+  await using bench = new Bench({ maxStreamBytes: Infinity });
+  await bench.create("a");
+  const { maxAppendBytes } = bench.streams;
+  assertEquals(await bench.append("a", "x".repeat(maxAppendBytes + 1)), "full");
+  assertEquals(await bench.append("a", "x".repeat(maxAppendBytes)), "appended");
+});
+
+Deno.test("StreamLogs forks a stream, whose records stay after its deletion", async () => {
+  await using bench = new Bench();
+  const source = await bench.create("source", { records: ["1", "2", "3", "4"] });
+  const fork = await bench.create("fork", {
+    fork: { source: "source", offset: formatOffset(source, 2), subOffset: 1 },
+  });
+  assertEquals([fork.first, fork.tail], [3, 3]);
+  assertEquals(await bench.append("fork", "own"), "appended");
+  const deep = await bench.create("deep", { fork: { source: "fork" }, records: ["deep"] });
+  assertEquals(await bench.read("deep"), ["1", "2", "3"]);
+  assertEquals(await bench.read("deep", 3), ["own"]);
+  assertEquals(await bench.read("deep", 4), ["deep"]);
+
+  const offsets = [0, 3, 4, 5].map((position) => formatOffset(deep, position).slice(-8));
+  assertEquals(offsets, [source.identity, source.identity, fork.identity, deep.identity]);
+  assertEquals(parseOffset(deep, formatOffset(source, 3)), 3);
+  assertEquals(parseOffset(deep, formatOffset(source, 4)), "gone");
+
+  assertEquals(await bench.streams.delete("source"), "removed");
+  assertEquals(await bench.streams.delete("fork"), "removed");
+  assertEquals([await bench.read("source"), await bench.read("fork")], ["deleted", "deleted"]);
+  assertEquals(await bench.read("deep", 1), ["2", "3"]);
+  assertEquals(await bench.streams.delete("deep"), "removed");
+  assertEquals([await bench.read("source"), await bench.read("fork")], ["missing", "missing"]);
+});
+
+Deno.test("StreamLogs repeats a part of a record at the beginning of a fork", async () => {
+  await using bench = new Bench();
+  const contentType = "text/plain";
+  const source = await bench.create("source", { contentType, records: ["one", "zwölf"] });
+  const forkAt = async (id: string, position: number, subOffset: number) =>
+    (await bench.streams.create(id, {
+      fork: { source: "source", offset: formatOffset(source, position), subOffset },
+    })).kind;
+  assertEquals(await forkAt("a", 1, 2), "created");
+  assertEquals([await bench.read("a"), await bench.read("a", 1)], [["one"], ["zw"]]);
+  assertEquals(await forkAt("b", 1, 3), "created");
+  assertEquals(await bench.read("b", 1), [new TextEncoder().encode("zwö").slice(0, 3)]);
+  assertEquals(await forkAt("c", 0, 3), "created");
+  assertEquals([await bench.read("c"), await bench.read("c", 1)], [["one"], []]);
+  assertEquals(await forkAt("d", 0, 4), "bad-offset");
+  assertEquals(await forkAt("e", 2, 1), "bad-offset");
+  assertEquals(await forkAt("a", 1, 2), "exists");
+});
+
+Deno.test("StreamLogs.create() refuses forks that cannot be", async () => {
+  await using bench = new Bench();
+  await bench.create("source", { records: ["1"] });
+  const other = await bench.create("other", { records: ["1", "2"] });
+  const kindOf = async (options: CreateStreamOptions) =>
+    (await bench.streams.create("fork", options)).kind;
+  assertEquals(await kindOf({ fork: { source: "nothing" } }), "source-missing");
+  const offset = formatOffset(other, 1);
+  assertEquals(await kindOf({ fork: { source: "source", offset } }), "gone");
+  assertEquals(await kindOf({ fork: { source: "source", offset: "1" } }), "bad-offset");
+  assertEquals(await kindOf({ fork: { source: "source", subOffset: 1 } }), "bad-offset");
+  assertEquals(
+    await kindOf({ contentType: "text/plain", fork: { source: "source" } }),
+    "other-type",
+  );
+  await bench.streams.create("fork", { fork: { source: "source" } });
+  await bench.streams.delete("source");
+  assertEquals((await bench.streams.create("source", {})).kind, "deleted");
+  const late = await bench.streams.create("late", { fork: { source: "source" } });
+  assertEquals(late.kind, "source-deleted");
+});
+
+Deno.test("StreamLogs.follow() waits for records, and ends with the stream", async () => {
+  await using bench = new Bench();
+  await bench.create("a", { records: ["1", "2", "3"] });
+  const pages = bench.follow("a");
+  assertEquals(await next(pages), ["1", "2"]);
+  assertEquals(await next(pages), ["3", "up to date"]);
+  const waiting = next(pages);
+  await bench.append("a", "4");
+  assertEquals(await waiting, ["4", "up to date"]);
+  const ending = next(pages);
+  await bench.streams.append("a", { records: ["5"], end: { error: "stopped" } });
+  assertEquals(await ending, ["5", "up to date", { error: "stopped" }]);
+  assertEquals(await next(pages), "done");
+  assertEquals(bench.streams.readers, 0);
+  assertEquals(await next(bench.follow("a", 5)), ["up to date", { error: "stopped" }]);
+});
+
+Deno.test("StreamLogs.follow() tells of a stream that is gone", async () => {
+  await using bench = new Bench();
+  assertEquals(await next(bench.follow("a")), "missing");
+  await bench.create("a");
+  const pages = bench.follow("a");
+  assertEquals(await next(pages), ["up to date"]);
+  const waiting = next(pages);
+  await bench.streams.delete("a");
+  await bench.create("a", { records: ["another"] });
+  assertEquals(await waiting, "missing");
+  assertEquals(await next(pages), "done");
+});
+
+Deno.test("StreamLogs.follow() ends by the signal and by close()", async () => {
+  await using bench = new Bench({ maxReaders: 2 });
+  await bench.create("a");
+  const controller = new AbortController();
+  const [one, two] = [bench.follow("a", 0, controller.signal), bench.follow("a")];
+  assertEquals([await next(one), await next(two)], [["up to date"], ["up to date"]]);
+  assertEquals(await next(bench.follow("a")), "too-many");
+  const waiting = [next(one), next(two)];
+  controller.abort();
+  assertEquals(await waiting[0], "done");
+  await bench.streams.close();
+  assertEquals(await waiting[1], "done");
+  assertEquals(bench.streams.readers, 0);
+});
+
+Deno.test("StreamLogs deletes expired streams, but none that is read", async () => {
+  using time = new FakeTime();
+  await using bench = new Bench();
+  await bench.create("source", { ttlMs: 10_000, records: ["1"] });
+  await bench.create("fork", { fork: { source: "source" } });
+  await bench.create("read", { ttlMs: 10_000 });
+  const pages = bench.follow("read");
+  assertEquals(await next(pages), ["up to date"]);
+  const waiting = next(pages);
+  for (let i = 0; i < 30; i++) await time.tickAsync(1_000);
+  assertEquals([await bench.read("source"), await bench.read("fork")], ["missing", "missing"]);
+  assertEquals((await bench.broker.logs.overdue({ limit: 10 })).length, 0);
+  assertEquals(await bench.append("read", "late"), "appended");
+  assertEquals(await waiting, ["late", "up to date"]);
+  await pages.return(undefined);
+});
+
+Deno.test("StreamLogs ends a stream whose writer is lost", async () => {
+  using time = new FakeTime();
+  await using bench = new Bench();
+  await bench.create("a", { writer: { holder: "w", ttlMs: 15_000 } });
+  const pages = bench.follow("a");
+  assertEquals(await next(pages), ["up to date"]);
+  const waiting = next(pages);
+  for (let i = 0; i < 25; i++) await time.tickAsync(1_000);
+  assertEquals(await waiting, ["up to date", { error: "writer-lost" }]);
+});
