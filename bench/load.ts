@@ -26,6 +26,15 @@ import { findTarget } from "./webtransport_target.ts";
 /** Connections opened at once; more would measure the backlog of the listener. */
 const MAX_OPENING = 64;
 
+/**
+ * Sessions that `connect` opens and closes before the measurement: a server loads modules and
+ * compiles its code during the first ones, and each server does so for another number of sessions.
+ */
+const WARM_UP_SESSIONS = 1_000;
+
+/** Time for a server to release closed sessions, and for its memory to settle, in milliseconds. */
+const SETTLING_MS = 2_000;
+
 /** Silence after the last publication until missing messages count as lost, in milliseconds. */
 const SILENCE_MS = 4_000;
 
@@ -322,6 +331,11 @@ async function connect(options: LoadOptions): Promise<LoadResult> {
   const pid = pids[0]!;
   const clients: Client[] = [];
   let closed = 0;
+  await openAll(WARM_UP_SESSIONS, async (index) => {
+    clients[index] = await openClient(options, 2_048, index);
+  });
+  for (const client of clients.splice(0)) client.abort();
+  await sleep(SETTLING_MS);
   const before = await usageOf(pid);
   const meter = await Meter.begin(...pids);
   await openAll(sessions, async (index) => {
@@ -332,8 +346,7 @@ async function connect(options: LoadOptions): Promise<LoadResult> {
     listen(client, options.dialect, () => {});
     client.closed.then(() => closed++);
   }
-  // The memory settles a moment later.
-  await sleep(2_000);
+  await sleep(SETTLING_MS);
   const after = await usageOf(pid);
   const result = {
     ...figures,

@@ -123,9 +123,9 @@ const WORK: readonly Work[] = [
   {
     ...WEBSOCKET,
     name: "connect",
-    title: "Connect: 2,000 sessions, then idle",
+    title: "Connect: 5,000 sessions after 1,000 others, then idle",
     unit: "sessions/s",
-    sessions: 2_000,
+    sessions: 5_000,
     args: ["--mode", "connect"],
   },
   {
