@@ -4,12 +4,18 @@ import { answerWellKnown } from "./webtransport.ts";
 import { hostOf, isAnyAddress, WebTransportSocket } from "./webtransport.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";
+import type { MoqServer } from "../pubsub/moq/server/server.ts";
+import type { MoqHost } from "../pubsub/moq/server/server_options.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { listenAt } from "../transport/address.ts";
 import { checkCertificate } from "../transport/certificate/certificate.ts";
 import type { OriginRules } from "../transport/origins.ts";
-import type { HttpListener, WebSocketHost } from "../transport/websocket/server.ts";
+import type {
+  HttpListener,
+  WebSocketEngine,
+  WebSocketHost,
+} from "../transport/websocket/server.ts";
 import type {
   Certificate,
   ListenWebTransportOptions,
@@ -368,4 +374,38 @@ function print(line: string): void {
   // Print on stderr, as the runtime does: stdout belongs to the program.
   // deno-lint-ignore no-console
   console.error(line);
+}
+
+/** Routes raw QUIC to a MoQ server, if that server supports a protocol there. */
+export function moqQuicOptions(moq: MoqServer | undefined): RawQuicOptions | undefined {
+  if (moq === undefined || moq.protocols.length === 0) return undefined;
+  return {
+    protocols: moq.protocols,
+    async onConnection(connection) {
+      await moq.accept(connection);
+    },
+  };
+}
+
+/** Describes this server as the host of a MoQ server. */
+export function moqHostOf(
+  listener: ServerListener,
+  isDevelopment: boolean,
+  webSocketEngine: WebSocketEngine | undefined,
+): MoqHost {
+  return {
+    isDevelopment,
+    webSocketEngine,
+    get address() {
+      return listener.address;
+    },
+    get hashes() {
+      return listener.webTransport?.hashes ?? [];
+    },
+    urlOf(wire) {
+      if (wire === "websocket") return listener.url;
+      const url = listener.webTransport?.url ?? "";
+      return wire === "quic" ? url.replace("https:", "moqt:") : url;
+    },
+  };
 }

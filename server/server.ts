@@ -8,11 +8,10 @@ import {
   type RenewedHandler,
   tellLiteral,
 } from "./client_requests.ts";
-import { type ConnectionLimits, ServerListener } from "./listener.ts";
+import { type ConnectionLimits, moqHostOf, moqQuicOptions, ServerListener } from "./listener.ts";
 import type { WebTransportStats } from "../telemetry/measures.ts";
 import { MetricsEndpoint, metricsOf } from "../telemetry/endpoint.ts";
 import { checkBuiltinEngine } from "./webtransport_options.ts";
-import { moqHostOf, moqQuicOptions } from "./moq.ts";
 import { reportEngine, sequenceStore, sharedCounts, userClaims } from "./broker_services.ts";
 import type { UserClaims } from "./user_limit.ts";
 import { checkServerOptions, type ServeOptions, type ServerOptions } from "./server_options.ts";

@@ -2,7 +2,6 @@
 import { ConnectionError } from "../../errors.ts";
 import type { FlowControlOptions } from "../connection.ts";
 import type { Deadlines } from "../../base/deadlines.ts";
-import { flowLimitsOf } from "./flow_limits.ts";
 import { type EarlyStream, EarlyStreams } from "./early_streams.ts";
 import { refusalOf, statusOf } from "./wire/message_fields.ts";
 import { readHead, type StreamHead, UNIDIRECTIONAL_STREAM } from "./wire/stream_head.ts";
@@ -34,6 +33,7 @@ import {
   clientSettings,
   encodeSettings,
   flowControlOf,
+  flowLimitsOf,
   serverSettings,
   SettingId,
   type Settings,

@@ -3,7 +3,7 @@ import { publicUrl } from "../url.ts";
 import { checkHashes, type DialWebTransportOptions } from "../webtransport.ts";
 import { checkLimits, KEEP_ALIVE_MS } from "../quic/options.ts";
 import { QuicDial, type QuicDialOptions } from "../quic/dial.ts";
-import { flowLimitsOf } from "./flow_limits.ts";
+import { flowLimitsOf } from "./wire/settings.ts";
 import { dialFailure, isConnectionRefused } from "../deno_errors.ts";
 import { Http3Connection } from "./connection.ts";
 import type { Field } from "./wire/qpack.ts";

@@ -4,7 +4,7 @@ import type { Http3Protocol, ServerConnection } from "./accept.ts";
 import { type ListenQuicOptions, QuicAcceptor, type QuicHandshakeStats } from "../quic/acceptor.ts";
 import type { Certificate } from "../certificate/certificate.ts";
 import type { FlowControlOptions } from "../connection.ts";
-import { flowLimitsOf } from "./flow_limits.ts";
+import { flowLimitsOf } from "./wire/settings.ts";
 import { platformRuntime } from "../../base/runtime.ts";
 import { H3Error } from "./wire/error_codes.ts";
 import type { WebTransportRequest } from "./request.ts";

@@ -16,7 +16,7 @@ import type {
 } from "../connection.ts";
 import { CapsuleType, decodeStreamCount, decodeVarintCapsule } from "./wire/capsules.ts";
 import { H3Error, H3ProtocolError } from "./wire/error_codes.ts";
-import type { FlowControlLimits } from "./flow_limits.ts";
+import type { FlowControlLimits } from "./wire/settings.ts";
 import type { DataCredit } from "../quic/stream_owner.ts";
 import type { Runtime } from "../../base/runtime.ts";
 
