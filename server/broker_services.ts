@@ -2,7 +2,9 @@
  * Services that a server takes from its broker: numbers of handled messages, counts of all nodes,
  * and console lines while the engine is away.
  */
-import { type Broker, MemoryBroker, type Nodes } from "../pubsub/mod.ts";
+import type { Broker } from "../pubsub/broker.ts";
+import { MemoryBroker } from "../pubsub/memory/broker.ts";
+import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import type { ConsoleReport } from "../base/console_report.ts";

@@ -1,7 +1,7 @@
 /** Refusals of sessions, reported to the application or printed. */
 import type { AdmissionOptions } from "./admission_options.ts";
 import { AuthenticationError, LimitError, type RefusalStatus } from "../errors.ts";
-import type { SessionManager } from "../manager/mod.ts";
+import type { SessionManager } from "../manager/session_manager.ts";
 import { attempt } from "../base/call_safely.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 

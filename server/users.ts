@@ -4,7 +4,7 @@
 import { MAX_USER_BYTES } from "./authentication.ts";
 import { QueueFullError } from "../errors.ts";
 import type { Runtime } from "../base/runtime.ts";
-import type { SessionManager } from "../manager/mod.ts";
+import type { SessionManager } from "../manager/session_manager.ts";
 import { type BrokerSubscription, INTERNAL_PREFIX, type Publication } from "../pubsub/broker.ts";
 import { Nodes, type NodesOptions } from "../pubsub/nodes/nodes.ts";
 import { Presence, type PresenceOptions } from "../pubsub/presence/presence.ts";

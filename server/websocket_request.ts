@@ -7,7 +7,7 @@ import {
 } from "./session_request.ts";
 import { Refused, withinLimits } from "./refusal.ts";
 import type { Runtime } from "../base/runtime.ts";
-import type { SessionManager } from "../manager/mod.ts";
+import type { SessionManager } from "../manager/session_manager.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
 import type { MessageStreamOptions } from "../transport/message_stream/server.ts";
