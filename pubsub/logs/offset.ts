@@ -24,8 +24,12 @@ export function formatOffset(
   log: Pick<LogInfo, "identity" | "origin">,
   position: number,
 ): string {
-  const { identity } = lineageOf(log).find(({ until }) => position <= until) ?? log;
-  return `${`${position}`.padStart(16, "0")}_${identity}`;
+  return `${`${position}`.padStart(16, "0")}_${identityAt(log, position)}`;
+}
+
+/** The identity of the oldest log that has a position: a fork shares positions with the source. */
+export function identityAt(log: Pick<LogInfo, "identity" | "origin">, position: number): string {
+  return (lineageOf(log).find(({ until }) => position <= until) ?? log).identity;
 }
 
 /**
@@ -53,6 +57,11 @@ export function parseOffset(
   const position = Number(OFFSET.exec(offset)?.[1] ?? NaN);
   if (!Number.isSafeInteger(position)) return "malformed";
   return formatOffset(log, position) === offset ? position : "gone";
+}
+
+/** The position of the oldest record that can be read, those of the sources of a fork included. */
+export function oldestPosition({ start, first }: Pick<LogInfo, "start" | "first">): number {
+  return start > first ? start : 0;
 }
 
 /** Identities for the positions that a log shares with the logs before, oldest first. */

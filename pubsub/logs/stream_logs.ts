@@ -15,7 +15,7 @@ import type {
   LogPage,
   LogRecord,
 } from "./log.ts";
-import { lineageOf, parseOffset } from "./offset.ts";
+import { lineageOf, oldestPosition, parseOffset } from "./offset.ts";
 import { logTopic, MAX_LOG_ID_BYTES, recordBytes } from "./rules.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 
@@ -199,6 +199,11 @@ export class StreamLogs implements AsyncDisposable {
     return this.#logs.maxAppendBytes;
   }
 
+  /** True after `close`. */
+  get isClosed(): boolean {
+    return this.#isClosed;
+  }
+
   /** Number of readers of this node that wait for new records. */
   get readers(): number {
     return this.#readers;
@@ -355,6 +360,17 @@ export class StreamLogs implements AsyncDisposable {
   }
 
   /**
+   * Calls back after each change of a stream, of which announcements may get lost and may come early.
+   *
+   * @param id The id.
+   * @param onChange Called also once the engine is back after an outage. MUST NOT throw.
+   * @returns Ends the calls when disposed.
+   */
+  watch(id: string, onChange: () => void): BrokerSubscription {
+    return this.#broker.subscribe(logTopic(id), onChange, { onInterrupted: onChange });
+  }
+
+  /**
    * Deletes a stream; its forks stay.
    *
    * @param id The id.
@@ -430,8 +446,7 @@ export class StreamLogs implements AsyncDisposable {
       else partial = [cut(record, subOffset)];
     }
     if (position > info.tail) return { kind: "bad-offset" };
-    const start = info.start > info.first ? info.start : 0;
-    if (position < start) return { kind: "gone" };
+    if (position < oldestPosition(info)) return { kind: "gone" };
     const lineage = lineageOf(info)
       .filter((_, i, all) => i === 0 || all[i - 1]!.until < position)
       .map(({ identity, until }) => ({ identity, until: Math.min(until, position) }));
@@ -545,7 +560,7 @@ export class StreamLogs implements AsyncDisposable {
         reads.clear();
         changing.notify();
       };
-      const subscription = this.#broker.subscribe(logTopic(id), notify, { onInterrupted: notify });
+      const subscription = this.watch(id, notify);
       followed = { changing, subscription, reads, readers: 0 };
       this.#followed.set(id, followed);
     }

@@ -1,0 +1,460 @@
+/** The writer of a durable stream: appends in order, each once, under a lease. */
+import { BrokerError, QueueFullError, RequestError } from "../../errors.ts";
+import { Backoff } from "../../base/backoff.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import { pause } from "../../base/wait.ts";
+import type { BrokerSubscription } from "../../pubsub/broker.ts";
+import type { LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
+import { formatOffset } from "../../pubsub/logs/offset.ts";
+import { recordBytes } from "../../pubsub/logs/rules.ts";
+import {
+  isJson,
+  type StreamAppended,
+  type StreamLogs,
+  WRITER_LOST,
+} from "../../pubsub/logs/stream_logs.ts";
+
+/** Time for which a stream waits for a sign of life of the writer, in milliseconds. */
+export const LEASE_MS = 15_000;
+
+/** Time without an append after which the lease is renewed, in milliseconds. */
+const RENEW_MS = 5_000;
+
+/**
+ * Time for which an append is tried again while the engine is away, in milliseconds: the lease would
+ * have lapsed afterwards.
+ */
+const RETRY_MS = LEASE_MS;
+
+/** Delays between the attempts, in milliseconds. */
+const RETRIES = { firstDelayMs: 100, maxDelayMs: 1_000 };
+
+/** Most records of one append of the engine. */
+const MAX_BATCH_RECORDS = 1_000;
+
+/** Most records, and bytes, that wait for the engine. */
+const MAX_WAITING_RECORDS = 10_000;
+const MAX_WAITING_BYTES = 8_388_608;
+
+/** Error of a stream whose writer was disposed of without `close`. */
+const UNFINISHED = "The writer ended before the stream was complete";
+
+/** A record that waits for the engine, and the promise of its append. */
+interface WaitingRecord extends PromiseWithResolvers<void> {
+  readonly record: LogRecord;
+  readonly bytes: number;
+}
+
+/** Parts of a {@linkcode DurableStreamWriter}. */
+export interface WriterOptions {
+  readonly runtime: Runtime;
+  readonly streams: StreamLogs;
+  /** The stream, whose lease `holder` has. */
+  readonly id: string;
+  readonly info: LogInfo;
+  readonly holder: string;
+  /** Most bytes of a record, as a message of a session carries the record. */
+  readonly maxRecordBytes: number;
+  /** Called once when the writer has ended. MUST NOT throw. */
+  readonly onOver: (writer: DurableStreamWriter) => void;
+}
+
+/**
+ * The writer of a durable stream. A stream has one writer at a time.
+ *
+ * - **Order:** records have the order of the calls of `append`. Calls made while an append is under
+ *   way become one append of the engine. At most 10,000 records or 8 MiB wait.
+ * - **Once:** an append without an answer of the engine is made again for 15 s, and counts once.
+ * - **Lease:** the stream ends with the error `writer-lost` if the writer shows no sign of life for
+ *   15 s. A writer that comes back too late is refused.
+ * - **Stop:** `signal` aborts when a reader cancels the stream, and when the writer can go on no
+ *   longer. The stream stays open until `close` or `abort`.
+ * - **Failure:** after a failed append all later ones fail with the same error: a stream has no holes.
+ * - **Disposal** without `close` aborts the stream, so that a part never looks complete.
+ *
+ * Errors are {@linkcode RequestError} with these codes: `writer-lost`, `fenced` (another writer has
+ * taken over), `ended` (by another program), `gone` (deleted), `full` (the limit of the stream). A
+ * {@linkcode BrokerError} says that the engine is away: the records may have been kept.
+ *
+ * @typeParam T Type of a record.
+ */
+export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
+  /** Id of the stream. */
+  readonly id: string;
+  /** Media type of the stream. */
+  readonly contentType: string;
+  readonly #runtime: Runtime;
+  readonly #streams: StreamLogs;
+  readonly #holder: string;
+  readonly #maxRecordBytes: number;
+  readonly #onOver: (writer: DurableStreamWriter) => void;
+  readonly #isJson: boolean;
+  readonly #stop = new AbortController();
+  readonly #over = new AbortController();
+  readonly #announcements: BrokerSubscription;
+  #info: LogInfo;
+  /** Number of the next append, for the engine to recognize a repetition. */
+  #epoch = 0;
+  #number = 0;
+  #waiting: WaitingRecord[] = [];
+  #waitingBytes = 0;
+  #sending: Promise<void> | undefined;
+  /** The wanted end of the stream, and the result of its append. */
+  #end: LogEnd | undefined;
+  #ending: Promise<void> | undefined;
+  #failure: unknown;
+  #renewal: Timer | undefined;
+  #wasAppended = false;
+  #isTold = false;
+  #isLooking = false;
+
+  /** Begins to renew the lease; `DurableStreams` creates writers. */
+  constructor(options: WriterOptions) {
+    const { runtime, streams, id, info, holder, maxRecordBytes, onOver } = options;
+    this.id = id;
+    this.contentType = info.contentType;
+    this.#runtime = runtime;
+    this.#streams = streams;
+    this.#holder = holder;
+    this.#info = info;
+    this.#maxRecordBytes = Math.min(maxRecordBytes, streams.maxAppendBytes);
+    this.#onOver = onOver;
+    this.#isJson = isJson(info.contentType);
+    const tell = () => {
+      this.#isTold = true;
+      void this.#look();
+    };
+    this.#announcements = streams.watch(id, tell);
+    // A reader may have cancelled before the announcements were heard.
+    void this.#announcements.ready.then(tell);
+    this.#planRenewal();
+  }
+
+  /**
+   * Aborts when a reader cancels the stream, on any node, with a {@linkcode RequestError} of code
+   * `cancelled` and the reader's reason as message. Also aborts when the writer can go on no longer,
+   * with the error of the failed append.
+   */
+  get signal(): AbortSignal {
+    return this.#stop.signal;
+  }
+
+  /** Offset behind the newest record that is known to be kept. */
+  get offset(): string {
+    return formatOffset(this.#info, this.#info.tail);
+  }
+
+  /** Number of records that wait for the engine. */
+  get waiting(): number {
+    return this.#waiting.length;
+  }
+
+  /**
+   * Appends a record. A caller need not wait for one append before the next one.
+   *
+   * @param data Any value that JSON can hold, for the media type `application/json`; otherwise a text
+   * or bytes, which MUST NOT be changed afterwards.
+   * @returns Resolves when the record is kept. A rejection that no one handles is not reported as
+   * such: `close` rejects with the same error.
+   * @throws {TypeError} If the data does not fit the media type.
+   * @throws {RangeError} If the record is too large.
+   * @throws {QueueFullError} If too many records wait.
+   * @throws {RequestError} If the writer has ended, or the stream takes no more records.
+   * @throws {BrokerError} If the engine is away for too long.
+   */
+  append(data: T): Promise<void> {
+    try {
+      return this.#append(data);
+    } catch (error) {
+      return quiet(Promise.reject(error));
+    }
+  }
+
+  /**
+   * Ends the stream as complete, after all records. Idempotent; without effect after `abort`.
+   *
+   * @returns Resolves when the end is kept.
+   * @throws {RequestError} If an append failed, or the stream has ended otherwise.
+   * @throws {BrokerError} If the engine is away for too long.
+   */
+  close(): Promise<void> {
+    if (this.#failure !== undefined) return quiet(Promise.reject(this.#failure));
+    return this.#finish({});
+  }
+
+  /**
+   * Ends the stream with an error, after all records. Readers get the error with the code `aborted`.
+   * Idempotent; without effect after `close`, and once the writer is lost.
+   *
+   * @param reason Reason for the readers, for people and programs.
+   * @returns Resolves when the end is kept.
+   * @throws {TypeError} If the reason is empty.
+   * @throws {BrokerError} If the engine is away for too long.
+   */
+  abort(reason: string): Promise<void> {
+    if (typeof reason !== "string" || reason === "") {
+      throw new TypeError(`Cannot abort: reason must be a text, received ${String(reason)}`);
+    }
+    if (this.#over.signal.aborted) return this.#ending ?? Promise.resolve();
+    return this.#finish({ error: reason });
+  }
+
+  /** Aborts the stream unless `close` was called; called by `await using`. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await (this.#ending ?? this.abort(UNFINISHED));
+  }
+
+  #append(data: T): Promise<void> {
+    if (this.#failure !== undefined) throw this.#failure;
+    if (this.#end !== undefined) {
+      throw new RequestError("ended", `Cannot append: the writer of "${this.id}" has ended`);
+    }
+    const record = this.#encode(data);
+    const bytes = recordBytes([record]);
+    const size = this.#isJson || typeof record !== "string"
+      ? bytes
+      : recordBytes([JSON.stringify(record)]);
+    if (size > this.#maxRecordBytes) {
+      throw new RangeError(
+        `Cannot append: a record must have at most ${this.#maxRecordBytes} bytes, received ${size}`,
+      );
+    }
+    const isFull = this.#waiting.length >= MAX_WAITING_RECORDS ||
+      this.#waitingBytes + bytes > MAX_WAITING_BYTES && this.#waiting.length > 0;
+    if (isFull) {
+      throw new QueueFullError(
+        `Cannot append: at most ${MAX_WAITING_RECORDS} records or ${MAX_WAITING_BYTES} bytes wait`,
+      );
+    }
+    const waiting = { ...Promise.withResolvers<void>(), record, bytes };
+    this.#waiting.push(waiting);
+    this.#waitingBytes += bytes;
+    this.#send();
+    return quiet(waiting.promise);
+  }
+
+  #encode(data: T): LogRecord {
+    if (this.#isJson) {
+      const text = JSON.stringify(data) as string | undefined;
+      if (text !== undefined) return text;
+    } else if (typeof data === "string" || data instanceof Uint8Array) return data;
+    const rule = this.#isJson ? "must be a value that JSON can hold" : "must be a text or bytes";
+    throw new TypeError(
+      `Cannot append: data of ${this.contentType} ${rule}, received ${typeof data}`,
+    );
+  }
+
+  #finish(end: LogEnd): Promise<void> {
+    if (this.#ending === undefined) {
+      this.#end = end;
+      this.#ending = quiet(this.#sendEnd(end));
+    }
+    return this.#ending;
+  }
+
+  async #sendEnd(end: LogEnd): Promise<void> {
+    await this.#send();
+    const isAborted = end.error !== undefined;
+    if (this.#failure !== undefined && !isAborted) {
+      // The stream is incomplete: an abort can tell the readers.
+      this.#end = this.#ending = undefined;
+      throw this.#failure;
+    }
+    if (this.#over.signal.aborted) return;
+    try {
+      await this.#keep([], end);
+    } finally {
+      this.#finished();
+    }
+  }
+
+  /** Appends all that waits; calls during an append are for the next one. */
+  #send(): Promise<void> {
+    return this.#sending ??= this.#sendAll();
+  }
+
+  async #sendAll(): Promise<void> {
+    // The caller may have more in this turn.
+    await Promise.resolve();
+    while (this.#failure === undefined && !this.#over.signal.aborted) {
+      const batch = this.#takeBatch();
+      const end = this.#waiting.length === 0 ? this.#end : undefined;
+      if (batch.length === 0 && end === undefined) break;
+      try {
+        await this.#keep(batch.map(({ record }) => record), end);
+        for (const { resolve } of batch) resolve();
+        if (end !== undefined) this.#finished();
+      } catch (error) {
+        for (const { reject } of batch) reject(error);
+        this.#failed(error);
+      }
+    }
+    // In the step that found nothing to send, so that the next append begins anew.
+    this.#sending = undefined;
+    void this.#look();
+  }
+
+  #takeBatch(): WaitingRecord[] {
+    let bytes = 0;
+    let count = 0;
+    for (const waiting of this.#waiting) {
+      bytes += waiting.bytes;
+      if (count >= MAX_BATCH_RECORDS || bytes > this.#streams.maxAppendBytes) break;
+      this.#waitingBytes -= waiting.bytes;
+      count++;
+    }
+    return this.#waiting.splice(0, count);
+  }
+
+  /** Makes one append, again and again while the engine is away. */
+  async #keep(records: readonly LogRecord[], end: LogEnd | undefined): Promise<void> {
+    const runtime = this.#runtime;
+    const producer = { id: this.#holder, epoch: this.#epoch, seq: this.#number };
+    const backoff = new Backoff(runtime, RETRIES);
+    let isLate = false;
+    let timer: Timer | undefined;
+    try {
+      while (true) {
+        try {
+          this.#heed(
+            await this.#streams.append(this.id, {
+              ...this.#lease,
+              records,
+              producer,
+              ...(end && { end }),
+            }),
+          );
+          this.#number++;
+          return;
+        } catch (error) {
+          const isAway = error instanceof BrokerError && !this.#streams.isClosed;
+          if (!isAway || isLate) throw error;
+          timer ??= runtime.setTimeout(() => isLate = true, RETRY_MS);
+          await pause(runtime, backoff.next()!, this.#over.signal);
+        }
+      }
+    } finally {
+      runtime.clearTimeout(timer);
+    }
+  }
+
+  get #lease() {
+    const { identity } = this.#info;
+    return { identity, writer: { holder: this.#holder, ttlMs: LEASE_MS } };
+  }
+
+  /** Takes the result of an append; throws the error that a refusal stands for. */
+  #heed(result: StreamAppended): void {
+    switch (result.kind) {
+      case "appended":
+      case "repeated":
+        this.#wasAppended = true;
+        return this.#note(result.info);
+      case "ended":
+        throw this.#lost(this.#endedError(result.info.end));
+      case "fenced":
+        throw this.#lost(
+          new RequestError(
+            "fenced",
+            `Cannot append: the lease of this writer of "${this.id}" has lapsed`,
+          ),
+        );
+      case "missing":
+      case "deleted":
+        throw this.#lost(new RequestError("gone", `Cannot append: "${this.id}" was deleted`));
+      case "full":
+        throw new RequestError("full", `Cannot append: "${this.id}" has no room for the records`);
+      default:
+        throw new RequestError("failed", `Cannot append to "${this.id}": ${result.kind}`);
+    }
+  }
+
+  #endedError(end: LogEnd | undefined): RequestError {
+    return end?.error === WRITER_LOST
+      ? new RequestError(WRITER_LOST, `The writer of "${this.id}" gave no sign of life`)
+      : new RequestError("ended", `"${this.id}" was ended by another program`);
+  }
+
+  #note(info: LogInfo): void {
+    if (info.tail >= this.#info.tail) this.#info = info;
+    const { cancelled } = info;
+    if (cancelled !== undefined) this.#stop.abort(new RequestError("cancelled", cancelled));
+  }
+
+  /** Looks for a cancellation after an announcement, unless an append is about to tell. */
+  async #look(): Promise<void> {
+    if (this.#isLooking || this.#sending !== undefined) return;
+    this.#isLooking = true;
+    while (this.#isTold && !this.#over.signal.aborted) {
+      this.#isTold = false;
+      try {
+        const found = await this.#streams.info(this.id);
+        if (this.#over.signal.aborted) break;
+        if (this.#sending !== undefined) {
+          this.#isTold = true;
+          break;
+        }
+        const isSame = found.kind === "page" && found.info.identity === this.#info.identity;
+        if (!isSame) this.#heed({ kind: "missing" });
+        else if (found.info.end) this.#heed({ kind: "ended", info: found.info });
+        else this.#note(found.info);
+      } catch (error) {
+        // The broker announces its return; renewals of the lease find out as well.
+        if (!(error instanceof BrokerError)) this.#failed(error);
+      }
+    }
+    this.#isLooking = false;
+  }
+
+  #planRenewal(): void {
+    this.#renewal = this.#runtime.setTimeout(() => {
+      const isDue = !this.#wasAppended && this.#sending === undefined;
+      this.#wasAppended = false;
+      this.#planRenewal();
+      if (isDue) void this.#renew();
+    }, RENEW_MS);
+  }
+
+  async #renew(): Promise<void> {
+    try {
+      this.#heed(await this.#streams.append(this.id, { ...this.#lease, records: [] }));
+    } catch (error) {
+      // While the engine is away the lease may hold: the next renewal or append tells.
+      if (!(error instanceof BrokerError) && this.#end === undefined) this.#failed(error);
+    }
+  }
+
+  /** Notes an error after which the stream does not need this writer. */
+  #lost(error: RequestError): RequestError {
+    this.#finished();
+    return error;
+  }
+
+  #failed(error: unknown): void {
+    if (this.#failure !== undefined) return;
+    this.#failure = error;
+    // It is unknown if the engine has the failed append: the next one counts from the start.
+    this.#epoch++;
+    this.#number = 0;
+    // Unless the application aborts the stream, the lapse of the lease tells the readers.
+    this.#runtime.clearTimeout(this.#renewal);
+    for (const { reject } of this.#waiting.splice(0)) reject(error);
+    this.#waitingBytes = 0;
+    this.#stop.abort(error);
+  }
+
+  /** Lets go of the stream. */
+  #finished(): void {
+    if (this.#over.signal.aborted) return;
+    this.#over.abort();
+    this.#runtime.clearTimeout(this.#renewal);
+    void this.#announcements[Symbol.asyncDispose]();
+    this.#onOver(this as DurableStreamWriter);
+  }
+}
+
+/** Marks a promise as handled: the same error reaches the application by another way too. */
+function quiet<R>(promise: Promise<R>): Promise<R> {
+  promise.catch(() => {});
+  return promise;
+}

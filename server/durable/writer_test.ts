@@ -1,0 +1,243 @@
+import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { BrokerError, QueueFullError, RequestError } from "../../errors.ts";
+import { codeOf, TwoNodes } from "./_streams_bench_test.ts";
+
+/** Resolves once a signal aborts, with the reason. */
+function aborted(signal: AbortSignal): Promise<unknown> {
+  const { promise, resolve } = Promise.withResolvers<unknown>();
+  if (signal.aborted) resolve(signal.reason);
+  else signal.addEventListener("abort", () => resolve(signal.reason), { once: true });
+  return promise;
+}
+
+Deno.test("DurableStreamWriter.append() keeps JSON in order, one append of the engine a turn", async () => {
+  await using nodes = new TwoNodes();
+  await using writer = await nodes.node.create("a");
+  const appends = [1, "two", [3], null].map((data) => writer.append(data));
+  assertEquals(writer.waiting, 4);
+  await Promise.all(appends);
+  assertEquals(nodes.appends.map(({ records }) => records), [["1", '"two"', "[3]", "null"]]);
+  const late = writer.append(5);
+  await writer.close();
+  await late;
+  assertEquals(nodes.appends.map(({ records }) => records.length), [4, 1]);
+  assertEquals(await nodes.read("a"), [1, "two", [3], null, 5]);
+  assertEquals((await nodes.other.info("a"))?.offset, writer.offset);
+  assertEquals((await nodes.other.info("a"))?.isEnded, true);
+});
+
+Deno.test("DurableStreamWriter.append() begins anew right after the last append is kept", async () => {
+  await using nodes = new TwoNodes();
+  await using writer = await nodes.node.create<number>("a");
+  for (let i = 0; i < 20; i++) await writer.append(i);
+  await writer.close();
+  assertEquals((await nodes.read("a")).length, 20);
+});
+
+Deno.test("DurableStreamWriter.append() takes texts and bytes by the media type", async () => {
+  await using nodes = new TwoNodes();
+  const contentType = "text/plain";
+  await using writer = await nodes.node.create<string | Uint8Array>("a", { contentType });
+  await writer.append("one\n");
+  await writer.append(Uint8Array.of(1, 2));
+  assertEquals(await nodes.read("a"), ["one\n", Uint8Array.of(1, 2)]);
+  await assertRejects(
+    () => writer.append(7 as unknown as string),
+    TypeError,
+    "Cannot append: data of text/plain must be a text or bytes, received number",
+  );
+  await using json = await nodes.node.create("b");
+  await assertRejects(
+    () => json.append(undefined),
+    TypeError,
+    "must be a value that JSON can hold",
+  );
+  await json.close();
+  await writer.close();
+});
+
+Deno.test("DurableStreamWriter.append() bounds a record, and the records that wait", async () => {
+  await using nodes = new TwoNodes({ maxStreamBytes: Infinity }, Infinity);
+  await using writer = await nodes.node.create<string>("a");
+  const most = 8_388_608;
+  await assertRejects(
+    () => writer.append("x".repeat(most)),
+    RangeError,
+    `Cannot append: a record must have at most ${most} bytes, received ${most + 2}`,
+  );
+  const first = writer.append("x".repeat(most - 2));
+  await assertRejects(() => writer.append(""), QueueFullError, "at most 10000 records or");
+  await first;
+  const many = Array.from({ length: 10_000 }, () => writer.append(""));
+  await assertRejects(() => writer.append(""), QueueFullError);
+  await Promise.all(many);
+  assertEquals(nodes.appends.map(({ records }) => records.length), [1, ...Array(10).fill(1_000)]);
+  await writer.close();
+});
+
+Deno.test("DurableStreamWriter makes an append again while the engine is away, which counts once", async () => {
+  await using nodes = new TwoNodes();
+  await using writer = await nodes.node.create<number>("a");
+  const faults = ["before", "after", "before", "after", undefined] as const;
+  let i = 0;
+  nodes.fault = () => faults[i++];
+  await Promise.all([writer.append(1), writer.append(2)]);
+  assertEquals(i, 5);
+  i = 0;
+  await writer.close();
+  assertEquals(i, 5);
+  assertEquals(await nodes.read("a"), [1, 2]);
+  assertEquals((await nodes.other.info("a"))?.isEnded, true);
+});
+
+Deno.test("DurableStreamWriter fails when the engine stays away, and can still abort", async () => {
+  using time = new FakeTime();
+  await using nodes = new TwoNodes();
+  const writer = await nodes.node.create<number>("a");
+  nodes.fault = ({ writer }) => writer && "after";
+  const append = writer.append(1);
+  const later = aborted(writer.signal);
+  for (let i = 0; i < 20; i++) await time.tickAsync(1_000);
+  const error = await assertRejects(() => append, BrokerError);
+  assertEquals(await later, error);
+  assertEquals(await assertRejects(() => writer.append(2), BrokerError), error);
+  assertEquals(await assertRejects(() => writer.close(), BrokerError), error);
+  nodes.fault = undefined;
+  await writer[Symbol.asyncDispose]();
+  assertEquals(await nodes.read("a"), [1], "The records of the doubtful append count once");
+});
+
+Deno.test("DurableStreamWriter aborts by an append whose number the engine has not seen", async () => {
+  await using nodes = new TwoNodes({ maxStreamBytes: 10 });
+  await using writer = await nodes.node.create<string>("a");
+  await writer.append("12345");
+  assertEquals(await codeOf(writer.append("123456")), "full");
+  assertEquals(await codeOf(writer.append("")), "full", "A stream has no holes");
+  assertEquals(await codeOf(writer.close()), "full");
+  await writer.abort("no room");
+  assertEquals((await nodes.other.info("a"))?.error, "no room");
+  assertEquals(await nodes.read("a"), ["12345"]);
+});
+
+Deno.test("DurableStreamWriter.abort() tells the readers the reason, after all records", async () => {
+  await using nodes = new TwoNodes();
+  const writer = await nodes.node.create<number>("a");
+  void writer.append(1);
+  await writer.abort("The model failed");
+  const items: unknown[] = [];
+  const error = await assertRejects(
+    async () => {
+      for await (const { data } of nodes.other.follow("a")) items.push(data);
+    },
+    RequestError,
+    "The model failed",
+  );
+  assertEquals([items, error.failure.code], [[1], "aborted"]);
+  await Promise.all([writer.abort("again"), writer.close()]);
+  assertEquals(await codeOf(writer.append(2)), "ended");
+  assertEquals((await nodes.other.info("a"))?.error, "The model failed");
+});
+
+Deno.test("DurableStreamWriter disposal aborts a stream that was not closed", async () => {
+  await using nodes = new TwoNodes();
+  {
+    await using writer = await nodes.node.create<number>("a");
+    void writer.append(1);
+  }
+  const { error } = (await nodes.other.info("a"))!;
+  assertEquals(error, "The writer ended before the stream was complete");
+  assertEquals(await nodes.read("a"), [1]);
+});
+
+Deno.test("DurableStreamWriter renews the lease while alive", async () => {
+  using time = new FakeTime();
+  await using nodes = new TwoNodes();
+  await using writer = await nodes.node.create<number>("a");
+  for (let i = 0; i < 60; i++) await time.tickAsync(1_000);
+  await writer.append(1);
+  await writer.close();
+  assertEquals((await nodes.other.info("a"))?.error, undefined);
+  assertEquals(nodes.appends.length < 16, true, "One renewal in five seconds");
+});
+
+Deno.test("A stream ends with writer-lost when the lease lapses, and the writer learns of that", async () => {
+  using time = new FakeTime();
+  await using nodes = new TwoNodes();
+  await using writer = await nodes.node.create<number>("a");
+  await writer.append(1);
+  const stopped = aborted(writer.signal);
+  nodes.fault = ({ writer }) => writer && "before";
+  const items: unknown[] = [];
+  const reading = assertRejects(async () => {
+    for await (const { data } of nodes.other.follow("a")) items.push(data);
+  }, RequestError);
+  for (let i = 0; i < 25; i++) await time.tickAsync(1_000);
+  assertEquals([(await reading).failure.code, items], ["writer-lost", [1]]);
+  const reason = await stopped;
+  assertInstanceOf(reason, RequestError);
+  assertEquals(reason.failure.code, "writer-lost");
+  assertEquals(await codeOf(writer.append(2)), "writer-lost");
+});
+
+Deno.test("DurableStreams.open() takes a lapsed lease over, and fences the writer before", async () => {
+  using time = new FakeTime();
+  await using nodes = new TwoNodes();
+  await using before = await nodes.node.create<number>("a");
+  await before.append(1);
+  assertEquals(await codeOf(nodes.other.open("a")), "held");
+  assertEquals(await codeOf(nodes.other.open("b")), "not-found");
+  // No announcement tells this writer, and no node looks for lost writers.
+  nodes.fault = () => "before";
+  time.now += 16_000;
+  await using writer = await nodes.other.open<number>("a");
+  nodes.fault = undefined;
+  assertEquals(await codeOf(before.append(2)), "fenced");
+  assertEquals(before.signal.aborted, true);
+  await writer.append(3);
+  await writer.close();
+  assertEquals(await nodes.read("a"), [1, 3]);
+  assertEquals(await codeOf(nodes.other.open("a")), "ended");
+});
+
+Deno.test("DurableStreamWriter.signal aborts when a reader cancels on another node", async () => {
+  await using nodes = new TwoNodes();
+  await using writer = await nodes.node.create<number>("a");
+  const stopped = aborted(writer.signal);
+  assertEquals(await nodes.other.cancel("a", "enough"), true);
+  assertEquals(await nodes.other.cancel("a", "again"), true);
+  const reason = await stopped;
+  assertInstanceOf(reason, RequestError);
+  assertEquals([reason.failure.code, reason.message], ["cancelled", "enough"]);
+  // The stream stays open for what the writer still has.
+  await writer.append(1);
+  await writer.close();
+  assertEquals(await nodes.other.cancel("a"), false);
+  assertEquals((await nodes.other.info("a"))?.cancelled, "enough");
+  assertEquals(await codeOf(nodes.other.cancel("b")), "not-found");
+  await assertRejects(() => nodes.other.cancel("a", "x".repeat(1_025)), RangeError);
+});
+
+Deno.test("DurableStreamWriter.signal aborts when the stream is deleted or ended by others", async () => {
+  await using nodes = new TwoNodes();
+  await using writer = await nodes.node.create<number>("a");
+  const stopped = aborted(writer.signal);
+  assertEquals(await nodes.other.delete("a"), true);
+  assertEquals((await stopped as RequestError).failure.code, "gone");
+  assertEquals(await codeOf(writer.append(1)), "gone");
+
+  await using ended = await nodes.node.create<number>("b");
+  const told = aborted(ended.signal);
+  await nodes.memory.logs.append("b", { records: [], end: {}, maxBytes: 1 });
+  assertEquals((await told as RequestError).failure.code, "ended");
+  assertEquals(await codeOf(ended.close()), "ended");
+});
+
+Deno.test("DurableStreams.close() tells the readers of open writers at once", async () => {
+  await using nodes = new TwoNodes();
+  const writer = await nodes.node.create<number>("a");
+  const reading = codeOf(Array.fromAsync(nodes.other.follow("a")));
+  await nodes.node.close();
+  assertEquals(await reading, "writer-lost");
+  assertEquals(await codeOf(writer.append(1)), "ended");
+});
