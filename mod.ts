@@ -68,7 +68,13 @@ export type { Broker } from "./pubsub/broker.ts";
 export type { AuthenticationContext, Refusal } from "./server/admission_options.ts";
 export type { ListenInfo } from "./server/listener.ts";
 export { createServer, serve, Server } from "./server/server.ts";
-export type { ServeOptions, ServerOptions } from "./server/server_options.ts";
+export type {
+  ApiAction,
+  ApiOptions,
+  ServeOptions,
+  ServerOptions,
+} from "./server/server_options.ts";
+export type { AuthorizationContext } from "./server/http/face.ts";
 export type { WebTransportServeOptions } from "./server/webtransport_options.ts";
 export {
   type Contract,

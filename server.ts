@@ -28,7 +28,13 @@ export type {
 } from "./server/admission_options.ts";
 export type { ListenInfo } from "./server/listener.ts";
 export { createServer, serve, Server } from "./server/server.ts";
-export type { ServeOptions, ServerOptions } from "./server/server_options.ts";
+export type {
+  ApiAction,
+  ApiOptions,
+  ServeOptions,
+  ServerOptions,
+} from "./server/server_options.ts";
+export type { AuthorizationContext } from "./server/http/face.ts";
 export type { SessionInfo } from "./server/users.ts";
 export type {
   WebTransportServeOptions,

@@ -514,6 +514,20 @@ export class Topics implements AsyncDisposable {
   }
 
   /**
+   * Checks a publication without publishing, so that several can be made as a whole.
+   *
+   * @ignore
+   * @param topic The topic.
+   * @param data See {@linkcode Topics.publish}.
+   * @param options See {@linkcode PublishOptions}.
+   * @throws {TypeError} If JSON cannot hold the data, or the topic or `from` is not valid.
+   * @throws {RangeError} If the message is too large, or the topic too long.
+   */
+  checkPublication(topic: string, data: unknown, options: PublishOptions): void {
+    this.#encode(topic, data, { ...options, bounds: this.historyOf(topic), verb: "publish" });
+  }
+
+  /**
    * Lists the subscribers of a topic on this node.
    *
    * @param topic The topic.

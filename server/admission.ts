@@ -163,6 +163,23 @@ export class Admission<V> {
     return this.#answer(new WebTransportSessionRequest(asked, options));
   }
 
+  /**
+   * Identifies the user of an HTTP request that asks for no session, by the header `Authorization`
+   * or cookies; `undefined` without `authenticate`.
+   *
+   * @throws {Refused} If the application refuses the request, fails, or takes too long.
+   */
+  async identify(request: Request): Promise<string | undefined> {
+    if (this.#options.authenticate === undefined) return undefined;
+    const token = bearerTokenOf(request.headers);
+    return (await this.#authenticator.identify(request, token)).user;
+  }
+
+  /** Returns the network address of a request, where known. */
+  addressOf(request: Request, info: RequestInfo): string | undefined {
+    return this.#addressOf(() => request, info);
+  }
+
   /** Closes the sessions that are not established yet, which the manager does not know. */
   async close(options: SessionCloseOptions): Promise<void> {
     this.#pendingUpgrades[Symbol.dispose]();
@@ -480,9 +497,14 @@ export class Admission<V> {
   }
 }
 
-function tokenOf({ url, headers }: SessionRequest<unknown>): string | undefined {
+function bearerTokenOf(headers: Headers): string | undefined {
   const [scheme, token] = headers.get("authorization")?.split(" ") ?? [];
-  if (scheme?.toLowerCase() === "bearer" && token) return token;
+  return scheme?.toLowerCase() === "bearer" && token ? token : undefined;
+}
+
+function tokenOf({ url, headers }: SessionRequest<unknown>): string | undefined {
+  const token = bearerTokenOf(headers);
+  if (token !== undefined) return token;
   if (!url.includes("token=")) return undefined;
   // Matches the raw spelling, as `withoutToken` does, so that no token read here stays in the URL
   // of a session.

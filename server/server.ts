@@ -1,6 +1,7 @@
 /** The server: sessions, topics, presence and rooms behind one `serve()`. */
 import { Admission } from "./admission.ts";
 import type { RequestInfo } from "../transport/address.ts";
+import { pathBelow } from "../transport/url.ts";
 import { makePresence, type SessionInfo, Users } from "./users.ts";
 import {
   type Authorize,
@@ -14,7 +15,16 @@ import { MetricsEndpoint, metricsOf } from "../telemetry/endpoint.ts";
 import { checkBuiltinEngine } from "./webtransport_options.ts";
 import { reportEngine, sequenceStore, sharedCounts, userClaims } from "./broker_services.ts";
 import type { UserClaims } from "./user_limit.ts";
-import { checkServerOptions, type ServeOptions, type ServerOptions } from "./server_options.ts";
+import {
+  type ApiOptions,
+  checkApi,
+  checkFaces,
+  checkServerOptions,
+  type ServeOptions,
+  type ServerOptions,
+} from "./server_options.ts";
+import type { ApiParts } from "./http/api.ts";
+import type { FaceParts, HttpFace } from "./http/face.ts";
 import type { DrainOptions, DrainReport } from "../manager/drain.ts";
 import { SessionManager } from "../manager/session_manager.ts";
 import { DEFAULT_MAX_SESSIONS, DEFAULT_MAX_SESSIONS_PER_ADDRESS } from "../manager/limits.ts";
@@ -75,6 +85,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #metrics: MetricsEndpoint | undefined;
   readonly #moq: MoqServer | undefined;
   readonly #unreadStreams: UnreadStreams;
+  /** HTTP faces by path, which load with the server. */
+  readonly #faces = new Map<string, Promise<HttpFace>>();
   #listener: ServerListener | undefined;
   #closing: Promise<void> | undefined;
   /** Stops listening to the signal that closes the server. */
@@ -89,6 +101,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    */
   constructor(options: ServerOptions<V, C> = {}) {
     checkServerOptions("create server", options);
+    checkFaces({ api: options.api });
+    if (options.api !== undefined) checkApi(options.api);
     const { contract, authorize, limits = {}, rooms = [], broker } = options;
     const runtime = this.#runtime = options.runtime ?? platformRuntime();
     this.#console = new ConsoleReport(runtime);
@@ -157,8 +171,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     });
     const { manager } = this;
     const { metrics = false } = options;
+    const source = metricsOf(this, limits.maxSessions);
     if (metrics !== false) {
-      const source = metricsOf(this, limits.maxSessions);
       this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, source);
     }
     this.#admission = new Admission(options, settings, {
@@ -182,6 +196,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#claims = userClaims(nodes, limits);
     this.#moq = options.moq;
     this.#engine = broker && reportEngine(runtime, broker, this.#console);
+    const { api, origins, hosts } = options;
+    if (api !== undefined) {
+      const { health } = source;
+      const rules = { ...(origins && { origins }), ...(hosts && { hosts }) };
+      this.#mount(api.path, this.#loadApi(api, { contract, health, origins: rules }));
+    }
   }
 
   /** The MoQ server on the same ports, if there is one. */
@@ -230,7 +250,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @returns The response, which MUST be returned to the HTTP server unchanged.
    */
   readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> =>
-    this.#metrics?.answer(request, info) ??
+    this.#metrics?.answer(request, info) ?? this.#answerFace(request, info) ??
       (this.#moq?.wants(request) ? this.#moq : this.#admission).fetch(request, info);
 
   /**
@@ -495,6 +515,50 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const onAbort = () => void this.close();
     signal.addEventListener("abort", onAbort, { once: true });
     this.#removeAbortListener = () => signal.removeEventListener("abort", onAbort);
+  }
+
+  async #loadApi(
+    options: ApiOptions,
+    parts: Pick<ApiParts, "contract" | "health" | "origins">,
+  ): Promise<HttpFace> {
+    const { Api } = await import("./http/api.ts");
+    const { topics, presence, manager, nodes } = this;
+    return new Api(options, {
+      ...this.#faceParts(),
+      ...parts,
+      topics,
+      presence,
+      manager,
+      nodes,
+      users: this.#users as unknown as Users,
+      maxMessageBytes: this.#maxMessageBytes,
+    });
+  }
+
+  /** Services for HTTP faces. */
+  #faceParts(): FaceParts {
+    return {
+      runtime: this.#runtime,
+      identify: (request) => this.#admission.identify(request),
+      addressOf: (request, info) => this.#admission.addressOf(request, info),
+      report: (what, error) => this.#console.failed(what, error),
+    };
+  }
+
+  #mount(path: string, loading: Promise<HttpFace>): void {
+    this.#faces.set(path, loading);
+    loading.catch((error) => this.#console.failed(`Loading of ${path}`, error));
+  }
+
+  #answerFace(request: Request, info: RequestInfo): Promise<Response> | undefined {
+    for (const [path, loading] of this.#faces) {
+      if (pathBelow(request.url, path) === undefined) continue;
+      return loading.then(
+        (face) => face.fetch(request, info),
+        () => new Response("Internal server error", { status: 500 }),
+      );
+    }
+    return undefined;
   }
 
   async #close(options: SessionCloseOptions): Promise<void> {

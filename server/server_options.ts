@@ -1,12 +1,13 @@
 /** Options of `serve()` and `createServer()`, and the check that refuses unknown keys. */
 import type { MetricsOptions } from "../telemetry/endpoint.ts";
 
+import type { AuthorizationContext } from "./http/face.ts";
 import type { WebTransportServeOptions } from "./webtransport_options.ts";
 import type { RateLimitsOptions, SessionRates } from "../manager/rate_limits.ts";
-import type { Rate } from "../manager/token_bucket.ts";
+import { checkRate, type Rate } from "../manager/token_bucket.ts";
 import type { NodesOptions } from "../pubsub/nodes/nodes.ts";
 import type { RoomOptions } from "../pubsub/presence/rooms.ts";
-import { checkKeys, type OptionKeys } from "../base/options.ts";
+import { checkKeys, checkLimits, type OptionKeys } from "../base/options.ts";
 import type { SessionLimits } from "../session/settings.ts";
 import type { FlowControlOptions } from "../transport/connection.ts";
 import type { Broker, HistoryBounds } from "../pubsub/broker.ts";
@@ -231,6 +232,13 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly metrics?: boolean | MetricsOptions;
   /**
+   * Serves an HTTP API for backends in any language: publish, send to a user, disconnect, presence,
+   * history, health and statistics, in JSON. The OpenAPI document is at `openapi.json` below the
+   * path. Requests for the path and below go to the API, also in a mounted server. Not served by
+   * default.
+   */
+  readonly api?: ApiOptions;
+  /**
    * Carries publications between servers; by default within this process. The server does not close
    * the broker.
    */
@@ -340,9 +348,111 @@ export interface ServeOptions<V = unknown, C extends Contract = Contract>
   readonly signal?: AbortSignal;
 }
 
+/** An action of the HTTP API, as `authorize` gets it. */
+export type ApiAction =
+  | "publish"
+  | "publish-batch"
+  | "send"
+  | "sessions"
+  | "disconnect-user"
+  | "disconnect-session"
+  | "presence"
+  | "history"
+  | "health"
+  | "stats"
+  | "describe";
+
+/**
+ * Options of the HTTP API.
+ *
+ * @example A backend with a key
+ * ```ts
+ * import { type ApiOptions, connect, serve } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const api: ApiOptions = {
+ *   path: "/api",
+ *   authorize: ({ request, action }) =>
+ *     request.headers.get("authorization") === "Bearer s3cret" && action === "publish",
+ * };
+ * await using server = serve({ port: 0, onListen() {}, authorize: () => true, api });
+ * await using client = connect(server.url);
+ * const news = client.subscribe("news");
+ * await news.ready;
+ *
+ * const url = server.url.replace("ws:", "http:");
+ * const response = await fetch(`${url}api/topics/news/publications`, {
+ *   method: "POST",
+ *   headers: { authorization: "Bearer s3cret", "content-type": "application/json" },
+ *   body: JSON.stringify({ data: "hello" }),
+ * });
+ * assertEquals(await response.json(), { topic: "news" });
+ * for await (const { data } of news) {
+ *   assertEquals(data, "hello");
+ *   break;
+ * }
+ * ```
+ */
+export interface ApiOptions {
+  /** Path of the API, such as `/api`: exact, without a slash at its end. */
+  readonly path: string;
+  /**
+   * Decides each action. The id is the topic, the user or the session; empty for the others. A batch
+   * is a `publish-batch` before its body is read, and then a `publish` for each of its topics.
+   * Without `authorize` only programs on this machine may use
+   * the API: the peer's address is loopback, the requested host is one of this machine's names or of
+   * `hosts`, and no header of a proxy is present. A proxy on this machine that adds no such header
+   * looks the same, so behind a proxy `authorize` is needed.
+   */
+  readonly authorize?: (context: AuthorizationContext<ApiAction>) => boolean | Promise<boolean>;
+  /**
+   * Rate of requests of one network address, counted by each node. `{ perSecond: Infinity }` is no
+   * limit.
+   *
+   * @default {{ perSecond: 1000, burst: 2000 }}
+   */
+  readonly rate?: Rate;
+  /**
+   * Most requests that are answered at once.
+   *
+   * @default {256}
+   */
+  readonly maxRequests?: number;
+  /**
+   * Most bytes of the body of a request.
+   *
+   * @default {1048576}
+   */
+  readonly maxBodyBytes?: number;
+  /**
+   * Most publications of one request.
+   *
+   * @default {100}
+   */
+  readonly maxPublications?: number;
+  /**
+   * Time for which the key of a request is remembered, in milliseconds, by the store of the broker.
+   *
+   * @default {600000}
+   */
+  readonly idempotencyWindowMs?: number;
+}
+
+/** Default rate of one network address: more than a backend needs, and a brake for guesses. */
+const API_RATE: Required<Rate> = { perSecond: 1_000, burst: 2_000 };
+
+/** Default limits of the API. */
+const API_LIMITS = {
+  idempotencyWindowMs: 600_000,
+  maxBodyBytes: 1_048_576,
+  maxPublications: 100,
+  maxRequests: 256,
+};
+
 /** Known keys, of which the compiler requires each. */
 const SERVER: OptionKeys<ServerOptions> = {
   acceptsTokenInBand: true,
+  api: true,
   authenticate: true,
   authenticateTimeoutMs: true,
   authorize: true,
@@ -484,6 +594,16 @@ const NODE: OptionKeys<Omit<NodesOptions, "broker" | "onError" | "runtime">> = {
   name: true,
 };
 
+const API: OptionKeys<ApiOptions> = {
+  authorize: true,
+  idempotencyWindowMs: true,
+  maxBodyBytes: true,
+  maxPublications: true,
+  maxRequests: true,
+  path: true,
+  rate: true,
+};
+
 const METRICS: OptionKeys<MetricsOptions> = { allow: true, healthPath: true, path: true };
 
 const WEB_TRANSPORT: OptionKeys<WebTransportServeOptions> = {
@@ -515,6 +635,7 @@ interface Known {
 }
 
 const NESTED: Readonly<Record<string, Known>> = {
+  api: { keys: API, nested: { rate: { keys: RATE } } },
   flowControl: { keys: FLOW_CONTROL },
   history: { each: { keys: HISTORY } },
   limits: { keys: LIMITS, nested: { unreadStreams: { keys: UNREAD_STREAMS } } },
@@ -563,4 +684,67 @@ function check(options: unknown, { keys, nested, each }: Known, place: string): 
     }
     if (each !== undefined) check(value, each, `${place}["${name}"]`);
   }
+}
+
+/**
+ * Checks the paths of the HTTP faces, which load later.
+ *
+ * @param faces Options of each face, by the name of the option; `undefined` for a face that is off.
+ * @throws {TypeError} If a path is not spelled as in a URL, two faces overlap, or `authorize` is not
+ * a function.
+ */
+export function checkFaces(
+  faces: Readonly<
+    Record<string, { readonly path: string; readonly authorize?: unknown } | undefined>
+  >,
+): void {
+  const taken: [name: string, path: string][] = [];
+  for (const [name, face] of Object.entries(faces)) {
+    if (face === undefined) continue;
+    const { path, authorize } = face;
+    // Other spellings would never match the URL of a request.
+    const isPath = typeof path === "string" && /^\/.*[^/]$/.test(path) &&
+      URL.parse(path, "http://localhost")?.pathname === path;
+    if (!isPath) {
+      throw new TypeError(
+        `Cannot create server: ${name}.path must be a path as URLs have it, without a slash at ` +
+          `the end, received ${path}`,
+      );
+    }
+    if (authorize !== undefined && typeof authorize !== "function") {
+      throw new TypeError(
+        `Cannot create server: ${name}.authorize must be a function, received ${typeof authorize}`,
+      );
+    }
+    for (const [other, known] of taken) {
+      if (`${path}/`.startsWith(`${known}/`) || `${known}/`.startsWith(`${path}/`)) {
+        throw new TypeError(
+          `Cannot create server: ${name}.path must not overlap ${other}.path, received ${path}`,
+        );
+      }
+    }
+    taken.push([name, path]);
+  }
+}
+
+/**
+ * Checks the options of the API, and fills in the limits.
+ *
+ * @param options The options.
+ * @returns The options with all limits; without a rate if there is no limit.
+ * @throws {RangeError} If a limit is not a positive integer, or the rate is malformed.
+ */
+export function checkApi(
+  options: ApiOptions,
+): Pick<ApiOptions, "authorize" | "path"> & typeof API_LIMITS & {
+  readonly rate: Required<Rate> | undefined;
+} {
+  const { path, authorize, rate = API_RATE } = options;
+  const limits = checkLimits(API_LIMITS, options, { of: "server: api." });
+  return {
+    path,
+    ...(authorize !== undefined && { authorize }),
+    rate: checkRate(rate, "api.rate"),
+    ...limits,
+  };
 }

@@ -89,6 +89,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
         (user) => this.#list(String(user)).map(({ session: _, ...info }) => info),
       ),
       nodes.handle("disconnect", (asked) => this.#disconnectAsked(asked)),
+      nodes.handle("disconnect-session", (asked) => this.#disconnectSessionAsked(asked)),
     ];
   }
 
@@ -145,13 +146,35 @@ export class Users<V = unknown, C extends Contract = Contract> {
     user: string,
     options: SessionCloseOptions,
   ): Promise<{ closed: number; isComplete: boolean }> {
-    const { code = 0, reason = "" } = options;
-    checkCloseInfo({ closeCode: code, reason });
-    const asked = { user, options };
+    checkClose(options);
+    return await this.#closeEverywhere(this.#close(user, options), "disconnect", { user, options });
+  }
+
+  /**
+   * Closes a session, on the node that has the session.
+   *
+   * @returns Number of closed sessions, 0 or 1, and whether all nodes answered. Other nodes are not
+   * asked for a session of this node.
+   */
+  async disconnectSession(
+    id: string,
+    options: SessionCloseOptions,
+  ): Promise<{ closed: number; isComplete: boolean }> {
+    checkClose(options);
+    const closed = await this.#closeSession(id, options);
+    if (closed > 0) return { closed, isComplete: true };
+    return await this.#closeEverywhere(closed, "disconnect-session", { id, options });
+  }
+
+  /** Asks the other nodes to close sessions too, and adds up the closed ones. */
+  async #closeEverywhere(
+    closing: number | Promise<number>,
+    kind: string,
+    asked: unknown,
+  ): Promise<{ closed: number; isComplete: boolean }> {
     const [closed, { answers, isComplete }] = await Promise.all([
-      this.#close(user, options),
-      this.#nodes?.ask("disconnect", asked, { timeoutMs: CLOSED_MS }) ??
-        { answers: [], isComplete: true },
+      closing,
+      this.#nodes?.ask(kind, asked, { timeoutMs: CLOSED_MS }) ?? { answers: [], isComplete: true },
     ]);
     const sum = answers.reduce((sum, { data }) => sum + (typeof data === "number" ? data : 0), 0);
     return { closed: closed + sum, isComplete };
@@ -220,6 +243,17 @@ export class Users<V = unknown, C extends Contract = Contract> {
     return await this.#close(String(user), { ...options });
   }
 
+  async #disconnectSessionAsked(asked: unknown): Promise<number> {
+    const { id, options } = asked as { id: string; options: SessionCloseOptions };
+    return await this.#closeSession(String(id), { ...options });
+  }
+
+  async #closeSession(id: string, options: SessionCloseOptions): Promise<number> {
+    const session = this.#manager.get(id);
+    await session?.close(options);
+    return session === undefined ? 0 : 1;
+  }
+
   async #close(user: string, options: SessionCloseOptions): Promise<number> {
     const sessions = this.#manager.sessionsOf(user);
     await Promise.all(sessions.map((session) => session.close(options)));
@@ -270,6 +304,10 @@ export function makePresence(options: PresencePartsOptions): PresenceParts {
     void nodes?.close();
     throw error;
   }
+}
+
+function checkClose({ code = 0, reason = "" }: SessionCloseOptions): void {
+  checkCloseInfo({ closeCode: code, reason });
 }
 
 function topicOf(user: string): string {

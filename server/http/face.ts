@@ -44,14 +44,9 @@ export interface AuthorizationContext<Action extends string = string> {
   readonly action: Action;
   /** The thing to act on, such as a topic or a user; empty for the face as a whole. */
   readonly id: string;
-  /** Aborted when the client leaves, or `authorize` takes longer than 10 seconds. */
+  /** Aborted when `authorize` takes longer than 10 seconds. */
   readonly signal: AbortSignal;
 }
-
-/** Decides whether a request may do something; anything but `true` denies. */
-export type AuthorizeRequest<Action extends string = string> = (
-  context: AuthorizationContext<Action>,
-) => boolean | Promise<boolean>;
 
 /** Options of a {@linkcode Face}. */
 export interface FaceOptions<Action extends string> extends OriginRules {
@@ -60,7 +55,9 @@ export interface FaceOptions<Action extends string> extends OriginRules {
   /** Path of the face; requests for this path and below belong to the face. */
   readonly path: string;
   /** Decides each action; without it, all are denied. */
-  readonly authorize?: AuthorizeRequest<Action> | undefined;
+  readonly authorize?:
+    | ((context: AuthorizationContext<Action>) => boolean | Promise<boolean>)
+    | undefined;
   /**
    * Allows every action of programs on this machine if there is no `authorize`.
    *
@@ -108,7 +105,7 @@ export interface FaceParts {
    * Returns the user of a request; `undefined` without one, or if the server knows no users.
    * Rejects with a {@linkcode Refused}.
    */
-  readonly identify: (request: Request, signal: AbortSignal) => Promise<string | undefined>;
+  readonly identify: (request: Request) => Promise<string | undefined>;
   /** Returns the network address of a request, where known. */
   readonly addressOf: (request: Request, info: RequestInfo) => string | undefined;
   /** Reports an error that the client is not told. */
@@ -124,20 +121,27 @@ export interface FaceRequest<Action extends string> {
   readonly request: Request;
   /** The address of the peer. */
   readonly info: RequestInfo;
-  /** Aborted when the client leaves. */
-  readonly signal: AbortSignal;
   /**
    * Asks for permission.
    *
+   * @returns The user of the request, if there is one.
    * @throws {Problem} With 401, 403 or 503 if the action is not allowed.
    */
-  authorize(action: Action, id: string): Promise<void>;
+  authorize(action: Action, id: string): Promise<string | undefined>;
   /**
    * Reads the body.
    *
    * @throws {Problem} With 413, 408 or 400.
    */
   readBody(maxBytes: number): Promise<Uint8Array<ArrayBuffer>>;
+}
+
+/** A face of a server over HTTP. */
+export interface HttpFace {
+  /** Counters. */
+  readonly stats: FaceStats;
+  /** Answers a request for the path of the face, or below. Never rejects. */
+  fetch(request: Request, info: RequestInfo): Promise<Response>;
 }
 
 /** Counters of a face, since the start. */
@@ -269,16 +273,14 @@ export class Face<Action extends string> {
       if (request.method === "OPTIONS") return this.#preflight(request);
       this.#checkOrigin(request);
       let identified: Promise<string | undefined> | undefined;
-      const { signal } = request;
       return await handle({
         request,
         info,
-        signal,
         authorize: (action, id) => {
           if (this.#options.authorize === undefined) {
             return this.#checkLoopback(request, info, action);
           }
-          identified ??= this.#parts.identify(request, signal);
+          identified ??= this.#parts.identify(request);
           return this.#authorize({ request, action, id, identified });
         },
         readBody: (maxBytes) => readBody(request, { runtime, maxBytes, timeoutMs }),
@@ -355,9 +357,11 @@ export class Face<Action extends string> {
     });
   }
 
-  #checkLoopback(request: Request, info: RequestInfo, action: Action): Promise<void> {
+  #checkLoopback(request: Request, info: RequestInfo, action: Action): Promise<undefined> {
     const { name, opensOnLoopback = false, hosts } = this.#options;
-    if (opensOnLoopback && isFromThisMachine(request, info, hosts)) return Promise.resolve();
+    if (opensOnLoopback && isFromThisMachine(request, info, hosts)) {
+      return Promise.resolve(undefined);
+    }
     const rule = opensOnLoopback
       ? `${name}.authorize must allow other programs than those of this machine`
       : `${name}.authorize must allow the action`;
@@ -374,7 +378,7 @@ export class Face<Action extends string> {
     readonly action: Action;
     readonly id: string;
     readonly identified: Promise<string | undefined>;
-  }): Promise<void> {
+  }): Promise<string | undefined> {
     const { name, authorize, authorizeTimeoutMs: timeoutMs = 10_000 } = this.#options;
     let refused: Refused | undefined;
     const user = await identified.catch((error) => {
@@ -385,7 +389,7 @@ export class Face<Action extends string> {
       return undefined;
     });
     const ended = new AbortController();
-    const signal = AbortSignal.any([request.signal, ended.signal]);
+    const { signal } = ended;
     const ask = async () => await authorize!({ request, user, action, id, signal }) === true;
     let isAllowed: boolean;
     try {
@@ -403,6 +407,7 @@ export class Face<Action extends string> {
       throw failed();
     }
     if (!isAllowed) throw this.#denied(action, refused);
+    return user;
   }
 
   /** Makes the response to a denied action: that of `authenticate`, if that refused the request. */

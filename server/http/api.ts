@@ -1,0 +1,503 @@
+/** The HTTP API of a server, for backends in any language. */
+import {
+  type BodyOf,
+  type Operation,
+  type OperationName,
+  OPERATIONS,
+  type QueryOf,
+  type ReplyOf,
+} from "./api_operations.ts";
+import { Face, type FaceParts, type FaceRequest, type FaceStats, type HttpFace } from "./face.ts";
+import { IdempotencyKeys } from "./idempotency.ts";
+import { openApi } from "./openapi.ts";
+import { methodNotAllowed, Problem } from "./problem.ts";
+import { type ApiAction, type ApiOptions, checkApi } from "../server_options.ts";
+import type { Users } from "../users.ts";
+import type { SessionManager } from "../../manager/mod.ts";
+import { MemoryBroker, type Nodes, type Presence, type Topics } from "../../pubsub/mod.ts";
+import { type HistoryPage, INTERNAL_PREFIX, type Publication } from "../../pubsub/broker.ts";
+import { compileContract, type Contract, type ContractRouter } from "../../session/contract.ts";
+import type { RecoveryReason } from "../../session/wire/recovery.ts";
+import type { SessionCloseOptions } from "../../session/types.ts";
+import { decodeBinary, encodeMessage } from "../../session/wire/encode.ts";
+import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
+import { type Invalid, type StandardSchema, validate } from "../../base/standard_schema.ts";
+import { settlesWithin, waitFor } from "../../base/wait.ts";
+import { BrokerError, TimeoutError, UnsupportedError } from "../../errors.ts";
+import type { ServerHealth } from "../../telemetry/endpoint.ts";
+import type { RequestInfo } from "../../transport/address.ts";
+import type { OriginRules } from "../../transport/origins.ts";
+
+/** Longest wait for the members that other nodes send, in milliseconds. */
+const MEMBERS_MS = 1_000;
+
+/** Longest wait for a page of a history, in milliseconds. */
+const HISTORY_MS = 5_000;
+
+/** Most bytes of the payloads in a page of a history. */
+const MAX_PAGE_BYTES = 1_048_576;
+
+/** Parts of the server that the API uses. */
+export interface ApiParts extends FaceParts {
+  readonly topics: Topics;
+  readonly presence: Presence;
+  readonly users: Pick<Users, "send" | "sessions" | "disconnect" | "disconnectSession">;
+  readonly manager: SessionManager;
+  /** The nodes; `undefined` if there is only one. */
+  readonly nodes: Nodes | undefined;
+  /** Topics and their schemas. */
+  readonly contract: Contract | undefined;
+  readonly maxMessageBytes: number;
+  readonly health: () => ServerHealth | Promise<ServerHealth>;
+  /** Pages that may use the API. */
+  readonly origins: OriginRules;
+}
+
+/** A parsed request to an operation. */
+interface Call<K extends OperationName> {
+  /** The parameter of the path; empty without one. */
+  readonly id: string;
+  readonly query: QueryOf<K>;
+  readonly body: BodyOf<K>;
+  /** Id that all repetitions of the request have in common; `undefined` without a key. */
+  readonly repetition: string | undefined;
+}
+
+type Handler<K extends OperationName> = (call: Call<K>) => Promise<ReplyOf<K>> | ReplyOf<K>;
+
+/** A publication of a request. */
+type NewPublication = BodyOf<"publishBatch">["publications"][number];
+
+const ROUTES = Object.entries<Operation>(OPERATIONS).map(([name, operation]) => ({
+  name: name as OperationName,
+  operation,
+  segments: operation.path.slice(1).split("/"),
+}));
+
+const decoder = new TextDecoder("utf-8", { fatal: true });
+
+/**
+ * The HTTP API of one server.
+ *
+ * - **Rights:** each action needs `authorize`, before the body is read.
+ * - **Checked first:** a request is done as a whole, or refused: a batch with one wrong publication
+ *   publishes none.
+ * - **Once:** a request with an `Idempotency-Key` is done once, on all nodes.
+ * - **Every node:** publications, messages and closes reach the sessions of all nodes.
+ */
+export class Api implements HttpFace {
+  readonly #parts: ApiParts;
+  readonly #face: Face<ApiAction>;
+  readonly #maxBodyBytes: number;
+  readonly #maxPublications: number;
+  readonly #keys: IdempotencyKeys;
+  readonly #router: ContractRouter | undefined;
+  readonly #document: Readonly<Record<string, unknown>>;
+  readonly #handlers: { readonly [K in OperationName]: Handler<K> } = {
+    publish: async ({ id: topic, body, repetition }) =>
+      (await this.#publish([{ topic, ...body }], repetition))[0]!,
+    publishBatch: async ({ body: { publications }, repetition }) => ({
+      publications: await this.#publish(publications, repetition),
+    }),
+    send: async ({ id: user, body: { topic, data } }) => {
+      await this.#checkMessage({ topic, data }, "send");
+      const { maxMessageBytes: maxBytes } = this.#parts;
+      const message = encoded("send", () => encodeMessage(topic, data, { maxBytes }));
+      return { sessions: this.#parts.users.send(user, message) };
+    },
+    sessions: async ({ id: user }) => {
+      const sessions = await this.#parts.users.sessions(user);
+      return { sessions: sessions.map(({ session: _, ...info }) => info) };
+    },
+    disconnectUser: ({ id: user, body }) => this.#parts.users.disconnect(user, given(body)),
+    disconnectSession: async ({ id, body }) => {
+      const outcome = await this.#parts.users.disconnectSession(id, given(body));
+      if (outcome.closed > 0 || !outcome.isComplete) return outcome;
+      throw new Problem(404, {
+        code: "not-found",
+        detail: "Cannot disconnect: the session must be open on a node, received an unknown id",
+      });
+    },
+    presence: ({ id: topic, query: { limit } }) => this.#presence(topic, limit),
+    history: ({ id: topic, query }) => this.#history(topic, query),
+    health: () => this.#parts.health(),
+    stats: () => this.#stats(),
+    describe: () => this.#document as ReplyOf<"describe">,
+  };
+
+  /**
+   * Creates the API.
+   *
+   * @param options See {@linkcode ApiOptions}.
+   * @param parts Parts of the server.
+   */
+  constructor(options: ApiOptions, parts: ApiParts) {
+    const { path, authorize, rate, ...limits } = checkApi(options);
+    const { runtime, topics, contract, origins } = parts;
+    this.#parts = parts;
+    this.#maxBodyBytes = limits.maxBodyBytes;
+    this.#maxPublications = limits.maxPublications;
+    this.#face = new Face({
+      ...origins,
+      name: "api",
+      path,
+      authorize,
+      opensOnLoopback: true,
+      methods: ["GET", "HEAD", "POST"],
+      requestHeaders: ["idempotency-key"],
+      exposedHeaders: ["idempotency-replayed"],
+      rate,
+      maxRequests: limits.maxRequests,
+    }, parts);
+    const own = new MemoryBroker({ runtime });
+    this.#keys = new IdempotencyKeys({
+      runtime,
+      store: () => topics.broker.store ?? own.store,
+      windowMs: limits.idempotencyWindowMs,
+    });
+    this.#router = contract && compileContract(contract, "client");
+    this.#document = openApi(path);
+  }
+
+  /** Counters of requests. */
+  get stats(): FaceStats {
+    return this.#face.stats;
+  }
+
+  /** Answers a request; never rejects. */
+  fetch(request: Request, info: RequestInfo): Promise<Response> {
+    return this.#face.answer(request, info, (asked) => this.#answer(asked));
+  }
+
+  async #answer({ request, authorize, readBody }: FaceRequest<ApiAction>): Promise<Response> {
+    const { pathname, searchParams } = new URL(request.url);
+    const { method } = request;
+    const { name, operation, text } = routeOf(this.#face.pathOf(request.url)!, method);
+    const { verb, action } = operation;
+    const id = operation.parameter === undefined
+      ? ""
+      : await parsed(operation.parameter, text, { verb, of: "path" });
+    const user = await authorize(action, id);
+    const query = operation.query === undefined
+      ? undefined
+      : await parsed(operation.query, Object.fromEntries(searchParams), { verb, of: "query" });
+    const bytes = operation.body && await readBody(this.#maxBodyBytes);
+    const body = bytes &&
+      await parsed(operation.body!, jsonOf(request, bytes), { verb, of: "body" });
+    if (name === "publishBatch") await authorizeEach(body as BodyOf<typeof name>, authorize);
+    const run = (repetition?: string) => {
+      const handle = this.#handlers[name] as Handler<OperationName>;
+      return handle({ id, query, body, repetition } as Call<OperationName>);
+    };
+    const key = request.headers.get("idempotency-key");
+    try {
+      if (bytes === undefined || key === null) return reply(name, await run());
+      const keyed = { key, user: user ?? "", method, path: pathname, body: bytes };
+      const { result, isRepeated } = await this.#keys.once(keyed, async (id) => await run(id));
+      return reply(name, result as ReplyOf<OperationName>, isRepeated);
+    } catch (error) {
+      const isAway = error instanceof BrokerError || error instanceof TimeoutError ||
+        error instanceof UnsupportedError;
+      if (!isAway) throw error;
+      throw new Problem(503, {
+        code: "unavailable",
+        detail: `Cannot ${verb}: the engine of the broker must answer, received no answer`,
+        cause: error,
+      });
+    }
+  }
+
+  async #publish(
+    publications: readonly NewPublication[],
+    repetition: string | undefined,
+  ): Promise<ReplyOf<"publishBatch">["publications"]> {
+    if (publications.length > this.#maxPublications) {
+      throw new Problem(413, {
+        code: "too-large",
+        detail: `Cannot publish: a request must have at most ${this.#maxPublications} ` +
+          `publications, received ${publications.length}`,
+      });
+    }
+    const { topics } = this.#parts;
+    for (const publication of publications) {
+      const { topic, data, from } = publication;
+      await this.#checkMessage(publication, "publish");
+      encoded("publish", () => topics.checkPublication(topic, data, { from }));
+    }
+    // Calls in order, without a wait between them: the engine keeps the order of each topic.
+    const published = publications.map(({ topic, data, from }, number) => {
+      if (topics.historyOf(topic) === undefined) return void topics.publish(topic, data, { from });
+      const key = repetition === undefined
+        ? {}
+        : { key: { producer: `api:${repetition}`, number } };
+      return topics.append(topic, data, { from, ...key });
+    });
+    const outcomes = await Promise.allSettled(published);
+    return outcomes.map((outcome, i) => {
+      if (outcome.status === "rejected") throw outcome.reason;
+      const { position } = outcome.value ?? {};
+      const { topic } = publications[i]!;
+      if (position === undefined) return { topic };
+      const { epoch, offset } = position;
+      return { topic, position: { epoch, offset } };
+    });
+  }
+
+  /** Checks a message for clients by its topic, and by the contract if there is one. */
+  async #checkMessage({ topic, data }: NewPublication, verb: string): Promise<void> {
+    const prefix = [PRESENCE_PREFIX, INTERNAL_PREFIX].find((one) => topic.startsWith(one));
+    if (prefix !== undefined) {
+      throw new Problem(422, {
+        code: "invalid",
+        detail: `Cannot ${verb}: a topic must not begin with "${prefix}", received "${topic}"`,
+      });
+    }
+    if (this.#router === undefined) return;
+    const route = this.#router.match(topic);
+    if (route?.kind !== "message") {
+      throw new Problem(422, {
+        code: "unknown-topic",
+        detail: `Cannot ${verb}: a message of the contract must fit, received topic "${topic}"`,
+      });
+    }
+    const outcome = route.input && await validate(route.input, data);
+    if (outcome?.ok !== false) return;
+    throw invalid(verb, "data", outcome);
+  }
+
+  async #presence(topic: string, limit: number): Promise<ReplyOf<"presence">> {
+    const { presence, runtime } = this.#parts;
+    using following = presence.follow(topic);
+    const isReady = await settlesWithin(runtime, following.ready, MEMBERS_MS);
+    const isComplete = isReady && presence.isSettled(topic);
+    const members = presence.members(topic);
+    return { count: members.length, isComplete, members: members.slice(0, limit) };
+  }
+
+  async #history(
+    topic: string,
+    { limit, epoch, after, tag }: QueryOf<"history">,
+  ): Promise<ReplyOf<"history">> {
+    const { topics, runtime } = this.#parts;
+    const bounds = topics.historyOf(topic);
+    const { history } = topics.broker;
+    if (bounds === undefined || history === undefined) {
+      throw new Problem(404, {
+        code: "no-history",
+        detail: `Cannot read history: the topic must have a history, received "${topic}"`,
+      });
+    }
+    const reading = history.read(topic, {
+      bounds,
+      ...(after === undefined ? { last: limit } : { after }),
+      maxMessages: limit,
+      maxBytes: MAX_PAGE_BYTES,
+    });
+    const page = await waitFor(runtime, reading, { what: "the history", timeoutMs: HISTORY_MS });
+    const publications = page.publications.flatMap(kept);
+    if (after !== undefined) {
+      const missing = missingSince({ epoch, after, tag }, page, publications[0]?.prev);
+      if (missing !== undefined) throw gone(topic, missing);
+    }
+    const newest = publications.at(-1)?.offset ?? page.head;
+    return { epoch: page.epoch, head: page.head, hasMore: newest < page.head, publications };
+  }
+
+  #stats(): ReplyOf<"stats"> {
+    const { manager, topics, nodes } = this.#parts;
+    const { count, peak, created, closed, users, addresses, messages } = manager.stats();
+    const { topics: now, failedPublications, gaps } = topics.stats;
+    const { sent, received, dropped, queued } = messages;
+    const { name, status } = topics.broker;
+    return {
+      node: nodes?.id ?? "",
+      nodes: (nodes?.size ?? 0) + 1,
+      broker: { name, status: status.current.name },
+      sessions: { now: count, peak, opened: created, closed, users, addresses },
+      messages: { sent, received, dropped, queued },
+      topics: { now, failedPublications, gaps },
+    };
+  }
+}
+
+/** Finds the operation of a path and a method, and decodes the parameter of the path. */
+function routeOf(
+  rest: string,
+  method: string,
+): { readonly name: OperationName; readonly operation: Operation; readonly text: string } {
+  const parts = rest.slice(1).split("/");
+  const routes = ROUTES.filter(({ segments }) =>
+    segments.length === parts.length &&
+    segments.every((segment, i) => segment.startsWith("{") || segment === parts[i])
+  );
+  if (routes.length === 0) {
+    throw new Problem(404, {
+      code: "not-found",
+      detail: "Cannot answer: the path must be one of those in openapi.json, received another one",
+    });
+  }
+  const asked = method === "HEAD" ? "GET" : method;
+  const route = routes.find(({ operation }) => operation.method === asked);
+  if (route === undefined) {
+    const allowed = routes.map(({ operation }) => operation.method);
+    throw methodNotAllowed(method, [...allowed, ...allowed.includes("GET") ? ["HEAD"] : []]);
+  }
+  const { name, operation, segments } = route;
+  const encodedText = parts[segments.findIndex((segment) => segment.startsWith("{"))] ?? "";
+  try {
+    return { name, operation, text: decodeURIComponent(encodedText) };
+  } catch (cause) {
+    throw new Problem(400, {
+      code: "malformed",
+      detail: `Cannot ${operation.verb}: the path must be percent-encoded UTF-8, received another`,
+      cause,
+    });
+  }
+}
+
+/** Parses a part of a request by its schema. */
+async function parsed<T>(
+  schema: StandardSchema<unknown, T>,
+  value: unknown,
+  { verb, of }: { readonly verb: string; readonly of: string },
+): Promise<T> {
+  const outcome = await validate(schema, value);
+  if (outcome.ok) return outcome.value;
+  throw invalid(verb, of, outcome);
+}
+
+function invalid(
+  verb: string,
+  of: string,
+  { message, path = [] }: Pick<Invalid, "message" | "path">,
+): Problem {
+  const pointer = path.map((key) => `/${String(key).replaceAll("~", "~0").replaceAll("/", "~1")}`)
+    .join("");
+  const place = path.length === 0 ? "" : ` at ${pointer}`;
+  return new Problem(422, {
+    code: "invalid",
+    detail: `Cannot ${verb}: the ${of} must fit the schema${place}: ${message}`,
+    members: { pointer },
+  });
+}
+
+/** Reads the body of a request as JSON; without a body, an empty object. */
+function jsonOf({ headers }: Request, bytes: Uint8Array): unknown {
+  const type = headers.get("content-type");
+  if (bytes.length === 0 && type === null) return {};
+  if (type === null || !/^application\/(?:[\w.-]+\+)?json\s*(?:;|$)/i.test(type)) {
+    throw new Problem(415, {
+      code: "unsupported-type",
+      detail: `Cannot read body: Content-Type must be application/json, received ${type}`,
+      headers: { accept: "application/json" },
+    });
+  }
+  if (headers.has("content-encoding")) {
+    throw new Problem(415, {
+      code: "unsupported-encoding",
+      detail: "Cannot read body: a body must have no Content-Encoding, received one",
+      headers: { "accept-encoding": "identity" },
+    });
+  }
+  try {
+    return JSON.parse(decoder.decode(bytes));
+  } catch (cause) {
+    throw new Problem(400, {
+      code: "malformed",
+      detail: "Cannot read body: a body must be JSON in UTF-8, received another text",
+      cause,
+    });
+  }
+}
+
+/** Asks for the permission of each topic of a batch, once. */
+async function authorizeEach(
+  { publications }: BodyOf<"publishBatch">,
+  authorize: FaceRequest<ApiAction>["authorize"],
+): Promise<void> {
+  const topics = new Set(publications.map(({ topic }) => topic));
+  for (const topic of topics) await authorize("publish", topic);
+}
+
+/** Encodes a message, and converts the errors of its topic, data and size. */
+function encoded<T>(verb: string, encode: () => T): T {
+  try {
+    return encode();
+  } catch (error) {
+    if (error instanceof RangeError) {
+      throw new Problem(413, { code: "too-large", detail: error.message, cause: error });
+    }
+    if (error instanceof TypeError) {
+      const detail = error.message.startsWith("Cannot") ? error.message : `Cannot ${verb}`;
+      throw new Problem(422, { code: "invalid", detail, cause: error });
+    }
+    throw error;
+  }
+}
+
+/** Leaves out the members without a value, as the types of options require. */
+function given({ code, reason }: BodyOf<"disconnectUser">): SessionCloseOptions {
+  return { ...(code !== undefined && { code }), ...(reason !== undefined && { reason }) };
+}
+
+/** Makes the response with the result of an operation. */
+function reply(
+  name: OperationName,
+  result: ReplyOf<OperationName>,
+  isRepeated = false,
+): Response {
+  const isUnhealthy = name === "health" && (result as ReplyOf<"health">).status !== "ok";
+  return new Response(`${JSON.stringify(result)}\n`, {
+    status: isUnhealthy ? 503 : 200,
+    headers: {
+      "content-type": "application/json",
+      "cache-control": "no-store",
+      ...(isRepeated && { "idempotency-replayed": "true" }),
+    },
+  });
+}
+
+/** Converts a publication of a history. */
+function kept({ payload, position }: Publication): ReplyOf<"history">["publications"] {
+  if (position === undefined) return [];
+  const { offset, prev, tag } = position;
+  const place = { offset, prev, ...(tag !== undefined && { tag }) };
+  const binary = typeof payload === "string" ? undefined : decodeBinary(payload);
+  if (binary === undefined && typeof payload !== "string") return [];
+  const { data, from } = JSON.parse(binary?.head ?? payload as string) as {
+    readonly data?: unknown;
+    readonly from?: string;
+  };
+  return [{
+    ...place,
+    ...(data !== undefined && { data }),
+    ...(binary !== undefined && { base64: binary.data.toBase64() }),
+    ...(from !== undefined && { from }),
+  }];
+}
+
+/** Tells why publications after a position are missing; `undefined` if none is. */
+function missingSince(
+  { epoch, after, tag }: {
+    readonly epoch: string | undefined;
+    readonly after: number;
+    readonly tag: string | undefined;
+  },
+  page: HistoryPage,
+  firstPrev: number | undefined,
+): RecoveryReason | undefined {
+  if (epoch !== page.epoch) return "new-epoch";
+  if (after > page.head) return "beyond-head";
+  const { anchor } = page;
+  // Another publication has the offset of the position.
+  if (after > 0 && tag !== undefined && anchor !== undefined && anchor !== tag) return "new-epoch";
+  const isMissing = firstPrev === undefined ? after < page.head : firstPrev > after;
+  return isMissing ? "too-old" : undefined;
+}
+
+function gone(topic: string, code: RecoveryReason): Problem {
+  return new Problem(410, {
+    code,
+    detail: `Cannot read history: all publications after the position must be kept on "${topic}"`,
+  });
+}

@@ -1,0 +1,127 @@
+/** Requests that clients repeat with the same key, and that are done once. */
+import { Problem } from "./problem.ts";
+import type { BrokerStore } from "../../pubsub/broker.ts";
+import type { Runtime } from "../../base/runtime.ts";
+
+/** Longest time for which a request under way keeps others with its key out, in milliseconds. */
+const UNDER_WAY_MS = 60_000;
+
+/** Form of a key: visible ASCII, so that logs and engines can hold the key. */
+const KEY = /^[\x21-\x7e]{1,255}$/;
+
+const encoder = new TextEncoder();
+
+/** Options of {@linkcode IdempotencyKeys}. */
+export interface IdempotencyOptions {
+  readonly runtime: Runtime;
+  /** Keeps the keys, and the results. */
+  readonly store: () => BrokerStore;
+  /** Time for which a key is remembered, in milliseconds. */
+  readonly windowMs: number;
+}
+
+/** A request with a key. */
+export interface KeyedRequest {
+  /** The key, as the client sent it. */
+  readonly key: string;
+  /** The user that sent the request; users do not share keys. */
+  readonly user: string;
+  /** Method, path and body. */
+  readonly method: string;
+  readonly path: string;
+  readonly body: Uint8Array;
+}
+
+/**
+ * Keys of requests, with the results of those that are done.
+ *
+ * - **Same key, same request:** the result of the first one, without doing anything.
+ * - **Same key, another request:** 422.
+ * - **Same key, at the same time:** 409; a repetition later gets the result.
+ * - **A request that failed** is forgotten, and may be sent again.
+ *
+ * Keys are remembered in the store, for all nodes. The store keeps a digest of key and request, and
+ * the result.
+ */
+export class IdempotencyKeys {
+  readonly #options: IdempotencyOptions;
+
+  /** Creates a view of the keys in a store. */
+  constructor(options: IdempotencyOptions) {
+    this.#options = options;
+  }
+
+  /**
+   * Runs a request, unless a request with the same key was done.
+   *
+   * @param request The request with its key.
+   * @param run Does the request. Receives an id that all repetitions have in common.
+   * @returns The result of this or of the earlier run; `isRepeated` tells which.
+   * @throws {Problem} With 400, 409 or 422.
+   * @throws {BrokerError} If the store is away.
+   */
+  async once(
+    { key, user, method, path, body }: KeyedRequest,
+    run: (id: string) => Promise<unknown>,
+  ): Promise<{ readonly result: unknown; readonly isRepeated: boolean }> {
+    if (!KEY.test(key)) {
+      throw new Problem(400, {
+        code: "malformed",
+        detail: "Cannot answer: Idempotency-Key must have 1 to 255 visible characters of ASCII, " +
+          `received ${key.length}`,
+      });
+    }
+    const { runtime, windowMs: ttlMs } = this.#options;
+    const store = this.#options.store();
+    const id = await digest(encoder.encode(JSON.stringify([user, key])));
+    const head = encoder.encode(`${method} ${path}\n`);
+    const fingerprint = await digest(joined(head, body));
+    if (!await store.claim(`api-key:${id}`, fingerprint, { max: 1, ttlMs })) {
+      throw new Problem(422, {
+        code: "key-reused",
+        detail: "Cannot answer: a key must belong to one request, received the key of another one",
+      });
+    }
+    const known = await this.#resultOf(store, id);
+    if (known !== undefined) return known;
+    const owner = runtime.randomUUID();
+    const lock = `api-run:${id}`;
+    if (!await store.claim(lock, owner, { max: 1, ttlMs: Math.min(UNDER_WAY_MS, ttlMs) })) {
+      throw new Problem(409, {
+        code: "in-progress",
+        detail: "Cannot answer: requests with the same key must wait for each other, received two",
+        headers: { "retry-after": "1" },
+      });
+    }
+    try {
+      // The request before may have ended between the two questions.
+      const late = await this.#resultOf(store, id);
+      if (late !== undefined) return late;
+      const result = await run(id);
+      await store.claim(`api-result:${id}`, JSON.stringify(result), { max: 1, ttlMs });
+      return { result, isRepeated: false };
+    } finally {
+      await store.release(lock, owner);
+    }
+  }
+
+  async #resultOf(
+    store: BrokerStore,
+    id: string,
+  ): Promise<{ readonly result: unknown; readonly isRepeated: true } | undefined> {
+    const [result] = await store.claims(`api-result:${id}`);
+    return result === undefined ? undefined : { result: JSON.parse(result), isRepeated: true };
+  }
+}
+
+async function digest(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
+  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
+  return hash.toBase64({ alphabet: "base64url", omitPadding: true });
+}
+
+function joined(head: Uint8Array, body: Uint8Array): Uint8Array<ArrayBuffer> {
+  const all = new Uint8Array(head.length + body.length);
+  all.set(head);
+  all.set(body, head.length);
+  return all;
+}

