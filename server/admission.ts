@@ -7,7 +7,11 @@ import type { RequestInfo } from "../transport/address.ts";
 import { Authenticator, type Identity, TAKES_NO_TOKEN, withInBandHint } from "./authentication.ts";
 import { PendingUpgrades, type SessionRequest } from "./session_request.ts";
 import { RefusalReport, Refused, withinLimits } from "./refusal.ts";
-import { WebSocketSessionRequest, type WebSocketUpgradeOptions } from "./websocket_request.ts";
+import {
+  FetchedUpgrade,
+  WebSocketSessionRequest,
+  type WebSocketUpgradeOptions,
+} from "./websocket_request.ts";
 import { type PageOrigin, urlOf, WebTransportSessionRequest } from "./webtransport_request.ts";
 import { AuthenticationError, CloseCode, ConnectionError, LimitError } from "../errors.ts";
 import type { Reservation } from "../manager/limits.ts";
@@ -23,6 +27,9 @@ import {
   acceptWebSocket,
   findUpgradeFault,
   isWebSocketUpgrade,
+  type OfferedUpgrade,
+  type UpgradeRequest,
+  type WebSocketEngine,
 } from "../transport/websocket/server.ts";
 import type { WebTransportRequest } from "../transport/h3/server.ts";
 import type { SessionCloseOptions, SessionIdentity } from "../session/types.ts";
@@ -81,6 +88,7 @@ export class Admission<V> {
   readonly #settings: SessionSettings;
   readonly #manager: SessionManager;
   readonly #claims: SessionClaims;
+  readonly #engine: WebSocketEngine;
   readonly #upgradeOptions: WebSocketUpgradeOptions;
   readonly #messages: WebSocketUpgradeOptions["messages"];
   readonly #matches: (url: string) => boolean;
@@ -115,9 +123,9 @@ export class Admission<V> {
       streamTimeoutMs: settings.handshakeTimeoutMs,
       maxFrameBytes: Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes),
     };
+    this.#engine = options.webSocketEngine ?? acceptWebSocket;
     this.#upgradeOptions = {
       runtime,
-      engine: options.webSocketEngine ?? acceptWebSocket,
       manager,
       pendingUpgrades: this.#pendingUpgrades,
       idleTimeoutMs: settings.heartbeat.timeoutMs,
@@ -141,14 +149,19 @@ export class Admission<V> {
     // A request with an invalid `Host` header has no URL; fail here, not in later code.
     if (!URL.canParse(request.url)) return new Response("Malformed host", { status: 400 });
     if (!isWebSocketUpgrade(request)) return this.#other(request, info);
-    const address = this.#addressOf(() => request, info);
-    const fault = findUpgradeFault(request);
+    return this.upgrade(new FetchedUpgrade(request, this.#engine), info);
+  }
+
+  /** Answers an upgrade to a WebSocket, as `fetch` does. */
+  upgrade(upgrade: OfferedUpgrade, info: RequestInfo): Response | Promise<Response> {
+    const address = this.#addressOf(() => upgrade.request, info);
+    const fault = findUpgradeFault(upgrade);
     if (fault !== undefined) {
       this.#report.tell(new Refused(400, fault.message), { address });
       // Respond without an upgrade: a refusal would upgrade for a client of Skein.
       return new Response(fault.message, fault);
     }
-    return this.#answer(new WebSocketSessionRequest(request, address, this.#upgradeOptions));
+    return this.#answer(new WebSocketSessionRequest(upgrade, address, this.#upgradeOptions));
   }
 
   /** Answers a request for a WebTransport session. */
@@ -455,13 +468,15 @@ export class Admission<V> {
     return session?.isReady && session[internals].ticket === ticket ? session : undefined;
   }
 
-  #keptHeaders(headers: Headers): [string, string][] {
+  #keptHeaders(headers: UpgradeRequest["headers"]): [string, string][] {
     const { keepsHeaders = DEFAULT_HEADERS } = this.#options;
     if (keepsHeaders === "all") return [...headers];
-    return keepsHeaders.filter((name) => headers.has(name)).map((name) => [
-      name,
-      headers.get(name)!,
-    ]);
+    const kept: [string, string][] = [];
+    for (const name of keepsHeaders) {
+      const value = headers.get(name);
+      if (value !== null) kept.push([name, value]);
+    }
+    return kept;
   }
 
   #refuse<A>(
@@ -540,7 +555,7 @@ function awaitedOf({ headers }: SessionRequest<unknown>, refusal?: Refused): Awa
   let bytes = 0;
   for (const [name, value] of headers) bytes += name.length + value.length;
   if (bytes > MAX_AWAITED_HEADER_BYTES) return undefined;
-  return { headers: new Headers(headers), refusal, admitted: Promise.withResolvers() };
+  return { headers: new Headers([...headers]), refusal, admitted: Promise.withResolvers() };
 }
 
 function pathMatcher(path: string | undefined): (url: string) => boolean {

@@ -1,7 +1,12 @@
 /** The two sockets of a server on one port number: TCP for WebSocket, UDP for WebTransport. */
 import { NO_HANDSHAKES, type WebTransportStats } from "../telemetry/measures.ts";
-import { answerWellKnown } from "./webtransport.ts";
-import { hostOf, isAnyAddress, WebTransportSocket } from "./webtransport.ts";
+import {
+  answerWellKnown,
+  hostOf,
+  isAnyAddress,
+  isWellKnown,
+  WebTransportSocket,
+} from "./webtransport.ts";
 import type { PageOrigin } from "./webtransport_request.ts";
 import { webTransportOptions, type WebTransportServeOptions } from "./webtransport_options.ts";
 import type { MoqServer } from "../pubsub/moq/server/server.ts";
@@ -13,6 +18,8 @@ import { checkCertificate } from "../transport/certificate/certificate.ts";
 import type { OriginRules } from "../transport/origins.ts";
 import type {
   HttpListener,
+  UpgradeHandler,
+  UpgradeHost,
   WebSocketEngine,
   WebSocketHost,
 } from "../transport/websocket/server.ts";
@@ -103,6 +110,8 @@ export interface ServerListenerHandlers {
     request: Request,
     info: { readonly remoteAddr: Deno.NetAddr },
   ): Response | Promise<Response>;
+  /** Answers an upgrade to a WebSocket that needs no `Request`, if the host offers such. */
+  upgrade?: UpgradeHandler | undefined;
   /** Answers a request for a WebTransport session. */
   take(request: WebTransportRequest, pages: PageOrigin): void | Promise<void>;
 }
@@ -234,7 +243,12 @@ export class ServerListener {
     const answer: ServerListenerHandlers["fetch"] = (request, info) =>
       this.#wellKnown(request) ?? this.#handlers.fetch(request, info);
     if (webSocket !== undefined) {
-      return webSocket.listen({ ...connectionLimits, runtime, port, hostname, tls }, answer);
+      const { upgrade } = this.#handlers;
+      const onUpgrade: UpgradeHandler | undefined = upgrade &&
+        ((offered, info) => isWellKnown(offered) ? undefined : upgrade(offered, info));
+      const host: UpgradeHost = webSocket;
+      const options = { ...connectionLimits, runtime, port, hostname, tls };
+      return host.listen(options, answer, onUpgrade);
     }
     return listenAt({ hostname, port, transport: "TCP" }, () => {
       return Deno.serve({ port, hostname, reusePort, ...tls, onListen() {} }, answer);

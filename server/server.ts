@@ -27,6 +27,7 @@ import type { ApiParts } from "./http/api.ts";
 import type { FaceParts, HttpFace } from "./http/face.ts";
 import type { DrainOptions, DrainReport } from "../manager/drain.ts";
 import { SessionManager } from "../manager/session_manager.ts";
+import type { OfferedUpgrade } from "../transport/websocket/server.ts";
 import { DEFAULT_MAX_SESSIONS, DEFAULT_MAX_SESSIONS_PER_ADDRESS } from "../manager/limits.ts";
 import { defaultSubscriptions } from "../manager/rate_limits.ts";
 import { SOCKETS_PER_SESSION } from "../manager/sockets.ts";
@@ -252,6 +253,14 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> =>
     this.#metrics?.answer(request, info) ?? this.#answerFace(request, info) ??
       (this.#moq?.wants(request) ? this.#moq : this.#admission).fetch(request, info);
+
+  /** Answers an upgrade as `fetch` does; `undefined` if the upgrade may be for another part. */
+  #upgrade(upgrade: OfferedUpgrade, info: RequestInfo): Response | Promise<Response> | undefined {
+    const { url } = upgrade;
+    const isForOther = this.#metrics?.mayAnswer(url) || this.#faceAt(url) !== undefined ||
+      this.#moq?.wants(upgrade);
+    return isForOther ? undefined : this.#admission.upgrade(upgrade, info);
+  }
 
   /**
    * Publishes to all subscribers of a topic, on every node. Does not wait for delivery.
@@ -495,6 +504,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         fetch: answer === undefined
           ? server.fetch
           : (request, info) => answer(request, info) ?? server.fetch(request, info),
+        // An engine of the application accepts requests alone.
+        upgrade: answer === undefined && options.webSocketEngine === undefined
+          ? (upgrade, info) => server.#upgrade(upgrade, info)
+          : undefined,
         take: (request, pages) =>
           server.#moq?.wants(request)
             ? server.#moq.take(request)
@@ -551,12 +564,16 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 
   #answerFace(request: Request, info: RequestInfo): Promise<Response> | undefined {
+    return this.#faceAt(request.url)?.then(
+      (face) => face.fetch(request, info),
+      () => new Response("Internal server error", { status: 500 }),
+    );
+  }
+
+  /** Returns the face to which the URL of a request belongs. */
+  #faceAt(url: string): Promise<HttpFace> | undefined {
     for (const [path, loading] of this.#faces) {
-      if (pathBelow(request.url, path) === undefined) continue;
-      return loading.then(
-        (face) => face.fetch(request, info),
-        () => new Response("Internal server error", { status: 500 }),
-      );
+      if (pathBelow(url, path) !== undefined) return loading;
     }
     return undefined;
   }

@@ -2,6 +2,7 @@
 import type { Refused } from "./refusal.ts";
 import { LimitError } from "../errors.ts";
 import type { Connection } from "../transport/connection.ts";
+import type { UpgradeRequest } from "../transport/websocket/server.ts";
 import type { OriginRules } from "../transport/origins.ts";
 import { Deadlines } from "../base/deadlines.ts";
 import type { Runtime } from "../base/runtime.ts";
@@ -18,7 +19,7 @@ export interface SessionRequest<Answer> {
   /** Requested URL, in the form of an HTTP request. */
   readonly url: string;
   /** Request headers. */
-  readonly headers: Headers;
+  readonly headers: UpgradeRequest["headers"];
   /** The request for the application. Some wires create the request on first use. */
   readonly request: Request;
   /** Network address of the peer, where known. */

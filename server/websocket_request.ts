@@ -16,7 +16,9 @@ import { parseQmuxProtocol } from "../transport/qmux/versions.ts";
 import { TOKEN_MARK } from "../transport/webtransport.ts";
 import {
   type AcceptedWebSocket,
+  type AcceptWebSocketOptions,
   offeredProtocols,
+  type OfferedUpgrade,
   type SocketLease,
   type WebSocketEngine,
 } from "../transport/websocket/server.ts";
@@ -24,8 +26,6 @@ import {
 /** Properties common to all upgrades of a server. */
 export interface WebSocketUpgradeOptions {
   readonly runtime: Runtime;
-  /** Engine of upgrades. */
-  readonly engine: WebSocketEngine;
   /** Limits the number of sockets. */
   readonly manager: SessionManager;
   /** Sockets that are closed at once, and wait for their end. */
@@ -38,29 +38,58 @@ export interface WebSocketUpgradeOptions {
   readonly messages: Pick<MessageStreamOptions, "maxFrameBytes" | "streamTimeoutMs">;
 }
 
+/** A request from an HTTP server, as an upgrade that an engine can accept. */
+export class FetchedUpgrade implements OfferedUpgrade {
+  readonly method: string;
+  readonly url: string;
+  readonly headers: Headers;
+  readonly request: Request;
+  readonly #engine: WebSocketEngine;
+
+  constructor(request: Request, engine: WebSocketEngine) {
+    this.method = request.method;
+    this.url = request.url;
+    this.headers = request.headers;
+    this.request = request;
+    this.#engine = engine;
+  }
+
+  accept(options: AcceptWebSocketOptions): AcceptedWebSocket {
+    return this.#engine(this.request, options);
+  }
+}
+
 /** A WebSocket upgrade. */
 export class WebSocketSessionRequest implements SessionRequest<Response> {
   readonly transport = "websocket";
   readonly url: string;
-  readonly headers: Headers;
-  readonly request: Request;
+  readonly headers: OfferedUpgrade["headers"];
   readonly address: string | undefined;
   readonly isSkein: boolean;
   readonly announcesToken: boolean;
+  readonly #upgrade: OfferedUpgrade;
   readonly #options: WebSocketUpgradeOptions;
   readonly #protocol: string;
 
-  constructor(request: Request, address: string | undefined, options: WebSocketUpgradeOptions) {
-    this.url = request.url;
-    this.headers = request.headers;
-    this.request = request;
+  constructor(
+    upgrade: OfferedUpgrade,
+    address: string | undefined,
+    options: WebSocketUpgradeOptions,
+  ) {
+    this.url = upgrade.url;
+    this.headers = upgrade.headers;
     this.address = address;
-    const offered = offeredProtocols(request);
+    this.#upgrade = upgrade;
+    const offered = offeredProtocols(upgrade);
     const protocol = this.#protocol = chosenOf(offered);
     this.isSkein = protocol === SKEIN_PROTOCOL ||
       parseQmuxProtocol(protocol)?.protocol === SKEIN_PROTOCOL;
     this.announcesToken = this.isSkein && offered.includes(TOKEN_MARK);
     this.#options = options;
+  }
+
+  get request(): Request {
+    return this.#upgrade.request;
   }
 
   isOriginAllowed(rules: OriginRules): boolean {
@@ -71,7 +100,8 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
     const { isSkein } = this;
     // `skein.1` has a heartbeat of its own; the runtime pings a plain peer.
     const idleTimeoutMs = isSkein ? 0 : this.#options.idleTimeoutMs;
-    const { lease, connection, response, isOpen } = this.#upgrade(idleTimeoutMs, admitted);
+    const lease = this.#lease();
+    const { connection, response, isOpen } = this.#accept(lease, idleTimeoutMs, admitted);
     const opened = isOpen ? undefined : connection.ready;
     return { connection, opened, answer: response, held: [lease] };
   }
@@ -93,7 +123,8 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
   ): Response | undefined {
     try {
       // An idle timeout would stop at the close, without effect.
-      const { lease, connection, response } = this.#upgrade(0);
+      const lease = this.#lease();
+      const { connection, response } = this.#accept(lease, 0);
       this.#options.pendingUpgrades.add(connection.ready, [lease], () => {});
       connection.close(info);
       return response;
@@ -103,14 +134,19 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
     }
   }
 
-  #upgrade(
+  #lease(): SocketLease {
+    const { manager } = this.#options;
+    return withinLimits(manager, () => manager.admitSocket({ address: this.address }));
+  }
+
+  #accept(
+    lease: SocketLease,
     idleTimeoutMs: number,
     admitted?: Promise<unknown>,
-  ): AcceptedWebSocket & { readonly lease: SocketLease } {
-    const { runtime, engine, manager, flowControl, messages } = this.#options;
-    const lease = withinLimits(manager, () => manager.admitSocket({ address: this.address }));
+  ): AcceptedWebSocket {
+    const { runtime, flowControl, messages } = this.#options;
     try {
-      const accepted = engine(this.request, {
+      return this.#upgrade.accept({
         runtime,
         protocol: this.#protocol,
         idleTimeoutMs,
@@ -119,7 +155,6 @@ export class WebSocketSessionRequest implements SessionRequest<Response> {
         messages,
         admitted,
       });
-      return { ...accepted, lease };
     } catch (cause) {
       lease[Symbol.dispose]();
       throw new Refused(400, "The upgrade is malformed", { cause });

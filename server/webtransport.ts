@@ -263,7 +263,7 @@ interface WellKnown {
 }
 
 /** Returns `true` for a request of the resource. */
-export function isWellKnown({ method, url }: Request): boolean {
+export function isWellKnown({ method, url }: Pick<Request, "method" | "url">): boolean {
   if (!url.includes(WELL_KNOWN_PATH) || method !== "GET") return false;
   // A peer may send an invalid host, which makes no URL.
   return URL.parse(url)?.pathname === WELL_KNOWN_PATH;

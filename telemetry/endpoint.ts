@@ -102,6 +102,11 @@ export class MetricsEndpoint {
     this.#allow = allow;
   }
 
+  /** Returns false for the normalised URL of a request that `answer` surely does not answer. */
+  mayAnswer(url: string): boolean {
+    return [this.#path, this.#healthPath].some((path) => path !== false && url.includes(path));
+  }
+
   /** Answers a request; `undefined` if the path is neither of the two. */
   answer(request: Request, info: RequestInfo): Response | Promise<Response> | undefined {
     // A request for a malformed host must not make the server throw, on any path.

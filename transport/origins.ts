@@ -43,7 +43,10 @@ export const LOCAL_HOSTS: readonly string[] = ["localhost", "127.0.0.1", "[::1]"
  * assertEquals(isOriginAllowed(foreign), false);
  * ```
  */
-export function isOriginAllowed(headers: Headers, rules: OriginRules = {}): boolean {
+export function isOriginAllowed(
+  headers: Pick<Headers, "get">,
+  rules: OriginRules = {},
+): boolean {
   const origin = headers.get("origin");
   return origin === null || originTrust({ origin, host: headers.get("host") }, rules) !== "none";
 }

@@ -10,6 +10,8 @@ import {
   type HttpHandler,
   type HttpListener,
   type HttpListenOptions,
+  type UpgradeHandler,
+  type UpgradeRequest,
   type WebSocketHost,
   withAgreedStreams,
 } from "../websocket/server.ts";
@@ -182,6 +184,9 @@ export function hardenedWebSocket(options: HardenedWebSocketOptions = {}): Harde
   return new Engine(options);
 }
 
+/** Answer to the server for an accepted upgrade; the listener does not read the answer. */
+const ACCEPTED = new Response(null);
+
 class Engine implements HardenedWebSocket {
   readonly #limits: typeof DEFAULTS;
   readonly #maxPayloadBytes: number | undefined;
@@ -200,7 +205,11 @@ class Engine implements HardenedWebSocket {
     this.#minCompressedBytes = minCompressedBytesOf(options);
   }
 
-  listen(options: HttpListenOptions, handler: HttpHandler): HttpListener {
+  listen(
+    options: HttpListenOptions,
+    handler: HttpHandler,
+    onUpgrade?: UpgradeHandler,
+  ): HttpListener {
     const { runtime = platformRuntime(), port, hostname, tls } = options;
     const {
       maxConnections = CONNECTIONS.maxConnections,
@@ -214,7 +223,8 @@ class Engine implements HardenedWebSocket {
       hostname,
       tls,
       onUpgrade: (request, upgrade) => void this.#upgrades.set(request, upgrade),
-    }, handler);
+      accept: (upgrade, headers, options) => this.#accept(upgrade, headers, options),
+    }, { handler, onUpgrade });
     this.#listeners.add(listener);
     return {
       addr: listener.addr,
@@ -247,8 +257,7 @@ class Engine implements HardenedWebSocket {
     request: Request,
     options: AcceptWebSocketOptions = {},
   ): AcceptedWebSocket => {
-    const { protocol = "", idleTimeoutMs = 60_000, lease, flowControl, messages, admitted } =
-      options;
+    const { protocol = "" } = options;
     const upgrade = this.#upgrades.get(request);
     if (upgrade === undefined || upgrade.isTaken) {
       throw new TypeError(
@@ -258,18 +267,29 @@ class Engine implements HardenedWebSocket {
     checkOffered(request, protocol);
     const fault = findUpgradeFault(request);
     if (fault !== undefined) throw new TypeError(fault.message);
+    return { ...this.#accept(upgrade, request.headers, options), response: new Response(null) };
+  };
+
+  /** Accepts an upgrade that was checked. */
+  #accept(
+    upgrade: Upgrade,
+    headers: UpgradeRequest["headers"],
+    options: AcceptWebSocketOptions,
+  ): AcceptedWebSocket {
+    const { protocol = "", idleTimeoutMs = 60_000, lease, flowControl, messages, admitted } =
+      options;
     const maxPayload = this.#maxPayloadBytes ?? messages?.maxFrameBytes ?? DEFAULT_PAYLOAD_BYTES;
-    const socket = this.#upgrade(request, upgrade, { protocol, maxPayload });
+    const socket = this.#upgrade(headers, upgrade, { protocol, maxPayload });
     const { listener, listener: { runtime } } = upgrade;
     const wire = { runtime, lease, flowControl, admitted };
     const connection = new HardenedConnection(socket, { protocol, ...wire });
     if (idleTimeoutMs > 0) listener.livenessOf(idleTimeoutMs).add(socket);
     const agreed = withAgreedStreams(connection, { ...options, runtime });
-    return { connection: agreed, response: new Response(null), isOpen: agreed === connection };
-  };
+    return { connection: agreed, response: ACCEPTED, isOpen: agreed === connection };
+  }
 
   #upgrade(
-    request: Request,
+    headers: UpgradeRequest["headers"],
     upgrade: Upgrade,
     { protocol, maxPayload }: { readonly protocol: string; readonly maxPayload: number },
   ): HardenedSocket {
@@ -279,8 +299,8 @@ class Engine implements HardenedWebSocket {
     }
     const agreement = this.#minCompressedBytes === undefined
       ? undefined
-      : agreeOnCompression(request.headers.get("sec-websocket-extensions"));
-    const socket = new HardenedSocket(raw, greetingOf(request, protocol, agreement), {
+      : agreeOnCompression(headers.get("sec-websocket-extensions"));
+    const socket = new HardenedSocket(raw, greetingOf(headers, protocol, agreement), {
       runtime,
       turn: this.#turn,
       limits: this.#frameLimitsOf(maxPayload, agreement !== undefined),
@@ -313,11 +333,11 @@ class Engine implements HardenedWebSocket {
 
 /** Makes the response to a valid handshake, by RFC 6455, section 4.2.2. */
 function greetingOf(
-  request: Request,
+  headers: UpgradeRequest["headers"],
   protocol: string,
   agreement: CompressionAgreement | undefined,
 ): Buffer {
-  const key = request.headers.get("sec-websocket-key")!;
+  const key = headers.get("sec-websocket-key")!;
   const lines = [
     "HTTP/1.1 101 Switching Protocols",
     "Upgrade: websocket",

@@ -22,18 +22,27 @@ import { ConsoleReport } from "../../base/console_report.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { listenAt } from "../address.ts";
-import type { HttpHandler } from "../websocket/server.ts";
+import type {
+  AcceptedWebSocket,
+  AcceptWebSocketOptions,
+  HttpHandler,
+  OfferedUpgrade,
+  UpgradeHandler,
+  UpgradeRequest,
+} from "../websocket/server.ts";
 import {
   type ConnectionSlot,
   HandshakeLimits,
   type HandshakeLimitsOptions,
 } from "./handshake_limits.ts";
 import {
+  type HeadFields,
   isWebSocket,
   readUpgrade,
   type RequestHead,
   requestOf,
   type UpgradeHead,
+  urlOf,
 } from "./request.ts";
 import { type HardenedSocket, Liveness } from "./socket.ts";
 
@@ -89,6 +98,40 @@ export class Upgrade {
   }
 }
 
+/** An upgrade whose head the server has read itself, so that few need a `Request`. */
+class HeadUpgrade extends Upgrade implements OfferedUpgrade {
+  readonly method: string;
+  readonly url: string;
+  readonly headers: HeadFields;
+  readonly #makeRequest: () => Request;
+  #request: Request | undefined = undefined;
+
+  /** Creates an upgrade with the URL of the request. */
+  constructor(
+    peer: Peer,
+    socket: Socket,
+    { head, url, makeRequest }: {
+      readonly head: UpgradeHead;
+      readonly url: string;
+      readonly makeRequest: () => Request;
+    },
+  ) {
+    super(peer, socket, head.rest);
+    this.method = head.method;
+    this.url = url;
+    this.headers = head.headers;
+    this.#makeRequest = makeRequest;
+  }
+
+  get request(): Request {
+    return this.#request ??= this.#makeRequest();
+  }
+
+  accept(options: AcceptWebSocketOptions): AcceptedWebSocket {
+    return this.listener.accept(this, this.headers, options);
+  }
+}
+
 /** Options of a {@linkcode Listener}. */
 export interface ListenerOptions {
   /** Clocks and timers of the server. */
@@ -113,6 +156,20 @@ export interface ListenerOptions {
   readonly closeTimeoutMs: number;
   /** Receives each upgrade before the handler answers the request. */
   readonly onUpgrade: (request: Request, upgrade: Upgrade) => void;
+  /** Accepts an upgrade that was checked. */
+  readonly accept: (
+    upgrade: Upgrade,
+    headers: UpgradeRequest["headers"],
+    options: AcceptWebSocketOptions,
+  ) => AcceptedWebSocket;
+}
+
+/** Handlers of a {@linkcode Listener}. */
+export interface ListenerHandlers {
+  /** Answers requests. */
+  readonly handler: HttpHandler;
+  /** Answers upgrades that need no `Request`. */
+  readonly onUpgrade: UpgradeHandler | undefined;
 }
 
 /** Property of a socket that has its connection, so that all sockets share their listeners. */
@@ -172,11 +229,14 @@ export class Listener {
   readonly runtime: Runtime;
   /** Limits and counters of connections. */
   readonly limits: HandshakeLimits;
+  /** Accepts an upgrade that was checked. */
+  readonly accept: ListenerOptions["accept"];
   /** Liveness checks by idle timeout, of which each server has one. */
   readonly #liveness = new Map<number, Liveness>();
   readonly #options: ListenerOptions;
   readonly #console: ConsoleReport;
   readonly #handler: HttpHandler;
+  readonly #onUpgrade: UpgradeHandler | undefined;
   readonly #server: Server;
   /** Listener of node:http for a connection. */
   readonly #serveHttp: (socket: Socket) => void;
@@ -196,12 +256,14 @@ export class Listener {
    * @throws {Deno.errors.AddrInUse} If the port is taken.
    * @throws {UnsupportedError} If the runtime cannot listen at once.
    */
-  constructor(options: ListenerOptions, handler: HttpHandler) {
+  constructor(options: ListenerOptions, { handler, onUpgrade }: ListenerHandlers) {
     const { runtime, hostname, port, tls, requestTimeoutMs, handshakeTimeoutMs } = options;
     this.runtime = runtime;
     this.#console = new ConsoleReport(runtime);
+    this.accept = options.accept;
     this.#options = options;
     this.#handler = handler;
+    this.#onUpgrade = onUpgrade;
     this.limits = new HandshakeLimits(options.limits);
     this.#handshakes = new Deadlines(runtime, handshakeTimeoutMs, ({ socket }) => {
       this.limits.countLate();
@@ -269,6 +331,10 @@ export class Listener {
     return liveness;
   }
 
+  get #isSecure(): boolean {
+    return this.#options.tls !== undefined;
+  }
+
   async #close(): Promise<void> {
     const { promise, resolve } = Promise.withResolvers<void>();
     this.#server.close(() => resolve());
@@ -287,7 +353,7 @@ export class Listener {
     // With TLS, no other listener handles the errors of this socket.
     socket.on("error", ignore);
     const slot = this.limits.admit(socket.remoteAddress ?? "", this.runtime.now(), socket);
-    const isSecure = this.#options.tls !== undefined;
+    const isSecure = this.#isSecure;
     // The TLS handshake is the expensive part: beyond the rate, drop the connection instead of
     // answering 429.
     const isDropped = slot === undefined || this.#closing !== undefined ||
@@ -365,7 +431,7 @@ export class Listener {
     peer.bytes = undefined;
     if (head === undefined) return this.#handOver(socket, bytes);
     this.#markRequested(peer);
-    this.#upgrade(peer, socket, head);
+    this.#offer(peer, socket, head);
   }
 
   /** Lets node:http serve a connection, from the first byte on. */
@@ -417,17 +483,42 @@ export class Listener {
       coding === undefined && isAnswered;
   }
 
-  #upgrade(peer: Peer, socket: Socket, { rest, ...head }: UpgradeHead): void {
-    const upgrade = new Upgrade(peer, socket, rest);
-    const answer = tooFrequent(peer) ?? this.#handle(peer, socket, () => {
-      const isSecure = this.#options.tls !== undefined;
-      const request = requestOf(head, { isSecure, signal: () => peer.signal });
-      if (request !== undefined) this.#options.onUpgrade(request, upgrade);
-      return request;
-    });
+  /** Offers an upgrade without a `Request`, and makes one if there is no other handler. */
+  #offer(peer: Peer, socket: Socket, head: UpgradeHead): void {
+    const url = urlOf(head.target, head.headers.get("host")!, this.#isSecure);
+    if (url === undefined || this.#onUpgrade === undefined) {
+      return this.#upgrade(peer, socket, head);
+    }
+    const makeRequest = () => this.#requestOf(head, upgrade, peer)!;
+    const upgrade: HeadUpgrade = new HeadUpgrade(peer, socket, { head, url, makeRequest });
+    const info = originOf(socket);
+    const answer = tooFrequent(peer) ??
+      this.#call(() => this.#onUpgrade!(upgrade, info) ?? this.#handler(upgrade.request, info));
+    this.#answerUpgrade(upgrade, peer, head, answer);
+  }
+
+  #upgrade(peer: Peer, socket: Socket, head: RequestHead & { readonly rest: Buffer }): void {
+    const upgrade = new Upgrade(peer, socket, head.rest);
+    const answer = tooFrequent(peer) ??
+      this.#handle(peer, socket, () => this.#requestOf(head, upgrade, peer));
+    this.#answerUpgrade(upgrade, peer, head, answer);
+  }
+
+  #requestOf(head: RequestHead, upgrade: Upgrade, peer: Peer): Request | undefined {
+    const request = requestOf(head, { isSecure: this.#isSecure, signal: () => peer.signal });
+    if (request !== undefined) this.#options.onUpgrade(request, upgrade);
+    return request;
+  }
+
+  #answerUpgrade(
+    upgrade: Upgrade,
+    peer: Peer,
+    { method }: RequestHead,
+    answer: Response | Promise<Response>,
+  ): void {
     // Most upgrades are accepted at once.
     if (upgrade.isTaken) peer.leaving = undefined;
-    else this.#finishUpgrade(upgrade, answer, head.method).catch(() => socket.destroy());
+    else this.#finishUpgrade(upgrade, answer, method).catch(() => upgrade.socket.destroy());
   }
 
   async #finishUpgrade(
@@ -457,15 +548,14 @@ export class Listener {
         `Cannot upgrade to WebSocket: HTTP must have version 1.1, received ${httpVersion}`;
       return lastAnswer(400, why);
     }
-    const isSecure = this.#options.tls !== undefined;
     return this.#handle(
       peer,
       socket,
-      () => requestOf(headOf(message), { isSecure, body: bodyOf(message), signal }),
+      () => requestOf(headOf(message), { isSecure: this.#isSecure, body: bodyOf(message), signal }),
     );
   }
 
-  /** Calls the handler. Never throws or rejects. */
+  /** Calls the handler of requests. Never throws or rejects. */
   #handle(
     peer: Peer,
     socket: Socket,
@@ -476,8 +566,14 @@ export class Listener {
       peer.isOver = true;
       return lastAnswer(400, "Malformed request");
     }
+    const info = originOf(socket);
+    return this.#call(() => this.#handler(made, info));
+  }
+
+  /** Calls a handler. Never throws or rejects. */
+  #call(handle: () => Response | Promise<Response>): Response | Promise<Response> {
     try {
-      const answer = this.#handler(made, originOf(socket));
+      const answer = handle();
       return answer instanceof Promise ? answer.catch((error) => this.#failed(error)) : answer;
     } catch (error) {
       return this.#failed(error);

@@ -6,13 +6,61 @@ export interface RequestHead {
   readonly method: string;
   /** A path, or a whole URL as sent to proxies. */
   readonly target: string;
-  /** Names and values in the order of the head; a name may come more than once. */
-  readonly headers: readonly (readonly [name: string, value: string])[];
+  /** Names in small letters, and values, in the order of the head; a name may come more than once. */
+  readonly headers: Iterable<readonly [name: string, value: string]>;
 }
 
 /** An upgrade to a WebSocket, with the bytes behind its head. */
 export interface UpgradeHead extends RequestHead {
+  readonly headers: HeadFields;
   readonly rest: Buffer;
+}
+
+/**
+ * Header fields of a head. A value is decoded when asked for, into a string of its own: a part of
+ * the head's text would keep the whole text for as long as a session keeps the value.
+ */
+export class HeadFields implements Iterable<[name: string, value: string]> {
+  readonly #bytes: Buffer;
+  /** Names in small letters. Bounded by the size of the head. */
+  readonly #names: string[] = [];
+  /** Start and end of each value in the bytes. */
+  readonly #bounds: number[] = [];
+
+  /** Creates fields whose values are in `bytes`. */
+  constructor(bytes: Buffer) {
+    this.#bytes = bytes;
+  }
+
+  /** Adds a field, with the start and the end of its value. */
+  add(name: string, start: number, end: number): void {
+    this.#names.push(name);
+    this.#bounds.push(start, end);
+  }
+
+  /** Returns the value of a field, joined by commas if the field came more than once. */
+  get(name: string): string | null {
+    const wanted = name.toLowerCase();
+    let value: string | null = null;
+    for (let i = this.#names.indexOf(wanted); i >= 0; i = this.#names.indexOf(wanted, i + 1)) {
+      value = value === null ? this.#valueAt(i) : `${value}, ${this.#valueAt(i)}`;
+    }
+    return value;
+  }
+
+  /** Returns true if a field has the name. */
+  has(name: string): boolean {
+    return this.#names.includes(name.toLowerCase());
+  }
+
+  /** Yields the fields in the order of the head. */
+  *[Symbol.iterator](): Generator<[name: string, value: string]> {
+    for (const [i, name] of this.#names.entries()) yield [name, this.#valueAt(i)];
+  }
+
+  #valueAt(index: number): string {
+    return this.#bytes.toString("latin1", this.#bounds[2 * index], this.#bounds[2 * index + 1]);
+  }
 }
 
 /** First bytes of every upgrade. */
@@ -20,13 +68,18 @@ const METHOD = "GET ";
 
 const HEAD_END = "\r\n\r\n";
 
-const REQUEST_LINE = /^GET ([\x21-\x7e]+) HTTP\/1\.1$/;
+const LINE_END = "\r\n";
 
-/**
- * A header with the space around its value. Spaces are removed by a loop: an expression for them
- * would take quadratic time, 0.7 s for a value with 15,000 spaces in the middle.
- */
-const HEADER_LINE = /^([!#$%&'*+\-.^_`|~0-9A-Za-z]+):([\t\x20-\x7e\x80-\xff]*)$/;
+/** Version at the end of the request line, with the space before. */
+const VERSION = " HTTP/1.1";
+
+const TARGET = /^[\x21-\x7e]+$/;
+
+/** Name of a header in small letters. */
+const HEADER_NAME = /^[!#$%&'*+\-.^_`|~0-9a-z]+$/;
+
+/** A character that no head has, or a line end of one character. */
+const FORBIDDEN = /[^\t\x20-\x7e\x80-\xff\r\n]|\r(?!\n)|[^\r]\n/;
 
 const BARE_LINE_FEED = /[^\r]\n/;
 
@@ -61,64 +114,69 @@ export function readUpgrade(
     const mayGoOn = bytes.length < maxBytes && !BARE_LINE_FEED.test(text);
     return mayGoOn ? "incomplete" : undefined;
   }
-  const lines = start === 0 ? text.slice(0, end) : bytes.toString("latin1", 0, start + end);
-  const head = parseUpgrade(lines, bytes);
-  return head && { ...head, rest: bytes.subarray(start + end + HEAD_END.length) };
+  const head = start === 0 ? text.slice(0, end) : bytes.toString("latin1", 0, start + end);
+  return parseUpgrade(head, bytes);
 }
 
 /**
  * Parses a head without its last line.
  *
  * @param head The head.
- * @param bytes The same head as bytes.
+ * @param bytes All bytes of the connection, of which the head is the start.
  * @returns The head; `undefined` if the request is not an upgrade.
  */
-function parseUpgrade(head: string, bytes: Buffer): RequestHead | undefined {
-  const lines = head.split("\r\n");
-  const target = REQUEST_LINE.exec(lines[0]!)?.[1];
-  if (target === undefined) return undefined;
-  const headers: [string, string][] = [];
+function parseUpgrade(head: string, bytes: Buffer): UpgradeHead | undefined {
+  if (FORBIDDEN.test(head)) return undefined;
+  let lineEnd = lineEndAfter(head, 0);
+  const targetEnd = lineEnd - VERSION.length;
+  if (!head.startsWith(VERSION, targetEnd)) return undefined;
+  const headers = new HeadFields(bytes);
   let hosts = 0;
   let upgrades = 0;
   let asksConnection = false;
-  let lineEnd = lines[0]!.length;
-  for (let i = 1; i < lines.length; i++) {
-    const header = HEADER_LINE.exec(lines[i]!);
-    if (header === null) return undefined;
-    lineEnd += 2 + lines[i]!.length;
-    const name = header[1]!.toLowerCase();
-    const value = trimmed(bytes, lineEnd - header[2]!.length, lineEnd);
+  while (lineEnd < head.length) {
+    const start = lineEnd + LINE_END.length;
+    lineEnd = lineEndAfter(head, start);
+    const colon = head.indexOf(":", start);
+    if (colon < 0 || colon > lineEnd) return undefined;
+    const name = head.slice(start, colon).toLowerCase();
+    if (!HEADER_NAME.test(name)) return undefined;
+    // A loop, since an expression for the space around a value would take quadratic time: 0.7 s for
+    // a value with 15,000 spaces in the middle.
+    let from = colon + 1;
+    let to = lineEnd;
+    while (from < to && isSpace(bytes[from]!)) from++;
+    while (from < to && isSpace(bytes[to - 1]!)) to--;
+    headers.add(name, from, to);
     switch (name) {
       case "host":
         hosts++;
         break;
       case "upgrade":
-        if (!isWebSocket(value)) return undefined;
+        if (!isWebSocket(head.slice(from, to))) return undefined;
         upgrades++;
         break;
       case "connection":
-        asksConnection ||= CONNECTION_UPGRADE.test(value);
+        asksConnection ||= CONNECTION_UPGRADE.test(head.slice(from, to));
         break;
       case "content-length":
-        if (value !== "0") return undefined;
+        if (head.slice(from, to) !== "0") return undefined;
         break;
       case "transfer-encoding":
         return undefined;
     }
-    headers.push([name, value]);
   }
   if (hosts !== 1 || upgrades !== 1 || !asksConnection) return undefined;
-  return { method: "GET", target, headers };
+  const target = bytes.toString("latin1", METHOD.length, targetEnd);
+  if (!TARGET.test(target)) return undefined;
+  const rest = bytes.subarray(head.length + HEAD_END.length);
+  return { method: "GET", target, headers, rest };
 }
 
-/**
- * Reads a text without the spaces and tabs around it, from the bytes: a part of a string would keep
- * the whole head for as long as a session keeps the header.
- */
-function trimmed(bytes: Buffer, start: number, end: number): string {
-  while (start < end && isSpace(bytes[start]!)) start++;
-  while (start < end && isSpace(bytes[end - 1]!)) end--;
-  return bytes.toString("latin1", start, end);
+/** Returns the index of the next line end, or of the end of the head. */
+function lineEndAfter(head: string, start: number): number {
+  const end = head.indexOf(LINE_END, start);
+  return end < 0 ? head.length : end;
 }
 
 function isSpace(byte: number): boolean {
@@ -170,13 +228,14 @@ export function requestOf(
   },
 ): Request | undefined {
   const { isSecure, body = null, signal } = options;
-  const hosts = headers.filter(([name]) => name === "host");
+  const fields = headers instanceof Array ? headers : [...headers];
+  const hosts = fields.filter(([name]) => name === "host");
   // node:http takes the first of several `Host` headers; such a request is refused here.
   if (hosts.length > 1) return undefined;
   const url = urlOf(target, hosts[0]?.[1] ?? "", isSecure);
   if (url === undefined) return undefined;
   try {
-    const init = { method, headers: headers as [string, string][], body };
+    const init = { method, headers: fields as [string, string][], body };
     return typeof signal === "function"
       ? new LateSignalRequest(url, init, signal)
       : new Request(url, { ...init, signal });
@@ -186,11 +245,20 @@ export function requestOf(
   }
 }
 
-/** Builds the request's URL. */
-function urlOf(target: string, host: string, isSecure: boolean): string | undefined {
+/**
+ * Builds the URL of a request.
+ *
+ * @param target Target of the request.
+ * @param host Value of the `Host` header.
+ * @param isSecure True if the connection has TLS.
+ * @returns The URL, as a `Request` has it; `undefined` for a malformed target or host.
+ */
+export function urlOf(target: string, host: string, isSecure: boolean): string | undefined {
   if (!target.startsWith("/")) {
-    return /^https?:\/\//i.test(target) && URL.canParse(target) ? target : undefined;
+    const url = /^https?:\/\//i.test(target) ? URL.parse(target) : null;
+    // No `Request` has a URL with a user.
+    return url === null || url.username !== "" || url.password !== "" ? undefined : url.href;
   }
-  const url = `${isSecure ? "https" : "http"}://${host}${target}`;
-  return HOST.test(host) && URL.canParse(url) ? url : undefined;
+  if (!HOST.test(host)) return undefined;
+  return URL.parse(`${isSecure ? "https" : "http"}://${host}${target}`)?.href;
 }

@@ -27,7 +27,7 @@ Deno.test("readUpgrade() reads a head, and what came behind it", () => {
   if (upgrade === undefined || upgrade === "incomplete") throw new Error("no upgrade");
   assertEquals([...upgrade.rest], [0x81, 0x80]);
   assertEquals([upgrade.method, upgrade.target], ["GET", "/chat?a=%20"]);
-  assertEquals(upgrade.headers, [
+  assertEquals([...upgrade.headers], [
     ["host", "localhost"],
     ["upgrade", "WebSocket"],
     ["connection", "keep-alive, Upgrade"],

@@ -97,6 +97,26 @@ export type WebSocketEngine = (
 /** An accepted WebSocket. */
 export type AcceptedWebSocket = ReturnType<WebSocketEngine>;
 
+/** Head of a request to upgrade. Every `Request` is one. */
+export interface UpgradeRequest extends Pick<Request, "method" | "url"> {
+  /** Headers of the request. */
+  readonly headers: Pick<Headers, "get" | "has" | typeof Symbol.iterator>;
+}
+
+/** A request to upgrade that can be accepted without a `Request`. */
+export interface OfferedUpgrade extends UpgradeRequest {
+  /** The request for the application; a host may create the request on first use. */
+  readonly request: Request;
+  /**
+   * Accepts the upgrade, which MUST be valid; see {@linkcode findUpgradeFault}.
+   *
+   * @param options Options of the engine; the peer MUST have offered the subprotocol.
+   * @returns The connection, and the response to return.
+   * @throws {TypeError} If the peer has left.
+   */
+  accept(options: AcceptWebSocketOptions): AcceptedWebSocket;
+}
+
 /** Options of {@linkcode WebSocketHost.listen}. */
 export interface HttpListenOptions {
   /**
@@ -116,6 +136,12 @@ export interface HttpListenOptions {
   /** Most simultaneous connections of one network address. */
   readonly maxConnectionsPerAddress?: number | undefined;
 }
+
+/** Handler of upgrades without a `Request`; `undefined` for one that needs a `Request`. */
+export type UpgradeHandler = (
+  upgrade: OfferedUpgrade,
+  info: { readonly remoteAddr: Deno.NetAddr },
+) => Response | Promise<Response> | undefined;
 
 /** Handler of requests; `remoteAddr` is the origin of the request. */
 export type HttpHandler = (
@@ -150,6 +176,26 @@ export interface WebSocketHost {
      */
     shutdown(): Promise<void>;
   };
+}
+
+/**
+ * A host that may also offer upgrades before there is a `Request`, which takes longer to create than
+ * a session. Every host is one: a host that does not know the handler calls the other one alone.
+ */
+export interface UpgradeHost extends WebSocketHost {
+  /**
+   * Starts an HTTP server.
+   *
+   * @param options As for any host.
+   * @param handler Handler of requests.
+   * @param onUpgrade Handler of upgrades, called first; `undefined` leaves an upgrade to `handler`.
+   * @returns The server.
+   */
+  listen(
+    options: HttpListenOptions,
+    handler: HttpHandler,
+    onUpgrade?: UpgradeHandler,
+  ): ReturnType<WebSocketHost["listen"]>;
 }
 
 /** A listening HTTP server. */
@@ -193,7 +239,7 @@ export function acceptWebSocket(
  * @param protocol The subprotocol; `""` for none.
  * @throws {TypeError} If the peer does not offer the subprotocol.
  */
-export function checkOffered(request: Request, protocol: string): void {
+export function checkOffered(request: UpgradeRequest, protocol: string): void {
   if (protocol === "" || offeredProtocols(request).includes(protocol)) return;
   throw new TypeError(
     `Cannot accept WebSocket: protocol must be one that the peer offers, received "${protocol}"`,
@@ -265,7 +311,9 @@ export interface UpgradeFault {
  * @param request An upgrade request; see {@linkcode isWebSocketUpgrade}.
  * @returns The first fault; `undefined` for a valid request.
  */
-export function findUpgradeFault({ method, headers }: Request): UpgradeFault | undefined {
+export function findUpgradeFault(
+  { method, headers }: UpgradeRequest,
+): UpgradeFault | undefined {
   if (method !== "GET") {
     return faultOf(405, `the method must be GET, received ${method}`, { allow: "GET" });
   }
@@ -300,7 +348,7 @@ function faultOf(
  * @param request An upgrade request.
  * @returns The protocols, in the order of the header.
  */
-export function offeredProtocols(request: Request): string[] {
+export function offeredProtocols(request: UpgradeRequest): string[] {
   const header = request.headers.get("sec-websocket-protocol");
   return header === null ? [] : header.split(",").map((protocol) => protocol.trim());
 }

@@ -196,7 +196,7 @@ export interface MoqRequest {
   /** The requested URL. */
   readonly url: string;
   /** Request headers. */
-  readonly headers: Headers;
+  readonly headers: Pick<Headers, "get" | "has">;
   /** Protocols offered by a WebTransport request. */
   readonly protocols?: readonly string[];
   /** Method of an HTTP request. */
