@@ -512,7 +512,7 @@ export class Admission<V> {
   }
 }
 
-function bearerTokenOf(headers: Headers): string | undefined {
+function bearerTokenOf(headers: Pick<Headers, "get">): string | undefined {
   const [scheme, token] = headers.get("authorization")?.split(" ") ?? [];
   return scheme?.toLowerCase() === "bearer" && token ? token : undefined;
 }

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertStrictEquals, assertThrows } from "@std/assert";
 import net from "node:net";
 import { UnsupportedError } from "../../errors.ts";
 import { captureConsole } from "../../tests/console_lines.ts";
@@ -6,6 +6,7 @@ import { RawSocket, until } from "../../tests/servers.ts";
 import { soon } from "../../tests/sessions.ts";
 import { dialWebSocket } from "../websocket/client.ts";
 import type { Connection } from "../connection.ts";
+import type { UpgradeHost } from "../websocket/server.ts";
 import { hardenedWebSocket } from "./mod.ts";
 
 const anyPort = { hostname: "127.0.0.1", port: 0 };
@@ -52,6 +53,37 @@ Deno.test("accept() takes only upgrades of its own server, each once", async () 
   assertEquals([client.protocol, errors.length], ["chat", 3]);
   assertMatch(errors[1]!, /protocol must be one that the peer offers, received "other"/);
   await client[Symbol.asyncDispose]();
+  await server.shutdown();
+});
+
+Deno.test("listen() offers upgrades without a Request first, and creates one when read", async () => {
+  const engine: UpgradeHost = hardenedWebSocket();
+  const seen: unknown[] = [];
+  const server = engine.listen(anyPort, (request) => {
+    seen.push(request.headers.get("sec-websocket-protocol"));
+    return engine.accept(request, { protocol: "chat" }).response;
+  }, (upgrade) => {
+    const { method, url, headers } = upgrade;
+    seen.push([method, new URL(url).pathname, headers.get("X-Two"), headers.has("x-none")]);
+    if (new URL(url).pathname === "/leave") return undefined;
+    if (url.endsWith("/read")) {
+      const { request } = upgrade;
+      assertStrictEquals(upgrade.request, request);
+      seen.push([request.url === url, new Request(request).headers.get("x-two")]);
+    }
+    return upgrade.accept({ protocol: "chat" }).response;
+  });
+  const ask = async (path: string) => {
+    const headers = { "x-two": "a" };
+    using raw = await RawSocket.open(server.addr.port, { path, headers, protocol: "chat" });
+    return raw.status;
+  };
+  assertEquals(await ask("/at-once"), 101);
+  assertEquals(seen.splice(0), [["GET", "/at-once", "a", false]]);
+  assertEquals(await ask("/read"), 101);
+  assertEquals(seen.splice(0), [["GET", "/read", "a", false], [true, "a"]]);
+  assertEquals(await ask("/leave"), 101);
+  assertEquals(seen.splice(0), [["GET", "/leave", "a", false], "chat"]);
   await server.shutdown();
 });
 

@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { Buffer } from "node:buffer";
-import { readUpgrade, requestOf } from "./request.ts";
+import { readUpgrade, requestOf, urlOf } from "./request.ts";
 
 const LINES = [
   "Host: localhost",
@@ -36,6 +36,28 @@ Deno.test("readUpgrade() reads a head, and what came behind it", () => {
     ["cookie", "b=2"],
     ["x-latin", "caf\xe9"],
   ]);
+});
+
+Deno.test("HeadFields.get() finds a field by any spelling, and joins fields of one name", () => {
+  const upgrade = read(HEAD);
+  if (upgrade === undefined || upgrade === "incomplete") throw new Error("no upgrade");
+  const { headers } = upgrade;
+  const names = ["Host", "cookie", "X-LATIN", "x-none"];
+  assertEquals(names.map((name) => headers.get(name)), ["localhost", "a=1, b=2", "caf\xe9", null]);
+  assertEquals(names.map((name) => headers.has(name)), [true, true, true, false]);
+  const platform = new Headers([...headers]);
+  for (const name of names) assertEquals(headers.get(name), platform.get(name));
+});
+
+Deno.test("urlOf() makes the URL that a Request has, and refuses what no Request takes", () => {
+  for (const [target, host] of [["/a/../b?c#d", "LOCALHOST:80"], ["http://a.test/%41", "b"]]) {
+    const request = requestOf({ method: "GET", target: target!, headers: [["host", host!]] }, {
+      isSecure: false,
+      signal: AbortSignal.abort(),
+    })!;
+    assertEquals(urlOf(target!, host!, false), request.url);
+  }
+  assertEquals(urlOf("http://ann:s3cret@a.test/", "a.test", false), undefined);
 });
 
 Deno.test("readUpgrade() reads a head that comes in two pieces, wherever it is cut", () => {
