@@ -10,7 +10,7 @@ import {
   tellLiteral,
 } from "./client_requests.ts";
 import { type ConnectionLimits, moqHostOf, moqQuicOptions, ServerListener } from "./listener.ts";
-import type { WebTransportStats } from "../telemetry/measures.ts";
+import type { HttpFaceStats, WebTransportStats } from "../telemetry/measures.ts";
 import { MetricsEndpoint, metricsOf } from "../telemetry/endpoint.ts";
 import { checkBuiltinEngine } from "./webtransport_options.ts";
 import { reportEngine, sequenceStore, sharedCounts, userClaims } from "./broker_services.ts";
@@ -88,6 +88,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #unreadStreams: UnreadStreams;
   /** HTTP faces by path, which load with the server. */
   readonly #faces = new Map<string, Promise<HttpFace>>();
+  /** HTTP faces that have loaded, by the option of the server. */
+  readonly #loadedFaces = new Map<string, HttpFace>();
   #listener: ServerListener | undefined;
   #closing: Promise<void> | undefined;
   /** Stops listening to the signal that closes the server. */
@@ -201,7 +203,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     if (api !== undefined) {
       const { health } = source;
       const rules = { ...(origins && { origins }), ...(hosts && { hosts }) };
-      this.#mount(api.path, this.#loadApi(api, { contract, health, origins: rules }));
+      this.#mount("api", api.path, this.#loadApi(api, { contract, health, origins: rules }));
     }
   }
 
@@ -231,6 +233,14 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /** Counters of WebTransport, also part of the metrics; `undefined` if WebTransport is off. */
   get webTransportStats(): WebTransportStats | undefined {
     return this.#listener?.stats;
+  }
+
+  /**
+   * Counters of requests to faces over HTTP, by the option of the server, such as `api`; also part
+   * of the metrics.
+   */
+  get httpStats(): Readonly<Record<string, HttpFaceStats>> {
+    return Object.fromEntries([...this.#loadedFaces].map(([name, { stats }]) => [name, stats]));
   }
 
   /**
@@ -558,9 +568,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     };
   }
 
-  #mount(path: string, loading: Promise<HttpFace>): void {
+  #mount(name: string, path: string, loading: Promise<HttpFace>): void {
     this.#faces.set(path, loading);
-    loading.catch((error) => this.#console.failed(`Loading of ${path}`, error));
+    loading.then(
+      (face) => this.#loadedFaces.set(name, face),
+      (error) => this.#console.failed(`Loading of the option ${name}`, error),
+    );
   }
 
   #answerFace(request: Request, info: RequestInfo): Promise<Response> | undefined {

@@ -24,10 +24,20 @@ export interface WebTransportStats {
   readonly handshakes: QuicHandshakeStats;
 }
 
-/** The counters of a server's WebTransport. */
-export interface CountedWebTransport {
-  /** The counters; `undefined` if WebTransport is off. */
+/** Counters of a server's face over HTTP, such as the API; see `httpStats` of `Server`. */
+export interface HttpFaceStats {
+  /** Requests that are being answered now. */
+  readonly active: number;
+  /** Requests that were answered since the start, by status. */
+  readonly answered: Readonly<Record<string, number>>;
+}
+
+/** The counters of a server beside those of its sessions and topics. */
+export interface CountedServer {
+  /** Counters of WebTransport; `undefined` if WebTransport is off. */
   readonly webTransportStats?: WebTransportStats | undefined;
+  /** Counters of faces over HTTP, by the option of the server. */
+  readonly httpStats?: Readonly<Record<string, HttpFaceStats>> | undefined;
 }
 
 /** Counters before the first handshake, and of an engine that counts none. */
@@ -308,8 +318,12 @@ export function topicMeasures({ stats, broker }: CountedTopics): Measure[] {
   ];
 }
 
-/** Metrics of QUIC handshakes; empty if WebTransport is off. */
-export function webTransportMeasures({ webTransportStats }: CountedWebTransport): Measure[] {
+/** Metrics of QUIC handshakes and of HTTP requests, where the server has these. */
+export function serverMeasures(server: CountedServer): Measure[] {
+  return [...webTransportMeasures(server), ...httpMeasures(server)];
+}
+
+function webTransportMeasures({ webTransportStats }: CountedServer): Measure[] {
   if (webTransportStats === undefined) return [];
   const { isListening, handshakes: { pending, ...dropped } } = webTransportStats;
   return [
@@ -323,6 +337,29 @@ export function webTransportMeasures({ webTransportStats }: CountedWebTransport)
     counter(
       ["skein.quic.handshakes.dropped", "{handshake}", "QUIC handshakes dropped by their bounds"],
       ...each(dropped, "skein.handshake.reason"),
+    ),
+  ];
+}
+
+function httpMeasures({ httpStats = {} }: CountedServer): Measure[] {
+  const faces = Object.entries(httpStats);
+  if (faces.length === 0) return [];
+  return [
+    sum(
+      ["skein.http.active", "{request}", "HTTP requests that are being answered, by face"],
+      ...faces.map(([face, { active }]) => ({
+        value: active,
+        attributes: { "skein.http.face": face },
+      })),
+    ),
+    counter(
+      ["skein.http.requests", "{request}", "HTTP requests that were answered, by face and status"],
+      ...faces.flatMap(([face, { answered }]) =>
+        Object.entries(answered).map(([status, value]) => ({
+          value,
+          attributes: { "skein.http.face": face, "skein.http.status": status },
+        }))
+      ),
     ),
   ];
 }

@@ -42,7 +42,7 @@ import {
   trace,
   type Tracer,
 } from "@opentelemetry/api";
-import type { CountedTopics, CountedWebTransport, WebTransportStats } from "./measures.ts";
+import type { CountedServer, CountedTopics, HttpFaceStats, WebTransportStats } from "./measures.ts";
 import type { Topics } from "../pubsub/mod.ts";
 import {
   type CountedManager,
@@ -110,12 +110,15 @@ export interface Telemetry extends Instrumentation, Disposable {
    *
    * @param manager The `manager` of a server; replaces the one of an earlier call.
    * @param topics The `topics` of the same server, to report histories and the broker too.
-   * @param server The same server, to report its QUIC handshakes too.
+   * @param server The same server, to report its QUIC handshakes and HTTP requests too.
    */
   observe(
     manager: Pick<SessionManager, "stats">,
     topics?: Pick<Topics, "broker" | "stats">,
-    server?: { readonly webTransportStats?: WebTransportStats | undefined },
+    server?: {
+      readonly webTransportStats?: WebTransportStats | undefined;
+      readonly httpStats?: Readonly<Record<string, HttpFaceStats>> | undefined;
+    },
   ): void;
 }
 
@@ -196,9 +199,9 @@ class OtelInstrumentation implements Instrumentation, Disposable {
   observe(
     manager: CountedManager,
     topics?: CountedTopics,
-    webTransport?: CountedWebTransport,
+    server?: CountedServer,
   ): void {
-    this.#metrics.observe(manager, topics, webTransport);
+    this.#metrics.observe(manager, topics, server);
   }
 
   handshake(info: HandshakeInfo): HandshakeWatch {

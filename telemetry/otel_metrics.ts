@@ -11,14 +11,14 @@ import type {
   Observable,
 } from "@opentelemetry/api";
 import {
+  type CountedServer,
   type CountedTopics,
-  type CountedWebTransport,
   managerMeasures,
   type Measure,
   NO_HANDSHAKES,
+  serverMeasures,
   sessionMeasures,
   topicMeasures,
-  webTransportMeasures,
 } from "./measures.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { CloseCode, type CloseInfo, RequestError } from "../errors.ts";
@@ -113,9 +113,10 @@ class BoundedLabels {
   }
 }
 
-/** The counters of WebTransport before its first handshake. */
-const NO_WEBTRANSPORT: CountedWebTransport = {
+/** The counters of a server before its first handshake and its first request. */
+const NO_SERVER: CountedServer = {
   webTransportStats: { isListening: false, handshakes: NO_HANDSHAKES },
+  httpStats: { api: { active: 0, answered: {} } },
 };
 
 /** Bucket boundaries for calls of milliseconds to seconds, as the conventions advise. */
@@ -197,7 +198,7 @@ export class OtelMetrics implements Disposable {
   readonly #stop: () => void;
   #manager: CountedManager | undefined;
   #topics: CountedTopics | undefined;
-  #webTransport: CountedWebTransport = {};
+  #server: CountedServer = {};
 
   /** Creates the instruments. */
   constructor(runtime: Runtime, meter: Meter) {
@@ -243,15 +244,15 @@ export class OtelMetrics implements Disposable {
     return error instanceof RequestError ? this.#errorTypes.of(type) : type;
   }
 
-  /** Also reports the counters of a server's manager, topics and WebTransport. */
+  /** Also reports the counters of a server's manager, topics, WebTransport and faces over HTTP. */
   observe(
     manager: CountedManager,
     topics?: CountedTopics,
-    webTransport: CountedWebTransport = {},
+    server: CountedServer = {},
   ): void {
     this.#manager = manager;
     this.#topics = topics;
-    this.#webTransport = webTransport;
+    this.#server = server;
   }
 
   /** Removes the callback that reads the sessions. */
@@ -278,7 +279,7 @@ export class OtelMetrics implements Disposable {
       ...sessionMeasures(nothing),
       ...managerMeasures(nothing),
       ...topicMeasures(NO_TOPICS),
-      ...webTransportMeasures(NO_WEBTRANSPORT),
+      ...serverMeasures(NO_SERVER),
     ];
     const instruments = new Map(kinds.map((kind) => [kind.name, this.#instrument(kind)]));
     const observe: BatchObservableCallback = (result) => {
@@ -292,7 +293,7 @@ export class OtelMetrics implements Disposable {
       for (const [side, census] of this.#census) tell(sessionMeasures(census.read()), side);
       if (this.#manager !== undefined) tell(managerMeasures(this.#manager.stats()), "server");
       if (this.#topics !== undefined) tell(topicMeasures(this.#topics), "server");
-      tell(webTransportMeasures(this.#webTransport), "server");
+      tell(serverMeasures(this.#server), "server");
     };
     const all = [...instruments.values()];
     this.#meter.addBatchObservableCallback(observe, all);

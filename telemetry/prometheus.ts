@@ -1,10 +1,11 @@
 /** The counters of a server in the text format of Prometheus. */
 import {
+  type HttpFaceStats,
   managerMeasures,
   type Measure,
+  serverMeasures,
   sessionMeasures,
   topicMeasures,
-  webTransportMeasures,
   type WebTransportStats,
 } from "./measures.ts";
 import type { SessionManager } from "../manager/mod.ts";
@@ -35,7 +36,7 @@ const UNITS: Readonly<Record<string, string>> = { By: "_bytes", s: "_seconds" };
  * ```
  *
  * @param server A server, or an object that has a manager; `topics` adds the counters of topics and
- *   of their broker, `webTransportStats` those of QUIC handshakes.
+ *   of their broker, `webTransportStats` those of QUIC handshakes, `httpStats` those of requests.
  * @returns The text.
  */
 export function prometheusText(
@@ -43,6 +44,7 @@ export function prometheusText(
     readonly manager: Pick<SessionManager, "stats">;
     readonly topics?: Pick<Topics, "broker" | "stats">;
     readonly webTransportStats?: WebTransportStats | undefined;
+    readonly httpStats?: Readonly<Record<string, HttpFaceStats>> | undefined;
   },
 ): string {
   return measuresOf(server).map(textOf).join("");
@@ -52,14 +54,16 @@ export function prometheusText(
 export type MeasuredServer = Parameters<typeof prometheusText>[0];
 
 /** Reads all metrics of a server. */
-export function measuresOf({ manager, topics, webTransportStats }: MeasuredServer): Measure[] {
+export function measuresOf(
+  { manager, topics, webTransportStats, httpStats }: MeasuredServer,
+): Measure[] {
   const stats = manager.stats();
   const ofTopics = topics === undefined ? [] : topicMeasures(topics);
   return [
     ...sessionMeasures(stats),
     ...managerMeasures(stats),
     ...ofTopics,
-    ...webTransportMeasures({ webTransportStats }),
+    ...serverMeasures({ webTransportStats, httpStats }),
   ];
 }
 

@@ -15,119 +15,13 @@ import {
   dial,
   platformRuntime,
   type Server,
-  type ServerOptions,
 } from "../mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
+import { captureConsole } from "./console_lines.ts";
 import { FaultyEngine } from "./faulty_broker.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
-import { endOf, soon } from "./sessions.ts";
-
-/** The parts of the document that the tests read. */
-interface Document {
-  readonly paths: Readonly<Record<string, Readonly<Record<string, DocumentedOperation>>>>;
-  readonly components: { readonly schemas: Readonly<Record<string, unknown>> };
-}
-
-interface DocumentedOperation {
-  readonly responses: Readonly<
-    Record<string, { readonly content: Readonly<Record<string, { readonly schema: unknown }>> }>
-  >;
-}
-
-/** A response. */
-interface Answer {
-  readonly status: number;
-  readonly headers: Headers;
-  // deno-lint-ignore no-explicit-any -- the document checks the shape
-  readonly body: any;
-}
-
-/** A backend that uses the API of a server. */
-class Backend {
-  /** Operations with the statuses of their responses. */
-  readonly seen = new Map<string, Set<number>>();
-  readonly #url: string;
-  #document: Promise<{ readonly document: Document; readonly ajv: Ajv2020 }> | undefined;
-
-  constructor(server: Pick<Server, "address">, path = "/api") {
-    this.#url = `http://127.0.0.1:${portOf(server as never)}${path}`;
-  }
-
-  get(path: string, headers: Record<string, string> = {}): Promise<Answer> {
-    return this.ask(path, { headers });
-  }
-
-  post(path: string, body: unknown, headers: Record<string, string> = {}): Promise<Answer> {
-    return this.ask(path, {
-      method: "POST",
-      headers: { "content-type": "application/json", ...headers },
-      body: JSON.stringify(body),
-    });
-  }
-
-  /** Asks, and checks the response against the document. */
-  async ask(path: string, init: RequestInit = {}): Promise<Answer> {
-    const response = await soon(fetch(this.#url + path, init));
-    const text = await response.text();
-    const { status, headers } = response;
-    assertEquals(headers.get("x-content-type-options"), "nosniff");
-    assertEquals(headers.get("content-security-policy"), "sandbox");
-    const body: Answer["body"] = text === "" ? undefined : JSON.parse(text);
-    if (init.method !== "OPTIONS" && init.method !== "HEAD") {
-      await this.#check(init.method ?? "GET", path, { status, headers, body });
-    }
-    return { status, headers, body };
-  }
-
-  async #check(method: string, path: string, answer: Answer): Promise<void> {
-    const { status, headers, body } = answer;
-    this.#document ??= documentOf();
-    const { document, ajv } = await this.#document;
-    const asked = path.split("?")[0]!.split("/");
-    const [template, methods] = Object.entries(document.paths).find(([template]) => {
-      const parts = template.split("/");
-      return parts.length === asked.length &&
-        parts.every((part, i) => part.startsWith("{") || part === asked[i]);
-    }) ?? [];
-    if (methods === undefined) return assertEquals(status, 404, path);
-    const operation = methods[method.toLowerCase()];
-    if (operation === undefined) return assertEquals(status, 405, `${method} ${path}`);
-    const name = `${method} ${template}`;
-    this.seen.set(name, (this.seen.get(name) ?? new Set()).add(status));
-    const response = operation.responses[status];
-    assert(response !== undefined, `${name} does not declare ${status}: ${JSON.stringify(body)}`);
-    const type = headers.get("content-type")!;
-    const schema = response.content[type]?.schema;
-    assert(schema !== undefined, `${name} does not declare ${type} for ${status}`);
-    const validate = ajv.compile({ ...schema as object, components: document.components });
-    assert(validate(answer.body), `${name} ${status}: ${JSON.stringify(validate.errors)}`);
-    if (status >= 400 && type !== "application/json") {
-      assertEquals(body.status, status);
-      assertEquals(body.type, `urn:skein:problem:${body.code}`);
-      assertMatch(body.detail, /^Cannot /);
-    }
-  }
-}
-
-/** The document as a server serves it. */
-async function documentOf(): Promise<{ readonly document: Document; readonly ajv: Ajv2020 }> {
-  await using server = createServer({ api: { path: "/api" } });
-  const response = await server.fetch(new Request("http://localhost/api/openapi.json"), {
-    remoteAddr: { transport: "tcp", hostname: "127.0.0.1", port: 1 },
-  });
-  const document: Document = await response.json();
-  return { document, ajv: new Ajv2020({ strict: false }) };
-}
-
-/** A server with an API that allows everything. */
-function serveApi(options: ServerOptions<string> = {}) {
-  return listen<string>({
-    authenticate: ({ token }) => token ?? "nobody",
-    authorize: () => true,
-    api: { path: "/api" },
-    ...options,
-  });
-}
+import { type Answer, Backend, documentOf, serveApi } from "./http_backend.ts";
+import { endOf } from "./sessions.ts";
 
 Deno.test("serve() refuses malformed options of the API at once", () => {
   for (const path of ["", "api", "/", "/api/", "/a b", "/../api", "/a?b"]) {
@@ -258,16 +152,14 @@ Deno.test("API lists the present users of a topic on all nodes", async () => {
     await client.subscribe("room:a", { presence: { user } } as never).ready;
     return client;
   };
-  const seen = Promise.withResolvers<void>();
-  using _heard = one.presence.subscribe(({ topic, user }) => {
-    if (topic === "room:a" && user === "bob") seen.resolve();
-  });
   await using _ann = await join(one, "ann");
   await using _bob = await join(two, "bob");
-  await seen.promise;
   for (const server of [one, two]) {
-    const { status, body } = await new Backend(server).get("/topics/room%3Aa/presence");
-    assertEquals([status, body.count, body.isComplete], [200, 2, true]);
+    const backend = new Backend(server);
+    let { body } = await backend.get("/topics/room%3Aa/presence");
+    // The nodes tell each other of their users.
+    while (body.count < 2) ({ body } = await backend.get("/topics/room%3Aa/presence"));
+    assertEquals([body.count, body.isComplete], [2, true]);
     const users = body.members.map(({ user }: { user: string }) => user);
     assertEquals(users.toSorted(), ["ann", "bob"]);
   }
@@ -637,6 +529,45 @@ Deno.test("API does a failed request again with the same key", async () => {
   engine.isAway = false;
   const done = await publish();
   assertEquals([done.status, done.headers.get("idempotency-replayed")], [200, null]);
+});
+
+Deno.test("API counts its requests in the metrics", async () => {
+  await using server = serveApi({ metrics: true });
+  const api = new Backend(server);
+  await api.get("/health");
+  await api.get("/topics/news/history");
+  assertEquals(server.httpStats, { api: { active: 0, answered: { 200: 1, 404: 1 } } });
+  const metrics = await fetch(`http://127.0.0.1:${portOf(server)}/metrics`);
+  const text = await metrics.text();
+  assertMatch(text, /^skein_http_requests_total\{face="api",status="404"\} 1$/m);
+  assertMatch(text, /^skein_http_active\{face="api"\} 0$/m);
+});
+
+Deno.test("API survives clients that leave in the middle of a body, and reports nothing", async () => {
+  using console = captureConsole();
+  {
+    await using server = serveApi();
+    for (let i = 0; i < 8; i++) {
+      using client = await RawSocket.ask(portOf(server), {
+        method: "POST",
+        path: "/api/topics/a/publications",
+        headers: {
+          upgrade: "",
+          connection: "",
+          "sec-websocket-version": "",
+          "sec-websocket-key": "",
+          "content-type": "application/json",
+          "content-length": "20",
+        },
+      });
+      await client.write(new TextEncoder().encode('{"data":'));
+    }
+    const api = new Backend(server);
+    // The server learns of the ends with its next turns.
+    while ((server.httpStats["api"]?.answered[400] ?? 0) < 8) await api.get("/health");
+    assertEquals((await api.get("/health")).status, 200);
+  }
+  assertEquals(console.lines, []);
 });
 
 Deno.test("API is part of a server that is mounted in another one", async () => {

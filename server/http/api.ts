@@ -7,7 +7,7 @@ import {
   type QueryOf,
   type ReplyOf,
 } from "./api_operations.ts";
-import { Face, type FaceParts, type FaceRequest, type FaceStats, type HttpFace } from "./face.ts";
+import { Face, type FaceParts, type FaceRequest, type HttpFace } from "./face.ts";
 import { IdempotencyKeys } from "./idempotency.ts";
 import { openApi } from "./openapi.ts";
 import { methodNotAllowed, Problem } from "./problem.ts";
@@ -24,6 +24,7 @@ import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import { type Invalid, type StandardSchema, validate } from "../../base/standard_schema.ts";
 import { settlesWithin, waitFor } from "../../base/wait.ts";
 import { BrokerError, TimeoutError, UnsupportedError } from "../../errors.ts";
+import type { HttpFaceStats } from "../../telemetry/measures.ts";
 import type { ServerHealth } from "../../telemetry/endpoint.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
@@ -160,7 +161,7 @@ export class Api implements HttpFace {
   }
 
   /** Counters of requests. */
-  get stats(): FaceStats {
+  get stats(): HttpFaceStats {
     return this.#face.stats;
   }
 
@@ -199,11 +200,7 @@ export class Api implements HttpFace {
       const isAway = error instanceof BrokerError || error instanceof TimeoutError ||
         error instanceof UnsupportedError;
       if (!isAway) throw error;
-      throw new Problem(503, {
-        code: "unavailable",
-        detail: `Cannot ${verb}: the engine of the broker must answer, received no answer`,
-        cause: error,
-      });
+      throw new Problem(503, { code: "unavailable", detail: error.message, cause: error });
     }
   }
 

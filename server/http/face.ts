@@ -6,6 +6,7 @@ import { refusalHeaders } from "../session_request.ts";
 import { Accounts } from "../../manager/accounts.ts";
 import { checkRate, type Rate } from "../../manager/token_bucket.ts";
 import { within } from "../../base/wait.ts";
+import type { HttpFaceStats } from "../../telemetry/measures.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { TimeoutError } from "../../errors.ts";
 import { addressKey, type RequestInfo } from "../../transport/address.ts";
@@ -139,17 +140,9 @@ export interface FaceRequest<Action extends string> {
 /** A face of a server over HTTP. */
 export interface HttpFace {
   /** Counters. */
-  readonly stats: FaceStats;
+  readonly stats: HttpFaceStats;
   /** Answers a request for the path of the face, or below. Never rejects. */
   fetch(request: Request, info: RequestInfo): Promise<Response>;
-}
-
-/** Counters of a face, since the start. */
-export interface FaceStats {
-  /** Requests that are being answered. */
-  readonly active: number;
-  /** Answered requests by status. */
-  readonly answered: Readonly<Record<string, number>>;
 }
 
 /**
@@ -221,7 +214,7 @@ export class Face<Action extends string> {
   }
 
   /** Counters. */
-  get stats(): FaceStats {
+  get stats(): HttpFaceStats {
     return { active: this.#active, answered: Object.fromEntries(this.#answered) };
   }
 

@@ -1,0 +1,120 @@
+/**
+ * A backend that uses the HTTP API of a server, and checks each response against the OpenAPI
+ * document.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertMatch } from "@std/assert";
+import { Ajv2020 } from "npm:ajv@8/dist/2020.js";
+import { createServer, type Server, type ServerOptions } from "../mod.ts";
+import { listen, portOf } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+/** The parts of the document that the tests read. */
+export interface Document {
+  readonly paths: Readonly<Record<string, Readonly<Record<string, DocumentedOperation>>>>;
+  readonly components: { readonly schemas: Readonly<Record<string, unknown>> };
+}
+
+export interface DocumentedOperation {
+  readonly responses: Readonly<
+    Record<string, { readonly content: Readonly<Record<string, { readonly schema: unknown }>> }>
+  >;
+}
+
+/** A response. */
+export interface Answer {
+  readonly status: number;
+  readonly headers: Headers;
+  // deno-lint-ignore no-explicit-any -- the document checks the shape
+  readonly body: any;
+}
+
+/** A backend that uses the API of a server. */
+export class Backend {
+  /** Operations with the statuses of their responses. */
+  readonly seen = new Map<string, Set<number>>();
+  readonly #url: string;
+  #document: Promise<{ readonly document: Document; readonly ajv: Ajv2020 }> | undefined;
+
+  constructor(server: Pick<Server, "address">, path = "/api") {
+    this.#url = `http://127.0.0.1:${portOf(server as never)}${path}`;
+  }
+
+  get(path: string, headers: Record<string, string> = {}): Promise<Answer> {
+    return this.ask(path, { headers });
+  }
+
+  post(path: string, body: unknown, headers: Record<string, string> = {}): Promise<Answer> {
+    return this.ask(path, {
+      method: "POST",
+      headers: { "content-type": "application/json", ...headers },
+      body: JSON.stringify(body),
+    });
+  }
+
+  /** Asks, and checks the response against the document. */
+  async ask(path: string, init: RequestInit = {}): Promise<Answer> {
+    const response = await soon(fetch(this.#url + path, init));
+    const text = await response.text();
+    const { status, headers } = response;
+    assertEquals(headers.get("x-content-type-options"), "nosniff");
+    assertEquals(headers.get("content-security-policy"), "sandbox");
+    const body: Answer["body"] = text === "" ? undefined : JSON.parse(text);
+    if (init.method !== "OPTIONS" && init.method !== "HEAD") {
+      await this.#check(init.method ?? "GET", path, { status, headers, body });
+    }
+    return { status, headers, body };
+  }
+
+  async #check(method: string, path: string, answer: Answer): Promise<void> {
+    const { status, headers, body } = answer;
+    this.#document ??= documentOf();
+    const { document, ajv } = await this.#document;
+    const asked = path.split("?")[0]!.split("/");
+    const [template, methods] = Object.entries(document.paths).find(([template]) => {
+      const parts = template.split("/");
+      return parts.length === asked.length &&
+        parts.every((part, i) => part.startsWith("{") || part === asked[i]);
+    }) ?? [];
+    if (methods === undefined) return assertEquals(status, 404, path);
+    const operation = methods[method.toLowerCase()];
+    if (operation === undefined) return assertEquals(status, 405, `${method} ${path}`);
+    const name = `${method} ${template}`;
+    this.seen.set(name, (this.seen.get(name) ?? new Set()).add(status));
+    const response = operation.responses[status];
+    assert(response !== undefined, `${name} does not declare ${status}: ${JSON.stringify(body)}`);
+    const type = headers.get("content-type")!;
+    const schema = response.content[type]?.schema;
+    assert(schema !== undefined, `${name} does not declare ${type} for ${status}`);
+    const validate = ajv.compile({ ...schema as object, components: document.components });
+    assert(validate(answer.body), `${name} ${status}: ${JSON.stringify(validate.errors)}`);
+    if (status >= 400 && type !== "application/json") {
+      assertEquals(body.status, status);
+      assertEquals(body.type, `urn:skein:problem:${body.code}`);
+      assertMatch(body.detail, /^Cannot /);
+    }
+  }
+}
+
+/** The document as a server serves it. */
+export async function documentOf(): Promise<
+  { readonly document: Document; readonly ajv: Ajv2020 }
+> {
+  await using server = createServer({ api: { path: "/api" } });
+  const response = await server.fetch(new Request("http://localhost/api/openapi.json"), {
+    remoteAddr: { transport: "tcp", hostname: "127.0.0.1", port: 1 },
+  });
+  const document: Document = await response.json();
+  return { document, ajv: new Ajv2020({ strict: false }) };
+}
+
+/** A server with an API that allows everything. */
+export function serveApi(options: ServerOptions<string> = {}) {
+  return listen<string>({
+    authenticate: ({ token }) => token ?? "nobody",
+    authorize: () => true,
+    api: { path: "/api" },
+    ...options,
+  });
+}
