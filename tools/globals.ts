@@ -35,6 +35,7 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "pubsub/nodes/nodes.ts",
   "pubsub/presence/presence.ts",
   "pubsub/redis/options.ts",
+  "pubsub/sqlite/options.ts",
   "pubsub/topics.ts",
   "server/jwt.ts",
   "server/server.ts",

@@ -16,7 +16,7 @@ import type {
   TakenTokens,
   TokenRate,
 } from "../broker.ts";
-import { Listeners } from "../engine_flow.ts";
+import { LocalListeners } from "../engine_flow.ts";
 import type { BrokerLogs } from "../logs/log.ts";
 import { appended, MemoryHistories } from "./history.ts";
 import { MemoryLogs } from "./logs.ts";
@@ -108,13 +108,6 @@ function renew<V>(map: Map<string, V>, key: string, value: V): void {
   }
 }
 
-interface TopicListeners {
-  readonly listeners: Listeners;
-  /** Publications made by listeners during a delivery; delivered next, in one order for all. */
-  readonly waiting: Publication[];
-  isDelivering: boolean;
-}
-
 /**
  * Carries publications within one process, synchronously: the default broker, which also connects
  * several servers in one process.
@@ -157,9 +150,9 @@ export class MemoryBroker implements Broker {
   readonly #logs: MemoryLogs;
   readonly #memory: MemoryStore;
   readonly #histories: MemoryHistories;
-  readonly #channels = new Map<string, TopicListeners>();
-  /** The channels of topics with a history. */
-  readonly #kept = new Map<string, TopicListeners>();
+  readonly #plain = new LocalListeners();
+  /** The listeners of topics with a history. */
+  readonly #kept: LocalListeners;
   #isClosed = false;
   #published = 0;
   #reads = 0;
@@ -172,10 +165,15 @@ export class MemoryBroker implements Broker {
   constructor(options: { readonly runtime?: Runtime } = {}) {
     const { runtime = platformRuntime() } = options;
     this.#memory = new MemoryStore(runtime);
-    this.#histories = new MemoryHistories(runtime);
+    const histories = new MemoryHistories(runtime);
+    this.#histories = histories;
+    this.#kept = new LocalListeners(
+      (topic) => histories.follow(topic),
+      (topic) => histories.unfollow(topic),
+    );
     this.store = this.#memory;
     this.logs = this.#logs = new MemoryLogs(runtime, (topic) => {
-      this.#tell(this.#channels.get(topic), { topic, payload: "" });
+      this.#plain.deliver({ topic, payload: "" });
     });
   }
 
@@ -208,33 +206,15 @@ export class MemoryBroker implements Broker {
   publish(publication: Publication): void {
     this.#checkOpen("publish");
     this.#published++;
-    this.#tell(this.#channels.get(publication.topic), publication);
+    this.#plain.deliver(publication);
   }
 
   async #append(publication: Publication, options: AppendOptions): Promise<Appended> {
     if (this.#isClosed) throw new BrokerError("Cannot append: the broker is closed");
     this.#published++;
     const placed = this.#histories.append(publication, options);
-    if (placed !== undefined) this.#tell(this.#kept.get(publication.topic), placed);
+    if (placed !== undefined) this.#kept.deliver(placed);
     return await appended(placed);
-  }
-
-  #tell(channel: TopicListeners | undefined, publication: Publication): void {
-    if (channel === undefined) return;
-    if (channel.isDelivering) {
-      channel.waiting.push(publication);
-      return;
-    }
-    channel.isDelivering = true;
-    try {
-      channel.listeners.deliver(publication);
-      for (let next = channel.waiting.shift(); next; next = channel.waiting.shift()) {
-        channel.listeners.deliver(next);
-      }
-    } finally {
-      channel.isDelivering = false;
-      channel.waiting.length = 0;
-    }
   }
 
   /**
@@ -252,35 +232,15 @@ export class MemoryBroker implements Broker {
     options: BrokerSubscribeOptions = {},
   ): BrokerSubscription {
     this.#checkOpen("subscribe");
-    const isKept = options.history !== undefined;
-    const channels = isKept ? this.#kept : this.#channels;
-    let channel = channels.get(topic);
-    if (channel === undefined) {
-      channel = { listeners: new Listeners(), waiting: [], isDelivering: false };
-      channels.set(topic, channel);
-      if (isKept) this.#histories.follow(topic);
-    }
-    const { listeners } = channel;
-    const added = listeners.add(listener);
-    return {
-      ready: Promise.resolve(),
-      [Symbol.asyncDispose]: () => {
-        if (listeners.remove(added) && listeners.isEmpty) {
-          channels.delete(topic);
-          if (isKept) this.#histories.unfollow(topic);
-        }
-        return Promise.resolve();
-      },
-    };
+    const listeners = options.history === undefined ? this.#plain : this.#kept;
+    return listeners.subscribe(topic, listener);
   }
 
   /** Ends all subscriptions. Idempotent. */
   close(): Promise<void> {
     this.#isClosed = true;
-    for (const channels of [this.#channels, this.#kept]) {
-      for (const { listeners } of channels.values()) listeners.clear();
-      channels.clear();
-    }
+    this.#plain.clear();
+    this.#kept.clear();
     this.#histories.clear();
     this.#memory.clear();
     this.#logs.close();

@@ -1,75 +1,14 @@
 import { assertEquals, assertThrows } from "@std/assert";
-import { StatusFeed } from "../../base/status_feed.ts";
-import type {
-  Broker,
-  BrokerHistory,
-  BrokerStats,
-  BrokerStatus,
-  BrokerStore,
-  BrokerSubscription,
-  Publication,
-} from "../broker.ts";
-import type { BrokerLogs } from "../logs/log.ts";
+import { EngineNode } from "../_engine_node_test.ts";
 import { testBroker } from "../conformance/suite.ts";
 import { MemoryBroker } from "./broker.ts";
 
 testBroker("MemoryBroker", () => new MemoryBroker(), {
   makePair: () => {
     const engine = new MemoryBroker();
-    return [new Node(engine), new Node(engine)];
+    return [new EngineNode(engine), new EngineNode(engine)];
   },
 });
-
-/** A node of its own on a shared engine, as `Topics` of several servers have. */
-class Node implements Broker {
-  readonly name = "memory";
-  readonly delivery = "at-most-once";
-  readonly status = new StatusFeed<BrokerStatus>({ name: "connected" });
-  readonly history: BrokerHistory;
-  readonly logs: BrokerLogs;
-  readonly store: BrokerStore;
-  readonly #engine: MemoryBroker;
-  readonly #subscriptions = new AsyncDisposableStack();
-  /** Refuses calls after the close, as every closed broker does. */
-  #open: Broker;
-
-  constructor(engine: MemoryBroker) {
-    this.#engine = this.#open = engine;
-    this.logs = engine.logs;
-    this.store = engine.store;
-    this.history = {
-      append: (...args) => this.#open.history!.append(...args),
-      read: (...args) => this.#open.history!.read(...args),
-    };
-  }
-
-  get stats(): BrokerStats {
-    return this.#engine.stats;
-  }
-
-  issues(): string[] {
-    return [];
-  }
-
-  publish(publication: Publication): void {
-    this.#open.publish(publication);
-  }
-
-  subscribe(...args: Parameters<Broker["subscribe"]>): BrokerSubscription {
-    return this.#subscriptions.use(this.#open.subscribe(...args));
-  }
-
-  async close(): Promise<void> {
-    const closed = new MemoryBroker();
-    await closed.close();
-    this.#open = closed;
-    await this.#subscriptions.disposeAsync();
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.close();
-  }
-}
 
 Deno.test("MemoryBroker.publish() delivers before it returns", () => {
   const broker = new MemoryBroker();

@@ -1,0 +1,254 @@
+/** The database of a `SqliteBroker`: opening, schema, and the record of how the file was left. */
+import { DatabaseSync } from "node:sqlite";
+import { BrokerError } from "../../errors.ts";
+
+/** Mark of the files of this broker, in their header: "SKEI". */
+const APPLICATION_ID = 0x534b4549;
+
+/** Version of the schema; files with a higher one are refused. */
+const SCHEMA_VERSION = 1;
+
+/**
+ * The tables. Names of topics, keys and logs are texts, payloads always bytes: a text in SQLite ends
+ * at its first zero. Ids are never used twice, so that a backup finds new rows by their ids.
+ */
+const SCHEMA = `
+CREATE TABLE meta (name TEXT PRIMARY KEY, value ANY) STRICT, WITHOUT ROWID;
+
+CREATE TABLE topics (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  topic TEXT NOT NULL UNIQUE,
+  head INTEGER NOT NULL,      -- the newest offset
+  oldest INTEGER NOT NULL,    -- the oldest kept offset; head + 1 without publications
+  bytes INTEGER NOT NULL,     -- of the kept payloads
+  oldest_at INTEGER NOT NULL, -- time of the oldest kept publication
+  ttl INTEGER NOT NULL,       -- bound of the history, in milliseconds
+  expires INTEGER,            -- time at which the oldest publication expires; NULL without one
+  used INTEGER NOT NULL       -- grows with each publication; 0 without publications
+) STRICT;
+CREATE INDEX topics_expires ON topics (expires) WHERE expires IS NOT NULL;
+CREATE INDEX topics_used ON topics (used);
+
+CREATE TABLE publications (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  topic INTEGER NOT NULL,
+  offset INTEGER NOT NULL,
+  at INTEGER NOT NULL,
+  bytes INTEGER NOT NULL,
+  tag TEXT NOT NULL,
+  except_id TEXT,
+  is_text INTEGER NOT NULL,
+  payload BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX publications_offset ON publications (topic, offset);
+
+CREATE TABLE producers (
+  topic INTEGER NOT NULL,
+  producer TEXT NOT NULL,
+  number INTEGER NOT NULL,
+  until INTEGER NOT NULL,
+  PRIMARY KEY (topic, producer)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX producers_until ON producers (until);
+
+CREATE TABLE numbers (key TEXT PRIMARY KEY, number INTEGER NOT NULL, until INTEGER NOT NULL)
+  STRICT, WITHOUT ROWID;
+CREATE INDEX numbers_until ON numbers (until);
+
+CREATE TABLE claims (
+  scope TEXT NOT NULL,
+  member TEXT NOT NULL,
+  until INTEGER NOT NULL,
+  PRIMARY KEY (scope, member)
+) STRICT, WITHOUT ROWID;
+CREATE INDEX claims_until ON claims (until);
+
+CREATE TABLE buckets (
+  key TEXT PRIMARY KEY,
+  tokens REAL NOT NULL,
+  at INTEGER NOT NULL,
+  until INTEGER NOT NULL      -- time at which the bucket is full again
+) STRICT, WITHOUT ROWID;
+CREATE INDEX buckets_until ON buckets (until);
+
+CREATE TABLE logs (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  name TEXT NOT NULL UNIQUE,
+  state TEXT NOT NULL,        -- as JSON, without producers
+  due INTEGER                 -- time at which the log expires or the lease of the writer lapses
+) STRICT;
+CREATE INDEX logs_due ON logs (due) WHERE due IS NOT NULL;
+
+CREATE TABLE log_records (
+  id INTEGER PRIMARY KEY AUTOINCREMENT,
+  log INTEGER NOT NULL,
+  position INTEGER NOT NULL,
+  bytes INTEGER NOT NULL,
+  is_text INTEGER NOT NULL,
+  record BLOB NOT NULL
+) STRICT;
+CREATE UNIQUE INDEX log_records_position ON log_records (log, position);
+
+CREATE TABLE log_producers (
+  log INTEGER NOT NULL,
+  producer TEXT NOT NULL,
+  epoch INTEGER NOT NULL,
+  seq INTEGER NOT NULL,
+  PRIMARY KEY (log, producer)
+) STRICT, WITHOUT ROWID;
+
+-- Topics and logs that are gone, and whose rows are deleted little by little.
+CREATE TABLE gone_topics (id INTEGER PRIMARY KEY) STRICT;
+CREATE TABLE gone_logs (id INTEGER PRIMARY KEY) STRICT;
+`;
+
+/** Longest difference between two readings of the same start of the machine, in milliseconds. */
+const BOOT_TOLERANCE_MS = 5_000;
+
+/** Options for {@linkcode openDatabase}. */
+export interface DatabaseOptions {
+  readonly path: string;
+  readonly synchronous: "normal" | "full";
+  readonly maxBytes: number;
+  /** A random UUID, of which the names of a new epoch and of new identities are made. */
+  readonly uuid: string;
+  /** Time at which the machine started, if known, in milliseconds since the Unix epoch. */
+  readonly bootedAt: number | undefined;
+}
+
+/** An open database. */
+export interface OpenDatabase {
+  readonly db: DatabaseSync;
+  /** Epoch of all histories. */
+  readonly epoch: string;
+}
+
+/**
+ * Opens or creates the file, which no other process can open then.
+ *
+ * The epoch is that of the file, unless writes may be lost: after a loss of power under `normal`,
+ * and in a copy. A process that was killed leaves all its writes with the operating system, so the
+ * epoch stays if the machine has not started anew since; without knowledge of that, it changes.
+ *
+ * @param options See {@linkcode DatabaseOptions}.
+ * @param onLoss Called in the transaction of the opening if writes may be lost.
+ * @throws {BrokerError} If the file is in use, damaged, of another program or of a later version.
+ */
+export function openDatabase(
+  options: DatabaseOptions,
+  onLoss: (db: DatabaseSync) => void,
+): OpenDatabase {
+  const { path } = options;
+  let db: DatabaseSync | undefined;
+  try {
+    db = new DatabaseSync(path, { timeout: 0 });
+    return prepareDatabase(db, options, onLoss);
+  } catch (cause) {
+    if (db?.isOpen) db.close();
+    if (cause instanceof BrokerError) throw cause;
+    throw new BrokerError(`Cannot open ${path}: ${reasonOf(cause)}`, { cause });
+  }
+}
+
+function prepareDatabase(
+  db: DatabaseSync,
+  { path, synchronous, maxBytes, uuid, bootedAt }: DatabaseOptions,
+  onLoss: (db: DatabaseSync) => void,
+): OpenDatabase {
+  // The mode comes before the first access, so that no other process can share the file.
+  db.exec("PRAGMA locking_mode = EXCLUSIVE; PRAGMA trusted_schema = OFF");
+  const isNew = checkHeader(db, path);
+  if (pragma(db, "journal_mode = WAL") !== "wal") {
+    throw new BrokerError(`Cannot open ${path}: the file must allow a write-ahead log`);
+  }
+  const pageSize = Number(pragma(db, "page_size"));
+  db.exec(`
+    PRAGMA max_page_count = ${Math.floor(maxBytes / pageSize)};
+    PRAGMA journal_size_limit = ${8 * 1_048_576};
+    PRAGMA cache_size = -16384;
+    PRAGMA temp_store = MEMORY;
+    PRAGMA synchronous = FULL;
+    BEGIN IMMEDIATE;
+  `);
+  if (isNew) createTables(db);
+  const mayHaveLost = !isNew && mayHaveLostWrites(metaOf(db, "state"), bootedAt);
+  if (isNew || mayHaveLost) setMeta(db, "epoch", uuid.slice(0, 8));
+  if (mayHaveLost) onLoss(db);
+  setMeta(db, "state", synchronous === "full" ? "full" : `normal ${bootedAt ?? "unknown"}`);
+  // The state has to be on the disk before any write that may be lost.
+  db.exec("COMMIT");
+  if (synchronous === "normal") db.exec("PRAGMA synchronous = NORMAL");
+  return { db, epoch: String(metaOf(db, "epoch")) };
+}
+
+/** Checks that the file is one of this broker; returns true for an empty one. */
+function checkHeader(db: DatabaseSync, path: string): boolean {
+  const application = pragma(db, "application_id");
+  const { tables } = db.prepare("SELECT count(*) AS tables FROM sqlite_schema").get()!;
+  if (application === 0 && tables === 0) return true;
+  if (application !== APPLICATION_ID) {
+    throw new BrokerError(`Cannot open ${path}: the database belongs to another program`);
+  }
+  const version = Number(pragma(db, "user_version"));
+  if (version <= SCHEMA_VERSION) return false;
+  throw new BrokerError(
+    `Cannot open ${path}: the version of the file must be at most ${SCHEMA_VERSION}, received ` +
+      `${version}; a later release of Skein wrote the file`,
+  );
+}
+
+/** Tells whether acknowledged writes may be lost, from the state in which the file was left. */
+function mayHaveLostWrites(state: unknown, bootedAt: number | undefined): boolean {
+  if (state === "closed" || state === "full") return false;
+  const [level, writtenBoot] = String(state).split(" ");
+  if (level !== "normal" || bootedAt === undefined) return true;
+  return !(Math.abs(Number(writtenBoot) - bootedAt) <= BOOT_TOLERANCE_MS);
+}
+
+/** Closes the database; all writes are in the file itself then, and on the disk. */
+export function closeDatabase(db: DatabaseSync): void {
+  try {
+    db.exec("PRAGMA synchronous = FULL");
+    setMeta(db, "state", "closed");
+    db.exec("PRAGMA wal_checkpoint(TRUNCATE)");
+  } finally {
+    db.close();
+  }
+}
+
+/** Reads or sets a pragma; returns its value. */
+export function pragma(db: DatabaseSync, text: string): unknown {
+  return Object.values(db.prepare(`PRAGMA ${text}`).get() ?? {})[0];
+}
+
+/** Reads a fact about the whole file. */
+export function metaOf(db: DatabaseSync, name: string): unknown {
+  return db.prepare("SELECT value FROM meta WHERE name = ?").get(name)?.value;
+}
+
+/** Writes a fact about the whole file. */
+export function setMeta(db: DatabaseSync, name: string, value: string | number): void {
+  db.prepare("INSERT OR REPLACE INTO meta VALUES (?, ?)").run(name, value);
+}
+
+/** Makes the tables in an empty database. */
+export function createTables(db: DatabaseSync): void {
+  db.exec(SCHEMA);
+  db.exec(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${SCHEMA_VERSION}`);
+}
+
+/** Result codes of SQLite, of which the texts would not help. */
+const REASONS: Readonly<Record<number, string>> = {
+  5: "another process or broker has the file open",
+  8: "the file cannot be written",
+  11: "the file is damaged",
+  13: "the disk, or the file with its maxBytes, is full",
+  26: "the file is no SQLite database",
+};
+
+/** Describes an error of SQLite. */
+export function reasonOf(error: unknown): string {
+  const { errcode, message } = error as { readonly errcode?: number; readonly message?: string };
+  // The upper bytes of an extended code tell details of the lowest one.
+  return REASONS[(errcode ?? 0) & 0xff] ?? message ?? String(error);
+}

@@ -1,0 +1,252 @@
+/** The file of a `SqliteBroker`: groups of operations, of which each is one transaction. */
+import type { DatabaseSync, StatementSync } from "node:sqlite";
+import { FileCopy } from "./copy.ts";
+import { closeDatabase, type DatabaseOptions, openDatabase, pragma, reasonOf } from "./database.ts";
+import { Facts } from "./facts.ts";
+import { Histories, MAX_DELETED } from "./histories.ts";
+import { Logs } from "./logs.ts";
+
+/** Options for {@linkcode SqliteFile}. */
+export interface SqliteFileOptions extends DatabaseOptions {
+  readonly maxTopics: number;
+}
+
+/** Operations of the parts, which {@linkcode SqliteFile.run} runs by name. */
+export type FileCalls =
+  & Pick<Histories, "append" | "read" | "follow" | "unfollow">
+  & Pick<Facts, "advance" | "newest" | "claim" | "release" | "claims" | "take">
+  & Pick<
+    Logs,
+    | "createLog"
+    | "appendLog"
+    | "readLog"
+    | "renewLog"
+    | "deleteLog"
+    | "retainLog"
+    | "releaseLog"
+    | "overdueLogs"
+  >
+  & Pick<SqliteFile, "sweep" | "beginCopy" | "continueCopy" | "endCopy">;
+
+/** Name of an operation. */
+export type CallName = keyof FileCalls;
+
+/** One operation, with the arguments of its method. */
+export type Operation = readonly [name: CallName, ...args: readonly unknown[]];
+
+/** The result of an operation, or the reason for which it had no effect. */
+export type Outcome =
+  | readonly [kind: "done", value: unknown]
+  | readonly [kind: "failed", reason: string];
+
+/** The part that has an operation, and `true` if the operation changes the file. */
+const PARTS: Readonly<
+  Record<CallName, readonly [part: "histories" | "facts" | "logs" | "file", writes: boolean]>
+> = {
+  append: ["histories", true],
+  read: ["histories", false],
+  follow: ["histories", false],
+  unfollow: ["histories", false],
+  advance: ["facts", true],
+  newest: ["facts", false],
+  claim: ["facts", true],
+  release: ["facts", true],
+  claims: ["facts", false],
+  take: ["facts", true],
+  createLog: ["logs", true],
+  appendLog: ["logs", true],
+  readLog: ["logs", false],
+  renewLog: ["logs", true],
+  deleteLog: ["logs", true],
+  retainLog: ["logs", true],
+  releaseLog: ["logs", true],
+  overdueLogs: ["logs", false],
+  sweep: ["file", true],
+  beginCopy: ["file", false],
+  continueCopy: ["file", false],
+  endCopy: ["file", false],
+};
+
+/** Statements that delete a bounded number of rows without use. */
+const SWEEPS: readonly string[] = [
+  "DELETE FROM producers WHERE (topic, producer) IN (SELECT topic, producer FROM producers WHERE until <= :now LIMIT :limit)",
+  "DELETE FROM numbers WHERE key IN (SELECT key FROM numbers WHERE until <= :now LIMIT :limit)",
+  "DELETE FROM claims WHERE (scope, member) IN (SELECT scope, member FROM claims WHERE until <= :now LIMIT :limit)",
+  "DELETE FROM buckets WHERE key IN (SELECT key FROM buckets WHERE until <= :now LIMIT :limit)",
+];
+
+/** Tables of rows whose topic or log is gone: the owners, the rows, and the column of the owner. */
+const GONE: readonly (readonly [owners: string, rows: string, column: string])[] = [
+  ["gone_topics", "publications", "topic"],
+  ["gone_logs", "log_records", "log"],
+];
+
+/** Size of the file, and the rest of the work. */
+export interface Swept {
+  /** True if more rows wait for their deletion. */
+  readonly isMore: boolean;
+  /** Bytes in use, of `maxBytes`. */
+  readonly usedBytes: number;
+  /** Topics with publications that were forgotten since the opening. */
+  readonly forgotten: number;
+}
+
+/** An open file. All methods are synchronous, and bounded in the number of rows. */
+export class SqliteFile {
+  /** Epoch of all histories. */
+  readonly epoch: string;
+  readonly #db: DatabaseSync;
+  readonly #parts: Readonly<{
+    histories: Histories;
+    facts: Facts;
+    logs: Logs;
+    file: SqliteFile;
+  }>;
+  readonly #begin: StatementSync;
+  readonly #commit: StatementSync;
+  #copy: FileCopy | undefined;
+
+  /**
+   * Opens or creates the file.
+   *
+   * @param options See {@linkcode SqliteFileOptions}.
+   * @throws {BrokerError} If the file cannot be opened.
+   */
+  constructor(options: SqliteFileOptions) {
+    const { db, epoch } = openDatabase(options, (db) => renewLogs(db, options.uuid));
+    this.epoch = epoch;
+    this.#db = db;
+    this.#begin = db.prepare("BEGIN IMMEDIATE");
+    this.#commit = db.prepare("COMMIT");
+    const histories = new Histories(db, { epoch, maxTopics: options.maxTopics });
+    this.#parts = { histories, facts: new Facts(db), logs: new Logs(db), file: this };
+  }
+
+  /**
+   * Runs a group of operations. Those that write are one transaction, which comes first; if the
+   * transaction fails, each of them is a transaction of its own, so that one does not fail because of
+   * another. Nothing is in force before its commit.
+   *
+   * @param operations The operations.
+   * @param now Time in milliseconds since the Unix epoch.
+   * @returns The outcome of each operation.
+   */
+  run(operations: readonly Operation[], now: number): Outcome[] {
+    const outcomes: Outcome[] = [];
+    const writes: number[] = [];
+    operations.forEach(([name], i) => {
+      if (PARTS[name][1]) writes.push(i);
+    });
+    if (!this.#transact(operations, writes, outcomes, now) && writes.length > 1) {
+      for (const i of writes) this.#transact(operations, [i], outcomes, now);
+    }
+    operations.forEach((operation, i) => {
+      if (PARTS[operation[0]][1]) return;
+      try {
+        outcomes[i] = ["done", this.#call(operation)];
+      } catch (error) {
+        outcomes[i] = ["failed", reasonOf(error)];
+      }
+    });
+    return outcomes;
+  }
+
+  /** Deletes a bounded number of rows without use. */
+  sweep(now: number): Swept {
+    const { histories } = this.#parts;
+    let isMore = histories.sweep(now);
+    for (const sql of SWEEPS) {
+      const { changes } = this.#db.prepare(sql).run({ now, limit: MAX_DELETED });
+      isMore ||= Number(changes) === MAX_DELETED;
+    }
+    for (const gone of GONE) isMore = this.#deleteGone(...gone) || isMore;
+    const used = Number(pragma(this.#db, "page_count")) -
+      Number(pragma(this.#db, "freelist_count"));
+    const usedBytes = used * Number(pragma(this.#db, "page_size"));
+    return { isMore, usedBytes, forgotten: histories.forgotten };
+  }
+
+  /** Begins a copy of the file. */
+  beginCopy(path: string): void {
+    this.#copy = new FileCopy(this.#db, path);
+  }
+
+  /** Copies a bounded number of rows; returns true while rows are left. */
+  continueCopy(): boolean {
+    return this.#copy!.continue();
+  }
+
+  /** Ends the copy, which is complete then, or is given up. */
+  endCopy(isComplete: boolean): void {
+    const copy = this.#copy;
+    this.#copy = undefined;
+    copy?.end(isComplete);
+  }
+
+  /** Closes the file. */
+  close(): void {
+    this.endCopy(false);
+    closeDatabase(this.#db);
+  }
+
+  #transact(
+    operations: readonly Operation[],
+    indices: readonly number[],
+    outcomes: Outcome[],
+    now: number,
+  ): boolean {
+    if (indices.length === 0) return true;
+    const { histories, logs } = this.#parts;
+    try {
+      this.#begin.run();
+      for (const i of indices) outcomes[i] = ["done", this.#call(operations[i]!)];
+      histories.finish(now);
+      logs.finish();
+      this.#commit.run();
+      histories.committed();
+      logs.committed();
+      return true;
+    } catch (error) {
+      // Some errors end the transaction already.
+      if (this.#db.isTransaction) this.#db.exec("ROLLBACK");
+      histories.rolledBack();
+      logs.rolledBack();
+      for (const i of indices) outcomes[i] = ["failed", reasonOf(error)];
+      return false;
+    }
+  }
+
+  #call([name, ...args]: Operation): unknown {
+    const part = this.#parts[PARTS[name][0]] as unknown as Record<
+      CallName,
+      (...args: readonly unknown[]) => unknown
+    >;
+    return part[name](...args);
+  }
+
+  /** Deletes rows of owners that are gone; returns true if more are left. */
+  #deleteGone(owners: string, rows: string, column: string): boolean {
+    const first = this.#db.prepare(`SELECT id FROM ${owners} LIMIT 1`).get();
+    if (first === undefined) return false;
+    const id = Number(first.id);
+    const { changes } = this.#db.prepare(
+      `DELETE FROM ${rows} WHERE id IN (SELECT id FROM ${rows} WHERE ${column} = ? LIMIT ?)`,
+    ).run(id, MAX_DELETED);
+    if (Number(changes) === MAX_DELETED) return true;
+    const producers = rows === "publications" ? "producers" : "log_producers";
+    this.#db.prepare(`DELETE FROM ${producers} WHERE ${column} = ?`).run(id);
+    this.#db.prepare(`DELETE FROM ${owners} WHERE id = ?`).run(id);
+    return true;
+  }
+}
+
+/** Number of different identities of logs. */
+const IDENTITIES = 36 ** 8;
+
+/** Gives each open log a new identity. */
+function renewLogs(db: DatabaseSync, uuid: string): void {
+  const logs = new Logs(db);
+  let next = parseInt(uuid.replaceAll("-", "").slice(0, 12), 16);
+  logs.renewIdentities(() => (next++ % IDENTITIES).toString(36).padStart(8, "0"));
+  logs.finish();
+}

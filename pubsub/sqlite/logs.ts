@@ -1,0 +1,320 @@
+/** Logs of durable streams in a file. */
+import type { DatabaseSync, StatementSync } from "node:sqlite";
+import type {
+  AppendLogOptions,
+  BrokerLogs,
+  CreateLogOptions,
+  LogAppended,
+  LogCreated,
+  LogOrigin,
+  LogPage,
+  LogRecord,
+  ReadLogOptions,
+} from "../logs/log.ts";
+import {
+  decideAppend,
+  expiryOf,
+  infoOf,
+  isExpired,
+  type LogState,
+  newLog,
+  recordBytes,
+} from "../logs/rules.ts";
+import { decodeBlob, encodeBlob } from "./histories.ts";
+
+/** Records that one statement looks at for the bounds of a page or of the retention. */
+const SCAN = 256;
+
+/** The state of a log as the row has it: producers are rows of their own. */
+type StoredState = Omit<LogState, "producers">;
+
+/** One row of the logs. */
+interface Row {
+  readonly id: number;
+  readonly name: string;
+  state: StoredState;
+}
+
+/** A page, and the time at which the log expires. */
+export type LogReading = LogPage & { readonly until: number | undefined };
+
+/** Result of the deletion of a log. */
+export type LogDeleted = Awaited<ReturnType<BrokerLogs["delete"]>>;
+
+/** The logs in a file. Records are rows; the state is one row for each log. */
+export class Logs {
+  readonly #db: DatabaseSync;
+  /** Rows changed by the transaction under way, by name. */
+  readonly #open = new Map<string, Row>();
+  #count = 0;
+  readonly #find: StatementSync;
+  readonly #create: StatementSync;
+  readonly #update: StatementSync;
+  readonly #insert: StatementSync;
+  readonly #sizes: StatementSync;
+  readonly #page: StatementSync;
+  readonly #trim: StatementSync;
+  readonly #remove: StatementSync;
+  readonly #note: StatementSync;
+  readonly #producer: StatementSync;
+  readonly #producers: StatementSync;
+  readonly #setProducer: StatementSync;
+  readonly #overdue: StatementSync;
+
+  constructor(db: DatabaseSync) {
+    this.#db = db;
+    this.#find = db.prepare("SELECT id, name, state FROM logs WHERE name = ?");
+    this.#create = db.prepare("INSERT INTO logs (name, state, due) VALUES (?, '', NULL)");
+    this.#update = db.prepare("UPDATE logs SET state = ?, due = ? WHERE id = ?");
+    this.#insert = db.prepare(
+      "INSERT INTO log_records (log, position, bytes, is_text, record) VALUES (?, ?, ?, ?, ?)",
+    );
+    this.#sizes = db.prepare(
+      "SELECT position, bytes FROM log_records WHERE log = ? AND position >= ? ORDER BY position LIMIT ?",
+    );
+    this.#page = db.prepare(
+      "SELECT is_text, record FROM log_records WHERE log = ? AND position BETWEEN ? AND ? ORDER BY position",
+    );
+    this.#trim = db.prepare("DELETE FROM log_records WHERE log = ? AND position < ?");
+    this.#remove = db.prepare("DELETE FROM logs WHERE id = ?");
+    this.#note = db.prepare("INSERT INTO gone_logs VALUES (?)");
+    this.#producer = db.prepare(
+      "SELECT producer, epoch, seq FROM log_producers WHERE log = ? AND producer = ?",
+    );
+    this.#producers = db.prepare("SELECT producer, epoch, seq FROM log_producers WHERE log = ?");
+    this.#setProducer = db.prepare("INSERT OR REPLACE INTO log_producers VALUES (?, ?, ?, ?)");
+    this.#overdue = db.prepare("SELECT name FROM logs WHERE due <= ? ORDER BY due LIMIT ?");
+    this.#load();
+  }
+
+  /** Creates a log, unless there is one. */
+  createLog(name: string, options: CreateLogOptions, now: number): LogCreated {
+    const present = this.#row(name);
+    if (present !== undefined) {
+      const { state } = present;
+      if (isExpired(state, now) && !state.isDeleted) return { kind: "expired" };
+      return { kind: "exists", info: infoOfStored(state) };
+    }
+    if (this.#count >= options.maxLogs) return { kind: "too-many" };
+    const { producers: _none, ...state } = newLog(options, now);
+    const row: Row = { id: Number(this.#create.run(name).lastInsertRowid), name, state };
+    this.#open.set(name, row);
+    this.#count++;
+    this.#add(row, state.first, options.records);
+    return { kind: "created", info: infoOfStored(state) };
+  }
+
+  /** Appends records, ends the log, or notes a cancellation. */
+  appendLog(name: string, options: AppendLogOptions, now: number): LogAppended {
+    const row = this.#row(name);
+    const { producer } = options;
+    const state = row && { ...row.state, producers: this.#producersOf(row, producer?.id) };
+    const decision = decideAppend(state, options, now);
+    if (decision.kind !== "append") return decision;
+    const { producers: _known, ...next } = decision.next;
+    this.#add(row!, row!.state.tail, options.records);
+    if (producer !== undefined) {
+      this.#setProducer.run(row!.id, producer.id, producer.epoch, producer.seq);
+    }
+    row!.state = this.#retain(row!.id, next, options.keep);
+    this.#open.set(name, row!);
+    return { kind: "appended", info: infoOfStored(row!.state) };
+  }
+
+  /** Reads a page. */
+  readLog(
+    name: string,
+    { after, maxRecords, maxBytes }: Omit<ReadLogOptions, "signal">,
+    now: number,
+  ): LogReading | "expired" | undefined {
+    const row = this.#row(name);
+    if (row === undefined) return undefined;
+    const { id, state } = row;
+    if (isExpired(state, now) && !state.isDeleted) return "expired";
+    const info = infoOfStored(state);
+    const { until } = state;
+    let [to, bytes] = [after - 1, 0];
+    if (after >= state.start && after < state.tail && maxRecords > 0) {
+      for (const one of this.#sizes.all(id, after, maxRecords)) {
+        bytes += Number(one.bytes);
+        if (bytes > maxBytes && to >= after) break;
+        to = Number(one.position);
+      }
+    }
+    const rows = to < after ? [] : this.#page.all(id, after, to);
+    return { info, records: rows.map((kept) => decodeBlob(kept.is_text, kept.record)), until };
+  }
+
+  /** Renews the time to live. */
+  renewLog(name: string, now: number): void {
+    const row = this.#row(name);
+    if (row === undefined || isExpired(row.state, now)) return;
+    row.state = { ...row.state, until: expiryOf(row.state, now) };
+    this.#open.set(name, row);
+  }
+
+  /** Deletes a log, or keeps the log for its forks. */
+  deleteLog(name: string, ifExpired: boolean, now: number): LogDeleted {
+    const row = this.#row(name);
+    if (row === undefined) return { kind: "missing" };
+    const { state } = row;
+    if (state.isDeleted) return { kind: "deleted" };
+    if (ifExpired && !isExpired(state, now)) return { kind: "alive" };
+    if (state.forks.length > 0) {
+      row.state = { ...state, isDeleted: true };
+      this.#open.set(name, row);
+      return { kind: "kept" };
+    }
+    this.#drop(row);
+    return { kind: "removed", ...(state.origin && { origin: state.origin }) };
+  }
+
+  /** Notes that a fork needs the log. */
+  retainLog(name: string, fork: string, identity: string, now: number): boolean {
+    const row = this.#row(name);
+    if (row === undefined) return false;
+    const { state } = row;
+    if (state.identity !== identity || state.isDeleted || isExpired(state, now)) return false;
+    if (!state.forks.includes(fork)) {
+      row.state = { ...state, forks: [...state.forks, fork] };
+      this.#open.set(name, row);
+    }
+    return true;
+  }
+
+  /** Notes that a fork is gone; returns the origin of a log that is removed by that. */
+  releaseLog(name: string, fork: string): LogOrigin | undefined {
+    const row = this.#row(name);
+    if (row === undefined) return undefined;
+    row.state = { ...row.state, forks: row.state.forks.filter((one) => one !== fork) };
+    this.#open.set(name, row);
+    if (row.state.forks.length > 0 || !row.state.isDeleted) return undefined;
+    this.#drop(row);
+    return row.state.origin;
+  }
+
+  /** Lists the logs that need attention. */
+  overdueLogs(limit: number, now: number): string[] {
+    return this.#overdue.all(now, limit).map(({ name }) => String(name));
+  }
+
+  /**
+   * Gives each open log a new identity, since its newest records may be lost: readers behind a lost
+   * position learn of that, and do not take later records for the lost ones.
+   *
+   * @param identity Makes an identity that no other log has.
+   */
+  renewIdentities(identity: () => string): void {
+    const renewed = new Map<string, string>();
+    const names = this.#db.prepare("SELECT name FROM logs").all().map(({ name }) => String(name));
+    for (const name of names) {
+      const row = this.#row(name)!;
+      if (row.state.end !== undefined) continue;
+      const next = identity();
+      renewed.set(row.state.identity, next);
+      row.state = { ...row.state, identity: next };
+      this.#open.set(name, row);
+    }
+    for (const name of names) {
+      const row = this.#row(name)!;
+      const { origin } = row.state;
+      if (origin === undefined) continue;
+      const current = (old: string) => renewed.get(old) ?? old;
+      const lineage = origin.lineage.map(({ identity, until }) => {
+        return { identity: current(identity), until };
+      });
+      row.state = {
+        ...row.state,
+        origin: { ...origin, identity: current(origin.identity), lineage },
+      };
+      this.#open.set(name, row);
+    }
+  }
+
+  /** Writes the changed rows, before the commit. */
+  finish(): void {
+    for (const { id, state } of this.#open.values()) {
+      this.#update.run(JSON.stringify(state), dueOf(state), id);
+    }
+  }
+
+  /** Ends the transaction, which took effect. */
+  committed(): void {
+    this.#open.clear();
+  }
+
+  /** Ends the transaction, which had no effect. */
+  rolledBack(): void {
+    this.#open.clear();
+    this.#load();
+  }
+
+  #load(): void {
+    this.#count = Number(this.#db.prepare("SELECT count(*) AS count FROM logs").get()!.count);
+  }
+
+  #row(name: string): Row | undefined {
+    const open = this.#open.get(name);
+    if (open !== undefined) return open;
+    const row = this.#find.get(name);
+    if (row === undefined) return undefined;
+    return { id: Number(row.id), name, state: JSON.parse(String(row.state)) };
+  }
+
+  /** The own number of a producer, or those of all producers if this one is new. */
+  #producersOf({ id }: Row, producer: string | undefined): LogState["producers"] {
+    if (producer === undefined) return {};
+    const own = this.#producer.get(id, producer);
+    const rows = own === undefined ? this.#producers.all(id) : [own];
+    return Object.fromEntries(
+      rows.map((row) => [String(row.producer), [Number(row.epoch), Number(row.seq)] as const]),
+    );
+  }
+
+  #add({ id }: Row, position: number, records: readonly LogRecord[]): void {
+    for (const record of records) {
+      const isText = typeof record === "string" ? 1 : 0;
+      this.#insert.run(id, position++, recordBytes([record]), isText, encodeBlob(record));
+    }
+  }
+
+  /** Drops the oldest records beyond the retention; the newest one stays. */
+  #retain(id: number, state: StoredState, keep: AppendLogOptions["keep"]): StoredState {
+    let { start, bytes } = state;
+    const isBeyond = () =>
+      keep !== undefined && state.tail - start > 1 &&
+      (state.tail - start > keep.records || bytes > keep.bytes);
+    while (isBeyond()) {
+      const rows = this.#sizes.all(id, start, SCAN);
+      if (rows.length === 0) break;
+      for (const row of rows) {
+        if (!isBeyond()) break;
+        bytes -= Number(row.bytes);
+        start = Number(row.position) + 1;
+      }
+    }
+    if (start > state.start) this.#trim.run(id, start);
+    return { ...state, start, bytes };
+  }
+
+  #drop({ id, name }: Row): void {
+    this.#open.delete(name);
+    this.#remove.run(id);
+    this.#note.run(id);
+    this.#count--;
+  }
+}
+
+function infoOfStored(state: StoredState) {
+  return infoOf({ ...state, producers: {} });
+}
+
+/** The time at which a log needs attention. */
+function dueOf({ until, end, writer, isDeleted }: StoredState): number | null {
+  if (isDeleted) return null;
+  const due = Math.min(
+    until ?? Infinity,
+    (end === undefined ? writer?.until : undefined) ?? Infinity,
+  );
+  return due === Infinity ? null : Math.ceil(due);
+}

@@ -1,0 +1,106 @@
+/** Options of a `SqliteBroker`, and their checks. */
+import { fileURLToPath } from "node:url";
+import { checkKeys, checkLimits, type OptionKeys } from "../../base/options.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+
+/** Options for {@linkcode SqliteBroker.open}. */
+export interface SqliteBrokerOptions {
+  /**
+   * Clocks, timers and randomness of this node.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
+  /**
+   * Durability of an acknowledged write. With both levels a killed process loses nothing.
+   *
+   * - `normal`: the writes of the last moments may be lost when the machine loses power. Commits
+   *   run in the thread of the broker.
+   * - `full`: each commit is synced to the disk, in a worker thread.
+   *
+   * @default {"normal"}
+   */
+  readonly synchronous?: "normal" | "full";
+  /**
+   * Most bytes of the file; appends beyond are rejected. The write-ahead log beside the file takes
+   * some 4 MiB more.
+   *
+   * @default {1073741824}
+   */
+  readonly maxBytes?: number;
+  /**
+   * Most topics with a remembered history or position. Beyond that, topics without publications are
+   * forgotten first, then the topic whose last publication is the oldest.
+   *
+   * @default {100000}
+   */
+  readonly maxTopics?: number;
+  /**
+   * Most operations that wait for a commit; further ones are rejected.
+   *
+   * @default {65536}
+   */
+  readonly maxWaiting?: number;
+  /**
+   * Most bytes of the publications and records that wait.
+   *
+   * @default {67108864}
+   */
+  readonly maxWaitingBytes?: number;
+}
+
+const KEYS: OptionKeys<SqliteBrokerOptions> = {
+  runtime: true,
+  synchronous: true,
+  maxBytes: true,
+  maxTopics: true,
+  maxWaiting: true,
+  maxWaitingBytes: true,
+};
+
+const LIMITS = {
+  maxBytes: 1_073_741_824,
+  maxTopics: 100_000,
+  maxWaiting: 65_536,
+  maxWaitingBytes: 67_108_864,
+};
+
+/** Least `maxBytes`: the tables and their indexes are empty in fewer bytes. */
+const MIN_BYTES = 262_144;
+
+/** The options with all defaults filled in. */
+export type SqliteSettings = Required<SqliteBrokerOptions> & { readonly path: string };
+
+/** Checks the path and the options. */
+export function sqliteSettings(
+  path: string | URL,
+  options: SqliteBrokerOptions,
+): SqliteSettings {
+  checkKeys(options, KEYS, "create broker: options");
+  const { runtime = platformRuntime(), synchronous = "normal" } = options;
+  if (synchronous !== "normal" && synchronous !== "full") {
+    throw new TypeError(
+      `Cannot create broker: synchronous must be "normal" or "full", received "${synchronous}"`,
+    );
+  }
+  const limits = checkLimits(LIMITS, options, { of: "broker: " });
+  if (limits.maxBytes < MIN_BYTES) {
+    throw new RangeError(
+      `Cannot create broker: maxBytes must be at least ${MIN_BYTES}, received ${limits.maxBytes}`,
+    );
+  }
+  return { path: pathOf(path), runtime, synchronous, ...limits };
+}
+
+/** Returns the path of the file; SQLite would keep a database without a name in memory. */
+export function pathOf(path: string | URL): string {
+  const text = path instanceof URL ? fileURLToPath(path) : path;
+  if (
+    typeof text === "string" && text !== "" && !text.startsWith(":") && !text.startsWith("file:")
+  ) {
+    return text;
+  }
+  throw new TypeError(
+    `Cannot create broker: path must be a path or a URL of a file, received "${text}"`,
+  );
+}
