@@ -14,9 +14,11 @@ import {
   defineContract,
   dial,
   platformRuntime,
+  type ServeOptions,
   type Server,
 } from "../mod.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
+import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { captureConsole } from "./console_lines.ts";
 import { FaultyEngine } from "./faulty_broker.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
@@ -440,33 +442,64 @@ Deno.test("API bounds bodies, requests at once, and the rate of an address", asy
   assertEquals([body.code, Number(headers.get("retry-after")) > 60], ["too-many", true]);
 });
 
-Deno.test("API refuses a large body before the body is sent, and one that never ends", async () => {
-  const runtime = Object.assign(platformRuntime(), {
-    // The deadline of bodies is over at once; all other times are real.
-    setTimeout: (callback: () => void, ms: number) => setTimeout(callback, ms === 30_000 ? 10 : ms),
-  });
-  await using server = serveApi({ runtime });
-  const post = (headers: Record<string, string>) =>
-    RawSocket.ask(portOf(server), {
-      method: "POST",
-      path: "/api/topics/a/publications",
-      headers: {
-        upgrade: "",
-        connection: "",
-        "sec-websocket-version": "",
-        "sec-websocket-key": "",
-        "content-type": "application/json",
-        ...headers,
-      },
+/** Both engines that a server can listen with. */
+const ENGINES: readonly (readonly [string, () => ServeOptions<string>])[] = [
+  ["the built-in engine", () => ({})],
+  ["the hardened engine", () => ({ webSocket: hardenedWebSocket() })],
+];
+
+/** Headers of a POST without those of an upgrade. */
+const POST_HEADERS = {
+  upgrade: "",
+  connection: "",
+  "sec-websocket-version": "",
+  "sec-websocket-key": "",
+  "content-type": "application/json",
+};
+
+for (const [name, engine] of ENGINES) {
+  Deno.test(`API on ${name} refuses a large body before the body is sent, and one that never ends`, async () => {
+    const runtime = Object.assign(platformRuntime(), {
+      // The deadline of bodies is over at once; all other times are real.
+      setTimeout: (callback: () => void, ms: number) =>
+        setTimeout(callback, ms === 30_000 ? 10 : ms),
     });
-  using announced = await post({ "content-length": "2000000" });
-  await announced.readHead();
-  assertEquals(announced.status, 413);
-  using endless = await post({ "content-length": "20" });
-  await endless.write(new TextEncoder().encode('{"data":'));
-  await endless.readHead();
-  assertEquals(endless.status, 408);
-});
+    await using server = serveApi({ runtime, ...engine() });
+    const post = (headers: Record<string, string>) =>
+      RawSocket.ask(portOf(server), {
+        method: "POST",
+        path: "/api/topics/a/publications",
+        headers: { ...POST_HEADERS, ...headers },
+      });
+    using announced = await post({ "content-length": "2000000" });
+    await announced.readHead();
+    assertEquals(announced.status, 413);
+    using endless = await post({ "content-length": "20" });
+    await endless.write(new TextEncoder().encode('{"data":'));
+    await endless.readHead();
+    assertEquals(endless.status, 408);
+  });
+
+  Deno.test(`API on ${name} survives clients that leave in the middle of a body`, async () => {
+    using console = captureConsole();
+    {
+      await using server = serveApi(engine());
+      for (let i = 0; i < 8; i++) {
+        using client = await RawSocket.ask(portOf(server), {
+          method: "POST",
+          path: "/api/topics/a/publications",
+          headers: { ...POST_HEADERS, "content-length": "20" },
+        });
+        await client.write(new TextEncoder().encode('{"data":'));
+      }
+      const api = new Backend(server);
+      // The server learns of the ends with its next turns.
+      while ((server.httpStats["api"]?.answered[400] ?? 0) < 8) await api.get("/health");
+      assertEquals((await api.get("/health")).status, 200);
+    }
+    assertEquals(console.lines, []);
+  });
+}
 
 Deno.test("API does a request with an idempotency key once, on all nodes", async () => {
   await using broker = new MemoryBroker();
@@ -541,33 +574,6 @@ Deno.test("API counts its requests in the metrics", async () => {
   const text = await metrics.text();
   assertMatch(text, /^skein_http_requests_total\{face="api",status="404"\} 1$/m);
   assertMatch(text, /^skein_http_active\{face="api"\} 0$/m);
-});
-
-Deno.test("API survives clients that leave in the middle of a body, and reports nothing", async () => {
-  using console = captureConsole();
-  {
-    await using server = serveApi();
-    for (let i = 0; i < 8; i++) {
-      using client = await RawSocket.ask(portOf(server), {
-        method: "POST",
-        path: "/api/topics/a/publications",
-        headers: {
-          upgrade: "",
-          connection: "",
-          "sec-websocket-version": "",
-          "sec-websocket-key": "",
-          "content-type": "application/json",
-          "content-length": "20",
-        },
-      });
-      await client.write(new TextEncoder().encode('{"data":'));
-    }
-    const api = new Backend(server);
-    // The server learns of the ends with its next turns.
-    while ((server.httpStats["api"]?.answered[400] ?? 0) < 8) await api.get("/health");
-    assertEquals((await api.get("/health")).status, 200);
-  }
-  assertEquals(console.lines, []);
 });
 
 Deno.test("API is part of a server that is mounted in another one", async () => {

@@ -6,7 +6,7 @@
  */
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import { Ajv2020 } from "npm:ajv@8/dist/2020.js";
-import { createServer, type Server, type ServerOptions } from "../mod.ts";
+import { createServer, type ServeOptions, type Server } from "../mod.ts";
 import { listen, portOf } from "./servers.ts";
 import { soon } from "./sessions.ts";
 
@@ -110,7 +110,7 @@ export async function documentOf(): Promise<
 }
 
 /** A server with an API that allows everything. */
-export function serveApi(options: ServerOptions<string> = {}) {
+export function serveApi(options: ServeOptions<string> = {}) {
   return listen<string>({
     authenticate: ({ token }) => token ?? "nobody",
     authorize: () => true,

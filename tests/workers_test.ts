@@ -268,6 +268,39 @@ for (
   });
 }
 
+Deno.test({
+  name: "serveWorkers() has the HTTP API on every worker, for the sessions of all",
+  ignore,
+  async fn() {
+    await using workers = await start();
+    await using one = await dialWorker(workers, 0, "?token=ann");
+    await using two = await dialWorker(workers, 1, "?token=ann");
+    const post = async (path: string, body: unknown, headers: Record<string, string> = {}) => {
+      const response = await fetch(`${workers.url.replace("ws:", "http:")}api${path}`, {
+        method: "POST",
+        headers: { "content-type": "application/json", ...headers },
+        body: JSON.stringify(body),
+      });
+      return { status: response.status, body: await response.json() };
+    };
+    await post("/users/ann/messages", { topic: "hello", data: "you" });
+    for (const session of [one, two]) {
+      assertEquals((await receiveOne(session)).data, "you");
+    }
+    // Several connections at once come to both workers.
+    const path = "/topics/kept%3Aa/publications";
+    const answers = await Promise.all(
+      Array.from({ length: 16 }, () => post(path, { data: 1 }, { "idempotency-key": "k" })),
+    );
+    const positions = answers.filter(({ status }) => status === 200)
+      .map(({ body }) => body.position.offset);
+    assertEquals(new Set(positions), new Set([1]));
+    assert(answers.every(({ status }) => status === 200 || status === 409));
+    const closed = await post("/users/ann/disconnect", {});
+    assertEquals(closed.body, { closed: 2, isComplete: true });
+  },
+});
+
 Deno.test("serveWorkers() refuses options that no worker can have", async () => {
   const refused = (options: object, message: string) =>
     assertRejects(() => start(options), Error, message);

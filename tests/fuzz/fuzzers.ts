@@ -21,6 +21,7 @@ import {
   fuzzStructuredFields,
   fuzzVarints,
 } from "./h3.ts";
+import { fuzzHttp } from "./http.ts";
 import { fuzzMessageWire } from "./message_wire.ts";
 import { fuzzMoqMessages, fuzzMoqStreams } from "./moq.ts";
 import { fuzzMoqSessions } from "./moq_session.ts";
@@ -57,6 +58,7 @@ export const FUZZERS: readonly Fuzzer[] = [
   { name: "structured", weight: 3, run: fuzzStructured },
   { name: "websocket heads", weight: 3, run: fuzzWebSocketHeads },
   { name: "websocket frames", weight: 6, run: fuzzWebSocketFrames },
+  { name: "http api", weight: 2, run: fuzzHttp },
   { name: "qmux", weight: 8, run: fuzzQmux },
   { name: "moq messages", weight: 6, run: fuzzMoqMessages },
   { name: "moq streams", weight: 3, run: fuzzMoqStreams },

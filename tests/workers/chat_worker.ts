@@ -9,6 +9,7 @@ export default function start({ serve, index, data }: WorkerNode): void {
     history: { "kept:{name}": { size: 10_000 } },
     rooms: ["room:{name}"],
     metrics: true,
+    api: { path: "/api" },
     presenceGraceMs: 200,
     limits: { maxSessionsPerUser: 3 },
     rates: { perAddress: {} },

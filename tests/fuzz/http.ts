@@ -1,0 +1,140 @@
+/**
+ * The HTTP API with arbitrary requests.
+ *
+ * @module
+ */
+import { assert, assertEquals } from "@std/assert";
+import { createServer } from "../../mod.ts";
+import { captureConsole } from "../console_lines.ts";
+import type { Random } from "../random.ts";
+import { anyJson, mutateBytes, mutateText } from "./mutate.ts";
+
+const METHODS = ["GET", "POST", "POST", "POST", "PUT", "HEAD", "OPTIONS", "DELETE"];
+
+const PATHS = [
+  "/api/topics/news/publications",
+  "/api/topics/log%3Aa/publications",
+  "/api/topics/log%3Aa/history?limit=5",
+  "/api/topics/log%3Aa/history?epoch=x&after=1&tag=abc",
+  "/api/topics/room%3Aa/presence?limit=3",
+  "/api/publications",
+  "/api/users/ann/messages",
+  "/api/users/ann/sessions",
+  "/api/users/ann/disconnect",
+  "/api/sessions/x/disconnect",
+  "/api/health",
+  "/api/stats",
+  "/api/openapi.json",
+  "/api/%2e%2e/%2f/..//x",
+];
+
+const BODIES = [
+  '{"data":{"a":[1,2,3]},"from":"ann"}',
+  '{"publications":[{"topic":"news","data":1},{"topic":"log:a","data":"x"}]}',
+  '{"topic":"hello","data":null}',
+  '{"code":4403,"reason":"Signed out"}',
+  '{"data":9e999,"from":"\\ud800"}',
+  '{"__proto__":{"data":1},"constructor":1}',
+  `{"data":${"[".repeat(4_000)}${"]".repeat(4_000)}}`,
+].map((text) => new TextEncoder().encode(text));
+
+const HEADERS: readonly (readonly [name: string, values: readonly string[]])[] = [
+  ["content-type", ["application/json", "application/json; charset=utf-8", "text/plain", ""]],
+  ["idempotency-key", ["k1", "k2", '"a b"', "x".repeat(300)]],
+  ["origin", ["http://localhost:8000", "https://evil.example", "null", "x"]],
+  ["cookie", ["a=b"]],
+  ["authorization", ["Bearer ann", "Basic x", "Bearer"]],
+  ["content-length", ["0", "5", "99999999", "-1", "x"]],
+  ["content-encoding", ["gzip"]],
+  ["access-control-request-method", ["POST"]],
+];
+
+/** Statuses that a server without a fault may answer with. */
+const STATUSES: ReadonlySet<number> = new Set([
+  200,
+  204,
+  400,
+  401,
+  403,
+  404,
+  405,
+  409,
+  410,
+  413,
+  415,
+  422,
+]);
+
+/**
+ * Sends requests to the API of a server.
+ *
+ * @param random Source of the random choices.
+ * @param rounds Number of requests.
+ */
+export async function fuzzHttp(random: Random, rounds: number): Promise<void> {
+  using console = captureConsole();
+  await using server = createServer<string>({
+    authenticate: ({ token }) => token ?? "nobody",
+    history: { "log:{name}": { size: 3 } },
+    api: {
+      path: "/api",
+      maxBodyBytes: 16_384,
+      rate: { perSecond: Infinity },
+      authorize: ({ user }) => user === "ann" || random.below(4) > 0,
+    },
+  });
+  let asked = 0;
+  const ask = async () => {
+    const request = anyRequest(random);
+    if (request === undefined) return;
+    const isOfApi = /^\/api(?:\/|$)/.test(new URL(request.url).pathname);
+    const response = await server.fetch(request);
+    const text = await response.text();
+    if (!isOfApi) return;
+    asked++;
+    const { status, headers } = response;
+    const what = `${status} for ${request.method} ${request.url}: ${text.slice(0, 200)}`;
+    assert(STATUSES.has(status), what);
+    assertEquals(headers.get("x-content-type-options"), "nosniff", what);
+    assertEquals(headers.get("content-security-policy"), "sandbox", what);
+    if (text === "") return;
+    const body = JSON.parse(text);
+    if (status < 400) return;
+    assertEquals([body.status, body.type], [status, `urn:skein:problem:${body.code}`], what);
+    assert(/^Cannot [a-z]/.test(body.detail), what);
+  };
+  for (let i = 0; i < rounds; i += 4) {
+    await Promise.all(Array.from({ length: Math.min(4, rounds - i) }, ask));
+  }
+  const { active = 0, answered = {} } = server.httpStats["api"] ?? {};
+  assertEquals(active, 0);
+  assertEquals(Object.values(answered).reduce((sum, count) => sum + count, 0), asked);
+  assertEquals(console.lines, []);
+}
+
+/** Makes a request; `undefined` if the platform itself refuses the parts. */
+function anyRequest(random: Random): Request | undefined {
+  const method = random.pick(METHODS);
+  const path = random.below(3) === 0 ? mutateText(random, PATHS) : random.pick(PATHS);
+  const headers: [string, string][] = [];
+  for (const [name, values] of HEADERS) {
+    const isUsual = name === "content-type";
+    if (random.below(4) > (isUsual ? 2 : 0)) continue;
+    headers.push([name, random.below(isUsual ? 8 : 2) === 0 ? random.pick(values) : values[0]!]);
+  }
+  const body = random.below(4) === 0
+    ? new TextEncoder().encode(JSON.stringify({ data: anyJson(random), topic: "news" }))
+    : random.below(2) === 0
+    ? random.pick(BODIES)
+    : mutateBytes(random, BODIES);
+  const hasBody = method !== "GET" && method !== "HEAD" && random.below(8) > 0;
+  try {
+    return new Request(`http://localhost:8000${path}`, {
+      method,
+      headers,
+      ...(hasBody && { body: body.slice() }),
+    });
+  } catch {
+    return undefined;
+  }
+}
