@@ -24,7 +24,7 @@
  */
 // In your own project: jsr:@skein/skein, and jsr:@skein/skein/transport
 import { dial, serve, type Session } from "../mod.ts";
-import { directDatagrams, directStream } from "../transport/mod.ts";
+import { directDatagrams, directStream, receiveUnidirectional } from "../transport/mod.ts";
 import type { DirectReadable, DirectStream } from "../transport/mod.ts";
 
 const isOnce = Deno.args.includes("--once");
@@ -33,7 +33,12 @@ const port = Deno.args.includes("--port") ? Deno.args[Deno.args.indexOf("--port"
 await using server = serve({
   port: isOnce ? 0 : Number(port),
   ...(Deno.args.includes("--load") && { limits: { maxSessionsPerAddress: Infinity } }),
-  onOpen: (session) => void Promise.allSettled([echoStreams(session), drainStreams(session)]),
+  onOpen(session) {
+    // Discards unidirectional streams, which have no direction for a reply: unread streams would use
+    // up the credit of the client.
+    receiveUnidirectional(session.connection, (stream) => void drain(stream).catch(() => {}));
+    echoStreams(session).catch(() => {}); // The connection broke.
+  },
   onMessage(message, session) {
     if (message.isRequest) message.reply(message.data);
     else session.send(message.topic, message.data);
@@ -59,16 +64,6 @@ async function echo(stream: DirectStream): Promise<void> {
   } catch { // Ends this stream only.
     stream.cancel();
     stream.abort();
-  }
-}
-
-/**
- * Reads and discards unidirectional streams, which have no direction for a reply. Unread streams
- * would use up the credit of the client.
- */
-async function drainStreams({ connection }: Session): Promise<void> {
-  for await (const stream of connection.incomingUnidirectionalStreams) {
-    drain(directStream(stream)).catch(() => {});
   }
 }
 

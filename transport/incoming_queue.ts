@@ -29,9 +29,9 @@ export class IncomingQueue<T, U = T> {
   readonly #items: T[] = [];
   readonly #waiters: Waiter<U>[] = [];
   #readable: ReadableStream<U> | undefined = undefined;
+  #source: QueueSource<U> | undefined = undefined;
   #controller: ReadableStreamDefaultController<U> | undefined = undefined;
   #failure: { readonly cause: unknown } | undefined = undefined;
-  #isReported = false;
   #wanted = false;
   #ending = false;
   #over = false;
@@ -55,19 +55,23 @@ export class IncomingQueue<T, U = T> {
    * are never read.
    */
   get readable(): ReadableStream<U> {
-    return this.#readable ??= new IncomingQueueStream<U>({
-      start: (controller) => {
-        this.#controller = controller;
-        if (this.#failure !== undefined) controller.error(this.#failure.cause);
-        else if (this.#over) controller.close();
-      },
-      pull: () => this.#pull(),
-      cancel: () => this.#finish(),
-    }, {
-      begin: () => void (this.#wanted = false), // Left by an earlier reader.
-      isQueued: () => (this.#controller?.desiredSize ?? 0) < 0,
-      next: () => this.#next(),
-    });
+    if (this.#readable === undefined) {
+      this.#source = new QueueSource<U>({
+        start: (controller) => {
+          this.#controller = controller;
+          if (this.#failure !== undefined) controller.error(this.#failure.cause);
+          else if (this.#over) controller.close();
+        },
+        pull: () => this.#pull(),
+        cancel: () => this.#finish(),
+        begin: () => void (this.#wanted = false), // Left by an earlier reader.
+        isQueued: () => this.#isQueued,
+        next: () => this.#next(),
+      });
+      this.#readable = new IncomingQueueStream<U>(this.#source);
+      if (this.#over) this.#letGo();
+    }
+    return this.#readable;
   }
 
   /** Number of items not taken yet. An earlier reader may have left one in the stream. */
@@ -136,14 +140,15 @@ export class IncomingQueue<T, U = T> {
       this.#waiters.push(waiter);
       return waiter.promise;
     }
-    if (item === undefined) {
-      const failure = this.#isReported ? undefined : this.#failure;
-      this.#isReported = true; // A loop receives an error only once.
-      return failure === undefined ? Promise.resolve(DONE) : Promise.reject(failure.cause);
-    }
+    if (item === undefined) return Promise.resolve(DONE);
     this.#options.onTaken?.();
     if (this.#ending && this.#items.length === 0) this.#close();
     return Promise.resolve({ done: false, value: this.#present(item) });
+  }
+
+  /** True if the stream itself holds an item, left by an earlier reader. */
+  get #isQueued(): boolean {
+    return (this.#controller?.desiredSize ?? 0) < 0;
   }
 
   #pull(): void {
@@ -169,6 +174,12 @@ export class IncomingQueue<T, U = T> {
       if (this.#failure === undefined) resolve(DONE);
       else reject(this.#failure.cause);
     }
+    this.#letGo();
+  }
+
+  /** Separates the ended stream from this queue, and so from the connection. */
+  #letGo(): void {
+    if (this.#source !== undefined && !this.#isQueued) this.#source.end(this.#failure);
   }
 }
 
@@ -191,14 +202,68 @@ export function takeOut<T, U>(
   return found;
 }
 
-/** Source of a loop's items. */
-interface LoopQueue<T> {
+/** A queue, as its stream and the loops over the stream see it. */
+interface StreamQueue<T> {
+  /** Receives the controller of the stream. */
+  start(controller: ReadableStreamDefaultController<T>): void;
+  /** Enqueues an item as soon as there is one. */
+  pull(): void;
+  /** Drops all items, and accepts no more. */
+  cancel(): void;
   /** Starts a loop, which is the only reader. */
   begin(): void;
   /** True if the stream itself holds an item, left by an earlier reader. */
   isQueued(): boolean;
   /** Takes the next item. */
   next(): Promise<IteratorResult<T, undefined>>;
+}
+
+/**
+ * Link from a stream to its queue, cut at the end. Deno frees a web stream only in a full collection
+ * of garbage, and until then would keep the whole connection of the queue: the small collections
+ * would copy each connection that is over, which costs a session as much as a tenth of its setup.
+ */
+class QueueSource<T> implements UnderlyingDefaultSource<T> {
+  #queue: StreamQueue<T> | undefined;
+  /** Failure that the next loop receives, once. */
+  #failure: { readonly cause: unknown } | undefined;
+
+  constructor(queue: StreamQueue<T>) {
+    this.#queue = queue;
+  }
+
+  start(controller: ReadableStreamDefaultController<T>): void {
+    this.#queue?.start(controller);
+  }
+
+  pull(): void {
+    this.#queue?.pull();
+  }
+
+  cancel(): void {
+    this.#queue?.cancel();
+  }
+
+  begin(): void {
+    this.#queue?.begin();
+  }
+
+  get isQueued(): boolean {
+    return this.#queue?.isQueued() ?? false;
+  }
+
+  next(): Promise<IteratorResult<T, undefined>> {
+    if (this.#queue !== undefined) return this.#queue.next();
+    const failure = this.#failure;
+    this.#failure = undefined;
+    return failure === undefined ? Promise.resolve(DONE) : Promise.reject(failure.cause);
+  }
+
+  /** Removes the queue, which has no item any more. */
+  end(failure: { readonly cause: unknown } | undefined): void {
+    this.#queue = undefined;
+    this.#failure = failure;
+  }
 }
 
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
@@ -209,21 +274,21 @@ const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
  * trace.
  */
 class IncomingQueueStream<T> extends ReadableStream<T> {
-  readonly #queue: LoopQueue<T>;
+  readonly #source: QueueSource<T>;
 
-  constructor(source: UnderlyingDefaultSource<T>, queue: LoopQueue<T>) {
+  constructor(source: QueueSource<T>) {
     super(source, { highWaterMark: 0 });
-    this.#queue = queue;
+    this.#source = source;
   }
 
   override values(options: ReadableStreamIteratorOptions = {}): AsyncIterableIterator<T> {
     // The stream is locked while the loop runs, and stays locked after the loop reached the end.
     const reader = this.getReader();
-    const queue = this.#queue;
-    queue.begin();
+    const source = this.#source;
+    source.begin();
     const iterator: AsyncIterableIterator<T> = {
       next: () =>
-        queue.isQueued() ? reader.read() as Promise<IteratorResult<T, undefined>> : queue.next(),
+        source.isQueued ? reader.read() as Promise<IteratorResult<T, undefined>> : source.next(),
       async return() {
         // The loop has already received the error of a failed stream.
         if (!options.preventCancel) await reader.cancel().catch(() => {});

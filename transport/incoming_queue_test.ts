@@ -1,5 +1,10 @@
 import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { IncomingQueue, takeOut } from "./incoming_queue.ts";
+
+setFlagsFromString("--expose-gc");
+const collectGarbage: () => void = runInNewContext("gc");
 
 /** Creates a queue of three, and records the fate of its items. */
 function make(): { queue: IncomingQueue<number, string>; dropped: number[]; taken: () => number } {
@@ -184,3 +189,25 @@ Deno.test("IncomingQueue.size counts the items without a reader, also those that
   arrivals.fail(new Error("over"));
   assertEquals(arrivals.size, 0);
 });
+
+for (const how of ["ends", "fails", "ended before the first use"]) {
+  Deno.test(`IncomingQueue is not kept by the stream of a queue that ${how}`, async () => {
+    /** Creates a stream with a reader, and the queue as a weak reference. */
+    const over = (): [ReadableStreamDefaultReader<number>, WeakRef<IncomingQueue<number>>] => {
+      const queue = new IncomingQueue<number>({ capacity: 1 });
+      if (how === "ended before the first use") queue.end();
+      const reader = queue.readable.getReader();
+      reader.closed.catch(() => {});
+      if (how === "fails") queue.fail(new Error("over"));
+      else queue.end();
+      return [reader, new WeakRef(queue)];
+    };
+    const [reader, queue] = over();
+    // A weak reference holds its target until the end of the turn that made the reference.
+    await new Promise((resolve) => setImmediate(resolve));
+    collectGarbage();
+    assertEquals(queue.deref(), undefined);
+    if (how === "fails") await assertRejects(() => reader.read(), Error, "over");
+    else assertEquals((await reader.read()).done, true);
+  });
+}

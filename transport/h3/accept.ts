@@ -5,6 +5,7 @@ import type { AcceptedConnection, QuicProtocol } from "../quic/acceptor.ts";
 import { acceptedQuic, refuseQuic } from "../quic/server.ts";
 import {
   encodeControlHead,
+  GRACE_MS,
   Http3Connection,
   type Http3ConnectionOptions,
   openControl,
@@ -37,7 +38,7 @@ export interface Http3Protocol extends QuicProtocol<ServerConnection> {
  * @returns The handler.
  */
 export function acceptProtocol(
-  options: Omit<Http3ConnectionOptions, "firstRequests" | "lateSettings">,
+  options: Omit<Http3ConnectionOptions, "firstRequests" | "lateSettings" | "graces">,
   onQuic: ((connection: QuicConnection) => void) | undefined,
 ): Http3Protocol {
   const { runtime } = options;
@@ -51,7 +52,12 @@ export function acceptProtocol(
     SETTINGS_TIMEOUT_MS,
     (connection) => connection.failWithoutSettings(),
   );
-  const shared = { ...options, firstRequests, lateSettings };
+  const graces = new Deadlines<Http3Connection>(
+    runtime,
+    GRACE_MS,
+    (connection) => connection.close(),
+  );
+  const shared = { ...options, firstRequests, lateSettings, graces };
   // Start of every control stream.
   const controlHead = encodeControlHead(options);
   return {
@@ -78,6 +84,7 @@ export function acceptProtocol(
     clear() {
       firstRequests.clear();
       lateSettings.clear();
+      graces.clear();
     },
   };
 }

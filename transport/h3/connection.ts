@@ -49,10 +49,10 @@ import { concat, readVarint, varintLengthAt } from "../quic/varint.ts";
 export const SETTINGS_TIMEOUT_MS = 5_000;
 
 /**
- * Time that a connection stays open without sessions, in milliseconds: browsers never close idle
- * ones.
+ * Time that a connection stays open after the last session, in milliseconds: browsers never close
+ * idle ones.
  */
-const GRACE_MS = 2_000;
+export const GRACE_MS = 2_000;
 
 /** Bound of a quarter stream id (RFC 9297 section 2.1). */
 const MAX_QUARTER_ID = 2 ** 60;
@@ -96,6 +96,11 @@ export interface Http3ConnectionOptions {
    * more than the wait, which most often ends in the same turn.
    */
   readonly lateSettings?: Deadlines<Http3Connection>;
+  /**
+   * Deadlines of {@linkcode GRACE_MS} for a server's connections without a session. A timer for each
+   * would cost more than all else at the end of a session.
+   */
+  readonly graces?: Deadlines<Http3Connection>;
   /** True if a client's connection stays open after the last session. */
   readonly isPooled?: boolean;
 }
@@ -232,7 +237,7 @@ export class Http3Connection implements SessionLink {
     if (this.isOver) {
       throw errors.session("Cannot open session: the server accepts no more on this connection");
     }
-    this.runtime.clearTimeout(this.#idle); // The connection is no longer idle.
+    this.#endGrace();
     let settings: Settings;
     let stream: Deno.QuicBidirectionalStream;
     try {
@@ -292,7 +297,7 @@ export class Http3Connection implements SessionLink {
   close(code: number = H3Error.noError, reason = ""): void {
     if (this.#isOver) return;
     this.#isOver = true;
-    this.runtime.clearTimeout(this.#idle);
+    this.#endGrace();
     this.conn.close({ closeCode: code, reason });
   }
 
@@ -332,7 +337,7 @@ export class Http3Connection implements SessionLink {
     if (this.#sessions.size > 0 || this.#isOver) return undefined;
     const { side, isPooled = false } = this.#options;
     if (side === "server" || isPooled) {
-      this.#closeAfter(GRACE_MS);
+      this.#beginGrace();
       return undefined;
     }
     if (fault === undefined) this.close();
@@ -342,7 +347,7 @@ export class Http3Connection implements SessionLink {
 
   /** Registers a session of a request. */
   #add(session: Http3Session): void {
-    this.runtime.clearTimeout(this.#idle);
+    this.#endGrace();
     this.#options.firstRequests?.delete(this);
     this.#sessions.set(session.id, session);
     this.#early.accept(session);
@@ -361,7 +366,7 @@ export class Http3Connection implements SessionLink {
     });
     const end = await ending;
     this.#isOver = true;
-    this.runtime.clearTimeout(this.#idle);
+    this.#endGrace();
     this.#options.firstRequests?.delete(this);
     this.#early.clear();
     this.#end = end;
@@ -663,9 +668,17 @@ export class Http3Connection implements SessionLink {
     }
   }
 
-  #closeAfter(delayMs: number): void {
+  /** Closes the connection later, unless another session begins. */
+  #beginGrace(): void {
+    const { graces } = this.#options;
+    if (graces !== undefined) return graces.add(this);
     this.runtime.clearTimeout(this.#idle);
-    this.#idle = this.runtime.setTimeout(() => this.close(), delayMs);
+    this.#idle = this.runtime.setTimeout(() => this.close(), GRACE_MS);
+  }
+
+  #endGrace(): void {
+    this.#options.graces?.delete(this);
+    this.runtime.clearTimeout(this.#idle);
   }
 }
 

@@ -780,7 +780,7 @@ export class Http3Session extends CountedConnection
       else queue.end();
     }
     this.#datagrams?.end(error, ending.isBroken ?? false);
-    this.#credit?.fail(error());
+    this.#credit?.fail(error);
   }
 
   /** Error of the end. Created on demand, because capturing the stack trace is slow. */

@@ -62,70 +62,60 @@ const KINDS = {
   },
 } as const;
 
-/** Credit of one session, where both ends use flow control. */
+/**
+ * Credit of one session, where both ends use flow control. The credit of each kind is made at the
+ * first use: many sessions open no stream.
+ */
 export class SessionCredit implements ConnectionCredit {
-  readonly #kinds: Readonly<Record<CreditKind, CreditPair>>;
+  readonly #runtime: Runtime;
+  readonly #initial: SessionCreditPair;
   readonly #host: SessionCreditHost;
+  #data: CreditPair | undefined = undefined;
+  #bidirectional: CreditPair | undefined = undefined;
+  #unidirectional: CreditPair | undefined = undefined;
+  /** Makes the error of the end of the session; set once that ended. */
+  #failure: (() => unknown) | undefined = undefined;
 
   /**
    * Creates the credit.
    *
    * @param runtime Runtime that has the timers.
-   * @param pair Initial limits of both ends.
+   * @param initial Initial limits of both ends.
    * @param host The session.
    */
-  constructor(
-    runtime: Runtime,
-    { ours, theirs, automatic }: SessionCreditPair,
-    host: SessionCreditHost,
-  ) {
+  constructor(runtime: Runtime, initial: SessionCreditPair, host: SessionCreditHost) {
+    this.#runtime = runtime;
+    this.#initial = initial;
     this.#host = host;
-    const both = (kind: CreditKind): CreditPair => {
-      const { what, limit, grant, blocked } = KINDS[kind];
-      return {
-        send: new SendCredit(runtime, what, theirs[limit], (total) => {
-          host.sendLimit(blocked, total);
-          host.report({ type: "blocked", what: kind, by: "local", limit: total });
-        }),
-        receive: new ReceiveCredit(ours[limit], (total) => host.sendLimit(grant, total), {
-          automatic,
-        }),
-      };
-    };
-    this.#kinds = {
-      data: both("data"),
-      bidirectional: both("bidirectional"),
-      unidirectional: both("unidirectional"),
-    };
   }
 
   /** Credit for bytes. */
   get data(): DataCredit {
-    return this.#kinds.data;
+    return this.#data ??= this.#both("data");
   }
 
   state(kind: CreditKind): CreditState {
-    return creditState(this.#kinds[kind]);
+    return creditState(this.#of(kind));
   }
 
   grant(kind: CreditKind, total: number): void {
     checkTotal(total);
-    this.#kinds[kind].receive.grant(total);
+    this.#of(kind).receive.grant(total);
   }
 
   /** Tells whether a stream can be opened at once. */
   has(kind: StreamDirection): boolean {
-    return this.#kinds[kind].send.left > 0;
+    return this.#of(kind).send.left > 0;
   }
 
   /** Takes the credit for one stream; waits for the credit. */
   async take(kind: StreamDirection, options: OpenStreamOptions): Promise<void> {
-    await this.#kinds[kind].send.take(1, options);
+    await this.#of(kind).send.take(1, options);
   }
 
   /** Returns the credit of a stream that the peer never learned of. */
   giveBack(kind: StreamDirection): void {
-    this.#kinds[kind].send.giveBack(1);
+    this.#of(kind).send.giveBack(1);
   }
 
   /**
@@ -133,7 +123,7 @@ export class SessionCredit implements ConnectionCredit {
    * stream exceeds the limit.
    */
   opened(kind: StreamDirection): (() => void) | false {
-    const credit = this.#kinds[kind].receive;
+    const credit = this.#of(kind).receive;
     if (!credit.receive(1)) {
       this.#host.overrun();
       return false;
@@ -158,17 +148,50 @@ export class SessionCredit implements ConnectionCredit {
       if (type !== KINDS[kind].blocked) continue;
       const limit = decode(payload);
       this.#host.report({ type: "blocked", what: kind, by: "remote", limit });
-      return this.#kinds[kind].receive.peerBlocked(limit);
+      return this.#of(kind).receive.peerBlocked(limit);
     }
   }
 
-  /** Rejects all waiters. */
-  fail(error: unknown): void {
-    for (const { send } of Object.values(this.#kinds)) send.fail(error);
+  /**
+   * Rejects all waiters, and all later ones.
+   *
+   * @param error Makes the error, which is slow and not needed where no stream was opened.
+   */
+  fail(error: () => unknown): void {
+    this.#failure = error;
+    for (const pair of [this.#data, this.#bidirectional, this.#unidirectional]) {
+      pair?.send.fail(error());
+    }
+  }
+
+  #of(kind: CreditKind): CreditPair {
+    switch (kind) {
+      case "data":
+        return this.#data ??= this.#both(kind);
+      case "bidirectional":
+        return this.#bidirectional ??= this.#both(kind);
+      case "unidirectional":
+        return this.#unidirectional ??= this.#both(kind);
+    }
+  }
+
+  #both(kind: CreditKind): CreditPair {
+    const { what, limit, grant, blocked } = KINDS[kind];
+    const { ours, theirs, automatic } = this.#initial;
+    const host = this.#host;
+    const send = new SendCredit(this.#runtime, what, theirs[limit], (total) => {
+      host.sendLimit(blocked, total);
+      host.report({ type: "blocked", what: kind, by: "local", limit: total });
+    });
+    if (this.#failure !== undefined) send.fail(this.#failure());
+    const receive = new ReceiveCredit(ours[limit], (total) => host.sendLimit(grant, total), {
+      automatic,
+    });
+    return { send, receive };
   }
 
   #raise(kind: CreditKind, limit: number): void {
-    const { send } = this.#kinds[kind];
+    const { send } = this.#of(kind);
     const isMore = limit > send.limit;
     if (!send.raise(limit)) {
       throw new H3ProtocolError(

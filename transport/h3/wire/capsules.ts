@@ -81,6 +81,9 @@ const MAX_PAYLOAD_BYTES: ReadonlyMap<number, number> = new Map([
 
 const encoder = new TextEncoder();
 
+/** Decodes reasons, of which a byte order mark is a part. */
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+
 /**
  * Encodes a capsule.
  *
@@ -176,11 +179,10 @@ export function decodeCloseCapsule(payload: Uint8Array): CloseCapsule {
     );
   }
   const view = new DataView(payload.buffer, payload.byteOffset, payload.length);
+  const closeCode = view.getUint32(0);
+  if (payload.length === CLOSE_CODE_BYTES) return { closeCode, reason: "" };
   try {
-    // A byte order mark is part of the reason.
-    const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
-    const reason = decoder.decode(payload.subarray(CLOSE_CODE_BYTES));
-    return { closeCode: view.getUint32(0), reason };
+    return { closeCode, reason: decoder.decode(payload.subarray(CLOSE_CODE_BYTES)) };
   } catch (cause) {
     throw malformed("the reason of a close must be UTF-8", { cause });
   }
