@@ -72,7 +72,8 @@ export class CommitQueue {
   readonly #budget: WaitingBudget;
   #isScheduled = false;
   #isRunning = false;
-  #whenIdle: (() => void) | undefined;
+  #isEnded = false;
+  #whenEnded: (() => void) | undefined;
 
   constructor(options: CommitQueueOptions) {
     this.#options = options;
@@ -115,6 +116,9 @@ export class CommitQueue {
       readonly failed: (error: BrokerError) => void;
     },
   ): void {
+    if (this.#isEnded) {
+      return failed(new BrokerError(`Cannot ${what}: the broker is closed`));
+    }
     if (!this.#budget.take(bytes)) {
       return failed(new BrokerError(`Cannot ${what}: too many operations wait for the file`));
     }
@@ -129,13 +133,18 @@ export class CommitQueue {
 
   /** Notes a fact in the memory of the file's thread, which always has room. */
   note<N extends "follow" | "unfollow">(...operation: readonly [name: N, ...Arguments<N>]): void {
-    this.#push({ operation, bytes: undefined, done: () => {}, failed: () => {} });
+    if (!this.#isEnded) {
+      this.#push({ operation, bytes: undefined, done: () => {}, failed: () => {} });
+    }
   }
 
-  /** Resolves once no operation waits. */
-  idle(): Promise<void> {
-    if (!this.#isRunning && this.#waiting.length === 0) return Promise.resolve();
-    return new Promise((resolve) => this.#whenIdle = resolve);
+  /** Resolves once no operation waits; later ones are refused. */
+  end(): Promise<void> {
+    if (this.#isRunning || this.#waiting.length > 0) {
+      return new Promise((resolve) => this.#whenEnded = resolve);
+    }
+    this.#isEnded = true;
+    return Promise.resolve();
   }
 
   #push(waiting: Waiting): void {
@@ -165,7 +174,9 @@ export class CommitQueue {
     group.forEach((waiting, i) => this.#settle(waiting, outcomes[i]!));
     this.#isRunning = false;
     if (this.#waiting.length > 0) return this.#schedule();
-    this.#whenIdle?.();
+    if (this.#whenEnded === undefined) return;
+    this.#isEnded = true;
+    this.#whenEnded();
   }
 
   #settle({ operation: [name], bytes, done, failed }: Waiting, outcome: Outcome): void {

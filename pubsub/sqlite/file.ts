@@ -1,5 +1,6 @@
 /** The file of a `SqliteBroker`: groups of operations, of which each is one transaction. */
 import type { DatabaseSync, StatementSync } from "node:sqlite";
+import { BrokerError } from "../../errors.ts";
 import { FileCopy } from "./copy.ts";
 import { closeDatabase, type DatabaseOptions, openDatabase, pragma, reasonOf } from "./database.ts";
 import { Facts } from "./facts.ts";
@@ -116,10 +117,15 @@ export class SqliteFile {
     const { db, epoch } = openDatabase(options, (db) => renewLogs(db, options.uuid));
     this.epoch = epoch;
     this.#db = db;
-    this.#begin = db.prepare("BEGIN IMMEDIATE");
-    this.#commit = db.prepare("COMMIT");
-    const histories = new Histories(db, { epoch, maxTopics: options.maxTopics });
-    this.#parts = { histories, facts: new Facts(db), logs: new Logs(db), file: this };
+    try {
+      this.#begin = db.prepare("BEGIN IMMEDIATE");
+      this.#commit = db.prepare("COMMIT");
+      const histories = new Histories(db, { epoch, maxTopics: options.maxTopics });
+      this.#parts = { histories, facts: new Facts(db), logs: new Logs(db), file: this };
+    } catch (cause) {
+      db.close();
+      throw new BrokerError(`Cannot open ${options.path}: ${reasonOf(cause)}`, { cause });
+    }
   }
 
   /**

@@ -99,7 +99,7 @@ export class SqliteBroker implements Broker {
   readonly #tags = new Tags();
   #sweeping: Timer | undefined;
   #swept: Swept | undefined;
-  #isBackingUp = false;
+  #backup: Promise<void> | undefined;
   #published = 0;
   #dropped = 0;
   #reads = 0;
@@ -242,9 +242,15 @@ export class SqliteBroker implements Broker {
     const { signal } = options;
     signal?.throwIfAborted();
     const target = pathOf(path);
-    if (this.#closing) throw new BrokerError("Cannot back up: the broker is closed");
-    if (this.#isBackingUp) throw new BrokerError("Cannot back up: a backup is under way");
-    this.#isBackingUp = true;
+    this.#checkCall("back up");
+    if (this.#backup !== undefined) {
+      throw new BrokerError("Cannot back up: a backup is under way");
+    }
+    this.#backup = this.#backUp(target, signal).finally(() => this.#backup = undefined);
+    await this.#backup;
+  }
+
+  async #backUp(target: string, signal: AbortSignal | undefined): Promise<void> {
     const part = `${target}.part`;
     try {
       await checkAbsent(target);
@@ -256,8 +262,6 @@ export class SqliteBroker implements Broker {
     } catch (cause) {
       if (signal?.aborted || cause instanceof BrokerError) throw cause;
       throw new BrokerError(`Cannot back up: ${textOf(cause)}`, { cause });
-    } finally {
-      this.#isBackingUp = false;
     }
   }
 
@@ -279,7 +283,9 @@ export class SqliteBroker implements Broker {
     this.#plain.clear();
     this.#kept.clear();
     this.status.end({ name: "closed" });
-    await this.#queue.idle();
+    // The caller of `backup` learns of the failure.
+    await this.#backup?.catch(() => {});
+    await this.#queue.end();
     await this.#thread.close();
   }
 
@@ -437,7 +443,7 @@ export class SqliteBroker implements Broker {
     try {
       while (await call("continueCopy")) {
         signal?.throwIfAborted();
-        if (this.#closing) throw new BrokerError("Cannot back up: the broker is closed");
+        this.#checkCall("back up");
       }
       isComplete = true;
     } finally {

@@ -230,6 +230,17 @@ withFolder(
       assertEquals(await Deno.readFile(path), bytes, text);
       await Deno.remove(path);
     }
+    await (await SqliteBroker.open(path)).close();
+    const db = new DatabaseSync(path);
+    db.exec("DROP TABLE logs");
+    db.close();
+    for (const synchronous of LEVELS) {
+      const error = await assertRejects(
+        () => SqliteBroker.open(path, { synchronous }),
+        BrokerError,
+      );
+      assertEquals(error.message, `Cannot open ${path}: no such table: logs`);
+    }
     const missing = await assertRejects(
       () => SqliteBroker.open(`${folder}/no/test.db`),
       BrokerError,
@@ -445,6 +456,23 @@ for (const synchronous of LEVELS) {
     await other.history.append({ topic: "t0", payload: "more" }, { bounds });
     const error = await assertRejects(() => broker.backup(copy), BrokerError);
     assertEquals(error.message, `Cannot back up: the file must not exist, received ${copy}`);
+  });
+}
+
+for (const synchronous of LEVELS) {
+  withFolder(`SqliteBroker.close() with ${synchronous} ends a backup`, async (folder) => {
+    const broker = await SqliteBroker.open(`${folder}/test.db`, { synchronous });
+    for (let i = 0; i < 20; i++) {
+      const payload = new Uint8Array(500_000);
+      await broker.history.append({ topic: `${i}`, payload }, { bounds: BOUNDS });
+    }
+    const backup = assertRejects(() => broker.backup(`${folder}/copy.db`), BrokerError);
+    const last = broker.history.append({ topic: "a", payload: "last" }, { bounds: BOUNDS });
+    await broker.close();
+    assertEquals((await backup).message, "Cannot back up: the broker is closed");
+    assertEquals((await last).position!.offset, 1);
+    const entries = await Array.fromAsync(Deno.readDir(folder));
+    assertEquals(entries.map(({ name }) => name), ["test.db"]);
   });
 }
 
