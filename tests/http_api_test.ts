@@ -20,6 +20,7 @@ import {
 import { MemoryBroker } from "../pubsub/mod.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
 import { captureConsole } from "./console_lines.ts";
+import { OPENAPI_FILE, openApiText } from "../tools/openapi.ts";
 import { FaultyEngine } from "./faulty_broker.ts";
 import { listen, portOf, RawSocket } from "./servers.ts";
 import { type Answer, Backend, documentOf, serveApi } from "./http_backend.ts";
@@ -458,13 +459,17 @@ const POST_HEADERS = {
 };
 
 for (const [name, engine] of ENGINES) {
-  Deno.test(`API on ${name} refuses a large body before the body is sent, and one that never ends`, async () => {
+  Deno.test(`API on ${name} refuses a body before the body is sent, and one that never ends`, async () => {
     const runtime = Object.assign(platformRuntime(), {
       // The deadline of bodies is over at once; all other times are real.
       setTimeout: (callback: () => void, ms: number) =>
         setTimeout(callback, ms === 30_000 ? 10 : ms),
     });
-    await using server = serveApi({ runtime, ...engine() });
+    await using server = serveApi({
+      runtime,
+      ...engine(),
+      api: { path: "/api", authorize: ({ user }) => user !== "denied" },
+    });
     const post = (headers: Record<string, string>) =>
       RawSocket.ask(portOf(server), {
         method: "POST",
@@ -609,4 +614,9 @@ Deno.test("openapi.json is an OpenAPI 3.1 document with all operations of the se
     Object.values(methods).map((operation) => (operation as { operationId?: string }).operationId)
   );
   assertEquals(new Set(ids).size, ids.length);
+});
+
+Deno.test("docs/protocol/openapi.json is the document of this version", async () => {
+  // `tools/openapi.ts` writes the file anew.
+  assertEquals(await Deno.readTextFile(OPENAPI_FILE), openApiText());
 });

@@ -13,13 +13,18 @@ import { soon } from "./sessions.ts";
 /** The parts of the document that the tests read. */
 export interface Document {
   readonly paths: Readonly<Record<string, Readonly<Record<string, DocumentedOperation>>>>;
-  readonly components: { readonly schemas: Readonly<Record<string, unknown>> };
+  readonly components: {
+    readonly schemas: Readonly<Record<string, unknown>>;
+    readonly responses: Readonly<Record<string, DocumentedResponse>>;
+  };
 }
 
-export interface DocumentedOperation {
-  readonly responses: Readonly<
-    Record<string, { readonly content: Readonly<Record<string, { readonly schema: unknown }>> }>
-  >;
+interface DocumentedOperation {
+  readonly responses: Readonly<Record<string, DocumentedResponse | { readonly $ref: string }>>;
+}
+
+interface DocumentedResponse {
+  readonly content: Readonly<Record<string, { readonly schema: unknown }>>;
 }
 
 /** A response. */
@@ -82,8 +87,11 @@ export class Backend {
     if (operation === undefined) return assertEquals(status, 405, `${method} ${path}`);
     const name = `${method} ${template}`;
     this.seen.set(name, (this.seen.get(name) ?? new Set()).add(status));
-    const response = operation.responses[status];
-    assert(response !== undefined, `${name} does not declare ${status}: ${JSON.stringify(body)}`);
+    const declared = operation.responses[status];
+    assert(declared !== undefined, `${name} does not declare ${status}: ${JSON.stringify(body)}`);
+    const response = "$ref" in declared
+      ? document.components.responses[declared.$ref.split("/").at(-1)!]!
+      : declared;
     const type = headers.get("content-type")!;
     const schema = response.content[type]?.schema;
     assert(schema !== undefined, `${name} does not declare ${type} for ${status}`);

@@ -58,7 +58,7 @@ export function openApi(path: string): Json {
     },
     servers: [{ url: path }],
     paths,
-    components: { schemas: components },
+    components: { responses: problemResponses(), schemas: components },
   };
 }
 
@@ -71,13 +71,9 @@ function describe(operation: Operation): Json {
   };
   for (const status of statuses.sort((a, b) => a - b)) {
     const own = replies[status];
-    responses[status] = {
-      description: PROBLEMS[status],
-      content: {
-        ...(own !== undefined && json(own)),
-        [PROBLEM_TYPE]: { schema: schemaOf(ProblemDetails) },
-      },
-    };
+    responses[status] = own === undefined
+      ? { $ref: `#/components/responses/Problem${status}` }
+      : problemResponse(status, json(own));
   }
   return {
     summary,
@@ -86,6 +82,21 @@ function describe(operation: Operation): Json {
     ...(body !== undefined &&
       { requestBody: { required: !body.safeParse({}).success, content: json(body) } }),
     responses,
+  };
+}
+
+function problemResponses(): Json {
+  return Object.fromEntries(
+    Object.keys(PROBLEMS).map((
+      status,
+    ) => [`Problem${status}`, problemResponse(Number(status), {})]),
+  );
+}
+
+function problemResponse(status: number, others: Json): Json {
+  return {
+    description: PROBLEMS[status],
+    content: { ...others, [PROBLEM_TYPE]: { schema: schemaOf(ProblemDetails) } },
   };
 }
 
