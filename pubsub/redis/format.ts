@@ -12,6 +12,7 @@
  */
 import { Buffer } from "node:buffer";
 import type { Publication, PublicationPosition } from "../broker.ts";
+import { logTopic } from "../logs/rules.ts";
 import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 
 /**
@@ -23,6 +24,30 @@ const MAX_NAME_BYTES = 65_536;
 /** Slots of a cluster. */
 const SLOTS = 16_384;
 
+/** Parts that the logs are divided into: a cluster has at most as many masters with logs. */
+const LOG_PARTS = 32;
+
+/** Beginning of the topics that announce changes of logs. */
+const LOG_TOPICS = logTopic("");
+
+/** Names of all keys of a log, which are in one slot of a cluster together with `index`. */
+export interface LogKeys {
+  /** Hash with the state. */
+  readonly state: string;
+  /** Stream with chunks of records. */
+  readonly records: string;
+  /** String with the newest records, which are not in `records` yet. */
+  readonly newest: string;
+  /** Hash with the newest number of each producer. */
+  readonly producers: string;
+  /** Set of the forks. */
+  readonly forks: string;
+  /** Sorted set of all logs of the part, by the time at which each is overdue. */
+  readonly index: string;
+  /** Channel of announcements. */
+  readonly channel: string;
+}
+
 /**
  * Names keys and channels of one prefix.
  *
@@ -31,15 +56,36 @@ const SLOTS = 16_384;
  * slot, so topics may contain braces.
  */
 export class Names {
+  /** Indexes of the logs of all parts. */
+  readonly logIndexes: readonly string[];
   readonly #prefix: string;
+  readonly #logTags: readonly string[];
 
   constructor(prefix: string) {
     this.#prefix = prefix;
+    this.#logTags = logTags();
+    this.logIndexes = this.#logTags.map((tag) => this.#logIndex(tag));
   }
 
   /** Channel of a topic without history. */
   channel(topic: string): string {
+    if (topic.startsWith(LOG_TOPICS)) return this.log(topic.slice(LOG_TOPICS.length)).channel;
     return this.#name("pub", topic);
+  }
+
+  /** Keys and channel of a log. */
+  log(id: string): LogKeys {
+    const tag = this.#logTags[crc16(Buffer.from(id)) % LOG_PARTS]!;
+    const name = (kind: string) => `${this.#prefix}:${kind}:{${tag}}${wellFormed(id)}`;
+    return {
+      state: name("log-state"),
+      records: name("log-records"),
+      newest: name("log-newest"),
+      producers: name("log-producers"),
+      forks: name("log-forks"),
+      index: this.#logIndex(tag),
+      channel: name("log-pub"),
+    };
   }
 
   /** Channel of a topic with a history. */
@@ -78,10 +124,36 @@ export class Names {
   }
 
   #name(kind: string, what: string): string {
-    // UTF-8 encodes all lone surrogates alike, so different topics would get the same name.
-    const name = what.isWellFormed() ? `/${what}` : `~${JSON.stringify(what)}`;
-    return `${this.#prefix}:${kind}:{${name}}`;
+    return `${this.#prefix}:${kind}:{${wellFormed(what)}}`;
   }
+
+  #logIndex(tag: string): string {
+    return `${this.#prefix}:log-index:{${tag}}`;
+  }
+}
+
+/**
+ * Makes a text that UTF-8 can encode: all lone surrogates are encoded alike, so different topics
+ * would get the same name.
+ */
+export function wellFormed(text: string): string {
+  return text.isWellFormed() ? `/${text}` : `~${JSON.stringify(text)}`;
+}
+
+/** Reads a text written by {@linkcode wellFormed}. */
+export function readWellFormed(name: string): string {
+  return name.startsWith("/") ? name.slice(1) : JSON.parse(name.slice(1));
+}
+
+/** Makes the tags of the parts of logs, one for each even share of the slots. */
+function logTags(): string[] {
+  const tags = new Map<number, string>();
+  for (let n = 0; tags.size < LOG_PARTS; n++) {
+    const tag = `logs:${n}`;
+    const share = Math.floor(slotOf(`{${tag}}`) / (SLOTS / LOG_PARTS));
+    if (!tags.has(share)) tags.set(share, tag);
+  }
+  return [...tags.entries()].sort(([a], [b]) => a - b).map(([, tag]) => tag);
 }
 
 /** Refuses a topic or key that is too long, before the call has any effect. */

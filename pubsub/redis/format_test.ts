@@ -1,6 +1,7 @@
 import { assertEquals, assertNotEquals, assertThrows } from "@std/assert";
 import { Buffer } from "node:buffer";
 import type { Publication } from "../broker.ts";
+import { logTopic } from "../logs/rules.ts";
 import {
   checkName,
   decodeKept,
@@ -8,7 +9,9 @@ import {
   decodeStored,
   encodeFrame,
   Names,
+  readWellFormed,
   slotOf,
+  wellFormed,
 } from "./format.ts";
 
 const PUBLICATIONS: readonly Publication[] = [
@@ -125,6 +128,34 @@ Deno.test("Names keeps topics apart that are no text in Unicode", () => {
   const bytes = (topic: string) => new TextEncoder().encode(names.channel(topic));
   assertNotEquals(bytes("\ud800"), bytes("\ud801"));
   assertNotEquals(bytes("\ud800"), bytes('"\\ud800"'));
+});
+
+Deno.test("Names puts one log in one slot, together with its index and its announcements", () => {
+  const names = new Names("skein");
+  for (const id of ["chat", "", "}", "{", "{}", "a}b{c}", "é😀", "\ud800"]) {
+    const keys = names.log(id);
+    const all = Object.values(keys);
+    assertEquals(new Set(all).size, all.length, id);
+    assertEquals(new Set(all.map(slotOf)).size, 1, id);
+    assertEquals(names.logIndexes.includes(keys.index), true, id);
+    assertEquals(names.channel(logTopic(id)), keys.channel, id);
+  }
+  assertNotEquals(names.log("\ud800").state, names.log("\ud801").state);
+});
+
+Deno.test("Names spreads logs evenly over the masters of a cluster", () => {
+  const names = new Names("skein");
+  const parts = names.logIndexes.map((index) => Math.floor(slotOf(index) / 512));
+  assertEquals(parts, Array.from({ length: 32 }, (_, i) => i));
+  const used = Array.from({ length: 1_000 }, (_, i) => names.log(`answer-${i}`).index);
+  assertEquals(new Set(used).size, 32);
+});
+
+Deno.test("readWellFormed() reads any text of wellFormed()", () => {
+  for (const text of ["", "/", "~", "é😀", "\ud800", '"\ud800\0']) {
+    assertEquals(readWellFormed(wellFormed(text)), text);
+    assertEquals(wellFormed(text).isWellFormed(), true);
+  }
 });
 
 Deno.test("checkName() refuses names of more than 64 KiB", () => {

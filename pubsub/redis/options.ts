@@ -40,13 +40,14 @@ export interface RedisBrokerOptions {
    */
   readonly prefix?: string;
   /**
-   * Most publications that wait for Redis or for an answer; further ones are given up.
+   * Most publications that wait for Redis or for an answer; further ones are given up. The same
+   * number bounds calls of logs that wait for an answer.
    *
    * @default {65536}
    */
   readonly maxWaiting?: number;
   /**
-   * Most bytes of the publications that wait.
+   * Most bytes of the publications that wait; the same for the records of appends to logs.
    *
    * @default {67108864}
    */

@@ -21,6 +21,7 @@ import type {
   ReadHistoryOptions,
 } from "../broker.ts";
 import { Pace } from "../engine_flow.ts";
+import type { BrokerLogs } from "../logs/log.ts";
 import { Tags } from "../tag.ts";
 import {
   endClient,
@@ -39,8 +40,9 @@ import {
   redisSettings,
   type RedisSource,
 } from "./options.ts";
+import { RedisLogs } from "./logs.ts";
 import { type OutgoingAppend, PublishQueue } from "./publish_queue.ts";
-import { defineScripts, RedisHistories, RedisStore } from "./store.ts";
+import { defineScripts, RedisHistories, RedisStore, type Run } from "./store.ts";
 import type { HistoryPosition } from "../../session/wire/recovery.ts";
 
 /** One subscription. */
@@ -253,7 +255,7 @@ function textOf(error: unknown): string {
   return error instanceof Error ? error.message : "the connection was lost";
 }
 
-/** Lists the policies under which a client's servers evict histories. */
+/** Lists the policies under which a client's servers evict histories and logs. */
 async function evictingPolicies(client: Redis | Cluster): Promise<string[]> {
   const nodes = isCluster(client) ? client.nodes("master") : [client];
   const infos = await Promise.allSettled(nodes.map((node) => node.info("memory")));
@@ -281,6 +283,8 @@ const FLUSH_TIMEOUT_MS = 1_000;
  * - **Delivery:** at most once without a history. With one, each acknowledged publication has an
  *   offset, counts once even if sent again, and can be read again; the epoch changes whenever Redis
  *   started anew or failed over.
+ * - **Logs:** each call is one atomic step of Redis. A confirmed change outlasts all that the
+ *   settings of Redis let outlast: see the page about Redis in the documentation.
  * - **Outages:** neither `publish` nor `subscribe` throws. The waiting publications are bounded,
  *   sent in order once Redis is back, and given up after `giveUpMs`. Subscriptions resume on their
  *   own, and `onInterrupted` reports the interruption.
@@ -303,11 +307,14 @@ export class RedisBroker implements Broker {
   readonly status: StatusFeed<BrokerStatus>;
   /** Keeps publications in streams. */
   readonly history: BrokerHistory;
+  /** Keeps logs in streams. */
+  readonly logs: BrokerLogs;
   /** State shared by all nodes with the same prefix. */
   readonly store: BrokerStore;
   readonly #settings: RedisSettings;
   readonly #client: Redis | Cluster;
   readonly #names: Names;
+  readonly #writes: WriteBatch;
   readonly #subscribers: SubscriberPool;
   readonly #heartbeat: Heartbeat;
   readonly #histories: RedisHistories;
@@ -323,7 +330,7 @@ export class RedisBroker implements Broker {
   #received = 0;
   #reads = 0;
   #ignored = 0;
-  /** Eviction policies under which Redis may drop histories. */
+  /** Eviction policies under which Redis may drop histories and logs. */
   #evicting: readonly string[] = [];
   #closing: Promise<void> | undefined;
 
@@ -362,7 +369,11 @@ export class RedisBroker implements Broker {
       isSharded: isCluster(client),
       heardOf: (topic) => this.#channels.get(names.keptChannel(topic))?.heard,
     });
-    this.store = new RedisStore(client, scripts, names, (what, run) => this.#run(what, run));
+    const run: Run = (what, command) => this.#run(what, command);
+    this.store = new RedisStore(client, scripts, names, run);
+    this.#writes = new WriteBatch(runtime, client);
+    const writes = this.#writes;
+    this.logs = new RedisLogs({ runtime, client, names, writes, limits: settings, run });
     this.#queue = this.#openQueue();
     client.on("ready", () => {
       this.#queue.wake();
@@ -402,7 +413,7 @@ export class RedisBroker implements Broker {
     const issues = away === undefined ? [] : [away];
     for (const policy of this.#evicting) {
       issues.push(
-        `Redis may evict histories: maxmemory-policy must be noeviction, received ${policy}`,
+        `Redis may evict histories and logs: maxmemory-policy must be noeviction, received ${policy}`,
       );
     }
     if (this.#ignored > 0) {
@@ -495,7 +506,7 @@ export class RedisBroker implements Broker {
 
   #openQueue(): PublishQueue {
     const isReady = () => this.#isReady;
-    const writes = new WriteBatch(this.#settings.runtime, this.#client);
+    const writes = this.#writes;
     const sender = {
       get isReady(): boolean {
         return isReady();

@@ -17,11 +17,12 @@ import type { HistoryPosition } from "../../session/wire/recovery.ts";
 import type { OutgoingAppend } from "./publish_queue.ts";
 
 /** Writes a number as text: Lua's own way rounds numbers of more than 14 digits. */
-const TEXT = `
+export const TEXT = `
 local function text(number) return string.format('%.0f', number) end
 `;
 
-const NOW = `
+/** The time of Redis in milliseconds since the Unix epoch, `now`. */
+export const NOW = `
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 `;

@@ -118,3 +118,43 @@ test("follows a slot that moves to another node", async () => {
     return hearing.publications.at(-1)?.position?.offset === last!.position!.offset;
   });
 });
+
+test("divides logs between all masters, and counts all logs", async () => {
+  await using cluster = await RedisCluster.start();
+  await using near = makeBroker(cluster);
+  await using far = makeBroker(cluster);
+  const ids = Array.from({ length: 40 }, (_, i) => `log ${i}`);
+  const create = (broker: RedisBroker, id: string, maxLogs: number) => {
+    const config = { contentType: "text/plain", ttlMs: 1 };
+    return broker.logs.create(id, { config, identity: "identity", records: [id], maxLogs });
+  };
+  for (const [i, id] of ids.entries()) {
+    assertEquals((await create(i % 2 === 0 ? near : far, id, 40)).kind, "created");
+  }
+  assertEquals((await create(near, "beyond", 40)).kind, "too-many");
+  const sizes = await Promise.all(cluster.nodes.map((node) => node.run("dbsize")));
+  assertEquals(sizes.every((size) => Number(size) > 0), true, `${sizes}`);
+  await until(async () => (await far.logs.overdue({ limit: 100 })).length === 40);
+  assertEquals((await far.logs.overdue({ limit: 100 })).sort(), ids.toSorted());
+  assertEquals((await far.logs.overdue({ limit: 7 })).length, 7);
+  for (const id of ids) assertEquals((await near.logs.delete(id)).kind, "removed");
+  const left = await Promise.all(cluster.nodes.map((node) => node.run("dbsize")));
+  assertEquals(left, ["0", "0", "0"]);
+});
+
+test("keeps the records of a log whose slot moves to another node", async () => {
+  await using broker = makeBroker();
+  const options = { identity: "identity", records: ["a"], maxLogs: 1_000_000 };
+  await broker.logs.create("moving", { config: { contentType: "text/plain" }, ...options });
+  const lists = await Promise.all(
+    shared.nodes.map((node) => node.run("keys", "*log-state*/moving")),
+  );
+  const state = lists.find((list) => list !== "")!;
+  const slot = Number(await shared.nodes[0]!.run("cluster", "keyslot", state));
+  await shared.moveSlot(slot);
+  const appended = await broker.logs.append("moving", { records: ["b"], maxBytes: 1_000 });
+  assertEquals(appended.kind, "appended");
+  const reading = { after: 0, maxRecords: 10, maxBytes: 1_000, renews: false };
+  const page = await broker.logs.read("moving", reading);
+  assertEquals(typeof page === "object" && page.records, ["a", "b"]);
+});

@@ -1,0 +1,685 @@
+/** Logs of durable streams in Redis, by scripts that each run in one atomic step. */
+import { Buffer } from "node:buffer";
+import type { Cluster, Redis } from "ioredis";
+import type { Runtime } from "../../base/runtime.ts";
+import { within } from "../../base/wait.ts";
+import { BrokerError } from "../../errors.ts";
+import { WaitingBudget, type WaitingLimits } from "../engine_flow.ts";
+import type {
+  AppendLogOptions,
+  BrokerLogs,
+  CreateLogOptions,
+  LogAppended,
+  LogConfig,
+  LogCreated,
+  LogInfo,
+  LogOrigin,
+  LogPage,
+  LogProducer,
+  LogRecord,
+  ReadLogOptions,
+} from "../logs/log.ts";
+import { logTopic, MAX_LOG_PRODUCERS, recordBytes } from "../logs/rules.ts";
+import { isCluster, type WriteBatch } from "./connections.ts";
+import { checkName, encodeFrame, type Names, readWellFormed, wellFormed } from "./format.ts";
+import {
+  decodeChunks,
+  encodeChunks,
+  lostRecord,
+  RECORD_HEAD_BYTES,
+  type StoredChunk,
+} from "./log_chunks.ts";
+import { NOW, type Run, TEXT } from "./store.ts";
+
+/** Most bytes of one append: Redis does nothing else while a script takes them. */
+const MAX_APPEND_BYTES = 8_388_608;
+
+/**
+ * Bytes of the newest records that make a chunk. Small appends gather in a string first: a read of
+ * the newest record takes at most twice as many bytes, and a read of a million records few entries.
+ */
+const NEWEST_BYTES = 4_096;
+
+/** Most chunks that an append drops for retention, beside as many as it adds. */
+const MAX_DROPPED_CHUNKS = 1_024;
+
+/** Most chunks that a script reads with one command. */
+const MAX_READ_CHUNKS = 64;
+
+/** Fields of a state that a result shows, in the order of an answer. */
+const SHOWN_FIELDS = [
+  "identity",
+  "config",
+  "first",
+  "start",
+  "tail",
+  "bytes",
+  "ended",
+  "cancelled",
+  "deleted",
+] as const;
+
+/** Fields of a state that only the scripts read. */
+const HIDDEN_FIELDS = [
+  // Position of the first of the newest records, and bytes of these, encoded.
+  "sealed",
+  "size",
+  // Encoded bytes that retention dropped from the oldest chunk.
+  "skip",
+  // Time at which the log expires, and the two settings behind.
+  "expiry",
+  "ttl",
+  "expires",
+  "sequence",
+  // Newest writer, and the time at which the lease lapses.
+  "holder",
+  "lease",
+  // Producer and number of the append that ended the log.
+  "by",
+] as const;
+
+/**
+ * Opens a log. `KEYS[1]` to `KEYS[7]` are those of {@linkcode LogKeys}, `ARGV[1]` is the call as
+ * JSON, `ARGV[2]` an announcement. Pairs of the count and the bytes of each chunk follow.
+ *
+ * The id of a chunk in the stream is the position of its first record, plus 1, and the number of
+ * records. The functions `set` and `save` write a state. `save` comes after the records: a full
+ * Redis refuses the first write of a script or none. The index has a log at the time of the log's
+ * expiry, or of the end of a writer's lease if that is earlier, and at `inf` without either.
+ *
+ * The time to live is moved in steps of a hundredth, at most a second, so that not every read
+ * writes.
+ */
+const LOG = TEXT + NOW + `
+local state, records, newest, producers, forks, index, channel = unpack(KEYS, 1, 7)
+local ask = cjson.decode(ARGV[1])
+local fields = { '${[...SHOWN_FIELDS, ...HIDDEN_FIELDS].join("', '")}' }
+local log = {}
+for i, value in ipairs(redis.call('HMGET', state, unpack(fields))) do log[fields[i]] = value end
+local expiry, lease = tonumber(log.expiry), tonumber(log.lease)
+local isExpired, isLapsed = expiry and expiry <= now, lease and lease <= now
+local sealed, size = tonumber(log.sealed), tonumber(log.size)
+local function dueAt()
+  if log.deleted then return 'inf' end
+  local lapse = not log.ended and tonumber(log.lease) or math.huge
+  return text(math.min(tonumber(log.expiry) or math.huge, lapse))
+end
+local known = log.identity and dueAt()
+local changes = {}
+local function set(field, value)
+  log[field], changes[#changes + 1], changes[#changes + 2] = value, field, value
+end
+local function save()
+  redis.call('HSET', state, unpack(changes))
+  local due = dueAt()
+  if due ~= known then redis.call('ZADD', index, due, ask.id) end
+end
+local function renew()
+  local ttl = tonumber(log.ttl)
+  if not ttl then return end
+  local later = math.min(now + ttl, tonumber(log.expires) or math.huge)
+  if later - (expiry or -math.huge) >= math.min(1000, ttl / 100) then set('expiry', text(later)) end
+end
+local function seal(position, count, chunk)
+  redis.call('XADD', records, text(position + 1) .. '-' .. text(count), 'r', chunk)
+end
+local function sealNewest(tail)
+  if size == 0 then return end
+  seal(sealed, tail - sealed, redis.call('GET', newest))
+  redis.call('DEL', newest)
+  sealed, size = tail, 0
+end
+local function add(tail)
+  for i = 3, #ARGV, 2 do
+    local count, chunk = tonumber(ARGV[i]), ARGV[i + 1]
+    if #chunk < ${NEWEST_BYTES} then size = redis.call('APPEND', newest, chunk)
+    else
+      sealNewest(tail)
+      seal(tail, count, chunk)
+      sealed = tail + count
+    end
+    tail = tail + count
+    if size >= ${NEWEST_BYTES} then sealNewest(tail) end
+  end
+  set('tail', text(tail))
+  set('sealed', text(sealed))
+  set('size', text(size))
+end
+local function placeOf(entry)
+  local first, count = string.match(entry[1], '(%d+)-(%d+)')
+  return tonumber(first) - 1, tonumber(count), entry[2][2]
+end
+local function announce() redis.call(ask.publish, channel, ARGV[2]) end
+local function remove()
+  redis.call('UNLINK', state, records, newest, producers, forks)
+  redis.call('ZREM', index, ask.id)
+end
+local function answer(kind, detail, page)
+  local shown = {}
+  for i = 1, ${SHOWN_FIELDS.length} do shown[i] = log[fields[i]] end
+  return { kind, detail or '', shown, page or {} }
+end
+`;
+
+/**
+ * Creates a log. `KEYS[8]` and further keys are the indexes of other parts on the same server. Keys
+ * of an earlier log are there only if its state was evicted.
+ */
+const CREATE = LOG + `
+if log.identity then return answer((isExpired and not log.deleted) and 'expired' or 'exists') end
+local count = ask.elsewhere + redis.call('ZCARD', index)
+for i = 8, #KEYS do count = count + redis.call('ZCARD', KEYS[i]) end
+if count >= ask.maxLogs then return answer('too-many') end
+if redis.call('EXISTS', records, newest, producers, forks) > 0 then remove() end
+sealed, size = ask.first, 0
+add(ask.first)
+set('identity', ask.identity)
+set('config', ask.config)
+set('first', text(ask.first))
+set('start', text(ask.first))
+set('bytes', text(ask.bytes))
+set('skip', '0')
+if ask.ttlMs then set('ttl', text(ask.ttlMs)) end
+if ask.expiresAt then set('expires', text(ask.expiresAt)) set('expiry', text(ask.expiresAt)) end
+expiry = nil
+renew()
+if ask.ended then set('ended', ask.ended) end
+if ask.writer then set('holder', ask.writer.holder) set('lease', text(now + ask.writer.ttlMs)) end
+save()
+announce()
+return answer('created')
+`;
+
+/**
+ * Appends. The order of the rules is that of `decideAppend`. Sequences are compared byte by byte, as
+ * Lua's own comparison depends on the locale of the server.
+ */
+const APPEND = LOG + `
+local producer, writer, keep = ask.producer, ask.writer, ask.keep
+local function isAbove(one, other)
+  for i = 1, math.min(#one, #other) do
+    local left, right = string.byte(one, i), string.byte(other, i)
+    if left ~= right then return left > right end
+  end
+  return #one > #other
+end
+local function refusalOfProducer()
+  local last = redis.call('HGET', producers, producer.id)
+  if not last then
+    if producer.seq > 0 then return answer('skipped', '0') end
+    local isFull = redis.call('HLEN', producers) >= ${MAX_LOG_PRODUCERS}
+    return isFull and answer('too-many-producers') or nil
+  end
+  local epoch, seq = string.match(last, '(%d+) (%d+)')
+  epoch, seq = tonumber(epoch), tonumber(seq)
+  if producer.epoch < epoch then return answer('stale', text(epoch)) end
+  if producer.epoch > epoch then return producer.seq > 0 and answer('unstarted') or nil end
+  if producer.seq <= seq then return answer('repeated', text(seq)) end
+  if producer.seq > seq + 1 then return answer('skipped', text(seq + 1)) end
+end
+local function refusal()
+  if not log.identity or (ask.identity and ask.identity ~= log.identity) then
+    return answer('missing')
+  end
+  if isExpired then return answer('expired') end
+  if log.deleted then return answer('deleted') end
+  if log.ended then
+    if ask.ifWriterLost then return answer('held') end
+    if producer and producer.number == log.by then return answer('repeated', text(producer.seq)) end
+    local isEndOnly = ask.ended and ask.count == 0 and not producer
+    return answer(isEndOnly and 'repeated' or 'ended')
+  end
+  if ask.ifWriterLost and not isLapsed then return answer('held') end
+  if writer and log.holder then
+    local takes = isLapsed and writer.takes
+    if writer.holder == log.holder then
+      if isLapsed and not takes then return answer('fenced') end
+    elseif not takes then return answer('fenced') end
+  end
+  local refused = producer and refusalOfProducer()
+  if refused then return refused end
+  if ask.sequence and log.sequence and not isAbove(ask.sequence, log.sequence) then
+    return answer('out-of-sequence', log.sequence)
+  end
+  local needed = ask.bytes + (keep and 0 or tonumber(log.bytes))
+  if ask.count > 0 and needed > ask.maxBytes then return answer('full') end
+end
+local refused = refusal()
+if refused then return refused end
+if ask.count > 0 and redis.call('STRLEN', newest) ~= size then
+  return redis.error_reply('SKEIN the newest records were evicted or deleted')
+end
+add(tonumber(log.tail))
+local start, skip, tail = tonumber(log.start), tonumber(log.skip), tonumber(log.tail)
+local bytes = tonumber(log.bytes) + ask.bytes
+local function isOver()
+  return tail - start > 1 and (tail - start > keep.records or bytes > keep.bytes)
+end
+local function drop(position, count, chunk)
+  for next = math.max(position, start), position + count - 1 do
+    if not isOver() then return false end
+    local length = math.floor(struct.unpack('>I4', chunk, skip + 1) / 2)
+    start, skip, bytes = next + 1, skip + ${RECORD_HEAD_BYTES} + length, bytes - length
+  end
+  skip = 0
+  return true
+end
+if keep and isOver() then
+  local from, drops, oldest = '-', #ARGV + ${MAX_DROPPED_CHUNKS}, nil
+  while not oldest and drops > 0 and isOver() do
+    local entry = redis.call('XRANGE', records, from, '+', 'COUNT', 1)[1]
+    local position, count, chunk = sealed, tail - sealed, nil
+    if entry then
+      position, count, chunk = placeOf(entry)
+      from, drops = '(' .. entry[1], drops - 1
+    else chunk = redis.call('GET', newest) end
+    if not drop(position, count, chunk) then oldest = position end
+  end
+  redis.call('XTRIM', records, 'MINID', text((oldest or start) + 1))
+end
+set('start', text(start))
+set('skip', text(skip))
+set('bytes', text(bytes))
+renew()
+if producer then
+  redis.call('HSET', producers, producer.id, text(producer.epoch) .. ' ' .. text(producer.seq))
+end
+if ask.sequence then set('sequence', ask.sequence) end
+if writer then set('holder', writer.holder) set('lease', text(now + writer.ttlMs)) end
+if ask.ended then
+  set('ended', ask.ended)
+  if producer then set('by', producer.number) end
+end
+if ask.cancelled and not log.cancelled then set('cancelled', ask.cancelled) end
+save()
+announce()
+return answer('appended')
+`;
+
+/**
+ * Reads a page: positions and bytes of whole chunks, from the one with the first record on. A full
+ * Redis refuses the renewal of the time to live, and the page is read all the same.
+ */
+const READ = LOG + `
+if not log.identity then return answer('missing') end
+if isExpired and not log.deleted then return answer('expired') end
+if ask.renews then renew() end
+if #changes > 0 then
+  local saved = redis.pcall('HSET', state, unpack(changes))
+  local failure = type(saved) == 'table' and saved.err
+  if failure and not string.find(failure, 'OOM', 1, true) then return saved end
+  if not failure then redis.call('ZADD', index, dueAt(), ask.id) end
+end
+local after, tail = ask.after, tonumber(log.tail)
+local page, room, left, got = {}, ask.maxBytes, ask.maxRecords, 0
+local function isFull() return left <= 0 or room < 0 end
+local function take(position, count, chunk)
+  page[#page + 1], page[#page + 2], got = text(position), chunk, got + #chunk
+  left = left - count
+  if position < after then left = left + after - position
+  else room = room - #chunk + ${RECORD_HEAD_BYTES} * count end
+end
+if after < tonumber(log.start) or after >= tail or isFull() then return answer('page') end
+if after < sealed then
+  local entries = redis.call('XREVRANGE', records, text(after + 1), '-', 'COUNT', 1)
+  while #entries > 0 do
+    for _, entry in ipairs(entries) do
+      take(placeOf(entry))
+      if isFull() then return answer('page', '', page) end
+    end
+    local fitting = math.ceil(room * #page / 2 / (got + 1))
+    local count = math.max(1, math.min(${MAX_READ_CHUNKS}, fitting))
+    entries = redis.call('XRANGE', records, '(' .. entries[#entries][1], '+', 'COUNT', count)
+  end
+end
+if size > 0 then take(sealed, tail - sealed, redis.call('GET', newest) or '') end
+return answer('page', '', page)
+`;
+
+const DELETE = LOG + `
+if not log.identity then redis.call('ZREM', index, ask.id) return answer('missing') end
+if log.deleted then return answer('deleted') end
+if ask.ifExpired and not isExpired then return answer('alive') end
+local isKept = redis.call('SCARD', forks) > 0
+if isKept then set('deleted', '1') save() else remove() end
+announce()
+return answer(isKept and 'kept' or 'removed')
+`;
+
+const RETAIN = LOG + `
+local isThere = log.identity == ask.identity and not log.deleted and not isExpired
+if isThere then redis.call('SADD', forks, ask.fork) end
+return answer(isThere and 'retained' or 'missing')
+`;
+
+const RELEASE = LOG + `
+redis.call('SREM', forks, ask.fork)
+local isOver = log.deleted and redis.call('SCARD', forks) == 0
+if isOver then remove() end
+return answer(isOver and 'removed' or 'kept')
+`;
+
+/** Lists the overdue logs of an index, each followed by the time since which. */
+const OVERDUE = TEXT + NOW + `
+return redis.call('ZRANGEBYSCORE', KEYS[1], '-inf', text(now), 'WITHSCORES', 'LIMIT', 0, ARGV[1])
+`;
+
+type LogScript =
+  | "skeinLogCreate"
+  | "skeinLogAppend"
+  | "skeinLogRead"
+  | "skeinLogDelete"
+  | "skeinLogRetain"
+  | "skeinLogRelease";
+
+/** Answer of a script: the result, its detail, the shown fields, positions and bytes of chunks. */
+type Reply = [kind: Buffer, detail: Buffer, fields: (Buffer | null)[], page: Buffer[]];
+
+/** The scripts, as commands of a client. */
+type LogScripts =
+  & Record<`${LogScript}Buffer`, (keys: number, ...args: (string | Buffer)[]) => Promise<Reply>>
+  & { skeinLogOverdue(index: string, limit: number): Promise<string[]> };
+
+function defineLogScripts(client: Redis | Cluster): LogScripts {
+  client.defineCommand("skeinLogCreate", { lua: CREATE });
+  client.defineCommand("skeinLogAppend", { lua: APPEND });
+  client.defineCommand("skeinLogRead", { lua: READ });
+  client.defineCommand("skeinLogDelete", { lua: DELETE });
+  client.defineCommand("skeinLogRetain", { lua: RETAIN });
+  client.defineCommand("skeinLogRelease", { lua: RELEASE });
+  client.defineCommand("skeinLogOverdue", { lua: OVERDUE, numberOfKeys: 1 });
+  return client as unknown as LogScripts;
+}
+
+/** Result of a script. */
+interface Answer {
+  readonly kind: string;
+  readonly detail: string;
+  /** The state; `undefined` without a log. */
+  readonly info: LogInfo | undefined;
+  readonly chunks: readonly StoredChunk[];
+}
+
+/** One call of a script. */
+interface Call {
+  /** The call in words, for errors. */
+  readonly what: string;
+  readonly script: LogScript;
+  readonly ask: object;
+  readonly records?: readonly LogRecord[];
+  readonly indexes?: readonly string[];
+}
+
+/** Collaborators and settings of {@linkcode RedisLogs}. */
+interface RedisLogsOptions {
+  readonly runtime: Runtime;
+  readonly client: Redis | Cluster;
+  readonly names: Names;
+  readonly writes: WriteBatch;
+  readonly limits: WaitingLimits;
+  readonly run: Run;
+}
+
+/**
+ * The logs of a `RedisBroker`. The time is that of Redis.
+ *
+ * The logs are divided into parts, and all keys of a part share a slot, so that a log, its place in
+ * the index and its announcement change together. Only the number of all logs is counted over all
+ * parts: on a cluster, logs that several nodes create at the same moment may exceed `maxLogs`.
+ */
+export class RedisLogs implements BrokerLogs {
+  readonly maxAppendBytes: number = MAX_APPEND_BYTES;
+  readonly #runtime: Runtime;
+  readonly #client: Redis | Cluster;
+  readonly #scripts: LogScripts;
+  readonly #names: Names;
+  readonly #writes: WriteBatch;
+  readonly #budget: WaitingBudget;
+  readonly #run: Run;
+  readonly #announcement = encodeFrame({ topic: "", payload: "" });
+
+  /** Defines the scripts. */
+  constructor({ runtime, client, names, writes, limits, run }: RedisLogsOptions) {
+    this.#runtime = runtime;
+    this.#client = client;
+    this.#scripts = defineLogScripts(client);
+    this.#names = names;
+    this.#writes = writes;
+    this.#budget = new WaitingBudget(limits);
+    this.#run = run;
+  }
+
+  async create(id: string, options: CreateLogOptions): Promise<LogCreated> {
+    const { config, identity, records, end, writer, maxLogs } = options;
+    const what = "create a log";
+    checkId(id);
+    const { index } = this.#names.log(id);
+    const others = this.#names.logIndexes.filter((other) => other !== index);
+    const isSharded = isCluster(this.#client);
+    const ask = {
+      identity,
+      config: JSON.stringify(config),
+      first: config.origin?.position ?? 0,
+      ttlMs: config.ttlMs,
+      expiresAt: config.expiresAt,
+      ended: end && JSON.stringify(end),
+      writer: writer && { holder: wellFormed(writer.holder), ttlMs: writer.ttlMs },
+      maxLogs,
+      elsewhere: isSharded ? await this.#count(what, others) : 0,
+    };
+    const indexes = isSharded ? [] : others;
+    const { kind, info } = await this.#call(id, {
+      what,
+      script: "skeinLogCreate",
+      ask,
+      records,
+      indexes,
+    });
+    return kind === "created" || kind === "exists"
+      ? { kind, info: info! }
+      : { kind: kind as "expired" | "too-many" };
+  }
+
+  async append(id: string, options: AppendLogOptions): Promise<LogAppended> {
+    const { identity, records, end, producer, sequence, writer } = options;
+    checkId(id);
+    const { ifWriterLost, cancel, maxBytes, keep } = options;
+    const { kind, detail, info } = await this.#call(id, {
+      what: "append to a log",
+      script: "skeinLogAppend",
+      records,
+      ask: {
+        identity,
+        ended: end && JSON.stringify(end),
+        producer: producer && producerOf(producer),
+        sequence: sequence === undefined ? undefined : encodeSequence(sequence),
+        writer: writer && { ...writer, holder: wellFormed(writer.holder) },
+        ifWriterLost,
+        cancelled: cancel === undefined ? undefined : JSON.stringify(cancel),
+        maxBytes,
+        keep,
+      },
+    });
+    switch (kind) {
+      case "repeated":
+        return { kind, info: info!, ...(detail !== "" && { seq: Number(detail) }) };
+      case "appended":
+      case "ended":
+        return { kind, info: info! };
+      case "stale":
+        return { kind, epoch: Number(detail) };
+      case "skipped":
+        return { kind, expected: Number(detail) };
+      case "out-of-sequence":
+        return { kind, sequence: decodeSequence(detail) };
+      default:
+        return { kind: kind as "missing" };
+    }
+  }
+
+  async read(id: string, options: ReadLogOptions): Promise<LogPage | "expired" | undefined> {
+    const { after, maxRecords, maxBytes, renews, signal } = options;
+    signal?.throwIfAborted();
+    checkId(id);
+    const ask = { after, maxRecords, maxBytes, renews };
+    const call = { what: "read a log", script: "skeinLogRead", ask } as const;
+    const answer = await within(this.#runtime, this.#call(id, call), { signal });
+    if (answer.kind === "expired") return answer.kind;
+    const { info, chunks } = answer;
+    if (info === undefined) return undefined;
+    const records = decodeChunks(chunks, options);
+    const isInside = after >= info.start && after < info.tail && maxRecords > 0;
+    if (isInside && records.length === 0) throw lostRecord(after);
+    return { info, records };
+  }
+
+  async delete(
+    id: string,
+    { ifExpired = false }: { readonly ifExpired?: boolean } = {},
+  ): ReturnType<BrokerLogs["delete"]> {
+    checkId(id);
+    const { kind, info } = await this.#call(id, {
+      what: "delete a log",
+      script: "skeinLogDelete",
+      ask: { ifExpired },
+    });
+    if (kind !== "removed") return { kind: kind as "kept" };
+    return { kind, ...(info?.origin && { origin: info.origin }) };
+  }
+
+  async retain(id: string, fork: string, identity: string): Promise<boolean> {
+    checkId(id);
+    const { kind } = await this.#call(id, {
+      what: "fork a log",
+      script: "skeinLogRetain",
+      ask: { fork: wellFormed(fork), identity },
+    });
+    return kind === "retained";
+  }
+
+  async release(id: string, fork: string): Promise<LogOrigin | undefined> {
+    checkId(id);
+    const { kind, info } = await this.#call(id, {
+      what: "release a log",
+      script: "skeinLogRelease",
+      ask: { fork: wellFormed(fork) },
+    });
+    return kind === "removed" ? info?.origin : undefined;
+  }
+
+  async overdue({ limit }: { readonly limit: number }): Promise<string[]> {
+    const lists = await this.#run("list overdue logs", () => {
+      this.#writes.begin();
+      return Promise.all(
+        this.#names.logIndexes.map((index) => this.#scripts.skeinLogOverdue(index, limit)),
+      );
+    });
+    const all: { readonly name: string; readonly since: number }[] = [];
+    for (const list of lists) {
+      for (let i = 0; i < list.length; i += 2) {
+        all.push({ name: list[i]!, since: Number(list[i + 1]) });
+      }
+    }
+    all.sort((a, b) => a.since - b.since);
+    return all.slice(0, limit).map(({ name }) => readWellFormed(name));
+  }
+
+  async #call(
+    id: string,
+    { what, script, ask, records = [], indexes = [] }: Call,
+  ): Promise<Answer> {
+    const names = this.#names.log(id);
+    const { state, records: stream, newest, producers, forks, index, channel } = names;
+    const bytes = recordBytes(records);
+    if (!this.#budget.take(bytes)) {
+      throw new BrokerError(`Cannot ${what}: too many calls wait for Redis`);
+    }
+    try {
+      const keys = [state, stream, newest, producers, forks, index, channel, ...indexes];
+      const publish = isCluster(this.#client) ? "SPUBLISH" : "PUBLISH";
+      const whole = { ...ask, id: wellFormed(id), publish, count: records.length, bytes };
+      const chunks = encodeChunks(records).flatMap(({ count, bytes }) => [`${count}`, bytes]);
+      const [kind, detail, fields, page] = await this.#run(what, () => {
+        this.#writes.begin();
+        const args = [...keys, encodeCall(whole), this.#announcement, ...chunks];
+        return this.#scripts[`${script}Buffer`](keys.length, ...args).catch(refuseWhenFull);
+      });
+      return {
+        kind: kind.toString(),
+        detail: detail.toString(),
+        info: infoOf(fields),
+        chunks: chunksOf(page),
+      };
+    } finally {
+      this.#budget.give(bytes);
+    }
+  }
+
+  /** Counts the logs of parts. */
+  async #count(what: string, indexes: readonly string[]): Promise<number> {
+    const counts = await this.#run(what, () => {
+      this.#writes.begin();
+      return Promise.all(indexes.map((index) => this.#client.zcard(index)));
+    });
+    return counts.reduce((sum, count) => sum + count, 0);
+  }
+}
+
+/** Refuses an id whose announcements would have too long a topic, before the call has any effect. */
+function checkId(id: string): void {
+  checkName(logTopic(id));
+}
+
+/** Writes a call as JSON, where a bound of `Infinity` is the greatest number. */
+function encodeCall(call: object): string {
+  return JSON.stringify(
+    call,
+    (_key, value) => value === Infinity ? Number.MAX_SAFE_INTEGER : value,
+  );
+}
+
+/** The producer of an append as scripts take it; `number` tells one append from all others. */
+function producerOf({ id, epoch, seq }: LogProducer): object {
+  return { id: wellFormed(id), epoch, seq, number: `${epoch} ${seq} ${wellFormed(id)}` };
+}
+
+/** Writes a text such that the order by bytes is the order by UTF-16 code units. */
+function encodeSequence(sequence: string): string {
+  return Buffer.from(sequence, "utf16le").swap16().toString("hex");
+}
+
+function decodeSequence(code: string): string {
+  return Buffer.from(code, "hex").swap16().toString("utf16le");
+}
+
+/** Reads the shown fields of a state. */
+function infoOf(fields: readonly (Buffer | null)[]): LogInfo | undefined {
+  const texts = fields.map((field) => field === null ? undefined : field.toString());
+  const [identity, config, first, start, tail, bytes, ended, cancelled, deleted] = texts;
+  if (identity === undefined) return undefined;
+  return {
+    ...JSON.parse(config!) as LogConfig,
+    identity,
+    first: Number(first),
+    start: Number(start),
+    tail: Number(tail),
+    bytes: Number(bytes),
+    ...(ended !== undefined && { end: JSON.parse(ended) }),
+    ...(cancelled !== undefined && { cancelled: JSON.parse(cancelled) }),
+    ...(deleted !== undefined && { isDeleted: true as const }),
+  };
+}
+
+function chunksOf(page: readonly Buffer[]): StoredChunk[] {
+  const chunks: StoredChunk[] = [];
+  for (let i = 0; i < page.length; i += 2) {
+    chunks.push({ position: Number(page[i]), bytes: page[i + 1]! });
+  }
+  return chunks;
+}
+
+/** Explains the refusal of a write by a Redis without memory. */
+function refuseWhenFull(cause: unknown): never {
+  const isFull = cause instanceof Error && cause.message.startsWith("OOM");
+  throw isFull ? new Error("Redis is full, as maxmemory is reached", { cause }) : cause;
+}

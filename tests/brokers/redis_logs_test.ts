@@ -1,0 +1,430 @@
+/**
+ * Logs of the Redis broker, beside the requirements of every broker: random calls against the rules,
+ * lost connections and processes, a full Redis, and lost keys.
+ */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { delay } from "@std/async/delay";
+import { BrokerError } from "../../errors.ts";
+import type {
+  AppendLogOptions,
+  BrokerLogs,
+  CreateLogOptions,
+  LogRecord,
+} from "../../pubsub/logs/log.ts";
+import { MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import { slotOf } from "../../pubsub/redis/format.ts";
+import { RedisBroker, type RedisBrokerOptions } from "../../pubsub/redis/mod.ts";
+import { Random } from "../random.ts";
+import { noTimers, statusIs, until } from "./hearing.ts";
+import { isRedisMissing, RedisServer, type RedisServerOptions } from "./redis_server.ts";
+
+const ignore = isRedisMissing;
+
+/** Found out at once where a connection is dead. */
+const QUICK: RedisBrokerOptions = { heartbeatMs: 200 };
+
+const PLENTY = 1_000_000_000;
+
+/** A test with a server of its own. */
+function test(
+  name: string,
+  fn: (server: RedisServer) => Promise<void>,
+  options: RedisServerOptions = {},
+): void {
+  Deno.test({
+    name: `RedisBroker.logs ${name}`,
+    ignore,
+    async fn() {
+      await using server = await RedisServer.start(options);
+      await fn(server);
+      await noTimers();
+    },
+  });
+}
+
+for (const seed of [1, 2, 3, 4]) {
+  test(`decides as the rules do (seed ${seed})`, async ({ url }) => {
+    await using redis = new RedisBroker({ url });
+    await using memory = new MemoryBroker();
+    const random = new Random(seed);
+    for (let i = 0; i < 1_500; i++) {
+      const call = randomCall(random);
+      const [actual, expected] = [await call(redis.logs), await call(memory.logs)];
+      assertEquals(actual, expected, `call ${i}: ${call}`);
+    }
+  });
+}
+
+/** Draws a call of a few logs, such that all results come up. */
+function randomCall(random: Random): (logs: BrokerLogs) => Promise<unknown> {
+  const one = <T>(...values: readonly T[]): T => random.pick(values);
+  const maybe = <T extends object>(share: number, value: T): Partial<T> => {
+    return random.below(share) === 0 ? value : {};
+  };
+  const id = one("a", "é {x}", "\ud800");
+  const identity = random.below(20) === 0 ? "another0" : "identity";
+  const records = Array.from({ length: one(0, 1, 1, 2, 50, 1_100) }, (): LogRecord => {
+    const size = one(0, 1, 10, 10, 100);
+    return random.below(2) === 0 ? "é".repeat(size) : new Uint8Array(size).fill(7);
+  });
+  const end = maybe(60, { end: one({}, { error: "é" }) });
+  // A lease of no time has lapsed at once, by every clock.
+  const writer = maybe(6, {
+    writer: {
+      holder: one("", "one", "two"),
+      ttlMs: one(0, 1_000_000_000),
+      ...maybe(2, { takes: true as const }),
+    },
+  });
+  const origin = { id: "s", identity, position: one(3, 2 ** 40), fork: "f", lineage: [] };
+  const kind = random.below(40);
+  if (kind < 5) {
+    const ttl = maybe(6, { ttlMs: one(0, 1_000_000_000) });
+    const config = { contentType: "text/plain", ...ttl, ...maybe(3, { origin }) };
+    const maxLogs = one(1, 3, Infinity);
+    return (logs) => logs.create(id, { config, identity, records, maxLogs, ...end, ...writer });
+  }
+  const deletion = maybe(2, { ifExpired: true });
+  if (kind < 6) return (logs) => logs.delete(id, deletion);
+  if (kind < 8) {
+    const fork = one("f", "g");
+    return one<(logs: BrokerLogs) => Promise<unknown>>(
+      (logs) => logs.retain(id, fork, identity),
+      (logs) => logs.release(id, fork),
+      (logs) => logs.release(id, fork),
+      async (logs) => (await logs.overdue({ limit: 10 })).sort(),
+    );
+  }
+  if (kind < 20) {
+    const bounds = { maxRecords: one(1, 100, 100_000), maxBytes: one(0, 100, 10_000, PLENTY) };
+    const [share, beside, renews] = [random.below(100) / 100, one(-1, 0, 1), one(true, false)];
+    return async (logs) => {
+      const page = await logs.read(id, { after: 0, maxRecords: 0, maxBytes: 0, renews });
+      if (typeof page !== "object") return page;
+      const { start, tail } = page.info;
+      const after = start + Math.round(share * (tail - start)) + beside;
+      return await logs.read(id, { ...bounds, after, renews });
+    };
+  }
+  const producer = { id: one("p", "\0", "\udfff"), epoch: one(0, 0, 0, 1), seq: one(0, 0, 1, 2) };
+  const keep = { records: one(1, 30, 2_000, Infinity), bytes: one(0, 300, 10_000, 100_000) };
+  const options: AppendLogOptions = {
+    records,
+    maxBytes: one(1_000, 200_000, PLENTY),
+    ...end,
+    ...writer,
+    ...maybe(4, { identity }),
+    ...maybe(3, { producer }),
+    ...maybe(8, { sequence: one("", "a", "b", "ab", "\uffff", "\ud83d\ude00") }),
+    ...maybe(40, { ifWriterLost: true as const }),
+    ...maybe(10, { cancel: one("one", "two") }),
+    ...maybe(5, { keep }),
+  };
+  return (logs) => logs.append(id, options);
+}
+
+for (const seed of [1, 2, 3]) {
+  test(
+    `takes each append of concurrent producers once, while connections are cut (seed ${seed})`,
+    async (server) => {
+      await using near = new RedisBroker({ url: server.url }, QUICK);
+      await using far = new RedisBroker({ url: server.url }, QUICK);
+      const nodes = [near, far];
+      const random = new Random(seed);
+      await create(near.logs, "log");
+      let isCutting = true;
+      const cuts = (async () => {
+        while (isCutting) {
+          await delay(random.below(30));
+          await server.run("client", "kill", "type", "normal");
+        }
+      })();
+      const producers = Array.from({ length: 8 }, (_, i) => `p${i}`);
+      await Promise.all(producers.map((id) => produce(nodes, random, id, 60)));
+      isCutting = false;
+      await cuts;
+      await statusIs(far, "connected");
+      const records = await readAll(far, "log");
+      for (const id of producers) {
+        const own = records.filter((record) => record.startsWith(`${id} `));
+        assertEquals(own, Array.from({ length: 60 }, (_, seq) => `${id} ${seq}`));
+      }
+      assertEquals(records.length, 8 * 60);
+      assert(nodes.some(({ stats }) => stats.interruptions > 0));
+    },
+  );
+}
+
+/** Appends numbers, each on a random node, and again until Redis confirms the append. */
+async function produce(
+  nodes: readonly RedisBroker[],
+  random: Random,
+  id: string,
+  count: number,
+): Promise<void> {
+  for (let seq = 0; seq < count;) {
+    const { logs } = nodes[random.below(nodes.length)]!;
+    try {
+      const { kind } = await logs.append("log", {
+        records: [`${id} ${seq}`],
+        producer: { id, epoch: 0, seq },
+        maxBytes: PLENTY,
+      });
+      assert(kind === "appended" || kind === "repeated", kind);
+      seq++;
+    } catch (error) {
+      if (!(error instanceof BrokerError)) throw error;
+      await delay(1);
+    }
+  }
+}
+
+test(
+  "loses nothing confirmed when Redis is killed, with a file that is synced always",
+  async (server) => {
+    await using broker = new RedisBroker({ url: server.url }, QUICK);
+    await create(broker.logs, "log");
+    await create(broker.logs, "ended");
+    let count = 0;
+    let isOver = false;
+    const producing = (async () => {
+      while (!isOver) {
+        const producer = { id: "p", epoch: 0, seq: count };
+        try {
+          await broker.logs.append("log", { records: [`${count}`], producer, maxBytes: PLENTY });
+          count++;
+        } catch (error) {
+          if (!(error instanceof BrokerError)) throw error;
+          await delay(5);
+        }
+      }
+    })();
+    for (let kills = 1; kills <= 4; kills++) {
+      const before = count;
+      await until(() => count >= before + 50);
+      await server.kill();
+      await server.restart();
+    }
+    const before = count;
+    await until(() => count > before);
+    isOver = true;
+    await producing;
+    await append(broker.logs, "ended", ["last"], { end: { error: "reason" }, cancel: "why" });
+    await server.kill();
+    await server.restart();
+    await statusIs(broker, "connected");
+    assertEquals(await readAll(broker, "log"), Array.from({ length: count }, (_, i) => `${i}`));
+    const page = await broker.logs.read("ended", reading());
+    assert(typeof page === "object");
+    assertEquals([page.records, page.info.end, page.info.cancelled], [
+      ["last"],
+      { error: "reason" },
+      "why",
+    ]);
+  },
+  { append: "always" },
+);
+
+test("rejects at once while Redis is away, and ends a wait on demand", async (server) => {
+  await using broker = new RedisBroker({ url: server.url }, QUICK);
+  const { logs } = broker;
+  await create(logs, "log");
+  server.freeze();
+  const controller = new AbortController();
+  const page = logs.read("log", { ...reading(), signal: controller.signal });
+  controller.abort(new Error("enough"));
+  await assertRejects(() => page, Error, "enough");
+  const unanswered = append(logs, "log", ["late"]);
+  await assertRejects(() => unanswered, BrokerError, "Cannot append to a log");
+  await server.kill();
+  await statusIs(broker, "interrupted");
+  const calls: readonly (() => Promise<unknown>)[] = [
+    () => create(logs, "other"),
+    () => append(logs, "log", ["x"]),
+    () => logs.read("log", reading()),
+    () => logs.delete("log"),
+    () => logs.retain("log", "fork", "identity"),
+    () => logs.release("log", "fork"),
+    () => logs.overdue({ limit: 1 }),
+  ];
+  for (const call of calls) await assertRejects(call, BrokerError, "Redis is away");
+  await broker.close();
+  for (const call of calls) await assertRejects(call, BrokerError, "the broker is closed");
+});
+
+test("bounds the calls that wait, and their bytes", async (server) => {
+  await using broker = new RedisBroker({ url: server.url }, {
+    ...QUICK,
+    maxWaiting: 3,
+    maxWaitingBytes: 1_000,
+  });
+  await create(broker.logs, "log");
+  await assertRejects(
+    () => append(broker.logs, "log", ["x".repeat(1_001)]),
+    BrokerError,
+    "too many calls wait",
+  );
+  const results = await Promise.allSettled(
+    Array.from({ length: 5 }, (_, i) => append(broker.logs, "log", [`${i}`])),
+  );
+  assertEquals(results.map(({ status }) => status), [
+    ...Array(3).fill("fulfilled"),
+    ...Array(2).fill("rejected"),
+  ]);
+  assertEquals(await readAll(broker, "log"), ["0", "1", "2"]);
+});
+
+test("refuses whole appends where Redis is full, while reads and deletions go on", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const { logs } = broker;
+  await create(logs, "log", { config: { contentType: "text/plain", ttlMs: 100 }, records: ["a"] });
+  await create(logs, "kept", { records: ["b"] });
+  await server.run("config", "set", "maxmemory", "1mb");
+  for (const call of [() => append(logs, "kept", ["x"]), () => create(logs, "new")]) {
+    await assertRejects(call, BrokerError, "Redis is full");
+  }
+  const large = Array.from({ length: 10 }, () => "x".repeat(20_000));
+  await assertRejects(() => append(logs, "kept", large), BrokerError, "Redis is full");
+  // The renewal is refused too, and the log expires.
+  await until(async () => await logs.read("log", { ...reading(), renews: true }) === "expired");
+  assertEquals(await logs.delete("log"), { kind: "removed" });
+  const page = await logs.read("kept", { ...reading(), renews: true });
+  assertEquals(typeof page === "object" && page.records, ["b"]);
+  await server.run("config", "set", "maxmemory", "0");
+  assertEquals((await append(logs, "kept", large)).kind, "appended");
+  assertEquals((await logs.create("new", creation())).kind, "created");
+});
+
+test("keeps a log in one slot, without expiry, and leaves no key behind", async (server) => {
+  await using broker = new RedisBroker({ url: server.url }, { prefix: "app" });
+  const { logs } = broker;
+  await create(logs, "log", { writer: { holder: "w", ttlMs: 1_000 } });
+  const producer = { id: "p", epoch: 0, seq: 0 };
+  await append(logs, "log", ["x".repeat(5_000), "y"], { producer });
+  await append(logs, "log", ["z"]);
+  await logs.retain("log", "fork", "identity");
+  const keys = (await server.run("keys", "*")).split("\n").sort();
+  assertEquals(keys.map((key) => key.replace(/\d+/, "")), [
+    "app:log-forks:{logs:}/log",
+    "app:log-index:{logs:}",
+    "app:log-newest:{logs:}/log",
+    "app:log-producers:{logs:}/log",
+    "app:log-records:{logs:}/log",
+    "app:log-state:{logs:}/log",
+  ]);
+  assertEquals(new Set(keys.map(slotOf)).size, 1);
+  for (const key of keys) assertEquals(await server.run("pttl", key), "-1", key);
+  assertEquals((await logs.delete("log")).kind, "kept");
+  assertEquals(await logs.overdue({ limit: 10 }), []);
+  await logs.release("log", "fork");
+  assertEquals(await server.run("dbsize"), "0");
+  assertEquals(await logs.read("log", reading()), undefined);
+  assertEquals(await server.run("dbsize"), "0");
+});
+
+test("knows the numbers of a bounded number of producers", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  await create(broker.logs, "log");
+  const send = (i: number) =>
+    append(broker.logs, "log", [], { producer: { id: `p${i}`, epoch: 0, seq: 0 } });
+  const all = await Promise.all(Array.from({ length: MAX_LOG_PRODUCERS }, (_, i) => send(i)));
+  assertEquals(all.every(({ kind }) => kind === "appended"), true);
+  assertEquals((await send(MAX_LOG_PRODUCERS)).kind, "too-many-producers");
+  assertEquals((await send(0)).kind, "repeated");
+});
+
+test("reads a large log in pages from any position", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const { logs } = broker;
+  await create(logs, "log");
+  const text = (i: number) => `${i}`.padStart(7);
+  for (let i = 0; i < 300_000; i += 100_000) {
+    await append(logs, "log", Array.from({ length: 100_000 }, (_, n) => text(i + n)));
+  }
+  await Promise.all(
+    Array.from({ length: 5_000 }, (_, i) => append(logs, "log", [text(300_000 + i)])),
+  );
+  for (const after of [0, 1_023, 1_024, 123_456, 299_999, 300_000, 304_000, 304_999]) {
+    const page = await logs.read("log", { ...reading(), after, maxBytes: 700 });
+    assert(typeof page === "object");
+    const count = Math.min(100, 305_000 - after);
+    assertEquals(page.records, Array.from({ length: count }, (_, i) => text(after + i)));
+  }
+  const large = "x".repeat(logs.maxAppendBytes);
+  assertEquals((await append(logs, "log", [large])).kind, "appended");
+  const page = await logs.read("log", { ...reading(), after: 305_000, maxBytes: 1 });
+  assertEquals(typeof page === "object" && page.records[0] === large, true);
+});
+
+test("reports records that Redis has lost", async (server) => {
+  await using broker = new RedisBroker({ url: server.url });
+  const { logs } = broker;
+  await create(logs, "log", { records: ["x".repeat(5_000)] });
+  await append(logs, "log", ["y"]);
+  const [newest] = (await server.run("keys", "*log-newest*")).split("\n");
+  await server.run("del", newest!);
+  assertEquals(await readAll(broker, "log", 1), ["x".repeat(5_000)]);
+  await assertRejects(
+    () => logs.read("log", { ...reading(), after: 1 }),
+    BrokerError,
+    "Redis has lost the record at 1",
+  );
+  await assertRejects(() => append(logs, "log", ["z"]), BrokerError, "were evicted or deleted");
+  const [records] = (await server.run("keys", "*log-records*")).split("\n");
+  await server.run("del", records!);
+  await assertRejects(() => logs.read("log", reading()), BrokerError, "the record at 0");
+  // Without its state a log is missing; a new one with the id does not take over the records.
+  await create(logs, "other", { records: ["old"], config: { contentType: "a/b", ttlMs: 0 } });
+  const [state] = (await server.run("keys", "*log-state*/other")).split("\n");
+  await server.run("del", state!);
+  assertEquals(await logs.read("other", reading()), undefined);
+  assertEquals(await logs.overdue({ limit: 1 }), ["other"]);
+  assertEquals((await logs.delete("other", { ifExpired: true })).kind, "missing");
+  assertEquals(await logs.overdue({ limit: 1 }), []);
+  await create(logs, "other", { records: ["new"] });
+  assertEquals(await readAll(broker, "other"), ["new"]);
+});
+
+function creation(options: Partial<CreateLogOptions> = {}): CreateLogOptions {
+  return {
+    config: { contentType: "text/plain" },
+    identity: "identity",
+    records: [],
+    maxLogs: 1_000,
+    ...options,
+  };
+}
+
+async function create(
+  logs: BrokerLogs,
+  id: string,
+  options: Partial<CreateLogOptions> = {},
+): Promise<void> {
+  const { kind } = await logs.create(id, creation(options));
+  assertEquals(kind, "created");
+}
+
+function append(
+  logs: BrokerLogs,
+  id: string,
+  records: readonly LogRecord[],
+  options: Partial<AppendLogOptions> = {},
+): ReturnType<BrokerLogs["append"]> {
+  return logs.append(id, { records, maxBytes: PLENTY, ...options });
+}
+
+function reading(): Parameters<BrokerLogs["read"]>[1] {
+  return { after: 0, maxRecords: 100_000, maxBytes: PLENTY, renews: false };
+}
+
+/** Reads all records, or a number of them, which are texts. */
+async function readAll(
+  { logs }: RedisBroker,
+  id: string,
+  maxRecords = 100_000,
+): Promise<string[]> {
+  const page = await logs.read(id, { ...reading(), maxRecords });
+  assert(typeof page === "object");
+  return page.records as string[];
+}
