@@ -23,6 +23,8 @@ import {
   type ServeOptions,
   type ServerOptions,
 } from "./server_options.ts";
+import { boundsOf, checkDurableStreams, type DurableStreamsOptions } from "./durable/options.ts";
+import type { DurableFace } from "./durable/face.ts";
 import type { ApiParts } from "./http/api.ts";
 import type { FaceParts, HttpFace } from "./http/face.ts";
 import type { DrainOptions, DrainReport } from "../manager/drain.ts";
@@ -52,6 +54,8 @@ import type { SessionCloseOptions } from "../session/types.ts";
 import { type SessionHandlers, sessionSettings } from "../session/session_settings.ts";
 import { CloseCode } from "../errors.ts";
 import { internals } from "../session/core.ts";
+import type { OriginRules } from "../transport/origins.ts";
+import type { StreamLogs } from "../pubsub/logs/stream_logs.ts";
 import { directStream } from "../transport/direct.ts";
 import { report } from "../session/settings.ts";
 
@@ -90,6 +94,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #faces = new Map<string, Promise<HttpFace>>();
   /** HTTP faces that have loaded, by the option of the server. */
   readonly #loadedFaces = new Map<string, HttpFace>();
+  /** The durable streams of this node, once loaded. */
+  #logs: StreamLogs | undefined;
   #listener: ServerListener | undefined;
   #closing: Promise<void> | undefined;
   /** Stops listening to the signal that closes the server. */
@@ -104,9 +110,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    */
   constructor(options: ServerOptions<V, C> = {}) {
     checkServerOptions("create server", options);
-    checkFaces({ api: options.api });
-    if (options.api !== undefined) checkApi(options.api);
-    const { contract, authorize, limits = {}, rooms = [], broker } = options;
+    const { contract, authorize, limits = {}, rooms = [], broker, api, durableStreams } = options;
+    checkFaces({ api, durableStreams });
+    if (api !== undefined) checkApi(api);
+    if (durableStreams !== undefined) checkDurableStreams(durableStreams, broker);
     const runtime = this.#runtime = options.runtime ?? platformRuntime();
     this.#console = new ConsoleReport(runtime);
     const turn = new Turn(runtime);
@@ -199,10 +206,14 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#claims = userClaims(nodes, limits);
     this.#moq = options.moq;
     this.#engine = broker && reportEngine(runtime, broker, this.#console);
-    const { api, origins, hosts } = options;
+    const { origins, hosts } = options;
+    const rules = { ...(origins && { origins }), ...(hosts && { hosts }) };
+    if (durableStreams !== undefined) {
+      const { path } = durableStreams;
+      this.#mount("durableStreams", path, this.#loadDurable(durableStreams, rules));
+    }
     if (api !== undefined) {
       const { health } = source;
-      const rules = { ...(origins && { origins }), ...(hosts && { hosts }) };
       this.#mount("api", api.path, this.#loadApi(api, { contract, health, origins: rules }));
     }
   }
@@ -540,6 +551,23 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#removeAbortListener = () => signal.removeEventListener("abort", onAbort);
   }
 
+  async #loadDurable(options: DurableStreamsOptions, origins: OriginRules): Promise<DurableFace> {
+    const [{ DurableFace }, { StreamLogs }] = await Promise.all([
+      import("./durable/face.ts"),
+      import("../pubsub/logs/stream_logs.ts"),
+    ]);
+    const parts = this.#faceParts();
+    const { runtime, report } = parts;
+    const logs = new StreamLogs({
+      runtime,
+      broker: this.topics.broker,
+      bounds: boundsOf(options),
+      onError: (error) => report("The search for overdue durable streams", error),
+    });
+    this.#logs = logs;
+    return new DurableFace(options, { ...parts, logs, origins });
+  }
+
   async #loadApi(
     options: ApiOptions,
     parts: Pick<ApiParts, "contract" | "health" | "origins">,
@@ -594,6 +622,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   async #close(options: SessionCloseOptions): Promise<void> {
     this.#removeAbortListener?.();
     this.#listener?.stop();
+    await Promise.allSettled(this.#faces.values()); // None is still loading behind this.
+    await this.#logs?.close();
     await Promise.all([
       this.manager.shutdown(options),
       this.#admission.close(options),

@@ -2,6 +2,7 @@
 import type { MetricsOptions } from "../telemetry/endpoint.ts";
 
 import type { AuthorizationContext } from "./http/face.ts";
+import { DURABLE_STREAMS, type DurableStreamsOptions, KEEP } from "./durable/options.ts";
 import type { WebTransportServeOptions } from "./webtransport_options.ts";
 import type { RateLimitsOptions, SessionRates } from "../manager/rate_limits.ts";
 import { checkRate, type Rate } from "../manager/token_bucket.ts";
@@ -239,6 +240,34 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly api?: ApiOptions;
   /**
+   * Serves durable streams: logs with an end, kept by the broker, which outlive readers, writers and
+   * this server. Requests for the path and below follow the Durable Streams protocol. The broker
+   * must keep logs. Not served by default.
+   *
+   * @example A stream that is written and read with `fetch`
+   * ```ts
+   * import { serve } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   durableStreams: { path: "/streams", authorize: () => true },
+   * });
+   * const url = `${server.url.replace("ws:", "http:")}streams/answers/1`;
+   * const type = { "content-type": "text/plain" };
+   * const end = { "stream-closed": "true" };
+   * await fetch(url, { method: "PUT", headers: type });
+   * await fetch(url, { method: "POST", headers: type, body: "Hello, " });
+   * await fetch(url, { method: "POST", headers: { ...type, ...end }, body: "you" });
+   *
+   * const response = await fetch(url);
+   * assertEquals(await response.text(), "Hello, you");
+   * assertEquals(response.headers.get("stream-closed"), "true");
+   * ```
+   */
+  readonly durableStreams?: DurableStreamsOptions;
+  /**
    * Carries publications between servers; by default within this process. The server does not close
    * the broker.
    */
@@ -460,6 +489,7 @@ const SERVER: OptionKeys<ServerOptions> = {
   clientAddress: true,
   contract: true,
   dedupeWindowMs: true,
+  durableStreams: true,
   expiresAt: true,
   fetch: true,
   flowControl: true,
@@ -636,6 +666,10 @@ interface Known {
 
 const NESTED: Readonly<Record<string, Known>> = {
   api: { keys: API, nested: { rate: { keys: RATE } } },
+  durableStreams: {
+    keys: DURABLE_STREAMS,
+    nested: { keep: { keys: KEEP }, rate: { keys: RATE } },
+  },
   flowControl: { keys: FLOW_CONTROL },
   history: { each: { keys: HISTORY } },
   limits: { keys: LIMITS, nested: { unreadStreams: { keys: UNREAD_STREAMS } } },

@@ -54,14 +54,25 @@ export function parseOffset(
   log: Pick<LogInfo, "identity" | "origin">,
   offset: string,
 ): number | "malformed" | "gone" {
-  const position = Number(OFFSET.exec(offset)?.[1] ?? NaN);
-  if (!Number.isSafeInteger(position)) return "malformed";
+  const position = unboundPosition(offset);
+  if (position === undefined) return "malformed";
   return formatOffset(log, position) === offset ? position : "gone";
 }
 
 /** The position of the oldest record that can be read, those of the sources of a fork included. */
 export function oldestPosition({ start, first }: Pick<LogInfo, "start" | "first">): number {
   return start > first ? start : 0;
+}
+
+/**
+ * Reads the position of an offset, whichever log the offset belongs to.
+ *
+ * @param offset The offset.
+ * @returns The position; `undefined` for a malformed offset.
+ */
+export function unboundPosition(offset: string): number | undefined {
+  const position = Number(OFFSET.exec(offset)?.[1] ?? NaN);
+  return Number.isSafeInteger(position) ? position : undefined;
 }
 
 /** Identities for the positions that a log shares with the logs before, oldest first. */

@@ -59,7 +59,7 @@ export interface StreamLogsOptions {
 export interface ForkRequest {
   /** Id of the source. */
   readonly source: string;
-  /** Offset in the source; the end of the source if left out. */
+  /** Offset in the source, `-1` for its oldest record; the end of the source if left out. */
   readonly offset?: string | undefined;
   /** Messages (JSON) or bytes (else) behind the offset that belong to the fork too. */
   readonly subOffset?: number | undefined;
@@ -113,6 +113,8 @@ export type StreamAppended =
 export interface ReadStreamOptions {
   /** Position of the first record. */
   readonly after: number;
+  /** Begins at the oldest kept record if that one stands behind `after`. */
+  readonly startsAtOldest?: boolean;
   /** Identity that the stream must have; another stream counts as `missing`. */
   readonly identity?: string | undefined;
   /** Most records of a page. */
@@ -136,12 +138,13 @@ export interface StreamPage {
 
 /**
  * Result of reading a stream: a page; `missing` without a stream; `deleted` for a deleted one that
- * forks need; `trimmed` for a position before the kept records; `too-many` if too many readers of this
- * node wait.
+ * forks need; `trimmed` for a position before the kept records, of which `oldest` is the first;
+ * `too-many` if too many readers of this node wait.
  */
-export type StreamRead = StreamPage | {
-  readonly kind: "missing" | "deleted" | "trimmed" | "too-many";
-};
+export type StreamRead =
+  | StreamPage
+  | { readonly kind: "missing" | "deleted" | "too-many" }
+  | { readonly kind: "trimmed"; readonly oldest: number };
 
 /** Announcements of one stream on this node, shared by all readers. */
 interface Followed {
@@ -337,10 +340,11 @@ export class StreamLogs implements AsyncDisposable {
     try {
       // An announcement from before the subscription is in force is not missed: the read comes later.
       await within(this.#runtime, followed.subscription.ready, { signal });
-      let { after, identity } = options;
+      let { after, identity, startsAtOldest = false } = options;
       for (let isTold = false; !signal?.aborted && !this.#isClosed;) {
         const changed = followed.changing.changed();
-        const result = await this.#share(followed, id, { ...options, after, identity });
+        const part = { ...options, after, identity, startsAtOldest };
+        const result = await this.#share(followed, id, part);
         if (signal?.aborted || this.#isClosed) return;
         if (result.kind !== "page") return yield result;
         const { info, records, next, isUpToDate } = result;
@@ -350,6 +354,7 @@ export class StreamLogs implements AsyncDisposable {
         isTold ||= isUpToDate;
         identity = info.identity;
         after = next;
+        startsAtOldest = false; // Records that are dropped from now on are missed.
         if (isUpToDate) await this.#wait(changed, info, signal);
       }
     } catch (error) {
@@ -428,7 +433,11 @@ export class StreamLogs implements AsyncDisposable {
     const { info } = found;
     const { contentType = info.contentType } = options;
     if (mediaType(contentType) !== mediaType(info.contentType)) return { kind: "other-type" };
-    let position = offset === undefined ? info.tail : parseOffset(info, offset);
+    let position = offset === undefined
+      ? info.tail
+      : offset === "-1"
+      ? oldestPosition(info)
+      : parseOffset(info, offset);
     if (position === "gone") return { kind: "gone" };
     if (position === "malformed" || position > info.tail) return { kind: "bad-offset" };
     let partial: readonly LogRecord[] = [];
@@ -476,53 +485,104 @@ export class StreamLogs implements AsyncDisposable {
     }
   }
 
-  async #read(
-    id: string,
-    { after, identity, maxRecords, maxBytes, signal }: ReadStreamOptions,
-    renews: boolean,
-  ): Promise<StreamRead> {
-    const options = { maxRecords, maxBytes, renews, ...(signal && { signal }) };
-    const page = await this.#logs.read(id, { after, ...options });
-    if (page === undefined || page === "expired") return { kind: "missing" };
+  async #read(id: string, options: ReadStreamOptions, renews: boolean): Promise<StreamRead> {
+    for (let { after } = options;;) {
+      const result = await this.#readAfter(id, { ...options, after }, renews);
+      const isBehind = result.kind === "trimmed" && options.startsAtOldest === true;
+      if (!isBehind || result.oldest <= after) return result;
+      after = result.oldest;
+    }
+  }
+
+  async #readAfter(id: string, options: ReadStreamOptions, renews: boolean): Promise<StreamRead> {
+    const { after, identity } = options;
+    const page = await this.#readLog(id, options, renews);
+    if (page === undefined) return { kind: "missing" };
     const { info } = page;
     if (identity !== undefined && identity !== info.identity) return { kind: "missing" };
     if (info.isDeleted) return { kind: "deleted" };
     if (after >= info.first) {
-      if (after < info.start) return { kind: "trimmed" };
-      return pageOf(info, after, page.records);
+      return after < info.start
+        ? { kind: "trimmed", oldest: info.start }
+        : pageOf(info, after, page.records);
     }
-    const records = await this.#readInherited(info, { after, maxRecords, maxBytes, signal });
-    return records === undefined ? { kind: "trimmed" } : pageOf(info, after, records);
+    return await this.#readFork(id, info, options);
   }
 
-  /** Reads records of a fork from the source; `undefined` if the source no longer has these. */
+  /** Reads a page that begins before the first own record of a fork, and may go on behind. */
+  async #readFork(id: string, fork: LogInfo, options: ReadStreamOptions): Promise<StreamRead> {
+    const { after, maxRecords, maxBytes, signal } = options;
+    const records: LogRecord[] = [];
+    let leftBytes = maxBytes;
+    for (let at = after; records.length < maxRecords;) {
+      const part = {
+        after: at,
+        maxRecords: maxRecords - records.length,
+        maxBytes: leftBytes,
+        signal,
+      };
+      let page: Pick<LogPage, "records"> | undefined;
+      if (at < fork.first) {
+        const inherited = await this.#readInherited(fork, part);
+        if ("oldest" in inherited) return { kind: "trimmed", oldest: inherited.oldest };
+        page = inherited;
+      } else {
+        const own = await this.#readLog(id, part, false);
+        if (own?.info.identity !== fork.identity || at < own.info.start) break;
+        page = own;
+        fork = own.info;
+      }
+      const { length } = page.records;
+      leftBytes -= recordBytes(page.records);
+      // A single record may be larger than a page, but only as the first one.
+      if (length === 0 || leftBytes < 0 && records.length > 0) break;
+      records.push(...page.records);
+      at += length;
+    }
+    return pageOf(fork, after, records);
+  }
+
+  /** Reads records of one log; `undefined` without a log that readers may see. */
+  async #readLog(
+    id: string,
+    { after, maxRecords, maxBytes, signal }: ReadStreamOptions,
+    renews: boolean,
+  ): Promise<LogPage | undefined> {
+    const options = { after, maxRecords, maxBytes, renews, ...(signal && { signal }) };
+    const page = await this.#logs.read(id, options);
+    return page === "expired" ? undefined : page;
+  }
+
+  /** Reads records of a fork from the source, or tells the oldest position that is kept. */
   async #readInherited(
     fork: LogInfo,
-    { after, maxRecords, maxBytes, signal }: ReadStreamOptions,
-  ): Promise<readonly LogRecord[] | undefined> {
+    { after, maxRecords, ...options }: ReadStreamOptions,
+  ): Promise<{ readonly records: readonly LogRecord[] } | { readonly oldest: number }> {
     let { origin } = fork;
     let until = fork.first;
     while (origin !== undefined) {
       until = Math.min(until, origin.position);
-      const page: LogPage | "expired" | undefined = await this.#logs.read(origin.id, {
-        after,
-        maxRecords: Math.min(maxRecords, until - after),
-        maxBytes,
-        renews: false,
-        ...(signal && { signal }),
-      });
-      if (typeof page !== "object" || page.info.identity !== origin.identity) return undefined;
+      const part = { ...options, after, maxRecords: Math.min(maxRecords, until - after) };
+      let page = await this.#readLog(origin.id, part, false);
+      if (page === undefined) {
+        // An expired source is kept for its forks, as a deleted one is.
+        await this.delete(origin.id, { ifExpired: true });
+        page = await this.#readLog(origin.id, part, false);
+      }
+      if (page === undefined || page.info.identity !== origin.identity) break;
       const { info, records } = page;
-      if (after >= info.first) return after < info.start ? undefined : records;
+      if (after >= info.first) {
+        return after < info.start ? { oldest: Math.min(info.start, until) } : { records };
+      }
       origin = info.origin;
     }
-    return undefined;
+    return { oldest: until };
   }
 
   /** Reads a page together with all readers that want the same, after the same announcement. */
   #share(followed: Followed, id: string, options: ReadStreamOptions): Promise<StreamRead> {
-    const { after, identity = "", maxRecords, maxBytes } = options;
-    const key = `${after} ${maxRecords} ${maxBytes} ${identity}`;
+    const { after, identity = "", maxRecords, maxBytes, startsAtOldest = false } = options;
+    const key = `${after} ${maxRecords} ${maxBytes} ${identity} ${startsAtOldest}`;
     let reading = followed.reads.get(key);
     if (reading === undefined) {
       // The signal of one reader must not end the read of the others.

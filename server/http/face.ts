@@ -154,7 +154,7 @@ export interface HttpFace {
  *   page has another origin than the rules allow, or if there are cookies without an origin. Pages
  *   of exactly listed origins, and of this server, may use credentials. `*` allows no credentials.
  * - **Headers:** no response can run on the origin of the server: `nosniff`, a sandbox, and a
- *   download for anything but JSON and plain text. Caches keep responses for one user, by
+ *   download for anything but JSON and plain text. No foreign page can embed one. Caches keep responses for one user, by
  *   `Cache-Control: private` and `Vary`.
  * - **Errors:** a {@linkcode Problem} becomes the response. Any other error is reported, and becomes
  *   a 500 without details.
@@ -429,6 +429,7 @@ export class Face<Action extends string> {
     const { isPublic = false, exposedHeaders = [] } = this.#options;
     headers.set("x-content-type-options", "nosniff");
     headers.set("content-security-policy", "sandbox");
+    headers.set("cross-origin-resource-policy", "same-origin");
     const type = headers.get("content-type");
     if (type !== null && !SHOWN_TYPE.test(type)) headers.set("content-disposition", "attachment");
     const caching = headers.get("cache-control");

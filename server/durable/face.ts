@@ -1,0 +1,715 @@
+/** Durable streams over HTTP: the Durable Streams protocol behind the guard of all faces. */
+import {
+  checkDurableStreams,
+  type DurableStreamAction,
+  type DurableStreamsLimits,
+  type DurableStreamsOptions,
+} from "./options.ts";
+import { bodyOf, readRecords } from "./records.ts";
+import {
+  badRequest,
+  closes,
+  readContentType,
+  readCreation,
+  readId,
+  readProducer,
+  type ReadQuery,
+  readQuery,
+  readSequence,
+} from "./request.ts";
+import { cursorAt, eventHeaders, EventStreams } from "./sse.ts";
+import {
+  Face,
+  type FaceParts,
+  type FaceRequest,
+  type FaceStats,
+  type HttpFace,
+} from "../http/face.ts";
+import { methodNotAllowed, Problem, tooMany } from "../http/problem.ts";
+import { addTo, countOf } from "../../manager/sockets.ts";
+import type { LogInfo, LogProducer } from "../../pubsub/logs/log.ts";
+import { formatOffset } from "../../pubsub/logs/offset.ts";
+import {
+  mediaType,
+  type StreamAppended,
+  type StreamCreated,
+  type StreamLogs,
+  type StreamPage,
+  type StreamRead,
+} from "../../pubsub/logs/stream_logs.ts";
+import { BrokerError } from "../../errors.ts";
+import { startTimer } from "../../base/wait.ts";
+import { addressKey, type RequestInfo } from "../../transport/address.ts";
+import type { OriginRules } from "../../transport/origins.ts";
+
+const METHODS = ["GET", "HEAD", "POST", "PUT", "DELETE"];
+
+const REQUEST_HEADERS = [
+  "if-none-match",
+  "producer-epoch",
+  "producer-id",
+  "producer-seq",
+  "stream-closed",
+  "stream-expires-at",
+  "stream-fork-offset",
+  "stream-fork-sub-offset",
+  "stream-forked-from",
+  "stream-seq",
+  "stream-ttl",
+];
+
+const RESPONSE_HEADERS = [
+  "etag",
+  "location",
+  "producer-epoch",
+  "producer-expected-seq",
+  "producer-received-seq",
+  "producer-seq",
+  "skein-stream-cancelled",
+  "skein-stream-error",
+  "stream-closed",
+  "stream-cursor",
+  "stream-expires-at",
+  "stream-next-offset",
+  "stream-sse-data-encoding",
+  "stream-ttl",
+  "stream-up-to-date",
+];
+
+/** Caching of pages that stay as they are, until the stream is deleted. */
+const CACHED = "max-age=60, stale-while-revalidate=300";
+
+/** Most records and bytes of a response. */
+const PAGE = { maxRecords: 10_000, maxBytes: 1_048_576 };
+
+/** Most records and bytes of an event: each reader may hold up one. */
+const EVENT = { maxRecords: 1_000, maxBytes: 65_536 };
+
+/** Most streams whose content type this node remembers. */
+const MAX_KNOWN = 10_000;
+
+/** Most bytes of the reason of a cancellation. */
+const MAX_REASON_BYTES = 1_024;
+
+/** Most characters of a text in a header, once encoded. */
+const MAX_HEADER_LENGTH = 1_024;
+
+/** Time after which a refused reader may come back, in milliseconds. */
+const RETRY_MS = 5_000;
+
+/** Parts of the server that durable streams use. */
+export interface DurableFaceParts extends FaceParts {
+  readonly logs: StreamLogs;
+  readonly origins: OriginRules;
+}
+
+/** Counters of durable streams on this node, since the start. */
+export interface DurableStreamsStats extends FaceStats {
+  /** Readers that wait for new records, by wire; those of sessions are not counted. */
+  readonly readers: { readonly longPoll: number; readonly sse: number };
+  /** Requests that a bound refused, by option. */
+  readonly refused: Readonly<Record<Bound, number>>;
+  /** Readers of events that were ended because they did not read. */
+  readonly stalled: number;
+}
+
+/** A bound that refuses requests. */
+type Bound = "maxReaders" | "maxReadersPerAddress" | "maxStreams" | "maxStreamBytes";
+
+/** Facts of a stream that never change. */
+type KnownStream = Pick<LogInfo, "identity" | "contentType">;
+
+type Asked = FaceRequest<DurableStreamAction>;
+
+/**
+ * Durable streams over HTTP.
+ *
+ * - **Protocol:** that of Durable Streams, without subscriptions; see `docs/guide/durable-streams.md`.
+ * - **Extensions:** `POST ?action=cancel`, and the header `Skein-Stream-Error` of a stream that its
+ *   writer gave up.
+ * - **Bounds:** each limit of the options. A refused request is counted.
+ */
+export class DurableFace implements HttpFace {
+  readonly #face: Face<DurableStreamAction>;
+  readonly #parts: DurableFaceParts;
+  readonly #options: DurableStreamsOptions;
+  readonly #limits: DurableStreamsLimits;
+  readonly #events: EventStreams;
+  readonly #known = new Map<string, KnownStream>(); // At most `MAX_KNOWN`.
+  readonly #addresses = new Map<string, number>(); // Bounded by the readers.
+  readonly #readers = { longPoll: 0, sse: 0 };
+  readonly #refused = { maxReaders: 0, maxReadersPerAddress: 0, maxStreams: 0, maxStreamBytes: 0 };
+
+  /**
+   * Creates the face.
+   *
+   * @param options Options of the application.
+   * @param parts Parts of the server.
+   * @throws {TypeError} If an option is invalid.
+   * @throws {RangeError} If a number is out of range.
+   */
+  constructor(options: DurableStreamsOptions, parts: DurableFaceParts) {
+    this.#options = options;
+    this.#parts = parts;
+    const { runtime, report } = parts;
+    this.#limits = checkDurableStreams(options);
+    this.#face = new Face({
+      ...parts.origins,
+      name: "durableStreams",
+      path: options.path,
+      authorize: options.authorize,
+      methods: METHODS,
+      requestHeaders: REQUEST_HEADERS,
+      exposedHeaders: RESPONSE_HEADERS,
+      isPublic: options.cache === "public",
+      rate: options.rate,
+      maxRequests: this.#limits.maxRequests + this.#limits.maxReaders,
+    }, parts);
+    this.#events = new EventStreams({
+      runtime,
+      onError: (error) => report("Reading a durable stream", error),
+    });
+  }
+
+  /** Counters. */
+  get stats(): DurableStreamsStats {
+    const { active, answered } = this.#face.stats;
+    const { stalled } = this.#events;
+    const readers = { ...this.#readers };
+    return { active, answered, readers, refused: { ...this.#refused }, stalled };
+  }
+
+  /**
+   * Answers a request for the path of the streams, or below.
+   *
+   * @param request The request.
+   * @param info The address of the peer.
+   * @returns The response. Never rejects.
+   */
+  fetch(request: Request, info: RequestInfo): Promise<Response> {
+    return this.#face.answer(request, info, async (asked) => {
+      try {
+        return await this.#route(asked);
+      } catch (error) {
+        if (!(error instanceof BrokerError)) throw error;
+        this.#parts.report("A request to durableStreams", error);
+        throw new Problem(503, {
+          code: "unavailable",
+          detail: "Cannot answer: the engine of the broker must be there, and is away",
+          cause: error,
+        });
+      }
+    });
+  }
+
+  #route(asked: Asked): Promise<Response> {
+    const { request } = asked;
+    const path = this.#face.pathOf(request.url) ?? "";
+    if (!METHODS.includes(request.method)) throw methodNotAllowed(request.method, METHODS);
+    const id = readId(path);
+    switch (request.method) {
+      case "PUT":
+        return this.#create(asked, id);
+      case "POST":
+        return this.#post(asked, id);
+      case "DELETE":
+        return this.#delete(asked, id);
+      case "HEAD":
+        return this.#head(asked, id);
+      default:
+        return this.#get(asked, id);
+    }
+  }
+
+  async #create({ request, authorize, readBody }: Asked, id: string): Promise<Response> {
+    await authorize("create", id);
+    const creation = readCreation(request.headers, this.#options.path);
+    const { fork } = creation;
+    if (fork !== undefined) await authorize("read", fork.source);
+    const { logs } = this.#parts;
+    const body = await readBody(this.#maxBodyBytes);
+    let { contentType } = creation;
+    if (fork !== undefined && contentType === undefined && body.length > 0) {
+      const source = await logs.info(fork.source);
+      if (source.kind === "page") contentType = source.info.contentType;
+    }
+    const records = readRecords(body, contentType ?? OCTETS);
+    const result = await logs.create(id, { ...creation, records });
+    if (result.kind !== "created" && result.kind !== "exists") throw this.#uncreated(result.kind);
+    const { info } = result;
+    if (result.kind === "exists" && !result.isSame) {
+      throw new Problem(409, {
+        code: "exists",
+        detail: "Cannot create: a stream that exists must have the same facts, received others",
+        headers: stateHeaders(info),
+      });
+    }
+    const isNew = result.kind === "created";
+    const { origin, pathname } = new URL(request.url);
+    return new Response(null, {
+      status: isNew ? 201 : 200,
+      headers: {
+        ...stateHeaders(info),
+        "content-type": info.contentType,
+        "cache-control": "no-store",
+        ...(isNew && { location: `${origin}${pathname}` }),
+      },
+    });
+  }
+
+  #uncreated(kind: Exclude<StreamCreated["kind"], "created" | "exists">): Problem {
+    switch (kind) {
+      case "deleted":
+        return conflict("deleted", "Cannot create: the id must be free, but forks need its stream");
+      case "source-missing":
+        return new Problem(404, {
+          code: "not-found",
+          detail: "Cannot create: the source of a fork must exist",
+        });
+      case "source-deleted":
+        return conflict("deleted", "Cannot create: the source of a fork must not be deleted");
+      case "other-type":
+        return conflict("wrong-type", "Cannot create: a fork must have the type of its source");
+      case "bad-offset":
+        return badRequest("bad-offset", "Cannot create: a fork must begin within its source");
+      case "gone":
+        return gone("Cannot create: a fork must begin at a kept record of its source");
+      case "too-deep":
+        return conflict("too-deep", "Cannot create: the source has too many sources of its own");
+      case "too-many":
+        this.#refused.maxStreams++;
+        return tooMany(
+          `Cannot create: at most ${this.#limits.maxStreams} streams, received one more`,
+          RETRY_MS,
+        );
+    }
+  }
+
+  async #post(asked: Asked, id: string): Promise<Response> {
+    const action = new URL(asked.request.url).searchParams.get("action");
+    if (action === "cancel") return await this.#cancel(asked, id);
+    if (action === null) return await this.#append(asked, id);
+    throw badRequest(
+      "bad-query",
+      `Cannot answer: action must be "cancel", received "${action.slice(0, 32)}"`,
+    );
+  }
+
+  async #append({ request, authorize, readBody }: Asked, id: string): Promise<Response> {
+    await authorize("append", id);
+    const { headers } = request;
+    const contentType = readContentType(headers);
+    const producer = readProducer(headers);
+    const sequence = readSequence(headers);
+    const isEnd = closes(headers);
+    let known = this.#known.get(id) ?? await this.#learn(id);
+    const body = await readBody(this.#maxBodyBytes);
+    if (body.length === 0 && !isEnd) {
+      throw badRequest("bad-body", "Cannot append: the body must not be empty, received no bytes");
+    }
+    if (body.length > 0 && contentType === undefined) {
+      throw badRequest("bad-header", "Cannot append: Content-Type must be given, received none");
+    }
+    for (let isFirst = true;; isFirst = false) {
+      if (body.length > 0 && mediaType(contentType!) !== mediaType(known.contentType)) {
+        known = await this.#learn(id, true);
+        if (mediaType(contentType!) !== mediaType(known.contentType)) {
+          throw conflict(
+            "wrong-type",
+            `Cannot append: Content-Type must be ${known.contentType}, received ${contentType}`,
+          );
+        }
+      }
+      const records = readRecords(body, known.contentType);
+      if (records.length === 0 && body.length > 0) {
+        throw badRequest("bad-json", "Cannot append: an array must have elements, received none");
+      }
+      const result = await this.#parts.logs.append(id, {
+        identity: known.identity,
+        records,
+        ...(isEnd && { end: {} }),
+        ...(producer && { producer }),
+        ...(sequence !== undefined && { sequence }),
+      });
+      if (result.kind === "missing" && isFirst) known = await this.#learn(id);
+      else return this.#appended(result, { producer, hasRecords: records.length > 0 });
+    }
+  }
+
+  #appended(
+    result: StreamAppended,
+    { producer, hasRecords }: {
+      readonly producer?: LogProducer | undefined;
+      readonly hasRecords: boolean;
+    },
+  ): Response {
+    switch (result.kind) {
+      case "appended":
+      case "repeated": {
+        const { info } = result;
+        const isNew = result.kind === "appended";
+        const seq = isNew ? producer?.seq : result.seq;
+        return new Response(null, {
+          status: isNew && producer !== undefined && hasRecords ? 200 : 204,
+          headers: {
+            ...stateHeaders(info),
+            "cache-control": "no-store",
+            ...(producer && { "producer-epoch": `${producer.epoch}` }),
+            ...(producer && seq !== undefined && { "producer-seq": `${seq}` }),
+          },
+        });
+      }
+      case "missing":
+        throw missing();
+      case "deleted":
+        throw gone("Cannot append: the stream must not be deleted");
+      case "ended":
+        throw ended(result.info);
+      case "stale":
+        throw new Problem(403, {
+          code: "stale-epoch",
+          detail: `Cannot append: Producer-Epoch must be at least ${result.epoch}`,
+          headers: { "producer-epoch": `${result.epoch}` },
+        });
+      case "unstarted":
+        throw badRequest("bad-header", "Cannot append: a new Producer-Epoch must begin with 0");
+      case "skipped":
+        throw conflict("sequence-gap", `Cannot append: Producer-Seq must be ${result.expected}`, {
+          "producer-expected-seq": `${result.expected}`,
+          "producer-received-seq": `${producer?.seq}`,
+        });
+      case "out-of-sequence":
+        throw conflict("out-of-sequence", "Cannot append: Stream-Seq must grow with each append");
+      case "too-many-producers":
+        throw conflict("too-many-producers", "Cannot append: the stream knows too many producers");
+      case "fenced":
+      case "held":
+        throw conflict("held", "Cannot append: the stream must not be held by a writer");
+      case "full": {
+        this.#refused.maxStreamBytes++;
+        const { maxStreamBytes } = this.#limits;
+        throw new Problem(413, {
+          code: "full",
+          detail: `Cannot append: a stream must have at most ${maxStreamBytes} bytes`,
+        });
+      }
+    }
+  }
+
+  async #cancel({ authorize, readBody }: Asked, id: string): Promise<Response> {
+    await authorize("cancel", id);
+    const body = await readBody(MAX_REASON_BYTES);
+    const cancel = new TextDecoder().decode(body);
+    const result = await this.#parts.logs.append(id, { records: [], cancel });
+    // A stream that has ended has stopped: the reader got the wish.
+    if (result.kind !== "ended") return this.#appended(result, { hasRecords: false });
+    const headers = { ...stateHeaders(result.info), "cache-control": "no-store" };
+    return new Response(null, { status: 204, headers });
+  }
+
+  async #delete({ authorize }: Asked, id: string): Promise<Response> {
+    await authorize("delete", id);
+    const result = await this.#parts.logs.delete(id);
+    this.#known.delete(id);
+    if (result === "missing") throw missing();
+    if (result === "deleted") throw gone("Cannot delete: the stream must not be deleted before");
+    return new Response(null, { status: 204, headers: { "cache-control": "no-store" } });
+  }
+
+  async #head({ authorize }: Asked, id: string): Promise<Response> {
+    await authorize("read", id);
+    const { info } = found(await this.#parts.logs.info(id));
+    const { ttlMs, expiresAt } = info;
+    return new Response(null, {
+      headers: {
+        ...stateHeaders(info),
+        "content-type": info.contentType,
+        "cache-control": "no-store",
+        ...(ttlMs !== undefined && { "stream-ttl": `${Math.ceil(ttlMs / 1_000)}` }),
+        ...(expiresAt !== undefined && { "stream-expires-at": new Date(expiresAt).toISOString() }),
+      },
+    });
+  }
+
+  async #get(asked: Asked, id: string): Promise<Response> {
+    await asked.authorize("read", id);
+    const query = readQuery(new URL(asked.request.url).searchParams);
+    if (query.position !== "now") return await this.#read(asked, id, query, query.position);
+    // Reading no record renews the time to live.
+    const nothing = { after: 0, startsAtOldest: true, maxRecords: 0, maxBytes: 0 };
+    const { info } = found(await this.#parts.logs.read(id, nothing));
+    const offset = formatOffset(info, info.tail);
+    if (query.mode !== "catch-up") {
+      return await this.#read(asked, id, { ...query, offset }, info.tail);
+    }
+    return new Response(bodyOf([], info.contentType), {
+      headers: {
+        ...stateHeaders(info),
+        "content-type": info.contentType,
+        "cache-control": "no-store",
+        "stream-up-to-date": "true",
+      },
+    });
+  }
+
+  #read(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {
+    if (query.mode === "sse") return this.#readEvents(asked, id, query, after);
+    if (query.mode === "long-poll") return this.#poll(asked, id, query, after);
+    return this.#catchUp(asked, id, query, after);
+  }
+
+  async #catchUp(
+    { request }: Asked,
+    id: string,
+    { offset }: ReadQuery,
+    after: number,
+  ): Promise<Response> {
+    const startsAtOldest = offset === undefined;
+    const result = await this.#parts.logs.read(id, { ...PAGE, after, startsAtOldest });
+    const page = pageAt(result, offset, after);
+    const { info, records, next, isUpToDate } = page;
+    const end = isUpToDate ? info.end : undefined;
+    const start = next - records.length;
+    const etag = `"${info.identity}:${start}:${next}${end === undefined ? "" : ":c"}"`;
+    const headers = {
+      ...pageHeaders(page),
+      etag,
+      "cache-control": isUpToDate && end === undefined ? "no-cache" : CACHED,
+    };
+    if (matches(request.headers.get("if-none-match"), etag)) {
+      return new Response(null, { status: 304, headers });
+    }
+    return new Response(bodyOf(records, info.contentType), { headers });
+  }
+
+  async #poll(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {
+    const { runtime } = this.#parts;
+    using reader = this.#admit(asked, "longPoll");
+    const { ended } = reader;
+    // The signal of the request stays unused: the runtime aborts it after each response, and warns.
+    const timer = startTimer(runtime, this.#limits.longPollMs, () => ended.abort());
+    try {
+      let last: StreamPage | undefined;
+      for await (const result of this.#follow(id, query, { ...PAGE, after, ended })) {
+        last = last === undefined ? pageAt(result, query.offset, after) : found(result);
+        if (last.records.length > 0 || last.info.end !== undefined) break;
+      }
+      if (last === undefined || !ended.signal.aborted && !isAnswer(last)) throw closing();
+      const { info, records } = last;
+      const headers = {
+        ...pageHeaders(last),
+        ...(info.end === undefined && { "stream-cursor": `${cursorAt(runtime, query.cursor)}` }),
+      };
+      // The cursor is part of the address, so that shared caches may answer many readers at once.
+      const isShared = this.#options.cache === "public" && records.length > 0;
+      const caching = { "cache-control": isShared ? CACHED : "no-store" };
+      return records.length > 0
+        ? new Response(bodyOf(records, info.contentType), { headers: { ...headers, ...caching } })
+        : new Response(null, { status: 204, headers: { ...headers, ...caching } });
+    } finally {
+      runtime.clearTimeout(timer);
+    }
+  }
+
+  async #readEvents(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {
+    const reader = this.#admit(asked, "sse");
+    const { ended } = reader;
+    const rest = this.#follow(id, query, { ...EVENT, after, ended });
+    try {
+      const { value } = await rest.next();
+      if (value === undefined) throw closing();
+      const first = pageAt(value, query.offset, after);
+      const { info, isUpToDate } = first;
+      const isOver = isUpToDate && info.end !== undefined;
+      const onEnd = () => reader[Symbol.dispose]();
+      return new Response(this.#events.open({ first, rest, ended, cursor: query.cursor, onEnd }), {
+        headers: {
+          ...eventHeaders(info.contentType),
+          ...(isOver && first.records.length === 0 && pageState(first)),
+        },
+      });
+    } catch (error) {
+      reader[Symbol.dispose]();
+      await rest.return();
+      throw error;
+    }
+  }
+
+  #follow(
+    id: string,
+    { offset }: ReadQuery,
+    { ended, ...options }: {
+      readonly after: number;
+      readonly maxRecords: number;
+      readonly maxBytes: number;
+      readonly ended: AbortController;
+    },
+  ): AsyncGenerator<StreamRead, void, undefined> {
+    const startsAtOldest = offset === undefined;
+    const { signal } = ended;
+    return this.#counted(this.#parts.logs.follow(id, { ...options, startsAtOldest, signal }));
+  }
+
+  async *#counted(
+    pages: AsyncGenerator<StreamRead, void, undefined>,
+  ): AsyncGenerator<StreamRead, void, undefined> {
+    for await (const page of pages) {
+      if (page.kind === "too-many") {
+        this.#refused.maxReaders++;
+        throw tooMany(`Cannot read: at most ${this.#limits.maxReaders} readers may wait`, RETRY_MS);
+      }
+      yield page;
+    }
+  }
+
+  /** Counts a reader that waits, until disposal. */
+  #admit({ request, info }: Asked, wire: "longPoll" | "sse"): Disposable & {
+    /** Aborted by disposal. */
+    readonly ended: AbortController;
+  } {
+    const address = this.#parts.addressOf(request, info);
+    const key = address && addressKey(address);
+    const { maxReadersPerAddress } = this.#limits;
+    if (countOf(this.#addresses, key) >= maxReadersPerAddress) {
+      this.#refused.maxReadersPerAddress++;
+      throw tooMany(
+        `Cannot read: at most ${maxReadersPerAddress} readers of a network address may wait`,
+        RETRY_MS,
+      );
+    }
+    addTo(this.#addresses, key, 1);
+    this.#readers[wire]++;
+    const ended = new AbortController();
+    let isOver = false;
+    return {
+      ended,
+      [Symbol.dispose]: () => {
+        if (isOver) return;
+        isOver = true;
+        ended.abort();
+        addTo(this.#addresses, key, -1);
+        this.#readers[wire]--;
+      },
+    };
+  }
+
+  get #maxBodyBytes(): number {
+    return Math.min(this.#limits.maxAppendBytes, this.#parts.logs.maxAppendBytes);
+  }
+
+  /** Reads the facts of a stream for an append. */
+  async #learn(id: string, isOpen = false): Promise<KnownStream> {
+    this.#known.delete(id);
+    const { info } = found(await this.#parts.logs.info(id));
+    // The end of a stream counts before a wrong type.
+    if (isOpen && info.end !== undefined) throw ended(info);
+    const { identity, contentType } = info;
+    const known = { identity, contentType };
+    const [oldest] = this.#known.keys();
+    if (this.#known.size >= MAX_KNOWN) this.#known.delete(oldest!);
+    this.#known.set(id, known);
+    return known;
+  }
+}
+
+/** Content type of a stream that is created without one. */
+const OCTETS = "application/octet-stream";
+
+/** Headers with the state of a stream as a whole. */
+function stateHeaders(info: LogInfo): Record<string, string> {
+  const { end, cancelled, tail } = info;
+  return {
+    "stream-next-offset": formatOffset(info, tail),
+    ...(end && { "stream-closed": "true" }),
+    ...(end?.error !== undefined && { "skein-stream-error": headerText(end.error) }),
+    ...(cancelled !== undefined && { "skein-stream-cancelled": headerText(cancelled) }),
+  };
+}
+
+/** Headers with the state of a stream as far as a page goes. */
+function pageState({ info, next, isUpToDate }: StreamPage): Record<string, string> {
+  const end = isUpToDate ? info.end : undefined;
+  return {
+    "stream-next-offset": formatOffset(info, next),
+    ...(isUpToDate && { "stream-up-to-date": "true" }),
+    ...(end && { "stream-closed": "true" }),
+    ...(end?.error !== undefined && { "skein-stream-error": headerText(end.error) }),
+  };
+}
+
+function pageHeaders(page: StreamPage): Record<string, string> {
+  return { ...pageState(page), "content-type": page.info.contentType };
+}
+
+/** Encodes what a header cannot hold: percent signs, and all but printable ASCII. */
+function headerText(text: string): string {
+  const encoded = text.toWellFormed().replace(/[^\x20-\x24\x26-\x7e]/gu, encodeURIComponent);
+  // A cut must not leave a part of an encoded character.
+  return encoded.slice(0, MAX_HEADER_LENGTH).replace(/%[0-9A-F]?$/, "").trim();
+}
+
+/** The page of a result. */
+function found(result: StreamRead): StreamPage {
+  switch (result.kind) {
+    case "page":
+      return result;
+    case "missing":
+      throw missing();
+    case "deleted":
+      throw gone("Cannot read: the stream must not be deleted");
+    case "trimmed":
+      throw gone("Cannot read: records at the offset must be kept, and were dropped");
+    case "too-many":
+      throw tooMany("Cannot read: too many readers wait", RETRY_MS);
+  }
+}
+
+/** The page of a result, if its place is that of the offset. */
+function pageAt(result: StreamRead, offset: string | undefined, position: number): StreamPage {
+  const page = found(result);
+  if (offset === undefined) return page;
+  const { info } = page;
+  if (formatOffset(info, position) === offset && position <= info.tail) return page;
+  throw gone(`Cannot read: the offset must be one of this stream, received ${offset}`);
+}
+
+/** Tells whether a page ends a long-poll. */
+function isAnswer({ records, info }: StreamPage): boolean {
+  return records.length > 0 || info.end !== undefined;
+}
+
+function matches(condition: string | null, etag: string): boolean {
+  if (condition === null) return false;
+  return condition.trim() === "*" ||
+    condition.split(",").some((one) => one.trim().replace(/^W\//, "") === etag);
+}
+
+function missing(): Problem {
+  return new Problem(404, {
+    code: "not-found",
+    detail: "Cannot find stream: the stream must exist",
+  });
+}
+
+function gone(detail: string): Problem {
+  return new Problem(410, { code: "gone", detail });
+}
+
+function conflict(
+  code: string,
+  detail: string,
+  headers: Readonly<Record<string, string>> = {},
+): Problem {
+  return new Problem(409, { code, detail, headers });
+}
+
+function ended(info: LogInfo): Problem {
+  return conflict("closed", "Cannot append: the stream must be open", stateHeaders(info));
+}
+
+function closing(): Problem {
+  return new Problem(503, {
+    code: "unavailable",
+    detail: "Cannot read: the server must be open, and closes",
+  });
+}

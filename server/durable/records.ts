@@ -1,0 +1,154 @@
+/** Records of durable streams as bodies of HTTP requests and responses. */
+import { badRequest } from "./request.ts";
+import { Problem } from "../http/problem.ts";
+import type { LogRecord } from "../../pubsub/logs/log.ts";
+import { isJson, mediaType } from "../../pubsub/logs/stream_logs.ts";
+
+/** Most elements of one JSON array: each is a record with a cost of its own. */
+export const MAX_RECORDS = 10_000;
+
+const encoder = new TextEncoder();
+/** Keeps a byte order mark, which belongs to the record. */
+const decoder = new TextDecoder("utf-8", { fatal: true, ignoreBOM: true });
+const lenientDecoder = new TextDecoder("utf-8", { ignoreBOM: true });
+
+/** Tells whether server-sent events carry records of a type as text, and not in base64. */
+export function isText(contentType: string): boolean {
+  return isJson(contentType) || mediaType(contentType).startsWith("text/");
+}
+
+/**
+ * Reads the body of a request as records.
+ *
+ * - `application/json`: the elements of an array, or the one value. Each record is the text of its
+ *   element, byte for byte.
+ * - `text/*`: one record, a text if the bytes are UTF-8.
+ * - Other types: one record of bytes.
+ *
+ * @param body The body.
+ * @param contentType The content type of the stream.
+ * @returns The records; none for an empty body, and for an empty array.
+ * @throws {Problem} With 400 for malformed JSON, and 413 for too many elements.
+ */
+export function readRecords(body: Uint8Array, contentType: string): readonly LogRecord[] {
+  if (body.length === 0) return [];
+  if (isJson(contentType)) return readJson(body);
+  return [isText(contentType) ? textOf(body) ?? body : body];
+}
+
+function readJson(body: Uint8Array): readonly string[] {
+  const text = textOf(body);
+  if (text === undefined) {
+    throw badRequest("bad-json", "Cannot append: JSON must be UTF-8, received other bytes");
+  }
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new Problem(400, {
+      code: "bad-json",
+      detail: "Cannot append: the body must be JSON, received another text",
+      cause,
+    });
+  }
+  if (!Array.isArray(value)) return [text.trim()];
+  const { length } = value;
+  if (length > MAX_RECORDS) {
+    throw new Problem(413, {
+      code: "too-large",
+      detail:
+        `Cannot append: an array must have at most ${MAX_RECORDS} elements, received ${length}`,
+    });
+  }
+  return elementsOf(text, length);
+}
+
+/** Cuts the text of a valid JSON array into the texts of its elements, without parsing again. */
+function elementsOf(text: string, count: number): string[] {
+  const elements: string[] = [];
+  let depth = 0;
+  let start = 0;
+  for (let at = 0; elements.length < count; at++) {
+    switch (text.charCodeAt(at)) {
+      case 0x22: // A quotation mark: the string ends at the next one that is not escaped.
+        do at = text.indexOf('"', at + 1); while (isEscaped(text, at));
+        break;
+      case 0x5b: // [
+      case 0x7b: // {
+        if (depth++ === 0) start = at + 1;
+        break;
+      case 0x2c: // A comma.
+        if (depth > 1) break;
+        elements.push(text.slice(start, at).trim());
+        start = at + 1;
+        break;
+      case 0x5d: // ]
+      case 0x7d: // }
+        if (--depth === 0) elements.push(text.slice(start, at).trim());
+    }
+  }
+  return elements;
+}
+
+/** Tells whether an odd number of backslashes stands before a position. */
+function isEscaped(text: string, at: number): boolean {
+  let before = at;
+  while (text.charCodeAt(before - 1) === 0x5c) before--;
+  return (at - before) % 2 === 1;
+}
+
+/** Decodes UTF-8; `undefined` for other bytes. */
+function textOf(bytes: Uint8Array): string | undefined {
+  try {
+    return decoder.decode(bytes);
+  } catch {
+    return undefined;
+  }
+}
+
+/**
+ * Writes records as the body of a response: a JSON array, or all bytes in a row.
+ *
+ * @param records The records.
+ * @param contentType The content type of the stream.
+ * @returns The body.
+ */
+export function bodyOf(
+  records: readonly LogRecord[],
+  contentType: string,
+): string | Uint8Array<ArrayBuffer> {
+  if (isJson(contentType)) return `[${records.map(asText).join(",")}]`;
+  return records.every((record) => typeof record === "string")
+    ? records.join("")
+    : bytesOf(records);
+}
+
+/**
+ * Writes records as the data of a server-sent event: text, or base64 for types that are not text.
+ *
+ * @param records The records.
+ * @param contentType The content type of the stream.
+ * @returns The data.
+ */
+export function eventDataOf(records: readonly LogRecord[], contentType: string): string {
+  if (isJson(contentType)) return `[${records.map(asText).join(",")}]`;
+  if (!isText(contentType)) return bytesOf(records).toBase64();
+  return records.every((record) => typeof record === "string")
+    ? records.join("")
+    : asText(bytesOf(records));
+}
+
+function asText(record: LogRecord): string {
+  return typeof record === "string" ? record : lenientDecoder.decode(record);
+}
+
+function bytesOf(records: readonly LogRecord[]): Uint8Array<ArrayBuffer> {
+  const parts = records.map((one) => typeof one === "string" ? encoder.encode(one) : one);
+  const all = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
+  let end = 0;
+  for (const part of parts) {
+    all.set(part, end);
+    end += part.length;
+  }
+  return all;
+}

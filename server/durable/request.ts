@@ -1,0 +1,271 @@
+/** The parts of a request for a durable stream: id, query and headers, each checked. */
+import { Problem } from "../http/problem.ts";
+import type { LogProducer } from "../../pubsub/logs/log.ts";
+import { unboundPosition } from "../../pubsub/logs/offset.ts";
+import { MAX_LOG_ID_BYTES } from "../../pubsub/logs/rules.ts";
+import type { CreateStreamOptions, ForkRequest } from "../../pubsub/logs/stream_logs.ts";
+import { utf8Length } from "../../session/wire/utf8.ts";
+import { pathBelow } from "../../transport/url.ts";
+
+/** Most characters of a content type, of the name of a producer, and of a writer's sequence. */
+const MAX_TEXT_LENGTH = 256;
+
+/** Longest time to live, in seconds: a hundred years. */
+const MAX_TTL_S = 3_153_600_000;
+
+/** First segment of ids that the protocol reserves. */
+const RESERVED = "__ds";
+
+/** A media type and its parameters, in printable ASCII. */
+const CONTENT_TYPE = /^[\w!#$&^.+-]+\/[\w!#$&^.+-]+(?:\s*;[\x20-\x7e]*)?$/;
+
+/** A number without signs, fractions and leading zeros. */
+const WHOLE = /^(?:0|[1-9]\d{0,15})$/;
+
+const RFC_3339 = /^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)$/i;
+
+/** Offsets that stand for the beginning of any stream, as the source of a fork. */
+const BEGINNINGS: ReadonlySet<string> = new Set(["-1", "0000000000000000_0000000000000000"]);
+
+/** The part of a stream that a reader asks for. */
+export interface ReadQuery {
+  /** Way of reading: what is there, or also the records that follow. */
+  readonly mode: "catch-up" | "long-poll" | "sse";
+  /** Position of the first record; `now` for the end of the stream. */
+  readonly position: number | "now";
+  /** The offset that the position was read from; `undefined` for the beginning. */
+  readonly offset: string | undefined;
+  /** Cursor of an earlier response. */
+  readonly cursor: number | undefined;
+}
+
+/** Makes the problem of a malformed request. */
+export function badRequest(code: string, detail: string): Problem {
+  return new Problem(400, { code, detail });
+}
+
+/**
+ * Reads the id of a stream: one or more segments with a slash between, each decoded and neither
+ * empty, `.` nor `..`, without slashes, backslashes and control characters.
+ *
+ * @param path The part of the URL behind the path of the streams.
+ * @returns The id, of at most 240 bytes.
+ * @throws {Problem} With 400 for another id, and 404 for a reserved one.
+ */
+export function readId(path: string): string {
+  const segments = path.slice(1).split("/").map(decodeSegment);
+  if (segments.includes(undefined)) {
+    throw badRequest(
+      "bad-id",
+      "Cannot find stream: segments of the id must be decodable, neither empty nor dots, and " +
+        `without slashes and control characters, received ${path.slice(0, 64)}`,
+    );
+  }
+  const id = segments.join("/");
+  const bytes = utf8Length(id);
+  if (bytes > MAX_LOG_ID_BYTES) {
+    throw badRequest(
+      "bad-id",
+      `Cannot find stream: the id must have at most ${MAX_LOG_ID_BYTES} bytes, received ${bytes}`,
+    );
+  }
+  if (segments[0] === RESERVED) {
+    throw new Problem(404, {
+      code: "not-found",
+      detail: `Cannot find stream: ids that begin with ${RESERVED} must not be used`,
+    });
+  }
+  return id;
+}
+
+function decodeSegment(segment: string): string | undefined {
+  let text: string;
+  try {
+    text = decodeURIComponent(segment);
+  } catch {
+    return undefined;
+  }
+  // deno-lint-ignore no-control-regex
+  const isBad = /^\.{0,2}$|[/\\\x00-\x1f\x7f-\x9f]/.test(text);
+  return isBad ? undefined : text;
+}
+
+/**
+ * Reads the query of a `GET`.
+ *
+ * @param query The query.
+ * @returns The part to read.
+ * @throws {Problem} With 400 if a parameter is malformed, repeated, or missing.
+ */
+export function readQuery(query: URLSearchParams): ReadQuery {
+  const mode = single(query, "live") ?? "catch-up";
+  if (mode !== "catch-up" && mode !== "long-poll" && mode !== "sse" || query.get("live") === "") {
+    throw badRequest(
+      "bad-query",
+      `Cannot read: live must be "long-poll" or "sse", received "${mode.slice(0, 32)}"`,
+    );
+  }
+  const offset = single(query, "offset");
+  if (offset === undefined && mode !== "catch-up") {
+    throw badRequest("bad-offset", "Cannot read: a live read must have an offset, received none");
+  }
+  const cursor = single(query, "cursor");
+  if (cursor !== undefined && !/^\d{1,15}$/.test(cursor)) {
+    throw badRequest("bad-query", "Cannot read: cursor must be one of an earlier response");
+  }
+  const isStart = offset === undefined || offset === "-1";
+  const position = isStart ? 0 : offset === "now" ? "now" : unboundPosition(offset);
+  if (position === undefined) {
+    throw badRequest(
+      "bad-offset",
+      `Cannot read: offset must be one of an earlier response, received "${offset!.slice(0, 64)}"`,
+    );
+  }
+  return {
+    mode,
+    position,
+    offset: isStart || offset === "now" ? undefined : offset,
+    cursor: cursor === undefined ? undefined : Number(cursor),
+  };
+}
+
+function single(query: URLSearchParams, name: string): string | undefined {
+  const all = query.getAll(name);
+  if (all.length <= 1) return all[0];
+  throw badRequest("bad-query", `Cannot read: ${name} must be given once, received ${all.length}`);
+}
+
+/** Tells whether a request ends the stream; values other than `true` count as absent. */
+export function closes(headers: Headers): boolean {
+  return headers.get("stream-closed")?.toLowerCase() === "true";
+}
+
+/**
+ * Reads the content type of a request.
+ *
+ * @returns The content type; `undefined` without one.
+ * @throws {Problem} With 400 if malformed.
+ */
+export function readContentType(headers: Headers): string | undefined {
+  const type = headers.get("content-type")?.trim();
+  if (type === undefined || type === "") return undefined;
+  if (type.length <= MAX_TEXT_LENGTH && CONTENT_TYPE.test(type)) return type;
+  throw badHeader("Content-Type", `a media type of at most ${MAX_TEXT_LENGTH} characters`, type);
+}
+
+/**
+ * Reads the headers that set the facts of a new stream.
+ *
+ * @param headers Headers of the request.
+ * @param now The time, in milliseconds since the Unix epoch.
+ * @param path Path of the streams, for the source of a fork.
+ * @returns The facts.
+ * @throws {Problem} With 400 if a header is malformed, or stands without another one.
+ */
+export function readCreation(
+  headers: Headers,
+  path: string,
+): Pick<CreateStreamOptions, "contentType" | "ttlMs" | "expiresAt" | "fork" | "end"> {
+  const ttl = headers.get("stream-ttl");
+  const expiry = headers.get("stream-expires-at");
+  if (ttl !== null && expiry !== null) {
+    throw badRequest(
+      "bad-header",
+      "Cannot create: a stream must have Stream-TTL or Stream-Expires-At, received both",
+    );
+  }
+  if (ttl !== null && (!WHOLE.test(ttl) || Number(ttl) > MAX_TTL_S)) {
+    throw badHeader("Stream-TTL", `whole seconds up to ${MAX_TTL_S}`, ttl);
+  }
+  const expiresAt = expiry === null ? undefined : Date.parse(expiry);
+  if (expiry !== null && (!RFC_3339.test(expiry) || Number.isNaN(expiresAt))) {
+    throw badHeader("Stream-Expires-At", "a time by RFC 3339", expiry);
+  }
+  return {
+    contentType: readContentType(headers),
+    ttlMs: ttl === null ? undefined : Number(ttl) * 1_000,
+    expiresAt,
+    fork: readFork(headers, path),
+    ...(closes(headers) && { end: {} }),
+  };
+}
+
+function readFork(headers: Headers, path: string): ForkRequest | undefined {
+  const from = headers.get("stream-forked-from");
+  const offset = headers.get("stream-fork-offset");
+  const subOffset = headers.get("stream-fork-sub-offset");
+  if (from === null) {
+    if (offset === null && subOffset === null) return undefined;
+    throw badRequest(
+      "bad-header",
+      "Cannot create: a place to fork at must stand with Stream-Forked-From, received none",
+    );
+  }
+  const rest = /^\/(?!\/)/.test(from) ? pathBelow(`http://localhost${from}`, path) : undefined;
+  if (!rest) throw badHeader("Stream-Forked-From", `a path below ${path}`, from);
+  if (subOffset !== null && !WHOLE.test(subOffset)) {
+    throw badHeader("Stream-Fork-Sub-Offset", "a whole number from 0", subOffset);
+  }
+  if (offset === null && subOffset !== null && subOffset !== "0") {
+    throw badRequest(
+      "bad-header",
+      "Cannot create: Stream-Fork-Sub-Offset must stand with Stream-Fork-Offset, received none",
+    );
+  }
+  const isBeginning = offset !== null && BEGINNINGS.has(offset);
+  return {
+    source: readId(rest),
+    offset: isBeginning ? "-1" : offset ?? undefined,
+    subOffset: Number(subOffset ?? 0),
+  };
+}
+
+/**
+ * Reads the headers of an idempotent producer.
+ *
+ * @returns The number of the append; `undefined` without a producer.
+ * @throws {Problem} With 400 if a header is malformed, or some of the three are missing.
+ */
+export function readProducer(headers: Headers): LogProducer | undefined {
+  const id = headers.get("producer-id");
+  const epoch = headers.get("producer-epoch");
+  const seq = headers.get("producer-seq");
+  if (id === null && epoch === null && seq === null) return undefined;
+  if (id === null || epoch === null || seq === null) {
+    throw badRequest(
+      "bad-header",
+      "Cannot append: Producer-Id, Producer-Epoch and Producer-Seq must be given together",
+    );
+  }
+  if (id === "" || id.length > MAX_TEXT_LENGTH) {
+    throw badHeader("Producer-Id", `of 1 to ${MAX_TEXT_LENGTH} characters`, id);
+  }
+  return { id, epoch: readWhole("Producer-Epoch", epoch), seq: readWhole("Producer-Seq", seq) };
+}
+
+function readWhole(name: string, text: string): number {
+  const value = WHOLE.test(text) ? Number(text) : NaN;
+  if (Number.isSafeInteger(value)) return value;
+  throw badHeader(name, `a whole number from 0 to ${Number.MAX_SAFE_INTEGER}`, text);
+}
+
+/**
+ * Reads the sequence of a writer.
+ *
+ * @returns The sequence; `undefined` without one.
+ * @throws {Problem} With 400 if malformed.
+ */
+export function readSequence(headers: Headers): string | undefined {
+  const sequence = headers.get("stream-seq") ?? undefined;
+  if (sequence === undefined || sequence !== "" && sequence.length <= MAX_TEXT_LENGTH) {
+    return sequence;
+  }
+  throw badHeader("Stream-Seq", `of 1 to ${MAX_TEXT_LENGTH} characters`, sequence);
+}
+
+function badHeader(name: string, rule: string, received: string): Problem {
+  return badRequest(
+    "bad-header",
+    `Cannot answer: ${name} must be ${rule}, received "${received.slice(0, 64)}"`,
+  );
+}
