@@ -506,40 +506,10 @@ export class StreamLogs implements AsyncDisposable {
         ? { kind: "trimmed", oldest: info.start }
         : pageOf(info, after, page.records);
     }
-    return await this.#readFork(id, info, options);
-  }
-
-  /** Reads a page that begins before the first own record of a fork, and may go on behind. */
-  async #readFork(id: string, fork: LogInfo, options: ReadStreamOptions): Promise<StreamRead> {
-    const { after, maxRecords, maxBytes, signal } = options;
-    const records: LogRecord[] = [];
-    let leftBytes = maxBytes;
-    for (let at = after; records.length < maxRecords;) {
-      const part = {
-        after: at,
-        maxRecords: maxRecords - records.length,
-        maxBytes: leftBytes,
-        signal,
-      };
-      let page: Pick<LogPage, "records"> | undefined;
-      if (at < fork.first) {
-        const inherited = await this.#readInherited(fork, part);
-        if ("oldest" in inherited) return { kind: "trimmed", oldest: inherited.oldest };
-        page = inherited;
-      } else {
-        const own = await this.#readLog(id, part, false);
-        if (own?.info.identity !== fork.identity || at < own.info.start) break;
-        page = own;
-        fork = own.info;
-      }
-      const { length } = page.records;
-      leftBytes -= recordBytes(page.records);
-      // A single record may be larger than a page, but only as the first one.
-      if (length === 0 || leftBytes < 0 && records.length > 0) break;
-      records.push(...page.records);
-      at += length;
-    }
-    return pageOf(fork, after, records);
+    const inherited = await this.#readInherited(info, options);
+    return "oldest" in inherited
+      ? { kind: "trimmed", oldest: inherited.oldest }
+      : pageOf(info, after, inherited.records);
   }
 
   /** Reads records of one log; `undefined` without a log that readers may see. */

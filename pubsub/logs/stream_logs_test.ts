@@ -36,6 +36,12 @@ class Bench implements AsyncDisposable {
     return (result as { readonly info: LogInfo }).info;
   }
 
+  async info(id: string): Promise<LogInfo> {
+    const result = await this.streams.info(id);
+    assertEquals(result.kind, "page");
+    return (result as { readonly info: LogInfo }).info;
+  }
+
   async append(id: string, ...records: string[]): Promise<string> {
     return (await this.streams.append(id, { records })).kind;
   }
@@ -249,4 +255,44 @@ Deno.test("StreamLogs ends a stream whose writer is lost", async () => {
   const waiting = next(pages);
   for (let i = 0; i < 25; i++) await time.tickAsync(1_000);
   assertEquals(await waiting, ["up to date", { error: "writer-lost" }]);
+});
+
+Deno.test("StreamLogs.read() begins at the oldest kept record if asked to", async () => {
+  await using bench = new Bench({ keep: { records: 2, bytes: 65_536 } });
+  const source = await bench.create("a", { records: ["1", "2"] });
+  await bench.append("a", "3");
+  const read = (id: string, after: number) =>
+    bench.streams.read(id, { after, startsAtOldest: true, maxRecords: 10, maxBytes: 65_536 });
+  const trimmed = await bench.streams.read("a", { after: 0, maxRecords: 10, maxBytes: 65_536 });
+  assertEquals(trimmed, { kind: "trimmed", oldest: 1 });
+  const page = await read("a", 0);
+  assertEquals(page.kind === "page" && [page.records, page.next], [["2", "3"], 3]);
+  // A fork has no more records than the source had when the fork was read.
+  assertEquals(await bench.append("a", "4"), "appended");
+  const fork = await bench.create("fork", { fork: { source: "a", offset: "-1", subOffset: 1 } });
+  assertEquals([fork.first, source.identity], [3, (await bench.info("a")).identity]);
+  await bench.append("a", "5");
+  const inherited = await read("fork", 0);
+  assertEquals(inherited.kind === "page" && inherited.next, 3);
+});
+
+Deno.test("StreamLogs.follow() tells of records that were dropped while the reader was away", async () => {
+  await using bench = new Bench({ keep: { records: 2, bytes: 65_536 } });
+  await bench.create("a", { records: ["1"] });
+  const options = { after: 0, startsAtOldest: true, maxRecords: 10, maxBytes: 65_536 };
+  const pages = bench.streams.follow("a", options);
+  assertEquals(await next(pages), ["1", "up to date"]);
+  await bench.append("a", "2", "3", "4");
+  assertEquals(await next(pages), "trimmed");
+  assertEquals(await next(pages), "done");
+});
+
+Deno.test("StreamLogs keeps an expired stream that is not deleted yet for its forks", async () => {
+  using time = new FakeTime();
+  await using bench = new Bench();
+  await bench.create("source", { records: ["1"], ttlMs: 1_000 });
+  await bench.create("fork", { fork: { source: "source" }, ttlMs: 60_000 });
+  time.tick(1_000);
+  assertEquals(await bench.read("fork"), ["1"]);
+  assertEquals(await bench.read("source"), "deleted");
 });

@@ -29,6 +29,7 @@ import { methodNotAllowed, Problem, tooMany } from "../http/problem.ts";
 import { addTo, countOf } from "../../manager/sockets.ts";
 import type { LogInfo, LogProducer } from "../../pubsub/logs/log.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
+import { recordBytes } from "../../pubsub/logs/rules.ts";
 import {
   mediaType,
   type StreamAppended,
@@ -104,17 +105,23 @@ export interface DurableFaceParts extends FaceParts {
 }
 
 /** Counters of durable streams on this node, since the start. */
-export interface DurableStreamsStats extends FaceStats {
+export interface DurableStreamsStats {
+  /** Requests that are being answered. */
+  readonly active: number;
+  /** Answered requests by status. */
+  readonly answered: Readonly<Record<string, number>>;
   /** Readers that wait for new records, by wire; those of sessions are not counted. */
   readonly readers: { readonly longPoll: number; readonly sse: number };
   /** Requests that a bound refused, by option. */
-  readonly refused: Readonly<Record<Bound, number>>;
+  readonly refused: {
+    readonly maxReaders: number;
+    readonly maxReadersPerAddress: number;
+    readonly maxStreams: number;
+    readonly maxStreamBytes: number;
+  };
   /** Readers of events that were ended because they did not read. */
   readonly stalled: number;
 }
-
-/** A bound that refuses requests. */
-type Bound = "maxReaders" | "maxReadersPerAddress" | "maxStreams" | "maxStreamBytes";
 
 /** Facts of a stream that never change. */
 type KnownStream = Pick<LogInfo, "identity" | "contentType">;
@@ -466,7 +473,7 @@ export class DurableFace implements HttpFace {
   ): Promise<Response> {
     const startsAtOldest = offset === undefined;
     const result = await this.#parts.logs.read(id, { ...PAGE, after, startsAtOldest });
-    const page = pageAt(result, offset, after);
+    const page = await this.#fill(id, pageAt(result, offset, after));
     const { info, records, next, isUpToDate } = page;
     const end = isUpToDate ? info.end : undefined;
     const start = next - records.length;
@@ -480,6 +487,22 @@ export class DurableFace implements HttpFace {
       return new Response(null, { status: 304, headers });
     }
     return new Response(bodyOf(records, info.contentType), { headers });
+  }
+
+  /** Adds the pages that still fit, as engines and the sources of forks have pages of their own. */
+  async #fill(id: string, page: StreamPage): Promise<StreamPage> {
+    for (let bytes = recordBytes(page.records); !page.isUpToDate;) {
+      const { info: { identity }, next: after, records } = page;
+      const maxRecords = PAGE.maxRecords - records.length;
+      const maxBytes = PAGE.maxBytes - bytes;
+      if (maxRecords <= 0 || maxBytes <= 0) break;
+      const more = await this.#parts.logs.read(id, { after, identity, maxRecords, maxBytes });
+      if (more.kind !== "page") break;
+      bytes += recordBytes(more.records);
+      if (bytes > PAGE.maxBytes || more.records.length === 0) break;
+      page = { ...more, records: [...records, ...more.records] };
+    }
+    return page;
   }
 
   async #poll(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {

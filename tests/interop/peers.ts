@@ -197,6 +197,25 @@ const MOQ_RECIPES: readonly Recipe[] = [
   }),
 ];
 
+const DURABLE_STREAMS_RECIPES: readonly Recipe[] = [{
+  name: "the suite of Durable Streams",
+  version: "0.3.6",
+  folder: "durable_streams",
+  tool: "npm",
+  toolchain: "npm",
+  flags: ["vitest@4.1.12"],
+  async build({ source, into }) {
+    const quiet = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"];
+    const suite = "@durable-streams/server-conformance-tests@0.3.6";
+    await run(["npm", "install", ...quiet, "--prefix", into, suite, "vitest@4.1.12"], source);
+    await Deno.copyFile(`${source}/suite.test.js`, `${into}/suite.test.js`);
+  },
+  command: ({ into }) => {
+    const program = ["node", `${into}/node_modules/vitest/vitest.mjs`, "run"];
+    return [...program, "--root", into, "--reporter", "json"];
+  },
+}];
+
 /**
  * Clients from 0.12 on require RESET_STREAM_AT, which the runtime's QUIC does not have; the client
  * of 0.11 is otherwise equal.
@@ -372,6 +391,11 @@ export function buildEndpoints(role: "client" | "server"): Promise<Build[]> {
 /** The same for the runtimes that run the client beside Deno: supported versions of Node, one too old, and Bun. */
 export function buildRuntimes(): Promise<Build[]> {
   return build(RUNTIME_RECIPES);
+}
+
+/** The same for the conformance suite of Durable Streams, which prints its report as JSON. */
+export function buildDurableStreamsSuite(): Promise<Build[]> {
+  return build(DURABLE_STREAMS_RECIPES);
 }
 
 /**
@@ -627,6 +651,7 @@ if (import.meta.main) {
     buildEndpoints("client"),
     buildEndpoints("server"),
     buildRuntimes(),
+    buildDurableStreamsSuite(),
   ];
   for (const build of (await Promise.all(all)).flat()) {
     if ("peer" in build) console.log(`${build.name} ${build.peer.version}: built`);

@@ -1,0 +1,310 @@
+import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
+import { serve, Server } from "../server.ts";
+import type { DurableStreamsOptions } from "./options.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import type { Broker } from "../../pubsub/broker.ts";
+import type { AppendLogOptions } from "../../pubsub/logs/log.ts";
+
+const TEXT = { "content-type": "text/plain" };
+const JSON_TYPE = { "content-type": "application/json" };
+const END = { "stream-closed": "true" };
+
+/** A response, read to its end. */
+interface Answer {
+  readonly status: number;
+  readonly headers: Headers;
+  readonly text: string;
+  /** Code of a problem. */
+  readonly code: string | undefined;
+}
+
+/** A server with durable streams, and requests to it. */
+class Bench implements AsyncDisposable {
+  readonly broker: MemoryBroker = new MemoryBroker();
+  readonly server: Server;
+
+  constructor(options: Partial<DurableStreamsOptions> = {}) {
+    this.server = serve({
+      port: 0,
+      hostname: "127.0.0.1",
+      webTransport: false,
+      onListen() {},
+      broker: this.broker,
+      durableStreams: { path: "/streams", authorize: () => true, longPollMs: 100, ...options },
+    });
+  }
+
+  url(id: string): string {
+    return `http://127.0.0.1:${this.server.address!.port}/streams/${id}`;
+  }
+
+  async ask(method: string, id: string, init: RequestInit = {}): Promise<Answer> {
+    const response = await fetch(this.url(id), { method, ...init });
+    const text = await response.text();
+    const { status, headers } = response;
+    const isProblem = headers.get("content-type") === "application/problem+json";
+    const code: string | undefined = isProblem && text !== "" ? JSON.parse(text).code : undefined;
+    return { status, headers, text, code };
+  }
+
+  async status(method: string, id: string, init: RequestInit = {}): Promise<number> {
+    return (await this.ask(method, id, init)).status;
+  }
+
+  /** Changes a log as a writer of a session does. */
+  async change(id: string, options: Partial<AppendLogOptions>): Promise<void> {
+    const { kind } = await this.broker.logs.append(id, {
+      records: [],
+      maxBytes: Infinity,
+      ...options,
+    });
+    assertEquals(kind, "appended");
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.server.close();
+    await this.broker.close();
+  }
+}
+
+Deno.test("serve() refuses malformed options of durable streams", () => {
+  const broker: Broker = Object.create(new MemoryBroker(), { logs: { value: undefined } });
+  const cases: [options: object, text: string, broker?: Broker][] = [
+    [{ path: "streams" }, "durableStreams.path must be a path"],
+    [{ path: "/streams", cache: "shared" }, "durableStreams.cache must be"],
+    [{ path: "/streams", maxReader: 1 }, 'received "maxReader"; "maxReaders" may be meant'],
+    [{ path: "/streams", keep: { record: 1 } }, 'received "record"'],
+    [{ path: "/streams", authorize: true }, "durableStreams.authorize must be a function"],
+    [{ path: "/streams" }, "durableStreams must have a broker that keeps logs", broker],
+  ];
+  for (const [durableStreams, text, broker] of cases) {
+    const options = { durableStreams: durableStreams as DurableStreamsOptions };
+    const create = () => new Server(broker === undefined ? options : { ...options, broker });
+    assertThrows(create, TypeError, text);
+  }
+  for (const durableStreams of [{ maxReaders: 0 }, { keep: { records: 0, bytes: 1 } }]) {
+    assertThrows(
+      () => new Server({ durableStreams: { path: "/streams", ...durableStreams } }),
+      RangeError,
+      "must be a positive integer, received 0",
+    );
+  }
+});
+
+Deno.test("a durable stream is written, read, ended and deleted", async () => {
+  await using bench = new Bench();
+  const created = await bench.ask("PUT", "a/b", { headers: JSON_TYPE, body: "[1]" });
+  assertEquals([created.status, created.headers.get("location")], [201, bench.url("a/b")]);
+  const body = '{"x": [1, 2]}';
+  assertEquals(await bench.status("POST", "a/b", { headers: JSON_TYPE, body }), 204);
+  const read = await bench.ask("GET", "a/b");
+  assertEquals(read.text, `[1,${body}]`);
+  const next = read.headers.get("stream-next-offset")!;
+  assertMatch(next, /^0000000000000002_[0-9a-z]{8}$/);
+  assertEquals(await bench.status("POST", "a/b", { headers: END }), 204);
+  const rest = await bench.ask("GET", `a/b?offset=${next}`);
+  assertEquals([rest.text, rest.headers.get("stream-closed")], ["[]", "true"]);
+  const late = await bench.ask("POST", "a/b", { headers: JSON_TYPE, body });
+  assertEquals([late.status, late.code, late.headers.get("stream-closed")], [
+    409,
+    "closed",
+    "true",
+  ]);
+  assertEquals(await bench.status("DELETE", "a/b"), 204);
+  assertEquals((await bench.ask("GET", "a/b")).code, "not-found");
+});
+
+Deno.test("an append that follows a deletion is checked against the new stream", async () => {
+  await using bench = new Bench();
+  await bench.ask("PUT", "a", { headers: TEXT, body: "old" });
+  assertEquals(await bench.status("POST", "a", { headers: TEXT, body: "1" }), 204);
+  // Another node deletes the stream, and creates another one.
+  assertEquals((await bench.broker.logs.delete("a")).kind, "removed");
+  await bench.broker.logs.create("a", {
+    identity: "abcdefgh",
+    config: { contentType: "application/json" },
+    records: [],
+    maxLogs: 10,
+  });
+  assertEquals((await bench.ask("POST", "a", { headers: TEXT, body: "2" })).code, "wrong-type");
+  assertEquals(await bench.status("POST", "a", { headers: JSON_TYPE, body: "[2,3]" }), 204);
+  assertEquals((await bench.ask("GET", "a")).text, "[2,3]");
+});
+
+Deno.test("an offset of another stream, or behind the end, is gone", async () => {
+  await using bench = new Bench();
+  await bench.ask("PUT", "a", { headers: TEXT, body: "1" });
+  const offset = (await bench.ask("HEAD", "a")).headers.get("stream-next-offset")!;
+  await bench.ask("PUT", "b", { headers: TEXT, body: "1" });
+  const beyond = offset.replace("1_", "2_");
+  for (const live of ["", "&live=long-poll", "&live=sse"]) {
+    const cases = [["b", offset, 410], ["a", beyond, 410], ["a", "7", 400], ["c", offset, 404]];
+    for (const [id, at, status] of cases) {
+      assertEquals(await bench.status("GET", `${id}?offset=${at}${live}`), status, `${at}${live}`);
+    }
+  }
+});
+
+Deno.test("a reader of dropped records is told, and begins at the oldest record", async () => {
+  await using bench = new Bench({ keep: { records: 2, bytes: 1_000 } });
+  const created = await bench.ask("PUT", "a", { headers: JSON_TYPE, body: "[1]" });
+  const offset = created.headers.get("stream-next-offset")!;
+  await bench.ask("POST", "a", { headers: JSON_TYPE, body: "[2,3,4]" });
+  for (const live of ["", "&live=long-poll", "&live=sse"]) {
+    assertEquals(await bench.status("GET", `a?offset=${offset}${live}`), 410);
+  }
+  assertEquals((await bench.ask("GET", "a?offset=-1")).text, "[3,4]");
+  assertEquals((await bench.ask("GET", "a?offset=-1&live=long-poll")).text, "[3,4]");
+});
+
+Deno.test("a stream that its writer gave up is never taken for a complete one", async () => {
+  await using bench = new Bench();
+  const created = await bench.ask("PUT", "a", { headers: TEXT, body: "half" });
+  const offset = created.headers.get("stream-next-offset")!;
+  await bench.change("a", { end: { error: "disk full: 100 %\r\nset-cookie: a=b é" } });
+  const error = "disk full: 100 %25%0D%0Aset-cookie: a=b %C3%A9";
+  const asks: [method: string, id: string, status: number][] = [
+    ["HEAD", "a", 200],
+    ["GET", "a", 200],
+    ["GET", `a?offset=${offset}`, 200],
+    ["GET", "a?offset=now", 200],
+    ["GET", `a?offset=${offset}&live=long-poll`, 204],
+    ["GET", `a?offset=${offset}&live=sse`, 200],
+    ["POST", "a", 409],
+  ];
+  for (const [method, id, status] of asks) {
+    const body = method === "POST" ? { headers: TEXT, body: "more" } : {};
+    const answer = await bench.ask(method, id, body);
+    assertEquals([answer.status, answer.headers.get("stream-closed")], [status, "true"], id);
+    assertEquals(answer.headers.get("skein-stream-error"), error, id);
+    assertEquals(answer.headers.get("set-cookie"), null);
+  }
+  const { text } = await bench.ask("GET", "a?offset=-1&live=sse");
+  const [, control] = /event: control\ndata:(.*)\n\n$/.exec(text)!;
+  const { streamClosed, skeinStreamError } = JSON.parse(control!);
+  assertEquals([streamClosed, skeinStreamError], [true, "disk full: 100 %\r\nset-cookie: a=b é"]);
+});
+
+Deno.test("POST ?action=cancel asks the writer to stop", async () => {
+  const actions: string[] = [];
+  await using bench = new Bench({
+    authorize: ({ action, id }) => actions.push(`${action} ${id}`) > 0,
+  });
+  await bench.ask("PUT", "a", { headers: TEXT });
+  const cancelled = await bench.ask("POST", "a?action=cancel", { body: "too dear" });
+  assertEquals([cancelled.status, cancelled.headers.get("skein-stream-cancelled")], [
+    204,
+    "too dear",
+  ]);
+  const page = await bench.broker.logs.read("a", {
+    after: 0,
+    maxRecords: 0,
+    maxBytes: 0,
+    renews: false,
+  });
+  assert(typeof page === "object");
+  assertEquals(page.info.cancelled, "too dear");
+  assertEquals(await bench.status("POST", "a", { headers: END }), 204);
+  const late = await bench.ask("POST", "a?action=cancel");
+  assertEquals([late.status, late.headers.get("stream-closed")], [204, "true"]);
+  assertEquals(await bench.status("POST", "b?action=cancel"), 404);
+  assertEquals((await bench.ask("POST", "a?action=stop")).code, "bad-query");
+  assertEquals(await bench.status("POST", "a?action=cancel", { body: "x".repeat(1_025) }), 413);
+  assertEquals(actions.slice(0, 2), ["create a", "cancel a"]);
+});
+
+Deno.test("each action needs its right, and a fork that to read the source", async () => {
+  let rights: string[] = [];
+  await using bench = new Bench({
+    authorize: ({ action, id }) => rights.includes(`${action} ${id}`),
+  });
+  rights = ["create a"];
+  assertEquals(await bench.status("PUT", "a", { headers: TEXT, body: "1" }), 201);
+  const asks: [right: string, method: string, id: string, init?: RequestInit][] = [
+    ["read a", "GET", "a"],
+    ["read a", "HEAD", "a"],
+    ["append a", "POST", "a", { headers: TEXT, body: "2" }],
+    ["append a", "POST", "a", { headers: END }],
+    ["read a", "GET", "a?offset=-1&live=sse"],
+    ["cancel a", "POST", "a?action=cancel"],
+    ["delete a", "DELETE", "a"],
+  ];
+  for (const [right, method, id, init] of asks) {
+    rights = ["read", "append", "cancel", "delete", "create"].map((action) => `${action} a`)
+      .filter((one) => one !== right);
+    assertEquals(await bench.status(method, id, init), 403, `${method} ${id}`);
+    rights = [right];
+    assert(await bench.status(method, id, init) < 300, `${method} ${id}`);
+  }
+  rights = ["create a"];
+  await bench.ask("PUT", "a", { headers: TEXT });
+  const fork = { headers: { "stream-forked-from": "/streams/a" } };
+  rights = ["create fork"];
+  assertEquals(await bench.status("PUT", "fork", fork), 403);
+  rights = ["create fork", "read a"];
+  assertEquals(await bench.status("PUT", "fork", fork), 201);
+});
+
+Deno.test("caches keep a page that cannot change, and ask again for the end of a stream", async () => {
+  await using bench = new Bench();
+  await bench.ask("PUT", "a", { headers: JSON_TYPE, body: "[1]" });
+  const open = await bench.ask("GET", "a");
+  assertEquals(open.headers.get("cache-control"), "private, no-cache");
+  const etag = open.headers.get("etag")!;
+  const again = (condition: string) =>
+    bench.ask("GET", "a", { headers: { "if-none-match": condition } });
+  for (const condition of [etag, `W/${etag}`, `"x", ${etag}`, "*"]) {
+    const same = await again(condition);
+    assertEquals([same.status, same.text, same.headers.get("etag")], [304, "", etag], condition);
+  }
+  await bench.ask("POST", "a", { headers: END });
+  const ended = await again(etag);
+  assertEquals(ended.status, 200);
+  assertEquals(
+    ended.headers.get("cache-control"),
+    "private, max-age=60, stale-while-revalidate=300",
+  );
+  const now = await bench.ask("GET", "a?offset=now");
+  assertEquals([now.headers.get("etag"), now.headers.get("cache-control")], [null, "no-store"]);
+});
+
+Deno.test("a public stream is kept by shared caches, and its long-polls too", async () => {
+  await using bench = new Bench({ cache: "public" });
+  await bench.ask("PUT", "a", { headers: TEXT, body: "1" });
+  const poll = await bench.ask("GET", "a?offset=-1&live=long-poll&cursor=1");
+  const [caching, vary] = ["cache-control", "vary"].map((name) => poll.headers.get(name));
+  assertEquals([caching, vary], ["public, max-age=60, stale-while-revalidate=300", "Origin"]);
+  const next = poll.headers.get("stream-next-offset");
+  const idle = await bench.ask("GET", `a?offset=${next}&live=long-poll`);
+  assertEquals([idle.status, idle.headers.get("cache-control")], [204, "no-store"]);
+  assertEquals(idle.headers.get("stream-up-to-date"), "true");
+});
+
+Deno.test("a page of a larger stream ends at its bound, and long-polls go on there", async () => {
+  await using bench = new Bench();
+  await bench.ask("PUT", "a", { headers: TEXT });
+  const part = "x".repeat(700_000);
+  await bench.ask("POST", "a", { headers: TEXT, body: part });
+  await bench.ask("POST", "a", { headers: { ...TEXT, ...END }, body: part });
+  const first = await bench.ask("GET", "a");
+  assertEquals(first.text.length, 700_000);
+  assertEquals(["stream-up-to-date", "stream-closed"].map((name) => first.headers.get(name)), [
+    null,
+    null,
+  ]);
+  assertStringIncludes(first.headers.get("cache-control")!, "max-age=60");
+  const next = first.headers.get("stream-next-offset");
+  const second = await bench.ask("GET", `a?offset=${next}&live=long-poll`);
+  assertEquals([second.text.length, second.headers.get("stream-closed")], [700_000, "true"]);
+  assertEquals(second.headers.get("stream-cursor"), null);
+});
+
+Deno.test("events carry texts whose lines cannot become fields", async () => {
+  await using bench = new Bench();
+  const text = " a\r\nevent: control\rdata: {}\n\n b";
+  await bench.ask("PUT", "a", { headers: { ...TEXT, ...END }, body: text });
+  const { text: events, headers } = await bench.ask("GET", "a?offset=-1&live=sse");
+  assertEquals(headers.get("content-type"), "text/event-stream");
+  const lines = ["data:  a", "data:event: control", "data:data: {}", "data:", "data:  b"];
+  assertStringIncludes(events, `event: data\n${lines.join("\n")}\n\nevent: control\n`);
+});

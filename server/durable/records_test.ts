@@ -1,0 +1,90 @@
+import { assert, assertEquals, assertThrows } from "@std/assert";
+import { bodyOf, eventDataOf, MAX_RECORDS, readRecords } from "./records.ts";
+import { Problem } from "../http/problem.ts";
+
+const JSON_TYPE = "application/json";
+const encode = (text: string) => new TextEncoder().encode(text);
+
+Deno.test("readRecords() keeps the text of each element of an array", () => {
+  const cases: [body: string, records: string[]][] = [
+    ['{"a":1}', ['{"a":1}']],
+    [" 1 \n", ["1"]],
+    ["null", ["null"]],
+    ["[]", []],
+    [" [ ] ", []],
+    ["[1,2 , 3.0e1]", ["1", "2", "3.0e1"]],
+    ['[{"a": [1, {"b": "],"}]},\n[[]] , "x" ]', ['{"a": [1, {"b": "],"}]}', "[[]]", '"x"']],
+    ['["\\"", "\\\\", "\\\\\\",[", ""]', ['"\\""', '"\\\\"', '"\\\\\\",["', '""']],
+    ["[[[1,2,3]]]", ["[[1,2,3]]"]],
+    ['["ä€😀\\u0000"]', ['"ä€😀\\u0000"']],
+    ['{"b":1,"b":2}', ['{"b":1,"b":2}']],
+  ];
+  for (const [body, records] of cases) {
+    assertEquals(readRecords(encode(body), JSON_TYPE), records, body);
+  }
+});
+
+Deno.test("readRecords() cuts random arrays at each of their own commas", () => {
+  let seed = 7;
+  const random = (below: number) => {
+    seed = (seed * 48_271) % 2_147_483_647;
+    return seed % below;
+  };
+  const value = (depth: number): unknown => {
+    const texts = ["", '"', "\\", '\\"', "[", "]", "{,}", "a,b", "\n", "é"];
+    switch (random(depth > 3 ? 4 : 6)) {
+      case 0:
+        return random(1_000) - 500;
+      case 1:
+        return [true, false, null][random(3)];
+      case 2:
+      case 3:
+        return texts[random(10)]! + texts[random(10)]!;
+      case 4:
+        return Array.from({ length: random(4) }, () => value(depth + 1));
+      default:
+        return Object.fromEntries(
+          Array.from({ length: random(4) }, () => [texts[random(10)]!, value(depth + 1)]),
+        );
+    }
+  };
+  for (let round = 0; round < 2_000; round++) {
+    const elements = Array.from({ length: 1 + random(5) }, () => JSON.stringify(value(0)));
+    const space = ["", " ", "\n\t"][random(3)]!;
+    const text = `${space}[${space}${elements.join(`${space},${space}`)}${space}]`;
+    const records = readRecords(encode(text), JSON_TYPE);
+    assertEquals(records, elements, text);
+    assertEquals(bodyOf(records, JSON_TYPE), `[${elements.join(",")}]`);
+  }
+});
+
+Deno.test("readRecords() refuses what is not JSON, and too many elements", () => {
+  const bodies = [encode("{"), encode("[1,]"), encode("\ufeff1"), Uint8Array.of(0x22, 0xff, 0x22)];
+  for (const body of bodies) {
+    const problem = assertThrows(() => readRecords(body, JSON_TYPE), Problem);
+    assertEquals([problem.status, problem.code], [400, "bad-json"]);
+  }
+  const many = encode(`[${"1,".repeat(MAX_RECORDS)}1]`);
+  assertEquals(assertThrows(() => readRecords(many, JSON_TYPE), Problem).status, 413);
+});
+
+Deno.test("readRecords() makes a text of UTF-8, and keeps other bytes", () => {
+  const mark = encode("\ufeffhello");
+  const cut = encode("é").slice(0, 1);
+  assertEquals(readRecords(mark, "text/plain; charset=utf-8"), ["\ufeffhello"]);
+  assertEquals(readRecords(cut, "text/plain"), [cut]);
+  assertEquals(readRecords(mark, "application/x-ndjson"), [mark]);
+  assertEquals(readRecords(new Uint8Array(), "text/plain"), []);
+});
+
+Deno.test("bodyOf() and eventDataOf() join records, texts and bytes alike", () => {
+  const [first, second] = [encode("é").slice(0, 1), encode("é").slice(1)];
+  assertEquals(bodyOf(["a", "b"], "text/plain"), "ab");
+  const mixed = bodyOf(["a", first, second], "text/plain");
+  assert(mixed instanceof Uint8Array);
+  assertEquals(new TextDecoder().decode(mixed), "aé");
+  assertEquals(eventDataOf(["a", first, second], "text/plain"), "aé");
+  assertEquals(eventDataOf([Uint8Array.of(1, 2, 3)], "application/octet-stream"), "AQID");
+  assertEquals(eventDataOf(["1", "2"], JSON_TYPE), "[1,2]");
+  assertEquals(bodyOf([], JSON_TYPE), "[]");
+});
