@@ -74,7 +74,6 @@ export type {
   ServeOptions,
   ServerOptions,
 } from "./server/server_options.ts";
-export type { DurableStreamsStats } from "./server/durable/face.ts";
 export type { DurableStreamAction, DurableStreamsOptions } from "./server/durable/options.ts";
 export type { AuthorizationContext } from "./server/http/face.ts";
 export type { WebTransportServeOptions } from "./server/webtransport_options.ts";

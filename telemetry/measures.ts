@@ -30,6 +30,10 @@ export interface HttpFaceStats {
   readonly active: number;
   /** Requests that were answered since the start, by status. */
   readonly answered: Readonly<Record<string, number>>;
+  /** Readers that wait for new records now, by the way of reading; of durable streams only. */
+  readonly readers?: Readonly<Record<string, number>>;
+  /** Requests that a bound of the face refused or ended since the start, by bound. */
+  readonly limited?: Readonly<Record<string, number>>;
 }
 
 /** The counters of a server beside those of its sessions and topics. */
@@ -342,26 +346,38 @@ function webTransportMeasures({ webTransportStats }: CountedServer): Measure[] {
 }
 
 function httpMeasures({ httpStats = {} }: CountedServer): Measure[] {
-  const faces = Object.entries(httpStats);
-  if (faces.length === 0) return [];
-  return [
+  const byFace = (
+    attribute: string,
+    pick: (stats: HttpFaceStats) => Readonly<Record<string, number>> | undefined,
+  ) =>
+    Object.entries(httpStats).flatMap(([face, stats]) =>
+      each(pick(stats) ?? {}, attribute).map(({ value, attributes }) => ({
+        value,
+        attributes: { "skein.http.face": face, ...attributes },
+      }))
+    );
+  const all = [
     sum(
       ["skein.http.active", "{request}", "HTTP requests that are being answered, by face"],
-      ...faces.map(([face, { active }]) => ({
+      ...Object.entries(httpStats).map(([face, { active }]) => ({
         value: active,
         attributes: { "skein.http.face": face },
       })),
     ),
     counter(
       ["skein.http.requests", "{request}", "HTTP requests that were answered, by face and status"],
-      ...faces.flatMap(([face, { answered }]) =>
-        Object.entries(answered).map(([status, value]) => ({
-          value,
-          attributes: { "skein.http.face": face, "skein.http.status": status },
-        }))
-      ),
+      ...byFace("skein.http.status", ({ answered }) => answered),
+    ),
+    sum(
+      ["skein.http.readers", "{reader}", "Readers that wait for new records, by face and way"],
+      ...byFace("skein.http.way", ({ readers }) => readers),
+    ),
+    counter(
+      ["skein.http.limited", "{request}", "HTTP requests that a bound refused or ended, by bound"],
+      ...byFace("skein.http.bound", ({ limited }) => limited),
     ),
   ];
+  return all.filter(({ values }) => values.length > 0);
 }
 
 /**

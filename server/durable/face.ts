@@ -18,13 +18,7 @@ import {
   readSequence,
 } from "./request.ts";
 import { cursorAt, eventHeaders, EventStreams } from "./sse.ts";
-import {
-  Face,
-  type FaceParts,
-  type FaceRequest,
-  type FaceStats,
-  type HttpFace,
-} from "../http/face.ts";
+import { Face, type FaceParts, type FaceRequest, type HttpFace } from "../http/face.ts";
 import { methodNotAllowed, Problem, tooMany } from "../http/problem.ts";
 import { addTo, countOf } from "../../manager/sockets.ts";
 import type { LogInfo, LogProducer } from "../../pubsub/logs/log.ts";
@@ -38,6 +32,7 @@ import {
   type StreamPage,
   type StreamRead,
 } from "../../pubsub/logs/stream_logs.ts";
+import type { HttpFaceStats } from "../../telemetry/measures.ts";
 import { BrokerError } from "../../errors.ts";
 import { startTimer } from "../../base/wait.ts";
 import { addressKey, type RequestInfo } from "../../transport/address.ts";
@@ -104,25 +99,6 @@ export interface DurableFaceParts extends FaceParts {
   readonly origins: OriginRules;
 }
 
-/** Counters of durable streams on this node, since the start. */
-export interface DurableStreamsStats {
-  /** Requests that are being answered. */
-  readonly active: number;
-  /** Answered requests by status. */
-  readonly answered: Readonly<Record<string, number>>;
-  /** Readers that wait for new records, by wire; those of sessions are not counted. */
-  readonly readers: { readonly longPoll: number; readonly sse: number };
-  /** Requests that a bound refused, by option. */
-  readonly refused: {
-    readonly maxReaders: number;
-    readonly maxReadersPerAddress: number;
-    readonly maxStreams: number;
-    readonly maxStreamBytes: number;
-  };
-  /** Readers of events that were ended because they did not read. */
-  readonly stalled: number;
-}
-
 /** Facts of a stream that never change. */
 type KnownStream = Pick<LogInfo, "identity" | "contentType">;
 
@@ -144,7 +120,7 @@ export class DurableFace implements HttpFace {
   readonly #events: EventStreams;
   readonly #known = new Map<string, KnownStream>(); // At most `MAX_KNOWN`.
   readonly #addresses = new Map<string, number>(); // Bounded by the readers.
-  readonly #readers = { longPoll: 0, sse: 0 };
+  readonly #readers = { "long-poll": 0, sse: 0 };
   readonly #refused = { maxReaders: 0, maxReadersPerAddress: 0, maxStreams: 0, maxStreamBytes: 0 };
 
   /**
@@ -179,11 +155,13 @@ export class DurableFace implements HttpFace {
   }
 
   /** Counters. */
-  get stats(): DurableStreamsStats {
-    const { active, answered } = this.#face.stats;
+  get stats(): HttpFaceStats {
     const { stalled } = this.#events;
-    const readers = { ...this.#readers };
-    return { active, answered, readers, refused: { ...this.#refused }, stalled };
+    return {
+      ...this.#face.stats,
+      readers: { ...this.#readers },
+      limited: { ...this.#refused, stalled },
+    };
   }
 
   /**
@@ -507,7 +485,7 @@ export class DurableFace implements HttpFace {
 
   async #poll(asked: Asked, id: string, query: ReadQuery, after: number): Promise<Response> {
     const { runtime } = this.#parts;
-    using reader = this.#admit(asked, "longPoll");
+    using reader = this.#admit(asked, "long-poll");
     const { ended } = reader;
     // The signal of the request stays unused: the runtime aborts it after each response, and warns.
     const timer = startTimer(runtime, this.#limits.longPollMs, () => ended.abort());
@@ -586,7 +564,7 @@ export class DurableFace implements HttpFace {
   }
 
   /** Counts a reader that waits, until disposal. */
-  #admit({ request, info }: Asked, wire: "longPoll" | "sse"): Disposable & {
+  #admit({ request, info }: Asked, wire: "long-poll" | "sse"): Disposable & {
     /** Aborted by disposal. */
     readonly ended: AbortController;
   } {

@@ -1,5 +1,6 @@
 import { assert, assertEquals, assertMatch, assertStringIncludes, assertThrows } from "@std/assert";
 import { serve, Server } from "../server.ts";
+import { prometheusText } from "../../telemetry/prometheus.ts";
 import type { DurableStreamsOptions } from "./options.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
@@ -307,4 +308,29 @@ Deno.test("events carry texts whose lines cannot become fields", async () => {
   assertEquals(headers.get("content-type"), "text/event-stream");
   const lines = ["data:  a", "data:event: control", "data:data: {}", "data:", "data:  b"];
   assertStringIncludes(events, `event: data\n${lines.join("\n")}\n\nevent: control\n`);
+});
+
+Deno.test("the readers and the bounds of durable streams are in the metrics", async () => {
+  await using bench = new Bench({ maxReadersPerAddress: 1, maxStreams: 1, maxStreamBytes: 4 });
+  await bench.ask("PUT", "a", { headers: TEXT });
+  const body = "12345";
+  assertEquals((await bench.ask("POST", "a", { headers: TEXT, body })).code, "full");
+  const second = await bench.ask("PUT", "b", { headers: TEXT });
+  assertEquals([second.status, second.headers.get("retry-after")], [429, "5"]);
+  const reader = await fetch(bench.url("a?offset=-1&live=sse"));
+  const refused = await bench.ask("GET", "a?offset=-1&live=long-poll");
+  assertEquals([refused.status, refused.headers.get("retry-after")], [429, "5"]);
+  const { durableStreams } = bench.server.httpStats;
+  assertEquals(durableStreams?.readers, { "long-poll": 0, sse: 1 });
+  assertEquals(durableStreams?.limited, {
+    maxReaders: 0,
+    maxReadersPerAddress: 1,
+    maxStreams: 1,
+    maxStreamBytes: 1,
+    stalled: 0,
+  });
+  const text = prometheusText(bench.server);
+  assertMatch(text, /^skein_http_readers\{face="durableStreams",way="sse"\} 1$/m);
+  assertMatch(text, /^skein_http_limited_total\{face="durableStreams",bound="maxStreams"\} 1$/m);
+  await reader.body!.cancel();
 });
