@@ -5,6 +5,7 @@
  */
 import { assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { dial, RequestError, SessionClosedError } from "../mod.ts";
+import { SqliteBroker } from "../pubsub/sqlite/mod.ts";
 import { serveChat } from "../examples/chat/chat.ts";
 import { Once, Recent } from "../examples/chat/memory.ts";
 import { isNatsMissing } from "./brokers/nats_server.ts";
@@ -234,6 +235,25 @@ Deno.test("serveChat() takes a line once that is sent again after a lost answer"
   assertEquals([text, more], ["Once", []]);
 });
 
+Deno.test("serveChat() with a file has the lines and letters of before a restart", async () => {
+  const path = await Deno.makeTempFile();
+  const line = { id: crypto.randomUUID(), room: "lobby", text: "Kept" };
+  const letter = { id: crypto.randomUUID(), to: "bob", text: "Tea?" };
+  for (const user of ["ann", "bob"]) {
+    await using file = await SqliteBroker.open(path);
+    await using server = serveChat({ port: 0, onListen() {}, history: file.history });
+    await using session = await dial(`${server.url}session?name=${user}`);
+    // Bob's answer got lost together with the first server.
+    await session.request("say", line);
+    if (user === "ann") await session.request("tell", letter);
+    const textsOf = async (name: string, data: unknown) =>
+      (await session.request(name, data) as { text: string }[]).map(({ text }) => text);
+    assertEquals(await textsOf("recent", { room: "lobby" }), ["Kept"]);
+    assertEquals(await textsOf("letters", null), ["Tea?"]);
+  }
+  await Deno.remove(path);
+});
+
 Deno.test("serveChat() refuses invalid names and rooms", async () => {
   await using server = serveChat({ port: 0, onListen() {} });
   for (const name of ["", " ", "a".repeat(25), "<b>", "a\nb"]) {
@@ -248,6 +268,15 @@ Deno.test("serveChat() refuses invalid names and rooms", async () => {
   }
 });
 
+Deno.test("Once performs an action again that failed", async () => {
+  const once = new Once({ maxIds: 10 });
+  await assertRejects(() => once.do("x", () => Promise.reject(new Error("full"))), Error, "full");
+  let count = 0;
+  const act = () => Promise.resolve(count++);
+  const times = await Promise.all([once.do("x", act), once.do("x", act)]);
+  assertEquals([count, times[0]], [1, times[1]!]);
+});
+
 Deno.test("Recent and Once forget their oldest entries", () => {
   const recent = new Recent<number>({ maxPlaces: 2, maxLines: 2 });
   for (const [place, line] of [["a", 1], ["a", 2], ["a", 3], ["b", 4], ["a", 5]] as const) {
@@ -258,7 +287,7 @@ Deno.test("Recent and Once forget their oldest entries", () => {
 
   const once = new Once({ maxIds: 1 });
   const done: number[] = [];
-  for (const id of ["x", "x", "y", "x"]) once.do(id, (at) => done.push(at));
+  for (const id of ["x", "x", "y", "x"]) void once.do(id, (at) => done.push(at));
   assertEquals(done.length, 3);
   assertEquals(new Set(done).size, 3);
 });

@@ -7,7 +7,8 @@
  */
 import { AuthenticationError, serve, type ServeOptions, type Server } from "../../mod.ts";
 import { contract, type Letter, type Line, NAME, ROOM } from "./contract.ts";
-import { Once, Recent } from "./memory.ts";
+import { Kept, type Lines, Once, Recent } from "./memory.ts";
+import type { BrokerHistory } from "../../pubsub/mod.ts";
 
 /** Limits for a demonstration. 60 lines of 1,000 characters also fit into one reply. */
 const LIMITS = { maxPlaces: 200, maxLines: 60 };
@@ -22,15 +23,21 @@ const MAX_ROOMS = 8;
 export type ChatServer = Server<string, typeof contract>;
 
 /** Options of a chat; the chat sets all others itself. */
-export type ChatOptions = Pick<
-  ServeOptions,
-  "port" | "hostname" | "hosts" | "fetch" | "onListen" | "presenceGraceMs"
->;
+export interface ChatOptions extends
+  Pick<
+    ServeOptions,
+    "port" | "hostname" | "hosts" | "fetch" | "onListen" | "presenceGraceMs"
+  > {
+  /** Keeps lines and letters; by default they are in memory, and end with the server. */
+  readonly history?: BrokerHistory | undefined;
+}
 
 /** Serves the chat. */
-export function serveChat(options: ChatOptions): ChatServer {
-  const lines = new Recent<Line>(LIMITS);
-  const letters = new Recent<Letter>(LIMITS);
+export function serveChat({ history, ...options }: ChatOptions): ChatServer {
+  const keep = <L extends Line | Letter>(kind: string): Lines<L> =>
+    history === undefined ? new Recent<L>(LIMITS) : new Kept<L>(history, kind, LIMITS);
+  const lines = keep<Line>("lines");
+  const letters = keep<Letter>("letters");
   const once = new Once({ maxIds: MAX_IDS });
 
   const server: ChatServer = serve({
@@ -56,34 +63,33 @@ export function serveChat(options: ChatOptions): ChatServer {
       session.send("people", everybody());
     },
 
-    onMessage(message, session) {
+    async onMessage(message, session) {
       const from = session.user;
       switch (message.pattern) {
         case "say": {
           const { id, room, text } = message.data;
-          const at = once.do(`${from} ${id}`, (at) => {
+          const at = await once.do(`${from} ${id}`, async (at) => {
             const line = { id, from, text, at };
-            lines.add(room, line);
+            await lines.add(room, line);
             server.publish(`room:${room}`, line);
           });
           return message.reply({ at });
         }
         case "tell": {
           const { id, to, text } = message.data;
-          const at = once.do(`${from} ${id}`, (at) => {
+          const at = await once.do(`${from} ${id}`, async (at) => {
             const letter = { id, from, to, text, at };
             // The letter goes to all pages of both users. An absent user reads it later.
-            for (const user of new Set([from, to])) {
-              letters.add(user, letter);
-              server.to(user).send("letter", letter);
-            }
+            const users = [...new Set([from, to])];
+            await Promise.all(users.map((user) => letters.add(user, letter)));
+            for (const user of users) server.to(user).send("letter", letter);
           });
           return message.reply({ at });
         }
         case "recent":
-          return message.reply([...lines.of(message.data.room)]);
+          return message.reply([...await lines.of(message.data.room)]);
         case "letters":
-          return message.reply([...letters.of(from)]);
+          return message.reply([...await letters.of(from)]);
       }
     },
   });

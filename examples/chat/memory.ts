@@ -1,14 +1,62 @@
 /**
- * The bounded memory of the chat server.
+ * The bounded memory of the chat server, and the same in a file.
  *
  * @module
  */
+import type { BrokerHistory } from "../../pubsub/mod.ts";
+
+/** The latest lines of each place. */
+export interface Lines<Line> {
+  /** Adds a line. */
+  add(place: string, line: Line): void | Promise<void>;
+  /** Returns the lines of a place, oldest first. */
+  of(place: string): readonly Line[] | Promise<readonly Line[]>;
+}
+
+/** Lines in the histories of a broker, such as those in a file, which outlive the server. */
+export class Kept<Line extends { readonly id: string }> implements Lines<Line> {
+  readonly #history: BrokerHistory;
+  readonly #kind: string;
+  readonly #maxLines: number;
+
+  /** Keeps lines of a kind. */
+  constructor(history: BrokerHistory, kind: string, limits: { readonly maxLines: number }) {
+    this.#history = history;
+    this.#kind = kind;
+    this.#maxLines = limits.maxLines;
+  }
+
+  /** Adds a line. A line that was added before a restart of the server counts once. */
+  async add(place: string, line: Line): Promise<void> {
+    await this.#history.append(
+      { topic: this.#topicOf(place), payload: JSON.stringify(line) },
+      { bounds: this.#bounds, key: { producer: line.id, number: 0 } },
+    );
+  }
+
+  /** Returns the lines of a place, oldest first. */
+  async of(place: string): Promise<readonly Line[]> {
+    const { publications } = await this.#history.read(this.#topicOf(place), {
+      bounds: this.#bounds,
+      maxMessages: this.#maxLines,
+      maxBytes: this.#bounds.bytes,
+    });
+    return publications.map(({ payload }) => JSON.parse(String(payload)));
+  }
+
+  get #bounds() {
+    return { size: this.#maxLines, ttlMs: 30 * 86_400_000, bytes: 1_048_576 };
+  }
+
+  #topicOf(place: string): string {
+    return `${this.#kind}:${place}`;
+  }
+}
 
 /**
- * The latest lines of each place. Beyond the limit, the place without a new line for longest is
- * dropped.
+ * Lines in memory. Beyond the limit, the place without a new line for longest is dropped.
  */
-export class Recent<Line> {
+export class Recent<Line> implements Lines<Line> {
   readonly #places = new Map<string, Line[]>();
   readonly #maxPlaces: number;
   readonly #maxLines: number;
@@ -37,7 +85,7 @@ export class Recent<Line> {
 
 /** Performs an action once for each id, even if a client asks again after a lost reply. */
 export class Once {
-  readonly #done = new Map<string, number>();
+  readonly #done = new Map<string, { readonly at: number; readonly acted: unknown }>();
   readonly #maxIds: number;
   #last = 0;
 
@@ -48,15 +96,24 @@ export class Once {
 
   /**
    * Performs the action unless the id is known, and returns the time of the action. Times are
-   * unique.
+   * unique. An action that rejects can be tried again.
    */
-  do(id: string, act: (at: number) => void): number {
+  async do(id: string, act: (at: number) => unknown): Promise<number> {
     const known = this.#done.get(id);
-    if (known !== undefined) return known;
+    if (known !== undefined) {
+      await known.acted;
+      return known.at;
+    }
     const at = this.#last = Math.max(Date.now(), this.#last + 1);
-    act(at);
-    this.#done.set(id, at);
+    const acted = act(at);
+    this.#done.set(id, { at, acted });
     if (this.#done.size > this.#maxIds) this.#done.delete(firstOf(this.#done));
+    try {
+      await acted;
+    } catch (error) {
+      this.#done.delete(id);
+      throw error;
+    }
     return at;
   }
 }

@@ -5,6 +5,7 @@
  * ```sh
  * deno task demo                 # then open http://localhost:8000
  * deno task demo --port 9000
+ * deno task demo --data chat.db  # lines and letters survive a restart
  * deno task demo --once          # runs a scripted conversation, prints it, and ends
  * ```
  *
@@ -12,12 +13,14 @@
  * `?transport=webtransport` in the address allows only that transport.
  *
  * Without the task: `deno run -N -R --allow-run examples/chat/server.ts`. The server runs `deno
- * bundle` for the page's script. `--once` needs only `-N`.
+ * bundle` for the page's script. `--data` also needs `-W --allow-sys=osUptime`, and `--once` only `-N`.
  *
  * @module
  */
 import { type ChatServer, serveChat } from "./chat.ts";
 import { readPage, servePage } from "./page.ts";
+import { BrokerError } from "../../mod.ts";
+import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
 import { talk } from "./talk.ts";
 
 if (import.meta.main) await main(Deno.args);
@@ -25,10 +28,12 @@ if (import.meta.main) await main(Deno.args);
 async function main(args: readonly string[]): Promise<void> {
   if (args.includes("--once")) return await talk();
   const port = portOf(args);
+  const file = await openFile(args);
   const page = await readPage();
   const server = listen(() =>
     serveChat({
       port,
+      history: file?.history,
       // Listens on this machine only: there are no passwords.
       hostname: "127.0.0.1",
       fetch: (request) => servePage(page, request),
@@ -40,6 +45,7 @@ async function main(args: readonly string[]): Promise<void> {
   async function end(): Promise<void> {
     if (server.manager.isDraining) return impatience.abort();
     await server.drain({ withinMs: 3_000, reason: "Restarting", signal: impatience.signal });
+    await file?.close();
     Deno.exit();
   }
   Deno.addSignalListener("SIGINT", end);
@@ -52,6 +58,19 @@ function listen(serve: () => ChatServer): ChatServer {
   } catch (error) {
     if (!(error instanceof Deno.errors.AddrInUse)) throw error;
     console.error("Cannot listen: the port is taken; choose another with --port");
+    return Deno.exit(1);
+  }
+}
+
+/** Opens the file of `--data`. */
+async function openFile(args: readonly string[]): Promise<SqliteBroker | undefined> {
+  const at = args.indexOf("--data");
+  if (at < 0) return undefined;
+  try {
+    return await SqliteBroker.open(args[at + 1] ?? "");
+  } catch (error) {
+    if (!(error instanceof BrokerError || error instanceof TypeError)) throw error;
+    console.error(error.message);
     return Deno.exit(1);
   }
 }
