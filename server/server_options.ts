@@ -428,10 +428,13 @@ export interface ApiOptions {
   /**
    * Decides each action. The id is the topic, the user or the session; empty for the others. A batch
    * is a `publish-batch` before its body is read, and then a `publish` for each of its topics.
-   * Without `authorize` only programs on this machine may use
-   * the API: the peer's address is loopback, the requested host is one of this machine's names or of
-   * `hosts`, and no header of a proxy is present. A proxy on this machine that adds no such header
-   * looks the same, so behind a proxy `authorize` is needed.
+   * Anything but `true` denies. An error denies too, is printed, and is answered with 500.
+   *
+   * Without `authorize` only programs on this machine may use the API: the peer's address is
+   * loopback, the requested host is one of this machine's names or of `hosts`, and no header of a
+   * proxy is present. Pages may use the API then if `origins` names their origin, or if this server
+   * has served them; `*` is not enough. A proxy on this machine that adds no such header looks like
+   * a program, so behind a proxy `authorize` is needed.
    */
   readonly authorize?: (context: AuthorizationContext<ApiAction>) => boolean | Promise<boolean>;
   /**

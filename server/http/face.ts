@@ -60,7 +60,8 @@ export interface FaceOptions<Action extends string> extends OriginRules {
     | ((context: AuthorizationContext<Action>) => boolean | Promise<boolean>)
     | undefined;
   /**
-   * Allows every action of programs on this machine if there is no `authorize`.
+   * Allows every action of programs on this machine if there is no `authorize`, and of pages that
+   * are trusted with credentials. `*` of `origins` lets no page use this permission.
    *
    * @default {false}
    */
@@ -350,13 +351,15 @@ export class Face<Action extends string> {
     });
   }
 
+  /** Allows programs on this machine, and pages that the rules trust with its permissions. */
   #checkLoopback(request: Request, info: RequestInfo, action: Action): Promise<undefined> {
     const { name, opensOnLoopback = false, hosts } = this.#options;
-    if (opensOnLoopback && isFromThisMachine(request, info, hosts)) {
+    const trust = this.#trustOf(request) ?? "full";
+    if (opensOnLoopback && trust === "full" && isFromThisMachine(request, info, hosts)) {
       return Promise.resolve(undefined);
     }
     const rule = opensOnLoopback
-      ? `${name}.authorize must allow other programs than those of this machine`
+      ? `${name}.authorize must allow others than programs of this machine and pages of this server`
       : `${name}.authorize must allow the action`;
     return Promise.reject(
       new Problem(403, {

@@ -105,6 +105,22 @@ Deno.test("Face.answer() opens a face on loopback alone, if its options say so",
   }
 });
 
+Deno.test("Face.answer() opens a face on loopback for no page that only * allows", async () => {
+  const open = faceOf({
+    authorize: undefined,
+    opensOnLoopback: true,
+    origins: ["*", "null", "https://app.example"],
+  });
+  const statusOf = async (origin: string, method: string) =>
+    (await ask(open, { method, headers: { origin } })).status;
+  for (const method of ["GET", "POST"]) {
+    assertEquals(await statusOf("https://evil.example", method), 403, method);
+    assertEquals(await statusOf("null", method), 403, method);
+    assertEquals(await statusOf("https://app.example", method), 200, method);
+    assertEquals(await statusOf("http://localhost:8000", method), 200, method);
+  }
+});
+
 Deno.test("Face.answer() gives authorize the request, the user, the action and the id", async () => {
   const asked: unknown[] = [];
   const face = faceOf({
