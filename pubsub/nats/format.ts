@@ -6,6 +6,9 @@
  * <prefix>.pub.<topic>              publications without history
  * <prefix>.log.<bounds>.<topic>     kept by the stream of these bounds
  * <prefix>.live.<bounds>.<topic>    the same, published again with its sequence
+ * <prefix>.logs.<id>                changes of the log of a durable stream
+ * <prefix>.changes.<id>             headers of the same, published again
+ * <prefix>.due.<class>.<id>         the next look at a log that may expire
  * ```
  *
  * The bytes are a mark, the session that is left out, and the unchanged payload.
@@ -113,6 +116,20 @@ export interface StreamNames {
   readonly live: string;
 }
 
+/** The names of the two streams of logs. */
+export interface LogNames {
+  /** Name of the stream that keeps the logs. */
+  readonly stream: string;
+  /** Prefix of the subjects of that stream, one for each log. */
+  readonly kept: string;
+  /** Prefix of the subjects on which the stream publishes the headers of changes. */
+  readonly changes: string;
+  /** Name of the stream with the next looks at logs. */
+  readonly dueStream: string;
+  /** Prefix of the subjects of that stream. */
+  readonly due: string;
+}
+
 /**
  * Token of the epoch's subject. No topic becomes this: escaping never puts these letters after `=`.
  */
@@ -144,6 +161,11 @@ export class Names {
     return `${this.#prefix}.pub.${subjectPart(topic)}`;
   }
 
+  /** Subject of the announcements of a log. */
+  changes(id: string): string {
+    return `${this.logs.changes}.${subjectPart(id)}`;
+  }
+
   /** The names of the stream with these bounds. */
   stream({ size, ttlMs, bytes }: HistoryBounds): StreamNames {
     const bounds = `${size}_${ttlMs}_${bytes}`;
@@ -151,6 +173,18 @@ export class Names {
       stream: `${this.#prefix}_${bounds}`,
       log: `${this.#prefix}.log.${bounds}`,
       live: `${this.#prefix}.live.${bounds}`,
+    };
+  }
+
+  /** The names of the streams of logs. */
+  get logs(): LogNames {
+    const prefix = this.#prefix;
+    return {
+      stream: `${prefix}_logs`,
+      kept: `${prefix}.logs`,
+      changes: `${prefix}.changes`,
+      dueStream: `${prefix}_due`,
+      due: `${prefix}.due`,
     };
   }
 
@@ -209,9 +243,9 @@ function split(message: Uint8Array): Parts | undefined {
     case TEXT:
       return { payload: decoder.decode(message.subarray(1)) };
     // A copy, as the message is a view of the socket's last read, and would keep all of that in
-    // memory.
+    // memory. The client library hands out a `Buffer`, whose `slice` is a view too.
     case BYTES:
-      return { payload: message.slice(1) };
+      return { payload: new Uint8Array(message.subarray(1)) };
   }
   if (message[0] !== TEXT_EXCEPT && message[0] !== BYTES_EXCEPT) return undefined;
   const colon = message.subarray(0, MAX_LENGTH_DIGITS + 2).indexOf(COLON);
@@ -219,7 +253,8 @@ function split(message: Uint8Array): Parts | undefined {
   if (Number.isNaN(length)) return undefined;
   const rest = message.subarray(colon + 1);
   if (message[0] === BYTES_EXCEPT) {
-    return { payload: rest.slice(length), except: decoder.decode(rest.subarray(0, length)) };
+    const payload = new Uint8Array(rest.subarray(length));
+    return { payload, except: decoder.decode(rest.subarray(0, length)) };
   }
   const text = decoder.decode(rest);
   return { payload: text.slice(length), except: text.slice(0, length) };
@@ -243,6 +278,9 @@ export function sequenceOf(message: Msg): number {
   return Number.isSafeInteger(seq) && seq > 0 ? seq : 0;
 }
 
+/** The header of a change of a log that is not announced, such as a longer time to live. */
+export const QUIET_HEADER = "Skein-Quiet";
+
 /** The header with the id of a publication; JetStream keeps the header, and publishes it again. */
 export const ID_HEADER = "Nats-Msg-Id";
 
@@ -261,7 +299,12 @@ const WRONG_SEQUENCE: ReadonlySet<number> = new Set([10070, 10071, 10164]);
 /** An answer; branch on `name`. */
 export type Ack =
   | { readonly name: "stored"; readonly seq: number; readonly isDuplicate: boolean }
-  | { readonly name: "conflict" | "away" | "refused"; readonly error: BrokerError };
+  | {
+    readonly name: "conflict" | "away" | "refused";
+    readonly error: BrokerError;
+    /** Error code of JetStream; 0 for any other failure. */
+    readonly code: number;
+  };
 
 /** Reads an answer; an unreadable one counts as a refusal. */
 export function parseAck(message: Msg): Ack {
@@ -280,8 +323,8 @@ function parse(message: Msg): Ack {
   const { seq, duplicate = false, error } = message.json<Answer>();
   if (error !== undefined) {
     const { code, err_code = 0, description = `error ${code}` } = error;
-    if (WRONG_SEQUENCE.has(err_code)) return failure("conflict", description);
-    return failure(code === NO_RESPONDERS ? "away" : "refused", description);
+    if (WRONG_SEQUENCE.has(err_code)) return failure("conflict", description, err_code);
+    return failure(code === NO_RESPONDERS ? "away" : "refused", description, err_code);
   }
   if (seq === undefined) return failure("refused", message.string().slice(0, 100));
   return { name: "stored", seq, isDuplicate: duplicate };
@@ -297,6 +340,6 @@ interface Answer {
   };
 }
 
-function failure(name: "conflict" | "away" | "refused", answer: string): Ack {
-  return { name, error: new BrokerError(`Cannot append: JetStream answered ${answer}`) };
+function failure(name: "conflict" | "away" | "refused", answer: string, code = 0): Ack {
+  return { name, error: new BrokerError(`Cannot append: JetStream answered ${answer}`), code };
 }

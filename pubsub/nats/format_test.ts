@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { Buffer } from "node:buffer";
 import type { Publication } from "../broker.ts";
 import { decode, encode, escapeTopic, Names } from "./format.ts";
 
@@ -129,6 +130,19 @@ Deno.test("escapeTopic() gives every topic a legal subject of its own", () => {
 Deno.test("escapeTopic() stays far below the longest line of NATS", () => {
   for (const topic of [".".repeat(255), "\ud800".repeat(85), "a:".repeat(127) + "a"]) {
     assert(escapeTopic(topic).length <= 3 * 255);
+  }
+});
+
+Deno.test("decode() copies bytes out of the message of the client library", () => {
+  for (const except of [undefined, "session"]) {
+    const payload = Uint8Array.of(1, 2, 3);
+    const publication = { topic: "news", payload, ...(except && { except }) };
+    // The class that the client library hands out; its `slice` does not copy.
+    const message = Buffer.from(encode(publication));
+    const decoded = decode("news", message);
+    message.fill(0);
+    assertEquals(decoded, publication);
+    assertEquals(decoded!.payload.constructor, Uint8Array);
   }
 });
 

@@ -27,15 +27,21 @@ import {
 import { PublishQueue } from "./publish_queue.ts";
 import { WaitingBudget } from "../engine_flow.ts";
 import { NatsStore } from "./store.ts";
+import { NatsLogs } from "./logs/nats_logs.ts";
+import type { BrokerLogs } from "../logs/log.ts";
+import { logTopic } from "../logs/rules.ts";
 
 /** Longest time for waiting publications to reach NATS at a close, in milliseconds. */
 const FLUSH_TIMEOUT_MS = 1_000;
+
+/** Prefix of the topics on which changes of logs are announced. */
+const LOG_TOPICS = logTopic("");
 
 /** Skein's default limit of a message, and room for the bytes in front. */
 const LARGEST_MESSAGE_BYTES = 262_144 + 4_096;
 
 /**
- * Carries publications through NATS 2.9 or later; histories and the store need its JetStream.
+ * Carries publications through NATS 2.9 or later; histories, logs and the store need its JetStream.
  *
  * - **Fan-out:** a node subscribes to the topics with listeners on this node.
  * - **Delivery:** at most once without a history. With one, each acknowledged publication has an
@@ -66,6 +72,8 @@ export class NatsBroker implements Broker {
   readonly status: StatusFeed<BrokerStatus>;
   /** Keeps publications in streams of JetStream. */
   readonly history: BrokerHistory;
+  /** Keeps the logs of durable streams in one stream of JetStream. */
+  readonly logs: BrokerLogs;
   /**
    * State shared by all nodes with the same prefix. Has no token buckets, which would be too slow.
    */
@@ -76,6 +84,7 @@ export class NatsBroker implements Broker {
   readonly #budget: WaitingBudget;
   readonly #queue: PublishQueue;
   readonly #history: NatsHistory;
+  readonly #logs: NatsLogs;
   readonly #subscriptions = new Map<string, TopicSubscription>();
   #published = 0;
   #received = 0;
@@ -112,6 +121,8 @@ export class NatsBroker implements Broker {
     this.#history = new NatsHistory({ link, names, budget, settings, onReceived, onIgnored });
     this.status = link.status;
     this.history = this.#history;
+    this.#logs = new NatsLogs(link, names, settings, budget);
+    this.logs = this.#logs;
     this.store = new NatsStore(link, names, settings);
   }
 
@@ -141,7 +152,7 @@ export class NatsBroker implements Broker {
       issues.push(`NATS has not been reached since the start${said}`);
     } else if (said !== "") issues.push(`NATS refused a request${said}`);
     if (current.name === "connected") issues.push(...this.#lacks());
-    issues.push(...this.#history.issues());
+    issues.push(...this.#history.issues(), ...this.#logs.issues());
     if (this.#queue.refusal !== undefined) {
       issues.push(`NATS refused a publication: ${textOf(this.#queue.refusal)}`);
     }
@@ -212,8 +223,9 @@ export class NatsBroker implements Broker {
     for (const subscription of this.#subscriptions.values()) subscription.close();
     this.#subscriptions.clear();
     this.#history.end();
+    this.#logs.end();
     if (this.#link.isUp) {
-      const sent = Promise.all([this.#queue.idle(), this.#history.idle()]);
+      const sent = Promise.all([this.#queue.idle(), this.#history.idle(), this.#logs.idle()]);
       await settlesWithin(this.#link.runtime, sent, FLUSH_TIMEOUT_MS);
     }
     this.#history.close();
@@ -235,10 +247,14 @@ export class NatsBroker implements Broker {
   #subscription(topic: string): TopicSubscription {
     let subscription = this.#subscriptions.get(topic);
     if (subscription === undefined) {
+      const isLog = topic.startsWith(LOG_TOPICS);
       subscription = new TopicSubscription({
         link: this.#link,
         topic,
-        subject: this.#names.plain(topic),
+        subject: isLog
+          ? this.#names.changes(topic.slice(LOG_TOPICS.length))
+          : this.#names.plain(topic),
+        announces: isLog,
         onEmpty: () => this.#subscriptions.delete(topic),
         onReceived: () => void this.#received++,
         onIgnored: () => void this.#ignored++,
@@ -254,7 +270,7 @@ export class NatsBroker implements Broker {
     if (info === undefined) return [];
     const lacks: string[] = [];
     if (!info.jetstream) {
-      lacks.push("The server has no JetStream: topics with a history and the store need it");
+      lacks.push("The server has no JetStream: topics with a history, logs and the store need it");
     }
     if (info.max_payload < LARGEST_MESSAGE_BYTES) {
       lacks.push(`The server takes ${info.max_payload} bytes a message: larger ones are dropped`);

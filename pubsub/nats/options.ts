@@ -121,14 +121,14 @@ export interface NatsBrokerOptions {
    */
   readonly giveUpMs?: number;
   /**
-   * Storage in which JetStream keeps histories and the store.
+   * Storage in which JetStream keeps histories, logs and the store.
    *
    * @default {"file"}
    */
   readonly storage?: "file" | "memory";
   /**
-   * Number of a cluster's servers on which JetStream keeps histories and the store. From 3 on,
-   * histories and epochs outlive the process of one server.
+   * Number of a cluster's servers on which JetStream keeps histories, logs and the store. From 3 on,
+   * these and epochs outlive the process of one server.
    *
    * @default {1}
    */
@@ -141,7 +141,7 @@ export interface NatsBrokerOptions {
    */
   readonly rememberMs?: number;
   /**
-   * Most bytes of each stream, over all topics; by default, the server's limits apply.
+   * Most bytes of each stream of histories, over all topics; by default, the server's limits apply.
    *
    * @default {undefined}
    */

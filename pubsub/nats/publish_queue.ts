@@ -372,7 +372,8 @@ export class AppendQueue {
     try {
       return parseAck(await this.#link.request(entry.subject, new Uint8Array(), conditions));
     } catch (cause) {
-      return { name: "away", error: new BrokerError("Cannot append: NATS is away", { cause }) };
+      const error = new BrokerError("Cannot append: NATS is away", { cause });
+      return { name: "away", error, code: 0 };
     }
   }
 

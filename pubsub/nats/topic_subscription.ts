@@ -9,7 +9,7 @@ import type {
   PublicationListener,
 } from "../broker.ts";
 import { type Listener, Listeners } from "../engine_flow.ts";
-import { decode, headerOf, sequenceOf, tagIn } from "./format.ts";
+import { decode, headerOf, QUIET_HEADER, sequenceOf, tagIn } from "./format.ts";
 import type { Link } from "./link.ts";
 import type { HistoryStream } from "./stream.ts";
 
@@ -111,6 +111,8 @@ interface TopicSubscriptionOptions {
   readonly subject: string;
   /** The stream of a topic with a history. */
   readonly stream?: HistoryStream;
+  /** True for the announcements of a log: headers of messages, which JetStream published again. */
+  readonly announces?: boolean;
   /** Called when the last listener left. */
   readonly onEmpty: () => void;
   /** Called for each publication. */
@@ -241,12 +243,21 @@ export class TopicSubscription {
 
   #receive(message: Msg): void {
     if (this.#isOver) return;
-    const { topic, stream, onReceived, onIgnored } = this.#options;
+    const { topic, stream, announces, onReceived, onIgnored } = this.#options;
     if (stream !== undefined) return this.#receiveKept(message, stream);
+    if (announces) return this.#receiveAnnouncement(message);
     const publication = decode(topic, message.data);
     if (publication === undefined) return onIgnored();
     onReceived();
     this.#deliver(publication);
+  }
+
+  #receiveAnnouncement(message: Msg): void {
+    const { topic, onReceived, onIgnored } = this.#options;
+    if (sequenceOf(message) === 0) return onIgnored();
+    if (headerOf(message, QUIET_HEADER) !== "") return;
+    onReceived();
+    this.#deliver({ topic, payload: "" });
   }
 
   #receiveKept(message: Msg, stream: HistoryStream): void {

@@ -7,7 +7,10 @@ import { connect } from "@nats-io/transport-node";
 import { NatsBroker } from "../../pubsub/nats/mod.ts";
 import { append, BOUNDS, Hearing, until } from "./hearing.ts";
 import { freePort, isNatsMissing, NatsServer } from "./nats_server.ts";
+import { assertProduced, produce } from "./producers.ts";
+import { Random } from "../random.ts";
 import type { Appended } from "../../pubsub/broker.ts";
+import type { LogRecord } from "../../pubsub/logs/log.ts";
 
 const PAGE = { bounds: BOUNDS, maxMessages: 1_000_000, maxBytes: 100_000_000 };
 
@@ -23,11 +26,12 @@ async function startCluster(size: number): Promise<NatsServer[]> {
   ));
 }
 
-/** Which of the servers leads the stream. */
-async function leaderOf({ servers }: NatsServer): Promise<number> {
+/** Which of the servers leads a stream, the first one by default. */
+async function leaderOf({ servers }: NatsServer, name?: string): Promise<number> {
   const connection = await connect({ servers });
   const { streams } = await jetstreamManager(connection);
-  const [{ cluster }] = await streams.list().next() as [StreamInfo];
+  const [first] = await streams.list().next() as [StreamInfo];
+  const { cluster } = name === undefined ? first : await streams.info(name);
   await connection.close();
   return Number(cluster!.leader!.slice(1));
 }
@@ -79,5 +83,49 @@ Deno.test({
     assertEquals(await near.store.advance("row", 1, 60_000), true);
     assertEquals(await far.store.newest("row"), 1);
     await until(() => near.issues().length === 0);
+  },
+});
+
+Deno.test({
+  name:
+    "NatsBroker with three replicas keeps acknowledged appends to a log when its leader is lost",
+  ignore: isNatsMissing,
+  async fn() {
+    await using stack = new AsyncDisposableStack();
+    const cluster = await startCluster(3);
+    for (const server of cluster) stack.use(server);
+    const [near, far] = [0, 1].map((i) =>
+      stack.use(new NatsBroker({ servers: cluster[i]!.servers }, { replicas: 3 }))
+    ) as [NatsBroker, NatsBroker];
+    const creation = { config: { contentType: "text/plain" }, identity: "identity", records: [] };
+    const create = () => near.logs.create("log", { ...creation, maxLogs: 10 });
+    // The cluster may still look for the leader of its administration.
+    await until(() => create().then(() => true, () => false));
+    const random = new Random(1);
+    const names = ["a", "b", "c"];
+    let isDone = false;
+    const producing = Promise.all(
+      names.map((name) => produce([near, far], "log", name, random, () => !isDone)),
+    );
+    const page = { after: 0, maxRecords: 1_000_000, maxBytes: 100_000_000, renews: false };
+    const tail = async () => {
+      const state = await far.logs.read("log", { ...page, maxRecords: 0 }).catch(() => undefined);
+      return typeof state === "object" ? state.info.tail : 0;
+    };
+    await until(async () => await tail() > 100);
+    const leader = cluster[await leaderOf(cluster[0]!, "skein_logs")]!;
+    await leader.kill();
+    const before = await tail();
+    await until(async () => await tail() > before + 100);
+    await leader.restart();
+    await until(async () => await tail() > before + 200);
+    isDone = true;
+    const counts = await producing;
+    const all: LogRecord[] = [];
+    while (all.length < await tail()) {
+      const next = await near.logs.read("log", { ...page, after: all.length });
+      if (typeof next === "object") all.push(...next.records);
+    }
+    for (const [i, name] of names.entries()) assertProduced(all, name, counts[i]!);
   },
 });

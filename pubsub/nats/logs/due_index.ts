@@ -1,0 +1,188 @@
+/**
+ * The index of logs that may expire or lose their writer.
+ *
+ * Such a log has a look: a message that names a time, at the latest that at which the log falls due.
+ * Looks are kept in classes. All looks of one class wait equally long, so the first of a class is
+ * always the next one, and a search costs one question for each class, however many logs there are.
+ * A log that was used meanwhile gets another look, in the class of the time that is left.
+ */
+import type { Runtime } from "../../../base/runtime.ts";
+import { isExpired, isWriterLost, type LogState } from "../../logs/rules.ts";
+import { subjectPart } from "../format.ts";
+import { REQUEST_TIMEOUT_MS } from "../link.ts";
+import type { LogStreams } from "./log_streams.ts";
+
+/** Wait of the looks in class 1, in milliseconds; looks of class 0 do not wait. */
+const SHORTEST_WAIT_MS = 500;
+
+/** Growth of the wait from class to class. */
+const GROWTH = 4;
+
+/** The highest class: waits of 17 years. */
+const LAST_CLASS = 16;
+
+/** Most looks of a class in one search, beyond the number of listed logs. */
+const MAX_LOOKS = 1_024;
+
+/** Most logs that a search reads at once. */
+const MAX_READS = 32;
+
+/** Most milliseconds by which clocks of nodes may differ. */
+const MAX_SKEW_MS = 1_000;
+
+/** Longest time from the note of a look to the change that needs the look, in milliseconds. */
+const UNDER_WAY_MS = REQUEST_TIMEOUT_MS;
+
+/** Time after a removal at which the last message is dropped, unless dropped before, in milliseconds. */
+const REMOVAL_MS = 15_000;
+
+/** A log that is due. */
+interface DueLog {
+  readonly id: string;
+  readonly at: number;
+}
+
+/** A look as kept. */
+interface Look {
+  readonly id: string;
+  readonly at: number;
+  readonly seq: number;
+}
+
+/**
+ * Time at which a log falls due: expires, or loses its writer.
+ *
+ * @param state The state.
+ * @returns Milliseconds since the Unix epoch; `undefined` for never.
+ */
+export function dueAt({ isDeleted, until, end, writer }: LogState): number | undefined {
+  if (isDeleted) return undefined;
+  const lapses = end === undefined ? writer?.until : undefined;
+  if (until === undefined || lapses === undefined) return until ?? lapses;
+  return Math.min(until, lapses);
+}
+
+/** Class and time of a look at a log that falls due after some time. */
+export function lookFor(leftMs: number): { readonly kind: number; readonly waitMs: number } {
+  let [kind, waitMs] = [0, 0];
+  for (let next = SHORTEST_WAIT_MS; next <= leftMs && kind < LAST_CLASS; next *= GROWTH) {
+    kind++;
+    waitMs = next;
+  }
+  return { kind, waitMs };
+}
+
+/** The looks of one engine, shared by all nodes. */
+export class DueIndex {
+  readonly #runtime: Runtime;
+  readonly #streams: LogStreams;
+  /** By class, a sequence that all looks of the class have reached, in one era of the streams. */
+  #from: number[] = [];
+  #era: unknown;
+
+  constructor(runtime: Runtime, streams: LogStreams) {
+    this.#runtime = runtime;
+    this.#streams = streams;
+  }
+
+  /**
+   * Makes sure that a log is looked at in time. Called before each change of a log.
+   *
+   * @param id Id of the log.
+   * @param state State after the change; `undefined` for a removal.
+   * @param look The next look so far.
+   * @returns The next look.
+   */
+  async ensure(
+    id: string,
+    state: LogState | undefined,
+    look: number | undefined,
+  ): Promise<number | undefined> {
+    const now = this.#runtime.now();
+    const due = state === undefined ? now + REMOVAL_MS : dueAt(state);
+    if (due === undefined) return look;
+    // A look in the past may be gone, also by the clock of another node.
+    const skew = Math.min(MAX_SKEW_MS, Math.max(0, due - now) / 8);
+    const isAhead = look !== undefined && look > now + skew;
+    if (isAhead && (look <= due || state === undefined)) return look;
+    return await this.#note(id, now, due);
+  }
+
+  /**
+   * Lists logs that are due, and moves the looks at others.
+   *
+   * @param limit Most logs.
+   * @returns The ids, those longest due first.
+   */
+  async list(limit: number): Promise<string[]> {
+    await this.#streams.open();
+    if (this.#era !== this.#streams.era) this.#from = [];
+    this.#era = this.#streams.era;
+    // A class without looks before this sequence has none at all.
+    const newest = await this.#streams.newestLook();
+    const kinds = Array.from({ length: LAST_CLASS + 1 }, (_, kind) => kind);
+    const found = await Promise.all(kinds.map((kind) => this.#search(kind, limit, newest)));
+    const due = found.flat().sort((a, b) => a.at - b.at);
+    return [...new Set(due.map(({ id }) => id))].slice(0, limit);
+  }
+
+  async #note(id: string, now: number, due: number): Promise<number> {
+    const { kind, waitMs } = lookFor(due - now);
+    const at = now + waitMs;
+    await this.#streams.note(`${kind}.${subjectPart(id)}`, JSON.stringify([id, at]));
+    return at;
+  }
+
+  async #search(kind: number, limit: number, newest: number): Promise<DueLog[]> {
+    const now = this.#runtime.now();
+    const first = await this.#streams.firstLook(`${kind}`, this.#from[kind] ?? 1);
+    if (first === undefined) {
+      this.#from[kind] = newest + 1;
+      return [];
+    }
+    this.#from[kind] = first.seq;
+    if (parseLook(first).at > now) return [];
+    const looks = (await this.#streams.looks(`${kind}`, first.seq, limit + MAX_LOOKS))
+      .map(parseLook).filter(({ at }) => at <= now);
+    const due: DueLog[] = [];
+    while (looks.length > 0 && due.length < limit) {
+      const found = looks.splice(0, MAX_READS).map((look) => this.#take(look, kind));
+      due.push(...(await Promise.all(found)).filter((one) => one !== undefined));
+    }
+    return due;
+  }
+
+  /** Takes a look at a log; returns the log if due. */
+  async #take(look: Look, kind: number): Promise<DueLog | undefined> {
+    const { id, at, seq } = look;
+    const message = await this.#streams.newest(subjectPart(id));
+    const now = this.#runtime.now();
+    const { state, look: newest = at } = message?.head ?? {};
+    const due = state && dueAt(state);
+    const isDue = state !== undefined && due !== undefined &&
+      (isExpired(state, now) || isWriterLost(state, now));
+    if (isDue) return { id, at: due };
+    if (newest <= at) {
+      // The change that the look was noted for may still be under way.
+      if (now < at + UNDER_WAY_MS) return undefined;
+      if (due !== undefined) {
+        if (lookFor(due - now).kind === kind) return undefined;
+        await this.#note(id, now, due);
+      }
+      // The last message of a removed log, which its remover could not drop.
+      if (message?.head === null) await this.#streams.remove(message.seq);
+    }
+    await this.#streams.remove(seq, this.#streams.names.dueStream);
+    return undefined;
+  }
+}
+
+function parseLook({ seq, data }: { readonly seq: number; readonly data: Uint8Array }): Look {
+  try {
+    const [id, at]: [unknown, unknown] = JSON.parse(new TextDecoder().decode(data));
+    if (typeof id === "string" && typeof at === "number") return { id, at, seq };
+  } catch {
+    // Another program's message: a look at the empty id drops the message.
+  }
+  return { id: "", at: 0, seq };
+}

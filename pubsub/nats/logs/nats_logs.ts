@@ -1,0 +1,283 @@
+/** Logs of durable streams in JetStream. */
+import { BrokerError } from "../../../errors.ts";
+import { within } from "../../../base/wait.ts";
+import { textOf } from "../../../base/error_text.ts";
+import type { Runtime } from "../../../base/runtime.ts";
+import type { WaitingBudget } from "../../engine_flow.ts";
+import type {
+  AppendLogOptions,
+  BrokerLogs,
+  CreateLogOptions,
+  LogAppended,
+  LogCreated,
+  LogOrigin,
+  LogPage,
+  LogRecord,
+  ReadLogOptions,
+} from "../../logs/log.ts";
+import {
+  decideAppend,
+  expiryOf,
+  infoOf,
+  isExpired,
+  type LogState,
+  newLog,
+} from "../../logs/rules.ts";
+import { type Names, subjectPart } from "../format.ts";
+import type { Link } from "../link.ts";
+import type { NatsSettings } from "../options.ts";
+import { DueIndex } from "./due_index.ts";
+import { encodedBytes, liveIn, stateBytes } from "./format.ts";
+import { LogReader, MAX_READ_ATTEMPTS, unreadable } from "./log_reader.ts";
+import { LogStreams } from "./log_streams.ts";
+import { type LogOperation, LogWriter } from "./log_writer.ts";
+
+/**
+ * Part of the time to live by which a use may outlast it. A log that is read all the time is then
+ * renewed once in this part, and not with each read.
+ */
+const SPARE_SHARE = 1 / 8;
+
+/** Longest use of a count of logs, in milliseconds. */
+const COUNT_MS = 1_000;
+
+/** The logs of one broker. All logs are in one stream; each change is one message. */
+export class NatsLogs implements BrokerLogs {
+  readonly #runtime: Runtime;
+  readonly #streams: LogStreams;
+  readonly #reader: LogReader;
+  readonly #due: DueIndex;
+  readonly #writer: LogWriter;
+  /** Number of logs, with those that this node is about to create. */
+  #count = 0;
+  #countedAtMs = -Infinity;
+  #isClosed = false;
+
+  constructor(link: Link, names: Names, settings: NatsSettings, budget: WaitingBudget) {
+    const { runtime } = link;
+    this.#runtime = runtime;
+    this.#streams = new LogStreams(link, names.logs, settings);
+    this.#reader = new LogReader(this.#streams);
+    this.#due = new DueIndex(runtime, this.#streams);
+    this.#writer = new LogWriter(runtime, this.#streams, this.#reader, this.#due, budget);
+  }
+
+  /** Most bytes of the records of one append: half of a message of the server. */
+  get maxAppendBytes(): number {
+    return this.#streams.maxAppendBytes;
+  }
+
+  /** Describes streams that are not available. */
+  issues(): string[] {
+    const { problem } = this.#streams;
+    return problem === undefined ? [] : [`Logs are not available: ${textOf(problem)}`];
+  }
+
+  /** Refuses further calls; changes under way go on. */
+  end(): void {
+    this.#isClosed = true;
+  }
+
+  /** Resolves once no change is under way. */
+  async idle(): Promise<void> {
+    await this.#writer.idle();
+  }
+
+  async create(id: string, options: CreateLogOptions): Promise<LogCreated> {
+    const part = this.#check("create a log", id);
+    const { records, maxLogs } = options;
+    const bytes = encodedBytes(records);
+    const maxBytes = this.#streams.maxRecordBytes;
+    if (bytes > maxBytes) {
+      throw new RangeError(
+        `Cannot create a log: the records must take at most ${maxBytes} bytes, received ${bytes}`,
+      );
+    }
+    const isFull = await this.#isFull(maxLogs);
+    this.#count++;
+    let isCreated = false;
+    try {
+      const result = await this.#writer.change<LogCreated>(id, part, bytes, (state, now) => {
+        if (state !== undefined) {
+          if (isExpired(state, now) && !state.isDeleted) {
+            return { kind: "none", result: { kind: "expired" } };
+          }
+          return { kind: "none", result: { kind: "exists", info: infoOf(state) } };
+        }
+        if (isFull) return { kind: "none", result: { kind: "too-many" } };
+        const next = used(newLog(options, now), now);
+        this.#checkState("create a log", next);
+        return {
+          kind: "write",
+          next,
+          records,
+          result: (written) => ({ kind: "created", info: infoOf(written) }),
+        };
+      });
+      isCreated = result.kind === "created";
+      return result;
+    } finally {
+      if (!isCreated) this.#count--;
+    }
+  }
+
+  async append(id: string, options: AppendLogOptions): Promise<LogAppended> {
+    const part = this.#check("append", id);
+    const { records, producer, keep } = options;
+    const bytes = encodedBytes(records);
+    if (bytes > this.#streams.maxRecordBytes) return { kind: "full" };
+    return await this.#writer.change<LogAppended>(id, part, bytes, (state, now) => {
+      const decision = decideAppend(state, options, now);
+      if (decision.kind !== "append") return { kind: "none", result: decision };
+      const next = used(decision.next, now);
+      const isNew = producer !== undefined && !Object.hasOwn(state!.producers, producer.id);
+      if (isNew && stateBytes(next) > this.#streams.maxStateBytes) {
+        return { kind: "none", result: { kind: "too-many-producers" } };
+      }
+      return {
+        kind: "write",
+        next,
+        records,
+        ...(keep && { keep }),
+        result: (written) => ({ kind: "appended", info: infoOf(written) }),
+      };
+    });
+  }
+
+  async read(
+    id: string,
+    options: ReadLogOptions,
+  ): Promise<LogPage | "expired" | undefined> {
+    const part = this.#check("read a log", id);
+    const { signal } = options;
+    signal?.throwIfAborted();
+    return await within(this.#runtime, this.#read(id, part, options), { signal });
+  }
+
+  async delete(
+    id: string,
+    { ifExpired = false }: { readonly ifExpired?: boolean } = {},
+  ): Promise<Awaited<ReturnType<BrokerLogs["delete"]>>> {
+    return await this.#change<Awaited<ReturnType<BrokerLogs["delete"]>>>(
+      "delete a log",
+      id,
+      (state, now) => {
+        if (state === undefined) return { kind: "none", result: { kind: "missing" } };
+        if (state.isDeleted) return { kind: "none", result: { kind: "deleted" } };
+        if (ifExpired && !isExpired(state, now)) {
+          return { kind: "none", result: { kind: "alive" } };
+        }
+        if (state.forks.length > 0) {
+          const next: LogState = { ...state, isDeleted: true };
+          return { kind: "write", next, records: [], result: () => ({ kind: "kept" }) };
+        }
+        const { origin } = state;
+        return { kind: "remove", result: { kind: "removed", ...(origin && { origin }) } };
+      },
+    );
+  }
+
+  async retain(id: string, fork: string, identity: string): Promise<boolean> {
+    return await this.#change("fork a log", id, (state, now) => {
+      const isThere = state?.identity === identity && !state.isDeleted && !isExpired(state, now);
+      if (!isThere || state.forks.includes(fork)) return { kind: "none", result: isThere };
+      const next = { ...state, forks: [...state.forks, fork] };
+      this.#checkState("fork a log", next);
+      return { kind: "write", next, records: [], isQuiet: true, result: () => true };
+    });
+  }
+
+  async release(id: string, fork: string): Promise<LogOrigin | undefined> {
+    return await this.#change("delete a log", id, (state) => {
+      const isKnown = state?.forks.includes(fork);
+      if (!isKnown) return { kind: "none", result: undefined };
+      const forks = state!.forks.filter((one) => one !== fork);
+      if (forks.length === 0 && state!.isDeleted) return { kind: "remove", result: state!.origin };
+      const next = { ...state!, forks };
+      return { kind: "write", next, records: [], isQuiet: true, result: () => undefined };
+    });
+  }
+
+  async overdue({ limit }: { readonly limit: number }): Promise<string[]> {
+    if (this.#isClosed) throw closed("list logs");
+    return await this.#due.list(limit);
+  }
+
+  async #change<T>(what: string, id: string, operation: LogOperation<T>): Promise<T> {
+    return await this.#writer.change(id, this.#check(what, id), 0, operation);
+  }
+
+  async #read(
+    id: string,
+    part: string,
+    { after, maxRecords, maxBytes, renews, signal }: ReadLogOptions,
+  ): Promise<LogPage | "expired" | undefined> {
+    await this.#streams.open(signal);
+    for (let attempt = 0; attempt < MAX_READ_ATTEMPTS; attempt++) {
+      const newest = liveIn(await this.#streams.newest(part));
+      if (newest === undefined) return undefined;
+      const { state } = newest.head;
+      const now = this.#runtime.now();
+      if (isExpired(state, now) && !state.isDeleted) return "expired";
+      const renewing = renews && isDueForRenewal(state, now) ? this.#renew(id, part) : undefined;
+      const isWithin = after >= state.start && after < state.tail && maxRecords > 0;
+      const reading: Promise<LogRecord[] | undefined> = isWithin
+        ? this.#reader.read(part, newest, after, { maxRecords, maxBytes })
+        : Promise.resolve([]);
+      const [records] = await Promise.all([reading, renewing]);
+      if (records !== undefined) return { info: infoOf(state), records };
+    }
+    throw unreadable(after);
+  }
+
+  async #renew(id: string, part: string): Promise<void> {
+    await this.#writer.change(id, part, 0, (state, now) => {
+      if (state === undefined || isExpired(state, now) || !isDueForRenewal(state, now)) {
+        return { kind: "none", result: undefined, isSure: true };
+      }
+      const next = used(state, now);
+      return { kind: "write", next, records: [], isQuiet: true, result: () => undefined };
+    });
+  }
+
+  /** Tells whether there are too many logs for another one, by a count of the last second. */
+  async #isFull(maxLogs: number): Promise<boolean> {
+    const now = this.#runtime.monotonic();
+    if (now - this.#countedAtMs >= COUNT_MS || this.#count >= maxLogs) {
+      this.#count = await this.#streams.count();
+      this.#countedAtMs = now;
+    }
+    return this.#count >= maxLogs;
+  }
+
+  #checkState(what: string, state: LogState): void {
+    const most = this.#streams.maxStateBytes;
+    const bytes = stateBytes(state);
+    if (bytes <= most) return;
+    throw new RangeError(
+      `Cannot ${what}: the state of the log must take at most ${most} bytes, received ${bytes}`,
+    );
+  }
+
+  /** Returns the subject part of a log. */
+  #check(what: string, id: string): string {
+    if (this.#isClosed) throw closed(what);
+    return subjectPart(id);
+  }
+}
+
+/** The state after a use; the log stays some time longer than promised, by {@linkcode SPARE_SHARE}. */
+function used(state: LogState, now: number): LogState {
+  return { ...state, until: expiryOf(state, now + (state.ttlMs ?? 0) * SPARE_SHARE) };
+}
+
+/** Tells whether a log would expire before the time to live after a use is over. */
+function isDueForRenewal(state: LogState, now: number): boolean {
+  const until = expiryOf(state, now);
+  return !state.isDeleted && until !== undefined && state.until !== undefined &&
+    until > state.until;
+}
+
+function closed(what: string): BrokerError {
+  return new BrokerError(`Cannot ${what}: the broker is closed`);
+}
