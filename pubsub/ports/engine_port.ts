@@ -9,12 +9,15 @@ import {
   cloneStatus,
   compact,
   compactPublication,
+  compactRecords,
   costOf,
   type EngineOperation,
   failureOf,
   type WorkerOperation,
 } from "./operations.ts";
 import type { HistoryPage } from "../broker.ts";
+import type { LogPage } from "../logs/log.ts";
+import { recordBytes } from "../logs/rules.ts";
 
 /** Waiting bytes of one worker above which all workers may post less. */
 const BEHIND_BYTES = 8_388_608;
@@ -211,16 +214,14 @@ export class EnginePort {
   }
 
   async #call(id: number, name: CallName, args: readonly unknown[]): Promise<void> {
-    const { history, store } = this.#options.engine;
+    const [part, method] = name.split(".") as ["history" | "logs" | "store", string];
+    const object = this.#options.engine[part] as
+      | Readonly<Record<string, (...args: readonly unknown[]) => Promise<unknown>>>
+      | undefined;
     try {
-      const object = name === "append" || name === "read" ? history : store;
-      const act = object?.[name as keyof typeof object] as
-        | ((...args: readonly unknown[]) => Promise<unknown>)
-        | undefined;
-      const value = await act?.apply(object, [...args]);
-      if (name !== "read") return this.#send(["result", id, 0, value]);
-      const page = compactPage(value as HistoryPage);
-      this.#send(["result", id, bytesOf(page), page]);
+      const value = await object?.[method]?.(...args);
+      const [result, bytes] = compactResult(name, value);
+      this.#send(["result", id, bytes, result]);
     } catch (error) {
       this.#send(failureOf(id, error));
     }
@@ -269,10 +270,20 @@ export class EnginePort {
   }
 }
 
-function compactPage(page: HistoryPage): HistoryPage {
-  return { ...page, publications: page.publications.map(compactPublication) };
-}
-
-function bytesOf({ publications }: HistoryPage): number {
-  return publications.reduce((sum, publication) => sum + payloadBytes(publication), 0);
+/** Copies a result so that cloning is cheap, and counts the bytes. */
+function compactResult(name: CallName, value: unknown): readonly [result: unknown, bytes: number] {
+  if (name === "history.read") {
+    const page = value as HistoryPage;
+    const publications = page.publications.map(compactPublication);
+    return [
+      { ...page, publications },
+      publications.reduce((sum, one) => sum + payloadBytes(one), 0),
+    ];
+  }
+  if (name === "logs.read" && typeof value === "object") {
+    const page = value as LogPage;
+    const records = compactRecords(page.records);
+    return [{ ...page, records }, recordBytes(records)];
+  }
+  return [value, 0];
 }

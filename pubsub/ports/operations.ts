@@ -9,12 +9,25 @@ import type {
   HistoryBounds,
   Publication,
 } from "../broker.ts";
+import type { BrokerLogs, LogRecord } from "../logs/log.ts";
 
-/** Calls with a result: those of the history, and those of the store. */
-export type EngineCalls = BrokerHistory & Required<BrokerStore>;
+/** Parts of a broker whose calls have a result. */
+export interface EngineParts {
+  readonly history: Omit<BrokerHistory, "remembersMs">;
+  readonly logs: Omit<BrokerLogs, "maxAppendBytes">;
+  readonly store: Required<BrokerStore>;
+}
+
+/** Calls of one part. */
+type PartCalls<P extends keyof EngineParts> = {
+  readonly [M in keyof EngineParts[P] & string as `${P}.${M}`]: EngineParts[P][M];
+};
+
+/** Calls with a result, by the name of the part and of the method, as in `history.append`. */
+export type EngineCalls = PartCalls<"history"> & PartCalls<"logs"> & PartCalls<"store">;
 
 /** Name of a call. */
-export type CallName = Exclude<keyof EngineCalls, "remembersMs">;
+export type CallName = keyof EngineCalls;
 
 /**
  * An operation of a worker. Operations are flat arrays: cloning an array takes half the time of
@@ -82,6 +95,11 @@ export function compact(payload: string | Uint8Array): string | Uint8Array {
   return payload.slice();
 }
 
+/** Copies records so that cloning is cheap. */
+export function compactRecords(records: readonly LogRecord[]): readonly LogRecord[] {
+  return records.map(compact);
+}
+
 /** Copies a publication so that cloning is cheap. */
 export function compactPublication(publication: Publication): Publication {
   const payload = compact(publication.payload);
@@ -118,18 +136,21 @@ export interface EngineFacts {
   readonly status: ClonedStatus;
   /** The histories of the engine, if there are any. */
   readonly history?: { readonly remembersMs?: number };
+  /** The logs of the engine, if there are any. */
+  readonly logs?: { readonly maxAppendBytes: number };
   /** The store of the engine, if there is one; `takes` is true if the store can take tokens. */
   readonly store?: { readonly takes: boolean };
 }
 
 /** Reads the facts about an engine. */
-export function factsOf({ name, delivery, status, history, store }: Broker): EngineFacts {
+export function factsOf({ name, delivery, status, history, logs, store }: Broker): EngineFacts {
   const { remembersMs } = history ?? {};
   return {
     name,
     delivery,
     status: cloneStatus(status.current),
     ...(history && { history: remembersMs === undefined ? {} : { remembersMs } }),
+    ...(logs && { logs: { maxAppendBytes: logs.maxAppendBytes } }),
     ...(store && { store: { takes: store.take !== undefined } }),
   };
 }

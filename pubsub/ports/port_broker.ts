@@ -18,12 +18,15 @@ import {
   type PublicationListener,
 } from "../broker.ts";
 import { Listeners, Pace } from "../engine_flow.ts";
+import type { BrokerLogs, LogRecord } from "../logs/log.ts";
+import { recordBytes } from "../logs/rules.ts";
 import { type Batch, PortLink } from "./link.ts";
 import {
   ALL_CHANNELS,
   type CallName,
   compact,
   compactPublication,
+  compactRecords,
   costOf,
   type EngineCalls,
   type EngineFacts,
@@ -85,6 +88,8 @@ export class PortBroker implements Broker {
   readonly status: StatusFeed<BrokerStatus>;
   /** Histories of the engine. */
   readonly history?: BrokerHistory;
+  /** Logs of the engine. */
+  readonly logs?: BrokerLogs;
   /** Facts that all workers share. */
   readonly store?: BrokerStore;
   readonly #runtime: Runtime;
@@ -129,6 +134,7 @@ export class PortBroker implements Broker {
       },
     });
     if (engine.history !== undefined) this.history = this.#makeHistory(engine.history);
+    if (engine.logs !== undefined) this.logs = this.#makeLogs(engine.logs);
     if (engine.store !== undefined) this.store = this.#makeStore(engine.store);
   }
 
@@ -271,7 +277,11 @@ export class PortBroker implements Broker {
       append: async (publication, options) => {
         checkName(publication.topic);
         const bytes = payloadBytes(publication);
-        const result = this.#call("append", [compactPublication(publication), options], bytes);
+        const result = this.#call(
+          "history.append",
+          [compactPublication(publication), options],
+          bytes,
+        );
         const appended = await result;
         this.#published++;
         return appended;
@@ -279,28 +289,61 @@ export class PortBroker implements Broker {
       read: async (topic, { signal, ...options }) => {
         signal?.throwIfAborted();
         checkName(topic);
-        const page = await within(this.#runtime, this.#call("read", [topic, options]), { signal });
+        const reading = this.#call("history.read", [topic, options]);
+        const page = await within(this.#runtime, reading, { signal });
         this.#reads++;
         return page;
       },
     };
   }
 
-  #makeStore({ takes }: NonNullable<EngineFacts["store"]>): BrokerStore {
-    const call = async <N extends keyof BrokerStore>(
+  #makeLogs({ maxAppendBytes }: NonNullable<EngineFacts["logs"]>): BrokerLogs {
+    const call = async <N extends CallName & `logs.${string}`>(
       name: N,
-      ...args: Parameters<EngineCalls[N]>
+      args: Parameters<EngineCalls[N]>,
+      bytes = 0,
+    ): Promise<Awaited<ReturnType<EngineCalls[N]>>> => {
+      if (typeof args[0] === "string") checkName(args[0]);
+      return await this.#call(name, args, bytes);
+    };
+    /** Options with records that are cheap to clone. */
+    const compacted = <O extends { readonly records: readonly LogRecord[] }>(options: O): O => {
+      return { ...options, records: compactRecords(options.records) };
+    };
+    return {
+      maxAppendBytes,
+      create: (id, options) => {
+        return call("logs.create", [id, compacted(options)], recordBytes(options.records));
+      },
+      append: (id, options) => {
+        return call("logs.append", [id, compacted(options)], recordBytes(options.records));
+      },
+      read: async (id, { signal, ...options }) => {
+        signal?.throwIfAborted();
+        return await within(this.#runtime, call("logs.read", [id, options]), { signal });
+      },
+      delete: (...args) => call("logs.delete", args),
+      retain: (...args) => call("logs.retain", args),
+      release: (...args) => call("logs.release", args),
+      overdue: (...args) => call("logs.overdue", args),
+    };
+  }
+
+  #makeStore({ takes }: NonNullable<EngineFacts["store"]>): BrokerStore {
+    const call = async <N extends CallName & `store.${string}`>(
+      name: N,
+      args: Parameters<EngineCalls[N]>,
     ): Promise<Awaited<ReturnType<EngineCalls[N]>>> => {
       checkName(args[0]);
       return await this.#call(name, args);
     };
     return {
-      advance: (...args) => call("advance", ...args),
-      newest: (...args) => call("newest", ...args),
-      claim: (...args) => call("claim", ...args),
-      release: (...args) => call("release", ...args),
-      claims: (...args) => call("claims", ...args),
-      ...(takes && { take: (...args) => call("take", ...args) }),
+      advance: (...args) => call("store.advance", args),
+      newest: (...args) => call("store.newest", args),
+      claim: (...args) => call("store.claim", args),
+      release: (...args) => call("store.release", args),
+      claims: (...args) => call("store.claims", args),
+      ...(takes && { take: (...args) => call("store.take", args) }),
     };
   }
 
@@ -310,12 +353,12 @@ export class PortBroker implements Broker {
     bytes = 0,
   ): Promise<Awaited<ReturnType<EngineCalls[N]>>> {
     if (this.#closing !== undefined) {
-      return Promise.reject(new BrokerError(`Cannot ${name}: the broker is closed`));
+      return Promise.reject(new BrokerError(`Cannot call ${name}: the broker is closed`));
     }
     if (this.#calls.size >= MAX_CALLS || !this.#hasRoom(bytes)) {
       this.#dropped++;
-      const error = new BrokerError(`Cannot ${name}: too many operations wait for the main thread`);
-      return Promise.reject(error);
+      const why = "too many operations wait for the main thread";
+      return Promise.reject(new BrokerError(`Cannot call ${name}: ${why}`));
     }
     const call = Promise.withResolvers<unknown>();
     const id = ++this.#lastId;

@@ -77,6 +77,43 @@ Deno.test("PortBroker gives up publications beyond its bounds while no thread ha
   assertEquals(small.issues(), ["100000 operations wait for the main thread, of 100000 at most"]);
 });
 
+Deno.test("PortBroker rejects calls of logs beyond its bounds, and ends a wait on demand", async () => {
+  const operations: WorkerOperation[] = [];
+  const { logs } = new PortBroker({
+    runtime: platformRuntime(),
+    engine: factsOf(new MemoryBroker()),
+    post: ([, , posted]) => void operations.push(...posted),
+  });
+  const reading = { after: 0, maxRecords: 1, maxBytes: 1, renews: false };
+  const controller = new AbortController();
+  const page = logs!.read("log", { ...reading, signal: controller.signal });
+  controller.abort(new Error("enough"));
+  await assertRejects(() => page, Error, "enough");
+  await assertRejects(() => logs!.read("log", { ...reading, signal: controller.signal }), Error);
+  await turns();
+  assertEquals(operations, [["call", 1, "logs.read", 0, ["log", reading]]]);
+  await assertRejects(() => logs!.delete("x".repeat(1_025)), RangeError, "at most 1024 bytes");
+  const append = () => logs!.append("log", { records: [MEBIBYTE], maxBytes: 1 });
+  for (let i = 0; i < 64; i++) append().catch(() => {});
+  await assertRejects(append, BrokerError, "too many operations wait for the main thread");
+});
+
+Deno.test("PortBroker carries records of logs without the rest of their buffers", async () => {
+  await using engine = new MemoryBroker();
+  const [broker] = connectTo(engine, 1);
+  const [id, identity, contentType] = ["log", "identity", "application/octet-stream"];
+  const records = [new Uint8Array(1_000_000).fill(7).subarray(10, 13), "text"];
+  await broker!.logs!.create(id, { config: { contentType }, identity, records, maxLogs: 1 });
+  const reading = { after: 0, maxRecords: 9, maxBytes: 100, renews: false };
+  for (const logs of [engine.logs!, broker!.logs!]) {
+    const page = await logs.read(id, reading);
+    assert(typeof page === "object");
+    assertEquals(page.records, [Uint8Array.of(7, 7, 7), "text"]);
+    assertEquals((page.records[0] as Uint8Array).buffer.byteLength, 3);
+  }
+  await broker!.close();
+});
+
 Deno.test("PortBroker slows those who append down while another worker is behind", async () => {
   using time = new FakeTime();
   const threads = new Threads();

@@ -452,8 +452,8 @@ function defaultWorkers(): number {
 
 /**
  * Serves sessions with several workers on one port: one thread for each core. The default function
- * of a module starts the server of each worker; topics, histories, presence, users and limits are
- * shared, as over nodes of a cluster.
+ * of a module starts the server of each worker; topics, histories, durable streams, presence, users
+ * and limits are shared, as over nodes of a cluster.
  *
  * - **A worker that fails** (an uncaught error, a hang, a full heap) is replaced, after a delay that
  *   grows up to half a minute. Its clients reconnect to other workers, and recover from histories.
