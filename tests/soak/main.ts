@@ -8,7 +8,7 @@
  *
  * One line for each check; the exit code is 1 if one failed. `--short` takes some minutes: smaller
  * numbers, the same checks. `idle`, `stalled`, `churn`, `webtransport`, `unread`, `networks`,
- * `moq`, `chaos`, `rolling`, `storm` and `handover` run that part alone; `redis`, `redis-aof`,
+ * `moq`, `chaos`, `rolling`, `sqlite`, `storm` and `handover` run that part alone; `redis`, `redis-aof`,
  * `redis-snapshot` and `nats` have `chaos` only on these. Up to `churn`, clients are raw sockets in
  * this process, and the server is a process of its own.
  *
@@ -23,6 +23,7 @@ import { soakMoq } from "./moq.ts";
 import { soakNetworks } from "./networks.ts";
 import { openFileLimit, sleep, SoakServer } from "./processes.ts";
 import { soakRolling } from "./rolling.ts";
+import { soakSqlite } from "./sqlite.ts";
 import { soakStorm } from "./storm.ts";
 import { soakUnread } from "./unread.ts";
 import { soakWebTransport } from "./webtransport.ts";
@@ -361,6 +362,7 @@ const parts: Record<string, () => Promise<void>> = {
   moq: () => soakMoq(check, isShort),
   chaos: () => soakChaos(check, isShort, ENGINES.filter((name) => Deno.args.includes(name))),
   rolling: () => soakRolling(check, isShort),
+  sqlite: () => soakSqlite(check, isShort),
   storm: () => soakStorm(check, isShort),
   handover: () => soakHandover(),
 };
