@@ -23,8 +23,8 @@
  * @module
  */
 // In your own project: jsr:@skein/skein, and jsr:@skein/skein/transport
-import { dial, serve, type Session } from "../mod.ts";
-import { directDatagrams, directStream, receiveUnidirectional } from "../transport/mod.ts";
+import { dial, serve } from "../mod.ts";
+import { directDatagrams, receiveBidirectional, receiveUnidirectional } from "../transport/mod.ts";
 import type { DirectReadable, DirectStream } from "../transport/mod.ts";
 
 const isOnce = Deno.args.includes("--once");
@@ -33,11 +33,11 @@ const port = Deno.args.includes("--port") ? Deno.args[Deno.args.indexOf("--port"
 await using server = serve({
   port: isOnce ? 0 : Number(port),
   ...(Deno.args.includes("--load") && { limits: { maxSessionsPerAddress: Infinity } }),
-  onOpen(session) {
-    // Discards unidirectional streams, which have no direction for a reply: unread streams would use
-    // up the credit of the client.
-    receiveUnidirectional(session.connection, (stream) => void drain(stream).catch(() => {}));
-    echoStreams(session).catch(() => {}); // The connection broke.
+  onOpen({ connection }) {
+    const datagrams = directDatagrams(connection.datagrams);
+    datagrams.receive((datagram) => datagrams.send(datagram));
+    receiveBidirectional(connection, echo);
+    receiveUnidirectional(connection, drain);
   },
   onMessage(message, session) {
     if (message.isRequest) message.reply(message.data);
@@ -47,14 +47,6 @@ await using server = serve({
 
 if (isOnce) await talk(server.url);
 else await new Promise(() => {});
-
-async function echoStreams({ connection }: Session): Promise<void> {
-  const datagrams = directDatagrams(connection.datagrams);
-  datagrams.receive((datagram) => datagrams.send(datagram));
-  for await (const stream of connection.incomingBidirectionalStreams) {
-    void echo(directStream(stream));
-  }
-}
 
 async function echo(stream: DirectStream): Promise<void> {
   try {
@@ -67,8 +59,16 @@ async function echo(stream: DirectStream): Promise<void> {
   }
 }
 
+/**
+ * Reads and discards a unidirectional stream, which has no direction for a reply. Unread streams
+ * would use up the credit of the client.
+ */
 async function drain(stream: DirectReadable): Promise<void> {
-  for (let bytes = await stream.read(); bytes !== null;) bytes = await stream.read(bytes);
+  try {
+    for (let bytes = await stream.read(); bytes !== null;) bytes = await stream.read(bytes);
+  } catch { // Ends this stream only.
+    stream.cancel();
+  }
 }
 
 async function talk(url: string): Promise<void> {

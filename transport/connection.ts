@@ -133,8 +133,16 @@ export interface BidirectionalStream {
   readonly direct?: DirectStream;
 }
 
-/** Unidirectional streams of a connection without web streams. */
+/** Streams of a connection without web streams. */
 export interface DirectStreams {
+  /**
+   * Sets the receiver of the peer's bidirectional streams, in place of the readable. The receiver
+   * MUST NOT throw.
+   *
+   * @param receiver Receives each stream, including those that arrived earlier.
+   * @throws {TypeError} If there is a receiver already.
+   */
+  receiveBidirectional(receiver: (stream: DirectStream) => void): void;
   /**
    * Opens a unidirectional stream; see {@linkcode Connection.createUnidirectionalStream}.
    *

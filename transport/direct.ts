@@ -48,6 +48,40 @@ export async function openUnidirectional(
 }
 
 /**
+ * Receives the peer's bidirectional streams, to be read and written by plain calls. On a wire with
+ * direct streams, no web streams are created.
+ *
+ * @param connection Connection of the streams, whose `incomingBidirectionalStreams` the caller
+ * MUST NOT use afterwards.
+ * @param receiver Receives each stream. It MUST NOT throw.
+ *
+ * @example A reply to each stream
+ * ```ts
+ * import { directStream, memoryPair, receiveBidirectional } from "@skein/skein/transport";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using pair = memoryPair();
+ * receiveBidirectional(pair.server, async (stream) => {
+ *   await stream.write(Uint8Array.of(1, 2, 3));
+ *   await stream.close();
+ * });
+ * const stream = directStream(await pair.client.createBidirectionalStream());
+ * assertEquals(await stream.read(), Uint8Array.of(1, 2, 3));
+ * ```
+ */
+export function receiveBidirectional(
+  connection: Connection,
+  receiver: (stream: DirectStream) => void,
+): void {
+  const { direct } = connection;
+  if (direct !== undefined) return direct.receiveBidirectional(receiver);
+  void receiveAll(
+    () => connection.incomingBidirectionalStreams,
+    (stream) => receiver(directStream(stream)),
+  );
+}
+
+/**
  * Receives the peer's unidirectional streams, to be read by plain calls. On a wire with direct
  * streams, no web streams are created, which would cost more than short streams do.
  *
@@ -75,15 +109,18 @@ export function receiveUnidirectional(
 ): void {
   const { direct } = connection;
   if (direct !== undefined) return direct.receiveUnidirectional(receiver);
-  void receiveAll(connection, receiver);
+  void receiveAll(
+    () => connection.incomingUnidirectionalStreams,
+    (stream) => receiver(directStream(stream)),
+  );
 }
 
-async function receiveAll(
-  { incomingUnidirectionalStreams }: Connection,
-  receiver: (stream: DirectReadable) => void,
+async function receiveAll<T>(
+  streams: () => ReadableStream<T>,
+  receiver: (stream: T) => void,
 ): Promise<void> {
   try {
-    for await (const stream of incomingUnidirectionalStreams) receiver(directStream(stream));
+    for await (const stream of streams()) receiver(stream);
   } catch {
     // The connection ended, as `closed` reports.
   }

@@ -53,6 +53,7 @@ export {
   directDatagrams,
   directStream,
   openUnidirectional,
+  receiveBidirectional,
   receiveUnidirectional,
 } from "./direct.ts";
 export { dialWebTransport, isWebTransportAvailable } from "./h3/client.ts";

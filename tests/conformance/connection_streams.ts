@@ -7,7 +7,12 @@ import { assert, assertEquals, assertRejects } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { ConnectionError, StreamError, UnsupportedError } from "../../errors.ts";
 import type { BidirectionalStream } from "../../transport/connection.ts";
-import { directStream, openUnidirectional, receiveUnidirectional } from "../../transport/direct.ts";
+import {
+  directStream,
+  openUnidirectional,
+  receiveBidirectional,
+  receiveUnidirectional,
+} from "../../transport/direct.ts";
 import {
   type ConnectionPair,
   type ConnectionTest,
@@ -204,6 +209,26 @@ export function testStreams(test: ConnectionTest, traits: ConnectionTraits): voi
       await soon(done);
       const sorted = got.sort(([x], [y]) => x! - y!);
       assertEquals(sorted, Array.from({ length: 20 }, (_, i) => [i, 7]));
+    }
+  });
+
+  test("answers bidirectional streams by plain calls, from either end", async ({ a, b }) => {
+    for (const [from, to] of [[a, b], [b, a]] as const) {
+      const early = directStream(await soon(from.createBidirectionalStream()));
+      await early.write(Uint8Array.of(0));
+      receiveBidirectional(to, async (stream) => {
+        for (let part; (part = await stream.read()) !== null;) {
+          await stream.write(part.map((byte) => byte + 1));
+        }
+        await stream.close();
+      });
+      const late = directStream(await soon(from.createBidirectionalStream()));
+      await late.write(Uint8Array.of(7));
+      for (const [stream, answer] of [[late, 8], [early, 1]] as const) {
+        await stream.close();
+        assertEquals(await soon(stream.read()), Uint8Array.of(answer));
+        assertEquals(await soon(stream.read()), null);
+      }
     }
   });
 

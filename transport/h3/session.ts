@@ -9,6 +9,7 @@ import type {
   ConnectionCloseInfo,
   ConnectionCredit,
   DirectReadable,
+  DirectStream,
   DirectStreams,
   OpenStreamOptions,
   ReceiveStream,
@@ -147,6 +148,8 @@ const CAPABILITIES: ConnectionCapabilities = {
 
 const WITH_CREDIT: ConnectionCapabilities = { ...CAPABILITIES, credit: true };
 
+const TWO_RECEIVERS = "Cannot receive streams: there is a receiver already";
+
 const BIDIRECTIONAL: IncomingQueueOptions<QuicStream> = {
   capacity: MAX_UNACCEPTED_STREAMS,
   onDropped: (stream) => endStream(stream),
@@ -185,7 +188,8 @@ export class Http3Session extends CountedConnection
     UNIDIRECTIONAL,
     (half) => this.#taken(half).readable,
   );
-  #receiver: ((stream: DirectReadable) => void) | undefined = undefined;
+  #bidirectionalReceiver: ((stream: DirectStream) => void) | undefined = undefined;
+  #unidirectionalReceiver: ((stream: DirectReadable) => void) | undefined = undefined;
   #datagrams: QuicDatagrams | undefined = undefined;
   readonly #credit: SessionCredit | undefined;
   #closesConnection = false;
@@ -317,7 +321,7 @@ export class Http3Session extends CountedConnection
     return this.#unidirectional.readable;
   }
 
-  /** Unidirectional streams with direct calls. */
+  /** Streams with direct calls. */
   get direct(): DirectStreams {
     return this;
   }
@@ -357,12 +361,16 @@ export class Http3Session extends CountedConnection
     return this.#sendHalf(stream, account, { ...options, isOneWay: true });
   }
 
+  receiveBidirectional(receiver: (stream: DirectStream) => void): void {
+    if (this.#bidirectionalReceiver !== undefined) throw new TypeError(TWO_RECEIVERS);
+    this.#bidirectionalReceiver = receiver;
+    for (const held of this.#bidirectional.takeHeld()) this.#hand(held, receiver);
+  }
+
   receiveUnidirectional(receiver: (stream: DirectReadable) => void): void {
-    if (this.#receiver !== undefined) {
-      throw new TypeError("Cannot receive streams: there is a receiver already");
-    }
-    this.#receiver = receiver;
-    for (const held of this.#unidirectional.takeHeld()) receiver(this.#taken(held));
+    if (this.#unidirectionalReceiver !== undefined) throw new TypeError(TWO_RECEIVERS);
+    this.#unidirectionalReceiver = receiver;
+    for (const held of this.#unidirectional.takeHeld()) this.#hand(held, receiver);
   }
 
   /** Closes with code and reason; the peer has one second to confirm. */
@@ -458,7 +466,10 @@ export class Http3Session extends CountedConnection
     const accepted = new QuicStream(receive, send);
     // A stream without an account carries the messages, the token included.
     if (account === undefined) return this.#bidirectional.push(accepted);
+    const receiver = this.#bidirectionalReceiver;
+    if (receiver !== undefined && !this.#isHeld) return this.#hand(accepted, receiver);
     if (!this.#hasRoom(this.#bidirectional)) return endStream(accepted, this.#tooMany());
+    if (receiver !== undefined) return this.#hand(accepted, receiver);
     this.#bidirectional.push(accepted);
     this.#watch(receive);
   }
@@ -470,9 +481,10 @@ export class Http3Session extends CountedConnection
     const { reader, held, isFull } = head;
     const account = this.account("unidirectional", "remote");
     const half = new ReceiveHalf(this, reader, { held, isFull, onEnd, account });
-    if (this.#receiver !== undefined && !this.#isHeld) return this.#receiver(this.#taken(half));
+    const receiver = this.#unidirectionalReceiver;
+    if (receiver !== undefined && !this.#isHeld) return this.#hand(half, receiver);
     if (!this.#hasRoom(this.#unidirectional)) return half.cancel(this.#tooMany());
-    if (this.#receiver !== undefined) return this.#receiver(this.#taken(half));
+    if (receiver !== undefined) return this.#hand(half, receiver);
     this.#unidirectional.push(half);
     this.#watch(half);
   }
@@ -515,6 +527,13 @@ export class Http3Session extends CountedConnection
     stream.taken();
     this.#link.turnEnd.add(stream);
     return stream;
+  }
+
+  /** Hands a stream to a receiver; most of these read at once. */
+  #hand<T extends QuicStream | ReceiveHalf>(stream: T, receiver: (stream: T) => void): void {
+    stream.taken();
+    receiver(stream);
+    if (!stream.isRead) this.#link.turnEnd.add(stream);
   }
 
   /** Counts a waiting stream as unread once this turn is over. */

@@ -12,8 +12,10 @@ import type {
   ConnectionInspection,
   ConnectionStats,
   DatagramDuplex,
+  DirectReadable,
   DirectStream,
   DirectStreams,
+  DirectWritable,
   Frame,
   FrameReceiver,
   MessageFrames,
@@ -137,7 +139,8 @@ interface Outcome {
  * A connection with frames on a stream. The class is also the `frames` object, and the sink of
  * parsed frames.
  */
-export class MessageStreamConnection implements Connection, MessageFrames, FrameSink {
+export class MessageStreamConnection
+  implements Connection, DirectStreams, MessageFrames, FrameSink {
   readonly lowWaterMark = LOW_WATER_MARK;
   /** Most bytes that the peer may send; more closes with 4401. */
   maxBytes = Infinity;
@@ -167,6 +170,8 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
   #isWriting = false;
   #isReading = false;
   #isGreeted = false;
+  /** True if a receiver of streams waits for the first stream. */
+  #isAwaited = false;
   #isEnding = false;
   #hasEnded = false;
   #isPeerEnded = false;
@@ -251,7 +256,26 @@ export class MessageStreamConnection implements Connection, MessageFrames, Frame
   }
 
   get direct(): DirectStreams | undefined {
-    return this.#inner.direct;
+    return this.#inner.direct && this;
+  }
+
+  receiveBidirectional(receiver: (stream: DirectStream) => void): void {
+    const direct = this.#inner.direct!;
+    if (!this.#isServer || this.#stream !== undefined) return direct.receiveBidirectional(receiver);
+    if (this.#isAwaited) {
+      throw new TypeError("Cannot receive streams: there is a receiver already");
+    }
+    this.#isAwaited = true;
+    // The first stream carries the messages; without one, the connection ends.
+    this.#first.stream.then(() => direct.receiveBidirectional(receiver), () => {});
+  }
+
+  openUnidirectional(options?: OpenStreamOptions): Promise<DirectWritable> {
+    return this.#inner.direct!.openUnidirectional(options);
+  }
+
+  receiveUnidirectional(receiver: (stream: DirectReadable) => void): void {
+    this.#inner.direct!.receiveUnidirectional(receiver);
   }
 
   get terminate(): (() => void) | undefined {

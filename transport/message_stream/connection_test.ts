@@ -8,7 +8,8 @@ import type {
   DirectStream,
   Frame,
 } from "../connection.ts";
-import { directStream } from "../direct.ts";
+import { quicPair } from "../../tests/quic_pair.ts";
+import { directStream, receiveBidirectional } from "../direct.ts";
 import { type MemoryLink, memoryPair } from "../memory/memory.ts";
 import { type MessageStreamOptions, withMessages } from "./server.ts";
 
@@ -483,4 +484,21 @@ Deno.test("withMessages() sends all messages before it closes, though the peer h
   // The greeting, one frame of all messages with its head, and the end mark.
   assertEquals([bytes.length > 20_000, [...bytes.subarray(-2)]], [true, [0, 2]]);
   assertEquals((await pair.server.closed).closeCode, 4000);
+});
+
+Deno.test("withMessages() keeps the message stream from a receiver of streams that comes first", async () => {
+  await using pair = await quicPair();
+  const server = withMessages(pair.server, { side: "server" });
+  const got = new Promise<DirectStream>((resolve) => receiveBidirectional(server, resolve));
+  assertThrows(() => receiveBidirectional(server, () => {}), TypeError, "a receiver already");
+  const frame = new Promise<Frame>((resolve) =>
+    server.frames!.receive({ receiveFrame: resolve, framesEnded() {} })
+  );
+  const client = withMessages(pair.client, { side: "client" });
+  client.frames!.send("hello");
+  const stream = directStream(await client.createBidirectionalStream());
+  await stream.write(Uint8Array.of(7));
+  assertEquals(await frame, "hello");
+  assertEquals(await (await got).read(), Uint8Array.of(7));
+  assertThrows(() => receiveBidirectional(server, () => {}), TypeError, "a receiver already");
 });

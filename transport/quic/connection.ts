@@ -9,6 +9,7 @@ import type {
   ConnectionCloseInfo,
   ConnectionInspection,
   DirectReadable,
+  DirectStream,
   DirectStreams,
   OpenStreamOptions,
   ReceiveStream,
@@ -216,13 +217,12 @@ export class RawQuicConnection extends CountedConnection
     return this.#sendHalf(stream, this.account("unidirectional", "local"), options);
   }
 
+  receiveBidirectional(receiver: (stream: DirectStream) => void): void {
+    this.#bidirectional.receive((stream) => this.#hand(stream, receiver));
+  }
+
   receiveUnidirectional(receiver: (stream: DirectReadable) => void): void {
-    this.#unidirectional.receive((half) => {
-      half.taken();
-      receiver(half);
-      // Most receivers read at once.
-      if (!half.isRead) this.#turnEnd.add(half);
-    });
+    this.#unidirectional.receive((half) => this.#hand(half, receiver));
   }
 
   /** Closes at once; data not yet received by the peer is lost. */
@@ -334,6 +334,13 @@ export class RawQuicConnection extends CountedConnection
     stream.taken();
     this.#turnEnd.add(stream);
     return stream;
+  }
+
+  /** Hands a stream to a receiver; most of these read at once. */
+  #hand<T extends QuicStream | ReceiveHalf>(stream: T, receiver: (stream: T) => void): void {
+    stream.taken();
+    receiver(stream);
+    if (!stream.isRead) this.#turnEnd.add(stream);
   }
 
   /** Counts a waiting stream as unread once this turn is over. */

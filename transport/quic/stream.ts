@@ -48,6 +48,11 @@ export class QuicStream implements BidirectionalStream, DirectStream, TurnWatche
     this.#send.discard();
   }
 
+  /** True once the application began to read. */
+  get isRead(): boolean {
+    return this.#receive.isRead;
+  }
+
   /** Marks the stream as taken by the application. */
   taken(): void {
     this.#receive.taken();
