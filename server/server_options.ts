@@ -257,9 +257,10 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * const url = `${server.url.replace("ws:", "http:")}streams/answers/1`;
    * const type = { "content-type": "text/plain" };
    * const end = { "stream-closed": "true" };
-   * await fetch(url, { method: "PUT", headers: type });
-   * await fetch(url, { method: "POST", headers: type, body: "Hello, " });
-   * await fetch(url, { method: "POST", headers: { ...type, ...end }, body: "you" });
+   * const send = async (init: RequestInit) => await (await fetch(url, init)).text();
+   * await send({ method: "PUT", headers: type });
+   * await send({ method: "POST", headers: type, body: "Hello, " });
+   * await send({ method: "POST", headers: { ...type, ...end }, body: "you" });
    *
    * const response = await fetch(url);
    * assertEquals(await response.text(), "Hello, you");

@@ -113,10 +113,10 @@ class BoundedLabels {
   }
 }
 
-/** The counters of a server before its first handshake and its first request. */
+/** The counters of a server before its first handshake and its first request, with every kind. */
 const NO_SERVER: CountedServer = {
   webTransportStats: { isListening: false, handshakes: NO_HANDSHAKES },
-  httpStats: { api: { active: 0, answered: {} } },
+  httpStats: { any: { active: 0, answered: { any: 0 }, readers: { any: 0 }, limited: { any: 0 } } },
 };
 
 /** Bucket boundaries for calls of milliseconds to seconds, as the conventions advise. */

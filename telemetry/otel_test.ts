@@ -167,7 +167,10 @@ Deno.test("otel() reads sessions of both sides when a collector reads, until it 
   const handshakes = { pending: 3, ignored: 4, replaced: 5, tooSlow: 6 };
   telemetry.observe(manager as never, topics, {
     webTransportStats: { isListening: true, handshakes },
-    httpStats: { api: { active: 2, answered: { 200: 8, 429: 9 } } },
+    httpStats: {
+      api: { active: 2, answered: { 200: 8, 429: 9 } },
+      durableStreams: { active: 0, answered: {}, readers: { sse: 3 }, limited: { rate: 4 } },
+    },
   });
   read = recorder.collect();
   assertEquals(read.get("skein.webtransport.listening server"), 1);
@@ -175,6 +178,8 @@ Deno.test("otel() reads sessions of both sides when a collector reads, until it 
   assertEquals(read.get("skein.quic.handshakes.dropped server replaced"), 5);
   assertEquals(read.get("skein.http.active server api"), 2);
   assertEquals(read.get("skein.http.requests server api 429"), 9);
+  assertEquals(read.get("skein.http.readers server durableStreams sse"), 3);
+  assertEquals(read.get("skein.http.limited server durableStreams rate"), 4);
   telemetry[Symbol.dispose]();
   assertEquals(recorder.collect().size, 0);
 });
