@@ -3,6 +3,8 @@ import { assertEquals } from "@std/assert";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { listen } from "../servers.ts";
+import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import { isNatsMissing, NatsServer } from "../brokers/nats_server.ts";
 import { buildDurableStreamsSuite, builtPeers } from "./peers.ts";
 
 /** Time after which a long-poll is answered: the suite waits for some. */
@@ -28,6 +30,8 @@ interface Report {
 /** An engine, with what has to end after its server. */
 interface Engine {
   readonly name: string;
+  /** True on a machine without the engine, where such tests are skipped. */
+  readonly ignore?: boolean;
   start(): Promise<AsyncDisposable & { readonly broker: Broker }>;
 }
 
@@ -37,11 +41,21 @@ const ENGINES: readonly Engine[] = [{
     const broker = new MemoryBroker();
     return Promise.resolve({ broker, [Symbol.asyncDispose]: () => broker.close() });
   },
+}, {
+  name: "NATS",
+  ignore: isNatsMissing,
+  start: async () => {
+    const stack = new AsyncDisposableStack();
+    const { servers } = stack.use(await NatsServer.start());
+    const broker = stack.use(new NatsBroker({ servers }));
+    return { broker, [Symbol.asyncDispose]: () => stack.disposeAsync() };
+  },
 }];
 
 for (const suite of builtPeers(await buildDurableStreamsSuite())) {
-  for (const { name, start } of ENGINES) {
-    Deno.test(`durable streams on ${name} pass the conformance suite ${suite.version}`, async () => {
+  for (const { name, ignore = false, start } of ENGINES) {
+    const title = `durable streams on ${name} pass the conformance suite ${suite.version}`;
+    Deno.test(title, { ignore }, async () => {
       await using engine = await start();
       await using server = listen({
         broker: engine.broker,

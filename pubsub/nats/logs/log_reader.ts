@@ -121,9 +121,11 @@ export class LogReader {
     newest: LiveMessage,
     position: number,
     from: number,
-    { maxRecords, maxBytes }: PartBounds,
+    bounds: PartBounds,
   ): Promise<LiveMessage[]> {
-    const messages = await this.#streams.from(part, { from, count: maxRecords, maxBytes });
+    const { maxBytes } = bounds;
+    const count = expectedMessages(newest, bounds);
+    const messages = await this.#streams.from(part, { from, count, maxBytes });
     const following: LiveMessage[] = [];
     let next = position;
     for (const message of messages) {
@@ -158,6 +160,18 @@ function joined(way: readonly LiveMessage[], first: LiveMessage): LiveMessage[] 
     messages.push(message);
   }
   return messages;
+}
+
+/** Number of messages that a part takes by the averages of the log, and one more. */
+function expectedMessages(
+  { head: { state, number, count } }: LiveMessage,
+  { maxRecords, maxBytes }: PartBounds,
+): number {
+  const { first, start, tail, bytes } = state;
+  const perMessage = (tail - first) / (count > 0 ? number + 1 : number);
+  const perRecord = bytes / (tail - start);
+  const records = perRecord > 0 ? Math.min(maxRecords, maxBytes / perRecord) : maxRecords;
+  return Math.ceil(records / perMessage) + 1;
 }
 
 function isOf(newest: LiveMessage, { head }: LiveMessage): boolean {
