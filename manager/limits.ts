@@ -78,20 +78,26 @@ export interface Reservation extends Disposable {
   [Symbol.dispose](): void;
 }
 
-/** The one implementation of {@linkcode Reservation}; the limiter holds all state. */
+/** The one implementation of {@linkcode Reservation}. */
 class HeldReservation implements Reservation {
-  readonly #limiter: SessionLimiter;
+  /** Limiter that keeps the place. */
+  readonly limiter: SessionLimiter;
+  /** User and address for which the place counts; `undefined` once used or given back. */
+  claim: Claim | undefined;
 
-  constructor(limiter: SessionLimiter) {
-    this.#limiter = limiter;
+  constructor(limiter: SessionLimiter, claim: Claim) {
+    this.limiter = limiter;
+    this.claim = claim;
   }
 
   get isHeld(): boolean {
-    return this.#limiter.isHeld(this);
+    return this.claim !== undefined;
   }
 
   [Symbol.dispose](): void {
-    this.#limiter.cancel(this);
+    const { claim } = this;
+    this.claim = undefined;
+    if (claim !== undefined) this.limiter.cancel(claim);
   }
 }
 
@@ -101,7 +107,6 @@ export class SessionLimiter {
   // Each bounded by `maxSessions`, as each entry belongs to a session or a reservation.
   readonly #users = new Map<string, number>();
   readonly #addresses = new Map<string, number>();
-  readonly #reservations = new Map<Reservation, Claim>();
   /**
    * Pairs of claims that count once for their user, in both directions: a client that moves has two
    * sessions.
@@ -120,6 +125,7 @@ export class SessionLimiter {
     draining: 0,
   };
   #taken = 0;
+  #reserved = 0;
   #isDraining = false;
 
   /**
@@ -162,7 +168,7 @@ export class SessionLimiter {
 
   /** Number of held reservations. */
   get reserved(): number {
-    return this.#reservations.size;
+    return this.#reserved;
   }
 
   /** Number of users with sessions or reservations. */
@@ -208,9 +214,8 @@ export class SessionLimiter {
   reserve(claim: Claim, beside?: Claim): Reservation {
     this.#check("admit", claim, { beside });
     this.#count(claim, 1, beside);
-    const reservation = new HeldReservation(this);
-    this.#reservations.set(reservation, claim);
-    return reservation;
+    this.#reserved++;
+    return new HeldReservation(this, claim);
   }
 
   /**
@@ -224,32 +229,31 @@ export class SessionLimiter {
    * @throws {LimitError} If the session has another user or address, for which there is no room.
    */
   redeem(reservation: Reservation, claim: Claim, beside?: Claim): Claim {
-    const held = this.#reservations.get(reservation);
-    if (held === undefined) {
+    const isOwn = reservation instanceof HeldReservation && reservation.limiter === this;
+    const held = isOwn ? reservation.claim : undefined;
+    if (!isOwn || held === undefined) {
       throw new TypeError(
         "Cannot add session: its reservation must be held by this manager, received another",
       );
     }
     const final = { user: claim.user, address: held.address ?? claim.address };
-    const partner = this.#partners.get(held) ?? beside;
+    const known = this.#partners.get(held);
+    const partner = known ?? beside;
     this.#check("add", final, { held, beside: partner });
-    this.#reservations.delete(reservation);
+    reservation.claim = undefined;
+    this.#reserved--;
+    if (final.user === held.user && final.address === held.address && partner === known) {
+      return held;
+    }
     this.#count(held, -1);
     this.#count(final, 1, partner);
     return final;
   }
 
-  /** Tells if a place is kept here. */
-  isHeld(reservation: Reservation): boolean {
-    return this.#reservations.has(reservation);
-  }
-
-  /** Gives a place back. Idempotent. */
-  cancel(reservation: Reservation): void {
-    const held = this.#reservations.get(reservation);
-    if (held === undefined) return;
-    this.#reservations.delete(reservation);
-    this.release(held);
+  /** Gives a kept place back. */
+  cancel(claim: Claim): void {
+    this.#reserved--;
+    this.release(claim);
   }
 
   /** Ends the count of a session. */

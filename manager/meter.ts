@@ -5,7 +5,7 @@ import type { Meter } from "../session/message.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import { MAX_TIMER_MS } from "../base/wait.ts";
-import type { Account, RateScope, RateUnit } from "./accounts.ts";
+import { Account, type Rates, type RateScope, type RateUnit } from "./accounts.ts";
 
 /** Window in which refusals are counted, in milliseconds. */
 export const REFUSAL_WINDOW_MS = 10_000;
@@ -27,6 +27,18 @@ interface Shortage {
 interface Refusal extends RequestFailure {
   /** Time until there is room again, in milliseconds. */
   readonly retryAfterMs: number;
+}
+
+/** Accounts by which a session is metered. */
+interface MeterAccounts {
+  /** The user, if its account is held. */
+  readonly user: string | undefined;
+  /** The network address, if its account is held. */
+  readonly address: string | undefined;
+  /** Rates of the session alone. */
+  readonly own: Rates | undefined;
+  /** Accounts of the user and the address. */
+  readonly shared: readonly Account[];
 }
 
 /** Shared part of all meters of a server. */
@@ -53,7 +65,9 @@ export class SessionMeter implements Meter, Disposable {
   /**
    * The accounts of the session, the user and the address: the first without enough tokens refuses.
    */
-  readonly #accounts: readonly Account[];
+  #accounts: readonly Account[];
+  /** Rates of the session until a message counts by these: few sessions need the account at all. */
+  #own: Rates | undefined;
   #windowAt = 0;
   #refusals = 0;
   #untold = 0;
@@ -67,14 +81,14 @@ export class SessionMeter implements Meter, Disposable {
   /** Starts to count. */
   constructor(
     session: Session,
-    accounts: readonly Account[],
-    owner: { readonly user: string | undefined; readonly address: string | undefined },
+    { user, address, own, shared }: MeterAccounts,
     host: MeterHost,
   ) {
-    this.user = owner.user;
-    this.address = owner.address;
+    this.user = user;
+    this.address = address;
     this.#session = session;
-    this.#accounts = accounts;
+    this.#accounts = shared;
+    this.#own = own;
     this.#host = host;
     session[internals].inbound.meter = this;
   }
@@ -85,6 +99,7 @@ export class SessionMeter implements Meter, Disposable {
     const unit = unitOf(envelope);
     if (!this.#counts(unit)) return false;
     const now = this.#host.runtime.now();
+    this.#addOwn(now);
     const shortage = this.#missing(unit, size, now);
     if (shortage !== undefined) return this.#refuse(envelope, shortage, now);
     this.#take(unit, size, now);
@@ -94,6 +109,7 @@ export class SessionMeter implements Meter, Disposable {
   async admit(size: number): Promise<void> {
     while (!this.#isOver) {
       const now = this.#host.runtime.now();
+      this.#addOwn(now);
       const shortage = this.#missing("messages", size, now);
       if (shortage === undefined) return this.#take("messages", size, now);
       await this.#wait(shortage.waitMs);
@@ -112,10 +128,18 @@ export class SessionMeter implements Meter, Disposable {
 
   /** Tells if some account has a rate of bytes or of the unit; all other messages pass at once. */
   #counts(unit: RateUnit | undefined): boolean {
+    if (this.#own?.bytes !== undefined || unit && this.#own?.[unit] !== undefined) return true;
     for (const account of this.#accounts) {
       if (account.bytes !== undefined || unit && account[unit] !== undefined) return true;
     }
     return false;
+  }
+
+  /** Adds the account of the session, from which nothing was taken yet. */
+  #addOwn(now: number): void {
+    if (this.#own === undefined) return;
+    this.#accounts = [Account.ofSession(this.#own, now), ...this.#accounts];
+    this.#own = undefined;
   }
 
   #missing(unit: RateUnit | undefined, size: number, now: number): Shortage | undefined {

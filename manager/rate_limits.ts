@@ -3,7 +3,7 @@ import { LimitError } from "../errors.ts";
 import { checkLimits } from "../base/options.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { Session } from "../session/session.ts";
-import { Account, Accounts, type Rates, type RateScope, type RateUnit } from "./accounts.ts";
+import { type Account, Accounts, type Rates, type RateScope, type RateUnit } from "./accounts.ts";
 import { type MeterHost, SessionMeter } from "./meter.ts";
 import { Engine, type SharedCounts } from "./shared_counts.ts";
 import { checkRate, type Rate } from "./token_bucket.ts";
@@ -84,6 +84,8 @@ interface CountedPeer {
 
 const OPTIONS = { session: "perSession", user: "perUser", address: "perAddress" } as const;
 const OWNERS = { session: "session", user: "user", address: "network address" } as const;
+
+const NO_ACCOUNTS: readonly Account[] = [];
 
 /** The rates of a session manager. */
 export class RateLimits implements MeterHost, Disposable {
@@ -166,18 +168,24 @@ export class RateLimits implements MeterHost, Disposable {
   /** Starts to meter a session; `undefined` if no rate applies. */
   meter(session: Session, { user, address }: CountedPeer): SessionMeter | undefined {
     if (!this.#isMetered) return undefined;
-    const now = this.runtime.now();
-    // A list that grows by its first element has room for 17.
-    const accounts = isMetered(this.#rates.session)
-      ? [Account.ofSession(this.#rates.session, now)]
-      : [];
+    const own = isMetered(this.#rates.session) ? this.#rates.session : undefined;
     const held = {
       user: isMetered(this.#rates.user) ? user : undefined,
       address: isMetered(this.#rates.address) ? address : undefined,
     };
-    if (held.user !== undefined) accounts.push(this.#accounts.user.hold(held.user, now));
-    if (held.address !== undefined) accounts.push(this.#accounts.address.hold(held.address, now));
-    return accounts.length === 0 ? undefined : new SessionMeter(session, accounts, held, this);
+    const shared = held.user === undefined && held.address === undefined
+      ? NO_ACCOUNTS
+      : this.#hold(held);
+    if (own === undefined && shared.length === 0) return undefined;
+    return new SessionMeter(session, { ...held, own, shared }, this);
+  }
+
+  #hold({ user, address }: CountedPeer): Account[] {
+    const now = this.runtime.now();
+    const accounts: Account[] = [];
+    if (user !== undefined) accounts.push(this.#accounts.user.hold(user, now));
+    if (address !== undefined) accounts.push(this.#accounts.address.hold(address, now));
+    return accounts;
   }
 
   refused(scope: RateScope, unit: RateUnit): string {

@@ -332,7 +332,8 @@ export class Admission<V> {
     },
   ): A {
     const { address } = sessionRequest;
-    const url = withoutToken(sessionRequest.url);
+    const { url: asked } = sessionRequest;
+    const url = asked.includes("?") ? withoutToken(asked) : asked;
     // After an upgrade the runtime cannot read the headers any more.
     const headers = this.#keptHeaders(sessionRequest.headers);
     try {
@@ -476,7 +477,8 @@ export class Admission<V> {
       const value = headers.get(name);
       if (value !== null) kept.push([name, value]);
     }
-    return kept;
+    // A list of its exact size: one that grew has room for more.
+    return kept.slice();
   }
 
   #refuse<A>(

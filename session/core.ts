@@ -315,7 +315,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     return this.#closed.promise;
   }
 
-  /** Calls back when the session ends, before `onClose`; at once if the session has ended. */
+  /** Calls back when the session ends, before `onClose`; at once if the session is over. */
   whenEnded(callback: (session: F) => void): void {
     if (this.state === "closed") callback(this.session);
     else if (this.#onEnd !== undefined) this.#onEnd.push(callback);
@@ -772,7 +772,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   }
 
   #sayHello(): void {
-    this.post(this.settings.hello!(this));
+    this.settings.hello!(this);
   }
 
   #callOnOpen(): void {

@@ -4,6 +4,7 @@ import type { Contract, Side } from "./contract.ts";
 import { checkSettings, type SessionSettingsOptions } from "./check_settings.ts";
 import { INTERVAL_MS, TICK_MS, TIMEOUT_MS } from "./heartbeat.ts";
 import type { SessionLimits, SessionSettings } from "./settings.ts";
+import { framed } from "./wire/encode.ts";
 
 export type { SessionHandlers, SessionSettingsOptions } from "./check_settings.ts";
 
@@ -25,16 +26,20 @@ export function sessionSettings<
     ...options,
     runtime: options.runtime ?? platformRuntime(),
     insight: () => import("./insight/insight.ts"),
-    hello: (core) => ({
-      hello: {
-        session: core.id,
-        heartbeatMs: settings.heartbeat.intervalMs,
-        maxMessageBytes: settings.maxMessageBytes,
-        features: settings.services?.features ?? [],
-        ticket: settings.services?.ticket(core),
-      },
-    }),
+    hello: (core) => {
+      const ticket = settings.services?.ticket(core);
+      const end = ticket === undefined ? "" : `,"ticket":${JSON.stringify(ticket)}`;
+      const text = `{"hello":{"session":${JSON.stringify(core.id)},${shared}${end}}}`;
+      core.posted++;
+      core.push(framed(text, ""), true);
+    },
   });
+  // The part of `hello` that all sessions share is written once.
+  const shared = JSON.stringify({
+    heartbeatMs: settings.heartbeat.intervalMs,
+    maxMessageBytes: settings.maxMessageBytes,
+    features: settings.services?.features ?? [],
+  }).slice(1, -1);
   return settings;
 }
 

@@ -8,7 +8,8 @@ import type { Runtime } from "../base/runtime.ts";
 import type { CloseInfo, RequestError } from "../errors.ts";
 import type { ContractRouter, Side } from "./contract.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
-import type { Envelope, GoAway, Hello, ServiceReader, TraceContext } from "./wire/envelope.ts";
+import type { EncodedMessage } from "./wire/encode.ts";
+import type { Envelope, GoAway, ServiceReader, TraceContext } from "./wire/envelope.ts";
 import type { Control, MessageTurn, UntypedMessage } from "./message.ts";
 import type { Frame } from "../transport/connection.ts";
 import type { Heartbeat } from "./heartbeat.ts";
@@ -185,12 +186,17 @@ export interface SessionSettings {
    */
   readonly console: ConsoleReport;
   /**
-   * On a server: creates the first envelope of a session.
+   * On a server: sends the first envelope of a session.
    *
    * @ignore
    */
   readonly hello?:
-    | ((core: { readonly id: string; ticket?: string | undefined }) => { readonly hello: Hello })
+    | ((core: {
+      readonly id: string;
+      ticket?: string | undefined;
+      posted: number;
+      push(message: EncodedMessage, isProtected: boolean): void;
+    }) => void)
     | undefined;
   /**
    * Loads the module `insight/insight.ts`, whose functions take the core of a session: few sessions

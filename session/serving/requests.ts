@@ -131,6 +131,14 @@ export interface PublicationNumber {
   readonly isRepeated: boolean;
 }
 
+/** Random bytes of a ticket. */
+const TICKET_BYTES = 16;
+
+/** Tickets for which random bytes are drawn at once, since a draw takes longer than a ticket. */
+const TICKETS_AT_ONCE = 64;
+
+const IN_URL = { alphabet: "base64url", omitPadding: true } as const;
+
 /** Services for any number of sessions, as `sessionSettings` takes them. */
 export class RequestService implements RequestServer, Disposable {
   /** The services of every session. */
@@ -153,6 +161,9 @@ export class RequestService implements RequestServer, Disposable {
    * @ignore
    */
   readonly readService: ServiceReader = readService;
+  readonly #random = new Uint8Array(TICKETS_AT_ONCE * TICKET_BYTES);
+  /** Start of the random bytes that no ticket has yet. */
+  #unused = this.#random.length;
 
   /**
    * Creates the services.
@@ -182,10 +193,12 @@ export class RequestService implements RequestServer, Disposable {
    */
   ticket(core: SessionCore<Session>): string | undefined {
     if (!this.services.canMove) return undefined;
-    const secret = crypto.getRandomValues(new Uint8Array(16));
-    return core.ticket = `${core.id}.${
-      secret.toBase64({ alphabet: "base64url", omitPadding: true })
-    }`;
+    if (this.#unused === this.#random.length) {
+      crypto.getRandomValues(this.#random);
+      this.#unused = 0;
+    }
+    const secret = this.#random.subarray(this.#unused, this.#unused += TICKET_BYTES);
+    return core.ticket = `${core.id}.${secret.toBase64(IN_URL)}`;
   }
 
   /** Stops all waiting. */

@@ -4,9 +4,6 @@ import type { Socket } from "../websocket/connection.ts";
 import { ServerWebSocketConnection, type ServerWebSocketOptions } from "../websocket/server.ts";
 import type { HardenedSocket } from "./socket.ts";
 
-/** The event of every socket that opens; an `Event` takes longer to make than to handle. */
-const OPEN_EVENT = Object.freeze({ type: "open" }) as Event;
-
 /**
  * A connection on an open hardened socket. Unlike the sockets of browsers and of the runtime, this
  * one can pause reading, report when the system took all bytes, and end at once.
@@ -22,15 +19,16 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
     super(socket as unknown as Socket, options);
     this.#socket = socket;
     socket.connection = this;
-    // The socket is open already; `open` is dispatched late so that the caller can listen first.
-    queueMicrotask(() => {
-      if (!this.#isClosed) this.handleEvent(OPEN_EVENT);
-    });
   }
 
   /** True while reading is paused because the receiver is behind. */
   get isPaused(): boolean {
     return this.#buffer?.isPaused ?? false;
+  }
+
+  /** Resolves at once: the socket is open from the start. */
+  override get ready(): Promise<void> {
+    return Promise.resolve();
   }
 
   /** Sets the receiver of frames; reading pauses while a receiver with `backpressure` is behind. */
@@ -81,6 +79,12 @@ export class HardenedConnection extends ServerWebSocketConnection implements Pau
   override async getStats(): Promise<ConnectionStats> {
     const { bytesRead, bytesWritten } = this.#socket.raw;
     return { ...await super.getStats(), bytesReceived: bytesRead, bytesSent: bytesWritten };
+  }
+
+  /** Ends the connection, and takes no more messages of the socket. */
+  protected override giveUp(): void {
+    this.#socket.connection = undefined;
+    super.giveUp();
   }
 
   async #flush(): Promise<void> {

@@ -187,6 +187,9 @@ export function hardenedWebSocket(options: HardenedWebSocketOptions = {}): Harde
 /** Answer to the server for an accepted upgrade; the listener does not read the answer. */
 const ACCEPTED = new Response(null);
 
+/** A hardened socket calls its connection itself. */
+const NO_EVENTS: readonly never[] = [];
+
 class Engine implements HardenedWebSocket {
   readonly #limits: typeof DEFAULTS;
   readonly #maxPayloadBytes: number | undefined;
@@ -281,8 +284,14 @@ class Engine implements HardenedWebSocket {
     const maxPayload = this.#maxPayloadBytes ?? messages?.maxFrameBytes ?? DEFAULT_PAYLOAD_BYTES;
     const socket = this.#upgrade(headers, upgrade, { protocol, maxPayload });
     const { listener, listener: { runtime } } = upgrade;
-    const wire = { runtime, lease, flowControl, admitted };
-    const connection = new HardenedConnection(socket, { protocol, ...wire });
+    const connection = new HardenedConnection(socket, {
+      runtime,
+      protocol,
+      lease,
+      flowControl,
+      admitted,
+      events: NO_EVENTS,
+    });
     if (idleTimeoutMs > 0) listener.livenessOf(idleTimeoutMs).add(socket);
     const agreed = withAgreedStreams(connection, { ...options, runtime });
     return { connection: agreed, response: ACCEPTED, isOpen: agreed === connection };

@@ -50,6 +50,10 @@ const PING = encodeFrame(Opcode.ping, "");
 /** Types of the events that a socket has; a socket is open from the start. */
 const EMITTED: ReadonlySet<string> = new Set(["message", "close"]);
 
+/** The lists of an idle socket, which all sockets share. */
+const NO_LISTENERS: readonly Listener[] = [];
+const NO_FRAMES: readonly Buffer[] = [];
+
 /** A listener of the web platform. */
 interface Listener {
   readonly type: string;
@@ -95,8 +99,8 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   readyState = OPEN;
   /** True if the peer sent a message, ping or pong since the last check. */
   isHeard = true;
-  /** The connection on this socket, which closes after a message that is too large. */
-  connection: Pick<Connection, "close"> | undefined = undefined;
+  /** The connection on this socket, which gets each event before all listeners. */
+  connection: (Pick<Connection, "close"> & EventListenerObject) | undefined = undefined;
   /** Check of this socket's liveness, told of the end of the socket. */
   liveness: Liveness | undefined = undefined;
   readonly #runtime: Runtime;
@@ -106,9 +110,9 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   readonly #reader: FrameReader;
   readonly #limits: FrameLimits;
   /** Listeners in the order of their addition; a list is not changed once made. */
-  #listeners: readonly Listener[] = [];
+  #listeners = NO_LISTENERS;
   /** Frames of the current turn. Bounded by `MAX_JOINED_BYTES`. */
-  readonly #waiting: Buffer[] = [];
+  #waiting: readonly Buffer[] = NO_FRAMES;
   #waitingBytes = 0;
   /** True from the first frame of a turn until the flush. */
   #isMarked = false;
@@ -143,7 +147,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
     this.#reader = new FrameReader(this, limits);
     // Without this, a frame behind a frame waits for the peer's acknowledgement, up to 40 ms.
     raw.setNoDelay(true);
-    this.#waiting.push(greeting);
+    this.#waiting = [greeting];
     this.#waitingBytes = greeting.length;
     turn.greet(this, runtime);
   }
@@ -198,6 +202,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
 
   /** Removes a listener. */
   removeEventListener(type: string, listener: EventListenerOrEventListenerObject): void {
+    if (this.#listeners === NO_LISTENERS) return;
     this.#listeners = this.#listeners.filter((known) =>
       known.type !== type || known.listener !== listener
     );
@@ -292,7 +297,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
       if (pongBytes === 0) this.raw.write(bytes);
       else this.raw.write(bytes, () => this.#unsentPongBytes -= pongBytes);
     }
-    waiting.length = 0;
+    this.#waiting = NO_FRAMES;
     this.#isMarked = false;
     this.#waitingBytes = 0;
     this.#waitingPongBytes = 0;
@@ -367,7 +372,8 @@ export class HardenedSocket implements FrameEvents, FrameSource {
 
   #write(bytes: Buffer): void {
     if (this.#waitingBytes + bytes.length > MAX_JOINED_BYTES) this.flush();
-    this.#waiting.push(bytes);
+    if (this.#waiting === NO_FRAMES) this.#waiting = [bytes];
+    else (this.#waiting as Buffer[]).push(bytes);
     if (!this.#isMarked) {
       this.#isMarked = true;
       this.#turn.mark(this);
@@ -410,6 +416,7 @@ export class HardenedSocket implements FrameEvents, FrameSource {
   }
 
   #emit(event: SocketEvent): void {
+    this.connection?.handleEvent(event as unknown as Event);
     for (const { type, listener } of this.#listeners) {
       if (type !== event.type) continue;
       if (typeof listener === "function") listener(event as unknown as Event);

@@ -197,7 +197,16 @@ export interface WebSocketConnectionOptions {
   readonly flowControl?: FlowControlOptions | undefined;
   /** Loads the code for streams, on an end that does not have it yet. */
   readonly loadStreams?: LoadStreams;
+  /**
+   * Events of the socket to listen to: each takes memory for as long as the socket is open.
+   *
+   * @default {["open", "message", "close", "error"]}
+   */
+  readonly events?: readonly SocketEventName[];
 }
+
+/** Name of an event of a socket. */
+export type SocketEventName = typeof EVENTS[number];
 
 /**
  * A connection on a WebSocket, which may still be opening. The connection implements its own frames
@@ -250,7 +259,7 @@ export class WebSocketConnection
     this.#loadStreams = loadStreams;
     this.flowControl = flowControl;
     socket.binaryType = "arraybuffer";
-    for (const type of EVENTS) socket.addEventListener(type, this);
+    for (const type of options.events ?? EVENTS) socket.addEventListener(type, this);
   }
 
   /** Capabilities, with streams and datagrams for `skein.1`. */

@@ -21,7 +21,7 @@ import { holdUntil } from "../qmux/admission.ts";
 import type { Multiplexer } from "../qmux/multiplexer.ts";
 import type { Qmux } from "../qmux/qmux.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
-import { type Socket, WebSocketConnection } from "./connection.ts";
+import { type Socket, WebSocketConnection, type WebSocketConnectionOptions } from "./connection.ts";
 import { openStreams, withStreams } from "./streams.ts";
 
 /**
@@ -227,8 +227,14 @@ export function acceptWebSocket(
   });
   // The runtime's own option does not find a protocol behind a comma without a space.
   if (protocol !== "") response.headers.set("sec-websocket-protocol", protocol);
-  const wire = { runtime, lease, flowControl, admitted };
-  const connection = new ServerWebSocketConnection(socket, { protocol, ...wire });
+  const connection = new ServerWebSocketConnection(socket, {
+    runtime,
+    protocol,
+    lease,
+    flowControl,
+    admitted,
+    events: SERVER_EVENTS,
+  });
   return { connection: withAgreedStreams(connection, { ...options, runtime }), response };
 }
 
@@ -355,8 +361,11 @@ export function offeredProtocols(request: UpgradeRequest): string[] {
 
 const CLOSING = 2;
 
+/** Events of a socket of a server, whose close event has the information of its error event. */
+const SERVER_EVENTS = ["open", "message", "close"] as const;
+
 /** Options of a {@linkcode ServerWebSocketConnection}. */
-export interface ServerWebSocketOptions {
+export interface ServerWebSocketOptions extends Pick<WebSocketConnectionOptions, "events"> {
   /** Clocks and timers of the server. */
   readonly runtime: Runtime;
   /** Subprotocol chosen by the server, which Deno's socket does not report. */
@@ -381,12 +390,10 @@ export class ServerWebSocketConnection extends WebSocketConnection {
 
   /** Wraps a socket. */
   constructor(socket: Socket, options: ServerWebSocketOptions) {
-    const { runtime, protocol, lease, flowControl, admitted } = options;
-    super(socket, { runtime, flowControl });
+    const { protocol, lease, admitted } = options;
+    super(socket, options);
     this.#isAdmitted = admitted === undefined;
     admitted?.then(() => this.#isAdmitted = true, () => {});
-    // The close event has the same information, and servers have many sockets.
-    socket.removeEventListener("error", this);
     this.#socket = socket;
     this.#protocol = protocol;
     this.#lease = lease;
