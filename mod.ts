@@ -44,6 +44,7 @@ export type {
 } from "./client/client_options.ts";
 export type { ConnectOptions, DialOptions } from "./client/connect.ts";
 export { connect, dial } from "./client/deno.ts";
+export type { DurableStream, DurableStreamOptions } from "./client/durable_stream.ts";
 export { Subscription } from "./client/subscription.ts";
 export {
   AuthenticationError,
@@ -74,7 +75,15 @@ export type {
   ServeOptions,
   ServerOptions,
 } from "./server/server_options.ts";
+export type {
+  CreateDurableStreamOptions,
+  DurableStreamInfo,
+  DurableStreamItem,
+  ReadDurableStreamOptions,
+} from "./server/durable/node_streams.ts";
 export type { DurableStreamAction, DurableStreamsOptions } from "./server/durable/options.ts";
+export type { DurableStreams } from "./server/durable/streams.ts";
+export type { DurableStreamWriter } from "./server/durable/writer.ts";
 export type { AuthorizationContext } from "./server/http/face.ts";
 export type { WebTransportServeOptions } from "./server/webtransport_options.ts";
 export {

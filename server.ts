@@ -34,7 +34,15 @@ export type {
   ServeOptions,
   ServerOptions,
 } from "./server/server_options.ts";
+export type {
+  CreateDurableStreamOptions,
+  DurableStreamInfo,
+  DurableStreamItem,
+  ReadDurableStreamOptions,
+} from "./server/durable/node_streams.ts";
 export type { DurableStreamAction, DurableStreamsOptions } from "./server/durable/options.ts";
+export type { DurableStreams } from "./server/durable/streams.ts";
+export type { DurableStreamWriter } from "./server/durable/writer.ts";
 export type { AuthorizationContext } from "./server/http/face.ts";
 export type { SessionInfo } from "./server/users.ts";
 export type {

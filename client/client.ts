@@ -25,9 +25,11 @@ import type {
 } from "../session/contract.ts";
 import { closedError } from "../session/core.ts";
 import { checkConnectTimeout, openSession } from "./open.ts";
+import { STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import { checkLimits } from "../base/options.ts";
 import type { Delivery } from "./delivery.ts";
+import type { DurableStream, DurableStreamOptions } from "./durable_stream.ts";
 import { ClientPresence } from "./presence.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import type { Subscription } from "./subscription.ts";
@@ -283,6 +285,58 @@ export class Client<C extends Contract = Contract>
   ): Subscription<C, T> {
     if (this.status.isEnded) throw this.#ended("subscribe");
     return this.#subscriptions.add(topic, options) as Subscription<C, T>;
+  }
+
+  /**
+   * Reads a durable stream of the server, if the server's `authorize` allows this client to subscribe
+   * to `stream:<id>`. The loop over the result begins to read.
+   *
+   * @example An answer that survives a refresh of the page
+   * ```ts
+   * import { connect, serve } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   durableStreams: { path: "/streams" },
+   *   authorize: () => true,
+   * });
+   * await using answer = await server.durableStreams.create<string>("answer-7");
+   * await Promise.all(["one", "two", "three"].map((word) => answer.append(word)));
+   * await answer.close();
+   *
+   * let offset: string | undefined;
+   * {
+   *   await using page = connect(server.url);
+   *   const before = page.durableStream<string>("answer-7");
+   *   for await (const word of before) if (word === "two") break;
+   *   offset = before.offset;
+   * }
+   * await using page = connect(server.url);
+   * const rest = await Array.fromAsync(page.durableStream<string>("answer-7", { after: offset }));
+   * assertEquals(rest, ["three"]);
+   * ```
+   *
+   * @typeParam R Type of a record.
+   * @param id The id of the stream.
+   * @param options Where to begin, a check of the records, and a signal.
+   * @returns The stream, for one loop at a time.
+   */
+  durableStream<R = unknown>(
+    id: string,
+    options: DurableStreamOptions<R> = {},
+  ): DurableStream<R> {
+    const client = this as unknown as Client;
+    return {
+      id,
+      offset: options.after ?? undefined,
+      isUpToDate: false,
+      cancel: (reason = "") => client.publish(STREAM_PREFIX + id, { cancel: reason }),
+      async *[Symbol.asyncIterator]() {
+        yield* (await client.#recovery()).readStream(client, this, options);
+      },
+    };
   }
 
   /**

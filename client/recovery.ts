@@ -1,5 +1,6 @@
 /** Notices a lost server, and carries subscriptions and messages to the next session. */
 export { Delivery, flushed } from "./delivery.ts";
+export { readStream } from "./durable_stream.ts";
 export { giveUp, handOver } from "./handover.ts";
 export { Life } from "./page_life.ts";
 export { Resume } from "./resume.ts";

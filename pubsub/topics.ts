@@ -9,7 +9,12 @@ import {
   MAX_NAME_LENGTH,
   MAX_TOPIC_BYTES,
 } from "../session/wire/envelope.ts";
-import type { HistoryOptions, HistoryPosition, SubscribeAnswer } from "../session/wire/recovery.ts";
+import {
+  type HistoryOptions,
+  type HistoryPosition,
+  STREAM_PREFIX,
+  type SubscribeAnswer,
+} from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
 import { checkTopic } from "../session/wire/topic_pattern.ts";
 import { Turn } from "../session/queue/send_queue.ts";
@@ -26,7 +31,6 @@ import {
   type Publication,
   type PublicationKey,
 } from "./broker.ts";
-import type { TopicFeed } from "./history/topic_feed.ts";
 import { HistoryTopics } from "./history/history_topics.ts";
 import { MemoryBroker } from "./memory/broker.ts";
 import { exceptionOf, tellAnswer } from "./history/replay.ts";
@@ -175,9 +179,36 @@ export interface TopicsStats {
   readonly tailBytes: number;
 }
 
-/** A topic with subscribers: with a feed if the topic has a history, otherwise with a subscription. */
+/** The sessions of a topic whose messages come from a history, or from a durable stream. */
+export interface TopicSource {
+  /** Number of sessions. */
+  readonly size: number;
+  /** Lists the sessions. */
+  sessions(): Iterable<Session>;
+  /**
+   * Adds a session, or restarts a present one at another position.
+   *
+   * @param session The session.
+   * @param options Where to begin, and the receiver of the answer.
+   * @returns A function that returns the position of the session, if the caller has to answer.
+   */
+  admit(session: Session, options: SubscribeOptions): (() => SubscribeAnswer) | undefined;
+  /**
+   * Removes a session.
+   *
+   * @param session The session.
+   */
+  delete(session: Session): void;
+}
+
+/** A topic with subscribers: with a feed if there is a history, otherwise with a subscription. */
 type OpenTopic =
-  | { readonly feed: TopicFeed; readonly members?: undefined }
+  | {
+    readonly feed: TopicSource;
+    /** Ends the feed, which has no session left. */
+    close(): void;
+    readonly members?: undefined;
+  }
   | {
     readonly feed?: undefined;
     readonly members: Broadcast;
@@ -248,6 +279,7 @@ export class Topics implements AsyncDisposable {
   readonly #maxMessageBytes: number;
   readonly #histories: HistoryTopics;
   readonly #openTopics = new Map<string, OpenTopic>();
+  #openStream: ((topic: string) => TopicSource) | undefined;
   readonly #subscribers = new Map<Session, Subscriber>();
   readonly #byId = new Map<string, Session>();
   readonly #onEnd = (session: Session) => this.#forget(session);
@@ -312,6 +344,16 @@ export class Topics implements AsyncDisposable {
    */
   get turn(): Turn {
     return this.#turn;
+  }
+
+  /**
+   * Serves the topics of durable streams, `stream:<id>`. Without this, there are no such topics.
+   *
+   * @ignore
+   * @param open Begins to serve a topic to sessions.
+   */
+  serveStreams(open: (topic: string) => TopicSource): void {
+    this.#openStream = open;
   }
 
   /** Number of topics with subscribers on this node. */
@@ -592,16 +634,24 @@ export class Topics implements AsyncDisposable {
   #open(topic: string): OpenTopic {
     let channel = this.#openTopics.get(topic);
     if (channel === undefined) {
-      const bounds = this.historyOf(topic);
-      channel = bounds === undefined
-        ? this.#follow(topic)
-        : { feed: this.#histories.open(topic, bounds) };
+      channel = topic.startsWith(STREAM_PREFIX) ? this.#stream(topic) : this.#follow(topic);
       this.#openTopics.set(topic, channel);
     }
     return channel;
   }
 
+  #stream(topic: string): OpenTopic {
+    const feed = this.#openStream?.(topic);
+    if (feed !== undefined) return { feed, close() {} };
+    throw new TypeError(`Cannot subscribe: there are no durable streams, received "${topic}"`);
+  }
+
   #follow(topic: string): OpenTopic {
+    const bounds = this.historyOf(topic);
+    if (bounds !== undefined) {
+      const feed = this.#histories.open(topic, bounds);
+      return { feed, close: () => this.#histories.close(feed) };
+    }
     const members = new Broadcast(this.#turn);
     const subscription = this.broker.subscribe(
       topic,
@@ -623,7 +673,7 @@ export class Topics implements AsyncDisposable {
     sessions.delete(session);
     if (sessions.size > 0) return;
     this.#openTopics.delete(topic);
-    if (channel.feed !== undefined) this.#histories.close(channel.feed);
+    if (channel.feed !== undefined) channel.close();
     else void channel.subscription[Symbol.asyncDispose]();
   }
 
@@ -636,6 +686,11 @@ export class Topics implements AsyncDisposable {
     },
   ): Publication {
     checkPublic(topic, verb);
+    if (topic.startsWith(STREAM_PREFIX)) {
+      throw new TypeError(
+        `Cannot ${verb}: the topics of durable streams take no publications, received "${topic}"`,
+      );
+    }
     const reserved = bounds === undefined ? 0 : MAX_PLACE_BYTES;
     const maxBytes = this.#maxMessageBytes - reserved;
     if (from !== undefined && !isTopic(from)) {

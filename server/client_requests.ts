@@ -19,11 +19,12 @@ import type { Topics } from "../pubsub/topics.ts";
 import { Expiry } from "./authentication.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
 import { type Rate, TokenBucket } from "../manager/token_bucket.ts";
+import { type DurableStreams, MAX_REASON_LENGTH } from "./durable/streams.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { compileContract, type Contract } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";
 import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
-import { MOVED } from "../session/wire/recovery.ts";
+import { MOVED, STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
 import { RequestService } from "../session/serving/requests.ts";
@@ -33,8 +34,11 @@ import { within } from "../base/wait.ts";
 import type { Runtime } from "../base/runtime.ts";
 import { report } from "../session/settings.ts";
 
-/** Action of a client on a topic; `presence` sets the client's presence data in a room. */
-type AuthorizedAction = "subscribe" | "publish" | "presence";
+/**
+ * Action of a client on a topic. `presence` sets the client's presence data in a room, `cancel` asks
+ * the writer of a durable stream to stop.
+ */
+type AuthorizedAction = "subscribe" | "publish" | "presence" | "cancel";
 
 /** Answer of `authorize` with more detail than `true`; with `from`, a publication has its user. */
 interface Permission {
@@ -50,6 +54,7 @@ export type Authorize = (
 
 /** Actions in words. */
 const VERBS: Readonly<Record<AuthorizedAction, string>> = {
+  cancel: "cancel",
   presence: "be present with data in",
   publish: "publish on",
   subscribe: "subscribe to",
@@ -93,6 +98,8 @@ export interface ClientServicesOptions {
     readonly presence: Presence;
     readonly rooms: Rooms;
     readonly topics: Topics;
+    /** Durable streams, if the server has these. */
+    readonly streams: Pick<DurableStreams, "cancel"> | undefined;
   };
 }
 
@@ -114,7 +121,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     // Only the server sends presence notices, to members of the room; topics of the nodes are
     // closed to clients.
     const isOwn = topic.startsWith(PRESENCE_PREFIX) || topic.startsWith(INTERNAL_PREFIX);
-    if (!isOwn) checkKnown(topic, action);
+    // Contracts name no durable streams.
+    if (!isOwn && !topic.startsWith(STREAM_PREFIX)) checkKnown(topic, action);
     const answer = !isOwn && await authorize?.(session, topic, action);
     if (answer) return typeof answer === "object" ? answer : {};
     const what = `${VERBS[action]} "${topic}"`;
@@ -198,6 +206,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     introduced: (session) => parts().topics.introduced(session),
 
     async publish(session, topic, data, { number, echo }) {
+      if (topic.startsWith(STREAM_PREFIX)) return await cancel(session, topic, data);
       const { from = options.namesPublishers } = await check(session, topic, "publish");
       const input = router?.match(topic)?.input;
       const outcome = input && await validate(input, data);
@@ -280,6 +289,29 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       await Promise.all([hearRenewed(session, before), takeOffDenied(session)]);
     },
   });
+
+  /** Handles the only publication that a durable stream takes: the request to stop. */
+  async function cancel(session: Session, topic: string, data: unknown): Promise<unknown> {
+    const { cancel: reason } = Object(data) as { readonly cancel?: unknown };
+    const isValid = typeof reason === "string" && reason.length <= MAX_REASON_LENGTH;
+    if (!isValid) {
+      const what = `A durable stream takes no publication but {"cancel":reason}`;
+      throw new RequestError("malformed", `${what}, of at most ${MAX_REASON_LENGTH} characters`);
+    }
+    await check(session, topic, "cancel");
+    const { streams } = parts();
+    if (streams === undefined) {
+      throw new RequestError("not-found", "This server has no durable streams");
+    }
+    try {
+      // A repetition changes nothing: the first reason stays.
+      await streams.cancel(topic.slice(STREAM_PREFIX.length), reason);
+    } catch (error) {
+      if (error instanceof BrokerError) throw new RequestError("unavailable", error.message);
+      throw error;
+    }
+    return {};
+  }
 
   /** Replaces the session from which the client moves. */
   function moveFrom(session: Session): void {

@@ -25,6 +25,8 @@ import {
 } from "./server_options.ts";
 import { boundsOf, checkDurableStreams, type DurableStreamsOptions } from "./durable/options.ts";
 import type { DurableFace } from "./durable/face.ts";
+import type { NodeStreams } from "./durable/node_streams.ts";
+import { DurableStreams, type LoadedStreams } from "./durable/streams.ts";
 import type { ApiParts } from "./http/api.ts";
 import type { FaceParts, HttpFace } from "./http/face.ts";
 import type { DrainOptions, DrainReport } from "../manager/drain.ts";
@@ -52,7 +54,7 @@ import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
 import { type SessionHandlers, sessionSettings } from "../session/session_settings.ts";
-import { CloseCode } from "../errors.ts";
+import { CloseCode, UnsupportedError } from "../errors.ts";
 import { internals } from "../session/core.ts";
 import type { OriginRules } from "../transport/origins.ts";
 import type { StreamLogs } from "../pubsub/logs/stream_logs.ts";
@@ -94,8 +96,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #faces = new Map<string, Promise<HttpFace>>();
   /** HTTP faces that have loaded, by the option of the server. */
   readonly #loadedFaces = new Map<string, HttpFace>();
-  /** The durable streams of this node, once loaded. */
-  #logs: StreamLogs | undefined;
+  readonly #streams: DurableStreams | undefined;
+  /** Parts of durable streams, once loaded. */
+  #durable: LoadedParts | undefined;
   #listener: ServerListener | undefined;
   #closing: Promise<void> | undefined;
   /** Stops listening to the signal that closes the server. */
@@ -140,7 +143,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         }),
         console: this.#console,
         isSilent: options.onError !== undefined,
-        hasHistory: Object.keys(options.history ?? {}).length > 0,
+        hasHistory: Object.keys(options.history ?? {}).length > 0 || durableStreams !== undefined,
         parts: () => ({
           admission: this.#admission as Admission<unknown>,
           users: this.#users,
@@ -148,6 +151,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
           presence: this.presence,
           rooms: this.rooms,
           topics: this.topics,
+          streams: this.#streams,
         }),
       }),
     });
@@ -210,7 +214,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const rules = { ...(origins && { origins }), ...(hosts && { hosts }) };
     if (durableStreams !== undefined) {
       const { path } = durableStreams;
-      this.#mount("durableStreams", path, this.#loadDurable(durableStreams, rules));
+      const loading = this.#loadDurable(durableStreams, rules);
+      this.#mount("durableStreams", path, loading.then(({ face }) => face));
+      const streams = this.#streams = new DurableStreams(loading);
+      this.topics.serveStreams((topic) => streams.source(topic, this.topics));
     }
     if (api !== undefined) {
       const { health } = source;
@@ -244,6 +251,18 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /** Counters of WebTransport, also part of the metrics; `undefined` if WebTransport is off. */
   get webTransportStats(): WebTransportStats | undefined {
     return this.#listener?.stats;
+  }
+
+  /**
+   * The durable streams of all servers of the broker: writers, reads, cancellation.
+   *
+   * @throws {UnsupportedError} Without the option `durableStreams`.
+   */
+  get durableStreams(): DurableStreams {
+    if (this.#streams !== undefined) return this.#streams;
+    throw new UnsupportedError(
+      "Cannot use durable streams: the server must have the option durableStreams",
+    );
   }
 
   /**
@@ -551,9 +570,11 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#removeAbortListener = () => signal.removeEventListener("abort", onAbort);
   }
 
-  async #loadDurable(options: DurableStreamsOptions, origins: OriginRules): Promise<DurableFace> {
-    const [{ DurableFace }, { StreamLogs }] = await Promise.all([
+  async #loadDurable(options: DurableStreamsOptions, origins: OriginRules): Promise<LoadedParts> {
+    const [{ DurableFace }, { NodeStreams }, { StreamSender }, { StreamLogs }] = await Promise.all([
       import("./durable/face.ts"),
+      import("./durable/node_streams.ts"),
+      import("./durable/session_reading.ts"),
       import("../pubsub/logs/stream_logs.ts"),
     ]);
     const parts = this.#faceParts();
@@ -564,8 +585,14 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       bounds: boundsOf(options),
       onError: (error) => report("The search for overdue durable streams", error),
     });
-    this.#logs = logs;
-    return new DurableFace(options, { ...parts, logs, origins });
+    const maxMessageBytes = this.#maxMessageBytes;
+    const sender = new StreamSender(logs);
+    return this.#durable = {
+      logs,
+      face: new DurableFace(options, { ...parts, logs, origins }),
+      node: new NodeStreams({ runtime, streams: logs, maxMessageBytes }),
+      send: (reading) => sender.send(reading),
+    };
   }
 
   async #loadApi(
@@ -623,7 +650,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#removeAbortListener?.();
     this.#listener?.stop();
     await Promise.allSettled(this.#faces.values()); // None is still loading behind this.
-    await this.#logs?.close();
+    await this.#durable?.node.close();
+    await this.#durable?.logs.close();
     await Promise.all([
       this.manager.shutdown(options),
       this.#admission.close(options),
@@ -645,6 +673,13 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       this.#closeTimeoutMs,
     );
   }
+}
+
+/** Parts of durable streams. */
+interface LoadedParts extends LoadedStreams {
+  readonly logs: StreamLogs;
+  readonly face: DurableFace;
+  readonly node: NodeStreams;
 }
 
 /** Parts of a server that belong to all workers of a process. */

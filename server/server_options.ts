@@ -67,14 +67,15 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   ) => void | Promise<void>;
   /**
    * Decides whether a client may subscribe, publish or set presence data. Without `authorize` all
-   * are denied. `presence` sets the client's presence data in a room. An object in place of `true`
-   * allows the action; its `from` has precedence over `namesPublishers`, and adds the user of the
-   * session to a publication.
+   * are denied. `presence` sets the client's presence data in a room. For the topic `stream:<id>` of
+   * a durable stream, `subscribe` reads the stream, and `cancel` asks the writer to stop. An object in
+   * place of `true` allows the action; its `from` has precedence over `namesPublishers`, and adds the
+   * user of the session to a publication.
    */
   readonly authorize?: (
     session: Session<V, C, "server">,
     topic: string,
-    action: "subscribe" | "publish" | "presence",
+    action: "subscribe" | "publish" | "presence" | "cancel",
   ) => boolean | { readonly from?: boolean } | Promise<boolean | { readonly from?: boolean }>;
   /**
    * Adds `from`, the user that `userOf` returned, to publications of clients. The answer of

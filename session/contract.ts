@@ -7,6 +7,7 @@
  */
 import { RequestError, type RequestFailure } from "../errors.ts";
 import { PRESENCE_PREFIX, type PresenceNotice } from "./wire/presence_notice.ts";
+import { STREAM_PREFIX } from "./wire/recovery.ts";
 import {
   type InputOf,
   type OutputOf,
@@ -366,11 +367,15 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
     );
     const sent = (section: Readonly<Record<string, StandardSchema>>) =>
       Object.entries(section).map(([pattern, input]) => routeOf("message", pattern, input));
-    const notices = { pattern: PRESENCE_PREFIX + "{topic}", kind: "message" } as const;
+    // Notices of presence, and the records of durable streams.
+    const builtIn = [PRESENCE_PREFIX, STREAM_PREFIX].map((prefix) => {
+      const pattern = prefix + "{topic}";
+      return [pattern, { pattern, kind: "message", input: undefined, output: undefined }] as const;
+    });
     this.#routers = {
       server: new Router([...sent(toServer), ...asked], VERB),
       client: new Router([
-        [notices.pattern, { ...notices, input: undefined, output: undefined }],
+        ...builtIn,
         ...sent(toClient),
         ...asked,
       ], VERB),
@@ -392,9 +397,8 @@ function routeOf(
   input: StandardSchema | undefined,
   output?: StandardSchema,
 ): [pattern: string, route: ContractRoute] {
-  if (pattern.startsWith(PRESENCE_PREFIX)) {
-    refuse(`topics under ${PRESENCE_PREFIX} are built in`, pattern);
-  }
+  const prefix = [PRESENCE_PREFIX, STREAM_PREFIX].find((prefix) => pattern.startsWith(prefix));
+  if (prefix !== undefined) refuse(`topics under ${prefix} are built in`, pattern);
   for (const schema of kind === "request" ? [input, output] : [input]) {
     if (typeof schema?.["~standard"]?.validate !== "function") {
       const rule = kind === "request" ? "an input and an output schema" : "a schema";

@@ -4,6 +4,7 @@ import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import type { Session } from "../../session/session.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { checkLimits } from "../../base/options.ts";
+import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
 import { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import type { Turn } from "../../session/queue/send_queue.ts";
 import { Semaphore } from "./semaphore.ts";
@@ -22,8 +23,8 @@ const MAX_SYNCS = 64;
 /** Time within which a silent topic is compared with the engine once, in milliseconds. */
 const CHECK_INTERVAL_MS = 20_000;
 
-/** Prefixes of internal topics, which no pattern matches. */
-const INTERNAL_PREFIXES = [PRESENCE_PREFIX, "$skein:"];
+/** Prefixes of topics that no pattern matches. */
+const INTERNAL_PREFIXES = [PRESENCE_PREFIX, STREAM_PREFIX, "$skein:"];
 
 /** Options for {@linkcode HistoryTopics}. */
 interface HistoryTopicsOptions {

@@ -24,7 +24,12 @@ export function formatOffset(
   log: Pick<LogInfo, "identity" | "origin">,
   position: number,
 ): string {
-  return `${`${position}`.padStart(16, "0")}_${identityAt(log, position)}`;
+  return writeOffset(position, identityAt(log, position));
+}
+
+/** Writes the offset of a position with the identity that belongs to the position. */
+export function writeOffset(position: number, identity: string): string {
+  return `${`${position}`.padStart(16, "0")}_${identity}`;
 }
 
 /** The identity of the oldest log that has a position: a fork shares positions with the source. */

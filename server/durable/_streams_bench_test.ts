@@ -6,7 +6,7 @@ import type { Broker } from "../../pubsub/broker.ts";
 import type { AppendLogOptions, BrokerLogs, LogAppended } from "../../pubsub/logs/log.ts";
 import { type StreamBounds, StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import { DurableStreams } from "./streams.ts";
+import { NodeStreams } from "./node_streams.ts";
 
 /** Bounds that no test reaches by accident. */
 const BOUNDS = { maxStreams: 100, maxStreamBytes: 65_536, maxReaders: 100 };
@@ -17,13 +17,13 @@ export class TwoNodes implements AsyncDisposable {
   readonly errors: unknown[] = [];
   /** Appends as the engine got them. */
   readonly appends: AppendLogOptions[] = [];
-  readonly node: DurableStreams;
-  readonly other: DurableStreams;
+  readonly node: NodeStreams;
+  readonly other: NodeStreams;
   /** Called for each append; an error fails the append, after it took effect if `isDone`. */
   fault: ((options: AppendLogOptions) => "before" | "after" | undefined) | undefined;
   readonly #logs: StreamLogs[];
 
-  constructor(bounds: Partial<StreamBounds> = {}, maxRecordBytes = 1_000) {
+  constructor(bounds: Partial<StreamBounds> = {}, maxMessageBytes = 1_000) {
     const runtime = platformRuntime();
     this.#logs = [this.#faulty(), this.memory].map((broker) =>
       new StreamLogs({
@@ -34,7 +34,7 @@ export class TwoNodes implements AsyncDisposable {
       })
     );
     const [node, other] = this.#logs.map((streams) =>
-      new DurableStreams({ runtime, streams, maxRecordBytes })
+      new NodeStreams({ runtime, streams, maxMessageBytes })
     );
     this.node = node!;
     this.other = other!;

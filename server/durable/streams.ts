@@ -1,118 +1,63 @@
-/** Durable streams as the application of a server uses them: writers, reads, and cancellation. */
-import { LimitError, RequestError } from "../../errors.ts";
-import type { Runtime } from "../../base/runtime.ts";
-import { settlesWithin } from "../../base/wait.ts";
-import type { LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
-import { formatOffset, oldestPosition, parseOffset } from "../../pubsub/logs/offset.ts";
-import {
-  isJson,
-  type StreamCreated,
-  type StreamLogs,
-  type StreamPage,
-  type StreamRead,
-  WRITER_LOST,
-} from "../../pubsub/logs/stream_logs.ts";
-import { DurableStreamWriter, LEASE_MS } from "./writer.ts";
-
-/** Bounds of the pages in which a stream is read. */
-const PAGE = { maxRecords: 1_000, maxBytes: 1_048_576 };
-
-/** Longest time for telling the readers of open writers that the server closes, in milliseconds. */
-const CLOSE_MS = 2_000;
+/** Durable streams as the application of a server uses them, and as its sessions subscribe. */
+import { tellAnswer } from "../../pubsub/history/replay.ts";
+import type {
+  SubscribeOptions,
+  Topics,
+  TopicSource,
+  UnsubscribeOptions,
+} from "../../pubsub/topics.ts";
+import { internals, type Session } from "../../session/session.ts";
+import type { SubscribeAnswer } from "../../session/wire/recovery.ts";
+import type {
+  CreateDurableStreamOptions,
+  DurableStreamInfo,
+  DurableStreamItem,
+  NodeStreams,
+  ReadDurableStreamOptions,
+} from "./node_streams.ts";
+import type { DurableStreamWriter } from "./writer.ts";
 
 /** Most characters of the reason for a cancellation. */
 export const MAX_REASON_LENGTH = 1_024;
 
-/** Facts of a new durable stream. */
-export interface CreateDurableStreamOptions {
-  /**
-   * Media type of the records. With `application/json` a record is a value; with any other type a
-   * text or bytes.
-   *
-   * @default {"application/json"}
-   */
-  readonly contentType?: string;
-  /**
-   * Time after the last append or read at which the stream is deleted, in milliseconds. Sessions and
-   * requests that wait for new records count as reading. By default the stream stays.
-   */
-  readonly ttlMs?: number;
-  /** Time at which the stream is deleted, in milliseconds since the Unix epoch. */
-  readonly expiresAt?: number;
-  /** The stream that the new one continues. The source stays as it is. */
-  readonly fork?: {
-    /** Id of the source. */
-    readonly source: string;
-    /** Offset in the source behind which the new stream goes on; by default the end of the source. */
-    readonly offset?: string;
-  };
-}
-
-/** The state of a durable stream. */
-export interface DurableStreamInfo {
-  /** Media type of the records. */
-  readonly contentType: string;
-  /** Offset behind the newest record. */
-  readonly offset: string;
-  /** True once the stream has ended, complete or not. */
-  readonly isEnded: boolean;
-  /** Reason why an ended stream is incomplete; absent for a complete one. */
-  readonly error?: string;
-  /** Reason for which a reader asked the writer to stop. */
-  readonly cancelled?: string;
-  /** Bytes of the records, without those of the source of a fork. */
-  readonly bytes: number;
+/** The code of durable streams, which loads with the server. */
+export interface LoadedStreams {
+  readonly node: NodeStreams;
+  /** Sends the records of a stream to a session. Never rejects. */
+  readonly send: (reading: SessionReading) => Promise<void>;
 }
 
 /**
- * A record, and the place behind the record.
+ * The durable streams of a server: logs with an end, which outlive sessions, writers and servers. All
+ * servers of a broker share the streams.
  *
- * @typeParam T Type of a record.
- */
-export interface DurableStreamItem<T = unknown> {
-  /** The record. */
-  readonly data: T;
-  /** Offset behind the record: a read `after` this offset continues with the next record. */
-  readonly offset: string;
-}
-
-/** Part of a durable stream to read. */
-export interface ReadDurableStreamOptions {
-  /**
-   * Offset behind which to read. `"-1"` stands for the oldest record that is kept, and `"now"` for
-   * the end.
-   *
-   * @default {"-1"}
-   */
-  readonly after?: string;
-  /** Ends the loop, with the signal's reason. */
-  readonly signal?: AbortSignal;
-}
-
-/** Parts of {@linkcode DurableStreams}. */
-export interface DurableStreamsParts {
-  readonly runtime: Runtime;
-  readonly streams: StreamLogs;
-  /** Most bytes of a record that sessions can read. */
-  readonly maxRecordBytes: number;
-}
-
-/**
- * The durable streams of a server: logs with an end, which outlive sessions, servers, and writers.
- * All servers of a broker share the streams.
+ * @example An answer that a client reads to its end
+ * ```ts
+ * import { connect, serve } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = serve({
+ *   port: 0,
+ *   onListen() {},
+ *   durableStreams: { path: "/streams" },
+ *   authorize: (_session, topic, action) => topic === "stream:answer-7" && action === "subscribe",
+ * });
+ * await using answer = await server.durableStreams.create<string>("answer-7");
+ * for (const word of ["Hello", "world"]) void answer.append(word);
+ * await answer.close();
+ *
+ * await using client = connect(server.url);
+ * const words = await Array.fromAsync(client.durableStream<string>("answer-7"));
+ * assertEquals(words, ["Hello", "world"]);
+ * ```
  */
 export class DurableStreams {
-  readonly #runtime: Runtime;
-  readonly #streams: StreamLogs;
-  readonly #maxRecordBytes: number;
-  /** Open writers of this server; bounded by the streams. */
-  readonly #writers = new Set<DurableStreamWriter>();
+  readonly #loaded: Promise<LoadedStreams>;
 
-  /** Begins without writers; the server creates its durable streams. */
-  constructor({ runtime, streams, maxRecordBytes }: DurableStreamsParts) {
-    this.#runtime = runtime;
-    this.#streams = streams;
-    this.#maxRecordBytes = maxRecordBytes;
+  /** Begins without streams of its own; the server does this. */
+  constructor(loaded: Promise<LoadedStreams>) {
+    this.#loaded = loaded;
+    loaded.catch(() => {}); // Each call reports the failure.
   }
 
   /**
@@ -132,24 +77,14 @@ export class DurableStreams {
     id: string,
     options: CreateDurableStreamOptions = {},
   ): Promise<DurableStreamWriter<T>> {
-    const { contentType, fork, ...lifetime } = options;
-    const holder = this.#runtime.randomUUID();
-    const created = await this.#streams.create(id, {
-      ...lifetime,
-      // A fork has the type of the source by default.
-      contentType: contentType ?? (fork === undefined ? "application/json" : undefined),
-      fork,
-      writer: { holder, ttlMs: LEASE_MS },
-    });
-    if (created.kind !== "created") throw refusedCreation(id, created.kind);
-    return this.#writer(id, created.info, holder);
+    return await (await this.#loaded).node.create(id, options);
   }
 
   /**
    * Takes over a stream whose writer's lease has lapsed, or that has no writer.
    *
    * A stream without a sign of life of the writer stays open for 15 s, and for at most 5 s more: a
-   * program that restarts faster continues the stream.
+   * program that restarts within the 5 s continues the stream.
    *
    * @typeParam T Type of a record.
    * @param id The id.
@@ -158,22 +93,7 @@ export class DurableStreams {
    * @throws {BrokerError} If the engine is away.
    */
   async open<T = unknown>(id: string): Promise<DurableStreamWriter<T>> {
-    const holder = this.#runtime.randomUUID();
-    const result = await this.#streams.append(id, {
-      records: [],
-      writer: { holder, ttlMs: LEASE_MS, takes: true },
-    });
-    switch (result.kind) {
-      case "appended":
-      case "repeated":
-        return this.#writer(id, result.info, holder);
-      case "fenced":
-        throw new RequestError("held", `Cannot open: "${id}" has a writer`);
-      case "ended":
-        throw new RequestError("ended", `Cannot open: "${id}" has ended`);
-      default:
-        throw new RequestError("not-found", `Cannot open: there is no durable stream "${id}"`);
-    }
+    return await (await this.#loaded).node.open(id);
   }
 
   /**
@@ -184,18 +104,7 @@ export class DurableStreams {
    * @throws {BrokerError} If the engine is away.
    */
   async info(id: string): Promise<DurableStreamInfo | undefined> {
-    const found = await this.#streams.info(id);
-    if (found.kind !== "page") return undefined;
-    const { info } = found;
-    const { contentType, tail, bytes, end, cancelled } = info;
-    return {
-      contentType,
-      offset: formatOffset(info, tail),
-      isEnded: end !== undefined,
-      ...(end?.error !== undefined && { error: end.error }),
-      ...(cancelled !== undefined && { cancelled }),
-      bytes,
-    };
+    return await (await this.#loaded).node.info(id);
   }
 
   /**
@@ -206,23 +115,11 @@ export class DurableStreams {
    * @param options Where to begin, and a signal.
    * @returns The records. The loop throws as that of `follow` does, but not for an incomplete end.
    */
-  read<T = unknown>(
+  async *read<T = unknown>(
     id: string,
     options: ReadDurableStreamOptions = {},
   ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
-    return this.#items(id, options, async function* (streams, after, identity) {
-      for (let next = after;;) {
-        const page = await streams.read(id, {
-          ...PAGE,
-          after: next,
-          identity,
-          ...signalOf(options),
-        });
-        yield page;
-        if (page.kind !== "page" || page.isUpToDate) return;
-        next = page.next;
-      }
-    });
+    yield* (await this.#loaded).node.read<T>(id, options);
   }
 
   /**
@@ -235,21 +132,11 @@ export class DurableStreams {
    * `writer-lost` at the end of an incomplete stream, `not-found` without a stream, `gone` if the
    * stream was deleted or the records are no longer kept, and `malformed` for a bad offset.
    */
-  follow<T = unknown>(
+  async *follow<T = unknown>(
     id: string,
     options: ReadDurableStreamOptions = {},
   ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
-    return this.#items(id, options, async function* (streams, after, identity) {
-      for await (
-        const page of streams.follow(id, { ...PAGE, after, identity, ...signalOf(options) })
-      ) {
-        yield page;
-        const error = page.kind === "page" && page.isUpToDate && endError(id, page.info.end);
-        if (error) throw error;
-      }
-      options.signal?.throwIfAborted();
-      if (streams.isClosed) throw new RequestError("unavailable", "The server is closed");
-    });
+    yield* (await this.#loaded).node.follow<T>(id, options);
   }
 
   /**
@@ -269,11 +156,7 @@ export class DurableStreams {
           `received ${reason.length}`,
       );
     }
-    const { kind } = await this.#streams.append(id, { records: [], cancel: reason });
-    if (kind === "missing" || kind === "deleted") {
-      throw new RequestError("not-found", `Cannot cancel: there is no durable stream "${id}"`);
-    }
-    return kind === "appended";
+    return await (await this.#loaded).node.cancel(id, reason);
   }
 
   /**
@@ -284,125 +167,112 @@ export class DurableStreams {
    * @throws {BrokerError} If the engine is away.
    */
   async delete(id: string): Promise<boolean> {
-    return await this.#streams.delete(id) === "removed";
+    return await (await this.#loaded).node.delete(id);
   }
 
   /**
-   * Aborts the streams of all open writers of this server, with the error `writer-lost`.
+   * Creates the source of a topic `stream:<id>`.
+   *
+   * @ignore
+   */
+  source(topic: string, topics: Topics): TopicSource {
+    return new StreamFeed(topic, topics, this.#loaded);
+  }
+
+  /**
+   * Ends the streams of all open writers of this server with the error `writer-lost`.
    *
    * @ignore
    */
   async close(): Promise<void> {
-    const told = Promise.allSettled([...this.#writers].map((writer) => writer.abort(WRITER_LOST)));
-    await settlesWithin(this.#runtime, told, CLOSE_MS);
+    await (await this.#loaded).node.close();
   }
+}
 
-  #writer<T>(id: string, info: LogInfo, holder: string): DurableStreamWriter<T> {
-    const writer = new DurableStreamWriter<T>({
-      runtime: this.#runtime,
-      streams: this.#streams,
-      id,
-      info,
-      holder,
-      maxRecordBytes: this.#maxRecordBytes,
-      onOver: (over) => this.#writers.delete(over),
-    });
-    this.#writers.add(writer as DurableStreamWriter);
-    return writer;
-  }
-
-  async *#items<T>(
-    id: string,
-    { after, signal }: ReadDurableStreamOptions,
-    read: (streams: StreamLogs, after: number, identity: string) => AsyncIterable<StreamRead>,
-  ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
-    signal?.throwIfAborted();
-    const { info } = checkPage(id, await this.#streams.info(id), false);
-    const position = positionOf(info, after);
-    if (typeof position === "string") throw badOffset(id, position, after);
-    let at = position;
-    for await (const result of read(this.#streams, at, info.identity)) {
-      const page = checkPage(id, result, true);
-      const hasJson = isJson(page.info.contentType);
-      for (const record of page.records) {
-        at++;
-        yield { data: decode(record, hasJson) as T, offset: formatOffset(page.info, at) };
-      }
-    }
-  }
+/** A session that reads a stream. */
+export interface SessionReading {
+  readonly session: Session;
+  readonly topic: string;
+  /** Where to begin. */
+  readonly options: SubscribeOptions;
+  /** Aborted once the session no longer reads the stream, or begins anew. */
+  readonly signal: AbortSignal;
+  /** The place that the session has reached, once known. */
+  standing: SubscribeAnswer | undefined;
+  /** Answers the subscription; later calls have no effect. */
+  answer(answer: SubscribeAnswer): void;
+  /** Takes the session off the topic. */
+  leave(options: UnsubscribeOptions): void;
 }
 
 /**
- * Finds the position that an offset stands for.
- *
- * @param info The stream.
- * @param after The offset, `"-1"` or left out for the oldest record, `"now"` for the end.
- * @returns The position, or the fault of the offset.
+ * The sessions of a topic `stream:<id>`. Each reads the stream at its own pace; the node shares the
+ * announcements of the stream, and the pages of readers at one place.
  */
-export function positionOf(
-  info: LogInfo,
-  after: string | undefined = "-1",
-): number | "malformed" | "gone" {
-  if (after === "now") return info.tail;
-  if (after === "-1") return oldestPosition(info);
-  const position = parseOffset(info, after);
-  // Only an engine that lost records has an end before an offset that was given out.
-  return typeof position === "number" && position > info.tail ? "gone" : position;
-}
+class StreamFeed implements TopicSource {
+  readonly #topic: string;
+  readonly #topics: Topics;
+  readonly #loaded: Promise<LoadedStreams>;
+  readonly #readings = new Map<Session, SessionReading & { readonly stop: AbortController }>();
 
-function badOffset(id: string, fault: "malformed" | "gone", after: string = ""): RequestError {
-  return fault === "malformed"
-    ? new RequestError(fault, `Cannot read "${id}": after must be an offset, received "${after}"`)
-    : new RequestError(fault, `Cannot read "${id}": the offset belongs to another stream`);
-}
+  constructor(topic: string, topics: Topics, loaded: Promise<LoadedStreams>) {
+    this.#topic = topic;
+    this.#topics = topics;
+    this.#loaded = loaded;
+  }
 
-/** Returns a page; throws the error that any other result of a read stands for. */
-function checkPage(id: string, result: StreamRead, wasThere: boolean): StreamPage {
-  switch (result.kind) {
-    case "page":
-      return result;
-    case "too-many":
-      throw new LimitError("maxReaders", `Cannot read "${id}": too many readers wait already`);
-    case "trimmed":
-      throw new RequestError("gone", `Cannot read "${id}": the records are no longer kept`);
-    default:
-      if (wasThere) throw new RequestError("gone", `Cannot read "${id}": the stream was deleted`);
-      throw new RequestError("not-found", `Cannot read: there is no durable stream "${id}"`);
+  get size(): number {
+    return this.#readings.size;
+  }
+
+  sessions(): Iterable<Session> {
+    return this.#readings.keys();
+  }
+
+  admit(session: Session, options: SubscribeOptions): (() => SubscribeAnswer) | undefined {
+    const before = this.#readings.get(session);
+    const isPlain = options.since === undefined && options.last === undefined;
+    const standing = before?.standing;
+    if (isPlain && standing !== undefined) return () => before?.standing ?? standing;
+    // A reading whose place is still unknown begins as asked for first, and answers the newest call.
+    this.#begin(session, isPlain && before ? { ...before.options, ...options } : options);
+    // This comes last because the application is called, and may remove the session.
+    if (before !== undefined) end(before);
+    return undefined;
+  }
+
+  delete(session: Session): void {
+    const reading = this.#readings.get(session);
+    this.#readings.delete(session);
+    if (reading !== undefined) end(reading);
+  }
+
+  #begin(session: Session, options: SubscribeOptions): void {
+    const topic = this.#topic;
+    const stop = new AbortController();
+    let isAnswered = false;
+    const reading = {
+      session,
+      topic,
+      options,
+      stop,
+      signal: stop.signal,
+      standing: undefined,
+      answer(answer: SubscribeAnswer) {
+        if (isAnswered) return;
+        isAnswered = true;
+        tellAnswer(session, options.onAnswer, answer);
+      },
+      leave: (why: UnsubscribeOptions) => void this.#topics.unsubscribe(session, topic, why),
+    };
+    this.#readings.set(session, reading);
+    this.#loaded.then(({ send }) => stop.signal.aborted ? undefined : send(reading)).catch(
+      (error) => session[internals].endByFailure(error, "Durable streams failed to load"),
+    );
   }
 }
 
-/** The error for the readers of an incomplete stream. */
-function endError(id: string, end: LogEnd | undefined): RequestError | undefined {
-  if (end?.error === undefined) return undefined;
-  return end.error === WRITER_LOST
-    ? new RequestError(WRITER_LOST, `The writer of "${id}" was lost`)
-    : new RequestError("aborted", end.error);
-}
-
-function refusedCreation(
-  id: string,
-  kind: Exclude<StreamCreated["kind"], "created">,
-): RequestError | LimitError {
-  switch (kind) {
-    case "exists":
-    case "deleted":
-      return new RequestError("exists", `Cannot create: there is a durable stream "${id}"`);
-    case "too-many":
-      return new LimitError("maxStreams", `Cannot create "${id}": there are too many streams`);
-    case "source-missing":
-    case "source-deleted":
-      return new RequestError("not-found", `Cannot fork "${id}": the source is missing`);
-    case "gone":
-      return new RequestError("gone", `Cannot fork "${id}": the source has no such records`);
-    default:
-      return new RequestError("malformed", `Cannot fork "${id}": ${kind}`);
-  }
-}
-
-function decode(record: LogRecord, hasJson: boolean): unknown {
-  return hasJson && typeof record === "string" ? JSON.parse(record) : record;
-}
-
-function signalOf({ signal }: ReadDurableStreamOptions): { readonly signal?: AbortSignal } {
-  return signal === undefined ? {} : { signal };
+function end(reading: SessionReading & { readonly stop: AbortController }): void {
+  reading.stop.abort();
+  reading.answer({ isSuperseded: true });
 }

@@ -108,7 +108,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   #isTold = false;
   #isLooking = false;
 
-  /** Begins to renew the lease; `DurableStreams` creates writers. */
+  /** Begins to renew the lease; `NodeStreams` creates writers. */
   constructor(options: WriterOptions) {
     const { runtime, streams, id, info, holder, maxRecordBytes, onOver } = options;
     this.id = id;

@@ -404,6 +404,7 @@ export class RequestQueue implements SessionRequests {
         const { topic, id, since, last } = envelope;
         const onAnswer = (data: SubscribeAnswer) => {
           if (data.isSuperseded) return this.#fail(id, SUPERSEDED);
+          if (data.refusal) return this.#fail(id, data.refusal);
           this.#core.post({ reply: id, data });
         };
         return services.subscribe!(session, topic, { since, last, onAnswer });

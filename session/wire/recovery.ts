@@ -1,4 +1,5 @@
 /** Recovery of a subscription: positions in a history, gaps, and the answers of a server. */
+import type { RequestFailure } from "../../errors.ts";
 
 /** A position in the history of a topic: all publications up to this offset are known. */
 export interface HistoryPosition {
@@ -52,6 +53,8 @@ export interface SubscribeAnswer {
    * answer. The client gets the failure `superseded`.
    */
   readonly isSuperseded?: true;
+  /** Present, and alone, if the topic cannot be subscribed to. The client gets this failure. */
+  readonly refusal?: RequestFailure;
 }
 
 /** Notice that messages of a topic are missing here, or may be missing. */
@@ -116,3 +119,15 @@ export interface Recovery {
   /** Position before the following messages; absent if unknown, as for a topic without history. */
   readonly position?: HistoryPosition;
 }
+
+/** Prefix of the topics of durable streams; the id of the stream follows. */
+export const STREAM_PREFIX = "stream:";
+
+/**
+ * Epoch of all topics of durable streams. Offsets count the records of the stream, and the tag is the
+ * identity of the stream.
+ */
+export const STREAM_EPOCH = "stream";
+
+/** Code of an `unsubscribed` at the end of a complete durable stream. */
+export const STREAM_ENDED = "ended";

@@ -17,7 +17,7 @@ import { CloseCode } from "../../errors.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { Connection, ConnectionCloseInfo, FlowControlOptions } from "../connection.ts";
 import { type MessageStreamOptions, withMessages } from "../message_stream/server.ts";
-import { holdUntil } from "../qmux/admission.ts";
+import { CREDIT_KINDS } from "../qmux/credit.ts";
 import type { Multiplexer } from "../qmux/multiplexer.ts";
 import type { Qmux } from "../qmux/qmux.ts";
 import { parseQmuxProtocol } from "../qmux/versions.ts";
@@ -447,4 +447,33 @@ export class ServerWebSocketConnection extends WebSocketConnection {
   #tellClosing(): void {
     if (this.#socket.readyState === CLOSING) this.#lease?.closing();
   }
+}
+
+/**
+ * Credit until a peer is admitted, such as a client before its token: enough for the stream of the
+ * token and a few others.
+ */
+const HELD = { data: 16_384, bidirectional: 8, unidirectional: 8 };
+
+/**
+ * Accepts no datagrams and little stream data until the peer is admitted.
+ *
+ * @param qmux A multiplexer before its start. One without credit, in the framing from before the
+ * drafts, is left as it is.
+ * @param admitted Resolves on admission.
+ */
+function holdUntil(qmux: Qmux, admitted: Promise<unknown>): void {
+  const { credit } = qmux;
+  if (credit === undefined) return;
+  const windows = CREDIT_KINDS.map((kind) => {
+    const { receive } = credit.of(kind);
+    const { window } = receive;
+    receive.resize(Math.min(window, HELD[kind]));
+    return () => receive.resize(window);
+  });
+  qmux.dropsDatagrams = true;
+  admitted.then(() => {
+    qmux.dropsDatagrams = false;
+    windows.forEach((open) => open());
+  }, () => {});
 }

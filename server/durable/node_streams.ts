@@ -1,0 +1,336 @@
+/** Durable streams of one node, behind `DurableStreams`, which documents the methods. */
+import { LimitError, RequestError } from "../../errors.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { settlesWithin } from "../../base/wait.ts";
+import type { LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
+import { formatOffset, oldestPosition, parseOffset } from "../../pubsub/logs/offset.ts";
+import {
+  isJson,
+  type StreamCreated,
+  type StreamLogs,
+  type StreamPage,
+  type StreamRead,
+  WRITER_LOST,
+} from "../../pubsub/logs/stream_logs.ts";
+import { MAX_PLACE_BYTES } from "../../session/wire/encode.ts";
+import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
+import { utf8Length } from "../../session/wire/utf8.ts";
+import { DurableStreamWriter, LEASE_MS } from "./writer.ts";
+
+/** Bounds of the pages in which a stream is read. */
+const PAGE = { maxRecords: 1_000, maxBytes: 1_048_576 };
+
+/** Longest time for telling the readers of open writers that the server closes, in milliseconds. */
+const CLOSE_MS = 2_000;
+
+/** Facts of a new durable stream. */
+export interface CreateDurableStreamOptions {
+  /**
+   * Media type of the records. With `application/json` a record is a value; with any other type a
+   * text or bytes.
+   *
+   * @default {"application/json"}
+   */
+  readonly contentType?: string;
+  /**
+   * Time after the last append or read at which the stream is deleted, in milliseconds. Sessions and
+   * requests that wait for new records count as reading. By default the stream stays.
+   */
+  readonly ttlMs?: number;
+  /** Time at which the stream is deleted, in milliseconds since the Unix epoch. */
+  readonly expiresAt?: number;
+  /** The stream that the new one continues. The source stays as it is. */
+  readonly fork?: {
+    /** Id of the source. */
+    readonly source: string;
+    /** Offset in the source behind which the new stream goes on; by default the end of the source. */
+    readonly offset?: string;
+  };
+}
+
+/** The state of a durable stream. */
+export interface DurableStreamInfo {
+  /** Media type of the records. */
+  readonly contentType: string;
+  /** Offset behind the newest record. */
+  readonly offset: string;
+  /** True once the stream has ended, complete or not. */
+  readonly isEnded: boolean;
+  /** Reason why an ended stream is incomplete; absent for a complete one. */
+  readonly error?: string;
+  /** Reason for which a reader asked the writer to stop. */
+  readonly cancelled?: string;
+  /** Bytes of the records, without those of the source of a fork. */
+  readonly bytes: number;
+}
+
+/**
+ * A record, and the place behind the record.
+ *
+ * @typeParam T Type of a record.
+ */
+export interface DurableStreamItem<T = unknown> {
+  /** The record. */
+  readonly data: T;
+  /** Offset behind the record: a read `after` this offset continues with the next record. */
+  readonly offset: string;
+}
+
+/** Part of a durable stream to read. */
+export interface ReadDurableStreamOptions {
+  /**
+   * Offset behind which to read. `"-1"` stands for the oldest record that is kept, and `"now"` for
+   * the end.
+   *
+   * @default {"-1"}
+   */
+  readonly after?: string;
+  /** Ends the loop, with the signal's reason. */
+  readonly signal?: AbortSignal;
+}
+
+/** Parts of {@linkcode NodeStreams}. */
+export interface NodeStreamsOptions {
+  readonly runtime: Runtime;
+  readonly streams: StreamLogs;
+  /** Most bytes of a message: sessions can read the records of the writers. */
+  readonly maxMessageBytes: number;
+}
+
+/** Writers, reads and cancellation on one node. */
+export class NodeStreams {
+  readonly #runtime: Runtime;
+  readonly #streams: StreamLogs;
+  readonly #maxMessageBytes: number;
+  /** Open writers of this server; bounded by the streams. */
+  readonly #writers = new Set<DurableStreamWriter>();
+
+  /** Begins without writers. */
+  constructor({ runtime, streams, maxMessageBytes }: NodeStreamsOptions) {
+    this.#runtime = runtime;
+    this.#streams = streams;
+    this.#maxMessageBytes = maxMessageBytes;
+  }
+
+  /** Creates a stream. */
+  async create<T = unknown>(
+    id: string,
+    options: CreateDurableStreamOptions = {},
+  ): Promise<DurableStreamWriter<T>> {
+    const { contentType, fork, ...lifetime } = options;
+    const holder = this.#runtime.randomUUID();
+    const created = await this.#streams.create(id, {
+      ...lifetime,
+      // A fork has the type of the source by default.
+      contentType: contentType ?? (fork === undefined ? "application/json" : undefined),
+      fork,
+      writer: { holder, ttlMs: LEASE_MS },
+    });
+    if (created.kind !== "created") throw refusedCreation(id, created.kind);
+    return this.#writer(id, created.info, holder);
+  }
+
+  /** Takes over a stream without a writer. */
+  async open<T = unknown>(id: string): Promise<DurableStreamWriter<T>> {
+    const holder = this.#runtime.randomUUID();
+    const result = await this.#streams.append(id, {
+      records: [],
+      writer: { holder, ttlMs: LEASE_MS, takes: true },
+    });
+    switch (result.kind) {
+      case "appended":
+      case "repeated":
+        return this.#writer(id, result.info, holder);
+      case "fenced":
+        throw new RequestError("held", `Cannot open: "${id}" has a writer`);
+      case "ended":
+        throw new RequestError("ended", `Cannot open: "${id}" has ended`);
+      default:
+        throw new RequestError("not-found", `Cannot open: there is no durable stream "${id}"`);
+    }
+  }
+
+  /** Reads the state of a stream. */
+  async info(id: string): Promise<DurableStreamInfo | undefined> {
+    const found = await this.#streams.info(id);
+    if (found.kind !== "page") return undefined;
+    const { info } = found;
+    const { contentType, tail, bytes, end, cancelled } = info;
+    return {
+      contentType,
+      offset: formatOffset(info, tail),
+      isEnded: end !== undefined,
+      ...(end?.error !== undefined && { error: end.error }),
+      ...(cancelled !== undefined && { cancelled }),
+      bytes,
+    };
+  }
+
+  /** Reads the records that there are. */
+  read<T = unknown>(
+    id: string,
+    options: ReadDurableStreamOptions = {},
+  ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
+    return this.#items(id, options, async function* (streams, after, identity) {
+      for (let next = after;;) {
+        const page = await streams.read(id, {
+          ...PAGE,
+          after: next,
+          identity,
+          ...signalOf(options),
+        });
+        yield page;
+        if (page.kind !== "page" || page.isUpToDate) return;
+        next = page.next;
+      }
+    });
+  }
+
+  /** Reads a stream to its end. */
+  follow<T = unknown>(
+    id: string,
+    options: ReadDurableStreamOptions = {},
+  ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
+    return this.#items(id, options, async function* (streams, after, identity) {
+      for await (
+        const page of streams.follow(id, { ...PAGE, after, identity, ...signalOf(options) })
+      ) {
+        yield page;
+        const error = page.kind === "page" && page.isUpToDate && endError(id, page.info.end);
+        if (error) throw error;
+      }
+      options.signal?.throwIfAborted();
+      if (streams.isClosed) throw new RequestError("unavailable", "The server is closed");
+    });
+  }
+
+  /** Asks the writer of a stream to stop. */
+  async cancel(id: string, reason: string): Promise<boolean> {
+    const { kind } = await this.#streams.append(id, { records: [], cancel: reason });
+    if (kind === "missing" || kind === "deleted") {
+      throw new RequestError("not-found", `Cannot cancel: there is no durable stream "${id}"`);
+    }
+    return kind === "appended";
+  }
+
+  /** Deletes a stream. */
+  async delete(id: string): Promise<boolean> {
+    return await this.#streams.delete(id) === "removed";
+  }
+
+  /** Aborts the streams of all open writers of this node, with the error `writer-lost`. */
+  async close(): Promise<void> {
+    const told = Promise.allSettled([...this.#writers].map((writer) => writer.abort(WRITER_LOST)));
+    await settlesWithin(this.#runtime, told, CLOSE_MS);
+  }
+
+  #writer<T>(id: string, info: LogInfo, holder: string): DurableStreamWriter<T> {
+    const head = JSON.stringify({ topic: STREAM_PREFIX + id, data: 0 });
+    const writer = new DurableStreamWriter<T>({
+      runtime: this.#runtime,
+      streams: this.#streams,
+      id,
+      info,
+      holder,
+      maxRecordBytes: this.#maxMessageBytes - utf8Length(head) - MAX_PLACE_BYTES,
+      onOver: (over) => this.#writers.delete(over),
+    });
+    this.#writers.add(writer as DurableStreamWriter);
+    return writer;
+  }
+
+  async *#items<T>(
+    id: string,
+    { after, signal }: ReadDurableStreamOptions,
+    read: (streams: StreamLogs, after: number, identity: string) => AsyncIterable<StreamRead>,
+  ): AsyncGenerator<DurableStreamItem<T>, void, undefined> {
+    signal?.throwIfAborted();
+    const { info } = checkPage(id, await this.#streams.info(id), false);
+    const position = startPosition(info, after);
+    if (typeof position === "string") throw badOffset(id, position, after);
+    let at = position;
+    for await (const result of read(this.#streams, at, info.identity)) {
+      const page = checkPage(id, result, true);
+      const hasJson = isJson(page.info.contentType);
+      for (const record of page.records) {
+        at++;
+        yield { data: decode(record, hasJson) as T, offset: formatOffset(page.info, at) };
+      }
+    }
+  }
+}
+
+/**
+ * Finds the position that an offset stands for.
+ *
+ * @param info The stream.
+ * @param after The offset, `"-1"` or left out for the oldest record, `"now"` for the end.
+ * @returns The position, or the fault of the offset.
+ */
+export function startPosition(
+  info: LogInfo,
+  after: string | undefined = "-1",
+): number | "malformed" | "gone" {
+  if (after === "now") return info.tail;
+  if (after === "-1") return oldestPosition(info);
+  const position = parseOffset(info, after);
+  // Only an engine that lost records has an end before an offset that was given out.
+  return typeof position === "number" && position > info.tail ? "gone" : position;
+}
+
+function badOffset(id: string, fault: "malformed" | "gone", after: string = ""): RequestError {
+  return fault === "malformed"
+    ? new RequestError(fault, `Cannot read "${id}": after must be an offset, received "${after}"`)
+    : new RequestError(fault, `Cannot read "${id}": the offset belongs to another stream`);
+}
+
+/** Returns a page; throws the error that any other result of a read stands for. */
+function checkPage(id: string, result: StreamRead, wasThere: boolean): StreamPage {
+  switch (result.kind) {
+    case "page":
+      return result;
+    case "too-many":
+      throw new LimitError("maxReaders", `Cannot read "${id}": too many readers wait already`);
+    case "trimmed":
+      throw new RequestError("gone", `Cannot read "${id}": the records are no longer kept`);
+    default:
+      if (wasThere) throw new RequestError("gone", `Cannot read "${id}": the stream was deleted`);
+      throw new RequestError("not-found", `Cannot read: there is no durable stream "${id}"`);
+  }
+}
+
+/** The error for the readers of an incomplete stream. */
+function endError(id: string, end: LogEnd | undefined): RequestError | undefined {
+  if (end?.error === undefined) return undefined;
+  return end.error === WRITER_LOST
+    ? new RequestError(WRITER_LOST, `The writer of "${id}" was lost`)
+    : new RequestError("aborted", end.error);
+}
+
+function refusedCreation(
+  id: string,
+  kind: Exclude<StreamCreated["kind"], "created">,
+): RequestError | LimitError {
+  switch (kind) {
+    case "exists":
+    case "deleted":
+      return new RequestError("exists", `Cannot create: there is a durable stream "${id}"`);
+    case "too-many":
+      return new LimitError("maxStreams", `Cannot create "${id}": there are too many streams`);
+    case "source-missing":
+    case "source-deleted":
+      return new RequestError("not-found", `Cannot fork "${id}": the source is missing`);
+    case "gone":
+      return new RequestError("gone", `Cannot fork "${id}": the source has no such records`);
+    default:
+      return new RequestError("malformed", `Cannot fork "${id}": ${kind}`);
+  }
+}
+
+function decode(record: LogRecord, hasJson: boolean): unknown {
+  return hasJson && typeof record === "string" ? JSON.parse(record) : record;
+}
+
+function signalOf({ signal }: ReadDurableStreamOptions): { readonly signal?: AbortSignal } {
+  return signal === undefined ? {} : { signal };
+}

@@ -1,0 +1,194 @@
+/** The records of a durable stream on the way to a session. */
+import { BrokerError, QueueFullError, UnsupportedError } from "../../errors.ts";
+import type { LogInfo } from "../../pubsub/logs/log.ts";
+import { identityAt, oldestPosition, parseOffset, writeOffset } from "../../pubsub/logs/offset.ts";
+import {
+  isJson,
+  type StreamLogs,
+  type StreamPage,
+  type StreamRead,
+  WRITER_LOST,
+} from "../../pubsub/logs/stream_logs.ts";
+import { internals } from "../../session/session.ts";
+import { encodeBinary, type EncodedMessage, framed } from "../../session/wire/encode.ts";
+import {
+  type HistoryOptions,
+  STREAM_ENDED,
+  STREAM_EPOCH,
+  STREAM_PREFIX,
+  type SubscribeAnswer,
+} from "../../session/wire/recovery.ts";
+import type { SessionReading } from "./streams.ts";
+
+/** Most records and bytes of a page, also where send queues are larger. */
+const MAX_PAGE = { maxRecords: 128, maxBytes: 524_288 };
+
+/** Why a session is taken off a stream. */
+interface End {
+  readonly code: string;
+  readonly reason: string;
+}
+
+/**
+ * Sends durable streams to sessions.
+ *
+ * - **Pace:** a page fills at most half of the send queue of a session, and is sent when the queue is
+ *   empty. A slow session costs one page of memory.
+ * - **Once:** a page is encoded once for all sessions that read it together.
+ * - **End:** the session is taken off the topic behind the last record: with the code `ended` for a
+ *   complete stream, else `aborted` or `writer-lost`. Other codes are `not-found` before the first
+ *   record, `gone` for a deleted stream, another stream of the id, or dropped records, `too-large` for
+ *   a record that exceeds a message, and `too-many` or `unavailable` for now.
+ */
+export class StreamSender {
+  readonly #streams: StreamLogs;
+  readonly #encoded = new WeakMap<StreamPage, readonly EncodedMessage[]>();
+
+  /** Creates a sender of the streams of this node. */
+  constructor(streams: StreamLogs) {
+    this.#streams = streams;
+  }
+
+  /** Sends the records of a stream to a session, until the end of either. Never rejects. */
+  async send(reading: SessionReading): Promise<void> {
+    const { session, signal, options } = reading;
+    try {
+      const end = await this.#send(reading);
+      if (end === undefined || signal.aborted) return;
+      if (reading.standing !== undefined || !options.isRequested) return reading.leave(end);
+      // The answer comes first: the end of a reading answers, too.
+      reading.answer({ refusal: { code: end.code, message: end.reason } });
+      reading.leave({ isSilent: true });
+    } catch (error) {
+      // A full queue has already closed the session.
+      if (error instanceof QueueFullError || session.isClosed) return;
+      session[internals].endByFailure(error, "The durable stream failed");
+    }
+  }
+
+  async #send(reading: SessionReading): Promise<End | undefined> {
+    try {
+      return await this.#read(reading);
+    } catch (error) {
+      const isAway = error instanceof BrokerError || error instanceof UnsupportedError;
+      if (!isAway || reading.session.isClosed) throw error;
+      return { code: "unavailable", reason: "The engine of the durable streams is away" };
+    }
+  }
+
+  /** Reads to the end of the stream, if not stopped before. */
+  async #read(reading: SessionReading): Promise<End | undefined> {
+    const { topic, signal, options } = reading;
+    const id = topic.slice(STREAM_PREFIX.length);
+    const found = await this.#streams.info(id);
+    if (signal.aborted) return undefined;
+    const wasThere = options.since !== undefined;
+    if (found.kind !== "page") return missing(found.kind, wasThere);
+    const { info } = found;
+    const after = startOf(info, options);
+    if (after === undefined) return missing("missing", wasThere);
+    const { identity } = info;
+    const pages = this.#streams.follow(id, { ...pageOf(reading), after, identity, signal });
+    for await (const page of pages) {
+      if (page.kind !== "page") return missing(page.kind, true);
+      if (reading.standing === undefined) {
+        const standing = this.#moveTo(reading, page.info, after);
+        reading.answer(wasThere ? { ...standing, recovered: true } : standing);
+      }
+      const isSent = await this.#sendPage(reading, page);
+      if (isSent !== true) return isSent;
+      if (page.isUpToDate && page.info.end !== undefined) return endOf(page.info.end);
+    }
+    return undefined;
+  }
+
+  /** Sends a page in parts for which the session has room; true once all records are sent. */
+  async #sendPage(reading: SessionReading, page: StreamPage): Promise<true | End | undefined> {
+    const { session, signal, topic } = reading;
+    const core = session[internals];
+    const queue = core.queue!;
+    const { maxRecords, maxBytes } = pageOf(reading);
+    let messages = this.#encoded.get(page);
+    if (messages === undefined) this.#encoded.set(page, messages = encodePage(topic, page));
+    const first = page.next - messages.length;
+    for (let sent = 0; sent < messages.length;) {
+      if (!queue.isFlushed) await queue.flushed();
+      if (signal.aborted || queue.isOver) return undefined;
+      if (!queue.isFlushed) continue;
+      let bytes = 0;
+      for (const begin = sent; sent < messages.length && sent - begin < maxRecords; sent++) {
+        const message = messages[sent]!;
+        if (message.size > core.maxSendBytes) {
+          const reason = `A record is larger than a message: ${message.size} bytes`;
+          return { code: "too-large", reason };
+        }
+        bytes += message.size;
+        if (bytes > maxBytes && sent > begin) break;
+        core.push(message, true);
+        if (signal.aborted) return undefined;
+      }
+      this.#moveTo(reading, page.info, first + sent);
+    }
+    this.#moveTo(reading, page.info, page.next);
+    return true;
+  }
+
+  #moveTo(reading: SessionReading, info: LogInfo, offset: number): SubscribeAnswer {
+    const tag = identityAt(info, offset);
+    const head = Math.max(offset, info.tail);
+    return reading.standing = { epoch: STREAM_EPOCH, offset, tag, head };
+  }
+}
+
+/** The position at which a session begins; `undefined` if the stream lacks the position. */
+function startOf(info: LogInfo, { since, last }: HistoryOptions): number | undefined {
+  if (since === undefined) return Math.max(oldestPosition(info), info.tail - (last ?? 0));
+  const { epoch, offset, tag } = since;
+  const isKnown = epoch === STREAM_EPOCH && offset <= info.tail &&
+    (tag === undefined || parseOffset(info, writeOffset(offset, tag)) === offset);
+  return isKnown ? offset : undefined;
+}
+
+function pageOf({ session }: SessionReading): { maxRecords: number; maxBytes: number } {
+  const { maxMessages, maxBytes } = session[internals].settings.sendQueue;
+  return {
+    maxRecords: Math.max(1, Math.min(MAX_PAGE.maxRecords, maxMessages >> 1)),
+    maxBytes: Math.max(1, Math.min(MAX_PAGE.maxBytes, maxBytes >> 1)),
+  };
+}
+
+function missing(kind: Exclude<StreamRead["kind"], "page">, wasThere: boolean): End {
+  if (kind === "too-many") return { code: kind, reason: "Too many readers wait already" };
+  if (kind === "trimmed") return { code: "gone", reason: "The records are no longer kept" };
+  return wasThere
+    ? { code: "gone", reason: "The durable stream is no longer there" }
+    : { code: "not-found", reason: "There is no such durable stream" };
+}
+
+function endOf({ error }: NonNullable<LogInfo["end"]>): End {
+  if (error === undefined) return { code: STREAM_ENDED, reason: "The durable stream is complete" };
+  return error === WRITER_LOST
+    ? { code: WRITER_LOST, reason: "The writer of the durable stream was lost" }
+    : { code: "aborted", reason: error };
+}
+
+/** Encodes the records of a page as messages with positions. */
+function encodePage(topic: string, { info, records, next }: StreamPage): EncodedMessage[] {
+  const hasJson = isJson(info.contentType);
+  const head = `{"topic":${JSON.stringify(topic)}`;
+  let prev = next - records.length;
+  return records.map((record) => {
+    const place = `,"offset":${prev + 1},"prev":${prev},"tag":"${identityAt(info, ++prev)}"}`;
+    if (typeof record !== "string") return framed(encodeBinary(head + place, record), topic);
+    return framed(
+      `${head},"data":${hasJson ? oneLine(record) : JSON.stringify(record)}${place}`,
+      topic,
+    );
+  });
+}
+
+/** JSON text without line feeds, which separate the envelopes of a frame. */
+function oneLine(json: string): string {
+  // Within a text, JSON writes a line feed as an escape.
+  return json.includes("\n") ? json.replaceAll("\n", " ") : json;
+}

@@ -1,0 +1,474 @@
+/** Durable streams over sessions: the reader of a client, and the topics `stream:<id>`. */
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { z } from "zod";
+import { connect } from "../mod.ts";
+import type { Client } from "../client/client.ts";
+import { RequestError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import type { LogRecord } from "../pubsub/logs/log.ts";
+import { MemoryBroker } from "../pubsub/memory/broker.ts";
+import type { Server, ServerOptions } from "../server.ts";
+import { defineContract } from "../session/contract.ts";
+import type { PresenceNotice } from "../session/wire/presence_notice.ts";
+import { receiveOne, testServer, turns } from "../testing/mod.ts";
+import { listen, until } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+const STREAMS = {
+  authorize: () => true,
+  durableStreams: { path: "/streams", authorize: () => true },
+} satisfies ServerOptions;
+
+/** Waits for a `RequestError`, and returns its code and message. */
+async function failureOf(promise: Promise<unknown>): Promise<[code: string, message: string]> {
+  const { failure: { code, message } } = await assertRejects(() => soon(promise), RequestError);
+  return [code, message];
+}
+
+async function codeOf(promise: Promise<unknown>): Promise<string> {
+  return (await failureOf(promise))[0];
+}
+
+/** Reads a stream to its end. */
+function readAll(client: Client, id: string, after?: string): Promise<unknown[]> {
+  return soon(Array.fromAsync(client.durableStream(id, { after })));
+}
+
+function range(length: number): number[] {
+  return Array.from({ length }, (_, i) => i);
+}
+
+/** Creates a complete stream of records. */
+async function complete(
+  server: Server,
+  id: string,
+  records: readonly unknown[],
+): Promise<void> {
+  await using writer = await server.durableStreams.create(id);
+  await Promise.all(records.map((record) => writer.append(record)));
+  await writer.close();
+}
+
+/** A client made of a WebSocket alone; keeps every envelope, except for `hello` and pings. */
+class Page implements AsyncDisposable {
+  readonly socket: WebSocket;
+  readonly texts: string[] = [];
+  readonly #opened = Promise.withResolvers<void>();
+  readonly #closed = Promise.withResolvers<void>();
+
+  constructor(url: string, protocols: string[] = ["skein.1"]) {
+    this.socket = new WebSocket(url, protocols);
+    this.socket.onopen = () => this.#opened.resolve();
+    this.socket.onclose = () => this.#closed.resolve();
+    this.socket.onmessage = ({ data }) => {
+      for (const text of (data as string).split("\n")) {
+        if (!/^\{"(?:hello|ping)"/.test(text)) this.texts.push(text);
+      }
+    };
+  }
+
+  get open(): Promise<void> {
+    return soon(this.#opened.promise);
+  }
+
+  /** Waits for a number of envelopes, and takes them. */
+  async take(count: number): Promise<string[]> {
+    await until(() => this.texts.length >= count);
+    return this.texts.splice(0, count);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.socket.close();
+    await soon(this.#closed.promise);
+  }
+}
+
+Deno.test("A durable stream is a topic with positions, and with an end that is told", async () => {
+  await using server = listen(STREAMS);
+  await complete(server, "a", ["one", { two: 2 }]);
+  const { offset } = (await server.durableStreams.info("a"))!;
+  const tag = offset.split("_")[1]!;
+  await using page = new Page(server.url);
+  await page.open;
+  page.socket.send('{"subscribe":"stream:a","id":1,"last":9007199254740991}');
+  assertEquals(await page.take(4), [
+    `{"reply":1,"data":{"epoch":"stream","offset":0,"tag":"${tag}","head":2}}`,
+    `{"topic":"stream:a","data":"one","offset":1,"prev":0,"tag":"${tag}"}`,
+    `{"topic":"stream:a","data":{"two":2},"offset":2,"prev":1,"tag":"${tag}"}`,
+    '{"unsubscribed":"stream:a","code":"ended","reason":"The durable stream is complete"}',
+  ]);
+  const since = `"since":{"epoch":"stream","offset":1,"tag":"${tag}"}`;
+  page.socket.send(`{"subscribe":"stream:a","id":2,${since}}`);
+  assertEquals(
+    (await page.take(3))[0],
+    `{"reply":2,"data":{"epoch":"stream","offset":1,"tag":"${tag}","head":2,"recovered":true}}`,
+  );
+  page.socket.send('{"subscribe":"stream:b","id":3}');
+  page.socket.send('{"publish":"stream:a","id":4,"data":"news"}');
+  page.socket.send('{"subscribe":"stream:a","id":5,"since":{"epoch":"other","offset":0}}');
+  const failures = (await page.take(3)).map((text) => JSON.parse(text));
+  const codes = failures.toSorted((a, b) => a.reply - b.reply).map(({ error }) => error.code);
+  assertEquals(codes, ["not-found", "malformed", "gone"]);
+});
+
+Deno.test("A plain page gets the records of a stream that the application subscribes it to", async () => {
+  await using server = listen({
+    ...STREAMS,
+    onOpen: (session) => void server.subscribe(session, "stream:a", { last: 2 }),
+  });
+  await complete(server, "a", range(3));
+  await using page = new Page(server.url, []);
+  const texts = await page.take(2);
+  assertEquals(texts.map((text) => JSON.parse(text).data), [1, 2]);
+});
+
+for (const transport of ["websocket", "webtransport", "memory"] as const) {
+  Deno.test(`client.durableStream() reads a stream to its end over ${transport}`, async () => {
+    await using memory = transport === "memory" ? testServer(STREAMS) : undefined;
+    await using sockets = memory === undefined ? listen(STREAMS) : undefined;
+    const server = (memory ?? sockets)!;
+    await using client = memory?.connect() ?? connect(server.url, {
+      transports: [transport === "webtransport" ? "webtransport" : "websocket"],
+      serverCertificateHashes: server.certificateHashes,
+    });
+    await using writer = await server.durableStreams.create<number>("a");
+    await Promise.all(range(300).map((i) => writer.append(i)));
+    const stream = client.durableStream<number>("a");
+    assertEquals([stream.id, stream.offset, stream.isUpToDate], ["a", undefined, false]);
+    const seen: number[] = [];
+    const reading = (async () => {
+      for await (const item of stream) seen.push(item);
+    })();
+    await until(() => stream.isUpToDate);
+    assertEquals([seen.length, stream.offset], [300, writer.offset]);
+    for (let i = 300; i < 320; i++) await writer.append(i);
+    await writer.close();
+    await soon(reading);
+    assertEquals([seen, stream.offset], [range(320), writer.offset]);
+    assertEquals(
+      client.status.current.name === "connected" && client.status.current.transport,
+      transport,
+    );
+  });
+}
+
+Deno.test("client.durableStream() begins at any offset, that of HTTP too", async () => {
+  await using server = listen(STREAMS);
+  await using client = connect(server.url);
+  await complete(server, "a", range(5));
+  const offsets = await Array.fromAsync(server.durableStreams.read("a"));
+  assertEquals(await readAll(client, "a", offsets[2]!.offset), [3, 4]);
+  assertEquals(await readAll(client, "a", "-1"), range(5));
+  assertEquals(await readAll(client, "a", "now"), []);
+  assertEquals(await readAll(client, "a", offsets[4]!.offset), []);
+
+  const url = `${server.url.replace("ws:", "http:")}streams/b`;
+  const headers = { "content-type": "application/json" };
+  await (await fetch(url, { method: "PUT", headers, body: '[1, {\n"two": 2\n}]' })).body?.cancel();
+  const page = await fetch(url);
+  assertEquals(await page.json(), [1, { two: 2 }]);
+  const close = { ...headers, "stream-closed": "true" };
+  await (await fetch(url, { method: "POST", headers: close, body: "[3]" })).body?.cancel();
+  assertEquals(await readAll(client, "b", page.headers.get("stream-next-offset")!), [3]);
+  assertEquals(await readAll(client, "b"), [1, { two: 2 }, 3]);
+});
+
+Deno.test("client.durableStream() continues where a loop was left", async () => {
+  await using server = testServer(STREAMS);
+  await complete(server, "a", range(5));
+  await using client = server.connect();
+  const stream = client.durableStream<number>("a");
+  for await (const item of stream) if (item === 2) break;
+  assertEquals(await soon(Array.fromAsync(stream)), [3, 4]);
+  await using other = server.connect();
+  assertEquals(await readAll(other, "a", stream.offset), []);
+});
+
+Deno.test("client.durableStream() takes texts, bytes, and records that a schema checks", async () => {
+  await using server = testServer(STREAMS);
+  await using client = server.connect();
+  const records: LogRecord[] = ["one\ntwo", Uint8Array.of(0, 255)];
+  await using writer = await server.durableStreams.create("a", { contentType: "text/plain" });
+  for (const record of records) void writer.append(record);
+  await writer.close();
+  assertEquals(await readAll(client, "a"), records);
+
+  await complete(server, "b", [{ token: "x" }, { token: 7 }]);
+  const parse = z.object({ token: z.string() }).parse;
+  const tokens: string[] = [];
+  await assertRejects(async () => {
+    for await (const { token } of client.durableStream("b", { parse })) tokens.push(token);
+  }, z.ZodError);
+  assertEquals(tokens, ["x"]);
+});
+
+Deno.test("client.durableStream() throws the error that ended a stream, after all records", async () => {
+  await using server = testServer(STREAMS);
+  await using client = server.connect();
+  const writer = await server.durableStreams.create<number>("a");
+  const stream = client.durableStream("a");
+  const seen: unknown[] = [];
+  const reading = failureOf((async () => {
+    for await (const item of stream) seen.push(item);
+  })());
+  await writer.append(1);
+  void writer.append(2);
+  await writer.abort("The model failed");
+  assertEquals(await reading, ["aborted", "The model failed"]);
+  assertEquals(seen, [1, 2]);
+  await using lost = await server.durableStreams.create("b");
+  await lost.abort("writer-lost");
+  assertEquals(await codeOf(readAll(client, "b")), "writer-lost");
+});
+
+Deno.test("client.durableStream() tells that a stream is missing, deleted, another, or forbidden", async () => {
+  await using server = testServer({
+    ...STREAMS,
+    authorize: (_session, topic) => topic !== "stream:secret",
+  });
+  await using client = server.connect();
+  assertEquals(await codeOf(readAll(client, "a")), "not-found");
+  assertEquals(await codeOf(readAll(client, "secret")), "forbidden");
+  await using writer = await server.durableStreams.create("a");
+  await writer.append(1);
+  const stream = client.durableStream("a");
+  const reading = codeOf(Array.fromAsync(stream));
+  await until(() => stream.isUpToDate);
+  await server.durableStreams.delete("a");
+  assertEquals(await reading, "gone");
+  await complete(server, "a", [1, 2]);
+  assertEquals(await codeOf(readAll(client, "a", stream.offset)), "gone");
+  assertEquals(await codeOf(readAll(client, "a", "nonsense")), "malformed");
+});
+
+Deno.test("client.durableStream() tells of records that are no longer kept", async () => {
+  const durableStreams = { ...STREAMS.durableStreams, keep: { records: 2, bytes: 1_000 } };
+  await using server = testServer({ ...STREAMS, durableStreams });
+  await using client = server.connect();
+  await using writer = await server.durableStreams.create<number>("a");
+  await writer.append(0);
+  const { offset } = writer;
+  for (const i of [1, 2, 3]) await writer.append(i);
+  await writer.close();
+  assertEquals(await readAll(client, "a"), [2, 3]);
+  assertEquals(await codeOf(readAll(client, "a", offset)), "gone");
+});
+
+Deno.test("client.durableStream() continues over losses of the session, each record once", async () => {
+  await using server = testServer(STREAMS);
+  await using client = server.connect({ backoff: { firstDelayMs: 1, maxDelayMs: 1 } });
+  await using writer = await server.durableStreams.create<number>("a");
+  const stream = client.durableStream<number>("a");
+  const reading = Array.fromAsync(stream);
+  for (const i of range(200)) {
+    void writer.append(i);
+    if (i % 5 === 0) await turns(1);
+    if (i % 40 === 20) server.network.disconnect();
+  }
+  await writer.close();
+  assertEquals(await soon(reading), range(200));
+});
+
+Deno.test("client.durableStream() continues when the stream ends while the client is away", async () => {
+  await using server = testServer(STREAMS);
+  await using client = server.connect({ backoff: { firstDelayMs: 1, maxDelayMs: 1 } });
+  await using writer = await server.durableStreams.create<number>("a");
+  await writer.append(1);
+  const stream = client.durableStream<number>("a");
+  const reading = Array.fromAsync(stream);
+  await until(() => stream.isUpToDate);
+  server.network.down();
+  await writer.append(2);
+  await writer.close();
+  server.network.up();
+  assertEquals(await soon(reading), [1, 2]);
+});
+
+Deno.test("client.durableStream() continues over a move to another session", async () => {
+  await using server = testServer(STREAMS);
+  await using client = server.connect();
+  await using writer = await server.durableStreams.create<number>("a");
+  const reading = Array.fromAsync(client.durableStream<number>("a"));
+  await client.whenConnected();
+  for (let i = 0; i < 3; i++) {
+    const moving = client.handOver();
+    for (const j of range(50)) {
+      void writer.append(i * 50 + j);
+      if (j % 10 === 0) await turns(1);
+    }
+    assert(await moving);
+  }
+  await writer.close();
+  assertEquals(await soon(reading), range(150));
+});
+
+Deno.test("client.durableStream() ends by its signal, and by the end of the client", async () => {
+  await using server = testServer(STREAMS);
+  const client = server.connect();
+  await using writer = await server.durableStreams.create<number>("a");
+  await writer.append(1);
+  const controller = new AbortController();
+  const { signal } = controller;
+  const stream = client.durableStream("a", { signal });
+  const stopped = assertRejects(() => soon(Array.fromAsync(stream)), Error, "enough");
+  await until(() => stream.isUpToDate);
+  controller.abort(new Error("enough"));
+  await stopped;
+  await until(() => server.topics.subscribers("stream:a").length === 0);
+  await assertRejects(() => soon(Array.fromAsync(stream)), Error, "enough");
+  const open = client.durableStream("a");
+  const reading = soon(Array.fromAsync(open));
+  await until(() => open.isUpToDate);
+  await client.close();
+  await assertRejects(() => reading, SessionClosedError);
+});
+
+Deno.test("Two readers of one client read one stream from two places", async () => {
+  await using server = testServer(STREAMS);
+  await using client = server.connect();
+  await using writer = await server.durableStreams.create<number>("a");
+  for (const i of range(50)) await writer.append(i);
+  const { offset } = writer;
+  for (let i = 50; i < 100; i++) await writer.append(i);
+  const readers = [undefined, offset, "now", "-1"].map((after) =>
+    client.durableStream("a", { after })
+  );
+  const reading = Promise.all(readers.map((reader) => Array.fromAsync(reader)));
+  await until(() => readers.every(({ isUpToDate }) => isUpToDate));
+  for (let i = 100; i < 110; i++) await writer.append(i);
+  await writer.close();
+  const all = range(110);
+  assertEquals(await soon(reading), [all, all.slice(50), all.slice(100), all]);
+});
+
+Deno.test("A reader cancels a stream on another node, within one round trip", async () => {
+  await using broker = new MemoryBroker();
+  await using one = testServer({ ...STREAMS, broker });
+  await using two = testServer({
+    ...STREAMS,
+    broker,
+    authorize: (_session, topic, action) => action !== "cancel" || topic === "stream:a",
+  });
+  await using client = two.connect();
+  await using writer = await one.durableStreams.create<string>("a");
+  const stopped = Promise.withResolvers<unknown>();
+  writer.signal.addEventListener("abort", () => stopped.resolve(writer.signal.reason));
+  const stream = client.durableStream<string>("a");
+  const reading = Array.fromAsync(stream);
+  await stream.cancel("Enough for me");
+  const reason = await soon(stopped.promise) as RequestError;
+  assertEquals([reason.failure.code, reason.message], ["cancelled", "Enough for me"]);
+  await writer.append("the rest");
+  await writer.close();
+  assertEquals(await soon(reading), ["the rest"]);
+  await stream.cancel("too late");
+  assertEquals(await codeOf(client.durableStream("b").cancel()), "forbidden");
+  await two.durableStreams.delete("a");
+  assertEquals(await codeOf(stream.cancel()), "not-found");
+  assertEquals(await codeOf(stream.cancel("x".repeat(1_025))), "malformed");
+});
+
+Deno.test("A slow reader of a long stream costs a page at the server and a queue at the client", async () => {
+  const count = 40_000;
+  await using server = testServer(STREAMS);
+  await complete(server, "a", []);
+  await using writer = await server.durableStreams.create<number>("b");
+  for (let i = 0; i < count; i += 5_000) {
+    await Promise.all(range(5_000).map((j) => writer.append(i + j)));
+  }
+  await writer.close();
+  await using client = server.connect();
+  const session = await client.whenConnected();
+  const stream = client.durableStream<number>("b");
+  let next = 0;
+  let mostQueued = 0;
+  for await (const item of stream) {
+    assertEquals(item, next++);
+    if (item % 500 !== 0) continue;
+    await turns(5);
+    const [peer] = server.topics.subscribers("stream:b");
+    mostQueued = Math.max(mostQueued, peer?.stats.queuedMessages ?? 0);
+  }
+  assertEquals(next, count);
+  assert(mostQueued <= 512, `${mostQueued} messages in the send queue`);
+  assertEquals(client.session, session, "The session outlives a reader that is too slow");
+});
+
+Deno.test("A room on a stream tells who reads", async () => {
+  await using server = testServer({
+    ...STREAMS,
+    authenticate: ({ token = "ann" }) => token,
+    rooms: ["stream:{id}"],
+    presenceGraceMs: 0,
+  });
+  await using writer = await server.durableStreams.create<number>("a");
+  await using client = server.connect();
+  const stream = client.durableStream("a");
+  const reading = Array.fromAsync(stream);
+  const { data } = await soon(receiveOne(client as unknown as AsyncIterable<{ data: unknown }>));
+  assertEquals((data as PresenceNotice).type, "members");
+  await until(() => stream.isUpToDate);
+  assertEquals(server.rooms.members("stream:a").map(({ user }) => user), ["ann"]);
+  await writer.close();
+  await soon(reading);
+  await until(() => server.rooms.members("stream:a").length === 0);
+});
+
+Deno.test("A contract leaves the records of durable streams alone", async () => {
+  const contract = defineContract({ toClient: { news: z.string() } });
+  await using server = testServer({ ...STREAMS, contract });
+  await complete(server as unknown as Server, "a", range(3));
+  await using client = server.connect({ contract });
+  assertEquals(await soon(Array.fromAsync(client.durableStream("a"))), range(3));
+  assertThrows(
+    () => defineContract({ toClient: { "stream:{id}": z.string() } }),
+    TypeError,
+    "topics under stream: are built in",
+  );
+});
+
+Deno.test("Topics of durable streams take no publications, and need durable streams", async () => {
+  await using server = testServer(STREAMS);
+  assertThrows(() => server.publish("stream:a", 1), TypeError, "take no publications");
+  await assertRejects(() => server.topics.append("stream:a", 1), TypeError);
+  await using other = testServer({ authorize: () => true });
+  assertThrows(() => other.durableStreams, UnsupportedError, "must have the option durableStreams");
+  await using client = other.connect();
+  const [code, message] = await failureOf(readAll(client, "a"));
+  assertEquals([code, message], [
+    "malformed",
+    'Cannot subscribe: there are no durable streams, received "stream:a"',
+  ]);
+  assertEquals(await codeOf(client.durableStream("a").cancel()), "not-found");
+});
+
+Deno.test("A record that exceeds a message ends the reading, not the session", async () => {
+  await using server = testServer({ ...STREAMS, session: { maxMessageBytes: 1_000 } });
+  await using writer = await server.durableStreams.create<string>("a");
+  await writer.append("small");
+  await assertRejects(() => writer.append("x".repeat(1_000)), RangeError);
+  const { logs } = server.topics.broker;
+  await logs!.append("a", { records: [`"${"x".repeat(1_000)}"`], maxBytes: Infinity });
+  await using client = server.connect();
+  const stream = client.durableStream("a");
+  const seen: unknown[] = [];
+  const reading = codeOf((async () => {
+    for await (const item of stream) seen.push(item);
+  })());
+  assertEquals([await reading, seen], ["too-large", ["small"]]);
+  assert(client.isConnected);
+  await writer.close();
+});
+
+Deno.test("A reader beyond the bound of readers is refused", async () => {
+  const durableStreams = { ...STREAMS.durableStreams, maxReaders: 1 };
+  await using server = testServer({ ...STREAMS, durableStreams });
+  await using writer = await server.durableStreams.create("a");
+  await using ann = server.connect();
+  await using bob = server.connect();
+  const stream = ann.durableStream("a");
+  const reading = Array.fromAsync(stream);
+  await until(() => stream.isUpToDate);
+  assertEquals(await codeOf(readAll(bob, "a")), "too-many");
+  await writer.close();
+  assertEquals(await soon(reading), []);
+});
