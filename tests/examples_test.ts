@@ -85,6 +85,12 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "refused: unknown-topic",
     /^refused: invalid at column: .+/,
   ]],
+  ["durable_stream.ts", ["-N"], [
+    ...[1, 2, 3].map((i) => `before the refresh: word ${i}`),
+    ...[4, 5, 6].map((i) => `after the refresh: word ${i}`),
+    "the writer stops: Enough for me",
+    "the answer has ended",
+  ]],
   ["embed_in_hono.ts", ["-N"], [
     "request: ann from 127.0.0.1",
     'online: [ "ann" ]',
