@@ -81,10 +81,8 @@ export class DurableStreams {
   }
 
   /**
-   * Takes over a stream whose writer's lease has lapsed, or that has no writer.
-   *
-   * A stream without a sign of life of the writer stays open for 15 s, and for at most 5 s more: a
-   * program that restarts within the 5 s continues the stream.
+   * Takes over a stream that has no writer: one that was created over HTTP, or one whose writer's
+   * lease has lapsed, until a server ends that stream with `writer-lost`, at most 5 s later.
    *
    * @typeParam T Type of a record.
    * @param id The id.

@@ -17,6 +17,7 @@ export const UNSHOWN_SECTIONS: Readonly<Record<string, string>> = {
   "20": "MoQ has no envelopes",
   "21": "advice",
   "22": "the vectors themselves",
+  "24": "the envelopes of sections 9 and 10: tests/durable_sessions_test.ts",
 };
 
 /** Reasons why no vector cites a rule. */
