@@ -1,5 +1,5 @@
 /** Recovery of a subscription: positions in a history, gaps, and the answers of a server. */
-import type { RequestFailure } from "../../errors.ts";
+import type { RequestError } from "../../errors.ts";
 
 /** A position in the history of a topic: all publications up to this offset are known. */
 export interface HistoryPosition {
@@ -54,7 +54,7 @@ export interface SubscribeAnswer {
    */
   readonly isSuperseded?: true;
   /** Present, and alone, if the topic cannot be subscribed to. The client gets this failure. */
-  readonly refusal?: RequestFailure;
+  readonly refusal?: RequestError["failure"];
 }
 
 /** Notice that messages of a topic are missing here, or may be missing. */
