@@ -6,7 +6,7 @@
  * gzipped, a page that connects loads at most 26.25 KiB at first, or 28.25 KiB if the page uses every
  * export, contracts included. Later loads are at most:
  *
- * - 13.75 KiB at the first attempt of WebTransport, with the code that notices a lost server, recovers
+ * - 14 KiB at the first attempt of WebTransport, with the code that notices a lost server, recovers
  *   topics and reads durable streams; without WebTransport once connected,
  * - 18.75 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 10.5 KiB at the first use of a session beyond messages, such as its diagnostics.

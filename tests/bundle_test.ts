@@ -30,7 +30,7 @@ const MAX_BYTES = {
  */
 const MAX_PART_BYTES = {
   /** WebTransport, the race of the two transports, recovery, and readers of durable streams. */
-  "chunk_webtransport": 13.75 * KIB,
+  "chunk_webtransport": 14 * KIB,
   /** Streams and datagrams on a WebSocket. */
   "chunk_streams": 18.75 * KIB,
   /** Features of a session beside messages. */
