@@ -8,7 +8,7 @@
  *
  * One line for each check; the exit code is 1 if one failed. `--short` takes some minutes: smaller
  * numbers, the same checks. `idle`, `stalled`, `churn`, `webtransport`, `unread`, `networks`,
- * `moq`, `chaos`, `rolling`, `sqlite`, `storm` and `handover` run that part alone; `redis`, `redis-aof`,
+ * `moq`, `chaos`, `rolling`, `sqlite`, `durable`, `storm` and `handover` run that part alone; `redis`, `redis-aof`,
  * `redis-snapshot` and `nats` have `chaos` only on these. Up to `churn`, clients are raw sockets in
  * this process, and the server is a process of its own.
  *
@@ -18,6 +18,7 @@ import { Histogram } from "../../bench/histogram.ts";
 import type { OverflowPolicy } from "../../mod.ts";
 import { ENGINES, soakChaos } from "./chaos.ts";
 import { openMany, Pacer, SoakClient, TIMED } from "./clients.ts";
+import { soakDurable } from "./durable.ts";
 import { soakGrowth } from "./growth.ts";
 import { soakMoq } from "./moq.ts";
 import { soakNetworks } from "./networks.ts";
@@ -363,6 +364,7 @@ const parts: Record<string, () => Promise<void>> = {
   chaos: () => soakChaos(check, isShort, ENGINES.filter((name) => Deno.args.includes(name))),
   rolling: () => soakRolling(check, isShort),
   sqlite: () => soakSqlite(check, isShort),
+  durable: () => soakDurable(check, isShort),
   storm: () => soakStorm(check, isShort),
   handover: () => soakHandover(),
 };

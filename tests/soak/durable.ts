@@ -1,0 +1,191 @@
+/**
+ * Durable streams under failures: nodes and the engine are killed while writers append to streams
+ * and readers of all kinds follow. Each acknowledged item is read once and in order by every reader,
+ * and every reader sees the end.
+ *
+ * @module
+ */
+import { freePort } from "../../bench/processes.ts";
+import { NatsServer } from "../brokers/nats_server.ts";
+import { RedisServer } from "../brokers/redis_server.ts";
+import { READERS } from "./durable/readers.ts";
+import { writeNumbers } from "./durable/writer.ts";
+import { LineProcess, sleep } from "./processes.ts";
+import type { Check } from "./webtransport.ts";
+
+/** Streams under way at once. */
+const STREAMS = 12;
+
+/** Items of each stream, and the pause between two of them in milliseconds. */
+const ITEMS = 300;
+const BETWEEN_MS = 10;
+
+/** Longest time for the rest of the streams after the last failure, in milliseconds. */
+const SETTLE_MS = 120_000;
+
+/** Settings of one run. */
+interface Times {
+  readonly totalMs: number;
+  /** Time between two ends of a node. */
+  readonly betweenNodesMs: number;
+  /** Time between two ends of the engine. */
+  readonly betweenEnginesMs: number;
+}
+
+const SHORT: Times = { totalMs: 15_000, betweenNodesMs: 3_000, betweenEnginesMs: 6_000 };
+const LONG: Times = { totalMs: 300_000, betweenNodesMs: 5_000, betweenEnginesMs: 30_000 };
+
+/** An engine that keeps all that it has acknowledged when it is killed. */
+interface DurableEngine extends AsyncDisposable {
+  /** The engine as the nodes name it. */
+  readonly url: string;
+  /** Number of nodes that the engine allows. */
+  readonly nodes: number;
+  /** Kills the engine, and starts it again; absent for an engine within the node. */
+  readonly strike?: () => Promise<void>;
+}
+
+const ENGINES: Readonly<Record<string, () => Promise<DurableEngine>>> = {
+  sqlite: async () => {
+    const folder = await Deno.makeTempDir({ prefix: "skein-durable-" });
+    return {
+      url: `${folder}/streams.db`,
+      nodes: 1,
+      [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }),
+    };
+  },
+  redis: async () => {
+    const server = await RedisServer.start({ append: "always" });
+    return {
+      url: server.url,
+      nodes: 3,
+      strike: async () => {
+        await server.kill();
+        await server.restart();
+      },
+      [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+    };
+  },
+  nats: async () => {
+    const server = await NatsServer.start();
+    return {
+      url: `${server.servers}#kept`,
+      nodes: 3,
+      strike: async () => {
+        await server.kill();
+        await server.restart();
+      },
+      [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+    };
+  },
+};
+
+/** Runs the test on each engine. */
+export async function soakDurable(check: Check, isShort: boolean): Promise<void> {
+  for (const [name, start] of Object.entries(ENGINES)) {
+    await using engine = await start();
+    await run(`durable streams on ${name}`, check, { engine, times: isShort ? SHORT : LONG });
+  }
+}
+
+async function run(
+  title: string,
+  check: Check,
+  { engine, times }: { readonly engine: DurableEngine; readonly times: Times },
+): Promise<void> {
+  const ports = Array.from({ length: engine.nodes }, () => freePort());
+  const nodes = await Promise.all(ports.map((port) => startNode(port, engine)));
+  try {
+    const end = Date.now() + times.totalMs;
+    const kills = { nodes: 0, engines: 0 };
+    const streams = Array.from(
+      { length: STREAMS },
+      (_, lane) => useStreams(`${lane}`, ports, end),
+    );
+    const striking = Promise.all([
+      strikeNodes(nodes, ports, { engine, times, end, kills }),
+      strikeEngine({ engine, times, end, kills }),
+    ]);
+    await striking;
+    const late = sleep(SETTLE_MS).then(() => "late" as const);
+    const all = await Promise.race([Promise.all(streams), late]);
+    const what = `${kills.nodes} nodes and ${kills.engines} engines killed`;
+    if (all === "late") return check(`${title}: all ends are seen`, false, what);
+    const faults = all.flatMap(({ faults }) => faults);
+    const count = all.reduce((sum, one) => sum + one.count, 0);
+    check(
+      `${title}: every reader has each item once, in order, and the end`,
+      faults.length === 0,
+      faults.slice(0, 5).join("; ") ||
+        `${count} streams of ${ITEMS} items, ${Object.keys(READERS).length} readers each, ${what}`,
+    );
+  } finally {
+    for (const node of nodes) node.kill("SIGKILL");
+    await Promise.all(nodes.map((node) => node.end()));
+  }
+}
+
+async function startNode(port: number, { url }: DurableEngine): Promise<LineProcess> {
+  const node = new LineProcess("./durable/node.ts", `${port}`, url);
+  await node.line();
+  return node;
+}
+
+/** Writes and reads streams one after the other until the time is over. */
+async function useStreams(
+  lane: string,
+  ports: readonly number[],
+  end: number,
+): Promise<{ readonly count: number; readonly faults: string[] }> {
+  const faults: string[] = [];
+  let count = 0;
+  let turn = Number(lane);
+  // Each request goes to the next node.
+  const nodeOf = () => `http://127.0.0.1:${ports[turn++ % ports.length]}`;
+  do {
+    const id = `${lane}.${count++}`;
+    const urlOf = () => `${nodeOf()}/streams/${id}`;
+    const writing = writeNumbers({ urlOf, count: ITEMS, betweenMs: BETWEEN_MS });
+    const reading = Object.entries(READERS).map(async ([kind, read]) => {
+      const numbers = await read({ nodeOf, id });
+      const wrong = numbers.findIndex((number, i) => number !== i);
+      if (wrong < 0 && numbers.length === ITEMS) return;
+      faults.push(
+        `${kind} of ${id}: ${numbers.length} items, ${numbers[wrong]} in place of ${wrong}`,
+      );
+    });
+    await Promise.all([writing, ...reading]);
+  } while (Date.now() < end);
+  return { count, faults };
+}
+
+interface Strikes {
+  readonly engine: DurableEngine;
+  readonly times: Times;
+  readonly end: number;
+  readonly kills: { nodes: number; engines: number };
+}
+
+async function strikeNodes(
+  nodes: LineProcess[],
+  ports: readonly number[],
+  { engine, times: { betweenNodesMs }, end, kills }: Strikes,
+): Promise<void> {
+  while (Date.now() + betweenNodesMs < end) {
+    await sleep(betweenNodesMs);
+    const i = kills.nodes++ % nodes.length;
+    nodes[i]!.kill("SIGKILL");
+    await nodes[i]!.end();
+    nodes[i] = await startNode(ports[i]!, engine);
+  }
+}
+
+async function strikeEngine(
+  { engine, times: { betweenEnginesMs }, end, kills }: Strikes,
+): Promise<void> {
+  while (engine.strike !== undefined && Date.now() + betweenEnginesMs < end) {
+    await sleep(betweenEnginesMs);
+    kills.engines++;
+    await engine.strike();
+  }
+}

@@ -1,0 +1,26 @@
+/**
+ * A node of the soak test of durable streams: `node.ts <port> <engine>`. Prints `{}` once the node
+ * listens. The engine is a URL, or the path of a file for SQLite.
+ *
+ * @module
+ */
+import { serve } from "../../../mod.ts";
+import { SqliteBroker } from "../../../pubsub/sqlite/mod.ts";
+import { brokerFor } from "../chaos/engine.ts";
+
+const [port, engine] = Deno.args;
+const broker = engine!.startsWith("/") ? await SqliteBroker.open(engine!) : brokerFor(engine!);
+serve({
+  port: Number(port),
+  hostname: "127.0.0.1",
+  webTransport: false,
+  onListen() {},
+  broker,
+  authorize: () => true,
+  // Requests fail while the engine is away, and are repeated.
+  onError() {},
+  durableStreams: { path: "/streams", authorize: () => true },
+  limits: { maxSessionsPerAddress: Infinity },
+});
+// deno-lint-ignore no-console
+console.log("{}");

@@ -1,0 +1,108 @@
+/**
+ * Readers of a durable stream that come back after each loss, at the place where they were: by
+ * long-poll, by server-sent events, and by a session.
+ *
+ * @module
+ */
+import { sleep } from "../processes.ts";
+
+/** Pause before a reader comes back, in milliseconds. */
+const RETRY_MS = 50;
+
+/** Longest wait for the head of a response, in milliseconds. */
+const ANSWER_MS = 40_000;
+
+/** Numbers that a reader has read, up to the end of the stream. */
+export type ReadNumbers = (options: {
+  /** Returns the base URL of one of the nodes, such as `http://127.0.0.1:8080`. */
+  readonly nodeOf: () => string;
+  /** Id of the stream. */
+  readonly id: string;
+}) => Promise<number[]>;
+
+/** All kinds of readers, by name. */
+export const READERS: Readonly<Record<string, ReadNumbers>> = {
+  "long-poll": async ({ nodeOf, id }) => {
+    const numbers: number[] = [];
+    let offset = "-1";
+    while (true) {
+      const response = await tryFetch(`${nodeOf()}/streams/${id}?live=long-poll&offset=${offset}`);
+      const text = await response?.text().catch(() => undefined);
+      if (response === undefined || text === undefined || !isAnswer(response)) {
+        await sleep(RETRY_MS);
+        continue;
+      }
+      if (response.status === 200) numbers.push(...JSON.parse(text));
+      offset = response.headers.get("stream-next-offset")!;
+      if (response.headers.get("stream-closed") === "true") return numbers;
+    }
+  },
+
+  "server-sent events": async ({ nodeOf, id }) => {
+    const numbers: number[] = [];
+    let offset = "-1";
+    while (true) {
+      const response = await tryFetch(`${nodeOf()}/streams/${id}?live=sse&offset=${offset}`);
+      if (response?.body && isAnswer(response)) {
+        let waiting: number[] = [];
+        for await (const { event, data } of events(response.body)) {
+          if (event === "data") waiting.push(...JSON.parse(data));
+          if (event !== "control") continue;
+          const { streamNextOffset, streamClosed } = JSON.parse(data);
+          // An event whose offset did not arrive is read again.
+          numbers.push(...waiting);
+          waiting = [];
+          offset = streamNextOffset;
+          if (streamClosed) {
+            await response.body.cancel().catch(() => {});
+            return numbers;
+          }
+        }
+      } else await response?.body?.cancel().catch(() => {});
+      await sleep(RETRY_MS);
+    }
+  },
+};
+
+/** Returns the response; `undefined` if the node is away. */
+async function tryFetch(url: string): Promise<Response | undefined> {
+  const late = new AbortController();
+  const timer = setTimeout(() => late.abort(), ANSWER_MS);
+  try {
+    return await fetch(url, { signal: late.signal });
+  } catch {
+    return undefined;
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+/** Tells whether a response is an answer; throws if no repetition leads to one. */
+function isAnswer({ status }: Response): boolean {
+  if (status === 200 || status === 204) return true;
+  // The stream may not be there yet.
+  if (status >= 500 || status === 404 || status === 429) return false;
+  throw new Error(`Expected an answer, received ${status}`);
+}
+
+/** Reads server-sent events; a body that breaks off ends them. */
+async function* events(
+  body: ReadableStream<Uint8Array>,
+): AsyncGenerator<{ readonly event: string; readonly data: string }> {
+  let text = "";
+  try {
+    for await (const chunk of body.pipeThrough(new TextDecoderStream())) {
+      text += chunk;
+      for (let end = text.indexOf("\n\n"); end >= 0; end = text.indexOf("\n\n")) {
+        const lines = text.slice(0, end).split("\n");
+        text = text.slice(end + 2);
+        const valuesOf = (field: string) =>
+          lines.filter((line) => line.startsWith(`${field}:`))
+            .map((line) => line.slice(field.length + 1).trimStart());
+        yield { event: valuesOf("event").join(), data: valuesOf("data").join("\n") };
+      }
+    }
+  } catch {
+    // The node has ended.
+  }
+}
