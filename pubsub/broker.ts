@@ -94,6 +94,8 @@ export type BrokerStatus =
     readonly since: number;
     /** Error of the client library. */
     readonly error?: unknown;
+    /** True if appends are rejected meanwhile; otherwise publications wait. */
+    readonly rejects?: true;
   }
   | {
     /** The broker was closed. */

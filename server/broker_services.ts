@@ -73,10 +73,11 @@ export function reportEngine(
     if (status.isObserved) return;
     const since = wasThere ? "went away" : "has not been reached since the start";
     const what = broker.issues().join("; ") || `The engine of the broker ${name} ${since}`;
-    console.tell(
-      wasThere ? "engine-away" : "engine-unreached",
-      `${what}. Publications wait within the broker's bounds, and the broker keeps trying`,
-    );
+    const { current } = status;
+    const rest = current.name === "interrupted" && current.rejects
+      ? "Publications on topics with a history are rejected meanwhile"
+      : "Publications wait within the broker's bounds, and the broker keeps trying";
+    console.tell(wasThere ? "engine-away" : "engine-unreached", `${what}. ${rest}`);
   };
   const timer = runtime.setTimeout(() => {
     if (status.current.name === "connecting") tell();

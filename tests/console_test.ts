@@ -239,6 +239,17 @@ Deno.test("Server prints that the engine of its broker cannot be reached at the 
   assertEquals(printed.lines.length, 2);
 });
 
+Deno.test("Server prints that its broker rejects publications", async () => {
+  using printed = captureConsole();
+  await using broker = new DistantBroker();
+  await using _server = createServer({ broker });
+  broker.status.set({ name: "connected" });
+  broker.problem = "chat.db has taken no writes for 0 s: the file is full";
+  broker.status.set({ name: "interrupted", since: Date.now(), rejects: true });
+  const rest = "Publications on topics with a history are rejected meanwhile";
+  assertEquals(linesOf(printed), [`${broker.problem}. ${rest}`]);
+});
+
 Deno.test("Server prints no line about an engine whose status the application follows", async () => {
   using time = new FakeTime();
   using printed = captureConsole();

@@ -111,19 +111,21 @@ export interface ClonedStatus {
   readonly name: BrokerStatus["name"];
   readonly since?: number;
   readonly error?: string;
+  readonly rejects?: true;
 }
 
 /** Makes a state that can be cloned. */
 export function cloneStatus(status: BrokerStatus): ClonedStatus {
   if (status.name !== "interrupted") return { name: status.name };
-  const { name, since, error } = status;
-  return error === undefined ? { name, since } : { name, since, error: textOf(error) };
+  const { error, ...rest } = status;
+  return error === undefined ? rest : { ...rest, error: textOf(error) };
 }
 
 /** Makes the state of a broker again. */
-export function restoreStatus({ name, since = 0, error }: ClonedStatus): BrokerStatus {
+export function restoreStatus({ name, since = 0, error, ...rest }: ClonedStatus): BrokerStatus {
   if (name !== "interrupted") return { name };
-  return error === undefined ? { name, since } : { name, since, error: new BrokerError(error) };
+  const restored = { name, since, ...rest };
+  return error === undefined ? restored : { ...restored, error: new BrokerError(error) };
 }
 
 /** Facts about an engine that its workers have to know before the first operation. */

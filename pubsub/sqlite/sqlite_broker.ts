@@ -475,7 +475,8 @@ export class SqliteBroker implements Broker {
     } else if (name === "connected") {
       this.#interruptions++;
       const error = new BrokerError(failure);
-      this.status.set({ name: "interrupted", since: this.#runtime.now(), error });
+      const since = this.#runtime.now();
+      this.status.set({ name: "interrupted", since, error, rejects: true });
     }
   }
 

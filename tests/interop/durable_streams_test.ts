@@ -2,6 +2,7 @@
 import { assertEquals } from "@std/assert";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
+import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
 import { listen } from "../servers.ts";
 import { NatsBroker } from "../../pubsub/nats/mod.ts";
 import { isNatsMissing, NatsServer } from "../brokers/nats_server.ts";
@@ -35,22 +36,39 @@ interface Engine {
   start(): Promise<AsyncDisposable & { readonly broker: Broker }>;
 }
 
-const ENGINES: readonly Engine[] = [{
-  name: "memory",
-  start: () => {
-    const broker = new MemoryBroker();
-    return Promise.resolve({ broker, [Symbol.asyncDispose]: () => broker.close() });
+const ENGINES: readonly Engine[] = [
+  {
+    name: "memory",
+    start: () => {
+      const broker = new MemoryBroker();
+      return Promise.resolve({ broker, [Symbol.asyncDispose]: () => broker.close() });
+    },
   },
-}, {
-  name: "NATS",
-  ignore: isNatsMissing,
-  start: async () => {
-    const stack = new AsyncDisposableStack();
-    const { servers } = stack.use(await NatsServer.start());
-    const broker = stack.use(new NatsBroker({ servers }));
-    return { broker, [Symbol.asyncDispose]: () => stack.disposeAsync() };
+  {
+    name: "NATS",
+    ignore: isNatsMissing,
+    start: async () => {
+      const stack = new AsyncDisposableStack();
+      const { servers } = stack.use(await NatsServer.start());
+      const broker = stack.use(new NatsBroker({ servers }));
+      return { broker, [Symbol.asyncDispose]: () => stack.disposeAsync() };
+    },
   },
-}];
+  ...(["normal", "full"] as const).map((synchronous) => ({
+    name: `SQLite, ${synchronous},`,
+    start: async () => {
+      const folder = await Deno.makeTempDir();
+      const broker = await SqliteBroker.open(`${folder}/streams.db`, { synchronous });
+      return {
+        broker,
+        async [Symbol.asyncDispose]() {
+          await broker.close();
+          await Deno.remove(folder, { recursive: true });
+        },
+      };
+    },
+  })),
+];
 
 for (const suite of builtPeers(await buildDurableStreamsSuite())) {
   for (const { name, ignore = false, start } of ENGINES) {
