@@ -180,6 +180,8 @@ export interface LogPage {
  *   as if one came after the other, and each takes effect wholly or not at all. The rules of an append
  *   are those of `decideAppend`.
  * - A change that a result confirms MUST outlast everything that histories of the engine outlast.
+ * - A log that lost confirmed records, or its end, SHOULD get another identity, so that readers and
+ *   writers learn of the loss.
  * - Each change MUST be announced, once in force, by a publication with an empty payload on
  *   `logTopic(id)`, also to subscriptions of the same node. Announcements may get lost while the
  *   engine is away, and are then covered by `onInterrupted`.

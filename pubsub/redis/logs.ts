@@ -46,6 +46,9 @@ const MAX_DROPPED_CHUNKS = 1_024;
 /** Most chunks that a script reads with one command. */
 const MAX_READ_CHUNKS = 64;
 
+/** Most logs whose newest position this node remembers, to notice that Redis lost records. */
+const MAX_HEARD_LOGS = 16_384;
+
 /** Fields of a state that a result shows, in the order of an answer. */
 const SHOWN_FIELDS = [
   "identity",
@@ -89,6 +92,9 @@ const HIDDEN_FIELDS = [
  *
  * The time to live is moved in steps of a hundredth, at most a second, so that not every read
  * writes.
+ *
+ * A log that is behind what the calling node heard has lost confirmed records, or its end. It goes
+ * on with another identity, so that no reader and no writer takes it for the same log.
  */
 const LOG = TEXT + NOW + `
 local state, records, newest, producers, forks, index, channel = unpack(KEYS, 1, 7)
@@ -158,6 +164,14 @@ local function answer(kind, detail, page)
   local shown = {}
   for i = 1, ${SHOWN_FIELDS.length} do shown[i] = log[fields[i]] end
   return { kind, detail or '', shown, page or {} }
+end
+local heard = ask.heard
+if heard and heard.identity == log.identity then
+  if tonumber(log.tail) < heard.tail or (heard.isEnded and not log.ended) then
+    log.identity = ask.renewed
+    redis.call('HSET', state, 'identity', ask.renewed)
+    announce()
+  end
 end
 `;
 
@@ -410,6 +424,13 @@ interface Call {
   readonly indexes?: readonly string[];
 }
 
+/** The newest state of a log that this node received. */
+interface HeardLog {
+  readonly identity: string;
+  readonly tail: number;
+  readonly isEnded: boolean;
+}
+
 /** Collaborators and settings of {@linkcode RedisLogs}. */
 interface RedisLogsOptions {
   readonly runtime: Runtime;
@@ -426,6 +447,8 @@ interface RedisLogsOptions {
  * The logs are divided into parts, and all keys of a part share a slot, so that a log, its place in
  * the index and its announcement change together. Only the number of all logs is counted over all
  * parts: on a cluster, logs that several nodes create at the same moment may exceed `maxLogs`.
+ *
+ * A log that lost records which this node heard of gets another identity.
  */
 export class RedisLogs implements BrokerLogs {
   readonly maxAppendBytes: number = MAX_APPEND_BYTES;
@@ -436,6 +459,8 @@ export class RedisLogs implements BrokerLogs {
   readonly #writes: WriteBatch;
   readonly #budget: WaitingBudget;
   readonly #run: Run;
+  /** The logs that were used last, in the order of their use. */
+  readonly #heard = new Map<string, HeardLog>();
   readonly #announcement = encodeFrame({ topic: "", payload: "" });
 
   /** Defines the scripts. */
@@ -597,22 +622,47 @@ export class RedisLogs implements BrokerLogs {
     try {
       const keys = [state, stream, newest, producers, forks, index, channel, ...indexes];
       const publish = isCluster(this.#client) ? "SPUBLISH" : "PUBLISH";
-      const whole = { ...ask, id: wellFormed(id), publish, count: records.length, bytes };
+      const heard = this.#heard.get(id);
+      const whole = {
+        ...ask,
+        id: wellFormed(id),
+        publish,
+        count: records.length,
+        bytes,
+        ...(heard && { heard, renewed: this.#runtime.randomUUID().slice(0, 8) }),
+      };
       const chunks = encodeChunks(records).flatMap(({ count, bytes }) => [`${count}`, bytes]);
       const [kind, detail, fields, page] = await this.#run(what, () => {
         this.#writes.begin();
         const args = [...keys, encodeCall(whole), this.#announcement, ...chunks];
         return this.#scripts[`${script}Buffer`](keys.length, ...args).catch(refuseWhenFull);
       });
-      return {
+      const answer = {
         kind: kind.toString(),
         detail: detail.toString(),
         info: infoOf(fields),
         chunks: chunksOf(page),
       };
+      this.#hear(id, answer);
+      return answer;
     } finally {
       this.#budget.give(bytes);
     }
+  }
+
+  /** Remembers the newest state of a log. */
+  #hear(id: string, { kind, info }: Answer): void {
+    const before = this.#heard.get(id);
+    this.#heard.delete(id);
+    if (info === undefined || kind === "removed") return;
+    const { identity, tail, end } = info;
+    const known = before?.identity === identity ? before : { tail: 0, isEnded: false };
+    this.#heard.set(id, {
+      identity,
+      tail: Math.max(tail, known.tail),
+      isEnded: known.isEnded || end !== undefined,
+    });
+    if (this.#heard.size > MAX_HEARD_LOGS) this.#heard.delete(this.#heard.keys().next().value!);
   }
 
   /** Counts the logs of parts. */

@@ -2,7 +2,7 @@
  * Logs of the Redis broker, beside the requirements of every broker: random calls against the rules,
  * lost connections and processes, a full Redis, and lost keys.
  */
-import { assert, assertEquals, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { delay } from "@std/async/delay";
 import { BrokerError } from "../../errors.ts";
 import type {
@@ -11,17 +11,17 @@ import type {
   CreateLogOptions,
   LogRecord,
 } from "../../pubsub/logs/log.ts";
-import { MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
+import { logTopic, MAX_LOG_PRODUCERS } from "../../pubsub/logs/rules.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { slotOf } from "../../pubsub/redis/format.ts";
 import { RedisBroker, type RedisBrokerOptions } from "../../pubsub/redis/mod.ts";
 import { Random } from "../random.ts";
-import { noTimers, statusIs, until } from "./hearing.ts";
+import { Hearing, noTimers, statusIs, until } from "./hearing.ts";
 import { isRedisMissing, RedisServer, type RedisServerOptions } from "./redis_server.ts";
 
 const ignore = isRedisMissing;
 
-/** Found out at once where a connection is dead. */
+/** Options with which a broker finds a dead connection at once. */
 const QUICK: RedisBrokerOptions = { heartbeatMs: 200 };
 
 const PLENTY = 1_000_000_000;
@@ -144,8 +144,7 @@ for (const seed of [1, 2, 3]) {
       await Promise.all(producers.map((id) => produce(nodes, random, id, 60)));
       isCutting = false;
       await cuts;
-      await statusIs(far, "connected");
-      const records = await readAll(far, "log");
+      const records = await answered(() => readAll(far, "log"));
       for (const id of producers) {
         const own = records.filter((record) => record.startsWith(`${id} `));
         assertEquals(own, Array.from({ length: 60 }, (_, seq) => `${id} ${seq}`));
@@ -163,19 +162,23 @@ async function produce(
   id: string,
   count: number,
 ): Promise<void> {
-  for (let seq = 0; seq < count;) {
-    const { logs } = nodes[random.below(nodes.length)]!;
+  for (let seq = 0; seq < count; seq++) {
+    const producer = { id, epoch: 0, seq };
+    const { kind } = await answered(() => {
+      return append(random.pick(nodes).logs, "log", [`${id} ${seq}`], { producer });
+    });
+    assert(kind === "appended" || kind === "repeated", kind);
+  }
+}
+
+/** Repeats a call until Redis answers. */
+async function answered<T>(call: () => Promise<T>): Promise<T> {
+  for (;;) {
     try {
-      const { kind } = await logs.append("log", {
-        records: [`${id} ${seq}`],
-        producer: { id, epoch: 0, seq },
-        maxBytes: PLENTY,
-      });
-      assert(kind === "appended" || kind === "repeated", kind);
-      seq++;
+      return await call();
     } catch (error) {
       if (!(error instanceof BrokerError)) throw error;
-      await delay(1);
+      await delay(2);
     }
   }
 }
@@ -213,8 +216,10 @@ test(
     await append(broker.logs, "ended", ["last"], { end: { error: "reason" }, cancel: "why" });
     await server.kill();
     await server.restart();
-    await statusIs(broker, "connected");
-    assertEquals(await readAll(broker, "log"), Array.from({ length: count }, (_, i) => `${i}`));
+    const whole = await answered(() => broker.logs.read("log", reading()));
+    assert(typeof whole === "object");
+    assertEquals(whole.records, Array.from({ length: count }, (_, i) => `${i}`));
+    assertEquals(whole.info.identity, "identity");
     const page = await broker.logs.read("ended", reading());
     assert(typeof page === "object");
     assertEquals([page.records, page.info.end, page.info.cancelled], [
@@ -225,6 +230,42 @@ test(
   },
   { append: "always" },
 );
+
+test("gives a log that lost records, or its end, another identity", async (server) => {
+  await using near = new RedisBroker({ url: server.url }, QUICK);
+  await using far = new RedisBroker({ url: server.url }, QUICK);
+  const ids = ["shorter", "open", "whole", "unknown"];
+  for (const id of ids) await create(near.logs, id, { records: ["kept"] });
+  await server.run("save");
+  await append(near.logs, "shorter", ["lost", "lost"]);
+  await append(near.logs, "open", [], { end: {} });
+  const stranger = new RedisBroker({ url: server.url }, QUICK);
+  await append(stranger.logs, "unknown", ["lost"]);
+  await stranger.close();
+  await using hearing = new Hearing(far, logTopic("shorter"));
+  await hearing.ready;
+  await server.kill();
+  await server.restart();
+  await hearing.interrupted(1);
+  for (const { logs } of [near, far]) await answered(() => logs.overdue({ limit: 1 }));
+  // A node that heard nothing continues at the end of the shorter log.
+  assertEquals((await append(far.logs, "shorter", ["new"])).kind, "appended");
+  await hearing.count(1);
+  for (const id of ["shorter", "open"]) {
+    const late = await append(near.logs, id, ["late"], { identity: "identity" });
+    assertEquals(late.kind, "missing", id);
+    const pages = await Promise.all([near, far].map(({ logs }) => logs.read(id, reading())));
+    const identities = pages.map((page) => typeof page === "object" && page.info.identity);
+    assertMatch(`${identities[0]}`, /^[0-9a-z]{8}$/);
+    assertEquals([identities[0] === identities[1], identities[0] === "identity"], [true, false]);
+  }
+  await hearing.count(2);
+  assertEquals(await readAll(near, "shorter"), ["kept", "new"]);
+  for (const id of ["whole", "unknown"]) {
+    const page = await near.logs.read(id, reading());
+    assertEquals(typeof page === "object" && page.info.identity, "identity", id);
+  }
+});
 
 test("rejects at once while Redis is away, and ends a wait on demand", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, QUICK);
@@ -374,7 +415,7 @@ test("reports records that Redis has lost", async (server) => {
   const [records] = (await server.run("keys", "*log-records*")).split("\n");
   await server.run("del", records!);
   await assertRejects(() => logs.read("log", reading()), BrokerError, "the record at 0");
-  // Without its state a log is missing; a new one with the id does not take over the records.
+  // Without a state the log is missing; a new log with the id does not take over the records.
   await create(logs, "other", { records: ["old"], config: { contentType: "a/b", ttlMs: 0 } });
   const [state] = (await server.run("keys", "*log-state*/other")).split("\n");
   await server.run("del", state!);
@@ -418,7 +459,7 @@ function reading(): Parameters<BrokerLogs["read"]>[1] {
   return { after: 0, maxRecords: 100_000, maxBytes: PLENTY, renews: false };
 }
 
-/** Reads all records, or a number of them, which are texts. */
+/** Reads all records, or a number of records, as texts. */
 async function readAll(
   { logs }: RedisBroker,
   id: string,
