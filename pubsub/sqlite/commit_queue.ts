@@ -3,7 +3,7 @@ import { textOf } from "../../base/error_text.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { BrokerError } from "../../errors.ts";
 import { Fifo, WaitingBudget, type WaitingLimits } from "../engine_flow.ts";
-import type { CallName, FileCalls, Operation, Outcome } from "./file.ts";
+import { type CallName, type FileCalls, isWrite, type Operation, type Outcome } from "./file.ts";
 
 /** Most operations of one group: a larger one would hold up the event loop for too long. */
 const GROUP = 512;
@@ -43,20 +43,6 @@ interface CommitQueueOptions extends WaitingLimits {
   /** Called after each operation that changes the file, with the reason if it failed. */
   readonly onOutcome: (failure: string | undefined) => void;
 }
-
-/** Operations of which the failure or success says nothing about the state of the file. */
-const SILENT: ReadonlySet<CallName> = new Set([
-  "read",
-  "follow",
-  "unfollow",
-  "newest",
-  "claims",
-  "readLog",
-  "overdueLogs",
-  "beginCopy",
-  "continueCopy",
-  "endCopy",
-]);
 
 /**
  * Gathers operations until the end of the turn, and while a group is under way. Each group is one
@@ -182,7 +168,7 @@ export class CommitQueue {
   #settle({ operation: [name], bytes, done, failed }: Waiting, outcome: Outcome): void {
     if (bytes !== undefined) this.#budget.give(bytes);
     const isDone = outcome[0] === "done";
-    if (!SILENT.has(name)) this.#options.onOutcome(isDone ? undefined : outcome[1]);
+    if (isWrite(name)) this.#options.onOutcome(isDone ? undefined : outcome[1]);
     if (isDone) done(outcome[1]);
     else failed(new BrokerError(outcome[1]));
   }

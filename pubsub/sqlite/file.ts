@@ -68,6 +68,11 @@ const PARTS: Readonly<
   endCopy: ["file", false],
 };
 
+/** Tells whether an operation changes the file. */
+export function isWrite(name: CallName): boolean {
+  return PARTS[name][1];
+}
+
 /** Statements that delete a bounded number of rows without use. */
 const SWEEPS: readonly string[] = [
   "DELETE FROM producers WHERE (topic, producer) IN (SELECT topic, producer FROM producers WHERE until <= :now LIMIT :limit)",
@@ -141,13 +146,13 @@ export class SqliteFile {
     const outcomes: Outcome[] = [];
     const writes: number[] = [];
     operations.forEach(([name], i) => {
-      if (PARTS[name][1]) writes.push(i);
+      if (isWrite(name)) writes.push(i);
     });
     if (!this.#transact(operations, writes, outcomes, now) && writes.length > 1) {
       for (const i of writes) this.#transact(operations, [i], outcomes, now);
     }
     operations.forEach((operation, i) => {
-      if (PARTS[operation[0]][1]) return;
+      if (isWrite(operation[0])) return;
       try {
         outcomes[i] = ["done", this.#call(operation)];
       } catch (error) {

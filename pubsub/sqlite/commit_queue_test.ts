@@ -1,0 +1,127 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { platformRuntime } from "../../base/runtime.ts";
+import { BrokerError } from "../../errors.ts";
+import { CommitQueue } from "./commit_queue.ts";
+import type { Operation, Outcome } from "./file.ts";
+
+/** A thread that notes the groups, and answers when the test says so. */
+class StubThread {
+  readonly epoch = "epoch";
+  readonly groups: (readonly Operation[])[] = [];
+  #started = Promise.withResolvers<void>();
+  #answer = Promise.withResolvers<Outcome[]>();
+
+  run(operations: readonly Operation[]): Promise<Outcome[]> {
+    this.groups.push(operations);
+    this.#started.resolve();
+    return this.#answer.promise;
+  }
+
+  /** Waits for a group. */
+  async started(): Promise<void> {
+    await this.#started.promise;
+  }
+
+  /** Answers the group under way: with numbers, or with failures. */
+  answer(isDone = true): void {
+    const answer = this.#answer;
+    this.#started = Promise.withResolvers();
+    this.#answer = Promise.withResolvers();
+    answer.resolve(this.groups.at(-1)!.map((_, i) => isDone ? ["done", i] : ["failed", "full"]));
+  }
+
+  /** Ends as a worker that failed. */
+  fail(): void {
+    this.#answer.reject(new Error("the worker ended"));
+  }
+
+  close(): void {}
+}
+
+function open(limits: { maxWaiting?: number; maxWaitingBytes?: number } = {}) {
+  const thread = new StubThread();
+  const failures: (string | undefined)[] = [];
+  const queue = new CommitQueue({
+    runtime: platformRuntime(),
+    thread,
+    onOutcome: (failure) => void failures.push(failure),
+    maxWaiting: 10_000,
+    maxWaitingBytes: 10_000_000,
+    ...limits,
+  });
+  const release = (bytes = 0) => queue.call("release", ["release", "scope", "member"], bytes);
+  return { thread, failures, queue, release };
+}
+
+Deno.test("CommitQueue.call() gathers the operations of a turn, and those of a group under way", async () => {
+  const { thread, queue, release } = open();
+  const first = [release(), release(), release()];
+  await thread.started();
+  const second = [release(), release()];
+  assertEquals(queue.waiting, 5);
+  thread.answer();
+  const results: unknown[] = await Promise.all(first);
+  assertEquals(results, [0, 1, 2]);
+  await thread.started();
+  thread.answer();
+  await Promise.all(second);
+  assertEquals(thread.groups.map(({ length }) => length), [3, 2]);
+  assertEquals(queue.waiting, 0);
+});
+
+Deno.test("CommitQueue.call() bounds a group by operations and by bytes", async () => {
+  const { thread, release } = open();
+  const all = Array.from({ length: 600 }, () => release());
+  all.push(release(900_000), release(900_000));
+  for (let i = 0; i < 3; i++) {
+    await thread.started();
+    thread.answer();
+  }
+  await Promise.all(all);
+  assertEquals(thread.groups.map(({ length }) => length), [512, 89, 1]);
+});
+
+Deno.test("CommitQueue.call() refuses operations while too many wait", async () => {
+  for (const limits of [{ maxWaiting: 2 }, { maxWaitingBytes: 20 }]) {
+    const { thread, queue, release } = open(limits);
+    const taken = [release(10), release(10)];
+    const error = await assertRejects(() => release(10), BrokerError);
+    assertEquals(error.message, "Cannot release: too many operations wait for the file");
+    queue.note("follow", "topic");
+    await thread.started();
+    thread.answer();
+    await Promise.all(taken);
+    assertEquals(thread.groups[0]!.length, 3);
+  }
+});
+
+Deno.test("CommitQueue.call() rejects what fails, and all operations of a thread that ended", async () => {
+  const { thread, failures, queue, release } = open();
+  const full = [release(), release()];
+  const read = queue.call("read a number", ["newest", "key", 0]);
+  await thread.started();
+  thread.answer(false);
+  for (const result of await Promise.allSettled(full)) {
+    assertEquals(result.status === "rejected" && result.reason.message, "Cannot release: full");
+  }
+  await assertRejects(() => read, BrokerError, "Cannot read a number: full");
+  const late = release();
+  await thread.started();
+  thread.fail();
+  await assertRejects(() => late, BrokerError, "Cannot release: the worker ended");
+  assertEquals(failures, ["full", "full", "the worker ended"]);
+});
+
+Deno.test("CommitQueue.end() waits for all operations, and refuses later ones", async () => {
+  const { thread, queue, release } = open();
+  const last = release();
+  let isOver = false;
+  const ended = queue.end().then(() => isOver = true);
+  await thread.started();
+  assertEquals(isOver, false);
+  thread.answer();
+  await Promise.all([last, ended]);
+  await assertRejects(release, BrokerError, "Cannot release: the broker is closed");
+  queue.note("follow", "topic");
+  assertEquals(thread.groups.length, 1);
+});
