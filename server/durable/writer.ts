@@ -17,8 +17,11 @@ import {
 /** Time for which a stream waits for a sign of life of the writer, in milliseconds. */
 export const LEASE_MS = 15_000;
 
-/** Time without an append after which the lease is renewed, in milliseconds. */
-const RENEW_MS = 5_000;
+/**
+ * Time without an append after which the lease is renewed, in milliseconds: a renewal that fails can
+ * be made again before the lease lapses.
+ */
+const RENEW_MS = 4_000;
 
 /**
  * Time for which an append is tried again while the engine is away, in milliseconds: the lease would

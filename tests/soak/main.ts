@@ -8,8 +8,8 @@
  *
  * One line for each check; the exit code is 1 if one failed. `--short` takes some minutes: smaller
  * numbers, the same checks. `idle`, `stalled`, `churn`, `webtransport`, `unread`, `networks`,
- * `moq`, `chaos`, `rolling`, `sqlite`, `durable`, `storm` and `handover` run that part alone; `redis`, `redis-aof`,
- * `redis-snapshot` and `nats` have `chaos` only on these. Up to `churn`, clients are raw sockets in
+ * `moq`, `chaos`, `rolling`, `sqlite`, `durable`, `long`, `storm` and `handover` run that part alone;
+ * `redis`, `redis-aof`, `redis-snapshot` and `nats` have `chaos` only on these. Up to `churn`, clients are raw sockets in
  * this process, and the server is a process of its own.
  *
  * @module
@@ -20,6 +20,7 @@ import { ENGINES, soakChaos } from "./chaos.ts";
 import { openMany, Pacer, SoakClient, TIMED } from "./clients.ts";
 import { soakDurable } from "./durable.ts";
 import { soakGrowth } from "./growth.ts";
+import { soakLongStream } from "./long_stream.ts";
 import { soakMoq } from "./moq.ts";
 import { soakNetworks } from "./networks.ts";
 import { openFileLimit, sleep, SoakServer } from "./processes.ts";
@@ -364,6 +365,7 @@ const parts: Record<string, () => Promise<void>> = {
   chaos: () => soakChaos(check, isShort, ENGINES.filter((name) => Deno.args.includes(name))),
   rolling: () => soakRolling(check, isShort),
   sqlite: () => soakSqlite(check, isShort),
+  long: () => soakLongStream(check, isShort),
   durable: () => soakDurable(check, isShort),
   storm: () => soakStorm(check, isShort),
   handover: () => soakHandover(),

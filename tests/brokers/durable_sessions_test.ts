@@ -1,0 +1,89 @@
+/** Durable streams over sessions of two nodes on Redis, and of two on NATS, with an outage. */
+import { assertEquals, assertInstanceOf } from "@std/assert";
+import { connect } from "../../mod.ts";
+import { RequestError } from "../../errors.ts";
+import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { listen, until } from "../servers.ts";
+import { soon } from "../sessions.ts";
+import { isNatsMissing, NatsServer } from "./nats_server.ts";
+import { isRedisMissing, RedisServer } from "./redis_server.ts";
+
+const ENGINES = [
+  {
+    name: "Redis",
+    ignore: isRedisMissing,
+    start: async () => {
+      const engine = await RedisServer.start({ append: "always" });
+      return { engine, open: () => new RedisBroker({ url: engine.url }) };
+    },
+  },
+  {
+    name: "NATS",
+    ignore: isNatsMissing,
+    start: async () => {
+      const engine = await NatsServer.start();
+      const { servers } = engine;
+      return { engine, open: () => new NatsBroker({ servers }) };
+    },
+  },
+];
+
+const STREAMS = { authorize: () => true, durableStreams: { path: "/streams" } };
+
+for (const { name, ignore, start } of ENGINES) {
+  Deno.test({
+    name: `client.durableStream() reads, and cancels, a stream of another node of ${name}`,
+    ignore,
+    fn: async () => {
+      const { engine, open } = await start();
+      await using _engine = engine;
+      await using near = open();
+      await using far = open();
+      await using one = listen({ ...STREAMS, broker: near });
+      await using two = listen({ ...STREAMS, broker: far });
+      await using client = connect(two.url, { transports: ["websocket"] });
+      await using writer = await one.durableStreams.create<number>("a");
+      const stopped = Promise.withResolvers<unknown>();
+      writer.signal.addEventListener("abort", () => stopped.resolve(writer.signal.reason));
+      const stream = client.durableStream<number>("a");
+      const seen: number[] = [];
+      const reading = (async () => {
+        for await (const item of stream) seen.push(item);
+      })();
+      await writer.append(0);
+      await until(() => seen.length === 1);
+      await stream.cancel("enough");
+      const reason = await soon(stopped.promise);
+      assertInstanceOf(reason, RequestError);
+      assertEquals(reason.message, "enough");
+      for (let i = 1; i < 50; i++) void writer.append(i);
+      await writer.close();
+      await soon(reading);
+      assertEquals(seen, Array.from({ length: 50 }, (_, i) => i));
+    },
+  });
+
+  Deno.test({
+    name: `A writer and a reader on ${name} go on after an outage, each record once`,
+    ignore,
+    fn: async () => {
+      const { engine, open } = await start();
+      await using _engine = engine;
+      await using broker = open();
+      await using server = listen({ ...STREAMS, broker });
+      await using client = connect(server.url, { transports: ["websocket"] });
+      await using writer = await server.durableStreams.create<number>("a");
+      const stream = client.durableStream<number>("a");
+      const reading = Array.fromAsync(stream);
+      await writer.append(0);
+      await until(() => stream.isUpToDate);
+      await engine.kill();
+      const appends = [1, 2, 3].map((i) => writer.append(i));
+      await engine.restart();
+      await soon(Promise.all(appends));
+      await writer.close();
+      assertEquals(await soon(reading), [0, 1, 2, 3]);
+    },
+  });
+}
