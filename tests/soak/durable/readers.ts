@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { connect, RequestError } from "../../../mod.ts";
 import { sleep } from "../processes.ts";
 
 /** Pause before a reader comes back, in milliseconds. */
@@ -60,6 +61,22 @@ export const READERS: Readonly<Record<string, ReadNumbers>> = {
         }
       } else await response?.body?.cancel().catch(() => {});
       await sleep(RETRY_MS);
+    }
+  },
+
+  session: async ({ nodeOf, id }) => {
+    const numbers: number[] = [];
+    await using client = connect(nodeOf());
+    const stream = client.durableStream<number>(id);
+    while (true) {
+      try {
+        for await (const number of stream) numbers.push(number);
+        return numbers;
+      } catch (error) {
+        const isEarly = error instanceof RequestError && error.failure.code === "not-found";
+        if (!isEarly) throw error;
+        await sleep(RETRY_MS);
+      }
     }
   },
 };
