@@ -85,6 +85,8 @@ interface CountedPeer {
 const OPTIONS = { session: "perSession", user: "perUser", address: "perAddress" } as const;
 const OWNERS = { session: "session", user: "user", address: "network address" } as const;
 
+const COUNTED_SCOPES = ["user", "address"] as const;
+
 const NO_ACCOUNTS: readonly Account[] = [];
 
 /** The rates of a session manager. */
@@ -151,7 +153,7 @@ export class RateLimits implements MeterHost, Disposable {
    */
   connect(counted: CountedPeer): void {
     const now = this.runtime.now();
-    for (const scope of ["user", "address"] as const) {
+    for (const scope of COUNTED_SCOPES) {
       const name = counted[scope];
       const waitMs = name === undefined ? 0 : this.#accounts[scope].connect(name, now);
       if (waitMs === 0) continue;

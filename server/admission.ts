@@ -469,16 +469,16 @@ export class Admission<V> {
     return session?.isReady && session[internals].ticket === ticket ? session : undefined;
   }
 
-  #keptHeaders(headers: UpgradeRequest["headers"]): [string, string][] {
+  /** Copies the headers to keep, in one object: a list of pairs would be one object for each. */
+  #keptHeaders(headers: UpgradeRequest["headers"]): HeadersInit {
     const { keepsHeaders = DEFAULT_HEADERS } = this.#options;
     if (keepsHeaders === "all") return [...headers];
-    const kept: [string, string][] = [];
+    const kept: Record<string, string> = {};
     for (const name of keepsHeaders) {
       const value = headers.get(name);
-      if (value !== null) kept.push([name, value]);
+      if (value !== null) kept[name] = value;
     }
-    // A list of its exact size: one that grew has room for more.
-    return kept.slice();
+    return kept;
   }
 
   #refuse<A>(

@@ -347,15 +347,11 @@ function greetingOf(
   agreement: CompressionAgreement | undefined,
 ): Buffer {
   const key = headers.get("sec-websocket-key")!;
-  const lines = [
-    "HTTP/1.1 101 Switching Protocols",
-    "Upgrade: websocket",
-    "Connection: Upgrade",
-    `Sec-WebSocket-Accept: ${hash("sha1", key + HANDSHAKE_GUID, "base64")}`,
-  ];
-  if (protocol !== "") lines.push(`Sec-WebSocket-Protocol: ${protocol}`);
-  if (agreement !== undefined) lines.push(`Sec-WebSocket-Extensions: ${agreement.header}`);
-  return Buffer.from(lines.join("\r\n") + "\r\n\r\n");
+  let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
+    `Sec-WebSocket-Accept: ${hash("sha1", key + HANDSHAKE_GUID, "base64")}\r\n`;
+  if (protocol !== "") head += `Sec-WebSocket-Protocol: ${protocol}\r\n`;
+  if (agreement !== undefined) head += `Sec-WebSocket-Extensions: ${agreement.header}\r\n`;
+  return Buffer.from(head + "\r\n");
 }
 
 function minCompressedBytesOf({ compression }: HardenedWebSocketOptions): number | undefined {

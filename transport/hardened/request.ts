@@ -1,5 +1,5 @@
 /** Heads of requests: the bytes of an upgrade, and the web platform's request of any head. */
-import type { Buffer } from "node:buffer";
+import { Buffer } from "node:buffer";
 
 /** The head of a request, as received. */
 export interface RequestHead {
@@ -69,6 +69,9 @@ const METHOD = "GET ";
 const HEAD_END = "\r\n\r\n";
 
 const LINE_END = "\r\n";
+
+/** The bytes behind most heads: a client waits for the answer. */
+const NOTHING = Buffer.alloc(0);
 
 /** Version at the end of the request line, with the space before. */
 const VERSION = " HTTP/1.1";
@@ -169,7 +172,8 @@ function parseUpgrade(head: string, bytes: Buffer): UpgradeHead | undefined {
   if (hosts !== 1 || upgrades !== 1 || !asksConnection) return undefined;
   const target = bytes.toString("latin1", METHOD.length, targetEnd);
   if (!TARGET.test(target)) return undefined;
-  const rest = bytes.subarray(head.length + HEAD_END.length);
+  const headBytes = head.length + HEAD_END.length;
+  const rest = headBytes === bytes.length ? NOTHING : bytes.subarray(headBytes);
   return { method: "GET", target, headers, rest };
 }
 
