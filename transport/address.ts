@@ -36,6 +36,18 @@ const IPV6 = /^[0-9a-f:.]+$/;
  * ```
  */
 export function addressKey(address: string): string {
+  if (address !== lastAddress) {
+    lastKey = keyOf(address);
+    lastAddress = address;
+  }
+  return lastKey;
+}
+
+// A server asks for the key of one address several times in a row.
+let lastAddress = "";
+let lastKey = "";
+
+function keyOf(address: string): string {
   if (IPV4.test(address)) return address;
   const trimmed = address.trim().toLowerCase();
   const bare = WITH_PORT.exec(trimmed);

@@ -22,9 +22,6 @@ export interface QmuxProtocol {
 /** Subprotocol of the framing from before the drafts, which cannot name an application protocol. */
 const LEGACY = "webtransport";
 
-/** Start of the names of all drafts. */
-const PREFIX = "qmux-0";
-
 /** Supported drafts, in order of preference. */
 const DRAFTS: readonly (0 | 1 | 2)[] = [2, 1, 0];
 
@@ -46,7 +43,6 @@ const DRAFTS: readonly (0 | 1 | 2)[] = [2, 1, 0];
  */
 export function parseQmuxProtocol(subprotocol: string): QmuxProtocol | undefined {
   if (subprotocol === LEGACY) return { version: LEGACY, protocol: "" };
-  if (!subprotocol.startsWith(PREFIX)) return undefined;
   for (const version of DRAFTS) {
     const name = nameOf(version);
     if (subprotocol === name) return { version, protocol: "" };
@@ -80,5 +76,5 @@ export function qmuxProtocols(protocol = ""): string[] {
 }
 
 function nameOf(draft: 0 | 1 | 2): string {
-  return `${PREFIX}${draft}`;
+  return `qmux-0${draft}`;
 }

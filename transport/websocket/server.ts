@@ -266,7 +266,10 @@ export function withAgreedStreams(
     & Pick<AcceptWebSocketOptions, "flowControl" | "messages" | "admitted">
     & { readonly runtime: Runtime },
 ): Connection {
-  if (parseQmuxProtocol(connection.protocol) === undefined) return connection;
+  const { protocol } = connection;
+  // Most peers have no streams, and the parser makes the names of all drafts.
+  const mayHaveStreams = protocol.startsWith("qmux-") || protocol === "webtransport";
+  if (!mayHaveStreams || parseQmuxProtocol(protocol) === undefined) return connection;
   const { runtime, flowControl, messages, admitted } = options;
   const carry = (streams: Connection) =>
     withMessages(streams, { ...messages, runtime, admitted, side: "server" });
