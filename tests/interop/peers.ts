@@ -212,7 +212,8 @@ const DURABLE_STREAMS_RECIPES: readonly Recipe[] = [{
   },
   command: ({ into }) => {
     const program = ["node", `${into}/node_modules/vitest/vitest.mjs`, "run"];
-    return [...program, "--root", into, "--reporter", "json"];
+    // A busy machine takes longer than the five seconds that each test has by default.
+    return [...program, "--root", into, "--testTimeout", "30000", "--reporter", "json"];
   },
 }];
 
