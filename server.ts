@@ -40,6 +40,10 @@ export type {
   DurableStreamItem,
   ReadDurableStreamOptions,
 } from "./server/durable/node_streams.ts";
+export {
+  DurableStreamsHandler,
+  type DurableStreamsHandlerOptions,
+} from "./server/durable/handler.ts";
 export type { DurableStreamAction, DurableStreamsOptions } from "./server/durable/options.ts";
 export type { DurableStreams } from "./server/durable/streams.ts";
 export type { DurableStreamWriter } from "./server/durable/writer.ts";

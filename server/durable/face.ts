@@ -189,7 +189,8 @@ export class DurableFace implements HttpFace {
 
   #route(asked: Asked): Promise<Response> {
     const { request } = asked;
-    const path = this.#face.pathOf(request.url) ?? "";
+    const path = this.#face.pathOf(request.url);
+    if (path === undefined) throw missing();
     if (!METHODS.includes(request.method)) throw methodNotAllowed(request.method, METHODS);
     const id = readId(path);
     switch (request.method) {
@@ -568,6 +569,7 @@ export class DurableFace implements HttpFace {
     /** Aborted by disposal. */
     readonly ended: AbortController;
   } {
+    if (this.#parts.logs.isClosed) throw closing();
     const address = this.#parts.addressOf(request, info);
     const key = address && addressKey(address);
     const { maxReadersPerAddress } = this.#limits;

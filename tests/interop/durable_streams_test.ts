@@ -1,11 +1,14 @@
 /** Durable streams judged by the conformance suite of the protocol's authors, on each engine. */
 import { assertEquals } from "@std/assert";
-import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
-import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
-import { listen } from "../servers.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
 import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
+import { noTimers } from "../brokers/hearing.ts";
 import { isNatsMissing, NatsServer } from "../brokers/nats_server.ts";
+import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
+import { listen } from "../servers.ts";
 import { buildDurableStreamsSuite, builtPeers } from "./peers.ts";
 
 /** Time after which a long-poll is answered: the suite waits for some. */
@@ -28,55 +31,52 @@ interface Report {
   }[];
 }
 
-/** An engine, with what has to end after its server. */
+/** An engine that keeps logs. */
 interface Engine {
   readonly name: string;
   /** True on a machine without the engine, where such tests are skipped. */
   readonly ignore?: boolean;
-  start(): Promise<AsyncDisposable & { readonly broker: Broker }>;
+  /** Starts the engine and its broker, which the stack ends. */
+  start(stack: AsyncDisposableStack): Broker | Promise<Broker>;
 }
 
 const ENGINES: readonly Engine[] = [
+  { name: "memory", start: (stack) => stack.use(new MemoryBroker()) },
+  ...(["normal", "full"] as const).map((synchronous): Engine => ({
+    name: `SQLite (${synchronous})`,
+    async start(stack) {
+      const folder = await Deno.makeTempDir();
+      stack.defer(() => Deno.remove(folder, { recursive: true }));
+      return stack.use(await SqliteBroker.open(`${folder}/streams.db`, { synchronous }));
+    },
+  })),
   {
-    name: "memory",
-    start: () => {
-      const broker = new MemoryBroker();
-      return Promise.resolve({ broker, [Symbol.asyncDispose]: () => broker.close() });
+    name: "Redis",
+    ignore: isRedisMissing,
+    async start(stack) {
+      const { url } = stack.use(await RedisServer.start());
+      return stack.use(new RedisBroker({ url }));
     },
   },
   {
     name: "NATS",
     ignore: isNatsMissing,
-    start: async () => {
-      const stack = new AsyncDisposableStack();
+    async start(stack) {
       const { servers } = stack.use(await NatsServer.start());
-      const broker = stack.use(new NatsBroker({ servers }));
-      return { broker, [Symbol.asyncDispose]: () => stack.disposeAsync() };
+      return stack.use(new NatsBroker({ servers }));
     },
   },
-  ...(["normal", "full"] as const).map((synchronous) => ({
-    name: `SQLite, ${synchronous},`,
-    start: async () => {
-      const folder = await Deno.makeTempDir();
-      const broker = await SqliteBroker.open(`${folder}/streams.db`, { synchronous });
-      return {
-        broker,
-        async [Symbol.asyncDispose]() {
-          await broker.close();
-          await Deno.remove(folder, { recursive: true });
-        },
-      };
-    },
-  })),
 ];
 
 for (const suite of builtPeers(await buildDurableStreamsSuite())) {
   for (const { name, ignore = false, start } of ENGINES) {
     const title = `durable streams on ${name} pass the conformance suite ${suite.version}`;
     Deno.test(title, { ignore }, async () => {
-      await using engine = await start();
+      await using stack = new AsyncDisposableStack();
+      stack.defer(noTimers);
+      const broker = await start(stack);
       await using server = listen({
-        broker: engine.broker,
+        broker,
         origins: ["*"],
         durableStreams: { path: "/v1/stream", authorize: () => true, longPollMs: LONG_POLL_MS },
       });

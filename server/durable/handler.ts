@@ -1,0 +1,135 @@
+/** Durable streams over HTTP without a server of sessions. */
+import { DurableFace } from "./face.ts";
+import { boundsOf, checkDurableStreams, DURABLE_STREAMS } from "./options.ts";
+import type { DurableStreamsOptions } from "./options.ts";
+import { checkFaces } from "../server_options.ts";
+import type { Broker } from "../../pubsub/broker.ts";
+import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { ConsoleReport } from "../../base/console_report.ts";
+import { checkKeys, type OptionKeys } from "../../base/options.ts";
+import { platformRuntime, type Runtime } from "../../base/runtime.ts";
+import type { HttpFaceStats } from "../../telemetry/measures.ts";
+import type { RequestInfo } from "../../transport/address.ts";
+import type { OriginRules } from "../../transport/origins.ts";
+
+/** Options for {@linkcode DurableStreamsHandler}. */
+export interface DurableStreamsHandlerOptions extends DurableStreamsOptions, OriginRules {
+  /** Keeps the streams. Not closed by the handler. */
+  readonly broker: Broker;
+  /**
+   * Returns the network address of a client, for the limits of addresses: behind a proxy that of a
+   * header. By default the address of the connection, where the HTTP server passes it on.
+   */
+  readonly clientAddress?: (request: Request, info: RequestInfo) => string | undefined;
+  /** Receives errors that the client is not told. By default these are printed. */
+  readonly onError?: (error: unknown) => void;
+  /** Clocks, timers and randomness; by default those of the platform. */
+  readonly runtime?: Runtime;
+}
+
+const KEYS: OptionKeys<DurableStreamsHandlerOptions> = {
+  ...DURABLE_STREAMS,
+  broker: true,
+  clientAddress: true,
+  hosts: true,
+  onError: true,
+  origins: true,
+  runtime: true,
+};
+
+/**
+ * A handler of requests for durable streams, for any HTTP server that passes a `Request` on:
+ * `Deno.serve`, Hono, oak. There are no sessions; servers of sessions on the same broker have the
+ * same streams.
+ *
+ * The `user` of `authorize` is `undefined`: the framework knows the user, and `authorize` gets the
+ * request.
+ *
+ * @example In `Deno.serve`
+ * ```ts
+ * import { DurableStreamsHandler } from "@skein/skein/server";
+ * import { MemoryBroker } from "@skein/skein/pubsub";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using broker = new MemoryBroker();
+ * await using streams = new DurableStreamsHandler({
+ *   broker,
+ *   path: "/streams",
+ *   authorize: ({ request, action }) =>
+ *     action === "read" || request.headers.get("authorization") === "Bearer s3cret",
+ * });
+ * await using http = Deno.serve({ port: 0, onListen() {} }, streams.fetch);
+ *
+ * const url = `http://localhost:${http.addr.port}/streams/greeting`;
+ * const headers = { "content-type": "text/plain", authorization: "Bearer s3cret" };
+ * const created = await fetch(url, { method: "PUT", headers, body: "hello" });
+ * assertEquals([created.status, await created.text()], [201, ""]);
+ * assertEquals(await (await fetch(url)).text(), "hello");
+ * ```
+ */
+export class DurableStreamsHandler implements AsyncDisposable {
+  readonly #face: DurableFace;
+  readonly #logs: StreamLogs;
+
+  /**
+   * Creates a handler.
+   *
+   * @param options See {@linkcode DurableStreamsHandlerOptions}.
+   * @throws {TypeError} If a key of the options is unknown, an option is invalid, or the broker keeps
+   * no logs.
+   * @throws {RangeError} If a number is out of range.
+   */
+  constructor(options: DurableStreamsHandlerOptions) {
+    checkKeys(options, KEYS, "create server: options");
+    checkFaces({ durableStreams: options });
+    checkDurableStreams(options, options.broker);
+    const { broker, clientAddress, onError, origins, hosts } = options;
+    const runtime = options.runtime ?? platformRuntime();
+    const console = new ConsoleReport(runtime);
+    const report = (what: string, error: unknown) =>
+      onError === undefined ? console.failed(what, error) : onError(error);
+    this.#logs = new StreamLogs({
+      runtime,
+      broker,
+      bounds: boundsOf(options),
+      onError: (error) => report("The search for overdue durable streams", error),
+    });
+    this.#face = new DurableFace(options, {
+      runtime,
+      logs: this.#logs,
+      origins: { ...(origins && { origins }), ...(hosts && { hosts }) },
+      identify: () => Promise.resolve(undefined),
+      addressOf: clientAddress ?? addressOf,
+      report,
+    });
+  }
+
+  /** Counters of the requests. */
+  get stats(): HttpFaceStats {
+    return this.#face.stats;
+  }
+
+  /**
+   * Answers a request.
+   *
+   * @param request The request.
+   * @param info The address of the client, for the limits of addresses.
+   * @returns The response; 404 for another path. Never rejects.
+   */
+  readonly fetch = (request: Request, info: RequestInfo = {}): Promise<Response> =>
+    this.#face.fetch(request, info);
+
+  /** Ends all reads that wait. The streams and the broker stay. Idempotent. */
+  close(): Promise<void> {
+    return this.#logs.close();
+  }
+
+  /** Closes the handler; called by `await using`. */
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+function addressOf(_request: Request, { remoteAddr }: RequestInfo): string | undefined {
+  return remoteAddr !== undefined && "hostname" in remoteAddr ? remoteAddr.hostname : undefined;
+}
