@@ -97,6 +97,11 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     'published by a route: visits { page: "pricing" }',
     "no upgrade: 426 Expected a WebSocket upgrade",
   ]],
+  ["durable_streams_in_hono.ts", ["-N"], [
+    "followed: A stream keeps what was said, and tells when all was said.",
+    "resumed: true",
+    "events say the end: true",
+  ]],
   ["slow_clients.ts", [], [
     /^close: closed with 4507 .+/,
     "drop-oldest: frames 1 2 3 4 9 10 11 12, learned of 4 dropped",

@@ -37,6 +37,7 @@ const ENTRIES: ReadonlySet<string> = new Set([
   "pubsub/redis/options.ts",
   "pubsub/sqlite/options.ts",
   "pubsub/topics.ts",
+  "server/durable/handler.ts",
   "server/jwt.ts",
   "server/server.ts",
   "server/workers/worker_node.ts",

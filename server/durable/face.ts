@@ -107,7 +107,7 @@ type Asked = FaceRequest<DurableStreamAction>;
 /**
  * Durable streams over HTTP.
  *
- * - **Protocol:** that of Durable Streams, without subscriptions; see `docs/guide/durable-streams.md`.
+ * - **Protocol:** that of Durable Streams, without subscriptions; see `docs/guide/durable-streams-http.md`.
  * - **Extensions:** `POST ?action=cancel`, and the header `Skein-Stream-Error` of a stream that its
  *   writer gave up.
  * - **Bounds:** each limit of the options. A refused request is counted.

@@ -1,0 +1,65 @@
+/** The commands of the page of durable streams, run as printed against the server of the page. */
+import { assert, assertEquals } from "@std/assert";
+import { serve } from "../server.ts";
+
+const ROOT = new URL("../", import.meta.url);
+const page = await Deno.readTextFile(new URL("docs/guide/durable-streams-http.md", ROOT));
+
+/** A command, and the lines that it prints. */
+const COMMANDS = [
+  ...page.matchAll(/```sh\n([\s\S]*?)```\n\n```text\n([\s\S]*?)```/g),
+].map(([, command, printed]) => ({ command: command!, printed: printed!.trimEnd().split("\n") }));
+
+/** Tells if a line is the printed one, in which "…" stands for any text. */
+function isLike(line: string, printed: string): boolean {
+  const [start = "", ...rest] = printed.split("…");
+  if (!line.startsWith(start)) return false;
+  let at = start.length;
+  for (const part of rest) {
+    at = line.indexOf(part, at) + part.length;
+    if (at < part.length) return false;
+  }
+  return rest.at(-1) === "" || at === line.length;
+}
+
+Deno.test("the commands of the page of durable streams print what the page says", async () => {
+  assert(COMMANDS.length >= 8, "the page has commands");
+  // The options of the page are evaluated as printed.
+  const [, options] = /durableStreams: (\{[\s\S]*?\n {2}\}),\n/.exec(page)!;
+  await using server = serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    webTransport: false,
+    onListen() {},
+    durableStreams: new Function(`return ${options}`)(),
+  });
+  const { port } = server.address!;
+  for (const { command, printed } of COMMANDS) {
+    const { success, stdout } = await new Deno.Command("bash", {
+      args: ["-e", "-c", command.replaceAll("localhost:8000", `localhost:${port}`)],
+      stderr: "inherit",
+    }).output();
+    assert(success, command);
+    const text = new TextDecoder().decode(stdout).replaceAll(`localhost:${port}`, "localhost:8000");
+    const lines = text.replaceAll("\r\n", "\n").trimEnd().split("\n");
+    // The page leaves out headers that all responses have, and has its own order.
+    for (const line of printed) {
+      const at = lines.findIndex((one) => isLike(one, line));
+      assert(at >= 0, `${command}prints ${line}, received:\n${text}`);
+      lines.splice(at, 1);
+    }
+  }
+});
+
+Deno.test("the page of durable streams names every code, action and bound", async () => {
+  const { DURABLE_STREAMS } = await import("../server/durable/options.ts");
+  for (const option of Object.keys(DURABLE_STREAMS)) assert(page.includes(`\`${option}`), option);
+  const codes = new Set<string>();
+  const files = ["durable/face", "durable/records", "durable/request", "http/body", "http/face"];
+  for (const file of [...files, "http/problem"]) {
+    const source = await Deno.readTextFile(new URL(`server/${file}.ts`, ROOT));
+    const made = /(?:\bcode: |\b(?:badRequest|conflict)\(\s*)"([a-z-]+)"/g;
+    for (const [, code] of source.matchAll(made)) codes.add(code!);
+  }
+  assertEquals([...codes].filter((code) => !page.includes(`\`${code}\``)), ["no-history"]);
+});
