@@ -1,8 +1,6 @@
 /** The durable streams of one node: logs of the broker with forks, expiry, and readers that wait. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { Signal } from "../../base/signal.ts";
-import { within } from "../../base/wait.ts";
-import { TimeoutError, UnsupportedError } from "../../errors.ts";
+import { UnsupportedError } from "../../errors.ts";
 import type { Broker, BrokerSubscription } from "../broker.ts";
 import type {
   AppendLogOptions,
@@ -146,13 +144,49 @@ export type StreamRead =
   | { readonly kind: "missing" | "deleted" | "too-many" }
   | { readonly kind: "trimmed"; readonly oldest: number };
 
-/** Announcements of one stream on this node, shared by all readers. */
-interface Followed {
-  readonly changing: Signal;
+/** One stream that readers of this node follow: its announcements, which all readers share. */
+class Followed {
   readonly subscription: BrokerSubscription;
   /** Reads that began after the last announcement, by their options. */
-  readonly reads: Map<string, Promise<StreamRead>>;
-  readers: number;
+  readonly reads = new Map<string, Promise<StreamRead>>();
+  readers = 0;
+  /** Number of announcements so far. */
+  version = 0;
+  readonly #runtime: Runtime;
+  readonly #waiting = new Set<() => void>(); // Bounded by the readers.
+  #timer: Timer | undefined;
+
+  constructor(runtime: Runtime, subscribe: (onChange: () => void) => BrokerSubscription) {
+    this.#runtime = runtime;
+    this.subscription = subscribe(() => this.notify());
+  }
+
+  /** Wakes all readers that wait, and has them read anew. */
+  notify(): void {
+    this.version++;
+    this.reads.clear();
+    this.#stop();
+    const waiting = [...this.#waiting];
+    this.#waiting.clear();
+    for (const wake of waiting) wake();
+  }
+
+  /** Adds a reader that waits; one timer serves all until the next announcement. */
+  wait(wake: () => void, timeoutMs: number): void {
+    this.#waiting.add(wake);
+    this.#timer ??= this.#runtime.setTimeout(() => this.notify(), timeoutMs);
+  }
+
+  /** Removes a reader that left. */
+  forget(wake: () => void): void {
+    this.#waiting.delete(wake);
+    if (this.#waiting.size === 0) this.#stop();
+  }
+
+  #stop(): void {
+    this.#runtime.clearTimeout(this.#timer);
+    this.#timer = undefined;
+  }
 }
 
 /**
@@ -337,15 +371,29 @@ export class StreamLogs implements AsyncDisposable {
     const { signal } = options;
     if (this.#readers >= this.#bounds.maxReaders) return yield { kind: "too-many" };
     const followed = this.#enter(id);
+    const isLeaving = () => signal?.aborted || this.#isClosed;
+    // One listener and no timer for each reader: a page may come for every record.
+    let wake = () => {};
+    const onAbort = () => wake();
+    signal?.addEventListener("abort", onAbort);
+    const settled = (promise: Promise<unknown>) =>
+      new Promise<unknown>((resolve) => {
+        wake = () => resolve(undefined);
+        promise.then(resolve, resolve);
+        if (isLeaving()) wake();
+      });
     try {
       // An announcement from before the subscription is in force is not missed: the read comes later.
-      await within(this.#runtime, followed.subscription.ready, { signal });
+      const { ready } = followed.subscription;
+      await settled(ready);
+      if (!isLeaving()) await ready;
       let { after, identity, startsAtOldest = false } = options;
-      for (let isTold = false; !signal?.aborted && !this.#isClosed;) {
-        const changed = followed.changing.changed();
-        const part = { ...options, after, identity, startsAtOldest };
-        const result = await this.#share(followed, id, part);
-        if (signal?.aborted || this.#isClosed) return;
+      for (let isTold = false; !isLeaving();) {
+        const { version } = followed;
+        const reading = this.#share(followed, id, { ...options, after, identity, startsAtOldest });
+        await settled(reading);
+        if (isLeaving()) return;
+        const result = await reading;
         if (result.kind !== "page") return yield result;
         const { info, records, next, isUpToDate } = result;
         const isOver = isUpToDate && info.end !== undefined;
@@ -355,11 +403,15 @@ export class StreamLogs implements AsyncDisposable {
         identity = info.identity;
         after = next;
         startsAtOldest = false; // Records that are dropped from now on are missed.
-        if (isUpToDate) await this.#wait(changed, info, signal);
+        if (!isUpToDate || followed.version !== version || isLeaving()) continue;
+        await new Promise<void>((resolve) => {
+          wake = resolve;
+          followed.wait(resolve, this.#checkMs(info));
+        });
+        followed.forget(wake);
       }
-    } catch (error) {
-      if (!signal?.aborted) throw error;
     } finally {
+      signal?.removeEventListener("abort", onAbort);
       this.#leave(id, followed);
     }
   }
@@ -401,7 +453,7 @@ export class StreamLogs implements AsyncDisposable {
   async close(): Promise<void> {
     this.#isClosed = true;
     this.#runtime.clearTimeout(this.#sweeper);
-    for (const { changing } of this.#followed.values()) changing.notify();
+    for (const followed of this.#followed.values()) followed.notify();
     await this.#sweeping;
   }
 
@@ -561,21 +613,12 @@ export class StreamLogs implements AsyncDisposable {
       });
       followed.reads.set(key, reading);
     }
-    return within(this.#runtime, reading, { signal: options.signal });
+    return reading;
   }
 
-  /** Waits for a change, or until it is time to look and to renew the time to live. */
-  async #wait(
-    changed: Promise<void>,
-    { ttlMs = Infinity }: LogInfo,
-    signal: AbortSignal | undefined,
-  ): Promise<void> {
-    const timeoutMs = Math.min(CHECK_INTERVAL_MS, ttlMs / 2) * (1 + this.#runtime.random()) / 2;
-    try {
-      await within(this.#runtime, changed, { timeoutMs, signal });
-    } catch (error) {
-      if (!(error instanceof TimeoutError)) throw error;
-    }
+  /** Time until the next look at a stream, which renews the time to live. */
+  #checkMs({ ttlMs = Infinity }: LogInfo): number {
+    return Math.min(CHECK_INTERVAL_MS, ttlMs / 2) * (1 + this.#runtime.random()) / 2;
   }
 
   #enter(id: string): Followed {
@@ -584,14 +627,7 @@ export class StreamLogs implements AsyncDisposable {
     }
     let followed = this.#followed.get(id);
     if (followed === undefined) {
-      const changing = new Signal();
-      const reads = new Map<string, Promise<StreamRead>>();
-      const notify = () => {
-        reads.clear();
-        changing.notify();
-      };
-      const subscription = this.watch(id, notify);
-      followed = { changing, subscription, reads, readers: 0 };
+      followed = new Followed(this.#runtime, (onChange) => this.watch(id, onChange));
       this.#followed.set(id, followed);
     }
     followed.readers++;

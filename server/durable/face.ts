@@ -493,7 +493,7 @@ export class DurableFace implements HttpFace {
     try {
       let last: StreamPage | undefined;
       for await (const result of this.#follow(id, query, { ...PAGE, after, ended })) {
-        last = last === undefined ? pageAt(result, query.offset, after) : found(result);
+        last = last === undefined ? this.#first(result, query.offset, after) : found(result);
         if (last.records.length > 0 || last.info.end !== undefined) break;
       }
       if (last === undefined || !ended.signal.aborted && !isAnswer(last)) throw closing();
@@ -520,7 +520,7 @@ export class DurableFace implements HttpFace {
     try {
       const { value } = await rest.next();
       if (value === undefined) throw closing();
-      const first = pageAt(value, query.offset, after);
+      const first = this.#first(value, query.offset, after);
       const { info, isUpToDate } = first;
       const isOver = isUpToDate && info.end !== undefined;
       const onEnd = () => reader[Symbol.dispose]();
@@ -549,19 +549,13 @@ export class DurableFace implements HttpFace {
   ): AsyncGenerator<StreamRead, void, undefined> {
     const startsAtOldest = offset === undefined;
     const { signal } = ended;
-    return this.#counted(this.#parts.logs.follow(id, { ...options, startsAtOldest, signal }));
+    return this.#parts.logs.follow(id, { ...options, startsAtOldest, signal });
   }
 
-  async *#counted(
-    pages: AsyncGenerator<StreamRead, void, undefined>,
-  ): AsyncGenerator<StreamRead, void, undefined> {
-    for await (const page of pages) {
-      if (page.kind === "too-many") {
-        this.#refused.maxReaders++;
-        throw tooMany(`Cannot read: at most ${this.#limits.maxReaders} readers may wait`, RETRY_MS);
-      }
-      yield page;
-    }
+  /** The first page of a reader that waits. */
+  #first(result: StreamRead, offset: string | undefined, after: number): StreamPage {
+    if (result.kind === "too-many") this.#refused.maxReaders++;
+    return pageAt(result, offset, after);
   }
 
   /** Counts a reader that waits, until disposal. */
@@ -663,7 +657,7 @@ function found(result: StreamRead): StreamPage {
     case "trimmed":
       throw gone("Cannot read: records at the offset must be kept, and were dropped");
     case "too-many":
-      throw tooMany("Cannot read: too many readers wait", RETRY_MS);
+      throw tooMany("Cannot read: too many readers of this node wait", RETRY_MS);
   }
 }
 

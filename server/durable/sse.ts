@@ -2,9 +2,9 @@
 import { eventDataOf, isText } from "./records.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
 import type { StreamPage, StreamRead } from "../../pubsub/logs/stream_logs.ts";
-import type { Runtime, Timer } from "../../base/runtime.ts";
+import { Deadlines } from "../../base/deadlines.ts";
+import type { Runtime } from "../../base/runtime.ts";
 import { TimeoutError } from "../../errors.ts";
-import { startTimer } from "../../base/wait.ts";
 
 /** Time after which a response ends, so that caches and proxies can collapse readers. */
 export const SSE_MS = 60_000;
@@ -68,6 +68,9 @@ export interface EventPages {
 export class EventStreams {
   readonly #runtime: Runtime;
   readonly #onError: (error: unknown) => void;
+  // All readers share two timers. Bounded by the readers.
+  readonly #lives: Deadlines<() => void>;
+  readonly #unread: Deadlines<() => void>;
   readonly #written = new WeakMap<StreamPage, { cursor: number; bytes: Uint8Array }>();
   #stalled = 0;
 
@@ -75,6 +78,10 @@ export class EventStreams {
   constructor({ runtime, onError }: EventStreamsOptions) {
     this.#runtime = runtime;
     this.#onError = onError;
+    this.#lives = new Deadlines(runtime, SSE_MS, (end) => end());
+    this.#unread = new Deadlines(runtime, STALLED_MS, (giveUp) => giveUp());
+    this.#lives.clear();
+    this.#unread.clear();
   }
 
   /** Number of readers that did not read, since the start. */
@@ -89,18 +96,24 @@ export class EventStreams {
     let page: StreamPage | undefined = first;
     let isPulling = false;
     let isOver = false;
-    let stalled: Timer | undefined;
+    let giveUp = () => {};
+    const end = () => ended.abort();
     const finish = () => {
       isOver = true;
-      runtime.clearTimeout(stalled);
-      runtime.clearTimeout(life);
+      this.#unread.delete(giveUp);
+      this.#lives.delete(end);
       ended.abort();
       rest.return().catch(this.#onError);
       onEnd();
     };
-    const life = startTimer(runtime, SSE_MS, () => ended.abort());
+    this.#lives.add(end);
     return new ReadableStream<Uint8Array>({
-      start(controller) {
+      start: (controller) => {
+        giveUp = () => {
+          this.#stalled++;
+          finish();
+          controller.error(new TimeoutError("Cannot wait for a reader longer than", STALLED_MS));
+        };
         ended.signal.addEventListener("abort", () => {
           if (isOver || isPulling) return; // A pull sees the end of the pages.
           finish();
@@ -108,7 +121,7 @@ export class EventStreams {
         });
       },
       pull: async (controller) => {
-        runtime.clearTimeout(stalled);
+        this.#unread.delete(giveUp);
         isPulling = true;
         page ??= await this.#next(rest);
         isPulling = false;
@@ -119,11 +132,7 @@ export class EventStreams {
           return controller.close();
         }
         page = undefined;
-        stalled = startTimer(runtime, STALLED_MS, () => {
-          this.#stalled++;
-          finish();
-          controller.error(new TimeoutError("Cannot wait for a reader longer than", STALLED_MS));
-        });
+        this.#unread.add(giveUp);
       },
       cancel() {
         if (!isOver) finish();
