@@ -113,10 +113,11 @@ end
 local known = log.identity and dueAt()
 local changes = {}
 local function set(field, value)
+  if log[field] == value then return end
   log[field], changes[#changes + 1], changes[#changes + 2] = value, field, value
 end
 local function save()
-  redis.call('HSET', state, unpack(changes))
+  if #changes > 0 then redis.call('HSET', state, unpack(changes)) end
   local due = dueAt()
   if due ~= known then redis.call('ZADD', index, due, ask.id) end
 end
