@@ -146,8 +146,6 @@ export class Admission<V> {
 
   /** Answers an HTTP request; synchronously unless the application has to be asked. */
   fetch(request: Request, info: RequestInfo = {}): Response | Promise<Response> {
-    // A request with an invalid `Host` header has no URL; fail here, not in later code.
-    if (!URL.canParse(request.url)) return new Response("Malformed host", { status: 400 });
     if (!isWebSocketUpgrade(request)) return this.#other(request, info);
     return this.upgrade(new FetchedUpgrade(request, this.#engine), info);
   }

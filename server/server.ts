@@ -1,7 +1,7 @@
 /** The server: sessions, topics, presence and rooms behind one `serve()`. */
 import { Admission } from "./admission.ts";
 import type { RequestInfo } from "../transport/address.ts";
-import { pathBelow } from "../transport/url.ts";
+import { isHost, pathBelow } from "../transport/url.ts";
 import { makePresence, type SessionInfo, Users } from "./users.ts";
 import {
   type Authorize,
@@ -54,7 +54,7 @@ import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
 import { type SessionHandlers, sessionSettings } from "../session/session_settings.ts";
-import { CloseCode, UnsupportedError } from "../errors.ts";
+import { BrokerError, CloseCode, UnsupportedError } from "../errors.ts";
 import { internals } from "../session/core.ts";
 import type { OriginRules } from "../transport/origins.ts";
 import type { StreamLogs } from "../pubsub/logs/stream_logs.ts";
@@ -291,7 +291,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @returns The response, which MUST be returned to the HTTP server unchanged.
    */
   readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> =>
-    this.#metrics?.answer(request, info) ?? this.#answerFace(request, info) ??
+    refuseMalformedHost(request) ?? this.#metrics?.answer(request, info) ??
+      this.#answerFace(request, info) ??
       (this.#moq?.wants(request) ? this.#moq : this.#admission).fetch(request, info);
 
   /** Answers an upgrade as `fetch` does; `undefined` if the upgrade may be for another part. */
@@ -619,7 +620,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       runtime: this.#runtime,
       identify: (request) => this.#admission.identify(request),
       addressOf: (request, info) => this.#admission.addressOf(request, info),
-      report: (what, error) => this.#console.failed(what, error),
+      report: (what, error) => {
+        if (!(error instanceof BrokerError)) return this.#console.failed(what, error);
+        // Each request during an outage has such an error: a line tells them all, without a stack.
+        const about = error.message;
+        this.#console.tell("engine-call", `${what} failed: ${about}`, { about });
+      },
     };
   }
 
@@ -673,6 +679,13 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       this.#closeTimeoutMs,
     );
   }
+}
+
+/** Refuses a request whose `Host` header leaves no URL, or one with another path. */
+function refuseMalformedHost({ headers, url }: Request): Response | undefined {
+  const host = headers.get("host");
+  const isRight = URL.canParse(url) && (host === null || isHost(host));
+  return isRight ? undefined : new Response("Malformed host", { status: 400 });
 }
 
 /** Parts of durable streams. */

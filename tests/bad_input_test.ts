@@ -41,6 +41,15 @@ Deno.test("Server answers bad upgrades with a status, and continues", async () =
   await assertWell(server);
 });
 
+Deno.test("Server.fetch() refuses a host that would move the path of the URL", async () => {
+  await using server = testServer({ durableStreams: { path: "/streams", authorize: () => true } });
+  for (const host of ["evil.test/streams/a?", "evil.test/streams/a#", "a\\b", "a b", "u@a"]) {
+    // The URL is that which HTTP servers make of such a head.
+    const request = new Request("http://evil.test/streams/a", { headers: { host } });
+    assertEquals((await server.fetch(request)).status, 400, host);
+  }
+});
+
 Deno.test("Server frees the places of peers that vanished before their response", async () => {
   await using server = listen({ onMessage: pong, limits: { maxSessions: 200 } });
   for (let i = 0; i < 100; i++) {

@@ -43,6 +43,16 @@ export function publicUrl(url: string | URL): string {
 }
 
 /**
+ * Tells whether a text can be the host of a URL. Any other character could move the path of the URL.
+ *
+ * @param host Value of a `Host` header.
+ * @returns `true` for a host, with or without a port.
+ */
+export function isHost(host: string): boolean {
+  return /^[^\s/?#@\\]+$/.test(host);
+}
+
+/**
  * Finds the part of a URL behind a path. Other spellings of the path do not count.
  *
  * @param url An absolute URL.

@@ -57,7 +57,9 @@ export async function readBody(
     runtime.clearTimeout(timer);
   }
   if (problem !== undefined) throw problem;
-  return chunks.length === 1 ? chunks[0]! : concat(chunks, bytes);
+  // A chunk may be a part of a large buffer, which would stay in memory together with the body.
+  const isWhole = chunks.length === 1 && chunks[0]!.buffer.byteLength === bytes;
+  return isWhole ? chunks[0]! : concat(chunks, bytes);
 }
 
 function concat(chunks: readonly Uint8Array[], bytes: number): Uint8Array<ArrayBuffer> {

@@ -24,8 +24,11 @@ const PREFLIGHT_AGE_S = 7_200;
 /** Methods that change nothing, which pages may use without an allowed origin. */
 const SAFE_METHODS: ReadonlySet<string> = new Set(["GET", "HEAD", "OPTIONS"]);
 
-/** Content types that browsers never run, so that a page may show them. */
-const SHOWN_TYPE = /^(?:text\/plain|application\/(?:[\w.-]+\+)?json)\s*(?:;|$)/i;
+/**
+ * Content types that browsers never run, so that a page may show them. Behind a comma browsers find
+ * another type, which counts.
+ */
+const SHOWN_TYPE = /^(?:text\/plain|application\/(?:[\w.-]+\+)?json)\s*(?:;[^,]*)?$/i;
 
 /**
  * An action of a client over HTTP that needs permission.
@@ -86,6 +89,8 @@ export interface FaceOptions<Action extends string> extends OriginRules {
    * @default {1024}
    */
   readonly maxRequests?: number;
+  /** Counts the requests under way that only wait, and have a bound of their own. */
+  readonly waiting?: () => number;
   /**
    * Longest time for the body of a request, in milliseconds.
    *
@@ -287,7 +292,8 @@ export class Face<Action extends string> {
   }
 
   #admit(request: Request, info: RequestInfo): void {
-    if (this.#active > this.#maxRequests) {
+    const active = this.#active - (this.#options.waiting?.() ?? 0);
+    if (active > this.#maxRequests) {
       throw tooMany(`Cannot answer: at most ${this.#maxRequests} requests at once`, 1_000);
     }
     const address = this.#accounts && this.#parts.addressOf(request, info);

@@ -328,6 +328,8 @@ Deno.test("Face.answer() keeps responses from running, and from shared caches", 
     ["image/svg+xml", "attachment"],
     ["application/jsonx", "attachment"],
     ["text/plainish", "attachment"],
+    ["text/plain;,text/html", "attachment"],
+    ["application/json; a=b,text/html", "attachment"],
   ];
   for (const [type, disposition] of cases) {
     const { headers } = await ask(face, {}, typed(type));
@@ -376,6 +378,19 @@ Deno.test("Face.answer() bounds the requests that are answered at once", async (
   assertEquals((await ask(face)).status, 200);
 });
 
+Deno.test("Face.answer() counts no requests that wait", async () => {
+  let waiting = 0;
+  const face = faceOf({ maxRequests: 1, waiting: () => waiting });
+  const gate = Promise.withResolvers<Response>();
+  const first = ask(face, {}, () => gate.promise);
+  waiting = 1;
+  assertEquals((await ask(face)).status, 200);
+  waiting = 0;
+  assertEquals((await ask(face)).status, 429);
+  gate.resolve(new Response("done"));
+  assertEquals((await first).status, 200);
+});
+
 Deno.test("Face.answer() answers HEAD without a body, and ends the body", async () => {
   const face = faceOf();
   let isCancelled = false;
@@ -411,6 +426,19 @@ Deno.test("FaceRequest.readBody() is bounded by the announced and by the receive
   assertEquals([received.status, received.code, pulls], [413, "too-large", 2]);
   const lying = await read({ body: endless(), headers: { "content-length": "2" } });
   assertEquals(lying.status, 413);
+});
+
+Deno.test("FaceRequest.readBody() returns bytes that keep no larger buffer in memory", async () => {
+  const buffer = new Uint8Array(65_536);
+  const bodyOf = (...sizes: number[]) =>
+    ReadableStream.from(sizes.map((size) => buffer.subarray(0, size)));
+  for (const body of [bodyOf(5), bodyOf(5, 7)]) {
+    const { text } = await ask(faceOf(), { method: "POST", body }, async ({ readBody }) => {
+      const bytes = await readBody(100);
+      return new Response(`${bytes.buffer.byteLength - bytes.length}`);
+    });
+    assertEquals(text, "0");
+  }
 });
 
 Deno.test("FaceRequest.readBody() refuses a body that never ends, and one that breaks off", async () => {

@@ -1,5 +1,6 @@
 /** Heads of requests: the bytes of an upgrade, and the web platform's request of any head. */
 import { Buffer } from "node:buffer";
+import { isHost } from "../url.ts";
 
 /** The head of a request, as received. */
 export interface RequestHead {
@@ -85,9 +86,6 @@ const HEADER_NAME = /^[!#$%&'*+\-.^_`|~0-9a-z]+$/;
 const FORBIDDEN = /[^\t\x20-\x7e\x80-\xff\r\n]|\r(?!\n)|[^\r]\n/;
 
 const BARE_LINE_FEED = /[^\r]\n/;
-
-/** Characters of a valid `Host` header: any other character could move the path of the URL. */
-const HOST = /^[^\s/?#@\\]+$/;
 
 /** The word `upgrade` in a `Connection` header. */
 const CONNECTION_UPGRADE = /(?:^|,)\s*upgrade\s*(?:,|$)/i;
@@ -263,6 +261,6 @@ export function urlOf(target: string, host: string, isSecure: boolean): string |
     // No `Request` has a URL with a user.
     return url === null || url.username !== "" || url.password !== "" ? undefined : url.href;
   }
-  if (!HOST.test(host)) return undefined;
+  if (!isHost(host)) return undefined;
   return URL.parse(`${isSecure ? "https" : "http"}://${host}${target}`)?.href;
 }
