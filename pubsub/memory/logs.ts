@@ -29,7 +29,10 @@ import {
 const MAX_APPEND_BYTES = 8_388_608;
 
 interface Log {
+  /** The state, without the producers. */
   state: LogState;
+  /** Newest epoch and number of each producer: not part of the state, which each append copies. */
+  readonly producers: Map<string, LogState["producers"][string]>;
   /** The records from `state.start` on. */
   readonly records: Fifo<LogRecord>;
 }
@@ -65,7 +68,7 @@ export class MemoryLogs implements BrokerLogs {
     const state = newLog(options, now);
     const records = new Fifo<LogRecord>();
     for (const record of options.records) records.push(record);
-    this.#logs.set(id, { state, records });
+    this.#logs.set(id, { state, records, producers: new Map() });
     this.#announce(logTopic(id));
     return await Promise.resolve({ kind: "created", info: infoOf(state) });
   }
@@ -73,10 +76,13 @@ export class MemoryLogs implements BrokerLogs {
   async append(id: string, options: AppendLogOptions): Promise<LogAppended> {
     const now = this.#check("append");
     const log = this.#logs.get(id);
-    const decision = decideAppend(log?.state, options, now);
+    const { producer } = options;
+    const state = log && { ...log.state, producers: producersOf(log, producer?.id) };
+    const decision = decideAppend(state, options, now);
     if (decision.kind !== "append") return await Promise.resolve(decision);
     for (const record of options.records) log!.records.push(record);
-    log!.state = trim(decision.next, log!.records, options.keep);
+    if (producer !== undefined) log!.producers.set(producer.id, [producer.epoch, producer.seq]);
+    log!.state = trim({ ...decision.next, producers: {} }, log!.records, options.keep);
     this.#announce(logTopic(id));
     return { kind: "appended", info: infoOf(log!.state) };
   }
@@ -164,6 +170,13 @@ export class MemoryLogs implements BrokerLogs {
     if (this.#isClosed) throw new BrokerError(`Cannot ${verb}: the broker is closed`);
     return this.#runtime.now();
   }
+}
+
+/** The own number of a producer, or those of all producers if this one is new. */
+function producersOf({ producers }: Log, id: string | undefined): LogState["producers"] {
+  const own = id === undefined ? undefined : producers.get(id);
+  if (own !== undefined) return { [id!]: own };
+  return id === undefined ? {} : Object.fromEntries(producers);
 }
 
 /** Drops the oldest records beyond the retention; the newest one stays. */

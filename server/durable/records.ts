@@ -51,7 +51,7 @@ function readJson(body: Uint8Array): readonly string[] {
       cause,
     });
   }
-  if (!Array.isArray(value)) return [text.trim()];
+  if (!Array.isArray(value)) return detached(text, [text.trim()]);
   const { length } = value;
   if (length > MAX_RECORDS) {
     throw new Problem(413, {
@@ -60,7 +60,17 @@ function readJson(body: Uint8Array): readonly string[] {
         `Cannot append: an array must have at most ${MAX_RECORDS} elements, received ${length}`,
     });
   }
-  return elementsOf(text, length);
+  return detached(text, elementsOf(text, length));
+}
+
+/**
+ * Copies the parts of a text that is mostly white space: a part that is not copied keeps all of the
+ * text in memory, which no bound of a stream counts.
+ */
+function detached(text: string, parts: string[]): string[] {
+  const kept = parts.reduce((sum, { length }) => sum + length, 0);
+  if (text.length <= 2 * kept) return parts;
+  return parts.map((part) => decoder.decode(encoder.encode(part)));
 }
 
 /** Cuts the text of a valid JSON array into the texts of its elements, without parsing again. */

@@ -1,3 +1,5 @@
+import { setFlagsFromString } from "node:v8";
+import { runInNewContext } from "node:vm";
 import { assert, assertEquals, assertThrows } from "@std/assert";
 import { bodyOf, eventDataOf, MAX_RECORDS, readRecords } from "./records.ts";
 import { Problem } from "../http/problem.ts";
@@ -56,6 +58,22 @@ Deno.test("readRecords() cuts random arrays at each of their own commas", () => 
     assertEquals(records, elements, text);
     assertEquals(bodyOf(records, JSON_TYPE), `[${elements.join(",")}]`);
   }
+});
+
+Deno.test("readRecords() keeps no white space in memory", () => {
+  setFlagsFromString("--expose-gc");
+  const collect = runInNewContext("gc") as () => void;
+  const heapBytes = () => (collect(), Deno.memoryUsage().heapUsed);
+  const space = " ".repeat(1_000_000);
+  const [record, other] = [`"${"a".repeat(30)}"`, `"${"b".repeat(30)}"`];
+  const kept: unknown[] = [];
+  const before = heapBytes();
+  for (const [text, count] of [[`[${space}${record}, ${other}]`, 2], [`${record}${space}`, 1]]) {
+    for (let i = 0; i < 20; i++) kept.push(readRecords(encode(text as string), JSON_TYPE));
+    assertEquals(kept.at(-1), [record, other].slice(0, count as number));
+  }
+  const bytes = heapBytes() - before;
+  assert(bytes < 5_000_000, `${bytes} bytes for ${kept.length} appends`);
 });
 
 Deno.test("readRecords() refuses what is not JSON, and too many elements", () => {
