@@ -1,6 +1,7 @@
 /** The durable streams of one node: logs of the broker with forks, expiry, and readers that wait. */
 import type { Runtime, Timer } from "../../base/runtime.ts";
-import { UnsupportedError } from "../../errors.ts";
+import { within } from "../../base/wait.ts";
+import { BrokerError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import type { Broker, BrokerSubscription } from "../broker.ts";
 import type {
   AppendLogOptions,
@@ -19,6 +20,9 @@ import { utf8Length } from "../../session/wire/utf8.ts";
 
 /** Longest time between two looks at a stream whose readers wait, in milliseconds. */
 const CHECK_INTERVAL_MS = 20_000;
+
+/** Longest wait for the announcements of a stream, in milliseconds. */
+const READY_MS = 5_000;
 
 /** Time between two searches for expired streams and lost writers, in milliseconds. */
 const SWEEP_INTERVAL_MS = 5_000;
@@ -83,7 +87,8 @@ export interface CreateStreamOptions {
  * - `source-missing`, `source-deleted`: the source of a fork. `other-type`: its media type differs.
  * - `bad-offset`: the fork would begin behind the end of the source, or within no record of it.
  * - `gone`: the fork would begin at an offset of another stream, or before the kept records.
- * - `too-deep`: the source is a fork of too many forks. `too-many`: too many streams.
+ * - `too-deep`: the source is a fork of too many forks. `too-many`: too many streams. `full`: the
+ *   records exceed the bound of a stream, or of an append.
  */
 export type StreamCreated =
   | { readonly kind: "created"; readonly info: LogInfo }
@@ -97,7 +102,8 @@ export type StreamCreated =
       | "bad-offset"
       | "gone"
       | "too-deep"
-      | "too-many";
+      | "too-many"
+      | "full";
   };
 
 /** Result of an append to a stream; an expired stream is `missing`. */
@@ -209,6 +215,7 @@ export class StreamLogs implements AsyncDisposable {
   #readers = 0;
   #sweeper: Timer | undefined;
   #sweeping: Promise<void> | undefined;
+  #oldestOverdue: string | undefined;
   #isClosed = false;
 
   /**
@@ -270,6 +277,8 @@ export class StreamLogs implements AsyncDisposable {
         ? { kind: "exists", info: present.info, isSame: false }
         : plan;
     }
+    const bytes = recordBytes(plan.records);
+    if (bytes > Math.min(this.#bounds.maxStreamBytes, this.maxAppendBytes)) return { kind: "full" };
     const { origin } = plan.config;
     const isRetained = origin === undefined ||
       await this.#logs.retain(origin.id, origin.fork, origin.identity);
@@ -384,7 +393,7 @@ export class StreamLogs implements AsyncDisposable {
       });
     try {
       // An announcement from before the subscription is in force is not missed: the read comes later.
-      const { ready } = followed.subscription;
+      const ready = this.#untilReady(followed, signal);
       await settled(ready);
       if (!isLeaving()) await ready;
       let { after, identity, startsAtOldest = false } = options;
@@ -635,6 +644,18 @@ export class StreamLogs implements AsyncDisposable {
     return followed;
   }
 
+  async #untilReady({ subscription }: Followed, signal: AbortSignal | undefined): Promise<void> {
+    try {
+      await within(this.#runtime, subscription.ready, { timeoutMs: READY_MS, signal });
+    } catch (error) {
+      if (!(error instanceof TimeoutError)) throw error;
+      throw new BrokerError(
+        `Cannot follow a durable stream: the engine must answer within ${READY_MS} ms`,
+        { cause: error },
+      );
+    }
+  }
+
   #leave(id: string, followed: Followed): void {
     this.#readers--;
     if (--followed.readers > 0) return;
@@ -642,27 +663,38 @@ export class StreamLogs implements AsyncDisposable {
     void followed.subscription[Symbol.asyncDispose]();
   }
 
-  #planSweep(): void {
-    const delayMs = SWEEP_INTERVAL_MS * (1 + this.#runtime.random()) / 2;
+  #planSweep(delayMs = SWEEP_INTERVAL_MS * (1 + this.#runtime.random()) / 2): void {
     this.#sweeper = this.#runtime.setTimeout(() => {
-      this.#sweeping = this.#sweep().catch(this.#onError).finally(() => {
+      this.#sweeping = this.#sweep().catch(this.#onError).then((hasMore) => {
         this.#sweeping = undefined;
-        if (!this.#isClosed) this.#planSweep();
+        if (!this.#isClosed) this.#planSweep(hasMore ? 0 : undefined);
       });
     }, delayMs);
   }
 
-  /** Deletes expired streams, and ends those whose writer is lost. */
-  async #sweep(): Promise<void> {
-    for (const id of await this.#logs.overdue({ limit: MAX_OVERDUE })) {
-      if (this.#isClosed) return;
-      const { kind } = await this.append(id, {
-        records: [],
-        end: { error: WRITER_LOST },
-        ifWriterLost: true,
-      });
-      if (kind === "missing") await this.delete(id, { ifExpired: true });
-    }
+  /**
+   * Deletes expired streams, and ends those whose writer is lost.
+   *
+   * @returns True if more streams may be overdue, and those of before are no longer so.
+   */
+  async #sweep(): Promise<boolean> {
+    const ids = await this.#logs.overdue({ limit: MAX_OVERDUE });
+    const outcomes = await Promise.allSettled(ids.map((id) => this.#tend(id)));
+    const failed = outcomes.find(({ status }) => status === "rejected");
+    if (failed?.status === "rejected") throw failed.reason;
+    const isStuck = ids[0] === this.#oldestOverdue;
+    this.#oldestOverdue = ids[0];
+    return ids.length === MAX_OVERDUE && !isStuck;
+  }
+
+  /** Ends a stream whose writer is lost, or deletes it once expired. */
+  async #tend(id: string): Promise<void> {
+    const { kind } = await this.append(id, {
+      records: [],
+      end: { error: WRITER_LOST },
+      ifWriterLost: true,
+    });
+    if (kind === "missing") await this.delete(id, { ifExpired: true });
   }
 }
 

@@ -1,4 +1,4 @@
-import { assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { platformRuntime } from "../../base/runtime.ts";
 import { UnsupportedError } from "../../errors.ts";
@@ -244,6 +244,31 @@ Deno.test("StreamLogs deletes expired streams, but none that is read", async () 
   assertEquals(await bench.append("read", "late"), "appended");
   assertEquals(await waiting, ["late", "up to date"]);
   await pages.return(undefined);
+});
+
+Deno.test("StreamLogs deletes any number of expired streams within one search", async () => {
+  using time = new FakeTime();
+  await using bench = new Bench();
+  for (let i = 0; i < 1_000; i++) await bench.create(`${i}`, { ttlMs: 1_000 });
+  assertEquals((await bench.streams.create("more", {})).kind, "too-many");
+  for (let i = 0; i < 6; i++) await time.tickAsync(1_000);
+  await time.runMicrotasks();
+  for (let i = 0; i < 20; i++) await time.tickAsync(1);
+  assertEquals(await bench.broker.logs.overdue({ limit: 1_000 }), []);
+  assertEquals((await bench.streams.create("more", {})).kind, "created");
+});
+
+Deno.test("StreamLogs searches at its usual pace when no overdue stream goes away", async () => {
+  using time = new FakeTime();
+  await using bench = new Bench();
+  let searches = 0;
+  const overdue = () => {
+    searches++;
+    return Promise.resolve(Array.from({ length: 100 }, (_, i) => `${i}`));
+  };
+  Object.assign(bench.broker.logs, { overdue });
+  for (let i = 0; i < 60; i++) await time.tickAsync(1_000);
+  assert(searches > 10 && searches < 26, `${searches}`);
 });
 
 Deno.test("StreamLogs ends a stream whose writer is lost", async () => {

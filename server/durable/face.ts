@@ -146,7 +146,8 @@ export class DurableFace implements HttpFace {
       exposedHeaders: RESPONSE_HEADERS,
       isPublic: options.cache === "public",
       rate: options.rate,
-      maxRequests: this.#limits.maxRequests + this.#limits.maxReaders,
+      maxRequests: this.#limits.maxRequests,
+      waiting: () => this.#readers["long-poll"],
     }, parts);
     this.#events = new EventStreams({
       runtime,
@@ -176,6 +177,8 @@ export class DurableFace implements HttpFace {
       try {
         return await this.#route(asked);
       } catch (error) {
+        if (error instanceof Problem) throw error;
+        if (this.#parts.logs.isClosed) throw closing();
         if (!(error instanceof BrokerError)) throw error;
         this.#parts.report("A request to durableStreams", error);
         throw new Problem(503, {
@@ -262,6 +265,8 @@ export class DurableFace implements HttpFace {
         return gone("Cannot create: a fork must begin at a kept record of its source");
       case "too-deep":
         return conflict("too-deep", "Cannot create: the source has too many sources of its own");
+      case "full":
+        throw this.#full("create");
       case "too-many":
         this.#refused.maxStreams++;
         return tooMany(
@@ -318,14 +323,15 @@ export class DurableFace implements HttpFace {
         ...(sequence !== undefined && { sequence }),
       });
       if (result.kind === "missing" && isFirst) known = await this.#learn(id);
-      else return this.#appended(result, { producer, hasRecords: records.length > 0 });
+      else return this.#appended(result, { producer, sequence, hasRecords: records.length > 0 });
     }
   }
 
   #appended(
     result: StreamAppended,
-    { producer, hasRecords }: {
+    { producer, sequence, hasRecords }: {
       readonly producer?: LogProducer | undefined;
+      readonly sequence?: string | undefined;
       readonly hasRecords: boolean;
     },
   ): Response {
@@ -354,32 +360,50 @@ export class DurableFace implements HttpFace {
       case "stale":
         throw new Problem(403, {
           code: "stale-epoch",
-          detail: `Cannot append: Producer-Epoch must be at least ${result.epoch}`,
+          detail: `Cannot append: Producer-Epoch must be at least ${result.epoch}, ` +
+            `received ${producer?.epoch}`,
           headers: { "producer-epoch": `${result.epoch}` },
         });
       case "unstarted":
-        throw badRequest("bad-header", "Cannot append: a new Producer-Epoch must begin with 0");
+        throw badRequest(
+          "bad-header",
+          "Cannot append: the first Producer-Seq of a Producer-Epoch must be 0, " +
+            `received ${producer?.seq}`,
+        );
       case "skipped":
-        throw conflict("sequence-gap", `Cannot append: Producer-Seq must be ${result.expected}`, {
-          "producer-expected-seq": `${result.expected}`,
-          "producer-received-seq": `${producer?.seq}`,
-        });
+        throw conflict(
+          "sequence-gap",
+          `Cannot append: Producer-Seq must be ${result.expected}, received ${producer?.seq}`,
+          {
+            "producer-expected-seq": `${result.expected}`,
+            "producer-received-seq": `${producer?.seq}`,
+          },
+        );
       case "out-of-sequence":
-        throw conflict("out-of-sequence", "Cannot append: Stream-Seq must grow with each append");
+        throw conflict(
+          "out-of-sequence",
+          `Cannot append: Stream-Seq must be above "${result.sequence}", received "${sequence}"`,
+        );
       case "too-many-producers":
-        throw conflict("too-many-producers", "Cannot append: the stream knows too many producers");
+        throw conflict(
+          "too-many-producers",
+          "Cannot append: the stream must know the producer, or have room for one more",
+        );
       case "fenced":
       case "held":
         throw conflict("held", "Cannot append: the stream must not be held by a writer");
-      case "full": {
-        this.#refused.maxStreamBytes++;
-        const { maxStreamBytes } = this.#limits;
-        throw new Problem(413, {
-          code: "full",
-          detail: `Cannot append: a stream must have at most ${maxStreamBytes} bytes`,
-        });
-      }
+      case "full":
+        throw this.#full("append");
     }
+  }
+
+  #full(verb: string): Problem {
+    this.#refused.maxStreamBytes++;
+    const { maxStreamBytes } = this.#limits;
+    return new Problem(413, {
+      code: "full",
+      detail: `Cannot ${verb}: a stream must have at most ${maxStreamBytes} bytes`,
+    });
   }
 
   async #cancel({ authorize, readBody }: Asked, id: string): Promise<Response> {
@@ -496,6 +520,7 @@ export class DurableFace implements HttpFace {
         last = last === undefined ? this.#first(result, query.offset, after) : found(result);
         if (last.records.length > 0 || last.info.end !== undefined) break;
       }
+      if (last === undefined && !this.#parts.logs.isClosed) throw unanswered();
       if (last === undefined || !ended.signal.aborted && !isAnswer(last)) throw closing();
       const { info, records } = last;
       const headers = {
@@ -640,9 +665,14 @@ function pageHeaders(page: StreamPage): Record<string, string> {
 
 /** Encodes what a header cannot hold: percent signs, and all but printable ASCII. */
 function headerText(text: string): string {
-  const encoded = text.toWellFormed().replace(/[^\x20-\x24\x26-\x7e]/gu, encodeURIComponent);
-  // A cut must not leave a part of an encoded character.
-  return encoded.slice(0, MAX_HEADER_LENGTH).replace(/%[0-9A-F]?$/, "").trim();
+  let encoded = "";
+  for (const character of text.toWellFormed()) {
+    const part = /[\x20-\x24\x26-\x7e]/.test(character) ? character : encodeURIComponent(character);
+    // A cut must not leave a part of an encoded character.
+    if (encoded.length + part.length > MAX_HEADER_LENGTH) break;
+    encoded += part;
+  }
+  return encoded.trim();
 }
 
 /** The page of a result. */
@@ -702,6 +732,13 @@ function conflict(
 
 function ended(info: LogInfo): Problem {
   return conflict("closed", "Cannot append: the stream must be open", stateHeaders(info));
+}
+
+function unanswered(): Problem {
+  return new Problem(503, {
+    code: "unavailable",
+    detail: "Cannot read: the engine of the broker must answer in time, and did not",
+  });
 }
 
 function closing(): Problem {

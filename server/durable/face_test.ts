@@ -3,8 +3,10 @@ import { serve, Server } from "../server.ts";
 import { prometheusText } from "../../telemetry/prometheus.ts";
 import type { DurableStreamsOptions } from "./options.ts";
 import { MemoryBroker } from "../../pubsub/memory/broker.ts";
-import type { Broker } from "../../pubsub/broker.ts";
-import type { AppendLogOptions } from "../../pubsub/logs/log.ts";
+import type { Broker, BrokerSubscription } from "../../pubsub/broker.ts";
+import type { AppendLogOptions, BrokerLogs } from "../../pubsub/logs/log.ts";
+import { BrokerError } from "../../errors.ts";
+import { captureConsole } from "../../tests/console_lines.ts";
 
 const TEXT = { "content-type": "text/plain" };
 const JSON_TYPE = { "content-type": "application/json" };
@@ -212,6 +214,96 @@ Deno.test("POST ?action=cancel asks the writer to stop", async () => {
   assertEquals((await bench.ask("POST", "a?action=stop")).code, "bad-query");
   assertEquals(await bench.status("POST", "a?action=cancel", { body: "x".repeat(1_025) }), 413);
   assertEquals(actions.slice(0, 2), ["create a", "cancel a"]);
+});
+
+Deno.test("a reason in a header is cut between characters", async () => {
+  await using bench = new Bench();
+  await bench.ask("PUT", "a", { headers: TEXT });
+  for (const [id, character] of [["a", "€"], ["b", "é"], ["c", "%"]] as const) {
+    await bench.ask("PUT", id, { headers: TEXT });
+    const reason = character.repeat(340);
+    await bench.ask("POST", `${id}?action=cancel`, { body: reason });
+    const text = (await bench.ask("HEAD", id)).headers.get("skein-stream-cancelled")!;
+    assert(text.length <= 1_024 && text.length > 1_000);
+    assert(reason.startsWith(decodeURIComponent(text)));
+  }
+});
+
+Deno.test("a stream has no more bytes than allowed, also at its creation", async () => {
+  await using bench = new Bench({ maxStreamBytes: 10 });
+  const large = await bench.ask("PUT", "a", { headers: TEXT, body: "x".repeat(11) });
+  assertEquals([large.status, large.code], [413, "full"]);
+  assertEquals(await bench.status("HEAD", "a"), 404);
+  assertEquals(await bench.status("PUT", "a", { headers: TEXT, body: "x".repeat(10) }), 201);
+  const fork = { ...TEXT, "stream-forked-from": "/streams/a" };
+  assertEquals(await bench.status("PUT", "b", { headers: fork, body: "x".repeat(11) }), 413);
+  assertEquals(bench.server.httpStats.durableStreams?.limited?.maxStreamBytes, 2);
+  // The refused fork does not keep its source.
+  await bench.ask("DELETE", "a");
+  assertEquals(await bench.status("HEAD", "a"), 404);
+});
+
+Deno.test("a refused append tells what was expected, and what came", async () => {
+  await using bench = new Bench();
+  await bench.ask("PUT", "a", { headers: TEXT });
+  const append = async (headers: Record<string, string>) => {
+    const { text } = await bench.ask("POST", "a", { headers: { ...TEXT, ...headers }, body: "x" });
+    return text === "" ? "" : JSON.parse(text).detail.replace("Cannot append: ", "");
+  };
+  const number = (epoch: number, seq: number) =>
+    append({ "producer-id": "p", "producer-epoch": `${epoch}`, "producer-seq": `${seq}` });
+  assertEquals(await append({ "stream-seq": "b" }), "");
+  assertEquals(await append({ "stream-seq": "a" }), 'Stream-Seq must be above "b", received "a"');
+  assertEquals(await number(3, 0), "");
+  assertEquals(await number(3, 2), "Producer-Seq must be 1, received 2");
+  assertEquals(await number(2, 0), "Producer-Epoch must be at least 3, received 2");
+  const first = "the first Producer-Seq of a Producer-Epoch must be 0, received 1";
+  assertEquals(await number(4, 1), first);
+});
+
+Deno.test("an outage of the engine is a 503 for each request, and one line on the console", async () => {
+  using console = captureConsole();
+  await using bench = new Bench();
+  const away = () => Promise.reject(new BrokerError("The engine is away"));
+  const outage: Partial<BrokerLogs> = { read: away, append: away, create: away, delete: away };
+  Object.assign(bench.broker.logs, outage);
+  const body = { headers: TEXT, body: "x" };
+  const asks: [method: string, id: string, init?: RequestInit][] = [
+    ["PUT", "a", body],
+    ["POST", "a", body],
+    ["POST", "a?action=cancel"],
+    ["HEAD", "a"],
+    ["GET", "a"],
+    ["GET", "a?offset=now&live=sse"],
+    ["GET", "a?offset=-1&live=sse"],
+    ["GET", "a?offset=-1&live=long-poll"],
+    ["DELETE", "a"],
+  ];
+  for (let round = 0; round < 3; round++) {
+    for (const [method, id, init] of asks) {
+      assertEquals(await bench.status(method, id, init), 503, `${method} ${id}`);
+    }
+  }
+  assertEquals(bench.server.httpStats.durableStreams?.readers, { "long-poll": 0, sse: 0 });
+  const lines = console.lines.filter((line) => line.includes("A request to durableStreams"));
+  assertEquals(lines, ["Skein: A request to durableStreams failed: The engine is away"]);
+});
+
+Deno.test("a reader does not wait for ever for the announcements of an engine that is silent", async () => {
+  using console = captureConsole();
+  await using bench = new Bench({ longPollMs: 20_000 });
+  await bench.ask("PUT", "a", { headers: TEXT });
+  const silent = (...[topic, ...rest]: Parameters<Broker["subscribe"]>): BrokerSubscription => {
+    const subscription = MemoryBroker.prototype.subscribe.call(bench.broker, topic, ...rest);
+    return Object.assign(subscription, { ready: new Promise<void>(() => {}) });
+  };
+  Object.assign(bench.broker, { subscribe: silent });
+  const asks = ["sse", "long-poll"].map((live) => bench.ask("GET", `a?offset=-1&live=${live}`));
+  for (const { status, code } of await Promise.all(asks)) {
+    assertEquals([status, code], [503, "unavailable"]);
+  }
+  assertEquals(bench.server.httpStats.durableStreams?.readers, { "long-poll": 0, sse: 0 });
+  assertEquals(console.lines.filter((line) => line.includes("A request to")).length, 1);
 });
 
 Deno.test("each action needs its right, and a fork that to read the source", async () => {
