@@ -2,6 +2,7 @@
  * Services that a server takes from its broker: numbers of handled messages, counts of all nodes,
  * and console lines while the engine is away.
  */
+import { BrokerError } from "../errors.ts";
 import type { Broker } from "../pubsub/broker.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
@@ -93,6 +94,16 @@ export function reportEngine(
       unsubscribe();
     },
   };
+}
+
+/**
+ * Prints the error of a request to a face over HTTP. During an outage each request has one: an error
+ * of the engine is one line an hour, without a stack.
+ */
+export function reportRequest(console: ConsoleReport, what: string, error: unknown): void {
+  if (!(error instanceof BrokerError)) return console.failed(what, error);
+  const about = error.message;
+  console.tell("engine-call", `${what} failed: ${about}`, { about });
 }
 
 /** Returns the counter of user sessions on all nodes, if other nodes and a limit are possible. */

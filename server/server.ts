@@ -13,7 +13,13 @@ import { type ConnectionLimits, moqHostOf, moqQuicOptions, ServerListener } from
 import type { HttpFaceStats, WebTransportStats } from "../telemetry/measures.ts";
 import { MetricsEndpoint, metricsOf } from "../telemetry/endpoint.ts";
 import { checkBuiltinEngine } from "./webtransport_options.ts";
-import { reportEngine, sequenceStore, sharedCounts, userClaims } from "./broker_services.ts";
+import {
+  reportEngine,
+  reportRequest,
+  sequenceStore,
+  sharedCounts,
+  userClaims,
+} from "./broker_services.ts";
 import type { UserClaims } from "./user_limit.ts";
 import {
   type ApiOptions,
@@ -54,7 +60,7 @@ import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
 import type { SessionCloseOptions } from "../session/types.ts";
 import { type SessionHandlers, sessionSettings } from "../session/session_settings.ts";
-import { BrokerError, CloseCode, UnsupportedError } from "../errors.ts";
+import { CloseCode, UnsupportedError } from "../errors.ts";
 import { internals } from "../session/core.ts";
 import type { OriginRules } from "../transport/origins.ts";
 import type { StreamLogs } from "../pubsub/logs/stream_logs.ts";
@@ -620,12 +626,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       runtime: this.#runtime,
       identify: (request) => this.#admission.identify(request),
       addressOf: (request, info) => this.#admission.addressOf(request, info),
-      report: (what, error) => {
-        if (!(error instanceof BrokerError)) return this.#console.failed(what, error);
-        // Each request during an outage has such an error: a line tells them all, without a stack.
-        const about = error.message;
-        this.#console.tell("engine-call", `${what} failed: ${about}`, { about });
-      },
+      report: (what, error) => reportRequest(this.#console, what, error),
     };
   }
 

@@ -147,7 +147,7 @@ export class DurableFace implements HttpFace {
       isPublic: options.cache === "public",
       rate: options.rate,
       maxRequests: this.#limits.maxRequests,
-      waiting: () => this.#readers["long-poll"],
+      maxWaiting: this.#limits.maxReaders,
     }, parts);
     this.#events = new EventStreams({
       runtime,

@@ -2,6 +2,7 @@
 import { DurableFace } from "./face.ts";
 import { boundsOf, checkDurableStreams, DURABLE_STREAMS } from "./options.ts";
 import type { DurableStreamsOptions } from "./options.ts";
+import { reportRequest } from "../broker_services.ts";
 import { checkFaces } from "../server_options.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
@@ -87,7 +88,7 @@ export class DurableStreamsHandler implements AsyncDisposable {
     const runtime = options.runtime ?? platformRuntime();
     const console = new ConsoleReport(runtime);
     const report = (what: string, error: unknown) =>
-      onError === undefined ? console.failed(what, error) : onError(error);
+      onError === undefined ? reportRequest(console, what, error) : onError(error);
     this.#logs = new StreamLogs({
       runtime,
       broker,

@@ -89,8 +89,12 @@ export interface FaceOptions<Action extends string> extends OriginRules {
    * @default {1024}
    */
   readonly maxRequests?: number;
-  /** Counts the requests under way that only wait, and have a bound of their own. */
-  readonly waiting?: () => number;
+  /**
+   * Most requests in addition that change nothing: such a request has no body to hold, and may wait.
+   *
+   * @default {0}
+   */
+  readonly maxWaiting?: number;
   /**
    * Longest time for the body of a request, in milliseconds.
    *
@@ -201,6 +205,8 @@ export class Face<Action extends string> {
   readonly #maxRequests: number;
   readonly #answered = new Map<number, number>(); // Bounded by the statuses of the face.
   #active = 0;
+  /** Requests under way that may change something. */
+  #changing = 0;
 
   /**
    * Creates a guard.
@@ -249,7 +255,9 @@ export class Face<Action extends string> {
     info: RequestInfo,
     handle: (asked: FaceRequest<Action>) => Response | Promise<Response>,
   ): Promise<Response> {
+    const changing = SAFE_METHODS.has(request.method) ? 0 : 1;
     this.#active++;
+    this.#changing += changing;
     try {
       const response = await this.#handled(request, info, handle);
       this.#protect(request, response.headers);
@@ -257,6 +265,7 @@ export class Face<Action extends string> {
       return request.method === "HEAD" ? withoutBody(response) : response;
     } finally {
       this.#active--;
+      this.#changing -= changing;
     }
   }
 
@@ -292,8 +301,10 @@ export class Face<Action extends string> {
   }
 
   #admit(request: Request, info: RequestInfo): void {
-    const active = this.#active - (this.#options.waiting?.() ?? 0);
-    if (active > this.#maxRequests) {
+    const { maxWaiting = 0 } = this.#options;
+    const isFull = this.#active > this.#maxRequests + maxWaiting ||
+      !SAFE_METHODS.has(request.method) && this.#changing > this.#maxRequests;
+    if (isFull) {
       throw tooMany(`Cannot answer: at most ${this.#maxRequests} requests at once`, 1_000);
     }
     const address = this.#accounts && this.#parts.addressOf(request, info);

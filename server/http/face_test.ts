@@ -378,17 +378,21 @@ Deno.test("Face.answer() bounds the requests that are answered at once", async (
   assertEquals((await ask(face)).status, 200);
 });
 
-Deno.test("Face.answer() counts no requests that wait", async () => {
-  let waiting = 0;
-  const face = faceOf({ maxRequests: 1, waiting: () => waiting });
-  const gate = Promise.withResolvers<Response>();
-  const first = ask(face, {}, () => gate.promise);
-  waiting = 1;
-  assertEquals((await ask(face)).status, 200);
-  waiting = 0;
+Deno.test("Face.answer() leaves the places of requests that wait to those that change nothing", async () => {
+  const face = faceOf({ maxRequests: 1, maxWaiting: 2 });
+  const gate = Promise.withResolvers<void>();
+  const begin = (method: string) =>
+    ask(face, { method }, async () => {
+      await gate.promise;
+      return new Response("done");
+    });
+  const started = [begin("POST"), begin("GET")];
+  assertEquals((await ask(face, { method: "POST" })).status, 429);
+  started.push(begin("GET"));
   assertEquals((await ask(face)).status, 429);
-  gate.resolve(new Response("done"));
-  assertEquals((await first).status, 200);
+  gate.resolve();
+  for (const { status } of await Promise.all(started)) assertEquals(status, 200);
+  assertEquals((await ask(face, { method: "POST" })).status, 200);
 });
 
 Deno.test("Face.answer() answers HEAD without a body, and ends the body", async () => {
