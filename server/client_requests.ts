@@ -307,6 +307,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       // A repetition changes nothing: the first reason stays.
       await streams.cancel(topic.slice(STREAM_PREFIX.length), reason);
     } catch (error) {
+      // No stream has an id that the engine cannot take.
+      if (error instanceof RangeError) throw new RequestError("not-found", error.message);
       if (error instanceof BrokerError) throw new RequestError("unavailable", error.message);
       throw error;
     }

@@ -581,7 +581,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     const [{ DurableFace }, { NodeStreams }, { StreamSender }, { StreamLogs }] = await Promise.all([
       import("./durable/face.ts"),
       import("./durable/node_streams.ts"),
-      import("./durable/session_reading.ts"),
+      import("./durable/stream_sender.ts"),
       import("../pubsub/logs/stream_logs.ts"),
     ]);
     const parts = this.#faceParts();

@@ -1,5 +1,5 @@
 /** Durable streams over sessions of two nodes on Redis, and of two on NATS, with an outage. */
-import { assertEquals, assertInstanceOf } from "@std/assert";
+import { assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { connect } from "../../mod.ts";
 import { RequestError } from "../../errors.ts";
 import { NatsBroker } from "../../pubsub/nats/mod.ts";
@@ -60,6 +60,13 @@ for (const { name, ignore, start } of ENGINES) {
       for (let i = 1; i < 50; i++) void writer.append(i);
       await writer.close();
       await soon(reading);
+      for (const id of ["", ".", "a b*>", "x".repeat(248)]) {
+        const none = client.durableStream(id);
+        for (const asking of [Array.fromAsync(none), none.cancel()]) {
+          const error = await assertRejects(() => soon<unknown>(asking), RequestError);
+          assertEquals(error.failure.code, "not-found", id);
+        }
+      }
       assertEquals(seen, Array.from({ length: 50 }, (_, i) => i));
     },
   });

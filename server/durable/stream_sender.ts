@@ -70,6 +70,7 @@ export class StreamSender {
     try {
       return await this.#read(reading);
     } catch (error) {
+      if (error instanceof RangeError) return { code: "not-found", reason: error.message };
       const isAway = error instanceof BrokerError || error instanceof UnsupportedError;
       if (!isAway || reading.session.isClosed) throw error;
       return { code: "unavailable", reason: "The engine of the durable streams is away" };
