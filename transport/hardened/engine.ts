@@ -1,6 +1,5 @@
 /** A WebSocket engine for servers that face the internet without a proxy. */
 import { Buffer } from "node:buffer";
-import { hash } from "node:crypto";
 import { platformRuntime } from "../../base/runtime.ts";
 import {
   type AcceptedWebSocket,
@@ -15,6 +14,7 @@ import {
   type WebSocketHost,
   withAgreedStreams,
 } from "../websocket/server.ts";
+import { acceptKeyOf } from "./accept_key.ts";
 import { agreeOnCompression, type CompressionAgreement, SharedDeflater } from "./compression.ts";
 import { HardenedConnection } from "./connection.ts";
 import type { HandshakeStats } from "./handshake_limits.ts";
@@ -34,9 +34,6 @@ const MIN_FRAGMENT_BYTES = 256;
 
 /** Fragments that any message may have. */
 const MIN_FRAGMENTS = 64;
-
-/** Suffix of the key in the answer to a handshake, by RFC 6455, section 1.3. */
-const HANDSHAKE_GUID = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /** Limits of {@linkcode hardenedWebSocket}, all optional. */
 export interface HardenedWebSocketOptions {
@@ -348,7 +345,7 @@ function greetingOf(
 ): Buffer {
   const key = headers.get("sec-websocket-key")!;
   let head = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n" +
-    `Sec-WebSocket-Accept: ${hash("sha1", key + HANDSHAKE_GUID, "base64")}\r\n`;
+    `Sec-WebSocket-Accept: ${acceptKeyOf(key)}\r\n`;
   if (protocol !== "") head += `Sec-WebSocket-Protocol: ${protocol}\r\n`;
   if (agreement !== undefined) head += `Sec-WebSocket-Extensions: ${agreement.header}\r\n`;
   return Buffer.from(head + "\r\n");
