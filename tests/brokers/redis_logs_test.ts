@@ -267,6 +267,29 @@ test("gives a log that lost records, or its end, another identity", async (serve
   }
 });
 
+test("keeps a log over a failover, and tells of records that the replica had not", async (server) => {
+  await using replica = await RedisServer.start();
+  await replica.run("replicaof", "127.0.0.1", `${server.port}`);
+  const isSynced = async (one: RedisServer) =>
+    (await one.run("info", "replication")).includes("master_link_status:up");
+  await until(() => isSynced(replica));
+  await using broker = new RedisBroker({ url: server.url }, QUICK);
+  for (const id of ["whole", "behind"]) await create(broker.logs, id, { records: ["kept"] });
+  const size = await server.run("dbsize");
+  await until(async () => await replica.run("dbsize") === size);
+  await replica.run("replicaof", "no", "one");
+  await append(broker.logs, "behind", ["lost"]);
+  // The first server takes over the data of the promoted one, and is the master again.
+  await server.run("replicaof", "127.0.0.1", `${replica.port}`);
+  await until(() => isSynced(server));
+  await server.run("replicaof", "no", "one");
+  const send = (id: string) =>
+    answered(() => append(broker.logs, id, ["next"], { identity: "identity" }));
+  assertEquals([(await send("whole")).kind, (await send("behind")).kind], ["appended", "missing"]);
+  assertEquals(await readAll(broker, "whole"), ["kept", "next"]);
+  assertEquals(await readAll(broker, "behind"), ["kept"]);
+});
+
 test("rejects at once while Redis is away, and ends a wait on demand", async (server) => {
   await using broker = new RedisBroker({ url: server.url }, QUICK);
   const { logs } = broker;
