@@ -112,7 +112,12 @@ export class EventStreams {
         giveUp = () => {
           this.#stalled++;
           finish();
-          controller.error(new TimeoutError("Cannot wait for a reader longer than", STALLED_MS));
+          controller.error(
+            new TimeoutError(
+              `Cannot wait for a reader longer than ${STALLED_MS} ms`,
+              STALLED_MS,
+            ),
+          );
         };
         ended.signal.addEventListener("abort", () => {
           if (isOver || isPulling) return; // A pull sees the end of the pages.
