@@ -42,6 +42,12 @@ const LOST_MS = 250;
 /** Idle sessions that open at once. */
 const OPENING = 8;
 
+/** Default warm-up, in milliseconds. */
+const WARM_UP_MS = 600;
+
+/** Warm-up of sessions, whose code is compiled over the first thousand of sessions. */
+const SETUP_WARM_UP_MS = 1_500;
+
 /** Silence after which a server counts as stuck, in milliseconds. */
 const STALL_MS = 3_000;
 
@@ -287,7 +293,7 @@ if (import.meta.main) {
     hasFin: !args.includes("--no-fin"),
     window: numberArgument(args, "window", 64),
     sessions: numberArgument(args, "sessions", 200),
-    warmUpMs: numberArgument(args, "warm-up", 600),
+    warmUpMs: numberArgument(args, "warm-up", mode === "setup" ? SETUP_WARM_UP_MS : WARM_UP_MS),
     measureMs: numberArgument(args, "measure", 1_800),
   });
   const result = await Promise.race([MODES[mode](run), run.stall()]);
