@@ -5,6 +5,7 @@
  * @module
  */
 import { assert, assertEquals, assertMatch, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
 import { Ajv2020 } from "npm:ajv@8/dist/2020.js";
 import { z } from "zod";
 import {
@@ -619,4 +620,42 @@ Deno.test("openapi.json is an OpenAPI 3.1 document with all operations of the se
 Deno.test("docs/protocol/openapi.json is the document of this version", async () => {
   // `tools/openapi.ts` writes the file anew.
   assertEquals(await Deno.readTextFile(OPENAPI_FILE), openApiText());
+});
+
+Deno.test("API does not wait for ever for an engine that takes no publication", async () => {
+  using time = new FakeTime();
+  await using broker = new MemoryBroker();
+  const { append } = broker.history;
+  let isSilent = true;
+  Object.assign(broker.history, {
+    append: (...args: Parameters<typeof append>) =>
+      isSilent ? new Promise(() => {}) : append.apply(broker.history, args),
+  });
+  await using server = createServer({
+    broker,
+    api: { path: "/api", authorize: () => true },
+    history: { log: {} },
+  });
+  const publish = async () => {
+    const init = {
+      method: "POST",
+      headers: { "content-type": "application/json", "idempotency-key": "k" },
+      body: "{}",
+    };
+    const url = "http://localhost/api/topics/log/publications";
+    const response = await server.fetch(new Request(url, init));
+    return { status: response.status, body: await response.json() };
+  };
+  let isAnswered = false;
+  const late = publish().finally(() => isAnswered = true);
+  // The code of the API loads in real time.
+  while (!isAnswered) await time.tickAsync(1_000);
+  const { status, body } = await late;
+  assertEquals([status, body.code], [503, "unavailable"]);
+  assertMatch(
+    body.detail,
+    /the engine, which may still take the publication, longer than 10000 ms/,
+  );
+  isSilent = false;
+  assertEquals((await publish()).status, 200);
 });

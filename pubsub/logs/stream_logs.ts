@@ -316,6 +316,7 @@ export class StreamLogs implements AsyncDisposable {
     id: string,
     options: Omit<AppendLogOptions, "maxBytes" | "keep">,
   ): Promise<StreamAppended> {
+    if (!isId(id)) return { kind: "missing" };
     const { maxStreamBytes, keep } = this.#bounds;
     const { records } = options;
     if (recordBytes(records) > this.maxAppendBytes) return { kind: "full" };
@@ -355,8 +356,9 @@ export class StreamLogs implements AsyncDisposable {
    * @throws {BrokerError} If the engine is away.
    */
   async info(id: string): Promise<StreamRead> {
-    const page = await this.#logs.read(id, { after: 0, maxRecords: 0, maxBytes: 0, renews: false });
-    if (page === undefined || page === "expired") return { kind: "missing" };
+    const nothing = { after: 0, maxRecords: 0, maxBytes: 0 };
+    const page = await this.#readLog(id, nothing, false);
+    if (page === undefined) return { kind: "missing" };
     const { info } = page;
     if (info.isDeleted) return { kind: "deleted" };
     return { kind: "page", info, records: [], next: info.tail, isUpToDate: true };
@@ -378,6 +380,7 @@ export class StreamLogs implements AsyncDisposable {
     options: ReadStreamOptions,
   ): AsyncGenerator<StreamRead, void, undefined> {
     const { signal } = options;
+    if (!isId(id)) return yield { kind: "missing" };
     if (this.#readers >= this.#bounds.maxReaders) return yield { kind: "too-many" };
     const followed = this.#enter(id);
     const isLeaving = () => signal?.aborted || this.#isClosed;
@@ -448,6 +451,7 @@ export class StreamLogs implements AsyncDisposable {
     id: string,
     options: { readonly ifExpired?: boolean } = {},
   ): Promise<"removed" | "missing" | "deleted"> {
+    if (!isId(id)) return "missing";
     if (!options.ifExpired && (await this.info(id)).kind === "missing") {
       options = { ifExpired: true };
     }
@@ -579,6 +583,7 @@ export class StreamLogs implements AsyncDisposable {
     { after, maxRecords, maxBytes, signal }: ReadStreamOptions,
     renews: boolean,
   ): Promise<LogPage | undefined> {
+    if (!isId(id)) return undefined;
     const options = { after, maxRecords, maxBytes, renews, ...(signal && { signal }) };
     const page = await this.#logs.read(id, options);
     return page === "expired" ? undefined : page;
@@ -711,11 +716,17 @@ export function isJson(contentType: string): boolean {
   return mediaType(contentType) === "application/json";
 }
 
-function checkId(id: string): void {
+/** Tells whether a stream can have an id. No engine is asked for another one. */
+function isId(id: string): boolean {
   const bytes = utf8Length(id);
-  if (bytes > 0 && bytes <= MAX_LOG_ID_BYTES) return;
+  return bytes > 0 && bytes <= MAX_LOG_ID_BYTES && id.isWellFormed() && !id.includes("\0");
+}
+
+function checkId(id: string): void {
+  if (isId(id)) return;
   throw new RangeError(
-    `Cannot name a durable stream: the id must have 1 to ${MAX_LOG_ID_BYTES} bytes, received ${bytes}`,
+    `Cannot name a durable stream: the id must have 1 to ${MAX_LOG_ID_BYTES} bytes, be ` +
+      `well-formed and have no zero characters, received ${utf8Length(id)} bytes`,
   );
 }
 

@@ -99,8 +99,22 @@ Deno.test("StreamLogs.create() compares the facts of a stream that exists", asyn
   await assertRejects(
     () => bench.streams.create("x".repeat(241), {}),
     RangeError,
-    "the id must have 1 to 240 bytes, received 241",
+    "the id must have 1 to 240 bytes, be well-formed and have no zero characters, received 241",
   );
+});
+
+Deno.test("StreamLogs asks no engine for an id that no stream can have", async () => {
+  await using bench = new Bench();
+  const refuse = () => Promise.reject(new RangeError("Cannot name a log"));
+  Object.assign(bench.broker.logs, { read: refuse, append: refuse, delete: refuse });
+  for (const id of ["", "x".repeat(241), "a\0", "\ud800"]) {
+    assertEquals((await bench.streams.info(id)).kind, "missing");
+    assertEquals(await bench.append(id, "1"), "missing");
+    assertEquals(await bench.read(id), "missing");
+    assertEquals(await next(bench.follow(id)), "missing");
+    assertEquals(await bench.streams.delete(id), "missing");
+    await assertRejects(() => bench.streams.create(id, {}), RangeError, "Cannot name a durable");
+  }
 });
 
 Deno.test("StreamLogs.create() makes at most the given number of streams", async () => {

@@ -35,6 +35,9 @@ const MEMBERS_MS = 1_000;
 /** Longest wait for a page of a history, in milliseconds. */
 const HISTORY_MS = 5_000;
 
+/** Longest wait for the engine to take publications, in milliseconds. */
+const PUBLISH_MS = 10_000;
+
 /** Most bytes of the payloads in a page of a history. */
 const MAX_PAGE_BYTES = 1_048_576;
 
@@ -215,7 +218,7 @@ export class Api implements HttpFace {
           `publications, received ${publications.length}`,
       });
     }
-    const { topics } = this.#parts;
+    const { topics, runtime } = this.#parts;
     for (const publication of publications) {
       const { topic, data, from } = publication;
       await this.#checkMessage(publication, "publish");
@@ -229,7 +232,10 @@ export class Api implements HttpFace {
         : { key: { producer: `api:${repetition}`, number } };
       return topics.append(topic, data, { from, ...key });
     });
-    const outcomes = await Promise.allSettled(published);
+    const outcomes = await waitFor(runtime, Promise.allSettled(published), {
+      what: "the engine, which may still take the publication,",
+      timeoutMs: PUBLISH_MS,
+    });
     return outcomes.map((outcome, i) => {
       if (outcome.status === "rejected") throw outcome.reason;
       const { position } = outcome.value ?? {};
