@@ -1,6 +1,6 @@
 /** Workers of one process on one port: what they share, and what the end of one leaves. */
 import { assert, assertEquals, assertRejects, assertStringIncludes } from "@std/assert";
-import { connect, dial, type Session } from "../mod.ts";
+import { connect, dial, RequestError, type Session } from "../mod.ts";
 import { serveWorkers, type Workers, type WorkersOptions } from "../server.ts";
 import { receiveOne } from "../testing/mod.ts";
 
@@ -298,6 +298,32 @@ Deno.test({
     assert(answers.every(({ status }) => status === 200 || status === 409));
     const closed = await post("/users/ann/disconnect", {});
     assertEquals(closed.body, { closed: 2, isComplete: true });
+  },
+});
+
+Deno.test({
+  name: "serveWorkers() shares durable streams: a reader on one worker stops a writer on another",
+  ignore,
+  async fn() {
+    await using workers = await start();
+    await using writer = await dialWorker(workers, 0);
+    writer.send("write", "a");
+    await using client = connect(workers.url);
+    const stream = client.durableStream<number>("a");
+    const seen: number[] = [];
+    while (true) {
+      try {
+        for await (const item of stream) {
+          if (seen.push(item) === 20) await stream.cancel("enough");
+        }
+        break;
+      } catch (error) {
+        const isEarly = error instanceof RequestError && error.failure.code === "not-found";
+        if (!isEarly) throw error;
+      }
+    }
+    assert(seen.length >= 20);
+    assertEquals(seen, seen.map((_, i) => i));
   },
 });
 

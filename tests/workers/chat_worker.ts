@@ -1,5 +1,5 @@
 /** A worker for the tests: a chat with users, rooms and a history. */
-import type { WorkerNode } from "../../server.ts";
+import type { DurableStreams, WorkerNode } from "../../server.ts";
 
 /** Starts the server of the worker. */
 export default function start({ serve, index, data }: WorkerNode): void {
@@ -10,16 +10,19 @@ export default function start({ serve, index, data }: WorkerNode): void {
     rooms: ["room:{name}"],
     metrics: true,
     api: { path: "/api" },
+    durableStreams: { path: "/streams", authorize: () => true },
     presenceGraceMs: 200,
     limits: { maxSessionsPerUser: 3 },
     rates: { perAddress: {} },
     onOpen: (session) => session.send("worker", index),
-    onMessage(message, session): void {
+    onMessage(message, session): void | Promise<void> {
       switch (message.topic) {
         case "data":
           return void message.reply(data);
         case "tell":
           return void server.to("ann").send("told", message.data);
+        case "write":
+          return writeUntilStopped(server.durableStreams, `${message.data}`);
         case "publish":
           return server.publish("news", message.data);
         case "crash":
@@ -39,4 +42,14 @@ export default function start({ serve, index, data }: WorkerNode): void {
       session.send("unknown", message.topic);
     },
   });
+}
+
+/** Writes numbers to a durable stream until a reader stops the writer. */
+async function writeUntilStopped(streams: DurableStreams, id: string): Promise<void> {
+  await using writer = await streams.create<number>(id);
+  for (let i = 0; !writer.signal.aborted; i++) {
+    await writer.append(i);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  await writer.close();
 }
