@@ -3,12 +3,12 @@
  * loads needs Deno.
  *
  * Features that only some pages use load on first use. Bundled with code splitting, minified and
- * gzipped, a page that connects loads at most 26.25 KiB at first, or 28.25 KiB if the page uses every
+ * gzipped, a page that connects loads at most 26.25 KiB at first, or 28.5 KiB if the page uses every
  * export, contracts included. Later loads are at most:
  *
  * - 14 KiB at the first attempt of WebTransport, with the code that notices a lost server, recovers
  *   topics and reads durable streams; without WebTransport once connected,
- * - 18.75 KiB when a WebSocket first opens or receives a stream or a datagram,
+ * - 19 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 10.5 KiB at the first use of a session beyond messages, such as its diagnostics.
  *
  * Bundled as one file, the whole client is at most 62.75 KiB.

@@ -22,7 +22,7 @@ const MAX_BYTES = {
   /** One that connects, without a contract. */
   page: 26.25 * KIB,
   /** All exports of the client. */
-  client: 28.25 * KIB,
+  client: 28.5 * KIB,
 };
 
 /**
@@ -32,7 +32,7 @@ const MAX_PART_BYTES = {
   /** WebTransport, the race of the two transports, recovery, and readers of durable streams. */
   "chunk_webtransport": 14 * KIB,
   /** Streams and datagrams on a WebSocket. */
-  "chunk_streams": 18.75 * KIB,
+  "chunk_streams": 19 * KIB,
   /** Features of a session beside messages. */
   "chunk_insight": 10.5 * KIB,
 };
