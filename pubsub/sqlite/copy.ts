@@ -3,45 +3,51 @@ import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlit
 import { createTables, setMeta } from "./database.ts";
 
 /** Most rows of one step: more than one group of operations adds, so that a copy comes to its end. */
-const STEP_ROWS = 1_024;
+const STEP_ROWS = 640;
 
 /** Most bytes of payloads in one step, unless one row alone has more; more than one group adds. */
 const STEP_BYTES = 2_097_152;
 
+/** Most topics or logs of one step. */
+const STEP_OWNERS = 256;
+
 /** Tables that only grow, by ids, and lose their oldest rows. */
 const GROWING = ["publications", "log_records"] as const;
 
-/**
- * Tables that change, copied whole at the end. Claims, numbers and producers end within minutes, and
- * would be wrong in a copy.
- */
-const CHANGING = ["topics", "logs", "log_producers", "gone_topics", "gone_logs"] as const;
+/** Tables of rows that change: their owners by id, and the ids of owners that are gone. */
+const CHANGING = { topics: "gone_topics", logs: "gone_logs" } as const;
 
-/** Owners of copied rows, of which the topic or the log was deleted in the meantime. */
-const ORPHANS = ([owners, rows, column, gone]: readonly [string, string, string, string]) => `
-  WITH RECURSIVE owner (id) AS (
-    SELECT min(${column}) FROM ${rows}
-    UNION ALL
-    SELECT (SELECT min(${column}) FROM ${rows} WHERE ${column} > owner.id) FROM owner
-    WHERE owner.id IS NOT NULL
-  )
-  INSERT OR IGNORE INTO ${gone} SELECT id FROM owner
-  WHERE id IS NOT NULL AND id NOT IN (SELECT id FROM ${owners})`;
+/** A table whose rows change. */
+export type ChangingTable = keyof typeof CHANGING;
 
 /**
  * A copy of a database whose only connection goes on writing between the steps.
  *
- * The rows of publications and records never change, and ids are never used twice: so the steps copy
- * the rows by id, up to those that were written during the copy. The last step copies the tables that
- * change. The copy counts as one that may have lost writes: its first opening begins a new epoch.
+ * - **Publications and records** never change, and ids are never used twice: so the steps copy the
+ *   rows by id, and the last step copies those that were written meanwhile.
+ * - **Topics and logs** are copied after their rows, and once more in the last step if they changed
+ *   since the beginning.
+ * - **Claims, numbers and producers of histories** are left out: they end within minutes, and would be
+ *   wrong in a copy.
+ *
+ * The copy counts as one that may have lost writes: its first opening begins a new epoch.
  */
 export class FileCopy {
   readonly #source: DatabaseSync;
   readonly #target: DatabaseSync;
   readonly #begin: StatementSync;
   readonly #commit: StatementSync;
-  /** Newest copied id of each growing table. */
+  /** Statements by their text, a few for each table. */
+  readonly #statements = new Map<string, StatementSync>();
+  /** Newest copied id of each table. */
   readonly #copied = new Map<string, number>();
+  /** Newest id of the topics and logs at the beginning: later ones count as changed. */
+  readonly #first: Readonly<Record<ChangingTable, number>>;
+  /** Topics and logs that changed since the beginning; bounded by those in use meanwhile. */
+  readonly #changed: Readonly<Record<ChangingTable, Set<number>>> = {
+    topics: new Set(),
+    logs: new Set(),
+  };
 
   /**
    * Creates the file of the copy.
@@ -55,19 +61,28 @@ export class FileCopy {
     // The copy is synced as a whole, by the caller.
     this.#target.exec("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF");
     createTables(this.#target);
+    const newest = (table: ChangingTable) =>
+      Number(source.prepare(`SELECT max(id) AS id FROM ${table}`).get()!.id ?? 0);
+    this.#first = { topics: newest("topics"), logs: newest("logs") };
     this.#begin = this.#target.prepare("BEGIN");
     this.#commit = this.#target.prepare("COMMIT");
+  }
+
+  /** Notes topics or logs that changed, or that are gone. */
+  note(table: ChangingTable, ids: Iterable<number>): void {
+    for (const id of ids) this.#changed[table].add(id);
   }
 
   /** Copies some rows; returns true while many rows are left. */
   continue(): boolean {
     this.#begin.run();
-    const isMore = GROWING.some((table) => this.#copyNext(table));
+    const isMore = GROWING.some((table) => this.#copyNext(table)) ||
+      this.#copyOwners("topics") || this.#copyOwners("logs");
     this.#commit.run();
     return isMore;
   }
 
-  /** Copies what is left, if `isComplete`, and closes the copy. */
+  /** Copies the rest, if `isComplete`, and closes the copy. */
   end(isComplete: boolean): void {
     try {
       if (isComplete) this.#finish();
@@ -80,14 +95,40 @@ export class FileCopy {
     while (this.continue());
     const target = this.#target;
     this.#begin.run();
-    for (const table of CHANGING) this.#copyRows(table, `SELECT * FROM ${table}`);
+    for (const table of ["topics", "logs"] as const) {
+      const ids = [...this.#changed[table]];
+      for (const id of ids) target.prepare(`DELETE FROM ${table} WHERE id = ?`).run(id);
+      for (const id of ids) {
+        if (this.#copyOwner(table, id)) continue;
+        target.prepare(`INSERT OR IGNORE INTO ${CHANGING[table]} VALUES (?)`).run(id);
+      }
+      this.#copyRows(CHANGING[table], `SELECT * FROM ${CHANGING[table]}`);
+    }
     target.exec("DELETE FROM sqlite_sequence");
     this.#copyRows("sqlite_sequence", "SELECT * FROM sqlite_sequence");
-    target.exec(ORPHANS(["topics", "publications", "topic", "gone_topics"]));
-    target.exec(ORPHANS(["logs", "log_records", "log", "gone_logs"]));
     this.#copyRows("meta", "SELECT * FROM meta");
     setMeta(target, "state", "copy");
     this.#commit.run();
+  }
+
+  /** Copies the next topics or logs; returns true if the step was full. */
+  #copyOwners(table: ChangingTable): boolean {
+    const after = this.#copied.get(table) ?? 0;
+    const ids = this.#source.prepare(
+      `SELECT id FROM ${table} WHERE id > ? AND id <= ? ORDER BY id LIMIT ${STEP_OWNERS}`,
+    ).all(after, this.#first[table]).map(({ id }) => Number(id));
+    for (const id of ids) this.#copyOwner(table, id);
+    this.#copied.set(table, ids.at(-1) ?? after);
+    return ids.length === STEP_OWNERS;
+  }
+
+  /** Copies a topic, or a log with its producers; returns false if there is none. */
+  #copyOwner(table: ChangingTable, id: number): boolean {
+    const isThere = this.#copyRows(table, `SELECT * FROM ${table} WHERE id = ?`, id) > 0;
+    if (table === "logs") {
+      this.#copyRows("log_producers", "SELECT * FROM log_producers WHERE log = ?", id);
+    }
+    return isThere;
   }
 
   /** Copies the next rows of a growing table; returns true if the step was full. */
@@ -109,14 +150,21 @@ export class FileCopy {
     return sizes.length === STEP_ROWS || bytes > STEP_BYTES;
   }
 
-  #copyRows(table: string, select: string, ...values: readonly number[]): void {
-    let insert: StatementSync | undefined;
-    for (const row of this.#source.prepare(select).all(...values)) {
+  /** Copies rows, in place of rows with the same keys; returns their number. */
+  #copyRows(table: string, select: string, ...values: readonly number[]): number {
+    const rows = this.#statement(this.#source, select).all(...values);
+    for (const row of rows) {
       const columns: SQLInputValue[] = Object.values(row);
-      insert ??= this.#target.prepare(
-        `INSERT INTO ${table} VALUES (${columns.map(() => "?").join()})`,
-      );
-      insert.run(...columns);
+      const marks = columns.map(() => "?").join();
+      this.#statement(this.#target, `INSERT OR REPLACE INTO ${table} VALUES (${marks})`)
+        .run(...columns);
     }
+    return rows.length;
+  }
+
+  #statement(db: DatabaseSync, sql: string): StatementSync {
+    let statement = this.#statements.get(sql);
+    if (statement === undefined) this.#statements.set(sql, statement = db.prepare(sql));
+    return statement;
   }
 }

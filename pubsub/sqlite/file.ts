@@ -214,8 +214,9 @@ export class SqliteFile {
       histories.finish(now);
       logs.finish();
       this.#commit.run();
-      histories.committed();
-      logs.committed();
+      const [topics, changed] = [histories.committed(), logs.committed()];
+      this.#copy?.note("topics", topics);
+      this.#copy?.note("logs", changed);
       return true;
     } catch (error) {
       // Some errors end the transaction already.

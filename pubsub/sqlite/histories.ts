@@ -93,6 +93,8 @@ export class Histories {
   readonly #followed = new Map<string, number>();
   /** Topics with listeners that the transaction under way forgets, and their newest offsets. */
   #forgetting: (readonly [topic: string, head: number])[] = [];
+  /** Topics that the transaction under way forgets. */
+  #gone: number[] = [];
   /** The highest offset of any forgotten topic. */
   #floor = 0;
   #count = 0;
@@ -241,15 +243,19 @@ export class Histories {
     while (this.#count > this.#maxTopics) this.#forgetOne();
   }
 
-  /** Ends the transaction, which took effect. */
-  committed(): void {
+  /** Ends the transaction, which took effect; returns the ids of changed and forgotten topics. */
+  committed(): number[] {
+    const changed = [...this.#open.values()].map(({ id }) => id).concat(this.#gone);
+    this.#gone = [];
     for (const [topic, head] of this.#forgetting) this.#followed.set(topic, head);
     this.#forgetting = [];
     this.#open.clear();
+    return changed;
   }
 
   /** Ends the transaction, which had no effect. */
   rolledBack(): void {
+    this.#gone = [];
     this.#forgetting = [];
     this.#open.clear();
     this.#load();
@@ -329,6 +335,7 @@ export class Histories {
     const { id, topic, head, oldest } = this.#quietest.get() as unknown as Topic;
     this.#forget.run(id);
     this.#note.run(id);
+    this.#gone.push(id);
     this.#count--;
     if (oldest <= head) this.#forgotten++;
     if (this.#followed.has(topic)) this.#forgetting.push([topic, head]);

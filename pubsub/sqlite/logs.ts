@@ -46,6 +46,8 @@ export class Logs {
   readonly #db: DatabaseSync;
   /** Rows changed by the transaction under way, by name. */
   readonly #open = new Map<string, Row>();
+  /** Logs that the transaction under way removes. */
+  #gone: number[] = [];
   #count = 0;
   readonly #find: StatementSync;
   readonly #create: StatementSync;
@@ -238,13 +240,17 @@ export class Logs {
     }
   }
 
-  /** Ends the transaction, which took effect. */
-  committed(): void {
+  /** Ends the transaction, which took effect; returns the ids of changed and removed logs. */
+  committed(): number[] {
+    const changed = [...this.#open.values()].map(({ id }) => id).concat(this.#gone);
+    this.#gone = [];
     this.#open.clear();
+    return changed;
   }
 
   /** Ends the transaction, which had no effect. */
   rolledBack(): void {
+    this.#gone = [];
     this.#open.clear();
     this.#load();
   }
@@ -301,6 +307,7 @@ export class Logs {
     this.#open.delete(name);
     this.#remove.run(id);
     this.#note.run(id);
+    this.#gone.push(id);
     this.#count--;
   }
 }

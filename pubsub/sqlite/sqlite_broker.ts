@@ -217,8 +217,8 @@ export class SqliteBroker implements Broker {
   }
 
   /**
-   * Copies the file while the broker is in use, in steps that each take a few milliseconds. Claims
-   * and numbers are left out. A broker that opens the copy begins a new epoch.
+   * Copies the file while the broker is in use, in steps of some milliseconds. Claims and numbers are
+   * left out. A broker that opens the copy begins a new epoch.
    *
    * @param path Path of the copy, or its `file:` URL; the file must not exist.
    * @param options A signal that gives up the copy.

@@ -459,6 +459,68 @@ for (const synchronous of LEVELS) {
   });
 }
 
+withFolder(
+  "SqliteFile copies topics and logs that change, go or come during the copy",
+  (folder) => {
+    const [path, copy] = [`${folder}/test.db`, `${folder}/copy.db`];
+    const tiny = { ...BOUNDS, size: 1 };
+    using file = new TestFile(path, { maxTopics: 700 });
+    const create = (name: string) =>
+      file.call("createLog", name, {
+        config: { contentType: "text/plain" },
+        identity: `id${name}`.padEnd(8, "0"),
+        records: ["1"],
+        maxLogs: 9,
+      }, 0);
+    const add = (name: string, seq: number) => {
+      const producer = { id: "p", epoch: 0, seq };
+      file.call("appendLog", name, { records: [`${seq}`], maxBytes: 99, producer }, 0);
+    };
+    for (const name of ["same", "grows", "goes"]) create(name);
+    add("grows", 0);
+    for (let i = 0; i < 700; i++) file.append(`${i}`, "old");
+    file.call("beginCopy", copy);
+    for (let steps = 0; file.call("continueCopy"); steps++) {
+      // The first topics are copied by now, and then trimmed, forgotten, and made again.
+      if (steps !== 1) continue;
+      file.append("1", "new", { bounds: tiny });
+      file.append("700", "late");
+      file.append("0", "again");
+      add("grows", 1);
+      file.call("deleteLog", "goes", false, 0);
+      create("comes");
+    }
+    file.append("2", "last");
+    file.call("endCopy", true);
+    using found = new TestFile(copy, { maxTopics: 700 });
+    const payloads = ["0", "1", "2", "3", "4", "5", "699", "700"].map((topic) =>
+      found.payloads(topic)
+    );
+    const expected = ["0", "1", "2", "3", "4", "5", "699", "700"].map((topic) =>
+      file.payloads(topic)
+    );
+    assertEquals(payloads, expected);
+    assertEquals(payloads[0], ["again"]);
+    assertEquals(payloads[1], ["new"]);
+    const records = (one: TestFile, name: string) =>
+      one.call<LogPage>("readLog", name, { after: 0, maxRecords: 9, maxBytes: 99 }, 0)?.records;
+    for (const name of ["same", "grows", "goes", "comes"]) {
+      assertEquals(records(found, name), records(file, name), name);
+    }
+    assertEquals(records(found, "grows"), ["1", "0", "1"]);
+    const repeated = { records: ["x"], maxBytes: 99, producer: { id: "p", epoch: 0, seq: 1 } };
+    const { kind } = found.call<{ kind: string }>("appendLog", "grows", repeated, 0);
+    assertEquals(kind, "repeated");
+    // The next append deletes what was trimmed after its copy.
+    for (const one of [file, found]) one.append("1", "newer", { bounds: tiny });
+    while (found.call<{ isMore: boolean }>("sweep", 0).isMore);
+    while (file.call<{ isMore: boolean }>("sweep", 0).isMore);
+    for (const table of ["topics", "publications", "logs", "log_records", "log_producers"]) {
+      assertEquals(found.count(table, copy), file.count(table, path), table);
+    }
+  },
+);
+
 for (const synchronous of LEVELS) {
   withFolder(`SqliteBroker.close() with ${synchronous} ends a backup`, async (folder) => {
     const broker = await SqliteBroker.open(`${folder}/test.db`, { synchronous });
