@@ -74,6 +74,8 @@ Deno.test("API publishes a batch in order, and none of a batch with a wrong publ
     [422, "/publications/1/topic", [{ topic: "a" }, { data: 1 }]],
     [422, "/publications/1/topic", [{ topic: "a" }, { topic: "ü".repeat(128) }]],
     [422, "/publications/0", [{ topic: "a", echo: true }]],
+    [422, "/publications/1/topic", [{ topic: "a" }, { topic: "\0" }]],
+    [422, "/publications/1/topic", [{ topic: "a" }, { topic: "\ud800" }]],
     [422, undefined, [{ topic: "a" }, { topic: "$skein:nodes" }]],
     [422, undefined, [{ topic: "a" }, { topic: "presence:a" }]],
     [413, undefined, [{ topic: "a" }, { topic: "b", data: "x".repeat(300_000) }]],

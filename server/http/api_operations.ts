@@ -23,6 +23,10 @@ const Name = (what: string) =>
   z.string().min(1).max(MAX_TOPIC_BYTES).refine(
     (text) => !exceedsBytes(text, MAX_TOPIC_BYTES),
     `Too long: expected ${what} of at most ${MAX_TOPIC_BYTES} bytes in UTF-8`,
+  ).refine(
+    // Some engines cannot take others, and would refuse one of a batch behind the first ones.
+    (text) => text.isWellFormed() && !text.includes("\0"),
+    `Invalid: expected ${what} that is well-formed and without zero characters`,
   );
 
 const Topic = Name("a topic").describe("A topic, of at most 255 bytes in UTF-8.");
