@@ -624,6 +624,16 @@ Deno.test("docs/protocol/openapi.json is the document of this version", async ()
   assertEquals(await Deno.readTextFile(OPENAPI_FILE), openApiText());
 });
 
+Deno.test("API counts a batch before any permission is asked for", async () => {
+  const asked: string[] = [];
+  await using server = serveApi({
+    api: { path: "/api", maxPublications: 2, authorize: ({ action }) => asked.push(action) > 0 },
+  });
+  const publications = [{ topic: "a" }, { topic: "b" }, { topic: "c" }];
+  const answer = await new Backend(server).post("/publications", { publications });
+  assertEquals([answer.status, answer.body.code, asked], [413, "too-large", ["publish-batch"]]);
+});
+
 Deno.test("API does not wait for ever for an engine that takes no publication", async () => {
   using time = new FakeTime();
   await using broker = new MemoryBroker();

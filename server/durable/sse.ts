@@ -4,7 +4,6 @@ import { formatOffset } from "../../pubsub/logs/offset.ts";
 import type { StreamPage, StreamRead } from "../../pubsub/logs/stream_logs.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { TimeoutError } from "../../errors.ts";
 
 /** Time after which a response ends, so that caches and proxies can collapse readers. */
 export const SSE_MS = 60_000;
@@ -112,12 +111,7 @@ export class EventStreams {
         giveUp = () => {
           this.#stalled++;
           finish();
-          controller.error(
-            new TimeoutError(
-              `Cannot wait for a reader longer than ${STALLED_MS} ms`,
-              STALLED_MS,
-            ),
-          );
+          controller.error(tooSlow());
         };
         ended.signal.addEventListener("abort", () => {
           if (isOver || isPulling) return; // A pull sees the end of the pages.
@@ -173,6 +167,14 @@ export class EventStreams {
     this.#written.set(page, { cursor, bytes });
     return bytes;
   }
+}
+
+/** Makes the error of a body that is not read. Deno prints each error of a body: here, one line. */
+function tooSlow(): DOMException {
+  const text = `Cannot wait for a reader of events longer than ${STALLED_MS} ms`;
+  const error = new DOMException(text, "TimeoutError");
+  Object.defineProperty(error, "stack", { value: `${error}` });
+  return error;
 }
 
 /** Writes one event. Each kind of line end begins a new line, so that no record can add fields. */

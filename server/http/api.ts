@@ -188,7 +188,11 @@ export class Api implements HttpFace {
     const bytes = operation.body && await readBody(this.#maxBodyBytes);
     const body = bytes &&
       await parsed(operation.body!, jsonOf(request, bytes), { verb, of: "body" });
-    if (name === "publishBatch") await authorizeEach(body as BodyOf<typeof name>, authorize);
+    if (name === "publishBatch") {
+      const batch = body as BodyOf<typeof name>;
+      this.#checkCount(batch);
+      await authorizeEach(batch, authorize);
+    }
     const run = (repetition?: string) => {
       const handle = this.#handlers[name] as Handler<OperationName>;
       return handle({ id, query, body, repetition } as Call<OperationName>);
@@ -211,13 +215,6 @@ export class Api implements HttpFace {
     publications: readonly NewPublication[],
     repetition: string | undefined,
   ): Promise<ReplyOf<"publishBatch">["publications"]> {
-    if (publications.length > this.#maxPublications) {
-      throw new Problem(413, {
-        code: "too-large",
-        detail: `Cannot publish: a request must have at most ${this.#maxPublications} ` +
-          `publications, received ${publications.length}`,
-      });
-    }
     const { topics, runtime } = this.#parts;
     for (const publication of publications) {
       const { topic, data, from } = publication;
@@ -243,6 +240,15 @@ export class Api implements HttpFace {
       if (position === undefined) return { topic };
       const { epoch, offset } = position;
       return { topic, position: { epoch, offset } };
+    });
+  }
+
+  #checkCount({ publications: { length } }: BodyOf<"publishBatch">): void {
+    if (length <= this.#maxPublications) return;
+    throw new Problem(413, {
+      code: "too-large",
+      detail: `Cannot publish: a request must have at most ${this.#maxPublications} ` +
+        `publications, received ${length}`,
     });
   }
 
