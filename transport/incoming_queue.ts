@@ -29,7 +29,7 @@ export class IncomingQueue<T, U = T> {
   readonly #items: T[] = [];
   readonly #waiters: Waiter<U>[] = [];
   #readable: ReadableStream<U> | undefined = undefined;
-  #source: QueueSource<U> | undefined = undefined;
+  #link: QueueLink<U> | undefined = undefined;
   #controller: ReadableStreamDefaultController<U> | undefined = undefined;
   #failure: { readonly cause: unknown } | undefined = undefined;
   #wanted = false;
@@ -56,7 +56,7 @@ export class IncomingQueue<T, U = T> {
    */
   get readable(): ReadableStream<U> {
     if (this.#readable === undefined) {
-      this.#source = new QueueSource<U>({
+      const queue: StreamQueue<U> = {
         start: (controller) => {
           this.#controller = controller;
           if (this.#failure !== undefined) controller.error(this.#failure.cause);
@@ -67,8 +67,8 @@ export class IncomingQueue<T, U = T> {
         begin: () => void (this.#wanted = false), // Left by an earlier reader.
         isQueued: () => this.#isQueued,
         next: () => this.#next(),
-      });
-      this.#readable = new IncomingQueueStream<U>(this.#source);
+      };
+      this.#readable = new IncomingQueueStream<U>(this.#link = { queue });
       if (this.#over) this.#letGo();
     }
     return this.#readable;
@@ -179,7 +179,10 @@ export class IncomingQueue<T, U = T> {
 
   /** Separates the ended stream from this queue, and so from the connection. */
   #letGo(): void {
-    if (this.#source !== undefined && !this.#isQueued) this.#source.end(this.#failure);
+    const link = this.#link;
+    if (link === undefined || this.#isQueued) return;
+    link.queue = undefined;
+    link.failure = this.#failure;
   }
 }
 
@@ -223,47 +226,11 @@ interface StreamQueue<T> {
  * of garbage, and until then would keep the whole connection of the queue: the small collections
  * would copy each connection that is over, which costs a session as much as a tenth of its setup.
  */
-class QueueSource<T> implements UnderlyingDefaultSource<T> {
-  #queue: StreamQueue<T> | undefined;
-  /** Failure that the next loop receives, once. */
-  #failure: { readonly cause: unknown } | undefined;
-
-  constructor(queue: StreamQueue<T>) {
-    this.#queue = queue;
-  }
-
-  start(controller: ReadableStreamDefaultController<T>): void {
-    this.#queue?.start(controller);
-  }
-
-  pull(): void {
-    this.#queue?.pull();
-  }
-
-  cancel(): void {
-    this.#queue?.cancel();
-  }
-
-  begin(): void {
-    this.#queue?.begin();
-  }
-
-  get isQueued(): boolean {
-    return this.#queue?.isQueued() ?? false;
-  }
-
-  next(): Promise<IteratorResult<T, undefined>> {
-    if (this.#queue !== undefined) return this.#queue.next();
-    const failure = this.#failure;
-    this.#failure = undefined;
-    return failure === undefined ? Promise.resolve(DONE) : Promise.reject(failure.cause);
-  }
-
-  /** Removes the queue, which has no item any more. */
-  end(failure: { readonly cause: unknown } | undefined): void {
-    this.#queue = undefined;
-    this.#failure = failure;
-  }
+interface QueueLink<T> {
+  /** The queue; `undefined` once the queue is over and has no item any more. */
+  queue: StreamQueue<T> | undefined;
+  /** Failure of the queue, which the next loop receives, once. */
+  failure?: { readonly cause: unknown } | undefined;
 }
 
 const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
@@ -274,21 +241,33 @@ const DONE: IteratorReturnResult<undefined> = { done: true, value: undefined };
  * trace.
  */
 class IncomingQueueStream<T> extends ReadableStream<T> {
-  readonly #source: QueueSource<T>;
+  readonly #link: QueueLink<T>;
 
-  constructor(source: QueueSource<T>) {
-    super(source, { highWaterMark: 0 });
-    this.#source = source;
+  constructor(link: QueueLink<T>) {
+    super({
+      start: (controller) => link.queue?.start(controller),
+      pull: () => link.queue?.pull(),
+      cancel: () => link.queue?.cancel(),
+    }, { highWaterMark: 0 });
+    this.#link = link;
   }
 
   override values(options: ReadableStreamIteratorOptions = {}): AsyncIterableIterator<T> {
     // The stream is locked while the loop runs, and stays locked after the loop reached the end.
     const reader = this.getReader();
-    const source = this.#source;
-    source.begin();
+    const link = this.#link;
+    link.queue?.begin();
     const iterator: AsyncIterableIterator<T> = {
-      next: () =>
-        source.isQueued ? reader.read() as Promise<IteratorResult<T, undefined>> : source.next(),
+      next() {
+        const { queue, failure } = link;
+        if (queue !== undefined) {
+          return queue.isQueued()
+            ? reader.read() as Promise<IteratorResult<T, undefined>>
+            : queue.next();
+        }
+        link.failure = undefined;
+        return failure === undefined ? Promise.resolve(DONE) : Promise.reject(failure.cause);
+      },
       async return() {
         // The loop has already received the error of a failed stream.
         if (!options.preventCancel) await reader.cancel().catch(() => {});
