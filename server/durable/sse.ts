@@ -126,7 +126,9 @@ export class EventStreams {
         isPulling = false;
         if (isOver) return;
         if (page !== undefined) controller.enqueue(this.#eventsOf(page, cursor));
-        if (page === undefined || page.isUpToDate && page.info.end !== undefined) {
+        // A page that was under way comes although the pages are over: the listener did not finish.
+        const isLast = page === undefined || ended.signal.aborted;
+        if (isLast || page?.isUpToDate && page.info.end !== undefined) {
           finish();
           return controller.close();
         }

@@ -1,0 +1,53 @@
+import { assertEquals } from "@std/assert";
+import { platformRuntime } from "../../base/runtime.ts";
+import type { StreamPage, StreamRead } from "../../pubsub/logs/stream_logs.ts";
+import { EventStreams } from "./sse.ts";
+
+Deno.test("EventStreams.open() ends behind a page that was under way when the pages ended", async () => {
+  const page = (position: number): StreamPage => ({
+    kind: "page",
+    info: {
+      contentType: "text/plain",
+      identity: "identity",
+      first: 0,
+      start: 0,
+      tail: position,
+      bytes: position,
+    },
+    records: ["x"],
+    next: position,
+    isUpToDate: true,
+  });
+  const ended = new AbortController();
+  const asked = Promise.withResolvers<void>();
+  const answer = Promise.withResolvers<void>();
+  async function* pages(): AsyncGenerator<StreamRead, void, undefined> {
+    asked.resolve();
+    await answer.promise;
+    yield page(2);
+  }
+  let ends = 0;
+  const events = new EventStreams({
+    runtime: platformRuntime(),
+    onError(error) {
+      throw error;
+    },
+  });
+  const body = events.open({
+    first: page(1),
+    rest: pages(),
+    ended,
+    cursor: undefined,
+    onEnd: () => ends++,
+  });
+  const reader = body.getReader();
+  await reader.read();
+  const second = reader.read();
+  await asked.promise;
+  ended.abort();
+  answer.resolve();
+  assertEquals((await second).done, false);
+  // Without another read: a reader that left asks for nothing more.
+  assertEquals(ends, 1);
+  assertEquals((await reader.read()).done, true);
+});
