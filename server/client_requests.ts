@@ -13,13 +13,14 @@ import {
   UnsupportedError,
 } from "../errors.ts";
 import { INTERNAL_PREFIX } from "../pubsub/broker.ts";
+import { MAX_REASON_LENGTH } from "../pubsub/logs/rules.ts";
 import type { Presence } from "../pubsub/presence/presence.ts";
 import type { Rooms } from "../pubsub/presence/rooms.ts";
 import type { Topics } from "../pubsub/topics.ts";
 import { Expiry } from "./authentication.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
 import { type Rate, TokenBucket } from "../manager/token_bucket.ts";
-import { type DurableStreams, MAX_REASON_LENGTH } from "./durable/streams.ts";
+import type { DurableStreams } from "./durable/streams.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { compileContract, type Contract } from "../session/contract.ts";
 import { encodeMessage } from "../session/wire/encode.ts";

@@ -18,6 +18,9 @@ export const MAX_LOG_PRODUCERS = 1_000;
 /** Most bytes of the id of a log, in UTF-8. */
 export const MAX_LOG_ID_BYTES = 240;
 
+/** Most characters of the reason of a cancellation, or of an end. */
+export const MAX_REASON_LENGTH = 1_024;
+
 /**
  * Makes the topic on which the engine announces changes of a log.
  *

@@ -1,4 +1,5 @@
 /** Durable streams as the application of a server uses them, and as its sessions subscribe. */
+import { MAX_REASON_LENGTH } from "../../pubsub/logs/rules.ts";
 import { tellAnswer } from "../../pubsub/history/replay.ts";
 import type {
   SubscribeOptions,
@@ -16,9 +17,6 @@ import type {
   ReadDurableStreamOptions,
 } from "./node_streams.ts";
 import type { DurableStreamWriter } from "./writer.ts";
-
-/** Most characters of the reason for a cancellation. */
-export const MAX_REASON_LENGTH = 1_024;
 
 /** The code of durable streams, which loads with the server. */
 export interface LoadedStreams {

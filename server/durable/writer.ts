@@ -6,7 +6,7 @@ import { pause } from "../../base/wait.ts";
 import type { BrokerSubscription } from "../../pubsub/broker.ts";
 import type { LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
-import { recordBytes } from "../../pubsub/logs/rules.ts";
+import { MAX_REASON_LENGTH, recordBytes } from "../../pubsub/logs/rules.ts";
 import {
   isJson,
   type StreamAppended,
@@ -189,7 +189,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
    * Ends the stream with an error, after all records. Readers get the error with the code `aborted`.
    * Idempotent; without effect after `close`, and once the writer is lost.
    *
-   * @param reason Reason for the readers, for people and programs.
+   * @param reason Reason for the readers, for people and programs; cut to 1,024 characters.
    * @returns Resolves when the end is kept.
    * @throws {TypeError} If the reason is empty.
    * @throws {BrokerError} If the engine is away for too long.
@@ -199,7 +199,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
       throw new TypeError(`Cannot abort: reason must be a text, received ${String(reason)}`);
     }
     if (this.#over.signal.aborted) return this.#ending ?? Promise.resolve();
-    return this.#finish({ error: reason });
+    return this.#finish({ error: reason.slice(0, MAX_REASON_LENGTH).toWellFormed() });
   }
 
   /** Aborts the stream unless `close` was called; called by `await using`. */

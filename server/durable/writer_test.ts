@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf, assertRejects, assertThrows } from "@std/assert";
 import { FakeTime } from "@std/testing/time";
 import { BrokerError, QueueFullError, RequestError } from "../../errors.ts";
 import { codeOf, TwoNodes } from "./_streams_bench_test.ts";
@@ -137,6 +137,14 @@ Deno.test("DurableStreamWriter.abort() tells the readers the reason, after all r
   await Promise.all([writer.abort("again"), writer.close()]);
   assertEquals(await codeOf(writer.append(2)), "ended");
   assertEquals((await nodes.other.info("a"))?.error, "The model failed");
+});
+
+Deno.test("DurableStreamWriter.abort() cuts a long reason, and refuses none", async () => {
+  await using nodes = new TwoNodes();
+  const writer = await nodes.node.create("a");
+  assertThrows(() => writer.abort(""), TypeError, "Cannot abort: reason must be a text");
+  await writer.abort("x".repeat(2_000));
+  assertEquals((await nodes.other.info("a"))?.error, "x".repeat(1_024));
 });
 
 Deno.test("DurableStreamWriter disposal aborts a stream that was not closed", async () => {
