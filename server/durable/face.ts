@@ -277,7 +277,8 @@ export class DurableFace implements HttpFace {
   }
 
   async #post(asked: Asked, id: string): Promise<Response> {
-    const action = new URL(asked.request.url).searchParams.get("action");
+    const { url } = asked.request;
+    const action = url.includes("?") ? new URL(url).searchParams.get("action") : null;
     if (action === "cancel") return await this.#cancel(asked, id);
     if (action === null) return await this.#append(asked, id);
     throw badRequest(

@@ -1,0 +1,14 @@
+/** Durable streams of Skein in memory, for the benchmark. */
+import { serve } from "../../mod.ts";
+
+serve({
+  port: Number(Deno.args[0]),
+  hostname: "127.0.0.1",
+  webTransport: false,
+  onListen() {},
+  durableStreams: {
+    path: "/v1/stream",
+    authorize: () => true,
+    maxStreamBytes: 4_294_967_296,
+  },
+});
