@@ -297,7 +297,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
    * @returns The response, which MUST be returned to the HTTP server unchanged.
    */
   readonly fetch = (request: Request, info: RequestInfo = {}): Response | Promise<Response> =>
-    refuseMalformedHost(request) ?? this.#metrics?.answer(request, info) ??
+    this.#metrics?.answer(request, info) ?? refuseMalformedHost(request) ??
       this.#answerFace(request, info) ??
       (this.#moq?.wants(request) ? this.#moq : this.#admission).fetch(request, info);
 
