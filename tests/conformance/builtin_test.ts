@@ -24,6 +24,7 @@ const CHECKS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = 
     "refuses codes that the wire cannot carry",
   ],
   "no-stream-end": [
+    "answers bidirectional streams by plain calls, from either end",
     "echoes over bidirectional streams that either end opens",
     "ends each direction of a stream independently",
     "carries unidirectional streams that either end opens",
