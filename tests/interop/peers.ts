@@ -208,7 +208,7 @@ const DURABLE_STREAMS_RECIPES: readonly Recipe[] = [{
     const quiet = ["--no-save", "--no-audit", "--no-fund", "--ignore-scripts"];
     const suite = "@durable-streams/server-conformance-tests@0.3.6";
     await run(["npm", "install", ...quiet, "--prefix", into, suite, "vitest@4.1.12"], source);
-    await Deno.copyFile(`${source}/suite.test.js`, `${into}/suite.test.js`);
+    await Deno.copyFile(`${source}/suite.js`, `${into}/suite.test.js`);
   },
   command: ({ into }) => {
     const program = ["node", `${into}/node_modules/vitest/vitest.mjs`, "run"];
