@@ -1,0 +1,137 @@
+/**
+ * Durable streams in real browsers: a page that is reloaded reads on at its offset over each
+ * transport, a stop button reaches the writer, and the page may go on over HTTP.
+ *
+ * @module
+ */
+import { assert, assertEquals } from "@std/assert";
+import { bundleClient } from "../../examples/chat/page.ts";
+import { serve, type Server } from "../../mod.ts";
+import { type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+
+/** Names in a page, for functions that run there. */
+declare global {
+  /** State of the page, and commands for the page. */
+  var durablePage: {
+    /** Words since the page was loaded. */
+    readonly words: string[];
+    /** Transport of the session. */
+    readonly transport: string | undefined;
+    /** The end: `"complete"`, or the code of the error. */
+    readonly end: string | undefined;
+    readonly offset: string | undefined;
+    stop(reason: string): Promise<void>;
+  };
+}
+
+const ID = "answers/1";
+
+/** A page that reads a durable stream, and keeps the offset over a reload. */
+const HTML = `<!doctype html><title>Page</title><script type="module">
+import { connect } from "/client.js";
+const transports = [location.hash.slice(1)];
+const client = connect(location.origin, { transports });
+const stream = client.durableStream("${ID}", { after: sessionStorage.getItem("offset") });
+globalThis.durablePage = {
+  words: [],
+  end: undefined,
+  get offset() { return stream.offset; },
+  get transport() { return client.status.current.transport; },
+  stop: (reason) => stream.cancel(reason),
+};
+try {
+  for await (const word of stream) {
+    durablePage.words.push(word);
+    sessionStorage.setItem("offset", stream.offset);
+  }
+  durablePage.end = "complete";
+} catch (error) {
+  durablePage.end = error.failure?.code ?? String(error);
+}
+</script>`;
+
+async function serveStreams(): Promise<Server> {
+  const script = await bundleClient(new URL("../../client.ts", import.meta.url));
+  return serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    onListen() {},
+    webTransport: { cacheFolder: null },
+    durableStreams: { path: "/streams", authorize: ({ action }) => action === "read" },
+    authorize: (_session, topic) => topic === `stream:${ID}`,
+    fetch: ({ url }) =>
+      new URL(url).pathname === "/client.js"
+        ? new Response(script, { headers: { "content-type": "text/javascript" } })
+        : new Response(HTML, { headers: { "content-type": "text/html" } }),
+  });
+}
+
+/** Waits until the page has read a word, and returns all words since it was loaded. */
+async function readUpTo(page: Page, last: string): Promise<string[]> {
+  const options = { polling: 10 };
+  await page.waitForFunction((last) => globalThis.durablePage?.words.includes(last), options, last);
+  return await page.evaluate(() => durablePage.words);
+}
+
+for (const transport of ["webtransport", "websocket"]) {
+  testInBrowsers(
+    `a page reads on at its offset after a reload, and stops the writer, over ${transport}`,
+    async (browser) => {
+      await using server = await serveStreams();
+      await using writer = await server.durableStreams.create<string>(ID);
+      for (const word of ["one", "two"]) await writer.append(word);
+      const page = await browser.newPage();
+      page.setDefaultTimeout(PATIENCE_MS);
+      await page.goto(`${server.url.replace("ws:", "http:")}#${transport}`);
+      assertEquals(await readUpTo(page, "two"), ["one", "two"]);
+      assertEquals(await page.evaluate(() => durablePage.transport), transport);
+
+      await writer.append("three");
+      await readUpTo(page, "three");
+      await page.reload();
+      await writer.append("four");
+      assertEquals(await readUpTo(page, "four"), ["four"]);
+
+      const stopped = new Promise((resolve) => writer.signal.addEventListener("abort", resolve));
+      await page.evaluate(() => durablePage.stop("enough"));
+      await stopped;
+      assertEquals(writer.signal.reason.message, "enough");
+      await writer.close();
+      await page.waitForFunction(() => durablePage.end === "complete", { polling: 10 });
+    },
+  );
+}
+
+testInBrowsers(
+  "a page goes on over HTTP where the session was, and learns of an aborted stream",
+  async (browser) => {
+    await using server = await serveStreams();
+    await using writer = await server.durableStreams.create<string>(ID);
+    await writer.append("one");
+    const page = await browser.newPage();
+    page.setDefaultTimeout(PATIENCE_MS);
+    await page.goto(`${server.url.replace("ws:", "http:")}#websocket`);
+    await readUpTo(page, "one");
+    const reading = page.evaluate(async () => {
+      const url = `/streams/answers/1?live=sse&offset=${durablePage.offset}`;
+      const source = new EventSource(url);
+      const events: unknown[] = [];
+      await new Promise<void>((resolve) => {
+        source.addEventListener("data", ({ data }) => events.push(...JSON.parse(data)));
+        source.addEventListener("control", ({ data }) => {
+          const { streamClosed, skeinStreamError } = JSON.parse(data);
+          if (!streamClosed) return;
+          events.push(skeinStreamError);
+          resolve();
+        });
+      });
+      source.close();
+      return events;
+    });
+    await writer.append("two");
+    await writer.abort("The model failed");
+    assertEquals(await reading, ["two", "The model failed"]);
+    await page.waitForFunction(() => durablePage.end === "aborted", { polling: 10 });
+    assert((await page.evaluate(() => durablePage.words)).includes("two"));
+  },
+);
