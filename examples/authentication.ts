@@ -10,6 +10,7 @@
  *
  * @module
  */
+import { getCookies } from "@std/http/cookie";
 import {
   AuthenticationError,
   connect,
@@ -55,7 +56,7 @@ function listen(port: number, options: ServeOptions<User> = {}): Server<User> {
     port: isOnce ? 0 : port,
 
     // Runs before the upgrade. The returned user becomes `session.value`.
-    authenticate({ request, token = cookieOf(request) }) {
+    authenticate({ request, token = getCookies(request.headers).session }) {
       if (token !== undefined && BANNED.has(token)) {
         throw new AuthenticationError("Banned", { status: 403 });
       }
@@ -72,10 +73,6 @@ function listen(port: number, options: ServeOptions<User> = {}): Server<User> {
       message.reply("edited");
     },
   });
-}
-
-function cookieOf(request: Request): string | undefined {
-  return request.headers.get("cookie")?.match(/(?:^|; )session=([^;]+)/)?.[1];
 }
 
 async function demonstrate(url: string, inBandUrl: string): Promise<void> {
