@@ -1,5 +1,6 @@
 /** The HTTP API of two nodes on Redis, and of two on NATS. */
 import { assert, assertEquals } from "@std/assert";
+import { delay } from "@std/async/delay";
 import { dial } from "../../mod.ts";
 import { NatsBroker } from "../../pubsub/nats/mod.ts";
 import { RedisBroker } from "../../pubsub/redis/mod.ts";
@@ -74,11 +75,19 @@ for (const { name, ignore, start } of ENGINES) {
       assertEquals(after.body.publications, []);
 
       await using ann = await dial(two.url, { headers: { authorization: "Bearer ann" } });
-      await here.post("/users/ann/messages", { topic: "hello", data: "you" });
-      for await (const { topic, data } of ann) {
-        assertEquals([topic, data], ["hello", "you"]);
-        break;
+      let heard: unknown[] | undefined;
+      const hearing = (async () => {
+        for await (const { topic, data } of ann) {
+          heard = [topic, data];
+          break;
+        }
+      })();
+      // The engine passes messages of the user on a moment after the session has begun.
+      while (heard === undefined) {
+        await here.post("/users/ann/messages", { topic: "hello", data: "you" });
+        await Promise.race([hearing, delay(100)]);
       }
+      assertEquals(heard, ["hello", "you"]);
       const { body: { sessions: [{ id }] } } = await here.get("/users/ann/sessions");
       const closed = await here.post(`/sessions/${id}/disconnect`, { code: 3000 });
       assertEquals(closed.body, { closed: 1, isComplete: true });
