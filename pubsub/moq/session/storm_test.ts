@@ -9,7 +9,7 @@ import { MoqError } from "../wire/errors.ts";
 import { TrackMux } from "../track/mux.ts";
 import { VERSIONS } from "../wire/versions.ts";
 
-const STORM = 2_000;
+const STORM = 4_000;
 
 /** Memory that may be left after a storm: 100 bytes for each broadcast or subscription. */
 const MAX_LEFT_BYTES = 100 * STORM;
