@@ -112,8 +112,9 @@ testInBrowsers(
     page.setDefaultTimeout(PATIENCE_MS);
     await page.goto(`${server.url.replace("ws:", "http:")}#websocket`);
     await readUpTo(page, "one");
-    const reading = page.evaluate(async () => {
-      const url = `/streams/answers/1?live=sse&offset=${durablePage.offset}`;
+    const offset = await page.evaluate(() => durablePage.offset);
+    const reading = page.evaluate(async (offset) => {
+      const url = `/streams/answers/1?live=sse&offset=${offset}`;
       const source = new EventSource(url);
       const events: unknown[] = [];
       await new Promise<void>((resolve) => {
@@ -127,7 +128,7 @@ testInBrowsers(
       });
       source.close();
       return events;
-    });
+    }, offset);
     await writer.append("two");
     await writer.abort("The model failed");
     assertEquals(await reading, ["two", "The model failed"]);
