@@ -3,9 +3,11 @@ import { utf8Length } from "../../session/wire/utf8.ts";
 import { INTERNAL_PREFIX } from "../broker.ts";
 import type {
   AppendLogOptions,
+  BrokerLogs,
   CreateLogOptions,
   LogAppended,
   LogConfig,
+  LogCreated,
   LogEnd,
   LogInfo,
   LogProducer,
@@ -44,8 +46,8 @@ export function recordBytes(records: readonly LogRecord[]): number {
   );
 }
 
-/** The state of a log as an engine keeps it beside the records. */
-export interface LogState extends Omit<LogInfo, "end"> {
+/** The state of a log as an engine keeps it beside the records and the producers. */
+export interface StoredLog extends Omit<LogInfo, "end"> {
   /** Time at which the log expires, in milliseconds since the Unix epoch; moved by each use. */
   readonly until?: number | undefined;
   /** Present once the log has ended; `by` is the append that ended the log. */
@@ -54,11 +56,18 @@ export interface LogState extends Omit<LogInfo, "end"> {
   readonly sequence?: string;
   /** Newest lease of a writer. */
   readonly writer?: { readonly holder: string; readonly until: number };
-  /** Newest epoch and number of each producer. */
-  readonly producers: Readonly<Record<string, readonly [epoch: number, seq: number]>>;
   /** Forks that need the log, as given to `retain`. */
   readonly forks: readonly string[];
 }
+
+/** The whole state of a log. */
+export interface LogState extends StoredLog {
+  /** Newest epoch and number of each producer. */
+  readonly producers: Readonly<Record<string, readonly [epoch: number, seq: number]>>;
+}
+
+/** Result of the deletion of a log. */
+export type LogDeleted = Awaited<ReturnType<BrokerLogs["delete"]>>;
 
 /** Makes the state of a new log. */
 export function newLog(
@@ -82,7 +91,7 @@ export function newLog(
 }
 
 /** The public part of a state. */
-export function infoOf(state: LogState): LogInfo {
+export function infoOf(state: StoredLog & Partial<LogState>): LogInfo {
   const { until: _until, sequence: _sequence, writer: _writer, ...rest } = state;
   const { producers: _producers, forks: _forks, end, ...info } = rest;
   if (end === undefined) return info;
@@ -96,13 +105,48 @@ export function expiryOf({ ttlMs, expiresAt }: LogConfig, now: number): number |
 }
 
 /** Tells whether the writer of an open log has stopped renewing the lease. */
-export function isWriterLost({ end, writer }: LogState, now: number): boolean {
+export function isWriterLost({ end, writer }: StoredLog, now: number): boolean {
   return end === undefined && writer !== undefined && writer.until <= now;
 }
 
 /** Tells whether a log has expired. */
-export function isExpired({ until }: Pick<LogState, "until">, now: number): boolean {
+export function isExpired({ until }: Pick<StoredLog, "until">, now: number): boolean {
   return until !== undefined && until <= now;
+}
+
+/** Result of the creation of a log where there is one already. */
+export function presentLog(state: StoredLog, now: number): LogCreated {
+  if (isExpired(state, now) && !state.isDeleted) return { kind: "expired" };
+  return { kind: "exists", info: infoOf(state) };
+}
+
+/** Tells whether a log with an identity takes one more fork. */
+export function canFork(
+  state: StoredLog | undefined,
+  identity: string,
+  now: number,
+): state is StoredLog {
+  return state?.identity === identity && !state.isDeleted && !isExpired(state, now);
+}
+
+/**
+ * Decides about a deletion. Does not change the state.
+ *
+ * @param state The state; `undefined` without a log.
+ * @param ifExpired Deletes the log only if expired.
+ * @param now Time of the deletion, in milliseconds since the Unix epoch.
+ * @returns The result: a `removed` log has to go, and a `kept` one becomes `isDeleted`.
+ */
+export function decideDelete(
+  state: StoredLog | undefined,
+  ifExpired: boolean,
+  now: number,
+): LogDeleted {
+  if (state === undefined) return { kind: "missing" };
+  if (state.isDeleted) return { kind: "deleted" };
+  if (ifExpired && !isExpired(state, now)) return { kind: "alive" };
+  if (state.forks.length > 0) return { kind: "kept" };
+  return { kind: "removed", ...(state.origin && { origin: state.origin }) };
 }
 
 /** A decision about an append: a refusal, or the next state without the retention. */

@@ -14,23 +14,27 @@ import type {
   ReadLogOptions,
 } from "../logs/log.ts";
 import {
+  canFork,
   decideAppend,
+  decideDelete,
   expiryOf,
   infoOf,
   isExpired,
   isWriterLost,
+  type LogDeleted,
   type LogState,
   logTopic,
   newLog,
+  presentLog,
   recordBytes,
+  type StoredLog,
 } from "../logs/rules.ts";
 
 /** Most bytes of one append: as many as an engine behind a network connection takes. */
 const MAX_APPEND_BYTES = 8_388_608;
 
 interface Log {
-  /** The state, without the producers. */
-  state: LogState;
+  state: StoredLog;
   /** Newest epoch and number of each producer: not part of the state, which each append copies. */
   readonly producers: Map<string, LogState["producers"][string]>;
   /** The records from `state.start` on. */
@@ -59,13 +63,9 @@ export class MemoryLogs implements BrokerLogs {
   async create(id: string, options: CreateLogOptions): Promise<LogCreated> {
     const now = this.#check("create");
     const present = this.#logs.get(id);
-    if (present !== undefined) {
-      const { state } = present;
-      if (isExpired(state, now) && !state.isDeleted) return { kind: "expired" };
-      return { kind: "exists", info: infoOf(state) };
-    }
+    if (present !== undefined) return presentLog(present.state, now);
     if (this.#logs.size >= options.maxLogs) return { kind: "too-many" };
-    const state = newLog(options, now);
+    const { producers: _none, ...state } = newLog(options, now);
     const records = new Fifo<LogRecord>();
     for (const record of options.records) records.push(record);
     this.#logs.set(id, { state, records, producers: new Map() });
@@ -82,7 +82,8 @@ export class MemoryLogs implements BrokerLogs {
     if (decision.kind !== "append") return await Promise.resolve(decision);
     for (const record of options.records) log!.records.push(record);
     if (producer !== undefined) log!.producers.set(producer.id, [producer.epoch, producer.seq]);
-    log!.state = trim({ ...decision.next, producers: {} }, log!.records, options.keep);
+    const { producers: _known, ...next } = decision.next;
+    log!.state = trim(next, log!.records, options.keep);
     this.#announce(logTopic(id));
     return { kind: "appended", info: infoOf(log!.state) };
   }
@@ -111,27 +112,23 @@ export class MemoryLogs implements BrokerLogs {
   async delete(
     id: string,
     { ifExpired = false }: { readonly ifExpired?: boolean } = {},
-  ): Promise<Awaited<ReturnType<BrokerLogs["delete"]>>> {
+  ): Promise<LogDeleted> {
     const now = this.#check("delete");
     const log = this.#logs.get(id);
-    if (log === undefined) return await Promise.resolve({ kind: "missing" });
-    const { state } = log;
-    if (state.isDeleted) return { kind: "deleted" };
-    if (ifExpired && !isExpired(state, now)) return { kind: "alive" };
-    if (state.forks.length > 0) log.state = { ...state, isDeleted: true };
-    else this.#logs.delete(id);
+    const decision = decideDelete(log?.state, ifExpired, now);
+    if (decision.kind === "kept") log!.state = { ...log!.state, isDeleted: true };
+    else if (decision.kind === "removed") this.#logs.delete(id);
+    else return await Promise.resolve(decision);
     this.#announce(logTopic(id));
-    if (state.forks.length > 0) return { kind: "kept" };
-    return { kind: "removed", ...(state.origin && { origin: state.origin }) };
+    return decision;
   }
 
   async retain(id: string, fork: string, identity: string): Promise<boolean> {
     const now = this.#check("fork");
     const log = this.#logs.get(id);
-    const isThere = log !== undefined && log.state.identity === identity &&
-      !log.state.isDeleted && !isExpired(log.state, now);
-    if (isThere && !log.state.forks.includes(fork)) {
-      log.state = { ...log.state, forks: [...log.state.forks, fork] };
+    const isThere = canFork(log?.state, identity, now);
+    if (isThere && !log!.state.forks.includes(fork)) {
+      log!.state = { ...log!.state, forks: [...log!.state.forks, fork] };
     }
     return await Promise.resolve(isThere);
   }
@@ -181,10 +178,10 @@ function producersOf({ producers }: Log, id: string | undefined): LogState["prod
 
 /** Drops the oldest records beyond the retention; the newest one stays. */
 function trim(
-  state: LogState,
+  state: StoredLog,
   records: Fifo<LogRecord>,
   keep: AppendLogOptions["keep"],
-): LogState {
+): StoredLog {
   let { start, bytes } = state;
   while (
     keep !== undefined && records.length > 1 &&

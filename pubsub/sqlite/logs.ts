@@ -2,7 +2,6 @@
 import type { DatabaseSync, StatementSync } from "node:sqlite";
 import type {
   AppendLogOptions,
-  BrokerLogs,
   CreateLogOptions,
   LogAppended,
   LogCreated,
@@ -12,34 +11,33 @@ import type {
   ReadLogOptions,
 } from "../logs/log.ts";
 import {
+  canFork,
   decideAppend,
+  decideDelete,
   expiryOf,
   infoOf,
   isExpired,
+  type LogDeleted,
   type LogState,
   newLog,
+  presentLog,
   recordBytes,
+  type StoredLog,
 } from "../logs/rules.ts";
 import { decodeBlob, encodeBlob } from "./histories.ts";
 
 /** Records that one statement looks at for the bounds of a page or of the retention. */
 const SCAN = 256;
 
-/** The state of a log as the row has it: producers are rows of their own. */
-type StoredState = Omit<LogState, "producers">;
-
 /** One row of the logs. */
 interface Row {
   readonly id: number;
   readonly name: string;
-  state: StoredState;
+  state: StoredLog;
 }
 
 /** A page, and the time at which the log expires. */
 export type LogReading = LogPage & { readonly until: number | undefined };
-
-/** Result of the deletion of a log. */
-export type LogDeleted = Awaited<ReturnType<BrokerLogs["delete"]>>;
 
 /** The logs in a file. Records are rows; the state is one row for each log. */
 export class Logs {
@@ -92,18 +90,14 @@ export class Logs {
   /** Creates a log, unless there is one. */
   createLog(name: string, options: CreateLogOptions, now: number): LogCreated {
     const present = this.#row(name);
-    if (present !== undefined) {
-      const { state } = present;
-      if (isExpired(state, now) && !state.isDeleted) return { kind: "expired" };
-      return { kind: "exists", info: infoOfStored(state) };
-    }
+    if (present !== undefined) return presentLog(present.state, now);
     if (this.#count >= options.maxLogs) return { kind: "too-many" };
     const { producers: _none, ...state } = newLog(options, now);
     const row: Row = { id: Number(this.#create.run(name).lastInsertRowid), name, state };
     this.#open.set(name, row);
     this.#count++;
     this.#add(row, state.first, options.records);
-    return { kind: "created", info: infoOfStored(state) };
+    return { kind: "created", info: infoOf(state) };
   }
 
   /** Appends records, ends the log, or notes a cancellation. */
@@ -120,7 +114,7 @@ export class Logs {
     }
     row!.state = this.#retain(row!.id, next, options.keep);
     this.#open.set(name, row!);
-    return { kind: "appended", info: infoOfStored(row!.state) };
+    return { kind: "appended", info: infoOf(row!.state) };
   }
 
   /** Reads a page. */
@@ -133,7 +127,7 @@ export class Logs {
     if (row === undefined) return undefined;
     const { id, state } = row;
     if (isExpired(state, now) && !state.isDeleted) return "expired";
-    const info = infoOfStored(state);
+    const info = infoOf(state);
     const { until } = state;
     let [to, bytes] = [after - 1, 0];
     if (after >= state.start && after < state.tail && maxRecords > 0) {
@@ -158,28 +152,23 @@ export class Logs {
   /** Deletes a log, or keeps the log for its forks. */
   deleteLog(name: string, ifExpired: boolean, now: number): LogDeleted {
     const row = this.#row(name);
-    if (row === undefined) return { kind: "missing" };
-    const { state } = row;
-    if (state.isDeleted) return { kind: "deleted" };
-    if (ifExpired && !isExpired(state, now)) return { kind: "alive" };
-    if (state.forks.length > 0) {
-      row.state = { ...state, isDeleted: true };
-      this.#open.set(name, row);
-      return { kind: "kept" };
+    const decision = decideDelete(row?.state, ifExpired, now);
+    if (decision.kind === "removed") this.#drop(row!);
+    if (decision.kind === "kept") {
+      row!.state = { ...row!.state, isDeleted: true };
+      this.#open.set(name, row!);
     }
-    this.#drop(row);
-    return { kind: "removed", ...(state.origin && { origin: state.origin }) };
+    return decision;
   }
 
   /** Notes that a fork needs the log. */
   retainLog(name: string, fork: string, identity: string, now: number): boolean {
     const row = this.#row(name);
-    if (row === undefined) return false;
-    const { state } = row;
-    if (state.identity !== identity || state.isDeleted || isExpired(state, now)) return false;
+    const state = row?.state;
+    if (!canFork(state, identity, now)) return false;
     if (!state.forks.includes(fork)) {
-      row.state = { ...state, forks: [...state.forks, fork] };
-      this.#open.set(name, row);
+      row!.state = { ...state, forks: [...state.forks, fork] };
+      this.#open.set(name, row!);
     }
     return true;
   }
@@ -285,7 +274,7 @@ export class Logs {
   }
 
   /** Drops the oldest records beyond the retention; the newest one stays. */
-  #retain(id: number, state: StoredState, keep: AppendLogOptions["keep"]): StoredState {
+  #retain(id: number, state: StoredLog, keep: AppendLogOptions["keep"]): StoredLog {
     let { start, bytes } = state;
     const isBeyond = () =>
       keep !== undefined && state.tail - start > 1 &&
@@ -312,12 +301,8 @@ export class Logs {
   }
 }
 
-function infoOfStored(state: StoredState) {
-  return infoOf({ ...state, producers: {} });
-}
-
 /** The time at which a log needs attention. */
-function dueOf({ until, end, writer, isDeleted }: StoredState): number | null {
+function dueOf({ until, end, writer, isDeleted }: StoredLog): number | null {
   if (isDeleted) return null;
   const due = Math.min(
     until ?? Infinity,

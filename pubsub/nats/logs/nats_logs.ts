@@ -16,12 +16,16 @@ import type {
   ReadLogOptions,
 } from "../../logs/log.ts";
 import {
+  canFork,
   decideAppend,
+  decideDelete,
   expiryOf,
   infoOf,
   isExpired,
+  type LogDeleted,
   type LogState,
   newLog,
+  presentLog,
 } from "../../logs/rules.ts";
 import { type Names, subjectPart } from "../format.ts";
 import type { Link } from "../link.ts";
@@ -98,12 +102,7 @@ export class NatsLogs implements BrokerLogs {
     let isCreated = false;
     try {
       const result = await this.#writer.change<LogCreated>(id, part, bytes, (state, now) => {
-        if (state !== undefined) {
-          if (isExpired(state, now) && !state.isDeleted) {
-            return { kind: "none", result: { kind: "expired" } };
-          }
-          return { kind: "none", result: { kind: "exists", info: infoOf(state) } };
-        }
+        if (state !== undefined) return { kind: "none", result: presentLog(state, now) };
         if (isFull) return { kind: "none", result: { kind: "too-many" } };
         const next = used(newLog(options, now), now);
         this.#checkState("create a log", next);
@@ -157,31 +156,21 @@ export class NatsLogs implements BrokerLogs {
   async delete(
     id: string,
     { ifExpired = false }: { readonly ifExpired?: boolean } = {},
-  ): Promise<Awaited<ReturnType<BrokerLogs["delete"]>>> {
-    return await this.#change<Awaited<ReturnType<BrokerLogs["delete"]>>>(
-      "delete a log",
-      id,
-      (state, now) => {
-        if (state === undefined) return { kind: "none", result: { kind: "missing" } };
-        if (state.isDeleted) return { kind: "none", result: { kind: "deleted" } };
-        if (ifExpired && !isExpired(state, now)) {
-          return { kind: "none", result: { kind: "alive" } };
-        }
-        if (state.forks.length > 0) {
-          const next: LogState = { ...state, isDeleted: true };
-          return { kind: "write", next, records: [], result: () => ({ kind: "kept" }) };
-        }
-        const { origin } = state;
-        return { kind: "remove", result: { kind: "removed", ...(origin && { origin }) } };
-      },
-    );
+  ): Promise<LogDeleted> {
+    return await this.#change<LogDeleted>("delete a log", id, (state, now) => {
+      const result = decideDelete(state, ifExpired, now);
+      if (result.kind === "removed") return { kind: "remove", result };
+      if (result.kind !== "kept") return { kind: "none", result };
+      const next: LogState = { ...state!, isDeleted: true };
+      return { kind: "write", next, records: [], result: () => result };
+    });
   }
 
   async retain(id: string, fork: string, identity: string): Promise<boolean> {
     return await this.#change("fork a log", id, (state, now) => {
-      const isThere = state?.identity === identity && !state.isDeleted && !isExpired(state, now);
-      if (!isThere || state.forks.includes(fork)) return { kind: "none", result: isThere };
-      const next = { ...state, forks: [...state.forks, fork] };
+      const isThere = canFork(state, identity, now);
+      if (!isThere || state!.forks.includes(fork)) return { kind: "none", result: isThere };
+      const next = { ...state!, forks: [...state!.forks, fork] };
       this.#checkState("fork a log", next);
       return { kind: "write", next, records: [], isQuiet: true, result: () => true };
     });
