@@ -1,5 +1,6 @@
 /** Records of durable streams as bodies of HTTP requests and responses. */
 import { badRequest } from "./request.ts";
+import { concat } from "../http/body.ts";
 import { Problem } from "../http/problem.ts";
 import type { LogRecord } from "../../pubsub/logs/log.ts";
 import { isJson, mediaType } from "../../pubsub/logs/stream_logs.ts";
@@ -153,12 +154,5 @@ function asText(record: LogRecord): string {
 }
 
 function bytesOf(records: readonly LogRecord[]): Uint8Array<ArrayBuffer> {
-  const parts = records.map((one) => typeof one === "string" ? encoder.encode(one) : one);
-  const all = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let end = 0;
-  for (const part of parts) {
-    all.set(part, end);
-    end += part.length;
-  }
-  return all;
+  return concat(records.map((one) => typeof one === "string" ? encoder.encode(one) : one));
 }

@@ -59,15 +59,16 @@ export async function readBody(
   if (problem !== undefined) throw problem;
   // A chunk may be a part of a large buffer, which would stay in memory together with the body.
   const isWhole = chunks.length === 1 && chunks[0]!.buffer.byteLength === bytes;
-  return isWhole ? chunks[0]! : concat(chunks, bytes);
+  return isWhole ? chunks[0]! : concat(chunks);
 }
 
-function concat(chunks: readonly Uint8Array[], bytes: number): Uint8Array<ArrayBuffer> {
-  const all = new Uint8Array(bytes);
+/** Joins bytes. */
+export function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  const all = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
   let end = 0;
-  for (const chunk of chunks) {
-    all.set(chunk, end);
-    end += chunk.length;
+  for (const part of parts) {
+    all.set(part, end);
+    end += part.length;
   }
   return all;
 }

@@ -1,4 +1,5 @@
 /** Requests that clients repeat with the same key, and that are done once. */
+import { concat } from "./body.ts";
 import { Problem } from "./problem.ts";
 import type { BrokerStore } from "../../pubsub/broker.ts";
 import type { Runtime } from "../../base/runtime.ts";
@@ -75,7 +76,7 @@ export class IdempotencyKeys {
     const store = this.#options.store();
     const id = await digest(encoder.encode(JSON.stringify([user, key])));
     const head = encoder.encode(`${method} ${path}\n`);
-    const fingerprint = await digest(joined(head, body));
+    const fingerprint = await digest(concat([head, body]));
     if (!await store.claim(`api-key:${id}`, fingerprint, { max: 1, ttlMs })) {
       throw new Problem(422, {
         code: "key-reused",
@@ -117,11 +118,4 @@ export class IdempotencyKeys {
 async function digest(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
   const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
   return hash.toBase64({ alphabet: "base64url", omitPadding: true });
-}
-
-function joined(head: Uint8Array, body: Uint8Array): Uint8Array<ArrayBuffer> {
-  const all = new Uint8Array(head.length + body.length);
-  all.set(head);
-  all.set(body, head.length);
-  return all;
 }
