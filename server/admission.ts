@@ -3,7 +3,7 @@
  * every wire.
  */
 import { type AdmissionOptions, checkAdmissionOptions } from "./admission_options.ts";
-import type { RequestInfo } from "../transport/address.ts";
+import { peerAddress, type RequestInfo } from "../transport/address.ts";
 import { Authenticator, type Identity, TAKES_NO_TOKEN, withInBandHint } from "./authentication.ts";
 import { PendingUpgrades, type SessionRequest } from "./session_request.ts";
 import { RefusalReport, Refused, withinLimits } from "./refusal.ts";
@@ -506,9 +506,7 @@ export class Admission<V> {
 
   #addressOf(request: () => Request, info: RequestInfo): string | undefined {
     const { clientAddress } = this.#options;
-    if (clientAddress !== undefined) return clientAddress(request(), info);
-    const { remoteAddr } = info;
-    return remoteAddr !== undefined && "hostname" in remoteAddr ? remoteAddr.hostname : undefined;
+    return clientAddress === undefined ? peerAddress(info) : clientAddress(request(), info);
   }
 }
 

@@ -7,6 +7,16 @@ export interface RequestInfo {
 }
 
 /**
+ * Returns the network address of a peer.
+ *
+ * @param info Facts about the request.
+ * @returns The address; `undefined` where the HTTP server does not pass one on.
+ */
+export function peerAddress({ remoteAddr }: RequestInfo): string | undefined {
+  return remoteAddr !== undefined && "hostname" in remoteAddr ? remoteAddr.hostname : undefined;
+}
+
+/**
  * Longest key of a text that is not an address; a key uses memory for as long as its session lives.
  */
 const MAX_KEY_LENGTH = 64;

@@ -1,5 +1,5 @@
 /** Rules for the origins of pages, so that no foreign page uses its visitor's cookies. */
-import type { RequestInfo } from "./address.ts";
+import { peerAddress, type RequestInfo } from "./address.ts";
 
 /** Rules for the origins of pages that may connect. */
 export interface OriginRules {
@@ -93,11 +93,10 @@ const FORWARDED = [
  */
 export function isFromThisMachine(
   { headers, url }: Request,
-  { remoteAddr }: RequestInfo,
+  info: RequestInfo,
   hosts: readonly string[] = [],
 ): boolean {
-  if (remoteAddr === undefined || !("hostname" in remoteAddr)) return false;
-  if (!/^(?:::1|(?:::ffff:)?127(?:\.\d+){3})$/.test(remoteAddr.hostname)) return false;
+  if (!/^(?:::1|(?:::ffff:)?127(?:\.\d+){3})$/.test(peerAddress(info) ?? "")) return false;
   // HTTP/2 has the host in the URL alone. Every browser sends the host.
   const asked = headers.get("host") ?? new URL(url).host;
   const host = URL.parse(`http://${asked}`)?.hostname ?? "";

@@ -10,7 +10,7 @@ import { ConsoleReport } from "../../base/console_report.ts";
 import { checkKeys, type OptionKeys } from "../../base/options.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import type { HttpFaceStats } from "../../telemetry/measures.ts";
-import type { RequestInfo } from "../../transport/address.ts";
+import { peerAddress, type RequestInfo } from "../../transport/address.ts";
 import type { OriginRules } from "../../transport/origins.ts";
 
 /** Options for {@linkcode DurableStreamsHandler}. */
@@ -100,7 +100,7 @@ export class DurableStreamsHandler implements AsyncDisposable {
       logs: this.#logs,
       origins: { ...(origins && { origins }), ...(hosts && { hosts }) },
       identify: () => Promise.resolve(undefined),
-      addressOf: clientAddress ?? addressOf,
+      addressOf: clientAddress ?? ((_request, info) => peerAddress(info)),
       report,
     });
   }
@@ -129,8 +129,4 @@ export class DurableStreamsHandler implements AsyncDisposable {
   [Symbol.asyncDispose](): Promise<void> {
     return this.close();
   }
-}
-
-function addressOf(_request: Request, { remoteAddr }: RequestInfo): string | undefined {
-  return remoteAddr !== undefined && "hostname" in remoteAddr ? remoteAddr.hostname : undefined;
 }
