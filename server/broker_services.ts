@@ -4,7 +4,7 @@
  */
 import { BrokerError } from "../errors.ts";
 import type { Broker } from "../pubsub/broker.ts";
-import { MemoryBroker } from "../pubsub/memory/broker.ts";
+import { MemoryStore } from "../pubsub/memory/broker.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
@@ -37,8 +37,8 @@ export function sequenceStore(options: SequenceStoreOptions): SequenceStore {
     );
   }
   const node = runtime.randomUUID();
-  const own = new MemoryBroker({ runtime });
-  const store = () => broker().store ?? own.store;
+  const own = new MemoryStore(runtime);
+  const store = () => broker().store ?? own;
   return {
     claimMs: isShared ? CLAIM_MS : Infinity,
     claim: async (client) =>

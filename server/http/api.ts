@@ -13,8 +13,11 @@ import { openApi } from "./openapi.ts";
 import { methodNotAllowed, Problem } from "./problem.ts";
 import { type ApiAction, type ApiOptions, checkApi } from "../server_options.ts";
 import type { Users } from "../users.ts";
-import type { SessionManager } from "../../manager/mod.ts";
-import { MemoryBroker, type Nodes, type Presence, type Topics } from "../../pubsub/mod.ts";
+import type { SessionManager } from "../../manager/session_manager.ts";
+import { MemoryStore } from "../../pubsub/memory/broker.ts";
+import type { Nodes } from "../../pubsub/nodes/nodes.ts";
+import type { Presence } from "../../pubsub/presence/presence.ts";
+import type { Topics } from "../../pubsub/topics.ts";
 import { type HistoryPage, INTERNAL_PREFIX, type Publication } from "../../pubsub/broker.ts";
 import { compileContract, type Contract, type ContractRouter } from "../../session/contract.ts";
 import type { RecoveryReason } from "../../session/wire/recovery.ts";
@@ -153,10 +156,10 @@ export class Api implements HttpFace {
       rate,
       maxRequests: limits.maxRequests,
     }, parts);
-    const own = new MemoryBroker({ runtime });
+    const own = new MemoryStore(runtime);
     this.#keys = new IdempotencyKeys({
       runtime,
-      store: () => topics.broker.store ?? own.store,
+      store: () => topics.broker.store ?? own,
       windowMs: limits.idempotencyWindowMs,
     });
     this.#router = contract && compileContract(contract, "client");
