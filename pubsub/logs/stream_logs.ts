@@ -36,6 +36,9 @@ const MAX_FORK_DEPTH = 64;
 /** Digits of an identity: enough for 41 bits. */
 const IDENTITY_LENGTH = 8;
 
+/** Media type of a stream that is created without one. */
+export const DEFAULT_CONTENT_TYPE = "application/octet-stream";
+
 /** Bounds of the durable streams of a broker. */
 export interface StreamBounds {
   /** Most streams, deleted ones that forks need included. */
@@ -731,7 +734,7 @@ function checkId(id: string): void {
 }
 
 function configOf(
-  { contentType = "application/octet-stream", ttlMs, expiresAt }: CreateStreamOptions,
+  { contentType = DEFAULT_CONTENT_TYPE, ttlMs, expiresAt }: CreateStreamOptions,
 ): LogConfig {
   return {
     contentType,

@@ -25,6 +25,7 @@ import type { LogInfo, LogProducer } from "../../pubsub/logs/log.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
 import { recordBytes } from "../../pubsub/logs/rules.ts";
 import {
+  DEFAULT_CONTENT_TYPE,
   mediaType,
   type StreamAppended,
   type StreamCreated,
@@ -222,7 +223,7 @@ export class DurableFace implements HttpFace {
       const source = await logs.info(fork.source);
       if (source.kind === "page") contentType = source.info.contentType;
     }
-    const records = readRecords(body, contentType ?? OCTETS);
+    const records = readRecords(body, contentType ?? DEFAULT_CONTENT_TYPE);
     const result = await logs.create(id, { ...creation, records });
     if (result.kind !== "created" && result.kind !== "exists") throw this.#uncreated(result.kind);
     const { info } = result;
@@ -634,9 +635,6 @@ export class DurableFace implements HttpFace {
     return known;
   }
 }
-
-/** Content type of a stream that is created without one. */
-const OCTETS = "application/octet-stream";
 
 /** Headers with the state of a stream as a whole. */
 function stateHeaders(info: LogInfo): Record<string, string> {
