@@ -1,0 +1,154 @@
+/** Messages of calls from node to node, as bytes: a head in JSON, and a part of the data. */
+import { isNumber, parseFields } from "./messages.ts";
+
+/** Most bytes of data in one message; with the head, every engine takes such a message. */
+const PART_BYTES = 196_608;
+
+/** Most bytes of a head. */
+const MAX_HEAD_BYTES = 4_096;
+
+/** Bytes of the length in front of a head. */
+const LENGTH_BYTES = 2;
+
+/** A part of a request or of a reply. */
+interface DataPart {
+  /** Index of the part, from 0. */
+  readonly part: number;
+  /** Bytes of all parts together. */
+  readonly size: number;
+}
+
+/** The head of a message; the JSON object has the sender too, as `node`. */
+export type CallHead =
+  & {
+    /** Number of the call, given by the calling node. */
+    readonly id: number;
+  }
+  & (
+    | { readonly type: "call"; readonly timeoutMs: number } & DataPart
+    | { readonly type: "reply" } & DataPart
+    | { readonly type: "refusal"; readonly code: RefusalCode }
+    | { readonly type: "abort" }
+  );
+
+/** Reason of an answer without a reply: too many calls, or a handler that failed. */
+export type RefusalCode = "busy" | "failed";
+
+/** A message, and the id of the node that sent it. */
+export type CallMessage = CallHead & { readonly node: string; readonly data: Uint8Array };
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder("utf-8", { fatal: true });
+const NO_DATA = new Uint8Array();
+
+/**
+ * Writes a message.
+ *
+ * @param node Id of the sender.
+ * @param head The head.
+ * @param data The data of the part.
+ * @returns The message.
+ */
+export function encodeCallMessage(
+  node: string,
+  head: CallHead,
+  data: Uint8Array = NO_DATA,
+): Uint8Array {
+  const json = encoder.encode(JSON.stringify({ ...head, node }));
+  const message = new Uint8Array(LENGTH_BYTES + json.length + data.length);
+  message[0] = json.length >> 8;
+  message[1] = json.length;
+  message.set(json, LENGTH_BYTES);
+  message.set(data, LENGTH_BYTES + json.length);
+  return message;
+}
+
+/**
+ * Splits the data of a request or reply.
+ *
+ * @param data The data.
+ * @returns The parts, at least one.
+ */
+export function* partsOf(data: Uint8Array): Generator<Uint8Array> {
+  for (let at = 0; at === 0 || at < data.length; at += PART_BYTES) {
+    yield data.subarray(at, at + PART_BYTES);
+  }
+}
+
+/**
+ * Reads a message.
+ *
+ * @param payload The payload of a publication.
+ * @returns The message; `undefined` if malformed.
+ */
+export function parseCallMessage(payload: string | Uint8Array): CallMessage | undefined {
+  if (typeof payload === "string" || payload.length < LENGTH_BYTES) return undefined;
+  const length = payload[0]! << 8 | payload[1]!;
+  const end = LENGTH_BYTES + length;
+  if (length > MAX_HEAD_BYTES || end > payload.length) return undefined;
+  const fields = parseFields(textOf(payload.subarray(LENGTH_BYTES, end)));
+  if (fields === undefined) return undefined;
+  const { node, type, id, part, size, timeoutMs, code } = fields;
+  if (typeof node !== "string" || node === "" || !isNumber(id)) return undefined;
+  const data = payload.subarray(end);
+  switch (type) {
+    case "call":
+      if (!isNumber(part) || !isNumber(size) || !isNumber(timeoutMs)) return undefined;
+      return { node, type, id, part, size, timeoutMs, data };
+    case "reply":
+      return isNumber(part) && isNumber(size) ? { node, type, id, part, size, data } : undefined;
+    case "refusal":
+      return code === "busy" || code === "failed" ? { node, type, id, code, data } : undefined;
+    case "abort":
+      return { node, type, id, data };
+    default:
+      return undefined;
+  }
+}
+
+function textOf(bytes: Uint8Array): string {
+  try {
+    return decoder.decode(bytes);
+  } catch {
+    return ""; // No JSON: the message is malformed.
+  }
+}
+
+/** The parts of one request or reply, joined as they arrive. */
+export class Gathering {
+  readonly #size: number;
+  /** The joined parts; the first part itself if there is only one. */
+  #data: Uint8Array | undefined;
+  #parts = 0;
+  #length = 0;
+
+  /** Creates a gathering for a number of bytes. */
+  constructor(size: number) {
+    this.#size = size;
+  }
+
+  /**
+   * Adds the next part. A repetition of an earlier part is left out.
+   *
+   * @param message A message with a part.
+   * @returns The whole data, once complete; `undefined` before that.
+   * @throws {RangeError} If the part is not the next one, or does not fit.
+   */
+  add({ part, size, data }: DataPart & { readonly data: Uint8Array }): Uint8Array | undefined {
+    if (part < this.#parts) return undefined;
+    const isNext = part === this.#parts && size === this.#size;
+    const room = this.#size - this.#length;
+    if (!isNext || data.length > room || (data.length === 0 && room > 0)) {
+      throw new RangeError(
+        `Cannot join data: part ${this.#parts} of ${room} more bytes must come, ` +
+          `received part ${part} of ${data.length}`,
+      );
+    }
+    this.#parts++;
+    if (part === 0 && data.length === size) return data;
+    this.#data ??= new Uint8Array(size);
+    this.#data.set(data, this.#length);
+    this.#length += data.length;
+    return this.#length === size ? this.#data : undefined;
+  }
+}

@@ -1,0 +1,479 @@
+/** Calls from one node to another: a request in bytes, and a reply in bytes. */
+import { TimeoutError, UnsupportedError } from "../../errors.ts";
+import { startTimer, within } from "../../base/wait.ts";
+import type { Timer } from "../../base/runtime.ts";
+import { type BrokerSubscription, INTERNAL_PREFIX, type Publication } from "../broker.ts";
+import {
+  type CallHead,
+  type CallMessage,
+  encodeCallMessage,
+  Gathering,
+  parseCallMessage,
+  partsOf,
+  type RefusalCode,
+} from "./call_messages.ts";
+import type { NodeEvent, Nodes } from "./nodes.ts";
+
+/**
+ * Most calls of this node that wait for a reply, and most calls of other nodes that are answered at
+ * once. Each may be a poll that waits for a message, one for each session of a large server.
+ */
+const MAX_CALLS = 10_000;
+
+/** Most bytes of requests in several parts that are not complete yet. */
+const MAX_GATHERED_BYTES = 67_108_864;
+
+/** Longest time for which a call of another node is answered, in milliseconds. */
+const MAX_TIMEOUT_MS = 120_000;
+
+/**
+ * Wait for the first beat of a node that this node does not know, in milliseconds: longer than the
+ * interval of two beats. Only a node that has just started may lack the beat of a node alive.
+ */
+const MEET_MS = 3_000;
+
+/** Reason for which a call has no reply. */
+export type NodeCallFailure = "gone" | "lost" | RefusalCode;
+
+/** Thrown by {@linkcode NodeCalls.call} if no reply can come. */
+export class NodeCallError extends Error {
+  /**
+   * `gone`: the asked node is not alive. `lost`: the engine was away, and the reply may be lost.
+   * `busy`: too many calls are under way, here or there. `failed`: the handler of the asked node
+   * threw an error, or a message was malformed or too large.
+   */
+  readonly code: NodeCallFailure;
+
+  /** Creates an error. */
+  constructor(code: NodeCallFailure, rule: string) {
+    super(`Cannot call a node: ${rule}`);
+    this.name = "NodeCallError";
+    this.code = code;
+  }
+}
+
+/** A call of another node, as the handler sees it. */
+export interface NodeCall {
+  /** Id of the calling node. */
+  readonly from: string;
+  /** Aborted if the calling node gave up or is gone, or the time is over. */
+  readonly signal: AbortSignal;
+}
+
+/** Options for {@linkcode NodeCalls}. */
+export interface NodeCallsOptions {
+  /** The nodes. Closing the calls does not close the nodes. */
+  readonly nodes: Nodes;
+  /** Name of the service; the same on every node, and used by no other service. */
+  readonly name: string;
+  /**
+   * Answers the calls of other nodes. An error goes to `onError`, and the caller learns only that
+   * the call failed. A call may be repeated, so that handlers have to be idempotent.
+   */
+  readonly answer: (data: Uint8Array, call: NodeCall) => Uint8Array | Promise<Uint8Array>;
+  /** Gets the errors of `answer`. MUST NOT throw. */
+  readonly onError: (error: unknown) => void;
+  /**
+   * Most bytes of a request, and of a reply.
+   *
+   * @default {1048576}
+   */
+  readonly maxBytes?: number;
+}
+
+/** A call of this node. */
+interface Asked {
+  readonly to: string;
+  readonly reply: PromiseWithResolvers<Uint8Array>;
+  gathering?: Gathering;
+  /** True once a message of the call is under way. */
+  isSent: boolean;
+}
+
+/** A call of another node. */
+interface Answering {
+  readonly from: string;
+  readonly id: number;
+  readonly ending: AbortController;
+  readonly timer: Timer | undefined;
+  readonly size: number;
+  /** The parts so far; `undefined` once the request is complete. */
+  gathering: Gathering | undefined;
+}
+
+/**
+ * Calls among the nodes of one broker. Only nodes can call: sessions cannot publish on the topics.
+ *
+ * - **Bytes:** requests and replies are bytes, which travel in parts that every engine takes.
+ * - **Gone:** a call to a node that is gone, or says farewell meanwhile, fails at once. A call to a
+ *   node without a beat so far fails after 3 s.
+ * - **Lost:** the engine may lose messages. Calls under way at an outage fail once the engine is
+ *   back; other calls without a reply fail after `timeoutMs`. The other node may have answered.
+ * - **Giving up:** a signal or the end of the time aborts the signal of the handler over there.
+ * - **Bounds:** 10,000 calls at once each way, 64 MiB of incomplete requests, `maxBytes` for each
+ *   request and reply. Malformed messages are ignored and counted.
+ *
+ * @example A call
+ * ```ts
+ * import { MemoryBroker, Nodes } from "@skein/skein/pubsub";
+ * import { NodeCalls } from "./node_calls.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using broker = new MemoryBroker();
+ * await using one = new Nodes({ broker });
+ * await using two = new Nodes({ broker });
+ * const options = { name: "reverse", onError: console.error };
+ * await using calls = new NodeCalls({ ...options, nodes: one, answer: (data) => data });
+ * await using _service = new NodeCalls({
+ *   ...options,
+ *   nodes: two,
+ *   answer: (data) => data.toReversed(),
+ * });
+ * const reply = await calls.call(two.id, new Uint8Array([1, 2, 3]), { timeoutMs: 5_000 });
+ * assertEquals(reply, new Uint8Array([3, 2, 1]));
+ * ```
+ */
+export class NodeCalls implements AsyncDisposable {
+  /** Resolves once calls of other nodes reach this one; never rejects. */
+  readonly ready: Promise<void>;
+  readonly #nodes: Nodes;
+  readonly #topic: string;
+  readonly #answer: NodeCallsOptions["answer"];
+  readonly #onError: (error: unknown) => void;
+  readonly #maxBytes: number;
+  readonly #subscription: BrokerSubscription;
+  readonly #watch: Disposable;
+  readonly #asked = new Map<number, Asked>();
+  /** Calls of other nodes, by node and number. */
+  readonly #answering = new Map<string, Answering>();
+  /** Calls that wait for the first beat of a node, by id of the node. */
+  readonly #meeting = new Map<string, PromiseWithResolvers<void>>();
+  #gathered = 0;
+  #last = 0;
+  #ignored = 0;
+  #isReady = false;
+  #isClosed = false;
+
+  /**
+   * Begins to answer calls.
+   *
+   * @param options See {@linkcode NodeCallsOptions}.
+   */
+  constructor(options: NodeCallsOptions) {
+    const { nodes, name, answer, onError, maxBytes = 1_048_576 } = options;
+    this.#nodes = nodes;
+    this.#topic = `${INTERNAL_PREFIX}call:${name}:`;
+    this.#answer = answer;
+    this.#onError = onError;
+    this.#maxBytes = maxBytes;
+    this.#subscription = nodes.broker.subscribe(
+      this.#topic + nodes.id,
+      (publication) => this.#receive(publication),
+    );
+    this.#watch = nodes.subscribe((event) => this.#nodesChanged(event));
+    this.ready = this.#subscription.ready.then(() => void (this.#isReady = true));
+  }
+
+  /** Number of calls of this node that wait for a reply. */
+  get waiting(): number {
+    return this.#asked.size;
+  }
+
+  /** Number of calls of other nodes that are being answered. */
+  get answering(): number {
+    return this.#answering.size;
+  }
+
+  /** Number of messages ignored as malformed, or as parts of no call that is known here. */
+  get ignored(): number {
+    return this.#ignored;
+  }
+
+  /**
+   * Calls another node.
+   *
+   * @param to Id of the node.
+   * @param data The request. MUST NOT be changed afterwards.
+   * @param options Most time to wait for the reply, and a signal that ends the wait; both also end
+   * the work of the other node.
+   * @returns The reply.
+   * @throws {NodeCallError} If no reply can come.
+   * @throws {TimeoutError} If the reply takes longer than `timeoutMs`.
+   * @throws {RangeError} If the request is too large.
+   */
+  async call(
+    to: string,
+    data: Uint8Array,
+    options: { readonly timeoutMs: number; readonly signal?: AbortSignal },
+  ): Promise<Uint8Array> {
+    const { timeoutMs, signal } = options;
+    if (data.length > this.#maxBytes) throw tooLarge("request", this.#maxBytes, data.length);
+    if (this.#isClosed) throw new NodeCallError("gone", "this node must not be closed");
+    if (this.#asked.size >= MAX_CALLS) throw new NodeCallError("busy", tooMany("at this node"));
+    const id = ++this.#last;
+    const asked: Asked = { to, reply: Promise.withResolvers(), isSent: false };
+    this.#asked.set(id, asked);
+    // A rejection before the reply is awaited is no unhandled one.
+    asked.reply.promise.catch(() => {});
+    const late = "Cannot wait for the reply of a node longer than";
+    const runtime = this.#nodes.runtime;
+    try {
+      return await within(runtime, this.#ask(id, asked, data, timeoutMs), {
+        timeoutMs,
+        late,
+        ...(signal && { signal }),
+      });
+    } catch (error) {
+      const isGivenUp = error instanceof TimeoutError || signal?.aborted;
+      if (isGivenUp && asked.isSent) this.#send(to, { type: "abort", id });
+      throw error;
+    } finally {
+      this.#asked.delete(id);
+    }
+  }
+
+  /** Ends all calls in both directions. Idempotent. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    if (this.#isClosed) return;
+    this.#isClosed = true;
+    this.#watch[Symbol.dispose]();
+    for (const { reply } of this.#asked.values()) {
+      reply.reject(new NodeCallError("gone", "this node must not be closed"));
+    }
+    for (const { resolve } of this.#meeting.values()) resolve();
+    this.#meeting.clear();
+    for (const one of [...this.#answering.values()]) this.#giveUp(one, closedError());
+    await this.#subscription[Symbol.asyncDispose]();
+  }
+
+  async #ask(
+    id: number,
+    asked: Asked,
+    data: Uint8Array,
+    timeoutMs: number,
+  ): Promise<Uint8Array> {
+    // Replies would be lost before the subscription is there.
+    if (!this.#isReady) await this.ready;
+    if (!this.#nodes.has(asked.to)) await this.#meet(asked.to);
+    // The caller may have given up meanwhile.
+    if (this.#asked.has(id)) {
+      asked.isSent = true;
+      this.#sendData(asked.to, { type: "call", id, timeoutMs }, data);
+    }
+    return await asked.reply.promise;
+  }
+
+  /** Waits for the first beat of a node; throws if the node is gone. */
+  async #meet(node: string): Promise<void> {
+    const { runtime } = this.#nodes;
+    if (!this.#nodes.isGone(node)) {
+      let meeting = this.#meeting.get(node);
+      if (meeting === undefined) {
+        meeting = Promise.withResolvers<void>();
+        this.#meeting.set(node, meeting);
+        const { promise, resolve } = meeting;
+        const timer = startTimer(runtime, MEET_MS, () => resolve());
+        void promise.then(() => {
+          runtime.clearTimeout(timer);
+          this.#meeting.delete(node);
+        });
+      }
+      await meeting.promise;
+    }
+    if (!this.#nodes.has(node)) throw gone(node);
+  }
+
+  #nodesChanged(event: NodeEvent): void {
+    if (event.type === "restored") {
+      for (const { reply, isSent } of this.#asked.values()) {
+        if (isSent) reply.reject(new NodeCallError("lost", "the engine must not have been away"));
+      }
+      return;
+    }
+    const { id } = event.node;
+    this.#meeting.get(id)?.resolve();
+    if (event.type === "join") return;
+    for (const { to, reply } of this.#asked.values()) {
+      if (to === id) reply.reject(gone(id));
+    }
+    for (const one of [...this.#answering.values()]) {
+      if (one.from === id) this.#giveUp(one, gone(id));
+    }
+  }
+
+  #receive({ payload }: Publication): void {
+    const message = parseCallMessage(payload);
+    if (message === undefined) return void this.#ignored++;
+    switch (message.type) {
+      case "call":
+        return this.#takeCall(message);
+      case "abort": {
+        const one = this.#answering.get(keyOf(message));
+        if (one !== undefined) this.#giveUp(one, aborted());
+        return;
+      }
+      case "reply":
+      case "refusal":
+        return this.#takeReply(message);
+    }
+  }
+
+  #takeReply(message: CallMessage & { readonly type: "reply" | "refusal" }): void {
+    const asked = this.#asked.get(message.id);
+    // The reply may be too late, or from a node that was not asked.
+    if (asked === undefined || asked.to !== message.node) return void this.#ignored++;
+    const { reply } = asked;
+    if (message.type === "refusal") {
+      const { code } = message;
+      const rule = code === "busy"
+        ? tooMany("at the other node")
+        : "the other node must be able to answer";
+      return reply.reject(new NodeCallError(code, rule));
+    }
+    try {
+      const { size } = message;
+      if (size > this.#maxBytes) throw tooLarge("reply", this.#maxBytes, size);
+      asked.gathering ??= new Gathering(size);
+      const data = asked.gathering.add(message);
+      if (data !== undefined) reply.resolve(data);
+    } catch {
+      this.#ignored++;
+      reply.reject(new NodeCallError("failed", "the reply must be complete and in order"));
+    }
+  }
+
+  #takeCall(message: CallMessage & { readonly type: "call" }): void {
+    const { node, id, part, size } = message;
+    const key = keyOf(message);
+    let one = this.#answering.get(key);
+    if (one === undefined) {
+      // The first part was refused, is lost, or the call was given up.
+      if (part !== 0) return void this.#ignored++;
+      const isWhole = size === message.data.length;
+      const isFull = this.#answering.size >= MAX_CALLS ||
+        !isWhole && this.#gathered + size > MAX_GATHERED_BYTES;
+      if (size > this.#maxBytes) return this.#refuse(node, id, "failed");
+      if (isFull) return this.#refuse(node, id, "busy");
+      one = this.#begin(message, isWhole);
+      this.#answering.set(key, one);
+    } else if (one.gathering === undefined) return void this.#ignored++; // A repetition.
+    let data: Uint8Array | undefined;
+    try {
+      data = one.gathering!.add(message);
+    } catch {
+      this.#ignored++;
+      this.#giveUp(one, aborted());
+      return this.#refuse(node, id, "failed");
+    }
+    if (data === undefined) return;
+    this.#release(one);
+    void this.#run(one, data);
+  }
+
+  #begin(
+    { node: from, id, size, timeoutMs }: CallMessage & { readonly type: "call" },
+    isWhole: boolean,
+  ): Answering {
+    if (!isWhole) this.#gathered += size;
+    const limitMs = Math.min(timeoutMs, MAX_TIMEOUT_MS);
+    const timer = startTimer(this.#nodes.runtime, limitMs, (ms) => {
+      this.#giveUp(one, new TimeoutError(`Cannot answer a node later than ${ms} ms`, ms));
+    });
+    const one: Answering = {
+      from,
+      id,
+      ending: new AbortController(),
+      timer,
+      size: isWhole ? 0 : size,
+      gathering: new Gathering(size),
+    };
+    return one;
+  }
+
+  async #run(one: Answering, data: Uint8Array): Promise<void> {
+    const { from, id, ending: { signal } } = one;
+    try {
+      const reply = await this.#answer(data, { from, signal });
+      if (reply.length > this.#maxBytes) throw tooLarge("reply", this.#maxBytes, reply.length);
+      if (!signal.aborted) this.#sendData(from, { type: "reply", id }, reply);
+    } catch (error) {
+      // The handler may throw because of the signal.
+      if (!signal.aborted) {
+        this.#refuse(from, id, "failed");
+        this.#onError(error);
+      }
+    } finally {
+      this.#nodes.runtime.clearTimeout(one.timer);
+      this.#answering.delete(`${from} ${id}`);
+    }
+  }
+
+  /** Aborts the handler of a call, or forgets the parts of an incomplete one. */
+  #giveUp(one: Answering, reason: unknown): void {
+    this.#nodes.runtime.clearTimeout(one.timer);
+    if (one.gathering !== undefined) {
+      this.#release(one);
+      this.#answering.delete(`${one.from} ${one.id}`);
+    }
+    one.ending.abort(reason);
+  }
+
+  /** Ends the gathering of a request. */
+  #release(one: Answering): void {
+    one.gathering = undefined;
+    this.#gathered -= one.size;
+  }
+
+  #refuse(to: string, id: number, code: RefusalCode): void {
+    this.#send(to, { type: "refusal", id, code });
+  }
+
+  #sendData(
+    to: string,
+    head:
+      | { readonly type: "call"; readonly id: number; readonly timeoutMs: number }
+      | { readonly type: "reply"; readonly id: number },
+    data: Uint8Array,
+  ): void {
+    let part = 0;
+    for (const bytes of partsOf(data)) {
+      this.#send(to, { ...head, part: part++, size: data.length }, bytes);
+    }
+  }
+
+  #send(to: string, head: CallHead, data?: Uint8Array): void {
+    const payload = encodeCallMessage(this.#nodes.id, head, data);
+    try {
+      this.#nodes.broker.publish({ topic: this.#topic + to, payload });
+    } catch (error) {
+      // The broker may be closed before its nodes.
+      if (!(error instanceof UnsupportedError)) throw error;
+    }
+  }
+}
+
+function keyOf({ node, id }: CallMessage): string {
+  return `${node} ${id}`;
+}
+
+function gone(node: string): NodeCallError {
+  return new NodeCallError("gone", `the node must be alive, received ${node}`);
+}
+
+function tooMany(where: string): string {
+  return `at most ${MAX_CALLS} calls must be under way ${where}`;
+}
+
+function tooLarge(what: string, maxBytes: number, received: number): RangeError {
+  return new RangeError(
+    `Cannot call a node: the ${what} must have at most ${maxBytes} bytes, received ${received}`,
+  );
+}
+
+function aborted(): DOMException {
+  return new DOMException("The calling node gave up", "AbortError");
+}
+
+function closedError(): DOMException {
+  return new DOMException("This node is closed", "AbortError");
+}

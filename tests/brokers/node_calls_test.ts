@@ -1,0 +1,164 @@
+/** Calls from node to node over each engine. */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import type { Broker } from "../../pubsub/broker.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import { NodeCallError, NodeCalls, type NodeCallsOptions } from "../../pubsub/nodes/node_calls.ts";
+import { Nodes } from "../../pubsub/nodes/nodes.ts";
+import { connectTo } from "../../pubsub/ports/_ports_test.ts";
+import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { soon } from "../sessions.ts";
+import { until } from "../servers.ts";
+import { noTimers } from "./hearing.ts";
+import { isNatsMissing, NatsServer } from "./nats_server.ts";
+import { isRedisMissing, RedisServer } from "./redis_server.ts";
+
+/** An engine: the brokers of two nodes, and an outage where the engine is a process. */
+interface Engine extends AsyncDisposable {
+  readonly brokers: readonly [Broker, Broker];
+  readonly kill?: () => Promise<void>;
+  readonly restart?: () => Promise<void>;
+}
+
+const ENGINES: Readonly<Record<string, [ignore: boolean, start: () => Promise<Engine>]>> = {
+  memory: [false, () => {
+    const broker = new MemoryBroker();
+    return Promise.resolve(engineOf([broker, broker], broker));
+  }],
+  ports: [false, () => {
+    const broker = new MemoryBroker();
+    const [one, two] = connectTo(broker, 2);
+    return Promise.resolve(engineOf([one!, two!], one!, two!, broker));
+  }],
+  redis: [isRedisMissing, async () => {
+    const server = await RedisServer.start();
+    const connect = () => new RedisBroker({ url: server.url }, { heartbeatMs: 500 });
+    const brokers = [connect(), connect()] as const;
+    const engine = engineOf(brokers, ...brokers, server);
+    return { ...engine, kill: () => server.kill(), restart: () => server.restart() };
+  }],
+  nats: [isNatsMissing, async () => {
+    const server = await NatsServer.start();
+    const connect = () => new NatsBroker({ servers: server.servers });
+    const brokers = [connect(), connect()] as const;
+    const engine = engineOf(brokers, ...brokers, server);
+    return { ...engine, kill: () => server.kill(), restart: () => server.restart() };
+  }],
+};
+
+function engineOf(brokers: Engine["brokers"], ...parts: readonly AsyncDisposable[]): Engine {
+  return {
+    brokers,
+    async [Symbol.asyncDispose]() {
+      for (const part of parts) await part[Symbol.asyncDispose]();
+      await noTimers();
+    },
+  };
+}
+
+/** A node with calls. */
+class Node implements AsyncDisposable {
+  readonly nodes: Nodes;
+  readonly calls: NodeCalls;
+
+  constructor(broker: Broker, answer: NodeCallsOptions["answer"] = (data) => data) {
+    this.nodes = new Nodes({ broker });
+    this.calls = new NodeCalls({ nodes: this.nodes, name: "test", answer, onError: fail });
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.calls[Symbol.asyncDispose]();
+    await this.nodes.close();
+  }
+}
+
+function fail(error: unknown): never {
+  throw error;
+}
+
+function bytesOf(length: number): Uint8Array {
+  return Uint8Array.from({ length }, (_, i) => i * 7 % 251);
+}
+
+for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
+  Deno.test({
+    name: `NodeCalls on ${name} carry requests and replies of any length, many at once`,
+    ignore,
+    async fn() {
+      await using engine = await start();
+      const [near, far] = engine.brokers;
+      await using one = new Node(near);
+      await using two = new Node(far, (data) => data.toReversed());
+      for (const length of [0, 1, 196_608, 196_609, 1_048_576]) {
+        const data = bytesOf(length);
+        const reply = await soon(one.calls.call(two.nodes.id, data, { timeoutMs: 20_000 }));
+        assertEquals(reply.length, length);
+        assert(reply.every((byte, i) => byte === data.at(-1 - i)));
+      }
+      const replies = await soon(Promise.all(Array.from({ length: 200 }, (_, i) => {
+        return one.calls.call(two.nodes.id, bytesOf(i * 50), { timeoutMs: 20_000 });
+      })));
+      assertEquals(
+        replies.map(({ length }) => length),
+        Array.from({ length: 200 }, (_, i) => i * 50),
+      );
+      assertEquals([one.calls.ignored, two.calls.ignored], [0, 0]);
+    },
+  });
+
+  Deno.test({
+    name: `NodeCalls on ${name} end on both nodes by a signal, and by the end of a node`,
+    ignore,
+    async fn() {
+      await using engine = await start();
+      const [near, far] = engine.brokers;
+      await using one = new Node(near);
+      await using two = new Node(far, (_, { signal }) => {
+        return new Promise((_, reject) => {
+          signal.addEventListener("abort", () => reject(signal.reason));
+        });
+      });
+      const ending = new AbortController();
+      const { signal } = ending;
+      const call = one.calls.call(two.nodes.id, bytesOf(1), { timeoutMs: 60_000, signal });
+      await until(() => two.calls.answering === 1);
+      ending.abort();
+      await assertRejects(() => soon(call), DOMException);
+      await until(() => two.calls.answering === 0);
+      const last = one.calls.call(two.nodes.id, bytesOf(1), { timeoutMs: 60_000 });
+      const failure = assertRejects(() => soon(last), NodeCallError);
+      await until(() => two.calls.answering === 1);
+      await two.nodes.close();
+      assertEquals((await failure).code, "gone");
+    },
+  });
+}
+
+for (const name of ["redis", "nats"]) {
+  const [ignore, start] = ENGINES[name]!;
+  Deno.test({
+    name: `NodeCalls on ${name} fail once the engine is back from an outage, and work again`,
+    ignore,
+    async fn() {
+      await using engine = await start();
+      const [near, far] = engine.brokers;
+      await using one = new Node(near);
+      let [asked, isOpen] = [0, false];
+      await using two = new Node(far, (data) => {
+        asked++;
+        return isOpen ? data : new Promise(() => {});
+      });
+      const last = one.calls.call(two.nodes.id, bytesOf(1), { timeoutMs: 60_000 });
+      const failure = assertRejects(() => soon(last), NodeCallError);
+      await until(() => asked === 1);
+      await engine.kill!();
+      await until(() => near.status.current.name === "interrupted");
+      isOpen = true;
+      await engine.restart!();
+      assertEquals((await failure).code, "lost");
+      await until(() => far.status.current.name === "connected");
+      const reply = await soon(one.calls.call(two.nodes.id, bytesOf(5), { timeoutMs: 20_000 }));
+      assertEquals(reply, bytesOf(5));
+    },
+  });
+}
