@@ -4,9 +4,6 @@ import { isNumber, parseFields } from "./messages.ts";
 /** Most bytes of data in one message; with the head, every engine takes such a message. */
 const PART_BYTES = 196_608;
 
-/** Most bytes of a head. */
-const MAX_HEAD_BYTES = 4_096;
-
 /** Bytes of the length in front of a head. */
 const LENGTH_BYTES = 2;
 
@@ -42,25 +39,36 @@ const decoder = new TextDecoder("utf-8", { fatal: true });
 const NO_DATA = new Uint8Array();
 
 /**
- * Writes a message.
+ * Writes a head in JSON, and bytes behind the head.
  *
- * @param node Id of the sender.
- * @param head The head.
- * @param data The data of the part.
- * @returns The message.
+ * @param head The head, of at most 65,535 bytes in JSON.
+ * @param data The bytes.
+ * @returns Both, with the length of the head in front.
  */
-export function encodeCallMessage(
-  node: string,
-  head: CallHead,
-  data: Uint8Array = NO_DATA,
-): Uint8Array {
-  const json = encoder.encode(JSON.stringify({ ...head, node }));
+export function joinHead(head: object, data: Uint8Array = NO_DATA): Uint8Array {
+  const json = encoder.encode(JSON.stringify(head));
   const message = new Uint8Array(LENGTH_BYTES + json.length + data.length);
   message[0] = json.length >> 8;
   message[1] = json.length;
   message.set(json, LENGTH_BYTES);
   message.set(data, LENGTH_BYTES + json.length);
   return message;
+}
+
+/**
+ * Reads a head and the bytes behind the head.
+ *
+ * @param message The message.
+ * @returns The fields of the head, and the bytes; `undefined` if malformed.
+ */
+export function splitHead(
+  message: Uint8Array,
+): { readonly head: Readonly<Record<string, unknown>>; readonly data: Uint8Array } | undefined {
+  if (message.length < LENGTH_BYTES) return undefined;
+  const end = LENGTH_BYTES + (message[0]! << 8 | message[1]!);
+  if (end > message.length) return undefined;
+  const head = parseFields(textOf(message.subarray(LENGTH_BYTES, end)));
+  return head && { head, data: message.subarray(end) };
 }
 
 /**
@@ -82,15 +90,10 @@ export function* partsOf(data: Uint8Array): Generator<Uint8Array> {
  * @returns The message; `undefined` if malformed.
  */
 export function parseCallMessage(payload: string | Uint8Array): CallMessage | undefined {
-  if (typeof payload === "string" || payload.length < LENGTH_BYTES) return undefined;
-  const length = payload[0]! << 8 | payload[1]!;
-  const end = LENGTH_BYTES + length;
-  if (length > MAX_HEAD_BYTES || end > payload.length) return undefined;
-  const fields = parseFields(textOf(payload.subarray(LENGTH_BYTES, end)));
-  if (fields === undefined) return undefined;
-  const { node, type, id, part, size, timeoutMs, code } = fields;
+  const message = typeof payload === "string" ? undefined : splitHead(payload);
+  if (message === undefined) return undefined;
+  const { head: { node, type, id, part, size, timeoutMs, code }, data } = message;
   if (typeof node !== "string" || node === "" || !isNumber(id)) return undefined;
-  const data = payload.subarray(end);
   switch (type) {
     case "call":
       if (!isNumber(part) || !isNumber(size) || !isNumber(timeoutMs)) return undefined;

@@ -6,8 +6,8 @@ import { type BrokerSubscription, INTERNAL_PREFIX, type Publication } from "../b
 import {
   type CallHead,
   type CallMessage,
-  encodeCallMessage,
   Gathering,
+  joinHead,
   parseCallMessage,
   partsOf,
   type RefusalCode,
@@ -442,7 +442,7 @@ export class NodeCalls implements AsyncDisposable {
   }
 
   #send(to: string, head: CallHead, data?: Uint8Array): void {
-    const payload = encodeCallMessage(this.#nodes.id, head, data);
+    const payload = joinHead({ ...head, node: this.#nodes.id }, data);
     try {
       this.#nodes.broker.publish({ topic: this.#topic + to, payload });
     } catch (error) {

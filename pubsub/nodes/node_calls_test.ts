@@ -3,7 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { TimeoutError } from "../../errors.ts";
 import { FaultyEngine } from "../../tests/faulty_broker.ts";
 import { Random } from "../../tests/random.ts";
-import { type CallHead, encodeCallMessage } from "./call_messages.ts";
+import { type CallHead, joinHead } from "./call_messages.ts";
 import { NodeCallError, NodeCalls, type NodeCallsOptions } from "./node_calls.ts";
 import { Nodes } from "./nodes.ts";
 
@@ -43,7 +43,7 @@ class Bench implements AsyncDisposable {
 
   /** Publishes a message on the topic of a node's calls. */
   say(to: Nodes, node: string, head: CallHead, data?: Uint8Array): void {
-    const payload = encodeCallMessage(node, head, data);
+    const payload = joinHead({ ...head, node }, data);
     this.engine.publish({ topic: `$skein:call:test:${to.id}`, payload });
   }
 

@@ -1,0 +1,285 @@
+/**
+ * A reverse proxy for HTTP, as hostile as those between offices and the web: hands each request to
+ * the next node, knows no upgrades, holds back bytes, and closes idle answers.
+ *
+ * @module
+ */
+import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import type { AddressInfo } from "node:net";
+
+/** Headers that end at a proxy. */
+const HOP_BY_HOP = ["connection", "upgrade", "keep-alive", "transfer-encoding", "te", "trailer"];
+
+/** Bytes of an answer that are held back: until an answer is over, or has more. */
+export type Holding =
+  /** None: each piece is passed on at once. */
+  | "nothing"
+  /** The first 4 KiB; all further bytes are passed on at once. */
+  | "start"
+  /** All bytes, until a block of 4 KiB is full. */
+  | "blocks"
+  /** All bytes of event streams, until their end. */
+  | "streams";
+
+/** Options for {@linkcode RoundRobin}. */
+export interface RoundRobinOptions {
+  /**
+   * Bytes that the proxy holds back.
+   *
+   * @default {"start"}
+   */
+  readonly holds?: Holding;
+  /**
+   * Silence of a node after which the proxy gives up an answer, in milliseconds.
+   *
+   * @default {60000}
+   */
+  readonly idleMs?: number;
+}
+
+/** A request that was passed on. */
+export interface Passed {
+  readonly method: string;
+  /** Path and query. */
+  readonly path: string;
+  /** Headers of the request. */
+  readonly headers: Headers;
+  /** Index of the node. */
+  readonly node: number;
+  /** Status of the answer; 0 before. */
+  status: number;
+}
+
+/** Bytes that a proxy holds back. */
+const HELD_BYTES = 4_096;
+
+/** Most requests that are remembered. */
+const MAX_PASSED = 100_000;
+
+/**
+ * Passes HTTP on to nodes of this machine, by turns. A node that refuses connections is skipped. A
+ * request whose node dies is answered with 502, or cut off in the middle of the answer.
+ *
+ * @example Two nodes
+ * ```ts ignore
+ * await using proxy = await RoundRobin.start([portOf(one), portOf(two)], { holds: "blocks" });
+ * const client = connect(proxy.url, { transports: ["websocket", "http"] });
+ * ```
+ */
+export class RoundRobin implements AsyncDisposable {
+  /** The newest requests that were passed on, in order. */
+  readonly passed: Passed[] = [];
+  /** Returns the status with which the proxy answers a request in place of a node, if any. */
+  onRequest: (request: Passed) => number | undefined = () => undefined;
+  /** Returns `true` for an answer of a node that is lost on the way to the client. */
+  losesAnswer: (request: Passed) => boolean = () => false;
+  readonly #ports: number[];
+  readonly #holds: Holding;
+  readonly #idleMs: number;
+  readonly #client = Deno.createHttpClient({});
+  readonly #server: Server;
+  readonly #running = new Set<Promise<void>>();
+  readonly #answers = new Set<ServerResponse>();
+  #next = 0;
+
+  /** Begins to listen. */
+  private constructor(server: Server, ports: readonly number[], options: RoundRobinOptions) {
+    const { holds = "start", idleMs = 60_000 } = options;
+    this.#ports = [...ports];
+    this.#holds = holds;
+    this.#idleMs = idleMs;
+    this.#server = server;
+    server.on("request", (request: IncomingMessage, answer: ServerResponse) => {
+      const passing = this.#pass(request, answer).catch(() => void answer.destroy()).finally(() => {
+        this.#running.delete(passing);
+        this.#answers.delete(answer);
+      });
+      this.#running.add(passing);
+      this.#answers.add(answer);
+    });
+  }
+
+  /**
+   * Starts a proxy on a free port.
+   *
+   * @param ports Ports of the nodes.
+   * @param options See {@linkcode RoundRobinOptions}.
+   * @returns The proxy, listening.
+   */
+  static async start(
+    ports: readonly number[],
+    options: RoundRobinOptions = {},
+  ): Promise<RoundRobin> {
+    const server = createServer();
+    await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
+    return new RoundRobin(server, ports, options);
+  }
+
+  /** The port of the proxy. */
+  get port(): number {
+    return (this.#server.address() as AddressInfo).port;
+  }
+
+  /** The URL that clients dial. */
+  get url(): string {
+    return `http://127.0.0.1:${this.port}/`;
+  }
+
+  /**
+   * Sets the port of a node, which may be new.
+   *
+   * @param node Index of the node.
+   * @param port The port.
+   */
+  use(node: number, port: number): void {
+    this.#ports[node] = port;
+  }
+
+  /** Cuts all answers off that are under way. */
+  cut(): void {
+    for (const answer of this.#answers) answer.destroy();
+  }
+
+  /** Cuts all requests off, and stops listening. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    const closed = new Promise((resolve) => this.#server.close(resolve));
+    this.#server.closeAllConnections();
+    this.cut();
+    await Promise.all(this.#running);
+    await closed;
+    this.#client.close();
+  }
+
+  async #pass(request: IncomingMessage, answer: ServerResponse): Promise<void> {
+    const pieces: Uint8Array[] = [];
+    for await (const piece of request) pieces.push(piece);
+    const body = pieces.length === 0 ? null : new Blob(pieces as BlobPart[]);
+    for (let i = 0; i < this.#ports.length; i++) {
+      const passed = this.#note(request);
+      const status = this.onRequest(passed);
+      if (status !== undefined) return void answer.writeHead(status).end();
+      try {
+        return await this.#carry(passed, body, answer);
+      } catch (error) {
+        if (answer.headersSent || answer.destroyed) throw error;
+        // The request was not sent: the next node may take it.
+        if (!/\(Connect\)/.test(String((error as Error).cause))) break;
+      }
+    }
+    answer.writeHead(502).end();
+  }
+
+  #note(request: IncomingMessage): Passed {
+    const headers = new Headers();
+    for (const [name, value] of Object.entries(request.headers)) headers.set(name, `${value}`);
+    for (const name of HOP_BY_HOP) headers.delete(name);
+    headers.set("accept-encoding", "identity");
+    const node = this.#next++ % this.#ports.length;
+    const { method = "GET", url: path = "/" } = request;
+    const passed: Passed = { method, path, headers, node, status: 0 };
+    this.passed.push(passed);
+    if (this.passed.length > MAX_PASSED) this.passed.shift();
+    return passed;
+  }
+
+  /** Sends a request to a node, and the answer to the client. */
+  async #carry(passed: Passed, body: Blob | null, answer: ServerResponse): Promise<void> {
+    const { method, path, headers, node } = passed;
+    const ending = new AbortController();
+    const { signal } = ending;
+    using idle = new Idle(this.#idleMs, () => ending.abort());
+    const end = () => ending.abort();
+    answer.once("close", end);
+    const { port } = this;
+    headers.set("host", `127.0.0.1:${port}`);
+    const url = `http://127.0.0.1:${this.#ports[node]}${path}`;
+    const client = this.#client;
+    const got = await fetch(url, { method, headers, body, redirect: "manual", client, signal });
+    passed.status = got.status;
+    if (this.losesAnswer(passed)) {
+      await got.body?.cancel();
+      return void answer.destroy();
+    }
+    const kept = new Headers(got.headers);
+    for (const name of HOP_BY_HOP) kept.delete(name);
+    const isStream = /^text\/event-stream/.test(kept.get("content-type") ?? "");
+    const held = new HeldBytes(this.#heldBytes(isStream), this.#holds === "blocks");
+    const write = (pieces: readonly Uint8Array[]) => {
+      if (!answer.headersSent && (pieces.length > 0 || held.limit === 0)) {
+        answer.writeHead(got.status, [...kept].flat());
+        answer.flushHeaders();
+      }
+      for (const piece of pieces) answer.write(piece);
+    };
+    write([]);
+    for await (const piece of got.body ?? []) {
+      idle.restart();
+      write(held.add(piece));
+    }
+    answer.off("close", end);
+    if (!answer.headersSent) answer.writeHead(got.status, [...kept].flat());
+    write(held.end());
+    answer.end();
+  }
+
+  #heldBytes(isStream: boolean): number {
+    if (this.#holds === "nothing") return 0;
+    if (this.#holds !== "streams") return HELD_BYTES;
+    return isStream ? Infinity : 0;
+  }
+}
+
+/** A timer that starts again with each piece of an answer. */
+class Idle implements Disposable {
+  readonly #ms: number;
+  readonly #onIdle: () => void;
+  #timer: ReturnType<typeof setTimeout> | undefined;
+
+  constructor(ms: number, onIdle: () => void) {
+    this.#ms = ms;
+    this.#onIdle = onIdle;
+    this.restart();
+  }
+
+  restart(): void {
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(this.#onIdle, this.#ms);
+  }
+
+  [Symbol.dispose](): void {
+    clearTimeout(this.#timer);
+  }
+}
+
+/** Pieces of an answer that are held back until there are enough bytes. */
+class HeldBytes {
+  /** Bytes that are held back. */
+  readonly limit: number;
+  readonly #isRepeated: boolean;
+  #pieces: Uint8Array[] = [];
+  #length = 0;
+  #isOpen: boolean;
+
+  constructor(limit: number, isRepeated: boolean) {
+    this.limit = limit;
+    this.#isRepeated = isRepeated;
+    this.#isOpen = limit === 0;
+  }
+
+  /** Adds a piece, and returns those to pass on. */
+  add(piece: Uint8Array): Uint8Array[] {
+    this.#pieces.push(piece);
+    this.#length += piece.length;
+    if (!this.#isOpen && this.#length < this.limit) return [];
+    this.#isOpen = !this.#isRepeated || this.limit === 0;
+    return this.end();
+  }
+
+  /** Returns the pieces that are held back. */
+  end(): Uint8Array[] {
+    const pieces = this.#pieces;
+    this.#pieces = [];
+    this.#length = 0;
+    return pieces;
+  }
+}
