@@ -62,14 +62,15 @@ export const LOGS: Record<string, Test> = {
   "keeps the facts of the creation": withLogs(async ({ id }, near, far) => {
     const expiresAt = Date.now() + 3_600_000;
     const config = { contentType: "application/json; charset=utf-8", ttlMs: 60_000, expiresAt };
-    await created(near, id, { config, end: { error: "stopped" }, records: ["{}"] });
+    const end = { error: "stopped", code: "quota" };
+    await created(near, id, { config, end, records: ["{}"] });
     const { info } = await read(far, id);
     same(
       [info.contentType, info.ttlMs, info.expiresAt],
       [config.contentType, 60_000, expiresAt],
       "the configuration",
     );
-    same(info.end, { error: "stopped" }, "the end");
+    same(info.end, end, "the end");
   }),
 
   "keeps appends whole and in one order": withLogs(async ({ id }, near, far) => {
@@ -270,6 +271,11 @@ export const LOGS: Record<string, Test> = {
     same((await append(near, id, [], lost)).kind, "held", "the end of a log that is held");
     same((await append(near, id, ["3"])).kind, "appended", "an append without a lease");
     same((await read(far, id)).records, ["1", "2", "3"], "the records");
+    same((await append(far, id, [], lease("two", 0))).kind, "appended", "the end of a lease");
+    same((await far.overdue({ limit: 10_000 })).includes(id), true, "a log without a lease");
+    same((await append(far, id, [], lease("two"))).kind, "fenced", "the holder without a lease");
+    const next = { writer: { holder: "three", ttlMs: 60_000, takes: true as const } };
+    same((await append(near, id, ["4"], next)).kind, "appended", "the next writer, at once");
   }),
 
   "notes the first cancellation": withLogs(async ({ id }, near, far) => {

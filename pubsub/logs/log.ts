@@ -7,6 +7,8 @@ export type LogRecord = string | Uint8Array;
 export interface LogEnd {
   /** Reason, for people and programs, if the writer gave up; absent for a complete log. */
   readonly error?: string;
+  /** Code of the error, for programs, if the writer gave one. */
+  readonly code?: string;
 }
 
 /** Number of a producer's append, by which a repetition is recognized. */

@@ -34,6 +34,17 @@ export function logTopic(id: string): string {
 }
 
 /**
+ * Makes the id of the log that keeps the request for which a log is written. A writer that takes the
+ * log over reads the request; a log whose writer is lost waits for such a writer.
+ *
+ * @param id The id of the log.
+ * @returns The id of the request's log.
+ */
+export function requestLog(id: string): string {
+  return `${INTERNAL_PREFIX}request:${id}`;
+}
+
+/**
  * Counts the bytes of records, in UTF-8 for texts.
  *
  * @param records The records.
@@ -95,7 +106,8 @@ export function infoOf(state: StoredLog & Partial<LogState>): LogInfo {
   const { until: _until, sequence: _sequence, writer: _writer, ...rest } = state;
   const { producers: _producers, forks: _forks, end, ...info } = rest;
   if (end === undefined) return info;
-  return { ...info, end: end.error === undefined ? {} : { error: end.error } };
+  const { by: _by, ...shown } = end;
+  return { ...info, end: shown };
 }
 
 /** The time at which a log expires after a use at `now`; `undefined` for never. */

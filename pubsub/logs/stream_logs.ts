@@ -15,7 +15,7 @@ import type {
   LogRecord,
 } from "./log.ts";
 import { lineageOf, oldestPosition, parseOffset } from "./offset.ts";
-import { logTopic, MAX_LOG_ID_BYTES, recordBytes } from "./rules.ts";
+import { logTopic, MAX_LOG_ID_BYTES, recordBytes, requestLog } from "./rules.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 
 /** Longest time between two looks at a stream whose readers wait, in milliseconds. */
@@ -26,6 +26,15 @@ const READY_MS = 5_000;
 
 /** Time between two searches for expired streams and lost writers, in milliseconds. */
 const SWEEP_INTERVAL_MS = 5_000;
+
+/** The same time on a node that can take over streams of lost writers. */
+const RESCUE_INTERVAL_MS = 2_000;
+
+/**
+ * Time for which a stream with a request is left open without a writer, so that a node that can take
+ * over has several searches for it, in milliseconds.
+ */
+const SPARE_MS = 20_000;
 
 /** Most overdue streams that a search takes care of. */
 const MAX_OVERDUE = 100;
@@ -58,6 +67,11 @@ export interface StreamLogsOptions {
   readonly bounds: StreamBounds;
   /** Receives errors of the search for overdue streams. MUST NOT throw. */
   readonly onError: (error: unknown) => void;
+  /**
+   * Takes over a stream with a request whose writer is lost. Resolves with false if this node cannot
+   * do so now. Left out, this node leaves such streams to other nodes for 20 s.
+   */
+  readonly rescue?: ((id: string) => Promise<boolean>) | undefined;
 }
 
 /** The stream that a new stream continues, and the place at which the new one begins. */
@@ -205,7 +219,7 @@ class Followed {
  *   in the engine until its last fork is gone.
  * - **Expiry:** an expired stream counts as missing at once, and is deleted soon after, by any node.
  * - **Writers:** a stream whose writer's lease has lapsed ends with the error `writer-lost`, by any
- *   node.
+ *   node. A stream with a request is left to a node that can take over first.
  * - **Readers:** readers of one stream share its announcements and their reads.
  */
 export class StreamLogs implements AsyncDisposable {
@@ -214,11 +228,15 @@ export class StreamLogs implements AsyncDisposable {
   readonly #logs: BrokerLogs;
   readonly #bounds: StreamBounds;
   readonly #onError: (error: unknown) => void;
+  readonly #rescue: StreamLogsOptions["rescue"];
   readonly #followed = new Map<string, Followed>();
   #readers = 0;
   #sweeper: Timer | undefined;
   #sweeping: Promise<void> | undefined;
+  #isSearchAsked = false;
   #oldestOverdue: string | undefined;
+  /** Times at which streams with a request were first found without a writer; one search's at most. */
+  #spared = new Map<string, number>();
   #isClosed = false;
 
   /**
@@ -227,7 +245,7 @@ export class StreamLogs implements AsyncDisposable {
    * @param options See {@linkcode StreamLogsOptions}.
    * @throws {UnsupportedError} If the broker keeps no logs.
    */
-  constructor({ runtime, broker, bounds, onError }: StreamLogsOptions) {
+  constructor({ runtime, broker, bounds, onError, rescue }: StreamLogsOptions) {
     if (broker.logs === undefined) {
       throw new UnsupportedError(
         `Cannot keep durable streams: the ${broker.name} broker keeps no logs`,
@@ -238,6 +256,7 @@ export class StreamLogs implements AsyncDisposable {
     this.#logs = broker.logs;
     this.#bounds = bounds;
     this.#onError = onError;
+    this.#rescue = rescue;
     this.#planSweep();
   }
 
@@ -465,6 +484,14 @@ export class StreamLogs implements AsyncDisposable {
     return isOwn ? "removed" : "missing";
   }
 
+  /** Searches for overdue streams at once, because a writer has let go of one. */
+  search(): void {
+    this.#isSearchAsked = true;
+    if (this.#isClosed || this.#sweeping !== undefined) return;
+    this.#runtime.clearTimeout(this.#sweeper);
+    this.#planSweep(0);
+  }
+
   /** Ends all readers, and the search for overdue streams. The streams stay. Idempotent. */
   async close(): Promise<void> {
     this.#isClosed = true;
@@ -671,13 +698,14 @@ export class StreamLogs implements AsyncDisposable {
     void followed.subscription[Symbol.asyncDispose]();
   }
 
-  #planSweep(delayMs = SWEEP_INTERVAL_MS * (1 + this.#runtime.random()) / 2): void {
+  #planSweep(delayMs?: number): void {
+    const intervalMs = this.#rescue === undefined ? SWEEP_INTERVAL_MS : RESCUE_INTERVAL_MS;
     this.#sweeper = this.#runtime.setTimeout(() => {
       this.#sweeping = this.#sweep().catch(this.#onError).then((hasMore) => {
         this.#sweeping = undefined;
-        if (!this.#isClosed) this.#planSweep(hasMore ? 0 : undefined);
+        if (!this.#isClosed) this.#planSweep(hasMore || this.#isSearchAsked ? 0 : undefined);
       });
-    }, delayMs);
+    }, delayMs ?? intervalMs * (1 + this.#runtime.random()) / 2);
   }
 
   /**
@@ -686,7 +714,9 @@ export class StreamLogs implements AsyncDisposable {
    * @returns True if more streams may be overdue, and those of before are no longer so.
    */
   async #sweep(): Promise<boolean> {
+    this.#isSearchAsked = false;
     const ids = await this.#logs.overdue({ limit: MAX_OVERDUE });
+    this.#spared = new Map([...this.#spared].filter(([id]) => ids.includes(id)));
     const outcomes = await Promise.allSettled(ids.map((id) => this.#tend(id)));
     const failed = outcomes.find(({ status }) => status === "rejected");
     if (failed?.status === "rejected") throw failed.reason;
@@ -697,12 +727,26 @@ export class StreamLogs implements AsyncDisposable {
 
   /** Ends a stream whose writer is lost, or deletes it once expired. */
   async #tend(id: string): Promise<void> {
+    if (await this.#isSpared(id)) return;
     const { kind } = await this.append(id, {
       records: [],
       end: { error: WRITER_LOST },
       ifWriterLost: true,
     });
     if (kind === "missing") await this.delete(id, { ifExpired: true });
+    else this.#spared.delete(id) && await this.delete(requestLog(id));
+  }
+
+  /** Tells whether an overdue stream has a new writer, or may get one of another node. */
+  async #isSpared(id: string): Promise<boolean> {
+    const request = requestLog(id);
+    if (!isId(request) || (await this.info(request)).kind !== "page") return false;
+    if ((await this.info(id)).kind !== "page") return false; // Expired.
+    if (await this.#rescue?.(id)) return true;
+    const now = this.#runtime.now();
+    const since = this.#spared.get(id) ?? now;
+    this.#spared.set(id, since);
+    return now - since < SPARE_MS;
   }
 }
 

@@ -15,7 +15,7 @@ import {
 import { MAX_PLACE_BYTES } from "../../session/wire/encode.ts";
 import { STREAM_PREFIX } from "../../session/wire/recovery.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
-import { DurableStreamWriter, LEASE_MS } from "./writer.ts";
+import { ABORTED, DurableStreamWriter, LEASE_MS, type WriterOptions } from "./writer.ts";
 
 /** Bounds of the pages in which a stream is read. */
 const PAGE = { maxRecords: 1_000, maxBytes: 1_048_576 };
@@ -58,6 +58,8 @@ export interface DurableStreamInfo {
   readonly isEnded: boolean;
   /** Reason why an ended stream is incomplete; absent for a complete one. */
   readonly error?: string;
+  /** Code of that error, if the writer gave one. */
+  readonly code?: string;
   /** Reason for which a reader asked the writer to stop. */
   readonly cancelled?: string;
   /** Bytes of the records, without those of the source of a fork. */
@@ -116,6 +118,7 @@ export class NodeStreams {
   async create<T = unknown>(
     id: string,
     options: CreateDurableStreamOptions = {},
+    leaseMs: number = LEASE_MS,
   ): Promise<DurableStreamWriter<T>> {
     const { contentType, fork, ...lifetime } = options;
     const holder = this.#runtime.randomUUID();
@@ -124,23 +127,26 @@ export class NodeStreams {
       // A fork has the type of the source by default.
       contentType: contentType ?? (fork === undefined ? "application/json" : undefined),
       fork,
-      writer: { holder, ttlMs: LEASE_MS },
+      writer: { holder, ttlMs: leaseMs },
     });
     if (created.kind !== "created") throw refusedCreation(id, created.kind);
-    return this.#writer(id, created.info, holder);
+    return this.#writer(id, created.info, { holder, leaseMs });
   }
 
   /** Takes over a stream without a writer. */
-  async open<T = unknown>(id: string): Promise<DurableStreamWriter<T>> {
+  async open<T = unknown>(
+    id: string,
+    leaseMs: number = LEASE_MS,
+  ): Promise<DurableStreamWriter<T>> {
     const holder = this.#runtime.randomUUID();
     const result = await this.#streams.append(id, {
       records: [],
-      writer: { holder, ttlMs: LEASE_MS, takes: true },
+      writer: { holder, ttlMs: leaseMs, takes: true },
     });
     switch (result.kind) {
       case "appended":
       case "repeated":
-        return this.#writer(id, result.info, holder);
+        return this.#writer(id, result.info, { holder, leaseMs });
       case "fenced":
         throw new RequestError("held", `Cannot open: "${id}" has a writer`);
       case "ended":
@@ -161,6 +167,7 @@ export class NodeStreams {
       offset: formatOffset(info, tail),
       isEnded: end !== undefined,
       ...(end?.error !== undefined && { error: end.error }),
+      ...(end?.code !== undefined && { code: end.code }),
       ...(cancelled !== undefined && { cancelled }),
       bytes,
     };
@@ -224,14 +231,18 @@ export class NodeStreams {
     await settlesWithin(this.#runtime, told, CLOSE_MS);
   }
 
-  #writer<T>(id: string, info: LogInfo, holder: string): DurableStreamWriter<T> {
+  #writer<T>(
+    id: string,
+    info: LogInfo,
+    lease: Pick<WriterOptions, "holder" | "leaseMs">,
+  ): DurableStreamWriter<T> {
     const head = JSON.stringify({ topic: STREAM_PREFIX + id, data: 0 });
     const writer = new DurableStreamWriter<T>({
       runtime: this.#runtime,
       streams: this.#streams,
       id,
       info,
-      holder,
+      ...lease,
       maxRecordBytes: this.#maxMessageBytes - utf8Length(head) - MAX_PLACE_BYTES,
       onOver: (over) => this.#writers.delete(over),
     });
@@ -304,7 +315,7 @@ function endError(id: string, end: LogEnd | undefined): RequestError | undefined
   if (end?.error === undefined) return undefined;
   return end.error === WRITER_LOST
     ? new RequestError(WRITER_LOST, `The writer of "${id}" was lost`)
-    : new RequestError("aborted", end.error);
+    : new RequestError(end.code ?? ABORTED, end.error);
 }
 
 function refusedCreation(

@@ -1,5 +1,6 @@
 /** The parts of a request for a durable stream: id, query and headers, each checked. */
 import { Problem } from "../http/problem.ts";
+import { INTERNAL_PREFIX } from "../../pubsub/broker.ts";
 import type { LogProducer } from "../../pubsub/logs/log.ts";
 import { unboundPosition } from "../../pubsub/logs/offset.ts";
 import { MAX_LOG_ID_BYTES } from "../../pubsub/logs/rules.ts";
@@ -69,10 +70,11 @@ export function readId(path: string): string {
       `Cannot find stream: the id must have at most ${MAX_LOG_ID_BYTES} bytes, received ${bytes}`,
     );
   }
-  if (segments[0] === RESERVED) {
+  const reserved = segments[0] === RESERVED ? RESERVED : INTERNAL_PREFIX;
+  if (id.startsWith(reserved)) {
     throw new Problem(404, {
       code: "not-found",
-      detail: `Cannot find stream: ids that begin with ${RESERVED} must not be used`,
+      detail: `Cannot find stream: ids that begin with ${reserved} must not be used`,
     });
   }
   return id;

@@ -19,6 +19,7 @@ import {
   type SubscribeAnswer,
 } from "../../session/wire/recovery.ts";
 import type { SessionReading } from "./streams.ts";
+import { ABORTED } from "./writer.ts";
 
 /** Most records and bytes of a page, also where send queues are larger. */
 const MAX_PAGE = { maxRecords: 128, maxBytes: 524_288 };
@@ -36,7 +37,7 @@ interface End {
  *   empty. A slow session costs one page of memory.
  * - **Once:** a page is encoded once for all sessions that read it together.
  * - **End:** the session is taken off the topic behind the last record: with the code `ended` for a
- *   complete stream, else `aborted` or `writer-lost`. Other codes are `not-found` before the first
+ *   complete stream, else `writer-lost`, the writer's own code, or `aborted`. Other codes are `not-found` before the first
  *   record, `gone` for a deleted stream, another stream of the id, or dropped records, `too-large` for
  *   a record that exceeds a message, and `too-many` or `unavailable` for now.
  */
@@ -166,11 +167,11 @@ function missing(kind: Exclude<StreamRead["kind"], "page">, wasThere: boolean): 
     : { code: "not-found", reason: "There is no such durable stream" };
 }
 
-function endOf({ error }: NonNullable<LogInfo["end"]>): End {
+function endOf({ error, code }: NonNullable<LogInfo["end"]>): End {
   if (error === undefined) return { code: STREAM_ENDED, reason: "The durable stream is complete" };
   return error === WRITER_LOST
     ? { code: WRITER_LOST, reason: "The writer of the durable stream was lost" }
-    : { code: "aborted", reason: error };
+    : { code: code ?? ABORTED, reason: error };
 }
 
 /** Encodes the records of a page as messages with positions. */

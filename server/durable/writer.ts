@@ -7,6 +7,8 @@ import type { BrokerSubscription } from "../../pubsub/broker.ts";
 import type { LogEnd, LogInfo, LogRecord } from "../../pubsub/logs/log.ts";
 import { formatOffset } from "../../pubsub/logs/offset.ts";
 import { MAX_REASON_LENGTH, recordBytes } from "../../pubsub/logs/rules.ts";
+import { isName, MAX_NAME_LENGTH } from "../../session/wire/envelope.ts";
+import { MOVED, STREAM_ENDED } from "../../session/wire/recovery.ts";
 import {
   isJson,
   type StreamAppended,
@@ -18,16 +20,10 @@ import {
 export const LEASE_MS = 15_000;
 
 /**
- * Time without an append after which the lease is renewed, in milliseconds: a renewal that fails can
- * be made again before the lease lapses.
+ * Share of the lease without an append after which the lease is renewed: a renewal that fails can be
+ * made again before the lease lapses.
  */
-const RENEW_MS = 4_000;
-
-/**
- * Time for which an append is tried again while the engine is away, in milliseconds: the lease would
- * have lapsed afterwards.
- */
-const RETRY_MS = LEASE_MS;
+const RENEWALS_PER_LEASE = 3.75;
 
 /** Delays between the attempts, in milliseconds. */
 const RETRIES = { firstDelayMs: 100, maxDelayMs: 1_000 };
@@ -38,6 +34,21 @@ const MAX_BATCH_RECORDS = 1_000;
 /** Most records, and bytes, that wait for the engine. */
 const MAX_WAITING_RECORDS = 10_000;
 const MAX_WAITING_BYTES = 8_388_608;
+
+/** Records, and bytes, that wait for the engine when `ready` begins to wait. */
+const PACE_RECORDS = 64;
+const PACE_BYTES = 1_048_576;
+
+/** Code of an error that a writer gave without another one. */
+export const ABORTED = "aborted";
+
+/** Codes that tell readers of more than an error of the writer. */
+const RESERVED_CODES: readonly string[] = [STREAM_ENDED, MOVED, "too-many", "unavailable"];
+
+/** Tells whether a writer may end a stream with a code. */
+export function isEndCode(code: unknown): code is string {
+  return isName(code) && code.isWellFormed() && !RESERVED_CODES.includes(code);
+}
 
 /** Error of a stream whose writer was disposed of without `close`. */
 const UNFINISHED = "The writer ended before the stream was complete";
@@ -56,6 +67,8 @@ export interface WriterOptions {
   readonly id: string;
   readonly info: LogInfo;
   readonly holder: string;
+  /** Time for which `holder` has the lease without a sign of life, in milliseconds. */
+  readonly leaseMs: number;
   /** Most bytes of a record, as a message of a session carries the record. */
   readonly maxRecordBytes: number;
   /** Called once when the writer has ended. MUST NOT throw. */
@@ -70,9 +83,11 @@ export interface WriterOptions {
  * - **Once:** an append without an answer of the engine is made again for 15 s, and counts once.
  * - **Lease:** the stream ends with the error `writer-lost` if the writer shows no sign of life for
  *   15 s. A writer that comes back too late is refused.
+ * - **Pace:** `ready` resolves when the engine has taken most of what was appended.
  * - **Stop:** `signal` aborts when a reader cancels the stream, and when the writer can go on no
  *   longer. The stream stays open until `close` or `abort`.
  * - **Failure:** after a failed append all later ones fail with the same error: a stream has no holes.
+ * - **Handover:** `release` leaves the stream to a writer of another server.
  * - **Disposal** without `close` aborts the stream, so that a part never looks complete.
  *
  * Errors are {@linkcode RequestError} with these codes: `writer-lost`, `fenced` (another writer has
@@ -89,6 +104,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   readonly #runtime: Runtime;
   readonly #streams: StreamLogs;
   readonly #holder: string;
+  readonly #leaseMs: number;
   readonly #maxRecordBytes: number;
   readonly #onOver: (writer: DurableStreamWriter) => void;
   readonly #isJson: boolean;
@@ -108,17 +124,19 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   #failure: unknown;
   #renewal: Timer | undefined;
   #wasAppended = false;
+  #isReleased = false;
   #isTold = false;
   #isLooking = false;
 
   /** Begins to renew the lease; `NodeStreams` creates writers. */
   constructor(options: WriterOptions) {
-    const { runtime, streams, id, info, holder, maxRecordBytes, onOver } = options;
+    const { runtime, streams, id, info, holder, leaseMs, maxRecordBytes, onOver } = options;
     this.id = id;
     this.contentType = info.contentType;
     this.#runtime = runtime;
     this.#streams = streams;
     this.#holder = holder;
+    this.#leaseMs = leaseMs;
     this.#info = info;
     this.#maxRecordBytes = Math.min(maxRecordBytes, streams.maxAppendBytes);
     this.#onOver = onOver;
@@ -150,6 +168,16 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   /** Number of records that wait for the engine. */
   get waiting(): number {
     return this.#waiting.length;
+  }
+
+  /**
+   * Resolves once few records wait for the engine, at most 64 or 1 MiB: a loop that waits before each
+   * `append` goes at the pace of the engine, and never fills the queue. Rejects as `append` does.
+   */
+  get ready(): Promise<void> {
+    const mostBytes = Math.min(PACE_BYTES, MAX_WAITING_BYTES - this.#maxRecordBytes);
+    const isFull = this.#waiting.length >= PACE_RECORDS || this.#waitingBytes > mostBytes;
+    return isFull ? this.#waiting.at(-1)!.promise : Promise.resolve();
   }
 
   /**
@@ -186,20 +214,45 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
   }
 
   /**
-   * Ends the stream with an error, after all records. Readers get the error with the code `aborted`.
-   * Idempotent; without effect after `close`, and once the writer is lost.
+   * Ends the stream with an error, after all records. Idempotent; without effect after `close`, and
+   * once the writer is lost.
    *
    * @param reason Reason for the readers, for people and programs; cut to 1,024 characters.
+   * @param options `code` of the error for the readers, `aborted` by default: at most 64 characters,
+   * and none of `ended`, `handover`, `too-many` and `unavailable`.
    * @returns Resolves when the end is kept.
-   * @throws {TypeError} If the reason is empty.
+   * @throws {TypeError} If the reason is empty, or the code is none.
    * @throws {BrokerError} If the engine is away for too long.
    */
-  abort(reason: string): Promise<void> {
+  abort(reason: string, { code = ABORTED }: { readonly code?: string } = {}): Promise<void> {
     if (typeof reason !== "string" || reason === "") {
       throw new TypeError(`Cannot abort: reason must be a text, received ${String(reason)}`);
     }
+    if (!isEndCode(code)) {
+      throw new TypeError(
+        `Cannot abort: code must have 1 to ${MAX_NAME_LENGTH} characters and no meaning of its own, ` +
+          `received ${String(code)}`,
+      );
+    }
     if (this.#over.signal.aborted) return this.#ending ?? Promise.resolve();
-    return this.#finish({ error: reason.slice(0, MAX_REASON_LENGTH).toWellFormed() });
+    return this.#finish({
+      error: reason.slice(0, MAX_REASON_LENGTH).toWellFormed(),
+      ...(code !== ABORTED && { code }),
+    });
+  }
+
+  /**
+   * Leaves the stream open for another writer, after all records: `open` takes over at once, on any
+   * server. Without another writer the stream ends with `writer-lost`, within about 5 s. Without
+   * effect after `close` or `abort`.
+   *
+   * @returns Resolves when the stream is free.
+   * @throws {RequestError} If the stream has another writer already, or has ended.
+   * @throws {BrokerError} If the engine is away: the stream is free once the lease has lapsed.
+   */
+  release(): Promise<void> {
+    this.#isReleased = true;
+    return this.#ending ??= quiet(this.#sendRelease());
   }
 
   /** Aborts the stream unless `close` was called; called by `await using`. */
@@ -209,7 +262,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
 
   #append(data: T): Promise<void> {
     if (this.#failure !== undefined) throw this.#failure;
-    if (this.#end !== undefined) {
+    if (this.#end !== undefined || this.#isReleased) {
       throw new RequestError("ended", `Cannot append: the writer of "${this.id}" has ended`);
     }
     const record = this.#encode(data);
@@ -266,6 +319,20 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     if (this.#over.signal.aborted) return;
     try {
       await this.#keep([], end);
+    } finally {
+      this.#finished();
+    }
+  }
+
+  async #sendRelease(): Promise<void> {
+    this.#runtime.clearTimeout(this.#renewal);
+    await this.#send();
+    if (this.#over.signal.aborted) return;
+    try {
+      if (this.#failure !== undefined) return;
+      const lease = { holder: this.#holder, ttlMs: 0 };
+      const { identity } = this.#info;
+      this.#heed(await this.#streams.append(this.id, { identity, writer: lease, records: [] }));
     } finally {
       this.#finished();
     }
@@ -332,7 +399,8 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
         } catch (error) {
           const isAway = error instanceof BrokerError && !this.#streams.isClosed;
           if (!isAway || isLate) throw error;
-          timer ??= runtime.setTimeout(() => isLate = true, RETRY_MS);
+          // The lease would have lapsed afterwards.
+          timer ??= runtime.setTimeout(() => isLate = true, this.#leaseMs);
           await pause(runtime, backoff.next()!, this.#over.signal);
         }
       }
@@ -343,7 +411,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
 
   get #lease() {
     const { identity } = this.#info;
-    return { identity, writer: { holder: this.#holder, ttlMs: LEASE_MS } };
+    return { identity, writer: { holder: this.#holder, ttlMs: this.#leaseMs } };
   }
 
   /** Takes the result of an append; throws the error that a refusal stands for. */
@@ -415,7 +483,7 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
       this.#wasAppended = false;
       this.#planRenewal();
       if (isDue) void this.#renew();
-    }, RENEW_MS);
+    }, this.#leaseMs / RENEWALS_PER_LEASE);
   }
 
   async #renew(): Promise<void> {

@@ -76,6 +76,49 @@ Deno.test("DurableStreamWriter.append() bounds a record, and the records that wa
   await writer.close();
 });
 
+Deno.test("DurableStreamWriter.ready holds a loop to the pace of the engine", async () => {
+  await using nodes = new TwoNodes({ maxStreamBytes: Infinity }, 4_000_000);
+  await using writer = await nodes.node.create<string>("a");
+  for (const [size, most] of [[1, 128], [100_000, 24], [3_500_000, 6]] as const) {
+    let largest = 0;
+    for (let i = 0; i < most * 3; i++) {
+      await writer.ready;
+      void writer.append("x".repeat(size));
+      largest = Math.max(largest, writer.waiting);
+    }
+    assert(largest <= most, `${largest} records of ${size} bytes`);
+  }
+  await writer.close();
+});
+
+Deno.test("DurableStreamWriter.release() leaves the stream to the next writer, on any node", async () => {
+  await using nodes = new TwoNodes();
+  const writer = await nodes.node.create<number>("a");
+  void writer.append(1);
+  assertEquals(await codeOf(nodes.other.open("a")), "held");
+  await Promise.all([writer.release(), writer.release()]);
+  assertEquals(await codeOf(writer.append(2)), "ended");
+  await using next = await nodes.other.open<number>("a");
+  await writer[Symbol.asyncDispose]();
+  await next.append(2);
+  await next.close();
+  await next.release();
+  assertEquals(await nodes.read("a"), [1, 2]);
+  assertEquals((await nodes.other.info("a"))?.error, undefined);
+});
+
+Deno.test("DurableStreamWriter.abort() gives readers a code, but none that has a meaning of its own", async () => {
+  await using nodes = new TwoNodes();
+  await using writer = await nodes.node.create("a");
+  for (const code of ["ended", "handover", "too-many", "unavailable", "", "x".repeat(65)]) {
+    assertThrows(() => writer.abort("No more", { code }), TypeError, "code must have");
+  }
+  await writer.abort("No more", { code: "quota" });
+  const { error, code } = (await nodes.other.info("a"))!;
+  assertEquals([error, code], ["No more", "quota"]);
+  assertEquals(await codeOf(Array.fromAsync(nodes.other.follow("a"))), "quota");
+});
+
 Deno.test("DurableStreamWriter makes an append again while the engine is away, which counts once", async () => {
   await using nodes = new TwoNodes();
   await using writer = await nodes.node.create<number>("a");
