@@ -1,0 +1,492 @@
+/** Answers that outlive their connection: generators of this node that write into durable streams. */
+import { BrokerError, LimitError, RequestError } from "../../errors.ts";
+import { checkLimits, type OptionKeys } from "../../base/options.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { pause, settlesWithin, within } from "../../base/wait.ts";
+import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
+import { recordBytes, requestLog } from "../../pubsub/logs/rules.ts";
+import { type StreamLogs, WRITER_LOST } from "../../pubsub/logs/stream_logs.ts";
+import { encodeEnvelope } from "../../session/wire/envelope.ts";
+import type { NodeStreams } from "./node_streams.ts";
+import { answerId } from "./streams.ts";
+import { ABORTED, type DurableStreamWriter, isEndCode, LEASE_MS } from "./writer.ts";
+
+/**
+ * Time without a sign of life after which an answer that another node can resume is without a writer,
+ * in milliseconds: shorter than that of other streams, since readers wait for the rest.
+ */
+export const RESUME_LEASE_MS = 6_000;
+
+/**
+ * Most takeovers of one answer from nodes that were lost. A generator that ends its node would
+ * otherwise end one node after the other.
+ */
+export const MAX_TAKEOVERS = 5;
+
+/** Pauses before the second and later takeovers, which double, in milliseconds. */
+const TAKEOVER_PAUSE = { firstMs: 1_000, mostMs: 30_000 };
+
+/** Most items, and bytes of these, that `written` holds in memory for `resume`. */
+export const MAX_WRITTEN = { items: 10_000, bytes: 1_048_576 };
+
+/** Items after which a generator that never waits lets other work go on. */
+const ITEMS_PER_TURN = 64;
+
+/** Longest time for leaving the answers to other nodes at the end of a server, in milliseconds. */
+const CLOSE_MS = 2_000;
+
+/** Topic on which nodes tell that answers are free to be taken over. */
+const RELEASED = `${INTERNAL_PREFIX}answers`;
+
+/** Names that a caller may give: unguessable in 128 bits from 22 characters on. */
+const NAME = /^[A-Za-z0-9_-]{16,64}$/;
+
+/** Bounds and times of answers. */
+export interface AnswersOptions {
+  readonly keepMs?: number;
+  readonly maxRunning?: number;
+  readonly maxRunningPerUser?: number;
+}
+
+/** Known keys, of which the compiler requires each. */
+export const ANSWERS: OptionKeys<AnswersOptions> = {
+  keepMs: true,
+  maxRunning: true,
+  maxRunningPerUser: true,
+};
+
+const LIMITS = { keepMs: 86_400_000, maxRunning: 10_000, maxRunningPerUser: 32 };
+
+/** The request of an answer, as kept for the node that takes the answer over. */
+export interface KeptRequest {
+  readonly topic: string;
+  /** Data of the request, as received. */
+  readonly input: unknown;
+  /** Verified user of the caller; absent for a guest. */
+  readonly user?: string | undefined;
+}
+
+/** Progress of an answer that a handler resumes. */
+export interface AnswerProgress {
+  /** Newest items that are kept, oldest first: at most 10,000 and 1 MiB. */
+  readonly written: readonly unknown[];
+  /** Number of all items that are kept. */
+  readonly count: number;
+  /** Aborts when the answer is cancelled, and when this node loses the answer. */
+  readonly signal: AbortSignal;
+}
+
+/** Makes the rest of an answer. */
+export type ResumeAnswer = (
+  request: KeptRequest,
+  progress: AnswerProgress,
+) => AsyncIterable<unknown> | Promise<AsyncIterable<unknown>>;
+
+/** A request to begin an answer. */
+export interface BeginAnswer extends KeptRequest {
+  /** Name of the answer, chosen by the caller. */
+  readonly name: string;
+  /** The user, or the session of a guest, for the bound of running answers. */
+  readonly owner: string;
+  /** Makes the items. */
+  readonly answer: (
+    signal: AbortSignal,
+  ) => AsyncIterable<unknown> | Promise<AsyncIterable<unknown>>;
+}
+
+/** Parts of {@linkcode Answers}. */
+export interface AnswersParts {
+  readonly runtime: Runtime;
+  readonly broker: Broker;
+  readonly streams: StreamLogs;
+  readonly node: NodeStreams;
+  /** Returns the handler of this node that resumes the answers of a topic. */
+  readonly resumeOf: (topic: string) => ResumeAnswer | undefined;
+  /** Receives errors of handlers and of the engine. MUST NOT throw. */
+  readonly report: (what: string, error: unknown) => void;
+}
+
+/** A takeover, as noted behind the request of an answer. */
+interface Takeover {
+  /** Takeovers of lost nodes so far. */
+  readonly lost: number;
+  /** True once the node has left the answer to another one. */
+  readonly isReleased?: true;
+}
+
+/** A generator that runs on this node. */
+interface Running {
+  readonly writer: DurableStreamWriter;
+  readonly owner: string;
+  /** True if another node can go on. */
+  readonly canResume: boolean;
+  /** Takeovers of lost nodes so far. */
+  lost: number;
+  /** Aborts the signal of the generator. */
+  readonly stop: AbortController;
+  /** Resolves once the stream is ended, or left to another node. */
+  readonly over: PromiseWithResolvers<void>;
+}
+
+/** Reason of a generator whose answer is left to another node. */
+class Released extends RequestError {
+  constructor() {
+    super("unavailable", "This server leaves the answer to another one");
+  }
+}
+
+/**
+ * The answers of one node that are written into durable streams.
+ *
+ * - **Once:** a name starts one generator for a user and a topic, on whichever nodes it is asked for.
+ * - **Pace:** a generator is asked for the next item when the engine has taken most of those before.
+ * - **End:** of the generator, with the code of a {@linkcode RequestError}, else `failed`; `cancelled`
+ *   with the reader's reason; `writer-lost`. A generator is returned in each case.
+ * - **Takeover:** an answer whose node is lost, or closes, goes on at exactly one node that has a
+ *   handler for the rest: the lease of the stream's writer decides. At most 5 takeovers of lost nodes,
+ *   with growing pauses.
+ * - **Bounds:** answers that run on this node, and those of one user.
+ */
+export class Answers {
+  readonly #parts: AnswersParts;
+  readonly #limits: Record<keyof typeof LIMITS, number>;
+  readonly #running = new Set<Running>();
+  /** Places of generators, by owner; bounded by the running answers. */
+  readonly #places = new Map<string, number>();
+  #used = 0;
+  readonly #released: BrokerSubscription;
+  #isLeaving = false;
+  #isClosed = false;
+
+  /**
+   * Begins without answers.
+   *
+   * @param options See {@linkcode AnswersOptions}.
+   * @param parts Parts of the server.
+   * @throws {RangeError} If a number is out of range.
+   */
+  constructor(options: AnswersOptions, parts: AnswersParts) {
+    this.#limits = checkAnswers(options);
+    this.#parts = parts;
+    this.#released = parts.broker.subscribe(RELEASED, () => parts.streams.search());
+  }
+
+  /** Number of answers whose generator runs on this node. */
+  get running(): number {
+    return this.#running.size;
+  }
+
+  /**
+   * Begins an answer, unless the same user asked for it by this name before.
+   *
+   * @param request The request, and the generator.
+   * @returns Id of the durable stream.
+   * @throws {RequestError} With the code `malformed` for a name that is none, `too-many`, or
+   * `unavailable` if the engine is away.
+   */
+  async begin(request: BeginAnswer): Promise<string> {
+    const { topic, input, user, name, owner, answer } = request;
+    if (!NAME.test(name)) {
+      const rule = "16 to 64 letters, digits, hyphens and underscores";
+      throw new RequestError("malformed", `Cannot begin an answer: its name must have ${rule}`);
+    }
+    if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
+    const { streams, node, resumeOf } = this.#parts;
+    const id = await answerId({ topic, user, name });
+    try {
+      if ((await streams.info(id)).kind === "page") return id;
+      const { keepMs: ttlMs, maxRunningPerUser } = this.#limits;
+      this.#takePlace(owner, maxRunningPerUser);
+      try {
+        const canResume = resumeOf(topic) !== undefined;
+        // The request is kept first: from its first moment on, another node can take the stream over.
+        if (canResume) await this.#keepRequest(id, { topic, input, user });
+        const leaseMs = canResume ? RESUME_LEASE_MS : LEASE_MS;
+        const writer = await node.create(id, { ttlMs }, leaseMs);
+        void this.#run({ writer, owner, canResume }, ({ stop: { signal } }) => answer(signal));
+      } catch (error) {
+        this.#freePlace(owner);
+        throw error;
+      }
+    } catch (error) {
+      if (error instanceof RequestError && error.failure.code === "exists") return id;
+      throw refusalOf(error);
+    }
+    return id;
+  }
+
+  /**
+   * Takes over an answer whose writer is lost, if this node can go on.
+   *
+   * @param id Id of the stream.
+   * @returns True if the answer has a writer, here or on another node, or has ended.
+   * @throws {BrokerError} If the engine is away.
+   */
+  async rescue(id: string): Promise<boolean> {
+    const request = await this.#readNote<KeptRequest>(id, "first");
+    const resume = request && this.#parts.resumeOf(request.topic);
+    const isFull = this.#used >= this.#limits.maxRunning;
+    if (resume === undefined || this.#isLeaving || isFull) return false;
+    const { user: owner = id } = request!;
+    this.#takePlace(owner, Infinity);
+    try {
+      const writer = await this.#parts.node.open(id, RESUME_LEASE_MS);
+      const again = { request: request!, resume };
+      void this.#run({ writer, owner, canResume: true }, (one) => this.#resume(one, again));
+      return true;
+    } catch (error) {
+      this.#freePlace(owner);
+      if (error instanceof RequestError) return true; // Another node was first, or the stream is over.
+      throw error;
+    }
+  }
+
+  /**
+   * Leaves answers to other nodes, and waits for those that no other node can resume.
+   *
+   * @param options `hasOthers` if other nodes share the engine, and the time for the rest.
+   */
+  async drain(
+    { hasOthers, withinMs }: { readonly hasOthers: boolean; readonly withinMs: number },
+  ): Promise<void> {
+    this.#isLeaving ||= hasOthers;
+    const leaving = [...this.#running].filter(({ canResume }) => canResume && hasOthers);
+    await this.#release(leaving);
+    const rest = [...this.#running].map(({ over }) => over.promise);
+    await settlesWithin(this.#parts.runtime, Promise.all(rest), withinMs);
+  }
+
+  /**
+   * Ends the answers of this node: those that another node can resume are left open, the others end
+   * with the error `writer-lost`. Idempotent.
+   */
+  async close(): Promise<void> {
+    this.#isLeaving = this.#isClosed = true;
+    await this.#release([...this.#running]);
+    await this.#released[Symbol.asyncDispose]();
+  }
+
+  async #release(answers: readonly Running[]): Promise<void> {
+    if (answers.length === 0) return;
+    const { runtime, broker } = this.#parts;
+    for (const { stop } of answers) stop.abort(new Released());
+    const all = Promise.all(answers.map(({ over }) => over.promise));
+    await settlesWithin(runtime, all, CLOSE_MS);
+    // A node that misses this finds the answers by its next search.
+    if (answers.some(({ canResume }) => canResume)) {
+      broker.publish({ topic: RELEASED, payload: "" });
+    }
+  }
+
+  #takePlace(owner: string, most: number): void {
+    const { maxRunning } = this.#limits;
+    const own = this.#places.get(owner) ?? 0;
+    if (this.#used >= maxRunning || own >= most) {
+      const [limit, of] = own >= most ? [most, "this user"] : [maxRunning, "this server"];
+      throw new RequestError("too-many", `At most ${limit} answers of ${of} run at once`);
+    }
+    this.#used++;
+    this.#places.set(owner, own + 1);
+  }
+
+  #freePlace(owner: string): void {
+    this.#used--;
+    const left = this.#places.get(owner)! - 1;
+    if (left > 0) this.#places.set(owner, left);
+    else this.#places.delete(owner);
+  }
+
+  async #keepRequest(id: string, request: KeptRequest): Promise<void> {
+    const { kind } = await this.#parts.streams.create(requestLog(id), {
+      contentType: "application/json",
+      ttlMs: this.#limits.keepMs,
+      records: [encode(request)],
+    });
+    if (kind === "too-many") throw new LimitError("maxStreams", "There are too many streams");
+    if (kind === "full") {
+      throw new RequestError("too-large", "The request is too large for an answer that resumes");
+    }
+  }
+
+  /** Reads a record of the log with the request of an answer: the first or the newest one. */
+  async #readNote<T>(id: string, which: "first" | "newest"): Promise<T | undefined> {
+    const { streams } = this.#parts;
+    const log = requestLog(id);
+    const found = await streams.info(log);
+    if (found.kind !== "page") return undefined;
+    const after = which === "first" ? 0 : found.info.tail - 1;
+    const page = await streams.read(log, { after, maxRecords: 1, maxBytes: 1 });
+    const [record] = page.kind === "page" ? page.records : [];
+    return typeof record === "string" ? JSON.parse(record) : undefined;
+  }
+
+  async #note(id: string, note: Takeover): Promise<void> {
+    await this.#parts.streams.append(requestLog(id), { records: [JSON.stringify(note)] });
+  }
+
+  /** Makes the rest of an answer that this node took over. */
+  async #resume(
+    running: Running,
+    { request, resume }: { readonly request: KeptRequest; readonly resume: ResumeAnswer },
+  ): Promise<AsyncIterable<unknown>> {
+    const { writer: { id }, stop: { signal } } = running;
+    const { lost = 0, isReleased } = await this.#readNote<Partial<Takeover>>(id, "newest") ?? {};
+    running.lost = isReleased ? lost : lost + 1;
+    if (running.lost > MAX_TAKEOVERS) throw new RequestError(WRITER_LOST, "Too many takeovers");
+    await this.#note(id, { lost: running.lost });
+    const pauseMs = running.lost < 2 ? 0 : TAKEOVER_PAUSE.firstMs * 2 ** (running.lost - 2);
+    await pause(this.#parts.runtime, Math.min(TAKEOVER_PAUSE.mostMs, pauseMs), signal);
+    const progress = await this.#readProgress(id);
+    signal.throwIfAborted();
+    return await resume(request, { ...progress, signal });
+  }
+
+  /** Reads the newest items, within the bounds of `written`. */
+  async #readProgress(id: string): Promise<Omit<AnswerProgress, "signal">> {
+    const { streams } = this.#parts;
+    const found = await streams.info(id);
+    const count = found.kind === "page" ? found.info.tail : 0;
+    const written: string[] = [];
+    let bytes = 0;
+    for (let after = Math.max(0, count - MAX_WRITTEN.items); after < count;) {
+      const bounds = { maxRecords: 1_000, maxBytes: MAX_WRITTEN.bytes };
+      const page = await streams.read(id, { after, startsAtOldest: true, ...bounds });
+      if (page.kind !== "page" || page.records.length === 0) break;
+      written.push(...page.records as readonly string[]);
+      bytes += recordBytes(page.records);
+      let drops = 0;
+      while (bytes > MAX_WRITTEN.bytes) bytes -= recordBytes([written[drops++]!]);
+      written.splice(0, drops);
+      after = page.next;
+    }
+    return { written: written.map((record) => JSON.parse(record)), count };
+  }
+
+  /** Writes the items of a generator, to its end or that of the stream. Never rejects. */
+  async #run(
+    answer: Pick<Running, "writer" | "owner" | "canResume">,
+    make: (running: Running) => ReturnType<BeginAnswer["answer"]>,
+  ): Promise<void> {
+    const { writer, owner } = answer;
+    const { runtime, report } = this.#parts;
+    const stop = new AbortController();
+    const { signal } = stop;
+    const running: Running = { ...answer, lost: 0, stop, over: Promise.withResolvers() };
+    this.#running.add(running);
+    const onAbort = () => stop.abort(writer.signal.reason);
+    writer.signal.addEventListener("abort", onAbort);
+    if (writer.signal.aborted) onAbort();
+    const making = Promise.try(make, running).then((items) => items[Symbol.asyncIterator]());
+    try {
+      await this.#writeAll(await within(runtime, making, { signal }), running);
+      await writer.close();
+      await this.#forget(running);
+    } catch (error) {
+      await this.#end(running, signal.aborted ? signal.reason : error);
+    }
+    writer.signal.removeEventListener("abort", onAbort);
+    this.#running.delete(running);
+    running.over.resolve();
+    if (signal.aborted) {
+      // A generator that goes on in spite of its signal keeps its place.
+      await making.then((iterator) => iterator.return?.()).catch((error) => {
+        if (error !== signal.reason) report("The end of an answer", error);
+      });
+    }
+    this.#freePlace(owner);
+  }
+
+  async #writeAll(iterator: AsyncIterator<unknown>, { writer, stop }: Running): Promise<void> {
+    const { runtime } = this.#parts;
+    const { signal } = stop;
+    const onError = (error: unknown) => stop.abort(error);
+    let kept: Promise<void> | undefined;
+    for (let count = 1;; count++) {
+      const next = await within(runtime, Promise.resolve(iterator.next()), { signal });
+      if (next.done) break;
+      kept = checked(next.value, (item) => writer.append(item));
+      kept.catch(onError);
+      await within(runtime, writer.ready, { signal });
+      if (count % ITEMS_PER_TURN === 0) await new Promise<void>((end) => runtime.schedule(end));
+    }
+    await kept;
+  }
+
+  /** Ends the stream of an answer that is not complete, or leaves the stream to another node. */
+  async #end(running: Running, error: unknown): Promise<void> {
+    const { writer, canResume, lost } = running;
+    const { report } = this.#parts;
+    try {
+      if (error instanceof Released && canResume) {
+        // In this order, and in one turn: no other node may take the stream for that of a lost one.
+        await Promise.all([this.#note(writer.id, { lost, isReleased: true }), writer.release()]);
+        return;
+      }
+      const isLost = writer.signal.aborted && error === writer.signal.reason && !isReaders(error);
+      if (isLost) return await writer.release();
+      const { code, message } = endOf(error);
+      if (code === FAILED) report("The handler of an answer", error);
+      await writer.abort(message, { code });
+      await this.#forget(running);
+    } catch (failure) {
+      // The stream is that of another node, or will be without a writer.
+      if (!(failure instanceof RequestError)) report("The end of an answer", failure);
+    }
+  }
+
+  /** Deletes the request of an answer that has ended; the request expires otherwise. */
+  async #forget({ writer, canResume }: Running): Promise<void> {
+    if (!canResume) return;
+    try {
+      await this.#parts.streams.delete(requestLog(writer.id));
+    } catch (error) {
+      if (!(error instanceof BrokerError)) this.#parts.report("The end of an answer", error);
+    }
+  }
+}
+
+/** Checks the bounds of answers. */
+export function checkAnswers(options: AnswersOptions): Record<keyof typeof LIMITS, number> {
+  return checkLimits(LIMITS, options, { of: "server: answers." });
+}
+
+/** Code of the error of a handler that has none. */
+const FAILED = "failed";
+
+/** Tells whether a writer's error is the reason for an end that readers are told. */
+function isReaders(error: unknown): boolean {
+  return error instanceof RequestError && ["cancelled", "full"].includes(error.failure.code);
+}
+
+/** The end of the stream of an answer, for the readers. */
+function endOf(error: unknown): { readonly code: string; readonly message: string } {
+  if (!(error instanceof RequestError)) return { code: FAILED, message: "The handler failed" };
+  const { code, message } = error.failure;
+  const isLost = error instanceof Released || code === WRITER_LOST;
+  if (isLost) return { code: ABORTED, message: WRITER_LOST };
+  return { code: isEndCode(code) ? code : ABORTED, message: message || `The answer was ${code}` };
+}
+
+/** The refusal that an error of the engine stands for. */
+function refusalOf(error: unknown): unknown {
+  if (error instanceof BrokerError) return new RequestError("unavailable", error.message);
+  return error instanceof LimitError ? new RequestError("too-many", error.message) : error;
+}
+
+/** Hands an item on, if JSON holds all of the item. */
+async function checked(item: unknown, hand: (item: unknown) => Promise<void>): Promise<void> {
+  if (item instanceof Uint8Array) {
+    throw new TypeError(
+      "Cannot append: an answer that is kept must have items that JSON can hold, received bytes",
+    );
+  }
+  if (typeof item !== "string") encodeEnvelope({ topic: "", data: item }, "append");
+  await hand(item);
+}
+
+function encode(request: KeptRequest): string {
+  if (request.input instanceof Uint8Array) {
+    throw new RequestError("malformed", "An answer that resumes takes no binary request");
+  }
+  return JSON.stringify(request);
+}

@@ -1,0 +1,499 @@
+/** Answers in durable streams, on two nodes of one broker. */
+import { assert, assertEquals, assertRejects } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { platformRuntime } from "../../base/runtime.ts";
+import { RequestError } from "../../errors.ts";
+import { MemoryBroker } from "../../pubsub/memory/broker.ts";
+import { requestLog } from "../../pubsub/logs/rules.ts";
+import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { passTime } from "../../testing/mod.ts";
+import {
+  Answers,
+  type AnswersOptions,
+  type BeginAnswer,
+  MAX_TAKEOVERS,
+  MAX_WRITTEN,
+  RESUME_LEASE_MS,
+  type ResumeAnswer,
+} from "./answers.ts";
+import { NodeStreams } from "./node_streams.ts";
+import { codeOf } from "./_streams_bench_test.ts";
+
+const NAME = "a-name-of-an-answer-1";
+
+/** A node that answers, and whose death leaves its streams as they are. */
+class Node {
+  readonly logs: StreamLogs;
+  readonly streams: NodeStreams;
+  readonly answers: Answers;
+  readonly errors: unknown[] = [];
+  /** Calls of the engine wait for this: a node without a network, or one that is no more. */
+  silence: PromiseWithResolvers<void> | undefined;
+
+  constructor(
+    memory: MemoryBroker,
+    { resume, ...options }: AnswersOptions & { readonly resume?: ResumeAnswer | undefined } = {},
+  ) {
+    const runtime = platformRuntime();
+    const { logs } = memory;
+    const cut =
+      <A extends unknown[], R>(call: (...args: A) => Promise<R>) => async (...args: A) => {
+        await this.silence?.promise;
+        return await call.apply(logs, args);
+      };
+    const broker = Object.create(memory, {
+      subscribe: { value: memory.subscribe.bind(memory) },
+      publish: { value: memory.publish.bind(memory) },
+      logs: {
+        value: Object.create(logs, {
+          append: { value: cut(logs.append) },
+          create: { value: cut(logs.create) },
+          read: { value: cut(logs.read) },
+          overdue: { value: cut(logs.overdue) },
+          delete: { value: cut(logs.delete) },
+        }),
+      },
+    });
+    this.logs = new StreamLogs({
+      runtime,
+      broker,
+      bounds: { maxStreams: 100, maxStreamBytes: 16_777_216, maxReaders: 100 },
+      onError: (error) => this.errors.push(error),
+      rescue: resume && ((id) => this.answers.rescue(id)),
+    });
+    this.streams = new NodeStreams({ runtime, streams: this.logs, maxMessageBytes: 2_000_000 });
+    this.answers = new Answers(options, {
+      runtime,
+      broker,
+      streams: this.logs,
+      node: this.streams,
+      resumeOf: () => resume,
+      report: (_what, error) => this.errors.push(error),
+    });
+  }
+
+  begin(answer: BeginAnswer["answer"], more: Partial<BeginAnswer> = {}): Promise<string> {
+    const request = { topic: "chat", input: "hi", user: "ann", name: NAME, owner: "ann" };
+    return this.answers.begin({ ...request, answer, ...more });
+  }
+
+  /** Reads an answer to its end: the items, then the code of an error. */
+  async read(id: string): Promise<unknown[]> {
+    const items: unknown[] = [];
+    try {
+      for await (const { data } of this.streams.follow(id)) items.push(data);
+    } catch (error) {
+      if (!(error instanceof RequestError)) throw error;
+      items.push(error.failure.code);
+    }
+    return items;
+  }
+
+  /** Cuts the node off from the engine. */
+  die(): void {
+    this.silence = Promise.withResolvers();
+  }
+
+  async close(): Promise<void> {
+    if (this.silence !== undefined) return void this.logs.close();
+    await this.answers.close();
+    await this.streams.close();
+    await this.logs.close();
+  }
+}
+
+/** Nodes on one broker, closed at the end. */
+class Cluster implements AsyncDisposable {
+  readonly memory = new MemoryBroker();
+  readonly #nodes: Node[] = [];
+
+  add(options?: ConstructorParameters<typeof Node>[1]): Node {
+    const node = new Node(this.memory, options);
+    this.#nodes.push(node);
+    return node;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const node of this.#nodes) await node.close();
+    await this.memory.close();
+  }
+}
+
+async function* count(to: number, from = 0): AsyncGenerator<number> {
+  for (let i = from; i < to; i++) yield i;
+}
+
+function range(length: number): number[] {
+  return Array.from({ length }, (_, i) => i);
+}
+
+/** A generator that yields items, waits for its signal, and tells how it ended. */
+class Stalled {
+  readonly reached = Promise.withResolvers<AbortSignal>();
+  readonly returned = Promise.withResolvers<void>();
+  readonly #items: readonly unknown[];
+
+  constructor(...items: readonly unknown[]) {
+    this.#items = items;
+  }
+
+  readonly answer = async function* (this: Stalled, signal: AbortSignal) {
+    try {
+      yield* this.#items;
+      this.reached.resolve(signal);
+      await new Promise((resolve) => signal.addEventListener("abort", resolve));
+    } finally {
+      this.returned.resolve();
+    }
+  }.bind(this);
+}
+
+Deno.test("Answers.begin() writes the items of a generator, which starts once for a name", async () => {
+  await using cluster = new Cluster();
+  const [node, other] = [cluster.add(), cluster.add()];
+  let started = 0;
+  const answer = () => {
+    started++;
+    return count(1_000);
+  };
+  const ids = await Promise.all([node, other, node].map((each) => each.begin(answer)));
+  assertEquals(new Set(ids).size, 1);
+  assertEquals(await other.read(ids[0]!), range(1_000));
+  assertEquals([await other.begin(answer), started], [ids[0], 1]);
+});
+
+Deno.test("Answers.begin() takes the name of another user or topic for another answer", async () => {
+  await using cluster = new Cluster();
+  const node = cluster.add();
+  const ids = [
+    await node.begin(() => count(1)),
+    await node.begin(() => count(2), { user: "bob" }),
+    await node.begin(() => count(3), { user: undefined }),
+    await node.begin(() => count(4), { topic: "other" }),
+  ];
+  assertEquals(await Promise.all(ids.map((id) => node.read(id))), [1, 2, 3, 4].map(range));
+  assertEquals(await codeOf(node.begin(() => count(1), { name: "short" })), "malformed");
+});
+
+Deno.test("Answers tells readers how a generator failed, and reports a fault of the handler", async () => {
+  await using cluster = new Cluster();
+  const node = cluster.add();
+  const names = ["quota", "ended", "", undefined].map((code, i) => [code, `${NAME}-${i}`] as const);
+  const ends = await Promise.all(names.map(async ([code, name]) => {
+    const id = await node.begin(async function* () {
+      yield* count(2);
+      throw code === undefined ? new Error("a fault") : new RequestError(code, "No more");
+    }, { name });
+    return await node.read(id);
+  }));
+  assertEquals(ends.map((items) => items.at(-1)), ["quota", "aborted", "aborted", "failed"]);
+  assertEquals(ends.every((items) => items.length === 3), true);
+  assertEquals(node.errors.map(String), ["Error: a fault"]);
+});
+
+for (
+  const item of [undefined, NaN, 1n, Uint8Array.of(1), { a: [Infinity] }, "x".repeat(2_000_000)]
+) {
+  Deno.test(`Answers ends with the code failed behind an item of ${typeof item} that it cannot keep`, async () => {
+    await using cluster = new Cluster();
+    const node = cluster.add();
+    const stalled = new Stalled(1, item, 3);
+    const id = await node.begin(stalled.answer);
+    assertEquals(await node.read(id), [1, "failed"]);
+    await stalled.returned.promise;
+    assert(node.errors[0] instanceof TypeError || node.errors[0] instanceof RangeError);
+  });
+}
+
+Deno.test("Answers stops a generator whose answer is cancelled, and tells the reason", async () => {
+  await using cluster = new Cluster();
+  const [node, other] = [cluster.add(), cluster.add()];
+  const stalled = new Stalled(1, 2);
+  const id = await node.begin(stalled.answer);
+  const signal = await stalled.reached.promise;
+  assertEquals(node.answers.running, 1);
+  await other.streams.cancel(id, "Enough");
+  await stalled.returned.promise;
+  assertEquals((signal.reason as RequestError).message, "Enough");
+  assertEquals(await other.read(id), [1, 2, "cancelled"]);
+  const { error, code } = (await other.streams.info(id))!;
+  assertEquals([error, code], ["Enough", "cancelled"]);
+  assertEquals(node.answers.running, 0);
+});
+
+Deno.test("Answers asks a generator for the next item at the pace of the engine", async () => {
+  await using cluster = new Cluster();
+  const node = cluster.add();
+  const { logs } = cluster.memory;
+  const gate = Promise.withResolvers<void>();
+  let made = 0;
+  node.logs.append = async (id, options) => {
+    await gate.promise;
+    return await StreamLogs.prototype.append.call(node.logs, id, options);
+  };
+  const id = await node.begin(async function* () {
+    for (; made < 10_000; made++) yield "x".repeat(100);
+  });
+  await new Promise((resolve) => setTimeout(resolve, 50));
+  assert(made <= 200, `${made} items while the engine is silent`);
+  gate.resolve();
+  assertEquals((await node.read(id)).length, 10_000);
+  assert(logs !== undefined);
+});
+
+Deno.test("Answers bounds the generators of a user, and of a node", async () => {
+  await using cluster = new Cluster();
+  const node = cluster.add({ maxRunning: 3, maxRunningPerUser: 2 });
+  const stalled = range(4).map(() => new Stalled());
+  const begin = (i: number, owner: string) =>
+    node.begin(stalled[i]!.answer, { name: `${NAME}-${i}`, owner });
+  const first = await begin(0, "ann");
+  await begin(1, "ann");
+  const error = await assertRejects(() => begin(2, "ann"), RequestError, "of this user");
+  assertEquals(error.failure.code, "too-many");
+  await begin(2, "bob");
+  await assertRejects(() => begin(3, "bob"), RequestError, "of this server");
+  assertEquals(await begin(0, "ann"), first);
+  await node.streams.cancel(first, "");
+  await stalled[0]!.returned.promise;
+  await node.read(first);
+  assertEquals(await begin(3, "ann") === first, false);
+});
+
+/** A handler that continues with numbers up to a bound, and notes its calls. */
+function resumeTo(to: number, calls: unknown[] = []): ResumeAnswer {
+  return (request, { written, count: done }) => {
+    calls.push({ ...request, written, count: done });
+    return count(to, done);
+  };
+}
+
+Deno.test("Answers go on at exactly one node once their node is lost", async () => {
+  using time = new FakeTime();
+  await using cluster = new Cluster();
+  const calls: unknown[] = [];
+  const lost = cluster.add({ resume: resumeTo(0) });
+  for (let i = 0; i < 3; i++) cluster.add({ resume: resumeTo(6, calls) });
+  const reader = cluster.add();
+  const stalled = new Stalled(0, 1, 2);
+  const id = await lost.begin(stalled.answer);
+  const reading = reader.read(id);
+  await stalled.reached.promise;
+  await passTime(time, 1);
+  lost.die();
+  await passTime(time, RESUME_LEASE_MS + 4_000);
+  assertEquals(await reading, range(6));
+  const request = { topic: "chat", input: "hi", user: "ann" };
+  assertEquals(calls, [{ ...request, written: [0, 1, 2], count: 3 }]);
+  assertEquals((await reader.logs.info(requestLog(id))).kind, "missing");
+});
+
+Deno.test("Answers of a node that only looked dead are those of the node that took over", async () => {
+  using time = new FakeTime();
+  await using cluster = new Cluster();
+  const looked = cluster.add({ resume: resumeTo(0) });
+  const taking = new Stalled("two");
+  const other = cluster.add({ resume: (_request, { signal }) => taking.answer(signal) });
+  const gate = Promise.withResolvers<void>();
+  const ended = Promise.withResolvers<AbortSignal>();
+  const id = await looked.begin(async function* (signal) {
+    try {
+      yield "one";
+      await gate.promise;
+      yield "late";
+      yield "later";
+    } finally {
+      ended.resolve(signal);
+    }
+  });
+  await passTime(time, 1);
+  looked.die();
+  await passTime(time, RESUME_LEASE_MS + 4_000);
+  await taking.reached.promise;
+  looked.silence?.resolve();
+  looked.silence = undefined;
+  gate.resolve();
+  await passTime(time, RESUME_LEASE_MS);
+  assertEquals((await ended.promise).aborted, true);
+  await other.streams.cancel(id, "Enough");
+  assertEquals(await other.read(id), ["one", "two", "cancelled"]);
+});
+
+Deno.test("Answers without a handler for the rest end as writer-lost, for the readers of all nodes", async () => {
+  using time = new FakeTime();
+  await using cluster = new Cluster();
+  const [lost, other] = [cluster.add(), cluster.add()];
+  const stalled = new Stalled(0);
+  const id = await lost.begin(stalled.answer);
+  await stalled.reached.promise;
+  await passTime(time, 1);
+  lost.die();
+  const reading = other.read(id);
+  await passTime(time, 21_000);
+  assertEquals(await reading, [0, "writer-lost"]);
+});
+
+Deno.test("Answers wait for a node with a handler, and are lost without one", async () => {
+  using time = new FakeTime();
+  await using cluster = new Cluster();
+  const lost = cluster.add({ resume: resumeTo(0) });
+  const older = cluster.add();
+  const [one, two] = [new Stalled(0), new Stalled(0)];
+  const id = await lost.begin(one.answer);
+  const given = await lost.begin(two.answer, { name: `${NAME}-2` });
+  await Promise.all([one.reached.promise, two.reached.promise]);
+  await passTime(time, 1);
+  lost.die();
+  await passTime(time, RESUME_LEASE_MS + 15_000);
+  assertEquals((await older.streams.info(id))?.isEnded, false);
+  const newer = cluster.add({ resume: resumeTo(2) });
+  await passTime(time, 4_000);
+  assertEquals(await older.read(id), [0, 1]);
+  assertEquals(await older.read(given), [0, 1]);
+  newer.die();
+
+  const last = cluster.add({ resume: resumeTo(0) });
+  const three = new Stalled(0);
+  const never = await last.begin(three.answer, { name: `${NAME}-3` });
+  await three.reached.promise;
+  await passTime(time, 1);
+  last.die();
+  await passTime(time, RESUME_LEASE_MS + 32_000);
+  assertEquals(await older.read(never), [0, "writer-lost"]);
+  assertEquals((await older.logs.info(requestLog(never))).kind, "missing");
+});
+
+Deno.test("Answers whose generator ends node after node are given up", async () => {
+  using time = new FakeTime();
+  await using cluster = new Cluster();
+  let resumed = 0;
+  const add = (): Node => {
+    const node: Node = cluster.add({
+      resume: async function* () {
+        resumed++;
+        node.die();
+        await new Promise<never>(() => {});
+        yield 0;
+      },
+    });
+    return node;
+  };
+  const first = add();
+  const stalled = new Stalled(0);
+  const id = await first.begin(stalled.answer);
+  await stalled.reached.promise;
+  await passTime(time, 1);
+  first.die();
+  const reader = cluster.add();
+  const reading = reader.read(id);
+  for (let i = 0; i <= MAX_TAKEOVERS; i++) {
+    add();
+    await passTime(time, RESUME_LEASE_MS + 4_000 + 16_000);
+  }
+  assertEquals([await reading, resumed], [[0, "writer-lost"], MAX_TAKEOVERS]);
+});
+
+Deno.test("Answers.close() leaves answers to another node at once, any number of times", async () => {
+  using time = new FakeTime();
+  await using cluster = new Cluster();
+  let passes = 0;
+  const resume: ResumeAnswer = async function* (_request, { count: done, signal }) {
+    yield done;
+    if (++passes > MAX_TAKEOVERS + 2) return;
+    await new Promise((resolve) => signal.addEventListener("abort", resolve));
+  };
+  let node = cluster.add({ resume });
+  const reader = cluster.add();
+  const stalled = new Stalled(0);
+  const id = await node.begin(stalled.answer);
+  await stalled.reached.promise;
+  await passTime(time, 1);
+  const reading = reader.read(id);
+  for (let i = 0; i < MAX_TAKEOVERS + 3; i++) {
+    const next = cluster.add({ resume });
+    await node.close();
+    await passTime(time, 10);
+    node = next;
+  }
+  assertEquals(await reading, range(MAX_TAKEOVERS + 4));
+});
+
+Deno.test("Answers.close() ends answers that no node can go on with", async () => {
+  await using cluster = new Cluster();
+  const [node, reader] = [cluster.add(), cluster.add()];
+  const stalled = new Stalled(0);
+  const id = await node.begin(stalled.answer);
+  await stalled.reached.promise;
+  await node.close();
+  await stalled.returned.promise;
+  assertEquals(await reader.read(id), [0, "writer-lost"]);
+  assertEquals(await codeOf(node.begin(stalled.answer)), "unavailable");
+});
+
+Deno.test("Answers.drain() waits for answers that no other node can go on with", async () => {
+  using time = new FakeTime();
+  await using cluster = new Cluster();
+  const [node, reader] = [cluster.add(), cluster.add()];
+  const gate = Promise.withResolvers<void>();
+  const id = await node.begin(async function* () {
+    await gate.promise;
+    yield 0;
+  });
+  let isDrained = false;
+  const draining = node.answers.drain({ hasOthers: true, withinMs: 5_000 });
+  void draining.then(() => isDrained = true);
+  await passTime(time, 1_000);
+  assertEquals(isDrained, false);
+  gate.resolve();
+  await draining;
+  assertEquals(await reader.read(id), [0]);
+  const stalled = new Stalled();
+  await node.begin(stalled.answer, { name: `${NAME}-2` });
+  const late = node.answers.drain({ hasOthers: true, withinMs: 5_000 });
+  await passTime(time, 5_000);
+  await late;
+});
+
+Deno.test("Answers.drain() leaves answers to other nodes, if there are any", async () => {
+  using time = new FakeTime();
+  await using cluster = new Cluster();
+  const node = cluster.add({ resume: resumeTo(0) });
+  const stalled = new Stalled(0);
+  const id = await node.begin(stalled.answer);
+  await stalled.reached.promise;
+  const alone = node.answers.drain({ hasOthers: false, withinMs: 100 });
+  await passTime(time, 100);
+  await alone;
+  assertEquals(node.answers.running, 1);
+  const other = cluster.add({ resume: resumeTo(3) });
+  await node.answers.drain({ hasOthers: true, withinMs: 5_000 });
+  await passTime(time, 10);
+  assertEquals(await other.read(id), range(3));
+});
+
+Deno.test("Answers hands the newest items to resume, within bounds", async () => {
+  using time = new FakeTime();
+  await using cluster = new Cluster();
+  const lost = cluster.add({ resume: resumeTo(0) });
+  const sizes = [10, 1_000_000, 50_000, 50_000];
+  const many = new Stalled(...range(MAX_WRITTEN.items + 5));
+  const large = new Stalled(...sizes.map((size) => "x".repeat(size)));
+  await lost.begin(many.answer);
+  await lost.begin(large.answer, { name: `${NAME}-2` });
+  await passTime(time, 1);
+  await Promise.all([many.reached.promise, large.reached.promise]);
+  await passTime(time, 1);
+  lost.die();
+  const seen: { written: readonly unknown[]; count: number }[] = [];
+  cluster.add({
+    resume: (_request, { written, count: done }) => {
+      seen.push({ written, count: done });
+      return count(0);
+    },
+  });
+  await passTime(time, RESUME_LEASE_MS + 4_000);
+  const [larger, more] = seen.toSorted((a, b) => a.count - b.count);
+  assertEquals(larger!.written.map((text) => (text as string).length), sizes.slice(2));
+  assertEquals([more!.count, more!.written.length], [MAX_WRITTEN.items + 5, MAX_WRITTEN.items]);
+  assertEquals(more!.written[0], 5);
+});
