@@ -70,6 +70,9 @@ const MAX_DEPARTED = 1_000;
 /** Ticks without its own messages after which a node counts as unable to hear other nodes. */
 const MAX_DEAF_TICKS = 3;
 
+/** Ticks of silence after which a node counts as silent: two heartbeats did not come. */
+const SILENT_TICKS = 4;
+
 interface Peer {
   info: NodeInfo;
   /** Ticks since the last message of the node. */
@@ -127,6 +130,11 @@ export class Liveness {
   isGone(id: string): boolean {
     if (this.#peers.has(id)) return false;
     return this.#departed.has(id) || this.#calmTicks > this.#goneTicks;
+  }
+
+  /** Tells whether two heartbeats in a row of a node did not come. */
+  isSilent(id: string): boolean {
+    return (this.#peers.get(id)?.silentTicks ?? 0) >= SILENT_TICKS;
   }
 
   /** Notes a message of a node; returns false if that node is not known to be alive. */

@@ -32,13 +32,16 @@ const MAX_TIMEOUT_MS = 120_000;
  */
 const MEET_MS = 3_000;
 
+/** Time between two looks for silent nodes while calls wait, in milliseconds. */
+const LOOK_MS = 500;
+
 /** Reason for which a call has no reply. */
-export type NodeCallFailure = "gone" | "lost" | RefusalCode;
+export type NodeCallFailure = "gone" | "silent" | "lost" | RefusalCode;
 
 /** Thrown by {@linkcode NodeCalls.call} if no reply can come. */
 export class NodeCallError extends Error {
   /**
-   * `gone`: the asked node is not alive. `lost`: the engine was away, and the reply may be lost.
+   * `gone`: the asked node is not alive. `silent`: two heartbeats of that node did not come. `lost`: the engine was away, and the reply may be lost.
    * `busy`: too many calls are under way, here or there. `failed`: the handler of the asked node
    * threw an error, or a message was malformed or too large.
    */
@@ -107,6 +110,8 @@ interface Answering {
  * - **Bytes:** requests and replies are bytes, which travel in parts that every engine takes.
  * - **Gone:** a call to a node that is gone, or says farewell meanwhile, fails at once. A call to a
  *   node without a beat so far fails after 3 s.
+ * - **Silent:** a call to a node fails as soon as two heartbeats in a row did not come, within 4 s
+ *   after the node was killed.
  * - **Lost:** the engine may lose messages. Calls under way at an outage fail once the engine is
  *   back; other calls without a reply fail after `timeoutMs`. The other node may have answered.
  * - **Giving up:** a signal or the end of the time aborts the signal of the handler over there.
@@ -148,6 +153,8 @@ export class NodeCalls implements AsyncDisposable {
   readonly #answering = new Map<string, Answering>();
   /** Calls that wait for the first beat of a node, by id of the node. */
   readonly #meeting = new Map<string, PromiseWithResolvers<void>>();
+  /** Runs while calls wait. */
+  #looking: Timer | undefined;
   #gathered = 0;
   #last = 0;
   #ignored = 0;
@@ -237,6 +244,8 @@ export class NodeCalls implements AsyncDisposable {
     if (this.#isClosed) return;
     this.#isClosed = true;
     this.#watch[Symbol.dispose]();
+    this.#nodes.runtime.clearTimeout(this.#looking);
+    this.#looking = undefined;
     for (const { reply } of this.#asked.values()) {
       reply.reject(new NodeCallError("gone", "this node must not be closed"));
     }
@@ -256,11 +265,24 @@ export class NodeCalls implements AsyncDisposable {
     if (!this.#isReady) await this.ready;
     if (!this.#nodes.has(asked.to)) await this.#meet(asked.to);
     // The caller may have given up meanwhile.
+    if (this.#nodes.isSilent(asked.to)) throw silent(asked.to);
     if (this.#asked.has(id)) {
+      this.#looking ??= this.#startLooking();
       asked.isSent = true;
       this.#sendData(asked.to, { type: "call", id, timeoutMs }, data);
     }
     return await asked.reply.promise;
+  }
+
+  #startLooking(): Timer {
+    return this.#nodes.runtime.setTimeout(() => {
+      this.#looking = undefined;
+      if (this.#asked.size === 0) return;
+      for (const { to, reply } of this.#asked.values()) {
+        if (this.#nodes.isSilent(to)) reply.reject(silent(to));
+      }
+      this.#looking = this.#startLooking();
+    }, LOOK_MS);
   }
 
   /** Waits for the first beat of a node; throws if the node is gone. */
@@ -458,6 +480,10 @@ function keyOf({ node, id }: CallMessage): string {
 
 function gone(node: string): NodeCallError {
   return new NodeCallError("gone", `the node must be alive, received ${node}`);
+}
+
+function silent(node: string): NodeCallError {
+  return new NodeCallError("silent", `heartbeats must come, received none of ${node}`);
 }
 
 function tooMany(where: string): string {

@@ -246,6 +246,18 @@ export class Nodes implements AsyncDisposable {
   }
 
   /**
+   * Tells whether two heartbeats in a row of another node did not come: the node is gone, or was
+   * busy or cut off for a while. Work that can go elsewhere need not wait for the end of
+   * `goneAfterMs`.
+   *
+   * @param id Id of the node.
+   * @returns True if the node is silent, and was alive before.
+   */
+  isSilent(id: string): boolean {
+    return this.#liveness.isSilent(id);
+  }
+
+  /**
    * Calls a function when nodes come and go.
    *
    * @param listener Gets the events.

@@ -156,6 +156,21 @@ Deno.test("Nodes.isGone() answers from certain knowledge alone", async () => {
   assert(!a.nodes.isGone("somebody"));
 });
 
+Deno.test("Nodes.isSilent() is true for a node whose last two heartbeats did not come", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join(), bench.join()];
+  await bench.pass(10_000);
+  assert(!a.nodes.isSilent(b.nodes.id) && !a.nodes.isSilent("unknown"));
+  b.broker.cut();
+  await bench.pass(1_900);
+  assert(!a.nodes.isSilent(b.nodes.id));
+  await bench.pass(2_600);
+  assert(a.nodes.isSilent(b.nodes.id) && a.nodes.has(b.nodes.id));
+  b.broker.mend();
+  await bench.pass(2_000);
+  assert(!a.nodes.isSilent(b.nodes.id));
+});
+
 Deno.test("Nodes.tell() reaches one node or all, in order", async () => {
   await using bench = new Bench();
   const all = [bench.join(), bench.join(), bench.join()];
