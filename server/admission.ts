@@ -6,6 +6,7 @@ import { type AdmissionOptions, checkAdmissionOptions } from "./admission_option
 import { peerAddress, type RequestInfo } from "../transport/address.ts";
 import { Authenticator, type Identity, TAKES_NO_TOKEN, withInBandHint } from "./authentication.ts";
 import { PendingUpgrades, type SessionRequest } from "./session_request.ts";
+import type { HttpSessions } from "./http_request.ts";
 import { RefusalReport, Refused, withinLimits } from "./refusal.ts";
 import {
   FetchedUpgrade,
@@ -51,6 +52,9 @@ const MAX_AWAITED_HEADER_BYTES = 16_384;
 /** Refusals by `authenticate` after which the client may still send a token. */
 const OPEN_STATUSES: ReadonlySet<number> = new Set([400, 401, 403, 404]);
 
+/** Header of requests of the HTTP transport, whose code loads with the first of these. */
+const HTTP_MARK = "skein-transport";
+
 const NO_IDENTITY = { value: undefined, user: undefined, credentials: undefined };
 
 /** Facts about the peer of a session on this server. */
@@ -80,6 +84,8 @@ export interface AdmissionParts {
   readonly claim: (user: string) => Promise<Disposable> | undefined;
   /** Prints refusals if the application has no handler. */
   readonly console: ConsoleReport;
+  /** Returns the id of this node; `undefined` if there are no other nodes. */
+  readonly node: () => string | undefined;
 }
 
 /** Admits or refuses sessions. */
@@ -94,6 +100,10 @@ export class Admission<V> {
   readonly #matches: (url: string) => boolean;
   readonly #authenticator: Authenticator<V>;
   readonly #report: RefusalReport;
+  readonly #console: ConsoleReport;
+  readonly #node: () => string | undefined;
+  /** Sessions over HTTP, once a client asked for one. */
+  #http: Promise<HttpSessions> | undefined = undefined;
   // All of these are bounded by the reservations of the manager.
   readonly #pendingUpgrades: PendingUpgrades;
   readonly #reservations = new Map<Connection, Reservation>();
@@ -110,7 +120,7 @@ export class Admission<V> {
   constructor(
     options: AdmissionOptions<V>,
     settings: SessionSettings,
-    { manager, claim, console }: AdmissionParts,
+    { manager, claim, console, node }: AdmissionParts,
   ) {
     checkAdmissionOptions(options);
     const { runtime } = settings;
@@ -135,6 +145,8 @@ export class Admission<V> {
     this.#matches = pathMatcher(options.path);
     this.#authenticator = new Authenticator(runtime, options);
     this.#report = new RefusalReport(options.onRefusal, console);
+    this.#console = console;
+    this.#node = node;
   }
 
   /** Passes the reservation of a connection on to the manager. */
@@ -146,7 +158,9 @@ export class Admission<V> {
 
   /** Answers an HTTP request; synchronously unless the application has to be asked. */
   fetch(request: Request, info: RequestInfo = {}): Response | Promise<Response> {
-    if (!isWebSocketUpgrade(request)) return this.#other(request, info);
+    if (!isWebSocketUpgrade(request)) {
+      return this.#isOfHttp(request) ? this.#overHttp(request, info) : this.#other(request, info);
+    }
     return this.upgrade(new FetchedUpgrade(request, this.#engine), info);
   }
 
@@ -196,6 +210,11 @@ export class Admission<V> {
     this.#pendingUpgrades[Symbol.dispose]();
     const info = { code: CloseCode.draining, ...options };
     await Promise.all([...this.#pending].map((session) => session.close(info)));
+  }
+
+  /** Ends all connections over HTTP: those of closed sessions stay for a moment otherwise. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    (await this.#http?.catch(() => undefined))?.[Symbol.dispose]();
   }
 
   /** Runs `authenticate` for a token that came in band. Errors become an `AuthenticationError`. */
@@ -492,6 +511,34 @@ export class Admission<V> {
       this.#report.tell(error, { address, token: () => tokenOf(sessionRequest) });
     }
     return sessionRequest.refuse(error);
+  }
+
+  /** Tells whether a request belongs to the HTTP transport, or asks if a page may send such. */
+  #isOfHttp({ method, headers, url }: Request): boolean {
+    const isMarked = headers.has(HTTP_MARK) || method === "OPTIONS" &&
+        (headers.get("access-control-request-headers")?.includes(HTTP_MARK) ?? false);
+    return isMarked && this.#options.http !== false && this.#matches(url);
+  }
+
+  async #overHttp(request: Request, info: RequestInfo): Promise<Response> {
+    const http = await (this.#http ??= this.#loadHttp());
+    const address = this.#addressOf(() => request, info);
+    const sessionRequest = http.asked(request, address);
+    return await (sessionRequest ? this.#answer(sessionRequest) : http.fetch(request, info));
+  }
+
+  async #loadHttp(): Promise<HttpSessions> {
+    const { HttpSessions } = await import("./http_request.ts");
+    const { origins, hosts } = this.#options;
+    return new HttpSessions({
+      runtime: this.#settings.runtime,
+      manager: this.#manager,
+      node: this.#node(),
+      maxFrameBytes: this.#messages.maxFrameBytes ?? MAX_JOINED_BYTES,
+      origins: { ...(origins && { origins }), ...(hosts && { hosts }) },
+      countForged: (request, info) => this.#count({ address: this.addressOf(request, info) }),
+      report: (error) => this.#console.failed("A request of the HTTP transport", error),
+    });
   }
 
   #other(request: Request, info: RequestInfo): Response | Promise<Response> {

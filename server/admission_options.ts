@@ -98,7 +98,18 @@ export interface AdmissionOptions<V> extends OriginRules {
    * @default {["host", "origin", "user-agent", "accept-language", "x-forwarded-for"]}
    */
   readonly keepsHeaders?: "all" | readonly string[];
-  /** Answers HTTP requests other than WebSocket upgrades. By default with status 426. */
+  /**
+   * Serves sessions over HTTP too, for clients with `http` among their `transports` whose network
+   * blocks all others. Requests of this transport carry the header `Skein-Transport`, and pass the
+   * same checks as upgrades.
+   *
+   * @default {true}
+   */
+  readonly http?: boolean;
+  /**
+   * Answers HTTP requests other than WebSocket upgrades, and those of sessions over HTTP. By default
+   * with status 426.
+   */
   readonly fetch?: (request: Request, info: RequestInfo) => Response | Promise<Response>;
   /**
    * Called for every refused session, and for every token renewal that failed with another error

@@ -199,6 +199,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       manager,
       claim: (user) => this.#claims?.claim(user),
       console: this.#console,
+      node: () => this.nodes?.id,
     });
     const { presenceGraceMs: graceMs, presenceSharesOnline: sharesOnline = true } = options;
     const { nodes, presence, rooms: joined } = makePresence({
@@ -664,6 +665,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       this.#admission.close(options),
       this.#moq?.close(),
     ]);
+    await this.#admission[Symbol.asyncDispose]();
     this.#heartbeat[Symbol.dispose]();
     this.#engine?.[Symbol.dispose]();
     this.#services?.[Symbol.dispose]();

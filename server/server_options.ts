@@ -500,6 +500,7 @@ const SERVER: OptionKeys<ServerOptions> = {
   flowControl: true,
   history: true,
   hosts: true,
+  http: true,
   instrumentation: true,
   keepsHeaders: true,
   limits: true,

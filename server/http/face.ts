@@ -1,6 +1,6 @@
 /** The guard that all HTTP faces of a server share: rights, origins, headers, bounds and errors. */
 import { readBody } from "./body.ts";
-import { Problem, tooMany } from "./problem.ts";
+import { Problem, REFUSAL_CODES, tooMany } from "./problem.ts";
 import { Refused } from "../refusal.ts";
 import { refusalHeaders } from "../session_request.ts";
 import { Accounts } from "../../manager/accounts.ts";
@@ -437,7 +437,7 @@ export class Face<Action extends string> {
     const { status, message, cause, isFault } = refused;
     if (isFault) this.#parts.report("authenticate", cause);
     return new Problem(status, {
-      code: CODES[status] ?? "forbidden",
+      code: REFUSAL_CODES[status] ?? "forbidden",
       detail: `Cannot ${action}: ${message}`,
       headers: {
         ...refusalHeaders(refused),
@@ -471,17 +471,6 @@ export class Face<Action extends string> {
     headers.set("access-control-expose-headers", exposed.join(", "));
   }
 }
-
-/** Codes of the refusals of `authenticate`, by status. */
-const CODES: Readonly<Record<number, string>> = {
-  400: "malformed",
-  401: "unauthenticated",
-  404: "not-found",
-  408: "too-slow",
-  413: "too-large",
-  429: "too-many",
-  503: "unavailable",
-};
 
 /** Makes the response to an error whose text the client must not see. */
 function failed(): Problem {

@@ -3,6 +3,17 @@
 /** Content type of problem details. */
 export const PROBLEM_TYPE = "application/problem+json";
 
+/** Codes of refusals, by status. */
+export const REFUSAL_CODES: Readonly<Record<number, string>> = {
+  400: "malformed",
+  401: "unauthenticated",
+  404: "not-found",
+  408: "too-slow",
+  413: "too-large",
+  429: "too-many",
+  503: "unavailable",
+};
+
 /** Seconds after which a client may try again, unless the problem knows better. */
 const RETRY_AFTER_S = 5;
 

@@ -1,0 +1,390 @@
+/** Requests of the HTTP transport: event streams, polls, posts and closes, on any connection. */
+import { readBody } from "./body.ts";
+import { methodNotAllowed, Problem, REFUSAL_CODES } from "./problem.ts";
+import { Refused } from "../refusal.ts";
+import { refusalHeaders } from "../session_request.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import type { RequestInfo } from "../../transport/address.ts";
+import { isPortableCloseCode } from "../../transport/wire_close.ts";
+import { cutReason, MAX_WEBSOCKET_REASON_BYTES } from "../../transport/close_info.ts";
+import type { ConnectionCloseInfo } from "../../transport/connection.ts";
+import {
+  CarrierError,
+  type GivenFrames,
+  type HttpCarrier,
+  type HttpCarriers,
+  MAX_ID_LENGTH,
+} from "../../transport/http/carrier.ts";
+import { Header, HTTP_TRANSPORT } from "../../transport/http/connection.ts";
+import { COMMENT, type OpenedConnection, writeOpened } from "../../transport/http/events.ts";
+import { isOriginAllowed, type OriginRules } from "../../transport/origins.ts";
+
+/** Time without an event after which an event stream has a comment, in milliseconds. */
+const COMMENT_MS = 15_000;
+
+/** Longest time for which a poll waits, in milliseconds: proxies give up after 30 s and more. */
+const POLL_MS = 25_000;
+
+/**
+ * Bytes of events after which a piece of an event stream ends. A client that takes longer for a
+ * piece than a connection waits for its client is lost: 1 KiB a second is enough.
+ */
+const PIECE_BYTES = 32_768;
+
+/** Most posts of one connection whose bodies are read at once: one, and its repetition. */
+const MAX_POSTS_PER_CONNECTION = 2;
+
+/** Most posts whose bodies are read at once. */
+const MAX_POSTS = 4_096;
+
+/** Longest time for the body of a post, in milliseconds. */
+const BODY_MS = 30_000;
+
+/** Bytes of a body beside its largest frame: clients join smaller frames up to this size. */
+const JOINED_BYTES = 65_536;
+
+/** Time for which a page need not ask again if its requests are allowed, in seconds. */
+const PREFLIGHT_AGE_S = 7_200;
+
+/** Seconds after which a client repeats a post for which there was no room. */
+const BUSY_S = "1";
+
+const METHODS = ["GET", "POST", "DELETE"];
+
+const REQUEST_HEADERS = ["authorization", ...Object.values(Header)].join(", ");
+
+const encoder = new TextEncoder();
+
+/** Options for {@linkcode CarrierRequests}. */
+export interface CarrierRequestsOptions {
+  /** Clocks and timers of the server. */
+  readonly runtime: Runtime;
+  /** Finds the connections of requests. */
+  readonly carriers: HttpCarriers;
+  /** Largest frame of a client, in bytes. */
+  readonly maxFrameBytes: number;
+  /** Pages that may send requests, as for sessions on other transports. */
+  readonly origins: OriginRules;
+  /**
+   * Counts an attempt with a wrong secret.
+   *
+   * @throws {Refused} If the network address has made too many attempts.
+   */
+  readonly countForged: (request: Request, info: RequestInfo) => void;
+  /** Reports an error that the client is not told. */
+  readonly report: (error: unknown) => void;
+}
+
+/**
+ * Answers the requests of the HTTP transport, after a session was opened. Works on connections of
+ * any node, through {@linkcode HttpCarrier} alone.
+ */
+export class CarrierRequests {
+  readonly #options: CarrierRequestsOptions;
+  // Bounded by `MAX_POSTS`.
+  readonly #posts = new Map<string, number>();
+  #postCount = 0;
+
+  /** Begins without requests. */
+  constructor(options: CarrierRequestsOptions) {
+    this.#options = options;
+  }
+
+  /** Answers the request for a new connection: with events, or for a poll with the first alone. */
+  opened(request: Request, opened: OpenedConnection): Response {
+    const head = writeOpened(opened);
+    if (request.headers.has(Header.poll)) return this.#events(request, head);
+    const { carriers } = this.#options;
+    const carrier = carriers.find(opened.session, opened.secret);
+    const reader = this.#reader();
+    return this.#stream(request, carrier, { head, last: 0, reader, isFirst: true });
+  }
+
+  /** Answers a refused request for a new connection. */
+  refused(request: Request, refused: Refused): Response {
+    return this.#failed(request, problemOf(refused));
+  }
+
+  /**
+   * Answers a request for an open connection, or the question of a page before a request. Never
+   * rejects.
+   */
+  async fetch(request: Request, info: RequestInfo): Promise<Response> {
+    try {
+      if (!isOriginAllowed(request.headers, this.#options.origins)) throw wrongOrigin(request);
+      switch (request.method) {
+        case "OPTIONS":
+          return this.#preflight(request);
+        case "GET":
+          return await this.#read(request);
+        case "POST":
+          return await this.#post(request);
+        case "DELETE":
+          return await this.#delete(request);
+      }
+      throw methodNotAllowed(request.method, [...METHODS, "OPTIONS"]);
+    } catch (error) {
+      return this.#failed(request, this.#problemOf(error, request, info));
+    }
+  }
+
+  async #read(request: Request): Promise<Response> {
+    const carrier = this.#carrierOf(request);
+    const after = numberOf(request, Header.lastEvent);
+    const [reader, signal] = [this.#reader(), request.signal];
+    const first = { reader, isFirst: true, signal };
+    if (request.headers.has(Header.poll)) {
+      const options = { ...first, waitMs: POLL_MS, maxBytes: JOINED_BYTES };
+      return this.#events(request, (await carrier.take(after, options)).events);
+    }
+    // An unknown connection gets its status in place of a stream.
+    const options = { ...first, waitMs: 0, maxBytes: PIECE_BYTES };
+    const { events, last, state } = await carrier.take(after, options);
+    if (state !== "open") return this.#events(request, events);
+    const head = events || COMMENT;
+    return this.#stream(request, carrier, { head, last, reader, isFirst: false });
+  }
+
+  async #post(request: Request): Promise<Response> {
+    const carrier = this.#carrierOf(request);
+    const number = numberOf(request, Header.number);
+    const received = numberOf(request, Header.lastEvent);
+    const frames = await this.#body(request, carrier);
+    const given = await carrier.give(number, frames, received);
+    return this.#given(request, given);
+  }
+
+  async #delete(request: Request): Promise<Response> {
+    await this.#carrierOf(request).end(closeOf(request));
+    return this.#answer(request, null, { status: 204 });
+  }
+
+  /** Reads the body of a post within the bounds for posts at once. */
+  async #body(request: Request, carrier: HttpCarrier): Promise<Uint8Array> {
+    const { runtime, maxFrameBytes } = this.#options;
+    const id = request.headers.get(Header.session)!;
+    const count = this.#posts.get(id) ?? 0;
+    if (count >= MAX_POSTS_PER_CONNECTION || this.#postCount >= MAX_POSTS) {
+      throw new Problem(503, {
+        code: "unavailable",
+        detail: "Cannot take frames: too many requests with frames are under way",
+        headers: { "retry-after": BUSY_S },
+      });
+    }
+    this.#posts.set(id, count + 1);
+    this.#postCount++;
+    try {
+      const maxBytes = maxFrameBytes + JOINED_BYTES;
+      return await readBody(request, { runtime, maxBytes, timeoutMs: BODY_MS });
+    } catch (error) {
+      const isLarge = error instanceof Problem && error.status === 413;
+      if (isLarge) await carrier.end({ closeCode: 4413, reason: error.message });
+      throw error;
+    } finally {
+      const left = this.#posts.get(id)! - 1;
+      if (left === 0) this.#posts.delete(id);
+      else this.#posts.set(id, left);
+      this.#postCount--;
+    }
+  }
+
+  #given(request: Request, { result, next }: GivenFrames): Response {
+    const headers = { [Header.number]: `${next}` };
+    const refuse = (status: number, code: string, rule: string, more = {}) =>
+      this.#failed(
+        request,
+        new Problem(status, {
+          code,
+          detail: `Cannot take frames: ${rule}`,
+          headers: { ...headers, ...more },
+        }),
+      );
+    switch (result) {
+      case "taken":
+        return this.#answer(request, null, { status: 204, headers });
+      case "hole":
+        return refuse(409, "hole", `the first frame must have number ${next}`);
+      case "busy":
+        return refuse(503, "unavailable", "the receiver is behind", { "retry-after": BUSY_S });
+      case "malformed":
+        return refuse(400, "malformed", "each must have a length, a known type and its bytes");
+      case "large":
+        return refuse(413, "too-large", `each must have ${this.#options.maxFrameBytes} bytes`);
+    }
+  }
+
+  #stream(
+    request: Request,
+    carrier: HttpCarrier,
+    { reader, ...start }: {
+      readonly head: string;
+      readonly last: number;
+      readonly reader: string;
+      readonly isFirst: boolean;
+    },
+  ): Response {
+    const ended = new AbortController();
+    const { signal } = ended;
+    let waiting: string | undefined = start.head;
+    let { last, isFirst } = start;
+    request.signal.addEventListener("abort", () => ended.abort());
+    const take = async (): Promise<string | undefined> => {
+      const options = { reader, isFirst, waitMs: COMMENT_MS, maxBytes: PIECE_BYTES, signal };
+      const taken = await carrier.take(last, options);
+      isFirst = false;
+      ({ last } = taken);
+      if (taken.state !== "open") ended.abort();
+      return taken.events;
+    };
+    const body = new ReadableStream<Uint8Array>({
+      pull: async (controller) => {
+        try {
+          const events = waiting ?? await take();
+          waiting = undefined;
+          const isOver = signal.aborted;
+          if (events !== "" || !isOver) controller.enqueue(encoder.encode(events || COMMENT));
+          if (isOver) controller.close();
+        } catch (error) {
+          // The next request of the client is told the reason.
+          if (!(error instanceof CarrierError)) this.#options.report(error);
+          controller.close();
+        }
+      },
+      cancel: () => ended.abort(),
+    }, { highWaterMark: 0 });
+    return this.#answer(request, body, { headers: { "content-type": "text/event-stream" } });
+  }
+
+  /** Answers with the events that there are. */
+  #events(request: Request, events: string): Response {
+    if (events === "") return this.#answer(request, null, { status: 204 });
+    const body = encoder.encode(events);
+    const headers = {
+      "content-type": "text/event-stream",
+      "content-length": `${body.byteLength}`,
+    };
+    return this.#answer(request, body, { headers });
+  }
+
+  #preflight(request: Request): Response {
+    return this.#answer(request, null, {
+      status: 204,
+      headers: {
+        "access-control-allow-methods": METHODS.join(", "),
+        "access-control-allow-headers": REQUEST_HEADERS,
+        "access-control-max-age": `${PREFLIGHT_AGE_S}`,
+      },
+    });
+  }
+
+  #failed(request: Request, problem: Problem): Response {
+    const { status, headers, body } = problem.toResponse();
+    return this.#answer(request, body, { status, headers });
+  }
+
+  /** Makes a response with the headers of all. */
+  #answer(request: Request, body: BodyInit | null, init: ResponseInit): Response {
+    const headers = new Headers(init.headers);
+    headers.set(Header.transport, HTTP_TRANSPORT);
+    headers.set("cache-control", "no-store");
+    // Asks a proxy in front to pass each event on at once.
+    headers.set("x-accel-buffering", "no");
+    headers.set("x-content-type-options", "nosniff");
+    headers.set("vary", "Origin");
+    const origin = request.headers.get("origin");
+    // Cookies come along, as with every WebSocket of an allowed page.
+    if (origin !== null && isOriginAllowed(request.headers, this.#options.origins)) {
+      headers.set("access-control-allow-origin", origin);
+      headers.set("access-control-allow-credentials", "true");
+      const exposed = [Header.transport, Header.number, "retry-after"];
+      headers.set("access-control-expose-headers", exposed.join(", "));
+    }
+    return new Response(body, { status: init.status ?? 200, headers });
+  }
+
+  #carrierOf({ headers }: Request): HttpCarrier {
+    const id = headers.get(Header.session) ?? "";
+    const secret = headers.get(Header.secret) ?? "";
+    if (id !== "" && id.length <= MAX_ID_LENGTH) return this.#options.carriers.find(id, secret);
+    throw malformed(Header.session, `an id of at most ${MAX_ID_LENGTH} characters`, id);
+  }
+
+  #reader(): string {
+    return this.#options.runtime.randomUUID();
+  }
+
+  /** Turns an error into a problem. */
+  #problemOf(error: unknown, request: Request, info: RequestInfo): Problem {
+    if (error instanceof Problem) return error;
+    if (!(error instanceof CarrierError)) return this.#fault(error);
+    const { reason, message: detail } = error;
+    if (reason === "malformed") return new Problem(400, { code: reason, detail });
+    if (reason === "unavailable") {
+      return new Problem(503, { code: reason, detail, headers: { "retry-after": BUSY_S } });
+    }
+    try {
+      if (reason === "forbidden") this.#options.countForged(request, info);
+    } catch (refused) {
+      return refused instanceof Refused ? problemOf(refused) : this.#fault(refused);
+    }
+    // The answer does not tell a wrong secret from an unknown connection.
+    return new Problem(410, {
+      code: "gone",
+      detail: "Cannot continue: the connection must be open, and the secret its own",
+    });
+  }
+
+  #fault(error: unknown): Problem {
+    this.#options.report(error);
+    return new Problem(500, {
+      code: "internal",
+      detail: "Cannot answer: the server failed, and has reported the error",
+    });
+  }
+}
+
+/** Turns a refusal into a problem. */
+function problemOf(refused: Refused): Problem {
+  const { status, message: detail, cause } = refused;
+  const code = REFUSAL_CODES[status] ?? "forbidden";
+  return new Problem(status, { code, detail, headers: refusalHeaders(refused), cause });
+}
+
+function wrongOrigin({ headers }: Request): Problem {
+  const origin = headers.get("origin");
+  return new Problem(403, {
+    code: "origin",
+    detail: `Cannot answer: origins must have the page, or hosts the host, received ${origin}`,
+  });
+}
+
+/** Makes the problem of a header with another value than a client may send. */
+function malformed(name: string, rule: string, received: string): Problem {
+  return new Problem(400, {
+    code: "malformed",
+    detail: `Cannot answer: ${name} must be ${rule}, received "${received.slice(0, 64)}"`,
+  });
+}
+
+/** Reads a number of events or frames. */
+function numberOf({ headers }: Request, name: string): number {
+  const text = headers.get(name) ?? "";
+  const number = Number(text);
+  if (/^\d{1,16}$/.test(text) && Number.isSafeInteger(number)) return number;
+  throw malformed(name, "an integer from 0 to 2^53 - 1", text);
+}
+
+/** Reads the close of a client: a normal one without the header. */
+function closeOf({ headers }: Request): Required<ConnectionCloseInfo> {
+  const text = headers.get(Header.close) ?? "0";
+  const [, code = "", reason = ""] = /^(\d{1,4})(?: (.*))?$/.exec(text) ?? [];
+  const closeCode = Number(code);
+  if (code === "" || !isPortableCloseCode(closeCode)) {
+    throw malformed(Header.close, "0 or 3000 to 4999, and a reason", text);
+  }
+  try {
+    return { closeCode, reason: cutReason(decodeURIComponent(reason), MAX_WEBSOCKET_REASON_BYTES) };
+  } catch {
+    throw malformed(Header.close, "percent-encoded behind the code", text);
+  }
+}

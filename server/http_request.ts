@@ -1,0 +1,107 @@
+/** Sessions over HTTP: requests for new ones, and the requests of open ones. Loaded on first use. */
+import { CarrierRequests, type CarrierRequestsOptions } from "./http/carrier_requests.ts";
+import { Refused, withinLimits } from "./refusal.ts";
+import type { Accepted, SessionRequest } from "./session_request.ts";
+import type { SessionManager } from "../manager/session_manager.ts";
+import { SKEIN_PROTOCOL } from "../session/session.ts";
+import type { RequestInfo } from "../transport/address.ts";
+import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
+import { HttpConnections } from "../transport/http/server.ts";
+import { isOriginAllowed, type OriginRules } from "../transport/origins.ts";
+import { TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
+
+/** Options for {@linkcode HttpSessions}. */
+export interface HttpSessionsOptions extends Omit<CarrierRequestsOptions, "carriers"> {
+  /** Limits the number of connections, which outlive their sessions for a moment. */
+  readonly manager: SessionManager;
+  /** Id of this node, if there are others. */
+  readonly node: string | undefined;
+}
+
+/** The sessions of a server over HTTP. */
+export class HttpSessions implements Disposable {
+  readonly #manager: SessionManager;
+  readonly #connections: HttpConnections;
+  readonly #requests: CarrierRequests;
+
+  /** Begins without sessions. */
+  constructor({ manager, node, ...options }: HttpSessionsOptions) {
+    const { runtime, maxFrameBytes } = options;
+    this.#manager = manager;
+    this.#connections = new HttpConnections({ runtime, node, maxFrameBytes });
+    this.#requests = new CarrierRequests({ ...options, carriers: this.#connections });
+  }
+
+  /** Returns the request for a session; `undefined` for another request of the transport. */
+  asked(request: Request, address: string | undefined): HttpSessionRequest | undefined {
+    if (request.method !== "GET" || request.headers.has(Header.session)) return undefined;
+    return new HttpSessionRequest(request, address, {
+      manager: this.#manager,
+      connections: this.#connections,
+      requests: this.#requests,
+    });
+  }
+
+  /** Answers any other request. Never rejects. */
+  fetch(request: Request, info: RequestInfo): Promise<Response> {
+    return this.#requests.fetch(request, info);
+  }
+
+  /** Ends all connections. */
+  [Symbol.dispose](): void {
+    this.#connections[Symbol.dispose]();
+  }
+}
+
+/** Parts of {@linkcode HttpSessions} that a request uses. */
+interface HttpSessionRequestOptions {
+  readonly manager: SessionManager;
+  readonly connections: HttpConnections;
+  readonly requests: CarrierRequests;
+}
+
+/** A GET request for a session. */
+export class HttpSessionRequest implements SessionRequest<Response> {
+  readonly transport = HTTP_TRANSPORT;
+  readonly url: string;
+  readonly headers: Headers;
+  readonly request: Request;
+  readonly address: string | undefined;
+  readonly isSkein: boolean;
+  readonly announcesToken: boolean;
+  readonly refusal: Refused | undefined;
+  readonly #options: HttpSessionRequestOptions;
+
+  constructor(request: Request, address: string | undefined, options: HttpSessionRequestOptions) {
+    this.url = request.url;
+    this.headers = request.headers;
+    this.request = request;
+    this.address = address;
+    this.#options = options;
+    const query = new URL(request.url).search.slice(1).split("&");
+    this.isSkein = query.includes(`protocol=${SKEIN_PROTOCOL}`);
+    this.announcesToken = this.isSkein && query.includes(TOKEN_MARK_QUERY);
+    if (this.isSkein) return;
+    this.refusal = new Refused(400, `Add ?protocol=${SKEIN_PROTOCOL} to the URL`);
+  }
+
+  get signal(): AbortSignal {
+    return this.request.signal;
+  }
+
+  isOriginAllowed(rules: OriginRules): boolean {
+    return isOriginAllowed(this.headers, rules);
+  }
+
+  accept(): Accepted<Response> {
+    const { manager, connections, requests } = this.#options;
+    const lease = withinLimits(manager, () => manager.admitSocket({ address: this.address }));
+    const connection = connections.accept({ lease });
+    const answer = requests.opened(this.request, connection.opened);
+    return { connection, opened: undefined, answer, held: [] };
+  }
+
+  refuse(refused: Refused): Response {
+    return this.#options.requests.refused(this.request, refused);
+  }
+}

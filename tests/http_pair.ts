@@ -1,0 +1,79 @@
+/**
+ * Both ends of connections over HTTP, on a server of the runtime.
+ *
+ * @module
+ */
+import { platformRuntime } from "../base/runtime.ts";
+import { CarrierRequests } from "../server/http/carrier_requests.ts";
+import type { Connection } from "../transport/connection.ts";
+import { dialHttp } from "../transport/http/client.ts";
+import type { HttpCarriers } from "../transport/http/carrier.ts";
+import { HttpConnections } from "../transport/http/server.ts";
+
+/** Options of {@linkcode HttpEnds}. */
+export interface HttpEndsOptions {
+  /** Passes a request on, by default to the server. */
+  readonly proxy?: (
+    request: Request,
+    serve: (request: Request) => Promise<Response>,
+  ) => Response | Promise<Response>;
+  /** Finds connections; by default those of this server. */
+  readonly carriers?: (own: HttpConnections) => HttpCarriers;
+}
+
+/** A server that accepts every connection, and its clients. */
+export class HttpEnds implements AsyncDisposable {
+  /** The connections of the server. */
+  readonly connections: HttpConnections;
+  /** Errors that no client is told. */
+  readonly errors: unknown[] = [];
+  /** Number of requests with a wrong secret. */
+  forged = 0;
+  readonly #accepted: Connection[] = [];
+  readonly #http: Deno.HttpServer<Deno.NetAddr>;
+
+  /** Starts to listen. */
+  constructor({ proxy = (request, serve) => serve(request), carriers }: HttpEndsOptions = {}) {
+    const runtime = platformRuntime();
+    const maxFrameBytes = 2 ** 21;
+    const connections = this.connections = new HttpConnections({ runtime, maxFrameBytes });
+    const requests = new CarrierRequests({
+      runtime,
+      maxFrameBytes,
+      carriers: carriers?.(connections) ?? connections,
+      origins: {},
+      countForged: () => void this.forged++,
+      report: (error) => void this.errors.push(error),
+    });
+    const serve = (request: Request): Promise<Response> => {
+      const isFirst = request.method === "GET" && !request.headers.has("skein-session");
+      if (!isFirst) return requests.fetch(request, {});
+      const connection = connections.accept();
+      this.#accepted.push(connection);
+      return Promise.resolve(requests.opened(request, connection.opened));
+    };
+    this.#http = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
+      return proxy(request, serve);
+    });
+  }
+
+  /** The URL of the server. */
+  get url(): string {
+    return `http://127.0.0.1:${this.#http.addr.port}/`;
+  }
+
+  /** Opens a connection. */
+  async open(): Promise<{ readonly client: Connection; readonly server: Connection }> {
+    const client = await dialHttp(this.url, {
+      runtime: platformRuntime(),
+      protocols: ["skein.1"],
+    });
+    return { client, server: this.#accepted.at(-1)! };
+  }
+
+  /** Ends all connections, and stops listening. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.connections[Symbol.dispose]();
+    await this.#http.shutdown();
+  }
+}

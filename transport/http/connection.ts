@@ -1,0 +1,234 @@
+/** Connections of the HTTP transport: the part that both ends share. */
+import { ConnectionError } from "../../errors.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { checkCloseInfo } from "../close_info.ts";
+import type {
+  BidirectionalStream,
+  Connection,
+  ConnectionCapabilities,
+  ConnectionCloseInfo,
+  ConnectionInspection,
+  ConnectionStats,
+  DatagramDuplex,
+  Frame,
+  FrameReceiver,
+  MessageFrames,
+  ReceiveStream,
+  SendStream,
+} from "../connection.ts";
+import { FrameInbox } from "../frame_inbox.ts";
+import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
+
+/** Name of the transport, and value of the header {@linkcode Header.transport}. */
+export const HTTP_TRANSPORT = "http";
+
+/** The only subprotocol of the transport. */
+export const HTTP_PROTOCOL = "skein.1";
+
+/** Headers of requests, and of the transport's own answers. */
+export const Header = {
+  /** Marks requests and answers of the transport. */
+  transport: "skein-transport",
+  /** Id of the connection. */
+  session: "skein-session",
+  /** Secret of the connection. */
+  secret: "skein-secret",
+  /** Number of the first frame of a POST, or of the frame that the server takes next. */
+  number: "skein-number",
+  /** Asks for one answer of a known length in place of an event stream. */
+  poll: "skein-poll",
+  /** Code of a close by the client, and the reason in percent-encoding. */
+  close: "skein-close",
+  /** Number of the last event that the client has. */
+  lastEvent: "last-event-id",
+} as const;
+
+/** Time after which a connection ends if neither end reaches the other, in milliseconds. */
+export const LOST_MS = 30_000;
+
+/** Longest wait for the last requests of a closed connection, in milliseconds. */
+export const CLOSE_TIMEOUT_MS = 5_000;
+
+/** Buffered bytes at or below which `drained` resolves. */
+const LOW_WATER_MARK = 32_768;
+
+const CAPABILITIES: ConnectionCapabilities = Object.freeze({
+  streams: false,
+  datagrams: "none",
+  resetCodes: false,
+  credit: false,
+  independentStreams: false,
+});
+
+const NO_INSPECTION: ConnectionInspection = Object.freeze({});
+
+/** One end of a connection over HTTP: message frames, without streams and datagrams. */
+export abstract class HttpConnection implements Connection, MessageFrames {
+  /** Always `http`. */
+  readonly transport = HTTP_TRANSPORT;
+  /** Always `skein.1`. */
+  readonly protocol = HTTP_PROTOCOL;
+  /** Frames without streams and datagrams. */
+  readonly capabilities = CAPABILITIES;
+  /** Buffered bytes at or below which `drained` resolves. */
+  readonly lowWaterMark = LOW_WATER_MARK;
+  /** Clocks and timers of the node. */
+  protected readonly runtime: Runtime;
+  /** Receives the frames of the peer. */
+  protected readonly inbox = new FrameInbox();
+  readonly #closed = Promise.withResolvers<ConnectionCloseInfo>();
+  #closing: Required<ConnectionCloseInfo> | undefined = undefined;
+  #isOver = false;
+  #drained: PromiseWithResolvers<void> | undefined = undefined;
+  #framesSent = 0;
+  #framesReceived = 0;
+
+  /** Creates an open connection. */
+  constructor(runtime: Runtime) {
+    this.runtime = runtime;
+    this.#closed.promise.catch(() => {}); // Callers may ignore the rejection.
+  }
+
+  /** Bytes that this end still buffers. */
+  abstract get bufferedAmount(): number;
+
+  /** Passes a frame on. */
+  protected abstract transmit(frame: Frame): void;
+
+  /** Tells the peer of the close by this end, once all frames before have gone out. */
+  protected abstract conclude(info: Required<ConnectionCloseInfo>): void;
+
+  /** Frees all resources; called once, when the connection is over. */
+  protected abstract release(): void;
+
+  /** Resolved from the start. */
+  get ready(): Promise<void> {
+    return Promise.resolve();
+  }
+
+  /** Resolves with code and reason of the close. */
+  get closed(): Promise<ConnectionCloseInfo> {
+    return this.#closed.promise;
+  }
+
+  /** Never settles: messages of a session ask to wind up. */
+  get draining(): Promise<void> {
+    return new Promise(() => {});
+  }
+
+  /** Message frames. */
+  get frames(): MessageFrames {
+    return this;
+  }
+
+  /** No datagrams. */
+  get datagrams(): DatagramDuplex {
+    return noDatagrams(this.transport);
+  }
+
+  /** No streams. */
+  get incomingBidirectionalStreams(): ReadableStream<BidirectionalStream> {
+    return noStreams();
+  }
+
+  /** No streams. */
+  get incomingUnidirectionalStreams(): ReadableStream<ReceiveStream> {
+    return noStreams();
+  }
+
+  /** Nothing: there are neither streams nor credit. */
+  get inspect(): ConnectionInspection {
+    return NO_INSPECTION;
+  }
+
+  /** True once the connection is over. */
+  protected get isOver(): boolean {
+    return this.#isOver;
+  }
+
+  /** Code and reason of a close by this end. */
+  protected get closing(): Required<ConnectionCloseInfo> | undefined {
+    return this.#closing;
+  }
+
+  /** Passes a frame to the peer; ignored once closed. */
+  send(frame: Frame): void {
+    if (this.#isOver || this.#closing !== undefined) return;
+    this.#framesSent++;
+    this.transmit(frame);
+  }
+
+  /** Sets the receiver of frames. */
+  receive(receiver: FrameReceiver): void {
+    this.inbox.receive(receiver);
+  }
+
+  /** Waits until this end buffers few bytes. */
+  drained(): Promise<void> {
+    if (this.#isOver || this.bufferedAmount <= LOW_WATER_MARK) return Promise.resolve();
+    return (this.#drained ??= Promise.withResolvers()).promise;
+  }
+
+  /** Rejects: there are no streams. */
+  createBidirectionalStream(): Promise<BidirectionalStream> {
+    return refuseStream(this.transport);
+  }
+
+  /** Rejects: there are no streams. */
+  createUnidirectionalStream(): Promise<SendStream> {
+    return refuseStream(this.transport);
+  }
+
+  /** Closes the connection after all frames that were sent before. */
+  close(info?: ConnectionCloseInfo): void {
+    const checked = checkCloseInfo(info);
+    if (this.#isOver || this.#closing !== undefined) return;
+    this.#closing = checked;
+    this.conclude(checked);
+  }
+
+  /** Drops the connection at once. */
+  terminate(): void {
+    this.finish(new ConnectionError("The connection was dropped"));
+  }
+
+  /** Counters of frames. */
+  getStats(): Promise<ConnectionStats> {
+    const [framesSent, framesReceived] = [this.#framesSent, this.#framesReceived];
+    return Promise.resolve({ framesSent, framesReceived });
+  }
+
+  /** Closes the connection, and waits for its end. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.close();
+    await this.closed.catch(() => {});
+  }
+
+  /** Passes a frame of the peer on. */
+  protected deliver(frame: Frame): void {
+    if (this.#closing !== undefined) return;
+    this.#framesReceived++;
+    if (this.inbox.deliver(frame)) return;
+    this.close({ closeCode: 4507, reason: "Too many frames arrived before a receiver was set" });
+  }
+
+  /** Resolves `drained` if few bytes are left. */
+  protected shrunk(): void {
+    if (this.#drained === undefined) return;
+    if (!this.#isOver && this.bufferedAmount > LOW_WATER_MARK) return;
+    this.#drained.resolve();
+    this.#drained = undefined;
+  }
+
+  /** Ends the connection. A close by this end keeps its own code and reason. Idempotent. */
+  protected finish(outcome: ConnectionCloseInfo | Error): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    const info = this.#closing ?? outcome;
+    if (info instanceof Error) this.#closed.reject(info);
+    else this.#closed.resolve(info);
+    this.release();
+    this.shrunk();
+    this.inbox.close();
+  }
+}

@@ -1,0 +1,144 @@
+/** Events of the HTTP transport, in the format of server-sent events. */
+import type { ConnectionCloseInfo, Frame } from "../connection.ts";
+
+/** A comment, which shows that the connection lives. */
+export const COMMENT = ":\n\n";
+
+/** Ids of a new connection. */
+export interface OpenedConnection {
+  /** Id of the connection. */
+  readonly session: string;
+  /** Secret of the connection: 128 random bits. */
+  readonly secret: string;
+}
+
+/** An event, as a client reads it. */
+export type HttpEvent =
+  | { readonly kind: "session"; readonly opened: OpenedConnection }
+  | { readonly kind: "frame"; readonly number: number; readonly frame: Frame }
+  | {
+    readonly kind: "close";
+    readonly number: number;
+    readonly info: Required<ConnectionCloseInfo>;
+  };
+
+/** Writes the first event of a connection. */
+export function writeOpened(opened: OpenedConnection): string {
+  return `event:session\ndata:${JSON.stringify(opened)}\n\n`;
+}
+
+/**
+ * Writes a frame as an event.
+ *
+ * A text with a carriage return is written as a JSON string, because an event cannot hold that
+ * character: readers take each line end for a line feed.
+ *
+ * @param number Number of the frame.
+ * @param frame Text or bytes.
+ */
+export function writeFrame(number: number, frame: Frame): string {
+  if (typeof frame !== "string") {
+    return `id:${number}\nevent:binary\ndata:${frame.toBase64()}\n\n`;
+  }
+  if (frame.includes("\r")) {
+    return `id:${number}\nevent:quoted\ndata:${JSON.stringify(frame)}\n\n`;
+  }
+  // Readers drop one space behind the colon.
+  const spaced = (line: string) => line.startsWith(" ") ? ` ${line}` : line;
+  const text = frame.includes("\n") ? frame.split("\n").map(spaced).join("\ndata:") : spaced(frame);
+  return `id:${number}\ndata:${text}\n\n`;
+}
+
+/** Writes the close of a connection. */
+export function writeClose(number: number, info: Required<ConnectionCloseInfo>): string {
+  const { closeCode: code, reason } = info;
+  return `id:${number}\nevent:close\ndata:${JSON.stringify({ code, reason })}\n\n`;
+}
+
+/**
+ * Reads events from a text that comes in pieces.
+ *
+ * @example Usage
+ * ```ts
+ * import { EventReader, writeFrame } from "./events.ts";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const reader = new EventReader();
+ * const text = writeFrame(1, "two\n lines");
+ * assertEquals(reader.read(text.slice(0, 9)), []);
+ * const event = { kind: "frame", number: 1, frame: "two\n lines" } as const;
+ * assertEquals(reader.read(text.slice(9)), [event]);
+ * ```
+ */
+export class EventReader {
+  /** Beginning of a line whose end has not come. */
+  #rest: string[] = [];
+  #id = "";
+  #type = "message";
+  #data: string[] | undefined;
+
+  /**
+   * Reads a piece.
+   *
+   * @param text The next piece.
+   * @returns The events that the piece completes.
+   * @throws {TypeError} If an event is malformed, or unknown.
+   */
+  read(text: string): HttpEvent[] {
+    const events: HttpEvent[] = [];
+    let at = 0;
+    for (let end; (end = text.indexOf("\n", at)) >= 0; at = end + 1) {
+      this.#rest.push(text.slice(at, end));
+      const line = this.#rest.join("");
+      this.#rest = [];
+      const event = this.#line(line);
+      if (event !== undefined) events.push(event);
+    }
+    if (at < text.length) this.#rest.push(text.slice(at));
+    return events;
+  }
+
+  #line(line: string): HttpEvent | undefined {
+    if (line === "") return this.#end();
+    const colon = line.indexOf(":");
+    const name = line.slice(0, colon);
+    const value = line.slice(colon + (line[colon + 1] === " " ? 2 : 1));
+    if (name === "data") (this.#data ??= []).push(value);
+    else if (name === "id") this.#id = value;
+    else if (name === "event") this.#type = value;
+    return undefined;
+  }
+
+  #end(): HttpEvent | undefined {
+    const [type, data] = [this.#type, this.#data?.join("\n")];
+    this.#type = "message";
+    this.#data = undefined;
+    return data === undefined ? undefined : this.#eventOf(type, data);
+  }
+
+  #eventOf(type: string, data: string): HttpEvent {
+    const number = Number(this.#id);
+    switch (type) {
+      case "message":
+        return { kind: "frame", number, frame: data };
+      case "binary":
+        return { kind: "frame", number, frame: bytesOf(data) };
+      case "quoted":
+        return { kind: "frame", number, frame: String(JSON.parse(data)) };
+      case "close": {
+        const { code, reason } = JSON.parse(data);
+        return { kind: "close", number, info: { closeCode: Number(code), reason: `${reason}` } };
+      }
+      case "session": {
+        const { session, secret } = JSON.parse(data);
+        return { kind: "session", opened: { session: `${session}`, secret: `${secret}` } };
+      }
+    }
+    throw new TypeError(`Cannot read event: its type must be known, received "${type}"`);
+  }
+}
+
+/** Decodes base64; older browsers have no `fromBase64`. */
+function bytesOf(text: string): Uint8Array {
+  return Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
+}

@@ -1,0 +1,394 @@
+/** The server's end of a connection over HTTP: events that wait for GET requests. */
+import { ConnectionError } from "../../errors.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { Deadlines } from "../../base/deadlines.ts";
+import { Signal } from "../../base/signal.ts";
+import { settlesWithin } from "../../base/wait.ts";
+import type { ConnectionCloseInfo, Frame, FrameReceiver } from "../connection.ts";
+import {
+  CarrierError,
+  type GivenFrames,
+  type HttpCarrier,
+  type HttpCarriers,
+  type TakenEvents,
+  type TakeOptions,
+} from "./carrier.ts";
+import { CLOSE_TIMEOUT_MS, HttpConnection, LOST_MS } from "./connection.ts";
+import { type OpenedConnection, writeClose, writeFrame } from "./events.ts";
+import { readFrames } from "./frames.ts";
+
+/**
+ * Most bytes of events that a client has been sent and has not acknowledged; a client acknowledges
+ * at a quarter. A single event may be larger.
+ */
+export const MAX_UNACKNOWLEDGED_BYTES = 262_144;
+
+/** Most calls of {@linkcode HttpCarrier.give} that wait at once: a request and its repetition. */
+const MAX_WAITING_GIVES = 2;
+
+/** Longest wait for a receiver that is behind, in milliseconds; then the client asks again. */
+const BUSY_MS = 10_000;
+
+/** Share of the receiver's capacity at which frames of the client wait. */
+const PAUSE_AT = 1 / 2;
+
+/** Share of the receiver's capacity at which waiting frames go on. */
+const RESUME_AT = 1 / 4;
+
+/** Options of {@linkcode HttpConnections}. */
+export interface HttpConnectionsOptions {
+  /** Clocks and timers of the server. */
+  readonly runtime: Runtime;
+  /** Id of this node, which becomes a part of each id of a connection. */
+  readonly node?: string | undefined;
+  /** Largest frame of a client, in bytes. */
+  readonly maxFrameBytes: number;
+}
+
+/** Options of one connection. */
+export interface AcceptHttpOptions {
+  /** Disposed of when the connection is forgotten, some time after its end. */
+  readonly lease?: Disposable | undefined;
+}
+
+/**
+ * The connections of a server.
+ *
+ * - **Lost:** a connection ends {@linkcode LOST_MS} after its last GET request.
+ * - **Closed:** a closed connection is kept for {@linkcode CLOSE_TIMEOUT_MS}, so that the client can
+ *   ask once more.
+ */
+export class HttpConnections implements HttpCarriers, Disposable {
+  readonly #options: HttpConnectionsOptions;
+  // Bounded by the limits of sessions and sockets, which the caller checks.
+  readonly #connections = new Map<string, ServerHttpConnection>();
+  readonly #lost: Deadlines<ServerHttpConnection>;
+  readonly #closed: Deadlines<ServerHttpConnection>;
+
+  /** Begins without connections. */
+  constructor(options: HttpConnectionsOptions) {
+    const { runtime } = options;
+    this.#options = options;
+    this.#lost = new Deadlines(runtime, LOST_MS, (connection) => connection.lose());
+    this.#closed = new Deadlines(
+      runtime,
+      CLOSE_TIMEOUT_MS,
+      (connection) => this.#forget(connection),
+    );
+    this.#lost.clear();
+    this.#closed.clear();
+  }
+
+  /** Number of connections, those that ended a moment ago included. */
+  get size(): number {
+    return this.#connections.size;
+  }
+
+  /** Creates a connection. */
+  accept({ lease }: AcceptHttpOptions = {}): ServerHttpConnection {
+    const { runtime, node, maxFrameBytes } = this.#options;
+    const id = (node === undefined ? "" : `${node}.`) + runtime.randomUUID();
+    const secret = crypto.getRandomValues(new Uint8Array(16)).toBase64(IN_HEADER);
+    const connection: ServerHttpConnection = new ServerHttpConnection({ session: id, secret }, {
+      runtime,
+      maxFrameBytes,
+      lease,
+      onRead: (isRead) => {
+        if (isRead) this.#lost.delete(connection);
+        else this.#lost.add(connection);
+      },
+      onClosing: () => this.#closed.add(connection),
+    });
+    this.#connections.set(id, connection);
+    this.#lost.add(connection);
+    return connection;
+  }
+
+  /** Finds a connection of this node. */
+  find(id: string, secret: string): HttpCarrier {
+    const connection = this.#connections.get(id);
+    if (connection === undefined) {
+      throw new CarrierError("unknown", "Cannot continue: the connection must be open");
+    }
+    if (isSame(connection.opened.secret, secret)) return connection;
+    throw new CarrierError(
+      "forbidden",
+      "Cannot continue: the secret must be that of the connection",
+    );
+  }
+
+  /** Ends and forgets all connections. */
+  [Symbol.dispose](): void {
+    for (const connection of this.#connections.values()) this.#forget(connection);
+    this.#lost.clear();
+    this.#closed.clear();
+  }
+
+  #forget(connection: ServerHttpConnection): void {
+    this.#connections.delete(connection.opened.session);
+    this.#lost.delete(connection);
+    this.#closed.delete(connection);
+    connection.forget();
+  }
+}
+
+/** Alphabet of secrets. */
+const IN_HEADER = { alphabet: "base64url", omitPadding: true } as const;
+
+/** Compares secrets of a known length, in a time that does not depend on their content. */
+function isSame(secret: string, received: string): boolean {
+  if (secret.length !== received.length) return false;
+  let difference = 0;
+  for (let i = 0; i < secret.length; i++) {
+    difference |= secret.charCodeAt(i) ^ received.charCodeAt(i);
+  }
+  return difference === 0;
+}
+
+/** Services of a {@linkcode ServerHttpConnection}. */
+interface ServerHttpOptions extends AcceptHttpOptions {
+  readonly runtime: Runtime;
+  readonly maxFrameBytes: number;
+  /** Called when GET requests begin and stop to wait for events. */
+  readonly onRead: (isRead: boolean) => void;
+  /** Called once, when either end closed the connection. */
+  readonly onClosing: () => void;
+}
+
+const REPLACED: TakenEvents = { events: "", last: 0, state: "replaced" };
+
+/** A connection on the server, which keeps each event until the client has it. */
+export class ServerHttpConnection extends HttpConnection implements HttpCarrier {
+  /** Id and secret. */
+  readonly opened: OpenedConnection;
+  readonly #options: ServerHttpOptions;
+  readonly #changes = new Signal();
+  /** Frames that the client has not acknowledged. */
+  #events: Frame[] = [];
+  /** Number of the last acknowledged event. */
+  #acknowledged = 0;
+  /** Number of the last event that the current GET request was given. */
+  #taken = 0;
+  #takenBytes = 0;
+  #waitingBytes = 0;
+  #reader = "";
+  #next = 1;
+  #gives = 0;
+  #isPaused = false;
+  #receiver: FrameReceiver | undefined = undefined;
+
+  /** Creates a connection without a reader. */
+  constructor(opened: OpenedConnection, options: ServerHttpOptions) {
+    super(options.runtime);
+    this.opened = opened;
+    this.#options = options;
+  }
+
+  /** Bytes that no GET request was given. */
+  get bufferedAmount(): number {
+    return this.isOver ? 0 : this.#waitingBytes;
+  }
+
+  /** True while frames of the client wait for the receiver. */
+  get isPaused(): boolean {
+    return this.#isPaused && this.#isBehind;
+  }
+
+  /** Sets the receiver; frames of the client wait while a receiver with `backpressure` is behind. */
+  override receive(receiver: FrameReceiver): void {
+    this.#receiver = receiver;
+    super.receive(receiver);
+  }
+
+  async take(after: number, options: TakeOptions): Promise<TakenEvents> {
+    const { reader, isFirst, waitMs, maxBytes, signal } = options;
+    if (this.#isGone) throw gone();
+    if (isFirst) this.#rewind(after, reader);
+    else if (this.#reader !== reader) return REPLACED;
+    const { runtime } = this;
+    const until = runtime.monotonic() + waitMs;
+    const wake = () => this.#changes.notify();
+    signal.addEventListener("abort", wake);
+    this.#options.onRead(true);
+    try {
+      while (!this.#hasEvents && this.#reader === reader && !signal.aborted) {
+        const leftMs = until - runtime.monotonic();
+        if (leftMs <= 0) break;
+        await settlesWithin(runtime, this.#changes.changed(), leftMs);
+      }
+      if (this.#reader !== reader) return REPLACED;
+      if (this.#isGone) throw gone();
+      return this.#read(signal.aborted ? 0 : maxBytes);
+    } finally {
+      signal.removeEventListener("abort", wake);
+      if (this.#reader === reader) this.#options.onRead(false);
+    }
+  }
+
+  /** Takes frames of the client, as {@linkcode HttpCarrier.give} describes. */
+  async give(number: number, frames: Uint8Array, received: number): Promise<GivenFrames> {
+    if (this.#isGone) throw gone();
+    this.#acknowledge(received);
+    const all = readFrames(frames);
+    if (all === undefined) return this.#refuse("malformed", 4400, "The frames are malformed");
+    const { maxFrameBytes } = this.#options;
+    if (all.some((frame) => frame.length > maxFrameBytes)) {
+      return this.#refuse("large", 4413, `A frame has more than ${maxFrameBytes} bytes`);
+    }
+    if (all.length > 0 && number > this.#next) return this.#given("hole");
+    if (this.#gives >= MAX_WAITING_GIVES) return this.#given("busy");
+    this.#gives++;
+    try {
+      // A repetition of the request may take frames during each wait.
+      while (this.#next - number < all.length && !this.isOver) {
+        if (this.#isBehind && !await this.#hasRoom()) return this.#given("busy");
+        const frame = all[this.#next - number];
+        if (frame === undefined) break;
+        this.#next++;
+        this.deliver(frame);
+      }
+    } finally {
+      this.#gives--;
+    }
+    return this.#given("taken");
+  }
+
+  /** Ends the connection with the close of the client. */
+  end(info: Required<ConnectionCloseInfo>): Promise<void> {
+    this.finish(info);
+    return Promise.resolve();
+  }
+
+  /** Ends the connection of a client that shows no sign of life. */
+  lose(): void {
+    this.finish(new ConnectionError(`The client sent no request within ${LOST_MS} ms`));
+  }
+
+  /** Ends the connection, and frees the rest. */
+  forget(): void {
+    this.lose();
+    this.#events = [];
+    this.#options.lease?.[Symbol.dispose]();
+  }
+
+  protected override transmit(frame: Frame): void {
+    this.#events.push(frame);
+    this.#waitingBytes += frame.length;
+    this.#changes.notify();
+  }
+
+  protected override conclude(): void {
+    this.#options.onClosing();
+    this.#changes.notify();
+  }
+
+  protected override release(): void {
+    // The client may ask once more for the events before a close by this end.
+    if (this.closing === undefined) {
+      this.#events = [];
+      this.#options.onClosing();
+    }
+    this.#changes.notify();
+  }
+
+  /** True if the connection ended without a close that the client has to be told. */
+  get #isGone(): boolean {
+    return this.isOver && this.closing === undefined;
+  }
+
+  /** Number of the last frame. */
+  get #last(): number {
+    return this.#acknowledged + this.#events.length;
+  }
+
+  get #hasEvents(): boolean {
+    if (this.#isGone) return true;
+    if (this.#taken < this.#last) return this.#takenBytes < MAX_UNACKNOWLEDGED_BYTES;
+    return this.closing !== undefined;
+  }
+
+  get #isBehind(): boolean {
+    if (this.closing !== undefined) return false;
+    const fill = this.#receiver?.backpressure?.fill ?? 0;
+    return fill >= PAUSE_AT || this.#isPaused && fill > RESUME_AT;
+  }
+
+  /** Waits for the receiver; `false` if the receiver stays behind. */
+  async #hasRoom(): Promise<boolean> {
+    const { runtime } = this;
+    const backpressure = this.#receiver!.backpressure!;
+    const until = runtime.monotonic() + BUSY_MS;
+    this.#isPaused = true;
+    while (this.#isBehind && !this.isOver) {
+      const leftMs = until - runtime.monotonic();
+      if (leftMs <= 0) return false;
+      await settlesWithin(runtime, backpressure.changed(), leftMs);
+    }
+    this.#isPaused = false;
+    return true;
+  }
+
+  /** Begins to serve another GET request, whose client has the events up to a number. */
+  #rewind(after: number, reader: string): void {
+    const isKnown = after >= this.#acknowledged && after <= this.#last + 1;
+    if (!isKnown) {
+      throw new CarrierError(
+        "malformed",
+        `Cannot continue: Last-Event-ID must be from ${this.#acknowledged} to ${this.#last}, received ${after}`,
+      );
+    }
+    this.#acknowledge(after);
+    this.#reader = reader;
+    this.#taken = this.#acknowledged;
+    this.#waitingBytes += this.#takenBytes;
+    this.#takenBytes = 0;
+    this.#changes.notify();
+  }
+
+  #acknowledge(number: number): void {
+    const count = Math.min(number, this.#last) - this.#acknowledged;
+    if (!(count > 0)) return;
+    for (const { length } of this.#events.splice(0, count)) {
+      if (++this.#acknowledged > this.#taken) this.#waitingBytes -= length;
+      else this.#takenBytes -= length;
+    }
+    this.#taken = Math.max(this.#taken, this.#acknowledged);
+    this.#changes.notify();
+    this.shrunk();
+  }
+
+  #read(maxBytes: number): TakenEvents {
+    let events = "";
+    while (
+      events.length < maxBytes && this.#taken < this.#last &&
+      this.#takenBytes < MAX_UNACKNOWLEDGED_BYTES
+    ) {
+      const frame = this.#events[this.#taken - this.#acknowledged]!;
+      this.#taken++;
+      this.#takenBytes += frame.length;
+      this.#waitingBytes -= frame.length;
+      events += writeFrame(this.#taken, frame);
+    }
+    this.shrunk();
+    const { closing } = this;
+    const last = this.#taken;
+    if (closing === undefined || last < this.#last || events.length >= maxBytes) {
+      return { events, last, state: "open" };
+    }
+    this.finish(closing);
+    return { events: events + writeClose(last + 1, closing), last: last + 1, state: "over" };
+  }
+
+  #given(result: GivenFrames["result"]): GivenFrames {
+    return { result, next: this.#next };
+  }
+
+  #refuse(result: "malformed" | "large", closeCode: number, reason: string): GivenFrames {
+    this.close({ closeCode, reason });
+    return this.#given(result);
+  }
+}
+
+function gone(): CarrierError {
+  return new CarrierError("unknown", "Cannot continue: the connection must be open");
+}
