@@ -7,6 +7,7 @@ import { peerAddress, type RequestInfo } from "../transport/address.ts";
 import { Authenticator, type Identity, TAKES_NO_TOKEN, withInBandHint } from "./authentication.ts";
 import { PendingUpgrades, type SessionRequest } from "./session_request.ts";
 import type { HttpSessions } from "./http_request.ts";
+import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import { RefusalReport, Refused, withinLimits } from "./refusal.ts";
 import {
   FetchedUpgrade,
@@ -84,8 +85,8 @@ export interface AdmissionParts {
   readonly claim: (user: string) => Promise<Disposable> | undefined;
   /** Prints refusals if the application has no handler. */
   readonly console: ConsoleReport;
-  /** Returns the id of this node; `undefined` if there are no other nodes. */
-  readonly node: () => string | undefined;
+  /** Returns the nodes of the broker; `undefined` without a broker. */
+  readonly nodes: () => Nodes | undefined;
 }
 
 /** Admits or refuses sessions. */
@@ -101,7 +102,7 @@ export class Admission<V> {
   readonly #authenticator: Authenticator<V>;
   readonly #report: RefusalReport;
   readonly #console: ConsoleReport;
-  readonly #node: () => string | undefined;
+  readonly #nodes: () => Nodes | undefined;
   /** Sessions over HTTP, once a client asked for one. */
   #http: Promise<HttpSessions> | undefined = undefined;
   // All of these are bounded by the reservations of the manager.
@@ -120,7 +121,7 @@ export class Admission<V> {
   constructor(
     options: AdmissionOptions<V>,
     settings: SessionSettings,
-    { manager, claim, console, node }: AdmissionParts,
+    { manager, claim, console, nodes }: AdmissionParts,
   ) {
     checkAdmissionOptions(options);
     const { runtime } = settings;
@@ -146,7 +147,7 @@ export class Admission<V> {
     this.#authenticator = new Authenticator(runtime, options);
     this.#report = new RefusalReport(options.onRefusal, console);
     this.#console = console;
-    this.#node = node;
+    this.#nodes = nodes;
   }
 
   /** Passes the reservation of a connection on to the manager. */
@@ -214,7 +215,7 @@ export class Admission<V> {
 
   /** Ends all connections over HTTP: those of closed sessions stay for a moment otherwise. */
   async [Symbol.asyncDispose](): Promise<void> {
-    (await this.#http?.catch(() => undefined))?.[Symbol.dispose]();
+    await (await this.#http?.catch(() => undefined))?.[Symbol.asyncDispose]();
   }
 
   /** Runs `authenticate` for a token that came in band. Errors become an `AuthenticationError`. */
@@ -530,10 +531,10 @@ export class Admission<V> {
   async #loadHttp(): Promise<HttpSessions> {
     const { HttpSessions } = await import("./http_request.ts");
     const { origins, hosts } = this.#options;
-    return new HttpSessions({
+    return await HttpSessions.start({
       runtime: this.#settings.runtime,
       manager: this.#manager,
-      node: this.#node(),
+      nodes: this.#nodes(),
       maxFrameBytes: this.#messages.maxFrameBytes ?? MAX_JOINED_BYTES,
       origins: { ...(origins && { origins }), ...(hosts && { hosts }) },
       countForged: (request, info) => this.#count({ address: this.addressOf(request, info) }),

@@ -2,7 +2,10 @@
 import { CarrierRequests, type CarrierRequestsOptions } from "./http/carrier_requests.ts";
 import { Refused, withinLimits } from "./refusal.ts";
 import type { Accepted, SessionRequest } from "./session_request.ts";
+import { SharedCarriers } from "./shared_carriers.ts";
+import { settlesWithin } from "../base/wait.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
+import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import { SKEIN_PROTOCOL } from "../session/session.ts";
 import type { RequestInfo } from "../transport/address.ts";
 import { Header, HTTP_TRANSPORT } from "../transport/http/connection.ts";
@@ -10,26 +13,57 @@ import { HttpConnections } from "../transport/http/server.ts";
 import { isOriginAllowed, type OriginRules } from "../transport/origins.ts";
 import { TOKEN_MARK_QUERY } from "../transport/webtransport.ts";
 
+/**
+ * Bytes of an event for each byte of its frame, at most: a text of control characters becomes a JSON
+ * string with six characters for each.
+ */
+const MAX_EVENT_RATIO = 6;
+
+/** Bytes of events or frames that other nodes pass on beside a largest one. */
+const PIECE_BYTES = 131_072;
+
+/**
+ * Longest wait until other nodes reach this one, in milliseconds. While the engine is away, requests
+ * that come to the node of their connection are served.
+ */
+const READY_MS = 1_000;
+
 /** Options for {@linkcode HttpSessions}. */
 export interface HttpSessionsOptions extends Omit<CarrierRequestsOptions, "carriers"> {
   /** Limits the number of connections, which outlive their sessions for a moment. */
   readonly manager: SessionManager;
-  /** Id of this node, if there are others. */
-  readonly node: string | undefined;
+  /** The nodes of the broker, which pass requests on to one another; `undefined` without a broker. */
+  readonly nodes: Nodes | undefined;
 }
 
 /** The sessions of a server over HTTP. */
-export class HttpSessions implements Disposable {
+export class HttpSessions implements AsyncDisposable {
   readonly #manager: SessionManager;
   readonly #connections: HttpConnections;
+  readonly #shared: SharedCarriers | undefined;
   readonly #requests: CarrierRequests;
 
   /** Begins without sessions. */
-  constructor({ manager, node, ...options }: HttpSessionsOptions) {
-    const { runtime, maxFrameBytes } = options;
+  constructor({ manager, nodes, ...options }: HttpSessionsOptions) {
+    const { runtime, maxFrameBytes, report } = options;
     this.#manager = manager;
-    this.#connections = new HttpConnections({ runtime, node, maxFrameBytes });
-    this.#requests = new CarrierRequests({ ...options, carriers: this.#connections });
+    const connections = new HttpConnections({ runtime, node: nodes?.id, maxFrameBytes });
+    this.#connections = connections;
+    this.#shared = nodes && new SharedCarriers({
+      nodes,
+      own: connections,
+      maxBytes: MAX_EVENT_RATIO * maxFrameBytes + PIECE_BYTES,
+      onError: report,
+    });
+    this.#requests = new CarrierRequests({ ...options, carriers: this.#shared ?? connections });
+  }
+
+  /** Creates the sessions of a server; resolves once other nodes can reach these. */
+  static async start(options: HttpSessionsOptions): Promise<HttpSessions> {
+    const sessions = new HttpSessions(options);
+    const ready = sessions.#shared?.ready ?? Promise.resolve();
+    await settlesWithin(options.runtime, ready, READY_MS);
+    return sessions;
   }
 
   /** Returns the request for a session; `undefined` for another request of the transport. */
@@ -48,8 +82,9 @@ export class HttpSessions implements Disposable {
   }
 
   /** Ends all connections. */
-  [Symbol.dispose](): void {
+  async [Symbol.asyncDispose](): Promise<void> {
     this.#connections[Symbol.dispose]();
+    await this.#shared?.[Symbol.asyncDispose]();
   }
 }
 

@@ -199,7 +199,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
       manager,
       claim: (user) => this.#claims?.claim(user),
       console: this.#console,
-      node: () => this.nodes?.id,
+      nodes: () => this.nodes,
     });
     const { presenceGraceMs: graceMs, presenceSharesOnline: sharesOnline = true } = options;
     const { nodes, presence, rooms: joined } = makePresence({

@@ -205,6 +205,8 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     if (this.#isGone) throw gone();
     if (isFirst) this.#rewind(after, reader);
     else if (this.#reader !== reader) return REPLACED;
+    // The answer to an earlier call was lost between two nodes.
+    else if (after !== this.#taken) this.#seek(after);
     const { runtime } = this;
     const until = runtime.monotonic() + waitMs;
     const wake = () => this.#changes.notify();
@@ -339,9 +341,16 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     }
     this.#acknowledge(after);
     this.#reader = reader;
-    this.#taken = this.#acknowledged;
-    this.#waitingBytes += this.#takenBytes;
-    this.#takenBytes = 0;
+    this.#seek(after);
+  }
+
+  /** Gives the current GET request the events behind a number next. */
+  #seek(after: number): void {
+    this.#taken = Math.min(Math.max(after, this.#acknowledged), this.#last);
+    const taken = this.#events.slice(0, this.#taken - this.#acknowledged);
+    const bytes = taken.reduce((sum, { length }) => sum + length, 0);
+    this.#waitingBytes += this.#takenBytes - bytes;
+    this.#takenBytes = bytes;
     this.#changes.notify();
   }
 

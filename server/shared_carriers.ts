@@ -1,0 +1,279 @@
+/**
+ * Connections of the HTTP transport on all nodes of a broker: the requests of a client may reach any
+ * node, and the connection is on the one that accepted it.
+ */
+import { joinHead, splitHead } from "../pubsub/nodes/call_messages.ts";
+import { isNumber } from "../pubsub/nodes/messages.ts";
+import { type NodeCall, NodeCallError, NodeCalls } from "../pubsub/nodes/node_calls.ts";
+import type { Nodes } from "../pubsub/nodes/nodes.ts";
+import { TimeoutError } from "../errors.ts";
+import type { ConnectionCloseInfo } from "../transport/connection.ts";
+import {
+  CarrierError,
+  type GivenFrames,
+  type HttpCarrier,
+  type HttpCarriers,
+  MAX_ID_LENGTH,
+  nodeOf,
+  type TakenEvents,
+  type TakeOptions,
+} from "../transport/http/carrier.ts";
+
+/** Name of the calls among the nodes. */
+const NAME = "http";
+
+/** Longest wait for the answer of another node, beside the wait for an event, in milliseconds. */
+const ANSWER_MS = 5_000;
+
+/** Longest wait for an event that another node may ask for, in milliseconds. */
+const MAX_WAIT_MS = 60_000;
+
+/** Most bytes of a request or reply beside frames and events. */
+const MAX_HEAD_BYTES = 8_192;
+
+/** Most characters of a secret and of the id of a reader. */
+const MAX_NAME_LENGTH = 128;
+
+/** Most characters of a close reason, as on a WebSocket. */
+const MAX_REASON_LENGTH = 123;
+
+/** Options for {@linkcode SharedCarriers}. */
+export interface SharedCarriersOptions {
+  /** The nodes. */
+  readonly nodes: Nodes;
+  /** Connections of this node. */
+  readonly own: HttpCarriers;
+  /** Most bytes of the frames of a request, and of the events of an answer. */
+  readonly maxBytes: number;
+  /** Gets errors that no client causes. MUST NOT throw. */
+  readonly onError: (error: unknown) => void;
+}
+
+/**
+ * Finds connections on this node and on the others.
+ *
+ * - **Gone:** a connection of a node that is gone is unknown at once, also to calls under way. If the
+ *   node gave no sign of life, the connection is unknown once two heartbeats did not come.
+ * - **Repeatable:** each call of a {@linkcode HttpCarrier} can be repeated, also by way of another
+ *   node: events and frames have numbers.
+ * - **Checked:** the node of the connection checks the secret. Malformed calls fail.
+ */
+export class SharedCarriers implements HttpCarriers, AsyncDisposable {
+  readonly #nodes: Nodes;
+  readonly #own: HttpCarriers;
+  readonly #maxBytes: number;
+  readonly #calls: NodeCalls;
+
+  /**
+   * Begins to answer the calls of other nodes.
+   *
+   * @param options See {@linkcode SharedCarriersOptions}.
+   */
+  constructor({ nodes, own, maxBytes, onError }: SharedCarriersOptions) {
+    this.#nodes = nodes;
+    this.#own = own;
+    this.#maxBytes = maxBytes;
+    this.#calls = new NodeCalls({
+      nodes,
+      name: NAME,
+      maxBytes: maxBytes + MAX_HEAD_BYTES,
+      answer: (data, call) => this.#answer(data, call),
+      onError,
+    });
+  }
+
+  /** Resolves once other nodes can reach the connections of this one; never rejects. */
+  get ready(): Promise<void> {
+    return this.#calls.ready;
+  }
+
+  find(id: string, secret: string): HttpCarrier {
+    const node = nodeOf(id);
+    if (node === undefined || node === this.#nodes.id) return this.#own.find(id, secret);
+    const isShort = id.length <= MAX_ID_LENGTH && secret.length <= MAX_NAME_LENGTH;
+    if (!isShort || this.#nodes.isGone(node)) throw unknown();
+    return new RemoteCarrier(this.#calls, node, { id, secret });
+  }
+
+  /** Ends all calls in both directions. Idempotent. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#calls[Symbol.asyncDispose]();
+  }
+
+  async #answer(data: Uint8Array, { signal }: NodeCall): Promise<Uint8Array> {
+    const message = splitHead(data);
+    const asked = message && readAsked(message.head);
+    if (asked === undefined) {
+      throw new TypeError("Cannot answer a node: the call must be well-formed");
+    }
+    try {
+      const carrier = this.#own.find(asked.id, asked.secret);
+      switch (asked.kind) {
+        case "take": {
+          const { after, reader, isFirst } = asked;
+          const waitMs = Math.min(asked.waitMs, MAX_WAIT_MS);
+          const maxBytes = Math.min(asked.maxBytes, this.#maxBytes);
+          const taken = await carrier.take(after, { reader, isFirst, waitMs, maxBytes, signal });
+          const { events, ...rest } = taken;
+          return joinHead(rest, encoder.encode(events));
+        }
+        case "give":
+          return joinHead(await carrier.give(asked.number, message!.data, asked.received));
+        case "end":
+          await carrier.end({ closeCode: asked.closeCode, reason: asked.reason });
+          return joinHead({});
+      }
+    } catch (error) {
+      if (!(error instanceof CarrierError)) throw error;
+      return joinHead({ refusal: error.reason, message: error.message });
+    }
+  }
+}
+
+/** A connection on another node. */
+class RemoteCarrier implements HttpCarrier {
+  readonly #calls: NodeCalls;
+  readonly #node: string;
+  readonly #keys: Keys;
+
+  constructor(calls: NodeCalls, node: string, keys: Keys) {
+    this.#calls = calls;
+    this.#node = node;
+    this.#keys = keys;
+  }
+
+  async take(after: number, options: TakeOptions): Promise<TakenEvents> {
+    const { signal, ...rest } = options;
+    const none: TakenEvents = { events: "", last: after, state: "open" };
+    if (signal.aborted) return none;
+    try {
+      const asked: Asked = { kind: "take", ...this.#keys, after, ...rest };
+      const timeoutMs = rest.waitMs + ANSWER_MS;
+      const { head, data } = await this.#call(asked, undefined, { timeoutMs, signal });
+      const { last, state } = head;
+      if (!isNumber(last) || !isOneOf(state, STATES)) throw unavailable();
+      return { events: decoder.decode(data), last, state };
+    } catch (error) {
+      if (signal.aborted) return none;
+      throw error;
+    }
+  }
+
+  async give(number: number, frames: Uint8Array, received: number): Promise<GivenFrames> {
+    const asked: Asked = { kind: "give", ...this.#keys, number, received };
+    const { head: { result, next } } = await this.#call(asked, frames);
+    if (!isOneOf(result, RESULTS) || !isNumber(next)) throw unavailable();
+    return { result, next };
+  }
+
+  async end({ closeCode, reason }: Required<ConnectionCloseInfo>): Promise<void> {
+    await this.#call({ kind: "end", ...this.#keys, closeCode, reason });
+  }
+
+  async #call(
+    asked: Asked,
+    frames?: Uint8Array,
+    options: { readonly timeoutMs: number; readonly signal?: AbortSignal } = {
+      timeoutMs: ANSWER_MS,
+    },
+  ): Promise<NonNullable<ReturnType<typeof splitHead>>> {
+    const answer = splitHead(await this.#reply(joinHead(asked, frames), options));
+    if (answer === undefined) throw unavailable();
+    const { refusal, message } = answer.head;
+    if (refusal === undefined) return answer;
+    if (!isOneOf(refusal, REFUSALS) || typeof message !== "string") throw unavailable();
+    throw new CarrierError(refusal, message);
+  }
+
+  async #reply(
+    data: Uint8Array,
+    options: { readonly timeoutMs: number; readonly signal?: AbortSignal },
+  ): Promise<Uint8Array> {
+    try {
+      return await this.#calls.call(this.#node, data, options);
+    } catch (error) {
+      if (error instanceof NodeCallError) {
+        const isOver = error.code === "gone" || error.code === "silent";
+        throw isOver ? unknown() : unavailable();
+      }
+      throw error instanceof TimeoutError ? unavailable() : error;
+    }
+  }
+}
+
+/** Id and secret of a connection. */
+interface Keys {
+  readonly id: string;
+  readonly secret: string;
+}
+
+/** A call of a method of a connection. */
+type Asked =
+  & Keys
+  & (
+    | {
+      readonly kind: "take";
+      readonly after: number;
+    } & Omit<TakeOptions, "signal">
+    | { readonly kind: "give"; readonly number: number; readonly received: number }
+    | { readonly kind: "end" } & Required<ConnectionCloseInfo>
+  );
+
+const STATES: readonly TakenEvents["state"][] = ["open", "replaced", "over"];
+
+const RESULTS: readonly GivenFrames["result"][] = ["taken", "hole", "busy", "malformed", "large"];
+
+const REFUSALS: readonly CarrierError["reason"][] = [
+  "unknown",
+  "forbidden",
+  "malformed",
+  "unavailable",
+];
+
+/** Reads a call; `undefined` if malformed. */
+function readAsked(head: Readonly<Record<string, unknown>>): Asked | undefined {
+  const { kind, id, secret } = head;
+  if (!isShort(id, MAX_ID_LENGTH) || !isShort(secret, MAX_NAME_LENGTH)) return undefined;
+  switch (kind) {
+    case "take": {
+      const { after, reader, isFirst, waitMs, maxBytes } = head;
+      if (!isNumber(after) || !isShort(reader, MAX_NAME_LENGTH)) return undefined;
+      if (typeof isFirst !== "boolean" || !isNumber(waitMs) || !isNumber(maxBytes)) {
+        return undefined;
+      }
+      return { kind, id, secret, after, reader, isFirst, waitMs, maxBytes };
+    }
+    case "give": {
+      const { number, received } = head;
+      if (!isNumber(number) || !isNumber(received)) return undefined;
+      return { kind, id, secret, number, received };
+    }
+    case "end": {
+      const { closeCode, reason } = head;
+      if (!isNumber(closeCode) || !isShort(reason, MAX_REASON_LENGTH)) return undefined;
+      return { kind, id, secret, closeCode, reason };
+    }
+    default:
+      return undefined;
+  }
+}
+
+function isShort(value: unknown, maxLength: number): value is string {
+  return typeof value === "string" && value.length <= maxLength;
+}
+
+function isOneOf<T extends string>(value: unknown, all: readonly T[]): value is T {
+  return all.includes(value as T);
+}
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();
+
+function unknown(): CarrierError {
+  return new CarrierError("unknown", "Cannot find connection: its node must be alive");
+}
+
+function unavailable(): CarrierError {
+  const rule = "the node of the connection must answer";
+  return new CarrierError("unavailable", `Cannot reach connection: ${rule}`);
+}

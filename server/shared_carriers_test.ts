@@ -1,0 +1,291 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { joinHead, splitHead } from "../pubsub/nodes/call_messages.ts";
+import { NodeCalls } from "../pubsub/nodes/node_calls.ts";
+import { Nodes } from "../pubsub/nodes/nodes.ts";
+import { FaultyEngine } from "../tests/faulty_broker.ts";
+import {
+  CarrierError,
+  type GivenFrames,
+  type HttpCarrier,
+  type HttpCarriers,
+  type TakenEvents,
+  type TakeOptions,
+} from "../transport/http/carrier.ts";
+import { HttpConnections } from "../transport/http/server.ts";
+import { SharedCarriers } from "./shared_carriers.ts";
+
+const SECRET = "0123456789abcdefghijkl";
+
+/** The only connection of a node, which records its calls. */
+class Connection implements HttpCarrier, HttpCarriers {
+  readonly calls: unknown[] = [];
+  readonly signals: AbortSignal[] = [];
+  taken: TakenEvents | Error | "never" = { events: "id:1\ndata:ä\n\n", last: 1, state: "open" };
+  given: GivenFrames | Error = { result: "taken", next: 3 };
+
+  constructor(readonly id: string) {}
+
+  find(id: string, secret: string): HttpCarrier {
+    if (id !== this.id) throw new CarrierError("unknown", "There is none");
+    if (secret !== SECRET) throw new CarrierError("forbidden", "The secret is wrong");
+    return this;
+  }
+
+  take(after: number, { signal, ...rest }: TakeOptions): Promise<TakenEvents> {
+    this.calls.push(["take", after, rest]);
+    this.signals.push(signal);
+    if (this.taken === "never") {
+      const none: TakenEvents = { events: "", last: after, state: "open" };
+      return new Promise((resolve) => signal.addEventListener("abort", () => resolve(none)));
+    }
+    return this.taken instanceof Error ? Promise.reject(this.taken) : Promise.resolve(this.taken);
+  }
+
+  give(number: number, frames: Uint8Array, received: number): Promise<GivenFrames> {
+    this.calls.push(["give", number, frames.length, received]);
+    return this.given instanceof Error ? Promise.reject(this.given) : Promise.resolve(this.given);
+  }
+
+  end(info: unknown): Promise<void> {
+    this.calls.push(["end", info]);
+    return Promise.resolve();
+  }
+}
+
+Deno.test("A connection gives events again whose answer was lost between two nodes", async () => {
+  await using bench = new Bench();
+  const a = bench.join();
+  const nodes = new Nodes({ broker: bench.engine.connect() });
+  const own = new HttpConnections({ runtime: nodes.runtime, node: nodes.id, maxFrameBytes: 100 });
+  const onError = (error: unknown) => void bench.errors.push(error);
+  await using _shared = new SharedCarriers({ nodes, own, maxBytes: 1_000, onError });
+  await bench.pass(300);
+  const connection = own.accept();
+  const { session, secret } = connection.opened;
+  const carrier = a.carriers.find(session, secret);
+  const first = takeOptions();
+  const next = { ...first, isFirst: false, waitMs: 0 };
+  connection.send("one");
+  connection.send("two");
+  const both = "id:1\ndata:one\n\nid:2\ndata:two\n\n";
+  assertEquals(await carrier.take(0, first), { events: both, last: 2, state: "open" });
+  connection.send("three");
+  const { bufferedAmount } = connection;
+  // The caller goes on behind the last answer that it has.
+  const again = await carrier.take(1, next);
+  assertEquals(again.events, "id:2\ndata:two\n\nid:3\ndata:three\n\n");
+  assertEquals((await carrier.take(3, next)).events, "");
+  assertEquals((await carrier.give(1, new Uint8Array(), 3)).result, "taken");
+  // Acknowledged events are gone.
+  assertEquals((await carrier.take(0, next)).events, "");
+  assertEquals([bufferedAmount, connection.bufferedAmount], [5, 0]);
+  assertEquals((await carrier.take(3, { ...next, reader: "r0" })).state, "replaced");
+  own[Symbol.dispose]();
+  await nodes.close();
+});
+
+/** Nodes with one connection each, at a fake time. */
+class Bench implements AsyncDisposable {
+  readonly time = new FakeTime(0);
+  readonly engine = new FaultyEngine();
+  readonly errors: unknown[] = [];
+  readonly #open: AsyncDisposable[] = [];
+
+  join() {
+    const broker = this.engine.connect();
+    const nodes = new Nodes({ broker });
+    const own = new Connection(`${nodes.id}.one`);
+    const onError = (error: unknown) => void this.errors.push(error);
+    const carriers = new SharedCarriers({ nodes, own, maxBytes: 400_000, onError });
+    this.#open.push(carriers, nodes);
+    return { nodes, broker, own, carriers };
+  }
+
+  async pass(ms: number): Promise<void> {
+    await this.time.tickAsync(ms);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const one of this.#open) await one[Symbol.asyncDispose]();
+    this.time.restore();
+  }
+}
+
+function takeOptions(signal = new AbortController().signal): TakeOptions {
+  return { reader: "r1", isFirst: true, waitMs: 25_000, maxBytes: 65_536, signal };
+}
+
+async function reasonOf(call: Promise<unknown>): Promise<string> {
+  return (await assertRejects(() => call, CarrierError)).reason;
+}
+
+Deno.test("SharedCarriers.find() returns the connection of this node itself", async () => {
+  await using bench = new Bench();
+  const { own, carriers } = bench.join();
+  assertEquals(carriers.find(own.id, SECRET), own);
+  assertThrows(() => carriers.find(own.id, "wrong"), CarrierError, "secret is wrong");
+  assertThrows(() => carriers.find("no-node", SECRET), CarrierError, "There is none");
+});
+
+Deno.test("SharedCarriers.find() passes calls on to the connection of another node", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join(), bench.join()];
+  await bench.pass(300);
+  const carrier = a.carriers.find(b.own.id, SECRET);
+  const { signal: _, ...rest } = takeOptions();
+  assertEquals(await carrier.take(7, takeOptions()), b.own.taken);
+  assertEquals(await carrier.give(2, new Uint8Array(300_000), 5), { result: "taken", next: 3 });
+  await carrier.end({ closeCode: 3001, reason: "Bye" });
+  assertEquals(b.own.calls, [
+    ["take", 7, rest],
+    ["give", 2, 300_000, 5],
+    ["end", { closeCode: 3001, reason: "Bye" }],
+  ]);
+  assertEquals([a.own.calls, bench.errors], [[], []]);
+  for (const result of ["hole", "busy", "malformed", "large"] as const) {
+    b.own.given = { result, next: 9 };
+    assertEquals(await carrier.give(1, new Uint8Array(), 0), b.own.given);
+  }
+  for (const state of ["replaced", "over"] as const) {
+    b.own.taken = { events: "", last: 0, state };
+    assertEquals(await carrier.take(0, takeOptions()), b.own.taken);
+  }
+});
+
+Deno.test("SharedCarriers pass refusals of the connection's node on, and no other error", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join(), bench.join()];
+  await bench.pass(300);
+  const options = takeOptions();
+  const call = (id: string, secret = SECRET) => a.carriers.find(id, secret).take(0, options);
+  assertEquals(await reasonOf(call(b.own.id, "wrong")), "forbidden");
+  assertEquals(await reasonOf(call(`${b.nodes.id}.other`)), "unknown");
+  const carrier = a.carriers.find(b.own.id, SECRET);
+  for (const reason of ["unknown", "forbidden", "malformed", "unavailable"] as const) {
+    b.own.given = new CarrierError(reason, "Why");
+    const error = await assertRejects(() => carrier.give(1, new Uint8Array(), 0), CarrierError);
+    assertEquals([error.reason, error.message], [reason, "Why"]);
+  }
+  assertEquals(bench.errors, []);
+  b.own.given = new Error("A fault");
+  assertEquals(await reasonOf(carrier.give(1, new Uint8Array(), 0)), "unavailable");
+  assertEquals(bench.errors, [b.own.given]);
+});
+
+Deno.test("SharedCarriers.find() refuses a connection of a node that is gone at once", async () => {
+  await using bench = new Bench();
+  const [a, b, c] = [bench.join(), bench.join(), bench.join()];
+  await bench.pass(10_000);
+  for (const { own } of [b, c]) own.taken = "never";
+  const takes = [b, c].map(({ own }) =>
+    reasonOf(a.carriers.find(own.id, SECRET).take(0, takeOptions()))
+  );
+  await bench.pass(0);
+  await b.nodes.close();
+  assertEquals(await takes[0], "unknown");
+  c.broker.cut();
+  await bench.pass(4_500);
+  assertEquals(await takes[1], "unknown");
+  await bench.pass(2_500);
+  for (const id of [b.own.id, c.own.id, "unknown.one"]) {
+    assertThrows(() => a.carriers.find(id, SECRET), CarrierError, "its node must be alive");
+  }
+});
+
+Deno.test("SharedCarriers end a wait for events by the signal, and by the time", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join(), bench.join()];
+  await bench.pass(300);
+  b.own.taken = "never";
+  const carrier = a.carriers.find(b.own.id, SECRET);
+  const ending = new AbortController();
+  const taking = carrier.take(4, takeOptions(ending.signal));
+  await bench.pass(0);
+  ending.abort();
+  assertEquals(await taking, { events: "", last: 4, state: "open" });
+  assert(b.own.signals[0]!.aborted);
+  const none = await carrier.take(4, takeOptions(ending.signal));
+  assertEquals([none.last, b.own.calls.length], [4, 1]);
+  // A connection that does not keep to the time.
+  const late = reasonOf(carrier.take(4, takeOptions()));
+  await bench.pass(30_000);
+  assertEquals(await late, "unavailable");
+  assert(b.own.signals[1]!.aborted);
+});
+
+Deno.test("SharedCarriers refuse malformed calls and ids that no node gave", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join(), bench.join()];
+  await bench.pass(300);
+  assertThrows(() => a.carriers.find(`${"n".repeat(200)}.one`, SECRET), CarrierError);
+  assertThrows(() => a.carriers.find(b.own.id, "s".repeat(200)), CarrierError);
+  const keys = { id: b.own.id, secret: SECRET };
+  const take = {
+    kind: "take",
+    ...keys,
+    after: 0,
+    reader: "r",
+    isFirst: true,
+    waitMs: 1,
+    maxBytes: 1,
+  };
+  const give = { kind: "give", ...keys, number: 1, received: 0 };
+  const end = { kind: "end", ...keys, closeCode: 0, reason: "" };
+  const heads = [
+    {},
+    { ...take, kind: "other" },
+    { ...take, id: 5 },
+    { ...take, secret: "s".repeat(200) },
+    { ...take, after: -1 },
+    { ...take, reader: "r".repeat(200) },
+    { ...take, isFirst: 1 },
+    { ...take, waitMs: null },
+    { ...take, maxBytes: "1" },
+    { ...give, number: 1.5 },
+    { ...give, received: undefined },
+    { ...end, closeCode: "0" },
+    { ...end, reason: "r".repeat(200) },
+  ];
+  const topic = `$skein:call:http:${b.nodes.id}`;
+  let id = 0;
+  const say = (data: Uint8Array) => {
+    const head = { type: "call", id: ++id, part: 0, size: data.length, timeoutMs: 10, node: "n" };
+    bench.engine.publish({ topic, payload: joinHead(head, data) });
+  };
+  for (const head of heads) say(joinHead(head));
+  say(new Uint8Array([9, 9]));
+  await bench.pass(0);
+  assertEquals([bench.errors.length, b.own.calls], [heads.length + 1, []]);
+  for (const head of [take, give, end]) say(joinHead(head));
+  await bench.pass(0);
+  assertEquals([bench.errors.length, b.own.calls.length], [heads.length + 1, 3]);
+});
+
+Deno.test("SharedCarriers take no malformed answer for an outcome", async () => {
+  await using bench = new Bench();
+  const a = bench.join();
+  const nodes = new Nodes({ broker: bench.engine.connect() });
+  let answer = new Uint8Array();
+  await using _calls = new NodeCalls({
+    nodes,
+    name: "http",
+    answer: () => answer,
+    onError: (error) => bench.errors.push(error),
+  });
+  await bench.pass(300);
+  const carrier = a.carriers.find(`${nodes.id}.one`, SECRET);
+  const heads = [
+    { last: -1, state: "open", result: "taken", next: -1 },
+    { last: 1, state: "other", result: "other", next: 1 },
+    { refusal: "other", message: "Why" },
+    { refusal: "unknown", message: 5 },
+  ];
+  for (const message of [new Uint8Array(), ...heads.map((head) => joinHead(head))]) {
+    answer = new Uint8Array(message);
+    assertEquals(await reasonOf(carrier.take(0, takeOptions())), "unavailable");
+    assertEquals(await reasonOf(carrier.give(1, new Uint8Array(), 0)), "unavailable");
+  }
+  assertEquals(splitHead(new Uint8Array([0, 5, 1])), undefined);
+  await nodes.close();
+});
