@@ -31,7 +31,7 @@ import {
   type Publication,
   type PublicationKey,
 } from "./broker.ts";
-import { HistoryTopics } from "./history/history_topics.ts";
+import { contentOf, HistoryTopics } from "./history/history_topics.ts";
 import { MemoryBroker } from "./memory/broker.ts";
 import { exceptionOf, tellAnswer } from "./history/replay.ts";
 
@@ -553,6 +553,52 @@ export class Topics implements AsyncDisposable {
       key === undefined ? { bounds } : { bounds, key },
     );
     return await waitFor(this.#runtime, appending, { what: "the engine", signal });
+  }
+
+  /**
+   * Reads the publications that the engine keeps of a topic with a history, oldest first, up to the
+   * newest one at the time of the call. The history is read page by page, as the loop goes on.
+   *
+   * @example Usage
+   * ```ts
+   * import { Topics } from "@skein/skein/pubsub";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using topics = new Topics({ history: { orders: {} } });
+   * for (const order of ["tea", "bread"]) await topics.append("orders", order);
+   * const { data, position } = (await Array.fromAsync(topics.read("orders", { after: 1 })))[0]!;
+   * assertEquals([data, position.offset], ["bread", 2]);
+   * ```
+   *
+   * @param topic The topic.
+   * @param options `after` is the offset after which to begin, the oldest publication by default;
+   * `signal` ends the wait for the engine.
+   * @returns The publications, each with its data and position, and the publisher if named.
+   * @throws {BrokerError} If the engine is away.
+   * @throws {UnsupportedError} If the topic has no history.
+   */
+  async *read(
+    topic: string,
+    { after, signal }: { readonly after?: number; readonly signal?: AbortSignal } = {},
+  ): AsyncGenerator<
+    { readonly data: unknown; readonly from?: string; readonly position: HistoryPosition },
+    void,
+    undefined
+  > {
+    const bounds = this.historyOf(topic);
+    if (bounds === undefined) {
+      throw new UnsupportedError(`Cannot read: the topic "${topic}" has no history`);
+    }
+    const options = { after, ...(signal && { signal }) };
+    for await (const publication of this.#histories.read(topic, bounds, options)) {
+      const { epoch, offset, tag } = publication.position!;
+      const { data, from } = contentOf(publication);
+      yield {
+        data,
+        ...(from !== undefined && { from }),
+        position: { epoch, offset, ...(tag !== undefined && { tag }) },
+      };
+    }
   }
 
   /**

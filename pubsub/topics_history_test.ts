@@ -575,3 +575,32 @@ function scripted(): { engine: ScriptedEngine; broker: ScriptedBroker; topics: T
   const topics = new Topics({ broker, history: { t: { size: 1_000_000 } } });
   return { engine, broker, topics };
 }
+
+Deno.test("Topics.read() yields what a topic keeps up to the call, over several pages", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  publishRun(topics, 1, 600);
+  await topics.append("t", new Uint8Array([7]), { from: "ann" });
+  const offsets: number[] = [];
+  let last: { readonly data: unknown; readonly from?: string } | undefined;
+  for await (const publication of topics.read("t", { after: 10 })) {
+    topics.publish("t", "later");
+    offsets.push(publication.position.offset);
+    last = publication;
+  }
+  assertEquals(offsets, Array.from({ length: 591 }, (_, i) => i + 11));
+  assertEquals([last?.data, last?.from], [new Uint8Array([7]), "ann"]);
+
+  const newest = await Array.fromAsync(topics.read("t", { after: 1_100 }));
+  assertEquals(newest.map(({ data }) => data), Array(92).fill("later"));
+  assertEquals(await Array.fromAsync(topics.read("chat:empty")), []);
+  assertEquals((await Array.fromAsync(topics.read("t"))).length, 1_000, "the bound of the history");
+});
+
+Deno.test("Topics.read() needs a history, and stops by its signal", async () => {
+  await using topics = new Topics({ history: HISTORY });
+  const none = topics.read("other");
+  await assertRejects(() => none.next(), UnsupportedError, 'the topic "other" has no history');
+  topics.publish("t", 1);
+  const stopped = topics.read("t", { signal: AbortSignal.abort(new Error("Enough")) });
+  await assertRejects(() => stopped.next(), Error, "Enough");
+});

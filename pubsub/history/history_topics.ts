@@ -9,7 +9,9 @@ import { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import type { Turn } from "../../session/queue/send_queue.ts";
 import { Semaphore } from "./semaphore.ts";
 import { TailBudget } from "./tail_cache.ts";
-import type { Broker, BrokerHistory, HistoryBounds } from "../broker.ts";
+import type { Broker, BrokerHistory, HistoryBounds, Publication } from "../broker.ts";
+import { decodeBinary } from "../../session/wire/encode.ts";
+import { waitFor } from "../../base/wait.ts";
 import { type FeedCounts, type FeedHost, TopicFeed } from "./topic_feed.ts";
 
 const DEFAULT_BOUNDS: HistoryBounds = { size: 1_000, ttlMs: 300_000, bytes: 1_048_576 };
@@ -22,6 +24,9 @@ const MAX_SYNCS = 64;
 
 /** Time within which a silent topic is compared with the engine once, in milliseconds. */
 const CHECK_INTERVAL_MS = 20_000;
+
+/** Most publications, and most bytes of payloads, of a page that the application reads. */
+const READ_PAGE = { maxMessages: 256, maxBytes: 1_048_576 };
 
 /** Prefixes of topics that no pattern matches. */
 const INTERNAL_PREFIXES = [PRESENCE_PREFIX, STREAM_PREFIX, "$skein:"];
@@ -130,6 +135,32 @@ export class HistoryTopics {
     return this.#router.match(topic)?.bounds;
   }
 
+  /** Reads the publications that a topic keeps at the time of the first page. */
+  async *read(
+    topic: string,
+    bounds: HistoryBounds,
+    { after, signal }: { readonly after: number | undefined; readonly signal?: AbortSignal },
+  ): AsyncGenerator<Publication, void, undefined> {
+    let until = Infinity;
+    for (let next = after; next === undefined || next < until;) {
+      const page = await waitFor(
+        this.#runtime,
+        this.history!.read(topic, {
+          bounds,
+          ...READ_PAGE,
+          ...(next !== undefined && { after: next }),
+          ...(signal && { signal }),
+        }),
+        { what: "the history", signal },
+      );
+      until = Math.min(until, page.head);
+      next = page.publications.at(-1)?.position?.offset ?? until;
+      for (const publication of page.publications) {
+        if (publication.position!.offset <= until) yield publication;
+      }
+    }
+  }
+
   /** Begins to follow a topic. */
   open(topic: string, bounds: HistoryBounds): TopicFeed {
     const feed = new TopicFeed(topic, bounds, this.#host!);
@@ -158,6 +189,21 @@ export class HistoryTopics {
       this.#timer = this.#startTimer();
     }, delayMs);
   }
+}
+
+/**
+ * Decodes the payload of a publication.
+ *
+ * @param publication The publication, as an engine has it.
+ * @returns The data, with a `Uint8Array` for a binary message, and the named publisher.
+ */
+export function contentOf({ payload }: Publication): {
+  readonly data?: unknown;
+  readonly from?: string;
+} {
+  if (typeof payload === "string") return JSON.parse(payload);
+  const parts = decodeBinary(payload);
+  return parts === undefined ? {} : { ...JSON.parse(parts.head), data: parts.data };
 }
 
 type Bounds = Record<keyof HistoryBounds, number>;

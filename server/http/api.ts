@@ -17,12 +17,13 @@ import type { SessionManager } from "../../manager/session_manager.ts";
 import { MemoryStore } from "../../pubsub/memory/broker.ts";
 import type { Nodes } from "../../pubsub/nodes/nodes.ts";
 import type { Presence } from "../../pubsub/presence/presence.ts";
+import { contentOf } from "../../pubsub/history/history_topics.ts";
 import type { Topics } from "../../pubsub/topics.ts";
 import { type HistoryPage, INTERNAL_PREFIX, type Publication } from "../../pubsub/broker.ts";
 import { compileContract, type Contract, type ContractRouter } from "../../session/contract.ts";
 import type { RecoveryReason } from "../../session/wire/recovery.ts";
 import type { SessionCloseOptions } from "../../session/types.ts";
-import { decodeBinary, encodeMessage } from "../../session/wire/encode.ts";
+import { encodeMessage } from "../../session/wire/encode.ts";
 import { PRESENCE_PREFIX } from "../../session/wire/presence_notice.ts";
 import { type Invalid, type StandardSchema, validate } from "../../base/standard_schema.ts";
 import { settlesWithin, waitFor } from "../../base/wait.ts";
@@ -470,20 +471,16 @@ function reply(
 }
 
 /** Converts a publication of a history. */
-function kept({ payload, position }: Publication): ReplyOf<"history">["publications"] {
-  if (position === undefined) return [];
-  const { offset, prev, tag } = position;
-  const place = { offset, prev, ...(tag !== undefined && { tag }) };
-  const binary = typeof payload === "string" ? undefined : decodeBinary(payload);
-  if (binary === undefined && typeof payload !== "string") return [];
-  const { data, from } = JSON.parse(binary?.head ?? payload as string) as {
-    readonly data?: unknown;
-    readonly from?: string;
-  };
+function kept(publication: Publication): ReplyOf<"history">["publications"] {
+  if (publication.position === undefined) return [];
+  const { offset, prev, tag } = publication.position;
+  const { data, from } = contentOf(publication);
+  const content = data instanceof Uint8Array ? { base64: data.toBase64() } : { data };
   return [{
-    ...place,
-    ...(data !== undefined && { data }),
-    ...(binary !== undefined && { base64: binary.data.toBase64() }),
+    offset,
+    prev,
+    ...(tag !== undefined && { tag }),
+    ...(data !== undefined && content),
     ...(from !== undefined && { from }),
   }];
 }
