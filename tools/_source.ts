@@ -43,11 +43,22 @@ interface Piece {
  * @returns The code, of the same length.
  */
 export function codeOf(source: string, options: { strings?: boolean } = {}): string {
-  return piecesOf(source).map(({ kind, text }) =>
-    kind === "code" || (kind === "string" && options.strings === true)
-      ? text
-      : text.replace(/[^\n]/g, " ")
-  ).join("");
+  return kept(source, (kind) => kind === "code" || (kind === "string" && options.strings === true));
+}
+
+/**
+ * Blanks all text except comments; line breaks and positions stay.
+ *
+ * @param source TypeScript.
+ * @returns The comments with comment marks, of the same length.
+ */
+export function commentTextOf(source: string): string {
+  return kept(source, (kind) => kind === "comment");
+}
+
+function kept(source: string, isKept: (kind: Piece["kind"]) => boolean): string {
+  return piecesOf(source).map(({ kind, text }) => isKept(kind) ? text : text.replace(/[^\n]/g, " "))
+    .join("");
 }
 
 /**

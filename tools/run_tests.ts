@@ -5,19 +5,24 @@
  * deno run -A tools/run_tests.ts --deadline=60 --doc --parallel session/
  * ```
  *
- * `--deadline` is in seconds. All other arguments are passed to `deno test`.
+ * `--deadline` is in seconds, `--doc` adds the examples of the documentation (`tools/examples.ts`).
+ * All other arguments are passed to `deno test`; options with a value are
+ * written with `=`, except for `--filter`.
  *
  * - **Deadlines:** a test that still runs after the deadline fails by name, including the examples
  * of the documentation (`tools/deadline.ts`). A test that never yields blocks all timers. A few
  * seconds later the runner ends the whole run, and names the test.
  * - **Side by side:** with `--parallel`, three files per core run at a time, because tests wait for
  * the network longer than they compute; `DENO_JOBS` sets another number.
+ * - **Slow files:** a run ends with a list of the files that took longest, if any took 5 s.
  * - **No leftovers:** temporary files are in a folder that is removed after the run, and processes
  * that tests started end with the run, even if a signal ends the run.
  *
  * @module
  */
-import { fileURLToPath } from "node:url";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { filesIn } from "./arrows.ts";
+import { type Example, examplesOf, writeExamples } from "./examples.ts";
 
 /** Default deadline of a test, in seconds. */
 const DEADLINE_S = 60;
@@ -29,6 +34,13 @@ const GRACE_S = 10;
 const FAREWELL_MS = 2_000;
 
 const POLL_MS = 1_000;
+
+/** Shortest time of a file in the list of slow files, and the length of the list. */
+const SLOW_MS = 5_000;
+const SLOW_FILES = 15;
+
+/** Files with tests. */
+const TEST = /(?:^|[/_.])test\.ts$/;
 
 const SIGNALS: readonly Deno.Signal[] = Deno.build.os === "windows"
   ? ["SIGINT", "SIGBREAK"]
@@ -43,6 +55,8 @@ interface Running {
 /** Running tests, as reported by the test modules. */
 export class Journal {
   readonly #tests = new Map<string, Running>();
+  /** First and last event of each module. */
+  readonly #spans = new Map<string, { readonly fromMs: number; toMs: number }>();
   #loaded = "";
   #rest = "";
   #lastMs: number | undefined;
@@ -59,11 +73,14 @@ export class Journal {
     for (const line of lines) {
       const [event, module, name] = JSON.parse(line) as [string, string, string];
       this.#lastMs = nowMs;
+      const span = this.#spans.get(module);
+      if (span === undefined) this.#spans.set(module, { fromMs: nowMs, toMs: nowMs });
+      else span.toMs = nowMs;
       if (event === "load") this.#loaded = module;
       else if (event === "end") this.#tests.delete(module);
       else {
-        // Examples are named after the module.
-        const what = name.startsWith(module) ? name : `${module} => ${name}`;
+        // The name of an example names its source.
+        const what = /#\d+-\d+\.ts$/.test(name) ? name : `${module} => ${name}`;
         this.#tests.set(module, { what, sinceMs: nowMs });
       }
     }
@@ -83,38 +100,112 @@ export class Journal {
       this.#lastMs <= beforeMs;
     return isSilent ? [`${this.#loaded}, outside of its tests,`] : [];
   }
+
+  /**
+   * Lists modules by the time between their first and last event.
+   *
+   * @param leastMs Shortest time of a listed module.
+   * @param count Most modules in the list.
+   * @returns The modules, the slowest first.
+   */
+  slowest(leastMs: number, count: number): { readonly module: string; readonly ms: number }[] {
+    return [...this.#spans].map(([module, { fromMs, toMs }]) => ({ module, ms: toMs - fromMs }))
+      .filter(({ ms }) => ms >= leastMs).toSorted((a, b) => b.ms - a.ms).slice(0, count);
+  }
 }
 
 /**
  * Runs `deno test`.
  *
- * @param args Arguments of `deno test`; `--deadline=SECONDS` is for the runner and is removed.
+ * @param args Arguments of `deno test`; `--deadline=SECONDS` and `--doc` are for the runner.
  * @returns The exit code of Deno, 1 after a stuck test, 130 after a signal.
  * @throws {RangeError} If `--deadline` is not a positive number.
  */
 export async function runTests(args: readonly string[]): Promise<number> {
-  const { deadlineS, rest } = parse(args);
+  const { deadlineS, withExamples, options, paths } = parse(args);
   const folder = await Deno.makeTempDir({ prefix: "skein-tests-" });
   try {
-    return await run(rest, { deadlineS, folder });
+    const files = await filesBelow(paths, options);
+    const tests = files.filter((url) => TEST.test(url.pathname) || paths.includes(url.href));
+    if (withExamples) tests.push(...await writtenExamples(files, folder));
+    // A page has no tests apart from the examples.
+    const modules = tests.filter(({ pathname }) => !pathname.endsWith(".md"));
+    return await run([...options, ...modules.map((url) => fileURLToPath(url))], {
+      deadlineS,
+      folder,
+    });
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
 }
 
-function parse(args: readonly string[]): { deadlineS: number; rest: string[] } {
+/** Arguments of the runner. */
+interface Parsed {
+  readonly deadlineS: number;
+  readonly withExamples: boolean;
+  /** Options of `deno test`. */
+  readonly options: readonly string[];
+  /** URLs of the files and folders to test. */
+  readonly paths: readonly string[];
+}
+
+function parse(args: readonly string[]): Parsed {
   let deadlineS = DEADLINE_S;
-  const rest: string[] = [];
-  for (const arg of args) {
-    if (arg.startsWith("--deadline=")) deadlineS = Number(arg.slice("--deadline=".length));
-    else rest.push(arg);
+  let withExamples = false;
+  const options: string[] = [];
+  const paths: string[] = [];
+  for (const [i, arg] of args.entries()) {
+    if (arg === "--doc") withExamples = true;
+    else if (arg.startsWith("--deadline=")) deadlineS = Number(arg.slice("--deadline=".length));
+    else if (arg.startsWith("-") || args[i - 1] === "--filter") options.push(arg);
+    else paths.push(urlOf(arg));
   }
   if (!(deadlineS > 0 && deadlineS < Infinity)) {
     throw new RangeError(
       `Cannot run tests: --deadline must be a positive number of seconds, received ${deadlineS}`,
     );
   }
-  return { deadlineS, rest };
+  return { deadlineS, withExamples, options, paths: paths.length > 0 ? paths : [urlOf(".")] };
+}
+
+function urlOf(path: string): string {
+  return new URL(path, pathToFileURL(`${Deno.cwd()}/`)).href;
+}
+
+/**
+ * Lists the modules and pages below paths, apart from those of the option `--ignore`. The files in
+ * `tests/` come first: those that take longest run beside all others.
+ */
+async function filesBelow(paths: readonly string[], options: readonly string[]): Promise<URL[]> {
+  const ignored = options.filter((option) => option.startsWith("--ignore="))
+    .flatMap((option) => option.slice("--ignore=".length).split(",").map(urlOf));
+  const files = new Set<string>();
+  for (const path of paths) {
+    if ((await Deno.stat(new URL(path))).isFile) files.add(path);
+    else {
+      const root = new URL(path.replace(/\/?$/, "/"));
+      for await (const file of filesIn(root)) {
+        const { href } = new URL(file, root);
+        if (/\.(?:ts|md)$/.test(file) && !ignored.some((start) => href.startsWith(start))) {
+          files.add(href);
+        }
+      }
+    }
+  }
+  const first = urlOf("tests/");
+  const rank = (url: string) => `${url.startsWith(first) ? 0 : 1} ${url}`;
+  return [...files].toSorted((a, b) => rank(a) < rank(b) ? -1 : 1).map((url) => new URL(url));
+}
+
+/** Writes the examples of modules and pages as test modules. */
+async function writtenExamples(files: readonly URL[], folder: string): Promise<URL[]> {
+  const examples: Example[] = [];
+  for (const url of files) {
+    examples.push(...examplesOf(url.href, await Deno.readTextFile(url)));
+  }
+  const target = pathToFileURL(`${folder}/examples/`);
+  await Deno.mkdir(target);
+  return await writeExamples(examples, target);
 }
 
 async function run(args: readonly string[], { deadlineS, folder }: {
@@ -158,7 +249,7 @@ async function run(args: readonly string[], { deadlineS, folder }: {
     ending ??= endSoon(child);
   };
   using _signals = onSignals(() => stop(130));
-  using _watch = watch(journal, deadlineS, (stuck) => {
+  using watch = new Watch(journal, deadlineS, (stuck) => {
     for (const name of stuck) {
       console.error(`run_tests: ${name} neither ends nor yields after ${deadlineS + GRACE_S} s`);
     }
@@ -167,6 +258,9 @@ async function run(args: readonly string[], { deadlineS, folder }: {
 
   const { code } = await child.status;
   await ending;
+  for (const { module, ms } of watch.slowest()) {
+    console.log(`${(ms / 1_000).toFixed(0).padStart(4)} s  ${module.replace(urlOf("."), "")}`);
+  }
   killGroup(child.pid);
   return stopped ?? code;
 }
@@ -201,32 +295,47 @@ function onSignals(listener: () => void): Disposable {
   };
 }
 
-/** Reports the stuck tests once. */
-function watch(
-  path: string,
-  deadlineS: number,
-  onStuck: (names: string[]) => void,
-): Disposable {
-  const journal = new Journal();
-  const file = Deno.openSync(path);
-  const decoder = new TextDecoder();
-  const buffer = new Uint8Array(65_536);
-  const timer = setInterval(() => {
+/** Reads the journal of a run, and reports the stuck tests once. */
+class Watch implements Disposable {
+  readonly #journal = new Journal();
+  readonly #file: Deno.FsFile;
+  readonly #decoder = new TextDecoder();
+  readonly #buffer = new Uint8Array(65_536);
+  readonly #timer: ReturnType<typeof setInterval>;
+
+  constructor(path: string, deadlineS: number, onStuck: (names: string[]) => void) {
+    this.#file = Deno.openSync(path);
+    this.#timer = setInterval(() => {
+      const stuck = this.#journal.stuck(this.#read() - (deadlineS + GRACE_S) * 1_000);
+      if (stuck.length === 0) return;
+      clearInterval(this.#timer);
+      onStuck(stuck);
+    }, POLL_MS);
+  }
+
+  /** The slow files of the run, to about a second. */
+  slowest(): ReturnType<Journal["slowest"]> {
+    this.#read();
+    return this.#journal.slowest(SLOW_MS, SLOW_FILES);
+  }
+
+  /** Reads all new lines, and returns the current time. */
+  #read(): number {
     const now = performance.now();
-    for (let size = file.readSync(buffer); size !== null; size = file.readSync(buffer)) {
-      journal.read(decoder.decode(buffer.subarray(0, size), { stream: true }), now);
+    for (;;) {
+      const size = this.#file.readSync(this.#buffer);
+      if (size === null) return now;
+      this.#journal.read(
+        this.#decoder.decode(this.#buffer.subarray(0, size), { stream: true }),
+        now,
+      );
     }
-    const stuck = journal.stuck(now - (deadlineS + GRACE_S) * 1_000);
-    if (stuck.length === 0) return;
-    clearInterval(timer);
-    onStuck(stuck);
-  }, POLL_MS);
-  return {
-    [Symbol.dispose]() {
-      clearInterval(timer);
-      file.close();
-    },
-  };
+  }
+
+  [Symbol.dispose](): void {
+    clearInterval(this.#timer);
+    this.#file.close();
+  }
 }
 
 if (import.meta.main) Deno.exit(await runTests(Deno.args));

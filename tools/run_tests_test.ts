@@ -116,13 +116,24 @@ Deno.test("runTests() rejects a deadline that is none", async () => {
 Deno.test("Journal.stuck() names tests that do not end, and the module loaded last in silence", () => {
   const journal = new Journal();
   assertEquals(journal.stuck(1_000), []);
-  journal.read('["load","a_test.ts",""]\n["begin","a_test.ts","one"]\n["begin","b.md#1', 0);
-  journal.read('-5.ts","b.md#1-5.ts"]\n', 10);
+  journal.read('["load","a_test.ts",""]\n["begin","a_test.ts","one"]\n["begin","exam', 0);
+  journal.read('ples_0_test.ts","b.md#1-5.ts"]\n', 10);
   assertEquals(journal.stuck(0), ["a_test.ts => one"]);
   assertEquals(journal.stuck(10), ["a_test.ts => one", "b.md#1-5.ts"]);
-  journal.read('["end","a_test.ts","one"]\n["end","b.md#1-5.ts","b.md#1-5.ts"]\n', 20);
+  journal.read('["end","a_test.ts","one"]\n["end","examples_0_test.ts","b.md#1-5.ts"]\n', 20);
   assertEquals(journal.stuck(19), []);
   assertEquals(journal.stuck(20), ["a_test.ts, outside of its tests,"]);
+});
+
+Deno.test("Journal.slowest() lists the files that took longest", () => {
+  const journal = new Journal();
+  journal.read('["load","a",""]\n["load","b",""]\n["load","c",""]\n["begin","a","one"]\n', 5);
+  journal.read('["end","a","one"]\n["begin","b","two"]\n', 15);
+  journal.read('["end","b","two"]\n["begin","c","three"]\n["end","c","three"]\n', 25);
+  const [b, c] = [{ module: "b", ms: 20 }, { module: "c", ms: 20 }];
+  assertEquals(journal.slowest(10, 2), [b, c]);
+  assertEquals(journal.slowest(20, 9), [b, c]);
+  assertEquals(journal.slowest(21, 9), []);
 });
 
 Deno.test("withDeadline() counts real time, and leaves no timer", async () => {

@@ -1,0 +1,99 @@
+/**
+ * Runs the examples of the documentation in a few test modules.
+ *
+ * `deno test --doc` starts an isolate for each example, which takes more time than most examples
+ * run. Here an example is a module of its own that a test imports, and one test module runs many.
+ *
+ * @module
+ */
+import { commentTextOf, importsOf, lineAt } from "./_source.ts";
+
+/** Examples that share a test module. */
+const EXAMPLES_A_MODULE = 24;
+
+/** An opening fence with the language, and the end of the block. */
+const BLOCK = /^[ \t]*```(?<language>\w*)(?<attributes>[^\n]*)\n(?<code>[\s\S]*?)^[ \t]*```/gm;
+
+const LANGUAGES: ReadonlySet<string> = new Set(
+  ["js", "javascript", "mjs", "ts", "typescript", "mts"],
+);
+
+/** An example of the documentation. */
+export interface Example {
+  /** The module or page, with the first and the last line, as Deno names examples. */
+  readonly name: string;
+  /** A module, whose lines have the numbers of the lines in the source. */
+  readonly code: string;
+}
+
+/**
+ * Lists the examples of a module or a page, without those that are marked `ignore`.
+ *
+ * @param url URL of the source; relative imports of an example are relative to this URL.
+ * @param source Markdown if the URL ends with `.md`, otherwise TypeScript.
+ * @returns The examples, in the order of the source.
+ */
+export function examplesOf(url: string, source: string): Example[] {
+  const examples: Example[] = [];
+  for (const { text, at } of url.endsWith(".md") ? pageOf(source) : docsOf(source)) {
+    for (const { 0: block, index, groups } of text.matchAll(BLOCK)) {
+      const { language, attributes, code } = groups!;
+      if (!LANGUAGES.has(language!) || /\bignore\b/.test(attributes!)) continue;
+      const first = lineAt(source, at) + lineAt(text, index) - 1;
+      // Deno counts the line after the fence.
+      const last = first + lineAt(block, block.length);
+      examples.push({
+        name: `${url}#${first}-${last}.ts`,
+        code: "\n".repeat(first) + withAbsoluteImports(url, code!),
+      });
+    }
+  }
+  return examples;
+}
+
+/** A page without its comments. */
+function pageOf(source: string): { text: string; at: number }[] {
+  return [{ text: source.replace(/<!--[\s\S]*?-->/g, (it) => it.replace(/[^\n]/g, " ")), at: 0 }];
+}
+
+/** The documents of a module, without the asterisks at the beginning of each line. */
+function docsOf(source: string): { text: string; at: number }[] {
+  return [...commentTextOf(source).matchAll(/\/\*\*[\s\S]*?\*\//g)].map((
+    { 0: comment, index },
+  ) => ({
+    text: comment.replace(/^[ \t]*\* ?/gm, ""),
+    at: index,
+  }));
+}
+
+function withAbsoluteImports(url: string, code: string): string {
+  return importsOf(code).filter(({ specifier }) => /^\.{1,2}\//.test(specifier)).reduce(
+    (text, { specifier }) =>
+      text.replaceAll(JSON.stringify(specifier), JSON.stringify(new URL(specifier, url).href)),
+    code,
+  );
+}
+
+/**
+ * Writes examples as modules, and test modules that run them.
+ *
+ * @param examples The examples.
+ * @param folder URL of an empty folder, with a slash at the end.
+ * @returns URLs of the test modules.
+ */
+export async function writeExamples(examples: readonly Example[], folder: URL): Promise<URL[]> {
+  const modules: URL[] = [];
+  for (let first = 0; first < examples.length; first += EXAMPLES_A_MODULE) {
+    const tests = examples.slice(first, first + EXAMPLES_A_MODULE).map(
+      async ({ name, code }, i) => {
+        const module = new URL(`example_${first + i}.ts`, folder);
+        await Deno.writeTextFile(module, code);
+        return `Deno.test(${JSON.stringify(name)}, async () => void await import("${module}"));\n`;
+      },
+    );
+    const module = new URL(`examples_${first}_test.ts`, folder);
+    await Deno.writeTextFile(module, (await Promise.all(tests)).join(""));
+    modules.push(module);
+  }
+  return modules;
+}
