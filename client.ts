@@ -3,15 +3,16 @@
  * loads needs Deno.
  *
  * Features that only some pages use load on first use. Bundled with code splitting, minified and
- * gzipped, a page that connects loads at most 26.25 KiB at first, or 28.5 KiB if the page uses every
+ * gzipped, a page that connects loads at most 27.75 KiB at first, or 30.25 KiB if the page uses every
  * export, contracts included. Later loads are at most:
  *
  * - 14 KiB at the first attempt of WebTransport, with the code that notices a lost server, recovers
  *   topics and reads durable streams; without WebTransport once connected,
  * - 19 KiB when a WebSocket first opens or receives a stream or a datagram,
- * - 10.5 KiB at the first use of a session beyond messages, such as its diagnostics.
+ * - 10.75 KiB at the first use of a session beyond messages, such as its diagnostics,
+ * - 3 KiB at the first answer that streams, or before the first session with handlers of requests.
  *
- * Bundled as one file, the whole client is at most 62.75 KiB.
+ * Bundled as one file, the whole client is at most 66.5 KiB.
  *
  * @example Usage
  * ```ts
@@ -76,6 +77,7 @@ export { type Contract, defineContract, type MessageOf } from "./session/contrac
 export type { Instrumentation } from "./session/insight/instrumentation.ts";
 export { Session } from "./session/session.ts";
 export type { IncomingStream } from "./session/streams/incoming_streams.ts";
+export type { StreamingAnswer } from "./session/types.ts";
 export type { ServerUrl } from "./session/url.ts";
 export type { PresenceNotice } from "./session/wire/presence_notice.ts";
 export type { HistoryOptions, Recovery, RecoveryReason } from "./session/wire/recovery.ts";
@@ -172,5 +174,6 @@ function makePlatform(options: TransportOptions): ClientPlatform {
     streams: () => import("./client/chunk_streams.ts"),
     webTransport: () => import("./client/chunk_webtransport.ts"),
     insight: () => import("./client/chunk_insight.ts"),
+    answers: () => import("./client/chunk_answers.ts"),
   });
 }

@@ -89,6 +89,7 @@ export type { WebTransportServeOptions } from "./server/webtransport_options.ts"
 export {
   type Contract,
   type ContractData,
+  type ContractItem,
   type ContractReply,
   type ContractTopic,
   defineContract,
@@ -114,7 +115,7 @@ export type {
   StructuredDatagrams,
   StructuredDatagramsOptions,
 } from "./session/streams/structured_datagrams.ts";
-export type { SessionState, WaitOptions } from "./session/types.ts";
+export type { SessionState, StreamingAnswer, WaitOptions } from "./session/types.ts";
 export type { ServerUrl } from "./session/url.ts";
 export type { GoAway } from "./session/wire/envelope.ts";
 export type { PresenceMember, PresenceNotice } from "./session/wire/presence_notice.ts";

@@ -19,6 +19,7 @@ import { checkLoop } from "../session/inbound.ts";
 import type {
   Contract,
   ContractData,
+  ContractItem,
   ContractReply,
   ContractTopic,
   MessageOf,
@@ -39,7 +40,13 @@ import { Backoff } from "../base/backoff.ts";
 import { ServerUrls } from "../session/url.ts";
 import { MAX_TIMER_MS, waitFor, within } from "../base/wait.ts";
 import { textOf } from "../base/error_text.ts";
-import type { ClientPublishOptions, WaitOptions } from "../session/types.ts";
+import { answerOf } from "../session/pending_requests.ts";
+import type {
+  ClientPublishOptions,
+  RequestStreamOptions,
+  StreamingAnswer,
+  WaitOptions,
+} from "../session/types.ts";
 import { checkSettings } from "../session/check_settings.ts";
 import type { SilentTransport, TransportName } from "../transport/race/options.ts";
 
@@ -56,6 +63,9 @@ export const MAX_UNREAD_SESSIONS = 8;
 
 /** Modules that {@linkcode ClientPlatform.recovery} loads. */
 type Recovery = typeof import("./recovery.ts");
+
+/** Module that {@linkcode ClientPlatform.answers} loads. */
+type Answers = typeof import("../session/answers/answers.ts");
 
 /** Close codes after which the client does not reconnect, whichever end sends the code. */
 const FINAL_CODES: ReadonlySet<number> = new Set([
@@ -160,6 +170,7 @@ export class Client<C extends Contract = Contract>
       },
       runtime,
       insight: platform.insight,
+      answers: platform.answers,
     });
     this.#connectTimeoutMs = checkConnectTimeout(options.connectTimeoutMs);
     const limits = { of: "client: ", max: MAX_TIMER_MS };
@@ -267,6 +278,55 @@ export class Client<C extends Contract = Contract>
         if (!resend || !(error instanceof SessionClosedError)) throw error;
       }
     }
+  }
+
+  /**
+   * Sends a request whose answer streams. Waits for a session first while the client is not
+   * connected. The answer ends with the session in which it began; a handover lets the answer end.
+   *
+   * @param topic The topic of the request.
+   * @param data The data of the request.
+   * @param options The signal, times, and the number of items that the server may send ahead.
+   * @returns The answer, for one loop. The loop throws a {@linkcode RequestError} if the answer fails
+   * or an item does not fit the contract, a {@linkcode TimeoutError} if an item or the end is late,
+   * and a {@linkcode SessionClosedError} if the session closes first, or the client is closed.
+   *
+   * @example A count
+   * ```ts
+   * import { connect, serve } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = serve({
+   *   port: 0,
+   *   onListen() {},
+   *   requests: {
+   *     async *count({ data }) {
+   *       for (let n = 1; n <= Number(data); n++) yield n;
+   *     },
+   *   },
+   * });
+   * await using client = connect(server.url);
+   * const seen: unknown[] = [];
+   * for await (const n of client.requestStream("count", 1_000_000)) {
+   *   if (seen.push(n) === 3) break; // Leaving the loop cancels the request.
+   * }
+   * assertEquals(seen, [1, 2, 3]);
+   * ```
+   */
+  requestStream<T extends ContractTopic<C, "answers">>(
+    topic: T,
+    data?: ContractData<C, "answers", T>,
+    options: RequestStreamOptions = {},
+  ): StreamingAnswer<ContractItem<C, T>> {
+    const open = async () => {
+      const { signal, itemTimeoutMs: timeoutMs = this.#settings.requestTimeoutMs } = options;
+      const session = this.#session?.isReady
+        ? this.#session
+        : await this.whenConnected({ timeoutMs, ...(signal && { signal }) });
+      const { openAnswer } = await this.#platform.answers() as Answers;
+      return openAnswer(session[internals], topic, data, options);
+    };
+    return answerOf(open());
   }
 
   /**

@@ -81,6 +81,12 @@ export interface ClientPlatform {
    */
   readonly insight: () => Promise<unknown>;
   /**
+   * Loads answers that stream, and the handlers of requests, on first use.
+   *
+   * @ignore
+   */
+  readonly answers: () => Promise<unknown>;
+  /**
    * Loads the module `recovery.ts`, which notices a lost server, and carries subscriptions and
    * messages to the next session.
    *

@@ -91,13 +91,14 @@ export async function dialBy<C extends Contract>(
       }`,
     );
   }
-  const { dial, insight } = makePlatform(options);
+  const { dial, insight, answers } = makePlatform(options);
   const { runtime = platformRuntime() } = options;
   const settings = checkSettings<unknown, C, "client">({
     ...options,
     side: "client",
     runtime,
     insight,
+    answers,
   });
   return await openSession(
     { ...options, url, dial, protocols, settings, timeoutMs },

@@ -89,6 +89,7 @@ export function denoPlatform(dial: Dialer): ClientPlatform {
   return {
     dial,
     insight: () => import("./chunk_insight.ts"),
+    answers: () => import("./chunk_answers.ts"),
     recovery: () => import("./recovery.ts"),
   };
 }

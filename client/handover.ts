@@ -170,8 +170,8 @@ async function finish<C extends Contract>(
 async function idle(session: Session): Promise<void> {
   const { inbound, requests, runtime } = session[internals];
   await requests.idle();
-  while (inbound.owesAnswers || inbound.isHandled && !inbound.isIdle) {
-    await inbound.queue.changed();
+  while (inbound.owesAnswers || inbound.hasHandler && !inbound.isIdle) {
+    await inbound.changed();
   }
   for (let before = 0;;) {
     const { activeStreams, streamsCreated } = session.stats;

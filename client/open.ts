@@ -45,6 +45,9 @@ export interface OpenOptions {
 /** Part of the features that load on first use, on a client. */
 type Insight = Pick<typeof import("../session/insight/watch.ts"), "openWatched">;
 
+/** Part of the handlers of requests, which load before the first session. */
+type Answers = Pick<typeof import("../session/answers/answers.ts"), "RequestTable">;
+
 /**
  * Opens a session. A failed attempt closes the connection and the session again.
  *
@@ -58,10 +61,19 @@ type Insight = Pick<typeof import("../session/insight/watch.ts"), "openWatched">
 export async function openSession(options: OpenOptions): Promise<Session> {
   // The session opens without instrumentation if that code cannot be loaded.
   const { instrumentation, settings } = options;
+  if (settings.handlers.requests !== undefined) await loadRequests(settings);
   const part = instrumentation && await settings.insight().catch(() => undefined);
   return await (part
     ? (part as Insight).openWatched(options, (url) => open({ ...options, url }))
     : open(options));
+}
+
+/** Loads the handlers of requests, and checks these, before the first session. */
+async function loadRequests(settings: SessionSettings): Promise<void> {
+  const part = await settings.answers().catch((cause) => {
+    throw new ConnectionError("Cannot load the handlers of requests", { cause });
+  });
+  settings.requests ??= new (part as Answers).RequestTable(settings.handlers);
 }
 
 async function open(options: OpenOptions): Promise<Session> {

@@ -31,6 +31,8 @@ export interface PageChunks {
   readonly streams: LoadStreams;
   /** Loads the features of a session beside messages. */
   readonly insight: ClientPlatform["insight"];
+  /** Loads answers that stream. */
+  readonly answers: ClientPlatform["answers"];
 }
 
 /**
@@ -49,8 +51,8 @@ export interface PageChunks {
  */
 export function pagePlatform(options: TransportOptions, chunks: PageChunks): ClientPlatform {
   checkRuntime();
-  const { insight, webTransport } = chunks;
-  return { dial: pageDialer(options, chunks), insight, recovery: webTransport };
+  const { insight, answers, webTransport } = chunks;
+  return { dial: pageDialer(options, chunks), insight, answers, recovery: webTransport };
 }
 
 function pageDialer(options: TransportOptions, chunks: PageChunks): Dialer {

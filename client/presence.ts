@@ -3,7 +3,7 @@ import { QueueFullError, RequestError, SessionClosedError } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
 import { encodeEnvelope } from "../session/wire/envelope.ts";
 import { CODES_FOR_NOW } from "../session/wire/recovery.ts";
-import { checkTopic } from "../session/wire/topic_pattern.ts";
+import { checkTopic } from "../session/wire/envelope.ts";
 import { settlesWithin, waitFor } from "../base/wait.ts";
 import type { Runtime } from "../base/runtime.ts";
 import type { WaitOptions } from "../session/types.ts";

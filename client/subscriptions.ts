@@ -13,7 +13,7 @@ import {
 import { internals, type Session } from "../session/session.ts";
 import type { ClientSubscribeOptions } from "./client_options.ts";
 import { Subscription, type SubscriptionOwner } from "./subscription.ts";
-import { checkTopic } from "../session/wire/topic_pattern.ts";
+import { checkTopic } from "../session/wire/envelope.ts";
 import type { IncomingMessage, TopicNote, TopicSink } from "../session/message.ts";
 
 /** Most requests to subscribe at once: half of the requests that a server lets wait by default. */

@@ -225,6 +225,9 @@ function unitOf(envelope: Envelope): "messages" | "subscriptions" | undefined {
     case "unsubscribe":
       return "subscriptions";
     case "reply":
+    case "part":
+    case "end":
+    case "more":
     case "cancel":
     case "pong":
     case "ack":

@@ -16,7 +16,7 @@ import {
   type SubscribeAnswer,
 } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
-import { checkTopic } from "../session/wire/topic_pattern.ts";
+import { checkTopic } from "../session/wire/envelope.ts";
 import { Turn } from "../session/queue/send_queue.ts";
 import type { SessionSettings } from "../session/settings.ts";
 import { waitFor } from "../base/wait.ts";

@@ -798,11 +798,12 @@ export function serve<V = unknown, C extends Contract = Contract>(
 function pickHandlers<V, C extends Contract>(
   options: ServerOptions<V, C>,
 ): SessionHandlers<V, C, "server"> {
-  const { onMessage, onClose, onError, onHandlerError, onRefused } = options;
+  const { onMessage, onClose, onError, onHandlerError, onRefused, requests } = options;
   const onOpen = openHandler(options);
   return {
     ...(onOpen === undefined ? {} : { onOpen }),
     ...(onMessage === undefined ? {} : { onMessage }),
+    ...(requests === undefined ? {} : { requests }),
     ...(onClose === undefined ? {} : { onClose }),
     ...(onError === undefined ? {} : { onError }),
     ...(onHandlerError === undefined ? {} : { onHandlerError }),

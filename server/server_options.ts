@@ -522,6 +522,7 @@ const SERVER: OptionKeys<ServerOptions> = {
   presenceGraceMs: true,
   presenceSharesOnline: true,
   rates: true,
+  requests: true,
   rooms: true,
   runtime: true,
   session: true,

@@ -4,7 +4,8 @@
  * @module
  */
 import type { CloseInfo, RequestError } from "../errors.ts";
-import { compileContract, type Contract, type MessageOf, type Side } from "./contract.ts";
+import type { RequestHandlers } from "./answers/request_handlers.ts";
+import type { Contract, ContractRouter, MessageOf, Side } from "./contract.ts";
 import { ConsoleReport } from "../base/console_report.ts";
 import { MAX_MESSAGE_BYTES } from "./wire/encode.ts";
 import type { GoAway } from "./wire/envelope.ts";
@@ -43,6 +44,19 @@ export interface SessionHandlers<
     message: MessageOf<C, S>,
     session: Session<V, C, S>,
   ) => void | Promise<void>;
+  /**
+   * Handlers of requests by pattern: with a contract, the patterns of its requests; otherwise topics,
+   * on a server also patterns such as `sum:{room}`. The result of a handler is the answer: a value or a promise, or
+   * an async iterable such as a generator, whose items are the answer to `requestStream`.
+   *
+   * - **Turns:** a handler takes its turn as `onMessage` does, until its result is there. An answer
+   *   that streams then goes on beside later messages, and counts as one of `maxRequests`.
+   * - **Failures:** a `RequestError` is the answer; any other error is answered by `failed`, and goes
+   *   to `onError`.
+   * - **Other requests** go to `onMessage`. Without that handler, no loop reads requests: those
+   *   without an entry are answered by `unanswered`.
+   */
+  readonly requests?: RequestHandlers<V, C, S>;
   /** Called once, when an established session is over. */
   readonly onClose?: (session: Session<V, C, S>, info: CloseInfo) => void | Promise<void>;
   /**
@@ -144,9 +158,11 @@ export function checkSettings<
   C extends Contract = Contract,
   S extends Side = Side,
 >(
-  options: SessionSettingsOptions<V, C, S> & Pick<SessionSettings, "hello" | "insight" | "runtime">,
+  options:
+    & SessionSettingsOptions<V, C, S>
+    & Pick<SessionSettings, "answers" | "hello" | "insight" | "runtime">,
 ): SessionSettings {
-  const { runtime, insight } = options;
+  const { runtime, insight, answers } = options;
   const { sendQueue = {}, receiveQueue = {}, onHandlerError = "answer" } = options;
   const { policy = "close" } = sendQueue;
   if (typeof policy !== "function" && !POLICIES.includes(policy)) {
@@ -169,16 +185,54 @@ export function checkSettings<
     heartbeat: new Heartbeat(runtime, options.heartbeat),
     // The caller's types were checked on the way in, and are erased from here on.
     handlers: options as ErasedHandlers,
+    requests: undefined,
     onHandlerError,
     watch: undefined,
     services: options.services,
     console: options.console ?? new ConsoleReport(runtime),
     hello: options.hello,
     insight,
+    answers,
     client: options.side === "client" ? crypto.getRandomValues(new Uint32Array(4)).join("-") : "",
     sendQueue: { ...checkLimits(SEND_QUEUE, sendQueue, { of: "session: sendQueue." }), policy },
     receiveQueue: checkLimits(RECEIVE_QUEUE, receiveQueue, { of: "session: receiveQueue." }),
     ...checkLimits(LIMITS, options, { of: "session: " }),
     ...checkLimits(TIMES_MS, options, { of: "session: ", max: MAX_TIMER_MS }),
   };
+}
+
+/**
+ * Returns the router for the topics that one side receives. Fast: a contract is compiled once, by
+ * `defineContract()`, and all sessions share the result.
+ *
+ * @example Usage
+ * ```ts
+ * import { compileContract } from "./check_settings.ts";
+ * import { defineContract } from "./contract.ts";
+ * import { assertEquals } from "@std/assert";
+ * import { z } from "zod";
+ *
+ * const contract = defineContract({ toServer: { "chat:{room}": z.string() } });
+ * const match = compileContract(contract, "server").match("chat:lobby");
+ * assertEquals(match?.pattern, "chat:{room}");
+ * assertEquals(match?.params, { room: "lobby" });
+ * assertEquals(compileContract(contract, "client").match("chat:lobby"), undefined);
+ * ```
+ *
+ * @param contract The contract.
+ * @param side The side that receives; or `presence`, for the rooms in which clients have data.
+ * @returns The router: the topics that the other side sends, the requests, and on
+ * the client the presence notices.
+ * @throws {TypeError} If the contract is not one.
+ */
+export function compileContract(
+  contract: Contract,
+  side: Side | "presence",
+): ContractRouter {
+  // A method of the contract compiles: a page without a contract then does not load the compiler.
+  const { router } = contract as { router?: (side: Side | "presence") => ContractRouter };
+  if (typeof router === "function") return router.call(contract, side);
+  throw new TypeError(
+    `Cannot use contract: it must be made by defineContract(), received ${typeof contract}`,
+  );
 }

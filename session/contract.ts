@@ -33,10 +33,26 @@ export interface ContractDefinition {
   readonly toClient?: Readonly<Record<string, StandardSchema>>;
   /**
    * Requests that either end may send: `input` is the schema of the data, checked by the end that
-   * replies; `output` is the schema of the reply, checked by the end that sent the request.
+   * answers. The end that sent the request checks the answer: by `output` for one reply, or by
+   * `stream` for each item of an answer that streams.
    */
   readonly requests?: Readonly<
-    Record<string, { readonly input: StandardSchema; readonly output: StandardSchema }>
+    Record<
+      string,
+      | {
+        readonly input: StandardSchema;
+        readonly output: StandardSchema;
+        readonly stream?: undefined;
+        readonly resume?: undefined;
+      }
+      | {
+        readonly input: StandardSchema;
+        readonly stream: StandardSchema;
+        /** Lets the answer outlive the connection, the page and the node of its caller. */
+        readonly resume?: boolean;
+        readonly output?: undefined;
+      }
+    >
   >;
   /**
    * Data with which clients may be present, by room. The server applies the schema, once; notices
@@ -66,14 +82,16 @@ export type IsUntyped<C extends Contract> = Contract extends C
   : false;
 
 /**
- * The section of a definition for a part of a contract: the topics that one side sends, the
- * requests, or the rooms with presence data.
+ * The section of a definition for a part of a contract: the topics that one side sends, requests
+ * with one reply, requests whose answers stream, or the rooms with presence data.
  *
  * @typeParam K The part.
  */
-export type SectionName<K extends Side | "requests" | "presence"> = K extends "server" ? "toClient"
+export type SectionName<K extends Side | "requests" | "answers" | "presence"> = K extends "server"
+  ? "toClient"
   : K extends "client" ? "toServer"
-  : Exclude<K, Side>;
+  : K extends "answers" ? "requests"
+  : Exclude<K, Side | "answers">;
 
 /**
  * A section of a contract; an empty section if the contract omits the section.
@@ -81,18 +99,27 @@ export type SectionName<K extends Side | "requests" | "presence"> = K extends "s
  * @typeParam C The contract.
  * @typeParam K The part, as in {@linkcode SectionName}.
  */
-export type SectionOf<C extends Contract, K extends Side | "requests" | "presence"> =
+export type SectionOf<C extends Contract, K extends Side | "requests" | "answers" | "presence"> =
   IsUntyped<C> extends true ? NonNullable<ContractDefinition[SectionName<K>]>
-    : C["definition"] extends { readonly [Key in SectionName<K>]: infer Found } ? Found
+    : C["definition"] extends { readonly [Key in SectionName<K>]: infer Found }
+      ? K extends "requests" | "answers" ? {
+          [
+            P in keyof Found as Found[P] extends {
+              readonly [Key in K extends "requests" ? "output" : "stream"]: StandardSchema;
+            } ? P
+              : never
+          ]: Found[P];
+        }
+      : Found
     : Record<never, never>;
 
 /**
- * The schema of an entry: the entry itself, or one of a request's two schemas.
+ * The schema of an entry: the entry itself, or one of the schemas of a request.
  *
  * @typeParam E The entry.
- * @typeParam K The choice between the two.
+ * @typeParam K The choice between these.
  */
-export type EntrySchema<E, K extends "input" | "output"> = E extends StandardSchema ? E
+export type EntrySchema<E, K extends "input" | "output" | "stream"> = E extends StandardSchema ? E
   : E extends { readonly [Key in K]: infer Schema extends StandardSchema } ? Schema
   : never;
 
@@ -113,12 +140,19 @@ export interface NoTopic<Reason extends string> {
  * {@linkcode NoTopic} if the contract has no such topics.
  *
  * @typeParam C The contract.
- * @typeParam K The side that sends, `requests` or `presence`.
+ * @typeParam K The side that sends, `requests`, `answers` (requests whose answers stream) or
+ * `presence`.
  */
-export type ContractTopic<C extends Contract, K extends Side | "requests" | "presence"> = {
+export type ContractTopic<
+  C extends Contract,
+  K extends Side | "requests" | "answers" | "presence",
+> = {
   // A member, because the compiler's messages would otherwise name this alias and hide the topics.
-  readonly any: [keyof SectionOf<C, K> & string] extends [never]
-    ? string & NoTopic<`the contract has no ${SectionName<K>}`>
+  readonly any: [keyof SectionOf<C, K> & string] extends [never] ?
+      & string
+      & NoTopic<
+        `the contract has no ${K extends "answers" ? "requests with a stream" : SectionName<K>}`
+      >
     : { [P in keyof SectionOf<C, K> & string]: TopicOf<P> }[keyof SectionOf<C, K> & string];
 }["any"];
 
@@ -128,12 +162,12 @@ export type ContractTopic<C extends Contract, K extends Side | "requests" | "pre
  * intersection, as TypeScript infers for the parameter of a union of functions.
  *
  * @typeParam C The contract.
- * @typeParam K The side that sends, `requests` or `presence`.
+ * @typeParam K The side that sends, `requests`, `answers` or `presence`.
  * @typeParam T The topic.
  */
 export type ContractData<
   C extends Contract,
-  K extends Side | "requests" | "presence",
+  K extends Side | "requests" | "answers" | "presence",
   T extends string,
 > = (T extends string ? {
     [P in keyof SectionOf<C, K> & string]: T extends TopicOf<P>
@@ -158,6 +192,33 @@ export type ContractReply<C extends Contract, T extends string> = T extends stri
   : never;
 
 /**
+ * An item of an answer that streams, as the requesting end receives the item.
+ *
+ * @example Usage
+ * ```ts
+ * import { type ContractItem, defineContract } from "@skein/skein";
+ * import { assertEquals } from "@std/assert";
+ * import { z } from "zod";
+ *
+ * const contract = defineContract({
+ *   requests: { count: { input: z.number(), stream: z.number() } },
+ * });
+ * const items: ContractItem<typeof contract, "count">[] = [1, 2];
+ * assertEquals(items.length, 2);
+ * ```
+ *
+ * @typeParam C The contract.
+ * @typeParam T The topic.
+ */
+export type ContractItem<C extends Contract, T extends string> = IsUntyped<C> extends true ? unknown
+  : T extends string ? {
+      [P in keyof SectionOf<C, "answers"> & string]: T extends TopicOf<P>
+        ? OutputOf<EntrySchema<SectionOf<C, "answers">[P], "stream">>
+        : never;
+    }[keyof SectionOf<C, "answers"> & string]
+  : never;
+
+/**
  * The messages of a section: a union, told apart by `pattern`.
  *
  * @typeParam M The section.
@@ -166,7 +227,10 @@ export type MessagesIn<M> = {
   [P in keyof M & string]: ContractMessage<
     P,
     OutputOf<EntrySchema<M[P], "input">>,
-    M[P] extends { readonly output: infer Reply extends StandardSchema } ? InputOf<Reply> : unknown
+    M[P] extends { readonly output: infer Reply extends StandardSchema } ? InputOf<Reply>
+      : M[P] extends { readonly stream: infer Item extends StandardSchema }
+        ? AsyncIterable<InputOf<Item>>
+      : unknown
   >;
 }[keyof M & string];
 
@@ -199,6 +263,7 @@ export type MessageOf<C extends Contract, S extends Side> = IsUntyped<C> extends
   :
     | MessagesIn<SectionOf<C, S extends "server" ? "client" : "server">>
     | MessagesIn<SectionOf<C, "requests">>
+    | MessagesIn<SectionOf<C, "answers">>
     | (S extends "client" ? ContractMessage<
         "presence:{topic}",
         PresenceNotice<
@@ -232,8 +297,12 @@ export interface ContractRoute {
   readonly pattern: string;
   /** The schema of the data; absent for presence notices, which need none. */
   readonly input: StandardSchema | undefined;
-  /** The schema of the answer, for a request. */
+  /** The schema of the reply, for a request with one reply. */
   readonly output: StandardSchema | undefined;
+  /** The schema of an item, for a request whose answer streams. */
+  readonly stream?: StandardSchema | undefined;
+  /** True if the answer outlives the connection of its caller. */
+  readonly resume?: boolean | undefined;
   /** The use of the topic: messages or requests. */
   readonly kind: "message" | "request";
 }
@@ -241,7 +310,7 @@ export interface ContractRoute {
 /** The entry of a contract for a topic: the route's fields, and `params`. */
 export type ContractMatch = RouteMatch<ContractRoute>;
 
-/** Finds the entry for a topic, and checks received data; see {@linkcode compileContract}. */
+/** Finds the entry for a topic, and checks received data; see `compileContract()`. */
 export interface ContractRouter extends Pick<TopicRouter<ContractRoute>, "match"> {
   /**
    * Checks a message, or a request if there is an id; the acceptor takes the result.
@@ -258,6 +327,14 @@ export interface ContractRouter extends Pick<TopicRouter<ContractRoute>, "match"
    * @throws {RequestError} If the reply does not fit the contract.
    */
   checkAnswer(topic: string, answer: unknown): Promise<unknown>;
+  /**
+   * Returns the check of the items of an answer that streams; `undefined` for other topics. The
+   * check returns the output of the schema, a promise if the schema is asynchronous, and throws or
+   * rejects with a {@linkcode RequestError} if an item does not fit.
+   *
+   * @param topic The topic of the request.
+   */
+  itemCheck(topic: string): ((item: unknown) => unknown) | undefined;
 }
 
 /**
@@ -276,7 +353,10 @@ export interface ContractRouter extends Pick<TopicRouter<ContractRoute>, "match"
  * const contract = defineContract({
  *   toServer: { "chat:{room}": text },
  *   toClient: { "chat:{room}": text.extend({ from: z.string() }) },
- *   requests: { join: { input: z.string(), output: z.array(z.string()) } },
+ *   requests: {
+ *     join: { input: z.string(), output: z.array(z.string()) },
+ *     count: { input: z.number(), stream: z.number() }, // An answer that streams.
+ *   },
  *   presence: { "chat:{room}": z.object({ isTyping: z.boolean() }) },
  * });
  * assertThrows(
@@ -299,41 +379,6 @@ export function defineContract<D extends ContractDefinition>(
   return new CompiledContract<D>(definition);
 }
 
-/**
- * Returns the router for the topics that one side receives. Fast: a contract is compiled once, by
- * `defineContract()`, and all sessions share the result.
- *
- * @example Usage
- * ```ts
- * import { compileContract, defineContract } from "./contract.ts";
- * import { assertEquals } from "@std/assert";
- * import { z } from "zod";
- *
- * const contract = defineContract({ toServer: { "chat:{room}": z.string() } });
- * const match = compileContract(contract, "server").match("chat:lobby");
- * assertEquals(match?.pattern, "chat:{room}");
- * assertEquals(match?.params, { room: "lobby" });
- * assertEquals(compileContract(contract, "client").match("chat:lobby"), undefined);
- * ```
- *
- * @param contract The contract.
- * @param side The side that receives; or `presence`, for the rooms in which clients have data.
- * @returns The router: the topics that the other side sends, the requests, and on
- * the client the presence notices.
- * @throws {TypeError} If the contract is not one.
- */
-export function compileContract(
-  contract: Contract,
-  side: Side | "presence",
-): ContractRouter {
-  // A method of the contract compiles: a page without a contract then does not load the compiler.
-  const { router } = contract as Partial<CompiledContract<ContractDefinition>>;
-  if (typeof router === "function") return router.call(contract, side);
-  throw new TypeError(
-    `Cannot use contract: it must be made by defineContract(), received ${typeof contract}`,
-  );
-}
-
 const VERB = "define contract";
 
 class Router extends TopicRouter<ContractRoute> implements ContractRouter {
@@ -344,12 +389,25 @@ class Router extends TopicRouter<ContractRoute> implements ContractRouter {
   async checkAnswer(topic: string, answer: unknown): Promise<unknown> {
     const output = this.match(topic)?.output;
     if (output === undefined) return answer;
-    const outcome = await validate(output, answer);
-    if (outcome.ok) return outcome.value;
-    const { message, path } = outcome;
-    const text = `The answer to "${topic}" does not fit the contract: ${message}`;
-    throw new RequestError("invalid", text, { path });
+    return fitting(await validate(output, answer), topic);
   }
+
+  itemCheck(topic: string): ((item: unknown) => unknown) | undefined {
+    const schema = this.match(topic)?.stream;
+    return schema && ((item) => {
+      const outcome = validate(schema, item);
+      return outcome instanceof Promise
+        ? outcome.then((later) => fitting(later, topic))
+        : fitting(outcome, topic);
+    });
+  }
+}
+
+function fitting(outcome: Validation<unknown>, topic: string): unknown {
+  if (outcome.ok) return outcome.value;
+  const { message, path } = outcome;
+  const text = `The answer to "${topic}" does not fit the contract: ${message}`;
+  throw new RequestError("invalid", text, { path });
 }
 
 class CompiledContract<D extends ContractDefinition> implements Contract<D> {
@@ -363,7 +421,7 @@ class CompiledContract<D extends ContractDefinition> implements Contract<D> {
     const { toServer = {}, toClient = {}, requests = {}, presence = {}, ...rest } = definition;
     for (const name in rest) refuse("sections are toServer, toClient, requests and presence", name);
     const asked = Object.entries(requests).map(([pattern, entry]) =>
-      routeOf("request", pattern, entry?.input, entry?.output)
+      routeOf("request", pattern, entry?.input, entry ?? {})
     );
     const sent = (section: Readonly<Record<string, StandardSchema>>) =>
       Object.entries(section).map(([pattern, input]) => routeOf("message", pattern, input));
@@ -395,17 +453,22 @@ function routeOf(
   kind: ContractRoute["kind"],
   pattern: string,
   input: StandardSchema | undefined,
-  output?: StandardSchema,
+  { output, stream, resume }: Partial<Pick<ContractRoute, "output" | "stream" | "resume">> = {},
 ): [pattern: string, route: ContractRoute] {
   const prefix = [PRESENCE_PREFIX, STREAM_PREFIX].find((prefix) => pattern.startsWith(prefix));
   if (prefix !== undefined) refuse(`topics under ${prefix} are built in`, pattern);
-  for (const schema of kind === "request" ? [input, output] : [input]) {
+  for (const schema of kind === "request" ? [input, stream ?? output] : [input]) {
     if (typeof schema?.["~standard"]?.validate !== "function") {
-      const rule = kind === "request" ? "an input and an output schema" : "a schema";
+      const rule = kind === "request"
+        ? "an input and an output schema, or an input and a stream schema"
+        : "a schema";
       refuse(`a ${kind} topic must have ${rule}`, pattern);
     }
   }
-  return [pattern, { pattern, input, output, kind }];
+  if (stream && output) refuse("a request must have either output or stream", pattern);
+  if (resume && !stream) refuse("resume needs a stream schema", pattern);
+  const route = { pattern, input, output, kind };
+  return [pattern, stream ? { ...route, stream, resume: resume === true } : route];
 }
 
 function refuse(rule: string, received: unknown): never {

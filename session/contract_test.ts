@@ -1,7 +1,6 @@
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
 import { z } from "zod";
 import {
-  compileContract,
   type Contract,
   type ContractData,
   type ContractDefinition,
@@ -16,6 +15,7 @@ import {
 import type { PresenceNotice } from "./wire/presence_notice.ts";
 import { type StandardSchema, validate } from "../base/standard_schema.ts";
 import type { ContractMessage, UntypedMessage } from "./message.ts";
+import { compileContract } from "./check_settings.ts";
 
 /** The notices that every client may receive. */
 type PresenceMessage = ContractMessage<"presence:{topic}", PresenceNotice>;

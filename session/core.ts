@@ -23,17 +23,16 @@ import type {
 import { attempt } from "../base/call_safely.ts";
 import { type PendingRequestOptions, PendingRequests, toRequestError } from "./pending_requests.ts";
 import { encodeControl, encodeData, type EncodedMessage } from "./wire/encode.ts";
-import type { Hello, OutgoingEnvelope } from "./wire/envelope.ts";
+import { checkTopic, type Hello, type OutgoingEnvelope } from "./wire/envelope.ts";
 import { EventsOfSession, type SessionEventMap, type SessionEvents } from "./events.ts";
 import { Heartbeat, type WatchedPeer } from "./heartbeat.ts";
 import type { HistoryOptions } from "./wire/recovery.ts";
 import { Handling, type ReceivingSession } from "./handling.ts";
 import { Inbound } from "./inbound.ts";
-import type { Control } from "./message.ts";
+import type { Control, Message } from "./message.ts";
 import type { ControlStats } from "./types.ts";
 import { SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
 import { report, type SessionRequests, type SessionSettings } from "./settings.ts";
-import { checkTopic } from "./wire/topic_pattern.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
 import type { SessionFace, SessionIdentity, SessionState, WaitOptions } from "./types.ts";
@@ -61,6 +60,16 @@ const MAX_FAILURES = 20;
 const FAILURES_WINDOW_MS = 60_000;
 
 const TOO_MANY_FAILURES = `More than ${MAX_FAILURES} failures of handlers in a minute`;
+
+/** The module of `SessionSettings.answers`, which this module must not name. */
+interface AnswerModule<C> {
+  produceAnswer(
+    core: C,
+    id: number,
+    items: AsyncIterable<unknown>,
+    message: Message,
+  ): Promise<void>;
+}
 
 /**
  * The implementation of one session.
@@ -264,8 +273,13 @@ export class SessionCore<F extends SessionFace = SessionFace>
   }
 
   /** Count of all requests of this end that wait. */
-  get awaitedAnswers(): number {
+  get openRequests(): number {
     return this.#requests?.size ?? 0;
+  }
+
+  /** Count of the requests for which code of this end may wait, see {@linkcode ReceivingSession}. */
+  get awaitedAnswers(): number {
+    return this.#requests?.awaited ?? 0;
   }
 
   /** Count of the application's requests that wait, see {@linkcode ReceivingSession}. */
@@ -383,10 +397,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
         // Before the session is established, only a token is offered this way.
         if (this.state === "closed" || this.ending !== undefined) this.checkOpen("ask");
         this.push(encode(id), true);
-        const { queue } = this.inbound;
-        queue.notify();
-        // In a microtask: a handler must not run within the call of another handler.
-        if (options.isRequest && queue.size > 0) queueMicrotask(() => queue.pump());
+        this.inbound.roomGrew(options.isRequest);
       },
       cancel: (id, reason) => {
         this.post({ cancel: id });
@@ -489,6 +500,18 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.#post(answer);
   }
 
+  /** Answers a request of the peer in parts, see {@linkcode ReceivingSession}. */
+  stream(id: number, items: AsyncIterable<unknown>, message: Message): Promise<void> {
+    const answering = this.settings.answers().then((part) =>
+      (part as AnswerModule<this>).produceAnswer(this, id, items, message)
+    );
+    // Only an instrumentation asks for the failure, which the producer reports.
+    answering.catch((error) => {
+      if (message.producer === undefined) this.handling.streamFailed(id, error, message);
+    });
+    return answering;
+  }
+
   /** Answers a request of the peer with a failure. */
   fail(id: number | null, failure: RequestFailure): void {
     if (id !== null) this.handling.answered(id);
@@ -511,6 +534,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
         else if (!this.requests.answer(id, data, error)) this.#count("lateAnswers", 1);
         return;
       }
+      case "end":
+        if (!this.requests.end(envelope.id, envelope.error)) this.#count("lateAnswers", 1);
+        return;
       case "ping":
         return this.post({ pong: envelope.n });
       case "pong":
@@ -689,7 +715,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
     this.settings.turn.flush();
     this.queue?.flush();
     this.connection.close({ closeCode: code, reason });
-    this.inbound.queue.clear();
+    this.inbound.clear();
     this.finish({ code, reason, by, ...(error !== undefined && { error }) });
   }
 
@@ -781,7 +807,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
       () => onOpen!(this.session),
       (error) => this.endByFailure(error, "The handler failed"),
     );
-    if (done !== undefined && this.inbound.isHandled) this.inbound.queue.holdFor(done);
+    if (done !== undefined) this.inbound.holdFor(done);
   }
 
   /** Ends the session and releases all resources. Idempotent. */
@@ -818,9 +844,9 @@ export class SessionCore<F extends SessionFace = SessionFace>
   /** Calls `onClose` after the handlers of earlier messages, at most `closeTimeoutMs` later. */
   async #callOnClose(info: CloseInfo): Promise<void> {
     const { handlers, closeTimeoutMs } = this.settings;
-    if (this.inbound.isHandled && !this.inbound.isIdle) {
+    if (this.inbound.hasHandler && !this.inbound.isIdle) {
       if (!await settlesWithin(this.runtime, this.inbound.idle(), closeTimeoutMs)) {
-        this.inbound.queue.clear();
+        this.inbound.clear();
       }
     }
     try {

@@ -5,16 +5,18 @@
  * @module
  */
 import { RequestError, type RequestFailure, SkeinError } from "../errors.ts";
-import type { CheckedMessage, ContractMatch, MessageAcceptor } from "./contract.ts";
+import type { CheckedMessage, MessageAcceptor } from "./contract.ts";
 import {
   type Answerer,
   type Control,
   type IncomingMessage,
   Message,
+  type MessageMatch,
   type MessageTurn,
 } from "./message.ts";
 import type { SessionRequests, SessionSettings } from "./settings.ts";
 import type { SessionFace } from "./types.ts";
+import { type Envelope, FIRST_CREDIT, MAX_CREDIT } from "./wire/envelope.ts";
 
 /** The session, as its receiving half sees the session. */
 export interface ReceivingSession extends Answerer {
@@ -26,7 +28,7 @@ export interface ReceivingSession extends Answerer {
   readonly joins: boolean;
   /** Time in milliseconds since the Unix epoch, as exact as the heartbeat. */
   readonly now: number;
-  /** Requests of this end that wait. */
+  /** Requests of this end that wait, without answers in parts that no loop awaits. */
   readonly awaitedAnswers: number;
   /** Requests of this end that wait for a handler of the peer. */
   readonly awaitedRequests: number;
@@ -41,6 +43,11 @@ export interface ReceivingSession extends Answerer {
   };
   /** Dispatches an event. */
   emit(type: "protocolerror", detail: string): void;
+  /** Requests of this end, which take the parts of answers. */
+  readonly requests: {
+    /** Hands an item to the receiver of its answer. */
+    part(part: Extract<Envelope, { kind: "part" }>, size: number): void;
+  };
   /** Handles a control envelope. */
   receiveControl(envelope: Control): void;
   /** Reports a failed handler to the application. */
@@ -93,6 +100,17 @@ export class Handling implements MessageAcceptor {
     this.#host.inbound.queue.notify();
   }
 
+  /**
+   * Adds credit for the answer to a request; false beyond the most credit of an answer. Credit for an
+   * unknown answer has no effect.
+   */
+  more(id: number, items: number): boolean {
+    const owed = this.#owed?.get(id);
+    if (owed === undefined || owed instanceof Message) return owed?.more(items) ?? true;
+    owed.items = (owed.items ?? FIRST_CREDIT) + items;
+    return owed.items <= MAX_CREDIT;
+  }
+
   /** Cancels a request whose peer gave up: the handler continues, but no reply is due. */
   cancel(id: number): void {
     const owed = this.#owed?.get(id);
@@ -126,8 +144,12 @@ export class Handling implements MessageAcceptor {
   }
 
   #check(incoming: IncomingMessage): CheckedMessage {
-    const { router } = this.#settings;
-    return router ? router.check(incoming, this) : this.accept(incoming, undefined);
+    const { router, requests } = this.#settings;
+    if (router !== undefined) return router.check(incoming, this);
+    return this.accept(
+      incoming,
+      incoming.id === undefined ? undefined : requests?.match(incoming.topic),
+    );
   }
 
   async #checkInTurn(incoming: IncomingMessage, turn: MessageTurn): Promise<Message | undefined> {
@@ -137,7 +159,7 @@ export class Handling implements MessageAcceptor {
   }
 
   /** Creates a message that fits the contract, or that needs no check without a contract. */
-  accept(incoming: IncomingMessage, match: ContractMatch | undefined): Message {
+  accept(incoming: IncomingMessage, match: MessageMatch | undefined): Message {
     // A server identifies a peer by its session, and ignores any `from` that the peer sends.
     const keepsFrom = this.#settings.side === "client" || incoming.from === undefined;
     const message = new Message(
@@ -162,13 +184,17 @@ export class Handling implements MessageAcceptor {
     this.#host.handlerFailed(error, "The schema failed");
   }
 
+  /** Calls the handler. Waits until the handler is done, but not until an answer in parts ends. */
   #call(message: Message, incoming: IncomingMessage): void | Promise<void> {
-    const { handlers: { onMessage }, watch } = this.#settings;
+    const { handlers: { onMessage }, requests, watch } = this.#settings;
     const { session } = this.#host;
+    const handler = requests?.handlerOf(message) ?? onMessage!;
     try {
       // An untyped program may return any value.
-      const running =
-        (watch ? watch.handle(message, session, incoming.trace) : onMessage!(message, session)) as
+      const running = (watch
+        ? watch.handle(message, session, incoming.trace, () =>
+          handler(message, session))
+        : handler(message, session)) as
           | Promise<void>
           | null
           | undefined;
@@ -198,9 +224,25 @@ export class Handling implements MessageAcceptor {
   #failed(error: unknown, message: Message, { turn }: IncomingMessage): void {
     this.finished++;
     this.#running?.delete(message);
-    if (error instanceof RequestError) return message.fail(error.failure);
-    message.fail({ code: "failed", message: "The handler failed" });
-    if (!turn?.endsSession(error)) this.#host.handlerFailed(error, "The handler failed");
+    message.fail(this.failureOf(error));
+    if (!turn?.endsSession(error)) this.report(error);
+  }
+
+  /** Answers a request whose answer in parts could not begin. */
+  streamFailed(id: number, error: unknown, { isCancelled }: Message): void {
+    if (!isCancelled) this.#host.fail(id, this.failureOf(error));
+    this.report(error);
+  }
+
+  /** Returns the failure that a peer gets for an error of a handler: no text of unknown errors. */
+  failureOf(error: unknown): RequestFailure {
+    if (error instanceof RequestError) return error.failure;
+    return { code: "failed", message: "The handler failed" };
+  }
+
+  /** Reports the error of a handler, unless the error is an answer of the application. */
+  report(error: unknown): void {
+    if (!(error instanceof RequestError)) this.#host.handlerFailed(error, "The handler failed");
   }
 }
 

@@ -19,9 +19,9 @@ import type {
 import type { InboundStats } from "./types.ts";
 import { type Overtaking, ReceiveQueue } from "./queue/receive_queue.ts";
 import { MAX_JOINED_BYTES } from "./queue/send_queue.ts";
-import type { SessionSettings } from "./settings.ts";
+import type { NumberedEnvelope, SessionSettings } from "./settings.ts";
 import { decodeBinary, isBinaryMessage } from "./wire/encode.ts";
-import { type Envelope, readEnvelope } from "./wire/envelope.ts";
+import { type Envelope, MAX_CREDIT, readEnvelope } from "./wire/envelope.ts";
 import { exceedsBytes } from "./wire/utf8.ts";
 
 /**
@@ -52,8 +52,13 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
    * Counts envelopes for rate limits. Declared only, to save memory: most sessions have no meter.
    */
   declare meter: Meter | undefined;
-  /** Received messages that wait for a handler. */
+  /** Received messages that wait for a handler or a loop. */
   declare readonly queue: ReceiveQueue<IncomingMessage>;
+  /**
+   * Received requests that wait for their handlers, if there are handlers of requests beside a loop
+   * over the messages. Declared only, see `meter`.
+   */
+  declare readonly requests: ReceiveQueue<IncomingMessage> | undefined;
   /** True once a loop began to read messages. */
   isRead = false;
   /** Receives the messages in place of the loop, which ends. Declared only, see `meter`. */
@@ -89,11 +94,45 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
     this.queue = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
     this.#maxFrameLength = Math.max(MAX_JOINED_BYTES, settings.maxMessageBytes);
     if (this.isHandled) this.queue.consume(handling, this);
+    else if (settings.handlers.requests !== undefined) {
+      this.requests = new ReceiveQueue(settings.receiveQueue, settings.concurrency);
+      this.requests.consume(handling, this);
+    }
   }
 
   /** True if messages go to a handler. */
   get isHandled(): boolean {
     return this.#settings.handlers.onMessage !== undefined;
+  }
+
+  /** True if messages, or requests alone, go to handlers. */
+  get hasHandler(): boolean {
+    return this.#handled !== undefined;
+  }
+
+  get #handled(): ReceiveQueue<IncomingMessage> | undefined {
+    return this.isHandled ? this.queue : this.requests;
+  }
+
+  /** Runs the requests that may run, now that a request of this end waits. */
+  roomGrew(isRequest = true): void {
+    this.queue.notify();
+    const handled = this.#handled;
+    // In a microtask: a handler must not run within the call of another handler.
+    if (isRequest && handled !== undefined && handled.size > 0) {
+      queueMicrotask(() => handled.pump());
+    }
+  }
+
+  /** Keeps handlers waiting until a promise settles. */
+  holdFor(done: Promise<unknown>): void {
+    this.#handled?.holdFor(done);
+  }
+
+  /** Drops all waiting messages. */
+  clear(): void {
+    this.queue.clear();
+    this.requests?.clear();
   }
 
   /**
@@ -116,7 +155,7 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
 
   /** True if every message was handled and every request answered. */
   get isIdle(): boolean {
-    return this.queue.isIdle && !this.owesAnswers;
+    return this.queue.isIdle && this.requests?.isIdle !== false && !this.owesAnswers;
   }
 
   /**
@@ -124,14 +163,18 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
    * a handler waits for an answer of the peer: only further reading can bring that answer.
    */
   get fill(): number {
-    if (!this.isHandled && !this.isRead || this.#host.awaitedAnswers > 0) return 0;
+    if (this.#host.awaitedAnswers > 0) return 0;
     const { maxMessages, maxBytes } = this.#settings.receiveQueue;
-    return Math.max(this.queue.size / maxMessages, this.queue.bytes / maxBytes);
+    const fill = ({ size, bytes }: ReceiveQueue<IncomingMessage>) =>
+      Math.max(size / maxMessages, bytes / maxBytes);
+    const messages = this.isHandled || this.isRead ? fill(this.queue) : 0;
+    return this.requests === undefined ? messages : Math.max(messages, fill(this.requests));
   }
 
-  /** Resolves when the fill level may have changed. */
+  /** Resolves when the fill level, or the work left to do, may have changed. */
   changed(): Promise<void> {
-    return this.queue.changed();
+    const { queue, requests } = this;
+    return requests ? Promise.race([queue.changed(), requests.changed()]) : queue.changed();
   }
 
   /** Counters, read when asked for. */
@@ -200,7 +243,7 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
 
   /** Waits until every message was handled. */
   async idle(): Promise<void> {
-    while (!this.isIdle) await this.queue.changed();
+    while (!this.isIdle) await this.changed();
   }
 
   /** Accepts no more messages. Earlier ones are still handled, unless the queue is cleared. */
@@ -208,6 +251,7 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
     this.#settings.runtime.clearTimeout(this.#unhandledTimer);
     this.#settings.runtime.clearTimeout(this.#nestedTimer);
     this.queue.end();
+    this.requests?.end();
     this.#handling.end(reason);
     this.#yielded?.cancel(reason);
   }
@@ -258,7 +302,8 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
     // Before a meter may refuse the envelope: a client sends its id only once.
     if (joins && "client" in envelope && !this.#host.serving?.introduce(envelope)) return;
     if (joins && "seq" in envelope && envelope.kind === "message") {
-      const turn = this.#host.serving?.turnOf(envelope, size, this.isHandled || this.isRead);
+      const isRead = this.isHandled || this.isRead || this.#goesToRequests(envelope);
+      const turn = this.#host.serving?.turnOf(envelope, size, isRead);
       if (turn === null) return;
       // A message in turn is never refused: the next acknowledged number would cover this one too.
       if (turn !== undefined) return this.#receiveMessage({ ...envelope, turn }, size);
@@ -272,12 +317,18 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
         return this.#receiveMessage(envelope, size);
       case "cancel":
         return this.#handling.cancel(envelope.id);
+      case "part":
+        return this.#host.requests.part(envelope, size);
+      case "more":
+        if (this.#handling.more(envelope.id, envelope.items)) return;
+        return this.#malformed(`Expected at most ${MAX_CREDIT} items of credit`, null);
       case "malformed":
         return this.#malformed(envelope.message, envelope.id);
       case "unknown":
         this.#unknownEnvelopes++;
         return;
       case "reply":
+      case "end":
         return this.#host.receiveControl(envelope);
       default:
         if (this.#host.joins) return this.#host.receiveControl(envelope);
@@ -307,6 +358,12 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
     // A request stays with this session, even after a handover, because the reply leaves by the
     // same way.
     const { queue } = id === undefined && this.heir || this;
+    if (this.#goesToRequests(incoming)) {
+      if (this.requests!.offer(incoming, size)) {
+        return this.#isStuck ? this.#watchNested() : undefined;
+      }
+      return this.#host.abort(CloseCode.queueFull, "The handlers of requests are too slow");
+    }
     while (!queue.offer(incoming, size)) {
       if (this.isHandled || this.isRead) {
         const who = this.isHandled ? "handler" : "loop";
@@ -339,8 +396,14 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
 
   /** True if all handlers may wait for the peer, and no place is left for another. */
   get #isStuck(): boolean {
-    return this.isHandled && this.#host.awaitedRequests > MAX_NESTED &&
-      this.queue.running >= this.#settings.concurrency + MAX_NESTED;
+    const handled = this.#handled;
+    return handled !== undefined && this.#host.awaitedRequests > MAX_NESTED &&
+      handled.running >= this.#settings.concurrency + MAX_NESTED;
+  }
+
+  /** True for a request that the loop over the messages does not get. */
+  #goesToRequests({ kind, id }: NumberedEnvelope | IncomingMessage): boolean {
+    return this.requests !== undefined && kind === "message" && id !== undefined;
   }
 
   /**
@@ -353,7 +416,7 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
       if (!this.#isStuck) return;
       if (finished !== this.#handling.finished) return this.#watchNested();
       const message = `Requests are nested more than ${MAX_NESTED} deep`;
-      for (const { id, cancelled } of this.queue.takeOvertaking()) {
+      for (const { id, cancelled } of this.#handled!.takeOvertaking()) {
         if (cancelled === undefined) this.#host.fail(id!, { code: "too-many", message });
       }
     }, NESTED_MS);

@@ -5,7 +5,7 @@
  */
 import type { RequestFailure } from "../errors.ts";
 import type { ParamsOf, TopicOf } from "./wire/topic_pattern.ts";
-import type { Envelope, TraceContext } from "./wire/envelope.ts";
+import { type Envelope, FIRST_CREDIT, MAX_CREDIT, type TraceContext } from "./wire/envelope.ts";
 
 /** A message that was parsed, but not checked. */
 export interface IncomingMessage {
@@ -33,6 +33,10 @@ export interface IncomingMessage {
   readonly trace?: TraceContext | undefined;
   /** Turn of the message, if numbered messages are handled in turn. */
   readonly turn?: MessageTurn | undefined;
+  /** Credit of an answer in parts, in items; grows while the request waits. */
+  items?: number | undefined;
+  /** Name of an answer that outlives its connection. */
+  readonly stream?: string | undefined;
   /** The reason why the reply is no longer needed; set while the message waits. */
   cancelled?: unknown;
 }
@@ -80,14 +84,32 @@ export interface Meter {
 }
 
 /** Envelopes that are not messages. */
-export type Control = Exclude<Envelope, { kind: "message" | "malformed" | "unknown" | "cancel" }>;
+export type Control = Exclude<
+  Envelope,
+  { kind: "message" | "malformed" | "unknown" | "cancel" | "part" | "more" }
+>;
 
 const NO_PARAMS: Readonly<Record<string, string>> = Object.freeze({});
+
+/** Sends the parts of one answer; `answers/producer.ts` has the class, which loads on first use. */
+export interface MessageProducer {
+  /** Notes that the requester gave credit for further items. */
+  paid(items: number): void;
+  /** Ends the answer, of which no part may be sent any more. Idempotent. */
+  stop(reason: unknown): void;
+}
+
+/** Returns true for an async iterable, such as an async generator or a `ReadableStream`. */
+export function isAsyncIterable(value: unknown): value is AsyncIterable<unknown> {
+  return typeof value === "object" && value !== null && Symbol.asyncIterator in value;
+}
 
 /** Sends the replies to messages. */
 export interface Answerer {
   /** Sends a reply. */
   answer(id: number, data: unknown): void;
+  /** Sends the items of an async iterable as the answer to a message; resolves at the end. */
+  stream(id: number, items: AsyncIterable<unknown>, message: Message): Promise<void>;
   /** Sends a failed reply; `null` replies to a message without an id. */
   fail(id: number | null, failure: RequestFailure): void;
 }
@@ -129,10 +151,23 @@ export interface ContractMessage<P extends string, Data, Reply = unknown> {
    * Replies to a request. The reply is discarded if the peer abandoned the request or the session
    * closed; see `isCancelled`.
    *
-   * @param data The reply: any value that JSON can hold, or a `Uint8Array`.
+   * The items of an async iterable, such as a generator, are the answer to `requestStream`. The next
+   * item is taken once the caller and the send queue have room. If the caller gives up, `signal` is
+   * aborted and the iterator's `return()` is called.
+   *
+   * @param data The reply: any value that JSON can hold, a `Uint8Array`, or an async iterable of
+   * such values.
    * @throws {TypeError} If the message is not a request, or `reply` was called already.
    */
   reply(data: Reply): void;
+}
+
+/** The pattern that a topic fits, with the parameters of the topic. */
+export interface MessageMatch {
+  /** The pattern. */
+  readonly pattern: string;
+  /** The parameters. */
+  readonly params: Readonly<Record<string, string>>;
 }
 
 /** One message, checked against the contract if there is one. */
@@ -147,6 +182,12 @@ export class Message implements UntypedMessage {
   declare readonly params: Readonly<Record<string, string>>;
   /** The verified user whose client published the message, according to the server. */
   declare readonly from: string | undefined;
+  /** Items that an answer in parts may still send. */
+  credit: number;
+  /** Sends the parts of the answer. Declared only: few messages have an answer in parts. */
+  declare producer: MessageProducer | undefined;
+  /** Settles at the end of an answer in parts; rejects with the failure. Declared only. */
+  declare answering: Promise<void> | undefined;
   readonly #id: number | undefined;
   readonly #answerer: Answerer;
   #isAnswered = false;
@@ -160,10 +201,9 @@ export class Message implements UntypedMessage {
       readonly data: unknown;
       readonly id?: number | undefined;
       readonly from?: string | undefined;
+      readonly items?: number | undefined;
     },
-    match:
-      | { readonly pattern: string; readonly params: Readonly<Record<string, string>> }
-      | undefined,
+    match: MessageMatch | undefined,
     answerer: Answerer,
   ) {
     this.topic = incoming.topic;
@@ -171,6 +211,7 @@ export class Message implements UntypedMessage {
     this.from = incoming.from;
     this.pattern = match?.pattern;
     this.params = match?.params ?? NO_PARAMS;
+    this.credit = incoming.items ?? FIRST_CREDIT;
     this.#id = incoming.id;
     this.#answerer = answerer;
   }
@@ -202,13 +243,22 @@ export class Message implements UntypedMessage {
     if (this.#cancelled) return;
     this.#cancelled = { reason };
     this.#abort?.abort(reason);
+    this.producer?.stop(reason);
+  }
+
+  /** Adds credit for an answer in parts; false beyond the most credit of an answer. */
+  more(items: number): boolean {
+    if (this.credit + items > MAX_CREDIT) return false;
+    this.credit += items;
+    this.producer?.paid(items);
+    return true;
   }
 
   /**
    * Replies to a request. The reply is discarded if the peer abandoned the request or the session
    * closed; see `isCancelled`.
    *
-   * @param data Any value that JSON can hold, or a `Uint8Array`.
+   * @param data Any value that JSON can hold, a `Uint8Array`, or an async iterable of such values.
    * @throws {TypeError} If the message is not a request, `reply` was called already, or JSON cannot
    * hold the data.
    * @throws {RangeError} If the reply is larger than `maxMessageBytes`.
@@ -221,7 +271,9 @@ export class Message implements UntypedMessage {
       const why = this.#cancelled ? "cancelled" : "answered already";
       throw new TypeError(`Cannot reply: the request on "${this.topic}" was ${why}`);
     }
-    if (!this.#cancelled) this.#answerer.answer(this.#id, data);
+    if (isAsyncIterable(data)) {
+      this.answering = this.#answerer.stream(this.#id, data, this);
+    } else if (!this.#cancelled) this.#answerer.answer(this.#id, data);
     this.#isAnswered = true;
   }
 

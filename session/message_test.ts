@@ -15,6 +15,7 @@ function answers(): Answers {
     failures,
     answer: (id, data) => void answers.push([id, data]),
     fail: (id, failure) => void failures.push([id, failure]),
+    stream: () => Promise.resolve(),
   };
 }
 

@@ -29,6 +29,7 @@ export {
   type Contract,
   type ContractData,
   type ContractDefinition,
+  type ContractItem,
   type ContractReply,
   type ContractTopic,
   defineContract,
@@ -71,11 +72,18 @@ export type {
   StructuredDatagramsOptions,
 } from "./streams/structured_datagrams.ts";
 export type {
+  RequestHandler,
+  RequestHandlers,
+  ResumableHandler,
+} from "./answers/request_handlers.ts";
+export type {
   ClientPublishOptions,
+  RequestStreamOptions,
   SessionCloseOptions,
   SessionDrainOptions,
   SessionIdentity,
   SessionState,
+  StreamingAnswer,
   WaitOptions,
 } from "./types.ts";
 export type { GoAway, TraceContext } from "./wire/envelope.ts";

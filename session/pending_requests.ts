@@ -7,10 +7,26 @@ import { QueueFullError, RequestError, type RequestFailure } from "../errors.ts"
 import { Signal } from "../base/signal.ts";
 import { waitFor } from "../base/wait.ts";
 import type { Runtime } from "../base/runtime.ts";
+import type { StreamingAnswer } from "./types.ts";
+import type { Envelope } from "./wire/envelope.ts";
+
+/** An event of an answer in parts. */
+export type AnswerEvent =
+  | Extract<Envelope, { kind: "part" }>
+  /** The answer came in one piece. */
+  | { readonly kind: "reply"; readonly data: unknown }
+  /** The answer has ended, by a failure if there is an error. */
+  | { readonly kind: "end"; readonly error?: unknown };
+
+/** Receives an answer in parts. */
+export type AnswerTaker = (event: AnswerEvent, size: number) => void;
 
 interface PendingRequest extends Omit<PromiseWithResolvers<unknown>, "promise"> {
   readonly onAnswer: ((data: unknown) => void) | undefined;
-  readonly isRequest: boolean;
+  /** True if a handler of the peer answers, and a handler of this end may wait for the answer. */
+  isRequest: boolean;
+  /** Receives the answer in parts, if the answer may have parts. */
+  readonly take?: AnswerTaker;
 }
 
 /** Options of one request. */
@@ -43,6 +59,8 @@ export class PendingRequests extends Signal {
   #last = 0;
   #uncounted = 0;
   #requests = 0;
+  /** Answers in parts for whose next item no loop waits. */
+  #unread = 0;
 
   /** Creates an empty list. */
   constructor(runtime: Runtime, max: number) {
@@ -61,6 +79,11 @@ export class PendingRequests extends Signal {
     return this.#requests;
   }
 
+  /** Number of requests for which code of this end may wait: all but answers that no loop awaits. */
+  get awaited(): number {
+    return this.size - this.#unread;
+  }
+
   /**
    * Sends a request, and waits for the reply.
    *
@@ -72,11 +95,7 @@ export class PendingRequests extends Signal {
     const { signal, timeoutMs, what, onAnswer, isRequest = false } = options;
     if (signal?.aborted) return Promise.reject(signal.reason);
     if (onAnswer) this.#uncounted++;
-    else if (this.size - this.#uncounted >= this.#max) {
-      return Promise.reject(
-        new QueueFullError(`Cannot ask for ${what}: ${this.#max} answers are awaited already`),
-      );
-    }
+    else if (this.#isFull) return Promise.reject(this.#fullError(what));
     const id = ++this.#last;
     const { promise, resolve, reject } = Promise.withResolvers<unknown>();
     (this.#waiting ??= new Map()).set(id, { resolve, reject, onAnswer, isRequest });
@@ -94,6 +113,66 @@ export class PendingRequests extends Signal {
       this.#forget(id)?.reject(error);
     }
     return answer;
+  }
+
+  /**
+   * Sends a request whose answer comes in parts.
+   *
+   * @param what Name of the expected answer, for errors.
+   * @param take Receives the answer.
+   * @param send Sends the request with its id.
+   * @returns The id.
+   * @throws {QueueFullError} If too many requests already wait.
+   */
+  open(what: string, take: AnswerTaker, send: (id: number) => void): number {
+    if (this.#isFull) throw this.#fullError(what);
+    const id = ++this.#last;
+    (this.#waiting ??= new Map()).set(id, {
+      resolve: (data: unknown) => take({ kind: "reply", data }, 0),
+      reject: (error: unknown) => take({ kind: "end", error }, 0),
+      onAnswer: undefined,
+      isRequest: false,
+      take,
+    });
+    this.#unread++;
+    try {
+      send(id);
+    } catch (error) {
+      this.#forget(id);
+      throw error;
+    }
+    return id;
+  }
+
+  /** Notes if a loop waits for the next item of an answer in parts. */
+  awaits(id: number, isAwaited: boolean): void {
+    const request = this.#waiting?.get(id);
+    if (request === undefined || request.isRequest === isAwaited) return;
+    request.isRequest = isAwaited;
+    this.#requests += isAwaited ? 1 : -1;
+    this.#unread -= isAwaited ? 1 : -1;
+  }
+
+  /** Forgets an answer in parts that the caller gave up; false if the answer is over. */
+  abandon(id: number): boolean {
+    return this.#forget(id) !== undefined;
+  }
+
+  /** Hands an item to the receiver of its answer; ignores the item of an unknown answer. */
+  part(part: Extract<Envelope, { kind: "part" }>, size: number): void {
+    const request = this.#waiting?.get(part.id);
+    if (request?.take) request.take(part, size);
+    else request?.reject(unexpectedParts());
+  }
+
+  /** Ends an answer in parts; false if the request no longer waits. */
+  end(id: number, failure: RequestFailure | undefined): boolean {
+    const request = this.#forget(id);
+    if (request === undefined) return false;
+    if (failure !== undefined) request.reject(toRequestError(failure));
+    else if (request.take) request.take({ kind: "end" }, 0);
+    else request.reject(unexpectedParts());
+    return true;
   }
 
   /** Resolves the request with a reply; false if the request no longer waits. */
@@ -123,12 +202,52 @@ export class PendingRequests extends Signal {
     this.#waiting?.delete(id);
     if (request.onAnswer) this.#uncounted--;
     if (request.isRequest) this.#requests--;
+    else if (request.take) this.#unread--;
     this.notify();
     return request;
   }
+
+  get #isFull(): boolean {
+    return this.size - this.#uncounted >= this.#max;
+  }
+
+  #fullError(what: string): QueueFullError {
+    return new QueueFullError(`Cannot ask for ${what}: ${this.#max} answers are awaited already`);
+  }
+}
+
+/** The error of a request for one reply whose answer comes in parts. */
+function unexpectedParts(): RequestError {
+  return new RequestError("invalid", "The answer comes in parts, which requestStream() reads");
 }
 
 /** Creates the error that the caller of a request, or the application, receives. */
 export function toRequestError(failure: RequestFailure): RequestError {
   return new RequestError(failure.code, failure.message, failure);
+}
+
+/** The reader of an answer in parts; `answers/reader.ts` has the class, which loads on first use. */
+export interface OpenAnswer {
+  /** Returns the next item, as an iterator does. */
+  next(): Promise<IteratorResult<unknown, void>>;
+  /** Cancels the request. Idempotent. */
+  cancel(reason?: string): void;
+}
+
+/** Makes the answer of a reader that may still load, or wait for a session. */
+export function answerOf<T>(opening: Promise<OpenAnswer>): StreamingAnswer<T> {
+  let reader: OpenAnswer | undefined;
+  opening.then((opened) => reader = opened, () => {});
+  const iterator = {
+    next: () => reader ? reader.next() : opening.then((opened) => opened.next()),
+    async return(): Promise<IteratorResult<T, void>> {
+      await cancel();
+      return { done: true, value: undefined };
+    },
+  };
+  const cancel = async (reason?: string) => (await opening.catch(() => undefined))?.cancel(reason);
+  return {
+    cancel,
+    [Symbol.asyncIterator]: () => iterator as AsyncIterator<T, void, undefined>,
+  };
 }

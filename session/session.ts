@@ -20,10 +20,12 @@ import type { SessionEvents } from "./events.ts";
 import type { IncomingStream } from "./streams/incoming_streams.ts";
 import type {
   ClientPublishOptions,
+  RequestStreamOptions,
   SessionCloseOptions,
   SessionDrainOptions,
   SessionIdentity,
   SessionState,
+  StreamingAnswer,
   WaitOptions,
 } from "./types.ts";
 import type { SessionSettings } from "./settings.ts";
@@ -38,9 +40,11 @@ import type { Registry } from "./streams/registry.ts";
 import { CloseCode, type CloseInfo } from "../errors.ts";
 import { checkCloseInfo } from "../transport/close_info.ts";
 import { checkLoop } from "./inbound.ts";
+import { answerOf } from "./pending_requests.ts";
 import type {
   Contract,
   ContractData,
+  ContractItem,
   ContractReply,
   ContractTopic,
   MessageOf,
@@ -48,9 +52,8 @@ import type {
 } from "./contract.ts";
 import { internals, SessionCore, SKEIN_PROTOCOL } from "./core.ts";
 import { encodeData, encodeMessage } from "./wire/encode.ts";
-import type { GoAway, TraceContext } from "./wire/envelope.ts";
+import { checkTopic, type GoAway, type TraceContext } from "./wire/envelope.ts";
 import type { HistoryOptions, SubscribeAnswer } from "./wire/recovery.ts";
-import { checkTopic } from "./wire/topic_pattern.ts";
 import { settlesWithin, waitFor } from "../base/wait.ts";
 import { textOf } from "../base/error_text.ts";
 import type { TransportFallback } from "../transport/race/options.ts";
@@ -59,6 +62,9 @@ export { internals, SKEIN_PROTOCOL };
 
 /** Features that load on first use, see `SessionSettings.insight`. */
 type Insight = typeof import("./insight/insight.ts");
+
+/** Answers that stream, see `SessionSettings.answers`. */
+type Answers = typeof import("./answers/answers.ts");
 
 /**
  * A session with one peer, over one {@linkcode Connection}. Both end together.
@@ -290,6 +296,48 @@ export class Session<
     const answer = await (core.settings.watch?.asking(core.session, topic, ask) ?? ask());
     const { router } = core.settings;
     return (router ? await router.checkAnswer(topic, answer) : answer) as ContractReply<C, T>;
+  }
+
+  /**
+   * Sends a request whose answer streams. The request is sent in this turn of the event loop, the
+   * first one once its code has loaded; errors surface in the loop.
+   *
+   * @param topic The topic of the request.
+   * @param data The input of the request.
+   * @param options The signal, times, and the number of items that the peer may send ahead.
+   * @returns The answer, for one loop. The loop throws a {@linkcode RequestError} if the answer fails
+   * or an item does not fit the contract, a {@linkcode TimeoutError} if an item or the end is late, a
+   * {@linkcode SessionClosedError} if the session closes first, a {@linkcode QueueFullError} if
+   * `maxRequests` requests already wait, and an {@linkcode UnsupportedError} if the server is older.
+   *
+   * @example A count
+   * ```ts
+   * import { memorySessions } from "@skein/skein/testing";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using pair = memorySessions({
+   *   server: {
+   *     requests: {
+   *       async *count({ data }) {
+   *         for (let n = 1; n <= Number(data); n++) yield n;
+   *       },
+   *     },
+   *   },
+   * });
+   * await pair.client.ready;
+   * assertEquals(await Array.fromAsync(pair.client.requestStream("count", 3)), [1, 2, 3]);
+   * ```
+   */
+  requestStream<T extends ContractTopic<C, "answers">>(
+    topic: T,
+    data?: ContractData<C, "answers", T>,
+    options: RequestStreamOptions = {},
+  ): StreamingAnswer<ContractItem<C, T>> {
+    return answerOf(
+      this.#core.settings.answers().then((part) =>
+        (part as Answers).openAnswer(this.#core, topic, data, options)
+      ),
+    );
   }
 
   /**

@@ -1,10 +1,12 @@
 /** Settings of sessions, with the features that load on first use. */
 import { platformRuntime } from "../base/runtime.ts";
+import { RequestTable } from "./answers/request_table.ts";
 import type { Contract, Side } from "./contract.ts";
 import { checkSettings, type SessionSettingsOptions } from "./check_settings.ts";
 import { INTERVAL_MS, TICK_MS, TIMEOUT_MS } from "./heartbeat.ts";
 import type { SessionLimits, SessionSettings } from "./settings.ts";
 import { framed } from "./wire/encode.ts";
+import { TopicRouter } from "./wire/topic_pattern.ts";
 
 export type { SessionHandlers, SessionSettingsOptions } from "./check_settings.ts";
 
@@ -14,7 +16,8 @@ export type { SessionHandlers, SessionSettingsOptions } from "./check_settings.t
  * @param options Options of the sessions, see {@linkcode SessionSettingsOptions}.
  * @returns The settings, complete.
  * @throws {RangeError} If a limit is not a positive integer.
- * @throws {TypeError} If the policy or `onHandlerError` is not one of the allowed values.
+ * @throws {TypeError} If the policy or `onHandlerError` is not one of the allowed values, or a
+ * handler of `requests` does not fit.
  */
 export function sessionSettings<
   V = unknown,
@@ -26,6 +29,7 @@ export function sessionSettings<
     ...options,
     runtime: options.runtime ?? platformRuntime(),
     insight: () => import("./insight/insight.ts"),
+    answers: () => import("./answers/answers.ts"),
     hello: (core) => {
       const ticket = settings.services?.ticket(core);
       const end = ticket === undefined ? "" : `,"ticket":${JSON.stringify(ticket)}`;
@@ -34,11 +38,17 @@ export function sessionSettings<
       core.push(framed(text, ""), true);
     },
   });
+  if (options.requests !== undefined) {
+    settings.requests = new RequestTable(
+      options,
+      (routes) => new TopicRouter(routes, "create session"),
+    );
+  }
   // The part of `hello` that all sessions share is written once.
   const shared = JSON.stringify({
     heartbeatMs: settings.heartbeat.intervalMs,
     maxMessageBytes: settings.maxMessageBytes,
-    features: settings.services?.features ?? [],
+    features: settings.services?.features ?? ["answers"],
   }).slice(1, -1);
   return settings;
 }

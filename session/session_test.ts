@@ -56,7 +56,12 @@ Deno.test("Session on a server says hello first, and is connected at once", asyn
   assertEquals([session.state, session.isReady], ["connected", true]);
   session.send("a");
   await peer.reach(1);
-  const hello = { session: "s-1", heartbeatMs: 25_000, maxMessageBytes: 999, features: [] };
+  const hello = {
+    session: "s-1",
+    heartbeatMs: 25_000,
+    maxMessageBytes: 999,
+    features: ["answers"],
+  };
   assertEquals(peer.envelopes, [{ hello }, { topic: "a" }]);
 });
 

@@ -5,8 +5,9 @@
  * @module
  */
 import type { Runtime } from "../base/runtime.ts";
+import type { RequestTable } from "./answers/request_table.ts";
 import type { CloseInfo, RequestError } from "../errors.ts";
-import type { ContractRouter, Side } from "./contract.ts";
+import type { Contract, ContractRouter, Side } from "./contract.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import type { EncodedMessage } from "./wire/encode.ts";
 import type { Envelope, GoAway, ServiceReader, TraceContext } from "./wire/envelope.ts";
@@ -123,6 +124,10 @@ export interface ErasedHandlers {
   onOpen?(session: SessionFace): void | Promise<void>;
   /** Handles a message. */
   onMessage?(message: UntypedMessage, session: SessionFace): void | Promise<void>;
+  /** The handlers of requests by pattern. */
+  readonly requests?: Readonly<Record<string, unknown>>;
+  /** The contract to which these belong. */
+  readonly contract?: Contract;
   /** Called once, when an established session is over. */
   onClose?(session: SessionFace, info: CloseInfo): void | Promise<void>;
   /** Receives the error of a handler that failed. */
@@ -165,6 +170,12 @@ export interface SessionSettings {
    * @ignore
    */
   readonly handlers: ErasedHandlers;
+  /**
+   * The handlers of requests; a client loads the table before its first session.
+   *
+   * @ignore
+   */
+  requests: RequestTable | undefined;
   /** Effect of a handler that failed. */
   readonly onHandlerError: "answer" | "close";
   /**
@@ -205,6 +216,12 @@ export interface SessionSettings {
    * @ignore
    */
   readonly insight: () => Promise<unknown>;
+  /**
+   * Loads the module `answers/answers.ts`, as `insight` does.
+   *
+   * @ignore
+   */
+  readonly answers: () => Promise<unknown>;
   /**
    * Id of this client over all its sessions: 128 random bits; empty on a server.
    *
@@ -260,11 +277,12 @@ export interface SessionWatch {
   ): Promise<T>;
   /** Returns the trace to send with a message. */
   sending(topic: string, session: SessionFace | undefined): TraceContext | undefined;
-  /** Runs the handler of a message. */
+  /** Runs the handler of a message; a promise of `run` settles at the end of the answer. */
   handle(
     message: UntypedMessage,
     session: SessionFace,
     trace: TraceContext | undefined,
+    run: () => void | Promise<void>,
   ): void | Promise<void>;
 }
 

@@ -43,6 +43,57 @@ export interface WaitOptions {
   readonly timeoutMs?: number;
 }
 
+/** Options of a request whose answer streams. */
+export interface RequestStreamOptions extends WaitOptions {
+  /**
+   * Time for the whole answer, in milliseconds. By default an answer may last as long as the session.
+   *
+   * @default {Infinity}
+   */
+  readonly timeoutMs?: number;
+  /**
+   * Longest wait of the loop for one item, in milliseconds; by default `requestTimeoutMs` of the
+   * session.
+   *
+   * @default {30000}
+   */
+  readonly itemTimeoutMs?: number;
+  /**
+   * Items that the peer may send ahead of the loop, from 1 to 65,536. The peer sends no more than
+   * about 1 MiB ahead in any case.
+   *
+   * @default {64}
+   */
+  readonly window?: number;
+}
+
+/**
+ * The answer to a request, item by item, for one loop.
+ *
+ * - **Order:** the items come in the order in which the handler yields them.
+ * - **Pace:** a loop that stalls suspends the handler once `window` items wait.
+ * - **End:** the loop ends when the handler returns. A failure is thrown after the items before.
+ * - **Leaving the loop** cancels the request: the signal of the handler is aborted, and its
+ *   generator returns.
+ *
+ * @typeParam T Type of an item.
+ */
+export interface StreamingAnswer<T> extends AsyncIterable<T> {
+  /**
+   * Cancels the request. The loop ends without an error, and items that wait are discarded.
+   *
+   * @param reason Reason for people.
+   * @returns Resolves once the request to cancel is on its way.
+   */
+  cancel(reason?: string): Promise<void>;
+  /**
+   * Yields the items. A second loop continues behind the first.
+   *
+   * @returns The iterator.
+   */
+  [Symbol.asyncIterator](): AsyncIterator<T, void, undefined>;
+}
+
 /** Options for publishing through the server. */
 export interface ClientPublishOptions extends WaitOptions {
   /**

@@ -20,9 +20,9 @@ const KIB = 1024;
 /** Most bytes that a page loads at first, minified and gzipped. */
 const MAX_BYTES = {
   /** One that connects, without a contract. */
-  page: 26.25 * KIB,
+  page: 27.75 * KIB,
   /** All exports of the client. */
-  client: 28.5 * KIB,
+  client: 30.25 * KIB,
 };
 
 /**
@@ -34,14 +34,15 @@ const MAX_PART_BYTES = {
   /** Streams and datagrams on a WebSocket. */
   "chunk_streams": 19 * KIB,
   /** Features of a session beside messages. */
-  "chunk_insight": 10.5 * KIB,
+  "chunk_insight": 10.75 * KIB,
+  "chunk_answers": 3 * KIB,
 };
 
 /** Most bytes of the whole client in one file, minified and gzipped. */
-const MAX_FILE_BYTES = 62.75 * KIB;
+const MAX_FILE_BYTES = 66.5 * KIB;
 
 /** Most bytes of all parts: each is compressed alone, which takes more than one file does. */
-const MAX_PARTS_BYTES = 65.5 * KIB;
+const MAX_PARTS_BYTES = 70.25 * KIB;
 
 /** A bundle in parts. */
 class Parts {

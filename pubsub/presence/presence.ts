@@ -6,7 +6,7 @@ import { internals, type Session } from "../../session/session.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";
-import { checkTopic } from "../../session/wire/topic_pattern.ts";
+import { checkTopic } from "../../session/wire/envelope.ts";
 import { type PresenceScope, PresenceScopes, type UserPresence } from "./presence_scopes.ts";
 import type { PresenceEvent, PresenceOptions } from "./types.ts";
 

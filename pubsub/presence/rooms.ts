@@ -2,7 +2,8 @@
 import { QueueFullError } from "../../errors.ts";
 import { PRESENCE_PREFIX, type PresenceMember } from "../../session/wire/presence_notice.ts";
 import { internals, type Session } from "../../session/session.ts";
-import { checkTopic, TopicRouter } from "../../session/wire/topic_pattern.ts";
+import { checkTopic } from "../../session/wire/envelope.ts";
+import { TopicRouter } from "../../session/wire/topic_pattern.ts";
 import { utf8Length } from "../../session/wire/utf8.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { MAX_TIMER_MS } from "../../base/wait.ts";

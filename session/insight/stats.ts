@@ -57,7 +57,7 @@ export function statsOf(core: SessionCore): SessionStats {
     ...core.inbound.stats,
     ...(core.controlStats ?? NO_CONTROLS),
     handlerFailures: core.handlerFailures,
-    awaitedAnswers: core.awaitedAnswers,
+    awaitedAnswers: core.openRequests,
     ...streams,
     streamsCreated,
     activeStreams: streamsCreated - streams.streamsClosed,

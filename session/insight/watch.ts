@@ -99,23 +99,32 @@ export class HookRunner implements SessionWatch {
     return readTrace(this.#tell(session, () => this.#hooks.send?.(topic)));
   }
 
-  /** Runs the handler of a message, in the hook or after the hook. */
+  /**
+   * Runs the handler of a message, in the hook or after the hook. The hook sees the end of an answer
+   * in parts, the caller that of the handler.
+   */
   handle(
     message: Message,
     session: Session,
     trace: TraceContext | undefined,
+    handler: () => void | Promise<void>,
   ): void | Promise<void> {
-    const handler = () => this.#settings.handlers.onMessage!(message as never, session);
     if (this.#hooks.handle === undefined) return handler();
+    let running: void | Promise<void> = undefined;
     const run = once(() => {
       try {
-        return handler();
+        running = handler();
       } catch (error) {
-        return Promise.reject(error);
+        running = Promise.reject(error);
       }
+      const { answering } = message;
+      const isRunning = typeof (running as Partial<Promise<void>> | null)?.then === "function";
+      // An answer of `onMessage` may begin after the first wait.
+      return isRunning ? (running as Promise<void>).then(() => message.answering) : answering;
     });
     this.#tell(session, () => this.#hooks.handle?.(session, message, run, trace), run);
-    return run();
+    run()?.catch(() => {}); // The caller has the failure too, or the producer reports the failure.
+    return running;
   }
 
   /** Calls a hook, which may call `run`. */

@@ -244,8 +244,17 @@ export class SendQueue extends Signal {
     });
   }
 
+  /**
+   * True if an answer in parts may add another part: such answers leave half of the queue to other
+   * messages.
+   */
+  get hasRoom(): boolean {
+    const { maxMessages, maxBytes } = this.#limits;
+    return !this.#isHeld && this.#entries.length * 2 < maxMessages && this.#bytes * 2 < maxBytes;
+  }
+
   /** Returns true if the queue has no room for an entry. */
-  isFullFor(entry: QueuedMessage): boolean {
+  isFullFor(entry: Pick<QueuedMessage, "size">): boolean {
     return this.#entries.length - this.#notices >= this.#limits.maxMessages ||
       (this.#entries.length > this.#notices &&
         this.#bytes + entry.size > this.#limits.maxBytes);

@@ -181,6 +181,7 @@ export class RequestService implements RequestServer, Disposable {
       ...(services.publish ? ["echo"] : []),
       ...(presence ? ["presence"] : []),
       ...(canMove ? ["handover"] : []),
+      "answers",
     ];
   }
 

@@ -818,7 +818,7 @@ Deno.test("Session acknowledges messages with numbers, and refuses numbers that 
   await turns(20);
   assertEquals(seen, [1, 3]);
   const [hello, ...others] = hand.peer.envelopes;
-  assertEquals((hello!.hello as typeof HELLO.hello).features, ["seq"]);
+  assertEquals((hello!.hello as typeof HELLO.hello).features, ["seq", "answers"]);
   assertEquals(others.filter((envelope) => "ack" in envelope), [{ ack: 7 }, { ack: 20 }]);
   const codes = others.filter((envelope) => "error" in envelope)
     .map(({ error }) => (error as { code: string }).code);

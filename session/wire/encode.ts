@@ -1,7 +1,11 @@
 /** Encoding of messages and envelopes, once for any number of receivers. */
 import type { Frame } from "../../transport/connection.ts";
-import { encodeEnvelope, type OutgoingEnvelope, type TraceContext } from "./envelope.ts";
-import { checkTopic } from "./topic_pattern.ts";
+import {
+  checkTopic,
+  encodeEnvelope,
+  type OutgoingEnvelope,
+  type TraceContext,
+} from "./envelope.ts";
 import { utf8Length } from "./utf8.ts";
 
 /** Most bytes of one message by default, in both directions. */
@@ -29,6 +33,10 @@ export interface EncodeOptions {
   readonly verb?: string;
   /** Id of a request; present if an answer is expected. */
   readonly id?: number;
+  /** First credit of an answer in parts, if not the default. */
+  readonly items?: number | undefined;
+  /** Name of an answer that outlives its connection. */
+  readonly stream?: string | undefined;
   /** Verified user whose client publishes the message. */
   readonly from?: string | undefined;
   /** Place of the message in a trace; left out if the message would be too large. */
@@ -58,9 +66,10 @@ export function encodeMessage(
   data: unknown,
   options: EncodeOptions = {},
 ): EncodedMessage {
-  const { maxBytes = MAX_MESSAGE_BYTES, verb = "send", id, from, trace } = options;
+  const { maxBytes = MAX_MESSAGE_BYTES, verb = "send", ...keys } = options;
   checkTopic(topic, verb);
-  return encodeData({ topic, data, id, from, trace }, { maxBytes, verb, topic });
+  const { id, from, trace, items, stream } = keys;
+  return encodeData({ topic, data, id, from, trace, items, stream }, { maxBytes, verb, topic });
 }
 
 /** An envelope with data, which may be a `Uint8Array`. */

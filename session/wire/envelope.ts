@@ -8,7 +8,7 @@
  */
 import type { RequestFailure } from "../../errors.ts";
 import type { Gap, HistoryPosition, RecoveryReason, Unsubscribed } from "./recovery.ts";
-import { exceedsBytes } from "./utf8.ts";
+import { exceedsBytes, utf8Length } from "./utf8.ts";
 
 /** First envelope of the server on `skein.1`. */
 export interface Hello {
@@ -67,6 +67,10 @@ export type Envelope =
     readonly from?: string;
     /** Place of the message in a trace of the sender. */
     readonly trace?: TraceContext;
+    /** Items that an answer in parts may have at first; {@linkcode FIRST_CREDIT} if absent. */
+    readonly items?: number;
+    /** Name of an answer that outlives its connection, chosen by the requester. */
+    readonly stream?: string;
   }
   | {
     readonly kind: "reply";
@@ -75,6 +79,12 @@ export type Envelope =
     readonly error?: RequestFailure;
   }
   | { readonly kind: "cancel"; readonly id: number }
+  /** One item of an answer in parts. */
+  | { readonly kind: "part"; readonly id: number; readonly data: unknown }
+  /** The end of an answer in parts. */
+  | { readonly kind: "end"; readonly id: number; readonly error?: RequestFailure }
+  /** Credit for further items of an answer in parts. */
+  | { readonly kind: "more"; readonly id: number; readonly items: number }
   | {
     readonly kind: "subscribe";
     readonly topic: string;
@@ -150,6 +160,15 @@ export type ServiceReader = (
 /** Most bytes of a topic by default. */
 export const MAX_TOPIC_BYTES = 255;
 
+/** Items that an answer in parts may have at first, unless its request says otherwise. */
+export const FIRST_CREDIT = 64;
+
+/** Most items that an answer in parts may be allowed at once; more credit is malformed. */
+export const MAX_CREDIT = 65_536;
+
+/** Bytes of parts without returned credit from which on the producer sends no further part. */
+export const MAX_UNPAID_BYTES = 1_048_576;
+
 /** Most characters of a client id, of an epoch, and of the code of an `unsubscribed`. */
 export const MAX_NAME_LENGTH = 64;
 
@@ -200,9 +219,15 @@ function readMessage(topic: unknown, raw: Raw, readService?: ServiceReader): Env
   // Accepted from a server only: a server knows its peers by their sessions.
   const sender = !readService && typeof from === "string" ? { from } : undefined;
   if (raw.offset !== undefined) return readPlaced("message", topic, raw, sender);
-  if (raw.seq !== undefined && readService) return readService("message", topic, raw);
+  if ((raw.seq ?? raw.stream) !== undefined && readService) {
+    return readService("message", topic, raw);
+  }
   if (id === undefined) return { kind: "message", topic, data, ...sender };
-  return isId(id) ? { kind: "message", topic, data, id, ...sender } : badId("topic", id);
+  if (!isId(id)) return badId("topic", id);
+  const request = { kind: "message", topic, data, id, ...sender } as const;
+  const { items } = raw;
+  if (items === undefined) return request;
+  return isCredit(items) ? { ...request, items } : badCredit(items, id);
 }
 
 /** Any version except ff, and ids that are not all zeros. */
@@ -250,6 +275,9 @@ const KINDS = [
   "ack",
   "expects",
   "renew",
+  "part",
+  "end",
+  "more",
 ] as const;
 
 function readControl(kind: Exclude<typeof KINDS[number], ServiceKind>, raw: Raw): Envelope {
@@ -257,6 +285,19 @@ function readControl(kind: Exclude<typeof KINDS[number], ServiceKind>, raw: Raw)
   switch (kind) {
     case "reply":
       return readReply(raw);
+    case "part":
+      return isId(value) ? { kind, id: value, data: raw.data } : badId(kind, value);
+    case "end": {
+      if (!isId(value)) return badId(kind, value);
+      const read = readReply({ reply: value, error: raw.error });
+      if (read.kind !== "reply") return read;
+      return read.error === undefined
+        ? { kind, id: value }
+        : { kind, id: value, error: read.error };
+    }
+    case "more":
+      if (!isId(value)) return badId(kind, value);
+      return isCredit(raw.items) ? { kind, id: value, items: raw.items } : badCredit(raw.items);
     case "hello":
       return readHello(value);
     case "goaway":
@@ -372,6 +413,8 @@ export type OutgoingEnvelope =
     readonly tag?: string | undefined;
     readonly seq?: number | undefined;
     readonly client?: string | undefined;
+    readonly items?: number | undefined;
+    readonly stream?: string | undefined;
   }
   | { readonly reply: number | null; readonly data?: unknown; readonly error?: RequestFailure }
   | {
@@ -392,6 +435,9 @@ export type OutgoingEnvelope =
   | { readonly unsubscribe: string; readonly id: number }
   | { readonly presence: string; readonly data?: unknown; readonly id: number }
   | { readonly cancel: number }
+  | { readonly part: number; readonly data?: unknown }
+  | { readonly end: number; readonly error?: RequestFailure | undefined }
+  | { readonly more: number; readonly items: number }
   | { readonly hello: Hello }
   | { readonly auth: string; readonly id: number }
   | { readonly ping: number }
@@ -526,6 +572,11 @@ export function isId(value: unknown): value is number {
   return Number.isSafeInteger(value) && (value as number) >= 0;
 }
 
+/** Returns true for a count of items that an answer in parts may be allowed. */
+export function isCredit(value: unknown): value is number {
+  return isId(value) && value > 0 && value <= MAX_CREDIT;
+}
+
 /** Returns true if the value can be a client id, an epoch, or the code of an `unsubscribed`. */
 export function isName(value: unknown): value is string {
   return typeof value === "string" && value !== "" && value.length <= MAX_NAME_LENGTH;
@@ -546,6 +597,14 @@ export function isObject(value: unknown): value is Raw {
   return typeof value === "object" && value !== null;
 }
 
+/** Makes the `malformed` envelope for an invalid count of items. */
+export function badCredit(items: unknown, id?: unknown): Envelope {
+  return malformed(
+    `Expected "items" to be a whole number from 1 to ${MAX_CREDIT}, received ${describe(items)}`,
+    id,
+  );
+}
+
 /** Makes the `malformed` envelope for an invalid topic. */
 export function badTopic(key: string, topic: unknown, id: unknown): Envelope {
   const isLong = typeof topic === "string" && topic !== "";
@@ -564,4 +623,40 @@ export function badId(key: string, value: unknown, id?: unknown): Envelope {
 /** Makes the envelope for unreadable input; the peer gets an answer with `id`. */
 export function malformed(message: string, id?: unknown): Envelope {
   return { kind: "malformed", message, id: isId(id) ? id : null };
+}
+
+/**
+ * Refuses an invalid topic. Costs one comparison for a short topic.
+ *
+ * @example Usage
+ * ```ts
+ * import { checkTopic } from "./envelope.ts";
+ * import { assertThrows } from "@std/assert";
+ *
+ * checkTopic("chat:lobby", "send");
+ * assertThrows(() => checkTopic("", "send"), TypeError, "Cannot send: a topic must be");
+ * ```
+ *
+ * @param topic The value given as a topic.
+ * @param verb The caller's operation, for the error message.
+ * @param maxBytes Most bytes of the topic in UTF-8.
+ * @throws {TypeError} If the topic is not a string, or is empty.
+ * @throws {RangeError} If the topic is longer than `maxBytes`.
+ */
+export function checkTopic(
+  topic: unknown,
+  verb: string,
+  maxBytes: number = MAX_TOPIC_BYTES,
+): asserts topic is string {
+  if (typeof topic !== "string" || !topic) {
+    throw new TypeError(refusal(verb, maxBytes, topic === "" ? '""' : typeof topic));
+  }
+  if (exceedsBytes(topic, maxBytes)) {
+    throw new RangeError(refusal(verb, maxBytes, `${utf8Length(topic)} bytes`));
+  }
+}
+
+function refusal(verb: string, maxBytes: number, received: string): string {
+  return `Cannot ${verb}: a topic must be a non-empty string of at most ${maxBytes} bytes, ` +
+    `received ${received}`;
 }

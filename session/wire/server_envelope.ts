@@ -3,11 +3,13 @@
  * not load this module.
  */
 import {
+  badCredit,
   badId,
   badTag,
   badTopic,
   describe,
   type Envelope,
+  isCredit,
   isId,
   isName,
   isObject,
@@ -65,8 +67,10 @@ export function readService(kind: ServiceKind | "message", value: unknown, raw: 
   }
   const introduced = isName(client) ? { client } : undefined;
   switch (kind) {
-    case "message":
-      return readNumbered({ kind, topic: value, data, ...introduced }, raw);
+    case "message": {
+      const message = { kind, topic: value, data, ...introduced };
+      return seq === undefined ? readResumable(message, raw) : readNumbered(message, raw);
+    }
     case "publish": {
       if (echo !== undefined && typeof echo !== "boolean") {
         return malformed(`Expected "echo" to be true or false, received ${describe(echo)}`, id);
@@ -85,6 +89,25 @@ export function readService(kind: ServiceKind | "message", value: unknown, raw: 
     case "presence":
       return isId(id) ? { kind, topic: value, data, id } : badId(kind, id);
   }
+}
+
+/** Name of an answer that outlives its connection. */
+const ANSWER_NAME = /^[\w-]{16,64}$/;
+
+/** Reads a request whose answer outlives its connection. */
+function readResumable(
+  of: Omit<Extract<Envelope, { kind: "message" }>, "id">,
+  { id, items, stream }: Raw,
+): Envelope {
+  if (!isId(id)) return badId("topic", id);
+  if (items !== undefined && !isCredit(items)) return badCredit(items, id);
+  if (typeof stream !== "string" || !ANSWER_NAME.test(stream)) {
+    return malformed(
+      `Expected "stream" to be a name of 16 to 64 characters, received ${describe(stream)}`,
+      id,
+    );
+  }
+  return items === undefined ? { ...of, id, stream } : { ...of, id, items, stream };
 }
 
 type Numbered = Pick<

@@ -2,8 +2,7 @@
  * Topic patterns such as `chat:{room}`, and the router that finds the one matching pattern of a
  * topic.
  */
-import { MAX_TOPIC_BYTES } from "./envelope.ts";
-import { exceedsBytes, utf8Length } from "./utf8.ts";
+import { checkTopic } from "./envelope.ts";
 
 /**
  * Topics whose match a {@linkcode TopicRouter} remembers. Enough for the busy topics of one
@@ -267,40 +266,4 @@ function join<Route extends object>(
   params: Readonly<Record<string, string>>,
 ): RouteMatch<Route> {
   return Object.freeze({ ...route, params: Object.freeze(params) });
-}
-
-/**
- * Refuses an invalid topic. Costs one comparison for a short topic.
- *
- * @example Usage
- * ```ts
- * import { checkTopic } from "./topic_pattern.ts";
- * import { assertThrows } from "@std/assert";
- *
- * checkTopic("chat:lobby", "send");
- * assertThrows(() => checkTopic("", "send"), TypeError, "Cannot send: a topic must be");
- * ```
- *
- * @param topic The value given as a topic.
- * @param verb The caller's operation, for the error message.
- * @param maxBytes Most bytes of the topic in UTF-8.
- * @throws {TypeError} If the topic is not a string, or is empty.
- * @throws {RangeError} If the topic is longer than `maxBytes`.
- */
-export function checkTopic(
-  topic: unknown,
-  verb: string,
-  maxBytes: number = MAX_TOPIC_BYTES,
-): asserts topic is string {
-  if (typeof topic !== "string" || !topic) {
-    throw new TypeError(refusal(verb, maxBytes, topic === "" ? '""' : typeof topic));
-  }
-  if (exceedsBytes(topic, maxBytes)) {
-    throw new RangeError(refusal(verb, maxBytes, `${utf8Length(topic)} bytes`));
-  }
-}
-
-function refusal(verb: string, maxBytes: number, received: string): string {
-  return `Cannot ${verb}: a topic must be a non-empty string of at most ${maxBytes} bytes, ` +
-    `received ${received}`;
 }

@@ -1,6 +1,6 @@
 import { assert, assertEquals, assertFalse, assertStrictEquals, assertThrows } from "@std/assert";
+import { checkTopic } from "./envelope.ts";
 import {
-  checkTopic,
   MAX_CACHED_MATCHES,
   type ParamsOf,
   type TopicOf,

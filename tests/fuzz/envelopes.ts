@@ -6,9 +6,9 @@
 import { assert, assertEquals } from "@std/assert";
 import { decodeBinary, encodeBinary, isBinaryMessage } from "../../session/wire/encode.ts";
 import { encodeMessage } from "../../session/wire/encode.ts";
-import { encodeEnvelope } from "../../session/wire/envelope.ts";
+import { checkTopic, encodeEnvelope } from "../../session/wire/envelope.ts";
 import { parseEnvelope } from "../../session/wire/server_envelope.ts";
-import { checkTopic, TopicPattern, TopicRouter } from "../../session/wire/topic_pattern.ts";
+import { TopicPattern, TopicRouter } from "../../session/wire/topic_pattern.ts";
 import { withoutToken } from "../../session/url.ts";
 import { exceedsBytes, utf8Length } from "../../session/wire/utf8.ts";
 import { addressKey } from "../../transport/address.ts";

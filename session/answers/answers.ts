@@ -1,0 +1,4 @@
+/** Answers that stream, and handlers of requests, which load on first use. */
+export { produceAnswer } from "./producer.ts";
+export { openAnswer } from "./reader.ts";
+export { RequestTable } from "./request_table.ts";

@@ -1,0 +1,682 @@
+/** Answers that stream, between two sessions and beside a peer by hand. */
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { z } from "zod";
+import { platformRuntime } from "../../base/runtime.ts";
+import {
+  QueueFullError,
+  RequestError,
+  SessionClosedError,
+  TimeoutError,
+  UnsupportedError,
+} from "../../errors.ts";
+import {
+  clientByHand,
+  ends,
+  HELLO,
+  PLAIN,
+  serverByHand,
+  soon,
+  turns,
+} from "../../tests/sessions.ts";
+import { defineContract } from "../contract.ts";
+import { internals } from "../session.ts";
+import { sessionSettings } from "../session_settings.ts";
+
+/** Counts up, and notes how far and how the generator ended. */
+function counting(): {
+  readonly seen: { made: number; reason: unknown; returned: number };
+  count(message: { data: unknown; signal: AbortSignal }): AsyncGenerator<number>;
+} {
+  const seen = { made: 0, reason: undefined as unknown, returned: 0 };
+  return {
+    seen,
+    async *count({ data, signal }) {
+      signal.addEventListener("abort", () => seen.reason = signal.reason);
+      try {
+        for (let i = 0; i < Number(data); i++) {
+          seen.made++;
+          yield i;
+        }
+      } finally {
+        seen.returned++;
+      }
+    },
+  };
+}
+
+const numbers = (count: number) => Array.from({ length: count }, (_, i) => i);
+
+/** Hello of a server that has answers in parts. */
+const HELLO_ANSWERS = { hello: { ...HELLO.hello, features: ["answers"] } };
+
+Deno.test("Session.requestStream() yields the items of a generator in order, both ways", async () => {
+  const requests = { count: counting().count };
+  await using both = await ends({ requests }, { requests });
+  for (const session of [both.client, both.server]) {
+    const items = await soon(Array.fromAsync(session.requestStream("count", 1_000)));
+    assertEquals(items, numbers(1_000));
+    assertEquals(session.stats.awaitedAnswers, 0);
+  }
+});
+
+Deno.test("Session.requestStream() takes what onMessage replies: a generator, a stream, bytes", async () => {
+  await using both = await ends({
+    onMessage(message) {
+      if (message.topic === "stream") {
+        return message.reply(ReadableStream.from(["a", null, { b: [1] }]));
+      }
+      message.reply(async function* () {
+        yield Uint8Array.of(1, 2);
+        await Promise.resolve();
+        yield "text";
+      }());
+    },
+  });
+  assertEquals(await soon(Array.fromAsync(both.client.requestStream("stream"))), [
+    "a",
+    null,
+    { b: [1] },
+  ]);
+  assertEquals(await soon(Array.fromAsync(both.client.requestStream("bytes"))), [
+    Uint8Array.of(1, 2),
+    "text",
+  ]);
+});
+
+Deno.test("requests answers by a value, a promise, a generator or a promise of one", async () => {
+  await using both = await ends({
+    requests: {
+      value: ({ data }) => [data],
+      promise: ({ data }) => Promise.resolve([data]),
+      "to:{name}": ({ params }) => params.name,
+      nothing: () => undefined,
+      async later() {
+        await Promise.resolve();
+        return ReadableStream.from([1, 2]);
+      },
+      refused: () => {
+        throw new RequestError("no", "Not today");
+      },
+    },
+  });
+  const { client } = both;
+  assertEquals(await soon(client.request("value", 1)), [1]);
+  assertEquals(await soon(client.request("promise", 2)), [2]);
+  assertEquals(await soon(client.request("to:ann")), "ann");
+  assertEquals(await soon(client.request("nothing")), undefined);
+  assertEquals(await soon(Array.fromAsync(client.requestStream("later"))), [1, 2]);
+  const refusal = await assertRejects(() => soon(client.request("refused")), RequestError);
+  assertEquals([refusal.failure.code, both.server.stats.handlerFailures], ["no", 0]);
+  const unknown = await assertRejects(() => soon(client.request("else")), RequestError);
+  assertEquals(unknown.failure.code, "unanswered");
+});
+
+Deno.test("requests leaves messages to the loop, and other requests to onMessage", async () => {
+  await using looped = await ends({ requests: { one: () => 1 } });
+  looped.client.send("hi", "there");
+  assertEquals(await soon(looped.client.request("one")), 1);
+  for await (const { topic, data } of looped.server) {
+    assertEquals([topic, data], ["hi", "there"]);
+    break;
+  }
+  const seen: string[] = [];
+  await using handled = await ends({
+    requests: { one: () => 1 },
+    onMessage: (message) => {
+      seen.push(message.topic);
+      if (message.isRequest) message.reply(2);
+    },
+  });
+  handled.client.send("one");
+  assertEquals(await soon(handled.client.request("one")), 1);
+  assertEquals(await soon(handled.client.request("two")), 2);
+  assertEquals(seen, ["one", "two"]);
+});
+
+Deno.test("requests is checked when the settings are made", () => {
+  const contract = defineContract({
+    requests: {
+      sum: { input: z.null(), output: z.number() },
+      count: { input: z.null(), stream: z.number() },
+    },
+  });
+  for (
+    const [requests, rule] of [
+      [{ sum: 1 }, "must be a function"],
+      [{ other: () => 1 }, "no request"],
+      [{ count: { answer: async function* () {} } }, "needs resume in the contract"],
+    ] as const
+  ) {
+    const options = { side: "server", contract, requests } as never;
+    assertThrows(() => sessionSettings(options), TypeError, rule);
+  }
+  for (
+    const [requests, rule] of [
+      [{ "a:{b}": () => 1, "a:b": () => 1 }, "overlap"],
+      [{ "a:{": () => 1 }, "braces"],
+      [{ a: { anser() {} } }, "must be a function"],
+      [{ a: { answer() {}, resume: 1 } }, "must be a function"],
+    ] as const
+  ) {
+    const options = { side: "server", requests } as never;
+    assertThrows(() => sessionSettings(options), TypeError, rule);
+  }
+});
+
+Deno.test("Session.requestStream() suspends the producer after exactly a window of items", async () => {
+  for (const window of [undefined, 1, 10, 200]) {
+    const { seen, count } = counting();
+    await using both = await ends({ requests: { count } });
+    const answer = both.client.requestStream("count", 10_000, window ? { window } : {});
+    await turns();
+    assertEquals(seen.made, window ?? 64);
+    const items: number[] = [];
+    for await (const item of answer) {
+      items.push(item as number);
+      await turns(1);
+      assert(seen.made - items.length <= (window ?? 64));
+      if (items.length === 300) break;
+    }
+    assertEquals(items, numbers(300));
+    await turns();
+    assertEquals([seen.returned, both.server.stats.handlerFailures], [1, 0]);
+    assert(seen.reason instanceof Error);
+  }
+});
+
+Deno.test("A loop that is left, cancel() and a signal stop the producer within a round trip", async () => {
+  const leave = [
+    async (answer: AsyncIterable<unknown>) => {
+      for await (const _ of answer) break;
+    },
+    async (answer: { cancel(reason?: string): Promise<void> }) => await answer.cancel("enough"),
+  ];
+  for (const how of leave) {
+    const { seen, count } = counting();
+    await using both = await ends({ requests: { count } });
+    const answer = both.client.requestStream("count", 1e9);
+    await turns();
+    await soon(how(answer));
+    await both.client.flushed();
+    await turns(2);
+    assertEquals(seen.returned, 1);
+    assertEquals(await soon(Array.fromAsync(answer)), []);
+    assertEquals(both.client.stats.awaitedAnswers, 0);
+    assertEquals(both.server[internals].inbound.owesAnswers, false);
+  }
+  const { seen, count } = counting();
+  await using both = await ends({ requests: { count } });
+  const stop = new AbortController();
+  const answer = both.client.requestStream("count", 1e9, { signal: stop.signal });
+  const reason = new Error("Enough");
+  let items = 0;
+  await assertRejects(
+    async () => {
+      for await (const _ of answer) if (++items === 100) stop.abort(reason);
+    },
+    Error,
+    "Enough",
+  );
+  await turns();
+  assertEquals([items, seen.returned], [100, 1]);
+  await assertRejects(
+    () => Array.fromAsync(both.client.requestStream("count", 1, { signal: stop.signal })),
+    Error,
+    "Enough",
+  );
+});
+
+Deno.test("A producer that never yields sees its signal, and nothing is left", async () => {
+  const aborted = Promise.withResolvers<unknown>();
+  await using both = await ends({
+    requests: {
+      hang({ signal }) {
+        signal.addEventListener("abort", () => aborted.resolve(signal.reason));
+        return { [Symbol.asyncIterator]: () => ({ next: () => new Promise<never>(() => {}) }) };
+      },
+      async *obeys({ signal }) {
+        await new Promise((_, reject) =>
+          signal.addEventListener("abort", () => reject(signal.reason))
+        );
+        yield 1;
+      },
+    },
+  });
+  await soon(Promise.all(["hang", "obeys"].map(async (topic) => {
+    const answer = both.client.requestStream(topic);
+    const first = answer[Symbol.asyncIterator]().next();
+    await turns();
+    await answer.cancel();
+    assertEquals(await first, { done: true, value: undefined });
+  })));
+  await soon(aborted.promise);
+  await turns();
+  assertEquals(both.server[internals].inbound.owesAnswers, false);
+  assertEquals(both.server.stats.handlerFailures, 0);
+});
+
+Deno.test("A failure comes in place, after the items before", async () => {
+  const errors: unknown[] = [];
+  const circle: unknown[] = [];
+  circle.push(circle);
+  let returned = 0;
+  await using both = await ends({
+    onError: (error) => void errors.push(error),
+    maxMessageBytes: 1_000,
+    requests: {
+      async *breaks() {
+        yield 1;
+        throw new RangeError("Secret");
+      },
+      async *refuses() {
+        yield 1;
+        throw new RequestError("limit", "Only one", { retryAfterMs: 7 });
+      },
+      async *holds({ data }) {
+        try {
+          yield 1;
+          yield data === "circle" ? circle : data === "large" ? "x".repeat(1_000) : () => 1;
+        } finally {
+          returned++;
+        }
+      },
+      throws: () => {
+        throw new RangeError("At once");
+      },
+      value: () => 5,
+    },
+  });
+  for (
+    const [topic, data, code, items] of [
+      ["breaks", 0, "failed", 1],
+      ["refuses", 0, "limit", 1],
+      ["holds", "circle", "failed", 1],
+      ["holds", "large", "failed", 1],
+      ["holds", "function", "failed", 1],
+      ["throws", 0, "failed", 0],
+      ["value", 0, "invalid", 0],
+    ] as const
+  ) {
+    const seen: unknown[] = [];
+    const error = await assertRejects(
+      async () => {
+        for await (const item of both.client.requestStream(topic, data)) seen.push(item);
+      },
+      RequestError,
+    );
+    assertEquals([error.failure.code, seen.length], [code, items], topic);
+    assert(!error.message.includes("Secret"));
+  }
+  await turns();
+  assertEquals([errors.length, returned], [5, 3]);
+  assertEquals(both.client.stats.awaitedAnswers, 0);
+});
+
+Deno.test("Session.request() fails for an answer in parts, and cancels", async () => {
+  const { seen, count } = counting();
+  await using both = await ends({ requests: { count } });
+  for (const many of [0, 1_000]) {
+    const error = await assertRejects(() => soon(both.client.request("count", many)), RequestError);
+    assertEquals(error.failure.code, "invalid");
+  }
+  await turns();
+  assertEquals(seen.returned, 2);
+});
+
+Deno.test("A contract checks the items, and types both ends", async () => {
+  const contract = defineContract({
+    requests: {
+      sum: { input: z.tuple([z.number(), z.number()]), output: z.number() },
+      count: { input: z.number(), stream: z.object({ n: z.number().transform(String) }) },
+      slow: { input: z.number(), stream: z.number().refine((n) => Promise.resolve(n < 3), "Big") },
+      "tell:{name}": { input: z.null(), stream: z.string(), resume: true },
+    },
+  });
+  let returned = 0;
+  const errors: unknown[] = [];
+  await using both = await ends({
+    contract,
+    onError: (error) => void errors.push(error),
+    requests: {
+      sum: ({ data }) => data[0] + data[1],
+      async *count({ data }, session) {
+        assertEquals(session.protocol, "skein.1");
+        try {
+          for (let n = 0; n < data; n++) yield n === 3 ? { n: "three" as never } : { n };
+        } finally {
+          returned++;
+        }
+      },
+      slow: ({ data }) => ReadableStream.from(numbers(data)),
+      "tell:{name}": {
+        async *answer({ params }) {
+          yield params.name;
+        },
+        async *resume({ params }, { written }) {
+          yield params.name + written.length;
+        },
+      },
+    },
+  }, { contract });
+  const { client } = both;
+  assertEquals(await soon(client.request("sum", [1, 2])), 3);
+  const items: { n: string }[] = await soon(Array.fromAsync(client.requestStream("count", 2)));
+  assertEquals(items, [{ n: "0" }, { n: "1" }]);
+  const told: string[] = await soon(Array.fromAsync(client.requestStream("tell:ann", null)));
+  assertEquals(told, ["ann"]);
+  const seen: unknown[] = [];
+  const error = await assertRejects(
+    async () => {
+      for await (const { n } of client.requestStream("count", 1e9)) seen.push(n);
+    },
+    RequestError,
+    "does not fit the contract",
+  );
+  assertEquals([error.failure.code, error.failure.path], ["invalid", ["n"]]);
+  assertEquals(seen, ["0", "1", "2"]);
+  await assertRejects(() => Array.fromAsync(client.requestStream("slow", 9)), RequestError, "Big");
+  await turns();
+  assertEquals(returned, 2);
+  const wrong = await assertRejects(
+    () => soon(Array.fromAsync(client.requestStream("count", "x" as never))),
+    RequestError,
+  );
+  assertEquals(wrong.failure.code, "invalid");
+  const unknown = await assertRejects(
+    () => soon(Array.fromAsync(client.requestStream("other" as "count", 1))),
+    RequestError,
+  );
+  assertEquals([unknown.failure.code, errors], ["unknown-topic", []]);
+});
+
+Deno.test("A handler whose result is of the other kind than the contract says fails", async () => {
+  const contract = defineContract({
+    requests: {
+      sum: { input: z.null(), output: z.number() },
+      count: { input: z.null(), stream: z.number() },
+    },
+  });
+  const errors: unknown[] = [];
+  await using both = await ends({
+    contract,
+    onError: (error) => void errors.push(String(error)),
+    requests: { sum: () => ReadableStream.from([1]) as never, count: () => 1 as never },
+  }, { contract });
+  const failures = await Promise.all([
+    assertRejects(() => soon(both.client.request("sum", null)), RequestError),
+    assertRejects(
+      () => soon(Array.fromAsync(both.client.requestStream("count", null))),
+      RequestError,
+    ),
+  ]);
+  assertEquals(failures.map(({ failure }) => failure.code), ["failed", "failed"]);
+  assertEquals(errors.map((text) => String(text).replace(/.*received /, "")), [
+    "ReadableStream",
+    "1",
+  ]);
+});
+
+Deno.test("Deadlines: an item that is late, an answer that is long, a loop that is slow", async () => {
+  const { seen, count } = counting();
+  await using both = await ends({
+    requests: {
+      count,
+      async *stops({ signal }) {
+        yield 1;
+        await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      },
+    },
+  }, { runtime: Object.assign(platformRuntime(), { monotonic: () => Date.now() }) });
+  // The code of answers loads before the time stands still.
+  await Array.fromAsync(both.client.requestStream("count", 0));
+  using time = new FakeTime();
+  const items: unknown[] = [];
+  const late = assertRejects(
+    async () => {
+      for await (const item of both.client.requestStream("stops", 0, { itemTimeoutMs: 200 })) {
+        items.push(item);
+      }
+    },
+    TimeoutError,
+    'Cannot wait for the next item of the answer to "stops" longer than 200 ms',
+  );
+  await turns();
+  assertEquals(items, [1]);
+  await time.tickAsync(199);
+  await time.tickAsync(1);
+  await late;
+  const loop = both.client.requestStream("count", 1e9, { timeoutMs: 300 })[Symbol.asyncIterator]();
+  assertEquals(await loop.next(), { done: false, value: 0 });
+  await time.tickAsync(299);
+  assertEquals((await loop.next()).done, false);
+  await time.tickAsync(1);
+  await assertRejects(() => loop.next(), TimeoutError, "all of the answer");
+  await turns();
+  // A loop that is slower than the time for an item is no fault of the peer.
+  const slow = both.client.requestStream("count", 70, { itemTimeoutMs: 10 })
+    [Symbol.asyncIterator]();
+  for (let i = 0; i < 70; i++) {
+    assertEquals(await slow.next(), { done: false, value: i });
+    await time.tickAsync(25);
+    await turns(1);
+  }
+  assertEquals((await slow.next()).done, true);
+  assertEquals(seen.returned, 3);
+});
+
+Deno.test("A session that ends in the middle ends the loop and the producer, from either side", async () => {
+  for (const side of ["client", "server"] as const) {
+    const { seen, count } = counting();
+    await using both = await ends({ requests: { count } });
+    const items: unknown[] = [];
+    const error = await assertRejects(
+      async () => {
+        for await (const item of both.client.requestStream("count", 1e9)) {
+          items.push(item);
+          if (items.length === 10) await both[side].close();
+        }
+      },
+      SessionClosedError,
+    );
+    assertEquals(items, numbers(items.length));
+    assert(items.length >= 10 && error.info !== undefined);
+    await turns();
+    assertEquals([seen.returned, both.server.stats.handlerFailures], [1, 0]);
+    await assertRejects(
+      () => Array.fromAsync(both.client.requestStream("count", 1)),
+      SessionClosedError,
+    );
+  }
+});
+
+Deno.test("64 answers at once are whole, a 65th is refused, and other messages pass", async () => {
+  const heard: unknown[] = [];
+  await using both = await ends({
+    requests: { count: counting().count, echo: ({ data }) => data },
+    sendQueue: { maxMessages: 16 },
+  }, { onMessage: ({ data }) => void heard.push(data), maxRequests: 65 });
+  const answers = numbers(64).map(() => both.client.requestStream("count", 500));
+  const all = Promise.all(answers.map((answer) => Array.fromAsync(answer)));
+  const refused = await assertRejects(
+    () => soon(Array.fromAsync(both.client.requestStream("count", 1))),
+    RequestError,
+  );
+  assertEquals(refused.failure.code, "too-many");
+  both.server.send("beside", 1);
+  for (const items of await soon(all)) assertEquals(items, numbers(500));
+  assertEquals(heard, [1]);
+  assertEquals(await soon(both.client.request("echo", 1)), 1);
+  await using few = await ends({ requests: { count: counting().count } }, { maxRequests: 1 });
+  const first = few.client.requestStream("count", 1);
+  await assertRejects(() => Array.fromAsync(few.client.requestStream("count", 1)), QueueFullError);
+  assertEquals(await soon(Array.fromAsync(first)), [0]);
+});
+
+Deno.test("A long answer blocks no later message or request", async () => {
+  const { count } = counting();
+  await using both = await ends({ requests: { count, echo: ({ data }) => data } });
+  const answer = both.client.requestStream("count", 1e9)[Symbol.asyncIterator]();
+  for (let i = 0; i < 100; i++) {
+    assertEquals((await soon(answer.next())).value, i);
+    assertEquals(await soon(both.client.request("echo", i)), i);
+  }
+  await answer.return?.();
+});
+
+Deno.test("Session.drain() waits for an answer in parts", async () => {
+  const go = Promise.withResolvers<void>();
+  await using both = await ends({
+    requests: {
+      async *count() {
+        yield 1;
+        await go.promise;
+        yield 2;
+      },
+    },
+  });
+  const items = Array.fromAsync(both.client.requestStream("count"));
+  await turns();
+  const drained = both.server.drain();
+  await turns();
+  assertEquals(both.server.state, "draining");
+  go.resolve();
+  assertEquals(await soon(items), [1, 2]);
+  assertEquals((await soon(drained)).by, "local");
+});
+
+Deno.test("The wire of an answer: parts, credit, end, cancel", async () => {
+  const { seen, count } = counting();
+  await using hand = serverByHand({ requests: { count } });
+  const { peer } = hand;
+  await peer.reach(1);
+  peer.say({ topic: "count", data: 5, id: 1, items: 2 });
+  await turns();
+  const since = (from: number) => peer.envelopes.slice(from);
+  assertEquals(since(1), [{ part: 1, data: 0 }, { part: 1, data: 1 }]);
+  peer.say({ more: 1, items: 1 });
+  await turns();
+  assertEquals(since(3), [{ part: 1, data: 2 }]);
+  peer.say({ more: 1, items: 64 });
+  await turns();
+  assertEquals(since(4), [{ part: 1, data: 3 }, { part: 1, data: 4 }, { end: 1 }]);
+  peer.say({ topic: "count", data: 5, id: 2, items: 1 });
+  peer.say({ cancel: 2 });
+  peer.say({ more: 2, items: 1 });
+  await turns();
+  assertEquals(since(7), []);
+  assert(seen.returned >= 1);
+  assertEquals(hand.session.stats.invalidMessages, 0);
+});
+
+Deno.test("Credit that overflows, and impossible credit, are malformed", async () => {
+  const { count } = counting();
+  await using hand = serverByHand({ requests: { count }, maxInvalidMessages: 100 });
+  const { peer, session } = hand;
+  await peer.reach(1);
+  peer.say({ topic: "count", data: 1e9, id: 1, items: 1 });
+  await turns();
+  const wrong = [
+    { more: 1, items: 65_537 },
+    { more: 1, items: 0 },
+    { more: 1, items: -1 },
+    { more: 1, items: 1.5 },
+    { more: 1 },
+    { more: "1", items: 1 },
+    { topic: "count", id: 2, items: 0 },
+    { topic: "count", id: 3, items: 65_537 },
+    { part: -1, data: 1 },
+    { end: 1, error: 5 },
+  ];
+  for (const envelope of wrong) peer.say(envelope);
+  await turns();
+  assertEquals(session.stats.invalidMessages, wrong.length);
+  // Many grants that overflow together: the credit in hand stays.
+  peer.say({ topic: "count", data: 0, id: 9, items: 65_536 });
+  await turns();
+  peer.say({ topic: "count", data: 1e9, id: 10, items: 65_536 });
+  peer.say({ more: 10, items: 65_536 });
+  await turns(1);
+  assertEquals(session.stats.invalidMessages, wrong.length + 1);
+  peer.say({ cancel: 10 });
+});
+
+Deno.test("Parts for unknown ids are ignored; parts beyond the credit end the answer", async () => {
+  await using hand = clientByHand();
+  const { peer, session } = hand;
+  peer.say(HELLO_ANSWERS);
+  await session.ready;
+  peer.say({ part: 7, data: 1 });
+  peer.say({ end: 7 });
+  await turns();
+  assertEquals(session.stats.invalidMessages, 0);
+  const answer = session.requestStream("count", 1, { window: 2 });
+  await turns();
+  const [{ id, items }] = peer.envelopes as [{ id: number; items: number }];
+  assertEquals(items, 2);
+  for (let i = 0; i < 3; i++) peer.say({ part: id, data: i });
+  await turns();
+  const error = await assertRejects(() => soon(Array.fromAsync(answer)), RequestError);
+  assertEquals(error.failure.code, "malformed");
+  assertEquals(peer.envelopes.at(-1), { cancel: id });
+  assertEquals([session.stats.invalidMessages, session.stats.awaitedAnswers], [1, 0]);
+});
+
+Deno.test("A server without answers in parts is not asked", async () => {
+  await using hand = clientByHand();
+  hand.peer.say(HELLO);
+  await hand.session.ready;
+  await assertRejects(
+    () => soon(Array.fromAsync(hand.session.requestStream("count"))),
+    UnsupportedError,
+  );
+  assertEquals(hand.peer.frames, []);
+});
+
+Deno.test("A plain session carries parts, credit and the end, but no bytes", async () => {
+  await using hand = serverByHand({
+    requests: {
+      count: counting().count,
+      bytes: () => ReadableStream.from([Uint8Array.of(1)]),
+    },
+    onError() {},
+  }, { wire: PLAIN });
+  const { peer } = hand;
+  peer.say({ topic: "count", data: 65, id: 1 });
+  await turns();
+  assertEquals(peer.envelopes.length, 64);
+  peer.say({ more: 1, items: 10 });
+  await turns();
+  assertEquals(peer.envelopes.slice(63), [{ part: 1, data: 63 }, { part: 1, data: 64 }, {
+    end: 1,
+  }]);
+  peer.say({ topic: "bytes", id: 2 });
+  await turns();
+  assertEquals(peer.envelopes.at(-1), {
+    end: 2,
+    error: { code: "failed", message: "The handler failed" },
+  });
+});
+
+Deno.test("Options of Session.requestStream() are checked, in the loop", async () => {
+  await using both = await ends({ requests: { count: counting().count } });
+  for (const window of [0, -1, 1.5, 65_537, NaN]) {
+    await assertRejects(
+      () => Array.fromAsync(both.client.requestStream("count", 1, { window })),
+      RangeError,
+      "window",
+    );
+  }
+  await assertRejects(
+    () => Array.fromAsync(both.client.requestStream("count", () => 1)),
+    TypeError,
+    "JSON",
+  );
+  await assertRejects(() => Array.fromAsync(both.client.requestStream("")), TypeError, "topic");
+  await assertRejects(
+    () => Array.fromAsync(both.client.requestStream("count", 1, { timeoutMs: -1 })),
+    RangeError,
+  );
+  await turns();
+  assertEquals(both.client.stats.awaitedAnswers, 0);
+});

@@ -1,0 +1,148 @@
+/** The answering half of an answer that streams; loads with the first such answer. */
+import { Signal } from "../../base/signal.ts";
+import type { SessionCore } from "../core.ts";
+import type { Message, MessageProducer } from "../message.ts";
+import { encodeControl, encodeData, type EncodedMessage } from "../wire/encode.ts";
+import { MAX_UNPAID_BYTES } from "../wire/envelope.ts";
+
+/**
+ * Answers a message by the items of an async iterable.
+ *
+ * @param core The session.
+ * @param id The id of the request.
+ * @param items The items.
+ * @param message The request.
+ * @returns Resolves when the answer is over; rejects with the failure of the handler.
+ */
+export function produceAnswer(
+  core: SessionCore,
+  id: number,
+  items: AsyncIterable<unknown>,
+  message: Message,
+): Promise<void> {
+  const producer = message.producer = new AnswerProducer(core, id, items, message);
+  if (message.isCancelled) producer.stop(message.signal.reason);
+  else void producer.run();
+  return producer.over.promise;
+}
+
+/**
+ * Sends the items of an async iterable as the parts of one answer.
+ *
+ * - **Pull:** the next item is taken only with credit and with room in the send queue, of which
+ *   answers leave half to other messages.
+ * - **Stop:** after `stop` no part is sent, and the iterator's `return()` is called once.
+ */
+class AnswerProducer extends Signal implements MessageProducer {
+  /** Settles when the answer is over; rejects with the failure of the handler. */
+  readonly over: PromiseWithResolvers<void> = Promise.withResolvers();
+  readonly #core: SessionCore;
+  readonly #id: number;
+  readonly #message: Message;
+  readonly #iterator: AsyncIterator<unknown>;
+  /** Sizes of the parts for which no credit came back, and their sum. */
+  readonly #unpaid: number[] = [];
+  #unpaidBytes = 0;
+  #stopped: { readonly reason: unknown } | undefined;
+
+  /** Creates the producer of an answer to a message. */
+  constructor(core: SessionCore, id: number, items: AsyncIterable<unknown>, message: Message) {
+    super();
+    this.#core = core;
+    this.#id = id;
+    this.#message = message;
+    this.#iterator = items[Symbol.asyncIterator]();
+  }
+
+  paid(items: number): void {
+    for (const size of this.#unpaid.splice(0, items)) this.#unpaidBytes -= size;
+    this.notify();
+  }
+
+  stop(reason: unknown): void {
+    if (this.#stopped) return;
+    this.#stopped = { reason };
+    this.over.resolve();
+    this.#return();
+    this.notify();
+  }
+
+  /** Sends the items until the end. Never rejects. */
+  async run(): Promise<void> {
+    const message = this.#message;
+    const queue = this.#core.messages("reply");
+    try {
+      while (!this.#stopped) {
+        if (message.credit === 0 || this.#unpaidBytes >= MAX_UNPAID_BYTES) {
+          await this.changed();
+        } else if (!queue.hasRoom) await queue.flushed();
+        else {
+          const { done, value } = await this.#iterator.next();
+          if (this.#stopped) return;
+          if (done) break;
+          const part = this.#encode(value);
+          message.credit--;
+          this.#unpaid.push(part.size);
+          this.#unpaidBytes += part.size;
+          if (queue.isFullFor(part)) await this.#room(part);
+          if (!this.#stopped) this.#core.push(part, true);
+        }
+      }
+      await this.#end();
+    } catch (error) {
+      await this.#failed(error);
+    }
+  }
+
+  #encode(data: unknown): EncodedMessage {
+    try {
+      this.#core.checkData("reply", data);
+      const { maxSendBytes: maxBytes } = this.#core;
+      return encodeData({ part: this.#id, data }, { maxBytes, verb: "reply" });
+    } catch (error) {
+      this.#return();
+      throw error;
+    }
+  }
+
+  async #end(error?: unknown, isFailure = false): Promise<void> {
+    if (this.#stopped) return;
+    const { handling } = this.#core;
+    const failure = isFailure ? handling.failureOf(error) : undefined;
+    const end = encodeControl({ end: this.#id, error: failure });
+    await this.#room(end);
+    if (this.#stopped) return;
+    this.#stopped = { reason: error };
+    handling.answered(this.#id);
+    this.#core.push(end, true);
+    if (!isFailure) this.over.resolve();
+  }
+
+  async #failed(error: unknown): Promise<void> {
+    const stopped = this.#stopped;
+    if (stopped !== undefined) {
+      // A generator whose signal was aborted often throws the reason, or an AbortError.
+      const isExpected = error === stopped.reason || Object(error).name === "AbortError";
+      if (!isExpected) this.#core.handling.report(error);
+      return;
+    }
+    await this.#end(error, true);
+    this.over.reject(error);
+    this.#core.handling.report(error);
+  }
+
+  async #room(part: EncodedMessage): Promise<void> {
+    const { queue } = this.#core;
+    while (!this.#stopped && queue!.isFullFor(part)) await queue!.flushed();
+  }
+
+  /** Lets the handler clean up, without waiting: a generator first finishes its current step. */
+  #return(): void {
+    const { handling } = this.#core;
+    try {
+      this.#iterator.return?.().then(undefined, (error) => handling.report(error));
+    } catch (error) {
+      handling.report(error);
+    }
+  }
+}

@@ -1,0 +1,272 @@
+/** The caller's half of an answer that streams; loads with the first such answer. */
+import { RequestError, TimeoutError, UnsupportedError } from "../../errors.ts";
+import type { Timer } from "../../base/runtime.ts";
+import { startTimer } from "../../base/wait.ts";
+import type { SessionCore } from "../core.ts";
+import type { AnswerEvent, AnswerTaker, OpenAnswer } from "../pending_requests.ts";
+import type { RequestStreamOptions } from "../types.ts";
+import { encodeMessage } from "../wire/encode.ts";
+import { FIRST_CREDIT, MAX_CREDIT, MAX_UNPAID_BYTES, type TraceContext } from "../wire/envelope.ts";
+
+/**
+ * Bytes of consumed items after which credit goes back before half of the window is consumed. A
+ * quarter of the producer's bound: text is measured here in UTF-16 units, of which one has at most
+ * three bytes, so the producer goes on before the loop has nothing left.
+ */
+const PAY_BYTES = MAX_UNPAID_BYTES / 4;
+
+/** Options of a reader. */
+interface ReaderOptions extends RequestStreamOptions {
+  /** Topic of the request. */
+  readonly topic: string;
+  /** Data of the request. */
+  readonly data: unknown;
+  /** Place of the request in a trace. */
+  readonly trace?: TraceContext | undefined;
+  /** Items that the peer may send ahead. */
+  readonly window: number;
+  /** Settled with the end of the answer, for the instrumentation. */
+  readonly over?: PromiseWithResolvers<void>;
+}
+
+/**
+ * Sends a request whose answer streams.
+ *
+ * @param core The session.
+ * @param topic The topic.
+ * @param data The data.
+ * @param options See {@linkcode RequestStreamOptions}.
+ * @returns The reader of the answer.
+ */
+export function openAnswer(
+  core: SessionCore,
+  topic: string,
+  data: unknown,
+  options: RequestStreamOptions,
+): AnswerReader {
+  const { window = FIRST_CREDIT, signal } = options;
+  if (!(Number.isInteger(window) && window > 0 && window <= MAX_CREDIT)) {
+    throw new RangeError(
+      `Cannot ask: window must be a whole number from 1 to ${MAX_CREDIT}, received ${window}`,
+    );
+  }
+  signal?.throwIfAborted();
+  if (core.features?.includes("answers") === false) {
+    throw new UnsupportedError("Cannot ask for an answer that streams: the server has none");
+  }
+  core.checkData("ask", data);
+  const { watch } = core.settings;
+  if (watch === undefined) return new AnswerReader(core, { ...options, topic, data, window });
+  let opened: AnswerReader | { readonly error: unknown } | undefined;
+  const over = Promise.withResolvers<void>();
+  // Calls back at once. The instrumentation learns of a failure, as the caller does.
+  const asked = watch.asking(core.session, topic, (trace) => {
+    try {
+      opened = new AnswerReader(core, { ...options, topic, data, window, trace, over });
+    } catch (error) {
+      opened = { error };
+      over.reject(error);
+    }
+    return over.promise;
+  });
+  asked.catch(() => {});
+  if (opened instanceof AnswerReader) return opened;
+  throw opened!.error;
+}
+
+/** Keeps the items of one answer for the loop, at most a window of them, and gives credit back. */
+export class AnswerReader implements OpenAnswer {
+  readonly #core: SessionCore;
+  readonly #id: number;
+  readonly #options: ReaderOptions;
+  readonly #check: ((item: unknown) => unknown) | undefined;
+  /** Items that wait for the loop, and their sizes. */
+  #items: unknown[] = [];
+  #sizes: number[] = [];
+  /** Index of the next item in `#items`. */
+  #at = 0;
+  #bytes = 0;
+  /** Items that the peer may still send. */
+  #credit: number;
+  /** Consumed items, and their bytes, for which no credit went back. */
+  #owed = 0;
+  #owedBytes = 0;
+  #isOver = false;
+  #failure: { readonly error: unknown } | undefined;
+  #waiting: PromiseWithResolvers<IteratorResult<unknown, void>> | undefined;
+  #waitsSince = 0;
+  #itemTimer: Timer | undefined;
+  #timer: Timer | undefined;
+
+  /** Sends the request, and creates the reader of its answer. */
+  constructor(core: SessionCore, options: ReaderOptions) {
+    const { topic, data, window, signal, timeoutMs, trace } = options;
+    this.#core = core;
+    this.#options = options;
+    this.#credit = window;
+    this.#check = core.settings.router?.itemCheck(topic);
+    const items = window === FIRST_CREDIT ? undefined : window;
+    const { maxSendBytes: maxBytes } = core;
+    const take: AnswerTaker = (event, size) => this.#take(event, size);
+    this.#id = core.requests.open(`the answer to "${topic}"`, take, (id) => {
+      if (core.state === "closed" || core.ending !== undefined) core.checkOpen("ask");
+      const context = core.joins ? trace : undefined;
+      core.push(encodeMessage(topic, data, { id, items, maxBytes, trace: context }), true);
+    });
+    this.#timer = startTimer(core.runtime, timeoutMs, (ms) => this.#isLate("all", ms));
+    signal?.addEventListener("abort", this.#onAbort);
+    if (signal?.aborted) this.#onAbort();
+  }
+
+  #take(event: AnswerEvent, size: number): void {
+    if (this.#isOver) return;
+    if (event.kind === "part") return this.#takeItem(event.data, size);
+    if (event.kind === "reply") {
+      const message = `The answer to "${this.#options.topic}" came in one piece, not in items`;
+      this.#end({ error: new RequestError("invalid", message) });
+    } else this.#end("error" in event ? { error: event.error } : undefined);
+  }
+
+  /** Returns the next item, as an iterator does. */
+  next(): Promise<IteratorResult<unknown, void>> {
+    if (this.#waiting !== undefined) {
+      const next = () => this.next();
+      return this.#waiting.promise.then(next, next);
+    }
+    if (this.#at < this.#items.length) return this.#consume();
+    if (this.#isOver) return this.#last();
+    this.#waiting = Promise.withResolvers();
+    this.#await(true);
+    this.#waitsSince = this.#core.runtime.monotonic();
+    if (this.#itemTimer === undefined) this.#watchItem(this.#itemTimeoutMs);
+    return this.#waiting.promise;
+  }
+
+  /** Ends the answer without an error, and tells the peer. Idempotent. */
+  cancel(_reason?: string): void {
+    if (this.#isOver) this.#discard();
+    else this.#giveUp(undefined);
+  }
+
+  get #itemTimeoutMs(): number {
+    return this.#options.itemTimeoutMs ?? this.#core.settings.requestTimeoutMs;
+  }
+
+  #takeItem(item: unknown, size: number): void {
+    if (--this.#credit < 0 || this.#bytes > MAX_UNPAID_BYTES) {
+      const message = `Expected no item beyond the credit of "${this.#options.topic}"`;
+      this.#giveUp({ error: new RequestError("malformed", message) });
+      return this.#core.inbound.countInvalid(message);
+    }
+    this.#items.push(item);
+    this.#sizes.push(size);
+    this.#bytes += size;
+    const waiting = this.#waiting;
+    if (waiting === undefined) return;
+    this.#stopWaiting();
+    waiting.resolve(this.#consume());
+  }
+
+  /** Takes the next item out of the queue, and checks the item. */
+  #consume(): Promise<IteratorResult<unknown, void>> {
+    const item = this.#items[this.#at];
+    const size = this.#sizes[this.#at]!;
+    this.#at++;
+    if (this.#at === this.#items.length) {
+      this.#items = [];
+      this.#sizes = [];
+      this.#at = 0;
+    } else this.#items[this.#at - 1] = undefined;
+    this.#bytes -= size;
+    this.#owed++;
+    this.#owedBytes += size;
+    const isDue = this.#owed * 2 >= this.#options.window || this.#owedBytes >= PAY_BYTES;
+    if (isDue && !this.#isOver) this.#pay();
+    if (this.#check === undefined) return Promise.resolve({ done: false, value: item });
+    return this.#checked(item);
+  }
+
+  async #checked(item: unknown): Promise<IteratorResult<unknown, void>> {
+    try {
+      return { done: false, value: await this.#check!(item) };
+    } catch (error) {
+      this.#giveUp(undefined, error);
+      throw error;
+    }
+  }
+
+  #pay(): void {
+    this.#credit += this.#owed;
+    this.#core.post({ more: this.#id, items: this.#owed });
+    this.#owed = this.#owedBytes = 0;
+  }
+
+  #last(): Promise<IteratorResult<unknown, void>> {
+    const failure = this.#failure;
+    this.#failure = undefined;
+    return failure
+      ? Promise.reject(failure.error)
+      : Promise.resolve({ done: true, value: undefined });
+  }
+
+  readonly #onAbort = () => this.#giveUp({ error: this.#options.signal!.reason });
+
+  /** Watches the wait of the loop by one timer for many items. */
+  #watchItem(ms: number): void {
+    this.#itemTimer = startTimer(this.#core.runtime, ms, () => {
+      this.#itemTimer = undefined;
+      if (this.#waiting === undefined) return;
+      const leftMs = this.#waitsSince + this.#itemTimeoutMs - this.#core.runtime.monotonic();
+      if (leftMs >= 1) this.#watchItem(leftMs);
+      else this.#isLate("the next item", this.#itemTimeoutMs);
+    });
+  }
+
+  #isLate(what: string, ms: number): void {
+    const { topic } = this.#options;
+    const text = `Cannot wait for ${what} of the answer to "${topic}" longer than ${ms} ms`;
+    const error = new TimeoutError(text, ms);
+    this.#giveUp({ error });
+    this.#core.gaveUp(error);
+  }
+
+  /** Ends the answer at this end: tells the peer, and discards items that wait. */
+  #giveUp(failure: { readonly error: unknown } | undefined, told?: unknown): void {
+    this.#discard();
+    if (this.#isOver) return;
+    if (this.#core.requests.abandon(this.#id)) this.#core.post({ cancel: this.#id });
+    this.#end(failure, told);
+  }
+
+  #discard(): void {
+    this.#items = [];
+    this.#sizes = [];
+    this.#at = this.#bytes = 0;
+  }
+
+  /** Notes if the loop waits for an item: the peer may first need an answer itself. */
+  #await(isAwaited: boolean): void {
+    this.#core.requests.awaits(this.#id, isAwaited);
+    if (isAwaited) this.#core.inbound.roomGrew();
+  }
+
+  #stopWaiting(): void {
+    this.#waiting = undefined;
+    this.#await(false);
+  }
+
+  #end(failure: { readonly error: unknown } | undefined, told = failure?.error): void {
+    this.#isOver = true;
+    this.#failure = failure;
+    const { over, signal } = this.#options;
+    const { runtime } = this.#core;
+    runtime.clearTimeout(this.#timer);
+    runtime.clearTimeout(this.#itemTimer);
+    signal?.removeEventListener("abort", this.#onAbort);
+    if (over !== undefined) told === undefined ? over.resolve() : over.reject(told);
+    const waiting = this.#waiting;
+    if (waiting === undefined) return;
+    this.#waiting = undefined;
+    waiting.resolve(this.#last());
+  }
+}
