@@ -20,6 +20,7 @@ import {
 import { checkGlobals } from "./globals.ts";
 import { checkPages, readPages } from "./pages.ts";
 import { checkProse, readProse } from "./prose.ts";
+import { checkTypes } from "./types.ts";
 
 /** The result of a step. */
 interface Outcome {
@@ -86,7 +87,7 @@ function stepsFor(repository: Repository, tests: boolean): Step[] {
       },
     },
     { name: "prose", run: async () => listed(checkProse(await readProse(ROOT, repository))) },
-    { name: "check", run: () => deno("check", "--doc") },
+    { name: "check", run: () => checkTypes(ROOT) },
     { name: "doc lint", run: () => docs(repository) },
     ...(tests ? [{ name: "tests", run: () => deno("task", "test") }] : []),
     { name: "publish", run: () => deno("publish", "--dry-run", "--allow-dirty") },

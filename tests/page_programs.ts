@@ -1,0 +1,34 @@
+/**
+ * The programs of the README and of the documentation that serve: tests run them, and the gate checks
+ * their types (`tools/types.ts`).
+ *
+ * @module
+ */
+import { assert } from "@std/assert";
+
+const ROOT = new URL("../", import.meta.url);
+const readme = await Deno.readTextFile(new URL("README.md", ROOT));
+const nodes = await Deno.readTextFile(new URL("docs/deploy/many-nodes.md", ROOT));
+const moq = await Deno.readTextFile(new URL("docs/guide/moq.md", ROOT));
+
+/** A block of a page, by the name behind its language. */
+function block(page: string, name: string): string {
+  const found = new RegExp("```ts ignore " + name.replace(".", "\\.") + "\\n([\\s\\S]*?)```").exec(
+    page,
+  );
+  assert(found !== null, `the page has a block ${name}`);
+  return found[1]!;
+}
+
+/** Each program with both of its ends in one process, on ports of its own. */
+export const PROGRAMS = {
+  // Both in one process, so that there is no start to wait for.
+  twentyLines: block(readme, "server.ts").replace("port: 8000", "port: 0") +
+    block(readme, "page.ts").replace('"ws://localhost:8000"', "server.url"),
+  nodes: 'import process from "node:process";\n' +
+    block(nodes, "nodes.ts").replace('"redis://127.0.0.1:6379"', 'process.env["REDIS"]!')
+      .replace("serve({ port: 8000", "const server = serve({ port: 0")
+      .replace('"ws://localhost:8000"', "server.url"),
+  moq: block(moq, "moq.ts").replace("listenMoq({ port: 4443", "const server = listenMoq({ port: 0")
+    .replace('"http://127.0.0.1:4443"', 'server.webSocketUrl.replace("ws:", "http:")'),
+} as const;
