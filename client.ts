@@ -3,16 +3,17 @@
  * loads needs Deno.
  *
  * Features that only some pages use load on first use. Bundled with code splitting, minified and
- * gzipped, a page that connects loads at most 27.75 KiB at first, or 30.25 KiB if the page uses every
+ * gzipped, a page that connects loads at most 27.85 KiB at first, or 30.35 KiB if the page uses every
  * export, contracts included. Later loads are at most:
  *
- * - 14 KiB at the first attempt of WebTransport, with the code that notices a lost server, recovers
+ * - 14.25 KiB at the first attempt of WebTransport, with the code that notices a lost server, recovers
  *   topics and reads durable streams; without WebTransport once connected,
- * - 19 KiB when a WebSocket first opens or receives a stream or a datagram,
+ * - 7 KiB at the first attempt to connect, if `http` is among the transports,
+ * - 19.25 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 10.75 KiB at the first use of a session beyond messages, such as its diagnostics,
  * - 3 KiB at the first answer that streams, or before the first session with handlers of requests.
  *
- * Bundled as one file, the whole client is at most 66.5 KiB.
+ * Bundled as one file, the whole client is at most 70.25 KiB.
  *
  * @example Usage
  * ```ts
@@ -93,7 +94,7 @@ export type { ConnectOptions, DialOptions };
  * Connects to a server, and reconnects after each loss of the connection.
  *
  * The client takes WebTransport where the browser and the server support WebTransport, and
- * otherwise WebSocket. Each new connection chooses anew. `status` has the transport in use, and the
+ * otherwise WebSocket; with `http` among the `transports` HTTP where neither works. Each new connection chooses anew. `status` has the transport in use, and the
  * reason if that is not the preferred one.
  *
  * @typeParam C The contract.
@@ -173,6 +174,7 @@ function makePlatform(options: TransportOptions): ClientPlatform {
   return pagePlatform(options, {
     streams: () => import("./client/chunk_streams.ts"),
     webTransport: () => import("./client/chunk_webtransport.ts"),
+    http: () => import("./client/chunk_http.ts"),
     insight: () => import("./client/chunk_insight.ts"),
     answers: () => import("./client/chunk_answers.ts"),
   });

@@ -1,13 +1,23 @@
 /** `connect()` and `dial()` for Deno, with WebTransport on Deno's own QUIC. */
 import type { Client } from "./client.ts";
 import type { ClientPlatform, Dialer, ServerUrl } from "./client_options.ts";
-import { connectBy, type ConnectOptions, dialBy, type DialOptions } from "./connect.ts";
+import {
+  connectBy,
+  type ConnectOptions,
+  dialBy,
+  type DialOptions,
+  withLastResort,
+} from "./connect.ts";
 import type { Contract } from "../session/contract.ts";
 import type { Session } from "../session/session.ts";
 import { isQuicAvailable, permittedHost } from "../transport/quic/deno_quic.ts";
-import { raceTransports } from "../transport/race/race.ts";
+import { race } from "../transport/race/race.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
-import type { TransportOptions, TransportPlatform } from "../transport/race/options.ts";
+import {
+  checkTransports,
+  type TransportOptions,
+  type TransportPlatform,
+} from "../transport/race/options.ts";
 
 export type { ConnectOptions, DialOptions };
 
@@ -81,7 +91,11 @@ export async function dial<C extends Contract = Contract>(
 }
 
 function makePlatform(options: TransportOptions): ClientPlatform {
-  return denoPlatform(raceTransports({ webSocket: dialWebSocket, webTransport: quic() }, options));
+  const checked = checkTransports(options);
+  const dial = race({ webSocket: dialWebSocket, webTransport: quic() }, checked);
+  return denoPlatform(
+    withLastResort(dial, checked, () => import("../transport/race/last_resort.ts")),
+  );
 }
 
 /** Makes the platform of a client in Deno from a dialer. */

@@ -4,7 +4,7 @@
  * load in one file, which packs better than several.
  */
 import type { ClientPlatform, Dialer } from "./client_options.ts";
-import "./connect.ts";
+import { type LoadLastResort, withLastResort } from "./connect.ts";
 import type { Connection } from "../transport/connection.ts";
 import { isNativeWebTransportAvailable } from "../transport/webtransport.ts";
 import { type LoadStreams, openWebSocket } from "../transport/websocket/connection.ts";
@@ -27,6 +27,8 @@ export interface PageChunks {
       options: CheckedTransports,
     ): RacingDialer;
   }>;
+  /** Loads HTTP as the last transport. */
+  readonly http: LoadLastResort;
   /** Loads streams and datagrams on a WebSocket. */
   readonly streams: LoadStreams;
   /** Loads the features of a session beside messages. */
@@ -51,12 +53,13 @@ export interface PageChunks {
  */
 export function pagePlatform(options: TransportOptions, chunks: PageChunks): ClientPlatform {
   checkRuntime();
-  const { insight, answers, webTransport } = chunks;
-  return { dial: pageDialer(options, chunks), insight, answers, recovery: webTransport };
+  const { insight, answers, webTransport, http } = chunks;
+  const checked = checkTransports(options);
+  const dial = withLastResort(pageDialer(checked, chunks), checked, http);
+  return { dial, insight, answers, recovery: webTransport };
 }
 
-function pageDialer(options: TransportOptions, chunks: PageChunks): Dialer {
-  const checked = checkTransports(options);
+function pageDialer(checked: CheckedTransports, chunks: PageChunks): Dialer {
   const { transports, headStartMs, flowControl } = checked;
   const isAlone = transports.length === 1;
   const isAvailable = isNativeWebTransportAvailable();

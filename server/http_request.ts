@@ -120,10 +120,6 @@ export class HttpSessionRequest implements SessionRequest<Response> {
     this.refusal = new Refused(400, `Add ?protocol=${SKEIN_PROTOCOL} to the URL`);
   }
 
-  get signal(): AbortSignal {
-    return this.request.signal;
-  }
-
   isOriginAllowed(rules: OriginRules): boolean {
     return isOriginAllowed(this.headers, rules);
   }

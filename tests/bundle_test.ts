@@ -20,9 +20,9 @@ const KIB = 1024;
 /** Most bytes that a page loads at first, minified and gzipped. */
 const MAX_BYTES = {
   /** One that connects, without a contract. */
-  page: 27.75 * KIB,
+  page: 27.85 * KIB,
   /** All exports of the client. */
-  client: 30.25 * KIB,
+  client: 30.35 * KIB,
 };
 
 /**
@@ -30,19 +30,21 @@ const MAX_BYTES = {
  */
 const MAX_PART_BYTES = {
   /** WebTransport, the race of the two transports, recovery, and readers of durable streams. */
-  "chunk_webtransport": 14 * KIB,
+  "chunk_webtransport": 14.25 * KIB,
   /** Streams and datagrams on a WebSocket. */
-  "chunk_streams": 19 * KIB,
+  "chunk_streams": 19.25 * KIB,
+  /** HTTP as the last transport, with the race whose memory of failures it uses. */
+  "chunk_http": 7 * KIB,
   /** Features of a session beside messages. */
   "chunk_insight": 10.75 * KIB,
   "chunk_answers": 3 * KIB,
 };
 
 /** Most bytes of the whole client in one file, minified and gzipped. */
-const MAX_FILE_BYTES = 66.5 * KIB;
+const MAX_FILE_BYTES = 70.25 * KIB;
 
 /** Most bytes of all parts: each is compressed alone, which takes more than one file does. */
-const MAX_PARTS_BYTES = 70.25 * KIB;
+const MAX_PARTS_BYTES = 74.5 * KIB;
 
 /** A bundle in parts. */
 class Parts {

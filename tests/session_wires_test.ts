@@ -12,7 +12,7 @@ import type { Contract } from "../session/contract.ts";
 import { type OverflowPolicy, Turn } from "../session/queue/send_queue.ts";
 import type { Session } from "../session/session.ts";
 import { endOf, soon, turns } from "./sessions.ts";
-import { builtinWire, endsOn, Log, type Wire, type WireEnds, wires } from "./wires.ts";
+import { builtinWire, endsOn, httpWire, Log, type Wire, type WireEnds, wires } from "./wires.ts";
 import type { UntypedMessage } from "../session/message.ts";
 
 /** A message in short. */
@@ -35,7 +35,7 @@ function test(wire: Wire, subject: string, title: string, body: () => Promise<vo
   Deno.test({ name, ignore: defect !== undefined, fn: body });
 }
 
-for (const wire of [...wires, builtinWire]) {
+for (const wire of [...wires, httpWire, builtinWire]) {
   testMessages(wire);
   testTopics(wire);
   testCloses(wire);

@@ -14,6 +14,7 @@ import type { NativeServerDefect } from "../transport/native/defects.ts";
 import { dialWebSocket } from "../transport/websocket/client.ts";
 import { acceptWebSocket } from "../transport/websocket/server.ts";
 import { builtinPair, skipsOf } from "./builtin_pair.ts";
+import { HttpEnds } from "./http_pair.ts";
 import { type EndOptions, soon } from "./sessions.ts";
 import { type WebTransportPair, webTransportPair } from "./webtransport_pair.ts";
 import { sessionSettings } from "../session/session_settings.ts";
@@ -66,6 +67,19 @@ async function webSocketPair(protocol: string): Promise<WirePair> {
   };
 }
 
+/** GET and POST requests. */
+async function httpPair(): Promise<WirePair> {
+  const http = new HttpEnds();
+  const ends = disposable(await http.open());
+  return {
+    ...ends,
+    async [Symbol.asyncDispose](): Promise<void> {
+      await ends[Symbol.asyncDispose]();
+      await http[Symbol.asyncDispose]();
+    },
+  };
+}
+
 /** Every wire with messages. */
 export const wires: readonly Wire[] = [
   {
@@ -101,6 +115,9 @@ export const wires: readonly Wire[] = [
     makePair: async () => withMessageStreams(await webTransportPair()),
   },
 ];
+
+/** Requests of HTTP: messages alone, without streams. */
+export const httpWire: Wire = { name: "HTTP", hasLink: false, makePair: httpPair };
 
 /** Tests of sessions, by the defect that makes the runtime's own WebTransport fail them. */
 const BUILTIN_SKIPS: { readonly [Defect in NativeServerDefect]?: readonly string[] } = {

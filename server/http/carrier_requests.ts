@@ -131,8 +131,9 @@ export class CarrierRequests {
   async #read(request: Request): Promise<Response> {
     const carrier = this.#carrierOf(request);
     const after = numberOf(request, Header.lastEvent);
-    const [reader, signal] = [this.#reader(), request.signal];
-    const first = { reader, isFirst: true, signal };
+    const reader = this.#reader();
+    // The signal of a request is of no use: in Deno it also aborts after a complete answer.
+    const first = { reader, isFirst: true, signal: new AbortController().signal };
     if (request.headers.has(Header.poll)) {
       const options = { ...first, waitMs: POLL_MS, maxBytes: JOINED_BYTES };
       return this.#events(request, (await carrier.take(after, options)).events);
@@ -227,7 +228,6 @@ export class CarrierRequests {
     const { signal } = ended;
     let waiting: string | undefined = start.head;
     let { last, isFirst } = start;
-    request.signal.addEventListener("abort", () => ended.abort());
     const take = async (): Promise<string | undefined> => {
       const options = { reader, isFirst, waitMs: COMMENT_MS, maxBytes: PIECE_BYTES, signal };
       const taken = await carrier.take(last, options);

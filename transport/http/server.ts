@@ -3,7 +3,6 @@ import { ConnectionError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import { Signal } from "../../base/signal.ts";
-import { settlesWithin } from "../../base/wait.ts";
 import type { ConnectionCloseInfo, Frame, FrameReceiver } from "../connection.ts";
 import {
   CarrierError,
@@ -175,6 +174,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   #next = 1;
   #gives = 0;
   #isPaused = false;
+  #isForgotten = false;
   #receiver: FrameReceiver | undefined = undefined;
 
   /** Creates a connection without a reader. */
@@ -207,17 +207,12 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     else if (this.#reader !== reader) return REPLACED;
     // The answer to an earlier call was lost between two nodes.
     else if (after !== this.#taken) this.#seek(after);
-    const { runtime } = this;
-    const until = runtime.monotonic() + waitMs;
     const wake = () => this.#changes.notify();
     signal.addEventListener("abort", wake);
     this.#options.onRead(true);
     try {
-      while (!this.#hasEvents && this.#reader === reader && !signal.aborted) {
-        const leftMs = until - runtime.monotonic();
-        if (leftMs <= 0) break;
-        await settlesWithin(runtime, this.#changes.changed(), leftMs);
-      }
+      const isDone = () => this.#hasEvents || this.#reader !== reader || signal.aborted;
+      if (!isDone()) await this.#until(isDone, waitMs);
       if (this.#reader !== reader) return REPLACED;
       if (this.#isGone) throw gone();
       return this.#read(signal.aborted ? 0 : maxBytes);
@@ -268,8 +263,10 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
 
   /** Ends the connection, and frees the rest. */
   forget(): void {
-    this.lose();
+    this.#isForgotten = true;
     this.#events = [];
+    this.lose();
+    this.#changes.notify();
     this.#options.lease?.[Symbol.dispose]();
   }
 
@@ -293,9 +290,9 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     this.#changes.notify();
   }
 
-  /** True if the connection ended without a close that the client has to be told. */
+  /** True if the connection ended, and has no close that the client has to be told. */
   get #isGone(): boolean {
-    return this.isOver && this.closing === undefined;
+    return this.#isForgotten || this.isOver && this.closing === undefined;
   }
 
   /** Number of the last frame. */
@@ -317,17 +314,34 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
 
   /** Waits for the receiver; `false` if the receiver stays behind. */
   async #hasRoom(): Promise<boolean> {
-    const { runtime } = this;
-    const backpressure = this.#receiver!.backpressure!;
-    const until = runtime.monotonic() + BUSY_MS;
+    const { backpressure } = this.#receiver!;
     this.#isPaused = true;
-    while (this.#isBehind && !this.isOver) {
-      const leftMs = until - runtime.monotonic();
-      if (leftMs <= 0) return false;
-      await settlesWithin(runtime, backpressure.changed(), leftMs);
-    }
+    const hasRoom = () => !this.#isBehind || this.isOver;
+    if (!await this.#until(hasRoom, BUSY_MS, () => backpressure!.changed())) return false;
     this.#isPaused = false;
     return true;
+  }
+
+  /**
+   * Waits until a condition holds.
+   *
+   * @param holds The condition.
+   * @param ms Longest wait, in milliseconds.
+   * @param changed Resolves when the condition may hold, as does every change of this connection.
+   * @returns `false` if the time is over.
+   */
+  async #until(holds: () => boolean, ms: number, changed?: () => Promise<void>): Promise<boolean> {
+    let isLate = false;
+    const timer = this.runtime.setTimeout(() => {
+      isLate = true;
+      this.#changes.notify();
+    }, ms);
+    while (!holds() && !isLate) {
+      const change = this.#changes.changed();
+      await (changed === undefined ? change : Promise.race([change, changed()]));
+    }
+    this.runtime.clearTimeout(timer);
+    return holds();
   }
 
   /** Begins to serve another GET request, whose client has the events up to a number. */

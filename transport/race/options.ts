@@ -5,14 +5,17 @@ import type { CertificateHash, DialWebTransportOptions } from "../webtransport.t
 import type { DialWebSocketOptions } from "../websocket/connection.ts";
 
 /** A transport that a client can use. */
-export type TransportName = "webtransport" | "websocket";
+export type TransportName = "webtransport" | "websocket" | "http";
 
 /** Options for the transports of a client. */
 export interface TransportOptions {
   /**
-   * The transports to try, the preferred one first. Both race, and the first that opens is used.
-   * Without this option, a browser engine with a known defect uses WebTransport only where
-   * WebSocket fails; see `engineDefect()`.
+   * The transports to try, the preferred one first. WebTransport and WebSocket race, and the first
+   * that opens is used. Without this option, a browser engine with a known defect uses WebTransport
+   * only where WebSocket fails; see `engineDefect()`.
+   *
+   * `http` is the last resort, for networks that block both: messages by requests and server-sent
+   * events, without streams and datagrams. It is tried once all others failed, wherever it stands.
    *
    * @default {["webtransport", "websocket"]}
    */
@@ -105,12 +108,25 @@ export interface RaceOptions extends DialWebSocketOptions {
 /** Opens connections, and remembers which transports of a server failed. */
 export type RacingDialer = (url: string | URL, options?: RaceOptions) => Promise<Connection>;
 
-const TRANSPORTS: readonly TransportName[] = ["webtransport", "websocket"];
+/** Opens connections for a client, which chooses all times itself. */
+export type ClientDialer = (
+  url: string | URL,
+  options: RaceOptions & {
+    readonly runtime: Runtime;
+    readonly protocols: readonly string[];
+    readonly signal: AbortSignal;
+    readonly timeoutMs: number;
+  },
+) => Promise<Connection>;
+
+const RACERS: readonly TransportName[] = ["webtransport", "websocket"];
 
 /** Transport options after the check, with defaults filled in. */
 export interface CheckedTransports extends TransportOptions {
-  /** The transports to try, each once, the preferred one first. */
+  /** The transports that race, each once, the preferred one first; without `http`. */
   readonly transports: readonly TransportName[];
+  /** True if `http` is tried after the others. */
+  readonly hasHttp: boolean;
   /** True if the application chose the transports. */
   readonly isChosen: boolean;
   /** Head start of the preferred transport, in milliseconds. */
@@ -127,10 +143,12 @@ export interface CheckedTransports extends TransportOptions {
  */
 export function checkTransports(options: TransportOptions): CheckedTransports {
   const { headStartMs = 500 } = options;
-  const transports = [...new Set(options.transports ?? TRANSPORTS)];
-  if (transports.length === 0 || !transports.every((name) => TRANSPORTS.includes(name))) {
+  const names = new Set(options.transports ?? RACERS);
+  const hasHttp = names.delete("http");
+  const transports = [...names];
+  if (transports.length + +hasHttp === 0 || !transports.every((name) => RACERS.includes(name))) {
     throw new TypeError(
-      `Cannot connect: transports must be some of ${TRANSPORTS}, received ${
+      `Cannot connect: transports must be some of ${RACERS},http, received ${
         JSON.stringify(options.transports)
       }`,
     );
@@ -138,5 +156,6 @@ export function checkTransports(options: TransportOptions): CheckedTransports {
   if (!(headStartMs >= 0)) {
     throw new RangeError(`Cannot connect: headStartMs must be from 0, received ${headStartMs}`);
   }
-  return { ...options, transports, isChosen: options.transports !== undefined, headStartMs };
+  const isChosen = options.transports !== undefined;
+  return { ...options, transports, hasHttp, isChosen, headStartMs };
 }

@@ -39,15 +39,33 @@ export const REMEMBER_MS: number = 10 * 60_000;
  */
 export const MAX_REMEMBERED = 64;
 
-/** Failure of the preferred transport of a server. */
-interface Loss {
+/** Failure of a transport of a server. */
+export interface Loss {
   readonly error: unknown;
-  /**
-   * Time from which the preferred transport is tried first again, in milliseconds since the epoch.
-   */
+  /** Time from which the transport is tried first again, in milliseconds since the epoch. */
   readonly until: number;
   /** Failures in a row; 0 for a session that opened and later fell silent. */
   readonly failures: number;
+}
+
+/** Failures by server. */
+export class Losses extends Map<string, Loss> {
+  /**
+   * Remembers a failure or a silence, but no refusal: the network was fine.
+   *
+   * @param origin Origin of the server.
+   * @param now Current time, in milliseconds since the epoch.
+   * @param error Cause of the failure.
+   * @param isSilence True for a session that opened and later fell silent.
+   */
+  remember(origin: string, now: number, error: unknown, isSilence = false): void {
+    if ((error as { status?: number } | null)?.status || error instanceof UnsupportedError) return;
+    const failures = isSilence ? 0 : (this.get(origin)?.failures ?? 0) + 1;
+    const forMs = Math.min(FIRST_REMEMBER_MS * 2 ** ((failures || 1) - 1), REMEMBER_MS);
+    this.delete(origin); // The newest is the last.
+    this.set(origin, { error, failures, until: now + forMs });
+    if (this.size > MAX_REMEMBERED) this.delete(this.keys().next().value!);
+  }
 }
 
 /**
@@ -66,14 +84,16 @@ interface Loss {
  * @param platform The dialers of the platform.
  * @param options See {@linkcode TransportOptions}.
  * @returns The dialer; one for each client.
- * @throws {TypeError} If `transports` is empty, or has an unknown name.
+ * @throws {TypeError} If `transports` is empty, or has `http` or an unknown name.
  * @throws {RangeError} If `headStartMs` is negative or not a number.
  */
 export function raceTransports(
   platform: TransportPlatform,
   options: TransportOptions = {},
 ): RacingDialer {
-  return race(platform, checkTransports(options));
+  const checked = checkTransports(options);
+  if (!checked.hasHttp) return race(platform, checked);
+  throw new TypeError("Cannot connect: transports must not have http here, received http");
 }
 
 /**
@@ -87,7 +107,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
   const { transports, isChosen, serverCertificateHashes, headStartMs, flowControl } = options;
   const preferred = transports[0]!;
   const defect = isChosen ? undefined : platform.defect;
-  const losses = new Map<string, Loss>();
+  const losses = new Losses();
 
   const dialWebTransport: WebTransportLeg = async (url, options) => {
     const { webTransport } = platform;
@@ -98,26 +118,13 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
     });
   };
 
-  /**
-   * Remembers a failure or a silence of the preferred transport, but no refusal: the network was
-   * fine.
-   */
-  const remember = (origin: string, now: number, error: unknown, isSilence = false) => {
-    if ((error as { status?: number } | null)?.status || error instanceof UnsupportedError) return;
-    const failures = isSilence ? 0 : (losses.get(origin)?.failures ?? 0) + 1;
-    const forMs = Math.min(FIRST_REMEMBER_MS * 2 ** ((failures || 1) - 1), REMEMBER_MS);
-    losses.delete(origin); // The newest is the last.
-    losses.set(origin, { error, failures, until: now + forMs });
-    if (losses.size > MAX_REMEMBERED) losses.delete(losses.keys().next().value!);
-  };
-
   return async (url, options = {}) => {
     const { runtime = platformRuntime(), onFallback, onLate, only, silent, signal, ...rest } =
       options;
     const target = parseServerUrl(url);
     const { origin } = target;
     if (silent?.transport === preferred) {
-      remember(parseServerUrl(silent.url).origin, runtime.now(), silent.error, true);
+      losses.remember(parseServerUrl(silent.url).origin, runtime.now(), silent.error, true);
     }
     const known = losses.get(origin);
     const isLoss = known && known.until > runtime.now();
@@ -166,7 +173,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       isOver = true;
       if (!isPreferred) {
         const error = errors.get(preferred);
-        if (error) remember(origin, runtime.now(), error);
+        if (error) losses.remember(origin, runtime.now(), error);
         onFallback?.({
           transport: preferred,
           error: error ?? loss?.error ?? tooLate(preferred, alone),
@@ -178,7 +185,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       if (legs.size === 0) return;
       timer = runtime.setTimeout(() => {
         finish();
-        remember(origin, runtime.now(), tooLate(preferred, LATE_LEG_MS));
+        losses.remember(origin, runtime.now(), tooLate(preferred, LATE_LEG_MS));
       }, LATE_LEG_MS);
       connection.closed.catch(() => {}).then(finish);
     };
@@ -186,7 +193,7 @@ export function race(platform: TransportPlatform, options: CheckedTransports): R
       const isWanted = legs.delete(name) && !signal?.aborted;
       if (isOver) {
         runtime.clearTimeout(timer);
-        if (isWanted && name === preferred) remember(origin, runtime.now(), error);
+        if (isWanted && name === preferred) losses.remember(origin, runtime.now(), error);
         return;
       }
       errors.set(name, error);

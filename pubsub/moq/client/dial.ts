@@ -83,7 +83,7 @@ export interface DialMoqOptions
    *
    * @default {["webtransport", "websocket"]}
    */
-  readonly transports?: readonly TransportName[];
+  readonly transports?: readonly Exclude<TransportName, "http">[];
   /**
    * Called before the session opens, if the WebSocket won, with the reason why WebTransport did
    * not.

@@ -1,0 +1,447 @@
+/**
+ * Sessions over HTTP, where a proxy blocks WebSocket, holds answers back or breaks them.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { connect, dial } from "../client/deno.ts";
+import { dial as dialInPage } from "../client.ts";
+import { AuthenticationError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import { createServer, type Server, type ServerOptions } from "../server.ts";
+import { hardenedWebSocket } from "../transport/hardened/mod.ts";
+import { HttpEnds } from "./http_pair.ts";
+import { listen, until } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+const MARK = { "skein-transport": "http" };
+
+/** A proxy in front of a server, which answers upgrades with 502 unless told otherwise. */
+class Front implements AsyncDisposable {
+  readonly server: Server;
+  /** Requests that were passed on. */
+  readonly requests: {
+    readonly method: string;
+    readonly headers: Headers;
+    readonly url: string;
+  }[] = [];
+  /** True to pass upgrades on. */
+  allowsUpgrades = false;
+  readonly #http: Deno.HttpServer<Deno.NetAddr>;
+
+  constructor(options: ServerOptions = {}) {
+    this.server = createServer(options);
+    this.#http = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request, info) => {
+      const { method, headers, url } = request;
+      if (headers.has("upgrade") && !this.allowsUpgrades) {
+        return new Response(null, { status: 502 });
+      }
+      this.requests.push({ method, headers, url });
+      return this.server.fetch(request, info);
+    });
+  }
+
+  get url(): string {
+    return `http://127.0.0.1:${this.#http.addr.port}/`;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.server.close();
+    await this.#http.shutdown();
+  }
+}
+
+const TRANSPORTS = ["websocket", "http"] as const;
+
+for (
+  const [name, webSocket] of [["the runtime's engine", undefined], [
+    "the hardened engine",
+    hardenedWebSocket(),
+  ]] as const
+) {
+  Deno.test(`serve() with ${name} serves sessions over HTTP`, async () => {
+    await using server = listen({
+      ...(webSocket && { webSocket }),
+      authorize: () => true,
+      onMessage: (message) => message.reply(message.data),
+    });
+    await using client = connect(server.url, { transports: ["http"] });
+    await using news = client.subscribe("news");
+    await soon(news.ready);
+    assertEquals(client.session?.transport, "http");
+    assertEquals(client.session?.connection.capabilities.streams, false);
+    await assertRejects(() => client.session!.createBidirectionalStream(), UnsupportedError);
+    assertEquals(await soon(client.request("echo", { n: [1] })), { n: [1] });
+    server.publish("news", Uint8Array.of(1, 2, 255));
+    for await (const { data } of news) {
+      assertEquals(data, Uint8Array.of(1, 2, 255));
+      break;
+    }
+    await client.close();
+    await until(() => server.manager.count === 0);
+  });
+}
+
+Deno.test("connect() takes HTTP where no WebSocket passes, and remembers for a while", async () => {
+  await using front = new Front({ onMessage: (message) => message.reply("pong") });
+  await using client = connect(front.url, { transports: TRANSPORTS });
+  await soon(client.whenConnected());
+  const { current } = client.status;
+  assert(current.name === "connected");
+  assertEquals([current.transport, current.fallback?.transport], ["http", "websocket"]);
+  front.allowsUpgrades = true;
+  await client.session!.close({ code: 3000, reason: "again" });
+  await soon(client.request("ping"));
+  assertEquals(client.session!.transport, "http");
+});
+
+Deno.test("dial() of the browsers' client takes HTTP where no WebSocket passes", async () => {
+  await using front = new Front({ onMessage: (message) => message.reply("pong") });
+  const transports = ["webtransport", "websocket", "http"] as const;
+  await using session = await soon(dialInPage(front.url, { transports }));
+  assertEquals([session.transport, session.fallback?.transport], ["http", "websocket"]);
+  assertEquals(await soon(session.request("ping")), "pong");
+});
+
+Deno.test("dial() takes HTTP when a network answers no request for a WebSocket", async () => {
+  const server = createServer();
+  const { promise: never, resolve } = Promise.withResolvers<Response>();
+  await using http = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
+    return request.headers.has("upgrade") ? never : server.fetch(request);
+  });
+  const url = `http://127.0.0.1:${http.addr.port}`;
+  const session = await dial(url, { transports: TRANSPORTS, connectTimeoutMs: 2_000 });
+  assertEquals(session.transport, "http");
+  assertMatch(String(session.fallback?.error), /Cannot open websocket within 1000 ms/);
+  await session.close();
+  resolve(new Response());
+  await server.close();
+});
+
+Deno.test("Client.handOver() moves from HTTP to WebSocket without a gap", async () => {
+  await using front = new Front({
+    authorize: () => true,
+    onMessage: (message) => message.reply("pong"),
+  });
+  await using client = connect(front.url, { transports: TRANSPORTS });
+  await using news = client.subscribe("news");
+  await soon(news.ready);
+  assertEquals(client.session!.transport, "http");
+  front.allowsUpgrades = true;
+  front.server.publish("news", 1);
+  assert(await soon(client.handOver({ transport: "websocket" })));
+  assertEquals(client.session!.transport, "websocket");
+  front.server.publish("news", 2);
+  const got: unknown[] = [];
+  for await (const { data } of news) if (got.push(data) === 2) break;
+  assertEquals(got, [1, 2]);
+  assert(await soon(client.handOver({ transport: "http" })));
+  assertEquals(client.session!.transport, "http");
+});
+
+Deno.test("A client over HTTP sends its token in band, and is told a refusal", async () => {
+  await using front = new Front({
+    acceptsTokenInBand: true,
+    authenticate({ token }) {
+      if (token === "s3cret") return "ann";
+      throw new AuthenticationError("Wrong token");
+    },
+  });
+  const options = { transports: ["http"] } as const;
+  await using session = await soon(dial(front.url, { ...options, token: "s3cret" }));
+  assertEquals(front.server.manager.all()[0]!.user, "ann");
+  const wrong = await assertRejects(
+    () => soon(dial(front.url, { ...options, token: "wrong" })),
+    SessionClosedError,
+  );
+  assertEquals([wrong.info?.code, wrong.info?.reason], [4401, "Wrong token"]);
+  for (const { url } of front.requests) assert(!url.includes("s3cret") && !url.includes("wrong"));
+});
+
+Deno.test("A session over HTTP is refused with a status, a reason and a time to wait", async () => {
+  await using front = new Front({
+    limits: { maxSessions: 1 },
+    authenticate({ token }) {
+      if (token === undefined) throw new AuthenticationError("No token");
+      return token;
+    },
+  });
+  const url = `${front.url}?protocol=skein.1`;
+  const refused = await fetch(url, { headers: MARK });
+  assertEquals([refused.status, refused.headers.get("skein-transport")], [401, "http"]);
+  assertEquals((await refused.json()).detail.slice(0, 8), "No token");
+  const error = await assertRejects(
+    () => soon(dial(front.url, { transports: ["http"] })),
+    SessionClosedError,
+  );
+  assertEquals(error.info?.code, 4401);
+  const headers = { authorization: "Bearer ann" };
+  await using _session = await soon(dial(front.url, { transports: ["http"], headers }));
+  const full = await fetch(url, { headers: { ...MARK, ...headers } });
+  assertEquals([full.status, full.headers.get("retry-after")], [429, "5"]);
+  assertMatch((await full.json()).detail, /at most 1/);
+  const plain = await fetch(front.url, { headers: MARK });
+  assertEquals([plain.status, (await plain.json()).code], [400, "malformed"]);
+});
+
+Deno.test("serve({ http: false }) and other paths leave requests to the application", async () => {
+  const fetchNothing = () => new Response("application", { status: 418 });
+  for (const options of [{ http: false }, { path: "/other" }]) {
+    await using front = new Front({ ...options, fetch: fetchNothing });
+    const response = await fetch(`${front.url}?protocol=skein.1`, { headers: MARK });
+    assertEquals([response.status, await response.text()], [418, "application"]);
+    await assertRejects(
+      () => soon(dial(front.url, { transports: ["http"] })),
+      Error,
+      "the answer with status 418 is not of a session",
+    );
+  }
+});
+
+Deno.test("Pages of other origins may ask for a session over HTTP as the rules allow", async () => {
+  await using front = new Front({ origins: ["https://good.example"] });
+  const url = `${front.url}?protocol=skein.1`;
+  const preflight = (origin: string) =>
+    fetch(url, {
+      method: "OPTIONS",
+      headers: {
+        origin,
+        "access-control-request-method": "GET",
+        "access-control-request-headers": "skein-transport",
+      },
+    });
+  const bad = await preflight("https://evil.example");
+  assertEquals([bad.status, bad.headers.get("access-control-allow-origin")], [403, null]);
+  await bad.body?.cancel();
+  const refused = await fetch(url, { headers: { ...MARK, origin: "https://evil.example" } });
+  assertEquals([refused.status, refused.headers.get("access-control-allow-origin")], [403, null]);
+  await refused.body?.cancel();
+  const good = await preflight("https://good.example");
+  assertEquals(good.status, 204);
+  assertEquals(good.headers.get("access-control-allow-origin"), "https://good.example");
+  assertEquals(good.headers.get("access-control-allow-credentials"), "true");
+  assertEquals(good.headers.get("access-control-allow-methods"), "GET, POST, DELETE");
+  const allowed = good.headers.get("access-control-allow-headers")!.split(", ");
+  for (
+    const name of [
+      "authorization",
+      "last-event-id",
+      "skein-close",
+      "skein-number",
+      "skein-poll",
+      "skein-secret",
+      "skein-session",
+      "skein-transport",
+    ]
+  ) assert(allowed.includes(name), name);
+  const opened = await fetch(url, { headers: { ...MARK, origin: "https://good.example" } });
+  assertEquals(opened.status, 200);
+  assertEquals(opened.headers.get("access-control-allow-origin"), "https://good.example");
+  assertEquals(opened.headers.get("cache-control"), "no-store");
+  assertEquals(opened.headers.get("x-accel-buffering"), "no");
+  await opened.body?.cancel();
+});
+
+Deno.test("A wrong secret counts like an attempt to connect, and looks like an unknown id", async () => {
+  const perAddress = { connections: { perSecond: 0.001, burst: 3 } };
+  await using front = new Front({ rates: { perAddress } });
+  await using session = await soon(dial(front.url, { transports: ["http"] }));
+  const { headers } = await untilRequest(front, "GET", "skein-session", session);
+  const [id, secret] = ["skein-session", "skein-secret"].map((name) => headers.get(name)!);
+  const end = (id: string, secret: string) =>
+    fetch(front.url, {
+      method: "DELETE",
+      headers: { ...MARK, "skein-session": id, "skein-secret": secret },
+    });
+  const unknown = await end("unknown", secret!);
+  const told = [unknown.status, await unknown.text()];
+  assertEquals(told[0], 410);
+  const wrong = secret!.replaceAll(/./g, "A");
+  for (let i = 0; i < 2; i++) {
+    const response = await end(id!, wrong);
+    assertEquals([response.status, await response.text()], told);
+  }
+  const tooMany = await end(id!, wrong);
+  assertEquals([tooMany.status, tooMany.headers.has("retry-after")], [429, true]);
+  await tooMany.body?.cancel();
+  assertEquals((await end(id!, secret!)).status, 204);
+});
+
+/** Waits for a request with a header, and wakes the session, whose pings make requests. */
+async function untilRequest(
+  front: Front,
+  _method: string,
+  header: string,
+  session: { send(topic: string): void },
+) {
+  session.send("wake");
+  const find = () => front.requests.find(({ headers }) => headers.has(header));
+  await until(() => find() !== undefined);
+  return find()!;
+}
+
+Deno.test("Requests of the HTTP transport with wrong headers are refused", async () => {
+  await using front = new Front();
+  await using session = await soon(dial(front.url, { transports: ["http"] }));
+  const { headers } = await untilRequest(front, "POST", "skein-session", session);
+  const [id, secret] = ["skein-session", "skein-secret"].map((name) => headers.get(name)!);
+  const own = { ...MARK, "skein-session": id!, "skein-secret": secret! };
+  const ask = async (method: string, more: Record<string, string>, body?: BodyInit) => {
+    const response = await fetch(front.url, {
+      method,
+      headers: { ...own, ...more },
+      ...(body !== undefined && { body }),
+    });
+    await response.body?.cancel();
+    return response.status;
+  };
+  const posted = { "skein-number": "1", "last-event-id": "0" };
+  assertEquals(await ask("PUT", {}), 405);
+  assertEquals(await ask("HEAD", {}), 405);
+  assertEquals(await ask("GET", { "skein-session": "x".repeat(129) }), 400);
+  for (const number of ["", "-1", "1.5", "1e3", "99999999999999999", "x"]) {
+    assertEquals(await ask("GET", { "last-event-id": number }), 400, number);
+    assertEquals(await ask("POST", { ...posted, "skein-number": number }, ""), 400, number);
+  }
+  assertEquals(await ask("GET", { "last-event-id": "7000" }), 400);
+  for (const close of ["12", "1000", "x", "3000 %", "30000", "3000x"]) {
+    assertEquals(await ask("DELETE", { "skein-close": close }), 400, close);
+  }
+  assertEquals(await ask("POST", { ...posted, "skein-number": "900" }, "\x01\x00a"), 409);
+  assertEquals(session.isClosed, false);
+  assertEquals(await ask("POST", posted, "\x01\x07a"), 400);
+  assertEquals((await soon(session.closed)).code, 4400);
+});
+
+Deno.test("A connection over HTTP loses and repeats nothing when answers break", async () => {
+  let count = 0;
+  await using ends = new HttpEnds({
+    async proxy(request, serve) {
+      const isPost = request.method === "POST";
+      const number = ++count;
+      const response = await serve(request);
+      // Every third answer to a post is lost, and each event stream ends in the middle.
+      if (isPost) {
+        await response.body?.cancel();
+        return number % 3 === 0 ? new Response(null, { status: 502 }) : response;
+      }
+      if (response.body === null) return response;
+      let left = 300 + 50 * (number % 7);
+      const cut = new TransformStream<Uint8Array, Uint8Array>({
+        transform(chunk, controller) {
+          controller.enqueue(chunk.subarray(0, left));
+          left -= chunk.length;
+          if (left <= 0) controller.terminate();
+        },
+      });
+      return new Response(response.body.pipeThrough(cut), response);
+    },
+  });
+  const { client, server } = await soon(ends.open());
+  const sent = Array.from({ length: 100 }, (_, i) => `${i} ${"x".repeat(i % 50)}`);
+  const logs = [client, server].map((end) => {
+    const frames: unknown[] = [];
+    end.frames!.receive({ receiveFrame: (frame) => void frames.push(frame), framesEnded() {} });
+    return frames;
+  });
+  for (const frame of sent) {
+    client.frames!.send(frame);
+    server.frames!.send(frame);
+    await new Promise((resolve) => setTimeout(resolve, 1));
+  }
+  await until(() => logs.every((frames) => frames.length >= sent.length));
+  for (const frames of logs) assertEquals(frames, sent);
+  client.close({ closeCode: 3000 });
+  assertEquals((await soon(server.closed)).closeCode, 3000);
+  assert(count > 10, `${count} requests`);
+});
+
+Deno.test("A client over HTTP polls where a proxy holds event streams back", async () => {
+  let polls = 0;
+  let streams = 0;
+  await using ends = new HttpEnds({
+    async proxy(request, serve) {
+      if (request.headers.has("skein-poll")) polls++;
+      const response = await serve(request);
+      if (request.method !== "GET" || response.headers.has("content-length")) return response;
+      if (response.body === null) return response;
+      streams++;
+      // The proxy waits for bytes that never come.
+      const held = new ReadableStream<Uint8Array>({ cancel: () => response.body!.cancel() });
+      return new Response(held, response);
+    },
+  });
+  const { client, server } = await soon(ends.open());
+  assertEquals(streams, 1);
+  const frames: unknown[] = [];
+  client.frames!.receive({ receiveFrame: (frame) => void frames.push(frame), framesEnded() {} });
+  for (let i = 0; i < 3; i++) {
+    server.frames!.send(`${i}`);
+    await until(() => frames.length === i + 1);
+  }
+  assertEquals([frames, streams], [["0", "1", "2"], 1]);
+  assert(polls > 1);
+  server.close({ closeCode: 3001, reason: "over" });
+  assertEquals(await soon(client.closed), { closeCode: 3001, reason: "over" });
+});
+
+Deno.test("A session over HTTP continues its topics after its connection is lost", async () => {
+  await using front = new Front({ authorize: () => true, history: { news: {} } });
+  await using client = connect(front.url, {
+    transports: ["http"],
+    backoff: { firstDelayMs: 1, maxDelayMs: 10 },
+  });
+  await using news = client.subscribe("news");
+  await soon(news.ready);
+  const got: unknown[] = [];
+  const reading = (async () => {
+    for await (const { data } of news) if (got.push(data) === 30) return;
+  })();
+  for (let i = 0; i < 30; i++) {
+    front.server.publish("news", i);
+    if (i % 10 === 5) front.server.manager.all()[0]?.connection.terminate?.();
+    await new Promise((resolve) => setTimeout(resolve, 5));
+  }
+  await soon(reading);
+  assertEquals(got, Array.from({ length: 30 }, (_, i) => i));
+});
+
+Deno.test("A session over HTTP handles each message once with at-least-once delivery", async () => {
+  const handled: unknown[] = [];
+  await using front = new Front({ onMessage: ({ data }) => void handled.push(data) });
+  await using client = connect(front.url, {
+    transports: ["http"],
+    delivery: "at-least-once",
+    backoff: { firstDelayMs: 1, maxDelayMs: 10 },
+  });
+  for (let i = 0; i < 50; i++) {
+    client.send("item", i);
+    if (i % 20 === 10) front.server.manager.all()[0]?.connection.terminate?.();
+    await new Promise((resolve) => setTimeout(resolve, 2));
+  }
+  await soon(client.flushed());
+  assertEquals(handled, Array.from({ length: 50 }, (_, i) => i));
+});
+
+Deno.test("A session over HTTP whose client never reads closes by its send queue", async () => {
+  await using front = new Front({
+    session: { sendQueue: { maxBytes: 100_000 } },
+  });
+  const response = await fetch(`${front.url}?protocol=skein.1`, { headers: MARK });
+  const reader = response.body!.getReader();
+  await reader.read();
+  const { server: { manager } } = front;
+  await until(() => manager.count === 1);
+  const [session] = manager.all();
+  const text = "x".repeat(50_000);
+  // The client reads from the system, but acknowledges nothing.
+  let sent = 0;
+  try {
+    for (; sent < 1_000; sent++) {
+      session!.send("much", text);
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+  } catch { /* The session closed. */ }
+  assert(sent * text.length < 1_000_000, `${sent} messages`);
+  assertEquals((await soon(session!.closed)).code, 4507);
+  await reader.cancel();
+});
