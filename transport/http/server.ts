@@ -94,7 +94,7 @@ export class HttpConnections implements HttpCarriers, Disposable {
       lease,
       onRead: (isRead) => {
         if (isRead) this.#lost.delete(connection);
-        else this.#lost.add(connection);
+        else if (this.#connections.has(id)) this.#lost.add(connection);
       },
       onClosing: () => this.#closed.add(connection),
     });
