@@ -212,7 +212,7 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     this.#options.onRead(true);
     try {
       const isDone = () => this.#hasEvents || this.#reader !== reader || signal.aborted;
-      if (!isDone()) await this.#until(isDone, waitMs);
+      if (waitMs > 0 && !isDone()) await this.#until(isDone, waitMs);
       if (this.#reader !== reader) return REPLACED;
       if (this.#isGone) throw gone();
       return this.#read(signal.aborted ? 0 : maxBytes);
