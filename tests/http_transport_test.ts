@@ -147,7 +147,7 @@ Deno.test("A client over HTTP sends its token in band, and is told a refusal", a
     },
   });
   const options = { transports: ["http"] } as const;
-  await using session = await soon(dial(front.url, { ...options, token: "s3cret" }));
+  await using _session = await soon(dial(front.url, { ...options, token: "s3cret" }));
   assertEquals(front.server.manager.all()[0]!.user, "ann");
   const wrong = await assertRejects(
     () => soon(dial(front.url, { ...options, token: "wrong" })),

@@ -1,7 +1,6 @@
 /** HTTP as the last resort of a client: tried once the race of the other transports failed. */
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
-import type { Connection } from "../connection.ts";
 import { dialHttp } from "../http/client.ts";
 import { parseServerUrl } from "../url.ts";
 import { Losses } from "./race.ts";
