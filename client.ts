@@ -3,7 +3,7 @@
  * loads needs Deno.
  *
  * Features that only some pages use load on first use. Bundled with code splitting, minified and
- * gzipped, a page that connects loads at most 27.85 KiB at first, or 30.35 KiB if the page uses every
+ * gzipped, a page that connects loads at most 27.75 KiB at first, or 30.25 KiB if the page uses every
  * export, contracts included. Later loads are at most:
  *
  * - 14.25 KiB at the first attempt of WebTransport, with the code that notices a lost server, recovers
