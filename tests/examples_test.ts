@@ -171,6 +171,14 @@ const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | 
     "  receives a group: key frame, +1, +2, +3, +4",
     "  learns: /live/anna has ended",
   ]],
+  ["whiteboard/server.ts", ["-N"], [
+    "ann is here over webtransport",
+    "bob is here over websocket",
+    "bob sees ann draw blue",
+    "ann sees the pointer of bob at 20,10",
+    "eve is here over websocket",
+    "on another server, eve sees a blue stroke by ann",
+  ]],
   ["inspect/server.ts", ["-N"], [
     "sessions of ada, jonas, kim, mira, noor, olek, viewer-7",
     /^olek: \d+ of 64 messages and \d+ of 1048576 bytes wait: /,

@@ -126,20 +126,24 @@ export function testInBrowsers(
   }
 }
 
-/** The chat's server, in a separate process that a test can stop and restart. */
+/** The server of an example, in a separate process that a test can stop and restart. */
 export class ChatProcess implements AsyncDisposable {
   /** The port, unchanged after a restart. */
   readonly port: number;
+  readonly #example: string;
+  readonly #args: readonly string[];
   #child: Deno.ChildProcess | undefined;
 
-  private constructor(port: number) {
+  private constructor(port: number, example: string, args: readonly string[]) {
     this.port = port;
+    this.#example = example;
+    this.#args = args;
   }
 
-  /** Starts the server on a free port. */
-  static async start(): Promise<ChatProcess> {
+  /** Starts the server of an example, such as that of the chat, on a free port. */
+  static async start(example = "chat", args: readonly string[] = []): Promise<ChatProcess> {
     const probe = Deno.listen({ port: 0 });
-    const chat = new ChatProcess((probe.addr as Deno.NetAddr).port);
+    const chat = new ChatProcess((probe.addr as Deno.NetAddr).port, example, args);
     probe.close();
     await chat.start();
     return chat;
@@ -152,9 +156,9 @@ export class ChatProcess implements AsyncDisposable {
 
   /** Starts the server; resolves once the server listens. */
   async start(): Promise<void> {
-    const server = new URL("../../examples/chat/server.ts", import.meta.url);
+    const server = new URL(`../../examples/${this.#example}/server.ts`, import.meta.url);
     this.#child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", server.href, "--port", String(this.port)],
+      args: ["run", "-A", server.href, "--port", String(this.port), ...this.#args],
       env: { NO_COLOR: "1" },
       stdin: "null",
       stdout: "piped",
@@ -162,9 +166,9 @@ export class ChatProcess implements AsyncDisposable {
     }).spawn();
     const output = this.#child.stdout.pipeThrough(new TextDecoderStream());
     for await (const text of output) {
-      if (text.includes("Chat at ")) return;
+      if (text.includes(`:${this.port} `)) return;
     }
-    throw new Error("The chat's server ended before it listened");
+    throw new Error("The server ended before it listened");
   }
 
   /** Freezes the server: incoming data stays under way. */

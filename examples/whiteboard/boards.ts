@@ -1,0 +1,152 @@
+/**
+ * The boards as the server knows them. Changes of a board are a topic with a history, which the
+ * broker keeps; from time to time the whole drawing is saved as one sheet. So a newcomer loads the
+ * strokes of today, not all that happened, and a server that starts anew reads one sheet and the
+ * changes after the sheet.
+ *
+ * @module
+ */
+import type { Topics } from "../../pubsub/mod.ts"; // jsr:@skein/skein/pubsub
+import { type Change, Drawing, type Stroke } from "./drawing.ts";
+
+/** Changes after which a drawing is saved as a sheet. */
+const SHEET_EVERY = 500;
+
+/** Publications after which the server reads the history of a board, even without a newcomer. */
+const READ_EVERY = 100;
+
+/** A hundred years: boards do not expire. */
+const TTL_MS = 100 * 365 * 86_400_000;
+
+/**
+ * Bounds of a board's history: twice as many changes as the server leaves unsaved, so that a change
+ * is in the sheet before the history forgets the change.
+ */
+export const HISTORY = { size: 4 * SHEET_EVERY, bytes: 32 * 1_048_576, ttlMs: TTL_MS };
+
+/** The newest sheet alone is kept; 4,000 strokes with all their points are 24 MB. */
+const SHEET = { size: 1, bytes: 64 * 1_048_576, ttlMs: TTL_MS };
+
+/** Boards in memory; others are loaded again when needed. */
+const MAX_BOARDS = 64;
+
+/** Bounds of one answer with strokes, far below the largest message. */
+const PAGE = { strokes: 200, points: 6_000 };
+
+/** A position in the history of a board. */
+type Position = { readonly epoch: string; readonly offset: number; readonly tag?: string };
+
+/** All boards. */
+export class Boards {
+  readonly #topics: Topics;
+  readonly #boards = new Map<string, Board>();
+
+  /** Begins without boards. */
+  constructor(topics: Topics) {
+    this.#topics = topics;
+  }
+
+  /** Returns a board, new or known. */
+  get(name: string): Board {
+    const board = this.#boards.get(name) ?? new Board(this.#topics, name);
+    // The last one of the map is the one that was used last.
+    this.#boards.delete(name);
+    this.#boards.set(name, board);
+    if (this.#boards.size > MAX_BOARDS) {
+      for (const oldest of this.#boards.keys()) {
+        this.#boards.delete(oldest);
+        break;
+      }
+    }
+    return board;
+  }
+}
+
+/** One board: a drawing that follows the history. */
+class Board {
+  readonly #topics: Topics;
+  readonly #name: string;
+  #drawing = new Drawing();
+  #position: Position | undefined;
+  /** Changes that are in no sheet yet. */
+  #unsaved = 0;
+  /** Publications since the last look into the history; the first one makes the server look. */
+  #unread = READ_EVERY;
+  #isLoaded = false;
+  #reading: Promise<void> | undefined;
+
+  constructor(topics: Topics, name: string) {
+    this.#topics = topics;
+    this.#name = name;
+  }
+
+  /** Notes that a change is about to be published, and saves the drawing once enough has changed. */
+  async willChange(): Promise<void> {
+    if (++this.#unread >= READ_EVERY) await this.#read();
+  }
+
+  /** Returns the strokes after a stroke, as many as one answer holds. */
+  async strokes(after: string | undefined): Promise<{
+    strokes: Stroke[];
+    more: boolean;
+    position?: Position;
+  }> {
+    await this.#read();
+    const all = this.#drawing.strokes;
+    // A stroke that was erased meanwhile is not found, and the page begins again.
+    const start = all.findIndex(({ id }) => id === after) + 1;
+    let [end, points] = [start, 0];
+    while (end < all.length && end - start < PAGE.strokes && points < PAGE.points) {
+      points += all[end++]!.points.length;
+    }
+    return {
+      strokes: all.slice(start, end),
+      more: end < all.length,
+      ...(this.#position && { position: this.#position }),
+    };
+  }
+
+  /** Reads what is new in the history; calls at the same time share one read. */
+  #read(): Promise<void> {
+    return this.#reading ??= this.#follow().finally(() => this.#reading = undefined);
+  }
+
+  async #follow(): Promise<void> {
+    if (!this.#isLoaded) await this.#load();
+    this.#isLoaded = true;
+    this.#unread = 0;
+    const after = this.#position?.offset ?? 0;
+    for await (const change of this.#topics.read(`board:${this.#name}`, { after })) {
+      // The contract was applied before the publication.
+      this.#drawing.apply(change.data as Change, change.from);
+      this.#position = change.position as Position;
+      this.#unsaved++;
+    }
+    if (this.#unsaved >= SHEET_EVERY) await this.#save();
+  }
+
+  // A sheet may be larger than a message, and so goes to the history directly.
+
+  async #load(): Promise<void> {
+    const { publications: [newest] } = await this.#topics.broker.history!.read(this.#sheet, {
+      bounds: SHEET,
+      last: 1,
+      maxMessages: 1,
+      maxBytes: SHEET.bytes,
+    });
+    if (newest === undefined) return;
+    const sheet: { strokes: Stroke[]; position: Position } = JSON.parse(String(newest.payload));
+    this.#drawing = new Drawing(sheet.strokes);
+    this.#position = sheet.position;
+  }
+
+  async #save(): Promise<void> {
+    const payload = JSON.stringify({ strokes: this.#drawing.strokes, position: this.#position });
+    await this.#topics.broker.history!.append({ topic: this.#sheet, payload }, { bounds: SHEET });
+    this.#unsaved = 0;
+  }
+
+  get #sheet(): string {
+    return `sheet:${this.#name}`;
+  }
+}

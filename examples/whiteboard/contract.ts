@@ -1,0 +1,93 @@
+/**
+ * The contract of the whiteboard: the server checks all that pages send. Strict objects refuse
+ * unknown keys, such as an author: the server alone names the users.
+ *
+ * @module
+ */
+import { z } from "zod";
+import { defineContract } from "../../client.ts"; // jsr:@skein/skein/client
+import { COLOURS, LIMITS, WIDTHS } from "./drawing.ts";
+
+/** A visitor's name. */
+export const NAME = z.string().trim().regex(
+  /^[\p{L}\p{N}]([\p{L}\p{N} ._'-]{0,22}[\p{L}\p{N}.])?$/u,
+  "A name has 1 to 24 letters, digits, spaces and . _ ' -",
+);
+
+/** A board's name. */
+export const BOARD = z.string().regex(
+  /^[a-z0-9][a-z0-9-]{0,31}$/,
+  "A board's name has 1 to 32 small letters, digits and -",
+);
+
+const ID = z.string().regex(/^[A-Za-z0-9-]{8,48}$/);
+const PLACE = z.number().min(-LIMITS.reach).max(LIMITS.reach);
+const POINT = z.tuple([PLACE, PLACE, z.number().min(0).max(1)]).readonly();
+const PEN = { id: ID, colour: z.enum(COLOURS), width: z.literal(WIDTHS) };
+const STROKE = { ...PEN, points: z.array(POINT).min(1).max(LIMITS.points).readonly() };
+
+const CHANGE = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("draw"), ...STROKE }),
+  z.strictObject({
+    kind: z.literal("erase"),
+    id: ID,
+    ids: z.array(ID).min(1).max(LIMITS.erased),
+  }),
+  z.strictObject({ kind: z.literal("clear"), id: ID }),
+]);
+
+/**
+ * The pointer of a page on a board; `null` once the pointer has left. While drawing, `pen` tells of
+ * the stroke and its beginning.
+ */
+export const CURSOR = z.strictObject({
+  board: BOARD,
+  at: z.tuple([PLACE, PLACE]).nullable(),
+  pen: z.strictObject({ ...PEN, from: z.tuple([PLACE, PLACE]) }).optional(),
+});
+
+/** Pointers of other pages. A greater `sequence` is newer: datagrams may overtake one another. */
+export const CURSORS = z.object({
+  board: BOARD,
+  sequence: z.int(),
+  cursors: z.array(CURSOR.omit({ board: true }).extend({ id: z.int(), user: NAME })),
+});
+
+/** The pointer of a page. */
+export type Cursor = z.infer<typeof CURSOR>;
+
+/** Pointers of other pages. */
+export type CursorNews = z.infer<typeof CURSORS>;
+
+/** Structured datagrams: pages send the first kind, the server sends the second. */
+export const datagrams = { 1: CURSOR, 2: CURSORS };
+
+/** The messages and requests between server and pages. */
+export const contract = defineContract({
+  // Pointers go as messages where the transport has no datagrams.
+  toServer: { cursor: CURSOR },
+  toClient: {
+    /** Changes of a board: pages publish these, and the server adds the user (`from`). */
+    "board:{board}": CHANGE,
+    cursors: CURSORS,
+  },
+  requests: {
+    /** Returns strokes of a board, oldest first, those after a stroke. */
+    "strokes:{board}": {
+      input: z.object({ after: ID.optional() }),
+      output: z.object({
+        strokes: z.array(z.object({ ...STROKE, by: NAME.optional() })),
+        /** True if more strokes follow. */
+        more: z.boolean(),
+        /** Position in the board's history; later changes may be missing. None before the first one. */
+        position: z.object({
+          epoch: z.string(),
+          offset: z.int(),
+          tag: z.string().optional(),
+        }).optional(),
+      }),
+    },
+  },
+  /** Each user has a colour, as a hue. */
+  presence: { "board:{board}": z.strictObject({ hue: z.int().min(0).max(359) }) },
+});

@@ -1,0 +1,88 @@
+/**
+ * A drawing: the strokes of a board, as the changes so far have left them. Server and page fold the
+ * same changes in the same order, and so have the same drawing.
+ *
+ * @module
+ */
+
+/** Colours of strokes; the page has a shade of each for light and for dark. */
+export const COLOURS = ["ink", "blue", "green", "red", "amber"] as const;
+
+/** Widths of strokes, in units of the board: pixels at a zoom of 100 %. */
+export const WIDTHS = [2, 5, 12] as const;
+
+/** Bounds of a board and of one change. */
+export const LIMITS = {
+  /** Most strokes of a board; one more pushes out the oldest. */
+  strokes: 4_000,
+  /** Most points of a stroke; the page divides a longer line. */
+  points: 256,
+  /** Most strokes that one change erases. */
+  erased: 100,
+  /** Farthest coordinate from the middle of the board. */
+  reach: 20_000,
+} as const;
+
+/** A place on the board, and the pressure of the pen from 0 to 1: 0.5 for a mouse or a finger. */
+export type Point = readonly [x: number, y: number, pressure: number];
+
+/** A line of one colour and width. */
+export interface Stroke {
+  /** Id that the page makes: a stroke that is sent twice counts once. */
+  readonly id: string;
+  readonly colour: (typeof COLOURS)[number];
+  readonly width: (typeof WIDTHS)[number];
+  readonly points: readonly Point[];
+  /** The user that drew the stroke, named by the server; absent while the stroke waits. */
+  readonly by?: string;
+}
+
+/** A change of a board. The page knows by the id when its own change has come back. */
+export type Change =
+  | { readonly kind: "draw" } & Omit<Stroke, "by">
+  | { readonly kind: "erase"; readonly id: string; readonly ids: readonly string[] }
+  | { readonly kind: "clear"; readonly id: string };
+
+/** The strokes of a board, oldest first. */
+export class Drawing {
+  readonly #strokes: Map<string, Stroke>;
+
+  /** Begins with strokes, oldest first. */
+  constructor(strokes: Iterable<Stroke> = []) {
+    this.#strokes = new Map();
+    for (const stroke of strokes) this.add(stroke);
+  }
+
+  /** The strokes, oldest first. */
+  get strokes(): Stroke[] {
+    return [...this.#strokes.values()];
+  }
+
+  /** Returns a stroke. */
+  get(id: string): Stroke | undefined {
+    return this.#strokes.get(id);
+  }
+
+  /** Adds a stroke on top; a known stroke stays in its place. */
+  add(stroke: Stroke): void {
+    if (this.#strokes.has(stroke.id)) return;
+    this.#strokes.set(stroke.id, stroke);
+    if (this.#strokes.size <= LIMITS.strokes) return;
+    for (const oldest of this.#strokes.keys()) return void this.#strokes.delete(oldest);
+  }
+
+  /** Applies a change of a user. A change that is applied again does no harm. */
+  apply(change: Change, by?: string): void {
+    switch (change.kind) {
+      case "draw": {
+        const { kind: _, ...stroke } = change;
+        return this.add(by === undefined ? stroke : { ...stroke, by });
+      }
+      case "erase":
+        for (const id of change.ids) this.#strokes.delete(id);
+        return;
+      case "clear":
+        this.#strokes.clear();
+    }
+  }
+}

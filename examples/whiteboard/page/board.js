@@ -1,0 +1,232 @@
+/**
+ * One board on this page: the strokes that the server has, the changes that wait, and undo.
+ *
+ * @module
+ */
+import { Drawing, LIMITS } from "../drawing.ts";
+
+/** Steps that can be undone. */
+const MAX_STEPS = 200;
+
+/** A board. `onChange` is called after each change, `onNotice` with sentences for the user. */
+export class Board {
+  /** Name of the board. */
+  name;
+  /** True once the strokes of the server have arrived. */
+  isOpen = false;
+  /** Own changes that have not come back from the server, in order, by id. */
+  waiting = new Map();
+  /** Ids of the waiting changes that the server has taken, and that are about to come back. */
+  #taken = new Set();
+  #client;
+  #me;
+  #on;
+  #drawing = new Drawing();
+  #subscription;
+  #isLeft = false;
+  /** All strokes, until the next change. */
+  #strokes;
+  /** Changes that waited when the page was reloaded. */
+  #kept;
+  /** Steps that undo and redo take back: strokes drawn and strokes erased. */
+  #done = [];
+  #undone = [];
+
+  constructor(client, name, { me, ...on }) {
+    this.#client = client;
+    this.name = name;
+    this.#me = me;
+    this.#on = on;
+    this.#kept = JSON.parse(sessionStorage.getItem(this.#key) ?? "[]");
+    void this.#follow();
+  }
+
+  /** All strokes, those included that wait to be sent. */
+  get strokes() {
+    if (this.#strokes === undefined) {
+      const drawing = new Drawing(this.#drawing.strokes);
+      for (const change of this.waiting.values()) drawing.apply(change);
+      this.#strokes = drawing.strokes;
+    }
+    return this.#strokes;
+  }
+
+  /** Draws strokes, and erases others, as one step. */
+  step({ drawn = [], erased = [] }) {
+    this.#remember(this.#done, { drawn, erased });
+    this.#undone = [];
+    this.#perform({ drawn, erased });
+  }
+
+  /** Adds to the last step, for an eraser that goes on. */
+  continueStep({ erased }) {
+    this.#done.at(-1).erased.push(...erased);
+    this.#perform({ drawn: [], erased });
+  }
+
+  /** Erases all. */
+  clear() {
+    this.#done = [];
+    this.#undone = [];
+    this.#publish({ kind: "clear", id: crypto.randomUUID() });
+  }
+
+  get canUndo() {
+    return this.#done.length > 0 || this.#lastOwn() !== undefined;
+  }
+
+  get canRedo() {
+    return this.#undone.length > 0;
+  }
+
+  /** Takes back the last step of this page; before the first step, the last stroke of this user. */
+  undo() {
+    const own = this.#lastOwn();
+    const step = this.#done.pop() ?? (own && { drawn: [own], erased: [] });
+    if (step) this.#remember(this.#undone, this.#reverse(step));
+  }
+
+  redo() {
+    const step = this.#undone.pop();
+    if (step) this.#remember(this.#done, this.#reverse(step));
+  }
+
+  /** Leaves the board. Changes that wait are sent all the same. */
+  leave() {
+    this.#isLeft = true;
+    void this.#subscription?.unsubscribe().catch(() => {});
+  }
+
+  /* Following the server */
+
+  async #follow() {
+    while (!this.#isLeft) {
+      try {
+        const since = await this.#load();
+        if (this.#isLeft) return;
+        this.#restore();
+        this.#subscription = this.#client.subscribe(`board:${this.name}`, {
+          since,
+          // A board without changes has no position: the first changes come from the beginning.
+          last: 1_000,
+          onRecovery: async ({ recovered }) => {
+            // More was missed than the history keeps.
+            if (!recovered) await this.#load();
+          },
+        });
+        for await (const { data, from } of this.#subscription) this.#take(data, from);
+        return;
+      } catch (error) {
+        await this.#subscription?.unsubscribe().catch(() => {});
+        if (this.#client.status.isEnded) return;
+        // The session ended meanwhile, and the next one begins anew; anything else is told.
+        if (this.#client.isConnected) return this.#on.notice(`Cannot open: ${error.message}`);
+      }
+    }
+  }
+
+  /** Loads the strokes of today, and returns the position from which to follow. */
+  async #load() {
+    const session = await this.#client.whenConnected({ timeoutMs: 2 ** 31 - 1 });
+    const drawing = new Drawing();
+    let since;
+    for (let after, more = true, isFirst = true; more; isFirst = false) {
+      const page = await session.request(`strokes:${this.name}`, after ? { after } : {});
+      // Changes between two pages come twice, which does no harm.
+      if (isFirst) since = page.position;
+      for (const stroke of page.strokes) drawing.add(stroke);
+      after = page.strokes.at(-1)?.id;
+      more = page.more;
+    }
+    this.#drawing = drawing;
+    this.isOpen = true;
+    for (const id of this.waiting.keys()) {
+      if (this.#taken.has(id) || drawing.get(id)) this.#arrived(id);
+    }
+    this.#changed();
+    return since;
+  }
+
+  #take(change, from) {
+    this.#arrived(change.id);
+    this.#drawing.apply(change, from);
+    if (change.kind === "clear" && from !== this.#me) this.#on.notice(`${from} cleared the board`);
+    this.#changed();
+  }
+
+  /* Changing */
+
+  #perform({ drawn, erased }) {
+    for (const stroke of drawn) this.#publish({ kind: "draw", ...stroke });
+    for (let i = 0; i < erased.length; i += LIMITS.erased) {
+      const ids = erased.slice(i, i + LIMITS.erased).map(({ id }) => id);
+      this.#publish({ kind: "erase", id: crypto.randomUUID(), ids });
+    }
+  }
+
+  /** Takes a step back: erases the strokes, draws the erased ones anew, and returns the reverse. */
+  #reverse({ drawn, erased }) {
+    const known = new Map(this.strokes.map((stroke) => [stroke.id, stroke]));
+    const reverse = {
+      drawn: erased.map(({ by: _, ...stroke }) => ({ ...stroke, id: crypto.randomUUID() })),
+      erased: drawn.filter(({ id }) => known.has(id)),
+    };
+    this.#perform(reverse);
+    return reverse;
+  }
+
+  #remember(steps, step) {
+    steps.push(step);
+    if (steps.length > MAX_STEPS) steps.shift();
+  }
+
+  #lastOwn() {
+    return this.strokes.findLast(({ by }) => by === this.#me);
+  }
+
+  /** Publishes a change. The client keeps the change until the server has it, over reconnects. */
+  #publish(change) {
+    this.waiting.set(change.id, change);
+    this.#changed();
+    this.#client.publish(`board:${this.name}`, change).then(
+      () => this.#taken.add(change.id),
+      (error) => {
+        if (this.#client.status.isEnded) return;
+        this.#arrived(change.id);
+        this.#on.notice(`A change was not kept: ${error.failure?.message ?? error.message}`);
+        this.#changed();
+      },
+    );
+  }
+
+  #arrived(id) {
+    this.waiting.delete(id);
+    this.#taken.delete(id);
+  }
+
+  /* Over a reload of the page */
+
+  get #key() {
+    return `waiting:${this.name}`;
+  }
+
+  #changed() {
+    this.#strokes = undefined;
+    // A clearing is not kept over a reload: by then others may have drawn something new.
+    const kept = [...this.waiting.values()].filter(({ kind }) => kind !== "clear");
+    try {
+      if (kept.length > 0) sessionStorage.setItem(this.#key, JSON.stringify(kept));
+      else if (this.isOpen) sessionStorage.removeItem(this.#key);
+    } catch {
+      // The storage is full: the changes wait in memory alone.
+    }
+    this.#on.change();
+  }
+
+  /** Publishes what waited before the page was reloaded, and has not arrived. */
+  #restore() {
+    for (const change of this.#kept.splice(0)) {
+      if (!this.#drawing.get(change.id)) this.#publish(change);
+    }
+  }
+}

@@ -1,0 +1,165 @@
+/**
+ * The pointers: the own one, sent at most 30 times a second, and those of the others, drawn
+ * with their names, and gliding from place to place.
+ *
+ * @module
+ */
+
+/** Time between two places that are sent, in milliseconds. */
+const SEND_MS = 33;
+
+/** A pointer at rest is told again after this time, in milliseconds: datagrams may be lost. */
+const REPEAT_MS = 500;
+
+/** A pointer without news for this time is gone, in milliseconds. */
+const GONE_MS = 1_800;
+
+/** Time in which a pointer covers most of the way to the newest place, in milliseconds. */
+const GLIDE_MS = 60;
+
+/** A trail of the pen without a stroke is gone after this time, in milliseconds. */
+const TRAIL_MS = 1_000;
+const MAX_TRAIL = 1_000;
+
+/** Accepts all data: the server validates all input, and the page trusts the server. */
+const asItComes = { "~standard": { version: 1, vendor: "page", validate: (value) => ({ value }) } };
+
+export class Cursors {
+  #container;
+  #hueOf;
+  #onNews;
+  #others = new Map();
+  #session;
+  #datagrams;
+  #board = "";
+  #own = { at: null };
+  #timer;
+  #sentAt = 0;
+
+  /** Draws into an element; `hueOf` returns the colour of a user, `onNews` asks for a frame. */
+  constructor(container, { hueOf, onNews }) {
+    this.#container = container;
+    this.#hueOf = hueOf;
+    this.#onNews = onNews;
+  }
+
+  /** Uses a session from now on; `undefined` while there is none. */
+  async use(session) {
+    this.#session = session;
+    this.#datagrams = undefined;
+    this.#forget();
+    if (session === undefined || session.connection.capabilities.datagrams === "none") return;
+    try {
+      const datagrams = await session.structuredDatagrams({
+        registry: { 1: asItComes, 2: asItComes },
+      });
+      if (this.#session === session) this.#datagrams = datagrams;
+      for await (const { data } of datagrams) this.take(data);
+    } catch (error) {
+      if (!session.isClosed) console.warn(error);
+    }
+  }
+
+  /** Shows the pointers of another board. */
+  open(board) {
+    this.point(undefined);
+    this.#flush();
+    this.#board = board;
+    this.#forget();
+  }
+
+  /** Sets the own pointer, with the stroke under way; `undefined` once the pointer left the board. */
+  point(place, pen) {
+    if (!place && this.#own.at === null) return;
+    this.#own = { at: place ? [place[0], place[1]] : null, ...(place && pen && { pen }) };
+    clearTimeout(this.#timer);
+    this.#timer = setTimeout(() => this.#flush(), this.#sentAt + SEND_MS - performance.now());
+  }
+
+  #flush() {
+    clearTimeout(this.#timer);
+    this.#sentAt = performance.now();
+    if (this.#own.at !== null) this.#timer = setTimeout(() => this.#flush(), REPEAT_MS);
+    const cursor = { board: this.#board, ...this.#own };
+    if (!this.#session?.isReady || this.#board === "") return;
+    if (this.#datagrams) void this.#datagrams.send(1, cursor).catch(() => {});
+    else this.#session.send("cursor", cursor);
+  }
+
+  /** Takes news of other pointers, from a datagram or a message. */
+  take({ board, sequence, cursors }) {
+    if (board !== this.#board) return;
+    for (const { id, user, at, pen } of cursors) {
+      const known = this.#others.get(id);
+      if (known && known.sequence > sequence) continue;
+      if (at === null) {
+        this.#remove(id);
+        continue;
+      }
+      const heardAt = performance.now();
+      const other = known ?? { drawn: at, element: this.#add(user), trail: [] };
+      Object.assign(other, { user, at, sequence, heardAt, isDown: pen !== undefined });
+      this.#others.set(id, other);
+      if (pen === undefined) continue;
+      if (pen.id !== other.pen?.id) other.trail = [[...pen.from, 0.5]];
+      other.trail.push([...at, 0.5]);
+      if (other.trail.length > MAX_TRAIL) other.trail.shift();
+      Object.assign(other, { pen, penAt: heardAt });
+    }
+    this.#onNews();
+  }
+
+  /** Draws all pointers; returns the strokes that the others are just drawing. */
+  draw(now, elapsedMs, { toScreen, isKnown }) {
+    const part = matchMedia("(prefers-reduced-motion: reduce)").matches
+      ? 1
+      : 1 - Math.exp(-elapsedMs / GLIDE_MS);
+    const strokes = [];
+    for (const [id, other] of this.#others) {
+      if (now - other.heardAt > GONE_MS) {
+        this.#remove(id);
+        continue;
+      }
+      other.drawn = other.drawn.map((value, i) => value + (other.at[i] - value) * part);
+      const [x, y] = toScreen(...other.drawn);
+      other.element.style.translate = `${x}px ${y}px`;
+      other.element.style.setProperty("--hue", this.#hueOf(other.user));
+      const { pen, trail, isDown, drawn } = other;
+      // The trail stays until the stroke itself has come.
+      if (pen === undefined || isKnown(pen.id) || now - other.penAt > TRAIL_MS) continue;
+      strokes.push({ ...pen, points: isDown ? [...trail.slice(0, -1), [...drawn, 0.5]] : trail });
+    }
+    return strokes;
+  }
+
+  /** True while a pointer is on the board. */
+  get isBusy() {
+    return this.#others.size > 0;
+  }
+
+  /** Removes the pointers of a user who left. */
+  leave(user) {
+    for (const [id, other] of this.#others) if (other.user === user) this.#remove(id);
+  }
+
+  #add(user) {
+    const element = document.createElement("div");
+    const name = document.createElement("span");
+    element.className = "cursor";
+    element.dataset.user = user;
+    name.textContent = user;
+    element.innerHTML = '<svg viewBox="0 0 20 20"><path d="M3 2l13 6-6 2-2 6z" /></svg>';
+    element.append(name);
+    this.#container.append(element);
+    return element;
+  }
+
+  #remove(id) {
+    this.#others.get(id)?.element.remove();
+    this.#others.delete(id);
+  }
+
+  #forget() {
+    for (const id of this.#others.keys()) this.#remove(id);
+  }
+}

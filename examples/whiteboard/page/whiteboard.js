@@ -1,0 +1,310 @@
+/**
+ * The whiteboard's page: connects, opens the board of the address, and brings together the board,
+ * the surface, the pointers and the tools.
+ *
+ * @module
+ */
+import { connect } from "@skein/skein/client";
+import { isTouched, pieces, round, simplify } from "../geometry.ts";
+import { Board } from "./board.js";
+import { Cursors } from "./cursors.js";
+import { listen } from "./gestures.js";
+import { Surface } from "./surface.js";
+import { choose, drawPeople, drawStatus, drawTools, elements, notify, tools } from "./view.js";
+
+/** Hues of people, told apart at a glance. */
+const HUES = [25, 265, 150, 330, 60, 205, 110, 295];
+
+/** Radius of the eraser, in pixels. */
+const ERASER = 8;
+
+/** Points after which a line is sent in between. */
+const MAX_LINE = 2_000;
+
+/** The allowed transports: all, or those in `?transport=websocket`. */
+const ASKED_FOR = new URLSearchParams(location.search).getAll("transport");
+const TRANSPORTS = ["webtransport", "websocket"].filter((name) =>
+  ASKED_FOR.length === 0 || ASKED_FOR.includes(name)
+);
+
+/** Users on the board, with the data of their presence. */
+const people = new Map();
+let me = "";
+let client;
+let board;
+let status = { name: "connecting" };
+/** The line of the pen or the eraser that is under way. */
+let line;
+/** True once this board was shown as a whole, or moved by hand. */
+let isPlaced = false;
+/** True if the strokes have to be drawn again. */
+let isStale = true;
+let isScheduled = false;
+/** Time of the last frame. */
+let frameAt = 0;
+
+const surface = new Surface(elements.still, elements.live, () => {
+  isStale = true;
+  schedule();
+});
+const cursors = new Cursors(elements.cursors, {
+  hueOf: (user) => people.get(user)?.hue ?? 0,
+  onNews: schedule,
+});
+
+/* Connecting */
+
+async function start(name) {
+  me = name;
+  elements["enter-button"].disabled = true;
+  client = connect(new URL(`/session?name=${encodeURIComponent(name)}`, location.href), {
+    backoff: { maxDelayMs: 5_000 },
+    transports: TRANSPORTS,
+    // Changes wait here while there is no connection, and the server takes each once.
+    delivery: "at-least-once",
+    outbox: { maxMessages: 1_000, maxBytes: 4 * 1_048_576 },
+    onMessage: receive,
+  });
+  for await (const next of client.status) {
+    status = { ...next, until: Date.now() + (next.delayMs ?? 0) };
+    if (next.name === "connected") {
+      sessionStorage.setItem("name", name);
+      localStorage.setItem("name", name);
+      if (board === undefined) enter();
+    }
+    void cursors.use(client.session);
+    if (next.name === "refused" && board === undefined) return refuse(next.cause.reason);
+    redraw();
+  }
+}
+
+function enter() {
+  elements.welcome.hidden = true;
+  elements.whiteboard.hidden = false;
+  openBoard();
+}
+
+function refuse(reason) {
+  sessionStorage.removeItem("name");
+  localStorage.removeItem("name");
+  elements["enter-button"].disabled = false;
+  elements["name-error"].textContent = reason || "The server refused this name";
+  elements.name.focus();
+}
+
+function openBoard() {
+  const asked = decodeURIComponent(location.hash.slice(1));
+  const name = /^[a-z0-9][a-z0-9-]{0,31}$/.test(asked) ? asked : "sketches";
+  if (name === board?.name) return;
+  if (board !== undefined) {
+    board.leave();
+    void client.presence(`board:${board.name}`).catch(console.warn);
+  }
+  people.clear();
+  drawPeople(people, me);
+  isPlaced = false;
+  line = undefined;
+  board = new Board(client, name, { me, change: redraw, notice: notify });
+  cursors.open(name);
+  const hue = Number(localStorage.getItem("hue") ?? HUES[Math.floor(Math.random() * HUES.length)]);
+  localStorage.setItem("hue", String(hue));
+  client.presence(`board:${name}`, { hue }).catch(console.warn);
+  document.title = `${name} - Skein whiteboard`;
+  elements["board-name"].textContent = name;
+  redraw();
+}
+
+/** Receives all messages except the changes of the board, which arrive by the subscription. */
+function receive({ topic, data }) {
+  if (topic === "cursors") cursors.take(data);
+  if (topic === `presence:board:${board?.name}`) notePresence(data);
+}
+
+function notePresence(notice) {
+  const { type, user } = notice;
+  const { members = [], joined = [], updated = [], left = [] } = notice;
+  if (type === "members" && !notice.page) people.clear();
+  if (type === "join" || type === "update") joined.push(notice);
+  if (type === "leave") left.push(notice);
+  for (const { user, data = {} } of [...members, ...joined, ...updated]) people.set(user, data);
+  for (const { user } of left) {
+    people.delete(user);
+    cursors.leave(user);
+  }
+  if (type === "join" && user !== me) notify(`${user} is here`);
+  if (type === "leave" && user !== me) notify(`${user} left`);
+  drawPeople(people, me);
+}
+
+/* Drawing and erasing */
+
+const gestures = {
+  tool: () => tools().tool,
+  cross: elements.cross,
+  begin(point, tool) {
+    const { colour, width } = tools();
+    line = { id: crypto.randomUUID(), tool, colour, width, points: [point], erased: 0 };
+    gestures.move([point]);
+  },
+  move(points) {
+    if (line === undefined) return;
+    for (const point of points) {
+      if (line.tool === "eraser") erase(line.points.at(-1), point);
+      if (line.tool === "eraser") line.points = [point];
+      else line.points.push(point);
+    }
+    hover(points.at(-1));
+    if (line.points.length < MAX_LINE) return;
+    const { tool } = line;
+    gestures.end();
+    gestures.begin(points.at(-1), tool);
+  },
+  end() {
+    if (line === undefined) return;
+    const { id, tool, colour, width, points } = line;
+    line = undefined;
+    if (tool === "pen") {
+      const simple = simplify(points, 0.4 / surface.view.zoom).map(round);
+      const drawn = pieces(simple).map((points, i) => ({
+        id: i === 0 ? id : crypto.randomUUID(),
+        colour,
+        width,
+        points,
+      }));
+      board.step({ drawn });
+    }
+    hover(points.at(-1));
+  },
+  cancel() {
+    line = undefined;
+    schedule();
+  },
+  hover,
+};
+listen(surface, gestures);
+
+function hover(point) {
+  let pen;
+  if (line?.tool === "pen") {
+    const { id, colour, width, points: [from] } = line;
+    pen = { id, colour, width, from: round(from).slice(0, 2) };
+  }
+  cursors.point(point && round(point), pen);
+  schedule();
+}
+
+function erase(from, to) {
+  const radius = ERASER / surface.view.zoom;
+  const erased = board.strokes.filter((stroke) => isTouched(stroke, from, to, radius));
+  if (erased.length === 0) return;
+  if (line.erased === 0) board.step({ erased });
+  else board.continueStep({ erased });
+  line.erased += erased.length;
+}
+
+/* Frames */
+
+function schedule() {
+  if (isScheduled) return;
+  isScheduled = true;
+  requestAnimationFrame((now) => {
+    isScheduled = false;
+    drawFrame(now);
+  });
+}
+
+function drawFrame(now) {
+  if (board === undefined) return;
+  if (board.isOpen && !isPlaced) {
+    isPlaced = true;
+    surface.fit(board.strokes);
+  }
+  const { strokes, waiting } = board;
+  if (isStale) {
+    isStale = false;
+    surface.draw(strokes, client.isConnected ? new Map() : waiting);
+    drawTools({ board, view: surface.view });
+  }
+  const live = cursors.draw(now, Math.min(100, now - frameAt), {
+    toScreen: (x, y) => surface.toScreen(x, y),
+    isKnown: (id) => strokes.some((stroke) => stroke.id === id),
+  });
+  if (line?.tool === "pen") live.push(line);
+  surface.drawLive(live);
+  elements.empty.hidden = !board.isOpen || strokes.length + live.length > 0;
+  frameAt = now;
+  if (cursors.isBusy) schedule();
+}
+
+function redraw() {
+  isStale = true;
+  if (board === undefined) return;
+  drawStatus(status, board);
+  schedule();
+}
+
+/* Input */
+
+elements.enter.addEventListener("submit", (event) => {
+  event.preventDefault();
+  elements["name-error"].textContent = "";
+  void start(elements.name.value.trim());
+});
+elements["change-name"].addEventListener("click", () => {
+  sessionStorage.setItem("name", "");
+  location.reload();
+});
+elements.other.addEventListener("submit", ({ submitter }) => {
+  if (submitter.value !== "cancel") location.hash = elements.board.value;
+  elements.board.value = "";
+});
+elements.copy.addEventListener("click", async () => {
+  await navigator.clipboard.writeText(location.href.replace(/#.*|$/, `#${board.name}`));
+  notify("The address is copied");
+});
+elements.clearing.addEventListener("submit", ({ submitter }) => {
+  if (submitter.value === "clear") board.clear();
+});
+addEventListener("hashchange", () => client && openBoard());
+for (const scheme of ["(prefers-color-scheme: dark)", "(prefers-contrast: more)"]) {
+  matchMedia(scheme).addEventListener("change", redraw);
+}
+document.addEventListener("visibilitychange", () => document.hidden && cursors.point(undefined));
+
+const ACTIONS = {
+  undo: () => line === undefined && board.undo(),
+  redo: () => line === undefined && board.redo(),
+  clear: () => elements["clear-dialog"].showModal(),
+  boards: () => elements["boards-dialog"].showModal(),
+  help: () => elements["help-dialog"].showModal(),
+  fit: () => surface.fit(board.strokes),
+  in: () => surface.zoomAt(1.25),
+  out: () => surface.zoomAt(0.8),
+};
+for (const [name, act] of Object.entries(ACTIONS)) elements[name].addEventListener("click", act);
+
+const KEYS = { "0": "fit", "+": "in", "=": "in", "-": "out", "?": "help", b: "boards" };
+
+document.addEventListener("keydown", (event) => {
+  if (board === undefined || document.querySelector("dialog[open]")) return;
+  const key = event.key.toLowerCase();
+  const isCommand = event.ctrlKey || event.metaKey;
+  const action = isCommand
+    ? { z: event.shiftKey ? "redo" : "undo", y: "redo" }[key]
+    : event.altKey
+    ? undefined
+    : KEYS[key];
+  if (action) ACTIONS[action]();
+  else if (isCommand || event.altKey || !choose(key)) return;
+  event.preventDefault();
+});
+
+// Counts down the delay before the next attempt.
+setInterval(() => board && drawStatus(status, board), 500);
+
+const known = sessionStorage.getItem("name") ?? localStorage.getItem("name") ?? "";
+if (known !== "") void start(known);
+else {
+  elements.welcome.hidden = false;
+  elements.name.focus();
+}

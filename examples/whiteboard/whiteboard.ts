@@ -1,0 +1,72 @@
+/**
+ * The whiteboard's server: boards with a history, and the users and pointers on each.
+ *
+ * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
+ *
+ * @module
+ */
+import {
+  AuthenticationError,
+  RequestError,
+  serve,
+  type ServeOptions,
+  type Server,
+  type Session,
+} from "../../mod.ts";
+import { Boards, HISTORY } from "./boards.ts";
+import { BOARD, contract, NAME } from "./contract.ts";
+import { Cursors } from "./cursors.ts";
+
+/** A server of the whiteboard; a session's value is the user's name. */
+export type WhiteboardServer = Server<string, typeof contract>;
+
+/** Options of a whiteboard; the whiteboard sets all others itself. */
+export type WhiteboardOptions = Pick<
+  ServeOptions,
+  "broker" | "fetch" | "hostname" | "onListen" | "port" | "presenceGraceMs"
+>;
+
+/** Serves the whiteboard. The broker keeps the boards; by default they end with the server. */
+export function serveWhiteboard(options: WhiteboardOptions): WhiteboardServer {
+  const server: WhiteboardServer = serve({
+    presenceGraceMs: 2_000,
+    ...options,
+    path: "/session",
+    contract,
+    rooms: ["board:{board}"],
+    history: { "board:{board}": HISTORY },
+    // Every change has its verified user: a page cannot draw in another's name.
+    namesPublishers: true,
+    limits: { maxSessions: 200, maxTopicsPerSession: 8 },
+    // A page that is behind gets only the newest pointers.
+    session: { sendQueue: { policy: (topic) => topic === "cursors" ? "latest" : "close" } },
+
+    // The demonstration has no password: any visitor may take any name.
+    authenticate({ request }) {
+      const name = NAME.safeParse(new URL(request.url).searchParams.get("name"));
+      if (name.success) return name.data;
+      throw new AuthenticationError("A name has 1 to 24 letters and digits", { status: 400 });
+    },
+
+    // Any user may watch and change any board. The contract bounds each change.
+    async authorize(_session, topic, action) {
+      const board = BOARD.safeParse(topic.slice("board:".length));
+      if (!topic.startsWith("board:") || !board.success) return false;
+      if (action === "publish") await boards.get(board.data).willChange();
+      return true;
+    },
+
+    // Not awaited: messages wait until `onOpen` is done.
+    onOpen: (session) => void cursors.watch(session as Session).catch(console.error),
+
+    async onMessage(message, session) {
+      if (message.pattern === "cursor") return cursors.move(session as Session, message.data);
+      const { board } = message.params;
+      if (!BOARD.safeParse(board).success) throw new RequestError("invalid", "No name of a board");
+      message.reply(await boards.get(board).strokes(message.data.after));
+    },
+  });
+  const boards = new Boards(server.topics);
+  const cursors = new Cursors(server.topics);
+  return server;
+}

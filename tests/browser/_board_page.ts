@@ -1,0 +1,166 @@
+/**
+ * The whiteboard's page from the view of a visitor.
+ *
+ * @module
+ */
+import { type BrowserContext, type Page, PATIENCE_MS } from "./_browsers.ts";
+
+/** The few members of the DOM in use: the repository is checked without the DOM's library. */
+interface Element {
+  readonly textContent: string;
+  readonly hidden: boolean;
+  readonly title: string;
+  getAttribute(name: string): string | null;
+  readonly dataset: Readonly<Record<string, string>>;
+  readonly style: { readonly translate: string };
+  querySelector(selector: string): Element | null;
+  querySelectorAll(selector: string): Iterable<Element>;
+}
+
+interface Canvas extends Element {
+  readonly width: number;
+  readonly height: number;
+  getContext(kind: "2d"): {
+    getImageData(x: number, y: number, width: number, height: number): { data: Uint8ClampedArray };
+  };
+}
+
+/** The page's globals; functions that name these run in the page. */
+declare const document: Element;
+
+/** Options of a visitor. */
+export interface BoardVisitor {
+  /** Name of the visitor. */
+  readonly name: string;
+  /** Name of the board; `sketches` by default. */
+  readonly board?: string;
+  /** The only transport to use; any by default. */
+  readonly transport?: "webtransport" | "websocket";
+}
+
+/** One page of the whiteboard. */
+export class BoardPage {
+  /** The page, for other operations. */
+  readonly page: Page;
+
+  private constructor(page: Page) {
+    this.page = page;
+  }
+
+  /** Opens a board in a new page and enters with a name. */
+  static async enter(
+    context: BrowserContext,
+    url: string,
+    { name, board = "sketches", transport }: BoardVisitor,
+  ): Promise<BoardPage> {
+    // A window of its own: a tab in the background draws nothing.
+    const page = await context.newPage({ type: "window" });
+    page.setDefaultTimeout(PATIENCE_MS);
+    const query = transport === undefined ? "" : `?transport=${transport}`;
+    await page.goto(`${url}/${query}#${board}`);
+    await page.type("#name", name);
+    await page.keyboard.press("Enter");
+    const visitor = new BoardPage(page);
+    await visitor.isOpen();
+    return visitor;
+  }
+
+  /** Waits for a connection and the strokes of the board. */
+  async isOpen(timeoutMs = PATIENCE_MS): Promise<void> {
+    await this.hasStatus("connected", timeoutMs);
+    await this.page.waitForFunction(() => document.querySelector("#offline")!.hidden);
+  }
+
+  /** Waits for the state of the connection. */
+  async hasStatus(name: string, timeoutMs = PATIENCE_MS): Promise<void> {
+    await this.page.waitForSelector(`#status[data-name="${name}"]`, { timeout: timeoutMs });
+  }
+
+  /** Draws a line with the mouse, through places on the screen. */
+  async draw(...places: readonly (readonly [x: number, y: number])[]): Promise<void> {
+    const { mouse } = this.page;
+    const [first, ...others] = places;
+    await mouse.move(...first as [number, number]);
+    await mouse.down();
+    for (const [x, y] of others) await mouse.move(x, y, { steps: 8 });
+    await mouse.up();
+  }
+
+  /** Waits until a place on the screen has ink, or none. */
+  async hasInk(x: number, y: number, expected = true, canvas = "#still"): Promise<void> {
+    await this.page.waitForFunction(
+      (x, y, expected, selector) => {
+        const canvas = document.querySelector(selector) as Canvas;
+        const { data } = canvas.getContext("2d").getImageData(x - 3, y - 3, 7, 7);
+        return data.some((value, i) => i % 4 === 3 && value > 0) === expected;
+      },
+      {},
+      x,
+      y,
+      expected,
+      canvas,
+    );
+  }
+
+  /** Waits for the pointer of a user, near a place on the screen. */
+  async seesPointer(user: string, [x, y]: readonly [x: number, y: number]): Promise<void> {
+    await this.page.waitForFunction(
+      (user, x, y) =>
+        [...document.querySelectorAll("#cursors .cursor")].some(({ dataset, style }) => {
+          const [left, top] = style.translate.split(" ").map(parseFloat);
+          return dataset.user === user && Math.abs(left! - x) < 4 && Math.abs(top! - y) < 4;
+        }),
+      {},
+      user,
+      x,
+      y,
+    );
+  }
+
+  /** Waits until the page shows so many pointers. */
+  async hasPointers(count: number): Promise<void> {
+    await this.page.waitForFunction(
+      (count) => [...document.querySelectorAll("#cursors .cursor")].length === count,
+      {},
+      count,
+    );
+  }
+
+  /** Waits for a text of an element. */
+  async says(selector: string, text: string): Promise<void> {
+    await this.page.waitForFunction(
+      (selector, text) => document.querySelector(selector)!.textContent.includes(text),
+      {},
+      selector,
+      text,
+    );
+  }
+
+  /** Waits for the people on the board, in any order. */
+  async hasPeople(names: readonly string[]): Promise<void> {
+    await this.page.waitForFunction(
+      (names) =>
+        [...document.querySelectorAll("#people .face")]
+          .map(({ title }) => title.replace(" (you)", "")).sort().join() === names,
+      {},
+      [...names].sort().join(),
+    );
+  }
+
+  /** Waits for the number of strokes. */
+  async hasStrokes(count: number): Promise<void> {
+    await this.page.waitForFunction(
+      (count) =>
+        document.querySelector("#live")!.getAttribute("aria-description") === `${count} strokes`,
+      {},
+      count,
+    );
+  }
+
+  /** Presses a key with Ctrl. */
+  async press(key: "y" | "z"): Promise<void> {
+    await this.page.keyboard.down("Control");
+    await this.page.keyboard.press(key);
+    await this.page.keyboard.up("Control");
+  }
+}

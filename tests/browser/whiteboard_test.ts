@@ -1,0 +1,187 @@
+import { assertEquals } from "@std/assert";
+import type { Browser } from "./_browsers.ts";
+import { BoardPage } from "./_board_page.ts";
+import { ChatProcess, testInBrowsers } from "./_browsers.ts";
+
+/** A killed server sends no packet over UDP: the client's heartbeat notices, in milliseconds. */
+const HEARTBEAT_MS = 30_000;
+
+const SIZE = { width: 1000, height: 700 };
+
+testInBrowsers(
+  "whiteboard shows strokes, pointers and people, and has the drawing after a reload",
+  async (browser) => {
+    await using board = await Board.start(browser);
+    const ann = await board.enter("ann");
+    const bob = await board.enter("bob");
+    for (const page of [ann, bob]) await page.hasPeople(["ann", "bob"]);
+    await ann.says("#notice", "bob is here");
+
+    await ann.draw([300, 200], [500, 200]);
+    for (const page of [ann, bob]) await page.hasInk(400, 200);
+    await bob.seesPointer("ann", [500, 200]);
+    await bob.page.mouse.move(220, 330);
+    await ann.seesPointer("bob", [220, 330]);
+    // Ann's line shows on Bob's page while the pen is down.
+    await ann.page.mouse.move(300, 300);
+    await ann.page.mouse.down();
+    await ann.page.mouse.move(500, 300, { steps: 10 });
+    await bob.hasInk(400, 300, true, "#live");
+    await ann.page.mouse.up();
+    await bob.hasInk(400, 300);
+
+    // The pointer leaves no ghost, neither as it leaves the board nor with its page.
+    await bob.page.mouse.move(40, 40);
+    await ann.hasPointers(0);
+    await ann.page.mouse.move(600, 400);
+    await bob.hasPointers(1);
+    await ann.page.reload();
+    await bob.hasPointers(0);
+    await ann.isOpen();
+    // A page shows the whole drawing at first.
+    await ann.hasStrokes(2);
+    await ann.page.close();
+    await bob.hasPeople(["bob"]);
+  },
+);
+
+testInBrowsers("whiteboard undoes, erases and clears", async (browser) => {
+  await using board = await Board.start(browser);
+  const ann = await board.enter("ann");
+  const bob = await board.enter("bob");
+  await ann.draw([300, 200], [500, 200]);
+  await bob.draw([300, 300], [500, 300]);
+  for (const page of [ann, bob]) {
+    for (const y of [200, 300]) await page.hasInk(400, y);
+  }
+  // Undo takes back the own stroke, not that of Bob.
+  await ann.press("z");
+  for (const page of [ann, bob]) await page.hasInk(400, 200, false);
+  await bob.hasInk(400, 300);
+  await ann.press("y");
+  for (const page of [ann, bob]) await page.hasInk(400, 200);
+  // One pass of the eraser is one step.
+  await ann.page.keyboard.press("e");
+  await ann.draw([400, 150], [400, 350]);
+  for (const page of [ann, bob]) {
+    for (const y of [200, 300]) await page.hasInk(400, y, false);
+  }
+  await ann.press("z");
+  for (const page of [ann, bob]) {
+    for (const y of [200, 300]) await page.hasInk(400, y);
+  }
+  await bob.page.click("#clear");
+  await bob.page.click('#clear-dialog [value="clear"]');
+  await ann.says("#notice", "bob cleared the board");
+  await ann.hasInk(400, 200, false);
+  await ann.page.waitForSelector("#empty:not([hidden])");
+});
+
+testInBrowsers("whiteboard can be used with the keyboard alone", async (browser) => {
+  await using board = await Board.start(browser);
+  const ann = await board.enter("ann");
+  const { keyboard } = ann.page;
+  await ann.page.focus("#live");
+  await keyboard.press("4");
+  await keyboard.press("ArrowLeft");
+  await keyboard.press(" ");
+  for (let i = 0; i < 10; i++) await keyboard.press("ArrowRight");
+  await keyboard.press(" ");
+  await ann.hasInk(SIZE.width / 2 + 40, SIZE.height / 2);
+  await ann.hasStrokes(1);
+  // Every tool has a name, and is large enough for a finger.
+  const tools = await ann.page.$$eval(
+    "#tools label, #tools button, header button, .zoom button",
+    (elements) =>
+      (elements as unknown as Tool[]).map((element) => {
+        const { width, height } = element.getBoundingClientRect();
+        const name = element.ariaLabel ?? element.textContent.trim();
+        return name !== "" && width >= 44 && height >= 44;
+      }),
+  );
+  assertEquals(tools.includes(false), false);
+  // Another board has another address.
+  await keyboard.press("b");
+  await ann.page.waitForSelector("#boards-dialog[open]");
+  await keyboard.type("other");
+  await keyboard.press("Enter");
+  await ann.says("#board-name", "other");
+  await ann.page.waitForSelector("#empty:not([hidden])");
+  await ann.page.goBack();
+  await ann.says("#board-name", "sketches");
+  await ann.hasStrokes(1);
+});
+
+for (const transport of ["webtransport", "websocket"] as const) {
+  testInBrowsers(
+    `whiteboard over ${transport} keeps what is drawn while its server is killed`,
+    async (browser) => {
+      await using board = await Board.start(browser);
+      const ann = await board.enter("ann", transport);
+      const bob = await board.enter("bob", transport);
+      await ann.draw([300, 200], [500, 200]);
+      for (const page of [ann, bob]) await page.hasInk(400, 200);
+
+      board.server.freeze();
+      await ann.draw([300, 260], [500, 260]);
+      await board.server.stop("SIGKILL");
+      for (const page of [ann, bob]) await page.hasStatus("reconnecting", HEARTBEAT_MS);
+      await ann.draw([300, 320], [500, 320]);
+      await ann.draw([300, 380], [500, 380]);
+      await ann.says("#offline", "3 changes wait here");
+      await bob.draw([300, 440], [500, 440]);
+      await board.server.start();
+      // A page that is reloaded before it is connected has its strokes in its storage.
+      await bob.page.reload();
+      for (const page of [ann, bob]) {
+        await page.isOpen(HEARTBEAT_MS);
+        await page.hasStrokes(5);
+      }
+      for (const y of [200, 260, 320, 380, 440]) await ann.hasInk(400, y);
+      // As many on a page that comes later: nothing arrived twice.
+      const eve = await board.enter("eve", transport);
+      await eve.hasStrokes(5);
+    },
+  );
+}
+
+/** A tool of the page. */
+interface Tool {
+  readonly ariaLabel: string | null;
+  readonly textContent: string;
+  getBoundingClientRect(): { readonly width: number; readonly height: number };
+}
+
+/** A whiteboard with a file of its own, and the pages of its visitors. */
+class Board implements AsyncDisposable {
+  readonly server: ChatProcess;
+  readonly #browser: Browser;
+  readonly #folder: string;
+
+  private constructor(browser: Browser, server: ChatProcess, folder: string) {
+    this.#browser = browser;
+    this.server = server;
+    this.#folder = folder;
+  }
+
+  static async start(browser: Browser): Promise<Board> {
+    const folder = await Deno.makeTempDir();
+    const server = await ChatProcess.start("whiteboard", ["--data", `${folder}/boards.db`]);
+    return new Board(browser, server, folder);
+  }
+
+  async enter(name: string, transport?: "webtransport" | "websocket"): Promise<BoardPage> {
+    const context = await this.#browser.createBrowserContext();
+    const page = await BoardPage.enter(context, this.server.url, {
+      name,
+      ...(transport && { transport }),
+    });
+    await page.page.setViewport(SIZE);
+    return page;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.server.stop("SIGKILL");
+    await Deno.remove(this.#folder, { recursive: true });
+  }
+}
