@@ -1,0 +1,113 @@
+/**
+ * Yjs documents of two pages over one session each, on a node that is killed, in real browsers.
+ *
+ * @module
+ */
+import { assertEquals } from "@std/assert";
+import { bundleClient } from "../../examples/chat/page.ts";
+import { lowPort } from "../servers.ts";
+import { type Browser, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+import type { YjsPage } from "./_yjs_page.ts";
+
+/** Names in a page, for functions that run there. */
+declare global {
+  /** Commands for the page. */
+  var yjsPage: YjsPage;
+}
+
+const NAMES = ["notes/1", "notes/2", "notes/3"];
+
+/** A node in a process, which a test can kill. */
+class YjsNode implements AsyncDisposable {
+  readonly port = lowPort();
+  readonly #folder: string;
+  #child: Deno.ChildProcess | undefined;
+
+  constructor(folder: string) {
+    this.#folder = folder;
+  }
+
+  async start(): Promise<void> {
+    const program = new URL("../adapters/yjs_node.ts", import.meta.url).href;
+    this.#child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-lock", program, `${this.port}`, this.#folder],
+      stdin: "null",
+      stdout: "piped",
+      stderr: "inherit",
+    }).spawn();
+    for await (const text of this.#child.stdout.pipeThrough(new TextDecoderStream())) {
+      if (text.includes("ready")) return;
+    }
+    throw new Error("The node ended before it listened");
+  }
+
+  async kill(): Promise<void> {
+    this.#child?.kill("SIGKILL");
+    await this.#child?.status;
+    this.#child = undefined;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.kill();
+    await Deno.remove(this.#folder, { recursive: true });
+  }
+}
+
+async function open(browser: Browser, port: number, user: string): Promise<Page> {
+  const page = await browser.newPage();
+  page.setDefaultTimeout(PATIENCE_MS);
+  await page.goto(`http://127.0.0.1:${port}/`);
+  await page.waitForFunction(() => "yjsPage" in globalThis, { polling: 10 });
+  await page.evaluate((names, user) => yjsPage.open(names, user), NAMES, user);
+  return page;
+}
+
+/** Waits until a page has a text and all its changes are saved. */
+async function has(page: Page, name: string, text: string): Promise<void> {
+  await page.waitForFunction(
+    (name, text) => yjsPage.isSaved && yjsPage.text(name) === text,
+    { polling: 10 },
+    name,
+    text,
+  );
+}
+
+testInBrowsers("documents of two pages are equal after their node was killed", async (browser) => {
+  const folder = await Deno.makeTempDir();
+  const script = await bundleClient(new URL("./_yjs_page.ts", import.meta.url));
+  await Deno.writeTextFile(`${folder}/page.js`, script);
+  await using node = new YjsNode(folder);
+  await node.start();
+  const ann = await open(browser, node.port, "ann");
+  const bob = await open(browser, node.port, "bob");
+  await ann.evaluate(() => yjsPage.write("notes/1", "one "));
+  await has(bob, "notes/1", "one ");
+  await bob.evaluate(() => yjsPage.write("notes/2", "two "));
+  await has(ann, "notes/2", "two ");
+  for (const page of [ann, bob]) {
+    await page.waitForFunction(() => yjsPage.users("notes/3") === "ann,bob", { polling: 10 });
+  }
+
+  await node.kill();
+  for (const [page, text] of [[ann, "a"], [bob, "b"]] as const) {
+    await page.waitForFunction(() => yjsPage.status === "reconnecting", { polling: 10 });
+    await page.evaluate((text) => {
+      for (const name of ["notes/1", "notes/2", "notes/3"]) yjsPage.write(name, text);
+    }, text);
+    assertEquals(await page.evaluate(() => yjsPage.isSaved), false);
+  }
+  await node.start();
+  await ann.waitForFunction(() => yjsPage.isSaved && /ab|ba/.test(yjsPage.text("notes/3")), {
+    polling: 10,
+  });
+  for (const name of NAMES) await has(bob, name, await ann.evaluate((n) => yjsPage.text(n), name));
+
+  // The acknowledged edits are there, also without any page that has it.
+  const texts = await ann.evaluate((names) => names.map((name) => yjsPage.text(name)), NAMES);
+  await Promise.all([ann.close(), bob.close()]);
+  await node.kill();
+  await node.start();
+  const eve = await open(browser, node.port, "eve");
+  for (const [i, name] of NAMES.entries()) await has(eve, name, texts[i]!);
+  assertEquals(await eve.evaluate(() => yjsPage.errors), []);
+});
