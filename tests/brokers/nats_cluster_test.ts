@@ -3,7 +3,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { jetstreamManager, type StreamInfo } from "@nats-io/jetstream";
-import { connect } from "@nats-io/transport-node";
+import { connect, type NatsConnection } from "@nats-io/transport-node";
 import { NatsBroker } from "../../pubsub/nats/mod.ts";
 import { append, BOUNDS, Hearing, until } from "./hearing.ts";
 import { freePort, isNatsMissing, NatsServer } from "./nats_server.ts";
@@ -26,14 +26,25 @@ async function startCluster(size: number): Promise<NatsServer[]> {
   ));
 }
 
-/** Which of the servers leads a stream, the first one by default. */
+/**
+ * Which of the servers leads a stream, the first one by default. Waits for the end of an election,
+ * in which the cluster names no leader, and refuses to be asked.
+ */
 async function leaderOf({ servers }: NatsServer, name?: string): Promise<number> {
   const connection = await connect({ servers });
-  const { streams } = await jetstreamManager(connection);
-  const [first] = await streams.list().next() as [StreamInfo];
-  const { cluster } = name === undefined ? first : await streams.info(name);
+  let leader: string | undefined;
+  await until(async () => {
+    const info = await infoOf(connection, name).catch(() => undefined);
+    leader = info?.cluster?.leader;
+    return leader !== undefined && leader !== "";
+  });
   await connection.close();
-  return Number(cluster!.leader!.slice(1));
+  return Number(leader!.slice(1));
+}
+
+async function infoOf(connection: NatsConnection, name?: string): Promise<StreamInfo | undefined> {
+  const { streams } = await jetstreamManager(connection);
+  return name === undefined ? (await streams.list().next())[0] : await streams.info(name);
 }
 
 Deno.test({

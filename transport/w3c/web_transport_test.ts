@@ -508,10 +508,12 @@ Deno.test("WebTransport with allowPooling shares the connection of an origin", a
 
 Deno.test("WebTransport leaves no unhandled rejection without listeners", async () => {
   const { promise: gone, resolve } = Promise.withResolvers<void>();
+  const asked = Promise.withResolvers<void>();
   {
     await using peer = new WebTransportPeer({
       answer(request) {
         request.refuse(403);
+        asked.resolve();
         return undefined;
       },
     });
@@ -520,7 +522,7 @@ Deno.test("WebTransport leaves no unhandled rejection without listeners", async 
     void transport.incomingUnidirectionalStreams.getReader();
     void transport.datagrams.readable.getReader();
     void transport.datagrams.writable.getWriter().write(Uint8Array.of(1)).catch(() => {});
-    await until(() => peer.listener.connectionCount > 0);
+    await asked.promise;
     await until(() => peer.listener.connectionCount === 0);
   }
   {
