@@ -3,6 +3,7 @@ import { FakeTime } from "@std/testing/time";
 import { RequestError, SessionClosedError, TimeoutError, UnsupportedError } from "../../errors.ts";
 // Loaded ahead, so that no vector waits for a module.
 import "../../client/recovery.ts";
+import "../../client/chunk_answers.ts";
 import { Client } from "../../client/client.ts";
 import { denoPlatform } from "../../client/deno.ts";
 import type { Message } from "../../session/message.ts";
@@ -14,6 +15,7 @@ import { Envelopes } from "./asyncapi.ts";
 import {
   checkBinary,
   checkClosed,
+  countTo,
   elapse,
   frameOf,
   fromVector,
@@ -31,6 +33,12 @@ interface Given {
   readonly token?: string;
   readonly tokens?: readonly string[];
   readonly delivery?: "at-most-once" | "at-least-once";
+}
+
+/** Options of the verb `requestStream`. */
+interface LoopOptions {
+  readonly window?: number;
+  readonly take?: number;
 }
 
 /** The longest wait of a client between two attempts, in milliseconds. */
@@ -133,6 +141,7 @@ class Run {
           const { topic, data } = message;
           this.seen.push({ topic, ...withHex({ data }) });
           if (topic === "echo") message.reply(data);
+          if (topic === "count") message.reply(countTo(data));
           if (topic === "hang") await this.#untilCancelled(message);
           if (topic === "ask") message.reply(await this.client.request("back", data));
           if (topic === "deny") throw new RequestError("denied", "Not today");
@@ -169,6 +178,8 @@ class Run {
         if (verb === "send") client.send(topic, fromVector(data));
         else if (verb === "publish") {
           this.#settle("published", client.publish(topic, fromVector(data), options));
+        } else if (verb === "requestStream") {
+          void this.#loop(topic, data, options as LoopOptions);
         } else if (verb === "request") {
           this.#settle("answer", client.request(topic, data, options));
         } else if (verb === "presence") this.#settle("present", client.presence(topic, data));
@@ -182,6 +193,26 @@ class Run {
       (data) => void this.seen.push({ [name]: withHex({ data }).data ?? null }),
       (error) => void this.seen.push({ error: codeOf(error) }),
     );
+  }
+
+  async #loop(
+    topic: string,
+    data: unknown,
+    { take = Infinity, ...rest }: LoopOptions,
+  ): Promise<void> {
+    const { seen } = this;
+    let items = 0;
+    const answer = this.client.requestStream(topic, data, rest);
+    if (take === 0) return;
+    try {
+      for await (const item of answer) {
+        seen.push({ item: withHex({ data: item }).data ?? null });
+        if (++items >= take) break;
+      }
+      seen.push({ items });
+    } catch (error) {
+      seen.push({ error: codeOf(error) });
+    }
   }
 
   async #read(topic: string, subscription: Subscription): Promise<void> {

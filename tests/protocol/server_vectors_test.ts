@@ -20,6 +20,7 @@ import { Envelopes } from "./asyncapi.ts";
 import {
   checkBinary,
   checkClosed,
+  countTo,
   elapse,
   frameOf,
   fromVector,
@@ -185,6 +186,8 @@ class Run {
         return message.reply(data);
       case "ask":
         return message.reply(await session.request("back", data));
+      case "count":
+        return message.reply(countTo(data));
       case "deny":
         throw new RequestError("denied", "Not today");
       case "fail":

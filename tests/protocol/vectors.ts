@@ -4,6 +4,7 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
+import { RequestError } from "../../errors.ts";
 import { decodeBinary } from "../../session/wire/encode.ts";
 import { type passTime, settlesSoon, turns } from "../../testing/turns.ts";
 import type { Connection, Frame } from "../../transport/connection.ts";
@@ -345,4 +346,19 @@ export class Outgoing {
     }
     return all;
   }
+}
+
+/**
+ * The answer in parts to a message on `count`.
+ *
+ * @param data The data of the message.
+ * @returns The numbers from 0 below the data; bytes and a refusal where the data is no number.
+ */
+export async function* countTo(data: unknown): AsyncGenerator<unknown, void, undefined> {
+  if (typeof data === "number") {
+    for (let n = 0; n < data; n++) yield n;
+    return;
+  }
+  yield Uint8Array.of(1, 2, 255);
+  throw new RequestError("denied", "Not today");
 }
