@@ -4,8 +4,17 @@
  *
  * @module
  */
-import { createServer, type IncomingMessage, type Server, type ServerResponse } from "node:http";
+import {
+  Agent,
+  type ClientRequest,
+  createServer,
+  type IncomingMessage,
+  request,
+  type Server,
+  type ServerResponse,
+} from "node:http";
 import type { AddressInfo } from "node:net";
+import { concat } from "../server/http/body.ts";
 
 /** Headers that end at a proxy. */
 const HOP_BY_HOP = ["connection", "upgrade", "keep-alive", "transfer-encoding", "te", "trailer"];
@@ -76,7 +85,7 @@ export class RoundRobin implements AsyncDisposable {
   readonly #ports: number[];
   readonly #holds: Holding;
   readonly #idleMs: number;
-  readonly #client = Deno.createHttpClient({});
+  readonly #agent = new Agent({ keepAlive: true });
   readonly #server: Server;
   readonly #running = new Set<Promise<void>>();
   readonly #answers = new Set<ServerResponse>();
@@ -147,13 +156,13 @@ export class RoundRobin implements AsyncDisposable {
     this.cut();
     await Promise.all(this.#running);
     await closed;
-    this.#client.close();
+    this.#agent.destroy();
   }
 
   async #pass(request: IncomingMessage, answer: ServerResponse): Promise<void> {
     const pieces: Uint8Array[] = [];
     for await (const piece of request) pieces.push(piece);
-    const body = pieces.length === 0 ? null : new Blob(pieces as BlobPart[]);
+    const body = concat(pieces);
     for (let i = 0; i < this.#ports.length; i++) {
       const passed = this.#note(request);
       const status = this.onRequest(passed);
@@ -163,7 +172,7 @@ export class RoundRobin implements AsyncDisposable {
       } catch (error) {
         if (answer.headersSent || answer.destroyed) throw error;
         // The request was not sent: the next node may take it.
-        if (!/\(Connect\)/.test(String((error as Error).cause))) break;
+        if ((error as { code?: string }).code !== "ECONNREFUSED") break;
       }
     }
     answer.writeHead(502).end();
@@ -183,43 +192,55 @@ export class RoundRobin implements AsyncDisposable {
   }
 
   /** Sends a request to a node, and the answer to the client. */
-  async #carry(passed: Passed, body: Blob | null, answer: ServerResponse): Promise<void> {
-    const { method, path, headers, node } = passed;
-    const ending = new AbortController();
-    const { signal } = ending;
-    using idle = new Idle(this.#idleMs, () => ending.abort());
-    const end = () => ending.abort();
+  async #carry(passed: Passed, body: Uint8Array, answer: ServerResponse): Promise<void> {
+    const asking = this.#ask(passed, body);
+    using idle = new Idle(this.#idleMs, () => asking.destroy());
+    const end = () => asking.destroy();
     answer.once("close", end);
-    const { port } = this;
-    headers.set("host", `127.0.0.1:${port}`);
-    const url = `http://127.0.0.1:${this.#ports[node]}${path}`;
-    const client = this.#client;
-    const got = await fetch(url, { method, headers, body, redirect: "manual", client, signal });
-    passed.status = got.status;
+    const got = await new Promise<IncomingMessage>((resolve, reject) => {
+      asking.once("response", resolve).once("error", reject).once("close", reject);
+    });
+    asking.on("error", () => {}); // The answer reports the same error.
+    passed.status = got.statusCode!;
     if (this.losesAnswer(passed)) {
-      await got.body?.cancel();
+      asking.destroy();
       return void answer.destroy();
     }
-    const kept = new Headers(got.headers);
-    for (const name of HOP_BY_HOP) kept.delete(name);
-    const isStream = /^text\/event-stream/.test(kept.get("content-type") ?? "");
+    const { headers } = got;
+    for (const name of HOP_BY_HOP) delete headers[name];
+    const isStream = /^text\/event-stream/.test(headers["content-type"] ?? "");
     const held = new HeldBytes(this.#heldBytes(isStream), this.#holds === "blocks");
+    const begin = () => {
+      if (!answer.headersSent) answer.writeHead(passed.status, headers).flushHeaders();
+    };
     const write = (pieces: readonly Uint8Array[]) => {
-      if (!answer.headersSent && (pieces.length > 0 || held.limit === 0)) {
-        answer.writeHead(got.status, [...kept].flat());
-        answer.flushHeaders();
-      }
+      if (pieces.length > 0) begin();
       for (const piece of pieces) answer.write(piece);
     };
-    write([]);
-    for await (const piece of got.body ?? []) {
+    if (held.limit === 0) begin();
+    for await (const piece of got) {
       idle.restart();
       write(held.add(piece));
     }
+    // A node that died in the middle of its answer.
+    if (!got.complete) throw new Error("The answer was cut off");
     answer.off("close", end);
-    if (!answer.headersSent) answer.writeHead(got.status, [...kept].flat());
+    begin();
     write(held.end());
     answer.end();
+  }
+
+  #ask({ method, path, headers, node }: Passed, body: Uint8Array): ClientRequest {
+    const asking = request({
+      agent: this.#agent,
+      host: "127.0.0.1",
+      port: this.#ports[node]!,
+      method,
+      path,
+      headers: Object.fromEntries(headers),
+    });
+    asking.end(body);
+    return asking;
   }
 
   #heldBytes(isStream: boolean): number {

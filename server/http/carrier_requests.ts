@@ -224,33 +224,36 @@ export class CarrierRequests {
       readonly isFirst: boolean;
     },
   ): Response {
-    const ended = new AbortController();
-    const { signal } = ended;
+    // Aborted once the client has left.
+    const left = new AbortController();
+    const { signal } = left;
     let waiting: string | undefined = start.head;
     let { last, isFirst } = start;
-    const take = async (): Promise<string | undefined> => {
+    let isOver = false;
+    const take = async (): Promise<string> => {
       const options = { reader, isFirst, waitMs: COMMENT_MS, maxBytes: PIECE_BYTES, signal };
       const taken = await carrier.take(last, options);
       isFirst = false;
       ({ last } = taken);
-      if (taken.state !== "open") ended.abort();
+      isOver = taken.state !== "open";
       return taken.events;
     };
     const body = new ReadableStream<Uint8Array>({
       pull: async (controller) => {
+        let events = "";
         try {
-          const events = waiting ?? await take();
-          waiting = undefined;
-          const isOver = signal.aborted;
-          if (events !== "" || !isOver) controller.enqueue(encoder.encode(events || COMMENT));
-          if (isOver) controller.close();
+          events = waiting ?? await take();
         } catch (error) {
           // The next request of the client is told the reason.
           if (!(error instanceof CarrierError)) this.#options.report(error);
-          controller.close();
+          isOver = true;
         }
+        waiting = undefined;
+        if (signal.aborted) return;
+        if (events !== "" || !isOver) controller.enqueue(encoder.encode(events || COMMENT));
+        if (isOver) controller.close();
       },
-      cancel: () => ended.abort(),
+      cancel: () => left.abort(),
     }, { highWaterMark: 0 });
     return this.#answer(request, body, { headers: { "content-type": "text/event-stream" } });
   }

@@ -1,0 +1,49 @@
+/**
+ * A node as a process of its own: `http_node.ts redis|nats ADDRESS [FOLDER]`. Prints the port once
+ * the other nodes are known, serves the files of a folder, and ends with the standard input.
+ *
+ * @module
+ */
+import type { Broker } from "../../pubsub/broker.ts";
+import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { serve, type Server } from "../../server.ts";
+
+if (import.meta.main) {
+  const [engine, address, folder = ""] = Deno.args as [string, string, string?];
+  const broker: Broker = engine === "redis"
+    ? new RedisBroker({ url: address })
+    : new NatsBroker({ servers: address });
+  const server: Server = serve({
+    port: 0,
+    hostname: "127.0.0.1",
+    onListen() {},
+    broker,
+    webTransport: false,
+    authorize: () => true,
+    history: { "room:{name}": { size: 10_000, ttlMs: 60_000, bytes: 10_000_000 } },
+    rooms: ["room:{name}"],
+    limits: { maxSessionsPerAddress: 10_000, maxSessionsPerUser: Infinity },
+    // The publication is kept before the message counts as handled.
+    async onMessage(message) {
+      if (message.topic === "say") await server.topics.append("room:said", message.data);
+      else message.reply(server.nodes!.id);
+    },
+    async fetch({ url }) {
+      const { pathname } = new URL(url);
+      const file = pathname === "/" ? "/index.html" : pathname;
+      const type = file.endsWith(".js") ? "text/javascript" : "text/html";
+      try {
+        const body = await Deno.readFile(`${folder}${file}`);
+        return new Response(body, { headers: { "content-type": type } });
+      } catch {
+        return new Response("", { status: 404 });
+      }
+    },
+  });
+  await server.nodes!.ready;
+  console.log(server.address!.port);
+  for await (const _ of Deno.stdin.readable) { /* Nothing is asked. */ }
+  await server.close();
+  await broker.close();
+}

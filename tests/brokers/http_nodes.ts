@@ -1,0 +1,103 @@
+/**
+ * Nodes as processes on Redis or NATS, behind a proxy that blocks all transports but HTTP.
+ *
+ * @module
+ */
+import { type Client, connect, type ConnectOptions } from "../../client.ts";
+import { RoundRobin, type RoundRobinOptions } from "../round_robin.ts";
+import { LineProcess } from "../soak/processes.ts";
+import { noTimers } from "./hearing.ts";
+import { isNatsMissing, NatsServer } from "./nats_server.ts";
+import { isRedisMissing, RedisServer } from "./redis_server.ts";
+
+/** An engine, as the arguments of a node. */
+export interface Engine extends AsyncDisposable {
+  readonly args: readonly string[];
+  /** The process of the engine. */
+  readonly pid: number;
+}
+
+/** Engines that processes share: whether a program is missing, and a start. */
+export const ENGINES: Readonly<Record<string, [ignore: boolean, start: () => Promise<Engine>]>> = {
+  redis: [isRedisMissing, async () => {
+    const server = await RedisServer.start();
+    const end = () => server[Symbol.asyncDispose]();
+    return { args: ["redis", server.url], pid: server.pid, [Symbol.asyncDispose]: end };
+  }],
+  nats: [isNatsMissing, async () => {
+    const server = await NatsServer.start();
+    const end = () => server[Symbol.asyncDispose]();
+    return { args: ["nats", server.servers], pid: server.pid, [Symbol.asyncDispose]: end };
+  }],
+};
+
+/** A node as a process. */
+export interface NodeProcess {
+  readonly process: LineProcess;
+  readonly port: number;
+}
+
+/** Nodes on an engine behind a proxy. */
+export class ProcessSite implements AsyncDisposable {
+  /** The nodes. */
+  readonly nodes: NodeProcess[] = [];
+  readonly #engine: Engine;
+  readonly #folder: string;
+  #proxy: RoundRobin | undefined;
+
+  private constructor(engine: Engine, folder: string) {
+    this.#engine = engine;
+    this.#folder = folder;
+  }
+
+  /** Starts two nodes and the proxy. The nodes serve the files of the folder, if there is one. */
+  static async open(
+    engine: Engine,
+    { folder = "", ...options }: RoundRobinOptions & { readonly folder?: string } = {},
+  ): Promise<ProcessSite> {
+    const site = new ProcessSite(engine, folder);
+    site.nodes.push(...await Promise.all([site.#start(), site.#start()]));
+    site.#proxy = await RoundRobin.start(site.nodes.map(({ port }) => port), options);
+    return site;
+  }
+
+  /** The processes of the engine and the nodes. */
+  get pids(): number[] {
+    return [this.#engine.pid, ...this.nodes.map(({ process }) => process.pid)];
+  }
+
+  /** The proxy. */
+  get proxy(): RoundRobin {
+    return this.#proxy!;
+  }
+
+  /** Connects a client that falls back to HTTP. */
+  connect(options: ConnectOptions = {}): Client {
+    return connect(this.proxy.url.replace("http", "ws"), {
+      transports: ["websocket", "http"],
+      backoff: { firstDelayMs: 50, maxDelayMs: 500 },
+      ...options,
+    });
+  }
+
+  /** Ends a node as `kill -9` does, and starts another one in its place. */
+  async kill(node: number): Promise<void> {
+    const { process } = this.nodes[node]!;
+    process.kill("SIGKILL");
+    await process.end();
+    const started = this.nodes[node] = await this.#start();
+    this.proxy.use(node, started.port);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#proxy?.[Symbol.asyncDispose]();
+    for (const { process } of this.nodes) await process.end();
+    await this.#engine[Symbol.asyncDispose]();
+    await noTimers();
+  }
+
+  async #start(): Promise<NodeProcess> {
+    const process = new LineProcess("../brokers/http_node.ts", ...this.#engine.args, this.#folder);
+    return { process, port: Number(await process.line()) };
+  }
+}

@@ -1,0 +1,196 @@
+/** Sessions over HTTP whose requests reach several nodes, behind a proxy. */
+import { assert, assertEquals, assertGreater } from "@std/assert";
+import { captureConsole } from "./console_lines.ts";
+import { countsOf, hear, Site } from "./http_site.ts";
+import type { Holding } from "./round_robin.ts";
+import { portOf, until } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+const HOLDINGS: readonly Holding[] = ["nothing", "start", "blocks", "streams"];
+
+Deno.test("Sessions over HTTP have messages, requests, topics and presence, whatever a proxy holds back", async () => {
+  // All at once: a client finds out after 3 s that a proxy holds streams back.
+  await Promise.all(HOLDINGS.map(useAll));
+});
+
+async function useAll(holds: Holding): Promise<void> {
+  await using site = await Site.open({
+    holds,
+    serving: {
+      async onMessage(message, session) {
+        if (message.topic === "echo") return message.reply(message.data);
+        const answer = await session.request("ask", message.data);
+        session.send("heard", `${message.topic} ${answer}`);
+      },
+    },
+  });
+  await using ann = site.connect({ token: "ann" });
+  await using bob = site.connect({ token: "bob" });
+  const [annHears, bobHears] = [hear(ann), hear(bob)];
+  const session = await soon(ann.whenConnected());
+  assertEquals(session.transport, "http");
+  assertEquals(session.connection.capabilities.streams, false);
+  for (let i = 0; i < 4; i++) assertEquals(await soon(ann.request("echo", { i })), { i });
+  ann.send("say", 7);
+  await until(() => annHears.heard.length === 1);
+  assertEquals(annHears.heard, ["say answer to 7"]);
+
+  // The posts of one session reached both nodes.
+  const posts = countsOf(site.proxy, "POST");
+  assert(posts[0]! > 0 && posts[1]! > 0, `${posts}`);
+
+  const got: unknown[] = [];
+  await site.servers[0]!.topics.append("room:a", 0);
+  const room = bob.subscribe("room:a", { last: 10 });
+  void (async () => {
+    for await (const { data } of room) got.push(data);
+  })();
+  await soon(room.ready);
+  for (let i = 1; i <= 5; i++) await soon(ann.publish("room:a", i));
+  await until(() => got.length === 6);
+  assertEquals(got, [0, 1, 2, 3, 4, 5]);
+  await soon(ann.subscribe("room:a").ready);
+  const both = (names: Set<string>) => names.has("ann") && names.has("bob");
+  await until(() => both(annHears.present) && both(bobHears.present));
+  // All that is one session.
+  assertEquals((await ann.whenConnected()).id, session.id);
+}
+
+Deno.test("Messages to the server over HTTP come once and in order, whichever node a post reaches, also if answers are lost", async () => {
+  const handled: unknown[] = [];
+  await using site = await Site.open({
+    nodes: 3,
+    holds: "nothing",
+    serving: { onMessage: ({ data }) => void handled.push(data) },
+  });
+  await using client = site.connect();
+  const session = await soon(client.whenConnected());
+  let posts = 0;
+  site.proxy.losesAnswer = ({ method }) => method === "POST" && ++posts % 3 === 1;
+  for (let i = 0; i < 300; i++) {
+    client.send("say", i);
+    // Several messages share a post, and there are many posts.
+    if (i % 10 === 9) await until(() => handled.length > i - 20);
+  }
+  await until(() => handled.length >= 300);
+  assertEquals(handled, Array.from({ length: 300 }, (_, i) => i));
+  assertEquals((await client.whenConnected()).id, session.id);
+  assertGreater(posts, 10);
+  for (const count of countsOf(site.proxy, "POST")) assertGreater(count, 1);
+});
+
+Deno.test("Messages to a client over HTTP come once and in order, while all requests are cut again and again", async () => {
+  await using site = await Site.open({ nodes: 3, holds: "nothing" });
+  await using client = site.connect();
+  const { heard } = hear(client);
+  const session = await soon(client.whenConnected());
+  const peer = site.nodeOf(session.id)!.manager.get(session.id)!;
+  const count = 400;
+  for (let i = 0; i < count; i++) {
+    peer.send("say", i);
+    if (i % 40 === 20) site.proxy.cut();
+    if (i % 40 === 39) await until(() => heard.length > i - 60);
+  }
+  await until(() => heard.length >= count);
+  assertEquals(heard, Array.from({ length: count }, (_, i) => i));
+  assertEquals((await client.whenConnected()).id, session.id);
+  const gets = countsOf(site.proxy, "GET");
+  assertEquals(gets.length, 3);
+});
+
+Deno.test("A session over HTTP survives a proxy that closes silent answers", async () => {
+  using printed = captureConsole();
+  await using site = await Site.open({ holds: "nothing", idleMs: 200 });
+  await using client = site.connect();
+  const { heard } = hear(client);
+  const session = await soon(client.whenConnected());
+  const peer = site.nodeOf(session.id)!.manager.get(session.id)!;
+  const gets = () => site.proxy.passed.filter(({ method }) => method === "GET").length;
+  const before = gets();
+  await until(() => gets() >= before + 3);
+  peer.send("say", 1);
+  await until(() => heard.length === 1);
+  assertEquals((await client.whenConnected()).id, session.id);
+  assertEquals(printed.lines, []);
+});
+
+Deno.test("A client over HTTP learns at once that its node closes, and recovers at another one", async () => {
+  await using site = await Site.open({ holds: "nothing" });
+  await using client = site.connect();
+  const got: unknown[] = [];
+  const room = client.subscribe("room:a", {
+    onRecovery: ({ recovered }) => void got.push(recovered),
+  });
+  void (async () => {
+    for await (const { data } of room) got.push(data);
+  })();
+  await soon(room.ready);
+  const session = await soon(client.whenConnected());
+  const node = site.nodeOf(session.id)!;
+  const other = site.servers.find((server) => server !== node)!;
+  await other.topics.append("room:a", 1);
+  await until(() => got.length === 1);
+  const closedAt = performance.now();
+  await node.close();
+  await other.topics.append("room:a", 2);
+  await until(() => got.length === 3);
+  assertEquals(got, [1, true, 2]);
+  const { transport, id } = await client.whenConnected();
+  assertEquals([transport, site.nodeOf(id) === other], ["http", true]);
+  // Far below the time after which a silent node is gone.
+  assert(performance.now() - closedAt < 5_000);
+});
+
+Deno.test("A node drains: sessions over HTTP move to another one, and no message is lost", async () => {
+  const handled: unknown[] = [];
+  await using site = await Site.open({
+    holds: "nothing",
+    serving: { onMessage: ({ data }) => void handled.push(data) },
+  });
+  await using client = site.connect({ delivery: "at-least-once" });
+  const session = await soon(client.whenConnected());
+  const node = site.nodeOf(session.id)!;
+  client.send("say", 1);
+  const draining = node.drain({ withinMs: 500 });
+  client.send("say", 2);
+  await draining;
+  client.send("say", 3);
+  await soon(client.flushed());
+  assertEquals(handled, [1, 2, 3]);
+  const { id } = await soon(client.whenConnected());
+  assert(site.nodeOf(id) !== node);
+});
+
+Deno.test("Requests for connections that are no more, or with a wrong secret, are answered with 410 on every node", async () => {
+  await using site = await Site.open({ holds: "nothing" });
+  const url = site.proxy.url;
+  const marked = { "skein-transport": "http", accept: "text/event-stream" };
+  const opening = await fetch(`${url}?protocol=skein.1`, { headers: marked });
+  const reader = opening.body!.pipeThrough(new TextDecoderStream()).getReader();
+  const first = String((await reader.read()).value);
+  const { session, secret } = JSON.parse(/^data:(.*)$/m.exec(first)![1]!);
+  const post = async (id: string, key: string) => {
+    const headers = {
+      ...marked,
+      "skein-session": id,
+      "skein-secret": key,
+      "skein-number": "1",
+      "last-event-id": "0",
+    };
+    const answer = await fetch(url, { method: "POST", headers, body: new Uint8Array([1, 0, 32]) });
+    await answer.body?.cancel();
+    return answer.status;
+  };
+  const node = session.split(".")[0];
+  const other = site.servers.find(({ nodes }) => nodes!.id === node)!;
+  assert(other !== undefined);
+  const wrong = "A".repeat(secret.length);
+  for (let i = 0; i < 2; i++) {
+    assertEquals(await post(session, wrong), 410);
+    assertEquals(await post(`${node}.00000000-0000-4000-8000-000000000000`, secret), 410);
+  }
+  await reader.cancel();
+  await other.close();
+  assertEquals(await post(session, secret), 410);
+  assertEquals(portOf(site.servers.find((one) => one !== other)!) > 0, true);
+});

@@ -1,0 +1,123 @@
+/**
+ * Nodes of one broker in this process, behind a proxy that blocks all transports but HTTP.
+ *
+ * @module
+ */
+import type { ConnectOptions } from "../client.ts";
+import { Client } from "../client/client.ts";
+import { denoPlatform } from "../client/deno.ts";
+import { dialHttp } from "../transport/http/client.ts";
+import { MemoryBroker } from "../pubsub/mod.ts";
+import type { PresenceNotice } from "../session/wire/presence_notice.ts";
+import type { ServeOptions, Server } from "../server.ts";
+import { RoundRobin, type RoundRobinOptions } from "./round_robin.ts";
+import { listen, portOf } from "./servers.ts";
+
+/** Options for {@linkcode Site.open}. */
+export interface SiteOptions extends RoundRobinOptions {
+  /**
+   * Number of nodes.
+   *
+   * @default {2}
+   */
+  readonly nodes?: number;
+  /** Further options of all nodes. */
+  readonly serving?: ServeOptions;
+}
+
+/** Nodes behind a proxy. */
+export class Site implements AsyncDisposable {
+  /** The nodes. */
+  readonly servers: Server[];
+  /** The proxy. */
+  readonly proxy: RoundRobin;
+  readonly #broker: MemoryBroker;
+
+  private constructor(broker: MemoryBroker, servers: Server[], proxy: RoundRobin) {
+    this.#broker = broker;
+    this.servers = servers;
+    this.proxy = proxy;
+  }
+
+  /** Starts the nodes and the proxy. */
+  static async open(options: SiteOptions = {}): Promise<Site> {
+    const { nodes = 2, serving, ...rest } = options;
+    const broker = new MemoryBroker();
+    const servers = Array.from({ length: nodes }, () =>
+      listen({
+        broker,
+        webTransport: false,
+        authorize: () => true,
+        authenticate: ({ token }) => token ?? "nobody",
+        acceptsTokenInBand: true,
+        history: { "room:{name}": { size: 10_000, ttlMs: 60_000, bytes: 10_000_000 } },
+        rooms: ["room:{name}"],
+        ...serving,
+      }));
+    await Promise.all(servers.map(({ nodes }) => nodes!.ready));
+    return new Site(broker, servers, await RoundRobin.start(servers.map(portOf), rest));
+  }
+
+  /** The URL of the proxy, for clients. */
+  get url(): string {
+    return this.proxy.url.replace("http", "ws");
+  }
+
+  /** Connects a client that falls back to HTTP. */
+  connect(options: ConnectOptions = {}): Client {
+    return new Client(this.url, denoPlatform(async (url, o) => await dialHttp(url, o as never)), {
+      backoff: { firstDelayMs: 50, maxDelayMs: 200 },
+      ...options,
+    });
+  }
+
+  /** The node that has a session. */
+  nodeOf(session: string): Server | undefined {
+    return this.servers.find(({ manager }) => manager.get(session) !== undefined);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.proxy[Symbol.asyncDispose]();
+    for (const server of this.servers) await server.close();
+    await this.#broker.close();
+  }
+}
+
+/** Numbers of requests to each node, by method. */
+export function countsOf({ passed }: RoundRobin, method: string): number[] {
+  const counts: number[] = [];
+  for (const { node, status, ...request } of passed) {
+    if (request.method === method && status !== 0) counts[node] = (counts[node] ?? 0) + 1;
+  }
+  return counts;
+}
+
+/** The messages that a client receives, presence in words. */
+export function hear(client: Client): { readonly heard: unknown[]; readonly present: Set<string> } {
+  const heard: unknown[] = [];
+  const present = new Set<string>();
+  void (async () => {
+    for await (const message of client) {
+      if (message.topic === "ask") await message.reply(`answer to ${message.data}`);
+      else if (!message.topic.startsWith("presence:")) heard.push(message.data);
+      else note(present, message.data as PresenceNotice);
+    }
+  })();
+  return { heard, present };
+}
+
+function note(present: Set<string>, notice: PresenceNotice): void {
+  switch (notice.type) {
+    case "members":
+      present.clear();
+      for (const { user } of notice.members) present.add(user);
+      return;
+    case "join":
+      return void present.add(notice.user);
+    case "leave":
+      return void present.delete(notice.user);
+    case "changes":
+      for (const { user } of notice.joined) present.add(user);
+      for (const { user } of notice.left) present.delete(user);
+  }
+}
