@@ -22,6 +22,7 @@ import {
   fuzzVarints,
 } from "./h3.ts";
 import { fuzzHttp } from "./http.ts";
+import { fuzzEvents, fuzzHttpTransport, fuzzPosts } from "./http_transport.ts";
 import { fuzzMessageWire } from "./message_wire.ts";
 import { fuzzMoqMessages, fuzzMoqStreams } from "./moq.ts";
 import { fuzzMoqSessions } from "./moq_session.ts";
@@ -59,6 +60,9 @@ export const FUZZERS: readonly Fuzzer[] = [
   { name: "websocket heads", weight: 3, run: fuzzWebSocketHeads },
   { name: "websocket frames", weight: 6, run: fuzzWebSocketFrames },
   { name: "http api", weight: 2, run: fuzzHttp },
+  { name: "http posts", weight: 2, run: fuzzPosts },
+  { name: "http events", weight: 2, run: fuzzEvents },
+  { name: "http transport", weight: 2, run: fuzzHttpTransport },
   { name: "qmux", weight: 8, run: fuzzQmux },
   { name: "moq messages", weight: 6, run: fuzzMoqMessages },
   { name: "moq streams", weight: 3, run: fuzzMoqStreams },

@@ -1,0 +1,157 @@
+import { assert, assertEquals, assertLess } from "@std/assert";
+import type { connect, dial } from "../../client.ts";
+import { bundleClient } from "../../examples/chat/page.ts";
+import { createServer, type Server, type ServerOptions } from "../../mod.ts";
+import { type Browser, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+
+/** Names in a page, for functions that run there. */
+declare global {
+  /** The client's module. */
+  var skein: { readonly connect: typeof connect; readonly dial: typeof dial };
+  /** The client of the page. */
+  var client: ReturnType<typeof connect>;
+}
+
+const HTML = `<!doctype html><title>Page</title><script type="module">
+import * as skein from "/client.js";
+globalThis.skein = skein;
+</script>`;
+
+/** How soon the server knows of a page that was left, in milliseconds. */
+const LEAVE_MS = 2_000;
+
+/** A proxy that knows no upgrades, in front of a server. */
+class Proxy implements AsyncDisposable {
+  readonly server: Server;
+  /** True to hold event streams back. */
+  holds = false;
+  /** Requests of the transport, by method. */
+  readonly methods: string[] = [];
+  readonly #http: Deno.HttpServer<Deno.NetAddr>;
+  readonly #client: string;
+
+  private constructor(client: string, options: ServerOptions) {
+    this.#client = client;
+    this.server = createServer(options);
+    this.#http = Deno.serve(
+      { hostname: "127.0.0.1", port: 0, onListen() {} },
+      (request, info) => this.#answer(request, info),
+    );
+  }
+
+  static async start(options: ServerOptions): Promise<Proxy> {
+    return new Proxy(await bundleClient(new URL("../../client.ts", import.meta.url)), options);
+  }
+
+  get port(): number {
+    return this.#http.addr.port;
+  }
+
+  async #answer(request: Request, info: Deno.ServeHandlerInfo): Promise<Response> {
+    const { headers, method, url } = request;
+    if (headers.has("upgrade")) return new Response(null, { status: 502 });
+    const { pathname } = new URL(url);
+    if (pathname === "/client.js") {
+      return new Response(this.#client, { headers: { "content-type": "text/javascript" } });
+    }
+    if (pathname === "/page") {
+      return new Response(HTML, { headers: { "content-type": "text/html" } });
+    }
+    this.methods.push(headers.has("skein-poll") ? "poll" : method);
+    const response = await this.server.fetch(request, info);
+    const isStream = response.headers.get("content-type") === "text/event-stream" &&
+      !response.headers.has("content-length");
+    if (!isStream || !this.holds) return response;
+    const held = new ReadableStream<Uint8Array>({ cancel: () => response.body!.cancel() });
+    return new Response(held, response);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.server.close();
+    await this.#http.shutdown();
+  }
+}
+
+async function openPage(browser: Browser, { port }: Proxy): Promise<Page> {
+  const page = await browser.newPage();
+  page.setDefaultTimeout(PATIENCE_MS);
+  await page.goto(`http://localhost:${port}/page`);
+  await page.waitForFunction(() => "skein" in globalThis);
+  return page;
+}
+
+/** Connects a page, and returns an answer, and a publication as text and as bytes. */
+async function talk(page: Page, url: string) {
+  return await page.evaluate(async (url) => {
+    const transports = ["webtransport", "websocket", "http"] as const;
+    const client = globalThis.client = skein.connect(url, { transports });
+    const news = client.subscribe("news");
+    await news.ready;
+    const answer = await client.request("echo", { text: "héllo 𝄞" });
+    client.publish("news", "a\nb\r");
+    client.publish("news", Uint8Array.of(0, 128, 255));
+    const got: unknown[] = [];
+    for await (const { data } of news) {
+      got.push(data instanceof Uint8Array ? [...data] : data);
+      if (got.length === 2) break;
+    }
+    const text = "x".repeat(200_000);
+    const large = await client.request<string>("echo", text);
+    return { transport: client.session!.transport, answer, got, isWhole: large === text };
+  }, url);
+}
+
+const TALK = {
+  transport: "http",
+  answer: { text: "héllo 𝄞" },
+  got: ["a\nb\r", [0, 128, 255]],
+  isWhole: true,
+};
+
+const OPTIONS: ServerOptions = {
+  authorize: () => true,
+  onMessage: (message) => message.reply(message.data),
+};
+
+testInBrowsers("a page takes HTTP where no upgrade passes, and says goodbye", async (browser) => {
+  await using proxy = await Proxy.start(OPTIONS);
+  const page = await openPage(browser, proxy);
+  assertEquals(await talk(page, `http://localhost:${proxy.port}/`), TALK);
+  assert(!proxy.methods.includes("poll"));
+  const [session] = proxy.server.manager.all();
+  const start = performance.now();
+  await page.goto("about:blank");
+  assertEquals((await session!.closed).code, 0);
+  assertLess(performance.now() - start, LEAVE_MS);
+});
+
+testInBrowsers("a page polls where a proxy holds event streams back", async (browser) => {
+  await using proxy = await Proxy.start(OPTIONS);
+  proxy.holds = true;
+  const page = await openPage(browser, proxy);
+  assertEquals(await talk(page, `http://localhost:${proxy.port}/`), TALK);
+  assert(proxy.methods.includes("poll"));
+  // The server may not know yet that the first attempt ended.
+  const session = proxy.server.manager.all().at(-1)!;
+  await page.evaluate(() => client.close());
+  assertEquals((await session.closed).code, 0);
+});
+
+testInBrowsers("a page of another origin takes HTTP only as the rules allow", async (browser) => {
+  await using pages = await Proxy.start({});
+  const origins = [`http://localhost:${pages.port}`];
+  await using open = await Proxy.start({ ...OPTIONS, origins });
+  await using shut = await Proxy.start({ ...OPTIONS, onRefusal() {} });
+  const page = await openPage(browser, pages);
+  assertEquals(await talk(page, `http://localhost:${open.port}/`), TALK);
+  const error = await page.evaluate(async (url) => {
+    const client = skein.connect(url, { transports: ["http"], onError() {} });
+    for await (const status of client.status) {
+      if (status.name === "connected") return "connected";
+      if (status.name === "reconnecting") return status.cause.by;
+    }
+    return "closed";
+  }, `http://localhost:${shut.port}/`);
+  assertEquals(error, "network");
+  assertEquals(shut.server.manager.count, 0);
+});
