@@ -318,6 +318,8 @@ export class Client<C extends Contract = Contract>
     data?: ContractData<C, "answers", T>,
     options: RequestStreamOptions = {},
   ): StreamingAnswer<ContractItem<C, T>> {
+    const isKept = this.#settings.router?.match(topic)?.resume;
+    if (isKept || options.id) return this.#keepAnswer({ ...options, topic, data });
     const open = async () => {
       const { signal, itemTimeoutMs: timeoutMs = this.#settings.requestTimeoutMs } = options;
       const session = this.#session?.isReady
@@ -664,6 +666,24 @@ export class Client<C extends Contract = Contract>
     if (await this.#urls.isElsewhere(this.#place)) this.retryNow();
   }
 
+  #keepAnswer<T>(
+    { id, after, ...options }: RequestStreamOptions & { topic: string; data: unknown },
+  ): StreamingAnswer<T> {
+    const answer = {
+      id: id || randomName(),
+      offset: after || undefined,
+      cancel: async (reason?: string) => (await reading).cancel(reason),
+      async *[Symbol.asyncIterator]() {
+        yield* (await reading).items() as AsyncGenerator<T>;
+      },
+    };
+    const reading = this.#platform.answers().then((part) =>
+      new (part as Answers).KeptAnswer(this as unknown as Client, { ...options, answer })
+    );
+    reading.catch(() => {});
+    return answer;
+  }
+
   #recovery(): Promise<Recovery> {
     return this.#platform.recovery() as Promise<Recovery>;
   }
@@ -936,4 +956,12 @@ function behind(why: string): QueueFullError {
 /** Tells whether the page is known to be offline; false where there is no page. */
 function isOffline(): boolean {
   return (globalThis as { navigator?: { onLine?: boolean } }).navigator?.onLine === false;
+}
+
+/** Draws 128 random bits: an answer of a guest belongs to all who know its name. */
+function randomName(): string {
+  return crypto.getRandomValues(new Uint32Array(4)).reduce(
+    (name, part) => name + part.toString(16).padStart(8, "0"),
+    "",
+  );
 }

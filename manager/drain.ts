@@ -7,6 +7,9 @@ import { MAX_TIMER_MS } from "../base/wait.ts";
 /** Share of the time over which the closes are spread; the rest is for the last ones to finish. */
 const SPREAD = 0.8;
 
+/** Time of a drain by default, in milliseconds. */
+export const DRAIN_MS = 10_000;
+
 /** Options for draining. */
 export interface DrainOptions {
   /**
@@ -78,7 +81,7 @@ export class Drain {
    * @throws {TypeError} If `reason` is not a string.
    */
   constructor(runtime: Runtime, options: DrainOptions = {}) {
-    const { withinMs = 10_000, reason = "", signal, random = () => runtime.random() } = options;
+    const { withinMs = DRAIN_MS, reason = "", signal, random = () => runtime.random() } = options;
     if (!Number.isInteger(withinMs) || withinMs < 1 || withinMs > MAX_TIMER_MS) {
       throw new RangeError(
         `Cannot drain: withinMs must be an integer from 1 to ${MAX_TIMER_MS}, received ${withinMs}`,

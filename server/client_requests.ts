@@ -10,6 +10,7 @@ import {
   LimitError,
   QueueFullError,
   RequestError,
+  SessionClosedError,
   UnsupportedError,
 } from "../errors.ts";
 import { INTERNAL_PREFIX } from "../pubsub/broker.ts";
@@ -20,6 +21,7 @@ import type { Topics } from "../pubsub/topics.ts";
 import { Expiry } from "./authentication.ts";
 import type { SessionManager } from "../manager/session_manager.ts";
 import { type Rate, TokenBucket } from "../manager/token_bucket.ts";
+import { isOwnAnswer } from "./durable/options.ts";
 import type { DurableStreams } from "./durable/streams.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { compileContract } from "../session/check_settings.ts";
@@ -101,7 +103,7 @@ export interface ClientServicesOptions {
     readonly rooms: Rooms;
     readonly topics: Topics;
     /** Durable streams, if the server has these. */
-    readonly streams: Pick<DurableStreams, "cancel"> | undefined;
+    readonly streams: Pick<DurableStreams, "begin" | "cancel" | "follow"> | undefined;
   };
 }
 
@@ -123,8 +125,9 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     // Only the server sends presence notices, to members of the room; topics of the nodes are
     // closed to clients.
     const isOwn = topic.startsWith(PRESENCE_PREFIX) || topic.startsWith(INTERNAL_PREFIX);
-    // Contracts name no durable streams.
-    if (!isOwn && !topic.startsWith(STREAM_PREFIX)) checkKnown(topic, action);
+    if (topic.startsWith(STREAM_PREFIX)) {
+      if (await isOwnAnswer(topic.slice(STREAM_PREFIX.length), userOf(session))) return {};
+    } else if (!isOwn) checkKnown(topic, action); // Contracts name no durable streams.
     const answer = !isOwn && await authorize?.(session, topic, action);
     if (answer) return typeof answer === "object" ? answer : {};
     const what = `${VERBS[action]} "${topic}"`;
@@ -206,6 +209,33 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     },
 
     introduced: (session) => parts().topics.introduced(session),
+
+    async keepAnswer({ message, name, input, make }, face) {
+      const session = face as Session;
+      const streams = parts().streams!;
+      const { topic, signal } = message;
+      const user = userOf(session);
+      const id = await streams.begin({
+        topic,
+        input,
+        user,
+        name,
+        owner: session.user,
+        answer: make,
+        onError: (error) => report(session[internals].settings, error, session),
+      });
+      if (session[internals].joins) return message.reply({ stream: id });
+      // A page without `skein.1` cannot subscribe, and cancels by its request.
+      const onAbort = () => {
+        // The answer outlives the session.
+        if (signal.reason instanceof SessionClosedError) return;
+        streams.cancel(id, "The caller cancelled").catch((error) =>
+          report(session[internals].settings, error, session)
+        );
+      };
+      signal.addEventListener("abort", onAbort, { once: true });
+      message.reply(itemsOf(streams.follow(id, { signal })));
+    },
 
     async publish(session, topic, data, { number, echo }) {
       if (topic.startsWith(STREAM_PREFIX)) return await cancel(session, topic, data);
@@ -418,6 +448,18 @@ export function tellLiteral(console: ConsoleReport, topic: string): void {
       "exactly this topic, and no others",
     { about: topic },
   );
+}
+
+/** The verified user of a session; `undefined` for a guest, whose user is the id of the session. */
+function userOf({ user, id }: Session): string | undefined {
+  return user === id ? undefined : user;
+}
+
+/** The items of a durable stream, without their places. */
+async function* itemsOf(
+  records: AsyncIterable<{ readonly data: unknown }>,
+): AsyncGenerator<unknown, void, undefined> {
+  for await (const { data } of records) yield data;
 }
 
 /** Returns `true` if a message can hold the data. */

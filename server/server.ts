@@ -29,13 +29,12 @@ import {
   type ServeOptions,
   type ServerOptions,
 } from "./server_options.ts";
-import { boundsOf, checkDurableStreams, type DurableStreamsOptions } from "./durable/options.ts";
-import type { DurableFace } from "./durable/face.ts";
-import type { NodeStreams } from "./durable/node_streams.ts";
-import { DurableStreams, type LoadedStreams } from "./durable/streams.ts";
+import { checkAnswers, checkDurableStreams, checkKeepsLogs } from "./durable/options.ts";
+import type { DurableParts, PartsOptions } from "./durable/parts.ts";
+import { DurableStreams } from "./durable/streams.ts";
 import type { ApiParts } from "./http/api.ts";
 import type { FaceParts, HttpFace } from "./http/face.ts";
-import type { DrainOptions, DrainReport } from "../manager/drain.ts";
+import { DRAIN_MS, type DrainOptions, type DrainReport } from "../manager/drain.ts";
 import { SessionManager } from "../manager/session_manager.ts";
 import type { OfferedUpgrade } from "../transport/websocket/server.ts";
 import { DEFAULT_MAX_SESSIONS, DEFAULT_MAX_SESSIONS_PER_ADDRESS } from "../manager/limits.ts";
@@ -62,8 +61,6 @@ import type { SessionCloseOptions } from "../session/types.ts";
 import { type SessionHandlers, sessionSettings } from "../session/session_settings.ts";
 import { CloseCode, UnsupportedError } from "../errors.ts";
 import { internals } from "../session/core.ts";
-import type { OriginRules } from "../transport/origins.ts";
-import type { StreamLogs } from "../pubsub/logs/stream_logs.ts";
 import { directStream } from "../transport/direct.ts";
 import { report } from "../session/settings.ts";
 
@@ -103,8 +100,6 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /** HTTP faces that have loaded, by the option of the server. */
   readonly #loadedFaces = new Map<string, HttpFace>();
   readonly #streams: DurableStreams | undefined;
-  /** Parts of durable streams, once loaded. */
-  #durable: LoadedParts | undefined;
   #listener: ServerListener | undefined;
   #closing: Promise<void> | undefined;
   /** Stops listening to the signal that closes the server. */
@@ -123,6 +118,10 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     checkFaces({ api, durableStreams });
     if (api !== undefined) checkApi(api);
     if (durableStreams !== undefined) checkDurableStreams(durableStreams, broker);
+    const answers = checkAnswers(options.answers);
+    const keepsAnswers = hasKeptAnswers(options);
+    if (keepsAnswers) checkKeepsLogs("a request with resume", broker);
+    const hasStreams = durableStreams !== undefined || keepsAnswers;
     const runtime = this.#runtime = options.runtime ?? platformRuntime();
     this.#console = new ConsoleReport(runtime);
     const turn = new Turn(runtime);
@@ -149,7 +148,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         }),
         console: this.#console,
         isSilent: options.onError !== undefined,
-        hasHistory: Object.keys(options.history ?? {}).length > 0 || durableStreams !== undefined,
+        hasHistory: Object.keys(options.history ?? {}).length > 0 || hasStreams,
         parts: () => ({
           admission: this.#admission as Admission<unknown>,
           users: this.#users,
@@ -219,10 +218,16 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#engine = broker && reportEngine(runtime, broker, this.#console);
     const { origins, hosts } = options;
     const rules = { ...(origins && { origins }), ...(hosts && { hosts }) };
-    if (durableStreams !== undefined) {
-      const { path } = durableStreams;
-      const loading = this.#loadDurable(durableStreams, rules);
-      this.#mount("durableStreams", path, loading.then(({ face }) => face));
+    if (hasStreams) {
+      const loading = this.#loadDurable({
+        http: durableStreams,
+        origins: rules,
+        answers,
+        settings,
+      });
+      if (durableStreams !== undefined) {
+        this.#mount("durableStreams", durableStreams.path, loading.then(({ face }) => face!));
+      } else loading.catch((error) => this.#console.failed("Loading of answers", error));
       const streams = this.#streams = new DurableStreams(loading);
       this.topics.serveStreams((topic) => streams.source(topic, this.topics));
     }
@@ -263,7 +268,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   /**
    * The durable streams of all servers of the broker: writers, reads, cancellation.
    *
-   * @throws {UnsupportedError} Without the option `durableStreams`.
+   * @throws {UnsupportedError} Without the option `durableStreams`, and without a request that has
+   * `resume`.
    */
   get durableStreams(): DurableStreams {
     if (this.#streams !== undefined) return this.#streams;
@@ -454,9 +460,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#listener?.stop();
     // Raw sessions have no envelopes: the wire carries the request to leave.
     for (const connection of connections) connection.drain?.();
+    const hasOthers = (this.nodes?.size ?? 0) > 0;
+    const { withinMs = DRAIN_MS, signal } = options;
     const [report] = await Promise.all([
       this.manager.drain(options),
       this.#moq?.drain(options.withinMs === undefined ? {} : { timeoutMs: options.withinMs }),
+      this.#streams?.drain({ hasOthers, withinMs, signal }),
     ]);
     // Sessions that were closed are over here, but the close has yet to reach their peers.
     const told = Promise.allSettled(connections.map(({ closed }) => closed));
@@ -578,29 +587,16 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#removeAbortListener = () => signal.removeEventListener("abort", onAbort);
   }
 
-  async #loadDurable(options: DurableStreamsOptions, origins: OriginRules): Promise<LoadedParts> {
-    const [{ DurableFace }, { NodeStreams }, { StreamSender }, { StreamLogs }] = await Promise.all([
-      import("./durable/face.ts"),
-      import("./durable/node_streams.ts"),
-      import("./durable/stream_sender.ts"),
-      import("../pubsub/logs/stream_logs.ts"),
-    ]);
-    const parts = this.#faceParts();
-    const { runtime, report } = parts;
-    const logs = new StreamLogs({
-      runtime,
+  async #loadDurable(
+    options: Pick<PartsOptions, "http" | "origins" | "answers" | "settings">,
+  ): Promise<DurableParts> {
+    const { loadParts } = await import("./durable/parts.ts");
+    return loadParts({
+      ...options,
       broker: this.topics.broker,
-      bounds: boundsOf(options),
-      onError: (error) => report("The search for overdue durable streams", error),
+      face: this.#faceParts(),
+      maxMessageBytes: this.#maxMessageBytes,
     });
-    const maxMessageBytes = this.#maxMessageBytes;
-    const sender = new StreamSender(logs);
-    return this.#durable = {
-      logs,
-      face: new DurableFace(options, { ...parts, logs, origins }),
-      node: new NodeStreams({ runtime, streams: logs, maxMessageBytes }),
-      send: (reading) => sender.send(reading),
-    };
   }
 
   async #loadApi(
@@ -658,8 +654,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     this.#removeAbortListener?.();
     this.#listener?.stop();
     await Promise.allSettled(this.#faces.values()); // None is still loading behind this.
-    await this.#durable?.node.close();
-    await this.#durable?.logs.close();
+    await this.#streams?.close();
     await Promise.all([
       this.manager.shutdown(options),
       this.#admission.close(options),
@@ -684,18 +679,20 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   }
 }
 
+/** Tells whether answers of the server may outlive their connections. */
+function hasKeptAnswers(
+  { contract, requests = {} }: { readonly contract?: Contract; readonly requests?: object },
+): boolean {
+  return contract === undefined
+    ? Object.values(requests).some((handler) => typeof handler === "object")
+    : Object.values(contract.definition.requests ?? {}).some(({ resume }) => resume === true);
+}
+
 /** Refuses a request whose `Host` header leaves no URL, or one with another path. */
 function refuseMalformedHost({ headers, url }: Request): Response | undefined {
   const host = headers.get("host");
   const isRight = URL.canParse(url) && (host === null || isHost(host));
   return isRight ? undefined : new Response("Malformed host", { status: 400 });
-}
-
-/** Parts of durable streams. */
-interface LoadedParts extends LoadedStreams {
-  readonly logs: StreamLogs;
-  readonly face: DurableFace;
-  readonly node: NodeStreams;
 }
 
 /** Parts of a server that belong to all workers of a process. */

@@ -270,6 +270,31 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    */
   readonly durableStreams?: DurableStreamsOptions;
   /**
+   * Bounds of answers that outlive the connections of their callers: those of requests with
+   * `resume: true` in the contract.
+   */
+  readonly answers?: {
+    /**
+     * Time after the last item or read at which an answer is deleted, in milliseconds.
+     *
+     * @default {86400000}
+     */
+    readonly keepMs?: number;
+    /**
+     * Most answers that this server makes at once. One more is refused with the code `too-many`.
+     *
+     * @default {10000}
+     */
+    readonly maxRunning?: number;
+    /**
+     * Most answers that this server makes for one user at once, or for one session of a guest. One
+     * more is refused with the code `too-many`.
+     *
+     * @default {32}
+     */
+    readonly maxRunningPerUser?: number;
+  };
+  /**
    * Carries publications between servers; by default within this process. The server does not close
    * the broker.
    */
@@ -486,6 +511,7 @@ const API_LIMITS = {
 /** Known keys, of which the compiler requires each. */
 const SERVER: OptionKeys<ServerOptions> = {
   acceptsTokenInBand: true,
+  answers: true,
   api: true,
   authenticate: true,
   authenticateTimeoutMs: true,
@@ -661,6 +687,12 @@ const WEB_TRANSPORT: OptionKeys<WebTransportServeOptions> = {
   wellKnown: true,
 };
 
+const ANSWERS: OptionKeys<NonNullable<ServerOptions["answers"]>> = {
+  keepMs: true,
+  maxRunning: true,
+  maxRunningPerUser: true,
+};
+
 /** Keys of an object of options, and of the objects within. */
 interface Known {
   /** The keys; any if undefined. */
@@ -672,6 +704,7 @@ interface Known {
 }
 
 const NESTED: Readonly<Record<string, Known>> = {
+  answers: { keys: ANSWERS },
   api: { keys: API, nested: { rate: { keys: RATE } } },
   durableStreams: {
     keys: DURABLE_STREAMS,

@@ -188,7 +188,7 @@ export class Handling implements MessageAcceptor {
   #call(message: Message, incoming: IncomingMessage): void | Promise<void> {
     const { handlers: { onMessage }, requests, watch } = this.#settings;
     const { session } = this.#host;
-    const handler = requests?.handlerOf(message) ?? onMessage!;
+    const handler = requests?.handlerOf(message, incoming) ?? onMessage!;
     try {
       // An untyped program may return any value.
       const running = (watch

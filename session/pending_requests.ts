@@ -247,6 +247,8 @@ export function answerOf<T>(opening: Promise<OpenAnswer>): StreamingAnswer<T> {
   };
   const cancel = async (reason?: string) => (await opening.catch(() => undefined))?.cancel(reason);
   return {
+    id: "",
+    offset: undefined,
     cancel,
     [Symbol.asyncIterator]: () => iterator as AsyncIterator<T, void, undefined>,
   };

@@ -331,7 +331,7 @@ export class Session<
   requestStream<T extends ContractTopic<C, "answers">>(
     topic: T,
     data?: ContractData<C, "answers", T>,
-    options: RequestStreamOptions = {},
+    options: Omit<RequestStreamOptions, "id" | "after"> = {},
   ): StreamingAnswer<ContractItem<C, T>> {
     return answerOf(
       this.#core.settings.answers().then((part) =>

@@ -5,7 +5,7 @@
  * @module
  */
 import type { Runtime } from "../base/runtime.ts";
-import type { RequestTable } from "./answers/request_table.ts";
+import type { KeepAnswer, RequestTable } from "./answers/request_table.ts";
 import type { CloseInfo, RequestError } from "../errors.ts";
 import type { Contract, ContractRouter, Side } from "./contract.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
@@ -344,6 +344,8 @@ export interface RequestServer {
     admit?(session: SessionFace): { readonly code: number; readonly reason: string } | undefined;
     /** Called once the session is established. */
     opened?(session: SessionFace): void;
+    /** Begins an answer that outlives its session, unless begun before, and replies. */
+    readonly keepAnswer?: KeepAnswer;
   };
   /** Reads the envelopes that only a server accepts. */
   readonly readService: ServiceReader;

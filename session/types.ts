@@ -53,7 +53,7 @@ export interface RequestStreamOptions extends WaitOptions {
   readonly timeoutMs?: number;
   /**
    * Longest wait of the loop for one item, in milliseconds; by default `requestTimeoutMs` of the
-   * session.
+   * session. An answer that outlives its session has no such limit by default: its end is told.
    *
    * @default {30000}
    */
@@ -65,6 +65,16 @@ export interface RequestStreamOptions extends WaitOptions {
    * @default {64}
    */
   readonly window?: number;
+  /**
+   * Name of an answer that outlives its session, of 16 to 64 letters, digits, hyphens and underscores:
+   * the `id` of an earlier answer, to read on or beside. By default 128 random bits. Of a client only.
+   */
+  readonly id?: string | null | undefined;
+  /**
+   * Offset behind which to read an answer that outlives its session, as `offset` of an earlier one.
+   * By default all items. Of a client only.
+   */
+  readonly after?: string | null | undefined;
 }
 
 /**
@@ -74,16 +84,28 @@ export interface RequestStreamOptions extends WaitOptions {
  * - **Pace:** a loop that stalls suspends the handler once `window` items wait.
  * - **End:** the loop ends when the handler returns. A failure is thrown after the items before.
  * - **Leaving the loop** cancels the request: the signal of the handler is aborted, and its
- *   generator returns.
+ *   generator returns. An answer that outlives its session goes on, unless `cancel` is called.
  *
  * @typeParam T Type of an item.
  */
 export interface StreamingAnswer<T> extends AsyncIterable<T> {
   /**
-   * Cancels the request. The loop ends without an error, and items that wait are discarded.
+   * Name of an answer that outlives its session: for `id` of the request of a page that comes back,
+   * and of another device. Empty for other answers.
+   */
+  readonly id: string;
+  /**
+   * Offset behind the newest item of the loop, for `after` of a later request with the same `id`.
+   * `undefined` before the first item unless `after` was given, and for other answers.
+   */
+  readonly offset: string | undefined;
+  /**
+   * Cancels the request. The loop ends without an error. Items that wait are discarded, but not those
+   * of an answer that outlives its session, which all readers get.
    *
    * @param reason Reason for people.
-   * @returns Resolves once the request to cancel is on its way.
+   * @returns Resolves once the request to cancel is on its way, or kept for an answer that outlives
+   * its session.
    */
   cancel(reason?: string): Promise<void>;
   /**

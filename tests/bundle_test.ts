@@ -20,9 +20,9 @@ const KIB = 1024;
 /** Most bytes that a page loads at first, minified and gzipped. */
 const MAX_BYTES = {
   /** One that connects, without a contract. */
-  page: 27.75 * KIB,
+  page: 28 * KIB,
   /** All exports of the client. */
-  client: 30.25 * KIB,
+  client: 30.5 * KIB,
 };
 
 /**
@@ -37,14 +37,14 @@ const MAX_PART_BYTES = {
   "chunk_http": 7 * KIB,
   /** Features of a session beside messages. */
   "chunk_insight": 10.75 * KIB,
-  "chunk_answers": 3 * KIB,
+  "chunk_answers": 3.75 * KIB,
 };
 
 /** Most bytes of the whole client in one file, minified and gzipped. */
-const MAX_FILE_BYTES = 70.25 * KIB;
+const MAX_FILE_BYTES = 71.25 * KIB;
 
 /** Most bytes of all parts: each is compressed alone, which takes more than one file does. */
-const MAX_PARTS_BYTES = 75.5 * KIB;
+const MAX_PARTS_BYTES = 76.5 * KIB;
 
 /** A bundle in parts. */
 class Parts {

@@ -9,6 +9,11 @@ const readme = await Deno.readTextFile(new URL("README.md", ROOT));
 
 type Program = keyof typeof PROGRAMS;
 
+/** A block of the README, by the name behind its language. */
+function block(name: string): string {
+  return readme.split(`\`\`\`ts ignore ${name}\n`)[1]!.split("```")[0]!;
+}
+
 /** A folder with the programs. */
 class Folder implements AsyncDisposable {
   readonly #path: string;
@@ -54,6 +59,15 @@ Deno.test("the README's server and page of twenty lines talk to each other", asy
     await runUntil("twentyLines", "Hello"),
     "ann Hello!",
   );
+});
+
+Deno.test("the README's chat goes on behind a refresh, and has at most 20 lines on each side", async () => {
+  const output = await runUntil("refreshed", "!");
+  assertStringIncludes(output, "Once upon a time a cat met a fox, and both lived happily !");
+  assertEquals(output.split("Once").length, 2);
+  for (const name of ["chat_server.ts", "chat_page.ts"]) {
+    assert(block(name).trimEnd().split("\n").length <= 20, name);
+  }
 });
 
 Deno.test({

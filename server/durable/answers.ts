@@ -1,6 +1,5 @@
 /** Answers that outlive their connection: generators of this node that write into durable streams. */
-import { BrokerError, LimitError, RequestError } from "../../errors.ts";
-import { checkLimits, type OptionKeys } from "../../base/options.ts";
+import { BrokerError, LimitError, RequestError, UnsupportedError } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { pause, settlesWithin, within } from "../../base/wait.ts";
 import { type Broker, type BrokerSubscription, INTERNAL_PREFIX } from "../../pubsub/broker.ts";
@@ -8,7 +7,7 @@ import { recordBytes, requestLog } from "../../pubsub/logs/rules.ts";
 import { type StreamLogs, WRITER_LOST } from "../../pubsub/logs/stream_logs.ts";
 import { encodeEnvelope } from "../../session/wire/envelope.ts";
 import type { NodeStreams } from "./node_streams.ts";
-import { answerId } from "./streams.ts";
+import { answerId, type AnswerLimits } from "./options.ts";
 import { ABORTED, type DurableStreamWriter, isEndCode, LEASE_MS } from "./writer.ts";
 
 /**
@@ -40,22 +39,6 @@ const RELEASED = `${INTERNAL_PREFIX}answers`;
 
 /** Names that a caller may give: unguessable in 128 bits from 22 characters on. */
 const NAME = /^[A-Za-z0-9_-]{16,64}$/;
-
-/** Bounds and times of answers. */
-export interface AnswersOptions {
-  readonly keepMs?: number;
-  readonly maxRunning?: number;
-  readonly maxRunningPerUser?: number;
-}
-
-/** Known keys, of which the compiler requires each. */
-export const ANSWERS: OptionKeys<AnswersOptions> = {
-  keepMs: true,
-  maxRunning: true,
-  maxRunningPerUser: true,
-};
-
-const LIMITS = { keepMs: 86_400_000, maxRunning: 10_000, maxRunningPerUser: 32 };
 
 /** The request of an answer, as kept for the node that takes the answer over. */
 export interface KeptRequest {
@@ -92,6 +75,8 @@ export interface BeginAnswer extends KeptRequest {
   readonly answer: (
     signal: AbortSignal,
   ) => AsyncIterable<unknown> | Promise<AsyncIterable<unknown>>;
+  /** Receives the error of the generator, unless a {@linkcode RequestError}. MUST NOT throw. */
+  readonly onError?: (error: unknown) => void;
 }
 
 /** Parts of {@linkcode Answers}. */
@@ -100,8 +85,8 @@ export interface AnswersParts {
   readonly broker: Broker;
   readonly streams: StreamLogs;
   readonly node: NodeStreams;
-  /** Returns the handler of this node that resumes the answers of a topic. */
-  readonly resumeOf: (topic: string) => ResumeAnswer | undefined;
+  /** Returns the handler of this node that resumes the answers of a topic; absent if none does. */
+  readonly resumeOf: ((topic: string) => ResumeAnswer | undefined) | undefined;
   /** Receives errors of handlers and of the engine. MUST NOT throw. */
   readonly report: (what: string, error: unknown) => void;
 }
@@ -120,6 +105,8 @@ interface Running {
   readonly owner: string;
   /** True if another node can go on. */
   readonly canResume: boolean;
+  /** Receives the error of the generator. */
+  readonly onError: (error: unknown) => void;
   /** Takeovers of lost nodes so far. */
   lost: number;
   /** Aborts the signal of the generator. */
@@ -149,26 +136,26 @@ class Released extends RequestError {
  */
 export class Answers {
   readonly #parts: AnswersParts;
-  readonly #limits: Record<keyof typeof LIMITS, number>;
+  readonly #limits: AnswerLimits;
   readonly #running = new Set<Running>();
   /** Places of generators, by owner; bounded by the running answers. */
   readonly #places = new Map<string, number>();
   #used = 0;
-  readonly #released: BrokerSubscription;
+  readonly #released: BrokerSubscription | undefined;
   #isLeaving = false;
   #isClosed = false;
 
   /**
    * Begins without answers.
    *
-   * @param options See {@linkcode AnswersOptions}.
+   * @param limits Bounds and times.
    * @param parts Parts of the server.
-   * @throws {RangeError} If a number is out of range.
    */
-  constructor(options: AnswersOptions, parts: AnswersParts) {
-    this.#limits = checkAnswers(options);
+  constructor(limits: AnswerLimits, parts: AnswersParts) {
+    this.#limits = limits;
     this.#parts = parts;
-    this.#released = parts.broker.subscribe(RELEASED, () => parts.streams.search());
+    const { broker, streams, resumeOf } = parts;
+    this.#released = resumeOf && broker.subscribe(RELEASED, () => streams.search());
   }
 
   /** Number of answers whose generator runs on this node. */
@@ -185,7 +172,7 @@ export class Answers {
    * `unavailable` if the engine is away.
    */
   async begin(request: BeginAnswer): Promise<string> {
-    const { topic, input, user, name, owner, answer } = request;
+    const { topic, input, user, name, owner, answer, onError = this.#onError } = request;
     if (!NAME.test(name)) {
       const rule = "16 to 64 letters, digits, hyphens and underscores";
       throw new RequestError("malformed", `Cannot begin an answer: its name must have ${rule}`);
@@ -198,12 +185,13 @@ export class Answers {
       const { keepMs: ttlMs, maxRunningPerUser } = this.#limits;
       this.#takePlace(owner, maxRunningPerUser);
       try {
-        const canResume = resumeOf(topic) !== undefined;
+        const canResume = resumeOf?.(topic) !== undefined;
         // The request is kept first: from its first moment on, another node can take the stream over.
         if (canResume) await this.#keepRequest(id, { topic, input, user });
         const leaseMs = canResume ? RESUME_LEASE_MS : LEASE_MS;
         const writer = await node.create(id, { ttlMs }, leaseMs);
-        void this.#run({ writer, owner, canResume }, ({ stop: { signal } }) => answer(signal));
+        const begun = { writer, owner, canResume, onError };
+        void this.#run(begun, ({ stop: { signal } }) => answer(signal));
       } catch (error) {
         this.#freePlace(owner);
         throw error;
@@ -224,7 +212,7 @@ export class Answers {
    */
   async rescue(id: string): Promise<boolean> {
     const request = await this.#readNote<KeptRequest>(id, "first");
-    const resume = request && this.#parts.resumeOf(request.topic);
+    const resume = request && this.#parts.resumeOf?.(request.topic);
     const isFull = this.#used >= this.#limits.maxRunning;
     if (resume === undefined || this.#isLeaving || isFull) return false;
     const { user: owner = id } = request!;
@@ -232,7 +220,8 @@ export class Answers {
     try {
       const writer = await this.#parts.node.open(id, RESUME_LEASE_MS);
       const again = { request: request!, resume };
-      void this.#run({ writer, owner, canResume: true }, (one) => this.#resume(one, again));
+      const taken = { writer, owner, canResume: true, onError: this.#onError };
+      void this.#run(taken, (running) => this.#resume(running, again));
       return true;
     } catch (error) {
       this.#freePlace(owner);
@@ -244,16 +233,22 @@ export class Answers {
   /**
    * Leaves answers to other nodes, and waits for those that no other node can resume.
    *
-   * @param options `hasOthers` if other nodes share the engine, and the time for the rest.
+   * @param options `hasOthers` if other nodes share the engine; the time for the rest, and a signal
+   * that ends the wait.
    */
   async drain(
-    { hasOthers, withinMs }: { readonly hasOthers: boolean; readonly withinMs: number },
+    { hasOthers, withinMs: timeoutMs, signal }: {
+      readonly hasOthers: boolean;
+      readonly withinMs: number;
+      readonly signal?: AbortSignal | undefined;
+    },
   ): Promise<void> {
     this.#isLeaving ||= hasOthers;
     const leaving = [...this.#running].filter(({ canResume }) => canResume && hasOthers);
     await this.#release(leaving);
     const rest = [...this.#running].map(({ over }) => over.promise);
-    await settlesWithin(this.#parts.runtime, Promise.all(rest), withinMs);
+    // Answers do not reject: `close` ends those that are late.
+    await within(this.#parts.runtime, Promise.all(rest), { timeoutMs, signal }).catch(() => {});
   }
 
   /**
@@ -263,8 +258,10 @@ export class Answers {
   async close(): Promise<void> {
     this.#isLeaving = this.#isClosed = true;
     await this.#release([...this.#running]);
-    await this.#released[Symbol.asyncDispose]();
+    await this.#released?.[Symbol.asyncDispose]();
   }
+
+  readonly #onError = (error: unknown) => this.#parts.report("The handler of an answer", error);
 
   async #release(answers: readonly Running[]): Promise<void> {
     if (answers.length === 0) return;
@@ -272,9 +269,13 @@ export class Answers {
     for (const { stop } of answers) stop.abort(new Released());
     const all = Promise.all(answers.map(({ over }) => over.promise));
     await settlesWithin(runtime, all, CLOSE_MS);
-    // A node that misses this finds the answers by its next search.
-    if (answers.some(({ canResume }) => canResume)) {
+    if (!answers.some(({ canResume }) => canResume)) return;
+    try {
+      // A node that misses this finds the answers by its next search.
       broker.publish({ topic: RELEASED, payload: "" });
+    } catch (error) {
+      // The application has closed the broker first.
+      if (!(error instanceof UnsupportedError)) throw error;
     }
   }
 
@@ -364,11 +365,11 @@ export class Answers {
 
   /** Writes the items of a generator, to its end or that of the stream. Never rejects. */
   async #run(
-    answer: Pick<Running, "writer" | "owner" | "canResume">,
+    answer: Pick<Running, "writer" | "owner" | "canResume" | "onError">,
     make: (running: Running) => ReturnType<BeginAnswer["answer"]>,
   ): Promise<void> {
     const { writer, owner } = answer;
-    const { runtime, report } = this.#parts;
+    const { runtime } = this.#parts;
     const stop = new AbortController();
     const { signal } = stop;
     const running: Running = { ...answer, lost: 0, stop, over: Promise.withResolvers() };
@@ -390,7 +391,7 @@ export class Answers {
     if (signal.aborted) {
       // A generator that goes on in spite of its signal keeps its place.
       await making.then((iterator) => iterator.return?.()).catch((error) => {
-        if (error !== signal.reason) report("The end of an answer", error);
+        if (error !== signal.reason) answer.onError(error);
       });
     }
     this.#freePlace(owner);
@@ -425,7 +426,7 @@ export class Answers {
       const isLost = writer.signal.aborted && error === writer.signal.reason && !isReaders(error);
       if (isLost) return await writer.release();
       const { code, message } = endOf(error);
-      if (code === FAILED) report("The handler of an answer", error);
+      if (code === FAILED) running.onError(error);
       await writer.abort(message, { code });
       await this.#forget(running);
     } catch (failure) {
@@ -443,11 +444,6 @@ export class Answers {
       if (!(error instanceof BrokerError)) this.#parts.report("The end of an answer", error);
     }
   }
-}
-
-/** Checks the bounds of answers. */
-export function checkAnswers(options: AnswersOptions): Record<keyof typeof LIMITS, number> {
-  return checkLimits(LIMITS, options, { of: "server: answers." });
 }
 
 /** Code of the error of a handler that has none. */

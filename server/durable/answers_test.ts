@@ -9,7 +9,6 @@ import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
 import { passTime } from "../../testing/mod.ts";
 import {
   Answers,
-  type AnswersOptions,
   type BeginAnswer,
   MAX_TAKEOVERS,
   MAX_WRITTEN,
@@ -17,6 +16,7 @@ import {
   type ResumeAnswer,
 } from "./answers.ts";
 import { NodeStreams } from "./node_streams.ts";
+import { type AnswerLimits, checkAnswers } from "./options.ts";
 import { codeOf } from "./_streams_bench_test.ts";
 
 const NAME = "a-name-of-an-answer-1";
@@ -32,7 +32,7 @@ class Node {
 
   constructor(
     memory: MemoryBroker,
-    { resume, ...options }: AnswersOptions & { readonly resume?: ResumeAnswer | undefined } = {},
+    { resume, ...options }: Partial<AnswerLimits> & { readonly resume?: ResumeAnswer } = {},
   ) {
     const runtime = platformRuntime();
     const { logs } = memory;
@@ -62,7 +62,7 @@ class Node {
       rescue: resume && ((id) => this.answers.rescue(id)),
     });
     this.streams = new NodeStreams({ runtime, streams: this.logs, maxMessageBytes: 2_000_000 });
-    this.answers = new Answers(options, {
+    this.answers = new Answers(checkAnswers(options), {
       runtime,
       broker,
       streams: this.logs,

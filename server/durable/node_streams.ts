@@ -229,6 +229,7 @@ export class NodeStreams {
   async close(): Promise<void> {
     const told = Promise.allSettled([...this.#writers].map((writer) => writer.abort(WRITER_LOST)));
     await settlesWithin(this.#runtime, told, CLOSE_MS);
+    for (const writer of this.#writers) writer.drop();
   }
 
   #writer<T>(

@@ -1,4 +1,4 @@
-/** Options of durable streams over HTTP, with the checks that run before the rest loads. */
+/** Options of durable streams and of answers, with the checks that run before the rest loads. */
 import type { AuthorizationContext } from "../http/face.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { Rate } from "../../manager/token_bucket.ts";
@@ -125,6 +125,20 @@ const LIMITS = {
 export type DurableStreamsLimits = Readonly<typeof LIMITS>;
 
 /**
+ * Checks that a broker can keep durable streams.
+ *
+ * @param what The part that needs these.
+ * @param broker The broker; that of this process if left out.
+ * @throws {TypeError} If the broker keeps no logs.
+ */
+export function checkKeepsLogs(what: string, broker: Broker | undefined): void {
+  if (broker === undefined || broker.logs !== undefined) return;
+  throw new TypeError(
+    `Cannot create server: ${what} must have a broker that keeps logs, received ${broker.name}`,
+  );
+}
+
+/**
  * Fills in missing limits, and checks the given ones.
  *
  * @param options Options of the application.
@@ -137,11 +151,7 @@ export function checkDurableStreams(
   options: DurableStreamsOptions,
   broker?: Broker,
 ): DurableStreamsLimits {
-  if (broker !== undefined && broker.logs === undefined) {
-    throw new TypeError(
-      `Cannot create server: durableStreams must have a broker that keeps logs, received ${broker.name}`,
-    );
-  }
+  checkKeepsLogs("durableStreams", broker);
   const { cache = "private", keep } = options;
   if (cache !== "private" && cache !== "public") {
     throw new TypeError(
@@ -155,7 +165,75 @@ export function checkDurableStreams(
 }
 
 /** The bounds that the options set for the streams of a broker. */
-export function boundsOf(options: DurableStreamsOptions): StreamBounds {
+export function boundsOf(options: DurableStreamsOptions | undefined): StreamBounds {
+  if (options === undefined) return ANSWER_STREAMS;
   const { maxStreams, maxStreamBytes, maxReaders } = checkDurableStreams(options);
   return { maxStreams, maxStreamBytes, maxReaders, keep: options.keep };
+}
+
+/** Bounds without the option `durableStreams`: those of its defaults, but for the number of answers. */
+const ANSWER_STREAMS: StreamBounds = {
+  maxStreams: 100_000,
+  maxStreamBytes: LIMITS.maxStreamBytes,
+  maxReaders: LIMITS.maxReaders,
+};
+
+const ANSWERS = { keepMs: 86_400_000, maxRunning: 10_000, maxRunningPerUser: 32 };
+
+/** Bounds and times of answers that outlive their connections, all set. */
+export type AnswerLimits = Readonly<typeof ANSWERS>;
+
+/** Fills in missing limits of answers, and checks the given ones. */
+export function checkAnswers(
+  options: { readonly [K in keyof typeof ANSWERS]?: number } = {},
+): AnswerLimits {
+  return checkLimits(ANSWERS, options, { of: "server: answers." });
+}
+
+/** Begins the ids of streams that have answers. */
+const ANSWER_PREFIX = "answer:";
+
+/** Stands for the digest of a user in the answers of a guest. */
+const GUEST = "guest";
+
+/** Bytes of a digest: 128 bits. */
+const DIGEST_BYTES = 16;
+
+/**
+ * Makes the id of the stream that has an answer. The same name is another answer for another user, or
+ * on another topic.
+ *
+ * @param answer Topic of the request, verified user unless a guest, and the name that the caller gave.
+ * @returns The id.
+ */
+export async function answerId(
+  { topic, user, name }: {
+    readonly topic: string;
+    readonly user?: string | undefined;
+    readonly name: string;
+  },
+): Promise<string> {
+  const owner = user === undefined ? GUEST : await digest(user);
+  return `${ANSWER_PREFIX}${owner}:${await digest(topic)}:${name}`;
+}
+
+/**
+ * Tells whether a stream has an answer of a user. Answers of guests belong to all who know the id.
+ *
+ * @param id Id of the stream.
+ * @param user The verified user; `undefined` for a guest.
+ * @returns True for an answer of the user, or of a guest.
+ */
+export async function isOwnAnswer(id: string, user: string | undefined): Promise<boolean> {
+  if (!id.startsWith(ANSWER_PREFIX)) return false;
+  const owner = id.slice(ANSWER_PREFIX.length).split(":", 1)[0];
+  return owner === GUEST || user !== undefined && owner === await digest(user);
+}
+
+async function digest(text: string): Promise<string> {
+  const hash = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
+  return new Uint8Array(hash, 0, DIGEST_BYTES).toBase64({
+    alphabet: "base64url",
+    omitPadding: true,
+  });
 }

@@ -9,6 +9,7 @@ import type {
 } from "../../pubsub/topics.ts";
 import { internals, type Session } from "../../session/session.ts";
 import type { SubscribeAnswer } from "../../session/wire/recovery.ts";
+import type { Answers, BeginAnswer } from "./answers.ts";
 import type {
   CreateDurableStreamOptions,
   DurableStreamInfo,
@@ -18,59 +19,15 @@ import type {
 } from "./node_streams.ts";
 import type { DurableStreamWriter } from "./writer.ts";
 
-/** Begins the ids of streams that have answers. */
-const ANSWER_PREFIX = "answer:";
-
-/** Stands for the digest of a user in the answers of a guest. */
-const GUEST = "guest";
-
-/** Bytes of a digest: 128 bits. */
-const DIGEST_BYTES = 16;
-
-/**
- * Makes the id of the stream that has an answer. The same name is another answer for another user, or
- * on another topic.
- *
- * @param answer Topic of the request, verified user unless a guest, and the name that the caller gave.
- * @returns The id.
- */
-export async function answerId(
-  { topic, user, name }: {
-    readonly topic: string;
-    readonly user?: string | undefined;
-    readonly name: string;
-  },
-): Promise<string> {
-  const owner = user === undefined ? GUEST : await digest(user);
-  return `${ANSWER_PREFIX}${owner}:${await digest(topic)}:${name}`;
-}
-
-/**
- * Tells whether a stream has an answer of a user. Answers of guests belong to all who know the id.
- *
- * @param id Id of the stream.
- * @param user The verified user; `undefined` for a guest.
- * @returns True for an answer of the user, or of a guest.
- */
-export async function isOwnAnswer(id: string, user: string | undefined): Promise<boolean> {
-  if (!id.startsWith(ANSWER_PREFIX)) return false;
-  const owner = id.slice(ANSWER_PREFIX.length).split(":", 1)[0];
-  return owner === GUEST || user !== undefined && owner === await digest(user);
-}
-
-async function digest(text: string): Promise<string> {
-  const hash = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
-  return new Uint8Array(hash, 0, DIGEST_BYTES).toBase64({
-    alphabet: "base64url",
-    omitPadding: true,
-  });
-}
-
 /** The code of durable streams, which loads with the server. */
 export interface LoadedStreams {
   readonly node: NodeStreams;
+  /** Answers that outlive their connections. */
+  readonly answers: Answers;
   /** Sends the records of a stream to a session. Never rejects. */
   readonly send: (reading: SessionReading) => Promise<void>;
+  /** Leaves the streams of this node, and ends all readers. */
+  readonly close: () => Promise<void>;
 }
 
 /**
@@ -224,12 +181,32 @@ export class DurableStreams {
   }
 
   /**
-   * Ends the streams of all open writers of this server with the error `writer-lost`.
+   * Begins an answer that outlives its connection, unless begun before.
+   *
+   * @ignore
+   */
+  async begin(request: BeginAnswer): Promise<string> {
+    return await (await this.#loaded).answers.begin(request);
+  }
+
+  /**
+   * Leaves answers to other servers, and waits for the rest.
+   *
+   * @ignore
+   */
+  async drain(options: Parameters<Answers["drain"]>[0]): Promise<void> {
+    await (await this.#loaded).answers.drain(options);
+  }
+
+  /**
+   * Leaves answers to other servers, and ends the streams of all other writers of this server with
+   * the error `writer-lost`.
    *
    * @ignore
    */
   async close(): Promise<void> {
-    await (await this.#loaded).node.close();
+    const loaded = await this.#loaded.catch(() => undefined); // The failure was reported.
+    await loaded?.close();
   }
 }
 

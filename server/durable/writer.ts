@@ -255,6 +255,15 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
     return this.#ending ??= quiet(this.#sendRelease());
   }
 
+  /**
+   * Lets go of the stream without asking the engine, for a server that closes while it is away.
+   *
+   * @ignore
+   */
+  drop(): void {
+    this.#finished();
+  }
+
   /** Aborts the stream unless `close` was called; called by `await using`. */
   async [Symbol.asyncDispose](): Promise<void> {
     await (this.#ending ?? this.abort(UNFINISHED));
@@ -397,8 +406,8 @@ export class DurableStreamWriter<T = unknown> implements AsyncDisposable {
           this.#number++;
           return;
         } catch (error) {
-          const isAway = error instanceof BrokerError && !this.#streams.isClosed;
-          if (!isAway || isLate) throw error;
+          const isOver = this.#over.signal.aborted || this.#streams.isClosed;
+          if (!(error instanceof BrokerError) || isLate || isOver) throw error;
           // The lease would have lapsed afterwards.
           timer ??= runtime.setTimeout(() => isLate = true, this.#leaseMs);
           await pause(runtime, backoff.next()!, this.#over.signal);

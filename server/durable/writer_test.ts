@@ -91,6 +91,21 @@ Deno.test("DurableStreamWriter.ready holds a loop to the pace of the engine", as
   await writer.close();
 });
 
+Deno.test("NodeStreams.close() leaves nothing behind while the engine is away", async () => {
+  using time = new FakeTime();
+  await using nodes = new TwoNodes();
+  const writer = await nodes.node.create<number>("a");
+  nodes.fault = () => "before";
+  void writer.append(1);
+  await time.tickAsync(1_000);
+  const closing = nodes.node.close();
+  await time.tickAsync(2_000);
+  await closing;
+  const { length } = nodes.appends;
+  await time.tickAsync(20_000);
+  assertEquals(nodes.appends.length, length);
+});
+
 Deno.test("DurableStreamWriter.release() leaves the stream to the next writer, on any node", async () => {
   await using nodes = new TwoNodes();
   const writer = await nodes.node.create<number>("a");

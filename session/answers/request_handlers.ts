@@ -28,17 +28,20 @@ export interface ResumableHandler<M extends { reply(data: never): void }, S> {
   /** Makes the items of the answer. The session may end before the answer does. */
   readonly answer: RequestHandler<M, S>;
   /**
-   * Makes the rest of the items on another node, after the node that made the answer was lost.
+   * Makes the rest of the items, behind those that are kept: on another node after the node that
+   * made the answer was lost or closed, or on a node that starts again. Exactly one node calls this.
    * Without this function such an answer ends as `writer-lost`.
    */
   readonly resume?: (
     input: Pick<M, Extract<"data" | "params" | "pattern" | "topic", keyof M>>,
     progress: {
-      /** Items that are kept so far. */
+      /** Newest items that are kept, oldest first: at most 10,000 and 1 MiB. */
       readonly written: readonly (
         Parameters<M["reply"]>[0] extends AsyncIterable<infer Item> ? Item : unknown
       )[];
-      /** Aborted when a reader cancels the answer. */
+      /** Number of all items that are kept. */
+      readonly count: number;
+      /** Aborted when a reader cancels the answer, and when this node has to leave the answer. */
       readonly signal: AbortSignal;
     },
   ) => Parameters<M["reply"]>[0];

@@ -2,6 +2,7 @@
 import { RequestError } from "../../errors.ts";
 import type { Contract, ContractRoute } from "../contract.ts";
 import {
+  type IncomingMessage,
   isAsyncIterable,
   type Message,
   type MessageMatch,
@@ -11,14 +12,18 @@ import type { SessionFace } from "../types.ts";
 import { describe } from "../wire/envelope.ts";
 import type { TopicRouter } from "../wire/topic_pattern.ts";
 
-/** A handler without the types of its contract. */
+/** A handler without types of a contract. */
 interface ErasedHandler {
   /** Makes the answer. */
   readonly answer: (message: UntypedMessage, session: SessionFace) => unknown;
-  /** Makes the rest of an answer that lost its node, see `ResumableHandler`. */
+  /** Makes the rest of an answer whose node was lost, see `ResumableHandler`. */
   readonly resume?: (
     input: Pick<UntypedMessage, "data" | "params" | "pattern" | "topic">,
-    progress: { readonly written: readonly unknown[]; readonly signal: AbortSignal },
+    progress: {
+      readonly written: readonly unknown[];
+      readonly count: number;
+      readonly signal: AbortSignal;
+    },
   ) => AsyncIterable<unknown>;
 }
 
@@ -28,9 +33,24 @@ export interface RequestRoute extends ErasedHandler {
   readonly pattern: string;
   /** True if the answer must stream; `undefined` without a contract, where either is allowed. */
   readonly streams: boolean | undefined;
-  /** True if the answer may outlive the connection of its caller. */
+  /** True if the answer may be kept. */
   readonly isResumable: boolean;
 }
+
+/** A request whose answer is kept: the answer outlives the session. */
+export interface KeptAnswerRequest {
+  /** The request, for the reply. */
+  readonly message: Message;
+  /** Name of the answer, chosen by the caller. */
+  readonly name: string;
+  /** Data of the request, as received. */
+  readonly input: unknown;
+  /** Calls the handler, with the signal of the answer. */
+  readonly make: (signal: AbortSignal) => Promise<AsyncIterable<unknown>>;
+}
+
+/** Begins a kept answer, unless begun before, and replies. */
+export type KeepAnswer = (request: KeptAnswerRequest, session: SessionFace) => Promise<void>;
 
 /** Options of either end that decide about requests. */
 interface RequestOptions {
@@ -40,6 +60,8 @@ interface RequestOptions {
   readonly onMessage?: object | undefined;
   /** The handlers of requests by pattern. */
   readonly requests?: Readonly<Record<string, unknown>> | undefined;
+  /** The services of a server, which keep answers. */
+  readonly services?: { readonly services: { readonly keepAnswer?: KeepAnswer } } | undefined;
 }
 
 /** Handles a message. */
@@ -52,6 +74,7 @@ export class RequestTable {
   readonly #routes: ReadonlyMap<string, RequestRoute>;
   readonly #hasOnMessage: boolean;
   readonly #router: Pick<TopicRouter<RequestRoute>, "match"> | undefined;
+  readonly #keep: KeepAnswer | undefined;
 
   /**
    * Checks the handlers.
@@ -63,7 +86,7 @@ export class RequestTable {
    * contract has no such request, or if patterns overlap.
    */
   constructor(
-    { contract, onMessage, requests }: RequestOptions,
+    { contract, onMessage, requests, services }: RequestOptions,
     route?: (routes: readonly (readonly [string, RequestRoute])[]) => TopicRouter<RequestRoute>,
   ) {
     const routes = Object.entries(requests ?? {}).filter(([, handler]) => handler !== undefined)
@@ -73,6 +96,7 @@ export class RequestTable {
       );
     this.#routes = new Map(routes);
     this.#hasOnMessage = onMessage !== undefined;
+    this.#keep = services?.services.keepAnswer;
     if (contract !== undefined) return;
     this.#router = route?.(routes);
     const pattern = route === undefined && routes.find(([topic]) => topic.includes("{"))?.[0];
@@ -80,6 +104,16 @@ export class RequestTable {
       const rule = "parameters in requests of a client need a contract";
       throw new TypeError(`Cannot ${VERB}: ${rule}, received "${pattern}"`);
     }
+  }
+
+  /** True if a handler goes on with answers whose node was lost. */
+  get canResume(): boolean {
+    return this.#routes.values().some(({ resume }) => resume !== undefined);
+  }
+
+  /** Finds the function that goes on with the answers of a pattern. */
+  resumeOf(pattern: string | undefined): ErasedHandler["resume"] {
+    return this.#routes.get(pattern!)?.resume;
   }
 
   /** Finds the entry of a topic without a contract. */
@@ -91,11 +125,21 @@ export class RequestTable {
   /**
    * Finds the handler of a request, whose result becomes the reply.
    *
+   * @param message The message.
+   * @param incoming The message as received.
    * @returns The handler; `undefined` for a message, and for a request that `onMessage` handles.
    */
-  handlerOf(message: Message): MessageHandler | undefined {
+  handlerOf(message: Message, incoming: IncomingMessage): MessageHandler | undefined {
     if (!message.isRequest) return undefined;
     const route = this.#routes.get(message.pattern!);
+    const { stream: name, data: input } = incoming;
+    const keep = this.#keep;
+    if (route?.isResumable && name !== undefined && keep !== undefined) {
+      return (_message, session) => {
+        const make = (signal: AbortSignal) => answerFor(route, { message, session, signal });
+        return keep({ message, name, input, make }, session);
+      };
+    }
     if (route !== undefined) return (_message, session) => answer(route, message, session);
     return this.#hasOnMessage ? undefined : () => {
       const text = `No handler of requests fits "${message.topic}"`;
@@ -111,17 +155,52 @@ function answer(route: RequestRoute, message: Message, session: SessionFace): vo
   return (result as Promise<unknown>).then((data) => reply(route, message, data));
 }
 
+/** Calls a handler for a kept answer, which has a signal apart from that of the request. */
+async function answerFor(
+  route: RequestRoute,
+  { message, session, signal }: {
+    readonly message: Message;
+    readonly session: SessionFace;
+    readonly signal: AbortSignal;
+  },
+): Promise<AsyncIterable<unknown>> {
+  const { topic, data, pattern, params } = message;
+  const items = await route.answer({
+    ...{ topic, data, pattern, params, signal, from: undefined, isRequest: true },
+    get isCancelled() {
+      return signal.aborted;
+    },
+    reply: () => {
+      throw new TypeError(`Cannot reply: the items of "${topic}" are the answer`);
+    },
+  }, session);
+  if (isAsyncIterable(items)) return items;
+  throw mismatch(route, { topic, expected: "an async iterable", received: items });
+}
+
 /** Replies to a request by the result of its handler. */
-function reply({ pattern, streams }: RequestRoute, message: Message, data: unknown): void {
+function reply(route: RequestRoute, message: Message, data: unknown): void {
+  const { streams } = route;
   if (streams !== undefined && streams !== isAsyncIterable(data)) {
     const expected = streams ? "an async iterable" : "a value";
-    throw new TypeError(
-      `Cannot answer "${message.topic}": the contract has ${expected} for "${pattern}", received ${
-        describe(data)
-      }`,
-    );
+    throw mismatch(route, { topic: message.topic, expected, received: data });
   }
   message.reply(data);
+}
+
+function mismatch(
+  { pattern }: RequestRoute,
+  { topic, expected, received }: {
+    readonly topic: string;
+    readonly expected: string;
+    readonly received: unknown;
+  },
+): TypeError {
+  return new TypeError(
+    `Cannot answer "${topic}": the contract has ${expected} for "${pattern}", received ${
+      describe(received)
+    }`,
+  );
 }
 
 function routeOf(pattern: string, handler: unknown, known: object | undefined): RequestRoute {

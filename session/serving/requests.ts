@@ -5,6 +5,7 @@
 import { AuthenticationError, RequestError, type RequestFailure } from "../../errors.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { internals, type SessionCore } from "../core.ts";
+import type { KeepAnswer } from "../answers/request_table.ts";
 import type { Control } from "../message.ts";
 import { ReceiveQueue } from "../queue/receive_queue.ts";
 import type { Session } from "../session.ts";
@@ -53,6 +54,8 @@ export interface SessionServices {
   ) => { readonly code: number; readonly reason: string } | undefined;
   /** Called once the session is established, before `onOpen`. MUST NOT throw. */
   readonly opened?: (session: Session) => void;
+  /** Begins an answer that outlives its session, unless begun before, and replies to the request. */
+  readonly keepAnswer?: KeepAnswer;
   /**
    * True if a client can move from one session to another. `admit` and `opened` receive the second
    * session with its predecessor, which stays open until the client has moved.

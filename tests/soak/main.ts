@@ -8,7 +8,7 @@
  *
  * One line for each check; the exit code is 1 if one failed. `--short` takes some minutes: smaller
  * numbers, the same checks. `idle`, `stalled`, `churn`, `webtransport`, `unread`, `networks`,
- * `moq`, `chaos`, `rolling`, `sqlite`, `durable`, `long`, `storm` and `handover` run that part alone;
+ * `moq`, `chaos`, `rolling`, `sqlite`, `durable`, `answers`, `long`, `storm` and `handover` run that part alone;
  * `redis`, `redis-aof`, `redis-snapshot` and `nats` have `chaos` only on these. Up to `churn`, clients are raw sockets in
  * this process, and the server is a process of its own.
  *
@@ -16,6 +16,7 @@
  */
 import { Histogram } from "../../bench/histogram.ts";
 import type { OverflowPolicy } from "../../mod.ts";
+import { soakAnswers } from "./answers.ts";
 import { ENGINES, soakChaos } from "./chaos.ts";
 import { openMany, Pacer, SoakClient, TIMED } from "./clients.ts";
 import { soakDurable } from "./durable.ts";
@@ -367,6 +368,7 @@ const parts: Record<string, () => Promise<void>> = {
   sqlite: () => soakSqlite(check, isShort),
   long: () => soakLongStream(check, isShort),
   durable: () => soakDurable(check, isShort),
+  answers: () => soakAnswers(check, isShort),
   storm: () => soakStorm(check, isShort),
   handover: () => soakHandover(),
 };

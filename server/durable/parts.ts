@@ -1,0 +1,91 @@
+/** The parts of durable streams on one server, loaded once a server needs these. */
+import type { FaceParts } from "../http/face.ts";
+import type { Broker } from "../../pubsub/broker.ts";
+import { StreamLogs } from "../../pubsub/logs/stream_logs.ts";
+import { validate } from "../../base/standard_schema.ts";
+import { RequestError } from "../../errors.ts";
+import type { SessionSettings } from "../../session/settings.ts";
+import type { OriginRules } from "../../transport/origins.ts";
+import { Answers, type ResumeAnswer } from "./answers.ts";
+import { DurableFace } from "./face.ts";
+import { NodeStreams } from "./node_streams.ts";
+import { type AnswerLimits, boundsOf, type DurableStreamsOptions } from "./options.ts";
+import { StreamSender } from "./stream_sender.ts";
+import type { LoadedStreams } from "./streams.ts";
+
+/** Options for {@linkcode loadParts}. */
+export interface PartsOptions {
+  readonly broker: Broker;
+  /** Serves the streams over HTTP; absent for streams of sessions alone. */
+  readonly http: DurableStreamsOptions | undefined;
+  readonly origins: OriginRules;
+  readonly face: FaceParts;
+  readonly maxMessageBytes: number;
+  readonly answers: AnswerLimits;
+  /** The handlers of requests, and the contract. */
+  readonly settings: Pick<SessionSettings, "requests" | "router">;
+}
+
+/** The loaded parts, with those that the server calls itself. */
+export interface DurableParts extends LoadedStreams {
+  readonly face: DurableFace | undefined;
+}
+
+/**
+ * Creates the durable streams of a server.
+ *
+ * @param options See {@linkcode PartsOptions}.
+ * @returns The parts.
+ */
+export function loadParts(options: PartsOptions): DurableParts {
+  const { broker, http, origins, face, maxMessageBytes, settings } = options;
+  const resumeOf = resumesOf(settings);
+  const { runtime, report } = face;
+  const streams: StreamLogs = new StreamLogs({
+    runtime,
+    broker,
+    bounds: boundsOf(http),
+    onError: (error) => report("The search for overdue durable streams", error),
+    rescue: resumeOf && ((id) => answers.rescue(id)),
+  });
+  const node = new NodeStreams({ runtime, streams, maxMessageBytes });
+  const sender = new StreamSender(streams);
+  const answers = new Answers(options.answers, {
+    runtime,
+    broker,
+    streams,
+    node,
+    resumeOf,
+    report,
+  });
+  return {
+    node,
+    answers,
+    face: http && new DurableFace(http, { ...face, logs: streams, origins }),
+    send: (reading) => sender.send(reading),
+    async close() {
+      await answers.close();
+      await node.close();
+      await streams.close();
+    },
+  };
+}
+
+/** Makes the search for the handlers that resume answers; `undefined` if no handler does. */
+function resumesOf(
+  { requests, router }: PartsOptions["settings"],
+): ((topic: string) => ResumeAnswer | undefined) | undefined {
+  if (!requests?.canResume) return undefined;
+  return (topic) => {
+    const match = router?.match(topic) ?? requests.match(topic);
+    const resume = requests.resumeOf(match?.pattern);
+    if (match === undefined || resume === undefined) return undefined;
+    const { pattern, params } = match;
+    return async ({ input }, progress) => {
+      const schema = router?.match(topic)?.input;
+      const outcome = schema ? await validate(schema, input) : { ok: true as const, value: input };
+      if (!outcome.ok) throw new RequestError("invalid", outcome.message, { path: outcome.path });
+      return resume({ topic, pattern, params, data: outcome.value }, progress);
+    };
+  };
+}

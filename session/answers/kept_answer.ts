@@ -1,0 +1,119 @@
+/** A kept answer, one that outlives the session, on the side of the caller; loads on first use. */
+import { RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
+import { startTimer, within } from "../../base/wait.ts";
+import { internals, type SessionCore } from "../core.ts";
+import type { RequestStreamOptions, WaitOptions } from "../types.ts";
+import { encodeMessage } from "../wire/encode.ts";
+
+/** The client, for kept answers. */
+interface AnswerClient {
+  whenConnected(options: WaitOptions): Promise<{ readonly [internals]: SessionCore }>;
+  durableStream(
+    id: string,
+    options: {
+      readonly after: string | undefined;
+      readonly parse: ((item: unknown) => unknown) | undefined;
+      readonly signal: AbortSignal;
+    },
+  ): AsyncIterable<unknown> & { readonly offset: string | undefined };
+  durableStream(id: string): { cancel(reason?: string): Promise<void> };
+}
+
+/** A request, and the answer as the caller has it. */
+export interface KeptAnswerOptions extends RequestStreamOptions {
+  readonly topic: string;
+  readonly data: unknown;
+  /** The name, and the place that the loop has reached. */
+  readonly answer: { readonly id: string; offset: string | undefined };
+}
+
+/**
+ * Sends the request at once, and again in each session until there is a reply: the name starts one
+ * answer. The items are those of a durable stream.
+ */
+export class KeptAnswer {
+  readonly #client: AnswerClient;
+  readonly #options: KeptAnswerOptions;
+  readonly #opening: Promise<{ readonly id: string; readonly core: SessionCore }>;
+  #isCancelled = false;
+
+  /** Sends the request. */
+  constructor(client: AnswerClient, options: KeptAnswerOptions) {
+    this.#client = client;
+    this.#options = options;
+    this.#opening = this.#open();
+    this.#opening.catch(() => {}); // The loop tells.
+  }
+
+  /** Asks the server to stop the answer. */
+  async cancel(reason: string = ""): Promise<void> {
+    this.#isCancelled = true;
+    const { id } = await this.#opening;
+    await this.#client.durableStream(id).cancel(reason);
+  }
+
+  /** Yields the items behind the place of the answer. */
+  async *items(): AsyncGenerator<unknown, void, undefined> {
+    const { topic, answer, signal, timeoutMs, itemTimeoutMs } = this.#options;
+    const { id, core } = await this.#opening;
+    const { runtime, settings: { router } } = core;
+    const stop = new AbortController();
+    const stopped = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
+    const isLate = (what: string) => (ms: number) => {
+      const text = `Cannot wait for ${what} of the answer to "${topic}" longer than ${ms} ms`;
+      stop.abort(new TimeoutError(text, ms));
+    };
+    const timer = startTimer(runtime, timeoutMs, isLate("all"));
+    const stream = this.#client.durableStream(id, {
+      after: answer.offset,
+      parse: router?.itemCheck(topic),
+      signal: stopped,
+    });
+    const items = stream[Symbol.asyncIterator]();
+    try {
+      while (true) {
+        const itemTimer = startTimer(runtime, itemTimeoutMs, isLate("the next item"));
+        try {
+          const { done, value } = await within(runtime, items.next(), { signal: stopped });
+          if (done) return;
+          runtime.clearTimeout(itemTimer);
+          answer.offset = stream.offset;
+          yield value;
+        } finally {
+          runtime.clearTimeout(itemTimer);
+        }
+      }
+    } catch (error) {
+      const isOwn = this.#isCancelled && error instanceof RequestError &&
+        error.failure.code === "cancelled";
+      if (!isOwn) throw error;
+    } finally {
+      runtime.clearTimeout(timer);
+      stop.abort();
+      await items.return?.();
+    }
+  }
+
+  async #open(): Promise<{ readonly id: string; readonly core: SessionCore }> {
+    const { topic, data, answer, signal, itemTimeoutMs: timeoutMs } = this.#options;
+    const wait = { ...(signal && { signal }), ...(timeoutMs !== undefined && { timeoutMs }) };
+    while (true) {
+      const { [internals]: core } = await this.#client.whenConnected(wait);
+      core.checkData("ask", data);
+      const { maxSendBytes: maxBytes } = core;
+      try {
+        const reply = await core.ask(
+          `the answer to "${topic}"`,
+          (id) => encodeMessage(topic, data, { id, stream: answer.id, maxBytes }),
+          { ...wait, isRequest: true },
+        );
+        const { stream: id } = Object(reply) as { readonly stream?: unknown };
+        if (typeof id === "string") return { id, core };
+        throw new RequestError("invalid", `The answer to "${topic}" does not outlive its session`);
+      } catch (error) {
+        // The next session sends the request again. A client that has ended has none.
+        if (!(error instanceof SessionClosedError)) throw error;
+      }
+    }
+  }
+}

@@ -1,0 +1,78 @@
+/** A model for the tests of answers that outlive their sessions, with its contract. */
+import { z } from "zod";
+import type { ServerOptions } from "../server.ts";
+import { defineContract } from "../session/contract.ts";
+
+/** The contract. */
+export const contract = defineContract({
+  requests: {
+    "chat:{room}": { input: z.string(), stream: z.string(), resume: true },
+    count: { input: z.coerce.number(), stream: z.number(), resume: true },
+    plain: { input: z.number(), stream: z.number() },
+  },
+});
+/** Type of the contract. */
+export type Shared = typeof contract;
+
+/** A model whose words are released one by one, and which notes its calls. */
+export class Model {
+  readonly calls: unknown[] = [];
+  readonly signals: AbortSignal[] = [];
+  #released = 0;
+  #wake = Promise.withResolvers<void>();
+
+  release(words = Infinity): void {
+    this.#released += words;
+    this.#wake.resolve();
+    this.#wake = Promise.withResolvers();
+  }
+
+  async *words(from: number, signal: AbortSignal): AsyncGenerator<string> {
+    this.signals.push(signal);
+    const stopped = new Promise<void>((resolve) =>
+      signal.addEventListener("abort", () => resolve())
+    );
+    for (let i = from; i < 8; i++) {
+      while (i >= this.#released && !signal.aborted) {
+        await Promise.race([this.#wake.promise, stopped]);
+      }
+      if (signal.aborted) return;
+      yield `word ${i}`;
+    }
+  }
+
+  options(
+    more: Partial<ServerOptions<string | null, Shared>> = {},
+  ): ServerOptions<string | null, Shared> {
+    return {
+      contract,
+      acceptsTokenInBand: true,
+      // A guest without a token has no user.
+      authenticate: ({ token }) => token ?? null,
+      requests: {
+        "chat:{room}": {
+          answer: ({ data, params, signal }, { value }) => {
+            this.calls.push({ data, room: params.room, user: value });
+            return this.words(0, signal);
+          },
+          resume: ({ data, params }, { written, count, signal }) => {
+            this.calls.push({ data, room: params.room, written, count });
+            return this.words(count, signal);
+          },
+        },
+        async *count({ data }) {
+          for (let i = 0; i < data; i++) yield i;
+        },
+        async *plain({ data }) {
+          yield data;
+        },
+      },
+      ...more,
+    };
+  }
+}
+
+/** The words of an answer from one to another. */
+export function words(to: number, from = 0): string[] {
+  return Array.from({ length: to - from }, (_, i) => `word ${from + i}`);
+}

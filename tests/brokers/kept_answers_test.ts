@@ -1,0 +1,139 @@
+/** Answers that outlive their sessions and nodes, on SQLite, Redis and NATS. */
+import { assertEquals, assertRejects } from "@std/assert";
+import { connect } from "../../mod.ts";
+import { RequestError } from "../../errors.ts";
+import type { Broker } from "../../pubsub/broker.ts";
+import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
+import { contract, Model, words } from "../answering.ts";
+import { listen, until } from "../servers.ts";
+import { soon } from "../sessions.ts";
+import { isNatsMissing, NatsServer } from "./nats_server.ts";
+import { isRedisMissing, RedisServer } from "./redis_server.ts";
+
+interface Engine extends AsyncDisposable {
+  open(): Broker | Promise<Broker>;
+}
+
+const ENGINES: { name: string; ignore: boolean; start: () => Promise<Engine> }[] = [
+  {
+    name: "Redis",
+    ignore: isRedisMissing,
+    start: async () => {
+      const server = await RedisServer.start({ append: "always" });
+      return {
+        open: () => new RedisBroker({ url: server.url }),
+        [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+      };
+    },
+  },
+  {
+    name: "NATS",
+    ignore: isNatsMissing,
+    start: async () => {
+      const server = await NatsServer.start();
+      return {
+        open: () => new NatsBroker({ servers: server.servers }),
+        [Symbol.asyncDispose]: () => server[Symbol.asyncDispose](),
+      };
+    },
+  },
+];
+
+const PAGE = { contract, token: "ann", transports: ["websocket"] } as const;
+
+for (const { name, ignore, start } of ENGINES) {
+  Deno.test({
+    name: `An answer on ${name} starts once for both nodes, and is stopped on either`,
+    ignore,
+    fn: async () => {
+      await using engine = await start();
+      const brokers = [await engine.open(), await engine.open()];
+      await using near = brokers[0]!;
+      await using far = brokers[1]!;
+      const model = new Model();
+      await using one = listen(model.options({ broker: near }));
+      await using two = listen(model.options({ broker: far }));
+      await using page = connect(one.url, PAGE);
+      await using device = connect(two.url, PAGE);
+      const answer = page.requestStream("chat:lobby", "hi");
+      const beside = device.requestStream("chat:lobby", "hi", { id: answer.id });
+      const seen: string[] = [];
+      const reading = (async () => {
+        for await (const word of answer) seen.push(word);
+      })();
+      const failing = assertRejects(() => Array.fromAsync(beside), RequestError);
+      model.release(3);
+      await until(() => seen.length === 3);
+      assertEquals(model.calls.length, 1);
+      await soon(answer.cancel("Enough"));
+      await soon(reading);
+      assertEquals((await soon(failing)).failure, { code: "cancelled", message: "Enough" });
+      assertEquals(seen, words(3));
+    },
+  });
+
+  Deno.test({
+    name: `An answer on ${name} goes on at one of two nodes, once its own has left or is lost`,
+    ignore,
+    fn: async () => {
+      await using engine = await start();
+      const brokers: Broker[] = [];
+      for (let i = 0; i < 4; i++) brokers.push(await engine.open());
+      const [leaving, lost, ...rest] = brokers;
+      await using _leaving = leaving!;
+      await using _third = rest[0]!;
+      await using _fourth = rest[1]!;
+      const model = new Model();
+      model.release(3);
+      const first = listen(model.options({ broker: leaving! }));
+      await using page = connect(first.url, PAGE);
+      const answer = page.requestStream("chat:lobby", "hi");
+      for await (const word of answer) if (word === "word 2") break;
+      const known = { id: answer.id, after: answer.offset };
+      const second = listen(model.options({ broker: lost! }));
+      await page.close();
+      await first.close();
+      await until(() => model.calls.length === 2);
+
+      await using third = listen(model.options({ broker: rest[0]! }));
+      await using fourth = listen(model.options({ broker: rest[1]! }));
+      // Without its engine, the node cannot keep the lease.
+      await lost!.close();
+      await using device = connect([third.url, fourth.url], PAGE);
+      const reading = Array.fromAsync(device.requestStream("chat:lobby", "hi", known));
+      await until(() => model.calls.length === 3);
+      model.release();
+      assertEquals(await soon(reading), words(8, 3));
+      const resumed = { data: "hi", room: "lobby", written: words(3), count: 3 };
+      assertEquals(model.calls.slice(1), [resumed, resumed]);
+      await second.close();
+    },
+  });
+}
+
+Deno.test("An answer on SQLite goes on when its server starts again", async () => {
+  const folder = await Deno.makeTempDir();
+  const model = new Model();
+  model.release(3);
+  const known: { id?: string; after?: string | undefined } = {};
+  {
+    await using broker = await SqliteBroker.open(`${folder}/answers.db`);
+    await using server = listen(model.options({ broker }));
+    await using page = connect(server.url, PAGE);
+    const answer = page.requestStream("chat:lobby", "hi");
+    for await (const word of answer) if (word === "word 2") break;
+    Object.assign(known, { id: answer.id, after: answer.offset });
+  }
+  {
+    await using broker = await SqliteBroker.open(`${folder}/answers.db`);
+    await using server = listen(model.options({ broker }));
+    await using page = connect(server.url, PAGE);
+    const reading = Array.fromAsync(page.requestStream("chat:lobby", "hi", known));
+    model.release();
+    assertEquals(await soon(reading), words(8, 3));
+  }
+  assertEquals(model.calls.length, 2);
+  await Deno.remove(folder, { recursive: true });
+});

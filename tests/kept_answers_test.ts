@@ -1,0 +1,411 @@
+/** Answers that outlive their sessions: refreshes, other devices, stop, lost replies and nodes. */
+import { assertEquals, assertMatch, assertRejects, assertThrows } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import { connect } from "../mod.ts";
+import type { Client } from "../client/client.ts";
+import { RequestError, TimeoutError, UnsupportedError } from "../errors.ts";
+import { MemoryBroker } from "../pubsub/memory/broker.ts";
+import { passTime, testServer } from "../testing/mod.ts";
+import { internals } from "../session/session.ts";
+import { encodeMessage } from "../session/wire/encode.ts";
+import { contract, Model, type Shared, words } from "./answering.ts";
+import { listen, until } from "./servers.ts";
+import { soon } from "./sessions.ts";
+
+/** A page without Skein; keeps what it got. */
+class Page {
+  readonly #socket: WebSocket;
+  readonly #got: unknown[] = [];
+  readonly #opened = Promise.withResolvers<void>();
+  readonly #closed = Promise.withResolvers<void>();
+
+  constructor(url: string) {
+    this.#socket = new WebSocket(url);
+    this.#socket.onopen = () => this.#opened.resolve();
+    this.#socket.onclose = () => this.#closed.resolve();
+    this.#socket.onmessage = ({ data }) => this.#got.push(JSON.parse(data));
+  }
+
+  async open(): Promise<this> {
+    await soon(this.#opened.promise);
+    return this;
+  }
+
+  send(envelope: object): void {
+    this.#socket.send(JSON.stringify(envelope));
+  }
+
+  async take(count: number): Promise<unknown[]> {
+    await until(() => this.#got.length >= count);
+    return this.#got.splice(0, count);
+  }
+
+  close(): Promise<void> {
+    this.#socket.close();
+    return soon(this.#closed.promise);
+  }
+
+  [Symbol.asyncDispose](): Promise<void> {
+    return this.close();
+  }
+}
+
+/** Finds the durable stream of an answer: a session may ask for it by hand. */
+async function streamOf(client: Client<Shared>, name: string): Promise<string> {
+  const session = await client.whenConnected();
+  const core = session[internals];
+  const encode = (id: number) =>
+    encodeMessage("chat:lobby", "hi", { id, stream: name, maxBytes: core.maxSendBytes });
+  const { stream } = await core.ask("the stream", encode, {}) as { readonly stream: string };
+  assertMatch(stream, /^answer:/);
+  return stream;
+}
+
+for (const transport of ["websocket", "webtransport", "memory"] as const) {
+  Deno.test(`client.requestStream() goes on behind a refresh, and on a second device, over ${transport}`, async () => {
+    const model = new Model();
+    await using memory = transport === "memory" ? testServer(model.options()) : undefined;
+    await using sockets = memory ? undefined : listen(model.options());
+    const open = () =>
+      memory?.connect({ contract, token: "ann" }) ?? connect(sockets!.url, {
+        contract,
+        token: "ann",
+        transports: [transport === "webtransport" ? "webtransport" : "websocket"],
+        serverCertificateHashes: sockets!.certificateHashes,
+      });
+    const page = open();
+    const answer = page.requestStream("chat:lobby", "hi");
+    assertMatch(answer.id, /^[0-9a-f]{32}$/);
+    assertEquals(answer.offset, undefined);
+    model.release(5);
+    const seen: string[] = [];
+    for await (const word of answer) if (seen.push(word) === 3) break;
+    const { id, offset } = answer;
+    await page.close();
+
+    await using again = open();
+    await using device = open();
+    const rest = again.requestStream("chat:lobby", "hi", { id, after: offset });
+    const all = device.requestStream("chat:lobby", "ignored", { id });
+    assertEquals([rest.id, rest.offset], [id, offset]);
+    model.release();
+    assertEquals(await soon(Array.fromAsync(rest)), words(8, 3));
+    assertEquals(await soon(Array.fromAsync(all)), words(8));
+    assertEquals(seen, words(3));
+    assertEquals(model.calls, [{ data: "hi", room: "lobby", user: "ann" }]);
+  });
+}
+
+Deno.test("client.requestStream() checks input and items of an answer that outlives its session", async () => {
+  await using server = testServer(new Model().options());
+  await using client = server.connect({ contract });
+  assertEquals(await soon(Array.fromAsync(client.requestStream("count", "3"))), [0, 1, 2]);
+  const refused = client.requestStream("chat:a", 7 as unknown as string);
+  const error = await assertRejects(() => soon(Array.fromAsync(refused)), RequestError);
+  assertEquals(error.failure.code, "invalid");
+});
+
+Deno.test("cancel() of an answer stops the generator, and ends the loops of all devices", async () => {
+  const model = new Model();
+  await using server = testServer(model.options());
+  await using page = server.connect({ contract, token: "ann" });
+  await using device = server.connect({ contract, token: "ann" });
+  model.release(2);
+  const answer = page.requestStream("chat:lobby", "hi");
+  const seen: string[] = [];
+  const reading = (async () => {
+    for await (const word of answer) seen.push(word);
+  })();
+  await until(() => seen.length === 2);
+  const beside = device.requestStream("chat:lobby", "hi", { id: answer.id });
+  const other: string[] = [];
+  const failed = assertRejects(async () => {
+    for await (const word of beside) other.push(word);
+  }, RequestError);
+  await until(() => other.length === 2);
+  await soon(answer.cancel("Enough"));
+  await soon(reading);
+  assertEquals((await soon(failed)).failure, { code: "cancelled", message: "Enough" });
+  assertEquals((model.signals[0]!.reason as RequestError).message, "Enough");
+  assertEquals([seen, other], [words(2), words(2)]);
+});
+
+Deno.test("answers belong to their user, and those of guests to all who know the name", async () => {
+  const model = new Model();
+  model.release();
+  await using server = testServer(model.options({ authorize: () => false }));
+  await using ann = server.connect({ contract, token: "ann" });
+  await using bob = server.connect({ contract, token: "bob" });
+  const answer = ann.requestStream("chat:lobby", "hi");
+  assertEquals(await soon(Array.fromAsync(answer)), words(8));
+  const { id } = answer;
+  // The same name is another answer for another user, and on another topic.
+  assertEquals(
+    await soon(Array.fromAsync(bob.requestStream("chat:lobby", "ho", { id }))),
+    words(8),
+  );
+  assertEquals(await soon(Array.fromAsync(ann.requestStream("chat:b", "he", { id }))), words(8));
+  assertEquals(model.calls.length, 3);
+  const stream = await streamOf(ann, id);
+  const failed = await assertRejects(
+    () => soon(Array.fromAsync(bob.durableStream(stream))),
+    RequestError,
+  );
+  assertEquals(failed.failure.code, "forbidden");
+  const stop = await assertRejects(() => bob.durableStream(stream).cancel(), RequestError);
+  assertEquals(stop.failure.code, "forbidden");
+
+  await using guest = server.connect({ contract });
+  await using other = server.connect({ contract });
+  const first = guest.requestStream("chat:lobby", "hi");
+  assertEquals(await soon(Array.fromAsync(first)), words(8));
+  const again = other.requestStream("chat:lobby", "hi", { id: first.id });
+  assertEquals(await soon(Array.fromAsync(again)), words(8));
+  assertEquals(model.calls.length, 4);
+});
+
+Deno.test("authorize may let other users read and stop an answer", async () => {
+  const model = new Model();
+  model.release(1);
+  const topics: string[] = [];
+  await using server = testServer(model.options({
+    authorize: ({ value }, topic) => topics.push(topic) > 0 && value === "moderator",
+  }));
+  await using ann = server.connect({ contract, token: "ann" });
+  await using moderator = server.connect({ contract, token: "moderator" });
+  const answer = ann.requestStream("chat:lobby", "hi");
+  const reading = Array.fromAsync(answer);
+  await until(() => answer.offset !== undefined);
+  assertEquals(topics, []);
+  const stream = moderator.durableStream(await streamOf(ann, answer.id));
+  for await (const word of stream) {
+    assertEquals(word, "word 0");
+    break;
+  }
+  await stream.cancel("Not here");
+  const error = await assertRejects(() => soon(reading), RequestError);
+  assertEquals([error.failure.code, error.message], ["cancelled", "Not here"]);
+  assertEquals(new Set(topics), new Set([`stream:${stream.id}`]));
+});
+
+Deno.test("a request whose reply is lost is sent again, and starts one generator", async () => {
+  const model = new Model();
+  await using broker = new MemoryBroker();
+  await using server = testServer(model.options({ broker }));
+  await using other = testServer(model.options({ broker }));
+  await using page = server.connect({ contract, token: "ann" });
+  await using device = other.connect({ contract, token: "ann" });
+  const answer = page.requestStream("chat:lobby", "hi");
+  await until(() => model.calls.length === 1);
+  page.session![internals].abort(4000, "The network changed");
+  const again = device.requestStream("chat:lobby", "hi", { id: answer.id });
+  model.release();
+  assertEquals(await soon(Array.fromAsync(answer)), words(8));
+  assertEquals(await soon(Array.fromAsync(again)), words(8));
+  assertEquals(model.calls.length, 1);
+});
+
+Deno.test("a page without Skein gets the items of an answer from the start, and stops it", async () => {
+  const model = new Model();
+  model.release(2);
+  await using server = listen(model.options());
+  await using page = await new Page(server.url).open();
+  const ask = (id: number) =>
+    page.send({ topic: "chat:lobby", data: "hi", id, stream: "a-name-of-sixteen" });
+  ask(1);
+  assertEquals(await page.take(2), words(2).map((data) => ({ part: 1, data })));
+  await using again = await new Page(server.url).open();
+  again.send({ topic: "chat:lobby", data: "hi", id: 7, stream: "a-name-of-sixteen" });
+  // A guest of another session knows the name.
+  assertEquals(await again.take(2), words(2).map((data) => ({ part: 7, data })));
+  assertEquals(model.calls.length, 1);
+  await page.close();
+  assertEquals(model.signals[0]!.aborted, false);
+  model.release(1);
+  assertEquals(await again.take(1), [{ part: 7, data: "word 2" }]);
+  again.send({ cancel: 7 });
+  await until(() => model.signals[0]!.aborted);
+  again.send({ topic: "chat:lobby", data: "hi", id: 8, stream: "a-name-of-sixteen" });
+  assertEquals(await again.take(4), [
+    ...words(3).map((data) => ({ part: 8, data })),
+    { end: 8, error: { code: "cancelled", message: "The caller cancelled" } },
+  ]);
+});
+
+Deno.test("a request without a name has an answer that ends with its session", async () => {
+  const model = new Model();
+  model.release(2);
+  await using server = listen(model.options());
+  await using page = await new Page(server.url).open();
+  page.send({ topic: "chat:lobby", data: "hi", id: 1 });
+  assertEquals(await page.take(2), words(2).map((data) => ({ part: 1, data })));
+  await page.close();
+  await until(() => model.signals[0]!.aborted);
+});
+
+Deno.test("client.requestStream() waits for an item, and for all, no longer than asked", async () => {
+  const model = new Model();
+  await using server = testServer(model.options());
+  await using client = server.connect({ contract });
+  model.release(1);
+  for (const options of [{ itemTimeoutMs: 100 }, { timeoutMs: 100 }]) {
+    const seen: string[] = [];
+    const what = "timeoutMs" in options ? "all" : "the next item";
+    const answer = client.requestStream("chat:lobby", "hi", options);
+    const reading = async () => {
+      for await (const word of answer) seen.push(word);
+    };
+    await assertRejects(reading, TimeoutError, `Cannot wait for ${what} of the answer`);
+    assertEquals(seen, words(1));
+    const left = client.requestStream("chat:lobby", "hi", { id: answer.id, after: answer.offset });
+    await soon(left.cancel());
+    assertEquals(await soon(Array.fromAsync(left)), []);
+  }
+  const stop = AbortSignal.abort(new Error("Enough"));
+  const answer = client.requestStream("chat:lobby", "hi", { signal: stop });
+  await assertRejects(() => Array.fromAsync(answer), Error, "Enough");
+});
+
+Deno.test("client.requestStream() throws the failure of a generator, after the items before", async () => {
+  const errors: unknown[] = [];
+  await using server = testServer({
+    onError: (error) => void errors.push(error),
+    requests: {
+      fails: {
+        async *answer({ data }: { data: unknown }) {
+          yield 1;
+          throw data === "quota" ? new RequestError("quota", "No more") : new Error("Secret");
+        },
+      },
+      value: { answer: () => 5 },
+    },
+  });
+  await using client = server.connect();
+  for (
+    const [topic, data, code, count] of [
+      ["fails", "quota", "quota", 1],
+      ["fails", "", "failed", 1],
+      ["value", "", "failed", 0],
+    ] as const
+  ) {
+    const seen: unknown[] = [];
+    const id = crypto.randomUUID();
+    const error = await assertRejects(async () => {
+      for await (const item of client.requestStream(topic, data, { id })) seen.push(item);
+    }, RequestError);
+    assertEquals([error.failure.code, seen.length], [code, count]);
+  }
+  assertEquals(errors.map((error) => (error as Error).name), ["Error", "TypeError"]);
+});
+
+Deno.test("client.requestStream() tells that a handler keeps no answers", async () => {
+  const requests = {
+    async *numbers() {
+      yield 1;
+    },
+  };
+  await using server = testServer({ requests });
+  await using client = server.connect();
+  const answer = client.requestStream("numbers", 1, { id: "a-name-of-sixteen" });
+  const error = await assertRejects(() => soon(Array.fromAsync(answer)), RequestError);
+  assertEquals(error.failure.code, "invalid");
+  assertThrows(() => server.durableStreams, UnsupportedError);
+});
+
+Deno.test("requests without a contract keep the answers of handlers that are objects", async () => {
+  const seen: unknown[] = [];
+  await using broker = new MemoryBroker();
+  const options = {
+    broker,
+    requests: {
+      "count:{to}": {
+        async *answer({ params, signal }: { params: Record<string, string>; signal: AbortSignal }) {
+          yield 0;
+          yield Number(params.to);
+          await new Promise((resolve) => signal.addEventListener("abort", resolve));
+        },
+        async *resume(
+          { topic, params, data }: { topic: string; params: object; data: unknown },
+          { written, count }: { written: readonly unknown[]; count: number },
+        ) {
+          seen.push({ topic, params, data, written, count });
+          yield 2;
+        },
+      },
+    },
+  };
+  await using node = testServer(options);
+  await using other = testServer(options);
+  await using client = other.connect();
+  const page = node.connect();
+  const answer = page.requestStream("count:7", { a: 1 }, { id: "a-name-of-sixteen" });
+  for await (const item of answer) if (item === 7) break;
+  const { id, offset: after } = answer;
+  await page.close();
+  await node.close();
+  const rest = client.requestStream("count:7", undefined, { id, after });
+  assertEquals(await soon(Array.fromAsync(rest)), [2]);
+  const input = { topic: "count:7", params: { to: "7" }, data: { a: 1 } };
+  assertEquals(seen, [{ ...input, written: [0, 7], count: 2 }]);
+});
+
+Deno.test("a server whose broker keeps no logs refuses answers that outlive their sessions", () => {
+  const broker = Object.create(new MemoryBroker(), { logs: { value: undefined } });
+  assertThrows(
+    () => testServer(new Model().options({ broker })),
+    TypeError,
+    "a request with resume must have a broker that keeps logs",
+  );
+  assertThrows(
+    () => testServer(new Model().options({ answers: { maxRunning: 0 } })),
+    RangeError,
+    "answers.maxRunning",
+  );
+});
+
+Deno.test("Server.drain() lets answers finish in time, and leaves the rest to the node that comes", async () => {
+  using time = new FakeTime();
+  await using broker = new MemoryBroker();
+  const model = new Model();
+  model.release(2);
+  const server = testServer(model.options({ broker }));
+  await using client = server.connect({ contract, token: "ann" });
+  const { id } = client.requestStream("chat:lobby", "hi");
+  await passTime(time, 100);
+  const draining = server.drain({ withinMs: 5_000 });
+  await passTime(time, 4_000);
+  assertEquals(model.signals[0]!.aborted, false);
+  await passTime(time, 2_000);
+  await draining;
+  assertEquals([model.signals[0]!.aborted, model.calls.length], [true, 1]);
+  await using next = testServer(model.options({ broker }));
+  await passTime(time, 3_000);
+  assertEquals(model.calls[1], { data: "hi", room: "lobby", written: words(2), count: 2 });
+  await using page = next.connect({ contract, token: "ann" });
+  const reading = Array.fromAsync(page.requestStream("chat:lobby", "hi", { id }));
+  model.release();
+  await passTime(time, 100);
+  assertEquals(await reading, words(8));
+});
+
+Deno.test("Server.drain() leaves answers to another node at once", async () => {
+  using time = new FakeTime();
+  await using broker = new MemoryBroker();
+  const model = new Model();
+  model.release(2);
+  const server = testServer(model.options({ broker }));
+  await using other = testServer(model.options({ broker }));
+  await using client = server.connect({ contract, token: "ann" });
+  await passTime(time, 1_000);
+  const { id } = client.requestStream("chat:lobby", "hi");
+  await passTime(time, 10);
+  const draining = server.drain({ withinMs: 60_000 });
+  await passTime(time, 10);
+  assertEquals(model.calls[1], { data: "hi", room: "lobby", written: words(2), count: 2 });
+  await using page = other.connect({ contract, token: "ann" });
+  const reading = Array.fromAsync(page.requestStream("chat:lobby", "hi", { id }));
+  model.release();
+  await passTime(time, 60_000);
+  await draining;
+  assertEquals(await reading, words(8));
+});

@@ -1,0 +1,209 @@
+/**
+ * Answers under killed nodes: each answer streams to a page that is refreshed in the middle, while
+ * nodes are killed in turn. Each item is read once and in order, and each end is seen.
+ *
+ * @module
+ */
+import { freePort } from "../../bench/processes.ts";
+import { type Client, connect, RequestError } from "../../mod.ts";
+import { NatsServer } from "../brokers/nats_server.ts";
+import { RedisServer } from "../brokers/redis_server.ts";
+import { contract } from "./answers/contract.ts";
+import { LineProcess, sleep } from "./processes.ts";
+import type { Check } from "./webtransport.ts";
+
+/** Nodes of a run. */
+const NODES = 3;
+
+/** Items of an answer, and the pause between two of them in milliseconds. */
+const ITEMS = 40;
+const BETWEEN_MS = 20;
+
+/** One answer in so many is stopped after the refresh, or also read by a second device. */
+const STOPPED = 20;
+const SHARED = 10;
+
+/** Longest time for one answer, in milliseconds: several takeovers. */
+const ANSWER_MS = 120_000;
+
+/** Settings of one run. */
+interface Size {
+  readonly answers: number;
+  /** Answers under way at once. */
+  readonly lanes: number;
+  /** Time between two ends of a node, in milliseconds. */
+  readonly betweenNodesMs: number;
+}
+
+const ENGINES: Readonly<Record<string, { readonly short: Size; readonly full: Size }>> = {
+  redis: {
+    short: { answers: 300, lanes: 50, betweenNodesMs: 3_000 },
+    full: { answers: 10_000, lanes: 150, betweenNodesMs: 8_000 },
+  },
+  nats: {
+    short: { answers: 100, lanes: 25, betweenNodesMs: 3_000 },
+    full: { answers: 1_000, lanes: 50, betweenNodesMs: 8_000 },
+  },
+};
+
+/** Runs the test on each engine. */
+export async function soakAnswers(check: Check, isShort: boolean): Promise<void> {
+  for (const [name, sizes] of Object.entries(ENGINES)) {
+    const size = isShort ? sizes.short : sizes.full;
+    await using engine = name === "redis"
+      ? await RedisServer.start({ append: "always" })
+      : await NatsServer.start();
+    const url = engine instanceof RedisServer ? engine.url : `${engine.servers}#kept`;
+    await run(`answers on ${name}`, check, { url, size });
+  }
+}
+
+async function run(
+  title: string,
+  check: Check,
+  { url, size }: { readonly url: string; readonly size: Size },
+): Promise<void> {
+  const ports = Array.from({ length: NODES }, () => freePort());
+  const nodes = await Promise.all(ports.map((port) => startNode(port, url)));
+  const result = new Result();
+  const startedAt = performance.now();
+  try {
+    const over = new AbortController();
+    const striking = strikeNodes(nodes, { ports, url, size, signal: over.signal });
+    let next = 0;
+    const lane = async () => {
+      for (let number = next++; number < size.answers; number = next++) {
+        await ask(number, ports, result);
+      }
+    };
+    await Promise.all(Array.from({ length: size.lanes }, lane));
+    over.abort();
+    const kills = await striking;
+    const seconds = ((performance.now() - startedAt) / 1_000).toFixed(0);
+    check(
+      `${title}: each item is read once and in order, and each end is seen`,
+      result.faults.length === 0 && kills > 0,
+      result.faults.slice(0, 5).join("; ") ||
+        `${result.answers} answers, ${result.items} items, ${result.refreshes} refreshes, ` +
+          `${result.stopped} stopped, ${result.shared} on a second device, ${kills} nodes killed, ` +
+          `${seconds} s`,
+    );
+  } finally {
+    for (const node of nodes) node.kill("SIGKILL");
+    await Promise.all(nodes.map((node) => node.end()));
+  }
+}
+
+/** Counters of a run, and the faults. */
+class Result {
+  answers = 0;
+  items = 0;
+  refreshes = 0;
+  stopped = 0;
+  shared = 0;
+  readonly faults: string[] = [];
+
+  /** Notes the numbers of one reader, which should be all from 0 up to a count. */
+  note(what: string, numbers: readonly number[], count: number): void {
+    this.items += numbers.length;
+    const wrong = numbers.findIndex((number, i) => number !== i);
+    if (wrong >= 0) this.faults.push(`${what}: ${numbers[wrong]} in place of ${wrong}`);
+    else if (numbers.length !== count) this.faults.push(`${what}: ${numbers.length} of ${count}`);
+  }
+}
+
+async function startNode(port: number, url: string): Promise<LineProcess> {
+  const node = new LineProcess("./answers/node.ts", `${port}`, url);
+  await node.line();
+  return node;
+}
+
+/** Opens a page of a user: a client of a node, or of the next one that is there. */
+function openPage(
+  user: number,
+  { ports, first }: { readonly ports: readonly number[]; readonly first: number },
+): Client<typeof contract> {
+  const order = ports.map((_, i) => ports[(first + i) % ports.length]!);
+  return connect(order.map((port) => `ws://127.0.0.1:${port}`), {
+    contract,
+    token: `user-${user}`,
+    transports: ["websocket"],
+  });
+}
+
+/** Kills the nodes one after the other, and starts each again; returns the number of kills. */
+async function strikeNodes(
+  nodes: LineProcess[],
+  { ports, url, size: { betweenNodesMs }, signal }: {
+    readonly ports: readonly number[];
+    readonly url: string;
+    readonly size: Size;
+    readonly signal: AbortSignal;
+  },
+): Promise<number> {
+  for (let kills = 0;; kills++) {
+    await sleep(betweenNodesMs);
+    if (signal.aborted) return kills;
+    const i = kills % nodes.length;
+    nodes[i]!.kill("SIGKILL");
+    await nodes[i]!.end();
+    nodes[i] = await startNode(ports[i]!, url);
+  }
+}
+
+/** Has one answer, with a refresh in the middle. */
+async function ask(number: number, ports: readonly number[], result: Result): Promise<void> {
+  const what = `answer ${number}`;
+  const input = { count: ITEMS, betweenMs: BETWEEN_MS };
+  const late = AbortSignal.timeout(ANSWER_MS);
+  const numbers: number[] = [];
+  // Any item may be the last one before the refresh; 0 stands for a refresh before the first item.
+  const refreshAt = Math.floor(Math.random() * ITEMS);
+  try {
+    let known: { readonly id: string; readonly after: string | undefined };
+    {
+      await using page = openPage(number, { ports, first: number });
+      const answer = page.requestStream("numbers", input, { signal: late });
+      if (refreshAt > 0) {
+        for await (const item of answer) if (numbers.push(item) === refreshAt) break;
+      }
+      known = { id: answer.id, after: answer.offset };
+    }
+    result.refreshes++;
+    const isShared = number % SHARED === 0;
+    const other = isShared ? readAll(number, { ports, id: known.id, signal: late }) : undefined;
+    await using page = openPage(number, { ports, first: number + 1 });
+    const answer = page.requestStream("numbers", input, { ...known, signal: late });
+    if (number % STOPPED === 1) {
+      await answer.cancel("stopped");
+      for await (const item of answer) numbers.push(item);
+      result.stopped++;
+      result.note(what, numbers, numbers.length);
+    } else {
+      for await (const item of answer) numbers.push(item);
+      result.note(what, numbers, ITEMS);
+    }
+    if (other) {
+      result.shared++;
+      result.note(`second device of ${what}`, await other, ITEMS);
+    }
+    result.answers++;
+  } catch (error) {
+    const code = error instanceof RequestError ? error.failure.code : "";
+    result.faults.push(`${what} after ${numbers.length} items: ${code} ${error}`);
+  }
+}
+
+/** Reads an answer from the start, on another device of the user. */
+async function readAll(
+  user: number,
+  { ports, id, signal }: {
+    readonly ports: readonly number[];
+    readonly id: string;
+    readonly signal: AbortSignal;
+  },
+): Promise<number[]> {
+  await using device = openPage(user, { ports, first: user + 2 });
+  const input = { count: ITEMS, betweenMs: BETWEEN_MS };
+  return await Array.fromAsync(device.requestStream("numbers", input, { id, signal }));
+}

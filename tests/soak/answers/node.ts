@@ -1,0 +1,42 @@
+/**
+ * A node of the soak test of answers: `node.ts <port> <engine>`. Prints `{}` once the node listens.
+ *
+ * @module
+ */
+import { serve } from "../../../mod.ts";
+import { brokerFor } from "../chaos/engine.ts";
+import { sleep } from "../processes.ts";
+import { contract } from "./contract.ts";
+
+/** Yields the numbers of an answer from one of these on. */
+async function* numbers(
+  { count, betweenMs }: { readonly count: number; readonly betweenMs: number },
+  from: number,
+  signal: AbortSignal,
+): AsyncGenerator<number, void, undefined> {
+  for (let number = from; number < count && !signal.aborted; number++) {
+    yield number;
+    await sleep(betweenMs);
+  }
+}
+
+const [port, engine] = Deno.args;
+serve({
+  port: Number(port),
+  hostname: "127.0.0.1",
+  webTransport: false,
+  onListen() {},
+  broker: brokerFor(engine!),
+  contract,
+  acceptsTokenInBand: true,
+  authenticate: ({ token = "guest" }) => token,
+  requests: {
+    numbers: {
+      answer: ({ data, signal }) => numbers(data, 0, signal),
+      resume: ({ data }, { count, signal }) => numbers(data, count, signal),
+    },
+  },
+  limits: { maxSessionsPerAddress: Infinity, maxSessionsPerUser: Infinity },
+});
+// deno-lint-ignore no-console
+console.log("{}");
