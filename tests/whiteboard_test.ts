@@ -104,25 +104,25 @@ Deno.test("boxOf() is the box around all strokes with their width", () => {
 
 /* Boards */
 
-Deno.test("Boards hand out a long drawing page by page, from one position", async () => {
+Deno.test("a long drawing is handed out in parts, all of one moment", async () => {
   await using server = serveWhiteboard({ port: 0, onListen() {} });
   const points = Array.from({ length: LIMITS.points }, (_, i): Point => [i, 0.1, 0.5]);
   const drawn = Array.from({ length: 60 }, () => draw(points));
   for (const change of drawn) await server.topics.append("board:long", change, { from: "ann" });
   await using session = await dial(`${server.url}session?name=ann`, { contract });
-  const ids: string[] = [];
-  const positions: number[] = [];
-  for (let after: string | undefined, more = true; more;) {
-    const page = await session.request("strokes:long", after === undefined ? {} : { after });
-    ids.push(...page.strokes.map(({ id }) => id));
-    positions.push(page.position!.offset);
-    [after, more] = [ids.at(-1), page.more];
+  const parts = [];
+  for await (const part of session.requestStream("strokes:long", null, { window: 1 })) {
+    if (parts.push(part) === 1) await server.topics.append("board:long", draw(), { from: "bob" });
   }
-  assertEquals(ids, drawn.map(({ id }) => id));
-  assertEquals(positions, [60, 60, 60]);
-  // The stroke after which to go on was erased meanwhile: the page begins again.
-  const again = await session.request("strokes:long", { after: "stroke-gone" });
-  assertEquals(again.strokes[0]!.id, ids[0]);
+  assert(parts.length > 2);
+  assertEquals(
+    parts.flatMap(({ strokes }) => strokes.map(({ id }) => id)),
+    drawn.map(({ id }) => id),
+  );
+  assertEquals(new Set(parts.map(({ position }) => position?.offset)), new Set([60]));
+  assertEquals(await Array.fromAsync(session.requestStream("strokes:new", null)), [{
+    strokes: [],
+  }]);
 });
 
 Deno.test("a board outlives its history and its server, saved as a sheet", async () => {
@@ -156,9 +156,10 @@ Deno.test("a board outlives its history and its server, saved as a sheet", async
   {
     await using server = serveWhiteboard({ port: 0, onListen() {}, broker });
     await using session = await dial(`${server.url}session?name=eve`, { contract });
-    const { strokes, more, position } = await session.request("strokes:old", {});
+    const parts = await Array.fromAsync(session.requestStream("strokes:old", null));
+    const strokes = parts.flatMap(({ strokes }) => strokes);
     assertEquals(strokes.map(({ id, by }) => [id, by]), [[first.id, "ann"], [newest, "ann"]]);
-    assertEquals([more, position?.offset], [false, 2_402]);
+    assertEquals(parts[0]?.position?.offset, 2_402);
   }
   await broker.close();
   await Deno.remove(path);
@@ -218,8 +219,8 @@ Deno.test("changes made during an outage arrive once, on a server that was start
   ann.retryNow();
   bob.retryNow();
   await deadline(arrivals, PATIENCE_MS);
-  const { strokes } = await bob.request("strokes:a", {});
-  assertEquals(strokes.slice(1).map(({ id }) => id), offline.map(({ id }) => id));
+  const [part] = await Array.fromAsync(bob.requestStream("strokes:a", null));
+  assertEquals(part?.strokes.slice(1).map(({ id }) => id), offline.map(({ id }) => id));
   await Promise.all([ann.close(), bob.close()]);
 });
 

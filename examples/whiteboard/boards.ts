@@ -30,8 +30,8 @@ const SHEET = { size: 1, bytes: 64 * 1_048_576, ttlMs: TTL_MS };
 /** Boards in memory; others are loaded again when needed. */
 const MAX_BOARDS = 64;
 
-/** Bounds of one answer with strokes, far below the largest message. */
-const PAGE = { strokes: 200, points: 6_000 };
+/** Points after which a part of the strokes ends, far below the largest message. */
+const PART_POINTS = 2_000;
 
 /** A position in the history of a board. */
 type Position = { readonly epoch: string; readonly offset: number; readonly tag?: string };
@@ -85,28 +85,21 @@ class Board {
     if (++this.#unread >= READ_EVERY) await this.#read();
   }
 
-  /** Returns the strokes after a stroke, as many as one answer holds. */
-  async strokes(after: string | undefined): Promise<{
-    strokes: Stroke[];
-    more: boolean;
-    position?: Position;
-  }> {
+  /** Returns all strokes of one moment, in parts. */
+  async *strokes(): AsyncGenerator<{ strokes: Stroke[]; position?: Position }> {
     await this.#read();
     const all = this.#drawing.strokes;
-    // A stroke that was erased meanwhile is not found, and the page begins again.
-    const start = all.findIndex(({ id }) => id === after) + 1;
-    let [end, points] = [start, 0];
-    while (end < all.length && end - start < PAGE.strokes && points < PAGE.points) {
-      points += all[end++]!.points.length;
-    }
-    return {
-      strokes: all.slice(start, end),
-      more: end < all.length,
-      ...(this.#position && { position: this.#position }),
-    };
+    const position = this.#position;
+    let start = 0;
+    do {
+      let [end, points] = [start, 0];
+      while (end < all.length && points < PART_POINTS) points += all[end++]!.points.length;
+      yield { strokes: all.slice(start, end), ...(position && { position }) };
+      start = end;
+    } while (start < all.length);
   }
 
-  /** Reads what is new in the history; calls at the same time share one read. */
+  /** Reads the news of the history; calls at the same time share one read. */
   #read(): Promise<void> {
     return this.#reading ??= this.#follow().finally(() => this.#reading = undefined);
   }

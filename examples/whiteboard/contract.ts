@@ -72,14 +72,12 @@ export const contract = defineContract({
     cursors: CURSORS,
   },
   requests: {
-    /** Returns strokes of a board, oldest first, those after a stroke. */
+    /** Returns the strokes of a board, oldest first, in several parts. */
     "strokes:{board}": {
-      input: z.object({ after: ID.optional() }),
-      output: z.object({
+      input: z.null(),
+      stream: z.object({
         strokes: z.array(z.object({ ...STROKE, by: NAME.optional() })),
-        /** True if more strokes follow. */
-        more: z.boolean(),
-        /** Position in the board's history; later changes may be missing. None before the first one. */
+        /** Position of the strokes in the board's history; none before the first change. */
         position: z.object({
           epoch: z.string(),
           offset: z.int(),

@@ -43,9 +43,10 @@ export async function drawOnce(): Promise<void> {
   }
   await using server = serveWhiteboard({ port: 0, broker, onListen() {} });
   await using eve = await enter(server.url, { name: "eve", transport: "websocket" });
-  const { strokes } = await eve.client.request("strokes:plans", {});
-  for (const { by, colour } of strokes) {
-    console.log(`on another server, eve sees a ${colour} stroke by ${by}`);
+  for await (const { strokes } of eve.client.requestStream("strokes:plans", null)) {
+    for (const { by, colour } of strokes) {
+      console.log(`on another server, eve sees a ${colour} stroke by ${by}`);
+    }
   }
 }
 

@@ -11,7 +11,7 @@
  * ```
  *
  * Each board has an address, such as `http://localhost:8006/#plans`. `?transport=websocket` before
- * the `#` allows only that transport.
+ * the `#` allows only that transport; so do `webtransport` and `http`.
  *
  * @module
  */

@@ -59,11 +59,16 @@ export function serveWhiteboard(options: WhiteboardOptions): WhiteboardServer {
     // Not awaited: messages wait until `onOpen` is done.
     onOpen: (session) => void cursors.watch(session as Session).catch(console.error),
 
-    async onMessage(message, session) {
-      if (message.pattern === "cursor") return cursors.move(session as Session, message.data);
-      const { board } = message.params;
-      if (!BOARD.safeParse(board).success) throw new RequestError("invalid", "No name of a board");
-      message.reply(await boards.get(board).strokes(message.data.after));
+    requests: {
+      "strokes:{board}"({ params: { board } }) {
+        if (BOARD.safeParse(board).success) return boards.get(board).strokes();
+        throw new RequestError("invalid", "A board's name has 1 to 32 small letters, digits and -");
+      },
+    },
+
+    // Pointers, where the transport has no datagrams.
+    onMessage(message, session) {
+      if (message.pattern === "cursor") cursors.move(session as Session, message.data);
     },
   });
   const boards = new Boards(server.topics);

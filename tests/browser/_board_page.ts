@@ -35,7 +35,7 @@ export interface BoardVisitor {
   /** Name of the board; `sketches` by default. */
   readonly board?: string;
   /** The only transport to use; any by default. */
-  readonly transport?: "webtransport" | "websocket";
+  readonly transport?: "webtransport" | "websocket" | "http";
 }
 
 /** One page of the whiteboard. */

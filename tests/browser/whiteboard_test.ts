@@ -8,42 +8,45 @@ const HEARTBEAT_MS = 30_000;
 
 const SIZE = { width: 1000, height: 700 };
 
-testInBrowsers(
-  "whiteboard shows strokes, pointers and people, and has the drawing after a reload",
-  async (browser) => {
-    await using board = await Board.start(browser);
-    const ann = await board.enter("ann");
-    const bob = await board.enter("bob");
-    for (const page of [ann, bob]) await page.hasPeople(["ann", "bob"]);
-    await ann.says("#notice", "bob is here");
+// Pointers go by datagrams over the first one, and by messages over the second one.
+for (const transport of ["webtransport", "http"] as const) {
+  testInBrowsers(
+    `whiteboard over ${transport} shows strokes, pointers and people, also after a reload`,
+    async (browser) => {
+      await using board = await Board.start(browser);
+      const ann = await board.enter("ann", transport);
+      const bob = await board.enter("bob", transport);
+      for (const page of [ann, bob]) await page.hasPeople(["ann", "bob"]);
+      await ann.says("#notice", "bob is here");
 
-    await ann.draw([300, 200], [500, 200]);
-    for (const page of [ann, bob]) await page.hasInk(400, 200);
-    await bob.seesPointer("ann", [500, 200]);
-    await bob.page.mouse.move(220, 330);
-    await ann.seesPointer("bob", [220, 330]);
-    // Ann's line shows on Bob's page while the pen is down.
-    await ann.page.mouse.move(300, 300);
-    await ann.page.mouse.down();
-    await ann.page.mouse.move(500, 300, { steps: 10 });
-    await bob.hasInk(400, 300, true, "#live");
-    await ann.page.mouse.up();
-    await bob.hasInk(400, 300);
+      await ann.draw([300, 200], [500, 200]);
+      for (const page of [ann, bob]) await page.hasInk(400, 200);
+      await bob.seesPointer("ann", [500, 200]);
+      await bob.page.mouse.move(220, 330);
+      await ann.seesPointer("bob", [220, 330]);
+      // Ann's line shows on Bob's page while the pen is down.
+      await ann.page.mouse.move(300, 300);
+      await ann.page.mouse.down();
+      await ann.page.mouse.move(500, 300, { steps: 10 });
+      await bob.hasInk(400, 300, true, "#live");
+      await ann.page.mouse.up();
+      await bob.hasInk(400, 300);
 
-    // The pointer leaves no ghost, neither as it leaves the board nor with its page.
-    await bob.page.mouse.move(40, 40);
-    await ann.hasPointers(0);
-    await ann.page.mouse.move(600, 400);
-    await bob.hasPointers(1);
-    await ann.page.reload();
-    await bob.hasPointers(0);
-    await ann.isOpen();
-    // A page shows the whole drawing at first.
-    await ann.hasStrokes(2);
-    await ann.page.close();
-    await bob.hasPeople(["bob"]);
-  },
-);
+      // The pointer leaves no ghost, neither as it leaves the board nor with its page.
+      await bob.page.mouse.move(40, 40);
+      await ann.hasPointers(0);
+      await ann.page.mouse.move(600, 400);
+      await bob.hasPointers(1);
+      await ann.page.reload();
+      await bob.hasPointers(0);
+      await ann.isOpen();
+      // A page shows the whole drawing at first.
+      await ann.hasStrokes(2);
+      await ann.page.close();
+      await bob.hasPeople(["bob"]);
+    },
+  );
+}
 
 testInBrowsers("whiteboard undoes, erases and clears", async (browser) => {
   await using board = await Board.start(browser);
@@ -170,7 +173,7 @@ class Board implements AsyncDisposable {
     return new Board(browser, server, folder);
   }
 
-  async enter(name: string, transport?: "webtransport" | "websocket"): Promise<BoardPage> {
+  async enter(name: string, transport?: "webtransport" | "websocket" | "http"): Promise<BoardPage> {
     const context = await this.#browser.createBrowserContext();
     const page = await BoardPage.enter(context, this.server.url, {
       name,

@@ -130,13 +130,9 @@ export class Board {
     const session = await this.#client.whenConnected({ timeoutMs: 2 ** 31 - 1 });
     const drawing = new Drawing();
     let since;
-    for (let after, more = true, isFirst = true; more; isFirst = false) {
-      const page = await session.request(`strokes:${this.name}`, after ? { after } : {});
-      // Changes between two pages come twice, which does no harm.
-      if (isFirst) since = page.position;
-      for (const stroke of page.strokes) drawing.add(stroke);
-      after = page.strokes.at(-1)?.id;
-      more = page.more;
+    for await (const part of session.requestStream(`strokes:${this.name}`, null)) {
+      since = part.position;
+      for (const stroke of part.strokes) drawing.add(stroke);
     }
     this.#drawing = drawing;
     this.isOpen = true;

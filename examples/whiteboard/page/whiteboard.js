@@ -23,7 +23,7 @@ const MAX_LINE = 2_000;
 
 /** The allowed transports: all, or those in `?transport=websocket`. */
 const ASKED_FOR = new URLSearchParams(location.search).getAll("transport");
-const TRANSPORTS = ["webtransport", "websocket"].filter((name) =>
+const TRANSPORTS = ["webtransport", "websocket", "http"].filter((name) =>
   ASKED_FOR.length === 0 || ASKED_FOR.includes(name)
 );
 
