@@ -1,7 +1,7 @@
 import type { NativeServerDefect } from "../../transport/native/defects.ts";
 import { builtinPair, skipsOf } from "../builtin_pair.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
-import { withMessages } from "../../transport/message_stream/server.ts";
+import { withMessagesOn } from "./pair.ts";
 
 const traits: ConnectionTraits = {
   frames: false,
@@ -74,20 +74,7 @@ testConnection("the built-in WebTransport", makePair, {
   skips: skips(RAW_CLOSES),
 });
 
-testConnection("the built-in WebTransport with messages", async () => {
-  const { a, b, ...pair } = await makePair();
-  const ends = {
-    a: withMessages(a, { side: "client" }),
-    b: withMessages(b, { side: "server" }),
-  };
-  return {
-    ...ends,
-    async [Symbol.asyncDispose](): Promise<void> {
-      await Promise.all([ends.a, ends.b].map((end) => end[Symbol.asyncDispose]()));
-      await pair[Symbol.asyncDispose]();
-    },
-  };
-}, {
+testConnection("the built-in WebTransport with messages", withMessagesOn(makePair), {
   ...traits,
   protocol: "skein.1",
   skips: skips(FRAME_CLOSES),

@@ -6,6 +6,7 @@
 import { assert } from "@std/assert";
 import { deadline } from "@std/async/deadline";
 import type { Connection, ConnectionCapabilities, Frame } from "../../transport/connection.ts";
+import { withMessages } from "../../transport/message_stream/server.ts";
 
 /** Longest wait for an event in the suite, in milliseconds. */
 const PATIENCE_MS = 30_000;
@@ -20,6 +21,24 @@ export interface ConnectionPair extends AsyncDisposable {
 
 /** Makes a fresh pair, both ends `ready`. */
 export type MakePair = () => Promise<ConnectionPair>;
+
+/** Adds messages to the pairs of a wire that has streams alone. */
+export function withMessagesOn(makePair: MakePair): MakePair {
+  return async () => {
+    const pair = await makePair();
+    const ends = {
+      a: withMessages(pair.a, { side: "client" }),
+      b: withMessages(pair.b, { side: "server" }),
+    };
+    return {
+      ...ends,
+      async [Symbol.asyncDispose](): Promise<void> {
+        await Promise.all([ends.a, ends.b].map((end) => end[Symbol.asyncDispose]()));
+        await pair[Symbol.asyncDispose]();
+      },
+    };
+  };
+}
 
 /** Claims of an implementation, which the suite verifies. */
 export interface ConnectionTraits extends ConnectionCapabilities {

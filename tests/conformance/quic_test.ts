@@ -1,6 +1,6 @@
-import { withMessages } from "../../transport/message_stream/server.ts";
 import { quicPair } from "../quic_pair.ts";
 import { type ConnectionPair, type ConnectionTraits, testConnection } from "./connection.ts";
+import { withMessagesOn } from "./pair.ts";
 
 const traits: ConnectionTraits = {
   frames: false,
@@ -25,17 +25,8 @@ async function makePair(): Promise<ConnectionPair> {
 
 testConnection("QUIC", makePair, { ...traits, maxCloseCode: Number.MAX_SAFE_INTEGER });
 
-testConnection("QUIC with messages", async () => {
-  const { a, b, ...pair } = await makePair();
-  const ends = {
-    a: withMessages(a, { side: "client" }),
-    b: withMessages(b, { side: "server" }),
-  };
-  return {
-    ...ends,
-    async [Symbol.asyncDispose](): Promise<void> {
-      await Promise.all([ends.a, ends.b].map((end) => end[Symbol.asyncDispose]()));
-      await pair[Symbol.asyncDispose]();
-    },
-  };
-}, { ...traits, frames: true, binaryHead: [0x40, 0x53] });
+testConnection("QUIC with messages", withMessagesOn(makePair), {
+  ...traits,
+  frames: true,
+  binaryHead: [0x40, 0x53],
+});
