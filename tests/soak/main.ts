@@ -374,7 +374,10 @@ const parts: Record<string, () => Promise<void>> = {
 };
 const named = Deno.args.filter((argument) => Object.hasOwn(parts, argument));
 for (const [name, part] of Object.entries(parts)) {
-  if (named.length === 0 || named.includes(name)) await part();
+  if (named.length > 0 && !named.includes(name)) continue;
+  const partAt = performance.now();
+  await part();
+  say(`     ${name} took ${((performance.now() - partAt) / 1_000).toFixed(0)} s`);
 }
 say(
   `${passed} passed, ${failed} failed (${((performance.now() - startedAt) / 1_000).toFixed(0)} s)`,
