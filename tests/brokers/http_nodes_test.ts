@@ -58,6 +58,9 @@ for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
         assert(reading.recoveries.every(({ recovered }) => recovered));
         // Both nodes were killed, so that each client lost its own at least once.
         assert(reading.recoveries.length > 0);
+        // A node that dies is no reason to poll.
+        const polls = site.proxy.passed.some(({ headers }) => headers.has("skein-poll"));
+        assertEquals(polls, holds === "streams");
         assertEquals((await listener.whenConnected()).transport, "http");
       },
     });

@@ -25,6 +25,12 @@ import { type EncodedFrame, encodeFrame, joinFrames } from "./frames.ts";
  */
 export const FIRST_PIECE_MS = 3_000;
 
+/**
+ * Event streams in a row that may be late where one came in time before: a node that died makes
+ * streams late as well, until the other nodes know.
+ */
+const CHANCES = 2;
+
 /** Silence of an event stream after which the client asks again; the server is never that silent. */
 const SILENT_MS = 40_000;
 
@@ -56,6 +62,8 @@ export interface DialHttpOptions extends Omit<DialWebSocketOptions, "flowControl
 export interface HttpPath {
   /** True if a proxy holds event streams back. */
   polls: boolean;
+  /** Number of further event streams that may be late; 0 before one came in time. */
+  chances?: number;
 }
 
 /**
@@ -181,8 +189,9 @@ class ClientHttpConnection extends HttpConnection {
         if (isIdle) await failures.pause(this.#ended.signal);
         else failures.reset();
       } catch (error) {
-        if (error instanceof HeldStream) path.polls = true;
-        else await this.#failed(failures, error);
+        if (!(error instanceof HeldStream)) await this.#failed(failures, error);
+        else if (path.chances) path.chances--;
+        else path.polls = true;
       }
     }
   }
@@ -203,6 +212,7 @@ class ClientHttpConnection extends HttpConnection {
       for (const reader = body!.getReader();;) {
         const { done, value } = await reader.read();
         if (done) return;
+        this.#options.path.chances = CHANCES;
         runtime.clearTimeout(timer);
         timer = runtime.setTimeout(() => stop.abort(), SILENT_MS);
         this.#takeAll(events.read(decoder.decode(value, { stream: true })));

@@ -1,7 +1,7 @@
 /** HTTP as the last resort of a client: tried once the race of the other transports failed. */
 import { ConnectionError, TimeoutError, UnsupportedError } from "../../errors.ts";
 import { textOf } from "../../base/error_text.ts";
-import { dialHttp } from "../http/client.ts";
+import { dialHttp, type HttpPath } from "../http/client.ts";
 import { parseServerUrl } from "../url.ts";
 import { Losses } from "./race.ts";
 import type { ClientDialer, TransportName } from "./options.ts";
@@ -41,7 +41,7 @@ export function fallBackToHttp(
   dial: ClientDialer,
   { transports }: LastResortOptions,
 ): ClientDialer {
-  const path = { polls: false };
+  const path: HttpPath = { polls: false };
   const losses = new Losses();
   // A client on HTTP moves to WebSocket first, which more networks let through.
   const next = transports.includes("websocket") ? "websocket" : transports[0];
