@@ -1,0 +1,106 @@
+/**
+ * The server of the page: conversations by requests, and answers that stream.
+ *
+ * @module
+ */
+import { RequestError, serve, type ServeOptions, type Server } from "../../mod.ts"; // jsr:@skein/skein
+import { contract, type Question, type Turn } from "./contract.ts";
+import type { Conversations } from "./conversations.ts";
+import type { Writer } from "./writer.ts";
+
+/** The one user of this server; an application returns the user of the session's token. */
+const USER = "me";
+
+/** Options of {@linkcode serveAiChat}; the example sets all others. */
+export interface AiChatOptions
+  extends Pick<ServeOptions, "port" | "hostname" | "fetch" | "onListen" | "broker"> {
+  /** The conversations. */
+  readonly conversations: Conversations;
+  /** The author of the answers. */
+  readonly writer: Writer;
+}
+
+/** The words of an answer that are kept, at most the newest 10,000, and the number of all. */
+interface Progress {
+  readonly written: readonly string[];
+  readonly count: number;
+  readonly signal: AbortSignal;
+}
+
+/** A server of the example. */
+export type AiChatServer = Server<string, typeof contract>;
+
+/** Serves the conversations. */
+export function serveAiChat({ conversations, writer, ...options }: AiChatOptions): AiChatServer {
+  const server: AiChatServer = serve({
+    ...options,
+    path: "/session",
+    contract,
+    authenticate: () => USER,
+    requests: {
+      list: () => conversations.list(),
+      open: ({ data }) => conversations.turns(data),
+      remove({ data }) {
+        conversations.remove(data);
+        server.to(USER).send("conversations", conversations.list());
+        return null;
+      },
+      ask: {
+        answer({ data, signal }) {
+          conversations.begin(data);
+          tell(data.id);
+          server.to(USER).send("conversations", conversations.list());
+          return write(data, { written: [], count: 0, signal });
+        },
+        // Another server, or this one after a restart, goes on behind the words that are kept.
+        resume: ({ data }, progress) => write(data, progress),
+      },
+    },
+  });
+
+  /** Writes the rest of an answer, and notes the end. */
+  async function* write(
+    { id, conversation, question }: Question,
+    { written, count, signal }: Progress,
+  ): AsyncGenerator<string> {
+    const turns = conversations.turns(conversation);
+    const before = turns.slice(0, turns.findIndex((turn) => turn.id === id));
+    let answer = written.join("");
+    try {
+      if (written.length < count) throw new Error("The answer is too long to be continued");
+      for await (const word of writer({ before, question, written: answer, signal })) {
+        if (conversations.turn(id) === undefined) return; // The conversation was deleted.
+        answer += word;
+        yield word;
+      }
+      end("complete");
+    } catch (error) {
+      if (!signal.aborted) {
+        const { message } = error as Error;
+        end("failed", message);
+        throw new RequestError("failed", message);
+      }
+    } finally {
+      // Any other reason leaves the answer to the next server.
+      if (isStopped(signal)) end("stopped");
+    }
+
+    function end(state: Turn["state"], reason = ""): void {
+      conversations.end(id, { state, answer, reason });
+      tell(id);
+    }
+  }
+
+  /** Tells every page of the user about a turn. */
+  function tell(id: string): void {
+    const turn = conversations.turn(id);
+    if (turn !== undefined) server.to(USER).send("turn", turn);
+  }
+
+  return server;
+}
+
+/** Tells if a reader pressed stop. */
+function isStopped({ reason }: AbortSignal): boolean {
+  return reason instanceof RequestError && reason.failure.code === "cancelled";
+}

@@ -1,0 +1,27 @@
+/**
+ * The files of the page, and the browser bundle of `client.ts`.
+ *
+ * @module
+ */
+import { bundleClient, type Page } from "../chat/page.ts";
+
+const FILES = {
+  "/": ["page/index.html", "text/html"],
+  // Colours, buttons and the frame of the page are those of the chat.
+  "/chat.css": ["../chat/page/chat.css", "text/css"],
+  "/ai_chat.css": ["page/ai_chat.css", "text/css"],
+  "/ai_chat.js": ["page/ai_chat.js", "text/javascript"],
+  "/markdown.js": ["page/markdown.js", "text/javascript"],
+  "/view.js": ["page/view.js", "text/javascript"],
+} as const;
+
+/** Reads the files, and bundles the client. */
+export async function readPage(): Promise<Page> {
+  const page = new Map<string, { type: string; body: string }>();
+  for (const [path, [name, type]] of Object.entries(FILES)) {
+    page.set(path, { type, body: await Deno.readTextFile(new URL(name, import.meta.url)) });
+  }
+  const client = await bundleClient(new URL("../../client.ts", import.meta.url));
+  page.set("/skein-client.js", { type: "text/javascript", body: client });
+  return page;
+}

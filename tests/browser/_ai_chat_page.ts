@@ -1,0 +1,138 @@
+/**
+ * The page of the AI chat from the view of a reader.
+ *
+ * @module
+ */
+import { type BrowserContext, type Page, PATIENCE_MS } from "./_browsers.ts";
+
+/** The few members of the DOM in use: the repository is checked without the DOM's library. */
+interface Element {
+  readonly textContent: string;
+  readonly dataset: Readonly<Record<string, string>>;
+  scrollTop: number;
+  querySelector(selector: string): Element | null;
+  querySelectorAll(selector: string): ArrayLike<Element> & Iterable<Element>;
+}
+
+/** The page's globals; functions that name these run in the page. */
+declare const document: Element;
+
+/** Polling of the page in the background too, where no frames are drawn. */
+const OPTIONS = { polling: 50 };
+
+/** One page of the AI chat. */
+export class AiChatPage {
+  /** The page, for other operations. */
+  readonly page: Page;
+
+  private constructor(page: Page) {
+    this.page = page;
+  }
+
+  /** Opens a page, and waits for the connection. */
+  static async open(context: BrowserContext, url: string): Promise<AiChatPage> {
+    const page = await context.newPage();
+    page.setDefaultTimeout(PATIENCE_MS);
+    await page.goto(url);
+    const chat = new AiChatPage(page);
+    await chat.hasStatus("connected");
+    return chat;
+  }
+
+  /** Waits for the badge. */
+  async hasStatus(name: string): Promise<void> {
+    await this.page.waitForSelector(`#status[data-name="${name}"]`);
+  }
+
+  /** Types a question, and sends the question with Enter. */
+  async ask(question: string): Promise<void> {
+    await this.page.waitForSelector("#send:not([hidden])");
+    await this.page.type("#text", question);
+    await this.page.keyboard.press("Enter");
+    await this.page.waitForFunction(
+      (question) => [...document.querySelectorAll(".question")].at(-1)?.textContent === question,
+      OPTIONS,
+      question,
+    );
+  }
+
+  /** Waits for the state of the last turn. */
+  async sees(state: string, timeoutMs = 30_000): Promise<void> {
+    await this.page.waitForFunction(
+      (state) => [...document.querySelectorAll(".turn")].at(-1)?.dataset["state"] === state,
+      { ...OPTIONS, timeout: timeoutMs },
+      state,
+    );
+  }
+
+  /** Waits until the last answer has some words, and returns the answer. */
+  async reads(words: string, timeoutMs = 30_000): Promise<string> {
+    await this.page.waitForFunction(
+      (words) => [...document.querySelectorAll(".answer")].at(-1)?.textContent.includes(words),
+      { ...OPTIONS, timeout: timeoutMs },
+      words,
+    );
+    return await this.answer();
+  }
+
+  /** Returns the last answer. */
+  async answer(): Promise<string> {
+    return await this.page.evaluate(
+      () => [...document.querySelectorAll(".answer")].at(-1)?.textContent ?? "",
+    );
+  }
+
+  /** Returns the note below the last answer. */
+  async note(): Promise<string> {
+    return await this.page.evaluate(
+      () => [...document.querySelectorAll(".note-of span")].at(-1)?.textContent ?? "",
+    );
+  }
+
+  /** Asks the question of the last turn again. */
+  async again(): Promise<void> {
+    await this.page.click(".turn:last-child .note-of .link");
+  }
+
+  /** Deletes the conversation. */
+  async remove(): Promise<void> {
+    await this.page.click("#remove");
+    await this.page.click(`#confirm [value="delete"]`);
+  }
+
+  /** Waits until there is no turn. */
+  async isEmpty(): Promise<void> {
+    await this.page.waitForFunction(
+      () => document.querySelectorAll(".turn").length === 0,
+      OPTIONS,
+    );
+  }
+
+  /** Counts elements. */
+  async count(selector: string): Promise<number> {
+    return await this.page.evaluate(
+      (selector) => document.querySelectorAll(selector).length,
+      selector,
+    );
+  }
+
+  /** Scrolls to the first turn, as a reader does. */
+  async scrollUp(): Promise<void> {
+    await this.page.evaluate(() => {
+      document.querySelector("#log")!.scrollTop = 0;
+    });
+    await this.page.waitForSelector("#to-end:not([hidden])");
+  }
+
+  /** Returns the place in the log. */
+  async scrolledTo(): Promise<number> {
+    return await this.page.evaluate(() => document.querySelector("#log")!.scrollTop);
+  }
+
+  /** Returns the texts for screen readers. */
+  async spoken(): Promise<string[]> {
+    return await this.page.evaluate(
+      () => [...document.querySelectorAll("#spoken p")].map(({ textContent }) => textContent),
+    );
+  }
+}
