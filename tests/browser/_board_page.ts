@@ -157,6 +157,15 @@ export class BoardPage {
     );
   }
 
+  /** Opens another board, by the keyboard. Another board has another address. */
+  async open(board: string): Promise<void> {
+    await this.page.keyboard.press("b");
+    await this.page.waitForSelector("#boards-dialog[open]");
+    await this.page.keyboard.type(board);
+    await this.page.keyboard.press("Enter");
+    await this.says("#board-name", board);
+  }
+
   /** Presses a key with Ctrl. */
   async press(key: "y" | "z"): Promise<void> {
     await this.page.keyboard.down("Control");

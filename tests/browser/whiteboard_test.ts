@@ -103,12 +103,7 @@ testInBrowsers("whiteboard can be used with the keyboard alone", async (browser)
       }),
   );
   assertEquals(tools.includes(false), false);
-  // Another board has another address.
-  await keyboard.press("b");
-  await ann.page.waitForSelector("#boards-dialog[open]");
-  await keyboard.type("other");
-  await keyboard.press("Enter");
-  await ann.says("#board-name", "other");
+  await ann.open("other");
   await ann.page.waitForSelector("#empty:not([hidden])");
   await ann.page.goBack();
   await ann.says("#board-name", "sketches");
@@ -133,6 +128,9 @@ for (const transport of ["webtransport", "websocket"] as const) {
       await ann.draw([300, 380], [500, 380]);
       await ann.says("#offline", "3 changes wait here");
       await bob.draw([300, 440], [500, 440]);
+      // Changes of a board that was left are sent as well.
+      await bob.open("other");
+      await bob.open("sketches");
       await board.server.start();
       // A page that is reloaded before it is connected has its strokes in its storage.
       await bob.page.reload();

@@ -8,7 +8,7 @@ import { Drawing, LIMITS } from "../drawing.ts";
 /** Steps that can be undone. */
 const MAX_STEPS = 200;
 
-/** A board. `onChange` is called after each change, `onNotice` with sentences for the user. */
+/** A board of the user `me`. `change` is called after each change, `notice` with sentences. */
 export class Board {
   /** Name of the board. */
   name;
@@ -26,7 +26,7 @@ export class Board {
   #isLeft = false;
   /** All strokes, until the next change. */
   #strokes;
-  /** Changes that waited when the page was reloaded. */
+  /** Changes that waited when the page was reloaded, until the strokes of the server are here. */
   #kept;
   /** Steps that undo and redo take back: strokes drawn and strokes erased. */
   #done = [];
@@ -38,6 +38,7 @@ export class Board {
     this.#me = me;
     this.#on = on;
     this.#kept = JSON.parse(sessionStorage.getItem(this.#key) ?? "[]");
+    for (const change of this.#kept) this.waiting.set(change.id, change);
     void this.#follow();
   }
 
@@ -94,6 +95,8 @@ export class Board {
   /** Leaves the board. Changes that wait are sent all the same. */
   leave() {
     this.#isLeft = true;
+    for (const id of this.#taken) this.#arrived(id);
+    this.#changed();
     void this.#subscription?.unsubscribe().catch(() => {});
   }
 
@@ -185,7 +188,12 @@ export class Board {
     this.waiting.set(change.id, change);
     this.#changed();
     this.#client.publish(`board:${this.name}`, change).then(
-      () => this.#taken.add(change.id),
+      () => {
+        if (!this.waiting.has(change.id)) return;
+        this.#taken.add(change.id);
+        // On a board that was left, no change comes back.
+        if (this.#isLeft) this.leave();
+      },
       (error) => {
         if (this.#client.status.isEnded) return;
         this.#arrived(change.id);
@@ -219,10 +227,10 @@ export class Board {
     this.#on.change();
   }
 
-  /** Publishes what waited before the page was reloaded, and has not arrived. */
+  /** Publishes the changes that waited before a reload of the page, and have not arrived. */
   #restore() {
     for (const change of this.#kept.splice(0)) {
-      if (!this.#drawing.get(change.id)) this.#publish(change);
+      if (this.waiting.has(change.id)) this.#publish(change);
     }
   }
 }

@@ -266,9 +266,7 @@ elements.clearing.addEventListener("submit", ({ submitter }) => {
   if (submitter.value === "clear") board.clear();
 });
 addEventListener("hashchange", () => client && openBoard());
-for (const scheme of ["(prefers-color-scheme: dark)", "(prefers-contrast: more)"]) {
-  matchMedia(scheme).addEventListener("change", redraw);
-}
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
 document.addEventListener("visibilitychange", () => document.hidden && cursors.point(undefined));
 
 const ACTIONS = {
