@@ -4,12 +4,14 @@
  *
  * @module
  */
+import { platformRuntime } from "../../base/runtime.ts";
+import { pause } from "../../base/wait.ts";
 import { freePort } from "../../bench/processes.ts";
 import { type Client, connect, RequestError } from "../../mod.ts";
 import { NatsServer } from "../brokers/nats_server.ts";
 import { RedisServer } from "../brokers/redis_server.ts";
 import { contract } from "./answers/contract.ts";
-import { LineProcess, sleep } from "./processes.ts";
+import { LineProcess } from "./processes.ts";
 import type { Check } from "./webtransport.ts";
 
 /** Nodes of a run. */
@@ -22,6 +24,9 @@ const BETWEEN_MS = 20;
 /** One answer in so many is stopped after the refresh, or also read by a second device. */
 const STOPPED = 20;
 const SHARED = 10;
+
+/** Time before the first end of a node, in milliseconds. */
+const FIRST_MS = 1_000;
 
 /** Longest time for one answer, in milliseconds: several takeovers. */
 const ANSWER_MS = 120_000;
@@ -37,11 +42,11 @@ interface Size {
 
 const ENGINES: Readonly<Record<string, { readonly short: Size; readonly full: Size }>> = {
   redis: {
-    short: { answers: 300, lanes: 50, betweenNodesMs: 3_000 },
+    short: { answers: 150, lanes: 50, betweenNodesMs: 8_000 },
     full: { answers: 10_000, lanes: 150, betweenNodesMs: 8_000 },
   },
   nats: {
-    short: { answers: 100, lanes: 25, betweenNodesMs: 3_000 },
+    short: { answers: 50, lanes: 20, betweenNodesMs: 8_000 },
     full: { answers: 1_000, lanes: 50, betweenNodesMs: 8_000 },
   },
 };
@@ -112,6 +117,11 @@ class Result {
   }
 }
 
+/** Waits for a time, or until the signal aborts. */
+function sleep(ms: number, signal: AbortSignal): Promise<void> {
+  return pause(platformRuntime(), ms, signal);
+}
+
 async function startNode(port: number, url: string): Promise<LineProcess> {
   const node = new LineProcess("./answers/node.ts", `${port}`, url);
   await node.line();
@@ -128,6 +138,7 @@ function openPage(
     contract,
     token: `user-${user}`,
     transports: ["websocket"],
+    onError() {}, // Nodes that are away are no news.
   });
 }
 
@@ -142,7 +153,7 @@ async function strikeNodes(
   },
 ): Promise<number> {
   for (let kills = 0;; kills++) {
-    await sleep(betweenNodesMs);
+    await sleep(kills === 0 ? FIRST_MS : betweenNodesMs, signal);
     if (signal.aborted) return kills;
     const i = kills % nodes.length;
     nodes[i]!.kill("SIGKILL");
