@@ -479,3 +479,21 @@ test("ends a read by its signal", async (server) => {
   await assertRejects(() => reading, Error, "enough");
   server.thaw();
 });
+
+test("are searched by several nodes at once, which drop the same looks", async ({ servers }) => {
+  await using one = new NatsBroker({ servers });
+  await using two = new NatsBroker({ servers });
+  await using three = new NatsBroker({ servers });
+  const nodes = [one, two, three];
+  const ids = Array.from({ length: 200 }, (_, i) => `log ${i}`);
+  const writer = { holder: "w", ttlMs: 600 };
+  // The look at this log stays in front of the others, which the engine then removes differently.
+  await created(one.logs, "first", { config: { ...TEXT, ttlMs: 600_000 } });
+  await Promise.all(ids.map((id) => created(one.logs, id, { writer })));
+  await Promise.all(ids.map((id) => append(one.logs, id, [], { end: {} })));
+  const end = Date.now() + 8_000;
+  while (Date.now() < end) {
+    const found = await Promise.all(nodes.map(({ logs }) => logs.overdue({ limit: 100 })));
+    assertEquals(found, [[], [], []]);
+  }
+});

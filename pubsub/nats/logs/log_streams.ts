@@ -142,9 +142,9 @@ export class LogStreams {
   /** Removes the message at a sequence; a missing message is no error. */
   async remove(seq: number, stream: string = this.names.stream): Promise<void> {
     await this.#ask("remove a message", async ({ streams }) => {
-      // A message that is gone already is answered with an error.
+      // A message that is gone already is answered with an error: another node was first.
       await streams.deleteMessage(stream, seq, false).catch((error) => {
-        if (!/no message found/.test(textOf(error))) throw error;
+        if (!/no message found|sequence \d+ not found/.test(textOf(error))) throw error;
       });
     });
   }
