@@ -29,7 +29,8 @@ await using server = createServer({
 // `Deno.serve` passes the connection's addresses to Hono as `env`.
 const app = new Hono<{ Bindings: RequestInfo }>();
 
-app.get("/live", (c) => server.fetch(c.req.raw, c.env));
+// All methods: a session over HTTP, the last transport of a client, takes GET, POST and DELETE.
+app.all("/live", (c) => server.fetch(c.req.raw, c.env));
 
 app.post("/visits/:page", (c) => {
   // Routes and sessions share the server, so any route can publish.

@@ -55,6 +55,28 @@ Deno.test({
 });
 
 Deno.test({
+  name: "serveWorkers() serves sessions over HTTP, whose requests reach any worker",
+  ignore,
+  async fn() {
+    await using workers = await start();
+    const seen = new Set<unknown>();
+    // The system spreads the connections of the requests over the workers.
+    for (let i = 0; i < 8; i++) {
+      await using session = await dial(workers.url, { transports: ["http"] }) as Session;
+      seen.add((await receiveOne(session)).data);
+      const echoed = await Promise.all(["one", "two"].map((text) => session.request("data", text)));
+      assertEquals(echoed.length, 2);
+    }
+    assertEquals(workers.states.map(({ state }) => state), ["listening", "listening"]);
+    await using client = connect(workers.url, { transports: ["http"] });
+    const news = client.subscribe("news");
+    await news.ready;
+    client.send("publish", "hello");
+    assertEquals((await receiveOne(news)).data, "hello");
+  },
+});
+
+Deno.test({
   name: "serveWorkers() shares users, presence and limits among the workers",
   ignore,
   async fn() {
