@@ -1,16 +1,20 @@
 /**
- * A node with Yjs documents in SQLite files, for tests that kill the node:
- * `yjs_node.ts PORT FOLDER`. The folder has the script of the page.
+ * A node with Yjs documents, for tests that kill the node: `yjs_node.ts PORT FOLDER ENGINE`. The
+ * engine is `sqlite`, or the URL of a Redis or NATS server. The folder has the states of the
+ * documents, and the script of the page if there is one.
  *
  * @module
  */
 import { SqliteYjsStore } from "../../examples/adapters/yjs_store.ts";
 import { YjsDocuments } from "../../examples/adapters/yjs_server.ts";
 import { serve } from "../../mod.ts";
+import type { Broker } from "../../pubsub/mod.ts";
+import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import { RedisBroker } from "../../pubsub/redis/mod.ts";
 import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
 
-const [port, folder] = Deno.args;
-const script = await Deno.readTextFile(`${folder}/page.js`);
+const [port, folder, engine = ""] = Deno.args;
+const script = await Deno.readTextFile(`${folder}/page.js`).catch(() => "");
 const documents = new YjsDocuments({
   store: new SqliteYjsStore(`${folder}/documents.db`),
   authorize: () => true,
@@ -21,7 +25,7 @@ const server = serve({
   hostname: "127.0.0.1",
   webTransport: false,
   onListen: () => console.log("ready"),
-  broker: await SqliteBroker.open(`${folder}/broker.db`),
+  broker: await brokerOf(engine),
   history: documents.history,
   requests: documents.requests,
   authorize: (session, topic, action) => documents.authorize(session, topic, action),
@@ -36,3 +40,9 @@ const server = serve({
       ),
 });
 documents.attach(server);
+
+async function brokerOf(engine: string): Promise<Broker> {
+  if (engine.startsWith("redis:")) return new RedisBroker({ url: engine });
+  if (engine.startsWith("nats:")) return new NatsBroker({ servers: engine });
+  return await SqliteBroker.open(`${folder}/broker.db`);
+}

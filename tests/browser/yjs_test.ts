@@ -5,7 +5,7 @@
  */
 import { assertEquals } from "@std/assert";
 import { bundleClient } from "../../examples/chat/page.ts";
-import { lowPort } from "../servers.ts";
+import { YjsNode } from "../adapters/yjs_process.ts";
 import { type Browser, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
 import type { YjsPage } from "./_yjs_page.ts";
 
@@ -16,42 +16,6 @@ declare global {
 }
 
 const NAMES = ["notes/1", "notes/2", "notes/3"];
-
-/** A node in a process, which a test can kill. */
-class YjsNode implements AsyncDisposable {
-  readonly port = lowPort();
-  readonly #folder: string;
-  #child: Deno.ChildProcess | undefined;
-
-  constructor(folder: string) {
-    this.#folder = folder;
-  }
-
-  async start(): Promise<void> {
-    const program = new URL("../adapters/yjs_node.ts", import.meta.url).href;
-    this.#child = new Deno.Command(Deno.execPath(), {
-      args: ["run", "-A", "--no-lock", program, `${this.port}`, this.#folder],
-      stdin: "null",
-      stdout: "piped",
-      stderr: "inherit",
-    }).spawn();
-    for await (const text of this.#child.stdout.pipeThrough(new TextDecoderStream())) {
-      if (text.includes("ready")) return;
-    }
-    throw new Error("The node ended before it listened");
-  }
-
-  async kill(): Promise<void> {
-    this.#child?.kill("SIGKILL");
-    await this.#child?.status;
-    this.#child = undefined;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    await this.kill();
-    await Deno.remove(this.#folder, { recursive: true });
-  }
-}
 
 async function open(browser: Browser, port: number, user: string): Promise<Page> {
   const page = await browser.newPage();
@@ -76,8 +40,7 @@ testInBrowsers("documents of two pages are equal after their node was killed", a
   const folder = await Deno.makeTempDir();
   const script = await bundleClient(new URL("./_yjs_page.ts", import.meta.url));
   await Deno.writeTextFile(`${folder}/page.js`, script);
-  await using node = new YjsNode(folder);
-  await node.start();
+  await using node = await YjsNode.start({ folder, engine: "sqlite" });
   const ann = await open(browser, node.port, "ann");
   const bob = await open(browser, node.port, "bob");
   await ann.evaluate(() => yjsPage.write("notes/1", "one "));
@@ -96,7 +59,7 @@ testInBrowsers("documents of two pages are equal after their node was killed", a
     }, text);
     assertEquals(await page.evaluate(() => yjsPage.isSaved), false);
   }
-  await node.start();
+  await node.restart();
   await ann.waitForFunction(() => yjsPage.isSaved && /ab|ba/.test(yjsPage.text("notes/3")), {
     polling: 10,
   });
@@ -106,8 +69,10 @@ testInBrowsers("documents of two pages are equal after their node was killed", a
   const texts = await ann.evaluate((names) => names.map((name) => yjsPage.text(name)), NAMES);
   await Promise.all([ann.close(), bob.close()]);
   await node.kill();
-  await node.start();
+  await node.restart();
   const eve = await open(browser, node.port, "eve");
   for (const [i, name] of NAMES.entries()) await has(eve, name, texts[i]!);
   assertEquals(await eve.evaluate(() => yjsPage.errors), []);
+  await node.kill();
+  await Deno.remove(folder, { recursive: true });
 });

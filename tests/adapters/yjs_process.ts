@@ -1,0 +1,57 @@
+/**
+ * Starts and kills nodes with Yjs documents.
+ *
+ * @module
+ */
+import { lowPort } from "../servers.ts";
+
+/** A node in a process. */
+export class YjsNode implements AsyncDisposable {
+  /** The port, unchanged after a restart. */
+  readonly port: number = lowPort();
+  readonly #args: readonly string[];
+  #child: Deno.ChildProcess | undefined;
+
+  private constructor(args: readonly string[]) {
+    this.#args = args;
+  }
+
+  /** Starts a node; resolves once the node listens. */
+  static async start(
+    { folder, engine }: { readonly folder: string; readonly engine: string },
+  ): Promise<YjsNode> {
+    const node = new YjsNode([folder, engine]);
+    await node.restart();
+    return node;
+  }
+
+  /** URL of the node. */
+  get url(): string {
+    return `ws://127.0.0.1:${this.port}`;
+  }
+
+  /** Starts the node again, after a kill. */
+  async restart(): Promise<void> {
+    const program = new URL("./yjs_node.ts", import.meta.url).href;
+    this.#child = new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--no-lock", "--no-check", program, `${this.port}`, ...this.#args],
+      stdin: "null",
+      stdout: "piped",
+      stderr: "inherit",
+    }).spawn();
+    const output = this.#child.stdout.pipeThrough(new TextDecoderStream());
+    for await (const text of output) if (text.includes("ready")) return;
+    throw new Error("The node ended before it listened");
+  }
+
+  /** Ends the node at once. */
+  async kill(): Promise<void> {
+    this.#child?.kill("SIGKILL");
+    await this.#child?.status;
+    this.#child = undefined;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.kill();
+  }
+}
