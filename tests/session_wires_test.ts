@@ -98,6 +98,69 @@ function testMessages(wire: Wire): void {
     }
   });
 
+  test(wire, "Session", "streams answers, both ways, and beside each other", async () => {
+    const requests = {
+      async *items({ data }: { data: unknown }) {
+        const kinds = [1, "two", null, Uint8Array.of(4, 5), "x".repeat(20_000)];
+        for (let i = 0; i < Number(data); i++) yield kinds[i % kinds.length];
+      },
+      async *fails() {
+        yield 1;
+        throw new RequestError("taken", "This name is taken");
+      },
+    };
+    await using both = await endsOn(wire, { server: { requests }, client: { requests } });
+    for (const session of [both.client, both.server]) {
+      const answers = [500, 0, 7].map((count) => session.requestStream("items", count));
+      const items = await soon(Promise.all(answers.map((answer) => Array.fromAsync(answer))));
+      assertEquals(items.map(({ length }) => length), [500, 0, 7]);
+      assertEquals(items[0]!.slice(0, 4), [1, "two", null, Uint8Array.of(4, 5)]);
+      const seen: unknown[] = [];
+      await assertRejects(
+        async () => {
+          for await (const item of session.requestStream("fails")) seen.push(item);
+        },
+        RequestError,
+        "This name is taken",
+      );
+      assertEquals(seen, [1]);
+    }
+  });
+
+  test(
+    wire,
+    "Session",
+    "suspends an answer that is not read, and stops one that is left",
+    async () => {
+      const returned = Promise.withResolvers<void>();
+      let made = 0;
+      await using both = await endsOn(wire, {
+        server: {
+          requests: {
+            async *endless({ signal }) {
+              try {
+                while (!signal.aborted) yield ++made;
+              } finally {
+                returned.resolve();
+              }
+            },
+            echo: ({ data }) => data,
+          },
+        },
+      });
+      const answer = both.client.requestStream("endless");
+      const items = answer[Symbol.asyncIterator]();
+      assertEquals((await soon(items.next())).value, 1);
+      // Other requests pass, and tell that the window is full.
+      while (made < 64) assertEquals(await soon(both.client.request("echo", made)), made);
+      for (let i = 0; i < 20; i++) await soon(both.client.request("echo", i));
+      assertEquals(made, 64);
+      await soon(answer.cancel());
+      await soon(returned.promise);
+      assertEquals(made, 64);
+    },
+  );
+
   test(wire, "Session", "holds its sender back by flushed()", async () => {
     const far = logged();
     await using both = await endsOn(wire, { client: { onMessage: far.onMessage } });

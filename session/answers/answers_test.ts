@@ -20,7 +20,10 @@ import {
   turns,
 } from "../../tests/sessions.ts";
 import { defineContract } from "../contract.ts";
-import { internals } from "../session.ts";
+import { internals, Session } from "../session.ts";
+import type { Instrumentation } from "../insight/instrumentation.ts";
+import { instrument } from "../insight/watch.ts";
+import { memoryPair } from "../../transport/memory/memory.ts";
 import { sessionSettings } from "../session_settings.ts";
 
 /** Counts up, and notes how far and how the generator ended. */
@@ -43,6 +46,11 @@ function counting(): {
       }
     },
   };
+}
+
+/** Yields a text of some kilobytes, so many times. */
+async function* repeating({ data }: { readonly data: unknown }): AsyncGenerator<string> {
+  for (let i = 0; i < Number(data); i++) yield "x".repeat(5_000);
 }
 
 const numbers = (count: number) => Array.from({ length: count }, (_, i) => i);
@@ -656,6 +664,118 @@ Deno.test("A plain session carries parts, credit and the end, but no bytes", asy
     end: 2,
     error: { code: "failed", message: "The handler failed" },
   });
+});
+
+Deno.test("A producer of large items waits after a mebibyte, and goes on as the loop takes items", async () => {
+  const large = "é".repeat(100_000);
+  let made = 0;
+  await using both = await ends({
+    requests: {
+      async *large() {
+        while (true) {
+          made++;
+          yield large;
+        }
+      },
+    },
+  });
+  const answer = both.client.requestStream("large")[Symbol.asyncIterator]();
+  await answer.next();
+  for (let i = 0; i < 10; i++) await turns();
+  // Six items of 200,015 bytes are more than a mebibyte; the first is taken, and not paid for.
+  assertEquals(made, 6);
+  for (let taken = 2; taken < 40; taken++) {
+    assertEquals((await soon(answer.next())).value, large);
+    assert(made - taken <= 6);
+  }
+  await answer.return?.();
+});
+
+Deno.test("A stalled consumer leaves the memory of both ends as it is", async () => {
+  const { seen, count } = counting();
+  await using both = await ends({ requests: { count } });
+  const answers = numbers(64).map(() => both.client.requestStream("count", 1e9));
+  await turns(50);
+  assertEquals(seen.made, 64 * 64);
+  const { queuedMessages } = both.server.stats;
+  await turns(50);
+  assertEquals([seen.made, both.server.stats.queuedMessages, queuedMessages], [64 * 64, 0, 0]);
+  await Promise.all(answers.map((answer) => answer.cancel()));
+  await turns();
+  assertEquals(seen.returned, 64);
+});
+
+Deno.test("An answer neither overflows the send queue of a peer that reads nothing, nor drops messages", async () => {
+  for (const policy of ["close", "drop-oldest", "drop-newest", "latest"] as const) {
+    const heard: unknown[] = [];
+    await using both = await ends(
+      { requests: { text: repeating }, sendQueue: { maxMessages: 8, maxBytes: 100_000, policy } },
+      { onMessage: ({ data }) => void heard.push(data) },
+    );
+    const answers = numbers(8).map(() => both.client.requestStream("text", 60));
+    await turns();
+    both.link.stall("to-client");
+    const all = Promise.all(answers.map((answer) => Array.fromAsync(answer)));
+    await turns(50);
+    both.server.send("beside", 1);
+    assert(both.server.stats.queuedMessages <= 8);
+    both.link.resume("to-client");
+    const items = await soon(all);
+    assertEquals(items.map(({ length }) => length), numbers(8).map(() => 60));
+    assertEquals([heard, both.server.stats.droppedMessages], [[1], 0]);
+  }
+});
+
+Deno.test("Hooks of an instrumentation follow an answer to its end, at both ends", async () => {
+  const told: string[] = [];
+  const hooks: Instrumentation = {
+    request: (_session, topic) => ({
+      ended: ({ error }) => void told.push(`asked ${topic}: ${Object(error).message ?? "ended"}`),
+    }),
+    handle: (_session, { topic }, run) => {
+      void Promise.resolve(run()).then(
+        () => told.push(`handled ${topic}`),
+        (error) => told.push(`failed ${topic}: ${error.message}`),
+      );
+    },
+  };
+  const { count } = counting();
+  const pair = memoryPair();
+  const server = instrument(
+    sessionSettings({
+      side: "server",
+      onError() {},
+      requests: {
+        count,
+        async *fails() {
+          yield 1;
+          throw new Error("Broken");
+        },
+      },
+    }),
+    hooks,
+  );
+  await using near = new Session(pair.server, server);
+  const far = instrument(sessionSettings({ side: "client" }), hooks);
+  await using client = new Session(pair.client, far);
+  await client.ready;
+  const loop = client.requestStream("count", 2)[Symbol.asyncIterator]();
+  await loop.next();
+  await turns();
+  assertEquals(told, ["handled count", "asked count: ended"]);
+  await loop.next();
+  await loop.next();
+  const long = client.requestStream("count", 1e9)[Symbol.asyncIterator]();
+  await long.next();
+  await turns();
+  assertEquals(told.splice(0).length, 2);
+  await long.return?.();
+  await turns();
+  assertEquals(told.splice(0), ["asked count: ended", "handled count"]);
+  await assertRejects(() => Array.fromAsync(client.requestStream("fails")), RequestError);
+  await turns();
+  assertEquals(told.sort(), ["asked fails: The handler failed", "failed fails: Broken"]);
+  await near.close();
 });
 
 Deno.test("Options of Session.requestStream() are checked, in the loop", async () => {
