@@ -36,8 +36,8 @@ export interface SessionHandlers<
    * Handles messages one at a time, in order; a returned promise is awaited. Without this handler,
    * iterate over the session.
    *
-   * While a `request` of this end waits, requests of the peer are handled in parallel, one for each
-   * and at most 8: the peer may need an answer before its own reply. Further requests wait, and are
+   * While a `request` of this end waits, or a loop waits for an item of an answer, requests of the
+   * peer are handled in parallel, one for each and at most 8: the peer may need an answer before its own reply. Further requests wait, and are
    * refused as nested too deep if no handler ends within a second. Messages always wait.
    */
   readonly onMessage?: (

@@ -107,6 +107,31 @@ Deno.test("Client.handOver() lets a request end in its own session", async () =>
   await first.closed;
 });
 
+Deno.test("Client.handOver() lets an answer that streams end in its own session", async () => {
+  const gate = Promise.withResolvers<void>();
+  await using server = testServer({
+    requests: {
+      async *slow(_message, session) {
+        yield session.id;
+        await gate.promise;
+        for (let i = 0; i < 100; i++) yield i;
+      },
+      fast: (_message, session) => session.id,
+    },
+  });
+  await using client = server.connect();
+  const first = await client.whenConnected();
+  const slow = client.requestStream("slow")[Symbol.asyncIterator]();
+  assertEquals((await slow.next()).value, first.id);
+  assert(await client.handOver());
+  assertEquals(await client.request("fast"), client.session!.id);
+  assert(!first.isClosed);
+  gate.resolve();
+  for (let i = 0; i < 100; i++) assertEquals((await slow.next()).value, i);
+  assertEquals((await slow.next()).done, true);
+  await first.closed;
+});
+
 Deno.test("Client.handOver() cuts a request off that does not end within 30 s", async () => {
   using time = new FakeTime();
   await using server = testServer({ onMessage: () => new Promise(() => {}) });
