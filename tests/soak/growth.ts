@@ -13,6 +13,8 @@ const MOST_GROWTH = 1.2;
 /** Runs the test in a process of its own. */
 export async function soakGrowth(check: Check, isShort: boolean): Promise<void> {
   const count = isShort ? 2_000 : 50_000;
+  // A drain spreads the ends of the sessions over most of its time.
+  const drainMs = isShort ? 15_000 : 180_000;
   const { code, stdout } = await new Deno.Command(Deno.execPath(), {
     args: [
       "run",
@@ -21,6 +23,7 @@ export async function soakGrowth(check: Check, isShort: boolean): Promise<void> 
       "--v8-flags=--expose-gc,--max-old-space-size=12000",
       new URL("./growth_server.ts", import.meta.url).href,
       `${count}`,
+      `${drainMs}`,
     ],
     stderr: "inherit",
   }).output();

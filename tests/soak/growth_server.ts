@@ -1,6 +1,7 @@
 /**
- * A server over memory and all its clients, in one process with measured memory. Prints one line of
- * JSON for each step.
+ * A server over memory and all its clients, in one process with measured memory. The arguments are
+ * the number of clients, and the milliseconds of the drain at the end. Prints one line of JSON for
+ * each step.
  *
  * @module
  */
@@ -41,7 +42,7 @@ const AT_ONCE = 500;
 /** Longest wait for the clients, in milliseconds. */
 const PATIENCE_MS = 180_000;
 
-const count = Number(Deno.args[0]);
+const [count, drainMs] = Deno.args.map(Number) as [number, number];
 const part = count >> 2;
 await using server = testServer({
   limits: { maxSessions: count + 1, maxSessionsPerAddress: Infinity },
@@ -65,7 +66,7 @@ await until(() => server.manager.count === 0);
 await until(() => server.manager.count === count);
 const backMs = performance.now() - cutAt;
 const back = server.manager.count;
-const report = await server.drain({ withinMs: PATIENCE_MS, reason: "soak" });
+const report = await server.drain({ withinMs: drainMs, reason: "soak" });
 const { closed, cut } = report;
 const growth: Growth = {
   clients: [part, count],
