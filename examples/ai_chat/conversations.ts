@@ -62,7 +62,7 @@ export class Conversations implements Disposable {
 
   /** Notes a question, once for each id. The turn `replaces` makes room for the new one. */
   begin({ id, conversation, question, replaces = "" }: Question): void {
-    const title = question.replace(/\s+/g, " ").slice(0, TITLE_LENGTH);
+    const title = [...question.replace(/\s+/g, " ")].slice(0, TITLE_LENGTH).join("");
     this.#run(
       "INSERT INTO conversations VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET at = excluded.at",
       conversation,

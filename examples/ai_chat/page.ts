@@ -11,7 +11,10 @@ const FILES = {
   "/chat.css": ["../chat/page/chat.css", "text/css"],
   "/ai_chat.css": ["page/ai_chat.css", "text/css"],
   "/ai_chat.js": ["page/ai_chat.js", "text/javascript"],
+  "/answer.js": ["page/answer.js", "text/javascript"],
+  "/elements.js": ["page/elements.js", "text/javascript"],
   "/markdown.js": ["page/markdown.js", "text/javascript"],
+  "/scroll.js": ["page/scroll.js", "text/javascript"],
   "/view.js": ["page/view.js", "text/javascript"],
 } as const;
 

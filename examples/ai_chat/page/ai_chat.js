@@ -4,13 +4,17 @@
  * @module
  */
 import { connect } from "@skein/skein/client";
-import { draw, drawStatus, elements } from "./view.js";
+import { elements } from "./elements.js";
+import { draw, drawStatus } from "./view.js";
 
 /** The allowed transports: all, or those in `?transport=websocket`. */
 const ASKED_FOR = new URLSearchParams(location.search).getAll("transport");
 const TRANSPORTS = ["webtransport", "websocket", "http"].filter((name) =>
   ASKED_FOR.length === 0 || ASKED_FOR.includes(name)
 );
+
+/** Most questions that wait for the server. */
+const MAX_UNSENT = 20;
 
 /** Timeout of a question that waits for the server: 24 days, the longest time of a timer. */
 const NO_HURRY_MS = 2 ** 31 - 1;
@@ -45,8 +49,9 @@ async function watchStatus() {
     state.status = { ...status, until: Date.now() + (status.delayMs ?? 0) };
     if (status.name === "connected") {
       // The page may have missed turns in the time without a connection.
+      for (const id of state.turns.keys()) if (id !== state.current) state.turns.delete(id);
       void loadList();
-      for (const id of new Set([state.current, ...state.turns.keys()])) void load(id);
+      void load(state.current);
       for (const turn of unsent.all()) void read(turn);
     }
     redraw();
@@ -106,8 +111,9 @@ function putTurn(turn) {
 
 /** Text and end of an answer that is being written come from the stream, not with the turn. */
 function merge(turns, turn) {
+  if (turn.state !== "writing") return turn;
   const before = turns.find(({ id }) => id === turn.id);
-  if (turn.state !== "writing" || before === undefined) return turn;
+  if (before === undefined) return { ...turn, answer: reading.get(turn.id)?.text ?? "" };
   return { ...before, state: before.state === "unsent" ? "writing" : before.state };
 }
 
@@ -130,11 +136,13 @@ async function read(turn) {
     id,
     itemTimeoutMs: NO_HURRY_MS,
   });
-  const reader = { answer, isStopped: false };
+  const reader = { answer, text: "", isStopped: false };
   reading.set(id, reader);
-  let text = "";
   try {
-    for await (const word of answer) change(turn, { state: "writing", answer: text += word });
+    for await (const word of answer) {
+      reader.text += word;
+      change(turn, { state: "writing", answer: reader.text });
+    }
     change(turn, { state: reader.isStopped ? "stopped" : "complete" });
   } catch ({ failure, message }) {
     if (failure?.code === "cancelled") change(turn, { state: "stopped" });
@@ -162,8 +170,9 @@ const unsent = {
   save: (turns) => localStorage.setItem("unsent", JSON.stringify(turns)),
 };
 
-/** Asks a question, or the question of a turn again. */
+/** Asks a question, or the question of a turn again; false if too many questions wait. */
 function pose(question, before) {
+  if (unsent.all().length >= MAX_UNSENT) return false;
   const conversation = state.current;
   const turn = {
     id: crypto.randomUUID(),
@@ -180,6 +189,7 @@ function pose(question, before) {
   history.replaceState(null, "", `#${conversation}`);
   void read(turn);
   redraw();
+  return true;
 }
 
 function stop() {
@@ -224,8 +234,7 @@ elements.ask.addEventListener("submit", (event) => {
   event.preventDefault();
   const question = elements.text.value.trim();
   if (question === "" || turnsOf(state.current).some(isOpen)) return;
-  elements.text.value = "";
-  pose(question);
+  if (pose(question)) elements.text.value = "";
 });
 
 elements.text.addEventListener("keydown", (event) => {

@@ -1,6 +1,6 @@
 /**
  * Reads the part of Markdown that models write: paragraphs, headings, lists, quotes, code, bold,
- * italics and links. The result is data; `view.js` makes elements of it, never HTML from text.
+ * italics and links. The result is data; `answer.js` makes elements of the blocks, never HTML from text.
  *
  * @module
  */

@@ -1,9 +1,11 @@
 /**
- * Draws the page. Questions and answers become elements and texts, never HTML.
+ * Draws the page: badge, list of conversations, turns and composer.
  *
  * @module
  */
-import { blocksOf, spansOf } from "./markdown.js";
+import { drawAnswer } from "./answer.js";
+import { button, copyButton, elements, list, make, put } from "./elements.js";
+import { follow, goToEnd } from "./scroll.js";
 
 /** Questions for a new conversation. */
 const PROMPTS = [
@@ -12,11 +14,6 @@ const PROMPTS = [
   "Write a debounce function in TypeScript",
   "Tell me the story of the weaver",
 ];
-
-/** The elements of the page, by id. */
-export const elements = Object.fromEntries(
-  [...document.querySelectorAll("[id]")].map((element) => [element.id, element]),
-);
 
 const STATUS = {
   connecting: "Connecting",
@@ -38,9 +35,6 @@ const NOTES = {
 
 /** The conversation that was drawn last. */
 let shown = "";
-
-/** True while the log scrolls to new words: the reader has not scrolled up. */
-let isAtEnd = true;
 
 /** Draws all changes. */
 export function draw({ status, conversations, current, turns }, { pose }) {
@@ -110,7 +104,7 @@ function drawTurns(turns, { isOther, pose }) {
     update: (element, turn) => updateTurn(element, turn, isOther),
   });
   if (isOther || isNew && isOpen(turns.at(-1))) goToEnd();
-  follow();
+  else follow();
 }
 
 function isOpen({ state }) {
@@ -138,74 +132,14 @@ function updateTurn(element, turn, isOld) {
   dataset.state = turn.state;
   element.ariaBusy = String(isChanging);
   const [, answer, note] = element.children;
-  drawBlocks(answer, turn.answer, { isChanging, isSpoken: isChanging && !isOld || wasOpen });
+  const isNews = isChanging && !isOld || wasOpen;
+  drawAnswer(answer, turn.answer, { isChanging, onWhole: (text) => isNews && speak(text) });
   const [words, again, copy] = note.children;
   const text = isChanging && turn.answer !== "" ? "" : NOTES[turn.state];
   put(words, turn.reason === "" ? text : `${text}: ${turn.reason}`);
   again.hidden = turn.state !== "stopped" && turn.state !== "failed";
   copy.hidden = isChanging || turn.answer === "";
   if (wasOpen && !isChanging && turn.state !== "complete") speak(words.textContent);
-}
-
-/** Draws an answer. A block whose source is the same stays, and so does a selection within. */
-function drawBlocks(parent, text, { isChanging, isSpoken }) {
-  const blocks = blocksOf(text);
-  for (const [i, block] of blocks.entries()) {
-    const before = parent.children[i];
-    // A block is whole once another one follows.
-    const isWhole = !isChanging || i < blocks.length - 1;
-    if (before?.source !== block.source) {
-      const element = elementOf(block);
-      element.source = block.source;
-      element.isSpoken = before?.isSpoken;
-      if (before === undefined) parent.append(element);
-      else before.replaceWith(element);
-    }
-    const element = parent.children[i];
-    if (isWhole && !element.isSpoken) {
-      element.isSpoken = true;
-      if (isSpoken) speak(element.innerText);
-    }
-  }
-  while (parent.childElementCount > blocks.length) parent.lastElementChild.remove();
-}
-
-function elementOf({ kind, level, text, items, start, code, language }) {
-  if (kind === "code") {
-    const element = make("figure", "code");
-    const caption = make("figcaption", "", language || "text");
-    caption.append(copyButton("Copy the code", () => code));
-    const pre = make("pre");
-    pre.tabIndex = 0;
-    pre.append(make("code", "", code));
-    element.append(caption, pre);
-    return element;
-  }
-  if (kind === "ul" || kind === "ol") {
-    const element = make(kind);
-    if (kind === "ol") element.start = start;
-    for (const item of items) element.append(withSpans(make("li"), item));
-    return element;
-  }
-  if (kind === "h") return withSpans(make(`h${Math.min(level + 2, 6)}`), text);
-  return withSpans(make(kind === "quote" ? "blockquote" : "p"), text);
-}
-
-function withSpans(parent, text) {
-  for (const span of spansOf(text)) parent.append(spanOf(span));
-  return parent;
-}
-
-function spanOf({ kind, text, spans = [], address }) {
-  if (kind === "text") return text;
-  const element = make(kind, "", text);
-  for (const span of spans) element.append(spanOf(span));
-  if (kind === "a") {
-    element.href = address;
-    element.rel = "noopener noreferrer";
-    element.target = "_blank";
-  }
-  return element;
 }
 
 /** Lines that a screen reader reads out, the newest last. */
@@ -228,47 +162,6 @@ function drawComposer(status, turns) {
       : "Not connected. Your question waits here until the server is back.",
   );
 }
-
-/* Scrolling: with the words, until the reader scrolls up */
-
-/** Measures of the log when the page scrolled last. */
-let placed = { scrollTop: 0 };
-
-function follow() {
-  const { log } = elements;
-  noteScroll();
-  if (isAtEnd) log.scrollTop = log.scrollHeight;
-  placed = measure();
-  elements["to-end"].hidden = isAtEnd;
-}
-
-/** Looks for the reader's own scrolling, also before the browser tells of it. */
-function noteScroll() {
-  const { scrollHeight, scrollTop, clientHeight, clientWidth } = measure();
-  // A page that is resized, or has less text, scrolls without the reader.
-  const isResized = clientHeight !== placed.clientHeight || clientWidth !== placed.clientWidth;
-  if (isResized || scrollHeight < placed.scrollHeight) return;
-  const rest = scrollHeight - scrollTop - clientHeight;
-  if (scrollTop < placed.scrollTop - 1) isAtEnd = rest < 2;
-  else if (scrollTop > placed.scrollTop + 1) isAtEnd = rest < 60;
-}
-
-function measure() {
-  const { scrollHeight, scrollTop, clientHeight, clientWidth } = elements.log;
-  return { scrollHeight, scrollTop, clientHeight, clientWidth };
-}
-
-function goToEnd() {
-  placed = measure();
-  isAtEnd = true;
-}
-
-elements.log.addEventListener("scroll", follow);
-new ResizeObserver(follow).observe(elements.log);
-elements["to-end"].addEventListener("click", () => {
-  goToEnd();
-  follow();
-});
 
 /* Conversations on a narrow page */
 
@@ -295,52 +188,3 @@ document.addEventListener("keydown", ({ key }) => {
   if (key === "Escape") choose(false);
 });
 matchMedia("(min-width: 720px)").addEventListener("change", () => choose(false));
-
-/* Small helpers */
-
-function make(tag, className = "", text = "") {
-  const element = document.createElement(tag);
-  if (className !== "") element.className = className;
-  element.textContent = text;
-  return element;
-}
-
-function button(className, text, act) {
-  const element = make("button", className, text);
-  element.type = "button";
-  element.addEventListener("click", act);
-  return element;
-}
-
-function copyButton(label, textOf) {
-  const element = button("link", label, async () => {
-    try {
-      await navigator.clipboard.writeText(textOf());
-      element.textContent = "Copied";
-    } catch {
-      element.textContent = "The browser denies this";
-    }
-    setTimeout(() => element.textContent = label, 2_000);
-  });
-  return element;
-}
-
-/** Changes text only where it differs, so that screen readers announce only changes. */
-function put(element, text) {
-  if (element.textContent !== text) element.textContent = text;
-}
-
-/** Shows one element per item, in order. Existing elements stay, and keep the focus. */
-function list(parent, items, { make, update }) {
-  const known = new Map([...parent.children].map((child) => [child.dataset.key, child]));
-  const wanted = new Set(items.map(({ id }) => id));
-  for (const [name, child] of known) if (!wanted.has(name)) child.remove();
-  let next = parent.firstElementChild;
-  for (const item of items) {
-    const element = known.get(item.id) ?? make(item);
-    element.dataset.key = item.id;
-    if (element === next) next = next.nextElementSibling;
-    else parent.insertBefore(element, next);
-    update(element, item);
-  }
-}
