@@ -109,9 +109,9 @@ Deno.test("dial() takes HTTP when a network answers no request for a WebSocket",
     return request.headers.has("upgrade") ? never : server.fetch(request);
   });
   const url = `http://127.0.0.1:${http.addr.port}`;
-  const session = await dial(url, { transports: TRANSPORTS, connectTimeoutMs: 2_000 });
+  const session = await dial(url, { transports: TRANSPORTS, connectTimeoutMs: 6_000 });
   assertEquals(session.transport, "http");
-  assertMatch(String(session.fallback?.error), /Cannot open websocket within 1000 ms/);
+  assertMatch(String(session.fallback?.error), /Cannot open websocket within 3000 ms/);
   await session.close();
   resolve(new Response());
   await server.close();
