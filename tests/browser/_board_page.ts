@@ -137,12 +137,12 @@ export class BoardPage {
   }
 
   /** Waits for the people on the board, in any order. */
-  async hasPeople(names: readonly string[]): Promise<void> {
+  async hasPeople(names: readonly string[], timeout = PATIENCE_MS): Promise<void> {
     await this.page.waitForFunction(
       (names) =>
         [...document.querySelectorAll("#people .face")]
           .map(({ title }) => title.replace(" (you)", "")).sort().join() === names,
-      {},
+      { timeout },
       [...names].sort().join(),
     );
   }
