@@ -3,7 +3,7 @@ import { assertEquals, assertMatch, assertRejects, assertThrows } from "@std/ass
 import { FakeTime } from "@std/testing/time";
 import { connect } from "../mod.ts";
 import type { Client } from "../client/client.ts";
-import { RequestError, TimeoutError, UnsupportedError } from "../errors.ts";
+import { RequestError, SessionClosedError, TimeoutError, UnsupportedError } from "../errors.ts";
 import { MemoryBroker } from "../pubsub/memory/broker.ts";
 import { passTime, testServer } from "../testing/mod.ts";
 import { internals } from "../session/session.ts";
@@ -128,6 +128,28 @@ Deno.test("cancel() of an answer stops the generator, and ends the loops of all 
   assertEquals((await soon(failed)).failure, { code: "cancelled", message: "Enough" });
   assertEquals((model.signals[0]!.reason as RequestError).message, "Enough");
   assertEquals([seen, other], [words(2), words(2)]);
+});
+
+Deno.test("cancel() of an answer is sent again if its session is lost", async () => {
+  const model = new Model();
+  await using server = testServer(model.options());
+  await using page = server.connect({ contract, token: "ann" });
+  model.release(1);
+  const answer = page.requestStream("chat:lobby", "hi");
+  for await (const word of answer) if (word === "word 0") break;
+  const session = page.session!;
+  let sent = 0;
+  session.publish = () => {
+    sent++;
+    session[internals].abort(4000, "The network changed");
+    return Promise.reject(new SessionClosedError("The session closed meanwhile"));
+  };
+  await soon(answer.cancel("Enough"));
+  assertEquals(sent, 1);
+  assertEquals(await soon(Array.fromAsync(answer)), []);
+  assertEquals((model.signals[0]!.reason as RequestError).message, "Enough");
+  await page.close();
+  await assertRejects(() => answer.cancel(), SessionClosedError);
 });
 
 Deno.test("answers belong to their user, and those of guests to all who know the name", async () => {

@@ -49,7 +49,7 @@ export class KeptAnswer {
   async cancel(reason: string = ""): Promise<void> {
     this.#isCancelled = true;
     const { id } = await this.#opening;
-    await this.#client.durableStream(id).cancel(reason);
+    await this.#inSession(() => this.#client.durableStream(id).cancel(reason));
   }
 
   /** Yields the items behind the place of the answer. */
@@ -97,21 +97,31 @@ export class KeptAnswer {
   async #open(): Promise<{ readonly id: string; readonly core: SessionCore }> {
     const { topic, data, answer, signal, itemTimeoutMs: timeoutMs } = this.#options;
     const wait = { ...(signal && { signal }), ...(timeoutMs !== undefined && { timeoutMs }) };
-    while (true) {
-      const { [internals]: core } = await this.#client.whenConnected(wait);
+    return await this.#inSession(async (core) => {
       core.checkData("ask", data);
       const { maxSendBytes: maxBytes } = core;
+      const reply = await core.ask(
+        `the answer to "${topic}"`,
+        (id) => encodeMessage(topic, data, { id, stream: answer.id, maxBytes }),
+        { ...wait, isRequest: true },
+      );
+      const { stream: id } = Object(reply) as { readonly stream?: unknown };
+      if (typeof id === "string") return { id, core };
+      throw new RequestError("invalid", `The answer to "${topic}" does not outlive its session`);
+    }, wait);
+  }
+
+  /** Asks in a session, and again in the next one if the session is lost: both requests are idempotent. */
+  async #inSession<T>(
+    ask: (core: SessionCore) => Promise<T>,
+    wait: WaitOptions = {},
+  ): Promise<T> {
+    while (true) {
+      // A client that has ended has no session.
+      const { [internals]: core } = await this.#client.whenConnected(wait);
       try {
-        const reply = await core.ask(
-          `the answer to "${topic}"`,
-          (id) => encodeMessage(topic, data, { id, stream: answer.id, maxBytes }),
-          { ...wait, isRequest: true },
-        );
-        const { stream: id } = Object(reply) as { readonly stream?: unknown };
-        if (typeof id === "string") return { id, core };
-        throw new RequestError("invalid", `The answer to "${topic}" does not outlive its session`);
+        return await ask(core);
       } catch (error) {
-        // The next session sends the request again. A client that has ended has none.
         if (!(error instanceof SessionClosedError)) throw error;
       }
     }
