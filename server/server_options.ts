@@ -68,9 +68,9 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
   /**
    * Decides whether a client may subscribe, publish or set presence data. Without `authorize` all
    * are denied. `presence` sets the client's presence data in a room. For the topic `stream:<id>` of
-   * a durable stream, `subscribe` reads the stream, and `cancel` asks the writer to stop. An object in
-   * place of `true` allows the action; its `from` has precedence over `namesPublishers`, and adds the
-   * user of the session to a publication.
+   * a durable stream, `subscribe` reads the stream, and `cancel` asks the writer to stop; both are
+   * allowed for the user's own answers. An object in place of `true` allows the action; its `from` has
+   * precedence over `namesPublishers`, and adds the user of the session to a publication.
    */
   readonly authorize?: (
     session: Session<V, C, "server">,
