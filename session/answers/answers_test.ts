@@ -793,10 +793,13 @@ Deno.test("Options of Session.requestStream() are checked, in the loop", async (
     "JSON",
   );
   await assertRejects(() => Array.fromAsync(both.client.requestStream("")), TypeError, "topic");
-  await assertRejects(
-    () => Array.fromAsync(both.client.requestStream("count", 1, { timeoutMs: -1 })),
-    RangeError,
-  );
+  for (const times of [{ timeoutMs: -1 }, { itemTimeoutMs: -1 }, { timeoutMs: NaN }]) {
+    await assertRejects(
+      () => Array.fromAsync(both.client.requestStream("count", 1e9, times)),
+      RangeError,
+      "must be from 0",
+    );
+  }
   await turns();
   assertEquals(both.client.stats.awaitedAnswers, 0);
 });
