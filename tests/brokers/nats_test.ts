@@ -258,6 +258,7 @@ test("continues after the server was killed: in order, once, and with a report",
   const numbers = hearing.payloads.map(Number);
   assertEquals(numbers, [...new Set(numbers)].sort((a, b) => a - b));
   await statusIs(near, "connected");
+  await until(() => near.stats.waiting === 0);
   assertEquals([near.stats.interruptions, near.stats.dropped, near.stats.waiting], [1, 0, 0]);
   assertEquals(near.issues(), []);
 });
