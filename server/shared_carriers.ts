@@ -22,8 +22,11 @@ import {
 /** Name of the calls among the nodes. */
 const NAME = "http";
 
-/** Longest wait for the answer of another node, beside the wait for an event, in milliseconds. */
-const ANSWER_MS = 5_000;
+/**
+ * Longest wait for the answer of another node, beside the wait for an event, in milliseconds: longer
+ * than the time after which a node that was killed counts as silent.
+ */
+const ANSWER_MS = 6_000;
 
 /** Longest wait for an event that another node may ask for, in milliseconds. */
 const MAX_WAIT_MS = 60_000;

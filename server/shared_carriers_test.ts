@@ -209,7 +209,7 @@ Deno.test("SharedCarriers end a wait for events by the signal, and by the time",
   assertEquals([none.last, b.own.calls.length], [4, 1]);
   // A connection that does not keep to the time.
   const late = reasonOf(carrier.take(4, takeOptions()));
-  await bench.pass(30_000);
+  await bench.pass(31_000);
   assertEquals(await late, "unavailable");
   assert(b.own.signals[1]!.aborted);
 });

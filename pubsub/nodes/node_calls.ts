@@ -27,10 +27,10 @@ const MAX_GATHERED_BYTES = 67_108_864;
 const MAX_TIMEOUT_MS = 120_000;
 
 /**
- * Wait for the first beat of a node that this node does not know, in milliseconds: longer than the
- * interval of two beats. Only a node that has just started may lack the beat of a node alive.
+ * Wait for the first beat of a node that this node does not know, in milliseconds. Only a node that
+ * has just started may lack the beat of a node alive, and nodes answer its first beat at once.
  */
-const MEET_MS = 3_000;
+const MEET_MS = 1_000;
 
 /** Time between two looks for silent nodes while calls wait, in milliseconds. */
 const LOOK_MS = 500;
@@ -109,9 +109,9 @@ interface Answering {
  *
  * - **Bytes:** requests and replies are bytes, which travel in parts that every engine takes.
  * - **Gone:** a call to a node that is gone, or says farewell meanwhile, fails at once. A call to a
- *   node without a beat so far fails after 3 s.
- * - **Silent:** a call to a node fails as soon as two heartbeats in a row did not come, within 4 s
- *   after the node was killed.
+ *   node without a beat so far fails after a second.
+ * - **Silent:** a call to a node fails as soon as two heartbeats in a row did not come: 2 to 5.5 s
+ *   after the node was killed, by default.
  * - **Lost:** the engine may lose messages. Calls under way at an outage fail once the engine is
  *   back; other calls without a reply fail after `timeoutMs`. The other node may have answered.
  * - **Giving up:** a signal or the end of the time aborts the signal of the handler over there.
