@@ -384,6 +384,25 @@ Deno.test("A client over HTTP polls where a proxy holds event streams back", asy
   assertEquals(await soon(client.closed), { closeCode: 3001, reason: "over" });
 });
 
+Deno.test("A client over HTTP says goodbye while an acknowledgment is under way", async () => {
+  const held = Promise.withResolvers<void>();
+  let posts = 0;
+  await using ends = new HttpEnds({
+    async proxy(request, serve) {
+      if (request.method === "POST" && ++posts > 0) await held.promise;
+      return await serve(request);
+    },
+  });
+  const { client, server } = await soon(ends.open());
+  client.frames!.receive({ receiveFrame() {}, framesEnded() {} });
+  server.frames!.send("x".repeat(100_000));
+  await until(() => posts === 1);
+  client.close({ closeCode: 3000, reason: "left" });
+  assertEquals(await soon(server.closed), { closeCode: 3000, reason: "left" });
+  held.resolve();
+  await soon(client.closed);
+});
+
 Deno.test("A session over HTTP continues its topics after its connection is lost", async () => {
   await using front = new Front({ authorize: () => true, history: { news: {} } });
   await using client = connect(front.url, {

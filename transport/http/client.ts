@@ -134,6 +134,7 @@ class ClientHttpConnection extends HttpConnection {
   /** Number of the first frame of the queue. */
   #number = 1;
   #isPosting = false;
+  #isLeaving = false;
   #lingering: Timer | undefined = undefined;
 
   constructor(url: URL, options: ClientHttpOptions) {
@@ -165,7 +166,8 @@ class ClientHttpConnection extends HttpConnection {
 
   protected override conclude(): void {
     this.#lingering = this.runtime.setTimeout(() => this.terminate(), CLOSE_TIMEOUT_MS);
-    if (!this.#isPosting) void this.#leave();
+    // A page that unloads has no time for the answer to an acknowledgment.
+    if (this.#queue.length === 0) void this.#leave();
   }
 
   protected override release(): void {
@@ -306,8 +308,10 @@ class ClientHttpConnection extends HttpConnection {
     if (!response.ok) await pause(this.runtime, retryAfterOf(response), this.#ended.signal);
   }
 
-  /** Tells the server of the close. */
+  /** Tells the server of the close, once. */
   async #leave(): Promise<void> {
+    if (this.#isLeaving) return;
+    this.#isLeaving = true;
     const { closeCode, reason } = this.closing!;
     const value = reason === "" ? `${closeCode}` : `${closeCode} ${encodeURIComponent(reason)}`;
     const init = { signal: this.#ended.signal, keepalive: true };
