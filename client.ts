@@ -11,7 +11,7 @@
  * - 7 KiB at the first attempt to connect, if `http` is among the transports,
  * - 19.25 KiB when a WebSocket first opens or receives a stream or a datagram,
  * - 10.75 KiB at the first use of a session beyond messages, such as its diagnostics,
- * - 3 KiB at the first answer that streams, or before the first session with handlers of requests.
+ * - 4 KiB at the first answer that streams, or before the first session with handlers of requests.
  *
  * Bundled as one file, the whole client is at most 70.25 KiB.
  *

@@ -37,7 +37,7 @@ const MAX_PART_BYTES = {
   "chunk_http": 7 * KIB,
   /** Features of a session beside messages. */
   "chunk_insight": 10.75 * KIB,
-  "chunk_answers": 3.75 * KIB,
+  "chunk_answers": 4 * KIB,
 };
 
 /** Most bytes of the whole client in one file, minified and gzipped. */

@@ -50,10 +50,9 @@ export function openAnswer(
       `Cannot ask: window must be a whole number from 1 to ${MAX_CREDIT}, received ${window}`,
     );
   }
-  for (const name of ["timeoutMs", "itemTimeoutMs"] as const) {
-    const ms = options[name] ?? 0;
-    if (!(ms >= 0)) throw new RangeError(`Cannot ask: ${name} must be from 0, received ${ms}`);
-  }
+  const { timeoutMs = 0, itemTimeoutMs = 0 } = options;
+  const ms = Math.min(timeoutMs, itemTimeoutMs);
+  if (!(ms >= 0)) throw new RangeError(`Cannot ask: times must be from 0, received ${ms}`);
   signal?.throwIfAborted();
   if (core.features?.includes("answers") === false) {
     throw new UnsupportedError("Cannot ask for an answer that streams: the server has none");
