@@ -50,7 +50,8 @@ export interface SessionHandlers<
    * an async iterable such as a generator, whose items are the answer to `requestStream`.
    *
    * - **Turns:** a handler takes its turn as `onMessage` does, until its result is there. An answer
-   *   that streams then goes on beside later messages, and counts as one of `maxRequests`.
+   *   that streams then goes on beside later messages, and counts as one of `maxRequests`. So do
+   *   cancelled answers whose handlers go on in spite of their signal, apart from the others.
    * - **Failures:** a `RequestError` is the answer; any other error is answered by `failed`, and goes
    *   to `onError`.
    * - **Other requests** go to `onMessage`. Without that handler, no loop reads requests: those

@@ -60,6 +60,8 @@ export interface ReceivingSession extends Answerer {
 export class Handling implements MessageAcceptor {
   /** Count of the handlers that ended. */
   finished = 0;
+  /** Count of the cancelled answers in parts whose iterators have not returned. */
+  leaving = 0;
   readonly #host: ReceivingSession;
   readonly #settings: SessionSettings;
   /** Unanswered requests by id: an `IncomingMessage` while waiting, a `Message` while handled. */

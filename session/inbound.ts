@@ -343,12 +343,16 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
   #receiveMessage(incoming: IncomingMessage, size: number): void {
     const { topic, id } = incoming;
     this.#receivedMessages++;
-    if (id !== undefined && this.#handling.owedAnswers >= this.#settings.maxRequests) {
+    const { owedAnswers, leaving } = this.#handling;
+    const { maxRequests } = this.#settings;
+    if (id !== undefined && (owedAnswers >= maxRequests || leaving > maxRequests)) {
       this.#host.fail(id, {
         code: "too-many",
-        message: `${this.#settings.maxRequests} requests wait for their answers already`,
+        message: `${maxRequests} requests wait for their answers already`,
       });
-      return this.countInvalid(`Expected at most ${this.#settings.maxRequests} requests at once`);
+      // Handlers that go on after a cancel are no fault of the peer, but need a bound as well.
+      if (owedAnswers < maxRequests) return;
+      return this.countInvalid(`Expected at most ${maxRequests} requests at once`);
     }
     if (id !== undefined && !this.#handling.owe(id, incoming)) {
       return this.#malformed(`Expected a number that is not in use, received ${id} again`, null);

@@ -803,3 +803,39 @@ Deno.test("Options of Session.requestStream() are checked, in the loop", async (
   await turns();
   assertEquals(both.client.stats.awaitedAnswers, 0);
 });
+
+Deno.test("Cancelled answers whose generators go on have a bound, and end no session", async () => {
+  const held = Promise.withResolvers<void>();
+  let running = 0;
+  const requests = {
+    async *slow() {
+      running++;
+      try {
+        await held.promise; // In spite of the signal.
+        yield 1;
+      } finally {
+        running--;
+      }
+    },
+    count: counting().count,
+  };
+  await using both = await ends({ requests, maxRequests: 4 });
+  const { client, server } = both;
+  const items = () => Array.fromAsync(client.requestStream("count", 2));
+  assertEquals(await soon(items()), [0, 1]);
+  const askAndCancel = async () => {
+    const answer = client.requestStream("slow");
+    await turns();
+    await answer.cancel();
+    await turns();
+  };
+  for (let i = 0; i < 4; i++) await askAndCancel();
+  assertEquals([running, await soon(items())], [4, [0, 1]]);
+  for (let i = 0; i < 20; i++) await askAndCancel();
+  assertEquals(running, 5);
+  const refusal = await assertRejects(() => soon(items()), RequestError);
+  assertEquals([refusal.failure.code, server.state], ["too-many", "connected"]);
+  held.resolve();
+  await turns();
+  assertEquals([running, await soon(items())], [0, [0, 1]]);
+});

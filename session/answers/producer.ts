@@ -43,6 +43,8 @@ class AnswerProducer extends Signal implements MessageProducer {
   /** Sizes of the parts for which no credit came back, and their sum. */
   readonly #unpaid: number[] = [];
   #unpaidBytes = 0;
+  /** The item that the iterator makes, or made last. */
+  #step: Promise<unknown> = Promise.resolve();
   #stopped: { readonly reason: unknown } | undefined;
 
   /** Creates the producer of an answer to a message. */
@@ -77,7 +79,8 @@ class AnswerProducer extends Signal implements MessageProducer {
           await this.changed();
         } else if (!queue.hasRoom) await queue.flushed();
         else {
-          const { done, value } = await this.#iterator.next();
+          const step = this.#step = Promise.resolve(this.#iterator.next());
+          const { done, value } = await step;
           if (this.#stopped) return;
           if (done) break;
           const part = this.#encode(value);
@@ -136,12 +139,19 @@ class AnswerProducer extends Signal implements MessageProducer {
     while (!this.#stopped && queue!.isFullFor(part)) await queue!.flushed();
   }
 
-  /** Lets the handler clean up, without waiting: a generator first finishes its current step. */
+  /**
+   * Lets the handler clean up, without waiting: a generator first finishes its current step. The
+   * session counts the answer until then.
+   */
   #return(): void {
     const { handling } = this.#core;
+    const returned = () => void handling.leaving--;
+    handling.leaving++;
     try {
-      this.#iterator.return?.().then(undefined, (error) => handling.report(error));
+      const returning = this.#iterator.return?.() ?? this.#step.catch(() => {});
+      returning.then(undefined, (error) => handling.report(error)).then(returned);
     } catch (error) {
+      returned();
       handling.report(error);
     }
   }
