@@ -37,6 +37,9 @@ const MAX_HEAD_BYTES = 8_192;
 /** Most characters of a secret and of the id of a reader. */
 const MAX_NAME_LENGTH = 128;
 
+/** Most connections of other nodes whose secrets this node remembers, about 2 MB. */
+const MAX_PROVEN = 10_000;
+
 /** Most characters of a close reason, as on a WebSocket. */
 const MAX_REASON_LENGTH = 123;
 
@@ -66,6 +69,8 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
   readonly #own: HttpCarriers;
   readonly #maxBytes: number;
   readonly #calls: NodeCalls;
+  /** Secrets of connections of other nodes, by id, oldest use first; bounded by `MAX_PROVEN`. */
+  readonly #proven = new Map<string, string>();
 
   /**
    * Begins to answer the calls of other nodes.
@@ -95,7 +100,7 @@ export class SharedCarriers implements HttpCarriers, AsyncDisposable {
     if (node === undefined || node === this.#nodes.id) return this.#own.find(id, secret);
     const isShort = id.length <= MAX_ID_LENGTH && secret.length <= MAX_NAME_LENGTH;
     if (!isShort || this.#nodes.isGone(node)) throw unknown();
-    return new RemoteCarrier(this.#calls, node, { id, secret });
+    return new RemoteCarrier(this.#calls, node, { id, secret }, this.#proven);
   }
 
   /** Ends all calls in both directions. Idempotent. */
@@ -138,11 +143,19 @@ class RemoteCarrier implements HttpCarrier {
   readonly #calls: NodeCalls;
   readonly #node: string;
   readonly #keys: Keys;
+  readonly #proven: Map<string, string>;
 
-  constructor(calls: NodeCalls, node: string, keys: Keys) {
+  constructor(calls: NodeCalls, node: string, keys: Keys, proven: Map<string, string>) {
     this.#calls = calls;
     this.#node = node;
     this.#keys = keys;
+    this.#proven = proven;
+  }
+
+  /** Asks the other node once, by a call without frames; later calls tell if anything changed. */
+  async prove(): Promise<void> {
+    const { id, secret } = this.#keys;
+    if (this.#proven.get(id) !== secret) await this.give(0, new Uint8Array(), 0);
   }
 
   async take(after: number, options: TakeOptions): Promise<TakenEvents> {
@@ -183,7 +196,14 @@ class RemoteCarrier implements HttpCarrier {
     const answer = splitHead(await this.#reply(joinHead(asked, frames), options));
     if (answer === undefined) throw unavailable();
     const { refusal, message } = answer.head;
-    if (refusal === undefined) return answer;
+    const { id, secret } = this.#keys;
+    // A wrong secret must not make this node forget the right one.
+    if (refusal === undefined || this.#proven.get(id) === secret) this.#proven.delete(id);
+    if (refusal === undefined) {
+      this.#proven.set(id, secret);
+      if (this.#proven.size > MAX_PROVEN) this.#proven.delete(this.#proven.keys().next().value!);
+      return answer;
+    }
     if (!isOneOf(refusal, REFUSALS) || typeof message !== "string") throw unavailable();
     throw new CarrierError(refusal, message);
   }

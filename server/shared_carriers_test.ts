@@ -32,6 +32,10 @@ class Connection implements HttpCarrier, HttpCarriers {
     return this;
   }
 
+  prove(): Promise<void> {
+    return Promise.resolve();
+  }
+
   take(after: number, { signal, ...rest }: TakeOptions): Promise<TakenEvents> {
     this.calls.push(["take", after, rest]);
     this.signals.push(signal);
@@ -126,6 +130,20 @@ Deno.test("SharedCarriers.find() returns the connection of this node itself", as
   assertEquals(carriers.find(own.id, SECRET), own);
   assertThrows(() => carriers.find(own.id, "wrong"), CarrierError, "secret is wrong");
   assertThrows(() => carriers.find("no-node", SECRET), CarrierError, "There is none");
+});
+
+Deno.test("A node asks another one for the secret of a connection once, and until it fits", async () => {
+  await using bench = new Bench();
+  const [a, b] = [bench.join(), bench.join()];
+  await bench.pass(300);
+  const prove = (id: string, secret: string) => a.carriers.find(id, secret).prove();
+  const wrong = "z".repeat(SECRET.length);
+  assertEquals(await reasonOf(prove(b.own.id, wrong)), "forbidden");
+  await prove(b.own.id, SECRET);
+  assertEquals(await reasonOf(prove(b.own.id, wrong)), "forbidden");
+  await prove(b.own.id, SECRET);
+  assertEquals(b.own.calls, [["give", 0, 0, 0]]);
+  assertEquals(await reasonOf(prove(`${b.nodes.id}.two`, SECRET)), "unknown");
 });
 
 Deno.test("SharedCarriers.find() passes calls on to the connection of another node", async () => {

@@ -194,3 +194,40 @@ Deno.test("Requests for connections that are no more, or with a wrong secret, ar
   assertEquals(await post(session, secret), 410);
   assertEquals(portOf(site.servers.find((one) => one !== other)!) > 0, true);
 });
+
+Deno.test("A post with a wrong secret is refused before its body has come, by every node", async () => {
+  await using site = await Site.open({ holds: "nothing" });
+  const marks = { "skein-transport": "http" };
+  const [first] = site.servers.map((server) => `http://127.0.0.1:${portOf(server)}/`);
+  const opened = await fetch(`${first}?protocol=skein.1`, {
+    headers: { ...marks, accept: "text/event-stream", "skein-poll": "1" },
+  });
+  const { session, secret } = JSON.parse(/data:(.*)/.exec(await opened.text())![1]!);
+  for (const server of site.servers) {
+    const url = `http://127.0.0.1:${portOf(server)}/`;
+    const init = (secret: string) => ({
+      method: "POST",
+      headers: {
+        ...marks,
+        "skein-session": session,
+        "skein-secret": secret,
+        "skein-number": "1",
+        "last-event-id": "0",
+      },
+    });
+    const good = await soon(fetch(url, { ...init(secret), body: new Uint8Array() }));
+    assertEquals([good.status, await good.text()], [204, ""]);
+    const body = new TransformStream<Uint8Array, Uint8Array>();
+    const writer = body.writable.getWriter();
+    void writer.write(new Uint8Array(9));
+    const bad = await soon(fetch(url, { ...init("A".repeat(22)), body: body.readable }));
+    assertEquals(bad.status, 410);
+    await writer.close();
+    await bad.text();
+  }
+  const left = await fetch(first!, {
+    method: "DELETE",
+    headers: { ...marks, "skein-session": session, "skein-secret": secret },
+  });
+  assertEquals(left.status, 204);
+});

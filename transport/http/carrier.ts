@@ -53,6 +53,10 @@ export interface GivenFrames {
  */
 export interface HttpCarrier {
   /**
+   * Makes sure that the connection is there and that the secret is its own, before a body is read.
+   */
+  prove(): Promise<void>;
+  /**
    * Takes the events behind a number. Waits if there are none.
    *
    * @param after Number of the last event that the request has; 0 for none.

@@ -200,6 +200,11 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
     super.receive(receiver);
   }
 
+  /** Resolves: the secret was checked where the connection was found. */
+  prove(): Promise<void> {
+    return this.#isGone ? Promise.reject(gone()) : Promise.resolve();
+  }
+
   async take(after: number, options: TakeOptions): Promise<TakenEvents> {
     const { reader, isFirst, waitMs, maxBytes, signal } = options;
     if (this.#isGone) throw gone();
