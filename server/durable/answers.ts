@@ -138,6 +138,8 @@ export class Answers {
   readonly #parts: AnswersParts;
   readonly #limits: AnswerLimits;
   readonly #running = new Set<Running>();
+  /** Calls that may lead to a generator; bounded by the requests of sessions and by searches. */
+  readonly #beginning = new Set<Promise<unknown>>();
   /** Places of generators, by owner; bounded by the running answers. */
   readonly #places = new Map<string, number>();
   #used = 0;
@@ -171,7 +173,11 @@ export class Answers {
    * @throws {RequestError} With the code `malformed` for a name that is none, `too-many`, or
    * `unavailable` if the engine is away.
    */
-  async begin(request: BeginAnswer): Promise<string> {
+  begin(request: BeginAnswer): Promise<string> {
+    return this.#noted(this.#begin(request));
+  }
+
+  async #begin(request: BeginAnswer): Promise<string> {
     const { topic, input, user, name, owner, answer, onError = this.#onError } = request;
     if (!NAME.test(name)) {
       const rule = "16 to 64 letters, digits, hyphens and underscores";
@@ -210,7 +216,11 @@ export class Answers {
    * @returns True if the answer has a writer, here or on another node, or has ended.
    * @throws {BrokerError} If the engine is away.
    */
-  async rescue(id: string): Promise<boolean> {
+  rescue(id: string): Promise<boolean> {
+    return this.#noted(this.#rescue(id));
+  }
+
+  async #rescue(id: string): Promise<boolean> {
     const request = await this.#readNote<KeptRequest>(id, "first");
     const resume = request && this.#parts.resumeOf?.(request.topic);
     const isFull = this.#used >= this.#limits.maxRunning;
@@ -257,8 +267,21 @@ export class Answers {
    */
   async close(): Promise<void> {
     this.#isLeaving = this.#isClosed = true;
+    const begun = Promise.allSettled(this.#beginning);
+    await this.#release([...this.#running]);
+    await settlesWithin(this.#parts.runtime, begun, CLOSE_MS);
+    // Answers whose streams the engine created meanwhile.
     await this.#release([...this.#running]);
     await this.#released?.[Symbol.asyncDispose]();
+  }
+
+  async #noted<T>(beginning: Promise<T>): Promise<T> {
+    this.#beginning.add(beginning);
+    try {
+      return await beginning;
+    } finally {
+      this.#beginning.delete(beginning);
+    }
   }
 
   readonly #onError = (error: unknown) => this.#parts.report("The handler of an answer", error);
@@ -377,7 +400,11 @@ export class Answers {
     const onAbort = () => stop.abort(writer.signal.reason);
     writer.signal.addEventListener("abort", onAbort);
     if (writer.signal.aborted) onAbort();
-    const making = Promise.try(make, running).then((items) => items[Symbol.asyncIterator]());
+    if (this.#isClosed) stop.abort(new Released());
+    const making = signal.aborted
+      ? Promise.reject(signal.reason)
+      : Promise.try(make, running).then((items) => items[Symbol.asyncIterator]());
+    making.catch(() => {}); // The wait may end by the signal.
     try {
       await this.#writeAll(await within(runtime, making, { signal }), running);
       await writer.close();

@@ -497,3 +497,26 @@ Deno.test("Answers hands the newest items to resume, within bounds", async () =>
   assertEquals([more!.count, more!.written.length], [MAX_WRITTEN.items + 5, MAX_WRITTEN.items]);
   assertEquals(more!.written[0], 5);
 });
+
+Deno.test("No generator begins on a node that closed while the engine created the stream", async () => {
+  for (const resume of [undefined, async function* () {}]) {
+    const memory = new MemoryBroker();
+    const node = new Node(memory, { ...(resume && { resume }) });
+    node.silence = Promise.withResolvers();
+    let made = 0;
+    const begun = node.begin(async function* () {
+      yield ++made;
+    });
+    const closed = node.answers.close();
+    node.silence.resolve();
+    const id = await begun;
+    await closed;
+    assertEquals([made, node.answers.running], [0, 0]);
+    const { end } = (await node.logs.info(id) as { info: { end?: { error?: string } } }).info;
+    assertEquals(end?.error, resume ? undefined : "writer-lost");
+    await node.streams.close();
+    await node.logs.close();
+    await memory.close();
+    assertEquals(node.errors, []);
+  }
+});
