@@ -6,7 +6,7 @@
 import { platformRuntime } from "../base/runtime.ts";
 import { CarrierRequests } from "../server/http/carrier_requests.ts";
 import type { Connection } from "../transport/connection.ts";
-import { dialHttp } from "../transport/http/client.ts";
+import { dialHttp, type DialHttpOptions } from "../transport/http/client.ts";
 import type { HttpCarriers } from "../transport/http/carrier.ts";
 import { HttpConnections } from "../transport/http/server.ts";
 
@@ -63,10 +63,13 @@ export class HttpEnds implements AsyncDisposable {
   }
 
   /** Opens a connection. */
-  async open(): Promise<{ readonly client: Connection; readonly server: Connection }> {
+  async open(
+    options: Partial<DialHttpOptions> = {},
+  ): Promise<{ readonly client: Connection; readonly server: Connection }> {
     const client = await dialHttp(this.url, {
       runtime: platformRuntime(),
       protocols: ["skein.1"],
+      ...options,
     });
     return { client, server: this.#accepted.at(-1)! };
   }

@@ -7,8 +7,10 @@ import { assert, assertEquals, assertMatch, assertRejects } from "@std/assert";
 import { connect, dial } from "../client/deno.ts";
 import { dial as dialInPage } from "../client.ts";
 import { AuthenticationError, SessionClosedError, UnsupportedError } from "../errors.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import { createServer, type Server, type ServerOptions } from "../server.ts";
 import { hardenedWebSocket } from "../transport/hardened/mod.ts";
+import { FIRST_PIECE_MS } from "../transport/http/client.ts";
 import { HttpEnds } from "./http_pair.ts";
 import { listen, until } from "./servers.ts";
 import { soon } from "./sessions.ts";
@@ -382,6 +384,46 @@ Deno.test("A client over HTTP polls where a proxy holds event streams back", asy
   assert(polls > 1);
   server.close({ closeCode: 3001, reason: "over" });
   assertEquals(await soon(client.closed), { closeCode: 3001, reason: "over" });
+});
+
+Deno.test("A client over HTTP whose event streams once came in time polls after three late ones", async () => {
+  for (const late of [2, 3]) {
+    let [streams, polls] = [0, 0];
+    const waits: (() => void)[] = [];
+    const runtime = platformRuntime();
+    const startTimer = runtime.setTimeout.bind(runtime);
+    runtime.setTimeout = (call, ms) => {
+      if (ms !== FIRST_PIECE_MS) return startTimer(call, ms);
+      waits.push(call);
+      return undefined as never;
+    };
+    await using ends = new HttpEnds({
+      async proxy(request, serve) {
+        if (request.headers.has("skein-poll")) polls++;
+        const response = await serve(request);
+        if (response.headers.get("content-type") !== "text/event-stream") return response;
+        if (request.headers.has("skein-poll") || ++streams > late + 1) return response;
+        const reader = response.body!.getReader();
+        if (streams > 1) {
+          waits.at(-1)!();
+          await reader.cancel();
+          return new Response(new ReadableStream(), response);
+        }
+        const { value } = await reader.read();
+        await reader.cancel();
+        return new Response(value, response); // The proxy cuts the first event stream off.
+      },
+    });
+    const path = { polls: false };
+    const { client, server } = await soon(ends.open({ runtime, path }));
+    const frames: unknown[] = [];
+    client.frames!.receive({ receiveFrame: (frame) => void frames.push(frame), framesEnded() {} });
+    server.frames!.send("hello");
+    await until(() => frames.length === 1);
+    assertEquals([path.polls, polls > 0], [late > 2, late > 2]);
+    client.close();
+    await soon(server.closed);
+  }
 });
 
 Deno.test("A client over HTTP says goodbye while an acknowledgment is under way", async () => {

@@ -4,6 +4,7 @@
  * @module
  */
 import { type Client, connect, type ConnectOptions } from "../../client.ts";
+import type { Recovery } from "../../session/wire/recovery.ts";
 import { RoundRobin, type RoundRobinOptions } from "../round_robin.ts";
 import { LineProcess } from "../soak/processes.ts";
 import { noTimers } from "./hearing.ts";
@@ -35,6 +36,24 @@ export const ENGINES: Readonly<Record<string, [ignore: boolean, start: () => Pro
 export interface NodeProcess {
   readonly process: LineProcess;
   readonly port: number;
+}
+
+/** A client's publications of a topic, and the recoveries between. */
+export class Reading {
+  readonly got: unknown[] = [];
+  readonly recoveries: Recovery[] = [];
+  readonly ready: Promise<unknown>;
+
+  constructor(client: Client, topic: string) {
+    const subscription = client.subscribe(topic, {
+      last: 0,
+      onRecovery: (recovery) => void this.recoveries.push(recovery),
+    });
+    this.ready = subscription.ready;
+    void (async () => {
+      for await (const { data } of subscription) this.got.push(data);
+    })();
+  }
 }
 
 /** Nodes on an engine behind a proxy. */

@@ -174,6 +174,8 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
   #next = 1;
   #gives = 0;
   #isPaused = false;
+  /** The wait for a change of a receiver that is behind. */
+  #watched: Promise<void> | undefined;
   #isForgotten = false;
   #receiver: FrameReceiver | undefined = undefined;
 
@@ -319,10 +321,9 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
 
   /** Waits for the receiver; `false` if the receiver stays behind. */
   async #hasRoom(): Promise<boolean> {
-    const { backpressure } = this.#receiver!;
     this.#isPaused = true;
     const hasRoom = () => !this.#isBehind || this.isOver;
-    if (!await this.#until(hasRoom, BUSY_MS, () => backpressure!.changed())) return false;
+    if (!await this.#until(hasRoom, BUSY_MS)) return false;
     this.#isPaused = false;
     return true;
   }
@@ -332,21 +333,28 @@ export class ServerHttpConnection extends HttpConnection implements HttpCarrier 
    *
    * @param holds The condition.
    * @param ms Longest wait, in milliseconds.
-   * @param changed Resolves when the condition may hold, as does every change of this connection.
    * @returns `false` if the time is over.
    */
-  async #until(holds: () => boolean, ms: number, changed?: () => Promise<void>): Promise<boolean> {
+  async #until(holds: () => boolean, ms: number): Promise<boolean> {
     let isLate = false;
     const timer = this.runtime.setTimeout(() => {
       isLate = true;
       this.#changes.notify();
     }, ms);
     while (!holds() && !isLate) {
-      const change = this.#changes.changed();
-      await (changed === undefined ? change : Promise.race([change, changed()]));
+      if (this.#isPaused) this.#watchReceiver();
+      await this.#changes.changed();
     }
     this.runtime.clearTimeout(timer);
     return holds();
+  }
+
+  /** Tells of the next change of the receiver, once however many calls wait for that change. */
+  #watchReceiver(): void {
+    this.#watched ??= this.#receiver!.backpressure!.changed().then(() => {
+      this.#watched = undefined;
+      this.#changes.notify();
+    });
   }
 
   /** Begins to serve another GET request, whose client has the events up to a number. */
