@@ -234,6 +234,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
         );
       };
       signal.addEventListener("abort", onAbort, { once: true });
+      if (signal.aborted) onAbort();
       message.reply(itemsOf(streams.follow(id, { signal })));
     },
 

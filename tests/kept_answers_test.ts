@@ -254,6 +254,37 @@ Deno.test("a page without Skein gets the items of an answer from the start, and 
   ]);
 });
 
+Deno.test("a page without Skein stops an answer whose stream is being created", async () => {
+  const model = new Model();
+  await using memory = new MemoryBroker();
+  const { logs } = memory;
+  const asked = Promise.withResolvers<void>();
+  const created = Promise.withResolvers<void>();
+  const create: typeof logs.create = async (...args) => {
+    asked.resolve();
+    await created.promise;
+    return await logs.create(...args);
+  };
+  const slow = new Proxy(logs, {
+    get(target, key) {
+      if (key === "create") return create;
+      const value = Reflect.get(target, key);
+      return typeof value === "function" ? value.bind(target) : value;
+    },
+  });
+  Object.defineProperty(memory, "logs", { value: slow });
+  await using server = listen(model.options({ broker: memory }));
+  await using page = await new Page(server.url).open();
+  page.send({ topic: "chat:lobby", data: "hi", id: 1, stream: "a-name-of-sixteen" });
+  await soon(asked.promise);
+  page.send({ cancel: 1 });
+  page.send({ subscribe: "chat:lobby", id: 2 });
+  // The refusal of the subscription comes after the cancel.
+  await page.take(1);
+  created.resolve();
+  await until(() => model.signals[0]?.aborted === true);
+});
+
 Deno.test("a request without a name has an answer that ends with its session", async () => {
   const model = new Model();
   model.release(2);
