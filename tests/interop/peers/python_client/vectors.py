@@ -17,6 +17,7 @@ CONNECT_WITHIN_S = 30
 RESTS = 30  # Turns of the loop after which a client is at rest.
 # Files and vectors, with the feature that the client lacks.
 LEFT_OUT = {
+    "client_answers": "answers in parts",
     "client_at_least_once": "at least once",
     "client_publishers": "publications without an echo",
     "client_recovery: a position in the head of a binary message counts": "binary",
