@@ -1,6 +1,7 @@
 /** All sessions of a server: limits, lookup, statistics, and their end. */
 import { CloseCode } from "../errors.ts";
 import { internals, type Session } from "../session/session.ts";
+import { verifiedUser } from "../session/serving/requests.ts";
 import { diagnostics, type SessionDiagnostics } from "../session/insight/diagnostics.ts";
 import { issues, type SessionIssue } from "../session/insight/health.ts";
 import { platformRuntime, type Runtime, type Timer } from "../base/runtime.ts";
@@ -252,14 +253,14 @@ export class SessionManager implements AsyncDisposable {
    * @throws {LimitError} If a limit is reached, named by `limit`, or if the manager is draining.
    */
   add(session: Session, options: AddOptions = {}): string {
-    const { id, user } = session;
+    const { id } = session;
     const { reservation } = options;
     const beside = this.#claimOf(options.beside);
     if (this.#slots.has(id)) {
       throw new TypeError(`Cannot add session: its id must be new, received ${id}`);
     }
-    // The `user` of an anonymous session is its id, which needs no count.
-    const wanted = { user: user === id ? undefined : user, address: keyOf(session.address) };
+    // An anonymous session needs no count of its user.
+    const wanted = { user: verifiedUser(session), address: keyOf(session.address) };
     const claim = reservation === undefined
       ? wanted
       : this.#limiter.redeem(reservation, wanted, beside);

@@ -31,7 +31,7 @@ import { PRESENCE_PREFIX } from "../session/wire/presence_notice.ts";
 import { MOVED, STREAM_PREFIX } from "../session/wire/recovery.ts";
 import { internals, type Session } from "../session/session.ts";
 import type { SequenceStore } from "../session/serving/sequences.ts";
-import { RequestService } from "../session/serving/requests.ts";
+import { RequestService, verifiedUser } from "../session/serving/requests.ts";
 import { validate } from "../base/standard_schema.ts";
 import { TopicPattern } from "../session/wire/topic_pattern.ts";
 import { within } from "../base/wait.ts";
@@ -126,7 +126,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     // closed to clients.
     const isOwn = topic.startsWith(PRESENCE_PREFIX) || topic.startsWith(INTERNAL_PREFIX);
     if (topic.startsWith(STREAM_PREFIX)) {
-      if (await isOwnAnswer(topic.slice(STREAM_PREFIX.length), userOf(session))) return {};
+      if (await isOwnAnswer(topic.slice(STREAM_PREFIX.length), verifiedUser(session))) return {};
     } else if (!isOwn) checkKnown(topic, action); // Contracts name no durable streams.
     const answer = !isOwn && await authorize?.(session, topic, action);
     if (answer) return typeof answer === "object" ? answer : {};
@@ -179,7 +179,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       expiry.watch(session);
       moveFrom(session);
       // A session without a user cannot be online.
-      if (session.user === session.id) return;
+      if (verifiedUser(session) === undefined) return;
       parts().presence.enter(session);
       parts().users.opened(session);
     },
@@ -214,7 +214,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       const session = face as Session;
       const streams = parts().streams!;
       const { topic, signal } = message;
-      const user = userOf(session);
+      const user = verifiedUser(session);
       const id = await streams.begin({
         topic,
         input,
@@ -250,8 +250,7 @@ export function clientServices(options: ClientServicesOptions): RequestService {
       const { topics } = parts();
       const publishing = {
         ...(!echo && { except: session }),
-        // A session without a user has its own id as its user.
-        ...(from && session.user !== session.id && { from: session.user }),
+        ...(from && { from: verifiedUser(session) }),
       };
       try {
         // Publish the data unchanged: each receiver applies the schema, once.
@@ -449,11 +448,6 @@ export function tellLiteral(console: ConsoleReport, topic: string): void {
       "exactly this topic, and no others",
     { about: topic },
   );
-}
-
-/** The verified user of a session; `undefined` for a guest, whose user is the id of the session. */
-function userOf({ user, id }: Session): string | undefined {
-  return user === id ? undefined : user;
 }
 
 /** The items of a durable stream, without their places. */

@@ -456,8 +456,13 @@ export class RequestQueue implements SessionRequests {
   }
 }
 
+/** The verified user of a session; `undefined` for a guest, whose user is the id of the session. */
+export function verifiedUser({ user, id }: Pick<Session, "user" | "id">): string | undefined {
+  return user === id ? undefined : user;
+}
+
 /** Key of a client: the user and the client id, or the client id alone without a user. */
 function keyOf(session: Session, client: string): string {
-  const user = session.user === session.id ? "" : session.user;
+  const user = verifiedUser(session) ?? "";
   return `${user.length}:${user}:${client}`;
 }
