@@ -7,6 +7,7 @@ import { isNumber } from "../pubsub/nodes/messages.ts";
 import { type NodeCall, NodeCallError, NodeCalls } from "../pubsub/nodes/node_calls.ts";
 import type { Nodes } from "../pubsub/nodes/nodes.ts";
 import { TimeoutError } from "../errors.ts";
+import { MAX_WEBSOCKET_REASON_BYTES } from "../transport/close_info.ts";
 import type { ConnectionCloseInfo } from "../transport/connection.ts";
 import {
   CarrierError,
@@ -39,9 +40,6 @@ const MAX_NAME_LENGTH = 128;
 
 /** Most connections of other nodes whose secrets this node remembers, about 2 MB. */
 const MAX_PROVEN = 10_000;
-
-/** Most characters of a close reason, as on a WebSocket. */
-const MAX_REASON_LENGTH = 123;
 
 /** Options for {@linkcode SharedCarriers}. */
 export interface SharedCarriersOptions {
@@ -273,7 +271,7 @@ function readAsked(head: Readonly<Record<string, unknown>>): Asked | undefined {
     }
     case "end": {
       const { closeCode, reason } = head;
-      if (!isNumber(closeCode) || !isShort(reason, MAX_REASON_LENGTH)) return undefined;
+      if (!isNumber(closeCode) || !isShort(reason, MAX_WEBSOCKET_REASON_BYTES)) return undefined;
       return { kind, id, secret, closeCode, reason };
     }
     default:
