@@ -4,6 +4,7 @@ import { formatOffset } from "../../pubsub/logs/offset.ts";
 import type { StreamPage, StreamRead } from "../../pubsub/logs/stream_logs.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import type { Runtime } from "../../base/runtime.ts";
+import { writeData } from "../../transport/http/events.ts";
 
 /** Time after which a response ends, so that caches and proxies can collapse readers. */
 export const SSE_MS = 60_000;
@@ -179,13 +180,9 @@ function tooSlow(): DOMException {
   return error;
 }
 
-/** Writes one event. Each kind of line end begins a new line, so that no record can add fields. */
+/** Writes one event. */
 function event(name: string, data: string): string {
-  // Readers drop one space behind the colon.
-  const lines = data.split(/\r\n|[\r\n]/).map((line) =>
-    line.startsWith(" ") ? `data: ${line}` : `data:${line}`
-  );
-  return `event: ${name}\n${lines.join("\n")}\n\n`;
+  return `event: ${name}\n${writeData(data)}\n\n`;
 }
 
 /** Headers of a response with events. */

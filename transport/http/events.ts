@@ -43,10 +43,24 @@ export function writeFrame(number: number, frame: Frame): string {
   if (frame.includes("\r")) {
     return `id:${number}\nevent:quoted\ndata:${JSON.stringify(frame)}\n\n`;
   }
+  return `id:${number}\n${writeData(frame)}\n\n`;
+}
+
+/**
+ * Writes a text as the data of an event. Each kind of line end begins a new line, so that no text
+ * can add fields.
+ *
+ * @param text The text; readers take each of its line ends for a line feed.
+ * @returns The lines of the event, without the last line end.
+ */
+export function writeData(text: string): string {
+  const isOneLine = !text.includes("\n") && !text.includes("\r");
+  return isOneLine ? dataLine(text) : text.split(/\r\n|[\r\n]/).map(dataLine).join("\n");
+}
+
+function dataLine(line: string): string {
   // Readers drop one space behind the colon.
-  const spaced = (line: string) => line.startsWith(" ") ? ` ${line}` : line;
-  const text = frame.includes("\n") ? frame.split("\n").map(spaced).join("\ndata:") : spaced(frame);
-  return `id:${number}\ndata:${text}\n\n`;
+  return line.startsWith(" ") ? `data: ${line}` : `data:${line}`;
 }
 
 /** Writes the close of a connection. */
