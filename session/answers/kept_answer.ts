@@ -1,9 +1,10 @@
 /** A kept answer, one that outlives the session, on the side of the caller; loads on first use. */
-import { RequestError, SessionClosedError, TimeoutError } from "../../errors.ts";
+import { RequestError, SessionClosedError } from "../../errors.ts";
 import { startTimer, within } from "../../base/wait.ts";
 import { internals, type SessionCore } from "../core.ts";
 import type { RequestStreamOptions, WaitOptions } from "../types.ts";
 import { encodeMessage } from "../wire/encode.ts";
+import { lateAnswer } from "./reader.ts";
 
 /** The client, for kept answers. */
 interface AnswerClient {
@@ -59,10 +60,7 @@ export class KeptAnswer {
     const { runtime, settings: { router } } = core;
     const stop = new AbortController();
     const stopped = signal ? AbortSignal.any([signal, stop.signal]) : stop.signal;
-    const isLate = (what: string) => (ms: number) => {
-      const text = `Cannot wait for ${what} of the answer to "${topic}" longer than ${ms} ms`;
-      stop.abort(new TimeoutError(text, ms));
-    };
+    const isLate = (what: string) => (ms: number) => stop.abort(lateAnswer(topic, what, ms));
     const timer = startTimer(runtime, timeoutMs, isLate("all"));
     const stream = this.#client.durableStream(id, {
       after: answer.offset,
@@ -73,15 +71,11 @@ export class KeptAnswer {
     try {
       while (true) {
         const itemTimer = startTimer(runtime, itemTimeoutMs, isLate("the next item"));
-        try {
-          const { done, value } = await within(runtime, items.next(), { signal: stopped });
-          if (done) return;
-          runtime.clearTimeout(itemTimer);
-          answer.offset = stream.offset;
-          yield value;
-        } finally {
-          runtime.clearTimeout(itemTimer);
-        }
+        const { done, value } = await within(runtime, items.next(), { signal: stopped })
+          .finally(() => runtime.clearTimeout(itemTimer));
+        if (done) return;
+        answer.offset = stream.offset;
+        yield value;
       }
     } catch (error) {
       const isOwn = this.#isCancelled && error instanceof RequestError &&

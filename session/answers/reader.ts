@@ -77,6 +77,12 @@ export function openAnswer(
   throw opened!.error;
 }
 
+/** Makes the error of an answer whose next item, or whose end, is late. */
+export function lateAnswer(topic: string, what: string, ms: number): TimeoutError {
+  const text = `Cannot wait for ${what} of the answer to "${topic}" longer than ${ms} ms`;
+  return new TimeoutError(text, ms);
+}
+
 /** Keeps the items of one answer for the loop, at most a window of them, and gives credit back. */
 export class AnswerReader implements OpenAnswer {
   readonly #core: SessionCore;
@@ -226,9 +232,7 @@ export class AnswerReader implements OpenAnswer {
   }
 
   #isLate(what: string, ms: number): void {
-    const { topic } = this.#options;
-    const text = `Cannot wait for ${what} of the answer to "${topic}" longer than ${ms} ms`;
-    const error = new TimeoutError(text, ms);
+    const error = lateAnswer(this.#options.topic, what, ms);
     this.#giveUp({ error });
     this.#core.gaveUp(error);
   }
