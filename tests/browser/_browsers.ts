@@ -188,3 +188,16 @@ export class ChatProcess implements AsyncDisposable {
     await this.stop("SIGKILL");
   }
 }
+
+/** Chooses the colours of a page. Without motion, a picture never shows a half-way state. */
+export async function emulate(page: Page, colours: "light" | "dark"): Promise<void> {
+  await page.emulateMediaFeatures([
+    { name: "prefers-color-scheme", value: colours },
+    { name: "prefers-reduced-motion", value: "reduce" },
+  ]);
+}
+
+/** Returns the path of a picture. */
+export function pathOf(folder: URL, name: string): `${string}.png` {
+  return `${folder.pathname}${name}.png`;
+}

@@ -9,7 +9,7 @@
  *
  * @module
  */
-import { BROWSERS, ChatProcess, launchBrowser, type Page } from "./_browsers.ts";
+import { BROWSERS, ChatProcess, emulate, launchBrowser, type Page, pathOf } from "./_browsers.ts";
 import { AiChatPage } from "./_ai_chat_page.ts";
 
 const DOCS = new URL("../../docs/", import.meta.url);
@@ -85,18 +85,6 @@ async function shoot(page: Page, folder: URL, suffix = ""): Promise<void> {
     await page.setViewport(size);
     await page.screenshot({ path: pathOf(folder, `ai-chat-${name}${suffix}`) });
   }
-}
-
-/** Without motion, a picture never shows a half-way state. */
-async function emulate(page: Page, colours: "light" | "dark"): Promise<void> {
-  await page.emulateMediaFeatures([
-    { name: "prefers-color-scheme", value: colours },
-    { name: "prefers-reduced-motion", value: "reduce" },
-  ]);
-}
-
-function pathOf(folder: URL, name: string): `${string}.png` {
-  return `${folder.pathname}${name}.png`;
 }
 
 if (import.meta.main) await main(Deno.args.includes("--review"));

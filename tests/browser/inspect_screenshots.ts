@@ -8,8 +8,8 @@
  *
  * @module
  */
-import { BROWSERS, launchBrowser } from "./_browsers.ts";
-import { Inspected, type InspectorPage } from "./_inspect_page.ts";
+import { BROWSERS, emulate, launchBrowser, pathOf } from "./_browsers.ts";
+import { Inspected } from "./_inspect_page.ts";
 
 const DOCS = new URL("../../docs/", import.meta.url);
 
@@ -31,13 +31,12 @@ async function main(isReview: boolean): Promise<void> {
     await new Promise((resolve) => setTimeout(resolve, HISTORY_MS));
     const shoot = async (name: keyof typeof SIZES, suffix = "") => {
       await inspector.page.setViewport(SIZES[name]);
-      const path = `${folder.pathname}inspect-${name}${suffix}.png` as const;
-      await inspector.page.screenshot({ path });
+      await inspector.page.screenshot({ path: pathOf(folder, `inspect-${name}${suffix}`) });
     };
     await shoot("phone");
     if (isReview) {
       await shoot("desktop", "-list");
-      await emulate(inspector, "dark");
+      await emulate(inspector.page, "dark");
       await shoot("desktop", "-dark");
       await shoot("phone", "-dark");
     }
@@ -45,7 +44,7 @@ async function main(isReview: boolean): Promise<void> {
     await inspector.look("noor");
     await shoot("desktop", isReview ? "-detail-dark" : "");
     if (isReview) {
-      await emulate(inspector, "light");
+      await emulate(inspector.page, "light");
       await shoot("desktop", "");
       await shoot("phone", "-detail");
       console.log(folder.pathname);
@@ -53,14 +52,6 @@ async function main(isReview: boolean): Promise<void> {
   } finally {
     await browser.close();
   }
-}
-
-/** Without motion, a picture never shows a half-way state. */
-async function emulate({ page }: InspectorPage, colours: "light" | "dark"): Promise<void> {
-  await page.emulateMediaFeatures([
-    { name: "prefers-color-scheme", value: colours },
-    { name: "prefers-reduced-motion", value: "reduce" },
-  ]);
 }
 
 if (import.meta.main) await main(Deno.args.includes("--review"));

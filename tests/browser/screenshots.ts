@@ -11,7 +11,7 @@
  *
  * @module
  */
-import { BROWSERS, ChatProcess, launchBrowser } from "./_browsers.ts";
+import { BROWSERS, ChatProcess, emulate, launchBrowser, pathOf } from "./_browsers.ts";
 import { ChatPage } from "./_chat_page.ts";
 
 const DOCS = new URL("../../docs/", import.meta.url);
@@ -58,12 +58,12 @@ async function main(isReview: boolean): Promise<void> {
 
     await shoot(mira, folder);
     if (!isReview) return;
-    await emulate(mira, "dark");
+    await emulate(mira.page, "dark");
     await shoot(mira, folder, "-dark");
     await mira.page.click("#open-places");
     await shoot(mira, folder, "-places");
     await mira.page.keyboard.press("Escape");
-    await emulate(mira, "light");
+    await emulate(mira.page, "light");
     await chat.stop("SIGKILL");
     await mira.hasStatus("reconnecting");
     await mira.say("Are you still there?");
@@ -86,18 +86,6 @@ async function shoot({ page }: ChatPage, folder: URL, suffix = ""): Promise<void
     await page.setViewport(size);
     await page.screenshot({ path: pathOf(folder, `chat-${name}${suffix}`) });
   }
-}
-
-/** Without motion, a picture never shows a half-way state. */
-async function emulate({ page }: ChatPage, colours: "light" | "dark"): Promise<void> {
-  await page.emulateMediaFeatures([
-    { name: "prefers-color-scheme", value: colours },
-    { name: "prefers-reduced-motion", value: "reduce" },
-  ]);
-}
-
-function pathOf(folder: URL, name: string): `${string}.png` {
-  return `${folder.pathname}${name}.png`;
 }
 
 if (import.meta.main) await main(Deno.args.includes("--review"));

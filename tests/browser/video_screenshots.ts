@@ -8,7 +8,7 @@
  *
  * @module
  */
-import { BROWSERS, launchBrowser } from "./_browsers.ts";
+import { BROWSERS, emulate, launchBrowser, pathOf } from "./_browsers.ts";
 import { VideoPage, VideoProcess } from "./_video_page.ts";
 
 const DOCS = new URL("../../docs/", import.meta.url);
@@ -33,7 +33,7 @@ async function main(isReview: boolean): Promise<void> {
         await page.setViewport(size);
         // The next picture is drawn at the new size.
         await new Promise((resolve) => setTimeout(resolve, 600));
-        await page.screenshot({ path: `${folder.pathname}moq-video${name}${suffix}.png` });
+        await page.screenshot({ path: pathOf(folder, `moq-video${name}${suffix}`) });
       }
     };
     const watcher = await open({ watch: "noor" });
@@ -51,10 +51,7 @@ async function main(isReview: boolean): Promise<void> {
     await new Promise((resolve) => setTimeout(resolve, HISTORY_MS));
     await shoot(jonas);
     if (!isReview) return;
-    await watcher.page.emulateMediaFeatures([
-      { name: "prefers-color-scheme", value: "dark" },
-      { name: "prefers-reduced-motion", value: "reduce" },
-    ]);
+    await emulate(watcher.page, "dark");
     await shoot(watcher, "-dark");
     await noor.page.close();
     await watcher.is("ended");

@@ -14,7 +14,7 @@ import { contract, type Cursor, datagrams } from "../../examples/whiteboard/cont
 import type { Point, Stroke } from "../../examples/whiteboard/drawing.ts";
 import { round, simplify } from "../../examples/whiteboard/geometry.ts";
 import { BoardPage } from "./_board_page.ts";
-import { BROWSERS, ChatProcess, launchBrowser } from "./_browsers.ts";
+import { BROWSERS, ChatProcess, emulate, launchBrowser, pathOf } from "./_browsers.ts";
 
 const DOCS = new URL("../../docs/", import.meta.url);
 
@@ -56,7 +56,7 @@ async function main(isReview: boolean): Promise<void> {
     const context = await browser.createBrowserContext();
     if (isReview) await shootWelcome(await context.newPage(), server.url, folder);
     const mira = await BoardPage.enter(context, server.url, { name: "Mira", board: "plans" });
-    await emulate(mira, "light");
+    await emulate(mira.page, "light");
     if (isReview) await shoot(mira, folder, "-empty");
     const jonas = await enter(server.url, "Jonas", 265);
     const ada = await enter(server.url, "Ada", 150);
@@ -72,18 +72,18 @@ async function main(isReview: boolean): Promise<void> {
     await mira.hasPointers(2);
     if (!isReview) {
       await shoot(mira, folder, "", ["desktop"]);
-      await emulate(mira, "dark");
+      await emulate(mira.page, "dark");
       await shoot(mira, folder, "", ["phone"]);
     } else {
       await shoot(mira, folder);
-      await emulate(mira, "dark");
+      await emulate(mira.page, "dark");
       await shoot(mira, folder, "-dark");
       for (const dialog of ["boards", "help", "clear"]) {
         await mira.page.$eval(`#${dialog}`, (button) => (button as { click(): void }).click());
         await shoot(mira, folder, `-${dialog}`);
         await mira.page.keyboard.press("Escape");
       }
-      await emulate(mira, "light");
+      await emulate(mira.page, "light");
       await server.stop("SIGKILL");
       await mira.hasStatus("reconnecting", 30_000);
       await mira.page.setViewport(SIZES.desktop);
@@ -236,18 +236,6 @@ async function shoot(
     );
     await page.screenshot({ path: pathOf(folder, `whiteboard-${name}${suffix}`) });
   }
-}
-
-/** Without motion, a picture never shows a half-way state. */
-async function emulate({ page }: BoardPage, colours: "light" | "dark"): Promise<void> {
-  await page.emulateMediaFeatures([
-    { name: "prefers-color-scheme", value: colours },
-    { name: "prefers-reduced-motion", value: "reduce" },
-  ]);
-}
-
-function pathOf(folder: URL, name: string): `${string}.png` {
-  return `${folder.pathname}${name}.png`;
 }
 
 if (import.meta.main) await main(Deno.args.includes("--review"));
