@@ -1,0 +1,419 @@
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { RequestError, serve, type ServeOptions, type Server } from "../../mod.ts";
+import { type FakeContext, fakeContext } from "../../tests/cli_context.ts";
+import { makeColors } from "../context.ts";
+import { jsonOf, type TalkEvent, textOfEvent } from "../connect/event.ts";
+import { refusalCure } from "../refusal_cure.ts";
+import { main } from "../skein.ts";
+
+/** Serves requests, rooms and a history to any client. */
+function open(options: Partial<ServeOptions<string>> = {}): Server<string> {
+  return serve<string>({
+    port: 0,
+    onListen() {},
+    webTransport: false,
+    authenticate: ({ token = "guest" }) => token,
+    acceptsTokenInBand: true,
+    userOf: (user) => user,
+    authorize: (_session, topic) => topic !== "secret",
+    namesPublishers: true,
+    rooms: ["room:{name}"],
+    history: { "log:{name}": {} },
+    requests: {
+      sum: ({ data }) => (data as number[]).reduce((a, b) => a + b, 0),
+      bytes: () => new Uint8Array([1, 255]),
+      async *count({ data }) {
+        for (let i = 0; i < Number(data); i++) yield i;
+      },
+      async *forever({ signal }) {
+        yield "begun";
+        await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      },
+    },
+    onMessage(message, session) {
+      if (message.topic === "normal") void session.close();
+      else if (message.topic === "talk") session.send("news", "to \x1b[2Jyou");
+      else if (message.topic === "lose") void session.connection.close({ closeCode: 3_000 });
+    },
+    ...options,
+  });
+}
+
+/** Runs `skein connect` in a pipe with all its lines, and reads the events. */
+async function pipe(server: { url: string }, lines: readonly string[], ...args: string[]) {
+  const context = fakeContext();
+  context.type(lines.map((line) => `${line}\n`).join(""));
+  context.endInput();
+  const code = await main(["connect", server.url, "--json", ...args], context);
+  const events = context.out.split("\n").filter(Boolean).map((line) => JSON.parse(line));
+  return { code, events, err: context.err };
+}
+
+/** Begins `skein connect` in a terminal, and waits for the prompt. */
+async function terminal(server: { url: string }, ...args: string[]) {
+  const folder = await Deno.makeTempDir();
+  const context = fakeContext({ isTerminal: true, env: { XDG_STATE_HOME: folder } });
+  const running = main(["connect", server.url, ...args], context);
+  await context.until("commands.");
+  return {
+    context,
+    running,
+    folder,
+    [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }),
+  };
+}
+
+const enter = (context: FakeContext, line: string) => context.type(`${line}\r`);
+
+Deno.test("connect in a pipe publishes, asks and ends with the input", async () => {
+  await using server = open();
+  const { code, events, err } = await pipe(server, [
+    "# all results are events",
+    "sub log:a",
+    'pub log:a {"x": 1}',
+    "ask count 2",
+    '{"command": "ask", "topic": "sum", "data": [1, 2], "id": "mine"}',
+    "ask bytes",
+  ]);
+  assertEquals([code, err], [0, ""]);
+  const told = events.map(({ at, ms: _, ...event }) => {
+    assertEquals(typeof at, "number");
+    return event;
+  });
+  const of = (type: string) => told.filter((event) => event.type === type);
+  assertEquals(of("status")[0].name, "connected");
+  assertEquals(of("subscribed"), [{ type: "subscribed", topic: "log:a" }]);
+  assertEquals(of("published"), [{ type: "published", topic: "log:a" }]);
+  const [{ position, ...message }] = of("message");
+  assertEquals(message, { type: "message", topic: "log:a", data: { x: 1 }, from: "guest" });
+  assertEquals(position.offset, 1);
+  assertEquals(of("item").map(({ data }) => data), [0, 1]);
+  assertEquals(of("end"), [{ type: "end", topic: "count", items: 2 }]);
+  assertEquals(of("reply"), [
+    { type: "reply", topic: "sum", data: 3, id: "mine" },
+    { type: "reply", topic: "bytes", base64: "Af8=" },
+  ]);
+});
+
+Deno.test("connect begins a subscription within the history", async () => {
+  await using server = open();
+  const first = await pipe(server, ["sub log:a", ...[1, 2, 3].map((n) => `pub log:a ${n}`)]);
+  const messages = first.events.filter(({ type }) => type === "message");
+  const { epoch, offset, tag } = messages[0].position;
+  for (const start of [`--after ${epoch}/${offset}/${tag}`, "--last 2"]) {
+    const context = fakeContext();
+    context.type(`sub log:a ${start}\n`);
+    const running = main(["connect", server.url, "--json"], context);
+    await context.until('"data":2');
+    await context.until('"data":3');
+    context.endInput();
+    assertEquals(await running, 0);
+    assert(!context.out.includes('"data":1'), context.out);
+  }
+});
+
+Deno.test("connect in a pipe tells failures, and ends with 1", async () => {
+  await using server = open();
+  const { code, events } = await pipe(server, [
+    "ask nothing",
+    "sub secret",
+    "pub log:a hello",
+    "unsub log:a",
+    '{"command": "pub", "topic": "secret", "id": 5}',
+  ]);
+  assertEquals(code, 1);
+  const wrong = await pipe(server, ['{"command": "nope", "id": 7}', '{"command": "ask", "id": 8}']);
+  const ids = wrong.events.filter(({ type }) => type === "error").map(({ id }) => id);
+  assertEquals(ids, [7, 8]);
+  const errors = events.filter(({ type }) => type === "error").map(({ at: _, ...event }) => event);
+  const byCode = (code: string) => errors.filter((error) => error.code === code);
+  assertEquals(byCode("unanswered").map(({ topic }) => topic), ["nothing"]);
+  assertEquals(byCode("forbidden").map(({ topic, id }) => [topic, id]), [
+    ["secret", undefined],
+    ["secret", 5],
+  ]);
+  assertEquals(errors.filter((error) => error.code === undefined).map(({ message }) => message), [
+    'Cannot publish: data must be JSON, received hello; did you mean "hello" in quotes?',
+    'Cannot unsubscribe: there is no subscription of "log:a"',
+  ]);
+});
+
+Deno.test("connect shows rooms, and sets presence data", async () => {
+  await using server = open();
+  const context = fakeContext();
+  const running = main(["connect", server.url, "--json", "--token", "ann"], context);
+  context.type('presence room:a {"is": "here"}\npresence room:a\n');
+  await context.until('"type":"set","at"');
+  await context.until('"notice":{"type":"members"');
+  context.type("presence room:a\nstatus\nstats\nhelp\n");
+  await context.until('"type":"help"');
+  context.type("quit\nsend never 1\n");
+  assertEquals(await running, 0);
+  const events = context.out.split("\n").filter(Boolean).map((line) => JSON.parse(line));
+  const of = (name: string) => events.find(({ type }) => type === name);
+  assertEquals(of("members").members, [{ user: "ann", data: { is: "here" } }]);
+  assertEquals(of("state").topics, [{ topic: "room:a" }]);
+  assertEquals(of("stats").stats.state, "connected");
+  assertEquals(of("sent"), undefined);
+});
+
+Deno.test("connect takes the token of the environment, unless an option gives another", async () => {
+  await using server = open();
+  for (const [args, user] of [[[], "env"], [["-t", "ann"], "ann"]] as const) {
+    const context = fakeContext({ env: { SKEIN_TOKEN: "env" } });
+    context.type("sub log:a\npub log:a\n");
+    const running = main(["connect", server.url, "--json", ...args], context);
+    await context.until(`"from":"${user}"`);
+    context.endInput();
+    assertEquals(await running, 0);
+  }
+});
+
+Deno.test("connect follows a topic after the end of the input, until Ctrl-C", async () => {
+  await using server = open();
+  const context = fakeContext();
+  context.type("sub news");
+  context.endInput();
+  const running = main(["connect", server.url, "--follow", "--json"], context);
+  await context.until('"type":"subscribed"');
+  server.publish("news", 7);
+  await context.until('"data":7');
+  context.interrupt();
+  assertEquals(await running, 130);
+});
+
+Deno.test("connect names the reason if there is no connection, and ends with 3", async () => {
+  const listener = Deno.listen({ port: 0, hostname: "127.0.0.1" });
+  const { port } = listener.addr;
+  listener.close();
+  for (const args of [[], ["--protocol", "plain"], ["--transport", "http"]]) {
+    const { code, events, err } = await pipe({ url: `http://127.0.0.1:${port}` }, [], ...args);
+    assertEquals([code, events], [3, []], err);
+    assertMatch(err, new RegExp(`error: Cannot .*127\\.0\\.0\\.1:${port}`));
+  }
+});
+
+Deno.test("connect tells a server that is not of Skein from one that waits for a token", () => {
+  assertStringIncludes(refusalCure(4408, "No hello in time")!, "--protocol plain");
+  assertStringIncludes(refusalCure(4408, "No token in time")!, "waited for a token");
+});
+
+Deno.test("connect tells a refusal with its code", async () => {
+  await using server = open({
+    authenticate: () => {
+      throw new Error("no");
+    },
+  });
+  const { code, err } = await pipe(server, []);
+  assertEquals(code, 3);
+  assertMatch(err, /error: .*\(code 4401\)\. Give a token that the server accepts, with --token/);
+});
+
+Deno.test("connect ends when the server closes the session", async () => {
+  await using server = open();
+  const context = fakeContext();
+  const running = main(["connect", server.url], context);
+  context.type("send normal\n");
+  await context.until("closed");
+  assertEquals(await running, 0);
+});
+
+Deno.test("connect tells a lost connection, and comes back with the subscriptions", async () => {
+  await using server = open();
+  const context = fakeContext();
+  const running = main(["connect", server.url, "--json"], context);
+  context.type("sub news\nsend lose\n");
+  await context.until('"name":"reconnecting"');
+  await context.until('"name":"connected"');
+  await context.until('"type":"recovery"');
+  server.publish("news", 7);
+  await context.until('"data":7');
+  context.endInput();
+  assertEquals(await running, 0);
+});
+
+Deno.test("connect speaks to a plain server by messages and requests alone", async () => {
+  await using server = open();
+  const { code, events } = await pipe(
+    server,
+    ["ask sum [1, 2]", "send talk", "sub news", "status"],
+    "--protocol",
+    "plain",
+  );
+  assertEquals(code, 1);
+  const of = (name: string) => events.filter(({ type }) => type === name);
+  assertEquals(of("reply")[0].data, 3);
+  assertStringIncludes(of("error")[0].message, "a plain session has only messages and requests");
+  assertEquals(of("state")[0].status.transport, "websocket");
+});
+
+Deno.test("connect refuses wrong options before it connects", async () => {
+  const cases: [string[], string][] = [
+    [[], "Cannot run: URL is missing"],
+    [["ftp://x.example"], "Cannot read URL"],
+    [["localhost", "--header", "nothing"], 'the form is "Name: value", received "nothing"'],
+    [["localhost", "--cert-hash", "12"], "must be 32 bytes of SHA-256"],
+    [["localhost", "--transport", "tcp"], "must be one of webtransport, websocket, http"],
+    [["localhost", "--protocol", "plain", "--token", "x"], "a plain session takes no token"],
+    [["localhost", "--timeout=-1"], "Cannot read --timeout"],
+  ];
+  for (const [args, message] of cases) {
+    const context = fakeContext();
+    assertEquals(await main(["connect", ...args], context), 2, args.join(" "));
+    assertStringIncludes(context.err, message);
+  }
+});
+
+Deno.test("connect in a terminal keeps the typed line whole while events arrive", async () => {
+  await using server = open();
+  await using session = await terminal(server);
+  const { context, running } = session;
+  assert(context.isRaw);
+  enter(context, "sub news");
+  await context.until("subscribed news");
+  context.type("ask su");
+  await context.until("ask su");
+  server.publish("news", { hello: "you" });
+  await context.until('news {"hello":"you"}');
+  await context.until("ask su");
+  enter(context, "m [1, 2]");
+  await context.until("sum 3");
+  context.type("\x04");
+  assertEquals(await running, 0);
+  assert(!context.isRaw);
+});
+
+Deno.test("connect in a terminal completes commands and topics", async () => {
+  await using server = open();
+  await using session = await terminal(server);
+  const { context, running } = session;
+  context.type("subs\t");
+  await context.until("subscribe ");
+  enter(context, "room:lobby");
+  await context.until("subscribed room:lobby");
+  context.type("pub roo\t");
+  await context.until("room:lobby");
+  enter(context, " 1");
+  await context.until("published room:lobby");
+  enter(context, "quit");
+  assertEquals(await running, 0);
+});
+
+Deno.test("connect in a terminal cancels only the answer at Ctrl-C, and leaves at the third", async () => {
+  await using server = open();
+  await using session = await terminal(server);
+  const { context, running } = session;
+  enter(context, "ask forever");
+  await context.until('"begun"');
+  context.type("half");
+  await context.until("half");
+  context.type("\x03");
+  await context.until("was cancelled: 1 item");
+  await context.until("half");
+  context.type("\x03");
+  context.type("\x03");
+  await context.until("press Ctrl-C again");
+  context.type("\x03");
+  assertEquals(await running, 130);
+});
+
+Deno.test("connect in a terminal keeps lines for the next session", async () => {
+  await using server = open();
+  await using session = await terminal(server);
+  const { context, running, folder } = session;
+  enter(context, "ask sum [4, 5]");
+  await context.until("sum 9");
+  context.type("\x04");
+  assertEquals(await running, 0);
+  const env = { XDG_STATE_HOME: folder };
+  for (const [args, isKept] of [[[], true], [["--no-history"], false]] as const) {
+    const next = fakeContext({ isTerminal: true, env });
+    const again = main(["connect", server.url, ...args], next);
+    await next.until("commands.");
+    next.type("\x1b[A");
+    if (isKept) await next.until("ask sum [4, 5]");
+    next.type("\x15");
+    enter(next, "quit");
+    assertEquals(await again, 0);
+    assertEquals(next.out.includes("ask sum [4, 5]"), isKept);
+  }
+});
+
+Deno.test("connect shows text of a peer without its control characters", async () => {
+  await using server = open();
+  const context = fakeContext();
+  const running = main(["connect", server.url], context);
+  context.type("send talk\n");
+  await context.until("news");
+  await context.until("you");
+  context.endInput();
+  assertEquals(await running, 0);
+  assert(!context.out.includes("\x1b"), context.out);
+});
+
+Deno.test("textOfEvent() shows no control characters of a position, a reason and a code", () => {
+  const bad = "\x1b]0;a\x07\x9b31m\u202e";
+  const position = { epoch: bad, offset: 1, tag: bad };
+  const status = { name: "connected", session: bad, transport: "websocket" } as const;
+  const events: TalkEvent[] = [
+    { type: "message", topic: bad, data: bad, from: bad, position },
+    { type: "recovery", topic: bad, recovery: { recovered: false, reason: bad as "too-old" } },
+    { type: "state", url: "ws://a/", status, topics: [{ topic: bad, position }], waiting: 0 },
+    { type: "error", error: new RequestError(bad, bad) },
+  ];
+  for (const event of events) {
+    const text = textOfEvent(event, { colors: makeColors(false), at: 0 });
+    assertMatch(text, /^[^\p{Cc}\p{Cf}]*(?:\n[^\p{Cc}\p{Cf}]*)*$/u, event.type);
+    assertEquals(jsonOf(event, 0).search(/[\p{Cc}\p{Cf}]/u), -1, event.type);
+  }
+});
+
+Deno.test({
+  name: "connect works in a real terminal",
+  ignore: Deno.build.os !== "linux",
+  async fn() {
+    await using server = open();
+    const folder = await Deno.makeTempDir();
+    const program = new URL("../main.ts", import.meta.url).pathname;
+    const root = new URL("../../", import.meta.url);
+    const line = `'${Deno.execPath()}' run -A --no-check '${program}' connect ${server.url}`;
+    await using child = new Deno.Command("script", {
+      args: ["--quiet", "--return", "--command", line, "/dev/null"],
+      cwd: root,
+      env: { XDG_STATE_HOME: folder, TERM: "xterm", NO_COLOR: "1" },
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "null",
+    }).spawn();
+    const writer = child.stdin.getWriter();
+    const type = (text: string) => writer.write(new TextEncoder().encode(text));
+    const reader = child.stdout.pipeThrough(new TextDecoderStream()).getReader();
+    let text = "";
+    const until = async (part: string) => {
+      while (!text.includes(part)) {
+        const { done, value } = await reader.read();
+        assert(!done, `ended before ${part}: ${text}`);
+        text += value;
+      }
+      text = text.slice(text.indexOf(part) + part.length);
+    };
+    await until("commands.");
+    await type("as\t");
+    await until("ask ");
+    await type("sum [20, 3]\r");
+    await until("sum 23");
+    await type("ask forever\r");
+    await until("begun");
+    await type("\x03");
+    await until("was cancelled");
+    await type("\x1b[A");
+    await until("ask forever");
+    await type("\x15\x04");
+    await writer.close();
+    const { code } = await child.status;
+    await reader.cancel();
+    assertEquals(code, 0);
+    assertStringIncludes(await Deno.readTextFile(`${folder}/skein/history`), "ask sum [20, 3]");
+    await Deno.remove(folder, { recursive: true });
+  },
+});

@@ -1,0 +1,82 @@
+/** `skein doctor`: which transports get through from here, and why not. */
+import { type Arguments, type Command, Exit } from "../command.ts";
+import { type Context, plainJson } from "../context.ts";
+import {
+  CERT_HASH_OPTION,
+  duration,
+  hashesOf,
+  HEADER_OPTION,
+  headersOf,
+  tokenOf,
+} from "../values.ts";
+
+/** Runs `skein doctor`. */
+async function run(args: Arguments, context: Context): Promise<number> {
+  const { runtime, signal, stdout } = context;
+  const url = args.url();
+  const [{ examine }, { conclusion, DoctorView }] = await Promise.all([
+    import("../doctor/examine.ts"),
+    import("../doctor/report.ts"),
+  ]);
+  const hashes = hashesOf(args);
+  const isJson = args.flag("json");
+  const view = new DoctorView(context);
+  const given = {
+    timeoutMs: duration(args, "timeout", 5_000),
+    token: tokenOf(args, context.env),
+    origin: args.value("origin"),
+    headers: headersOf(args),
+    hashes: hashes.length === 0 ? undefined : hashes,
+  };
+  if (!isJson) stdout.write(`Examining ${context.colors.bold(url.host)}\n`);
+  const examination = await examine(url, {
+    ...given,
+    runtime,
+    signal,
+    onCheck: (check) => isJson || view.show(check),
+  });
+  if (isJson) stdout.write(`${plainJson(examination, 2)}\n`);
+  else stdout.write(conclusion(examination, context));
+  return examination.isReachable ? Exit.done : Exit.failed;
+}
+
+/** `skein doctor`. */
+export const doctor: Command = {
+  name: "doctor",
+  summary: "Find out which transports get through from here, and why not",
+  usage: "URL [options]",
+  details:
+    `Checks DNS, TCP, TLS and the certificate, HTTP, the clock, the upgrade to WebSocket, the first
+message of Skein, UDP, QUIC, WebTransport, and HTTP as the last transport. Each failure comes
+with its cause and its cure.`,
+  options: [
+    { name: "token", short: "t", value: "TOKEN", summary: "Token of the sessions (SKEIN_TOKEN)" },
+    {
+      name: "origin",
+      value: "ORIGIN",
+      summary: "Also check that pages of this origin may connect",
+    },
+    HEADER_OPTION,
+    CERT_HASH_OPTION,
+    { name: "timeout", value: "TIME", summary: "Time limit of each check (5s)" },
+    { name: "json", summary: "Print the result as JSON" },
+  ],
+  examples: [
+    { line: "skein doctor https://example.com/chat", effect: "Examine a server" },
+    {
+      line: "skein doctor https://example.com --origin https://app.example.com",
+      effect: "Examine also what pages of another origin may do",
+    },
+    {
+      line: "skein doctor localhost:8000 --json",
+      effect: "Examine a server on this machine, for a program",
+    },
+  ],
+  exitCodes: {
+    0: "a transport gets a session through",
+    1: "no transport gets a session through",
+    2: "an option is wrong",
+    130: "ended by Ctrl-C",
+  },
+  run,
+};

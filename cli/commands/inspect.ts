@@ -1,0 +1,150 @@
+/** `skein inspect`: opens the inspector of a running server in the browser. */
+import { textOf } from "../../base/error_text.ts";
+import { within } from "../../base/wait.ts";
+import { publicUrl } from "../../transport/url.ts";
+import { type Command, CommandError, Exit } from "../command.ts";
+import { type Context, plainText } from "../context.ts";
+
+/** Longest wait for the answer of the server, in milliseconds. */
+const TIMEOUT_MS = 10_000;
+
+/** Text of the inspector's page, by which the page is told from those of other programs. */
+const MARK = "<title>Skein inspector</title>";
+
+/** Most characters of an answer that are read; the title of the page is among the first. */
+const MAX_READ = 16_384;
+
+/** Most characters of a refusal that are shown. */
+const MAX_REASON = 400;
+
+/** The command `skein inspect`. */
+export const inspect: Command = {
+  name: "inspect",
+  summary: "Open the inspector of a running server in the browser",
+  usage: "URL [options]",
+  details:
+    `The server needs the option inspector of serve. The page is expected at /inspector; a path
+in the URL stands for another one, such as localhost:8000/ops.`,
+  options: [{ name: "no-open", summary: "Print the address, and open no browser" }],
+  examples: [
+    { line: "skein inspect localhost:8000", effect: "Open the inspector of a server" },
+    {
+      line: "skein inspect https://chat.example/ops --no-open",
+      effect: "Check an inspector at a path of its own, and print its address",
+    },
+  ],
+  exitCodes: {
+    0: "the inspector answers; it was opened, or its address printed",
+    1: "the server shows no inspector to this machine",
+    2: "an option is wrong",
+    3: "the server does not answer",
+    130: "ended by Ctrl-C",
+  },
+  async run(args, context) {
+    const address = addressOf(args.url());
+    const { asksForPassword } = await check(address, context);
+    const { stdout, stderr } = context;
+    const isOpened = !args.flag("no-open") && await context.openPage(address.href);
+    // A password is for the browser, and not for a log.
+    stdout.write(`${publicUrl(address)}\n`);
+    if (asksForPassword) stderr.write("The browser asks for the user and password.\n");
+    if (!isOpened && !args.flag("no-open")) {
+      stderr.write("There is no browser to open here: visit the address yourself.\n");
+    }
+    return Exit.done;
+  },
+};
+
+/** Makes the address of the page from that of the server. */
+function addressOf(url: URL): URL {
+  const address = new URL(url);
+  address.protocol = /^(?:ws|http):$/.test(url.protocol) ? "http:" : "https:";
+  if (address.pathname === "/") address.pathname = "/inspector";
+  if (!address.pathname.endsWith("/")) address.pathname += "/";
+  address.hash = address.search = "";
+  return address;
+}
+
+/**
+ * Asks for the page.
+ *
+ * @throws {CommandError} If the server does not answer, or shows no inspector.
+ */
+async function check(
+  address: URL,
+  { runtime, signal }: Context,
+): Promise<{ readonly asksForPassword: boolean }> {
+  const end = new AbortController();
+  const target = new URL(address);
+  // `fetch` refuses a URL with a password.
+  target.username = target.password = "";
+  const { username, password } = address;
+  const pair = `${decodeURIComponent(username)}:${decodeURIComponent(password)}`;
+  const credentials = `Basic ${new TextEncoder().encode(pair).toBase64()}`;
+  try {
+    const asked = async () => {
+      const response = await fetch(target, {
+        headers: username === "" ? {} : { authorization: credentials },
+        redirect: "manual",
+        signal: end.signal,
+      });
+      return { response, text: await beginningOf(response) };
+    };
+    const { response, text } = await within(runtime, asked(), {
+      signal,
+      timeoutMs: TIMEOUT_MS,
+      late: "the page did not come within",
+    });
+    return judge(response, text, publicUrl(address));
+  } catch (error) {
+    if (error instanceof CommandError || signal.aborted) throw error;
+    throw new CommandError(`Cannot reach ${publicUrl(address)}: ${causeOf(error)}`, {
+      cause: error,
+      exitCode: Exit.unreachable,
+    });
+  } finally {
+    end.abort();
+  }
+}
+
+/** Reads the first part of a body, which may be endless. */
+async function beginningOf({ body }: Response): Promise<string> {
+  const decoder = new TextDecoder();
+  let text = "";
+  for await (const chunk of body ?? []) {
+    text += decoder.decode(chunk, { stream: true });
+    if (text.length >= MAX_READ) break;
+  }
+  return text.slice(0, MAX_READ);
+}
+
+/** Names the cause of a failed request, which `fetch` puts behind the address. */
+function causeOf(error: unknown): string {
+  const cause = error instanceof Error ? error.cause ?? error : error;
+  return textOf(cause).replace(
+    /^error sending request for url \(\S*\): (client error \(\w+\): )?/,
+    "",
+  );
+}
+
+function judge(
+  { status, headers }: Response,
+  text: string,
+  place: string,
+): { readonly asksForPassword: boolean } {
+  if (status === 200 && text.includes(MARK)) return { asksForPassword: false };
+  const reason = plainText(text.slice(0, MAX_REASON)).trim();
+  const fail = (why: string): never => {
+    throw new CommandError(`Cannot inspect: ${why}`);
+  };
+  if (status === 401 && headers.has("www-authenticate")) return { asksForPassword: true };
+  if (status === 401 || status === 403) {
+    return fail(`the server refuses ${place} with ${status}${reason && `: ${reason}`}`);
+  }
+  if (status === 200) return fail(`${place} is another page than the inspector`);
+  if (status >= 500) return fail(`the server failed with ${status}${reason && `: ${reason}`}`);
+  return fail(
+    `there is no inspector at ${place} (status ${status}); ` +
+      "serve({ inspector: true }) has one for programs of the same machine",
+  );
+}

@@ -1,0 +1,110 @@
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import config from "../../deno.json" with { type: "json" };
+import { fakeContext, type FakeContextOptions } from "../../tests/cli_context.ts";
+import { main } from "../skein.ts";
+import { TEMPLATES } from "../templates/templates.ts";
+
+/** A temporary folder, and `skein new` in it. */
+async function place() {
+  const folder = await Deno.makeTempDir();
+  return {
+    folder,
+    async create(args: readonly string[], options?: FakeContextOptions, typed?: string) {
+      const context = fakeContext(options);
+      if (typed !== undefined) context.type(typed);
+      const code = await main(["new", ...args], context);
+      return { code, out: context.out.replaceAll(folder, "HERE"), err: context.err };
+    },
+    read: (path: string) => Deno.readTextFile(`${folder}/${path}`),
+    [Symbol.asyncDispose]: () => Deno.remove(folder, { recursive: true }),
+  };
+}
+
+for (const [name, template] of Object.entries(TEMPLATES)) {
+  Deno.test(`new creates a project from the template ${name}`, async () => {
+    await using here = await place();
+    const { code, out, err } = await here.create([`${here.folder}/my-app`, "-t", name]);
+    assertEquals([code, err], [0, ""]);
+    assertStringIncludes(out, `Created HERE/my-app from the template ${name}:`);
+    assertStringIncludes(out, "  cd HERE/my-app\n  deno task dev");
+    for (const path of Object.keys(template.files)) assertStringIncludes(out, `  ${path}\n`);
+    assertEquals((await here.read("my-app/README.md")).split("\n")[0], "# my-app");
+    const project = JSON.parse(await here.read("my-app/deno.json"));
+    assertEquals(project.imports["@skein/skein"], `jsr:@skein/skein@^${config.version}`);
+    assertEquals(["dev", "start", "test"].every((task) => task in project.tasks), true);
+    assertStringIncludes(await here.read("my-app/.gitignore"), "node_modules/");
+  });
+}
+
+Deno.test("The server of the minimal template has at most 20 lines", () => {
+  assert(TEMPLATES["minimal"]!.files["server.ts"]!.trimEnd().split("\n").length <= 20);
+});
+
+Deno.test("The chat has its page, server and contract in at most 150 lines of code each", () => {
+  for (const path of ["page/page.ts", "server.ts", "contract.ts"]) {
+    assert(TEMPLATES["chat"]!.files[path]!.split("\n").length <= 150, path);
+  }
+});
+
+Deno.test("new writes into an empty folder, and refuses another one unless forced", async () => {
+  await using here = await place();
+  assertEquals((await here.create([here.folder, "-t", "minimal"])).code, 0);
+  await Deno.writeTextFile(`${here.folder}/server.ts`, "mine");
+  const refused = await here.create([here.folder, "-t", "minimal"]);
+  assertEquals(refused.code, 1);
+  assertStringIncludes(refused.err, "the folder must be empty, received one with ");
+  assertEquals(await here.read("server.ts"), "mine");
+  assertEquals((await here.create([here.folder, "-t", "minimal", "--force"])).code, 0);
+  assertStringIncludes(await here.read("server.ts"), "serve");
+});
+
+Deno.test("new refuses an empty path, and prints the path as one word of a shell", async () => {
+  await using here = await place();
+  const empty = await here.create(["", "-t", "minimal"]);
+  assertEquals(empty.code, 2);
+  assertStringIncludes(empty.err, "DIR must be a path");
+  if (Deno.build.os === "windows") return;
+  const { code, out } = await here.create([`${here.folder}/it's "$(here)"`, "-t", "minimal"]);
+  assertEquals(code, 0);
+  assertStringIncludes(out, `cd 'HERE/it'\\''s "$(here)"'\n`);
+});
+
+Deno.test("new refuses a file in place of the folder", async () => {
+  await using here = await place();
+  await Deno.writeTextFile(`${here.folder}/app`, "");
+  const { code, err } = await here.create([`${here.folder}/app`, "-t", "minimal"]);
+  assertEquals(code, 1);
+  assertStringIncludes(err, "there is a file of that name");
+});
+
+Deno.test("new asks a person for the template, by number or name", async () => {
+  await using here = await place();
+  const cases = [["zzz\n2\n", "chat"], ["ai\n", "ai"]] as const;
+  for (const [typed, name] of cases) {
+    const { code, out } = await here.create(
+      [`${here.folder}/${name}`],
+      { isTerminal: true },
+      typed,
+    );
+    assertEquals(code, 0);
+    assertStringIncludes(out, "Template (number or name): ");
+    assertStringIncludes(out, `from the template ${name}`);
+  }
+});
+
+Deno.test("new neither asks nor writes without a terminal or a known template", async () => {
+  await using here = await place();
+  const cases: [string[], string][] = [
+    [["app"], "--template must be one of minimal, chat, ai, game, received none"],
+    [["app", "--template", "shop"], 'must be one of minimal, chat, ai, game, received "shop"'],
+    [[], "DIR is missing"],
+  ];
+  for (const [args, message] of cases) {
+    const { code, err } = await here.create(
+      args.map((arg) => arg === "app" ? `${here.folder}/app` : arg),
+    );
+    assertEquals(code, 2);
+    assertStringIncludes(err, message);
+  }
+  assertEquals(await Array.fromAsync(Deno.readDir(here.folder)), []);
+});

@@ -1,0 +1,388 @@
+/** A session that a person or a program leads by orders; all results are events. */
+import { QueueFullError, UnsupportedError } from "../../errors.ts";
+import { Signal } from "../../base/signal.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import type { Client } from "../../client/client.ts";
+import type { Subscription } from "../../client/subscription.ts";
+import { openAnswer } from "../../session/answers/answers.ts";
+import type { Contract } from "../../session/contract.ts";
+import type { UntypedMessage } from "../../session/message.ts";
+import { internals, type Session } from "../../session/session.ts";
+import {
+  PRESENCE_PREFIX,
+  type PresenceMember,
+  type PresenceNotice,
+  updateMembers,
+} from "../../session/wire/presence_notice.ts";
+import type { WaitOptions } from "../../session/types.ts";
+import { waitFor, within } from "../../base/wait.ts";
+import type { TalkEvent, TalkStatus } from "./event.ts";
+import type { Order } from "./order.ts";
+
+/**
+ * Most answers that a conversation waits for; a further request waits for one of them. A server takes
+ * 64 requests of one session.
+ */
+const MAX_ANSWERS = 64;
+
+/** Most topics that are kept for completion: the newest ones. */
+const MAX_TOPICS = 256;
+
+/** Most users of one room whose presence is kept; above, only notices are shown. */
+const MAX_MEMBERS = 10_000;
+
+/** Other end of a conversation: a client, or one session without Skein's protocol. */
+export type Peer =
+  | { readonly kind: "client"; readonly client: Client }
+  | { readonly kind: "plain"; readonly session: Session<unknown, Contract, "client"> };
+
+/** Options for {@linkcode Conversation}. */
+export interface ConversationOptions {
+  /** The other end. */
+  readonly peer: Peer;
+  /** The address, for the order `status`. */
+  readonly url: string;
+  /** Longest wait for a reply, or for the next item of an answer, in milliseconds. */
+  readonly timeoutMs: number;
+  /** Clocks and timers. */
+  readonly runtime: Runtime;
+  /** Receives all events, in order. MUST NOT throw, unless the output is gone. */
+  readonly emit: (event: TalkEvent) => void;
+}
+
+/** An answer that is awaited. */
+interface Awaited {
+  cancel(): void;
+}
+
+/**
+ * Runs orders on a connection.
+ *
+ * - **Order:** subscriptions, publications and messages take effect one after the other, as
+ *   {@linkcode run} is awaited. Answers come in any order.
+ * - **Failures** are events, and are counted in `failures`.
+ * - **Bounds:** 64 awaited answers, 256 topics for completion.
+ */
+export class Conversation {
+  /** Failed orders so far. */
+  failures = 0;
+  readonly #options: ConversationOptions;
+  readonly #subscriptions = new Map<string, Subscription>();
+  readonly #topics = new Set<string>();
+  readonly #members = new Map<string, Map<string, PresenceMember>>();
+  readonly #awaited = new Set<Awaited>();
+  readonly #changed = new Signal();
+  /** Aborts the order that has not taken effect yet. */
+  #running: AbortController | undefined;
+
+  /** Creates a conversation. */
+  constructor(options: ConversationOptions) {
+    this.#options = options;
+  }
+
+  /** Known topics, for completion. */
+  get topics(): ReadonlySet<string> {
+    return this.#topics;
+  }
+
+  /** Number of awaited answers. */
+  get waiting(): number {
+    return this.#awaited.size;
+  }
+
+  /** Status of the connection. */
+  get status(): TalkStatus {
+    const { peer } = this.#options;
+    if (peer.kind === "client") return peer.client.status.current;
+    const { id, transport } = peer.session;
+    return { name: "connected", session: id, transport };
+  }
+
+  /**
+   * Shows the messages that belong to no subscription, until the connection ends.
+   *
+   * @throws The error that ended the connection.
+   */
+  async listen(): Promise<void> {
+    const { peer } = this.#options;
+    const messages = peer.kind === "client" ? peer.client : peer.session;
+    while (true) {
+      try {
+        for await (const message of messages) this.#receive(message as UntypedMessage);
+        return;
+      } catch (error) {
+        // A full queue is a gap: the next loop goes on behind the gap.
+        if (!(error instanceof QueueFullError) || peer.kind === "plain") throw error;
+        this.#fail(error);
+      }
+    }
+  }
+
+  /**
+   * Runs an order. Resolves once the order has taken effect or failed; a request counts as sent then,
+   * and its answer follows in events.
+   *
+   * @param order The order; `quit` has no effect here.
+   */
+  async run(order: Order): Promise<void> {
+    const { emit } = this.#options;
+    const { topic, data, name, id } = order;
+    const own = id === undefined ? {} : { id };
+    if (topic !== "") this.#learn(topic);
+    const { signal } = this.#running = new AbortController();
+    const wait = { signal, timeoutMs: this.#options.timeoutMs };
+    try {
+      switch (name) {
+        case "subscribe":
+          await this.#subscribe(order, wait);
+          return emit({ type: "subscribed", topic, ...own });
+        case "unsubscribe":
+          await this.#unsubscribe(topic);
+          return emit({ type: "unsubscribed", topic, ...own });
+        case "publish":
+          await this.#client(name).publish(topic, data, wait);
+          return emit({ type: "published", topic, ...own });
+        case "send":
+          this.#send(topic, data);
+          return emit({ type: "sent", topic, ...own });
+        case "presence":
+          return await this.#presence(order, wait);
+        case "ask":
+          return await this.#ask(order, wait);
+        case "stats": {
+          const session = await this.#session(wait);
+          return emit({
+            type: "stats",
+            stats: session.stats.toJSON(),
+            roundTripMs: session.roundTripMs,
+            ...own,
+          });
+        }
+        case "status":
+          return emit({ ...this.#state(), ...own });
+        case "help":
+          return emit({ type: "help", ...own });
+        case "quit":
+          return;
+      }
+    } catch (error) {
+      const told = signal.aborted ? new DOMException(`Cancelled: ${name}`, "AbortError") : error;
+      this.#fail(told, order);
+    } finally {
+      this.#running = undefined;
+    }
+  }
+
+  /**
+   * Cancels the order that still runs, or else the newest awaited answer.
+   *
+   * @returns False if there is neither.
+   */
+  cancel(): boolean {
+    if (this.#running !== undefined) {
+      this.#running.abort();
+      return true;
+    }
+    const newest = [...this.#awaited].at(-1);
+    newest?.cancel();
+    return newest !== undefined;
+  }
+
+  /** Waits until no answer is awaited, and all messages have left. A failure is an event. */
+  async idle(): Promise<void> {
+    while (this.#awaited.size > 0) await this.#changed.changed();
+    const { peer, timeoutMs } = this.#options;
+    const sender = peer.kind === "client" ? peer.client : peer.session;
+    await sender.flushed({ timeoutMs }).catch((error) => this.#fail(error));
+  }
+
+  #client(verb: string): Client {
+    const { peer } = this.#options;
+    if (peer.kind === "client") return peer.client;
+    throw new UnsupportedError(
+      `Cannot ${verb}: a plain session has only messages and requests; leave out --protocol plain`,
+    );
+  }
+
+  async #session(wait: WaitOptions): Promise<Session<unknown, Contract, "client">> {
+    const { peer } = this.#options;
+    if (peer.kind === "plain") return peer.session;
+    return peer.client.session ?? await peer.client.whenConnected(wait);
+  }
+
+  #learn(topic: string): void {
+    this.#topics.delete(topic);
+    this.#topics.add(topic);
+    if (this.#topics.size <= MAX_TOPICS) return;
+    const [oldest] = this.#topics;
+    this.#topics.delete(oldest!);
+  }
+
+  #receive({ topic, data, from, isRequest }: UntypedMessage): void {
+    const { emit } = this.#options;
+    if (topic.startsWith(PRESENCE_PREFIX)) {
+      const room = topic.slice(PRESENCE_PREFIX.length);
+      const notice = data as PresenceNotice;
+      this.#note(room, notice);
+      return emit({ type: "presence", topic: room, notice });
+    }
+    this.#learn(topic);
+    emit({ type: "message", topic, data, from, ...(isRequest && { isRequest }) });
+  }
+
+  async #subscribe({ topic, after, last }: Order, wait: WaitOptions): Promise<void> {
+    const client = this.#client("subscribe");
+    const known = this.#subscriptions.get(topic);
+    if (known !== undefined && !known.isEnded) await known.unsubscribe();
+    const subscription = client.subscribe(topic, {
+      ...(after && { since: after }),
+      ...(last !== undefined && { last }),
+      onRecovery: (recovery) => this.#options.emit({ type: "recovery", topic, recovery }),
+    });
+    this.#subscriptions.set(topic, subscription);
+    try {
+      const what = `the subscription of "${topic}"`;
+      await waitFor(this.#options.runtime, subscription.ready, { what, ...wait });
+    } catch (error) {
+      this.#subscriptions.delete(topic);
+      if (!subscription.isEnded) await subscription.unsubscribe();
+      throw error;
+    }
+    void this.#read(topic, subscription);
+  }
+
+  async #read(topic: string, subscription: Subscription): Promise<void> {
+    try {
+      for await (const { data, from } of subscription) {
+        const { position } = subscription;
+        this.#options.emit({ type: "message", topic, data, from, position });
+      }
+    } catch (error) {
+      this.#fail(error, { topic });
+    } finally {
+      if (this.#subscriptions.get(topic) === subscription) this.#subscriptions.delete(topic);
+    }
+  }
+
+  async #unsubscribe(topic: string): Promise<void> {
+    this.#client("unsubscribe");
+    const subscription = this.#subscriptions.get(topic);
+    if (subscription === undefined) {
+      throw new RangeError(`Cannot unsubscribe: there is no subscription of "${topic}"`);
+    }
+    this.#subscriptions.delete(topic);
+    this.#members.delete(topic);
+    await subscription.unsubscribe();
+  }
+
+  #send(topic: string, data: unknown): void {
+    const { peer } = this.#options;
+    if (peer.kind === "client") peer.client.send(topic, data);
+    else peer.session.send(topic, data);
+  }
+
+  async #presence(order: Order, wait: WaitOptions): Promise<void> {
+    const { emit } = this.#options;
+    const { topic, data, id } = order;
+    const own = id === undefined ? {} : { id };
+    const client = this.#client("show presence");
+    if (data !== undefined) {
+      await client.presence(topic, data, wait);
+      return emit({ type: "set", topic, ...own });
+    }
+    const members = this.#members.get(topic);
+    if (members !== undefined) {
+      const list = [...members.values()].map(({ user, data }) => ({
+        user,
+        ...(data !== undefined && { data }),
+      }));
+      return emit({ type: "members", topic, members: list, ...own });
+    }
+    // The server sends the list of members with the subscription, if the topic is a room.
+    await this.#subscribe(order, wait);
+    emit({ type: "subscribed", topic, ...own });
+  }
+
+  /** Notes a presence notice in the list of the room. */
+  #note(room: string, notice: PresenceNotice): void {
+    if (notice.type === "count") return;
+    const members = this.#members.get(room) ?? new Map<string, PresenceMember>();
+    updateMembers(members, notice);
+    if (members.size <= MAX_MEMBERS) this.#members.set(room, members);
+    else this.#members.delete(room);
+  }
+
+  async #ask({ topic, data, id }: Order, wait: WaitOptions): Promise<void> {
+    const { emit, timeoutMs, runtime } = this.#options;
+    while (this.#awaited.size >= MAX_ANSWERS) {
+      await within(runtime, this.#changed.changed(), { signal: wait.signal });
+    }
+    const session = await this.#session(wait);
+    const own = { topic, ...(id !== undefined && { id }) };
+    const since = runtime.monotonic();
+    const passed = () => Math.round((runtime.monotonic() - since) * 1_000) / 1_000;
+    let [items, isReply, isCancelled] = [0, false, false];
+    const answer = openAnswer(session[internals], topic, data, {
+      itemTimeoutMs: timeoutMs,
+      onReply: (data) => {
+        isReply = true;
+        emit({ type: "reply", data, ms: passed(), ...own });
+      },
+    });
+    const awaited = {
+      cancel: () => {
+        isCancelled = true;
+        answer.cancel();
+      },
+    };
+    const read = async () => {
+      try {
+        for (let next; !(next = await answer.next()).done && !isCancelled;) {
+          items++;
+          emit({ type: "item", data: next.value, ms: passed(), ...own });
+        }
+        if (isCancelled) emit({ type: "cancelled", items, ms: passed(), ...own });
+        else if (!isReply) emit({ type: "end", items, ms: passed(), ...own });
+      } catch (error) {
+        this.#fail(error, own);
+      } finally {
+        this.#awaited.delete(awaited);
+        this.#changed.notify();
+      }
+    };
+    this.#awaited.add(awaited);
+    void read();
+  }
+
+  #state(): Extract<TalkEvent, { type: "state" }> {
+    const topics = [...this.#subscriptions].map(([topic, { position }]) => ({
+      topic,
+      ...(position && { position }),
+    }));
+    const { url } = this.#options;
+    return { type: "state", url, status: this.status, topics, waiting: this.#awaited.size };
+  }
+
+  #fail(
+    error: unknown,
+    { topic, id }: { readonly topic?: string; readonly id?: unknown } = {},
+  ): void {
+    this.failures++;
+    this.#options.emit({
+      type: "error",
+      error,
+      ...(topic && { topic }),
+      ...(id !== undefined && { id }),
+    });
+  }
+
+  /**
+   * Shows an order that is none.
+   *
+   * @param error The error of `parseOrder`.
+   * @param id The id of the line, if it has one.
+   */
+  refuse(error: unknown, id: unknown): void {
+    this.#fail(error, { id });
+  }
+}

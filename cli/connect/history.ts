@@ -1,0 +1,60 @@
+/** The lines that earlier sessions typed, in a file of the user. */
+import type { Context } from "../context.ts";
+
+/** Most lines that are kept, the newest ones. */
+export const MAX_LINES = 1_000;
+
+/** Longest line that is kept, in characters: a larger one is data, and no command to repeat. */
+export const MAX_LINE = 4_096;
+
+/**
+ * Finds the file of typed lines, below the folder for states of the XDG specification.
+ *
+ * @param env Reads the environment.
+ * @returns The path, or `undefined` where there is no home.
+ */
+export function historyFile(env: Context["env"]): string | undefined {
+  const home = env("HOME") ?? env("USERPROFILE");
+  const folder = env("XDG_STATE_HOME") || env("LOCALAPPDATA") ||
+    (home && `${home}/.local/state`);
+  return folder ? `${folder}/skein/history` : undefined;
+}
+
+/**
+ * Reads the lines.
+ *
+ * @param path The file; without a path there are no lines.
+ * @returns The lines, the oldest first.
+ */
+export async function readHistory(path: string | undefined): Promise<string[]> {
+  if (path === undefined) return [];
+  try {
+    return (await Deno.readTextFile(path)).split("\n").filter((line) => line !== "")
+      .slice(-MAX_LINES);
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return [];
+    throw error;
+  }
+}
+
+/**
+ * Adds lines to the file. Lines that another session added in the meantime stay. Only the user may
+ * read the file, which may contain data of messages.
+ *
+ * @param path The file; ignored without a path.
+ * @param typed The new lines, the oldest first.
+ */
+export async function addHistory(
+  path: string | undefined,
+  typed: readonly string[],
+): Promise<void> {
+  const lines = typed.filter((line) => line.trim() !== "" && line.length <= MAX_LINE);
+  if (path === undefined || lines.length === 0) return;
+  const folder = path.slice(0, path.lastIndexOf("/"));
+  await Deno.mkdir(folder, { recursive: true, mode: 0o700 });
+  const all = [...await readHistory(path), ...lines]
+    .filter((line, i, list) => line !== list[i - 1]).slice(-MAX_LINES);
+  const beside = await Deno.makeTempFile({ dir: folder, prefix: "history-" });
+  await Deno.writeTextFile(beside, `${all.join("\n")}\n`);
+  await Deno.rename(beside, path);
+}

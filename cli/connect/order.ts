@@ -1,0 +1,255 @@
+/** The orders of an interactive session, as typed, or as lines of JSON. */
+import type { HistoryPosition } from "../../session/wire/recovery.ts";
+import { columns, suggestion } from "../command.ts";
+
+/** An order that a user gives in a session. */
+interface OrderKind {
+  readonly aliases: readonly string[];
+  /** Arguments, as in the help. */
+  readonly usage: string;
+  readonly summary: string;
+  /** Arguments of the order. `topic` takes no data. */
+  readonly takes: "nothing" | "topic" | "data";
+}
+
+/** All orders by name, in the order of the help. */
+export const ORDERS = {
+  subscribe: {
+    aliases: ["sub"],
+    usage: "TOPIC",
+    summary: "Show the publications of a topic",
+    takes: "topic",
+  },
+  unsubscribe: { aliases: ["unsub"], usage: "TOPIC", summary: "Leave a topic", takes: "topic" },
+  publish: {
+    aliases: ["pub"],
+    usage: "TOPIC [JSON]",
+    summary: "Publish to all subscribers of a topic",
+    takes: "data",
+  },
+  ask: {
+    aliases: ["request"],
+    usage: "TOPIC [JSON]",
+    summary: "Send a request, and show the reply or the items",
+    takes: "data",
+  },
+  send: {
+    aliases: [],
+    usage: "TOPIC [JSON]",
+    summary: "Send a message to the server, without an answer",
+    takes: "data",
+  },
+  presence: {
+    aliases: [],
+    usage: "TOPIC [JSON]",
+    summary: "Join a room and show its users, or set your data",
+    takes: "data",
+  },
+  stats: { aliases: [], usage: "", summary: "Show the counters of the session", takes: "nothing" },
+  status: {
+    aliases: [],
+    usage: "",
+    summary: "Show the connection and the subscriptions",
+    takes: "nothing",
+  },
+  help: { aliases: ["?"], usage: "", summary: "Show these commands", takes: "nothing" },
+  quit: { aliases: ["exit"], usage: "", summary: "Leave", takes: "nothing" },
+} as const satisfies Record<string, OrderKind>;
+
+/** Name of an order. */
+export type OrderName = keyof typeof ORDERS;
+
+const NAMES = Object.keys(ORDERS) as OrderName[];
+
+/** All names and aliases of orders, each with the name of the order. */
+const BY_WORD: ReadonlyMap<string, OrderName> = new Map(
+  NAMES.flatMap((name) => [name, ...ORDERS[name].aliases].map((word) => [word, name] as const)),
+);
+
+/**
+ * Lists all orders with their arguments.
+ *
+ * @returns A line for each order.
+ */
+export function orderHelp(): string {
+  return columns(
+    Object.entries(ORDERS).map(([name, { aliases, usage, summary }]) => [
+      `${[name, ...aliases].join(", ")} ${usage}`.trimEnd(),
+      summary,
+    ]),
+  );
+}
+
+/** An order with its arguments. */
+export interface Order {
+  /** The name. */
+  readonly name: OrderName;
+  /** The topic; empty for an order without one. */
+  readonly topic: string;
+  /** The data; `undefined` without data. */
+  readonly data?: unknown;
+  /** Position behind which a subscription begins. */
+  readonly after?: HistoryPosition;
+  /** Number of earlier publications that a subscription begins with. */
+  readonly last?: number;
+  /** Name that the user gave to the order, for its results; only in lines of JSON. */
+  readonly id?: unknown;
+}
+
+/**
+ * Reads a line: an order with its arguments, or a JSON object such as
+ * `{"command": "publish", "topic": "chat", "data": 1, "id": 7}`.
+ *
+ * @param line The line.
+ * @returns The order; `undefined` for an empty line, and for a comment that begins with `#`.
+ * @throws {SyntaxError} If the line is no order.
+ */
+export function parseOrder(line: string): Order | undefined {
+  const text = line.trim();
+  if (text === "" || text.startsWith("#")) return undefined;
+  return text.startsWith("{") ? fromJson(text) : fromWords(text);
+}
+
+/**
+ * Reads the `id` of a line that is no order, so that its error can have the same id.
+ *
+ * @param line The line.
+ * @returns The id; `undefined` for a line without one.
+ */
+export function idOf(line: string): unknown {
+  try {
+    return Object(JSON.parse(line)).id;
+  } catch {
+    return undefined; // No JSON.
+  }
+}
+
+/**
+ * Writes a position in a history as one word.
+ *
+ * @param position The position.
+ * @returns Epoch, offset and tag, divided by slashes.
+ */
+export function positionText({ epoch, offset, tag }: HistoryPosition): string {
+  return `${epoch}/${offset}${tag === undefined ? "" : `/${tag}`}`;
+}
+
+function parsePosition(text: unknown): HistoryPosition {
+  const found = typeof text === "string" ? /^(.+?)\/(\d{1,15})(?:\/(.+))?$/.exec(text) : null;
+  if (found === null) {
+    throw new SyntaxError(
+      `Cannot subscribe: a position must be epoch/offset, received ${JSON.stringify(text)}`,
+    );
+  }
+  const [, epoch = "", offset, tag] = found;
+  return { epoch, offset: Number(offset), ...(tag !== undefined && { tag }) };
+}
+
+function parseLast(value: unknown): number {
+  const last = Number(value);
+  if (Number.isSafeInteger(last) && last > 0) return last;
+  throw new SyntaxError(
+    `Cannot subscribe: last must be a positive integer, received ${JSON.stringify(value)}`,
+  );
+}
+
+function nameOf(word: unknown): OrderName {
+  const name = typeof word === "string" ? BY_WORD.get(word) : undefined;
+  if (name !== undefined) return name;
+  if (typeof word !== "string") throw new SyntaxError('Cannot run: "command" must be a string');
+  const hint = suggestion(word, [...BY_WORD.keys()]) || '; "help" lists all commands';
+  throw new SyntaxError(`Cannot run: unknown command "${word}"${hint}`);
+}
+
+function fromJson(text: string): Order {
+  const given = parseJson(text, "run") as Record<string, unknown>;
+  const { command, topic = "", data, after, last, id } = given;
+  const name = nameOf(command);
+  if (typeof topic !== "string") throw new SyntaxError(`Cannot ${name}: topic must be a string`);
+  return checked({
+    name,
+    topic,
+    ...(data !== undefined && { data }),
+    ...(after !== undefined && { after: parsePosition(after) }),
+    ...(last !== undefined && { last: parseLast(last) }),
+    ...(id !== undefined && { id }),
+  });
+}
+
+function fromWords(text: string): Order {
+  const [, word = "", rest = ""] = /^(\S+)\s*(.*)$/s.exec(text)!;
+  const name = nameOf(word);
+  if (ORDERS[name].takes === "nothing") return noMore({ name, topic: "" }, rest);
+  // A topic with a space is written in quotes.
+  const [, quoted, bare, more = ""] = /^(?:("(?:[^"\\]|\\.)*")|(\S+))?\s*(.*)$/s.exec(rest)!;
+  const topic = quoted === undefined ? bare ?? "" : String(parseJson(quoted, name));
+  if (name === "subscribe") return checked({ name, topic, ...parseStart(more) });
+  if (ORDERS[name].takes === "topic") return noMore({ name, topic }, more);
+  return checked({ name, topic, ...(more !== "" && { data: parseJson(more, name) }) });
+}
+
+/** Reads the options of a subscription. */
+function parseStart(text: string): Pick<Order, "after" | "last"> {
+  let start: Pick<Order, "after" | "last"> = {};
+  const words = text.split(/\s+|=/).filter((word) => word !== "");
+  for (let i = 0; i < words.length; i += 2) {
+    const [option, value] = [words[i], words[i + 1]];
+    if (option === "--after") start = { ...start, after: parsePosition(value ?? "") };
+    else if (option === "--last") start = { ...start, last: parseLast(value ?? "") };
+    else throw new SyntaxError(`Cannot subscribe: unknown option "${option}"`);
+  }
+  return start;
+}
+
+function parseJson(text: string, verb: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    const isWord = /^[^"[{\d\s-]\S*$/.test(text);
+    throw new SyntaxError(
+      `Cannot ${verb}: data must be JSON, received ${text.slice(0, 80)}${
+        isWord ? `; did you mean "${text.slice(0, 80)}" in quotes?` : ""
+      }`,
+    );
+  }
+}
+
+function noMore(order: Order, rest: string): Order {
+  if (rest === "") return checked(order);
+  throw new SyntaxError(`Cannot ${order.name}: unexpected "${rest.slice(0, 80)}"`);
+}
+
+function checked(order: Order): Order {
+  const { name, topic } = order;
+  if (ORDERS[name].takes !== "nothing" && topic === "") {
+    throw new SyntaxError(
+      `Cannot ${name}: the topic is missing; usage: ${name} ${ORDERS[name].usage}`,
+    );
+  }
+  return order;
+}
+
+/** A topic that can be typed without quotes, and moves no cursor. */
+const PLAIN_WORD = /^[^"\s\p{Cc}\p{Cf}][^\s\p{Cc}\p{Cf}]*$/u;
+
+/**
+ * Completes a line: names of orders first, then topics.
+ *
+ * @param line The line up to the cursor.
+ * @param topics Known topics.
+ * @returns The possible words, and the part of the line that the words replace.
+ */
+export function completions(line: string, topics: Iterable<string>): [string[], string] {
+  const [, word = "", gap, topic = ""] = /^\s*(\S*)(\s+)?(\S*)$/.exec(line) ?? [];
+  if (gap === undefined) {
+    const found = NAMES.filter((name) => name.startsWith(word)).map((name) =>
+      ORDERS[name].takes === "nothing" ? name : `${name} `
+    );
+    return [word === "" && line !== "" ? [] : found, word];
+  }
+  const name = BY_WORD.get(word);
+  if (name === undefined || ORDERS[name].takes === "nothing") return [[], topic];
+  // A server chooses topics too; those that are no plain word would not fit into the line.
+  const fits = (one: string) => one.startsWith(topic) && PLAIN_WORD.test(one);
+  return [[...topics].filter(fits).sort(), topic];
+}

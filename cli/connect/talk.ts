@@ -1,0 +1,291 @@
+/** One run of `skein connect`: opens the session, and leads the conversation in a terminal or a pipe. */
+import { connect as open, dial } from "../../client/deno.ts";
+import type { Client } from "../../client/client.ts";
+import type { TransportName } from "../../transport/race/options.ts";
+import type { CertificateHash } from "../../transport/webtransport.ts";
+import { publicUrl } from "../../transport/url.ts";
+import { textOf } from "../../base/error_text.ts";
+import { type Arguments, CommandError, Exit, usageError } from "../command.ts";
+import { type Context, linesOf } from "../context.ts";
+import { refusalCure } from "../refusal_cure.ts";
+import { duration, hashesOf, headersOf, tokenOf } from "../values.ts";
+import { Conversation, type Peer } from "./conversation.ts";
+import { causeText, jsonOf, type TalkEvent, textOfEvent } from "./event.ts";
+import { addHistory, historyFile, readHistory } from "./history.ts";
+import { completions, idOf, parseOrder } from "./order.ts";
+import { Terminal } from "./terminal.ts";
+
+/**
+ * Runs `skein connect`.
+ *
+ * @param args Arguments and options of the command.
+ * @param context The surroundings.
+ * @returns The exit code.
+ * @throws {CommandError} If an option is wrong, or there is no connection.
+ */
+export async function talk(args: Arguments, context: Context): Promise<number> {
+  const settings = readSettings(args, context);
+  const over = new AbortController();
+  const signal = AbortSignal.any([context.signal, over.signal]);
+  const peer = await openPeer(settings, signal);
+  try {
+    const talk = new Talk(peer, { ...settings, context, over, signal });
+    return context.isTerminal && !settings.isJson
+      ? await talk.inTerminal(args.flag("no-history"))
+      : await talk.inPipe(args.flag("follow"));
+  } finally {
+    await (peer.kind === "client" ? peer.client : peer.session).close();
+  }
+}
+
+/** Settings of one session. */
+interface Settings {
+  readonly url: URL;
+  readonly isPlain: boolean;
+  readonly isJson: boolean;
+  readonly token: string | undefined;
+  readonly transports: readonly TransportName[];
+  readonly headers: ReturnType<typeof headersOf>;
+  readonly hashes: readonly CertificateHash[];
+  readonly timeoutMs: number;
+  readonly runtime: Context["runtime"];
+}
+
+function readSettings(args: Arguments, { env, runtime }: Context): Settings {
+  const isPlain = args.value("protocol") === "plain";
+  if (isPlain && args.value("token") !== undefined) {
+    throw usageError("Cannot connect: a plain session takes no token; send a header, or ?token=");
+  }
+  return {
+    url: args.url(),
+    isPlain,
+    isJson: args.flag("json"),
+    token: isPlain ? undefined : tokenOf(args, env),
+    transports: args.values("transport") as TransportName[],
+    headers: headersOf(args),
+    hashes: hashesOf(args),
+    timeoutMs: duration(args, "timeout", 30_000),
+    runtime,
+  };
+}
+
+async function openPeer(settings: Settings, signal: AbortSignal): Promise<Peer> {
+  const { url, isPlain, token, transports, headers, hashes, runtime } = settings;
+  const options = {
+    ...(transports.length > 0 && { transports }),
+    ...(hashes.length > 0 && { serverCertificateHashes: hashes }),
+    ...(headers.length > 0 && { headers: headers as [string, string][] }),
+    ...(token !== undefined && { token }),
+    runtime,
+    signal,
+  };
+  if (isPlain) {
+    const session = await dial(url, { transports: ["websocket"], ...options, protocols: [] })
+      .catch((error) => {
+        throw signal.aborted ? error : unreachable(textOf(error), error);
+      });
+    return { kind: "plain", session };
+  }
+  const client = open(url, options);
+  try {
+    await established(client);
+    return { kind: "client", client };
+  } catch (error) {
+    await client.close();
+    throw signal.aborted ? signal.reason : error;
+  }
+}
+
+/** Waits for the first session. A client would go on to try, and a user wants to know at once. */
+async function established(client: Client): Promise<void> {
+  for await (const status of client.status) {
+    if (status.name === "connected") return;
+    if (!("cause" in status)) continue;
+    const { code, reason, error } = status.cause;
+    const cure = refusalCure(code, reason);
+    throw unreachable(causeText(status.cause) + (cure === undefined ? "" : `. ${cure}`), error);
+  }
+}
+
+function unreachable(reason: string, cause: unknown): CommandError {
+  const message = /^Cannot/.test(reason) ? reason : `Cannot connect: ${reason}`;
+  return new CommandError(message, { cause, exitCode: Exit.unreachable });
+}
+
+/** The run of one session, in a terminal or in a pipe. */
+class Talk {
+  readonly #peer: Peer;
+  readonly #conversation: Conversation;
+  readonly #context: Context;
+  readonly #isJson: boolean;
+  readonly #signal: AbortSignal;
+  readonly #over: AbortController;
+  readonly #name: string;
+  #print: (text: string) => void;
+  #failure: unknown;
+  #isRefused = false;
+
+  constructor(
+    peer: Peer,
+    { url, isJson, timeoutMs, context, over, signal }: Settings & {
+      readonly context: Context;
+      readonly over: AbortController;
+      readonly signal: AbortSignal;
+    },
+  ) {
+    this.#peer = peer;
+    this.#context = context;
+    this.#isJson = isJson;
+    this.#signal = signal;
+    this.#over = over;
+    this.#name = url.host;
+    this.#print = (text) => context.stdout.write(text);
+    this.#conversation = new Conversation({
+      peer,
+      url: publicUrl(url),
+      timeoutMs,
+      runtime: context.runtime,
+      emit: (event) => this.#emit(event),
+    });
+  }
+
+  /** Reads orders from lines, and ends with the input unless told to follow. */
+  async inPipe(follows: boolean): Promise<number> {
+    const watch = this.#watch();
+    const conversation = this.#conversation;
+    try {
+      for await (const line of linesOf(this.#context.stdin.readable, this.#signal)) {
+        if (!await this.#run(line)) break;
+      }
+      await until(this.#signal, conversation.idle());
+      if (follows) await until(this.#signal, Promise.withResolvers<void>().promise);
+    } finally {
+      watch[Symbol.dispose]();
+      this.#over.abort();
+    }
+    return this.#end(conversation.failures > 0 ? Exit.failed : Exit.done);
+  }
+
+  /** Reads orders that a person types. */
+  async inTerminal(hasNoHistory: boolean): Promise<number> {
+    const conversation = this.#conversation;
+    const { colors } = this.#context;
+    const path = hasNoHistory ? undefined : historyFile(this.#context.env);
+    const history = await readHistory(path).catch(() => []);
+    let [isWarned, isInterrupted] = [false, false];
+    using terminal = new Terminal({
+      context: this.#context,
+      history,
+      complete: (line) => completions(line, conversation.topics),
+      onInterrupt: (line) => {
+        const wasWarned = isWarned;
+        isWarned = false;
+        if (conversation.cancel()) return;
+        if (line !== "") return terminal.clear();
+        isInterrupted = wasWarned;
+        if (wasWarned) return terminal.close();
+        isWarned = true;
+        terminal.print(colors.dim("To leave, press Ctrl-C again, or Ctrl-D, or type quit.\n"));
+      },
+    });
+    this.#print = (text) => terminal.print(text);
+    const stop = () => terminal.close();
+    this.#signal.addEventListener("abort", stop);
+    terminal.setPrompt(this.#promptOf(true));
+    const watch = this.#watch((isConnected) => terminal.setPrompt(this.#promptOf(isConnected)));
+    terminal.print(colors.dim('Type "help" for the commands.\n'));
+    try {
+      for await (const line of terminal.lines()) {
+        isWarned = false;
+        if (!await this.#run(line)) break;
+      }
+    } finally {
+      watch[Symbol.dispose]();
+      this.#over.abort();
+      this.#signal.removeEventListener("abort", stop);
+      terminal.close();
+      this.#print = (text) => this.#context.stdout.write(text);
+      // The next line of the shell begins below the prompt.
+      this.#context.stdout.write("\n");
+    }
+    await addHistory(path, terminal.typed).catch((error) => {
+      this.#context.stderr.write(`Cannot keep the typed commands: ${textOf(error)}\n`);
+    });
+    return isInterrupted ? Exit.interrupted : this.#end(Exit.done);
+  }
+
+  #promptOf(isConnected: boolean): string {
+    const { green, yellow, bold } = this.#context.colors;
+    return `${(isConnected ? green : yellow)(bold(this.#name))}${isConnected ? "" : " …"}> `;
+  }
+
+  /** Runs the order of a line; false for `quit`. */
+  async #run(line: string): Promise<boolean> {
+    const conversation = this.#conversation;
+    let order;
+    try {
+      order = parseOrder(line);
+    } catch (error) {
+      conversation.refuse(error, idOf(line));
+      return true;
+    }
+    if (order?.name === "quit") return false;
+    if (order !== undefined) await conversation.run(order);
+    return true;
+  }
+
+  #end(code: number): number {
+    if (this.#failure !== undefined) throw this.#failure;
+    if (this.#context.signal.aborted) return Exit.interrupted;
+    return this.#isRefused ? Exit.unreachable : code;
+  }
+
+  /** Shows changes of the connection, and messages of the server, until the connection ends. */
+  #watch(onChange: (isConnected: boolean) => void = () => {}): Disposable {
+    const peer = this.#peer;
+    const stack = new DisposableStack();
+    if (peer.kind === "client") {
+      const { client } = peer;
+      stack.use(client.status.subscribe((status) => {
+        this.#emit({ type: "status", status });
+        onChange(status.name === "connected");
+      }));
+    } else this.#emit({ type: "status", status: this.#conversation.status });
+    const closed = peer.kind === "client" ? peer.client.closed : peer.session.closed;
+    // Without a connection that may come back, no order can have an effect.
+    void closed.then((cause) => {
+      if (this.#signal.aborted) return;
+      const isNormal = cause.code === 0 || cause.code === 1_000;
+      this.#isRefused = !isNormal;
+      if (peer.kind === "plain") {
+        this.#emit({ type: "status", status: { name: "closed", cause } });
+      }
+      this.#over.abort();
+    });
+    // The close that ends this loop is told by the status.
+    this.#conversation.listen().catch(() => {});
+    return stack;
+  }
+
+  /** Prints an event. An output without a reader ends the session. */
+  #emit(event: TalkEvent): void {
+    const { runtime, colors } = this.#context;
+    const at = runtime.now();
+    try {
+      this.#print(this.#isJson ? `${jsonOf(event, at)}\n` : textOfEvent(event, { colors, at }));
+    } catch (error) {
+      this.#failure ??= error;
+      this.#over.abort();
+    }
+  }
+}
+
+/** Waits for a promise, or for the signal. */
+async function until(signal: AbortSignal, promise: Promise<void>): Promise<void> {
+  if (signal.aborted) return;
+  const stopped = Promise.withResolvers<void>();
+  const stop = () => stopped.resolve();
+  signal.addEventListener("abort", stop);
+  await Promise.race([promise, stopped.promise]);
+  signal.removeEventListener("abort", stop);
+}

@@ -1,0 +1,141 @@
+/** The line that a user types, with editing, history and completion, below the events. */
+import {
+  clearScreenDown,
+  createInterface,
+  cursorTo,
+  type Interface,
+  moveCursor,
+} from "node:readline";
+import { PassThrough, Writable } from "node:stream";
+import type { Context } from "../context.ts";
+import { MAX_LINES } from "./history.ts";
+
+/** Options for {@linkcode Terminal}. */
+export interface TerminalOptions {
+  /** The surroundings; both ends are terminals. */
+  readonly context: Context;
+  /** Earlier lines, the oldest first. */
+  readonly history: readonly string[];
+  /** Completes a line: the possible words, and the part of the line that the words replace. */
+  readonly complete: (line: string) => [string[], string];
+  /** Called for Ctrl-C, with the typed part of the line. */
+  readonly onInterrupt: (line: string) => void;
+}
+
+/** The parts of the interface of Node that its types leave out. */
+interface Refreshing {
+  prevRows: number;
+}
+
+/**
+ * A prompt at the bottom of a terminal. Text is printed above the line being typed, which stays
+ * whole. Ctrl-D in an empty line ends the input.
+ */
+export class Terminal implements Disposable {
+  /** Lines typed in this session, the oldest first; at most as many as the history keeps. */
+  readonly typed: string[] = [];
+  readonly #context: Context;
+  readonly #line: Interface & Refreshing;
+  readonly #output: Writable;
+  readonly #reader: ReadableStreamDefaultReader<Uint8Array>;
+  #isOpen = true;
+
+  /** Takes the terminal: each key arrives at once, until the end. */
+  constructor({ context, history, complete, onInterrupt }: TerminalOptions) {
+    this.#context = context;
+    const { stdin, stdout } = context;
+    const input = Object.assign(new PassThrough(), {
+      isTTY: true,
+      setRawMode: (isRaw: boolean) => stdin.setRaw(isRaw),
+    });
+    this.#output = Object.defineProperties(
+      new Writable({
+        write(chunk, _encoding, done) {
+          stdout.write(String(chunk));
+          done();
+        },
+      }),
+      { isTTY: { value: true }, columns: { get: () => stdout.columns } },
+    );
+    this.#line = createInterface({
+      input,
+      output: this.#output,
+      terminal: true,
+      history: history.toReversed(),
+      historySize: MAX_LINES,
+      removeHistoryDuplicates: true,
+      completer: complete,
+    }) as Interface & Refreshing;
+    this.#line.on("SIGINT", () => onInterrupt(this.#line.line));
+    this.#line.on("close", () => this.#isOpen = false);
+    this.#reader = stdin.readable.getReader();
+    void this.#pump(input);
+  }
+
+  /**
+   * Yields the typed lines, up to the end of the input.
+   *
+   * @returns The lines.
+   */
+  async *lines(): AsyncGenerator<string, void, undefined> {
+    this.#line.prompt();
+    for await (const line of this.#line) {
+      if (line.trim() !== "") this.typed.push(line);
+      if (this.typed.length > MAX_LINES) this.typed.shift();
+      if (this.#isOpen) this.#line.prompt();
+      yield line;
+    }
+  }
+
+  /**
+   * Sets the text before the line.
+   *
+   * @param text The text, which may have colors.
+   */
+  setPrompt(text: string): void {
+    this.#line.setPrompt(text);
+    if (this.#isOpen) this.#line.prompt(true);
+  }
+
+  /**
+   * Prints above the line being typed.
+   *
+   * @param text Lines, each with a line feed at its end.
+   */
+  print(text: string): void {
+    if (!this.#isOpen) return this.#context.stdout.write(text);
+    moveCursor(this.#output, 0, -this.#line.getCursorPos().rows);
+    cursorTo(this.#output, 0);
+    clearScreenDown(this.#output);
+    this.#context.stdout.write(text);
+    // The line is drawn anew where the cursor is.
+    this.#line.prevRows = 0;
+    this.#line.prompt(true);
+  }
+
+  /** Drops the typed part of the line. */
+  clear(): void {
+    this.#line.write(null, { ctrl: true, name: "e" });
+    this.#line.write(null, { ctrl: true, name: "u" });
+  }
+
+  /** Ends the input, as Ctrl-D does. */
+  close(): void {
+    if (this.#isOpen) this.#line.close();
+  }
+
+  /** Gives the terminal back. */
+  [Symbol.dispose](): void {
+    this.close();
+    this.#reader.cancel().catch(() => {});
+  }
+
+  async #pump(input: PassThrough): Promise<void> {
+    try {
+      for (let part; !(part = await this.#reader.read()).done;) input.write(part.value);
+    } catch {
+      // An input that fails has ended.
+    }
+    this.close();
+  }
+}

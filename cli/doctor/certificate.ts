@@ -1,0 +1,127 @@
+/** Faults of certificates, in plain words. */
+import { X509Certificate } from "node:crypto";
+import { isIP } from "node:net";
+import type { Finding } from "./check.ts";
+
+/** Longest validity of a certificate that browsers accept by its hash, in milliseconds. */
+const MAX_HASH_MS = 14 * 86_400_000;
+
+/** Remaining validity below which a certificate deserves a look, in days. */
+const SOON_DAYS = 14;
+
+/** A certificate as the server sent it. */
+export interface SeenCertificate {
+  /** The certificate in DER. */
+  readonly raw: Uint8Array;
+  /** Number of certificates that the server sent. */
+  readonly chainLength: number;
+  /** Reason why the platform does not trust the chain; `undefined` for a trusted one. */
+  readonly distrust: string | undefined;
+}
+
+/** Judgement of a certificate. */
+export interface Judgement extends Pick<Finding, "state" | "detail" | "cause" | "cure"> {
+  /** Observed values. */
+  readonly facts: {
+    readonly subject: string;
+    readonly issuer: string;
+    readonly names: string;
+    readonly validFrom: string;
+    readonly validTo: string;
+    readonly daysLeft: number;
+    readonly chainLength: number;
+    readonly sha256: string;
+    readonly isHashUsable: boolean;
+  };
+}
+
+/**
+ * Judges the certificate of a server.
+ *
+ * @param seen The certificate.
+ * @param host Name or address in the URL.
+ * @param now Current time, in milliseconds since the epoch.
+ * @returns The finding.
+ */
+export function judgeCertificate(
+  { raw, chainLength, distrust }: SeenCertificate,
+  host: string,
+  now: number,
+): Judgement {
+  const certificate = new X509Certificate(raw as Uint8Array<ArrayBuffer>);
+  const { subject, issuer, subjectAltName = "", validFrom, validTo } = certificate;
+  const [fromMs, toMs] = [Date.parse(validFrom), Date.parse(validTo)];
+  const days = (toMs - now) / 86_400_000;
+  const daysLeft = Math.floor(days);
+  const facts = {
+    subject,
+    issuer,
+    names: subjectAltName.replaceAll("DNS:", "").replaceAll("IP Address:", ""),
+    validFrom: new Date(fromMs).toISOString(),
+    validTo: new Date(toMs).toISOString(),
+    daysLeft,
+    chainLength,
+    sha256: certificate.fingerprint256.replaceAll(":", "").toLowerCase(),
+    isHashUsable: toMs - fromMs <= MAX_HASH_MS &&
+      certificate.publicKey.asymmetricKeyType === "ec",
+  };
+  const failed = (detail: string, cause: string, cure: string): Judgement => ({
+    state: "failed",
+    detail,
+    cause,
+    cure,
+    facts,
+  });
+  if (now > toMs) {
+    return failed(
+      `the certificate expired ${-daysLeft} ${-daysLeft === 1 ? "day" : "days"} ago`,
+      `The certificate was valid until ${facts.validTo.slice(0, 10)}`,
+      "Renew the certificate, and let the server or proxy load the new file",
+    );
+  }
+  if (now < fromMs) {
+    return failed(
+      `the certificate is not valid before ${facts.validFrom}`,
+      "The clock of this machine is slow, or the certificate was made with a fast clock",
+      "Set the clocks of both machines by NTP",
+    );
+  }
+  const isNamed = isIP(host) === 0 ? certificate.checkHost(host) : certificate.checkIP(host);
+  if (isNamed === undefined) {
+    return failed(
+      `the certificate is for other names: ${facts.names || subject}`,
+      `"${host}" is not among the names of the certificate, or a proxy sends its default certificate`,
+      "Use a name of the certificate in the URL, or get a certificate with this name",
+    );
+  }
+  if (distrust !== undefined) {
+    const isOwn = subject === issuer;
+    const hash = facts.isHashUsable
+      ? `; for development, WebTransport alone can trust its hash: serverCertificateHashes, sha-256 ${facts.sha256}`
+      : "";
+    return isOwn
+      ? failed(
+        "the certificate is self-signed",
+        "No authority vouches for the certificate, so clients refuse the connection",
+        `Get a certificate of an authority, such as Let's Encrypt${hash}`,
+      )
+      : failed(
+        `the certificate is not trusted (${distrust})`,
+        chainLength < 2
+          ? "The server sends its certificate without that of the issuer, or the issuer is a private authority"
+          : "The issuer is an authority that this machine does not know",
+        "Let the server send the full chain (fullchain.pem); for a private authority set DENO_CERT to its certificate",
+      );
+  }
+  const detail = `${facts.names}, ${daysLeft} days left`;
+  if (days < SOON_DAYS) {
+    return {
+      state: "warning",
+      detail,
+      cause: "The certificate ends soon",
+      cure: "Check that its renewal works",
+      facts,
+    };
+  }
+  return { state: "ok", detail, facts };
+}

@@ -1,0 +1,520 @@
+import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
+import { once } from "node:events";
+import * as net from "node:net";
+import { AuthenticationError } from "../../errors.ts";
+import { serve } from "../../server.ts";
+import type { ServeOptions } from "../../server.ts";
+import { fakeContext } from "../../tests/cli_context.ts";
+import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
+import { selfSign } from "../../transport/certificate/x509.ts";
+import { listenQuic } from "../../transport/quic/server.ts";
+import { doctor } from "../commands/doctor.ts";
+import { main } from "../skein.ts";
+import type { Check } from "./check.ts";
+import type { Examination } from "./examine.ts";
+import { versionsOf } from "./webtransport.ts";
+
+/** Runs `skein doctor --json` with short time limits. */
+async function examine(url: string | URL, args: readonly string[] = []) {
+  const context = fakeContext();
+  const given = [...(args.some((arg) => arg.startsWith("--timeout")) ? [] : ["--timeout=20s"])];
+  const code = await main(["doctor", String(url), "--json", ...given, ...args], context, [doctor]);
+  assertEquals(context.err, "");
+  const result = JSON.parse(context.out) as Examination;
+  const check = (id: string): Check => {
+    const found = result.checks.find((one) => one.id === id);
+    assert(found !== undefined, `${id} is missing in ${context.out}`);
+    return found;
+  };
+  const states = Object.fromEntries(result.checks.map(({ id, state }) => [id, state]));
+  return { code, result, check, states };
+}
+
+/** Checks that a failure has a cause and a cure, in plain sentences. */
+function assertFault(check: Check, { detail, cause, cure }: Record<string, RegExp>): void {
+  assertEquals(check.state, "failed", JSON.stringify(check));
+  if (detail !== undefined) assertMatch(check.detail, detail);
+  if (cause !== undefined) assertMatch(check.cause ?? "", cause);
+  if (cure !== undefined) assertMatch(check.cure ?? "", cure);
+}
+
+function start(options: ServeOptions = {}) {
+  return serve({ hostname: "127.0.0.1", port: 0, onListen() {}, onRefusal() {}, ...options });
+}
+
+/** A server of HTTP that answers all requests in one way. */
+function answering(answer: (request: Request) => Response | Promise<Response>) {
+  const server = Deno.serve({
+    hostname: "127.0.0.1",
+    port: 0,
+    onListen() {},
+    // A proxy whose client went away.
+    onError: () => new Response(null, { status: 502 }),
+  }, answer);
+  return {
+    url: `http://127.0.0.1:${server.addr.port}/`,
+    [Symbol.asyncDispose]: () => server.shutdown(),
+  };
+}
+
+/** A port of TCP on which no server listens. */
+function deadPort(): number {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  return (listener.addr as Deno.NetAddr).port;
+}
+
+Deno.test("skein doctor shows a cause without the control characters of a server", async () => {
+  // A server of Deno sends no such header.
+  const server = net.createServer((socket) => {
+    socket.on("error", () => {});
+    socket.once("data", () => socket.end("HTTP/1.1 307 Go\r\nLocation: /a\x1b[2J\r\n\r\n"));
+  }).listen(0, "127.0.0.1");
+  await once(server, "listening");
+  const { port } = server.address() as net.AddressInfo;
+  const { check } = await examine(`http://127.0.0.1:${port}`);
+  server.close();
+  assertEquals(
+    check("websocket.upgrade").cause,
+    "The server redirects to /a , which a WebSocket does not follow",
+  );
+});
+
+Deno.test("skein doctor finds all transports of a server of Skein open", async () => {
+  await using server = start({ metrics: true });
+  const { code, result, states, check } = await examine(server.url);
+  assertEquals(code, 0);
+  assertEquals(result.transports, { webtransport: "ok", websocket: "ok", http: "ok" });
+  assertEquals(result.recommended, ["webtransport", "websocket"]);
+  assertEquals(states, {
+    dns: "skipped",
+    tcp: "ok",
+    http: "ok",
+    clock: "ok",
+    health: "ok",
+    "websocket.upgrade": "ok",
+    "websocket.session": "ok",
+    "webtransport.endpoint": "ok",
+    "webtransport.udp": "ok",
+    "webtransport.quic": "ok",
+    "webtransport.session": "ok",
+    "http.session": "ok",
+    "http.events": "ok",
+  });
+  assertMatch(check("webtransport.session").detail, /datagrams \d+ B/);
+  assertMatch(check("websocket.session").detail, /round trip \d/);
+  assert((check("tcp").ms ?? -1) >= 0);
+});
+
+Deno.test("skein doctor prints a table with a cause and a cure for each failure", async () => {
+  const context = fakeContext({ columns: 60 });
+  const url = `http://127.0.0.1:${deadPort()}`;
+  const code = await main(["doctor", url, "--timeout=20s"], context, [doctor]);
+  assertEquals([code, context.err], [1, ""]);
+  assertMatch(context.out, /^Examining 127\.0\.0\.1:\d+\n\nNetwork\n {2}– DNS /);
+  assertMatch(context.out, / {2}✗ TCP .* ms {2}port \d+ refuses/);
+  assertMatch(context.out, /^ {23}Cause: No server listens on/m);
+  assertMatch(context.out, /^ {23}Cure: Start the server/m);
+  assertMatch(context.out, /No transport gets through: begin with the first ✗ above\n$/);
+  for (const line of context.out.split("\n")) assert(line.length <= 75, line);
+});
+
+Deno.test("skein doctor tells a dead port", async () => {
+  const { code, result, check } = await examine(`http://127.0.0.1:${deadPort()}`);
+  assertEquals([code, result.isReachable, result.recommended], [1, false, []]);
+  assertFault(check("tcp"), { detail: /refuses connections/, cure: /Start the server/ });
+  assertEquals(check("websocket.session").state, "skipped");
+});
+
+Deno.test("skein doctor tells a name that does not exist", async () => {
+  const { code, check, result } = await examine("https://nothing.invalid/chat?token=secret");
+  assertEquals(code, 1);
+  assertFault(check("dns"), { detail: /nothing\.invalid does not resolve/, cure: /A and AAAA/ });
+  assertEquals(result.url, "https://nothing.invalid/chat");
+  assertEquals(result.transports.websocket, "failed");
+});
+
+Deno.test("skein doctor tells a server that never answers", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const conns: Deno.Conn[] = [];
+  const accepting = (async () => {
+    for await (const conn of listener) conns.push(conn);
+  })().catch(() => {});
+  const { port } = listener.addr as Deno.NetAddr;
+  const { code, check } = await examine(`http://127.0.0.1:${port}`, ["--timeout=1500ms"]);
+  assertEquals([code, check("tcp").state], [1, "ok"]);
+  assertFault(check("http"), { detail: /no answer within 1\.5 s/, cure: /--timeout/ });
+  listener.close();
+  await accepting;
+  for (const conn of conns) conn.close();
+});
+
+Deno.test("skein doctor tells WebTransport without a server of QUIC", async () => {
+  await using server = start({ webTransport: false });
+  const without = await examine(server.url);
+  assertEquals([without.code, without.result.transports.webtransport], [0, "failed"]);
+  assertFault(without.check("webtransport.endpoint"), { cure: /--unstable-net/ });
+  assertEquals(without.result.recommended, ["websocket", "http"]);
+
+  const hash = `--cert-hash=${"ab".repeat(32)}`;
+  const closed = await examine(server.url, [hash, "--timeout=900ms"]);
+  assertFault(closed.check("webtransport.udp"), { cause: /No server of QUIC listens on UDP port/ });
+  assertEquals(closed.check("webtransport.quic").state, "skipped");
+});
+
+Deno.test("skein doctor tells a wrong hash, and a server of QUIC without HTTP/3", async () => {
+  const certificate = devCertificate({ cacheFolder: null });
+  await using server = start({
+    webTransport: { certificate },
+  });
+  const { port } = new URL(server.webTransportUrl);
+  // The hash is of another certificate.
+  const wrong = await examine(`http://127.0.0.1:${port}`, [`--cert-hash=${"ab".repeat(32)}`]);
+  assertFault(wrong.check("webtransport.quic"), {
+    detail: /certificate is not accepted/,
+    cure: /Read the hash anew/,
+  });
+
+  const listener = listenQuic({
+    hostname: "127.0.0.1",
+    port: 0,
+    protocols: ["other"],
+    cert: certificate.cert,
+    key: certificate.key,
+  });
+  const accepting = (async () => {
+    for await (const _ of listener);
+  })().catch(() => {});
+  const hash = `--cert-hash=${new Uint8Array(certificate.hashes[0]!.value as Uint8Array).toHex()}`;
+  const other = await examine(`http://127.0.0.1:${listener.address.port}`, [hash]);
+  assertEquals(other.check("webtransport.udp").state, "ok");
+  assertFault(other.check("webtransport.quic"), { detail: /does not speak HTTP\/3/ });
+  await listener.close();
+  await accepting;
+});
+
+Deno.test("skein doctor tells a WebSocket server that is not of Skein", async () => {
+  await using server = answering((request) => {
+    if (request.headers.get("upgrade") === null) return new Response("", { status: 426 });
+    return Deno.upgradeWebSocket(request).response;
+  });
+  const { code, check, result } = await examine(server.url);
+  assertEquals([code, result.transports.websocket], [1, "failed"]);
+  assertEquals(check("websocket.upgrade").state, "ok");
+  assertFault(check("websocket.session"), {
+    detail: /did not choose the subprotocol skein\.1/,
+    cause: /not of Skein/,
+  });
+  assertFault(check("http.session"), { detail: /status 426 is not of a session/, cure: /path/ });
+});
+
+Deno.test("skein doctor tells a server that takes any subprotocol from one of Skein", async () => {
+  await using server = answering((request) => {
+    if (request.headers.get("upgrade") === null) return new Response("", { status: 426 });
+    return Deno.upgradeWebSocket(request, { protocol: "skein.1" }).response;
+  });
+  const { code, check } = await examine(server.url, ["--timeout=3s"]);
+  assertEquals([code, check("websocket.upgrade").state], [1, "ok"]);
+  assertFault(check("websocket.session"), {
+    detail: /no answer within 3 s/,
+    cause: /takes the subprotocol skein\.1 and sends no first message: it is not of Skein/,
+  });
+});
+
+Deno.test("skein doctor tells a wrong path, where the way is open", async () => {
+  await using server = start({ path: "/chat" });
+  const { code, check, result } = await examine(server.url);
+  assertEquals([code, result.transports.websocket, result.transports.webtransport], [
+    1,
+    "refused",
+    "refused",
+  ]);
+  for (const id of ["websocket.session", "webtransport.session"]) {
+    assertFault(check(id), { detail: /^refused with 404: /, cure: /Add the path of the sessions/ });
+  }
+  const right = await examine(new URL("/chat", server.url));
+  assertEquals(right.code, 0);
+});
+
+Deno.test("versionsOf() reads the versions of a negotiation, and no other packet", () => {
+  const bytes = (hex: string) => Uint8Array.fromHex(hex);
+  const ids = "02aabb03ccddee";
+  assertEquals(versionsOf(bytes(`c000000000${ids}000000016b3343cfff00001d0a1a2a3a`)), [
+    "1",
+    "2",
+    "draft-29",
+  ]);
+  for (const other of ["", "40", `c000000001${ids}00000001`, `4000000000${ids}00000001`]) {
+    assertEquals(versionsOf(bytes(other)), undefined, other);
+  }
+});
+
+Deno.test("skein doctor tells the answers of web servers and proxies by their statuses", async () => {
+  const cases: [number, Record<string, string>, string, RegExp, RegExp][] = [
+    [200, {}, "<html>", /as a web server/, /path in the URL/],
+    [
+      200,
+      { server: "nginx/1.24" },
+      "<html>",
+      /nginx removes the headers Upgrade/,
+      /proxy_http_version/,
+    ],
+    [404, {}, "Not found", /No WebSocket is served/, /Add the path/],
+    [426, {}, "Upgrade required", /removes the headers Upgrade/, /proxy_set_header Upgrade/],
+    [
+      502,
+      { server: "nginx/1.24" },
+      "",
+      /cannot reach the server behind/,
+      /configuration of the proxy/,
+    ],
+    [504, {}, "", /stays silent/, /timeouts of the proxy/],
+    [401, {}, "", /wants credentials/, /--token/],
+    [403, {}, "Forbidden by rule 7", /forbids/, /rules of the proxy/],
+    [429, {}, "", /refuses more connections/, /maxSessionsPerAddress/],
+    [503, {}, "", /drains or is full/, /Try later/],
+    [500, {}, "", /does not take the upgrade/, /logs/],
+    [
+      301,
+      { location: "https://other.example/" },
+      "",
+      /redirects to https:\/\/other/,
+      /the redirect/,
+    ],
+  ];
+  for (const [status, headers, text, cause, cure] of cases) {
+    await using server = answering(() => new Response(text, { status, headers }));
+    const { code, check } = await examine(server.url);
+    assertEquals(code, 1);
+    const upgrade = check("websocket.upgrade");
+    assertFault(upgrade, { detail: new RegExp(`^${status}`), cause, cure });
+  }
+});
+
+Deno.test("skein doctor tells a proxy that strips upgrades, and recommends HTTP", async () => {
+  await using server = start({ webTransport: false });
+  const behind = new URL(server.url.replace("ws", "http"));
+  await using proxy = answering(async (request) => {
+    const url = new URL(request.url);
+    url.host = behind.host;
+    const headers = new Headers(request.headers);
+    for (const name of ["upgrade", "connection", "sec-websocket-key"]) headers.delete(name);
+    const answer = await fetch(url, {
+      method: request.method,
+      headers,
+      body: request.body,
+      signal: request.signal,
+    });
+    const seen = new Headers(answer.headers);
+    seen.set("via", "1.1 proxy");
+    const body = answer.status === 204 ? null : answer.body;
+    return new Response(body, { status: answer.status, headers: seen });
+  });
+  const { code, check, result } = await examine(proxy.url);
+  assertFault(check("websocket.upgrade"), {
+    detail: /^426/,
+    cause: /removes the headers Upgrade and Connection/,
+  });
+  assertEquals([code, result.transports.http], [0, "ok"]);
+  assertEquals(result.recommended, ["http"]);
+});
+
+Deno.test("skein doctor tells a proxy that holds event streams back", async () => {
+  await using server = start({ webTransport: false });
+  const behind = new URL(server.url.replace("ws", "http"));
+  await using proxy = answering(async (request) => {
+    const url = new URL(request.url);
+    url.host = behind.host;
+    const answer = await fetch(url, {
+      method: request.method,
+      headers: request.headers,
+      body: request.body,
+      signal: request.signal,
+    });
+    // The whole answer is collected first.
+    const body = await answer.arrayBuffer();
+    return new Response(answer.status === 204 ? null : body, answer);
+  });
+  const { check, result } = await examine(proxy.url);
+  assertEquals([check("http.session").state, result.transports.http], ["ok", "ok"]);
+  assertEquals(check("http.events").state, "warning");
+  assertMatch(check("http.events").cure ?? "", /proxy_buffering off/);
+});
+
+/** A certificate that begins and ends some days from now. */
+function lasting(fromDays: number, toDays: number): { cert: string; key: string } {
+  const dateOf = (days: number) => new Date(Date.now() + days * 86_400_000 + 3_600_000);
+  const { der, key } = selfSign({
+    names: ["localhost"],
+    notBefore: dateOf(fromDays),
+    notAfter: dateOf(toDays),
+  });
+  const cert = `-----BEGIN CERTIFICATE-----\n${der.toBase64()}\n-----END CERTIFICATE-----\n`;
+  return { cert, key };
+}
+
+Deno.test("skein doctor tells certificates that are self-signed, ended or of another name", async () => {
+  const self = devCertificate({ cacheFolder: null });
+  const other = devCertificate({ cacheFolder: null, names: ["other.example"] });
+  const cases: [{ cert: string; key: string }, RegExp, RegExp][] = [
+    [self, /self-signed/, /Let's Encrypt.*serverCertificateHashes, sha-256 [0-9a-f]{64}/],
+    [other, /for other names: other\.example/, /name of the certificate in the URL/],
+    [lasting(-10, -3), /expired 3 days ago/, /Renew/],
+    [lasting(2, 9), /not valid before/, /clocks of both machines/],
+  ];
+  for (const [{ cert, key }, detail, cure] of cases) {
+    await using server = start({ tls: { cert, key } });
+    const { port } = server.address!;
+    const { code, check, states } = await examine(`https://localhost:${port}`);
+    assertEquals(code, 1);
+    assertFault(check("tls"), { detail, cure });
+    // The examination goes on behind the fault.
+    assertEquals([states["http"], states["websocket.upgrade"]], ["ok", "ok"]);
+    assertFault(check("websocket.session"), { cure: /Mend the certificate/ });
+  }
+});
+
+Deno.test("skein doctor tells a URL with TLS for a server without, and the other way round", async () => {
+  await using server = start();
+  const { port } = server.address!;
+  const secure = await examine(`https://127.0.0.1:${port}`);
+  assertFault(secure.check("tls"), { detail: /does not speak TLS/, cure: /http: or ws:/ });
+
+  const { cert, key } = devCertificate({ cacheFolder: null });
+  await using other = start({ tls: { cert, key }, webTransport: false });
+  const plain = await examine(`http://127.0.0.1:${other.address!.port}`);
+  assertEquals(plain.code, 1);
+  assertEquals(plain.check("http").state, "failed");
+});
+
+Deno.test("skein doctor trusts a development certificate by its hash, over WebTransport alone", async () => {
+  const certificate = devCertificate({ cacheFolder: null });
+  const { cert, key } = certificate;
+  await using server = start({ tls: { cert, key } });
+  const hash = new Uint8Array(certificate.hashes[0]!.value as Uint8Array).toHex();
+  const { code, result } = await examine(`https://localhost:${server.address!.port}`, [
+    `--cert-hash=${hash}`,
+  ]);
+  assertEquals(result.transports, { webtransport: "ok", websocket: "failed", http: "failed" });
+  assertEquals([code, result.recommended], [0, ["webtransport"]]);
+});
+
+Deno.test("skein doctor tells a server that listens on one address of its name", async () => {
+  const listener = Deno.listen({ hostname: "::1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  listener.close();
+  await using _server = start({ hostname: "::1", port, webTransport: false });
+  const six = await examine(`http://[::1]:${port}`);
+  assertEquals([six.code, six.check("tcp").state], [0, "ok"]);
+  assertStringIncludes(six.check("tcp").detail, "::1 in ");
+
+  const named = await examine(`http://localhost:${port}`);
+  const { ipv4 } = named.check("dns").facts as { ipv4: readonly string[] };
+  // The name has both addresses on most machines.
+  if (ipv4.length > 0) assertFault4(named.check("tcp"));
+});
+
+function assertFault4({ state, cause = "" }: Check): void {
+  assert(state === "warning" || state === "failed", state);
+  if (state === "warning") assertMatch(cause, /127\.0\.0\.1 does not answer/);
+}
+
+Deno.test("skein doctor tells an origin that the server refuses, for sockets and for HTTP", async () => {
+  await using server = start({ origins: ["https://app.example.com"] });
+  const refused = await examine(server.url, ["--origin=https://evil.example"]);
+  assertFault(refused.check("websocket.origin"), {
+    detail: /^403 for pages of https:\/\/evil\.example/,
+    cure: /Add "https:\/\/evil\.example" to `origins`/,
+  });
+  assertEquals(refused.check("http.cors").state, "warning");
+  const allowed = await examine(server.url, ["--origin=https://app.example.com"]);
+  assertEquals(
+    [allowed.check("websocket.origin").state, allowed.check("http.cors").state],
+    ["ok", "ok"],
+  );
+});
+
+Deno.test("skein doctor tells a refused session from a closed way", async () => {
+  await using server = start({
+    acceptsTokenInBand: true,
+    authenticate: ({ token }) => {
+      if (token !== "right") throw new AuthenticationError("Who are you");
+      return "ann";
+    },
+  });
+  for (const args of [[], ["--token=wrong"]]) {
+    const { code, check, result } = await examine(server.url, args);
+    assertEquals(code, 1);
+    assertEquals(result.transports, {
+      webtransport: "refused",
+      websocket: "refused",
+      http: "refused",
+    });
+    assertFault(check("websocket.session"), {
+      detail: /refused with 401: Who are you/,
+      cause: args.length === 0 ? /none was given/ : /does not accept this token/,
+      cure: /--token/,
+    });
+  }
+  const { code, result } = await examine(server.url, ["--token=right"]);
+  assertEquals([code, result.recommended], [0, ["webtransport", "websocket"]]);
+});
+
+Deno.test("skein doctor tells a server that drains", async () => {
+  await using server = start({ metrics: true });
+  const { url } = server;
+  const session = new WebSocket(url);
+  // The drain may close the session at any time.
+  const closed = new Promise((resolve) => session.onclose = resolve);
+  await new Promise((resolve) => session.onopen = resolve);
+  server.manager.drain({ withinMs: 60_000 }).catch(() => {});
+  const { code, check } = await examine(url);
+  assertEquals(code, 1);
+  assertFault(check("health"), { detail: /is draining/, cure: /another node/ });
+  assertFault(check("websocket.session"), { cause: /drain/ });
+  session.close();
+  await closed;
+});
+
+Deno.test("skein doctor tells a clock that is wrong", async () => {
+  const headers = { date: new Date(Date.now() - 600_000).toUTCString() };
+  await using server = answering(() => new Response("", { status: 404, headers }));
+  const { check } = await examine(server.url);
+  const { state, detail, cure } = check("clock");
+  assertEquals(state, "warning");
+  assertMatch(detail, /clock is (?:599|600|601) s behind/);
+  assertMatch(cure ?? "", /NTP/);
+});
+
+Deno.test("skein doctor tells a port of another protocol", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const answered = (async () => {
+    const conn = await listener.accept();
+    conn.close();
+    const second = await listener.accept();
+    await second.write(new TextEncoder().encode("SSH-2.0-OpenSSH_9.6\r\n"));
+    return second;
+  })();
+  const { port } = listener.addr as Deno.NetAddr;
+  const { check } = await examine(`http://127.0.0.1:${port}`);
+  assertFault(check("http"), { detail: /begins with "SSH-2\.0/, cause: /does not speak HTTP/ });
+  (await answered).close();
+});
+
+Deno.test("skein doctor ends by Ctrl-C, amid a check", async () => {
+  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  const context = fakeContext();
+  const running = main(["doctor", `http://127.0.0.1:${port}`], context, [doctor]);
+  await context.until("TCP");
+  context.interrupt();
+  assertEquals(await running, 130);
+  (await listener.accept()).close();
+});
+
+Deno.test("skein doctor refuses wrong options, with the exit code 2", async () => {
+  for (const args of [["ftp://x"], ["http://x", "--timeout=soon"], ["http://x", "-H", "x"], []]) {
+    const context = fakeContext();
+    assertEquals(await main(["doctor", ...args], context, [doctor]), 2, context.err);
+    assertEquals(context.out, "");
+  }
+});

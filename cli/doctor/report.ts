@@ -1,0 +1,117 @@
+/** The table of `skein doctor`. */
+import type { Context } from "../context.ts";
+import type { Check, CheckState } from "./check.ts";
+import type { Examination } from "./examine.ts";
+
+/** Groups of checks by the beginning of their names. */
+const GROUPS: readonly (readonly [prefix: RegExp, title: string])[] = [
+  [/^(?:dns|tcp|tls|http|clock|health)$/, "Network"],
+  [/^websocket\./, "WebSocket"],
+  [/^webtransport\./, "WebTransport"],
+  [/^http\./, "HTTP as the last transport"],
+];
+
+const SIGNS: Readonly<Record<CheckState, string>> = {
+  ok: "✓",
+  warning: "!",
+  failed: "✗",
+  skipped: "–",
+};
+
+const STYLES = { ok: "green", warning: "yellow", failed: "red", skipped: "dim" } as const;
+
+/** Width of the titles. */
+const TITLE_WIDTH = 8;
+
+/** Width of the times. */
+const TIME_WIDTH = 8;
+
+/** Shows checks as they come, with a heading before each group. */
+export class DoctorView {
+  readonly #context: Context;
+  #group = "";
+
+  /** Creates a view that has shown no check. */
+  constructor(context: Context) {
+    this.#context = context;
+  }
+
+  /** Shows a check. */
+  show(check: Check): void {
+    const { stdout, colors } = this.#context;
+    const group = GROUPS.find(([prefix]) => prefix.test(check.id))?.[1] ?? "";
+    if (group !== this.#group) stdout.write(`\n${colors.bold(group)}\n`);
+    this.#group = group;
+    stdout.write(checkText(check, this.#context));
+  }
+}
+
+function checkText(
+  { state, title, detail, ms, cause, cure }: Check,
+  { colors, stdout }: Context,
+): string {
+  const style = colors[STYLES[state]];
+  const time = ms === undefined ? "" : `${ms < 10 ? ms : Math.round(ms)} ms`;
+  const indent = TITLE_WIDTH + TIME_WIDTH + 7;
+  const width = Math.max(indent + 20, Math.min(stdout.columns, 100)) - indent;
+  const text = wrap(detail, width).join(`\n${" ".repeat(indent)}`);
+  const note = (name: string, words: string) =>
+    wrap(`${name}: ${words}.`, width).map((line) => `${" ".repeat(indent)}${line}\n`).join("");
+  return `  ${style(SIGNS[state])} ${title.padEnd(TITLE_WIDTH)} ${
+    colors.dim(time.padStart(TIME_WIDTH))
+  }  ${state === "skipped" ? colors.dim(text) : text}\n` +
+    (cause === undefined ? "" : note("Cause", cause)) +
+    (cure === undefined ? "" : note("Cure", cure));
+}
+
+/**
+ * Breaks a text into lines at its spaces.
+ *
+ * @param text The text.
+ * @param width Longest line; a longer word has a line of its own.
+ * @returns The lines.
+ */
+export function wrap(text: string, width: number): string[] {
+  const lines: string[] = [];
+  let line = "";
+  for (const word of text.split(" ")) {
+    if (line !== "" && line.length + 1 + word.length > width) {
+      lines.push(line);
+      line = word;
+    } else line = line === "" ? word : `${line} ${word}`;
+  }
+  return [...lines, line];
+}
+
+const NAMES = { webtransport: "WebTransport", websocket: "WebSocket", http: "HTTP" } as const;
+
+const WORDS = {
+  ok: "gets through",
+  refused: "gets through, and the server refuses the session",
+  failed: "does not get through",
+  unknown: "could not be tried",
+} as const;
+
+/** Writes the end of the table: each transport, and the recommendation. */
+export function conclusion(
+  { transports, recommended, isReachable }: Examination,
+  { colors }: Pick<Context, "colors">,
+): string {
+  const lines = Object.entries(transports).map(([name, state]) => {
+    const text = `${NAMES[name as keyof typeof NAMES]} ${WORDS[state]}`;
+    const style = state === "ok" ? "green" : state === "failed" ? "red" : "yellow";
+    return `  ${colors[style](text)}`;
+  });
+  const list = JSON.stringify(recommended).replaceAll(",", ", ");
+  const isDefault = recommended.join() === "webtransport,websocket";
+  const advice = recommended.length === 0
+    ? "No transport gets through: begin with the first ✗ above"
+    : !isReachable
+    ? "The way is open, and the server refuses the session: see ✗ Session above"
+    : isDefault
+    ? "The default of connect() fits"
+    : `Recommended: connect(url, { transports: ${list} })`;
+  return `\n${colors.bold("Result")}\n${lines.join("\n")}\n  ${
+    isReachable ? advice : colors.bold(advice)
+  }\n`;
+}

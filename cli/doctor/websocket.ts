@@ -1,0 +1,345 @@
+/** Checks of WebSocket: the upgrade, the first message of Skein, and the origin of pages. */
+import { dialBy } from "../../client/connect.ts";
+import { plainText } from "../context.ts";
+import { makePlatform } from "../load/links.ts";
+import { refusalCure } from "../refusal_cure.ts";
+import { SessionClosedError } from "../../errors.ts";
+import type { Session } from "../../session/session.ts";
+import { acceptKeyOf } from "../../transport/hardened/accept_key.ts";
+import type { TransportName } from "../../transport/race/options.ts";
+import { type CheckList, Fault, type Finding } from "./check.ts";
+import { type Answered, ask, gatewayFault, type Target } from "./network.ts";
+
+/** Subprotocol of Skein. */
+const PROTOCOL = "skein.1";
+
+/** Round trips of which the shortest counts. */
+const PINGS = 3;
+
+/** Checks the upgrade. Returns the subprotocol of the answer; `undefined` without an upgrade. */
+export async function checkUpgrade(
+  list: CheckList,
+  target: Target,
+  address: string,
+): Promise<string | undefined> {
+  return await list.run<string>({
+    id: "websocket.upgrade",
+    title: "Upgrade",
+    late: {
+      cause:
+        "The server takes the connection and does not answer the upgrade: it is overloaded, or a proxy holds the request back",
+      cure: "Look at the load of the server, and at the proxy's configuration of WebSocket",
+    },
+  }, async (signal) => {
+    const { answer, key } = await askUpgrade(target, address, { signal, protocol: PROTOCOL });
+    const { status, statusText, headers } = answer.head;
+    const facts = {
+      status,
+      server: headers.get("server"),
+      via: headers.get("via"),
+      protocol: headers.get("sec-websocket-protocol"),
+      extensions: headers.get("sec-websocket-extensions"),
+    };
+    const shown = `${status} ${statusText}`.trim();
+    if (status !== 101) {
+      throw new Fault({
+        detail: `${shown}${answer.text && `: ${answer.text}`}`,
+        ...upgradeFault(answer),
+        facts,
+      });
+    }
+    if (headers.get("sec-websocket-accept") !== acceptKeyOf(key)) {
+      throw new Fault({
+        detail: "101, with a wrong Sec-WebSocket-Accept",
+        cause:
+          "The answer is not that of a server that read this request: a cache or proxy replays it",
+        cure: "Switch caching off for this path",
+        facts,
+      });
+    }
+    const protocol = headers.get("sec-websocket-protocol") ?? "";
+    const detail = `101${protocol === "" ? ", no subprotocol" : `, ${protocol}`}`;
+    return { state: "ok", detail, facts, value: protocol };
+  });
+}
+
+/** Asks for an upgrade. */
+async function askUpgrade(
+  target: Target,
+  address: string,
+  { signal, protocol, origin }: {
+    readonly signal: AbortSignal;
+    readonly protocol?: string;
+    readonly origin?: string;
+  },
+): Promise<{ readonly answer: Answered; readonly key: string }> {
+  const key = crypto.getRandomValues(new Uint8Array(16)).toBase64();
+  const fields = [
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    `Sec-WebSocket-Key: ${key}`,
+    ...(protocol === undefined ? [] : [`Sec-WebSocket-Protocol: ${protocol}`]),
+    ...(origin === undefined ? [] : [`Origin: ${origin}`]),
+  ];
+  try {
+    return { answer: await ask(target, address, { signal, fields }), key };
+  } catch (error) {
+    signal.throwIfAborted();
+    const { message } = error as Error;
+    throw new Fault({
+      detail: message,
+      cause: "A firewall or proxy ends connections that ask for an upgrade",
+      cure:
+        "Use TLS (wss:), which hides the upgrade from the network between, or allow WebSocket there",
+    });
+  }
+}
+
+/** Finds cause and cure of an answer that is no upgrade. */
+function upgradeFault({ head, text }: Answered): Pick<Finding, "cause" | "cure"> {
+  const { status, headers } = head;
+  const gateway = gatewayFault(status);
+  if (gateway !== undefined) return gateway;
+  const server = headers.get("server") ?? "";
+  const proxy =
+    /nginx|caddy|haproxy|apache|envoy|cloudflare|traefik|varnish|awselb/i.exec(server)?.[0] ??
+      (headers.has("via") ? "A proxy" : undefined);
+  const isPlainAnswer = status === 426 || status === 200 ||
+    status === 400 && /upgrade/i.test(text);
+  if (isPlainAnswer && (proxy !== undefined || status !== 200)) {
+    return {
+      cause: `${
+        proxy ?? "A proxy on the way"
+      } removes the headers Upgrade and Connection, so that the server sees a plain request; or no WebSocket is served at this path`,
+      cure:
+        'Let the proxy pass the upgrade on: in nginx, proxy_http_version 1.1; proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection "upgrade"',
+    };
+  }
+  if (isPlainAnswer) {
+    return {
+      cause:
+        "The server answers as a web server and not as a WebSocket server, or a proxy removes the header Upgrade",
+      cure: "Check the path in the URL, and that requests to it reach the server of the sessions",
+    };
+  }
+  switch (status) {
+    case 401:
+    case 407:
+      return {
+        cause: "The server or a proxy wants credentials before the upgrade",
+        cure: 'Give a token with --token, or a header with -H "Authorization: Bearer …"',
+      };
+    case 403:
+      return {
+        cause: /origin/i.test(text)
+          ? "The server does not allow the origin"
+          : "The server, a proxy or its firewall forbids the request",
+        cure: /origin/i.test(text)
+          ? "Add the origin to `origins` of the server, or its host to `hosts`"
+          : "Look at the rules of the proxy, and at `authenticate` and `origins` of the server",
+      };
+    case 404:
+    case 405:
+      return {
+        cause: "No WebSocket is served at this path",
+        cure:
+          "Add the path of the sessions to the URL (`path` of the server), or route it in the proxy",
+      };
+    case 429:
+      return {
+        cause: "The server or a proxy refuses more connections of this address",
+        cure: "Try later, or raise `limits.maxSessionsPerAddress` or the rate of the proxy",
+      };
+    case 503:
+      return {
+        cause: "The server drains or is full, or a proxy has no server behind it",
+        cure: "Try later, and look at the state of the server and of the proxy's backends",
+      };
+    default:
+      return status >= 300 && status < 400
+        ? {
+          cause: `The server redirects to ${
+            headers.get("location") ?? "another URL"
+          }, which a WebSocket does not follow`,
+          cure: "Use the URL of the redirect",
+        }
+        : {
+          cause: "The server does not take the upgrade",
+          cure: "Look at the logs of the server for this request",
+        };
+  }
+}
+
+/** Options for {@linkcode checkHello}. */
+export interface HelloOptions {
+  /** The transport to use. */
+  readonly transport: TransportName;
+  /** Token of the session. */
+  readonly token: string | undefined;
+  /** URL for the client. */
+  readonly url: URL;
+  /** Request headers. */
+  readonly headers: Target["headers"];
+  /** Certificates that WebTransport trusts, by hash. */
+  readonly hashes?: readonly { algorithm: "sha-256"; value: BufferSource }[] | undefined;
+  /** Makes the platform of the session; by default that with all transports. */
+  readonly platform?: typeof makePlatform;
+  /** Reads further facts of the session. */
+  readonly describe?: (session: Session) => Readonly<Record<string, unknown>>;
+  /** Time limit, in milliseconds. */
+  readonly timeoutMs?: number;
+  /** Cause and cure of a session that does not open in time. */
+  readonly late?: Pick<Finding, "cause" | "cure">;
+  /** Stable name of the check. */
+  readonly id: string;
+  /** Name of the check, for people. */
+  readonly title: string;
+}
+
+/** Opens a session of Skein, and measures its round trip. */
+export async function checkHello(list: CheckList, options: HelloOptions): Promise<void> {
+  const { transport, token, url, headers, hashes, describe, id, title, timeoutMs, late } = options;
+  const limits = { ...(timeoutMs !== undefined && { timeoutMs }), ...(late && { late }) };
+  await list.run({ id, title, ...limits }, async (signal) => {
+    const { runtime } = list;
+    const startMs = runtime.monotonic();
+    const session = await dialBy(options.platform ?? makePlatform, url, {
+      runtime,
+      transports: [transport],
+      signal,
+      connectTimeoutMs: Infinity,
+      ...(token !== undefined && { token }),
+      ...(headers.length > 0 && { headers: headers as [string, string][] }),
+      ...(hashes !== undefined && { serverCertificateHashes: hashes }),
+    }).catch((error) => {
+      signal.throwIfAborted();
+      throw helloFault(error, token);
+    });
+    try {
+      const openMs = runtime.monotonic() - startMs;
+      let pingMs = Infinity;
+      for (let i = 0; i < PINGS; i++) {
+        pingMs = Math.min(pingMs, await session.ping({ signal }));
+      }
+      const described = describe?.(session as Session) ?? {};
+      const facts = {
+        openMs: Math.round(openMs * 10) / 10,
+        pingMs: Math.round(pingMs * 100) / 100,
+        ...described,
+      };
+      const more = Object.entries(described).map(([name, value]) => `, ${name} ${value}`).join("");
+      return {
+        state: "ok",
+        detail: `session open in ${facts.openMs} ms, round trip ${facts.pingMs} ms${more}`,
+        facts,
+      };
+    } finally {
+      await session.close();
+    }
+  });
+}
+
+/** Finds cause and cure of a session that does not open. */
+function helloFault(error: Error, token: string | undefined): Fault {
+  const isOther = /the answer with status \d+ is not of a session/.exec(error.message);
+  if (isOther !== null) {
+    return new Fault({
+      detail: isOther[0],
+      cause:
+        "Another part of the server, or a proxy, answers at this path, or the server has http: false",
+      cure: "Check the path in the URL, and that requests to it reach the server of the sessions",
+    });
+  }
+  if (!(error instanceof SessionClosedError)) {
+    return new Fault({
+      detail: error.message,
+      cause: "The connection broke before the session was open",
+      cure: "Look at the network between, and at the logs of the server",
+    });
+  }
+  const { code = 1006, reason = "" } = error.info ?? {};
+  const shown = plainText(reason || error.message).replace(/^Cannot connect to \S+: /, "");
+  const cure = refusalCure(code, reason);
+  if (code === 4401) {
+    return new Fault({
+      detail: `refused with 401: ${shown}`,
+      cause: token === undefined
+        ? "The server wants a token, and none was given: the way is open"
+        : "The server does not accept this token",
+      ...(cure && { cure }),
+      facts: { code, isRefusal: true },
+    });
+  }
+  return new Fault({
+    detail: code >= 4_400 && code < 4_600
+      ? `refused with ${code - 4_000}: ${shown}`
+      : `closed with ${code}: ${shown}`,
+    cause: code === 4503
+      ? "The server is draining: it takes no new sessions"
+      : code === 1006
+      ? "The connection broke before the first message of the server"
+      : "The network lets the session through, and the server refuses it",
+    ...(cure && { cure }),
+    facts: { code, isRefusal: code >= 4_400 },
+  });
+}
+
+/** Checks that pages of an origin may connect. */
+export async function checkOrigin(
+  list: CheckList,
+  target: Target,
+  { address, origin }: { readonly address: string; readonly origin: string },
+): Promise<void> {
+  await list.run({ id: "websocket.origin", title: "Origin" }, async (signal) => {
+    // Without a subprotocol the server answers a refusal by its status.
+    const { answer } = await askUpgrade(target, address, { signal, origin });
+    const { status } = answer.head;
+    const facts = { origin, status };
+    if (status === 403) {
+      throw new Fault({
+        detail: `403 for pages of ${origin}${answer.text && `: ${answer.text}`}`,
+        cause: "The server allows pages of its own origin only, or of a list without this one",
+        cure: `Add "${origin}" to \`origins\` of the server, or its host to \`hosts\``,
+        facts,
+      });
+    }
+    const isOpen = status === 101 || status === 401;
+    return {
+      state: isOpen ? "ok" : "warning",
+      detail: isOpen ? `pages of ${origin} may connect` : `${status} for pages of ${origin}`,
+      facts,
+    };
+  });
+}
+
+/** Checks that requests of pages of an origin may reach the HTTP transport (CORS). */
+export async function checkCors(
+  list: CheckList,
+  target: Target,
+  { address, origin }: { readonly address: string; readonly origin: string },
+): Promise<void> {
+  await list.run({ id: "http.cors", title: "CORS" }, async (signal) => {
+    const { head } = await ask(target, address, {
+      signal,
+      method: "OPTIONS",
+      more: [
+        ["origin", origin],
+        ["access-control-request-method", "POST"],
+        ["access-control-request-headers", "skein-transport"],
+      ],
+    });
+    const allowed = head.headers.get("access-control-allow-origin");
+    const facts = { origin, status: head.status, allowed };
+    if (allowed === origin || allowed === "*" || origin === target.url.origin) {
+      return { state: "ok", detail: `pages of ${origin} may use HTTP`, facts };
+    }
+    return {
+      state: "warning",
+      detail: `no Access-Control-Allow-Origin for ${origin}`,
+      cause: "The server does not allow the origin, or a proxy answers OPTIONS itself",
+      cure: `Add "${origin}" to \`origins\` of the server, and let the proxy pass OPTIONS on`,
+      facts,
+    };
+  });
+}

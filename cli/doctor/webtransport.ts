@@ -1,0 +1,274 @@
+/** Checks of WebTransport: the way of UDP, the handshake of QUIC, and a session. */
+import * as dgram from "node:dgram";
+import { isIP } from "node:net";
+import type { Runtime } from "../../base/runtime.ts";
+import { UnsupportedError } from "../../errors.ts";
+import { isConnectionRefused, isNoCommonProtocol } from "../../transport/deno_errors.ts";
+import { isQuicAvailable } from "../../transport/quic/deno_quic.ts";
+import {
+  locateWebTransport,
+  type WebTransportPlace,
+} from "../../transport/race/webtransport_leg.ts";
+import type { CertificateHash } from "../../transport/webtransport.ts";
+import { textOf } from "../../base/error_text.ts";
+import { type CheckList, Fault } from "./check.ts";
+import type { Target } from "./network.ts";
+import { checkHello } from "./websocket.ts";
+
+/** Size of the probe, in bytes: servers ignore smaller packets of an unknown version. */
+const PROBE_BYTES = 1_200;
+
+/** Interval of probes, in milliseconds, as packets get lost. */
+const PROBE_INTERVAL_MS = 400;
+
+/** Version that no server has, and that every server answers with its own (RFC 9000, 15). */
+const UNKNOWN_VERSION = [0x0a, 0x1a, 0x2a, 0x3a];
+
+/** Names of versions of QUIC. */
+const VERSIONS: Readonly<Record<string, string>> = { "00000001": "1", "6b3343cf": "2" };
+
+/** Options for {@linkcode checkWebTransport}. */
+export interface WebTransportOptions {
+  /** URL as the user gave it. */
+  readonly url: URL;
+  /** Certificates to trust, by hash. */
+  readonly hashes: readonly CertificateHash[] | undefined;
+  /** Token of the session. */
+  readonly token: string | undefined;
+  /** Addresses of the server. */
+  readonly addresses: readonly string[];
+}
+
+/** Runs all checks of WebTransport. */
+export async function checkWebTransport(
+  list: CheckList,
+  target: Target,
+  { url, hashes, token, addresses }: WebTransportOptions,
+): Promise<void> {
+  const place = await locate(list, target, { url, hashes });
+  if (place === undefined) return skipWebTransport(list, "no endpoint to try");
+  const port = Number(place.url.port || 443);
+  await checkUdp(list, addresses, port);
+  if (!isQuicAvailable()) {
+    const why = "Deno has QUIC only with --unstable-net: run deno run -A --unstable-net …";
+    list.skip("webtransport.quic", "QUIC", why);
+    list.skip("webtransport.session", "Session", why);
+    return;
+  }
+  if (list.stateOf("webtransport.udp") === "failed") {
+    list.skip("webtransport.quic", "QUIC", "UDP does not get through");
+    list.skip("webtransport.session", "Session", "UDP does not get through");
+    return;
+  }
+  await checkQuic(list, place);
+  if (list.stateOf("webtransport.quic") === "failed") {
+    list.skip("webtransport.session", "Session", "the handshake failed");
+    return;
+  }
+  await checkHello(list, {
+    id: "webtransport.session",
+    title: "Session",
+    transport: "webtransport",
+    token,
+    url,
+    headers: target.headers,
+    hashes,
+    describe: ({ connection }) => ({ datagrams: `${connection.datagrams.maxDatagramSize} B` }),
+  });
+}
+
+/** Adds the checks of WebTransport that cannot run. */
+export function skipWebTransport(list: CheckList, why: string): void {
+  list.skip("webtransport.udp", "UDP", why);
+  list.skip("webtransport.quic", "QUIC", why);
+  list.skip("webtransport.session", "Session", why);
+}
+
+async function locate(
+  list: CheckList,
+  { isSecure }: Target,
+  { url, hashes }: Pick<WebTransportOptions, "url" | "hashes">,
+): Promise<WebTransportPlace | undefined> {
+  return await list.run<WebTransportPlace>(
+    { id: "webtransport.endpoint", title: "Endpoint" },
+    async (signal) => {
+      const { runtime } = list;
+      const place = await locateWebTransport(url, { runtime, hashes, signal }).catch((error) => {
+        if (!(error instanceof UnsupportedError)) throw error;
+        const isPlain = error.message.includes("plain HTTP");
+        throw new Fault({
+          detail: isPlain ? "the URL has no TLS" : "the server announces none",
+          cause: isPlain
+            ? "WebTransport always has TLS, and the URL is one of plain HTTP"
+            : "The server is not of Skein, runs without --unstable-net, or has webTransport: false",
+          cure: isPlain
+            ? "Use https: with a certificate"
+            : "Start a server of Skein with deno run --unstable-net, and webTransport not false",
+        });
+      });
+      const by = isSecure
+        ? "the same host and port as TCP"
+        : hashes === undefined
+        ? "announced by the server"
+        : "by the given hashes";
+      return {
+        state: "ok",
+        detail: `${place.url.host}, ${by}`,
+        facts: {
+          url: place.url.origin,
+          sha256: place.hashes?.map(({ value }) => new Uint8Array(value as ArrayBuffer).toHex()),
+        },
+        value: place,
+      };
+    },
+  );
+}
+
+async function checkUdp(
+  list: CheckList,
+  addresses: readonly string[],
+  port: number,
+): Promise<void> {
+  const isLocal = addresses.every((address) => /^(?:127\.|::1$)/.test(address));
+  const silence = {
+    cause: isLocal
+      ? `No server of QUIC listens on UDP port ${port}`
+      : `A firewall drops UDP to port ${port}, or no server of QUIC listens there: both are silent`,
+    cure: isLocal
+      ? "Start the server with --unstable-net, and check its port of WebTransport"
+      : `Open UDP port ${port} beside TCP: firewall, security group, container (-p ${port}:${port}/udp), balancer; a proxy of HTTP does not forward UDP`,
+  };
+  await list.run({ id: "webtransport.udp", title: "UDP", late: silence }, async (signal) => {
+    const { runtime } = list;
+    const startMs = runtime.monotonic();
+    const probes = addresses.map((address) => probeQuic(runtime, { address, port, signal }));
+    const { address, versions } = await Promise.any(probes).catch((error: AggregateError) => {
+      signal.throwIfAborted();
+      const [first] = error.errors as (Error & { code?: string })[];
+      throw new Fault({ detail: first?.message ?? "UDP failed", ...silence });
+    });
+    const ms = Math.round((runtime.monotonic() - startMs) * 10) / 10;
+    return {
+      state: "ok",
+      detail: `${address} port ${port} answers in ${ms} ms, QUIC version ${
+        versions.includes("1") ? 1 : versions.join(", ")
+      }`,
+      facts: { address, port, versions },
+    };
+  });
+}
+
+/**
+ * Sends packets of a version of QUIC that does not exist. Every server of QUIC answers with the
+ * versions that it has, before any certificate or protocol matters.
+ */
+async function probeQuic(
+  runtime: Runtime,
+  { address, port, signal }: {
+    readonly address: string;
+    readonly port: number;
+    readonly signal: AbortSignal;
+  },
+): Promise<{ readonly address: string; readonly versions: readonly string[] }> {
+  signal.throwIfAborted();
+  const { promise, resolve, reject } = Promise.withResolvers<readonly string[]>();
+  const socket = dgram.createSocket(isIP(address) === 6 ? "udp6" : "udp4");
+  const id = crypto.getRandomValues(new Uint8Array(8));
+  const probe = new Uint8Array(PROBE_BYTES);
+  // Long header, version, destination id of 8 bytes, source id of 8 bytes.
+  probe.set([0xc0, ...UNKNOWN_VERSION, 8, ...id, 8, ...id]);
+  let timer: ReturnType<Runtime["setTimeout"]> | undefined;
+  const send = () => {
+    socket.send(probe, port, address, (error) => error && reject(error));
+    timer = runtime.setTimeout(send, PROBE_INTERVAL_MS);
+  };
+  const onAbort = () => reject(signal.reason);
+  signal.addEventListener("abort", onAbort, { once: true });
+  socket.on("error", reject);
+  socket.on("message", (packet: Uint8Array) => {
+    const versions = versionsOf(packet);
+    if (versions !== undefined) resolve(versions);
+  });
+  try {
+    send();
+    return { address, versions: await promise };
+  } finally {
+    runtime.clearTimeout(timer);
+    signal.removeEventListener("abort", onAbort);
+    socket.close();
+  }
+}
+
+/**
+ * Reads a packet of version negotiation (RFC 9000, 17.2.1).
+ *
+ * @param packet A packet.
+ * @returns The versions without those that are reserved; `undefined` for another packet.
+ */
+export function versionsOf(packet: Uint8Array): readonly string[] | undefined {
+  if (packet.length < 7 || (packet[0]! & 0x80) === 0) return undefined;
+  if (packet.subarray(1, 5).some((byte) => byte !== 0)) return undefined;
+  let at = 5;
+  for (let i = 0; i < 2; i++) at += 1 + (packet[at] ?? 0);
+  const versions: string[] = [];
+  for (; at + 4 <= packet.length; at += 4) {
+    const hex = packet.slice(at, at + 4).toHex();
+    const draft = /^ff0000(..)$/.exec(hex)?.[1];
+    const name = draft === undefined ? `0x${hex}` : `draft-${Number.parseInt(draft, 16)}`;
+    if (!/^(?:.a){4}$/.test(hex)) versions.push(VERSIONS[hex] ?? name);
+  }
+  return versions;
+}
+
+async function checkQuic(list: CheckList, { url, hashes }: WebTransportPlace): Promise<void> {
+  await list.run({ id: "webtransport.quic", title: "QUIC" }, async (signal) => {
+    const { dialQuic } = await import("../../transport/quic/client.ts");
+    const { runtime } = list;
+    const connection = await dialQuic(url, {
+      protocols: ["h3"],
+      runtime,
+      signal,
+      ...(hashes !== undefined && { serverCertificateHashes: hashes }),
+    }).catch((error) => {
+      signal.throwIfAborted();
+      throw quicFault(error, hashes);
+    });
+    connection.close();
+    return {
+      state: "ok",
+      detail: `the handshake is done, ${connection.protocol}`,
+      facts: { alpn: connection.protocol },
+    };
+  });
+}
+
+function quicFault(error: unknown, hashes: readonly unknown[] | undefined): Fault {
+  const detail = textOf(error);
+  if (isNoCommonProtocol(error)) {
+    return new Fault({
+      detail: "the server of QUIC does not speak HTTP/3",
+      cause: "Another service uses this UDP port",
+      cure: "Check the port in the URL",
+    });
+  }
+  if (isConnectionRefused((error as Error).cause ?? error)) {
+    return new Fault({
+      detail: "the server refuses connections",
+      cause: "The server drains, or has too many connections",
+      cure: "Try again later, or connect to another node",
+    });
+  }
+  if (detail.includes("invalid peer certificate")) {
+    const reason = /invalid peer certificate: (?:\w+\()?(\w+)/.exec(detail)?.[1] ?? "unknown";
+    return new Fault({
+      detail: `the certificate is not accepted (${reason})`,
+      cause: hashes === undefined
+        ? "The certificate is not of a known authority, has ended, or is for another name"
+        : "The certificate matches none of the hashes, or has ended",
+      cure: hashes === undefined
+        ? "Use a certificate of an authority; for development give its hash with --cert-hash"
+        : "Read the hash anew (server.certificateHashes): a development certificate lasts 13 days",
+    });
+  }
+  return new Fault({ detail });
+}

@@ -1,0 +1,127 @@
+/** HTTP/1.1 on a bare socket: the request of an upgrade, and the head of its answer. */
+
+/** Largest head of an answer, in bytes. */
+const MAX_HEAD_BYTES = 65_536;
+
+/** Most bytes of a body that are read, for the text of a refusal. */
+const MAX_BODY_BYTES = 1_024;
+
+// One byte is one character, so that indexes into the text are those of the bytes.
+const decoder = new TextDecoder("latin1");
+
+/** The head of an answer. */
+export interface HttpHead {
+  /** Status, such as 101. */
+  readonly status: number;
+  /** Reason behind the status. */
+  readonly statusText: string;
+  /** Fields of the answer. */
+  readonly headers: Headers;
+  /** Bytes behind the head that have arrived. */
+  readonly rest: Uint8Array;
+}
+
+/** A source of bytes, such as a socket. */
+export interface ByteSource {
+  /** Reads bytes into an array; `null` at the end. */
+  read(into: Uint8Array): Promise<number | null>;
+}
+
+/**
+ * Writes the head of a GET request.
+ *
+ * @param url The URL; its path and query are requested, and its host is the field `Host`.
+ * @param fields Fields as lines, such as `Upgrade: websocket`.
+ * @param headers Further fields.
+ * @returns The head with the empty line at its end.
+ */
+export function requestText(
+  url: URL,
+  fields: readonly string[],
+  headers?: HeadersInit,
+): string {
+  return [
+    `GET ${url.pathname}${url.search} HTTP/1.1`,
+    `Host: ${url.host}`,
+    "User-Agent: skein-cli",
+    ...fields,
+    ...[...new Headers(headers)].map(([name, value]) => `${name}: ${value}`),
+    "",
+    "",
+  ].join("\r\n");
+}
+
+/**
+ * Reads the head of an answer.
+ *
+ * @param source The socket.
+ * @returns The head, and the bytes behind.
+ * @throws {Error} If the source ends first, or the bytes are not an answer of HTTP/1.1.
+ */
+export async function readHead(source: ByteSource): Promise<HttpHead> {
+  let bytes = new Uint8Array(4_096);
+  let end = 0;
+  while (true) {
+    if (end === bytes.length) {
+      if (end >= MAX_HEAD_BYTES) {
+        throw new Error(`The head of the answer has more than ${MAX_HEAD_BYTES} bytes`);
+      }
+      const larger = new Uint8Array(end * 2);
+      larger.set(bytes);
+      bytes = larger;
+    }
+    const count = await source.read(bytes.subarray(end));
+    if (count === null) {
+      throw new Error(
+        end === 0
+          ? "The server closed the connection without an answer"
+          : "The server closed the connection amid the head of its answer",
+      );
+    }
+    end += count;
+    const text = decoder.decode(bytes.subarray(0, end));
+    const length = text.indexOf("\r\n\r\n");
+    if (length >= 0) return parseHead(text.slice(0, length), bytes.slice(length + 4, end));
+    if (!"HTTP/1.".startsWith(text.slice(0, 7))) throw notHttp(text);
+  }
+}
+
+/**
+ * Reads the beginning of the body of an answer, for the text of a refusal.
+ *
+ * @param source The socket.
+ * @param head The head of the answer.
+ * @returns One line of at most 200 characters, without markup; empty without a text.
+ */
+export async function bodyOf(source: ByteSource, { headers, rest }: HttpHead): Promise<string> {
+  const bytes = new Uint8Array(MAX_BODY_BYTES);
+  const first = rest.subarray(0, MAX_BODY_BYTES);
+  bytes.set(first);
+  let end = first.length;
+  const wanted = Math.min(Number(headers.get("content-length") ?? 0), MAX_BODY_BYTES);
+  while (end < wanted) {
+    const count = await source.read(bytes.subarray(end));
+    if (count === null) break;
+    end += count;
+  }
+  const text = new TextDecoder().decode(bytes.subarray(0, end));
+  if (/^\s*</.test(text)) return "";
+  return text.replace(/\s+/g, " ").trim().slice(0, 200);
+}
+
+function parseHead(text: string, rest: Uint8Array): HttpHead {
+  const [first = "", ...lines] = text.split("\r\n");
+  const match = /^HTTP\/1\.[01] (\d{3})(?: (.*))?$/.exec(first);
+  if (match === null) throw notHttp(first);
+  const headers = new Headers();
+  for (const line of lines) {
+    const at = line.indexOf(":");
+    if (at > 0) headers.append(line.slice(0, at).trim(), line.slice(at + 1).trim());
+  }
+  return { status: Number(match[1]), statusText: match[2] ?? "", headers, rest };
+}
+
+function notHttp(text: string): Error {
+  const shown = JSON.stringify(text.slice(0, 32));
+  return new Error(`The answer is not HTTP/1.1: it begins with ${shown}`);
+}

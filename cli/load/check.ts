@@ -1,0 +1,154 @@
+/** The check before a load: one session, and one message there and back. */
+import { CommandError, Exit } from "../command.ts";
+import { plainText } from "../context.ts";
+import { refusalCure, requestCure } from "../refusal_cure.ts";
+import { RequestError, TimeoutError, UnsupportedError } from "../../errors.ts";
+import type { CloseInfo } from "../../errors.ts";
+import type { Runtime } from "../../base/runtime.ts";
+import { within } from "../../base/wait.ts";
+import { publicUrl } from "../../transport/url.ts";
+import type { Client } from "../../client/client.ts";
+import { type Link, openLink, type Stamp } from "./links.ts";
+import type { LoadPlan } from "./plan.ts";
+
+/** Time for the first answer, in milliseconds. */
+const ANSWER_MS = 5_000;
+
+/** Options for {@linkcode checkPlan}. */
+export interface CheckOptions {
+  /** Clocks and timers. */
+  readonly runtime: Runtime;
+  /** Ends the check. */
+  readonly signal: AbortSignal;
+}
+
+/**
+ * Opens one session and does one time what the load is to do many times, so that a refusal is told
+ * once, with its cure.
+ *
+ * @param plan The plan of the load.
+ * @param options See {@linkcode CheckOptions}.
+ * @throws {CommandError} If the server cannot be reached, refuses, or does not answer.
+ */
+export async function checkPlan(plan: LoadPlan, { runtime, signal }: CheckOptions): Promise<void> {
+  const opened = Promise.withResolvers<void>();
+  const answered = Promise.withResolvers<void>();
+  const stamp: Stamp = { load: runtime.randomUUID(), n: 0, at: 0 };
+  const link = openLink({
+    plan,
+    index: 0,
+    runtime,
+    token: plan.tokens[0],
+    signal,
+    events: {
+      onOpen: () => opened.resolve(),
+      onDown: (_link, cause) => {
+        const error = refusalOf(plan, cause);
+        opened.reject(error);
+        answered.reject(error);
+      },
+      onMessage: (_link, data) => {
+        if ((data as Stamp | null)?.load === stamp.load) answered.resolve();
+      },
+    },
+  });
+  opened.promise.catch(() => {});
+  answered.promise.catch(() => {});
+  try {
+    await within(runtime, opened.promise, { signal });
+    await within(runtime, tryOnce(plan, { link, stamp, answered: answered.promise }), {
+      signal,
+      timeoutMs: ANSWER_MS,
+    });
+  } catch (error) {
+    throw explained(error, plan);
+  } finally {
+    await link.close();
+  }
+}
+
+async function tryOnce(
+  plan: LoadPlan,
+  { link, stamp, answered }: {
+    readonly link: Link;
+    readonly stamp: Stamp;
+    readonly answered: Promise<void>;
+  },
+): Promise<void> {
+  const { mode, topic, topics, data, payloadBytes } = plan;
+  const sent = { ...stamp, pad: "x".repeat(payloadBytes) };
+  switch (mode) {
+    case "idle":
+      return;
+    case "echo":
+      link.echo(topic, stamp);
+      return await answered;
+    case "request":
+      return void await link.client!.request(topic, data === undefined ? sent : data);
+    case "publish":
+      return await publishOnce(link.client!, topics === 1 ? topic : `${topic}:1`, {
+        sent,
+        isFollowed: plan.subscribers > 0,
+      });
+  }
+}
+
+async function publishOnce(
+  client: Client,
+  topic: string,
+  { sent, isFollowed }: { readonly sent: Stamp; readonly isFollowed: boolean },
+): Promise<void> {
+  if (!isFollowed) return await client.publish(topic, sent);
+  await using subscription = client.subscribe(topic);
+  await subscription.ready;
+  await client.publish(topic, sent);
+  for await (const { data } of subscription) {
+    if ((data as Stamp | null)?.load === sent.load) return;
+  }
+}
+
+function refusalOf({ url }: LoadPlan, { code, reason }: CloseInfo): CommandError {
+  const cure = refusalCure(code, reason);
+  const isNamed = reason.startsWith("Cannot connect to");
+  const text = isNamed
+    ? reason
+    : `Cannot connect to ${publicUrl(url)}: ${reason || `closed with ${code}`}`;
+  const status = code >= 4_400 && code <= 4_600 && !isNamed ? ` (${code - 4_000})` : "";
+  return new CommandError(plainText(`${text}${status}${cure === undefined ? "" : `. ${cure}`}`), {
+    exitCode: Exit.unreachable,
+  });
+}
+
+function explained(error: unknown, plan: LoadPlan): unknown {
+  const { mode, topic, isPlain } = plan;
+  if (error instanceof UnsupportedError) {
+    return new CommandError(error.message, { exitCode: Exit.unreachable });
+  }
+  if (error instanceof RequestError) {
+    const { code, message } = error.failure;
+    const verb = mode === "request" ? "request" : /publi/.test(message) ? "publish" : "subscribe";
+    const cure = requestCure(code, { verb, topic });
+    return new CommandError(
+      plainText(
+        `Cannot load: the server refused with ${code}, ${message}${cure ? `. ${cure}` : ""}`,
+      ),
+    );
+  }
+  if (!(error instanceof TimeoutError)) return error;
+  switch (mode) {
+    case "echo":
+      return new CommandError(
+        isPlain
+          ? "Cannot load: the server did not send the frame back. --mode echo is for servers that echo; --mode idle works with every server"
+          : `Cannot load: the server did not send the message on "${topic}" back. --mode echo is for servers whose onMessage echoes; --mode idle works with every server, and --mode request needs an answer to --topic`,
+      );
+    case "publish":
+      return new CommandError(
+        `Cannot load: the publication on "${topic}" did not come to its subscriber within ${ANSWER_MS} ms`,
+      );
+    default:
+      return new CommandError(
+        `Cannot load: no answer to the request on "${topic}" came within ${ANSWER_MS} ms`,
+      );
+  }
+}

@@ -1,0 +1,490 @@
+/** The load of one thread: opens the links, sends messages on time, and counts the answers. */
+import type { Runtime } from "../../base/runtime.ts";
+import { pause, settlesWithin } from "../../base/wait.ts";
+import { Signal } from "../../base/signal.ts";
+import type { CloseInfo } from "../../errors.ts";
+import type { Subscription } from "../../client/subscription.ts";
+import { errorOf, type Link, openLink, type Stamp } from "./links.ts";
+import type { LoadPlan } from "./plan.ts";
+import { kindOf, type Sample, Tally } from "./tally.ts";
+
+/** Most links that open at once; more would measure the backlog of the listener. */
+const MAX_OPENING = 64;
+
+/** Most messages of a thread under way; messages beyond count as unsent. */
+const MAX_PENDING = 100_000;
+
+/**
+ * Lateness of a send that is the granularity of timers, in microseconds. A message that leaves later
+ * counts from its intended time.
+ */
+export const GRAIN_US = 2_000;
+
+/** Messages that are sent in one turn of the event loop, at most. */
+const MAX_BURST = 1_000;
+
+/** Longest wait of the pacer, in milliseconds, so that the end of the load is noticed. */
+const MAX_WAIT_MS = 250;
+
+/** Longest wait for answers after the last message, in milliseconds. */
+const DRAIN_MS = 5_000;
+
+/** Longest wait for all links to close, in milliseconds. */
+const CLOSE_MS = 5_000;
+
+/** The part of a load that a thread has. */
+export interface Part {
+  /** Number of the thread, from 0. */
+  readonly index: number;
+  /** Number of threads. */
+  readonly of: number;
+}
+
+/** A topic of publications. */
+interface Published {
+  readonly name: string;
+  /** Link of the publisher. */
+  readonly publisher: number;
+  /** Publications so far, each with its number. */
+  count: number;
+  /** Publications that the server refused or did not answer. */
+  failed: number;
+}
+
+/** A subscription, with the number of the next publication and the count of those so far. */
+interface Subscribed {
+  readonly subscription: Subscription;
+  readonly topic: Published;
+  next: number;
+  received: number;
+}
+
+/** One thread of a load. The steps `open`, `send` and `close` come in this order. */
+export interface Thread {
+  /** Opens all links over the time of the ramp, and subscribes. */
+  open(): Promise<void>;
+  /** Sends messages for the time of the plan. Returns the measured time, in milliseconds. */
+  send(): Promise<number>;
+  /** Closes all links, and counts the messages that never came. */
+  close(): Promise<void>;
+  /** Returns the counts since the last sample. */
+  sample(): Sample | Promise<Sample>;
+}
+
+/**
+ * Generates the load of this thread.
+ *
+ * - **Intended times:** with a rate, each message has a time at which it is due. A generator or a
+ *   connection that is late sends the message anyway, and the latency begins at the intended time,
+ *   so that a stall of the server shows in full (no coordinated omission).
+ * - **Bounds:** at most 100,000 messages are under way; those beyond count as unsent.
+ */
+export class Generator implements Thread {
+  readonly #runtime: Runtime;
+  readonly #plan: LoadPlan;
+  readonly #part: Part;
+  readonly #signal: AbortSignal;
+  readonly #tally = new Tally();
+  readonly #links: Link[] = [];
+  /** Beginnings of messages under way, by link and number; bounded by `MAX_PENDING`. */
+  readonly #pending: Map<number, number>[] = [];
+  readonly #answered = new Signal();
+  readonly #mark: string;
+  readonly #pad: string;
+  /** The topics of this thread. */
+  readonly #topics: Published[] = [];
+  readonly #subscriptions: Subscribed[] = [];
+  #pendingCount = 0;
+  #number = 0;
+  /** Messages that begin at this time or later count, in microseconds. */
+  #measureFromUs = Infinity;
+  #isSending = false;
+  #isClosing = false;
+
+  /**
+   * Creates a generator that has no links yet.
+   *
+   * @param runtime Clocks and timers.
+   * @param plan The plan of the whole load.
+   * @param part The part of this thread.
+   * @param signal Ends the load early.
+   */
+  constructor(runtime: Runtime, plan: LoadPlan, part: Part, signal: AbortSignal) {
+    this.#runtime = runtime;
+    this.#plan = plan;
+    this.#part = part;
+    this.#signal = signal;
+    this.#mark = runtime.randomUUID().slice(0, 8);
+    const bare = JSON.stringify({ load: this.#mark, n: 1_000_000, at: 1_000_000_000, pad: "" });
+    this.#pad = "x".repeat(Math.max(0, plan.payloadBytes - bare.length));
+  }
+
+  /** Number of links of this thread. */
+  get #count(): number {
+    const { sessions } = this.#plan;
+    const { index, of } = this.#part;
+    return Math.floor(sessions / of) + (index < sessions % of ? 1 : 0);
+  }
+
+  /** Opens all links over the time of the ramp, and subscribes. */
+  async open(): Promise<void> {
+    const { rampMs, mode } = this.#plan;
+    const count = this.#count;
+    const startMs = this.#runtime.monotonic();
+    const opening = new Set<Promise<void>>();
+    for (let index = 0; index < count && !this.#signal.aborted; index++) {
+      const dueMs = startMs + rampMs * (index + this.#part.index / this.#part.of) / count;
+      await pause(this.#runtime, dueMs - this.#runtime.monotonic(), this.#signal);
+      while (opening.size >= MAX_OPENING) await Promise.race(opening);
+      if (this.#signal.aborted) break;
+      const done: Promise<void> = this.#openOne(index).finally(() => opening.delete(done));
+      opening.add(done);
+    }
+    await Promise.all(opening);
+    if (mode === "publish" && !this.#signal.aborted) await this.#subscribe();
+  }
+
+  /**
+   * Sends messages for the time of the plan, and waits for their answers.
+   *
+   * @returns Resolves with the measured time, in milliseconds.
+   */
+  async send(): Promise<number> {
+    const { warmUpMs, durationMs, mode, rate } = this.#plan;
+    this.#isSending = mode !== "idle";
+    const sending = !this.#isSending
+      ? undefined
+      : rate === undefined
+      ? this.#sendByAnswers()
+      : this.#sendByTime(rate / this.#part.of);
+    await pause(this.#runtime, warmUpMs, this.#signal);
+    this.#measureFromUs = this.#nowUs();
+    await pause(this.#runtime, durationMs, this.#signal);
+    const measuredMs = (this.#nowUs() - this.#measureFromUs) / 1_000;
+    this.#isSending = false;
+    await sending;
+    await this.#drain();
+    return measuredMs;
+  }
+
+  /** Closes all links, and counts the messages that never came. */
+  async close(): Promise<void> {
+    this.#isClosing = true;
+    const { mode } = this.#plan;
+    if (mode === "publish" && this.#pendingCount > 0) {
+      this.#tally.failAs("unanswered", this.#pendingCount);
+    }
+    for (const all of this.#pending) this.#giveUp(all);
+    for (const { topic, received } of this.#subscriptions) {
+      this.#tally.counts.missing += Math.max(0, topic.count - topic.failed - received);
+    }
+    await settlesWithin(
+      this.#runtime,
+      Promise.all(this.#links.map((link) => link.close())),
+      CLOSE_MS,
+    );
+  }
+
+  /** Returns the counts since the last sample, and gives up on answers that take too long. */
+  sample(): Sample {
+    const latest = this.#nowUs() - this.#plan.timeoutMs * 1_000;
+    for (const all of this.#pending) {
+      // In the order of the sends.
+      for (const [number, startUs] of all) {
+        if (startUs > latest) break;
+        all.delete(number);
+        this.#pendingCount--;
+        if (this.#isMeasured(startUs)) this.#tally.failAs("timeout");
+        this.#answered.notify();
+      }
+    }
+    this.#tally.pending = this.#pendingCount;
+    return this.#tally.take();
+  }
+
+  #nowUs(): number {
+    return this.#runtime.monotonic() * 1_000;
+  }
+
+  async #openOne(index: number): Promise<void> {
+    const { tokens } = this.#plan;
+    const { promise, resolve } = Promise.withResolvers<void>();
+    const token = tokens[(this.#part.index + index * this.#part.of) % tokens.length];
+    this.#pending[index] = new Map();
+    const counts = () => this.#tally.counts;
+    this.#links[index] = openLink({
+      plan: this.#plan,
+      index,
+      runtime: this.#runtime,
+      token,
+      signal: this.#signal,
+      events: {
+        onOpen: (_link, tookMs) => {
+          counts().opened++;
+          this.#tally.connected++;
+          this.#tally.connect.add(tookMs * 1_000);
+          resolve();
+        },
+        onDown: (link, cause, wasOpen) => {
+          if (wasOpen) this.#tally.connected--;
+          if (!this.#isClosing && !this.#signal.aborted) this.#lost(link, cause, wasOpen);
+          resolve();
+        },
+        onMessage: (link, data) => this.#echoed(link, data),
+      },
+    });
+    await promise;
+  }
+
+  #lost(link: Link, cause: CloseInfo, wasOpen: boolean): void {
+    const { counts } = this.#tally;
+    const { code, reason } = cause;
+    if (wasOpen) {
+      counts.disconnects++;
+      this.#tally.failAs(`disconnected: ${code} ${reason}`.trim());
+    } else {
+      counts.failedOpens++;
+      const isRefused = code >= 3_000;
+      this.#tally.failAs(isRefused ? `refused: ${code} ${reason}` : kindOf(errorOf(cause)));
+    }
+    // Echoes do not follow to the next session.
+    const all = this.#pending[link.index];
+    if (all === undefined || this.#plan.mode !== "echo") return;
+    this.#giveUp(all);
+  }
+
+  /** Counts the messages of a link that were not answered. */
+  #giveUp(all: Map<number, number>): void {
+    for (const startUs of all.values()) {
+      if (this.#isMeasured(startUs)) this.#tally.failAs("unanswered");
+    }
+    this.#pendingCount -= all.size;
+    all.clear();
+    this.#answered.notify();
+  }
+
+  async #subscribe(): Promise<void> {
+    const { topic, topics, subscribers } = this.#plan;
+    const { index: part, of } = this.#part;
+    const count = this.#count;
+    const waiting: Promise<unknown>[] = [];
+    let next = 0;
+    for (let number = part; number < topics; number += of) {
+      const name = topics === 1 ? topic : `${topic}:${number + 1}`;
+      const published = { name, publisher: number % count, count: 0, failed: 0 };
+      this.#topics.push(published);
+      // A topic has its subscribers in one thread, so no more than the links of the thread.
+      for (let i = 0; i < Math.min(subscribers, count); i++) {
+        const { client } = this.#links[next++ % count]!;
+        const subscription = client!.subscribe(name);
+        const subscribed = { subscription, topic: published, next: 0, received: 0 };
+        this.#subscriptions.push(subscribed);
+        void this.#follow(subscribed);
+        waiting.push(subscription.ready.catch(() => {}));
+      }
+    }
+    const all = Promise.all(waiting);
+    await settlesWithin(this.#runtime, all, this.#plan.timeoutMs);
+  }
+
+  async #follow(subscribed: Subscribed): Promise<void> {
+    try {
+      for await (const { data } of subscribed.subscription) this.#delivered(subscribed, data);
+    } catch (error) {
+      if (!this.#isClosing) this.#tally.fail(error);
+    }
+  }
+
+  #delivered(subscribed: Subscribed, data: unknown): void {
+    const stamp = this.#stampOf(data);
+    if (stamp === undefined) return;
+    const { counts, latency } = this.#tally;
+    const { n, at } = stamp;
+    if (n < subscribed.next) counts.disordered++;
+    else {
+      subscribed.next = n + 1;
+      subscribed.received++;
+    }
+    if (!this.#isMeasured(at)) return;
+    counts.received++;
+    counts.receivedBytes += this.#plan.payloadBytes;
+    latency.add(this.#nowUs() - at);
+  }
+
+  #isMeasured(startUs: number): boolean {
+    return startUs >= this.#measureFromUs;
+  }
+
+  #stampOf(data: unknown): Stamp | undefined {
+    const stamp = data as Stamp | null;
+    return typeof stamp === "object" && stamp?.load === this.#mark ? stamp : undefined;
+  }
+
+  #echoed(link: Link, data: unknown): void {
+    const stamp = this.#stampOf(data);
+    if (stamp === undefined) return;
+    const startUs = this.#pending[link.index]?.get(stamp.n);
+    // An answer that came twice, or after its time.
+    if (startUs === undefined) this.#tally.counts.disordered++;
+    else this.#answer(link, stamp.n, startUs);
+  }
+
+  #answer(link: Link, number: number, startUs: number): void {
+    if (!this.#pending[link.index]!.delete(number)) return;
+    this.#pendingCount--;
+    if (this.#isMeasured(startUs)) {
+      const { counts, latency } = this.#tally;
+      counts.received++;
+      counts.receivedBytes += this.#plan.payloadBytes;
+      latency.add(this.#nowUs() - startUs);
+    }
+    this.#answered.notify();
+    if (this.#isSending && this.#plan.rate === undefined) this.#sendNext(link);
+  }
+
+  /** Sends each message when it is due. */
+  async #sendByTime(perSecond: number): Promise<void> {
+    const { index, of } = this.#part;
+    const stepUs = 1_000_000 / perSecond;
+    const firstUs = this.#nowUs() + stepUs * index / of;
+    for (let sent = 0; this.#isSending;) {
+      let burst = 0;
+      let dueUs = firstUs + sent * stepUs;
+      for (let now = this.#nowUs(); dueUs <= now && burst < MAX_BURST; burst++) {
+        const lateUs = now - dueUs;
+        if (this.#isMeasured(now)) this.#tally.lag.add(lateUs);
+        this.#sendFrom(sent++, lateUs <= GRAIN_US ? now : dueUs);
+        dueUs = firstUs + sent * stepUs;
+        now = this.#nowUs();
+      }
+      const waitMs = Math.min((dueUs - this.#nowUs()) / 1_000, MAX_WAIT_MS);
+      if (waitMs > 0) await pause(this.#runtime, waitMs, this.#signal);
+      else await new Promise<void>((resolve) => this.#runtime.schedule(resolve));
+      if (this.#signal.aborted) return;
+    }
+  }
+
+  /** Sends the next message of each link once an answer came. */
+  async #sendByAnswers(): Promise<void> {
+    const { window, mode } = this.#plan;
+    const senders = mode === "publish"
+      ? this.#topics.map((topic) => () => this.#publish(topic, this.#nowUs()))
+      : this.#links.map((link) => () => this.#sendNext(link));
+    for (const send of senders) for (let i = 0; i < window; i++) send();
+    // A link that reconnected, or whose answer never came, begins again.
+    while (this.#isSending && !this.#signal.aborted) {
+      await pause(this.#runtime, MAX_WAIT_MS, this.#signal);
+      if (mode === "publish" || !this.#isSending) continue;
+      for (const link of this.#links) {
+        if (link.isOpen && this.#pending[link.index]!.size === 0) this.#sendNext(link);
+      }
+    }
+  }
+
+  #sendNext(link: Link): void {
+    if (!link.isOpen) return;
+    const startUs = this.#nowUs();
+    if (this.#plan.mode === "echo") this.#echo(link, startUs);
+    else this.#request(link, startUs);
+  }
+
+  #sendFrom(turn: number, startUs: number): void {
+    const { mode } = this.#plan;
+    if (mode === "publish") {
+      return this.#publish(this.#topics[turn % this.#topics.length], startUs);
+    }
+    const link = this.#links[turn % this.#links.length];
+    if (!link?.isOpen || this.#pendingCount >= MAX_PENDING) return this.#unsent(startUs);
+    if (mode === "echo") this.#echo(link, startUs);
+    else this.#request(link, startUs);
+  }
+
+  #unsent(startUs: number): void {
+    if (this.#isMeasured(startUs)) this.#tally.counts.unsent++;
+  }
+
+  #stamp(n: number, startUs: number): Stamp {
+    return { load: this.#mark, n, at: Math.round(startUs), pad: this.#pad };
+  }
+
+  #begin(link: Link, number: number, startUs: number): void {
+    this.#pending[link.index]!.set(number, startUs);
+    this.#pendingCount++;
+    this.#countSent(startUs);
+  }
+
+  #countSent(startUs: number): void {
+    if (!this.#isMeasured(startUs)) return;
+    this.#tally.counts.sent++;
+    this.#tally.counts.sentBytes += this.#plan.payloadBytes;
+  }
+
+  #echo(link: Link, startUs: number): void {
+    const number = this.#number++;
+    if (!link.echo(this.#plan.topic, this.#stamp(number, startUs))) return this.#unsent(startUs);
+    this.#begin(link, number, startUs);
+  }
+
+  #request(link: Link, startUs: number): void {
+    const { topic, data, timeoutMs } = this.#plan;
+    const number = this.#number++;
+    const session = link.client!.session;
+    if (!session?.isReady) return this.#unsent(startUs);
+    this.#begin(link, number, startUs);
+    session.request(topic, data === undefined ? this.#stamp(number, startUs) : data, {
+      timeoutMs,
+    }).then(
+      () => this.#answer(link, number, startUs),
+      (error) => {
+        if (!this.#pending[link.index]!.delete(number)) return;
+        this.#pendingCount--;
+        if (this.#isMeasured(startUs) && !this.#isClosing) this.#tally.fail(error);
+        this.#answered.notify();
+        // A server that refuses at once is not asked again in the same turn.
+        if (this.#isSending && this.#plan.rate === undefined) {
+          this.#runtime.schedule(() => this.#sendNext(link));
+        }
+      },
+    );
+  }
+
+  #publish(topic: Published | undefined, startUs: number): void {
+    const session = topic && this.#links[topic.publisher]?.client?.session;
+    if (!session?.isReady || this.#pendingCount >= MAX_PENDING) return this.#unsent(startUs);
+    const stamp = this.#stamp(topic!.count++, startUs);
+    const isMeasured = this.#isMeasured(stamp.at);
+    this.#countSent(stamp.at);
+    this.#pendingCount++;
+    const settled = () => {
+      this.#pendingCount--;
+      this.#answered.notify();
+      if (this.#isSending && this.#plan.rate === undefined) this.#publish(topic, this.#nowUs());
+    };
+    session.publish(topic!.name, stamp, { timeoutMs: this.#plan.timeoutMs }).then(() => {
+      if (isMeasured) this.#tally.counts.acknowledged++;
+      settled();
+    }, (error) => {
+      topic!.failed++;
+      if (isMeasured && !this.#isClosing) this.#tally.fail(error);
+      // A server that refuses at once is not asked again in the same turn.
+      this.#runtime.schedule(settled);
+    });
+  }
+
+  /** True while answers, or deliveries to open sessions, are missing. */
+  get #isBehind(): boolean {
+    return this.#pendingCount > 0 ||
+      this.#subscriptions.some(({ topic, received, subscription }) =>
+        !subscription.isEnded && received < topic.count - topic.failed
+      );
+  }
+
+  async #drain(): Promise<void> {
+    const { timeoutMs } = this.#plan;
+    const endMs = this.#runtime.monotonic() + Math.min(timeoutMs, DRAIN_MS);
+    while (this.#isBehind && this.#runtime.monotonic() < endMs && !this.#signal.aborted) {
+      // Deliveries give no signal: a look every few milliseconds is enough.
+      await settlesWithin(this.#runtime, this.#answered.changed(), 10);
+    }
+  }
+}

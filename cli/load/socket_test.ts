@@ -1,0 +1,144 @@
+import { assertEquals, assertRejects } from "@std/assert";
+import { ConnectionError } from "../../errors.ts";
+import { ClientSocket } from "./socket.ts";
+
+/** A server that sends each message back. */
+function echoServer() {
+  const server = Deno.serve({ hostname: "127.0.0.1", port: 0, onListen() {} }, (request) => {
+    if (request.headers.get("upgrade") === null) {
+      return new Response("Only sockets here", { status: 426 });
+    }
+    const protocol = request.headers.get("sec-websocket-protocol") ?? undefined;
+    const { socket, response } = Deno.upgradeWebSocket(
+      request,
+      protocol === undefined ? {} : { protocol: protocol.split(",")[0]! },
+    );
+    socket.onmessage = ({ data }) => {
+      if (data === "close") socket.close(4_429, "enough");
+      else socket.send(data);
+    };
+    return response;
+  });
+  return {
+    url: `ws://127.0.0.1:${server.addr.port}/`,
+    [Symbol.asyncDispose]: () => server.shutdown(),
+  };
+}
+
+function nextOf(socket: ClientSocket, type: string): Promise<MessageEvent & CloseEvent> {
+  return new Promise((resolve) => {
+    const listener = (event: Event) => {
+      socket.removeEventListener(type, listener);
+      resolve(event as MessageEvent & CloseEvent);
+    };
+    socket.addEventListener(type, listener);
+  });
+}
+
+async function close(socket: ClientSocket): Promise<void> {
+  const closed = nextOf(socket, "close");
+  socket.close(1000);
+  await closed;
+}
+
+Deno.test("ClientSocket sends and receives texts and bytes of every length of a head", async () => {
+  await using server = echoServer();
+  const socket = await ClientSocket.open(server.url, { protocols: ["a", "b"] });
+  assertEquals(socket.protocol, "a");
+  socket.start();
+  for (const length of [0, 1, 125, 126, 65_535, 65_536, 300_000]) {
+    const text = "ä".repeat(length);
+    const echo = nextOf(socket, "message");
+    socket.send(text);
+    assertEquals((await echo).data === text, true, `${length}`);
+  }
+  const bytes = crypto.getRandomValues(new Uint8Array(4_097));
+  const echo = nextOf(socket, "message");
+  socket.send(bytes);
+  assertEquals(new Uint8Array((await echo).data as unknown as ArrayBuffer), bytes);
+  await close(socket);
+  assertEquals([socket.readyState, socket.bufferedAmount], [WebSocket.CLOSED, 0]);
+});
+
+Deno.test("ClientSocket keeps the order of frames of one turn, before a close", async () => {
+  await using server = echoServer();
+  const socket = await ClientSocket.open(server.url);
+  const seen: unknown[] = [];
+  socket.addEventListener("message", (event) => seen.push((event as MessageEvent).data));
+  const closed = nextOf(socket, "close");
+  socket.start();
+  for (const text of ["a", "b", "c", "close"]) socket.send(text);
+  const { code, reason, wasClean } = await closed;
+  assertEquals(seen.slice(0, 3), ["a", "b", "c"]);
+  assertEquals([code, reason, wasClean], [4_429, "enough", true]);
+  socket.send("after the close");
+  assertEquals(socket.bufferedAmount, 0);
+});
+
+Deno.test("ClientSocket.open() tells the status and the text of a refusal", async () => {
+  await using server = Deno.serve(
+    { hostname: "127.0.0.1", port: 0, onListen() {} },
+    () => new Response("At most 5 sessions", { status: 429 }),
+  );
+  const error = await assertRejects(
+    () => ClientSocket.open(`ws://127.0.0.1:${server.addr.port}/`),
+    ConnectionError,
+    "the server answered 429, At most 5 sessions",
+  );
+  assertEquals(error.status, 429);
+});
+
+Deno.test("ClientSocket.open() rejects for a closed port and for a server without HTTP", async () => {
+  const silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = silent.addr as Deno.NetAddr;
+  const answering = (async () => {
+    const conn = await silent.accept();
+    await conn.write(new TextEncoder().encode("SSH-2.0-x\r\n\r\n"));
+    return conn;
+  })();
+  await assertRejects(
+    () => ClientSocket.open(`ws://127.0.0.1:${port}/`),
+    ConnectionError,
+    "not HTTP/1.1",
+  );
+  (await answering).close();
+  silent.close();
+  await assertRejects(
+    () => ClientSocket.open(`ws://127.0.0.1:${port}/`),
+    ConnectionError,
+    "refused",
+  );
+});
+
+Deno.test("ClientSocket.open() ends by its signal, at a server that never answers", async () => {
+  const silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = silent.addr as Deno.NetAddr;
+  const stop = new AbortController();
+  const opening = ClientSocket.open(`ws://127.0.0.1:${port}/`, { signal: stop.signal });
+  const conn = await silent.accept();
+  stop.abort(new Error("given up"));
+  await assertRejects(() => opening, Error, "given up");
+  conn.close();
+  silent.close();
+});
+
+Deno.test("ClientSocket reports a connection that breaks without a close frame", async () => {
+  const listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+  const { port } = listener.addr as Deno.NetAddr;
+  const opening = ClientSocket.open(`ws://127.0.0.1:${port}/`);
+  const conn = await listener.accept();
+  await conn.read(new Uint8Array(4_096));
+  const head = "HTTP/1.1 101 Switching Protocols\r\n\r\n";
+  const frames = `${head}\x81\x02hi\x01\x01a\x80\x01b`;
+  await conn.write(Uint8Array.from(frames, (character) => character.charCodeAt(0)));
+  const socket = await opening;
+  const seen: unknown[] = [];
+  socket.addEventListener("message", (event) => seen.push((event as MessageEvent).data));
+  const closed = nextOf(socket, "close");
+  socket.start();
+  conn.close();
+  const { code, wasClean } = await closed;
+  assertEquals(seen, ["hi", "ab"]);
+  assertEquals([code, wasClean], [1006, false]);
+  listener.close();
+});

@@ -1,0 +1,171 @@
+/** Counts of a load, which threads send to the main thread every interval. */
+import { Histogram, type HistogramCells } from "./histogram.ts";
+import {
+  QueueFullError,
+  RequestError,
+  SessionClosedError,
+  TimeoutError,
+  UnsupportedError,
+} from "../../errors.ts";
+import { plainText } from "../context.ts";
+
+/** Most kinds of errors that are told apart; further ones count as `other`. */
+const MAX_KINDS = 32;
+
+/** Longest name of a kind, in characters. */
+const MAX_KIND_LENGTH = 120;
+
+/** Counts of messages and connections. */
+export interface Counts {
+  /** Messages that were sent. */
+  sent: number;
+  /** Answers, echoes and deliveries that arrived. */
+  received: number;
+  /** Publications that the server acknowledged. */
+  acknowledged: number;
+  /** Bytes of the data of sent messages. */
+  sentBytes: number;
+  /** Bytes of the data of received messages. */
+  receivedBytes: number;
+  /** Messages that were due and could not be sent: no session, or too many under way. */
+  unsent: number;
+  /** Publications missing at a subscriber, by their numbers. */
+  missing: number;
+  /** Publications that came twice or behind a later one. */
+  disordered: number;
+  /** Sessions that opened. */
+  opened: number;
+  /** Attempts to open that failed. */
+  failedOpens: number;
+  /** Sessions that ended before the load. */
+  disconnects: number;
+}
+
+/** The counts of one interval. */
+export interface Sample extends Counts {
+  /** Sessions that are open now. */
+  readonly connected: number;
+  /** Messages under way now. */
+  readonly pending: number;
+  /** Errors by kind. */
+  readonly errors: Readonly<Record<string, number>>;
+  /** Times from the send to the answer. */
+  readonly latency: HistogramCells;
+  /** Times to open a session. */
+  readonly connect: HistogramCells;
+  /** Times by which sends came late. */
+  readonly lag: HistogramCells;
+}
+
+function noCounts(): Counts {
+  return {
+    sent: 0,
+    received: 0,
+    acknowledged: 0,
+    sentBytes: 0,
+    receivedBytes: 0,
+    unsent: 0,
+    missing: 0,
+    disordered: 0,
+    opened: 0,
+    failedOpens: 0,
+    disconnects: 0,
+  };
+}
+
+/** Collects the counts of one thread. */
+export class Tally {
+  /** Times from the send to the answer. */
+  readonly latency: Histogram = new Histogram();
+  /** Times to open a session. */
+  readonly connect: Histogram = new Histogram();
+  /** Times by which sends came late. */
+  readonly lag: Histogram = new Histogram();
+  /** Counts since the last sample. */
+  counts: Counts = noCounts();
+  /** Sessions that are open now. */
+  connected = 0;
+  /** Messages under way now. */
+  pending = 0;
+  #errors: Record<string, number> = {};
+
+  /** Counts an error by its kind. */
+  fail(error: unknown, count = 1): void {
+    this.failAs(kindOf(error), count);
+  }
+
+  /** Counts errors of a kind. */
+  failAs(kind: string, count = 1): void {
+    addKind(this.#errors, kind, count);
+  }
+
+  /** Returns the counts since the last sample, and begins anew. */
+  take(): Sample {
+    const sample = {
+      ...this.counts,
+      connected: this.connected,
+      pending: this.pending,
+      errors: this.#errors,
+      latency: this.latency.toCells(),
+      connect: this.connect.toCells(),
+      lag: this.lag.toCells(),
+    };
+    for (const histogram of [this.latency, this.connect, this.lag]) histogram.clear();
+    this.counts = noCounts();
+    this.#errors = {};
+    return sample;
+  }
+}
+
+/** The sum of samples: of several threads in one interval, or of one load. */
+export class Sum {
+  /** Times from the send to the answer. */
+  readonly latency: Histogram = new Histogram();
+  /** Times to open a session. */
+  readonly connect: Histogram = new Histogram();
+  /** Times by which sends came late. */
+  readonly lag: Histogram = new Histogram();
+  /** The counts. */
+  readonly counts: Counts = noCounts();
+  /** Errors by kind. */
+  readonly errors: Record<string, number> = {};
+
+  /** Adds a sample. */
+  add(sample: Sample): void {
+    for (const name in this.counts) {
+      const key = name as keyof Counts;
+      this.counts[key] += sample[key];
+    }
+    for (const [kind, count] of Object.entries(sample.errors)) addKind(this.errors, kind, count);
+    this.latency.merge(sample.latency);
+    this.connect.merge(sample.connect);
+    this.lag.merge(sample.lag);
+  }
+
+  /** Number of all errors. */
+  get failed(): number {
+    return Object.values(this.errors).reduce((sum, count) => sum + count, 0);
+  }
+}
+
+function addKind(errors: Record<string, number>, kind: string, count: number): void {
+  const isNew = errors[kind] === undefined;
+  const key = isNew && Object.keys(errors).length >= MAX_KINDS ? "other" : kind;
+  errors[key] = (errors[key] ?? 0) + count;
+}
+
+/**
+ * Names the kind of an error: a code where there is one, as texts differ by numbers and places.
+ *
+ * @param error The error.
+ * @returns A short name.
+ */
+export function kindOf(error: unknown): string {
+  if (error instanceof RequestError) return `request: ${error.failure.code}`;
+  if (error instanceof TimeoutError) return "timeout";
+  if (error instanceof QueueFullError) return "queue full";
+  if (error instanceof UnsupportedError) return "unsupported";
+  if (error instanceof SessionClosedError) return `closed: ${error.info?.code ?? "unknown"}`;
+  const text = error instanceof Error ? error.message : String(error);
+  return plainText(text).replace(/\d+/g, "N").slice(0, MAX_KIND_LENGTH);
+}

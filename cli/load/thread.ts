@@ -1,0 +1,95 @@
+/** The main thread's end of a thread with a part of a load. */
+import type { Part, Thread } from "./generator.ts";
+import type { LoadPlan } from "./plan.ts";
+import type { Sample } from "./tally.ts";
+
+/** The steps of a thread that the main thread calls. */
+type Step = keyof Thread;
+
+/** A message to the worker. */
+export type Call =
+  | { readonly begin: { readonly plan: LoadPlan; readonly part: Part } }
+  | { readonly id: number; readonly step: Step }
+  | { readonly stop: true };
+
+/** A message of the worker. */
+export interface Answer {
+  /** Number of the call. */
+  readonly id: number;
+  /** Result of the call. */
+  readonly value?: unknown;
+  /** Text of the error of the call. */
+  readonly error?: string;
+}
+
+/** A generator in a worker. */
+export class WorkerThread implements Thread, Disposable {
+  readonly #worker: Worker;
+  readonly #signal: AbortSignal;
+  readonly #stop = () => this.#worker.postMessage({ stop: true } satisfies Call);
+  /** Calls without an answer; one for each step at most. */
+  readonly #calls = new Map<number, PromiseWithResolvers<unknown>>();
+  #lastId = 0;
+
+  /**
+   * Starts a worker.
+   *
+   * @param plan The plan of the whole load.
+   * @param part The part of the thread.
+   * @param signal Ends the load early.
+   */
+  constructor(plan: LoadPlan, part: Part, signal: AbortSignal) {
+    this.#worker = new Worker(new URL("./worker.ts", import.meta.url), { type: "module" });
+    this.#signal = signal;
+    this.#worker.onmessage = ({ data: { id, value, error } }: MessageEvent<Answer>) => {
+      const call = this.#calls.get(id);
+      this.#calls.delete(id);
+      if (error === undefined) call?.resolve(value);
+      else call?.reject(new Error(error));
+    };
+    this.#worker.onerror = (event) => {
+      event.preventDefault();
+      for (const { reject } of this.#calls.values()) {
+        reject(new Error(`Cannot go on: a thread failed, ${event.message}`));
+      }
+      this.#calls.clear();
+    };
+    this.#worker.postMessage({ begin: { plan, part } } satisfies Call);
+    signal.addEventListener("abort", this.#stop, { once: true });
+    if (signal.aborted) this.#stop();
+  }
+
+  /** Opens all links. */
+  open(): Promise<void> {
+    return this.#call("open") as Promise<void>;
+  }
+
+  /** Sends messages. Returns the measured time, in milliseconds. */
+  send(): Promise<number> {
+    return this.#call("send") as Promise<number>;
+  }
+
+  /** Closes all links. */
+  close(): Promise<void> {
+    return this.#call("close") as Promise<void>;
+  }
+
+  /** Returns the counts since the last sample. */
+  sample(): Promise<Sample> {
+    return this.#call("sample") as Promise<Sample>;
+  }
+
+  /** Ends the worker. */
+  [Symbol.dispose](): void {
+    this.#signal.removeEventListener("abort", this.#stop);
+    this.#worker.terminate();
+  }
+
+  #call(step: Step): Promise<unknown> {
+    const id = ++this.#lastId;
+    const call = Promise.withResolvers<unknown>();
+    this.#calls.set(id, call);
+    this.#worker.postMessage({ id, step } satisfies Call);
+    return call.promise;
+  }
+}

@@ -1,0 +1,29 @@
+/** The program of a thread with a part of a load: answers the calls of the main thread. */
+import { platformRuntime } from "../../base/runtime.ts";
+import { Generator } from "./generator.ts";
+import type { Answer, Call } from "./thread.ts";
+
+/** The part of a worker's global scope that the thread uses. */
+interface Scope {
+  onmessage: ((event: MessageEvent<Call>) => void) | null;
+  postMessage(answer: Answer): void;
+}
+
+const scope = globalThis as unknown as Scope;
+const stop = new AbortController();
+let generator: Generator | undefined;
+
+scope.onmessage = async ({ data }) => {
+  if ("stop" in data) return stop.abort();
+  if ("begin" in data) {
+    const { plan, part } = data.begin;
+    generator = new Generator(platformRuntime(), plan, part, stop.signal);
+    return;
+  }
+  const { id, step } = data;
+  try {
+    scope.postMessage({ id, value: await generator![step]() });
+  } catch (error) {
+    scope.postMessage({ id, error: error instanceof Error ? error.message : String(error) });
+  }
+};

@@ -1,0 +1,112 @@
+/** Values of options that several commands have: times, tokens, headers, hashes. */
+import { type Arguments, type CommandOption, usageError } from "./command.ts";
+import type { Context } from "./context.ts";
+
+/** Longest time, in milliseconds. */
+const MAX_MS = 86_400_000;
+
+/** The option `--header`, for {@linkcode headersOf}. */
+export const HEADER_OPTION: CommandOption = {
+  name: "header",
+  short: "H",
+  value: "LINE",
+  isRepeatable: true,
+  summary: 'Request header, as "Name: value"',
+};
+
+/** The option `--cert-hash`, for {@linkcode hashesOf}. */
+export const CERT_HASH_OPTION: CommandOption = {
+  name: "cert-hash",
+  value: "HASH",
+  isRepeatable: true,
+  summary: "SHA-256 of a certificate that WebTransport trusts",
+};
+
+/** SHA-256 of a certificate, as WebTransport takes it. */
+export interface Sha256Hash {
+  /** The algorithm. */
+  readonly algorithm: "sha-256";
+  /** The hash: 32 bytes. */
+  readonly value: Uint8Array<ArrayBuffer>;
+}
+
+/**
+ * Reads a time, such as `30s`, `500ms`, `2m` or `1h`; a bare number is seconds.
+ *
+ * @param args The arguments.
+ * @param name Name of the option.
+ * @param fallbackMs The default, in milliseconds.
+ * @returns The time, in milliseconds.
+ * @throws {CommandError} With the exit code 2, if the value is no time of at most a day.
+ */
+export function duration(args: Arguments, name: string, fallbackMs: number): number {
+  const text = args.value(name);
+  if (text === undefined) return fallbackMs;
+  const match = /^(\d+(?:\.\d+)?)(ms|s|m|h)?$/.exec(text);
+  const units = { ms: 1, s: 1_000, m: 60_000, h: 3_600_000 };
+  const ms = match === null
+    ? NaN
+    : Number(match[1]) * units[(match[2] ?? "s") as keyof typeof units];
+  if (ms >= 0 && ms <= MAX_MS) return Math.round(ms);
+  throw usageError(
+    `Cannot read --${name}: the time must be like 500ms, 30s or 2m, at most 24h, received "${text}"`,
+  );
+}
+
+/**
+ * Reads the token of the option `--token`, or else of the variable `SKEIN_TOKEN`, which other users
+ * of the machine do not see in the list of processes.
+ *
+ * @param args The arguments.
+ * @param env Reads the environment.
+ * @returns The token, if there is one.
+ */
+export function tokenOf(args: Arguments, env: Context["env"]): string | undefined {
+  return args.value("token") ?? (env("SKEIN_TOKEN") || undefined);
+}
+
+/**
+ * Reads the request headers of the option `--header`.
+ *
+ * @param args The arguments.
+ * @returns Names and values.
+ * @throws {CommandError} With the exit code 2, if a value is no header.
+ */
+export function headersOf(args: Arguments): (readonly [name: string, value: string])[] {
+  return args.values("header").map((line) => {
+    const at = line.indexOf(":");
+    try {
+      const [name, value] = [line.slice(0, at).trim(), line.slice(at + 1).trim()];
+      if (at > 0) return [...new Headers([[name, value]])][0]!;
+    } catch {
+      // The same text for each fault.
+    }
+    throw usageError(`Cannot read --header: the form is "Name: value", received "${line}"`);
+  });
+}
+
+/**
+ * Reads the hashes of the option `--cert-hash`, each in hexadecimal with or without colons, or in
+ * base64.
+ *
+ * @param args The arguments.
+ * @returns The hashes; empty without the option.
+ * @throws {CommandError} With the exit code 2, if a value is no SHA-256.
+ */
+export function hashesOf(args: Arguments): Sha256Hash[] {
+  return args.values("cert-hash").map((text) => ({ algorithm: "sha-256", value: hashOf(text) }));
+}
+
+function hashOf(text: string): Uint8Array<ArrayBuffer> {
+  const plain = text.replaceAll(":", "").toLowerCase();
+  if (/^[0-9a-f]{64}$/.test(plain)) return Uint8Array.fromHex(plain);
+  try {
+    const bytes = Uint8Array.fromBase64(text);
+    if (bytes.length === 32) return bytes;
+  } catch {
+    // The same text for each fault.
+  }
+  throw usageError(
+    `Cannot read --cert-hash: the hash must be 32 bytes of SHA-256 in hexadecimal or base64, received "${text}"`,
+  );
+}
