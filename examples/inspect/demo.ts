@@ -1,12 +1,20 @@
 /**
- * A server with sessions to inspect: users who talk, a user with a slow handler, a user with
- * streams that the server does not read, and guests who connect and leave.
+ * Two servers on one broker with sessions to inspect: users in a room, a slow handler, streams
+ * that the server does not read, guests that connect and leave, and a durable stream that grows.
  *
  * In your own project, write `jsr:@skein/skein` in place of `../../mod.ts`.
  *
  * @module
  */
-import { dial, serve, type ServeOptions, type Server, type Session } from "../../mod.ts";
+import {
+  type Broker,
+  dial,
+  serve,
+  type ServeOptions,
+  type Server,
+  type Session,
+} from "../../mod.ts";
+import { MemoryBroker } from "../../pubsub/mod.ts";
 
 /**
  * A secret that the inspector must not show: part of the token, the cookie and the URL
@@ -17,53 +25,43 @@ export const SECRET = "hunter2-do-not-show";
 /** Most messages that may wait for a handler; few, so that a slow handler shows soon. */
 const MAX_WAITING = 64;
 
-/** A server with demo users. */
+/** The room of all users, with a history. */
+const ROOM = "room:lounge";
+
+/** Two servers with demo users. */
 export class Demo implements AsyncDisposable {
-  /** The server. */
+  /** The server with most of the users, and with the inspector. */
   readonly app: Server<string>;
+  /** A second node on the same broker. */
+  readonly other: Server<string>;
+  readonly #broker: Broker;
   readonly #end = new AbortController();
   readonly #sessions: Session[] = [];
 
-  private constructor(app: Server<string>) {
-    this.app = app;
+  private constructor(broker: Broker, options: DemoOptions) {
+    this.#broker = broker;
+    this.app = serveDemo(broker, "north", options);
+    this.other = serveDemo(broker, "south", { ...options, port: 0 });
   }
 
-  /** Starts the server and its users. */
-  static async start(options: Pick<ServeOptions, "webTransport"> = {}): Promise<Demo> {
-    const app: Server<string> = serve<string>({
-      port: 0,
-      hostname: "127.0.0.1",
-      onListen() {},
-      ...options,
-      authenticate: ({ request }) => new URL(request.url).searchParams.get("name") ?? "nobody",
-      session: {
-        receiveQueue: { maxMessages: MAX_WAITING },
-        heartbeat: { intervalMs: 2_000, timeoutMs: 30_000 },
-      },
-      keepsHeaders: "all",
-      onOpen: (session) => void app.subscribe(session, "news"),
-      onMessage: async (message) => {
-        switch (message.topic) {
-          case "say":
-            return app.publish("news", message.data);
-          case "look up":
-            return message.reply({ found: message.data });
-          case "report":
-            // A handler that never finishes, such as one that waits for a stuck database.
-            await new Promise((resolve) => message.signal.addEventListener("abort", resolve));
-        }
-      },
-    });
-    const demo = new Demo(app);
+  /** Starts the servers and their users. */
+  static async start(options: DemoOptions = {}): Promise<Demo> {
+    const demo = new Demo(new MemoryBroker(), options);
     await demo.#populate();
     return demo;
   }
 
-  /** Stops the users and the server. */
+  /** The page of the inspector. */
+  get inspectorUrl(): string {
+    return `${this.app.url.replace("ws:", "http:")}inspector/`;
+  }
+
+  /** Stops the users and the servers. */
   async [Symbol.asyncDispose](): Promise<void> {
     this.#end.abort();
     await Promise.all(this.#sessions.map((session) => session.close()));
-    await this.app.close();
+    await Promise.all([this.app.close(), this.other.close()]);
+    await this.#broker.close();
   }
 
   async #populate(): Promise<void> {
@@ -73,7 +71,8 @@ export class Demo implements AsyncDisposable {
     const kim = await this.#enter("kim", "websocket");
     const olek = await this.#enter("olek", "websocket");
     const noor = await this.#enter("noor", "websocket");
-    await this.#enter("viewer-7", "websocket");
+    await this.#enter("viewer-7", "websocket", this.other);
+    const story = await this.app.durableStreams.create<string>("story-7");
 
     this.#every(90, () => mira.send("say", { from: "mira", text: "x".repeat(size(400)) }));
     this.#every(350, () => jonas.send("say", { from: "jonas", text: "On the train" }));
@@ -83,6 +82,7 @@ export class Demo implements AsyncDisposable {
         await ada.sendDatagram(new Uint8Array(size(200)));
       }
     });
+    this.#every(400, async () => await story.append("Once upon a time. "));
     this.#every(2_000, () => this.#visit());
     // All messages wait behind the first one.
     for (let n = 0; n < MAX_WAITING - 6; n++) olek.send("report", { n, text: "y".repeat(200) });
@@ -95,17 +95,17 @@ export class Demo implements AsyncDisposable {
     }
   }
 
-  /** Connects a guest who sends one message and leaves. */
+  /** Connects a guest for one message. */
   async #visit(): Promise<void> {
-    const session = await this.#enter(`guest-${size(90)}`, "websocket");
+    const session = await this.#enter(`guest-${size(90)}`, "websocket", this.other);
     session.send("say", { from: "a guest", text: "Hello" });
     await pause(1_500 + size(6_000), this.#end.signal);
     await session.close();
     this.#sessions.splice(this.#sessions.indexOf(session), 1);
   }
 
-  async #enter(name: string, transport?: "websocket"): Promise<Session> {
-    const url = new URL(this.app.url);
+  async #enter(name: string, transport?: "websocket", at = this.app): Promise<Session> {
+    const url = new URL(at.url);
     url.search = new URLSearchParams({ name, token: SECRET, password: SECRET }).toString();
     const session = await dial(url, {
       headers: { cookie: `session=${SECRET}`, "x-api-key": SECRET },
@@ -133,6 +133,50 @@ export class Demo implements AsyncDisposable {
       if (!signal.aborted) console.error("The demo failed:", error);
     }
   }
+}
+
+/** Options of the demo. */
+export type DemoOptions = Pick<ServeOptions, "port" | "webTransport">;
+
+function serveDemo(broker: Broker, name: string, options: DemoOptions): Server<string> {
+  const app: Server<string> = serve<string>({
+    port: 0,
+    hostname: "127.0.0.1",
+    onListen() {},
+    ...options,
+    inspector: true,
+    broker,
+    node: { name },
+    rooms: ["room:{name}"],
+    history: { "room:{name}": { size: 200 } },
+    durableStreams: { path: "/streams" },
+    authenticate: ({ request }) => new URL(request.url).searchParams.get("name") ?? "nobody",
+    session: {
+      receiveQueue: { maxMessages: MAX_WAITING },
+      heartbeat: { intervalMs: 2_000, timeoutMs: 30_000 },
+    },
+    keepsHeaders: "all",
+    onOpen: (session) => {
+      app.subscribe(session, "news");
+      if (session.connection.capabilities.datagrams !== "none") {
+        session.datagrams.readable.pipeTo(new WritableStream()).catch(() => {}); // Ends with the session.
+      }
+      app.rooms.join(session, ROOM, { data: { mood: "curious", token: SECRET } });
+    },
+    onMessage: async (message) => {
+      switch (message.topic) {
+        case "say":
+          app.publish("news", { headline: "Somebody spoke" });
+          return app.publish(ROOM, message.data);
+        case "look up":
+          return message.reply({ found: message.data });
+        case "report":
+          // A handler that never finishes, such as one that waits for a stuck database.
+          await new Promise((resolve) => message.signal.addEventListener("abort", resolve));
+      }
+    },
+  });
+  return app;
 }
 
 /** Returns a random integer from 1 to `max`. */

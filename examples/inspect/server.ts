@@ -1,71 +1,51 @@
 /**
- * Live diagnostics of all sessions of a server, in a page: traffic, queues, stuck sessions, and the
- * reasons.
+ * The inspector, at a server with demo users: a handler that never ends, streams without a reader,
+ * a room, a topic with a history, a second node, and a durable stream that grows.
  *
  * ```sh
- * deno run -N -R --allow-run examples/inspect/server.ts    # then open http://localhost:8001
- * deno run -N -R --allow-run examples/inspect/server.ts --port 9001
- * deno run -N examples/inspect/server.ts --once            # measures once, prints the result, and ends
+ * deno run -N examples/inspect/server.ts    # then open http://localhost:8001/inspector/
+ * deno run -N examples/inspect/server.ts --port 9001
+ * deno run -N examples/inspect/server.ts --once   # asks once, prints the result, and ends
  * ```
  *
- * The example inspects a server with users of its own. Pass your own server to `serveInspector`
- * instead. The inspector listens on this machine only, and hides secrets in headers, cookies and
- * URLs.
+ * In your own server the option `inspector: true` of `serve` is enough: see
+ * `docs/recipes/debugging.md`.
  *
  * @module
  */
-import { dial } from "../../mod.ts";
-import { servePage } from "../chat/page.ts";
 import { Demo, SECRET } from "./demo.ts";
-import { serveInspector } from "./inspector.ts";
-import { readPage } from "./page.ts";
-import type { Detail, Overview } from "./view.ts";
 
 if (import.meta.main) await main(Deno.args);
 
 async function main(args: readonly string[]): Promise<void> {
   if (args.includes("--once")) return await lookOnce();
   const at = args.indexOf("--port");
-  const page = await readPage();
-  const demo = await Demo.start();
-  const end = new AbortController();
-  serveInspector(demo.app, {
-    port: at < 0 ? 8001 : Number(args[at + 1]),
-    fetch: (request) => servePage(page, request),
-    onListen: ({ port }) => console.log(`Inspector at http://localhost:${port} (Ctrl-C ends it)`),
-  }, end.signal);
+  const demo = await Demo.start({ port: at < 0 ? 8001 : Number(args[at + 1]) });
+  console.log(`Inspector at ${demo.inspectorUrl} (Ctrl-C ends it)`);
   Deno.addSignalListener("SIGINT", async () => {
-    end.abort();
     await demo[Symbol.asyncDispose]();
     Deno.exit();
   });
 }
 
-/** Prints the data that a page receives. */
+/** Prints the data that the page receives. */
 async function lookOnce(): Promise<void> {
-  const end = new AbortController();
-  await using demo = await Demo.start();
-  await using inspector = serveInspector(
-    demo.app,
-    { port: 0, onListen() {}, intervalMs: 100 },
-    end.signal,
-  );
-  await using session = await dial(`${inspector.url}session`);
-  await session.subscribe("overview");
-  let told = "";
-  for await (const { data } of session) {
-    const overview = data as Overview;
-    const stuck = overview.rows.find(({ user }) => user === "olek");
+  await using demo = await Demo.start({ port: 0 });
+  const ask = async (question: string) => {
+    const url = `${demo.inspectorUrl}data/${question}`;
+    return await (await fetch(url, { headers: { "skein-inspector": "1" } })).json();
+  };
+  let stuck: Record<string, string> & { issues: { message: string }[] };
+  let users: string[];
+  do {
+    const { rows } = await ask("sessions");
+    users = rows.map(({ user }: { user: string }) => user);
+    stuck = rows.find(({ user }: { user: string }) => user === "olek");
     // Messages to this session may still be on the way.
-    if (stuck === undefined || stuck.issues.length === 0) continue;
-    const users = overview.rows.map(({ user }) => user).filter((user) => !user.startsWith("guest"));
-    console.log(`sessions of ${users.sort().join(", ")}`);
-    console.log(`olek: ${stuck.issues[0]!.message}`);
-    const detail = await session.request("detail", stuck.id) as Detail;
-    console.log(`cookie: ${detail.state?.diagnostics.headers.cookie}`);
-    told = JSON.stringify([overview, detail]);
-    break;
-  }
-  console.log(`the secret is shown: ${told.includes(SECRET)}`);
-  end.abort();
+  } while (stuck === undefined || stuck.issues.length === 0);
+  console.log(`sessions of ${users.filter((user) => !user.startsWith("guest")).sort().join(", ")}`);
+  console.log(`olek: ${stuck.issues[0]!.message}`);
+  const detail = await ask(`session?${new URLSearchParams({ node: stuck.node!, id: stuck.id! })}`);
+  console.log(`cookie: ${detail.answer.state.diagnostics.headers.cookie}`);
+  console.log(`the secret is shown: ${JSON.stringify([stuck, detail]).includes(SECRET)}`);
 }

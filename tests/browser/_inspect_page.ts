@@ -1,13 +1,9 @@
 /**
- * The inspector's page, with a server to inspect.
+ * The inspector's page, with servers to inspect.
  *
  * @module
  */
-import { servePage } from "../../examples/chat/page.ts";
-import { Demo } from "../../examples/inspect/demo.ts";
-import { serveInspector } from "../../examples/inspect/inspector.ts";
-import { readPage } from "../../examples/inspect/page.ts";
-import type { Server } from "../../mod.ts";
+import type { Demo } from "../../examples/inspect/demo.ts";
 import { type BrowserContext, type Page, PATIENCE_MS } from "./_browsers.ts";
 
 /** The few members of the DOM in use: the repository is checked without the DOM's library. */
@@ -20,69 +16,53 @@ interface Element {
 /** The page's globals; functions that name these run in the page. */
 declare const document: Element;
 
-/** An inspector, and the inspected server with users. */
-export class Inspected implements AsyncDisposable {
-  /** The inspected server. */
-  readonly demo: Demo;
-  /** The inspector. */
-  readonly inspector: Server;
-  readonly #end: AbortController;
+/** Opens the page of a server's inspector, at one of its views. */
+export async function openInspector(
+  context: BrowserContext,
+  url: string,
+  view = "sessions",
+): Promise<InspectorPage> {
+  const page = await context.newPage();
+  page.setDefaultTimeout(PATIENCE_MS);
+  const faults: string[] = [];
+  page.on("pageerror", (error) => void faults.push(String(error)));
+  await page.goto(`${url}#${view}`);
+  await page.waitForSelector('#status[data-name="connected"]');
+  return new InspectorPage(page, faults);
+}
 
-  private constructor(demo: Demo, inspector: Server, end: AbortController) {
-    this.demo = demo;
-    this.inspector = inspector;
-    this.#end = end;
-  }
-
-  /** Starts both servers, each on a free port. */
-  static async start(): Promise<Inspected> {
-    const files = await readPage();
-    const demo = await Demo.start();
-    const end = new AbortController();
-    const inspector = serveInspector(demo.app, {
-      port: 0,
-      onListen() {},
-      fetch: (request) => servePage(files, request),
-      intervalMs: 250,
-    }, end.signal);
-    return new Inspected(demo, inspector, end);
-  }
-
-  /** Opens the page. */
-  async open(context: BrowserContext): Promise<InspectorPage> {
-    const page = await context.newPage();
-    page.setDefaultTimeout(PATIENCE_MS);
-    await page.goto(`http://localhost:${this.inspector.address!.port}`);
-    await page.waitForSelector('#status[data-name="connected"]');
-    return new InspectorPage(page);
-  }
-
-  /** Closes both servers. */
-  async [Symbol.asyncDispose](): Promise<void> {
-    this.#end.abort();
-    await this.inspector.close();
-    await this.demo[Symbol.asyncDispose]();
-  }
+/** Opens the page of the demo. */
+export async function openDemo(context: BrowserContext, demo: Demo): Promise<InspectorPage> {
+  return await openInspector(context, demo.inspectorUrl);
 }
 
 /** The page with the actions of a user. */
 export class InspectorPage {
   /** The page, for other operations. */
   readonly page: Page;
+  /** Errors of the page's scripts. */
+  readonly faults: readonly string[];
 
-  constructor(page: Page) {
+  constructor(page: Page, faults: readonly string[]) {
     this.page = page;
+    this.faults = faults;
   }
 
-  /** Waits for the row of a user, and returns the text. */
-  async row(user: string): Promise<string> {
+  /** Goes to a view. */
+  async view(name: string): Promise<void> {
+    await this.page.click(`#views a[href="#${name}"]`);
+    await this.page.waitForSelector(`#views a[href="#${name}"][aria-current]`);
+  }
+
+  /** Waits for the row with a name, and returns the text. */
+  async row(name: string): Promise<string> {
     const handle = await this.page.waitForFunction(
-      (user) =>
+      (name) =>
         [...document.querySelectorAll("#rows tr")].find((row) =>
-          row.querySelector(".open")!.textContent === user
+          row.querySelector(".open")!.textContent === name
         )?.textContent,
       {},
-      user,
+      name,
     );
     return await handle.jsonValue() as string;
   }
@@ -100,15 +80,15 @@ export class InspectorPage {
     );
   }
 
-  /** Opens the details of a user's session. */
-  async look(user: string): Promise<void> {
-    await this.row(user);
-    await this.page.evaluate((user) => {
+  /** Opens the details of a row. */
+  async look(name: string): Promise<void> {
+    await this.row(name);
+    await this.page.evaluate((name) => {
       const buttons = [...document.querySelectorAll("#rows .open")];
-      const button = buttons.find(({ textContent }) => textContent === user);
+      const button = buttons.find(({ textContent }) => textContent === name);
       (button as unknown as { click(): void }).click();
-    }, user);
-    await this.says("#detail-title", user);
+    }, name);
+    await this.says("#detail-title", name);
     await this.page.waitForSelector("#detail-body .group");
   }
 

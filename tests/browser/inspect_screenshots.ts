@@ -2,14 +2,15 @@
  * Takes the pictures of the inspector in `docs/`, at the width of a desk and of a phone.
  *
  * ```sh
- * deno run -A tests/browser/inspect_screenshots.ts            # docs/inspect-desktop.png, docs/inspect-phone.png
- * deno run -A tests/browser/inspect_screenshots.ts --review   # more states of the page, to a temporary folder
+ * deno run -A tests/browser/inspect_screenshots.ts            # docs/inspect-*.png
+ * deno run -A tests/browser/inspect_screenshots.ts --review   # all views, to a temporary folder
  * ```
  *
  * @module
  */
+import { Demo } from "../../examples/inspect/demo.ts";
 import { BROWSERS, emulate, launchBrowser, pathOf } from "./_browsers.ts";
-import { Inspected } from "./_inspect_page.ts";
+import { openDemo } from "./_inspect_page.ts";
 
 const DOCS = new URL("../../docs/", import.meta.url);
 
@@ -19,36 +20,46 @@ const SIZES = {
 } as const;
 
 /** Patience until there is a picture to draw, in milliseconds. */
-const HISTORY_MS = 25_000;
+const HISTORY_MS = 40_000;
+
+/** Patience for the next measurement, in milliseconds. */
+const NEXT_MS = 2_500;
 
 async function main(isReview: boolean): Promise<void> {
   const folder = isReview ? new URL(`file://${await Deno.makeTempDir()}/`) : DOCS;
-  await using inspected = await Inspected.start();
+  await using demo = await Demo.start();
   const browser = await launchBrowser(BROWSERS[0]!);
   try {
-    const inspector = await inspected.open(await browser.createBrowserContext());
+    const inspector = await openDemo(await browser.createBrowserContext(), demo);
+    const { page } = inspector;
+    const shoot = async (name: string) => {
+      await new Promise((resolve) => setTimeout(resolve, NEXT_MS));
+      await page.screenshot({ path: pathOf(folder, `inspect-${name}`) });
+    };
     await inspector.row("olek");
     await new Promise((resolve) => setTimeout(resolve, HISTORY_MS));
-    const shoot = async (name: keyof typeof SIZES, suffix = "") => {
-      await inspector.page.setViewport(SIZES[name]);
-      await inspector.page.screenshot({ path: pathOf(folder, `inspect-${name}${suffix}`) });
-    };
+    await page.setViewport(SIZES.desktop);
+    await inspector.view("overview");
+    await shoot("overview");
+    await inspector.view("sessions");
+    await inspector.look("kim");
+    await page.click("#follow");
+    await shoot("desktop");
+    await page.keyboard.press("Escape");
+    await page.setViewport(SIZES.phone);
     await shoot("phone");
-    if (isReview) {
-      await shoot("desktop", "-list");
-      await emulate(inspector.page, "dark");
-      await shoot("desktop", "-dark");
-      await shoot("phone", "-dark");
+    if (!isReview) return;
+    for (const scheme of ["light", "dark"] as const) {
+      await emulate(page, scheme);
+      for (const [size, viewport] of Object.entries(SIZES)) {
+        await page.setViewport(viewport);
+        for (const view of ["overview", "sessions", "topics", "rooms", "streams", "brokers"]) {
+          await inspector.view(view);
+          await shoot(`${size}-${view}-${scheme}`);
+        }
+      }
     }
-    await inspector.page.setViewport(SIZES.desktop);
-    await inspector.look("noor");
-    await shoot("desktop", isReview ? "-detail-dark" : "");
-    if (isReview) {
-      await emulate(inspector.page, "light");
-      await shoot("desktop", "");
-      await shoot("phone", "-detail");
-      console.log(folder.pathname);
-    }
+    console.log(folder.pathname);
   } finally {
     await browser.close();
   }

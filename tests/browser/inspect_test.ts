@@ -1,38 +1,108 @@
 import { assert, assertEquals, assertStringIncludes } from "@std/assert";
-import { SECRET } from "../../examples/inspect/demo.ts";
+import { dial, type Session } from "../../mod.ts";
+import { Demo, SECRET } from "../../examples/inspect/demo.ts";
+import { listen } from "../servers.ts";
 import { testInBrowsers } from "./_browsers.ts";
-import { Inspected } from "./_inspect_page.ts";
+import { openDemo, openInspector } from "./_inspect_page.ts";
 
-/** A function of the page; functions that name this one run there. */
+/** The little of the DOM that functions of the page name here. */
+interface Box {
+  readonly id: string;
+  readonly textContent: string;
+  readonly className: string;
+  readonly offsetHeight: number;
+  readonly offsetWidth: number;
+  readonly clientWidth: number;
+  readonly scrollWidth: number;
+}
+
 declare const document: {
-  readonly documentElement: { readonly clientWidth: number; readonly scrollWidth: number };
-  readonly activeElement: { readonly id: string; readonly textContent: string };
+  readonly documentElement: Box;
+  readonly activeElement: Box;
+  querySelectorAll(selector: string): Iterable<Box>;
 };
 
-testInBrowsers("inspector shows all sessions, and why one is stuck", async (browser) => {
-  await using inspected = await Inspected.start();
-  const inspector = await inspected.open(await browser.createBrowserContext());
-  for (const user of ["mira", "jonas", "ada", "kim", "noor", "viewer-7"]) {
-    assertStringIncludes(await inspector.row(user), "connected");
-  }
-  await inspector.row("olek");
-  await inspector.says("#rows .issue", "of 64 messages");
-  await inspector.says("#tiles .tile", "Messages in");
+const VIEWS = ["overview", "sessions", "topics", "rooms", "streams", "brokers"];
 
-  // The inspected state changes meanwhile.
-  await inspector.look("olek");
-  await inspector.says("#detail-body .issue", "the handler is slower than the peer");
-  await inspector.says("#detail-body .gauge", "of 64 messages");
-  const [olek] = inspected.demo.app.manager.sessionsOf("olek");
-  await olek!.close();
-  await inspector.says("#detail-body .over", "This session is over");
+testInBrowsers(
+  "inspector shows all sessions of two nodes, and why one is stuck",
+  async (browser) => {
+    await using demo = await Demo.start();
+    const inspector = await openDemo(await browser.createBrowserContext(), demo);
+    for (const user of ["mira", "jonas", "ada", "kim", "noor"]) {
+      const row = await inspector.row(user);
+      assertStringIncludes(row, "connected");
+      assertStringIncludes(row, "on north");
+    }
+    assertStringIncludes(await inspector.row("viewer-7"), "on south");
+    await inspector.row("olek");
+    await inspector.says("#rows .issue", "of 64 messages");
+
+    // The inspected state changes meanwhile.
+    await inspector.look("olek");
+    await inspector.says("#detail-body .issue", "the handler is slower than the peer");
+    await inspector.says("#detail-body .gauge", "of 64 messages");
+    const [olek] = demo.app.manager.sessionsOf("olek");
+    await olek!.close();
+    await inspector.says("#detail-body .over", "This session is over");
+    assertEquals(inspector.faults, []);
+  },
+);
+
+testInBrowsers("inspector shows nodes, topics, rooms, streams and brokers", async (browser) => {
+  await using demo = await Demo.start();
+  const inspector = await openDemo(await browser.createBrowserContext(), demo);
+  await inspector.view("overview");
+  await inspector.says("#tiles .tile", "Messages in");
+  await inspector.says("#nodes h3", "north (asked by this page)");
+  await inspector.says("#nodes h3", "south");
+  await inspector.view("topics");
+  await inspector.look("room:lounge");
+  await inspector.says("#detail-body", "of at most 200");
+  await inspector.page.keyboard.press("Escape");
+  await inspector.view("rooms");
+  await inspector.look("room:lounge");
+  await inspector.says("#detail-body dt", "mira");
+  await inspector.page.keyboard.press("Escape");
+  await inspector.view("streams");
+  assertStringIncludes(await inspector.row("story-7"), "north");
+  await inspector.look("story-7");
+  await inspector.says("#detail-body", "open");
+  await inspector.page.keyboard.press("Escape");
+  await inspector.view("brokers");
+  await inspector.says("#broker-cards h3", "memory, seen by south");
+  await inspector.view("overview");
+  await demo.other.close();
+  await inspector.says("#nodes .badge", "gone for");
+  assertEquals(inspector.faults, []);
 });
 
+testInBrowsers(
+  "inspector follows the messages of one session, and filters them",
+  async (browser) => {
+    await using demo = await Demo.start();
+    const inspector = await openDemo(await browser.createBrowserContext(), demo);
+    const { page } = inspector;
+    await inspector.look("kim");
+    await page.click("#follow");
+    await inspector.says("#envelopes .what", "look up");
+    await inspector.says("#envelopes .payload", "tea");
+    await page.type("#traffic-filter", "reply");
+    await page.waitForFunction(() => {
+      const shown = [...document.querySelectorAll("#envelopes .what")];
+      return shown.length > 0 && shown.every(({ textContent }) => textContent === "reply");
+    });
+    await page.click("#follow");
+    await page.waitForSelector('#follow[aria-pressed="false"]');
+    assertEquals(inspector.faults, []);
+  },
+);
+
 testInBrowsers("inspector tells no secret of anybody", async (browser) => {
-  await using inspected = await Inspected.start();
-  const inspector = await inspected.open(await browser.createBrowserContext());
+  await using demo = await Demo.start();
+  const inspector = await openDemo(await browser.createBrowserContext(), demo);
   // The secret is present: in the headers that the server keeps.
-  const [mira] = inspected.demo.app.manager.sessionsOf("mira");
+  const [mira] = demo.app.manager.sessionsOf("mira");
   assertEquals(mira!.headers.get("cookie"), `session=${SECRET}`);
   for (const user of ["mira", "jonas"]) {
     await inspector.look(user);
@@ -41,20 +111,24 @@ testInBrowsers("inspector tells no secret of anybody", async (browser) => {
     const markup = await inspector.markup();
     assertStringIncludes(markup, `name=${user}`);
     assert(!markup.includes(SECRET), `The secret of ${user} is in the page`);
+    await inspector.page.keyboard.press("Escape");
   }
+  await inspector.view("rooms");
+  await inspector.look("room:lounge");
+  await inspector.says("#detail-body", "curious");
+  assert(!(await inspector.markup()).includes(SECRET));
 });
 
 testInBrowsers(
   "inspector can be used by the keyboard, and finds what is looked for",
   async (browser) => {
-    await using inspected = await Inspected.start();
-    const inspector = await inspected.open(await browser.createBrowserContext());
+    await using demo = await Demo.start();
+    const inspector = await openDemo(await browser.createBrowserContext(), demo);
     const { page } = inspector;
     await inspector.row("kim");
     await page.type("#filter", "kim websocket");
-    await page.waitForFunction(
-      () => [...(document as never as Document).querySelectorAll("#rows .open")].length === 1,
-    );
+    await page.waitForFunction(() => [...document.querySelectorAll("#rows .open")].length === 1);
+    await page.focus("#head th:last-child .sort");
     await page.keyboard.press("Tab");
     assertEquals(await page.evaluate(() => document.activeElement.textContent), "kim");
     await page.keyboard.press("Enter");
@@ -63,33 +137,101 @@ testInBrowsers(
     await page.keyboard.press("Escape");
     await page.waitForSelector("#detail[hidden]");
     assertEquals(await page.evaluate(() => document.activeElement.textContent), "kim");
+    // Sorts by the column, in both orders.
+    await page.focus("#head .sort");
+    await page.keyboard.press("Enter");
+    await page.waitForSelector('#head th[aria-sort="descending"]:first-child');
+    await page.keyboard.press("Enter");
+    await page.waitForSelector('#head th[aria-sort="ascending"]:first-child');
   },
 );
 
 testInBrowsers("inspector fits a phone, and can be touched there", async (browser) => {
-  await using inspected = await Inspected.start();
-  const { page } = await inspected.open(await browser.createBrowserContext());
-  await page.setViewport({ width: 320, height: 640 });
-  await page.waitForSelector("#rows .open");
-  // Beside a scroll bar, where the browser's takes room.
-  const sideways = await page.evaluate(() => {
-    const { scrollWidth, clientWidth } = document.documentElement;
-    return scrollWidth - clientWidth;
-  });
-  assertEquals(sideways, 0);
-  const heights = await page.$$eval(
-    "#close, #filter, .toggle",
-    (all) => all.map((one) => (one as unknown as Box).offsetHeight),
-  );
-  // The button that closes the detail is not there yet.
-  for (const height of heights) assert(height === 0 || height >= 44, `${height}`);
+  await using demo = await Demo.start();
+  const inspector = await openDemo(await browser.createBrowserContext(), demo);
+  const { page } = inspector;
+  await page.setViewport({ width: 360, height: 740 });
+  const check = async (place: string) => {
+    // Beside a scroll bar, where the browser's takes room.
+    const { sideways, small } = await page.evaluate(() => {
+      const { scrollWidth, clientWidth } = document.documentElement;
+      const all = [...document.querySelectorAll("button, a, select, input:not([type=checkbox])")]
+        .concat([...document.querySelectorAll(".toggle")]);
+      return {
+        sideways: scrollWidth - clientWidth,
+        // The whole row is the target of the button in a row; the skip link shows with the focus.
+        small: all.filter(({ className, offsetWidth, offsetHeight }) =>
+          className !== "open" && className !== "skip" && offsetWidth > 0 && offsetHeight < 44
+        ).map(({ id, className, textContent }) => `${id} ${className} ${textContent}`),
+      };
+    });
+    assertEquals([place, sideways, small], [place, 0, []]);
+  };
+  for (const view of VIEWS) {
+    await inspector.view(view);
+    await page.waitForSelector(view in { overview: 0, brokers: 0 } ? ".card" : "#rows .open");
+    await check(view);
+    if (view in { overview: 0, brokers: 0 }) continue;
+    await page.click("#rows .open");
+    await page.waitForSelector("#detail-body > *");
+    if (view === "sessions") {
+      await page.click("#follow");
+      await page.waitForSelector("#envelopes li");
+    }
+    await check(`details of ${view}`);
+    // In one step: a session may leave, and its row has no height then.
+    const heights = await page.evaluate(
+      "[...document.querySelectorAll('#rows tr')].map((row) => row.offsetHeight)",
+    ) as number[];
+    assert(heights.every((height) => height >= 44), `${heights}`);
+    await page.click("#close");
+  }
 });
 
-/** The little of the DOM that is named above. */
-interface Document {
-  querySelectorAll(selector: string): Iterable<unknown>;
-}
+testInBrowsers(
+  "inspector stays quick with 1,000 sessions, by a search on the server",
+  async (browser) => {
+    await using server = listen<string>({
+      inspector: true,
+      authenticate: ({ request }) => new URL(request.url).searchParams.get("name")!,
+      limits: { maxSessionsPerAddress: 2_000 },
+      rates: { perAddress: { connections: { perSecond: 2_000, burst: 2_000 } } },
+    });
+    const sessions: Session[] = [];
+    for (let n = 0; n < 1_000; n += 50) {
+      sessions.push(
+        ...await Promise.all(
+          Array.from(
+            { length: 50 },
+            (_, i) => dial(`${server.url}?name=user-${n + i}`, { transports: ["websocket"] }),
+          ),
+        ),
+      );
+    }
+    const url = `${server.url.replace("ws:", "http:")}inspector/`;
+    const inspector = await openInspector(await browser.createBrowserContext(), url);
+    await inspector.says("#more", "900 more");
+    assertEquals((await inspector.page.$$("#rows tr")).length, 100);
+    await inspector.page.type("#filter", "user-987");
+    await inspector.row("user-987");
+    await inspector.says("#shown", "1 of 1,000");
+    await Promise.all(sessions.map((session) => session.close()));
+  },
+);
 
-interface Box {
-  readonly offsetHeight: number;
-}
+testInBrowsers(
+  "inspector shows the overview for unknown views, and a refusal until its end",
+  async (browser) => {
+    let isAllowed = true;
+    await using server = listen({ inspector: { authorize: () => isAllowed } });
+    const url = `${server.url.replace("ws", "http")}inspector/`;
+    const inspector = await openInspector(await browser.createBrowserContext(), url, "constructor");
+    await inspector.says("#tiles .tile", "Sessions");
+    isAllowed = false;
+    await inspector.says("#notice:not([hidden])", "the request must have the right to");
+    isAllowed = true;
+    await inspector.page.waitForSelector('#status[data-name="connected"]');
+    await inspector.page.waitForSelector("#notice[hidden]");
+    assertEquals(inspector.faults, []);
+  },
+);

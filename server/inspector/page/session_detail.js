@@ -3,22 +3,26 @@
  *
  * @module
  */
-import { bar, el, issue } from "./draw.js";
+import { badge, el, gauge, group, issue } from "./draw.js";
 import { bytes, count, duration, milliseconds, plural, time, transport } from "./words.js";
 
-/** Draws the details of a session into a container. */
-export function drawDetail(container, { row, state }) {
+/** Draws the details of a session. */
+export function sessionGroups({ row, state, topics = [], rooms = [] }) {
   const { diagnostics: d, stats, limits, credit, capabilities, issues } = state;
-  container.replaceChildren(
+  return [
     issues.length === 0
       ? el("p", { class: "well" }, "This session has no issues.")
       : el("div", { class: "found" }, ...issues.map(issue)),
     group("Life", [
-      ["State", el("span", { class: "badge", "data-state": d.state }, d.state)],
+      ["State", badge(d.state)],
       ["Established", `${time(d.readyAt)}, ${duration(row.uptimeMs)} ago`],
       ["Last heard", time(d.lastHeardAt)],
       ["Round trip", milliseconds(d.roundTripMs)],
       ["Heartbeat", limits.heartbeatIntervalMs && `every ${duration(limits.heartbeatIntervalMs)}`],
+    ]),
+    group("Topics", [
+      ["Subscribed", names(topics)],
+      ["Rooms", rooms.length === 0 ? undefined : names(rooms)],
     ]),
     group("Queues", [
       ["To be handled", queue(d.queues.receive)],
@@ -48,11 +52,12 @@ export function drawDetail(container, { row, state }) {
       ["Cut short", count(stats.streamErrors)],
       ["Bytes", `${bytes(stats.streamBytesReceived)} in, ${bytes(stats.streamBytesSent)} out`],
     ]),
-    group("Messages", [
+    group("Counters", [
       ["In", `${count(stats.receivedMessages)}, ${bytes(stats.receivedBytes)}`],
       ["Out", `${count(stats.sentMessages)}, ${bytes(stats.sentBytes)}`],
       ["Dropped", count(stats.droppedMessages)],
       ["Invalid", count(stats.invalidMessages)],
+      ["Failed handlers", count(stats.handlerFailures)],
       ["Answers awaited", count(stats.awaitedAnswers)],
       ["Largest", `${bytes(limits.maxMessageBytes)} in, ${bytes(limits.maxSendBytes)} out`],
     ]),
@@ -65,29 +70,19 @@ export function drawDetail(container, { row, state }) {
     group("Where", [
       ["Transport", transport(d.transport)],
       ["Protocol", d.protocol || "none"],
+      ["Node", row.nodeName],
       ["URL", el("span", { class: "code" }, d.url)],
       ...Object.entries(d.headers).map(([name, value]) => [
         name,
         el("span", { class: "code" }, value),
       ]),
     ]),
-  );
+  ];
 }
 
-/** Tells that a session is closed. */
-export function drawOver(container) {
-  container.querySelector(".over") ??
-    container.prepend(el("p", { class: "over", role: "status" }, "This session is over."));
-}
-
-/** Creates a heading and a list of names with values. */
-function group(name, pairs) {
-  const list = el("dl");
-  for (const [term, value] of pairs) {
-    if (value === undefined) continue;
-    list.append(el("div", {}, el("dt", {}, term), el("dd", {}, value)));
-  }
-  return el("section", { class: "group" }, el("h3", {}, name), list);
+function names(all) {
+  if (all.length === 0) return "none";
+  return el("span", { class: "code" }, all.join(", "));
 }
 
 function queue({ messages, maxMessages, bytes: size, maxBytes }) {
@@ -105,10 +100,6 @@ function used(part, whole, say) {
   const share = part / whole;
   const tone = share >= 1 ? "bad" : share > 0.9 ? "wait" : "good";
   return gauge(share, `${say(part)} of ${say(whole)}`, tone);
-}
-
-function gauge(share, label, tone) {
-  return el("span", { class: "gauge" }, bar(share, label, tone), el("small", {}, label));
 }
 
 function opened(bidi, uni) {

@@ -35,7 +35,9 @@ export function duration(ms) {
 
 /** Milliseconds of a round trip: 0.8 ms, 12 ms. */
 export function milliseconds(ms) {
-  return ms === undefined || ms === null ? "–" : `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
+  if (ms === undefined || ms === null) return "–";
+  if (ms > 0 && ms < 0.1) return "< 0.1 ms";
+  return `${ms < 10 ? ms.toFixed(1) : Math.round(ms)} ms`;
 }
 
 /** The time of day. */
@@ -43,12 +45,32 @@ export function time(at) {
   return at === undefined || at === null ? "–" : new Date(at).toLocaleTimeString();
 }
 
+/** The time of day with milliseconds. */
+export function exactTime(at) {
+  const date = new Date(at);
+  const parts = [date.getHours(), date.getMinutes(), date.getSeconds()];
+  const clock = parts.map((part) => String(part).padStart(2, "0")).join(":");
+  return `${clock}.${String(date.getMilliseconds()).padStart(3, "0")}`;
+}
+
+const TRANSPORTS = {
+  webtransport: "WebTransport",
+  websocket: "WebSocket",
+  http: "HTTP",
+  memory: "Memory",
+};
+
 /** A transport's name. */
 export function transport(name) {
-  return { webtransport: "WebTransport", websocket: "WebSocket", memory: "Memory" }[name] ?? name;
+  return TRANSPORTS[name] ?? name;
 }
 
 /** A number with a noun in singular or plural. */
 export function plural(number, one, many = `${one}s`) {
   return `${count(number)} ${number === 1 ? one : many}`;
+}
+
+/** Name of a node for people. */
+export function nodeName({ id, name }) {
+  return name || (id === "" ? "This server" : id.slice(0, 8));
 }

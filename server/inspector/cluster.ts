@@ -1,0 +1,216 @@
+/** Questions of one inspector to all nodes of the broker. */
+import {
+  type Answers,
+  compareRows,
+  type ListAnswer,
+  type ListQuestion,
+  MAX_ROWS,
+  type Question,
+  readQuestion,
+  type RoomAnswer,
+  type Row,
+} from "./questions.ts";
+import type { NodeView } from "./node_view.ts";
+import { NodeCallError, NodeCalls } from "../../pubsub/nodes/node_calls.ts";
+import type { Nodes } from "../../pubsub/nodes/nodes.ts";
+import { TimeoutError } from "../../errors.ts";
+
+/** Name of the calls among the nodes. */
+const NAME = "inspect";
+
+/** Longest wait for the answer of another node, in milliseconds. */
+const ANSWER_MS = 1_500;
+
+/** Wait for a node whose last answer did not come in time, so that all others are not held up. */
+const LATE_MS = 250;
+
+/** Most nodes that are asked; the others are counted. */
+const MAX_NODES = 100;
+
+/** A node, as pages see it. */
+export interface NodeFacts {
+  readonly id: string;
+  /** Name of the node for people. */
+  readonly name: string;
+  /** True for the node that the page asks. */
+  readonly isSelf: boolean;
+}
+
+/** The answer of one node, or the reason for which there is none. */
+export type NodeAnswer<A> =
+  & { readonly node: NodeFacts }
+  & ({ readonly answer: A } | { readonly failure: string });
+
+/** Asks this node and the others. */
+export class Cluster implements AsyncDisposable {
+  readonly #view: NodeView;
+  readonly #nodes: Nodes | undefined;
+  readonly #calls: NodeCalls | undefined;
+  /** Nodes whose last answer did not come in time; bounded by the nodes. */
+  readonly #late = new Set<string>();
+
+  /**
+   * Begins to answer the questions of other nodes.
+   *
+   * @param view This node.
+   * @param nodes The nodes; `undefined` for a server without a broker.
+   * @param onError Gets errors of answers to other nodes. MUST NOT throw.
+   */
+  constructor(view: NodeView, nodes: Nodes | undefined, onError: (error: unknown) => void) {
+    this.#view = view;
+    this.#nodes = nodes;
+    this.#calls = nodes && new NodeCalls({
+      nodes,
+      name: NAME,
+      onError,
+      answer: async (data) => {
+        const question = readQuestion(JSON.parse(decoder.decode(data)));
+        if (question === undefined) throw new TypeError("Cannot answer: unknown question");
+        return encoder.encode(JSON.stringify(await view.answer(question)));
+      },
+    });
+  }
+
+  /** Resolves once other nodes can ask this one; never rejects. */
+  get ready(): Promise<void> {
+    return this.#calls?.ready ?? Promise.resolve();
+  }
+
+  /** Asks all nodes, this one first. */
+  async all<Q extends Question>(question: Q): Promise<NodeAnswer<Answers[Q["kind"]]>[]> {
+    const nodes = this.#list();
+    return await Promise.all(nodes.map((node) => this.#ask(node, question)));
+  }
+
+  /** Asks one node. */
+  async one<Q extends Question>(
+    id: string,
+    question: Q,
+  ): Promise<NodeAnswer<Answers[Q["kind"]]>> {
+    const node = this.#list().find((known) => known.id === id) ??
+      { id, name: "", isSelf: false };
+    return await this.#ask(node, question);
+  }
+
+  /** Lists the nodes; those beyond the bound are left out. */
+  #list(): NodeFacts[] {
+    const { id = "", name = "" } = this.#nodes ?? {};
+    const others = this.#nodes?.others().slice(0, MAX_NODES - 1) ?? [];
+    return [
+      { id, name, isSelf: true },
+      ...others.map((node) => ({
+        id: node.id,
+        name: node.name,
+        isSelf: false,
+      })),
+    ];
+  }
+
+  async #ask<Q extends Question>(
+    node: NodeFacts,
+    question: Q,
+  ): Promise<NodeAnswer<Answers[Q["kind"]]>> {
+    if (node.isSelf) return { node, answer: await this.#view.answer(question) };
+    const { id } = node;
+    try {
+      if (this.#calls === undefined) throw new NodeCallError("gone", "there must be nodes");
+      const timeoutMs = this.#late.has(id) ? LATE_MS : ANSWER_MS;
+      const reply = await this.#calls.call(id, encoder.encode(JSON.stringify(question)), {
+        timeoutMs,
+      });
+      this.#late.delete(id);
+      return { node, answer: JSON.parse(decoder.decode(reply)) };
+    } catch (error) {
+      const failure = failureOf(error);
+      if (failure === undefined) throw error;
+      if (failure === "late") this.#late.add(id);
+      for (const late of this.#late) if (!this.#nodes?.has(late)) this.#late.delete(late);
+      return { node, failure };
+    }
+  }
+
+  /** Ends all questions. Idempotent. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#calls?.[Symbol.asyncDispose]();
+  }
+}
+
+/** Returns the reason for pages; `undefined` for an error of this node. */
+function failureOf(error: unknown): string | undefined {
+  if (error instanceof NodeCallError) return error.code;
+  return error instanceof TimeoutError ? "late" : undefined;
+}
+
+/** Makes one list of those of all nodes: sessions side by side, all else by name. */
+export function mergeLists(
+  question: ListQuestion,
+  answers: readonly NodeAnswer<ListAnswer>[],
+): ListAnswer {
+  const lists = answers.flatMap((one) => "answer" in one ? [one.answer] : []);
+  const sum = (pick: (list: ListAnswer) => number) =>
+    lists.reduce((total, list) => total + pick(list), 0);
+  const all = lists.flatMap(({ rows }) => rows);
+  if (question.list === "sessions" || lists.length === 1) {
+    const rows = all.sort(compareRows(question)).slice(0, MAX_ROWS);
+    return { rows, matched: sum(({ matched }) => matched), total: sum(({ total }) => total) };
+  }
+  const merged = new Map<string, Row>();
+  for (const row of all) {
+    const name = nameOf(row);
+    const before = merged.get(name);
+    merged.set(name, before === undefined ? row : mergeRows(before, row));
+  }
+  const rows = [...merged.values()].sort(compareRows(question)).slice(0, MAX_ROWS);
+  // Nodes share names, of which each tells its own: the largest number is the least there can be.
+  const most = (pick: (list: ListAnswer) => number) => Math.max(merged.size, ...lists.map(pick));
+  return { rows, matched: most(({ matched }) => matched), total: most(({ total }) => total) };
+}
+
+function nameOf(row: Row): string {
+  return "topic" in row ? row.topic : "room" in row ? row.room : row.id;
+}
+
+/** Makes one row of those of two nodes. */
+function mergeRows(a: Row, b: Row): Row {
+  const nodes = "nodes" in a && "nodes" in b ? a.nodes + b.nodes : 1;
+  // Each node with subscribers gets every publication.
+  if ("topic" in a && "topic" in b) {
+    return {
+      topic: a.topic,
+      subscribers: a.subscribers + b.subscribers,
+      publications: Math.max(a.publications, b.publications),
+      perSecond: Math.max(a.perSecond, b.perSecond),
+      offset: a.offset === undefined ? b.offset : Math.max(a.offset, b.offset ?? 0),
+      nodes,
+    };
+  }
+  // Each node knows the users of all.
+  if ("room" in a && "room" in b) {
+    const users = Math.max(a.users, b.users);
+    return { room: a.room, users, sessions: a.sessions + b.sessions, nodes };
+  }
+  if ("readers" in a && "readers" in b) {
+    return {
+      id: a.id,
+      readers: a.readers + b.readers,
+      writer: a.writer ?? b.writer,
+      isAnswer: a.isAnswer || b.isAnswer,
+      offset: a.offset ?? b.offset,
+      waiting: a.waiting + b.waiting,
+      nodes,
+    };
+  }
+  return a;
+}
+
+/** Takes the longest list of members: a node without the room may know none. */
+export function mergeRooms(answers: readonly NodeAnswer<RoomAnswer>[]): RoomAnswer {
+  let best: RoomAnswer = { users: 0, members: [] };
+  for (const one of answers) {
+    if ("answer" in one && one.answer.users > best.users) best = one.answer;
+  }
+  return best;
+}
+
+const encoder = new TextEncoder();
+const decoder = new TextDecoder();

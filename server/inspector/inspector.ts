@@ -1,0 +1,356 @@
+/** The inspector over HTTP: permission, the page, and the data for the page. */
+import { Cluster, mergeLists, mergeRooms } from "./cluster.ts";
+import { readHistory } from "./history.ts";
+import { type InspectedServer, NodeView } from "./node_view.ts";
+import {
+  type ListName,
+  type ListQuestion,
+  LISTS,
+  MAX_QUERY_LENGTH,
+  readQuestion,
+} from "./questions.ts";
+import { ConsoleReport } from "../../base/console_report.ts";
+import { outside, platformRuntime, type Runtime } from "../../base/runtime.ts";
+import { within } from "../../base/wait.ts";
+import { BrokerError, TimeoutError } from "../../errors.ts";
+import type { HttpFaceStats } from "../../telemetry/measures.ts";
+import type { RequestInfo } from "../../transport/address.ts";
+import { isFromThisMachine } from "../../transport/origins.ts";
+import { pathBelow } from "../../transport/url.ts";
+import { checkInspector } from "../server_options.ts";
+import type { InspectorOptions } from "./options.ts";
+
+/** Header that a page of another origin cannot send without being asked first, which fails. */
+const PAGE_HEADER = "skein-inspector";
+
+/** Most requests that are answered at once. */
+const MAX_REQUESTS = 64;
+
+/** Longest time for `authorize`, in milliseconds. */
+const AUTHORIZE_MS = 10_000;
+
+/** Longest time for the engine to read a history or a stream, in milliseconds. */
+const ENGINE_MS = 5_000;
+
+/** Time for which a history serves all pages, in milliseconds: a read may take a megabyte. */
+const HISTORY_FRESH_MS = 5_000;
+
+/** Most histories that are kept for that time. */
+const MAX_HISTORIES = 16;
+
+/** Headers of every response: no script or style but those of the page, no frame, no cache. */
+const HEADERS: Readonly<Record<string, string>> = {
+  "cache-control": "no-store",
+  "content-security-policy":
+    "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; " +
+    "img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+  "cross-origin-opener-policy": "same-origin",
+  "cross-origin-resource-policy": "same-origin",
+  "referrer-policy": "no-referrer",
+  "x-content-type-options": "nosniff",
+  "x-frame-options": "DENY",
+};
+
+/**
+ * The inspector of a server, and of all nodes of its broker: a page that shows sessions, topics,
+ * rooms, durable streams and brokers, and the messages of one session as these come and go.
+ *
+ * The option `inspector` of `serve` makes one. Make one by hand to serve the page on a port of its
+ * own, such as one that is closed to the internet.
+ *
+ * - **Reads only:** no request changes the server.
+ * - **Permission** for every request, by `authorize` or for this machine alone. Data needs a header
+ *   that no page of another origin can send. There is no session and no WebSocket to take over.
+ * - **Off** while no page is open: nothing is measured, and nothing recorded. A page asks once a
+ *   second. Its requests are no sessions, and count for no limit.
+ * - **Secrets:** tokens, cookies and the like are not shown.
+ *
+ * @example On a port of its own
+ * ```ts
+ * import { createServer } from "@skein/skein";
+ * import { Inspector } from "@skein/skein/inspector";
+ * import { assertEquals } from "@std/assert";
+ *
+ * await using server = createServer();
+ * await using inspector = new Inspector(server);
+ * await using http = Deno.serve({ port: 0, hostname: "127.0.0.1", onListen() {} }, inspector.fetch);
+ * const response = await fetch(`http://127.0.0.1:${http.addr.port}/inspector/`);
+ * assertEquals(response.status, 200);
+ * await response.body?.cancel();
+ * ```
+ */
+export class Inspector implements AsyncDisposable {
+  readonly #server: InspectedServer;
+  readonly #runtime: Runtime;
+  readonly #report: (what: string, error: unknown) => void;
+  readonly #path: string;
+  readonly #authorize: InspectorOptions["authorize"];
+  readonly #showsPayloads: boolean;
+  readonly #view: NodeView;
+  readonly #cluster: Cluster;
+  readonly #answered = new Map<number, number>(); // Bounded by the statuses.
+  /** Histories by topic, oldest first; at most `MAX_HISTORIES`. */
+  readonly #histories = new Map<
+    string,
+    { readonly at: number; readonly answer: Promise<unknown> }
+  >();
+  #active = 0;
+
+  /**
+   * Creates an inspector.
+   *
+   * @param server The server, from `serve` or `createServer`.
+   * @param options See {@linkcode InspectorOptions}.
+   * @param parts Services of the server; by default those of the platform.
+   * @throws {TypeError} If an option is unknown or invalid.
+   */
+  constructor(
+    server: InspectedServer,
+    options: InspectorOptions = {},
+    parts: {
+      /** Clocks and timers. */
+      readonly runtime?: Runtime;
+      /** Reports errors that no page is told; printed by default. */
+      readonly report?: (what: string, error: unknown) => void;
+    } = {},
+  ) {
+    const runtime = parts.runtime ?? platformRuntime();
+    const { path, authorize, payloads } = checkInspector(options);
+    const console = new ConsoleReport(runtime);
+    this.#server = server;
+    this.#runtime = runtime;
+    this.#report = parts.report ?? ((what, error) => console.failed(what, error));
+    this.#path = path;
+    this.#authorize = authorize;
+    this.#showsPayloads = payloads;
+    const onError = (error: unknown) => this.#report("The inspector", error);
+    this.#view = new NodeView(server, { runtime, showsPayloads: payloads, onError });
+    this.#cluster = new Cluster(this.#view, server.nodes, onError);
+  }
+
+  /** Resolves once the inspectors of other nodes can ask this one; never rejects. */
+  get ready(): Promise<void> {
+    return this.#cluster.ready;
+  }
+
+  /** Counters of requests. */
+  get stats(): HttpFaceStats {
+    return { active: this.#active, answered: Object.fromEntries(this.#answered) };
+  }
+
+  /**
+   * Answers a request for the page, or for its data. Never rejects.
+   *
+   * @param request The request.
+   * @param info Facts about the request; without an address nothing is allowed by default.
+   * @returns The response.
+   */
+  readonly fetch = async (request: Request, info: RequestInfo = {}): Promise<Response> => {
+    this.#active++;
+    let response: Response;
+    try {
+      response = await this.#guarded(request, info);
+    } catch (error) {
+      this.#report("A request to the inspector", error);
+      response = failed();
+    } finally {
+      this.#active--;
+    }
+    this.#answered.set(response.status, (this.#answered.get(response.status) ?? 0) + 1);
+    return request.method === "HEAD" ? await withoutBody(response) : response;
+  };
+
+  /** Ends all measurements and recordings. Idempotent. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#cluster[Symbol.asyncDispose]();
+    await this.#view[Symbol.asyncDispose]();
+  }
+
+  async #guarded(request: Request, info: RequestInfo): Promise<Response> {
+    const path = pathBelow(request.url, this.#path);
+    if (path === undefined) return text("Not found\n", 404);
+    if (this.#active > MAX_REQUESTS) {
+      return text(`Cannot answer: at most ${MAX_REQUESTS} requests at once\n`, 429, {
+        "retry-after": "1",
+      });
+    }
+    const refusal = await this.#refusalOf(request, info);
+    if (refusal !== undefined) return refusal;
+    if (request.method !== "GET" && request.method !== "HEAD") {
+      return text("Method not allowed\n", 405, { allow: "GET, HEAD" });
+    }
+    // A relative target holds behind a proxy that has another path, too.
+    if (path === "") {
+      const name = this.#path.slice(this.#path.lastIndexOf("/") + 1);
+      return text("", 302, { location: `${name}/` });
+    }
+    if (path.startsWith("/data/")) return await this.#data(request, path.slice("/data/".length));
+    const { PAGE_FILES } = await outside(this.#runtime, import("./page_files.ts"));
+    const file = PAGE_FILES.get(path);
+    if (file === undefined) return text("Not found\n", 404);
+    const [type, body] = file;
+    return text(body, 200, { "content-type": `${type}; charset=utf-8` });
+  }
+
+  /** Returns the response to a request without permission. */
+  async #refusalOf(request: Request, info: RequestInfo): Promise<Response | undefined> {
+    if (this.#authorize === undefined) {
+      if (isFromThisMachine(request, info)) return undefined;
+      return text(
+        "Cannot show the inspector: inspector.authorize must allow others than programs of this " +
+          "machine, received no authorize\n",
+        403,
+      );
+    }
+    try {
+      const late = "Cannot wait for authorize of the inspector longer than";
+      const asked = this.#authorize(request, info);
+      const allowed = asked instanceof Promise
+        ? await within(this.#runtime, asked, { timeoutMs: AUTHORIZE_MS, late })
+        : asked;
+      if (allowed === true) return undefined;
+      if (allowed instanceof Response) return uncached(allowed);
+    } catch (error) {
+      this.#report("authorize of the inspector", error);
+      if (!(error instanceof TimeoutError)) return failed();
+      return text("Cannot show the inspector: the permission must be known in time\n", 503);
+    }
+    return text("Cannot show the inspector: the request must have the right to\n", 403);
+  }
+
+  async #data(request: Request, name: string): Promise<Response> {
+    const site = request.headers.get("sec-fetch-site") ?? "same-origin";
+    if (!request.headers.has(PAGE_HEADER) || site !== "same-origin") {
+      return text("Cannot answer: the data is for the page of the inspector\n", 403);
+    }
+    const { searchParams } = new URL(request.url);
+    const answer = await this.#answer(name, (key) => searchParams.get(key) ?? "");
+    if (answer === undefined) return text("Not found\n", 404);
+    return text(JSON.stringify(answer), 200, { "content-type": "application/json" });
+  }
+
+  async #answer(name: string, param: (key: string) => string): Promise<object | undefined> {
+    const id = param("id");
+    switch (name) {
+      case "overview":
+        return {
+          payloads: this.#showsPayloads,
+          nodes: await this.#cluster.all({ kind: "overview" }),
+        };
+      case "session":
+        return await this.#ofNode(param("node"), { kind: "session", id });
+      case "traffic":
+        return await this.#ofNode(param("node"), {
+          kind: "traffic",
+          id,
+          after: Number(param("after")),
+        });
+      case "room":
+        return mergeRooms(await this.#cluster.all({ kind: "room", name: id }));
+      case "topic":
+        return await this.#history(id);
+      case "stream":
+        return await this.#stream(id);
+      default:
+        return Object.hasOwn(LISTS, name) ? await this.#list(name as ListName, param) : undefined;
+    }
+  }
+
+  async #ofNode(node: string, asked: object): Promise<object | undefined> {
+    const question = readQuestion(asked);
+    return question && await this.#cluster.one(node, question);
+  }
+
+  async #list(list: ListName, param: (key: string) => string): Promise<object> {
+    const question = readQuestion({
+      kind: "list",
+      list,
+      words: param("query").slice(0, MAX_QUERY_LENGTH).toLowerCase().split(/\s+/)
+        .filter((word) => word !== ""),
+      sort: param("sort"),
+      isAscending: param("order") === "ascending",
+      onlyIssues: param("issues") === "only",
+    }) as ListQuestion;
+    const only = param("node");
+    const answers = only === ""
+      ? await this.#cluster.all(question)
+      : [await this.#cluster.one(only, question)];
+    const missing = answers.filter((one) => "failure" in one).map(({ node }) => node);
+    const { sort, isAscending } = question;
+    return { ...mergeLists(question, answers), sort, isAscending, missing };
+  }
+
+  /** Reads a history, at most every five seconds. */
+  async #history(topic: string): Promise<object> {
+    const at = this.#runtime.monotonic();
+    const known = this.#histories.get(topic);
+    const isFresh = known !== undefined && at - known.at < HISTORY_FRESH_MS;
+    const answer = isFresh ? known.answer : this.#fromEngine((signal) => {
+      const { topics } = this.#server;
+      const historyOf = (one: string) => topics.historyOf(one);
+      const options = { showsPayloads: this.#showsPayloads, signal };
+      return readHistory({ broker: topics.broker, historyOf }, topic, options);
+    });
+    if (!isFresh) {
+      this.#histories.delete(topic);
+      this.#histories.set(topic, { at, answer });
+      const [oldest] = this.#histories.keys();
+      if (this.#histories.size > MAX_HISTORIES) this.#histories.delete(oldest!);
+    }
+    return { history: await answer };
+  }
+
+  async #stream(id: string): Promise<object> {
+    const { streams } = this.#server;
+    if (streams === undefined) return {};
+    return { info: await this.#fromEngine(() => streams.info(id)) };
+  }
+
+  /** Reads from the engine; an engine that is away is no failure of the inspector. */
+  async #fromEngine<T>(
+    read: (signal: AbortSignal) => Promise<T>,
+  ): Promise<T | { readonly unavailable: string } | undefined> {
+    const ending = new AbortController();
+    try {
+      return await within(this.#runtime, read(ending.signal), {
+        timeoutMs: ENGINE_MS,
+        late: "Cannot wait for the engine longer than",
+      });
+    } catch (error) {
+      if (error instanceof RangeError) return undefined; // No engine takes the name.
+      if (!(error instanceof BrokerError || error instanceof TimeoutError)) throw error;
+      return { unavailable: error instanceof TimeoutError ? error.message : "The engine is away" };
+    } finally {
+      ending.abort();
+    }
+  }
+}
+
+function text(
+  body: string,
+  status: number,
+  headers: Readonly<Record<string, string>> = {},
+): Response {
+  return new Response(body, {
+    status,
+    headers: { "content-type": "text/plain; charset=utf-8", ...HEADERS, ...headers },
+  });
+}
+
+/** Makes the response to an error whose text no page must see. */
+function failed(): Response {
+  return text("Cannot answer: the server failed, and has reported the error\n", 500);
+}
+
+/** Copies a response of the application with headers that keep the response out of caches. */
+function uncached({ body, status, headers }: Response): Response {
+  const all = new Headers(headers);
+  all.set("cache-control", "no-store");
+  return new Response(body, { status, headers: all });
+}
+
+async function withoutBody(response: Response): Promise<Response> {
+  const { status, headers } = response;
+  await response.body?.cancel();
+  return new Response(null, { status, headers });
+}

@@ -1,0 +1,501 @@
+/** The state of one node, measured when a page asks. */
+import { BrokerEcho } from "./broker_echo.ts";
+import {
+  type Answers,
+  type BrokerView,
+  compareRows,
+  type ListAnswer,
+  type ListName,
+  type ListQuestion,
+  MAX_ROWS,
+  type NodeOverview,
+  type Question,
+  type QueueLevel,
+  type RoomAnswer,
+  type RoomRow,
+  type Row,
+  type SessionAnswer,
+  type SessionRow,
+  type StreamRow,
+  type TopicRow,
+} from "./questions.ts";
+import { clip, clipped, MAX_PAYLOAD_LENGTH, payloadText } from "./shown.ts";
+import { Traffic, type TrafficAnswer } from "./traffic.ts";
+import type { DurableStreams, StreamActivity } from "../durable/streams.ts";
+import type { HttpFaceStats, WebTransportStats } from "../../telemetry/measures.ts";
+import type { SessionManager } from "../../manager/session_manager.ts";
+import type { Nodes } from "../../pubsub/nodes/nodes.ts";
+import type { Presence } from "../../pubsub/presence/presence.ts";
+import type { Rooms } from "../../pubsub/presence/rooms.ts";
+import type { Topics } from "../../pubsub/topics.ts";
+import { internals, type Session } from "../../session/session.ts";
+import { debugState, redactText } from "../../session/insight/diagnostics.ts";
+import { issues, queuesOf } from "../../session/insight/health.ts";
+import { textOf } from "../../base/error_text.ts";
+import type { Runtime, Timer } from "../../base/runtime.ts";
+
+/** Most issues of a row; errors come first. */
+const MAX_ISSUES = 3;
+
+/** Most characters of a user, a topic and an id in a row, because peers choose names. */
+const MAX_NAME_LENGTH = 64;
+
+/** Most topics, rooms and members in the details. */
+const MAX_DETAILS = 200;
+
+/** Time for which one answer serves all pages, in milliseconds. */
+const FRESH_MS = 400;
+
+/** Most answers that are kept for that time. */
+const MAX_FRESH = 64;
+
+/** Sessions that are measured before other work of the server has its turn. */
+const CHUNK = 250;
+
+/** Time without a question after which the node keeps nothing any more, in milliseconds. */
+const IDLE_MS = 10_000;
+
+/** A server, as its inspector sees it. */
+export interface InspectedServer {
+  /** The sessions. */
+  readonly manager: SessionManager;
+  /** The subscriptions. */
+  readonly topics: Topics;
+  /** The users. */
+  readonly presence: Presence;
+  /** The rooms. */
+  readonly rooms: Rooms;
+  /** The nodes of the broker. */
+  readonly nodes: Nodes | undefined;
+  /** Durable streams, if the server has any. */
+  readonly streams: DurableStreams | undefined;
+  /** Counters of requests over HTTP. */
+  readonly httpStats: Readonly<Record<string, HttpFaceStats>>;
+  /** Counters of WebTransport. */
+  readonly webTransportStats: WebTransportStats | undefined;
+}
+
+/** Options of {@linkcode NodeView}. */
+export interface NodeViewOptions {
+  readonly runtime: Runtime;
+  readonly showsPayloads: boolean;
+  /** Gets errors that no page is told. MUST NOT throw. */
+  readonly onError: (error: unknown) => void;
+}
+
+/** Issues of all sessions at one moment. */
+interface Survey {
+  readonly at: number;
+  /** Rank by session; sessions without issues are left out. */
+  readonly ranks: ReadonlyMap<Session, number>;
+  readonly errors: number;
+  readonly warnings: number;
+}
+
+/**
+ * The state of one node.
+ *
+ * - **Off** unless asked: nothing is measured, kept or subscribed, and what was ends after 10 s
+ *   without a question.
+ * - **Shared:** one measurement serves all pages for 0.4 s.
+ * - **Bounds:** 100 rows of a list, which is searched and sorted here. Other work of the server has
+ *   its turn after each 250 sessions.
+ */
+export class NodeView implements AsyncDisposable {
+  readonly #server: InspectedServer;
+  readonly #runtime: Runtime;
+  readonly #showsPayloads: boolean;
+  readonly #onError: (error: unknown) => void;
+  readonly #traffic: Traffic;
+  /** Answers by question, oldest first; at most `MAX_FRESH`. */
+  readonly #fresh = new Map<string, { readonly at: number; readonly answer: Promise<unknown> }>();
+  #survey: Promise<Survey> | undefined;
+  #surveyedAt = -Infinity;
+  /** Publications of each topic at the last measurement of rates. */
+  #counts: { readonly at: number; readonly byTopic: Map<string, number> } | undefined;
+  #rates = new Map<string, number>(); // Bounded by the topics.
+  #echo: BrokerEcho | undefined;
+  #askedAt = 0;
+  #idle: Timer | undefined;
+  #isClosed = false;
+
+  /** Begins without measuring. */
+  constructor(server: InspectedServer, { runtime, showsPayloads, onError }: NodeViewOptions) {
+    this.#server = server;
+    this.#runtime = runtime;
+    this.#showsPayloads = showsPayloads;
+    this.#onError = onError;
+    this.#traffic = new Traffic(runtime, showsPayloads);
+  }
+
+  /** Answers a question. */
+  answer<Q extends Question>(question: Q): Promise<Answers[Q["kind"]]> {
+    const now = this.#askedAt = this.#runtime.monotonic();
+    if (!this.#isClosed) this.#idle ??= this.#startIdle(IDLE_MS);
+    // Each page has its own place in the traffic.
+    if (question.kind === "traffic") return this.#answer(question) as Promise<Answers[Q["kind"]]>;
+    const key = JSON.stringify(question);
+    const known = this.#fresh.get(key);
+    if (known !== undefined && now - known.at < FRESH_MS) {
+      return known.answer as Promise<Answers[Q["kind"]]>;
+    }
+    const answer = this.#answer(question) as Promise<Answers[Q["kind"]]>;
+    answer.catch(() => {}); // Each page awaits the answer itself.
+    this.#fresh.delete(key);
+    this.#fresh.set(key, { at: now, answer });
+    if (this.#fresh.size > MAX_FRESH) this.#fresh.delete(this.#fresh.keys().next().value!);
+    return answer;
+  }
+
+  /** Ends all recordings and measurements. Idempotent. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#isClosed = true;
+    await this.#rest();
+  }
+
+  async #answer(question: Question): Promise<unknown> {
+    switch (question.kind) {
+      case "overview":
+        return await this.#overview();
+      case "list":
+        return await this.#list(question);
+      case "session":
+        return await this.#session(question.id);
+      case "traffic":
+        return this.#readTraffic(question.id, question.after);
+      case "room":
+        return this.#room(question.name);
+    }
+  }
+
+  #startIdle(ms: number): Timer {
+    return this.#runtime.setTimeout(() => {
+      this.#idle = undefined;
+      const leftMs = this.#askedAt + IDLE_MS - this.#runtime.monotonic();
+      if (leftMs > 0) this.#idle = this.#startIdle(leftMs);
+      else this.#rest().catch(this.#onError);
+    }, ms);
+  }
+
+  async #rest(): Promise<void> {
+    this.#runtime.clearTimeout(this.#idle);
+    this.#idle = undefined;
+    this.#fresh.clear();
+    this.#survey = undefined;
+    this.#counts = undefined;
+    this.#rates.clear();
+    this.#traffic[Symbol.dispose]();
+    const echo = this.#echo;
+    this.#echo = undefined;
+    await echo?.[Symbol.asyncDispose]();
+  }
+
+  async #overview(): Promise<NodeOverview> {
+    const { manager, topics, rooms, presence, httpStats, webTransportStats } = this.#server;
+    const { ranks, errors, warnings } = await this.#takeSurvey();
+    const { failedPublications, gaps, recovered } = topics.stats;
+    return {
+      at: this.#runtime.monotonic(),
+      stats: manager.stats(),
+      issues: { errors, warnings, sessions: ranks.size },
+      roundTripMs: median(manager.all().flatMap(({ roundTripMs }) => roundTripMs ?? [])),
+      topics: { count: topics.size, failedPublications, gaps, recovered },
+      rooms: [...rooms.names()].length,
+      online: presence.online().length,
+      streams: await this.#streamCounts(),
+      broker: this.#broker(),
+      http: httpStats,
+      webTransport: webTransportStats,
+    };
+  }
+
+  async #streamCounts(): Promise<NodeOverview["streams"]> {
+    if (this.#server.streams === undefined) return undefined;
+    const all = await this.#activity();
+    return {
+      writers: all.filter(({ writer }) => writer !== undefined).length,
+      readers: all.reduce((sum, { readers }) => sum + readers, 0),
+      answers: all.filter(({ isAnswer }) => isAnswer).length,
+    };
+  }
+
+  /** Lists the streams; none if durable streams failed to load, which the server reports. */
+  async #activity(): Promise<StreamActivity[]> {
+    return await this.#server.streams?.activity().catch(() => []) ?? [];
+  }
+
+  #broker(): BrokerView {
+    const { broker } = this.#server.topics;
+    const status = broker.status.current;
+    // A server on its own has no engine to wait for.
+    if (this.#server.nodes !== undefined && !this.#isClosed) {
+      this.#echo ??= new BrokerEcho(broker, this.#runtime);
+      this.#echo.measure();
+    }
+    const isAway = status.name === "interrupted";
+    const error = isAway && status.error !== undefined ? textOf(status.error) : undefined;
+    return {
+      engine: broker.name,
+      delivery: broker.delivery,
+      state: status.name,
+      since: isAway ? status.since : undefined,
+      // The error of a client library may have the URL with the password.
+      error: error && clip(redactText(error)),
+      issues: broker.issues().slice(0, 16).map((issue) => clip(redactText(issue))),
+      stats: broker.stats,
+      latencyMs: this.#echo?.latencyMs,
+      keeps: (["history", "logs", "store"] as const).filter((part) => broker[part] !== undefined),
+    };
+  }
+
+  /** Finds the issues of all sessions, in steps. */
+  #takeSurvey(): Promise<Survey> {
+    const now = this.#runtime.monotonic();
+    if (this.#survey !== undefined && now - this.#surveyedAt < FRESH_MS) return this.#survey;
+    this.#surveyedAt = now;
+    return this.#survey = this.#surveyAll(now);
+  }
+
+  async #surveyAll(at: number): Promise<Survey> {
+    const ranks = new Map<Session, number>();
+    let errors = 0;
+    let warnings = 0;
+    for await (const session of this.#sessions()) {
+      const found = issues(session[internals]);
+      if (found.length === 0) continue;
+      const bad = found.filter(({ severity }) => severity === "error").length;
+      errors += bad;
+      warnings += found.length - bad;
+      ranks.set(session, bad * 1_000 + found.length - bad);
+    }
+    return { at, ranks, errors, warnings };
+  }
+
+  /** Lists all sessions, with a turn for other work in between. */
+  async *#sessions(): AsyncGenerator<Session, void, undefined> {
+    const all = this.#server.manager.all();
+    for (const [i, session] of all.entries()) {
+      if (i % CHUNK === CHUNK - 1) {
+        await new Promise<void>((resolve) => this.#runtime.schedule(resolve));
+      }
+      yield session;
+    }
+  }
+
+  async #list(question: ListQuestion): Promise<ListAnswer> {
+    const makers: Record<ListName, () => ListAnswer | Promise<ListAnswer>> = {
+      sessions: () => this.#listSessions(question),
+      topics: () => select(question, this.#topicRows(), ({ topic }) => topic),
+      rooms: () => select(question, this.#roomRows(), ({ room }) => room),
+      streams: async () => select(question, await this.#streamRows(), ({ id }) => id),
+    };
+    return await makers[question.list]();
+  }
+
+  /** Sorts by one column of all sessions, and reads the others of the shown ones alone. */
+  async #listSessions(question: ListQuestion): Promise<ListAnswer> {
+    const { sort, words, onlyIssues } = question;
+    const needsRanks = onlyIssues || sort === "rank";
+    const ranks: Survey["ranks"] = needsRanks ? (await this.#takeSurvey()).ranks : new Map();
+    const found: { readonly session: Session; readonly [column: string]: unknown }[] = [];
+    let total = 0;
+    for (const session of this.#server.manager.all()) {
+      total++;
+      if (onlyIssues && !ranks.has(session)) continue;
+      if (words.length > 0) {
+        const { user, id, transport, state, url } = session;
+        const text = `${user} ${id} ${transport} ${state} ${redactText(url)}`.toLowerCase();
+        if (!words.every((word) => text.includes(word))) continue;
+      }
+      found.push({ session, [sort]: valueOf(session, sort, ranks) });
+    }
+    found.sort(compareRows(question));
+    const rows = found.slice(0, MAX_ROWS).map(({ session }) => this.#rowOf(session));
+    return { rows, matched: found.length, total };
+  }
+
+  #rowOf(session: Session): SessionRow {
+    const { id, user, transport, state, roundTripMs } = session;
+    const core = session[internals];
+    const { send, receive } = queuesOf(core);
+    const found = issues(core);
+    const received = levelOf(receive);
+    const sent = send && levelOf(send);
+    return {
+      node: this.#server.nodes?.id ?? "",
+      id,
+      user: clip(user, MAX_NAME_LENGTH),
+      transport,
+      state,
+      uptimeMs: uptimeOf(session),
+      roundTripMs,
+      received: core.inbound.stats.receivedMessages,
+      sent: core.queue?.stats.sentMessages ?? 0,
+      streams: openStreams(session),
+      filled: Math.max(received.share, sent?.share ?? 0),
+      receive: received,
+      send: sent,
+      rank: found.reduce((sum, { severity }) => sum + (severity === "error" ? 1_000 : 1), 0),
+      issues: found.slice(0, MAX_ISSUES)
+        .map(({ severity, message }) => ({ severity, message: clip(redactText(message)) })),
+    };
+  }
+
+  #topicRows(): TopicRow[] {
+    const rates = this.#takeRates();
+    const rows: TopicRow[] = [];
+    for (const { topic, subscribers, publications, position } of this.#server.topics.list()) {
+      const perSecond = rates.get(topic) ?? 0;
+      const offset = position?.offset;
+      rows.push({ topic, subscribers, publications, perSecond, offset, nodes: 1 });
+    }
+    return rows;
+  }
+
+  /** Compares the counters of topics with those of about a second before. */
+  #takeRates(): ReadonlyMap<string, number> {
+    const at = this.#runtime.monotonic();
+    const before = this.#counts;
+    if (before !== undefined && at - before.at < 2 * FRESH_MS) return this.#rates;
+    const byTopic = new Map<string, number>();
+    const rates = new Map<string, number>();
+    for (const { topic, publications } of this.#server.topics.list()) {
+      byTopic.set(topic, publications);
+      const earlier = before?.byTopic.get(topic);
+      if (earlier === undefined || publications <= earlier) continue;
+      rates.set(topic, (publications - earlier) / ((at - before!.at) / 1_000));
+    }
+    this.#counts = { at, byTopic };
+    return this.#rates = rates;
+  }
+
+  #roomRows(): RoomRow[] {
+    const { rooms, presence, topics } = this.#server;
+    return Array.from(rooms.names(), (room) => ({
+      room,
+      users: presence.count(room),
+      sessions: topics.subscribers(room).length,
+      nodes: 1,
+    }));
+  }
+
+  async #streamRows(): Promise<StreamRow[]> {
+    const { nodes } = this.#server;
+    return (await this.#activity()).map(({ id, readers, isAnswer, writer }) => ({
+      id,
+      readers,
+      writer: writer && (nodes === undefined ? "this server" : nodes.name || nodes.id),
+      isAnswer,
+      offset: writer?.offset,
+      waiting: writer?.waiting ?? 0,
+      nodes: 1,
+    }));
+  }
+
+  async #session(id: string): Promise<SessionAnswer> {
+    const session = this.#server.manager.get(id);
+    if (session === undefined) return {};
+    const state = clipped(await debugState(session[internals]));
+    const { topics, rooms } = this.#server;
+    return {
+      row: this.#rowOf(session),
+      state,
+      topics: topics.topicsOf(session).slice(0, MAX_DETAILS),
+      rooms: rooms.roomsOf(session).slice(0, MAX_DETAILS),
+    };
+  }
+
+  #readTraffic(id: string, after: number): TrafficAnswer {
+    const session = this.#isClosed ? undefined : this.#server.manager.get(id);
+    return this.#traffic.read(session, id, after);
+  }
+
+  #room(name: string): RoomAnswer {
+    const members = this.#server.rooms.members(name);
+    return {
+      users: members.length,
+      members: members.slice(0, MAX_DETAILS).map(({ user, connections, joinedAt, data }) => ({
+        user: clip(user, MAX_NAME_LENGTH),
+        connections,
+        joinedAt,
+        data: this.#showsPayloads && data !== undefined
+          ? payloadText(data, MAX_PAYLOAD_LENGTH)
+          : "",
+      })),
+    };
+  }
+}
+
+/** Searches and sorts the rows of a list. */
+function select<R extends Row>(
+  question: ListQuestion,
+  rows: readonly R[],
+  nameOf: (row: R) => string,
+): ListAnswer {
+  const { words } = question;
+  const found = rows.filter((row) => {
+    const text = nameOf(row).toLowerCase();
+    return words.every((word) => text.includes(word));
+  });
+  found.sort(compareRows(question));
+  return { rows: found.slice(0, MAX_ROWS), matched: found.length, total: rows.length };
+}
+
+/** Reads the one value of a session by which a list is sorted. */
+function valueOf(
+  session: Session,
+  column: string,
+  ranks: ReadonlyMap<Session, number>,
+): string | number | undefined {
+  const core = session[internals];
+  switch (column) {
+    case "user":
+    case "transport":
+    case "state":
+    case "roundTripMs":
+      return session[column];
+    case "uptimeMs":
+      return uptimeOf(session);
+    case "received":
+      return core.inbound.stats.receivedMessages;
+    case "sent":
+      return core.queue?.stats.sentMessages;
+    case "streams":
+      return openStreams(session);
+    case "filled": {
+      const { send, receive } = queuesOf(core);
+      return Math.max(levelOf(receive).share, send === undefined ? 0 : levelOf(send).share);
+    }
+    default:
+      return ranks.get(session) ?? 0;
+  }
+}
+
+function uptimeOf(session: Session): number {
+  const { readyAt, runtime } = session[internals];
+  return readyAt === undefined ? 0 : Math.max(0, runtime.now() - readyAt);
+}
+
+function openStreams({ connection }: Session): number {
+  const counters = connection.inspect?.counters;
+  if (counters === undefined) return 0;
+  return counters.localBidirectionalOpened + counters.remoteBidirectionalOpened +
+    counters.localUnidirectionalOpened + counters.remoteUnidirectionalOpened -
+    counters.streamsClosed;
+}
+
+function levelOf(
+  { messages, maxMessages, bytes, maxBytes }: {
+    readonly messages: number;
+    readonly maxMessages: number;
+    readonly bytes: number;
+    readonly maxBytes: number;
+  },
+): QueueLevel {
+  return { messages, maxMessages, share: Math.max(messages / maxMessages, bytes / maxBytes) };
+}
+
+function median(numbers: number[]): number | undefined {
+  numbers.sort((a, b) => a - b);
+  return numbers[numbers.length >> 1];
+}

@@ -1,0 +1,59 @@
+/** Options of the inspector. */
+import type { RequestInfo } from "../../transport/address.ts";
+
+/**
+ * Options of the inspector.
+ *
+ * @example For operators with a password
+ * ```ts
+ * import { serve } from "@skein/skein";
+ * import type { InspectorOptions } from "@skein/skein/inspector";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const expected = `Basic ${btoa("ops:s3cret")}`;
+ * const inspector: InspectorOptions = {
+ *   path: "/ops",
+ *   authorize: ({ headers }) =>
+ *     headers.get("authorization") === expected ||
+ *     new Response("Sign in", { status: 401, headers: { "www-authenticate": "Basic" } }),
+ * };
+ * await using server = serve({ port: 0, onListen() {}, inspector });
+ *
+ * const url = `${server.url.replace("ws:", "http:")}ops/`;
+ * const stranger = await fetch(url);
+ * const operator = await fetch(url, { headers: { authorization: expected } });
+ * assertEquals([stranger.status, operator.status], [401, 200]);
+ * await Promise.all([stranger.body?.cancel(), operator.body?.cancel()]);
+ * ```
+ */
+export interface InspectorOptions {
+  /**
+   * Path of the page; requests for this path and below belong to the inspector.
+   *
+   * @default {"/inspector"}
+   */
+  readonly path?: string;
+  /**
+   * Decides each request for the page and its data, about two a second while a page is open. `true`
+   * allows; a response is sent in place of the page, such as a 401 that has the browser ask for a
+   * password. Anything else denies with 403. An error denies too, is printed, and is answered with
+   * 500.
+   *
+   * Without `authorize` only programs on this machine may use the inspector: the peer's address is
+   * loopback, the requested host is `localhost`, `127.0.0.1` or `[::1]`, and no header of a proxy is
+   * present. A proxy on this machine that adds no such header looks like a program, so behind a
+   * proxy `authorize` is needed.
+   */
+  readonly authorize?: (
+    request: Request,
+    info: RequestInfo,
+  ) => boolean | Response | Promise<boolean | Response>;
+  /**
+   * Shows data of messages: in the traffic of a session, in histories, and of room members. `false`
+   * shows topics and sizes alone. Each node decides for its own sessions, and the node that the
+   * page asks for histories.
+   *
+   * @default {true}
+   */
+  readonly payloads?: boolean;
+}

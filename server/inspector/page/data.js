@@ -1,0 +1,31 @@
+/**
+ * Asks the server for data. Every request has a header that no page of another origin can send.
+ *
+ * @module
+ */
+
+/** Longest wait for an answer, in milliseconds. */
+const PATIENCE_MS = 15_000;
+
+/** Thrown for an answer that is no data. */
+export class Refused extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** Asks for data, by name and parameters; undefined parameters are left out. */
+export async function ask(name, params = {}) {
+  const query = new URLSearchParams();
+  for (const [key, value] of Object.entries(params)) {
+    if (value !== undefined && value !== "") query.set(key, String(value));
+  }
+  const response = await fetch(`data/${name}?${query}`, {
+    headers: { "skein-inspector": "1" },
+    cache: "no-store",
+    signal: AbortSignal.timeout(PATIENCE_MS),
+  });
+  if (!response.ok) throw new Refused(response.status, (await response.text()).trim());
+  return await response.json();
+}

@@ -1,0 +1,271 @@
+/** Questions of a page to the nodes, and the answers: plain objects for JSON. */
+import type { TrafficAnswer } from "./traffic.ts";
+import type { HttpFaceStats, WebTransportStats } from "../../telemetry/measures.ts";
+import type { ManagerStats } from "../../manager/stats.ts";
+import type { BrokerStats } from "../../pubsub/broker.ts";
+import type { HistoryBounds } from "../../pubsub/broker.ts";
+import type { SessionDebugState } from "../../session/insight/diagnostics.ts";
+
+/** Most rows of a list; a search finds the others. */
+export const MAX_ROWS = 100;
+
+/** Most characters of a search. */
+export const MAX_QUERY_LENGTH = 256;
+
+/** The lists, and the columns by which each can be sorted; the first one is the default. */
+export const LISTS = {
+  sessions: [
+    "rank",
+    "user",
+    "transport",
+    "state",
+    "uptimeMs",
+    "roundTripMs",
+    "received",
+    "sent",
+    "streams",
+    "filled",
+  ],
+  topics: ["subscribers", "topic", "perSecond", "publications", "offset"],
+  rooms: ["users", "room", "sessions"],
+  streams: ["readers", "id", "waiting"],
+} as const;
+
+/** Name of a list. */
+export type ListName = keyof typeof LISTS;
+
+/** A list that is asked for. */
+export interface ListQuestion {
+  readonly kind: "list";
+  readonly list: ListName;
+  /** Words that each row must have, in lower case. */
+  readonly words: readonly string[];
+  readonly sort: string;
+  readonly isAscending: boolean;
+  /** Only sessions with issues. */
+  readonly onlyIssues: boolean;
+}
+
+/** A question to one node. */
+export type Question =
+  | { readonly kind: "overview" }
+  | ListQuestion
+  | { readonly kind: "session"; readonly id: string }
+  | { readonly kind: "traffic"; readonly id: string; readonly after: number }
+  | { readonly kind: "room"; readonly name: string };
+
+/** Fill level of a queue. */
+export interface QueueLevel {
+  readonly messages: number;
+  readonly maxMessages: number;
+  /** Used share of messages or bytes, whichever is larger. */
+  readonly share: number;
+}
+
+/** One session in the list. */
+export interface SessionRow {
+  readonly node: string;
+  readonly id: string;
+  readonly user: string;
+  readonly transport: string;
+  readonly state: string;
+  readonly uptimeMs: number;
+  readonly roundTripMs: number | undefined;
+  readonly received: number;
+  readonly sent: number;
+  readonly streams: number;
+  readonly filled: number;
+  readonly receive: QueueLevel;
+  readonly send: QueueLevel | undefined;
+  /** 0 without issues; errors weigh 1,000. */
+  readonly rank: number;
+  readonly issues: readonly { readonly severity: string; readonly message: string }[];
+}
+
+/** One topic with subscribers. */
+export interface TopicRow {
+  readonly topic: string;
+  readonly subscribers: number;
+  /** Publications that this node delivered so far. */
+  readonly publications: number;
+  /** Publications in the last second. */
+  readonly perSecond: number;
+  /** Newest offset; `undefined` without a history. */
+  readonly offset: number | undefined;
+  /** Nodes with subscribers. */
+  readonly nodes: number;
+}
+
+/** One room with members. */
+export interface RoomRow {
+  readonly room: string;
+  readonly users: number;
+  /** Sessions in the room. */
+  readonly sessions: number;
+  readonly nodes: number;
+}
+
+/** One durable stream with a writer or readers. */
+export interface StreamRow {
+  readonly id: string;
+  readonly readers: number;
+  /** Name of the node that writes; `undefined` without a writer. */
+  readonly writer: string | undefined;
+  readonly isAnswer: boolean;
+  readonly offset: string | undefined;
+  /** Records that wait to be kept. */
+  readonly waiting: number;
+  readonly nodes: number;
+}
+
+/** A row of any list. */
+export type Row = SessionRow | TopicRow | RoomRow | StreamRow;
+
+/** A list of one node, or of all. */
+export interface ListAnswer {
+  readonly rows: readonly Row[];
+  /** Rows that fit. */
+  readonly matched: number;
+  /** Rows in all. */
+  readonly total: number;
+}
+
+/** The state of the broker, as one node sees its engine. */
+export interface BrokerView {
+  readonly engine: string;
+  readonly delivery: string;
+  readonly state: string;
+  readonly since: number | undefined;
+  readonly error: string | undefined;
+  readonly issues: readonly string[];
+  readonly stats: BrokerStats;
+  /** Time of a publication from this node to the engine and back; `undefined` until known. */
+  readonly latencyMs: number | undefined;
+  readonly keeps: readonly ("history" | "logs" | "store")[];
+}
+
+/** The figures of one node. */
+export interface NodeOverview {
+  /** Time of the measurement by the monotonic clock of the node, for rates. */
+  readonly at: number;
+  readonly stats: ManagerStats;
+  readonly issues: {
+    readonly errors: number;
+    readonly warnings: number;
+    readonly sessions: number;
+  };
+  /** Median of all sessions. */
+  readonly roundTripMs: number | undefined;
+  readonly topics: {
+    readonly count: number;
+    readonly failedPublications: number;
+    readonly gaps: number;
+    readonly recovered: number;
+  };
+  readonly rooms: number;
+  /** Online users that the node knows. */
+  readonly online: number;
+  readonly streams:
+    | { readonly writers: number; readonly readers: number; readonly answers: number }
+    | undefined;
+  readonly broker: BrokerView;
+  readonly http: Readonly<Record<string, HttpFaceStats>>;
+  readonly webTransport: WebTransportStats | undefined;
+}
+
+/** Details of one session; `state` is missing once the session is over. */
+export interface SessionAnswer {
+  readonly row?: SessionRow;
+  readonly state?: SessionDebugState;
+  readonly topics?: readonly string[];
+  readonly rooms?: readonly string[];
+}
+
+/** Members of a room. */
+export interface RoomAnswer {
+  readonly users: number;
+  readonly members: readonly {
+    readonly user: string;
+    readonly connections: number;
+    readonly joinedAt: number;
+    readonly data: string;
+  }[];
+}
+
+/** The history of a topic, as the engine has it. */
+export interface HistoryAnswer {
+  readonly bounds: HistoryBounds;
+  readonly epoch: string;
+  readonly head: number;
+  readonly oldest: number | undefined;
+  readonly messages: number;
+  readonly bytes: number;
+  /** True if there are more publications than were read. */
+  readonly isPartial: boolean;
+  readonly newest: readonly { readonly offset: number; readonly text: string }[];
+}
+
+/** The answer to each kind of question. */
+export interface Answers {
+  readonly overview: NodeOverview;
+  readonly list: ListAnswer;
+  readonly session: SessionAnswer;
+  readonly traffic: TrafficAnswer;
+  readonly room: RoomAnswer;
+}
+
+/**
+ * Reads a question of another node.
+ *
+ * @returns The question; `undefined` if this version does not know the question.
+ */
+export function readQuestion(value: unknown): Question | undefined {
+  const { kind, id, after, name, list, words, sort, isAscending, onlyIssues } = Object(value);
+  switch (kind) {
+    case "overview":
+      return { kind };
+    case "session":
+      return isText(id) ? { kind, id } : undefined;
+    case "traffic":
+      return isText(id) && Number.isSafeInteger(after) && after >= 0
+        ? { kind, id, after }
+        : undefined;
+    case "room":
+      return isText(name) ? { kind, name } : undefined;
+    case "list": {
+      if (!Object.hasOwn(LISTS, list) || !Array.isArray(words) || !words.every(isText)) {
+        return undefined;
+      }
+      const columns: readonly string[] = LISTS[list as ListName];
+      return {
+        kind,
+        list,
+        words,
+        sort: columns.includes(sort) ? sort : columns[0]!,
+        isAscending: isAscending === true,
+        onlyIssues: onlyIssues === true,
+      };
+    }
+    default:
+      return undefined;
+  }
+}
+
+/** Sorts rows by a column; rows without a value come last. */
+export function compareRows(
+  { sort, isAscending }: Pick<ListQuestion, "sort" | "isAscending">,
+): (a: object, b: object) => number {
+  const sign = isAscending ? 1 : -1;
+  return (a, b) => {
+    const one = (a as Record<string, unknown>)[sort];
+    const other = (b as Record<string, unknown>)[sort];
+    if (one === other) return 0;
+    if (one === undefined || one === null) return 1;
+    if (other === undefined || other === null) return -1;
+    return one < other ? -sign : sign;
+  };
+}
+
+function isText(value: unknown): value is string {
+  return typeof value === "string" && value.length <= 2 * MAX_QUERY_LENGTH;
+}

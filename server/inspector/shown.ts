@@ -1,0 +1,61 @@
+/** Bounds and redaction of texts and payloads that the inspector shows. */
+import { isSecretName, redactText } from "../../session/insight/diagnostics.ts";
+
+/** Most characters of a text of a peer, such as a header. */
+export const MAX_TEXT_LENGTH = 512;
+
+/** Most characters of a shown payload. */
+export const MAX_PAYLOAD_LENGTH = 1_024;
+
+/** Most levels of shown data: a peer may nest data deeper than any stack. */
+const MAX_DEPTH = 32;
+
+/**
+ * Names that hold secrets in URLs and headers, and ordinary data in payloads: the code of an error,
+ * the key of a keyboard, an author. Authorization is none of these.
+ */
+const ORDINARY_NAME = /^(?:key|code|author(?!i[sz]).*)$/i;
+
+const REDACTED = "[redacted]";
+
+/** Cuts a text. */
+export function clip(text: string, maxLength: number = MAX_TEXT_LENGTH): string {
+  return text.length <= maxLength ? text : `${text.slice(0, maxLength - 1)}…`;
+}
+
+/** Copies a value through JSON, with bounded texts: a peer chooses headers. */
+export function clipped<T>(value: T): T {
+  return JSON.parse(JSON.stringify(value), (_key, part: unknown) => {
+    return typeof part === "string" ? clip(part) : part;
+  });
+}
+
+/**
+ * Writes data as JSON without the values of secret names at any depth, and without secrets in URLs.
+ * Parts below 32 levels are left out. Never throws for data from JSON.
+ *
+ * @param data Any value from JSON.
+ * @param maxLength Most characters.
+ * @returns The text, cut.
+ */
+export function payloadText(data: unknown, maxLength: number = MAX_PAYLOAD_LENGTH): string {
+  return clip(JSON.stringify(shownPart(data, maxLength, 0)) ?? "", maxLength);
+}
+
+/** Copies data without secrets. */
+function shownPart(part: unknown, maxLength: number, depth: number): unknown {
+  // A cut before the search bounds the work; a secret that is cut is redacted up to the cut.
+  if (typeof part === "string") return redactText(clip(part, maxLength));
+  if (typeof part !== "object" || part === null) return part;
+  if (depth === MAX_DEPTH) return "…";
+  // Each element takes a character of the text, so that further ones are cut in any case.
+  if (Array.isArray(part)) {
+    return part.slice(0, maxLength).map((one) => shownPart(one, maxLength, depth + 1));
+  }
+  return Object.fromEntries(
+    Object.entries(part).slice(0, maxLength).map(([name, value]) => {
+      const isSecret = value !== null && isSecretName(name) && !ORDINARY_NAME.test(name);
+      return [name, isSecret ? REDACTED : shownPart(value, maxLength, depth + 1)];
+    }),
+  );
+}

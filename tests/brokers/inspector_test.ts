@@ -1,0 +1,95 @@
+/** The inspector of two nodes on real engines: lists, histories, latency, and an outage. */
+import { assert, assertEquals } from "@std/assert";
+import { dial, type ServeOptions } from "../../mod.ts";
+import type { Broker } from "../../pubsub/broker.ts";
+import { NatsBroker } from "../../pubsub/nats/mod.ts";
+import { RedisBroker } from "../../pubsub/redis/mod.ts";
+import type { NodeAnswer } from "../../server/inspector/cluster.ts";
+import type { HistoryAnswer, ListAnswer, NodeOverview } from "../../server/inspector/questions.ts";
+import { listen } from "../servers.ts";
+import { noTimers } from "./hearing.ts";
+import { isNatsMissing, NatsServer } from "./nats_server.ts";
+import { isRedisMissing, RedisServer } from "./redis_server.ts";
+
+interface Engine {
+  readonly server: AsyncDisposable & { kill(): Promise<void>; restart(): Promise<void> };
+  readonly connect: () => Broker;
+}
+
+const ENGINES: Readonly<Record<string, [isMissing: boolean, start: () => Promise<Engine>]>> = {
+  redis: [isRedisMissing, async () => {
+    const server = await RedisServer.start();
+    return { server, connect: () => new RedisBroker({ url: server.url }, { heartbeatMs: 500 }) };
+  }],
+  nats: [isNatsMissing, async () => {
+    const server = await NatsServer.start();
+    return { server, connect: () => new NatsBroker({ servers: server.servers }) };
+  }],
+};
+
+for (const [name, [ignore, start]] of Object.entries(ENGINES)) {
+  Deno.test({
+    name: `inspector shows both nodes on ${name}, and an outage of the engine`,
+    ignore,
+    async fn() {
+      {
+        const { server: engine, connect } = await start();
+        await using _engine = engine;
+        await using one = connect();
+        await using two = connect();
+        const options: ServeOptions<string> = {
+          inspector: true,
+          rooms: ["room:{name}"],
+          history: { "room:{name}": {} },
+          authenticate: ({ request }) => new URL(request.url).searchParams.get("name")!,
+        };
+        await using north = listen({ ...options, broker: one, node: { name: "north" } });
+        await using south = listen({
+          ...options,
+          broker: two,
+          node: { name: "south" },
+          onOpen: (session) => void south.rooms.join(session, "room:a"),
+        });
+        await using _bob = await dial(`${south.url}?name=bob`, { onMessage() {}, onError() {} });
+        const ask = async <T>(question: string): Promise<T> => {
+          const url = `${north.url.replace("ws:", "http:")}inspector/data/${question}`;
+          const response = await fetch(url, { headers: { "skein-inspector": "1" } });
+          assertEquals(response.status, 200);
+          return await response.json();
+        };
+        const overview = async (
+          holds: (all: readonly NodeOverview[]) => boolean,
+        ): Promise<readonly NodeOverview[]> => {
+          while (true) {
+            const { nodes } = await ask<{ nodes: NodeAnswer<NodeOverview>[] }>("overview");
+            const all = nodes.flatMap((node) => "answer" in node ? [node.answer] : []);
+            if (holds(all)) return all;
+            await new Promise((resolve) => setTimeout(resolve, 50));
+          }
+        };
+        const both = await overview((all) =>
+          all.length === 2 && all.every(({ broker }) => broker.latencyMs !== undefined)
+        );
+        for (const { broker } of both) {
+          assertEquals([broker.engine, broker.state], [name, "connected"]);
+          assert(broker.latencyMs! > 0);
+        }
+        for (let n = 1; n <= 300; n++) await south.topics.append("room:a", { n });
+        const { history } = await ask<{ history: HistoryAnswer }>("topic?id=room:a");
+        assertEquals([history.messages, history.isPartial], [300, false]);
+        assertEquals(history.newest[0]?.text, '{"n":300}');
+        const { rows } = await ask<ListAnswer>("sessions");
+        assertEquals(rows.map((row) => "user" in row && row.user), ["bob"]);
+
+        await engine.kill();
+        const [alone] = await overview(([first]) => first?.broker.state === "interrupted");
+        assert(alone!.broker.issues.length > 0);
+        const away = await ask<{ history: object }>("topic?id=room:b");
+        assert("unavailable" in away.history, JSON.stringify(away));
+        await engine.restart();
+        await overview((all) => all.length === 2 && all[0]!.broker.state === "connected");
+      }
+      await noTimers();
+    },
+  });
+}
