@@ -1,0 +1,779 @@
+/**
+ * Hooks for React 18 and 19: topics, presence, requests and answers that stream, as the state of
+ * components.
+ *
+ * A page wraps its components in a {@linkcode SkeinProvider}, which connects. Every hook below
+ * returns an object with the state and the functions to change the state. All functions keep their
+ * identity between renders. Errors are a part of the state, and no hook throws these.
+ *
+ * ```tsx ignore
+ * import { SkeinProvider, useTopic } from "@skein/client/react"; // jsr:@skein/skein/react
+ *
+ * function Chat() {
+ *   const { messages, publish, error } = useTopic("chat:lobby", { last: 20 });
+ *   return (
+ *     <>
+ *       {error && <p>{error.message}</p>}
+ *       <ul>{messages.map(({ key, data }) => <li key={key}>{String(data)}</li>)}</ul>
+ *       <button type="button" onClick={() => publish("hello")}>Say hello</button>
+ *     </>
+ *   );
+ * }
+ *
+ * export const App = () => <SkeinProvider url="/session"><Chat /></SkeinProvider>;
+ * ```
+ *
+ * - **Types:** {@linkcode createHooks} makes the same hooks for a contract.
+ * - **Sharing:** components with the same topic and options share one subscription. The
+ *   subscription outlives the last of these components by 5 s, so that a change of the route does
+ *   not subscribe anew.
+ * - **Rendering:** changes are gathered, and rendered at most once a frame.
+ * - **Servers:** on a server, the hooks return the state before the first answer, and open no
+ *   connection. The page hydrates with that state.
+ * - **StrictMode** makes one connection.
+ *
+ * @module
+ */
+"use client";
+// @ts-types="npm:@types/react@^19"
+import {
+  type Context,
+  createContext,
+  createElement,
+  type ReactElement,
+  type ReactNode,
+  useContext,
+  useEffect,
+  useMemo,
+  useState,
+  useSyncExternalStore,
+} from "react";
+import { checkLimits } from "../base/options.ts";
+import { platformRuntime } from "../base/runtime.ts";
+import { connect, type ConnectOptions } from "../client.ts";
+import type { Client } from "./client.ts";
+import type { ClientRequestOptions, ClientStatus, ServerUrl } from "./client_options.ts";
+import type {
+  Contract,
+  ContractData,
+  ContractItem,
+  ContractReply,
+  ContractTopic,
+  IsUntyped,
+  MessagesIn,
+  SectionOf,
+  TopicMessage,
+} from "../session/contract.ts";
+import type { ClientPublishOptions, RequestStreamOptions, WaitOptions } from "../session/types.ts";
+import type { TopicOf } from "../session/wire/topic_pattern.ts";
+import type { PresenceMember } from "../session/wire/presence_notice.ts";
+import type { HistoryOptions } from "../session/wire/recovery.ts";
+import { errorOf, type View } from "./stores/cell.ts";
+import { Hub, PENDING_ROOM } from "./stores/hub.ts";
+import { NO_REQUEST, RequestCell, type RequestSnapshot } from "./stores/request_cell.ts";
+import { NO_ITEMS, PENDING_ITEMS, StreamCell, type StreamSnapshot } from "./stores/stream_cell.ts";
+import { PENDING_TOPIC, type TopicSnapshot } from "./stores/topic_cell.ts";
+
+export type { RequestSnapshot } from "./stores/request_cell.ts";
+export type { StreamSnapshot } from "./stores/stream_cell.ts";
+export type { Keyed, TopicGap, TopicSnapshot } from "./stores/topic_cell.ts";
+
+/** Time for which a topic outlives its last component, in milliseconds. */
+const GRACE_MS = 5_000;
+
+/** Most messages of a topic, by default. */
+const TOPIC_LIMITS = { keep: 100 };
+
+/** Most items of a stream, by default: an answer of a language model has some thousand. */
+const STREAM_LIMITS = { keep: 10_000 };
+
+const CONNECTING: ClientStatus = { name: "connecting" };
+
+/**
+ * Properties of a {@linkcode SkeinProvider}: the URL of a server, or a client of the application.
+ *
+ * @typeParam C The contract.
+ */
+export interface SkeinProviderProps<C extends Contract = Contract> {
+  /**
+   * The server, as for `connect()`; in a page also a relative URL, such as `"/session"`. The provider
+   * connects once mounted, and closes the client once unmounted. Another URL makes another client. A
+   * function is called for each connection, and may be another function in each render.
+   */
+  readonly url?: ServerUrl | undefined;
+  /**
+   * Options of the client, as for `connect()`. Those of the first render count, apart from `token`,
+   * whose newest value goes into each connection. Give the provider another `key` to connect as
+   * another user at once.
+   */
+  readonly options?: Omit<ConnectOptions<C>, "connectAfter" | "contract" | "signal"> | undefined;
+  /** A client in place of `url` and `options`. The provider does not close this client. */
+  readonly client?: Client<C> | undefined;
+  /**
+   * Time for which a topic or durable stream outlives its last component, in milliseconds. At most 16
+   * of these wait at a time.
+   *
+   * @default {5000}
+   */
+  readonly graceMs?: number | undefined;
+  /** The components that may use the hooks. */
+  readonly children?: ReactNode;
+}
+
+/** Options of `useTopic`. */
+export interface UseTopicOptions extends HistoryOptions {
+  /**
+   * Most messages in `messages`; the newest are kept.
+   *
+   * @default {100}
+   */
+  readonly keep?: number | undefined;
+}
+
+/**
+ * A topic, as `useTopic` returns it.
+ *
+ * @typeParam C The contract.
+ * @typeParam T The topic.
+ */
+export interface TopicState<C extends Contract = Contract, T extends string = string>
+  extends TopicSnapshot<TopicMessage<C, T>> {
+  /**
+   * Publishes to the topic, if the server's `authorize` allows this client. A rejection counts as
+   * handled, so a handler of events may ignore the promise: `error` has the error, until a
+   * publication succeeds.
+   */
+  readonly publish: (
+    data: ContractData<C, "server", T>,
+    options?: ClientPublishOptions,
+  ) => Promise<void>;
+}
+
+/**
+ * Presence data in a room: by the contract, otherwise unknown.
+ *
+ * @typeParam C The contract.
+ * @typeParam T The room.
+ */
+export type RoomData<C extends Contract, T extends string> = IsUntyped<C> extends true ? unknown
+  : MessagesIn<
+    {
+      [P in keyof SectionOf<C, "presence"> & string as T extends TopicOf<P> ? P : never]: SectionOf<
+        C,
+        "presence"
+      >[P];
+    }
+  >["data"];
+
+/**
+ * A room, as `usePresence` returns it.
+ *
+ * @typeParam D The presence data.
+ */
+export interface PresenceState<D = unknown> {
+  /** The users in the room, in the order of their joins; empty in a room that tells only `count`. */
+  readonly users: readonly PresenceMember<D>[];
+  /** Number of users. */
+  readonly count: number;
+  /** Status of the subscription to the room, as of a topic. */
+  readonly status: TopicSnapshot["status"];
+  /** The error that ended the subscription, or the refusal of the newest presence data. */
+  readonly error: Error | undefined;
+  /**
+   * Sets the presence data of this client; `undefined` takes the data back, and so does the end of
+   * the room's last component. A rejection counts as handled: `error` has the error.
+   */
+  readonly set: (data: D | undefined, options?: WaitOptions) => Promise<void>;
+}
+
+/** Options of `usePresence`. */
+export interface UsePresenceOptions<D = unknown> {
+  /**
+   * Presence data of this client, compared as JSON and set after each change; `undefined` takes the
+   * data of an earlier render back.
+   */
+  readonly data?: D | undefined;
+}
+
+/**
+ * Requests on a topic, as `useRequest` returns them.
+ *
+ * @typeParam I The data of a request.
+ * @typeParam D The reply.
+ */
+export interface RequestState<I = unknown, D = unknown> extends RequestSnapshot<D> {
+  /**
+   * Sends a request. A request that still waits is cancelled first, and its reply is ignored. A
+   * rejection counts as handled: `error` has the error.
+   */
+  readonly request: (data?: I, options?: ClientRequestOptions) => Promise<D>;
+  /** Cancels the request that waits, if any; so does the end of the component. */
+  readonly cancel: () => void;
+}
+
+/** Options of `useRequestStream` and `useDurableStream`. */
+export interface UseStreamOptions {
+  /**
+   * Most items in `items`; the newest are kept, and `omitted` counts the others.
+   *
+   * @default {10000}
+   */
+  readonly keep?: number | undefined;
+}
+
+/**
+ * Answers that stream, as `useRequestStream` returns them.
+ *
+ * @typeParam I The data of a request.
+ * @typeParam D An item.
+ */
+export interface RequestStreamState<I = unknown, D = unknown> extends StreamSnapshot<D> {
+  /** Sends a request, and reads its answer in place of an earlier one. */
+  readonly request: (data?: I, options?: RequestStreamOptions) => void;
+  /**
+   * Stops the answer: the server cancels the handler, also of an answer that outlives its session.
+   * The end of the component cancels as well, but an answer that outlives its session goes on.
+   */
+  readonly cancel: (reason?: string) => void;
+}
+
+/**
+ * A durable stream, as `useDurableStream` returns it.
+ *
+ * @typeParam D An item.
+ */
+export interface DurableStreamState<D = unknown> extends StreamSnapshot<D> {
+  /** Asks the writer to stop, if the server's `authorize` allows that. */
+  readonly cancel: (reason?: string) => Promise<void>;
+}
+
+/**
+ * The hooks, for one contract.
+ *
+ * @typeParam C The contract.
+ */
+export interface SkeinHooks<C extends Contract = Contract> {
+  /**
+   * Connects the hooks of all components within.
+   *
+   * @param props The server or a client.
+   * @returns The element.
+   */
+  SkeinProvider(props: SkeinProviderProps<C>): ReactElement;
+  /**
+   * Returns the client of the provider, to send messages in effects and handlers of events. On a
+   * server the client never connects.
+   *
+   * @returns The client.
+   * @throws {TypeError} If no provider is above the component.
+   */
+  useSkein(): Client<C>;
+  /**
+   * Returns the status of the connection, and renders anew at each change.
+   *
+   * @returns The status; `connecting` on a server.
+   * @throws {TypeError} If no provider is above the component.
+   */
+  useStatus(): ClientStatus;
+  /**
+   * Subscribes to a topic as long as the component is mounted.
+   *
+   * @typeParam T The topic.
+   * @param topic The topic; `null` subscribes to nothing.
+   * @param options Number of messages, and where to begin in a history.
+   * @returns The newest messages, and the state of the subscription.
+   * @throws {RangeError} If `keep` is not a positive integer.
+   * @throws {TypeError} If no provider is above the component.
+   */
+  useTopic<T extends ContractTopic<C, "server">>(
+    topic: T | null,
+    options?: UseTopicOptions,
+  ): TopicState<C, T>;
+  /**
+   * Subscribes to a room, a topic with presence, and keeps the list of its users.
+   *
+   * @typeParam T The room.
+   * @param room The room; `null` subscribes to nothing.
+   * @param options Presence data of this client.
+   * @returns The users, and a function that sets the presence data.
+   * @throws {TypeError} If no provider is above the component.
+   */
+  usePresence<T extends ContractTopic<C, "server"> | ContractTopic<C, "presence">>(
+    room: T | null,
+    options?: UsePresenceOptions<RoomData<C, T>>,
+  ): PresenceState<RoomData<C, T>>;
+  /**
+   * Sends requests that are answered by one reply.
+   *
+   * @typeParam T The topic of the requests.
+   * @param topic The topic of the requests. Another topic begins anew.
+   * @returns The newest reply, and the function that sends.
+   * @throws {TypeError} If no provider is above the component.
+   */
+  useRequest<T extends ContractTopic<C, "requests">>(
+    topic: T,
+  ): RequestState<ContractData<C, "requests", T>, ContractReply<C, T>>;
+  /**
+   * Sends requests whose answers stream.
+   *
+   * @typeParam T The topic of the requests.
+   * @param topic The topic of the requests. Another topic begins anew.
+   * @param options Number of items.
+   * @returns The items so far, and the functions that send and stop.
+   * @throws {RangeError} If `keep` is not a positive integer.
+   * @throws {TypeError} If no provider is above the component.
+   */
+  useRequestStream<T extends ContractTopic<C, "answers">>(
+    topic: T,
+    options?: UseStreamOptions,
+  ): RequestStreamState<ContractData<C, "answers", T>, ContractItem<C, T>>;
+  /**
+   * Reads a durable stream as long as the component is mounted. A page that was refreshed reads the
+   * stream with the same `id` from the oldest item, or behind the offset `after`.
+   *
+   * @typeParam D Type of an item, unchecked.
+   * @param id The id; `null` reads nothing.
+   * @param options Where to begin, and the number of items.
+   * @returns The items so far.
+   * @throws {RangeError} If `keep` is not a positive integer.
+   * @throws {TypeError} If no provider is above the component.
+   */
+  useDurableStream<D = unknown>(
+    id: string | null,
+    options?: UseStreamOptions & { readonly after?: string | null | undefined },
+  ): DurableStreamState<D>;
+}
+
+/** A view of nothing, for `null`. */
+const nothing = <S>(value: S): View<S> => ({ watch: () => () => {}, get: () => value });
+
+/** Watches a view; a server, and the page while it hydrates, has the first value. */
+function useView<S>(view: View<S>, first: S): S {
+  return useSyncExternalStore(view.watch, view.get, () => first);
+}
+
+/** The newest failure of an action, together with the place of the action. */
+interface Failure {
+  readonly of: string | null;
+  readonly error: Error;
+}
+
+/** Runs actions whose failure is a part of the state until an action succeeds. */
+function useActions(of: string | null): {
+  readonly failure: Error | undefined;
+  readonly run: (action: Promise<void>) => Promise<void>;
+} {
+  const [failure, setFailure] = useState<Failure>();
+  const run = useMemo(() => (action: Promise<void>) => {
+    action.then(
+      () => setFailure(undefined),
+      (error) => setFailure({ of, error: errorOf(error) }),
+    );
+    return action;
+  }, [of]);
+  return { failure: failure?.of === of ? failure?.error : undefined, run };
+}
+
+/** The hub of a provider, with the properties of the newest render. */
+class Provided {
+  readonly hub: Hub;
+  readonly #identity: unknown;
+  #props: SkeinProviderProps;
+
+  constructor(props: SkeinProviderProps, contract: Contract | undefined) {
+    const { client, options = {}, graceMs = GRACE_MS } = props;
+    this.#props = props;
+    this.#identity = identityOf(props);
+    this.hub = new Hub({
+      client,
+      graceMs,
+      runtime: options.runtime ?? platformRuntime(),
+      open: (connectAfter) =>
+        connect(this.#url, {
+          ...options,
+          ...(contract && { contract }),
+          token: () => {
+            const { token } = this.#props.options ?? {};
+            return typeof token === "function" ? token() : token;
+          },
+          connectAfter,
+        }),
+    });
+  }
+
+  isFor(props: SkeinProviderProps): boolean {
+    return this.#identity === identityOf(props);
+  }
+
+  update(props: SkeinProviderProps): void {
+    this.#props = props;
+  }
+
+  /** A list as given; otherwise a function, because a server cannot complete a relative URL. */
+  get #url(): ServerUrl {
+    const { url } = this.#props;
+    if (Array.isArray(url)) return url;
+    return () => {
+      const { url } = this.#props;
+      return typeof url === "function" ? url() : url as string | URL;
+    };
+  }
+}
+
+/** A value that differs if a provider needs another client. */
+function identityOf({ client, url }: SkeinProviderProps): unknown {
+  if (client === undefined && url === undefined) {
+    throw new TypeError(
+      "Cannot connect: a SkeinProvider needs a url or a client, received neither",
+    );
+  }
+  return client ?? (typeof url === "function" ? "function" : String(url));
+}
+
+/**
+ * Makes the hooks for a contract, with types, and a provider whose client checks data by the
+ * contract. Each call makes a provider and hooks of its own: a page with two servers calls twice.
+ *
+ * @example Usage
+ * ```ts
+ * import { createHooks } from "@skein/skein/react";
+ * import { defineContract } from "@skein/skein/client";
+ * import { assertEquals } from "@std/assert";
+ * import { createElement } from "react";
+ * import { renderToString } from "react-dom/server";
+ * import { z } from "zod";
+ *
+ * const contract = defineContract({ toClient: { "score:{game}": z.number() } });
+ * const { SkeinProvider, useTopic } = createHooks(contract);
+ *
+ * function Score({ game }: { game: string }) {
+ *   const { last } = useTopic(`score:${game}`, { keep: 1 });
+ *   return createElement("b", null, last === undefined ? "?" : last.data.toFixed(1));
+ * }
+ *
+ * const page = createElement(SkeinProvider, { url: "/session" }, createElement(Score, { game: "go" }));
+ * assertEquals(renderToString(page), "<b>?</b>"); // The state on a server, and at first in a page.
+ * ```
+ *
+ * @typeParam C The contract.
+ * @param contract The contract; without one, topics are any text, and data is unknown.
+ * @returns The hooks.
+ */
+export function createHooks<C extends Contract = Contract>(contract?: C): SkeinHooks<C> {
+  const context: Context<Hub | null> = createContext<Hub | null>(null);
+
+  function useHub(): Hub {
+    const hub = useContext(context);
+    if (hub !== null) return hub;
+    throw new TypeError(
+      "Cannot use a hook: a SkeinProvider of the same createHooks() must be above the component, " +
+        "received none",
+    );
+  }
+
+  function useClient(hub: Hub): Client {
+    return useSyncExternalStore(hub.current.watch, hub.current.get, hub.current.get);
+  }
+
+  const hooks: SkeinHooks = {
+    SkeinProvider(props: SkeinProviderProps): ReactElement {
+      const [kept, setKept] = useState(() => new Provided(props, contract));
+      let provided = kept;
+      if (!kept.isFor(props)) setKept(provided = new Provided(props, contract));
+      const { hub } = provided;
+      useEffect(() => provided.update(props));
+      useEffect(() => hub.mount(), [hub]);
+      return createElement(context.Provider, { value: hub }, props.children);
+    },
+
+    useSkein: (): Client => useClient(useHub()),
+
+    useStatus(): ClientStatus {
+      const { status } = useClient(useHub());
+      const view = useMemo(() => ({
+        watch: (listener: () => void) => status.subscribe(listener),
+        get: () => status.current,
+      }), [status]);
+      return useView(view, CONNECTING);
+    },
+
+    useTopic(topic: string | null, options: UseTopicOptions = {}): TopicState {
+      const hub = useHub();
+      const { keep } = checkLimits(TOPIC_LIMITS, options, { of: "topic: " });
+      const { last, since } = options;
+      const start = JSON.stringify([last, since]);
+      const view = useMemo(
+        () => topic === null ? nothing(PENDING_TOPIC) : hub.topic(topic, { keep, last, since }),
+        // A position is the same if its parts are.
+        [hub, topic, keep, start],
+      );
+      const snapshot = useView(view, PENDING_TOPIC) as TopicSnapshot;
+      const { failure, run } = useActions(topic);
+      const publish: TopicState["publish"] = useMemo(() => (data, options) => {
+        const sent = topic === null ? noTopic() : hub.client.publish(topic, data, options);
+        return run(sent);
+      }, [hub, topic, run]);
+      return useMemo(
+        () => ({ ...snapshot, error: snapshot.error ?? failure, publish }),
+        [snapshot, failure, publish],
+      );
+    },
+
+    usePresence(room: string | null, { data }: UsePresenceOptions = {}): PresenceState {
+      const hub = useHub();
+      const view = useMemo(
+        () =>
+          room === null
+            ? nothing(PENDING_ROOM)
+            : hub.room(room, { ...TOPIC_LIMITS, last: undefined, since: undefined }),
+        [hub, room],
+      );
+      const snapshot = useView(view, PENDING_ROOM);
+      const { failure, run } = useActions(room);
+      const set: PresenceState["set"] = useMemo(() => (data, options) => {
+        return run(room === null ? noTopic() : hub.setPresence(room, data, options));
+      }, [hub, room, run]);
+      const text = JSON.stringify(data);
+      const own = useMemo(() => ({ hasData: false }), [set]);
+      useEffect(() => {
+        if (room === null || (text === undefined && !own.hasData)) return;
+        own.hasData = text !== undefined;
+        void set(text === undefined ? undefined : JSON.parse(text));
+      }, [room, set, own, text]);
+      return useMemo(
+        () => ({ ...snapshot, error: snapshot.error ?? failure, set }),
+        [snapshot, failure, set],
+      );
+    },
+
+    useRequest<D>(topic: string): RequestState<unknown, D> {
+      const hub = useHub();
+      const cell = useMemo(() => new RequestCell(hub.rounds), [hub, topic]);
+      useEffect(() => () => cell.cancel(), [cell]);
+      const snapshot = useView<RequestSnapshot>(cell, NO_REQUEST) as RequestSnapshot<D>;
+      const actions = useMemo(() => ({
+        request: (data?: unknown, { signal, ...options }: ClientRequestOptions = {}) =>
+          cell.send((own) =>
+            hub.client.request(topic, data, { ...options, signal: either(own, signal) }) as Promise<
+              D
+            >
+          ),
+        cancel: () => cell.cancel(),
+      }), [hub, topic, cell]);
+      return useMemo(() => ({ ...snapshot, ...actions }), [snapshot, actions]);
+    },
+
+    useRequestStream(topic: string, options: UseStreamOptions = {}): RequestStreamState {
+      const hub = useHub();
+      const { keep } = checkLimits(STREAM_LIMITS, options, { of: "stream: " });
+      const cell = useMemo(() => new StreamCell(hub.rounds, keep), [hub, topic, keep]);
+      useEffect(() => () => cell.close(), [cell]);
+      const snapshot = useView<StreamSnapshot>(cell, NO_ITEMS);
+      const actions = useMemo(() => ({
+        request: (data?: unknown, { signal, ...options }: RequestStreamOptions = {}) =>
+          cell.begin((own) =>
+            hub.client.requestStream(topic, data, { ...options, signal: either(own, signal) })
+          ),
+        cancel: (reason?: string) => cell.cancel(reason),
+      }), [hub, topic, cell]);
+      return useMemo(() => ({ ...snapshot, ...actions }), [snapshot, actions]);
+    },
+
+    useDurableStream<D>(
+      id: string | null,
+      options: UseStreamOptions & { readonly after?: string | null | undefined } = {},
+    ): DurableStreamState<D> {
+      const hub = useHub();
+      const { keep } = checkLimits(STREAM_LIMITS, options, { of: "stream: " });
+      const after = options.after ?? undefined;
+      const view = useMemo(
+        () => id === null ? nothing(PENDING_ITEMS) : hub.stream(id, { after, keep }),
+        [hub, id, after, keep],
+      );
+      const snapshot = useView(view, PENDING_ITEMS) as StreamSnapshot<D>;
+      const { failure, run } = useActions(id);
+      const cancel = useMemo(() => (reason?: string) => {
+        return run(id === null ? noTopic() : hub.client.durableStream(id).cancel(reason));
+      }, [hub, id, run]);
+      return useMemo(
+        () => ({ ...snapshot, error: snapshot.error ?? failure, cancel }),
+        [snapshot, failure, cancel],
+      );
+    },
+  };
+  // The types of a contract are narrower, and do not exist at run time.
+  return hooks as unknown as SkeinHooks<C>;
+}
+
+function either(own: AbortSignal, given: AbortSignal | undefined): AbortSignal {
+  return given ? AbortSignal.any([own, given]) : own;
+}
+
+function noTopic(): Promise<never> {
+  return Promise.reject(new TypeError("Cannot publish: the hook must have a topic, received null"));
+}
+
+const hooks: SkeinHooks = /* @__PURE__ */ createHooks();
+
+/**
+ * Connects the hooks of all components within; see {@linkcode SkeinProviderProps}.
+ *
+ * @example Usage
+ * ```ts
+ * import { SkeinProvider, useSkein, useStatus } from "@skein/skein/react";
+ * import { assertEquals } from "@std/assert";
+ * import { createElement } from "react";
+ * import { renderToString } from "react-dom/server";
+ *
+ * function Header() {
+ *   const client = useSkein();
+ *   const status = useStatus();
+ *   if (status.name === "connected") return createElement("p", null, status.transport);
+ *   return createElement("button", { onClick: () => client.retryNow() }, status.name);
+ * }
+ *
+ * const page = createElement(SkeinProvider, { url: "/session" }, createElement(Header));
+ * assertEquals(renderToString(page), "<button>connecting</button>");
+ * ```
+ */
+export const SkeinProvider: SkeinHooks["SkeinProvider"] = hooks.SkeinProvider;
+
+/**
+ * Returns the client of the provider; see {@linkcode SkeinHooks.useSkein}.
+ *
+ * @example Usage
+ * ```ts
+ * import { SkeinProvider, useSkein } from "@skein/skein/react";
+ * import { assertEquals } from "@std/assert";
+ * import { createElement } from "react";
+ * import { renderToString } from "react-dom/server";
+ *
+ * function Hello() {
+ *   const client = useSkein();
+ *   return createElement("button", { onClick: () => client.send("say", "hello") }, "Say hello");
+ * }
+ *
+ * const page = createElement(SkeinProvider, { url: "/session" }, createElement(Hello));
+ * assertEquals(renderToString(page), "<button>Say hello</button>");
+ * ```
+ */
+export const useSkein: SkeinHooks["useSkein"] = hooks.useSkein;
+
+/** Returns the status of the connection; {@linkcode SkeinProvider} has an example. */
+export const useStatus: SkeinHooks["useStatus"] = hooks.useStatus;
+
+/**
+ * Subscribes to a topic; see {@linkcode SkeinHooks.useTopic}.
+ *
+ * @example Usage
+ * ```ts
+ * import { SkeinProvider, useTopic } from "@skein/skein/react";
+ * import { assertEquals } from "@std/assert";
+ * import { createElement } from "react";
+ * import { renderToString } from "react-dom/server";
+ *
+ * function Lobby() {
+ *   const { messages, gap, error } = useTopic("chat:lobby", { last: 20 });
+ *   if (error) return createElement("p", null, error.message);
+ *   const lines = messages.map(({ key, from, data }) => {
+ *     const isAfterGap = gap?.key === key; // Messages before this one are missing.
+ *     return createElement("li", { key }, `${isAfterGap ? "… " : ""}${from}: ${data}`);
+ *   });
+ *   return createElement("ul", null, lines);
+ * }
+ *
+ * const page = createElement(SkeinProvider, { url: "/session" }, createElement(Lobby));
+ * assertEquals(renderToString(page), "<ul></ul>");
+ * ```
+ */
+export const useTopic: SkeinHooks["useTopic"] = hooks.useTopic;
+
+/**
+ * Lists the users in a room; see {@linkcode SkeinHooks.usePresence}.
+ *
+ * @example Usage
+ * ```ts
+ * import { SkeinProvider, usePresence } from "@skein/skein/react";
+ * import { assertEquals } from "@std/assert";
+ * import { createElement, useState } from "react";
+ * import { renderToString } from "react-dom/server";
+ *
+ * function Users() {
+ *   const [isTyping] = useState(false);
+ *   const { users, count } = usePresence("room:a", { data: { isTyping } });
+ *   return createElement("p", null, `${count}: ${users.map(({ user }) => user).join(", ")}`);
+ * }
+ *
+ * const page = createElement(SkeinProvider, { url: "/session" }, createElement(Users));
+ * assertEquals(renderToString(page), "<p>0: </p>");
+ * ```
+ */
+export const usePresence: SkeinHooks["usePresence"] = hooks.usePresence;
+
+/**
+ * Sends requests with one reply each; see {@linkcode SkeinHooks.useRequest}.
+ *
+ * @example Usage
+ * ```ts
+ * import { SkeinProvider, useRequest } from "@skein/skein/react";
+ * import { assertEquals } from "@std/assert";
+ * import { createElement } from "react";
+ * import { renderToString } from "react-dom/server";
+ *
+ * function Sum() {
+ *   const { data, error, isPending, request } = useRequest("sum");
+ *   const text = isPending ? "…" : error?.message ?? `Sum: ${data ?? "?"}`;
+ *   return createElement("button", { onClick: () => request([1, 2, 3]) }, text);
+ * }
+ *
+ * const page = createElement(SkeinProvider, { url: "/session" }, createElement(Sum));
+ * assertEquals(renderToString(page), "<button>Sum: ?</button>");
+ * ```
+ */
+export const useRequest: SkeinHooks["useRequest"] = hooks.useRequest;
+
+/**
+ * Sends requests whose answers stream; see {@linkcode SkeinHooks.useRequestStream}.
+ *
+ * @example Usage
+ * ```ts
+ * import { SkeinProvider, useRequestStream } from "@skein/skein/react";
+ * import { assertEquals } from "@std/assert";
+ * import { createElement, useEffect } from "react";
+ * import { renderToString } from "react-dom/server";
+ *
+ * // An answer that outlives its session: the page that is refreshed has the same `id`.
+ * function Answer({ id, question }: { id: string; question: string }) {
+ *   const { text, isPending, request, cancel } = useRequestStream("ask");
+ *   useEffect(() => request(question, { id }), [request, question, id]);
+ *   if (!isPending) return createElement("p", null, text);
+ *   return createElement("p", null, text, createElement("button", { onClick: () => cancel() }, "Stop"));
+ * }
+ *
+ * const answer = createElement(Answer, { id: "question-7-of-ann", question: "Why?" });
+ * const page = createElement(SkeinProvider, { url: "/session" }, answer);
+ * assertEquals(renderToString(page), "<p></p>");
+ * ```
+ */
+export const useRequestStream: SkeinHooks["useRequestStream"] = hooks.useRequestStream;
+
+/**
+ * Reads a durable stream; see {@linkcode SkeinHooks.useDurableStream}.
+ *
+ * @example Usage
+ * ```ts
+ * import { SkeinProvider, useDurableStream } from "@skein/skein/react";
+ * import { assertEquals } from "@std/assert";
+ * import { createElement } from "react";
+ * import { renderToString } from "react-dom/server";
+ *
+ * function Answer({ id }: { id: string }) {
+ *   const { text, isDone, error } = useDurableStream<string>(id);
+ *   return createElement("p", null, text, error?.message ?? (isDone ? "" : "…"));
+ * }
+ *
+ * const page = createElement(SkeinProvider, { url: "/session" }, createElement(Answer, { id: "7" }));
+ * assertEquals(renderToString(page), "<p>…</p>");
+ * ```
+ */
+export const useDurableStream: SkeinHooks["useDurableStream"] = hooks.useDurableStream;

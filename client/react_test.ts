@@ -1,0 +1,882 @@
+/**
+ * The hooks of React in a document of happy-dom, with servers over memory and loopback.
+ * `tests/npm/react_18_test.ts` runs these tests with React 18, in a process of its own: one process
+ * has one version.
+ */
+import { assert, assertEquals, assertMatch, assertStrictEquals } from "@std/assert";
+import { FakeTime } from "@std/testing/time";
+import {
+  createElement as h,
+  Fragment,
+  type ReactElement,
+  type ReactNode,
+  StrictMode,
+  useEffect,
+  version,
+} from "react";
+import { z } from "zod";
+import { RequestError } from "../errors.ts";
+import { defineContract } from "../session/contract.ts";
+import { testServer } from "../testing/test_server.ts";
+import { passTime, turns } from "../testing/turns.ts";
+import { listen, until } from "../tests/servers.ts";
+import {
+  createHooks,
+  type RequestStreamState,
+  SkeinProvider,
+  type TopicState,
+  useDurableStream,
+  usePresence,
+  useRequest,
+  useRequestStream,
+  useSkein,
+  useStatus,
+  useTopic,
+} from "./react.ts";
+
+// Without its types, which change those of the globals.
+const happyDom = "npm:happy-dom@^20";
+const { Window } = await import(happyDom);
+const window = new Window({ url: "http://localhost/" });
+const { document } = window;
+// React DOM reads these when it loads.
+Object.assign(globalThis, { window, document, HTMLIFrameElement: window.HTMLIFrameElement });
+const { createRoot, hydrateRoot } = await import("react-dom/client");
+const { renderToString } = await import("react-dom/server");
+
+/** A page of one test. Warnings and errors of React fail the test. */
+class Page implements Disposable {
+  readonly container = document.createElement("div");
+  readonly faults: string[] = [];
+  readonly #error = console.error;
+  #root: ReturnType<typeof createRoot> | undefined;
+
+  constructor() {
+    console.error = (...args: unknown[]) => void this.faults.push(args.join(" "));
+    document.body.append(this.container);
+  }
+
+  get text(): string {
+    return this.container.textContent ?? "";
+  }
+
+  show(element: ReactNode): void {
+    this.#root ??= createRoot(this.container);
+    this.#root.render(element);
+  }
+
+  hydrate(element: ReactNode): void {
+    this.container.innerHTML = renderToString(element);
+    this.#root = hydrateRoot(this.container, element, {
+      onRecoverableError: (error: unknown) => void this.faults.push(String(error)),
+    });
+  }
+
+  async has(text: string): Promise<void> {
+    await until(() => this.text === text).catch((error) => {
+      throw new Error(`The page has "${this.text}" in place of "${text}"`, { cause: error });
+    });
+  }
+
+  click(selector = "button"): void {
+    this.container.querySelector(selector)!.dispatchEvent(
+      new window.MouseEvent("click", { bubbles: true }),
+    );
+  }
+
+  hide(): void {
+    this.#root?.unmount();
+    this.#root = undefined;
+  }
+
+  [Symbol.dispose](): void {
+    this.hide();
+    this.container.remove();
+    console.error = this.#error;
+    assertEquals(this.faults, []);
+  }
+}
+
+/** A component that shows what a function returns, and its number of renders. */
+function probe<P extends object>(show: (props: P) => string): ((props: P) => string) & {
+  renders: number;
+} {
+  const component = Object.assign((props: P) => {
+    component.renders++;
+    return show(props);
+  }, { renders: 0 });
+  return component;
+}
+
+Deno.test("useTopic() shows messages and the status, and publishes", async () => {
+  await using server = testServer({ authorize: () => true });
+  await using client = server.connect();
+  using page = new Page();
+  const Chat = () => {
+    const { messages, last, status, publish } = useTopic("chat");
+    const texts = messages.map(({ key, data }) => `${key}${data}`).join();
+    return h("button", { onClick: () => void publish("c") }, `${status} ${texts} ${last?.data}`);
+  };
+  page.show(h(SkeinProvider, { client }, h(Chat)));
+  await page.has("pending  undefined");
+  await page.has("subscribed  undefined");
+  server.publish("chat", "a");
+  server.publish("chat", "b");
+  await page.has("subscribed 0a,1b b");
+  page.click();
+  await page.has("subscribed 0a,1b,2c c");
+});
+
+Deno.test(
+  "useTopic() keeps the newest messages, of which the history gives the first",
+  async () => {
+    await using server = testServer({ authorize: () => true, history: { "chat": {} } });
+    for (let i = 0; i < 10; i++) await server.topics.append("chat", i);
+    await using client = server.connect();
+    using page = new Page();
+    const Chat = () =>
+      useTopic("chat", { last: 5, keep: 3 }).messages.map(({ data }) => data).join();
+    page.show(h(SkeinProvider, { client }, h(Chat)));
+    await page.has("7,8,9");
+    for (let i = 10; i < 20; i++) server.publish("chat", i);
+    await page.has("17,18,19");
+  },
+);
+
+Deno.test(
+  "components with one topic share a subscription, also over a change of the route",
+  async () => {
+    using time = new FakeTime();
+    let asked = 0;
+    await using server = testServer({ authorize: () => ++asked > 0 });
+    await using client = server.connect();
+    using page = new Page();
+    const Topic = ({ of: topic }: { of: string | null }) => {
+      const { messages } = useTopic(topic);
+      return h("p", null, messages.map(({ data }) => data).join());
+    };
+    const show = (...topics: (string | null)[]) => {
+      const all = topics.map((topic, i) => h(Topic, { key: i, of: topic }));
+      page.show(h(SkeinProvider, { client }, h(Fragment, null, ...all)));
+    };
+    const has = async (text: string) => {
+      for (let i = 0; i < 50 && page.text !== text; i++) await passTime(time, 20);
+      assertEquals(page.text, text);
+    };
+    show("a", "a");
+    await passTime(time, 20);
+    server.publish("a", "1");
+    await has("11");
+    assertEquals([asked, server.topics.subscribers("a").length], [1, 1]);
+
+    show("a", "b"); // One of the components changes its topic, and shows no message of the old one.
+    await has("1");
+    server.publish("b", "2");
+    await has("12");
+    show(null); // Both topics lose their last component, but only for a moment.
+    await has("");
+    await passTime(time, 4_000);
+    server.publish("a", "3");
+    show("a");
+    await has("1,3");
+    assertEquals(asked, 2);
+
+    await passTime(time, 6_000);
+    assertEquals(server.topics.subscribers("b").length, 0);
+    show();
+    await passTime(time, 6_000);
+    assertEquals(server.topics.subscribers("a").length, 0);
+  },
+);
+
+Deno.test("a provider closes all topics of an application's client with its end", async () => {
+  await using server = testServer({ authorize: () => true });
+  await using client = server.connect();
+  using page = new Page();
+  const Topic = () => useTopic("a").status;
+  page.show(h(SkeinProvider, { client }, h(Topic)));
+  await page.has("subscribed");
+  page.hide();
+  await until(() => server.topics.subscribers("a").length === 0);
+  assert(client.isConnected);
+});
+
+Deno.test("useTopic() shows errors and gaps in place of throwing", async () => {
+  await using server = testServer({
+    authorize: (_session, topic, action) => topic === "open" && action === "subscribe",
+  });
+  await using client = server.connect({ backoff: { firstDelayMs: 1 } });
+  using page = new Page();
+  const Topic = ({ of: topic }: { of: string }) => {
+    const { messages, status, gap, error, publish } = useTopic(topic);
+    const all = messages.map(({ key, data }) => (gap?.key === key ? `${gap.reason}:` : "") + data);
+    const text = `${status} ${all} ${error?.message ?? ""}`;
+    return h("button", { onClick: () => void publish("x") }, text);
+  };
+  const show = (topic: string) => page.show(h(SkeinProvider, { client }, h(Topic, { of: topic })));
+  show("closed");
+  await page.has('ended  This session may not subscribe to "closed"');
+  show("");
+  await until(() => /^ended +Cannot subscribe/.test(page.text));
+  show("open");
+  await page.has("subscribed  ");
+  page.click();
+  await page.has('subscribed  This session may not publish on "open"');
+  show("closed");
+  await page.has('ended  This session may not subscribe to "closed"');
+
+  show("open");
+  await until(() => page.text.startsWith("subscribed"));
+  server.publish("open", "a");
+  await until(() => page.text.startsWith("subscribed a"));
+  server.network.down();
+  await until(() => page.text.startsWith("lost a"));
+  server.network.up();
+  await until(() => page.text.startsWith("subscribed a"));
+  server.publish("open", "b");
+  await until(() => page.text.startsWith("subscribed a,no-history:b"));
+});
+
+Deno.test(
+  "SkeinProvider makes one connection in StrictMode, and closes it with its end",
+  async () => {
+    const opened: string[] = [];
+    const said: unknown[] = [];
+    await using server = listen({
+      authorize: () => true,
+      onOpen: (session) => void opened.push(session.id),
+      onMessage: ({ data }) => void said.push(data),
+    });
+    using page = new Page();
+    const App = () => {
+      const client = useSkein();
+      const { name } = useStatus();
+      const { messages, status } = useTopic("news");
+      // Children run their effects before the provider does.
+      useEffect(() => client.send("say", "hello"), [client]);
+      return `${name} ${status} ${messages.map(({ data }) => data)}`;
+    };
+    const element = h(StrictMode, null, h(SkeinProvider, { url: server.url }, h(App)));
+    page.show(element);
+    await page.has("connected subscribed ");
+    server.publish("news", "x");
+    await page.has("connected subscribed x");
+    assertEquals([opened.length, server.manager.count, said], [1, 1, ["hello", "hello"]]);
+    page.hide();
+    await until(() => server.manager.count === 0);
+    assertEquals(opened.length, 1);
+  },
+);
+
+Deno.test("an end during the connect leaves no connection", async () => {
+  const opened: string[] = [];
+  await using server = listen({ onOpen: (session) => void opened.push(session.id) });
+  const App = () => useTopic("news").status;
+  for (const waits of [() => Promise.resolve(), turns]) {
+    using page = new Page();
+    page.show(h(StrictMode, null, h(SkeinProvider, { url: server.url }, h(App))));
+    await waits();
+    page.hide();
+  }
+  // A client of a later time connects, and is alone.
+  using page = new Page();
+  page.show(h(SkeinProvider, { url: server.url }, h(App)));
+  await page.has("ended");
+  await until(() => server.manager.count === 1);
+});
+
+Deno.test(
+  "SkeinProvider connects to a new URL, and gives the newest token to each connection",
+  async () => {
+    const options = {
+      acceptsTokenInBand: true,
+      authenticate: ({ token }: { token?: string | undefined }) => token ?? "guest",
+    } as const;
+    await using one = listen({
+      ...options,
+      onMessage: (message, { user }) => message.reply(`one ${user}`),
+    });
+    await using two = listen({
+      ...options,
+      onMessage: (message, { user }) => message.reply(`two ${user}`),
+    });
+    using page = new Page();
+    const Who = () => {
+      const { name } = useStatus();
+      const { data, request } = useRequest("who");
+      return h("button", { onClick: () => void request() }, `${name} ${data}`);
+    };
+    const show = (url: string, token?: string) =>
+      page.show(
+        h(SkeinProvider, { url, options: { token, backoff: { firstDelayMs: 1 } } }, h(Who)),
+      );
+    show(one.url);
+    await page.has("connected undefined");
+    page.click();
+    await page.has("connected one guest");
+    show(one.url, "ann");
+    await turns();
+    for (const session of one.manager.sessionsOf("guest")) void session.close({ code: 4000 });
+    await until(() => {
+      if (page.text.startsWith("connected")) page.click();
+      return page.text === "connected one ann";
+    });
+    show(two.url, "bob");
+    await until(() => one.manager.count === 0 && two.manager.count === 1);
+    await page.has("connected undefined");
+    page.click();
+    await page.has("connected two bob");
+  },
+);
+
+Deno.test(
+  "hooks on a server show the first state, and the page hydrates with that state",
+  async () => {
+    let connects = 0;
+    await using server = listen({ authorize: () => true, onOpen: () => void connects++ });
+    const App = () => {
+      const client = useSkein();
+      const { name } = useStatus();
+      const { messages, status } = useTopic("news");
+      const { count } = usePresence("news");
+      const { isPending } = useRequest("who");
+      const { isDone } = useDurableStream(null);
+      const text = [name, status, messages.length, count, isPending, isDone].join();
+      return h("button", { onClick: () => void client.publish("news", "x") }, text);
+    };
+    const relative = h(SkeinProvider, { url: "/session" }, h(App));
+    assertEquals(renderToString(relative), "<button>connecting,pending,0,0,false,false</button>");
+
+    using page = new Page();
+    page.hydrate(h(StrictMode, null, h(SkeinProvider, { url: server.url }, h(App))));
+    assertEquals([page.text, connects], ["connecting,pending,0,0,false,false", 0]);
+    await page.has("connected,subscribed,0,0,false,false");
+    page.click();
+    await page.has("connected,subscribed,1,0,false,false");
+    assertEquals(connects, 1);
+  },
+);
+
+Deno.test("usePresence() lists the users of a room, with their data", async () => {
+  await using server = testServer({
+    authenticate: ({ token }) => token,
+    authorize: () => true,
+    rooms: ["room:{name}"],
+    presenceGraceMs: 0,
+    acceptsTokenInBand: true,
+  });
+  const notices: unknown[] = [];
+  await using ann = server.connect({
+    token: "ann",
+    onMessage: ({ data }) => void notices.push(data),
+  });
+  await using bob = server.connect({ token: "bob" });
+  using page = new Page();
+  const Room = ({ is }: { is: string }) => {
+    const { users, count, set } = usePresence("room:a", { data: { is } });
+    const names = users.map(({ user, data }) => `${user}:${JSON.stringify(data)}`);
+    return h("button", { onClick: () => void set({ is: "busy" }) }, `${count} ${names}`);
+  };
+  const Topic = () => useTopic("room:a").messages.map(({ data }) => data).join();
+  const show = (is?: string) =>
+    page.show(
+      h(
+        SkeinProvider,
+        { client: ann },
+        h(Fragment, null, h(Topic), is && h(Room, { is })),
+      ),
+    );
+  show(); // The list comes when the room is joined, before a component asks for the list.
+  await until(() => notices.length > 0);
+  show("here");
+  await page.has('1 ann:{"is":"here"}');
+  bob.subscribe("room:a");
+  await page.has('2 ann:{"is":"here"},bob:undefined');
+  await bob.presence("room:a", 1);
+  await page.has('2 ann:{"is":"here"},bob:1');
+  show("away");
+  await page.has('2 ann:{"is":"away"},bob:1');
+  page.click();
+  await page.has('2 ann:{"is":"busy"},bob:1');
+  // The handler of the application has the same notices.
+  assertEquals((notices[0] as { type: string }).type, "members");
+  await bob.close();
+  await until(() => server.manager.count === 1);
+  page.hide();
+  await until(() => server.rooms.members("room:a").length === 0);
+});
+
+Deno.test("usePresence() takes the data back once a component has none", async () => {
+  await using server = testServer({
+    authenticate: () => "ann",
+    authorize: () => true,
+    rooms: ["room:{name}"],
+  });
+  await using client = server.connect();
+  using page = new Page();
+  const Room = ({ isTyping }: { isTyping: boolean }) => {
+    const { users } = usePresence("room:a", { data: isTyping ? { isTyping } : undefined });
+    return users.map(({ data }) => `ann:${JSON.stringify(data)}`).join();
+  };
+  const show = (isTyping: boolean) =>
+    page.show(h(StrictMode, null, h(SkeinProvider, { client }, h(Room, { isTyping }))));
+  show(false);
+  await page.has("ann:undefined");
+  show(true);
+  await page.has('ann:{"isTyping":true}');
+  show(false);
+  await page.has("ann:undefined");
+});
+
+Deno.test("two providers of one client show the users of one room", async () => {
+  await using server = testServer({
+    authenticate: ({ token }) => token,
+    authorize: () => true,
+    rooms: ["room:{name}"],
+    presenceGraceMs: 0,
+    acceptsTokenInBand: true,
+  });
+  await using client = server.connect({ token: "ann" });
+  await using bob = server.connect({ token: "bob" });
+  const Users = () => usePresence("room:a").users.map(({ user }) => user).join();
+  const element = h(SkeinProvider, { client }, h(Users));
+  using one = new Page();
+  one.show(element);
+  await one.has("ann");
+  {
+    using two = new Page();
+    two.show(element);
+    await two.has("ann"); // The list came with the join, before this provider.
+  }
+  bob.subscribe("room:a");
+  await one.has("ann,bob"); // The end of the second provider takes no notice away.
+});
+
+Deno.test("useRequest() has the newest reply, and cancels with the component", async () => {
+  const asked: { data: unknown; signal: AbortSignal; reply: (data: unknown) => void }[] = [];
+  await using server = testServer({
+    session: { concurrency: 10 },
+    onMessage: (message) => {
+      if (message.data === "bad") throw new RequestError("no", "Not so");
+      const { promise, resolve } = Promise.withResolvers<void>();
+      const reply = (data: unknown) => (message.reply(data), resolve());
+      message.signal.addEventListener("abort", () => resolve());
+      asked.push({ data: message.data, signal: message.signal, reply });
+      return promise;
+    },
+  });
+  await using client = server.connect();
+  using page = new Page();
+  let call!: ReturnType<typeof useRequest>;
+  const Call = ({ topic }: { topic: string }) => {
+    call = useRequest(topic);
+    return `${call.isPending} ${call.data} ${call.error?.message}`;
+  };
+  const show = (topic: string) => page.show(h(SkeinProvider, { client }, h(Call, { topic })));
+  show("ask");
+  await page.has("false undefined undefined");
+  const { request, cancel } = call;
+  void request(1);
+  await page.has("true undefined undefined");
+  await until(() => asked.length === 1);
+  void request(2); // The former request is cancelled, and its reply is ignored.
+  await until(() => asked.length === 2 && asked[0]!.signal.aborted);
+  asked[1]!.reply("two");
+  await page.has("false two undefined");
+  void request("bad"); // No rejection goes unhandled.
+  await page.has("false two Not so");
+  assertEquals(await request("bad").catch((error) => error.message), "Not so");
+  void request(3);
+  await page.has("true two undefined");
+  cancel();
+  await page.has("false two undefined");
+  await until(() => asked.length < 3 || asked[2]!.signal.aborted);
+
+  void request(4);
+  await until(() => asked.at(-1)!.data === 4);
+  assertStrictEquals(call.request, request);
+  show("other");
+  await page.has("false undefined undefined");
+  await until(() => asked.at(-1)!.signal.aborted);
+  void call.request(5);
+  await until(() => asked.at(-1)!.data === 5);
+  page.hide();
+  await until(() => asked.at(-1)!.signal.aborted);
+});
+
+Deno.test("useRequestStream() shows items as they come, and stops", async () => {
+  const signals: AbortSignal[] = [];
+  let next = Promise.withResolvers<void>();
+  await using server = testServer({
+    requests: {
+      async *count({ data, signal }) {
+        signals.push(signal);
+        if (data === "bad") throw new RequestError("no", "Not so");
+        for (let n = 1; n <= Number(data); n++) {
+          yield `${n} `;
+          await Promise.race([next.promise, new Promise((end) => signal.onabort = end)]);
+          if (signal.aborted) return;
+          next = Promise.withResolvers();
+        }
+      },
+    },
+  });
+  await using client = server.connect();
+  using page = new Page();
+  let answer!: RequestStreamState;
+  const Answer = () => {
+    answer = useRequestStream("count", { keep: 2 });
+    const { text, items, omitted, isPending, isDone, error } = answer;
+    return `${text}${items.length}+${omitted} ${isPending} ${isDone} ${error?.message}`;
+  };
+  page.show(h(SkeinProvider, { client }, h(Answer)));
+  await page.has("0+0 false false undefined");
+  answer.request(3);
+  await page.has("1 1+0 true false undefined");
+  next.resolve();
+  await page.has("1 2 2+0 true false undefined");
+  next.resolve();
+  await page.has("2 3 2+1 true false undefined");
+  next.resolve();
+  await page.has("2 3 2+1 false true undefined");
+  answer.request("bad");
+  await page.has("0+0 false false Not so");
+  answer.request(9);
+  await page.has("1 1+0 true false undefined");
+  answer.cancel();
+  await page.has("1 1+0 false false undefined");
+  await until(() => signals.at(-1)!.aborted);
+  answer.request(9);
+  await until(() => signals.length === 4);
+  page.hide();
+  await until(() => signals.at(-1)!.aborted);
+});
+
+Deno.test(
+  "an answer that outlives its session goes on after a refresh, and stops by its button",
+  async () => {
+    const contract = defineContract({
+      requests: { ask: { input: z.string(), stream: z.string(), resume: true } },
+    });
+    let next = Promise.withResolvers<void>();
+    let begun = 0;
+    const stopped = Promise.withResolvers<unknown>();
+    await using server = testServer({
+      contract,
+      authenticate: () => "ann",
+      requests: {
+        async *ask({ data, signal }) {
+          begun++;
+          signal.addEventListener("abort", () => stopped.resolve(signal.reason.message));
+          yield `${data}:`;
+          for (let n = 1;; n++) {
+            await Promise.race([next.promise, stopped.promise]);
+            if (signal.aborted) return;
+            next = Promise.withResolvers();
+            yield ` ${n}`;
+          }
+        },
+      },
+    });
+    const { SkeinProvider, useRequestStream } = createHooks(contract);
+    const Answer = () => {
+      const { text, isPending, request, cancel } = useRequestStream("ask");
+      useEffect(() => request("Why?", { id: "question-7-of-ann" }), [request]);
+      return h("button", { onClick: () => cancel("enough") }, `${text} ${isPending}`);
+    };
+    const open = async (first: string) => {
+      const client = server.connect({ contract });
+      const page = new Page();
+      page.show(h(StrictMode, null, h(SkeinProvider, { client }, h(Answer))));
+      await page.has(first);
+      return { page, client };
+    };
+    {
+      const { page, client } = await open("Why?: true");
+      next.resolve();
+      await page.has("Why?: 1 true");
+      page[Symbol.dispose]();
+      await client.close();
+    }
+    next.resolve();
+    const { page, client } = await open("Why?: 1 2 true");
+    assertEquals(begun, 1);
+    page.click();
+    await page.has("Why?: 1 2 false");
+    assertEquals(await stopped.promise, "enough");
+    page[Symbol.dispose]();
+    await client.close();
+  },
+);
+
+Deno.test(
+  "useDurableStream() reads on after a refresh, and shows the end and errors",
+  async () => {
+    await using server = testServer({
+      durableStreams: { path: "/streams" },
+      authorize: (_session, topic) => topic.startsWith("stream:"),
+    });
+    await using one = await server.durableStreams.create<string>("one");
+    await using two = await server.durableStreams.create<string>("two");
+    await one.append("a");
+    const Stream = ({ id }: { id: string | null }) => {
+      const { text, isPending, isDone, error, cancel } = useDurableStream<string>(id);
+      const label = `${text} ${isPending} ${isDone} ${error?.message ?? ""}`;
+      return h("button", { onClick: () => void cancel("enough") }, label);
+    };
+    await using first = server.connect();
+    {
+      using page = new Page();
+      page.show(h(SkeinProvider, { client: first }, h(Stream, { id: "one" })));
+      await page.has("a true false ");
+    }
+    await one.append("b");
+    await using client = server.connect();
+    using page = new Page();
+    const show = (id: string | null) => page.show(h(SkeinProvider, { client }, h(Stream, { id })));
+    show("one");
+    await page.has("ab true false ");
+    server.network.disconnect(); // The reader continues in the next session.
+    await one.append("c");
+    await page.has("abc true false ");
+    page.click();
+    await until(() => one.signal.aborted);
+    await one.close();
+    await page.has("abc false true ");
+    show("two");
+    await page.has(" true false ");
+    await two.abort("The model failed");
+    await page.has(" false false The model failed");
+    show("none");
+    await until(() => / false false ./.test(page.text) && !page.text.includes("model"));
+    show(null);
+    await page.has(" true false ");
+  },
+);
+
+Deno.test("a burst of 1,000 messages makes few renders", async () => {
+  await using server = testServer({
+    authorize: () => true,
+    session: { sendQueue: { maxMessages: 2_000 } },
+  });
+  await using client = server.connect();
+  using page = new Page();
+  const Count = probe(() => {
+    const { messages, last } = useTopic("news", { keep: 1_000 });
+    return `${messages.length} ${last?.data}`;
+  });
+  page.show(h(SkeinProvider, { client }, h(Count)));
+  await until(() => server.topics.subscribers("news").length === 1);
+  await page.has("0 undefined");
+  const before = Count.renders;
+  for (let i = 0; i < 1_000; i++) server.publish("news", i);
+  await page.has("1000 999");
+  const renders = Count.renders - before;
+  console.log(`React ${version}: ${renders} renders for 1,000 messages`);
+  // A frame lasts 16 ms; slow machines take some frames for the burst.
+  assert(renders <= 20, `${renders} renders`);
+});
+
+Deno.test("functions of hooks keep their identity, and so do messages", async () => {
+  await using server = testServer({ authorize: () => true });
+  await using client = server.connect();
+  using page = new Page();
+  const renders: unknown[][] = [];
+  let topic!: TopicState;
+  const App = ({ n }: { n: number }) => {
+    topic = useTopic("news");
+    const room = usePresence("news");
+    const call = useRequest("ask");
+    const stream = useRequestStream("ask");
+    const durable = useDurableStream(null);
+    renders.push([
+      ...[topic.publish, room.set, call.request, call.cancel],
+      ...[stream.request, stream.cancel, durable.cancel],
+    ]);
+    return `${n} ${topic.messages.length}`;
+  };
+  const show = (n: number) => page.show(h(SkeinProvider, { client }, h(App, { n })));
+  show(0);
+  await until(() => topic?.status === "subscribed");
+  server.publish("news", "x");
+  await page.has("0 1");
+  const { messages } = topic;
+  const whole = topic;
+  show(1);
+  await page.has("1 1");
+  assertStrictEquals(topic.messages, messages);
+  assertStrictEquals(topic, whole);
+  assert(renders.length > 3);
+  for (const functions of renders) {
+    functions.forEach((one, i) => assertStrictEquals(one, renders[0]![i]));
+  }
+});
+
+Deno.test("hooks without a provider, and a provider without a server, say so", async () => {
+  const other = createHooks();
+  const messageOf = (element: ReactElement) => {
+    try {
+      return renderToString(element);
+    } catch (error) {
+      return (error as Error).message;
+    }
+  };
+  const Topic = () => useTopic("a").status;
+  const none = "Cannot use a hook: a SkeinProvider of the same createHooks() must be above the " +
+    "component, received none";
+  assertEquals(messageOf(h(Topic)), none);
+  assertEquals(messageOf(h(other.SkeinProvider, { url: "/" }, h(Topic))), none);
+  assertMatch(
+    messageOf(h(SkeinProvider, {}, h(Topic))),
+    /needs a url or a client, received neither/,
+  );
+  const Bad = () => useTopic("a", { keep: 0 }).status;
+  assertEquals(
+    messageOf(h(SkeinProvider, { url: "/" }, h(Bad))),
+    "Cannot create topic: keep must be a positive integer, received 0",
+  );
+  await Promise.resolve();
+});
+
+Deno.test(
+  "createHooks() knows the types of a contract, and its client checks the data",
+  async () => {
+    const contract = defineContract({
+      toClient: { "score:{game}": z.number() },
+      requests: { sum: { input: z.array(z.number()), output: z.number() } },
+      presence: { "score:{game}": z.object({ team: z.string() }) },
+    });
+    const { SkeinProvider, usePresence, useRequest, useTopic } = createHooks(contract);
+    await using server = listen({
+      contract,
+      authorize: () => true,
+      rooms: ["score:{game}"],
+      authenticate: () => "ann",
+      requests: { sum: ({ data }) => data.reduce((a, b) => a + b, 0) },
+    });
+    using page = new Page();
+    const Game = ({ game }: { game: string }) => {
+      const { last, publish } = useTopic(`score:${game}`, { keep: 1 });
+      const { users } = usePresence(`score:${game}`, { data: { team: "red" } });
+      const { data, request } = useRequest("sum");
+      const onClick = () => {
+        void publish(1.5);
+        void request([1, 2]);
+      };
+      const teams: string[] = users.flatMap(({ data }) => data?.team ?? []);
+      return h("button", { onClick }, `${last?.data.toFixed(2)} ${data?.toFixed(1)} ${teams}`);
+    };
+    page.show(h(SkeinProvider, { url: server.url }, h(Game, { game: "go" })));
+    await page.has("undefined undefined red");
+    page.click();
+    await page.has("1.50 3.0 red");
+
+    // Properties that a page may leave undefined, also under `exactOptionalPropertyTypes`.
+    const none = { url: server.url, client: undefined, options: undefined, graceMs: undefined };
+    assertEquals(renderToString(h(SkeinProvider, none, "page")), "page");
+    const _keepsDefault = () => useTopic("score:go", { keep: undefined, last: undefined });
+
+    // Compiled, and never called: each line is an error of types.
+    const _mistakes = () => {
+      // @ts-expect-error The contract has no such topic.
+      useTopic("news");
+      // @ts-expect-error Text is no number.
+      void useTopic("score:go").publish("1");
+      // @ts-expect-error The request takes numbers.
+      void useRequest("sum").request("1");
+      // @ts-expect-error The presence data has a team.
+      usePresence("score:go", { data: { color: "red" } });
+    };
+  },
+);
+
+// From React 19.2 on.
+const { Activity } = await import("react");
+const hidesParts = { ignore: Activity === undefined };
+
+Deno.test(
+  "a hidden part of a page closes its client, and connects when shown again",
+  hidesParts,
+  async () => {
+    await using server = listen({ authorize: () => true });
+    using page = new Page();
+    const Topic = () => useTopic("a").status;
+    const show = (mode: "visible" | "hidden") =>
+      page.show(
+        h(Activity, {
+          mode,
+          children: h(SkeinProvider, { url: server.url }, h("p", null, h(Topic))),
+        }),
+      );
+    show("visible");
+    await page.has("subscribed");
+    show("hidden");
+    await until(() => server.manager.count === 0);
+    show("visible");
+    await until(() => server.manager.count === 1 && server.topics.subscribers("a").length === 1);
+    await page.has("subscribed");
+  },
+);
+
+Deno.test("an answer ends with the hidden part of its page", hidesParts, async () => {
+  const asked = Promise.withResolvers<AbortSignal>();
+  await using server = listen({
+    requests: {
+      async *count({ signal }) {
+        asked.resolve(signal);
+        yield "1";
+        await new Promise((end) => signal.addEventListener("abort", end));
+      },
+    },
+  });
+  using page = new Page();
+  const Count = () => {
+    const { text, isPending, request } = useRequestStream("count");
+    return h("button", { onClick: () => request() }, `${text} ${isPending}`);
+  };
+  const show = (mode: "visible" | "hidden") =>
+    page.show(h(Activity, { mode, children: h(SkeinProvider, { url: server.url }, h(Count)) }));
+  show("visible");
+  await page.has(" false");
+  page.click();
+  await page.has("1 true");
+  show("hidden");
+  await until(() => server.manager.count === 0);
+  show("visible");
+  await page.has("1 false");
+});
+
+Deno.test(
+  "a room that is shown again leaves the messages of its topic alone",
+  hidesParts,
+  async () => {
+    await using server = testServer({
+      authenticate: () => "ann",
+      authorize: () => true,
+      history: { "room:{name}": {} },
+      rooms: ["room:{name}"],
+    });
+    await server.topics.append("room:a", "old");
+    await using client = server.connect();
+    using page = new Page();
+    const Lines = () => useTopic("room:a", { last: 5 }).messages.map(({ data }) => data).join();
+    const Users = () => ` ${usePresence("room:a").count}`;
+    const show = (mode: "visible" | "hidden", hasLines: boolean) =>
+      page.show(
+        h(Activity, {
+          mode,
+          children: h(SkeinProvider, { client }, hasLines && h(Lines), h(Users)),
+        }),
+      );
+    show("visible", true);
+    await page.has("old 1");
+    show("visible", false);
+    await page.has(" 1");
+    show("hidden", false);
+    await until(() => server.topics.subscribers("room:a").length === 0);
+    show("visible", false);
+    await page.has(" 1");
+    show("visible", true);
+    await page.has("old 1");
+  },
+);

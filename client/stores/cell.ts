@@ -1,0 +1,128 @@
+/** Values that the components of a page watch, told together and at most once a frame. */
+import type { Runtime, Timer } from "../../base/runtime.ts";
+
+/** Shortest time between two rounds, in milliseconds: a frame at 60 frames a second. */
+const FRAME_MS = 16;
+
+/**
+ * Gathers changes into rounds: the first change is told once the current turn of the event loop
+ * ends, and later ones at most once a frame. A burst of messages thus renders once or twice.
+ */
+export class Rounds {
+  readonly #runtime: Runtime;
+  readonly #waiting = new Set<() => void>();
+  #timer: Timer | undefined;
+  #isDue = false;
+  #isStopped = false;
+  #last = -Infinity;
+
+  /** Creates rounds in the time of a runtime. */
+  constructor(runtime: Runtime) {
+    this.#runtime = runtime;
+  }
+
+  /**
+   * Adds a callback to the next round, once.
+   *
+   * @param tell Called in the round. MUST NOT throw.
+   */
+  add(tell: () => void): void {
+    if (this.#isStopped) return;
+    this.#waiting.add(tell);
+    if (this.#isDue) return;
+    this.#isDue = true;
+    const restMs = this.#last + FRAME_MS - this.#runtime.monotonic();
+    if (restMs > 0) this.#timer = this.#runtime.setTimeout(this.#run, restMs);
+    else this.#runtime.schedule(this.#run);
+  }
+
+  /** Drops the round that is due, and takes no change until a start. Leaves no timer behind. */
+  stop(): void {
+    this.#isStopped = true;
+    this.#waiting.clear();
+    this.#runtime.clearTimeout(this.#timer);
+  }
+
+  /** Takes changes again. */
+  start(): void {
+    this.#isStopped = this.#isDue = false;
+  }
+
+  readonly #run = (): void => {
+    this.#timer = undefined;
+    this.#isDue = false;
+    this.#last = this.#runtime.monotonic();
+    const round = [...this.#waiting];
+    this.#waiting.clear();
+    for (const tell of round) tell();
+  };
+}
+
+/**
+ * A value for a component, in the form of `useSyncExternalStore`: `get` has no effect, and returns
+ * the same object until a change.
+ *
+ * @typeParam S The type of the value.
+ */
+export interface View<S> {
+  /** Calls a listener after each change, until the returned function is called. */
+  readonly watch: (listener: () => void) => () => void;
+  /** Returns the value. */
+  readonly get: () => S;
+}
+
+/**
+ * A value that components watch. The snapshot is replaced, never changed, and only in a round, so
+ * that all components of one render see the same value.
+ *
+ * @typeParam S The type of the snapshot.
+ */
+export abstract class Cell<S> implements View<S> {
+  #snapshot: S;
+  readonly #rounds: Rounds;
+  readonly #listeners = new Set<() => void>();
+
+  /** Creates a cell with its first snapshot. */
+  constructor(rounds: Rounds, first: S) {
+    this.#rounds = rounds;
+    this.#snapshot = first;
+  }
+
+  /** The value of the last round. */
+  get snapshot(): S {
+    return this.#snapshot;
+  }
+
+  /** Calls a listener after each change; see {@linkcode View}. */
+  readonly watch = (listener: () => void): () => void => {
+    this.#listeners.add(listener);
+    return () => void this.#listeners.delete(listener);
+  };
+
+  /** Returns the snapshot; see {@linkcode View}. */
+  readonly get = (): S => this.#snapshot;
+
+  /** Returns the snapshot after a change. */
+  protected abstract take(): S;
+
+  /** Replaces the snapshot in the next round. */
+  protected changed(): void {
+    this.#rounds.add(this.refresh);
+  }
+
+  /** Replaces the snapshot at once, for changes by a user's own action. */
+  protected readonly refresh = (): void => {
+    this.#snapshot = this.take();
+    for (const listener of [...this.#listeners]) listener();
+  };
+}
+
+/**
+ * Makes an error of any thrown value.
+ *
+ * @param thrown The value.
+ * @returns The value if that is an `Error`, otherwise an error with the value as its cause.
+ */
+export function errorOf(thrown: unknown): Error {
+  return thrown instanceof Error ? thrown : new Error(String(thrown), { cause: thrown });
+}

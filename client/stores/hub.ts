@@ -1,0 +1,221 @@
+/** The client of a part of a page, and all that the components of that part share. */
+import type { Runtime } from "../../base/runtime.ts";
+import type { Client } from "../client.ts";
+import type { WaitOptions } from "../../session/types.ts";
+import { Rounds, type View } from "./cell.ts";
+import { EMPTY_ROOM, PresenceCell, type PresenceSnapshot } from "./presence_cell.ts";
+import { SharedCells } from "./shared_cells.ts";
+import { PENDING_ITEMS, StreamCell, type StreamSnapshot } from "./stream_cell.ts";
+import {
+  PENDING_TOPIC,
+  TopicCell,
+  type TopicCellOptions,
+  type TopicSnapshot,
+} from "./topic_cell.ts";
+
+/** A room, with the state of its subscription. */
+export type RoomSnapshot = PresenceSnapshot & Pick<TopicSnapshot, "status" | "error">;
+
+/** A room before the first answer. */
+export const PENDING_ROOM: RoomSnapshot = Object.freeze({
+  ...EMPTY_ROOM,
+  status: "pending",
+  error: undefined,
+});
+
+/** Options of a {@linkcode Hub}. */
+export interface HubOptions {
+  /** The application's client, which the application closes. */
+  readonly client?: Client | undefined;
+  /** Makes a client of the hub's own, which connects after a promise. */
+  readonly open: (connectAfter: Promise<void>) => Client;
+  /** Has the timers. */
+  readonly runtime: Runtime;
+  /** Time for which a topic outlives its last component, in milliseconds. */
+  readonly graceMs: number;
+}
+
+/**
+ * Keeps the client, subscriptions and streams of mounted components.
+ *
+ * - **Pure until mounted:** a hub that is only made, as by a render that React discards or by a
+ *   server, opens no connection and starts no timer.
+ * - **One client:** made at the first use, connected once mounted, and closed at the end of the turn
+ *   in which the last mount ended. A mount within that turn, as in StrictMode, keeps the client.
+ * - **Mounted again:** a hub that closed its client makes another one.
+ */
+export class Hub {
+  /** Tells the changes of all cells. */
+  readonly rounds: Rounds;
+  /** The client, which changes only if the hub is mounted again after its end. */
+  readonly current: View<Client>;
+  readonly #options: HubOptions;
+  readonly #cells: SharedCells;
+  /** The rooms of the topics in use, each with its number of topic cells. */
+  readonly #rooms = new Map<string, { readonly cell: PresenceCell; topics: number }>();
+  readonly #listeners = new Set<() => void>();
+  #client: Client | undefined;
+  #mounted = Promise.withResolvers<void>();
+  #mounts = 0;
+  #isOver = false;
+
+  /** Creates a hub. */
+  constructor(options: HubOptions) {
+    this.#options = options;
+    this.rounds = new Rounds(options.runtime);
+    this.#cells = new SharedCells(options.runtime, options.graceMs);
+    this.current = {
+      watch: (listener) => {
+        this.#revive();
+        this.#listeners.add(listener);
+        return () => void this.#listeners.delete(listener);
+      },
+      get: () => this.client,
+    };
+  }
+
+  /** The client. */
+  get client(): Client {
+    return this.#client ??= this.#options.client ?? this.#options.open(this.#mounted.promise);
+  }
+
+  /**
+   * Lets the client connect.
+   *
+   * @returns A function that ends the mount.
+   */
+  mount(): () => void {
+    this.#revive();
+    this.#mounts++;
+    void this.client;
+    this.#mounted.resolve();
+    return () => {
+      this.#mounts--;
+      queueMicrotask(() => {
+        if (this.#mounts === 0) this.#end();
+      });
+    };
+  }
+
+  /** Makes the view of a topic. */
+  topic(topic: string, options: TopicCellOptions): View<TopicSnapshot> {
+    const key = keyOf(topic, options);
+    return {
+      watch: (listener) => this.#useTopic(key, topic, options, listener),
+      get: () => this.#topicOf(key),
+    };
+  }
+
+  /**
+   * Makes the view of a room, whose topic the view subscribes to.
+   *
+   * @param room The room.
+   * @param options The options of a topic, unless a component already uses the topic.
+   */
+  room(room: string, options: TopicCellOptions): View<RoomSnapshot> {
+    const own = keyOf(room, options);
+    let key = own;
+    let value = PENDING_ROOM;
+    return {
+      watch: (listener) => {
+        const used = [...this.#cells.keys()].find((key) => key.startsWith(prefixOf(room)));
+        key = used ?? own;
+        const leave = this.#useTopic(key, room, options, listener);
+        const unwatch = this.#rooms.get(room)?.cell.watch(listener);
+        return () => {
+          unwatch?.();
+          leave();
+        };
+      },
+      get: () => {
+        const { status, error } = this.#topicOf(key);
+        const { users, count } = this.#rooms.get(room)?.cell.snapshot ?? EMPTY_ROOM;
+        const isSame = value.users === users && value.count === count &&
+          value.status === status && value.error === error;
+        // Messages of the topic are no change of the room.
+        return isSame ? value : value = { users, count, status, error };
+      },
+    };
+  }
+
+  /**
+   * Sets the data of the client in a room; up to the end of the room's last component, if there is
+   * one.
+   */
+  async setPresence(room: string, data: unknown, options?: WaitOptions): Promise<void> {
+    const found = this.#rooms.get(room);
+    await (found ? found.cell.set(data, options) : this.client.presence(room, data, options));
+  }
+
+  /** Makes the view of a durable stream. */
+  stream(
+    id: string,
+    { after, keep }: { readonly after: string | undefined; readonly keep: number },
+  ): View<StreamSnapshot> {
+    const key = JSON.stringify(["stream", id, after, keep]);
+    const open = () => {
+      const cell = new StreamCell(this.rounds, keep);
+      cell.begin((signal) => this.client.durableStream(id, { after, signal }));
+      return cell;
+    };
+    return {
+      watch: (listener) => {
+        this.#revive();
+        return this.#cells.use(key, open, listener);
+      },
+      get: () => (this.#cells.peek(key) as StreamCell | undefined)?.snapshot ?? PENDING_ITEMS,
+    };
+  }
+
+  #topicOf(key: string): TopicSnapshot {
+    return (this.#cells.peek(key) as TopicCell | undefined)?.snapshot ?? PENDING_TOPIC;
+  }
+
+  #useTopic(
+    key: string,
+    topic: string,
+    options: TopicCellOptions,
+    listener: () => void,
+  ): () => void {
+    this.#revive();
+    const open = () => {
+      // Before the subscription: the list of a room follows its join.
+      const room = this.#rooms.get(topic) ??
+        { cell: new PresenceCell(this.rounds, this.client, topic), topics: 0 };
+      this.#rooms.set(topic, room);
+      room.topics++;
+      return new TopicCell(this.rounds, this.client, topic, options, () => {
+        if (--room.topics > 0) return;
+        this.#rooms.delete(topic);
+        room.cell.close();
+      });
+    };
+    return this.#cells.use(key, open, listener);
+  }
+
+  #end(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#cells.close();
+    this.rounds.stop();
+    if (!this.#options.client) void this.#client?.close();
+  }
+
+  /** Begins anew after the end, as React does with a part of a page that was hidden. */
+  #revive(): void {
+    if (!this.#isOver) return;
+    this.#isOver = false;
+    this.rounds.start();
+    this.#client = undefined;
+    this.#mounted = Promise.withResolvers();
+    for (const listener of [...this.#listeners]) listener();
+  }
+}
+
+function keyOf(topic: string, { keep, last, since }: TopicCellOptions): string {
+  return prefixOf(topic) + JSON.stringify([keep, last, since]);
+}
+
+function prefixOf(topic: string): string {
+  return JSON.stringify(["topic", topic]);
+}

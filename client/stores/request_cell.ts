@@ -1,0 +1,75 @@
+/** The newest request of a component, and its reply. */
+import { Cell, errorOf, type Rounds } from "./cell.ts";
+
+/**
+ * The newest request, and the newest reply.
+ *
+ * @typeParam D The reply.
+ */
+export interface RequestSnapshot<D = unknown> {
+  /** The newest reply, also while a further request waits. */
+  readonly data: D | undefined;
+  /** The error of the newest request. */
+  readonly error: Error | undefined;
+  /** True while a request waits for its reply. */
+  readonly isPending: boolean;
+}
+
+/** No request so far. */
+export const NO_REQUEST: RequestSnapshot<never> = Object.freeze({
+  data: undefined,
+  error: undefined,
+  isPending: false,
+});
+
+/** Sends requests, of which the newest counts. */
+export class RequestCell extends Cell<RequestSnapshot> {
+  #state: RequestSnapshot = NO_REQUEST;
+  #waiting: AbortController | undefined;
+
+  /** Creates a cell without a request. */
+  constructor(rounds: Rounds) {
+    super(rounds, NO_REQUEST);
+  }
+
+  /**
+   * Sends a request, in place of the former one, which is cancelled.
+   *
+   * @param send Sends the request. The signal aborts once the request is cancelled.
+   * @returns The reply. A rejection counts as handled, as the snapshot has the error.
+   */
+  send<D>(send: (signal: AbortSignal) => Promise<D>): Promise<D> {
+    this.#waiting?.abort();
+    const waiting = this.#waiting = new AbortController();
+    const { data } = this.#state;
+    this.#set({ data, error: undefined, isPending: true });
+    const reply = send(waiting.signal);
+    const settle = (state: RequestSnapshot) => {
+      if (this.#waiting !== waiting) return;
+      this.#waiting = undefined;
+      this.#set(state);
+    };
+    reply.then(
+      (data) => settle({ data, error: undefined, isPending: false }),
+      (error) => settle({ data, error: errorOf(error), isPending: false }),
+    );
+    return reply;
+  }
+
+  /** Cancels the request that waits, if any. The reply of an earlier one stays. */
+  cancel(): void {
+    if (this.#waiting === undefined) return;
+    this.#waiting.abort();
+    this.#waiting = undefined;
+    this.#set({ ...this.#state, isPending: false });
+  }
+
+  protected override take(): RequestSnapshot {
+    return this.#state;
+  }
+
+  #set(state: RequestSnapshot): void {
+    this.#state = state;
+    this.refresh();
+  }
+}

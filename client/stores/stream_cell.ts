@@ -1,0 +1,150 @@
+/** Items that come one after the other, for the components of a page. */
+import { Cell, errorOf, type Rounds } from "./cell.ts";
+
+/**
+ * The items of a stream so far.
+ *
+ * @typeParam I The type of an item.
+ */
+export interface StreamSnapshot<I = unknown> {
+  /** The newest items, the oldest first. */
+  readonly items: readonly I[];
+  /** All of `items` that are text, as one text. */
+  readonly text: string;
+  /** Number of older items that `keep` left out of `items`. */
+  readonly omitted: number;
+  /** True while further items may come. */
+  readonly isPending: boolean;
+  /** True once the stream has ended, complete. */
+  readonly isDone: boolean;
+  /** The error that ended the stream. */
+  readonly error: Error | undefined;
+}
+
+/** A stream that has not begun. */
+export const NO_ITEMS: StreamSnapshot<never> = Object.freeze({
+  items: Object.freeze([]) as readonly never[],
+  text: "",
+  omitted: 0,
+  isPending: false,
+  isDone: false,
+  error: undefined,
+});
+
+/** A stream that has begun, and has no item. */
+export const PENDING_ITEMS: StreamSnapshot<never> = Object.freeze({ ...NO_ITEMS, isPending: true });
+
+/** Items, and perhaps a way to stop the source. */
+type Source = AsyncIterable<unknown> & { cancel?(reason?: string): Promise<void> };
+
+/** Reads one stream after the other, and has the items of the newest. */
+export class StreamCell extends Cell<StreamSnapshot> {
+  readonly #keep: number;
+  /** The stream that is read. */
+  #reading: AbortController | undefined;
+  #source: Source | undefined;
+  #items: unknown[] = [];
+  /** Items before those of `#items`. */
+  #omitted = 0;
+  #text = "";
+  #isDone = false;
+  #error: Error | undefined;
+
+  /** Creates a cell without items. */
+  constructor(rounds: Rounds, keep: number) {
+    super(rounds, NO_ITEMS);
+    this.#keep = keep;
+  }
+
+  /**
+   * Begins to read a stream, in place of the former one.
+   *
+   * @param open Opens the stream. The signal aborts once the stream is left.
+   */
+  begin(open: (signal: AbortSignal) => Source): void {
+    this.#reading?.abort();
+    const reading = this.#reading = new AbortController();
+    this.#items = [];
+    this.#text = "";
+    this.#omitted = 0;
+    this.#isDone = false;
+    this.#error = undefined;
+    this.refresh();
+    void this.#read(reading, open);
+  }
+
+  /** Stops the source, and reading. An error of the source is a part of the snapshot. */
+  cancel(reason?: string): void {
+    const reading = this.#reading;
+    if (reading === undefined) return;
+    const stopped = this.#source?.cancel?.(reason);
+    this.close();
+    stopped?.catch((error) => {
+      if (this.#reading === undefined) this.#fail(error);
+    });
+  }
+
+  /** Stops reading. The items stay, and another stream may begin. */
+  close(): void {
+    if (this.#reading === undefined) return;
+    this.#leave();
+    // At once: the rounds of a page that is hidden end in the same turn.
+    this.refresh();
+  }
+
+  protected override take(): StreamSnapshot {
+    const extra = Math.max(0, this.#items.length - this.#keep);
+    const items = this.#items.slice(extra);
+    return {
+      items,
+      // The text grows with each item, and is made anew only while items are left out.
+      text: this.#omitted + extra > 0 ? textOf(items) : this.#text,
+      omitted: this.#omitted + extra,
+      isPending: this.#reading !== undefined,
+      isDone: this.#isDone,
+      error: this.#error,
+    };
+  }
+
+  async #read(reading: AbortController, open: (signal: AbortSignal) => Source): Promise<void> {
+    const isRead = () => this.#reading === reading;
+    try {
+      const source = this.#source = open(reading.signal);
+      for await (const item of source) {
+        if (!isRead()) return;
+        this.#add(item);
+        this.changed();
+      }
+      if (isRead()) this.#isDone = true;
+    } catch (error) {
+      if (isRead()) this.#fail(error);
+    }
+    if (!isRead()) return;
+    this.#leave();
+    this.changed();
+  }
+
+  #leave(): void {
+    this.#reading?.abort();
+    this.#reading = this.#source = undefined;
+  }
+
+  #fail(error: unknown): void {
+    this.#error = errorOf(error);
+    this.changed();
+  }
+
+  #add(item: unknown): void {
+    this.#items.push(item);
+    // At most twice the items of a snapshot, so that dropping the oldest is cheap.
+    if (this.#items.length > 2 * this.#keep) {
+      this.#items = this.#items.slice(-this.#keep);
+      this.#omitted += this.#keep + 1;
+    }
+    if (this.#omitted === 0 && typeof item === "string") this.#text += item;
+  }
+}
+
+function textOf(items: readonly unknown[]): string {
+  return items.filter((item) => typeof item === "string").join("");
+}

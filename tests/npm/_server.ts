@@ -1,0 +1,49 @@
+/**
+ * The server of all consumers.
+ *
+ * @module
+ */
+import { serve, type Server } from "../../mod.ts";
+
+/** Received data of a consumer, apart from the transport. */
+export const OUTCOME = {
+  sum: 6,
+  greeting: "Hello, ann",
+  isFailure: true,
+  counted: [1, 2, 3],
+  heard: ["old", "new"],
+  story: ["Once", "upon", "a", "time"],
+  state: "connected",
+} as const;
+
+/**
+ * Listens on a free port of this machine for one consumer of the package.
+ *
+ * @param options The pages, and the origins of pages from elsewhere.
+ * @returns The server.
+ */
+export async function serveConsumers(
+  options: { readonly fetch?: (request: Request) => Promise<Response>; origins?: string[] } = {},
+): Promise<Server> {
+  const server: Server = serve({
+    ...options,
+    port: 0,
+    hostname: "127.0.0.1",
+    onListen() {},
+    authorize: () => true,
+    durableStreams: { path: "/streams" },
+    requests: {
+      sum: ({ data }) => (data as number[]).reduce((a, b) => a + b, 0),
+      "greet-me": ({ data }, session) => session.request("greet", data),
+      async *count({ data }) {
+        for (let number = 1; number <= Number(data); number++) yield await number;
+      },
+    },
+    history: { news: { size: 1 } },
+  });
+  await server.topics.append("news", "old");
+  await using story = await server.durableStreams.create<string>("story");
+  for (const word of OUTCOME.story) await story.append(word);
+  await story.close();
+  return server;
+}

@@ -1,0 +1,230 @@
+/** The package behind the bundlers of the field, in Chromium: sizes, late parts, and a session. */
+import { assert, assertEquals } from "@std/assert";
+import { gzipSync } from "node:zlib";
+import { type Browser, BROWSERS, PATIENCE_MS, testInBrowsers } from "../browser/_browsers.ts";
+import { PROGRAMS } from "./_programs.ts";
+import { Project, type Tool } from "./_project.ts";
+import { OUTCOME, serveConsumers } from "./_server.ts";
+
+const CHROMIUM = BROWSERS.filter(({ name }) => name === "Chromium");
+
+/**
+ * Most bytes that the page loads at first, minified and gzipped. A bundle of the sources has at most
+ * 28 KiB (`tests/bundle_test.ts`); the page's own code and that of a bundler come on top.
+ */
+const MAX_FIRST_BYTES = 30 * 1024;
+
+const TYPES: Readonly<Record<string, string>> = { html: "text/html", js: "text/javascript" };
+
+/** Answers requests for the files of a folder. */
+async function serveFolder(folder: string, request: Request): Promise<Response> {
+  const { pathname } = new URL(request.url);
+  const path = pathname.endsWith("/") ? `${pathname}index.html` : pathname;
+  try {
+    const type = TYPES[path.split(".").at(-1)!] ?? "application/octet-stream";
+    return new Response(await Deno.readFile(folder + path), { headers: { "content-type": type } });
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return new Response("Not found", { status: 404 });
+    throw error;
+  }
+}
+
+/** Opens a page; returns its outcome, and the scripts that the page loaded. */
+async function openPage(
+  browser: Browser,
+  url: string,
+): Promise<{ readonly outcome: Record<string, unknown>; readonly scripts: ReadonlySet<string> }> {
+  const page = await browser.newPage();
+  const scripts = new Set<string>();
+  page.on("response", (response) => {
+    if (response.request().resourceType() !== "script") return;
+    scripts.add(new URL(response.url()).pathname.split("/").at(-1)!);
+  });
+  await page.goto(url);
+  const handle = await page.waitForFunction("globalThis.outcome", { timeout: 2 * PATIENCE_MS });
+  const outcome = await handle.jsonValue() as Record<string, unknown>;
+  await page.close();
+  return { outcome, scripts };
+}
+
+/** Checks the outcome of a page. Chromium has WebTransport, and may fall back on a busy machine. */
+function checkOutcome({ transport, ...outcome }: Record<string, unknown>): void {
+  assertEquals(outcome, OUTCOME);
+  assert(transport === "webtransport" || transport === "websocket", `${transport}`);
+}
+
+/** Scripts of a bundle, by name. */
+async function scriptsIn(folder: string): Promise<Map<string, string>> {
+  const scripts = new Map<string, string>();
+  for await (const { name } of Deno.readDir(folder)) {
+    if (name.endsWith(".js")) scripts.set(name, await Deno.readTextFile(`${folder}/${name}`));
+  }
+  return scripts;
+}
+
+/** Bytes of a script with all that it imports at once, minified and gzipped. */
+function firstBytes(entry: string, scripts: ReadonlyMap<string, string>): number {
+  const names = new Set([entry]);
+  let bytes = 0;
+  for (const name of names) {
+    const code = scripts.get(name)!;
+    bytes += gzipSync(code, { level: 8 }).byteLength;
+    for (const [, other] of code.matchAll(/(?:\bfrom|\bimport)\s*"\.\/([^"]+)"/g)) {
+      names.add(other!);
+    }
+  }
+  return bytes;
+}
+
+/** One bundler. */
+interface Bundler {
+  readonly name: string;
+  readonly tool: Tool;
+  readonly files: Readonly<Record<string, string>>;
+  /** The command, with the path of the program below `node_modules` first. */
+  readonly command: readonly string[];
+  /** Folder of the scripts. */
+  readonly scripts: string;
+}
+
+const WEBPACK = `
+import { resolve } from "node:path";
+import webpack from "webpack";
+
+const output = { path: resolve("dist"), filename: "page.js", publicPath: "/" };
+webpack({ mode: "production", entry: "./page.js", output }, (error, stats) => {
+  if (!error && !stats.hasErrors() && !stats.hasWarnings()) return;
+  console.error(error ?? stats.toString());
+  process.exitCode = 1;
+});
+`;
+
+const BUNDLERS: readonly Bundler[] = [
+  {
+    name: "esbuild",
+    tool: "esbuild",
+    files: {},
+    command: [
+      ...["esbuild/bin/esbuild", "page.js", "--bundle", "--splitting", "--format=esm", "--minify"],
+      "--outdir=dist",
+    ],
+    scripts: "dist",
+  },
+  {
+    name: "webpack",
+    tool: "webpack",
+    files: { "bundle.js": WEBPACK },
+    command: ["../bundle.js"],
+    scripts: "dist",
+  },
+  {
+    name: "Vite",
+    tool: "vite",
+    files: {},
+    command: ["vite/bin/vite.js", "build"],
+    scripts: "dist/assets",
+  },
+];
+
+for (const { name, tool, files, command, scripts: folder } of BUNDLERS) {
+  testInBrowsers(
+    `a page by ${name} loads little at first, and talks to a server`,
+    async (browser) => {
+      await using project = await Project.make({ ...PROGRAMS, ...files }, [tool]);
+      const [program, ...args] = command;
+      const { code, output } = await project.tool(program!, ...args);
+      assertEquals(code, 0, output);
+      const root = `${project.folder}/dist`;
+      if (name !== "Vite") {
+        await Deno.copyFile(`${project.folder}/index.html`, `${root}/index.html`);
+      }
+
+      const scripts = await scriptsIn(`${project.folder}/${folder}`);
+      const entry = [...scripts.keys()].find((name) => /^(?:page|index)\b/.test(name))!;
+      const bytes = firstBytes(entry, scripts);
+      console.log(`${name}: ${bytes} bytes gzipped at first, at most ${MAX_FIRST_BYTES}`);
+      assert(bytes <= MAX_FIRST_BYTES, `${name} has ${bytes} bytes at first`);
+
+      await using server = await serveConsumers({ fetch: (request) => serveFolder(root, request) });
+      const page = await openPage(browser, server.url.replace("ws:", "http:"));
+      checkOutcome(page.outcome);
+      assert(page.scripts.has(entry));
+      const unused = [...scripts.keys()].filter((name) => !page.scripts.has(name));
+      assert(unused.length > 0, "The page loads all parts, HTTP included");
+    },
+    CHROMIUM,
+  );
+}
+
+testInBrowsers(
+  "a page of Vite's development server talks to a server elsewhere",
+  async (browser) => {
+    await using project = await Project.make(PROGRAMS, ["vite"]);
+    await using vite = await ViteServer.start(project.folder);
+    await using server = await serveConsumers({ origins: [vite.origin] });
+    const { outcome } = await openPage(browser, `${vite.origin}/?server=${server.url}`);
+    checkOutcome(outcome);
+  },
+  CHROMIUM,
+);
+
+testInBrowsers("a page without a bundler takes the package by an import map", async (browser) => {
+  const map = { imports: { "@skein/client": "/node_modules/@skein/client/index.js" } };
+  await using project = await Project.make({
+    ...PROGRAMS,
+    "index.html": `<!doctype html>
+<script type="importmap">${JSON.stringify(map)}</script>
+<script type="module" src="/page.js"></script>`,
+  });
+  await using server = await serveConsumers({
+    fetch: (request) => serveFolder(project.folder, request),
+  });
+  const { outcome, scripts } = await openPage(browser, server.url.replace("ws:", "http:"));
+  checkOutcome(outcome);
+  assert(scripts.size < 20, `The page takes ${scripts.size} requests for scripts`);
+}, CHROMIUM);
+
+/** Vite's development server. */
+class ViteServer implements AsyncDisposable {
+  /** The origin of its pages. */
+  readonly origin: string;
+  readonly #child: Deno.ChildProcess;
+  readonly #reading: Promise<void>;
+
+  private constructor(origin: string, child: Deno.ChildProcess, reading: Promise<void>) {
+    this.origin = origin;
+    this.#child = child;
+    this.#reading = reading;
+  }
+
+  /** Starts the server in a project; resolves once the server listens. */
+  static async start(cwd: string): Promise<ViteServer> {
+    const child = new Deno.Command("node", {
+      args: ["node_modules/vite/bin/vite.js", "--host", "127.0.0.1", "--port", "0"],
+      cwd,
+      env: { NO_COLOR: "1" },
+      stdin: "null",
+      stdout: "piped",
+      stderr: "inherit",
+    }).spawn();
+    let output = "";
+    const found = Promise.withResolvers<string>();
+    const read = async () => {
+      for await (const text of child.stdout.pipeThrough(new TextDecoderStream())) {
+        output += text;
+        const [origin] = /http:\/\/127\.0\.0\.1:\d+/.exec(output) ?? [];
+        if (origin !== undefined) found.resolve(origin);
+      }
+      found.reject(new Error(`Vite ended:\n${output}`));
+    };
+    const reading = read();
+    return new ViteServer(await found.promise, child, reading);
+  }
+
+  /** Ends the server. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    this.#child.kill();
+    await this.#child.status;
+    await this.#reading;
+  }
+}

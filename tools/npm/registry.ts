@@ -1,0 +1,137 @@
+/**
+ * A registry with the npm package of a checkout, on the loopback interface. Packages of other
+ * scopes come from the user's own registry.
+ *
+ * @module
+ */
+import { createHash } from "node:crypto";
+import { fileURLToPath } from "node:url";
+import { listenNear } from "../_mirror.ts";
+
+/** Scope of the served package. */
+const SCOPE = "@skein";
+
+/** A package to serve. */
+export interface PackedPackage {
+  /** The content of its `package.json`. */
+  readonly manifest: { readonly name: string; readonly version: string };
+  /** The content of the tarball. */
+  readonly tarball: Uint8Array<ArrayBuffer>;
+}
+
+/** A running registry. */
+export interface NpmRegistry extends AsyncDisposable {
+  /** URL of the registry, with a final slash. */
+  readonly url: string;
+  /**
+   * Variables for programs: npm, pnpm and Yarn take the user's settings from a file that also names
+   * this registry. Deno reads such a file only as `.npmrc` of a project, or of the home folder.
+   */
+  readonly env: Readonly<Record<string, string>>;
+}
+
+/** Options for {@linkcode openRegistry}. */
+export interface RegistryOptions {
+  /** Root of the checkout. */
+  readonly checkout: URL;
+  /** Makes the package on the first request; by default, `deno task package` does. */
+  readonly build?: () => Promise<PackedPackage>;
+  /** Text of the user's settings; by default, that of `~/.npmrc`. */
+  readonly settings?: string;
+}
+
+/**
+ * Starts a registry. The port follows from the folder of the checkout, so that lock files of npm
+ * stay valid.
+ *
+ * @param options See {@linkcode RegistryOptions}.
+ * @returns The running registry.
+ */
+export async function openRegistry(options: RegistryOptions): Promise<NpmRegistry> {
+  const { checkout, build = () => buildCheckout(checkout) } = options;
+  const server = listenNear(checkout.href, registryHandler(build));
+  const url = `http://127.0.0.1:${server.addr.port}/`;
+  const settings = await Deno.makeTempFile({ prefix: "skein-", suffix: ".npmrc" });
+  const text = options.settings ?? await readSettings();
+  await Deno.writeTextFile(settings, `${text.trimEnd()}\n${SCOPE}:registry=${url}\n`);
+  return {
+    url,
+    // npm hands the name in lower case to programs that it starts, and either name may win.
+    env: { NPM_CONFIG_USERCONFIG: settings, npm_config_userconfig: settings },
+    async [Symbol.asyncDispose]() {
+      await server.shutdown();
+      await Deno.remove(settings);
+    },
+  };
+}
+
+/**
+ * Answers requests as the registry does: the document of the package with its one version, and the
+ * tarball.
+ *
+ * @param build Makes the package; called on the first request, and again only after a failure.
+ * @returns The handler.
+ */
+export function registryHandler(
+  build: () => Promise<PackedPackage>,
+): (request: Request) => Promise<Response> {
+  let building: Promise<PackedPackage> | undefined;
+  const load = () => {
+    building ??= build();
+    building.catch(() => building = undefined);
+    return building;
+  };
+  return async (request) => {
+    const { origin, pathname } = new URL(request.url);
+    const path = decodeURIComponent(pathname).slice(1);
+    if (!path.startsWith(`${SCOPE}/`)) return notFound();
+    const { manifest, tarball } = await load();
+    const { name, version } = manifest;
+    const file = `${name}/-/${name.slice(SCOPE.length + 1)}-${version}.tgz`;
+    if (path === file) return new Response(tarball);
+    if (path !== name) return notFound();
+    const dist = {
+      tarball: `${origin}/${file}`,
+      integrity: `sha512-${createHash("sha512").update(tarball).digest("base64")}`,
+    };
+    const versions = { [version]: { ...manifest, dist } };
+    // npm asks again each time: the package changes with the checkout.
+    const headers = { "cache-control": "no-cache" };
+    return Response.json({ name, "dist-tags": { latest: version }, versions }, { headers });
+  };
+}
+
+function notFound(): Response {
+  return Response.json({ error: "Not found" }, { status: 404 });
+}
+
+/** Builds the package in a process of its own, which has the tools in memory only as long. */
+async function buildCheckout(checkout: URL): Promise<PackedPackage> {
+  const folder = await Deno.makeTempDir({ prefix: "skein-package-" });
+  try {
+    const program = fileURLToPath(new URL("tools/npm/package.ts", checkout));
+    const { success, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["run", "-A", "--quiet", "--no-lock", program, `--into=${folder}`],
+      cwd: fileURLToPath(checkout),
+      stdin: "null",
+      stdout: "null",
+      stderr: "piped",
+    }).output();
+    if (!success) throw new Error(`Cannot build the package:\n${new TextDecoder().decode(stderr)}`);
+    const manifest = JSON.parse(await Deno.readTextFile(`${folder}/npm/package.json`));
+    const name = `${manifest.name.slice(1).replace("/", "-")}-${manifest.version}.tgz`;
+    return { manifest, tarball: await Deno.readFile(`${folder}/${name}`) };
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+async function readSettings(): Promise<string> {
+  const home = Deno.env.get("HOME") ?? Deno.env.get("USERPROFILE");
+  const path = Deno.env.get("NPM_CONFIG_USERCONFIG") ?? (home && `${home}/.npmrc`);
+  if (!path) return "";
+  return await Deno.readTextFile(path).catch((error) => {
+    if (error instanceof Deno.errors.NotFound) return "";
+    throw error;
+  });
+}
