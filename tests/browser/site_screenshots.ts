@@ -1,0 +1,89 @@
+/**
+ * Takes the pictures of the documentation's site in `docs/`, after `deno task docs` has built it.
+ *
+ * ```sh
+ * deno run -A tests/browser/site_screenshots.ts            # docs/site-desktop.png, -search, -phone
+ * deno run -A tests/browser/site_screenshots.ts --review   # more pages, to a temporary folder
+ * ```
+ *
+ * @module
+ */
+import { OUT } from "../../tools/site/build.ts";
+import { siteHandler } from "../../tools/site/serve.ts";
+import { BROWSERS, emulate, launchBrowser, type Page, pathOf } from "./_browsers.ts";
+
+const DOCS = new URL("../../docs/", import.meta.url);
+
+const DESKTOP = { width: 1280, height: 800, deviceScaleFactor: 1 };
+const PHONE = { width: 360, height: 780, deviceScaleFactor: 2 };
+
+/** A picture: its name, the page, and its state. */
+interface Shot {
+  readonly name: string;
+  readonly path: string;
+  readonly colours: "light" | "dark";
+  readonly size: typeof DESKTOP;
+  /** Words to search for. */
+  readonly search?: string;
+}
+
+const SHOTS: readonly Shot[] = [
+  { name: "site-desktop", path: "/", colours: "light", size: DESKTOP },
+  { name: "site-search", path: "/", colours: "dark", size: DESKTOP, search: "presence" },
+  { name: "site-phone", path: "/start/2-a-page", colours: "dark", size: PHONE },
+];
+
+const REVIEW: readonly Shot[] = [
+  "/",
+  "/start/2-a-page",
+  "/recipes/rooms-and-presence",
+  "/guide/limits",
+  "/reference/serve-options",
+  "/api/",
+  "/api/~/Client",
+  "/nowhere",
+].flatMap((path) =>
+  (["light", "dark"] as const).flatMap((colours) =>
+    [DESKTOP, PHONE].map((size) => ({
+      name: `${path.replaceAll(/\W+/g, "-")}-${colours}-${size.width}`,
+      path,
+      colours,
+      size,
+    }))
+  )
+);
+
+async function shoot(page: Page, url: string, folder: URL, shot: Shot): Promise<void> {
+  await page.setViewport(shot.size);
+  await emulate(page, shot.colours);
+  await page.goto(`${url}${shot.path}`, { waitUntil: "networkidle0" });
+  if (shot.search !== undefined) {
+    await page.keyboard.press("/");
+    const input = await page.waitForSelector(".VPLocalSearchBox input");
+    await input!.type(shot.search);
+    await page.waitForSelector(".VPLocalSearchBox .excerpt mark");
+  }
+  await page.screenshot({ path: pathOf(folder, shot.name) });
+}
+
+async function main(isReview: boolean): Promise<void> {
+  const folder = isReview ? new URL(`file://${await Deno.makeTempDir()}/`) : DOCS;
+  await using server = Deno.serve(
+    { port: 0, hostname: "127.0.0.1", onListen() {} },
+    siteHandler(OUT),
+  );
+  const browser = await launchBrowser(BROWSERS[0]!);
+  try {
+    for (const shot of isReview ? REVIEW : SHOTS) {
+      const context = await browser.createBrowserContext();
+      const url = `http://127.0.0.1:${server.addr.port}`;
+      await shoot(await context.newPage(), url, folder, shot);
+      await context.close();
+    }
+    if (isReview) console.log(folder.pathname);
+  } finally {
+    await browser.close();
+  }
+}
+
+if (import.meta.main) await main(Deno.args.includes("--review"));

@@ -1,0 +1,203 @@
+/**
+ * Builds the site: the pages by VitePress, the reference of the API by `deno doc`.
+ *
+ * VitePress 1.6 is the newest stable version. The lock file beside its settings pins every package
+ * of the build. `npm ci` installs these into a cache folder, once for each lock file, and Deno runs
+ * the programs.
+ *
+ * @module
+ */
+import { createHash } from "node:crypto";
+import { fileURLToPath, pathToFileURL } from "node:url";
+import { cacheFolder } from "../launch.ts";
+import { readPages } from "../pages.ts";
+import { buildApi } from "./api.ts";
+import { type NavItem, SiteError, stage, type StagedGroup, type StageOptions } from "./stage.ts";
+
+/** Options of {@linkcode buildSite}. */
+export interface BuildOptions extends StageOptions {
+  /**
+   * The path at which a host serves the site, with a slash at both ends.
+   *
+   * @default {"/"}
+   */
+  readonly base?: string;
+}
+
+/** The packages that build and check the site. */
+export interface Packages {
+  /** The folder with `node_modules`. */
+  readonly folder: URL;
+  /**
+   * Runs a program of a package.
+   *
+   * @param script The script, such as `cspell/bin.mjs`.
+   * @param args Arguments of the script.
+   * @returns Whether the script succeeded, and its output.
+   */
+  run(script: string, args: readonly string[]): Promise<{ passed: boolean; output: string }>;
+}
+
+const ROOT = new URL("../../", import.meta.url);
+const GENERATOR = new URL("vitepress/", import.meta.url);
+
+/** The built site. */
+export const OUT: URL = new URL("dist/site/", ROOT);
+
+/** The look of the site: that of VitePress with the colours of Skein. */
+const THEME = `import theme from "vitepress/theme";
+import "./style.css";
+
+export default theme;
+`;
+
+/** The font that VitePress has for the site. */
+const FONT = "node_modules/vitepress/dist/client/theme-default/fonts/inter-roman-latin.woff2";
+
+/** Groups that are open in the sidebar at first, and groups in the bar at the top. */
+const OPEN: ReadonlySet<string> = new Set(["Start", "Recipes", "Deploy"]);
+const IN_NAV: ReadonlySet<string> = new Set(["Start", "Recipes", "Deploy", "Guides", "Reference"]);
+
+/**
+ * Installs the packages of the build, unless a former run did.
+ *
+ * @returns See {@linkcode Packages}.
+ */
+export async function installPackages(): Promise<Packages> {
+  const lock = await Deno.readTextFile(new URL("package-lock.json", GENERATOR));
+  const hash = createHash("sha256").update(lock).digest("hex").slice(0, 12);
+  const parent = pathToFileURL(`${cacheFolder() ?? fileURLToPath(new URL("dist", ROOT))}/`);
+  const folder = new URL(`site-${hash}/`, parent);
+  if (!await exists(new URL("node_modules/", folder))) {
+    await Deno.mkdir(parent, { recursive: true });
+    // Another build may install at the same time: the first to finish gives the folder its name.
+    const fresh = await tempFolder(parent);
+    for (const name of ["package.json", "package-lock.json"]) {
+      await Deno.copyFile(new URL(name, GENERATOR), new URL(name, fresh));
+    }
+    const args = ["ci", "--no-audit", "--no-fund", "--loglevel=error", "--ignore-scripts"];
+    const { passed, output } = await outputOf("npm", args, fresh);
+    if (!passed) throw new SiteError(`Cannot install packages of the site: npm failed\n${output}`);
+    try {
+      await Deno.rename(fresh, folder);
+    } catch (error) {
+      if (!await exists(folder)) throw error;
+      await Deno.remove(fresh, { recursive: true });
+    }
+  }
+  return {
+    folder,
+    run: (script, args) => {
+      const flags = ["run", "-A", "--no-lock", "--node-modules-dir=manual"];
+      return outputOf(Deno.execPath(), [...flags, `node_modules/${script}`, ...args], folder);
+    },
+  };
+}
+
+/**
+ * Builds the site into {@linkcode OUT}. A link from a page to a page that does not exist fails the
+ * build.
+ *
+ * @param packages See {@linkcode Packages}.
+ * @param options See {@linkcode BuildOptions}.
+ * @throws {SiteError} If a program of the build fails, with its output.
+ */
+export async function buildSite(packages: Packages, options: BuildOptions = {}): Promise<void> {
+  const { base = "/", repository } = options;
+  const config = JSON.parse(await Deno.readTextFile(new URL("deno.json", ROOT))) as {
+    version: string;
+    exports: Record<string, string>;
+  };
+  const { pages, files, groups } = stage(await readPages(ROOT), options);
+  const nav = navOf(groups, config.version);
+  // The generator finds its packages in a folder above.
+  const work = await tempFolder(packages.folder);
+  try {
+    for (const [route, text] of pages) await write(new URL(route, work), text);
+    for (const [route, path] of files) await copy(new URL(path, ROOT), new URL(route, work));
+    const settings = new URL(".vitepress/", work);
+    await copy(new URL("config.js", GENERATOR), new URL("config.js", settings));
+    await copy(new URL("contents.ts", import.meta.url), new URL("contents.ts", work));
+    await copy(new URL("style.css", GENERATOR), new URL("theme/style.css", settings));
+    await write(new URL("theme/index.js", settings), THEME);
+    await copy(new URL("mark.svg", GENERATOR), new URL("public/mark.svg", work));
+    const site = {
+      base,
+      repository,
+      out: fileURLToPath(OUT),
+      description: "Real-time sessions for Deno, over WebTransport, WebSocket and HTTP",
+      nav,
+      sidebar: groups.map((group) => ({ ...group, collapsed: !OPEN.has(group.text) })),
+    };
+    await write(new URL("site.json", settings), JSON.stringify(site));
+    const { passed, output } = await packages.run("vitepress/bin/vitepress.js", [
+      "build",
+      fileURLToPath(work),
+    ]);
+    if (!passed) throw new SiteError(`Cannot build site: VitePress failed\n${output}`);
+  } finally {
+    await Deno.remove(work, { recursive: true });
+  }
+  await buildApi({
+    out: new URL("api/", OUT),
+    root: ROOT,
+    repository,
+    font: new URL(FONT, packages.folder),
+    base,
+    nav,
+    exports: config.exports,
+  });
+}
+
+/** Groups with pages, the reference of the API, and the version. */
+function navOf(groups: readonly StagedGroup[], version: string): NavItem[] {
+  const items = groups.filter(({ text }) => IN_NAV.has(text)).map(({ text, items }) => {
+    const link = items[0]!.link;
+    const folder = /^\/[^/]+\//.exec(link)?.[0];
+    return { text, link, ...(folder === undefined ? {} : { activeMatch: `^${folder}` }) };
+  });
+  return [
+    ...items,
+    { text: "API", link: "/api/", target: "_self" },
+    { text: version, link: "/changelog" },
+  ];
+}
+
+async function outputOf(
+  command: string,
+  args: readonly string[],
+  cwd: URL,
+): Promise<{ passed: boolean; output: string }> {
+  const { success, stdout, stderr } = await new Deno.Command(command, {
+    args: [...args],
+    cwd,
+    env: { NO_COLOR: "1" },
+    stdin: "null",
+  }).output();
+  const decoder = new TextDecoder();
+  return { passed: success, output: decoder.decode(stdout) + decoder.decode(stderr) };
+}
+
+async function tempFolder(dir: URL): Promise<URL> {
+  return pathToFileURL(`${await Deno.makeTempDir({ dir: fileURLToPath(dir), prefix: "work-" })}/`);
+}
+
+async function exists(url: URL): Promise<boolean> {
+  try {
+    await Deno.lstat(url);
+    return true;
+  } catch (error) {
+    if (error instanceof Deno.errors.NotFound) return false;
+    throw error;
+  }
+}
+
+async function write(to: URL, text: string): Promise<void> {
+  await Deno.mkdir(new URL(".", to), { recursive: true });
+  await Deno.writeTextFile(to, text);
+}
+
+async function copy(from: URL, to: URL): Promise<void> {
+  await Deno.mkdir(new URL(".", to), { recursive: true });
+  await Deno.copyFile(from, to);
+}

@@ -1,0 +1,107 @@
+/**
+ * Checks the spelling of the pages, by `cspell` and a list of the field's words.
+ *
+ * @module
+ */
+import { fileURLToPath } from "node:url";
+import type { Packages } from "./build.ts";
+import { SiteError } from "./stage.ts";
+
+/** The words that no dictionary has, one a line, in order. */
+export const WORDS: URL = new URL("words.txt", import.meta.url);
+
+/** Code is no prose: blocks, code in a line, and targets of links. */
+const CODE = [
+  "/^[ \\t]*(```|~~~)[\\s\\S]*?^[ \\t]*\\1/gm",
+  "/(`+)(?!`)(?:(?!\\n\\n)[\\s\\S])*?[^`]\\1(?!`)/g",
+  "/\\]\\([^)]*\\)/g",
+  "/<[^>]*>/g",
+];
+
+/** One unknown word in the output of `cspell`. */
+const UNKNOWN = /^(.+?):(\d+):\d+ - Unknown word \((.+?)\)/gm;
+
+/**
+ * Checks the spelling.
+ *
+ * @param packages See {@linkcode Packages}.
+ * @param root The repository.
+ * @param pages Paths of the pages from the root, with their Markdown.
+ * @returns A text for each unknown word, and for each fault of the list of words.
+ * @throws {SiteError} If `cspell` fails, with its output.
+ */
+export async function checkSpelling(
+  packages: Packages,
+  root: URL,
+  pages: ReadonlyMap<string, string>,
+): Promise<string[]> {
+  const folder = await Deno.makeTempDir();
+  try {
+    const settings = {
+      version: "0.2",
+      language: "en,en-GB",
+      dictionaryDefinitions: [{ name: "words", path: fileURLToPath(WORDS) }],
+      dictionaries: ["words", "software-terms", "typescript", "node", "npm"],
+      ignoreRegExpList: CODE,
+      minWordLength: 4,
+    };
+    const paths = [...pages.keys()].map((path) => fileURLToPath(new URL(path, root)));
+    await Deno.writeTextFile(`${folder}/cspell.json`, JSON.stringify(settings));
+    await Deno.writeTextFile(`${folder}/files.txt`, paths.join("\n"));
+    const { passed, output } = await packages.run("cspell/bin.mjs", [
+      "lint",
+      "--no-progress",
+      "--no-color",
+      "--no-gitignore",
+      "--config",
+      `${folder}/cspell.json`,
+      "--root",
+      fileURLToPath(root),
+      "--file-list",
+      `${folder}/files.txt`,
+    ]);
+    const unknown = unknownWords(output, fileURLToPath(root));
+    if (!passed && unknown.length === 0) {
+      throw new SiteError(`Cannot check spelling: cspell failed\n${output}`);
+    }
+    return [...unknown, ...checkWords(await Deno.readTextFile(WORDS), pages.values())];
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/**
+ * Reads the unknown words in the output of `cspell`.
+ *
+ * @param output The output without colours.
+ * @param root Path of the repository, which the texts leave out.
+ * @returns A text for each word.
+ */
+export function unknownWords(output: string, root: string): string[] {
+  return [...output.matchAll(UNKNOWN)].map(([, path, line, word]) =>
+    `${path!.replace(root, "")}:${line} no dictionary has the word, received "${word}"`
+  );
+}
+
+/**
+ * Checks the list of words: sorted, each word once, and each in use.
+ *
+ * @param list The list, one word a line.
+ * @param pages The Markdown of all pages.
+ * @returns A text for each fault.
+ */
+export function checkWords(list: string, pages: Iterable<string>): string[] {
+  const words = list.trimEnd().split("\n");
+  const text = [...pages].join("\n").toLowerCase();
+  const faults: string[] = [];
+  for (const [index, word] of words.entries()) {
+    const previous = words[index - 1];
+    if (previous !== undefined && previous.toLowerCase() >= word.toLowerCase()) {
+      faults.push(`words.txt:${index + 1} the words are in order, received "${word}"`);
+    }
+    if (!text.includes(word.toLowerCase())) {
+      faults.push(`words.txt:${index + 1} a page has each word, received "${word}"`);
+    }
+  }
+  return faults;
+}

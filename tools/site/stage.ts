@@ -1,0 +1,241 @@
+/**
+ * Makes the sources of the site from the pages of the repository: each page has a route, and each
+ * link leads to the place that the site has for the target.
+ *
+ * @module
+ */
+import { CONTENTS, contentsOf, type Group, slugOf } from "./contents.ts";
+
+/** The pages, and the surroundings to which they link. */
+export interface Sources {
+  /** Path from the root of the repository to Markdown, of every page. */
+  readonly pages: ReadonlyMap<string, string>;
+  /** Every file of the repository. */
+  readonly paths: ReadonlySet<string>;
+}
+
+/** Options of {@linkcode stage}. */
+export interface StageOptions {
+  /**
+   * Address of the repository on a code host, such as `https://github.com/owner/name`. Without an
+   * address, links to source files become code, and pages have no link to edit them.
+   */
+  readonly repository?: string;
+}
+
+/** Sources of the generator. */
+export interface Staged {
+  /** Route of a file, such as `guide/topics.md`, to Markdown. */
+  readonly pages: ReadonlyMap<string, string>;
+  /** Route of a file that pages show or offer, such as `chat.png`, to the path in the repository. */
+  readonly files: ReadonlyMap<string, string>;
+  /** The sidebar. */
+  readonly groups: readonly StagedGroup[];
+}
+
+/** A group of the sidebar. */
+export interface StagedGroup {
+  /** Text of the heading. */
+  readonly text: string;
+  /** The pages, with their links from the root of the site. */
+  readonly items: readonly { readonly text: string; readonly link: string }[];
+}
+
+/** The site cannot be built or checked: a program failed, and the message has its output. */
+export class SiteError extends Error {
+  /**
+   * Creates the error.
+   *
+   * @param message The message.
+   */
+  constructor(message: string) {
+    super(message);
+    this.name = "SiteError";
+  }
+}
+
+/** A link of the bar at the top of every page. */
+export interface NavItem {
+  /** Text of the link. */
+  readonly text: string;
+  /** The address from the root of the site. */
+  readonly link: string;
+  /** Path of the pages for which the item is marked. */
+  readonly activeMatch?: string;
+  /** Opens a page outside VitePress in the same tab. */
+  readonly target?: "_self";
+}
+
+/** The branch that links to the repository name. */
+const BRANCH = "main";
+
+/** Most characters of a page's description, which search engines show. */
+const DESCRIPTION_CHARS = 160;
+
+const IMAGE = /\.(?:png|svg|jpe?g|webp|gif)$/;
+
+/** A list item with a link, and the text behind its dash. */
+const ITEM_TEXT = /^(- \[[^\]]+\]\([^)]+\)) [-–] ((?:.|\n(?= {2}\S))*)/gm;
+
+/** Code in a line, or a link. Code comes first: links in code are text. */
+const CODE_OR_LINK =
+  /(?<code>(?<!`)(?<ticks>`+)(?!`)(?:(?!\n\n)[\s\S])*?(?<!`)\k<ticks>(?!`))|(?<mark>!?)\[(?<label>(?:[^[\]]|\[[^\]]*\])*)\]\((?<target>[^)\s]+)\)/g;
+
+/**
+ * Returns the route of a file of the repository: `docs/` is the root of the site, and a README the
+ * index of its folder.
+ *
+ * @param path Path from the root of the repository.
+ * @returns The route, such as `guide/topics.md` or `changelog.md`.
+ */
+export function routeOf(path: string): string {
+  const route = path.startsWith("docs/") ? path.slice("docs/".length) : path.toLowerCase();
+  return route.replace(/(^|\/)readme\.md$/i, "$1index.md");
+}
+
+/** The link to a page from the root of the site, without an extension. */
+function linkOf(path: string): string {
+  return `/${routeOf(path).replace(/(^|\/)index\.md$/, "$1").replace(/\.md$/, "")}`;
+}
+
+/**
+ * Makes the sources of the site.
+ *
+ * @param sources See {@linkcode Sources}.
+ * @param options See {@linkcode StageOptions}.
+ * @returns See {@linkcode Staged}.
+ */
+export function stage(sources: Sources, options: StageOptions = {}): Staged {
+  const groups = contentsOf(sources.pages.get(CONTENTS) ?? "");
+  const listed = new Set(groups.flatMap(({ entries }) => entries.map(({ path }) => path)));
+  const files = new Map<string, string>();
+  const site: Site = { ...sources, ...options, listed, files };
+  const pages = new Map<string, string>();
+  for (const path of [CONTENTS, ...listed]) {
+    const text = sources.pages.get(path);
+    if (text === undefined) continue;
+    const body = linked(path, text, site);
+    const head = headOf(path, text, site);
+    pages.set(routeOf(path), `${head}${path === CONTENTS ? withSections(body, groups) : body}`);
+  }
+  // Pages may show pictures by HTML too.
+  for (const path of sources.paths) {
+    if (path.startsWith("docs/") && IMAGE.test(path)) files.set(routeOf(path), path);
+  }
+  return {
+    pages,
+    files,
+    groups: groups.map(({ title, entries }) => ({
+      text: title,
+      items: entries.map(({ title, path, hash }) => ({ text: title, link: linkOf(path) + hash })),
+    })),
+  };
+}
+
+interface Site extends Sources, StageOptions {
+  readonly listed: ReadonlySet<string>;
+  readonly files: Map<string, string>;
+}
+
+/** The front matter of a page. */
+function headOf(path: string, text: string, { repository }: Site): string {
+  const facts: Record<string, unknown> = { description: descriptionOf(text) };
+  if (repository !== undefined) facts.edit = `${repository}/edit/${BRANCH}/${path}`;
+  if (path === CONTENTS) facts.layout = "home";
+  // A page that records other projects' tests would be found for every word.
+  if (/\/parity-[^/]+$/.test(path)) facts.search = false;
+  // JSON is YAML.
+  const lines = Object.entries(facts).map(([name, value]) => `${name}: ${JSON.stringify(value)}`);
+  return `---\n${lines.join("\n")}\n---\n\n`;
+}
+
+/** The first paragraph as plain text, up to a whole sentence where one fits. */
+function descriptionOf(page: string): string {
+  const paragraph = page.split(/\n{2,}/).find((part) => /^[\p{L}`*[]/u.test(part)) ?? "";
+  const plain = paragraph.replace(/\[([^\]]*)\]\([^)]*\)/g, "$1").replace(/[`*]/g, "")
+    .replace(/\s+/g, " ").trim();
+  if (plain.length <= DESCRIPTION_CHARS) return plain;
+  const cut = plain.slice(0, DESCRIPTION_CHARS);
+  const sentence = cut.lastIndexOf(". ");
+  return sentence > 0 ? cut.slice(0, sentence + 1) : `${cut.slice(0, cut.lastIndexOf(" "))} …`;
+}
+
+/** Rewrites the links of a page. */
+function linked(path: string, text: string, site: Site): string {
+  return outsideFences(text, (prose) =>
+    prose.replace(CODE_OR_LINK, (whole, ...rest) => {
+      const { code, mark, label, target } = rest.at(-1) as Record<string, string>;
+      if (code !== undefined || /^(?:[a-z]+:|#)/.test(target!)) return whole;
+      const { pathname, hash } = new URL(target!, `file:///${path}`);
+      const to = decodeURIComponent(pathname.slice(1));
+      if (site.listed.has(to)) return `${mark}[${label}](${linkOf(to)}${hash})`;
+      if (to === CONTENTS) return `${mark}[${label}](/${hash})`;
+      // The first page of the site stands for that of the repository, which has other headings.
+      if (to === "README.md") return `${mark}[${label}](/)`;
+      if (mark === "!") return whole;
+      if (to.startsWith("docs/") && site.paths.has(to)) {
+        site.files.set(`public/${routeOf(to)}`, to);
+        return `[${label}](/${routeOf(to)})`;
+      }
+      return toSource(label!, to, hash, site);
+    }));
+}
+
+/** A link to a file outside the site, or code in place of the link. */
+function toSource(label: string, to: string, hash: string, { repository, paths }: Site): string {
+  if (repository !== undefined) {
+    const kind = paths.has(to) ? "blob" : "tree";
+    return `[${label}](${repository}/${kind}/${BRANCH}/${to}${hash})`;
+  }
+  const plain = label.replaceAll("`", "");
+  return to.replace(/\/$/, "").endsWith(plain.replace(/\/$/, ""))
+    ? `\`${to}\``
+    : `${label} (\`${to}\`)`;
+}
+
+/** Changes a page outside blocks of code. */
+function outsideFences(text: string, change: (prose: string) => string): string {
+  let isCode = false;
+  const parts: string[] = [];
+  let part: string[] = [];
+  const end = () => {
+    parts.push(isCode ? part.join("\n") : change(part.join("\n")));
+    part = [];
+  };
+  for (const line of text.split("\n")) {
+    if (!/^\s*(?:```|~~~)/.test(line)) part.push(line);
+    else if (isCode) {
+      part.push(line);
+      end();
+      isCode = false;
+    } else {
+      end();
+      isCode = true;
+      part.push(line);
+    }
+  }
+  end();
+  return parts.join("\n");
+}
+
+/**
+ * Wraps the parts of the home page into elements, which the style lays out: the beginning, each
+ * section, and the groups of the table of contents as one.
+ */
+function withSections(body: string, groups: readonly Group[]): string {
+  const titles = new Set(groups.map(({ title }) => title));
+  const [beginning, ...sections] = body.split(/^(?=## )/m);
+  const wrapped = [`<div class="beginning">\n\n${beginning}\n</div>\n`];
+  let isContents = false;
+  for (const section of sections) {
+    const title = /^## (.*)/.exec(section)![1]!;
+    if (titles.has(title) && !isContents) {
+      wrapped.push('<nav class="contents" aria-label="All pages">\n');
+      isContents = true;
+    }
+    const text = section.replace(ITEM_TEXT, "$1 <span>$2</span>");
+    wrapped.push(`<section class="${slugOf(title)}">\n\n${text}\n</section>\n`);
+  }
+  if (isContents) wrapped.push("</nav>\n");
+  return wrapped.join("\n");
+}

@@ -1,0 +1,95 @@
+/**
+ * Settings of VitePress. The program that builds the site writes `site.json` beside a copy of
+ * this file, and the pages above.
+ *
+ * @module
+ */
+import { readFileSync } from "node:fs";
+import { slugOf } from "../contents.ts";
+
+const site = JSON.parse(readFileSync(new URL("site.json", import.meta.url), "utf8"));
+
+/** Names of blocks without a file. */
+const NAMES = { output: "Output" };
+
+/** Languages of blocks under the nearest grammar. */
+const ALIASES = { caddyfile: "nginx", caddy: "nginx", haproxy: "ini", env: "ini" };
+
+/** Puts the name of its file above a block of code. */
+function withFileNames(md) {
+  const { fence } = md.renderer.rules;
+  md.renderer.rules.fence = (tokens, index, ...rest) => {
+    const block = fence(tokens, index, ...rest);
+    const { info } = tokens[index];
+    const name = /\bfile=(\S+)/.exec(info)?.[1] ?? /\bignore (\S+\.\w+)/.exec(info)?.[1] ??
+      NAMES[/^\S+ (\S+)/.exec(info)?.[1] ?? ""];
+    if (name === undefined) return block;
+    const caption = md.utils.escapeHtml(name);
+    return `<figure class="file"><figcaption>${caption}</figcaption>${block}</figure>\n`;
+  };
+}
+
+/** Lets wide tables scroll within themselves, also by keyboard. */
+function withTableFrames(md) {
+  const { rules } = md.renderer;
+  rules.table_open = () => '<div class="table" tabindex="0"><table>\n';
+  rules.table_close = () => "</table></div>\n";
+}
+
+export default {
+  title: "Skein",
+  titleTemplate: ":title · Skein",
+  description: site.description,
+  lang: "en-GB",
+  base: site.base,
+  outDir: site.out,
+  cleanUrls: true,
+  metaChunk: true,
+  // The tutorial leads to the reader's own server.
+  ignoreDeadLinks: "localhostLinks",
+  srcExclude: ["node_modules/**"],
+  head: [
+    ["link", { rel: "icon", type: "image/svg+xml", href: `${site.base}mark.svg` }],
+    ["meta", { name: "theme-color", media: "(prefers-color-scheme: light)", content: "#ffffff" }],
+    ["meta", { name: "theme-color", media: "(prefers-color-scheme: dark)", content: "#14181b" }],
+  ],
+  markdown: {
+    theme: { light: "github-light-high-contrast", dark: "github-dark-high-contrast" },
+    languageAlias: ALIASES,
+    anchor: { slugify: slugOf },
+    // Pages are Markdown as code hosts read it, without additions.
+    attrs: { disable: true },
+    config(md) {
+      md.disable("emoji");
+      withFileNames(md);
+      withTableFrames(md);
+    },
+  },
+  themeConfig: {
+    logo: { src: "/mark.svg", alt: "", width: 26, height: 26 },
+    nav: site.nav,
+    sidebar: site.sidebar,
+    outline: { level: [2, 3], label: "On this page" },
+    search: {
+      provider: "local",
+      options: {
+        detailedView: true,
+        miniSearch: {
+          searchOptions: { fuzzy: 0.15, prefix: true, boost: { title: 6, text: 2, titles: 2 } },
+        },
+      },
+    },
+    ...(site.repository === undefined ? {} : {
+      editLink: { pattern: ({ frontmatter }) => frontmatter.edit, text: "Edit this page" },
+      socialLinks: [{ icon: "github", link: site.repository, ariaLabel: "The repository" }],
+    }),
+    footer: { message: "Skein is free software under the MIT licence." },
+    notFound: {
+      title: "This page does not exist",
+      quote:
+        "The address may have a typing error, or the page has moved. Search finds pages by words.",
+      linkLabel: "Go to the first page",
+      linkText: "To the first page",
+    },
+  },
+};
