@@ -1,0 +1,24 @@
+/**
+ * Finds out which programs of the deployment pages are installed.
+ *
+ * @module
+ */
+
+/**
+ * Tells whether a program is on the path.
+ *
+ * @param program Name of the program.
+ * @returns `false` where a test without the program is ignored.
+ * @throws {Error} If `CI` is `true` and the program is missing: then every test has to run.
+ */
+export async function isInstalled(program: string): Promise<boolean> {
+  const { success } = await new Deno.Command("sh", {
+    args: ["-c", 'command -v "$1"', "sh", program],
+    stdout: "null",
+    stderr: "null",
+  }).output();
+  if (success) return true;
+  if (Deno.env.get("CI") === "true") throw new Error(`${program} is not installed`);
+  console.warn(`Tests with ${program} are ignored: ${program} is not installed`);
+  return false;
+}

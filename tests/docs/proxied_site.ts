@@ -1,0 +1,425 @@
+/**
+ * Two nodes and Redis behind a proxy, with the very files of a page: only names, ports, paths and
+ * times differ.
+ *
+ * @module
+ */
+import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
+import { bundleClient } from "../../examples/chat/page.ts";
+import { bindUdp } from "../raw_http3.ts";
+import { RedisServer } from "../brokers/redis_server.ts";
+import { blocksOf } from "./blocks.ts";
+
+const ROOT = new URL("../../", import.meta.url);
+
+/** An event of `watcher.ts`. */
+export type WatcherEvent =
+  | { readonly opened: string }
+  | { readonly ready: string }
+  | { readonly heard: number }
+  | { readonly recovered: boolean }
+  | { readonly who: unknown };
+
+/** The answer of the pages' server to the request `who`. */
+export interface Who {
+  readonly node: number;
+  readonly transport: string;
+  readonly address: string | null;
+}
+
+/** A proxy of a page. */
+export interface ProxyKind {
+  /** Program, and the name of the page. */
+  readonly program: "nginx" | "caddy" | "haproxy";
+  /** Name of the file in the page. */
+  readonly file: string;
+  /** Changes that only a test needs, behind those of all files. */
+  readonly adapt?: (text: string, site: ProxiedSite) => string;
+  /** Arguments that check the file; a success means a valid file. */
+  check(path: string, folder: string): readonly string[];
+  /** Arguments that run the proxy in the foreground. */
+  run(path: string, folder: string): readonly string[];
+  /** Reloads the file while sessions go on. */
+  reload(site: ProxiedSite): Promise<void>;
+}
+
+/** The pages' times, made short: heartbeats and timeouts keep their order. */
+const SHORT: readonly (readonly [RegExp, string])[] = [
+  [/serve\(\{/, "serve({\n  session: { heartbeat: { intervalMs: 1_000, timeoutMs: 3_000 } },"],
+  [/webTransport: \{/, "webTransport: {\n    idleTimeoutMs: 3_000,\n    keepAliveIntervalMs: 500,"],
+  [/withinMs: 30_000/, "withinMs: 1_000"],
+  [/\b(?:75|60)s\b/g, "3s"],
+  [/\b30s\b/g, "2s"],
+];
+
+/** `true` if this machine has IPv6; containers may have none. */
+const HAS_IPV6 = hasIpv6();
+
+/** Lines of proxies that listen by IPv6 alone. */
+const ONLY_IPV6 = /^.*(?:\[::\]|v6only).*\n/gm;
+
+/** Longest time that a proxy of a page waits without bytes, in milliseconds, when made short. */
+export const SHORT_TIMEOUT_MS = 3_000;
+
+/** The page that a browser opens, served by the nodes. */
+const HTML = `<!doctype html><title>Page</title><script type="module">
+import * as skein from "/client.js";
+globalThis.skein = skein;
+</script>`;
+
+/** Serves the page of a browser; the servers of the pages serve none. */
+const FETCH = `fetch: (request) => new Response(
+    Deno.readTextFileSync(new URL(request.url).pathname === "/client.js" ? "client.js" : "page.html"),
+    { headers: { "content-type": request.url.endsWith(".js") ? "text/javascript" : "text/html" } },
+  ),
+  onMessage:`;
+
+/** A process whose lines of stdout are read. */
+class LineProcess implements AsyncDisposable {
+  readonly lines: string[] = [];
+  readonly child: Deno.ChildProcess;
+  readonly #reading: Promise<unknown>;
+  #errors = "";
+  #isOver = false;
+  #wake: PromiseWithResolvers<void> = Promise.withResolvers();
+
+  constructor(command: string, options: Deno.CommandOptions) {
+    this.child = new Deno.Command(command, {
+      ...options,
+      stdin: "piped",
+      stdout: "piped",
+      stderr: "piped",
+    }).spawn();
+    this.#reading = Promise.all([this.#read(), this.#readErrors()]);
+  }
+
+  /** All that the process wrote to stderr. */
+  get errors(): string {
+    return this.#errors;
+  }
+
+  /** Waits until `find` finds; rejects if the process ends before. */
+  async until<T>(what: string, find: () => T | undefined): Promise<T> {
+    for (let found: T | undefined;;) {
+      if ((found = find()) !== undefined) return found;
+      if (this.#isOver) {
+        throw new Error(`Cannot wait for ${what}: the process ended\n${this.#errors}`);
+      }
+      await this.#wake.promise;
+    }
+  }
+
+  async write(line: string): Promise<void> {
+    const writer = this.child.stdin.getWriter();
+    await writer.write(new TextEncoder().encode(`${line}\n`));
+    writer.releaseLock();
+  }
+
+  async end(signal: Deno.Signal): Promise<Deno.CommandStatus> {
+    if (!this.#isOver) this.child.kill(signal);
+    await this.child.stdin.abort().catch(() => {}); // The reader of the pipe may have ended.
+    await this.#reading;
+    return await this.child.status;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.end("SIGKILL");
+  }
+
+  async #read(): Promise<void> {
+    let rest = "";
+    for await (const text of this.child.stdout.pipeThrough(new TextDecoderStream())) {
+      const lines = (rest + text).split("\n");
+      rest = lines.pop()!;
+      this.lines.push(...lines);
+      this.#signal();
+    }
+    this.#isOver = true;
+    this.#signal();
+  }
+
+  async #readErrors(): Promise<void> {
+    for await (const text of this.child.stderr.pipeThrough(new TextDecoderStream())) {
+      this.#errors += text;
+      this.#signal();
+    }
+  }
+
+  #signal(): void {
+    this.#wake.resolve();
+    this.#wake = Promise.withResolvers();
+  }
+}
+
+/** A client behind the proxy, in a process of its own that trusts the certificate. */
+export class Watcher implements AsyncDisposable {
+  readonly #process: LineProcess;
+
+  constructor(process: LineProcess) {
+    this.#process = process;
+  }
+
+  get events(): WatcherEvent[] {
+    return this.#process.lines.map((line) => JSON.parse(line));
+  }
+
+  /** Ids of the sessions that opened, one after the other. */
+  get sessions(): string[] {
+    return this.events.flatMap((event) => "opened" in event ? [event.opened] : []);
+  }
+
+  /** Results of the recoveries. */
+  get recoveries(): boolean[] {
+    return this.events.flatMap((event) => "recovered" in event ? [event.recovered] : []);
+  }
+
+  get heard(): number[] {
+    return this.events.flatMap((event) => "heard" in event ? [event.heard] : []);
+  }
+
+  async whenReady(): Promise<void> {
+    await this.#process.until("a session", () => this.events.find((it) => "ready" in it));
+  }
+
+  /** Waits until the client heard a number. */
+  async whenHeard(number: number): Promise<void> {
+    await this.#process.until(`${number}`, () => this.heard.includes(number) || undefined);
+  }
+
+  /** Asks the server for its view of this client. */
+  async who(): Promise<Who> {
+    const answers = () => this.events.flatMap((event) => "who" in event ? [event.who as Who] : []);
+    const before = answers().length;
+    await this.#process.write("who");
+    return await this.#process.until("an answer", () => answers()[before]);
+  }
+
+  /** Publishes numbers. */
+  async say(from: number, to: number): Promise<void> {
+    await this.#process.write(`say ${from} ${to}`);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#process[Symbol.asyncDispose]();
+  }
+}
+
+/** The nodes, Redis and the proxy of a page, in a temporary folder. */
+export class ProxiedSite implements AsyncDisposable {
+  readonly folder: string;
+  /** The port of the proxy, and of UDP. */
+  readonly port: number;
+  /** The port of a proxy's administration, where the proxy has one. */
+  readonly adminPort: number;
+  /** The hash of the certificate, for pages. */
+  readonly hash: Uint8Array<ArrayBuffer>;
+  /** Ports of the nodes. */
+  readonly nodes: readonly [number, number];
+  readonly kind: ProxyKind;
+  readonly #redis: RedisServer;
+  readonly #running = new Map<number, LineProcess>();
+  readonly #stack = new AsyncDisposableStack();
+  #proxy: LineProcess | undefined;
+
+  private constructor(kind: ProxyKind, folder: string, redis: RedisServer) {
+    this.kind = kind;
+    this.folder = folder;
+    this.#redis = redis;
+    [this.port, this.adminPort, ...this.nodes] = [freePort(), freePort(), freePort(), freePort()];
+    const { cert, key, hashes } = devCertificate({ names: ["localhost"], cacheFolder: null });
+    this.hash = hashes[0]!.value;
+    Deno.writeTextFileSync(`${folder}/cert.pem`, cert);
+    Deno.writeTextFileSync(`${folder}/key.pem`, key);
+    Deno.writeTextFileSync(`${folder}/both.pem`, cert + key);
+    Deno.writeTextFileSync(`${folder}/page.html`, HTML);
+    Deno.writeTextFileSync(`${folder}/deno.json`, JSON.stringify(this.#config()));
+  }
+
+  /** Writes the files of the page, and starts the nodes and the proxy. */
+  static async start(kind: ProxyKind): Promise<ProxiedSite> {
+    const folder = await Deno.makeTempDir({ prefix: "proxied-" });
+    const site = new ProxiedSite(kind, folder, await RedisServer.start());
+    try {
+      const page = `docs/deploy/${kind.program}.md`;
+      for (const block of blocksOf(page, await Deno.readTextFile(new URL(page, ROOT)))) {
+        if (block.kind !== "file") continue;
+        await Deno.writeTextFile(`${folder}/${block.path}`, site.#adapted(block.path, block.text));
+      }
+      const script = await bundleClient(new URL("client.ts", ROOT));
+      await Deno.writeTextFile(`${folder}/client.js`, script);
+      await Promise.all(site.nodes.map((node) => site.startNode(node)));
+      await site.startProxy();
+    } catch (error) {
+      await site[Symbol.asyncDispose]();
+      throw error;
+    }
+    return site;
+  }
+
+  get url(): string {
+    return `https://localhost:${this.port}`;
+  }
+
+  /** Path of the proxy's file. */
+  get file(): string {
+    return `${this.folder}/${this.kind.file}`;
+  }
+
+  /** Starts a node; resolves once it listens on TCP. */
+  async startNode(node: number): Promise<void> {
+    const process = this.#deno(["run", "-A", "--cached-only", "server.ts"], {
+      PORT: `${node}`,
+      REDIS_URL: this.#redis.url,
+    });
+    this.#running.set(node, process);
+    await process.until(
+      "the node",
+      () => process.errors.includes("Listening on") || undefined,
+    );
+  }
+
+  /** Ends a node; resolves with the exit code. */
+  async endNode(node: number, signal: "SIGTERM" | "SIGKILL"): Promise<number> {
+    const process = this.#running.get(node)!;
+    this.#running.delete(node);
+    return (await process.end(signal)).code;
+  }
+
+  /** Checks the file by the proxy itself; resolves with the complaints. */
+  async complaints(): Promise<string> {
+    const { program, check } = this.kind;
+    return await this.run(program, check(this.file, this.folder));
+  }
+
+  /** Runs a command that has to succeed. */
+  async run(command: string, args: readonly string[]): Promise<string> {
+    const { success, stdout, stderr } = await new Deno.Command(command, {
+      args: [...args],
+      cwd: this.folder,
+      env: this.#env(),
+      stdin: "null",
+    }).output();
+    const output = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes)).join("");
+    if (!success) throw new Error(`${command} ${args.join(" ")} failed:\n${output}`);
+    return output;
+  }
+
+  /** Starts the proxy; resolves once it answers. */
+  async startProxy(): Promise<void> {
+    const { program, run } = this.kind;
+    this.#proxy = new LineProcess(program, {
+      args: [...run(this.file, this.folder)],
+      cwd: this.folder,
+      env: this.#env(),
+    });
+    const proxy = this.#proxy;
+    const isUp = async () => {
+      try {
+        (await Deno.connect({ port: this.port })).close();
+        return true;
+      } catch {
+        return false;
+      }
+    };
+    let isOver = false;
+    void proxy.child.status.then(() => isOver = true);
+    while (!await isUp()) {
+      if (isOver) throw new Error(`${program} ended:\n${proxy.errors}`);
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+  }
+
+  /** The process of the proxy. */
+  get proxyPid(): number {
+    return this.#proxy!.child.pid;
+  }
+
+  /** Runs the page's own client; resolves with its output. */
+  async check(): Promise<string> {
+    return await this.run(Deno.execPath(), [
+      ...["run", "--allow-net", "--unstable-net", "--cert", "cert.pem", "--cached-only"],
+      "check.ts",
+    ]);
+  }
+
+  /** Starts a client with one transport; resolves once the client is subscribed. */
+  async watch(transport: string): Promise<Watcher> {
+    const program = new URL("watcher.ts", import.meta.url).pathname;
+    const args = ["run", "-A", "--cert", "cert.pem", "--cached-only", program, this.url, transport];
+    const watcher = this.#stack.use(new Watcher(this.#deno(args, {})));
+    await watcher.whenReady();
+    return watcher;
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await this.#stack[Symbol.asyncDispose]();
+    await this.#proxy?.end("SIGTERM");
+    for (const process of this.#running.values()) await process.end("SIGKILL");
+    await this.#redis[Symbol.asyncDispose]();
+    await Deno.remove(this.folder, { recursive: true });
+  }
+
+  #deno(args: readonly string[], env: Record<string, string>): LineProcess {
+    const [command, ...rest] = args;
+    return new LineProcess(Deno.execPath(), {
+      args: [command!, "--config", "deno.json", "--no-lock", ...rest],
+      cwd: this.folder,
+      env: { ...this.#env(), ...env },
+    });
+  }
+
+  #env(): Record<string, string> {
+    return { NO_COLOR: "1", DENO_NO_UPDATE_CHECK: "1", XDG_DATA_HOME: this.folder };
+  }
+
+  /** The checkout in place of the registry, as this run has loaded all of it. */
+  #config(): unknown {
+    const { imports, exports } = JSON.parse(Deno.readTextFileSync(new URL("deno.json", ROOT)));
+    const own = Object.entries(exports as Record<string, string>)
+      .map(([name, path]) => [`@skein/skein${name.slice(1)}`, new URL(path, ROOT).href]);
+    return {
+      imports: { ...imports, ...Object.fromEntries(own) },
+      unstable: ["net"],
+      nodeModulesDir: "none",
+    };
+  }
+
+  #adapted(path: string, text: string): string {
+    const [one, two] = this.nodes;
+    let adapted = SHORT.reduce((made, [from, to]) => made.replace(from, to), text)
+      .replaceAll("/etc/ssl/chat/", `${this.folder}/`)
+      .replaceAll("https://chat.example.com", this.url)
+      .replaceAll("chat.example.com", "localhost")
+      .replace(/\b443\b/g, `${this.port}`)
+      .replace(/\b8001\b/g, `${one}`)
+      .replace(/\b8002\b/g, `${two}`);
+    if (!HAS_IPV6) adapted = adapted.replace(ONLY_IPV6, "").replace('"::"', '"0.0.0.0"');
+    if (path === "server.ts") adapted = adapted.replace("onMessage:", FETCH);
+    return path === this.kind.file ? this.kind.adapt?.(adapted, this) ?? adapted : adapted;
+  }
+}
+
+function hasIpv6(): boolean {
+  try {
+    Deno.listen({ hostname: "::", port: 0 }).close();
+    return true;
+  } catch {
+    return false;
+  }
+}
+
+/** A port that is free on UDP and on TCP. */
+export function freePort(): number {
+  for (;;) {
+    const udp = bindUdp();
+    try {
+      const { port } = udp.addr;
+      Deno.listen({ hostname: "0.0.0.0", port }).close();
+      return port;
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
+    } finally {
+      udp.close();
+    }
+  }
+}

@@ -1,0 +1,187 @@
+/**
+ * The proxies of `docs/deploy/`: nginx, Caddy and HAProxy run with the very files of their pages, in
+ * front of two nodes and Redis.
+ *
+ * @module
+ */
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import { delay } from "@std/async/delay";
+import type { connect, dial } from "../../client.ts";
+import { isRedisMissing } from "../brokers/redis_server.ts";
+import { BROWSERS, findBrowser, launchBrowser } from "../browser/_browsers.ts";
+import { isInstalled } from "./programs.ts";
+import { ProxiedSite, type ProxyKind, SHORT_TIMEOUT_MS, type Watcher } from "./proxied_site.ts";
+
+/** Names in the page of a browser. */
+declare global {
+  var skein: { readonly connect: typeof connect; readonly dial: typeof dial };
+}
+
+const TRANSPORTS = ["websocket", "http", "webtransport"] as const;
+
+const PROXIES: readonly ProxyKind[] = [
+  {
+    program: "nginx",
+    file: "nginx.conf",
+    adapt: (text, { folder }) =>
+      text.replace("/run/nginx.pid", `${folder}/nginx.pid`)
+        .replace("http {", "http {\n  access_log off;"),
+    check: (path, folder) => ["-t", "-c", path, "-e", `${folder}/error.log`],
+    run: (path, folder) => ["-c", path, "-e", `${folder}/error.log`, "-g", "daemon off;"],
+    async reload(site) {
+      await site.run("nginx", ["-s", "reload", "-c", site.file, "-e", `${site.folder}/error.log`]);
+    },
+  },
+  {
+    program: "caddy",
+    file: "Caddyfile",
+    adapt: (text, { port, adminPort }) =>
+      text.replace("{\n", `{\n\tadmin localhost:${adminPort}\n\tauto_https disable_redirects\n`)
+        .replace("\nlocalhost {", `\nlocalhost:${port} {`),
+    check: (path) => ["validate", "--config", path, "--adapter", "caddyfile"],
+    run: (path) => ["run", "--config", path, "--adapter", "caddyfile"],
+    async reload(site) {
+      const args = ["--force", "--config", site.file, "--adapter", "caddyfile"];
+      await site.run("caddy", ["reload", ...args, "--address", `localhost:${site.adminPort}`]);
+    },
+  },
+  {
+    program: "haproxy",
+    file: "haproxy.cfg",
+    // Machines of tests may not raise their number of files.
+    adapt: (text) => text.replace("maxconn 20000", "maxconn 1000"),
+    check: (path) => ["-c", "-f", path],
+    run: (path) => ["-W", "-f", path],
+    reload(site) {
+      Deno.kill(site.proxyPid, "SIGUSR2");
+      return Promise.resolve();
+    },
+  },
+];
+
+/** Numbers that each client has heard, from 1 on: each once and in order. */
+async function assertHeard(watchers: readonly Watcher[], count: number): Promise<void> {
+  for (const watcher of watchers) {
+    await watcher.whenHeard(count);
+    assertEquals(watcher.heard, Array.from({ length: count }, (_, i) => i + 1));
+    assertEquals(watcher.recoveries.filter((recovered) => !recovered), []);
+  }
+}
+
+/** Opens a plain WebSocket with a header that only a proxy should write; resolves with the answer. */
+async function answerToForger(site: ProxiedSite): Promise<unknown> {
+  const program = `
+    const socket = new WebSocket(Deno.args[0], { headers: { "x-forwarded-for": "192.0.2.66" } });
+    socket.onopen = () => socket.send('{"topic":"who","id":1,"data":null}');
+    socket.onmessage = ({ data }) => (console.log(data), socket.close());
+  `;
+  await Deno.writeTextFile(`${site.folder}/forger.ts`, program);
+  const args = ["run", "-A", "--cert", "cert.pem", "forger.ts"];
+  const url = site.url.replace("https:", "wss:");
+  return JSON.parse(await site.run(Deno.execPath(), [...args, url])).data;
+}
+
+for (const kind of PROXIES) {
+  const { program } = kind;
+  const ignore = isRedisMissing || !await isInstalled(program);
+  const passesUdp = program === "nginx";
+
+  Deno.test({
+    name:
+      `the files of the page on ${program} carry sessions, also over a reload and a killed node`,
+    ignore,
+    async fn() {
+      await using site = await ProxiedSite.start(kind);
+      await site.complaints();
+
+      // The client of the page: three transports, and the client's address where it is known.
+      const lines = (await site.check()).trim().split("\n");
+      assertEquals(lines.length, TRANSPORTS.length);
+      for (const [i, transport] of TRANSPORTS.entries()) {
+        assertStringIncludes(lines[i]!, `transport: "${transport}"`);
+        const isLost = transport === "webtransport" && passesUdp;
+        assertStringIncludes(lines[i]!, isLost ? "address: null" : 'address: "127.0.0.1"');
+      }
+      const forged = await answerToForger(site) as { readonly address: string };
+      assertEquals(forged.address, "127.0.0.1");
+      const metrics = await site.run("curl", ["-sk", "-o", "-", `${site.url}/metrics`]);
+      assert(!metrics.includes("skein_sessions"), metrics);
+
+      const watchers = await Promise.all(TRANSPORTS.map((transport) => site.watch(transport)));
+      const [speaker] = watchers as [Watcher, ...Watcher[]];
+
+      // Silence of the application, for longer than the timeouts of the proxy.
+      await delay(SHORT_TIMEOUT_MS + 2_000);
+      for (const watcher of watchers) assertEquals(watcher.sessions.length, 1);
+      await speaker.say(1, 10);
+      await assertHeard(watchers, 10);
+
+      await kind.reload(site);
+      await speaker.say(11, 40);
+      await assertHeard(watchers, 40);
+      await delay(SHORT_TIMEOUT_MS + 1_000); // The old workers end their sessions.
+      await speaker.say(41, 50);
+      await assertHeard(watchers, 50);
+
+      // Each node in turn: one is killed, the other drains.
+      const [one, two] = site.nodes;
+      await site.endNode(one, "SIGKILL");
+      await speaker.say(51, 60);
+      await assertHeard(watchers, 60);
+      await site.startNode(one);
+      await delay(3_000); // Until the proxy's next health check, or its next attempt.
+      assertEquals(await site.endNode(two, "SIGTERM"), 0);
+      await speaker.say(61, 70);
+      await assertHeard(watchers, 70);
+      for (const watcher of watchers) assertEquals((await watcher.who()).node, one);
+    },
+  });
+
+  const chromium = BROWSERS.find(({ name }) => name === "Chromium")!;
+  const isWithout = findBrowser(chromium) === undefined && Deno.env.get("CI") !== "true";
+  Deno.test({
+    name: `a page in Chromium reaches the nodes through ${program} over each transport`,
+    ignore: ignore || isWithout,
+    // Puppeteer keeps the browser's process, pipes and timers until after the close.
+    sanitizeOps: false,
+    sanitizeResources: false,
+    async fn() {
+      await using site = await ProxiedSite.start(kind);
+      const browser = await launchBrowser(chromium, ["--ignore-certificate-errors"]);
+      try {
+        const page = await browser.newPage();
+        await page.goto(`${site.url}/page`);
+        await page.waitForFunction(() => globalThis.skein !== undefined, { polling: 10 });
+        const seen = await page.evaluate(
+          async (transports, hash) => {
+            const value = new Uint8Array(hash);
+            const seen: string[] = [];
+            for (const transport of transports) {
+              const client = skein.connect(location.origin, {
+                transports: [transport],
+                serverCertificateHashes: [{ algorithm: "sha-256", value }],
+              });
+              try {
+                const who = await client.request("who", null, { timeoutMs: 10_000 });
+                seen.push((who as { transport: string }).transport);
+              } catch (error) {
+                // The status has the reason, and a test that fails has to name it.
+                const { cause } = { cause: undefined, ...client.status.current } as {
+                  readonly cause?: { readonly reason?: string };
+                };
+                seen.push(`${transport}: ${error} (${cause?.reason})`);
+              }
+              await client.close();
+            }
+            return seen;
+          },
+          TRANSPORTS,
+          [...site.hash],
+        );
+        assertEquals(seen, [...TRANSPORTS]);
+      } finally {
+        await browser.close();
+      }
+    },
+  });
+}

@@ -1,0 +1,146 @@
+import { assert, assertEquals, assertStringIncludes } from "@std/assert";
+import axe from "npm:axe-core@^4";
+import { OUT } from "../../tools/site/build.ts";
+import { siteHandler } from "../../tools/site/serve.ts";
+import { readPages } from "../../tools/pages.ts";
+import { stage } from "../../tools/site/stage.ts";
+import {
+  type Browser,
+  BROWSERS,
+  emulate,
+  type Page,
+  PATIENCE_MS,
+  testInBrowsers,
+} from "../browser/_browsers.ts";
+
+/** Width of a small phone. */
+const NARROW = { width: 360, height: 780 };
+
+/** Finds words in the text of a page, outside code, that only a fault of the renderer leaves there. */
+const ABSENT = `
+  const text = document.querySelector("main, #VPContent").cloneNode(true);
+  for (const code of text.querySelectorAll("code, pre")) code.remove();
+  text.textContent.match(/.{0,20}(?:undefined|\\[object Object\\]).{0,20}/g) ?? [];
+`;
+
+/** Pages with all that the theme draws: the home page, tables, code with names, the reference. */
+const DRAWN = [
+  "/",
+  "/guide/limits",
+  "/start/2-a-page",
+  "/api/",
+  "/api/~/ServeOptions",
+  "/api/~/connect",
+  "/api/~/Client",
+];
+
+const IS_BUILT = await isFile(new URL("index.html", OUT));
+
+async function isFile(url: URL): Promise<boolean> {
+  try {
+    return (await Deno.stat(url)).isFile;
+  } catch {
+    return false;
+  }
+}
+
+/** Serves the built site to a browser. */
+async function withSite(
+  browser: Browser,
+  look: (page: Page, url: string) => Promise<void>,
+): Promise<void> {
+  await using server = Deno.serve(
+    { port: 0, hostname: "127.0.0.1", onListen() {} },
+    siteHandler(OUT),
+  );
+  const context = await browser.createBrowserContext();
+  const page = await context.newPage();
+  page.setDefaultTimeout(PATIENCE_MS);
+  try {
+    await look(page, `http://127.0.0.1:${server.addr.port}`);
+  } finally {
+    await context.close();
+  }
+}
+
+/** Registers a test in Chromium; without a built site the test is ignored, in CI it fails. */
+function testSite(name: string, look: (page: Page, url: string) => Promise<void>): void {
+  if (!IS_BUILT && Deno.env.get("CI") !== "true") {
+    Deno.test({ name: `${name} (skipped: deno task docs builds the site)`, ignore: true, fn() {} });
+    return;
+  }
+  testInBrowsers(name, (browser) => withSite(browser, look), [BROWSERS[0]!]);
+}
+
+testSite("every page of the site fits a phone", async (page, url) => {
+  const root = new URL("../../", import.meta.url);
+  const { groups } = stage(await readPages(root));
+  const links = groups.flatMap(({ items }) => items.map(({ link }) => link.replace(/#.*/, "")));
+  await page.setViewport(NARROW);
+  for (const link of new Set([...DRAWN, "/api/all_symbols", "/api/moq/", ...links])) {
+    await page.goto(`${url}${link}`, { waitUntil: "domcontentloaded" });
+    const width = await page.evaluate("document.documentElement.scrollWidth");
+    assertEquals([link, width], [link, NARROW.width]);
+    if (!link.startsWith("/api/")) assertEquals([link, await page.evaluate(ABSENT)], [link, []]);
+  }
+});
+
+testSite("search finds a section by its words and leads to it by keyboard", async (page, url) => {
+  await page.goto(url);
+  await page.keyboard.press("/");
+  const input = await page.waitForSelector(".VPLocalSearchBox input");
+  await input!.type("grace");
+  await page.waitForSelector(".VPLocalSearchBox .result mark");
+  await Promise.all([
+    page.waitForFunction("location.pathname !== '/'"),
+    page.keyboard.press("Enter"),
+  ]);
+  const text = await page.$eval("main", (main) => main.textContent);
+  assertStringIncludes(text.toLowerCase(), "grace");
+});
+
+testSite("the choice of colours holds on pages and in the reference", async (page, url) => {
+  const isDark = () => page.evaluate("document.documentElement.classList.contains('dark')");
+  await page.setViewport({ width: 1280, height: 800 });
+  await emulate(page, "light");
+  await page.goto(`${url}/guide/limits`);
+  assertEquals(await isDark(), false);
+  await page.click(".VPNavBarAppearance button");
+  await page.waitForSelector("html.dark");
+  await page.goto(`${url}/api/`);
+  assertEquals(await isDark(), true);
+  await page.click("#theme-toggle");
+  await page.waitForSelector("html:not(.dark)");
+  await page.goto(`${url}/guide/limits`);
+  assertEquals(await isDark(), false);
+});
+
+testSite("text and controls have contrast and names in both colours", async (page, url) => {
+  const faults: string[] = [];
+  for (const colours of ["light", "dark"] as const) {
+    await emulate(page, colours);
+    for (const link of DRAWN) {
+      await page.goto(`${url}${link}`, { waitUntil: "networkidle0" });
+      await page.evaluate(axe.source);
+      const found = await page.evaluate(AXE) as string[];
+      faults.push(...found.map((fault) => `${link} (${colours}): ${fault}`));
+    }
+  }
+  assert(faults.length === 0, faults.join("\n"));
+});
+
+/**
+ * Runs the rules of WCAG 2 AA on a page, without those that VitePress and `deno doc` break by the
+ * structure of their elements: buttons in headings of the sidebar, the name of the search button,
+ * lists with other elements than items, code that scrolls in a block that has the focus.
+ */
+const AXE = `axe.run(document, {
+    runOnly: ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"],
+    rules: Object.fromEntries(
+      ["nested-interactive", "label-content-name-mismatch", "list", "scrollable-region-focusable"]
+        .map((rule) => [rule, { enabled: false }]),
+    ),
+  })
+  .then(({ violations }) => violations.flatMap(({ id, nodes }) =>
+    nodes.slice(0, 5).map((node) => id + " " + node.target + " " +
+      (node.any[0]?.message ?? node.failureSummary))))`;

@@ -1,0 +1,96 @@
+/**
+ * A tab with the chat of the tutorial.
+ *
+ * @module
+ */
+import { type Browser, type Page, PATIENCE_MS } from "../browser/_browsers.ts";
+
+/** The few members of the DOM in use: the repository is checked without the DOM's library. */
+interface Element {
+  readonly textContent: string;
+  querySelector(selector: string): Element | null;
+  querySelectorAll(selector: string): Iterable<Element>;
+}
+
+/** A global of the page; functions that name this global run in the page. */
+declare const document: Element;
+
+/** A tab with the chat. */
+export class Tab {
+  /** The page, for other operations. */
+  readonly page: Page;
+
+  constructor(page: Page) {
+    this.page = page;
+  }
+
+  /** Waits until an element begins with a text. */
+  async hasText(selector: string, text: string): Promise<void> {
+    await this.#waits(
+      (selector, text) => document.querySelector(selector!)?.textContent.startsWith(text!) ?? false,
+      selector,
+      text,
+    );
+  }
+
+  /** Waits for the status of the client. */
+  async hasStatus(text: string): Promise<void> {
+    await this.hasText("#status", text);
+  }
+
+  /** Types a line and sends it. */
+  async say(text: string): Promise<void> {
+    await this.page.type("input", text);
+    await this.page.keyboard.press("Enter");
+  }
+
+  /** Returns the lines. */
+  async lines(): Promise<string[]> {
+    return await this.page.evaluate(() =>
+      [...document.querySelectorAll("#lines li")].map((line) => line.textContent.trim())
+    );
+  }
+
+  /** Waits until the lines are the expected ones. */
+  async hasLines(expected: readonly string[]): Promise<void> {
+    await this.#waits(
+      (expected) =>
+        JSON.stringify(
+          [...document.querySelectorAll("#lines li")].map((line) => line.textContent.trim()),
+        ) === expected,
+      JSON.stringify(expected),
+    );
+  }
+
+  /** Waits for a number of lines. */
+  async hasCount(count: number): Promise<void> {
+    await this.#waits(
+      (count) => [...document.querySelectorAll("#lines li")].length >= Number(count),
+      `${count}`,
+    );
+  }
+
+  async #waits(check: (...args: string[]) => boolean, ...args: string[]): Promise<void> {
+    try {
+      // A tab in the background draws no frames, by which a check runs by default.
+      const options = { polling: 50, timeout: PATIENCE_MS };
+      await this.page.waitForFunction(check, options, ...args);
+    } catch (cause) {
+      const status = await this.page.evaluate(() =>
+        ["#status", "#people", "#lines"].map((it) => document.querySelector(it)?.textContent)
+      );
+      throw new Error(`Waited for ${JSON.stringify(args)}, saw ${JSON.stringify(status)}`, {
+        cause,
+      });
+    }
+  }
+}
+
+/** Opens the chat, and answers the question for a name. */
+export async function tabOf(browser: Browser, url: string, name?: string): Promise<Tab> {
+  const page = await browser.newPage();
+  page.on("dialog", (dialog) => void dialog.accept(name));
+  page.on("pageerror", (error) => console.error(`The page of ${name ?? "a guest"}:`, error));
+  await page.goto(url);
+  return new Tab(page);
+}

@@ -1,0 +1,338 @@
+/**
+ * Walks through pages of the documentation as a reader does: with files, commands and output.
+ *
+ * A page that is walked has the blocks of {@linkcode blocksOf}. The reader's machine is a temporary
+ * folder, and:
+ *
+ * - **Packages:** `jsr:@skein/skein` is this checkout, served by `tools/_mirror.ts`, and
+ *   `@skein/client` on npm is built from this checkout and served by `tools/npm/registry.ts`.
+ * - **Ports:** numbers from 8000 to 8099 in a block, and those of the option `ports`, are replaced by
+ *   free ports, the same in all pages of the walk.
+ * - **Folders:** a `cd` in a block holds for all later blocks, of files too.
+ * - **Processes:** a background block runs until the end of the page. A block with the same text as
+ *   an earlier one stands for a restart: the earlier process ends first.
+ *
+ * @module
+ */
+import { openMirror } from "../../tools/_mirror.ts";
+import { openRegistry } from "../../tools/npm/registry.ts";
+import { type Block, blocksOf, missingLine } from "./blocks.ts";
+
+/** Longest time of a `run` block, and of a background process until its lines, in milliseconds. */
+const PATIENCE_MS = 60_000;
+
+/** Time between an interrupt and the kill of a background process, in milliseconds. */
+const GRACE_MS = 5_000;
+
+const ROOT = new URL("../../", import.meta.url);
+
+/** The ports that stand in pages. */
+const PORT = /\b80\d\d\b/g;
+
+/** A page that is being walked, for a function that looks at the processes. */
+export interface Walked {
+  /** The current folder of the reader. */
+  readonly folder: string;
+  /**
+   * Returns the port that stands for a number in the page.
+   *
+   * @param number The number, such as 8000.
+   */
+  port(number: number): number;
+  /**
+   * Returns the output of the background block that contains a text, since its last start.
+   *
+   * @param command A part of the block.
+   */
+  outputOf(command: string): string;
+  /**
+   * Ends the processes of the background block that contains a text, as Ctrl-C does.
+   *
+   * @param command A part of the block.
+   */
+  stop(command: string): Promise<void>;
+  /**
+   * Starts a background block again, and waits as at the first start.
+   *
+   * @param command A part of the block.
+   */
+  restart(command: string): Promise<void>;
+}
+
+/** Options of {@linkcode walk}. */
+export interface WalkOptions {
+  /** Further variables of the environment. */
+  readonly env?: Readonly<Record<string, string>>;
+  /** Programs of the reader, by name to path, before those of this machine. */
+  readonly programs?: Readonly<Record<string, string>>;
+  /** Numbers beside 8000 to 8099 that stand for ports, such as 6379. */
+  readonly ports?: readonly number[];
+  /**
+   * Functions that run once a page is through, while background processes run: the part of the
+   * reader that looks at a page in a browser. By path of the page. The test of such a page has no
+   * sanitizers, because a browser keeps processes and timers until after its close.
+   */
+  readonly then?: Readonly<Record<string, (walked: Walked) => Promise<void>>>;
+  /** If `true`, the walk is ignored, for want of a program. */
+  readonly ignore?: boolean;
+}
+
+/**
+ * Registers a test for each page. All pages share one folder, so that each continues where the page
+ * before ended; a page after a failed page fails at once.
+ *
+ * @param pages Paths from the root of the repository, or URLs.
+ * @param options See {@linkcode WalkOptions}.
+ */
+export function walk(pages: readonly string[], options: WalkOptions = {}): void {
+  const reader = new Reader(options);
+  for (const page of pages) {
+    const isSanitized = options.then?.[page] === undefined;
+    Deno.test({
+      name: `walk() through ${page}`,
+      ignore: options.ignore ?? false,
+      sanitizeOps: isSanitized,
+      sanitizeResources: isSanitized,
+      fn: () => reader.read(page),
+    });
+  }
+}
+
+/** A reader with a folder, for pages one after the other. */
+class Reader {
+  readonly #options: WalkOptions;
+  readonly #ports = new Map<number, number>();
+  #home: string | undefined;
+  #folder = "";
+  #failed: string | undefined;
+
+  constructor(options: WalkOptions) {
+    this.#options = options;
+  }
+
+  async read(page: string): Promise<void> {
+    if (this.#failed !== undefined) {
+      throw new Error(`Cannot walk ${page}: the walk through ${this.#failed} failed`);
+    }
+    this.#failed = page;
+    const text = this.#withPorts(await Deno.readTextFile(new URL(page, ROOT)));
+    const env = await this.#prepare();
+    await using mirror = openMirror({ checkout: ROOT });
+    await using registry = await openRegistry({ checkout: ROOT });
+    await using background = new Background(page);
+    for (const block of blocksOf(page, text)) {
+      const where = `${page}:${block.line}`;
+      await this.#execute(
+        block,
+        where,
+        { ...env, JSR_URL: mirror.url, ...registry.env },
+        background,
+      );
+    }
+    await this.#options.then?.[page]?.({
+      folder: this.#folder,
+      port: (number) => this.#portFor(number),
+      outputOf: (command) => background.find(this.#withPorts(command)).output,
+      stop: (command) => background.find(this.#withPorts(command)).end(),
+      restart: (command) => background.restart(this.#withPorts(command)),
+    });
+    this.#failed = undefined;
+  }
+
+  /** Makes the folder, and puts the running Deno and other programs on the path. */
+  async #prepare(): Promise<Record<string, string>> {
+    if (this.#home === undefined) {
+      this.#home = await Deno.makeTempDir({ prefix: "walk-" });
+      this.#folder = `${this.#home}/work`;
+      await Deno.mkdir(this.#folder);
+      await Deno.mkdir(`${this.#home}/bin`);
+      const programs = { deno: Deno.execPath(), ...this.#options.programs };
+      for (const [name, path] of Object.entries(programs)) {
+        await Deno.symlink(path, `${this.#home}/bin/${name}`);
+      }
+    }
+    return {
+      DENO_NO_UPDATE_CHECK: "1",
+      NO_COLOR: "1",
+      PATH: `${this.#home}/bin:${Deno.env.get("PATH")}`,
+      ...this.#options.env,
+    };
+  }
+
+  async #execute(
+    block: Block,
+    where: string,
+    env: Record<string, string>,
+    background: Background,
+  ): Promise<void> {
+    if (block.kind === "file") {
+      const path = `${this.#folder}/${block.path}`;
+      await Deno.mkdir(path.slice(0, path.lastIndexOf("/")), { recursive: true });
+      await Deno.writeTextFile(path, block.text);
+    } else if (block.kind === "background") {
+      await background.start(block, where, { cwd: this.#folder, env });
+    } else {
+      const memory = `${this.#home}/folder`;
+      // All output in one stream, in the order of a terminal.
+      const script = `exec 2>&1\n${block.text}\npwd >'${memory}'\n`;
+      const { success, stdout } = await new Deno.Command("sh", {
+        args: ["-e", "-c", script],
+        cwd: this.#folder,
+        env,
+        stdin: "null",
+        stderr: "null",
+        signal: AbortSignal.timeout(PATIENCE_MS),
+      }).output();
+      const output = new TextDecoder().decode(stdout);
+      if (!success) throw new Error(`${where} a command failed:\n${block.text}\n${output}`);
+      const missing = missingLine(output, block.output);
+      if (missing !== undefined) throw new Error(`${where} no line "${missing}" in:\n${output}`);
+      this.#folder = (await Deno.readTextFile(memory)).trimEnd();
+    }
+  }
+
+  #withPorts(text: string): string {
+    const others = this.#options.ports ?? [];
+    return others.reduce(
+      (changed, port) => changed.replaceAll(new RegExp(`\\b${port}\\b`, "g"), this.#numberFor),
+      text.replace(PORT, this.#numberFor),
+    );
+  }
+
+  readonly #numberFor = (number: string): string => `${this.#portFor(Number(number))}`;
+
+  /** A port that was free when the number was seen first. */
+  #portFor(number: number): number {
+    let port = this.#ports.get(number);
+    if (port === undefined) {
+      using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
+      port = listener.addr.port;
+      this.#ports.set(number, port);
+    }
+    return port;
+  }
+}
+
+/** The background processes of a page, which end with the page. */
+class Background implements AsyncDisposable {
+  readonly #page: string;
+  readonly #started: Process[] = [];
+
+  constructor(page: string) {
+    this.#page = page;
+  }
+
+  async start(
+    block: Block & { readonly kind: "background" },
+    where: string,
+    options: { readonly cwd: string; readonly env: Record<string, string> },
+  ): Promise<void> {
+    const earlier = this.#started.findIndex((process) => process.block.text === block.text);
+    if (earlier !== -1) await this.#started.splice(earlier, 1)[0]!.end();
+    const process = new Process(block, where, options);
+    this.#started.push(process);
+    await process.isUp();
+  }
+
+  /** Returns the last process of a block that contains a text. */
+  find(command: string): Process {
+    const process = this.#started.findLast(({ block }) => block.text.includes(command));
+    if (process === undefined) {
+      throw new Error(`Cannot find a process: ${this.#page} starts no "${command}"`);
+    }
+    return process;
+  }
+
+  async restart(command: string): Promise<void> {
+    const { block, where, options } = this.find(command);
+    await this.start(block, where, options);
+  }
+
+  async [Symbol.asyncDispose](): Promise<void> {
+    await Promise.all(this.#started.map((process) => process.end()));
+  }
+}
+
+/** A shell with children, and all output. */
+class Process {
+  readonly block: Block & { readonly kind: "background" };
+  readonly where: string;
+  readonly options: { readonly cwd: string; readonly env: Record<string, string> };
+  output = "";
+  readonly #child: Deno.ChildProcess;
+  readonly #reading: Promise<void>;
+  #isOver = false;
+  #wake: PromiseWithResolvers<void> = Promise.withResolvers();
+
+  constructor(block: Process["block"], where: string, options: Process["options"]) {
+    this.block = block;
+    this.where = where;
+    this.options = options;
+    this.#child = new Deno.Command("sh", {
+      args: ["-e", "-c", `exec 2>&1\n${block.text}`],
+      ...options,
+      stdin: "null",
+      stdout: "piped",
+      stderr: "null",
+      // A process group of its own, so that one signal reaches the children of the shell.
+      detached: true,
+    }).spawn();
+    this.#reading = this.#read();
+  }
+
+  async #read(): Promise<void> {
+    for await (const text of this.#child.stdout.pipeThrough(new TextDecoderStream())) {
+      this.output += text;
+      this.#signal();
+    }
+    this.#isOver = true;
+    this.#signal();
+  }
+
+  #signal(): void {
+    this.#wake.resolve();
+    this.#wake = Promise.withResolvers();
+  }
+
+  /** Waits until the process has printed the expected lines. */
+  async isUp(): Promise<void> {
+    let isLate = false;
+    const timer = setTimeout(() => {
+      isLate = true;
+      this.#signal();
+    }, PATIENCE_MS);
+    try {
+      for (let fault = this.#fault(); fault !== undefined; fault = this.#fault()) {
+        if (isLate || this.#isOver) throw new Error(`${this.where} ${fault} in:\n${this.output}`);
+        await this.#wake.promise;
+      }
+    } finally {
+      clearTimeout(timer);
+    }
+  }
+
+  #fault(): string | undefined {
+    const { until, output } = this.block;
+    if (until !== undefined && !this.output.includes(until)) return `no "${until}"`;
+    if (this.output === "") return "no line";
+    const missing = missingLine(this.output, output);
+    return missing === undefined ? undefined : `no line "${missing}"`;
+  }
+
+  async end(): Promise<void> {
+    this.#kill("SIGINT");
+    const timer = setTimeout(() => this.#kill("SIGKILL"), GRACE_MS);
+    await this.#child.status;
+    clearTimeout(timer);
+    this.#kill("SIGKILL"); // Children of a shell that has ended.
+    await this.#reading;
+  }
+
+  #kill(signal: Deno.Signal): void {
+    try {
+      Deno.kill(-this.#child.pid, signal);
+    } catch (error) {
+      if (!(error instanceof Deno.errors.NotFound)) throw error;
+    }
+  }
+}

@@ -1,0 +1,173 @@
+import { assert, assertEquals } from "@std/assert";
+import { CloseCode } from "../errors.ts";
+import { serve } from "../server.ts";
+
+const ROOT = new URL("../", import.meta.url);
+
+/** The files that declare options, and the types of these options. */
+const SOURCES = [
+  "base/backoff.ts",
+  "client/client_options.ts",
+  "client/connect.ts",
+  "manager/limits.ts",
+  "manager/rate_limits.ts",
+  "pubsub/nodes/liveness.ts",
+  "server/admission_options.ts",
+  "server/inspector/options.ts",
+  "server/server_options.ts",
+  "server/webtransport_options.ts",
+  "session/check_settings.ts",
+  "session/settings.ts",
+  "telemetry/endpoint.ts",
+  "transport/origins.ts",
+  "transport/race/options.ts",
+];
+
+/** The parts of the output of `deno doc --json` that this test reads. */
+interface TypeNode {
+  readonly kind: string;
+  // The form depends on the kind.
+  // deno-lint-ignore no-explicit-any
+  readonly value?: any;
+  readonly repr?: string;
+}
+interface Property {
+  readonly name: string;
+  readonly tsType?: TypeNode;
+  readonly jsDoc?: {
+    readonly tags?: readonly { readonly kind: string; readonly value?: string }[];
+  };
+}
+interface Declared {
+  readonly kind: string;
+  readonly def: {
+    readonly properties?: readonly Property[];
+    readonly methods?: readonly Property[];
+    readonly extends?: readonly TypeNode[];
+    readonly tsType?: TypeNode;
+  };
+}
+
+Deno.test("the pages of options name each option with its default", async (t) => {
+  const types = await declaredTypes();
+  for (const [page, name] of [["serve", "ServeOptions"], ["connect", "ConnectOptions"]] as const) {
+    await t.step(name, async () => {
+      const rows = rowsOf(
+        await Deno.readTextFile(new URL(`docs/reference/${page}-options.md`, ROOT)),
+      );
+      const options = new Map(membersOf({ kind: "typeRef", value: { typeName: name } }, types));
+      const listed = new Set([...rows.keys()].map((option) => option.split(".", 1)[0]!));
+      assertEquals([...options.keys()].filter((option) => !listed.has(option)), []);
+      for (const [option, cell] of rows) {
+        let members: ReadonlyMap<string, Property> = options;
+        let found: Property | undefined;
+        for (const part of option.split(".")) {
+          found = members.get(part);
+          assert(found !== undefined, `${page}-options.md names an absent option: ${option}`);
+          members = new Map(found.tsType === undefined ? [] : membersOf(found.tsType, types));
+        }
+        const tag = found?.jsDoc?.tags?.find(({ kind }) => kind === "default")?.value;
+        const literal = tag === undefined ? undefined : literalOf(tag);
+        if (literal !== undefined) {
+          assertEquals(cell.replace(/(\d),(?=\d)/g, "$1"), literal, `the default of ${option}`);
+        }
+      }
+    });
+  }
+});
+
+Deno.test("the page of close codes has each code", async () => {
+  const page = await Deno.readTextFile(new URL("docs/reference/close-codes.md", ROOT));
+  const codes = [...page.matchAll(/^## (\d{4})\b/gm)].map(([, code]) => Number(code));
+  assertEquals(codes, [1000, ...Object.values(CloseCode).filter((code) => code >= 4000).sort()]);
+});
+
+Deno.test("the page of metrics has each metric with its kind and labels", async () => {
+  const page = await Deno.readTextFile(new URL("docs/reference/metrics.md", ROOT));
+  await using server = serve({
+    port: 0,
+    onListen() {},
+    metrics: true,
+    api: { path: "/api" },
+    durableStreams: { path: "/streams" },
+  });
+  const url = server.url.replace("ws:", "http:");
+  // Faces over HTTP have metrics from their first request on.
+  for (const path of ["api/health", "streams/none"]) await (await fetch(url + path)).text();
+  const text = await (await fetch(`${url}metrics`)).text();
+
+  const served = [...text.matchAll(/^# TYPE (\w+) (\w+)\n((?!#)[^]*?)(?=^#|(?![^]))/gm)].map(
+    ([, name, kind, lines]) => {
+      const labels = new Set([...lines!.matchAll(/[{,](\w+)="/g)].map(([, label]) => label));
+      return [name, kind, [...labels].map((label) => `\`${label}\``).join(", ")];
+    },
+  );
+  const listed = [...page.matchAll(/^\| `(\w+)`\s*\| (\w+)\s*\| *(.*?) *\|/gm)]
+    .map(([, ...cells]) => cells);
+  const byName = (a: (string | undefined)[], b: (string | undefined)[]) => a[0]! < b[0]! ? -1 : 1;
+  assertEquals(listed.sort(byName), served.sort(byName));
+});
+
+/** Reads the declarations of all types in {@linkcode SOURCES}. */
+async function declaredTypes(): Promise<Map<string, Declared[]>> {
+  const { stdout } = await new Deno.Command(Deno.execPath(), {
+    args: ["doc", "--json", "--private", ...SOURCES.map((path) => new URL(path, ROOT).pathname)],
+    stderr: "null",
+  }).output();
+  const { nodes } = JSON.parse(new TextDecoder().decode(stdout)) as {
+    nodes: Record<string, { symbols: { name: string; declarations: Declared[] }[] }>;
+  };
+  return new Map(
+    Object.values(nodes).flatMap(({ symbols }) =>
+      symbols.map(({ name, declarations }) => [name, declarations] as const)
+    ),
+  );
+}
+
+/** Returns the members of a type, with those of the types that it extends. */
+function membersOf(
+  { kind, value }: TypeNode,
+  types: ReadonlyMap<string, Declared[]>,
+): [string, Property][] {
+  if (kind === "parenthesized") return membersOf(value, types);
+  if (kind === "union" || kind === "intersection") {
+    return (value as TypeNode[]).flatMap((part) => membersOf(part, types));
+  }
+  if (kind === "typeLiteral") return named([...value.properties, ...value.methods ?? []]);
+  if (kind !== "typeRef") return [];
+  const [inner, names] = (value.typeParams ?? []) as TypeNode[];
+  if (value.typeName === "Omit" || value.typeName === "Pick") {
+    const chosen = new Set((names!.kind === "union" ? names!.value as TypeNode[] : [names!])
+      .map((literal) => literal.value.string as string));
+    return membersOf(inner!, types)
+      .filter(([name]) => chosen.has(name) === (value.typeName === "Pick"));
+  }
+  return (types.get(value.typeName) ?? []).flatMap(({ kind, def }) =>
+    kind === "interface"
+      ? [
+        ...(def.extends ?? []).flatMap((base) => membersOf(base, types)),
+        ...named([...def.properties ?? [], ...def.methods ?? []]),
+      ]
+      : kind === "typeAlias" && def.tsType !== undefined
+      ? membersOf(def.tsType, types)
+      : []
+  );
+}
+
+function named(properties: readonly Property[]): [string, Property][] {
+  return properties.map((property) => [property.name, property]);
+}
+
+/** Returns option and default of each row of a page's tables. */
+function rowsOf(page: string): Map<string, string> {
+  return new Map(
+    [...page.matchAll(/^\| `([\w.]+)`\s*\| (.*?)\s*\|/gm)].map((
+      [, option, cell],
+    ) => [option!, cell!]),
+  );
+}
+
+/** Returns a default as a page writes it, or `undefined` for a default that is no plain literal. */
+function literalOf(tag: string): string | undefined {
+  return /^(?:Infinity|true|false|\d+|"[^"]*")$/.test(tag) ? `\`${tag}\`` : undefined;
+}
