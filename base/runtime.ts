@@ -47,6 +47,32 @@ export interface Runtime {
   random(): number;
   /** Draws a random UUID, of version 4. */
   randomUUID(): string;
+  /**
+   * Fills an array with random numbers that are fit for secrets.
+   *
+   * @param array The array, of at most 65,536 bytes.
+   * @returns The same array.
+   */
+  getRandomValues<T extends Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>>(array: T): T;
+  /**
+   * Waits for work outside of this runtime's time, such as a module that loads. A simulation has it:
+   * no virtual time passes until the promise settles.
+   *
+   * @param promise The work.
+   * @returns The outcome of the promise.
+   */
+  hold?<T>(promise: Promise<T>): Promise<T>;
+}
+
+/**
+ * Waits for work outside of a runtime's time, such as a module that loads or a digest.
+ *
+ * @param runtime The runtime, which may stand still until then.
+ * @param work The work, which MUST NOT need time or chance of the runtime.
+ * @returns The outcome of the work.
+ */
+export function outside<T>(runtime: Runtime, work: Promise<T>): Promise<T> {
+  return runtime.hold?.(work) ?? work;
 }
 
 /** The runtime of the platform. Looks up each global at its call, so that fake time is seen. */
@@ -82,6 +108,10 @@ class PlatformRuntime implements Runtime {
   randomUUID(): string {
     // Pages that were not loaded over TLS have no `randomUUID`.
     return (crypto as Partial<Crypto>).randomUUID?.() ?? String(Math.random());
+  }
+
+  getRandomValues<T extends Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>>(array: T): T {
+    return crypto.getRandomValues(array);
   }
 }
 

@@ -194,7 +194,7 @@ export function checkSettings<
     hello: options.hello,
     insight,
     answers,
-    client: options.side === "client" ? crypto.getRandomValues(new Uint32Array(4)).join("-") : "",
+    client: options.side === "client" ? runtime.getRandomValues(new Uint32Array(4)).join("-") : "",
     sendQueue: { ...checkLimits(SEND_QUEUE, sendQueue, { of: "session: sendQueue." }), policy },
     receiveQueue: checkLimits(RECEIVE_QUEUE, receiveQueue, { of: "session: receiveQueue." }),
     ...checkLimits(LIMITS, options, { of: "session: " }),

@@ -31,7 +31,7 @@ import { Handling, type ReceivingSession } from "./handling.ts";
 import { Inbound } from "./inbound.ts";
 import type { Control, Message } from "./message.ts";
 import type { ControlStats } from "./types.ts";
-import { SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
+import { type FrameTap, SendQueue, type SendQueueOwner } from "./queue/send_queue.ts";
 import { report, type SessionRequests, type SessionSettings } from "./settings.ts";
 import { settlesWithin } from "../base/wait.ts";
 import type { Runtime, Timer } from "../base/runtime.ts";
@@ -150,6 +150,8 @@ export class SessionCore<F extends SessionFace = SessionFace>
   declare predecessor: F | undefined;
   /** On a server: the session to which the client moved. */
   declare movedTo: F | undefined;
+  /** Sees all frames, while an inspector follows the session. */
+  declare tap: FrameTap | undefined;
   /** Receives the frames that arrive after the end of this session. */
   declare heir: FrameReceiver | undefined;
   /** On a server: receives the first frames, in place of `inbound`. */
@@ -232,6 +234,7 @@ export class SessionCore<F extends SessionFace = SessionFace>
   /** Handles a frame of the peer, see {@linkcode FrameReceiver}. */
   receiveFrame(frame: Frame): void {
     if (this.state === "closed") return this.heir?.receiveFrame(frame);
+    this.tap?.received(frame);
     if (this.#heartbeat !== undefined) this.lastHeard = this.#heartbeat.now;
     if (this.firstFrames !== undefined) this.firstFrames.receive(frame);
     else if (!this.awaitsToken) this.inbound.receive(frame);

@@ -105,6 +105,7 @@ export class Heartbeat implements Disposable {
     const before = this.now;
     this.now = this.#runtime.now();
     if (this.now - before > 10 * TICK_MS) this.#wakeUp();
+    else if (this.now < before) this.#setBack(before - this.now);
     this.#tick = (this.#tick + 1) % (this.intervalMs / TICK_MS);
     // Visit all peers at each tick: ten thousand take a fifth of a millisecond.
     for (const [peer, tick] of this.#peers) {
@@ -114,6 +115,11 @@ export class Heartbeat implements Disposable {
       this.delete(peer);
       peer.dead(silentMs);
     }
+  }
+
+  /** Follows a clock that was set back: peers would seem to have been heard in the future. */
+  #setBack(byMs: number): void {
+    for (const peer of this.#peers.keys()) peer.lastHeard -= byMs;
   }
 
   #wakeUp(): void {

@@ -150,3 +150,18 @@ Deno.test("Heartbeat gives all sessions ten seconds after a pause of the process
   time.tick(3_000);
   assertEquals([alive.deaths.length, dead.deaths.length], [0, 1]);
 });
+
+Deno.test("Heartbeat finds a silent peer dead in time, though the clock was set back by an hour", () => {
+  using time = new FakeTime(7_200_000);
+  using heartbeat = new Heartbeat(platformRuntime(), { intervalMs: 3_000, timeoutMs: 10_000 });
+  const dead = heart(heartbeat);
+  const alive = heart(heartbeat, () => true);
+  heartbeat.add(dead);
+  heartbeat.add(alive);
+  time.tick(4_000);
+  using _back = clockAhead(-3_600_000);
+  time.tick(5_000);
+  assertEquals(dead.deaths, []);
+  time.tick(3_000);
+  assertEquals([alive.deaths.length, dead.deaths.length], [0, 1]);
+});

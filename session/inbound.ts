@@ -358,7 +358,7 @@ export class Inbound implements Overtaking<IncomingMessage>, Backpressure {
       return this.#malformed(`Expected a number that is not in use, received ${id} again`, null);
     }
     const sink = this.#sinks?.get(topic);
-    if (sink !== undefined && id === undefined) return sink.offer(incoming, size);
+    if (sink !== undefined && id === undefined && !sink.offer(incoming, size)) return;
     // A request stays with this session, even after a handover, because the reply leaves by the
     // same way.
     const { queue } = id === undefined && this.heir || this;

@@ -65,8 +65,12 @@ export type TopicNote = Extract<Envelope, { kind: "gap" | "skip" | "dropped" | "
 
 /** Receives the messages of one topic in place of the session's own queue. */
 export interface TopicSink {
-  /** Offers a message, or a note between messages. */
-  offer(event: IncomingMessage | TopicNote, size: number): void;
+  /**
+   * Offers a message, or a note between messages.
+   *
+   * @returns `true` passes a message on to the handler or loop as well.
+   */
+  offer(event: IncomingMessage | TopicNote, size: number): void | true;
 }
 
 /** Counts envelopes of the peer, and refuses those above a limit. */

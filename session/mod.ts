@@ -87,7 +87,7 @@ export type {
   WaitOptions,
 } from "./types.ts";
 export type { GoAway, TraceContext } from "./wire/envelope.ts";
-export type { PresenceMember, PresenceNotice } from "./wire/presence_notice.ts";
+export { type PresenceMember, type PresenceNotice, updateMembers } from "./wire/presence_notice.ts";
 export type {
   Gap,
   HistoryOptions,

@@ -1,5 +1,5 @@
 /** Settings of sessions, with the features that load on first use. */
-import { platformRuntime } from "../base/runtime.ts";
+import { outside, platformRuntime } from "../base/runtime.ts";
 import { RequestTable } from "./answers/request_table.ts";
 import type { Contract, Side } from "./contract.ts";
 import { checkSettings, type SessionSettingsOptions } from "./check_settings.ts";
@@ -25,11 +25,12 @@ export function sessionSettings<
   S extends Side = Side,
 >(options: SessionSettingsOptions<V, C, S>): SessionSettings {
   checkHeartbeat(options.heartbeat);
+  const { runtime = platformRuntime() } = options;
   const settings: SessionSettings = checkSettings({
     ...options,
-    runtime: options.runtime ?? platformRuntime(),
-    insight: () => import("./insight/insight.ts"),
-    answers: () => import("./answers/answers.ts"),
+    runtime,
+    insight: () => outside(runtime, import("./insight/insight.ts")),
+    answers: () => outside(runtime, import("./answers/answers.ts")),
     hello: (core) => {
       const ticket = settings.services?.ticket(core);
       const end = ticket === undefined ? "" : `,"ticket":${JSON.stringify(ticket)}`;

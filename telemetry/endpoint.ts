@@ -1,4 +1,5 @@
 /** The paths at which a server reports metrics and health. */
+import { outside, type Runtime } from "../base/runtime.ts";
 import { DEFAULT_MAX_SESSIONS } from "../manager/limits.ts";
 import type { Measure } from "./measures.ts";
 import type { MeasuredServer } from "./prometheus.ts";
@@ -56,11 +57,14 @@ export function metricsOf(
   server: MeasuredServer & {
     readonly manager: { readonly count: number; readonly isDraining: boolean };
   },
-  maxSessions: number = DEFAULT_MAX_SESSIONS,
+  { runtime, maxSessions = DEFAULT_MAX_SESSIONS }: {
+    readonly runtime: Runtime;
+    readonly maxSessions?: number | undefined;
+  },
 ): MetricsSource {
   return {
     // The text format loads with the first question for metrics.
-    measures: async () => (await import("./prometheus.ts")).measuresOf(server),
+    measures: async () => (await outside(runtime, import("./prometheus.ts"))).measuresOf(server),
     health: () => {
       const { count, isDraining } = server.manager;
       const status = isDraining ? "draining" : count >= maxSessions ? "full" : "ok";
@@ -71,6 +75,7 @@ export function metricsOf(
 
 /** Answers requests for metrics and health. */
 export class MetricsEndpoint {
+  readonly #runtime: Runtime;
   readonly #source: MetricsSource;
   readonly #path: string | false;
   readonly #healthPath: string | false;
@@ -82,7 +87,10 @@ export class MetricsEndpoint {
    * @throws {TypeError} If a path is not spelled as in a URL, both paths are the same, or `allow`
    *   is not one of its values.
    */
-  constructor(options: MetricsOptions, source: MetricsSource) {
+  constructor(
+    options: MetricsOptions,
+    { runtime, source }: { readonly runtime: Runtime; readonly source: MetricsSource },
+  ) {
     const { path = "/metrics", healthPath = "/healthz", allow = "loopback" } = options;
     checkPath("path", path);
     checkPath("healthPath", healthPath);
@@ -96,6 +104,7 @@ export class MetricsEndpoint {
         `Cannot create server: metrics.allow must be "loopback", "everybody" or a function, received ${allow}`,
       );
     }
+    this.#runtime = runtime;
     this.#source = source;
     this.#path = path;
     this.#healthPath = healthPath;
@@ -134,7 +143,10 @@ export class MetricsEndpoint {
   }
 
   async #metrics(): Promise<Response> {
-    const { PROMETHEUS_CONTENT_TYPE, textOf } = await import("./prometheus.ts");
+    const { PROMETHEUS_CONTENT_TYPE, textOf } = await outside(
+      this.#runtime,
+      import("./prometheus.ts"),
+    );
     const measures = await this.#source.measures();
     const type = { "content-type": PROMETHEUS_CONTENT_TYPE };
     return text(measures.map(textOf).join(""), 200, type);

@@ -122,7 +122,11 @@ export function sessionMeasures(stats: ManagerStats): Measure[] {
     counter(["skein.messages.sent", "{message}", "Messages handed to the wire"], {
       value: messages.sent,
     }),
-    counter(["skein.messages.received", "{message}", "Messages that came from peers"], {
+    counter([
+      "skein.messages.received",
+      "{message}",
+      "Messages and requests of peers, without publications",
+    ], {
       value: messages.received,
     }),
     counter(["skein.messages.dropped", "{message}", "Messages that send queues dropped"], {

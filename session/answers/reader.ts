@@ -27,6 +27,11 @@ interface ReaderOptions extends RequestStreamOptions {
   readonly window: number;
   /** Settled with the end of the answer, for the instrumentation. */
   readonly over?: PromiseWithResolvers<void>;
+  /**
+   * Receives a reply in one piece, and the answer then has no items. Without this function such a
+   * reply is an error. MUST NOT throw.
+   */
+  readonly onReply?: (data: unknown) => void;
 }
 
 /**
@@ -42,7 +47,7 @@ export function openAnswer(
   core: SessionCore,
   topic: string,
   data: unknown,
-  options: RequestStreamOptions,
+  options: RequestStreamOptions & Pick<ReaderOptions, "onReply">,
 ): AnswerReader {
   const { window = FIRST_CREDIT, signal } = options;
   if (!(Number.isInteger(window) && window > 0 && window <= MAX_CREDIT)) {
@@ -131,6 +136,11 @@ export class AnswerReader implements OpenAnswer {
     if (this.#isOver) return;
     if (event.kind === "part") return this.#takeItem(event.data, size);
     if (event.kind === "reply") {
+      const { onReply } = this.#options;
+      if (onReply) {
+        onReply(event.data);
+        return this.#end(undefined);
+      }
       const message = `The answer to "${this.#options.topic}" came in one piece, not in items`;
       this.#end({ error: new RequestError("invalid", message) });
     } else this.#end("error" in event ? { error: event.error } : undefined);

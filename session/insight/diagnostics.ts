@@ -324,6 +324,11 @@ const REDACTED = "[redacted]";
 const SECRET_NAME =
   /auth|bearer|cookie|token|secret|pass(?:w|phrase)|pwd|credential|signature|assertion|saml|sess(?:ion|id)|jwt|csrf|api[-_]?key|(?:access|private|subscription|functions|websocket)[-_]?key|websocket-protocol|^(?:key|sig|code|ticket|pass|sid|otp|pin)$/i;
 
+/** Tells whether a header, a parameter or a member of this name often holds a secret. */
+export function isSecretName(name: string): boolean {
+  return SECRET_NAME.test(name);
+}
+
 /** A parameter in the query or fragment of a URL. */
 const PARAMETER = /([?&#])([^=&#\s"<>?]+)=([^&#\s"<>]*)/g;
 

@@ -28,6 +28,7 @@ export class Broadcast {
   readonly #members = new Map<Session, SendQueue>();
   #entries: QueuedMessage[] = [];
   #bytes = 0;
+  #sent = 0;
   #exceptions: Map<QueuedMessage, SendQueue> | undefined;
 
   /**
@@ -43,6 +44,11 @@ export class Broadcast {
   /** Number of members. */
   get size(): number {
     return this.#members.size;
+  }
+
+  /** Number of messages sent so far, while there were members. */
+  get sent(): number {
+    return this.#sent;
   }
 
   /**
@@ -95,6 +101,7 @@ export class Broadcast {
    */
   send(message: EncodedMessage, except?: Session): void {
     if (this.#members.size === 0) return;
+    this.#sent++;
     const entry: QueuedMessage = {
       frame: message.frame,
       size: message.size,

@@ -37,8 +37,18 @@ export interface SendQueueBounds {
  */
 export const HIGH_WATER_MARK = 65_536;
 
+/** Sees the frames of one session, for an inspector. MUST NOT throw. */
+export interface FrameTap {
+  /** Called with a frame of the peer, before the session handles that frame. */
+  received(frame: Frame): void;
+  /** Called with a frame that this end hands to the connection. */
+  sent(frame: Frame): void;
+}
+
 /** The session, as the send queue sees it. */
 export interface SendQueueOwner {
+  /** Sees the frames, while an inspector follows the session. */
+  readonly tap?: FrameTap | undefined;
   /**
    * True if several envelopes may share a frame, and the peer knows binary messages and control.
    */
@@ -181,6 +191,7 @@ export class SendQueue extends Signal {
       this.#dropped += messages;
       return;
     }
+    this.#owner.tap?.sent(frame);
     this.#frames.send(frame, parts);
     this.#sentMessages += messages;
     this.#sentBytes += size;

@@ -164,6 +164,7 @@ export class RequestService implements RequestServer, Disposable {
    * @ignore
    */
   readonly readService: ServiceReader = readService;
+  readonly #runtime: Runtime;
   readonly #random = new Uint8Array(TICKETS_AT_ONCE * TICKET_BYTES);
   /** Start of the random bytes that no ticket has yet. */
   #unused = this.#random.length;
@@ -171,10 +172,11 @@ export class RequestService implements RequestServer, Disposable {
   /**
    * Creates the services.
    *
-   * @param runtime Clocks and timers of this node.
+   * @param runtime Clocks, timers and chance of this node.
    * @param services The services of every session.
    */
   constructor(runtime: Runtime, services: SessionServices) {
+    this.#runtime = runtime;
     this.services = services;
     const { sequences, presence, canMove } = services;
     this.sequences = sequences && new Sequences(runtime, sequences);
@@ -198,7 +200,7 @@ export class RequestService implements RequestServer, Disposable {
   ticket(core: SessionCore<Session>): string | undefined {
     if (!this.services.canMove) return undefined;
     if (this.#unused === this.#random.length) {
-      crypto.getRandomValues(this.#random);
+      this.#runtime.getRandomValues(this.#random);
       this.#unused = 0;
     }
     const secret = this.#random.subarray(this.#unused, this.#unused += TICKET_BYTES);

@@ -16,7 +16,7 @@ import {
   type Field,
 } from "./wire/qpack.ts";
 import { isPeerReset } from "../deno_errors.ts";
-import { type QuicEnding, quicEnding } from "../quic/deno_quic.ts";
+import { type QuicEnding, quicEnding, remoteAddressOf } from "../quic/deno_quic.ts";
 import { Http3Request } from "./request.ts";
 import type { SessionCreditPair } from "./session_credit.ts";
 import {
@@ -565,7 +565,7 @@ export class Http3Connection implements SessionLink {
     if (refusal !== undefined) return Http3Request.refuse(connect, refusal);
     const session = new Http3Session(this, connect, { credit: this.#creditOf(settings) });
     this.#add(session);
-    const remoteAddress = this.#remoteAddress ?? this.conn.remoteAddr;
+    const remoteAddress = this.#remoteAddress ?? remoteAddressOf(this.conn);
     const request = new Http3Request(session, connect, { fields, remoteAddress });
     this.#options.onRequest?.(request);
   }

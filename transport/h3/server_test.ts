@@ -273,7 +273,10 @@ Deno.test("WebTransportRequest has the URL, the headers and the address", async 
     "wt-available-protocols": '"one", "two"',
   });
   assertEquals(request.protocols, ["one", "two"]);
-  assertEquals(request.remoteAddress.hostname, "127.0.0.1");
+  assertEquals(
+    [request.remoteAddress.transport, request.remoteAddress.hostname],
+    ["udp", "127.0.0.1"],
+  );
 });
 
 Deno.test("WebTransportRequest.accept() answers with protocol and headers, once", async () => {

@@ -56,6 +56,8 @@ export interface DialHttpOptions extends Omit<DialWebSocketOptions, "flowControl
   readonly runtime: Runtime;
   /** Knowledge of the network, which the dialer updates. */
   readonly path?: HttpPath;
+  /** Sends requests; by default the `fetch` of the platform. */
+  readonly fetch?: typeof fetch | undefined;
 }
 
 /** Knowledge of a client about the network between both ends. */
@@ -96,6 +98,7 @@ export async function dialHttp(
     runtime,
     headers,
     path: options.path ?? { polls: false },
+    fetch: options.fetch,
     announcesToken: protocols.includes(TOKEN_MARK),
   });
   try {
@@ -113,6 +116,7 @@ interface ClientHttpOptions {
   readonly runtime: Runtime;
   readonly headers: HeadersInit | undefined;
   readonly path: HttpPath;
+  readonly fetch: typeof fetch | undefined;
   readonly announcesToken: boolean;
 }
 
@@ -337,7 +341,8 @@ class ClientHttpConnection extends HttpConnection {
       all.set(Header.secret, ids.secret);
       all.set(Header.lastEvent, `${this.#received}`);
     }
-    const response = await fetch(ids === undefined ? this.#firstUrl : this.#url, {
+    const send = this.#options.fetch ?? fetch;
+    const response = await send(ids === undefined ? this.#firstUrl : this.#url, {
       ...init,
       method,
       headers: all,

@@ -87,7 +87,7 @@ export class HttpConnections implements HttpCarriers, Disposable {
   accept({ lease }: AcceptHttpOptions = {}): ServerHttpConnection {
     const { runtime, node, maxFrameBytes } = this.#options;
     const id = (node === undefined ? "" : `${node}.`) + runtime.randomUUID();
-    const secret = crypto.getRandomValues(new Uint8Array(16)).toBase64(IN_HEADER);
+    const secret = runtime.getRandomValues(new Uint8Array(16)).toBase64(IN_HEADER);
     const connection: ServerHttpConnection = new ServerHttpConnection({ session: id, secret }, {
       runtime,
       maxFrameBytes,

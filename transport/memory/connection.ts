@@ -19,7 +19,7 @@ import { CountedConnection, type StreamAccount } from "../counters.ts";
 import { FrameInbox } from "../frame_inbox.ts";
 import { IncomingQueue } from "../incoming_queue.ts";
 import { noDatagrams, noStreams, refuseStream } from "../unsupported.ts";
-import type { MemoryPath } from "./path.ts";
+import type { PacketPath, StreamPath } from "./path.ts";
 
 /** Most streams of one direction that the peer has not accepted yet; opening one more waits. */
 const MAX_UNACCEPTED_STREAMS = 100;
@@ -44,6 +44,12 @@ const encoder = new TextEncoder();
 export interface MemoryWire {
   /** Clocks and timers of both ends. */
   readonly runtime: Runtime;
+  /**
+   * Name of the transport.
+   *
+   * @default {"memory"}
+   */
+  readonly transport?: string;
   /** The subprotocol. */
   readonly protocol: string;
   /** Message frames without a stream. */
@@ -68,10 +74,10 @@ export interface WithheldCredit {
  */
 type IncomingStream = Pick<MemoryStream, "reader" | "writer">;
 
-/** A connection whose wire is a {@linkcode MemoryPath} in each direction. */
+/** A connection whose wire is a {@linkcode PacketPath} in each direction. */
 export class MemoryConnection extends CountedConnection implements Connection {
-  readonly #out: MemoryPath;
-  readonly #in: MemoryPath;
+  readonly #out: PacketPath;
+  readonly #in: PacketPath;
   readonly #inbox: FrameInbox = new FrameInbox();
   readonly #owner: StreamOwner = new StreamOwner();
   readonly #closing: PromiseWithResolvers<ConnectionCloseInfo> = Promise.withResolvers();
@@ -91,9 +97,15 @@ export class MemoryConnection extends CountedConnection implements Connection {
   #credit: WithheldCredit | undefined = undefined;
   #usedBytes = 0;
   #taken: Record<StreamDirection, number> = { bidirectional: 0, unidirectional: 0 };
+  readonly #announced: Record<StreamDirection, number> = { bidirectional: 0, unidirectional: 0 };
+  /** Openings of streams that have not arrived at the other end. */
+  readonly #openings: Record<StreamDirection, (() => void)[]> = {
+    bidirectional: [],
+    unidirectional: [],
+  };
 
-  /** Always `memory`. */
-  readonly transport: string = "memory";
+  /** Name of the transport, by default `memory`. */
+  readonly transport: string;
   /** Features chosen by the options of the pair. */
   readonly capabilities: ConnectionCapabilities;
   /** The subprotocol of the pair. */
@@ -120,12 +132,13 @@ export class MemoryConnection extends CountedConnection implements Connection {
    * @param out The path to the other end.
    * @param inward The path from the other end.
    */
-  constructor(wire: MemoryWire, out: MemoryPath, inward: MemoryPath) {
+  constructor(wire: MemoryWire, out: PacketPath, inward: PacketPath) {
     super();
     this.#out = out;
     this.#in = inward;
     this.#bidirectionalSlots = new StreamSlots(wire.runtime, MAX_UNACCEPTED_STREAMS);
     this.#unidirectionalSlots = new StreamSlots(wire.runtime, MAX_UNACCEPTED_STREAMS);
+    this.transport = wire.transport ?? "memory";
     this.protocol = wire.protocol;
     this.capabilities = {
       streams: wire.streams,
@@ -223,11 +236,12 @@ export class MemoryConnection extends CountedConnection implements Connection {
     await this.#bidirectionalSlots.take("bidirectional", options);
     if (this.#closeError !== undefined) throw this.#closeError;
     const peer = this.#peer;
-    const there = memoryStream(this.#out, this.#in, this.#owner, peer.#owner);
-    const back = memoryStream(this.#in, this.#out, peer.#owner, this.#owner);
+    const { out, inward } = this.#lanes();
+    const there = memoryStream(out, inward, this.#owner, peer.#owner);
+    const back = memoryStream(inward, out, peer.#owner, this.#owner);
     const theirs: IncomingStream = { reader: there.reader, writer: back.writer };
     there.writer.account = back.reader.account = this.account("bidirectional", "local");
-    this.#out.send(() => {
+    this.#announce("bidirectional", out, () => {
       const account = peer.account("bidirectional", "remote");
       theirs.reader.account = theirs.writer.account = account;
       peer.#bidirectional.push(theirs);
@@ -243,9 +257,10 @@ export class MemoryConnection extends CountedConnection implements Connection {
     await this.#unidirectionalSlots.take("unidirectional", options);
     if (this.#closeError !== undefined) throw this.#closeError;
     const peer = this.#peer;
-    const { writer, reader } = memoryStream(this.#out, this.#in, this.#owner, peer.#owner);
+    const { out, inward } = this.#lanes();
+    const { writer, reader } = memoryStream(out, inward, this.#owner, peer.#owner);
     writer.account = this.account("unidirectional", "local");
-    this.#out.send(() => {
+    this.#announce("unidirectional", out, () => {
       reader.account = peer.account("unidirectional", "remote");
       peer.#unidirectional.push(reader.readable);
     });
@@ -355,6 +370,24 @@ export class MemoryConnection extends CountedConnection implements Connection {
     this.#out.send(() => peer.#receive(sent, size), size);
   }
 
+  /** Paths of a new stream: of its own, where the wire has such. */
+  #lanes(): { readonly out: StreamPath; readonly inward: StreamPath } {
+    return {
+      out: this.#out.lane?.() ?? this.#out,
+      inward: this.#in.lane?.() ?? this.#in,
+    };
+  }
+
+  /** Tells the other end of a new stream. Earlier streams of the direction open before, as in QUIC. */
+  #announce(direction: StreamDirection, out: StreamPath, open: () => void): void {
+    const number = ++this.#announced[direction];
+    const openings = this.#openings[direction];
+    openings.push(open);
+    out.send(() => {
+      while (this.#announced[direction] - openings.length < number) openings.shift()!();
+    });
+  }
+
   /** Grants the other end one more stream after an accepted one, while there is credit. */
   #take(direction: StreamDirection, slotsOf: (peer: MemoryConnection) => StreamSlots): void {
     const { streams = Infinity } = this.#credit ?? {};
@@ -390,7 +423,7 @@ export class MemoryConnection extends CountedConnection implements Connection {
         this.#out.sendDatagram(() => {
           peer.ledger.receivedDatagram(sent);
           peer.#datagrams.push(sent);
-        });
+        }, byteLength);
       },
     });
     return { readable: this.#datagrams.readable, writable, maxDatagramSize: MAX_DATAGRAM_BYTES };
@@ -534,7 +567,7 @@ class StreamOwner {
 
 class StreamWriter implements StreamEnd {
   account: StreamAccount | undefined = undefined;
-  readonly #path: MemoryPath;
+  readonly #path: StreamPath;
   readonly #owner: StreamOwner;
   readonly #reader: () => StreamReader;
   #controller!: WritableStreamDefaultController;
@@ -542,7 +575,7 @@ class StreamWriter implements StreamEnd {
   #unreadBytes = 0;
   readonly writable: WritableStream<Uint8Array>;
 
-  constructor(path: MemoryPath, owner: StreamOwner, reader: () => StreamReader) {
+  constructor(path: StreamPath, owner: StreamOwner, reader: () => StreamReader) {
     this.#path = path;
     this.#owner = owner;
     this.#reader = reader;
@@ -600,20 +633,27 @@ class StreamWriter implements StreamEnd {
     }
     if (chunk.byteLength === 0) return;
     const bytes = new Uint8Array(chunk);
-    const size = bytes.byteLength; // Read before the reader's end takes over the buffer.
+    const size = bytes.byteLength;
     this.#unreadBytes += size;
     if (this.account === undefined) this.#owner.bytesSent += size;
     else this.account.ledger.streamBytesSent += size;
-    this.#path.send(() => this.#reader().deliver(bytes, size));
+    const first = this.#path.split?.(size) ?? size;
+    this.#deliver(first < size ? bytes.slice(0, first) : bytes);
+    if (first < size) this.#deliver(bytes.slice(first));
     if (this.#unreadBytes < STREAM_WINDOW_BYTES) return;
     this.#room = Promise.withResolvers();
     return this.#room.promise;
+  }
+
+  #deliver(bytes: Uint8Array<ArrayBuffer>): void {
+    const { byteLength } = bytes; // Read before the reader's end takes over the buffer.
+    this.#path.send(() => this.#reader().deliver(bytes, byteLength), 0, byteLength);
   }
 }
 
 class StreamReader implements StreamEnd {
   account: StreamAccount | undefined = undefined;
-  readonly #path: MemoryPath;
+  readonly #path: StreamPath;
   readonly #owner: StreamOwner;
   readonly #writer: () => StreamWriter;
   readonly #chunks: Uint8Array<ArrayBuffer>[] = [];
@@ -623,7 +663,7 @@ class StreamReader implements StreamEnd {
   #over = false;
   readonly readable: ReadableStream<Uint8Array>;
 
-  constructor(path: MemoryPath, owner: StreamOwner, writer: () => StreamWriter) {
+  constructor(path: StreamPath, owner: StreamOwner, writer: () => StreamWriter) {
     this.#path = path;
     this.#owner = owner;
     this.#writer = writer;
@@ -717,8 +757,8 @@ class StreamReader implements StreamEnd {
  * @returns Both ends.
  */
 function memoryStream(
-  forward: MemoryPath,
-  backward: MemoryPath,
+  forward: StreamPath,
+  backward: StreamPath,
   writerOwner: StreamOwner,
   readerOwner: StreamOwner,
 ): MemoryStream {

@@ -146,6 +146,50 @@ class Lane {
   }
 }
 
+/** Path of the packets of one stream. */
+export type StreamPath = Pick<PacketPath, "send" | "split">;
+
+/** One direction of a connection in memory: carries packets from one end to the other. */
+export interface PacketPath {
+  /** Called when fewer bytes are under way than before. */
+  onShrink: (() => void) | undefined;
+  /** Bytes of reliable packets under way. */
+  readonly bufferedBytes: number;
+  /**
+   * Sends a reliable packet, behind those that were sent before.
+   *
+   * @param arrive Called at the other end.
+   * @param bytes Size of the packet in `bufferedBytes`.
+   * @param size Size of the packet on a path whose bytes take time; `bytes` by default.
+   */
+  send(arrive: () => void, bytes?: number, size?: number): void;
+  /**
+   * Makes a path for the packets of one stream, on a network where a stream waits for no other.
+   * Without this method, all streams share the path.
+   *
+   * @returns The path of a stream.
+   */
+  lane?(): StreamPath;
+  /**
+   * Chooses where a write to a stream is divided, on a network that does not keep writes whole.
+   *
+   * @param size Size of the write in bytes.
+   * @returns Size of the first part; `size` for a write that stays whole.
+   */
+  split?(size: number): number;
+  /**
+   * Sends a datagram.
+   *
+   * @param arrive Called at the other end, unless the datagram is lost.
+   * @param size Size of the datagram on a path whose bytes take time.
+   */
+  sendDatagram(arrive: () => void, size?: number): void;
+  /** Holds all packets, as if the other end did not read. */
+  stall(): void;
+  /** Loses all packets, present and future. Idempotent. */
+  cut(): void;
+}
+
 /**
  * Carries packets from one end to the other, with faults.
  *
@@ -153,7 +197,7 @@ class Lane {
  * - **Datagrams:** `sendDatagram` may lose and reorder, and is bounded.
  * - **Time:** without a delay a microtask, and no timer; with one, one timer.
  */
-export class MemoryPath {
+export class MemoryPath implements PacketPath {
   readonly #runtime: Runtime;
   readonly #random: () => number;
   readonly #reliable: Lane;

@@ -449,7 +449,17 @@ export class MessageStreamConnection
     this.#isEnding = true;
     this.#queue.addEnd();
     this.#wakeWriter();
-    this.#startTimer(timeoutMs, () => this.#closeInner());
+    this.#startTimer(timeoutMs, () => this.#giveUp());
+  }
+
+  /** Closes the connection of a peer that did not end its part in time. */
+  #giveUp(): void {
+    // The code decides if a client comes back: a lost one must not count as a normal close.
+    if (this.#closing !== undefined || this.#isServer) return this.#closeInner();
+    const reason = "The server ended its messages, and its close did not arrive";
+    this.#failure = new ConnectionError(reason);
+    this.#isInnerClosed = true;
+    this.#inner.close({ reason });
   }
 
   #closeInner(): void {

@@ -383,6 +383,17 @@ Deno.test("withMessages() closes normally when the peer ends its stream and no m
   assertEquals(await hand.end.closed, { closeCode: 0, reason: "" });
 });
 
+Deno.test("withMessages() breaks at a client whose server ends the stream, and whose close is lost", async () => {
+  using time = new FakeTime();
+  await using hand = await half({ side: "client" });
+  await write(hand.stream, "0002");
+  await hand.stream.close();
+  const broken = assertRejects(() => hand.end.closed, ConnectionError, "its close did not arrive");
+  await time.tickAsync(2_000);
+  await broken;
+  assertEquals((await hand.peer.closed).closeCode, 0);
+});
+
 Deno.test("withMessages() tells both ends the same when the peer was first to close", async () => {
   await using hand = await half({ side: "server" });
   await write(hand.stream, "0002");

@@ -10,7 +10,7 @@ import type { Certificate } from "../certificate/certificate.ts";
 import { Deadlines } from "../../base/deadlines.ts";
 import { platformRuntime, type Runtime } from "../../base/runtime.ts";
 import { H3Error } from "../h3/wire/error_codes.ts";
-import { type QuicEnding, quicEnding, requireUpgrade } from "../quic/deno_quic.ts";
+import { type QuicEnding, quicEnding, remoteAddressOf, requireUpgrade } from "../quic/deno_quic.ts";
 import type { WebTransportRequest } from "../h3/request.ts";
 import { RequestQueue } from "../h3/request_queue.ts";
 
@@ -146,7 +146,7 @@ export class NativeWebTransportListener
     const { conn } = connection;
     try {
       const accepted = await part.acceptNativeWebTransport(conn, { runtime: this.#runtime });
-      this.#requests.push(new part.NativeRequest(accepted, conn.remoteAddr));
+      this.#requests.push(new part.NativeRequest(accepted, remoteAddressOf(conn)));
     } catch {
       // The peer requested no session, or broke the protocol.
       connection.close();

@@ -4,7 +4,7 @@ import { type Certificate, checkCertificate } from "../certificate/certificate.t
 import { Deadlines } from "../../base/deadlines.ts";
 import { pause } from "../../base/wait.ts";
 import type { Runtime } from "../../base/runtime.ts";
-import { requireQuic } from "./deno_quic.ts";
+import { remoteAddressOf, requireQuic } from "./deno_quic.ts";
 import { checkLimits, KEEP_ALIVE_MS } from "./options.ts";
 import { UnreadShare, type UnreadStreamLimits, UnreadStreams } from "./unread_streams.ts";
 
@@ -378,7 +378,7 @@ export class QuicAcceptor<C extends AcceptedConnection> {
     const accept = protocol.begin(conn);
     if (!await this.#shakeHands(conn)) return;
     const { maxConnectionsPerAddress = 10_000 } = this.#options;
-    const { remoteAddr: remoteAddress } = conn;
+    const remoteAddress = remoteAddressOf(conn);
     const address = addressKey(remoteAddress.hostname);
     const count = this.#perAddress.get(address) ?? 0;
     if (this.#isStopped || count >= maxConnectionsPerAddress) {

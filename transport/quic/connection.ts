@@ -24,6 +24,7 @@ import {
   openUnidirectional,
   type QuicEnding,
   quicEnding,
+  remoteAddressOf,
 } from "./deno_quic.ts";
 import type { StreamFailure } from "../deno_errors.ts";
 import { FIRST_READ_BYTES, FirstReads, ReceiveHalf } from "./receive_half.ts";
@@ -149,7 +150,7 @@ export class RawQuicConnection extends CountedConnection
   }
 
   get remoteAddress(): Deno.NetAddr {
-    return this.#conn.remoteAddr;
+    return remoteAddressOf(this.#conn);
   }
 
   get serverName(): string | undefined {

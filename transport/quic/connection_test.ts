@@ -48,6 +48,7 @@ Deno.test("QuicConnection has the agreed protocol, and the address of the peer",
   assertEquals(connection.transport, "quic");
   assertEquals(connection.protocol, PROTOCOL);
   assertEquals(connection.remoteAddress.hostname, "127.0.0.1");
+  assertEquals(connection.remoteAddress.transport, "udp");
   assertEquals(connection.serverName, undefined);
   peer.close({ closeCode: 0, reason: "" });
 });

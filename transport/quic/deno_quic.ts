@@ -53,6 +53,18 @@ export function requireUpgrade(): void {
 }
 
 /**
+ * Returns the address of a peer. The address of `conn` itself has no `transport`, although the types
+ * of Deno say so, and is another object at each access.
+ *
+ * @param conn The connection.
+ * @returns The address, with the transport `udp`.
+ */
+export function remoteAddressOf(conn: Pick<Deno.QuicConn, "remoteAddr">): Deno.NetAddr {
+  const { hostname, port } = conn.remoteAddr;
+  return { transport: "udp", hostname, port };
+}
+
+/**
  * Chooses the address that this process may bind without a permission prompt.
  *
  * @returns `::`, which also reaches IPv4, or `0.0.0.0`; `undefined` if neither is permitted.

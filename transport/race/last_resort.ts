@@ -22,6 +22,8 @@ const SILENCES_MS = 120_000;
 export interface LastResortOptions {
   /** The other transports, the preferred one first. */
   readonly transports: readonly TransportName[];
+  /** Sends requests; by default the `fetch` of the platform. */
+  readonly fetch?: typeof fetch;
 }
 
 /**
@@ -39,7 +41,7 @@ export interface LastResortOptions {
  */
 export function fallBackToHttp(
   dial: ClientDialer,
-  { transports }: LastResortOptions,
+  { transports, fetch }: LastResortOptions,
 ): ClientDialer {
   const path: HttpPath = { polls: false };
   const losses = new Losses();
@@ -66,7 +68,7 @@ export function fallBackToHttp(
     if (only !== undefined && only !== "http") return await dial(url, options);
     const { origin } = parseServerUrl(url);
     const openHttp = async (error?: unknown) => {
-      const connection = await dialHttp(url, { ...options, path });
+      const connection = await dialHttp(url, { ...options, path, fetch });
       if (next !== undefined && error !== undefined) onFallback?.({ transport: next, error });
       return connection;
     };

@@ -68,6 +68,8 @@ interface OpenWebSocketOptions extends DialWebSocketOptions {
   readonly runtime: Runtime;
   /** Loads the code for streams and datagrams. */
   readonly load: LoadStreams;
+  /** Creates the socket; by default a `WebSocket` of the platform. */
+  readonly socket?: typeof openSocket;
 }
 
 /** Opens a WebSocket connection, as `dialWebSocket` documents. */
@@ -77,6 +79,7 @@ export async function openWebSocket(
 ): Promise<Connection> {
   const { runtime, protocols = [], headers, flowControl, signal, timeoutMs = 10_000, load } =
     options;
+  const { socket = openSocket } = options;
   signal?.throwIfAborted();
   const target = parseServerUrl(url);
   target.protocol = target.protocol.replace("http", "ws");
@@ -84,7 +87,7 @@ export async function openWebSocket(
     load().catch((cause) => {
       throw new ConnectionError("Cannot load streams", { cause });
     });
-  const connection = new WebSocketConnection(openSocket(target, protocols, headers), {
+  const connection = new WebSocketConnection(socket(target, protocols, headers), {
     runtime,
     flowControl,
     loadStreams,
@@ -108,7 +111,7 @@ function openSocket(
   url: URL,
   protocols: readonly string[],
   headers: HeadersInit | undefined,
-): WebSocket {
+): Socket {
   const offered = [...protocols];
   // Deno's constructor takes an object, which the web's types do not declare.
   const Socket = WebSocket as unknown as new (
