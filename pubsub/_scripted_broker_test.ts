@@ -1,5 +1,6 @@
 /** An engine whose every fault a test decides, and nodes on the engine. */
 import { BrokerError } from "../errors.ts";
+import { platformRuntime } from "../base/runtime.ts";
 import { StatusFeed } from "../base/status_feed.ts";
 import {
   type Appended,
@@ -25,7 +26,7 @@ export class ScriptedEngine {
   kept: Publication[] = [];
   /** Has publications carry tags, as those of every engine do. */
   hasTags = false;
-  readonly #tags = new Tags();
+  readonly #tags = new Tags(platformRuntime());
   readonly nodes: ScriptedBroker[] = [];
 
   /** Makes the broker of a node. */

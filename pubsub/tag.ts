@@ -1,4 +1,5 @@
 /** Tags, which tell apart publications that have the same position in two copies of a history. */
+import type { Runtime } from "../base/runtime.ts";
 
 /** Characters of a tag of this module: 36 bits. */
 const LENGTH = 6;
@@ -18,9 +19,10 @@ const HALF = DIGITS.length ** (LENGTH / 2);
  * @example Usage
  * ```ts
  * import { Tags } from "./tag.ts";
+ * import { platformRuntime } from "../base/runtime.ts";
  * import { assertNotEquals } from "@std/assert";
  *
- * const tags = new Tags();
+ * const tags = new Tags(platformRuntime());
  * assertNotEquals(tags.next(), tags.next());
  * ```
  */
@@ -28,8 +30,8 @@ export class Tags {
   #next: number;
 
   /** Begins at a random tag. */
-  constructor() {
-    const [high, low] = crypto.getRandomValues(new Uint32Array(2));
+  constructor(runtime: Runtime) {
+    const [high, low] = runtime.getRandomValues(new Uint32Array(2));
     this.#next = high! % HALF * HALF + low! % HALF;
   }
 

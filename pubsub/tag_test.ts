@@ -1,8 +1,9 @@
 import { assert, assertEquals } from "@std/assert";
+import { platformRuntime } from "../base/runtime.ts";
 import { tagOf, Tags } from "./tag.ts";
 
 Deno.test("Tags.next() makes tags that differ, also from those of another broker", () => {
-  const [one, other] = [new Tags(), new Tags()];
+  const [one, other] = [new Tags(platformRuntime()), new Tags(platformRuntime())];
   const all = Array.from({ length: 1_000 }, () => [one.next(), other.next()]);
   assertEquals(new Set(all.flat()).size, 2_000);
   for (const tag of all.flat()) assert(/^[\w-]{6}$/.test(tag), tag);

@@ -183,6 +183,12 @@ export interface TopicsStats {
 export interface TopicSource {
   /** Number of sessions. */
   readonly size: number;
+  /** The newest known position in the history, and the number of publications on this node so far. */
+  readonly followed?: {
+    readonly epoch: string | undefined;
+    readonly offset: number;
+    readonly publications: number;
+  };
   /** Lists the sessions. */
   sessions(): Iterable<Session>;
   /**
@@ -624,6 +630,31 @@ export class Topics implements AsyncDisposable {
   subscribers(topic: string): Session[] {
     const { feed, members } = this.#openTopics.get(topic) ?? {};
     return [...feed?.sessions() ?? members?.members() ?? []];
+  }
+
+  /**
+   * Lists the topics with subscribers on this node, for an inspector.
+   *
+   * @ignore
+   * @returns Each topic with its subscribers, the publications so far, and its newest position if
+   * the topic has a history.
+   */
+  *list(): Generator<{
+    readonly topic: string;
+    readonly subscribers: number;
+    readonly publications: number;
+    readonly position: Pick<HistoryPosition, "offset"> & { readonly epoch?: string } | undefined;
+  }> {
+    for (const [topic, { feed, members }] of this.#openTopics) {
+      if (feed === undefined) {
+        const { size, sent } = members;
+        yield { topic, subscribers: size, publications: sent, position: undefined };
+        continue;
+      }
+      const { publications = 0, epoch, offset = 0 } = feed.followed ?? {};
+      const position = feed.followed && { ...(epoch !== undefined && { epoch }), offset };
+      yield { topic, subscribers: feed.size, publications, position };
+    }
   }
 
   /**

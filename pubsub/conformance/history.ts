@@ -129,6 +129,26 @@ export const HISTORY: Record<string, Test> = {
     }
   }),
 
+  "does not doubt a publication that a full history has forgotten": withHistory(
+    async (bench, near, far) => {
+      const bounds = { ...BOUNDS, size: 10 };
+      // Engines that keep all topics together have an older publication of another topic.
+      await near.append({ topic: `${bench.id}/other`, payload: "old" }, { bounds });
+      const { position } = await near.append({ topic: bench.id, payload: "first" }, { bounds });
+      await fill(near, bench.id, 35, bounds);
+      const { anchor, publications } = await page(far, bench.id, {
+        bounds,
+        after: position!.offset,
+      });
+      same(anchor === null, false, "that no publication had the offset");
+      same(
+        publications[0]!.position!.prev > position!.offset,
+        true,
+        "that publications are missing",
+      );
+    },
+  ),
+
   "reads pages that follow each other, within their bounds": withHistory(
     async (bench, near, far) => {
       await fill(near, bench.id, 50);

@@ -122,6 +122,24 @@ function withStore(
   };
 }
 
+/** Tests of one broker by name. */
+export const TESTS_OF_ONE: Readonly<Record<string, Test>> = {
+  ...BOTH,
+  ...ONE_NODE,
+  ...HISTORY,
+  ...LOGS,
+  ...STORE,
+};
+
+/** Tests of two brokers of one engine by name. */
+export const TESTS_OF_TWO: Readonly<Record<string, Test>> = {
+  ...BOTH,
+  ...TWO_NODES,
+  ...HISTORY,
+  ...LOGS,
+  ...STORE,
+};
+
 /** Options for {@linkcode testBroker}. */
 export interface BrokerTestOptions {
   /**
@@ -171,9 +189,7 @@ export function testBroker(
   options: BrokerTestOptions = {},
 ): void {
   const { makePair, ignore = false } = options;
-  for (
-    const [what, test] of Object.entries({ ...BOTH, ...ONE_NODE, ...HISTORY, ...LOGS, ...STORE })
-  ) {
+  for (const [what, test] of Object.entries(TESTS_OF_ONE)) {
     Deno.test({
       name: `${name} ${what}`,
       ignore,
@@ -184,9 +200,7 @@ export function testBroker(
     });
   }
   if (makePair === undefined) return;
-  for (
-    const [what, test] of Object.entries({ ...BOTH, ...TWO_NODES, ...HISTORY, ...LOGS, ...STORE })
-  ) {
+  for (const [what, test] of Object.entries(TESTS_OF_TWO)) {
     Deno.test({
       name: `${name} of two nodes ${what}`,
       ignore,
@@ -195,9 +209,16 @@ export function testBroker(
   }
 }
 
-async function runTest(
+/**
+ * Runs one test, and closes the brokers.
+ *
+ * @param test The test.
+ * @param brokers The brokers; for a test of one broker twice the same.
+ * @param options See {@linkcode BrokerTestOptions}.
+ */
+export async function runTest(
   test: Test,
-  [near, far]: [Broker, Broker],
+  [near, far]: readonly [Broker, Broker],
   { withinMs = 5_000, teardown }: BrokerTestOptions,
 ): Promise<void> {
   try {

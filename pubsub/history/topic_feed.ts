@@ -96,6 +96,8 @@ class Subscribers {
   readonly #host: FeedHost;
   readonly #members: Broadcast;
   readonly #replays = new Map<Session, Replay>();
+  /** Publications given so far. */
+  given = 0;
 
   /** Starts without sessions. */
   constructor(feed: TopicFeed, host: FeedHost) {
@@ -159,6 +161,7 @@ class Subscribers {
 
   /** Sends the next publication to the members. */
   give(item: Placed): void {
+    this.given++;
     if (this.#members.size === 0) return;
     const { except } = item;
     const excepted = except === undefined ? undefined : this.#host.sessionOf(except);
@@ -287,6 +290,12 @@ export class TopicFeed implements Replayable {
 
   changed(): Promise<void> {
     return this.#changing.changed();
+  }
+
+  /** The newest known position, and the number of publications on this node so far. */
+  get followed() {
+    const publications = this.#subscribers.given;
+    return { epoch: this.#epoch, offset: this.#known, publications };
   }
 
   /** Number of sessions. */

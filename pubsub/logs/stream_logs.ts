@@ -660,6 +660,11 @@ export class StreamLogs implements AsyncDisposable {
     return reading;
   }
 
+  /** Lists the streams that readers of this node follow, with the number of readers. */
+  *followed(): Generator<readonly [id: string, readers: number]> {
+    for (const [id, { readers }] of this.#followed) yield [id, readers];
+  }
+
   /** Time until the next look at a stream, which renews the time to live. */
   #checkMs({ ttlMs = Infinity }: LogInfo): number {
     return Math.min(CHECK_INTERVAL_MS, ttlMs / 2) * (1 + this.#runtime.random()) / 2;

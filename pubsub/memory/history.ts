@@ -134,7 +134,7 @@ export class MemoryHistories {
   /** The epoch of all topics, for as long as the broker lives. */
   readonly #epoch: string;
   readonly #runtime: Runtime;
-  readonly #tags = new Tags();
+  readonly #tags: Tags;
   readonly #logs = new Map<string, TopicHistory>();
   /** Each log is in one of these three, in the order of the last publication. */
   readonly #empty = new Set<TopicHistory>();
@@ -150,6 +150,7 @@ export class MemoryHistories {
 
   constructor(runtime: Runtime) {
     this.#runtime = runtime;
+    this.#tags = new Tags(runtime);
     this.#epoch = runtime.randomUUID().slice(0, 8);
   }
 

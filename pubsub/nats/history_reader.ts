@@ -146,8 +146,10 @@ class PageReader {
     const known = index[first - 1]?.seq;
     const firstSeq = known === undefined || isMissing ? (await this.#state()).first_seq : 0;
     const before = known ?? this.#before(found[0]!.seq, firstSeq);
-    // A sequence within the stream without a message was lost, or belonged to another topic.
-    const isNone = isMissing && after >= firstSeq;
+    // The stream removes the oldest messages of a topic that has too many, from the middle.
+    const isForgotten = isMissing && index.length > bounds.size && after < index[0]!.seq;
+    // Another sequence within the stream without a message was lost, or belonged to another topic.
+    const isNone = isMissing && after >= firstSeq && !isForgotten;
     const { messages } = await this.#pull({ from: found[0]!.seq, count: found.length });
     const isSame = messages.length === found.length && messages[0]!.seq === found[0]!.seq;
     if (!isSame) return undefined;

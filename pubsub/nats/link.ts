@@ -30,8 +30,13 @@ const CLOSE_TIMEOUT_MS = 1_000;
 /** Interval of pings; two unanswered pings reveal a frozen server. */
 const PING_INTERVAL_MS = 10_000;
 
+/** Options of a new connection, and the function that opens it. */
+type NewConnection = NodeConnectionOptions & {
+  readonly connect?: (options: NodeConnectionOptions) => Promise<NatsConnection>;
+};
+
 /** Options of a new connection, or an open connection of the application. */
-export type LinkTarget = NodeConnectionOptions | { readonly connection: NatsConnection };
+export type LinkTarget = NewConnection | { readonly connection: NatsConnection };
 
 /** Events of a {@linkcode Link}. No callback may throw. */
 interface LinkEvents {
@@ -177,12 +182,14 @@ export class Link {
     if (this.#isOwn) await connection.close();
   }
 
-  async #connect(options: NodeConnectionOptions): Promise<NatsConnection | undefined> {
+  async #connect(
+    { connect: open = connect, ...options }: NewConnection,
+  ): Promise<NatsConnection | undefined> {
     const { signal } = this.#ended;
     while (!signal.aborted) {
       try {
         const { authenticator } = options;
-        return await connect({
+        return await open({
           noAsyncTraces: true,
           pingInterval: PING_INTERVAL_MS,
           reconnectJitter: RETRY_MS,

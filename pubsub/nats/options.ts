@@ -10,7 +10,7 @@ const MAX_GIVE_UP_MS = 110_000;
 /** Shortest memory: a stream keeps its messages at least as long as it recognizes repetitions. */
 const MIN_REMEMBER_MS = 120_000;
 
-/** Servers and connection options, passed unchanged to `connect` of the client library. */
+/** Servers and connection options, passed to `connect` of the client library. */
 export interface NatsServers {
   /** One server or several of a cluster, each as `host:port`. */
   readonly servers: string | string[];
@@ -63,6 +63,15 @@ export interface NatsServers {
   readonly reconnectJitter?: number;
   /** Largest random addition with TLS, in milliseconds. */
   readonly reconnectJitterTLS?: number;
+  /**
+   * Opens the connection in place of `connect` of `@nats-io/transport-node`, such as `wsconnect` for
+   * NATS over WebSocket. The broker calls the function again until a connection opens, and closes
+   * that connection at its own end.
+   *
+   * @param options All options for the client library, those of the broker included.
+   * @returns A `NatsConnection` of the client library.
+   */
+  readonly connect?: (options: NatsServers) => Promise<NatsClient>;
 }
 
 /** A `NatsConnection` of the client library, by any of its transports. */

@@ -247,6 +247,16 @@ export class Rooms implements Disposable {
   }
 
   /**
+   * Lists the rooms with members on this node, for an inspector.
+   *
+   * @ignore
+   * @returns The names.
+   */
+  names(): Iterable<string> {
+    return this.#rooms.keys();
+  }
+
+  /**
    * Lists the rooms that a session joined.
    *
    * @param session Any session.

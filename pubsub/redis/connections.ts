@@ -127,13 +127,16 @@ const MAX_SILENT = 2;
 
 /**
  * Pings connections at an interval, and cuts off those that do not answer: a dead connection may
- * give no other sign.
+ * give no other sign. So are connections cut off that open, and whose engine then leaves the greeting
+ * unanswered: the client library limits only the time until a connection opens.
  */
 export class Heartbeat implements Disposable {
   readonly #runtime: Runtime;
   #timer: Timer | undefined;
   /** Heartbeats without an answer, for each connection with a ping under way. */
   readonly #silent = new Map<Redis, number>();
+  /** Heartbeats since a connection opened, for each whose greeting has no answer yet. */
+  readonly #greeting = new WeakMap<Redis, number>();
 
   constructor(runtime: Runtime, heartbeatMs: number, connections: () => Iterable<Redis>) {
     this.#runtime = runtime;
@@ -149,6 +152,13 @@ export class Heartbeat implements Disposable {
   }
 
   #check(connection: Redis): void {
+    if (connection.status === "connect") {
+      const beats = (this.#greeting.get(connection) ?? 0) + 1;
+      if (beats <= MAX_SILENT) return void this.#greeting.set(connection, beats);
+      this.#greeting.delete(connection);
+      return connection.disconnect(true);
+    }
+    this.#greeting.delete(connection);
     if (connection.status !== "ready") return;
     const silent = this.#silent.get(connection);
     if (silent === undefined) {

@@ -3,7 +3,8 @@ import { Buffer } from "node:buffer";
 import { EventEmitter } from "node:events";
 import type { Redis } from "ioredis";
 import { platformRuntime } from "../../base/runtime.ts";
-import { ChannelSubscriber } from "./connections.ts";
+import { FakeTime } from "@std/testing/time";
+import { ChannelSubscriber, Heartbeat } from "./connections.ts";
 
 /** A connection that answers on demand. */
 class FakeRedis extends EventEmitter {
@@ -102,4 +103,31 @@ Deno.test("ChannelSubscriber subscribes again to topics lost with its connection
   await redis.answer();
   assertEquals([told.at(-1), subscriber.isUp], ["confirmed a", true]);
   subscriber.stop();
+});
+
+Deno.test("Heartbeat cuts off a connection whose greeting or ping has no answer, and no other", async () => {
+  using time = new FakeTime();
+  const cut: string[] = [];
+  const connection = (name: string, status: string, ping?: () => Promise<unknown>) => ({
+    status,
+    ping,
+    disconnect: (reconnects: boolean) => void cut.push(`${name} ${reconnects}`),
+  });
+  const opening = connection("opening", "connecting");
+  const slow = connection("slow", "connect", () => Promise.resolve());
+  const all = [
+    opening,
+    slow,
+    connection("unanswered", "connect"),
+    connection("dead", "ready", () => new Promise(() => {})),
+    connection("alive", "ready", () => Promise.resolve()),
+  ];
+  using _heartbeat = new Heartbeat(platformRuntime(), 100, () => all as unknown as Redis[]);
+  await time.tickAsync(250);
+  assertEquals(cut, []);
+  slow.status = "ready";
+  await time.tickAsync(100);
+  assertEquals(cut, ["unanswered true", "dead true"]);
+  await time.tickAsync(50);
+  assertEquals(cut.length, 2);
 });

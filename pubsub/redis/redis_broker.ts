@@ -325,7 +325,7 @@ export class RedisBroker implements Broker {
   /** Producer of publications without a key. */
   readonly #producer: string;
   #number = 0;
-  readonly #tags = new Tags();
+  readonly #tags: Tags;
   #published = 0;
   #received = 0;
   #reads = 0;
@@ -352,6 +352,7 @@ export class RedisBroker implements Broker {
     const scripts = defineScripts(client);
     this.#settings = settings;
     this.#pace = new Pace(runtime);
+    this.#tags = new Tags(runtime);
     this.#producer = runtime.randomUUID();
     this.history = {
       remembersMs: settings.rememberMs,

@@ -1,6 +1,6 @@
 /** A copy of a database that is in use, made step by step. */
-import { DatabaseSync, type SQLInputValue, type StatementSync } from "node:sqlite";
-import { createTables, setMeta } from "./database.ts";
+import type { SQLInputValue } from "node:sqlite";
+import { type Connect, createTables, type Database, setMeta, type Statement } from "./database.ts";
 
 /** Most rows of one step: more than one group of operations adds, so that a copy comes to its end. */
 const STEP_ROWS = 640;
@@ -33,12 +33,12 @@ export type ChangingTable = keyof typeof CHANGING;
  * The copy counts as one that may have lost writes: its first opening begins a new epoch.
  */
 export class FileCopy {
-  readonly #source: DatabaseSync;
-  readonly #target: DatabaseSync;
-  readonly #begin: StatementSync;
-  readonly #commit: StatementSync;
+  readonly #source: Database;
+  readonly #target: Database;
+  readonly #begin: Statement;
+  readonly #commit: Statement;
   /** Statements by their text, a few for each table. */
-  readonly #statements = new Map<string, StatementSync>();
+  readonly #statements = new Map<string, Statement>();
   /** Newest copied id of each table. */
   readonly #copied = new Map<string, number>();
   /** Newest id of the topics and logs at the beginning: later ones count as changed. */
@@ -54,10 +54,11 @@ export class FileCopy {
    *
    * @param source The database.
    * @param path Path of a file that does not exist.
+   * @param connect Opens the file.
    */
-  constructor(source: DatabaseSync, path: string) {
+  constructor(source: Database, path: string, connect: Connect) {
     this.#source = source;
-    this.#target = new DatabaseSync(path);
+    this.#target = connect(path);
     // The copy is synced as a whole, by the caller.
     this.#target.exec("PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF");
     createTables(this.#target);
@@ -162,7 +163,7 @@ export class FileCopy {
     return rows.length;
   }
 
-  #statement(db: DatabaseSync, sql: string): StatementSync {
+  #statement(db: Database, sql: string): Statement {
     let statement = this.#statements.get(sql);
     if (statement === undefined) this.#statements.set(sql, statement = db.prepare(sql));
     return statement;

@@ -1,5 +1,5 @@
 /** The database of a `SqliteBroker`: opening, schema, and the record of how the file was left. */
-import { DatabaseSync } from "node:sqlite";
+import { DatabaseSync, type StatementSync } from "node:sqlite";
 import { BrokerError } from "../../errors.ts";
 
 /** Mark of the files of this broker, in their header: "SKEI". */
@@ -105,6 +105,20 @@ CREATE TABLE gone_logs (id INTEGER PRIMARY KEY) STRICT;
 /** Longest difference between two readings of the same start of the machine, in milliseconds. */
 const BOOT_TOLERANCE_MS = 5_000;
 
+/** A compiled statement. */
+export type Statement = Pick<StatementSync, "run" | "get" | "all">;
+
+/** A connection to a database: one of `node:sqlite`, or one on the disk of a simulation. */
+export type Database =
+  & Pick<DatabaseSync, "exec" | "close" | "isOpen" | "isTransaction">
+  & { prepare(sql: string): Statement };
+
+/** Opens or creates a database, and does not wait for one that another process uses. */
+export type Connect = (path: string) => Database;
+
+/** Opens a database of this machine. */
+export const connectNative: Connect = (path) => new DatabaseSync(path, { timeout: 0 });
+
 /** Options for {@linkcode openDatabase}. */
 export interface DatabaseOptions {
   readonly path: string;
@@ -114,11 +128,13 @@ export interface DatabaseOptions {
   readonly uuid: string;
   /** Time at which the machine started, if known, in milliseconds since the Unix epoch. */
   readonly bootedAt: number | undefined;
+  /** Time since then, if known. */
+  readonly uptimeMs?: number | undefined;
 }
 
 /** An open database. */
 export interface OpenDatabase {
-  readonly db: DatabaseSync;
+  readonly db: Database;
   /** Epoch of all histories. */
   readonly epoch: string;
 }
@@ -128,20 +144,25 @@ export interface OpenDatabase {
  *
  * The epoch is that of the file, unless writes may be lost: after a loss of power under `normal`,
  * and in a copy. A process that was killed leaves all its writes with the operating system, so the
- * epoch stays if the machine has not started anew since; without knowledge of that, it changes.
+ * epoch stays if the machine has not started anew since. Without knowledge of that, and in the first
+ * seconds of a machine, the epoch changes.
  *
  * @param options See {@linkcode DatabaseOptions}.
- * @param onLoss Called in the transaction of the opening if writes may be lost.
+ * @param hooks How to connect; and a callback in the transaction of the opening if writes may be
+ *   lost.
  * @throws {BrokerError} If the file is in use, damaged, of another program or of a later version.
  */
 export function openDatabase(
   options: DatabaseOptions,
-  onLoss: (db: DatabaseSync) => void,
+  { connect, onLoss }: {
+    readonly connect: Connect;
+    readonly onLoss: (db: Database) => void;
+  },
 ): OpenDatabase {
   const { path } = options;
-  let db: DatabaseSync | undefined;
+  let db: Database | undefined;
   try {
-    db = new DatabaseSync(path, { timeout: 0 });
+    db = connect(path);
     return prepareDatabase(db, options, onLoss);
   } catch (cause) {
     if (db?.isOpen) db.close();
@@ -151,9 +172,9 @@ export function openDatabase(
 }
 
 function prepareDatabase(
-  db: DatabaseSync,
-  { path, synchronous, maxBytes, uuid, bootedAt }: DatabaseOptions,
-  onLoss: (db: DatabaseSync) => void,
+  db: Database,
+  { path, synchronous, maxBytes, uuid, bootedAt, uptimeMs = Infinity }: DatabaseOptions,
+  onLoss: (db: Database) => void,
 ): OpenDatabase {
   // The mode comes before the first access, so that no other process can share the file.
   db.exec("PRAGMA locking_mode = EXCLUSIVE; PRAGMA trusted_schema = OFF");
@@ -171,7 +192,9 @@ function prepareDatabase(
     BEGIN IMMEDIATE;
   `);
   if (isNew) createTables(db);
-  const mayHaveLost = !isNew && mayHaveLostWrites(metaOf(db, "state"), bootedAt);
+  // A machine that has just started may have started twice within the tolerance.
+  const knownBoot = uptimeMs < BOOT_TOLERANCE_MS ? undefined : bootedAt;
+  const mayHaveLost = !isNew && mayHaveLostWrites(metaOf(db, "state"), knownBoot);
   if (isNew || mayHaveLost) setMeta(db, "epoch", uuid.slice(0, 8));
   if (mayHaveLost) onLoss(db);
   setMeta(db, "state", synchronous === "full" ? "full" : `normal ${bootedAt ?? "unknown"}`);
@@ -182,7 +205,7 @@ function prepareDatabase(
 }
 
 /** Checks that the file is one of this broker; returns true for an empty one. */
-function checkHeader(db: DatabaseSync, path: string): boolean {
+function checkHeader(db: Database, path: string): boolean {
   const application = pragma(db, "application_id");
   const { tables } = db.prepare("SELECT count(*) AS tables FROM sqlite_schema").get()!;
   if (application === 0 && tables === 0) return true;
@@ -206,7 +229,7 @@ function mayHaveLostWrites(state: unknown, bootedAt: number | undefined): boolea
 }
 
 /** Closes the database; all writes are in the file itself then, and on the disk. */
-export function closeDatabase(db: DatabaseSync): void {
+export function closeDatabase(db: Database): void {
   try {
     db.exec("PRAGMA synchronous = FULL");
     setMeta(db, "state", "closed");
@@ -217,22 +240,22 @@ export function closeDatabase(db: DatabaseSync): void {
 }
 
 /** Reads or sets a pragma; returns its value. */
-export function pragma(db: DatabaseSync, text: string): unknown {
+export function pragma(db: Database, text: string): unknown {
   return Object.values(db.prepare(`PRAGMA ${text}`).get() ?? {})[0];
 }
 
 /** Reads a fact about the whole file. */
-export function metaOf(db: DatabaseSync, name: string): unknown {
+export function metaOf(db: Database, name: string): unknown {
   return db.prepare("SELECT value FROM meta WHERE name = ?").get(name)?.value;
 }
 
 /** Writes a fact about the whole file. */
-export function setMeta(db: DatabaseSync, name: string, value: string | number): void {
+export function setMeta(db: Database, name: string, value: string | number): void {
   db.prepare("INSERT OR REPLACE INTO meta VALUES (?, ?)").run(name, value);
 }
 
 /** Makes the tables in an empty database. */
-export function createTables(db: DatabaseSync): void {
+export function createTables(db: Database): void {
   db.exec(SCHEMA);
   db.exec(`PRAGMA application_id = ${APPLICATION_ID}; PRAGMA user_version = ${SCHEMA_VERSION}`);
 }

@@ -1,21 +1,21 @@
 /** Numbers, claims and token buckets in a file. */
-import type { DatabaseSync, StatementSync } from "node:sqlite";
 import type { TakenTokens, TokenRate } from "../broker.ts";
+import type { Database, Statement } from "./database.ts";
 
 /** The facts of a `SqliteBroker`'s store. Every fact ends by itself. */
 export class Facts {
-  readonly #advance: StatementSync;
-  readonly #newest: StatementSync;
-  readonly #expire: StatementSync;
-  readonly #renew: StatementSync;
-  readonly #count: StatementSync;
-  readonly #claim: StatementSync;
-  readonly #release: StatementSync;
-  readonly #claims: StatementSync;
-  readonly #bucket: StatementSync;
-  readonly #fill: StatementSync;
+  readonly #advance: Statement;
+  readonly #newest: Statement;
+  readonly #expire: Statement;
+  readonly #renew: Statement;
+  readonly #count: Statement;
+  readonly #claim: Statement;
+  readonly #release: Statement;
+  readonly #claims: Statement;
+  readonly #bucket: Statement;
+  readonly #fill: Statement;
 
-  constructor(db: DatabaseSync) {
+  constructor(db: Database) {
     this.#advance = db.prepare(
       "INSERT INTO numbers VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET number = excluded.number, until = excluded.until WHERE excluded.number > number OR until <= ?",
     );

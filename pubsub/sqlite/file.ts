@@ -1,8 +1,17 @@
 /** The file of a `SqliteBroker`: groups of operations, of which each is one transaction. */
-import type { DatabaseSync, StatementSync } from "node:sqlite";
 import { BrokerError } from "../../errors.ts";
 import { FileCopy } from "./copy.ts";
-import { closeDatabase, type DatabaseOptions, openDatabase, pragma, reasonOf } from "./database.ts";
+import {
+  closeDatabase,
+  type Connect,
+  connectNative,
+  type Database,
+  type DatabaseOptions,
+  openDatabase,
+  pragma,
+  reasonOf,
+  type Statement,
+} from "./database.ts";
 import { Facts } from "./facts.ts";
 import { Histories, MAX_DELETED } from "./histories.ts";
 import { Logs } from "./logs.ts";
@@ -101,26 +110,32 @@ export interface Swept {
 export class SqliteFile {
   /** Epoch of all histories. */
   readonly epoch: string;
-  readonly #db: DatabaseSync;
+  readonly #db: Database;
+  readonly #connect: Connect;
   readonly #parts: Readonly<{
     histories: Histories;
     facts: Facts;
     logs: Logs;
     file: SqliteFile;
   }>;
-  readonly #begin: StatementSync;
-  readonly #commit: StatementSync;
+  readonly #begin: Statement;
+  readonly #commit: Statement;
   #copy: FileCopy | undefined;
 
   /**
    * Opens or creates the file.
    *
    * @param options See {@linkcode SqliteFileOptions}.
+   * @param connect Opens a database; by default one of this machine.
    * @throws {BrokerError} If the file cannot be opened.
    */
-  constructor(options: SqliteFileOptions) {
-    const { db, epoch } = openDatabase(options, (db) => renewLogs(db, options.uuid));
+  constructor(options: SqliteFileOptions, connect: Connect = connectNative) {
+    const { db, epoch } = openDatabase(options, {
+      connect,
+      onLoss: (db) => renewLogs(db, options.uuid),
+    });
     this.epoch = epoch;
+    this.#connect = connect;
     this.#db = db;
     try {
       this.#begin = db.prepare("BEGIN IMMEDIATE");
@@ -179,7 +194,7 @@ export class SqliteFile {
 
   /** Begins a copy of the file. */
   beginCopy(path: string): void {
-    this.#copy = new FileCopy(this.#db, path);
+    this.#copy = new FileCopy(this.#db, path, this.#connect);
   }
 
   /** Copies a bounded number of rows; returns true while rows are left. */
@@ -219,16 +234,19 @@ export class SqliteFile {
       this.#copy?.note("logs", changed);
       return true;
     } catch (error) {
-      // Some errors end the transaction already.
-      if (this.#db.isTransaction) this.#db.exec("ROLLBACK");
+      // The memory forgets first: a failing disk may also fail the rollback, and any read after that.
       histories.rolledBack();
       logs.rolledBack();
+      // Some errors end the transaction already.
+      if (this.#db.isTransaction) this.#db.exec("ROLLBACK");
       for (const i of indices) outcomes[i] = ["failed", reasonOf(error)];
       return false;
     }
   }
 
   #call([name, ...args]: Operation): unknown {
+    this.#parts.histories.refresh();
+    this.#parts.logs.refresh();
     const part = this.#parts[PARTS[name][0]] as unknown as Record<
       CallName,
       (...args: readonly unknown[]) => unknown
@@ -256,7 +274,7 @@ export class SqliteFile {
 const IDENTITIES = 36 ** 8;
 
 /** Gives each open log a new identity. */
-function renewLogs(db: DatabaseSync, uuid: string): void {
+function renewLogs(db: Database, uuid: string): void {
   const logs = new Logs(db);
   let next = parseInt(uuid.replaceAll("-", "").slice(0, 12), 16);
   logs.renewIdentities(() => (next++ % IDENTITIES).toString(36).padStart(8, "0"));

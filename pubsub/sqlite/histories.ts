@@ -1,5 +1,4 @@
 /** Histories of topics in a file. */
-import type { DatabaseSync, StatementSync } from "node:sqlite";
 import type {
   AppendOptions,
   HistoryBounds,
@@ -8,7 +7,7 @@ import type {
   PublicationKey,
   ReadHistoryOptions,
 } from "../broker.ts";
-import { metaOf, setMeta } from "./database.ts";
+import { type Database, metaOf, setMeta, type Statement } from "./database.ts";
 
 /** Time for which the number of a producer is remembered, in milliseconds. */
 const REPETITION_MS = 180_000;
@@ -84,7 +83,7 @@ export function decodeBlob(isText: unknown, blob: unknown): string | Uint8Array 
  *   and by sweeps.
  */
 export class Histories {
-  readonly #db: DatabaseSync;
+  readonly #db: Database;
   readonly #epoch: string;
   readonly #maxTopics: number;
   /** Rows used by the transaction under way, by topic. */
@@ -99,22 +98,23 @@ export class Histories {
   #floor = 0;
   #count = 0;
   #used = 0;
+  #isStale = false;
   #forgotten = 0;
-  readonly #find: StatementSync;
-  readonly #create: StatementSync;
-  readonly #update: StatementSync;
-  readonly #insert: StatementSync;
-  readonly #scan: StatementSync;
-  readonly #page: StatementSync;
-  readonly #tag: StatementSync;
-  readonly #trim: StatementSync;
-  readonly #admit: StatementSync;
-  readonly #expired: StatementSync;
-  readonly #quietest: StatementSync;
-  readonly #forget: StatementSync;
-  readonly #note: StatementSync;
+  readonly #find: Statement;
+  readonly #create: Statement;
+  readonly #update: Statement;
+  readonly #insert: Statement;
+  readonly #scan: Statement;
+  readonly #page: Statement;
+  readonly #tag: Statement;
+  readonly #trim: Statement;
+  readonly #admit: Statement;
+  readonly #expired: Statement;
+  readonly #quietest: Statement;
+  readonly #forget: Statement;
+  readonly #note: Statement;
 
-  constructor(db: DatabaseSync, options: { readonly epoch: string; readonly maxTopics: number }) {
+  constructor(db: Database, options: { readonly epoch: string; readonly maxTopics: number }) {
     this.#db = db;
     this.#epoch = options.epoch;
     this.#maxTopics = options.maxTopics;
@@ -258,7 +258,13 @@ export class Histories {
     this.#gone = [];
     this.#forgetting = [];
     this.#open.clear();
-    this.#load();
+    this.#isStale = true;
+  }
+
+  /** Reads the figures of the file again, after a transaction without effect. */
+  refresh(): void {
+    if (this.#isStale) this.#load();
+    this.#isStale = false;
   }
 
   #load(): void {

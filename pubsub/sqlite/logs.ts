@@ -1,5 +1,4 @@
 /** Logs of durable streams in a file. */
-import type { DatabaseSync, StatementSync } from "node:sqlite";
 import type {
   AppendLogOptions,
   CreateLogOptions,
@@ -24,6 +23,7 @@ import {
   recordBytes,
   type StoredLog,
 } from "../logs/rules.ts";
+import type { Database, Statement } from "./database.ts";
 import { decodeBlob, encodeBlob } from "./histories.ts";
 
 /** Records that one statement looks at for the bounds of a page or of the retention. */
@@ -41,27 +41,28 @@ export type LogReading = LogPage & { readonly until: number | undefined };
 
 /** The logs in a file. Records are rows; the state is one row for each log. */
 export class Logs {
-  readonly #db: DatabaseSync;
+  readonly #db: Database;
   /** Rows changed by the transaction under way, by name. */
   readonly #open = new Map<string, Row>();
   /** Logs that the transaction under way removes. */
   #gone: number[] = [];
   #count = 0;
-  readonly #find: StatementSync;
-  readonly #create: StatementSync;
-  readonly #update: StatementSync;
-  readonly #insert: StatementSync;
-  readonly #sizes: StatementSync;
-  readonly #page: StatementSync;
-  readonly #trim: StatementSync;
-  readonly #remove: StatementSync;
-  readonly #note: StatementSync;
-  readonly #producer: StatementSync;
-  readonly #producers: StatementSync;
-  readonly #setProducer: StatementSync;
-  readonly #overdue: StatementSync;
+  #isStale = false;
+  readonly #find: Statement;
+  readonly #create: Statement;
+  readonly #update: Statement;
+  readonly #insert: Statement;
+  readonly #sizes: Statement;
+  readonly #page: Statement;
+  readonly #trim: Statement;
+  readonly #remove: Statement;
+  readonly #note: Statement;
+  readonly #producer: Statement;
+  readonly #producers: Statement;
+  readonly #setProducer: Statement;
+  readonly #overdue: Statement;
 
-  constructor(db: DatabaseSync) {
+  constructor(db: Database) {
     this.#db = db;
     this.#find = db.prepare("SELECT id, name, state FROM logs WHERE name = ?");
     this.#create = db.prepare("INSERT INTO logs (name, state, due) VALUES (?, '', NULL)");
@@ -241,7 +242,13 @@ export class Logs {
   rolledBack(): void {
     this.#gone = [];
     this.#open.clear();
-    this.#load();
+    this.#isStale = true;
+  }
+
+  /** Reads the number of logs again, after a transaction without effect. */
+  refresh(): void {
+    if (this.#isStale) this.#load();
+    this.#isStale = false;
   }
 
   #load(): void {

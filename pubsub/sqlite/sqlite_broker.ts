@@ -24,14 +24,14 @@ import type { BrokerLogs, LogPage, LogRecord, ReadLogOptions } from "../logs/log
 import { logTopic, recordBytes } from "../logs/rules.ts";
 import { Tags } from "../tag.ts";
 import { CommitQueue, type FileThread } from "./commit_queue.ts";
-import { SqliteFile, type Swept } from "./file.ts";
+import type { Swept } from "./file.ts";
+import { type Machine, thisMachine } from "./machine.ts";
 import {
   pathOf,
   type SqliteBrokerOptions,
   type SqliteSettings,
   sqliteSettings,
 } from "./options.ts";
-import { WorkerFile } from "./worker_file.ts";
 
 /** Most bytes of a topic, a key or the id of a log. */
 const MAX_NAME_BYTES = 1_024;
@@ -44,6 +44,9 @@ const SWEEP_MS = 5_000;
 
 /** Time after which a read renews the time to live of a log again, in milliseconds. */
 const RENEW_MS = 100;
+
+/** Key of the method that makes a broker on another machine than this one. */
+export const onMachine: unique symbol = Symbol("onMachine");
 
 /** Used part of `maxBytes` above which `issues()` warns. */
 const NEARLY_FULL = 0.9;
@@ -91,12 +94,13 @@ export class SqliteBroker implements Broker {
   readonly store: BrokerStore;
   readonly #settings: SqliteSettings;
   readonly #runtime: Runtime;
+  readonly #machine: Machine;
   readonly #thread: FileThread;
   readonly #queue: CommitQueue;
   readonly #plain = new LocalListeners();
   readonly #kept: LocalListeners;
   readonly #pace: Pace;
-  readonly #tags = new Tags();
+  readonly #tags: Tags;
   #sweeping: Timer | undefined;
   #swept: Swept | undefined;
   #backup: Promise<void> | undefined;
@@ -106,12 +110,14 @@ export class SqliteBroker implements Broker {
   #interruptions = 0;
   #closing: Promise<void> | undefined;
 
-  private constructor(settings: SqliteSettings, thread: FileThread) {
+  private constructor(settings: SqliteSettings, machine: Machine, thread: FileThread) {
     const { runtime } = settings;
     this.#settings = settings;
+    this.#machine = machine;
     this.#runtime = runtime;
     this.#thread = thread;
     this.#pace = new Pace(runtime);
+    this.#tags = new Tags(runtime);
     const queue = new CommitQueue({
       ...settings,
       thread,
@@ -147,7 +153,23 @@ export class SqliteBroker implements Broker {
     options: SqliteBrokerOptions = {},
   ): Promise<SqliteBroker> {
     const settings = sqliteSettings(path, options);
-    return new SqliteBroker(settings, await openFile(settings));
+    return new SqliteBroker(settings, thisMachine, await thisMachine.open(settings));
+  }
+
+  /**
+   * Makes a broker of an open file of any machine; for simulations.
+   *
+   * @param settings The settings.
+   * @param machine The machine.
+   * @param thread The thread that has the file.
+   * @returns The broker.
+   */
+  static [onMachine](
+    settings: SqliteSettings,
+    machine: Machine,
+    thread: FileThread,
+  ): SqliteBroker {
+    return new SqliteBroker(settings, machine, thread);
   }
 
   /** Counters. */
@@ -253,12 +275,10 @@ export class SqliteBroker implements Broker {
   async #backUp(target: string, signal: AbortSignal | undefined): Promise<void> {
     const part = `${target}.part`;
     try {
-      await checkAbsent(target);
-      await checkAbsent(part);
+      await this.#machine.checkAbsent(target);
+      await this.#machine.checkAbsent(part);
       await this.#copyTo(part, signal);
-      using file = await Deno.open(part, { read: true, write: true });
-      await file.sync();
-      await Deno.rename(part, target);
+      await this.#machine.syncAs(part, target);
     } catch (cause) {
       if (signal?.aborted || cause instanceof BrokerError) throw cause;
       throw new BrokerError(`Cannot back up: ${textOf(cause)}`, { cause });
@@ -448,7 +468,7 @@ export class SqliteBroker implements Broker {
       isComplete = true;
     } finally {
       await this.#queue.call("back up", ["endCopy", isComplete]);
-      if (!isComplete) await Deno.remove(path);
+      if (!isComplete) await this.#machine.remove(path);
     }
   }
 
@@ -491,20 +511,6 @@ export class SqliteBroker implements Broker {
   }
 }
 
-/** Opens the file in this thread, or in a worker. */
-async function openFile(settings: SqliteSettings): Promise<FileThread> {
-  const { runtime, path, synchronous, maxBytes, maxTopics } = settings;
-  const uuid = runtime.randomUUID();
-  const options = { path, synchronous, maxBytes, maxTopics, uuid, bootedAt: bootedAt(runtime) };
-  return synchronous === "full" ? await WorkerFile.open(options) : new SqliteFile(options);
-}
-
-/** Returns the time at which the machine started, if the process may know. */
-function bootedAt(runtime: Runtime): number | undefined {
-  const { state } = Deno.permissions.querySync({ name: "sys", kind: "osUptime" });
-  return state === "granted" ? runtime.now() - Deno.osUptime() * 1_000 : undefined;
-}
-
 /** Refuses names that would end early in the file, or be those of other topics. */
 function checkName(name: string): void {
   if (exceedsBytes(name, MAX_NAME_BYTES)) {
@@ -527,12 +533,4 @@ function checkRecords(records: readonly LogRecord[]): readonly LogRecord[] {
   throw new RangeError(
     `Cannot append to a log: records must have at most ${MAX_APPEND_BYTES} bytes, received ${bytes}`,
   );
-}
-
-async function checkAbsent(path: string): Promise<void> {
-  const present = await Deno.lstat(path).then(() => true, (error: unknown) => {
-    if (error instanceof Deno.errors.NotFound) return false;
-    throw error;
-  });
-  if (present) throw new BrokerError(`Cannot back up: the file must not exist, received ${path}`);
 }

@@ -1,4 +1,5 @@
 /** The broadcasts that a program publishes, and their handlers. */
+import { platformRuntime } from "../../../base/runtime.ts";
 import { describe } from "../../../session/wire/envelope.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { TrackInfoMessage } from "../wire/messages.ts";
@@ -384,6 +385,6 @@ function serverOf(handler: TrackHandler, verb: "publish" | "handle"): TrackServe
 
 /** 53 bits of the 62: `@moq/lite` reads ids into numbers, and fails on larger ones. */
 function randomHopId(): bigint {
-  const [high, low] = crypto.getRandomValues(new Uint32Array(2));
+  const [high, low] = platformRuntime().getRandomValues(new Uint32Array(2));
   return (BigInt(high! & 0x1f_ffff) << 32n | BigInt(low!)) || 1n;
 }

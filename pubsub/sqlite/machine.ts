@@ -1,0 +1,59 @@
+/** The machine that has the file of a `SqliteBroker`: this one, or one of a simulation. */
+import { BrokerError } from "../../errors.ts";
+import type { FileThread } from "./commit_queue.ts";
+import { SqliteFile } from "./file.ts";
+import type { SqliteSettings } from "./options.ts";
+import { WorkerFile } from "./worker_file.ts";
+
+/** Files of a machine. */
+export interface Machine {
+  /**
+   * Opens or creates the file of a broker.
+   *
+   * @param settings The settings of the broker.
+   * @throws {BrokerError} If the file cannot be opened.
+   */
+  open(settings: SqliteSettings): FileThread | Promise<FileThread>;
+  /** Rejects with a `BrokerError` if a path is taken. */
+  checkAbsent(path: string): Promise<void>;
+  /** Syncs a file to the disk, then gives it another name. */
+  syncAs(path: string, name: string): Promise<void>;
+  /** Removes a file. */
+  remove(path: string): Promise<void>;
+}
+
+/** This machine. */
+export const thisMachine: Machine = {
+  async open(settings) {
+    const { runtime, path, synchronous, maxBytes, maxTopics } = settings;
+    const uuid = runtime.randomUUID();
+    const uptimeMs = uptime();
+    const bootedAt = uptimeMs && runtime.now() - uptimeMs;
+    const options = { path, synchronous, maxBytes, maxTopics, uuid, bootedAt, uptimeMs };
+    return synchronous === "full" ? await WorkerFile.open(options) : new SqliteFile(options);
+  },
+
+  async checkAbsent(path) {
+    const present = await Deno.lstat(path).then(() => true, (error: unknown) => {
+      if (error instanceof Deno.errors.NotFound) return false;
+      throw error;
+    });
+    if (present) throw new BrokerError(`Cannot back up: the file must not exist, received ${path}`);
+  },
+
+  async syncAs(path, name) {
+    using file = await Deno.open(path, { read: true, write: true });
+    await file.sync();
+    await Deno.rename(path, name);
+  },
+
+  async remove(path) {
+    await Deno.remove(path);
+  },
+};
+
+/** Returns the time since the machine started, in milliseconds, if the process may know. */
+function uptime(): number | undefined {
+  const { state } = Deno.permissions.querySync({ name: "sys", kind: "osUptime" });
+  return state === "granted" ? Deno.osUptime() * 1_000 : undefined;
+}
