@@ -417,16 +417,18 @@ export class Client<C extends Contract = Contract>
     options: ClientPublishOptions = {},
   ): Promise<void> {
     const { echo = true, ...wait } = options;
-    if (this.#outbox.isKept) {
-      const answer = Promise.withResolvers<void>();
-      this.#keep("publish", topic, data, { answer, echo });
-      return await waitFor(this.#runtime, answer.promise, {
-        ...wait,
-        what: `the publication on "${topic}"`,
-      });
+    const answer = Promise.withResolvers<void>();
+    if (this.#outbox.isKept) this.#keep("publish", topic, data, { answer, echo });
+    else {
+      answer.resolve(
+        this.whenConnected(wait).then((session) => session.publish(topic, data, options)),
+      );
     }
-    const session = await this.whenConnected(wait);
-    await session.publish(topic, data, options);
+    // One time for the connection and the answer.
+    return await waitFor(this.#runtime, answer.promise, {
+      ...wait,
+      what: `the publication on "${topic}"`,
+    });
   }
 
   /**
@@ -617,7 +619,10 @@ export class Client<C extends Contract = Contract>
   }
 
   async #run(): Promise<CloseInfo> {
+    const { connectAfter } = this.#options;
+    const { signal } = this.#stop;
     try {
+      if (connectAfter) await within(this.#runtime, connectAfter, { signal }).catch(() => {});
       while (true) {
         const { info, wasReady } = await this.#live();
         const end = this.#endOf(info, wasReady);
@@ -670,7 +675,7 @@ export class Client<C extends Contract = Contract>
     { id, after, ...options }: RequestStreamOptions & { topic: string; data: unknown },
   ): StreamingAnswer<T> {
     const answer = {
-      id: id || randomName(),
+      id: id || randomName(this.#runtime),
       offset: after || undefined,
       cancel: async (reason?: string) => (await reading).cancel(reason),
       async *[Symbol.asyncIterator]() {
@@ -959,8 +964,8 @@ function isOffline(): boolean {
 }
 
 /** Draws 128 random bits: an answer of a guest belongs to all who know its name. */
-function randomName(): string {
-  return crypto.getRandomValues(new Uint32Array(4)).reduce(
+function randomName(runtime: Runtime): string {
+  return runtime.getRandomValues(new Uint32Array(4)).reduce(
     (name, part) => name + part.toString(16).padStart(8, "0"),
     "",
   );

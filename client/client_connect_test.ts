@@ -5,6 +5,7 @@ import { denoPlatform } from "./deno.ts";
 import { Network, settled } from "../tests/clients.ts";
 import { captureConsole } from "../tests/console_lines.ts";
 import { HELLO, type Peer, turns } from "../tests/sessions.ts";
+import { testServer } from "../testing/test_server.ts";
 import { memoryPair } from "../transport/memory/memory.ts";
 import { Client } from "./client.ts";
 import type { ClientOptions, Dialer } from "./client_options.ts";
@@ -311,4 +312,29 @@ Deno.test("Client.close() ends a client whose session is just established", asyn
     await client.close();
     assertEquals(client.status.current.name, "closed");
   }
+});
+
+Deno.test("Client waits for connectAfter, and keeps what is sent meanwhile", async () => {
+  using time = new FakeTime();
+  const { promise, resolve } = Promise.withResolvers<void>();
+  const said: unknown[] = [];
+  await using server = testServer({ onMessage: ({ data }) => void said.push(data) });
+  await using client = server.connect({ connectAfter: promise });
+  client.send("say", "early");
+  await time.tickAsync(3_600_000);
+  assertEquals([client.status.current.name, server.network.size], ["connecting", 0]);
+  resolve();
+  await turns();
+  assertEquals([client.status.current.name, said], ["connected", ["early"]]);
+
+  await using other = server.connect({ connectAfter: Promise.reject(new Error("Not so")) });
+  await turns();
+  assertEquals(other.status.current.name, "connected");
+});
+
+Deno.test("Client.close() ends a client that still waits for connectAfter", async () => {
+  await using server = testServer();
+  const client = server.connect({ connectAfter: new Promise(() => {}) });
+  await client.close();
+  assertEquals([client.status.current.name, server.network.size], ["closed", 0]);
 });

@@ -170,6 +170,12 @@ export interface ClientOptions<C extends Contract = Contract>
    */
   readonly upgrade?: boolean;
   /**
+   * Holds back the first attempt to connect until this promise settles, such as until a page has
+   * mounted. By default the client connects at once. Subscriptions, messages and requests wait as in
+   * any other time without a connection.
+   */
+  readonly connectAfter?: Promise<unknown>;
+  /**
    * Clocks, timers and randomness of this node.
    *
    * @default {platformRuntime()}

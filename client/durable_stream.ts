@@ -37,8 +37,9 @@ export interface StreamClient {
  *
  * - **End:** the loop ends once the stream is complete. The server tells the end.
  * - **Incomplete:** the loop throws a {@linkcode RequestError} with the code `aborted` and the
- *   writer's reason, or `writer-lost`. Other codes are `gone` (the stream was deleted, or the records
- *   are no longer kept), `not-found`, and `forbidden`.
+ *   writer's reason, or `writer-lost`. Other codes are `gone` (the stream was deleted, the records are
+ *   no longer kept, or the server is of version 0.1, without durable streams), `not-found`, and
+ *   `forbidden`.
  * - **Losses:** the loop goes on after reconnects and changes of the transport. Each record comes once
  *   and in order. The end of the client ends the loop with an error.
  * - **Pace:** at most 4,096 records or 1 MiB wait for a slow reader, who then asks for the rest.
@@ -95,12 +96,16 @@ export async function* readStream<T>(
     const subscription = client.subscribe(topic, {
       ...startOf(progress.offset),
       onRecovery({ recovered, reason }) {
-        if (!recovered) throw new RequestError("gone", `Cannot continue "${topic}": ${reason}`);
+        if (!recovered) throw gone(reason!);
       },
     });
+    const gone = (reason: string) =>
+      new RequestError("gone", `Cannot continue "${topic}": ${reason}`);
     const note = () => {
-      const { offset = -1, tag } = subscription.position ?? {};
-      progress.isUpToDate = offset >= subscription.head!;
+      const { head, position: { offset = -1, tag } = {} } = subscription;
+      // A server of version 0.1 takes the topic for any other, and would never send a record.
+      if (head === undefined) return subscription.end(gone("no-history"));
+      progress.isUpToDate = offset >= head;
       if (tag) progress.offset = `${`${offset}`.padStart(16, "0")}_${tag}`;
     };
     // The subscription has ended also if the server does not answer.

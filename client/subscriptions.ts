@@ -225,8 +225,10 @@ export class Subscriptions<C extends Contract> {
     const { topic } = readers;
     const error = new RequestError(code, reason || `The server took this client off "${topic}"`);
     if (!CODES_FOR_NOW.has(code)) {
-      readers.end(error);
-      return this.#drop(session, readers);
+      readers.end(error, true);
+      // Subscriptions without an answer ask next.
+      if (readers.isEnded) this.#drop(session, readers);
+      return;
     }
     readers.lose();
     void this.#refused(session, readers, error, [...readers.all]);
@@ -390,9 +392,12 @@ export class TopicReaders<C extends Contract> implements TopicSink {
     for (const subscription of this.#all) subscription.lose(isMove);
   }
 
-  /** Ends all subscriptions. */
-  end(error: unknown): void {
-    for (const subscription of [...this.#all]) this.refuse(subscription, error);
+  /** Ends all subscriptions, or those alone that had an answer. */
+  end(error: unknown, hadAnswer?: boolean): void {
+    this.isServed = false;
+    for (const subscription of [...this.#all]) {
+      if (!hadAnswer || !this.#waiting.has(subscription)) this.refuse(subscription, error);
+    }
   }
 
   /** Ends one subscription. */

@@ -18,6 +18,7 @@ import { type PageOrigin, urlOf, WebTransportSessionRequest } from "./webtranspo
 import { AuthenticationError, CloseCode, ConnectionError, LimitError } from "../errors.ts";
 import type { Reservation } from "../manager/limits.ts";
 import type { AdmitOptions, SessionManager } from "../manager/session_manager.ts";
+import { outside } from "../base/runtime.ts";
 import type { ConsoleReport } from "../base/console_report.ts";
 import { MAX_JOINED_BYTES } from "../session/queue/send_queue.ts";
 import { internals, Session } from "../session/session.ts";
@@ -529,10 +530,11 @@ export class Admission<V> {
   }
 
   async #loadHttp(): Promise<HttpSessions> {
-    const { HttpSessions } = await import("./http_request.ts");
+    const { runtime } = this.#settings;
+    const { HttpSessions } = await outside(runtime, import("./http_request.ts"));
     const { origins, hosts } = this.#options;
     return await HttpSessions.start({
-      runtime: this.#settings.runtime,
+      runtime,
       manager: this.#manager,
       nodes: this.#nodes(),
       maxFrameBytes: this.#messages.maxFrameBytes ?? MAX_JOINED_BYTES,

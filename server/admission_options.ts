@@ -87,7 +87,28 @@ export interface AdmissionOptions<V> extends OriginRules {
   readonly authenticateTimeoutMs?: number;
   /**
    * Returns the network address of a peer; by default the socket's. Behind a trusted proxy, read
-   * the proxy's header here.
+   * the proxy's header here, and only over TCP: a client whose UDP reaches this server writes its
+   * headers itself. `info.remoteAddr.transport` is `udp` for WebTransport, otherwise `tcp`. Peers
+   * without an address are not counted by address.
+   *
+   * @example Behind one HTTP proxy that sets the header, with UDP past the proxy
+   * ```ts
+   * import { connect, serve } from "@skein/skein";
+   * import { assertEquals } from "@std/assert";
+   *
+   * await using server = serve({
+   *   port: 0,
+   *   hostname: "127.0.0.1",
+   *   onListen() {},
+   *   clientAddress: (request, { remoteAddr }) =>
+   *     remoteAddr?.transport === "udp"
+   *       ? remoteAddr.hostname
+   *       : request.headers.get("x-forwarded-for") ?? undefined,
+   *   onMessage: (message, session) => message.reply(session.address ?? "unknown"),
+   * });
+   * await using direct = connect(server.url, { transports: ["webtransport"] });
+   * assertEquals(await direct.request("address"), "127.0.0.1");
+   * ```
    */
   readonly clientAddress?: (request: Request, info: RequestInfo) => string | undefined;
   /**

@@ -126,7 +126,8 @@ export function clientServices(options: ClientServicesOptions): RequestService {
     // closed to clients.
     const isOwn = topic.startsWith(PRESENCE_PREFIX) || topic.startsWith(INTERNAL_PREFIX);
     if (topic.startsWith(STREAM_PREFIX)) {
-      if (await isOwnAnswer(topic.slice(STREAM_PREFIX.length), verifiedUser(session))) return {};
+      const id = topic.slice(STREAM_PREFIX.length);
+      if (await isOwnAnswer(runtime, { id, user: verifiedUser(session) })) return {};
     } else if (!isOwn) checkKnown(topic, action); // Contracts name no durable streams.
     const answer = !isOwn && await authorize?.(session, topic, action);
     if (answer) return typeof answer === "object" ? answer : {};

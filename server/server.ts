@@ -25,6 +25,7 @@ import {
   type ApiOptions,
   checkApi,
   checkFaces,
+  checkInspector,
   checkServerOptions,
   type ServeOptions,
   type ServerOptions,
@@ -34,6 +35,8 @@ import type { DurableParts, PartsOptions } from "./durable/parts.ts";
 import { DurableStreams } from "./durable/streams.ts";
 import type { ApiParts } from "./http/api.ts";
 import type { FaceParts, HttpFace } from "./http/face.ts";
+import type { Inspector } from "./inspector/inspector.ts";
+import type { InspectorOptions } from "./inspector/options.ts";
 import { DRAIN_MS, type DrainOptions, type DrainReport } from "../manager/drain.ts";
 import { SessionManager } from "../manager/session_manager.ts";
 import type { OfferedUpgrade } from "../transport/websocket/server.ts";
@@ -53,7 +56,7 @@ import type { IncomingStream } from "../session/streams/incoming_streams.ts";
 import type { Session } from "../session/session.ts";
 import { Turn } from "../session/queue/send_queue.ts";
 import { settlesWithin } from "../base/wait.ts";
-import { platformRuntime, type Runtime } from "../base/runtime.ts";
+import { outside, platformRuntime, type Runtime } from "../base/runtime.ts";
 import type { DevCertificate } from "../transport/certificate/dev_certificate.ts";
 import { UnreadStreams } from "../transport/quic/unread_streams.ts";
 import { type Certificate, checkCertificate } from "../transport/h3/server.ts";
@@ -63,6 +66,16 @@ import { CloseCode, UnsupportedError } from "../errors.ts";
 import { internals } from "../session/core.ts";
 import { directStream } from "../transport/direct.ts";
 import { report } from "../session/settings.ts";
+
+/** A face over HTTP at a path of a server. */
+interface MountedFace {
+  /** Option of the server that asks for the face. */
+  readonly name: string;
+  /** Loads the face. */
+  readonly load: () => Promise<HttpFace>;
+  /** The face, once its loading began. */
+  loading: Promise<HttpFace> | undefined;
+}
 
 /**
  * A server of sessions that listens by itself, or is mounted in another server.
@@ -95,8 +108,8 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   readonly #metrics: MetricsEndpoint | undefined;
   readonly #moq: MoqServer | undefined;
   readonly #unreadStreams: UnreadStreams;
-  /** HTTP faces by path, which load with the server. */
-  readonly #faces = new Map<string, Promise<HttpFace>>();
+  /** HTTP faces by path. */
+  readonly #faces = new Map<string, MountedFace>();
   /** HTTP faces that have loaded, by the option of the server. */
   readonly #loadedFaces = new Map<string, HttpFace>();
   readonly #streams: DurableStreams | undefined;
@@ -115,7 +128,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   constructor(options: ServerOptions<V, C> = {}) {
     checkServerOptions("create server", options);
     const { contract, authorize, limits = {}, rooms = [], broker, api, durableStreams } = options;
-    checkFaces({ api, durableStreams });
+    const inspector = options.inspector === true ? {} : options.inspector || undefined;
+    const inspected = inspector && checkInspector(inspector);
+    checkFaces({ api, durableStreams, inspector: inspected });
     if (api !== undefined) checkApi(api);
     if (durableStreams !== undefined) checkDurableStreams(durableStreams, broker);
     const answers = checkAnswers(options.answers);
@@ -190,9 +205,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     });
     const { manager } = this;
     const { metrics = false } = options;
-    const source = metricsOf(this, limits.maxSessions);
+    const source = metricsOf(this, { runtime, maxSessions: limits.maxSessions });
     if (metrics !== false) {
-      this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, source);
+      this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, { runtime, source });
     }
     this.#admission = new Admission(options, settings, {
       manager,
@@ -226,14 +241,21 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
         settings,
       });
       if (durableStreams !== undefined) {
-        this.#mount("durableStreams", durableStreams.path, loading.then(({ face }) => face!));
+        const face = loading.then(({ face }) => face!);
+        this.#mount("durableStreams", durableStreams.path, () => face);
       } else loading.catch((error) => this.#console.failed("Loading of answers", error));
       const streams = this.#streams = new DurableStreams(loading);
       this.topics.serveStreams((topic) => streams.source(topic, this.topics));
     }
     if (api !== undefined) {
       const { health } = source;
-      this.#mount("api", api.path, this.#loadApi(api, { contract, health, origins: rules }));
+      const face = this.#loadApi(api, { contract, health, origins: rules });
+      this.#mount("api", api.path, () => face);
+    }
+    if (inspected !== undefined) {
+      const load = () => this.#loadInspector(inspected);
+      // Other nodes ask this one, for which no request comes.
+      this.#mount("inspector", inspected.path, load, { isLate: broker === undefined });
     }
   }
 
@@ -276,6 +298,15 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     throw new UnsupportedError(
       "Cannot use durable streams: the server must have the option durableStreams",
     );
+  }
+
+  /**
+   * Durable streams for an inspector; `undefined` if the server has none.
+   *
+   * @ignore
+   */
+  get streams(): DurableStreams | undefined {
+    return this.#streams;
   }
 
   /**
@@ -590,7 +621,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   async #loadDurable(
     options: Pick<PartsOptions, "http" | "origins" | "answers" | "settings">,
   ): Promise<DurableParts> {
-    const { loadParts } = await import("./durable/parts.ts");
+    const { loadParts } = await outside(this.#runtime, import("./durable/parts.ts"));
     return loadParts({
       ...options,
       broker: this.topics.broker,
@@ -603,7 +634,7 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     options: ApiOptions,
     parts: Pick<ApiParts, "contract" | "health" | "origins">,
   ): Promise<HttpFace> {
-    const { Api } = await import("./http/api.ts");
+    const { Api } = await outside(this.#runtime, import("./http/api.ts"));
     const { topics, presence, manager, nodes } = this;
     return new Api(options, {
       ...this.#faceParts(),
@@ -617,6 +648,12 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     });
   }
 
+  async #loadInspector(options: InspectorOptions): Promise<Inspector> {
+    const { runtime, report } = this.#faceParts();
+    const { Inspector } = await outside(runtime, import("./inspector/inspector.ts"));
+    return new Inspector(this as unknown as Server, options, { runtime, report });
+  }
+
   /** Services for HTTP faces. */
   #faceParts(): FaceParts {
     return {
@@ -627,25 +664,41 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
     };
   }
 
-  #mount(name: string, path: string, loading: Promise<HttpFace>): void {
-    this.#faces.set(path, loading);
+  #mount(
+    name: string,
+    path: string,
+    load: () => Promise<HttpFace>,
+    { isLate = false }: { readonly isLate?: boolean } = {},
+  ): void {
+    const face: MountedFace = { name, load, loading: undefined };
+    this.#faces.set(path, face);
+    if (!isLate) void this.#loadFace(face);
+  }
+
+  /** Loads a face once. */
+  #loadFace(face: MountedFace): Promise<HttpFace> {
+    if (face.loading !== undefined) return face.loading;
+    if (this.#closing !== undefined) return Promise.reject(new Error("The server is closed"));
+    const loading = face.loading = face.load();
     loading.then(
-      (face) => this.#loadedFaces.set(name, face),
-      (error) => this.#console.failed(`Loading of the option ${name}`, error),
+      (loaded) => this.#loadedFaces.set(face.name, loaded),
+      (error) => this.#console.failed(`Loading of the option ${face.name}`, error),
     );
+    return loading;
   }
 
   #answerFace(request: Request, info: RequestInfo): Promise<Response> | undefined {
-    return this.#faceAt(request.url)?.then(
-      (face) => face.fetch(request, info),
+    const face = this.#faceAt(request.url);
+    return face && this.#loadFace(face).then(
+      (loaded) => loaded.fetch(request, info),
       () => new Response("Internal server error", { status: 500 }),
     );
   }
 
   /** Returns the face to which the URL of a request belongs. */
-  #faceAt(url: string): Promise<HttpFace> | undefined {
-    for (const [path, loading] of this.#faces) {
-      if (pathBelow(url, path) !== undefined) return loading;
+  #faceAt(url: string): MountedFace | undefined {
+    for (const [path, face] of this.#faces) {
+      if (pathBelow(url, path) !== undefined) return face;
     }
     return undefined;
   }
@@ -653,7 +706,9 @@ export class Server<V = unknown, C extends Contract = Contract> implements Async
   async #close(options: SessionCloseOptions): Promise<void> {
     this.#removeAbortListener?.();
     this.#listener?.stop();
-    await Promise.allSettled(this.#faces.values()); // None is still loading behind this.
+    // None is still loading behind this.
+    await Promise.allSettled([...this.#faces.values()].map(({ loading }) => loading));
+    for (const face of this.#loadedFaces.values()) await face[Symbol.asyncDispose]?.();
     await this.#streams?.close();
     await Promise.all([
       this.manager.shutdown(options),

@@ -2,6 +2,7 @@
 import type { MetricsOptions } from "../telemetry/endpoint.ts";
 
 import type { AuthorizationContext } from "./http/face.ts";
+import type { InspectorOptions } from "./inspector/options.ts";
 import { DURABLE_STREAMS, type DurableStreamsOptions, KEEP } from "./durable/options.ts";
 import type { WebTransportServeOptions } from "./webtransport_options.ts";
 import type { RateLimitsOptions, SessionRates } from "../manager/rate_limits.ts";
@@ -233,6 +234,15 @@ export interface ServerOptions<V = unknown, C extends Contract = Contract>
    * @default {false}
    */
   readonly metrics?: boolean | MetricsOptions;
+  /**
+   * Serves a page that shows the sessions, topics, rooms, durable streams and brokers of all nodes,
+   * and the messages of one session as these come and go: at `/inspector`, for programs on this
+   * machine. An object sets the path and lets others in. Requests for the path and below go to the
+   * inspector, also in a mounted server. Costs nothing while no page is open.
+   *
+   * @default {false}
+   */
+  readonly inspector?: boolean | InspectorOptions;
   /**
    * Serves an HTTP API for backends in any language: publish, send to a user, disconnect, presence,
    * history, health and statistics, in JSON. The OpenAPI document is at `openapi.json` below the
@@ -527,6 +537,7 @@ const SERVER: OptionKeys<ServerOptions> = {
   history: true,
   hosts: true,
   http: true,
+  inspector: true,
   instrumentation: true,
   keepsHeaders: true,
   limits: true,
@@ -667,6 +678,8 @@ const API: OptionKeys<ApiOptions> = {
   rate: true,
 };
 
+const INSPECTOR: OptionKeys<InspectorOptions> = { authorize: true, path: true, payloads: true };
+
 const METRICS: OptionKeys<MetricsOptions> = { allow: true, healthPath: true, path: true };
 
 const WEB_TRANSPORT: OptionKeys<WebTransportServeOptions> = {
@@ -712,6 +725,7 @@ const NESTED: Readonly<Record<string, Known>> = {
   },
   flowControl: { keys: FLOW_CONTROL },
   history: { each: { keys: HISTORY } },
+  inspector: { keys: INSPECTOR },
   limits: { keys: LIMITS, nested: { unreadStreams: { keys: UNREAD_STREAMS } } },
   metrics: { keys: METRICS },
   node: { keys: NODE },
@@ -821,4 +835,25 @@ export function checkApi(
     rate: checkRate(rate, "api.rate"),
     ...limits,
   };
+}
+
+/**
+ * Checks the options of the inspector, and fills in the defaults.
+ *
+ * @param options The options.
+ * @returns The options.
+ * @throws {TypeError} If an option is unknown or invalid.
+ */
+export function checkInspector(
+  options: InspectorOptions,
+): Required<Pick<InspectorOptions, "path" | "payloads">> & Pick<InspectorOptions, "authorize"> {
+  checkKeys(options, INSPECTOR, "create inspector: options");
+  const { path = "/inspector", authorize, payloads = true } = options;
+  checkFaces({ inspector: { path, authorize } });
+  if (typeof payloads !== "boolean") {
+    throw new TypeError(
+      `Cannot create server: inspector.payloads must be true or false, received ${payloads}`,
+    );
+  }
+  return { path, payloads, ...(authorize !== undefined && { authorize }) };
 }

@@ -165,6 +165,11 @@ export class Answers {
     return this.#running.size;
   }
 
+  /** Lists the streams of these answers. */
+  ids(): Set<string> {
+    return new Set(Array.from(this.#running, ({ writer }) => writer.id));
+  }
+
   /**
    * Begins an answer, unless the same user asked for it by this name before.
    *
@@ -185,7 +190,7 @@ export class Answers {
     }
     if (this.#isClosed) throw new RequestError("unavailable", "The server is closed");
     const { streams, node, resumeOf } = this.#parts;
-    const id = await answerId({ topic, user, name });
+    const id = await answerId(this.#parts.runtime, { topic, user, name });
     try {
       if ((await streams.info(id)).kind === "page") return id;
       const { keepMs: ttlMs, maxRunningPerUser } = this.#limits;

@@ -225,6 +225,16 @@ export class NodeStreams {
     return await this.#streams.delete(id) === "removed";
   }
 
+  /** Lists the streams with a writer or readers on this node. */
+  activity(): Map<string, { readonly writer?: DurableStreamWriter; readonly readers: number }> {
+    const found = new Map<string, { writer?: DurableStreamWriter; readers: number }>();
+    for (const [id, readers] of this.#streams.followed()) found.set(id, { readers });
+    for (const writer of this.#writers) {
+      found.set(writer.id, { writer, readers: found.get(writer.id)?.readers ?? 0 });
+    }
+    return found;
+  }
+
   /** Aborts the streams of all open writers of this node, with the error `writer-lost`. */
   async close(): Promise<void> {
     const told = Promise.allSettled([...this.#writers].map((writer) => writer.abort(WRITER_LOST)));

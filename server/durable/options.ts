@@ -1,5 +1,6 @@
 /** Options of durable streams and of answers, with the checks that run before the rest loads. */
 import type { AuthorizationContext } from "../http/face.ts";
+import { outside, type Runtime } from "../../base/runtime.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { Rate } from "../../manager/token_bucket.ts";
 import { checkLimits, type OptionKeys } from "../../base/options.ts";
@@ -203,35 +204,41 @@ const DIGEST_BYTES = 16;
  * Makes the id of the stream that has an answer. The same name is another answer for another user, or
  * on another topic.
  *
+ * @param runtime The runtime of the server.
  * @param answer Topic of the request, verified user unless a guest, and the name that the caller gave.
  * @returns The id.
  */
 export async function answerId(
+  runtime: Runtime,
   { topic, user, name }: {
     readonly topic: string;
     readonly user?: string | undefined;
     readonly name: string;
   },
 ): Promise<string> {
-  const owner = user === undefined ? GUEST : await digest(user);
-  return `${ANSWER_PREFIX}${owner}:${await digest(topic)}:${name}`;
+  const owner = user === undefined ? GUEST : await digest(runtime, user);
+  return `${ANSWER_PREFIX}${owner}:${await digest(runtime, topic)}:${name}`;
 }
 
 /**
  * Tells whether a stream has an answer of a user. Answers of guests belong to all who know the id.
  *
- * @param id Id of the stream.
- * @param user The verified user; `undefined` for a guest.
+ * @param runtime The runtime of the server.
+ * @param stream Id of the stream, and the verified user; `undefined` for a guest.
  * @returns True for an answer of the user, or of a guest.
  */
-export async function isOwnAnswer(id: string, user: string | undefined): Promise<boolean> {
+export async function isOwnAnswer(
+  runtime: Runtime,
+  { id, user }: { readonly id: string; readonly user: string | undefined },
+): Promise<boolean> {
   if (!id.startsWith(ANSWER_PREFIX)) return false;
   const owner = id.slice(ANSWER_PREFIX.length).split(":", 1)[0];
-  return owner === GUEST || user !== undefined && owner === await digest(user);
+  return owner === GUEST || user !== undefined && owner === await digest(runtime, user);
 }
 
-async function digest(text: string): Promise<string> {
-  const hash = await crypto.subtle.digest("SHA-256", new TextEncoder().encode(text));
+async function digest(runtime: Runtime, text: string): Promise<string> {
+  const bytes = new TextEncoder().encode(text);
+  const hash = await outside(runtime, crypto.subtle.digest("SHA-256", bytes));
   return new Uint8Array(hash, 0, DIGEST_BYTES).toBase64({
     alphabet: "base64url",
     omitPadding: true,

@@ -172,6 +172,23 @@ export class DurableStreams {
   }
 
   /**
+   * Lists the streams with a writer or readers on this node, for an inspector.
+   *
+   * @ignore
+   * @returns Each stream; of a writer, its offset and the records that wait to be kept.
+   */
+  async activity(): Promise<StreamActivity[]> {
+    const { node, answers } = await this.#loaded;
+    const ids = answers.ids();
+    return Array.from(node.activity(), ([id, { writer, readers }]) => ({
+      id,
+      readers,
+      isAnswer: ids.has(id),
+      ...(writer && { writer: { offset: writer.offset, waiting: writer.waiting } }),
+    }));
+  }
+
+  /**
    * Creates the source of a topic `stream:<id>`.
    *
    * @ignore
@@ -208,6 +225,17 @@ export class DurableStreams {
     const loaded = await this.#loaded.catch(() => undefined); // The failure was reported.
     await loaded?.close();
   }
+}
+
+/** A stream with a writer or readers on one node. */
+export interface StreamActivity {
+  readonly id: string;
+  /** Readers on this node. */
+  readonly readers: number;
+  /** True if an answer of this node writes the stream. */
+  readonly isAnswer: boolean;
+  /** The writer on this node. */
+  readonly writer?: { readonly offset: string; readonly waiting: number };
 }
 
 /** A session that reads a stream. */

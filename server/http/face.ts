@@ -148,7 +148,7 @@ export interface FaceRequest<Action extends string> {
 }
 
 /** A face of a server over HTTP. */
-export interface HttpFace {
+export interface HttpFace extends Partial<AsyncDisposable> {
   /** Counters. */
   readonly stats: HttpFaceStats;
   /** Answers a request for the path of the face, or below. Never rejects. */

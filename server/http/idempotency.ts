@@ -2,7 +2,7 @@
 import { concat } from "./body.ts";
 import { Problem } from "./problem.ts";
 import type { BrokerStore } from "../../pubsub/broker.ts";
-import type { Runtime } from "../../base/runtime.ts";
+import { outside, type Runtime } from "../../base/runtime.ts";
 
 /** Longest time for which a request under way keeps others with its key out, in milliseconds. */
 const UNDER_WAY_MS = 60_000;
@@ -74,9 +74,9 @@ export class IdempotencyKeys {
     }
     const { runtime, windowMs: ttlMs } = this.#options;
     const store = this.#options.store();
-    const id = await digest(encoder.encode(JSON.stringify([user, key])));
+    const id = await digest(runtime, encoder.encode(JSON.stringify([user, key])));
     const head = encoder.encode(`${method} ${path}\n`);
-    const fingerprint = await digest(concat([head, body]));
+    const fingerprint = await digest(runtime, concat([head, body]));
     if (!await store.claim(`api-key:${id}`, fingerprint, { max: 1, ttlMs })) {
       throw new Problem(422, {
         code: "key-reused",
@@ -115,7 +115,7 @@ export class IdempotencyKeys {
   }
 }
 
-async function digest(bytes: Uint8Array<ArrayBuffer>): Promise<string> {
-  const hash = new Uint8Array(await crypto.subtle.digest("SHA-256", bytes));
-  return hash.toBase64({ alphabet: "base64url", omitPadding: true });
+async function digest(runtime: Runtime, bytes: Uint8Array<ArrayBuffer>): Promise<string> {
+  const hash = await outside(runtime, crypto.subtle.digest("SHA-256", bytes));
+  return new Uint8Array(hash).toBase64({ alphabet: "base64url", omitPadding: true });
 }

@@ -7,7 +7,7 @@ import type { EngineFacts } from "../../pubsub/ports/operations.ts";
 import { PortBroker } from "../../pubsub/ports/port_broker.ts";
 import type { Broker } from "../../pubsub/broker.ts";
 import type { Contract } from "../../session/contract.ts";
-import { MetricsEndpoint, metricsOf } from "../../telemetry/endpoint.ts";
+import { MetricsEndpoint, metricsOf, type MetricsSource } from "../../telemetry/endpoint.ts";
 import { measuresOf } from "../../telemetry/prometheus.ts";
 import type { RequestInfo } from "../../transport/address.ts";
 import type { ListenInfo } from "../listener.ts";
@@ -144,7 +144,8 @@ class WorkerProgram {
   }
 
   #answers(): Answers<WorkerQuestions> {
-    const source = () => metricsOf(this.#server!, this.#maxSessions);
+    const source = () =>
+      metricsOf(this.#server!, { runtime: this.#runtime, maxSessions: this.#maxSessions });
     return {
       start: () => this.#start(),
       // A full heap ends a handler somewhere inside, and raises the limit for the rest.
@@ -200,9 +201,13 @@ class WorkerProgram {
     this.#maxSessions = limits?.maxSessions;
     this.#origins = { ...(hosts && { hosts }), ...(origins && { origins }) };
     if (metrics !== false) {
-      this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, {
+      const source: MetricsSource = {
         measures: () => this.#calls.ask("measures"),
         health: () => this.#calls.ask("health"),
+      };
+      this.#metrics = new MetricsEndpoint(metrics === true ? {} : metrics, {
+        runtime: this.#runtime,
+        source,
       });
     }
     const server = Server.listen<V, C>({
