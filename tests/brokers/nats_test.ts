@@ -15,7 +15,13 @@ import {
   type StoredMsg,
   type StreamInfo,
 } from "@nats-io/jetstream";
-import { connect, type MsgHdrs, type Subscription } from "@nats-io/transport-node";
+import {
+  connect,
+  type MsgHdrs,
+  type NatsConnection,
+  type NodeConnectionOptions,
+  type Subscription,
+} from "@nats-io/transport-node";
 import { stub } from "@std/testing/mock";
 import { dial } from "../../client.ts";
 import { BrokerError, SessionClosedError } from "../../errors.ts";
@@ -115,6 +121,28 @@ test("leaves a connection that was handed in unchanged", async ({ servers }) => 
   assert(!connection.isClosed());
   await connection.flush();
   await connection.close();
+});
+
+test("opens and closes its connection by the function that was handed in", async ({ servers }) => {
+  const opened: NatsConnection[] = [];
+  let attempts = 0;
+  const broker = new NatsBroker({
+    servers,
+    name: "a node",
+    async connect(options) {
+      if (++attempts === 1) throw new Error("not yet");
+      const connection = await connect(options as NodeConnectionOptions);
+      opened.push(connection);
+      return connection;
+    },
+  });
+  await using hearing = new Hearing(broker, "news");
+  await hearing.ready;
+  broker.publish({ topic: "news", payload: "1" });
+  await hearing.count(1);
+  assertEquals([attempts, opened.length], [2, 1]);
+  await broker.close();
+  assert(opened[0]!.isClosed());
 });
 
 test("says that a connection which was handed in has ended", async ({ servers }) => {

@@ -43,7 +43,8 @@ function swapped(makePair: () => Promise<ConnectionPair>): () => Promise<Connect
   };
 }
 
-const traits: ConnectionTraits = {
+/** Traits of a WebSocket without streams. */
+export const PLAIN_TRAITS: ConnectionTraits = {
   frames: true,
   streams: false,
   datagrams: "none",
@@ -55,14 +56,19 @@ const traits: ConnectionTraits = {
 };
 
 const withStreams: ConnectionTraits = {
-  ...traits,
+  ...PLAIN_TRAITS,
   streams: true,
   datagrams: "reliable",
   resetCodes: true,
   credit: true,
 };
 
-const skein = { ...withStreams, protocol: "skein.1", binaryHead: [0x40, 0x53] };
+/** Traits of a WebSocket of `skein.1`, with streams. */
+export const SKEIN_TRAITS: ConnectionTraits = {
+  ...withStreams,
+  protocol: "skein.1",
+  binaryHead: [0x40, 0x53],
+};
 
 /** Codes and reasons travel in a frame of QMux. */
 const qmux = {
@@ -72,7 +78,7 @@ const qmux = {
   maxCloseCode: Number.MAX_SAFE_INTEGER,
 };
 
-const messages = { ...skein, maxReasonBytes: 1024 };
+const messages = { ...SKEIN_TRAITS, maxReasonBytes: 1024 };
 
 /**
  * Registers the tests of an engine, over each wire of a WebSocket.
@@ -86,9 +92,9 @@ export function testWebSocket(name: string, engine: WebSocketHost): void {
   const testSwapped = (protocol: string, what: ConnectionTraits) =>
     testConnection(`${name}, ${protocol}, from the server`, swapped(make(engine, protocol)), what);
 
-  test("", traits);
-  test("skein.1", skein);
-  testSwapped("skein.1", skein);
+  test("", PLAIN_TRAITS);
+  test("skein.1", SKEIN_TRAITS);
+  testSwapped("skein.1", SKEIN_TRAITS);
   test("qmux-02", qmux);
   test("qmux-01", qmux);
   testSwapped("qmux-01", qmux);

@@ -1,0 +1,540 @@
+/** Virtual time for many hosts in one process: events in one order, drawn from one seed. */
+import type { Runtime, Timer } from "../../base/runtime.ts";
+import { checkLimits } from "../../base/options.ts";
+import { seededRandom } from "../../transport/memory/path.ts";
+
+/** Turns and time of the process, captured before a simulation replaces globals. */
+const { setImmediate: nextTurn, setTimeout: realTimeout, clearTimeout: clearRealTimeout } =
+  globalThis as unknown as {
+    readonly setImmediate: (callback: () => void) => unknown;
+    readonly setTimeout: (callback: () => void, ms: number) => Timer;
+    readonly clearTimeout: (timer: Timer) => void;
+  };
+
+/** Most entries that a trace keeps; older ones are forgotten. */
+const MAX_TRACE_ENTRIES = 10_000;
+
+/** Most events that run without virtual time passing; more is a program that never waits. */
+const MAX_EVENTS_AT_ONCE = 100_000;
+
+/** Most findings of a run; later ones are in the trace alone. */
+const MAX_FINDINGS = 1_000;
+
+/** Most checkpoints of a run; beyond this number each second one is forgotten. */
+const MAX_CHECKPOINTS = 2_048;
+
+/** Longest real time for which virtual time stands still, in milliseconds. */
+const MAX_HOLD_MS = 60_000;
+
+/** Options of a simulation. */
+export interface SimulationOptions {
+  /** Source of all chance: an integer. The same seed gives the same run. */
+  readonly seed: number;
+  /**
+   * `"packets"` for a trace with each packet; the run and its digest are the same with both.
+   *
+   * @default {"facts"}
+   */
+  readonly trace?: "facts" | "packets";
+  /**
+   * Turns of the process after each event. Programs whose work is all in virtual time need one; a run
+   * with more and another digest has work that escapes.
+   *
+   * @default {1}
+   */
+  readonly turns?: number;
+}
+
+/** Kind of an entry of a trace, for colors and filters. */
+export type TraceKind =
+  | "life"
+  | "fault"
+  | "network"
+  | "packet"
+  | "session"
+  | "message"
+  | "engine"
+  | "finding"
+  | "note";
+
+/** Details of an entry of a trace. */
+export interface TraceDetails {
+  /**
+   * Kind of the entry.
+   *
+   * @default {"note"}
+   */
+  readonly kind?: TraceKind;
+  /** Host at the other end, if the entry has one. */
+  readonly to?: string;
+  /** Time until the end of the fact, such as the arrival of a packet, in milliseconds. */
+  readonly lastsMs?: number;
+  /** More about the fact for people, such as the stack of an error; not in the digest. */
+  readonly more?: string;
+}
+
+/** An entry of the trace of a simulation. */
+export interface TraceEntry extends TraceDetails {
+  /** Virtual time, in milliseconds since the start. */
+  readonly atMs: number;
+  /** Host of the entry; empty for the scenario and the network. */
+  readonly host: string;
+  /** The fact, in a few words. */
+  readonly text: string;
+}
+
+/** The host of an event, as virtual time needs it. */
+export interface EventHost {
+  /** Name of the host. */
+  readonly name: string;
+  /** Number of the host in digests. */
+  readonly tag: number;
+  /** Number of lives that ended. */
+  readonly life: number;
+  /** Clocks, timers and chance of the present life. */
+  readonly runtime: Runtime;
+  /**
+   * Decides if an event may run now.
+   *
+   * @param event The event that is due.
+   * @returns False for an event of an earlier life, and for one that the host keeps for later.
+   */
+  admits(event: SimulatedEvent): boolean;
+}
+
+/** The digest of a run after a number of events. */
+export interface Checkpoint {
+  /** Number of events. */
+  readonly events: number;
+  /** Virtual time of the last one of these, in milliseconds since the start. */
+  readonly atMs: number;
+  /** The digest. */
+  readonly digest: string;
+}
+
+/** A callback that waits for its time. */
+export interface SimulatedEvent {
+  /** Virtual time, in milliseconds since the start. */
+  readonly atMs: number;
+  /** Position among the events of the same time. */
+  readonly order: number;
+  /** Runs the event. */
+  readonly run: () => void;
+  /** The host on which the event runs; `undefined` for the scenario. */
+  readonly host: EventHost | undefined;
+  /** Life of the host to which the event belongs. */
+  readonly life: number;
+  /** True once the event ran, or was taken back. */
+  isOver: boolean;
+}
+
+/**
+ * Virtual time: events in one order, with the trace of a run.
+ *
+ * - **One order:** events run one after the other, by time, and at the same time in the order of
+ *   their creation. Between two events all microtasks run, so promises settle in virtual time.
+ * - **One seed:** each sequence of random numbers derives from the seed and a name. A sequence more
+ *   or less changes no other sequence.
+ * - **Fast:** waiting costs no time. The process does not sleep.
+ *
+ * @example An hour
+ * ```ts
+ * import { EventLoop } from "@skein/skein/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const events = new EventLoop({ seed: 1 });
+ * const seen: number[] = [];
+ * events.after(3_600_000, () => seen.push(events.nowMs));
+ * await events.run(3_600_000);
+ * assertEquals(seen, [3_600_000]);
+ * ```
+ */
+export class EventLoop {
+  /** The seed. */
+  readonly seed: number;
+  /** Chance of the scenario: numbers from 0 up to 1. */
+  readonly random: () => number;
+  readonly #events = new EventQueue();
+  readonly #trace: TraceEntry[] = [];
+  #nowMs = 0;
+  #order = 0;
+  #count = 0;
+  #digest = 0x811c9dc5;
+  #failure: { readonly error: unknown } | undefined;
+  #current: EventHost | undefined;
+  /** Events that ran since virtual time passed last. */
+  #atOnce = 0;
+  #isRunning = false;
+  /** Real promises for which virtual time waits. */
+  #held = 0;
+  /** Called once no real promise holds virtual time. */
+  #onRelease: (() => void) | undefined;
+  /** Promises that `hold()` gave, such as those of globals that the simulation replaced. */
+  readonly #outcomes = new WeakSet<Promise<unknown>>();
+  /** The newest promise of `hold()` outside of `run()`. */
+  #lastHeld: Promise<unknown> = Promise.resolve();
+  readonly #findings: TraceEntry[] = [];
+  #checkpoints: Checkpoint[] = [];
+  /** Events between two checkpoints. */
+  #stride = 1;
+  readonly #turns: number;
+  readonly #tracesPackets: boolean;
+
+  /**
+   * Creates a simulation at time 0.
+   *
+   * @param options See {@linkcode SimulationOptions}.
+   * @throws {RangeError} If the seed is no integer, or `turns` is not positive.
+   */
+  constructor({ seed, trace = "facts", turns }: SimulationOptions) {
+    if (!Number.isSafeInteger(seed)) {
+      throw new RangeError(`Cannot simulate: seed must be an integer, received ${seed}`);
+    }
+    this.seed = seed;
+    this.#turns = checkLimits({ turns: 1 }, { turns }, { of: "simulation: " }).turns;
+    this.#tracesPackets = trace === "packets";
+    this.random = this.chanceOf("scenario");
+  }
+
+  /** Virtual time, in milliseconds since the start. */
+  get nowMs(): number {
+    return this.#nowMs;
+  }
+
+  /** Number of events that ran. */
+  get events(): number {
+    return this.#count;
+  }
+
+  /** Number of events that wait for their time, those of stopped timers included. */
+  get waiting(): number {
+    return this.#events.size;
+  }
+
+  /**
+   * Lists the events that wait for their time, such as timers, in no order; those that were taken
+   * back, and those of earlier lives, are left out.
+   *
+   * @returns The events.
+   */
+  *pending(): Generator<SimulatedEvent> {
+    for (const event of this.#events.all()) {
+      if (!event.isOver && event.life === (event.host?.life ?? 0)) yield event;
+    }
+  }
+
+  /** True if the trace has each packet. */
+  get tracesPackets(): boolean {
+    return this.#tracesPackets;
+  }
+
+  /**
+   * Digest of all events so far, their times and hosts, and of the trace without its packets. Two
+   * runs of a seed have the same digest.
+   */
+  get digest(): string {
+    return (this.#digest >>> 0).toString(16).padStart(8, "0");
+  }
+
+  /** Entries of the kind `"finding"`, the oldest first. */
+  get findings(): readonly TraceEntry[] {
+    return this.#findings;
+  }
+
+  /** Digests on the way, at equal distances, by which two runs are compared. */
+  get checkpoints(): readonly Checkpoint[] {
+    return this.#checkpoints;
+  }
+
+  /** The newest entries of the trace, the oldest first. */
+  get trace(): readonly TraceEntry[] {
+    return this.#trace;
+  }
+
+  /**
+   * Makes a sequence of random numbers that depends on the seed and a name alone.
+   *
+   * @param name Any text.
+   * @returns A function that gives numbers from 0 up to 1.
+   */
+  chanceOf(name: string): () => number {
+    return seededRandom(hashed(`${this.seed}/${name}`));
+  }
+
+  /** The host of the running event; `undefined` for the scenario, and between two runs. */
+  get current(): EventHost | undefined {
+    return this.#current;
+  }
+
+  /**
+   * Plans an event.
+   *
+   * @param waitMs Time from now, in milliseconds; less than 0 is now.
+   * @param run Called at that time.
+   * @param host The host on which the event runs, in its present life; none is the scenario.
+   * @returns The event, for {@linkcode EventLoop.cancel}.
+   */
+  after(waitMs: number, run: () => void, host?: EventHost): SimulatedEvent {
+    const event: SimulatedEvent = {
+      atMs: this.#nowMs + Math.max(0, waitMs),
+      order: this.#order++,
+      run,
+      host,
+      life: host === undefined ? 0 : host.life,
+      isOver: false,
+    };
+    this.#events.push(event);
+    return event;
+  }
+
+  /**
+   * Waits for real work, such as a module that loads or a digest of `crypto.subtle`, while virtual
+   * time stands still. No event runs before the promise has settled; its outcome arrives in an event
+   * of the host that called, at the same virtual time, in the order of the calls. MUST NOT be called
+   * with a promise that needs virtual time to settle. A call by work that is held already gives the
+   * outcome as soon as the promise settles. A promise that this method gave is returned as it is.
+   *
+   * @param promise The real work.
+   * @param host The host that waits; by default that of the running event.
+   * @returns The outcome of the promise. Never settles if the life of the host ends before.
+   */
+  hold<T>(promise: Promise<T>, host: EventHost | undefined = this.#current): Promise<T> {
+    if (this.#outcomes.has(promise)) return promise;
+    this.#held++;
+    const release = () => {
+      if (--this.#held > 0) return;
+      this.#onRelease?.();
+      this.#onRelease = undefined;
+    };
+    promise.then(release, release);
+    let outcome: Promise<T>;
+    if (this.#isRunning && this.#onRelease === undefined) {
+      outcome = new Promise((resolve) => void this.after(0, () => resolve(promise), host));
+    } else {
+      outcome = this.#lastHeld.then(() => promise);
+      this.#lastHeld = outcome.catch(() => {});
+    }
+    this.#outcomes.add(outcome);
+    return outcome;
+  }
+
+  /**
+   * Takes an event back.
+   *
+   * @param event The event; ignored if over or `undefined`.
+   */
+  cancel(event: SimulatedEvent | ReturnType<typeof setTimeout> | undefined): void {
+    if (event !== undefined) (event as SimulatedEvent).isOver = true;
+  }
+
+  /**
+   * Waits in virtual time.
+   *
+   * @param ms Time in milliseconds.
+   * @returns Resolves after that time.
+   */
+  sleep(ms: number): Promise<void> {
+    return new Promise((resolve) => void this.after(ms, resolve));
+  }
+
+  /**
+   * Adds an entry to the trace, and to the digest unless its kind is `"packet"`.
+   *
+   * @param text The fact, in a few words.
+   * @param host Name of the host; empty for the scenario.
+   * @param details See {@linkcode TraceDetails}.
+   */
+  note(text: string, host = "", details: TraceDetails = {}): void {
+    if (details.kind !== "packet") {
+      this.#digest = hashed(`${this.#nowMs} ${host} ${text}\n`, this.#digest);
+    } else if (!this.#tracesPackets) return;
+    const entry = { atMs: this.#nowMs, host, text, ...details };
+    this.#trace.push(entry);
+    if (details.kind === "finding" && this.#findings.length < MAX_FINDINGS) {
+      this.#findings.push(entry);
+    }
+    if (this.#trace.length >= 2 * MAX_TRACE_ENTRIES) this.#trace.splice(0, MAX_TRACE_ENTRIES);
+  }
+
+  /**
+   * Adds an error of the running host to the findings.
+   *
+   * @param verb The fact, such as `throws`.
+   * @param error The error.
+   */
+  noteError(verb: string, error: unknown): void {
+    const more = error instanceof Error ? error.stack : undefined;
+    this.note(`${verb} ${error}`, this.#current?.name, { kind: "finding", ...(more && { more }) });
+  }
+
+  /**
+   * Lets virtual time pass.
+   *
+   * @param ms Time to pass, in milliseconds.
+   * @returns Resolves once all events of that time have run.
+   * @throws {TypeError} If the simulation runs already.
+   * @throws {Error} If events run and run while no virtual time passes, or a promise of `hold()` does
+   * not settle.
+   * @throws Any error that an event threw; later events have not run then.
+   */
+  async run(ms: number): Promise<void> {
+    if (this.#isRunning) {
+      throw new TypeError("Cannot run: the simulation must stand still, received one that runs");
+    }
+    this.#isRunning = true;
+    const untilMs = this.#nowMs + ms;
+    await new Promise<void>((resolve) => {
+      const step = () => {
+        if (this.#failure !== undefined) return resolve();
+        if (this.#held > 0) return this.#waitForRelease(step);
+        if (this.#runNext(untilMs)) this.#afterTurns(this.#turns, step);
+        else resolve();
+      };
+      // Work that the caller began before has its turn first.
+      nextTurn(step);
+    });
+    this.#isRunning = false;
+    this.#current = undefined;
+    if (this.#failure !== undefined) {
+      const { error } = this.#failure;
+      this.#failure = undefined;
+      throw error;
+    }
+    this.#nowMs = untilMs;
+  }
+
+  #afterTurns(turns: number, step: () => void): void {
+    nextTurn(turns === 1 ? step : () => this.#afterTurns(turns - 1, step));
+  }
+
+  /** Runs one event, if one is due; its microtasks run before the next turn. */
+  #runNext(untilMs: number): boolean {
+    const event = this.#events.take(untilMs);
+    if (event === undefined) return false;
+    const { atMs, host } = event;
+    this.#atOnce = atMs === this.#nowMs ? this.#atOnce + 1 : 0;
+    this.#nowMs = atMs;
+    this.#current = host;
+    try {
+      if (this.#atOnce > MAX_EVENTS_AT_ONCE) throw new Error(this.#livelock());
+      event.isOver = true;
+      this.#count++;
+      this.#digest = hashedEvent(atMs, host, this.#digest);
+      if (this.#count % this.#stride === 0) this.#mark();
+      event.run();
+    } catch (error) {
+      this.#failure = { error };
+      this.noteError("throws", error);
+    }
+    return true;
+  }
+
+  #mark(): void {
+    this.#checkpoints.push({ events: this.#count, atMs: this.#nowMs, digest: this.digest });
+    if (this.#checkpoints.length < MAX_CHECKPOINTS) return;
+    this.#stride *= 2;
+    this.#checkpoints = this.#checkpoints.filter(({ events }) => events % this.#stride === 0);
+  }
+
+  #livelock(): string {
+    const on = this.#current === undefined ? "the scenario" : `host "${this.#current.name}"`;
+    return `Cannot simulate: virtual time must pass, received ${this.#atOnce} events at ` +
+      `${this.#nowMs} ms, the last one of ${on}`;
+  }
+
+  /** Waits until no real promise holds virtual time, with a bound in real time. */
+  #waitForRelease(step: () => void): void {
+    const timer = realTimeout(() => {
+      const on = this.#current === undefined ? "the scenario" : `host "${this.#current.name}"`;
+      this.#failure = {
+        error: new Error(
+          "Cannot simulate: a held promise must settle without virtual time, received none after " +
+            `${MAX_HOLD_MS} ms of real time on ${on} at ${this.#nowMs} ms`,
+        ),
+      };
+      this.#onRelease = undefined;
+      step();
+    }, MAX_HOLD_MS);
+    this.#onRelease = () => {
+      clearRealTimeout(timer);
+      nextTurn(step);
+    };
+  }
+}
+
+/** Events by time and order: a binary heap. */
+export class EventQueue {
+  readonly #heap: SimulatedEvent[] = [];
+
+  get size(): number {
+    return this.#heap.length;
+  }
+
+  all(): Iterable<SimulatedEvent> {
+    return this.#heap;
+  }
+
+  push(event: SimulatedEvent): void {
+    const heap = this.#heap;
+    let at = heap.length;
+    heap.push(event);
+    while (at > 0) {
+      const above = (at - 1) >> 1;
+      if (isBefore(heap[above]!, event)) break;
+      heap[at] = heap[above]!;
+      at = above;
+    }
+    heap[at] = event;
+  }
+
+  /** Takes the first event that may run and is due until a time. */
+  take(untilMs: number): SimulatedEvent | undefined {
+    for (;;) {
+      const first = this.#heap[0];
+      if (first === undefined || !first.isOver && first.atMs > untilMs) return undefined;
+      this.#removeFirst();
+      if (!first.isOver && (first.host === undefined || first.host.admits(first))) return first;
+    }
+  }
+
+  #removeFirst(): void {
+    const heap = this.#heap;
+    const last = heap.pop()!;
+    if (heap.length === 0) return;
+    let at = 0;
+    for (let child = 1; child < heap.length; child = 2 * at + 1) {
+      if (child + 1 < heap.length && isBefore(heap[child + 1]!, heap[child]!)) child++;
+      if (isBefore(last, heap[child]!)) break;
+      heap[at] = heap[child]!;
+      at = child;
+    }
+    heap[at] = last;
+  }
+}
+
+function isBefore(a: SimulatedEvent, b: SimulatedEvent): boolean {
+  return a.atMs < b.atMs || a.atMs === b.atMs && a.order < b.order;
+}
+
+/**
+ * Continues a hash with a text (FNV-1a, 32 bits).
+ *
+ * @param text The text.
+ * @param hash The hash so far; that of no text by default.
+ * @returns The next hash.
+ */
+export function hashed(text: string, hash = 0x811c9dc5): number {
+  for (let i = 0; i < text.length; i++) hash = Math.imul(hash ^ text.charCodeAt(i), 0x01000193);
+  return hash;
+}
+
+const time = new Float64Array(1);
+const words = new Uint32Array(time.buffer);
+
+/** Continues a hash with an event. */
+function hashedEvent(atMs: number, host: EventHost | undefined, hash: number): number {
+  time[0] = atMs;
+  hash = Math.imul(hash ^ words[0]!, 0x01000193);
+  hash = Math.imul(hash ^ words[1]!, 0x01000193);
+  return Math.imul(hash ^ (hash >>> 15) ^ (host?.tag ?? 0), 0x01000193);
+}

@@ -1,0 +1,212 @@
+/** Subscriptions of one NATS server, and the way of messages on this and to other servers. */
+import type { Runtime, Timer } from "../../../base/runtime.ts";
+import type { EventLoop } from "../event_loop.ts";
+import type { Host } from "../host.ts";
+import type { SimulatedSocket } from "../network/sockets.ts";
+import { Route } from "./route.ts";
+import { Interest } from "./subjects.ts";
+import type { NatsMessage } from "./wire.ts";
+
+/** A client that publishes. */
+export interface BusClient {
+  /** False if the client gets none of its own messages. */
+  readonly hasEcho: boolean;
+}
+
+/** A subscription of a client or of the server itself. */
+export interface BusSubscription {
+  /** Subject, perhaps with wildcards. */
+  readonly subject: string;
+  /** Name of the group of which one member gets each message; empty for none. */
+  readonly queue: string;
+  /** Delivers a message. */
+  readonly take: (message: NatsMessage) => void;
+  /** The client, if the subscription is one of a client. */
+  readonly client: BusClient | undefined;
+  /** Ends the subscription. */
+  close(): void;
+}
+
+/** The messages of one server in one life. */
+export class MessageBus {
+  /** The host. */
+  readonly host: Host;
+  /** Clocks, timers and chance of this life. */
+  readonly runtime: Runtime;
+  /** Connections to the other servers by name. */
+  readonly routes = new Map<string, Route>();
+  /** Called with packets of the agreement between servers. */
+  onPacket: (body: unknown) => void = () => {};
+  readonly #events: EventLoop;
+  readonly #interest = new Interest<BusSubscription>();
+  readonly #counts = new Map<string, number>();
+
+  /**
+   * Creates a bus without subscriptions.
+   *
+   * @param events The virtual time.
+   * @param host The host of the server.
+   */
+  constructor(events: EventLoop, host: Host) {
+    this.#events = events;
+    this.host = host;
+    this.runtime = host.runtime;
+  }
+
+  /**
+   * Connects this server with another one, for as long as the connection lasts.
+   *
+   * @param socket The connection.
+   * @param name Name of the other server.
+   * @returns Resolves at the end of the connection.
+   */
+  join(socket: SimulatedSocket, name: string): Promise<void> {
+    this.routes.get(name)?.close();
+    const ended = Promise.withResolvers<void>();
+    const route: Route = new Route(this.runtime, socket, {
+      deliver: (message, queues) => this.#deliver(message, queues),
+      hear: (body) => this.onPacket(body),
+      ended: () => {
+        if (this.routes.get(name) === route) this.routes.delete(name);
+        ended.resolve();
+      },
+    });
+    this.routes.set(name, route);
+    for (const key of this.#counts.keys()) route.announce(key, true);
+    return ended.promise;
+  }
+
+  /**
+   * Adds a subscription.
+   *
+   * @param subject Subject, perhaps with wildcards.
+   * @param take Called with each message.
+   * @param queue Name of the group; none by default.
+   * @param client The client; none for the server itself.
+   * @returns The subscription.
+   */
+  subscribe(
+    subject: string,
+    take: (message: NatsMessage) => void,
+    queue = "",
+    client?: BusClient,
+  ): BusSubscription {
+    let isOver = false;
+    const subscription: BusSubscription = {
+      subject,
+      queue,
+      take,
+      client,
+      close: () => {
+        if (isOver) return;
+        isOver = true;
+        this.#interest.delete(subscription);
+        this.#tally(subject, queue, -1);
+      },
+    };
+    this.#interest.add(subscription);
+    this.#tally(subject, queue, 1);
+    return subscription;
+  }
+
+  /**
+   * Tells whether a message would reach a subscription, on this server or another one.
+   *
+   * @param subject The subject.
+   * @returns True if there is interest.
+   */
+  hasInterest(subject: string): boolean {
+    if (this.#interest.match(subject).length > 0) return true;
+    for (const route of this.routes.values()) if (route.match(subject).length > 0) return true;
+    return false;
+  }
+
+  /**
+   * Delivers a message to all subscriptions, and to one member of each group.
+   *
+   * @param message The message.
+   * @param from The client that published; none for the server itself.
+   * @returns False if no subscription matches.
+   */
+  publish(message: NatsMessage, from?: BusClient): boolean {
+    const { subject } = message;
+    const groups = new Map<string, BusSubscription[]>();
+    const found = this.#interest.match(subject);
+    const remote = [...this.routes.values()].map((route) => ({
+      route,
+      found: route.match(subject),
+    }));
+    let isTaken = false;
+    for (const subscription of found) {
+      const { queue, client } = subscription;
+      if (client !== undefined && client === from && !client.hasEcho) continue;
+      isTaken = true;
+      if (queue === "") subscription.take(message);
+      else groups.set(queue, [...groups.get(queue) ?? [], subscription]);
+    }
+    for (const members of groups.values()) this.#oneOf(members).take(message);
+    const elsewhere = new Map<string, Route[]>();
+    for (const { route, found } of remote) {
+      for (const { queue } of found) {
+        if (queue === "" || groups.has(queue)) continue;
+        elsewhere.set(queue, [...elsewhere.get(queue) ?? [], route]);
+      }
+    }
+    const chosen = new Map<Route, string[]>();
+    for (const [queue, routes] of elsewhere) {
+      const route = this.#oneOf(routes);
+      chosen.set(route, [...chosen.get(route) ?? [], queue]);
+    }
+    for (const { route, found } of remote) {
+      const queues = chosen.get(route) ?? [];
+      if (queues.length === 0 && !found.some(({ queue }) => queue === "")) continue;
+      isTaken = true;
+      route.forward(message, queues);
+    }
+    return isTaken;
+  }
+
+  /**
+   * Adds an entry to the trace.
+   *
+   * @param text The fact.
+   */
+  note(text: string): void {
+    this.#events.note(text, this.host.name, { kind: "engine" });
+  }
+
+  /**
+   * Starts a timer.
+   *
+   * @param run Called once.
+   * @param ms Time in milliseconds.
+   * @returns The timer.
+   */
+  later(run: () => void, ms: number): Timer {
+    return this.runtime.setTimeout(run, ms);
+  }
+
+  /** Delivers a message of another server on this one. */
+  #deliver(message: NatsMessage, queues: readonly string[]): void {
+    const found = this.#interest.match(message.subject);
+    for (const { queue, take } of found) if (queue === "") take(message);
+    for (const name of queues) {
+      const members = found.filter(({ queue }) => queue === name);
+      if (members.length > 0) this.#oneOf(members).take(message);
+    }
+  }
+
+  #oneOf<T>(all: readonly T[]): T {
+    return all.length === 1 ? all[0]! : all[Math.floor(this.runtime.random() * all.length)]!;
+  }
+
+  /** Counts the subscriptions of a subject, and tells other servers about the first and the last. */
+  #tally(subject: string, queue: string, by: 1 | -1): void {
+    const key = queue === "" ? subject : `${subject} ${queue}`;
+    const count = (this.#counts.get(key) ?? 0) + by;
+    if (count === 0) this.#counts.delete(key);
+    else this.#counts.set(key, count);
+    if (count > 1 || count === 1 && by === -1) return;
+    for (const route of this.routes.values()) route.announce(key, count === 1);
+  }
+}

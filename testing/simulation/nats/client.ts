@@ -1,0 +1,137 @@
+/** The client library of NATS on simulated hosts: the transport over sockets of the network. */
+import {
+  type ConnectionOptions,
+  extractProtocolMessage,
+  type NatsConnection,
+  NatsConnectionImpl,
+  nuid,
+  type Server,
+  setTransportFactory,
+  type Transport,
+} from "@nats-io/transport-node";
+import type { NatsServers } from "../../../pubsub/nats/options.ts";
+import type { Host } from "../host.ts";
+import type { SimulatedNetwork } from "../network/network.ts";
+import type { SimulatedSocket } from "../network/sockets.ts";
+
+/** Key under which the options of a connection have the dialer: the library copies no symbols. */
+const DIALER = "simulatedDialer";
+
+/** Opens a socket for a connection. */
+type Dialer = (server: Server) => Promise<SimulatedSocket>;
+
+/**
+ * Makes the `connect` of a program on a host: the option `connect` of a `NatsBroker`.
+ *
+ * The client library has clocks, timers and chance of the platform, so globals must be those of the
+ * simulation: {@linkcode installGlobals} before the first call.
+ *
+ * @param network The network.
+ * @param host The host of the program, which runs.
+ * @param servers Hosts of the servers of NATS.
+ * @returns A function in place of `connect` of the client library.
+ */
+export function simulatedNatsConnect(
+  network: SimulatedNetwork,
+  host: Host,
+  servers: readonly Host[],
+): (options: NatsServers) => Promise<NatsConnection> {
+  const byName = new Map(servers.map((server) => [server.name, server]));
+  const dialer: Dialer = (server) => {
+    const to = byName.get(server.hostname);
+    if (to !== undefined) return network.connectSocket(host, to, server.port);
+    throw new TypeError(
+      `Cannot connect: the server must be one of the simulated NATS, received ${server.hostname}`,
+    );
+  };
+  return (options) => {
+    // The library keeps one factory for all connections: dialers come with the options of each.
+    setTransportFactory({ factory: () => new SocketTransport() });
+    nuid.reset();
+    return NatsConnectionImpl.connect({ ...options, [DIALER]: dialer } as ConnectionOptions);
+  };
+}
+
+/** A transport of the client library over a socket. */
+class SocketTransport implements Transport {
+  readonly lang = "nats.js";
+  readonly version = "3.4.0";
+  readonly #ended = Promise.withResolvers<void | Error>();
+  #socket: SimulatedSocket | undefined;
+  #frames: Uint8Array[] = [];
+  #wake: PromiseWithResolvers<void> = Promise.withResolvers();
+  #isConnected = false;
+  #isDone = false;
+  closeError?: Error;
+
+  get isClosed(): boolean {
+    return this.#isDone;
+  }
+
+  /** Opens the socket, and waits for the first message of the server. */
+  async connect(server: Server, options: ConnectionOptions): Promise<void> {
+    const { [DIALER]: dial } = options as { readonly [DIALER]: Dialer };
+    const socket = await dial(server);
+    if (this.#isDone) return socket.close();
+    this.#socket = socket;
+    const greeted = Promise.withResolvers<void>();
+    greeted.promise.catch(() => {});
+    socket.onMessage = (frame) => {
+      this.#frames.push(frame as Uint8Array);
+      if (extractProtocolMessage(this.#frames[0]!) !== "") greeted.resolve();
+      this.#wake.resolve();
+    };
+    socket.onClose = (reason) => {
+      const error = new Error(`The connection was ${reason}`);
+      greeted.reject(error);
+      this.#end(reason === "reset" ? error : undefined);
+    };
+    await greeted.promise;
+    this.#isConnected = true;
+  }
+
+  async *[Symbol.asyncIterator](): AsyncIterableIterator<Uint8Array> {
+    while (true) {
+      if (this.#frames.length === 0 && !this.#isDone) await this.#wake.promise;
+      this.#wake = Promise.withResolvers();
+      yield* this.#frames.splice(0);
+      if (this.#isDone) return;
+    }
+  }
+
+  isEncrypted(): boolean {
+    return false;
+  }
+
+  send(frame: Uint8Array): void {
+    if (!this.#isDone) this.#socket?.send(frame, frame.length);
+  }
+
+  close(error?: Error): Promise<void> {
+    this.#end(error);
+    return Promise.resolve();
+  }
+
+  disconnect(): void {
+    this.#end();
+  }
+
+  closed(): Promise<void | Error> {
+    return this.#ended.promise;
+  }
+
+  discard(): void {
+    this.#isDone = true;
+    this.#socket?.close();
+    this.#wake.resolve();
+  }
+
+  #end(error?: Error): void {
+    if (!this.#isConnected || this.#isDone) return void this.#socket?.close();
+    if (error !== undefined) this.closeError = error;
+    this.#isDone = true;
+    this.#socket?.close();
+    this.#wake.resolve();
+    this.#ended.resolve(error);
+  }
+}

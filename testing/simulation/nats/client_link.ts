@@ -1,0 +1,258 @@
+/** A connection of a NATS client, as the server sees the client. */
+import { concat } from "../../../server/http/body.ts";
+import type { Timer } from "../../../base/runtime.ts";
+import type { SimulatedSocket } from "../network/sockets.ts";
+import type { BusClient, BusSubscription, MessageBus } from "./bus.ts";
+import { isPublishSubject, isSubject, matches } from "./subjects.ts";
+import {
+  CommandReader,
+  type ConnectCommand,
+  encodeLine,
+  encodeMessage,
+  headersOf,
+  messageOf,
+  type NatsCommand,
+  type NatsMessage,
+  NatsViolation,
+} from "./wire.ts";
+
+/** Most bytes that wait for a client; the default of servers (`max_pending`). */
+const MAX_PENDING_BYTES = 64 * 1_048_576;
+
+/** Longest time in which a client takes no byte of the waiting ones (`write_deadline`). */
+const WRITE_DEADLINE_MS = 10_000;
+
+/** Bytes that systems buffer between a server and a client that does not read. */
+const SYSTEM_BUFFER_BYTES = 262_144;
+
+/** Interval of pings (`ping_interval`), and most pings without an answer (`ping_max`). */
+const PING_INTERVAL_MS = 120_000;
+const MAX_PINGS = 2;
+
+/** Most subscriptions of one client in the model. */
+const MAX_SUBSCRIPTIONS = 100_000;
+
+/** A subscription, and the number of messages after which the subscription ends. */
+interface Held {
+  readonly subscription: BusSubscription;
+  delivered: number;
+  max: number;
+}
+
+/** One client. */
+export class ClientLink implements BusClient {
+  readonly #bus: MessageBus;
+  readonly #onEnd: () => void;
+  readonly #socket: SimulatedSocket;
+  readonly #reader = new CommandReader();
+  readonly #held = new Map<string, Held>();
+  readonly #id: number;
+  #options: ConnectCommand = { verbose: true, pedantic: true };
+  #out: Uint8Array[] = [];
+  #sent = 0;
+  #taken = 0;
+  #pings = 0;
+  #isOver = false;
+  #deadline: Timer | undefined;
+  #pinging: Timer | undefined;
+
+  /**
+   * Takes over a connection.
+   *
+   * @param bus The messages of the server.
+   * @param socket The connection.
+   * @param id Number of the client.
+   * @param onEnd Called once at the end.
+   */
+  constructor(bus: MessageBus, socket: SimulatedSocket, id: number, onEnd: () => void) {
+    this.#onEnd = onEnd;
+    this.#bus = bus;
+    this.#socket = socket;
+    this.#id = id;
+    socket.onMessage = (bytes) => this.#take(bytes as Uint8Array);
+    socket.onClose = () => this.#end();
+    this.#pinging = bus.later(() => this.#ping(), PING_INTERVAL_MS);
+  }
+
+  /** False if the client gets none of its own messages. */
+  get hasEcho(): boolean {
+    return this.#options.echo !== false;
+  }
+
+  /**
+   * Sends bytes, together with all others of the same event.
+   *
+   * @param bytes The bytes.
+   */
+  send(bytes: Uint8Array): void {
+    if (this.#isOver) return;
+    if (this.#out.push(bytes) === 1) queueMicrotask(() => this.#flush());
+  }
+
+  /**
+   * Ends the connection behind all that was sent.
+   *
+   * @param error Text of the error that the client is told; none by default.
+   */
+  close(error?: string): void {
+    if (this.#isOver) return;
+    if (error !== undefined) this.send(encodeLine(`-ERR '${error}'`));
+    this.#flush();
+    this.#end();
+    this.#socket.close();
+  }
+
+  #take(bytes: Uint8Array): void {
+    if (this.#isOver) return;
+    let commands: NatsCommand[];
+    try {
+      commands = this.#reader.read(bytes);
+    } catch (error) {
+      if (!(error instanceof NatsViolation)) throw error;
+      this.#bus.note(`ends client ${this.#id}: ${error.message}`);
+      return this.close(error.message);
+    }
+    for (const command of commands) {
+      if (!this.#isOver) this.#obey(command);
+    }
+  }
+
+  #obey(command: NatsCommand): void {
+    switch (command.name) {
+      case "connect":
+        this.#options = { ...this.#options, ...command.options };
+        break;
+      case "ping":
+        return this.send(PONG);
+      case "pong":
+        this.#pings = 0;
+        return;
+      case "sub":
+        return this.#subscribe(command.subject, command.queue, command.sid);
+      case "unsub":
+        this.#unsubscribe(command.sid, command.max);
+        break;
+      case "pub":
+        this.#publish(command.message);
+        break;
+    }
+    if (this.#options.verbose) this.send(OK);
+  }
+
+  #subscribe(subject: string, queue: string, sid: string): void {
+    if (!isSubject(subject)) return this.send(encodeLine("-ERR 'Invalid Subject'"));
+    if (this.#options.verbose) this.send(OK);
+    if (this.#held.has(sid)) return;
+    if (this.#held.size >= MAX_SUBSCRIPTIONS) return this.close("maximum subscriptions exceeded");
+    const held: Held = {
+      subscription: this.#bus.subscribe(
+        subject,
+        (message) => this.#deliver(sid, held, message),
+        queue,
+        this,
+      ),
+      delivered: 0,
+      max: 0,
+    };
+    this.#held.set(sid, held);
+  }
+
+  #unsubscribe(sid: string, max: number): void {
+    const held = this.#held.get(sid);
+    if (held === undefined) return;
+    held.max = max;
+    if (held.delivered < max) return;
+    this.#held.delete(sid);
+    held.subscription.close();
+  }
+
+  #deliver(sid: string, held: Held, message: NatsMessage): void {
+    held.delivered++;
+    if (this.#options.headers || message.headers === "") this.send(encodeMessage(sid, message));
+    else this.send(encodeMessage(sid, { ...message, headers: "" }));
+    if (held.max > 0) this.#unsubscribe(sid, held.max);
+  }
+
+  #publish(message: NatsMessage): void {
+    const { subject, reply } = message;
+    if (this.#options.pedantic && !isPublishSubject(subject)) {
+      return this.send(encodeLine("-ERR 'Invalid Publish Subject'"));
+    }
+    const isTaken = this.#bus.publish(message, this);
+    if (isTaken) return;
+    if (subject.startsWith("$JS.API.")) return refuseUnknown(subject);
+    if (reply === "" || !this.#options.no_responders || !this.#options.headers) return;
+    for (const [sid, held] of this.#held) {
+      if (!matches(held.subscription.subject, reply)) continue;
+      return this.#deliver(sid, held, messageOf(reply, undefined, headersOf([], "503")));
+    }
+  }
+
+  #flush(): void {
+    if (this.#isOver || this.#out.length === 0) return;
+    const bytes = concat(this.#out);
+    this.#out = [];
+    this.#sent += bytes.length;
+    this.#socket.send(bytes, bytes.length);
+    const { bufferedBytes } = this.#socket;
+    if (bufferedBytes > MAX_PENDING_BYTES) return this.#endSlow();
+    if (bufferedBytes > SYSTEM_BUFFER_BYTES) this.#watch();
+  }
+
+  /** Ends the connection if the client takes no bytes for a time. */
+  #watch(): void {
+    if (this.#deadline !== undefined) return;
+    this.#taken = this.#sent - this.#socket.bufferedBytes;
+    this.#deadline = this.#bus.later(() => {
+      this.#deadline = undefined;
+      if (this.#isOver) return;
+      const { bufferedBytes } = this.#socket;
+      if (bufferedBytes <= SYSTEM_BUFFER_BYTES) return;
+      if (this.#sent - bufferedBytes <= this.#taken) return this.#endSlow();
+      this.#watch();
+    }, WRITE_DEADLINE_MS);
+  }
+
+  #endSlow(): void {
+    this.#bus.note(`ends client ${this.#id}: slow consumer`);
+    this.#end();
+    this.#socket.close();
+  }
+
+  #ping(): void {
+    if (this.#isOver) return;
+    if (this.#pings >= MAX_PINGS) {
+      this.#bus.note(`ends client ${this.#id}: stale connection`);
+      return this.close("Stale Connection");
+    }
+    this.#pings++;
+    this.send(PING);
+    this.#pinging = this.#bus.later(() => this.#ping(), PING_INTERVAL_MS);
+  }
+
+  #end(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#out = [];
+    this.#onEnd();
+    this.#bus.runtime.clearTimeout(this.#deadline);
+    this.#bus.runtime.clearTimeout(this.#pinging);
+    for (const { subscription } of this.#held.values()) subscription.close();
+    this.#held.clear();
+  }
+}
+
+const PING = encodeLine("PING");
+const PONG = encodeLine("PONG");
+const OK = encodeLine("+OK");
+
+/**
+ * Refuses a request to JetStream that the model lacks. The server takes all subjects of the API: a
+ * direct read of a missing stream, and a request at a missing consumer, have no answer at all.
+ */
+function refuseUnknown(subject: string): void {
+  if (/^\$JS\.API\.(DIRECT\.GET|CONSUMER\.MSG\.NEXT)\./.test(subject)) return;
+  throw new TypeError(
+    `Cannot simulate: a request to NATS must be one that the model knows, received ${subject}`,
+  );
+}

@@ -1,0 +1,252 @@
+/** A modelled NATS: one server or a cluster of three, and the faults of both. */
+import { ConnectionError } from "../../../errors.ts";
+import type { EventLoop } from "../event_loop.ts";
+import type { Host } from "../host.ts";
+import type { SimulatedNetwork } from "../network/network.ts";
+import { NatsDisk } from "./disk.ts";
+import { type LostWrites, WriteLedger } from "./ledger.ts";
+import { CLIENT_PORT, NatsProcess } from "./process.ts";
+
+/** Port for the other servers of a cluster. */
+const ROUTE_PORT = 6_222;
+
+/** Wait between attempts to reach another server, in milliseconds. */
+const ROUTE_RETRY_MS = 1_000;
+
+/** Interval at which servers sync their files (`sync_interval`), in milliseconds. */
+const SYNC_MS = 120_000;
+
+/** Time over which a server in lame duck mode disconnects clients, in milliseconds. */
+const LAME_DUCK_MS = 30_000;
+
+/** Options of a {@linkcode SimulatedNats}. */
+export interface SimulatedNatsOptions {
+  /**
+   * Interval at which servers sync their files, in milliseconds; a loss of power loses writes since
+   * then. 0 syncs each write before its acknowledgement, as `sync_interval: always` does.
+   *
+   * @default {120000}
+   */
+  readonly syncMs?: number;
+  /** Called with acknowledged writes that are lost, once a server leads without the writes. */
+  readonly onLost?: (lost: LostWrites) => void;
+}
+
+/** A server on its host, over all lives. */
+interface ServerSeat {
+  readonly host: Host;
+  readonly disk: NatsDisk;
+  process: NatsProcess | undefined;
+}
+
+/**
+ * A modelled NATS with JetStream: one server, or a cluster of three, on simulated hosts.
+ *
+ * - **Protocol:** clients speak the protocol of NATS over sockets of the simulated network; the
+ *   model was compared with version 2.9.10.
+ * - **Durability:** the end of a process keeps all writes. A loss of power loses some writes since
+ *   the last sync; in a cluster the other servers have all.
+ * - **Refusals:** a request or an option that the model lacks is refused by name.
+ */
+export class SimulatedNats {
+  readonly #events: EventLoop;
+  readonly #network: SimulatedNetwork;
+  readonly #seats: readonly ServerSeat[];
+  readonly #ledger: WriteLedger;
+  readonly #syncMs: number;
+
+  /**
+   * Starts the servers.
+   *
+   * @param events The virtual time.
+   * @param network The network.
+   * @param hosts Hosts that run: one, or three of a cluster.
+   * @param options See {@linkcode SimulatedNatsOptions}.
+   * @throws {RangeError} If there are neither one nor three hosts, or `syncMs` is negative.
+   */
+  constructor(
+    events: EventLoop,
+    network: SimulatedNetwork,
+    hosts: readonly Host[],
+    { syncMs = SYNC_MS, onLost = () => {} }: SimulatedNatsOptions = {},
+  ) {
+    if (hosts.length !== 1 && hosts.length !== 3) {
+      throw new RangeError(
+        `Cannot start NATS: one host or three are needed, received ${hosts.length}`,
+      );
+    }
+    if (!(syncMs >= 0)) {
+      throw new RangeError(`Cannot start NATS: syncMs must be at least 0, received ${syncMs}`);
+    }
+    this.#events = events;
+    this.#network = network;
+    this.#syncMs = syncMs;
+    this.#ledger = new WriteLedger((lost) => {
+      const { stream, host, writes } = lost;
+      events.note(`lost ${writes.length} acknowledged writes of ${stream}`, host, {
+        kind: "engine",
+      });
+      onLost(lost);
+    });
+    this.#seats = hosts.map((host) => ({ host, disk: new NatsDisk(), process: undefined }));
+    for (const seat of this.#seats) this.#start(seat);
+  }
+
+  /** Hosts of the servers. */
+  get hosts(): readonly Host[] {
+    return this.#seats.map(({ host }) => host);
+  }
+
+  /** Addresses of the servers, for the client library. */
+  get servers(): string[] {
+    return this.#seats.map(({ host }) => `${host.name}:${CLIENT_PORT}`);
+  }
+
+  /**
+   * Starts a server again, after the end of the process.
+   *
+   * @param host The host of the server.
+   */
+  restart(host: Host): void {
+    const seat = this.#seat(host);
+    if (seat.process !== undefined) return;
+    host.start();
+    this.#start(seat);
+  }
+
+  /**
+   * Lets a server lose the files of a stream, as with a damaged file that the server gives up at the
+   * start. The server must not run.
+   *
+   * @param host The host of the server.
+   * @param stream Name of the stream; all streams by default.
+   * @throws {TypeError} If the server runs.
+   */
+  damage(host: Host, stream?: string): void {
+    const { disk, process } = this.#seat(host);
+    if (process !== undefined) {
+      throw new TypeError(`Cannot damage files: the server must not run, received ${host.name}`);
+    }
+    this.#note(host, `loses the files of ${stream ?? "all streams"}`);
+    for (const name of [...disk.streams.keys()]) {
+      if (stream === undefined || stream === name) disk.streams.delete(name);
+    }
+  }
+
+  /**
+   * Lets a server lose its entire disk. The server must not run.
+   *
+   * @param host The host of the server.
+   * @throws {TypeError} If the server runs.
+   */
+  wipe(host: Host): void {
+    this.damage(host);
+    this.#seat(host).disk.cluster.wipe(new Map());
+  }
+
+  /**
+   * Lets leaders stop leading; in a cluster others take over, without a loss.
+   *
+   * @param stream Name of a stream; all streams, and the cluster itself, by default.
+   */
+  changeLeader(stream?: string): void {
+    for (const { host, process } of this.#seats) {
+      if (process === undefined || host.isFrozen) continue;
+      const led = process.jetstream.led;
+      for (const name of led) {
+        if (stream === undefined || stream === name) process.jetstream.stepDown(name);
+      }
+      if (stream === undefined) process.jetstream.stepDown();
+    }
+    this.#events.note(`NATS changes the leader of ${stream ?? "all streams"}`, "", {
+      kind: "engine",
+    });
+  }
+
+  /**
+   * Lets all consumers of all streams vanish, together with the requests that wait there.
+   */
+  loseConsumers(): void {
+    this.#events.note("NATS loses all consumers", "", { kind: "engine" });
+    for (const { process } of this.#seats) process?.jetstream.loseConsumers();
+  }
+
+  /**
+   * Disconnects clients as slow consumers.
+   *
+   * @param host The host of the server.
+   */
+  disconnectClients(host: Host): void {
+    this.#note(host, "disconnects its clients as slow consumers");
+    for (const client of [...this.#seat(host).process?.clients ?? []]) {
+      client.close("Slow Consumer");
+    }
+  }
+
+  /**
+   * Puts a server into lame duck mode: no client is accepted, and each present one is told and
+   * disconnected within a time.
+   *
+   * @param host The host of the server.
+   * @param spreadMs Time over which clients are disconnected, in milliseconds.
+   */
+  lameDuck(host: Host, spreadMs: number = LAME_DUCK_MS): void {
+    this.#seat(host).process?.drain(spreadMs);
+  }
+
+  #note(host: Host, text: string): void {
+    this.#events.note(text, host.name, { kind: "engine" });
+  }
+
+  #seat(host: Host): ServerSeat {
+    const seat = this.#seats.find((seat) => seat.host === host);
+    if (seat !== undefined) return seat;
+    throw new TypeError(`Cannot find server: the host must be one of NATS, received ${host.name}`);
+  }
+
+  #start(seat: ServerSeat): void {
+    const { host, disk } = seat;
+    const peers = this.#seats.map(({ host }) => host.name);
+    const ledger = this.#ledger;
+    const random = this.#events.chanceOf(`${host.name}/${host.life}/disk`);
+    const process = new NatsProcess({ events: this.#events, host, disk, peers, ledger });
+    seat.process = process;
+    this.#network.listenSockets(host, CLIENT_PORT, (socket) => process.accept(socket));
+    this.#network.listenSockets(
+      host,
+      ROUTE_PORT,
+      (socket) => process.bus.join(socket, socket.peer.name),
+    );
+    const own = this.#seats.indexOf(seat);
+    for (const [i, peer] of this.#seats.entries()) {
+      // The later one of two servers dials first, so that only one connection comes into being.
+      if (i !== own) void this.#keepRoute(process, peer.host, i < own ? 0 : 2 * ROUTE_RETRY_MS);
+    }
+    if (this.#syncMs > 0) this.#keepSyncing(process, disk);
+    host.onEnd((isPowerLoss) => {
+      seat.process = undefined;
+      if (isPowerLoss && this.#syncMs > 0) disk.losePower(random);
+      disk.forgetMemory(this.#seats.length > 1);
+    });
+  }
+
+  #keepSyncing(process: NatsProcess, disk: NatsDisk): void {
+    process.bus.later(() => {
+      disk.sync();
+      this.#keepSyncing(process, disk);
+    }, this.#syncMs);
+  }
+
+  /** Connects a server with another one, again and again until the end of the process. */
+  async #keepRoute({ bus }: NatsProcess, to: Host, waitMs: number): Promise<void> {
+    const pause = (ms: number) => new Promise<void>((resolve) => void bus.later(resolve, ms));
+    for (await pause(waitMs);; await pause(ROUTE_RETRY_MS + waitMs)) {
+      if (bus.routes.has(to.name)) continue;
+      try {
+        await bus.join(await this.#network.connectSocket(bus.host, to, ROUTE_PORT), to.name);
+      } catch (error) {
+        if (!(error instanceof ConnectionError)) throw error;
+      }
+    }
+  }
+}

@@ -1,0 +1,182 @@
+/** Log and state of one replica on the disk of its server, which may lose what was not synced. */
+
+/** Entries that stay behind the state, for replicas that are a little behind. */
+const MAX_OLD_ENTRIES = 1_024;
+
+/** Most entries since the last sync; then the disk syncs early, as full files are synced. */
+const MAX_UNSYNCED = 16_384;
+
+/** An entry of the log of a group. */
+export interface GroupEntry<C> {
+  /** Term of the leader that wrote the entry. */
+  readonly term: number;
+  /** Identity in the whole simulation: no two entries have the same, whatever disks forget. */
+  readonly uid: number;
+  /** The change; `undefined` for the first entry of a leader. */
+  readonly change: C | undefined;
+}
+
+/** All that outlives the process. */
+interface Kept<S> {
+  readonly term: number;
+  readonly vote: string;
+  readonly lastIndex: number;
+  readonly applied: number;
+  readonly state: S;
+}
+
+/**
+ * The disk of one replica.
+ *
+ * - **The end of the process** loses nothing: the system still has all that was written.
+ * - **A loss of power** keeps what was synced, and some of the entries after that.
+ */
+export class GroupDisk<S, C> {
+  /** Newest term seen. */
+  term = 0;
+  /** Server that got the vote of the term; empty for none. */
+  vote = "";
+  /** State after the applied entries. */
+  state: S;
+  /** Index of the newest entry in the state. */
+  applied = 0;
+  #entries: GroupEntry<C>[] = [];
+  /** Index and term of the entry before the first one that is kept. */
+  #baseIndex = 0;
+  #baseTerm = 0;
+  #synced: Kept<S>;
+  readonly #copy: (state: S) => S;
+
+  /**
+   * Creates an empty disk.
+   *
+   * @param state The first state.
+   * @param copy Copies a state.
+   */
+  constructor(state: S, copy: (state: S) => S) {
+    this.state = state;
+    this.#copy = copy;
+    this.#synced = this.#kept();
+  }
+
+  /** Index of the newest entry. */
+  get lastIndex(): number {
+    return this.#baseIndex + this.#entries.length;
+  }
+
+  /** Index of the oldest entry that is kept, less one. */
+  get baseIndex(): number {
+    return this.#baseIndex;
+  }
+
+  /**
+   * Reads the term of an entry.
+   *
+   * @param index The index.
+   * @returns The term; `undefined` if the entry is unknown or not kept.
+   */
+  termAt(index: number): number | undefined {
+    return index === this.#baseIndex ? this.#baseTerm : this.at(index)?.term;
+  }
+
+  /**
+   * Reads an entry.
+   *
+   * @param index The index.
+   * @returns The entry; `undefined` if unknown or not kept.
+   */
+  at(index: number): GroupEntry<C> | undefined {
+    return this.#entries[index - this.#baseIndex - 1];
+  }
+
+  /**
+   * Reads entries.
+   *
+   * @param from Index of the first one, which must be kept.
+   * @param count Most entries.
+   * @returns The entries.
+   */
+  from(from: number, count: number): GroupEntry<C>[] {
+    const at = from - this.#baseIndex - 1;
+    return this.#entries.slice(at, at + count);
+  }
+
+  /**
+   * Appends an entry.
+   *
+   * @param entry The entry.
+   */
+  append(entry: GroupEntry<C>): void {
+    this.#entries.push(entry);
+    if (this.lastIndex - this.#synced.lastIndex > MAX_UNSYNCED) this.sync();
+  }
+
+  /**
+   * Removes entries from an index on.
+   *
+   * @param index The index.
+   */
+  cutFrom(index: number): void {
+    this.#entries.length = Math.max(0, index - this.#baseIndex - 1);
+  }
+
+  /**
+   * Takes the state of another replica, in place of the own state and all entries.
+   *
+   * @param state The state; copied.
+   * @param index Index of the newest entry in the state.
+   * @param term Term of that entry.
+   */
+  replace(state: S, index: number, term: number): void {
+    this.state = this.#copy(state);
+    this.applied = index;
+    this.#entries = [];
+    this.#baseIndex = index;
+    this.#baseTerm = term;
+    this.sync();
+  }
+
+  /** Copies the state, for another replica. */
+  copy(): S {
+    return this.#copy(this.state);
+  }
+
+  /** Forgets everything, as with a disk that was replaced. */
+  wipe(state: S): void {
+    this.replace(state, 0, 0);
+    this.term = 0;
+    this.vote = "";
+    this.sync();
+  }
+
+  /** Makes sure that all that was written outlives a loss of power. */
+  sync(): void {
+    this.#synced = this.#kept();
+    const old = Math.min(this.applied, this.lastIndex) - MAX_OLD_ENTRIES - this.#baseIndex;
+    if (old <= 0) return;
+    this.#baseTerm = this.#entries[old - 1]!.term;
+    this.#entries.splice(0, old);
+    this.#baseIndex += old;
+  }
+
+  /**
+   * Loses what was not synced, but for some entries at the front.
+   *
+   * @param random Decides how many entries are left.
+   */
+  losePower(random: () => number): void {
+    const { term, vote, lastIndex, applied, state } = this.#synced;
+    const unsynced = Math.max(0, this.lastIndex - lastIndex);
+    const left = Math.min(lastIndex, this.lastIndex) + Math.floor(random() * (unsynced + 1));
+    this.cutFrom(left + 1);
+    // Term and vote are written together with entries.
+    if (left === lastIndex) [this.term, this.vote] = [term, vote];
+    this.state = this.#copy(state);
+    this.applied = applied;
+  }
+
+  #kept(): Kept<S> {
+    const { term, vote, lastIndex, applied } = this;
+    return { term, vote, lastIndex, applied, state: this.#copy(this.state) };
+  }
+}

@@ -1,0 +1,109 @@
+/** One life of a NATS server: clients, messages, JetStream. */
+import type { EventLoop } from "../event_loop.ts";
+import type { Host } from "../host.ts";
+import type { SimulatedSocket } from "../network/sockets.ts";
+import { MessageBus } from "./bus.ts";
+import { ClientLink } from "./client_link.ts";
+import type { NatsDisk } from "./disk.ts";
+import { JetStream } from "./jetstream.ts";
+import type { WriteLedger } from "./ledger.ts";
+import { encodeLine, MAX_PAYLOAD } from "./wire.ts";
+
+/** Port for clients. */
+export const CLIENT_PORT = 4_222;
+
+/** Version that the server announces: the one that the model was compared with. */
+const VERSION = "2.9.10";
+
+/** Most clients of one server; further ones are refused. */
+const MAX_CLIENTS = 65_536;
+
+/** Collaborators of a {@linkcode NatsProcess}. */
+interface ProcessOptions {
+  readonly events: EventLoop;
+  readonly host: Host;
+  readonly disk: NatsDisk;
+  /** Names of all servers of the cluster, this one included. */
+  readonly peers: readonly string[];
+  /** Writes that clients know of. */
+  readonly ledger: WriteLedger;
+}
+
+/** A server from its start to the end of the process. */
+export class NatsProcess {
+  /** Subscriptions and messages. */
+  readonly bus: MessageBus;
+  /** Streams and the administration. */
+  readonly jetstream: JetStream;
+  /** Clients, the oldest first. */
+  readonly clients = new Set<ClientLink>();
+  readonly #peers: readonly string[];
+  readonly #id: string;
+  #count = 0;
+  #isDraining = false;
+
+  /**
+   * Starts a server.
+   *
+   * @param options See {@linkcode ProcessOptions}.
+   */
+  constructor({ events, host, disk, peers, ledger }: ProcessOptions) {
+    this.#peers = peers;
+    // Another identity in each life.
+    this.#id = `N${host.runtime.randomUUID().replaceAll("-", "").toUpperCase()}`;
+    this.bus = new MessageBus(events, host);
+    this.jetstream = new JetStream(this.bus, disk, ledger, peers);
+  }
+
+  /**
+   * Accepts a client.
+   *
+   * @param socket The connection.
+   */
+  accept(socket: SimulatedSocket): void {
+    if (this.#isDraining || this.clients.size >= MAX_CLIENTS) return socket.close();
+    const client: ClientLink = new ClientLink(this.bus, socket, ++this.#count, () => {
+      this.clients.delete(client);
+    });
+    this.clients.add(client);
+    client.send(encodeLine(`INFO ${JSON.stringify(this.#info(this.#count))}`));
+  }
+
+  /**
+   * Enters lame duck mode: new clients are refused, and each present one is told and then
+   * disconnected.
+   *
+   * @param spreadMs Time over which clients are disconnected, in milliseconds.
+   */
+  drain(spreadMs: number): void {
+    if (this.#isDraining) return;
+    this.#isDraining = true;
+    this.bus.note("enters lame duck mode");
+    const info = encodeLine(`INFO ${JSON.stringify({ ...this.#info(0), ldm: true })}`);
+    const step = spreadMs / Math.max(1, this.clients.size);
+    for (const [i, client] of [...this.clients].entries()) {
+      client.send(info);
+      this.bus.later(() => client.close(), Math.ceil(step * (i + 1)));
+    }
+  }
+
+  #info(client: number): object {
+    const { name } = this.bus.host;
+    return {
+      server_id: this.#id,
+      server_name: name,
+      version: VERSION,
+      proto: 1,
+      host: name,
+      port: CLIENT_PORT,
+      headers: true,
+      max_payload: MAX_PAYLOAD,
+      jetstream: true,
+      client_id: client,
+      ...(this.#peers.length > 1 && {
+        cluster: "simulated",
+        connect_urls: this.#peers.map((peer) => `${peer}:${CLIENT_PORT}`),
+      }),
+    };
+  }
+}

@@ -1,0 +1,144 @@
+/** A connection between two NATS servers of a cluster. */
+import type { Runtime, Timer } from "../../../base/runtime.ts";
+import type { SimulatedSocket } from "../network/sockets.ts";
+import { Interest } from "./subjects.ts";
+import type { NatsMessage } from "./wire.ts";
+
+/** Bytes of a packet beside the payload of a message, roughly. */
+const HEAD_BYTES = 64;
+
+/** Interval of pings (`ping_interval`), and most pings without an answer (`ping_max`). */
+const PING_INTERVAL_MS = 120_000;
+const MAX_PINGS = 2;
+
+/** A packet between servers. */
+type Packet =
+  | { readonly kind: "ping" }
+  | { readonly kind: "pong" }
+  | { readonly kind: "interest"; readonly key: string; readonly isThere: boolean }
+  | { readonly kind: "message"; readonly message: NatsMessage; readonly queues: readonly string[] }
+  | { readonly kind: "group"; readonly body: unknown };
+
+/** A subject that another server has subscriptions to. */
+interface RemoteInterest {
+  readonly subject: string;
+  readonly queue: string;
+}
+
+/** Events of a {@linkcode Route}. */
+interface RouteEvents {
+  /** Called with a message, and the groups of which a member here gets the message. */
+  deliver(message: NatsMessage, queues: readonly string[]): void;
+  /** Called with a packet of the agreement between servers. */
+  hear(body: unknown): void;
+  /** Called once at the end. */
+  ended(): void;
+}
+
+/** One end of a connection between servers. */
+export class Route {
+  readonly #socket: SimulatedSocket;
+  readonly #interest = new Interest<RemoteInterest>();
+  readonly #known = new Map<string, RemoteInterest>();
+  readonly #events: RouteEvents;
+  readonly #runtime: Runtime;
+  #timer: Timer | undefined;
+  #pings = 0;
+  #isOver = false;
+
+  /**
+   * Takes over a connection.
+   *
+   * @param runtime Timers of the server.
+   * @param socket The connection.
+   * @param events See {@linkcode RouteEvents}.
+   */
+  constructor(runtime: Runtime, socket: SimulatedSocket, events: RouteEvents) {
+    this.#runtime = runtime;
+    this.#socket = socket;
+    this.#events = events;
+    this.#ping();
+    socket.onClose = () => this.close();
+    socket.onMessage = (packet) => this.#take(packet as Packet);
+  }
+
+  /**
+   * Finds subscriptions of the other server.
+   *
+   * @param subject The subject.
+   * @returns What matches.
+   */
+  match(subject: string): readonly RemoteInterest[] {
+    return this.#interest.match(subject);
+  }
+
+  /**
+   * Tells the other server about subscriptions of this one.
+   *
+   * @param key Subject, and group behind a space.
+   * @param isThere False after the last one.
+   */
+  announce(key: string, isThere: boolean): void {
+    this.#send({ kind: "interest", key, isThere }, key.length);
+  }
+
+  /**
+   * Sends a message on.
+   *
+   * @param message The message.
+   * @param queues Groups of which a member there gets the message.
+   */
+  forward(message: NatsMessage, queues: readonly string[]): void {
+    this.#send({ kind: "message", message, queues }, message.headers.length + message.data.length);
+  }
+
+  /**
+   * Sends a packet of the agreement between servers.
+   *
+   * @param body The packet.
+   * @param bytes Its size, roughly.
+   */
+  tell(body: unknown, bytes: number): void {
+    this.#send({ kind: "group", body }, bytes);
+  }
+
+  /** Ends the connection. */
+  close(): void {
+    if (this.#isOver) return;
+    this.#isOver = true;
+    this.#runtime.clearTimeout(this.#timer);
+    this.#socket.close();
+    this.#events.ended();
+  }
+
+  #ping(): void {
+    this.#timer = this.#runtime.setTimeout(() => {
+      if (++this.#pings > MAX_PINGS) return this.close();
+      this.#send({ kind: "ping" }, 0);
+      this.#ping();
+    }, PING_INTERVAL_MS);
+  }
+
+  #send(packet: Packet, bytes: number): void {
+    this.#socket.send(packet, HEAD_BYTES + bytes);
+  }
+
+  #take(packet: Packet): void {
+    this.#pings = 0;
+    if (packet.kind === "pong") return;
+    if (packet.kind === "ping") return this.#send({ kind: "pong" }, 0);
+    if (packet.kind === "message") return this.#events.deliver(packet.message, packet.queues);
+    if (packet.kind === "group") return this.#events.hear(packet.body);
+    const { key, isThere } = packet;
+    const known = this.#known.get(key);
+    if (!isThere) {
+      if (known !== undefined) this.#interest.delete(known);
+      this.#known.delete(key);
+    } else if (known === undefined) {
+      const [subject = "", queue = ""] = key.split(" ");
+      const interest = { subject, queue };
+      this.#known.set(key, interest);
+      this.#interest.add(interest);
+    }
+  }
+}

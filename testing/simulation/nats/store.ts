@@ -1,0 +1,301 @@
+/** The messages of one stream, within its limits. */
+import { byteLength } from "./wire.ts";
+import { hasWildcard, matches } from "./subjects.ts";
+import type { StreamConfig } from "./config.ts";
+
+/** A message of a stream. */
+export interface StoredMessage {
+  /** Sequence, from 1. */
+  readonly seq: number;
+  /** Subject. */
+  readonly subject: string;
+  /** The block of headers; empty for none. */
+  readonly headers: string;
+  /** The payload. */
+  readonly data: Uint8Array;
+  /** Time of storage by the clock of the server, in milliseconds since 1970. */
+  readonly atMs: number;
+}
+
+/** Reasons for which a stream that discards new messages refuses one. */
+export type StoreRefusal =
+  | "maximum messages exceeded"
+  | "maximum bytes exceeded"
+  | "maximum messages per subject exceeded";
+
+/**
+ * Messages by sequence and by subject.
+ *
+ * - **Limits** apply at each message: the number of all and of one subject, the bytes, the age.
+ * - **Sequences** only grow, also after the removal of all messages.
+ * - **Bytes** are counted as files or the memory of a server count these.
+ */
+export class StreamStore {
+  /** The configuration, with the limits. */
+  readonly config: StreamConfig;
+  /** Ids of recent messages, for repetitions: the oldest first. */
+  readonly ids: Map<string, { readonly seq: number; readonly atMs: number }>;
+  /** Id of the newest message; empty for none. */
+  lastId = "";
+  readonly #messages: Map<number, StoredMessage>;
+  /** Sequences by subject, rising. */
+  readonly #bySubject: Map<string, number[]>;
+  /**
+   * Newest sequence by subject. As in the server of the comparison, a removal of the newest message
+   * alone does not lead back to an earlier one before the next start.
+   */
+  readonly #newest: Map<string, number>;
+  #firstSeq = 0;
+  #lastSeq = 0;
+  #lastAtMs = 0;
+  #bytes = 0;
+
+  /**
+   * Creates a store.
+   *
+   * @param config Limits of the stream.
+   * @param from A store to copy; empty by default.
+   */
+  constructor(config: StreamConfig, from?: StreamStore) {
+    this.config = config;
+    this.ids = new Map(from?.ids);
+    this.#messages = new Map(from === undefined ? [] : from.#messages);
+    this.#bySubject = new Map();
+    this.#newest = new Map(from === undefined ? [] : from.#newest);
+    if (from === undefined) return;
+    for (const [subject, seqs] of from.#bySubject) this.#bySubject.set(subject, [...seqs]);
+    this.#firstSeq = from.#firstSeq;
+    this.#lastSeq = from.#lastSeq;
+    this.#lastAtMs = from.#lastAtMs;
+    this.#bytes = from.#bytes;
+    this.lastId = from.lastId;
+  }
+
+  /** Number of messages. */
+  get size(): number {
+    return this.#messages.size;
+  }
+
+  /** Number of subjects with messages. */
+  get subjects(): number {
+    return this.#bySubject.size;
+  }
+
+  /** Bytes of all messages. */
+  get bytes(): number {
+    return this.#bytes;
+  }
+
+  /** Sequence of the oldest message; without messages, the one that the next message gets. */
+  get firstSeq(): number {
+    return this.#firstSeq;
+  }
+
+  /** Sequence of the newest message ever. */
+  get lastSeq(): number {
+    return this.#lastSeq;
+  }
+
+  /** Time of the newest message ever; 0 before the first. */
+  get lastAtMs(): number {
+    return this.#lastAtMs;
+  }
+
+  /** All messages, oldest first. */
+  get messages(): IterableIterator<StoredMessage> {
+    return this.#messages.values();
+  }
+
+  /**
+   * Tells whether limits refuse a message.
+   *
+   * @param subject The subject.
+   * @param bytes Bytes of headers and payload.
+   * @returns The reason; `undefined` if the message can be stored.
+   */
+  refusal(subject: string, bytes: number): StoreRefusal | undefined {
+    const { discard, discard_new_per_subject: isPerSubject, max_msgs: most } = this.config;
+    if (discard !== "new") return undefined;
+    const { max_msgs_per_subject: mostPerSubject, max_bytes: mostBytes, storage } = this.config;
+    const seqs = this.#bySubject.get(subject) ?? [];
+    const isAtLimit = mostPerSubject > 0 && seqs.length >= mostPerSubject;
+    if (isAtLimit && isPerSubject) return "maximum messages per subject exceeded";
+    if (most > 0 && this.size >= most && !isAtLimit) return "maximum messages exceeded";
+    if (mostBytes <= 0 || this.#bytes + bytes < mostBytes) return undefined;
+    const replaced = isAtLimit ? this.#sizeOf(this.#messages.get(seqs[0]!)!) : 0;
+    const isRoom = isAtLimit && (storage === "memory" ? replaced >= bytes : replaced > bytes);
+    return isRoom ? undefined : "maximum bytes exceeded";
+  }
+
+  /**
+   * Stores a message with the next sequence, and removes the oldest beyond the limits.
+   *
+   * @param message The message.
+   * @returns The sequence.
+   */
+  append(message: Omit<StoredMessage, "seq">): number {
+    const seq = this.#lastSeq + 1;
+    const stored = { ...message, seq };
+    const { subject } = message;
+    if (this.size === 0) this.#firstSeq = seq;
+    this.#lastSeq = seq;
+    this.#lastAtMs = message.atMs;
+    this.#messages.set(seq, stored);
+    this.#bytes += this.#sizeOf(stored);
+    const seqs = this.#bySubject.get(subject);
+    if (seqs === undefined) this.#bySubject.set(subject, [seq]);
+    else seqs.push(seq);
+    this.#newest.set(subject, seq);
+    const { max_msgs: most, max_msgs_per_subject: mostPerSubject, max_bytes: bytes } = this.config;
+    if (mostPerSubject > 0 && seqs !== undefined && seqs.length > mostPerSubject) {
+      this.remove(seqs[0]!);
+    }
+    while (most > 0 && this.size > most) this.remove(this.#firstSeq);
+    while (bytes > 0 && this.#bytes > bytes && this.size > 0) this.remove(this.#firstSeq);
+    return seq;
+  }
+
+  /**
+   * Removes a message.
+   *
+   * @param seq The sequence.
+   * @returns False if there is no such message.
+   */
+  remove(seq: number): boolean {
+    const message = this.#messages.get(seq);
+    if (message === undefined) return false;
+    this.#messages.delete(seq);
+    this.#bytes -= this.#sizeOf(message);
+    const seqs = this.#bySubject.get(message.subject)!;
+    if (seqs.length === 1) {
+      this.#bySubject.delete(message.subject);
+      this.#newest.delete(message.subject);
+    } else seqs.splice(firstFrom(seqs, seq), 1);
+    if (seq === this.#firstSeq) {
+      const [first] = this.#messages.keys();
+      this.#firstSeq = first ?? this.#lastSeq + 1;
+    }
+    return true;
+  }
+
+  /**
+   * Removes messages.
+   *
+   * @param filter Pattern of the subjects; all by default.
+   * @param options Keeps the newest ones, or all from a sequence on.
+   * @returns The number of removed messages.
+   */
+  purge(
+    filter = ">",
+    { keep = 0, before = 0 }: { readonly keep?: number; readonly before?: number } = {},
+  ): number {
+    const isLiteral = !hasWildcard(filter);
+    const found = isLiteral
+      ? [...this.#bySubject.get(filter) ?? []]
+      : [...this.#messages.values()].filter(({ subject }) => matches(filter, subject))
+        .map(({ seq }) => seq);
+    const outdated = before > 1
+      ? found.filter((seq) => seq < before)
+      : found.slice(0, Math.max(0, found.length - keep));
+    for (const seq of outdated) this.remove(seq);
+    if (filter === ">" && keep === 0 && before <= 1) this.#firstSeq = this.#lastSeq + 1;
+    return outdated.length;
+  }
+
+  /**
+   * Removes the messages that are too old.
+   *
+   * @param nowMs The clock of the server.
+   */
+  expire(nowMs: number): void {
+    const { max_age: ns } = this.config;
+    if (ns === 0) return;
+    for (const { seq, atMs } of this.#messages.values()) {
+      if (atMs + ns / 1e6 > nowMs) return;
+      this.remove(seq);
+    }
+  }
+
+  /** Reads all messages again, as a server does at its start. */
+  reload(): void {
+    for (const [subject, seqs] of this.#bySubject) this.#newest.set(subject, seqs.at(-1)!);
+  }
+
+  /**
+   * Reads a message.
+   *
+   * @param seq The sequence.
+   * @returns The message; `undefined` if there is none.
+   */
+  get(seq: number): StoredMessage | undefined {
+    return this.#messages.get(seq);
+  }
+
+  /**
+   * Reads the newest message.
+   *
+   * @param filter Pattern of the subject.
+   * @returns The message; `undefined` if there is none.
+   */
+  last(filter: string): StoredMessage | undefined {
+    if (filter === ">") return this.#messages.get(this.#lastSeq);
+    if (!hasWildcard(filter)) return this.#messages.get(this.#newest.get(filter) ?? 0);
+    let last = 0;
+    for (const [subject, seq] of this.#newest) {
+      if (matches(filter, subject)) last = Math.max(last, seq);
+    }
+    return this.#messages.get(last);
+  }
+
+  /**
+   * Reads the first message from a sequence on.
+   *
+   * @param filter Pattern of the subject.
+   * @param from The sequence.
+   * @returns The message; `undefined` if there is none.
+   */
+  next(filter: string, from: number): StoredMessage | undefined {
+    if (!hasWildcard(filter)) {
+      const seqs = this.#bySubject.get(filter) ?? [];
+      return this.#messages.get(seqs[firstFrom(seqs, from)] ?? 0);
+    }
+    for (let seq = Math.max(from, this.#firstSeq); seq <= this.#lastSeq; seq++) {
+      const message = this.#messages.get(seq);
+      if (message !== undefined && matches(filter, message.subject)) return message;
+    }
+    return undefined;
+  }
+
+  /**
+   * Counts messages from a sequence on.
+   *
+   * @param filter Pattern of the subjects.
+   * @param from The sequence.
+   * @returns The number.
+   */
+  count(filter: string, from: number): number {
+    let count = 0;
+    const found = hasWildcard(filter) ? this.#bySubject : [[filter, this.#bySubject.get(filter)]];
+    for (const [subject, seqs = []] of found as Iterable<[string, number[] | undefined]>) {
+      if (matches(filter, subject)) count += seqs.length - firstFrom(seqs, from);
+    }
+    return count;
+  }
+
+  #sizeOf({ subject, headers, data }: StoredMessage): number {
+    const parts = byteLength(subject) + byteLength(headers) + data.length;
+    if (this.config.storage === "memory") return parts + 16;
+    return parts + 30 + (headers === "" ? 0 : 4);
+  }
+}
+
+/** Index of the first number of a rising list that is not below another. */
+function firstFrom(seqs: readonly number[], from: number): number {
+  let [low, high] = [0, seqs.length];
+  while (low < high) {
+    const middle = (low + high) >> 1;
+    if (seqs[middle]! < from) low = middle + 1;
+    else high = middle;
+  }
+  return low;
+}

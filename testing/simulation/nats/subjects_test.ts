@@ -1,0 +1,44 @@
+import { assertEquals } from "@std/assert";
+import { collide, Interest, isPublishSubject, isSubject, matches } from "./subjects.ts";
+
+Deno.test("matches() and collide() know both wildcards", () => {
+  for (
+    const [pattern, subject, isMatch, isMeeting] of [
+      ["a.b", "a.b", true, true],
+      ["a.*", "a.b", true, true],
+      ["a.*", "a.b.c", false, false],
+      ["a.>", "a.b.c", true, true],
+      ["a.>", "a", false, false],
+      [">", "a.b", true, true],
+      ["a.b", "a.*", false, true],
+      ["a.*", "a.>", false, true],
+      ["a.>", "a.*", true, true],
+      ["*.b", "a.*", false, true],
+      ["*.b", "a.c", false, false],
+    ] as const
+  ) {
+    assertEquals(matches(pattern, subject), isMatch, `${pattern} matches ${subject}`);
+    assertEquals(collide(pattern, subject), isMeeting, `${pattern} meets ${subject}`);
+  }
+});
+
+Deno.test("isSubject() and isPublishSubject() refuse what servers refuse", () => {
+  for (const subject of ["", "a..b", ".a", "a b", "a.>.b"]) {
+    assertEquals([isSubject(subject), isPublishSubject(subject)], [false, false], subject);
+  }
+  for (const subject of ["a.*", ">"]) {
+    assertEquals([isSubject(subject), isPublishSubject(subject)], [true, false], subject);
+  }
+  assertEquals(isPublishSubject("a.b*"), true);
+});
+
+Deno.test("Interest.match() finds entries in the order of their addition", () => {
+  const interest = new Interest<{ readonly subject: string }>();
+  const entries = ["a.*", "a.b", ">", "a.b", "c"].map((subject) => ({ subject }));
+  for (const entry of entries) interest.add(entry);
+  assertEquals(interest.match("a.b"), entries.slice(0, 4));
+  interest.delete(entries[1]!);
+  interest.delete(entries[0]!);
+  assertEquals(interest.match("a.b"), [entries[2]!, entries[3]!]);
+  assertEquals(interest.match("d"), [entries[2]!]);
+});

@@ -1,0 +1,150 @@
+/** Bodies of requests and answers under way between two hosts. */
+import type { Link } from "./link.ts";
+import type { NetworkPath } from "./path.ts";
+
+/** Bytes under way or unread from which on a sender waits, as in the first window of HTTP/2. */
+const WINDOW_BYTES = 65_535;
+
+/** Most bytes of one packet of a body, the frame of HTTP/2. */
+const FRAME_BYTES = 16_384;
+
+/** Options of a {@linkcode Body}. */
+export interface BodyOptions {
+  /** The connection. */
+  readonly link: Link;
+  /** The end that sends. */
+  readonly from: "client" | "server";
+  /** Called at the receiving end when the reader cancels before the end. */
+  readonly onCancel: () => void;
+}
+
+/** A body from one host to the other, with a window as over HTTP/2. */
+export class Body {
+  readonly #out: NetworkPath;
+  readonly #back: NetworkPath;
+  // State of the sender.
+  #reader: ReadableStreamDefaultReader<Uint8Array> | undefined;
+  #unread = 0;
+  #room: PromiseWithResolvers<void> | undefined;
+  #isStopped = false;
+  // State of the receiver.
+  readonly #parts: Uint8Array[] = [];
+  #controller!: ReadableStreamDefaultController<Uint8Array>;
+  #isWanted = false;
+  #isWhole = false;
+  #isOver = false;
+
+  /** The body at the receiving end. */
+  readonly readable: ReadableStream<Uint8Array<ArrayBuffer>>;
+
+  /**
+   * Creates a body of which no byte is under way.
+   *
+   * @param options See {@linkcode BodyOptions}.
+   */
+  constructor({ link, from, onCancel }: BodyOptions) {
+    this.#out = link.pathOf(from);
+    this.#back = link.pathOf(from === "client" ? "server" : "client");
+    this.readable = new ReadableStream({
+      start: (controller) => {
+        this.#controller = controller;
+      },
+      pull: () => {
+        this.#isWanted = true;
+        this.#pump();
+      },
+      cancel: () => {
+        this.#isOver = true;
+        if (!this.#isWhole) onCancel();
+      },
+    }, { highWaterMark: 0 });
+  }
+
+  /** True at the receiving end once the last byte has arrived. */
+  get isWhole(): boolean {
+    return this.#isWhole;
+  }
+
+  /**
+   * Sends all bytes of a stream, at the pace of the receiver.
+   *
+   * @param source The bytes; `null` for none.
+   * @returns Resolves with `true` once all are sent; with `false` after {@linkcode Body.stop}.
+   * @throws The error of the source.
+   */
+  async send(source: ReadableStream<Uint8Array> | null): Promise<boolean> {
+    this.#reader = source?.getReader();
+    while (this.#reader !== undefined && !this.#isStopped) {
+      const { done, value } = await this.#reader.read();
+      if (done) break;
+      for (const part of this.#divide(value)) {
+        if (this.#unread >= WINDOW_BYTES) {
+          this.#room = Promise.withResolvers();
+          await this.#room.promise;
+        }
+        if (this.#isStopped) return false;
+        this.#unread += part.byteLength;
+        this.#out.send(() => this.#arrive(part), part.byteLength);
+      }
+    }
+    if (this.#isStopped) return false;
+    this.#out.send(() => {
+      this.#isWhole = true;
+      this.#pump();
+    });
+    return true;
+  }
+
+  /** Stops at the sending end: the receiver is gone. Idempotent. */
+  stop(): void {
+    if (this.#isStopped) return;
+    this.#isStopped = true;
+    this.#room?.resolve();
+    this.#reader?.cancel().catch(() => {});
+  }
+
+  /**
+   * Fails at the receiving end, behind the bytes that arrived.
+   *
+   * @param error The error of the reader.
+   */
+  fail(error: unknown): void {
+    if (this.#isOver || this.#isWhole) return;
+    this.#isOver = true;
+    this.#controller.error(error);
+  }
+
+  #arrive(part: Uint8Array): void {
+    if (this.#isOver) return;
+    this.#parts.push(part);
+    this.#pump();
+  }
+
+  #pump(): void {
+    if (this.#isOver) return;
+    const part = this.#isWanted ? this.#parts.shift() : undefined;
+    if (part !== undefined) {
+      this.#isWanted = false;
+      const { byteLength } = part;
+      this.#back.send(() => this.#taken(byteLength));
+      this.#controller.enqueue(part);
+    }
+    if (!this.#isWhole || this.#parts.length > 0) return;
+    this.#isOver = true;
+    this.#controller.close();
+  }
+
+  #taken(bytes: number): void {
+    this.#unread -= bytes;
+    this.#room?.resolve();
+  }
+
+  /** Divides bytes into packets, by size and by chance. */
+  *#divide(bytes: Uint8Array): Generator<Uint8Array> {
+    for (let start = 0; start < bytes.byteLength;) {
+      const end = start + this.#out.split(Math.min(bytes.byteLength - start, FRAME_BYTES));
+      yield bytes.slice(start, end);
+      start = end;
+    }
+  }
+}

@@ -1,0 +1,267 @@
+/** Conditions of the network in one direction between two hosts, and the chance that follows. */
+import type { Host } from "../host.ts";
+
+/** First wait of TCP before a lost packet is sent again, in milliseconds; doubles each time. */
+const RETRANSMISSION_MS = 200;
+
+/** Most times that one packet is lost in a row. */
+const MAX_LOSSES = 6;
+
+/** Longest random time of a packet under way, in milliseconds: a long tail has no end. */
+const MAX_JITTER_MS = 60_000;
+
+/** Time by which a datagram is late that others overtake, in round trips and milliseconds. */
+const LATE = { delays: 2, ms: 5 };
+
+/** Failure of every attempt to connect. A number is the status of an HTTP answer by a proxy. */
+export type HandshakeFault = "refused" | "hangs" | "tls" | number;
+
+/** Conditions of one direction between two hosts. */
+export interface LinkConditions {
+  /**
+   * Shortest time of a packet under way, in milliseconds.
+   *
+   * @default {1}
+   */
+  readonly delayMs?: number;
+  /**
+   * Mean of the random time on top, in milliseconds; 0 for a constant delay.
+   *
+   * @default {1}
+   */
+  readonly jitterMs?: number;
+  /**
+   * Distribution of the random time. Exponential has a few late packets, and a long tail (Lomax,
+   * shape 2) has some that take a hundred times the mean.
+   *
+   * @default {"exponential"}
+   */
+  readonly jitter?: "uniform" | "exponential" | "long-tail";
+  /**
+   * Share of packets that is lost. Reliable packets are sent again, and hold up all packets
+   * behind; datagrams are gone.
+   *
+   * @default {0}
+   */
+  readonly lossRate?: number;
+  /**
+   * Share of datagrams that later ones overtake. Connections overtake each other in any case.
+   *
+   * @default {0}
+   */
+  readonly reorderRate?: number;
+  /**
+   * Share of datagrams that arrive twice.
+   *
+   * @default {0}
+   */
+  readonly duplicateRate?: number;
+  /**
+   * Share of writes to a stream that arrive in two parts, as bytes have no borders on a network.
+   *
+   * @default {0}
+   */
+  readonly splitRate?: number;
+  /**
+   * Bytes that pass in a second, of all connections together. More bytes wait in line.
+   *
+   * @default {Infinity}
+   */
+  readonly bytesPerSecond?: number;
+  /**
+   * True for a direction in which no packet passes. Reliable packets arrive once the direction is
+   * open again, if the connection still exists.
+   *
+   * @default {false}
+   */
+  readonly isBlocked?: boolean;
+  /**
+   * True where a firewall drops UDP: WebTransport neither opens nor goes on, and TCP passes.
+   *
+   * @default {false}
+   */
+  readonly blocksUdp?: boolean;
+  /**
+   * True where a proxy strips the request to upgrade: no WebSocket opens.
+   *
+   * @default {false}
+   */
+  readonly stripsUpgrades?: boolean;
+  /**
+   * Share of attempts to connect that are refused at once.
+   *
+   * @default {0}
+   */
+  readonly refusalRate?: number;
+  /**
+   * Failure of all attempts to connect: refused, without an answer, in the handshake of TLS, or with
+   * an HTTP status; `undefined` for none.
+   *
+   * @default {undefined}
+   */
+  readonly handshake?: HandshakeFault | undefined;
+}
+
+/** Conditions of a network without faults. */
+export const GOOD_CONDITIONS: Required<LinkConditions> = Object.freeze({
+  delayMs: 1,
+  jitterMs: 1,
+  jitter: "exponential",
+  lossRate: 0,
+  reorderRate: 0,
+  duplicateRate: 0,
+  splitRate: 0,
+  bytesPerSecond: Infinity,
+  isBlocked: false,
+  blocksUdp: false,
+  stripsUpgrades: false,
+  refusalRate: 0,
+  handshake: undefined,
+});
+
+const RATES = ["lossRate", "reorderRate", "duplicateRate", "splitRate", "refusalRate"] as const;
+const JITTERS: readonly unknown[] = ["uniform", "exponential", "long-tail"];
+const HANDSHAKE_FAULTS: readonly unknown[] = [undefined, "refused", "hangs", "tls"];
+
+/**
+ * Checks conditions, and adds the missing ones.
+ *
+ * @param given Conditions of the caller.
+ * @param others The other conditions; by default, no faults.
+ * @returns All conditions.
+ * @throws {RangeError} If a condition is out of range.
+ */
+export function checkConditions(
+  given: LinkConditions,
+  others: Required<LinkConditions> = GOOD_CONDITIONS,
+): Required<LinkConditions> {
+  const all = { ...others, ...given };
+  const check = (isGood: boolean, name: keyof LinkConditions, rule: string) => {
+    if (isGood) return;
+    throw new RangeError(`Cannot change link: ${name} must be ${rule}, received ${all[name]}`);
+  };
+  for (const name of RATES) check(all[name] >= 0 && all[name] <= 1, name, "from 0 to 1");
+  for (const name of ["delayMs", "jitterMs"] as const) {
+    check(all[name] >= 0 && all[name] < Infinity, name, "a number from 0");
+  }
+  check(all.bytesPerSecond > 0, "bytesPerSecond", "above 0");
+  check(JITTERS.includes(all.jitter), "jitter", JITTERS.join(", "));
+  const { handshake } = all;
+  const isStatus = typeof handshake === "number" && handshake >= 400 && handshake <= 599;
+  check(
+    isStatus || HANDSHAKE_FAULTS.includes(handshake),
+    "handshake",
+    "refused, hangs, tls or an HTTP status from 400 to 599",
+  );
+  return all;
+}
+
+/** One direction between two hosts, shared by all connections. */
+export class Direction {
+  /** The sending host. */
+  readonly from: Host;
+  /** The receiving host. */
+  readonly to: Host;
+  /** Conditions of now. */
+  conditions: Required<LinkConditions>;
+  /** Number of connections that `from` has dialed. */
+  dials = 0;
+  readonly #waiting = new Set<() => void>();
+  #busyUntilMs = 0;
+
+  /**
+   * Creates a direction.
+   *
+   * @param from The sending host.
+   * @param to The receiving host.
+   * @param conditions Conditions from the start.
+   */
+  constructor(from: Host, to: Host, conditions: Required<LinkConditions>) {
+    this.from = from;
+    this.to = to;
+    this.conditions = conditions;
+  }
+
+  /**
+   * Calls back once the direction is open again.
+   *
+   * @param callback Called once.
+   * @returns Takes the callback back.
+   */
+  whenOpen(callback: () => void): () => void {
+    this.#waiting.add(callback);
+    return () => void this.#waiting.delete(callback);
+  }
+
+  /**
+   * Changes some conditions, and lets go what waits if the direction is open then.
+   *
+   * @param conditions The conditions to change.
+   * @throws {RangeError} If a condition is out of range.
+   */
+  change(conditions: LinkConditions): void {
+    this.conditions = checkConditions(conditions, this.conditions);
+    if (this.conditions.isBlocked) return;
+    const waiting = [...this.#waiting];
+    this.#waiting.clear();
+    for (const callback of waiting) callback();
+  }
+
+  /**
+   * Draws the time of a reliable packet under way.
+   *
+   * @param random Chance of the connection.
+   * @returns Time in milliseconds.
+   */
+  delay(random: () => number): number {
+    const { lossRate } = this.conditions;
+    let ms = this.#passage(random);
+    for (let lost = 0; lossRate > 0 && lost < MAX_LOSSES && random() < lossRate; lost++) {
+      ms += RETRANSMISSION_MS * 2 ** lost;
+    }
+    return ms;
+  }
+
+  /**
+   * Draws the times of the arrivals of a datagram: none if lost, two if duplicated.
+   *
+   * @param random Chance of the connection.
+   * @returns Times in milliseconds.
+   */
+  datagramDelays(random: () => number): number[] {
+    const { isBlocked, blocksUdp, lossRate, duplicateRate, reorderRate, delayMs } = this.conditions;
+    if (isBlocked || blocksUdp || lossRate > 0 && random() < lossRate) return [];
+    let ms = this.#passage(random);
+    if (reorderRate > 0 && random() < reorderRate) ms += LATE.ms + LATE.delays * delayMs;
+    if (duplicateRate > 0 && random() < duplicateRate) return [ms, ms + this.#passage(random)];
+    return [ms];
+  }
+
+  /**
+   * Takes a turn on a slow link.
+   *
+   * @param bytes Size of the packet.
+   * @param nowMs Time of the sending.
+   * @returns Time until the last byte has left, in milliseconds.
+   */
+  transmission(bytes: number, nowMs: number): number {
+    const { bytesPerSecond } = this.conditions;
+    if (bytesPerSecond === Infinity) return 0;
+    this.#busyUntilMs = Math.max(nowMs, this.#busyUntilMs) + bytes * 1_000 / bytesPerSecond;
+    return this.#busyUntilMs - nowMs;
+  }
+
+  #passage(random: () => number): number {
+    const { delayMs, jitterMs, jitter } = this.conditions;
+    if (jitterMs === 0) return delayMs;
+    const draw = random();
+    switch (jitter) {
+      case "uniform":
+        return delayMs + 2 * jitterMs * draw;
+      case "exponential":
+        return delayMs - jitterMs * Math.log(1 - draw);
+      case "long-tail":
+        return delayMs + Math.min(MAX_JITTER_MS, jitterMs * (1 / Math.sqrt(1 - draw) - 1));
+    }
+  }
+}

@@ -1,0 +1,268 @@
+/** Directions and connections between the hosts of a simulation, and their handshakes. */
+import { ConnectionError } from "../../../errors.ts";
+import type { Host } from "../host.ts";
+import type { Simulation } from "../simulation.ts";
+import { checkConditions, Direction, type LinkConditions } from "./conditions.ts";
+import { Link, type LinkKind } from "./link.ts";
+
+/** Ports of clients, by RFC 6335: the first one, and the number. */
+const CLIENT_PORTS = { first: 49_152, count: 16_384 };
+
+/** Options of an attempt to connect. */
+export interface DialOptions {
+  /** Kind of the connection. */
+  readonly kind: LinkKind;
+  /** The host that dials. */
+  readonly client: Host;
+  /** The host that is dialed: a server, or a front. */
+  readonly server: Host;
+  /** Cancels the attempt. */
+  readonly signal: AbortSignal | undefined;
+  /** True if a handshake of TLS follows; that of QUIC has both in one. */
+  readonly isSecure?: boolean;
+  /** Tells if a program of a host listens; called when the first packet arrives. */
+  readonly isListening: (server: Host) => boolean;
+  /** Called by the system of the server when the first packet arrives and a program listens. */
+  readonly onArrival?: (link: Link) => void;
+}
+
+/** A host that passes connections on. */
+interface Front {
+  readonly nodes: readonly Host[];
+  next: number;
+}
+
+/** All directions and connections of a network. */
+export class Links {
+  /** The simulation. */
+  readonly simulation: Simulation;
+  /** Open connections, the oldest first. */
+  readonly open: Set<Link> = new Set();
+  readonly #directions = new Map<string, Direction>();
+  readonly #fronts = new Map<Host, Front>();
+  readonly #dark = new Set<Host>();
+  readonly #moves = new Map<Host, number>();
+  readonly #ports = new Map<Host, number>();
+  readonly #default: Required<LinkConditions>;
+
+  /**
+   * Creates a network without connections.
+   *
+   * @param simulation The simulation.
+   * @param conditions Conditions between any two hosts, unless changed.
+   * @throws {RangeError} If a condition is out of range.
+   */
+  constructor(simulation: Simulation, conditions: LinkConditions) {
+    this.simulation = simulation;
+    this.#default = checkConditions(conditions);
+  }
+
+  /**
+   * Finds one direction between two hosts.
+   *
+   * @param from The sending host.
+   * @param to The receiving host.
+   * @returns The direction.
+   */
+  direction(from: Host, to: Host): Direction {
+    const name = `${from.name} ${to.name}`;
+    let direction = this.#directions.get(name);
+    if (direction === undefined) {
+      direction = new Direction(from, to, this.#default);
+      this.#directions.set(name, direction);
+    }
+    return direction;
+  }
+
+  /**
+   * Changes some conditions of one direction.
+   *
+   * @param from The sending host.
+   * @param to The receiving host.
+   * @param conditions The conditions to change.
+   * @throws {RangeError} If a condition is out of range.
+   */
+  change(from: Host, to: Host, conditions: LinkConditions): void {
+    const direction = this.direction(from, to);
+    checkConditions(conditions, direction.conditions);
+    this.simulation.note(JSON.stringify(conditions), from.name, { kind: "fault", to: to.name });
+    direction.change(conditions);
+  }
+
+  /** Restores the conditions of the beginning in each direction. */
+  heal(): void {
+    for (const direction of this.#directions.values()) {
+      if (direction.conditions === this.#default) continue;
+      const { from, to } = direction;
+      this.simulation.note("heals", from.name, { kind: "fault", to: to.name });
+      direction.change(this.#default);
+    }
+  }
+
+  /**
+   * Finds the host of a name.
+   *
+   * @param hostname Name of the host, in any case.
+   * @returns The host.
+   * @throws {ConnectionError} If no host has the name.
+   */
+  find(hostname: string): Host {
+    const { hosts } = this.simulation;
+    const exact = hosts.get(hostname);
+    if (exact !== undefined) return exact;
+    for (const [name, host] of hosts) if (name.toLowerCase() === hostname) return host;
+    throw new ConnectionError(`Cannot connect to ${hostname}: the name is unknown`);
+  }
+
+  /**
+   * Makes a host pass each connection on to the next of some hosts.
+   *
+   * @param host The host.
+   * @param nodes The hosts behind.
+   */
+  front(host: Host, nodes: readonly Host[]): void {
+    this.#fronts.set(host, { nodes, next: 0 });
+  }
+
+  /**
+   * Gives a host another address, as a move to another network does. Connections over TCP end at
+   * the host, and the peers learn nothing; QUIC goes on.
+   *
+   * @param host The host.
+   */
+  move(host: Host): void {
+    this.#moves.set(host, (this.#moves.get(host) ?? 0) + 1);
+    this.simulation.note("has another address", host.name, { kind: "fault" });
+    for (const link of [...this.open]) {
+      if (link.kind === "webtransport") continue;
+      if (link.client === host) link.disconnect({ silent: "server" });
+      else if (link.server === host) link.disconnect({ silent: "client" });
+    }
+  }
+
+  /**
+   * Address and port of a new connection, as the server sees both.
+   *
+   * @param link The connection.
+   * @returns The address: that of the front, if the connection passes one.
+   */
+  addressOf(link: Link): Deno.NetAddr {
+    const { from } = link.toServer.directions.at(-1)!;
+    const port = this.#ports.get(from) ?? 0;
+    this.#ports.set(from, (port + 1) % CLIENT_PORTS.count);
+    return {
+      transport: "tcp",
+      hostname: this.hostAddress(from),
+      port: CLIENT_PORTS.first + port,
+    };
+  }
+
+  /**
+   * Makes the address of a host, in 10.0.0.0/8.
+   *
+   * @param host The host.
+   * @returns The address in numbers.
+   */
+  hostAddress(host: Host): string {
+    const moves = this.#moves.get(host) ?? 0;
+    let hash = moves;
+    for (let i = 0; i < host.name.length; i++) {
+      hash = Math.imul(hash, 31) + host.name.charCodeAt(i) | 0;
+    }
+    return `10.${hash >>> 16 & 255}.${hash >>> 8 & 255}.${hash & 255}`;
+  }
+
+  /**
+   * Opens a connection, up to the first packet of the program.
+   *
+   * @param options See {@linkcode DialOptions}.
+   * @returns The connection, on the client's host.
+   * @throws {ConnectionError} If the attempt fails.
+   */
+  async dial(options: DialOptions): Promise<Link> {
+    const { kind, client, server: asked, signal, isSecure = false } = options;
+    signal?.throwIfAborted();
+    const first = this.direction(client, asked);
+    const route = this.#route(client, asked);
+    const server = route.at(-1)!;
+    const link = new Link({
+      events: this.simulation,
+      kind,
+      name: `${kind} ${client.name} ${asked.name} ${first.dials++}`,
+      toServer: this.#pairs(route),
+      toClient: this.#pairs(route.toReversed()),
+      onEnd: (link) => void this.open.delete(link),
+    });
+    this.open.add(link);
+    const failed = (why: string) => new ConnectionError(`Cannot connect to ${asked.name}: ${why}`);
+    const isUdp = kind === "webtransport";
+    try {
+      await link.answer<void>(signal, ({ resolve, reject }) =>
+        link.toServer.sendToSystem(() => {
+          const { handshake, refusalRate } = first.conditions;
+          if (handshake === "hangs" || this.#dark.has(server)) return;
+          const isRefused = handshake === "refused" || !server.isAlive ||
+            !options.isListening(server) || refusalRate > 0 && link.random() < refusalRate;
+          // A system answers a stray packet of UDP with a notice that no QUIC engine trusts.
+          if (isRefused && isUdp) return;
+          if (isRefused) {
+            return link.toClient.send(() => reject(failed("the connection was refused")));
+          }
+          if (handshake === "tls" && isUdp) {
+            return link.toClient.send(() => reject(failed("the handshake of QUIC failed")));
+          }
+          link.toClient.send(resolve);
+          options.onArrival?.(link);
+        }));
+      if (isSecure) {
+        await link.answer<void>(signal, ({ resolve, reject }) =>
+          link.toServer.send(() => {
+            const isFailed = first.conditions.handshake === "tls";
+            link.toClient.send(
+              isFailed ? () => reject(failed("the handshake of TLS failed")) : resolve,
+            );
+          }));
+      }
+    } catch (error) {
+      link.abandon();
+      throw error;
+    }
+    this.simulation.note(`opens ${kind}`, client.name, { kind: "network", to: server.name });
+    return link;
+  }
+
+  /**
+   * Calls back at the end of a host's life, and remembers a loss of power.
+   *
+   * @param host The host, which runs.
+   * @param stop Called once or twice.
+   * @returns Calls back now.
+   */
+  whileAlive(host: Host, stop: () => void): () => void {
+    this.#dark.delete(host);
+    const forget = host.onEnd((isPowerLoss) => {
+      if (isPowerLoss) this.#dark.add(host);
+      stop();
+    });
+    return () => {
+      forget();
+      stop();
+    };
+  }
+
+  /** Hosts on the way of a connection: a front passes on to the next node that runs. */
+  #route(client: Host, server: Host): Host[] {
+    const front = this.#fronts.get(server);
+    if (front === undefined) return [client, server];
+    const { nodes } = front;
+    for (let tried = 0; tried < nodes.length; tried++) {
+      const node = nodes[front.next++ % nodes.length]!;
+      if (node.isAlive) return [client, server, node];
+    }
+    return [client, server];
+  }
+
+  #pairs(route: readonly Host[]): Direction[] {
+    return route.slice(1).map((to, i) => this.direction(route[i]!, to));
+  }
+}

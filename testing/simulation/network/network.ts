@@ -1,0 +1,285 @@
+/** The network between the hosts of one simulation: faults, sockets, and all transports. */
+import type { WebTransportSource } from "../../../server/webtransport_options.ts";
+import { fallBackToHttp } from "../../../transport/race/last_resort.ts";
+import type { CheckedTransports, TransportPlatform } from "../../../transport/race/options.ts";
+import { race } from "../../../transport/race/race.ts";
+import {
+  type WebTransportDialer,
+  webTransportLeg,
+} from "../../../transport/race/webtransport_leg.ts";
+import { openWebSocket } from "../../../transport/websocket/connection.ts";
+import type { UpgradeHost } from "../../../transport/websocket/server.ts";
+import * as streams from "../../../transport/websocket/streams.ts";
+import type { ListenWebTransportOptions } from "../../../transport/h3/server.ts";
+import type { ClientDialer } from "../../../transport/race/options.ts";
+import type { Host } from "../host.ts";
+import type { Simulation } from "../simulation.ts";
+import type { LinkConditions } from "./conditions.ts";
+import { SimulatedHttp } from "./http.ts";
+import type { SimulatedLink } from "./link.ts";
+import { Links } from "./links.ts";
+import { type SimulatedSocket, type SocketEnds, socketEnds } from "./sockets.ts";
+import { SimulatedQuic } from "./webtransport.ts";
+import type { SimulatedWebSocket } from "./websocket.ts";
+
+/** Options of {@linkcode SimulatedNetwork.connectSocket}. */
+export interface ConnectSocketOptions {
+  /** Cancels the attempt. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * The network between the hosts of one simulation.
+ *
+ * - **Each direction** between two hosts has conditions of its own, which may change at any time.
+ * - **Each connection** has chance of its own, which follows from the seed, the names of both hosts
+ *   and the number of earlier connections between the two.
+ * - **Names** of hosts are the hostnames of URLs.
+ *
+ * @example A partition between two programs
+ * ```ts
+ * import { SimulatedNetwork, Simulation } from "@skein/skein/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const simulation = new Simulation({ seed: 1 });
+ * const network = new SimulatedNetwork(simulation, { delayMs: 10, jitterMs: 0 });
+ * const [server, client] = [simulation.host("server"), simulation.host("client")];
+ * network.serve(server, 80, () => new Response("hello"));
+ *
+ * const got: string[] = [];
+ * client.after(0, async () => {
+ *   const response = await network.fetch(client)("http://server/");
+ *   got.push(await response.text());
+ * });
+ * network.change(server, client, { isBlocked: true });
+ * await simulation.run(1_000);
+ * assertEquals(got, []);
+ * network.change(server, client, { isBlocked: false });
+ * await simulation.run(1_000);
+ * assertEquals(got, ["hello"]);
+ * ```
+ */
+export class SimulatedNetwork {
+  readonly #links: Links;
+  readonly #http: SimulatedHttp;
+  readonly #quic: SimulatedQuic;
+  readonly #accepts = new Map<string, (socket: SimulatedSocket) => void>();
+
+  /**
+   * Creates a network.
+   *
+   * @param simulation The simulation.
+   * @param conditions Conditions between any two hosts, unless changed.
+   * @throws {RangeError} If a condition is out of range.
+   */
+  constructor(simulation: Simulation, conditions: LinkConditions = {}) {
+    this.#links = new Links(simulation, conditions);
+    this.#http = new SimulatedHttp(this.#links);
+    this.#quic = new SimulatedQuic(this.#links);
+  }
+
+  /** All open connections, the oldest first. */
+  get links(): readonly SimulatedLink[] {
+    return [...this.#links.open];
+  }
+
+  /**
+   * Reads the conditions of one direction.
+   *
+   * @param from The sending host.
+   * @param to The receiving host.
+   * @returns All conditions.
+   */
+  conditions(from: Host, to: Host): Required<LinkConditions> {
+    return this.#links.direction(from, to).conditions;
+  }
+
+  /**
+   * Changes some conditions of one direction.
+   *
+   * @param from The sending host.
+   * @param to The receiving host.
+   * @param conditions The conditions to change.
+   * @throws {RangeError} If a condition is out of range.
+   */
+  change(from: Host, to: Host, conditions: LinkConditions): void {
+    this.#links.change(from, to, conditions);
+  }
+
+  /** Restores the conditions of the beginning in each direction. */
+  heal(): void {
+    this.#links.heal();
+  }
+
+  /**
+   * Gives a host another address, as a move to another network does. Connections over TCP end at
+   * the host, and the peers learn nothing; QUIC goes on.
+   *
+   * @param host The host.
+   */
+  move(host: Host): void {
+    this.#links.move(host);
+  }
+
+  /**
+   * Makes a host pass each connection on to the next of some hosts that run, as a balancer does.
+   *
+   * @param host The host, which has no program of its own.
+   * @param nodes The hosts behind.
+   */
+  front(host: Host, nodes: readonly Host[]): void {
+    this.#links.front(host, nodes);
+  }
+
+  /**
+   * Lets a program of a host accept sockets, until the present life of the host ends.
+   *
+   * @param host The host.
+   * @param port Number of the port.
+   * @param accept Called with each socket. MUST NOT throw.
+   * @returns Stops listening; open sockets stay.
+   * @throws {TypeError} If a program of the host listens on the port.
+   */
+  listenSockets(host: Host, port: number, accept: (socket: SimulatedSocket) => void): () => void {
+    const address = `${host.name}:${port}`;
+    if (this.#accepts.has(address)) {
+      throw new TypeError(`Cannot listen: the port must be free, received ${address}`);
+    }
+    this.#accepts.set(address, accept);
+    return this.#links.whileAlive(host, () => {
+      if (this.#accepts.get(address) === accept) this.#accepts.delete(address);
+    });
+  }
+
+  /**
+   * Opens a socket.
+   *
+   * @param from The host that dials.
+   * @param to The host that listens.
+   * @param port Number of the port.
+   * @param options `signal` cancels the attempt.
+   * @returns The open socket.
+   * @throws {ConnectionError} If no program listens, or the attempt fails.
+   * @throws {TimeoutError} If no answer comes within 130 s.
+   */
+  async connectSocket(
+    from: Host,
+    to: Host,
+    port: number,
+    { signal }: ConnectSocketOptions = {},
+  ): Promise<SimulatedSocket> {
+    let ends: SocketEnds | undefined;
+    const link = await this.#links.dial({
+      kind: "socket",
+      client: from,
+      server: to,
+      signal,
+      isListening: ({ name }) => this.#accepts.has(`${name}:${port}`),
+      onArrival: (link) => {
+        const accept = this.#accepts.get(`${link.server.name}:${port}`)!;
+        const { server } = ends = socketEnds(link);
+        link.attach({ server });
+        link.server.after(0, () => accept(server));
+      },
+    });
+    const { client } = ends!;
+    link.attach({ client });
+    return client;
+  }
+
+  /**
+   * Makes the HTTP server of a host, with WebSockets: the option `webSocket` of `serve()`.
+   *
+   * @ignore
+   * @param host The host.
+   * @returns A listener whose ports close with the life of the host.
+   */
+  webSocket(host: Host): UpgradeHost {
+    return this.#http.host(host);
+  }
+
+  /**
+   * Makes the engine of WebTransport of a host: the option `engine` of `webTransport` of `serve()`.
+   * All clients trust the certificate of the server, which may be any text in PEM.
+   *
+   * @ignore
+   * @param host The host.
+   * @returns An engine whose port closes with the life of the host.
+   */
+  webTransport(host: Host): (options: ListenWebTransportOptions) => WebTransportSource {
+    return this.#quic.engine(host);
+  }
+
+  /**
+   * Lets a program of a host answer requests, until the present life of the host ends.
+   *
+   * @param host The host.
+   * @param port Number of the port.
+   * @param handler Answers a request.
+   * @returns Stops listening, and resolves once all answers are sent.
+   * @throws {Deno.errors.AddrInUse} If a program of the host listens on the port.
+   */
+  serve(
+    host: Host,
+    port: number,
+    handler: (
+      request: Request,
+      info: { readonly remoteAddr: Deno.NetAddr },
+    ) => Response | Promise<Response>,
+  ): () => Promise<void> {
+    const listener = this.webSocket(host).listen({ port, hostname: host.name }, handler);
+    return () => listener.shutdown();
+  }
+
+  /**
+   * Makes the `fetch` of programs on a host.
+   *
+   * @param host The host.
+   * @returns A function that reaches the hosts of the simulation by name.
+   */
+  fetch(host: Host): typeof fetch {
+    return this.#http.fetch(host);
+  }
+
+  /**
+   * Makes the constructor of WebSockets of programs on a host, such as plain pages.
+   *
+   * @ignore
+   * @param host The host.
+   * @returns Opens a socket, as the constructor of `WebSocket` does.
+   */
+  sockets(host: Host): (url: URL, protocols?: readonly string[]) => SimulatedWebSocket {
+    return this.#http.sockets(host);
+  }
+
+  /**
+   * Makes the dialer of WebTransport of programs on a host, for streams and datagrams.
+   *
+   * @ignore
+   * @param host The host.
+   * @returns Opens WebTransport at an `https:` URL, whose connections carry no messages.
+   */
+  dialWebTransport(host: Host): WebTransportDialer {
+    return this.#quic.dialer(host);
+  }
+
+  /**
+   * Makes the dialer of a client on a host, with the transports of its options.
+   *
+   * @ignore
+   * @param host The host.
+   * @param options The transports, checked.
+   * @returns The dialer.
+   */
+  dialer(host: Host, options: CheckedTransports): ClientDialer {
+    const socket = this.#http.sockets(host);
+    const load = () => Promise.resolve(streams);
+    const platform: TransportPlatform = {
+      webSocket: (url, options) => openWebSocket(url, { ...options, socket, load }),
+      webTransport: webTransportLeg(this.#quic.dialer(host)),
+    };
+    const dial = race(platform, options);
+    if (!options.hasHttp) return dial;
+    return fallBackToHttp(dial, { ...options, fetch: this.#http.fetch(host) });
+  }
+}

@@ -1,0 +1,240 @@
+/** One direction of one connection: packets under way, in order, with the faults of the network. */
+import type { PacketPath, StreamPath } from "../../../transport/memory/path.ts";
+import type { EventLoop, SimulatedEvent } from "../event_loop.ts";
+import type { Host } from "../host.ts";
+import type { Direction } from "./conditions.ts";
+
+/** Most datagrams of a connection under way; beyond, the newest is lost, as in a full router. */
+const MAX_DATAGRAMS_UNDER_WAY = 256;
+
+/** Size of a packet whose sender counts no bytes: the headers of TCP and IP. */
+const HEADER_BYTES = 40;
+
+/** Options of a {@linkcode NetworkPath}. */
+export interface NetworkPathOptions {
+  /** The virtual time. */
+  readonly events: EventLoop;
+  /** Directions that a packet passes one after the other: one, or two with a front between. */
+  readonly directions: readonly Direction[];
+  /** Chance of the path. */
+  readonly random: () => number;
+  /** Name of the packets in the trace; `webtransport` travels over UDP. */
+  readonly kind: string;
+}
+
+/** Packets that keep their order. */
+interface Lane {
+  lastMs: number;
+}
+
+/** A reliable packet. */
+interface Packet {
+  readonly lane: Lane;
+  readonly arrive: () => void;
+  readonly size: number;
+  /** The host of the arrival; `undefined` for the system alone. */
+  readonly host: Host | undefined;
+}
+
+/** One direction of a connection between two hosts. */
+export class NetworkPath implements PacketPath {
+  readonly #events: EventLoop;
+  readonly #random: () => number;
+  readonly #kind: string;
+  readonly #isUdp: boolean;
+  readonly #underWay = new Set<SimulatedEvent>();
+  #held: Packet[] = [];
+  #stopWaiting: (() => void) | undefined;
+  #bytes = 0;
+  #datagrams = 0;
+  readonly #main: Lane = { lastMs: 0 };
+  #isStalled = false;
+  #isCut = false;
+
+  /** Directions that a packet passes one after the other. */
+  readonly directions: readonly Direction[];
+  /** Called when fewer bytes are under way than before. */
+  onShrink: (() => void) | undefined = undefined;
+  /** Called for each packet that is sent after the cut, which arrives nowhere. */
+  onLost: (() => void) | undefined = undefined;
+
+  /**
+   * Creates a path.
+   *
+   * @param options See {@linkcode NetworkPathOptions}.
+   */
+  constructor({ events, directions, random, kind }: NetworkPathOptions) {
+    this.#events = events;
+    this.directions = directions;
+    this.#random = random;
+    this.#kind = kind;
+    this.#isUdp = kind === "webtransport";
+  }
+
+  /** Bytes under way or held. */
+  get bufferedBytes(): number {
+    return this.#bytes;
+  }
+
+  /** True while no packet passes. */
+  get isBlocked(): boolean {
+    return this.#isStalled || this.#blocked() !== undefined;
+  }
+
+  /**
+   * Sends a reliable packet, behind all earlier ones.
+   *
+   * @param arrive Called on the receiving host.
+   * @param bytes Size of the packet in `bufferedBytes`.
+   * @param size Size of the packet on a slow link.
+   */
+  send(arrive: () => void, bytes = 0, size: number = bytes): void {
+    if (this.#isCut) return this.onLost?.();
+    this.#bytes += bytes;
+    this.#push({
+      lane: this.#main,
+      arrive: () => {
+        this.#bytes -= bytes;
+        arrive();
+        this.onShrink?.();
+      },
+      size,
+      host: this.#to,
+    });
+  }
+
+  /**
+   * Sends a reliable packet that the other system answers without the program, such as the first one
+   * of a handshake: a host that is frozen or down answers too.
+   *
+   * @param arrive Called at the other end.
+   */
+  sendToSystem(arrive: () => void): void {
+    if (!this.#isCut) this.#push({ lane: this.#main, arrive, size: 0, host: undefined });
+  }
+
+  /**
+   * Makes a path for the packets of one stream, over QUIC: a lost packet delays no other stream.
+   *
+   * @returns The path; this one, over TCP.
+   */
+  lane(): StreamPath {
+    if (!this.#isUdp) return this;
+    const lane: Lane = { lastMs: 0 };
+    return {
+      split: (size) => this.split(size),
+      send: (arrive, bytes = 0, size = bytes) => {
+        if (this.#isCut) this.onLost?.();
+        else this.#push({ lane, arrive, size, host: this.#to });
+      },
+    };
+  }
+
+  /**
+   * Chooses by chance where a write to a stream is divided.
+   *
+   * @param size Size of the write in bytes.
+   * @returns Size of the first part, at least 1; `size` for a write that stays whole.
+   */
+  split(size: number): number {
+    const { splitRate } = this.directions.at(-1)!.conditions;
+    if (splitRate === 0 || this.#random() >= splitRate) return size;
+    return Math.max(1, Math.ceil(size * this.#random()));
+  }
+
+  /**
+   * Sends a datagram.
+   *
+   * @param arrive Called at the other end, unless the datagram is lost.
+   * @param size Size of the datagram on a slow link.
+   */
+  sendDatagram(arrive: () => void, size = 0): void {
+    if (this.#isCut || this.#isStalled || this.#datagrams >= MAX_DATAGRAMS_UNDER_WAY) return;
+    let delays = [0];
+    for (const direction of this.directions) {
+      const next = direction.datagramDelays(this.#random);
+      delays = delays.flatMap((ms) => next.map((more) => ms + more));
+    }
+    if (delays.length === 0) return;
+    const outMs = this.#transmission(size);
+    for (const ms of delays) {
+      this.#datagrams++;
+      this.#arriveAfter(outMs + ms, this.#to, () => {
+        this.#datagrams--;
+        arrive();
+      });
+    }
+  }
+
+  /** Holds all packets from now on, for good: the other end grants no more credit. */
+  stall(): void {
+    this.#isStalled = true;
+  }
+
+  /** Loses all packets, present and future. Idempotent. */
+  cut(): void {
+    this.#isCut = true;
+    this.#stopWaiting?.();
+    this.#held = [];
+    this.#bytes = 0;
+    this.#datagrams = 0;
+    for (const event of this.#underWay) this.#events.cancel(event);
+    this.#underWay.clear();
+    this.onShrink?.();
+  }
+
+  get #to(): Host {
+    return this.directions.at(-1)!.to;
+  }
+
+  #blocked(): Direction | undefined {
+    return this.directions.find(({ conditions }) =>
+      conditions.isBlocked || this.#isUdp && conditions.blocksUdp
+    );
+  }
+
+  #push(packet: Packet): void {
+    if (this.#held.length === 0 && !this.isBlocked) return this.#start(packet);
+    this.#held.push(packet);
+    this.#stopWaiting ??= this.#blocked()?.whenOpen(() => this.#resume());
+  }
+
+  /** Sends the held packets, if all directions are open again. */
+  #resume(): void {
+    this.#stopWaiting = undefined;
+    if (this.isBlocked) {
+      this.#stopWaiting = this.#blocked()?.whenOpen(() => this.#resume());
+      return;
+    }
+    for (const packet of this.#held.splice(0)) this.#start(packet);
+  }
+
+  /** Puts a packet on its way; packets arrive in the order of sending. */
+  #start({ lane, arrive, size, host }: Packet): void {
+    const { nowMs } = this.#events;
+    let dueMs = nowMs + this.#transmission(size);
+    for (const direction of this.directions) dueMs += direction.delay(this.#random);
+    dueMs = lane.lastMs = Math.max(lane.lastMs, dueMs);
+    this.#arriveAfter(dueMs - nowMs, host, arrive);
+  }
+
+  #arriveAfter(ms: number, host: Host | undefined, arrive: () => void): void {
+    const event = this.#events.after(ms, () => {
+      this.#underWay.delete(event);
+      arrive();
+    }, host);
+    this.#underWay.add(event);
+    if (!this.#events.tracesPackets) return;
+    const [{ from }] = this.directions as [Direction];
+    this.#events.note(this.#kind, from.name, { kind: "packet", to: this.#to.name, lastsMs: ms });
+  }
+
+  #transmission(size: number): number {
+    const { nowMs } = this.#events;
+    let ms = 0;
+    for (const direction of this.directions) {
+      ms = Math.max(ms, direction.transmission(HEADER_BYTES + size, nowMs));
+    }
+    return ms;
+  }
+}

@@ -1,0 +1,124 @@
+/** Ordered connections between two hosts, as of TCP, for engines and programs of any protocol. */
+import type { Host } from "../host.ts";
+import type { Link, LinkEnd } from "./link.ts";
+
+/** An ordered connection between two hosts, such as one of TCP. */
+export interface SimulatedSocket {
+  /** The host of the end. */
+  readonly host: Host;
+  /** The host of the other end. */
+  readonly peer: Host;
+  /** Bytes under way to the other end, or held. */
+  readonly bufferedBytes: number;
+  /** Receiver of messages. Earlier messages wait for the receiver. */
+  onMessage: ((message: unknown) => void) | undefined;
+  /** Called once when the connection ends, unless closed by this end. */
+  onClose: ((reason: "closed" | "reset") => void) | undefined;
+  /**
+   * Sends a message, which arrives once and in order, or never if the connection breaks. Ignored
+   * after the end.
+   *
+   * @param message Any value. MUST NOT be changed afterwards.
+   * @param bytes Size of the message.
+   */
+  send(message: unknown, bytes: number): void;
+  /** Ends the connection behind all that was sent. Idempotent. */
+  close(): void;
+}
+
+/** Most messages that wait for a receiver; beyond, the connection is reset. */
+const MAX_EARLY_MESSAGES = 1_000;
+
+/** One end of a socket. */
+class SocketEnd implements SimulatedSocket, LinkEnd {
+  readonly host: Host;
+  readonly peer: Host;
+  readonly #link: Link;
+  readonly #side: "client" | "server";
+  readonly #other: () => SocketEnd;
+  readonly #early: unknown[] = [];
+  #onMessage: ((message: unknown) => void) | undefined;
+  #isOver = false;
+  onClose: ((reason: "closed" | "reset") => void) | undefined = undefined;
+
+  constructor(link: Link, side: "client" | "server", other: () => SocketEnd) {
+    this.host = link[side];
+    this.peer = link[side === "client" ? "server" : "client"];
+    this.#link = link;
+    this.#side = side;
+    this.#other = other;
+  }
+
+  get bufferedBytes(): number {
+    return this.#link.pathOf(this.#side).bufferedBytes;
+  }
+
+  get onMessage(): ((message: unknown) => void) | undefined {
+    return this.#onMessage;
+  }
+
+  set onMessage(receiver: ((message: unknown) => void) | undefined) {
+    this.#onMessage = receiver;
+    if (receiver === undefined) return;
+    for (const message of this.#early.splice(0)) receiver(message);
+  }
+
+  send(message: unknown, bytes: number): void {
+    if (this.#isOver) return;
+    this.#link.pathOf(this.#side).send(() => this.#other().#deliver(message), bytes);
+  }
+
+  close(): void {
+    if (this.#isOver) return;
+    const other = this.#other();
+    this.#link.pathOf(this.#side).send(() => other.finish());
+    this.#end();
+  }
+
+  reset(): void {
+    this.#endBy("reset");
+  }
+
+  finish(): void {
+    this.#endBy("closed");
+  }
+
+  #deliver(message: unknown): void {
+    if (this.#isOver) return;
+    if (this.#onMessage !== undefined) return this.#onMessage(message);
+    if (this.#early.push(message) <= MAX_EARLY_MESSAGES) return;
+    this.#link.disconnect();
+  }
+
+  #endBy(reason: "closed" | "reset"): void {
+    if (this.#isOver) return;
+    this.#end();
+    this.onClose?.(reason);
+  }
+
+  #end(): void {
+    this.#isOver = true;
+    this.#early.length = 0;
+    this.#link.leave(this.#side);
+  }
+}
+
+/** Both ends of a socket, to be attached to their link. */
+export interface SocketEnds {
+  /** The end that dialed. */
+  readonly client: SimulatedSocket & LinkEnd;
+  /** The end that accepted. */
+  readonly server: SimulatedSocket & LinkEnd;
+}
+
+/**
+ * Makes both ends of a socket.
+ *
+ * @param link The connection below.
+ * @returns The ends.
+ */
+export function socketEnds(link: Link): SocketEnds {
+  const client: SocketEnd = new SocketEnd(link, "client", () => server);
+  const server: SocketEnd = new SocketEnd(link, "server", () => client);
+  return { client, server };
+}

@@ -1,0 +1,278 @@
+import { assert, assertEquals, assertRejects, assertThrows } from "@std/assert";
+import { ConnectionError, TimeoutError } from "../../../errors.ts";
+import { Simulation } from "../simulation.ts";
+import type { LinkConditions } from "./conditions.ts";
+import { SimulatedNetwork } from "./network.ts";
+import type { SimulatedSocket } from "./sockets.ts";
+
+const PORT = 6_379;
+
+/** Two hosts; the engine echoes each message in upper case. */
+function network(conditions: LinkConditions = {}, seed = 1) {
+  const simulation = new Simulation({ seed });
+  const hosts = { client: simulation.host("client"), engine: simulation.host("engine") };
+  const net = new SimulatedNetwork(simulation, { delayMs: 10, jitterMs: 0, ...conditions });
+  const accepted: SimulatedSocket[] = [];
+  const listen = () =>
+    net.listenSockets(hosts.engine, PORT, (socket) => {
+      accepted.push(socket);
+      socket.onMessage = (message) => socket.send(String(message).toUpperCase(), 1);
+    });
+  const stop = listen();
+  const connect = (signal?: AbortSignal) =>
+    net.connectSocket(hosts.client, hosts.engine, PORT, { signal });
+  return { simulation, ...hosts, net, accepted, listen, stop, connect };
+}
+
+/** An open socket, with all received messages. */
+async function connected(conditions: LinkConditions = {}, seed = 1) {
+  const all = network(conditions, seed);
+  const opening = all.connect();
+  await all.simulation.run(1_000);
+  const socket = await opening;
+  const seen: string[] = [];
+  socket.onMessage = (message) => seen.push(`${all.simulation.nowMs} ${message}`);
+  socket.onClose = (reason) => seen.push(`${all.simulation.nowMs} ${reason}`);
+  return { ...all, socket, seen };
+}
+
+/** Lets an attempt to connect fail, and returns the error. */
+async function failure(
+  { simulation }: { readonly simulation: Simulation },
+  attempt: Promise<unknown>,
+): Promise<Error> {
+  const failed = assertRejects(() => attempt, Error);
+  await simulation.run(200_000);
+  return await failed;
+}
+
+Deno.test("SimulatedSocket.send() arrives after the delay, in order, and counts bytes under way", async () => {
+  const { simulation, socket, accepted, seen, client, engine } = await connected();
+  socket.send("a", 100);
+  socket.send("b", 200);
+  assertEquals([socket.bufferedBytes, socket.host, socket.peer], [300, client, engine]);
+  await simulation.run(10);
+  assertEquals([socket.bufferedBytes, accepted[0]!.bufferedBytes, seen], [0, 2, []]);
+  await simulation.run(10);
+  assertEquals(seen, ["1020 A", "1020 B"]);
+});
+
+Deno.test("SimulatedSocket.send() keeps order under jitter and loss, and loses no message", async () => {
+  const { simulation, socket, seen } = await connected({
+    jitterMs: 50,
+    jitter: "long-tail",
+    lossRate: 0.2,
+  });
+  const sent = Array.from({ length: 500 }, (_, i) => `m${i}`);
+  for (const message of sent) socket.send(message, 10);
+  await simulation.run(120_000);
+  assertEquals(seen.map((text) => text.split(" ")[1]), sent.map((text) => text.toUpperCase()));
+});
+
+Deno.test("SimulatedSocket.close() lets what was sent arrive, and then tells the peer", async () => {
+  const { simulation, net, socket, accepted, seen } = await connected();
+  const closes: string[] = [];
+  const received: unknown[] = [];
+  accepted[0]!.onMessage = (message) => received.push(message);
+  accepted[0]!.onClose = (reason) => closes.push(reason);
+  socket.send("last", 4);
+  socket.close();
+  socket.send("never", 5);
+  assertEquals(net.links.length, 1);
+  await simulation.run(100);
+  assertEquals([received, closes, seen, net.links], [["last"], ["closed"], [], []]);
+});
+
+Deno.test("SimulatedSocket.onMessage receives messages that came before", async () => {
+  const all = network();
+  all.stop();
+  all.net.listenSockets(all.engine, PORT, (socket) => socket.send("greeting", 8));
+  const opening = all.connect();
+  await all.simulation.run(1_000);
+  const seen: unknown[] = [];
+  (await opening).onMessage = (message) => seen.push(message);
+  assertEquals(seen, ["greeting"]);
+});
+
+Deno.test("SimulatedNetwork.connectSocket() is refused without a listener, and by a killed host", async () => {
+  const all = network();
+  all.stop();
+  assertEquals(
+    (await failure(all, all.connect())).message,
+    "Cannot connect to engine: the connection was refused",
+  );
+  all.listen();
+  all.engine.kill();
+  const error = await failure(all, all.connect());
+  assert(error instanceof ConnectionError);
+  all.engine.start();
+  await failure(all, all.connect());
+  all.listen();
+  const opening = all.connect();
+  await all.simulation.run(20);
+  assert((await opening).host === all.client);
+});
+
+Deno.test("SimulatedNetwork.connectSocket() ends by its signal, or by the system's own time, where no answer comes", async () => {
+  const all = network();
+  all.engine.kill({ power: true });
+  const controller = new AbortController();
+  all.simulation.after(500, () => controller.abort(new Error("enough")));
+  assertEquals((await failure(all, all.connect(controller.signal))).message, "enough");
+  assert(await failure(all, all.connect()) instanceof TimeoutError);
+  all.engine.start();
+  all.listen();
+  for (const change of [{ handshake: "hangs" }, { isBlocked: true }] as const) {
+    all.net.change(all.client, all.engine, change);
+    assert(await failure(all, all.connect()) instanceof TimeoutError);
+  }
+  assertEquals(all.net.links, []);
+});
+
+Deno.test("SimulatedNetwork.connectSocket() waits for a blocked direction, and opens when it heals", async () => {
+  const all = network();
+  all.net.change(all.engine, all.client, { isBlocked: true });
+  let openedMs = 0;
+  const opening = all.connect().then((socket) => {
+    openedMs = all.simulation.nowMs;
+    return socket;
+  });
+  all.simulation.after(5_000, () => all.net.heal());
+  await all.simulation.run(10_000);
+  assertEquals((await opening).peer, all.engine);
+  assertEquals(openedMs, 5_010);
+});
+
+Deno.test("SimulatedLink.disconnect() resets both ends, one of these, or none", async () => {
+  for (const silent of [false, true, "client", "server"] as const) {
+    const { simulation, net, socket, accepted, seen } = await connected();
+    const closes: string[] = [];
+    accepted[0]!.onClose = (reason) => closes.push(reason);
+    socket.send("lost", 4);
+    net.links[0]!.disconnect({ silent });
+    await simulation.run(60_000);
+    const isTold = (side: string) => silent === false || silent !== true && silent !== side;
+    assertEquals(seen, isTold("client") ? ["1000 reset"] : []);
+    assertEquals(closes, isTold("server") ? ["reset"] : []);
+    socket.send("into the void", 13);
+    assertEquals(socket.bufferedBytes, 0);
+  }
+});
+
+Deno.test("Host.kill() ends sockets by a reset or behind what was written; both occur", async () => {
+  const ends = new Map<string, number>();
+  for (let seed = 0; seed < 20; seed++) {
+    const { simulation, engine, socket, seen } = await connected({}, seed);
+    socket.send("ping", 4);
+    simulation.after(15, () => engine.kill());
+    await simulation.run(1_000);
+    const all = seen.map((text) => text.split(" ")[1]).join();
+    ends.set(all, (ends.get(all) ?? 0) + 1);
+  }
+  assertEquals([...ends.keys()].sort(), ["PING,closed", "reset"]);
+});
+
+Deno.test("Host.kill() by a loss of power is noticed once the host runs again and is sent something", async () => {
+  const { simulation, engine, socket, seen } = await connected();
+  engine.kill({ power: true });
+  socket.send("first", 5);
+  await simulation.run(10_000);
+  assertEquals(seen, []);
+  engine.start();
+  await simulation.run(10_000);
+  assertEquals(seen, []);
+  socket.send("second", 6);
+  await simulation.run(10_000);
+  assertEquals(seen, ["21020 reset"]);
+});
+
+Deno.test("Host.freeze() lets the system accept a socket, and its program later", async () => {
+  const all = network();
+  all.engine.freeze();
+  const opening = all.connect();
+  await all.simulation.run(100);
+  const socket = await opening;
+  const seen: unknown[] = [];
+  socket.onMessage = (message) => seen.push(message);
+  socket.send("hello", 5);
+  await all.simulation.run(1_000);
+  assertEquals([all.accepted.length, socket.bufferedBytes, seen], [0, 5, []]);
+  all.engine.thaw();
+  await all.simulation.run(100);
+  assertEquals([all.accepted.length, socket.bufferedBytes, seen], [1, 0, ["HELLO"]]);
+});
+
+Deno.test("SimulatedNetwork.change() blocks one direction, and what waited arrives in order", async () => {
+  const { simulation, net, client, engine, socket, seen } = await connected();
+  net.change(engine, client, { isBlocked: true });
+  socket.send("a", 1);
+  socket.send("b", 1);
+  await simulation.run(5_000);
+  assertEquals(seen, []);
+  net.change(engine, client, { isBlocked: false });
+  await simulation.run(5_000);
+  assertEquals(seen, ["6010 A", "6010 B"]);
+});
+
+Deno.test("SimulatedNetwork.change() limits the bytes a second of all connections together", async () => {
+  const { simulation, net, client, engine, socket, accepted, connect } = await connected();
+  const opening = connect();
+  await simulation.run(1_000);
+  const second = await opening;
+  net.change(client, engine, { bytesPerSecond: 1_000 });
+  const arrivals: string[] = [];
+  for (const end of accepted) {
+    end.onMessage = (message) => arrivals.push(`${simulation.nowMs} ${message}`);
+  }
+  socket.send("a", 960); // And 40 bytes of headers.
+  second.send("b", 460);
+  assertEquals(socket.bufferedBytes, 960);
+  await simulation.run(10_000);
+  assertEquals(arrivals, ["3010 a", "3510 b"]);
+});
+
+Deno.test("SimulatedNetwork.change() refuses conditions out of range", () => {
+  const { net, client, engine } = network();
+  const refusals: readonly [LinkConditions, string][] = [
+    [{ lossRate: 2 }, "lossRate must be from 0 to 1, received 2"],
+    [{ delayMs: -1 }, "delayMs must be a number from 0, received -1"],
+    [{ bytesPerSecond: 0 }, "bytesPerSecond must be above 0, received 0"],
+    [{ handshake: 200 }, "an HTTP status from 400 to 599, received 200"],
+    [{ jitter: "gaussian" } as never, "jitter must be uniform, exponential, long-tail"],
+  ];
+  for (const [conditions, text] of refusals) {
+    assertThrows(() => net.change(client, engine, conditions), RangeError, text);
+  }
+  assertEquals(net.conditions(client, engine).lossRate, 0);
+});
+
+Deno.test("SimulatedNetwork draws by connection: another connection changes no delay of the first", async () => {
+  const times = async (others: number) => {
+    const { simulation, socket, seen, connect } = await connected({ jitterMs: 20, lossRate: 0.1 });
+    for (let i = 0; i < others; i++) {
+      connect().then((other) => {
+        for (let i = 0; i < 10; i++) other.send("noise", 1);
+      });
+    }
+    for (let i = 0; i < 50; i++) socket.send(i, 1);
+    await simulation.run(60_000);
+    return seen;
+  };
+  assertEquals(await times(0), await times(3));
+});
+
+Deno.test("SimulatedNetwork notes packets if asked, with the same digest", async () => {
+  const run = async (trace: "facts" | "packets") => {
+    const simulation = new Simulation({ seed: 3, trace });
+    const [a, b] = [simulation.host("a"), simulation.host("b")];
+    const net = new SimulatedNetwork(simulation, { lossRate: 0.2 });
+    net.listenSockets(b, 1, (socket) => socket.onMessage = (m) => socket.send(m, 1));
+    net.connectSocket(a, b, 1).then((socket) => socket.send("x", 1));
+    await simulation.run(10_000);
+    return { digest: simulation.digest, kinds: simulation.trace.map(({ kind }) => kind) };
+  };
+  const [facts, packets] = [await run("facts"), await run("packets")];
+  assertEquals(facts.digest, packets.digest);
+  assertEquals(facts.kinds, ["network"]);
+  assertEquals(packets.kinds.filter((kind) => kind === "packet").length, 4);
+});

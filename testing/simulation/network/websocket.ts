@@ -1,0 +1,295 @@
+/** WebSockets between the hosts of a simulation, in the form of the platform's own. */
+import type { Runtime, Timer } from "../../../base/runtime.ts";
+import { utf8Length } from "../../../session/wire/utf8.ts";
+import type { Connection, Frame } from "../../../transport/connection.ts";
+import type { Socket } from "../../../transport/websocket/connection.ts";
+import {
+  type AcceptWebSocketOptions,
+  ServerWebSocketConnection,
+  withAgreedStreams,
+} from "../../../transport/websocket/server.ts";
+import { textOf } from "../../../base/error_text.ts";
+import type { Link, LinkEnd } from "./link.ts";
+import type { NetworkPath } from "./path.ts";
+
+/** Bytes of the head of a frame, and of a frame that closes. */
+const HEAD_BYTES = 6;
+
+/** Longest reason of a close, in bytes. */
+const MAX_REASON_BYTES = 123;
+
+const [CONNECTING, OPEN, CLOSING, CLOSED] = [0, 1, 2, 3] as const;
+
+type SocketEvent = "open" | "message" | "close" | "error";
+
+/** Both ends of a WebSocket; the server's end is created on acceptance. */
+export interface SocketPair {
+  /** The connection. */
+  readonly link: Link;
+  /** The end that dialed. */
+  readonly client: SimulatedWebSocket;
+  /** The end that accepted. */
+  server?: SimulatedWebSocket;
+}
+
+/**
+ * One end of a WebSocket between two hosts, with the members of the platform's own that programs use.
+ * Events are plain objects with the members of real ones.
+ */
+export class SimulatedWebSocket implements Socket, LinkEnd {
+  readonly #runtime: Runtime;
+  readonly #listeners = new Map<string, Set<EventListenerOrEventListenerObject>>();
+  #link: Link | undefined;
+  #side: "client" | "server" = "client";
+  #peer: SimulatedWebSocket | undefined;
+  #heardMs = 0;
+  #idleTimer: Timer | undefined;
+
+  /** URL of a client; empty at a server. */
+  readonly url: string;
+  /** Aborts an attempt to open. */
+  readonly opening: AbortController = new AbortController();
+  /** Subprotocol that the server chose. */
+  protocol = "";
+  /** State: 0 to 3, as of every `WebSocket`. */
+  readyState: number = CONNECTING;
+  /** Form of binary messages: always that of `arraybuffer`. */
+  binaryType: BinaryType = "arraybuffer";
+  /** Handler of the opening. */
+  onopen: ((event: Event) => void) | null = null;
+  /** Handler of messages. */
+  onmessage: ((event: MessageEvent) => void) | null = null;
+  /** Handler of the end. */
+  onclose: ((event: CloseEvent) => void) | null = null;
+  /** Handler of a failure, before the end. */
+  onerror: ((event: Event) => void) | null = null;
+
+  /**
+   * Creates an end that is connecting.
+   *
+   * @param runtime Runtime of the host.
+   * @param url URL of a client; empty at a server.
+   */
+  constructor(runtime: Runtime, url = "") {
+    this.#runtime = runtime;
+    this.url = url;
+  }
+
+  /** Bytes of messages under way. */
+  get bufferedAmount(): number {
+    return this.#link?.pathOf(this.#side).bufferedBytes ?? 0;
+  }
+
+  /**
+   * Adds a listener.
+   *
+   * @param type Name of the event.
+   * @param listener The listener; one that is there already is added once.
+   */
+  addEventListener(type: string, listener: EventListenerOrEventListenerObject | null): void {
+    if (listener === null) return;
+    const listeners = this.#listeners.get(type) ?? new Set();
+    this.#listeners.set(type, listeners.add(listener));
+  }
+
+  /**
+   * Removes a listener.
+   *
+   * @param type Name of the event.
+   * @param listener The listener.
+   */
+  removeEventListener(type: string, listener: EventListenerOrEventListenerObject | null): void {
+    this.#listeners.get(type)?.delete(listener!);
+  }
+
+  /**
+   * Sends a message; ignored after the end.
+   *
+   * @param data Text or bytes, which are copied.
+   * @throws {DOMException} If the socket is not open yet.
+   */
+  send(data: Frame | ArrayBuffer): void {
+    if (this.readyState === CONNECTING) {
+      throw new DOMException("Cannot send: the socket must be open", "InvalidStateError");
+    }
+    if (this.readyState !== OPEN) return;
+    const message = typeof data === "string" ? data.toWellFormed() : new Uint8Array(data).slice();
+    const size = typeof message === "string" ? utf8Length(message) : message.byteLength;
+    const peer = this.#peer!;
+    this.#out.send(
+      () => peer.#receive(typeof message === "string" ? message : message.buffer),
+      size,
+      size + HEAD_BYTES,
+    );
+  }
+
+  /**
+   * Closes the socket behind all sent messages.
+   *
+   * @param code 1000, or from 3000 to 4999; none by default.
+   * @param reason Reason of at most 123 bytes.
+   * @throws {DOMException} If the code or the reason is out of range.
+   */
+  close(code?: number, reason = ""): void {
+    if (code !== undefined && code !== 1000 && !(code >= 3000 && code <= 4999)) {
+      throw new DOMException(
+        `Cannot close: the code must be 1000 or from 3000 to 4999, received ${code}`,
+        "InvalidAccessError",
+      );
+    }
+    if (utf8Length(reason) > MAX_REASON_BYTES) {
+      throw new DOMException("Cannot close: the reason must have at most 123 bytes", "SyntaxError");
+    }
+    if (this.readyState === CONNECTING) {
+      this.readyState = CLOSING;
+      this.opening.abort();
+    } else if (this.readyState === OPEN) {
+      this.readyState = CLOSING;
+      this.#sendClose(code ?? 1005, reason);
+    }
+  }
+
+  /**
+   * Sets the connection and the other end.
+   *
+   * @param link The connection.
+   * @param side The end that this is.
+   * @param peer The other end.
+   */
+  bind(link: Link, side: "client" | "server", peer: SimulatedWebSocket): void {
+    this.#link = link;
+    this.#side = side;
+    this.#peer = peer;
+  }
+
+  /**
+   * Opens this end.
+   *
+   * @param idleTimeoutMs Silence after which the peer counts as gone, asked after half of the time;
+   * 0 for no limit.
+   */
+  open(idleTimeoutMs = 0): void {
+    this.#link!.attach({ [this.#side]: this });
+    // The application may have closed before the opening.
+    const wasClosed = this.readyState === CLOSING;
+    this.readyState = OPEN;
+    if (idleTimeoutMs > 0) this.#watch(idleTimeoutMs / 2);
+    this.#dispatch("open", {});
+    if (wasClosed && this.readyState === OPEN) this.close();
+  }
+
+  /**
+   * Ends an attempt to open.
+   *
+   * @param error The reason.
+   */
+  failToOpen(error: unknown): void {
+    const message = `failed to connect to WebSocket: ${textOf(error)}`;
+    this.#end({ code: 1006, reason: "", wasClean: false }, message);
+  }
+
+  /** Reports a reset. */
+  reset(): void {
+    this.#break();
+  }
+
+  /** Reports the end of a peer that did not close the socket. */
+  finish(): void {
+    this.#break();
+  }
+
+  get #out(): NetworkPath {
+    return this.#link!.pathOf(this.#side);
+  }
+
+  #receive(data: string | ArrayBuffer): void {
+    this.#heardMs = this.#runtime.monotonic();
+    if (this.readyState === OPEN) this.#dispatch("message", { data });
+  }
+
+  #sendClose(code: number, reason: string): void {
+    const peer = this.#peer!;
+    this.#out.send(() => peer.#receiveClose(code, reason), 0, HEAD_BYTES + reason.length);
+  }
+
+  /** Handles the close of the peer: answers one that this end did not begin. */
+  #receiveClose(code: number, reason: string): void {
+    if (this.readyState === OPEN) this.#sendClose(code, reason);
+    this.#end({ code, reason, wasClean: true });
+  }
+
+  #break(): void {
+    this.#end({ code: 1006, reason: "", wasClean: false }, "Unexpected EOF");
+  }
+
+  #end(details: Pick<CloseEvent, "code" | "reason" | "wasClean">, error?: string): void {
+    if (this.readyState === CLOSED) return;
+    this.readyState = CLOSED;
+    this.#runtime.clearTimeout(this.#idleTimer);
+    if (error !== undefined) this.#dispatch("error", { message: error, error: new Error(error) });
+    this.#dispatch("close", details);
+    this.#link?.leave(this.#side);
+  }
+
+  /** Asks a peer for a sign of life after a time of silence, and gives up after that time again. */
+  #watch(ms: number): void {
+    this.#heardMs = this.#runtime.monotonic();
+    const check = (askedMs: number | undefined) => {
+      const silentMs = this.#runtime.monotonic() - this.#heardMs;
+      if (silentMs < ms) return wait(ms - silentMs, undefined);
+      if (askedMs !== undefined && this.#heardMs < askedMs) return this.#giveUp();
+      this.#out.send(() => this.#peer!.#pong(), 0, HEAD_BYTES);
+      wait(ms, this.#runtime.monotonic());
+    };
+    const wait = (forMs: number, askedMs: number | undefined) => {
+      this.#idleTimer = this.#runtime.setTimeout(() => check(askedMs), forMs);
+    };
+    wait(ms, undefined);
+  }
+
+  #pong(): void {
+    const peer = this.#peer!;
+    this.#out.send(() => peer.#heardMs = peer.#runtime.monotonic(), 0, HEAD_BYTES);
+  }
+
+  #giveUp(): void {
+    if (this.readyState !== OPEN) return;
+    const reason = "No response from ping frame.";
+    this.#sendClose(1001, reason);
+    this.#end({ code: 1001, reason, wasClean: false }, reason);
+  }
+
+  #dispatch(type: SocketEvent, details: object): void {
+    const event = { ...details, type, target: this } as unknown as Event;
+    for (const listener of [...this.#listeners.get(type) ?? []]) {
+      if (typeof listener === "function") listener.call(this as unknown as EventTarget, event);
+      else listener.handleEvent(event);
+    }
+    (this[`on${type}`] as ((event: Event) => void) | null)?.(event);
+  }
+}
+
+/**
+ * Makes the connection of a server on a WebSocket.
+ *
+ * @param pair The connection and the end that dialed; gets the other end.
+ * @param options Options of the engine.
+ * @returns The connection, with the streams of the subprotocol.
+ */
+export function acceptedSocket(pair: SocketPair, options: AcceptWebSocketOptions): Connection {
+  const { link, client } = pair;
+  const { runtime = link.server.runtime, protocol = "", lease, flowControl, admitted } = options;
+  const server = pair.server = new SimulatedWebSocket(runtime);
+  server.bind(link, "server", client);
+  client.bind(link, "client", server);
+  client.protocol = protocol;
+  const connection = new ServerWebSocketConnection(server, {
+    runtime,
+    protocol,
+    lease,
+    flowControl,
+    admitted,
+    events: ["open", "message", "close"],
+  });
+  return withAgreedStreams(connection, { ...options, runtime });
+}

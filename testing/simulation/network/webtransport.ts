@@ -1,0 +1,290 @@
+/** WebTransport between the hosts of a simulation, below the library's own code for messages. */
+import { ConnectionError } from "../../../errors.ts";
+import type { Runtime, Timer } from "../../../base/runtime.ts";
+import { within } from "../../../base/wait.ts";
+import type { WebTransportSource } from "../../../server/webtransport_options.ts";
+import type { Connection } from "../../../transport/connection.ts";
+import type {
+  AcceptOptions,
+  RefuseOptions,
+  WebTransportRequest,
+} from "../../../transport/h3/request.ts";
+import { RequestQueue } from "../../../transport/h3/request_queue.ts";
+import type { ListenWebTransportOptions } from "../../../transport/h3/server.ts";
+import { MemoryConnection } from "../../../transport/memory/connection.ts";
+import type { WebTransportDialer } from "../../../transport/race/webtransport_leg.ts";
+import { DIAL_TIMEOUT_MS } from "../../../transport/webtransport.ts";
+import type { Host } from "../host.ts";
+import type { Link } from "./link.ts";
+import type { Links } from "./links.ts";
+
+/** Time between two signs of life of one end, in milliseconds, as in the runtime's QUIC. */
+const KEEP_ALIVE_MS = 5_000;
+
+/** Silence after which a client and a server give a connection up, in milliseconds. */
+const IDLE_MS = { client: 30_000, server: 15_000 };
+
+/** Bytes of the head of a request. */
+const HEAD_BYTES = 400;
+
+/** A server on a host. */
+interface Listener {
+  readonly requests: RequestQueue;
+  readonly idleTimeoutMs: number;
+  readonly links: Set<Link>;
+}
+
+/** The answer of a server. */
+type Answer = { readonly ends: Ends } | { readonly status: number };
+
+/** Both ends of a session. */
+type Ends = Readonly<Record<"client" | "server", MemoryConnection>>;
+
+/** WebTransport servers and clients of a network. */
+export class SimulatedQuic {
+  readonly #links: Links;
+  readonly #listeners = new Map<string, Listener>();
+
+  /**
+   * Creates QUIC without servers.
+   *
+   * @param links Connections of the network.
+   */
+  constructor(links: Links) {
+    this.#links = links;
+  }
+
+  /**
+   * Makes the engine of WebTransport of a server on a host: the option `engine` of `webTransport`.
+   *
+   * @param host The host.
+   * @returns The engine, whose port closes with the life of the host.
+   */
+  engine(host: Host): (options: ListenWebTransportOptions) => WebTransportSource {
+    return ({ port = 443, idleTimeoutMs = IDLE_MS.server }) => {
+      const address = `${host.name}:${port}`;
+      if (this.#listeners.has(address)) {
+        throw new Deno.errors.AddrInUse(
+          `Cannot listen: the port must be free, received ${address}`,
+        );
+      }
+      const requests = new RequestQueue();
+      const listener: Listener = { requests, idleTimeoutMs, links: new Set() };
+      this.#listeners.set(address, listener);
+      const stop = this.#links.whileAlive(host, () => {
+        if (this.#listeners.get(address) === listener) this.#listeners.delete(address);
+      });
+      return {
+        address: { transport: "udp", hostname: this.#links.hostAddress(host), port },
+        // All clients of the simulation trust all servers.
+        rotate() {},
+        stop: () => requests.stop(),
+        close: async () => {
+          requests.stop();
+          stop();
+          for (const link of listener.links) link.disconnect();
+          await Promise.all(Array.from(listener.links, ({ over }) => over));
+        },
+        [Symbol.asyncIterator]: () => requests[Symbol.asyncIterator](),
+      };
+    };
+  }
+
+  /**
+   * Makes the dialer of WebTransport of programs on a host, without messages.
+   *
+   * @param client The host.
+   * @returns The dialer.
+   */
+  dialer(client: Host): WebTransportDialer {
+    return async (url, options) => {
+      const { signal, timeoutMs = DIAL_TIMEOUT_MS, runtime = client.runtime } = options;
+      signal?.throwIfAborted();
+      const stop = new AbortController();
+      const late = `Cannot dial ${url} within`;
+      try {
+        return await within(runtime, this.#open(client, url, { ...options, signal: stop.signal }), {
+          late,
+          signal,
+          timeoutMs,
+        });
+      } catch (error) {
+        stop.abort();
+        throw error;
+      }
+    };
+  }
+
+  async #open(
+    client: Host,
+    url: URL,
+    { signal, idleTimeoutMs = IDLE_MS.client, ...offer }:
+      & Parameters<WebTransportDialer>[1]
+      & { readonly signal: AbortSignal },
+  ): Promise<Connection> {
+    const port = url.port || "443";
+    const link = await this.#links.dial({
+      kind: "webtransport",
+      client,
+      server: this.#links.find(url.hostname),
+      signal,
+      isListening: (server) => this.#listeners.has(`${server.name}:${port}`),
+    });
+    try {
+      const answer = await link.answer<Answer>(signal, ({ resolve }) => {
+        const ask = { url: url.href, ...offer, idleTimeoutMs, answer: resolve };
+        link.toServer.send(() => this.#serve(link, ask), 0, HEAD_BYTES);
+      });
+      if ("ends" in answer) {
+        const { client } = answer.ends;
+        attach(link, "client", client);
+        return client;
+      }
+      const { status } = answer;
+      throw new ConnectionError(`The server refused the session with status ${status}`, { status });
+    } catch (error) {
+      link.abandon();
+      throw error;
+    }
+  }
+
+  /** Passes a request on to the listener, on the server's host. */
+  #serve(
+    link: Link,
+    { url, protocols = [], headers, idleTimeoutMs, answer }:
+      & Pick<Parameters<WebTransportDialer>[1], "protocols" | "headers">
+      & {
+        readonly url: string;
+        readonly idleTimeoutMs: number;
+        readonly answer: (answer: Answer) => void;
+      },
+  ): void {
+    const port = new URL(url).port || "443";
+    const listener = this.#listeners.get(`${link.server.name}:${port}`);
+    const { handshake } = this.#links.direction(link.client, link.server).conditions;
+    const reply = (given: Answer) => link.toClient.send(() => answer(given), 0, HEAD_BYTES);
+    if (listener === undefined) return link.disconnect({ silent: true });
+    if (typeof handshake === "number") return reply({ status: handshake });
+    listener.links.add(link);
+    void link.over.then(() => listener.links.delete(link));
+    const remoteAddress = { ...this.#links.addressOf(link), transport: "udp" as const };
+    listener.requests.push(
+      new SessionRequest(
+        link,
+        { url, protocols, headers: new Headers(headers), remoteAddress },
+        (given) => {
+          if ("ends" in given) {
+            keepAlive(link, given.ends, Math.min(idleTimeoutMs, listener.idleTimeoutMs));
+          }
+          reply(given);
+        },
+      ),
+    );
+  }
+}
+
+/** A request for a session, at the server. */
+class SessionRequest implements WebTransportRequest {
+  readonly url: string;
+  readonly headers: Headers;
+  readonly protocols: readonly string[];
+  readonly remoteAddress: Deno.NetAddr;
+  readonly #link: Link;
+  readonly #answer: (answer: Answer) => void;
+  readonly #left = new AbortController();
+  #isAnswered = false;
+
+  constructor(
+    link: Link,
+    { url, headers, protocols, remoteAddress }: Pick<
+      WebTransportRequest,
+      "url" | "headers" | "protocols" | "remoteAddress"
+    >,
+    answer: (answer: Answer) => void,
+  ) {
+    this.url = url;
+    this.headers = headers;
+    this.protocols = protocols;
+    this.remoteAddress = remoteAddress;
+    this.#link = link;
+    this.#answer = answer;
+    const left = () => this.#left.abort();
+    link.attach({ server: { reset: left, finish: left } });
+  }
+
+  get signal(): AbortSignal {
+    return this.#left.signal;
+  }
+
+  accept({ protocol }: AcceptOptions = {}): Connection {
+    if (protocol !== undefined && !this.protocols.includes(protocol)) {
+      throw new TypeError(`Cannot accept: the protocol must be offered, received "${protocol}"`);
+    }
+    this.#take();
+    const { client, server, toServer, toClient } = this.#link;
+    const wire = {
+      transport: "webtransport",
+      protocol: protocol ?? "",
+      frames: false,
+      streams: true,
+      datagrams: true,
+    };
+    const ends: Ends = {
+      client: new MemoryConnection({ ...wire, runtime: client.runtime }, toServer, toClient),
+      server: new MemoryConnection({ ...wire, runtime: server.runtime }, toClient, toServer),
+    };
+    ends.client.link(ends.server);
+    ends.server.link(ends.client);
+    attach(this.#link, "server", ends.server);
+    for (const side of ["client", "server"] as const) {
+      const leave = () => this.#link.leave(side);
+      ends[side].closed.then(leave, leave);
+    }
+    if (this.signal.aborted) ends.server.break();
+    else this.#answer({ ends });
+    return ends.server;
+  }
+
+  refuse(status: number, _options?: RefuseOptions): void {
+    if (!(status >= 300 && status <= 599)) {
+      throw new RangeError(`Cannot refuse: the status must be from 300 to 599, received ${status}`);
+    }
+    this.#take();
+    this.#answer({ status });
+  }
+
+  #take(): void {
+    if (this.#isAnswered) throw new TypeError("Cannot answer: the request must be new");
+    this.#isAnswered = true;
+  }
+}
+
+function attach(link: Link, side: "client" | "server", connection: MemoryConnection): void {
+  const end = () => connection.break();
+  link.attach({ [side]: { reset: end, finish: end } });
+}
+
+/**
+ * Sends signs of life in both directions, and breaks the connection at an end that hears none.
+ *
+ * @param link The connection.
+ * @param ends Both ends.
+ * @param idleMs Longest silence, in milliseconds.
+ */
+function keepAlive(link: Link, ends: Ends, idleMs: number): void {
+  const heardMs = { client: 0, server: 0 };
+  for (const side of ["client", "server"] as const) {
+    const other = side === "client" ? "server" : "client";
+    const { runtime }: { readonly runtime: Runtime } = link[side];
+    let timer: Timer | undefined;
+    const tick = () => {
+      if (runtime.monotonic() - heardMs[side] > idleMs) return ends[side].break();
+      link.pathOf(side).send(() => heardMs[other] = link[other].runtime.monotonic());
+      timer = runtime.setTimeout(tick, Math.min(KEEP_ALIVE_MS, idleMs / 3));
+    };
+    heardMs[side] = runtime.monotonic();
+    tick();
+    const stop = () => runtime.clearTimeout(timer);
+    ends[side].closed.then(stop, stop);
+  }
+}

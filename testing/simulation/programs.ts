@@ -1,0 +1,151 @@
+/** Programs on simulated hosts: servers and clients of Skein, with all of their parts. */
+import * as answers from "../../client/chunk_answers.ts";
+import * as insight from "../../client/chunk_insight.ts";
+import * as recovery from "../../client/recovery.ts";
+import { connectBy, type ConnectOptions } from "../../client/connect.ts";
+import type { Client } from "../../client/client.ts";
+import { serve, type ServeOptions, type Server } from "../../server.ts";
+import type { Contract } from "../../session/contract.ts";
+import { checkTransports } from "../../transport/race/options.ts";
+import type { Host } from "./host.ts";
+import type { SimulatedNetwork } from "./network/network.ts";
+
+/** Port of servers, that of `https:`. */
+const PORT = 443;
+
+/** Certificate of servers, which no client of a simulation checks. */
+const CERTIFICATE = {
+  cert: "-----BEGIN CERTIFICATE-----\nsimulated\n-----END CERTIFICATE-----",
+  key: "-----BEGIN PRIVATE KEY-----\nsimulated\n-----END PRIVATE KEY-----",
+};
+
+/** Options of a server on a host: those of `serve()`, whose sockets and clocks are of the host. */
+export type SimulatedServerOptions<V, C extends Contract> = Omit<
+  ServeOptions<V, C>,
+  "hostname" | "port" | "reusePort" | "runtime" | "tls" | "webSocket" | "webSocketEngine"
+>;
+
+/**
+ * A server on a host, which may be killed and started again.
+ *
+ * @typeParam V Type of the values from `authenticate`.
+ * @typeParam C The contract.
+ *
+ * @example A server whose second life begins
+ * ```ts
+ * import { SimulatedNetwork, SimulatedServer, Simulation } from "@skein/skein/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const simulation = new Simulation({ seed: 1 });
+ * const network = new SimulatedNetwork(simulation);
+ * const server = new SimulatedServer(network, simulation.host("a"), ({ life }) => ({
+ *   node: { name: `life ${life}` },
+ * }));
+ * server.host.kill();
+ * server.restart();
+ * assertEquals(server.host.life, 1);
+ * assertEquals(server.server.manager.count, 0);
+ * ```
+ */
+export class SimulatedServer<V = unknown, C extends Contract = Contract> {
+  /** The host. */
+  readonly host: Host;
+  readonly #network: SimulatedNetwork;
+  readonly #options: (host: Host) => SimulatedServerOptions<V, C>;
+  #server: Server<V, C>;
+
+  /**
+   * Starts a server, with HTTP, WebSocket and WebTransport.
+   *
+   * @param network The network.
+   * @param host A host that runs.
+   * @param options Makes the options at each start, such as a broker of that life.
+   */
+  constructor(
+    network: SimulatedNetwork,
+    host: Host,
+    options: (host: Host) => SimulatedServerOptions<V, C>,
+  ) {
+    this.host = host;
+    this.#network = network;
+    this.#options = options;
+    this.#server = this.#start();
+  }
+
+  /** The server of the present life. */
+  get server(): Server<V, C> {
+    return this.#server;
+  }
+
+  /** Starts the server again, after the end of the earlier life. */
+  restart(): void {
+    this.host.start();
+    this.#server = this.#start();
+  }
+
+  #start(): Server<V, C> {
+    const { host } = this;
+    const { webTransport = {}, ...options } = this.#options(host);
+    return serve<V, C>({
+      onListen() {},
+      ...options,
+      runtime: host.runtime,
+      hostname: host.name,
+      port: PORT,
+      tls: CERTIFICATE,
+      webSocket: this.#network.webSocket(host),
+      webTransport: webTransport !== false && {
+        ...(webTransport === true ? {} : webTransport),
+        engine: this.#network.webTransport(host),
+      },
+    });
+  }
+}
+
+/**
+ * Connects a client on a host.
+ *
+ * @typeParam C The contract.
+ * @param network The network.
+ * @param host The host of the client.
+ * @param servers Hosts of the servers, the first one to try first.
+ * @param options Options of `connect()`.
+ * @returns The client.
+ *
+ * @example A client that prefers WebSocket
+ * ```ts
+ * import {
+ *   simulatedClient,
+ *   SimulatedNetwork,
+ *   SimulatedServer,
+ *   Simulation,
+ * } from "@skein/skein/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const simulation = new Simulation({ seed: 1 });
+ * const network = new SimulatedNetwork(simulation);
+ * const { host } = new SimulatedServer(network, simulation.host("server"), () => ({}));
+ * const client = simulatedClient(network, simulation.host("client"), [host], {
+ *   transports: ["websocket"],
+ * });
+ * await simulation.run(1_000);
+ * assertEquals(client.session?.transport, "websocket");
+ * ```
+ */
+export function simulatedClient<C extends Contract = Contract>(
+  network: SimulatedNetwork,
+  host: Host,
+  servers: readonly Host[],
+  options: ConnectOptions<C> = {},
+): Client<C> {
+  return connectBy<C>(
+    (transports) => ({
+      dial: network.dialer(host, checkTransports(transports)),
+      insight: () => Promise.resolve(insight),
+      answers: () => Promise.resolve(answers),
+      recovery: () => Promise.resolve(recovery),
+    }),
+    servers.map(({ name }) => `https://${name}/`),
+    { ...options, runtime: host.runtime },
+  );
+}

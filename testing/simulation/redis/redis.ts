@@ -1,0 +1,241 @@
+/** A simulated Redis: a primary, replicas, and clients that find the primary. */
+import type { Host } from "../host.ts";
+import type { SimulatedNetwork } from "../network/network.ts";
+import type { Simulation } from "../simulation.ts";
+import type { RedisClient } from "../../../pubsub/redis/options.ts";
+import { SimulatedRedisClient } from "./client.ts";
+import type { RedisLoss, RedisPersistence } from "./effects.ts";
+import { ScriptEngine } from "./lua.ts";
+import { RedisServer } from "./server.ts";
+import type { EvictionPolicy } from "./values.ts";
+
+/** A server of a {@linkcode SimulatedRedis}, with the faults that it can have. */
+export interface SimulatedRedisServer {
+  /** The host, which can be killed and frozen. */
+  readonly host: Host;
+  /** True for a replica. */
+  readonly isReplica: boolean;
+  /** Names of all keys. */
+  readonly keys: readonly string[];
+  /** Bytes that all keys take. */
+  readonly bytes: number;
+  /** Number of open connections of clients with subscriptions. */
+  readonly subscribers: number;
+  /**
+   * Makes each command take time.
+   *
+   * @param commandMs Time of a command, in milliseconds; 0 for none.
+   */
+  slow(commandMs: number): void;
+  /**
+   * Runs a script of another program for a while: no answer at first, then errors of the kind `BUSY`.
+   *
+   * @param ms Time of the script, in milliseconds.
+   */
+  busy(ms: number): void;
+  /**
+   * Makes a replica apply writes later.
+   *
+   * @param ms Time after the arrival, in milliseconds; 0 for none.
+   */
+  lag(ms: number): void;
+  /**
+   * Bounds the memory of all keys, and evicts keys at once if there are too many.
+   *
+   * @param maxBytes Bytes; 0 for no bound.
+   * @param policy Choice of the keys that go; `noeviction` refuses writes.
+   */
+  limitMemory(maxBytes: number, policy?: EvictionPolicy): void;
+  /** Forgets all scripts, as `SCRIPT FLUSH` does. */
+  flushScripts(): void;
+  /** Removes all keys, as a person does with `FLUSHALL`. */
+  flushAll(): void;
+  /** Ends the connections of subscribers, as a full output does (`client-output-buffer-limit`). */
+  dropSubscribers(): void;
+  /** Ends the connections of all clients, as `CLIENT KILL` does. */
+  dropClients(): void;
+}
+
+/** Options for {@linkcode SimulatedRedis.create}. */
+export interface SimulatedRedisOptions {
+  /** The simulation. */
+  readonly simulation: Simulation;
+  /** The network. */
+  readonly network: SimulatedNetwork;
+  /** Hosts of the servers: the primary, and any number of replicas. */
+  readonly hosts: readonly [Host, ...Host[]];
+  /**
+   * Writes that outlast the end of a server.
+   *
+   * @default {"none"}
+   */
+  readonly persistence?: RedisPersistence;
+  /**
+   * Interval of snapshots, in milliseconds.
+   *
+   * @default {60_000}
+   */
+  readonly snapshotMs?: number;
+  /**
+   * Time of loading the files at a start, in milliseconds.
+   *
+   * @default {0}
+   */
+  readonly loadingMs?: number;
+  /** Called with each loss of acknowledged writes. */
+  readonly onLost?: (loss: RedisLoss) => void;
+}
+
+/**
+ * A simulated Redis 7, for `RedisBroker` and any program with the commands of that broker.
+ *
+ * - **Semantics** of the commands and scripts are compared with the installed `redis-server`. Scripts
+ *   run as they are, on Lua 5.1.
+ * - **Clients** connect as behind Sentinel: each attempt finds the present primary.
+ * - **Losses** of acknowledged writes are those that Redis documents: a restart without the newest
+ *   writes, and a failover to a replica without the newest writes. `onLost` receives each.
+ *
+ * Faults follow the documentation of Redis and the reports of Jepsen, and are not compared with real
+ * servers: `docs/internals/simulation.md` has the sources.
+ *
+ * @example A server on a Redis that loses all keys
+ * ```ts
+ * import {
+ *   SimulatedNetwork,
+ *   SimulatedRedis,
+ *   SimulatedServer,
+ *   Simulation,
+ * } from "@skein/skein/testing";
+ * import { RedisBroker } from "@skein/skein/redis";
+ * import { assertNotEquals } from "@std/assert";
+ *
+ * const simulation = new Simulation({ seed: 1 });
+ * const network = new SimulatedNetwork(simulation);
+ * const host = simulation.host("redis");
+ * const redis = await SimulatedRedis.create({ simulation, network, hosts: [host] });
+ * const program = new SimulatedServer(network, simulation.host("server"), (host) => ({
+ *   broker: new RedisBroker({ client: redis.client(host) }, { runtime: host.runtime }),
+ *   history: { news: { size: 100 } },
+ * }));
+ * const append = async () => {
+ *   const appended = program.server.topics.append("news", "text");
+ *   await Promise.allSettled([appended, simulation.run(20_000)]);
+ *   return (await appended).position?.epoch;
+ * };
+ * const before = await append();
+ * host.kill();
+ * redis.restart(); // Without files: `persistence` is "none".
+ * await simulation.run(10_000);
+ * assertNotEquals(await append(), before);
+ * ```
+ */
+export class SimulatedRedis {
+  /** The servers, in the order of the hosts. */
+  readonly servers: readonly SimulatedRedisServer[];
+  readonly #servers: readonly RedisServer[];
+  readonly #simulation: Simulation;
+  readonly #network: SimulatedNetwork;
+  readonly #onLost: (loss: RedisLoss) => void;
+  #primary: RedisServer;
+
+  private constructor(options: SimulatedRedisOptions, scripts: ScriptEngine) {
+    const { simulation, network, hosts, onLost = () => {} } = options;
+    const { persistence = "none", snapshotMs = 60_000, loadingMs = 0 } = options;
+    this.#simulation = simulation;
+    this.#network = network;
+    this.#onLost = (loss) => {
+      const { server, writes, why } = loss;
+      simulation.note(`loses ${writes} writes by a ${why}`, server, { kind: "engine" });
+      onLost(loss);
+    };
+    const settings = { persistence, snapshotMs, loadingMs };
+    this.servers = this.#servers = hosts.map((host) =>
+      new RedisServer({ simulation, network, host, scripts, settings, onLost: this.#onLost })
+    );
+    this.#primary = this.#servers[0]!;
+    for (const replica of this.#servers.slice(1)) replica.follow(this.#primary);
+  }
+
+  /**
+   * Starts the servers. Loads the interpreter of scripts, which takes real time: wait before the
+   * simulation runs.
+   *
+   * @param options See {@linkcode SimulatedRedisOptions}.
+   * @returns The servers.
+   */
+  static async create(options: SimulatedRedisOptions): Promise<SimulatedRedis> {
+    return new SimulatedRedis(options, await ScriptEngine.load());
+  }
+
+  /** The primary that clients find. */
+  get primary(): SimulatedRedisServer {
+    return this.#primary;
+  }
+
+  /**
+   * Makes a client of a program on a host, for the option `client` of `RedisBroker`. The client
+   * connects at the first command.
+   *
+   * @param host The host of the program, in the present life.
+   * @returns The client.
+   */
+  client(host: Host): RedisClient {
+    return new SimulatedRedisClient({
+      network: this.#network,
+      host,
+      find: () => this.#primary.host,
+      onUnheard: (error) => this.#simulation.note(`${error}`, host.name, { kind: "engine" }),
+    }, { lazyConnect: true });
+  }
+
+  /** Starts the servers whose hosts have ended; the others than the primary are replicas. */
+  restart(): void {
+    for (const server of this.#servers) {
+      if (server === this.#primary) server.start();
+      else server.start(this.#primary);
+    }
+  }
+
+  /**
+   * Makes the replica with the newest writes the primary. Acknowledged writes that have not reached
+   * that replica are lost. An old primary that lives takes commands until `demoteAfterMs`: for a while
+   * there are two.
+   *
+   * @param options `demoteAfterMs`: time until the old primary becomes a replica, in milliseconds.
+   * `keepsClients`: the clients of the old primary stay connected then, as without Sentinel, and
+   * leave when a write is refused.
+   * @returns `false` without a replica that lives.
+   */
+  failOver(
+    { demoteAfterMs = 1_000, keepsClients = false }: {
+      readonly demoteAfterMs?: number;
+      readonly keepsClients?: boolean;
+    } = {},
+  ): boolean {
+    const old = this.#primary;
+    const [next] = this.#servers
+      .filter((server) => server !== old && server.host.isAlive && server.isReplica)
+      .sort((a, b) => b.offset - a.offset);
+    if (next === undefined) return false;
+    this.#simulation.note("becomes the primary", next.host.name, { kind: "engine" });
+    this.#primary = next;
+    const common = next.offset;
+    next.lead();
+    let isDemoted = false;
+    const demote = () => {
+      if (isDemoted) return;
+      isDemoted = true;
+      const loss = old.lossSince(common);
+      if (loss !== undefined) this.#onLost(loss);
+      if (old.host.isAlive && this.#primary !== old) old.follow(this.#primary, { keepsClients });
+    };
+    if (old.host.isAlive) {
+      old.host.after(demoteAfterMs, demote);
+      old.host.onEnd(demote);
+    } else demote();
+    for (const server of this.#servers) {
+      if (server !== old && server !== next && server.host.isAlive) server.follow(next);
+    }
+    return true;
+  }
+}

@@ -1,0 +1,220 @@
+/** The broker with a file, on a simulated machine. */
+import { BrokerError } from "../../../errors.ts";
+import type { FileThread } from "../../../pubsub/sqlite/commit_queue.ts";
+import { type Operation, type Outcome, SqliteFile } from "../../../pubsub/sqlite/file.ts";
+import type { Machine } from "../../../pubsub/sqlite/machine.ts";
+import { type SqliteBrokerOptions, sqliteSettings } from "../../../pubsub/sqlite/options.ts";
+import { onMachine, SqliteBroker } from "../../../pubsub/sqlite/sqlite_broker.ts";
+import type { Simulation } from "../simulation.ts";
+import type { SimulatedDisk } from "./disk.ts";
+import { SqliteLibrary } from "./library.ts";
+
+/** Mean time of a group of writes with syncs, in milliseconds, as on a disk for servers. */
+const SYNC_MS = 2;
+
+/** Options of {@linkcode SimulatedSqlite.open}: those of `SqliteBroker.open()`, and a time. */
+export interface SimulatedSqliteOptions extends Omit<SqliteBrokerOptions, "runtime"> {
+  /**
+   * Mean time of a group of operations with `synchronous: "full"`, in milliseconds; drawn anew for
+   * each. The groups of `normal` take no time, as those do not wait for the disk.
+   *
+   * @default {2}
+   */
+  readonly syncMs?: number;
+}
+
+/**
+ * Brokers with files on the disks of simulated machines.
+ *
+ * SQLite is the same C code as in the runtime, compiled to WebAssembly, and uses no file of this
+ * machine. So the disk may tear each write, and a commit holds as SQLite promises.
+ *
+ * @example A machine that loses its power within a write
+ * ```ts
+ * import {
+ *   simulatedClient,
+ *   SimulatedDisk,
+ *   SimulatedNetwork,
+ *   SimulatedServer,
+ *   SimulatedSqlite,
+ *   Simulation,
+ * } from "@skein/skein/testing";
+ * import { assertEquals } from "@std/assert";
+ *
+ * const simulation = new Simulation({ seed: 1 });
+ * const network = new SimulatedNetwork(simulation);
+ * const sqlite = await SimulatedSqlite.load(simulation);
+ * const host = simulation.host("server");
+ * const disk = new SimulatedDisk(simulation, host);
+ * const program = new SimulatedServer(network, host, () => ({
+ *   broker: sqlite.open(disk, "chat.db", { synchronous: "full" }),
+ *   authorize: () => true,
+ *   history: { news: { size: 100 } },
+ * }));
+ * const client = simulatedClient(network, simulation.host("client"), [host]);
+ * const seen: unknown[] = [];
+ * const read = async () => {
+ *   for await (const { data } of client.subscribe("news")) seen.push(data);
+ * };
+ * void read();
+ * await simulation.run(1_000);
+ *
+ * program.server.publish("news", "kept");
+ * await simulation.run(1_000);
+ * disk.fail({ kind: "power" });
+ * program.server.publish("news", "torn");
+ * await simulation.run(1_000);
+ * program.restart();
+ * await simulation.run(60_000);
+ * program.server.publish("news", "next");
+ * await simulation.run(1_000);
+ * assertEquals(seen, ["kept", "next"]);
+ * ```
+ */
+export class SimulatedSqlite {
+  readonly #library: SqliteLibrary;
+  readonly #simulation: Simulation;
+
+  private constructor(simulation: Simulation, library: SqliteLibrary) {
+    this.#simulation = simulation;
+    this.#library = library;
+  }
+
+  /**
+   * Loads SQLite, once in a process; call this before the simulation runs.
+   *
+   * @param simulation The simulation.
+   * @returns A source of brokers.
+   */
+  static async load(simulation: Simulation): Promise<SimulatedSqlite> {
+    return new SimulatedSqlite(simulation, await SqliteLibrary.load());
+  }
+
+  /**
+   * Opens or creates the file of a broker, for the present life of the host.
+   *
+   * @param disk The disk of the host.
+   * @param path Path on the disk.
+   * @param options See {@linkcode SimulatedSqliteOptions}.
+   * @returns The broker.
+   * @throws {BrokerError} If the file cannot be opened, or the process ends meanwhile.
+   */
+  open(disk: SimulatedDisk, path: string, options: SimulatedSqliteOptions = {}): SqliteBroker {
+    const { syncMs = SYNC_MS, ...rest } = options;
+    const settings = sqliteSettings(path, { ...rest, runtime: disk.host.runtime });
+    const machine = new SimulatedMachine(this.#library, this.#simulation, disk, syncMs);
+    return SqliteBroker[onMachine](settings, machine, machine.open(settings));
+  }
+}
+
+/** The machine of a disk. */
+class SimulatedMachine implements Machine {
+  readonly #library: SqliteLibrary;
+  readonly #simulation: Simulation;
+  readonly #disk: SimulatedDisk;
+  readonly #syncMs: number;
+
+  constructor(
+    library: SqliteLibrary,
+    simulation: Simulation,
+    disk: SimulatedDisk,
+    syncMs: number,
+  ) {
+    this.#library = library;
+    this.#simulation = simulation;
+    this.#disk = disk;
+    this.#syncMs = syncMs;
+  }
+
+  open(
+    { runtime, path, synchronous, maxBytes, maxTopics }: Parameters<Machine["open"]>[0],
+  ): FileThread {
+    const disk = this.#disk;
+    const { uptimeMs } = disk;
+    const bootedAt = runtime.now() - uptimeMs;
+    const uuid = runtime.randomUUID();
+    const options = { path, synchronous, maxBytes, maxTopics, uuid, bootedAt, uptimeMs };
+    const file = new SqliteFile(options, (path) => {
+      const connection = this.#library.connect(disk, path);
+      // Frees the memory of a process that ended; none of its writes takes effect any more.
+      disk.host.onEnd(() =>
+        this.#simulation.after(0, () => connection.isOpen && connection.close())
+      );
+      return connection;
+    });
+    return new SimulatedThread(file, disk, synchronous === "full" ? this.#syncMs : undefined);
+  }
+
+  async checkAbsent(path: string): Promise<void> {
+    if (!this.#disk.has(path)) return;
+    await Promise.reject(
+      new BrokerError(`Cannot back up: the file must not exist, received ${path}`),
+    );
+  }
+
+  syncAs(path: string, name: string): Promise<void> {
+    this.#disk.file(path).sync();
+    this.#disk.rename(path, name);
+    return Promise.resolve();
+  }
+
+  remove(path: string): Promise<void> {
+    this.#disk.remove(path);
+    return Promise.resolve();
+  }
+}
+
+/** The thread of a file: that of the broker, or a worker whose groups take time. */
+class SimulatedThread implements FileThread {
+  readonly epoch: string;
+  readonly #file: SqliteFile;
+  readonly #disk: SimulatedDisk;
+  readonly #life: number;
+  readonly #meanMs: number | undefined;
+
+  constructor(file: SqliteFile, disk: SimulatedDisk, meanMs: number | undefined) {
+    this.epoch = file.epoch;
+    this.#file = file;
+    this.#disk = disk;
+    this.#life = disk.host.life;
+    this.#meanMs = meanMs;
+  }
+
+  run(operations: readonly Operation[], now: number): Outcome[] | Promise<Outcome[]> {
+    return this.#do(() => this.#file.run(operations, now));
+  }
+
+  close(): void | Promise<void> {
+    return this.#do(() => this.#file.close());
+  }
+
+  /** Does work at once, or after a time; a process that ends meanwhile never learns the result. */
+  #do<T>(work: () => T): T | Promise<T> {
+    const { host } = this.#disk;
+    if (this.#meanMs === undefined) return this.#alive(work);
+    const half = () => -this.#meanMs! / 2 * Math.log(1 - this.#disk.random());
+    return new Promise((resolve, reject) => {
+      host.after(half(), () => {
+        try {
+          const result = this.#alive(work);
+          host.after(half(), () => resolve(result));
+        } catch (error) {
+          reject(error);
+        }
+      });
+    });
+  }
+
+  #alive<T>(work: () => T): T | Promise<T> {
+    const { host } = this.#disk;
+    const isOver = () => !host.isAlive || host.life !== this.#life;
+    const never = () => new Promise<T>(() => {});
+    try {
+      const result = work();
+      return isOver() ? never() : result;
+    } catch (error) {
+      if (isOver()) return never();
+      throw error;
+    }
+  }
+}

@@ -1,0 +1,156 @@
+/** The model of NATS beside the installed server: the same operations, the same answers. */
+import { assert, assertEquals } from "@std/assert";
+import { delay } from "@std/async/delay";
+import { SimulatedNetwork } from "../../testing/simulation/network/network.ts";
+import type { SimulatedSocket } from "../../testing/simulation/network/sockets.ts";
+import { SimulatedNats } from "../../testing/simulation/nats/engine.ts";
+import { Simulation } from "../../testing/simulation/simulation.ts";
+import {
+  comparable,
+  type Heard,
+  type Operation,
+  Operations,
+  patiently,
+  Probe,
+  TcpWire,
+  type Wire,
+} from "./nats_operations.ts";
+import { isNatsMissing, NatsServer } from "./nats_server.ts";
+
+/** Operations of each seed. */
+const OPERATIONS = 500;
+
+/** A server that runs operations. */
+interface Target {
+  run(operation: Operation): Promise<readonly (Heard | string)[]>;
+}
+
+/** The installed server. */
+async function installed(server: NatsServer, stack: AsyncDisposableStack): Promise<Target> {
+  const wire = stack.use(await TcpWire.open(server.port));
+  const probe = new Probe(wire);
+  await patiently(probe.greet());
+  return { run: (operation) => patiently(probe.run(operation)) };
+}
+
+/** The model, whose virtual time passes while an operation waits. */
+async function modelled(): Promise<Target> {
+  const simulation = new Simulation({ seed: 1 });
+  const network = new SimulatedNetwork(simulation);
+  const [engine, client] = [simulation.host("nats"), simulation.host("client")];
+  new SimulatedNats(simulation, network, [engine]);
+  let socket: SimulatedSocket | undefined;
+  void network.connectSocket(client, engine, 4_222).then((opened) => socket = opened);
+  await simulation.run(1_000);
+  const wire: Wire = {
+    send: (bytes) => socket!.send(bytes, bytes.length),
+    onBytes: undefined,
+  };
+  socket!.onMessage = (bytes) => wire.onBytes?.(bytes as Uint8Array);
+  const probe = new Probe(wire);
+  const outcome = async <T>(promise: Promise<T>): Promise<T> => {
+    let isOver = false;
+    const ended = promise.finally(() => isOver = true);
+    for (let i = 0; !isOver && i < 100; i++) await simulation.run(20);
+    probe.giveUp();
+    for (let i = 0; !isOver && i < 100; i++) await simulation.run(20);
+    if (!isOver) throw new Error("The model did not answer");
+    return await ended;
+  };
+  await outcome(probe.greet());
+  return { run: (operation) => outcome(probe.run(operation)) };
+}
+
+for (const seed of [1, 2, 3]) {
+  Deno.test({
+    name: `SimulatedNats answers the operations of seed ${seed} as the installed server does`,
+    ignore: isNatsMissing,
+    async fn() {
+      await using server = await NatsServer.start();
+      await using stack = new AsyncDisposableStack();
+      const [real, model] = [await installed(server, stack), await modelled()];
+      const [drawn, twin] = [new Operations(seed), new Operations(seed)];
+      const names = new Map<string, string>();
+      for (let i = 0; i < OPERATIONS; i++) {
+        const [operation, again] = [drawn.next(), twin.next()];
+        const what = `Operation ${i}: ${JSON.stringify(operation)}`;
+        const received = await model.run(again);
+        // An answer that the server gives all the same is heard with the next operation.
+        const isUnanswered = !received.some((one) =>
+          typeof one !== "string" && one.sid === "answers"
+        );
+        const expected = await real.run({ ...operation, isUnanswered }).catch((cause) => {
+          throw new Error(what, { cause });
+        });
+        drawn.heard(operation, expected);
+        twin.heard(again, received);
+        learn(names, expected, received);
+        assertEquals(
+          received.map((answer) => comparable(answer, new Map())),
+          expected.map((answer) => comparable(answer, names)),
+          what,
+        );
+      }
+    },
+  });
+}
+
+Deno.test({
+  name: "SimulatedNats forgets old messages and ids as the installed server does",
+  ignore: isNatsMissing,
+  async fn() {
+    await using server = await NatsServer.start();
+    await using stack = new AsyncDisposableStack();
+    const real = await installed(server, stack);
+    const model = await modelled();
+    const config = {
+      name: "short",
+      subjects: ["short.>"],
+      max_age: 200e6,
+      duplicate_window: 200e6,
+    };
+    const info = { subject: "$JS.API.STREAM.INFO.short" };
+    const put = { subject: "short.x", body: "x", headers: "NATS/1.0\r\nNats-Msg-Id: a\r\n\r\n" };
+    for (const { run } of [real, model]) {
+      await run({ subject: "$JS.API.STREAM.CREATE.short", body: JSON.stringify(config) });
+      const first = await run(put);
+      assertEquals(body(first), { stream: "short", seq: 1 });
+      for (;;) {
+        const [heard] = await run(info);
+        assert(typeof heard === "object");
+        if (JSON.parse(heard.body).state.messages === 0) break;
+        await delay(20);
+      }
+      let again: unknown;
+      // The server forgets ids on a separate timer, a little later than messages.
+      for (let tries = 0; tries < 100; tries++) {
+        again = body(await run({ ...put }));
+        if (!(again as { readonly duplicate?: boolean }).duplicate) break;
+        await delay(20);
+      }
+      assertEquals(again, { stream: "short", seq: 2 });
+    }
+  },
+});
+
+/** Learns which names of consumers of one server stand for names of the other server. */
+function learn(
+  names: Map<string, string>,
+  expected: readonly (Heard | string)[],
+  received: readonly (Heard | string)[],
+): void {
+  for (const [i, one] of expected.entries()) {
+    const other = received[i];
+    if (typeof one === "string" || typeof other !== "object") continue;
+    if (!one.body.startsWith("{") || !other.body.startsWith("{")) continue;
+    const [left, right] = [JSON.parse(one.body), JSON.parse(other.body)];
+    if (left.type?.includes("consumer_create") && left.name && right.name) {
+      names.set(left.name, right.name);
+    }
+  }
+}
+
+function body(heard: readonly (Heard | string)[]): unknown {
+  const answer = heard.find((one) => typeof one === "object" && one.sid === "answers");
+  return JSON.parse((answer as Heard).body);
+}
