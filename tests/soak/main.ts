@@ -8,7 +8,7 @@
  *
  * One line for each check; the exit code is 1 if one failed. `--short` takes some minutes: smaller
  * numbers, the same checks. `idle`, `stalled`, `churn`, `webtransport`, `unread`, `networks`,
- * `moq`, `chaos`, `rolling`, `sqlite`, `durable`, `answers`, `long`, `storm` and `handover` run that part alone;
+ * `moq`, `chaos`, `rolling`, `sqlite`, `durable`, `answers`, `long`, `storm`, `handover` and `simulation` run that part alone;
  * `redis`, `redis-aof`, `redis-snapshot` and `nats` have `chaos` only on these. Up to `churn`, clients are raw sockets in
  * this process, and the server is a process of its own.
  *
@@ -26,6 +26,7 @@ import { soakMoq } from "./moq.ts";
 import { soakNetworks } from "./networks.ts";
 import { openFileLimit, sleep, SoakServer } from "./processes.ts";
 import { soakRolling } from "./rolling.ts";
+import { soakSimulation } from "./simulation.ts";
 import { soakSqlite } from "./sqlite.ts";
 import { soakStorm } from "./storm.ts";
 import { soakUnread } from "./unread.ts";
@@ -371,6 +372,7 @@ const parts: Record<string, () => Promise<void>> = {
   answers: () => soakAnswers(check, isShort),
   storm: () => soakStorm(check, isShort),
   handover: () => soakHandover(),
+  simulation: () => soakSimulation(check, say, isShort),
 };
 const named = Deno.args.filter((argument) => Object.hasOwn(parts, argument));
 for (const [name, part] of Object.entries(parts)) {

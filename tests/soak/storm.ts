@@ -8,7 +8,7 @@
 import { usageOf } from "../../bench/processes.ts";
 import type { ClientsState } from "./chaos/clients.ts";
 import { type Engine, startEngine, TOPICS } from "./chaos/engine.ts";
-import { Fleet, type FleetNode } from "./chaos/fleet.ts";
+import { Fleet, type FleetNode, type Outcome } from "./chaos/fleet.ts";
 import { judge } from "./chaos/judge.ts";
 import { openFileLimit, sleep } from "./processes.ts";
 import type { Check } from "./webtransport.ts";
@@ -45,7 +45,7 @@ const MOST_PER_TOPIC = 40;
 const MOST_PER_USER = 14;
 
 /** Commands to an engine during an interval. */
-interface Load {
+export interface Load {
   /** Length of the interval, in milliseconds. */
   readonly ms: number;
   /** The most in a second, in any {@linkcode SAMPLE_MS}. */
@@ -65,13 +65,63 @@ export async function soakStorm(check: Check, isShort: boolean): Promise<void> {
   }
 }
 
-async function storm(check: Check, options: {
+async function storm(check: Check, options: StormOptions): Promise<void> {
+  const { engine, clients, hasUsers } = options;
+  const title = `storm of ${clients} ${hasUsers ? "users" : "clients"} on ${engine}`;
+  const { delays, nodesCpuMs, usual, load, outcome } = await measureStorm(options);
+  const quantile = (part: number) => delays[Math.ceil(delays.length * part) - 1] ?? Infinity;
+  check(
+    `${title}: all are back, and know that they missed nothing`,
+    delays.length === clients,
+    `${delays.length} recovered: half after ${quantile(0.5)} ms, 99 % after ${
+      quantile(0.99)
+    } ms, ` +
+      `all after ${quantile(1)} ms; ${
+        (nodesCpuMs / clients).toFixed(2)
+      } ms of CPU time each on the nodes`,
+  );
+  const extra = sum(load.counts) - usual * load.ms;
+  const most = TOPICS * SPARE * MOST_PER_TOPIC + (hasUsers ? clients * MOST_PER_USER : 0);
+  check(
+    `${title}: the engine is asked by topic${hasUsers ? " and user" : ", not by client"}`,
+    extra <= most,
+    `${extra.toFixed(0)} more than usual (at most ${most}); ${
+      (usual * 1_000).toFixed(0)
+    } a second ` +
+      `before, ${load.peak.toFixed(0)} in the busiest ${SAMPLE_MS} ms; ${describe(load.counts)}`,
+  );
+  judge(check, outcome, { title, blows: "1 x kill -9", clients, outages: [] });
+}
+
+/** A storm. */
+export interface StormOptions {
+  /** The engine. */
   readonly engine: "redis" | "nats";
+  /** Number of clients, each with one topic. */
   readonly clients: number;
+  /** Makes each client a user of its own. */
   readonly hasUsers: boolean;
-}): Promise<void> {
+}
+
+/** Result of a storm. */
+export interface StormResult {
+  /** Times from the kill until each client had recovered, the shortest first, in milliseconds. */
+  readonly delays: readonly number[];
+  /** CPU time of the nodes that took over, in milliseconds. */
+  readonly nodesCpuMs: number;
+  /** CPU time of the processes of clients, in milliseconds. */
+  readonly clientsCpuMs: number;
+  /** Commands to the engine in a millisecond before the storm. */
+  readonly usual: number;
+  /** Commands to the engine in the storm. */
+  readonly load: Load;
+  /** Logs of all processes. */
+  readonly outcome: Outcome;
+}
+
+/** Kills the node of all clients, and measures until all have recovered on two others. */
+export async function measureStorm(options: StormOptions): Promise<StormResult> {
   const { engine: name, clients, hasUsers } = options;
-  const title = `storm of ${clients} ${hasUsers ? "users" : "clients"} on ${name}`;
   await using engine = await startEngine(name);
   await using fleet = await Fleet.start(engine, { nodes: 1, sharesPort: true });
   const [first] = fleet.nodes as [FleetNode];
@@ -85,38 +135,26 @@ async function storm(check: Check, options: {
     const { counts, ms } = await watch(engine, () => sleep(1_000));
     usual = Math.min(usual, sum(counts) / ms);
   }
-  const cpuBefore = await cpuOf(others);
+  const cpu = () =>
+    Promise.all([cpuOf(others.map(({ process }) => process.pid)), cpuOf(fleet.clientPids)]);
+  const [nodesBefore, clientsBefore] = await cpu();
   const killedAt = Date.now();
   await fleet.kill(first);
   const load = await watch(engine, () => untilBack(fleet, clients));
-  const cpuMs = await cpuOf(others) - cpuBefore;
+  const [nodesAfter, clientsAfter] = await cpu();
   const delays = (await fleet.ask<number[]>("recoveries")).flat()
     .map((at) => at - killedAt).filter((ms) => ms >= 0).sort((a, b) => a - b);
-
-  const quantile = (part: number) => delays[Math.ceil(delays.length * part) - 1] ?? Infinity;
-  check(
-    `${title}: all are back, and know that they missed nothing`,
-    delays.length === clients,
-    `${delays.length} recovered: half after ${quantile(0.5)} ms, 99 % after ${
-      quantile(0.99)
-    } ms, ` +
-      `all after ${quantile(1)} ms; ${
-        (cpuMs / clients).toFixed(2)
-      } ms of CPU time each on the nodes`,
-  );
-  const extra = sum(load.counts) - usual * load.ms;
-  const most = TOPICS * SPARE * MOST_PER_TOPIC + (hasUsers ? clients * MOST_PER_USER : 0);
-  check(
-    `${title}: the engine is asked by topic${hasUsers ? " and user" : ", not by client"}`,
-    extra <= most,
-    `${extra.toFixed(0)} more than usual (at most ${most}); ${
-      (usual * 1_000).toFixed(0)
-    } a second ` +
-      `before, ${load.peak.toFixed(0)} in the busiest ${SAMPLE_MS} ms; ${describe(load.counts)}`,
-  );
   // An ended process is no longer a node.
   fleet.nodes.shift();
-  judge(check, await fleet.settle(), { title, blows: "1 x kill -9", clients, outages: [] });
+  const outcome = await fleet.settle();
+  return {
+    delays,
+    nodesCpuMs: nodesAfter - nodesBefore,
+    clientsCpuMs: clientsAfter - clientsBefore,
+    usual,
+    load,
+    outcome,
+  };
 }
 
 /** Counts an engine's commands during an action. */
@@ -145,9 +183,9 @@ async function untilBack(fleet: Fleet, clients: number): Promise<void> {
   }
 }
 
-/** CPU time of nodes so far, in milliseconds; NaN on systems without the figure. */
-async function cpuOf(nodes: readonly FleetNode[]): Promise<number> {
-  const each = await Promise.all(nodes.map(({ process }) => usageOf(process.pid)));
+/** CPU time of processes so far, in milliseconds; NaN on systems without the figure. */
+async function cpuOf(pids: readonly number[]): Promise<number> {
+  const each = await Promise.all(pids.map(usageOf));
   return each.reduce((all, { cpuUs = NaN }) => all + cpuUs / 1_000, 0);
 }
 

@@ -135,6 +135,11 @@ export class Fleet implements AsyncDisposable {
     node.process = await this.#startNode(node.port);
   }
 
+  /** Ids of the processes of clients. */
+  get clientPids(): number[] {
+    return this.#clients.map(({ pid }) => pid);
+  }
+
   /** Asks all processes of clients. */
   ask<T>(command: string): Promise<T[]> {
     return Promise.all(this.#clients.map((process) => process.ask<T>(command)));

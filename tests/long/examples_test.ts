@@ -1,0 +1,316 @@
+/**
+ * Runs every example with its documented permissions, and checks the printed lines.
+ *
+ * @module
+ */
+import { assertEquals, assertMatch, assertRejects } from "@std/assert";
+import { dial, RequestError, SessionClosedError } from "../../mod.ts";
+import { SqliteBroker } from "../../pubsub/sqlite/mod.ts";
+import { serveChat } from "../../examples/chat/chat.ts";
+import { Once, Recent } from "../../examples/chat/memory.ts";
+import { isNatsMissing } from "../brokers/nats_server.ts";
+import { isRedisMissing } from "../brokers/redis_server.ts";
+
+const EXAMPLES = new URL("../../examples/", import.meta.url);
+
+const HELLO = `
+ann, tab 1  is here over webtransport
+ann, tab 1  enters the lobby
+ann, tab 1  sees who is in the lobby: ann
+bob         is here over websocket
+bob         enters the lobby
+bob         sees who is in the lobby: ann, bob
+ann, tab 1  sees bob joined the lobby
+ann, tab 1  says in the lobby: Hello, Bob!
+bob         sees ann in the lobby: Hello, Bob!
+bob         says in the lobby: Hello, Ann.
+ann, tab 1  sees bob in the lobby: Hello, Ann.
+ann, tab 2  enters the lobby
+ann, tab 2  sees who is in the lobby: ann, bob
+ann, tab 2  receives an earlier line: ann: Hello, Bob!
+ann, tab 2  receives an earlier line: bob: Hello, Ann.
+bob         writes to ann: Tea at four?
+ann, tab 1  sees a letter from bob to ann: Tea at four?
+ann, tab 2  sees a letter from bob to ann: Tea at four?
+bob         did not see "ann joined the lobby"
+ann, tab 2  leaves
+ann, tab 1  says in the lobby: Still here, with one tab less.
+bob         sees ann in the lobby: Still here, with one tab less.
+bob         did not see "ann left the lobby"
+ann, tab 1  leaves
+bob         sees ann left the lobby
+bob         leaves
+`;
+
+const CLUSTER = `
+ann sees itself on node 1
+bob sees itself on node 2
+ann sees ann and bob in the room
+bob says Hello, Ann!
+ann sees bob: Hello, Ann!
+node 1 is killed
+bob says Are you still there?
+ann sees itself on node 2
+ann sees all missed messages
+ann sees bob: Are you still there?
+node 1 is up again, and node 2 is drained
+ann says Now I am where I was.
+bob sees ann: Now I am where I was.
+eve sees bob: Hello, Ann!
+eve sees bob: Are you still there?
+eve sees ann: Now I am where I was.
+`;
+
+/** File, permissions and printed lines; a pattern stands for a line that varies. */
+const RUNS: readonly (readonly [file: string, flags: string[], lines: (string | RegExp)[]])[] = [
+  ["echo.ts", ["-N"], [
+    'a message came back: hello { to: "the server" }',
+    "a request was answered: [ 1, 2, 3 ]",
+  ]],
+  ["authentication.ts", ["-N"], [
+    "a bearer token: ann, reader",
+    "a cookie: bob, editor",
+    "a query token: bob, editor",
+    "a token in band: ann, reader",
+    "an unknown token: refused with 4401 Unknown token",
+    "a banned user: refused with 4403 Banned",
+    "a plain upgrade without a token: HTTP/1.1 401 Unauthorized",
+    "before: ann may only read",
+    "renewed: edited",
+    "with another user's token: The token belongs to another user",
+  ]],
+  ["typed_contract.ts", ["-N"], [
+    'ann pinned "Write the examples" to todo, with 0 tags',
+    "count: 1",
+    "refused: unknown-topic",
+    /^refused: invalid at column: .+/,
+  ]],
+  ["durable_stream.ts", ["-N"], [
+    ...[1, 2, 3].map((i) => `before the refresh: word ${i}`),
+    ...[4, 5, 6].map((i) => `after the refresh: word ${i}`),
+    "the writer stops: Enough for me",
+    "the answer has ended",
+  ]],
+  ["embed_in_hono.ts", ["-N"], [
+    "request: ann from 127.0.0.1",
+    'online: [ "ann" ]',
+    'published by a route: visits { page: "pricing" }',
+    "no upgrade: 426 Expected a WebSocket upgrade",
+  ]],
+  ["durable_streams_in_hono.ts", ["-N"], [
+    "followed: A stream keeps what was said, and tells when all was said.",
+    "resumed: true",
+    "events say the end: true",
+  ]],
+  ["slow_clients.ts", [], [
+    /^close: closed with 4507 .+/,
+    "drop-oldest: frames 1 2 3 4 9 10 11 12, learned of 4 dropped",
+    "drop-newest: frames 1 2 3 4 5 6 7 8, learned of 4 dropped",
+    "latest: frames 1 2 3 4 12, learned of 7 dropped",
+    "by topic: frames 1 2 3 4 12, learned of 7 dropped",
+    "with back-pressure: frames 1 2 3 4 5 6 7 8 9 10 11 12, learned of 0 dropped",
+  ]],
+  ["structured_stream.ts", ["-N"], [
+    "alarm: boiler has 95 degrees",
+    "alarm: boiler has 91 degrees",
+    "in all: { readings: 5, highest: 95 }",
+    "refused: invalid",
+    "the other stream was cut short, and the session is still here",
+  ]],
+  ["game_state.ts", ["-N"], [
+    "over webtransport, by unreliable datagrams",
+    "  events: ann joined, bob joined, bob turned round at 61",
+    /^ {2}without state .*35.*, ann is drawn at 34, 35, 35.5, 36, 36.5, 37$/,
+    "over websocket, by reliable datagrams",
+    "  events: ann joined, bob joined, bob turned round at 61",
+    "  without state 35, ann is drawn at 34, 35, 35.5, 36, 36.5, 37",
+  ]],
+  ["game_state/server.ts", ["-N"], [
+    "ann is on the field",
+    "at 0 %: states, and none is missing",
+    "at 100 %: no states",
+  ]],
+  ["file_transfer/main.ts", ["-N", "-R", "-W"], [
+    ...["webtransport", "websocket   "].flatMap((transport) => [
+      `${transport} [#####...............]  25 %`,
+      `${transport} cut`,
+      new RegExp(`^${transport} resumes at \\d+ %$`),
+      `${transport} [##########..........]  50 %`,
+      `${transport} [###############.....]  75 %`,
+      `${transport} [####################] 100 %`,
+      `${transport} stored as …/holiday.bin, the same`,
+    ]),
+  ]],
+  ["moq_clock.ts", ["-N"], [
+    "moq-lite-05 over webtransport",
+    "there is /clock",
+    ...[1, 2, 3].map((group) =>
+      new RegExp(`^group ${group}: \\d{4}-\\d\\d-\\d\\dT\\d\\d:\\d\\d:\\d\\d\\.\\d{3}Z$`)
+    ),
+  ]],
+  ["moq_chat.ts", ["-N"], [
+    "ann sees: bob is here",
+    "bob sees: ann is here",
+    "bob sees: ann: Hello, Bob!",
+    "ann sees: bob: Hello, Ann. Is Eve coming?",
+    "ann sees: eve is here",
+    "eve sees: bob: Hello, Ann. Is Eve coming?",
+    "bob sees: eve is here",
+    "ann sees: eve: Me.",
+    "bob sees: eve: Me.",
+    "ann sees: bob left",
+    "eve sees: bob left",
+  ]],
+  ["moq_video/server.ts", ["-N"], [
+    "anna is on the air",
+    "a watcher over webtransport",
+    "  finds /live/anna",
+    "  receives a group: key frame, +1, +2, +3, +4",
+    "a watcher over websocket",
+    "  finds /live/anna",
+    "  receives a group: key frame, +1, +2, +3, +4",
+    "  learns: /live/anna has ended",
+  ]],
+  ["simulation/server.ts", ["-R", "-E"], [
+    /^seed 1: digest [0-9a-f]{8}, \d+ events, 0 findings$/,
+    /^seed 1: digest [0-9a-f]{8}, \d+ events, 0 findings$/,
+  ]],
+  ["whiteboard/server.ts", ["-N"], [
+    "ann is here over webtransport",
+    "bob is here over websocket",
+    "bob sees ann draw blue",
+    "ann sees the pointer of bob at 20,10",
+    "eve is here over websocket",
+    "on another server, eve sees a blue stroke by ann",
+  ]],
+  ["inspect/server.ts", ["-N"], [
+    "sessions of ada, jonas, kim, mira, noor, olek, viewer-7",
+    /^olek: \d+ of 64 messages and \d+ of 1048576 bytes wait: /,
+    "cookie: [redacted]",
+    "the secret is shown: false",
+  ]],
+  ["all_cores.ts", ["-N", "-R"], [
+    "ann is on worker 0",
+    "bob is on worker 1",
+    "ann sees: Hello from worker 1",
+    "worker 0 ended, and another one starts",
+    "ann sees: Are you still there?",
+  ]],
+  ["moq_relay.ts", ["-N"], [
+    "/clock is there, through 2 relays",
+    "ann sees tick",
+    "bob sees tick",
+    "ann sees tock",
+    "bob sees tock",
+    "two viewers, and the publisher was asked by 1",
+    "/clock is gone",
+  ]],
+  ["chat/server.ts", ["-N"], HELLO.trim().split("\n")],
+];
+
+for (const [file, flags, expected] of RUNS) {
+  Deno.test(
+    `examples/${file} --once shows its feature`,
+    () => runsOnce(file, { flags, expected }),
+  );
+}
+
+for (const [engine, ignore] of [["redis", isRedisMissing], ["nats", isNatsMissing]] as const) {
+  const expected = [`2 nodes on ${engine}`, ...CLUSTER.trim().split("\n")];
+  Deno.test({
+    name: `examples/cluster/main.ts --${engine} --once outlives both of its nodes`,
+    ignore,
+    fn: () => runsOnce("cluster/main.ts", { flags: ["-A"], args: [`--${engine}`], expected }),
+  });
+}
+
+async function runsOnce(file: string, { flags, args = [], expected }: {
+  readonly flags: readonly string[];
+  readonly args?: readonly string[];
+  readonly expected: readonly (string | RegExp)[];
+}): Promise<void> {
+  const url = new URL(file, EXAMPLES).href;
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "--quiet", "--no-prompt", ...flags, url, ...args, "--once"],
+    env: { NO_COLOR: "1" },
+    stdin: "null",
+    signal: AbortSignal.timeout(60_000),
+  }).output();
+  const lines = new TextDecoder().decode(stdout).trimEnd().split("\n");
+  const complaint = new TextDecoder().decode(stderr);
+  assertEquals(lines.length, expected.length, `${lines.join("\n")}\n${complaint}`);
+  for (const [i, line] of expected.entries()) {
+    if (typeof line === "string") assertEquals(lines[i], line);
+    else assertMatch(lines[i]!, line);
+  }
+  assertEquals(code, 0, complaint);
+}
+
+Deno.test("serveChat() takes a line once that is sent again after a lost answer", async () => {
+  await using server = serveChat({ port: 0, onListen() {} });
+  await using session = await dial(`${server.url}session?name=ann`);
+  const line = { id: crypto.randomUUID(), room: "lobby", text: "Once" };
+  const answer = await session.request("say", line);
+  assertEquals(await session.request("say", line), answer);
+  const [{ text }, ...more] = await session.request("recent", { room: "lobby" }) as [
+    { text: string },
+  ];
+  assertEquals([text, more], ["Once", []]);
+});
+
+Deno.test("serveChat() with a file has the lines and letters of before a restart", async () => {
+  const path = await Deno.makeTempFile();
+  const line = { id: crypto.randomUUID(), room: "lobby", text: "Kept" };
+  const letter = { id: crypto.randomUUID(), to: "bob", text: "Tea?" };
+  for (const user of ["ann", "bob"]) {
+    await using file = await SqliteBroker.open(path);
+    await using server = serveChat({ port: 0, onListen() {}, history: file.history });
+    await using session = await dial(`${server.url}session?name=${user}`);
+    // Bob's answer got lost together with the first server.
+    await session.request("say", line);
+    if (user === "ann") await session.request("tell", letter);
+    const textsOf = async (name: string, data: unknown) =>
+      (await session.request(name, data) as { text: string }[]).map(({ text }) => text);
+    assertEquals(await textsOf("recent", { room: "lobby" }), ["Kept"]);
+    assertEquals(await textsOf("letters", null), ["Tea?"]);
+  }
+  await Deno.remove(path);
+});
+
+Deno.test("serveChat() refuses invalid names and rooms", async () => {
+  await using server = serveChat({ port: 0, onListen() {} });
+  for (const name of ["", " ", "a".repeat(25), "<b>", "a\nb"]) {
+    const url = `${server.url}session?name=${encodeURIComponent(name)}`;
+    const error = await assertRejects(() => dial(url), SessionClosedError);
+    assertEquals(error.info?.code, 4400, name);
+  }
+  await using session = await dial(`${server.url}session?name=Zoë`);
+  for (const topic of ["people", "letter", "room:", "room:A", "presence:room:lobby"]) {
+    const error = await assertRejects(() => session.subscribe(topic), RequestError);
+    assertEquals(error.failure.code, topic === "room:" ? "unknown-topic" : "forbidden", topic);
+  }
+});
+
+Deno.test("Once performs an action again that failed", async () => {
+  const once = new Once({ maxIds: 10 });
+  await assertRejects(() => once.do("x", () => Promise.reject(new Error("full"))), Error, "full");
+  let count = 0;
+  const act = () => Promise.resolve(count++);
+  const times = await Promise.all([once.do("x", act), once.do("x", act)]);
+  assertEquals([count, times[0]], [1, times[1]!]);
+});
+
+Deno.test("Recent and Once forget their oldest entries", () => {
+  const recent = new Recent<number>({ maxPlaces: 2, maxLines: 2 });
+  for (const [place, line] of [["a", 1], ["a", 2], ["a", 3], ["b", 4], ["a", 5]] as const) {
+    recent.add(place, line);
+  }
+  recent.add("c", 6);
+  assertEquals([recent.of("a"), recent.of("b"), recent.of("c")], [[3, 5], [], [6]]);
+
+  const once = new Once({ maxIds: 1 });
+  const done: number[] = [];
+  for (const id of ["x", "x", "y", "x"]) void once.do(id, (at) => done.push(at));
+  assertEquals(done.length, 3);
+  assertEquals(new Set(done).size, 3);
+});

@@ -1,0 +1,45 @@
+import { EngineNode } from "../../pubsub/_engine_node_test.ts";
+import { testBroker } from "../../pubsub/conformance/suite.ts";
+import { Simulation } from "../../testing/simulation/simulation.ts";
+import { SimulatedSqlite } from "../../testing/simulation/sqlite/broker.ts";
+import { SimulatedDisk } from "../../testing/simulation/sqlite/disk.ts";
+
+for (const synchronous of ["normal", "full"] as const) {
+  const clocks: AsyncDisposable[] = [];
+  const open = async () => {
+    const simulation = new Simulation({ seed: 1 });
+    clocks.push(inRealTime(simulation));
+    const host = simulation.host("a");
+    host.jumpClock(Date.now() - host.runtime.now()); // Tests have dates of this year.
+    const disk = new SimulatedDisk(simulation, host);
+    const sqlite = await SimulatedSqlite.load(simulation);
+    return sqlite.open(disk, "test.db", { synchronous });
+  };
+  testBroker(`SqliteBroker on a simulated disk, ${synchronous},`, open, {
+    makePair: async () => {
+      const engine = await open();
+      return [new EngineNode(engine), new EngineNode(engine)];
+    },
+    teardown: async () => {
+      for (const clock of clocks.splice(0)) await clock[Symbol.asyncDispose]();
+    },
+  });
+}
+
+/** Lets virtual time pass as fast as real time, for tests that wait in real time. */
+function inRealTime(simulation: Simulation): AsyncDisposable {
+  let isOver = false;
+  const begin = performance.now();
+  const passing = (async () => {
+    while (!isOver) {
+      await simulation.run(Math.max(0, performance.now() - begin - simulation.nowMs));
+      await new Promise((resolve) => setTimeout(resolve, 1));
+    }
+  })();
+  return {
+    async [Symbol.asyncDispose]() {
+      isOver = true;
+      await passing;
+    },
+  };
+}

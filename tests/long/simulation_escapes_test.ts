@@ -1,0 +1,15 @@
+/** Whole clusters, with their engines, take time and chance from their simulation alone. */
+import { assertEquals } from "@std/assert";
+import { Traps } from "../traps.ts";
+import { planOf } from "../simulation/plan.ts";
+import { runPlan } from "../simulation/run.ts";
+
+for (const engine of ["memory", "redis"] as const) {
+  Deno.test(`runPlan() uses no global for time and chance, on the engine ${engine}`, async () => {
+    const plan = planOf(3, { isFull: true, engine, seconds: 20 });
+    const { digest } = await runPlan(plan); // Loads all modules, which may read a clock.
+    using traps = new Traps();
+    assertEquals((await runPlan(plan)).digest, digest);
+    assertEquals(traps.uses, []);
+  });
+}

@@ -1,0 +1,102 @@
+import { assert, assertEquals, assertNotEquals, assertRejects } from "@std/assert";
+import { FAULTS, FEATURES, type Plan, planOf } from "../simulation/plan.ts";
+import { runPlan } from "../simulation/run.ts";
+
+/** The plan of a seed with all features and faults, for a shorter time. */
+function fullPlan(seed: number): Plan {
+  return planOf(seed, { seconds: 20, isFull: true, engine: "memory" });
+}
+
+Deno.test("runPlan() gives the same outcome each time, and another one for another seed", async () => {
+  const [first, again, other] = [
+    await runPlan(fullPlan(3)),
+    await runPlan(JSON.parse(JSON.stringify(fullPlan(3)))),
+    await runPlan(fullPlan(4)),
+  ];
+  assertEquals(first, again);
+  assertNotEquals(first.digest, other.digest);
+  assertEquals(first.findings, []);
+  assert(first.coverage.length > 10);
+});
+
+Deno.test("runPlan() gives the same digest in another process", async () => {
+  const { code, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+    args: [
+      "eval",
+      "--no-check",
+      "--ext=ts",
+      `
+      import { planOf } from "${new URL("../simulation/plan.ts", import.meta.url)}";
+      import { runPlan } from "${new URL("../simulation/run.ts", import.meta.url)}";
+      const plan = planOf(5, { seconds: 20, isFull: true, engine: "memory" });
+      console.log((await runPlan(plan)).digest);
+    `,
+    ],
+  }).output();
+  assertEquals(code, 0, new TextDecoder().decode(stderr));
+  const { digest } = await runPlan(fullPlan(5));
+  assertEquals(new TextDecoder().decode(stdout).trim(), digest);
+});
+
+Deno.test("runPlan() runs any subset of the actions", async () => {
+  const plan = fullPlan(6);
+  const { findings, trace } = await runPlan({
+    ...plan,
+    actions: [...plan.actions.filter((_, i) => i % 2 === 0), {
+      atMs: 5,
+      kind: "kill",
+      target: "node99",
+    }],
+  });
+  assertEquals(findings, []);
+  assert(!trace.some(({ host }) => host === "node99"));
+});
+
+Deno.test("runPlan() draws the same chance with fewer actions, until these differ", async () => {
+  const size = { nodes: 2, clients: 6, topics: 3, seconds: 12 };
+  const kill = { atMs: 4_000, kind: "kill", target: "node0", lastsMs: 1_000 };
+  const cut = { atMs: 9_000, kind: "cut", target: "node1", lastsMs: 1_000 };
+  const run = async (actions: Plan["actions"]) => {
+    const { trace } = await runPlan({ ...planOf(8, { engine: "memory" }), ...size, actions });
+    return trace.filter(({ atMs }) => atMs < cut.atMs);
+  };
+  const both = await run([kill, cut]);
+  assert(both.some(({ kind }) => kind === "fault"));
+  assertEquals(await run([kill]), both);
+});
+
+for (const engine of ["memory", "redis", "nats"] as const) {
+  Deno.test(`runPlan() begins each kind of fault, the same on ${engine} each time`, async () => {
+    const actions = FAULTS.map((kind, i) => ({
+      atMs: 4_000 + 250 * i,
+      kind,
+      target: `node${i % 2}`,
+      peer: `client${i % 4}`,
+      lastsMs: 1_000,
+      amount: 0.6,
+    }));
+    const size = { nodes: 2, clients: 4, topics: 3, seconds: 15 };
+    // A message with this delivery may be handled twice where a node ends in the middle.
+    const features = FEATURES.filter((feature) => feature !== "at-least-once");
+    const plan = { ...planOf(1, { engine }), ...size, features, actions };
+    const { findings, trace, digest } = await runPlan(plan);
+    assertEquals(findings, []);
+    assert(trace.filter(({ kind }) => kind === "fault").length > 20);
+    assertEquals((await runPlan(plan)).digest, digest);
+  });
+}
+
+Deno.test("runPlan() refuses a plan with an unknown kind of action", async () => {
+  const plan = { ...fullPlan(7), actions: [{ atMs: 1, kind: "rain", target: "node0" }] };
+  await assertRejects(() => runPlan(plan), TypeError, 'received "rain"');
+});
+
+Deno.test("planOf() gives the same plan for a seed, with JSON of the same meaning", () => {
+  for (let seed = 0; seed < 100; seed++) {
+    const plan = planOf(seed);
+    assertEquals(planOf(seed), plan);
+    assertEquals(JSON.parse(JSON.stringify(plan)), plan);
+  }
+  const features = new Set(Array.from({ length: 100 }, (_, i) => planOf(i).features.join()));
+  assert(features.size > 30);
+});

@@ -1,0 +1,58 @@
+import { assert, assertEquals } from "@std/assert";
+import { type Action, type Plan, planOf } from "../simulation/plan.ts";
+import { runPlan } from "../simulation/run.ts";
+
+const KINDS = ["engine-disk", "engine-kill", "engine-power", "engine-full", "kill", "drain"];
+
+/** A small cluster on SQLite, with durable streams and answers, and a fault every four seconds. */
+function planOnSqlite(seed: number): Plan {
+  const plan = planOf(seed, { engine: "sqlite", seconds: 30 });
+  const actions = Array.from({ length: 7 }, (_, i): Action => ({
+    atMs: 2_000 + 4_000 * i,
+    kind: KINDS[(seed + i) % KINDS.length]!,
+    target: "node0",
+    lastsMs: 2_000,
+    amount: (seed * 7 + i * 3) % 10 / 10,
+  }));
+  const features = ["answers", "at-least-once", "durable", "nodes-publish", "requests"];
+  return { ...plan, nodes: 2, clients: 6, topics: 3, features, actions };
+}
+
+Deno.test("SqliteEngine keeps the promises of a cluster under kills, torn writes and full disks", async () => {
+  const reached = new Set<string>();
+  for (let seed = 1; seed <= 8; seed++) {
+    const { findings, coverage } = await runPlan(planOnSqlite(seed));
+    assertEquals(findings, [], `seed ${seed}`);
+    for (const state of coverage) reached.add(state);
+  }
+  assert([...reached].some((state) => state.startsWith("engine-disk")), [...reached].join());
+});
+
+Deno.test("SqliteEngine gives a plan one digest, in another process too", async () => {
+  const [first, again] = [await runPlan(planOnSqlite(3)), await runPlan(planOnSqlite(3))];
+  assertEquals(first.digest, again.digest);
+  const { stdout } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", "--no-check", import.meta.url],
+    stderr: "inherit",
+  }).output();
+  assertEquals(new TextDecoder().decode(stdout).trim(), first.digest);
+});
+
+Deno.test("a plan with two-wires keeps the promises that both releases share", async () => {
+  const kinds = ["drain", "kill", "drain", "power"];
+  for (let seed = 1; seed <= 6; seed++) {
+    const plan = planOf(seed, { engine: "memory", seconds: 30 });
+    const actions = Array.from({ length: 7 }, (_, i): Action => ({
+      atMs: 2_000 + 4_000 * i,
+      kind: kinds[(seed + i) % kinds.length]!,
+      target: `node${i % 3}`,
+      lastsMs: 1_500,
+    }));
+    const features = ["at-least-once", "churn", "direct", "nodes-publish", "requests", "two-wires"];
+    const mixed = { ...plan, nodes: 3, clients: 8, topics: 4, features, actions };
+    assertEquals((await runPlan(mixed)).findings, [], `seed ${seed}`);
+  }
+});
+
+// The program of the subprocess.
+if (import.meta.main) console.log((await runPlan(planOnSqlite(3))).digest);

@@ -1,0 +1,239 @@
+/** A client of a simulated cluster: a machine that runs one program after the other. */
+import type { Host } from "../../../testing/simulation/host.ts";
+import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
+import { simulatedClient } from "../../../testing/simulation/programs.ts";
+import type { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Client } from "../../../client/client.ts";
+import type { ConnectOptions } from "../../../client/connect.ts";
+import { lastReleaseNetwork } from "../last_release/network.ts";
+import type { Journal } from "./journal.ts";
+import { nameOf, Program, type Storage } from "./program.ts";
+import type { Settings } from "./settings.ts";
+import type { Tokens } from "./tokens.ts";
+import { askForAnswers } from "./work/answers.ts";
+import { type DurableNames, readStream } from "./work/durable.ts";
+import { ask, clientRequests, sendMessages, takeDirect } from "./work/messages.ts";
+import { openPage, useHttp } from "./work/http.ts";
+import { follow, publish, stray } from "./work/publications.ts";
+import { bePresent, RoomNotices } from "./work/rooms.ts";
+
+/** Clients of one user. */
+const CLIENTS_PER_USER = 2;
+
+/** Longest wait before a client starts, in milliseconds. */
+const START_MS = 3_000;
+
+/** Wait before a program starts again, after the end of the client, in milliseconds. */
+const AGAIN_MS = 5_000;
+
+/** Mean time between two readings of a durable stream, in milliseconds. */
+const READ_EVERY_MS = 20_000;
+
+/** Mean time until a program closes the client, and another one starts, in milliseconds. */
+const RELOAD_EVERY_MS = 60_000;
+
+/** Longest time of the close of a client, in milliseconds. */
+const CLOSE_MS = 20_000;
+
+/** Transports of a client, the preferred one first. */
+type ClientTransports = NonNullable<ConnectOptions["transports"]>;
+
+/** Parts of a cluster for clients. */
+export interface ClientParts {
+  readonly simulation: Simulation;
+  readonly network: SimulatedNetwork;
+  readonly journal: Journal;
+  readonly settings: Settings;
+  readonly tokens: Tokens;
+  readonly streams: DurableNames;
+  /** Hosts of the servers. */
+  readonly servers: readonly Host[];
+  /** Topics to which the client subscribes. */
+  readonly topics: readonly string[];
+}
+
+/** A client of a cluster. */
+export class ClusterClient {
+  /** The host. */
+  readonly host: Host;
+  /** The user. */
+  readonly user: string;
+  readonly #parts: ClientParts;
+  readonly #random: () => number;
+  readonly #isReliable: boolean;
+  readonly #network: SimulatedNetwork;
+  /** Chance that decides about the transports and the other programs of the machine. */
+  readonly #kind: number;
+  readonly #storage: Storage = { positions: new Map(), answers: new Map(), next: 0 };
+  #program: Program | undefined;
+  #isWorking = true;
+  #isClosing = false;
+
+  /**
+   * Prepares a client, which starts within the first seconds.
+   *
+   * @param host The host, which runs.
+   * @param index Number of the client.
+   * @param parts See {@linkcode ClientParts}.
+   */
+  constructor(host: Host, index: number, parts: ClientParts) {
+    this.host = host;
+    this.user = `user${Math.floor(index / CLIENTS_PER_USER)}`;
+    this.#parts = parts;
+    this.#random = parts.simulation.chanceOf(`${host.name}/machine`);
+    this.#isReliable = this.#random() < 0.5 && parts.settings.has("at-least-once");
+    this.#kind = this.#random();
+    const { network, settings, simulation } = parts;
+    const isOld = settings.has("two-wires") && simulation.chanceOf(`${host.name}/release`)() < 0.5;
+    this.#network = isOld ? lastReleaseNetwork(network) : network;
+    host.after(START_MS * this.#random(), () => this.#start());
+  }
+
+  /** The program that runs; `undefined` before the start. */
+  get program(): Program | undefined {
+    return this.#program;
+  }
+
+  /** Ends the workload: no operation begins from now on. */
+  rest(): void {
+    this.#isWorking = false;
+    this.#program?.rest();
+  }
+
+  /** Starts the machine again after the end. */
+  restart(): void {
+    if (this.host.isAlive) return;
+    this.host.start();
+    this.#start();
+  }
+
+  /**
+   * Publishes on a topic, if a program runs.
+   *
+   * @param topic The topic.
+   * @param chance A number from 0 up to 1.
+   */
+  publish(topic: string, chance: number): void {
+    if (this.#program?.isWorking) publish(this.#program, topic, chance);
+  }
+
+  /**
+   * Publishes on a topic once the cluster has settled.
+   *
+   * @param topic The topic.
+   */
+  probe(topic: string): void {
+    if (this.#program?.client.status.isEnded === false) publish(this.#program, topic, 1);
+  }
+
+  /** Closes the client for good. */
+  async close(): Promise<void> {
+    this.#isClosing = true;
+    await this.#program?.client.close();
+  }
+
+  #start(): void {
+    const { journal, settings, topics, simulation, network, servers } = this.#parts;
+    const { host, user } = this;
+    const client = this.#connect((topic, data) => this.#take(program, notices, topic, data));
+    const program = this.#program = new Program({
+      simulation,
+      host,
+      journal,
+      settings,
+      client,
+      user,
+      storage: this.#storage,
+    });
+    const notices = new RoomNotices(program);
+    if (!this.#isWorking) program.rest();
+    this.#tellStatus(program);
+    for (const topic of topics) {
+      follow(program, topic).catch((error) => program.tell("unhandled", { error }));
+    }
+    sendMessages(program, this.#isReliable);
+    if (settings.has("requests")) ask(program);
+    if (settings.has("presence")) bePresent(program, topics.filter(settings.terms.isRoom));
+    if (settings.has("answers")) askForAnswers(program);
+    if (settings.has("durable")) this.#readStreams(program);
+    const http = { network, servers, pick: (chance: number) => this.#parts.streams.pick(chance) };
+    if (settings.has("http-api") && this.#kind < 0.3) useHttp(program, http, topics);
+    if (settings.has("plain") && this.#kind > 0.8) openPage(program, http);
+    if (settings.has("reload")) {
+      program.every(RELOAD_EVERY_MS, "reload", () => {
+        journal.note("reloads", host.name, "session");
+        program.wait("close of the client", client.close(), CLOSE_MS).catch((error) => {
+          program.tell("unhandled", { error });
+        });
+      });
+    }
+    // A page whose client is refused, or was closed, loads again.
+    client.closed.then(({ code }) => {
+      program.rest();
+      if (this.#isClosing) return;
+      journal.event(`client over ${code}`, host.name);
+      host.runtime.setTimeout(() => this.#program === program && this.#start(), AGAIN_MS);
+    }, (error) => program.tell("unhandled", { error }));
+  }
+
+  #connect(onMessage: (topic: string, data: unknown) => void): Client {
+    const { servers, journal, settings, tokens } = this.#parts;
+    const { host: { name }, user } = this;
+    const first = Math.floor(this.#random() * servers.length);
+    const order = servers.map((_, i) => servers[(first + i) % servers.length]!);
+    return simulatedClient(this.#network, this.host, order, {
+      token: () => tokens.make(user),
+      delivery: this.#isReliable ? "at-least-once" : "at-most-once",
+      outbox: settings.terms.outbox,
+      transports: this.#transports(),
+      upgrade: this.#kind < 0.2,
+      requests: clientRequests(user) as never,
+      onMessage: ({ topic, data }) => onMessage(topic, data),
+      onError: (error) => {
+        journal.event(`error of client: ${nameOf(error)}`, name, `${error}`);
+        journal.tell("reported", name, { error });
+      },
+      onRefused: ({ failure }) => journal.event(`server refused ${failure.code}`, name),
+      onGoAway: () => journal.event("goaway", name),
+      onDropped: (count) => journal.event("dropped", name, `${count} messages`),
+    });
+  }
+
+  #transports(): ClientTransports {
+    const { has } = this.#parts.settings;
+    const all: ClientTransports[number][] = [];
+    if (has("webtransport") && this.#kind < 0.5) all.push("webtransport");
+    if (!has("http") || this.#kind < 0.85) all.push("websocket");
+    if (has("http") && this.#kind > 0.4) all.push("http");
+    return all;
+  }
+
+  #take(program: Program, notices: RoomNotices, topic: string, data: unknown): void {
+    if (notices.take(topic, data)) return;
+    if (topic === "direct") takeDirect(program, data);
+    else stray(program, topic, data);
+  }
+
+  #readStreams(program: Program): void {
+    program.every(READ_EVERY_MS, "streams", (random) => {
+      const stream = this.#parts.streams.pick(random());
+      if (stream !== undefined) void readStream(program, stream, random);
+    });
+  }
+
+  #tellStatus(program: Program): void {
+    const { client, user } = program;
+    client.status.subscribe((status) => {
+      const cause = "cause" in status ? ` ${status.cause.code} by ${status.cause.by}` : "";
+      const on = status.name === "connected" ? ` by ${status.transport}` : "";
+      program.event(`client ${status.name}${cause}${on}`);
+      const { session } = client;
+      if (status.name !== "connected" || session === undefined) return;
+      const { id } = session;
+      program.tell("sessionOpened", { side: "client", session: id, user });
+      void session.closed.then(({ code, reason, by }) => {
+        program.tell("sessionClosed", { side: "client", session: id, user, code, reason, by });
+      });
+    });
+  }
+}

@@ -1,0 +1,254 @@
+/** A simulated cluster: an engine, nodes and clients, with a workload. */
+import type { Host } from "../../../testing/simulation/host.ts";
+import { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
+import { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Cluster as LiveCluster, Invariant, LiveClient, LiveServer } from "../facts.ts";
+import type { Plan } from "../plan.ts";
+import { Witness } from "../witness.ts";
+import { ClusterClient } from "./client.ts";
+import type { ClusterEngine } from "./engine.ts";
+import { startEngine } from "./engines.ts";
+import { Journal } from "./journal.ts";
+import { ClusterNode } from "./node.ts";
+import { Permissions } from "./permissions.ts";
+import { NETWORK, type Settings, settingsOf } from "./settings.ts";
+import { Tokens } from "./tokens.ts";
+import { type ClusterTopic, topicsOf } from "./topics.ts";
+import { handleMessage } from "./work/messages.ts";
+import { DurableNames, writeStream } from "./work/durable.ts";
+
+/** Mean time between two publications on a topic, in milliseconds. */
+const PUBLISH_EVERY_MS = 500;
+
+/** Mean time between two durable streams of one node, in milliseconds. */
+const WRITE_EVERY_MS = 15_000;
+
+/** Time between two checks of the state, in milliseconds. */
+const STEP_MS = 250;
+
+/** Share of publications that nodes make, if nodes publish. */
+const NODE_SHARE = 0.3;
+
+/** Options of a {@linkcode Cluster}. */
+export interface ClusterOptions {
+  /** Kinds of entries of the trace; see `SimulationOptions`. */
+  readonly trace?: "facts" | "packets" | undefined;
+  /** Invariants to judge by; all by default. */
+  readonly invariants?: readonly Invariant[] | undefined;
+}
+
+/** Parts of a cluster that exist before the hosts. */
+interface ClusterParts {
+  readonly simulation: Simulation;
+  readonly network: SimulatedNetwork;
+  readonly witness: Witness;
+  readonly journal: Journal;
+  readonly engine: ClusterEngine;
+  readonly settings: Settings;
+}
+
+/** A cluster that runs. */
+export class Cluster implements LiveCluster {
+  /** Virtual time and hosts. */
+  readonly simulation: Simulation;
+  /** The network. */
+  readonly network: SimulatedNetwork;
+  /** The judge. */
+  readonly witness: Witness;
+  /** The facts. */
+  readonly journal: Journal;
+  /** The engine. */
+  readonly engine: ClusterEngine;
+  /** The nodes. */
+  readonly nodes: readonly ClusterNode[];
+  /** The clients. */
+  readonly machines: readonly ClusterClient[];
+  readonly #topics: readonly ClusterTopic[];
+  readonly #streams = new DurableNames();
+  readonly #permissions = new Permissions();
+  #isWorking = true;
+  #isChecked = true;
+
+  private constructor(plan: Plan, parts: ClusterParts) {
+    const { simulation, network, witness, journal, engine, settings } = parts;
+    this.simulation = simulation;
+    this.network = network;
+    this.witness = witness;
+    this.journal = journal;
+    this.engine = engine;
+    const tokens = new Tokens(simulation, settings.tokenMs);
+    const topics = this.#topics = topicsOf(plan, simulation);
+    const shared = { ...parts, tokens, permissions: this.#permissions };
+    const node = (_: unknown, i: number) =>
+      new ClusterNode(simulation.host(`node${i}`), { ...shared, handle: handleMessage });
+    this.nodes = Array.from({ length: plan.nodes }, node);
+    engine.onRestart = () => this.nodes.forEach((node) => node.restart());
+    const servers = this.nodes.map(({ host }) => host);
+    const machine = (_: unknown, i: number) =>
+      new ClusterClient(simulation.host(`client${i}`), i, {
+        ...shared,
+        servers,
+        streams: this.#streams,
+        topics: topics.filter(({ subscribers }) => subscribers.includes(i)).map(({ name }) => name),
+      });
+    this.machines = Array.from({ length: plan.clients }, machine);
+    for (const topic of topics) this.#publishOn(topic, settings.has("nodes-publish"));
+    if (settings.has("durable")) { for (const node of this.nodes) this.#writeOn(node); }
+    const check = () => {
+      if (!this.#isChecked) return;
+      this.witness.checkStep(this);
+      simulation.after(STEP_MS, check);
+    };
+    check();
+  }
+
+  /**
+   * Starts all hosts.
+   *
+   * @param plan The plan.
+   * @param options See {@linkcode ClusterOptions}.
+   * @returns The cluster.
+   * @throws {TypeError} If there is no model of the engine.
+   */
+  static async start(
+    plan: Plan,
+    { trace = "facts", invariants }: ClusterOptions = {},
+  ): Promise<Cluster> {
+    const simulation = new Simulation({ seed: plan.seed, trace });
+    const settings = settingsOf(plan);
+    const witness = new Witness({
+      clock: simulation,
+      terms: settings.terms,
+      ...(invariants && { invariants }),
+    });
+    const journal = new Journal(simulation, witness);
+    const network = new SimulatedNetwork(simulation, NETWORK);
+    const engine = await startEngine(plan, { simulation, network, journal });
+    return new Cluster(plan, { simulation, network, witness, journal, engine, settings });
+  }
+
+  /** Virtual time, in milliseconds since the start. */
+  get nowMs(): number {
+    return this.simulation.nowMs;
+  }
+
+  /** All hosts by name. */
+  get hosts(): ReadonlyMap<string, Host> {
+    return this.simulation.hosts;
+  }
+
+  /** Waiting events, such as timers. */
+  pending(): ReturnType<Simulation["pending"]> {
+    return this.simulation.pending();
+  }
+
+  /** Servers on hosts that live. */
+  get servers(): readonly LiveServer[] {
+    return this.nodes.filter(({ host }) => host.isAlive);
+  }
+
+  /** Clients on hosts that live. */
+  get clients(): readonly LiveClient[] {
+    return this.machines.flatMap(({ host, program }) =>
+      host.isAlive && program !== undefined && !program.client.status.isEnded ? [program] : []
+    );
+  }
+
+  /**
+   * Finds the node of a host.
+   *
+   * @param host The host.
+   * @returns The node; `undefined` for another host.
+   */
+  nodeOf(host: Host): ClusterNode | undefined {
+    return this.nodes.find((node) => node.host === host);
+  }
+
+  /**
+   * Starts the program of a host again, after the end.
+   *
+   * @param host The host of a node or a client.
+   */
+  restart(host: Host): void {
+    this.nodeOf(host)?.restart();
+    this.machines.find((machine) => machine.host === host)?.restart();
+  }
+
+  /** Ends the workload: no operation begins from now on. */
+  rest(): void {
+    this.#isWorking = false;
+    for (const machine of this.machines) machine.rest();
+  }
+
+  /**
+   * Takes a topic from the user of a client for a while, as an application does.
+   *
+   * @param host The host of the client.
+   * @param chance Number from 0 up to 1 that picks the topic.
+   * @returns The topic, and the end; `undefined` without a topic or a client.
+   */
+  deny(host: Host, chance: number): { readonly topic: string; end(): void } | undefined {
+    // Clients of the last release ignore the notice of a removal.
+    if (this.nodes.some(({ settings }) => settings.has("two-wires"))) return undefined;
+    const user = this.machines.find((machine) => machine.host === host)?.user;
+    const topic = this.#topics[Math.floor(chance * this.#topics.length)]?.name;
+    if (user === undefined || topic === undefined) return undefined;
+    const allow = this.#permissions.deny(user, topic);
+    this.journal.tell("permission", "", { user, topic, isAllowed: false });
+    for (const node of this.nodes) node.host.after(0, () => node.remove(user, topic));
+    const end = () => {
+      if (allow()) this.journal.tell("permission", "", { user, topic, isAllowed: true });
+    };
+    return { topic, end };
+  }
+
+  /** Publishes once on each topic, on each node and by each client that publishes. */
+  probe(): void {
+    for (const { name, publishers } of this.#topics) {
+      for (const node of this.nodes) node.host.after(0, () => node.publish(name, 1));
+      for (const publisher of publishers) {
+        const machine = this.machines[publisher]!;
+        machine.host.after(0, () => machine.probe(name));
+      }
+    }
+  }
+
+  /** Closes all clients, then all servers, then the brokers. */
+  async close(): Promise<void> {
+    this.#isChecked = false;
+    await Promise.all(this.machines.map((machine) => machine.close()));
+    await Promise.all(this.nodes.map(({ server }) => server.close()));
+    await Promise.all(this.nodes.map(({ server }) => server.topics.broker.close()));
+    await this.engine.close?.();
+  }
+
+  /** Publishes on a topic from time to time. */
+  #publishOn({ name, publishers }: ClusterTopic, isByNodes: boolean): void {
+    const random = this.simulation.chanceOf(`publications/${name}`);
+    const next = () => {
+      if (!this.#isWorking) return;
+      const [which, whose, how, waitMs] = [random(), random(), random(), random()];
+      if (isByNodes && which < NODE_SHARE) {
+        const node = this.nodes[Math.floor(whose * this.nodes.length)]!;
+        node.host.after(0, () => node.publish(name, how));
+      } else {
+        const machine = this.machines[publishers[Math.floor(whose * publishers.length)]!]!;
+        machine.host.after(0, () => machine.publish(name, how));
+      }
+      this.simulation.after(-PUBLISH_EVERY_MS * Math.log(1 - waitMs), next);
+    };
+    next();
+  }
+
+  /** Writes durable streams on a node from time to time. */
+  #writeOn(node: ClusterNode): void {
+    const { host } = node;
+    const random = this.simulation.chanceOf(`streams/${host.name}`);
+    const next = () => {
+      if (!this.#isWorking) return;
+      if (node.isUp) host.after(0, () => void writeStream(node, this.#streams, random));
+      this.simulation.after(WRITE_EVERY_MS * (0.5 + random()), next);
+    };
+    this.simulation.after(WRITE_EVERY_MS * random(), next);
+  }
+}

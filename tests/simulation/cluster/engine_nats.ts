@@ -1,0 +1,135 @@
+/** NATS, as a model, with the faults of its servers. */
+import type { Broker } from "../../../pubsub/broker.ts";
+import { NatsBroker } from "../../../pubsub/nats/mod.ts";
+import { installGlobals } from "../../../testing/simulation/globals.ts";
+import type { Host } from "../../../testing/simulation/host.ts";
+import { simulatedNatsConnect } from "../../../testing/simulation/nats/client.ts";
+import { SimulatedNats } from "../../../testing/simulation/nats/engine.ts";
+import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
+import type { ClusterEngine, EngineFault, EngineParts } from "./engine.ts";
+
+/** Longest time over which a server that is about to stop disconnects clients, in milliseconds. */
+const LAME_MS = 5_000;
+
+/**
+ * One server or a cluster of three, which nodes reach over the network. The client library has the
+ * clocks and the chance of the platform: the globals of the process are those of the simulation.
+ */
+export class NatsEngine implements ClusterEngine {
+  /** Faults by kind; the size picks a server. */
+  readonly faults: ClusterEngine["faults"] = {
+    "engine-kill": (amount) => this.#end(amount, false),
+    "engine-power": (amount) => this.#end(amount, true),
+    "engine-freeze": (amount) => this.#freeze(amount),
+    "engine-failover": () => this.#changeLeader(),
+    "engine-lag": () => this.#loseConsumers(),
+    "engine-subscribers": (amount) => this.#dropClients(amount),
+    "engine-clients": (amount) => this.#dropAll(amount),
+  };
+  readonly #nats: SimulatedNats;
+  readonly #network: SimulatedNetwork;
+  readonly #globals: Disposable;
+  readonly #onLost: (why: string) => void;
+
+  /**
+   * Starts the servers.
+   *
+   * @param parts Parts of the cluster.
+   */
+  constructor({ simulation, network, journal }: EngineParts) {
+    const random = simulation.chanceOf("nats");
+    const count = random() < 0.6 ? 1 : 3;
+    const hosts = Array.from({ length: count }, (_, i) => simulation.host(`nats${i}`));
+    this.#onLost = (why) => journal.tell("engineLost", hosts[0]!.name, { why });
+    this.#network = network;
+    this.#globals = installGlobals(simulation);
+    this.#nats = new SimulatedNats(simulation, network, hosts, {
+      onLost: ({ stream }) => this.#onLost(`writes of ${stream}`),
+    });
+  }
+
+  /** Makes the broker of a node, for one life of the host. */
+  broker(host: Host): Broker {
+    const { hosts, servers } = this.#nats;
+    const connect = simulatedNatsConnect(this.#network, host, hosts);
+    const source = { servers, ignoreClusterUpdates: true, connect };
+    return new NatsBroker(source, { runtime: host.runtime, replicas: hosts.length });
+  }
+
+  /** Ends all faults, and starts the servers that have ended. */
+  heal(): void {
+    for (const host of this.#nats.hosts) {
+      host.thaw();
+      this.#restart(host);
+    }
+  }
+
+  /** Gives the globals of the process back. */
+  [Symbol.dispose](): void {
+    this.#globals[Symbol.dispose]();
+  }
+
+  #end(amount: number, power: boolean): EngineFault | undefined {
+    const host = this.#pick(amount);
+    if (!host.isAlive) return undefined;
+    host.kill({ power });
+    return {
+      text: `${host.name} ${power ? "loses its power" : "is killed"}`,
+      heal: () => this.#restart(host),
+    };
+  }
+
+  #restart(host: Host): void {
+    if (host.isAlive) return;
+    this.#onLost("restart");
+    this.#nats.restart(host);
+  }
+
+  #freeze(amount: number): EngineFault | undefined {
+    const host = this.#pick(amount);
+    if (!host.isAlive || host.isFrozen) return undefined;
+    const { life } = host;
+    host.freeze();
+    return {
+      text: `${host.name} is frozen`,
+      heal: () => {
+        if (host.life === life) host.thaw();
+      },
+    };
+  }
+
+  #changeLeader(): EngineFault {
+    this.#nats.changeLeader();
+    return { text: "NATS changes all leaders" };
+  }
+
+  #loseConsumers(): EngineFault {
+    this.#nats.loseConsumers();
+    return { text: "NATS loses all consumers" };
+  }
+
+  #dropClients(amount: number): EngineFault | undefined {
+    const host = this.#pick(amount);
+    if (!host.isAlive) return undefined;
+    this.#nats.disconnectClients(host);
+    return { text: `${host.name} drops slow clients` };
+  }
+
+  #dropAll(amount: number): EngineFault | undefined {
+    const host = this.#pick(amount);
+    if (!host.isAlive) return undefined;
+    this.#nats.lameDuck(host, LAME_MS * amount);
+    return {
+      text: `${host.name} is about to stop`,
+      heal: () => {
+        host.kill();
+        this.#restart(host);
+      },
+    };
+  }
+
+  #pick(amount: number): Host {
+    const { hosts } = this.#nats;
+    return hosts[Math.min(hosts.length - 1, Math.floor(amount * hosts.length))]!;
+  }
+}

@@ -1,0 +1,175 @@
+/** Redis, as a model, with the faults of its servers. */
+import type { Broker } from "../../../pubsub/broker.ts";
+import { RedisBroker } from "../../../pubsub/redis/mod.ts";
+import type { Host } from "../../../testing/simulation/host.ts";
+import { SimulatedRedis } from "../../../testing/simulation/redis/redis.ts";
+import type { ClusterEngine, EngineFault, EngineParts } from "./engine.ts";
+
+/** Ways in which the servers of a run keep writes. */
+const PERSISTENCE = ["none", "snapshot", "everysec", "always"] as const;
+
+/** Longest time of a command of a slow server, in milliseconds. */
+const COMMAND_MS = 20;
+
+/** Longest time of a script that holds the server up, in milliseconds. */
+const BUSY_MS = 8_000;
+
+/** Longest lag of a replica, in milliseconds. */
+const LAG_MS = 2_000;
+
+/** Memory of a server that is too small for a run, in bytes. */
+const SMALL_BYTES = 200_000;
+
+/** Longest time with two primaries, in milliseconds. */
+const SPLIT_MS = 5_000;
+
+/** A primary, in half of all runs with a replica, which nodes reach over the network. */
+export class RedisEngine implements ClusterEngine {
+  /** Faults by kind. */
+  readonly faults: ClusterEngine["faults"] = {
+    "engine-kill": () => this.#end(false),
+    "engine-power": () => this.#end(true),
+    "engine-freeze": () => this.#freeze(),
+    "engine-slow": (amount) => this.#slow(amount),
+    "engine-busy": (amount) => this.#busy(amount),
+    "engine-lag": (amount) => this.#lag(amount),
+    "engine-failover": (amount) => this.#failOver(amount),
+    "engine-full": (amount) => this.#fill(amount),
+    "engine-scripts": () => this.#forgetScripts(),
+    "engine-subscribers": () => this.#dropSubscribers(),
+    "engine-clients": () => this.#dropClients(),
+  };
+  readonly #redis: SimulatedRedis;
+  readonly #onLost: (why: string) => void;
+
+  private constructor(redis: SimulatedRedis, onLost: (why: string) => void) {
+    this.#redis = redis;
+    this.#onLost = onLost;
+  }
+
+  /**
+   * Starts the servers.
+   *
+   * @param parts Parts of the cluster.
+   * @returns The engine.
+   */
+  static async start({ simulation, network, journal }: EngineParts): Promise<RedisEngine> {
+    const random = simulation.chanceOf("redis");
+    const persistence = PERSISTENCE[Math.floor(random() * PERSISTENCE.length)]!;
+    const primary = simulation.host("redis0");
+    const replicas = random() < 0.5 ? [simulation.host("redis1")] : [];
+    const onLost = (why: string) => journal.tell("engineLost", primary.name, { why });
+    const redis = await SimulatedRedis.create({
+      simulation,
+      network,
+      hosts: [primary, ...replicas],
+      persistence,
+      onLost: ({ why }) => onLost(why),
+    });
+    return new RedisEngine(redis, onLost);
+  }
+
+  /** Makes the broker of a node, for one life of the host. */
+  broker(host: Host): Broker {
+    return new RedisBroker({ client: this.#redis.client(host) }, { runtime: host.runtime });
+  }
+
+  /** Ends all faults, and starts the servers that have ended. */
+  heal(): void {
+    const { servers } = this.#redis;
+    for (const server of servers) {
+      server.host.thaw();
+      server.slow(0);
+      server.lag(0);
+      server.limitMemory(0);
+    }
+    this.#redis.restart();
+  }
+
+  /** No global to give back. */
+  [Symbol.dispose](): void {}
+
+  #end(power: boolean): EngineFault | undefined {
+    const { host } = this.#redis.primary;
+    if (!host.isAlive) return undefined;
+    host.kill({ power });
+    return {
+      text: `Redis ${power ? "loses its power" : "is killed"}`,
+      heal: () => {
+        this.#onLost("restart");
+        this.#redis.restart();
+      },
+    };
+  }
+
+  #freeze(): EngineFault | undefined {
+    const { host } = this.#redis.primary;
+    if (!host.isAlive || host.isFrozen) return undefined;
+    const { life } = host;
+    host.freeze();
+    return {
+      text: "Redis is frozen",
+      heal: () => {
+        if (host.life === life) host.thaw();
+      },
+    };
+  }
+
+  #slow(amount: number): EngineFault {
+    const server = this.#redis.primary;
+    server.slow(COMMAND_MS * amount);
+    return { text: "Redis is slow", heal: () => server.slow(0) };
+  }
+
+  #busy(amount: number): EngineFault | undefined {
+    const server = this.#redis.primary;
+    if (!server.host.isAlive) return undefined;
+    server.busy(BUSY_MS * amount);
+    return { text: "Redis runs a script of another program" };
+  }
+
+  #lag(amount: number): EngineFault | undefined {
+    const replica = this.#redis.servers.find(({ isReplica }) => isReplica);
+    if (replica === undefined) return undefined;
+    replica.lag(LAG_MS * amount);
+    return { text: "the replica of Redis lags", heal: () => replica.lag(0) };
+  }
+
+  #failOver(amount: number): EngineFault | undefined {
+    if (!this.#redis.failOver({ demoteAfterMs: SPLIT_MS * amount })) return undefined;
+    this.#onLost("failover");
+    return { text: "Redis fails over" };
+  }
+
+  #fill(amount: number): EngineFault {
+    const server = this.#redis.primary;
+    const evicts = amount >= 0.5;
+    const lose = () => {
+      if (evicts) this.#onLost("eviction");
+    };
+    lose();
+    server.limitMemory(SMALL_BYTES, evicts ? "allkeys-lru" : "noeviction");
+    return {
+      text: `the memory of Redis is full${evicts ? ", and keys are evicted" : ""}`,
+      heal: () => {
+        server.limitMemory(0);
+        lose();
+      },
+    };
+  }
+
+  #forgetScripts(): EngineFault {
+    this.#redis.primary.flushScripts();
+    return { text: "Redis forgets all scripts" };
+  }
+
+  #dropSubscribers(): EngineFault {
+    this.#redis.primary.dropSubscribers();
+    return { text: "Redis drops slow subscribers" };
+  }
+
+  #dropClients(): EngineFault {
+    this.#redis.primary.dropClients();
+    return { text: "Redis drops all clients" };
+  }
+}

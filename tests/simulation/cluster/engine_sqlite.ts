@@ -1,0 +1,145 @@
+/** SQLite, with the faults of its disk and of the process that has the file. */
+import type { Broker } from "../../../pubsub/broker.ts";
+import type { Host } from "../../../testing/simulation/host.ts";
+import { SimulatedSqlite } from "../../../testing/simulation/sqlite/broker.ts";
+import { SimulatedDisk } from "../../../testing/simulation/sqlite/disk.ts";
+import type { ClusterEngine, EngineFault, EngineParts } from "./engine.ts";
+import { NodePorts } from "./node_ports.ts";
+
+/** Path of the file. */
+const PATH = "cluster.db";
+
+/** Time of the process between the end and the next start, in milliseconds. */
+const RESTART_MS = 2_000;
+
+/** Ends of the process and errors of the disk, within a write or a sync. */
+const DISK_FAULTS = ["error", "kill", "power"] as const;
+
+/** Most operations of the disk before a fault. */
+const MAX_OPERATIONS = 50;
+
+/** Most operations in a row that fail. */
+const MAX_FAILURES = 5;
+
+/**
+ * One process with the file and all nodes, as `serveWorkers` runs nodes: the end of the process is the
+ * end of the nodes too. A supervisor starts the process again.
+ */
+export class SqliteEngine implements ClusterEngine {
+  /** Faults by kind. */
+  readonly faults: ClusterEngine["faults"] = {
+    "engine-kill": () => this.#kill(false),
+    "engine-power": () => this.#kill(true),
+    "engine-full": () => this.#fill(),
+    "engine-disk": (amount) => this.#fail(amount),
+  };
+  /** Called when the process is back. */
+  onRestart?: () => void;
+  readonly #parts: EngineParts;
+  readonly #host: Host;
+  readonly #disk: SimulatedDisk;
+  readonly #sqlite: SimulatedSqlite;
+  readonly #synchronous: "full" | "normal";
+  readonly #random: () => number;
+  readonly #nodes = new Set<Host>();
+  #open: { readonly broker: Broker; readonly ports: NodePorts } | undefined;
+  #isClosed = false;
+
+  private constructor(parts: EngineParts, sqlite: SimulatedSqlite) {
+    const { simulation } = parts;
+    this.#parts = parts;
+    this.#host = simulation.host("engine");
+    this.#disk = new SimulatedDisk(simulation, this.#host);
+    this.#sqlite = sqlite;
+    this.#random = simulation.chanceOf("sqlite");
+    this.#synchronous = this.#random() < 0.5 ? "full" : "normal";
+    this.#start();
+  }
+
+  /**
+   * Starts the process, with an empty file.
+   *
+   * @param parts Parts of the cluster.
+   * @returns The engine.
+   */
+  static async start(parts: EngineParts): Promise<SqliteEngine> {
+    return new SqliteEngine(parts, await SimulatedSqlite.load(parts.simulation));
+  }
+
+  /** True while the process runs. */
+  get isUp(): boolean {
+    return this.#open !== undefined;
+  }
+
+  /** Makes the broker of a node, for one life of the host. */
+  broker(host: Host): Broker {
+    this.#nodes.add(host);
+    return this.#open!.ports.broker(host);
+  }
+
+  /** Ends the faults of the disk; the process starts by itself. */
+  heal(): void {
+    this.#disk.heal();
+  }
+
+  /** No global to give back. */
+  [Symbol.dispose](): void {}
+
+  /** Closes the file. */
+  async close(): Promise<void> {
+    this.#isClosed = true;
+    await this.#open?.broker.close();
+  }
+
+  #start(): void {
+    const { simulation } = this.#parts;
+    const host = this.#host;
+    host.onEnd((isPowerLoss) => this.#end(isPowerLoss));
+    try {
+      const broker = this.#sqlite.open(this.#disk, PATH, { synchronous: this.#synchronous });
+      this.#open = { broker, ports: new NodePorts(simulation, host, broker) };
+    } catch (error) {
+      // A fault came in the opening: the program ends, and the supervisor tries again.
+      simulation.note(`cannot open the file: ${error}`, host.name, { kind: "engine" });
+      host.kill();
+    }
+  }
+
+  #end(isPowerLoss: boolean): void {
+    const { simulation, journal } = this.#parts;
+    this.#open = undefined;
+    for (const node of this.#nodes) node.kill({ power: isPowerLoss });
+    if (isPowerLoss && this.#synchronous === "normal") {
+      journal.tell("engineLost", this.#host.name, { why: "unsynced writes" });
+    }
+    simulation.after(RESTART_MS, () => {
+      if (this.#isClosed) return;
+      this.#host.start();
+      this.#start();
+      if (this.isUp) this.onRestart?.();
+    });
+  }
+
+  #kill(power: boolean): EngineFault | undefined {
+    if (!this.isUp) return undefined;
+    this.#host.kill({ power });
+    return { text: `the machine of all nodes ${power ? "loses its power" : "kills the process"}` };
+  }
+
+  #fill(): EngineFault {
+    this.#disk.fail({ kind: "full", times: Infinity });
+    return { text: "the disk is full", heal: () => this.#disk.heal() };
+  }
+
+  #fail(amount: number): EngineFault {
+    const kind = DISK_FAULTS[Math.floor(amount * DISK_FAULTS.length)]!;
+    const operation = this.#random() < 0.6 ? "write" : "sync";
+    const after = Math.floor(this.#random() * MAX_OPERATIONS);
+    const times = 1 + Math.floor(this.#random() * MAX_FAILURES);
+    this.#disk.fail({ kind, operation, after, times });
+    return {
+      text: `${kind} of the disk at a ${operation}, after ${after} more`,
+      heal: () => this.#disk.heal(),
+    };
+  }
+}

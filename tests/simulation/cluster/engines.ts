@@ -1,0 +1,37 @@
+/** Models of the engines that the nodes of a simulated cluster share. */
+import type { Plan } from "../plan.ts";
+import type { ClusterEngine, EngineParts } from "./engine.ts";
+import { MemoryEngine } from "./engine_memory.ts";
+
+/**
+ * Starts the engine of a plan.
+ *
+ * @param plan The plan.
+ * @param parts See {@linkcode EngineParts}.
+ * @returns The engine.
+ * @throws {TypeError} If there is no model of the engine.
+ */
+export async function startEngine(plan: Plan, parts: EngineParts): Promise<ClusterEngine> {
+  switch (plan.engine) {
+    case "memory":
+      return new MemoryEngine(parts.simulation);
+    case "none":
+      return { faults: {}, broker: () => undefined, heal() {}, [Symbol.dispose]() {} };
+    case "redis": {
+      const { RedisEngine } = await import("./engine_redis.ts");
+      return await RedisEngine.start(parts);
+    }
+    case "nats": {
+      const { NatsEngine } = await import("./engine_nats.ts");
+      return new NatsEngine(parts);
+    }
+    case "sqlite": {
+      const { SqliteEngine } = await import("./engine_sqlite.ts");
+      return await SqliteEngine.start(parts);
+    }
+    default:
+      throw new TypeError(
+        `Cannot run plan: the engine must have a model, received "${plan.engine}"`,
+      );
+  }
+}

@@ -1,0 +1,239 @@
+/** Faults of a simulated cluster: one function for each kind of action. */
+import type { Host } from "../../../testing/simulation/host.ts";
+import {
+  GOOD_CONDITIONS,
+  type LinkConditions,
+} from "../../../testing/simulation/network/conditions.ts";
+import type { Cluster } from "./cluster.ts";
+import { NETWORK } from "./settings.ts";
+import type { Facts } from "../facts.ts";
+import { type Action, FAULTS } from "../plan.ts";
+
+/** Duration of a fault without one, in milliseconds. */
+const LASTS_MS = 3_000;
+
+/** Longest time by which a clock jumps, in milliseconds. */
+const JUMP_MS = 60_000;
+
+/** Largest share by which a clock runs fast or slow; that of quartz is a hundred times less. */
+const DRIFT = 0.01;
+
+/** Beginning of the kinds of faults of an engine. */
+const ENGINE = "engine-";
+
+/** Failures of every attempt to connect; a number is the answer of a proxy. */
+const HANDSHAKES = ["hangs", "refused", "tls", 401, 403, 404, 500, 502, 503] as const;
+
+/** Conditions without faults. */
+const USUAL: LinkConditions = { ...GOOD_CONDITIONS, ...NETWORK };
+
+/** Kinds of faults of a node. */
+const NODE_FAULTS: ReadonlySet<string> = new Set([
+  "kill",
+  "power",
+  "freeze",
+  "drain",
+  "jump-clock",
+  "drift",
+]);
+
+/** A fault whose hosts exist. */
+interface Fault {
+  readonly cluster: Cluster;
+  readonly action: Action;
+  /** Duration, in milliseconds. */
+  readonly lastsMs: number;
+  /** Size from 0 to 1. */
+  readonly amount: number;
+  /** The host of the action. */
+  readonly target: Host;
+  /** The host at the other end; the target if the plan has none. */
+  readonly peer: Host;
+}
+
+/** Begins a fault; returns the text and the end. */
+type Begin = (fault: Fault) => readonly [text: string, heal?: () => void] | undefined;
+
+const KINDS: Readonly<Record<string, Begin>> = {
+  kill: ({ cluster, target }) => end(cluster, target, false),
+  power: ({ cluster, target }) => end(cluster, target, true),
+  "kill-client": ({ cluster, peer, amount }) => end(cluster, peer, amount < 0.5),
+  freeze: ({ target }) => freeze(target),
+  "freeze-client": ({ peer }) => freeze(peer),
+  drain: ({ cluster, target, lastsMs }) => {
+    const node = cluster.nodeOf(target);
+    if (!node?.isUp) return undefined;
+    node.drain(lastsMs);
+    return [`drains within ${lastsMs} ms`];
+  },
+  deny: ({ cluster, peer, amount }) => {
+    const denied = cluster.deny(peer, amount);
+    return denied && [`may not use ${denied.topic}`, () => denied.end()];
+  },
+  "jump-clock": ({ target, amount }) => {
+    const byMs = Math.round((amount - 0.5) * 2 * JUMP_MS);
+    target.jumpClock(byMs);
+    // Tokens are of no use at a node whose clock stays wrong for longer than these last.
+    return [`clock jumps by ${byMs} ms`, () => target.jumpClock(-byMs)];
+  },
+  drift: ({ target, amount }) => {
+    const drift = (amount - 0.5) * 2 * DRIFT;
+    target.setDrift(drift);
+    return [`clock drifts by ${drift.toFixed(5)}`, () => target.setDrift(0)];
+  },
+  cut: (fault) => cut(fault, false),
+  "silent-cut": (fault) => cut(fault, true),
+  partition: ({ cluster, target, peer }) =>
+    change(cluster, [[target, peer], [peer, target]], { isBlocked: true }),
+  "one-way": ({ cluster, target, peer }) => change(cluster, [[target, peer]], { isBlocked: true }),
+  loss: ({ cluster, target, peer, amount }) =>
+    change(cluster, [[target, peer], [peer, target]], { lossRate: amount / 2 }),
+  slow: ({ cluster, target, peer, amount }) =>
+    change(cluster, [[target, peer], [peer, target]], {
+      delayMs: 2_000 * amount,
+      jitterMs: 500 * amount,
+      jitter: amount < 0.5 ? "exponential" : "long-tail",
+    }),
+  narrow: ({ cluster, target, peer, amount }) =>
+    change(cluster, [[target, peer]], { bytesPerSecond: 100 + 5_000 * amount }),
+  split: ({ cluster, target, peer, amount }) =>
+    change(cluster, [[target, peer], [peer, target]], {
+      splitRate: amount,
+      reorderRate: amount,
+      duplicateRate: amount / 2,
+    }),
+  refuse: ({ cluster, target, peer }) => change(cluster, [[peer, target]], { refusalRate: 1 }),
+  handshake: ({ cluster, target, peer, amount }) =>
+    change(cluster, [[peer, target]], {
+      handshake: HANDSHAKES[Math.floor(amount * HANDSHAKES.length)]!,
+    }),
+  strip: ({ cluster, target, peer }) => change(cluster, [[peer, target]], { stripsUpgrades: true }),
+  "no-udp": ({ cluster, target, peer }) =>
+    change(cluster, [[target, peer], [peer, target]], { blocksUdp: true }),
+};
+
+/** The faults of a cluster, with those that are under way. */
+export class Faults {
+  readonly #cluster: Cluster;
+  readonly #underWay = new Set<() => void>();
+
+  /**
+   * Plans no fault.
+   *
+   * @param cluster The cluster.
+   */
+  constructor(cluster: Cluster) {
+    this.#cluster = cluster;
+  }
+
+  /**
+   * Plans a fault, which ends by itself. Ignored if a host of the action does not exist by then.
+   *
+   * @param action The action.
+   * @throws {TypeError} If the kind is unknown.
+   */
+  plan(action: Action): void {
+    if (KINDS[action.kind] === undefined && !FAULTS.some((kind) => kind === action.kind)) {
+      throw new TypeError(
+        `Cannot run plan: the kind of an action must be known, received "${action.kind}"`,
+      );
+    }
+    this.#cluster.simulation.after(action.atMs, () => this.#begin(action));
+  }
+
+  /** Ends all faults that are under way. */
+  heal(): void {
+    for (const heal of this.#underWay) heal();
+    this.#underWay.clear();
+    this.#cluster.engine.heal();
+    this.#cluster.network.heal();
+  }
+
+  #begin(action: Action): void {
+    const { kind, target: name = "", lastsMs = LASTS_MS, amount = 0.5 } = action;
+    const cluster = this.#cluster;
+    if (kind.startsWith(ENGINE)) return this.#beginOnEngine(kind, amount, lastsMs);
+    const begin = KINDS[kind]!;
+    const { hosts } = cluster.simulation;
+    const target = hosts.get(name);
+    const peer = action.peer === undefined ? target : hosts.get(action.peer);
+    if (target === undefined || peer === undefined) return;
+    const [text, heal] = begin({ cluster, action, lastsMs, amount, target, peer }) ?? [];
+    if (text === undefined) return;
+    const meant = scopeOf(kind);
+    const hit = meant === "client" ? peer : target;
+    // The peer of an action may be a node.
+    const scope = meant === "client" && cluster.nodeOf(hit) ? "node" : meant;
+    const at = scope === "link" ? { peer: peer.name } : {};
+    cluster.journal.fault({ scope, kind, target: hit.name, ...at, lastsMs }, text);
+    this.#endAfter(lastsMs, heal);
+  }
+
+  #beginOnEngine(kind: string, amount: number, lastsMs: number): void {
+    const { engine, journal } = this.#cluster;
+    const fault = engine.faults[kind]?.(amount);
+    if (fault === undefined) return;
+    journal.fault({ scope: "engine", kind, lastsMs }, fault.text);
+    this.#endAfter(lastsMs, fault.heal);
+  }
+
+  #endAfter(lastsMs: number, heal: (() => void) | undefined): void {
+    if (heal === undefined) return;
+    this.#underWay.add(heal);
+    this.#cluster.simulation.after(lastsMs, () => {
+      if (this.#underWay.delete(heal)) heal();
+    });
+  }
+}
+
+/** Finds the part that a kind of fault hits. */
+function scopeOf(kind: string): Facts["faulted"]["scope"] {
+  if (kind.endsWith("-client") || kind === "deny") return "client";
+  return NODE_FAULTS.has(kind) ? "node" : "link";
+}
+
+/** Ends the process of a host, which comes back. */
+function end(cluster: Cluster, host: Host, power: boolean): ReturnType<Begin> {
+  if (!host.isAlive) return undefined;
+  host.kill({ power });
+  return [power ? "loses its power" : "is killed", () => cluster.restart(host)];
+}
+
+function freeze(host: Host): ReturnType<Begin> {
+  if (!host.isAlive || host.isFrozen) return undefined;
+  const { life } = host;
+  host.freeze();
+  return ["is frozen", () => {
+    if (host.life === life) host.thaw();
+  }];
+}
+
+/** Cuts connections of the target: those to the peer, or about half of all. */
+function cut({ cluster, target, peer, amount, action }: Fault, silent: boolean): ReturnType<Begin> {
+  const random = cluster.simulation.chanceOf(`cut/${action.atMs}`);
+  let count = 0;
+  for (const link of cluster.network.links) {
+    const isBetween = link.client === peer && link.server === target;
+    const isOne = link.server === target && random() < amount;
+    if (!isBetween && !isOne) continue;
+    link.disconnect({ silent });
+    count++;
+  }
+  return [`${count} connections are cut${silent ? " in silence" : ""}`];
+}
+
+/** Changes conditions between hosts, and changes these back. */
+function change(
+  { network }: Cluster,
+  ways: readonly (readonly [from: Host, to: Host])[],
+  conditions: LinkConditions,
+): ReturnType<Begin> {
+  if (ways.some(([from, to]) => from === to)) return undefined;
+  for (const [from, to] of ways) network.change(from, to, conditions);
+  const names = ways.map(([from, to]) => `${from.name} to ${to.name}`).join(", ");
+  const keys = Object.keys(conditions) as (keyof LinkConditions)[];
+  const usual = Object.fromEntries(keys.map((key) => [key, USUAL[key]]));
+  return [`${names}: ${JSON.stringify(conditions)}`, () => {
+    for (const [from, to] of ways) network.change(from, to, usual);
+  }];
+}

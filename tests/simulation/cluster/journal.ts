@@ -1,0 +1,107 @@
+/** Facts of a run: each goes to the witness, to the trace, and to the coverage of the search. */
+import type { TraceKind } from "../../../testing/simulation/event_loop.ts";
+import type { Host } from "../../../testing/simulation/host.ts";
+import type { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Facts } from "../facts.ts";
+import type { Witness } from "../witness.ts";
+
+/** Time for which a fault counts as a neighbour of later events, in milliseconds. */
+const NEIGHBOUR_MS = 15_000;
+
+/** Most states of one run; further ones are not told. */
+const MAX_STATES = 4_096;
+
+/** The facts of one run. */
+export class Journal {
+  readonly #simulation: Simulation;
+  readonly #witness: Witness | undefined;
+  readonly #coverage = new Set<string>();
+  #fault = "";
+  #faultMs = -Infinity;
+
+  /**
+   * Creates an empty journal.
+   *
+   * @param simulation The simulation.
+   * @param witness The judge of the run, if there is one.
+   */
+  constructor(simulation: Simulation, witness: Witness | undefined) {
+    this.#simulation = simulation;
+    this.#witness = witness;
+  }
+
+  /** States that the run reached, in order. */
+  get coverage(): readonly string[] {
+    return [...this.#coverage];
+  }
+
+  /**
+   * Tells the witness a fact.
+   *
+   * @param kind Kind of the fact.
+   * @param host Name of the host; empty for the whole cluster.
+   * @param fact The fact.
+   */
+  tell<K extends keyof Facts>(kind: K, host: string, fact: Facts[K]): void {
+    this.#witness?.tell(kind, host, fact);
+  }
+
+  /**
+   * Awaits a promise of the library, which has to settle in time.
+   *
+   * @param host Host of the program that waits.
+   * @param what The promise, in words.
+   * @param withinMs The time, in milliseconds of the host's clock.
+   * @param promise The promise.
+   * @returns The promise.
+   */
+  wait<T>(host: Host, what: string, withinMs: number, promise: Promise<T>): Promise<T> {
+    return this.#witness?.wait(host, what, withinMs, promise) ?? promise;
+  }
+
+  /**
+   * Notes a fact that is no new state, such as a received message.
+   *
+   * @param text The fact.
+   * @param host Name of the host.
+   * @param kind Kind of the entry in the trace.
+   */
+  note(text: string, host: string, kind: TraceKind = "message"): void {
+    this.#simulation.note(text, host, { kind });
+  }
+
+  /**
+   * Notes an event whose kind is a state of the library.
+   *
+   * @param state Kind of the event, without names and numbers, such as `closed 4401`.
+   * @param host Name of the host.
+   * @param text Details for people; the state alone by default.
+   */
+  event(state: string, host: string, text: string = ""): void {
+    this.#simulation.note(text === "" ? state : `${state}: ${text}`, host, { kind: "session" });
+    this.#cover(state);
+    if (this.#simulation.nowMs - this.#faultMs < NEIGHBOUR_MS) {
+      this.#cover(`${this.#fault} > ${state}`);
+    }
+  }
+
+  /**
+   * Notes a fault.
+   *
+   * @param fact Kind, hosts and duration.
+   * @param text Details for people.
+   */
+  fault(fact: Facts["faulted"], text: string): void {
+    const { kind, target = "" } = fact;
+    const { nowMs } = this.#simulation;
+    this.#simulation.note(text, target, { kind: "fault" });
+    this.tell("faulted", target, fact);
+    if (nowMs - this.#faultMs < NEIGHBOUR_MS) this.#cover(`${this.#fault} + ${kind}`);
+    this.#fault = kind;
+    this.#faultMs = nowMs;
+  }
+
+  #cover(state: string): void {
+    if (this.#coverage.size < MAX_STATES) this.#coverage.add(state);
+  }
+}

@@ -1,0 +1,256 @@
+/** A node of a simulated cluster: a server with handlers, end and return. */
+import type { Server, ServerOptions } from "../../../server.ts";
+import { pause } from "../../../base/wait.ts";
+import type { Session } from "../../../session/session.ts";
+import type { Host } from "../../../testing/simulation/host.ts";
+import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
+import { SimulatedServer } from "../../../testing/simulation/programs.ts";
+import type { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Facts, LiveServer } from "../facts.ts";
+import type { ClusterEngine } from "./engine.ts";
+import type { Journal } from "./journal.ts";
+import { LastReleaseBroker } from "../last_release/broker.ts";
+import { lastReleaseNetwork } from "../last_release/network.ts";
+import type { Permissions } from "./permissions.ts";
+import { nameOf } from "./program.ts";
+import { hasHistory, type Settings } from "./settings.ts";
+import type { Identity, Tokens } from "./tokens.ts";
+import { answerHandlers } from "./work/answers.ts";
+
+/** Time of a process between the end and the next start, in milliseconds. */
+const RESTART_MS = 1_000;
+
+/** Longest wait of a node for the engine to take a publication, in milliseconds. */
+const APPEND_MS = 60_000;
+
+/** Topic to which the server subscribes each plain page. */
+const PAGE_TOPIC = "news:0";
+
+/** Text of the errors that handlers throw on purpose. */
+const PLANNED = "planned failure of a handler";
+
+/** Parts of a cluster for nodes. */
+export interface NodeParts {
+  readonly simulation: Simulation;
+  readonly network: SimulatedNetwork;
+  readonly engine: ClusterEngine;
+  readonly journal: Journal;
+  readonly settings: Settings;
+  readonly tokens: Tokens;
+  readonly permissions: Permissions;
+  /** Handles a message of a client. */
+  readonly handle: (node: ClusterNode, session: Session<Identity>, data: unknown) => void;
+}
+
+/** A node of a cluster. */
+export class ClusterNode implements LiveServer {
+  /** The host. */
+  readonly host: Host;
+  /** The facts. */
+  readonly journal: Journal;
+  /** The settings. */
+  readonly settings: Settings;
+  readonly #parts: NodeParts;
+  readonly #program: SimulatedServer<Identity>;
+  /** Parity of the lives of the last release; `undefined` if all lives are of today. */
+  readonly #oldLives: 0 | 1 | undefined;
+  #isDraining = false;
+  #next = 0;
+
+  /**
+   * Starts a node.
+   *
+   * @param host The host, which runs.
+   * @param parts See {@linkcode NodeParts}.
+   */
+  constructor(host: Host, parts: NodeParts) {
+    this.host = host;
+    this.journal = parts.journal;
+    this.settings = parts.settings;
+    this.#parts = parts;
+    const { network, settings, simulation } = parts;
+    if (settings.has("two-wires")) {
+      this.#oldLives = simulation.chanceOf(`${host.name}/release`)() < 0.5 ? 0 : 1;
+    }
+    const mixed = lastReleaseNetwork(network, () => this.#isOld);
+    this.#program = new SimulatedServer(mixed, host, () => this.#options());
+  }
+
+  /** The server of the present life. */
+  get server(): Server<Identity> {
+    return this.#program.server;
+  }
+
+  /** True if the process runs and takes requests. */
+  get isUp(): boolean {
+    return this.host.isAlive && !this.host.isFrozen && !this.#isDraining;
+  }
+
+  /** Starts the process again after the end. */
+  restart(): void {
+    if (this.host.isAlive || this.#parts.engine.isUp === false) return;
+    this.#isDraining = false;
+    this.#program.restart();
+  }
+
+  /**
+   * Drains the server as a deploy does, then ends the process and starts the next one.
+   *
+   * @param withinMs Time of the drain, in milliseconds.
+   */
+  drain(withinMs: number): void {
+    if (!this.isUp) return;
+    const { life, name } = this.host;
+    this.#isDraining = true;
+    const drained = this.journal.wait(
+      this.host,
+      "drain",
+      withinMs + APPEND_MS,
+      this.server.drain({ withinMs }),
+    );
+    drained.then(({ closed, cut }) => {
+      this.journal.event("drained", name, `${closed} closed, ${cut} cut`);
+    }, (error) => this.tell("unhandled", { error })).finally(() => {
+      this.host.after(0, () => {
+        if (this.host.life === life) this.host.kill();
+      });
+    });
+    this.host.onEnd(() => {
+      this.#parts.simulation.after(RESTART_MS, () => this.restart());
+    });
+  }
+
+  /**
+   * Takes the sessions of a user off a topic.
+   *
+   * @param user The user.
+   * @param topic The topic.
+   */
+  remove(user: string, topic: string): void {
+    const { server } = this;
+    for (const session of server.topics.subscribers(topic)) {
+      if (session.user === user) {
+        server.topics.unsubscribe(session, topic, { code: "forbidden", reason: "not any more" });
+      }
+    }
+  }
+
+  /**
+   * Publishes on a topic, as the application of the node.
+   *
+   * @param topic The topic.
+   * @param chance A number from 0 up to 1.
+   */
+  publish(topic: string, chance: number): void {
+    if (!this.isUp) return;
+    const { journal } = this;
+    const { name, life } = this.host;
+    const id = this.newId("p");
+    journal.note(`publishes ${id} on ${topic}`, name);
+    this.tell("published", { topic, id, producer: `${name}.${life}` });
+    if (!hasHistory(topic) || chance < 0.5) return this.server.publish(topic, { id });
+    const appended = this.server.topics.append(topic, { id });
+    journal.wait(this.host, `append of ${id}`, APPEND_MS, appended).then(
+      ({ position }) => this.tell("acknowledged", { topic, id, ...(position && { position }) }),
+      (error) => {
+        this.failed("append failed", error);
+        this.tell("publishFailed", { topic, id, error });
+      },
+    );
+  }
+
+  /**
+   * Makes a name that occurs once in a run.
+   *
+   * @param kind First letters of the name.
+   * @returns The name.
+   */
+  newId(kind: string): string {
+    return `${kind}:${this.host.name}.${this.#next++}`;
+  }
+
+  /**
+   * Tells a fact of this node.
+   *
+   * @param kind Kind of the fact.
+   * @param fact The fact.
+   */
+  tell<K extends keyof Facts>(kind: K, fact: Facts[K]): void {
+    this.journal.tell(kind, this.host.name, fact);
+  }
+
+  /**
+   * Notes an operation that failed as the library documents.
+   *
+   * @param what The operation, without names and numbers.
+   * @param error The error.
+   */
+  failed(what: string, error: unknown): void {
+    this.journal.event(`${what}: ${nameOf(error)}`, this.host.name, `${error}`);
+    this.tell("reported", { error });
+  }
+
+  /** True in a life of the last release; each restart changes the release. */
+  get #isOld(): boolean {
+    return this.#oldLives === this.host.life % 2;
+  }
+
+  #options(): ServerOptions<Identity> {
+    const { engine, journal, settings, tokens, handle, permissions } = this.#parts;
+    const { has, history, heartbeat, terms } = settings;
+    const { name } = this.host;
+    const broker = engine.broker(this.host);
+    const { sendQueue: { maxMessages, maxBytes }, maxSessionsPerUser, rates } = terms;
+    const { user: perUser } = rates;
+    return {
+      ...(broker && { broker: this.#isOld ? new LastReleaseBroker(broker) : broker }),
+      ...(this.#isOld && { webTransport: false }),
+      node: { name },
+      acceptsTokenInBand: true,
+      authenticate: ({ token }) => tokens.read(token),
+      userOf: ({ user }) => user,
+      expiresAt: ({ endsAt }) => endsAt,
+      authorize: ({ user }, topic) => permissions.allows(user, topic),
+      history,
+      limits: { maxSessionsPerUser },
+      ...(perUser && { rates: { perUser: { messages: perUser } } }),
+      ...(has("presence") && { rooms: ["room:{name}"] }),
+      ...(has("durable") && { durableStreams: { path: "/streams", authorize: () => true } }),
+      ...(has("http-api") && { api: { path: "/api", authorize: () => true } }),
+      session: { heartbeat, sendQueue: { maxMessages, maxBytes } },
+      requests: {
+        echo: ({ data }) => data,
+        ...(has("answers") && answerHandlers(this.host)),
+      },
+      onMessage: async ({ topic, data }, session) => {
+        if (topic !== "work") return;
+        if (settings.handlerMs > 0) {
+          await pause(this.host.runtime, settings.handlerMs * this.host.runtime.random());
+        }
+        handle(this, session, data);
+        if (this.host.runtime.random() < settings.failureShare) throw new Error(PLANNED);
+      },
+      onOpen: (session) => {
+        const { id, user, protocol } = session;
+        if (protocol === "") this.server.subscribe(session, PAGE_TOPIC);
+        journal.note(`session ${id} of ${user} opens`, name, "session");
+        this.tell("sessionOpened", { side: "node", session: id, user });
+      },
+      onClose: ({ id, user }, { code, by, reason }) => {
+        journal.event(`session closed ${code} by ${by}`, name, `${id} ${reason}`);
+        this.tell("sessionClosed", { side: "node", session: id, user, code, reason, by });
+      },
+      onError: (error) => {
+        journal.event(`error of node: ${nameOf(error)}`, name, `${error}`);
+        const isExpected = error instanceof Error && error.message === PLANNED;
+        this.tell("reported", { error, isExpected });
+      },
+      onRefused: ({ failure }) => journal.event(`client refused ${failure.code}`, name),
+      onRefusal: ({ status, reason, error }) => {
+        journal.event(`refused ${status}`, name, reason);
+        this.tell("refused", { status, reason });
+        if (error !== undefined) this.tell("reported", { error });
+      },
+    };
+  }
+}

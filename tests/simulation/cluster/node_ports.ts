@@ -1,0 +1,58 @@
+/** Ports from an engine in one process to nodes beside that engine, as workers of a server have. */
+import type { Broker } from "../../../pubsub/broker.ts";
+import { EnginePorts } from "../../../pubsub/ports/engine_port.ts";
+import { factsOf } from "../../../pubsub/ports/operations.ts";
+import { PortBroker } from "../../../pubsub/ports/port_broker.ts";
+import type { Host } from "../../../testing/simulation/host.ts";
+import type { Simulation } from "../../../testing/simulation/simulation.ts";
+
+/** Mean time of a batch between a node and the engine, in milliseconds. */
+const BATCH_MS = 0.5;
+
+/** Ports to nodes: batches in order, each under way for a moment. */
+export class NodePorts {
+  readonly #simulation: Simulation;
+  readonly #host: Host;
+  readonly #engine: Broker;
+  readonly #ports: EnginePorts;
+
+  /**
+   * Creates the ports of an engine.
+   *
+   * @param simulation The simulation.
+   * @param host The host of the engine, in the present life.
+   * @param engine The engine.
+   */
+  constructor(simulation: Simulation, host: Host, engine: Broker) {
+    this.#simulation = simulation;
+    this.#host = host;
+    this.#engine = engine;
+    this.#ports = new EnginePorts(engine, host.runtime);
+  }
+
+  /** Makes the broker of a node, for one life of the host. */
+  broker(host: Host): Broker {
+    const name = `${host.name}/${host.life}`;
+    const toEngine = this.#lane(this.#host, `${name} to engine`);
+    const toNode = this.#lane(host, `engine to ${name}`);
+    const broker: PortBroker = new PortBroker({
+      runtime: host.runtime,
+      engine: factsOf(this.#engine),
+      post: (batch) => toEngine(() => port.take(batch)),
+    });
+    const port = this.#ports.open((batch) => toNode(() => broker.take(batch)));
+    host.onEnd(() => this.#host.after(0, () => port.end()));
+    return broker;
+  }
+
+  /** Makes one direction of a port: batches arrive in order. */
+  #lane(to: Host, name: string): (arrive: () => void) => void {
+    const random = this.#simulation.chanceOf(name);
+    let lastMs = 0;
+    return (arrive) => {
+      const { nowMs } = this.#simulation;
+      lastMs = Math.max(lastMs, nowMs - BATCH_MS * Math.log(1 - random()));
+      to.after(lastMs - nowMs, arrive);
+    };
+  }
+}

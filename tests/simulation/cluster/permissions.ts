@@ -1,0 +1,35 @@
+/** Rights of users: the application takes some back for a while. */
+
+/** Topics that users may not use now. */
+export class Permissions {
+  readonly #denied = new Map<string, number>();
+
+  /**
+   * Tells whether a user may use a topic.
+   *
+   * @param user The user.
+   * @param topic The topic.
+   * @returns True if the topic is not denied.
+   */
+  allows(user: string, topic: string): boolean {
+    return !this.#denied.has(`${user} ${topic}`);
+  }
+
+  /**
+   * Denies a topic to a user.
+   *
+   * @param user The user.
+   * @param topic The topic.
+   * @returns Takes this denial back; true once no other is left.
+   */
+  deny(user: string, topic: string): () => boolean {
+    const key = `${user} ${topic}`;
+    this.#denied.set(key, (this.#denied.get(key) ?? 0) + 1);
+    return () => {
+      const left = this.#denied.get(key)! - 1;
+      if (left > 0) this.#denied.set(key, left);
+      else this.#denied.delete(key);
+      return left === 0;
+    };
+  }
+}

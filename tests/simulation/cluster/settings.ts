@@ -1,0 +1,96 @@
+/** Settings of the servers and clients of a plan: bounds, times, and the promises that follow. */
+import type { HistoryBounds } from "../../../pubsub/broker.ts";
+import type { Terms } from "../facts.ts";
+import type { Feature, Plan } from "../plan.ts";
+
+/** Conditions of the network without faults. */
+export const NETWORK = { delayMs: 5, jitterMs: 5 } as const;
+
+/** Prefix of topics with presence. */
+const ROOM_PREFIX = "room:";
+
+/** Prefixes of topics with a history. */
+const HISTORY_PREFIXES = ["news:", ROOM_PREFIX];
+
+/** Features that the last release lacks, or has in part; off in a plan with both releases. */
+const LATER: readonly Feature[] = [
+  "answers",
+  "durable",
+  "http",
+  "http-api",
+  "presence",
+  "tokens",
+  "webtransport",
+];
+
+/** Defaults of the library for the bounds that a plan leaves as they are. */
+const DEFAULTS = {
+  maxSessionsPerUser: 100,
+  sendQueue: { maxMessages: 256, maxBytes: 1_048_576, drops: false },
+  outbox: { maxMessages: 100, maxBytes: 262_144 },
+} as const;
+
+/** Settings of all servers and clients of a run. */
+export interface Settings {
+  /** Tells whether the plan has a feature. */
+  readonly has: (feature: Feature) => boolean;
+  /** Bounds of the topics with a history, by pattern. */
+  readonly history: Readonly<Record<string, HistoryBounds>>;
+  /** Heartbeat of sessions. */
+  readonly heartbeat: { readonly intervalMs: number; readonly timeoutMs: number };
+  /** Duration of a token, in milliseconds; `undefined` for tokens without an end. */
+  readonly tokenMs: number | undefined;
+  /** Longest time of a handler of messages, in milliseconds. */
+  readonly handlerMs: number;
+  /** Share of messages whose handler fails. */
+  readonly failureShare: number;
+  /** Promises that follow from the options. */
+  readonly terms: Terms;
+}
+
+/**
+ * Derives the settings from a plan.
+ *
+ * @param plan The plan.
+ * @returns The settings.
+ */
+export function settingsOf(plan: Plan): Settings {
+  const features = new Set<string>(plan.features);
+  if (features.has("two-wires")) { for (const feature of LATER) features.delete(feature); }
+  const has = (feature: Feature) => features.has(feature);
+  const bounds = has("short-history")
+    ? { size: 10, ttlMs: 60_000, bytes: 1 << 20 }
+    : { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 24 };
+  // Shorter than the defaults, so that a run settles sooner.
+  const heartbeat = { intervalMs: 5_000, timeoutMs: 12_000 };
+  const isSmall = has("small-queues");
+  return {
+    has,
+    history: Object.fromEntries(HISTORY_PREFIXES.map((prefix) => [`${prefix}{name}`, bounds])),
+    heartbeat,
+    tokenMs: has("tokens") ? 40_000 : undefined,
+    handlerMs: has("slow-handlers") ? 400 : 0,
+    failureShare: has("throwing-handlers") ? 0.02 : 0,
+    terms: {
+      historyOf: (topic) => hasHistory(topic) ? bounds : undefined,
+      isRoom: (topic) => has("presence") && topic.startsWith(ROOM_PREFIX),
+      maxSessionsPerUser: has("limits") ? 3 : DEFAULTS.maxSessionsPerUser,
+      heartbeat,
+      isApart: plan.engine === "none",
+      hasSharedLimits: plan.engine !== "none",
+      rates: has("rates") ? { user: { perSecond: 5, burst: 20 } } : {},
+      sendQueue: isSmall ? { maxMessages: 16, maxBytes: 16_384, drops: false } : DEFAULTS.sendQueue,
+      outbox: isSmall ? { maxMessages: 8, maxBytes: 4_096 } : DEFAULTS.outbox,
+    },
+  };
+}
+
+/**
+ * Tells whether a topic has a history.
+ *
+ * @param topic The topic.
+ * @returns True for a topic with a history.
+ */
+export function hasHistory(topic: string): boolean {
+  return HISTORY_PREFIXES.some((prefix) => topic.startsWith(prefix));
+}

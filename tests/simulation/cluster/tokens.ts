@@ -1,0 +1,55 @@
+/** Tokens of users: a service that all nodes and clients trust, with a clock of its own. */
+import type { EventLoop } from "../../../testing/simulation/event_loop.ts";
+import { AuthenticationError } from "../../../errors.ts";
+
+/** Wall clock of the service at the start of a run. */
+const START_MS = Date.UTC(2030, 0, 1);
+
+/** The user behind a token. */
+export interface Identity {
+  /** The user. */
+  readonly user: string;
+  /** End of the token, in milliseconds since the Unix epoch; absent for a token without an end. */
+  readonly endsAt?: number;
+}
+
+/** The tokens of a run. */
+export class Tokens {
+  readonly #events: EventLoop;
+  readonly #lastsMs: number | undefined;
+
+  /**
+   * Makes no token yet.
+   *
+   * @param events The virtual time.
+   * @param lastsMs Duration of a token, in milliseconds; `undefined` for tokens without an end.
+   */
+  constructor(events: EventLoop, lastsMs: number | undefined) {
+    this.#events = events;
+    this.#lastsMs = lastsMs;
+  }
+
+  /**
+   * Makes a token.
+   *
+   * @param user The user.
+   * @returns The token.
+   */
+  make(user: string): string {
+    if (this.#lastsMs === undefined) return user;
+    return `${user}.${START_MS + Math.floor(this.#events.nowMs) + this.#lastsMs}`;
+  }
+
+  /**
+   * Reads a token.
+   *
+   * @param token The token.
+   * @returns The user and the end.
+   * @throws {AuthenticationError} If there is no token.
+   */
+  read(token: string | undefined): Identity {
+    const [user, endsAt] = (token ?? "").split(".");
+    if (!user) throw new AuthenticationError("A token is needed");
+    return { user, ...(endsAt !== undefined && { endsAt: Number(endsAt) }) };
+  }
+}

@@ -1,0 +1,40 @@
+/** Topics of a simulated cluster: names, subscribers and publishers. */
+import type { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Plan } from "../plan.ts";
+
+/** Subscribers of a topic. */
+const SUBSCRIBERS = 5;
+
+/** Clients that publish on a topic. */
+const PUBLISHERS = 2;
+
+/** Kinds of topics, in turn: with a history, with a history and presence, without both. */
+const KINDS = ["news", "room", "talk"] as const;
+
+/** A topic of a cluster. */
+export interface ClusterTopic {
+  /** Name of the topic, such as `news:3`. */
+  readonly name: string;
+  /** Numbers of the clients that subscribe. */
+  readonly subscribers: readonly number[];
+  /** Numbers of the clients that publish. */
+  readonly publishers: readonly number[];
+}
+
+/**
+ * Makes the topics of a plan. A topic more changes no other topic.
+ *
+ * @param plan The plan.
+ * @param simulation The simulation.
+ * @returns The topics.
+ */
+export function topicsOf(plan: Plan, simulation: Simulation): readonly ClusterTopic[] {
+  return Array.from({ length: plan.topics }, (_, i) => {
+    const name = `${KINDS[i % KINDS.length]}:${i}`;
+    const random = simulation.chanceOf(`topic/${name}`);
+    const some = (count: number) => [
+      ...new Set(Array.from({ length: count }, () => Math.floor(random() * plan.clients))),
+    ];
+    return { name, subscribers: some(SUBSCRIBERS), publishers: some(PUBLISHERS) };
+  });
+}

@@ -1,0 +1,106 @@
+/** Answers that stream: those that end with the session, and those that outlive sessions and nodes. */
+import type { ServerOptions } from "../../../../server.ts";
+import { pause } from "../../../../base/wait.ts";
+import type { Host } from "../../../../testing/simulation/host.ts";
+import type { Program } from "../program.ts";
+import type { Identity } from "../tokens.ts";
+
+/** Mean time between two answers of one client, in milliseconds. */
+const ASK_EVERY_MS = 15_000;
+
+/** Most items of an answer. */
+const MAX_ITEMS = 20;
+
+/** Mean time between two items, in milliseconds. */
+const ITEM_MS = 300;
+
+/** Longest wait for an item of an answer that outlives its session, in milliseconds. */
+const KEPT_ITEM_MS = 60_000;
+
+/** Longest time of a whole answer, in milliseconds. */
+const ANSWER_MS = 120_000;
+
+/**
+ * Handlers of requests whose answers stream.
+ *
+ * @param host The host of the node.
+ * @returns The handlers.
+ */
+export function answerHandlers(host: Host): NonNullable<ServerOptions<Identity>["requests"]> {
+  async function* count(from: number, data: unknown, signal?: AbortSignal) {
+    const { items } = data as { readonly items: number };
+    for (let index = from; index < items && !signal?.aborted; index++) {
+      if (index > from) await pause(host.runtime, ITEM_MS);
+      yield { index };
+    }
+  }
+  return {
+    count: ({ data, signal }) => count(0, data, signal),
+    keep: {
+      answer: ({ data, signal }) => count(0, data, signal),
+      resume: ({ data }, { count: from, signal }) => count(from, data, signal),
+    },
+  };
+}
+
+/**
+ * Asks for answers, reads most of these to the end, and leaves some.
+ *
+ * @param program The program.
+ */
+export function askForAnswers(program: Program): void {
+  program.every(ASK_EVERY_MS, "answers", (random) => {
+    const items = 1 + Math.floor(MAX_ITEMS * random());
+    const leavesAt = random() < 0.2 ? Math.floor(items * random()) : undefined;
+    const isKept = random() < 0.5;
+    const name = program.newId("a");
+    void readAnswer(program, { answer: name, items, isKept, leavesAt });
+  });
+  for (const [name, { items, index, offset }] of program.storage.answers) {
+    void readAnswer(program, { answer: name, items, isKept: true, index, offset });
+  }
+}
+
+/** An answer to read. */
+interface Asked {
+  readonly answer: string;
+  readonly items: number;
+  readonly isKept: boolean;
+  /** Index of the item at which the program leaves the loop. */
+  readonly leavesAt?: number | undefined;
+  /** Index and offset behind which to read on. */
+  readonly index?: number;
+  readonly offset?: string | undefined;
+}
+
+async function readAnswer(program: Program, asked: Asked): Promise<void> {
+  const { client, storage, name } = program;
+  const { answer, items, isKept, leavesAt, offset } = asked;
+  const reader = `${answer} by ${name}`;
+  program.tell("answerBegan", { answer, client: name, items, ...(isKept && { isKept }) });
+  program.note(`asks for ${answer}, ${items} items${isKept ? ", kept" : ""}`);
+  const id = answer.replace(/\W/g, "-").padStart(16, "0");
+  const stream = isKept
+    ? client.requestStream("keep", { items }, { id, after: offset, itemTimeoutMs: KEPT_ITEM_MS })
+    : client.requestStream("count", { items });
+  let left: { readonly isLeft: true } | undefined;
+  const read = async () => {
+    for await (const item of stream) {
+      const { index } = item as { readonly index: number };
+      program.tell("answerItem", { answer, reader, index });
+      if (isKept) storage.answers.set(answer, { items, index, offset: stream.offset });
+      if (index === leavesAt) {
+        left = { isLeft: true };
+        break;
+      }
+    }
+  };
+  try {
+    await program.wait(`answer ${answer}`, read(), ANSWER_MS);
+    program.tell("answerEnded", { answer, reader, ...left });
+  } catch (error) {
+    program.failed(`answer${isKept ? " (kept)" : ""} failed`, error);
+    program.tell("answerEnded", { answer, reader, error });
+  }
+  storage.answers.delete(answer);
+}

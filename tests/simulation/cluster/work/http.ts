@@ -1,0 +1,172 @@
+/** Programs without a session: the HTTP API, readers of durable streams over HTTP, plain pages. */
+import type { Host } from "../../../../testing/simulation/host.ts";
+import type { SimulatedNetwork } from "../../../../testing/simulation/network/network.ts";
+import type { Program } from "../program.ts";
+
+/** Mean time between two publications over HTTP of one machine, in milliseconds. */
+const PUBLISH_EVERY_MS = 15_000;
+
+/** Mean time between two readings of a durable stream over HTTP, in milliseconds. */
+const READ_EVERY_MS = 25_000;
+
+/** Longest wait for an answer, in milliseconds: a long-poll takes 20 s. */
+const ANSWER_MS = 40_000;
+
+/** Wait between two attempts after a failure, in milliseconds. */
+const RETRY_MS = 2_000;
+
+/** Most failures in a row before a reader gives up. */
+const MAX_FAILURES = 20;
+
+/** Wait before a plain page opens the next socket, in milliseconds. */
+const REOPEN_MS = 3_000;
+
+/** Parts that programs over HTTP use. */
+export interface HttpParts {
+  readonly network: SimulatedNetwork;
+  readonly servers: readonly Host[];
+  /** Picks a durable stream, if there is one. */
+  readonly pick: (chance: number) => string | undefined;
+}
+
+/**
+ * Publishes by the HTTP API, and reads durable streams over HTTP.
+ *
+ * @param program The program.
+ * @param parts See {@linkcode HttpParts}.
+ * @param topics Topics to publish on.
+ */
+export function useHttp(program: Program, parts: HttpParts, topics: readonly string[]): void {
+  if (topics.length > 0) {
+    program.every(PUBLISH_EVERY_MS, "api", (random) => {
+      const topic = topics[Math.floor(random() * topics.length)]!;
+      void publish(program, parts, topic, urlOf(parts, random()));
+    });
+  }
+  if (!program.settings.has("durable")) return;
+  program.every(READ_EVERY_MS, "http-streams", (random) => {
+    const stream = parts.pick(random());
+    if (stream !== undefined) void readStream(program, parts, stream, random);
+  });
+}
+
+/**
+ * Opens sockets of a plain page, one after the other, and sends a message on each.
+ *
+ * @param program The program whose machine has the page, too.
+ * @param parts See {@linkcode HttpParts}.
+ */
+export function openPage(program: Program, parts: HttpParts): void {
+  const random = program.chanceOf("page");
+  const { host, user } = program;
+  let socket: ReturnType<ReturnType<SimulatedNetwork["sockets"]>> | undefined;
+  program.onRest(() => socket?.close());
+  const open = () => {
+    if (!program.isWorking) return;
+    const url = new URL(urlOf(parts, random()).replace("https:", "wss:"));
+    url.searchParams.set("token", `${user}-page`);
+    const opened = socket = parts.network.sockets(host)(url);
+    opened.onopen = () => {
+      program.event("page open");
+      opened.send(JSON.stringify({ topic: "page", data: "hello" }));
+    };
+    opened.onmessage = ({ data }) => {
+      const { topic } = JSON.parse(data) as { readonly topic: string };
+      program.note(`page got ${topic}`);
+    };
+    opened.onclose = ({ code }) => {
+      program.event(`page closed ${code}`);
+      host.runtime.setTimeout(open, REOPEN_MS);
+    };
+    if (random() < 0.5) host.runtime.setTimeout(() => opened.close(), 60_000 * random());
+  };
+  open();
+}
+
+function urlOf({ servers }: HttpParts, chance: number): string {
+  return `https://${servers[Math.floor(chance * servers.length)]!.name}`;
+}
+
+async function publish(
+  program: Program,
+  { network }: HttpParts,
+  topic: string,
+  base: string,
+): Promise<void> {
+  const id = program.newId("p");
+  program.note(`publishes ${id} on ${topic} over HTTP`);
+  program.tell("published", { topic, id, producer: id });
+  try {
+    const asked = network.fetch(program.host)(
+      `${base}/api/topics/${encodeURIComponent(topic)}/publications`,
+      {
+        method: "POST",
+        headers: { "content-type": "application/json" },
+        body: JSON.stringify({ data: { id } }),
+        signal: limit(program),
+      },
+    );
+    const response = await program.wait(`API ${id}`, asked, ANSWER_MS);
+    const text = await response.text();
+    program.event(`API answers ${response.status}`);
+    if (!response.ok) throw new Error(`Cannot publish: ${response.status} ${text}`);
+    const { position } = JSON.parse(text);
+    program.tell("acknowledged", { topic, id, ...(position && { position }) });
+  } catch (error) {
+    program.event(`API failed ${error instanceof Error ? error.name : ""}`, `${error}`);
+    program.tell("publishFailed", { topic, id, error });
+  }
+}
+
+/** Reads a stream by long-polls, on any node, until the end. */
+async function readStream(
+  program: Program,
+  parts: HttpParts,
+  stream: string,
+  random: () => number,
+): Promise<void> {
+  const reader = program.newId("reader");
+  const request = parts.network.fetch(program.host);
+  const path = `/streams/${encodeURIComponent(stream)}`;
+  let offset = "-1";
+  let failures = 0;
+  program.tell("readBegan", { stream, reader, after: 0 });
+  while (failures < MAX_FAILURES) {
+    try {
+      const live = offset === "-1" ? "" : "&live=long-poll";
+      const url = `${urlOf(parts, random())}${path}?offset=${offset}${live}`;
+      const asked = request(url, { signal: limit(program) });
+      const response = await program.wait(`GET ${stream}`, asked, ANSWER_MS);
+      const text = await response.text();
+      program.event(`GET of a stream answers ${response.status}`);
+      if (response.status === 404 || response.status === 410) {
+        return program.tell("readEnded", { stream, reader, code: `${response.status}` });
+      }
+      if (!response.ok) throw new Error(`Cannot read: ${response.status} ${text}`);
+      if (text !== "") {
+        for (const { record } of JSON.parse(text) as readonly { readonly record: number }[]) {
+          program.tell("readDurable", { stream, reader, record });
+        }
+      }
+      offset = response.headers.get("stream-next-offset") ?? offset;
+      failures = 0;
+      if (response.headers.get("stream-closed") === "true") {
+        const code = response.headers.get("skein-stream-error");
+        return program.tell("readEnded", { stream, reader, ...(code !== null && { code }) });
+      }
+    } catch (error) {
+      program.event(`GET of a stream failed ${error instanceof Error ? error.name : ""}`);
+      failures++;
+      await program.sleep(RETRY_MS);
+    }
+  }
+  program.tell("readEnded", { stream, reader, isLeft: true });
+}
+
+/** Ends a request after a time, on the clock of the machine. */
+function limit(program: Program): AbortSignal {
+  const controller = new AbortController();
+  const end = () => controller.abort(new DOMException("The request took too long", "TimeoutError"));
+  program.host.runtime.setTimeout(end, ANSWER_MS - RETRY_MS);
+  return controller.signal;
+}

@@ -1,0 +1,128 @@
+/** Messages and requests: from clients to nodes, and from nodes to clients and users. */
+import type { Session } from "../../../../session/session.ts";
+import type { Program } from "../program.ts";
+import type { ClusterNode } from "../node.ts";
+import type { Identity } from "../tokens.ts";
+
+/** Mean time between two messages of one client, in milliseconds. */
+const SEND_EVERY_MS = 4_000;
+
+/** Mean time between two requests of one client, in milliseconds. */
+const ASK_EVERY_MS = 6_000;
+
+/** Longest wait for the handling of all messages, in milliseconds. */
+const FLUSH_MS = 60_000;
+
+/**
+ * Sends messages, and asks from time to time if all are handled.
+ *
+ * @param program The program.
+ * @param isAtLeastOnce True for messages that the client keeps until handled.
+ */
+export function sendMessages(program: Program, isAtLeastOnce: boolean): void {
+  const { client, name } = program;
+  program.every(SEND_EVERY_MS, "messages", (random) => {
+    const id = program.newId("m");
+    const isFlush = random() < 0.2;
+    program.note(`sends ${id}`);
+    program.tell("sent", { client: name, id, isAtLeastOnce });
+    try {
+      client.send("work", { id, client: name });
+    } catch (error) {
+      program.failed("send failed", error);
+      program.tell("sendFailed", { client: name, id, error });
+      return;
+    }
+    if (!isFlush || !isAtLeastOnce) return;
+    const flushed = client.flushed({ timeoutMs: FLUSH_MS });
+    program.wait(`flush up to ${id}`, flushed, FLUSH_MS).then(
+      () => program.tell("flushed", { client: name, upTo: id }),
+      (error) => program.failed("flush failed", error),
+    );
+  });
+}
+
+/**
+ * Sends requests to nodes.
+ *
+ * @param program The program.
+ */
+export function ask(program: Program): void {
+  const { client, name } = program;
+  program.every(ASK_EVERY_MS, "requests", (random) => {
+    const id = program.newId("r");
+    const resend = random() < 0.3;
+    program.tell("requestSent", { requester: name, id });
+    program.wait(`request ${id}`, client.request("echo", { id }, { resend })).then(
+      (reply) => {
+        const { id: answerTo } = reply as { readonly id: string };
+        program.tell("requestAnswered", { requester: name, id, answerTo });
+      },
+      (error) => program.failed("request failed", error),
+    );
+  });
+}
+
+/**
+ * Answers requests of nodes.
+ *
+ * @param user The user.
+ * @returns The handlers of a client.
+ */
+export function clientRequests(
+  user: string,
+): Readonly<Record<string, (message: never) => unknown>> {
+  return {
+    whoami: ({ data }: { readonly data: unknown }) => ({ ...Object(data), user }),
+  };
+}
+
+/**
+ * Handles a message of a client on a node.
+ *
+ * @param node The node.
+ * @param session The session.
+ * @param data The data of the message.
+ */
+export function handleMessage(
+  node: ClusterNode,
+  session: Session<Identity>,
+  data: unknown,
+): void {
+  const { journal, settings } = node;
+  const { name } = node.host;
+  const { id, client } = data as { readonly id: string; readonly client: string };
+  journal.note(`handles ${id}`, name);
+  node.tell("handled", { client, id });
+  if (settings.has("rates")) {
+    node.tell("rated", { scope: "user", of: session.user, isRefused: false });
+  }
+  if (settings.has("direct")) {
+    const direct = node.newId("d");
+    node.tell("sentToUser", { user: session.user, id: direct });
+    node.server.to(session.user).send("direct", { id: direct });
+  }
+  if (!settings.has("requests")) return;
+  const asked = node.newId("q");
+  node.tell("requestSent", { requester: name, id: asked });
+  const reply = session.request("whoami", { id: asked });
+  journal.wait(node.host, `request ${asked}`, 30_000, reply).then(
+    (reply) => {
+      const { id: answerTo } = reply as { readonly id: string };
+      node.tell("requestAnswered", { requester: name, id: asked, answerTo });
+    },
+    (error) => node.failed("request of node failed", error),
+  );
+}
+
+/**
+ * Takes a message of a node to a user.
+ *
+ * @param program The program.
+ * @param data The data of the message.
+ */
+export function takeDirect(program: Program, data: unknown): void {
+  const { id } = data as { readonly id: string };
+  program.note(`got ${id}`);
+  program.tell("receivedAsUser", { client: program.name, user: program.user, id });
+}

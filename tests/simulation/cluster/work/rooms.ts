@@ -1,0 +1,82 @@
+/** Presence: users with data in rooms, and the notices about these. */
+import { PRESENCE_PREFIX, type PresenceNotice } from "../../../../session/wire/presence_notice.ts";
+import { type Program, WAIT_MS } from "../program.ts";
+
+/** Mean time between two changes of a user's data, in milliseconds. */
+const UPDATE_EVERY_MS = 12_000;
+
+/**
+ * Sets presence data in rooms from time to time.
+ *
+ * @param program The program.
+ * @param rooms The rooms of the client.
+ */
+export function bePresent(program: Program, rooms: readonly string[]): void {
+  if (rooms.length === 0) return;
+  const { client } = program;
+  program.every(UPDATE_EVERY_MS, "presence", (random) => {
+    const room = rooms[Math.floor(random() * rooms.length)]!;
+    const data = random() < 0.1 ? undefined : { mood: Math.floor(1_000 * random()) };
+    const set = client.presence(room, data, { timeoutMs: WAIT_MS });
+    program.wait(`presence in ${room}`, set).catch((error) => {
+      program.failed("presence failed", error);
+    });
+  });
+}
+
+/** Lists of rooms that come in parts, of one program. */
+export class RoomNotices {
+  readonly #program: Program;
+  readonly #parts = new Map<string, string[]>();
+
+  /** Knows no room. */
+  constructor(program: Program) {
+    this.#program = program;
+  }
+
+  /**
+   * Takes a message, if the message is a notice.
+   *
+   * @param topic The topic.
+   * @param data The data.
+   * @returns True for a notice.
+   */
+  take(topic: string, data: unknown): boolean {
+    if (!topic.startsWith(PRESENCE_PREFIX)) return false;
+    const room = topic.slice(PRESENCE_PREFIX.length);
+    const observer = this.#observerOf(room);
+    const notice = data as PresenceNotice;
+    this.#program.note(`notice ${notice.type} of ${room}`);
+    if (notice.type === "members") this.#list(room, observer, notice);
+    else if (notice.type === "changes") {
+      for (const { user } of notice.joined) this.#tell(observer, room, "joined", user);
+      for (const { user } of notice.left) this.#tell(observer, room, "left", user);
+      for (const { user } of notice.updated ?? []) this.#tell(observer, room, "updated", user);
+    } else if (notice.type === "join") this.#tell(observer, room, "joined", notice.user);
+    else if (notice.type === "leave") this.#tell(observer, room, "left", notice.user);
+    else if (notice.type === "update") this.#tell(observer, room, "updated", notice.user);
+    return true;
+  }
+
+  #list(
+    room: string,
+    observer: string,
+    { members, page = 0, more }: Extract<PresenceNotice, { readonly type: "members" }>,
+  ): void {
+    const before = page === 0 ? [] : this.#parts.get(room) ?? [];
+    const users = [...before, ...members.map(({ user }) => user)];
+    if (more) return void this.#parts.set(room, users);
+    this.#parts.delete(room);
+    this.#program.tell("members", { observer, room, users });
+  }
+
+  #tell(observer: string, room: string, change: "joined" | "left" | "updated", user: string) {
+    this.#program.tell("presence", { observer, room, change, user });
+  }
+
+  /** Names the subscription of the room. */
+  #observerOf(room: string): string {
+    for (const [name, { topic }] of this.#program.subscriptions) if (topic === room) return name;
+    return `${this.#program.name} ${room}`;
+  }
+}

@@ -1,0 +1,54 @@
+/** Answers that stream: each item once, in order, then one end. */
+import type { Invariant } from "../facts.ts";
+
+/** Progress of one reader of one answer. */
+interface Reader {
+  /** Index of the next item. */
+  next: number;
+  isOver: boolean;
+}
+
+/** Items come in order, each once; an answer that ends well has all of its items. */
+export const answersInOrder: Invariant = {
+  name: "answers-in-order",
+  promise: "An answer has each item once, in order, then one end; without an error it is complete.",
+  source: "docs/protocol.md 25.2, 25.7, 24.7; docs/guide/answers.md",
+  watch(report) {
+    const answers = new Map<string, { items: number; isKept: boolean; readUpTo: number }>();
+    const readers = new Map<string, Reader>();
+    return {
+      answerBegan({ answer, items, isKept = false }) {
+        if (!answers.has(answer)) answers.set(answer, { items, isKept, readUpTo: 0 });
+      },
+      answerItem(fact) {
+        const { answer, reader, index } = fact;
+        const known = answers.get(answer);
+        const first = known?.isKept ? known.readUpTo : 0;
+        const state = readers.get(reader);
+        // A page that comes back reads on behind its last item, or from the start.
+        const isFine = state === undefined ? index === 0 || index === first : index === state.next;
+        if (state?.isOver) {
+          report(fact, `expected nothing after the end of ${answer}, received item ${index}`);
+        } else if (!isFine) {
+          const wanted = state?.next ?? first;
+          report(fact, `expected item ${wanted} of ${answer} (${reader}), received item ${index}`);
+        }
+        readers.set(reader, { next: index + 1, isOver: false });
+        if (known === undefined) return;
+        known.readUpTo = Math.max(known.readUpTo, index + 1);
+        if (index < known.items) return;
+        report(fact, `expected ${known.items} items of ${answer}, received item ${index}`);
+      },
+      answerEnded(fact) {
+        const { answer, reader, error, isLeft = false } = fact;
+        const known = answers.get(answer);
+        const state = readers.get(reader);
+        if (state?.isOver) report(fact, `expected one end of ${answer}, received another one`);
+        const next = state?.next ?? (known?.isKept ? known.readUpTo : 0);
+        readers.set(reader, { next, isOver: true });
+        if (isLeft || error !== undefined || known === undefined || next === known.items) return;
+        report(fact, `expected ${known.items} items of ${answer}, received the end after ${next}`);
+      },
+    };
+  },
+};

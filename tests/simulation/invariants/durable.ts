@@ -1,0 +1,98 @@
+/** Durable streams: records that were kept are read, each once, in order, then the end. */
+import type { Fact, Invariant } from "../facts.ts";
+
+/** Codes of an end behind the last record. */
+const ENDS: ReadonlySet<string> = new Set(["ended", "aborted", "writer-lost", "cancelled"]);
+
+/** A durable stream, as its writer and its readers know it. */
+interface Log {
+  /** Records that the writer began to append. */
+  begun: number;
+  /** Records whose append resolved. */
+  kept: number;
+  /** Number of records in all, once the writer closed the stream. */
+  records: number | undefined;
+  /** True if the engine may have lost records. */
+  isUnsure: boolean;
+}
+
+/** Readers get all records in order, from their start to the end. */
+export const recordsInOrder: Invariant = {
+  name: "records-in-order",
+  promise:
+    "A reader of a durable stream gets each record once, in order, then one end behind the last.",
+  source: "docs/protocol.md 24.2 to 24.7; docs/guide/durable-streams.md",
+  watch(report) {
+    const logs = new Map<string, Log>();
+    const readers = new Map<string, { next: number; isOver: boolean }>();
+    const over: { readonly fact: Fact<"readEnded">; readonly next: number }[] = [];
+    const logOf = (stream: string): Log => {
+      let log = logs.get(stream);
+      if (log === undefined) {
+        logs.set(stream, log = { begun: 0, kept: 0, records: undefined, isUnsure: false });
+      }
+      return log;
+    };
+    return {
+      engineLost() {
+        for (const log of logs.values()) log.isUnsure = true;
+      },
+      appending(fact) {
+        const log = logOf(fact.stream);
+        log.begun = Math.max(log.begun, fact.first + fact.count);
+      },
+      appended(fact) {
+        const log = logOf(fact.stream);
+        log.kept = Math.max(log.kept, fact.first + fact.count);
+        if (log.records !== undefined && fact.first >= log.records) {
+          report(fact, `expected no record after the close of ${fact.stream}, one was appended`);
+        }
+      },
+      streamClosed({ stream, records }) {
+        logOf(stream).records = records;
+      },
+      readBegan: ({ reader, after }) => void readers.set(reader, { next: after, isOver: false }),
+      readDurable(fact) {
+        const { stream, reader, record } = fact;
+        const state = readers.get(reader) ?? { next: 0, isOver: false };
+        readers.set(reader, state);
+        if (state.isOver) {
+          report(fact, `expected nothing after the end of ${stream}, received record ${record}`);
+        } else if (record !== state.next) {
+          report(
+            fact,
+            `expected record ${state.next} of ${stream} (${reader}), received record ${record}`,
+          );
+        } else if (record >= logOf(stream).begun) {
+          report(fact, `expected ${logOf(stream).begun} records of ${stream}, received ${record}`);
+        }
+        state.next = record + 1;
+      },
+      readEnded(fact) {
+        const state = readers.get(fact.reader) ?? { next: 0, isOver: false };
+        if (state.isOver) report(fact, `expected one end of ${fact.reader}, received another one`);
+        readers.set(fact.reader, { ...state, isOver: true });
+        if (fact.isLeft || fact.code !== undefined && !ENDS.has(fact.code)) return;
+        over.push({ fact, next: state.next });
+      },
+      // The writer may learn of its close after the readers did.
+      end() {
+        for (const { fact, next } of over) {
+          const { kept, records, isUnsure } = logOf(fact.stream);
+          const end = fact.code ?? "ended";
+          if (end === "ended" && records !== undefined && next !== records) {
+            report(
+              fact,
+              `expected ${records} records of ${fact.stream}, received the end after ${next}`,
+            );
+          } else if (next < kept && !isUnsure) {
+            report(
+              fact,
+              `expected ${kept} kept records of ${fact.stream}, received "${end}" after ${next}`,
+            );
+          }
+        }
+      },
+    };
+  },
+};

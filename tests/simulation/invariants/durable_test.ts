@@ -1,0 +1,50 @@
+import { recordsInOrder } from "./durable.ts";
+import { Story } from "./story.ts";
+
+/** Stream `d`: three records begun, some kept, and closed after some. */
+function stream(kept: number, records?: number): Story {
+  const story = new Story(recordsInOrder)
+    .tells("appending", { stream: "d", first: 0, count: 3 })
+    .tells("appended", { stream: "d", first: 0, count: kept });
+  if (records !== undefined) story.tells("streamClosed", { stream: "d", records });
+  return story;
+}
+
+/** Reader `r` gets records, then the end. */
+function reads(story: Story, records: readonly number[], code?: string): Story {
+  story.tells("readBegan", { stream: "d", reader: "r", after: records[0] ?? 0 });
+  for (const record of records) story.tells("readDurable", { stream: "d", reader: "r", record });
+  return story.tells("readEnded", { stream: "d", reader: "r", ...(code && { code }) }).ends();
+}
+
+Deno.test("recordsInOrder holds for whole streams, and for readings that fail", () => {
+  reads(stream(3, 3), [0, 1, 2]).finds();
+  reads(stream(3, 3), [1, 2]).finds();
+  reads(stream(3, 3), [0], "unavailable").finds();
+  reads(stream(2), [0, 1], "writer-lost").finds();
+  reads(stream(3).tells("engineLost", { why: "power" }), [0], "writer-lost").finds();
+});
+
+Deno.test("recordsInOrder finds records that lack or repeat, and early ends", () => {
+  reads(stream(3, 3), [0, 2]).finds("expected record 1 of d (r), received record 2");
+  reads(stream(3, 3), [0, 1, 1, 2]).finds("expected record 2 of d (r), received record 1");
+  reads(stream(3, 3), [0, 1, 2, 3]).finds(
+    "expected 3 records of d, received 3",
+    "expected 3 records of d, received the end after 4",
+  );
+  reads(stream(3, 3), [0, 1]).finds("expected 3 records of d, received the end after 2");
+  reads(stream(2), [0], "writer-lost")
+    .finds('expected 2 kept records of d, received "writer-lost" after 1');
+});
+
+Deno.test("recordsInOrder finds records after the end, and appends after the close", () => {
+  reads(stream(3, 3), [0, 1, 2])
+    .tells("readDurable", { stream: "d", reader: "r", record: 3 })
+    .tells("readEnded", { stream: "d", reader: "r" })
+    .tells("appended", { stream: "d", first: 3, count: 1 })
+    .finds(
+      "expected nothing after the end of d, received record 3",
+      "expected one end of r, received another one",
+      "expected no record after the close of d, one was appended",
+    );
+});

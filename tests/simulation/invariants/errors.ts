@@ -1,0 +1,43 @@
+/** Errors: none is unhandled, and none shows a fault in the library's own code. */
+import { SkeinError } from "../../../errors.ts";
+import type { Invariant } from "../facts.ts";
+
+/** Errors and rejections reach the application, never the process. */
+export const nothingUnhandled: Invariant = {
+  name: "nothing-unhandled",
+  promise: "Every error and rejection reaches a handler of the application.",
+  source: "docs/reference/serve-options.md, onError",
+  watch: (report) => ({
+    unhandled: (fact) => report(fact, `expected no unhandled error, received ${shown(fact.error)}`),
+  }),
+};
+
+/** Errors of the library name the rule that was broken; others are faults of the code. */
+export const onlyKnownErrors: Invariant = {
+  name: "only-known-errors",
+  promise: "The library reports errors that it made or that a handler threw, and no others.",
+  source: "CONTRIBUTING.md, Style; errors.ts",
+  watch: (report) => ({
+    reported(fact) {
+      if (fact.isExpected || isKnown(fact.error)) return;
+      report(fact, `expected an error of the library, received ${shown(fact.error)}`);
+    },
+  }),
+};
+
+/** Tells an error that the library made on purpose from one that JavaScript threw. */
+function isKnown(error: unknown): boolean {
+  if (error instanceof SkeinError || error instanceof DOMException) return true;
+  return error instanceof Error && error.message.startsWith("Cannot ") &&
+    !error.message.startsWith("Cannot read properties") &&
+    !error.message.startsWith("Cannot set properties") &&
+    !error.message.startsWith("Cannot access '");
+}
+
+/** An error with the place where it was made. */
+function shown(error: unknown): string {
+  if (!(error instanceof Error)) return String(error);
+  const place = error.stack?.split("\n").find((line) => /^\s+at /.test(line))?.trim() ?? "";
+  // Paths of a machine would make two reports of one error differ.
+  return `${error.name}: ${error.message} ${place.replace(/\(?file:.*\/([^/)]*)\)?$/, "($1)")}`;
+}

@@ -1,0 +1,167 @@
+/** Limits: sessions of users, rates, and the bounds of queues. */
+import { internals } from "../../../session/session.ts";
+import type { Invariant } from "../facts.ts";
+
+/**
+ * Time after a fault of a node or the engine in which nodes may count alone, in milliseconds: a claim
+ * lasts for two minutes.
+ */
+const CLAIM_MS = 120_000;
+
+/** Most messages of a session that wait for a handler. */
+const MAX_RECEIVED = 4_096;
+
+/** Most requests of one end that wait for answers, with those of the library itself. */
+const MAX_REQUESTS = 64 + 64 + 128 + 32;
+
+/** A user never has more sessions than the limit. */
+export const sessionsPerUser: Invariant = {
+  name: "sessions-per-user",
+  promise: "A user has at most maxSessionsPerUser sessions, on all nodes together.",
+  source: "docs/guide/limits.md, Bounds; docs/deploy/many-nodes.md, maxSessionsPerUser",
+  watch(report, { maxSessionsPerUser: max, hasSharedLimits }) {
+    let disturbedMs = -Infinity;
+    const told = new Set<string>();
+    return {
+      faulted({ scope, atMs, lastsMs = 0 }) {
+        if (scope === "node" || scope === "engine") {
+          disturbedMs = Math.max(disturbedMs, atMs + lastsMs);
+        }
+      },
+      step({ servers, nowMs }) {
+        const all = new Map<string, number>();
+        for (const { host, server } of servers) {
+          if (host.isFrozen) disturbedMs = Math.max(disturbedMs, nowMs);
+          const own = new Map<string, number>();
+          for (const { user, state } of server.manager.all()) {
+            if (state === "connected") own.set(user, (own.get(user) ?? 0) + 1);
+          }
+          for (const [user, count] of own) {
+            if (count > max) tell(host.name, user, count);
+            all.set(user, (all.get(user) ?? 0) + count);
+          }
+        }
+        if (!hasSharedLimits || nowMs < disturbedMs + CLAIM_MS) return;
+        for (const [user, count] of all) if (count > max) tell("", user, count);
+
+        function tell(host: string, user: string, count: number): void {
+          if (told.has(`${host} ${user}`)) return;
+          told.add(`${host} ${user}`);
+          report(
+            { atMs: nowMs, host },
+            `expected at most ${max} sessions of ${user} on ${
+              host || "all nodes"
+            }, received ${count}`,
+          );
+        }
+      },
+    };
+  },
+};
+
+/** After the cluster has settled, no place is lost: a user below the limit is let in. */
+export const noLostPlaces: Invariant = {
+  name: "no-lost-places",
+  promise: "A user with fewer sessions than the limit is not refused.",
+  source: "docs/deploy/many-nodes.md, maxSessionsPerUser",
+  watch(report, { maxSessionsPerUser: max }) {
+    let isSettled = false;
+    const refused: { readonly atMs: number; readonly host: string; readonly user: string }[] = [];
+    return {
+      settled: () => void (isSettled = true),
+      refused({ status, user, atMs, host }) {
+        if (isSettled && status === 429 && user !== undefined) refused.push({ atMs, host, user });
+      },
+      end({ servers }) {
+        for (const { user, ...fact } of refused) {
+          let count = 0;
+          for (const { server } of servers) count += server.manager.sessionsOf(user).length;
+          if (count >= max) continue;
+          report(
+            fact,
+            `expected a place for ${user}, with ${count} of ${max} sessions, received 429`,
+          );
+        }
+      },
+    };
+  },
+};
+
+/** Messages beyond a rate are refused, and others are not. */
+export const rates: Invariant = {
+  name: "rates",
+  promise: "A rate lets through its burst and its messages a second, and refuses no fewer.",
+  source: "docs/protocol.md 13.1; docs/guide/limits.md, Rate limits",
+  watch(report, terms) {
+    const buckets = new Map<string, { tokens: number; atMs: number }>();
+    return {
+      rated(fact) {
+        const { scope, of, isRefused, atMs } = fact;
+        const rate = terms.rates[scope];
+        if (rate === undefined) return;
+        const bucket = buckets.get(`${scope} ${of}`) ?? { tokens: rate.burst, atMs };
+        buckets.set(`${scope} ${of}`, bucket);
+        const added = (atMs - bucket.atMs) / 1_000 * rate.perSecond;
+        bucket.tokens = Math.min(rate.burst, bucket.tokens + added);
+        bucket.atMs = atMs;
+        // Each node may let through a burst before the counts of the others arrive.
+        const least = scope === "session" ? -1 : -rate.burst;
+        if (isRefused) {
+          if (bucket.tokens < rate.burst / 2 + 1) return;
+          report(
+            fact,
+            `expected room for a message of ${of}, with ${bucket.tokens.toFixed(1)} of ` +
+              `${rate.burst}, received a refusal`,
+          );
+        } else if (--bucket.tokens < least) {
+          report(
+            fact,
+            `expected at most ${rate.burst} messages of ${of} at once and ${rate.perSecond} a ` +
+              `second, received ${(-bucket.tokens).toFixed(1)} more`,
+          );
+          bucket.tokens = 0;
+        }
+      },
+    };
+  },
+};
+
+/** Each queue stays within its bound at every step. */
+export const boundedQueues: Invariant = {
+  name: "bounded-queues",
+  promise: "Each queue of a session, a client and a broker stays within its bound.",
+  source: "docs/guide/limits.md, Bounds",
+  watch(report, { sendQueue, outbox }) {
+    const told = new Set<string>();
+    return {
+      step({ servers, clients, nowMs }) {
+        const check = (host: string, queue: string, count: number, bound: number) => {
+          if (count <= bound || told.has(`${host} ${queue}`)) return;
+          told.add(`${host} ${queue}`);
+          report({ atMs: nowMs, host }, `expected at most ${bound} ${queue}, received ${count}`);
+        };
+        for (const { host: { name }, server } of servers) {
+          for (const session of server.manager.all()) {
+            const core = session[internals];
+            if (core.queue !== undefined && !core.queue.isFlushed) {
+              const { queuedMessages, queuedBytes } = core.queue.stats;
+              // Each dropped message may leave a notice beside each message that stays.
+              const most = sendQueue.maxMessages * (sendQueue.drops ? 2 : 1);
+              check(name, "messages in a send queue", queuedMessages, most);
+              if (queuedMessages > 1) {
+                check(name, "bytes in a send queue", queuedBytes, sendQueue.maxBytes);
+              }
+            }
+            check(name, "requests of one end", core.openRequests, MAX_REQUESTS);
+            check(name, "received messages", core.inbound.stats.waitingMessages, MAX_RECEIVED);
+          }
+        }
+        for (const { host: { name }, client } of clients) {
+          const { messages, bytes } = client.outbox;
+          check(name, "messages in the outbox", messages, outbox.maxMessages);
+          check(name, "bytes in the outbox", bytes, outbox.maxBytes);
+        }
+      },
+    };
+  },
+};

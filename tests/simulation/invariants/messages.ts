@@ -1,0 +1,176 @@
+/** Messages of clients to nodes: at least once, in order, answered by their own answer. */
+import type { Fact, Invariant } from "../facts.ts";
+import { list } from "./texts.ts";
+
+/** A message that a client sent. */
+interface Sent {
+  readonly fact: Fact<"sent">;
+  /** Number among the messages of the client, from 0. */
+  readonly number: number;
+  times: number;
+  hasFailed: boolean;
+}
+
+/** All messages of each client, in the order of the calls. */
+class Messages {
+  readonly byId = new Map<string, Sent>();
+  readonly byClient = new Map<string, Sent[]>();
+
+  add(fact: Fact<"sent">): void {
+    let all = this.byClient.get(fact.client);
+    if (all === undefined) this.byClient.set(fact.client, all = []);
+    const sent = { fact, number: all.length, times: 0, hasFailed: false };
+    all.push(sent);
+    this.byId.set(fact.id, sent);
+  }
+
+  /** Ids of messages that have to be handled and are not, of a client. */
+  unhandled(client: string, end = Infinity): string[] {
+    return (this.byClient.get(client) ?? [])
+      .filter(({ fact, times, hasFailed, number }) =>
+        fact.isAtLeastOnce && times === 0 && !hasFailed && number < end
+      )
+      .map(({ fact }) => fact.id);
+  }
+}
+
+/** Each message of a client that keeps messages is handled before `flushed()` resolves. */
+export const sentIsHandled: Invariant = {
+  name: "sent-is-handled",
+  promise: "Each message of a client with at-least-once delivery is handled.",
+  source: "docs/protocol.md 11.6, 11.8; docs/guide/client.md, At least once",
+  watch(report) {
+    const messages = new Messages();
+    return {
+      sent: (fact) => messages.add(fact),
+      sendFailed({ id }) {
+        const sent = messages.byId.get(id);
+        if (sent !== undefined) sent.hasFailed = true;
+      },
+      handled({ id }) {
+        const sent = messages.byId.get(id);
+        if (sent !== undefined) sent.times++;
+      },
+      flushed(fact) {
+        const last = messages.byId.get(fact.upTo);
+        if (last === undefined) return;
+        const lacking = messages.unhandled(fact.client, last.number + 1);
+        if (lacking.length === 0) return;
+        report(
+          fact,
+          `expected flushed() of ${fact.client} after ${list(lacking)} were handled, received it ` +
+            "before",
+        );
+      },
+      end({ clients, nowMs }) {
+        for (const { name, host } of clients) {
+          const lacking = messages.unhandled(name);
+          if (lacking.length === 0) continue;
+          report(
+            { atMs: nowMs, host: host.name },
+            `expected ${
+              list(lacking)
+            } of ${name} to be handled, received none of these at any node`,
+          );
+        }
+      },
+    };
+  },
+};
+
+/**
+ * Messages are handled in the order of the calls of `send`, and once, unless a node or the engine
+ * failed after the call.
+ */
+export const handledOnce: Invariant = {
+  name: "handled-once-in-order",
+  promise:
+    "Messages of a client are handled in order, and twice only after a node or engine failed.",
+  source: "docs/protocol.md 6.7, 11.4; docs/guide/client.md, At least once",
+  watch(report) {
+    const messages = new Messages();
+    const newest = new Map<string, Sent>();
+    let failedMs = -Infinity;
+    return {
+      faulted({ scope, atMs, lastsMs = 0 }) {
+        if (scope === "node" || scope === "engine") failedMs = Math.max(failedMs, atMs + lastsMs);
+      },
+      engineLost: ({ atMs }) => void (failedMs = Math.max(failedMs, atMs)),
+      sent: (fact) => messages.add(fact),
+      handled(fact) {
+        const sent = messages.byId.get(fact.id);
+        if (sent === undefined || sent.fact.client !== fact.client) {
+          report(fact, `expected a message that ${fact.client} sent, received "${fact.id}"`);
+          return;
+        }
+        if (++sent.times > 1) {
+          if (!sent.fact.isAtLeastOnce || failedMs < sent.fact.atMs) {
+            report(
+              fact,
+              `expected ${fact.id} once, as no node or engine failed, received it again`,
+            );
+          }
+          return;
+        }
+        const last = newest.get(fact.client);
+        if (last === undefined || sent.number > last.number) newest.set(fact.client, sent);
+        // Sessions overlap where messages are not kept: an older one may be late.
+        else if (sent.fact.isAtLeastOnce) {
+          report(fact, `expected ${fact.id} before ${last.fact.id}, as sent, received it after`);
+        }
+      },
+    };
+  },
+};
+
+/** Each request gets the answer to that request, once. */
+export const ownAnswers: Invariant = {
+  name: "own-answers",
+  promise: "A request gets its own answer, once.",
+  source: "docs/protocol.md 6.1, 6.4",
+  watch(report) {
+    const answers = new Map<string, number>();
+    return {
+      requestSent: ({ id }) => void answers.set(id, 0),
+      requestAnswered(fact) {
+        const { id, answerTo } = fact;
+        const count = answers.get(id);
+        if (answerTo !== id) {
+          report(fact, `expected the answer to ${id}, received the answer to ${answerTo}`);
+        } else if (count !== 0) {
+          report(
+            fact,
+            count === undefined
+              ? `expected answers to requests alone, received one to "${id}"`
+              : `expected one answer to ${id}, received another one`,
+          );
+        }
+        answers.set(id, (count ?? 0) + 1);
+      },
+    };
+  },
+};
+
+/** Messages to a user come to clients of that user, once. */
+export const onlyToTheUser: Invariant = {
+  name: "only-to-the-user",
+  promise: "A message to a user reaches clients of that user alone, each once.",
+  source: "docs/concepts/nodes.md; server/server.ts, Server.to",
+  watch(report) {
+    const users = new Map<string, string>();
+    const received = new Set<string>();
+    return {
+      sentToUser: ({ id, user }) => void users.set(id, user),
+      receivedAsUser(fact) {
+        const { id, user, client } = fact;
+        const meant = users.get(id);
+        if (meant !== user) {
+          report(fact, `expected ${id} at clients of ${meant ?? "no user"}, received at ${user}`);
+        } else if (received.has(`${client} ${id}`)) {
+          report(fact, `expected ${id} once at ${client}, received it again`);
+        }
+        received.add(`${client} ${id}`);
+      },
+    };
+  },
+};

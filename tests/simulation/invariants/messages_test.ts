@@ -1,0 +1,73 @@
+import { handledOnce, onlyToTheUser, ownAnswers, sentIsHandled } from "./messages.ts";
+import { Story } from "./story.ts";
+
+/** Client `c` sends messages, at least once each. */
+function sends(story: Story, ...ids: string[]): Story {
+  for (const id of ids) story.tells("sent", { client: "c", id, isAtLeastOnce: true });
+  return story;
+}
+
+/** A node handles messages of client `c`. */
+function handles(story: Story, ...ids: string[]): Story {
+  for (const id of ids) story.tells("handled", { client: "c", id });
+  return story;
+}
+
+Deno.test("sentIsHandled holds where each message is handled, or failed", () => {
+  const story = sends(new Story(sentIsHandled), "m1", "m2");
+  handles(story.subscribes("t"), "m1").tells("sendFailed", { client: "c", id: "m2", error: "" })
+    .tells("flushed", { client: "c", upTo: "m2" }).ends().finds();
+});
+
+Deno.test("sentIsHandled finds messages that nobody handled, and an early flushed()", () => {
+  const story = sends(new Story(sentIsHandled), "m1", "m2");
+  story.subscribes("t").tells("flushed", { client: "c", upTo: "m1" }).ends()
+    .finds(
+      "expected flushed() of c after m1 were handled, received it before",
+      "expected m1, m2 of c to be handled, received none of these at any node",
+    );
+});
+
+Deno.test("handledOnce holds for one order, and for repetitions after a fault of a node", () => {
+  const story = sends(new Story(handledOnce), "m1", "m2");
+  handles(story, "m1", "m2").tells("faulted", { scope: "node", kind: "kill", target: "node1" });
+  handles(story, "m2").finds();
+});
+
+Deno.test("handledOnce finds repetitions, other orders, and messages of nobody", () => {
+  const story = sends(new Story(handledOnce), "m1", "m2");
+  handles(story, "m2", "m1", "m1").tells("handled", { client: "d", id: "m2" });
+  story.finds(
+    "expected m1 before m2, as sent, received it after",
+    "expected m1 once, as no node or engine failed, received it again",
+    'expected a message that d sent, received "m2"',
+  );
+});
+
+Deno.test("ownAnswers holds for an answer to each request, and finds others", () => {
+  const asks = () =>
+    new Story(ownAnswers)
+      .tells("requestSent", { requester: "c", id: "r1" })
+      .tells("requestSent", { requester: "c", id: "r2" })
+      .tells("requestAnswered", { requester: "c", id: "r2", answerTo: "r2" });
+  asks().tells("requestAnswered", { requester: "c", id: "r1", answerTo: "r1" }).finds();
+  asks().tells("requestAnswered", { requester: "c", id: "r1", answerTo: "r2" })
+    .tells("requestAnswered", { requester: "c", id: "r2", answerTo: "r2" })
+    .tells("requestAnswered", { requester: "c", id: "r3", answerTo: "r3" })
+    .finds(
+      "expected the answer to r1, received the answer to r2",
+      "expected one answer to r2, received another one",
+      'expected answers to requests alone, received one to "r3"',
+    );
+});
+
+Deno.test("onlyToTheUser holds for clients of the user, and finds others and repetitions", () => {
+  const sent = () => new Story(onlyToTheUser).tells("sentToUser", { user: "ann", id: "u1" });
+  const gets = (story: Story, client: string, user: string) =>
+    story.tells("receivedAsUser", { client, user, id: "u1" });
+  gets(gets(sent(), "c1", "ann"), "c2", "ann").finds();
+  gets(gets(gets(sent(), "c1", "ann"), "c1", "ann"), "c3", "bob").finds(
+    "expected u1 once at c1, received it again",
+    "expected u1 at clients of ann, received at bob",
+  );
+});

@@ -1,0 +1,59 @@
+/** All promises of the library that every run is judged by. */
+import type { Invariant } from "../facts.ts";
+import { answersInOrder } from "./answers.ts";
+import { recordsInOrder } from "./durable.ts";
+import { nothingUnhandled, onlyKnownErrors } from "./errors.ts";
+import { noSilentGap } from "./gaps.ts";
+import { nothingLeaks } from "./leaks.ts";
+import { boundedQueues, noLostPlaces, rates, sessionsPerUser } from "./limits.ts";
+import { handledOnce, onlyToTheUser, ownAnswers, sentIsHandled } from "./messages.ts";
+import { epochsStay, onceInOrder, onePosition, producerOrder } from "./order.ts";
+import { joinsAndLeaves, presenceConverges } from "./presence.ts";
+import { acknowledgedArrives, trueReasons } from "./recovery.ts";
+import {
+  calmSessionsStay,
+  gonePeersNoticed,
+  knownCloseCodes,
+  sessionsAgree,
+  sessionsEndOnce,
+  trueFigures,
+} from "./sessions.ts";
+import { noEcho, nothingAfterLeaving, onlyAllowed, sameTopics } from "./subscriptions.ts";
+import { everyWaitEnds } from "./waits.ts";
+
+/** All invariants. */
+export const INVARIANTS: readonly Invariant[] = [
+  noSilentGap,
+  onceInOrder,
+  onePosition,
+  producerOrder,
+  epochsStay,
+  trueReasons,
+  acknowledgedArrives,
+  nothingAfterLeaving,
+  noEcho,
+  onlyAllowed,
+  sameTopics,
+  sentIsHandled,
+  handledOnce,
+  ownAnswers,
+  onlyToTheUser,
+  answersInOrder,
+  recordsInOrder,
+  joinsAndLeaves,
+  presenceConverges,
+  sessionsPerUser,
+  noLostPlaces,
+  rates,
+  boundedQueues,
+  knownCloseCodes,
+  calmSessionsStay,
+  sessionsEndOnce,
+  sessionsAgree,
+  gonePeersNoticed,
+  trueFigures,
+  everyWaitEnds,
+  nothingLeaks,
+  nothingUnhandled,
+  onlyKnownErrors,
+];

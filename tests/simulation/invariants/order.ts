@@ -1,0 +1,219 @@
+/** Order and number: each publication comes once, in order, at one position. */
+import type { Invariant } from "../facts.ts";
+import type { HistoryPosition } from "../../../session/wire/recovery.ts";
+import { place, seconds } from "./texts.ts";
+
+/** Reasons after which an engine may give the same publications again: another history has begun. */
+const BEGINS_ANEW: ReadonlySet<string> = new Set(["new-epoch", "beyond-head"]);
+
+/** Each subscription yields a publication once in an epoch, and offsets grow. */
+export const onceInOrder: Invariant = {
+  name: "once-in-order",
+  promise: "A subscription yields each publication once in an epoch, and positions grow.",
+  source: "docs/protocol.md 10.3, 10.20, 10.22",
+  watch(report) {
+    const readings = new Map<string, {
+      last: HistoryPosition | undefined;
+      /** Ids with the epoch in which each came. */
+      seen: Map<string, string>;
+    }>();
+    const readingOf = (subscription: string) => {
+      let reading = readings.get(subscription);
+      if (reading === undefined) {
+        readings.set(subscription, reading = { last: undefined, seen: new Map() });
+      }
+      return reading;
+    };
+    return {
+      subscribing: ({ subscription }) => void readings.delete(subscription),
+      recovery({ subscription, recovered, reason = "", position }) {
+        if (recovered) return;
+        const reading = readingOf(subscription);
+        if (BEGINS_ANEW.has(reason)) reading.seen.clear();
+        reading.last = position;
+      },
+      received(fact) {
+        const { subscription, topic, id, position } = fact;
+        const reading = readingOf(subscription);
+        const { last, seen } = reading;
+        const epoch = position?.epoch ?? "";
+        if (seen.get(id) === epoch) {
+          report(
+            fact,
+            `expected ${id} once on "${topic}" (${subscription}), received it again` +
+              (position === undefined ? "" : `, at ${place(position)}`),
+          );
+        } else if (last?.epoch === epoch && position!.offset <= last.offset) {
+          report(
+            fact,
+            `expected ${id} behind ${place(last)} on "${topic}" (${subscription}), received it ` +
+              `at ${position!.offset}`,
+          );
+        }
+        seen.set(id, epoch);
+        reading.last = position;
+      },
+    };
+  },
+};
+
+/** All programs see one publication at one position, and at no other of the epoch. */
+export const onePosition: Invariant = {
+  name: "one-position",
+  promise: "A position of an epoch has one publication, and a publication has one position.",
+  source: "docs/protocol.md 10.1, 10.2, 10.25",
+  watch(report) {
+    const topics = new Map<string, { ids: Map<string, string>; positions: Map<string, number> }>();
+    const check = (
+      fact: { readonly atMs: number; readonly host: string },
+      topic: string,
+      id: string,
+      { epoch, offset }: HistoryPosition,
+    ) => {
+      let known = topics.get(topic);
+      if (known === undefined) topics.set(topic, known = { ids: new Map(), positions: new Map() });
+      const at = `${offset} ${epoch}`;
+      const other = known.ids.get(at);
+      if (other === undefined) known.ids.set(at, id);
+      else if (other !== id) {
+        report(
+          fact,
+          `expected ${other} at ${place({ epoch, offset })} of "${topic}", received ${id} there`,
+        );
+      }
+      const where = `${id} ${epoch}`;
+      const first = known.positions.get(where);
+      if (first === undefined) known.positions.set(where, offset);
+      else if (first !== offset) {
+        report(
+          fact,
+          `expected ${id} of "${topic}" at ${place({ epoch, offset: first })} alone, received it ` +
+            `at ${offset} too`,
+        );
+      }
+    };
+    return {
+      received({ topic, id, position, ...fact }) {
+        if (position !== undefined) check(fact, topic, id, position);
+      },
+      acknowledged({ topic, id, position, ...fact }) {
+        if (position !== undefined) check(fact, topic, id, position);
+      },
+      engineLost({ topic }) {
+        if (topic === undefined) topics.clear();
+        else topics.delete(topic);
+      },
+    };
+  },
+};
+
+/**
+ * The publications of one producer on a topic arrive in the order of the calls. A failed one may
+ * still be under way, and arrive late.
+ */
+export const producerOrder: Invariant = {
+  name: "producer-order",
+  promise: "A subscriber receives the publications of one producer in the order of its calls.",
+  source: "docs/protocol.md 9.5; pubsub/broker.ts, Broker",
+  watch(report) {
+    const published = new Map<string, { producer: string; number: number; hasFailed: boolean }>();
+    const counts = new Map<string, number>();
+    const newest = new Map<string, Map<string, string>>();
+    return {
+      published({ topic, id, producer }) {
+        const number = (counts.get(`${producer} ${topic}`) ?? 0) + 1;
+        counts.set(`${producer} ${topic}`, number);
+        published.set(id, { producer, number, hasFailed: false });
+      },
+      publishFailed({ id }) {
+        const known = published.get(id);
+        if (known !== undefined) known.hasFailed = true;
+      },
+      subscribing: ({ subscription }) => void newest.delete(subscription),
+      recovery({ subscription, recovered, reason = "" }) {
+        if (!recovered && BEGINS_ANEW.has(reason)) newest.delete(subscription);
+      },
+      received(fact) {
+        const { subscription, topic, id } = fact;
+        const known = published.get(id);
+        if (known === undefined) {
+          report(fact, `expected a publication that was made, received "${id}"`);
+          return;
+        }
+        let byProducer = newest.get(subscription);
+        if (byProducer === undefined) newest.set(subscription, byProducer = new Map());
+        const before = byProducer.get(known.producer);
+        const last = before === undefined ? undefined : published.get(before)!;
+        if (last === undefined || known.number > last.number) byProducer.set(known.producer, id);
+        // The same publication again is judged by "once-in-order".
+        else if (known.number < last.number && !known.hasFailed) {
+          report(
+            fact,
+            `expected ${id} before ${before} on "${topic}" (${subscription}), as ` +
+              `${known.producer} published, received it after`,
+          );
+        }
+      },
+    };
+  },
+};
+
+/**
+ * The epoch of a topic ends only when the engine may have lost publications, or forgot a topic that
+ * was quiet for as long as the history is kept.
+ */
+export const epochsStay: Invariant = {
+  name: "epochs-stay",
+  promise: "The epoch of a topic changes only when the engine may have lost a part of its history.",
+  source: "docs/protocol.md 10.1; pubsub/broker.ts, BrokerHistory",
+  watch(report, terms) {
+    const current = new Map<string, {
+      epoch: string;
+      sinceMs: number;
+      lastMs: number;
+      /** Earlier epochs, which slow readers still see. */
+      past: Set<string>;
+    }>();
+    let lostMs = -Infinity;
+    const lostByTopic = new Map<string, number>();
+    const see = (
+      { atMs, host }: { readonly atMs: number; readonly host: string },
+      topic: string,
+      epoch: string,
+    ) => {
+      const known = current.get(topic);
+      if (known === undefined) {
+        current.set(topic, { epoch, sinceMs: atMs, lastMs: atMs, past: new Set() });
+      } else if (known.epoch === epoch) known.lastMs = atMs;
+      else if (!known.past.has(epoch)) {
+        const lostAt = Math.max(lostMs, lostByTopic.get(topic) ?? -Infinity);
+        const quietMs = terms.historyOf(topic)?.ttlMs ?? 0;
+        if (!terms.isApart && lostAt < known.sinceMs && atMs - known.lastMs < quietMs) {
+          report(
+            { atMs, host },
+            `expected epoch ${known.epoch.slice(0, 8)} of "${topic}", seen until ` +
+              `${seconds(known.lastMs)}, to go on, as the engine lost nothing, received epoch ` +
+              epoch.slice(0, 8),
+          );
+        }
+        known.past.add(known.epoch);
+        Object.assign(known, { epoch, sinceMs: atMs, lastMs: atMs });
+      }
+    };
+    return {
+      engineLost({ topic, atMs }) {
+        if (topic === undefined) lostMs = atMs;
+        else lostByTopic.set(topic, atMs);
+      },
+      acknowledged(fact) {
+        if (fact.position !== undefined) see(fact, fact.topic, fact.position.epoch);
+      },
+      received(fact) {
+        if (fact.position !== undefined) see(fact, fact.topic, fact.position.epoch);
+      },
+      subscribed(fact) {
+        if (fact.position !== undefined) see(fact, fact.topic, fact.position.epoch);
+      },
+    };
+  },
+};

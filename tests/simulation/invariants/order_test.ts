@@ -1,0 +1,76 @@
+import { epochsStay, onceInOrder, onePosition, producerOrder } from "./order.ts";
+import { Story } from "./story.ts";
+
+const anew = (reason: "new-epoch" | "too-old", epoch = "f", offset = 0) => ({
+  recovered: false,
+  reason,
+  position: { epoch, offset },
+});
+
+Deno.test("onceInOrder holds for new publications, and for repetitions in a new epoch", () => {
+  new Story(onceInOrder)
+    .subscribes("t").gets("t", ["p1", "p2"]).recovers("t", anew("new-epoch"))
+    .gets("t", ["p1", "p2", "p3"], "s", "f").finds();
+  new Story(onceInOrder).subscribes("plain").gets("plain", ["p2", "p1"]).finds();
+});
+
+Deno.test("onceInOrder finds a repetition and a step back", () => {
+  new Story(onceInOrder)
+    .subscribes("t").gets("t", ["p1", "p2", "p2", "q1"])
+    .finds(
+      'expected p2 once on "t" (s), received it again, at 2 of epoch e',
+      'expected q1 behind 2 of epoch e on "t" (s), received it at 1',
+    );
+  new Story(onceInOrder)
+    .subscribes("t").gets("t", ["p5"]).recovers("t", anew("too-old", "e", 3)).gets("t", ["p5"])
+    .finds('expected p5 once on "t" (s), received it again, at 5 of epoch e');
+  new Story(onceInOrder)
+    .subscribes("plain").gets("plain", ["p1", "p1"])
+    .finds('expected p1 once on "plain" (s), received it again');
+});
+
+Deno.test("onePosition holds for many subscribers, and after the engine lost publications", () => {
+  new Story(onePosition)
+    .gets("t", ["p1", "p2"]).gets("t", ["p1", "p2"], "s2")
+    .tells("engineLost", { why: "failover", topic: "t" }).gets("t", ["q2"]).finds();
+});
+
+Deno.test("onePosition finds two publications at a position, and one at two positions", () => {
+  new Story(onePosition)
+    .gets("t", ["p1"]).gets("t", ["q1"], "s2")
+    .finds('expected p1 at 1 of epoch e of "t", received q1 there');
+  new Story(onePosition)
+    .gets("t", ["p1"])
+    .tells("acknowledged", { topic: "t", id: "p1", position: { epoch: "e", offset: 2 } })
+    .finds('expected p1 of "t" at 1 of epoch e alone, received it at 2 too');
+});
+
+Deno.test("producerOrder holds for one order, and for late failures", () => {
+  new Story(producerOrder)
+    .publishes("t", "p1", "p2", "p3").tells("publishFailed", { topic: "t", id: "p2", error: "" })
+    .gets("t", ["p1", "p3"]).gets("t", ["p2"]).finds();
+});
+
+Deno.test("producerOrder finds a publication that comes late, and one that nobody made", () => {
+  new Story(producerOrder)
+    .publishes("t", "p1", "p2").gets("t", ["p2", "p1", "q9"])
+    .finds(
+      'expected p1 before p2 on "t" (s), as p published, received it after',
+      'expected a publication that was made, received "q9"',
+    );
+});
+
+Deno.test("epochsStay holds after the engine lost data, for slow readers, and for quiet topics", () => {
+  new Story(epochsStay)
+    .gets("t", ["p1"]).tells("engineLost", { why: "restart" }).gets("t", ["p2"], "s", "f")
+    .gets("t", ["p3"]).passes(60_000).gets("t", ["p4"], "s", "g").finds();
+});
+
+Deno.test("epochsStay finds an epoch that ends without a loss", () => {
+  new Story(epochsStay)
+    .gets("t", ["p1"]).gets("t", ["p2"], "s", "f")
+    .finds(
+      'expected epoch e of "t", seen until 1.000 s, to go on, as the engine lost nothing, ' +
+        "received epoch f",
+    );
+});

@@ -1,0 +1,77 @@
+import type { LiveServer } from "../facts.ts";
+import { joinsAndLeaves, presenceConverges } from "./presence.ts";
+import { Story } from "./story.ts";
+
+const ROOM = { observer: "s", room: "room" };
+
+/** Observer `s` sees ann and bob. */
+function sees(story: Story): Story {
+  return story.tells("members", { ...ROOM, users: ["ann", "bob"] });
+}
+
+Deno.test("joinsAndLeaves holds for changes that fit, before and after a new list", () => {
+  const story = new Story(joinsAndLeaves);
+  story.tells("presence", { ...ROOM, change: "left", user: "eve" });
+  sees(story)
+    .tells("presence", { ...ROOM, change: "joined", user: "eve" })
+    .tells("presence", { ...ROOM, change: "updated", user: "eve" })
+    .tells("presence", { ...ROOM, change: "left", user: "ann" });
+  sees(story).tells("presence", { ...ROOM, change: "left", user: "ann" }).finds();
+});
+
+Deno.test("joinsAndLeaves finds double joins, leaves of absent users, and double members", () => {
+  sees(new Story(joinsAndLeaves))
+    .tells("presence", { ...ROOM, change: "joined", user: "ann" })
+    .tells("presence", { ...ROOM, change: "left", user: "eve" })
+    .tells("presence", { ...ROOM, change: "updated", user: "dan" })
+    .tells("members", { ...ROOM, users: ["ann", "bob", "ann"] })
+    .finds(
+      'expected ann, present in "room" (s), to join once',
+      'expected no leave of eve, absent from "room" (s), received one',
+      'expected no update of dan, absent from "room" (s), received one',
+      'expected each user of "room" once, received ann twice',
+    );
+});
+
+/** A client of each user is in the room, and node1 knows members. */
+function ends(story: Story, users: readonly string[], members: readonly string[]): Story {
+  for (const user of users) {
+    story.cluster.clients.push({
+      name: user,
+      host: story.host(user),
+      user,
+      client: { isConnected: true } as never,
+      subscriptions: new Map([[user === "ann" ? "s" : user, {
+        topic: "room",
+        status: { current: user === "ann" ? "subscribed" : "pending" },
+      }]]) as never,
+    });
+  }
+  story.cluster.servers.push({
+    host: story.host("node1"),
+    server: {
+      rooms: {
+        names: () => ["room"],
+        members: () =>
+          members.map((user) => ({ user: user.replace("+", ""), connections: user.length - 2 })),
+      },
+    } as unknown as LiveServer["server"],
+  });
+  return story.ends();
+}
+
+Deno.test("presenceConverges holds where clients and nodes see those who are there", () => {
+  const story = sees(new Story(presenceConverges))
+    .tells("presence", { ...ROOM, change: "left", user: "bob" });
+  ends(story, ["ann", "eve"], ["ann"]).finds();
+});
+
+Deno.test("presenceConverges finds ghosts, and users who are hidden", () => {
+  ends(sees(new Story(presenceConverges)), ["ann"], []).finds(
+    'expected 1 users in "room" at s, received bob too, and none not',
+    'expected 1 users in "room" at the node, received none too, and ann not',
+  );
+  const story = sees(new Story(presenceConverges))
+    .tells("presence", { ...ROOM, change: "left", user: "bob" });
+  ends(story, ["ann"], ["ann+"]).finds('expected 1 connections of ann in "room", received 2');
+});

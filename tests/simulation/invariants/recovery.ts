@@ -1,0 +1,190 @@
+/** Recoveries: their reasons are true, and all that was acknowledged arrives. */
+import type { Invariant, LiveClient } from "../facts.ts";
+import { list, seconds } from "./texts.ts";
+
+/** Publications that may be under way while the library decides. */
+const UNDER_WAY = 5;
+
+/** Most bytes that a publication of a run takes. */
+const MAX_PUBLICATION_BYTES = 1_024;
+
+/** Share of the time of a history within which no publication is forgotten: clocks drift. */
+const SURE_SHARE = 0.8;
+
+/**
+ * A notice of loss has a true reason: a history that reaches far enough is used. A library that
+ * reports a loss after each reconnect would break no other promise.
+ */
+export const trueReasons: Invariant = {
+  name: "true-reasons",
+  promise: "A recovery fails only for a reason that is true: within its bounds, a history is used.",
+  source: "docs/protocol.md 10.14; docs/guide/limits.md, history",
+  watch(report, terms) {
+    /** Times of all publications, by topic. */
+    const times = new Map<string, number[]>();
+    const indexes = new Map<string, number>();
+    const newest = new Map<string, number>();
+    /** Number of the publication at a position. */
+    const positions = new Map<string, number>();
+    let hasEngineFailed = false;
+    return {
+      faulted({ scope }) {
+        hasEngineFailed ||= scope === "engine";
+      },
+      engineLost: () => void (hasEngineFailed = true),
+      published({ topic, id, atMs }) {
+        let known = times.get(topic);
+        if (known === undefined) times.set(topic, known = []);
+        indexes.set(id, known.push(atMs) - 1);
+      },
+      subscribing({ subscription, topic, since }) {
+        if (since === undefined) return;
+        // An unknown position may be as old as can be.
+        const index = positions.get(`${topic} ${since.epoch} ${since.offset}`) ?? -1;
+        newest.set(subscription, index);
+      },
+      subscribed({ subscription, topic }) {
+        if (!newest.has(subscription)) {
+          newest.set(subscription, (times.get(topic)?.length ?? 0) - 1);
+        }
+      },
+      received({ subscription, topic, id, position }) {
+        const index = indexes.get(id) ?? 0;
+        if (position) positions.set(`${topic} ${position.epoch} ${position.offset}`, index);
+        if (index > (newest.get(subscription) ?? -1)) newest.set(subscription, index);
+      },
+      recovery(fact) {
+        const { recovered, reason, topic, subscription } = fact;
+        if (recovered || terms.isApart) return;
+        const bounds = terms.historyOf(topic);
+        const lie = (why: string) =>
+          report(
+            fact,
+            `expected the missed publications of "${topic}" (${subscription}), as ${why}, ` +
+              `received recovered: false, "${reason}"`,
+          );
+        if (bounds === undefined) {
+          if (reason === "interrupted" && !hasEngineFailed) lie("the engine was never away");
+          return;
+        }
+        const all = times.get(topic) ?? [];
+        const first = (newest.get(subscription) ?? all.length - 1) + 1;
+        const count = all.length - first;
+        const ageMs = fact.atMs - (all[first] ?? fact.atMs);
+        newest.set(subscription, all.length - 1);
+        switch (reason) {
+          case "no-history":
+            return lie("the topic has a history");
+          case "new-epoch":
+          case "beyond-head":
+          case "interrupted":
+          case "unavailable":
+            if (!hasEngineFailed) lie("the engine never failed");
+            return;
+          case "dropped":
+            if (!terms.sendQueue.drops) lie("full send queues close the session");
+            return;
+          case "too-old":
+            if (
+              count + UNDER_WAY < bounds.size && ageMs < bounds.ttlMs * SURE_SHARE &&
+              (count + UNDER_WAY) * MAX_PUBLICATION_BYTES < bounds.bytes
+            ) {
+              lie(
+                `${count} were missed in ${seconds(ageMs)}, of a history of ${bounds.size} for ` +
+                  seconds(bounds.ttlMs),
+              );
+            }
+        }
+      },
+    };
+  },
+};
+
+/** Progress of one subscription. */
+interface Reader {
+  readonly client: string;
+  readonly topic: string;
+  /** Time since which each publication has to come, or a notice. */
+  sinceMs: number;
+  readonly received: Set<string>;
+}
+
+/**
+ * Publications that the engine acknowledged come to each subscriber that was there before, or the
+ * subscriber gets a notice. After the cluster has settled, this holds for all publications, also of
+ * topics without a history.
+ */
+export const acknowledgedArrives: Invariant = {
+  name: "acknowledged-arrives",
+  promise: "An acknowledged publication reaches each subscriber, or the subscriber gets a notice.",
+  source: "docs/protocol.md 10.22, 10.24; docs/concepts/nodes.md",
+  watch(report, terms) {
+    interface Made {
+      readonly id: string;
+      readonly atMs: number;
+      readonly except: string | undefined;
+      isAcknowledged: boolean;
+      hasFailed: boolean;
+    }
+    const made = new Map<string, Made[]>();
+    const byId = new Map<string, Made>();
+    const readers = new Map<string, Reader>();
+    let settledMs = Infinity;
+    return {
+      settled: ({ atMs }) => void (settledMs = atMs),
+      published({ topic, id, atMs, except }) {
+        const one = { id, atMs, except, isAcknowledged: false, hasFailed: false };
+        byId.set(id, one);
+        const others = made.get(topic);
+        if (others === undefined) made.set(topic, [one]);
+        else others.push(one);
+      },
+      acknowledged({ id }) {
+        const one = byId.get(id);
+        if (one !== undefined) one.isAcknowledged = true;
+      },
+      publishFailed({ id }) {
+        const one = byId.get(id);
+        if (one !== undefined) one.hasFailed = true;
+      },
+      subscribed({ client, subscription, topic, atMs }) {
+        readers.set(subscription, { client, topic, sinceMs: atMs, received: new Set() });
+      },
+      received({ subscription, id }) {
+        readers.get(subscription)?.received.add(id);
+      },
+      recovery({ subscription, recovered, atMs }) {
+        const reader = readers.get(subscription);
+        if (reader !== undefined && !recovered) reader.sinceMs = atMs;
+      },
+      end({ clients, nowMs }) {
+        for (const { subscriptions, host } of clients) {
+          for (const [name, reader] of open(subscriptions)) {
+            const hasHistory = terms.historyOf(reader.topic) !== undefined;
+            const fromMs = hasHistory && !terms.isApart
+              ? reader.sinceMs
+              : Math.max(reader.sinceMs, settledMs);
+            const lost = (made.get(reader.topic) ?? []).filter((one) =>
+              one.atMs > fromMs && (one.isAcknowledged || one.atMs >= settledMs) &&
+              !one.hasFailed && one.except !== reader.client && !reader.received.has(one.id)
+            );
+            if (lost.length === 0) continue;
+            report(
+              { atMs: nowMs, host: host.name },
+              `expected ${list(lost.map(({ id }) => id))}, published from ` +
+                `${seconds(lost[0]!.atMs)} to ${seconds(lost.at(-1)!.atMs)} on "${reader.topic}" ` +
+                `(${name}), received neither these nor a notice`,
+            );
+          }
+        }
+      },
+    };
+
+    function* open(subscriptions: LiveClient["subscriptions"]): Generator<[string, Reader]> {
+      for (const [name, { isEnded }] of subscriptions) {
+        const reader = readers.get(name);
+        if (reader !== undefined && !isEnded) yield [name, reader];
+      }
+    }
+  },
+};

@@ -1,0 +1,84 @@
+import type { Facts } from "../facts.ts";
+import { acknowledgedArrives, trueReasons } from "./recovery.ts";
+import { Story } from "./story.ts";
+
+const lost = (reason: NonNullable<Facts["recovery"]["reason"]>) => ({ recovered: false, reason });
+
+Deno.test("trueReasons holds for true reasons", () => {
+  const many = Array.from({ length: 100 }, (_, i) => `p${i + 1}`);
+  new Story(trueReasons)
+    .subscribes("t").publishes("t", ...many).recovers("t", lost("too-old")).finds();
+  new Story(trueReasons)
+    .subscribes("t").publishes("t", "p1").passes(59_000).recovers("t", lost("too-old")).finds();
+  new Story(trueReasons)
+    .subscribes("t").recovers("t", { recovered: true })
+    .tells("engineLost", { why: "restart" }).recovers("t", lost("new-epoch")).finds();
+  new Story(trueReasons).publishes("t", ...many)
+    .tells("subscribing", {
+      client: "c",
+      subscription: "s",
+      topic: "t",
+      since: { epoch: "e", offset: 1 },
+    })
+    .tells("subscribed", { client: "c", subscription: "s", topic: "t" })
+    .recovers("t", lost("too-old")).finds();
+  new Story(trueReasons).subscribes("plain").recovers("plain", lost("no-history")).finds();
+});
+
+Deno.test("trueReasons finds a loss within the bounds of the history", () => {
+  new Story(trueReasons)
+    .subscribes("t").publishes("t", "p1", "p2", "p3").gets("t", ["p1"])
+    .recovers("t", lost("too-old"))
+    .finds(
+      'expected the missed publications of "t" (s), as 2 were missed in 3.000 s, of a history of ' +
+        '100 for 60.000 s, received recovered: false, "too-old"',
+    );
+});
+
+Deno.test("trueReasons finds faults of the engine that never were", () => {
+  const because = (reason: Parameters<typeof lost>[0], why: string, topic = "t") =>
+    new Story(trueReasons)
+      .subscribes(topic).recovers(topic, lost(reason))
+      .finds(
+        `expected the missed publications of "${topic}" (s), as ${why}, received recovered: ` +
+          `false, "${reason}"`,
+      );
+  because("new-epoch", "the engine never failed");
+  because("beyond-head", "the engine never failed");
+  because("unavailable", "the engine never failed");
+  because("no-history", "the topic has a history");
+  because("dropped", "full send queues close the session");
+  because("interrupted", "the engine was never away", "plain");
+});
+
+Deno.test("acknowledgedArrives holds for publications that came, failed, or were reported", () => {
+  new Story(acknowledgedArrives)
+    .publishes("t", "p1").tells("acknowledged", { topic: "t", id: "p1" })
+    .subscribes("t").publishes("t", "p2", "p3", "p4")
+    .tells("acknowledged", { topic: "t", id: "p2" }).gets("t", ["p2"])
+    .tells("acknowledged", { topic: "t", id: "p3" }).recovers("t", lost("new-epoch"))
+    .ends().finds();
+  new Story(acknowledgedArrives)
+    .subscribes("plain").publishes("plain", "p1").tells("settled", {}).publishes("plain", "p2")
+    .tells("publishFailed", { topic: "plain", id: "p2", error: "" }).ends().finds();
+});
+
+Deno.test("acknowledgedArrives finds an acknowledged publication that nobody received", () => {
+  new Story(acknowledgedArrives)
+    .subscribes("t").publishes("t", "p1", "p2").tells("acknowledged", { topic: "t", id: "p1" })
+    .ends()
+    .finds(
+      'expected p1, published from 3.000 s to 3.000 s on "t" (s), received neither these nor a ' +
+        "notice",
+    );
+});
+
+Deno.test("acknowledgedArrives finds any loss after the cluster has settled", () => {
+  new Story(acknowledgedArrives)
+    .subscribes("plain").tells("settled", {}).publishes("plain", "p1", "p2").gets("plain", ["p2"])
+    .ends()
+    .finds(
+      'expected p1, published from 4.000 s to 4.000 s on "plain" (s), received neither these nor ' +
+        "a notice",
+    );
+});

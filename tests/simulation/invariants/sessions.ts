@@ -1,0 +1,206 @@
+/** Sessions: these end for a documented reason, both ends agree, and the figures agree too. */
+import { CloseCode } from "../../../errors.ts";
+import type { Fact, Invariant } from "../facts.ts";
+import { list, seconds } from "./texts.ts";
+
+/** Codes of section 15 of the protocol. */
+const CODES: ReadonlySet<number> = new Set(Object.values(CloseCode));
+
+/** Codes that tell of a fault of the network or of the library. */
+const FAULTS: ReadonlySet<number> = new Set([
+  CloseCode.abnormal,
+  CloseCode.malformed,
+  CloseCode.timedOut,
+]);
+
+/** Time after a fault in which its effects on sessions may show, in milliseconds. */
+const EFFECT_MS = 60_000;
+
+/** Time for messages under way, and between two checks, in milliseconds. */
+const NOTICE_MS = 5_000;
+
+/** Each session ends with a code of the documented table. */
+export const knownCloseCodes: Invariant = {
+  name: "known-close-codes",
+  promise: "A session ends with a code of the documented table.",
+  source: "docs/protocol.md 15.2; docs/reference/close-codes.md",
+  watch: (report) => ({
+    sessionClosed(fact) {
+      if (CODES.has(fact.code)) return;
+      report(fact, `expected a close code of the table, received ${ending(fact)}`);
+    },
+  }),
+};
+
+/** A session that no fault touched lives on. */
+export const calmSessionsStay: Invariant = {
+  name: "calm-sessions-stay",
+  promise: "A session ends only by a fault, by a program, or by a documented limit.",
+  source: "docs/protocol.md 7.6, 7.7, 15.2",
+  watch(report) {
+    let faultMs = -Infinity;
+    let isSettled = false;
+    let isClosing = false;
+    return {
+      faulted: ({ atMs, lastsMs = 0 }) => void (faultMs = Math.max(faultMs, atMs + lastsMs)),
+      healed: ({ atMs }) => void (faultMs = Math.max(faultMs, atMs)),
+      settled: () => void (isSettled = true),
+      end: () => void (isClosing = true),
+      sessionClosed(fact) {
+        const isCalm = fact.atMs > faultMs + EFFECT_MS && !isClosing;
+        if (!isCalm || !(isSettled ? fact.code !== CloseCode.normal : FAULTS.has(fact.code))) {
+          return;
+        }
+        report(
+          fact,
+          `expected session ${fact.session} to stay, with no fault for ${EFFECT_MS / 1_000} s, ` +
+            `received ${ending(fact)}`,
+        );
+      },
+    };
+  },
+};
+
+/** A session ends once at each end, after it began. */
+export const sessionsEndOnce: Invariant = {
+  name: "sessions-end-once",
+  promise: "Each end of a session sees one beginning, and one end after it.",
+  source: "docs/guide/sessions.md; docs/reference/serve-options.md, onOpen, onClose",
+  watch(report) {
+    const states = new Map<string, "open" | "closed">();
+    return {
+      sessionOpened(fact) {
+        const key = `${fact.side} ${fact.host} ${fact.session}`;
+        if (states.has(key)) report(fact, `expected session ${fact.session} to begin once`);
+        states.set(key, "open");
+      },
+      sessionClosed(fact) {
+        const key = `${fact.side} ${fact.host} ${fact.session}`;
+        const state = states.get(key);
+        if (state !== "open") {
+          report(
+            fact,
+            `expected an end of a session that began and lives, received one of ${fact.session}, ` +
+              (state ?? "which never began"),
+          );
+        }
+        states.set(key, "closed");
+      },
+    };
+  },
+};
+
+/** In the end each client has its session on one node, and no node has sessions of nobody. */
+export const sessionsAgree: Invariant = {
+  name: "sessions-agree",
+  promise:
+    "Once the cluster has settled, clients are connected, and nodes have their sessions alone.",
+  source: "docs/protocol.md 7.6, 15.4; docs/guide/client.md",
+  watch: (report) => ({
+    end({ servers, clients, nowMs }) {
+      const open = new Map<string, string>();
+      for (const { host, client } of clients) {
+        const { name } = client.status.current;
+        if (client.session !== undefined) open.set(client.session.id, host.name);
+        else if (name !== "closed" && name !== "refused") {
+          report(
+            { atMs: nowMs, host: host.name },
+            `expected a connected client, received the status "${name}"`,
+          );
+        }
+      }
+      for (const { host, server } of servers) {
+        const ghosts: string[] = [];
+        for (const { id, user, protocol } of server.manager.all()) {
+          // Plain pages are no clients of the library.
+          if (!open.delete(id) && protocol !== "") ghosts.push(`${id} of ${user}`);
+        }
+        if (ghosts.length === 0) continue;
+        report(
+          { atMs: nowMs, host: host.name },
+          `expected sessions of clients that live, received ${list(ghosts)} too`,
+        );
+      }
+      for (const [id, host] of open) {
+        report({ atMs: nowMs, host }, `expected session ${id} on a node, received it on none`);
+      }
+    },
+  }),
+};
+
+/** Each end notices by the heartbeat that the other end is gone. */
+export const gonePeersNoticed: Invariant = {
+  name: "gone-peers-noticed",
+  promise: "A session whose other end is gone ends within the timeout of the heartbeat.",
+  source: "docs/protocol.md 7.6, 7.7; docs/guide/limits.md, session.heartbeat",
+  watch(report, { heartbeat: { intervalMs, timeoutMs } }) {
+    /** Time since which only one end has a session, by host and id. */
+    let alone = new Map<string, number>();
+    const mostMs = timeoutMs + intervalMs + NOTICE_MS;
+    return {
+      step({ servers, clients, nowMs }) {
+        const own = new Set<string>();
+        const here = new Set<string>();
+        for (const { client } of clients) if (client.session) own.add(client.session.id);
+        const still = new Map<string, number>();
+        const look = (host: string, id: string, who: string) => {
+          const sinceMs = alone.get(`${host} ${id}`) ?? nowMs;
+          const isLate = nowMs - sinceMs > mostMs;
+          still.set(`${host} ${id}`, isLate ? Infinity : sinceMs);
+          if (!isLate) return;
+          report(
+            { atMs: nowMs, host },
+            `expected the end of session ${id} of ${who}, whose other end is gone since ` +
+              `${seconds(sinceMs)}, within ${mostMs} ms, received none`,
+          );
+        };
+        for (const { host, server } of servers) {
+          for (const { id, user, protocol } of server.manager.all()) {
+            here.add(id);
+            if (protocol !== "" && !own.has(id) && !host.isFrozen) look(host.name, id, user);
+          }
+        }
+        for (const { host, client } of clients) {
+          const { id } = client.session ?? {};
+          if (id !== undefined && !here.has(id) && !host.isFrozen) look(host.name, id, host.name);
+        }
+        alone = still;
+      },
+    };
+  },
+};
+
+/** Figures of a node agree with its state. */
+export const trueFigures: Invariant = {
+  name: "true-figures",
+  promise: "The statistics of a node agree with its sessions and topics.",
+  source: "docs/reference/metrics.md; manager/stats.ts, ManagerStats",
+  watch: (report) => ({
+    end({ servers, nowMs }) {
+      for (const { host, server } of servers) {
+        const stats = server.manager.stats();
+        const { count, created, closed, removed, states, users } = stats;
+        const all = server.manager.all();
+        const check = (figure: string, shown: number, truth: number) => {
+          if (shown === truth) return;
+          report(
+            { atMs: nowMs, host: host.name },
+            `expected ${truth} for "${figure}", received ${shown}`,
+          );
+        };
+        check("count", count, all.length);
+        check("created - closed - removed", created - closed - removed, all.length);
+        check("states", Object.values(states).reduce((sum, n) => sum + n, 0), all.length);
+        check("users", users, new Set(all.map(({ user }) => user)).size);
+        check("reserved", stats.reserved, 0);
+        check("topics", server.topics.stats.topics, [...server.topics.list()].length);
+        check("messages waiting", stats.messages.waiting, 0);
+        check("messages queued", stats.messages.queued, 0);
+      }
+    },
+  }),
+};
+
+function ending({ code, reason, by }: Fact<"sessionClosed">): string {
+  return `${code} "${reason}", by ${by}`;
+}

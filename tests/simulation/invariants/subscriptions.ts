@@ -1,0 +1,132 @@
+/** Subscriptions: publications come to those who may have these, and to no others. */
+import type { Invariant } from "../facts.ts";
+import { list, seconds } from "./texts.ts";
+
+/** Longest time until a server knows that a client left a topic, in milliseconds. */
+const LEAVING_MS = 30_000;
+
+/** A client that left a topic gets no more publications of the topic. */
+export const nothingAfterLeaving: Invariant = {
+  name: "nothing-after-leaving",
+  promise: "A client that left a topic receives no more messages of the topic.",
+  source: "docs/protocol.md 9.3, 9.7",
+  watch(report) {
+    const publishedMs = new Map<string, number>();
+    const left = new Map<string, number>();
+    const ended = new Set<string>();
+    return {
+      published: ({ id, atMs }) => void publishedMs.set(id, atMs),
+      subscribing: ({ client, topic }) => void left.delete(`${client} ${topic}`),
+      unsubscribed({ client, subscription, topic, atMs }) {
+        ended.add(subscription);
+        left.set(`${client} ${topic}`, atMs);
+      },
+      received(fact) {
+        if (!ended.has(fact.subscription)) return;
+        report(
+          fact,
+          `expected nothing more on "${fact.topic}" after the end of ${fact.subscription}, ` +
+            `received ${fact.id}`,
+        );
+      },
+      strayed(fact) {
+        const leftMs = left.get(`${fact.client} ${fact.topic}`);
+        if (leftMs === undefined || (publishedMs.get(fact.id) ?? 0) < leftMs + LEAVING_MS) return;
+        report(
+          fact,
+          `expected no publication of "${fact.topic}" at ${fact.client}, which left the topic at ` +
+            `${seconds(leftMs)}, received ${fact.id}`,
+        );
+      },
+    };
+  },
+};
+
+/** A publication without an echo does not come back to the client that published. */
+export const noEcho: Invariant = {
+  name: "no-echo",
+  promise: "A client receives none of the publications from which it was left out.",
+  source: "docs/protocol.md 9.12",
+  watch(report) {
+    const leftOut = new Map<string, string>();
+    return {
+      published({ id, except }) {
+        if (except !== undefined) leftOut.set(id, except);
+      },
+      received(fact) {
+        if (leftOut.get(fact.id) !== fact.client) return;
+        report(
+          fact,
+          `expected ${fact.id} on "${fact.topic}" without an echo, received it at ${fact.client}`,
+        );
+      },
+    };
+  },
+};
+
+/** A user who may not receive a topic gets no publication of that time. */
+export const onlyAllowed: Invariant = {
+  name: "only-allowed",
+  promise: "A client receives no publication of a topic that its user may not receive.",
+  source: "docs/protocol.md 8.11, 9.2",
+  watch(report) {
+    const denied = new Map<string, number>();
+    const users = new Map<string, string>();
+    const publishedMs = new Map<string, number>();
+    return {
+      permission({ user, topic, isAllowed, atMs }) {
+        if (isAllowed) denied.delete(`${user} ${topic}`);
+        else denied.set(`${user} ${topic}`, atMs);
+      },
+      subscribing({ subscription, user }) {
+        if (user !== undefined) users.set(subscription, user);
+      },
+      published: ({ id, atMs }) => void publishedMs.set(id, atMs),
+      received(fact) {
+        const user = users.get(fact.subscription);
+        const deniedMs = denied.get(`${user} ${fact.topic}`);
+        if (deniedMs === undefined || (publishedMs.get(fact.id) ?? 0) < deniedMs) return;
+        report(
+          fact,
+          `expected nothing on "${fact.topic}" for ${user}, denied since ${seconds(deniedMs)}, ` +
+            `received ${fact.id}`,
+        );
+      },
+    };
+  },
+};
+
+/** At the end, the topics of each session on its node are those of the client. */
+export const sameTopics: Invariant = {
+  name: "same-topics",
+  promise: "A session is subscribed to the topics of its client, and to no others.",
+  source: "docs/protocol.md 9.1, 9.3, 10.22",
+  watch: (report) => ({
+    end({ servers, clients, nowMs }) {
+      const wanted = new Map<string, { host: string; topics: Set<string> }>();
+      for (const { host, client, subscriptions } of clients) {
+        if (client.session === undefined) continue;
+        const topics = new Set<string>();
+        for (const { topic, isEnded, status } of subscriptions.values()) {
+          if (!isEnded && status.current === "subscribed") topics.add(topic);
+        }
+        wanted.set(client.session.id, { host: host.name, topics });
+      }
+      for (const { host, server } of servers) {
+        for (const session of server.manager.all()) {
+          const want = wanted.get(session.id);
+          if (want === undefined) continue;
+          const has = server.topics.requestedBy(session);
+          const extra = has.filter((topic) => !want.topics.has(topic));
+          const lacking = [...want.topics].filter((topic) => !has.includes(topic));
+          if (extra.length === 0 && lacking.length === 0) continue;
+          report(
+            { atMs: nowMs, host: host.name },
+            `expected the topics of ${want.host} in session ${session.id}, received ` +
+              `${list(extra)} too, and ${list(lacking)} not`,
+          );
+        }
+      }
+    },
+  }),
+};

@@ -1,0 +1,68 @@
+import type { LiveServer } from "../facts.ts";
+import { noEcho, nothingAfterLeaving, onlyAllowed, sameTopics } from "./subscriptions.ts";
+import { Story } from "./story.ts";
+
+const LEFT = { client: "c", subscription: "s", topic: "t" };
+
+Deno.test("nothingAfterLeaving holds for publications that were under way, and after a return", () => {
+  new Story(nothingAfterLeaving)
+    .subscribes("t").tells("unsubscribed", LEFT).publishes("t", "p1")
+    .tells("strayed", { client: "c", topic: "t", id: "p1" })
+    .subscribes("t", 0, "s2").gets("t", ["p1"], "s2").passes(60_000)
+    .tells("subscribing", { ...LEFT, subscription: "s3" }).publishes("t", "p2")
+    .tells("strayed", { client: "c", topic: "t", id: "p2" }).finds();
+});
+
+Deno.test("nothingAfterLeaving finds publications of a topic that a client left", () => {
+  new Story(nothingAfterLeaving)
+    .subscribes("t").tells("unsubscribed", LEFT).gets("t", ["p1"]).passes(60_000)
+    .publishes("t", "p2").tells("strayed", { client: "c", topic: "t", id: "p2" })
+    .finds(
+      'expected nothing more on "t" after the end of s, received p1',
+      'expected no publication of "t" at c, which left the topic at 3.000 s, received p2',
+    );
+});
+
+Deno.test("noEcho holds for other clients, and finds an echo", () => {
+  const made = () =>
+    new Story(noEcho).tells("published", { topic: "t", id: "p1", producer: "c", except: "c" });
+  made().gets("t", ["p1"], "s2").finds();
+  made().gets("t", ["p1"]).finds('expected p1 on "t" without an echo, received it at c');
+});
+
+Deno.test("onlyAllowed holds until a user is denied, and finds later publications", () => {
+  const denied = () =>
+    new Story(onlyAllowed)
+      .tells("subscribing", { ...LEFT, user: "ann" }).publishes("t", "p1")
+      .tells("permission", { user: "ann", topic: "t", isAllowed: false });
+  denied().gets("t", ["p1"]).tells("permission", { user: "ann", topic: "t", isAllowed: true })
+    .publishes("t", "p2").gets("t", ["p2"]).finds();
+  denied().publishes("t", "p2").gets("t", ["p2"])
+    .finds('expected nothing on "t" for ann, denied since 3.000 s, received p2');
+});
+
+Deno.test("sameTopics holds where both ends have the same topics, and finds others", () => {
+  const ends = (...topics: string[]) => {
+    const story = new Story(sameTopics);
+    story.cluster.clients.push({
+      name: "c",
+      host: story.host("c"),
+      client: { session: { id: "1" } } as never,
+      subscriptions: new Map([["s", {
+        topic: "t",
+        isEnded: false,
+        status: { current: "subscribed" },
+      }]]) as never,
+    });
+    story.cluster.servers.push({
+      host: story.host("node1"),
+      server: {
+        manager: { all: () => [{ id: "1" }, { id: "other" }] },
+        topics: { requestedBy: () => topics },
+      } as unknown as LiveServer["server"],
+    });
+    return story.ends();
+  };
+  ends("t").finds();
+  ends("u").finds("expected the topics of c in session 1, received u too, and t not");
+});

@@ -1,0 +1,35 @@
+/** Words of findings, which a person reads. */
+import type { HistoryPosition } from "../../../session/wire/recovery.ts";
+
+/**
+ * A virtual time.
+ *
+ * @param ms Milliseconds since the start.
+ * @returns The time in seconds.
+ */
+export function seconds(ms: number): string {
+  return `${(ms / 1_000).toFixed(3)} s`;
+}
+
+/**
+ * A position, with the start of the epoch.
+ *
+ * @param position The position.
+ * @returns Offset and epoch.
+ */
+export function place(position: HistoryPosition | undefined): string {
+  if (position === undefined) return "no position";
+  return `${position.offset} of epoch ${position.epoch.slice(0, 8)}`;
+}
+
+/**
+ * Names in a row, of which the first are written out.
+ *
+ * @param names The names.
+ * @returns At most five names, and the number of the others.
+ */
+export function list(names: readonly string[]): string {
+  if (names.length === 0) return "none";
+  const rest = names.length - 5;
+  return names.slice(0, 5).join(", ") + (rest > 0 ? `, and ${rest} more` : "");
+}

@@ -1,0 +1,255 @@
+/** Runs of a simulated cluster as data: plans, and the outcomes of their runs. */
+import type { Checkpoint, TraceEntry } from "../../testing/simulation/event_loop.ts";
+import { seededRandom } from "../../transport/memory/path.ts";
+
+/** Engine that the nodes of a cluster share; `none` for servers that know nothing of each other. */
+export type EngineName = "memory" | "redis" | "nats" | "sqlite" | "none";
+
+/**
+ * A whole run as data: the same plan gives the same run.
+ *
+ * Each host draws its chance from the seed and its own name. So an action, a client or a topic less
+ * changes no draw of the others, and any subset of the actions is a valid plan.
+ */
+export interface Plan {
+  /** Source of all chance. */
+  readonly seed: number;
+  /** Duration of the workload in virtual time; healing and settling follow. */
+  readonly seconds: number;
+  /** The engine. */
+  readonly engine: EngineName;
+  /** Number of servers, `node0` and so on. */
+  readonly nodes: number;
+  /** Number of clients, `client0` and so on. */
+  readonly clients: number;
+  /** Number of topics. */
+  readonly topics: number;
+  /** Parts of the library that the workload uses, of {@linkcode FEATURES}. */
+  readonly features: readonly string[];
+  /** Faults and operations, by time. */
+  readonly actions: readonly Action[];
+}
+
+/** One fault or operation. An action is ignored if its target does not exist at that time. */
+export interface Action {
+  /** Virtual time, in milliseconds since the start of the workload. */
+  readonly atMs: number;
+  /** Kind of the action, of {@linkcode FAULTS}. */
+  readonly kind: string;
+  /** Host of the action. */
+  readonly target?: string;
+  /** Host at the other end, for actions on the network. */
+  readonly peer?: string;
+  /** Duration, in milliseconds; all is then as before. */
+  readonly lastsMs?: number;
+  /** Size, in the unit of the kind. */
+  readonly amount?: number;
+}
+
+/** The result of a run. */
+export interface Outcome {
+  /** The plan. */
+  readonly plan: Plan;
+  /** Broken promises of the library; empty for a good run. */
+  readonly findings: readonly Finding[];
+  /** Digest of the run; the same at each run of the plan. */
+  readonly digest: string;
+  /** Number of events that ran. */
+  readonly events: number;
+  /** Virtual time of the whole run, in milliseconds. */
+  readonly simulatedMs: number;
+  /** States that the run reached, as short texts, each once. */
+  readonly coverage: readonly string[];
+  /** Newest entries of the trace. */
+  readonly trace: readonly TraceEntry[];
+  /** Digests on the way, for the first difference of two runs. */
+  readonly checkpoints: readonly Checkpoint[];
+}
+
+/** A promise of the library that a run broke. */
+export interface Finding {
+  /** Name of the invariant. */
+  readonly invariant: string;
+  /** Virtual time, in milliseconds since the start. */
+  readonly atMs: number;
+  /** Host on which the invariant broke; empty for the whole cluster. */
+  readonly host: string;
+  /** Expected and received, for people. */
+  readonly text: string;
+}
+
+/** Parts of the library that a plan may turn on. */
+export const FEATURES = [
+  /** Answers that stream, also those that outlive sessions and nodes. */
+  "answers",
+  /** Messages of some clients are kept until the server has handled each one. */
+  "at-least-once",
+  /** Subscriptions that come and go. */
+  "churn",
+  /** Messages to users, on any node. */
+  "direct",
+  /** Durable streams. */
+  "durable",
+  /** Sessions over HTTP, for clients that can do no better. */
+  "http",
+  /** Publications by the HTTP API, and readers of durable streams over HTTP. */
+  "http-api",
+  /** Few sessions for each user. */
+  "limits",
+  /** Publications by nodes, besides those of clients. */
+  "nodes-publish",
+  /** Plain pages: WebSocket without a protocol of the library. */
+  "plain",
+  /** Rooms, users in these, and data of users. */
+  "presence",
+  /** Rates of messages. */
+  "rates",
+  /** Programs of clients end and start again, and go on where the last one ended. */
+  "reload",
+  /** Requests in both directions. */
+  "requests",
+  /** Histories so short that a client may come back too late. */
+  "short-history",
+  /** Handlers of messages that wait. */
+  "slow-handlers",
+  /** Queues with little room. */
+  "small-queues",
+  /** Handlers of messages that fail now and then. */
+  "throwing-handlers",
+  /** Tokens that end, and are renewed. */
+  "tokens",
+  /** Some clients, and some lives of nodes, are of the last release. */
+  "two-wires",
+  /** WebTransport, with WebSocket behind. */
+  "webtransport",
+] as const;
+
+/** A part of the library that a plan may turn on. */
+export type Feature = (typeof FEATURES)[number];
+
+/** Kinds of faults of {@linkcode planOf}. Those of an engine that lacks the kind are ignored. */
+export const FAULTS = [
+  "kill",
+  "power",
+  "freeze",
+  "drain",
+  "jump-clock",
+  "drift",
+  "cut",
+  "silent-cut",
+  "partition",
+  "one-way",
+  "loss",
+  "slow",
+  "refuse",
+  "strip",
+  "no-udp",
+  "handshake",
+  "narrow",
+  "split",
+  "deny",
+  "kill-client",
+  "freeze-client",
+  "engine-kill",
+  "engine-power",
+  "engine-freeze",
+  "engine-slow",
+  "engine-busy",
+  "engine-lag",
+  "engine-failover",
+  "engine-full",
+  "engine-scripts",
+  "engine-subscribers",
+  "engine-clients",
+  "engine-disk",
+] as const;
+
+/** Faults of one engine alone, drawn in plans with that engine. */
+const SQLITE_FAULT = "engine-disk";
+
+/** Feature of few plans, since the features that one release lacks are off there. */
+const MIXED = "two-wires";
+
+/** Share of plans with both releases. */
+const MIXED_SHARE = 0.1;
+
+/** Options of {@linkcode planOf}. */
+export interface PlanOptions {
+  /** Engine of the plan; by default drawn. */
+  readonly engine?: EngineName | undefined;
+  /**
+   * Duration of the workload.
+   *
+   * @default {120}
+   */
+  readonly seconds?: number | undefined;
+  /** True for all features and faults, and the largest size. */
+  readonly isFull?: boolean | undefined;
+}
+
+/** Engines that have a model. */
+export const ENGINES: readonly EngineName[] = ["memory", "redis", "nats", "sqlite"];
+
+/** Engines from which {@linkcode planOf} draws. */
+const DRAWN_ENGINES: readonly EngineName[] = ["memory", "redis", "nats"];
+
+/** Share of plans with the first engine, whose runs take the least time. */
+const FIRST_SHARE = 0.7;
+
+/** Mean time between two faults, in milliseconds. */
+const FAULT_EVERY_MS = 10_000;
+
+/** Sizes of a full plan. */
+const FULL = { nodes: 4, clients: 50, topics: 10 } as const;
+
+/**
+ * Makes the plan of a seed. Each seed turns some features and some kinds of faults off, so that rare
+ * combinations are not hidden behind frequent ones.
+ *
+ * @param seed An integer.
+ * @param options See {@linkcode PlanOptions}.
+ * @returns The plan, the same for the same arguments.
+ */
+export function planOf(seed: number, options: PlanOptions = {}): Plan {
+  const random = seededRandom(seed * 2_654_435_761 % 2 ** 32);
+  for (let i = 0; i < 4; i++) random(); // Seeds beside each other begin alike.
+  const { seconds = 120, isFull = false } = options;
+  const pick = <T>(from: readonly T[]): T => from[Math.floor(random() * from.length)]!;
+  const sized = (least: number, most: number) => least + Math.floor(random() * (most - least + 1));
+  const drawn = random() < FIRST_SHARE ? DRAWN_ENGINES[0]! : pick(DRAWN_ENGINES);
+  const engine = options.engine ?? drawn;
+  const share = 0.3 + 0.6 * random();
+  const features: Feature[] = FEATURES.filter((name) =>
+    name !== MIXED && (random() < share || isFull)
+  );
+  const hasEngine = engine !== "memory" && engine !== "none";
+  const kinds = FAULTS.filter((kind) =>
+    kind === SQLITE_FAULT
+      ? engine === "sqlite"
+      : (random() < 0.4 || isFull) && (hasEngine || !kind.startsWith("engine-"))
+  );
+  const isSmall = random() < 0.3;
+  const [nodes, clients, topics] = isFull
+    ? [FULL.nodes, FULL.clients, FULL.topics]
+    : isSmall
+    ? [sized(1, 2), sized(1, 6), sized(1, 3)]
+    : [sized(1, FULL.nodes), sized(4, FULL.clients), sized(1, FULL.topics)];
+  const hosts = (prefix: string, count: number) => `${prefix}${Math.floor(random() * count)}`;
+  const actions: Action[] = [];
+  const everyMs = FAULT_EVERY_MS * (isFull ? 1 : 0.3 + 1.7 * random());
+  for (let atMs = 0; kinds.length > 0;) {
+    atMs += Math.ceil(-everyMs * Math.log(1 - random()));
+    if (atMs >= seconds * 1_000) break;
+    const isClient = random() < 0.5;
+    actions.push({
+      atMs,
+      kind: pick(kinds),
+      target: hosts("node", nodes),
+      peer: isClient ? hosts("client", clients) : hosts("node", nodes),
+      lastsMs: Math.ceil(-6_000 * Math.log(1 - random())),
+      amount: Math.round(1_000 * random()) / 1_000,
+    });
+  }
+  if (!isFull && random() < MIXED_SHARE) features.push(MIXED);
+  return { seed, seconds, engine, nodes, clients, topics, features, actions };
+}

@@ -1,0 +1,14 @@
+/** Plans that once broke an invariant run with every change. */
+import { assertEquals } from "@std/assert";
+import { runPlan } from "./run.ts";
+import { readSavedPlan } from "./search/report.ts";
+
+const FOLDER = new URL("regressions/", import.meta.url);
+
+for (const { name } of [...Deno.readDirSync(FOLDER)].toSorted((a, b) => a.name < b.name ? -1 : 1)) {
+  if (!name.endsWith(".json")) continue;
+  const { about, plan } = await readSavedPlan(new URL(name, FOLDER));
+  Deno.test(`runPlan() of ${name}: ${about}`, async () => {
+    assertEquals((await runPlan(plan)).findings, []);
+  });
+}

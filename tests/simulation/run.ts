@@ -1,0 +1,108 @@
+/** Runs plans. */
+import { Cluster, type ClusterOptions } from "./cluster/cluster.ts";
+import { takeConsole } from "./cluster/console.ts";
+import { Faults } from "./cluster/faults.ts";
+import type { Outcome, Plan } from "./plan.ts";
+
+/** Time after the last fault in which a cluster has to settle, in milliseconds. */
+const SETTLE_MS = 130_000;
+
+/** Time for the last publications to reach all subscribers, in milliseconds. */
+const PROBE_MS = 10_000;
+
+/** Time in which all clients and servers have to close, in milliseconds. */
+const CLOSE_MS = 30_000;
+
+/** Longest time without a look at the signal, in milliseconds. */
+const SLICE_MS = 1_000;
+
+/** Options of {@linkcode runPlan}. */
+export interface RunOptions extends ClusterOptions {
+  /** Ends the run early, with the findings so far. */
+  readonly signal?: AbortSignal | undefined;
+}
+
+/**
+ * Runs a plan: the workload under its faults, then all faults are healed, the cluster settles, and
+ * all of its parts close.
+ *
+ * @param plan The plan.
+ * @param options See {@linkcode RunOptions}.
+ * @returns The outcome. Broken promises of the library are findings, never errors.
+ * @throws {TypeError} If the plan names an unknown engine or an unknown kind of action.
+ */
+export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Outcome> {
+  const { signal, ...clusterOptions } = options;
+  const cluster = await Cluster.start(plan, clusterOptions);
+  const { simulation, journal, witness } = cluster;
+  using _console = takeConsole(simulation, journal);
+  const onRejection = (event: PromiseRejectionEvent) => {
+    event.preventDefault();
+    journal.tell("unhandled", simulation.current?.name ?? "", { error: event.reason });
+  };
+  globalThis.addEventListener("unhandledrejection", onRejection);
+  try {
+    const faults = new Faults(cluster);
+    for (const action of plan.actions) {
+      if (action.atMs < plan.seconds * 1_000) faults.plan(action);
+    }
+    await passTime(cluster, plan.seconds * 1_000, signal);
+    cluster.rest();
+    faults.heal();
+    journal.tell("healed", "", {});
+    await passTime(cluster, SETTLE_MS, signal);
+    journal.tell("settled", "", {});
+    cluster.probe();
+    await passTime(cluster, PROBE_MS, signal);
+    if (!signal?.aborted) witness.checkEnd(cluster);
+    await close(cluster, signal);
+    if (!signal?.aborted) witness.checkClosed(cluster);
+  } finally {
+    cluster.engine[Symbol.dispose]();
+    globalThis.removeEventListener("unhandledrejection", onRejection);
+  }
+  for (const { invariant, host, text } of witness.findings) {
+    simulation.note(`${invariant}: ${text}`, host, { kind: "finding" });
+  }
+  return {
+    plan,
+    findings: witness.findings,
+    digest: simulation.digest,
+    events: simulation.events,
+    simulatedMs: simulation.nowMs,
+    coverage: journal.coverage,
+    trace: simulation.trace,
+    checkpoints: simulation.checkpoints,
+  };
+}
+
+/** Closes all clients and servers. */
+async function close(cluster: Cluster, signal: AbortSignal | undefined): Promise<void> {
+  let isClosed = false;
+  const closing = cluster.close().then(() => isClosed = true, (error) => {
+    cluster.journal.tell("unhandled", "", { error });
+    isClosed = true;
+  });
+  await passTime(cluster, CLOSE_MS, signal);
+  if (isClosed) await closing;
+  else if (!signal?.aborted) {
+    const error = new Error(`expected all clients and servers to close within ${CLOSE_MS} ms`);
+    cluster.journal.tell("unhandled", "", { error });
+  }
+}
+
+/** Lets time pass; an error of an event is a fact, and time goes on. */
+async function passTime(
+  { simulation, journal }: Cluster,
+  ms: number,
+  signal: AbortSignal | undefined,
+): Promise<void> {
+  const untilMs = simulation.nowMs + ms;
+  while (simulation.nowMs < untilMs && !signal?.aborted) {
+    try {
+      await simulation.run(Math.min(SLICE_MS, untilMs - simulation.nowMs));
+    } catch (error) {
+      journal.tell("unhandled", simulation.current?.name ?? "", { error });
+    }
+  }
+}

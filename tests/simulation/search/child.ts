@@ -1,0 +1,42 @@
+/**
+ * A process that runs plans: a request in a line of JSON, and a line of JSON back.
+ *
+ * ```sh
+ * deno run -A child.ts file:///PATH/TO/run.ts
+ * ```
+ *
+ * @module
+ */
+import { TextLineStream } from "../../soak/lines.ts";
+import { textOf } from "../../../base/error_text.ts";
+import { coverageOf } from "./coverage.ts";
+import { NOTHING, type PlanRunner, REPLY, type RunReply, type RunRequest } from "./runners.ts";
+
+async function answer({ runPlan }: PlanRunner, { plan, trace }: RunRequest): Promise<RunReply> {
+  try {
+    const { plan: _, ...outcome } = await runPlan(plan);
+    const coverage = coverageOf(outcome);
+    return trace ? { ...outcome, coverage } : { ...outcome, coverage, trace: [], checkpoints: [] };
+  } catch (error) {
+    const text = error instanceof Error ? error.stack ?? textOf(error) : textOf(error);
+    const findings = [{ invariant: "a run ends", atMs: 0, host: "", text: `received ${text}` }];
+    return { ...NOTHING, findings };
+  }
+}
+
+/** Writes a whole text; `writeSync` may take a part of the bytes. */
+function write(text: string): void {
+  let bytes = new TextEncoder().encode(text);
+  while (bytes.length > 0) bytes = bytes.subarray(Deno.stdout.writeSync(bytes));
+}
+
+if (import.meta.main) {
+  // Ctrl-C in a terminal reaches all processes; the one that searches ends the others.
+  Deno.addSignalListener("SIGINT", () => {});
+  const program: PlanRunner = await import(Deno.args[0]!);
+  const requests = Deno.stdin.readable.pipeThrough(new TextDecoderStream())
+    .pipeThrough(new TextLineStream());
+  for await (const request of requests) {
+    write(`\n${REPLY}${JSON.stringify(await answer(program, JSON.parse(request)))}\n`);
+  }
+}

@@ -1,0 +1,198 @@
+/** Plans that reached rare states, and changed plans. */
+import type { Action, Plan } from "../plan.ts";
+
+/** Most plans that a corpus keeps; a plan more displaces the most common one. */
+const MAX_PLANS = 512;
+
+/** Most states that a corpus knows, as a bound on memory; later ones are ignored. */
+const MAX_STATES = 200_000;
+
+/** A state is rare until this number of runs has reached that state. */
+const RARE = 4;
+
+/** Most actions of a plan after a change; the last ones are left out. */
+const MAX_ACTIONS = 256;
+
+/** Most changes of one mutation. */
+const MAX_CHANGES = 3;
+
+/** Longest distance that an action moves, in milliseconds. */
+const MAX_MOVE_MS = 10_000;
+
+/** Largest distance between two actions that are moved together, in milliseconds. */
+const CLOSE_MS = 500;
+
+/** Plans drawn for each mutation; the rarest is taken. */
+const DRAWS = 3;
+
+/** A plan in the corpus. */
+interface Kept {
+  readonly plan: Plan;
+  /** Rare states of the run, at the time of keeping. */
+  readonly states: readonly string[];
+}
+
+/**
+ * Plans that reached rare states. A change of such a plan reaches deeper states than a fresh plan
+ * does.
+ *
+ * - **Rare:** the rarest state of a plan counts, by the number of runs that reached that state.
+ * - **Bounded:** 512 plans, 200,000 states.
+ * - **Deterministic:** the same calls with the same chance give the same plans.
+ */
+export class Corpus {
+  /** Number of runs by state. */
+  readonly #counts = new Map<string, number>();
+  readonly #plans: Kept[] = [];
+
+  /** Number of plans. */
+  get size(): number {
+    return this.#plans.length;
+  }
+
+  /** Number of known states. */
+  get states(): number {
+    return this.#counts.size;
+  }
+
+  /**
+   * Counts the states of a run, and keeps the plan if a state is rare.
+   *
+   * @param plan The plan.
+   * @param states States of the run, each once.
+   * @returns True if the plan is kept.
+   */
+  add(plan: Plan, states: readonly string[]): boolean {
+    const rare: string[] = [];
+    for (const state of states) {
+      const count = this.#counts.get(state) ?? 0;
+      if (count === 0 && this.#counts.size === MAX_STATES) continue;
+      this.#counts.set(state, count + 1);
+      if (count < RARE) rare.push(state);
+    }
+    if (rare.length === 0) return false;
+    this.#plans.push({ plan, states: rare });
+    if (this.#plans.length > MAX_PLANS) this.#dropMostCommon();
+    return true;
+  }
+
+  /**
+   * Makes a plan by changes of a kept one.
+   *
+   * @param fresh A plan of another seed; parts of that plan may go into the result.
+   * @param random Numbers from 0 up to 1.
+   * @returns The plan.
+   * @throws {RangeError} If the corpus is empty.
+   */
+  mutate(fresh: Plan, random: () => number): Plan {
+    let plan = this.#draw(random);
+    for (let left = 1 + at(random, MAX_CHANGES); left > 0; left--) {
+      const other = random() < 0.5 ? fresh : this.#draw(random);
+      plan = CHANGES[at(random, CHANGES.length)]!(plan, other, random);
+    }
+    const actions = plan.actions.toSorted((a, b) => a.atMs - b.atMs).slice(0, MAX_ACTIONS);
+    return { ...plan, actions };
+  }
+
+  /** Draws a plan, rather a rare one. */
+  #draw(random: () => number): Plan {
+    if (this.#plans.length === 0) throw new RangeError("Cannot mutate: the corpus is empty");
+    const drawn = Array.from({ length: DRAWS }, () => this.#plans[at(random, this.#plans.length)]!);
+    return drawn.reduce((a, b) => this.#countOf(b) < this.#countOf(a) ? b : a).plan;
+  }
+
+  #dropMostCommon(): void {
+    const counts = this.#plans.map((kept) => this.#countOf(kept));
+    this.#plans.splice(counts.indexOf(Math.max(...counts)), 1);
+  }
+
+  /** Number of runs that reached the rarest state of a plan. */
+  #countOf({ states }: Kept): number {
+    return Math.min(...states.map((state) => this.#counts.get(state)!));
+  }
+}
+
+/** Changes a plan, with parts of another one. */
+type Change = (plan: Plan, other: Plan, random: () => number) => Plan;
+
+const CHANGES: readonly Change[] = [
+  // Other chance: the same faults hit other moments.
+  (plan, _other, random) => ({ ...plan, seed: at(random, 2 ** 32) }),
+  // An action earlier or later.
+  changeOne((action, plan, random) => [
+    { ...action, atMs: timeIn(plan, action.atMs + (2 * random() - 1) * MAX_MOVE_MS) },
+  ]),
+  // An action close to another one: faults at the same time.
+  changeOne((action, plan, random) => {
+    const near = plan.actions[at(random, plan.actions.length)]!;
+    return [{ ...action, atMs: timeIn(plan, near.atMs + (2 * random() - 1) * CLOSE_MS) }];
+  }),
+  // An action of another plan, close to one of this plan.
+  changeOne((action, plan, random, other) => {
+    if (other.actions.length === 0) return [action];
+    const added = other.actions[at(random, other.actions.length)]!;
+    const atMs = timeIn(plan, action.atMs + (2 * random() - 1) * CLOSE_MS);
+    return [action, { ...added, atMs }];
+  }),
+  // An action twice.
+  changeOne((action, plan, random) => [
+    action,
+    { ...action, atMs: timeIn(plan, random() * plan.seconds * 1_000) },
+  ]),
+  // An action of longer or shorter effect.
+  changeOne(({ lastsMs, ...action }, _plan, random) => [
+    lastsMs === undefined
+      ? action
+      : { ...action, lastsMs: Math.round(lastsMs * 4 ** (2 * random() - 1)) },
+  ]),
+  // An action on the target of another one.
+  changeOne((action, plan, random) => {
+    const same = plan.actions.filter(({ kind }) => kind === action.kind);
+    const { target } = same[at(random, same.length)]!;
+    return [target === undefined ? action : { ...action, target }];
+  }),
+  // Fewer actions.
+  (plan, _other, random) => {
+    const share = random() / 2;
+    return { ...plan, actions: plan.actions.filter(() => random() >= share) };
+  },
+  // The actions of another plan as well, from some time on.
+  (plan, other, random) => {
+    const fromMs = random() * plan.seconds * 1_000;
+    const added = other.actions.filter(({ atMs }) => atMs >= fromMs);
+    return { ...plan, actions: [...plan.actions.filter(({ atMs }) => atMs < fromMs), ...added] };
+  },
+  // The features of another plan.
+  (plan, other) => ({ ...plan, features: other.features }),
+];
+
+/** Makes a change of one drawn action, which becomes any number of actions. */
+function changeOne(
+  change: (
+    action: Action,
+    plan: Plan,
+    random: () => number,
+    other: Plan,
+  ) => readonly Action[],
+): Change {
+  return (plan, other, random) => {
+    if (plan.actions.length === 0) return plan;
+    const index = at(random, plan.actions.length);
+    return {
+      ...plan,
+      actions: plan.actions.flatMap((action, i) =>
+        i === index ? change(action, plan, random, other) : [action]
+      ),
+    };
+  };
+}
+
+/** Draws an integer from 0 up to a bound. */
+function at(random: () => number, bound: number): number {
+  return Math.floor(random() * bound);
+}
+
+/** Rounds a time, within the time of the plan. */
+function timeIn({ seconds }: Plan, ms: number): number {
+  return Math.round(Math.min(Math.max(0, ms), seconds * 1_000));
+}

@@ -1,0 +1,150 @@
+/** Texts and files about findings, for people. */
+import type { TraceEntry } from "../../../testing/simulation/event_loop.ts";
+import { timeline } from "../../../testing/simulation/timeline.ts";
+import type { Action, Finding, Plan } from "../plan.ts";
+import type { Found } from "./search.ts";
+
+/** Most lines of the timeline in a report, the last ones before the finding. */
+const MAX_LINES = 60;
+
+/** Time before a finding from which all entries are in the timeline, in milliseconds. */
+const SHORTLY_MS = 200;
+
+/** Name of a message, an answer or a stream in texts, such as `m:client3.12`. */
+const ID = /[a-z]+:\w+\.[\w.]*\w/g;
+
+/** A plan in a file. */
+export interface SavedPlan {
+  /** A sentence about the fault that the plan showed. */
+  readonly about: string;
+  /** Invariant that broke. */
+  readonly invariant: string;
+  /** The plan. */
+  readonly plan: Plan;
+}
+
+/**
+ * Writes a plan that broke an invariant to a file, in place of an earlier plan of the same invariant
+ * and seed.
+ *
+ * @param finding The finding.
+ * @param plan The plan.
+ * @param folder Folder of the file; made if missing.
+ * @returns Path of the file.
+ */
+export function savePlan({ invariant, text }: Finding, plan: Plan, folder: string): string {
+  const saved: SavedPlan = { about: text, invariant, plan };
+  const name = invariant.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "");
+  Deno.mkdirSync(folder, { recursive: true });
+  const path = `${folder}/${name}-${plan.seed}.json`;
+  Deno.writeTextFileSync(path, `${JSON.stringify(saved, null, 2)}\n`);
+  return path;
+}
+
+/**
+ * Reads a plan from a file: one that {@linkcode savePlan} wrote, or a plan alone.
+ *
+ * @param path Path or URL of the file.
+ * @returns The plan; without sentence and invariant for a plan alone.
+ * @throws {TypeError} If the file has no plan.
+ */
+export async function readSavedPlan(path: string | URL): Promise<SavedPlan> {
+  const read: unknown = JSON.parse(await Deno.readTextFile(path));
+  const saved = isObject(read) && isObject(read.plan) ? read : { plan: read };
+  const { about = "", invariant = "", plan } = saved as Partial<SavedPlan>;
+  if (!isObject(plan) || typeof plan.seed !== "number" || !Array.isArray(plan.actions)) {
+    throw new TypeError(`Cannot read a plan: the file must have a plan, received ${path}`);
+  }
+  return { about, invariant, plan };
+}
+
+function isObject(value: unknown): value is Record<string, unknown> {
+  return typeof value === "object" && value !== null;
+}
+
+/**
+ * Describes a finding with the smallest plan.
+ *
+ * @param found The finding.
+ * @param options `path` of the file with the plan, and the `trace` of that run.
+ * @returns Lines.
+ */
+export function describeFound(
+  found: Found,
+  { path, trace }: { readonly path: string; readonly trace: readonly TraceEntry[] },
+): string[] {
+  const { finding, first, after, plan, runs, isMinimal } = found;
+  const size = `${plan.actions.length} of ${first.actions.length} actions`;
+  return [
+    ...describeFinding(finding),
+    `  seed ${first.seed}, after ${after} plans; shrunk to ${size} in ${runs} runs` +
+    (isMinimal ? "" : " (a smaller plan may exist)"),
+    `  replay: deno task simulate --replay ${path}`,
+    ...describePlan(plan).map((line) => `  ${line}`),
+    ...timelineOf(finding, trace),
+  ];
+}
+
+/** Draws the entries that a reader needs to understand a finding. */
+function timelineOf(finding: Finding, trace: readonly TraceEntry[]): string[] {
+  const entries = trace.filter((entry) => belongsTo(finding, entry));
+  const { atMs: untilMs } = finding;
+  const text = timeline(entries, { untilMs, lastMs: Infinity, maxLines: MAX_LINES });
+  return text === "" ? [] : ["  timeline:", ...text.split("\n").map((line) => `  ${line}`)];
+}
+
+/**
+ * Tells whether an entry belongs to a finding: all entries shortly before, each fault, entries of the
+ * same host apart from messages, and each entry that names a message or a stream of the finding.
+ */
+function belongsTo({ atMs, host, text }: Finding, entry: TraceEntry): boolean {
+  const { kind } = entry;
+  if (kind === "packet" || entry.atMs > atMs) return false;
+  if (entry.atMs >= atMs - SHORTLY_MS || kind === "fault" || kind === "life") return true;
+  if (host !== "" && kind !== "message" && (entry.host === host || entry.to === host)) return true;
+  return namesOf(text).some((id) => namesOf(entry.text).includes(id));
+}
+
+function namesOf(text: string): readonly string[] {
+  return text.match(ID) ?? [];
+}
+
+/**
+ * Describes a finding.
+ *
+ * @param finding The finding.
+ * @returns Lines.
+ */
+export function describeFinding({ invariant, atMs, host, text }: Finding): string[] {
+  const place = host === "" ? "" : ` on ${host}`;
+  return [
+    `FINDING ${invariant}, at ${seconds(atMs)}${place}`,
+    ...text.split("\n").map((line) => `  ${line}`),
+  ];
+}
+
+/**
+ * Describes a plan: sizes and features, and a line for each action.
+ *
+ * @param plan The plan.
+ * @returns Lines.
+ */
+export function describePlan(plan: Plan): string[] {
+  const { seed, engine, nodes, clients, topics, features, actions } = plan;
+  return [
+    `plan: seed ${seed}, ${plan.seconds} s, engine ${engine}, ${nodes} nodes, ${clients} clients, ` +
+    `${topics} topics; features: ${features.join(", ") || "none"}`,
+    ...actions.map(describeAction),
+  ];
+}
+
+function describeAction({ atMs, kind, target, peer, lastsMs, amount }: Action): string {
+  const hosts = [target, peer].filter((host) => host !== undefined).join(" → ");
+  const lasts = lastsMs === undefined ? "" : ` for ${seconds(lastsMs)}`;
+  return `  ${seconds(atMs).padStart(10)}  ${kind} ${hosts}${lasts}` +
+    (amount === undefined ? "" : ` (${amount})`);
+}
+
+function seconds(ms: number): string {
+  return `${(ms / 1_000).toFixed(3)} s`;
+}

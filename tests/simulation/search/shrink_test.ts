@@ -1,0 +1,73 @@
+import { assert, assertEquals } from "@std/assert";
+import type { Plan } from "../plan.ts";
+import { shrink } from "./shrink.ts";
+import { planOf, runPlan } from "./toy.ts";
+
+const fails = async (plan: Plan) => (await runPlan(plan)).findings.length > 0;
+
+/** A plan with ten harmless actions and, among these, a cut soon after a kill. */
+const gap: Plan = {
+  ...planOf(1),
+  actions: [
+    ...planOf(1).actions.filter(({ atMs, kind }) => atMs < 60_000 && kind !== "kill"),
+    { atMs: 60_000, kind: "kill", target: "node1", lastsMs: 3_000, amount: -0.37 },
+    { atMs: 61_500, kind: "cut", target: "node2", amount: 12 },
+    ...planOf(1).actions.filter(({ atMs, kind }) => atMs > 62_000 && kind !== "kill"),
+  ],
+};
+
+Deno.test("shrink() leaves nothing that the failure does not need", async () => {
+  const { plan, isMinimal } = await shrink(gap, fails);
+  assertEquals(plan, {
+    seed: 1,
+    seconds: 1,
+    engine: "memory",
+    nodes: 1,
+    clients: 3,
+    topics: 1,
+    features: ["presence"],
+    actions: [
+      { atMs: 0, kind: "kill", target: "node1", lastsMs: 0, amount: 0 },
+      { atMs: 1, kind: "cut", target: "node2", amount: 0 },
+    ],
+  });
+  assert(isMinimal);
+});
+
+Deno.test("shrink() of a shrunk plan changes nothing", async () => {
+  const { plan } = await shrink(gap, fails);
+  const again = await shrink(plan, fails);
+  assertEquals(again.plan, plan);
+  assert(again.isMinimal);
+});
+
+Deno.test("shrink() runs no plan twice, and at most maxRuns plans", async () => {
+  for (const maxRuns of [1, 5, 20]) {
+    const seen = new Set<string>();
+    let count = 0;
+    const { plan, runs, isMinimal } = await shrink(gap, (candidate) => {
+      seen.add(JSON.stringify(candidate));
+      count++;
+      return fails(candidate);
+    }, { maxRuns });
+    assertEquals([count, seen.size, runs, isMinimal], [maxRuns, maxRuns, maxRuns, false]);
+    assert(await fails(plan));
+  }
+});
+
+Deno.test("shrink() ends with the smallest plan so far when the signal or the time ends", async () => {
+  const stop = new AbortController();
+  let count = 0;
+  const stopped = await shrink(gap, (plan) => {
+    if (++count === 10) stop.abort();
+    return fails(plan);
+  }, { signal: stop.signal });
+  assertEquals([count, stopped.isMinimal, await fails(stopped.plan)], [10, false, true]);
+  const late = await shrink(gap, fails, { maxMs: -1 });
+  assertEquals([late.plan, late.runs, late.isMinimal], [gap, 0, false]);
+});
+
+Deno.test("shrink() gives a plan back that does not fail again", async () => {
+  const { plan, runs, isMinimal } = await shrink(gap, () => Promise.resolve(false));
+  assertEquals([plan, runs, isMinimal], [gap, 1, false]);
+});
