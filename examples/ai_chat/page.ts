@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { bundleClient, type Page } from "../chat/page.ts";
+import { bundleClient, type Page, readFiles } from "../chat/page.ts";
 
 const FILES = {
   "/": ["page/index.html", "text/html"],
@@ -20,10 +20,7 @@ const FILES = {
 
 /** Reads the files, and bundles the client. */
 export async function readPage(): Promise<Page> {
-  const page = new Map<string, { type: string; body: string }>();
-  for (const [path, [name, type]] of Object.entries(FILES)) {
-    page.set(path, { type, body: await Deno.readTextFile(new URL(name, import.meta.url)) });
-  }
+  const page = await readFiles(new URL("./", import.meta.url), FILES);
   const client = await bundleClient(new URL("../../client.ts", import.meta.url));
   page.set("/skein-client.js", { type: "text/javascript", body: client });
   return page;

@@ -24,15 +24,26 @@ const HEADERS = {
 
 /** Reads the files of the page, and bundles the client. */
 export async function readPage(): Promise<Page> {
-  const page = new Map<string, { type: string; body: string }>();
-  for (const [path, [name, type]] of Object.entries(FILES)) {
-    page.set(path, {
-      type,
-      body: await Deno.readTextFile(new URL(`page/${name}`, import.meta.url)),
-    });
-  }
+  const page = await readFiles(new URL("page/", import.meta.url), FILES);
   const bundle = await bundleClient(new URL("../../client.ts", import.meta.url));
   page.set("/skein-client.js", { type: "text/javascript", body: bundle });
+  return page;
+}
+
+/**
+ * Reads the files of a page.
+ *
+ * @param folder The folder, with a slash at the end.
+ * @param files Name and type of each file, by the path of its URL.
+ */
+export async function readFiles(
+  folder: URL,
+  files: Readonly<Record<string, readonly [name: string, type: string]>>,
+): Promise<Map<string, { readonly type: string; readonly body: string }>> {
+  const page = new Map<string, { type: string; body: string }>();
+  for (const [path, [name, type]] of Object.entries(files)) {
+    page.set(path, { type, body: await Deno.readTextFile(new URL(name, folder)) });
+  }
   return page;
 }
 

@@ -22,7 +22,7 @@ import {
   type Server,
   type Session,
 } from "../../mod.ts"; // jsr:@skein/skein
-import { bundleClient, type Page, servePage } from "../chat/page.ts";
+import { bundleClient, type Page, readFiles, servePage } from "../chat/page.ts";
 import { FIELD, networkSchema, states, World } from "./world.ts";
 
 const contract = defineContract({
@@ -92,11 +92,7 @@ function serveGame(
 }
 
 async function readPage(): Promise<Page> {
-  const page = new Map<string, { type: string; body: string }>();
-  for (const [path, [name, type]] of Object.entries(FILES)) {
-    const body = await Deno.readTextFile(new URL(`page/${name}`, import.meta.url));
-    page.set(path, { type, body });
-  }
+  const page = await readFiles(new URL("page/", import.meta.url), FILES);
   const client = await bundleClient(new URL("../../client.ts", import.meta.url));
   return page.set("/skein-client.js", { type: "text/javascript", body: client });
 }

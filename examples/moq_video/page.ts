@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { bundleClient, type Page } from "../chat/page.ts";
+import { bundleClient, type Page, readFiles } from "../chat/page.ts";
 
 const FILES = {
   "/": ["index.html", "text/html"],
@@ -19,11 +19,7 @@ const FILES = {
 
 /** Reads the files of the page, and bundles the client. */
 export async function readPage(): Promise<Page> {
-  const page = new Map<string, { type: string; body: string }>();
-  for (const [path, [name, type]] of Object.entries(FILES)) {
-    const body = await Deno.readTextFile(new URL(`page/${name}`, import.meta.url));
-    page.set(path, { type, body });
-  }
+  const page = await readFiles(new URL("page/", import.meta.url), FILES);
   const client = await bundleClient(new URL("client.ts", import.meta.url));
   page.set("/skein-moq.js", { type: "text/javascript", body: client });
   return page;

@@ -17,7 +17,7 @@
  */
 import { BrokerError } from "../../mod.ts"; // jsr:@skein/skein
 import { SqliteBroker } from "../../pubsub/sqlite/mod.ts"; // jsr:@skein/skein/sqlite
-import { bundleClient, type Page, servePage } from "../chat/page.ts";
+import { bundleClient, type Page, readFiles, servePage } from "../chat/page.ts";
 import { drawOnce } from "./once.ts";
 import { serveWhiteboard, type WhiteboardServer } from "./whiteboard.ts";
 
@@ -54,11 +54,7 @@ async function main(args: readonly string[]): Promise<void> {
 
 /** Reads the files of the page, and bundles its modules, some of which the server uses too. */
 async function readPage(): Promise<Page> {
-  const page = new Map<string, { type: string; body: string }>();
-  for (const [path, [name, type]] of Object.entries(FILES)) {
-    const body = await Deno.readTextFile(new URL(`page/${name}`, import.meta.url));
-    page.set(path, { type, body });
-  }
+  const page = await readFiles(new URL("page/", import.meta.url), FILES);
   const body = await bundleClient(new URL("page/whiteboard.js", import.meta.url));
   page.set("/whiteboard.js", { type: "text/javascript", body });
   return page;

@@ -76,8 +76,11 @@ export function isFirefox(browser: Browser): boolean {
   return browser.process()!.spawnfile.includes("firefox");
 }
 
-/** Starts a browser without a window. */
-export async function launchBrowser(kind: BrowserKind): Promise<Browser> {
+/** Starts a browser without a window, with further arguments. */
+export async function launchBrowser(
+  kind: BrowserKind,
+  args: readonly string[] = [],
+): Promise<Browser> {
   const executablePath = findBrowser(kind);
   if (executablePath === undefined) {
     throw new Error(`${kind.name} was not found; ${kind.variable} says where it is`);
@@ -85,7 +88,7 @@ export async function launchBrowser(kind: BrowserKind): Promise<Browser> {
   return await puppeteer.launch({
     browser: kind.name === "Chromium" ? "chrome" : "firefox",
     executablePath,
-    args: [...ARGS[kind.name]],
+    args: [...ARGS[kind.name], ...args],
     // Keeps the back/forward cache, as in a user's browser.
     ignoreDefaultArgs: ["--disable-back-forward-cache"],
     headless: true,
@@ -96,15 +99,58 @@ export async function launchBrowser(kind: BrowserKind): Promise<Browser> {
   });
 }
 
+/** The running browsers of this file's tests; a start takes longer than most tests. */
+const running = new Map<BrowserKind, Browser>();
+
+let isEndPlanned = false;
+
+/** Ends all browsers after the last test of a file. */
+const endBrowsers = async () => {
+  await Promise.all([...running.values()].map((browser) => browser.close()));
+  running.clear();
+};
+
+/** Gives a test the running browser of a kind, or a new one, without pages and cookies of others. */
+async function withBrowser(
+  kind: BrowserKind,
+  test: (browser: Browser) => Promise<void>,
+): Promise<void> {
+  let browser = running.get(kind);
+  if (browser?.connected !== true) running.set(kind, browser = await launchBrowser(kind));
+  try {
+    await deadline(test(browser), TEST_PATIENCE_MS);
+    await clear(browser);
+  } catch (error) {
+    running.delete(kind);
+    await browser.close();
+    throw error;
+  }
+}
+
+/** Closes all pages but one empty page, and removes all cookies. */
+async function clear(browser: Browser): Promise<void> {
+  if (!browser.connected) return; // A test may end its browser.
+  const context = browser.defaultBrowserContext();
+  const pages = await context.pages();
+  await context.newPage();
+  await Promise.all(pages.map((page) => page.close()));
+  const others = browser.browserContexts().filter((other) => other !== context);
+  await Promise.all(others.map((other) => other.close()));
+  await context.deleteCookie(...await context.cookies());
+}
+
 /**
- * Registers a test for each browser, or for some. A test without an installed browser is skipped
- * and renamed; with `CI=true` the missing browser is a failure.
+ * Registers a test for each browser, or for some. The tests of a file share a browser, and no page.
+ * A test without an installed browser is skipped and renamed; with `CI=true` the missing browser is
+ * a failure.
  */
 export function testInBrowsers(
   name: string,
   test: (browser: Browser) => Promise<void>,
   kinds: readonly BrowserKind[] = BROWSERS,
 ): void {
+  if (!isEndPlanned) Deno.test.afterAll(endBrowsers);
+  isEndPlanned = true;
   for (const kind of kinds) {
     const isMissing = findBrowser(kind) === undefined && Deno.env.get("CI") !== "true";
     const reason = isMissing ? ` (skipped: not installed; ${kind.variable} says where it is)` : "";
@@ -114,14 +160,7 @@ export function testInBrowsers(
       // Puppeteer keeps the browser's process, pipes and timers until after the close.
       sanitizeOps: false,
       sanitizeResources: false,
-      async fn() {
-        const browser = await launchBrowser(kind);
-        try {
-          await deadline(test(browser), TEST_PATIENCE_MS);
-        } finally {
-          await browser.close();
-        }
-      },
+      fn: () => withBrowser(kind, test),
     });
   }
 }

@@ -142,7 +142,7 @@ testInBrowsers("chat refuses a name that is none, and says why", async (browser)
   await page.keyboard.press("Enter");
   const error = await page.waitForSelector("#name-error:not(:empty)");
   assertEquals(
-    await error!.evaluate((element: { textContent: string }) => element.textContent),
+    await error!.evaluate((element: object) => (element as { textContent: string }).textContent),
     "A name has 1 to 24 letters and digits",
   );
 });

@@ -41,7 +41,7 @@ testInBrowsers("video says that a browser cannot show it", async (browser) => {
   await page.waitForSelector('#stage[data-state="unsupported"]');
   const error = await page.waitForSelector("#own-error:not(:empty)");
   assertEquals(
-    await error!.evaluate((element: { textContent: string }) => element.textContent),
+    await error!.evaluate((element: object) => (element as { textContent: string }).textContent),
     "This browser has no VideoEncoder (WebCodecs).",
   );
 });

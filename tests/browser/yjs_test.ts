@@ -60,9 +60,11 @@ testInBrowsers("documents of two pages are equal after their node was killed", a
     assertEquals(await page.evaluate(() => yjsPage.isSaved), false);
   }
   await node.restart();
-  await ann.waitForFunction(() => yjsPage.isSaved && /ab|ba/.test(yjsPage.text("notes/3")), {
-    polling: 10,
-  });
+  await ann.waitForFunction(
+    (names) => yjsPage.isSaved && names.every((name) => /ab|ba/.test(yjsPage.text(name))),
+    { polling: 10 },
+    NAMES,
+  );
   for (const name of NAMES) await has(bob, name, await ann.evaluate((n) => yjsPage.text(n), name));
 
   // The acknowledged edits are there, also without any page that has it.

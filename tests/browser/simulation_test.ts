@@ -1,0 +1,43 @@
+/** The page of the simulated cluster: a trace that is played, and faults by a click. */
+import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
+import { ChatProcess, testInBrowsers } from "./_browsers.ts";
+import { chooseHost, seek, textOf, untilText } from "./_simulation_page.ts";
+
+testInBrowsers(
+  "a fault by a click runs the seed again, and its removal gives the first run",
+  async (browser) => {
+    await using server = await ChatProcess.start("simulation");
+    const page = await browser.newPage();
+    const errors: unknown[] = [];
+    page.on("pageerror", (error) => errors.push(error));
+    await page.goto(server.url);
+    await untilText(page, "#digest", /^[0-9a-f]{8}$/);
+    const first = await textOf(page, "#digest");
+    assertEquals(await textOf(page, "#findings"), "Every client has every line.");
+    await untilText(page, "#play", /Pause/);
+    await page.click("#play");
+
+    await seek(page, 20_000);
+    assertEquals(await textOf(page, "#clock"), "20.00 s");
+    await chooseHost(page, "oslo");
+    await page.click('[data-kind="kill"]');
+    await untilText(page, "#faults", /20.00 s: oslo is killed/);
+    const broken = await textOf(page, "#digest");
+    assertNotEquals(broken, first);
+    assertEquals(await textOf(page, "#clock"), "20.00 s");
+    await seek(page, 21_000);
+    await page.waitForSelector('[aria-label="oslo, node, dead"]');
+    assertMatch(await textOf(page, "#facts"), /oslo is killed/);
+    await seek(page, 19_000);
+    await page.waitForSelector('[aria-label="oslo, node, alive"]');
+
+    await page.click("#faults button");
+    await untilText(page, "#digest", new RegExp(first));
+    assertEquals(await page.$$eval("#faults li", (faults) => faults.length), 0);
+
+    await page.$eval("#seed", (seed) => Object.assign(seed, { value: "2" }).value);
+    await page.click("#start button");
+    await untilText(page, "#digest", new RegExp(`^(?!${first}|${broken})[0-9a-f]{8}`));
+    assertEquals(errors, []);
+  },
+);
