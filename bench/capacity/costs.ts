@@ -1,0 +1,73 @@
+/** Costs of the parts of a service, as measured, for the model of many sessions. */
+
+/** Costs of an engine. Times are CPU time of one of its processes, in milliseconds. */
+export interface EngineCosts {
+  /** A session of a user: the claim of a place, and the topic of the user. */
+  readonly userMs: number;
+  /** A topic with a history that a node begins to follow: the subscription and the first reads. */
+  readonly topicMs: number;
+  /** A publication on a topic with a history. */
+  readonly publicationMs: number;
+  /** A copy of a publication to one node. */
+  readonly copyMs: number;
+  /** Commands for a session of a user, as the engine counts these. */
+  readonly userCommands: number;
+  /** Commands for a topic that a node begins to follow. */
+  readonly topicCommands: number;
+}
+
+/** Costs of a service. Times are CPU time of one process, in milliseconds. */
+export interface Costs {
+  /** A session until its greeting, on its node. */
+  readonly sessionMs: number;
+  /** The same of a user, beyond the session: authentication, and the claim of a place. */
+  readonly userMs: number;
+  /** A subscription with its recovery, on the node of the session. */
+  readonly subscriptionMs: number;
+  /** A reconnect, in a process of clients; 0 for clients on machines of their own. */
+  readonly clientMs: number;
+  /** A publication that reaches a node, without its deliveries. */
+  readonly receiptMs: number;
+  /** A delivery of a publication to one of many sessions of a node. */
+  readonly deliveryMs: number;
+  /** A copy of a publication from one node to another, on either of the two. */
+  readonly relayMs: number;
+  /** The engine. */
+  readonly engine: EngineCosts;
+}
+
+/**
+ * A service on Redis. Nodes: the tables of the page on operations, at half load. Engine: commands
+ * of 10 us, and scripts by `bench/appends.ts`.
+ */
+export const REDIS_COSTS: Costs = {
+  sessionMs: 0.15,
+  userMs: 0.1,
+  subscriptionMs: 0.15,
+  clientMs: 0,
+  receiptMs: 0.012,
+  deliveryMs: 0.001,
+  relayMs: 0.01,
+  engine: {
+    userMs: 0.03,
+    topicMs: 0.06,
+    publicationMs: 0.03,
+    copyMs: 0.003,
+    userCommands: 8,
+    topicCommands: 6,
+  },
+};
+
+/** A service on NATS: the same nodes, and an engine whose claims cost more. */
+export const NATS_COSTS: Costs = {
+  ...REDIS_COSTS,
+  userMs: 0.2,
+  engine: {
+    userMs: 0.4,
+    topicMs: 0.1,
+    publicationMs: 0.036,
+    copyMs: 0.005,
+    userCommands: 5,
+    topicCommands: 20,
+  },
+};

@@ -1,0 +1,378 @@
+/** A model of a service: nodes, an engine in shards, and the sessions of its clients. */
+import { seededRandom } from "../../transport/memory/path.ts";
+import type { Costs } from "./costs.ts";
+import { Machine, ModelProcess, ModelTime } from "./machine.ts";
+
+/** Length of the intervals in which the commands to the engine are counted, in milliseconds. */
+const SAMPLE_MS = 200;
+
+/** Mark of a topic that a node follows. */
+const FOLLOWED = 1;
+
+/** Description of a service. */
+export interface FleetOptions {
+  /** Number of sessions. */
+  readonly sessions: number;
+  /** Number of nodes, each one process. */
+  readonly nodes: number;
+  /** Nodes on one machine. */
+  readonly nodesPerMachine: number;
+  /** Cores of each machine. */
+  readonly coresPerMachine: number;
+  /** Number of topics with a history. */
+  readonly topics: number;
+  /** Topics of each session. */
+  readonly topicsEach: number;
+  /** True if each session has a user of its own. */
+  readonly hasUsers: boolean;
+  /** Processes of the engine, each on a core of its own; keys are spread over all. */
+  readonly shards: number;
+  /** Part of each core of nodes and shards that the usual work takes, from 0 up to 1. */
+  readonly usualLoad: number;
+  /** Upper end of the first delay of a client, in milliseconds. */
+  readonly firstDelayMs: number;
+  /** Upper end of every delay of a client, in milliseconds. */
+  readonly maxDelayMs: number;
+  /** Time after which a client gives an attempt up, in milliseconds. */
+  readonly connectTimeoutMs: number;
+  /** Way of a packet between client and node, or node and engine, in milliseconds. */
+  readonly clientWayMs: number;
+  /** Way of a packet between a node and the engine, in milliseconds. */
+  readonly engineWayMs: number;
+  /**
+   * Choice of a node for a new connection: by chance, or the one with the fewest sessions.
+   */
+  readonly balancer: "random" | "least";
+  /**
+   * Processes of clients and engine on the only machine of the nodes, as in a test. 0 for clients
+   * and an engine on machines of their own.
+   */
+  readonly localClients: number;
+  /** Costs of the parts. */
+  readonly costs: Costs;
+  /** Source of chance: an integer. */
+  readonly seed: number;
+}
+
+/** Result of a scenario. */
+export interface FleetResult {
+  /** Sessions that were lost or moved, and came back; each return counts. */
+  readonly back: number;
+  /** Sessions that are still away at the end. */
+  readonly away: number;
+  /** Time until half of these were back, in milliseconds since the first loss. */
+  readonly halfMs: number;
+  /** Time until 99 % were back. */
+  readonly mostMs: number;
+  /** Time until all were back. */
+  readonly allMs: number;
+  /** The longest absence of one session. */
+  readonly longestMs: number;
+  /** Attempts that clients gave up. */
+  readonly givenUp: number;
+  /** Commands to the engine, beyond the usual ones. */
+  readonly commands: number;
+  /** Most of these in a second, in the busiest 200 ms, over all shards. */
+  readonly peakCommands: number;
+  /** The most work that waited for one node at once, in milliseconds of its core. */
+  readonly nodeQueueMs: number;
+  /** The most work that waited for one shard at once, in milliseconds of its core. */
+  readonly shardQueueMs: number;
+  /** Most sessions on one node at the end, as a multiple of the mean. */
+  readonly imbalance: number;
+}
+
+interface Node {
+  readonly index: number;
+  readonly process: ModelProcess;
+  /** By topic: {@linkcode FOLLOWED} for those that the node follows, or else 0. */
+  readonly topics: Uint8Array;
+  /** Callbacks of subscriptions that wait for a topic. */
+  readonly waiting: Map<number, (() => void)[]>;
+  isOpen: boolean;
+  /** Open connections, those that still begin included. */
+  sessions: number;
+  /** Number of times that all connections broke. */
+  life: number;
+}
+
+/** A service with all sessions connected, at time 0. */
+export class Fleet {
+  /** The time of the model. */
+  readonly time: ModelTime = new ModelTime();
+  /** Node of each session; -1 while away. */
+  readonly nodeOf: Int32Array;
+  readonly #options: FleetOptions;
+  readonly #random: () => number;
+  readonly #nodes: Node[] = [];
+  readonly #shards: ModelProcess[] = [];
+  readonly #clients: ModelProcess[] = [];
+  readonly #awaySinceMs: Float64Array;
+  readonly #back: number[] = [];
+  readonly #commands: number[] = [];
+  #longestMs = 0;
+  #givenUp = 0;
+  #away = 0;
+
+  /**
+   * Creates a service whose sessions are spread evenly.
+   *
+   * @param options See {@linkcode FleetOptions}.
+   */
+  constructor(options: FleetOptions) {
+    this.#options = options;
+    this.#random = seededRandom(options.seed);
+    const { sessions, nodes, nodesPerMachine, coresPerMachine, shards, localClients } = options;
+    let machine = new Machine(this.time, coresPerMachine);
+    for (let index = 0; index < nodes; index++) {
+      if (index > 0 && index % nodesPerMachine === 0) {
+        machine = new Machine(this.time, coresPerMachine);
+      }
+      this.#nodes.push({
+        index,
+        process: new ModelProcess(machine),
+        topics: new Uint8Array(options.topics),
+        waiting: new Map(),
+        isOpen: true,
+        sessions: 0,
+        life: 0,
+      });
+    }
+    for (let i = 0; i < shards; i++) {
+      const own = localClients > 0 ? machine : new Machine(this.time, 1);
+      this.#shards.push(new ModelProcess(own));
+    }
+    for (let i = 0; i < localClients; i++) this.#clients.push(new ModelProcess(machine));
+    this.nodeOf = new Int32Array(sessions).fill(-1);
+    this.#awaySinceMs = new Float64Array(sessions).fill(-1);
+  }
+
+  /** Places all sessions on the open nodes, by turns, as if these had been there for long. */
+  settle(): void {
+    const open = this.#nodes.filter(({ isOpen }) => isOpen);
+    for (let session = 0; session < this.nodeOf.length; session++) {
+      const node = open[session % open.length]!;
+      node.sessions++;
+      this.nodeOf[session] = node.index;
+      for (const topic of this.#topicsOf(session)) node.topics[topic] = FOLLOWED;
+    }
+  }
+
+  /** Stops to accept sessions on a node. */
+  shut(index: number): void {
+    this.#nodes[index]!.isOpen = false;
+  }
+
+  /** Accepts sessions on a node again. */
+  open(index: number): void {
+    this.#nodes[index]!.isOpen = true;
+  }
+
+  /** Ends the process of a node; its sessions reconnect after their first delays. */
+  kill(index: number): void {
+    const node = this.#nodes[index]!;
+    this.shut(index);
+    node.topics.fill(0);
+    node.waiting.clear();
+    this.disconnect(index);
+  }
+
+  /** Breaks all connections of a node, which goes on. */
+  disconnect(index: number): void {
+    const node = this.#nodes[index]!;
+    node.life++;
+    node.sessions = 0;
+    for (const session of this.sessionsOf(index)) {
+      this.#leave(session);
+      this.#retry(session, 0);
+    }
+  }
+
+  /** Sessions of a node. */
+  sessionsOf(index: number): number[] {
+    const found: number[] = [];
+    for (let i = 0; i < this.nodeOf.length; i++) if (this.nodeOf[i] === index) found.push(i);
+    return found;
+  }
+
+  /** Lets a session leave its node and connect to another one at once. */
+  move(session: number): void {
+    const at = this.nodeOf[session]!;
+    if (at < 0) return;
+    this.#nodes[at]!.sessions--;
+    this.#leave(session);
+    this.#connect(session, 0);
+  }
+
+  /** Reads the result; times count from a moment. */
+  result(sinceMs: number): FleetResult {
+    const back = this.#back.map((at) => at - sinceMs).sort((a, b) => a - b);
+    const at = (part: number) => back[Math.max(0, Math.ceil(back.length * part) - 1)] ?? 0;
+    const commands = this.#commands.reduce((sum, count) => sum + (count ?? 0), 0);
+    const peak = this.#commands.reduce((most, count) => Math.max(most, count ?? 0), 0);
+    const mean = this.nodeOf.length / this.#nodes.length;
+    return {
+      back: back.length,
+      away: this.#away,
+      halfMs: at(0.5),
+      mostMs: at(0.99),
+      allMs: at(1),
+      longestMs: this.#longestMs,
+      givenUp: this.#givenUp,
+      commands,
+      peakCommands: peak * 1_000 / SAMPLE_MS,
+      nodeQueueMs: Math.max(...this.#nodes.map(({ process }) => process.peakMs)),
+      shardQueueMs: Math.max(...this.#shards.map(({ peakMs }) => peakMs)),
+      imbalance: Math.max(...this.#nodes.map(({ sessions }) => sessions)) / mean,
+    };
+  }
+
+  /** Connects a session after a delay, which doubles with each attempt. */
+  #retry(session: number, attempt: number): void {
+    const { firstDelayMs, maxDelayMs } = this.#options;
+    const delayMs = Math.min(maxDelayMs, firstDelayMs * 2 ** attempt) * this.#random();
+    this.time.after(delayMs, () => this.#connect(session, attempt));
+  }
+
+  #connect(session: number, attempt: number): void {
+    const { clientWayMs, connectTimeoutMs, costs } = this.#options;
+    const node = this.#choose();
+    if (node === undefined) return this.#retry(session, attempt + 1);
+    const { life } = node;
+    node.sessions++;
+    let isOver = false;
+    const timeout = this.time.after(connectTimeoutMs, () => {
+      isOver = true;
+      this.#givenUp++;
+      if (node.life === life) node.sessions--;
+      this.#retry(session, attempt + 1);
+    });
+    // A node that ended resets the connection.
+    const isLost = () => {
+      if (isOver) return true;
+      if (node.life === life) return false;
+      isOver = true;
+      timeout.isOver = true;
+      this.#retry(session, attempt + 1);
+      return true;
+    };
+    this.#atClient(session, () => {
+      // A handshake of TCP, and the request.
+      this.time.after(3 * clientWayMs, () => {
+        if (isLost()) return;
+        this.#atNode(node, costs.sessionMs, () => {
+          this.#admit(session, node, () => {
+            if (isLost()) return;
+            timeout.isOver = true;
+            this.time.after(clientWayMs, () => {
+              if (isLost()) return;
+              this.nodeOf[session] = node.index;
+              this.#atClient(session, () => this.#subscribe(session, node, life));
+            });
+          });
+        });
+      });
+    });
+  }
+
+  /** Claims the place of a user. */
+  #admit(session: number, node: Node, done: () => void): void {
+    const { hasUsers, costs } = this.#options;
+    if (!hasUsers) return done();
+    const { userMs, userCommands } = costs.engine;
+    this.#ask(session, userMs, userCommands, () => this.#atNode(node, costs.userMs, done));
+  }
+
+  /** Subscribes to the topics of a session, whose client then has all that it missed. */
+  #subscribe(session: number, node: Node, life: number): void {
+    const { clientWayMs, topicsEach, costs } = this.#options;
+    this.time.after(clientWayMs, () => {
+      let open = topicsEach;
+      const subscribed = () => {
+        if (--open > 0) return;
+        this.time.after(clientWayMs, () => {
+          if (node.life === life) this.#return(session);
+        });
+      };
+      this.#atNode(node, costs.subscriptionMs * topicsEach, () => {
+        for (const topic of this.#topicsOf(session)) this.#follow(node, topic, subscribed);
+      });
+    });
+  }
+
+  #follow(node: Node, topic: number, done: () => void): void {
+    if (node.topics[topic] === FOLLOWED) return done();
+    const waiting = node.waiting.get(topic);
+    if (waiting !== undefined) return void waiting.push(done);
+    const all = [done];
+    node.waiting.set(topic, all);
+    const { topicMs, topicCommands } = this.#options.costs.engine;
+    this.#ask(topic, topicMs, topicCommands, () => {
+      node.topics[topic] = FOLLOWED;
+      node.waiting.delete(topic);
+      for (const each of all) each();
+    });
+  }
+
+  #leave(session: number): void {
+    this.nodeOf[session] = -1;
+    if (this.#awaySinceMs[session]! >= 0) return; // Lost again before its return.
+    this.#awaySinceMs[session] = this.time.nowMs;
+    this.#away++;
+  }
+
+  #return(session: number): void {
+    const { nowMs } = this.time;
+    this.#back.push(nowMs);
+    this.#away--;
+    this.#longestMs = Math.max(this.#longestMs, nowMs - this.#awaySinceMs[session]!);
+    this.#awaySinceMs[session] = -1;
+  }
+
+  /** Has a shard of the engine work, with the way there and back. */
+  #ask(key: number, ms: number, commands: number, done: () => void): void {
+    const { engineWayMs, usualLoad } = this.#options;
+    this.time.after(engineWayMs, () => {
+      const sample = Math.floor(this.time.nowMs / SAMPLE_MS);
+      this.#commands[sample] = (this.#commands[sample] ?? 0) + commands;
+      const shard = this.#shards[hash(key) % this.#shards.length]!;
+      shard.work(ms / (1 - usualLoad), () => void this.time.after(engineWayMs, done));
+    });
+  }
+
+  #atNode({ process }: Node, ms: number, done: () => void): void {
+    process.work(ms / (1 - this.#options.usualLoad), done);
+  }
+
+  /** Has the client work, where clients share the machine: each half of a reconnect. */
+  #atClient(session: number, done: () => void): void {
+    const process = this.#clients[session % this.#clients.length];
+    if (process === undefined) done();
+    else process.work(this.#options.costs.clientMs / 2, done);
+  }
+
+  #choose(): Node | undefined {
+    if (this.#options.balancer === "least") {
+      let least: Node | undefined;
+      for (const node of this.#nodes) {
+        if (node.isOpen && (least === undefined || node.sessions < least.sessions)) least = node;
+      }
+      return least;
+    }
+    const open = this.#nodes.filter(({ isOpen }) => isOpen);
+    return open[Math.floor(this.#random() * open.length)];
+  }
+
+  #topicsOf(session: number): number[] {
+    const { topics, topicsEach } = this.#options;
+    return Array.from({ length: topicsEach }, (_, i) => hash(session * 31 + i) % topics);
+  }
+}
+
+/** Spreads whole numbers evenly (the finalizer of MurmurHash3). */
+function hash(value: number): number {
+  let h = value | 0;
+  h = Math.imul(h ^ (h >>> 16), 0x85ebca6b);
+  h = Math.imul(h ^ (h >>> 13), 0xc2b2ae35);
+  return (h ^ (h >>> 16)) >>> 0;
+}

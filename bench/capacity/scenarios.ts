@@ -1,0 +1,199 @@
+/** Scenarios of the model: lost nodes, a restarted balancer, a deploy, a topic with many subscribers. */
+import { seededRandom } from "../../transport/memory/path.ts";
+import type { Costs } from "./costs.ts";
+import { Fleet, type FleetOptions, type FleetResult } from "./fleet.ts";
+import { Machine, ModelProcess, ModelTime } from "./machine.ts";
+
+/**
+ * Time after the last fault at which a scenario ends, in milliseconds. Where attempts are given up
+ * faster than a node works, sessions may never all be back.
+ */
+const HORIZON_MS = 300_000;
+
+/** Part of the time of a drain over which the sessions leave; the same in `Server.drain()`. */
+const DRAIN_SPREAD = 0.8;
+
+/**
+ * Ends some nodes at once, as a failing machine does.
+ *
+ * @param options The service.
+ * @param lost Number of nodes that end.
+ * @returns The result; times count from the end of the nodes.
+ */
+export function loseNodes(options: FleetOptions, lost: number): FleetResult {
+  const fleet = new Fleet(options);
+  fleet.settle();
+  for (let index = 0; index < lost; index++) fleet.kill(index);
+  fleet.time.run(HORIZON_MS);
+  return fleet.result(0);
+}
+
+/**
+ * Ends the only nodes of all sessions, beside spare nodes without sessions.
+ *
+ * @param options The service, with the spare nodes.
+ * @param lost Number of nodes that have all sessions, and end.
+ * @returns The result; times count from the end of the nodes.
+ */
+export function moveToSpareNodes(options: FleetOptions, lost: number): FleetResult {
+  const fleet = new Fleet(options);
+  for (let index = lost; index < options.nodes; index++) fleet.shut(index);
+  fleet.settle();
+  for (let index = lost; index < options.nodes; index++) fleet.open(index);
+  for (let index = 0; index < lost; index++) fleet.kill(index);
+  fleet.time.run(HORIZON_MS);
+  return fleet.result(0);
+}
+
+/**
+ * Restarts the balancer: all connections break, and all nodes go on.
+ *
+ * @param options The service.
+ * @returns The result; times count from the break.
+ */
+export function restartBalancer(options: FleetOptions): FleetResult {
+  const fleet = new Fleet(options);
+  fleet.settle();
+  for (let index = 0; index < options.nodes; index++) fleet.disconnect(index);
+  fleet.time.run(HORIZON_MS);
+  return fleet.result(0);
+}
+
+/** A rolling restart. */
+export interface DeployOptions {
+  /** Time of the drain of each node, in milliseconds. */
+  readonly withinMs: number;
+  /** Time from the end of a process until the next one accepts sessions, in milliseconds. */
+  readonly restartMs: number;
+  /** Number of nodes that restart at the same time. */
+  readonly together: number;
+}
+
+/**
+ * Restarts all nodes, some at a time: each drains, ends, and starts again without sessions.
+ *
+ * @param options The service.
+ * @param deploy See {@linkcode DeployOptions}.
+ * @returns The result; times count from the first drain.
+ */
+export function deploy(options: FleetOptions, deploy: DeployOptions): FleetResult {
+  const { withinMs, restartMs, together } = deploy;
+  const fleet = new Fleet(options);
+  const random = seededRandom(options.seed + 1);
+  fleet.settle();
+  const roundMs = withinMs + restartMs;
+  for (let first = 0; first < options.nodes; first += together) {
+    const nodes = Array.from(
+      { length: Math.min(together, options.nodes - first) },
+      (_, i) => first + i,
+    );
+    fleet.time.after(first / together * roundMs, () => {
+      for (const node of nodes) fleet.shut(node);
+      for (const session of nodes.flatMap((node) => fleet.sessionsOf(node))) {
+        fleet.time.after(random() * DRAIN_SPREAD * withinMs, () => fleet.move(session));
+      }
+      fleet.time.after(withinMs, () => {
+        for (const node of nodes) fleet.kill(node);
+      });
+      fleet.time.after(roundMs, () => {
+        for (const node of nodes) fleet.open(node);
+      });
+    });
+  }
+  fleet.time.run(Math.ceil(options.nodes / together) * roundMs + HORIZON_MS);
+  return fleet.result(0);
+}
+
+/** A topic whose subscribers are on many nodes. */
+export interface HotTopicOptions {
+  /** Number of subscribers, spread evenly over the nodes. */
+  readonly subscribers: number;
+  /** Number of nodes with subscribers. */
+  readonly nodes: number;
+  /** Publications a second. */
+  readonly perSecond: number;
+  /** Measured time, in milliseconds. */
+  readonly durationMs: number;
+  /**
+   * Number of nodes that receive from the engine, and hand copies to the others. 0 if the engine
+   * sends a copy to each node.
+   */
+  readonly relays: number;
+  /** Way of a packet between a node and the engine, or two nodes, in milliseconds. */
+  readonly wayMs: number;
+  /** Costs of the parts. */
+  readonly costs: Costs;
+  /** Source of chance: an integer. */
+  readonly seed: number;
+}
+
+/** Result of a {@linkcode hotTopic}. */
+export interface HotTopicResult {
+  /** Median time from a publication to its last delivery, in milliseconds. */
+  readonly halfMs: number;
+  /** The same for 99 % of the publications. */
+  readonly mostMs: number;
+  /** Part of the engine's core that the topic takes, from 0 up to 1. */
+  readonly engineLoad: number;
+  /** Part of the busiest node's core that the topic takes. */
+  readonly nodeLoad: number;
+}
+
+/**
+ * Publishes on one topic, at moments drawn by chance, and delivers to all subscribers. All of a topic
+ * is in one shard of the engine, so that further shards change nothing.
+ *
+ * @param options See {@linkcode HotTopicOptions}.
+ * @returns The result.
+ */
+export function hotTopic(options: HotTopicOptions): HotTopicResult {
+  const { subscribers, perSecond, durationMs, relays, wayMs, costs, seed } = options;
+  const time = new ModelTime();
+  const random = seededRandom(seed);
+  const newProcess = () => new ModelProcess(new Machine(time, 1));
+  const engine = newProcess();
+  const nodes = Array.from({ length: options.nodes }, newProcess);
+  const deliveries = subscribers / nodes.length * costs.deliveryMs;
+  const latencies: number[] = [];
+  const direct = relays === 0 ? nodes : nodes.slice(0, relays);
+
+  const publish = () => {
+    const sinceMs = time.nowMs;
+    let missing = nodes.length;
+    const deliver = (node: ModelProcess) =>
+      node.work(costs.receiptMs + deliveries, () => {
+        if (--missing === 0) latencies.push(time.nowMs - sinceMs);
+      });
+    const { publicationMs, copyMs } = costs.engine;
+    engine.work(publicationMs + copyMs * direct.length, () =>
+      void time.after(wayMs, () => {
+        for (const [i, node] of direct.entries()) {
+          // A relay first passes the copies on.
+          const others = relays === 0
+            ? []
+            : nodes.filter((_, j) => j >= relays && j % relays === i);
+          node.work(costs.relayMs * others.length, () => {
+            deliver(node);
+            time.after(wayMs, () => {
+              for (const other of others) deliver(other);
+            });
+          });
+        }
+      }));
+  };
+  const pauseMs = () => -1_000 / perSecond * Math.log(1 - random());
+  for (let atMs = pauseMs(); atMs < durationMs; atMs += pauseMs()) {
+    time.after(wayMs + atMs, publish);
+  }
+  time.run();
+  latencies.sort((a, b) => a - b);
+  const at = (part: number) => latencies[Math.ceil(latencies.length * part) - 1] ?? 0;
+  const count = latencies.length;
+  const perMs = count / durationMs;
+  return {
+    halfMs: at(0.5),
+    mostMs: at(0.99),
+    engineLoad: perMs * (costs.engine.publicationMs + costs.engine.copyMs * direct.length),
+    nodeLoad: Math.max(...nodes.map(({ busyMs }) => busyMs)) / durationMs,
+  };
+}
