@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { type CheckoutPackage, readCheckout } from "./_checkout.ts";
 import {
   buildPackage,
   checksum,
@@ -25,6 +26,8 @@ export interface Mirror extends AsyncDisposable {
 
 /** Options for {@linkcode openMirror}. */
 export interface MirrorOptions {
+  /** Root of a checkout whose own package is served too; by default, no package. */
+  checkout?: URL;
   /** Folder of the types and stand-ins; by default, `tools/std/`. */
   types?: URL;
   /** Folder of the JavaScript; by default, the mirror asks npm on the first request. */
@@ -44,8 +47,9 @@ export interface MirrorOptions {
 export function openMirror(options: MirrorOptions = {}): Mirror {
   const { types: folder = new URL("std", import.meta.url), scripts = npmFolder } = options;
   const types = readTree(folder);
-  const handler = mirrorHandler(types, async () => readTree(await scripts()));
-  const server = listen(preferredPort(folder, types), handler);
+  const own = options.checkout && readCheckout(options.checkout);
+  const handler = mirrorHandler(types, async () => readTree(await scripts()), own);
+  const server = listenNear(identityOf(folder, [types, own?.files ?? new Map()]), handler);
   return {
     url: `http://127.0.0.1:${server.addr.port}/`,
     [Symbol.asyncDispose]: () => server.shutdown(),
@@ -59,13 +63,15 @@ export function openMirror(options: MirrorOptions = {}): Mirror {
  * @param types The content of `tools/std/`.
  * @param scripts Reads the npm package; called on the first request for JavaScript, and again only
  * after a failure.
+ * @param own A further package.
  * @returns The handler.
  */
 export function mirrorHandler(
   types: ReadonlyMap<string, Uint8Array>,
   scripts: () => Promise<ReadonlyMap<string, Uint8Array>>,
+  own?: CheckoutPackage,
 ): (request: Request) => Promise<Response> {
-  const names = new Set(packageNames(types));
+  const names = new Set(packageNames(types).map((name) => `@std/${name}`));
   const packages = new Map<string, Package>();
   let reading: Promise<ReadonlyMap<string, Uint8Array>> | undefined;
 
@@ -74,21 +80,29 @@ export function mirrorHandler(
     if (found === undefined) {
       reading ??= scripts();
       reading.catch(() => reading = undefined);
-      found = buildPackage(name, types, await reading)!;
+      found = buildPackage(name.slice("@std/".length), types, await reading)!;
       packages.set(name, found);
     }
     return found;
   };
+  if (own !== undefined) packages.set(own.name, own);
 
   return async (request) => {
-    const [scope, name = "", ...rest] = new URL(request.url).pathname.slice(1).split("/");
+    const [scope = "", base = "", ...rest] = new URL(request.url).pathname.slice(1).split("/");
+    const name = `${scope}/${base}`;
     const path = rest.join("/");
-    if (scope !== "@std" || !names.has(name)) return notFound();
+    if (name !== own?.name && !names.has(name)) return notFound();
+    const version = name === own?.name ? own.version : VERSION;
     if (path === "meta.json") {
-      return Response.json({ scope: "std", name, latest: VERSION, versions: { [VERSION]: {} } });
+      return Response.json({
+        scope: scope.slice(1),
+        name: base,
+        latest: version,
+        versions: { [version]: {} },
+      });
     }
     const { exports, files } = await load(name);
-    if (path === `${VERSION}_meta.json`) {
+    if (path === `${version}_meta.json`) {
       const manifest = Object.fromEntries(
         [...files].map(([file, content]) => [
           `/${file}`,
@@ -97,42 +111,61 @@ export function mirrorHandler(
       );
       return Response.json({ exports, manifest });
     }
-    const content = path.startsWith(`${VERSION}/`)
-      ? files.get(path.slice(VERSION.length + 1))
+    const content = path.startsWith(`${version}/`)
+      ? files.get(path.slice(version.length + 1))
       : undefined;
     if (content === undefined) return notFound();
-    const type = path.endsWith(".js") ? "text/javascript" : "text/typescript";
-    return new Response(content as Uint8Array<ArrayBuffer>, { headers: { "content-type": type } });
+    return new Response(content as Uint8Array<ArrayBuffer>, {
+      headers: { "content-type": contentType(path) },
+    });
   };
+}
+
+function contentType(path: string): string {
+  if (path.endsWith(".js")) return "text/javascript";
+  if (path.endsWith(".json")) return "application/json";
+  return /\.tsx?$/.test(path) ? "text/typescript" : "text/plain";
 }
 
 function notFound(): Response {
   return new Response("Not found", { status: 404 });
 }
 
-/**
- * Returns a port per checkout and content; the port also depends on the source of the mirror.
- */
-function preferredPort(folder: URL, types: ReadonlyMap<string, Uint8Array>): number {
+/** Names a checkout and its content; the name also depends on the source of the mirror. */
+function identityOf(
+  folder: URL,
+  served: readonly ReadonlyMap<string, Uint8Array>[],
+): string {
   const own = ["_mirror.ts", "_packages.ts"].map((name) =>
     Deno.readTextFileSync(new URL(name, import.meta.url))
   );
   const parts = [folder.href, NPM_PACKAGE, VERSION, ...own];
-  for (const [path, content] of types) parts.push(path, checksum(content));
-  const digest = checksum(new TextEncoder().encode(parts.join("\n")));
-  return PORTS.from + Number.parseInt(digest.slice(-8), 16) % PORTS.count;
+  for (const files of served) {
+    for (const [path, content] of files) parts.push(path, checksum(content));
+  }
+  return parts.join("\n");
 }
 
-function listen(
-  port: number,
+/**
+ * Listens on the loopback interface, on the port that follows from a name. Processes share the port
+ * on Linux; elsewhere, or if the port is taken, the server has any free port.
+ *
+ * @param identity The name.
+ * @param handler Answers requests.
+ * @returns The server.
+ */
+export function listenNear(
+  identity: string,
   handler: (request: Request) => Promise<Response>,
 ): Deno.HttpServer<Deno.NetAddr> {
+  const digest = checksum(new TextEncoder().encode(identity));
+  const port = PORTS.from + Number.parseInt(digest.slice(-8), 16) % PORTS.count;
   const base = {
     hostname: "127.0.0.1",
     onListen: () => {},
     onError: (error: unknown) => {
       console.error(String(error instanceof Error ? error.message : error));
-      return new Response("The local mirror failed", { status: 500 });
+      return new Response("The local registry failed", { status: 500 });
     },
   };
   try {

@@ -52,13 +52,23 @@ export async function npmFolder(): Promise<string> {
   return found;
 }
 
-/** Reads all files below a folder, by path with forward slashes. */
-export function readTree(root: string | URL): Map<string, Uint8Array> {
+/**
+ * Reads the files below a folder, by path with forward slashes.
+ *
+ * @param root The folder.
+ * @param isLeftOut Tells which files and folders are skipped; by default, none.
+ * @returns The files, sorted by path.
+ */
+export function readTree(
+  root: string | URL,
+  isLeftOut: (path: string) => boolean = () => false,
+): Map<string, Uint8Array> {
   const base = root instanceof URL ? fileURLToPath(root) : root;
   const files = new Map<string, Uint8Array>();
   const walk = (path: string): void => {
     for (const entry of Deno.readDirSync(`${base}/${path}`)) {
       const below = path === "" ? entry.name : `${path}/${entry.name}`;
+      if (isLeftOut(below)) continue;
       if (entry.isDirectory) walk(below);
       else files.set(below, Deno.readFileSync(`${base}/${below}`));
     }

@@ -10,6 +10,8 @@ export interface Import {
   readonly specifier: string;
   /** Line number, from 1. */
   readonly line: number;
+  /** Position of the specifier in the source, behind the quote. */
+  readonly at: number;
   /** True if the import names only types, and so disappears from the compiled program. */
   readonly isTypeOnly: boolean;
   /** True for `import()`, or the type of an `import()`: the module loads without that import. */
@@ -130,12 +132,16 @@ export function importsOf(source: string): Import[] {
   return [...codeOf(source, { strings: true }).matchAll(STATIC)]
     // The keyword is blank in `bare` if part of a string.
     .filter((match) => bare.charAt(match.index) !== " ")
-    .map((match) => ({
-      specifier: match[1] ?? match[2]!,
-      line: lineAt(source, match.index),
-      isTypeOnly: isTypeOnly(match[0]),
-      isLate: /^import\s*\(/.test(match[0]),
-    }));
+    .map((match) => {
+      const specifier = match[1] ?? match[2]!;
+      return {
+        specifier,
+        line: lineAt(source, match.index),
+        at: match.index + match[0].lastIndexOf(specifier),
+        isTypeOnly: isTypeOnly(match[0]),
+        isLate: /^import\s*\(/.test(match[0]),
+      };
+    });
 }
 
 /** `import type …`, or braces in which every name is a type. */

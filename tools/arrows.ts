@@ -2,7 +2,7 @@
  * Checks the directions of the imports between modules.
  *
  * ```text
- * errors <- base <- transport <- session <- client, pubsub, manager <- telemetry <- server <- mod
+ * errors <- base <- transport <- session <- client, pubsub, manager <- telemetry <- server <- mod <- cli
  * ```
  *
  * The arrows bind every import, `import()` and types included, and no imports make a cycle.
@@ -44,6 +44,7 @@ type Layer =
   | "server"
   | "testing"
   | "mod"
+  | "cli"
   | "free";
 
 const BELOW_PUBSUB = ["errors", "base", "transport", "session"] as const;
@@ -62,10 +63,11 @@ const MAY_IMPORT: Readonly<Record<Exclude<Layer, "free">, readonly Layer[]>> = {
   server: [...BELOW_SERVER, "server"],
   testing: [...BELOW_SERVER, "client", "server", "testing"],
   mod: [...BELOW_SERVER, "client", "server", "mod"],
+  cli: [...BELOW_SERVER, "client", "server", "mod", "cli"],
 };
 
 const FREE = /^(?:tests|examples|bench|tools|docs)\/|_(?:test|bench)\.ts$/;
-const FOLDERS = /^(base|transport|session|client|pubsub|manager|telemetry|server|testing)\//;
+const FOLDERS = /^(base|transport|session|client|pubsub|manager|telemetry|server|testing|cli)\//;
 
 /** An import of a file of the repository. */
 export interface Edge {
@@ -198,14 +200,14 @@ function checkExample({ exports }: Repository, path: string, edges: readonly Edg
     }));
 }
 
-/** Follows all modules that a browser loads with `client.ts`, at first or by `import()`. */
+/** Follows all modules that a browser loads with `client.ts` or the hooks, at first or by `import()`. */
 function checkClient(
   files: ReadonlyMap<string, string>,
   imports: ReadonlyMap<string, readonly Import[]>,
   edges: ReadonlyMap<string, readonly Edge[]>,
 ): Violation[] {
   const violations: Violation[] = [];
-  const chains = new Map([["client.ts", "client.ts"]]);
+  const chains = new Map(["client.ts", "client/react.ts"].map((path) => [path, path]));
   for (const [path, chain] of chains) {
     const source = files.get(path);
     if (source === undefined) continue;
@@ -266,7 +268,7 @@ function resolve(from: string, specifier: string): string | undefined {
  */
 export async function* filesIn(root: URL, folder = ""): AsyncGenerator<string> {
   for await (const { name, isDirectory } of Deno.readDir(new URL(folder, root))) {
-    if (name.startsWith(".") || name === "node_modules") continue;
+    if (name.startsWith(".") || name === "node_modules" || name === "dist") continue;
     if (isDirectory) yield* filesIn(root, `${folder}${name}/`);
     else yield folder + name;
   }

@@ -39,12 +39,12 @@ const SIGNALS: readonly Deno.Signal[] = Deno.build.os === "windows"
  * @returns The exit code of Deno.
  */
 export async function launch(args: readonly string[]): Promise<number> {
-  if (await registryAnswers()) return await runDeno(args, {});
+  if (await registryAnswers()) return await runCommand(Deno.execPath(), args, {});
   await using mirror = openMirror();
   console.error(
     "launch: the JSR registry does not answer; @std packages come from npm through a local mirror",
   );
-  return await runDeno(withoutLock(args), { JSR_URL: mirror.url });
+  return await runCommand(Deno.execPath(), withoutLock(args), { JSR_URL: mirror.url });
 }
 
 /**
@@ -89,10 +89,22 @@ async function probe(): Promise<boolean> {
   return modules.length > 0 && modules.every((module) => module.error === undefined);
 }
 
-async function runDeno(args: readonly string[], env: Record<string, string>): Promise<number> {
-  const child = new Deno.Command(Deno.execPath(), {
+/**
+ * Runs a command, and passes standard streams and signals through.
+ *
+ * @param command The program.
+ * @param args The arguments.
+ * @param env Variables beside those of this process.
+ * @returns The exit code.
+ */
+export async function runCommand(
+  command: string,
+  args: readonly string[],
+  env: Readonly<Record<string, string>>,
+): Promise<number> {
+  const child = new Deno.Command(command, {
     args: [...args],
-    env,
+    env: { ...env },
     stdin: "inherit",
     stdout: "inherit",
     stderr: "inherit",
@@ -117,10 +129,20 @@ async function runDeno(args: readonly string[], env: Record<string, string>): Pr
 
 /** Path of the file that remembers an unreachable registry, so that the next run need not wait. */
 function silenceFile(): string | undefined {
+  const folder = cacheFolder();
+  return folder === undefined ? undefined : `${folder}/registry-silent`;
+}
+
+/**
+ * The folder in which the tools keep files between runs.
+ *
+ * @returns A path, of a folder that may not exist yet; `undefined` for a user without a home.
+ */
+export function cacheFolder(): string | undefined {
   const home = Deno.env.get("HOME");
   const folder = Deno.env.get("XDG_CACHE_HOME") ?? Deno.env.get("LOCALAPPDATA") ??
     (home === undefined ? undefined : `${home}/.cache`);
-  return folder === undefined ? undefined : `${folder}/skein/registry-silent`;
+  return folder === undefined ? undefined : `${folder}/skein`;
 }
 
 async function isFresh(path: string): Promise<boolean> {

@@ -1,5 +1,6 @@
 /**
- * Checks the Markdown of the repository: each link has a target, and the prose follows the rules.
+ * Checks the Markdown of the repository: each link has a target, the table of contents lists each
+ * page, and the prose follows the rules.
  *
  * ```sh
  * deno run -A tools/pages.ts
@@ -8,6 +9,7 @@
  * @module
  */
 import { filesIn, type Violation } from "./arrows.ts";
+import { checkContents, CONTENTS, slugOf } from "./site/contents.ts";
 import { countPronouns } from "./figures.ts";
 import { findDivided, MAX_PRONOUNS } from "./prose.ts";
 
@@ -39,10 +41,14 @@ export function checkPages(pages: Pages, paths: ReadonlySet<string>): Violation[
     if (known !== undefined) return anchor === "" || known.has(anchor);
     return paths.has(to) || folders.has(to.replace(/\/?$/, "/"));
   };
-  return [...pages].flatMap(([path, text]) => [
+  const violations = [...pages].flatMap(([path, text]) => [
     ...checkLinks(path, text, isTarget),
     ...checkWords(path, text),
   ]);
+  const contents = pages.get(CONTENTS);
+  if (contents === undefined) return violations;
+  const faults = checkContents(contents, [...pages.keys()]);
+  return [...violations, ...faults.map((fault) => ({ path: CONTENTS, ...fault }))];
 }
 
 function checkLinks(
@@ -106,8 +112,7 @@ function anchorsOf(page: string): ReadonlySet<string> {
   for (const { content } of linesOf(page)) {
     const heading = /^#{1,6} (.*)/.exec(content)?.[1];
     if (heading !== undefined) {
-      const plain = heading.replace(/<[^>]*>/g, "").replace(/\]\([^)]*\)/g, "]").trim();
-      const name = plain.toLowerCase().replace(/[^\p{L}\p{N}_\- ]/gu, "").replaceAll(" ", "-");
+      const name = slugOf(heading);
       let anchor = name;
       for (let i = 1; anchors.has(anchor); i++) anchor = `${name}-${i}`;
       anchors.add(anchor);

@@ -1,0 +1,302 @@
+/**
+ * The bill of materials (SBOM) of the package, in the JSON of CycloneDX 1.6: every package that an
+ * entry of `deno.json` reaches, as Deno resolves the imports.
+ *
+ * ```sh
+ * deno task sbom
+ * deno task sbom --strict
+ * ```
+ *
+ * The file is `dist/sbom.cdx.json`. Without `SOURCE_DATE_EPOCH` the document has no time, so that two
+ * runs make the same bytes.
+ *
+ * - **Required** are packages that the root entry reaches, optional those of other entries alone.
+ * - **Packages of npm** have a `purl`, the hash of their tarball, and the license of their manifest.
+ * - **Packages of JSR** have no type of `purl`; the property `skein:registry` names the registry.
+ * - **Behind the mirror** of `tools/launch.ts` the version of a package of JSR is not known, and left
+ *   out. `--strict` fails then, as a release needs every version.
+ *
+ * @module
+ */
+import { VERSION as MIRROR_VERSION } from "./_packages.ts";
+
+/** The manifest of this repository, in part. */
+export interface Manifest {
+  readonly name: string;
+  readonly version: string;
+  readonly license: string;
+  readonly exports: Readonly<Record<string, string>>;
+}
+
+/** The output of `deno info --json`, in part. */
+export interface ModuleGraph {
+  readonly modules: readonly {
+    readonly kind?: string;
+    readonly specifier: string;
+    readonly npmPackage?: string;
+    readonly error?: string;
+  }[];
+  readonly npmPackages?: Readonly<Record<string, NpmPackage>>;
+}
+
+/** A package of npm in a graph. */
+export interface NpmPackage {
+  readonly name: string;
+  readonly version: string;
+  /** Keys of the packages on which this one depends. */
+  readonly dependencies: readonly string[];
+  /** Folder in Deno's cache. */
+  readonly localPath?: string;
+}
+
+/** Facts that no graph has. */
+export interface PackageFacts {
+  /** License of a package of npm, as its manifest says. */
+  license(found: NpmPackage): string | undefined;
+  /** Hash of a package's tarball, such as `sha512-…`, by name and version. */
+  integrity(nameAndVersion: string): string | undefined;
+}
+
+/** A package in the document. */
+export interface Component {
+  readonly type: "library";
+  readonly "bom-ref": string;
+  readonly group?: string;
+  readonly name: string;
+  readonly version?: string;
+  readonly scope: "required" | "optional";
+  readonly hashes?: readonly { readonly alg: string; readonly content: string }[];
+  readonly licenses?: readonly { readonly expression: string }[];
+  readonly purl?: string;
+  readonly properties: readonly { readonly name: string; readonly value: string }[];
+}
+
+/** A bill of materials, as CycloneDX 1.6 writes one. */
+export interface Bom {
+  readonly bomFormat: "CycloneDX";
+  readonly specVersion: "1.6";
+  readonly serialNumber: `urn:uuid:${string}`;
+  readonly version: 1;
+  readonly metadata: {
+    readonly timestamp?: string;
+    readonly component: {
+      readonly type: "library";
+      readonly "bom-ref": string;
+      readonly group?: string;
+      readonly name: string;
+      readonly version: string;
+      readonly licenses: readonly { readonly expression: string }[];
+    };
+  };
+  readonly components: readonly Component[];
+  readonly dependencies: readonly { readonly ref: string; readonly dependsOn: readonly string[] }[];
+}
+
+/** A package that entries reach. */
+interface Reached {
+  readonly registry: "npm" | "jsr";
+  readonly name: string;
+  readonly version: string | undefined;
+  readonly npm: NpmPackage | undefined;
+  readonly entries: Set<string>;
+  readonly dependsOn: Set<string>;
+}
+
+/** A module of JSR: scope, name and version in the path. */
+const JSR_MODULE = /^https?:\/\/[^/]+\/(@[\w-]+\/[\w-]+)\/(\d[^/]*)\//;
+
+/**
+ * Makes a bill of materials.
+ *
+ * @param manifest The manifest of the package.
+ * @param graphs The graph of each entry, by the name in `exports`.
+ * @param facts Licenses and hashes.
+ * @param timestamp Time of the document; left out by default.
+ * @returns The document.
+ * @throws {TypeError} If a module of a graph cannot be resolved.
+ */
+export async function bomOf(
+  manifest: Manifest,
+  graphs: ReadonlyMap<string, ModuleGraph>,
+  facts: PackageFacts,
+  timestamp?: Date,
+): Promise<Bom> {
+  const root = `${manifest.name}@${manifest.version}`;
+  const direct = new Set<string>();
+  const reached = new Map<string, Reached>();
+  for (const [entry, graph] of graphs) collect(entry, graph, reached, direct);
+
+  const refs = [...reached.keys()].sort();
+  const content = {
+    metadata: {
+      ...(timestamp && { timestamp: timestamp.toISOString() }),
+      component: {
+        type: "library",
+        "bom-ref": root,
+        ...nameOf(manifest.name),
+        version: manifest.version,
+        licenses: [{ expression: manifest.license }],
+      },
+    },
+    components: refs.map((ref) => componentOf(ref, reached.get(ref)!, facts)),
+    dependencies: [
+      { ref: root, dependsOn: [...direct].sort() },
+      ...refs.map((ref) => ({ ref, dependsOn: [...reached.get(ref)!.dependsOn].sort() })),
+    ],
+  } as const;
+  const serialNumber = `urn:uuid:${await uuidOf(JSON.stringify(content))}` as const;
+  return { bomFormat: "CycloneDX", specVersion: "1.6", serialNumber, version: 1, ...content };
+}
+
+function collect(
+  entry: string,
+  { modules, npmPackages = {} }: ModuleGraph,
+  reached: Map<string, Reached>,
+  direct: Set<string>,
+): void {
+  const reach = (ref: string, found: Omit<Reached, "entries" | "dependsOn">): Reached => {
+    const known = reached.get(ref) ?? { ...found, entries: new Set(), dependsOn: new Set() };
+    known.entries.add(entry);
+    reached.set(ref, known);
+    return known;
+  };
+  const visit = (key: string): string => {
+    const npm = npmPackages[key];
+    if (npm === undefined) throw new TypeError(`Cannot make bill of materials: no package ${key}`);
+    const { name, version } = npm;
+    const ref = purlOf(name, version);
+    if (reached.get(ref)?.entries.has(entry)) return ref;
+    const { dependsOn } = reach(ref, { registry: "npm", name, version, npm });
+    for (const other of npm.dependencies) dependsOn.add(visit(other));
+    return ref;
+  };
+  for (const { kind, specifier, npmPackage, error } of modules) {
+    if (error !== undefined) {
+      throw new TypeError(`Cannot make bill of materials: ${specifier} has an error: ${error}`);
+    }
+    if (kind === "npm") direct.add(visit(npmPackage!));
+    const [, name, version] = JSR_MODULE.exec(specifier) ?? [];
+    if (name === undefined || version === undefined) continue;
+    const known = version === MIRROR_VERSION ? undefined : version;
+    const ref = known === undefined ? `jsr:${name}` : `jsr:${name}@${known}`;
+    reach(ref, { registry: "jsr", name, version: known, npm: undefined });
+    direct.add(ref);
+  }
+}
+
+function componentOf(
+  ref: string,
+  { registry, name, version, npm, entries }: Reached,
+  facts: PackageFacts,
+): Component {
+  const license = npm && facts.license(npm);
+  const integrity = npm && facts.integrity(`${name}@${version}`);
+  return {
+    type: "library",
+    "bom-ref": ref,
+    ...nameOf(name),
+    ...(version !== undefined && { version }),
+    scope: entries.has(".") ? "required" : "optional",
+    ...(integrity !== undefined && { hashes: [hashOf(integrity)] }),
+    ...(license !== undefined && { licenses: [{ expression: license }] }),
+    ...(npm && { purl: ref }),
+    properties: [
+      { name: "skein:registry", value: registry },
+      ...[...entries].sort().map((value) => ({ name: "skein:entry", value })),
+    ],
+  };
+}
+
+/** Splits `@scope/name`. */
+function nameOf(full: string): { readonly group: string; readonly name: string } | {
+  readonly name: string;
+} {
+  const [group, name] = full.split("/");
+  return name === undefined ? { name: full } : { group: group!, name };
+}
+
+function purlOf(name: string, version: string): string {
+  return `pkg:npm/${name.replace("@", "%40")}@${version}`;
+}
+
+/** Turns the form of a lock file, `sha512-` and base64, into that of CycloneDX. */
+function hashOf(integrity: string): { readonly alg: string; readonly content: string } {
+  const [algorithm, value] = integrity.split("-");
+  const alg = algorithm!.toUpperCase().replace("SHA", "SHA-");
+  return { alg, content: Uint8Array.fromBase64(value!).toHex() };
+}
+
+/** A UUID (version 8) that follows from a text. */
+async function uuidOf(text: string): Promise<string> {
+  const bytes = new Uint8Array(await crypto.subtle.digest("SHA-256", encode(text))).slice(0, 16);
+  bytes[6] = bytes[6]! & 0x0f | 0x80;
+  bytes[8] = bytes[8]! & 0x3f | 0x80;
+  return bytes.toHex().replace(/^(.{8})(.{4})(.{4})(.{4})(.{12})$/, "$1-$2-$3-$4-$5");
+}
+
+const encode = (text: string): Uint8Array<ArrayBuffer> => new TextEncoder().encode(text);
+
+/** Runs Deno in the repository; resolves with stdout. */
+async function deno(root: URL, ...args: string[]): Promise<string> {
+  const options: Deno.CommandOptions = { args, cwd: root, stdin: "null" };
+  const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), options).output();
+  const [output, errors] = [stdout, stderr].map((bytes) => new TextDecoder().decode(bytes));
+  if (!success) throw new Error(`deno ${args.join(" ")} failed:\n${errors}`);
+  return output!;
+}
+
+/**
+ * Asks Deno about each entry of a repository, and makes the bill of materials.
+ *
+ * @param root Folder of the repository.
+ * @param timestamp Time of the document; left out by default.
+ * @returns The document.
+ */
+export async function readBom(root: URL, timestamp?: Date): Promise<Bom> {
+  const manifest: Manifest = JSON.parse(await Deno.readTextFile(new URL("deno.json", root)));
+  const entries = Object.entries(manifest.exports);
+  const file = await Deno.makeTempFile({ suffix: ".lock" });
+  await Deno.remove(file);
+  try {
+    // Fills the cache, and writes the hashes.
+    const paths = entries.map(([, path]) => path);
+    await deno(root, "cache", "--quiet", `--lock=${file}`, "--frozen=false", ...paths);
+    const lock: { readonly npm?: Readonly<Record<string, { readonly integrity?: string }>> } = JSON
+      .parse(await Deno.readTextFile(file));
+    const graphs = await Promise.all(entries.map(async ([name, path]) =>
+      [
+        name,
+        JSON.parse(await deno(root, "info", "--json", "--no-lock", path)) as ModuleGraph,
+      ] as const
+    ));
+    return await bomOf(manifest, new Map(graphs), {
+      license: ({ localPath }) => licenseIn(localPath),
+      integrity: (nameAndVersion) => lock.npm?.[nameAndVersion]?.integrity,
+    }, timestamp);
+  } finally {
+    await Deno.remove(file).catch(() => {}); // A failed command leaves no file.
+  }
+}
+
+function licenseIn(folder: string | undefined): string | undefined {
+  if (folder === undefined) return undefined;
+  const { license } = JSON.parse(Deno.readTextFileSync(`${folder}/package.json`));
+  return typeof license === "string" ? license : undefined;
+}
+
+if (import.meta.main) {
+  const root = new URL("../", import.meta.url);
+  const epoch = Deno.env.get("SOURCE_DATE_EPOCH");
+  const bom = await readBom(root, epoch ? new Date(Number(epoch) * 1_000) : undefined);
+  const unknown = bom.components.filter(({ version }) => version === undefined);
+  await Deno.mkdir(new URL("dist/", root), { recursive: true });
+  await Deno.writeTextFile(
+    new URL("dist/sbom.cdx.json", root),
+    JSON.stringify(bom, null, 2) + "\n",
+  );
+  console.log(`dist/sbom.cdx.json: ${bom.components.length} packages`);
+  for (const { "bom-ref": ref } of unknown) {
+    console.error(`${ref} has no version: its registry does not answer`);
+  }
+  if (unknown.length > 0 && Deno.args.includes("--strict")) Deno.exit(1);
+}

@@ -1,0 +1,41 @@
+/**
+ * Runs a command for which `jsr:@skein/skein`, and `@skein/client` on npm, are the packages of this
+ * checkout.
+ *
+ * ```sh
+ * deno run -A tools/with_mirror.ts sh           # a shell
+ * deno run -A tools/with_mirror.ts deno run -A jsr:@skein/skein/cli --help
+ * deno run -A tools/with_mirror.ts npm install @skein/client
+ * ```
+ *
+ * The command runs in the current folder. A mirror on the loopback interface, in place of the JSR
+ * registry, serves this package and the few `@std` packages of this repository, and no others. Deno
+ * caches a package by the port of the mirror, which follows from the content: an edit of the checkout
+ * is seen by the next run of the command. A registry for the scope `@skein` builds the package for
+ * npm when a program asks for the package first.
+ *
+ * @module
+ */
+import { openMirror } from "./_mirror.ts";
+import { runCommand } from "./launch.ts";
+import { openRegistry } from "./npm/registry.ts";
+
+/**
+ * Runs a command with the mirror.
+ *
+ * @param command The program and its arguments.
+ * @returns The exit code, or 2 without a program.
+ */
+export async function withMirror(command: readonly string[]): Promise<number> {
+  const [program, ...args] = command;
+  if (program === undefined) {
+    console.error("Usage: deno run -A tools/with_mirror.ts COMMAND [ARGUMENT...]");
+    return 2;
+  }
+  const checkout = new URL("../", import.meta.url);
+  await using mirror = openMirror({ checkout });
+  await using registry = await openRegistry({ checkout });
+  return await runCommand(program, args, { JSR_URL: mirror.url, ...registry.env });
+}
+
+if (import.meta.main) Deno.exit(await withMirror(Deno.args));
