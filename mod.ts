@@ -118,7 +118,11 @@ export type {
 export type { SessionState, StreamingAnswer, WaitOptions } from "./session/types.ts";
 export type { ServerUrl } from "./session/url.ts";
 export type { GoAway } from "./session/wire/envelope.ts";
-export type { PresenceMember, PresenceNotice } from "./session/wire/presence_notice.ts";
+export {
+  type PresenceMember,
+  type PresenceNotice,
+  updateMembers,
+} from "./session/wire/presence_notice.ts";
 export type { Gap, HistoryPosition, Recovery, RecoveryReason } from "./session/wire/recovery.ts";
 export type { MetricsOptions } from "./telemetry/endpoint.ts";
 export type { RequestInfo } from "./transport/address.ts";

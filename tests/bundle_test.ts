@@ -13,6 +13,7 @@ import { listen } from "./servers.ts";
 import { soon } from "./sessions.ts";
 
 const CLIENT = new URL("../client.ts", import.meta.url);
+const REACT = new URL("../client/react.ts", import.meta.url);
 const PAGE = new URL("./page_client.ts", import.meta.url);
 
 const KIB = 1024;
@@ -20,9 +21,9 @@ const KIB = 1024;
 /** Most bytes that a page loads at first, minified and gzipped. */
 const MAX_BYTES = {
   /** One that connects, without a contract. */
-  page: 28 * KIB,
+  page: 28.05 * KIB,
   /** All exports of the client. */
-  client: 30.5 * KIB,
+  client: 30.75 * KIB,
 };
 
 /**
@@ -30,7 +31,7 @@ const MAX_BYTES = {
  */
 const MAX_PART_BYTES = {
   /** WebTransport, the race of the two transports, recovery, and readers of durable streams. */
-  "chunk_webtransport": 14.25 * KIB,
+  "chunk_webtransport": 14.33 * KIB,
   /** Streams and datagrams on a WebSocket. */
   "chunk_streams": 19.25 * KIB,
   /** HTTP as the last transport, with the race whose memory of failures it uses. */
@@ -40,11 +41,14 @@ const MAX_PART_BYTES = {
   "chunk_answers": 4 * KIB,
 };
 
+/** Most bytes that the hooks of React add to a page that connects; without React itself. */
+const MAX_REACT_BYTES = 4.25 * KIB;
+
 /** Most bytes of the whole client in one file, minified and gzipped. */
-const MAX_FILE_BYTES = 71.25 * KIB;
+const MAX_FILE_BYTES = 71.55 * KIB;
 
 /** Most bytes of all parts: each is compressed alone, which takes more than one file does. */
-const MAX_PARTS_BYTES = 76.5 * KIB;
+const MAX_PARTS_BYTES = 76.9 * KIB;
 
 /** A bundle in parts. */
 class Parts {
@@ -98,11 +102,11 @@ class Parts {
 }
 
 /** Bundles a module with code splitting into a folder. */
-async function bundleParts(module: URL, folder: string): Promise<Parts> {
+async function bundleParts(module: URL, folder: string, ...options: string[]): Promise<Parts> {
   const { success, stderr } = await new Deno.Command(Deno.execPath(), {
     args: [
       ...["bundle", "--quiet", "--platform", "browser", "--minify", "--code-splitting"],
-      ...["--outdir", folder, module.href],
+      ...[...options, "--outdir", folder, module.href],
     ],
     stdin: "null",
   }).output();
@@ -172,6 +176,23 @@ Deno.test("client.ts is small at first, for a page that connects and in all, and
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
+  }
+});
+
+Deno.test("client/react.ts adds little to a page that connects, and leaves React to the page", async () => {
+  const folder = await Deno.makeTempDir();
+  try {
+    const page = await bundleParts(PAGE, `${folder}/page`);
+    const react = await bundleParts(REACT, `${folder}/react`, "--external=react");
+    const bytes = react.size(react.first) - page.size(page.first);
+    console.log(
+      `client/react.ts: ${bytes} bytes gzipped beside page_client.ts, at most ${MAX_REACT_BYTES}`,
+    );
+    assert(bytes <= MAX_REACT_BYTES, `client/react.ts adds ${bytes} bytes`);
+    assertMatch(react.code, /\bfrom"react"/);
+    assertEquals(react.code.match(/\bDeno\b.{0,20}/g), null);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
   }
 });
 

@@ -82,6 +82,16 @@ class Page implements AsyncDisposable {
   }
 }
 
+Deno.test("Client.durableStream() gives each of several loops all records, though the first one ends the topic", async () => {
+  await using server = listen(STREAMS);
+  await complete(server, "twice", range(5));
+  await using client = connect(server.url);
+  for (let round = 0; round < 2; round++) {
+    const loops = Array.from({ length: 3 }, () => readAll(client, "twice"));
+    assertEquals(await Promise.all(loops), [range(5), range(5), range(5)]);
+  }
+});
+
 Deno.test("A durable stream is a topic with positions, and with an end that is told", async () => {
   await using server = listen(STREAMS);
   await complete(server, "a", ["one", { two: 2 }]);
@@ -148,6 +158,17 @@ for (const transport of ["websocket", "webtransport", "memory"] as const) {
       client.status.current.name === "connected" && client.status.current.transport,
       transport,
     );
+  });
+}
+
+// Over HTTP, an answer, the records and the end of a stream come at once.
+for (const transport of ["http", "websocket"] as const) {
+  Deno.test(`client.durableStream() gives each of two loops all records over ${transport}`, async () => {
+    await using server = listen(STREAMS);
+    await complete(server, "a", range(17));
+    await using client = connect(server.url, { transports: [transport] });
+    const loops = await Promise.all([readAll(client, "a"), readAll(client, "a")]);
+    assertEquals(loops, [range(17), range(17)]);
   });
 }
 

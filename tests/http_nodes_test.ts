@@ -50,8 +50,8 @@ async function useAll(holds: Holding): Promise<void> {
   await until(() => got.length === 6);
   assertEquals(got, [0, 1, 2, 3, 4, 5]);
   await soon(ann.subscribe("room:a").ready);
-  const both = (names: Set<string>) => names.has("ann") && names.has("bob");
-  await until(() => both(annHears.present) && both(bobHears.present));
+  const both = (names: ReadonlyMap<string, unknown>) => names.has("ann") && names.has("bob");
+  await until(() => both(annHears.members) && both(bobHears.members));
   // All that is one session.
   assertEquals((await ann.whenConnected()).id, session.id);
 }

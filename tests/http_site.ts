@@ -8,7 +8,11 @@ import { Client } from "../client/client.ts";
 import { denoPlatform } from "../client/deno.ts";
 import { dialHttp } from "../transport/http/client.ts";
 import { MemoryBroker } from "../pubsub/mod.ts";
-import type { PresenceNotice } from "../session/wire/presence_notice.ts";
+import {
+  type PresenceMember,
+  type PresenceNotice,
+  updateMembers,
+} from "../session/wire/presence_notice.ts";
 import type { ServeOptions, Server } from "../server.ts";
 import { RoundRobin, type RoundRobinOptions } from "./round_robin.ts";
 import { listen, portOf } from "./servers.ts";
@@ -92,32 +96,18 @@ export function countsOf({ passed }: RoundRobin, method: string): number[] {
   return counts;
 }
 
-/** The messages that a client receives, presence in words. */
-export function hear(client: Client): { readonly heard: unknown[]; readonly present: Set<string> } {
+/** The messages that a client receives, and the members of the rooms that these tell of. */
+export function hear(
+  client: Client,
+): { readonly heard: unknown[]; readonly members: ReadonlyMap<string, PresenceMember> } {
   const heard: unknown[] = [];
-  const present = new Set<string>();
+  const members = new Map<string, PresenceMember>();
   void (async () => {
     for await (const message of client) {
       if (message.topic === "ask") await message.reply(`answer to ${message.data}`);
       else if (!message.topic.startsWith("presence:")) heard.push(message.data);
-      else note(present, message.data as PresenceNotice);
+      else updateMembers(members, message.data as PresenceNotice);
     }
   })();
-  return { heard, present };
-}
-
-function note(present: Set<string>, notice: PresenceNotice): void {
-  switch (notice.type) {
-    case "members":
-      present.clear();
-      for (const { user } of notice.members) present.add(user);
-      return;
-    case "join":
-      return void present.add(notice.user);
-    case "leave":
-      return void present.delete(notice.user);
-    case "changes":
-      for (const { user } of notice.joined) present.add(user);
-      for (const { user } of notice.left) present.delete(user);
-  }
+  return { heard, members };
 }

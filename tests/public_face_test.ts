@@ -6,8 +6,10 @@ const ROOT = new URL("../", import.meta.url);
 
 /** Most names of each entry. A name more needs a documented example that imports the name. */
 const MOST: Readonly<Record<string, number>> = {
-  ".": 99,
-  "./client": 44,
+  ".": 100,
+  "./cli": 0,
+  "./client": 46,
+  "./inspector": 3,
   "./jwt": 4,
   "./manager": 13,
   "./moq": 65,
@@ -15,18 +17,19 @@ const MOST: Readonly<Record<string, number>> = {
   "./nats": 6,
   "./otel": 3,
   "./pubsub": 44,
+  "./react": 25,
   "./redis": 4,
   "./server": 35,
-  "./session": 81,
+  "./session": 82,
   "./sqlite": 2,
-  "./testing": 19,
+  "./testing": 59,
   "./transport": 69,
   "./webtransport": 20,
   "./ws": 4,
 };
 
 /** Most different names in all entries together. */
-const MOST_IN_ALL = 397;
+const MOST_IN_ALL = 466;
 
 /** Names with a build for Deno in the root, and one for browsers in `/client`. */
 const BUILDS = ["connect", "dial"];

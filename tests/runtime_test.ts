@@ -66,6 +66,13 @@ class OwnRuntime implements Runtime {
     return `${digits}-0000-4000-8000-${String(++this.calls.randomUUID).padStart(12, "0")}`;
   }
 
+  getRandomValues<T extends Uint8Array<ArrayBuffer> | Uint32Array<ArrayBuffer>>(array: T): T {
+    for (let i = 0; i < array.length; i++) {
+      array[i] = this.#random.below(256 ** array.BYTES_PER_ELEMENT);
+    }
+    return array;
+  }
+
   /** Lets time pass, and runs due timers, in order. */
   async pass(ms: number): Promise<void> {
     const end = this.#elapsed + ms;

@@ -437,7 +437,7 @@ async function build(recipes: readonly Recipe[]): Promise<Build[]> {
 async function make(recipe: Recipe): Promise<readonly string[]> {
   const { name, version, folder, flags = [] } = recipe;
   const source = new URL(folder, SOURCES).pathname;
-  const stem = `${cacheFolder()}/${folder}-${version}`;
+  const stem = `${cacheFolder()}/peers/${folder}-${version}`;
   const into = `${stem}-${await hashOf(source, flags)}`;
   const folders = { source, into, shared: `${stem}-shared` };
   await Deno.mkdir(into, { recursive: true });
@@ -452,13 +452,14 @@ async function make(recipe: Recipe): Promise<readonly string[]> {
   return recipe.command(folders);
 }
 
-function cacheFolder(): string {
+/** The folder of programs that tests build or install once; throws for a user without a home. */
+export function cacheFolder(): string {
   const home = Deno.env.get("HOME");
   const folder = Deno.env.get("XDG_CACHE_HOME") || (home && `${home}/.cache`);
   if (!folder) {
     throw new Error("Cannot find the cache folder: neither XDG_CACHE_HOME nor HOME is set");
   }
-  return `${folder}/skein/peers`;
+  return `${folder}/skein`;
 }
 
 /** A hash of the names and contents of all files in a folder, and of the build parameters. */

@@ -9,6 +9,7 @@ export default function start({ serve, index, data }: WorkerNode): void {
     history: { "kept:{name}": { size: 10_000 } },
     rooms: ["room:{name}"],
     metrics: true,
+    inspector: true,
     api: { path: "/api" },
     durableStreams: { path: "/streams", authorize: () => true },
     presenceGraceMs: 200,
