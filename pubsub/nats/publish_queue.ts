@@ -165,6 +165,12 @@ const MAX_UNDER_WAY_BYTES = 4 * 1_048_576;
 /** Longest wait for an answer, before the stream is asked about the publication. */
 const ACK_TIMEOUT_MS = 5_000;
 
+/**
+ * Age of the oldest publication without an answer from which on the others wait. A server that is
+ * gone says nothing, and the next one would keep what comes then before what was lost.
+ */
+const QUIET_MS = 1_000;
+
 /** A sequence that no stream ever has as its last one. */
 const NEVER = String(Number.MAX_SAFE_INTEGER);
 
@@ -177,7 +183,8 @@ interface PendingAppend {
   readonly atMs: number;
   readonly result: PromiseWithResolvers<Appended>;
   sentMs: number;
-  wasSent: boolean;
+  /** `true` if the stream kept a later publication of the topic. */
+  isOvertaken: boolean;
 }
 
 /**
@@ -188,7 +195,8 @@ interface PendingAppend {
  * missing, the stream is first asked about all that are under way. Such a probe has the id of a
  * publication and a condition that never holds: the stream answers with the sequence if the id is
  * known, and stores nothing otherwise. Missing publications are then sent again; those that would
- * come behind later ones of their topic are given up.
+ * come behind later ones of their topic are given up. An answer is missing once that of a later
+ * publication came.
  */
 export class AppendQueue {
   /** Publications that were given up. */
@@ -236,7 +244,7 @@ export class AppendQueue {
       atMs,
       result,
       sentMs: 0,
-      wasSent: false,
+      isOvertaken: false,
     });
     this.#turn.gather(message.length);
     this.#timer ??= this.#startTimer(Math.min(ACK_TIMEOUT_MS, this.#giveUpMs));
@@ -286,6 +294,8 @@ export class AppendQueue {
   }
 
   #pump(): void {
+    const [oldest] = this.#underWay.values();
+    if (oldest && this.#link.runtime.monotonic() - oldest.sentMs >= QUIET_MS) return;
     while (
       this.#canSend && this.#underWay.size < MAX_UNDER_WAY &&
       this.#underWayBytes < MAX_UNDER_WAY_BYTES
@@ -312,7 +322,6 @@ export class AppendQueue {
       );
       return;
     }
-    entry.wasSent = true;
     this.#underWay.set(token, entry);
     this.#underWayBytes += entry.message.length;
   }
@@ -322,10 +331,30 @@ export class AppendQueue {
     if (!this.#underWay.has(token)) return;
     const ack = parseAck(message);
     if (ack.name === "away") return this.#trouble(ack.error);
+    const isNew = ack.name === "stored" && !ack.isDuplicate;
+    const isMissing = isNew && this.#overtake(token);
     const entry = this.#take(token)!;
     if (ack.name === "stored") this.#resolve(entry, ack.seq, ack.isDuplicate && entry.isKeyed);
     else this.#reject(entry, ack.error);
+    if (isMissing) this.#trouble(new BrokerError("Cannot append: answers of JetStream were lost"));
     this.#pump();
+  }
+
+  /**
+   * Marks the publications of the topic that were sent before one that the stream kept. The stream
+   * answers repetitions and refusals at once, and all others in the order in which they are kept.
+   *
+   * @returns `true` if an earlier publication, on any topic, has no answer.
+   */
+  #overtake(token: string): boolean {
+    const { subject } = this.#underWay.get(token)!;
+    let isMissing = false;
+    for (const [earlier, entry] of this.#underWay) {
+      if (earlier === token) break;
+      isMissing = true;
+      if (entry.subject === subject) entry.isOvertaken = true;
+    }
+    return isMissing;
   }
 
   /** Stops sending, and opens the stream again, which asks about the publications under way. */
@@ -357,7 +386,7 @@ export class AppendQueue {
       if (seq !== undefined) {
         stored.add(entry.subject);
         this.#resolve(entry, seq, false);
-      } else if (stored.has(entry.subject)) {
+      } else if (entry.isOvertaken || stored.has(entry.subject)) {
         this.#reject(entry, new BrokerError("Cannot append: later publications were kept first"));
       } else again.unshift(entry);
     }

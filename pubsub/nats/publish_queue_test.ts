@@ -187,6 +187,72 @@ Deno.test("AppendQueue gives up publications that would come behind later ones o
   stream.appends.close();
 });
 
+Deno.test("AppendQueue gives up a publication without an answer once the stream kept a later one", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  const [lost, kept, later, other] = [
+    stream.add("a", "1"),
+    stream.add("c", "2"),
+    stream.add("a", "3"),
+    stream.add("b", "4"),
+  ];
+  const rejected = assertRejects(() => lost, BrokerError, "later publications were kept first");
+  const seq = stream.store("2");
+  stream.answer(2, { stream: "test", seq: stream.store("3") });
+  assertEquals([await later, stream.opened], [stream.stored.get("3"), 1]);
+  await stream.resume();
+  await rejected;
+  assertEquals(await kept, seq);
+  assertEquals(stream.sent.slice(4).map(({ id }) => id), ["4"]);
+  stream.answer(4, { stream: "test", seq: 300 });
+  assertEquals([await other, stream.appends.dropped], [300, 1]);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue waits for the answer to a publication, though a later repetition has one", async () => {
+  const stream = new FakeStream();
+  await stream.resume();
+  const adding = ["1", "2"].map((id) => stream.add("a", id));
+  stream.answer(1, { stream: "test", seq: 11, duplicate: true });
+  assertEquals(stream.opened, 0);
+  stream.answer(0, { stream: "test", seq: 12 });
+  assertEquals([await Promise.all(adding), stream.opened], [[12, 11], 0]);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue sends nothing behind a publication without an answer, and keeps the order", async () => {
+  using time = new FakeTime();
+  using _clock = stub(performance, "now", () => time.now);
+  const stream = new FakeStream();
+  await stream.resume();
+  const adding = [stream.add("a", "1")];
+  await time.tickAsync(1_000);
+  adding.push(stream.add("a", "2"));
+  assertEquals(stream.sent.map(({ id }) => id), ["1"]);
+  await time.tickAsync(4_000);
+  assertEquals(stream.opened, 1);
+  await stream.resume();
+  assertEquals(stream.sent.map(({ id }) => id), ["1", "1", "2"]);
+  for (const index of [1, 2]) stream.answer(index, { stream: "test", seq: 10 + index });
+  assertEquals(await Promise.all(adding), [11, 12]);
+  stream.appends.close();
+});
+
+Deno.test("AppendQueue sends what waited once the stream answers late", async () => {
+  using time = new FakeTime();
+  using _clock = stub(performance, "now", () => time.now);
+  const stream = new FakeStream();
+  await stream.resume();
+  const adding = [stream.add("a", "1")];
+  await time.tickAsync(1_500);
+  adding.push(stream.add("a", "2"));
+  stream.answer(0, { stream: "test", seq: 11 });
+  assertEquals(stream.sent.map(({ id }) => id), ["1", "2"]);
+  stream.answer(1, { stream: "test", seq: 12 });
+  assertEquals([await Promise.all(adding), stream.opened], [[11, 12], 0]);
+  stream.appends.close();
+});
+
 Deno.test("AppendQueue rejects publications that the stream refuses, and continues with the rest", async () => {
   const stream = new FakeStream();
   await stream.resume();
