@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { concat } from "../base/bytes.ts";
 import { encodeFrame, FrameParser, FrameType } from "../transport/h3/wire/frames.ts";
 import { decodeFields, encodeFields, type Field } from "../transport/h3/wire/qpack.ts";
 import { encodeSettings, SettingId } from "../transport/h3/wire/settings.ts";
@@ -59,14 +60,7 @@ export const REQUEST_FIELDS: readonly Field[] = [
 
 /** Joins bytes and varints. */
 export function bytesOf(...parts: readonly (Uint8Array | number)[]): Uint8Array<ArrayBuffer> {
-  const pieces = parts.map((part) => typeof part === "number" ? encodeVarint(part) : part);
-  const joined = new Uint8Array(pieces.reduce((sum, { length }) => sum + length, 0));
-  let at = 0;
-  for (const piece of pieces) {
-    joined.set(piece, at);
-    at += piece.length;
-  }
-  return joined;
+  return concat(parts.map((part) => typeof part === "number" ? encodeVarint(part) : part));
 }
 
 /** A SETTINGS frame. */

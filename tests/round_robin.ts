@@ -14,7 +14,7 @@ import {
   type ServerResponse,
 } from "node:http";
 import type { AddressInfo } from "node:net";
-import { concat } from "../server/http/body.ts";
+import { concat } from "../base/bytes.ts";
 
 /** Headers that end at a proxy. */
 const HOP_BY_HOP = ["connection", "upgrade", "keep-alive", "transfer-encoding", "te", "trailer"];

@@ -1,6 +1,6 @@
 /** Records of durable streams as bodies of HTTP requests and responses. */
 import { badRequest } from "./request.ts";
-import { concat } from "../http/body.ts";
+import { concat } from "../../base/bytes.ts";
 import { Problem } from "../http/problem.ts";
 import type { LogRecord } from "../../pubsub/logs/log.ts";
 import { isJson, mediaType } from "../../pubsub/logs/stream_logs.ts";

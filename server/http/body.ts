@@ -1,4 +1,5 @@
 /** Bodies of HTTP requests, read with a bound and a deadline. */
+import { concat } from "../../base/bytes.ts";
 import { Problem } from "./problem.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { startTimer } from "../../base/wait.ts";
@@ -60,17 +61,6 @@ export async function readBody(
   // A chunk may be a part of a large buffer, which would stay in memory together with the body.
   const isWhole = chunks.length === 1 && chunks[0]!.buffer.byteLength === bytes;
   return isWhole ? chunks[0]! : concat(chunks);
-}
-
-/** Joins bytes. */
-export function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const all = new Uint8Array(parts.reduce((sum, { length }) => sum + length, 0));
-  let end = 0;
-  for (const part of parts) {
-    all.set(part, end);
-    end += part.length;
-  }
-  return all;
 }
 
 function tooLarge(maxBytes: number, bytes: number): Problem {

@@ -1,5 +1,5 @@
 /** Requests that clients repeat with the same key, and that are done once. */
-import { concat } from "./body.ts";
+import { concat } from "../../base/bytes.ts";
 import { Problem } from "./problem.ts";
 import type { BrokerStore } from "../../pubsub/broker.ts";
 import { outside, type Runtime } from "../../base/runtime.ts";

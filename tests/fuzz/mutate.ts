@@ -3,6 +3,7 @@
  *
  * @module
  */
+import { concat } from "../../base/bytes.ts";
 import type { Random } from "../random.ts";
 
 /** Longest input, in bytes or characters: enough for every length with special handling. */
@@ -118,13 +119,7 @@ function varint(random: Random): Uint8Array {
  * @returns All pieces joined.
  */
 export function joined(...parts: readonly Uint8Array[]): Uint8Array {
-  const bytes = new Uint8Array(parts.reduce((size, part) => size + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.length;
-  }
-  return bytes;
+  return concat(parts);
 }
 
 /**

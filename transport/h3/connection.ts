@@ -40,10 +40,11 @@ import {
   supportsWebTransport,
 } from "./wire/settings.ts";
 import { FIRST_READ_BYTES } from "../quic/receive_half.ts";
+import { concat } from "../../base/bytes.ts";
 import { settlesWithin } from "../../base/wait.ts";
 import type { Runtime, Timer } from "../../base/runtime.ts";
 import { TurnEnd } from "../quic/stream_owner.ts";
-import { concat, readVarint, varintLengthAt } from "../quic/varint.ts";
+import { readVarint, varintLengthAt } from "../quic/varint.ts";
 
 /** Time that a request waits for the peer's settings, in milliseconds. */
 export const SETTINGS_TIMEOUT_MS = 5_000;
@@ -704,7 +705,7 @@ export function encodeControlHead(
   };
   const settings = side === "server" ? serverSettings(limits) : clientSettings(limits);
   const frame = encodeFrame(FrameType.settings, encodeSettings(settings));
-  return concat(Uint8Array.of(StreamType.control), frame);
+  return concat([Uint8Array.of(StreamType.control), frame]);
 }
 
 /**

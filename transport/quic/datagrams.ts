@@ -2,7 +2,7 @@
 import { IncomingQueue } from "../incoming_queue.ts";
 import type { DatagramDuplex, DirectDatagrams } from "../connection.ts";
 import type { Ledger } from "../counters.ts";
-import { concat } from "./varint.ts";
+import { concat } from "../../base/bytes.ts";
 import { encodeVarint } from "./varint.ts";
 
 /** Most datagrams held for a reader; beyond, the oldest is dropped. */
@@ -153,6 +153,6 @@ export class QuicDatagrams implements DatagramDuplex, DirectDatagrams {
       const whole = new Uint8Array(buffer, byteOffset - length, length + byteLength);
       if (head.every((byte, at) => whole[at] === byte)) return whole;
     }
-    return concat(head, datagram);
+    return concat([head, datagram]);
   }
 }

@@ -1,8 +1,8 @@
 /** The sending direction of a QUIC stream. */
+import { concat } from "../../base/bytes.ts";
 import { writableOf } from "../direct.ts";
 import type { DirectWritable, SendStream } from "../connection.ts";
 import type { StreamAccount } from "../counters.ts";
-import { concat } from "./varint.ts";
 import { errorOf, type StreamHalf, type StreamOwner, type TurnWatcher } from "./stream_owner.ts";
 
 const EMPTY = new Uint8Array();
@@ -148,7 +148,7 @@ export class SendHalf implements StreamHalf, DirectWritable, TurnWatcher {
     let data = bytes;
     if (head !== undefined) {
       this.#head = undefined;
-      data = concat(head, bytes);
+      data = concat([head, bytes]);
     }
     if (this.#account === undefined) owner.bytesSent += bytes.byteLength;
     else this.#account.ledger.streamBytesSent += bytes.byteLength;

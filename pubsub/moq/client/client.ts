@@ -281,7 +281,7 @@ export class MoqClient implements AsyncDisposable {
    * @throws {RangeError} If a time or a limit is out of range.
    */
   constructor(options: MoqClientOptions) {
-    const { runtime = platformRuntime(), mux = new TrackMux(), retry, signal } = options;
+    const { runtime = platformRuntime(), mux = new TrackMux({ runtime }), retry, signal } = options;
     const { connectTimeoutMs = 10_000 } = options;
     if (!(connectTimeoutMs >= 0)) {
       throw new RangeError(

@@ -254,7 +254,7 @@ export class MoqRelay implements AsyncDisposable {
    * @throws {RangeError} If a limit is invalid, or the prefix is too long.
    */
   constructor(options: MoqRelayOptions = {}) {
-    const { runtime = platformRuntime(), mux = new TrackMux(), prefix = "/" } = options;
+    const { runtime = platformRuntime(), mux = new TrackMux({ runtime }), prefix = "/" } = options;
     const { track = {}, onError } = options;
     const { lingerMs = 5_000, maxTracks = 10_000, maxFetches = 256 } = options;
     const { maxBroadcasts = 100_000, maxShare = 0.02, allowAnonymousPublish = false } = options;

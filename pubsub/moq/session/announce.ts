@@ -1,4 +1,5 @@
 /** Announcements, in both directions. */
+import { concat } from "../../../base/bytes.ts";
 import { type Announcement, AnnouncementReader } from "../track/announcement.ts";
 import { MoqError } from "../wire/errors.ts";
 import {
@@ -161,16 +162,6 @@ async function readToEnd(exchange: Exchange): Promise<void> {
   } catch {
     // The peer reset the stream, or the session ended, which is reported elsewhere.
   }
-}
-
-function concat(parts: readonly Uint8Array[]): Uint8Array {
-  const bytes = new Uint8Array(parts.reduce((sum, { byteLength }) => sum + byteLength, 0));
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.byteLength;
-  }
-  return bytes;
 }
 
 /** The announce interests of this end. */

@@ -250,7 +250,8 @@ export class MoqSession implements AsyncDisposable {
     agreement: Agreement,
     options: ResolvedOptions,
   ) {
-    const { runtime, side, mux = new TrackMux(), authorize, limits, onError, signal } = options;
+    const { runtime, side, mux = new TrackMux({ runtime }), authorize, limits, onError, signal } =
+      options;
     const { traits } = agreement;
     this.connection = connection;
     this.side = side;

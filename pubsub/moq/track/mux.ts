@@ -1,5 +1,5 @@
 /** The broadcasts that a program publishes, and their handlers. */
-import { platformRuntime } from "../../../base/runtime.ts";
+import { platformRuntime, type Runtime } from "../../../base/runtime.ts";
 import { describe } from "../../../session/wire/envelope.ts";
 import { MoqError } from "../wire/errors.ts";
 import type { TrackInfoMessage } from "../wire/messages.ts";
@@ -126,6 +126,12 @@ export interface TrackMuxOptions {
    * @default {100000}
    */
   readonly maxBroadcasts?: number;
+  /**
+   * Source of the random `hopId`.
+   *
+   * @default {platformRuntime()}
+   */
+  readonly runtime?: Runtime;
 }
 
 /** A published broadcast: disposal withdraws the broadcast, and ends all subscriptions. */
@@ -219,7 +225,8 @@ export class TrackMux {
    * @throws {RangeError} If an option is out of range.
    */
   constructor(options: TrackMuxOptions = {}) {
-    const { hopId = randomHopId(), maxBroadcasts = 100_000 } = options;
+    const { runtime = platformRuntime(), maxBroadcasts = 100_000 } = options;
+    const { hopId = randomHopId(runtime) } = options;
     if (hopId < 1n || hopId >= 1n << 62n) {
       throw new RangeError(
         `Cannot create mux: hopId must be from 1 to 2^62 - 1, received ${hopId}`,
@@ -384,7 +391,7 @@ function serverOf(handler: TrackHandler, verb: "publish" | "handle"): TrackServe
 }
 
 /** 53 bits of the 62: `@moq/lite` reads ids into numbers, and fails on larger ones. */
-function randomHopId(): bigint {
-  const [high, low] = platformRuntime().getRandomValues(new Uint32Array(2));
+function randomHopId(runtime: Runtime): bigint {
+  const [high, low] = runtime.getRandomValues(new Uint32Array(2));
   return (BigInt(high! & 0x1f_ffff) << 32n | BigInt(low!)) || 1n;
 }

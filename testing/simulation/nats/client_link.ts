@@ -1,5 +1,5 @@
 /** A connection of a NATS client, as the server sees the client. */
-import { concat } from "../../../server/http/body.ts";
+import { concat } from "../../../base/bytes.ts";
 import type { Timer } from "../../../base/runtime.ts";
 import type { SimulatedSocket } from "../network/sockets.ts";
 import type { BusClient, BusSubscription, MessageBus } from "./bus.ts";

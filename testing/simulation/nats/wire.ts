@@ -1,5 +1,5 @@
 /** Bytes of the NATS protocol, as a server reads and writes these. */
-import { concat } from "../../../server/http/body.ts";
+import { concat } from "../../../base/bytes.ts";
 
 /** Longest line of a client, in bytes; the default of servers. */
 const MAX_CONTROL_LINE = 4_096;

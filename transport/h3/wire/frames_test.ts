@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertStrictEquals, assertThrows } from "@std/assert";
+import { concat } from "../../../base/bytes.ts";
 import { Random } from "../../../tests/random.ts";
 import { H3Error, H3ProtocolError } from "./error_codes.ts";
 import {
@@ -22,16 +23,6 @@ const WHOLE_TYPES: readonly number[] = [
   FrameType.settings,
   FrameType.pushPromise,
 ];
-
-function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
-  const bytes = new Uint8Array(parts.reduce((size, part) => size + part.length, 0));
-  let at = 0;
-  for (const part of parts) {
-    bytes.set(part, at);
-    at += part.length;
-  }
-  return bytes;
-}
 
 function drain(parser: FrameParser): Frame[] {
   const frames: Frame[] = [];

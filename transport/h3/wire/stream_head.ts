@@ -1,12 +1,7 @@
 /** Heads of streams (RFC 9114 section 6.2, draft-ietf-webtrans-http3 section 4). */
 import { FIRST_READ_BYTES, ReadBuffers } from "../../quic/receive_half.ts";
-import {
-  concat,
-  readVarint,
-  varintLength,
-  varintLengthAt,
-  writeVarint,
-} from "../../quic/varint.ts";
+import { concat } from "../../../base/bytes.ts";
+import { readVarint, varintLength, varintLengthAt, writeVarint } from "../../quic/varint.ts";
 
 /**
  * The head of a stream, with the data read so far: the type, and for WebTransport the session
@@ -48,7 +43,7 @@ export async function readHead(
       return undefined; // The stream was reset, or the connection is over.
     }
     if (result.done) return bytes === undefined ? "empty" : undefined;
-    bytes = bytes === undefined ? result.value : concat(bytes, result.value);
+    bytes = bytes === undefined ? result.value : concat([bytes, result.value]);
     const head = parseHead(bytes, reader, sessionType);
     if (head !== undefined) return head;
   }

@@ -1,0 +1,19 @@
+/** Bytes. */
+
+/**
+ * Joins byte arrays.
+ *
+ * @param parts The arrays, in order.
+ * @returns A copy of all bytes, in a buffer of its own.
+ */
+export function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
+  let size = 0;
+  for (const { byteLength } of parts) size += byteLength;
+  const all = new Uint8Array(size);
+  let end = 0;
+  for (const part of parts) {
+    all.set(part, end);
+    end += part.byteLength;
+  }
+  return all;
+}
