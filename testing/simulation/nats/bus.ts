@@ -3,7 +3,7 @@ import type { Runtime, Timer } from "../../../base/runtime.ts";
 import type { EventLoop } from "../event_loop.ts";
 import type { Host } from "../host.ts";
 import type { SimulatedSocket } from "../network/sockets.ts";
-import { Route } from "./route.ts";
+import { type RemoteInterest, Route } from "./route.ts";
 import { Interest } from "./subjects.ts";
 import type { NatsMessage } from "./wire.ts";
 
@@ -132,10 +132,11 @@ export class MessageBus {
     const { subject } = message;
     const groups = new Map<string, BusSubscription[]>();
     const found = this.#interest.match(subject);
-    const remote = [...this.routes.values()].map((route) => ({
-      route,
-      found: route.match(subject),
-    }));
+    const remote: { readonly route: Route; readonly found: readonly RemoteInterest[] }[] = [];
+    for (const route of this.routes.values()) {
+      const found = route.match(subject);
+      if (found.length > 0) remote.push({ route, found });
+    }
     let isTaken = false;
     for (const subscription of found) {
       const { queue, client } = subscription;
@@ -145,6 +146,7 @@ export class MessageBus {
       else groups.set(queue, [...groups.get(queue) ?? [], subscription]);
     }
     for (const members of groups.values()) this.#oneOf(members).take(message);
+    if (remote.length === 0) return isTaken;
     const elsewhere = new Map<string, Route[]>();
     for (const { route, found } of remote) {
       for (const { queue } of found) {

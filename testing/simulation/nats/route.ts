@@ -20,7 +20,7 @@ type Packet =
   | { readonly kind: "group"; readonly body: unknown };
 
 /** A subject that another server has subscriptions to. */
-interface RemoteInterest {
+export interface RemoteInterest {
   readonly subject: string;
   readonly queue: string;
 }

@@ -274,10 +274,24 @@ export class StreamStore {
    * @returns The number.
    */
   count(filter: string, from: number): number {
+    if (!hasWildcard(filter)) {
+      const seqs = this.#bySubject.get(filter) ?? [];
+      return seqs.length - firstFrom(seqs, from);
+    }
     let count = 0;
-    const found = hasWildcard(filter) ? this.#bySubject : [[filter, this.#bySubject.get(filter)]];
-    for (const [subject, seqs = []] of found as Iterable<[string, number[] | undefined]>) {
-      if (matches(filter, subject)) count += seqs.length - firstFrom(seqs, from);
+    const first = Math.max(from, this.#firstSeq);
+    // Few messages behind the sequence: consumers that wait are close to the newest one.
+    if (this.#lastSeq - first < this.#bySubject.size) {
+      for (let seq = first; seq <= this.#lastSeq; seq++) {
+        const message = this.#messages.get(seq);
+        if (message !== undefined && matches(filter, message.subject)) count++;
+      }
+      return count;
+    }
+    for (const [subject, seqs] of this.#bySubject) {
+      if (seqs.at(-1)! >= first && matches(filter, subject)) {
+        count += seqs.length - firstFrom(seqs, first);
+      }
     }
     return count;
   }

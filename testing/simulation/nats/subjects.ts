@@ -1,5 +1,9 @@
 /** Subjects, their wildcards, and the subscriptions that match. */
 
+const DOT = 46;
+const ANY = 42;
+const REST = 62;
+
 /**
  * Tells whether a subject can be published to.
  *
@@ -42,15 +46,33 @@ export function hasWildcard(subject: string): boolean {
  */
 export function matches(pattern: string, subject: string): boolean {
   if (pattern === subject || pattern === ">") return true;
-  const wanted = pattern.split(".");
-  const tokens = subject.split(".");
-  for (let i = 0; i < wanted.length; i++) {
-    if (i >= tokens.length) return false;
-    if (wanted[i] === ">") return true;
-    if (tokens[i] === ">") return false;
-    if (wanted[i] !== "*" && wanted[i] !== tokens[i]) return false;
+  let at = 0;
+  let to = 0;
+  // One token of both at each turn, without copies: streams compare all of their subjects.
+  for (;;) {
+    if (isToken(pattern, at, REST)) return true;
+    if (isToken(subject, to, REST)) return false;
+    if (isToken(pattern, at, ANY)) {
+      at++;
+      while (to < subject.length && subject.charCodeAt(to) !== DOT) to++;
+    } else {
+      while (at < pattern.length && pattern.charCodeAt(at) !== DOT) {
+        if (pattern.charCodeAt(at++) !== subject.charCodeAt(to++)) return false;
+      }
+      if (to < subject.length && subject.charCodeAt(to) !== DOT) return false;
+    }
+    if (at >= pattern.length || to >= subject.length) {
+      return at >= pattern.length && to >= subject.length;
+    }
+    at++;
+    to++;
   }
-  return wanted.length === tokens.length;
+}
+
+/** Tells whether a token is one character alone. */
+function isToken(subject: string, at: number, code: number): boolean {
+  return subject.charCodeAt(at) === code &&
+    (at + 1 === subject.length || subject.charCodeAt(at + 1) === DOT);
 }
 
 /**
@@ -76,10 +98,20 @@ export interface Interested {
   readonly subject: string;
 }
 
+/** Entries below one token after the other, and the position of each in the order of addition. */
+interface Branch<T> {
+  readonly next: Map<string, Branch<T>>;
+  /** Entries whose subject ends here. */
+  readonly here: Map<T, number>;
+  /** Entries whose subject ends with `>` behind this token. */
+  readonly behind: Map<T, number>;
+}
+
 /** Entries by subject, found in the order in which these were added. */
 export class Interest<T extends Interested> {
   readonly #exact = new Map<string, Map<T, number>>();
-  readonly #wild = new Map<T, number>();
+  /** Entries with wildcards, by tokens. */
+  readonly #wild: Branch<T> = newBranch();
   #added = 0;
 
   /**
@@ -89,9 +121,22 @@ export class Interest<T extends Interested> {
    */
   add(entry: T): void {
     const { subject } = entry;
-    if (hasWildcard(subject)) return void this.#wild.set(entry, this.#added++);
-    const entries = this.#exact.get(subject) ?? new Map<T, number>();
-    this.#exact.set(subject, entries.set(entry, this.#added++));
+    if (hasWildcard(subject)) {
+      let branch = this.#wild;
+      const tokens = subject.split(".");
+      const isOpen = tokens.at(-1) === ">";
+      if (isOpen) tokens.pop();
+      for (const token of tokens) {
+        let next = branch.next.get(token);
+        if (next === undefined) branch.next.set(token, next = newBranch());
+        branch = next;
+      }
+      (isOpen ? branch.behind : branch.here).set(entry, this.#added++);
+      return;
+    }
+    const entries = this.#exact.get(subject);
+    if (entries !== undefined) entries.set(entry, this.#added++);
+    else this.#exact.set(subject, new Map([[entry, this.#added++]]));
   }
 
   /**
@@ -100,10 +145,11 @@ export class Interest<T extends Interested> {
    * @param entry The entry; ignored if absent.
    */
   delete(entry: T): void {
-    if (this.#wild.delete(entry)) return;
-    const entries = this.#exact.get(entry.subject);
+    const { subject } = entry;
+    if (hasWildcard(subject)) return prune(this.#wild, subject.split("."), 0, entry);
+    const entries = this.#exact.get(subject);
     entries?.delete(entry);
-    if (entries?.size === 0) this.#exact.delete(entry.subject);
+    if (entries?.size === 0) this.#exact.delete(subject);
   }
 
   /**
@@ -112,11 +158,47 @@ export class Interest<T extends Interested> {
    * @param subject A subject without wildcards.
    * @returns All entries that match, in the order of their addition.
    */
-  match(subject: string): T[] {
-    const found = [...this.#exact.get(subject) ?? []];
-    const exact = found.length;
-    for (const one of this.#wild) if (matches(one[0].subject, subject)) found.push(one);
-    if (exact > 0 && found.length > exact) found.sort((a, b) => a[1] - b[1]);
-    return found.map(([entry]) => entry);
+  match(subject: string): readonly T[] {
+    const exact = this.#exact.get(subject);
+    const wild: [T, number][] = [];
+    collect(this.#wild, subject, 0, wild);
+    if (exact === undefined && wild.length === 0) return NONE;
+    if (wild.length === 0) return [...exact!.keys()];
+    if (exact !== undefined) wild.push(...exact);
+    if (wild.length > 1) wild.sort((a, b) => a[1] - b[1]);
+    return wild.map(([entry]) => entry);
   }
+}
+
+const NONE: readonly never[] = [];
+
+function newBranch<T>(): Branch<T> {
+  return { next: new Map(), here: new Map(), behind: new Map() };
+}
+
+/** Collects the entries that match a subject from one of its tokens on. */
+function collect<T>(branch: Branch<T>, subject: string, at: number, found: [T, number][]): void {
+  if (at > subject.length) {
+    for (const entry of branch.here) found.push(entry);
+    return;
+  }
+  for (const entry of branch.behind) found.push(entry);
+  if (branch.next.size === 0) return;
+  const dot = subject.indexOf(".", at);
+  const end = dot === -1 ? subject.length : dot;
+  const next = branch.next.get(subject.slice(at, end));
+  if (next !== undefined) collect(next, subject, end + 1, found);
+  const any = branch.next.get("*");
+  if (any !== undefined && any !== next) collect(any, subject, end + 1, found);
+}
+
+/** Removes an entry, and the branches that are empty then. */
+function prune<T>(branch: Branch<T>, tokens: readonly string[], at: number, entry: T): void {
+  const token = tokens[at];
+  if (token === undefined) return void branch.here.delete(entry);
+  if (token === ">") return void branch.behind.delete(entry);
+  const next = branch.next.get(token);
+  if (next === undefined) return;
+  prune(next, tokens, at + 1, entry);
+  if (next.next.size + next.here.size + next.behind.size === 0) branch.next.delete(token);
 }

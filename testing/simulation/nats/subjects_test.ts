@@ -1,4 +1,5 @@
 import { assertEquals } from "@std/assert";
+import { seededRandom } from "../../../transport/memory/path.ts";
 import { collide, Interest, isPublishSubject, isSubject, matches } from "./subjects.ts";
 
 Deno.test("matches() and collide() know both wildcards", () => {
@@ -41,4 +42,31 @@ Deno.test("Interest.match() finds entries in the order of their addition", () =>
   interest.delete(entries[0]!);
   assertEquals(interest.match("a.b"), [entries[2]!, entries[3]!]);
   assertEquals(interest.match("d"), [entries[2]!]);
+});
+
+Deno.test("Interest.match() finds the entries that matches() finds, as these come and go", () => {
+  const random = seededRandom(1);
+  const drawn = (tokens: readonly string[]) =>
+    Array.from(
+      { length: 1 + Math.floor(4 * random()) },
+      () => tokens[Math.floor(random() * tokens.length)]!,
+    ).join(".");
+  const interest = new Interest<{ readonly subject: string }>();
+  const entries = new Set<{ readonly subject: string }>();
+  for (let i = 0; i < 2_000; i++) {
+    const subject = drawn(["a", "b", "c*", "*", ">"]);
+    if (isSubject(subject)) {
+      const entry = { subject };
+      entries.add(entry);
+      interest.add(entry);
+    }
+    if (entries.size > 20) {
+      const gone = [...entries][Math.floor(random() * entries.size)]!;
+      entries.delete(gone);
+      interest.delete(gone);
+    }
+    const asked = drawn(["a", "b", "c*"]);
+    const expected = [...entries].filter(({ subject }) => matches(subject, asked));
+    assertEquals(interest.match(asked), expected, asked);
+  }
 });
