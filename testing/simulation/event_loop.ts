@@ -23,6 +23,12 @@ const MAX_FINDINGS = 1_000;
 /** Most checkpoints of a run; beyond this number each second one is forgotten. */
 const MAX_CHECKPOINTS = 2_048;
 
+/**
+ * Turns that are asked for at once. Microtasks run, and rejections are reported, between two turns;
+ * a round of the process, which also asks the system for input, takes longer than most events.
+ */
+const TURNS_AT_ONCE = 64;
+
 /** Longest real time for which virtual time stands still, in milliseconds. */
 const MAX_HOLD_MS = 60_000;
 
@@ -384,14 +390,26 @@ export class EventLoop {
     this.#isRunning = true;
     const untilMs = this.#nowMs + ms;
     await new Promise<void>((resolve) => {
+      let ahead = 0;
+      let isOver = false;
+      const ask = (turns: number) => {
+        ahead += turns;
+        for (let i = 0; i < turns; i++) nextTurn(step);
+      };
       const step = () => {
-        if (this.#failure !== undefined) return resolve();
-        if (this.#held > 0) return this.#waitForRelease(step);
-        if (this.#runNext(untilMs)) this.#afterTurns(this.#turns, step);
-        else resolve();
+        ahead--;
+        if (isOver || this.#onRelease !== undefined) return;
+        if (this.#failure === undefined && this.#held > 0) {
+          return this.#waitForRelease(() => ask(1));
+        }
+        if (this.#failure !== undefined || !this.#runNext(untilMs)) {
+          isOver = true;
+          resolve();
+        } else if (this.#turns > 1) this.#afterTurns(this.#turns - 1, () => ask(1));
+        else if (ahead === 0) ask(TURNS_AT_ONCE);
       };
       // Work that the caller began before has its turn first.
-      nextTurn(step);
+      ask(1);
     });
     this.#isRunning = false;
     this.#current = undefined;
@@ -443,7 +461,7 @@ export class EventLoop {
   }
 
   /** Waits until no real promise holds virtual time, with a bound in real time. */
-  #waitForRelease(step: () => void): void {
+  #waitForRelease(goOn: () => void): void {
     const timer = realTimeout(() => {
       const on = this.#current === undefined ? "the scenario" : `host "${this.#current.name}"`;
       this.#failure = {
@@ -453,11 +471,11 @@ export class EventLoop {
         ),
       };
       this.#onRelease = undefined;
-      step();
+      goOn();
     }, MAX_HOLD_MS);
     this.#onRelease = () => {
       clearRealTimeout(timer);
-      nextTurn(step);
+      goOn();
     };
   }
 }
@@ -475,16 +493,8 @@ export class EventQueue {
   }
 
   push(event: SimulatedEvent): void {
-    const heap = this.#heap;
-    let at = heap.length;
-    heap.push(event);
-    while (at > 0) {
-      const above = (at - 1) >> 1;
-      if (isBefore(heap[above]!, event)) break;
-      heap[at] = heap[above]!;
-      at = above;
-    }
-    heap[at] = event;
+    this.#heap.push(event);
+    this.#lift(event, this.#heap.length - 1);
   }
 
   /** Takes the first event that may run and is due until a time. */
@@ -500,15 +510,29 @@ export class EventQueue {
   #removeFirst(): void {
     const heap = this.#heap;
     const last = heap.pop()!;
-    if (heap.length === 0) return;
+    const { length } = heap;
+    if (length === 0) return;
+    // Down to a leaf first: the last event is a late one, and seldom stays above.
     let at = 0;
-    for (let child = 1; child < heap.length; child = 2 * at + 1) {
-      if (child + 1 < heap.length && isBefore(heap[child + 1]!, heap[child]!)) child++;
-      if (isBefore(last, heap[child]!)) break;
+    for (let child = 1; child < length; child = 2 * at + 1) {
+      if (child + 1 < length && isBefore(heap[child + 1]!, heap[child]!)) child++;
       heap[at] = heap[child]!;
       at = child;
     }
-    heap[at] = last;
+    this.#lift(last, at);
+  }
+
+  /** Puts an event at a free place, or above. */
+  #lift(event: SimulatedEvent, from: number): void {
+    const heap = this.#heap;
+    let at = from;
+    while (at > 0) {
+      const above = (at - 1) >> 1;
+      if (isBefore(heap[above]!, event)) break;
+      heap[at] = heap[above]!;
+      at = above;
+    }
+    heap[at] = event;
   }
 }
 

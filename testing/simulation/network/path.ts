@@ -42,6 +42,7 @@ export class NetworkPath implements PacketPath {
   readonly #random: () => number;
   readonly #kind: string;
   readonly #isUdp: boolean;
+  readonly #to: Host;
   readonly #underWay = new Set<SimulatedEvent>();
   #held: Packet[] = [];
   #stopWaiting: (() => void) | undefined;
@@ -69,6 +70,7 @@ export class NetworkPath implements PacketPath {
     this.#random = random;
     this.#kind = kind;
     this.#isUdp = kind === "webtransport";
+    this.#to = directions.at(-1)!.to;
   }
 
   /** Bytes under way or held. */
@@ -183,14 +185,12 @@ export class NetworkPath implements PacketPath {
     this.onShrink?.();
   }
 
-  get #to(): Host {
-    return this.directions.at(-1)!.to;
-  }
-
   #blocked(): Direction | undefined {
-    return this.directions.find(({ conditions }) =>
-      conditions.isBlocked || this.#isUdp && conditions.blocksUdp
-    );
+    for (const direction of this.directions) {
+      const { isBlocked, blocksUdp } = direction.conditions;
+      if (isBlocked || this.#isUdp && blocksUdp) return direction;
+    }
+    return undefined;
   }
 
   #push(packet: Packet): void {
