@@ -37,15 +37,15 @@ class Snapshot {
 /** Reads the counters of a session. Creates no state on the session. */
 export function statsOf(core: SessionCore): SessionStats {
   const { closedAt, connection, createdAt, id, readyAt, state } = core;
-  const counted = (name: keyof ConnectionCounters) => connection.inspect?.counters?.[name] ?? 0;
+  const counters = connection.inspect?.counters;
+  const counted = (name: keyof ConnectionCounters) => counters?.[name] ?? 0;
   const bidirectionalStreams = counted("localBidirectionalOpened") +
     counted("remoteBidirectionalOpened");
   const unidirectionalStreams = counted("localUnidirectionalOpened") +
     counted("remoteUnidirectionalOpened");
   const streamsCreated = bidirectionalStreams + unidirectionalStreams;
-  const streams = Object.fromEntries(
-    COUNTERS.map((name) => [name, counted(name)]),
-  ) as Record<typeof COUNTERS[number], number>;
+  const streams = {} as Record<typeof COUNTERS[number], number>;
+  for (const name of COUNTERS) streams[name] = counted(name);
   const stats: Omit<SessionStats, "toJSON"> = {
     id,
     state,
