@@ -7,7 +7,11 @@ import { Story } from "./story.ts";
 function nodes(story: Story, ...users: readonly string[][]): Story {
   users.forEach((own, index) => {
     const all = own.map((user) => ({ user, state: "connected" }));
-    const manager = { all: () => all, sessionsOf: (user: string) => own.filter((u) => u === user) };
+    const manager = {
+      count: all.length,
+      all: () => all,
+      sessionsOf: (user: string) => own.filter((u) => u === user),
+    };
     story.cluster.servers.push({
       host: story.host(`node${index}`),
       server: { manager } as unknown as LiveServer["server"],
