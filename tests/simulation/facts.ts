@@ -220,6 +220,39 @@ export interface Facts {
     readonly isLeft?: boolean;
   };
 
+  /** An end writes an item to a stream of the session, before the call; the index from 0. */
+  readonly streamSent: { readonly flow: string; readonly index: number };
+  /** The writer of a flow closes its direction, behind this number of items. */
+  readonly streamEnds: { readonly flow: string; readonly count: number };
+  /** An end is about to abort a stream with a code, or to send an item that the schema refuses. */
+  readonly streamBreaks: {
+    readonly flow: string;
+    readonly code: number;
+    /** Host of that end. */
+    readonly by: string;
+    readonly isInvalid: boolean;
+  };
+  /** The reader of a flow got an item; whole if the content is that of the index. */
+  readonly streamGot: { readonly flow: string; readonly index: number; readonly isWhole: boolean };
+  /** The reader of a flow got the end. */
+  readonly streamOver: { readonly flow: string };
+  /** A flow failed at the end that tells. */
+  readonly streamFailed: {
+    readonly flow: string;
+    readonly session: string;
+    readonly error: unknown;
+    readonly isReader?: boolean;
+  };
+  /** An end sends a datagram, before the call. A way is one direction of a session. */
+  readonly datagramSent: { readonly way: string; readonly number: number };
+  /** The other end got a datagram. */
+  readonly datagramGot: {
+    readonly way: string;
+    readonly number: number;
+    /** True on a wire whose datagrams all come, in order. */
+    readonly isReliable: boolean;
+  };
+
   /** A program waits for a promise of the library. */
   readonly waits: {
     readonly wait: number;

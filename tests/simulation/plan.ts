@@ -116,6 +116,8 @@ export const FEATURES = [
   "small-queues",
   /** Handlers of messages that fail now and then. */
   "throwing-handlers",
+  /** Streams and datagrams of sessions. */
+  "streams",
   /** Tokens that end, and are renewed. */
   "tokens",
   /** Some clients, and some lives of nodes, are of the last release. */

@@ -15,6 +15,7 @@ import { type DurableNames, readStream } from "./work/durable.ts";
 import { ask, clientRequests, sendMessages, takeDirect } from "./work/messages.ts";
 import { openPage, useHttp } from "./work/http.ts";
 import { follow, publish, stray } from "./work/publications.ts";
+import { SMALL_CREDIT, useStreams } from "./work/streams.ts";
 import { bePresent, RoomNotices } from "./work/rooms.ts";
 
 /** Clients of one user. */
@@ -156,6 +157,7 @@ export class ClusterClient {
     if (settings.has("presence")) bePresent(program, topics.filter(settings.terms.isRoom));
     if (settings.has("answers")) askForAnswers(program);
     if (settings.has("durable")) this.#readStreams(program);
+    if (settings.has("streams")) useStreams(program);
     const http = { network, servers, pick: (chance: number) => this.#parts.streams.pick(chance) };
     if (settings.has("http-api") && this.#kind < 0.3) useHttp(program, http, topics);
     if (settings.has("plain") && this.#kind > 0.8) openPage(program, http);
@@ -186,6 +188,7 @@ export class ClusterClient {
       delivery: this.#isReliable ? "at-least-once" : "at-most-once",
       outbox: settings.terms.outbox,
       transports: this.#transports(),
+      ...(settings.has("streams") && { flowControl: SMALL_CREDIT }),
       upgrade: this.#kind < 0.2,
       requests: clientRequests(user) as never,
       onMessage: ({ topic, data }) => onMessage(topic, data),

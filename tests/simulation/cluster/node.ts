@@ -16,6 +16,7 @@ import { nameOf } from "./program.ts";
 import { hasHistory, type Settings } from "./settings.ts";
 import type { Identity, Tokens } from "./tokens.ts";
 import { answerHandlers } from "./work/answers.ts";
+import { echoDatagrams, serveStream, SMALL_CREDIT } from "./work/streams.ts";
 
 /** Time of a process between the end and the next start, in milliseconds. */
 const RESTART_MS = 1_000;
@@ -217,6 +218,10 @@ export class ClusterNode implements LiveServer {
       ...(has("presence") && { rooms: ["room:{name}"] }),
       ...(has("durable") && { durableStreams: { path: "/streams", authorize: () => true } }),
       ...(has("http-api") && { api: { path: "/api", authorize: () => true } }),
+      ...(has("streams") && {
+        flowControl: SMALL_CREDIT,
+        onStream: (stream, session) => serveStream(this, session, stream),
+      }),
       session: { heartbeat, sendQueue: { maxMessages, maxBytes } },
       requests: {
         echo: ({ data }) => data,
@@ -235,6 +240,7 @@ export class ClusterNode implements LiveServer {
         if (protocol === "") this.server.subscribe(session, PAGE_TOPIC);
         journal.note(`session ${id} of ${user} opens`, name, "session");
         this.tell("sessionOpened", { side: "node", session: id, user });
+        if (has("streams")) void echoDatagrams(this, session);
       },
       onClose: ({ id, user }, { code, by, reason }) => {
         journal.event(`session closed ${code} by ${by}`, name, `${id} ${reason}`);

@@ -19,6 +19,7 @@ const LATER: readonly Feature[] = [
   "http",
   "http-api",
   "presence",
+  "streams",
   "tokens",
   "webtransport",
 ];

@@ -18,6 +18,7 @@ import {
   sessionsEndOnce,
   trueFigures,
 } from "./sessions.ts";
+import { streamsInOrder, trueDatagrams } from "./streams.ts";
 import { noEcho, nothingAfterLeaving, onlyAllowed, sameTopics } from "./subscriptions.ts";
 import { everyWaitEnds } from "./waits.ts";
 
@@ -40,6 +41,8 @@ export const INVARIANTS: readonly Invariant[] = [
   onlyToTheUser,
   answersInOrder,
   recordsInOrder,
+  streamsInOrder,
+  trueDatagrams,
   joinsAndLeaves,
   presenceConverges,
   sessionsPerUser,

@@ -1,0 +1,125 @@
+/** Streams and datagrams of sessions: whole, in order, with their ends and their codes. */
+import { StreamError, StructuredError } from "../../../errors.ts";
+import type { Invariant } from "../facts.ts";
+
+/** One direction of a stream. */
+interface Flow {
+  /** Items that the writer began to send. */
+  sent: number;
+  /** Number of items in all, once the writer closes. */
+  count: number | undefined;
+  /** The break that an end planned. */
+  broken: { readonly code: number; readonly by: string; readonly isInvalid: boolean } | undefined;
+  /** Index of the next item. */
+  next: number;
+  isOver: boolean;
+}
+
+/** A stream has each item once, in order, then its end; an abort comes with its code. */
+export const streamsInOrder: Invariant = {
+  name: "streams-in-order",
+  promise: "A stream has each item whole and in order, then its end or the code of its abort.",
+  source: "docs/guide/streams.md; docs/guide/structured.md, A stream, Errors",
+  watch(report) {
+    const flows = new Map<string, Flow>();
+    let isSettled = false;
+    let isClosing = false;
+    const flowOf = (name: string): Flow => {
+      let flow = flows.get(name);
+      if (flow === undefined) {
+        flow = { sent: 0, count: undefined, broken: undefined, next: 0, isOver: false };
+        flows.set(name, flow);
+      }
+      return flow;
+    };
+    return {
+      settled: () => void (isSettled = true),
+      end: () => void (isClosing = true),
+      streamSent: ({ flow, index }) => void (flowOf(flow).sent = index + 1),
+      streamEnds: ({ flow, count }) => void (flowOf(flow).count = count),
+      streamBreaks({ flow, ...broken }) {
+        flowOf(flow).broken ??= broken;
+      },
+      streamGot(fact) {
+        const { flow: name, index, isWhole } = fact;
+        const flow = flowOf(name);
+        if (flow.isOver) {
+          report(fact, `expected nothing after the end of ${name}, received item ${index}`);
+        } else if (index !== flow.next || index >= flow.sent) {
+          report(
+            fact,
+            `expected item ${flow.next} of ${flow.sent} on ${name}, received item ${index}`,
+          );
+        } else if (!isWhole) report(fact, `expected item ${index} of ${name}, received other data`);
+        flow.next = index + 1;
+      },
+      streamOver(fact) {
+        const flow = flowOf(fact.flow);
+        if (flow.isOver) report(fact, `expected one end of ${fact.flow}, received another one`);
+        flow.isOver = true;
+        if (flow.count === flow.next) return;
+        const wanted = flow.count === undefined ? "no end" : `${flow.count} items`;
+        report(fact, `expected ${wanted} on ${fact.flow}, received the end after ${flow.next}`);
+      },
+      streamFailed(fact) {
+        const { flow: name, error, isReader = false, host } = fact;
+        const { broken } = flowOf(name);
+        if (broken === undefined) {
+          // The end of a session ends its streams; no stream fails alone.
+          const isAlone = error instanceof StreamError && error.by !== "network" ||
+            error instanceof StructuredError;
+          if (isAlone || isSettled && !isClosing) {
+            report(fact, `expected ${name} to go on, received ${shown(error)}`);
+          }
+        } else if (isReader && broken.isInvalid && broken.by !== host) {
+          if (error instanceof StreamError) {
+            report(fact, `expected the refusal of an item of ${name}, received ${shown(error)}`);
+          }
+        } else if (isReader && error instanceof StreamError) {
+          if (error.streamErrorCode === broken.code) return;
+          report(fact, `expected code ${broken.code} on ${name}, received ${shown(error)}`);
+        }
+      },
+    };
+  },
+};
+
+/** Datagrams are those of the other end, each once; on a reliable wire all, in order. */
+export const trueDatagrams: Invariant = {
+  name: "true-datagrams",
+  promise: "A datagram comes whole, at most once, to its session; reliable ones all, in order.",
+  source: "docs/guide/structured.md, Datagrams; docs/guide/streams.md",
+  watch(report) {
+    const ways = new Map<string, { sent: number; got: Set<number>; newest: number }>();
+    return {
+      datagramSent({ way, number }) {
+        const known = ways.get(way);
+        if (known === undefined) ways.set(way, { sent: number, got: new Set(), newest: 0 });
+        else known.sent = number;
+      },
+      datagramGot(fact) {
+        const { way, number, isReliable } = fact;
+        const known = ways.get(way);
+        if (known === undefined || number > known.sent) {
+          report(fact, `expected datagrams that were sent on ${way}, received ${number}`);
+          return;
+        }
+        if (known.got.has(number)) {
+          report(fact, `expected datagram ${number} of ${way} once, received it again`);
+        } else if (isReliable && number !== known.newest + 1) {
+          report(
+            fact,
+            `expected datagram ${known.newest + 1} of ${way}, in order, received ${number}`,
+          );
+        }
+        known.got.add(number);
+        known.newest = number;
+      },
+    };
+  },
+};
+
+function shown(error: unknown): string {
+  const code = error instanceof StreamError ? ` ${error.streamErrorCode} by ${error.by}` : "";
+  return `${error}${code}`;
+}

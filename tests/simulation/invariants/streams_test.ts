@@ -1,0 +1,81 @@
+import { SessionClosedError, StreamError } from "../../../errors.ts";
+import { streamsInOrder, trueDatagrams } from "./streams.ts";
+import { Story } from "./story.ts";
+
+/** The error of a reset by the peer. */
+function reset(streamErrorCode: number): StreamError {
+  return new StreamError("reset", { streamErrorCode, by: "remote" });
+}
+
+Deno.test("streamsInOrder finds items that are missing, changed, too many, and wrong ends", () => {
+  new Story(streamsInOrder)
+    .tells("streamSent", { flow: "a up", index: 0 })
+    .tells("streamSent", { flow: "a up", index: 1 })
+    .tells("streamGot", { flow: "a up", index: 1, isWhole: true })
+    .tells("streamEnds", { flow: "a up", count: 3 })
+    .tells("streamOver", { flow: "a up" })
+    .tells("streamGot", { flow: "a up", index: 2, isWhole: true })
+    .tells("streamSent", { flow: "b up", index: 0 })
+    .tells("streamGot", { flow: "b up", index: 0, isWhole: false })
+    .tells("streamOver", { flow: "b up" })
+    .tells("streamFailed", { flow: "c up", session: "s", error: reset(0), isReader: true })
+    .tells("streamBreaks", { flow: "d up", code: 7, by: "other", isInvalid: false })
+    .tells("streamFailed", { flow: "d up", session: "s", error: reset(0), isReader: true })
+    .tells("settled", {})
+    .tells("streamFailed", {
+      flow: "e up",
+      session: "s",
+      error: new SessionClosedError("The session is closed"),
+    })
+    .finds(
+      "expected item 0 of 2 on a up, received item 1",
+      "expected 3 items on a up, received the end after 2",
+      "expected nothing after the end of a up, received item 2",
+      "expected item 0 of b up, received other data",
+      "expected no end on b up, received the end after 1",
+      "expected c up to go on, received StreamError: reset 0 by remote",
+      "expected code 7 on d up, received StreamError: reset 0 by remote",
+      "expected e up to go on, received SessionClosedError: The session is closed",
+    );
+});
+
+Deno.test("streamsInOrder accepts ends, planned aborts and the end of a session", () => {
+  new Story(streamsInOrder)
+    .tells("streamSent", { flow: "a up", index: 0 })
+    .tells("streamGot", { flow: "a up", index: 0, isWhole: true })
+    .tells("streamEnds", { flow: "a up", count: 1 })
+    .tells("streamOver", { flow: "a up" })
+    .tells("streamBreaks", { flow: "b up", code: 7, by: "other", isInvalid: false })
+    .tells("streamFailed", { flow: "b up", session: "s", error: reset(7), isReader: true })
+    .tells("streamFailed", {
+      flow: "c up",
+      session: "s",
+      error: new SessionClosedError("The session is closed"),
+    })
+    .finds();
+});
+
+Deno.test("trueDatagrams finds datagrams that nothing sent, that came twice, or out of order", () => {
+  new Story(trueDatagrams)
+    .tells("datagramGot", { way: "x", number: 1, isReliable: false })
+    .tells("datagramSent", { way: "x", number: 1 })
+    .tells("datagramSent", { way: "x", number: 2 })
+    .tells("datagramSent", { way: "x", number: 3 })
+    .tells("datagramGot", { way: "x", number: 1, isReliable: true })
+    .tells("datagramGot", { way: "x", number: 3, isReliable: true })
+    .tells("datagramGot", { way: "x", number: 3, isReliable: false })
+    .finds(
+      "expected datagrams that were sent on x, received 1",
+      "expected datagram 2 of x, in order, received 3",
+      "expected datagram 3 of x once, received it again",
+    );
+});
+
+Deno.test("trueDatagrams accepts losses on a wire without guarantees", () => {
+  new Story(trueDatagrams)
+    .tells("datagramSent", { way: "x", number: 1 })
+    .tells("datagramSent", { way: "x", number: 2 })
+    .tells("datagramGot", { way: "x", number: 2, isReliable: false })
+    .tells("datagramGot", { way: "x", number: 1, isReliable: false })
+    .finds();
+});
