@@ -57,6 +57,7 @@ function subscribe(
   const fact = { client, subscription: name, topic };
   program.tell("subscribing", {
     ...fact,
+    user: program.user,
     ...(since !== undefined && { since }),
     ...(last !== undefined && { last }),
   });
