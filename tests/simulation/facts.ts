@@ -266,6 +266,14 @@ export interface Facts {
   /** The promise settled, either way. */
   readonly waited: { readonly wait: number };
 
+  /** An operation on a cluster at rest, where the documentation names the outcome. */
+  readonly audited: {
+    readonly part: "audit" | "history" | "contract" | "durable" | "expiry" | "figures";
+    readonly what: string;
+    readonly expected: string;
+    readonly received: string;
+  };
+
   /** An error or a rejection that no code handled. */
   readonly unhandled: { readonly error: unknown };
   /** The library reported an error to `onError` or the like. */

@@ -7,8 +7,8 @@ import type { Outcome, Plan } from "./plan.ts";
 /** Time after the last fault in which a cluster has to settle, in milliseconds. */
 const SETTLE_MS = 130_000;
 
-/** Time for the last publications to reach all subscribers, in milliseconds. */
-const PROBE_MS = 10_000;
+/** Time for the last publications to reach all subscribers, and for the audit, in milliseconds. */
+const PROBE_MS = 26_000;
 
 /** Time in which all clients and servers have to close, in milliseconds. */
 const CLOSE_MS = 30_000;
@@ -53,6 +53,7 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
     await passTime(cluster, SETTLE_MS, signal);
     journal.tell("settled", "", {});
     cluster.probe();
+    void cluster.audit();
     await passTime(cluster, PROBE_MS, signal);
     if (!signal?.aborted) witness.checkEnd(cluster);
     await close(cluster, signal);

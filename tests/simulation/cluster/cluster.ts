@@ -5,6 +5,11 @@ import { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { Cluster as LiveCluster, Invariant, LiveClient, LiveServer } from "../facts.ts";
 import type { Plan } from "../plan.ts";
 import { Witness } from "../witness.ts";
+import { Audit } from "./audit/audit.ts";
+import { auditContract } from "./audit/contracts.ts";
+import { auditStreams } from "./audit/durable.ts";
+import { auditExpiry } from "./audit/expiry.ts";
+import { auditHistory } from "./audit/history.ts";
 import { ClusterClient } from "./client.ts";
 import type { ClusterEngine } from "./engine.ts";
 import { startEngine } from "./engines.ts";
@@ -66,6 +71,7 @@ export class Cluster implements LiveCluster {
   readonly #topics: readonly ClusterTopic[];
   readonly #streams = new DurableNames();
   readonly #permissions = new Permissions();
+  readonly #audit: Audit;
   #isWorking = true;
   #isChecked = true;
 
@@ -91,6 +97,7 @@ export class Cluster implements LiveCluster {
         streams: this.#streams,
         topics: topics.filter(({ subscribers }) => subscribers.includes(i)).map(({ name }) => name),
       });
+    this.#audit = new Audit({ ...parts, tokens, nodes: this.nodes });
     this.machines = Array.from({ length: plan.clients }, machine);
     for (const topic of topics) this.#publishOn(topic, settings.has("nodes-publish"));
     if (settings.has("durable")) { for (const node of this.nodes) this.#writeOn(node); }
@@ -211,6 +218,11 @@ export class Cluster implements LiveCluster {
         machine.host.after(0, () => machine.probe(name));
       }
     }
+  }
+
+  /** Examines parts of the library, once the cluster has settled. */
+  async audit(): Promise<void> {
+    await this.#audit.run([auditHistory, auditContract, auditStreams, auditExpiry]);
   }
 
   /** Closes all clients, then all servers, then the brokers. */

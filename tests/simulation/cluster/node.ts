@@ -7,6 +7,8 @@ import type { SimulatedNetwork } from "../../../testing/simulation/network/netwo
 import { SimulatedServer } from "../../../testing/simulation/programs.ts";
 import type { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { Facts, LiveServer } from "../facts.ts";
+import { AUDITOR } from "./audit/audit.ts";
+import { AUDIT_HISTORY } from "./audit/history.ts";
 import type { ClusterEngine } from "./engine.ts";
 import type { Journal } from "./journal.ts";
 import { LastReleaseBroker } from "../last_release/broker.ts";
@@ -212,7 +214,7 @@ export class ClusterNode implements LiveServer {
       userOf: ({ user }) => user,
       expiresAt: ({ endsAt }) => endsAt,
       authorize: ({ user }, topic) => permissions.allows(user, topic),
-      history,
+      history: { ...history, ...AUDIT_HISTORY },
       limits: { maxSessionsPerUser },
       ...(perUser && { rates: { perUser: { messages: perUser } } }),
       ...(has("presence") && { rooms: ["room:{name}"] }),
@@ -239,10 +241,12 @@ export class ClusterNode implements LiveServer {
         const { id, user, protocol } = session;
         if (protocol === "") this.server.subscribe(session, PAGE_TOPIC);
         journal.note(`session ${id} of ${user} opens`, name, "session");
+        if (user.startsWith(AUDITOR)) return;
         this.tell("sessionOpened", { side: "node", session: id, user });
         if (has("streams")) void echoDatagrams(this, session);
       },
       onClose: ({ id, user }, { code, by, reason }) => {
+        if (user.startsWith(AUDITOR)) return;
         journal.event(`session closed ${code} by ${by}`, name, `${id} ${reason}`);
         this.tell("sessionClosed", { side: "node", session: id, user, code, reason, by });
       },

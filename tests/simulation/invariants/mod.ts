@@ -1,6 +1,14 @@
 /** All promises of the library that every run is judged by. */
 import type { Invariant } from "../facts.ts";
 import { answersInOrder } from "./answers.ts";
+import {
+  auditEnds,
+  contractHolds,
+  exactHistory,
+  exactStreams,
+  trueExpiry,
+  trueMetrics,
+} from "./audit.ts";
 import { recordsInOrder } from "./durable.ts";
 import { nothingUnhandled, onlyKnownErrors } from "./errors.ts";
 import { noSilentGap } from "./gaps.ts";
@@ -56,6 +64,12 @@ export const INVARIANTS: readonly Invariant[] = [
   gonePeersNoticed,
   trueFigures,
   everyWaitEnds,
+  auditEnds,
+  exactHistory,
+  contractHolds,
+  exactStreams,
+  trueExpiry,
+  trueMetrics,
   nothingLeaks,
   nothingUnhandled,
   onlyKnownErrors,

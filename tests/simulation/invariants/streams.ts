@@ -1,21 +1,21 @@
-/** Streams and datagrams of sessions: whole, in order, with their ends and their codes. */
+/** Streams and datagrams of sessions: whole, in order, with ends and codes. */
 import { StreamError, StructuredError } from "../../../errors.ts";
 import type { Invariant } from "../facts.ts";
 
 /** One direction of a stream. */
 interface Flow {
-  /** Items that the writer began to send. */
+  /** Number of items from the writer. */
   sent: number;
-  /** Number of items in all, once the writer closes. */
+  /** Number of all items, known from the close of the writer. */
   count: number | undefined;
-  /** The break that an end planned. */
+  /** The planned break. */
   broken: { readonly code: number; readonly by: string; readonly isInvalid: boolean } | undefined;
   /** Index of the next item. */
   next: number;
   isOver: boolean;
 }
 
-/** A stream has each item once, in order, then its end; an abort comes with its code. */
+/** A stream has all items once, in order, then the end; an abort comes with the code. */
 export const streamsInOrder: Invariant = {
   name: "streams-in-order",
   promise: "A stream has each item whole and in order, then its end or the code of its abort.",
@@ -65,7 +65,7 @@ export const streamsInOrder: Invariant = {
         const { flow: name, error, isReader = false, host } = fact;
         const { broken } = flowOf(name);
         if (broken === undefined) {
-          // The end of a session ends its streams; no stream fails alone.
+          // The end of a session ends the streams; no stream fails alone.
           const isAlone = error instanceof StreamError && error.by !== "network" ||
             error instanceof StructuredError;
           if (isAlone || isSettled && !isClosing) {
@@ -84,7 +84,7 @@ export const streamsInOrder: Invariant = {
   },
 };
 
-/** Datagrams are those of the other end, each once; on a reliable wire all, in order. */
+/** Datagrams come from the peer, at most once; on a reliable wire all, in order. */
 export const trueDatagrams: Invariant = {
   name: "true-datagrams",
   promise: "A datagram comes whole, at most once, to its session; reliable ones all, in order.",

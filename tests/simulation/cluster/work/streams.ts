@@ -4,7 +4,7 @@ import type { IncomingStream } from "../../../../session/streams/incoming_stream
 import type { StructuredStream } from "../../../../session/streams/structured.ts";
 import type { Session } from "../../../../session/session.ts";
 import { pause } from "../../../../base/wait.ts";
-import type { ClusterNode } from "../node.ts";
+import type { Journal } from "../journal.ts";
 import { nameOf, type Program } from "../program.ts";
 import type { Identity } from "../tokens.ts";
 
@@ -20,13 +20,13 @@ const MAX_ITEMS = 8;
 /** Longest text of an item, beyond a part of the credit of one stream. */
 const MAX_TEXT = 1_500;
 
-/** Longest pause of a reader that is slow, in milliseconds. */
+/** Longest pause of a slow reader, in milliseconds. */
 const SLOW_MS = 300;
 
 /** Longest time of a whole stream, in milliseconds; a session without a peer ends before. */
 const STREAM_MS = 90_000;
 
-/** Credit so small that a stream with all of its items needs more of it. */
+/** Credit so small that a stream with all of its items needs a grant. */
 export const SMALL_CREDIT = { maxData: 16_384, maxStreamData: 4_096, maxStreamsBidi: 4 } as const;
 
 /** Uses of a stream: the end that closes or aborts, and the end that sends. */
@@ -50,13 +50,19 @@ const DATAGRAMS = { 1: z.object({ number: z.int() }) };
 /** The first message of a stream. */
 type Head = z.infer<(typeof REGISTRY)[1]>;
 
-/** One end of a stream. */
+/** An end of a stream. */
 type Messages = StructuredStream<typeof REGISTRY>;
 
-/** A program or a node, which tells what happens at its end. */
-type End = Pick<Program | ClusterNode, "host" | "tell">;
+/** A program or a node, with the facts of that end. */
+type End = Pick<Program, "host" | "tell">;
 
-/** One direction of a stream, as its writer plans the flow. */
+/** The node of a session. */
+interface NodeEnd extends End {
+  readonly journal: Journal;
+  failed(what: string, error: unknown): void;
+}
+
+/** One direction of a stream, as the writer plans the flow. */
 interface Flow {
   readonly flow: string;
   readonly count: number;
@@ -66,7 +72,7 @@ interface Flow {
   readonly isInvalid?: boolean;
 }
 
-/** Text of an item, which the reader knows as well. */
+/** Text of an item, known to the reader as well. */
 function textOf(flow: string, index: number): string {
   return `${flow} ${index} `.padEnd(1 + (index * 577 + flow.length * 131) % MAX_TEXT, "x");
 }
@@ -152,7 +158,7 @@ async function openStream(
  * @param incoming The stream.
  */
 export async function serveStream(
-  node: ClusterNode,
+  node: NodeEnd,
   session: Session<Identity>,
   incoming: IncomingStream,
 ): Promise<void> {
@@ -162,7 +168,7 @@ export async function serveStream(
 }
 
 async function serve(
-  node: ClusterNode,
+  node: NodeEnd,
   session: Session<Identity>,
   stream: IncomingStream & { readonly direction: "bidirectional" },
 ): Promise<void> {
@@ -260,7 +266,7 @@ async function read(
 
 /** Opens a stream of bytes to the client: a line with the flow, then the items. */
 async function push(
-  node: ClusterNode,
+  node: NodeEnd,
   session: Session<Identity>,
   flow: string,
   count: number,
@@ -358,7 +364,7 @@ async function sendDatagrams(
  * @param node The node.
  * @param session The session.
  */
-export async function echoDatagrams(node: ClusterNode, session: Session<Identity>): Promise<void> {
+export async function echoDatagrams(node: NodeEnd, session: Session<Identity>): Promise<void> {
   const { datagrams: kind } = session.connection.capabilities;
   if (kind === "none" || session.protocol === "") return;
   try {

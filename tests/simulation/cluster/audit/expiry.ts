@@ -1,0 +1,84 @@
+/** Tokens with an end, on a server with a wrong clock: sessions end at the end of the token. */
+import { AuthenticationError, CloseCode } from "../../../../errors.ts";
+import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
+import type { Audit } from "./audit.ts";
+
+/** Duration of a token without a renewal, in milliseconds. */
+const ONCE_MS = 5_000;
+
+/** Duration of a token with renewals, in milliseconds. */
+const RENEWED_MS = 4_000;
+
+/** Time of the watch over the renewed session, in milliseconds. */
+const WATCH_MS = 11_000;
+
+/** Time for an end and for messages under way, in milliseconds. */
+const SLACK_MS = 150;
+
+/**
+ * Watches sessions to the end of the tokens, and beyond.
+ *
+ * @param audit The audit.
+ */
+export async function auditExpiry(audit: Audit): Promise<void> {
+  const host = audit.host("clock-is-wrong");
+  host.jumpClock(Math.round(200_000 * (audit.random() - 0.5)));
+  host.setDrift(0.01 * (audit.random() - 0.5));
+  const { runtime } = host;
+  const expect = (what: string, expected: unknown, received: unknown) =>
+    audit.examine("expiry", what, expected, received);
+  const asked = new Map<string, number>();
+  let isDenied = false;
+  const closes: { readonly user: string; readonly code: number; readonly atMs: number }[] = [];
+  const { server } = new SimulatedServer(audit.network, host, () => ({
+    acceptsTokenInBand: true,
+    authenticate: ({ token = "" }: { readonly token?: string | undefined }) => {
+      const [user = "", endsAt] = token.split(" ");
+      asked.set(user, (asked.get(user) ?? 0) + 1);
+      if (Number(endsAt) <= runtime.now()) throw new AuthenticationError("The token has ended");
+      return { user, endsAt: Number(endsAt) };
+    },
+    userOf: ({ user }: { readonly user: string }) => user,
+    expiresAt: ({ endsAt }) => endsAt,
+    authorize: () => !isDenied,
+    onClose: ({ user }, { code }) => void closes.push({ user, code, atMs: runtime.now() }),
+  }));
+  const endsAt = runtime.now() + ONCE_MS;
+  const once = audit.connect("once", host, { token: () => `once ${endsAt}` });
+  const renewed = audit.connect("renewed", host, {
+    token: () => `renewed ${runtime.now() + RENEWED_MS}`,
+  });
+  const subscription = renewed.subscribe("talk");
+  let end = "none";
+  void (async () => {
+    for await (const _ of subscription);
+  })().catch(({ failure }) => end = failure?.code ?? "an error");
+  await audit.until(() => once.isConnected && renewed.isConnected);
+  const { session } = renewed;
+  await audit.pause(ONCE_MS - 4 * SLACK_MS);
+  expect("session shortly before the end of its token", true, once.isConnected);
+  await audit.pause(6 * SLACK_MS);
+  const close = closes.find(({ user }) => user === "once");
+  expect("code at the end of a token", CloseCode.unauthenticated, close?.code ?? "none");
+  const lateMs = (close?.atMs ?? Infinity) - endsAt;
+  expect("end at the end of the token", true, lateMs >= 0 && lateMs <= SLACK_MS);
+  await audit.until(() => once.status.isEnded, 2_000);
+  expect("status after the end of a token", "refused", once.status.current.name);
+  expect("tokens of a client without a fresh one", "2 to 3", between(asked.get("once"), 2, 3));
+
+  expect("subscription while allowed", "none", end);
+  isDenied = true;
+  await audit.pause(RENEWED_MS);
+  expect("subscription that a renewal denies", "forbidden", end);
+  await audit.pause(Math.max(0, WATCH_MS - ONCE_MS - RENEWED_MS));
+  expect("session whose token is renewed", true, renewed.session === session);
+  const closed = closes.find(({ user }) => user === "renewed");
+  expect("end of a session whose token is renewed", "none", closed?.code ?? "none");
+  expect("renewals", "4 to 8", between(asked.get("renewed"), 4, 8));
+  await Promise.all([once.close(), renewed.close()]);
+  await server.close();
+}
+
+function between(value: number = 0, least: number, most: number): string {
+  return value >= least && value <= most ? `${least} to ${most}` : `${value}`;
+}
