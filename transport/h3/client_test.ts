@@ -149,23 +149,25 @@ for (const stage of STAGES) {
       const silent = bindUdp();
       const port = stage === "handshake" ? silent.addr.port : server.port;
       const aborting = new AbortController();
+      using time = new FakeTime();
       const dialing = dialWebTransport(`https://127.0.0.1:${port}/`, {
         serverCertificateHashes: certificate.hashes,
         ...(how === "signal" ? { signal: aborting.signal } : { timeoutMs: 100 }),
       });
       const error = dialing.then(() => undefined, (reason) => reason);
-      if (stage === "handshake") await soon(silent.receive(new Uint8Array(2_048)));
-      const peer = stage === "handshake" ? undefined : await soon(server.accept());
+      if (stage === "handshake") await silent.receive(new Uint8Array(2_048));
+      const peer = stage === "handshake" ? undefined : await server.accept();
       if (stage === "answer") {
         await peer!.control();
-        await soon((await soon(peer!.nextBidi())).receive.fields());
+        await (await peer!.nextBidi()).receive.fields();
       }
-      aborting.abort(new Error("enough"));
-      const failure = await soon(error);
+      if (how === "signal") aborting.abort(new Error("enough"));
+      else await time.tickAsync(100);
+      const failure = await error;
       if (how === "signal") assertEquals(failure.message, "enough");
       else assert(failure instanceof TimeoutError, String(failure));
       // The server is told.
-      if (peer !== undefined) await soon(peer.ending);
+      if (peer !== undefined) await peer.ending;
       silent.close();
     });
   }
