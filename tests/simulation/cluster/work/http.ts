@@ -66,7 +66,10 @@ export function openPage(program: Program, parts: HttpParts): void {
     const url = new URL(urlOf(parts, random()).replace("https:", "wss:"));
     url.searchParams.set("token", `${user}-page`);
     const opened = socket = parts.network.sockets(host)(url);
+    const staysMs = random() < 0.5 ? 60_000 * random() : undefined;
     opened.onopen = () => {
+      // A socket that is closed before this event ends with 1006, by the WebSocket standard.
+      if (staysMs !== undefined) host.runtime.setTimeout(() => opened.close(), staysMs);
       program.event("page open");
       opened.send(JSON.stringify({ topic: "page", data: "hello" }));
     };
@@ -78,7 +81,6 @@ export function openPage(program: Program, parts: HttpParts): void {
       program.event(`page closed ${code}`);
       host.runtime.setTimeout(open, REOPEN_MS);
     };
-    if (random() < 0.5) host.runtime.setTimeout(() => opened.close(), 60_000 * random());
   };
   open();
 }
