@@ -60,6 +60,12 @@ export interface RunOptions {
   readonly isUrgent?: boolean;
 }
 
+/**
+ * Factor of the deadline of a second try: a machine under load may take many times as long for a run,
+ * and a run without end takes longer than any factor.
+ */
+const PATIENCE = 5;
+
 /** Options of {@linkcode Runners}. */
 export interface RunnersOptions {
   /** URL of the module that runs plans; see {@linkcode PlanRunner}. */
@@ -67,7 +73,8 @@ export interface RunnersOptions {
   /** Number of processes side by side. */
   readonly jobs: number;
   /**
-   * Longest real time of one run, in milliseconds. A run that takes longer is a finding.
+   * Longest real time of one run, in milliseconds. A run that takes longer is tried again, with
+   * {@linkcode PATIENCE} times this time.
    *
    * @default {120_000}
    */
@@ -119,9 +126,10 @@ export class Runners implements AsyncDisposable {
     }
     try {
       const request = { plan, trace };
-      const first = await this.#try(request, isApart);
+      const { deadlineMs } = this.#options;
+      const first = await this.#try(request, isApart, deadlineMs);
       if (typeof first !== "string") return { plan, ...first };
-      const second = await this.#try(request, true);
+      const second = await this.#try(request, true, PATIENCE * deadlineMs);
       if (typeof second === "string") return { plan, ...failed(second) };
       this.#options.onLost(plan, first);
       return { plan, ...second };
@@ -138,9 +146,13 @@ export class Runners implements AsyncDisposable {
     await Promise.all([...this.#all].map((runner) => runner[Symbol.asyncDispose]()));
   }
 
-  async #try(request: RunRequest, isApart: boolean): Promise<RunReply | string> {
+  async #try(
+    request: RunRequest,
+    isApart: boolean,
+    deadlineMs: number,
+  ): Promise<RunReply | string> {
     if (this.#isOver) throw new TypeError("Cannot run a plan: the runners have ended");
-    const { program, deadlineMs } = this.#options;
+    const { program } = this.#options;
     let runner = isApart ? undefined : this.#idle.pop();
     if (runner === undefined) {
       runner = new Runner(program);
