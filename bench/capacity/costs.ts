@@ -24,8 +24,14 @@ export interface Costs {
   readonly userMs: number;
   /** A subscription with its recovery, on the node of the session. */
   readonly subscriptionMs: number;
+  /** Extra work of the first sessions of a new process, in all: code that is not compiled yet. */
+  readonly warmUpMs: number;
+  /** The end of a connection, in the system of a process that ends. */
+  readonly closeMs: number;
   /** A reconnect, in a process of clients; 0 for clients on machines of their own. */
   readonly clientMs: number;
+  /** A delivery, in a process of clients. */
+  readonly clientDeliveryMs: number;
   /** A publication that reaches a node, without its deliveries. */
   readonly receiptMs: number;
   /** A delivery of a publication to one of many sessions of a node. */
@@ -44,7 +50,10 @@ export const REDIS_COSTS: Costs = {
   sessionMs: 0.15,
   userMs: 0.1,
   subscriptionMs: 0.15,
+  warmUpMs: 100,
+  closeMs: 0.03,
   clientMs: 0,
+  clientDeliveryMs: 0,
   receiptMs: 0.012,
   deliveryMs: 0.001,
   relayMs: 0.01,

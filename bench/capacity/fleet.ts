@@ -9,6 +9,18 @@ const SAMPLE_MS = 200;
 /** Mark of a topic that a node follows. */
 const FOLLOWED = 1;
 
+/** Topics that a node catches up with at once; the same in `pubsub/history/`. */
+const FOLLOWED_AT_ONCE = 64;
+
+/** Sessions after which a new process is warm, to a third of the cost that the first one had more. */
+const WARM_SESSIONS = 100;
+
+/** Length of the pieces of work that stand for programs beside the model, in milliseconds. */
+const REST_MS = 10;
+
+/** Parts of a client's work in a reconnect: to notice, connect, greet and subscribe; alike. */
+const CLIENT_STEPS = 4;
+
 /** Description of a service. */
 export interface FleetOptions {
   /** Number of sessions. */
@@ -40,18 +52,28 @@ export interface FleetOptions {
   /** Way of a packet between a node and the engine, in milliseconds. */
   readonly engineWayMs: number;
   /**
-   * Choice of a node for a new connection: by chance, or the one with the fewest sessions.
+   * Choice of a node for a new connection: by chance, the one with the fewest sessions, or by a hash
+   * of the first topic of the session.
    */
-  readonly balancer: "random" | "least";
-  /**
-   * Processes of clients and engine on the only machine of the nodes, as in a test. 0 for clients
-   * and an engine on machines of their own.
-   */
-  readonly localClients: number;
+  readonly balancer: "random" | "least" | "topic";
+  /** Clients and engine on the only machine of the nodes, as in a test; else on their own. */
+  readonly local?: LocalOptions;
   /** Costs of the parts. */
   readonly costs: Costs;
   /** Source of chance: an integer. */
   readonly seed: number;
+}
+
+/** Clients, engine and publishers that share the machine of the nodes. */
+export interface LocalOptions {
+  /** Number of processes of clients. */
+  readonly processes: number;
+  /** Publications a second, over all topics. */
+  readonly perSecond: number;
+  /** Part of a core that the publishers, the engine and the measurement take. */
+  readonly restLoad: number;
+  /** Time until which publications and the rest go on, in milliseconds. */
+  readonly untilMs: number;
 }
 
 /** Result of a scenario. */
@@ -74,6 +96,8 @@ export interface FleetResult {
   readonly commands: number;
   /** Most of these in a second, in the busiest 200 ms, over all shards. */
   readonly peakCommands: number;
+  /** The same of the busiest shard. */
+  readonly peakShardCommands: number;
   /** The most work that waited for one node at once, in milliseconds of its core. */
   readonly nodeQueueMs: number;
   /** The most work that waited for one shard at once, in milliseconds of its core. */
@@ -92,6 +116,8 @@ interface Node {
   isOpen: boolean;
   /** Open connections, those that still begin included. */
   sessions: number;
+  /** Sessions that the process has begun. */
+  begun: number;
   /** Number of times that all connections broke. */
   life: number;
 }
@@ -109,7 +135,9 @@ export class Fleet {
   readonly #clients: ModelProcess[] = [];
   readonly #awaySinceMs: Float64Array;
   readonly #back: number[] = [];
-  readonly #commands: number[] = [];
+  /** By shard, and by interval of {@linkcode SAMPLE_MS}. */
+  readonly #commands: number[][] = [];
+  readonly #machines: Machine[] = [];
   #longestMs = 0;
   #givenUp = 0;
   #away = 0;
@@ -122,37 +150,74 @@ export class Fleet {
   constructor(options: FleetOptions) {
     this.#options = options;
     this.#random = seededRandom(options.seed);
-    const { sessions, nodes, nodesPerMachine, coresPerMachine, shards, localClients } = options;
-    let machine = new Machine(this.time, coresPerMachine);
+    const { sessions, nodes, nodesPerMachine, coresPerMachine, shards, local } = options;
     for (let index = 0; index < nodes; index++) {
-      if (index > 0 && index % nodesPerMachine === 0) {
-        machine = new Machine(this.time, coresPerMachine);
+      if (index % nodesPerMachine === 0) {
+        this.#machines.push(new Machine(this.time, coresPerMachine));
       }
       this.#nodes.push({
         index,
-        process: new ModelProcess(machine),
+        process: new ModelProcess(this.#machineOf(index)),
         topics: new Uint8Array(options.topics),
         waiting: new Map(),
         isOpen: true,
         sessions: 0,
+        begun: 0,
         life: 0,
       });
     }
     for (let i = 0; i < shards; i++) {
-      const own = localClients > 0 ? machine : new Machine(this.time, 1);
+      const own = local === undefined ? new Machine(this.time, 1) : this.#machineOf(0);
       this.#shards.push(new ModelProcess(own));
+      this.#commands.push([]);
     }
-    for (let i = 0; i < localClients; i++) this.#clients.push(new ModelProcess(machine));
+    if (local !== undefined) this.#share(local);
     this.nodeOf = new Int32Array(sessions).fill(-1);
     this.#awaySinceMs = new Float64Array(sessions).fill(-1);
   }
 
-  /** Places all sessions on the open nodes, by turns, as if these had been there for long. */
+  #machineOf(index: number): Machine {
+    return this.#machines[Math.floor(index / this.#options.nodesPerMachine)]!;
+  }
+
+  /** Adds clients, deliveries and the rest to the machine of the nodes. */
+  #share(local: LocalOptions): void {
+    const { processes, perSecond, restLoad, untilMs } = local;
+    const { costs, sessions, topics, topicsEach } = this.#options;
+    const newProcess = () => new ModelProcess(this.#machineOf(0));
+    for (let i = 0; i < processes; i++) this.#clients.push(newProcess());
+    const rest = newProcess();
+    const done = () => {};
+    this.#every(REST_MS, untilMs, () => rest.work(restLoad * REST_MS, done));
+    // A session that is away gets the same publications later.
+    const deliveries = sessions * topicsEach / topics;
+    this.#every(1_000 / perSecond, untilMs, () => {
+      const open = this.#nodes.filter(({ isOpen }) => isOpen);
+      for (const { process } of open) {
+        process.work(costs.receiptMs + deliveries / open.length * costs.deliveryMs, done);
+      }
+      for (const process of this.#clients) {
+        process.work(deliveries / processes * costs.clientDeliveryMs, done);
+      }
+    });
+  }
+
+  /** Repeats an action until a time. */
+  #every(ms: number, untilMs: number, action: () => void): void {
+    this.time.after(ms, () => {
+      action();
+      if (this.time.nowMs < untilMs) this.#every(ms, untilMs, action);
+    });
+  }
+
+  /** Places all sessions on the open nodes, by turns or by their topics, as if these had been there for long. */
   settle(): void {
     const open = this.#nodes.filter(({ isOpen }) => isOpen);
+    const isByTopic = this.#options.balancer === "topic";
     for (let session = 0; session < this.nodeOf.length; session++) {
-      const node = open[session % open.length]!;
+      const node = isByTopic ? this.#nodeByTopic(session)! : open[session % open.length]!;
       node.sessions++;
+      node.begun = Infinity;
       this.nodeOf[session] = node.index;
       for (const topic of this.#topicsOf(session)) node.topics[topic] = FOLLOWED;
     }
@@ -168,23 +233,69 @@ export class Fleet {
     this.#nodes[index]!.isOpen = true;
   }
 
-  /** Ends the process of a node; its sessions reconnect after their first delays. */
+  /**
+   * Ends the process of a node. The system closes one connection after the other, and the sessions
+   * reconnect after their first delays.
+   */
   kill(index: number): void {
     const node = this.#nodes[index]!;
+    // On machines with a core for each process, the process leaves one.
+    const { local } = this.#options;
+    const machine = local === undefined ? new Machine(this.time, 1) : this.#machineOf(index);
+    const system = new ModelProcess(machine);
     this.shut(index);
     node.topics.fill(0);
     node.waiting.clear();
-    this.disconnect(index);
+    node.begun = 0;
+    this.#break(node, (lost) => system.work(this.#options.costs.closeMs, lost));
   }
 
   /** Breaks all connections of a node, which goes on. */
   disconnect(index: number): void {
-    const node = this.#nodes[index]!;
+    this.#break(this.#nodes[index]!, (lost) => lost());
+  }
+
+  /** Ends all sessions of a node; `close` has each client notice. */
+  #break(node: Node, close: (lost: () => void) => void): void {
     node.life++;
     node.sessions = 0;
-    for (const session of this.sessionsOf(index)) {
+    for (const session of this.sessionsOf(node.index)) {
       this.#leave(session);
-      this.#retry(session, 0);
+      // A process of clients notices losses in small batches, between its other work.
+      close(() => this.#atClient(session, () => this.#retry(session, 0), true));
+    }
+  }
+
+  /**
+   * Restarts all shards of the engine without their data. Sessions go on; each node follows its
+   * topics again, some at a time, and each of these counts as one that is back.
+   *
+   * @param downMs Time until the engine answers again, in milliseconds.
+   */
+  restartEngine(downMs: number): void {
+    for (const node of this.#nodes) {
+      const topics: number[] = [];
+      node.topics.forEach((state, topic) => state === FOLLOWED && topics.push(topic));
+      node.topics.fill(0);
+      this.#away += topics.length;
+      let index = 0;
+      const next = () => {
+        const topic = topics[index++];
+        if (topic === undefined) return;
+        this.#follow(
+          node,
+          topic,
+          () =>
+            this.#atNode(node, this.#options.costs.subscriptionMs, () => {
+              this.#back.push(this.time.nowMs);
+              this.#away--;
+              next();
+            }),
+        );
+      };
+      this.time.after(downMs, () => {
+        for (let i = 0; i < FOLLOWED_AT_ONCE; i++) next();
+      });
     }
   }
 
@@ -208,8 +319,16 @@ export class Fleet {
   result(sinceMs: number): FleetResult {
     const back = this.#back.map((at) => at - sinceMs).sort((a, b) => a - b);
     const at = (part: number) => back[Math.max(0, Math.ceil(back.length * part) - 1)] ?? 0;
-    const commands = this.#commands.reduce((sum, count) => sum + (count ?? 0), 0);
-    const peak = this.#commands.reduce((most, count) => Math.max(most, count ?? 0), 0);
+    const samples: number[] = [];
+    let [commands, peakOfShard] = [0, 0];
+    for (const counts of this.#commands) {
+      counts.forEach((count, i) => {
+        samples[i] = (samples[i] ?? 0) + count;
+        commands += count;
+        peakOfShard = Math.max(peakOfShard, count);
+      });
+    }
+    const peak = samples.reduce((most, count) => Math.max(most, count ?? 0), 0);
     const mean = this.nodeOf.length / this.#nodes.length;
     return {
       back: back.length,
@@ -221,6 +340,7 @@ export class Fleet {
       givenUp: this.#givenUp,
       commands,
       peakCommands: peak * 1_000 / SAMPLE_MS,
+      peakShardCommands: peakOfShard * 1_000 / SAMPLE_MS,
       nodeQueueMs: Math.max(...this.#nodes.map(({ process }) => process.peakMs)),
       shardQueueMs: Math.max(...this.#shards.map(({ peakMs }) => peakMs)),
       imbalance: Math.max(...this.#nodes.map(({ sessions }) => sessions)) / mean,
@@ -236,7 +356,7 @@ export class Fleet {
 
   #connect(session: number, attempt: number): void {
     const { clientWayMs, connectTimeoutMs, costs } = this.#options;
-    const node = this.#choose();
+    const node = this.#choose(session);
     if (node === undefined) return this.#retry(session, attempt + 1);
     const { life } = node;
     node.sessions++;
@@ -260,7 +380,8 @@ export class Fleet {
       // A handshake of TCP, and the request.
       this.time.after(3 * clientWayMs, () => {
         if (isLost()) return;
-        this.#atNode(node, costs.sessionMs, () => {
+        const warmUpMs = costs.warmUpMs / WARM_SESSIONS * Math.exp(-node.begun++ / WARM_SESSIONS);
+        this.#atNode(node, costs.sessionMs + warmUpMs, () => {
           this.#admit(session, node, () => {
             if (isLost()) return;
             timeout.isOver = true;
@@ -291,7 +412,9 @@ export class Fleet {
       const subscribed = () => {
         if (--open > 0) return;
         this.time.after(clientWayMs, () => {
-          if (node.life === life) this.#return(session);
+          this.#atClient(session, () => {
+            if (node.life === life) this.#return(session);
+          });
         });
       };
       this.#atNode(node, costs.subscriptionMs * topicsEach, () => {
@@ -334,9 +457,13 @@ export class Fleet {
     const { engineWayMs, usualLoad } = this.#options;
     this.time.after(engineWayMs, () => {
       const sample = Math.floor(this.time.nowMs / SAMPLE_MS);
-      this.#commands[sample] = (this.#commands[sample] ?? 0) + commands;
-      const shard = this.#shards[hash(key) % this.#shards.length]!;
-      shard.work(ms / (1 - usualLoad), () => void this.time.after(engineWayMs, done));
+      const shard = hash(key) % this.#shards.length;
+      const counts = this.#commands[shard]!;
+      counts[sample] = (counts[sample] ?? 0) + commands;
+      this.#shards[shard]!.work(
+        ms / (1 - usualLoad),
+        () => void this.time.after(engineWayMs, done),
+      );
     });
   }
 
@@ -344,15 +471,17 @@ export class Fleet {
     process.work(ms / (1 - this.#options.usualLoad), done);
   }
 
-  /** Has the client work, where clients share the machine: each half of a reconnect. */
-  #atClient(session: number, done: () => void): void {
+  /** Has the client work on a step of a reconnect, where clients share the machine. */
+  #atClient(session: number, done: () => void, isLate: boolean = false): void {
     const process = this.#clients[session % this.#clients.length];
     if (process === undefined) done();
-    else process.work(this.#options.costs.clientMs / 2, done);
+    else process.work(this.#options.costs.clientMs / CLIENT_STEPS, done, isLate);
   }
 
-  #choose(): Node | undefined {
-    if (this.#options.balancer === "least") {
+  #choose(session: number): Node | undefined {
+    const { balancer } = this.#options;
+    if (balancer === "topic") return this.#nodeByTopic(session);
+    if (balancer === "least") {
       let least: Node | undefined;
       for (const node of this.#nodes) {
         if (node.isOpen && (least === undefined || node.sessions < least.sessions)) least = node;
@@ -361,6 +490,17 @@ export class Fleet {
     }
     const open = this.#nodes.filter(({ isOpen }) => isOpen);
     return open[Math.floor(this.#random() * open.length)];
+  }
+
+  /** The open node with the highest hash, together with the topic: others keep their topics. */
+  #nodeByTopic(session: number): Node | undefined {
+    const [topic] = this.#topicsOf(session) as [number];
+    let [best, highest] = [undefined as Node | undefined, -1];
+    for (const node of this.#nodes) {
+      const value = node.isOpen ? hash(topic * this.#nodes.length + node.index) : -1;
+      if (value > highest) [best, highest] = [node, value];
+    }
+    return best;
   }
 
   #topicsOf(session: number): number[] {

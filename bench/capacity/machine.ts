@@ -4,6 +4,9 @@ import { EventQueue, type SimulatedEvent } from "../../testing/simulation/event_
 /** Least number of ended jobs before the memory of these is freed. */
 const FORGOTTEN_JOBS = 1_024;
 
+/** Most late jobs in a turn: as many sockets as Deno reads in a turn of its event loop. */
+const LATE_JOBS = 128;
+
 /** Virtual time of a model. Events run at once, without a turn of the real event loop. */
 export class ModelTime {
   readonly #events = new EventQueue();
@@ -58,6 +61,7 @@ export class Machine {
   readonly #time: ModelTime;
   readonly #cores: number;
   readonly #running = new Set<ModelProcess>();
+  #processes = 0;
   #sinceMs = 0;
   #next: SimulatedEvent | undefined;
 
@@ -72,11 +76,28 @@ export class Machine {
     this.#cores = cores;
   }
 
+  /** Counts a process; all are there before the first one works. */
+  add(): void {
+    this.#processes++;
+  }
+
   /** Starts a process, or lets a process go on. */
   begin(process: ModelProcess): void {
+    if (this.#processes <= this.#cores) return this.#workAlone(process);
     this.#pass();
     this.#running.add(process);
     this.#plan();
+  }
+
+  /** Works on a core that no other process can want. */
+  #workAlone(process: ModelProcess): void {
+    const { leftMs } = process;
+    this.#time.after(leftMs, () => {
+      process.pass(leftMs);
+      const done = process.take();
+      if (!process.isIdle) this.#workAlone(process);
+      done();
+    });
   }
 
   /** Adds the time that passed to the running jobs. */
@@ -110,8 +131,12 @@ export class Machine {
 /** A process: one thread, which works on one job after the other. */
 export class ModelProcess {
   readonly #machine: Machine;
-  readonly #jobs: Job[] = [];
-  #head = 0;
+  readonly #jobs = new Queue();
+  readonly #lateJobs = new Queue();
+  #running: Job | undefined;
+  /** Jobs that are left in this turn. */
+  #turnJobs = 0;
+  #turnLateJobs = 0;
   #waitingMs = 0;
   /** CPU time so far, in milliseconds. */
   busyMs = 0;
@@ -125,43 +150,87 @@ export class ModelProcess {
    */
   constructor(machine: Machine) {
     this.#machine = machine;
+    machine.add();
   }
 
   /** CPU time that the running job still needs, in milliseconds. */
   get leftMs(): number {
-    return this.#jobs[this.#head]!.leftMs;
+    return this.#running!.leftMs;
   }
 
-  /** Queues a job. */
-  work(ms: number, done: () => void): void {
-    this.#jobs.push({ leftMs: ms, done });
+  /**
+   * Queues a job.
+   *
+   * @param ms CPU time, in milliseconds.
+   * @param done Called at the end.
+   * @param isLate Has the jobs that wait already go first, and some late ones after these.
+   */
+  work(ms: number, done: () => void, isLate: boolean = false): void {
+    (isLate ? this.#lateJobs : this.#jobs).push({ leftMs: ms, done });
     this.#waitingMs += ms;
     this.busyMs += ms;
     this.peakMs = Math.max(this.peakMs, this.#waitingMs);
-    if (this.#jobs.length - this.#head === 1) this.#machine.begin(this);
+    if (this.#running !== undefined) return;
+    this.#next();
+    this.#machine.begin(this);
   }
 
   /** Takes CPU time off the running job. */
   pass(ms: number): void {
-    this.#jobs[this.#head]!.leftMs -= ms;
+    this.#running!.leftMs -= ms;
     this.#waitingMs -= ms;
   }
 
   /** True without work. */
   get isIdle(): boolean {
-    return this.#jobs.length === 0;
+    return this.#running === undefined;
   }
 
   /** Removes the running job, and returns its callback. */
   take(): () => void {
-    const { done } = this.#jobs[this.#head++]!;
-    if (this.#head === this.#jobs.length) {
+    const { done } = this.#running!;
+    this.#next();
+    return done;
+  }
+
+  #next(): void {
+    if (this.#turnJobs === 0 && this.#turnLateJobs === 0) {
+      this.#turnJobs = this.#jobs.size;
+      this.#turnLateJobs = Math.min(LATE_JOBS, this.#lateJobs.size);
+    }
+    if (this.#turnJobs > 0) {
+      this.#turnJobs--;
+      this.#running = this.#jobs.take();
+    } else if (this.#turnLateJobs > 0) {
+      this.#turnLateJobs--;
+      this.#running = this.#lateJobs.take();
+    } else this.#running = undefined;
+  }
+}
+
+/** Jobs, first in, first out. */
+class Queue {
+  readonly #jobs: Job[] = [];
+  #head = 0;
+
+  get size(): number {
+    return this.#jobs.length - this.#head;
+  }
+
+  push(job: Job): void {
+    this.#jobs.push(job);
+  }
+
+  take(): Job | undefined {
+    const job = this.#jobs[this.#head];
+    if (job === undefined) return undefined;
+    if (++this.#head === this.#jobs.length) {
       this.#jobs.length = 0;
       this.#head = 0;
     } else if (this.#head > FORGOTTEN_JOBS && this.#head > this.#jobs.length / 2) {
       this.#jobs.splice(0, this.#head);
       this.#head = 0;
     }
-    return done;
+    return job;
   }
 }

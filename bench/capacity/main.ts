@@ -4,24 +4,32 @@
  *
  * ```sh
  * deno task bench:capacity
- * deno task bench:capacity --real 1000,5000,15000
+ * deno task bench:capacity --only "Redis, a deploy"
+ * deno task bench:capacity --real 500,2500,1000,5000,15000 --runs 3 --log storms.jsonl
  * ```
  *
+ * All scenarios take some minutes; `--only` selects those with a name that matches an expression.
+ *
  * `--real` runs the storm of the soak test with that many clients, beside the prediction of the
- * model. The model then has the costs that one storm of 2,500 clients measured before. Needs
- * `redis-server`, an idle machine, and as many open files.
+ * model, whose costs come from the storms of 500 and 2,500 clients. `--log` keeps the figures of all
+ * storms, so that runs may be spread over idle times; `--runs 0` prints the table of a log. Needs
+ * Linux, `redis-server`, an idle machine, and as many open files.
  *
  * @module
  */
-import { argument } from "../args.ts";
-import { measureStorm } from "../../tests/soak/storm.ts";
-import { TOPICS } from "../../tests/soak/chaos/engine.ts";
-import { type Costs, REDIS_COSTS } from "./costs.ts";
+import { argument, numberArgument } from "../args.ts";
+import { NATS_COSTS, REDIS_COSTS } from "./costs.ts";
 import type { FleetOptions, FleetResult } from "./fleet.ts";
-import { deploy, hotTopic, loseNodes, moveToSpareNodes, restartBalancer } from "./scenarios.ts";
-
-/** Clients of the storm that measures the costs. */
-const CALIBRATION = 2_500;
+import { compare } from "./real.ts";
+import {
+  deploy,
+  hotTopic,
+  type HotTopicOptions,
+  loseNodes,
+  restartBalancer,
+  restartEngine,
+  roomsLoad,
+} from "./scenarios.ts";
 
 /** A million users on 50 nodes: rooms of five users, three for each. */
 const MILLION: FleetOptions = {
@@ -40,123 +48,125 @@ const MILLION: FleetOptions = {
   clientWayMs: 20,
   engineWayMs: 0.5,
   balancer: "least",
-  localClients: 0,
   costs: REDIS_COSTS,
   seed: 1,
 };
 
+/** Time that the engine is away in a restart, in milliseconds. */
+const DOWN_MS = 1_000;
+
+const selection = argument(Deno.args, "only");
+const only = new RegExp(selection ?? "");
 const real = argument(Deno.args, "real");
 if (real === undefined) printModel();
-else await compare(real.split(",").map(Number));
+else {
+  const runs = numberArgument(Deno.args, "runs", 1);
+  await compare(real.split(",").map(Number), { runs, log: argument(Deno.args, "log") }, say);
+}
 
 function printModel(): void {
+  printStorms("Redis", { ...MILLION, costs: REDIS_COSTS });
+  printStorms("NATS", { ...MILLION, costs: NATS_COSTS });
+  if (selection !== undefined) return;
+  printHotTopics();
+  printRooms();
+}
+
+function printStorms(engine: string, options: FleetOptions): void {
   say(
-    "| event | half back | 99 % | all | longest absence | still away | given up | engine, busiest 0.2 s | node behind | shard behind |",
+    `| ${engine} | half back | 99 % | all | longest absence | still away | given up | engine, busiest 0.2 s | one shard | node behind | shard behind |`,
   );
-  say("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
-  const row = (name: string, result: FleetResult) => {
-    const { halfMs, mostMs, allMs, longestMs, away, givenUp, peakCommands } = result;
-    const { nodeQueueMs, shardQueueMs } = result;
+  say("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+  const row = (name: string, run: () => FleetResult) => {
+    if (!only.test(`${engine}, ${name}`)) return;
+    const result = run();
+    const { halfMs, mostMs, allMs, longestMs, away, givenUp } = result;
+    const { peakCommands, peakShardCommands, nodeQueueMs, shardQueueMs } = result;
     const cells = [
       ...[halfMs, mostMs, allMs, longestMs].map(seconds),
       away.toLocaleString("en"),
       givenUp.toLocaleString("en"),
-      `${Math.round(peakCommands).toLocaleString("en")}/s`,
+      ...[peakCommands, peakShardCommands].map((count) =>
+        `${Math.round(count).toLocaleString("en")}/s`
+      ),
       ...[nodeQueueMs, shardQueueMs].map(seconds),
     ];
     say(`| ${name} | ${cells.join(" | ")} |`);
   };
-  row("a node dies", loseNodes(MILLION, 1));
-  row("a machine of 8 nodes dies", loseNodes(MILLION, 8));
+  row("a node dies", () => loseNodes(options, 1));
+  row("8 nodes die", () => loseNodes(options, 8));
+  row(
+    "8 nodes die, firstDelayMs 4,000",
+    () => loseNodes({ ...options, firstDelayMs: 4_000 }, 8),
+  );
   for (const firstDelayMs of [500, 20_000, 60_000]) {
-    const options = { ...MILLION, firstDelayMs, maxDelayMs: Math.max(30_000, firstDelayMs) };
-    row(`the balancer restarts, firstDelayMs ${firstDelayMs}`, restartBalancer(options));
+    const maxDelayMs = Math.max(30_000, firstDelayMs);
+    const delays = { ...options, firstDelayMs, maxDelayMs };
+    const name = `the balancer restarts, firstDelayMs ${firstDelayMs.toLocaleString("en")}`;
+    row(name, () => restartBalancer(delays));
+    if (firstDelayMs !== 20_000) continue;
+    row(`${name}, 36 shards`, () => restartBalancer({ ...delays, shards: 36 }));
+    row(`${name}, by rooms`, () => restartBalancer({ ...delays, balancer: "topic" }));
   }
-  row("the balancer restarts, 36 shards", restartBalancer({ ...MILLION, shards: 36 }));
+  row("the engine restarts", () => restartEngine(options, DOWN_MS));
+  row("the engine restarts, 36 shards", () => restartEngine({ ...options, shards: 36 }, DOWN_MS));
+  row(
+    "the engine restarts, by rooms",
+    () => restartEngine({ ...options, balancer: "topic" }, DOWN_MS),
+  );
   for (const together of [1, 5]) {
     const times = { withinMs: 30_000, restartMs: 15_000, together };
-    row(`a deploy, ${together} at a time`, deploy(MILLION, times));
+    row(`a deploy, ${together} at a time`, () => deploy(options, times));
+    // All rounds are alike.
+    row(
+      `a round of a deploy, ${together} at a time`,
+      () => deploy(options, { ...times, nodes: together }),
+    );
   }
   say("");
-  say(
-    "| subscribers of one topic | nodes | publications/s | relays | half | 99 % | engine | node |",
-  );
-  say("| --- | --- | --- | --- | --- | --- | --- | --- |");
-  for (const [subscribers, nodes] of [[100_000, 50], [1_000_000, 50], [1_000_000, 500]] as const) {
-    for (const perSecond of [10, 100, 400]) {
-      for (const relays of [0, Math.round(Math.sqrt(nodes))]) {
-        const result = hotTopic({
-          subscribers,
-          nodes,
-          perSecond,
-          relays,
-          durationMs: 30_000,
-          wayMs: 0.5,
-          costs: REDIS_COSTS,
-          seed: 1,
-        });
-        const { halfMs, mostMs, engineLoad, nodeLoad } = result;
-        const cells = [halfMs, mostMs].map(seconds).concat(percent(engineLoad), percent(nodeLoad));
-        say(`| ${subscribers} | ${nodes} | ${perSecond} | ${relays} | ${cells.join(" | ")} |`);
-      }
-    }
-  }
 }
 
-/** Runs storms, and prints these beside their predictions. */
-async function compare(sizes: readonly number[]): Promise<void> {
-  const known = await measureStorm({ engine: "redis", clients: CALIBRATION, hasUsers: false });
-  const nodeMs = known.nodesCpuMs / CALIBRATION;
-  const costs: Costs = {
-    ...REDIS_COSTS,
-    sessionMs: nodeMs / 2,
-    subscriptionMs: nodeMs / 2,
-    clientMs: known.clientsCpuMs / CALIBRATION,
-  };
+function printHotTopics(): void {
   say(
-    `${CALIBRATION}: ${costs.clientMs.toFixed(2)} ms of a client, ${nodeMs.toFixed(2)} of a node`,
+    "| subscribers | nodes | topics | shards | publications/s | relays | half | 99 % | engine | node |",
   );
-  say("| clients | half back: model, real | 99 % | all |");
+  say("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
+  const row = (options: Partial<HotTopicOptions>) => {
+    const all = {
+      ...{ subscribers: 1_000_000, nodes: 50, topics: 1, shards: 9, perSecond: 10, relays: 0 },
+      ...{ durationMs: 30_000, wayMs: 0.5, costs: REDIS_COSTS, seed: 1 },
+      ...options,
+    };
+    const { halfMs, mostMs, engineLoad, nodeLoad } = hotTopic(all);
+    const cells = [all.subscribers, all.nodes, all.topics, all.shards, all.perSecond, all.relays]
+      .map((count) => count.toLocaleString("en"))
+      .concat([halfMs, mostMs].map(seconds), percent(engineLoad), percent(nodeLoad));
+    say(`| ${cells.join(" | ")} |`);
+  };
+  for (const relays of [0, 7]) {
+    for (const perSecond of [10, 40]) row({ perSecond, relays });
+    row({ subscribers: 100_000, perSecond: 400, relays });
+    for (const topics of [1, 9]) row({ subscribers: 10_000, perSecond: 5_000, topics, relays });
+  }
+  for (const relays of [0, 22]) row({ nodes: 500, perSecond: 400, relays });
+  say("");
+}
+
+function printRooms(): void {
+  say("| members' nodes | copies | engine, each of 9 | node |");
   say("| --- | --- | --- | --- |");
-  for (const clients of [CALIBRATION, ...sizes]) {
-    const { delays } = clients === CALIBRATION
-      ? known
-      : await measureStorm({ engine: "redis", clients, hasUsers: false });
-    const at = (part: number) => delays[Math.ceil(delays.length * part) - 1] ?? Infinity;
-    const { halfMs, mostMs, allMs } = moveToSpareNodes(local(clients, costs), 1);
-    const cells = [[halfMs, at(0.5)], [mostMs, at(0.99)], [allMs, at(1)]] as const;
-    const texts = cells.map(([model, measured]) =>
-      `${seconds(model)}, ${seconds(measured)} (${(model / measured).toFixed(2)})`
-    );
-    say(`| ${clients} | ${texts.join(" | ")} |`);
+  const rooms = { rooms: 600_000, members: 5, perSecond: 0.2, nodes: 50, shards: 9 };
+  for (const isHashed of [false, true]) {
+    const result = roomsLoad({ ...rooms, isHashed, costs: REDIS_COSTS });
+    const { copies, engineLoad, nodeLoad } = result;
+    const cells = [copies.toFixed(1), percent(engineLoad), percent(nodeLoad)];
+    say(`| ${isHashed ? "by a hash of the room" : "by chance"} | ${cells.join(" | ")} |`);
   }
-}
-
-/** The storm of the soak test, as a model: nodes, clients and engine on one machine. */
-function local(clients: number, costs: Costs): FleetOptions {
-  return {
-    ...MILLION,
-    sessions: clients,
-    nodes: 3,
-    nodesPerMachine: 3,
-    coresPerMachine: navigator.hardwareConcurrency,
-    topics: TOPICS,
-    topicsEach: 1,
-    hasUsers: false,
-    shards: 1,
-    usualLoad: 0,
-    firstDelayMs: 200,
-    maxDelayMs: 3_000,
-    clientWayMs: 0.05,
-    engineWayMs: 0.05,
-    balancer: "random",
-    localClients: 2,
-    costs,
-  };
 }
 
 function seconds(ms: number): string {
-  return ms < 1_000 ? `${ms.toPrecision(2)} ms` : `${(ms / 1_000).toPrecision(3)} s`;
+  if (ms >= 1_000) return `${(ms / 1_000).toPrecision(3)} s`;
+  return ms < 10 ? `${ms.toPrecision(2)} ms` : `${Math.round(ms)} ms`;
 }
 
 function percent(part: number): string {

@@ -2,7 +2,17 @@ import { assert, assertAlmostEquals, assertEquals } from "@std/assert";
 import { REDIS_COSTS } from "./costs.ts";
 import type { FleetOptions } from "./fleet.ts";
 import { Machine, ModelProcess, ModelTime } from "./machine.ts";
-import { deploy, hotTopic, loseNodes, moveToSpareNodes, restartBalancer } from "./scenarios.ts";
+import { costsOf, predict, type StormFigures } from "./real.ts";
+import {
+  deploy,
+  hotTopic,
+  loseNodes,
+  moveToSpareNodes,
+  restartBalancer,
+  restartEngine,
+  roomsLoad,
+} from "./scenarios.ts";
+import { seededRandom } from "../../transport/memory/path.ts";
 
 /** A small service with a core for each node. */
 const SMALL: FleetOptions = {
@@ -21,7 +31,6 @@ const SMALL: FleetOptions = {
   clientWayMs: 10,
   engineWayMs: 1,
   balancer: "least",
-  localClients: 0,
   costs: REDIS_COSTS,
   seed: 1,
 };
@@ -55,6 +64,59 @@ Deno.test("ModelProcess works on one job after the other, those of callbacks las
   time.run();
   assertEquals(ends, [1, 3, 6]);
   assertEquals([process.busyMs, process.peakMs, process.isIdle], [6, 5, true]);
+});
+
+Deno.test("ModelProcess has late jobs wait for all others of a turn, and takes 128 in a turn", () => {
+  const time = new ModelTime();
+  const process = new ModelProcess(new Machine(time, 1));
+  const order: string[] = [];
+  process.work(1, () => {
+    process.work(1, () => {
+      order.push("first");
+      process.work(1, () => order.push("second"));
+    });
+    for (let i = 0; i < 200; i++) process.work(1, () => order.push("late"), true);
+  });
+  time.run();
+  assertEquals([order.indexOf("first"), order.indexOf("second")], [0, 129]);
+  assertEquals([order.length, time.nowMs], [202, 203]);
+});
+
+Deno.test("Waiting times are those of M/D/1 and M/M/1", () => {
+  const [load, jobs] = [0.7, 60_000];
+  const random = seededRandom(7);
+  const exponential = () => -Math.log(1 - random());
+  for (
+    const [name, service, expected] of [
+      ["M/D/1", () => 1, load / (2 * (1 - load))],
+      ["M/M/1", exponential, load / (1 - load)],
+    ] as const
+  ) {
+    const time = new ModelTime();
+    const process = new ModelProcess(new Machine(time, 1));
+    let [atMs, waitedMs] = [0, 0];
+    for (let i = 0; i < jobs; i++) {
+      atMs += exponential() / load;
+      time.after(atMs, () => {
+        const [sinceMs, ms] = [time.nowMs, service()];
+        process.work(ms, () => waitedMs += time.nowMs - sinceMs - ms);
+      });
+    }
+    time.run();
+    const ratio = waitedMs / jobs / expected;
+    assert(ratio > 0.93 && ratio < 1.07, `${name}: ${ratio} of the known waiting time`);
+    assertAlmostEquals(process.busyMs / time.nowMs, load, 0.02);
+  }
+});
+
+Deno.test("Each lost session is back or away, and a seed gives the same result twice", () => {
+  const hard = { ...SMALL, costs: { ...REDIS_COSTS, sessionMs: 10 }, connectTimeoutMs: 2_000 };
+  for (const options of [SMALL, hard, { ...SMALL, balancer: "random" as const, seed: 5 }]) {
+    const result = restartBalancer(options);
+    assertEquals(result.back + result.away, SMALL.sessions);
+    assertEquals(restartBalancer(options), result);
+  }
+  assert(restartBalancer({ ...SMALL, seed: 2 }).halfMs !== restartBalancer(SMALL).halfMs);
 });
 
 Deno.test("A lost node's sessions all come back, the later the longer their first delay", () => {
@@ -94,6 +156,8 @@ Deno.test("A deploy moves each session, and no session is away for long", () => 
 
 Deno.test("Relays take copies off the engine, at the price of one more way", () => {
   const options = {
+    topics: 1,
+    shards: 1,
     subscribers: 100_000,
     nodes: 100,
     perSecond: 10,
@@ -105,4 +169,75 @@ Deno.test("Relays take copies off the engine, at the price of one more way", () 
   const [direct, relayed] = [0, 10].map((relays) => hotTopic({ ...options, relays }));
   assert(relayed!.engineLoad < direct!.engineLoad / 4);
   assertAlmostEquals(relayed!.halfMs - direct!.halfMs, 5, 0.5);
+});
+
+Deno.test("Hot topics spread over shards, and one topic does not", () => {
+  const options = {
+    subscribers: 1_000,
+    nodes: 20,
+    perSecond: 500,
+    durationMs: 10_000,
+    wayMs: 0.5,
+    relays: 0,
+    costs: REDIS_COSTS,
+    seed: 1,
+  };
+  const load = (topics: number, shards: number) =>
+    hotTopic({ ...options, topics, shards }).engineLoad;
+  const one = load(1, 1);
+  assertAlmostEquals(one, 0.5 * (0.03 + 20 * 0.003), 0.005);
+  assertAlmostEquals(load(1, 8), one, 1e-9);
+  assertAlmostEquals(load(8, 8), one / 8, 0.002);
+});
+
+Deno.test("Nodes follow all topics again after a restart of the engine, the faster the more shards", () => {
+  const options = { ...SMALL, topics: 4_000, topicsEach: 3, usualLoad: 0.5 };
+  const few = restartEngine(options, 1_000);
+  const many = restartEngine({ ...options, shards: 16 }, 1_000);
+  assert(few.halfMs > 1_000);
+  assertEquals([few.away, many.away, many.back], [0, 0, few.back]);
+  assertEquals(few.commands, few.back * REDIS_COSTS.engine.topicCommands);
+  assert(many.allMs < few.allMs, `${many.allMs} and ${few.allMs} ms`);
+  assert(many.peakShardCommands < few.peakShardCommands / 2);
+});
+
+Deno.test("A hash of the topic keeps its sessions together, and saves copies", () => {
+  const options = { ...SMALL, nodes: 40, topics: 400, hasUsers: false };
+  const spread = loseNodes(options, 1);
+  const together = loseNodes({ ...options, balancer: "topic" }, 1);
+  // Each topic that moves is followed by one node in place of several.
+  assert(together.commands < spread.commands / 2, `${together.commands} of ${spread.commands}`);
+  assertEquals([spread.away, together.away], [0, 0]);
+  const rooms = {
+    ...{ rooms: 1_000, members: 5, perSecond: 1, nodes: 10, shards: 1, costs: REDIS_COSTS },
+  };
+  const [byChance, hashed] = [false, true].map((isHashed) => roomsLoad({ ...rooms, isHashed }));
+  assertAlmostEquals(byChance!.copies, 4.095, 0.001);
+  assertAlmostEquals(byChance!.engineLoad - hashed!.engineLoad, 3.095 * 0.003, 1e-4);
+});
+
+Deno.test("Costs derived from storms are those with which the storms were made", () => {
+  const storms = [500, 1_000, 2_500].map((clients): StormFigures => {
+    const ms = clients * 0.8;
+    const [nodesLoad, clientsLoad] = [0.01 * clients, 0.03 * clients];
+    return {
+      clients,
+      ...{ halfMs: ms / 2, mostMs: ms, allMs: ms, ms, foreign: 0, restCpuMs: ms * 0.1 },
+      nodesCpuMs: 200 + 0.5 * clients + nodesLoad * ms / 1_000,
+      clientsCpuMs: 0.7 * clients + clientsLoad * ms / 1_000,
+      nodesCalmMs: 40 + nodesLoad,
+      clientsCalmMs: 60 + clientsLoad,
+      endMs: 0.02 * clients,
+    };
+  });
+  const local = costsOf(storms);
+  const { costs, restLoad } = local;
+  const expected = [0.25, 0.25, 100, 0.02, 0.7, 0.06, 0.02, 0.1];
+  const { sessionMs, subscriptionMs, warmUpMs, closeMs, clientMs } = costs;
+  const found = [sessionMs, subscriptionMs, warmUpMs, closeMs, clientMs]
+    .concat(costs.clientDeliveryMs, costs.deliveryMs, restLoad);
+  for (const [i, value] of expected.entries()) assertAlmostEquals(found[i]!, value, 1e-9);
+  // A busy machine takes as much longer as it has fewer cores.
+  const [idle, busy] = [2, 1].map((cores) => predict(2_000, local, cores).allMs);
+  assert(busy! > 1.8 * idle! && busy! < 2.3 * idle!, `${busy} and ${idle} ms`);
 });

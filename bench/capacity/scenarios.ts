@@ -59,6 +59,21 @@ export function restartBalancer(options: FleetOptions): FleetResult {
   return fleet.result(0);
 }
 
+/**
+ * Restarts the engine without its data. The result counts topics on nodes in place of sessions.
+ *
+ * @param options The service.
+ * @param downMs Time until the engine answers again, in milliseconds.
+ * @returns The result; times count from the end of the engine.
+ */
+export function restartEngine(options: FleetOptions, downMs: number): FleetResult {
+  const fleet = new Fleet(options);
+  fleet.settle();
+  fleet.restartEngine(downMs);
+  fleet.time.run(HORIZON_MS);
+  return fleet.result(0);
+}
+
 /** A rolling restart. */
 export interface DeployOptions {
   /** Time of the drain of each node, in milliseconds. */
@@ -67,6 +82,12 @@ export interface DeployOptions {
   readonly restartMs: number;
   /** Number of nodes that restart at the same time. */
   readonly together: number;
+  /**
+   * Number of nodes that restart in all.
+   *
+   * @default {all}
+   */
+  readonly nodes?: number;
 }
 
 /**
@@ -77,14 +98,14 @@ export interface DeployOptions {
  * @returns The result; times count from the first drain.
  */
 export function deploy(options: FleetOptions, deploy: DeployOptions): FleetResult {
-  const { withinMs, restartMs, together } = deploy;
+  const { withinMs, restartMs, together, nodes: count = options.nodes } = deploy;
   const fleet = new Fleet(options);
   const random = seededRandom(options.seed + 1);
   fleet.settle();
   const roundMs = withinMs + restartMs;
-  for (let first = 0; first < options.nodes; first += together) {
+  for (let first = 0; first < count; first += together) {
     const nodes = Array.from(
-      { length: Math.min(together, options.nodes - first) },
+      { length: Math.min(together, count - first) },
       (_, i) => first + i,
     );
     fleet.time.after(first / together * roundMs, () => {
@@ -100,17 +121,21 @@ export function deploy(options: FleetOptions, deploy: DeployOptions): FleetResul
       });
     });
   }
-  fleet.time.run(Math.ceil(options.nodes / together) * roundMs + HORIZON_MS);
+  fleet.time.run(Math.ceil(count / together) * roundMs + HORIZON_MS);
   return fleet.result(0);
 }
 
-/** A topic whose subscribers are on many nodes. */
+/** Topics whose subscribers are on many nodes. */
 export interface HotTopicOptions {
+  /** Number of such topics, each with all subscribers. */
+  readonly topics: number;
+  /** Processes of the engine; each topic is in one of these. */
+  readonly shards: number;
   /** Number of subscribers, spread evenly over the nodes. */
   readonly subscribers: number;
   /** Number of nodes with subscribers. */
   readonly nodes: number;
-  /** Publications a second. */
+  /** Publications a second, over all topics. */
   readonly perSecond: number;
   /** Measured time, in milliseconds. */
   readonly durationMs: number;
@@ -133,15 +158,15 @@ export interface HotTopicResult {
   readonly halfMs: number;
   /** The same for 99 % of the publications. */
   readonly mostMs: number;
-  /** Part of the engine's core that the topic takes, from 0 up to 1. */
+  /** Part of a core that the busiest process of the engine works, from 0 up to 1. */
   readonly engineLoad: number;
-  /** Part of the busiest node's core that the topic takes. */
+  /** The same of the busiest node. */
   readonly nodeLoad: number;
 }
 
 /**
- * Publishes on one topic, at moments drawn by chance, and delivers to all subscribers. All of a topic
- * is in one shard of the engine, so that further shards change nothing.
+ * Publishes on topics, at moments drawn by chance, and delivers to all subscribers. All of a topic is
+ * in one shard of the engine, so that further shards change nothing for one topic.
  *
  * @param options See {@linkcode HotTopicOptions}.
  * @returns The result.
@@ -151,7 +176,7 @@ export function hotTopic(options: HotTopicOptions): HotTopicResult {
   const time = new ModelTime();
   const random = seededRandom(seed);
   const newProcess = () => new ModelProcess(new Machine(time, 1));
-  const engine = newProcess();
+  const shards = Array.from({ length: options.shards }, newProcess);
   const nodes = Array.from({ length: options.nodes }, newProcess);
   const deliveries = subscribers / nodes.length * costs.deliveryMs;
   const latencies: number[] = [];
@@ -165,21 +190,25 @@ export function hotTopic(options: HotTopicOptions): HotTopicResult {
         if (--missing === 0) latencies.push(time.nowMs - sinceMs);
       });
     const { publicationMs, copyMs } = costs.engine;
-    engine.work(publicationMs + copyMs * direct.length, () =>
-      void time.after(wayMs, () => {
-        for (const [i, node] of direct.entries()) {
-          // A relay first passes the copies on.
-          const others = relays === 0
-            ? []
-            : nodes.filter((_, j) => j >= relays && j % relays === i);
-          node.work(costs.relayMs * others.length, () => {
-            deliver(node);
-            time.after(wayMs, () => {
-              for (const other of others) deliver(other);
+    const topic = Math.floor(random() * options.topics);
+    shards[topic % shards.length]!.work(
+      publicationMs + copyMs * direct.length,
+      () =>
+        void time.after(wayMs, () => {
+          for (const [i, node] of direct.entries()) {
+            // A relay first passes the copies on.
+            const others = relays === 0
+              ? []
+              : nodes.filter((_, j) => j >= relays && j % relays === i);
+            node.work(costs.relayMs * others.length, () => {
+              deliver(node);
+              time.after(wayMs, () => {
+                for (const other of others) deliver(other);
+              });
             });
-          });
-        }
-      }));
+          }
+        }),
+    );
   };
   const pauseMs = () => -1_000 / perSecond * Math.log(1 - random());
   for (let atMs = pauseMs(); atMs < durationMs; atMs += pauseMs()) {
@@ -188,12 +217,59 @@ export function hotTopic(options: HotTopicOptions): HotTopicResult {
   time.run();
   latencies.sort((a, b) => a - b);
   const at = (part: number) => latencies[Math.ceil(latencies.length * part) - 1] ?? 0;
-  const count = latencies.length;
-  const perMs = count / durationMs;
+  const load = (all: readonly ModelProcess[]) =>
+    Math.max(...all.map(({ busyMs }) => busyMs)) / durationMs;
   return {
     halfMs: at(0.5),
     mostMs: at(0.99),
-    engineLoad: perMs * (costs.engine.publicationMs + costs.engine.copyMs * direct.length),
-    nodeLoad: Math.max(...nodes.map(({ busyMs }) => busyMs)) / durationMs,
+    engineLoad: load(shards),
+    nodeLoad: load(nodes),
+  };
+}
+
+/** Small topics, with their subscribers on nodes by chance or on one node. */
+export interface RoomsOptions {
+  /** Number of rooms, each a topic. */
+  readonly rooms: number;
+  /** Subscribers of each. */
+  readonly members: number;
+  /** Publications a second in each. */
+  readonly perSecond: number;
+  /** Number of nodes. */
+  readonly nodes: number;
+  /** Processes of the engine. */
+  readonly shards: number;
+  /** True if a hash of the room selects the node of its members. */
+  readonly isHashed: boolean;
+  /** Costs of the parts. */
+  readonly costs: Costs;
+}
+
+/** Usual work of {@linkcode roomsLoad}. */
+export interface RoomsResult {
+  /** Nodes to which a publication goes, as a mean. */
+  readonly copies: number;
+  /** Part of a core that each process of the engine works. */
+  readonly engineLoad: number;
+  /** The same of each node, for the copies and their deliveries. */
+  readonly nodeLoad: number;
+}
+
+/**
+ * Computes the usual work for rooms. No model is needed: all parts are far from full.
+ *
+ * @param options See {@linkcode RoomsOptions}.
+ * @returns The loads.
+ */
+export function roomsLoad(options: RoomsOptions): RoomsResult {
+  const { rooms, members, perSecond, nodes, shards, isHashed, costs } = options;
+  // Of nodes by chance, each has no member with a probability of (1 - 1/nodes)^members.
+  const copies = isHashed ? 1 : nodes * (1 - (1 - 1 / nodes) ** members);
+  const perMs = rooms * perSecond / 1_000;
+  const { publicationMs, copyMs } = costs.engine;
+  return {
+    copies,
+    engineLoad: perMs * (publicationMs + copies * copyMs) / shards,
+    nodeLoad: perMs * (copies * costs.receiptMs + members * costs.deliveryMs) / nodes,
   };
 }

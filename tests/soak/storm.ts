@@ -14,16 +14,22 @@ import { openFileLimit, sleep } from "./processes.ts";
 import type { Check } from "./webtransport.ts";
 
 /** Number of nodes that take over. */
-const SPARE = 2;
+export const SPARE = 2;
 
 /** Messages a second over all topics, of each of the two publishers. */
-const PER_SECOND = 5;
+export const PER_SECOND = 5;
 
 /** Interval of the engine's statistics, in milliseconds. */
 const SAMPLE_MS = 200;
 
 /** Number of measurements before the storm; the calmest second counts. */
 const CALM_LOOKS = 3;
+
+/** Length of the measurement after the storm, in milliseconds. */
+const CALM_MS = 2_000;
+
+/** The tick of CPU times on Linux: a hundred a second. */
+const MS_PER_TICK = 10;
 
 /** Longest recovery of the clients, in milliseconds. */
 const PATIENCE_MS = 60_000;
@@ -103,6 +109,14 @@ export interface StormOptions {
   readonly hasUsers: boolean;
 }
 
+/** Use of a core by each part without a storm, in milliseconds of CPU time a second. */
+export interface CalmLoad {
+  /** All nodes. */
+  readonly nodes: number;
+  /** All processes of clients. */
+  readonly clients: number;
+}
+
 /** Result of a storm. */
 export interface StormResult {
   /** Times from the kill until each client had recovered, the shortest first, in milliseconds. */
@@ -111,6 +125,14 @@ export interface StormResult {
   readonly nodesCpuMs: number;
   /** CPU time of the processes of clients, in milliseconds. */
   readonly clientsCpuMs: number;
+  /** CPU time of publishers, engine and test, in milliseconds. */
+  readonly restCpuMs: number;
+  /** CPU times after the storm, with all clients connected. */
+  readonly calm: CalmLoad;
+  /** Time from the kill until the end of the killed process, in milliseconds. */
+  readonly endMs: number;
+  /** Part of the machine's time in the storm that other programs and machines took, from 0 to 1. */
+  readonly foreign: number;
   /** Commands to the engine in a millisecond before the storm. */
   readonly usual: number;
   /** Commands to the engine in the storm. */
@@ -135,26 +157,72 @@ export async function measureStorm(options: StormOptions): Promise<StormResult> 
     const { counts, ms } = await watch(engine, () => sleep(1_000));
     usual = Math.min(usual, sum(counts) / ms);
   }
-  const cpu = () =>
-    Promise.all([cpuOf(others.map(({ process }) => process.pid)), cpuOf(fleet.clientPids)]);
-  const [nodesBefore, clientsBefore] = await cpu();
+  const parts = {
+    nodes: others.map(({ process }) => process.pid),
+    clients: fleet.clientPids,
+    rest: [...fleet.publisherPids, engine.pid],
+    test: [Deno.pid],
+  };
+  const before = await look(parts);
   const killedAt = Date.now();
-  await fleet.kill(first);
+  let endMs = 0;
+  const ending = fleet.kill(first).then(() => endMs = Date.now() - killedAt);
   const load = await watch(engine, () => untilBack(fleet, clients));
-  const [nodesAfter, clientsAfter] = await cpu();
+  await ending;
+  const after = await look(parts);
+  await sleep(CALM_MS);
+  const later = await look(parts);
   const delays = (await fleet.ask<number[]>("recoveries")).flat()
     .map((at) => at - killedAt).filter((ms) => ms >= 0).sort((a, b) => a - b);
   // An ended process is no longer a node.
   fleet.nodes.shift();
   const outcome = await fleet.settle();
+  const calm = (part: keyof typeof parts) =>
+    (later.cpuMs[part] - after.cpuMs[part]) / (later.atMs - after.atMs) * 1_000;
+  const own = Object.keys(parts) as (keyof typeof parts)[];
+  const cpu = (part: keyof typeof parts) => after.cpuMs[part] - before.cpuMs[part];
+  const ownMs = own.reduce((all, part) => all + cpu(part), 0);
+  // The end of the killed process is work of the test too, of one core.
+  const foreignMs = after.machine.busyMs - before.machine.busyMs - ownMs - endMs;
   return {
     delays,
-    nodesCpuMs: nodesAfter - nodesBefore,
-    clientsCpuMs: clientsAfter - clientsBefore,
+    nodesCpuMs: cpu("nodes"),
+    clientsCpuMs: cpu("clients"),
+    restCpuMs: cpu("rest") + cpu("test"),
+    calm: { nodes: calm("nodes"), clients: calm("clients") },
+    endMs,
+    foreign: Math.max(0, foreignMs / (after.machine.allMs - before.machine.allMs)),
     usual,
     load,
     outcome,
   };
+}
+
+/** CPU times so far, in milliseconds. */
+interface Look<Part extends string> {
+  readonly atMs: number;
+  readonly cpuMs: Readonly<Record<Part, number>>;
+  readonly machine: { readonly busyMs: number; readonly allMs: number };
+}
+
+/** Reads the CPU times of processes, by part, and of the machine. */
+async function look<Part extends string>(
+  parts: Readonly<Record<Part, readonly number[]>>,
+): Promise<Look<Part>> {
+  const names = Object.keys(parts) as Part[];
+  const times = await Promise.all(names.map((name) => cpuOf(parts[name])));
+  const cpuMs = Object.fromEntries(names.map((name, i) => [name, times[i]])) as Look<Part>["cpuMs"];
+  return { atMs: performance.now(), cpuMs, machine: await machineTimes() };
+}
+
+/** Time of all cores: used, by this machine or by others on the same hardware, and in all. */
+async function machineTimes(): Promise<Look<string>["machine"]> {
+  if (Deno.build.os !== "linux") return { busyMs: NaN, allMs: NaN };
+  const [line] = (await Deno.readTextFile("/proc/stat")).split("\n");
+  // Ticks: user, nice, system, idle, waiting for disks, interrupts of two kinds, stolen.
+  const ticks = line!.split(/\s+/).slice(1, 9).map((text) => Number(text) * MS_PER_TICK);
+  const allMs = ticks.reduce((all, ms) => all + ms, 0);
+  return { busyMs: allMs - ticks[3]! - ticks[4]!, allMs };
 }
 
 /** Counts an engine's commands during an action. */

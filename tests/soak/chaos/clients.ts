@@ -1,6 +1,7 @@
 /**
  * Clients of the chaos test: `clients.ts <name> <server's url> <clients> <topics of each>`. A `*`
- * in the URL becomes the name of each client. Prints `{}` once all are subscribed. `state` prints
+ * in the URL becomes the name of each client, and a `#` one of the numbers 1 to 8. Clients begin in
+ * groups. Prints `{}` once all are subscribed. `state` prints
  * the state of the clients, `recoveries` the times of whole subscriptions; `lacking <publisher's
  * last numbers>` prints the number of missing messages; `read` prints all received messages.
  *
@@ -31,22 +32,34 @@ export interface ClientsState {
   readonly lateMs: number;
 }
 
+/** Clients that begin at the same time, so that the start is no storm. */
+const GROUP = 250;
+
+/**
+ * Numbers for a `#` in the URL: addresses of loopback. With thousands of connections to one address
+ * and port, Linux searches long for a free port, as it would not for clients on many machines.
+ */
+const ADDRESSES = 8;
+
 const [name, url, count, topicsEach] = Deno.args;
 const lateness = new Lateness();
 const recorders = new Map<string, { readonly topic: string; readonly recorder: Recorder }>();
 let [sessions, recovered, failed] = [0, 0, 0];
 const failures: string[] = [];
 const recoveries: number[] = []; // In milliseconds since the Unix epoch.
-const clients = Array.from(
-  { length: Number(count) },
-  (_, index) =>
-    connect(url!.replace("*", `${name}-${index}`), {
-      transports: ["websocket"],
-      backoff: { firstDelayMs: 200, maxDelayMs: 3_000 },
-    }),
-);
-const subscriptions = clients.flatMap(subscribeAll);
-await Promise.all(subscriptions.map(({ ready }) => ready));
+const clients: Client[] = [];
+const subscriptions: ReturnType<typeof subscribeAll> = [];
+while (clients.length < Number(count)) {
+  const group = Array.from(
+    { length: Math.min(GROUP, Number(count) - clients.length) },
+    (_, i) => begin(clients.length + i),
+  );
+  clients.push(...group);
+  const first = clients.length - group.length;
+  const began = group.flatMap((client, i) => subscribeAll(client, first + i));
+  subscriptions.push(...began);
+  await Promise.all(began.map(({ ready }) => ready));
+}
 say({});
 
 const commands = Deno.stdin.readable.pipeThrough(new TextDecoderStream())
@@ -61,6 +74,14 @@ for await (const line of commands) {
   }
 }
 Deno.exit(0);
+
+function begin(index: number): Client {
+  const own = url!.replace("*", `${name}-${index}`).replace("#", `${1 + index % ADDRESSES}`);
+  return connect(own, {
+    transports: ["websocket"],
+    backoff: { firstDelayMs: 200, maxDelayMs: 3_000 },
+  });
+}
 
 function subscribeAll(client: Client, index: number) {
   void (async () => {

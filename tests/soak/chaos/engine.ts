@@ -32,6 +32,8 @@ const KEPT = "#kept";
 export interface Engine extends AsyncDisposable {
   /** URL of the engine for the nodes. */
   readonly url: string;
+  /** Id of the process, while running. */
+  readonly pid: number;
   /** Number of commands so far, by the engine's names. */
   counts(): Promise<Readonly<Record<string, number>>>;
   /** Ends the engine as `kill -9` does. */
@@ -50,6 +52,9 @@ async function startRedis(name: Exclude<EngineName, "nats" | "nats-kept">): Prom
   const server = await RedisServer.start(name === "redis-aof" ? { append: "everysec" } : {});
   return {
     url: server.url,
+    get pid() {
+      return server.pid;
+    },
     counts: async () => {
       const lines = (await server.run("info", "commandstats")).matchAll(
         /^cmdstat_(.+):calls=(\d+)/gm,
@@ -71,6 +76,9 @@ async function startNats(suffix: string): Promise<Engine> {
   const server = await NatsServer.start({ settings: `http: "127.0.0.1:${monitor}"` });
   return {
     url: server.servers + suffix,
+    get pid() {
+      return server.pid;
+    },
     counts: async () => {
       const response = await fetch(`http://127.0.0.1:${monitor}/varz`);
       const { in_msgs, out_msgs, subscriptions } = await response.json();

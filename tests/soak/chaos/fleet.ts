@@ -107,9 +107,11 @@ export class Fleet implements AsyncDisposable {
   /** Starts clients and publishers; resolves once all clients are subscribed. */
   async begin({ clients, topicsEach, perSecond, hasUsers }: FleetOptions): Promise<void> {
     const url = `ws://127.0.0.1:${this.#port || this.balancer.port}/`;
+    // Clients of one port spread over addresses.
+    const spread = this.#port === 0 ? url : url.replace("127.0.0.1", "127.0.0.#");
     const each = [`${clients / CLIENT_PROCESSES}`, `${topicsEach}`];
     for (let i = 0; i < CLIENT_PROCESSES; i++) {
-      const to = hasUsers ? `${url}?user=*` : url;
+      const to = hasUsers ? `${spread}?user=*` : spread;
       this.#clients.push(new LineProcess("./chaos/clients.ts", `c${i}`, to, ...each));
     }
     for (const [kind, to] of [["node", this.#engine.url], ["client", url]] as const) {
@@ -138,6 +140,11 @@ export class Fleet implements AsyncDisposable {
   /** Ids of the processes of clients. */
   get clientPids(): number[] {
     return this.#clients.map(({ pid }) => pid);
+  }
+
+  /** Ids of the processes of publishers. */
+  get publisherPids(): number[] {
+    return this.#publishers.map(({ pid }) => pid);
   }
 
   /** Asks all processes of clients. */

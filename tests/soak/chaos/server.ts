@@ -27,7 +27,8 @@ const lateness = new Lateness();
 let times: number[] = [];
 const server = serve({
   port: Number(port),
-  hostname: "127.0.0.1",
+  // Nodes on one port have many clients, over several addresses of loopback.
+  hostname: shared === undefined ? "127.0.0.1" : "0.0.0.0",
   webTransport: false,
   reusePort: shared !== undefined,
   onListen() {},
@@ -37,7 +38,7 @@ const server = serve({
   authenticate: ({ request }) => new URL(request.url).searchParams.get("user"),
   authorize: () => true,
   onOpen: () => void times.push(Date.now()),
-  limits: { maxSessionsPerAddress: Infinity },
+  limits: { maxSessions: 20_000, maxSessionsPerAddress: Infinity },
 });
 say({});
 
