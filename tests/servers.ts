@@ -278,19 +278,3 @@ export async function untilFree(port: number): Promise<void> {
 export function portOf(server: Pick<Server, "address">): number {
   return server.address!.port;
 }
-
-/**
- * Finds a free TCP port below the ports that the system hands out, so that no test beside this one
- * is given the port.
- */
-export function lowPort(): number {
-  for (let attempts = 100;; attempts--) {
-    const port = 20_000 + Math.floor(Math.random() * 12_000);
-    try {
-      Deno.listen({ hostname: "127.0.0.1", port }).close();
-      return port;
-    } catch (error) {
-      if (!(error instanceof Deno.errors.AddrInUse) || attempts === 0) throw error;
-    }
-  }
-}

@@ -20,7 +20,8 @@ import { directStream } from "../transport/direct.ts";
 import { withMessages } from "../transport/message_stream/server.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
 import type { DialWebTransportOptions } from "../transport/webtransport.ts";
-import { listen, lowPort, portOf, until } from "./servers.ts";
+import { lowPort } from "./ports.ts";
+import { listen, portOf, until } from "./servers.ts";
 import { endOf, soon } from "./sessions.ts";
 import { sessionSettings } from "../session/session_settings.ts";
 
@@ -69,11 +70,6 @@ async function open(
   );
   await soon(session.ready);
   return session;
-}
-
-function freePort(): number {
-  using taken = takePort();
-  return taken.addr.port;
 }
 
 async function statusOf(dialing: Promise<unknown>): Promise<number | undefined> {
@@ -209,7 +205,7 @@ Deno.test("Server admits pages of its own over WebTransport, by each name of thi
 
 Deno.test("Server admits its own page where WebTransport has another port", async () => {
   const certificate = devCertificate({ cacheFolder: null });
-  const port = freePort();
+  const port = lowPort();
   await using server = listen({ tls: certificate, webTransport: { port } });
   assertEquals(server.webTransportUrl, `https://127.0.0.1:${port}/`);
   const own = `https://127.0.0.1:${portOf(server)}`;
@@ -351,7 +347,7 @@ Deno.test("serve() continues with WebSocket while the UDP port is taken, and off
 });
 
 Deno.test("serve() has WebTransport on a port that this process served on before, five times of five", async () => {
-  const port = freePort();
+  const port = lowPort();
   for (let round = 0; round < 5; round++) {
     const listening = Promise.withResolvers<void>();
     await using server = listen({

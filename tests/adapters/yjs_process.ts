@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { lowPort } from "../servers.ts";
+import { lowPort } from "../ports.ts";
 
 /** A node in a process. */
 export class YjsNode implements AsyncDisposable {

@@ -7,7 +7,8 @@ import { connect, type NatsConnection } from "@nats-io/transport-node";
 import { BrokerError } from "../../errors.ts";
 import { NatsBroker } from "../../pubsub/nats/mod.ts";
 import { append, BOUNDS, Hearing, until } from "./hearing.ts";
-import { freePort, isNatsMissing, NatsServer } from "./nats_server.ts";
+import { lowPort } from "../ports.ts";
+import { isNatsMissing, NatsServer } from "./nats_server.ts";
 import { assertProduced, produce } from "./producers.ts";
 import { Random } from "../random.ts";
 import type { Appended } from "../../pubsub/broker.ts";
@@ -17,7 +18,7 @@ const PAGE = { bounds: BOUNDS, maxMessages: 1_000_000, maxBytes: 100_000_000 };
 
 /** Servers that find each other. */
 async function startCluster(size: number): Promise<NatsServer[]> {
-  const ports = Array.from({ length: size }, freePort);
+  const ports = Array.from({ length: size }, () => lowPort());
   const routes = ports.map((port) => `"nats://127.0.0.1:${port}"`).join(", ");
   return await Promise.all(ports.map((port, i) =>
     NatsServer.start({

@@ -5,6 +5,7 @@
  */
 import { deadline } from "@std/async/deadline";
 import { delay } from "@std/async/delay";
+import { lowPort } from "../ports.ts";
 import { isMissing } from "./programs.ts";
 
 /** Longest wait for a server's answer, in milliseconds. */
@@ -47,7 +48,7 @@ export class NatsServer implements AsyncDisposable {
   /** Starts one. */
   static async start(options: NatsServerOptions = {}): Promise<NatsServer> {
     const folder = await Deno.makeTempDir({ prefix: "skein-nats-" });
-    const server = new NatsServer(options.port ?? freePort(), folder, options);
+    const server = new NatsServer(options.port ?? lowPort(), folder, options);
     await server.restart();
     return server;
   }
@@ -124,10 +125,4 @@ export class NatsServer implements AsyncDisposable {
       await delay(20);
     }
   }
-}
-
-/** Returns a free port. */
-export function freePort(): number {
-  using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-  return listener.addr.port;
 }

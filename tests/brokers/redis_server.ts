@@ -5,12 +5,16 @@
  */
 import { deadline } from "@std/async/deadline";
 import { delay } from "@std/async/delay";
+import { lowPort } from "../ports.ts";
 import { isMissing } from "./programs.ts";
 
 /** Longest wait for a server's answer, in milliseconds. */
 const PATIENCE_MS = 40_000;
 
 const PROGRAM = "redis-server";
+
+/** Distance of the port of the cluster's bus. */
+const BUS = 10_000;
 
 /** Options for {@linkcode RedisServer.start}. */
 export interface RedisServerOptions {
@@ -59,7 +63,7 @@ export class RedisServer implements AsyncDisposable {
   /** Starts one on a free port. */
   static async start(options: RedisServerOptions = {}): Promise<RedisServer> {
     const folder = await Deno.makeTempDir({ prefix: "skein-redis-" });
-    const server = new RedisServer(freePort(), folder, options);
+    const server = new RedisServer(lowPort({ beside: BUS }), folder, options);
     await server.restart();
     return server;
   }
@@ -185,23 +189,4 @@ async function isServing(node: RedisServer): Promise<void> {
   const isFilling = async () =>
     (await node.run("info", "replication")).includes("master_link_status:down");
   while (await isFilling()) await delay(50);
-}
-
-/** A port that is free together with the one of the cluster's bus, which is 10,000 above. */
-function freePort(): number {
-  for (let attempt = 0; attempt < 100; attempt++) {
-    const { port } = listenOnce(0)!;
-    if (port < 55_000 && listenOnce(port + 10_000) !== undefined) return port;
-  }
-  throw new Error("No port is free");
-}
-
-function listenOnce(port: number): { port: number } | undefined {
-  try {
-    using listener = Deno.listen({ hostname: "127.0.0.1", port });
-    return { port: listener.addr.port };
-  } catch (error) {
-    if (error instanceof Deno.errors.AddrInUse) return undefined;
-    throw error;
-  }
 }

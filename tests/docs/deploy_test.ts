@@ -9,10 +9,10 @@ import { deadline } from "@std/async/deadline";
 import { isRedisMissing, RedisServer } from "../brokers/redis_server.ts";
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
 import { openMirror } from "../../tools/_mirror.ts";
+import { lowPort } from "../ports.ts";
 import { blocksOf } from "./blocks.ts";
 import { checkers } from "./checkers.ts";
 import { isInstalled } from "./programs.ts";
-import { freePort } from "./proxied_site.ts";
 import { walk } from "./walk.ts";
 
 const ROOT = new URL("../../", import.meta.url);
@@ -72,7 +72,7 @@ async function runService({ page, command, env, port }: Service): Promise<void> 
   await using mirror = openMirror({ checkout: ROOT });
   const home = await Deno.makeTempDir({ prefix: "service-", dir: SHARED });
   const [folder, certificate, cache] = [`${home}/chat`, `${home}/ssl`, `${home}/deno`] as const;
-  const free = freePort();
+  const free = lowPort();
   try {
     for (const path of [folder, certificate]) await Deno.mkdir(path);
     // The program of this run may lie in the home of root.

@@ -6,7 +6,7 @@
  */
 import { devCertificate } from "../../transport/certificate/dev_certificate.ts";
 import { bundleClient } from "../../examples/chat/page.ts";
-import { bindUdp } from "../raw_http3.ts";
+import { lowPort } from "../ports.ts";
 import { RedisServer } from "../brokers/redis_server.ts";
 import { blocksOf } from "./blocks.ts";
 
@@ -225,7 +225,7 @@ export class ProxiedSite implements AsyncDisposable {
     this.kind = kind;
     this.folder = folder;
     this.#redis = redis;
-    [this.port, this.adminPort, ...this.nodes] = [freePort(), freePort(), freePort(), freePort()];
+    [this.port, this.adminPort, ...this.nodes] = [lowPort(), lowPort(), lowPort(), lowPort()];
     const { cert, key, hashes } = devCertificate({ names: ["localhost"], cacheFolder: null });
     this.hash = hashes[0]!.value;
     Deno.writeTextFileSync(`${folder}/cert.pem`, cert);
@@ -405,21 +405,5 @@ function hasIpv6(): boolean {
     return true;
   } catch {
     return false;
-  }
-}
-
-/** A port that is free on UDP and on TCP. */
-export function freePort(): number {
-  for (;;) {
-    const udp = bindUdp();
-    try {
-      const { port } = udp.addr;
-      Deno.listen({ hostname: "0.0.0.0", port }).close();
-      return port;
-    } catch (error) {
-      if (!(error instanceof Deno.errors.AddrInUse)) throw error;
-    } finally {
-      udp.close();
-    }
   }
 }

@@ -2,7 +2,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { TEMPLATES } from "../../cli/templates/templates.ts";
 import { openMirror } from "../../tools/_mirror.ts";
-import { freePort } from "./proxied_site.ts";
+import { lowPort } from "../ports.ts";
 
 const ROOT = new URL("../../", import.meta.url);
 
@@ -24,7 +24,7 @@ for (const [name, { hasPage }] of Object.entries(TEMPLATES)) {
   Deno.test(`A project from the template ${name} is clean, passes its tests, and serves`, async () => {
     await using mirror = openMirror({ checkout: ROOT });
     const folder = await Deno.makeTempDir({ prefix: "template-" });
-    const port = freePort();
+    const port = lowPort();
     const env = { JSR_URL: mirror.url, NO_COLOR: "1", PORT: String(port) };
     const deno = async (...args: string[]) => {
       const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {

@@ -16,6 +16,7 @@
  */
 import { openMirror } from "../../tools/_mirror.ts";
 import { openRegistry } from "../../tools/npm/registry.ts";
+import { lowPort } from "../ports.ts";
 import { type Block, blocksOf, missingLine } from "./blocks.ts";
 
 /** Longest time of a `run` block, and of a background process until its lines, in milliseconds. */
@@ -205,8 +206,7 @@ class Reader {
   #portFor(number: number): number {
     let port = this.#ports.get(number);
     if (port === undefined) {
-      using listener = Deno.listen({ hostname: "127.0.0.1", port: 0 });
-      port = listener.addr.port;
+      port = lowPort();
       this.#ports.set(number, port);
     }
     return port;

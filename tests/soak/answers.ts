@@ -6,7 +6,7 @@
  */
 import { platformRuntime } from "../../base/runtime.ts";
 import { pause } from "../../base/wait.ts";
-import { freePort } from "../../bench/processes.ts";
+import { lowPort } from "../ports.ts";
 import { type Client, connect, RequestError } from "../../mod.ts";
 import { NatsServer } from "../brokers/nats_server.ts";
 import { RedisServer } from "../brokers/redis_server.ts";
@@ -68,7 +68,7 @@ async function run(
   check: Check,
   { url, size }: { readonly url: string; readonly size: Size },
 ): Promise<void> {
-  const ports = Array.from({ length: NODES }, () => freePort());
+  const ports = Array.from({ length: NODES }, () => lowPort());
   const nodes = await Promise.all(ports.map((port) => startNode(port, url)));
   const result = new Result();
   const startedAt = performance.now();

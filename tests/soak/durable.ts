@@ -5,7 +5,7 @@
  *
  * @module
  */
-import { freePort } from "../../bench/processes.ts";
+import { lowPort } from "../ports.ts";
 import { NatsServer } from "../brokers/nats_server.ts";
 import { RedisServer } from "../brokers/redis_server.ts";
 import { READERS } from "./durable/readers.ts";
@@ -93,7 +93,7 @@ async function run(
   check: Check,
   { engine, times }: { readonly engine: DurableEngine; readonly times: Times },
 ): Promise<void> {
-  const ports = Array.from({ length: engine.nodes }, () => freePort());
+  const ports = Array.from({ length: engine.nodes }, () => lowPort());
   const nodes = await Promise.all(ports.map((port) => startNode(port, engine)));
   try {
     const end = Date.now() + times.totalMs;

@@ -3,10 +3,9 @@
  * their environment, folders and exit codes. The peers are a second process of this endpoint, and
  * the endpoint of webtransport-go.
  */
-import { createSocket } from "node:dgram";
-import { once } from "node:events";
 import { assert, assertEquals } from "@std/assert";
 import { devCertificate } from "../../../transport/certificate/dev_certificate.ts";
+import { lowPort } from "../../ports.ts";
 import { buildEndpoints, builtPeers, Peer } from "../peers.ts";
 
 const SCRIPT = new URL("./run_endpoint.sh", import.meta.url).pathname;
@@ -57,7 +56,7 @@ class Stage implements AsyncDisposable {
     testcase: Case,
     endpoints: readonly string[] = ["calm-otter"],
   ): Promise<Stage> {
-    const stage = new Stage(await Deno.makeTempDir(), testcase, endpoints, await freePort());
+    const stage = new Stage(await Deno.makeTempDir(), testcase, endpoints, lowPort());
     for (const folder of ["www", "downloads", "logs"]) {
       for (const role of ["client", "server"] as const) {
         await Deno.mkdir(stage.#path(role, folder), { recursive: true });
@@ -160,15 +159,6 @@ class Stage implements AsyncDisposable {
   #path(role: Role, path: string): string {
     return `${this.#root}/${role}/${path}`;
   }
-}
-
-/** A UDP port that was free a moment ago: the runner, too, names the port before there is a server. */
-async function freePort(): Promise<number> {
-  const socket = createSocket("udp4").bind(0, "127.0.0.1");
-  await once(socket, "listening");
-  const { port } = socket.address();
-  socket.close();
-  return port;
 }
 
 /** Our endpoint, started as in the container. */

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { freePort } from "../../../bench/processes.ts";
+import { lowPort } from "../../ports.ts";
 import type { Broker } from "../../../mod.ts";
 import { NatsBroker } from "../../../pubsub/nats/mod.ts";
 import { RedisBroker } from "../../../pubsub/redis/mod.ts";
@@ -72,7 +72,7 @@ async function startRedis(name: Exclude<EngineName, "nats" | "nats-kept">): Prom
 }
 
 async function startNats(suffix: string): Promise<Engine> {
-  const monitor = freePort();
+  const monitor = lowPort();
   const server = await NatsServer.start({ settings: `http: "127.0.0.1:${monitor}"` });
   return {
     url: server.servers + suffix,

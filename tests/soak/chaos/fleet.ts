@@ -5,7 +5,7 @@
  * @module
  */
 import { Balancer } from "../../../examples/cluster/balancer.ts";
-import { freePort } from "../../../bench/processes.ts";
+import { lowPort } from "../../ports.ts";
 import { LineProcess, sleep } from "../processes.ts";
 import type { ClientsState, LastNumbers } from "./clients.ts";
 import type { Engine } from "./engine.ts";
@@ -90,14 +90,14 @@ export class Fleet implements AsyncDisposable {
     engine: Engine,
     { nodes, sharesPort = false }: FleetStartOptions,
   ): Promise<Fleet> {
-    const fleet = new Fleet(engine, sharesPort ? freePort() : 0);
+    const fleet = new Fleet(engine, sharesPort ? lowPort() : 0);
     await Promise.all(Array.from({ length: nodes }, () => fleet.add()));
     return fleet;
   }
 
   /** Starts one more node. */
   async add(): Promise<FleetNode> {
-    const port = this.#port || freePort();
+    const port = this.#port || lowPort();
     const node = { port, process: await this.#startNode(port) };
     this.nodes.push(node);
     this.use(this.nodes);

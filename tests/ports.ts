@@ -1,0 +1,50 @@
+/**
+ * Ports for programs that have to be told a port, and for servers that return on their port.
+ *
+ * @module
+ */
+
+/** Below the ports that systems hand out, and with the bus of a Redis Cluster 10,000 above. */
+const FIRST_PORT = 12_000;
+const PORTS = 10_000;
+const MOST_ATTEMPTS = 100;
+
+/** Options of {@linkcode lowPort}. */
+export interface LowPortOptions {
+  /** Distance of a second port that has to be free. */
+  readonly beside?: number;
+}
+
+/**
+ * Finds a port that is free on TCP and UDP, below the ports that the system hands out: neither a
+ * test nor a client beside this one is given the port, also while a server restarts there.
+ *
+ * @param options See {@linkcode LowPortOptions}.
+ * @returns The port.
+ */
+export function lowPort({ beside = 0 }: LowPortOptions = {}): number {
+  for (let attempts = MOST_ATTEMPTS;; attempts--) {
+    const port = FIRST_PORT + Math.floor(Math.random() * PORTS);
+    try {
+      check(port);
+      if (beside > 0) check(port + beside);
+      return port;
+    } catch (error) {
+      if (!(error instanceof Deno.errors.AddrInUse) || attempts === 0) throw error;
+    }
+  }
+}
+
+/** The part of the runtime's unstable interface that binds a UDP socket. */
+interface Datagrams {
+  listenDatagram(options: Deno.TcpListenOptions & { readonly transport: "udp" }): {
+    close(): void;
+  };
+}
+
+/** Binds a port on TCP and UDP, and lets the port go. */
+function check(port: number): void {
+  const options = { hostname: "0.0.0.0", port };
+  Deno.listen(options).close();
+  (Deno as unknown as Datagrams).listenDatagram({ transport: "udp", ...options }).close();
+}
