@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type BrowserContext, type Page, PATIENCE_MS } from "./_browsers.ts";
+import { type BrowserContext, newPage, type Page } from "./_browsers.ts";
 
 /** The few members of the DOM in use: the repository is checked without the DOM's library. */
 interface Element {
@@ -31,8 +31,7 @@ export class AiChatPage {
 
   /** Opens a page, and waits for the connection. */
   static async open(context: BrowserContext, url: string): Promise<AiChatPage> {
-    const page = await context.newPage();
-    page.setDefaultTimeout(PATIENCE_MS);
+    const page = await newPage(context);
     await page.goto(url);
     const chat = new AiChatPage(page);
     await chat.hasStatus("connected");
@@ -57,19 +56,19 @@ export class AiChatPage {
   }
 
   /** Waits for the state of the last turn. */
-  async sees(state: string, timeoutMs = 30_000): Promise<void> {
+  async sees(state: string): Promise<void> {
     await this.page.waitForFunction(
       (state) => [...document.querySelectorAll(".turn")].at(-1)?.dataset["state"] === state,
-      { ...OPTIONS, timeout: timeoutMs },
+      OPTIONS,
       state,
     );
   }
 
   /** Waits until the last answer has some words, and returns the answer. */
-  async reads(words: string, timeoutMs = 30_000): Promise<string> {
+  async reads(words: string): Promise<string> {
     await this.page.waitForFunction(
       (words) => [...document.querySelectorAll(".answer")].at(-1)?.textContent.includes(words),
-      { ...OPTIONS, timeout: timeoutMs },
+      OPTIONS,
       words,
     );
     return await this.answer();

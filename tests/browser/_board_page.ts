@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type BrowserContext, type Page, PATIENCE_MS } from "./_browsers.ts";
+import { type BrowserContext, newPage, type Page } from "./_browsers.ts";
 
 /** The few members of the DOM in use: the repository is checked without the DOM's library. */
 interface Element {
@@ -36,6 +36,8 @@ export interface BoardVisitor {
   readonly board?: string;
   /** The only transport to use; any by default. */
   readonly transport?: "webtransport" | "websocket" | "http";
+  /** Size of the page, which is set before the page lays out its drawing. */
+  readonly size?: { readonly width: number; readonly height: number };
 }
 
 /** One page of the whiteboard. */
@@ -51,13 +53,14 @@ export class BoardPage {
   static async enter(
     context: BrowserContext,
     url: string,
-    { name, board = "sketches", transport }: BoardVisitor,
+    { name, board = "sketches", transport, size }: BoardVisitor,
   ): Promise<BoardPage> {
     // A window of its own: a tab in the background draws nothing.
-    const page = await context.newPage({ type: "window" });
-    page.setDefaultTimeout(PATIENCE_MS);
+    const page = await newPage(context, { type: "window" });
+    if (size !== undefined) await page.setViewport(size);
     const query = transport === undefined ? "" : `?transport=${transport}`;
     await page.goto(`${url}/${query}#${board}`);
+    await page.waitForSelector("#name", { visible: true });
     await page.type("#name", name);
     await page.keyboard.press("Enter");
     const visitor = new BoardPage(page);
@@ -66,14 +69,14 @@ export class BoardPage {
   }
 
   /** Waits for a connection and the strokes of the board. */
-  async isOpen(timeoutMs = PATIENCE_MS): Promise<void> {
-    await this.hasStatus("connected", timeoutMs);
+  async isOpen(): Promise<void> {
+    await this.hasStatus("connected");
     await this.page.waitForFunction(() => document.querySelector("#offline")!.hidden);
   }
 
   /** Waits for the state of the connection. */
-  async hasStatus(name: string, timeoutMs = PATIENCE_MS): Promise<void> {
-    await this.page.waitForSelector(`#status[data-name="${name}"]`, { timeout: timeoutMs });
+  async hasStatus(name: string): Promise<void> {
+    await this.page.waitForSelector(`#status[data-name="${name}"]`);
   }
 
   /** Draws a line with the mouse, through places on the screen. */
@@ -137,12 +140,12 @@ export class BoardPage {
   }
 
   /** Waits for the people on the board, in any order. */
-  async hasPeople(names: readonly string[], timeout = PATIENCE_MS): Promise<void> {
+  async hasPeople(names: readonly string[]): Promise<void> {
     await this.page.waitForFunction(
       (names) =>
         [...document.querySelectorAll("#people .face")]
           .map(({ title }) => title.replace(" (you)", "")).sort().join() === names,
-      { timeout },
+      {},
       [...names].sort().join(),
     );
   }

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type BrowserContext, type Page, PATIENCE_MS } from "./_browsers.ts";
+import { type BrowserContext, newPage, type Page } from "./_browsers.ts";
 
 /** The few members of the DOM in use: the repository is checked without the DOM's library. */
 interface Element {
@@ -58,8 +58,7 @@ export class ChatPage {
     url: string,
     { name, transport, hasWebTransport = true }: Visitor,
   ): Promise<ChatPage> {
-    const page = await context.newPage();
-    page.setDefaultTimeout(PATIENCE_MS);
+    const page = await newPage(context);
     if (!hasWebTransport) {
       await page.evaluateOnNewDocument(() => Reflect.deleteProperty(globalThis, "WebTransport"));
     }
@@ -72,8 +71,8 @@ export class ChatPage {
   }
 
   /** Waits for the badge. */
-  async hasStatus(name: string, timeoutMs = PATIENCE_MS): Promise<void> {
-    await this.page.waitForSelector(`#status[data-name="${name}"]`, { timeout: timeoutMs });
+  async hasStatus(name: string): Promise<void> {
+    await this.page.waitForSelector(`#status[data-name="${name}"]`);
   }
 
   /** Waits for the transport on the badge; returns why the preferred one failed. */

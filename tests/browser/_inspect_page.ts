@@ -4,7 +4,7 @@
  * @module
  */
 import type { Demo } from "../../examples/inspect/demo.ts";
-import { type BrowserContext, type Page, PATIENCE_MS } from "./_browsers.ts";
+import { type BrowserContext, newPage, type Page } from "./_browsers.ts";
 
 /** The few members of the DOM in use: the repository is checked without the DOM's library. */
 interface Element {
@@ -22,8 +22,7 @@ export async function openInspector(
   url: string,
   view = "sessions",
 ): Promise<InspectorPage> {
-  const page = await context.newPage();
-  page.setDefaultTimeout(PATIENCE_MS);
+  const page = await newPage(context);
   const faults: string[] = [];
   page.on("pageerror", (error) => void faults.push(String(error)));
   await page.goto(`${url}#${view}`);

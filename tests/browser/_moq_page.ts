@@ -12,7 +12,7 @@ import {
 } from "../../pubsub/moq/mod.ts";
 import type { loadNet } from "../interop/peers/moq_js/net.ts";
 import type { play } from "../interop/peers/moq_js/scenarios.ts";
-import { type Browser, type Page, PATIENCE_MS } from "./_browsers.ts";
+import { type Browser, newPage, type Page } from "./_browsers.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
@@ -61,8 +61,7 @@ export class MoqSite implements AsyncDisposable {
 
   /** Opens a page with a client as a global. */
   async open(browser: Browser, name: "skeinMoq" | "peer"): Promise<Page> {
-    const page = await browser.newPage();
-    page.setDefaultTimeout(PATIENCE_MS);
+    const page = await newPage(browser);
     await page.goto(`${this.url}?name=${name}`);
     await page.waitForFunction(() => "isReady" in globalThis);
     return page;

@@ -6,7 +6,7 @@
 import type { TransportName } from "../../transport/race/options.ts";
 import { serve, type ServeOptions, type Server, type Session } from "../../mod.ts";
 import type { BidirectionalStream } from "../../transport/connection.ts";
-import { type Browser, type Page, PATIENCE_MS } from "./_browsers.ts";
+import { type Browser, newPage, type Page } from "./_browsers.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
@@ -134,8 +134,7 @@ export class StreamsSite implements AsyncDisposable {
     browser: Browser,
     transport: TransportName,
   ): Promise<{ readonly page: Page; readonly session: Session }> {
-    const page = await browser.newPage();
-    page.setDefaultTimeout(PATIENCE_MS);
+    const page = await newPage(browser);
     const url = this.server.url.replace("ws:", "http:");
     await page.goto(`${url}?transport=${transport}`);
     const [session] = await Promise.all([

@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type BrowserContext, type Page, PATIENCE_MS } from "./_browsers.ts";
+import { type BrowserContext, newPage, type Page, PATIENCE_MS } from "./_browsers.ts";
 
 /** The few members of the DOM in use: the repository is checked without the DOM's library. */
 interface Element {
@@ -87,8 +87,7 @@ export class VideoPage {
     { url }: VideoProcess,
     query: VideoQuery = {},
   ): Promise<VideoPage> {
-    const page = await context.newPage();
-    page.setDefaultTimeout(PATIENCE_MS);
+    const page = await newPage(context);
     await page.goto(`${url}?${new URLSearchParams({ ...query })}`);
     return new VideoPage(page);
   }

@@ -12,7 +12,7 @@ import {
   type WebTransportListener,
   type WebTransportRequest,
 } from "../../transport/h3/server.ts";
-import { type Browser, type BrowserContext, type Page, PATIENCE_MS } from "./_browsers.ts";
+import { type Browser, type BrowserContext, newPage, type Page } from "./_browsers.ts";
 
 /** Options of a page's `dial`. */
 export interface PageDialOptions {
@@ -140,8 +140,7 @@ const HASH = "${hashes[0]!.value.toHex()}";`;
 
   /** Opens a page that can dial. */
   async open(browser: Browser | BrowserContext): Promise<Page> {
-    const page = await browser.newPage();
-    page.setDefaultTimeout(PATIENCE_MS);
+    const page = await newPage(browser);
     await page.goto(this.url);
     return page;
   }

@@ -1,9 +1,6 @@
 import { assertEquals } from "@std/assert";
-import { ChatProcess, testInBrowsers } from "./_browsers.ts";
+import { ChatProcess, newPage, testInBrowsers } from "./_browsers.ts";
 import { ChatPage } from "./_chat_page.ts";
-
-/** A killed server sends no packet over UDP: the client's heartbeat notices, in milliseconds. */
-const HEARTBEAT_MS = 30_000;
 
 /** Lines of Ann, in order. */
 const BEFORE = "Before the server went away";
@@ -92,7 +89,7 @@ for (const [transport, label] of TRANSPORTS) {
       await ann.say(ON_ITS_WAY);
       await ann.sees(ON_ITS_WAY, "sending");
       await chat.stop("SIGKILL");
-      for (const page of [ann, bob]) await page.hasStatus("reconnecting", HEARTBEAT_MS);
+      for (const page of [ann, bob]) await page.hasStatus("reconnecting");
       for (const text of DURING) {
         await ann.say(text);
         await ann.sees(text, "waiting");
@@ -117,7 +114,7 @@ for (const [transport, label] of TRANSPORTS) {
       for (const page of [ann, bob]) {
         // Clients of a draining server return spread over the drain's time, and then have to
         // connect.
-        await page.hasStatus("connected", HEARTBEAT_MS);
+        await page.hasStatus("connected");
         await page.sees(AFTER);
         assertEquals(await page.lines(), expected);
       }
@@ -136,7 +133,7 @@ testInBrowsers("chat says why it is not over WebTransport", async (browser) => {
 testInBrowsers("chat refuses a name that is none, and says why", async (browser) => {
   await using chat = await ChatProcess.start();
   const context = await browser.createBrowserContext();
-  const page = await context.newPage();
+  const page = await newPage(context);
   await page.goto(chat.url);
   await page.type("#name", "<script>");
   await page.keyboard.press("Enter");
@@ -156,7 +153,7 @@ testInBrowsers(
     const bob = await ChatPage.enter(await browser.createBrowserContext(), chat.url, {
       name: "bob",
     });
-    const tab = await context.newPage();
+    const tab = await newPage(context);
     await tab.goto(chat.url);
     await tab.waitForSelector('#status[data-name="connected"]');
     // One user with two tabs, who joined once.

@@ -7,7 +7,7 @@
 import { assert, assertEquals } from "@std/assert";
 import { bundleClient } from "../../examples/chat/page.ts";
 import { serve, type Server } from "../../mod.ts";
-import { type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+import { newPage, type Page, testInBrowsers } from "./_browsers.ts";
 
 /** Names in a page, for functions that run there. */
 declare global {
@@ -80,8 +80,7 @@ for (const transport of ["webtransport", "websocket"]) {
       await using server = await serveStreams();
       await using writer = await server.durableStreams.create<string>(ID);
       for (const word of ["one", "two"]) await writer.append(word);
-      const page = await browser.newPage();
-      page.setDefaultTimeout(PATIENCE_MS);
+      const page = await newPage(browser);
       await page.goto(`${server.url.replace("ws:", "http:")}#${transport}`);
       assertEquals(await readUpTo(page, "two"), ["one", "two"]);
       assertEquals(await page.evaluate(() => durablePage.transport), transport);
@@ -108,8 +107,7 @@ testInBrowsers(
     await using server = await serveStreams();
     await using writer = await server.durableStreams.create<string>(ID);
     await writer.append("one");
-    const page = await browser.newPage();
-    page.setDefaultTimeout(PATIENCE_MS);
+    const page = await newPage(browser);
     await page.goto(`${server.url.replace("ws:", "http:")}#websocket`);
     await readUpTo(page, "one");
     const offset = await page.evaluate(() => durablePage.offset);

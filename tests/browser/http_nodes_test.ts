@@ -8,7 +8,7 @@ import { assertEquals } from "@std/assert";
 import { bundleClient } from "../../examples/chat/page.ts";
 import { ENGINES, ProcessSite } from "../brokers/http_nodes.ts";
 import type { Holding } from "../round_robin.ts";
-import { type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+import { newPage, type Page, testInBrowsers } from "./_browsers.ts";
 
 /** Names in a page, for functions that run there. */
 declare global {
@@ -74,8 +74,7 @@ for (const holds of ["nothing", "start"] as const satisfies readonly Holding[]) 
       const script = await bundleClient(new URL("../../client.ts", import.meta.url));
       await Deno.writeTextFile(`${folder}/client.js`, script);
       await using site = await ProcessSite.open(await start(), { holds, folder });
-      const page = await browser.newPage();
-      page.setDefaultTimeout(2 * PATIENCE_MS);
+      const page = await newPage(browser);
       await page.goto(site.proxy.url);
       await page.waitForFunction(() => globalThis.httpPage !== undefined, { polling: 10 });
       const [transport, id] = await page.evaluate(() => httpPage.session());

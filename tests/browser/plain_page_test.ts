@@ -1,6 +1,6 @@
 import { assertEquals } from "@std/assert";
 import { serve } from "../../mod.ts";
-import { testInBrowsers } from "./_browsers.ts";
+import { newPage, testInBrowsers } from "./_browsers.ts";
 
 testInBrowsers("a page with nothing but a WebSocket talks to the server", async (browser) => {
   await using server = serve({
@@ -14,7 +14,7 @@ testInBrowsers("a page with nothing but a WebSocket talks to the server", async 
       server.publish("news", { of: message.topic, is: message.data });
     },
   });
-  const page = await browser.newPage();
+  const page = await newPage(browser);
   await page.goto(server.url.replace("ws:", "http:"));
   const received = await page.evaluate(async (url) => {
     const ws = new WebSocket(url);
@@ -41,7 +41,7 @@ testInBrowsers("a page of another origin is refused", async (browser) => {
     { port: 0, onListen() {} },
     () => new Response("<!doctype html>", { headers: { "content-type": "text/html" } }),
   );
-  const page = await browser.newPage();
+  const page = await newPage(browser);
   await page.goto(`http://localhost:${other.addr.port}`);
   const code = await page.evaluate(async (url) => {
     const ws = new WebSocket(url);

@@ -6,7 +6,7 @@
  */
 import { assert, assertEquals } from "@std/assert";
 import { serve } from "../../mod.ts";
-import { type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+import { newPage, type Page, testInBrowsers } from "./_browsers.ts";
 
 /** Bundles the page with React's development build, whose StrictMode mounts each component twice. */
 async function bundlePage(): Promise<string> {
@@ -76,8 +76,7 @@ testInBrowsers(
             },
           ),
     });
-    const page = await browser.newPage();
-    page.setDefaultTimeout(PATIENCE_MS);
+    const page = await newPage(browser);
     const faults: string[] = [];
     page.on("pageerror", (error) => void faults.push(String(error)));
     page.on("console", (message) => {

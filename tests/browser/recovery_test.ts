@@ -9,7 +9,7 @@ import { Balancer } from "../../examples/cluster/balancer.ts";
 import { type Recovery, serve, type ServeOptions, type Server } from "../../mod.ts";
 import { MemoryBroker } from "../../pubsub/mod.ts";
 import { portOf, until } from "../servers.ts";
-import { type Browser, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+import { type Browser, newPage, type Page, testInBrowsers } from "./_browsers.ts";
 
 /** Names in a page, for functions that run there. */
 declare global {
@@ -114,8 +114,7 @@ class Site implements AsyncDisposable {
 
   /** Opens a page whose subscription is in force. */
   async page(browser: Browser): Promise<Page> {
-    const page = await browser.newPage();
-    page.setDefaultTimeout(PATIENCE_MS);
+    const page = await newPage(browser);
     await page.goto(`http://127.0.0.1:${this.balancer.port}/`);
     await shows(page, "ready");
     return page;

@@ -1,13 +1,13 @@
 /** The page of the simulated cluster: a trace that is played, and faults by a click. */
 import { assertEquals, assertMatch, assertNotEquals } from "@std/assert";
-import { ChatProcess, testInBrowsers } from "./_browsers.ts";
+import { ChatProcess, newPage, testInBrowsers } from "./_browsers.ts";
 import { chooseHost, seek, textOf, untilText } from "./_simulation_page.ts";
 
 testInBrowsers(
   "a fault by a click runs the seed again, and its removal gives the first run",
   async (browser) => {
     await using server = await ChatProcess.start("simulation");
-    const page = await browser.newPage();
+    const page = await newPage(browser);
     const errors: unknown[] = [];
     page.on("pageerror", (error) => errors.push(error));
     await page.goto(server.url);

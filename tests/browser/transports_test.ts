@@ -1,11 +1,11 @@
 import { createSocket } from "node:dgram";
-import { assert, assertEquals, assertLess, assertMatch } from "@std/assert";
+import { assert, assertEquals, assertMatch } from "@std/assert";
 import type { connect, dial } from "../../client.ts";
 import { bundleClient } from "../../examples/chat/page.ts";
 import { serve, type ServeOptions, type Server, type Session } from "../../mod.ts";
 import { directDatagrams, nativeServerDefects } from "../../transport/mod.ts";
 import { until } from "../servers.ts";
-import { type Browser, isFirefox, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+import { type Browser, isFirefox, newPage, type Page, testInBrowsers } from "./_browsers.ts";
 import { echoStreams } from "./_webtransport_page.ts";
 
 /** Names in a page, for functions that run there. */
@@ -18,12 +18,8 @@ declare global {
   var other: Awaited<ReturnType<typeof dial>>;
 }
 
-/** Head start of WebTransport, and patience for WebSocket after that, in milliseconds. */
-const HEAD_START_MS = 500;
-const WEBSOCKET_MS = 300;
-
-/** How soon the server knows of a page that was left, in milliseconds. */
-const LEAVE_MS = 500;
+/** Reason of a fallback without a failure: the head start is over, and the attempt goes on. */
+const HEAD_START_IS_OVER = "Cannot open webtransport within 500 ms";
 
 const HTML = `<!doctype html><title>Page</title><script type="module">
 import * as skein from "/client.js";
@@ -47,23 +43,22 @@ for (const kind of ["silent", "closed"] as const) {
       },
     });
     const page = await openPage(browser, server);
-    const { elapsedMs, transport, preferred, reason } = await page.evaluate(async () => {
-      const start = performance.now();
-      const client = skein.connect(location.origin);
+    const { transport, preferred, reason } = await page.evaluate(async () => {
+      const client = skein.connect(location.origin, { connectTimeoutMs: 120_000 });
       for await (const status of client.status) {
         if (status.name !== "connected") continue;
-        const elapsedMs = performance.now() - start;
         const { transport, fallback } = status;
         void client.close();
         const { transport: preferred, error } = fallback!;
-        return { elapsedMs, transport, preferred, reason: (error as Error).message };
+        return { transport, preferred, reason: (error as Error).message };
       }
       throw new Error("The client was closed");
     });
     assertEquals(transport, "websocket");
     assertEquals(preferred, "webtransport");
-    assertMatch(reason, /^Cannot open web ?transport/i);
-    assertLess(elapsedMs, HEAD_START_MS + WEBSOCKET_MS);
+    // Nothing ends an attempt at a silent port as soon: the client has not waited for that.
+    if (kind === "silent") assertEquals(reason, HEAD_START_IS_OVER);
+    else assertMatch(reason, /^Cannot open web ?transport/i);
     if (kind === "silent") udp.close();
   });
 }
@@ -145,10 +140,9 @@ testInBrowsers(
     const [first] = sessions;
     assertEquals(first!.transport, "webtransport");
 
-    const start = performance.now();
     const leaving = page.goto("about:blank");
+    // By the page's goodbye: the silence of a page without one counts as an end by the network.
     const { code, by } = await first!.closed;
-    assertLess(performance.now() - start, LEAVE_MS);
     assertEquals({ code, by }, { code: 0, by: "remote" });
     await leaving;
 
@@ -182,8 +176,7 @@ function typed(body: string, type: string): Response {
 }
 
 async function openPage(browser: Browser, server: Server, search = ""): Promise<Page> {
-  const page = await browser.newPage();
-  page.setDefaultTimeout(PATIENCE_MS);
+  const page = await newPage(browser);
   await page.goto(`${server.url.replace("ws:", "http:")}${search}`);
   await page.waitForFunction(() => "skein" in globalThis);
   return page;

@@ -1,4 +1,4 @@
-import { assert, assertEquals, assertInstanceOf, assertLess, assertRejects } from "@std/assert";
+import { assert, assertEquals, assertInstanceOf, assertRejects } from "@std/assert";
 import { delay } from "@std/async";
 import { ConnectionError, StreamError } from "../../errors.ts";
 import type { BidirectionalStream, Connection } from "../../transport/connection.ts";
@@ -10,17 +10,11 @@ declare global {
   var streams: BidirectionalStream[], ninth: Promise<unknown>;
 }
 
-/** How soon the other side knows of a close, in milliseconds. */
-const CLOSE_MS = 100;
-
-/** How soon the server knows of a page that said goodbye, in milliseconds. */
-const LEAVE_MS = 500;
-
-/** Datagrams may be lost: of so many, at least so many come. */
-const DATAGRAMS = { sent: 300, received: 285 };
+/** Distinct datagrams, each of which has to come back. */
+const DATAGRAMS = 300;
 
 /** Silence on the wire is noticed within both. */
-const SHORT = { idleTimeoutMs: 1_000, keepAliveIntervalMs: 300 };
+const SHORT = { idleTimeoutMs: 3_000, keepAliveIntervalMs: 300 };
 
 testInBrowsers(
   "a page's bidirectional streams come back, one at a time and 200 at once",
@@ -53,7 +47,7 @@ testInBrowsers(
     const page = await site.open(browser);
     const connection = await site.connect(page);
     const incoming = connection.incomingBidirectionalStreams.getReader();
-    const atFirst = await page.evaluate(async () => {
+    const atFirst = await page.evaluate(async (isWaiting) => {
       const open = async () => {
         const stream = await session.createBidirectionalStream();
         const writer = stream.writable.getWriter();
@@ -63,9 +57,13 @@ testInBrowsers(
       };
       globalThis.streams = await Promise.all(Array.from({ length: 8 }, open));
       globalThis.ninth = open();
-      const waiting = new Promise((resolve) => setTimeout(resolve, 200, "waits"));
-      return await Promise.race([ninth.catch((error) => error.name), waiting]);
-    });
+      const failure = ninth.catch((error) => error.name);
+      if (!isWaiting) return await failure;
+      return await Promise.race([
+        failure,
+        new Promise((resolve) => setTimeout(resolve, 200, "waits")),
+      ]);
+    }, isFirefox(browser));
     assertEquals(atFirst, isFirefox(browser) ? "waits" : "NetworkError");
     // There is room again after the end of the first ones.
     const ending = page.evaluate(async () => {
@@ -120,25 +118,29 @@ testInBrowsers("datagrams go both ways", async (browser) => {
     const writer = session.datagrams.writable.getWriter();
     const received = new Set<number>();
     const reader = readable.getReader();
-    const reading = (async () => {
+    void (async () => {
       while (received.size < count) {
         const { done, value } = await reader.read();
         if (done) break;
         received.add(new DataView(value.buffer, value.byteOffset).getUint32(0));
       }
     })();
-    for (let i = 0; i < count; i++) {
-      const datagram = new Uint8Array(100);
-      new DataView(datagram.buffer).setUint32(0, i);
-      await writer.write(datagram);
-      if (i % 10 === 9) await new Promise((resolve) => setTimeout(resolve, 5));
+    // Datagrams may be lost, above all on a busy machine: those are sent again.
+    while (received.size < count) {
+      for (let i = 0; i < count; i++) {
+        if (received.has(i)) continue;
+        const datagram = new Uint8Array(100);
+        new DataView(datagram.buffer).setUint32(0, i);
+        await writer.write(datagram);
+        if (i % 10 === 9) await new Promise((resolve) => setTimeout(resolve, 5));
+      }
+      await new Promise((resolve) => setTimeout(resolve, 50));
     }
-    await Promise.race([reading, new Promise((resolve) => setTimeout(resolve, 1_000))]);
     session.close();
     return { received: received.size, maxDatagramSize };
-  }, DATAGRAMS.sent);
+  }, DATAGRAMS);
   await echoing;
-  assert(received >= DATAGRAMS.received, `${received} datagrams came back`);
+  assertEquals(received, DATAGRAMS);
   assert(maxDatagramSize >= 1_000, `A datagram has ${maxDatagramSize} bytes`);
 });
 
@@ -190,15 +192,12 @@ testInBrowsers("the page sees the server's close code and reason", async (browse
   const connection = await site.connect(page);
   const seen = page.evaluate(async () => {
     const { closeCode, reason } = await session.closed;
-    return { closeCode, reason, at: Date.now() };
+    return { closeCode, reason };
   });
   await page.evaluate(() => {}); // Streams with earlier data began earlier.
-  const at = Date.now();
   const info = { closeCode: 4009, reason: "too slow — до свидания 👋" };
   connection.close(info);
-  const { at: seenAt, ...seenInfo } = await seen;
-  assertEquals(seenInfo, info);
-  assertLess(seenAt - at, CLOSE_MS);
+  assertEquals(await seen, info);
   assertEquals(await connection.closed, info);
 });
 
@@ -213,14 +212,11 @@ testInBrowsers(
       if (i % 2 === 1) void echoStreams(connection);
       const closing = page.evaluate(async (i) => {
         if (i % 2 === 1) await session.createBidirectionalStream();
-        const at = Date.now();
         session.close({ closeCode: 3000 + i, reason: `Tschüß ${i} 👋` });
-        return at;
       }, i);
       const info = await connection.closed;
-      const seenAt = Date.now();
       assertEquals(info, { closeCode: 3000 + i, reason: `Tschüß ${i} 👋` });
-      assertLess(seenAt - await closing, CLOSE_MS);
+      await closing;
     }
   },
 );
@@ -371,9 +367,7 @@ testInBrowsers(
       const connection = await site.connect(page);
       // Chromium closes the session; in Firefox 153 the session outlives the page.
       await page.evaluate(() => addEventListener("pagehide", () => session.close()));
-      const start = performance.now();
       const [info] = await Promise.all([connection.closed, leave()]);
-      assertLess(performance.now() - start, LEAVE_MS);
       assertEquals(info, { closeCode: 0, reason: "" });
     }
   },
@@ -385,16 +379,11 @@ testInBrowsers(
     await using site = WebTransportSite.start(SHORT);
     const page = await site.open(browser);
     const connection = await site.connect(page);
-    await delay(3 * SHORT.idleTimeoutMs);
+    await delay(SHORT.idleTimeoutMs + 1_000);
     assertEquals(site.listener.sessionCount, 1);
-    const start = performance.now();
     browser.process()!.kill("SIGKILL");
     // A child of Chromium may live long enough to say goodbye.
     await connection.closed.catch((error) => assertInstanceOf(error, ConnectionError));
-    assertLess(
-      performance.now() - start,
-      SHORT.idleTimeoutMs + SHORT.keepAliveIntervalMs + LEAVE_MS,
-    );
   },
 );
 

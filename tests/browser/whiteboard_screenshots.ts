@@ -85,7 +85,7 @@ async function main(isReview: boolean): Promise<void> {
       }
       await emulate(mira.page, "light");
       await server.stop("SIGKILL");
-      await mira.hasStatus("reconnecting", 30_000);
+      await mira.hasStatus("reconnecting");
       await mira.page.setViewport(SIZES.desktop);
       await mira.draw([200, 600], [420, 560], [560, 620]);
       await mira.draw([240, 640], [300, 660]);

@@ -6,7 +6,7 @@
 import { assertEquals } from "@std/assert";
 import { bundleClient } from "../../examples/chat/page.ts";
 import { YjsNode } from "../adapters/yjs_process.ts";
-import { type Browser, type Page, PATIENCE_MS, testInBrowsers } from "./_browsers.ts";
+import { type Browser, newPage, type Page, testInBrowsers } from "./_browsers.ts";
 import type { YjsPage } from "./_yjs_page.ts";
 
 /** Names in a page, for functions that run there. */
@@ -18,8 +18,7 @@ declare global {
 const NAMES = ["notes/1", "notes/2", "notes/3"];
 
 async function open(browser: Browser, port: number, user: string): Promise<Page> {
-  const page = await browser.newPage();
-  page.setDefaultTimeout(PATIENCE_MS);
+  const page = await newPage(browser);
   await page.goto(`http://127.0.0.1:${port}/`);
   await page.waitForFunction(() => "yjsPage" in globalThis, { polling: 10 });
   await page.evaluate((names, user) => yjsPage.open(names, user), NAMES, user);

@@ -8,7 +8,7 @@ import { assert, assertEquals, assertStringIncludes } from "@std/assert";
 import { delay } from "@std/async/delay";
 import type { connect, dial } from "../../client.ts";
 import { isRedisMissing } from "../brokers/redis_server.ts";
-import { BROWSERS, findBrowser, launchBrowser } from "../browser/_browsers.ts";
+import { BROWSERS, findBrowser, launchBrowser, newPage } from "../browser/_browsers.ts";
 import { isInstalled } from "./programs.ts";
 import { ProxiedSite, type ProxyKind, SHORT_TIMEOUT_MS, type Watcher } from "./proxied_site.ts";
 
@@ -149,7 +149,7 @@ for (const kind of PROXIES) {
       await using site = await ProxiedSite.start(kind);
       const browser = await launchBrowser(chromium, ["--ignore-certificate-errors"]);
       try {
-        const page = await browser.newPage();
+        const page = await newPage(browser);
         await page.goto(`${site.url}/page`);
         await page.waitForFunction(() => globalThis.skein !== undefined, { polling: 10 });
         const seen = await page.evaluate(

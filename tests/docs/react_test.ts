@@ -9,6 +9,7 @@ import {
   BROWSERS,
   findBrowser,
   launchBrowser,
+  newPage,
   type Page,
 } from "../browser/_browsers.ts";
 import { Tab } from "./tab.ts";
@@ -19,7 +20,7 @@ const CHROMIUM = BROWSERS[0]!;
 
 /** Opens the page, logs in, and notes the errors of the page. */
 async function logIn(browser: Browser, url: string, name: string, errors: string[]): Promise<Tab> {
-  const page: Page = await browser.newPage();
+  const page: Page = await newPage(browser);
   page.on("pageerror", (error) => void errors.push(String(error)));
   await page.goto(url);
   await page.waitForSelector("input");

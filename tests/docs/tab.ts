@@ -3,7 +3,7 @@
  *
  * @module
  */
-import { type Browser, type Page, PATIENCE_MS } from "../browser/_browsers.ts";
+import { type Browser, newPage, type Page, PATIENCE_MS } from "../browser/_browsers.ts";
 
 /** The few members of the DOM in use: the repository is checked without the DOM's library. */
 interface Element {
@@ -88,7 +88,7 @@ export class Tab {
 
 /** Opens the chat, and answers the question for a name. */
 export async function tabOf(browser: Browser, url: string, name?: string): Promise<Tab> {
-  const page = await browser.newPage();
+  const page = await newPage(browser);
   page.on("dialog", (dialog) => void dialog.accept(name));
   page.on("pageerror", (error) => console.error(`The page of ${name ?? "a guest"}:`, error));
   await page.goto(url);

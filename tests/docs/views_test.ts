@@ -8,7 +8,7 @@ import { assert, assertEquals } from "@std/assert";
 import { compileScript, parse } from "npm:@vue/compiler-sfc@^3";
 import { compile } from "npm:svelte@^5/compiler";
 import { serve } from "../../mod.ts";
-import { BROWSERS, PATIENCE_MS, testInBrowsers } from "../browser/_browsers.ts";
+import { BROWSERS, newPage, testInBrowsers } from "../browser/_browsers.ts";
 import { until } from "../servers.ts";
 import { blocksOf } from "./blocks.ts";
 import { Tab } from "./tab.ts";
@@ -120,8 +120,7 @@ for (const recipe of RECIPES) {
         },
       });
       await server.topics.append("chat:lobby", "before", { from: "bob" });
-      const page = await browser.newPage();
-      page.setDefaultTimeout(PATIENCE_MS);
+      const page = await newPage(browser);
       const errors: string[] = [];
       page.on("pageerror", (error) => void errors.push(String(error)));
       await page.goto(server.url.replace("ws:", "http:"));

@@ -1,7 +1,13 @@
 /** The package behind the bundlers of the field, in Chromium: sizes, late parts, and a session. */
 import { assert, assertEquals } from "@std/assert";
 import { gzipSync } from "node:zlib";
-import { type Browser, BROWSERS, PATIENCE_MS, testInBrowsers } from "../browser/_browsers.ts";
+import {
+  type Browser,
+  BROWSERS,
+  newPage,
+  PATIENCE_MS,
+  testInBrowsers,
+} from "../browser/_browsers.ts";
 import { PROGRAMS } from "./_programs.ts";
 import { Project, type Tool } from "./_project.ts";
 import { OUTCOME, serveConsumers } from "./_server.ts";
@@ -34,7 +40,7 @@ async function openPage(
   browser: Browser,
   url: string,
 ): Promise<{ readonly outcome: Record<string, unknown>; readonly scripts: ReadonlySet<string> }> {
-  const page = await browser.newPage();
+  const page = await newPage(browser);
   const scripts = new Set<string>();
   page.on("response", (response) => {
     if (response.request().resourceType() !== "script") return;

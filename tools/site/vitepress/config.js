@@ -75,7 +75,13 @@ export default {
       options: {
         detailedView: true,
         miniSearch: {
-          searchOptions: { fuzzy: 0.15, prefix: true, boost: { title: 6, text: 2, titles: 2 } },
+          // A word itself comes before words that are like it, in titles too.
+          searchOptions: {
+            fuzzy: 0.15,
+            prefix: true,
+            weights: { fuzzy: 0.05, prefix: 0.375 },
+            boost: { title: 6, text: 2, titles: 2 },
+          },
         },
       },
     },
