@@ -27,6 +27,9 @@ const UNAVAILABLE = 503;
 const FIRST_RETRY_MS = 50;
 const MAX_RETRY_MS = 2_000;
 
+/** The newest sequence before any other. */
+const NOTHING_SEEN = { seq: 0, epoch: undefined };
+
 /** Settings of a stream. */
 interface StreamSettings {
   readonly storage: "file" | "memory";
@@ -88,8 +91,8 @@ export class HistoryStream {
   /** The newest record seen; without meaning for another stream of the same name. */
   #found: { readonly record: Found; readonly created: string | undefined } | undefined;
   #created: string | undefined;
-  /** The newest sequence seen. */
-  #newest = 0;
+  /** The newest sequence seen, and its epoch. */
+  #newest: { readonly seq: number; readonly epoch: string | undefined } = NOTHING_SEEN;
   #opening: AbortSignal | undefined;
   #repeatAtMs = 0;
   #following: Subscription | undefined;
@@ -125,7 +128,11 @@ export class HistoryStream {
 
   /** Records a sequence: the stream must never be behind. */
   saw(seq: number): void {
-    if (seq > this.#newest) this.#newest = seq;
+    this.#sawIn(seq, this.#epoch?.epoch ?? this.#newest.epoch);
+  }
+
+  #sawIn(seq: number, epoch: string | undefined): void {
+    if (seq > this.#newest.seq) this.#newest = { seq, epoch };
   }
 
   /**
@@ -227,12 +234,12 @@ export class HistoryStream {
     const record = parseRecord(message, seq);
     if (record === undefined) return;
     if (this.#epoch === undefined || this.#epoch.epoch === record.epoch) {
-      this.saw(seq);
+      this.#sawIn(seq, record.epoch);
       this.#note(record);
       return;
     }
     // The record may come from a new stream, whose sequence begins again.
-    this.#newest = seq;
+    this.#newest = { seq, epoch: record.epoch };
     this.#found = { record, created: this.#created };
     this.#adopt(record);
   }
@@ -249,8 +256,9 @@ export class HistoryStream {
     const newest = this.#newest;
     const { created, state } = await manager.streams.add(this.#config());
     this.#created = created;
-    // A stream behind a sequence that was seen lost messages, even if its record says otherwise.
-    const lost = state.last_seq < newest ? this.#found?.record.epoch : undefined;
+    // A stream behind a sequence that was seen lost messages, even if its record says otherwise. The
+    // record of the epoch that another node began after the loss may be known here already.
+    const lost = state.last_seq < newest.seq ? newest.epoch : undefined;
     if (lost !== undefined || this.#found?.created !== created) this.#found = undefined;
     for (let attempt = 0; attempt < MAX_ATTEMPTS; attempt++) {
       const stored = await this.#stored(manager);
@@ -265,7 +273,7 @@ export class HistoryStream {
         : { epoch: this.#link.runtime.randomUUID().slice(0, 8) };
       const seq = isStored ? stored.seq : await this.#write(epoch, stored?.seq ?? 0);
       if (seq === undefined) continue;
-      if (state.last_seq < newest) this.#newest = seq;
+      if (this.#newest.epoch !== epoch.epoch) this.#newest = { seq, epoch: epoch.epoch };
       return isGood ? known : { ...epoch, start: seq };
     }
     throw new Error(`No epoch was agreed upon in ${MAX_ATTEMPTS} attempts`);

@@ -1,0 +1,49 @@
+import { assertEquals } from "@std/assert";
+import { installGlobals } from "../../testing/simulation/globals.ts";
+import { simulatedNatsConnect } from "../../testing/simulation/nats/client.ts";
+import { SimulatedNats } from "../../testing/simulation/nats/engine.ts";
+import { SimulatedNetwork } from "../../testing/simulation/network/network.ts";
+import { Simulation } from "../../testing/simulation/simulation.ts";
+import { NatsBroker } from "./mod.ts";
+
+const BOUNDS = { size: 1_000, ttlMs: 3_600_000, bytes: 1 << 20 };
+
+/** Epochs that three nodes see after one loss of power. */
+async function epochsAfterLoss(seed: number): Promise<Set<string>> {
+  const simulation = new Simulation({ seed });
+  const network = new SimulatedNetwork(simulation, { delayMs: 2, jitterMs: 20 });
+  using _globals = installGlobals(simulation);
+  const host = simulation.host("nats");
+  const nats = new SimulatedNats(simulation, network, [host]);
+  const nodes = ["a", "b", "c"].map((name) => simulation.host(name));
+  const brokers = nodes.map((node) => {
+    const connect = simulatedNatsConnect(network, node, nats.hosts);
+    return new NatsBroker({ servers: nats.servers, connect }, { runtime: node.runtime });
+  });
+  const epochs = new Set<string>();
+  const publish = (i: number) => {
+    const publication = { topic: "kept", payload: "" };
+    brokers[i]!.history.append(publication, { bounds: BOUNDS }).then(
+      ({ position }) => position && epochs.add(position.epoch),
+      () => {},
+    );
+    simulation.after(50, () => publish(i), nodes[i]!);
+  };
+  for (const [i, node] of nodes.entries()) simulation.after(0, () => publish(i), node);
+  await simulation.run(10_000);
+  host.kill({ power: true });
+  await simulation.run(1_000);
+  epochs.clear();
+  nats.restart(host);
+  await simulation.run(10_000);
+  for (const broker of brokers) void broker.close();
+  await simulation.run(2_000);
+  return epochs;
+}
+
+Deno.test("HistoryStream begins one epoch after a loss, whichever node is first", async () => {
+  for (let seed = 1; seed <= 5; seed++) {
+    const { size } = await epochsAfterLoss(seed);
+    assertEquals(size, 1, `seed ${seed}`);
+  }
+});
