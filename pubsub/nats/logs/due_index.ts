@@ -5,6 +5,9 @@
  * Looks are kept in classes. All looks of one class wait equally long, so the first of a class is
  * always the next one, and a search costs one question for each class, however many logs there are.
  * A log that was used meanwhile gets another look, in the class of the time that is left.
+ *
+ * Looks and logs are in two streams, and a server that loses power may lose a look and keep the log.
+ * So a search of a node also covers the logs that reads of this node found due.
  */
 import type { Runtime } from "../../../base/runtime.ts";
 import { isExpired, isWriterLost, type LogState } from "../../logs/rules.ts";
@@ -26,6 +29,9 @@ const MAX_LOOKS = 1_024;
 
 /** Most logs that a search reads at once. */
 const MAX_READS = 32;
+
+/** Most logs without a look that wait for a search; the others wait until the next read. */
+const MAX_SEEN = 1_024;
 
 /** Most milliseconds by which clocks of nodes may differ. */
 const MAX_SKEW_MS = 1_000;
@@ -62,6 +68,11 @@ export function dueAt({ isDeleted, until, end, writer }: LogState): number | und
   return Math.min(until, lapses);
 }
 
+/** Tells whether a log has fallen due. */
+function isDue(state: LogState, now: number): boolean {
+  return !state.isDeleted && (isExpired(state, now) || isWriterLost(state, now));
+}
+
 /** Class and time of a look at a log that falls due after some time. */
 export function lookFor(leftMs: number): { readonly kind: number; readonly waitMs: number } {
   let [kind, waitMs] = [0, 0];
@@ -79,6 +90,8 @@ export class DueIndex {
   /** By class, a sequence that all looks of the class have reached, in one era of the streams. */
   #from: number[] = [];
   #era: unknown;
+  /** Logs that a read found due. */
+  readonly #seen = new Set<string>();
 
   constructor(runtime: Runtime, streams: LogStreams) {
     this.#runtime = runtime;
@@ -109,6 +122,16 @@ export class DueIndex {
   }
 
   /**
+   * Makes sure that the next search covers a log that is due, with or without a look.
+   *
+   * @param id Id of the log.
+   * @param state State as read.
+   */
+  saw(id: string, state: LogState): void {
+    if (this.#seen.size < MAX_SEEN && isDue(state, this.#runtime.now())) this.#seen.add(id);
+  }
+
+  /**
    * Lists logs that are due, and moves the looks at others.
    *
    * @param limit Most logs.
@@ -122,7 +145,7 @@ export class DueIndex {
     const newest = await this.#streams.newestLook();
     const kinds = Array.from({ length: LAST_CLASS + 1 }, (_, kind) => kind);
     const found = await Promise.all(kinds.map((kind) => this.#search(kind, limit, newest)));
-    const due = found.flat().sort((a, b) => a.at - b.at);
+    const due = [...found.flat(), ...await this.#seenDue()].sort((a, b) => a.at - b.at);
     return [...new Set(due.map(({ id }) => id))].slice(0, limit);
   }
 
@@ -152,6 +175,23 @@ export class DueIndex {
     return due;
   }
 
+  /** Returns the logs that reads found due, and forgets those that are no longer so. */
+  async #seenDue(): Promise<DueLog[]> {
+    const due: DueLog[] = [];
+    const ids = [...this.#seen];
+    while (ids.length > 0) {
+      await Promise.all(
+        ids.splice(0, MAX_READS).map(async (id) => {
+          const { state } = (await this.#streams.newest(subjectPart(id)))?.head ?? {};
+          if (state !== undefined && isDue(state, this.#runtime.now())) {
+            due.push({ id, at: dueAt(state)! });
+          } else this.#seen.delete(id);
+        }),
+      );
+    }
+    return due;
+  }
+
   /** Takes a look at a log; returns the log if due. */
   async #take(look: Look, kind: number): Promise<DueLog | undefined> {
     const { id, at, seq } = look;
@@ -159,9 +199,7 @@ export class DueIndex {
     const now = this.#runtime.now();
     const { state, look: newest = at } = message?.head ?? {};
     const due = state && dueAt(state);
-    const isDue = state !== undefined && due !== undefined &&
-      (isExpired(state, now) || isWriterLost(state, now));
-    if (isDue) return { id, at: due };
+    if (state !== undefined && isDue(state, now)) return { id, at: due! };
     if (newest <= at) {
       // The change that the look was noted for may still be under way.
       if (now < at + UNDER_WAY_MS) return undefined;

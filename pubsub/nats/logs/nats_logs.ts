@@ -207,6 +207,7 @@ export class NatsLogs implements BrokerLogs {
       if (newest === undefined) return undefined;
       const { state } = newest.head;
       const now = this.#runtime.now();
+      this.#due.saw(id, state);
       if (isExpired(state, now) && !state.isDeleted) return "expired";
       const renewing = renews && isDueForRenewal(state, now) ? this.#renew(id, part) : undefined;
       const isWithin = after >= state.start && after < state.tail && maxRecords > 0;

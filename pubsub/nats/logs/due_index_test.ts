@@ -1,0 +1,49 @@
+import { assertEquals } from "@std/assert";
+import { installGlobals } from "../../../testing/simulation/globals.ts";
+import { simulatedNatsConnect } from "../../../testing/simulation/nats/client.ts";
+import { SimulatedNats } from "../../../testing/simulation/nats/engine.ts";
+import { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
+import { Simulation } from "../../../testing/simulation/simulation.ts";
+import { NatsBroker } from "../mod.ts";
+
+const CREATION = {
+  config: { contentType: "text/plain" },
+  identity: "identity",
+  records: [],
+  maxLogs: 10,
+};
+
+Deno.test("DueIndex.list() covers a log whose look the server lost, once the log was read", async () => {
+  const simulation = new Simulation({ seed: 1 });
+  const network = new SimulatedNetwork(simulation);
+  using _globals = installGlobals(simulation);
+  const host = simulation.host("nats");
+  const node = simulation.host("node");
+  const nats = new SimulatedNats(simulation, network, [host]);
+  const connect = simulatedNatsConnect(network, node, nats.hosts);
+  const { runtime } = node;
+  const broker = new NatsBroker({ servers: nats.servers, connect }, { runtime });
+  const { logs } = broker;
+  const on = async <T>(work: () => Promise<T>): Promise<T> => {
+    const { promise, resolve } = Promise.withResolvers<T>();
+    simulation.after(0, () => resolve(work()), node);
+    await simulation.run(5_000);
+    return await promise;
+  };
+  const read = () => logs.read("log", { after: 0, maxRecords: 1, maxBytes: 1, renews: true });
+  const overdue = () => on(() => logs.overdue({ limit: 10 }));
+
+  const writer = { holder: "writer", ttlMs: 500 };
+  await on(() => logs.create("log", { ...CREATION, writer }));
+  host.kill();
+  nats.damage(host, "skein_due");
+  nats.restart(host);
+  await simulation.run(30_000);
+  assertEquals(await overdue(), []);
+  await on(read);
+  assertEquals(await overdue(), ["log"]);
+  await on(() => logs.append("log", { records: [], maxBytes: 1, end: {}, ifWriterLost: true }));
+  assertEquals(await overdue(), []);
+  void broker.close();
+  await simulation.run(5_000);
+});
