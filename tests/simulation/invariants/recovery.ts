@@ -1,4 +1,5 @@
 /** Recoveries: their reasons are true, and all that was acknowledged arrives. */
+import type { HistoryPosition } from "../../../session/wire/recovery.ts";
 import type { Invariant, LiveClient } from "../facts.ts";
 import { list, seconds } from "./texts.ts";
 
@@ -11,47 +12,86 @@ const MAX_PUBLICATION_BYTES = 1_024;
 /** Share of the time of a history within which no publication is forgotten: clocks drift. */
 const SURE_SHARE = 0.8;
 
+/** Longest time that a publication waits for an engine that is away, in milliseconds. */
+const GIVE_UP_MS = 30_000;
+
+/** Publications of one topic, as far as known. */
+class Publications {
+  /** Times of the publications whose offset is not known, by id. */
+  readonly #unplaced = new Map<string, number>();
+  readonly #times = new Map<string, number>();
+  /** Offsets of each epoch in rising order, with the times of the publications. */
+  readonly #epochs = new Map<string, (readonly [offset: number, atMs: number])[]>();
+
+  add(id: string, atMs: number): void {
+    this.#times.set(id, atMs);
+    this.#unplaced.set(id, atMs);
+  }
+
+  place(id: string, { epoch, offset }: HistoryPosition): void {
+    this.#unplaced.delete(id);
+    let offsets = this.#epochs.get(epoch);
+    if (offsets === undefined) this.#epochs.set(epoch, offsets = []);
+    const index = offsets.findLastIndex(([known]) => known <= offset);
+    if (offsets[index]?.[0] === offset) return;
+    offsets.splice(index + 1, 0, [offset, this.#times.get(id) ?? -Infinity]);
+  }
+
+  /**
+   * Times of the publications that may stand behind a position. One whose offset is not known may
+   * have waited for the engine.
+   */
+  behind({ epoch, offset }: HistoryPosition): number[] {
+    const offsets = this.#epochs.get(epoch) ?? [];
+    const index = offsets.findLastIndex(([known]) => known <= offset);
+    const fromMs = offsets[index]?.[0] === offset ? offsets[index]![1] - GIVE_UP_MS : -Infinity;
+    const placed = offsets.slice(index + 1).map(([, atMs]) => atMs);
+    return [...placed, ...[...this.#unplaced.values()].filter((atMs) => atMs >= fromMs)];
+  }
+}
+
 /**
  * A notice of loss has a true reason: a history that reaches far enough is used. A library that
  * reports a loss after each reconnect would break no other promise.
+ *
+ * Missed publications are counted by offsets: an engine that was away stores publications of several
+ * producers in another order than that of the calls.
  */
 export const trueReasons: Invariant = {
   name: "true-reasons",
   promise: "A recovery fails only for a reason that is true: within its bounds, a history is used.",
   source: "docs/protocol.md 10.14; docs/guide/limits.md, history",
   watch(report, terms) {
-    /** Times of all publications, by topic. */
-    const times = new Map<string, number[]>();
-    const indexes = new Map<string, number>();
-    const newest = new Map<string, number>();
-    /** Number of the publication at a position. */
-    const positions = new Map<string, number>();
+    const topics = new Map<string, Publications>();
+    /** Positions of the subscriptions. */
+    const positions = new Map<string, HistoryPosition | undefined>();
     let hasEngineFailed = false;
+    const publicationsOf = (topic: string): Publications => {
+      let publications = topics.get(topic);
+      if (publications === undefined) topics.set(topic, publications = new Publications());
+      return publications;
+    };
     return {
       faulted({ scope }) {
         hasEngineFailed ||= scope === "engine";
       },
       engineLost: () => void (hasEngineFailed = true),
       published({ topic, id, atMs }) {
-        let known = times.get(topic);
-        if (known === undefined) times.set(topic, known = []);
-        indexes.set(id, known.push(atMs) - 1);
+        publicationsOf(topic).add(id, atMs);
       },
-      subscribing({ subscription, topic, since }) {
-        if (since === undefined) return;
-        // An unknown position may be as old as can be.
-        const index = positions.get(`${topic} ${since.epoch} ${since.offset}`) ?? -1;
-        newest.set(subscription, index);
+      acknowledged({ topic, id, position }) {
+        if (position) publicationsOf(topic).place(id, position);
       },
-      subscribed({ subscription, topic }) {
-        if (!newest.has(subscription)) {
-          newest.set(subscription, (times.get(topic)?.length ?? 0) - 1);
-        }
+      subscribing({ subscription, since }) {
+        positions.set(subscription, since);
+      },
+      subscribed({ subscription, position }) {
+        if (positions.get(subscription) === undefined) positions.set(subscription, position);
       },
       received({ subscription, topic, id, position }) {
-        const index = indexes.get(id) ?? 0;
-        if (position) positions.set(`${topic} ${position.epoch} ${position.offset}`, index);
-        if (index > (newest.get(subscription) ?? -1)) newest.set(subscription, index);
+        if (position === undefined) return;
+        publicationsOf(topic).place(id, position);
+        positions.set(subscription, position);
       },
       recovery(fact) {
         const { recovered, reason, topic, subscription } = fact;
@@ -67,11 +107,8 @@ export const trueReasons: Invariant = {
           if (reason === "interrupted" && !hasEngineFailed) lie("the engine was never away");
           return;
         }
-        const all = times.get(topic) ?? [];
-        const first = (newest.get(subscription) ?? all.length - 1) + 1;
-        const count = all.length - first;
-        const ageMs = fact.atMs - (all[first] ?? fact.atMs);
-        newest.set(subscription, all.length - 1);
+        const known = positions.get(subscription);
+        positions.set(subscription, fact.position);
         switch (reason) {
           case "no-history":
             return lie("the topic has a history");
@@ -84,7 +121,11 @@ export const trueReasons: Invariant = {
           case "dropped":
             if (!terms.sendQueue.drops) lie("full send queues close the session");
             return;
-          case "too-old":
+          case "too-old": {
+            if (known === undefined) return;
+            const missed = publicationsOf(topic).behind(known);
+            const count = missed.length;
+            const ageMs = fact.atMs - missed.reduce((a, b) => Math.min(a, b), fact.atMs);
             if (
               count + UNDER_WAY < bounds.size && ageMs < bounds.ttlMs * SURE_SHARE &&
               (count + UNDER_WAY) * MAX_PUBLICATION_BYTES < bounds.bytes
@@ -94,6 +135,7 @@ export const trueReasons: Invariant = {
                   seconds(bounds.ttlMs),
               );
             }
+          }
         }
       },
     };

@@ -25,6 +25,21 @@ Deno.test("trueReasons holds for true reasons", () => {
   new Story(trueReasons).subscribes("plain").recovers("plain", lost("no-history")).finds();
 });
 
+Deno.test("trueReasons counts by offsets, not by the calls of publish()", () => {
+  // The engine was away: it stores the last call first.
+  const early = Array.from({ length: 98 }, (_, i) => `p${i + 2}`);
+  const historyOf = () => ({ size: 100, ttlMs: 3_600_000, bytes: 1 << 20 });
+  const story = (...ids: string[]) =>
+    new Story(trueReasons, { historyOf })
+      .subscribes("t").subscribes("t", 0, "s2").publishes("t", ...ids, "p1").gets("t", ["p1"])
+      .gets("t", ids, "s2").recovers("t", lost("too-old"));
+  story(...early).finds();
+  story("p2", "p3").finds(
+    'expected the missed publications of "t" (s), as 2 were missed in 6.000 s, of a history of ' +
+      '100 for 3600.000 s, received recovered: false, "too-old"',
+  );
+});
+
 Deno.test("trueReasons finds a loss within the bounds of the history", () => {
   new Story(trueReasons)
     .subscribes("t").publishes("t", "p1", "p2", "p3").gets("t", ["p1"])
