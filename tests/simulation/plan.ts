@@ -192,9 +192,6 @@ export interface PlanOptions {
 /** Engines that have a model. */
 export const ENGINES: readonly EngineName[] = ["memory", "redis", "nats", "sqlite"];
 
-/** Engines from which {@linkcode planOf} draws. */
-const DRAWN_ENGINES: readonly EngineName[] = ["memory", "redis", "nats"];
-
 /** Share of plans with the first engine, whose runs take the least time. */
 const FIRST_SHARE = 0.7;
 
@@ -218,7 +215,7 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
   const { seconds = 120, isFull = false } = options;
   const pick = <T>(from: readonly T[]): T => from[Math.floor(random() * from.length)]!;
   const sized = (least: number, most: number) => least + Math.floor(random() * (most - least + 1));
-  const drawn = random() < FIRST_SHARE ? DRAWN_ENGINES[0]! : pick(DRAWN_ENGINES);
+  const drawn = random() < FIRST_SHARE ? ENGINES[0]! : pick(ENGINES);
   const engine = options.engine ?? drawn;
   const share = 0.3 + 0.6 * random();
   const features: Feature[] = FEATURES.filter((name) =>

@@ -144,6 +144,7 @@ export class ClusterClient {
       settings,
       client,
       user,
+      isReliable: this.#isReliable,
       storage: this.#storage,
     });
     const notices = new RoomNotices(program);
@@ -152,7 +153,7 @@ export class ClusterClient {
     for (const topic of topics) {
       follow(program, topic).catch((error) => program.tell("unhandled", { error }));
     }
-    sendMessages(program, this.#isReliable);
+    sendMessages(program);
     if (settings.has("requests")) ask(program);
     if (settings.has("presence")) bePresent(program, topics.filter(settings.terms.isRoom));
     if (settings.has("answers")) askForAnswers(program);

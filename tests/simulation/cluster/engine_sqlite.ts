@@ -12,6 +12,12 @@ const PATH = "cluster.db";
 /** Time of the process between the end and the next start, in milliseconds. */
 const RESTART_MS = 2_000;
 
+/**
+ * Time behind the start of a machine in which each opening of a file that was not closed begins a new
+ * epoch, unless each commit is synced; see docs/deploy/sqlite.md.
+ */
+const YOUNG_MS = 5_000;
+
 /** Ends of the process and errors of the disk, within a write or a sync. */
 const DISK_FAULTS = ["error", "kill", "power"] as const;
 
@@ -92,9 +98,12 @@ export class SqliteEngine implements ClusterEngine {
   }
 
   #start(): void {
-    const { simulation } = this.#parts;
+    const { simulation, journal } = this.#parts;
     const host = this.#host;
     host.onEnd((isPowerLoss) => this.#end(isPowerLoss));
+    if (this.#synchronous === "normal" && this.#disk.uptimeMs < YOUNG_MS) {
+      journal.tell("engineLost", host.name, { why: "the machine has just started" });
+    }
     try {
       const broker = this.#sqlite.open(this.#disk, PATH, { synchronous: this.#synchronous });
       this.#open = { broker, ports: new NodePorts(simulation, host, broker) };

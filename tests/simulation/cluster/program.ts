@@ -32,6 +32,7 @@ export interface ProgramParts {
   readonly settings: Settings;
   readonly client: Client;
   readonly user: string;
+  readonly isReliable: boolean;
   readonly storage: Storage;
 }
 
@@ -46,6 +47,8 @@ export class Program implements LiveClient {
   readonly client: Client;
   /** User as which the servers know the client. */
   readonly user: string;
+  /** True if the client has at-least-once delivery. */
+  readonly isReliable: boolean;
   /** The facts. */
   readonly journal: Journal;
   /** The settings. */
@@ -61,13 +64,15 @@ export class Program implements LiveClient {
   #isWorking = true;
 
   /** Begins no operation. */
-  constructor({ simulation, host, journal, settings, client, user, storage }: ProgramParts) {
+  constructor(parts: ProgramParts) {
+    const { simulation, host, journal, settings, client, user, isReliable, storage } = parts;
     this.#simulation = simulation;
     this.host = host;
     this.journal = journal;
     this.settings = settings;
     this.client = client;
     this.user = user;
+    this.isReliable = isReliable;
     this.storage = storage;
     this.name = `${host.name}.${host.life}.${storage.next++}`;
   }

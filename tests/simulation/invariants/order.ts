@@ -1,17 +1,40 @@
 /** Order and number: each publication comes once, in order, at one position. */
-import type { Invariant } from "../facts.ts";
+import type { Fact, Invariant } from "../facts.ts";
 import type { HistoryPosition } from "../../../session/wire/recovery.ts";
 import { place, seconds } from "./texts.ts";
 
 /** Reasons after which an engine may give the same publications again: another history has begun. */
 const BEGINS_ANEW: ReadonlySet<string> = new Set(["new-epoch", "beyond-head"]);
 
+/**
+ * Publications that may come again on a topic without a history: a client with at-least-once delivery
+ * repeats a publication whose number was not stored, as a node or the engine failed.
+ */
+class Repetitions {
+  readonly #times = new Map<string, number>();
+  #failedMs = -Infinity;
+
+  published({ id, isAtLeastOnce, atMs }: Fact<"published">): void {
+    if (isAtLeastOnce) this.#times.set(id, atMs);
+  }
+
+  failed({ atMs, scope, lastsMs = 0 }: Partial<Fact<"faulted">> & { readonly atMs: number }): void {
+    if (scope === "client" || scope === "link") return;
+    this.#failedMs = Math.max(this.#failedMs, atMs + lastsMs);
+  }
+
+  has({ id, position }: Fact<"received">): boolean {
+    return position === undefined && (this.#times.get(id) ?? Infinity) <= this.#failedMs;
+  }
+}
+
 /** Each subscription yields a publication once in an epoch, and offsets grow. */
 export const onceInOrder: Invariant = {
   name: "once-in-order",
   promise: "A subscription yields each publication once in an epoch, and positions grow.",
-  source: "docs/protocol.md 10.3, 10.20, 10.22",
+  source: "docs/protocol.md 10.3, 10.20, 10.22, 11.5; docs/guide/client.md, At least once",
   watch(report) {
+    const repetitions = new Repetitions();
     const readings = new Map<string, {
       last: HistoryPosition | undefined;
       /** Ids with the epoch in which each came. */
@@ -25,6 +48,9 @@ export const onceInOrder: Invariant = {
       return reading;
     };
     return {
+      published: (fact) => repetitions.published(fact),
+      faulted: (fact) => repetitions.failed(fact),
+      engineLost: (fact) => repetitions.failed({ atMs: fact.atMs }),
       subscribing: ({ subscription }) => void readings.delete(subscription),
       recovery({ subscription, recovered, reason = "", position }) {
         if (recovered) return;
@@ -37,7 +63,7 @@ export const onceInOrder: Invariant = {
         const reading = readingOf(subscription);
         const { last, seen } = reading;
         const epoch = position?.epoch ?? "";
-        if (seen.get(id) === epoch) {
+        if (seen.get(id) === epoch && !repetitions.has(fact)) {
           report(
             fact,
             `expected ${id} once on "${topic}" (${subscription}), received it again` +
@@ -119,8 +145,19 @@ export const producerOrder: Invariant = {
     const published = new Map<string, { producer: string; number: number; hasFailed: boolean }>();
     const counts = new Map<string, number>();
     const newest = new Map<string, Map<string, string>>();
+    const repetitions = new Repetitions();
+    /** Ids that a subscription received: a repetition is judged by "once-in-order". */
+    const seen = new Map<string, Set<string>>();
+    const forget = (subscription: string) => {
+      newest.delete(subscription);
+      seen.delete(subscription);
+    };
     return {
-      published({ topic, id, producer }) {
+      faulted: (fact) => repetitions.failed(fact),
+      engineLost: (fact) => repetitions.failed({ atMs: fact.atMs }),
+      published(fact) {
+        const { topic, id, producer } = fact;
+        repetitions.published(fact);
         const number = (counts.get(`${producer} ${topic}`) ?? 0) + 1;
         counts.set(`${producer} ${topic}`, number);
         published.set(id, { producer, number, hasFailed: false });
@@ -129,9 +166,9 @@ export const producerOrder: Invariant = {
         const known = published.get(id);
         if (known !== undefined) known.hasFailed = true;
       },
-      subscribing: ({ subscription }) => void newest.delete(subscription),
+      subscribing: ({ subscription }) => forget(subscription),
       recovery({ subscription, recovered, reason = "" }) {
-        if (!recovered && BEGINS_ANEW.has(reason)) newest.delete(subscription);
+        if (!recovered && BEGINS_ANEW.has(reason)) forget(subscription);
       },
       received(fact) {
         const { subscription, topic, id } = fact;
@@ -140,13 +177,16 @@ export const producerOrder: Invariant = {
           report(fact, `expected a publication that was made, received "${id}"`);
           return;
         }
+        let ids = seen.get(subscription);
+        if (ids === undefined) seen.set(subscription, ids = new Set());
+        if (ids.has(id)) return;
+        ids.add(id);
         let byProducer = newest.get(subscription);
         if (byProducer === undefined) newest.set(subscription, byProducer = new Map());
         const before = byProducer.get(known.producer);
         const last = before === undefined ? undefined : published.get(before)!;
         if (last === undefined || known.number > last.number) byProducer.set(known.producer, id);
-        // The same publication again is judged by "once-in-order".
-        else if (known.number < last.number && !known.hasFailed) {
+        else if (!known.hasFailed && !repetitions.has(fact)) {
           report(
             fact,
             `expected ${id} before ${before} on "${topic}" (${subscription}), as ` +

@@ -14,6 +14,21 @@ Deno.test("onceInOrder holds for new publications, and for repetitions in a new 
   new Story(onceInOrder).subscribes("plain").gets("plain", ["p2", "p1"]).finds();
 });
 
+Deno.test("onceInOrder holds for a repetition without a history, once a node or the engine failed", () => {
+  const story = () =>
+    new Story(onceInOrder).subscribes("plain")
+      .tells("published", { topic: "plain", id: "p1", producer: "p", isAtLeastOnce: true })
+      .gets("plain", ["p1"]);
+  story().tells("faulted", { scope: "node", kind: "kill" }).gets("plain", ["p1"]).finds();
+  story().tells("engineLost", { why: "restart" }).gets("plain", ["p1"]).finds();
+  story().tells("faulted", { scope: "link", kind: "cut" }).gets("plain", ["p1"])
+    .finds('expected p1 once on "plain" (s), received it again');
+  new Story(onceInOrder).subscribes("t")
+    .tells("published", { topic: "t", id: "p1", producer: "p", isAtLeastOnce: true })
+    .gets("t", ["p1"]).tells("faulted", { scope: "node", kind: "kill" }).gets("t", ["p1"])
+    .finds('expected p1 once on "t" (s), received it again, at 1 of epoch e');
+});
+
 Deno.test("onceInOrder finds a repetition and a step back", () => {
   new Story(onceInOrder)
     .subscribes("t").gets("t", ["p1", "p2", "p2", "q1"])
@@ -45,10 +60,16 @@ Deno.test("onePosition finds two publications at a position, and one at two posi
     .finds('expected p1 of "t" at 1 of epoch e alone, received it at 2 too');
 });
 
-Deno.test("producerOrder holds for one order, and for late failures", () => {
+Deno.test("producerOrder holds for one order, for late failures, and for repetitions", () => {
   new Story(producerOrder)
     .publishes("t", "p1", "p2", "p3").tells("publishFailed", { topic: "t", id: "p2", error: "" })
     .gets("t", ["p1", "p3"]).gets("t", ["p2"]).finds();
+  new Story(producerOrder)
+    .publishes("plain", "p1", "p2").gets("plain", ["p1", "p2", "p1"]).finds();
+  new Story(producerOrder)
+    .tells("published", { topic: "plain", id: "p1", producer: "p", isAtLeastOnce: true })
+    .publishes("plain", "p2").tells("engineLost", { why: "restart" })
+    .gets("plain", ["p2", "p1"]).finds();
 });
 
 Deno.test("producerOrder finds a publication that comes late, and one that nobody made", () => {

@@ -17,10 +17,9 @@ const FLUSH_MS = 60_000;
  * Sends messages, and asks from time to time if all are handled.
  *
  * @param program The program.
- * @param isAtLeastOnce True for messages that the client keeps until handled.
  */
-export function sendMessages(program: Program, isAtLeastOnce: boolean): void {
-  const { client, name } = program;
+export function sendMessages(program: Program): void {
+  const { client, name, isReliable: isAtLeastOnce } = program;
   program.every(SEND_EVERY_MS, "messages", (random) => {
     const id = program.newId("m");
     const isFlush = random() < 0.2;

@@ -124,6 +124,7 @@ export function publish(program: Program, topic: string, chance: number): void {
     topic,
     id,
     producer: name,
+    isAtLeastOnce: program.isReliable,
     ...(!echo && { except: name }),
   });
   const published = client.publish(topic, { id }, { timeoutMs: WAIT_MS, echo });
