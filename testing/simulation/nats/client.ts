@@ -45,10 +45,16 @@ export function simulatedNatsConnect(
     );
   };
   return (options) => {
-    // The library keeps one factory for all connections: dialers come with the options of each.
-    setTransportFactory({ factory: () => new SocketTransport() });
-    nuid.reset();
-    return NatsConnectionImpl.connect({ ...options, [DIALER]: dialer } as ConnectionOptions);
+    const { promise, resolve, reject } = Promise.withResolvers<NatsConnection>();
+    // An event of the host: the library's timers end with the life in which they began.
+    host.after(0, () => {
+      // The library keeps one factory for all connections: dialers come with the options of each.
+      setTransportFactory({ factory: () => new SocketTransport() });
+      nuid.reset();
+      const all = { ...options, [DIALER]: dialer } as ConnectionOptions;
+      NatsConnectionImpl.connect(all).then(resolve, reject);
+    });
+    return promise;
   };
 }
 

@@ -13,6 +13,9 @@ const ROUTE_PORT = 6_222;
 /** Wait between attempts to reach another server, in milliseconds. */
 const ROUTE_RETRY_MS = 1_000;
 
+/** Longest attempt to reach another server (`DEFAULT_ROUTE_DIAL`), in milliseconds. */
+const ROUTE_DIAL_MS = 1_000;
+
 /** Interval at which servers sync their files (`sync_interval`), in milliseconds. */
 const SYNC_MS = 120_000;
 
@@ -242,8 +245,15 @@ export class SimulatedNats {
     const pause = (ms: number) => new Promise<void>((resolve) => void bus.later(resolve, ms));
     for (await pause(waitMs);; await pause(ROUTE_RETRY_MS + waitMs)) {
       if (bus.routes.has(to.name)) continue;
+      const attempt = new AbortController();
+      bus.later(
+        () => attempt.abort(new ConnectionError("Cannot connect: no answer")),
+        ROUTE_DIAL_MS,
+      );
+      const { signal } = attempt;
       try {
-        await bus.join(await this.#network.connectSocket(bus.host, to, ROUTE_PORT), to.name);
+        const socket = await this.#network.connectSocket(bus.host, to, ROUTE_PORT, { signal });
+        await bus.join(socket, to.name);
       } catch (error) {
         if (!(error instanceof ConnectionError)) throw error;
       }

@@ -224,6 +224,39 @@ Deno.test("SimulatedNats of three servers finds a server again that lost its pow
   assertEquals((await runFaulty(46, 3)).violations, []);
 });
 
+Deno.test("SimulatedNats of three servers dials one without power in vain, until the power is back", async () => {
+  using bench = new Bench(3);
+  await bench.simulation.run(15_000);
+  const epoch = await bench.append(0, 5);
+  const [host] = bench.nats.hosts;
+  // The first end closes all routes, so that the others dial.
+  host!.kill();
+  bench.nats.restart(host!);
+  host!.kill({ power: true });
+  await bench.simulation.run(200_000);
+  bench.nats.restart(host!);
+  await bench.simulation.run(30_000);
+  assertEquals(await bench.append(1, 5), epoch);
+});
+
+Deno.test("simulatedNatsConnect() leaves no timer behind a host that ends within the attempt", async () => {
+  using bench = new Bench(1);
+  const { simulation, network, nats: { hosts, servers } } = bench;
+  await simulation.run(1_000);
+  const host = simulation.host("c");
+  // Timers of the scenario would not end with the host.
+  const known = [...hosts, ...bench.nodes, host];
+  const count = () =>
+    [...simulation.pending()].filter((event) => !known.some((one) => one === event.host)).length;
+  const before = count();
+  hosts[0]!.freeze();
+  const connect = simulatedNatsConnect(network, host, hosts);
+  new NatsBroker({ servers, connect }, { runtime: host.runtime });
+  await simulation.run(100);
+  assertEquals(count(), before);
+  host.kill();
+});
+
 Deno.test("SimulatedNats under faults loses no write in silence, the same way in each process", async () => {
   for (const servers of [1, 3] as const) {
     const { digest, violations, acknowledged } = await runFaulty(7, servers);
