@@ -63,6 +63,7 @@ export class ChatPage {
       await page.evaluateOnNewDocument(() => Reflect.deleteProperty(globalThis, "WebTransport"));
     }
     await page.goto(transport === undefined ? url : `${url}?transport=${transport}`);
+    await page.waitForSelector("#enter-button:enabled");
     await page.type("#name", name);
     await page.keyboard.press("Enter");
     const chat = new ChatPage(page, name);

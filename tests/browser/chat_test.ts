@@ -135,6 +135,7 @@ testInBrowsers("chat refuses a name that is none, and says why", async (browser)
   const context = await browser.createBrowserContext();
   const page = await newPage(context);
   await page.goto(chat.url);
+  await page.waitForSelector("#enter-button:enabled");
   await page.type("#name", "<script>");
   await page.keyboard.press("Enter");
   const error = await page.waitForSelector("#name-error:not(:empty)");
@@ -165,7 +166,7 @@ testInBrowsers(
     assertEquals(new Set(colours).size, 2);
     // Another name is that of one tab.
     await Promise.all([tab.waitForNavigation(), tab.click("#change-name")]);
-    await tab.waitForSelector("#enter", { visible: true });
+    await tab.waitForSelector("#enter-button:enabled");
     await tab.type("#name", "eve");
     await tab.keyboard.press("Enter");
     await bob.seesHere("3 here: ann, bob, eve");

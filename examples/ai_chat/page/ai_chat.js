@@ -258,5 +258,7 @@ elements.confirm.addEventListener("close", async () => {
 
 // Counts down the delay before the next attempt.
 setInterval(() => drawStatus(state.status), 250);
+// Without its script, the form would load the page again.
+elements.send.disabled = false;
 open();
 await watchStatus();

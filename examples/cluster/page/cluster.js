@@ -115,6 +115,9 @@ elements.say.addEventListener("submit", (event) => {
   put({ id, from: state.me, text, isWaiting: true });
 });
 
+// Without its script, the form would load the page again.
+elements.send.disabled = false;
+
 elements.nodes.addEventListener("click", ({ target }) => {
   const { verb, number } = target.dataset;
   if (verb !== undefined) control.send("do", { verb, number: Number(number) });

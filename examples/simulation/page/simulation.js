@@ -167,5 +167,8 @@ elements.start.addEventListener("submit", (event) => {
   void run(state.atMs);
 });
 
+// Without its script, the form would load the page again.
+elements.run.disabled = false;
+elements.play.disabled = false;
 await run(0);
 play(!matchMedia("(prefers-reduced-motion: reduce)").matches);
