@@ -21,6 +21,9 @@ export function listen<V = unknown, C extends Contract = Contract>(
   return serve<V, C>({ port: 0, hostname: "127.0.0.1", onListen() {}, ...options });
 }
 
+/** Longest wait, in milliseconds: shortly before the deadline of the test. */
+const PATIENCE_MS = Number(Deno.env.get("TEST_DEADLINE_MS") ?? 60_000) - 10_000;
+
 /** Headers of an upgrade. */
 export const UPGRADE_HEADERS = {
   upgrade: "websocket",
@@ -246,9 +249,9 @@ export function frameOf(
  * @param holds The condition.
  */
 export async function until(holds: () => boolean): Promise<void> {
-  const end = Date.now() + 40_000;
+  const end = Date.now() + PATIENCE_MS;
   while (!holds()) {
-    assert(Date.now() < end, `not so after 40 s: ${holds}`);
+    assert(Date.now() < end, `not so after ${PATIENCE_MS / 1_000} s: ${holds}`);
     await new Promise((resolve) => setTimeout(resolve, 1));
   }
 }

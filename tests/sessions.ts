@@ -16,7 +16,7 @@ import { type MemoryLink, memoryPair, type MemoryPairOptions } from "../transpor
 import { sessionSettings, type SessionSettingsOptions } from "../session/session_settings.ts";
 
 /** Longest wait for an event, in milliseconds. */
-const PATIENCE_MS = 30_000;
+const PATIENCE_MS = Number(Deno.env.get("TEST_DEADLINE_MS") ?? 60_000) - 10_000;
 
 export { turns } from "../testing/turns.ts";
 

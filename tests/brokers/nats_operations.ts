@@ -3,7 +3,7 @@ import { deadline } from "@std/async/deadline";
 import { seededRandom } from "../../transport/memory/path.ts";
 
 /** Longest wait for an answer, in milliseconds. */
-const PATIENCE_MS = 5_000;
+const PATIENCE_MS = 40_000;
 
 const encoder = new TextEncoder();
 const decoder = new TextDecoder();

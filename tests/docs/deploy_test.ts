@@ -21,7 +21,7 @@ const ROOT = new URL("../../", import.meta.url);
 const MAX_EXPOSURE = 2;
 
 /** Longest time until a server of a page listens or has drained, in milliseconds. */
-const PATIENCE_MS = 50_000;
+const PATIENCE_MS = 120_000;
 
 /** A folder in which every user may make folders; that of a test run is closed to others. */
 const SHARED = "/var/tmp";
@@ -125,7 +125,7 @@ async function runService({ page, command, env, port }: Service): Promise<void> 
         import { connect } from "@skein/skein";
         for (const transport of ["websocket", "http", "webtransport"]) {
           await using client = connect("https://localhost:${free}", { transports: [transport] });
-          const who = await client.request("who", null, { timeoutMs: 10_000 });
+          const who = await client.request("who", null, { timeoutMs: 60_000 });
           if (who.transport !== transport) throw new Error(JSON.stringify(who));
         }`;
       const file = await Deno.makeTempFile({ suffix: ".ts" });

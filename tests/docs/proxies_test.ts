@@ -162,7 +162,7 @@ for (const kind of PROXIES) {
                 serverCertificateHashes: [{ algorithm: "sha-256", value }],
               });
               try {
-                const who = await client.request("who", null, { timeoutMs: 10_000 });
+                const who = await client.request("who", null, { timeoutMs: 60_000 });
                 seen.push((who as { transport: string }).transport);
               } catch (error) {
                 // The status has the reason, and a test that fails has to name it.

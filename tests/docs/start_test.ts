@@ -3,8 +3,9 @@
  *
  * @module
  */
-import { assert, assertEquals, assertMatch } from "@std/assert";
+import { assertEquals, assertMatch } from "@std/assert";
 import { type Browser, BROWSERS, findBrowser, launchBrowser } from "../browser/_browsers.ts";
+import { until } from "../servers.ts";
 import { tabOf } from "./tab.ts";
 import { walk, type Walked } from "./walk.ts";
 
@@ -106,15 +107,23 @@ const LOOKS: Record<string, Look> = {
     const ben = await tabOf(browser, url, "Ben");
     await ben.hasStatus("connected");
     const numbers = [8001, 8002];
-    const nodeOf = (user: string) =>
-      numbers.find((number) => outputOf(`server.ts ${number}`).includes(`${user} is on`));
+    const arrivals = (user: string) =>
+      numbers.map((number) => outputOf(`server.ts ${number}`).split(`${user} is on`).length);
+    /** The node to which a user has come since; the line of the node may come later. */
+    const nodeOf = async (user: string, before = [1, 1]) => {
+      const isNew = (count: number, i: number) => count > before[i]!;
+      await until(() => arrivals(user).some(isNew));
+      return numbers[arrivals(user).findIndex(isNew)]!;
+    };
+    const killed = await nodeOf("Ann");
+    let other = await nodeOf("Ben");
     // The connections for the files of a page take turns too.
-    for (let i = 0; i < 20 && nodeOf("Ann") === nodeOf("Ben"); i++) {
+    for (let i = 0; i < 20 && other === killed; i++) {
+      const before = arrivals("Ben");
       await ben.page.reload();
       await ben.hasStatus("connected");
+      other = await nodeOf("Ben", before);
     }
-    const killed = nodeOf("Ann")!;
-    assert(nodeOf("Ben") !== undefined);
     const pid = /is process (\d+)/.exec(outputOf(`server.ts ${killed}`))![1]!;
 
     const sent: string[] = [];

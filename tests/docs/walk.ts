@@ -20,7 +20,7 @@ import { lowPort } from "../ports.ts";
 import { type Block, blocksOf, missingLine } from "./blocks.ts";
 
 /** Longest time of a `run` block, and of a background process until its lines, in milliseconds. */
-const PATIENCE_MS = 60_000;
+const PATIENCE_MS = 120_000;
 
 /** Time between an interrupt and the kill of a background process, in milliseconds. */
 const GRACE_MS = 5_000;

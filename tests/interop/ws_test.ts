@@ -24,7 +24,7 @@ class Frames {
   }
 
   async next(): Promise<string | Uint8Array> {
-    while (this.#frames.length === 0) await deadline(this.#wake.promise, 10_000);
+    while (this.#frames.length === 0) await deadline(this.#wake.promise, 100_000);
     return this.#frames.shift()!;
   }
 }
