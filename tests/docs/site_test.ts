@@ -84,7 +84,8 @@ for (let from = 0; from < pages.length; from += PAGES_A_TEST) {
     // As the pages are served, without the time in which their scripts start.
     await page.setJavaScriptEnabled(false);
     for (const link of part) {
-      await page.goto(`${url}${link}`, { waitUntil: "domcontentloaded" });
+      // Without scripts, only the load waits for the styles.
+      await page.goto(`${url}${link}`, { waitUntil: "load" });
       const width = await page.evaluate("document.documentElement.scrollWidth");
       assertEquals([link, width], [link, NARROW.width]);
       if (!link.startsWith("/api/")) assertEquals([link, await page.evaluate(ABSENT)], [link, []]);
