@@ -4,11 +4,14 @@
  *
  * ```sh
  * deno task bench:capacity
+ * deno task bench:capacity --scale 5
  * deno task bench:capacity --only "Redis, a deploy"
  * deno task bench:capacity --real 500,2500,1000,5000,15000 --runs 3 --log storms.jsonl
  * ```
  *
- * All scenarios take some minutes; `--only` selects those with a name that matches an expression.
+ * All scenarios take many minutes; `--scale 5` has a fifth of the sessions, nodes, rooms and shards,
+ * so that each node and each shard has the same work; `--only` selects the scenarios with a name that
+ * matches an expression.
  *
  * `--real` runs the storm of the soak test with that many clients, beside the prediction of the
  * model, whose costs come from the storms of 500 and 2,500 clients. `--log` keeps the figures of all
@@ -40,7 +43,7 @@ const MILLION: FleetOptions = {
   topics: 600_000,
   topicsEach: 3,
   hasUsers: true,
-  shards: 9,
+  shards: 10,
   usualLoad: 0.3,
   firstDelayMs: 500,
   maxDelayMs: 30_000,
@@ -55,8 +58,13 @@ const MILLION: FleetOptions = {
 /** Time that the engine is away in a restart, in milliseconds. */
 const DOWN_MS = 1_000;
 
-const selection = argument(Deno.args, "only");
-const only = new RegExp(selection ?? "");
+/** The part of the service in the model: each node and each shard has the same work as in the whole. */
+const scale = numberArgument(Deno.args, "scale", 1);
+
+/** Publications of a hot topic, unless these take more than half a minute. */
+const PUBLICATIONS = 4_000;
+
+const only = new RegExp(argument(Deno.args, "only") ?? "");
 const real = argument(Deno.args, "real");
 if (real === undefined) printModel();
 else {
@@ -65,11 +73,18 @@ else {
 }
 
 function printModel(): void {
-  printStorms("Redis", { ...MILLION, costs: REDIS_COSTS });
-  printStorms("NATS", { ...MILLION, costs: NATS_COSTS });
-  if (selection !== undefined) return;
-  printHotTopics();
-  printRooms();
+  const { sessions, nodes, topics, shards } = MILLION;
+  const part = {
+    ...MILLION,
+    sessions: sessions / scale,
+    nodes: nodes / scale,
+    topics: topics / scale,
+    shards: shards / scale,
+  };
+  printStorms("Redis", { ...part, costs: REDIS_COSTS });
+  printStorms("NATS", { ...part, costs: NATS_COSTS });
+  if (only.test("hot topics")) printHotTopics();
+  if (only.test("small rooms")) printRooms();
 }
 
 function printStorms(engine: string, options: FleetOptions): void {
@@ -105,11 +120,14 @@ function printStorms(engine: string, options: FleetOptions): void {
     const name = `the balancer restarts, firstDelayMs ${firstDelayMs.toLocaleString("en")}`;
     row(name, () => restartBalancer(delays));
     if (firstDelayMs !== 20_000) continue;
-    row(`${name}, 36 shards`, () => restartBalancer({ ...delays, shards: 36 }));
+    row(`${name}, 40 shards`, () => restartBalancer({ ...delays, shards: 4 * options.shards }));
     row(`${name}, by rooms`, () => restartBalancer({ ...delays, balancer: "topic" }));
   }
   row("the engine restarts", () => restartEngine(options, DOWN_MS));
-  row("the engine restarts, 36 shards", () => restartEngine({ ...options, shards: 36 }, DOWN_MS));
+  row(
+    "the engine restarts, 40 shards",
+    () => restartEngine({ ...options, shards: 4 * options.shards }, DOWN_MS),
+  );
   row(
     "the engine restarts, by rooms",
     () => restartEngine({ ...options, balancer: "topic" }, DOWN_MS),
@@ -131,10 +149,11 @@ function printHotTopics(): void {
     "| subscribers | nodes | topics | shards | publications/s | relays | half | 99 % | engine | node |",
   );
   say("| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |");
-  const row = (options: Partial<HotTopicOptions>) => {
+  const row = (options: Partial<HotTopicOptions> & { readonly perSecond: number }) => {
+    const durationMs = Math.min(30_000, PUBLICATIONS * 1_000 / options.perSecond);
     const all = {
-      ...{ subscribers: 1_000_000, nodes: 50, topics: 1, shards: 9, perSecond: 10, relays: 0 },
-      ...{ durationMs: 30_000, wayMs: 0.5, costs: REDIS_COSTS, seed: 1 },
+      ...{ subscribers: 1_000_000, nodes: 50, topics: 1, shards: 10, relays: 0, durationMs },
+      ...{ wayMs: 0.5, costs: REDIS_COSTS, seed: 1 },
       ...options,
     };
     const { halfMs, mostMs, engineLoad, nodeLoad } = hotTopic(all);
@@ -146,16 +165,16 @@ function printHotTopics(): void {
   for (const relays of [0, 7]) {
     for (const perSecond of [10, 40]) row({ perSecond, relays });
     row({ subscribers: 100_000, perSecond: 400, relays });
-    for (const topics of [1, 9]) row({ subscribers: 10_000, perSecond: 5_000, topics, relays });
+    for (const topics of [1, 10]) row({ subscribers: 1_000, perSecond: 5_000, topics, relays });
   }
   for (const relays of [0, 22]) row({ nodes: 500, perSecond: 400, relays });
   say("");
 }
 
 function printRooms(): void {
-  say("| members' nodes | copies | engine, each of 9 | node |");
+  say("| members' nodes | copies | engine, each of 10 | node |");
   say("| --- | --- | --- | --- |");
-  const rooms = { rooms: 600_000, members: 5, perSecond: 0.2, nodes: 50, shards: 9 };
+  const rooms = { rooms: 600_000, members: 5, perSecond: 0.2, nodes: 50, shards: 10 };
   for (const isHashed of [false, true]) {
     const result = roomsLoad({ ...rooms, isHashed, costs: REDIS_COSTS });
     const { copies, engineLoad, nodeLoad } = result;

@@ -189,12 +189,15 @@ export async function compare(
   const valid = storms.filter(({ foreign }) => foreign <= MOST_FOREIGN);
   say(`${storms.length - valid.length} of ${storms.length} storms do not count: a busy machine`);
   const local = costsOf(valid);
+  // A prediction knows nothing of the storms of its size.
+  const isKnown = (clients: number) => CALIBRATION.some((size) => size === clients);
   say(JSON.stringify({ ...local.costs, engine: undefined, restLoad: local.restLoad }));
   say("| clients | runs | others | half back: model; real | 99 % | all |");
   say("| --- | --- | --- | --- | --- | --- |");
   for (const [clients, all] of Map.groupBy(valid, ({ clients }) => clients)) {
     const foreign = median(all.map(({ foreign }) => foreign));
-    const model = predict(clients, local, navigator.hardwareConcurrency * (1 - foreign));
+    const others = valid.filter((storm) => isKnown(storm.clients) || storm.clients !== clients);
+    const model = predict(clients, costsOf(others), navigator.hardwareConcurrency * (1 - foreign));
     const cells = (["halfMs", "mostMs", "allMs"] as const).map((key) => {
       const real = all.map((storm) => storm[key]).sort((a, b) => a - b);
       const texts = [real[0]!, median(real), real.at(-1)!].map(seconds);
