@@ -276,6 +276,15 @@ export interface Facts {
     readonly received: string;
   };
 
+  /** A part of the library was examined on the quiet cluster, where each outcome is known. */
+  readonly examined: {
+    readonly part: "limits" | "waits" | "heartbeat" | "presence" | "queues";
+    /** The operation. */
+    readonly what: string;
+    readonly expected: string;
+    readonly received: string;
+  };
+
   /** An error or a rejection that no code handled. */
   readonly unhandled: { readonly error: unknown };
   /** The library reported an error to `onError` or the like. */

@@ -7,7 +7,7 @@ import type { Outcome, Plan } from "./plan.ts";
 /** Time after the last fault in which a cluster has to settle, in milliseconds. */
 const SETTLE_MS = 130_000;
 
-/** Time for the last publications to reach all subscribers, and for the audit, in milliseconds. */
+/** Time for the last publications, for the audit and for the tour, in milliseconds. */
 const PROBE_MS = 26_000;
 
 /** Time in which all clients and servers have to close, in milliseconds. */
@@ -54,6 +54,7 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
     journal.tell("settled", "", {});
     cluster.probe();
     void cluster.audit();
+    void cluster.tour();
     await passTime(cluster, PROBE_MS, signal);
     if (!signal?.aborted) witness.checkEnd(cluster);
     await close(cluster, signal);

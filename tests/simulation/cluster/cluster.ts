@@ -19,6 +19,8 @@ import { Permissions } from "./permissions.ts";
 import { NETWORK, type Settings, settingsOf } from "./settings.ts";
 import { Tokens } from "./tokens.ts";
 import { type ClusterTopic, topicsOf } from "./topics.ts";
+import { Holds } from "./tour/holds.ts";
+import { Tour } from "./tour/tour.ts";
 import { handleMessage } from "./work/messages.ts";
 import { DurableNames, writeStream } from "./work/durable.ts";
 
@@ -72,6 +74,9 @@ export class Cluster implements LiveCluster {
   readonly #streams = new DurableNames();
   readonly #permissions = new Permissions();
   readonly #audit: Audit;
+  readonly #holds = new Holds();
+  readonly #tokens: Tokens;
+  readonly #settings: Settings;
   #isWorking = true;
   #isChecked = true;
 
@@ -82,9 +87,10 @@ export class Cluster implements LiveCluster {
     this.witness = witness;
     this.journal = journal;
     this.engine = engine;
-    const tokens = new Tokens(simulation, settings.tokenMs);
+    this.#settings = settings;
+    const tokens = this.#tokens = new Tokens(simulation, settings.tokenMs);
     const topics = this.#topics = topicsOf(plan, simulation);
-    const shared = { ...parts, tokens, permissions: this.#permissions };
+    const shared = { ...parts, tokens, permissions: this.#permissions, holds: this.#holds };
     const node = (_: unknown, i: number) =>
       new ClusterNode(simulation.host(`node${i}`), { ...shared, handle: handleMessage });
     this.nodes = Array.from({ length: plan.nodes }, node);
@@ -223,6 +229,21 @@ export class Cluster implements LiveCluster {
   /** Examines parts of the library, once the cluster has settled. */
   async audit(): Promise<void> {
     await this.#audit.run([auditHistory, auditContract, auditStreams, auditExpiry]);
+  }
+
+  /** Sends guests on a tour, unless some nodes are of the last release. */
+  async tour(): Promise<void> {
+    const [settings, tokens, holds] = [this.#settings, this.#tokens, this.#holds];
+    if (settings.has("two-wires")) return;
+    await new Tour({
+      simulation: this.simulation,
+      network: this.network,
+      journal: this.journal,
+      nodes: this.nodes,
+      settings,
+      tokens,
+      holds,
+    }).run();
   }
 
   /** Closes all clients, then all servers, then the brokers. */

@@ -7,7 +7,6 @@ import type { SimulatedNetwork } from "../../../testing/simulation/network/netwo
 import { SimulatedServer } from "../../../testing/simulation/programs.ts";
 import type { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { Facts, LiveServer } from "../facts.ts";
-import { AUDITOR } from "./audit/audit.ts";
 import { AUDIT_HISTORY } from "./audit/history.ts";
 import type { ClusterEngine } from "./engine.ts";
 import type { Journal } from "./journal.ts";
@@ -17,6 +16,10 @@ import type { Permissions } from "./permissions.ts";
 import { nameOf } from "./program.ts";
 import { hasHistory, type Settings } from "./settings.ts";
 import type { Identity, Tokens } from "./tokens.ts";
+import { GUEST, type Holds } from "./tour/holds.ts";
+import { LIMITS } from "./tour/limits.ts";
+import { queuePolicy } from "./tour/queues.ts";
+import { stall } from "./tour/waits.ts";
 import { answerHandlers } from "./work/answers.ts";
 import { echoDatagrams, serveStream, SMALL_CREDIT } from "./work/streams.ts";
 
@@ -41,6 +44,7 @@ export interface NodeParts {
   readonly settings: Settings;
   readonly tokens: Tokens;
   readonly permissions: Permissions;
+  readonly holds: Holds;
   /** Handles a message of a client. */
   readonly handle: (node: ClusterNode, session: Session<Identity>, data: unknown) => void;
 }
@@ -199,7 +203,7 @@ export class ClusterNode implements LiveServer {
   }
 
   #options(): ServerOptions<Identity> {
-    const { engine, journal, settings, tokens, handle, permissions } = this.#parts;
+    const { engine, journal, settings, tokens, handle, permissions, holds } = this.#parts;
     const { has, history, heartbeat, terms } = settings;
     const { name } = this.host;
     const broker = engine.broker(this.host);
@@ -215,7 +219,7 @@ export class ClusterNode implements LiveServer {
       expiresAt: ({ endsAt }) => endsAt,
       authorize: ({ user }, topic) => permissions.allows(user, topic),
       history: { ...history, ...AUDIT_HISTORY },
-      limits: { maxSessionsPerUser },
+      limits: { maxSessionsPerUser, ...(has("limits") && LIMITS) },
       ...(perUser && { rates: { perUser: { messages: perUser } } }),
       ...(has("presence") && { rooms: ["room:{name}"] }),
       ...(has("durable") && { durableStreams: { path: "/streams", authorize: () => true } }),
@@ -224,10 +228,14 @@ export class ClusterNode implements LiveServer {
         flowControl: SMALL_CREDIT,
         onStream: (stream, session) => serveStream(this, session, stream),
       }),
-      session: { heartbeat, sendQueue: { maxMessages, maxBytes } },
+      session: { heartbeat, sendQueue: { maxMessages, maxBytes, policy: queuePolicy } },
       requests: {
         echo: ({ data }) => data,
-        ...(has("answers") && answerHandlers(this.host)),
+        hold: (request) => holds.handle(request, this.host.runtime),
+        ...(has("answers") && {
+          ...answerHandlers(this.host),
+          stall: ({ signal }) => stall(this.host.runtime, signal),
+        }),
       },
       onMessage: async ({ topic, data }, session) => {
         if (topic !== "work") return;
@@ -241,12 +249,14 @@ export class ClusterNode implements LiveServer {
         const { id, user, protocol } = session;
         if (protocol === "") this.server.subscribe(session, PAGE_TOPIC);
         journal.note(`session ${id} of ${user} opens`, name, "session");
-        if (user.startsWith(AUDITOR)) return;
+        if (user.startsWith(GUEST)) return;
         this.tell("sessionOpened", { side: "node", session: id, user });
         if (has("streams")) void echoDatagrams(this, session);
       },
       onClose: ({ id, user }, { code, by, reason }) => {
-        if (user.startsWith(AUDITOR)) return;
+        if (user.startsWith(GUEST)) {
+          return journal.note(`session of ${user} closed ${code} by ${by}`, name, "session");
+        }
         journal.event(`session closed ${code} by ${by}`, name, `${id} ${reason}`);
         this.tell("sessionClosed", { side: "node", session: id, user, code, reason, by });
       },

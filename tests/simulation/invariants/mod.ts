@@ -28,6 +28,7 @@ import {
 } from "./sessions.ts";
 import { streamsInOrder, trueDatagrams } from "./streams.ts";
 import { noEcho, nothingAfterLeaving, onlyAllowed, sameTopics } from "./subscriptions.ts";
+import { fullQueuesAct, graceIsKept, limitsHold, silenceEnds, waitsEnd } from "./tour.ts";
 import { everyWaitEnds } from "./waits.ts";
 
 /** All invariants. */
@@ -70,6 +71,11 @@ export const INVARIANTS: readonly Invariant[] = [
   exactStreams,
   trueExpiry,
   trueMetrics,
+  limitsHold,
+  waitsEnd,
+  silenceEnds,
+  graceIsKept,
+  fullQueuesAct,
   nothingLeaks,
   nothingUnhandled,
   onlyKnownErrors,

@@ -1,0 +1,168 @@
+/** Bursts of messages in one turn of the event loop, each larger than the send queue. */
+import { Broadcast } from "../../../../session/queue/broadcast.ts";
+import { HIGH_WATER_MARK, type OverflowPolicy } from "../../../../session/queue/send_queue.ts";
+import { internals, type Session } from "../../../../session/session.ts";
+import { encodeMessage } from "../../../../session/wire/encode.ts";
+import type { Client } from "../../../../client/client.ts";
+import type { Tour } from "./tour.ts";
+
+/** Beginning of the topics of bursts; the policy follows. */
+const BURST = "burst:";
+
+/** Data that makes a message large enough for few messages, and small enough for small queues. */
+const PAD = "x".repeat(600);
+
+/** Bounds of the queue of a client: the defaults. */
+const CLIENT_QUEUE = { maxMessages: 256, maxBytes: 1_048_576 } as const;
+
+/** Policies that drop messages. */
+const DROPS = ["drop-oldest", "drop-newest", "latest"] as const;
+
+/** Bounds of a send queue. */
+interface Bounds {
+  readonly maxMessages: number;
+  readonly maxBytes: number;
+}
+
+/**
+ * Policy of the servers' queues by topic.
+ *
+ * @param topic The topic.
+ * @returns The policy that the topic of a burst names, otherwise the default.
+ */
+export function queuePolicy(topic: string): OverflowPolicy {
+  const named = topic.startsWith(BURST) && topic.slice(BURST.length);
+  return DROPS.find((policy) => policy === named) ?? "close";
+}
+
+/**
+ * Bursts to guests by each policy, and of a guest.
+ *
+ * @param tour The tour.
+ */
+export async function visitQueues(tour: Tour): Promise<void> {
+  const node = tour.node(2);
+  const { sendQueue } = tour.settings.terms;
+  const host = tour.host("queues");
+  for (const policy of DROPS) await dropping(tour, policy);
+
+  const { client, session } = await open("queue", []);
+  const topic = `${BURST}close`;
+  const server = burst(session, sendQueue, topic);
+  examineFull("a node", server, sendQueue);
+  await examineEnd("a node", session.closed);
+  await client.close();
+
+  const shared = await open("shared", []);
+  const { queue } = shared.session[internals];
+  const broadcast = new Broadcast(node.server.topics.turn);
+  broadcast.add(shared.session);
+  for (let n = 0; n < lengthOf(sendQueue); n++) {
+    broadcast.send(encodeMessage(topic, { n, PAD }, { maxBytes: Infinity }));
+  }
+  await tour.until(() => shared.session.isClosed || queue!.isHeld, 100);
+  const waiting = queue!.stats.queuedMessages;
+  tour.examine("queues", "broadcast within the bound", "true", waiting <= sendQueue.maxMessages);
+  await examineEnd("a broadcast", shared.session.closed);
+  await shared.client.close();
+
+  const own = await open("sender", []);
+  const near = own.client.session!;
+  const sent = burst(near, CLIENT_QUEUE, topic);
+  examineFull("a client", sent, CLIENT_QUEUE);
+  await examineEnd("a client", near.closed);
+  await own.client.close();
+
+  async function open(
+    name: string,
+    got: number[],
+    onDropped?: (count: number) => void,
+  ): Promise<{ readonly client: Client; readonly session: Session }> {
+    const client = tour.guest(host, name, node, {
+      onMessage: ({ data }) => void got.push((data as { readonly n: number }).n),
+      ...(onDropped && { onDropped }),
+    });
+    await tour.outcome(client);
+    const session = node.server.manager.sessionsOf(`guest-${name}`)[0];
+    if (session === undefined) throw new Error(`Cannot tour: guest ${name} must have a session`);
+    return { client, session: session as Session };
+  }
+
+  async function dropping(tour: Tour, policy: typeof DROPS[number]): Promise<void> {
+    const got: number[] = [];
+    let dropped = 0;
+    const { client, session } = await open(policy, got, (count) => dropped += count);
+    const topic = BURST + policy;
+    const { sent, most, error } = burst(session, sendQueue, topic);
+    tour.examine("queues", `error of ${policy}`, "none", error);
+    // One notice stands beside the messages.
+    const isBounded = most <= sendQueue.maxMessages + 1;
+    tour.examine("queues", `bound of ${policy}`, "true", isBounded);
+    await tour.until(() => got.length + dropped >= sent);
+    tour.examine(
+      "queues",
+      `messages with those dropped by ${policy}`,
+      `${sent}`,
+      got.length + dropped,
+    );
+    tour.examine("queues", `drops by ${policy}`, "true", dropped > 0);
+    const isOrdered = got.every((n, i) => i === 0 || n > got[i - 1]!);
+    tour.examine("queues", `order of the rest of ${policy}`, "true", isOrdered);
+    const edge = policy === "drop-newest"
+      ? got.indexOf(sendQueue.maxMessages >> 1) >= 0
+      : got.at(-1) === sent - 1;
+    tour.examine("queues", `messages that ${policy} keeps`, "true", edge);
+    tour.examine("queues", `session after ${policy}`, "connected", session.state);
+    await client.close();
+  }
+
+  function examineFull(end: string, { most, error, sent }: Burst, { maxMessages }: Bounds): void {
+    tour.examine("queues", `burst of ${end}`, "QueueFullError", error);
+    tour.examine("queues", `deepest queue of ${end}`, `${maxMessages}`, most);
+    tour.examine("queues", `room for a burst of ${end}`, "true", sent >= maxMessages);
+  }
+
+  async function examineEnd(
+    end: string,
+    closed: Promise<{ readonly code: number }>,
+  ): Promise<void> {
+    let code = 0;
+    void closed.then((info) => code = info.code);
+    await tour.until(() => code !== 0, 6_000);
+    tour.examine("queues", `close after a burst of ${end}`, "4507", code || "none");
+  }
+}
+
+/** The outcome of a burst. */
+interface Burst {
+  readonly sent: number;
+  /** Most messages in the queue. */
+  readonly most: number;
+  readonly error: string;
+}
+
+/** Number of messages of a burst, which overflows the connection's buffer and the queue. */
+function lengthOf({ maxMessages }: Bounds): number {
+  return maxMessages + Math.ceil(3 * HIGH_WATER_MARK / PAD.length);
+}
+
+function burst(
+  session: Session | NonNullable<Client["session"]>,
+  bounds: Bounds,
+  topic: string,
+): Burst {
+  const { queue } = session[internals];
+  let most = 0;
+  let sent = 0;
+  let error = "none";
+  try {
+    while (sent < lengthOf(bounds)) {
+      session.send(topic, { n: sent, PAD });
+      sent++;
+      most = Math.max(most, queue!.stats.queuedMessages);
+    }
+  } catch (thrown) {
+    error = thrown instanceof Error ? thrown.name : `${thrown}`;
+  }
+  return { sent, most, error };
+}
