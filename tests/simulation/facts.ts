@@ -278,7 +278,7 @@ export interface Facts {
 
   /** A part of the library was examined on the quiet cluster, where each outcome is known. */
   readonly examined: {
-    readonly part: "limits" | "waits" | "heartbeat" | "presence" | "queues";
+    readonly part: "limits" | "waits" | "heartbeat" | "presence" | "queues" | "nodes";
     /** The operation. */
     readonly what: string;
     readonly expected: string;
@@ -353,6 +353,8 @@ export interface Terms {
   readonly maxSessionsPerUser: number;
   /** True if the limit of users holds on all nodes. */
   readonly hasSharedLimits: boolean;
+  /** False if the engine may lose one of two changes at once, so that a place stays taken. */
+  readonly hasExactPlaces: boolean;
   /** Rates of messages, where there are any. */
   readonly rates: Readonly<
     Partial<

@@ -7,6 +7,9 @@ import type { Outcome, Plan } from "./plan.ts";
 /** Time after the last fault in which a cluster has to settle, in milliseconds. */
 const SETTLE_MS = 130_000;
 
+/** Time after the last fault in which engines and nodes find each other, in milliseconds. */
+const CALM_MS = 30_000;
+
 /** Time for the last publications, for the audit and for the tour, in milliseconds. */
 const PROBE_MS = 26_000;
 
@@ -50,7 +53,9 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
     cluster.rest();
     faults.heal();
     journal.tell("healed", "", {});
-    await passTime(cluster, SETTLE_MS, signal);
+    await passTime(cluster, CALM_MS, signal);
+    void cluster.mourn();
+    await passTime(cluster, SETTLE_MS - CALM_MS, signal);
     journal.tell("settled", "", {});
     cluster.probe();
     void cluster.audit();

@@ -231,19 +231,14 @@ export class Cluster implements LiveCluster {
     await this.#audit.run([auditHistory, auditContract, auditStreams, auditExpiry]);
   }
 
+  /** Lets a node die for a while, unless some nodes are of the last release. */
+  async mourn(): Promise<void> {
+    await this.#tour()?.mourn();
+  }
+
   /** Sends guests on a tour, unless some nodes are of the last release. */
   async tour(): Promise<void> {
-    const [settings, tokens, holds] = [this.#settings, this.#tokens, this.#holds];
-    if (settings.has("two-wires")) return;
-    await new Tour({
-      simulation: this.simulation,
-      network: this.network,
-      journal: this.journal,
-      nodes: this.nodes,
-      settings,
-      tokens,
-      holds,
-    }).run();
+    await this.#tour()?.run();
   }
 
   /** Closes all clients, then all servers, then the brokers. */
@@ -283,5 +278,19 @@ export class Cluster implements LiveCluster {
       this.simulation.after(WRITE_EVERY_MS * (0.5 + random()), next);
     };
     this.simulation.after(WRITE_EVERY_MS * random(), next);
+  }
+
+  #tour(): Tour | undefined {
+    const [settings, tokens, holds] = [this.#settings, this.#tokens, this.#holds];
+    if (settings.has("two-wires")) return undefined;
+    return new Tour({
+      simulation: this.simulation,
+      network: this.network,
+      journal: this.journal,
+      nodes: this.nodes,
+      settings,
+      tokens,
+      holds,
+    });
   }
 }

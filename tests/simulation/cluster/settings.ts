@@ -79,6 +79,8 @@ export function settingsOf(plan: Plan): Settings {
       heartbeat,
       isApart: plan.engine === "none",
       hasSharedLimits: plan.engine !== "none",
+      // docs/deploy/nats.md, Rows: both of two changes of one row may pass.
+      hasExactPlaces: plan.engine !== "nats",
       rates: has("rates") ? { user: { perSecond: 5, burst: 20 } } : {},
       sendQueue: isSmall ? { maxMessages: 16, maxBytes: 16_384, drops: false } : DEFAULTS.sendQueue,
       outbox: isSmall ? { maxMessages: 8, maxBytes: 4_096 } : DEFAULTS.outbox,

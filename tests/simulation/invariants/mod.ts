@@ -28,7 +28,14 @@ import {
 } from "./sessions.ts";
 import { streamsInOrder, trueDatagrams } from "./streams.ts";
 import { noEcho, nothingAfterLeaving, onlyAllowed, sameTopics } from "./subscriptions.ts";
-import { fullQueuesAct, graceIsKept, limitsHold, silenceEnds, waitsEnd } from "./tour.ts";
+import {
+  deadNodesForgotten,
+  fullQueuesAct,
+  graceIsKept,
+  limitsHold,
+  silenceEnds,
+  waitsEnd,
+} from "./tour.ts";
 import { everyWaitEnds } from "./waits.ts";
 
 /** All invariants. */
@@ -76,6 +83,7 @@ export const INVARIANTS: readonly Invariant[] = [
   silenceEnds,
   graceIsKept,
   fullQueuesAct,
+  deadNodesForgotten,
   nothingLeaks,
   nothingUnhandled,
   onlyKnownErrors,

@@ -21,6 +21,7 @@ export const TERMS: Terms = {
   isApart: false,
   maxSessionsPerUser: 2,
   hasSharedLimits: true,
+  hasExactPlaces: true,
   rates: {},
   sendQueue: { maxMessages: 256, maxBytes: 1 << 20, drops: false },
   heartbeat: { intervalMs: 5_000, timeoutMs: 12_000 },

@@ -45,6 +45,15 @@ export const fullQueuesAct: Invariant = {
   watch: examined("queues"),
 };
 
+/** The other nodes forget a node that died. */
+export const deadNodesForgotten: Invariant = {
+  name: "dead-nodes-forgotten",
+  promise:
+    "A dead node is gone after goneAfterMs, with its users, its members and its places, not earlier.",
+  source: "docs/deploy/many-nodes.md, Nodes, Presence, maxSessionsPerUser",
+  watch: examined("nodes"),
+};
+
 /** Compares the outcomes of one part. */
 function examined(of: Facts["examined"]["part"]): Invariant["watch"] {
   return (report) => ({

@@ -1,6 +1,13 @@
 import type { Facts } from "../facts.ts";
 import { Story } from "./story.ts";
-import { fullQueuesAct, graceIsKept, limitsHold, silenceEnds, waitsEnd } from "./tour.ts";
+import {
+  deadNodesForgotten,
+  fullQueuesAct,
+  graceIsKept,
+  limitsHold,
+  silenceEnds,
+  waitsEnd,
+} from "./tour.ts";
 
 const PARTS = [
   ["limits", limitsHold],
@@ -8,6 +15,7 @@ const PARTS = [
   ["heartbeat", silenceEnds],
   ["presence", graceIsKept],
   ["queues", fullQueuesAct],
+  ["nodes", deadNodesForgotten],
 ] as const;
 
 const OUTCOME = { what: "one session more", expected: "refused 4429" };

@@ -13,6 +13,7 @@ import type { Journal } from "../journal.ts";
 import type { ClusterNode } from "../node.ts";
 import type { Settings } from "../settings.ts";
 import type { Tokens } from "../tokens.ts";
+import { visitGrave } from "./grave.ts";
 import { visitHeartbeats } from "./heartbeats.ts";
 import { GUEST, type Holds } from "./holds.ts";
 import { visitLimits } from "./limits.ts";
@@ -61,7 +62,7 @@ export class Tour {
   /** The nodes. */
   readonly nodes: readonly ClusterNode[];
   readonly #parts: TourParts;
-  readonly #clients: Client[] = [];
+  readonly #clients: { readonly host: Host; readonly client: Client }[] = [];
 
   /**
    * Prepares a tour.
@@ -81,16 +82,40 @@ export class Tour {
     return this.#parts.simulation.nowMs;
   }
 
-  /** Makes all visits. */
+  /** Lets a node die, while the cluster settles. */
+  async mourn(): Promise<void> {
+    await this.#make([visitGrave]);
+  }
+
+  /** Makes all visits of a settled cluster. */
   async run(): Promise<void> {
-    await Promise.all(VISITS.map(async (visit) => {
+    await this.#make(VISITS);
+  }
+
+  async #make(visits: readonly Visit[]): Promise<void> {
+    await Promise.all(visits.map(async (visit) => {
       try {
         await visit(this);
       } catch (error) {
         this.#parts.journal.tell("unhandled", "", { error });
       }
     }));
-    await Promise.all(this.#clients.map((client) => client.close()));
+    const left = this.#clients.filter(({ host }) => host.isAlive);
+    await Promise.all(left.map(({ client }) => client.close()));
+  }
+
+  /**
+   * Ends a node by a loss of power, and starts the node again.
+   *
+   * @param node The node.
+   * @param lastsMs Time until the next start.
+   */
+  bury(node: ClusterNode, lastsMs: number): void {
+    const { journal, simulation } = this.#parts;
+    const { name: target } = node.host;
+    journal.fault({ scope: "node", kind: "power", target, lastsMs }, "loses its power on the tour");
+    node.host.kill({ power: true });
+    simulation.after(lastsMs, () => node.restart());
   }
 
   /**
@@ -137,7 +162,7 @@ export class Tour {
       onRefused: () => {},
       ...options,
     });
-    this.#clients.push(client);
+    this.#clients.push({ host, client });
     return client;
   }
 

@@ -1,6 +1,7 @@
 /** Waits that end by their time or their signal, neither earlier nor later. */
 import { pause } from "../../../../base/wait.ts";
 import type { Client } from "../../../../client/client.ts";
+import { internals } from "../../../../session/session.ts";
 import type { Tour } from "./tour.ts";
 
 /** Time of a handler that holds a request, in milliseconds. */
@@ -65,6 +66,12 @@ async function visitRequests(tour: Tour): Promise<void> {
     fromMs: 995,
     toMs: 1_000 + TURN_MS,
   });
+  for (
+    const [end, { openRequests }] of [
+      ["a client", client.session![internals]],
+      ["a node", session[internals]],
+    ] as const
+  ) tour.examine("waits", `requests of ${end} afterwards`, "0", openRequests);
 }
 
 /** An answer that streams, whose next item does not come. */
