@@ -19,8 +19,14 @@ import { Permissions } from "./permissions.ts";
 import { NETWORK, type Settings, settingsOf } from "./settings.ts";
 import { Tokens } from "./tokens.ts";
 import { type ClusterTopic, topicsOf } from "./topics.ts";
+import { visitGrave } from "./tour/grave.ts";
+import { visitHeartbeats } from "./tour/heartbeats.ts";
 import { Holds } from "./tour/holds.ts";
+import { visitLimits } from "./tour/limits.ts";
+import { visitQueues } from "./tour/queues.ts";
+import { visitRooms } from "./tour/rooms.ts";
 import { Tour } from "./tour/tour.ts";
+import { visitWaits } from "./tour/waits.ts";
 import { handleMessage } from "./work/messages.ts";
 import { DurableNames, writeStream } from "./work/durable.ts";
 
@@ -233,12 +239,18 @@ export class Cluster implements LiveCluster {
 
   /** Lets a node die for a while, unless some nodes are of the last release. */
   async mourn(): Promise<void> {
-    await this.#tour()?.mourn();
+    await this.#tour()?.run([visitGrave]);
   }
 
   /** Sends guests on a tour, unless some nodes are of the last release. */
   async tour(): Promise<void> {
-    await this.#tour()?.run();
+    await this.#tour()?.run([
+      visitHeartbeats,
+      visitLimits,
+      visitQueues,
+      visitRooms,
+      visitWaits,
+    ]);
   }
 
   /** Closes all clients, then all servers, then the brokers. */

@@ -16,10 +16,7 @@ import type { Permissions } from "./permissions.ts";
 import { nameOf } from "./program.ts";
 import { hasHistory, type Settings } from "./settings.ts";
 import type { Identity, Tokens } from "./tokens.ts";
-import { GUEST, type Holds } from "./tour/holds.ts";
-import { LIMITS } from "./tour/limits.ts";
-import { queuePolicy } from "./tour/queues.ts";
-import { stall } from "./tour/waits.ts";
+import { GUEST, type Holds, LIMITS, queuePolicy, stall } from "./tour/holds.ts";
 import { answerHandlers } from "./work/answers.ts";
 import { echoDatagrams, serveStream, SMALL_CREDIT } from "./work/streams.ts";
 

@@ -1,9 +1,22 @@
-/** Requests of guests that wait for their end, on nodes and on clients. */
+/** The servers' half of a tour: limits, policies, and handlers of requests. */
 import { pause } from "../../../../base/wait.ts";
 import type { Runtime } from "../../../../base/runtime.ts";
+import type { OverflowPolicy } from "../../../../session/queue/send_queue.ts";
 
 /** Beginning of the names of guests: their machines and users. */
 export const GUEST = "guest-";
+
+/** Limits of servers in plans with the feature `limits`, beside that of users. */
+export const LIMITS = { maxSessionsPerAddress: 8, maxTopicsPerSession: 16 } as const;
+
+/** Beginning of the topics of bursts; the policy follows. */
+export const BURST = "burst:";
+
+/** Policies that drop messages. */
+export const DROPS = ["drop-oldest", "drop-newest", "latest"] as const;
+
+/** Time for which an answer stalls, in milliseconds. */
+const STALL_MS = 20_000;
 
 /** A request for {@linkcode Holds.handle}. */
 interface HeldRequest {
@@ -33,4 +46,29 @@ export class Holds {
     this.open.delete(id);
     return id;
   }
+}
+
+/**
+ * Policy of the servers' queues by topic.
+ *
+ * @param topic The topic.
+ * @returns The policy that the topic of a burst names, otherwise the default.
+ */
+export function queuePolicy(topic: string): OverflowPolicy {
+  const named = topic.startsWith(BURST) && topic.slice(BURST.length);
+  return DROPS.find((policy) => policy === named) ?? "close";
+}
+
+/**
+ * The handler of answers whose second item does not come.
+ *
+ * @param runtime Timers of the node.
+ * @param signal Aborted when the answer is cancelled.
+ */
+export async function* stall(
+  runtime: Runtime,
+  signal: AbortSignal,
+): AsyncGenerator<number> {
+  yield 0;
+  await pause(runtime, STALL_MS, signal);
 }

@@ -1,10 +1,8 @@
 /** Limits: each is reached once, what is beyond is refused, and the room is free again afterwards. */
 import type { Client } from "../../../../client/client.ts";
 import type { ClusterNode } from "../node.ts";
+import { LIMITS } from "./holds.ts";
 import { nameOfError, type Tour } from "./tour.ts";
-
-/** Limits of servers in plans with the feature `limits`, beside that of users. */
-export const LIMITS = { maxSessionsPerAddress: 8, maxTopicsPerSession: 16 } as const;
 
 /** Most requests of one end that wait at once: the default of `session.maxRequests`. */
 const MAX_REQUESTS = 64;

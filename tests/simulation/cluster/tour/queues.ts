@@ -1,13 +1,11 @@
 /** Bursts of messages in one turn of the event loop, each larger than the send queue. */
 import { Broadcast } from "../../../../session/queue/broadcast.ts";
-import { HIGH_WATER_MARK, type OverflowPolicy } from "../../../../session/queue/send_queue.ts";
+import { HIGH_WATER_MARK } from "../../../../session/queue/send_queue.ts";
 import { internals, type Session } from "../../../../session/session.ts";
 import { encodeMessage } from "../../../../session/wire/encode.ts";
 import type { Client } from "../../../../client/client.ts";
+import { BURST, DROPS } from "./holds.ts";
 import type { Tour } from "./tour.ts";
-
-/** Beginning of the topics of bursts; the policy follows. */
-const BURST = "burst:";
 
 /** Data that makes a message large enough for few messages, and small enough for small queues. */
 const PAD = "x".repeat(600);
@@ -15,24 +13,10 @@ const PAD = "x".repeat(600);
 /** Bounds of the queue of a client: the defaults. */
 const CLIENT_QUEUE = { maxMessages: 256, maxBytes: 1_048_576 } as const;
 
-/** Policies that drop messages. */
-const DROPS = ["drop-oldest", "drop-newest", "latest"] as const;
-
 /** Bounds of a send queue. */
 interface Bounds {
   readonly maxMessages: number;
   readonly maxBytes: number;
-}
-
-/**
- * Policy of the servers' queues by topic.
- *
- * @param topic The topic.
- * @returns The policy that the topic of a burst names, otherwise the default.
- */
-export function queuePolicy(topic: string): OverflowPolicy {
-  const named = topic.startsWith(BURST) && topic.slice(BURST.length);
-  return DROPS.find((policy) => policy === named) ?? "close";
 }
 
 /**

@@ -13,13 +13,7 @@ import type { Journal } from "../journal.ts";
 import type { ClusterNode } from "../node.ts";
 import type { Settings } from "../settings.ts";
 import type { Tokens } from "../tokens.ts";
-import { visitGrave } from "./grave.ts";
-import { visitHeartbeats } from "./heartbeats.ts";
 import { GUEST, type Holds } from "./holds.ts";
-import { visitLimits } from "./limits.ts";
-import { visitQueues } from "./queues.ts";
-import { visitRooms } from "./rooms.ts";
-import { visitWaits } from "./waits.ts";
 
 /** Time between two looks at a state, in milliseconds. */
 const LOOK_MS = 20;
@@ -41,15 +35,6 @@ export interface TourParts {
 
 /** One part of a tour. */
 export type Visit = (tour: Tour) => Promise<void>;
-
-/** Visits, which run side by side. Each has machines and users of its own. */
-const VISITS: readonly Visit[] = [
-  visitHeartbeats,
-  visitLimits,
-  visitQueues,
-  visitRooms,
-  visitWaits,
-];
 
 /** A tour: the tools of all visits. */
 export class Tour {
@@ -82,17 +67,12 @@ export class Tour {
     return this.#parts.simulation.nowMs;
   }
 
-  /** Lets a node die, while the cluster settles. */
-  async mourn(): Promise<void> {
-    await this.#make([visitGrave]);
-  }
-
-  /** Makes all visits of a settled cluster. */
-  async run(): Promise<void> {
-    await this.#make(VISITS);
-  }
-
-  async #make(visits: readonly Visit[]): Promise<void> {
+  /**
+   * Makes visits side by side. Each has machines and users of its own.
+   *
+   * @param visits The visits.
+   */
+  async run(visits: readonly Visit[]): Promise<void> {
     await Promise.all(visits.map(async (visit) => {
       try {
         await visit(this);

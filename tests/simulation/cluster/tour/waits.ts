@@ -1,5 +1,4 @@
 /** Waits that end by their time or their signal, neither earlier nor later. */
-import { pause } from "../../../../base/wait.ts";
 import type { Client } from "../../../../client/client.ts";
 import { internals } from "../../../../session/session.ts";
 import type { Tour } from "./tour.ts";
@@ -168,18 +167,4 @@ async function visitClose(tour: Tour, client: Client): Promise<void> {
     })
   );
   await Promise.all([...examined, client.close()]);
-}
-
-/**
- * The handler of answers whose second item does not come.
- *
- * @param runtime Timers of the node.
- * @param signal Aborted when the answer is cancelled.
- */
-export async function* stall(
-  runtime: Parameters<typeof pause>[0],
-  signal: AbortSignal,
-): AsyncGenerator<number> {
-  yield 0;
-  await pause(runtime, LONG_MS, signal);
 }
