@@ -15,7 +15,7 @@ const ROOT = new URL("../../", import.meta.url);
 const JOBS = "3";
 
 /** Longest time of one walk, in seconds; a walk installs packages and starts servers. */
-const WALK_SECONDS = 150;
+const WALK_SECONDS = 240;
 
 /**
  * Checks the built site and the pages, and prints each fault and the sums.
