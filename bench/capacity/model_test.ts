@@ -39,8 +39,8 @@ Deno.test("Machine shares its cores among the processes that have work", () => {
   const time = new ModelTime();
   const machine = new Machine(time, 2);
   const ends: [string, number][] = [];
-  for (const name of ["a", "b", "c"]) {
-    const process = new ModelProcess(machine);
+  const processes = ["a", "b", "c"].map((name) => ({ name, process: new ModelProcess(machine) }));
+  for (const { name, process } of processes) {
     process.work(10, () => ends.push([name, time.nowMs]));
     if (name === "c") process.work(4, () => ends.push(["c again", time.nowMs]));
   }
