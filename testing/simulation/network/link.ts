@@ -155,6 +155,8 @@ export class Link implements SimulatedLink {
     this.toClient.cut();
     this.#isBroken = true;
     for (const side of ["client", "server"] as const) {
+      // The next life of a host knows nothing of the connections of the life before.
+      if (this.#left.has(side)) continue;
       const reset = () => this.#ends[side]?.reset();
       if (silent !== true && silent !== side) this[side].after(0, reset);
       else if (this.kind !== "webtransport") {

@@ -94,6 +94,20 @@ for (const transport of TRANSPORTS) {
   });
 }
 
+for (const transport of TRANSPORTS) {
+  Deno.test(`Host.start() begins without the connections of the last life over ${transport}`, async () => {
+    const all = site();
+    await soon(all, all.connect({ transports: [transport] }).whenConnected());
+    all.host.kill();
+    await all.simulation.run(1_000);
+    all.host.start();
+    await soon(all, all.connect({ transports: [transport] }).whenConnected());
+    for (const link of all.network.links) link.disconnect();
+    await all.simulation.run(60_000);
+    assertEquals(all.program.server.manager.all().length, 1);
+  });
+}
+
 Deno.test("SimulatedNetwork gives the same digest for a seed, over all transports, in another process too", async () => {
   const run = async (seed: number) => {
     const all = site({ lossRate: 0.1, reorderRate: 0.2, splitRate: 0.5, duplicateRate: 0.1 }, {
