@@ -209,6 +209,9 @@ export class Host implements EventHost {
   }
 
   #newRuntime(): Runtime {
+    const life = this.#life;
+    /** Callback of a timer: code of a life that is over has no effect on the next one. */
+    const own = (callback: () => void) => life === this.#life ? callback : doNothing;
     const random = this.#events.chanceOf(`${this.name}/${this.#life}`);
     const names = this.#events.chanceOf(`${this.name}/${this.#life}/names`);
     const secrets = this.#events.chanceOf(`${this.name}/${this.#life}/secrets`);
@@ -218,10 +221,10 @@ export class Host implements EventHost {
       setTimeout: (callback, ms) =>
         this.after(
           Math.max(SHORTEST_TIMER_MS, ms) / (1 + this.#drift),
-          callback,
+          own(callback),
         ) as unknown as Timer,
       clearTimeout: (timer) => this.#events.cancel(timer),
-      schedule: (callback) => void this.after(0, callback),
+      schedule: (callback) => void this.after(0, own(callback)),
       random,
       randomUUID: () => uuidOf(names),
       getRandomValues: (array) => {
@@ -233,6 +236,8 @@ export class Host implements EventHost {
     };
   }
 }
+
+function doNothing(): void {}
 
 function runOnce(event: SimulatedEvent): void {
   if (event.isOver) return; // Taken back since.

@@ -81,6 +81,20 @@ Deno.test("Host.freeze() holds events in order until thaw(), and kill() drops th
   assertEquals(seen, ["frozen 10", "frozen 20"]);
 });
 
+Deno.test("Host.runtime of a life that is over starts no timers in the next one", async () => {
+  const simulation = new Simulation({ seed: 1 });
+  const host = simulation.host("a");
+  const { runtime } = host;
+  host.kill();
+  host.start();
+  const ran: string[] = [];
+  runtime.setTimeout(() => ran.push("old timer"), 1);
+  runtime.schedule(() => ran.push("old turn"));
+  host.runtime.setTimeout(() => ran.push("new timer"), 1);
+  await simulation.run(10);
+  assertEquals(ran, ["new timer"]);
+});
+
 Deno.test("Host.runtime draws other numbers on each host and in each life, the same for a seed", () => {
   const draw = (seed: number) => {
     const simulation = new Simulation({ seed });
