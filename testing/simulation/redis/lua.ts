@@ -118,6 +118,9 @@ return function(failure)
 end
 `;
 
+/** Bytes of a place for short strings, which most words of commands are. */
+const DESK_BYTES = 256;
+
 /** The interpreter of scripts. One serves all servers of a process: scripts share no state. */
 export class ScriptEngine {
   static #loading: Promise<ScriptEngine> | undefined;
@@ -125,6 +128,8 @@ export class ScriptEngine {
   readonly #state: number;
   /** Place for the length of a string. */
   readonly #length: number;
+  /** Place for one short string. */
+  readonly #desk: number;
   /** Places of the few names, kept for good. */
   readonly #names = new Map<string, number>();
   /** Compiled scripts by hash, the least recently used first. */
@@ -138,6 +143,7 @@ export class ScriptEngine {
     this.#lua = lua;
     this.#state = lua._luaL_newstate();
     this.#length = lua._malloc(4);
+    this.#desk = lua._malloc(DESK_BYTES);
     lua._luaL_openlibs(this.#state);
     lua._lua_createtable(this.#state, 0, 4);
     this.#define("call", () => this.#runCommand() instanceof ErrorReply);
@@ -317,9 +323,11 @@ export class ScriptEngine {
     const lua = this.#lua;
     const state = this.#state;
     if (typeof reply === "string") {
-      const pointer = this.#copy(reply);
+      // The interpreter copies the bytes.
+      const isShort = reply.length < DESK_BYTES;
+      const pointer = isShort ? this.#write(reply, this.#desk) : this.#copy(reply);
       lua._lua_pushlstring(state, pointer, reply.length);
-      lua._free(pointer);
+      if (!isShort) lua._free(pointer);
     } else if (typeof reply === "number") lua._lua_pushnumber(state, reply);
     else if (reply === null) lua._lua_pushboolean(state, 0);
     else if (reply instanceof StatusReply || reply instanceof ErrorReply) {
@@ -407,10 +415,19 @@ export class ScriptEngine {
 
   /** Copies bytes to the memory of the interpreter; the caller frees these. */
   #copy(bytes: ByteString): number {
-    const lua = this.#lua;
-    const pointer = lua._malloc(bytes.length + 1);
-    const { buffer, byteOffset } = lua.HEAPU8;
-    Buffer.from(buffer, byteOffset + pointer, bytes.length + 1).write(`${bytes}\0`, "latin1");
+    return this.#write(bytes, this.#lua._malloc(bytes.length + 1));
+  }
+
+  /** Writes bytes, and a zero behind, to a place in the memory of the interpreter. */
+  #write(bytes: ByteString, pointer: number): number {
+    const { HEAPU8 } = this.#lua;
+    const { length } = bytes;
+    if (length < DESK_BYTES) {
+      for (let i = 0; i < length; i++) HEAPU8[pointer + i] = bytes.charCodeAt(i);
+    } else {
+      Buffer.from(HEAPU8.buffer, HEAPU8.byteOffset + pointer, length).write(bytes, "latin1");
+    }
+    HEAPU8[pointer + length] = 0;
     return pointer;
   }
 
