@@ -270,7 +270,7 @@ export interface Facts {
 
   /** An operation on a cluster at rest, where the documentation names the outcome. */
   readonly audited: {
-    readonly part: "audit" | "history" | "contract" | "durable" | "expiry" | "figures";
+    readonly part: "audit" | "history" | "contract" | "durable" | "expiry" | "figures" | "flows";
     readonly what: string;
     readonly expected: string;
     readonly received: string;

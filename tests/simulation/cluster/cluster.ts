@@ -9,6 +9,7 @@ import { Audit } from "./audit/audit.ts";
 import { auditContract } from "./audit/contracts.ts";
 import { auditStreams } from "./audit/durable.ts";
 import { auditExpiry } from "./audit/expiry.ts";
+import { auditFlows } from "./audit/flows.ts";
 import { auditHistory } from "./audit/history.ts";
 import { ClusterClient } from "./client.ts";
 import type { ClusterEngine } from "./engine.ts";
@@ -234,7 +235,7 @@ export class Cluster implements LiveCluster {
 
   /** Examines parts of the library, once the cluster has settled. */
   async audit(): Promise<void> {
-    await this.#audit.run([auditHistory, auditContract, auditStreams, auditExpiry]);
+    await this.#audit.run([auditHistory, auditContract, auditStreams, auditExpiry, auditFlows]);
   }
 
   /** Lets a node die for a while, unless some nodes are of the last release. */

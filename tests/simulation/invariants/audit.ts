@@ -46,6 +46,13 @@ export const exactStreams: Invariant = audited("durable", {
   source: "docs/guide/durable-streams-http.md; docs/guide/durable-streams.md",
 });
 
+/** Streams carry all bytes within little credit. */
+export const exactFlows: Invariant = audited("flows", {
+  name: "exact-flows",
+  promise: "Streams carry all bytes and codes within little credit, and credit comes back.",
+  source: "docs/guide/streams.md",
+});
+
 /** Sessions end at the end of the tokens. */
 export const trueExpiry: Invariant = audited("expiry", {
   name: "true-expiry",

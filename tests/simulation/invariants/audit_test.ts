@@ -1,6 +1,7 @@
 import {
   auditEnds,
   contractHolds,
+  exactFlows,
   exactHistory,
   exactStreams,
   trueExpiry,
@@ -17,6 +18,7 @@ const PARTS: readonly (readonly [Invariant, Facts["audited"]["part"]])[] = [
   [exactStreams, "durable"],
   [trueExpiry, "expiry"],
   [trueMetrics, "figures"],
+  [exactFlows, "flows"],
 ];
 
 Deno.test("the audit finds outcomes that differ from the documented ones", () => {

@@ -4,6 +4,7 @@ import { answersInOrder } from "./answers.ts";
 import {
   auditEnds,
   contractHolds,
+  exactFlows,
   exactHistory,
   exactStreams,
   trueExpiry,
@@ -73,6 +74,7 @@ export const INVARIANTS: readonly Invariant[] = [
   trueFigures,
   everyWaitEnds,
   auditEnds,
+  exactFlows,
   exactHistory,
   contractHolds,
   exactStreams,

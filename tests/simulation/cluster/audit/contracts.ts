@@ -39,7 +39,10 @@ const GAUGES = [
 
 /** The contract; the number of a chat grows by one with every use of the schema. */
 const CONTRACT = defineContract({
-  toClient: { "chat:{room}": z.object({ n: z.number().transform((n) => n + 1) }) },
+  toClient: {
+    "chat:{room}": z.object({ n: z.number().transform((n) => n + 1) }),
+    "log:{name}": z.object({ n: z.number().transform((n) => n + 1) }),
+  },
   toServer: { say: z.object({ text: z.string().max(5) }) },
   requests: {
     sum: { input: z.array(z.number()), output: z.number() },
@@ -77,6 +80,7 @@ export async function auditContract(audit: Audit): Promise<void> {
     },
     authorize: (_session: unknown, topic: string) => topic !== "chat:secret",
     rooms: ["chat:{room}"],
+    history: { "log:{name}": {} },
     session: { maxMessageBytes: MAX_MESSAGE_BYTES },
     durableStreams: {
       path: "/streams",
@@ -145,8 +149,8 @@ async function auditTopics(
 ): Promise<void> {
   const expect = (what: string, expected: unknown, received: unknown) =>
     audit.examine("contract", what, expected, received);
-  const listen = (client: Client) => {
-    const subscription = client.subscribe("chat:a");
+  const listen = (client: Client, topic = "chat:a") => {
+    const subscription = client.subscribe(topic);
     const listener = { got: [] as number[], end: "", subscription };
     void (async () => {
       for await (const { data } of subscription) {
@@ -194,6 +198,16 @@ async function auditTopics(
   await audit.pause(ROUND_MS);
   expect("publications by the contract", [2, 4], own.got);
   expect("publications without the contract", [1, "two", 3], other.got);
+
+  const logs = [listen(typed, "log:a"), listen(plain, "log:a")];
+  await Promise.all(logs.map(({ subscription }) => subscription.ready));
+  const kept = await outcomeOf(plain.publish("log:a", { n: 1 }));
+  expect("publication of a history", "fulfilled", kept);
+  const wrong = await outcomeOf(plain.publish("log:a", { n: "one" }));
+  expect("publication of a history that does not fit", "invalid", wrong);
+  await audit.pause(ROUND_MS);
+  expect("publications of a history", [[2], [1]], logs.map(({ got }) => got));
+  await Promise.all(logs.map(({ subscription }) => subscription.unsubscribe()));
 
   // The right is taken back: the loop ends behind the publications so far.
   for (const session of server.topics.subscribers("chat:a")) {

@@ -48,6 +48,8 @@ export async function auditExpiry(audit: Audit): Promise<void> {
   const renewed = audit.connect("renewed", host, {
     token: () => `renewed ${runtime.now() + RENEWED_MS}`,
   });
+  // A token that is no function is never renewed, although the server asks.
+  const mute = audit.connect("mute", host, { token: `mute ${endsAt}` });
   const subscription = renewed.subscribe("talk");
   let end = "none";
   void (async () => {
@@ -58,10 +60,13 @@ export async function auditExpiry(audit: Audit): Promise<void> {
   await audit.pause(ONCE_MS - 4 * SLACK_MS);
   expect("session shortly before the end of its token", true, once.isConnected);
   await audit.pause(6 * SLACK_MS);
-  const close = closes.find(({ user }) => user === "once");
-  expect("code at the end of a token", CloseCode.unauthenticated, close?.code ?? "none");
-  const lateMs = (close?.atMs ?? Infinity) - endsAt;
-  expect("end at the end of the token", true, lateMs >= 0 && lateMs <= SLACK_MS);
+  for (const name of ["once", "mute"]) {
+    const close = closes.find(({ user }) => user === name);
+    const code = close?.code ?? "none";
+    expect(`code at the end of the token of ${name}`, CloseCode.unauthenticated, code);
+    const lateMs = (close?.atMs ?? Infinity) - endsAt;
+    expect(`end of ${name} in time`, true, lateMs >= 0 && lateMs <= SLACK_MS);
+  }
   await audit.until(() => once.status.isEnded, 2_000);
   expect("status after the end of a token", "refused", once.status.current.name);
   expect("tokens of a client without a fresh one", "2 to 3", between(asked.get("once"), 2, 3));
@@ -75,7 +80,7 @@ export async function auditExpiry(audit: Audit): Promise<void> {
   const closed = closes.find(({ user }) => user === "renewed");
   expect("end of a session whose token is renewed", "none", closed?.code ?? "none");
   expect("renewals", "4 to 8", between(asked.get("renewed"), 4, 8));
-  await Promise.all([once.close(), renewed.close()]);
+  await Promise.all([once, mute, renewed].map((client) => client.close()));
   await server.close();
 }
 

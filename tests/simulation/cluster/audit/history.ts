@@ -97,6 +97,7 @@ export async function auditHistory(audit: Audit): Promise<void> {
   const connect = (name: string) => audit.connect(name, audit.node(0).host);
   await Promise.all([
     auditFew(audit, connect("few")),
+    auditCold(audit, connect("cold")),
     auditMany(audit, connect("many")),
     auditBrief(audit, connect("brief")),
     auditLight(audit, connect("light")),
@@ -158,6 +159,23 @@ async function auditFew(audit: Audit, client: Client): Promise<void> {
     kept.push((data as { readonly n: number }).n);
   }
   audit.examine("history", "publications that a node reads", range(oldest, count), kept);
+}
+
+/** First questions about topics that the node of the reader has never read. */
+async function auditCold(audit: Audit, client: Client): Promise<void> {
+  await Promise.all([0, 1, 2, 3].map(async (early) => {
+    const of = new AuditedTopic(audit, `audit-few:cold-${early}`);
+    await of.add(FEW + 4);
+    const first = 6 - early; // The oldest kept publication is the fifth.
+    const isKept = first >= 5;
+    await readOnce(audit, client, {
+      of,
+      what: `from ${first} on`,
+      numbers: isKept ? range(first, of.count) : [],
+      outcome: isKept ? "true" : "too-old",
+      since: of.at(first - 1),
+    });
+  }));
 }
 
 /** A replay while publications arrive, a loss, and nothing after the end. */

@@ -1,0 +1,204 @@
+/** Streams and datagrams under little credit: all bytes, codes of resets, and credit given back. */
+import type { Client } from "../../../../client/client.ts";
+import { StreamError } from "../../../../errors.ts";
+import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
+import type { Session } from "../../../../session/session.ts";
+import { type Audit, outcomeOf } from "./audit.ts";
+
+/** Credit of both ends. */
+const CREDIT = {
+  maxData: 16_384,
+  maxStreamData: 4_096,
+  maxStreamsBidi: 4,
+  maxStreamsUni: 2,
+} as const;
+
+/** Bytes of a stream with a need for more credit. */
+const STREAM_BYTES = 9_000;
+
+/** Streams at once, beyond the credit of both kinds. */
+const STREAMS = 6;
+
+/** Code of the resets. */
+const CODE = 77;
+
+/** Longest time of a step, in milliseconds. */
+const STEP_MS = 3_000;
+
+/** Datagrams in a row. */
+const DATAGRAMS = 5;
+
+/**
+ * Examines streams over WebSocket and WebTransport.
+ *
+ * @param audit The audit.
+ */
+export async function auditFlows(audit: Audit): Promise<void> {
+  const host = audit.host("flows");
+  const { server } = new SimulatedServer(audit.network, host, () => ({
+    acceptsTokenInBand: true,
+    authenticate: ({ token = "guest" }: { readonly token?: string | undefined }) => token,
+    flowControl: CREDIT,
+    async onStream(stream) {
+      if (stream.direction === "unidirectional") return void await textOf(stream.readable);
+      // The peer may reset the stream, or stop reading.
+      await stream.readable.pipeTo(stream.writable).catch(() => {});
+    },
+    requests: {
+      push: async (_message: unknown, session: Session) => {
+        await Promise.all(Array.from({ length: STREAMS }, async (_, i) => {
+          const stream = await session.createUnidirectionalStream();
+          await write(stream, payload(i));
+        }));
+        return "pushed";
+      },
+    },
+    onOpen: (session) => void echoDatagrams(session as Session).catch(() => {}),
+  }));
+  const clients = (["websocket", "webtransport"] as const).map((transport) =>
+    audit.connect(transport, host, {
+      transports: [transport, ...(transport === "webtransport" ? ["websocket" as const] : [])],
+      flowControl: CREDIT,
+    })
+  );
+  await Promise.all(clients.map((client) => auditClient(audit, client)));
+  await audit.pause(200);
+  const { streams, credit } = server.manager.stats();
+  audit.examine("flows", "open streams of the server", 0, streams.active);
+  audit.examine("flows", "calls of the server without credit", 0, credit.waiting);
+  await Promise.all(clients.map((client) => client.close()));
+  await server.close();
+}
+
+/** Examines the streams of one client, step by step. */
+async function auditClient(audit: Audit, client: Client): Promise<void> {
+  await audit.until(() => client.isConnected);
+  const { session } = client;
+  if (session === undefined) return audit.examine("flows", "client", "connected", "none");
+  const expect = async (what: string, expected: unknown, promise: Promise<unknown>) => {
+    const late = audit.pause(STEP_MS).then(() => "nothing in time");
+    const received = await Promise.race([promise.catch(outcome), late]);
+    audit.examine("flows", `${what} over ${session.transport}`, expected, received);
+  };
+  const all = Array.from({ length: STREAMS }, () => true);
+  const echo = () => Promise.all(all.map((_, i) => isEchoed(session, payload(i))));
+  await expect("streams there and back", all, echo());
+  await expect("pushed streams", all, pushed(client));
+  await expect("streams to the server", all, Promise.all(all.map((_, i) => sent(session, i))));
+  const { resetCodes } = session.connection.capabilities;
+  const code = resetCodes ? `StreamError ${CODE}` : "StreamError 0";
+  await expect("reset streams", all.map(() => code), Promise.all(all.map(() => reset(session))));
+  await expect("streams that the reader leaves", all, Promise.all(all.map(() => left(session))));
+  await expect("streams there and back, again", all, echo());
+  const numbers = Array.from({ length: DATAGRAMS }, (_, i) => i);
+  await expect("datagrams", numbers, datagrams(audit, session));
+}
+
+/** Bytes of a stream. */
+function payload(number: number): Uint8Array<ArrayBuffer> {
+  return Uint8Array.from({ length: STREAM_BYTES }, (_, i) => (i * 7 + (i >> 8) + number) & 255);
+}
+
+async function write(
+  stream: WritableStream<Uint8Array<ArrayBuffer>>,
+  bytes: Uint8Array<ArrayBuffer>,
+): Promise<void> {
+  const writer = stream.getWriter();
+  for (let at = 0; at < bytes.length; at += 3_000) await writer.write(bytes.slice(at, at + 3_000));
+  await writer.close();
+}
+
+async function bytesOf(readable: ReadableStream<Uint8Array>): Promise<Uint8Array> {
+  const chunks: number[] = [];
+  for await (const chunk of readable) for (const byte of chunk) chunks.push(byte);
+  return Uint8Array.from(chunks);
+}
+
+async function textOf(readable: ReadableStream<Uint8Array>): Promise<string> {
+  return (await bytesOf(readable)).join();
+}
+
+/** Sends bytes to the server, and compares the bytes that come back. */
+async function isEchoed(
+  session: NonNullable<Client["session"]>,
+  bytes: Uint8Array<ArrayBuffer>,
+): Promise<boolean> {
+  const { readable, writable } = await session.createBidirectionalStream();
+  const [text] = await Promise.all([textOf(readable), write(writable as never, bytes)]);
+  return text === bytes.join();
+}
+
+/** Takes the streams that the server pushes. */
+async function pushed(client: Client): Promise<boolean[]> {
+  const session = client.session!;
+  const asked = client.request("push", {});
+  const texts: Promise<string>[] = [];
+  for await (const stream of session.incomingStreams()) {
+    texts.push(textOf(stream.readable));
+    if (texts.length === STREAMS) break;
+  }
+  await asked;
+  const wanted = new Set(Array.from({ length: STREAMS }, (_, i) => payload(i).join()));
+  return (await Promise.all(texts)).map((text) => wanted.delete(text));
+}
+
+async function sent(session: NonNullable<Client["session"]>, number: number): Promise<boolean> {
+  const stream = await session.createUnidirectionalStream();
+  await write(stream as never, payload(number));
+  return true;
+}
+
+/** Resets a stream in mid-flow; the server resets the way back with the same code. */
+async function reset(session: NonNullable<Client["session"]>): Promise<string> {
+  const { readable, writable } = await session.createBidirectionalStream();
+  const writer = writable.getWriter();
+  const reading = outcomeOfStream(bytesOf(readable));
+  await writer.write(payload(0).slice(0, 3_000) as never);
+  await writer.abort(new StreamError("enough", { streamErrorCode: CODE, by: "local" }));
+  return await reading;
+}
+
+/** Stops reading after the first bytes. */
+async function left(session: NonNullable<Client["session"]>): Promise<boolean> {
+  const { readable, writable } = await session.createBidirectionalStream();
+  const writing = write(writable as never, payload(1)).catch(() => {});
+  const reader = readable.getReader();
+  const { done } = await reader.read();
+  await reader.cancel(new StreamError("enough", { streamErrorCode: CODE, by: "local" }));
+  await writing;
+  return !done;
+}
+
+async function outcomeOfStream(promise: Promise<unknown>): Promise<string> {
+  try {
+    await promise;
+    return "an end";
+  } catch (error) {
+    return error instanceof StreamError ? `StreamError ${error.streamErrorCode}` : `${error}`;
+  }
+}
+
+function outcome(error: unknown): Promise<string> {
+  return outcomeOf(Promise.reject(error));
+}
+
+/** Sends numbered datagrams, and takes those that come back. */
+async function datagrams(
+  audit: Audit,
+  session: NonNullable<Client["session"]>,
+): Promise<readonly number[]> {
+  const writer = session.datagrams.writable.getWriter();
+  const reader = session.datagrams.readable.getReader();
+  const got: number[] = [];
+  for (let number = 0; number < DATAGRAMS; number++) {
+    await writer.write(Uint8Array.of(number));
+    const { value } = await reader.read();
+    got.push(value?.[0] ?? -1);
+    await audit.pause(5);
+  }
+  return got;
+}
+
+async function echoDatagrams(session: Session): Promise<void> {
+  await session.datagrams.readable.pipeTo(session.datagrams.writable);
+}
