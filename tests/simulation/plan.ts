@@ -135,6 +135,7 @@ export const FAULTS = [
   "power",
   "freeze",
   "drain",
+  "rolling",
   "jump-clock",
   "drift",
   "cut",

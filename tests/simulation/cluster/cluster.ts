@@ -10,7 +10,7 @@ import { auditContract } from "./audit/contracts.ts";
 import { auditStreams } from "./audit/durable.ts";
 import { auditExpiry } from "./audit/expiry.ts";
 import { auditFlows } from "./audit/flows.ts";
-import { auditHistory } from "./audit/history.ts";
+import { auditHistory, auditLong } from "./audit/history.ts";
 import { ClusterClient } from "./client.ts";
 import type { ClusterEngine } from "./engine.ts";
 import { startEngine } from "./engines.ts";
@@ -39,6 +39,9 @@ const WRITE_EVERY_MS = 15_000;
 
 /** Time between two checks of the state, in milliseconds. */
 const STEP_MS = 250;
+
+/** Time between a node that is back and the drain of the next one, in milliseconds. */
+const ROLL_MS = 2_000;
 
 /** Share of publications that nodes make, if nodes publish. */
 const NODE_SHARE = 0.3;
@@ -84,6 +87,7 @@ export class Cluster implements LiveCluster {
   readonly #holds = new Holds();
   readonly #tokens: Tokens;
   readonly #settings: Settings;
+  #isRolling = false;
   #isWorking = true;
   #isChecked = true;
 
@@ -222,6 +226,30 @@ export class Cluster implements LiveCluster {
     return { topic, end };
   }
 
+  /**
+   * Restarts all nodes, one after the other, as a deploy does.
+   *
+   * @param withinMs Time of each drain, in milliseconds.
+   * @returns False if a deploy is under way.
+   */
+  roll(withinMs: number): boolean {
+    if (this.#isRolling) return false;
+    this.#isRolling = true;
+    const waiting = [...this.nodes];
+    let drained: ClusterNode | undefined;
+    const next = () => {
+      if (!this.#isWorking) return;
+      if (drained === undefined || drained.isUp) {
+        drained = waiting.shift();
+        if (drained === undefined) return void (this.#isRolling = false);
+        drained.drain(withinMs);
+      }
+      this.simulation.after(ROLL_MS, next);
+    };
+    next();
+    return true;
+  }
+
   /** Publishes once on each topic, on each node and by each client that publishes. */
   probe(): void {
     for (const { name, publishers } of this.#topics) {
@@ -235,7 +263,14 @@ export class Cluster implements LiveCluster {
 
   /** Examines parts of the library, once the cluster has settled. */
   async audit(): Promise<void> {
-    await this.#audit.run([auditHistory, auditContract, auditStreams, auditExpiry, auditFlows]);
+    await this.#audit.run([
+      auditHistory,
+      auditLong,
+      auditContract,
+      auditStreams,
+      auditExpiry,
+      auditFlows,
+    ]);
   }
 
   /** Lets a node die for a while, unless some nodes are of the last release. */

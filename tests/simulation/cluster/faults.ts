@@ -12,6 +12,9 @@ import { type Action, FAULTS } from "../plan.ts";
 /** Duration of a fault without one, in milliseconds. */
 const LASTS_MS = 3_000;
 
+/** Longest drain of a node in rolling restarts, in milliseconds. */
+const ROLLING_MS = 4_000;
+
 /** Longest time by which a clock jumps, in milliseconds. */
 const JUMP_MS = 60_000;
 
@@ -33,6 +36,7 @@ const NODE_FAULTS: ReadonlySet<string> = new Set([
   "power",
   "freeze",
   "drain",
+  "rolling",
   "jump-clock",
   "drift",
 ]);
@@ -65,6 +69,10 @@ const KINDS: Readonly<Record<string, Begin>> = {
     if (!node?.isUp) return undefined;
     node.drain(lastsMs);
     return [`drains within ${lastsMs} ms`];
+  },
+  rolling: ({ cluster, lastsMs }) => {
+    const withinMs = Math.min(lastsMs, ROLLING_MS);
+    return cluster.roll(withinMs) ? [`begins rolling restarts, ${withinMs} ms each`] : undefined;
   },
   deny: ({ cluster, peer, amount }) => {
     const denied = cluster.deny(peer, amount);

@@ -3,6 +3,7 @@ import type { Client } from "../../../../client/client.ts";
 import type { HistoryBounds } from "../../../../pubsub/broker.ts";
 import type { ClientSubscribeOptions } from "../../../../client/client_options.ts";
 import type { HistoryPosition, Recovery } from "../../../../session/wire/recovery.ts";
+import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import type { Audit } from "./audit.ts";
 
 /** Publications in `audit-few:`. */
@@ -21,6 +22,9 @@ export const AUDIT_HISTORY: Readonly<Record<string, HistoryBounds>> = {
   "audit-brief:{name}": { size: 1_000, ttlMs: BRIEF_MS, bytes: 1 << 20 },
   "audit-light:{name}": { size: 1_000, ttlMs: 600_000, bytes: LIGHT_BYTES },
 };
+
+/** Publications of a history beyond the part that a node has in memory. */
+const LONG = 520;
 
 /** Silence of a complete reader, in milliseconds. */
 const QUIET_MS = 300;
@@ -102,6 +106,42 @@ export async function auditHistory(audit: Audit): Promise<void> {
     auditBrief(audit, connect("brief")),
     auditLight(audit, connect("light")),
   ]);
+}
+
+/**
+ * Reads a history beyond the part that a node has in memory, on a server without other nodes.
+ *
+ * @param audit The audit.
+ */
+export async function auditLong(audit: Audit): Promise<void> {
+  const host = audit.host("long");
+  const { server } = new SimulatedServer(audit.network, host, () => ({
+    authorize: () => true,
+    history: { long: { size: LONG, bytes: 1 << 24 } },
+  }));
+  const client = audit.connect("long-reader", host, { token: undefined });
+  const positions: HistoryPosition[] = [];
+  for (let n = 1; n <= LONG + 10; n++) {
+    const { position } = await server.topics.append("long", { n });
+    positions.push(position!);
+  }
+  const numbers = range(11, LONG + 10);
+  for (
+    const [what, options, expected] of [
+      ["before the oldest", { since: positions[9]! }, [true, numbers]],
+      ["too early", { since: positions[8]! }, ["too-old", []]],
+      ["with the newest ones", { last: LONG }, ["none", numbers]],
+    ] as const
+  ) {
+    const reading = read(client, "long", options);
+    await audit.until(() => reading.got.length >= LONG, 1_500);
+    const { recovery: { recovered, reason } = {}, got } = reading;
+    const received = [reason ?? recovered ?? "none", got];
+    audit.examine("history", `a long history ${what}`, expected, received);
+    await reading.end();
+  }
+  await client.close();
+  await server.close();
 }
 
 /** Reads a topic once, until the reader is quiet, and compares. */
