@@ -87,7 +87,8 @@ export class VideoPage {
     { url }: VideoProcess,
     query: VideoQuery = {},
   ): Promise<VideoPage> {
-    const page = await newPage(context);
+    // A window of its own: a busy machine starves the encoder of a tab in the background.
+    const page = await newPage(context, { type: "window" });
     await page.goto(`${url}?${new URLSearchParams({ ...query })}`);
     return new VideoPage(page);
   }
