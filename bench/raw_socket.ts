@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { concat } from "../base/bytes.ts";
 
 /** Options for {@linkcode RawSocket.open}. */
 export interface RawSocketOptions {
@@ -290,18 +291,6 @@ function requestOf(port: number, { path = "/ws", protocol }: RawSocketOptions): 
 
 async function writeAll(conn: Deno.TcpConn, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length;) at += await conn.write(bytes.subarray(at));
-}
-
-function concat(parts: readonly Uint8Array[]): Uint8Array {
-  let length = 0;
-  for (const part of parts) length += part.length;
-  const all = new Uint8Array(length);
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }
 
 function isBroken(error: unknown): boolean {

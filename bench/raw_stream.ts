@@ -4,6 +4,7 @@
  *
  * @module
  */
+import { concat } from "../base/bytes.ts";
 import type { Connection, DirectStream } from "../transport/connection.ts";
 import { directStream } from "../transport/direct.ts";
 import { dialWebTransport } from "../transport/h3/client.ts";
@@ -94,7 +95,7 @@ export class RawStream {
   async #read(): Promise<void> {
     try {
       for (let bytes; (bytes = await this.#stream.read()) !== null;) {
-        this.#parse(this.#rest.length === 0 ? bytes : joined([this.#rest, bytes]));
+        this.#parse(this.#rest.length === 0 ? bytes : concat([this.#rest, bytes]));
         this.onRead();
       }
     } catch (error) {
@@ -125,7 +126,7 @@ export class RawStream {
       while (this.#out.length > 0 && !this.#isOver) {
         const frames = this.#out;
         this.#out = [];
-        await this.#stream.write(frames.length === 1 ? frames[0]! : joined(frames));
+        await this.#stream.write(frames.length === 1 ? frames[0]! : concat(frames));
       }
     } catch (error) {
       if (!this.#isOver) throw error;
@@ -144,16 +145,4 @@ function frameOf(body: Uint8Array): Uint8Array {
   frame[size] = TEXT;
   frame.set(body, size + 1);
   return frame;
-}
-
-function joined(parts: readonly Uint8Array[]): Uint8Array {
-  let length = 0;
-  for (const part of parts) length += part.length;
-  const all = new Uint8Array(length);
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }

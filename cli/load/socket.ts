@@ -3,6 +3,7 @@
  * server has acknowledged the one before (Nagle's algorithm), up to 40 ms: a load generator would
  * measure that delay in place of the server.
  */
+import { concat } from "../../base/bytes.ts";
 import { ConnectionError } from "../../errors.ts";
 import type { Frame } from "../../transport/connection.ts";
 import type { Socket } from "../../transport/websocket/connection.ts";
@@ -238,7 +239,7 @@ export class ClientSocket implements Socket {
     if (partial.bytes > MAX_MESSAGE_BYTES) throw new Error(tooLarge());
     if (!isLast) return;
     this.#partial = undefined;
-    this.#message(partial.opcode, joined(partial.parts, partial.bytes));
+    this.#message(partial.opcode, concat(partial.parts));
   }
 
   #message(opcode: number, payload: Uint8Array): void {
@@ -331,9 +332,7 @@ export class ClientSocket implements Socket {
       while (this.#out.length > 0) {
         const frames = this.#out;
         this.#out = [];
-        const bytes = frames.length === 1
-          ? frames[0]!
-          : joined(frames, frames.reduce((sum, frame) => sum + frame.length, 0));
+        const bytes = frames.length === 1 ? frames[0]! : concat(frames);
         await writeAll(this.#conn, bytes);
         this.#outBytes -= bytes.length;
         this.sentBytes += bytes.length;
@@ -391,14 +390,4 @@ function tooLarge(): string {
 
 async function writeAll(conn: Deno.Conn, bytes: Uint8Array): Promise<void> {
   for (let at = 0; at < bytes.length;) at += await conn.write(bytes.subarray(at));
-}
-
-function joined(parts: readonly Uint8Array[], bytes: number): Uint8Array {
-  const all = new Uint8Array(bytes);
-  let at = 0;
-  for (const part of parts) {
-    all.set(part, at);
-    at += part.length;
-  }
-  return all;
 }

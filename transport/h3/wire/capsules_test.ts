@@ -1,4 +1,5 @@
 import { assert, assertEquals, assertThrows } from "@std/assert";
+import { concat } from "../../../base/bytes.ts";
 import { Random } from "../../../tests/random.ts";
 import {
   type Capsule,
@@ -24,10 +25,6 @@ const VARINT_TYPES: readonly number[] = [
   CapsuleType.streamsBlockedUni,
 ];
 const UNKNOWN_TYPE = 0x29 * 1000 + 0x17;
-
-function concat(parts: readonly Uint8Array[]): Uint8Array<ArrayBuffer> {
-  return Uint8Array.from(parts.flatMap((part) => [...part]));
-}
 
 function drain(parser: CapsuleParser): Capsule[] {
   const capsules: Capsule[] = [];
