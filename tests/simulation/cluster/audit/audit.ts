@@ -4,13 +4,8 @@ import type { Client } from "../../../../client/client.ts";
 import type { ConnectOptions } from "../../../../client/connect.ts";
 import { SkeinError } from "../../../../errors.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
-import type { SimulatedNetwork } from "../../../../testing/simulation/network/network.ts";
-import { simulatedClient } from "../../../../testing/simulation/programs.ts";
-import type { Simulation } from "../../../../testing/simulation/simulation.ts";
-import type { Journal } from "../journal.ts";
 import type { Server } from "../../../../server.ts";
-import type { Settings } from "../settings.ts";
-import type { Tokens } from "../tokens.ts";
+import { Examination, type ExaminationParts } from "../examination.ts";
 import type { Facts } from "../../facts.ts";
 
 /** Beginning of the users and hosts of an audit. */
@@ -19,8 +14,8 @@ export const AUDITOR = "guest-auditor";
 /** Longest time of an audit, in milliseconds. */
 const AUDIT_MS = 20_000;
 
-/** Time between two looks at a condition, in milliseconds. */
-const LOOK_MS = 20;
+/** Longest wait for a condition, in milliseconds. */
+const PATIENCE_MS = 5_000;
 
 /** A node of the cluster. */
 export interface AuditedNode {
@@ -29,28 +24,16 @@ export interface AuditedNode {
 }
 
 /** Parts of a cluster for an {@linkcode Audit}. */
-export interface AuditParts {
-  readonly simulation: Simulation;
-  readonly network: SimulatedNetwork;
-  readonly journal: Journal;
+export interface AuditParts extends ExaminationParts {
   readonly nodes: readonly AuditedNode[];
-  readonly settings: Settings;
-  readonly tokens: Tokens;
 }
 
 /** Examines parts of the library, with separate clients. */
-export class Audit {
-  /** The network. */
-  readonly network: SimulatedNetwork;
-  /** The settings. */
-  readonly settings: Settings;
-  /** The tokens. */
-  readonly tokens: Tokens;
+export class Audit extends Examination {
   /** Chance of the audit. */
   readonly random: () => number;
-  readonly #parts: AuditParts;
+  readonly #nodes: readonly AuditedNode[];
   readonly #host: Host;
-  readonly #clients: Client[] = [];
 
   /**
    * Examines nothing yet.
@@ -58,17 +41,10 @@ export class Audit {
    * @param parts See {@linkcode AuditParts}.
    */
   constructor(parts: AuditParts) {
-    this.#parts = parts;
-    this.network = parts.network;
-    this.settings = parts.settings;
-    this.tokens = parts.tokens;
+    super(parts, `${AUDITOR}-`, PATIENCE_MS);
+    this.#nodes = parts.nodes;
     this.random = parts.simulation.chanceOf("audit");
     this.#host = this.host("clock");
-  }
-
-  /** Virtual time, in milliseconds. */
-  get nowMs(): number {
-    return this.#parts.simulation.nowMs;
   }
 
   /**
@@ -84,8 +60,8 @@ export class Audit {
         this.examine("audit", part.name, "no error", shown(error));
       }
     }));
-    await this.#parts.journal.wait(this.#host, "audit", AUDIT_MS, examining);
-    await Promise.all(this.#clients.map((client) => client.close()));
+    await this.journal.wait(this.#host, "audit", AUDIT_MS, examining);
+    await this.closeClients();
   }
 
   /**
@@ -95,20 +71,7 @@ export class Audit {
    * @returns The node.
    */
   node(number: number): AuditedNode {
-    const { nodes } = this.#parts;
-    return nodes[number % nodes.length]!;
-  }
-
-  /**
-   * Makes a host of the audit.
-   *
-   * @param name Name within the audit.
-   * @returns The host.
-   */
-  host(name: string): Host {
-    const { simulation } = this.#parts;
-    const full = `${AUDITOR}-${name}`;
-    return simulation.hosts.get(full) ?? simulation.host(full);
+    return this.#nodes[number % this.#nodes.length]!;
   }
 
   /**
@@ -120,14 +83,8 @@ export class Audit {
    * @returns The client.
    */
   connect(name: string, server: Host, options: ConnectOptions = {}): Client {
-    const token = this.tokens.make(`${AUDITOR}-${name}`);
-    const client = simulatedClient(this.network, this.host(name), [server], {
-      token: () => token,
-      transports: ["websocket"],
-      ...options,
-    });
-    this.#clients.push(client);
-    return client;
+    const token = this.token(name);
+    return this.open(this.host(name), server, { token: () => token, ...options });
   }
 
   /**
@@ -157,7 +114,7 @@ export class Audit {
     received: unknown,
   ): void {
     const text = (value: unknown) => typeof value === "string" ? value : JSON.stringify(value);
-    this.#parts.journal.tell("audited", this.#host.name, {
+    this.journal.tell("audited", this.#host.name, {
       part,
       what,
       expected: text(expected),
@@ -165,26 +122,8 @@ export class Audit {
     });
   }
 
-  /**
-   * Waits.
-   *
-   * @param ms Time in milliseconds.
-   */
-  pause(ms: number): Promise<void> {
+  override pause(ms: number): Promise<void> {
     return pause(this.#host.runtime, ms);
-  }
-
-  /**
-   * Waits for a condition.
-   *
-   * @param isDone The condition.
-   * @param withinMs Longest time, in milliseconds.
-   * @returns True if the condition holds.
-   */
-  async until(isDone: () => boolean, withinMs: number = 5_000): Promise<boolean> {
-    const endMs = this.nowMs + withinMs;
-    while (!isDone() && this.nowMs < endMs) await this.pause(LOOK_MS);
-    return isDone();
   }
 }
 

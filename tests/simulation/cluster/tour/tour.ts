@@ -5,29 +5,16 @@
 import type { Client } from "../../../../client/client.ts";
 import type { ConnectOptions } from "../../../../client/connect.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
-import type { SimulatedNetwork } from "../../../../testing/simulation/network/network.ts";
-import { simulatedClient } from "../../../../testing/simulation/programs.ts";
-import type { Simulation } from "../../../../testing/simulation/simulation.ts";
 import type { Facts } from "../../facts.ts";
-import type { Journal } from "../journal.ts";
+import { Examination, type ExaminationParts, LOOK_MS } from "../examination.ts";
 import type { ClusterNode } from "../node.ts";
-import type { Settings } from "../settings.ts";
-import type { Tokens } from "../tokens.ts";
 import { GUEST, type Holds } from "./holds.ts";
-
-/** Time between two looks at a state, in milliseconds. */
-const LOOK_MS = 20;
 
 /** Longest wait for a state, in milliseconds. */
 const PATIENCE_MS = 3_000;
 
 /** Parts of a cluster for a tour. */
-export interface TourParts {
-  readonly simulation: Simulation;
-  readonly network: SimulatedNetwork;
-  readonly journal: Journal;
-  readonly settings: Settings;
-  readonly tokens: Tokens;
+export interface TourParts extends ExaminationParts {
   readonly holds: Holds;
   /** The nodes, all of which run. */
   readonly nodes: readonly ClusterNode[];
@@ -37,17 +24,11 @@ export interface TourParts {
 export type Visit = (tour: Tour) => Promise<void>;
 
 /** A tour: the tools of all visits. */
-export class Tour {
-  /** The network. */
-  readonly network: SimulatedNetwork;
-  /** The settings. */
-  readonly settings: Settings;
+export class Tour extends Examination {
   /** Requests that nodes hold. */
   readonly holds: Holds;
   /** The nodes. */
   readonly nodes: readonly ClusterNode[];
-  readonly #parts: TourParts;
-  readonly #clients: { readonly host: Host; readonly client: Client }[] = [];
 
   /**
    * Prepares a tour.
@@ -55,16 +36,9 @@ export class Tour {
    * @param parts See {@linkcode TourParts}.
    */
   constructor(parts: TourParts) {
-    this.#parts = parts;
-    this.network = parts.network;
-    this.settings = parts.settings;
+    super(parts, GUEST, PATIENCE_MS);
     this.holds = parts.holds;
     this.nodes = parts.nodes;
-  }
-
-  /** Virtual time, in milliseconds. */
-  get nowMs(): number {
-    return this.#parts.simulation.nowMs;
   }
 
   /**
@@ -77,11 +51,10 @@ export class Tour {
       try {
         await visit(this);
       } catch (error) {
-        this.#parts.journal.tell("unhandled", "", { error });
+        this.journal.tell("unhandled", "", { error });
       }
     }));
-    const left = this.#clients.filter(({ host }) => host.isAlive);
-    await Promise.all(left.map(({ client }) => client.close()));
+    await this.closeClients();
   }
 
   /**
@@ -91,22 +64,11 @@ export class Tour {
    * @param lastsMs Time until the next start.
    */
   bury(node: ClusterNode, lastsMs: number): void {
-    const { journal, simulation } = this.#parts;
+    const { journal, simulation } = this;
     const { name: target } = node.host;
     journal.fault({ scope: "node", kind: "power", target, lastsMs }, "loses its power on the tour");
     node.host.kill({ power: true });
     simulation.after(lastsMs, () => node.restart());
-  }
-
-  /**
-   * Makes the machine of a guest.
-   *
-   * @param name Name of the machine.
-   * @returns The host.
-   */
-  host(name: string): Host {
-    const { simulation } = this.#parts;
-    return simulation.hosts.get(GUEST + name) ?? simulation.host(GUEST + name);
   }
 
   /**
@@ -116,12 +78,7 @@ export class Tour {
    * @returns The node.
    */
   node(number: number): ClusterNode {
-    return this.nodes[(this.#parts.simulation.seed + number) % this.nodes.length]!;
-  }
-
-  /** Makes the token of a guest. */
-  token(name: string): string {
-    return this.#parts.tokens.make(GUEST + name);
+    return this.nodes[(this.simulation.seed + number) % this.nodes.length]!;
   }
 
   /**
@@ -134,37 +91,17 @@ export class Tour {
    * @returns The client, which the tour closes.
    */
   guest(host: Host, name: string, node: ClusterNode, options: ConnectOptions = {}): Client {
-    const client = simulatedClient(this.network, host, [node.host], {
+    return this.open(host, node.host, {
       token: () => this.token(name),
-      transports: ["websocket"],
       onMessage: () => {},
       onError: () => {},
       onRefused: () => {},
       ...options,
     });
-    this.#clients.push({ host, client });
-    return client;
   }
 
-  /** Lets time pass, in milliseconds. */
-  pause(ms: number): Promise<void> {
-    return new Promise((resolve) => void this.#parts.simulation.after(ms, resolve));
-  }
-
-  /**
-   * Waits for a state.
-   *
-   * @param isThere Tells if the state is there.
-   * @param withinMs Longest wait.
-   * @returns False after the longest wait.
-   */
-  async until(isThere: () => boolean, withinMs: number = PATIENCE_MS): Promise<boolean> {
-    const endMs = this.nowMs + withinMs;
-    while (!isThere()) {
-      if (this.nowMs >= endMs) return false;
-      await this.pause(LOOK_MS);
-    }
-    return true;
+  override pause(ms: number): Promise<void> {
+    return new Promise((resolve) => void this.simulation.after(ms, resolve));
   }
 
   /**
@@ -193,7 +130,7 @@ export class Tour {
     expected: string,
     received: string | number | boolean,
   ): void {
-    this.#parts.journal.tell("examined", "", { part, what, expected, received: `${received}` });
+    this.journal.tell("examined", "", { part, what, expected, received: `${received}` });
   }
 
   /**

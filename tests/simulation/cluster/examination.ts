@@ -1,0 +1,112 @@
+/** Examinations of a cluster at rest, by programs on machines of their own. */
+import type { Client } from "../../../client/client.ts";
+import type { ConnectOptions } from "../../../client/connect.ts";
+import type { Host } from "../../../testing/simulation/host.ts";
+import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
+import { simulatedClient } from "../../../testing/simulation/programs.ts";
+import type { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Journal } from "./journal.ts";
+import type { Settings } from "./settings.ts";
+import type { Tokens } from "./tokens.ts";
+
+/** Time between two looks at a state, in milliseconds. */
+export const LOOK_MS = 20;
+
+/** Parts of a cluster for an {@linkcode Examination}. */
+export interface ExaminationParts {
+  readonly simulation: Simulation;
+  readonly network: SimulatedNetwork;
+  readonly journal: Journal;
+  readonly settings: Settings;
+  readonly tokens: Tokens;
+}
+
+/** The tools of examinations: machines, clients, and waits for a state. */
+export abstract class Examination {
+  /** The network. */
+  readonly network: SimulatedNetwork;
+  /** The settings. */
+  readonly settings: Settings;
+  /** The tokens. */
+  readonly tokens: Tokens;
+  /** The journal. */
+  protected readonly journal: Journal;
+  /** The simulation. */
+  protected readonly simulation: Simulation;
+  readonly #prefix: string;
+  readonly #patienceMs: number;
+  readonly #clients: { readonly host: Host; readonly client: Client }[] = [];
+
+  /**
+   * Examines nothing yet.
+   *
+   * @param parts See {@linkcode ExaminationParts}.
+   * @param prefix Beginning of the names of machines and users.
+   * @param patienceMs Longest wait for a state.
+   */
+  constructor(parts: ExaminationParts, prefix: string, patienceMs: number) {
+    this.network = parts.network;
+    this.settings = parts.settings;
+    this.tokens = parts.tokens;
+    this.journal = parts.journal;
+    this.simulation = parts.simulation;
+    this.#prefix = prefix;
+    this.#patienceMs = patienceMs;
+  }
+
+  /** Virtual time, in milliseconds. */
+  get nowMs(): number {
+    return this.simulation.nowMs;
+  }
+
+  /** Lets time pass, in milliseconds. */
+  abstract pause(ms: number): Promise<void>;
+
+  /**
+   * Makes a machine, or takes the one of that name.
+   *
+   * @param name Name of the machine.
+   * @returns The host.
+   */
+  host(name: string): Host {
+    const { simulation } = this;
+    return simulation.hosts.get(this.#prefix + name) ?? simulation.host(this.#prefix + name);
+  }
+
+  /** Makes the token of a user. */
+  token(name: string): string {
+    return this.tokens.make(this.#prefix + name);
+  }
+
+  /**
+   * Waits for a state.
+   *
+   * @param isThere Tells if the state is there.
+   * @param withinMs Longest wait.
+   * @returns False after the longest wait.
+   */
+  async until(isThere: () => boolean, withinMs: number = this.#patienceMs): Promise<boolean> {
+    const endMs = this.nowMs + withinMs;
+    while (!isThere()) {
+      if (this.nowMs >= endMs) return false;
+      await this.pause(LOOK_MS);
+    }
+    return true;
+  }
+
+  /** Connects a client over WebSocket, for {@linkcode closeClients}. */
+  protected open(host: Host, server: Host, options: ConnectOptions): Client {
+    const client = simulatedClient(this.network, host, [server], {
+      transports: ["websocket"],
+      ...options,
+    });
+    this.#clients.push({ host, client });
+    return client;
+  }
+
+  /** Closes all clients, but those of machines that ended. */
+  protected async closeClients(): Promise<void> {
+    const left = this.#clients.filter(({ host }) => host.isAlive);
+    await Promise.all(left.map(({ client }) => client.close()));
+  }
+}
