@@ -145,9 +145,11 @@ async function useStreams(
   do {
     const id = `${lane}.${count++}`;
     const urlOf = () => `${nodeOf()}/streams/${id}`;
-    const writing = writeNumbers({ urlOf, count: ITEMS, betweenMs: BETWEEN_MS });
+    const writing = writeNumbers({ urlOf, count: ITEMS, betweenMs: BETWEEN_MS })
+      .catch((error) => void faults.push(`the writer of ${id}: ${error}`));
     const reading = Object.entries(READERS).map(async ([kind, read]) => {
-      const numbers = await read({ nodeOf, id });
+      const numbers = await read({ nodeOf, id }).catch((error) => `${error}`);
+      if (typeof numbers === "string") return void faults.push(`${kind} of ${id}: ${numbers}`);
       const wrong = numbers.findIndex((number, i) => number !== i);
       if (wrong < 0 && numbers.length === ITEMS) return;
       faults.push(

@@ -13,6 +13,9 @@ const RETRY_MS = 50;
 /** Longest wait for the head of a response, in milliseconds. */
 const ANSWER_MS = 40_000;
 
+/** Refusals of a loop that has not begun: the stream is not there yet, or the engine is away. */
+const FOR_NOW: ReadonlySet<string> = new Set(["not-found", "unavailable", "too-many"]);
+
 /** Numbers that a reader has read, up to the end of the stream. */
 export type ReadNumbers = (options: {
   /** Returns the base URL of one of the nodes, such as `http://127.0.0.1:8080`. */
@@ -73,8 +76,7 @@ export const READERS: Readonly<Record<string, ReadNumbers>> = {
         for await (const number of stream) numbers.push(number);
         return numbers;
       } catch (error) {
-        const isEarly = error instanceof RequestError && error.failure.code === "not-found";
-        if (!isEarly) throw error;
+        if (!(error instanceof RequestError && FOR_NOW.has(error.failure.code))) throw error;
         await sleep(RETRY_MS);
       }
     }
