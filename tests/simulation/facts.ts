@@ -268,19 +268,25 @@ export interface Facts {
   /** The promise settled, either way. */
   readonly waited: { readonly wait: number };
 
-  /** An operation on a cluster at rest, where the documentation names the outcome. */
-  readonly audited: {
-    readonly part: "audit" | "history" | "contract" | "durable" | "expiry" | "figures" | "flows";
-    readonly what: string;
-    readonly expected: string;
-    readonly received: string;
-  };
-
   /** A part of the library was examined on the quiet cluster, where each outcome is known. */
   readonly examined: {
-    readonly part: "limits" | "waits" | "heartbeat" | "presence" | "queues" | "nodes";
+    readonly part:
+      | "audit"
+      | "history"
+      | "contract"
+      | "durable"
+      | "expiry"
+      | "figures"
+      | "flows"
+      | "limits"
+      | "waits"
+      | "heartbeat"
+      | "presence"
+      | "queues"
+      | "nodes";
     /** The operation. */
     readonly what: string;
+    /** The documented outcome. */
     readonly expected: string;
     readonly received: string;
   };

@@ -5,6 +5,7 @@ import type { Host } from "../../../testing/simulation/host.ts";
 import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
 import { simulatedClient } from "../../../testing/simulation/programs.ts";
 import type { Simulation } from "../../../testing/simulation/simulation.ts";
+import type { Facts } from "../facts.ts";
 import type { Journal } from "./journal.ts";
 import type { Settings } from "./settings.ts";
 import type { Tokens } from "./tokens.ts";
@@ -92,6 +93,30 @@ export abstract class Examination {
       await this.pause(LOOK_MS);
     }
     return true;
+  }
+
+  /**
+   * Tells what came out.
+   *
+   * @param part The part of the library that was examined.
+   * @param what The operation.
+   * @param expected The documented outcome.
+   * @param received The outcome.
+   */
+  examine(
+    part: Facts["examined"]["part"],
+    what: string,
+    expected: unknown,
+    received: unknown,
+  ): void {
+    const text = (value: unknown) =>
+      typeof value === "string" ? value : JSON.stringify(value) ?? "undefined";
+    this.journal.tell("examined", "", {
+      part,
+      what,
+      expected: text(expected),
+      received: text(received),
+    });
   }
 
   /** Connects a client over WebSocket, for {@linkcode closeClients}. */

@@ -1,17 +1,23 @@
 /** All promises of the library that every run is judged by. */
 import type { Invariant } from "../facts.ts";
 import { answersInOrder } from "./answers.ts";
+import { recordsInOrder } from "./durable.ts";
+import { nothingUnhandled, onlyKnownErrors } from "./errors.ts";
 import {
   auditEnds,
   contractHolds,
+  deadNodesForgotten,
   exactFlows,
   exactHistory,
   exactStreams,
+  fullQueuesAct,
+  graceIsKept,
+  limitsHold,
+  silenceEnds,
   trueExpiry,
   trueMetrics,
-} from "./audit.ts";
-import { recordsInOrder } from "./durable.ts";
-import { nothingUnhandled, onlyKnownErrors } from "./errors.ts";
+  waitsEnd,
+} from "./examined.ts";
 import { noSilentGap } from "./gaps.ts";
 import { nothingLeaks } from "./leaks.ts";
 import { boundedQueues, noLostPlaces, rates, sessionsPerUser } from "./limits.ts";
@@ -29,14 +35,6 @@ import {
 } from "./sessions.ts";
 import { streamsInOrder, trueDatagrams } from "./streams.ts";
 import { noEcho, nothingAfterLeaving, onlyAllowed, sameTopics } from "./subscriptions.ts";
-import {
-  deadNodesForgotten,
-  fullQueuesAct,
-  graceIsKept,
-  limitsHold,
-  silenceEnds,
-  waitsEnd,
-} from "./tour.ts";
 import { everyWaitEnds } from "./waits.ts";
 
 /** All invariants. */

@@ -6,10 +6,10 @@ import { SkeinError } from "../../../../errors.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { Server } from "../../../../server.ts";
 import { Examination, type ExaminationParts } from "../examination.ts";
-import type { Facts } from "../../facts.ts";
+import { GUEST } from "../tour/holds.ts";
 
 /** Beginning of the users and hosts of an audit. */
-export const AUDITOR = "guest-auditor";
+const AUDITOR = `${GUEST}auditor-`;
 
 /** Longest time of an audit, in milliseconds. */
 const AUDIT_MS = 20_000;
@@ -41,7 +41,7 @@ export class Audit extends Examination {
    * @param parts See {@linkcode AuditParts}.
    */
   constructor(parts: AuditParts) {
-    super(parts, `${AUDITOR}-`, PATIENCE_MS);
+    super(parts, AUDITOR, PATIENCE_MS);
     this.#nodes = parts.nodes;
     this.random = parts.simulation.chanceOf("audit");
     this.#host = this.host("clock");
@@ -97,29 +97,6 @@ export class Audit extends Examination {
    */
   fetch(host: Host, url: string, init?: RequestInit): Promise<Response> {
     return this.network.fetch(host)(url, init);
-  }
-
-  /**
-   * Tells the outcome of an operation.
-   *
-   * @param part The part of the library.
-   * @param what The operation.
-   * @param expected The documented outcome.
-   * @param received The outcome.
-   */
-  examine(
-    part: Facts["audited"]["part"],
-    what: string,
-    expected: unknown,
-    received: unknown,
-  ): void {
-    const text = (value: unknown) => typeof value === "string" ? value : JSON.stringify(value);
-    this.journal.tell("audited", this.#host.name, {
-      part,
-      what,
-      expected: text(expected),
-      received: text(received) ?? "undefined",
-    });
   }
 
   override pause(ms: number): Promise<void> {

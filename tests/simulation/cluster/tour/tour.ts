@@ -117,23 +117,6 @@ export class Tour extends Examination {
   }
 
   /**
-   * Tells what came out.
-   *
-   * @param part The part that was examined.
-   * @param what The operation.
-   * @param expected The outcome that the documentation promises.
-   * @param received The outcome.
-   */
-  examine(
-    part: Facts["examined"]["part"],
-    what: string,
-    expected: string,
-    received: string | number | boolean,
-  ): void {
-    this.journal.tell("examined", "", { part, what, expected, received: `${received}` });
-  }
-
-  /**
    * Examines the time at which a promise settles, and how.
    *
    * @param part The part that is examined.

@@ -1,0 +1,115 @@
+/** Examinations: outcomes on a cluster at rest are the documented ones. */
+import type { Facts, Invariant } from "../facts.ts";
+
+/** Makes the invariant of one part. */
+function examined(
+  part: Facts["examined"]["part"],
+  about: Pick<Invariant, "name" | "promise" | "source">,
+): Invariant {
+  return {
+    ...about,
+    watch: (report) => ({
+      examined(fact) {
+        const { what, expected, received } = fact;
+        if (fact.part !== part || expected === received) return;
+        report(fact, `expected "${expected}" for ${what}, received "${received}"`);
+      },
+    }),
+  };
+}
+
+/** The audit comes to an end. */
+export const auditEnds: Invariant = examined("audit", {
+  name: "audit-ends",
+  promise: "A quiet cluster answers each operation.",
+  source: "docs/guide/limits.md, Bounds",
+});
+
+/** Histories have exactly the publications within the bounds. */
+export const exactHistory: Invariant = examined("history", {
+  name: "exact-history",
+  promise: "A subscription gets exactly the publications behind its position, within the bounds.",
+  source: "docs/protocol.md 10.5 to 10.14; docs/concepts/history.md, Bounds",
+});
+
+/** Data outside the contract, and actions without a right, are refused by codes. */
+export const contractHolds: Invariant = examined("contract", {
+  name: "contract-holds",
+  promise: "Data that fits passes and is changed once; all else is refused by the documented code.",
+  source: "docs/guide/topics.md, Contracts and requests; docs/protocol.md 6.9, 6.11",
+});
+
+/** Durable streams are the same over HTTP and sessions. */
+export const exactStreams: Invariant = examined("durable", {
+  name: "exact-streams",
+  promise: "A durable stream has the same records at each offset, over HTTP and over sessions.",
+  source: "docs/guide/durable-streams-http.md; docs/guide/durable-streams.md",
+});
+
+/** Streams carry all bytes within little credit. */
+export const exactFlows: Invariant = examined("flows", {
+  name: "exact-flows",
+  promise: "Streams carry all bytes and codes within little credit, and credit comes back.",
+  source: "docs/guide/streams.md",
+});
+
+/** Sessions end at the end of the tokens. */
+export const trueExpiry: Invariant = examined("expiry", {
+  name: "true-expiry",
+  promise: "A session ends at the end of its token, neither before nor later, unless renewed.",
+  source: "docs/protocol.md 8.11 to 8.13; docs/guide/users.md",
+});
+
+/** Metrics agree with what happened. */
+export const trueMetrics: Invariant = examined("figures", {
+  name: "true-metrics",
+  promise: "Metrics count what happened, and gauges are zero once nothing is left.",
+  source: "docs/reference/metrics.md",
+});
+
+/** Limits refuse what is beyond these, and nothing else. */
+export const limitsHold: Invariant = examined("limits", {
+  name: "limits-hold",
+  promise:
+    "A limit lets in what fits, refuses one more by its code, and has room again afterwards.",
+  source: "docs/guide/limits.md, Bounds; docs/protocol.md 15.2",
+});
+
+/** Waits end by their time or signal. */
+export const waitsEnd: Invariant = examined("waits", {
+  name: "waits-end-by-time-and-signal",
+  promise:
+    "A wait ends at its time or when its signal is aborted, and the other end is told to stop.",
+  source:
+    "docs/guide/limits.md, session.requestTimeoutMs; docs/guide/client.md; session/types.ts, WaitOptions",
+});
+
+/** Silent peers lose their session in time, others keep theirs. */
+export const silenceEnds: Invariant = examined("heartbeat", {
+  name: "silence-ends-sessions",
+  promise:
+    "A session ends by 4408 once the peer was silent for the timeout, neither earlier nor later.",
+  source: "docs/protocol.md 7.6, 7.7; docs/guide/limits.md, session.heartbeat",
+});
+
+/** Users leave a room once the grace is over. */
+export const graceIsKept: Invariant = examined("presence", {
+  name: "grace-is-kept",
+  promise: "A user leaves a room once the grace is over, and not if the user is back before.",
+  source: "docs/concepts/presence.md; docs/guide/limits.md, presenceGraceMs",
+});
+
+/** Full queues close the session or drop messages, by policy. */
+export const fullQueuesAct: Invariant = examined("queues", {
+  name: "full-queues-act",
+  promise: "A full send queue acts by its policy, and no queue is deeper than its bound.",
+  source: "docs/guide/limits.md, Back-pressure",
+});
+
+/** The other nodes forget a node that died. */
+export const deadNodesForgotten: Invariant = examined("nodes", {
+  name: "dead-nodes-forgotten",
+  promise:
+    "A dead node is gone after goneAfterMs, with its users, its members and its places, not earlier.",
+  source: "docs/deploy/many-nodes.md, Nodes, Presence, maxSessionsPerUser",
+});

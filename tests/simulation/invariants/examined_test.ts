@@ -1,0 +1,56 @@
+import type { Facts, Invariant } from "../facts.ts";
+import {
+  auditEnds,
+  contractHolds,
+  deadNodesForgotten,
+  exactFlows,
+  exactHistory,
+  exactStreams,
+  fullQueuesAct,
+  graceIsKept,
+  limitsHold,
+  silenceEnds,
+  trueExpiry,
+  trueMetrics,
+  waitsEnd,
+} from "./examined.ts";
+import { Story } from "./story.ts";
+
+/** Invariants by their part. */
+const PARTS: Readonly<Record<Facts["examined"]["part"], Invariant>> = {
+  audit: auditEnds,
+  contract: contractHolds,
+  durable: exactStreams,
+  expiry: trueExpiry,
+  figures: trueMetrics,
+  flows: exactFlows,
+  heartbeat: silenceEnds,
+  history: exactHistory,
+  limits: limitsHold,
+  nodes: deadNodesForgotten,
+  presence: graceIsKept,
+  queues: fullQueuesAct,
+  waits: waitsEnd,
+};
+
+const ALL = Object.entries(PARTS) as [Facts["examined"]["part"], Invariant][];
+
+const OUTCOME = { what: "one session more", expected: "refused 4429" };
+
+Deno.test("invariants of examinations hold for documented outcomes, and leave other parts to others", () => {
+  for (const [part, invariant] of ALL) {
+    const other = part === "limits" ? "waits" : "limits";
+    new Story(invariant)
+      .tells("examined", { ...OUTCOME, part, received: "refused 4429" })
+      .tells("examined", { ...OUTCOME, part: other, received: "connected" })
+      .finds();
+  }
+});
+
+Deno.test("invariants of examinations find another outcome than the documented one", () => {
+  for (const [part, invariant] of ALL) {
+    new Story(invariant)
+      .tells("examined", { ...OUTCOME, part, received: "connected" })
+      .finds('expected "refused 4429" for one session more, received "connected"');
+  }
+});
