@@ -36,6 +36,23 @@ const DEFAULT_MINUTES = 1;
 /** Time between two lines about the progress. */
 const PROGRESS_MS = 10_000;
 
+const HELP = `\
+deno task simulate [OPTIONS]: whole clusters under faults, on virtual time, from seeds
+
+  --seed N      first seed; without --seeds and --minutes the only one
+  --seeds N     number of seeds
+  --minutes N   ends the search after this time; 1 without --seed and --seeds
+  --engine E    ${ENGINES.join(", ")}; drawn from the seed by default
+  --full        all features and faults, and the largest cluster
+  --jobs N      processes side by side
+  --findings N  ends the search after this number of findings; 10 by default
+  --out DIR     folder of saved plans and traces; dist/simulation by default
+  --replay F    runs the plan in a file; --shrink shrinks the plan
+  --trace       shows the whole timeline of one plan
+  --equal N     runs N seeds twice, and compares the runs
+
+docs/internals/simulation.md tells more.`;
+
 /** Surroundings of {@linkcode simulate}. */
 export interface SimulateContext {
   /** Writes a line. */
@@ -70,6 +87,7 @@ interface Settings {
   readonly folder: string;
   readonly trace: boolean;
   readonly shrink: boolean;
+  readonly help: boolean;
 }
 
 /**
@@ -87,6 +105,10 @@ export async function simulate(
   const settings = parse(args);
   const { say, program = new URL("run.ts", import.meta.url) } = context;
   const { jobs, replay, equal } = settings;
+  if (settings.help) {
+    say(HELP);
+    return 0;
+  }
   await using runners = new Runners({
     program,
     jobs,
@@ -251,6 +273,7 @@ function parse(args: readonly string[]): Settings {
       out: { type: "string" },
       trace: { type: "boolean" },
       shrink: { type: "boolean" },
+      help: { type: "boolean", short: "h" },
     },
   });
   const integer = (name: "seed" | "seeds" | "jobs" | "findings" | "equal", least: number) => {
@@ -288,6 +311,7 @@ function parse(args: readonly string[]): Settings {
     folder: values.out ?? "dist/simulation",
     trace: values.trace ?? false,
     shrink: values.shrink ?? false,
+    help: values.help ?? false,
   };
 }
 

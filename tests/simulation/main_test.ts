@@ -83,3 +83,9 @@ Deno.test("simulate() refuses wrong arguments", async () => {
   await Deno.writeTextFile(file, "{}");
   await assertRejects(() => run(["--replay", file]), TypeError, "the file must have a plan");
 });
+
+Deno.test("simulate() tells its options with --help", async () => {
+  const { code, lines } = await run(["--help"]);
+  assertEquals(code, 0);
+  assertMatch(lines.join("\n"), /--minutes N {3}ends the search after this time/);
+});

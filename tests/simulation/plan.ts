@@ -196,6 +196,9 @@ export const ENGINES: readonly EngineName[] = ["memory", "redis", "nats", "sqlit
 /** Share of plans with the first engine, whose runs take the least time. */
 const FIRST_SHARE = 0.7;
 
+/** Share of clusters with few nodes, clients and topics: most faults need no more, and runs are short. */
+const SMALL_SHARE = 0.6;
+
 /** Mean time between two faults, in milliseconds. */
 const FAULT_EVERY_MS = 10_000;
 
@@ -228,7 +231,7 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
       ? engine === "sqlite"
       : (random() < 0.4 || isFull) && (hasEngine || !kind.startsWith("engine-"))
   );
-  const isSmall = random() < 0.3;
+  const isSmall = random() < SMALL_SHARE;
   const [nodes, clients, topics] = isFull
     ? [FULL.nodes, FULL.clients, FULL.topics]
     : isSmall
