@@ -84,6 +84,8 @@ export const FEATURES = [
   "answers",
   /** Messages of some clients are kept until the server has handled each one. */
   "at-least-once",
+  /** Exact outcomes are examined, once the cluster has settled. */
+  "audit",
   /** Subscriptions that come and go. */
   "churn",
   /** Messages to users, on any node. */
@@ -120,6 +122,8 @@ export const FEATURES = [
   "streams",
   /** Tokens that end, and are renewed. */
   "tokens",
+  /** Guests reach each limit, once the cluster has settled. */
+  "tour",
   /** Some clients, and some lives of nodes, are of the last release. */
   "two-wires",
   /** WebTransport, with WebSocket behind. */

@@ -261,8 +261,9 @@ export class Cluster implements LiveCluster {
     }
   }
 
-  /** Examines parts of the library, once the cluster has settled. */
+  /** Examines parts of the library, once the cluster has settled, if the plan asks for that. */
   async audit(): Promise<void> {
+    if (!this.#settings.has("audit")) return;
     await this.#audit.run([
       auditHistory,
       auditLong,
@@ -273,12 +274,12 @@ export class Cluster implements LiveCluster {
     ]);
   }
 
-  /** Lets a node die for a while, unless some nodes are of the last release. */
+  /** Lets a node die for a while, if the plan asks for a tour. */
   async mourn(): Promise<void> {
     await this.#tour()?.run([visitGrave]);
   }
 
-  /** Sends guests on a tour, unless some nodes are of the last release. */
+  /** Sends guests on a tour, if the plan asks for one. */
   async tour(): Promise<void> {
     await this.#tour()?.run([
       visitHeartbeats,
@@ -330,7 +331,7 @@ export class Cluster implements LiveCluster {
 
   #tour(): Tour | undefined {
     const [settings, tokens, holds] = [this.#settings, this.#tokens, this.#holds];
-    if (settings.has("two-wires")) return undefined;
+    if (!settings.has("tour")) return undefined;
     return new Tour({
       simulation: this.simulation,
       network: this.network,

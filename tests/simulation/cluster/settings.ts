@@ -21,6 +21,7 @@ const LATER: readonly Feature[] = [
   "presence",
   "streams",
   "tokens",
+  "tour",
   "webtransport",
 ];
 
