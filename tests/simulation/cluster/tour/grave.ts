@@ -5,8 +5,8 @@ import type { Tour } from "./tour.ts";
 /** Silence after which a node is gone, in milliseconds: the default of `node.goneAfterMs`. */
 const GONE_MS = 7_000;
 
-/** Two heartbeats of nodes: a beat before the death, and the resolution of the silence. */
-const BEATS_MS = 2_500;
+/** Longest time from the last heartbeat to the death, and half a heartbeat of the resolution of silence. */
+const BEATS_MS = 3_000;
 
 /** Grace of the users of a dead node, in milliseconds: the default of `presenceGraceMs`. */
 const GRACE_MS = 5_000;
