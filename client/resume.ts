@@ -120,7 +120,7 @@ export class Resume {
    *   needs an answer of its own.
    */
   serve(answer: SubscribeAnswer): boolean {
-    const { epoch, offset = 0, tag, head = 0 } = answer;
+    const { epoch, offset = 0, tag, head = 0, reason } = answer;
     const known = this.#known;
     const newest = epoch === undefined
       ? undefined
@@ -128,7 +128,7 @@ export class Resume {
     if (known === undefined) {
       // With `last`, the subscription needs the newest messages, which the other answer lacks.
       if (this.#isNew && newest && this.#options.last !== undefined) return false;
-      if (this.#isNew) this.#begin(newest ? { ...newest, head } : {});
+      if (this.#isNew) this.#begin(newest ? { ...newest, head } : reason ? { reason } : {});
       else if (newest) this.#goTo(newest);
       return true;
     }

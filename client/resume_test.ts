@@ -195,6 +195,19 @@ Deno.test("Resume tells of every loss on a topic without history", () => {
   ]);
 });
 
+Deno.test("Resume tells the reason of an answer without a position", () => {
+  const topic = follow();
+  topic.answer({ reason: "unavailable" });
+  assertEquals([topic.told, topic.counts.confirmed], [[], 1]);
+  topic.resume.receive({ kind: "lost" });
+  topic.answer({ reason: "unavailable" });
+  topic.resume.receive({ kind: "lost" });
+  // The answer to another subscription of the topic.
+  assertEquals(topic.resume.serve({ recovered: false, reason: "unavailable" }), true);
+  const unavailable = { recovered: false, reason: "unavailable" } as const;
+  assertEquals(topic.told, [unavailable, unavailable]);
+});
+
 Deno.test("Resume does not trust a publication of an unknown epoch", () => {
   const topic = follow({ since: at(4) });
   // The offset fits, but may be of another epoch: the session has yet to report its epoch.

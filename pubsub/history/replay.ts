@@ -249,6 +249,12 @@ function refusal(
   return last === undefined ? {} : { reason };
 }
 
+/** The answer while no position of the topic is known; a gap with the position follows. */
+function unknownStart({ since }: HistoryOptions): SubscribeAnswer {
+  const reason = "unavailable";
+  return since === undefined ? { reason } : { recovered: false, reason };
+}
+
 function beginAt(
   feed: Replayable,
   { epoch, at, tag, ahead }: ReplayPosition,
@@ -339,6 +345,11 @@ export class Replay {
     return this.#at;
   }
 
+  /** True once the call that began the replay has an answer. */
+  get isAnswered(): boolean {
+    return this.#isAnswered;
+  }
+
   /** Answers another call together with the first; of several such calls, only the newest waits. */
   tellToo(onAnswer: ReplayOptions["onAnswer"]): void {
     const before = this.#asker;
@@ -397,7 +408,7 @@ export class Replay {
       found = beginWithout(feed, options, { reason: "unavailable" });
     }
     if (found === undefined) {
-      this.#answer(refusal(options, "unavailable"));
+      this.#answer(unknownStart(options));
       await feed.begun;
       if (this.#isEnded) return;
       return this.#beginAnew("unavailable");
@@ -506,8 +517,10 @@ export class Replay {
     if (this.#isAnswered) return;
     this.#isAnswered = true;
     tellAnswer(this.#session, (this.#request as ReplayOptions).onAnswer, answer);
-    const { recovered: _recovered, reason: _reason, ...standing } = answer;
-    tellAnswer(this.#session, this.#asker, standing);
+    const { recovered: _recovered, reason, ...standing } = answer;
+    // Without an epoch and without a reason, an answer says that the topic has no history.
+    const isUnknown = answer.epoch === undefined && reason !== undefined;
+    tellAnswer(this.#session, this.#asker, isUnknown ? { reason } : standing);
   }
 }
 

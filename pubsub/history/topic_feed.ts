@@ -128,14 +128,16 @@ class Subscribers {
   ): (() => SubscribeAnswer) | undefined {
     const before = this.#replays.get(session);
     const isIn = before !== undefined || this.#members.has(session);
-    if (since !== undefined || last !== undefined || !isIn && onAnswer !== undefined) {
+    // A member of a feed that knows no position yet has none to answer with.
+    const hasPlace = before !== undefined || isIn && this.#feed.epoch !== undefined;
+    if (since !== undefined || last !== undefined || !hasPlace && onAnswer !== undefined) {
       this.#members.delete(session);
       this.#replay(session, { since, last, onAnswer });
       // This comes last because the application is called, and may remove the session.
       before?.end();
       return undefined;
     }
-    if (before !== undefined && before.at === undefined) {
+    if (before !== undefined && before.at === undefined && !before.isAnswered) {
       if (onAnswer !== undefined) before.tellToo(onAnswer);
       return undefined;
     }
@@ -207,7 +209,7 @@ class Subscribers {
     const { epoch, known, tail } = this.#feed;
     const replay = this.#replays.get(session);
     const offset = replay === undefined ? known : replay.at;
-    if (epoch === undefined || offset === undefined) return {};
+    if (epoch === undefined || offset === undefined) return { reason: "unavailable" };
     const tag = tail.tagAt(offset);
     return tag === undefined ? { epoch, offset, head: known } : { epoch, offset, tag, head: known };
   }

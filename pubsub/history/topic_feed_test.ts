@@ -297,20 +297,63 @@ Deno.test("TopicFeed answers `unavailable` if the engine is away, and reports la
   const broker = engine.node();
   await using topics = new Topics({ broker, history: { t: {} } });
   broker.onRead = away;
-  await using clients = Clients.on(topics.turn, {}, {});
-  const [one, two] = clients as unknown as [Client, Client];
+  await using clients = Clients.on(topics.turn, {}, {}, {});
+  const [one, two, three] = clients as unknown as [Client, Client, Client];
   one.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
   two.subscribe(topics);
+  // The server subscribes the third session, which then asks for the topic without `since`.
+  topics.subscribe(three.session, "t");
+  three.subscribe(topics);
   await passTime(time, 20_000);
   assertEquals(one.take(), [{ recovered: false, reason: "unavailable" }]);
-  assertEquals(two.take(), [{}]);
+  // Without a reason, the answer would say that the topic has no history.
+  assertEquals(two.take(), [{ reason: "unavailable" }]);
+  assertEquals(three.take(), [{ reason: "unavailable" }]);
+  two.subscribe(topics);
+  await turns();
+  assertEquals(two.take(), [{ reason: "unavailable" }]);
   broker.onRead = () => {};
   broker.interrupt();
   await passTime(time, 100);
   engine.publish(2);
   await turns();
   const rest = [{ gap: "t", reason: "unavailable", epoch: "e1", offset: 1 }, [2, 2, 1]];
-  assertEquals([one.take(), two.take()], [rest, rest]);
+  assertEquals([one.take(), two.take(), three.take()], [rest, rest, rest]);
+});
+
+Deno.test("TopicFeed answers two calls of a session with `unavailable` if the engine is away", async () => {
+  using time = new FakeTime();
+  const broker = new ScriptedEngine().node();
+  await using topics = new Topics({ broker, history: { t: {} } });
+  broker.onRead = away;
+  await using client = new Client(topics.turn);
+  client.subscribe(topics, "t", { since: { epoch: "e1", offset: 0 } });
+  client.subscribe(topics);
+  await passTime(time, 20_000);
+  assertEquals(client.take(), [
+    { recovered: false, reason: "unavailable" },
+    { reason: "unavailable" },
+  ]);
+});
+
+Deno.test("TopicFeed answers a member with the position as soon as there is one", async () => {
+  using time = new FakeTime();
+  const engine = new ScriptedEngine();
+  engine.publish(1);
+  const broker = engine.node();
+  const ready = Promise.withResolvers<void>();
+  broker.ready = ready.promise;
+  await using topics = new Topics({ broker, history: { t: {} } });
+  await using client = new Client(topics.turn);
+  topics.subscribe(client.session, "t");
+  client.subscribe(topics);
+  await passTime(time, 1_000);
+  assertEquals(client.take(), []);
+  ready.resolve();
+  await turns();
+  engine.publish(2);
+  await turns();
+  assertEquals(client.take(), [{ epoch: "e1", offset: 1, head: 1 }, [2, 2, 1]]);
 });
 
 Deno.test("TopicFeed answers `unavailable` if the engine does not let it subscribe in time", async () => {
