@@ -29,6 +29,11 @@ export interface Facts {
   readonly settled: Record<never, never>;
   /** The engine lost acknowledged writes, or restarted; on all topics without `topic`. */
   readonly engineLost: { readonly why: string; readonly topic?: string };
+  /**
+   * The servers of the engine begin to elect the first leader of a group, or a leader begins. Without
+   * a leader, the engine does not answer.
+   */
+  readonly engineElects: { readonly group: string; readonly isOver: boolean };
 
   /** A program calls `publish`, before the call. The producer is a client or a life of a node. */
   readonly published: {

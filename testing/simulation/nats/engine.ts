@@ -33,6 +33,11 @@ export interface SimulatedNatsOptions {
   readonly syncMs?: number;
   /** Called with acknowledged writes that are lost, once a server leads without the writes. */
   readonly onLost?: (lost: LostWrites) => void;
+  /**
+   * Called when the servers of a cluster begin to elect the first leader of a stream, or of the
+   * cluster, and when a leader begins. Without a leader, requests have no answer or status 503.
+   */
+  readonly onElection?: (group: string, isOver: boolean) => void;
 }
 
 /** A server on its host, over all lives. */
@@ -57,6 +62,7 @@ export class SimulatedNats {
   readonly #seats: readonly ServerSeat[];
   readonly #ledger: WriteLedger;
   readonly #syncMs: number;
+  readonly #onElection: (group: string, isOver: boolean) => void;
 
   /**
    * Starts the servers.
@@ -71,8 +77,9 @@ export class SimulatedNats {
     events: EventLoop,
     network: SimulatedNetwork,
     hosts: readonly Host[],
-    { syncMs = SYNC_MS, onLost = () => {} }: SimulatedNatsOptions = {},
+    options: SimulatedNatsOptions = {},
   ) {
+    const { syncMs = SYNC_MS, onLost = () => {}, onElection = () => {} } = options;
     if (hosts.length !== 1 && hosts.length !== 3) {
       throw new RangeError(
         `Cannot start NATS: one host or three are needed, received ${hosts.length}`,
@@ -84,6 +91,7 @@ export class SimulatedNats {
     this.#events = events;
     this.#network = network;
     this.#syncMs = syncMs;
+    this.#onElection = onElection;
     this.#ledger = new WriteLedger((lost) => {
       const { stream, host, writes } = lost;
       events.note(`lost ${writes.length} acknowledged writes of ${stream}`, host, {
@@ -212,7 +220,15 @@ export class SimulatedNats {
     const peers = this.#seats.map(({ host }) => host.name);
     const ledger = this.#ledger;
     const random = this.#events.chanceOf(`${host.name}/${host.life}/disk`);
-    const process = new NatsProcess({ events: this.#events, host, disk, peers, ledger });
+    const onElection = this.#onElection;
+    const process = new NatsProcess({
+      events: this.#events,
+      host,
+      disk,
+      peers,
+      ledger,
+      onElection,
+    });
     seat.process = process;
     this.#network.listenSockets(host, CLIENT_PORT, (socket) => process.accept(socket));
     this.#network.listenSockets(

@@ -63,6 +63,21 @@ interface Addressed {
   readonly packet: GroupPacket<never, never>;
 }
 
+/** Collaborators of a {@linkcode JetStream}. */
+export interface JetStreamOptions {
+  /** The disk of the server. */
+  readonly disk: NatsDisk;
+  /** Writes that clients know of. */
+  readonly ledger: WriteLedger;
+  /** Names of all servers, this one included. */
+  readonly peers: readonly string[];
+  /**
+   * Called when several servers begin to elect the first leader of a stream or of the cluster, and
+   * when a leader begins.
+   */
+  readonly onElection: (group: string, isOver: boolean) => void;
+}
+
 /** A replica of a stream on this server. */
 interface Replica {
   readonly stream: Stream;
@@ -86,25 +101,21 @@ export class JetStream {
   readonly #replicas = new Map<string, Replica>();
   readonly #cluster: Group<Assignments, ClusterChange>;
   readonly #peers: readonly string[];
+  readonly #onElection: JetStreamOptions["onElection"];
 
   /**
    * Starts JetStream.
    *
    * @param bus The messages of the server.
-   * @param disk The disk of the server.
-   * @param ledger Writes that clients know of.
-   * @param peers Names of all servers, this one included.
+   * @param options See {@linkcode JetStreamOptions}.
    */
-  constructor(
-    bus: MessageBus,
-    disk: NatsDisk,
-    ledger: WriteLedger,
-    peers: readonly string[],
-  ) {
+  constructor(bus: MessageBus, options: JetStreamOptions) {
+    const { disk, ledger, peers, onElection } = options;
     this.#bus = bus;
     this.#disk = disk;
     this.#ledger = ledger;
     this.#peers = peers;
+    this.#onElection = onElection;
     this.#serve();
     bus.onPacket = (body) => this.#hear(body);
     this.#cluster = new Group<Assignments, ClusterChange>({
@@ -116,11 +127,15 @@ export class JetStream {
       nextUid: () => ledger.nextUid(),
       send: (peer, packet) => this.#send(peer, CLUSTER, packet),
       apply: (change) => this.#apply(change),
-      led: () => bus.note("leads the cluster"),
+      led: () => {
+        bus.note("leads the cluster");
+        onElection(CLUSTER, true);
+      },
       followed: () => {},
       replaced: () => this.#reopen(),
     });
     this.#reopen();
+    if (peers.length > 1 && disk.cluster.lastIndex === 0) onElection(CLUSTER, false);
     this.#cluster.start();
   }
 
@@ -531,6 +546,7 @@ export class JetStream {
       apply: (change, { uid }, index) => this.#change(replica, change, { uid, index }),
       led: () => {
         if (peers.length > 1) this.#bus.note(`leads ${config.name}`);
+        this.#onElection(config.name, true);
         this.#ledger.check(config.name, disk, self);
         stream.lead((message) => this.#take(replica, message));
         if (isNew && isFirst(disk)) {
@@ -547,6 +563,7 @@ export class JetStream {
     for (const { config: consumer, peer } of consumers.values()) {
       if (peer === self) this.#openConsumer(config.name, consumer);
     }
+    if (peers.length > 1 && isNew) this.#onElection(config.name, false);
     group.start();
   }
 

@@ -4,9 +4,7 @@ import type { Host } from "../host.ts";
 import type { SimulatedSocket } from "../network/sockets.ts";
 import { MessageBus } from "./bus.ts";
 import { ClientLink } from "./client_link.ts";
-import type { NatsDisk } from "./disk.ts";
-import { JetStream } from "./jetstream.ts";
-import type { WriteLedger } from "./ledger.ts";
+import { JetStream, type JetStreamOptions } from "./jetstream.ts";
 import { encodeLine, MAX_PAYLOAD } from "./wire.ts";
 
 /** Port for clients. */
@@ -19,14 +17,9 @@ const VERSION = "2.9.10";
 const MAX_CLIENTS = 65_536;
 
 /** Collaborators of a {@linkcode NatsProcess}. */
-interface ProcessOptions {
+interface ProcessOptions extends JetStreamOptions {
   readonly events: EventLoop;
   readonly host: Host;
-  readonly disk: NatsDisk;
-  /** Names of all servers of the cluster, this one included. */
-  readonly peers: readonly string[];
-  /** Writes that clients know of. */
-  readonly ledger: WriteLedger;
 }
 
 /** A server from its start to the end of the process. */
@@ -47,12 +40,12 @@ export class NatsProcess {
    *
    * @param options See {@linkcode ProcessOptions}.
    */
-  constructor({ events, host, disk, peers, ledger }: ProcessOptions) {
-    this.#peers = peers;
+  constructor({ events, host, ...options }: ProcessOptions) {
+    this.#peers = options.peers;
     // Another identity in each life.
     this.#id = `N${host.runtime.randomUUID().replaceAll("-", "").toUpperCase()}`;
     this.bus = new MessageBus(events, host);
-    this.jetstream = new JetStream(this.bus, disk, ledger, peers);
+    this.jetstream = new JetStream(this.bus, options);
   }
 
   /**

@@ -45,6 +45,8 @@ export class NatsEngine implements ClusterEngine {
     this.#globals = installGlobals(simulation);
     this.#nats = new SimulatedNats(simulation, network, hosts, {
       onLost: ({ stream }) => this.#onLost(`writes of ${stream}`),
+      onElection: (group, isOver) =>
+        journal.tell("engineElects", hosts[0]!.name, { group, isOver }),
     });
   }
 

@@ -15,6 +15,9 @@ const SURE_SHARE = 0.8;
 /** Longest time that a publication waits for an engine that is away, in milliseconds. */
 const GIVE_UP_MS = 30_000;
 
+/** Longest time from a question to the answer `unavailable`, in milliseconds. */
+const ANSWER_MS = 20_000;
+
 /** Publications of one topic, as far as known. */
 class Publications {
   /** Times of the publications whose offset is not known, by id. */
@@ -66,6 +69,11 @@ export const trueReasons: Invariant = {
     /** Positions of the subscriptions. */
     const positions = new Map<string, HistoryPosition | undefined>();
     let hasEngineFailed = false;
+    /** Groups of servers of the engine that elect the first leader, and those that had one. */
+    const electing = new Set<string>();
+    const elected = new Set<string>();
+    /** Time of the last election. */
+    let electedMs = -Infinity;
     const publicationsOf = (topic: string): Publications => {
       let publications = topics.get(topic);
       if (publications === undefined) topics.set(topic, publications = new Publications());
@@ -76,6 +84,14 @@ export const trueReasons: Invariant = {
         hasEngineFailed ||= scope === "engine";
       },
       engineLost: () => void (hasEngineFailed = true),
+      // A cluster of servers begins without a leader, for longer than a node waits for answers.
+      engineElects({ group, isOver, atMs }) {
+        if (isOver) {
+          elected.add(group);
+          if (electing.delete(group)) electedMs = atMs;
+        } // The last server of a group may begin when the others have a leader.
+        else if (!elected.has(group)) electing.add(group);
+      },
       published({ topic, id, atMs }) {
         publicationsOf(topic).add(id, atMs);
       },
@@ -115,9 +131,11 @@ export const trueReasons: Invariant = {
           case "new-epoch":
           case "beyond-head":
           case "interrupted":
-          case "unavailable":
             if (!hasEngineFailed) lie("the engine never failed");
             return;
+          case "unavailable":
+            if (hasEngineFailed || electing.size > 0 || fact.atMs - electedMs < ANSWER_MS) return;
+            return lie("the engine never failed");
           case "dropped":
             if (!terms.sendQueue.drops) lie("full send queues close the session");
             return;

@@ -25,6 +25,26 @@ Deno.test("trueReasons holds for true reasons", () => {
   new Story(trueReasons).subscribes("plain").recovers("plain", lost("no-history")).finds();
 });
 
+Deno.test("trueReasons knows that an engine begins without a leader", () => {
+  const elects = (isOver: boolean) => ({ group: "cluster", isOver });
+  const story = () =>
+    new Story(trueReasons).tells("engineElects", elects(false)).subscribes("t").passes(15_000);
+  const lie = (reason: string) =>
+    'expected the missed publications of "t" (s), as the engine never failed, received ' +
+    `recovered: false, "${reason}"`;
+  story().recovers("t", lost("unavailable")).finds();
+  story().tells("engineElects", elects(true)).passes(15_000).recovers("t", lost("unavailable"))
+    .finds();
+  story().tells("engineElects", elects(true)).passes(20_000).recovers("t", lost("unavailable"))
+    .finds(lie("unavailable"));
+  story().recovers("t", lost("new-epoch")).finds(lie("new-epoch"));
+  // One server comes late, and the leader is there.
+  story().tells("engineElects", elects(true)).tells("engineElects", elects(false)).passes(20_000)
+    .recovers("t", lost("unavailable")).finds(lie("unavailable"));
+  new Story(trueReasons).subscribes("t").tells("engineElects", elects(true))
+    .recovers("t", lost("unavailable")).finds(lie("unavailable"));
+});
+
 Deno.test("trueReasons counts by offsets, not by the calls of publish()", () => {
   // The engine was away: it stores the last call first.
   const early = Array.from({ length: 98 }, (_, i) => `p${i + 2}`);
