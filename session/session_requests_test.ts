@@ -309,6 +309,34 @@ Deno.test("Session runs services one at a time, and refuses one too many", async
   ]);
 });
 
+Deno.test("Session answers each request for a service when its queue of messages has less room", async () => {
+  const gate = Promise.withResolvers<void>();
+  await using hand = serverByHand({
+    receiveQueue: { maxMessages: 1, maxBytes: 1_024 },
+    maxRequests: 3,
+    services: new RequestService(platformRuntime(), {
+      subscribe: async (_session, topic) => {
+        await gate.promise;
+        return { topic };
+      },
+    }),
+  });
+  for (let id = 1; id <= 5; id++) hand.peer.say({ subscribe: `t${id}`, id });
+  gate.resolve();
+  await turns();
+  const answers = hand.peer.envelopes.slice(1);
+  assertEquals(
+    answers.map(({ reply, error }) => [reply, (error as { code?: string } | undefined)?.code]),
+    [
+      [5, "too-many"],
+      [1, undefined],
+      [2, undefined],
+      [3, undefined],
+      [4, undefined],
+    ],
+  );
+});
+
 Deno.test("Session survives a service whose answer does not fit into JSON", async () => {
   const errors: unknown[] = [];
   await using hand = serverByHand({

@@ -328,14 +328,16 @@ export class RequestQueue implements SessionRequests {
   receive(envelope: ServiceEnvelope): void {
     const numbered = envelope.kind === "publish" ? this.turnOf(envelope, 0, true) : undefined;
     if (numbered === null) return;
-    const { receiveQueue, maxRequests } = this.#core.settings;
+    const { maxRequests } = this.#core.settings;
+    const { hasHistory, presence } = this.#services;
+    const most = maxRequests + (hasHistory ? MAX_RESUMED_AT_ONCE : 0) +
+      (presence ? MAX_PRESENCES_AT_ONCE : 0);
     if (this.#waiting === undefined) {
-      this.#waiting = new ReceiveQueue(receiveQueue, 1);
+      // The bounds of messages do not hold here: a request without room has to be answered.
+      this.#waiting = new ReceiveQueue({ maxMessages: most, maxBytes: Infinity }, 1);
       this.#waiting.consume({ handle: (serve) => serve() });
     }
-    const { hasHistory, presence } = this.#services;
-    const beside = (hasHistory ? MAX_RESUMED_AT_ONCE : 0) + (presence ? MAX_PRESENCES_AT_ONCE : 0);
-    if (this.#waiting.size + this.#publications >= maxRequests + beside) {
+    if (this.#waiting.size + this.#publications >= most) {
       if (envelope.id !== undefined) {
         this.#fail(envelope.id, { code: "too-many", message: "Too many requests wait already" });
       }
