@@ -6,6 +6,7 @@ import type { Cluster as LiveCluster, Invariant, LiveClient, LiveServer } from "
 import type { Plan } from "../plan.ts";
 import { Witness } from "../witness.ts";
 import { Audit } from "./audit/audit.ts";
+import { auditBounds } from "./audit/bounds.ts";
 import { auditContract } from "./audit/contracts.ts";
 import { auditStreams } from "./audit/durable.ts";
 import { auditExpiry } from "./audit/expiry.ts";
@@ -271,6 +272,7 @@ export class Cluster implements LiveCluster {
       auditStreams,
       auditExpiry,
       auditFlows,
+      auditBounds,
     ]);
   }
 

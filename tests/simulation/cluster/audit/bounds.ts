@@ -1,0 +1,228 @@
+/** Bounds of a separate server with little room: each lets in what fits, and refuses one more. */
+import type { Client } from "../../../../client/client.ts";
+import { AuthenticationError, CloseCode } from "../../../../errors.ts";
+import type { Server } from "../../../../server.ts";
+import { internals } from "../../../../session/session.ts";
+import type { Host } from "../../../../testing/simulation/host.ts";
+import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
+import { type Audit, outcomeOf } from "./audit.ts";
+
+/** Most sessions. */
+const MAX_SESSIONS = 3;
+
+/** Most sockets: twice the sessions. */
+const MAX_SOCKETS = 2 * MAX_SESSIONS;
+
+/** Most bytes of a message; fewer than the 65,536 of a frame. */
+const MAX_MESSAGE_BYTES = 2_048;
+
+/** Received messages that wait, beside the one that is handled. */
+const RECEIVED = { maxMessages: 4, maxBytes: 1_024 } as const;
+
+/** Most rooms for which a session has data: that of the documentation. */
+const MAX_ROOMS = 32;
+
+/** Most bytes of the data of a presence: the default of `maxDataBytes`. */
+const MAX_DATA_BYTES = 512;
+
+/** Time for a message there and back, in milliseconds. */
+const ROUND_MS = 100;
+
+/** The server with little room. */
+interface Narrow {
+  readonly audit: Audit;
+  readonly host: Host;
+  readonly server: Server<string>;
+  /** Keeps handlers of messages waiting, once set. */
+  held: Promise<void> | undefined;
+}
+
+/**
+ * Reaches the bounds of a separate server.
+ *
+ * @param audit The audit.
+ */
+export async function auditBounds(audit: Audit): Promise<void> {
+  const host = audit.host("narrow");
+  const { server } = new SimulatedServer<string>(audit.network, host, () => ({
+    acceptsTokenInBand: true,
+    authenticate: ({ token }) => {
+      if (token === undefined) throw new AuthenticationError("A token is needed");
+      return token.split(".")[0]!;
+    },
+    authorize: () => true,
+    limits: { maxSessions: MAX_SESSIONS },
+    rooms: ["room:{name}"],
+    session: {
+      maxMessageBytes: MAX_MESSAGE_BYTES,
+      receiveQueue: RECEIVED,
+      closeTimeoutMs: 5 * ROUND_MS,
+    },
+    onMessage: () => narrow.held,
+    onError() {},
+  }));
+  const narrow: Narrow = { audit, host, server, held: undefined };
+  await auditMessageBytes(narrow);
+  await auditPresence(narrow);
+  await auditReceived(narrow);
+  await auditSessions(narrow);
+  await auditSockets(narrow);
+  await server.close();
+}
+
+/** Messages of the largest size, and of one byte more, at both ends. */
+async function auditMessageBytes(narrow: Narrow): Promise<void> {
+  const { audit, server, host } = narrow;
+  const expect = (what: string, expected: unknown, received: unknown) =>
+    audit.examine("limits", what, expected, received);
+  for (const extra of [0, 1]) {
+    const { socket, closed } = openPage(narrow, "page");
+    socket.onopen = () => {
+      socket.send(textOf(MAX_MESSAGE_BYTES + extra));
+      void audit.pause(2 * ROUND_MS).then(() => socket.close(1_000));
+    };
+    const code = await Promise.race([closed, audit.pause(1_000)]) ?? "no end";
+    const right = extra === 0 ? 1_000 : CloseCode.tooLarge;
+    expect(`end of a page with ${extra} bytes beyond maxMessageBytes`, right, code);
+  }
+  const client = audit.connect("sized", host, { onMessage() {} });
+  await audit.until(() => client.isConnected);
+  const [session] = server.manager.all();
+  for (const extra of [0, 1]) {
+    const { topic, data } = JSON.parse(textOf(MAX_MESSAGE_BYTES + extra));
+    const right = extra === 0 ? "fulfilled" : "RangeError";
+    const ends = { client, session, server: server.to("guest-auditor-sized") };
+    for (const [name, end] of Object.entries(ends)) {
+      const sent = outcomeOf(Promise.try(() => end?.send(topic, data)));
+      expect(`message of a ${name} with ${extra} bytes too many`, right, await sent);
+    }
+  }
+  await client.close();
+}
+
+/** Data of presence in the most rooms, and of the largest size. */
+async function auditPresence({ audit, host }: Narrow): Promise<void> {
+  const client = audit.connect("present", host, { onMessage() {} });
+  await audit.until(() => client.isConnected);
+  const session = client.session!;
+  const set = (room: string, data?: unknown) => outcomeOf(session.presence(room, data as never));
+  const expect = (what: string, expected: unknown, received: unknown) =>
+    audit.examine("limits", what, expected, received);
+  const long = "x".repeat(MAX_DATA_BYTES - 2);
+  expect("data of a presence of the largest size", "fulfilled", await set("room:0", long));
+  expect("data of a presence that is larger", "too-large", await set("room:0", `${long}x`));
+  const rooms = Array.from({ length: MAX_ROOMS - 1 }, (_, i) => `room:${i + 1}`);
+  const outcomes = new Set(await Promise.all(rooms.map((room) => set(room, 1))));
+  expect(`data of a presence in ${MAX_ROOMS} rooms`, "fulfilled", [...outcomes].join());
+  expect("data of a presence in one room more", "too-many", await set("room:more", 1));
+  expect("data of a presence in a room that has some", "fulfilled", await set("room:1", 2));
+  expect("end of the data in a room", "fulfilled", await set("room:1"));
+  expect("data of a presence in the free place", "fulfilled", await set("room:more", 1));
+  await client.close();
+}
+
+/** Messages that wait for a slow handler. */
+async function auditReceived(narrow: Narrow): Promise<void> {
+  const { audit, host, server } = narrow;
+  // One message is handled, and does not wait.
+  const most = 1 + Math.floor(RECEIVED.maxBytes / 300);
+  const cases = [
+    { what: "messages", size: 100, fit: 1 + RECEIVED.maxMessages },
+    { what: "bytes", size: 300, fit: most },
+  ];
+  for (const { what, size, fit } of cases) {
+    const held = Promise.withResolvers<void>();
+    narrow.held = held.promise;
+    const client = audit.connect(`hurries with ${what}`, host, { onMessage() {} });
+    await audit.until(() => client.isConnected);
+    const [session] = server.manager.all();
+    let code = 0;
+    void session?.closed.then((info) => code = info.code);
+    const { topic, data } = JSON.parse(textOf(size));
+    for (let n = 0; n < fit; n++) client.send(topic, data);
+    await audit.pause(ROUND_MS);
+    const waiting = session?.[internals].inbound.stats.waitingMessages;
+    audit.examine("limits", `waiting messages within the bound of ${what}`, fit - 1, waiting);
+    client.send(topic, data);
+    await audit.pause(ROUND_MS);
+    audit.examine("limits", `close beyond the bound of ${what}`, CloseCode.queueFull, code);
+    await client.close();
+    held.resolve();
+    narrow.held = undefined;
+  }
+}
+
+/** Sessions in all; a handshake takes a place, too. */
+async function auditSessions(narrow: Narrow): Promise<void> {
+  const { audit, host } = narrow;
+  const expect = (what: string, received: unknown) =>
+    audit.examine("limits", `sessions of a server (${what})`, true, received);
+  const open = (n: number) => audit.connect(`many-${n}`, host, { onRefused() {} });
+  const isRefused = ({ status: { current } }: Client) =>
+    "cause" in current && current.cause.code === CloseCode.tooMany;
+  const first = open(0);
+  expect("first", await audit.until(() => first.isConnected));
+  // The token of this peer does not come.
+  const { socket } = openPage(narrow, "mute", ["skein.1", "skein.auth"], "");
+  await audit.pause(ROUND_MS);
+  const last = open(1);
+  expect("as many as fit", await audit.until(() => last.isConnected));
+  const beyond = open(2);
+  expect("one more", await audit.until(() => isRefused(beyond)));
+  socket.close();
+  await audit.pause(ROUND_MS);
+  beyond.retryNow();
+  expect("in a free place", await audit.until(() => beyond.isConnected, 2 * ROUND_MS));
+  await Promise.all([first, last, beyond].map((client) => client.close()));
+}
+
+/** Sockets whose peers do not answer a close: these outlive the sessions. */
+async function auditSockets(narrow: Narrow): Promise<void> {
+  const { audit, server: { manager } } = narrow;
+  const expect = (what: string, expected: unknown, received: unknown) =>
+    audit.examine("limits", what, expected, received);
+  const sockets = () => manager.stats().sockets;
+  for (const name of ["stuck-1", "stuck-2"]) {
+    for (let i = 0; i < MAX_SESSIONS; i++) openPage(narrow, name);
+    const isFull = await audit.until(() => manager.count === MAX_SESSIONS, 10 * ROUND_MS);
+    expect(`sessions of ${name} beside sockets that linger`, true, isFull);
+    audit.host(name).freeze();
+    await Promise.all(manager.all().map((session) => session.close()));
+  }
+  const { open, lingering, refused } = sockets();
+  expect("sockets that linger", [MAX_SOCKETS, MAX_SOCKETS], [open, lingering]);
+  const code = await Promise.race([openPage(narrow, "beyond").closed, audit.pause(ROUND_MS)]);
+  expect("upgrade beyond the sockets", [CloseCode.abnormal, 1], [
+    code,
+    sockets().refused - refused,
+  ]);
+  audit.host("stuck-1").thaw();
+  await audit.until(() => sockets().open === MAX_SESSIONS, 10 * ROUND_MS);
+  const { socket } = openPage(narrow, "beyond");
+  const isIn = await audit.until(() => manager.count === 1, 10 * ROUND_MS);
+  expect("upgrade in the place of a socket", true, isIn);
+  socket.close();
+  audit.host("stuck-2").thaw();
+  await audit.pause(ROUND_MS);
+  expect("sockets afterwards", [0, 0], [sockets().open, sockets().lingering]);
+}
+
+/** Makes the text of a message of a size, in bytes. */
+function textOf(bytes: number): string {
+  const empty = JSON.stringify({ topic: "page", data: "" }).length;
+  return JSON.stringify({ topic: "page", data: "x".repeat(bytes - empty) });
+}
+
+function openPage(
+  { audit, host }: Narrow,
+  name: string,
+  protocols: readonly string[] = [],
+  token: string = audit.token(name),
+) {
+  const url = new URL(`wss://${host.name}/`);
+  if (token !== "") url.searchParams.set("token", token);
+  const socket = audit.network.sockets(audit.host(name))(url, protocols);
+  const { promise: closed, resolve } = Promise.withResolvers<number>();
+  socket.onclose = ({ code }) => resolve(code);
+  return { socket, closed };
+}
