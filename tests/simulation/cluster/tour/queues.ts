@@ -10,6 +10,9 @@ import type { Tour } from "./tour.ts";
 /** Data that makes a message large enough for few messages, and small enough for small queues. */
 const PAD = "x".repeat(600);
 
+/** Data so large that the bound of bytes comes before that of messages. */
+const LARGE_PAD = "x".repeat(8_192);
+
 /** Bounds of the queue of a client: the defaults. */
 const CLIENT_QUEUE = { maxMessages: 256, maxBytes: 1_048_576 } as const;
 
@@ -37,11 +40,21 @@ export async function visitQueues(tour: Tour): Promise<void> {
   await examineEnd("a node", session.closed);
   await client.close();
 
+  const heavy = await open("heavy", []);
+  const load = burst(heavy.session, sendQueue, topic, LARGE_PAD);
+  tour.examine("queues", "burst of large messages", "QueueFullError", load.error);
+  const isWithin = load.mostBytes <= sendQueue.maxBytes;
+  tour.examine("queues", `${load.mostBytes} bytes of large messages in bounds`, true, isWithin);
+  const isUsed = load.mostBytes + 2 * LARGE_PAD.length > sendQueue.maxBytes;
+  tour.examine("queues", `${load.mostBytes} bytes of large messages let in`, true, isUsed);
+  await examineEnd("large messages", heavy.session.closed);
+  await heavy.client.close();
+
   const shared = await open("shared", []);
   const { queue } = shared.session[internals];
   const broadcast = new Broadcast(node.server.topics.turn);
   broadcast.add(shared.session);
-  for (let n = 0; n < lengthOf(sendQueue); n++) {
+  for (let n = 0; n < lengthOf(sendQueue, PAD); n++) {
     broadcast.send(encodeMessage(topic, { n, PAD }, { maxBytes: Infinity }));
   }
   await tour.until(() => shared.session.isClosed || queue!.isHeld, 100);
@@ -122,31 +135,39 @@ interface Burst {
   readonly sent: number;
   /** Most messages in the queue. */
   readonly most: number;
+  /** Most bytes in the queue. */
+  readonly mostBytes: number;
   readonly error: string;
 }
 
 /** Number of messages of a burst, which overflows the connection's buffer and the queue. */
-function lengthOf({ maxMessages }: Bounds): number {
-  return maxMessages + Math.ceil(3 * HIGH_WATER_MARK / PAD.length);
+function lengthOf({ maxMessages, maxBytes }: Bounds, pad: string): number {
+  const { length } = pad;
+  return Math.min(maxMessages, Math.ceil(maxBytes / length)) +
+    Math.ceil(3 * HIGH_WATER_MARK / length);
 }
 
 function burst(
   session: Session | NonNullable<Client["session"]>,
   bounds: Bounds,
   topic: string,
+  pad: string = PAD,
 ): Burst {
   const { queue } = session[internals];
   let most = 0;
+  let mostBytes = 0;
   let sent = 0;
   let error = "none";
   try {
-    while (sent < lengthOf(bounds)) {
-      session.send(topic, { n: sent, PAD });
+    while (sent < lengthOf(bounds, pad)) {
+      session.send(topic, { n: sent, pad });
       sent++;
-      most = Math.max(most, queue!.stats.queuedMessages);
+      const { queuedMessages, queuedBytes } = queue!.stats;
+      most = Math.max(most, queuedMessages);
+      mostBytes = Math.max(mostBytes, queuedBytes);
     }
   } catch (thrown) {
     error = thrown instanceof Error ? thrown.name : `${thrown}`;
   }
-  return { sent, most, error };
+  return { sent, most, mostBytes, error };
 }
