@@ -157,8 +157,6 @@ export interface Facts {
     readonly reason: string;
     readonly by: "local" | "remote" | "network";
   };
-  /** A node refused a session: `onRefusal`. */
-  readonly refused: { readonly status: number; readonly reason: string; readonly user?: string };
   /** A handler of a node accepted a message within a rate, or the library refused one beyond. */
   readonly rated: {
     readonly scope: "session" | "user" | "address";

@@ -25,6 +25,7 @@ import { visitGrave } from "./tour/grave.ts";
 import { visitHeartbeats } from "./tour/heartbeats.ts";
 import { Holds } from "./tour/holds.ts";
 import { visitLimits } from "./tour/limits.ts";
+import { visitOutbox } from "./tour/outbox.ts";
 import { visitQueues } from "./tour/queues.ts";
 import { visitRooms } from "./tour/rooms.ts";
 import { Tour } from "./tour/tour.ts";
@@ -286,6 +287,7 @@ export class Cluster implements LiveCluster {
     await this.#tour()?.run([
       visitHeartbeats,
       visitLimits,
+      visitOutbox,
       visitQueues,
       visitRooms,
       visitWaits,

@@ -265,7 +265,6 @@ export class ClusterNode implements LiveServer {
       onRefused: ({ failure }) => journal.event(`client refused ${failure.code}`, name),
       onRefusal: ({ status, reason, error }) => {
         journal.event(`refused ${status}`, name, reason);
-        this.tell("refused", { status, reason });
         if (error !== undefined) this.tell("reported", { error });
       },
     };

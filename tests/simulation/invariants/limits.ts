@@ -1,4 +1,5 @@
 /** Limits: sessions of users, rates, and the bounds of queues. */
+import type { SendQueue } from "../../../session/queue/send_queue.ts";
 import { internals } from "../../../session/session.ts";
 import { GUEST } from "../cluster/tour/holds.ts";
 import type { Invariant } from "../facts.ts";
@@ -8,6 +9,9 @@ import type { Invariant } from "../facts.ts";
  * lasts for two minutes.
  */
 const CLAIM_MS = 120_000;
+
+/** Bounds of the send queue of a client: the defaults. */
+const CLIENT_QUEUE = { maxMessages: 256, maxBytes: 1_048_576 } as const;
 
 /** Most messages of a session that wait for a handler. */
 const MAX_RECEIVED = 4_096;
@@ -58,34 +62,6 @@ export const sessionsPerUser: Invariant = {
             `expected at most ${max} sessions of ${user} on ${
               host || "all nodes"
             }, received ${count}`,
-          );
-        }
-      },
-    };
-  },
-};
-
-/** After the cluster has settled, no place is lost: a user below the limit is let in. */
-export const noLostPlaces: Invariant = {
-  name: "no-lost-places",
-  promise: "A user with fewer sessions than the limit is not refused.",
-  source: "docs/deploy/many-nodes.md, maxSessionsPerUser",
-  watch(report, { maxSessionsPerUser: max }) {
-    let isSettled = false;
-    const refused: { readonly atMs: number; readonly host: string; readonly user: string }[] = [];
-    return {
-      settled: () => void (isSettled = true),
-      refused({ status, user, atMs, host }) {
-        if (isSettled && status === 429 && user !== undefined) refused.push({ atMs, host, user });
-      },
-      end({ servers }) {
-        for (const { user, ...fact } of refused) {
-          let count = 0;
-          for (const { server } of servers) count += server.manager.sessionsOf(user).length;
-          if (count >= max) continue;
-          report(
-            fact,
-            `expected a place for ${user}, with ${count} of ${max} sessions, received 429`,
           );
         }
       },
@@ -146,25 +122,30 @@ export const boundedQueues: Invariant = {
           told.add(`${host} ${queue}`);
           report({ atMs: nowMs, host }, `expected at most ${bound} ${queue}, received ${count}`);
         };
+        const checkQueue = (
+          host: string,
+          queue: SendQueue | undefined,
+          { maxMessages, maxBytes }: { readonly maxMessages: number; readonly maxBytes: number },
+        ) => {
+          if (queue === undefined || queue.isFlushed) return;
+          const { queuedMessages, queuedBytes } = queue.stats;
+          check(host, "messages in a send queue", queuedMessages, maxMessages);
+          if (queuedMessages > 1) check(host, "bytes in a send queue", queuedBytes, maxBytes);
+        };
+        // Each dropped message may leave a notice beside each message that stays.
+        const most = sendQueue.maxMessages * (sendQueue.drops ? 2 : 1);
         for (const { host: { name }, server } of servers) {
           for (const session of server.manager.all()) {
             // Bursts to guests are examined in their own turn, drops included.
             if (session.user?.startsWith(GUEST)) continue;
             const core = session[internals];
-            if (core.queue !== undefined && !core.queue.isFlushed) {
-              const { queuedMessages, queuedBytes } = core.queue.stats;
-              // Each dropped message may leave a notice beside each message that stays.
-              const most = sendQueue.maxMessages * (sendQueue.drops ? 2 : 1);
-              check(name, "messages in a send queue", queuedMessages, most);
-              if (queuedMessages > 1) {
-                check(name, "bytes in a send queue", queuedBytes, sendQueue.maxBytes);
-              }
-            }
+            checkQueue(name, core.queue, { ...sendQueue, maxMessages: most });
             check(name, "requests of one end", core.openRequests, MAX_REQUESTS);
             check(name, "received messages", core.inbound.stats.waitingMessages, MAX_RECEIVED);
           }
         }
         for (const { host: { name }, client } of clients) {
+          checkQueue(name, client.session?.[internals].queue, CLIENT_QUEUE);
           const { messages, bytes } = client.outbox;
           check(name, "messages in the outbox", messages, outbox.maxMessages);
           check(name, "bytes in the outbox", bytes, outbox.maxBytes);

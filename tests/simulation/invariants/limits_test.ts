@@ -1,6 +1,6 @@
 import { internals } from "../../../session/session.ts";
 import type { LiveClient, LiveServer } from "../facts.ts";
-import { boundedQueues, noLostPlaces, rates, sessionsPerUser } from "./limits.ts";
+import { boundedQueues, rates, sessionsPerUser } from "./limits.ts";
 import { Story } from "./story.ts";
 
 /** Nodes with sessions of users; two of a user are allowed. */
@@ -36,15 +36,6 @@ Deno.test("sessionsPerUser finds one session too many, on one node and on all", 
     .finds("expected at most 2 sessions of ann on node0, received 3");
 });
 
-Deno.test("noLostPlaces holds for a full user, and finds a refusal of one with room", () => {
-  const refused = (...users: string[]) =>
-    nodes(new Story(noLostPlaces), users)
-      .tells("refused", { status: 429, reason: "", user: "ann" }).tells("settled", {})
-      .tells("refused", { status: 429, reason: "", user: "ann" }).ends();
-  refused("ann", "ann").finds();
-  refused("ann", "bob").finds("expected a place for ann, with 1 of 2 sessions, received 429");
-});
-
 Deno.test("rates holds within burst and rate, and finds excess and needless refusals", () => {
   const rate = { rates: { session: { perSecond: 1, burst: 3 } } };
   const sends = (count: number, isRefused = false) => {
@@ -72,7 +63,10 @@ Deno.test("boundedQueues holds at the bounds, and finds each queue beyond", () =
     });
     story.cluster.clients.push({
       host: story.host("c"),
-      client: { outbox: { messages: messages - 156, bytes: bytes / 4 } },
+      client: {
+        outbox: { messages: messages - 156, bytes: bytes / 4 },
+        session: { [internals]: { queue } },
+      },
     } as unknown as LiveClient);
     return story.steps().steps();
   };
@@ -82,6 +76,8 @@ Deno.test("boundedQueues holds at the bounds, and finds each queue beyond", () =
     "expected at most 1048576 bytes in a send queue, received 1048580",
     "expected at most 288 requests of one end, received 289",
     "expected at most 4096 received messages, received 4097",
+    "expected at most 256 messages in a send queue, received 257",
+    "expected at most 1048576 bytes in a send queue, received 1048580",
     "expected at most 100 messages in the outbox, received 101",
     "expected at most 262144 bytes in the outbox, received 262145",
   );

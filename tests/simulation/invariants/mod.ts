@@ -20,7 +20,7 @@ import {
 } from "./examined.ts";
 import { noSilentGap } from "./gaps.ts";
 import { nothingLeaks } from "./leaks.ts";
-import { boundedQueues, noLostPlaces, rates, sessionsPerUser } from "./limits.ts";
+import { boundedQueues, rates, sessionsPerUser } from "./limits.ts";
 import { handledOnce, onlyToTheUser, ownAnswers, sentIsHandled } from "./messages.ts";
 import { epochsStay, onceInOrder, onePosition, producerOrder } from "./order.ts";
 import { joinsAndLeaves, presenceConverges } from "./presence.ts";
@@ -61,7 +61,6 @@ export const INVARIANTS: readonly Invariant[] = [
   joinsAndLeaves,
   presenceConverges,
   sessionsPerUser,
-  noLostPlaces,
   rates,
   boundedQueues,
   knownCloseCodes,

@@ -1,7 +1,7 @@
 /** Limits: each is reached once, what is beyond is refused, and the room is free again afterwards. */
 import type { Client } from "../../../../client/client.ts";
 import type { ClusterNode } from "../node.ts";
-import { LIMITS } from "./holds.ts";
+import { GUEST, LIMITS } from "./holds.ts";
 import { nameOfError, type Tour } from "./tour.ts";
 
 /** Most requests of one end that wait at once: the default of `session.maxRequests`. */
@@ -19,6 +19,9 @@ const HANDSHAKE_MS = 5_000;
 /** Time in which a place becomes free, in milliseconds. */
 const FREE_MS = 1_000;
 
+/** Most users of the workload whose places are examined. */
+const MAX_WORKERS = 5;
+
 /**
  * Reaches the limits of sessions, subscriptions, requests, sizes and times.
  *
@@ -28,6 +31,7 @@ export async function visitLimits(tour: Tour): Promise<void> {
   const { settings } = tour;
   await Promise.all([
     settings.has("limits") && visitUser(tour),
+    settings.has("limits") && visitWorkers(tour),
     settings.has("limits") && visitAddress(tour),
     settings.has("limits") && visitTopics(tour),
     settings.has("rates") ? visitRate(tour) : visitRequests(tour),
@@ -43,6 +47,37 @@ async function visitUser(tour: Tour): Promise<void> {
   await visitPlaces(tour, "user", max, (name, i) => tour.guest(tour.host(name), "user", node(i)));
   const left = await tour.node(0).server.sessions("guest-user");
   tour.examine("limits", "sessions of the user afterwards", "0", left.length);
+}
+
+/** Users of the workload, whose places outlived the faults: each is free, or has a session. */
+async function visitWorkers(tour: Tour): Promise<void> {
+  const { maxSessionsPerUser: max, hasExactPlaces } = tour.settings.terms;
+  // Nodes that share nothing count alone, and so does a user's only node.
+  if (!hasExactPlaces || tour.settings.terms.isApart) return;
+  const count = new Map<string, number>();
+  for (const { server } of tour.nodes) {
+    for (const { user } of server.manager.all()) {
+      if (!user.startsWith(GUEST)) count.set(user, (count.get(user) ?? 0) + 1);
+    }
+  }
+  await Promise.all(
+    [...count].slice(0, MAX_WORKERS).map(async ([user, taken], number) => {
+      const open = (i: number) =>
+        tour.guest(tour.host(`as-${user}-${i}`), user, tour.node(number + i), {
+          token: () => tour.tokens.make(user),
+        });
+      const clients = Array.from({ length: max - taken }, (_, i) => open(i));
+      const outcomes = await Promise.all(clients.map((client) => tour.outcome(client)));
+      const expected = clients.map(() => "connected");
+      tour.examine(
+        "limits",
+        `places of ${user}, with ${taken} of ${max} sessions`,
+        expected,
+        outcomes,
+      );
+      await Promise.all(clients.map((client) => client.close()));
+    }),
+  );
 }
 
 /** Sessions of one address, on one node. */

@@ -32,6 +32,7 @@ export async function visitQueues(tour: Tour): Promise<void> {
   const { sendQueue } = tour.settings.terms;
   const host = tour.host("queues");
   for (const policy of DROPS) await dropping(tour, policy);
+  await dropping(tour, "drop-oldest", LARGE_PAD);
 
   const { client, session } = await open("queue", []);
   const topic = `${BURST}close`;
@@ -85,12 +86,16 @@ export async function visitQueues(tour: Tour): Promise<void> {
     return { client, session: session as Session };
   }
 
-  async function dropping(tour: Tour, policy: typeof DROPS[number]): Promise<void> {
+  async function dropping(
+    tour: Tour,
+    policy: typeof DROPS[number],
+    pad: string = PAD,
+  ): Promise<void> {
     const got: number[] = [];
     let dropped = 0;
     const { client, session } = await open(policy, got, (count) => dropped += count);
     const topic = BURST + policy;
-    const { sent, most, error } = burst(session, sendQueue, topic);
+    const { sent, most, error } = burst(session, sendQueue, topic, pad);
     tour.examine("queues", `error of ${policy}`, "none", error);
     // One notice stands beside the messages.
     const isBounded = most <= sendQueue.maxMessages + 1;
@@ -103,6 +108,10 @@ export async function visitQueues(tour: Tour): Promise<void> {
       got.length + dropped,
     );
     tour.examine("queues", `drops by ${policy}`, "true", dropped > 0);
+    // Dropped messages give their room back: the rest fills the queue.
+    const fill = Math.min(sendQueue.maxMessages, sendQueue.maxBytes / (pad.length + 64));
+    const isFull = policy === "latest" || got.length >= Math.floor(fill);
+    tour.examine("queues", `room of messages that ${policy} drops`, "true", isFull);
     const isOrdered = got.every((n, i) => i === 0 || n > got[i - 1]!);
     tour.examine("queues", `order of the rest of ${policy}`, "true", isOrdered);
     const edge = policy === "drop-newest"

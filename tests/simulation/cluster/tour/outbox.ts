@@ -1,0 +1,63 @@
+/** The outbox of a client with at-least-once delivery, which the server's acknowledgements empty. */
+import { nameOfError, type Tour } from "./tour.ts";
+
+/** Bounds of the outbox. */
+const OUTBOX = { maxMessages: 4, maxBytes: 2_000 } as const;
+
+/** Sizes of data, and the number of messages that fit. */
+const CASES = [
+  { what: "messages", data: "", fit: OUTBOX.maxMessages },
+  { what: "bytes", data: "x".repeat(600), fit: 3 },
+] as const;
+
+/** Longest time until all messages are acknowledged, in milliseconds. */
+const FLUSH_MS = 5_000;
+
+/**
+ * Fills the outbox of a guest while the node hears nothing, and lets the messages go.
+ *
+ * @param tour The tour.
+ */
+export async function visitOutbox(tour: Tour): Promise<void> {
+  const node = tour.node(1);
+  const host = tour.host("keeps");
+  const client = tour.guest(host, "keeps", node, { delivery: "at-least-once", outbox: OUTBOX });
+  tour.examine(
+    "limits",
+    "connection of a guest with an outbox",
+    "connected",
+    await tour.outcome(client),
+  );
+  for (const { what, data, fit } of CASES) {
+    tour.network.change(host, node.host, { isBlocked: true });
+    let sent = 0;
+    let error = "none";
+    try {
+      for (; sent <= fit; sent++) client.send("page", data);
+    } catch (thrown) {
+      error = nameOfError(thrown);
+    }
+    // Messages that were handed to the session count until the server has handled these.
+    await tour.pause(200);
+    const { messages } = client.outbox;
+    tour.examine("limits", `${what} of an outbox`, [fit, fit, "QueueFullError"], [
+      sent,
+      messages,
+      error,
+    ]);
+    tour.network.change(host, node.host, { isBlocked: false });
+    const flushed = client.flushed({ timeoutMs: FLUSH_MS });
+    await tour.settles("limits", `${what} that leave the outbox`, flushed, {
+      as: "fulfilled",
+      fromMs: 0,
+      toMs: FLUSH_MS,
+    });
+    tour.examine(
+      "limits",
+      `${what} of an outbox afterwards`,
+      { messages: 0, bytes: 0 },
+      client.outbox,
+    );
+  }
+  await client.close();
+}
