@@ -128,6 +128,7 @@ export class ServerListener {
   #certificate: Certificate | undefined;
   #retrying: Promise<void> | undefined;
   #isStopped = false;
+  #isClosed = false;
   /** Ends the pause before the next attempt. */
   #endWait: (() => void) | undefined;
 
@@ -180,7 +181,8 @@ export class ServerListener {
   get stats(): WebTransportStats | undefined {
     const socket = this.#webTransport;
     if (socket === undefined && this.#retrying === undefined) return undefined;
-    return { isListening: socket !== undefined, handshakes: socket?.handshakes ?? NO_HANDSHAKES };
+    const isListening = socket !== undefined && !this.#isClosed;
+    return { isListening, handshakes: socket?.handshakes ?? NO_HANDSHAKES };
   }
 
   /**
@@ -231,6 +233,7 @@ export class ServerListener {
     this.#endWait?.();
     this.#closings.push(this.#http.shutdown());
     await Promise.all([...this.#closings, this.#retrying, this.#webTransport?.close()]);
+    this.#isClosed = true;
   }
 
   get #localHost(): string {

@@ -138,6 +138,8 @@ Deno.test("serve() answers /metrics with handshakes of QUIC, where WebTransport 
   for (const reason of ["ignored", "replaced", "tooSlow"]) {
     assertEquals(valueOf(families, "skein_quic_handshakes_dropped_total", { reason }), 0);
   }
+  await server.close();
+  assertEquals(server.webTransportStats?.isListening, false);
   await using bare = listen({ metrics: true, webTransport: false });
   assertEquals(parse((await ask(bare, "/metrics")).body).has("skein_quic_handshakes"), false);
 });
