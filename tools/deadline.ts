@@ -7,8 +7,6 @@
  *
  * @module
  */
-import { Script } from "node:vm";
-
 /** The function of a test or of a case of `Deno.test.each()`. */
 type Body = (...args: unknown[]) => unknown;
 
@@ -89,28 +87,55 @@ export function withDeadlineIn(args: readonly unknown[], options: DeadlineOption
 
 const timers = { setTimeout, clearTimeout };
 
+/** The part of Deno's core that this module needs: `node:vm` loads for longer than most tests run. */
+interface Core {
+  evalContext(source: string, name: string): unknown[];
+}
+
+function coreOf(deno: unknown): Core {
+  const holder = deno as { internal: symbol; [internal: symbol]: { core: Core } };
+  return holder[holder.internal]!.core;
+}
+
 /**
  * Passes arguments on under a name that Deno takes for internal code: Deno reports the first caller
  * outside its own code as the location of a test.
  */
-const forward = new Script(
+const [forward] = coreOf(Deno).evalContext(
   "((register, change) => (...args) => register(...change(args)))",
-  { filename: "ext:tests/deadline.js" },
-).runInThisContext() as (register: Register, change: (args: unknown[]) => unknown[]) => Register;
+  "ext:tests/deadline.js",
+) as [(register: Register, change: (args: unknown[]) => unknown[]) => Register];
 
-/** Replaces `Deno.test` in this module's realm, which belongs to one test module. */
-function install(deadlineMs: number, journal: string | undefined): void {
+/** Names the module of the tests that are registered next. */
+const place = { module: Deno.mainModule };
+
+/** Writes a line into the journal of the run. */
+const journal = { write: (_event: string, _module: string, _name: string): void => {} };
+
+/**
+ * Names the module whose tests are registered next, where modules share an isolate.
+ *
+ * @param module URL of the module.
+ */
+export function enter(module: string): void {
+  place.module = module;
+  journal.write("load", module, "");
+}
+
+/** Replaces `Deno.test` in this module's realm. */
+function install(deadlineMs: number, path: string | undefined): void {
   // Opened once, because a test may run without permission to write.
-  const file = journal === undefined
-    ? undefined
-    : Deno.openSync(journal, { append: true, create: true });
+  const file = path === undefined ? undefined : Deno.openSync(path, { append: true, create: true });
   const encoder = new TextEncoder();
-  const module = Deno.mainModule;
-  const onEvent = (event: string, name: string) => {
+  journal.write = (event, module, name) => {
     file?.writeSync(encoder.encode(`${JSON.stringify([event, module, name])}\n`));
   };
-  onEvent("load", "");
-  const change = (args: unknown[]) => withDeadlineIn(args, { deadlineMs, onEvent });
+  journal.write("load", place.module, "");
+  const change = (args: unknown[]) => {
+    const { module } = place;
+    const onEvent = (event: string, name: string) => journal.write(event, module, name);
+    return withDeadlineIn(args, { deadlineMs, onEvent });
+  };
   const original = Deno.test as unknown as Register & Record<string, Register>;
   const test = forward(original, change) as Register & Record<string, Register>;
   Object.assign(test, original);

@@ -5,7 +5,8 @@
  * deno run -A tools/run_tests.ts --deadline=60 --doc --parallel session/
  * ```
  *
- * `--deadline` is in seconds, `--doc` adds the examples of the documentation (`tools/examples.ts`).
+ * `--deadline` is in seconds, `--doc` adds the examples of the documentation (`tools/examples.ts`),
+ * and `--together=12` runs twelve files of the given folders in an isolate.
  * All other arguments are passed to `deno test`; options with a value are
  * written with `=`, except for `--filter`.
  *
@@ -14,6 +15,9 @@
  * seconds later the runner ends the whole run, and names the test.
  * - **Side by side:** with `--parallel`, three files per core run at a time, because tests wait for
  * the network longer than they compute; `DENO_JOBS` sets another number.
+ * - **Together:** the start of an isolate and the modules of the library take longer than most files.
+ * With `--together`, files share both; a file with the words `run_tests: alone`, and the reason, has
+ * an isolate of its own, as has a file that is given by name.
  * - **Slow files:** a run ends with a list of the files that took longest, if any took 5 s.
  * - **No leftovers:** temporary files are in a folder that is removed after the run, and processes
  * that tests started end with the run, even if a signal ends the run.
@@ -39,6 +43,9 @@ const POLL_MS = 1_000;
 const SLOW_MS = 5_000;
 const SLOW_FILES = 15;
 
+/** The words by which a file asks for an isolate of its own. */
+const ALONE = /run_tests: alone/;
+
 /** Files with tests. */
 const TEST = /(?:^|[/_.])test\.ts$/;
 
@@ -55,7 +62,7 @@ interface Running {
 /** Running tests, as reported by the test modules. */
 export class Journal {
   readonly #tests = new Map<string, Running>();
-  /** First and last event of each module. */
+  /** Begin of the first test of each module, and end of the last. */
   readonly #spans = new Map<string, { readonly fromMs: number; toMs: number }>();
   #loaded = "";
   #rest = "";
@@ -73,11 +80,14 @@ export class Journal {
     for (const line of lines) {
       const [event, module, name] = JSON.parse(line) as [string, string, string];
       this.#lastMs = nowMs;
+      if (event === "load") {
+        this.#loaded = module;
+        continue;
+      }
       const span = this.#spans.get(module);
       if (span === undefined) this.#spans.set(module, { fromMs: nowMs, toMs: nowMs });
       else span.toMs = nowMs;
-      if (event === "load") this.#loaded = module;
-      else if (event === "end") this.#tests.delete(module);
+      if (event === "end") this.#tests.delete(module);
       else {
         // The name of an example names its source.
         const what = /#\d+-\d+\.ts$/.test(name) ? name : `${module} => ${name}`;
@@ -102,7 +112,7 @@ export class Journal {
   }
 
   /**
-   * Lists modules by the time between their first and last event.
+   * Lists modules by the time from the begin of their first test to the end of the last.
    *
    * @param leastMs Shortest time of a listed module.
    * @param count Most modules in the list.
@@ -117,16 +127,18 @@ export class Journal {
 /**
  * Runs `deno test`.
  *
- * @param args Arguments of `deno test`; `--deadline=SECONDS` and `--doc` are for the runner.
+ * @param args Arguments of `deno test`; `--deadline=SECONDS`, `--together=FILES` and `--doc` are for
+ * the runner.
  * @returns The exit code of Deno, 1 after a stuck test, 130 after a signal.
- * @throws {RangeError} If `--deadline` is not a positive number.
+ * @throws {RangeError} If `--deadline` or `--together` is not a positive number.
  */
 export async function runTests(args: readonly string[]): Promise<number> {
-  const { deadlineS, withExamples, options, paths } = parse(args);
+  const { deadlineS, withExamples, together, options, paths } = parse(args);
   const folder = await Deno.makeTempDir({ prefix: "skein-tests-" });
   try {
     const files = await filesBelow(paths, options);
-    const tests = files.filter((url) => TEST.test(url.pathname) || paths.includes(url.href));
+    const found = files.filter((url) => TEST.test(url.pathname) || paths.includes(url.href));
+    const tests = await grouped(found, { together, folder, apart: paths });
     if (withExamples) tests.push(...await writtenExamples(files, folder));
     // A page has no tests apart from the examples.
     const modules = tests.filter(({ pathname }) => !pathname.endsWith(".md"));
@@ -143,6 +155,8 @@ export async function runTests(args: readonly string[]): Promise<number> {
 interface Parsed {
   readonly deadlineS: number;
   readonly withExamples: boolean;
+  /** Files that share an isolate. */
+  readonly together: number;
   /** Options of `deno test`. */
   readonly options: readonly string[];
   /** URLs of the files and folders to test. */
@@ -152,11 +166,13 @@ interface Parsed {
 function parse(args: readonly string[]): Parsed {
   let deadlineS = DEADLINE_S;
   let withExamples = false;
+  let together = 1;
   const options: string[] = [];
   const paths: string[] = [];
   for (const [i, arg] of args.entries()) {
     if (arg === "--doc") withExamples = true;
     else if (arg.startsWith("--deadline=")) deadlineS = Number(arg.slice("--deadline=".length));
+    else if (arg.startsWith("--together=")) together = Number(arg.slice("--together=".length));
     else if (arg.startsWith("-") || args[i - 1] === "--filter") options.push(arg);
     else paths.push(urlOf(arg));
   }
@@ -165,7 +181,18 @@ function parse(args: readonly string[]): Parsed {
       `Cannot run tests: --deadline must be a positive number of seconds, received ${deadlineS}`,
     );
   }
-  return { deadlineS, withExamples, options, paths: paths.length > 0 ? paths : [urlOf(".")] };
+  if (!(together >= 1)) {
+    throw new RangeError(
+      `Cannot run tests: --together must be a positive number of files, received ${together}`,
+    );
+  }
+  return {
+    deadlineS,
+    withExamples,
+    together,
+    options,
+    paths: paths.length > 0 ? paths : [urlOf(".")],
+  };
 }
 
 function urlOf(path: string): string {
@@ -195,6 +222,47 @@ async function filesBelow(paths: readonly string[], options: readonly string[]):
   const first = urlOf("tests/");
   const rank = (url: string) => `${url.startsWith(first) ? 0 : 1} ${url}`;
   return [...files].toSorted((a, b) => rank(a) < rank(b) ? -1 : 1).map((url) => new URL(url));
+}
+
+/**
+ * Writes modules that load several files with tests.
+ *
+ * @param files The files.
+ * @param options Number of files that share a module, folder of the run, and URLs of files that stay
+ * apart.
+ * @returns URLs of the modules: the files that stay apart, and modules that load the others.
+ */
+async function grouped(
+  files: readonly URL[],
+  { together, folder, apart }: {
+    readonly together: number;
+    readonly folder: string;
+    readonly apart: readonly string[];
+  },
+): Promise<URL[]> {
+  if (together === 1) return [...files];
+  const alone: URL[] = [];
+  const others: string[] = [];
+  for (const url of files) {
+    const isAlone = apart.includes(url.href) || ALONE.test(await Deno.readTextFile(url));
+    if (isAlone) alone.push(url);
+    else others.push(url.href);
+  }
+  // Files of a folder go to different modules, as slow files are neighbours.
+  const count = Math.ceil(others.length / together);
+  const deadline = JSON.stringify(new URL("deadline.ts", import.meta.url).href);
+  const target = pathToFileURL(`${folder}/together/`);
+  await Deno.mkdir(target);
+  const modules = Array.from({ length: count }, async (_, i) => {
+    const module = new URL(`${i + 1}_of_${count}_test.ts`, target);
+    const imports = others.filter((_, at) => at % count === i).map((href) => {
+      const name = JSON.stringify(href);
+      return `enter(${name});\nawait import(${name});\n`;
+    });
+    await Deno.writeTextFile(module, `import { enter } from ${deadline};\n${imports.join("")}`);
+    return module;
+  });
+  return [...alone, ...await Promise.all(modules)];
 }
 
 /** Writes the examples of modules and pages as test modules. */

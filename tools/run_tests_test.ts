@@ -107,6 +107,46 @@ Deno.test({
   },
 });
 
+Deno.test("runTests() runs files of a folder in one isolate, but for those that ask", async () => {
+  using module = new Module("");
+  const { folder } = module;
+  const count = `
+    const counter = globalThis as unknown as { count?: number };
+    counter.count = (counter.count ?? 0) + 1;
+  `;
+  await Deno.remove(module.path);
+  for (const name of ["a", "b"]) {
+    await Deno.writeTextFile(
+      `${folder}/${name}_test.ts`,
+      `${count}Deno.test("${name} fails", () => { throw new Error("one of " + counter.count); });`,
+    );
+  }
+  await Deno.writeTextFile(
+    `${folder}/c_test.ts`,
+    `// run_tests: alone, as this test counts.
+    ${count}Deno.test("c is alone", () => { if (counter.count !== 1) throw new Error("others"); });`,
+  );
+  const { code, stdout } = await new Deno.Command(Deno.execPath(), {
+    args: ["run", "-A", RUN_TESTS, "--no-check", "--no-config", "--together=2", folder],
+    cwd: folder,
+    env: { NO_COLOR: "1", TMPDIR: folder, TEMP: folder, TMP: folder },
+    stderr: "null",
+  }).output();
+  const output = new TextDecoder().decode(stdout);
+  assertEquals(code, 1);
+  assertMatch(output, /FAILED \| 1 passed \| 2 failed/);
+  for (const name of ["a", "b"]) {
+    assertStringIncludes(output, `${name} fails => ./${name}_test.ts:4`);
+  }
+  assertEquals(output.match(/error: Error: one of 2/g)?.length, 2);
+});
+
+Deno.test("runTests() rejects a number of files that is none", async () => {
+  for (const value of ["0", "-1", "many", ""]) {
+    await assertRejects(() => runTests([`--together=${value}`]), RangeError, "--together");
+  }
+});
+
 Deno.test("runTests() rejects a deadline that is none", async () => {
   for (const value of ["0", "-1", "soon", "Infinity"]) {
     await assertRejects(() => runTests([`--deadline=${value}`]), RangeError, "--deadline");
@@ -129,10 +169,12 @@ Deno.test("Journal.slowest() lists the files that took longest", () => {
   const journal = new Journal();
   journal.read('["load","a",""]\n["load","b",""]\n["load","c",""]\n["begin","a","one"]\n', 5);
   journal.read('["end","a","one"]\n["begin","b","two"]\n', 15);
-  journal.read('["end","b","two"]\n["begin","c","three"]\n["end","c","three"]\n', 25);
-  const [b, c] = [{ module: "b", ms: 20 }, { module: "c", ms: 20 }];
-  assertEquals(journal.slowest(10, 2), [b, c]);
-  assertEquals(journal.slowest(20, 9), [b, c]);
+  journal.read('["end","b","two"]\n["begin","b","three"]\n["begin","c","four"]\n', 25);
+  journal.read('["end","c","four"]\n["end","b","three"]\n', 35);
+  const [a, b, c] = [{ module: "a", ms: 10 }, { module: "b", ms: 20 }, { module: "c", ms: 10 }];
+  assertEquals(journal.slowest(10, 2), [b, a]);
+  assertEquals(journal.slowest(10, 9), [b, a, c]);
+  assertEquals(journal.slowest(20, 9), [b]);
   assertEquals(journal.slowest(21, 9), []);
 });
 
