@@ -5,6 +5,7 @@
  */
 import { deadline } from "@std/async";
 import puppeteer, { type Browser, type BrowserContext, type Page } from "npm:puppeteer-core@^25";
+import { bundleClient } from "../../examples/chat/page.ts";
 import { lowPort } from "../ports.ts";
 
 export type { Browser, BrowserContext, Page };
@@ -104,12 +105,22 @@ export async function launchBrowser(
   });
 }
 
-/** The running browsers of this file's tests; a start takes longer than most tests. */
+/** Bundles by the URL of the module. */
+const bundles = new Map<string, Promise<string>>();
+
+/** Bundles a module for browsers, once for all tests of an isolate. */
+export function bundleOf(module: URL): Promise<string> {
+  const bundle = bundles.get(module.href) ?? bundleClient(module);
+  bundles.set(module.href, bundle);
+  return bundle;
+}
+
+/** The running browsers of this isolate's tests; a start takes longer than most tests. */
 const running = new Map<BrowserKind, Browser>();
 
 let isEndPlanned = false;
 
-/** Ends all browsers after the last test of a file. */
+/** Ends all browsers after the last test of an isolate. */
 const endBrowsers = async () => {
   await Promise.all([...running.values()].map((browser) => browser.close()));
   running.clear();
@@ -145,7 +156,7 @@ async function clear(browser: Browser): Promise<void> {
 }
 
 /**
- * Registers a test for each browser, or for some. The tests of a file share a browser, and no page.
+ * Registers a test for each browser, or for some. The tests of an isolate share a browser, and no page.
  * A test without an installed browser is skipped and renamed; with `CI=true` the missing browser is
  * a failure.
  */

@@ -3,7 +3,6 @@
  *
  * @module
  */
-import { bundleClient } from "../../examples/chat/page.ts";
 import {
   listenMoq,
   type ListenMoqOptions,
@@ -12,7 +11,7 @@ import {
 } from "../../pubsub/moq/mod.ts";
 import type { loadNet } from "../interop/peers/moq_js/net.ts";
 import type { play } from "../interop/peers/moq_js/scenarios.ts";
-import { type Browser, newPage, type Page } from "./_browsers.ts";
+import { type Browser, bundleOf, newPage, type Page } from "./_browsers.ts";
 
 /** Globals for functions that run in a page. */
 declare global {
@@ -33,9 +32,6 @@ const { name } = Object.fromEntries(new URLSearchParams(location.search));
 globalThis[name] = await import("/" + name + ".js");
 globalThis.isReady = true;
 </script>`;
-
-/** Bundles, each built once for all tests. */
-const bundles = new Map<string, Promise<string>>();
 
 /** The server and the pages. */
 export class MoqSite implements AsyncDisposable {
@@ -89,7 +85,5 @@ async function answer(path: string): Promise<Response> {
   if (path === "/") return new Response(HTML, { headers: { "content-type": "text/html" } });
   const module = SCRIPTS[path as keyof typeof SCRIPTS];
   if (module === undefined) return new Response(null, { status: 404 });
-  const bundle = bundles.get(path) ?? bundleClient(module);
-  bundles.set(path, bundle);
-  return new Response(await bundle, { headers: { "content-type": "text/javascript" } });
+  return new Response(await bundleOf(module), { headers: { "content-type": "text/javascript" } });
 }

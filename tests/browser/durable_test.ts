@@ -5,9 +5,8 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import { bundleClient } from "../../examples/chat/page.ts";
 import { serve, type Server } from "../../mod.ts";
-import { newPage, type Page, testInBrowsers } from "./_browsers.ts";
+import { bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
 
 /** Names in a page, for functions that run there. */
 declare global {
@@ -51,7 +50,7 @@ try {
 </script>`;
 
 async function serveStreams(): Promise<Server> {
-  const script = await bundleClient(new URL("../../client.ts", import.meta.url));
+  const script = await bundleOf(new URL("../../client.ts", import.meta.url));
   return serve({
     port: 0,
     hostname: "127.0.0.1",

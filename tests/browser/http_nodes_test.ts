@@ -5,10 +5,9 @@
  * @module
  */
 import { assertEquals } from "@std/assert";
-import { bundleClient } from "../../examples/chat/page.ts";
 import { ENGINES, ProcessSite } from "../brokers/http_nodes.ts";
 import type { Holding } from "../round_robin.ts";
-import { newPage, type Page, testInBrowsers } from "./_browsers.ts";
+import { bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
 
 /** Names in a page, for functions that run there. */
 declare global {
@@ -71,7 +70,7 @@ for (const holds of ["nothing", "start"] as const satisfies readonly Holding[]) 
       const [, start] = ENGINES.redis!;
       const folder = await Deno.makeTempDir();
       await Deno.writeTextFile(`${folder}/index.html`, HTML);
-      const script = await bundleClient(new URL("../../client.ts", import.meta.url));
+      const script = await bundleOf(new URL("../../client.ts", import.meta.url));
       await Deno.writeTextFile(`${folder}/client.js`, script);
       await using site = await ProcessSite.open(await start(), { holds, folder });
       const page = await newPage(browser);

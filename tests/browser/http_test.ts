@@ -1,8 +1,7 @@
 import { assert, assertEquals } from "@std/assert";
 import type { connect, dial } from "../../client.ts";
-import { bundleClient } from "../../examples/chat/page.ts";
 import { createServer, type Server, type ServerOptions } from "../../mod.ts";
-import { type Browser, newPage, type Page, testInBrowsers } from "./_browsers.ts";
+import { type Browser, bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
 
 /** Names in a page, for functions that run there. */
 declare global {
@@ -37,7 +36,7 @@ class Proxy implements AsyncDisposable {
   }
 
   static async start(options: ServerOptions): Promise<Proxy> {
-    return new Proxy(await bundleClient(new URL("../../client.ts", import.meta.url)), options);
+    return new Proxy(await bundleOf(new URL("../../client.ts", import.meta.url)), options);
   }
 
   get port(): number {

@@ -6,11 +6,17 @@
 import type { TransportName } from "../../transport/race/options.ts";
 import { assert, assertEquals, assertNotEquals } from "@std/assert";
 import type { ClientStatus, ConnectOptions } from "../../client.ts";
-import { bundleClient } from "../../examples/chat/page.ts";
 import { serve, type ServeOptions, type Server } from "../../mod.ts";
 import { portOf, until } from "../servers.ts";
 import { TcpPath } from "../tcp_path.ts";
-import { type Browser, BROWSERS, newPage, type Page, testInBrowsers } from "./_browsers.ts";
+import {
+  type Browser,
+  BROWSERS,
+  bundleOf,
+  newPage,
+  type Page,
+  testInBrowsers,
+} from "./_browsers.ts";
 
 /** Names in a page, for functions that run there. */
 declare global {
@@ -54,7 +60,7 @@ async function openSite(
   { url, ...options }: ConnectOptions & { readonly url?: (server: Server) => string } = {},
   serving: ServeOptions = {},
 ): Promise<{ readonly server: Server; readonly page: Page }> {
-  const script = await bundleClient(new URL("../../client.ts", import.meta.url));
+  const script = await bundleOf(new URL("../../client.ts", import.meta.url));
   const server: Server = serve({
     port: 0,
     hostname: "127.0.0.1",

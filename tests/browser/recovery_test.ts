@@ -4,12 +4,11 @@
  * @module
  */
 import { assert, assertEquals } from "@std/assert";
-import { bundleClient } from "../../examples/chat/page.ts";
 import { Balancer } from "../../examples/cluster/balancer.ts";
 import { type Recovery, serve, type ServeOptions, type Server } from "../../mod.ts";
 import { MemoryBroker } from "../../pubsub/mod.ts";
 import { portOf, until } from "../servers.ts";
-import { type Browser, newPage, type Page, testInBrowsers } from "./_browsers.ts";
+import { type Browser, bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
 
 /** Names in a page, for functions that run there. */
 declare global {
@@ -74,7 +73,7 @@ class Site implements AsyncDisposable {
   }
 
   static async open(): Promise<Site> {
-    return new Site(await bundleClient(new URL("../../client.ts", import.meta.url)));
+    return new Site(await bundleOf(new URL("../../client.ts", import.meta.url)));
   }
 
   /** Starts an engine that keeps so many messages of each topic. */

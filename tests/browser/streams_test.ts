@@ -3,12 +3,11 @@
  * over WebTransport.
  */
 import { assert, assertEquals, assertGreater, assertRejects } from "@std/assert";
-import { bundleClient } from "../../examples/chat/page.ts";
 import { StreamError } from "../../errors.ts";
 import type { play, Session as MoqSession } from "../interop/peers/qmux_moq/page.ts";
 import { answer, type Seen } from "../interop/peers/qmux_moq/scenarios.ts";
 import { until } from "../servers.ts";
-import { newPage, testInBrowsers } from "./_browsers.ts";
+import { bundleOf, newPage, testInBrowsers } from "./_browsers.ts";
 import { echoStreams, StreamsSite, TRANSPORTS } from "./_streams_page.ts";
 
 declare global {
@@ -416,7 +415,7 @@ interface Halves {
 
 /** Bundles the other implementation. */
 function moqBundle(): Promise<string> {
-  return bundleClient(new URL("../interop/peers/qmux_moq/page.ts", import.meta.url));
+  return bundleOf(new URL("../interop/peers/qmux_moq/page.ts", import.meta.url));
 }
 
 async function writeText(writable: WritableStream<Uint8Array>, text: string): Promise<void> {

@@ -1,11 +1,17 @@
 import { createSocket } from "node:dgram";
 import { assert, assertEquals, assertMatch } from "@std/assert";
 import type { connect, dial } from "../../client.ts";
-import { bundleClient } from "../../examples/chat/page.ts";
 import { serve, type ServeOptions, type Server, type Session } from "../../mod.ts";
 import { directDatagrams, nativeServerDefects } from "../../transport/mod.ts";
 import { until } from "../servers.ts";
-import { type Browser, isFirefox, newPage, type Page, testInBrowsers } from "./_browsers.ts";
+import {
+  type Browser,
+  bundleOf,
+  isFirefox,
+  newPage,
+  type Page,
+  testInBrowsers,
+} from "./_browsers.ts";
 import { echoStreams } from "./_webtransport_page.ts";
 
 /** Names in a page, for functions that run there. */
@@ -156,7 +162,7 @@ testInBrowsers(
 async function serveClient(
   { wellKnown, ...options }: ServeOptions & { readonly wellKnown?: unknown } = {},
 ): Promise<Server> {
-  const client = await bundleClient(new URL("../../client.ts", import.meta.url));
+  const client = await bundleOf(new URL("../../client.ts", import.meta.url));
   return serve({
     port: 0,
     hostname: "127.0.0.1",

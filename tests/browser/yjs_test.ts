@@ -4,9 +4,8 @@
  * @module
  */
 import { assertEquals } from "@std/assert";
-import { bundleClient } from "../../examples/chat/page.ts";
 import { YjsNode } from "../adapters/yjs_process.ts";
-import { type Browser, newPage, type Page, testInBrowsers } from "./_browsers.ts";
+import { type Browser, bundleOf, newPage, type Page, testInBrowsers } from "./_browsers.ts";
 import type { YjsPage } from "./_yjs_page.ts";
 
 /** Names in a page, for functions that run there. */
@@ -37,7 +36,7 @@ async function has(page: Page, name: string, text: string): Promise<void> {
 
 testInBrowsers("documents of two pages are equal after their node was killed", async (browser) => {
   const folder = await Deno.makeTempDir();
-  const script = await bundleClient(new URL("./_yjs_page.ts", import.meta.url));
+  const script = await bundleOf(new URL("./_yjs_page.ts", import.meta.url));
   await Deno.writeTextFile(`${folder}/page.js`, script);
   await using node = await YjsNode.start({ folder, engine: "sqlite" });
   const ann = await open(browser, node.port, "ann");
