@@ -67,6 +67,20 @@ Deno.test("Nodes declare a silent node gone within the time, and no other one", 
   assertEquals(a.nodes.others().map(({ name }) => name), ["c"]);
 });
 
+Deno.test("Nodes declare a node gone by its last heartbeat, however long before its end that was", async () => {
+  for (const endsMs of [60_100, 61_000, 61_900]) {
+    await using bench = new Bench();
+    const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
+    // The last heartbeat of `b` is that of second 60.
+    await bench.pass(endsMs);
+    b.broker.cut();
+    await bench.pass(65_900 - endsMs);
+    assertEquals(a.events, ["join b"]);
+    await bench.pass(1_100);
+    assertEquals(a.events, ["join b", "leave b"]);
+  }
+});
+
 Deno.test("Nodes receive a farewell at once, and late messages do not bring the node back", async () => {
   await using bench = new Bench();
   const [a, b] = [bench.join({ name: "a" }), bench.join({ name: "b" })];
