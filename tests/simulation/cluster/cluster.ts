@@ -12,6 +12,7 @@ import { auditStreams } from "./audit/durable.ts";
 import { auditExpiry } from "./audit/expiry.ts";
 import { auditFlows } from "./audit/flows.ts";
 import { auditHistory, auditLong } from "./audit/history.ts";
+import { auditHoles } from "./audit/holes.ts";
 import { ClusterClient } from "./client.ts";
 import type { ClusterEngine } from "./engine.ts";
 import { startEngine } from "./engines.ts";
@@ -269,6 +270,7 @@ export class Cluster implements LiveCluster {
     await this.#audit.run([
       auditHistory,
       auditLong,
+      auditHoles,
       auditContract,
       auditStreams,
       auditExpiry,

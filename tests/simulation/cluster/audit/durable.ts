@@ -200,8 +200,16 @@ export async function auditLog(audit: Audit, parts: LogParts): Promise<void> {
     recordsOf(await changed.text()),
   ]);
 
+  // A reader who leaves takes no place: the audit of metrics counts the readers.
+  const left = await log.ask("GET", { query: "?offset=-1&live=sse" });
+  await left.body?.cancel();
+  const atEnd = log.ask("GET", { query: `?offset=${log.offsets.get(log.count)}&live=long-poll` })
+    .then(({ status, headers }) => [status, headers.get("stream-closed")]);
+  await audit.pause(100);
   const closed = await log.ask("POST", { headers: { "stream-closed": "true" } });
   log.expect("close", 204, closed.status);
+  const told = await Promise.race([atEnd, audit.pause(1_000)]);
+  log.expect("close for a reader who waits", [204, "true"], told ?? "none in time");
   const all = range(0, log.count);
   const soon = async <T>(what: string, promise: Promise<T>, expected: T) => {
     const got = await Promise.race([promise, audit.pause(3_000).then(() => "no end in time")]);
