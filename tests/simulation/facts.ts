@@ -40,6 +40,8 @@ export interface Facts {
     readonly topic: string;
     readonly id: string;
     readonly producer: string;
+    /** User of a client whose right to publish the server checks. */
+    readonly user?: string;
     /** True if the client keeps the publication, and repeats it on the next session. */
     readonly isAtLeastOnce?: boolean;
     /** Client that is left out; the producer itself with `echo: false`. */

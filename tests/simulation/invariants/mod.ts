@@ -34,7 +34,13 @@ import {
   trueFigures,
 } from "./sessions.ts";
 import { streamsInOrder, trueDatagrams } from "./streams.ts";
-import { noEcho, nothingAfterLeaving, onlyAllowed, sameTopics } from "./subscriptions.ts";
+import {
+  noEcho,
+  nothingAfterLeaving,
+  onlyAllowed,
+  rightsComeBack,
+  sameTopics,
+} from "./subscriptions.ts";
 import { everyWaitEnds } from "./waits.ts";
 
 /** All invariants. */
@@ -49,6 +55,7 @@ export const INVARIANTS: readonly Invariant[] = [
   nothingAfterLeaving,
   noEcho,
   onlyAllowed,
+  rightsComeBack,
   sameTopics,
   sentIsHandled,
   handledOnce,

@@ -1,5 +1,5 @@
 /** Subscriptions: publications come to those who may have these, and to no others. */
-import type { Invariant } from "../facts.ts";
+import type { Fact, Invariant } from "../facts.ts";
 import { list, seconds } from "./texts.ts";
 
 /** Longest time until a server knows that a client left a topic, in milliseconds. */
@@ -64,15 +64,28 @@ export const noEcho: Invariant = {
   },
 };
 
-/** A user who may not receive a topic gets no publication of that time. */
+/** A user who may not use a topic neither gets publications of that time, nor makes any. */
 export const onlyAllowed: Invariant = {
   name: "only-allowed",
-  promise: "A client receives no publication of a topic that its user may not receive.",
+  promise: "A client neither receives nor makes publications of a topic that its user may not use.",
   source: "docs/protocol.md 8.11, 9.2",
   watch(report) {
     const denied = new Map<string, number>();
     const users = new Map<string, string>();
     const publishedMs = new Map<string, number>();
+    /** Publications that a denied user tried, by id: the user with the topic. */
+    const tried = new Map<string, string>();
+    const forbid = (fact: Fact<"received" | "acknowledged">, what: string) => {
+      const key = tried.get(fact.id);
+      const deniedMs = key === undefined ? undefined : denied.get(key);
+      // A publication that waits until the user is allowed again is in order.
+      if (deniedMs === undefined || publishedMs.get(fact.id)! < deniedMs) return;
+      report(
+        fact,
+        `expected no publication of "${fact.topic}" by ${key!.split(" ")[0]}, denied since ` +
+          `${seconds(deniedMs)}, received ${fact.id}${what}`,
+      );
+    };
     return {
       permission({ user, topic, isAllowed, atMs }) {
         if (isAllowed) denied.delete(`${user} ${topic}`);
@@ -81,8 +94,14 @@ export const onlyAllowed: Invariant = {
       subscribing({ subscription, user }) {
         if (user !== undefined) users.set(subscription, user);
       },
-      published: ({ id, atMs }) => void publishedMs.set(id, atMs),
+      published({ id, atMs, user, topic }) {
+        publishedMs.set(id, atMs);
+        const key = `${user} ${topic}`;
+        if (denied.has(key)) tried.set(id, key);
+      },
+      acknowledged: (fact) => forbid(fact, " as acknowledged"),
       received(fact) {
+        forbid(fact, "");
         const user = users.get(fact.subscription);
         const deniedMs = denied.get(`${user} ${fact.topic}`);
         if (deniedMs === undefined || (publishedMs.get(fact.id) ?? 0) < deniedMs) return;
@@ -91,6 +110,38 @@ export const onlyAllowed: Invariant = {
           `expected nothing on "${fact.topic}" for ${user}, denied since ${seconds(deniedMs)}, ` +
             `received ${fact.id}`,
         );
+      },
+    };
+  },
+};
+
+/** A client that may use its topics is subscribed to all of these at the end. */
+export const rightsComeBack: Invariant = {
+  name: "rights-come-back",
+  promise: "A client that asks for a topic which its user may receive gets the subscription.",
+  source: "docs/protocol.md 9.1, 9.7; docs/guide/topics.md",
+  watch(report) {
+    const wanted = new Map<string, Set<string>>();
+    return {
+      subscribing({ client, topic }) {
+        const topics = wanted.get(client);
+        if (topics === undefined) wanted.set(client, new Set([topic]));
+        else topics.add(topic);
+      },
+      // All rights are back since the last fault.
+      end({ clients, nowMs }) {
+        for (const { name, host, client, subscriptions } of clients) {
+          if (client.session === undefined) continue;
+          const lacking = new Set(wanted.get(name));
+          for (const { topic, isEnded, status } of subscriptions.values()) {
+            if (!isEnded && status.current === "subscribed") lacking.delete(topic);
+          }
+          if (lacking.size === 0) continue;
+          report(
+            { atMs: nowMs, host: host.name },
+            `expected subscriptions of ${name} to ${list([...lacking])}, received none`,
+          );
+        }
       },
     };
   },

@@ -1,5 +1,11 @@
 import type { LiveServer } from "../facts.ts";
-import { noEcho, nothingAfterLeaving, onlyAllowed, sameTopics } from "./subscriptions.ts";
+import {
+  noEcho,
+  nothingAfterLeaving,
+  onlyAllowed,
+  rightsComeBack,
+  sameTopics,
+} from "./subscriptions.ts";
 import { Story } from "./story.ts";
 
 const LEFT = { client: "c", subscription: "s", topic: "t" };
@@ -39,6 +45,36 @@ Deno.test("onlyAllowed holds until a user is denied, and finds later publication
     .publishes("t", "p2").gets("t", ["p2"]).finds();
   denied().publishes("t", "p2").gets("t", ["p2"])
     .finds('expected nothing on "t" for ann, denied since 3.000 s, received p2');
+});
+
+Deno.test("onlyAllowed finds publications that a denied user made", () => {
+  const tries = () =>
+    new Story(onlyAllowed)
+      .tells("permission", { user: "ann", topic: "t", isAllowed: false })
+      .tells("published", { topic: "t", id: "p1", producer: "c", user: "ann" });
+  tries().tells("permission", { user: "ann", topic: "t", isAllowed: true }).gets("t", ["p1"])
+    .finds();
+  tries().gets("t", ["p1"]).tells("acknowledged", { topic: "t", id: "p1" }).finds(
+    'expected no publication of "t" by ann, denied since 1.000 s, received p1',
+    'expected no publication of "t" by ann, denied since 1.000 s, received p1 as acknowledged',
+  );
+});
+
+Deno.test("rightsComeBack holds for subscriptions in force, and finds a client without", () => {
+  const story = (...topics: string[]) => {
+    const story = new Story(rightsComeBack).tells("subscribing", LEFT);
+    story.cluster.clients.push({
+      name: "c",
+      host: story.host("c"),
+      client: { session: { id: "1" } } as never,
+      subscriptions: new Map(
+        topics.map((topic) => [topic, { topic, isEnded: false, status: { current: "subscribed" } }]),
+      ) as never,
+    });
+    return story.ends();
+  };
+  story("t").finds();
+  story("other").finds("expected subscriptions of c to t, received none");
 });
 
 Deno.test("sameTopics holds where both ends have the same topics, and finds others", () => {

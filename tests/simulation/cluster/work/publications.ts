@@ -124,6 +124,7 @@ export function publish(program: Program, topic: string, chance: number): void {
     topic,
     id,
     producer: name,
+    user: program.user,
     isAtLeastOnce: program.isReliable,
     ...(!echo && { except: name }),
   });
