@@ -283,6 +283,7 @@ export interface Facts {
       | "expiry"
       | "figures"
       | "flows"
+      | "carriers"
       | "limits"
       | "waits"
       | "heartbeat"

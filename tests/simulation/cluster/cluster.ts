@@ -7,6 +7,7 @@ import type { Plan } from "../plan.ts";
 import { Witness } from "../witness.ts";
 import { Audit } from "./audit/audit.ts";
 import { auditBounds } from "./audit/bounds.ts";
+import { auditCarriers } from "./audit/carriers.ts";
 import { auditContract } from "./audit/contracts.ts";
 import { auditStreams } from "./audit/durable.ts";
 import { auditExpiry } from "./audit/expiry.ts";
@@ -276,6 +277,7 @@ export class Cluster implements LiveCluster {
       auditExpiry,
       auditFlows,
       auditBounds,
+      auditCarriers,
     ]);
   }
 

@@ -53,6 +53,13 @@ export const exactFlows: Invariant = examined("flows", {
   source: "docs/guide/streams.md",
 });
 
+/** Sessions over HTTP lose and double nothing. */
+export const exactCarriers: Invariant = examined("carriers", {
+  name: "exact-carriers",
+  promise: "A session over HTTP outlives lost requests, and each message comes once, in order.",
+  source: "docs/protocol.md 26; docs/deploy/many-nodes.md",
+});
+
 /** Sessions end at the end of the tokens. */
 export const trueExpiry: Invariant = examined("expiry", {
   name: "true-expiry",

@@ -68,7 +68,9 @@ Deno.test("rightsComeBack holds for subscriptions in force, and finds a client w
       host: story.host("c"),
       client: { session: { id: "1" } } as never,
       subscriptions: new Map(
-        topics.map((topic) => [topic, { topic, isEnded: false, status: { current: "subscribed" } }]),
+        topics.map((
+          topic,
+        ) => [topic, { topic, isEnded: false, status: { current: "subscribed" } }]),
       ) as never,
     });
     return story.ends();

@@ -32,7 +32,8 @@ export interface AuditParts extends ExaminationParts {
 export class Audit extends Examination {
   /** Chance of the audit. */
   readonly random: () => number;
-  readonly #nodes: readonly AuditedNode[];
+  /** The nodes of the cluster. */
+  readonly nodes: readonly AuditedNode[];
   readonly #host: Host;
 
   /**
@@ -42,7 +43,7 @@ export class Audit extends Examination {
    */
   constructor(parts: AuditParts) {
     super(parts, AUDITOR, PATIENCE_MS);
-    this.#nodes = parts.nodes;
+    this.nodes = parts.nodes;
     this.random = parts.simulation.chanceOf("audit");
     this.#host = this.host("clock");
   }
@@ -71,7 +72,7 @@ export class Audit extends Examination {
    * @returns The node.
    */
   node(number: number): AuditedNode {
-    return this.#nodes[number % this.#nodes.length]!;
+    return this.nodes[number % this.nodes.length]!;
   }
 
   /**

@@ -74,7 +74,10 @@ export async function auditHoles(audit: Audit): Promise<void> {
     await burst([one]);
     await comes(one);
     audit.examine("history", `publications dropped later (${policy})`, range(1, count), one.got);
-    audit.examine("history", `recoveries (${policy})`, [], [...one.recoveries, ...other.recoveries]);
+    audit.examine("history", `recoveries (${policy})`, [], [
+      ...one.recoveries,
+      ...other.recoveries,
+    ]);
     await client.close();
   }));
   await server.close();

@@ -1,0 +1,106 @@
+/** Sessions over HTTP behind a balancer, whose requests and answers get lost. */
+import type { Host } from "../../../../testing/simulation/host.ts";
+import { type Audit, outcomeOf } from "./audit.ts";
+
+/** Topic of the audit, one of `audit-many:`. */
+const TOPIC = "audit-many:http";
+
+/** Publications of one round. */
+const COUNT = 3;
+
+/** Time between two publications, in milliseconds. */
+const BETWEEN_MS = 20;
+
+/** Time without an answer before all connections end, in milliseconds. */
+const SILENCE_MS = 60;
+
+/** Longest wait for all publications of a round, in milliseconds. */
+const ROUND_MS = 4_000;
+
+/** A round: the way that is silent from some time on. */
+interface Round {
+  readonly lost: "nothing" | "answers" | "requests" | "both";
+  /** Time behind the publications, in milliseconds. */
+  readonly afterMs: number;
+}
+
+/** Times at which answers get lost: between the end of a request and the arrival of its answer. */
+const AFTER_MS = [20, 40, 60, 80, 100, 120] as const;
+
+/** All rounds. */
+const ROUNDS: readonly Round[] = [
+  { lost: "nothing", afterMs: 0 },
+  ...AFTER_MS.map((afterMs) => ({ lost: "answers", afterMs }) as const),
+  { lost: "requests", afterMs: 0 },
+  { lost: "both", afterMs: 50 },
+];
+
+/** Conditions of a way on which nothing arrives. */
+const BLOCKED = { isBlocked: true } as const;
+
+/** Conditions of a way on which all arrives. */
+const OPEN = { isBlocked: false } as const;
+
+/**
+ * Publishes over HTTP and reads the same topic, while requests and answers get lost: each publication
+ * comes once, in order. Each request goes to the next node, which is rarely that of the session.
+ *
+ * @param audit The audit.
+ */
+export async function auditCarriers(audit: Audit): Promise<void> {
+  if (audit.settings.has("two-wires") || audit.settings.terms.isApart) return;
+  const { network } = audit;
+  const nodes = audit.nodes.map(({ host }) => host);
+  const front = audit.host("balancer");
+  network.front(front, nodes);
+  const host = audit.host("carrier");
+  const client = audit.connect("carrier", front, { transports: ["http"], onMessage() {} });
+  const got: number[] = [];
+  const recoveries: unknown[] = [];
+  const subscription = client.subscribe(TOPIC, {
+    onRecovery: ({ recovered, reason }) => void recoveries.push(reason ?? recovered),
+  });
+  void (async () => {
+    for await (const { data } of subscription) got.push((data as { readonly n: number }).n);
+  })().catch(() => {}); // The numbers show what is missing.
+  await audit.until(() => subscription.status.current === "subscribed");
+  const { session } = client;
+  let count = 0;
+  for (const [i, { lost, afterMs }] of ROUNDS.entries()) {
+    const ways: (readonly [Host, Host])[] = [];
+    if (lost === "answers" || lost === "both") ways.push([front, host]);
+    if (lost === "requests" || lost === "both") ways.push([host, front]);
+    const outcomes: Promise<string>[] = [];
+    const expected: number[] = [];
+    for (let n = 0; n < COUNT; n++) {
+      expected.push(++count);
+      const published = client.publish(TOPIC, { n: count }, { timeoutMs: ROUND_MS });
+      outcomes.push(outcomeOf(published));
+      await audit.pause(BETWEEN_MS);
+    }
+    await audit.pause(afterMs);
+    for (const [from, to] of ways) network.change(from, to, BLOCKED);
+    await audit.pause(SILENCE_MS);
+    for (const link of network.links) {
+      // In each second round the nodes learn nothing, and go on to answer.
+      if (ways.length > 0 && link.client === host) {
+        link.disconnect({ silent: i % 2 === 0 ? "server" : false });
+      }
+    }
+    for (const [from, to] of ways) network.change(from, to, OPEN);
+    const all = new Set(await Promise.all(outcomes));
+    await audit.until(() => got.length >= count, ROUND_MS);
+    const what = `${lost} lost after ${afterMs} ms`;
+    audit.examine("carriers", `publications over HTTP, ${what}`, ["fulfilled"], [...all]);
+    audit.examine("carriers", `read over HTTP, ${what}`, expected, got.slice(-COUNT));
+  }
+  audit.examine("carriers", "all over HTTP", Array.from({ length: count }, (_, i) => i + 1), got);
+  audit.examine("carriers", "recoveries over HTTP", [], recoveries);
+  audit.examine(
+    "carriers",
+    "session over HTTP",
+    session?.id ?? "none",
+    client.session?.id ?? "gone",
+  );
+  await client.close();
+}
