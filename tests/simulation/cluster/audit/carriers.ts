@@ -15,7 +15,7 @@ const BETWEEN_MS = 20;
 const SILENCE_MS = 60;
 
 /** Longest wait for all publications of a round, in milliseconds. */
-const ROUND_MS = 4_000;
+const ROUND_MS = 8_000;
 
 /** A round: the way that is silent from some time on. */
 interface Round {
@@ -25,7 +25,7 @@ interface Round {
 }
 
 /** Times at which answers get lost: between the end of a request and the arrival of its answer. */
-const AFTER_MS = [20, 40, 60, 80, 100, 120] as const;
+const AFTER_MS = [20, 45, 70, 95, 120] as const;
 
 /** All rounds. */
 const ROUNDS: readonly Round[] = [
