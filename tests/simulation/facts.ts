@@ -205,6 +205,8 @@ export interface Facts {
   readonly appending: { readonly stream: string; readonly first: number; readonly count: number };
   /** The append resolved. */
   readonly appended: { readonly stream: string; readonly first: number; readonly count: number };
+  /** A writer over HTTP got an answer that no repetition changes, such as 409. */
+  readonly appendRefused: { readonly stream: string; readonly status: number };
   /** The writer closed the stream; `records` in all, and the code for an end that is no success. */
   readonly streamClosed: {
     readonly stream: string;

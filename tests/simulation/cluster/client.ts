@@ -10,6 +10,7 @@ import type { Journal } from "./journal.ts";
 import { nameOf, Program, type Storage } from "./program.ts";
 import type { Settings } from "./settings.ts";
 import type { Tokens } from "./tokens.ts";
+import { appendByHttp } from "./work/appends.ts";
 import { askForAnswers } from "./work/answers.ts";
 import { type DurableNames, readStream } from "./work/durable.ts";
 import { ask, clientRequests, sendMessages, takeDirect } from "./work/messages.ts";
@@ -65,7 +66,12 @@ export class ClusterClient {
   readonly #network: SimulatedNetwork;
   /** Chance that decides about the transports and the other programs of the machine. */
   readonly #kind: number;
-  readonly #storage: Storage = { positions: new Map(), answers: new Map(), next: 0 };
+  readonly #storage: Storage = {
+    positions: new Map(),
+    answers: new Map(),
+    written: new Map(),
+    next: 0,
+  };
   #program: Program | undefined;
   #isWorking = true;
   #isClosing = false;
@@ -134,7 +140,7 @@ export class ClusterClient {
   }
 
   #start(): void {
-    const { journal, settings, topics, simulation, network, servers } = this.#parts;
+    const { journal, settings, topics, simulation, network, servers, streams } = this.#parts;
     const { host, user } = this;
     const client = this.#connect((topic, data) => this.#take(program, notices, topic, data));
     const program = this.#program = new Program({
@@ -159,8 +165,11 @@ export class ClusterClient {
     if (settings.has("answers")) askForAnswers(program);
     if (settings.has("durable")) this.#readStreams(program);
     if (settings.has("streams")) useStreams(program);
-    const http = { network, servers, pick: (chance: number) => this.#parts.streams.pick(chance) };
-    if (settings.has("http-api") && this.#kind < 0.3) useHttp(program, http, topics);
+    const http = { network, servers, pick: (chance: number) => streams.pick(chance) };
+    if (settings.has("http-api") && this.#kind < 0.3) {
+      useHttp(program, http, topics);
+      if (settings.has("durable")) appendByHttp(program, { ...http, streams });
+    }
     if (settings.has("plain") && this.#kind > 0.8) openPage(program, http);
     if (settings.has("reload")) {
       program.every(RELOAD_EVERY_MS, "reload", () => {

@@ -11,6 +11,18 @@ import type { Settings } from "./settings.ts";
 /** Longest wait of a program for an answer of the library, in milliseconds. */
 export const WAIT_MS = 30_000;
 
+/** A durable stream that a machine writes over HTTP; the next program of the machine goes on. */
+export interface Written {
+  /** Number of records in all. */
+  readonly records: number;
+  /** Number of acknowledged records; -1 until the stream is known to exist. */
+  next: number;
+  /** Epoch of the producer. */
+  epoch: number;
+  /** Number of the next append within the epoch. */
+  seq: number;
+}
+
 /** Facts that outlive the programs of a machine, as the storage of a browser does. */
 export interface Storage {
   /** Positions of subscriptions, by topic. */
@@ -20,6 +32,8 @@ export interface Storage {
     string,
     { readonly items: number; readonly index: number; readonly offset: string | undefined }
   >;
+  /** Durable streams that the machine writes over HTTP. */
+  readonly written: Map<string, Written>;
   /** Number of the next name of this machine. */
   next: number;
 }

@@ -21,7 +21,7 @@ export const recordsInOrder: Invariant = {
   name: "records-in-order",
   promise:
     "A reader of a durable stream gets each record once, in order, then one end behind the last.",
-  source: "docs/protocol.md 24.2 to 24.7; docs/guide/durable-streams.md",
+  source: "docs/protocol.md 24.2 to 24.7; docs/guide/durable-streams.md, durable-streams-http.md",
   watch(report) {
     const logs = new Map<string, Log>();
     const readers = new Map<string, { next: number; isOver: boolean }>();
@@ -47,6 +47,14 @@ export const recordsInOrder: Invariant = {
         if (log.records !== undefined && fact.first >= log.records) {
           report(fact, `expected no record after the close of ${fact.stream}, one was appended`);
         }
+      },
+      appendRefused(fact) {
+        const { stream, status } = fact;
+        if (logOf(stream).isUnsure) return;
+        report(
+          fact,
+          `expected an append to ${stream}, repeated with its number, to succeed, received ${status}`,
+        );
       },
       streamClosed({ stream, records }) {
         logOf(stream).records = records;

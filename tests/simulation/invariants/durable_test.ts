@@ -48,3 +48,14 @@ Deno.test("recordsInOrder finds records after the end, and appends after the clo
       "expected no record after the close of d, one was appended",
     );
 });
+
+Deno.test("recordsInOrder finds a refused append, unless the engine lost records", () => {
+  const refused = (story: Story) => story.tells("appendRefused", { stream: "s", status: 409 });
+  refused(new Story(recordsInOrder)).finds(
+    "expected an append to s, repeated with its number, to succeed, received 409",
+  );
+  const unsure = new Story(recordsInOrder)
+    .tells("appending", { stream: "s", first: 0, count: 1 })
+    .tells("engineLost", { why: "power" });
+  refused(unsure).finds();
+});

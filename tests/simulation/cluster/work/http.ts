@@ -10,10 +10,10 @@ const PUBLISH_EVERY_MS = 15_000;
 const READ_EVERY_MS = 25_000;
 
 /** Longest wait for an answer, in milliseconds: a long-poll takes 20 s. */
-const ANSWER_MS = 40_000;
+export const ANSWER_MS = 40_000;
 
 /** Wait between two attempts after a failure, in milliseconds. */
-const RETRY_MS = 2_000;
+export const RETRY_MS = 2_000;
 
 /** Most failures in a row before a reader gives up. */
 const MAX_FAILURES = 20;
@@ -85,7 +85,14 @@ export function openPage(program: Program, parts: HttpParts): void {
   open();
 }
 
-function urlOf({ servers }: HttpParts, chance: number): string {
+/**
+ * Picks a server.
+ *
+ * @param parts See {@linkcode HttpParts}.
+ * @param chance A number from 0 up to 1.
+ * @returns The URL of the server.
+ */
+export function urlOf({ servers }: HttpParts, chance: number): string {
   return `https://${servers[Math.floor(chance * servers.length)]!.name}`;
 }
 
@@ -165,8 +172,13 @@ async function readStream(
   program.tell("readEnded", { stream, reader, isLeft: true });
 }
 
-/** Ends a request after a time, on the clock of the machine. */
-function limit(program: Program): AbortSignal {
+/**
+ * Ends a request after a time, on the clock of the machine.
+ *
+ * @param program The program of the machine.
+ * @returns The signal.
+ */
+export function limit(program: Program): AbortSignal {
   const controller = new AbortController();
   const end = () => controller.abort(new DOMException("The request took too long", "TimeoutError"));
   program.host.runtime.setTimeout(end, ANSWER_MS - RETRY_MS);

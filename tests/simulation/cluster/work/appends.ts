@@ -1,0 +1,127 @@
+/** Durable streams that clients write over HTTP: each append is repeated until a node answers. */
+import type { Program, Written } from "../program.ts";
+import type { DurableNames } from "./durable.ts";
+import { ANSWER_MS, type HttpParts, limit, RETRY_MS, urlOf } from "./http.ts";
+
+/** Mean time between two streams of one machine, in milliseconds. */
+const WRITE_EVERY_MS = 30_000;
+
+/** Most records of a stream. */
+const MAX_RECORDS = 10;
+
+/** Mean time between two records, in milliseconds. */
+const RECORD_MS = 700;
+
+/** Most attempts for one append: together longer than all faults. */
+const MAX_ATTEMPTS = 100;
+
+/** Share of records before which the producer begins a new epoch. */
+const EPOCH_SHARE = 0.2;
+
+/** Parts of writers over HTTP. */
+export interface AppendParts extends HttpParts {
+  readonly streams: DurableNames;
+}
+
+/**
+ * Writes streams over HTTP, one after the other, and goes on with those of the last program.
+ *
+ * @param program The program.
+ * @param parts See {@linkcode AppendParts}.
+ */
+export function appendByHttp(program: Program, parts: AppendParts): void {
+  const random = program.chanceOf("appends");
+  for (const [stream, written] of program.storage.written) {
+    void write(program, parts, { stream, written, random });
+  }
+  program.every(WRITE_EVERY_MS, "http-writers", () => {
+    const stream = program.newId("h");
+    const records = 1 + Math.floor(MAX_RECORDS * random());
+    const written = { records, next: -1, epoch: 0, seq: 0 };
+    program.storage.written.set(stream, written);
+    void write(program, parts, { stream, written, random });
+  });
+}
+
+/** A stream with its writer. */
+interface Writing {
+  readonly stream: string;
+  readonly written: Written;
+  readonly random: () => number;
+}
+
+async function write(program: Program, parts: AppendParts, writing: Writing): Promise<void> {
+  const { stream, written, random } = writing;
+  const ask = (init: RequestInit) => persist(program, parts, { ...writing, init });
+  if (written.next < 0) {
+    program.tell("appending", { stream, first: 0, count: 0 });
+    if (!await ask({ method: "PUT", headers: JSON_TYPE })) return;
+    parts.streams.add(stream);
+    written.next = 0;
+  }
+  while (written.next < written.records) {
+    const { next, epoch, seq } = written;
+    const isLast = next === written.records - 1;
+    program.tell("appending", { stream, first: next, count: 1 });
+    const isKept = await ask({
+      method: "POST",
+      headers: { ...producer(epoch, seq), ...(isLast && { "stream-closed": "true" }) },
+      body: JSON.stringify({ record: next }),
+    });
+    if (!isKept) return;
+    program.tell("appended", { stream, first: next, count: 1 });
+    written.next++;
+    written.seq++;
+    if (isLast) break;
+    await program.sleep(RECORD_MS * (0.5 + random()));
+    if (random() >= EPOCH_SHARE) continue;
+    written.epoch++;
+    written.seq = 0;
+  }
+  program.event("stream written over HTTP", stream);
+  program.tell("streamClosed", { stream, records: written.records });
+  program.storage.written.delete(stream);
+}
+
+/** Headers of JSON. */
+const JSON_TYPE = { "content-type": "application/json" } as const;
+
+function producer(epoch: number, seq: number): Record<string, string> {
+  return {
+    ...JSON_TYPE,
+    "producer-id": "writer",
+    "producer-epoch": `${epoch}`,
+    "producer-seq": `${seq}`,
+  };
+}
+
+/** Repeats a request at any node until one succeeds; false if the program ends, or is refused. */
+async function persist(
+  program: Program,
+  parts: AppendParts,
+  { stream, init, random }: Writing & { readonly init: RequestInit },
+): Promise<boolean> {
+  const request = parts.network.fetch(program.host);
+  for (let i = 0; i < MAX_ATTEMPTS; i++) {
+    if (program.client.status.isEnded) return false;
+    try {
+      const url = `${urlOf(parts, random())}/streams/${encodeURIComponent(stream)}`;
+      const asked = request(url, { ...init, signal: limit(program) });
+      const { status, ok, body } = await program.wait(`${init.method} ${stream}`, asked, ANSWER_MS);
+      await body?.cancel();
+      program.event(`${init.method} of a stream answers ${status}`);
+      if (ok) return true;
+      if (status < 500 && status !== 429) {
+        program.tell("appendRefused", { stream, status });
+        program.storage.written.delete(stream);
+        return false;
+      }
+    } catch (error) {
+      program.event(
+        `${init.method} of a stream failed ${error instanceof Error ? error.name : ""}`,
+      );
+    }
+    await program.sleep(RETRY_MS);
+  }
+  return false;
+}
