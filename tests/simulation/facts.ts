@@ -174,6 +174,10 @@ export interface Facts {
     readonly room: string;
     readonly users: readonly string[];
   };
+  /** A client calls `presence`; without data it takes the data back. */
+  readonly presenceSet: { readonly client: string; readonly room: string; readonly data?: unknown };
+  /** The call rejected: the data of the client in the room is unknown. */
+  readonly presenceFailed: { readonly client: string; readonly room: string };
   /** A notice of presence. */
   readonly presence: {
     readonly observer: string;

@@ -32,7 +32,7 @@ import { visitQueues } from "./tour/queues.ts";
 import { visitRooms } from "./tour/rooms.ts";
 import { Tour } from "./tour/tour.ts";
 import { visitWaits } from "./tour/waits.ts";
-import { handleMessage } from "./work/messages.ts";
+import { handleMessage, sendToUser } from "./work/messages.ts";
 import { DurableNames, writeStream } from "./work/durable.ts";
 
 /** Mean time between two publications on a topic, in milliseconds. */
@@ -254,8 +254,13 @@ export class Cluster implements LiveCluster {
     return true;
   }
 
-  /** Publishes once on each topic, on each node and by each client that publishes. */
+  /** Publishes once on each topic, on each node and by each client; each node sends to some users. */
   probe(): void {
+    const users = [...new Set(this.machines.map(({ user }) => user))];
+    for (const [i, user] of this.#settings.has("direct") ? users.entries() : []) {
+      const node = this.nodes[i % this.nodes.length]!;
+      node.host.after(0, () => sendToUser(node, user));
+    }
     for (const { name, publishers } of this.#topics) {
       for (const node of this.nodes) node.host.after(0, () => node.publish(name, 1));
       for (const publisher of publishers) {

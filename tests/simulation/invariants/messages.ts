@@ -174,3 +174,40 @@ export const onlyToTheUser: Invariant = {
     };
   },
 };
+
+/** After the cluster has settled, each client of a user gets the messages to the user. */
+export const toAllOfTheUser: Invariant = {
+  name: "to-all-of-the-user",
+  promise: "On a settled cluster, a message to a user reaches each client of the user on any node.",
+  source: "docs/concepts/nodes.md; server/server.ts, Server.to",
+  watch(report, terms) {
+    let isSettled = false;
+    const sent = new Map<string, Fact<"sentToUser">[]>();
+    const received = new Set<string>();
+    return {
+      settled: () => void (isSettled = true),
+      sentToUser(fact) {
+        if (!isSettled) return;
+        const all = sent.get(fact.user);
+        if (all === undefined) sent.set(fact.user, [fact]);
+        else all.push(fact);
+      },
+      receivedAsUser({ client, id }) {
+        if (isSettled) received.add(`${client} ${id}`);
+      },
+      end({ clients, nowMs }) {
+        if (terms.isApart) return;
+        for (const { name, host, client, user = "" } of clients) {
+          if (!client.isConnected) continue;
+          const lacking = (sent.get(user) ?? []).filter(({ id }) => !received.has(`${name} ${id}`));
+          if (lacking.length === 0) continue;
+          report(
+            { atMs: nowMs, host: host.name },
+            `expected ${list(lacking.map(({ id }) => id))} to ${user}, sent on ` +
+              `${lacking[0]!.host}, at ${name}, received none of these`,
+          );
+        }
+      },
+    };
+  },
+};

@@ -1,4 +1,10 @@
-import { handledOnce, onlyToTheUser, ownAnswers, sentIsHandled } from "./messages.ts";
+import {
+  handledOnce,
+  onlyToTheUser,
+  ownAnswers,
+  sentIsHandled,
+  toAllOfTheUser,
+} from "./messages.ts";
 import { Story } from "./story.ts";
 
 /** Client `c` sends messages, at least once each. */
@@ -70,4 +76,18 @@ Deno.test("onlyToTheUser holds for clients of the user, and finds others and rep
     "expected u1 once at c1, received it again",
     "expected u1 at clients of ann, received at bob",
   );
+});
+
+Deno.test("toAllOfTheUser holds for messages that came, and finds a client without", () => {
+  const story = () => {
+    const story = new Story(toAllOfTheUser)
+      .tells("sentToUser", { user: "ann", id: "d0" }).tells("settled", {})
+      .tells("sentToUser", { user: "ann", id: "d1" });
+    const client = { isConnected: true } as never;
+    const host = story.host("c");
+    story.cluster.clients.push({ name: "c", host, client, user: "ann", subscriptions: new Map() });
+    return story;
+  };
+  story().tells("receivedAsUser", { client: "c", user: "ann", id: "d1" }).ends().finds();
+  story().ends().finds("expected d1 to ann, sent on h, at c, received none of these");
 });

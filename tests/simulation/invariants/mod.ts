@@ -22,9 +22,15 @@ import {
 import { noSilentGap } from "./gaps.ts";
 import { nothingLeaks } from "./leaks.ts";
 import { boundedQueues, rates, sessionsPerUser } from "./limits.ts";
-import { handledOnce, onlyToTheUser, ownAnswers, sentIsHandled } from "./messages.ts";
+import {
+  handledOnce,
+  onlyToTheUser,
+  ownAnswers,
+  sentIsHandled,
+  toAllOfTheUser,
+} from "./messages.ts";
 import { epochsStay, onceInOrder, onePosition, producerOrder } from "./order.ts";
-import { joinsAndLeaves, presenceConverges } from "./presence.ts";
+import { joinsAndLeaves, presenceConverges, presenceHasData } from "./presence.ts";
 import { acknowledgedArrives, trueReasons } from "./recovery.ts";
 import {
   calmSessionsStay,
@@ -62,12 +68,14 @@ export const INVARIANTS: readonly Invariant[] = [
   handledOnce,
   ownAnswers,
   onlyToTheUser,
+  toAllOfTheUser,
   answersInOrder,
   recordsInOrder,
   streamsInOrder,
   trueDatagrams,
   joinsAndLeaves,
   presenceConverges,
+  presenceHasData,
   sessionsPerUser,
   rates,
   boundedQueues,

@@ -111,3 +111,53 @@ export const presenceConverges: Invariant = {
     }
   },
 };
+
+/** In the end each member of a room has data that one of the clients of the user set last. */
+export const presenceHasData: Invariant = {
+  name: "presence-has-data",
+  promise: "A member has the data that a client of the user set last, and none that is over.",
+  source: "docs/protocol.md 12.7, 12.9; docs/guide/topics.md, Presence with data",
+  watch(report, terms) {
+    /** Data by client and room; a text that no data has for data that is unknown. */
+    const data = new Map<string, string | undefined>();
+    return {
+      presenceSet({ client, room, data: value }) {
+        data.set(`${client} ${room}`, value === undefined ? undefined : JSON.stringify(value));
+      },
+      presenceFailed: ({ client, room }) => void data.set(`${client} ${room}`, UNKNOWN),
+      end({ servers, clients, nowMs }) {
+        if (terms.isApart) return;
+        const own = new Map<string, Set<string | undefined>>();
+        for (const { name, client, user, subscriptions } of clients) {
+          if (!client.isConnected || user === undefined) continue;
+          for (const { topic, status } of subscriptions.values()) {
+            if (!terms.isRoom(topic) || status.current !== "subscribed") continue;
+            const key = `${user} ${topic}`;
+            const all = own.get(key) ?? new Set();
+            own.set(key, all.add(data.get(`${name} ${topic}`)));
+          }
+        }
+        for (const { host, server } of servers) {
+          for (const room of server.rooms.names()) {
+            for (const { user, data } of server.rooms.members(room)) {
+              const all = own.get(`${user} ${room}`);
+              if (all === undefined || all.has(UNKNOWN)) continue;
+              // The clocks of nodes decide which of several clients was the last one.
+              const some = new Set([...all].filter((one) => one !== undefined));
+              const shown = data === undefined ? undefined : JSON.stringify(data);
+              if (shown === undefined ? some.size === 0 : some.has(shown)) continue;
+              report(
+                { atMs: nowMs, host: host.name },
+                `expected ${[...some].join(" or ") || "no data"} of ${user} in "${room}", ` +
+                  `received ${shown ?? "none"}`,
+              );
+            }
+          }
+        }
+      },
+    };
+  },
+};
+
+/** Stands for data of which the server may have either value. */
+const UNKNOWN = "unknown";

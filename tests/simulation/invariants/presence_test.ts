@@ -1,5 +1,5 @@
 import type { LiveServer } from "../facts.ts";
-import { joinsAndLeaves, presenceConverges } from "./presence.ts";
+import { joinsAndLeaves, presenceConverges, presenceHasData } from "./presence.ts";
 import { Story } from "./story.ts";
 
 const ROOM = { observer: "s", room: "room" };
@@ -74,4 +74,36 @@ Deno.test("presenceConverges finds ghosts, and users who are hidden", () => {
   const story = sees(new Story(presenceConverges))
     .tells("presence", { ...ROOM, change: "left", user: "bob" });
   ends(story, ["ann"], ["ann+"]).finds('expected 1 connections of ann in "room", received 2');
+});
+
+Deno.test("presenceHasData holds for data of a client that is there, and finds other data", () => {
+  const room = "room:a";
+  const ends = (
+    members: readonly { readonly user: string; readonly data?: unknown }[],
+    set = 1,
+  ) => {
+    const story = new Story(presenceHasData)
+      .tells("presenceSet", { client: "c", room, data: { mood: set } });
+    const host = story.host("c");
+    story.cluster.clients.push({
+      name: "c",
+      host,
+      user: "ann",
+      client: { isConnected: true } as never,
+      subscriptions: new Map([["s", {
+        topic: room,
+        isEnded: false,
+        status: { current: "subscribed" },
+      }]]) as never,
+    });
+    const rooms = { names: () => [room], members: () => members };
+    story.cluster.servers.push({ host, server: { rooms } as never });
+    return story;
+  };
+  ends([{ user: "ann", data: { mood: 1 } }, { user: "guest", data: 7 }]).ends().finds();
+  ends([{ user: "ann" }]).tells("presenceFailed", { client: "c", room }).ends().finds();
+  ends([{ user: "ann" }]).ends()
+    .finds('expected {"mood":1} of ann in "room:a", received none');
+  ends([{ user: "ann", data: { mood: 2 } }]).ends()
+    .finds('expected {"mood":1} of ann in "room:a", received {"mood":2}');
 });

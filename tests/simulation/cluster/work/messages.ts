@@ -96,11 +96,7 @@ export function handleMessage(
   if (settings.has("rates")) {
     node.tell("rated", { scope: "user", of: session.user, isRefused: false });
   }
-  if (settings.has("direct")) {
-    const direct = node.newId("d");
-    node.tell("sentToUser", { user: session.user, id: direct });
-    node.server.to(session.user).send("direct", { id: direct });
-  }
+  if (settings.has("direct")) sendToUser(node, session.user);
   if (!settings.has("requests")) return;
   const asked = node.newId("q");
   node.tell("requestSent", { requester: name, id: asked });
@@ -112,6 +108,18 @@ export function handleMessage(
     },
     (error) => node.failed("request of node failed", error),
   );
+}
+
+/**
+ * Sends a message to a user, on whichever nodes the user has sessions.
+ *
+ * @param node The node.
+ * @param user The user.
+ */
+export function sendToUser(node: ClusterNode, user: string): void {
+  const id = node.newId("d");
+  node.tell("sentToUser", { user, id });
+  node.server.to(user).send("direct", { id });
 }
 
 /**

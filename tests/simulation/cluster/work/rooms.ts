@@ -13,13 +13,15 @@ const UPDATE_EVERY_MS = 12_000;
  */
 export function bePresent(program: Program, rooms: readonly string[]): void {
   if (rooms.length === 0) return;
-  const { client } = program;
+  const { client, name } = program;
   program.every(UPDATE_EVERY_MS, "presence", (random) => {
     const room = rooms[Math.floor(random() * rooms.length)]!;
     const data = random() < 0.1 ? undefined : { mood: Math.floor(1_000 * random()) };
+    program.tell("presenceSet", { client: name, room, ...(data && { data }) });
     const set = client.presence(room, data, { timeoutMs: WAIT_MS });
     program.wait(`presence in ${room}`, set).catch((error) => {
       program.failed("presence failed", error);
+      program.tell("presenceFailed", { client: name, room });
     });
   });
 }
