@@ -16,11 +16,17 @@ export interface Linked<T> {
  */
 export class LinkedList<T extends Linked<T>> {
   #first: T | undefined = undefined;
+  #last: T | undefined = undefined;
   #size = 0;
 
   /** Number of items. */
   get size(): number {
     return this.#size;
+  }
+
+  /** The item that was added before all others; undefined in an empty list. */
+  get oldest(): T | undefined {
+    return this.#last;
   }
 
   /**
@@ -30,7 +36,8 @@ export class LinkedList<T extends Linked<T>> {
    */
   add(item: T): void {
     item.next = this.#first;
-    if (this.#first !== undefined) this.#first.previous = item;
+    if (this.#first === undefined) this.#last = item;
+    else this.#first.previous = item;
     this.#first = item;
     this.#size++;
   }
@@ -46,6 +53,7 @@ export class LinkedList<T extends Linked<T>> {
     else if (this.#first === item) this.#first = next;
     else return;
     if (next !== undefined) next.previous = previous;
+    else this.#last = previous;
     item.previous = item.next = undefined;
     this.#size--;
   }

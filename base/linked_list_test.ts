@@ -1,4 +1,4 @@
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { type Linked, LinkedList } from "./linked_list.ts";
 
 class Item implements Linked<Item> {
@@ -30,4 +30,25 @@ Deno.test("LinkedList.delete() does not change a list without the item", () => {
   assertEquals(list.size, 0);
   list.add(one);
   assertEquals(list.toArray(), [one]);
+});
+
+Deno.test("LinkedList.oldest is the remaining item that was added first", () => {
+  const list = new LinkedList<Item>();
+  const [one, two, three, stranger] = [new Item(), new Item(), new Item(), new Item()];
+  assertEquals(list.oldest, undefined);
+  for (const item of [one, two, three]) list.add(item);
+  list.delete(stranger);
+  assert(list.oldest === one);
+  list.delete(two);
+  assert(list.oldest === one);
+  list.delete(one);
+  assert(list.oldest === three);
+  list.add(one);
+  assert(list.oldest === three);
+  list.delete(three);
+  list.delete(one);
+  list.delete(one);
+  assertEquals([list.oldest, list.size], [undefined, 0]);
+  list.add(two);
+  assert(list.oldest === two);
 });

@@ -9,6 +9,7 @@ import {
   type PublicationKey,
   type ReadHistoryOptions,
 } from "../broker.ts";
+import { type Linked, LinkedList } from "../../base/linked_list.ts";
 import type { Runtime } from "../../base/runtime.ts";
 import { Fifo } from "../engine_flow.ts";
 import { Tags } from "../tag.ts";
@@ -35,8 +36,12 @@ interface Kept {
 }
 
 /** The history of one topic, with consecutive offsets. */
-class TopicHistory {
+class TopicHistory implements Linked<TopicHistory> {
   readonly topic: string;
+  previous: TopicHistory | undefined = undefined;
+  next: TopicHistory | undefined = undefined;
+  /** The list that has this history. */
+  list: LinkedList<TopicHistory> | undefined;
   readonly #epoch: string;
   readonly #producers = new Map<string, number>();
   /** The newest offset of the topic, also if no publication is kept. */
@@ -137,9 +142,9 @@ export class MemoryHistories {
   readonly #tags: Tags;
   readonly #logs = new Map<string, TopicHistory>();
   /** Each log is in one of these three, in the order of the last publication. */
-  readonly #empty = new Set<TopicHistory>();
-  readonly #unheard = new Set<TopicHistory>();
-  readonly #heard = new Set<TopicHistory>();
+  #empty = new LinkedList<TopicHistory>();
+  #unheard = new LinkedList<TopicHistory>();
+  #heard = new LinkedList<TopicHistory>();
   /** Topic with listeners to the offset at which a new log continues; bounded by the listeners. */
   readonly #followed = new Map<string, number>();
   /** The highest offset of any forgotten log. */
@@ -163,14 +168,14 @@ export class MemoryHistories {
   follow(topic: string): void {
     const log = this.#logs.get(topic);
     this.#followed.set(topic, log?.head ?? this.#floor);
-    if (log !== undefined && this.#unheard.delete(log)) this.#heard.add(log);
+    if (log?.list === this.#unheard) move(log, this.#heard);
   }
 
   /** Notes that the last listener of a topic left. */
   unfollow(topic: string): void {
     const log = this.#logs.get(topic);
     this.#followed.delete(topic);
-    if (log !== undefined && this.#heard.delete(log)) this.#unheard.add(log);
+    if (log?.list === this.#heard) move(log, this.#unheard);
   }
 
   /** Keeps a publication; returns `undefined` for a repetition. */
@@ -201,7 +206,9 @@ export class MemoryHistories {
   clear(): void {
     this.#logs.clear();
     this.#followed.clear();
-    for (const logs of [this.#empty, this.#unheard, this.#heard]) logs.clear();
+    this.#empty = new LinkedList();
+    this.#unheard = new LinkedList();
+    this.#heard = new LinkedList();
   }
 
   #begin(topic: string, bounds: HistoryBounds): TopicHistory {
@@ -214,25 +221,19 @@ export class MemoryHistories {
     return this.#followed.get(topic) ?? this.#floor;
   }
 
-  /** Moves a log to the end of the set of its kind. */
+  /** Makes a log the newest in the list of its kind. */
   #sort(log: TopicHistory): void {
-    this.#empty.delete(log);
-    this.#unheard.delete(log);
-    this.#heard.delete(log);
-    if (log.isEmpty) this.#empty.add(log);
-    else if (this.#followed.has(log.topic)) this.#heard.add(log);
-    else this.#unheard.add(log);
+    if (log.isEmpty) move(log, this.#empty);
+    else move(log, this.#followed.has(log.topic) ? this.#heard : this.#unheard);
   }
 
   /** Drops expired publications, also of topics without readers and writers. */
   #tidy(now: number): void {
     this.#tidiedAt = now;
     for (const logs of [this.#unheard, this.#heard]) {
-      for (const log of logs) {
+      for (const log of logs.toArray().reverse()) {
         log.trim(now);
-        if (!log.isEmpty) continue;
-        logs.delete(log);
-        this.#empty.add(log);
+        if (log.isEmpty) move(log, this.#empty);
       }
     }
   }
@@ -240,20 +241,26 @@ export class MemoryHistories {
   #forgetOne(): void {
     const log = this.#mostDispensable();
     this.#logs.delete(log.topic);
-    if (!this.#empty.delete(log)) this.#forgotten++;
-    this.#unheard.delete(log);
-    this.#heard.delete(log);
+    if (log.list !== this.#empty) this.#forgotten++;
+    move(log, undefined);
     this.#floor = Math.max(this.#floor, log.head);
     if (this.#followed.has(log.topic)) this.#followed.set(log.topic, log.head);
   }
 
   #mostDispensable(): TopicHistory {
-    const [empty] = this.#empty;
+    const empty = this.#empty.oldest;
     if (empty !== undefined) return empty;
-    const [[unheard], [heard]] = [this.#unheard, this.#heard];
+    const [unheard, heard] = [this.#unheard.oldest, this.#heard.oldest];
     if (heard === undefined || this.#heard.size <= MAX_KEPT_FOR_LISTENERS) return unheard!;
     return unheard !== undefined && unheard.usedAt < heard.usedAt ? unheard : heard;
   }
+}
+
+/** Makes a log the newest of a list, or takes the log from its list. */
+function move(log: TopicHistory, list: LinkedList<TopicHistory> | undefined): void {
+  log.list?.delete(log);
+  log.list = list;
+  list?.add(log);
 }
 
 /** The result of an append; without a position for a repetition. */
