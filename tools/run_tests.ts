@@ -17,7 +17,7 @@
  * the network longer than they compute; `DENO_JOBS` sets another number.
  * - **Together:** the start of an isolate and the modules of the library take longer than most files.
  * With `--together`, files share both; a file with the words `run_tests: alone`, and the reason, has
- * an isolate of its own, as has a file that is given by name.
+ * an isolate of its own and begins first, as does a file that is given by name.
  * - **Slow files:** a run ends with a list of the files that took longest, if any took 5 s.
  * - **No leftovers:** temporary files are in a folder that is removed after the run, and processes
  * that tests started end with the run, even if a signal ends the run.
@@ -230,7 +230,8 @@ async function filesBelow(paths: readonly string[], options: readonly string[]):
  * @param files The files.
  * @param options Number of files that share a module, folder of the run, and URLs of files that stay
  * apart.
- * @returns URLs of the modules: the files that stay apart, and modules that load the others.
+ * @returns URLs of the modules: the files that stay apart, and modules that load the others. Deno
+ * runs the modules of a folder in this order.
  */
 async function grouped(
   files: readonly URL[],
@@ -241,28 +242,33 @@ async function grouped(
   },
 ): Promise<URL[]> {
   if (together === 1) return [...files];
-  const alone: URL[] = [];
+  const named: URL[] = [];
+  const alone: string[] = [];
   const others: string[] = [];
   for (const url of files) {
-    const isAlone = apart.includes(url.href) || ALONE.test(await Deno.readTextFile(url));
-    if (isAlone) alone.push(url);
+    if (apart.includes(url.href)) named.push(url);
+    else if (ALONE.test(await Deno.readTextFile(url))) alone.push(url.href);
     else others.push(url.href);
   }
   // Files of a folder go to different modules, as slow files are neighbours.
   const count = Math.ceil(others.length / together);
+  const groups = [
+    ...alone.map((href) => [href]),
+    ...Array.from({ length: count }, (_, i) => others.filter((_, at) => at % count === i)),
+  ];
   const deadline = JSON.stringify(new URL("deadline.ts", import.meta.url).href);
   const target = pathToFileURL(`${folder}/together/`);
   await Deno.mkdir(target);
-  const modules = Array.from({ length: count }, async (_, i) => {
-    const module = new URL(`${i + 1}_of_${count}_test.ts`, target);
-    const imports = others.filter((_, at) => at % count === i).map((href) => {
+  const modules = groups.map(async (group, i) => {
+    const module = new URL(`${i + 1}_of_${groups.length}_test.ts`, target);
+    const imports = group.map((href) => {
       const name = JSON.stringify(href);
       return `enter(${name});\nawait import(${name});\n`;
     });
     await Deno.writeTextFile(module, `import { enter } from ${deadline};\n${imports.join("")}`);
     return module;
   });
-  return [...alone, ...await Promise.all(modules)];
+  return [...named, ...await Promise.all(modules)];
 }
 
 /** Writes the examples of modules and pages as test modules. */

@@ -1,3 +1,4 @@
+// run_tests: alone, and first, as these tests take longest.
 import { assert, assertEquals, assertMatch, assertStringIncludes } from "@std/assert";
 import { once } from "node:events";
 import * as net from "node:net";

@@ -1,3 +1,4 @@
+// run_tests: alone, and first, as these tests take longest.
 import { EngineNode } from "../_engine_node_test.ts";
 import { testBroker } from "../conformance/suite.ts";
 import { connectTo } from "../ports/_ports_test.ts";

@@ -1,3 +1,4 @@
+// run_tests: alone, and first, as these tests take longest.
 import { hardenedWebSocket } from "../../transport/hardened/mod.ts";
 import { testWebSocket } from "./websocket.ts";
 

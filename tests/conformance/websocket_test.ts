@@ -1,3 +1,4 @@
+// run_tests: alone, and first, as these tests take longest.
 import { assertRejects } from "@std/assert";
 import { ConnectionError, TimeoutError } from "../../errors.ts";
 import { dialWebSocket } from "../../transport/websocket/client.ts";
