@@ -29,6 +29,8 @@ export interface Facts {
   readonly settled: Record<never, never>;
   /** The engine lost acknowledged writes, or restarted; on all topics without `topic`. */
   readonly engineLost: { readonly why: string; readonly topic?: string };
+  /** All servers of the engine ended, and each connection of a node with them. */
+  readonly engineEnded: Record<never, never>;
   /**
    * The servers of the engine begin to elect the first leader of a group, or a leader begins. Without
    * a leader, the engine does not answer.

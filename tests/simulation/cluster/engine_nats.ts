@@ -30,6 +30,7 @@ export class NatsEngine implements ClusterEngine {
   readonly #network: SimulatedNetwork;
   readonly #globals: Disposable;
   readonly #onLost: (why: string) => void;
+  readonly #onEnded: () => void;
 
   /**
    * Starts the servers.
@@ -41,6 +42,7 @@ export class NatsEngine implements ClusterEngine {
     const count = random() < 0.6 ? 1 : 3;
     const hosts = Array.from({ length: count }, (_, i) => simulation.host(`nats${i}`));
     this.#onLost = (why) => journal.tell("engineLost", hosts[0]!.name, { why });
+    this.#onEnded = () => journal.tell("engineEnded", hosts[0]!.name, {});
     this.#network = network;
     this.#globals = installGlobals(simulation);
     this.#nats = new SimulatedNats(simulation, network, hosts, {
@@ -75,6 +77,7 @@ export class NatsEngine implements ClusterEngine {
     const host = this.#pick(amount);
     if (!host.isAlive) return undefined;
     host.kill({ power });
+    if (this.#nats.hosts.length === 1) this.#onEnded();
     return {
       text: `${host.name} ${power ? "loses its power" : "is killed"}`,
       heal: () => this.#restart(host),

@@ -41,10 +41,16 @@ export class RedisEngine implements ClusterEngine {
   };
   readonly #redis: SimulatedRedis;
   readonly #onLost: (why: string) => void;
+  readonly #onEnded: () => void;
 
-  private constructor(redis: SimulatedRedis, onLost: (why: string) => void) {
+  private constructor(
+    redis: SimulatedRedis,
+    onLost: (why: string) => void,
+    onEnded: () => void,
+  ) {
     this.#redis = redis;
     this.#onLost = onLost;
+    this.#onEnded = onEnded;
   }
 
   /**
@@ -66,7 +72,8 @@ export class RedisEngine implements ClusterEngine {
       persistence,
       onLost: ({ why }) => onLost(why),
     });
-    return new RedisEngine(redis, onLost);
+    const onEnded = () => journal.tell("engineEnded", primary.name, {});
+    return new RedisEngine(redis, onLost, onEnded);
   }
 
   /** Makes the broker of a node, for one life of the host. */
@@ -93,6 +100,7 @@ export class RedisEngine implements ClusterEngine {
     const { host } = this.#redis.primary;
     if (!host.isAlive) return undefined;
     host.kill({ power });
+    if (this.#redis.servers.length === 1) this.#onEnded();
     return {
       text: `Redis ${power ? "loses its power" : "is killed"}`,
       heal: () => {

@@ -20,6 +20,7 @@ import {
   waitsEnd,
 } from "./examined.ts";
 import { noSilentGap } from "./gaps.ts";
+import { interruptionsTold } from "./interruptions.ts";
 import { nothingLeaks } from "./leaks.ts";
 import { boundedQueues, rates, sessionsPerUser } from "./limits.ts";
 import {
@@ -59,6 +60,7 @@ export const INVARIANTS: readonly Invariant[] = [
   epochsStay,
   trueReasons,
   acknowledgedArrives,
+  interruptionsTold,
   nothingAfterLeaving,
   noEcho,
   onlyAllowed,

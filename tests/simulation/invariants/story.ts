@@ -89,8 +89,11 @@ export class Story {
     this.tells("subscribing", { client, subscription, topic });
     const position = topic.startsWith("plain") ? {} : { position: { epoch: "e", offset } };
     this.tells("subscribed", { client, subscription, topic, ...position });
-    const status = { isEnded: false } as LiveClient["subscriptions"] extends
-      ReadonlyMap<string, infer S> ? S : never;
+    const status = {
+      isEnded: false,
+      topic,
+      status: { current: "subscribed" },
+    } as LiveClient["subscriptions"] extends ReadonlyMap<string, infer S> ? S : never;
     this.cluster.clients.push({
       name: client,
       host: this.host(client),

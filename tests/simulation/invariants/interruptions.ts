@@ -1,0 +1,50 @@
+/** Interruptions: subscribers of topics without a history learn that the engine was away. */
+import type { Invariant } from "../facts.ts";
+import { seconds } from "./texts.ts";
+
+/** Subscription to a topic without a history. */
+interface Listening {
+  readonly topic: string;
+  /** Time at which the engine ended, while no notice has followed. */
+  endedMs: number | undefined;
+}
+
+/**
+ * The end of a whole engine breaks the connection of each node, and publications of other nodes may
+ * be lost until the next one. So each subscriber gets a notice: `interrupted`, or that of a reconnect.
+ */
+export const interruptionsTold: Invariant = {
+  name: "interruptions-told",
+  promise: "A subscriber of a topic without a history learns that the engine was away.",
+  source: "docs/protocol.md 10.14; docs/guide/client.md, interrupted",
+  watch(report, terms) {
+    const subscriptions = new Map<string, Listening>();
+    return {
+      subscribed({ subscription, topic }) {
+        if (terms.isApart || terms.historyOf(topic) !== undefined) return;
+        subscriptions.set(subscription, { topic, endedMs: undefined });
+      },
+      unsubscribed: ({ subscription }) => void subscriptions.delete(subscription),
+      engineEnded({ atMs }) {
+        for (const one of subscriptions.values()) one.endedMs ??= atMs;
+      },
+      recovery({ subscription, recovered }) {
+        const one = subscriptions.get(subscription);
+        if (one !== undefined && !recovered) one.endedMs = undefined;
+      },
+      end({ clients, nowMs }) {
+        for (const { host, subscriptions: own } of clients) {
+          for (const [name, { isEnded, status }] of own) {
+            const { topic, endedMs } = subscriptions.get(name) ?? {};
+            if (endedMs === undefined || isEnded || status.current !== "subscribed") continue;
+            report(
+              { atMs: nowMs, host: host.name },
+              `expected a notice on "${topic}" (${name}), as the engine ended at ` +
+                `${seconds(endedMs)}, received none`,
+            );
+          }
+        }
+      },
+    };
+  },
+};
