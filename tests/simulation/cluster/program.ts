@@ -73,6 +73,8 @@ export class Program implements LiveClient {
   readonly subscriptions: Map<string, Subscription> = new Map();
   /** Name of the client, which no other client of the run has. */
   readonly name: string;
+  /** Chance of the patience with publications. */
+  readonly patience: () => number;
   readonly #simulation: Simulation;
   readonly #onRest: (() => void)[] = [];
   #isWorking = true;
@@ -89,6 +91,7 @@ export class Program implements LiveClient {
     this.isReliable = isReliable;
     this.storage = storage;
     this.name = `${host.name}.${host.life}.${storage.next++}`;
+    this.patience = this.chanceOf("patience with publications");
   }
 
   /** True while the program begins new operations. */

@@ -49,7 +49,7 @@ import {
   rightsComeBack,
   sameTopics,
 } from "./subscriptions.ts";
-import { everyWaitEnds } from "./waits.ts";
+import { everyWaitEnds, nothingPending } from "./waits.ts";
 
 /** All invariants. */
 export const INVARIANTS: readonly Invariant[] = [
@@ -88,6 +88,7 @@ export const INVARIANTS: readonly Invariant[] = [
   gonePeersNoticed,
   trueFigures,
   everyWaitEnds,
+  nothingPending,
   auditEnds,
   exactFlows,
   exactCarriers,

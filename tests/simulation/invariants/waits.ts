@@ -1,9 +1,13 @@
 /** Waits: each promise of the library settles within the documented time. */
+import { internals } from "../../../session/session.ts";
 import type { Cluster, Fact, Invariant } from "../facts.ts";
 import { seconds } from "./texts.ts";
 
 /** Time for the way there and back, in milliseconds. */
 const SLACK_MS = 1_000;
+
+/** Time in which a session at rest is without a request for a moment, in milliseconds. */
+const REST_MS = 10_000;
 
 /** Share by which a clock may run slow. */
 const SLOWEST_CLOCK = 0.1;
@@ -50,6 +54,56 @@ export const everyWaitEnds: Invariant = {
     };
   },
 };
+
+/** Waits that are over leave no request behind: each session is without one for a moment. */
+export const nothingPending: Invariant = {
+  name: "nothing-pending",
+  promise: "Once programs rest, no request of a session waits for an answer any more.",
+  source: "docs/guide/limits.md, session.requestTimeoutMs; docs/protocol.md 6.8",
+  watch(report) {
+    let isSettled = false;
+    const states = new WeakMap<object, { readonly sinceMs: number; isIdle: boolean }>();
+    const visit = (
+      { servers, clients }: Cluster,
+      look: (core: Pending, host: string, end: string) => void,
+    ) => {
+      for (const { host, server } of servers) {
+        for (const session of server.manager.all()) look(session[internals], host.name, "node");
+      }
+      for (const { host, client } of clients) {
+        if (client.session !== undefined) look(client.session[internals], host.name, "client");
+      }
+    };
+    return {
+      settled: () => void (isSettled = true),
+      step(cluster) {
+        if (!isSettled) return;
+        visit(cluster, (core) => {
+          const state = states.get(core) ?? { sinceMs: cluster.nowMs, isIdle: false };
+          state.isIdle ||= core.openRequests === 0;
+          states.set(core, state);
+        });
+      },
+      end(cluster) {
+        const { nowMs } = cluster;
+        visit(cluster, (core, host, end) => {
+          const { sinceMs, isIdle } = states.get(core) ?? { sinceMs: nowMs, isIdle: true };
+          if (isIdle || nowMs - sinceMs < REST_MS) return;
+          report(
+            { atMs: nowMs, host },
+            `expected no request of a ${end} since ${seconds(sinceMs)}, received ` +
+              `${core.openRequests} that wait`,
+          );
+        });
+      },
+    };
+  },
+};
+
+/** The part of a session that counts requests. */
+interface Pending {
+  readonly openRequests: number;
+}
 
 /** Latest end of a wait, in virtual time. */
 function dueOf({ atMs, withinMs }: Fact<"waits">, frozenMs = 0): number {

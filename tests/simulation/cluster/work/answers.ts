@@ -4,6 +4,7 @@ import { pause } from "../../../../base/wait.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { Program } from "../program.ts";
 import type { Identity } from "../tokens.ts";
+import { patienceOf } from "./patience.ts";
 
 /** Mean time between two answers of one client, in milliseconds. */
 const ASK_EVERY_MS = 15_000;
@@ -74,15 +75,26 @@ interface Asked {
 }
 
 async function readAnswer(program: Program, asked: Asked): Promise<void> {
-  const { client, storage, name } = program;
+  const { client, storage, name, host } = program;
   const { answer, items, isKept, leavesAt, offset } = asked;
   const reader = `${answer} by ${name}`;
   program.tell("answerBegan", { answer, client: name, items, ...(isKept && { isKept }) });
   program.note(`asks for ${answer}, ${items} items${isKept ? ", kept" : ""}`);
   const id = answer.replace(/\W/g, "-").padStart(16, "0");
+  const patience = patienceOf(host.runtime, program.chanceOf(`patience/${answer}`), ANSWER_MS);
+  const { options: { signal, timeoutMs }, withinMs } = patience;
+  const aborts = signal && { signal };
   const stream = isKept
-    ? client.requestStream("keep", { items }, { id, after: offset, itemTimeoutMs: KEPT_ITEM_MS })
-    : client.requestStream("count", { items });
+    ? client.requestStream("keep", { items }, {
+      id,
+      after: offset,
+      itemTimeoutMs: KEPT_ITEM_MS,
+      ...aborts,
+    })
+    : client.requestStream("count", { items }, {
+      ...aborts,
+      ...(timeoutMs && { itemTimeoutMs: timeoutMs }),
+    });
   let left: { readonly isLeft: true } | undefined;
   const read = async () => {
     for await (const item of stream) {
@@ -96,7 +108,8 @@ async function readAnswer(program: Program, asked: Asked): Promise<void> {
     }
   };
   try {
-    await program.wait(`answer ${answer}`, read(), ANSWER_MS);
+    const longestMs = signal === undefined ? ANSWER_MS : withinMs;
+    await program.wait(`answer ${answer}`, read(), longestMs);
     program.tell("answerEnded", { answer, reader, ...left });
   } catch (error) {
     program.failed(`answer${isKept ? " (kept)" : ""} failed`, error);

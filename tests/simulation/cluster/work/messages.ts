@@ -1,8 +1,9 @@
 /** Messages and requests: from clients to nodes, and from nodes to clients and users. */
 import type { Session } from "../../../../session/session.ts";
-import type { Program } from "../program.ts";
+import { type Program, WAIT_MS } from "../program.ts";
 import type { ClusterNode } from "../node.ts";
 import type { Identity } from "../tokens.ts";
+import { patienceOf } from "./patience.ts";
 
 /** Mean time between two messages of one client, in milliseconds. */
 const SEND_EVERY_MS = 4_000;
@@ -47,12 +48,15 @@ export function sendMessages(program: Program): void {
  * @param program The program.
  */
 export function ask(program: Program): void {
-  const { client, name } = program;
+  const { client, name, host } = program;
+  const patience = program.chanceOf("patience with requests");
   program.every(ASK_EVERY_MS, "requests", (random) => {
     const id = program.newId("r");
     const resend = random() < 0.3;
     program.tell("requestSent", { requester: name, id });
-    program.wait(`request ${id}`, client.request("echo", { id }, { resend })).then(
+    const { options, withinMs } = patienceOf(host.runtime, patience, WAIT_MS);
+    const reply = client.request("echo", { id }, { resend, ...options });
+    program.wait(`request ${id}`, reply, withinMs).then(
       (reply) => {
         const { id: answerTo } = reply as { readonly id: string };
         program.tell("requestAnswered", { requester: name, id, answerTo });
@@ -100,8 +104,10 @@ export function handleMessage(
   if (!settings.has("requests")) return;
   const asked = node.newId("q");
   node.tell("requestSent", { requester: name, id: asked });
-  const reply = session.request("whoami", { id: asked });
-  journal.wait(node.host, `request ${asked}`, 30_000, reply).then(
+  const { runtime } = node.host;
+  const { options, withinMs } = patienceOf(runtime, () => runtime.random(), WAIT_MS);
+  const reply = session.request("whoami", { id: asked }, options);
+  journal.wait(node.host, `request ${asked}`, withinMs, reply).then(
     (reply) => {
       const { id: answerTo } = reply as { readonly id: string };
       node.tell("requestAnswered", { requester: name, id: asked, answerTo });

@@ -3,6 +3,7 @@ import { RequestError } from "../../../../errors.ts";
 import type { Subscription } from "../../../../client/subscription.ts";
 import { type Program, WAIT_MS } from "../program.ts";
 import { hasHistory } from "../settings.ts";
+import { patienceOf } from "./patience.ts";
 
 /** Share of publications that the publisher does not get back. */
 const NO_ECHO_SHARE = 0.1;
@@ -116,7 +117,7 @@ async function read(
  * @param chance A number from 0 up to 1.
  */
 export function publish(program: Program, topic: string, chance: number): void {
-  const { name, client } = program;
+  const { name, client, host } = program;
   const id = program.newId("p");
   const echo = chance >= NO_ECHO_SHARE;
   program.note(`publishes ${id} on ${topic}`);
@@ -128,8 +129,9 @@ export function publish(program: Program, topic: string, chance: number): void {
     isAtLeastOnce: program.isReliable,
     ...(!echo && { except: name }),
   });
-  const published = client.publish(topic, { id }, { timeoutMs: WAIT_MS, echo });
-  program.wait(`publication of ${id}`, published).then(
+  const { options, withinMs } = patienceOf(host.runtime, program.patience, WAIT_MS);
+  const published = client.publish(topic, { id }, { timeoutMs: WAIT_MS, echo, ...options });
+  program.wait(`publication of ${id}`, published, withinMs).then(
     () => program.tell("acknowledged", { topic, id }),
     (error) => {
       program.failed("publish failed", error);
