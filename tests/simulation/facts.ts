@@ -327,7 +327,10 @@ export interface LiveServer {
   /** The host. */
   readonly host: Host;
   /** The server. */
-  readonly server: Pick<Server, "manager" | "topics" | "rooms" | "presence" | "nodes">;
+  readonly server: Pick<
+    Server,
+    "manager" | "topics" | "rooms" | "presence" | "nodes" | "webTransportStats" | "httpStats"
+  >;
 }
 
 /** A client of the cluster, alive at the time of the check. */

@@ -1,5 +1,6 @@
-import type { LiveServer } from "../facts.ts";
-import { nothingLeaks } from "./leaks.ts";
+import type { LiveClient, LiveServer } from "../facts.ts";
+import { createServer, type Server } from "../../../server.ts";
+import { emptyFigures, nothingLeaks } from "./leaks.ts";
 import { Story } from "./story.ts";
 
 /** A closed server with parts that are left. */
@@ -40,4 +41,30 @@ Deno.test("nothingLeaks holds for a server without a trace, and finds all that s
     "expected no members of rooms after the close of the server, received 1",
     "expected no timers after the close of the server, received 2",
   );
+});
+
+Deno.test("nothingLeaks finds timers of closed clients, and leaves engines alone", () => {
+  const story = new Story(nothingLeaks);
+  story.cluster.clients.push({ host: story.host("c") } as unknown as LiveClient);
+  const timers = ["c", "guest-a", "engine"].map((name) => ({ host: { name }, atMs: 1 }));
+  story.cluster.pending = () => timers;
+  story.ends().closes().finds(
+    "expected no timers after the close of the client, received 1",
+    "expected no timers after the close of the client, received 1",
+  );
+});
+
+Deno.test("emptyFigures holds for a closed server, and finds a sum that is not zero", async () => {
+  const server = createServer();
+  await server.close();
+  const closed = (figures: object) => {
+    const story = new Story(emptyFigures);
+    const { manager, topics }: Pick<Server, "manager" | "topics"> = server;
+    const live = { manager, topics, ...figures } as unknown as LiveServer["server"];
+    story.cluster.servers.push({ host: story.host("node1"), server: live });
+    return story.closes();
+  };
+  closed({ httpStats: { api: { active: 0, answered: { 200: 3 } } } }).finds();
+  closed({ httpStats: { api: { active: 2, answered: {} } } })
+    .finds("expected 0 for skein.http.active of api of a closed server, received 2");
 });

@@ -21,7 +21,7 @@ import {
 } from "./examined.ts";
 import { noSilentGap } from "./gaps.ts";
 import { interruptionsTold } from "./interruptions.ts";
-import { nothingLeaks } from "./leaks.ts";
+import { emptyFigures, nothingLeaks } from "./leaks.ts";
 import { boundedQueues, rates, sessionsPerUser } from "./limits.ts";
 import {
   handledOnce,
@@ -104,6 +104,7 @@ export const INVARIANTS: readonly Invariant[] = [
   fullQueuesAct,
   deadNodesForgotten,
   nothingLeaks,
+  emptyFigures,
   nothingUnhandled,
   onlyKnownErrors,
 ];
