@@ -292,6 +292,7 @@ export interface Facts {
       | "figures"
       | "flows"
       | "carriers"
+      | "leaks"
       | "limits"
       | "waits"
       | "heartbeat"

@@ -13,6 +13,9 @@ import type { Tokens } from "./tokens.ts";
 /** Time between two looks at a state, in milliseconds. */
 export const LOOK_MS = 20;
 
+/** Looks at the timers of a machine. */
+const TIMER_LOOKS = 5;
+
 /** Parts of a cluster for an {@linkcode Examination}. */
 export interface ExaminationParts {
   readonly simulation: Simulation;
@@ -117,6 +120,23 @@ export abstract class Examination {
       expected: text(expected),
       received: text(received),
     });
+  }
+
+  /**
+   * Counts the timers of a machine: the fewest of some looks, as packets come and go in between.
+   *
+   * @param host The machine.
+   * @returns The number.
+   */
+  async timersOf(host: Host): Promise<number> {
+    let fewest = Infinity;
+    for (let look = 0; look < TIMER_LOOKS; look++) {
+      let count = 0;
+      for (const event of this.simulation.pending()) if (event.host === host) count++;
+      fewest = Math.min(fewest, count);
+      await this.pause(LOOK_MS);
+    }
+    return fewest;
   }
 
   /** Connects a client over WebSocket, for {@linkcode closeClients}. */

@@ -67,6 +67,13 @@ export const trueExpiry: Invariant = examined("expiry", {
   source: "docs/protocol.md 8.11 to 8.13; docs/guide/users.md",
 });
 
+/** Timers end with their sessions. */
+export const timersEnd: Invariant = examined("leaks", {
+  name: "timers-end",
+  promise: "No timer outlives its session, and a client that comes back has no more than before.",
+  source: "docs/guide/sessions.md; server/server.ts; client/client.ts, Client.close",
+});
+
 /** Metrics agree with what happened. */
 export const trueMetrics: Invariant = examined("figures", {
   name: "true-metrics",

@@ -1,0 +1,81 @@
+/** Timers of a separate server and of its clients: none outlives its session, and none is doubled. */
+import type { Client } from "../../../../client/client.ts";
+import { AuthenticationError, CloseCode } from "../../../../errors.ts";
+import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
+import { type Audit, outcomeOf } from "./audit.ts";
+
+/** Sessions at once. */
+const SESSIONS = 3;
+
+/** Most timers of a server for each session: the end of the token, and one of the connection. */
+const TIMERS = { websocket: 1, webtransport: 2, http: 2 } as const;
+
+/** Duration of a token, in milliseconds: longer than the audit. */
+const TOKEN_MS = 600_000;
+
+/** Time for messages under way, in milliseconds. */
+const ROUND_MS = 100;
+
+/** Time for which connections over HTTP are kept after the end, and presence, in milliseconds. */
+const KEPT_MS = 6_500;
+
+/** Time in which a client that is back comes to rest, in milliseconds. */
+const BACK_MS = 1_000;
+
+/** Room of all sessions. */
+const ROOM = "room:timers";
+
+/**
+ * Counts the timers with sessions, after new sessions of the same clients, and without sessions.
+ *
+ * @param audit The audit.
+ */
+export async function auditTimers(audit: Audit): Promise<void> {
+  const host = audit.host("timed");
+  const { runtime } = host;
+  const { server } = new SimulatedServer<string>(audit.network, host, () => ({
+    acceptsTokenInBand: true,
+    authenticate: ({ token }) => {
+      if (token === undefined) throw new AuthenticationError("A token is needed");
+      return token;
+    },
+    authorize: () => true,
+    expiresAt: () => runtime.now() + TOKEN_MS,
+    rooms: [ROOM],
+    requests: { echo: ({ data }) => data },
+    onError() {},
+  }));
+  const expect = (what: string, expected: unknown, received: unknown) =>
+    audit.examine("leaks", what, expected, received);
+  await audit.pause(ROUND_MS);
+  const atFirst = await audit.timersOf(host);
+  for (const transport of ["websocket", "webtransport", "http"] as const) {
+    const counts: number[] = [];
+    const clients: Client[] = [];
+    for (let n = 0; n < SESSIONS; n++) {
+      const client = audit.connect(`timed ${transport} ${n}`, host, { transports: [transport] });
+      clients.push(client);
+      expect(`room of ${transport}`, "fulfilled", await outcomeOf(client.subscribe(ROOM).ready));
+      expect(`request over ${transport}`, n, await client.request("echo", n));
+      await audit.pause(ROUND_MS);
+      counts.push(await audit.timersOf(host));
+    }
+    const most = counts[0]! + (SESSIONS - 1) * TIMERS[transport];
+    const isBounded = counts.at(-1)! <= most;
+    expect(`timers of ${SESSIONS} sessions over ${transport}, ${counts}`, true, isBounded);
+    const machine = audit.host(`timed ${transport} 0`);
+    const before = await audit.timersOf(machine);
+    // Each client comes back.
+    const { length } = await Promise.all(
+      server.manager.all().map((session) => session.close({ code: CloseCode.draining })),
+    );
+    await audit.until(() => server.manager.count === length);
+    await audit.pause(BACK_MS);
+    const after = await audit.timersOf(machine);
+    expect(`timers of a client over ${transport}, ${before}, then ${after}`, true, after <= before);
+    await Promise.all(clients.map((client) => client.close()));
+  }
+  await audit.pause(KEPT_MS);
+  expect("timers of a server without sessions", atFirst, await audit.timersOf(host));
+  await server.close();
+}
