@@ -44,7 +44,13 @@ export async function visitLimits(tour: Tour): Promise<void> {
 async function visitUser(tour: Tour): Promise<void> {
   const { maxSessionsPerUser: max, hasSharedLimits } = tour.settings.terms;
   const node = (number: number) => tour.node(hasSharedLimits ? number : 0);
-  await visitPlaces(tour, "user", max, (name, i) => tour.guest(tour.host(name), "user", node(i)));
+  const open = (name: string, i: number) => tour.guest(tour.host(name), "user", node(i));
+  await visitPlaces(tour, { of: "user", max, open }, async ([first]) => {
+    // Both sessions of a client that moves have one place.
+    const isMoved = await first!.handOver();
+    tour.examine("limits", "move of a client whose user has all places", true, isMoved);
+    await tour.pause(FREE_MS);
+  });
   const left = await tour.node(0).server.sessions("guest-user");
   tour.examine("limits", "sessions of the user afterwards", "0", left.length);
 }
@@ -85,15 +91,24 @@ async function visitAddress(tour: Tour): Promise<void> {
   const host = tour.host("address");
   const node = tour.node(1);
   const max = LIMITS.maxSessionsPerAddress;
-  await visitPlaces(tour, "address", max, (name) => tour.guest(host, name, node));
+  const open = (name: string) => tour.guest(host, name, node);
+  await visitPlaces(tour, { of: "address", max, open });
+}
+
+/** Places that are limited. */
+interface Places {
+  /** The noun: each has so many places. */
+  readonly of: string;
+  readonly max: number;
+  /** Connects a guest. */
+  readonly open: (name: string, number: number) => Client;
 }
 
 /** Takes all places, twice. Another one is refused until a place is free. */
 async function visitPlaces(
   tour: Tour,
-  of: string,
-  max: number,
-  open: (name: string, number: number) => Client,
+  { of, max, open }: Places,
+  onceFull: (clients: readonly Client[]) => Promise<void> = async () => {},
 ): Promise<void> {
   const openAll = async (round: number) => {
     const clients: Client[] = [];
@@ -106,6 +121,7 @@ async function visitPlaces(
     return clients;
   };
   const clients = await openAll(0);
+  await onceFull(clients);
   const extra = open(`${of}-extra`, max);
   tour.examine(
     "limits",
