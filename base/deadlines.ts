@@ -82,12 +82,22 @@ export class Deadlines<T> {
     this.#timer = undefined;
   }
 
+  /** Lets no item wait beyond a time: the clock was set back. */
+  #shorten(latest: number): void {
+    for (const [item, dueAt] of this.#waiting) {
+      if (dueAt > latest) this.#waiting.set(item, latest);
+    }
+  }
+
   #sweep(): void {
     this.#timer = undefined;
     const now = this.#runtime.now();
+    const latest = now + this.#timeoutMs;
     for (const [item, dueAt] of this.#waiting) {
+      if (dueAt > latest) this.#shorten(latest);
       if (dueAt > now) {
-        this.#timer = this.#runtime.setTimeout(() => this.#sweep(), dueAt - now);
+        const waitMs = Math.min(dueAt, latest) - now;
+        this.#timer = this.#runtime.setTimeout(() => this.#sweep(), waitMs);
         return;
       }
       this.#waiting.delete(item);

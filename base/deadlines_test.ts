@@ -40,6 +40,23 @@ Deno.test("Deadlines restarts the time of an item that is added again", async ()
   assertEquals(late, ["a"]);
 });
 
+Deno.test("Deadlines waits at most for the time again when the clock is set back", async () => {
+  using time = new FakeTime();
+  let offsetMs = 0;
+  const runtime = Object.assign(platformRuntime(), { now: () => Date.now() + offsetMs });
+  const late: string[] = [];
+  const deadlines = new Deadlines<string>(runtime, 1_000, (name) => late.push(name));
+  deadlines.add("a");
+  await time.tickAsync(600);
+  offsetMs = -3_600_000;
+  deadlines.add("b");
+  await time.tickAsync(1_400);
+  assertEquals(late, ["a", "b"]);
+  deadlines.add("c");
+  await time.tickAsync(1_000);
+  assertEquals(late, ["a", "b", "c"]);
+});
+
 Deno.test("Deadlines.clear() forgets all items, and holds no timer", async () => {
   using time = new FakeTime();
   const late: string[] = [];

@@ -265,9 +265,11 @@ export class Client<C extends Contract = Contract>
     options: ClientRequestOptions = {},
   ): Promise<ContractReply<C, T>> {
     const { signal, resend = false } = options;
-    const deadline = this.#runtime.now() + (options.timeoutMs ?? this.#settings.requestTimeoutMs);
+    const { timeoutMs = this.#settings.requestTimeoutMs } = options;
+    const deadline = this.#runtime.now() + timeoutMs;
     const left = () => ({
-      timeoutMs: Math.max(1, deadline - this.#runtime.now()),
+      // Not longer where the clock was set back.
+      timeoutMs: Math.max(1, Math.min(timeoutMs, deadline - this.#runtime.now())),
       ...(signal && { signal }),
     });
     while (true) {

@@ -309,6 +309,21 @@ Deno.test("Client.request() has one deadline over all attempts", async () => {
   await Promise.all(waiting);
 });
 
+Deno.test("Client.request() waits at most for its time again when the clock is set back", async () => {
+  using time = new FakeTime();
+  let offsetMs = 0;
+  const runtime = Object.assign(platformRuntime(), { now: () => Date.now() + offsetMs });
+  const network = new Network({ onMessage: () => new Promise(() => {}) });
+  await using client = network.client({ runtime });
+  const options = { resend: true, timeoutMs: 900 };
+  const waiting = assertRejects(() => client.request("ask", 1, options), TimeoutError);
+  await turns();
+  offsetMs = -3_600_000;
+  network.cut();
+  await time.tickAsync(1_800);
+  await waiting;
+});
+
 Deno.test("Client.publish() has one deadline over the connection and the answer", async () => {
   // Found by a simulated cluster: seed 3127764432 on Redis, which freezes behind a node that was away.
   using time = new FakeTime();
