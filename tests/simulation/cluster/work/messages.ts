@@ -11,6 +11,12 @@ const SEND_EVERY_MS = 4_000;
 /** Mean time between two requests of one client, in milliseconds. */
 const ASK_EVERY_MS = 6_000;
 
+/** Share of requests whose handlers take long. */
+const SLOW_SHARE = 0.4;
+
+/** Longest time of such a handler, in milliseconds. */
+const SLOW_MS = 4_000;
+
 /** Longest wait for the handling of all messages, in milliseconds. */
 const FLUSH_MS = 60_000;
 
@@ -55,10 +61,13 @@ export function ask(program: Program): void {
     const resend = random() < 0.3;
     program.tell("requestSent", { requester: name, id });
     const { options, withinMs } = patienceOf(host.runtime, patience, WAIT_MS);
-    const reply = client.request("echo", { id }, { resend, ...options });
+    // Some handlers take long enough for a session to end meanwhile.
+    const isSlow = patience() < SLOW_SHARE;
+    const data = isSlow ? { id, ms: SLOW_MS * patience() } : { id };
+    const reply = client.request(isSlow ? "hold" : "echo", data, { resend, ...options });
     program.wait(`request ${id}`, reply, withinMs).then(
       (reply) => {
-        const { id: answerTo } = reply as { readonly id: string };
+        const answerTo = isSlow ? `${reply}` : (reply as { readonly id: string }).id;
         program.tell("requestAnswered", { requester: name, id, answerTo });
       },
       (error) => program.failed("request failed", error),

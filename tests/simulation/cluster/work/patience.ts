@@ -2,7 +2,7 @@
 import type { Runtime } from "../../../../base/runtime.ts";
 
 /** Share of waits with a short time, and of those with a signal. */
-const SHARE = 0.1;
+const SHARE = 0.25;
 
 /** Shortest time of such a wait, in milliseconds: that of a message there and back. */
 const LEAST_MS = 5;
@@ -32,7 +32,7 @@ export function patienceOf(
   withinMs: number,
 ): Patience {
   const kind = random();
-  const ms = LEAST_MS * SPREAD ** random();
+  const ms = Math.round(LEAST_MS * SPREAD ** random());
   if (kind < SHARE) return { options: { timeoutMs: ms }, withinMs: ms };
   if (kind > 2 * SHARE) return { options: {}, withinMs };
   const controller = new AbortController();
