@@ -14,6 +14,7 @@ import { auditExpiry } from "./audit/expiry.ts";
 import { auditFlows } from "./audit/flows.ts";
 import { auditHistory, auditLong } from "./audit/history.ts";
 import { auditHoles } from "./audit/holes.ts";
+import { auditInspector } from "./audit/inspector.ts";
 import { auditTimers } from "./audit/timers.ts";
 import { ClusterClient } from "./client.ts";
 import type { ClusterEngine } from "./engine.ts";
@@ -285,6 +286,7 @@ export class Cluster implements LiveCluster {
       auditBounds,
       auditCarriers,
       auditTimers,
+      auditInspector,
     ]);
   }
 
