@@ -45,9 +45,9 @@ Deno.test("figuresOf() counts the modules that mod.ts loads at once and in all",
   assertEquals(arrows, 2);
 });
 
-Deno.test("mod.ts loads at most 151 modules at once", async () => {
+Deno.test("mod.ts loads at most 152 modules at once", async () => {
   const { modules } = figuresOf(await readRepository(new URL("../", import.meta.url)));
-  assert(modules.atOnce <= 151, `${modules.atOnce} modules`);
+  assert(modules.atOnce <= 152, `${modules.atOnce} modules`);
 });
 
 Deno.test("proseOf() counts pronouns of comments, not of code", () => {
