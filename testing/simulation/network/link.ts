@@ -213,6 +213,17 @@ export class Link implements SimulatedLink {
   }
 
   /**
+   * Closes the connection at one end at once, and at the other one behind all that was sent, as QUIC
+   * does when an endpoint closes.
+   *
+   * @param side The end that closes.
+   */
+  close(side: "client" | "server"): void {
+    this.#ends[side]?.reset();
+    this.abandon(side);
+  }
+
+  /**
    * Ends the use of the connection at one end; the connection is over once both ends have left.
    *
    * @param side The end.

@@ -205,6 +205,25 @@ async function ends(conditions: LinkConditions = {}) {
   return { ...all, server, client: await soon(all, dialing), request: request! };
 }
 
+Deno.test("SimulatedNetwork delivers the close of a session before the close of its endpoint", async () => {
+  const all = site({}, { options: { webTransport: false } });
+  const source = all.network.webTransport(all.node)({
+    port: 443,
+    hostname: "node",
+    cert: "",
+    key: "",
+  });
+  const requests = source[Symbol.asyncIterator]();
+  const dialing = all.network.dialWebTransport(all.host)(new URL("https://node/"), {});
+  const { value: request } = await soon(all, requests.next());
+  const server = request!.accept();
+  const client = await soon(all, dialing);
+  server.close({ closeCode: 4503, reason: "drained" });
+  await source.close();
+  all.node.kill();
+  assertEquals((await soon(all, client.closed)).closeCode, 4503);
+});
+
 Deno.test("SimulatedNetwork loses, doubles and reorders datagrams by their rates", async () => {
   const numbers = async (conditions: LinkConditions) => {
     const all = await ends();

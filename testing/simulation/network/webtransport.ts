@@ -79,11 +79,11 @@ export class SimulatedQuic {
         // All clients of the simulation trust all servers.
         rotate() {},
         stop: () => requests.stop(),
-        close: async () => {
+        close: () => {
           requests.stop();
           stop();
-          for (const link of listener.links) link.disconnect();
-          await Promise.all(Array.from(listener.links, ({ over }) => over));
+          for (const link of [...listener.links]) link.close("server");
+          return Promise.resolve();
         },
         [Symbol.asyncIterator]: () => requests[Symbol.asyncIterator](),
       };
