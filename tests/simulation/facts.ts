@@ -27,6 +27,10 @@ export interface Facts {
   readonly healed: Record<never, never>;
   /** The cluster had time to recover. From now on nothing may be lost, refused or closed. */
   readonly settled: Record<never, never>;
+  /** A deploy begins, or ended: all nodes of the quiet cluster are drained, one after the other. */
+  readonly deploy: { readonly isOver: boolean };
+  /** A drain of a node ended. */
+  readonly drained: { readonly closed: number; readonly cut: number };
   /** The engine lost acknowledged writes, or restarted; on all topics without `topic`. */
   readonly engineLost: { readonly why: string; readonly topic?: string };
   /** All servers of the engine ended, and each connection of a node with them. */

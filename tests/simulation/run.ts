@@ -10,6 +10,12 @@ const SETTLE_MS = 130_000;
 /** Time after the last fault in which engines and nodes find each other, in milliseconds. */
 const CALM_MS = 30_000;
 
+/** Time after the last fault at which a deploy begins, once a dead node is back, in milliseconds. */
+const DEPLOY_MS = 75_000;
+
+/** Longest drain of a node in the deploy, in milliseconds. */
+const DRAIN_MS = 4_000;
+
 /** Time for the last publications, for the audit and for the tour, in milliseconds. */
 const PROBE_MS = 26_000;
 
@@ -55,7 +61,9 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
     journal.tell("healed", "", {});
     await passTime(cluster, CALM_MS, signal);
     void cluster.mourn();
-    await passTime(cluster, SETTLE_MS - CALM_MS, signal);
+    await passTime(cluster, DEPLOY_MS - CALM_MS, signal);
+    cluster.deploy(DRAIN_MS);
+    await passTime(cluster, SETTLE_MS - DEPLOY_MS, signal);
     journal.tell("settled", "", {});
     cluster.probe();
     void cluster.audit();

@@ -256,6 +256,32 @@ export class Cluster implements LiveCluster {
     return true;
   }
 
+  /**
+   * Restarts all nodes of the quiet cluster, as a deploy does, while some clients publish; ignored
+   * without other nodes, and in a plan without a tour.
+   *
+   * @param withinMs Time of each drain, in milliseconds.
+   */
+  deploy(withinMs: number): void {
+    const { terms, has } = this.#settings;
+    if (!has("tour") || has("two-wires") || terms.isApart || this.nodes.length < 2) return;
+    const waiting = [...this.nodes];
+    this.journal.tell("deploy", "", { isOver: false });
+    const next = (drained?: ClusterNode) => {
+      if (drained === undefined || drained.isUp) {
+        drained = waiting.shift();
+        if (drained === undefined) return this.journal.tell("deploy", "", { isOver: true });
+        drained.drain(withinMs);
+        for (const { name, publishers: [publisher = 0] } of this.#topics) {
+          const machine = this.machines[publisher]!;
+          for (const ms of [0, withinMs]) machine.host.after(ms, () => machine.probe(name));
+        }
+      }
+      this.simulation.after(ROLL_MS, () => next(drained));
+    };
+    next();
+  }
+
   /** Publishes once on each topic, on each node and by each client; each node sends to some users. */
   probe(): void {
     const users = [...new Set(this.machines.map(({ user }) => user))];

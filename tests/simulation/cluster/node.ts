@@ -114,6 +114,7 @@ export class ClusterNode implements LiveServer {
     );
     drained.then(({ closed, cut }) => {
       this.journal.event("drained", name, `${closed} closed, ${cut} cut`);
+      this.tell("drained", { closed, cut });
     }, (error) => this.tell("unhandled", { error })).finally(() => {
       this.host.after(0, () => {
         if (this.host.life === life) this.host.kill();

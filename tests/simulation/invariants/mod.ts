@@ -1,6 +1,7 @@
 /** All promises of the library that every run is judged by. */
 import type { Invariant } from "../facts.ts";
 import { answersInOrder } from "./answers.ts";
+import { smoothDeploys } from "./deploys.ts";
 import { recordsInOrder } from "./durable.ts";
 import { nothingUnhandled, onlyKnownErrors } from "./errors.ts";
 import {
@@ -88,6 +89,7 @@ export const INVARIANTS: readonly Invariant[] = [
   sessionsAgree,
   gonePeersNoticed,
   trueFigures,
+  smoothDeploys,
   everyWaitEnds,
   nothingPending,
   auditEnds,
