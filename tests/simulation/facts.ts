@@ -29,6 +29,8 @@ export interface Facts {
   readonly settled: Record<never, never>;
   /** A deploy begins, or ended: all nodes of the quiet cluster are drained, one after the other. */
   readonly deploy: { readonly isOver: boolean };
+  /** The server of a client will close the session after a time. Told on the host of the client. */
+  readonly goAway: { readonly retryAfterMs: number };
   /** A drain of a node ended. */
   readonly drained: { readonly closed: number; readonly cut: number };
   /** The engine lost acknowledged writes, or restarted; on all topics without `topic`. */

@@ -207,7 +207,10 @@ export class ClusterClient {
         journal.tell("reported", name, { error });
       },
       onRefused: ({ failure }) => journal.event(`server refused ${failure.code}`, name),
-      onGoAway: () => journal.event("goaway", name),
+      onGoAway: ({ retryAfterMs }) => {
+        journal.event("goaway", name);
+        journal.tell("goAway", name, { retryAfterMs });
+      },
       onDropped: (count) => journal.event("dropped", name, `${count} messages`),
     });
   }

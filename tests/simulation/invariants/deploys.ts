@@ -6,19 +6,25 @@ import { seconds } from "./texts.ts";
 /** Longest time of a client without a session, in milliseconds: pauses before attempts included. */
 const AWAY_MS = 6_000;
 
+/** Longest time by which the notice of a close may be late, in milliseconds. */
+const NOTICE_MS = 500;
+
 /** A deploy of a quiet cluster cuts no session, and loses no publication of a history. */
 export const smoothDeploys: Invariant = {
   name: "smooth-deploys",
   promise:
-    "A node that drains cuts no session, and closes with 4503; clients come back and miss nothing.",
+    "A drain cuts no session, and closes each with 4503 when announced; clients miss nothing.",
   source: "docs/protocol.md 7.10; docs/deploy/operations.md, What breaks, and what users see",
   watch(report, terms) {
     let isUnderWay = false;
     const away = new Map<string, number>();
+    /** Announced ends of sessions, by the host of the client. */
+    const ends = new Map<string, number>();
     /** Publications of the deploy that clients keep. */
     const reliable = new Set<string>();
     return {
       deploy: ({ isOver }) => void (isUnderWay = !isOver),
+      goAway: ({ host, retryAfterMs, atMs }) => void ends.set(host, atMs + retryAfterMs),
       drained(fact) {
         const { cut, closed } = fact;
         if (!isUnderWay || cut === 0) return;
@@ -28,6 +34,11 @@ export const smoothDeploys: Invariant = {
         const { side, host, session, code, atMs } = fact;
         if (!isUnderWay || side !== "client") return;
         away.set(host, atMs);
+        const endMs = ends.get(host) ?? atMs;
+        ends.delete(host);
+        if (atMs < endMs - NOTICE_MS) {
+          report(fact, `expected session ${session} up to ${seconds(endMs)}, as announced`);
+        }
         if (code === CloseCode.draining) return;
         report(fact, `expected ${CloseCode.draining} for session ${session}, received ${code}`);
       },

@@ -33,6 +33,8 @@ Deno.test("smoothDeploys finds sessions that are cut, closed by another code, or
   deploy().tells("drained", { closed: 2, cut: 1 })
     .finds("expected no session to be cut, received 1 beside 2 closed");
   deploy({ code: 1006 }).finds("expected 4503 for session 1, received 1006");
+  deploy().tells("goAway", { retryAfterMs: 3_000 }).tells("sessionClosed", END)
+    .finds("expected session 1 up to 8.000 s, as announced");
   deploy({}, 8_000).finds("expected a session within 6000 ms, received one after 9.000 s");
 });
 
