@@ -19,7 +19,8 @@ function left(count: number, ...timers: string[]): Story {
         stats: () => ({
           count,
           reserved: count,
-          sockets: { open: count },
+          // One more socket waits for a peer that does not answer.
+          sockets: { open: count + 1, lingering: 1 },
           messages: { queued: count },
         }),
       },
