@@ -52,6 +52,8 @@ export interface Facts {
     readonly user?: string;
     /** True if the client keeps the publication, and repeats it on the next session. */
     readonly isAtLeastOnce?: boolean;
+    /** True if the producer may end the wait before others would, by a short time or a signal. */
+    readonly givesUp?: boolean;
     /** Client that is left out; the producer itself with `echo: false`. */
     readonly except?: string;
   };

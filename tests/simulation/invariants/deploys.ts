@@ -66,8 +66,8 @@ export const smoothDeploys: Invariant = {
         if (!isUnderWay || !reliable.has(id)) return;
         report(fact, `expected ${id} to be kept until a session takes it, received ${error}`);
       },
-      published({ id, isAtLeastOnce }) {
-        if (isUnderWay && isAtLeastOnce) reliable.add(id);
+      published({ id, isAtLeastOnce, givesUp }) {
+        if (isUnderWay && isAtLeastOnce && !givesUp) reliable.add(id);
       },
     };
   },

@@ -29,6 +29,12 @@ Deno.test("smoothDeploys holds for sessions that move, and for other drains", ()
     .tells("drained", { closed: 1, cut: 1 }).finds();
 });
 
+Deno.test("smoothDeploys lets a producer give up", () => {
+  const story = { topic: "topic", id: "p1", producer: "c", isAtLeastOnce: true, givesUp: true };
+  deploy().tells("published", story)
+    .tells("publishFailed", { topic: "topic", id: "p1", error: new Error("gave up") }).finds();
+});
+
 Deno.test("smoothDeploys finds sessions that are cut, closed by another code, or late", () => {
   deploy().tells("drained", { closed: 2, cut: 1 })
     .finds("expected no session to be cut, received 1 beside 2 closed");

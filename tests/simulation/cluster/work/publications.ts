@@ -120,6 +120,7 @@ export function publish(program: Program, topic: string, chance: number): void {
   const { name, client, host } = program;
   const id = program.newId("p");
   const echo = chance >= NO_ECHO_SHARE;
+  const { options, withinMs } = patienceOf(host.runtime, program.patience, WAIT_MS);
   program.note(`publishes ${id} on ${topic}`);
   program.tell("published", {
     topic,
@@ -127,9 +128,9 @@ export function publish(program: Program, topic: string, chance: number): void {
     producer: name,
     user: program.user,
     isAtLeastOnce: program.isReliable,
+    givesUp: withinMs < WAIT_MS,
     ...(!echo && { except: name }),
   });
-  const { options, withinMs } = patienceOf(host.runtime, program.patience, WAIT_MS);
   const published = client.publish(topic, { id }, { timeoutMs: WAIT_MS, echo, ...options });
   program.wait(`publication of ${id}`, published, withinMs).then(
     () => program.tell("acknowledged", { topic, id }),
