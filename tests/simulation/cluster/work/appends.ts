@@ -99,8 +99,9 @@ function producer(epoch: number, seq: number): Record<string, string> {
 async function persist(
   program: Program,
   parts: AppendParts,
-  { stream, init, random }: Writing & { readonly init: RequestInit },
+  asking: Writing & { readonly init: RequestInit },
 ): Promise<boolean> {
+  const { stream, init, random } = asking;
   const request = parts.network.fetch(program.host);
   for (let i = 0; i < MAX_ATTEMPTS; i++) {
     if (program.client.status.isEnded) return false;
@@ -112,8 +113,11 @@ async function persist(
       program.event(`${init.method} of a stream answers ${status}`);
       if (ok) return true;
       if (status < 500 && status !== 429) {
+        if (init.method === "DELETE") return false;
         program.tell("appendRefused", { stream, status });
         program.storage.written.delete(stream);
+        // The engine lost a part of the stream, which has no other writer to end it.
+        await persist(program, parts, { ...asking, init: { method: "DELETE" } });
         return false;
       }
     } catch (error) {
