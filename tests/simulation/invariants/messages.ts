@@ -151,22 +151,30 @@ export const ownAnswers: Invariant = {
   },
 };
 
-/** Messages to a user come to clients of that user, once. */
+/**
+ * Messages to a user come to clients of that user, once; again only to a client that moved while a
+ * node or the engine was away.
+ */
 export const onlyToTheUser: Invariant = {
   name: "only-to-the-user",
   promise: "A message to a user reaches clients of that user alone, each once.",
   source: "docs/concepts/nodes.md; server/server.ts, Server.to",
   watch(report) {
-    const users = new Map<string, string>();
+    const sent = new Map<string, Fact<"sentToUser">>();
     const received = new Set<string>();
+    let failedMs = -Infinity;
     return {
-      sentToUser: ({ id, user }) => void users.set(id, user),
+      faulted({ scope, atMs, lastsMs = 0 }) {
+        if (scope === "node" || scope === "engine") failedMs = Math.max(failedMs, atMs + lastsMs);
+      },
+      engineLost: ({ atMs }) => void (failedMs = Math.max(failedMs, atMs)),
+      sentToUser: (fact) => void sent.set(fact.id, fact),
       receivedAsUser(fact) {
         const { id, user, client } = fact;
-        const meant = users.get(id);
+        const { user: meant = "no user", atMs = 0 } = sent.get(id) ?? {};
         if (meant !== user) {
-          report(fact, `expected ${id} at clients of ${meant ?? "no user"}, received at ${user}`);
-        } else if (received.has(`${client} ${id}`)) {
+          report(fact, `expected ${id} at clients of ${meant}, received at ${user}`);
+        } else if (received.has(`${client} ${id}`) && failedMs < atMs) {
           report(fact, `expected ${id} once at ${client}, received it again`);
         }
         received.add(`${client} ${id}`);

@@ -76,6 +76,8 @@ Deno.test("onlyToTheUser holds for clients of the user, and finds others and rep
     "expected u1 once at c1, received it again",
     "expected u1 at clients of ann, received at bob",
   );
+  const failed = gets(sent(), "c1", "ann").tells("faulted", { scope: "node", kind: "freeze" });
+  gets(failed, "c1", "ann").finds();
 });
 
 Deno.test("toAllOfTheUser holds for messages that came, and finds a client without", () => {

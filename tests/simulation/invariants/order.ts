@@ -7,15 +7,16 @@ import { place, seconds } from "./texts.ts";
 const BEGINS_ANEW: ReadonlySet<string> = new Set(["new-epoch", "beyond-head"]);
 
 /**
- * Publications that may come again on a topic without a history: a client with at-least-once delivery
- * repeats a publication whose number was not stored, as a node or the engine failed.
+ * Publications that may come again, or late, on a topic without a history: a client with
+ * at-least-once delivery repeats a publication whose number was not stored, as a node or the engine
+ * failed; and a publication that waits for the engine reaches clients that moved to another node.
  */
 class Repetitions {
   readonly #times = new Map<string, number>();
   #failedMs = -Infinity;
 
-  published({ id, isAtLeastOnce, atMs }: Fact<"published">): void {
-    if (isAtLeastOnce) this.#times.set(id, atMs);
+  published({ id, atMs }: Fact<"published">): void {
+    this.#times.set(id, atMs);
   }
 
   failed({ atMs, scope, lastsMs = 0 }: Partial<Fact<"faulted">> & { readonly atMs: number }): void {
@@ -32,7 +33,8 @@ class Repetitions {
 export const onceInOrder: Invariant = {
   name: "once-in-order",
   promise: "A subscription yields each publication once in an epoch, and positions grow.",
-  source: "docs/protocol.md 10.3, 10.20, 10.22, 11.5; docs/guide/client.md, At least once",
+  source: "docs/protocol.md 10.3, 10.20, 10.22, 11.5; docs/guide/client.md, At least once; " +
+    "docs/concepts/nodes.md",
   watch(report) {
     const repetitions = new Repetitions();
     const readings = new Map<string, {
@@ -140,7 +142,7 @@ export const onePosition: Invariant = {
 export const producerOrder: Invariant = {
   name: "producer-order",
   promise: "A subscriber receives the publications of one producer in the order of its calls.",
-  source: "docs/protocol.md 9.5; pubsub/broker.ts, Broker",
+  source: "docs/protocol.md 9.5; docs/concepts/nodes.md; pubsub/broker.ts, Broker",
   watch(report) {
     const published = new Map<string, { producer: string; number: number; hasFailed: boolean }>();
     const counts = new Map<string, number>();

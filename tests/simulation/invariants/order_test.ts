@@ -70,6 +70,9 @@ Deno.test("producerOrder holds for one order, for late failures, and for repetit
     .tells("published", { topic: "plain", id: "p1", producer: "p", isAtLeastOnce: true })
     .publishes("plain", "p2").tells("engineLost", { why: "restart" })
     .gets("plain", ["p2", "p1"]).finds();
+  new Story(producerOrder)
+    .publishes("plain", "p1", "p2").tells("faulted", { scope: "node", kind: "freeze" })
+    .gets("plain", ["p2", "p1"]).finds();
 });
 
 Deno.test("producerOrder finds a publication that comes late, and one that nobody made", () => {
