@@ -44,6 +44,7 @@ deno task simulate [OPTIONS]: whole clusters under faults, on virtual time, from
   --minutes N   ends the search after this time; 1 without --seed and --seeds
   --engine E    ${ENGINES.join(", ")}; drawn from the seed by default
   --full        all features and faults, and the largest cluster
+  --small       the smallest clusters alone: more plans in the same time
   --jobs N      processes side by side
   --findings N  ends the search after this number of findings; 10 by default
   --out DIR     folder of saved plans and traces; dist/simulation by default
@@ -266,6 +267,7 @@ function parse(args: readonly string[]): Settings {
       minutes: { type: "string" },
       engine: { type: "string" },
       full: { type: "boolean" },
+      small: { type: "boolean" },
       jobs: { type: "string" },
       findings: { type: "string" },
       replay: { type: "string" },
@@ -303,7 +305,7 @@ function parse(args: readonly string[]): Settings {
     seed: seed ?? crypto.getRandomValues(new Uint32Array(1))[0]!,
     seeds: integer("seeds", 1) ?? (isEndless && seed !== undefined ? 1 : Infinity),
     minutes: isEndless && seed === undefined ? DEFAULT_MINUTES : minutes,
-    plans: { engine, isFull: values.full },
+    plans: { engine, isFull: values.full, isSmall: values.small },
     jobs: integer("jobs", 1) ?? navigator.hardwareConcurrency,
     maxFindings: integer("findings", 1) ?? 10,
     replay: values.replay,

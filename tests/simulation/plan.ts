@@ -192,6 +192,8 @@ export interface PlanOptions {
   readonly seconds?: number | undefined;
   /** True for all features and faults, and the largest size. */
   readonly isFull?: boolean | undefined;
+  /** True for the smallest clusters alone: more plans in the same time. */
+  readonly isSmall?: boolean | undefined;
 }
 
 /** Engines that have a model. */
@@ -235,7 +237,7 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
       ? engine === "sqlite"
       : (random() < 0.4 || isFull) && (hasEngine || !kind.startsWith("engine-"))
   );
-  const isSmall = random() < SMALL_SHARE;
+  const isSmall = random() < SMALL_SHARE || options.isSmall === true;
   const [nodes, clients, topics] = isFull
     ? [FULL.nodes, FULL.clients, FULL.topics]
     : isSmall

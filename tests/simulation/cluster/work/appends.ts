@@ -108,11 +108,17 @@ async function persist(
     try {
       const url = `${urlOf(parts, random())}/streams/${encodeURIComponent(stream)}`;
       const asked = request(url, { ...init, signal: limit(program) });
-      const { status, ok, body } = await program.wait(`${init.method} ${stream}`, asked, ANSWER_MS);
+      const { status, ok, body, headers } = await program.wait(
+        `${init.method} ${stream}`,
+        asked,
+        ANSWER_MS,
+      );
       await body?.cancel();
       program.event(`${init.method} of a stream answers ${status}`);
       if (ok) return true;
-      if (status < 500 && status !== 429) {
+      // Others on the way refuse in other words, for as long as their fault lasts.
+      const isOfServer = headers.get("content-type") === "application/problem+json";
+      if (isOfServer && status < 500 && status !== 429) {
         if (init.method === "DELETE") return false;
         program.tell("appendRefused", { stream, status });
         program.storage.written.delete(stream);
