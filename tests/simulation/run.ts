@@ -17,7 +17,7 @@ const DEPLOY_MS = 75_000;
 const DRAIN_MS = 4_000;
 
 /** Time for the last publications, for the audit and for the tour, in milliseconds. */
-const PROBE_MS = 26_000;
+const PROBE_MS = 32_000;
 
 /** Time in which all clients and servers have to close, in milliseconds. */
 const CLOSE_MS = 30_000;

@@ -12,10 +12,10 @@ import { GUEST } from "../tour/holds.ts";
 const AUDITOR = `${GUEST}auditor-`;
 
 /** Longest time of an audit, in milliseconds. */
-const AUDIT_MS = 20_000;
+const AUDIT_MS = 26_000;
 
-/** Longest wait for a condition, in milliseconds. */
-const PATIENCE_MS = 5_000;
+/** Longest wait for a condition, in milliseconds: longer than a request to NATS that gets no answer. */
+const PATIENCE_MS = 8_000;
 
 /** A node of the cluster. */
 export interface AuditedNode {
