@@ -1,5 +1,6 @@
 /** Messages of clients to nodes: at least once, in order, answered by their own answer. */
 import type { Fact, Invariant } from "../facts.ts";
+import { Failures } from "./failures.ts";
 import { list } from "./texts.ts";
 
 /** A message that a client sent. */
@@ -90,12 +91,10 @@ export const handledOnce: Invariant = {
   watch(report) {
     const messages = new Messages();
     const newest = new Map<string, Sent>();
-    let failedMs = -Infinity;
+    const failures = new Failures();
     return {
-      faulted({ scope, atMs, lastsMs = 0 }) {
-        if (scope === "node" || scope === "engine") failedMs = Math.max(failedMs, atMs + lastsMs);
-      },
-      engineLost: ({ atMs }) => void (failedMs = Math.max(failedMs, atMs)),
+      faulted: (fact) => failures.faulted(fact),
+      engineLost: (fact) => failures.engineLost(fact),
       sent: (fact) => messages.add(fact),
       handled(fact) {
         const sent = messages.byId.get(fact.id);
@@ -104,7 +103,7 @@ export const handledOnce: Invariant = {
           return;
         }
         if (++sent.times > 1) {
-          if (!sent.fact.isAtLeastOnce || failedMs < sent.fact.atMs) {
+          if (!sent.fact.isAtLeastOnce || !failures.hasFailedSince(sent.fact.atMs)) {
             report(
               fact,
               `expected ${fact.id} once, as no node or engine failed, received it again`,
@@ -162,19 +161,17 @@ export const onlyToTheUser: Invariant = {
   watch(report) {
     const sent = new Map<string, Fact<"sentToUser">>();
     const received = new Set<string>();
-    let failedMs = -Infinity;
+    const failures = new Failures();
     return {
-      faulted({ scope, atMs, lastsMs = 0 }) {
-        if (scope === "node" || scope === "engine") failedMs = Math.max(failedMs, atMs + lastsMs);
-      },
-      engineLost: ({ atMs }) => void (failedMs = Math.max(failedMs, atMs)),
+      faulted: (fact) => failures.faulted(fact),
+      engineLost: (fact) => failures.engineLost(fact),
       sentToUser: (fact) => void sent.set(fact.id, fact),
       receivedAsUser(fact) {
         const { id, user, client } = fact;
         const { user: meant = "no user", atMs = 0 } = sent.get(id) ?? {};
         if (meant !== user) {
           report(fact, `expected ${id} at clients of ${meant}, received at ${user}`);
-        } else if (received.has(`${client} ${id}`) && failedMs < atMs) {
+        } else if (received.has(`${client} ${id}`) && !failures.hasFailedSince(atMs)) {
           report(fact, `expected ${id} once at ${client}, received it again`);
         }
         received.add(`${client} ${id}`);

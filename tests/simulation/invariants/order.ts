@@ -1,6 +1,7 @@
 /** Order and number: each publication comes once, in order, at one position. */
 import type { Fact, Invariant } from "../facts.ts";
 import type { HistoryPosition } from "../../../session/wire/recovery.ts";
+import { Failures } from "./failures.ts";
 import { place, seconds } from "./texts.ts";
 
 /** Reasons after which an engine may give the same publications again: another history has begun. */
@@ -11,21 +12,15 @@ const BEGINS_ANEW: ReadonlySet<string> = new Set(["new-epoch", "beyond-head"]);
  * at-least-once delivery repeats a publication whose number was not stored, as a node or the engine
  * failed; and a publication that waits for the engine reaches clients that moved to another node.
  */
-class Repetitions {
+class Repetitions extends Failures {
   readonly #times = new Map<string, number>();
-  #failedMs = -Infinity;
 
   published({ id, atMs }: Fact<"published">): void {
     this.#times.set(id, atMs);
   }
 
-  failed({ atMs, scope, lastsMs = 0 }: Partial<Fact<"faulted">> & { readonly atMs: number }): void {
-    if (scope === "client" || scope === "link") return;
-    this.#failedMs = Math.max(this.#failedMs, atMs + lastsMs);
-  }
-
   has({ id, position }: Fact<"received">): boolean {
-    return position === undefined && (this.#times.get(id) ?? Infinity) <= this.#failedMs;
+    return position === undefined && this.hasFailedSince(this.#times.get(id) ?? Infinity);
   }
 }
 
@@ -51,8 +46,8 @@ export const onceInOrder: Invariant = {
     };
     return {
       published: (fact) => repetitions.published(fact),
-      faulted: (fact) => repetitions.failed(fact),
-      engineLost: (fact) => repetitions.failed({ atMs: fact.atMs }),
+      faulted: (fact) => repetitions.faulted(fact),
+      engineLost: (fact) => repetitions.engineLost(fact),
       subscribing: ({ subscription }) => void readings.delete(subscription),
       recovery({ subscription, recovered, reason = "", position }) {
         if (recovered) return;
@@ -155,8 +150,8 @@ export const producerOrder: Invariant = {
       seen.delete(subscription);
     };
     return {
-      faulted: (fact) => repetitions.failed(fact),
-      engineLost: (fact) => repetitions.failed({ atMs: fact.atMs }),
+      faulted: (fact) => repetitions.faulted(fact),
+      engineLost: (fact) => repetitions.engineLost(fact),
       published(fact) {
         const { topic, id, producer } = fact;
         repetitions.published(fact);

@@ -1,0 +1,32 @@
+/** Failures of nodes and of the engine, after which some promises are weaker. */
+import type { Fact } from "../facts.ts";
+
+/** The last failure of a node or of the engine. */
+export class Failures {
+  /** Virtual time of its end. */
+  #lastMs = -Infinity;
+
+  /** Notes a fault, unless it is one of a client or of a link. */
+  faulted({ scope, atMs, lastsMs = 0 }: Fact<"faulted">): void {
+    if (scope === "node" || scope === "engine") this.#note(atMs + lastsMs);
+  }
+
+  /** Notes that the engine lost writes. */
+  engineLost({ atMs }: Fact<"engineLost">): void {
+    this.#note(atMs);
+  }
+
+  /**
+   * Tells whether a node or the engine failed at a time or later.
+   *
+   * @param atMs Virtual time, in milliseconds.
+   * @returns True after such a failure.
+   */
+  hasFailedSince(atMs: number): boolean {
+    return atMs <= this.#lastMs;
+  }
+
+  #note(atMs: number): void {
+    this.#lastMs = Math.max(this.#lastMs, atMs);
+  }
+}
