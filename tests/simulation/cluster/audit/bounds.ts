@@ -31,6 +31,8 @@ const ROUND_MS = 100;
 /** The server with little room. */
 interface Narrow {
   readonly audit: Audit;
+  /** Examines an outcome. */
+  readonly expect: (what: string, expected: unknown, received: unknown) => void;
   readonly host: Host;
   readonly server: Server<string>;
   /** Keeps handlers of messages waiting, once set. */
@@ -61,7 +63,8 @@ export async function auditBounds(audit: Audit): Promise<void> {
     onMessage: () => narrow.held,
     onError() {},
   }));
-  const narrow: Narrow = { audit, host, server, held: undefined };
+  const expect: Narrow["expect"] = (...outcome) => audit.examine("limits", ...outcome);
+  const narrow: Narrow = { audit, expect, host, server, held: undefined };
   await auditMessageBytes(narrow);
   await auditPresence(narrow);
   await auditReceived(narrow);
@@ -72,9 +75,7 @@ export async function auditBounds(audit: Audit): Promise<void> {
 
 /** Messages of the largest size, and of one byte more, at both ends. */
 async function auditMessageBytes(narrow: Narrow): Promise<void> {
-  const { audit, server, host } = narrow;
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("limits", what, expected, received);
+  const { audit, expect, server, host } = narrow;
   for (const extra of [0, 1]) {
     const { socket, closed } = openPage(narrow, "page");
     socket.onopen = () => {
@@ -101,13 +102,11 @@ async function auditMessageBytes(narrow: Narrow): Promise<void> {
 }
 
 /** Data of presence in the most rooms, and of the largest size. */
-async function auditPresence({ audit, host }: Narrow): Promise<void> {
+async function auditPresence({ audit, expect, host }: Narrow): Promise<void> {
   const client = audit.connect("present", host, { onMessage() {} });
   await audit.until(() => client.isConnected);
   const session = client.session!;
   const set = (room: string, data?: unknown) => outcomeOf(session.presence(room, data as never));
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("limits", what, expected, received);
   const long = "x".repeat(MAX_DATA_BYTES - 2);
   expect("data of a presence of the largest size", "fulfilled", await set("room:0", long));
   expect("data of a presence that is larger", "too-large", await set("room:0", `${long}x`));
@@ -123,7 +122,7 @@ async function auditPresence({ audit, host }: Narrow): Promise<void> {
 
 /** Messages that wait for a slow handler. */
 async function auditReceived(narrow: Narrow): Promise<void> {
-  const { audit, host, server } = narrow;
+  const { audit, expect, host, server } = narrow;
   // One message is handled, and does not wait.
   const most = 1 + Math.floor(RECEIVED.maxBytes / 300);
   const cases = [
@@ -142,10 +141,10 @@ async function auditReceived(narrow: Narrow): Promise<void> {
     for (let n = 0; n < fit; n++) client.send(topic, data);
     await audit.pause(ROUND_MS);
     const waiting = session?.[internals].inbound.stats.waitingMessages;
-    audit.examine("limits", `waiting messages within the bound of ${what}`, fit - 1, waiting);
+    expect(`waiting messages within the bound of ${what}`, fit - 1, waiting);
     client.send(topic, data);
     await audit.pause(ROUND_MS);
-    audit.examine("limits", `close beyond the bound of ${what}`, CloseCode.queueFull, code);
+    expect(`close beyond the bound of ${what}`, CloseCode.queueFull, code);
     await client.close();
     held.resolve();
     narrow.held = undefined;
@@ -156,7 +155,7 @@ async function auditReceived(narrow: Narrow): Promise<void> {
 async function auditSessions(narrow: Narrow): Promise<void> {
   const { audit, host } = narrow;
   const expect = (what: string, received: unknown) =>
-    audit.examine("limits", `sessions of a server (${what})`, true, received);
+    narrow.expect(`sessions of a server (${what})`, true, received);
   const open = (n: number) => audit.connect(`many-${n}`, host, { onRefused() {} });
   const isRefused = ({ status: { current } }: Client) =>
     "cause" in current && current.cause.code === CloseCode.tooMany;
@@ -178,9 +177,7 @@ async function auditSessions(narrow: Narrow): Promise<void> {
 
 /** Sockets whose peers do not answer a close: these outlive the sessions. */
 async function auditSockets(narrow: Narrow): Promise<void> {
-  const { audit, server: { manager } } = narrow;
-  const expect = (what: string, expected: unknown, received: unknown) =>
-    audit.examine("limits", what, expected, received);
+  const { audit, expect, server: { manager } } = narrow;
   const sockets = () => manager.stats().sockets;
   for (const name of ["stuck-1", "stuck-2"]) {
     for (let i = 0; i < MAX_SESSIONS; i++) openPage(narrow, name);

@@ -1,6 +1,7 @@
 /** Sessions over HTTP behind a balancer, whose requests and answers get lost. */
 import type { Host } from "../../../../testing/simulation/host.ts";
 import { type Audit, outcomeOf } from "./audit.ts";
+import { range, read } from "./history.ts";
 
 /** Topic of the audit, one of `audit-many:`. */
 const TOPIC = "audit-many:http";
@@ -55,14 +56,7 @@ export async function auditCarriers(audit: Audit): Promise<void> {
   network.front(front, nodes);
   const host = audit.host("carrier");
   const client = audit.connect("carrier", front, { transports: ["http"], onMessage() {} });
-  const got: number[] = [];
-  const recoveries: unknown[] = [];
-  const subscription = client.subscribe(TOPIC, {
-    onRecovery: ({ recovered, reason }) => void recoveries.push(reason ?? recovered),
-  });
-  void (async () => {
-    for await (const { data } of subscription) got.push((data as { readonly n: number }).n);
-  })().catch(() => {}); // The numbers show what is missing.
+  const { subscription, got, recoveries } = read(client, TOPIC);
   await audit.until(() => subscription.status.current === "subscribed");
   const { session } = client;
   let count = 0;
@@ -94,8 +88,9 @@ export async function auditCarriers(audit: Audit): Promise<void> {
     audit.examine("carriers", `publications over HTTP, ${what}`, ["fulfilled"], [...all]);
     audit.examine("carriers", `read over HTTP, ${what}`, expected, got.slice(-COUNT));
   }
-  audit.examine("carriers", "all over HTTP", Array.from({ length: count }, (_, i) => i + 1), got);
-  audit.examine("carriers", "recoveries over HTTP", [], recoveries);
+  audit.examine("carriers", "all over HTTP", range(1, count), got);
+  const told = recoveries.map(({ reason, recovered }) => reason ?? recovered);
+  audit.examine("carriers", "recoveries over HTTP", [], told);
   audit.examine(
     "carriers",
     "session over HTTP",

@@ -2,6 +2,7 @@
 import type { Client } from "../../../../client/client.ts";
 import type { HistoryBounds } from "../../../../pubsub/broker.ts";
 import type { ClientSubscribeOptions } from "../../../../client/client_options.ts";
+import type { Subscription } from "../../../../client/subscription.ts";
 import type { HistoryPosition, Recovery } from "../../../../session/wire/recovery.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import type { Audit } from "./audit.ts";
@@ -62,32 +63,46 @@ class AuditedTopic {
   }
 }
 
-/** Numbers of a reader, with the last recovery. */
-interface Reading {
-  readonly got: number[];
-  recovery: Recovery | undefined;
-  end(): Promise<void>;
+/** A subscription, with the numbers and the recoveries so far. */
+export interface Reading {
+  readonly subscription: Subscription;
+  readonly got: readonly number[];
+  readonly recoveries: readonly Recovery[];
 }
 
-function read(client: Client, topic: string, options: ClientSubscribeOptions): Reading {
+/**
+ * Reads the numbers of a topic.
+ *
+ * @param client The client.
+ * @param topic The topic.
+ * @param options Options of the subscription.
+ * @returns The reading.
+ */
+export function read(
+  client: Client,
+  topic: string,
+  options: ClientSubscribeOptions = {},
+): Reading {
   const got: number[] = [];
+  const recoveries: Recovery[] = [];
   const subscription = client.subscribe(topic, {
     ...options,
-    onRecovery: (recovery) => void (reading.recovery = recovery),
+    onRecovery: (recovery) => void recoveries.push(recovery),
   });
-  const reading: Reading = {
-    got,
-    recovery: undefined,
-    end: () => subscription.unsubscribe(),
-  };
   void (async () => {
     for await (const { data } of subscription) got.push((data as { readonly n: number }).n);
   })().catch(() => {}); // The numbers show what is missing.
-  return reading;
+  return { subscription, got, recoveries };
 }
 
-/** Numbers from one to another. */
-function range(first: number, last: number): number[] {
+/**
+ * Counts.
+ *
+ * @param first The first number.
+ * @param last The last number.
+ * @returns All numbers from one to the other.
+ */
+export function range(first: number, last: number): number[] {
   return Array.from({ length: Math.max(0, last - first + 1) }, (_, i) => first + i);
 }
 
@@ -135,10 +150,11 @@ export async function auditLong(audit: Audit): Promise<void> {
   ) {
     const reading = read(client, "long", options);
     await audit.until(() => reading.got.length >= LONG, 1_500);
-    const { recovery: { recovered, reason } = {}, got } = reading;
+    const { recoveries, got } = reading;
+    const { recovered, reason }: Partial<Recovery> = recoveries.at(-1) ?? {};
     const received = [reason ?? recovered ?? "none", got];
     audit.examine("history", `a long history ${what}`, expected, received);
-    await reading.end();
+    await reading.subscription.unsubscribe();
   }
   await client.close();
   await server.close();
@@ -159,11 +175,11 @@ async function readOnce(
   const reading = read(client, topic, subscribe);
   await audit.until(() => reading.got.length >= numbers.length && numbers.length > 0, 2_000);
   await audit.pause(QUIET_MS);
-  const { recovery } = reading;
+  const recovery = reading.recoveries.at(-1);
   const told = recovery === undefined ? "none" : recovery.reason ?? `${recovery.recovered}`;
   audit.examine("history", `${topic} ${what}`, numbers, reading.got);
   audit.examine("history", `recovery of ${topic} ${what}`, outcome, told);
-  await reading.end();
+  await reading.subscription.unsubscribe();
 }
 
 /** The oldest kept publication, earlier ones, and places that do not exist. */
@@ -236,8 +252,8 @@ async function auditMany(audit: Audit, client: Client): Promise<void> {
   await audit.until(() => reading.got.length >= 70 - since);
   await audit.pause(QUIET_MS);
   audit.examine("history", "publications of a loss", range(since + 1, 70), reading.got);
-  audit.examine("history", "recovery of a loss", true, reading.recovery?.recovered);
-  await reading.end();
+  audit.examine("history", "recovery of a loss", true, reading.recoveries.at(-1)?.recovered);
+  await reading.subscription.unsubscribe();
   await of.add(1);
   await audit.pause(QUIET_MS);
   audit.examine("history", "publications after the end", 70 - since, reading.got.length);
@@ -257,7 +273,7 @@ async function auditBrief(audit: Audit, client: Client): Promise<void> {
   await audit.until(() => reading.got.length >= 2, 2_000);
   const isInTime = audit.nowMs < newMs + BRIEF_MS * 0.9;
   await audit.pause(QUIET_MS);
-  await reading.end();
+  await reading.subscription.unsubscribe();
   // A late engine may have forgotten all.
   const expected = isInTime || reading.got.length > 0 ? [3, 4] : [];
   audit.examine("history", "publications within their time", expected, reading.got);
@@ -275,5 +291,5 @@ async function auditLight(audit: Audit, client: Client): Promise<void> {
   audit.examine("history", `bytes of ${length} publications within the bound`, true, isBounded);
   const newest = range(of.count - length + 1, of.count);
   audit.examine("history", "newest publications in few bytes", newest, reading.got);
-  await reading.end();
+  await reading.subscription.unsubscribe();
 }

@@ -1,10 +1,9 @@
 /** Holes: publications that a full send queue dropped come again. */
-import type { Client } from "../../../../client/client.ts";
 import type { OverflowPolicy } from "../../../../session/queue/send_queue.ts";
 import { HIGH_WATER_MARK } from "../../../../session/queue/send_queue.ts";
-import type { Recovery } from "../../../../session/wire/recovery.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import type { Audit } from "./audit.ts";
+import { range, read, type Reading } from "./history.ts";
 
 /** Policies that drop publications, each on topics of its own. */
 const POLICIES = ["drop-oldest", "drop-newest"] as const satisfies readonly OverflowPolicy[];
@@ -20,13 +19,6 @@ const FILL = "x".repeat(HIGH_WATER_MARK);
 
 /** Silence of the way to the client during a burst, in milliseconds. */
 const BLOCKED_MS = 50;
-
-/** A reader of one topic. */
-interface Reader {
-  readonly topic: string;
-  readonly got: number[];
-  readonly recoveries: Recovery[];
-}
 
 /**
  * Reads two topics behind a queue with little room, on a server without other nodes.
@@ -48,24 +40,24 @@ export async function auditHoles(audit: Audit): Promise<void> {
   await Promise.all(POLICIES.map(async (policy) => {
     const client = audit.connect(policy, host, { token: undefined, onMessage() {} });
     const [one, other] = [`${policy}:1`, `${policy}:2`]
-      .map((topic) => read(client, topic)) as [Reader, Reader];
-    await audit.until(() => server.topics.subscribers(other.topic).length > 0);
+      .map((topic) => read(client, topic)) as [Reading, Reading];
+    await audit.until(() => server.topics.subscribers(other.subscription.topic).length > 0);
     let count = 0;
     /** Publishes in one turn while nothing reaches the client. */
-    const burst = async (readers: readonly Reader[]): Promise<void> => {
+    const burst = async (readers: readonly Reading[]): Promise<void> => {
       const client = audit.host(policy);
       audit.network.change(host, client, { isBlocked: true });
-      server.publish(readers[0]!.topic, { n: ++count, text: FILL });
+      server.publish(readers[0]!.subscription.topic, { n: ++count, text: FILL });
       await audit.pause(1);
       for (let i = 0; i < BURST; i++) {
         count++;
-        for (const { topic } of readers) server.publish(topic, { n: count });
+        for (const { subscription: { topic } } of readers) server.publish(topic, { n: count });
       }
       await audit.pause(BLOCKED_MS);
       audit.network.change(host, client, { isBlocked: false });
     };
     /** The last number of a reader comes. */
-    const comes = ({ got }: Reader) => audit.until(() => got.at(-1) === count, 2_000);
+    const comes = ({ got }: Reading) => audit.until(() => got.at(-1) === count, 2_000);
 
     await burst([one, other]);
     await Promise.all([comes(one), comes(other)]);
@@ -81,20 +73,4 @@ export async function auditHoles(audit: Audit): Promise<void> {
     await client.close();
   }));
   await server.close();
-}
-
-function read(client: Client, topic: string): Reader {
-  const reader: Reader = { topic, got: [], recoveries: [] };
-  const onRecovery = (recovery: Recovery) => void reader.recoveries.push(recovery);
-  void (async () => {
-    for await (const { data } of client.subscribe(topic, { onRecovery })) {
-      reader.got.push((data as { readonly n: number }).n);
-    }
-  })().catch(() => {}); // The numbers show what is missing.
-  return reader;
-}
-
-/** Numbers from one to another. */
-function range(first: number, last: number): number[] {
-  return Array.from({ length: last - first + 1 }, (_, i) => first + i);
 }
