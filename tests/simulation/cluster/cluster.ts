@@ -241,18 +241,10 @@ export class Cluster implements LiveCluster {
   roll(withinMs: number): boolean {
     if (this.#isRolling) return false;
     this.#isRolling = true;
-    const waiting = [...this.nodes];
-    let drained: ClusterNode | undefined;
-    const next = () => {
-      if (!this.#isWorking) return;
-      if (drained === undefined || drained.isUp) {
-        drained = waiting.shift();
-        if (drained === undefined) return void (this.#isRolling = false);
-        drained.drain(withinMs);
-      }
-      this.simulation.after(ROLL_MS, next);
-    };
-    next();
+    this.#restartAll(withinMs, {
+      goesOn: () => this.#isWorking,
+      onEnd: () => void (this.#isRolling = false),
+    });
     return true;
   }
 
@@ -265,21 +257,16 @@ export class Cluster implements LiveCluster {
   deploy(withinMs: number): void {
     const { terms, has } = this.#settings;
     if (!has("tour") || has("two-wires") || terms.isApart || this.nodes.length < 2) return;
-    const waiting = [...this.nodes];
     this.journal.tell("deploy", "", { isOver: false });
-    const next = (drained?: ClusterNode) => {
-      if (drained === undefined || drained.isUp) {
-        drained = waiting.shift();
-        if (drained === undefined) return this.journal.tell("deploy", "", { isOver: true });
-        drained.drain(withinMs);
+    this.#restartAll(withinMs, {
+      onDrain: () => {
         for (const { name, publishers: [publisher = 0] } of this.#topics) {
           const machine = this.machines[publisher]!;
           for (const ms of [0, withinMs]) machine.host.after(ms, () => machine.probe(name));
         }
-      }
-      this.simulation.after(ROLL_MS, () => next(drained));
-    };
-    next();
+      },
+      onEnd: () => this.journal.tell("deploy", "", { isOver: true }),
+    });
   }
 
   /** Publishes once on each topic, on each node and by each client; each node sends to some users. */
@@ -340,6 +327,30 @@ export class Cluster implements LiveCluster {
     await Promise.all(this.nodes.map(({ server }) => server.close()));
     await Promise.all(this.nodes.map(({ server }) => server.topics.broker.close()));
     await this.engine.close?.();
+  }
+
+  /** Drains the nodes, each once the one before is up again. */
+  #restartAll(
+    withinMs: number,
+    { goesOn = () => true, onDrain = () => {}, onEnd }: {
+      readonly goesOn?: () => boolean;
+      readonly onDrain?: () => void;
+      readonly onEnd: () => void;
+    },
+  ): void {
+    const waiting = [...this.nodes];
+    let drained: ClusterNode | undefined;
+    const next = () => {
+      if (!goesOn()) return;
+      if (drained === undefined || drained.isUp) {
+        drained = waiting.shift();
+        if (drained === undefined) return onEnd();
+        drained.drain(withinMs);
+        onDrain();
+      }
+      this.simulation.after(ROLL_MS, next);
+    };
+    next();
   }
 
   /** Publishes on a topic from time to time. */
