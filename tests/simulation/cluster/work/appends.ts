@@ -52,7 +52,15 @@ interface Writing {
 
 async function write(program: Program, parts: AppendParts, writing: Writing): Promise<void> {
   const { stream, written, random } = writing;
-  const ask = (init: RequestInit) => persist(program, parts, { ...writing, init });
+  const ask = async (init: RequestInit): Promise<boolean> => {
+    const status = await persist(program, parts, { stream, init, random });
+    if (status === undefined || status < 300) return status !== undefined;
+    program.tell("appendRefused", { stream, status });
+    program.storage.written.delete(stream);
+    // The engine lost a part of the stream, which has no other writer to end it.
+    await persist(program, parts, { stream, init: { method: "DELETE" }, random });
+    return false;
+  };
   if (written.next < 0) {
     program.tell("appending", { stream, first: 0, count: 0 });
     if (!await ask({ method: "PUT", headers: JSON_TYPE })) return;
@@ -95,16 +103,19 @@ function producer(epoch: number, seq: number): Record<string, string> {
   };
 }
 
-/** Repeats a request at any node until one succeeds; false if the program ends, or is refused. */
+/**
+ * Repeats a request at any node until one answers what no repetition changes: a success, or a refusal.
+ *
+ * @returns The status of the answer; `undefined` if the program ends, or gives up.
+ */
 async function persist(
   program: Program,
   parts: AppendParts,
-  asking: Writing & { readonly init: RequestInit },
-): Promise<boolean> {
-  const { stream, init, random } = asking;
+  { stream, init, random }: Omit<Writing, "written"> & { readonly init: RequestInit },
+): Promise<number | undefined> {
   const request = parts.network.fetch(program.host);
   for (let i = 0; i < MAX_ATTEMPTS; i++) {
-    if (program.client.status.isEnded) return false;
+    if (program.client.status.isEnded) return undefined;
     try {
       const url = `${urlOf(parts, random())}/streams/${encodeURIComponent(stream)}`;
       const asked = request(url, { ...init, signal: limit(program) });
@@ -115,17 +126,10 @@ async function persist(
       );
       await body?.cancel();
       program.event(`${init.method} of a stream answers ${status}`);
-      if (ok) return true;
+      if (ok) return status;
       // Others on the way refuse in other words, for as long as their fault lasts.
       const isOfServer = headers.get("content-type") === "application/problem+json";
-      if (isOfServer && status < 500 && status !== 429) {
-        if (init.method === "DELETE") return false;
-        program.tell("appendRefused", { stream, status });
-        program.storage.written.delete(stream);
-        // The engine lost a part of the stream, which has no other writer to end it.
-        await persist(program, parts, { ...asking, init: { method: "DELETE" } });
-        return false;
-      }
+      if (isOfServer && status < 500 && status !== 429) return status;
     } catch (error) {
       program.event(
         `${init.method} of a stream failed ${error instanceof Error ? error.name : ""}`,
@@ -133,5 +137,5 @@ async function persist(
     }
     await program.sleep(RETRY_MS);
   }
-  return false;
+  return undefined;
 }
