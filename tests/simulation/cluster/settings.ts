@@ -25,10 +25,13 @@ const LATER: readonly Feature[] = [
   "webtransport",
 ];
 
+/** Bounds of the send queue of a client: the defaults of the library. */
+export const CLIENT_QUEUE = { maxMessages: 256, maxBytes: 1_048_576 } as const;
+
 /** Defaults of the library for the bounds that a plan leaves as they are. */
 const DEFAULTS = {
   maxSessionsPerUser: 100,
-  sendQueue: { maxMessages: 256, maxBytes: 1_048_576, drops: false },
+  sendQueue: { ...CLIENT_QUEUE, drops: false },
   outbox: { maxMessages: 100, maxBytes: 262_144 },
 } as const;
 

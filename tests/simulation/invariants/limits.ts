@@ -1,6 +1,7 @@
 /** Limits: sessions of users, rates, and the bounds of queues. */
 import type { SendQueue } from "../../../session/queue/send_queue.ts";
 import { internals } from "../../../session/session.ts";
+import { CLIENT_QUEUE } from "../cluster/settings.ts";
 import { GUEST } from "../cluster/tour/holds.ts";
 import type { Invariant } from "../facts.ts";
 
@@ -9,9 +10,6 @@ import type { Invariant } from "../facts.ts";
  * lasts for two minutes.
  */
 const CLAIM_MS = 120_000;
-
-/** Bounds of the send queue of a client: the defaults. */
-const CLIENT_QUEUE = { maxMessages: 256, maxBytes: 1_048_576 } as const;
 
 /** Most messages of a session that wait for a handler. */
 const MAX_RECEIVED = 4_096;

@@ -4,6 +4,7 @@ import { HIGH_WATER_MARK } from "../../../../session/queue/send_queue.ts";
 import { internals, type Session } from "../../../../session/session.ts";
 import { encodeMessage } from "../../../../session/wire/encode.ts";
 import type { Client } from "../../../../client/client.ts";
+import { CLIENT_QUEUE } from "../settings.ts";
 import { BURST, DROPS } from "./holds.ts";
 import type { Tour } from "./tour.ts";
 
@@ -12,9 +13,6 @@ const PAD = "x".repeat(600);
 
 /** Data so large that the bound of bytes comes before that of messages. */
 const LARGE_PAD = "x".repeat(8_192);
-
-/** Bounds of the queue of a client: the defaults. */
-const CLIENT_QUEUE = { maxMessages: 256, maxBytes: 1_048_576 } as const;
 
 /** Bounds of a send queue. */
 interface Bounds {
