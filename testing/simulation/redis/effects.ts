@@ -93,9 +93,14 @@ export class Backlog {
 
   /** Tells if a server with that history and offset only lacks writes of this backlog. */
   covers(id: string, offset: number): boolean {
-    const isSame = id === this.id && offset <= this.#offset ||
-      id === this.secondId && offset <= this.secondOffset;
+    const isSame = offset <= this.commonWith(id, offset);
     return isSame && (this.#effects[0]?.offset ?? this.#offset + 1) <= offset + 1;
+  }
+
+  /** Offset up to which a server with that history and offset has the same writes. */
+  commonWith(id: string, offset: number): number {
+    const until = id === this.id ? this.#offset : id === this.secondId ? this.secondOffset : 0;
+    return Math.min(offset, until);
   }
 
   /** Lists the effects after an offset, as far as kept. */

@@ -219,7 +219,7 @@ export class SimulatedRedis {
     if (next === undefined) return false;
     this.#simulation.note("becomes the primary", next.host.name, { kind: "engine" });
     this.#primary = next;
-    const common = next.offset;
+    const common = old.commonWith(next);
     next.lead();
     let isDemoted = false;
     const demote = () => {

@@ -134,6 +134,27 @@ Deno.test("SimulatedRedis.failOver() loses the writes that reached no replica, a
   assertEquals([primary!.isReplica, redis.primary.isReplica], [true, false]);
 });
 
+Deno.test("SimulatedRedis tells all writes of a primary that began anew as lost, if an older replica leads", async () => {
+  const { simulation, redis, client, run, losses } = await stage({ replicas: 1 });
+  await simulation.run(1_000);
+  for (const key of ["a", "b", "c"]) await run("SET", key, "1");
+  const [primary, replica] = redis.servers;
+  replica!.host.freeze();
+  primary!.host.kill({ power: true });
+  redis.restart();
+  void client.call("PING"); // Without an answer: the client notices the loss of power.
+  await simulation.run(1_000);
+  await run("SET", "anew", "1");
+  replica!.host.thaw();
+  assert(redis.failOver({ demoteAfterMs: 1_000 }));
+  losses.length = 0;
+  await simulation.run(10_000);
+  assertEquals(losses.map(({ why, keys }) => ({ why, keys })), [
+    { why: "failover", keys: ["anew"] },
+  ]);
+  for (const server of redis.servers) assertEquals([...server.keys].sort(), ["a", "b", "c"]);
+});
+
 Deno.test("SimulatedRedis sends a replica that comes back only the writes that it lacks", async () => {
   const { simulation, network, redis, run } = await stage({ replicas: 1 });
   const [primary, replica] = redis.servers.map(({ host }) => host);

@@ -283,6 +283,11 @@ export class RedisServer {
     this.#backlog.rename(this.#newId());
   }
 
+  /** Offset up to which another server has the same writes. */
+  commonWith(other: RedisServer): number {
+    return this.#backlog.commonWith(other.#backlog.id, other.#backlog.offset);
+  }
+
   /** Describes the writes after an offset as lost. */
   lossSince(offset: number): RedisLoss | undefined {
     return this.#backlog.lossSince(offset, { server: this.host.name, why: "failover" });
