@@ -354,6 +354,8 @@ export interface LiveClient {
   readonly user?: string;
   /** Subscriptions that the program holds, by name. */
   readonly subscriptions: ReadonlyMap<string, Pick<Subscription, "topic" | "status" | "isEnded">>;
+  /** Ids of the durable streams that loops of the program read, by the name of the reader. */
+  readonly readers: ReadonlyMap<string, string>;
 }
 
 /** Parts of the cluster that live, for checks of the state. */

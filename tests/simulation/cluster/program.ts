@@ -71,6 +71,8 @@ export class Program implements LiveClient {
   readonly storage: Storage;
   /** Subscriptions of the program, by name. */
   readonly subscriptions: Map<string, Subscription> = new Map();
+  /** Ids of the durable streams that loops of the program read, by the name of the reader. */
+  readonly readers: Map<string, string> = new Map();
   /** Name of the client, which no other client of the run has. */
   readonly name: string;
   /** Chance of the patience with publications. */

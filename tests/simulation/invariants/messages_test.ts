@@ -87,7 +87,14 @@ Deno.test("toAllOfTheUser holds for messages that came, and finds a client witho
       .tells("sentToUser", { user: "ann", id: "d1" });
     const client = { isConnected: true } as never;
     const host = story.host("c");
-    story.cluster.clients.push({ name: "c", host, client, user: "ann", subscriptions: new Map() });
+    story.cluster.clients.push({
+      name: "c",
+      host,
+      client,
+      user: "ann",
+      subscriptions: new Map(),
+      readers: new Map(),
+    });
     return story;
   };
   story().tells("receivedAsUser", { client: "c", user: "ann", id: "d1" }).ends().finds();

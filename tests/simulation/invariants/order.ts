@@ -4,6 +4,9 @@ import type { HistoryPosition } from "../../../session/wire/recovery.ts";
 import { Failures } from "./failures.ts";
 import { place, seconds } from "./texts.ts";
 
+/** Longest time that the news of an epoch may be under way, in milliseconds. */
+const UNDER_WAY_MS = 10_000;
+
 /** Reasons after which an engine may give the same publications again: another history has begun. */
 const BEGINS_ANEW: ReadonlySet<string> = new Set(["new-epoch", "beyond-head"]);
 
@@ -225,7 +228,8 @@ export const epochsStay: Invariant = {
       else if (!known.past.has(epoch)) {
         const lostAt = Math.max(lostMs, lostByTopic.get(topic) ?? -Infinity);
         const quietMs = terms.historyOf(topic)?.ttlMs ?? 0;
-        if (!terms.isApart && lostAt < known.sinceMs && atMs - known.lastMs < quietMs) {
+        const isUnexplained = lostAt < known.sinceMs - UNDER_WAY_MS;
+        if (!terms.isApart && isUnexplained && atMs - known.lastMs < quietMs) {
           report(
             { atMs, host },
             `expected epoch ${known.epoch.slice(0, 8)} of "${topic}", seen until ` +

@@ -90,6 +90,18 @@ Deno.test("epochsStay holds after the engine lost data, for slow readers, and fo
     .gets("t", ["p3"]).passes(60_000).gets("t", ["p4"], "s", "g").finds();
 });
 
+Deno.test("epochsStay holds for an epoch whose news was under way when the engine lost data", () => {
+  const story = (ms: number) =>
+    new Story(epochsStay)
+      .gets("t", ["p1"]).tells("engineLost", { why: "failover" }).passes(ms)
+      .gets("t", ["p2"], "s", "f").gets("t", ["p3"], "s", "g");
+  story(5_000).finds();
+  story(20_000).finds(
+    'expected epoch f of "t", seen until 23.000 s, to go on, as the engine lost nothing, ' +
+      "received epoch g",
+  );
+});
+
 Deno.test("epochsStay finds an epoch that ends without a loss", () => {
   new Story(epochsStay)
     .gets("t", ["p1"]).gets("t", ["p2"], "s", "f")

@@ -41,6 +41,7 @@ function ends(story: Story, users: readonly string[], members: readonly string[]
       host: story.host(user),
       user,
       client: { isConnected: true } as never,
+      readers: new Map(),
       subscriptions: new Map([[user === "ann" ? "s" : user, {
         topic: "room",
         status: { current: user === "ann" ? "subscribed" : "pending" },
@@ -90,6 +91,7 @@ Deno.test("presenceHasData holds for data of a client that is there, and finds o
       host,
       user: "ann",
       client: { isConnected: true } as never,
+      readers: new Map(),
       subscriptions: new Map([["s", {
         topic: room,
         isEnded: false,

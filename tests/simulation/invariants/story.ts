@@ -99,6 +99,7 @@ export class Story {
       host: this.host(client),
       client: {} as LiveClient["client"],
       subscriptions: new Map([[subscription, status]]),
+      readers: new Map(),
     });
     return this;
   }

@@ -72,6 +72,7 @@ Deno.test("rightsComeBack holds for subscriptions in force, and finds a client w
           topic,
         ) => [topic, { topic, isEnded: false, status: { current: "subscribed" } }]),
       ) as never,
+      readers: new Map(),
     });
     return story.ends();
   };
@@ -91,6 +92,7 @@ Deno.test("sameTopics holds where both ends have the same topics, and finds othe
         isEnded: false,
         status: { current: "subscribed" },
       }]]) as never,
+      readers: new Map([["reader", "log"]]),
     });
     story.cluster.servers.push({
       host: story.host("node1"),
@@ -102,5 +104,9 @@ Deno.test("sameTopics holds where both ends have the same topics, and finds othe
     return story.ends();
   };
   ends("t").finds();
+  ends("t", "stream:log").finds();
+  ends("t", "stream:other").finds(
+    "expected the topics of c in session 1, received stream:other too, and none not",
+  );
   ends("u").finds("expected the topics of c in session 1, received u too, and t not");
 });

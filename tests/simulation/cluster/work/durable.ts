@@ -93,6 +93,7 @@ export async function readStream(
   const reader = program.newId("reader");
   const leavesAt = random() < 0.2 ? Math.floor(MAX_RECORDS * random()) : -1;
   program.tell("readBegan", { stream, reader, after: 0 });
+  program.readers.set(reader, stream);
   try {
     for await (const item of program.client.durableStream<{ readonly record: number }>(stream)) {
       const { record } = item;
@@ -108,5 +109,7 @@ export async function readStream(
     program.event(`reading of stream failed: ${nameOf(error)}`, stream);
     const code = error instanceof RequestError ? error.failure.code : "closed";
     program.tell("readEnded", { stream, reader, code });
+  } finally {
+    program.readers.delete(reader);
   }
 }
