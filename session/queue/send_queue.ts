@@ -343,8 +343,17 @@ export class SendQueue extends Signal {
   #drop(at: number): boolean {
     if (at < 0) return false;
     const [entry] = this.#remove(at, 1);
+    this.#joinNotices(at);
     this.#noteDrop(entry!.topic, "oldest");
     return true;
+  }
+
+  /** Makes one notice of two that became neighbours, so that there are no more notices than messages. */
+  #joinNotices(at: number): void {
+    const [before, after] = [this.#entries[at - 1], this.#entries[at]];
+    if (!(before instanceof DropNotice && after instanceof DropNotice)) return;
+    this.#remove(at - 1, 2);
+    this.#add(before.and(after), at - 1);
   }
 
   /** Counts a dropped message, and adds a notice at the place of the message. */

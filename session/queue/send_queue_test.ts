@@ -232,6 +232,23 @@ Deno.test("SendQueue takes the policy of the topic", async () => {
   ]);
 });
 
+Deno.test("SendQueue joins notices between which a message is dropped, and so has few of them", async () => {
+  const policy = (topic: string) => topic === "c" ? "latest" as const : "drop-newest" as const;
+  const { frames, turn, queue, push, hold } = bench({ maxMessages: 2, policy });
+  hold();
+  push("a1", "c0");
+  for (let i = 1; i <= 100; i++) push(`a${i + 1}`, `c${i}`);
+  assertEquals([queue.stats.queuedMessages, queue.stats.droppedMessages], [4, 200]);
+  await frames.drain();
+  turn.flush();
+  assertEquals(frames.take(), [
+    '{"dropped":100,"topic":"c"}',
+    "a1",
+    '{"dropped":100,"topic":"a"}',
+    "c100",
+  ]);
+});
+
 Deno.test("SendQueue never drops protected messages", async () => {
   for (const policy of ["drop-oldest", "drop-newest", "latest"] as const) {
     const { frames, turn, queue, entry, overflows, push, hold } = bench({ maxMessages: 2, policy });
