@@ -214,8 +214,12 @@ export class NetworkPath implements PacketPath {
     const { nowMs } = this.#events;
     let dueMs = nowMs + this.#transmission(size);
     for (const direction of this.directions) dueMs += direction.delay(this.#random);
-    dueMs = lane.lastMs = Math.max(lane.lastMs, dueMs);
-    this.#arriveAfter(dueMs - nowMs, host, arrive);
+    dueMs = Math.max(lane.lastMs, dueMs);
+    let waitMs = dueMs - nowMs;
+    // The sum may round to a time before the packet ahead.
+    if (nowMs + waitMs < dueMs) waitMs += 2 * Number.EPSILON * dueMs;
+    lane.lastMs = nowMs + waitMs;
+    this.#arriveAfter(waitMs, host, arrive);
   }
 
   #arriveAfter(ms: number, host: Host | undefined, arrive: () => void): void {

@@ -231,6 +231,25 @@ Deno.test("SimulatedNetwork.change() limits the bytes a second of all connection
   assertEquals(arrivals, ["3010 a", "3510 b"]);
 });
 
+Deno.test("SimulatedSocket.send() keeps order behind a message that a slow link delays", async () => {
+  // The times of arrival are sums of floating-point numbers.
+  for (let seed = 0; seed < 40; seed++) {
+    const { simulation, net, client, engine, socket, accepted } = await connected({}, seed);
+    let seen = "";
+    accepted[0]!.onMessage = (message) => seen += message;
+    await simulation.run(1_000 / (3 + seed));
+    net.change(client, engine, { bytesPerSecond: 97 });
+    socket.send("a", 1_000);
+    net.change(client, engine, { bytesPerSecond: Infinity });
+    for (const text of "bcdef") {
+      await simulation.run(1 / 3);
+      socket.send(text, 1);
+    }
+    await simulation.run(20_000);
+    assertEquals(seen, "abcdef");
+  }
+});
+
 Deno.test("SimulatedNetwork.change() refuses conditions out of range", () => {
   const { net, client, engine } = network();
   const refusals: readonly [LinkConditions, string][] = [
