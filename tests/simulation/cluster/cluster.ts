@@ -16,6 +16,7 @@ import { auditHistory, auditLong } from "./audit/history.ts";
 import { auditHoles } from "./audit/holes.ts";
 import { auditInspector } from "./audit/inspector.ts";
 import { auditTimers } from "./audit/timers.ts";
+import { auditBacklog } from "./backlog/backlog.ts";
 import { ClusterClient } from "./client.ts";
 import type { ClusterEngine } from "./engine.ts";
 import { startEngine } from "./engines.ts";
@@ -289,6 +290,7 @@ export class Cluster implements LiveCluster {
   async audit(): Promise<void> {
     if (!this.#settings.has("audit")) return;
     await this.#audit.run([
+      auditBacklog,
       auditHistory,
       auditLong,
       auditHoles,

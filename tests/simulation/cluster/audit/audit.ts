@@ -100,6 +100,16 @@ export class Audit extends Examination {
     return this.network.fetch(host)(url, init);
   }
 
+  /**
+   * Makes a sequence of random numbers.
+   *
+   * @param purpose Name of the sequence.
+   * @returns Numbers from 0 up to 1.
+   */
+  chanceOf(purpose: string): () => number {
+    return this.simulation.chanceOf(`audit/${purpose}`);
+  }
+
   override pause(ms: number): Promise<void> {
     return pause(this.#host.runtime, ms);
   }

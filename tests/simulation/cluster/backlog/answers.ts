@@ -1,0 +1,220 @@
+/** Answers that stream: left early in all ways, no faster than their readers, beside full queues. */
+import { pause } from "../../../../base/wait.ts";
+import { internals, type Session } from "../../../../session/session.ts";
+import type { Client } from "../../../../client/client.ts";
+import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
+import { type Audit, outcomeOf } from "../audit/audit.ts";
+import { range } from "../audit/history.ts";
+import { SlowWay } from "./slow_way.ts";
+
+/** Requests of one session at once. */
+const MAX_REQUESTS = 3;
+
+/** Room of the send queue, in messages. */
+const ROOM = 6;
+
+/** Answers of one run: enough for the places of all requests, were none given back. */
+const ANSWERS = 2 * MAX_REQUESTS + 1;
+
+/** Items of a whole answer, and of one that the reader leaves. */
+const [ITEMS, ENDLESS] = [7, 1_000];
+
+/** Time for the end of an answer at the other end, in milliseconds. */
+const TRIP_MS = 400;
+
+/** Most bytes of items that the reader has not taken: that of docs/protocol.md 25.4, and an item. */
+const ITEM_BYTES = 20_000;
+
+/** Ways in which an answer ends. */
+const ENDS = ["whole", "break", "signal", "late", "idle", "throw", "time"] as const;
+
+/** The handler's half of one answer. */
+interface Made {
+  /** Items that the generator has made. */
+  count: number;
+  /** True once the generator is over. */
+  isOver: boolean;
+}
+
+/** Data of a request. */
+interface Asked {
+  readonly id: string;
+  readonly items: number;
+  /** Pause before each item, in milliseconds. */
+  readonly betweenMs: number;
+  readonly bytes?: number;
+  /** Index of the item before which the generator waits: for the gate, without end, or fails. */
+  readonly stopAt?: number;
+  readonly stop?: "gate" | "stall" | "throw";
+}
+
+/** The server, with the answers that it makes. */
+interface Producer {
+  readonly audit: Audit;
+  readonly random: () => number;
+  readonly made: Map<string, Made>;
+  readonly client: Client;
+  readonly session: Session;
+  gate: PromiseWithResolvers<void>;
+}
+
+/**
+ * Reads answers of a server with few places.
+ *
+ * @param audit The audit.
+ * @param random Chance of this part.
+ */
+export async function auditAnswers(audit: Audit, random: () => number): Promise<void> {
+  const host = audit.host("answers");
+  const made = new Map<string, Made>();
+  const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
+    session: {
+      concurrency: MAX_REQUESTS,
+      maxRequests: MAX_REQUESTS,
+      sendQueue: { maxMessages: ROOM },
+    },
+    onError() {},
+    requests: {
+      async *items({ data, signal }) {
+        const { id, items, betweenMs, bytes = 0, stopAt, stop } = data as Asked;
+        const answer: Made = { count: 0, isOver: false };
+        made.set(id, answer);
+        try {
+          for (let index = 0; index < items; index++) {
+            if (index === stopAt) {
+              if (stop === "throw") throw new Error("The answer fails");
+              // Some generators do not hear the signal, and end with their step.
+              if (stop === "gate") await producer.gate.promise;
+              else await pause(host.runtime, 60_000, signal);
+            }
+            if (betweenMs > 0) await pause(host.runtime, betweenMs);
+            answer.count++;
+            yield { index, text: "x".repeat(bytes) };
+          }
+        } finally {
+          answer.isOver = true;
+        }
+      },
+    },
+  }));
+  const got: number[] = [];
+  const client = audit.connect("asker", host, {
+    token: undefined,
+    onMessage: ({ topic, data }) => void (topic === "page" && got.push(data as number)),
+  });
+  await audit.until(() => client.isConnected && server.manager.count === 1);
+  const session = server.manager.all()[0] as Session;
+  const gate = Promise.withResolvers<void>();
+  const producer: Producer = { audit, random, made, client, session, gate };
+  for (let i = 0; i < ANSWERS; i++) await auditEnd(producer, `answer ${i}`);
+  const { handling } = session[internals];
+  const left =
+    () => [handling.owedAnswers, handling.leaving, client.session![internals].openRequests];
+  await audit.until(() => left().every((count) => count === 0), TRIP_MS);
+  audit.examine("queues", "answers that are left", [0, 0, 0], left());
+  await auditFull(producer, got);
+  await client.close();
+  await server.close();
+}
+
+/** Reads one answer, which ends in a drawn way. */
+async function auditEnd(producer: Producer, id: string): Promise<void> {
+  const { audit, random, made, client } = producer;
+  const end = ENDS[Math.floor(ENDS.length * random())]!;
+  const window = 1 + Math.floor(4 * random());
+  const betweenMs = random() < 0.5 ? 0 : 20;
+  const slowMs = random() < 0.5 ? 0 : 30;
+  const stopAt = end === "whole" ? ITEMS : Math.floor(ITEMS * random());
+  const stops = { throw: "throw", late: "stall", idle: "stall", time: "stall" } as const;
+  const asked: Asked = {
+    id,
+    items: end === "break" || end === "signal" ? ENDLESS : ITEMS,
+    betweenMs,
+    bytes: random() < 0.2 ? ITEM_BYTES : 0,
+    ...(end in stops && { stopAt, stop: stops[end as keyof typeof stops] }),
+  };
+  const controller = new AbortController();
+  const answer = client.requestStream("items", asked, {
+    window,
+    ...(end === "signal" && { signal: controller.signal }),
+    ...(end === "late" && { itemTimeoutMs: 300 }),
+    ...(end === "time" && { timeoutMs: 500 }),
+  });
+  const got: number[] = [];
+  let ahead = 0;
+  const read = async () => {
+    for await (const item of answer) {
+      got.push((item as { readonly index: number }).index);
+      if (end === "break" && got.length > stopAt) break;
+      if (end === "signal" && got.length > stopAt) {
+        // The server makes items meanwhile, as far as the credit goes.
+        await audit.pause(slowMs);
+        controller.abort(new DOMException("Enough", "AbortError"));
+      }
+      if (slowMs > 0) await audit.pause(slowMs);
+      ahead = Math.max(ahead, (made.get(id)?.count ?? 0) - got.length);
+    }
+  };
+  if (end === "idle") {
+    // The program leaves while the loop waits for an item.
+    void audit.pause(300).then(() => answer.cancel());
+  }
+  const outcome = await Promise.race([
+    outcomeOf(read()),
+    audit.pause(4_000).then(() => "no end"),
+  ]);
+  const about = `(${end} at ${stopAt}, window ${window}, ${betweenMs} and ${slowMs} ms)`;
+  const outcomes = {
+    whole: "fulfilled",
+    break: "fulfilled",
+    idle: "fulfilled",
+    signal: "AbortError: Enough",
+    late: "TimeoutError",
+    time: "TimeoutError",
+    throw: "failed",
+  } as const;
+  audit.examine("queues", `end of an answer ${about}`, outcomes[end], outcome);
+  const count = end === "break" || end === "signal" ? stopAt + 1 : stopAt;
+  audit.examine("queues", `items of an answer ${about}`, range(0, count - 1), got);
+  audit.examine("queues", `${ahead} items ahead ${about}`, true, ahead <= window);
+  const isOver = await audit.until(() => made.get(id)?.isOver === true, TRIP_MS);
+  audit.examine("queues", `end of the generator ${about}`, true, isOver);
+}
+
+/** An answer whose next item comes when the queue is full of messages. */
+async function auditFull(producer: Producer, got: number[]): Promise<void> {
+  const { audit, random, made, client, session } = producer;
+  const { queue } = session[internals];
+  const way = new SlowWay(audit, { from: audit.host("answers"), to: audit.host("asker") });
+  const stopAt = 1 + Math.floor(2 * random());
+  const isLast = random() < 0.3;
+  const asked = { id: "full", items: isLast ? stopAt + 1 : ITEMS, betweenMs: 0 };
+  const indexes: number[] = [];
+  const reading = (async () => {
+    const answer = client.requestStream("items", { ...asked, stopAt, stop: "gate" });
+    for await (const item of answer) indexes.push((item as { readonly index: number }).index);
+  })();
+  const outcome = outcomeOf(reading);
+  await audit.until(() => indexes.length === stopAt, 1_000);
+  await way.block(session);
+  const messages: number[] = [];
+  while (queue!.stats.queuedMessages < ROOM && messages.length < 2 * ROOM) {
+    session.send("page", messages.length);
+    messages.push(messages.length);
+  }
+  producer.gate.resolve();
+  await audit.pause(50);
+  const before = made.get("full")?.count ?? 0;
+  // One item waits for room; the next one is not made.
+  audit.examine("queues", "items made beside a full queue", stopAt + 1, before);
+  const { queuedMessages } = queue!.stats;
+  audit.examine("queues", "messages and parts in a full queue", ROOM, queuedMessages);
+  way.open(400_000);
+  const ended = await Promise.race([outcome, audit.pause(3_000).then(() => "no end")]);
+  way.heal();
+  await audit.until(() => got.length === messages.length, 1_000);
+  audit.examine("queues", "answer beside a full queue", "fulfilled", ended);
+  audit.examine("queues", "items beside a full queue", range(0, asked.items - 1), indexes);
+  audit.examine("queues", "messages beside an answer", messages, got);
+  audit.examine("queues", "session beside an answer", "connected", session.state);
+}

@@ -1,0 +1,132 @@
+/** Rates: publications, messages and subscriptions beyond these, of clients of each delivery. */
+import { RequestError } from "../../../../errors.ts";
+import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
+import type { Client } from "../../../../client/client.ts";
+import { type Audit, outcomeOf } from "../audit/audit.ts";
+import { range, read } from "../audit/history.ts";
+
+/** Rate of messages and of subscriptions. */
+const RATE = { perSecond: 4, burst: 5 } as const;
+
+/** Messages beyond the burst. */
+const BEYOND = 4;
+
+/** Time for messages there and back, in milliseconds. */
+const ROUND_MS = 200;
+
+/** Topics to which a client subscribes at once. */
+const TOPICS = 9;
+
+/**
+ * Goes beyond the rates of a server.
+ *
+ * @param audit The audit.
+ * @param random Chance of this part.
+ */
+export async function auditRates(audit: Audit, random: () => number): Promise<void> {
+  const host = audit.host("rates");
+  const handled: number[] = [];
+  const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
+    authorize: () => true,
+    rates: { perSession: { messages: RATE, subscriptions: RATE } },
+    onMessage: ({ data }) => void handled.push(data as number),
+  }));
+  const isKept = random() < 0.7;
+  const reader = audit.connect("rate-reader", host, { token: undefined, onMessage() {} });
+  const client = audit.connect("rate-sender", host, {
+    token: undefined,
+    delivery: isKept ? "at-least-once" : "at-most-once",
+    onMessage() {},
+    onRefused() {},
+    onError() {},
+  });
+  await audit.until(() => client.isConnected && reader.isConnected);
+  const { got, subscription } = read(reader, "rated");
+  await audit.until(() => subscription.status.current === "subscribed");
+  // The bucket is full again.
+  await audit.pause(2_000);
+  const accepted = await publishMany(audit, client);
+  await auditKept(audit, client, { handled, isKept });
+  // The next session repeats nothing that was refused.
+  for (const link of audit.network.links) {
+    if (link.client === audit.host("rate-sender")) link.disconnect();
+  }
+  await audit.until(() => !client.isConnected);
+  await audit.until(() => client.isConnected);
+  await audit.pause(2 * ROUND_MS);
+  audit.examine("limits", "publications within a rate", accepted, got);
+  await auditTopics(audit, client, () => server.manager.stats().rates.refused.session);
+  await Promise.all([client.close(), reader.close()]);
+  await server.close();
+}
+
+/** Publishes beyond the rate; returns the numbers that were accepted. */
+async function publishMany(audit: Audit, client: Client): Promise<readonly number[]> {
+  const numbers = range(1, RATE.burst + BEYOND);
+  const errors: unknown[] = [];
+  const outcomes = await Promise.all(numbers.map((n) => {
+    const publishing = client.publish("rated", { n }, { timeoutMs: 3_000 });
+    publishing.catch((error) => errors.push(error));
+    return outcomeOf(publishing);
+  }));
+  const expected = numbers.map((n) => n <= RATE.burst ? "fulfilled" : "too-many");
+  audit.examine("limits", "publications beyond a rate", expected, outcomes);
+  const waits = errors.map((error) =>
+    error instanceof RequestError ? error.failure.retryAfterMs ?? 0 : 0
+  );
+  const most = 1_000 / RATE.perSecond;
+  const areTimes = waits.every((ms) => ms > 0 && ms <= most);
+  audit.examine("limits", `times of refusals: ${waits.join()} of ${most} ms`, true, areTimes);
+  const outbox = client.outbox.messages;
+  audit.examine("limits", "outbox after refusals", 0, outbox);
+  // A publication after the time of the refusal is accepted.
+  await audit.pause(Math.max(0, ...waits));
+  const next = numbers.length + 1;
+  const outcome = await outcomeOf(client.publish("rated", { n: next }, { timeoutMs: 3_000 }));
+  audit.examine("limits", "publication after the time of a refusal", "fulfilled", outcome);
+  return [...numbers.slice(0, RATE.burst), next];
+}
+
+/** Messages at least once wait for the rate, in order; others are refused. */
+async function auditKept(
+  audit: Audit,
+  client: Client,
+  { handled, isKept }: { readonly handled: readonly number[]; readonly isKept: boolean },
+): Promise<void> {
+  await audit.pause(1_000 * RATE.burst / RATE.perSecond);
+  const numbers = range(1, RATE.burst + BEYOND);
+  const startMs = audit.nowMs;
+  for (const n of numbers) client.send("number", n);
+  const withinMs = 1_000 * BEYOND / RATE.perSecond + ROUND_MS;
+  const outcome = await outcomeOf(client.flushed({ timeoutMs: withinMs }));
+  const tookMs = audit.nowMs - startMs;
+  audit.examine("limits", "flush of messages beyond a rate", "fulfilled", outcome);
+  await audit.pause(ROUND_MS);
+  const expected = isKept ? numbers : numbers.slice(0, RATE.burst);
+  audit.examine("limits", "messages beyond a rate", expected, handled);
+  const isEarly = isKept && tookMs < 1_000 * (BEYOND - 1) / RATE.perSecond;
+  audit.examine("limits", `wait of ${tookMs} ms for a rate`, false, isEarly);
+}
+
+/** Subscribes to more topics than the rate takes: the client asks again when there is room. */
+async function auditTopics(
+  audit: Audit,
+  client: Client,
+  refused: () => number,
+): Promise<void> {
+  const before = refused();
+  const readings = range(1, TOPICS).map((i) => read(client, `many:${i}`));
+  const isIn = () =>
+    readings.every(({ subscription }) => subscription.status.current === "subscribed");
+  const beyond = TOPICS - RATE.burst;
+  const withinMs = 1_000 * beyond / RATE.perSecond + 10 * ROUND_MS;
+  audit.examine("limits", "subscriptions beyond a rate", true, await audit.until(isIn, withinMs));
+  const count = refused() - before;
+  // Each is refused once, and asked for again no earlier than the server said.
+  audit.examine(
+    "limits",
+    `${count} refusals of ${beyond} subscriptions`,
+    true,
+    count <= 2 * beyond,
+  );
+}

@@ -1,0 +1,210 @@
+/** Messages, publications and replies behind a slow way: the queue acts by policy each time. */
+import { HIGH_WATER_MARK, type OverflowPolicy } from "../../../../session/queue/send_queue.ts";
+import { internals, type Session } from "../../../../session/session.ts";
+import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
+import type { Audit } from "../audit/audit.ts";
+import { QueueModel } from "./queue_model.ts";
+import { type AnySession, FILLER, SlowWay } from "./slow_way.ts";
+
+/** Policies that drop. */
+const DROPS = ["drop-oldest", "drop-newest", "latest"] as const satisfies readonly OverflowPolicy[];
+
+/** Times that the connection falls behind. */
+const ROUNDS = 3;
+
+/** Time of a session to close, in milliseconds. */
+const CLOSE_MS = 2_000;
+
+/** Time of a close and the events around, in milliseconds. */
+const ROUND_MS = 300;
+
+/** Requests that wait for their replies. */
+const REQUESTS = 2;
+
+/** Topic of messages that fill the queue. */
+const FULL = "drop-oldest:one";
+
+/** Topic of replies in names. */
+const REPLY = "reply";
+
+/** Name of a message, from its topic and data. */
+const nameOf = (topic: string, n: number) => `${topic} ${n}`;
+
+/** Tells if a name is that of a reply. */
+const isReplyTo = (name: string) => name.startsWith(REPLY);
+
+/**
+ * Sends by one end of a session while the way to the other end is blocked, and compares with the
+ * reference.
+ *
+ * @param audit The audit.
+ * @param random Chance of this part.
+ */
+export async function auditSends(audit: Audit, random: () => number): Promise<void> {
+  const draw = <T>(all: readonly T[]): T => all[Math.floor(random() * all.length)]!;
+  const isServer = random() < 0.75;
+  const transport = draw(["websocket", "websocket", "websocket", "http", "webtransport"] as const);
+  const control = draw(["drop-newest", "drop-newest", ...DROPS] as const);
+  // Either bound comes first.
+  const isByBytes = random() < 0.2;
+  const bounds = {
+    maxMessages: isByBytes ? 200 : 4 + Math.floor(8 * random()),
+    maxBytes: isByBytes ? 12_000 : 1 << 20,
+    policy: (topic: string) =>
+      topic === "" ? control : DROPS.find((policy) => topic.startsWith(policy)) ?? "close",
+  };
+  const bytesPerSecond = 100_000 + 900_000 * random();
+  const got: string[] = [];
+  const gates: (() => void)[] = [];
+  // A server is told of drops, but does not tell the application.
+  let told = 0;
+  const near = { sendQueue: bounds, closeTimeoutMs: CLOSE_MS };
+  const far = {
+    onMessage({ topic, data }: { readonly topic: string; readonly data: unknown }) {
+      if (topic !== FILLER) got.push(nameOf(topic, (data as { readonly n: number }).n));
+    },
+    onDropped: (count: number) => void (told += count),
+  };
+  const requests = {
+    later: ({ data }: { readonly data: unknown }) =>
+      new Promise((resolve) => gates.push(() => resolve(data))),
+  };
+  const host = audit.host("sends");
+  const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
+    session: { concurrency: REQUESTS, ...(isServer && near) },
+    ...(isServer ? { requests } : { onMessage: far.onMessage }),
+    onError() {},
+  }));
+  const client = audit.connect("sender", host, {
+    token: undefined,
+    transports: [transport],
+    onError() {},
+    ...(isServer ? far : { ...near, concurrency: REQUESTS, requests: requests as never }),
+  });
+  await audit.until(() => client.isConnected && server.manager.count === 1);
+  const remote = server.manager.all()[0] as Session;
+  const local = client.session!;
+  const session: AnySession = isServer ? remote : local;
+  const asker: AnySession = isServer ? local : remote;
+  const peer = audit.host("sender");
+  const way = new SlowWay(audit, isServer ? { from: host, to: peer } : { from: peer, to: host });
+  const { queue } = session[internals];
+  if (isServer) { for (const topic of topicsOf("all")) server.subscribe(remote, topic); }
+  let n = 0;
+  const size = (topic: string, data: unknown) => JSON.stringify({ topic, data }).length;
+  const about = `by ${isServer ? "a server" : "a client"} over ${transport}`;
+
+  for (let round = 0; round < ROUNDS; round++) {
+    const model = new QueueModel(bounds);
+    const pad = "x".repeat(draw([10, 700, isByBytes ? 2_000 : 9_000]));
+    const replies = Array.from({ length: isByBytes ? 0 : REQUESTS }, async () => {
+      const reply: unknown = await asker.request("later", ++n).catch(() => -1);
+      got.push(nameOf(REPLY, reply as number));
+    });
+    const expectedReplies = replies.map((_, i) => n - replies.length + 1 + i);
+    await audit.until(() => gates.length === replies.length, 1_000);
+    got.length = 0;
+    const [toldBefore, before] = [told, queue!.stats.droppedMessages];
+    const dropped = () => isServer ? told - toldBefore : queue!.stats.droppedMessages - before;
+    await way.block(session);
+    // In the first round nothing waits behind the connection.
+    const count = round === 0
+      ? 0
+      : Math.floor((1 + 2 * random()) * Math.min(bounds.maxMessages, 20));
+    const reply = async () => {
+      gates.shift()!();
+      model.add({ name: nameOf(REPLY, expectedReplies.shift()!), topic: "", size: 0 });
+      await audit.pause(1);
+    };
+    for (let i = 0; i < count; i++) {
+      if (gates.length > 0 && random() < 0.1) {
+        await reply();
+        continue;
+      }
+      const isShared = isServer && random() < 0.3;
+      const topic = draw(topicsOf(isShared ? "all" : "one"));
+      const data = { n: ++n, pad };
+      if (isShared) {
+        server.publish(topic, data);
+        await audit.pause(1);
+      } else session.send(topic, data);
+      model.add({ name: nameOf(topic, n), topic, size: size(topic, data) });
+      way.look(session);
+    }
+    // The last replies come when the queue is full.
+    while (count > 0 && gates.length > 0 && !model.isFullFor(0)) {
+      session.send(FULL, { n: ++n, pad });
+      model.add({ name: nameOf(FULL, n), topic: FULL, size: size(FULL, { n, pad }) });
+    }
+    if (count > 0) { while (gates.length > 0) await reply(); }
+    const waiting = queue!.stats.queuedMessages;
+    const isWithin = waiting <= model.names.length + noticesOf(model);
+    audit.examine("queues", `${waiting} messages in the queue ${about}`, true, isWithin);
+    const { names } = model;
+    way.open(bytesPerSecond);
+    const most = 1_000 * (4 * HIGH_WATER_MARK + 12 * 10_000 * 2) / bytesPerSecond + ROUND_MS;
+    let isFlushed = false;
+    void session.flushed().then(() => isFlushed = true);
+    await audit.until(() => {
+      way.look(session);
+      return isFlushed;
+    }, most);
+    audit.examine("queues", `flush of the backlog ${round} ${about}`, true, isFlushed);
+    await audit.until(() => got.length + dropped() >= names.length + model.dropped, most);
+    way.heal();
+    // The promise of a reply settles after the messages of the same frame.
+    for (const isReply of [false, true]) {
+      const of = (all: readonly string[]) => all.filter((name) => isReply === isReplyTo(name));
+      const what = `${isReply ? "replies" : "messages"} behind a slow way ${about}`;
+      audit.examine("queues", what, of(names), of(got));
+    }
+    audit.examine("queues", `messages told as dropped ${about}`, model.dropped, dropped());
+    audit.examine("queues", `session after the backlog ${about}`, "connected", session.state);
+    for (const open of gates.splice(0)) open();
+    await Promise.all(replies);
+  }
+  way.examine(about);
+  await auditClose(audit, { session, way, isOpened: random() < 0.5, about });
+  await client.close();
+  await server.close();
+}
+
+/** Topics of messages to one session, or to all subscribers. */
+function topicsOf(kind: "one" | "all"): readonly string[] {
+  return DROPS.map((policy) => `${policy}:${kind}`);
+}
+
+/** Most notices of drops: these stand beside the messages, and adjacent ones are one. */
+function noticesOf({ dropped, names }: QueueModel): number {
+  return Math.min(dropped, names.length + 1);
+}
+
+/** Closes the session with a backlog: flushed if the way opens in time, otherwise by the time limit. */
+async function auditClose(
+  audit: Audit,
+  { session, way, isOpened, about }: {
+    readonly session: AnySession;
+    readonly way: SlowWay;
+    readonly isOpened: boolean;
+    readonly about: string;
+  },
+): Promise<void> {
+  await way.block(session);
+  session.send("drop-newest:one", { n: 0 });
+  const startMs = audit.nowMs;
+  const closing = session.close();
+  let tookMs: number | undefined;
+  void closing.then(() => tookMs = audit.nowMs - startMs);
+  if (isOpened) way.heal();
+  await audit.until(() => tookMs !== undefined, CLOSE_MS + ROUND_MS);
+  way.heal();
+  const most = isOpened ? ROUND_MS : CLOSE_MS + ROUND_MS;
+  const least = isOpened ? 0 : CLOSE_MS - 10;
+  const isInTime = tookMs !== undefined && tookMs >= least && tookMs <= most;
+  audit.examine(
+    "queues",
+    `close ${isOpened ? "with a backlog" : "without a way"} ${about}`,
+    `after ${least} to ${most} ms`,
+    isInTime ? `after ${least} to ${most} ms` : `after ${tookMs ?? "no"} ms`,
+  );
+}
