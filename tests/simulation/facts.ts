@@ -301,12 +301,14 @@ export interface Facts {
       | "flows"
       | "carriers"
       | "leaks"
+      | "lives"
       | "limits"
       | "waits"
       | "heartbeat"
       | "presence"
       | "queues"
-      | "nodes";
+      | "nodes"
+      | "pacing";
     /** The operation. */
     readonly what: string;
     /** The documented outcome. */

@@ -15,6 +15,8 @@ import { auditFlows } from "./audit/flows.ts";
 import { auditHistory, auditLong } from "./audit/history.ts";
 import { auditHoles } from "./audit/holes.ts";
 import { auditInspector } from "./audit/inspector.ts";
+import { auditLives } from "./audit/lives/lives.ts";
+import { auditPacing } from "./audit/pacing.ts";
 import { auditTimers } from "./audit/timers.ts";
 import { auditBacklog } from "./backlog/backlog.ts";
 import { ClusterClient } from "./client.ts";
@@ -302,6 +304,8 @@ export class Cluster implements LiveCluster {
       auditCarriers,
       auditTimers,
       auditInspector,
+      auditLives,
+      auditPacing,
     ]);
   }
 

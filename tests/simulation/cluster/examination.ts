@@ -140,8 +140,8 @@ export abstract class Examination {
   }
 
   /** Connects a client over WebSocket, for {@linkcode closeClients}. */
-  protected open(host: Host, server: Host, options: ConnectOptions): Client {
-    const client = simulatedClient(this.network, host, [server], {
+  protected open(host: Host, server: Host | readonly Host[], options: ConnectOptions): Client {
+    const client = simulatedClient(this.network, host, [server].flat(), {
       transports: ["websocket"],
       ...options,
     });

@@ -127,3 +127,18 @@ export const deadNodesForgotten: Invariant = examined("nodes", {
     "A dead node is gone after goneAfterMs, with its users, its members and its places, not earlier.",
   source: "docs/deploy/many-nodes.md, Nodes, Presence, maxSessionsPerUser",
 });
+
+/** Clients come back at the documented times. */
+export const pacedAttempts: Invariant = examined("pacing", {
+  name: "paced-attempts",
+  promise: "A client waits before each attempt as documented, and comes back once the server runs.",
+  source: "docs/protocol.md 7.10, 15.4; docs/reference/connect-options.md, backoff",
+});
+
+/** Nothing of a client is lost, doubled or left behind, whichever way its sessions end. */
+export const livesGoOn: Invariant = examined("lives", {
+  name: "lives-go-on",
+  promise:
+    "After a loss or a move, a client has its topics, members and numbers, and nodes have no others.",
+  source: "docs/protocol.md 9.12, 11, 23; docs/guide/client.md; docs/guide/users.md",
+});

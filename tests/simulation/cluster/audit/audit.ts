@@ -5,6 +5,8 @@ import type { ConnectOptions } from "../../../../client/connect.ts";
 import { SkeinError } from "../../../../errors.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { Server } from "../../../../server.ts";
+import type { Broker } from "../../../../pubsub/broker.ts";
+import { NodePorts } from "../node_ports.ts";
 import { Examination, type ExaminationParts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";
 
@@ -79,13 +81,24 @@ export class Audit extends Examination {
    * Connects a client, closed at the end of the audit.
    *
    * @param name Name of the host and of the user.
-   * @param server Host of the server.
+   * @param server Host of the server, or of each server in the order of attempts.
    * @param options Options of `connect()`.
    * @returns The client.
    */
-  connect(name: string, server: Host, options: ConnectOptions = {}): Client {
+  connect(name: string, server: Host | readonly Host[], options: ConnectOptions = {}): Client {
     const token = this.token(name);
     return this.open(this.host(name), server, { token: () => token, ...options });
+  }
+
+  /**
+   * Makes ports of an engine of the audit, for nodes beside that engine.
+   *
+   * @param host Host of the engine.
+   * @param engine The engine.
+   * @returns The ports.
+   */
+  portsOf(host: Host, engine: Broker): NodePorts {
+    return new NodePorts(this.simulation, host, engine);
   }
 
   /**

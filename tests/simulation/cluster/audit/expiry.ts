@@ -48,6 +48,9 @@ export async function auditExpiry(audit: Audit): Promise<void> {
   const renewed = audit.connect("renewed", host, {
     token: () => `renewed ${runtime.now() + RENEWED_MS}`,
   });
+  const moved = audit.connect("moved", host, {
+    token: () => `moved ${runtime.now() + RENEWED_MS}`,
+  });
   // A token that is no function is never renewed, although the server asks.
   const mute = audit.connect("mute", host, { token: `mute ${endsAt}` });
   const subscription = renewed.subscribe("talk");
@@ -55,8 +58,10 @@ export async function auditExpiry(audit: Audit): Promise<void> {
   void (async () => {
     for await (const _ of subscription);
   })().catch(({ failure }) => end = failure?.code ?? "an error");
-  await audit.until(() => once.isConnected && renewed.isConnected);
+  await audit.until(() => once.isConnected && renewed.isConnected && moved.isConnected);
   const { session } = renewed;
+  expect("move of a client with a token", true, await moved.handOver());
+  const movedTo = moved.session;
   await audit.pause(ONCE_MS - 4 * SLACK_MS);
   expect("session shortly before the end of its token", true, once.isConnected);
   await audit.pause(6 * SLACK_MS);
@@ -77,10 +82,14 @@ export async function auditExpiry(audit: Audit): Promise<void> {
   expect("subscription that a renewal denies", "forbidden", end);
   await audit.pause(Math.max(0, WATCH_MS - ONCE_MS - RENEWED_MS));
   expect("session whose token is renewed", true, renewed.session === session);
-  const closed = closes.find(({ user }) => user === "renewed");
-  expect("end of a session whose token is renewed", "none", closed?.code ?? "none");
+  expect("session after a move, whose token is renewed", true, moved.session === movedTo);
+  for (const name of ["renewed", "moved"]) {
+    // The session before the move ends by a normal close.
+    const closed = closes.find(({ user, code }) => user === name && code !== CloseCode.normal);
+    expect(`end of a session of ${name}`, "none", closed?.code ?? "none");
+  }
   expect("renewals", "4 to 8", between(asked.get("renewed"), 4, 8));
-  await Promise.all([once, mute, renewed].map((client) => client.close()));
+  await Promise.all([once, mute, moved, renewed].map((client) => client.close()));
   await server.close();
 }
 

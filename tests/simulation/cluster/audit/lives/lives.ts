@@ -1,0 +1,204 @@
+/** Lives of clients on two nodes: sessions end and move under calls, and all is as asked for after. */
+import type { Audit } from "../audit.ts";
+import { KEPT, Mover, TOPICS } from "./mover.ts";
+import { LivesNodes } from "./nodes.ts";
+import { type Trouble, TROUBLES } from "./troubles.ts";
+
+/** Number of clients. */
+const MOVERS = 3;
+
+/** Most rounds, and the time within which the last one begins, in milliseconds. */
+const [ROUNDS, LAST_MS] = [6, 8_000];
+
+/** Calls of each client in one round, and the longest time between two, in milliseconds. */
+const [CALLS, BETWEEN_MS] = [5, 80];
+
+/** Longest time until all is at rest after a round, in milliseconds. */
+const REST_MS = 6_000;
+
+/** Longest time until numbered messages are handled, where both nodes know of each end. */
+const HANDLED_MS = 1_200;
+
+/** Share of rounds in which a node dies, and in which a node drains. */
+const [DIES, DRAINS] = [0.12, 0.15];
+
+/** Longest time of a node until the next start, in milliseconds. */
+const AWAY_MS = 1_200;
+
+/** Longest drain, in milliseconds. */
+const DRAIN_MS = 800;
+
+/** Longest way of a publication to all clients, in milliseconds. */
+const TRIP_MS = 1_500;
+
+/** Time for a publication that nobody may get, in milliseconds. */
+const STRAY_MS = 60;
+
+/**
+ * Lets clients ask, send, publish, come and go while their sessions end and move, and examines the
+ * clients and the nodes after each round.
+ *
+ * @param audit The audit.
+ */
+export async function auditLives(audit: Audit): Promise<void> {
+  const nodes = new LivesNodes(audit);
+  const { hosts } = nodes;
+  const movers = Array.from({ length: MOVERS }, (_, i) => {
+    const order = [...hosts, ...hosts].slice(i % hosts.length, i % hosts.length + hosts.length);
+    return new Mover(audit, `lives-client${i}`, order);
+  });
+  const lives = new Lives(audit, nodes, movers);
+  const startMs = audit.nowMs;
+  await lives.rest("the start", REST_MS);
+  for (let round = 0; round < ROUNDS && audit.nowMs < startMs + LAST_MS; round++) {
+    await lives.pass();
+    await lives.probe();
+  }
+  await lives.close();
+}
+
+/** The clients and nodes of one audit. */
+class Lives {
+  readonly #audit: Audit;
+  readonly #nodes: LivesNodes;
+  readonly #movers: readonly Mover[];
+  /** What happened in the present round, in words. */
+  #story = "";
+
+  constructor(audit: Audit, nodes: LivesNodes, movers: readonly Mover[]) {
+    this.#audit = audit;
+    this.#nodes = nodes;
+    this.#movers = movers;
+  }
+
+  /** Lets a round pass: calls of each client, and trouble at some time among these. */
+  async pass(): Promise<void> {
+    const { random } = this.#audit;
+    const troubles = this.#movers.map(() => TROUBLES[Math.floor(random() * TROUBLES.length)]!);
+    const which = random();
+    const end = which < DIES ? "dies" : which < DIES + DRAINS ? "drains" : undefined;
+    this.#story = [...troubles.map(({ name }) => name), end && `a node ${end}`]
+      .filter(Boolean).join(", ");
+    await Promise.all([
+      end && this.#endNode(end === "drains"),
+      ...this.#movers.map((mover, i) => this.#live(mover, troubles[i]!)),
+    ]);
+    // A claim of an end that all know of is given back at once.
+    if (end === undefined && troubles.every(({ isHeard }) => isHeard)) {
+      const areEmpty = () => this.#movers.every(({ client }) => client.outbox.messages === 0);
+      this.#expect(
+        "messages that are handled soon",
+        true,
+        await this.#audit.until(areEmpty, HANDLED_MS),
+      );
+    }
+    await this.rest(this.#story, REST_MS);
+    this.#examine();
+  }
+
+  /** Waits until no call is under way, and each client has one session. */
+  async rest(story: string, withinMs: number): Promise<void> {
+    this.#story = story;
+    const isThere = () => this.#restless() === "none";
+    await this.#audit.until(isThere, withinMs);
+    this.#expect("what has no rest", "none", this.#restless());
+  }
+
+  /** Publishes once on each topic: the subscribers get that, and nobody else. */
+  async probe(): Promise<void> {
+    const audit = this.#audit;
+    const probes = await Promise.all([KEPT, ...TOPICS].map(async (topic) => {
+      const by = this.#movers[Math.floor(audit.random() * this.#movers.length)]!;
+      const echo = audit.random() < 0.5;
+      return { topic, by, echo, id: await by.probe(topic, echo) };
+    }));
+    const wanted = this.#movers.flatMap((mover) =>
+      probes.map(({ topic, by, echo, id }) => {
+        const seat = mover.seats.get(topic);
+        const times = seat !== undefined && (echo || by !== mover) ? 1 : 0;
+        const count = () =>
+          (seat?.got.filter((got) => got === id).length ?? 0) + Number(mover.strays.has(id));
+        return { what: `${id} on ${topic} at ${mover.name}, echo ${echo}`, times, count };
+      })
+    );
+    await audit.until(() => wanted.every(({ times, count }) => count() >= times), TRIP_MS);
+    await audit.pause(STRAY_MS);
+    for (const { what, times, count } of wanted) this.#expect(what, times, count());
+  }
+
+  /** Closes all, and examines that nothing is left. */
+  async close(): Promise<void> {
+    await Promise.all(this.#movers.map(({ client }) => client.close()));
+    const left = () =>
+      this.#nodes.servers.flatMap(({ manager, topics }) => [
+        ...manager.all().map(({ user }) => `session of ${user}`),
+        ...[...topics.list()].map(({ topic }) => topic),
+      ]);
+    await this.#audit.until(() => left().length === 0, REST_MS);
+    this.#expect("what is left after the clients", [], left());
+    await this.#nodes.close();
+  }
+
+  async #live(mover: Mover, trouble: Trouble): Promise<void> {
+    const audit = this.#audit;
+    const at = Math.floor(CALLS * audit.random());
+    let running: Promise<void> | undefined;
+    for (let call = 0; call < CALLS; call++) {
+      if (call === at) running = trouble.run(audit, mover, this.#nodes);
+      mover.act();
+      await audit.pause(BETWEEN_MS * audit.random());
+    }
+    await running;
+  }
+
+  #endNode(isDrain: boolean): Promise<void> {
+    const { random } = this.#audit;
+    const index = Math.floor(random() * this.#nodes.hosts.length);
+    const drainMs = isDrain ? 100 + Math.floor(DRAIN_MS * random()) : undefined;
+    return this.#nodes.end(index, 100 + AWAY_MS * random(), drainMs);
+  }
+
+  /** The first part that is not at rest, in words. */
+  #restless(): string {
+    if (!this.#nodes.areUp) return "a node";
+    const sessions = this.#nodes.servers.flatMap(({ manager }) => manager.all());
+    if (sessions.length !== this.#movers.length) return `${sessions.length} sessions`;
+    const movers = this.#movers;
+    const mover = movers.find(({ isAtRest }) => !isAtRest);
+    if (mover !== undefined) return mover.name;
+    const reader = movers.find((reader) => movers.some((by) => by.unreadBy(reader).length > 0));
+    return reader === undefined ? "none" : `reader ${reader.name}`;
+  }
+
+  #examine(): void {
+    const { servers, requests, messages, hasDied } = this.#nodes;
+    const movers = this.#movers;
+    for (const mover of movers) {
+      this.#expect(`calls of ${mover.name}`, [], mover.examine(requests));
+      const session = servers.flatMap(({ manager }) => manager.sessionsOf(mover.name))[0];
+      const server = servers.find(({ manager }) => manager.sessionsOf(mover.name).length > 0);
+      const topics = session && server?.topics.requestedBy(session as never).sort();
+      this.#expect(`topics of ${mover.name}`, mover.topics, topics);
+      const handled = messages.get(mover.name) ?? [];
+      const once = [...new Set(handled)];
+      if (!hasDied) this.#expect(`messages of ${mover.name}, each once`, once, handled);
+      if (mover.isReliable) this.#expect(`messages of ${mover.name}`, mover.sent, once);
+      for (const reader of movers) {
+        const lacking = mover.unreadBy(reader);
+        this.#expect(`publications of ${mover.name} that ${reader.name} lacks`, [], lacking);
+      }
+      const { got } = mover.seats.get(KEPT)!;
+      const own = mover.published.filter(({ id, echo }) => !echo && got.includes(id));
+      this.#expect(`echoes at ${mover.name}`, [], own.map(({ id }) => id));
+    }
+    for (const topic of [KEPT, ...TOPICS]) {
+      const expected = movers.filter(({ seats }) => seats.has(topic)).length;
+      const count = servers.reduce((sum, { topics }) => sum + topics.subscribers(topic).length, 0);
+      this.#expect(`subscribers of ${topic}`, expected, count);
+    }
+  }
+
+  #expect(what: string, expected: unknown, received: unknown): void {
+    this.#audit.examine("lives", `${what} after ${this.#story}`, expected, received);
+  }
+}

@@ -1,0 +1,242 @@
+/** A client of the audit of lives: all that its program asks for, and what came of it. */
+import { pause } from "../../../../../base/wait.ts";
+import type { Client } from "../../../../../client/client.ts";
+import type { Subscription } from "../../../../../client/subscription.ts";
+import { CloseCode } from "../../../../../errors.ts";
+import type { Host } from "../../../../../testing/simulation/host.ts";
+import type { Audit } from "../audit.ts";
+import { outcomeOf } from "../audit.ts";
+
+/** Topic with a history, to which each client is subscribed all the time. */
+export const KEPT = "kept:all";
+
+/** Topics to which a client subscribes for a while: with a history, without, and rooms. */
+export const TOPICS = ["kept:some", "talk:some", "room:one", "room:two"] as const;
+
+/** Duration of a token, in milliseconds: half of it is longer than any silence of the audit. */
+const TOKEN_MS = 8_000;
+
+/** Waits between attempts: short, so that a client is back soon after a node. */
+const BACKOFF = { firstDelayMs: 100, maxDelayMs: 400 } as const;
+
+/** Longest time of an attempt to connect, in milliseconds. */
+const DIAL_MS = 1_500;
+
+/** Longest time of a reader with a message, in milliseconds. */
+const READ_MS = 40;
+
+/** Longest time of the handler of a request, in milliseconds. */
+const HOLD_MS = 300;
+
+/** A subscription, with the ids of what the loop got. */
+interface Seat {
+  readonly subscription: Subscription;
+  readonly got: string[];
+}
+
+/** A publication of this client on {@linkcode KEPT}. */
+interface Published {
+  readonly id: string;
+  readonly echo: boolean;
+  isAcknowledged: boolean;
+}
+
+/** A client of the audit of lives. */
+export class Mover {
+  /** Name of the client and user. */
+  readonly name: string;
+  /** The machine. */
+  readonly host: Host;
+  /** The client. */
+  readonly client: Client;
+  /** True if messages and publications are kept until acknowledged. */
+  readonly isReliable: boolean;
+  /** Live subscriptions, by topic. */
+  readonly seats: Map<string, Seat> = new Map();
+  /** Messages in the order of the calls. */
+  readonly sent: string[] = [];
+  /** Publications on the topic that all clients read. */
+  readonly published: Published[] = [];
+  /** Publications that came to no subscription. */
+  readonly strays: Set<string> = new Set();
+  /** Outcomes that no documentation allows. */
+  readonly wrong: string[] = [];
+  readonly #audit: Audit;
+  readonly #requested: { readonly id: string; readonly resend: boolean; outcome: string }[] = [];
+  /** True for a program that takes its time with each message. */
+  readonly #isSlow: boolean;
+  #waiting = 0;
+  #next = 0;
+
+  /** Connects the client. */
+  constructor(audit: Audit, name: string, servers: readonly Host[]) {
+    const { random } = audit;
+    this.#audit = audit;
+    this.name = name;
+    this.host = audit.host(name);
+    this.isReliable = random() < 0.5;
+    this.#isSlow = random() < 0.5;
+    const { runtime } = this.host;
+    this.client = audit.connect(name, servers, {
+      token: () => `${name} ${runtime.now() + TOKEN_MS}`,
+      backoff: BACKOFF,
+      connectTimeoutMs: DIAL_MS,
+      delivery: this.isReliable ? "at-least-once" : "at-most-once",
+      onMessage: ({ data }) => void this.strays.add(`${Object(data).id}`),
+      onError() {},
+    });
+    this.client.status.observe((status) => {
+      if (status.name !== "reconnecting") return;
+      const { code, by } = status.cause;
+      // Each token is renewed in time.
+      if (code === CloseCode.unauthenticated) this.wrong.push(`closed ${code} by ${by}`);
+    });
+    this.#subscribe(KEPT);
+  }
+
+  /** True if no call is under way, nothing waits, and all subscriptions are in force. */
+  get isAtRest(): boolean {
+    return this.#waiting === 0 && this.client.isConnected && this.client.outbox.messages === 0 &&
+      this.seats.values().every(({ subscription }) => subscription.status.current === "subscribed");
+  }
+
+  /** The topics of the live subscriptions, sorted. */
+  get topics(): string[] {
+    return [...this.seats.keys()].sort();
+  }
+
+  /** Acknowledged publications on {@linkcode KEPT} that another client, or this one, has not read. */
+  unreadBy(reader: Mover): string[] {
+    const { got } = reader.seats.get(KEPT)!;
+    return this.published
+      .filter(({ echo, isAcknowledged }) => isAcknowledged && (echo || reader !== this))
+      .flatMap(({ id }) => got.includes(id) ? [] : [id]);
+  }
+
+  /** Makes the next id of this client. */
+  newId(): string {
+    return `${this.name}.${this.#next++}`;
+  }
+
+  /** Does one thing that a program does, drawn by chance. */
+  act(): void {
+    const random = this.#audit.random();
+    const pick = this.#audit.random();
+    if (random < 0.25) this.#ask(pick < 0.5);
+    else if (random < 0.4) this.#send();
+    else if (random < 0.6) this.#publish(pick < 0.5);
+    else {
+      const topic = TOPICS[Math.floor(pick * TOPICS.length)]!;
+      this.#toggle(topic);
+      // Some programs change their mind in the same turn.
+      if (random > 0.8) this.#toggle(topic);
+    }
+  }
+
+  /**
+   * Publishes on a topic at rest.
+   *
+   * @param topic The topic.
+   * @param echo False to leave out this client.
+   * @returns The id, once the server has the publication.
+   */
+  async probe(topic: string, echo: boolean): Promise<string> {
+    const id = this.newId();
+    await this.#settles(
+      `publication ${id}`,
+      this.client.publish(topic, { id }, { echo }),
+      "fulfilled",
+    );
+    return id;
+  }
+
+  /** Examines all calls so far, against what the nodes heard. */
+  examine(requests: ReadonlyMap<string, number>): string[] {
+    for (const { id, resend, outcome } of this.#requested.splice(0)) {
+      const times = requests.get(id) ?? 0;
+      const isDone = outcome === "fulfilled";
+      const isKnown = isDone || !resend && outcome === "SessionClosedError";
+      const isTrue = isDone ? times > 0 : true;
+      const isOnce = resend || times <= 1;
+      if (isKnown && isTrue && isOnce) continue;
+      this.wrong.push(
+        `request ${id}${resend ? " (resend)" : ""}: ${outcome}, handled ${times} times`,
+      );
+    }
+    return this.wrong.splice(0);
+  }
+
+  #ask(resend: boolean): void {
+    const request = { id: this.newId(), resend, outcome: "pending" };
+    this.#requested.push(request);
+    const data = { id: request.id, ms: HOLD_MS * this.#audit.random() };
+    this.#waiting++;
+    void outcomeOf(this.client.request("hold", data, { resend })).then((outcome) => {
+      request.outcome = outcome;
+      this.#waiting--;
+    });
+  }
+
+  #send(): void {
+    const id = this.newId();
+    this.sent.push(id);
+    this.client.send("work", id);
+  }
+
+  #publish(echo: boolean): void {
+    const published: Published = { id: this.newId(), echo, isAcknowledged: false };
+    this.published.push(published);
+    const data = { id: published.id };
+    this.#waiting++;
+    void outcomeOf(this.client.publish(KEPT, data, { echo })).then((outcome) => {
+      published.isAcknowledged = outcome === "fulfilled";
+      if (this.isReliable && outcome !== "fulfilled") {
+        this.wrong.push(`publication ${published.id}: ${outcome}`);
+      }
+      this.#waiting--;
+    });
+  }
+
+  #toggle(topic: string): void {
+    const seat = this.seats.get(topic);
+    if (seat === undefined) return this.#subscribe(topic);
+    this.seats.delete(topic);
+    void this.#settles(`end of ${topic}`, seat.subscription.unsubscribe(), "fulfilled");
+  }
+
+  #subscribe(topic: string): void {
+    const subscription = this.client.subscribe(topic, {
+      onRecovery: ({ recovered, reason }) => {
+        if (!recovered && topic.startsWith("kept:")) this.wrong.push(`gap in ${topic}: ${reason}`);
+      },
+    });
+    const seat: Seat = { subscription, got: [] };
+    this.seats.set(topic, seat);
+    void this.#read(topic, seat);
+  }
+
+  async #read(topic: string, { subscription, got }: Seat): Promise<void> {
+    try {
+      for await (const { data } of subscription) {
+        const { id } = data as { readonly id: string };
+        if (topic.startsWith("kept:") && got.includes(id)) {
+          this.wrong.push(`${id} twice on ${topic}`);
+        }
+        got.push(id);
+        const { position } = subscription;
+        if (this.#isSlow) await pause(this.host.runtime, READ_MS * this.#audit.random());
+        if (subscription.position === position) continue;
+        this.wrong.push(`position of ${topic} beyond ${id}, which the loop has`);
+      }
+    } catch (error) {
+      this.wrong.push(`loop over ${topic}: ${error}`);
+    }
+  }
+
+  async #settles(what: string, promise: Promise<unknown>, expected: string): Promise<void> {
+    this.#waiting++;
+    const outcome = await outcomeOf(promise);
+    this.#waiting--;
+    if (outcome !== expected) this.wrong.push(`${what}: ${outcome}`);
+  }
+}

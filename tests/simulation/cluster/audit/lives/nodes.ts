@@ -1,0 +1,126 @@
+/** Two nodes of the audit of lives, beside an engine of their own that never fails. */
+import { pause } from "../../../../../base/wait.ts";
+import { AuthenticationError } from "../../../../../errors.ts";
+import { MemoryBroker } from "../../../../../pubsub/memory/broker.ts";
+import type { Server } from "../../../../../server.ts";
+import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import type { Host } from "../../../../../testing/simulation/host.ts";
+import { NodePorts } from "../../node_ports.ts";
+import type { Audit } from "../audit.ts";
+
+/** Number of nodes. */
+const NODES = 2;
+
+/** Heartbeat of the nodes, in milliseconds: short, so that a silent end is noticed soon. */
+const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 2_400 } as const;
+
+/** Time of a user in a room after the last session, in milliseconds. */
+const GRACE_MS = 200;
+
+/** Longest time of a handler of numbered messages, in milliseconds. */
+const HANDLER_MS = 30;
+
+/** Identity of a client of the audit. */
+interface Identity {
+  readonly user: string;
+  readonly endsAt: number;
+}
+
+/** A request whose handler takes some time. */
+export interface HeldRequest {
+  readonly id: string;
+  readonly ms: number;
+}
+
+/** The nodes, and what their handlers heard. */
+export class LivesNodes {
+  /** The hosts. */
+  readonly hosts: readonly Host[];
+  /** Number of times that each request was handled, by id. */
+  readonly requests: Map<string, number> = new Map();
+  /** Numbered messages in the order of handling, by user. */
+  readonly messages: Map<string, string[]> = new Map();
+  /** True once a node ended without a close, so that a message may be handled again. */
+  hasDied = false;
+  readonly #audit: Audit;
+  readonly #programs: readonly SimulatedServer<Identity>[];
+  #waking = 0;
+
+  /** Starts the nodes. */
+  constructor(audit: Audit) {
+    this.#audit = audit;
+    const engine = audit.host("lives-engine");
+    const ports = audit.portsOf(engine, new MemoryBroker({ runtime: engine.runtime }));
+    this.hosts = Array.from({ length: NODES }, (_, i) => audit.host(`lives-node${i}`));
+    this.#programs = this.hosts.map((host) => this.#start(host, ports));
+  }
+
+  /** The servers of the present lives. */
+  get servers(): readonly Server<Identity>[] {
+    return this.#programs.map(({ server }) => server);
+  }
+
+  /** True if no node is about to start again. */
+  get areUp(): boolean {
+    return this.#waking === 0;
+  }
+
+  /**
+   * Ends a node, and starts the node again.
+   *
+   * @param index Number of the node.
+   * @param awayMs Time until the next start.
+   * @param drainMs Time of a drain before; none for a node that dies.
+   */
+  async end(index: number, awayMs: number, drainMs: number | undefined): Promise<void> {
+    const program = this.#programs[index]!;
+    this.#waking++;
+    if (drainMs === undefined) this.hasDied = true;
+    else await program.server.drain({ withinMs: drainMs });
+    program.host.kill();
+    await this.#audit.pause(awayMs);
+    program.restart();
+    this.#waking--;
+  }
+
+  /** Closes the servers. */
+  async close(): Promise<void> {
+    await Promise.all(this.servers.map((server) => server.close()));
+  }
+
+  #start(host: Host, ports: NodePorts): SimulatedServer<Identity> {
+    return new SimulatedServer<Identity>(this.#audit.network, host, () => ({
+      broker: ports.broker(host),
+      acceptsTokenInBand: true,
+      authenticate: ({ token = "" }) => {
+        const [user = "", endsAt] = token.split(" ");
+        if (user === "" || Number(endsAt) <= host.runtime.now()) {
+          throw new AuthenticationError("A token is needed");
+        }
+        return { user, endsAt: Number(endsAt) };
+      },
+      userOf: ({ user }) => user,
+      expiresAt: ({ endsAt }) => endsAt,
+      authorize: () => true,
+      history: { "kept:{name}": {} },
+      rooms: ["room:{name}"],
+      presenceGraceMs: GRACE_MS,
+      session: { heartbeat: HEARTBEAT },
+      requests: {
+        hold: async ({ data, signal }) => {
+          const { id, ms } = data as HeldRequest;
+          this.requests.set(id, (this.requests.get(id) ?? 0) + 1);
+          await pause(host.runtime, ms, signal);
+          return id;
+        },
+      },
+      onMessage: async ({ data }, { user }) => {
+        const known = this.messages.get(user);
+        if (known === undefined) this.messages.set(user, [`${data}`]);
+        else known.push(`${data}`);
+        await pause(host.runtime, HANDLER_MS * host.runtime.random());
+      },
+      onError() {},
+    }));
+  }
+}
