@@ -1,8 +1,10 @@
 /** Lives of clients on two nodes: sessions end and move under calls, and all is as asked for after. */
+import { CloseCode } from "../../../../../errors.ts";
+import type { Client } from "../../../../../client/client.ts";
 import type { Audit } from "../audit.ts";
-import { KEPT, Mover, TOPICS } from "./mover.ts";
-import { LivesNodes } from "./nodes.ts";
-import { type Trouble, TROUBLES } from "./troubles.ts";
+import { connectTo, KEPT, Mover, TOPICS } from "./mover.ts";
+import { GUESTS, LivesNodes } from "./nodes.ts";
+import { cut, type Trouble, TROUBLES } from "./troubles.ts";
 
 /** Number of clients. */
 const MOVERS = 3;
@@ -16,8 +18,8 @@ const [CALLS, BETWEEN_MS] = [5, 80];
 /** Longest time until all is at rest after a round, in milliseconds. */
 const REST_MS = 6_000;
 
-/** Longest time until numbered messages are handled, where both nodes know of each end. */
-const HANDLED_MS = 1_200;
+/** Longest time until messages are handled, where each end of a session is known, in milliseconds. */
+const HANDLED_MS = 900;
 
 /** Share of rounds in which a node dies, and in which a node drains. */
 const [DIES, DRAINS] = [0.12, 0.15];
@@ -54,6 +56,7 @@ export async function auditLives(audit: Audit): Promise<void> {
     await lives.pass();
     await lives.probe();
   }
+  await lives.cross();
   await lives.close();
 }
 
@@ -83,15 +86,6 @@ class Lives {
       end && this.#endNode(end === "drains"),
       ...this.#movers.map((mover, i) => this.#live(mover, troubles[i]!)),
     ]);
-    // A claim of an end that all know of is given back at once.
-    if (end === undefined && troubles.every(({ isHeard }) => isHeard)) {
-      const areEmpty = () => this.#movers.every(({ client }) => client.outbox.messages === 0);
-      this.#expect(
-        "messages that are handled soon",
-        true,
-        await this.#audit.until(areEmpty, HANDLED_MS),
-      );
-    }
     await this.rest(this.#story, REST_MS);
     this.#examine();
   }
@@ -126,6 +120,32 @@ class Lives {
     for (const { what, times, count } of wanted) this.#expect(what, times, count());
   }
 
+  /** Lets a client without token, topics and requests go to the other node, which handles messages at once. */
+  async cross(): Promise<void> {
+    const audit = this.#audit;
+    const client = connectTo(audit, GUESTS, this.#nodes.hosts, {
+      token: undefined,
+      delivery: "at-least-once",
+    });
+    this.#story = "the end of a session without requests";
+    const ends = [false, true];
+    for (const isCut of audit.random() < 0.5 ? ends : ends.reverse()) {
+      await this.#handlesSoon(client);
+      const { session } = client;
+      if (isCut) cut(audit, audit.host(GUESTS), false);
+      else {
+        for (const { manager } of this.#nodes.servers) {
+          for (const session of manager.sessionsOf(GUESTS)) {
+            void session.close({ code: CloseCode.draining });
+          }
+        }
+      }
+      await audit.until(() => client.isConnected && client.session !== session, TRIP_MS);
+      await this.#handlesSoon(client);
+    }
+    await client.close();
+  }
+
   /** Closes all, and examines that nothing is left. */
   async close(): Promise<void> {
     await Promise.all(this.#movers.map(({ client }) => client.close()));
@@ -149,6 +169,13 @@ class Lives {
       await audit.pause(BETWEEN_MS * audit.random());
     }
     await running;
+  }
+
+  /** Sends a message; no node waits for a claim of another one. */
+  async #handlesSoon(client: Client): Promise<void> {
+    client.send("work", "");
+    const isEmpty = await this.#audit.until(() => client.outbox.messages === 0, HANDLED_MS);
+    this.#expect("message that is handled soon", true, isEmpty);
   }
 
   #endNode(isDrain: boolean): Promise<void> {

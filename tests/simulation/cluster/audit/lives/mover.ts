@@ -1,6 +1,7 @@
 /** A client of the audit of lives: all that its program asks for, and what came of it. */
 import { pause } from "../../../../../base/wait.ts";
 import type { Client } from "../../../../../client/client.ts";
+import type { ConnectOptions } from "../../../../../client/connect.ts";
 import type { Subscription } from "../../../../../client/subscription.ts";
 import { CloseCode } from "../../../../../errors.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
@@ -12,6 +13,15 @@ export const KEPT = "kept:all";
 
 /** Topics to which a client subscribes for a while: with a history, without, and rooms. */
 export const TOPICS = ["kept:some", "talk:some", "room:one", "room:two"] as const;
+
+/** Topic of the first message of a node in each session. */
+export const WELCOME = "welcome";
+
+/** Share of first messages upon which a program changes its subscriptions. */
+const CHANGES = 0.5;
+
+/** Most steps of promises between a call and the change of mind. */
+const MAX_STEPS = 16;
 
 /** Duration of a token, in milliseconds: half of it is longer than any silence of the audit. */
 const TOKEN_MS = 8_000;
@@ -39,6 +49,32 @@ interface Published {
   readonly id: string;
   readonly echo: boolean;
   isAcknowledged: boolean;
+}
+
+/**
+ * Connects a client with a token that ends soon.
+ *
+ * @param audit The audit.
+ * @param name Name of the machine and user.
+ * @param servers Hosts of the nodes, in the order of attempts.
+ * @param options Options of `connect()`.
+ * @returns The client.
+ */
+export function connectTo(
+  audit: Audit,
+  name: string,
+  servers: readonly Host[],
+  options: ConnectOptions,
+): Client {
+  const { runtime } = audit.host(name);
+  return audit.connect(name, servers, {
+    token: () => `${name} ${runtime.now() + TOKEN_MS}`,
+    backoff: BACKOFF,
+    connectTimeoutMs: DIAL_MS,
+    onMessage() {},
+    onError() {},
+    ...options,
+  });
 }
 
 /** A client of the audit of lives. */
@@ -76,14 +112,12 @@ export class Mover {
     this.host = audit.host(name);
     this.isReliable = random() < 0.5;
     this.#isSlow = random() < 0.5;
-    const { runtime } = this.host;
-    this.client = audit.connect(name, servers, {
-      token: () => `${name} ${runtime.now() + TOKEN_MS}`,
-      backoff: BACKOFF,
-      connectTimeoutMs: DIAL_MS,
+    this.client = connectTo(audit, name, servers, {
       delivery: this.isReliable ? "at-least-once" : "at-most-once",
-      onMessage: ({ data }) => void this.strays.add(`${Object(data).id}`),
-      onError() {},
+      onMessage: ({ topic, data }) => {
+        if (topic === WELCOME) this.#settleIn();
+        else this.strays.add(`${Object(data).id}`);
+      },
     });
     this.client.status.observe((status) => {
       if (status.name !== "reconnecting") return;
@@ -122,14 +156,13 @@ export class Mover {
   act(): void {
     const random = this.#audit.random();
     const pick = this.#audit.random();
-    if (random < 0.25) this.#ask(pick < 0.5);
-    else if (random < 0.4) this.#send();
-    else if (random < 0.6) this.#publish(pick < 0.5);
+    if (random < 0.2) this.ask(pick < 0.5, HOLD_MS * this.#audit.random());
+    else if (random < 0.3) this.send();
+    else if (random < 0.45) this.#publish(pick < 0.5);
     else {
       const topic = TOPICS[Math.floor(pick * TOPICS.length)]!;
       this.#toggle(topic);
-      // Some programs change their mind in the same turn.
-      if (random > 0.8) this.#toggle(topic);
+      if (random > 0.65) void this.#toggleSoon(topic);
     }
   }
 
@@ -166,10 +199,16 @@ export class Mover {
     return this.wrong.splice(0);
   }
 
-  #ask(resend: boolean): void {
+  /**
+   * Sends a request.
+   *
+   * @param resend True to repeat the request after a loss.
+   * @param ms Time of the handler.
+   */
+  ask(resend: boolean, ms: number): void {
     const request = { id: this.newId(), resend, outcome: "pending" };
     this.#requested.push(request);
-    const data = { id: request.id, ms: HOLD_MS * this.#audit.random() };
+    const data = { id: request.id, ms };
     this.#waiting++;
     void outcomeOf(this.client.request("hold", data, { resend })).then((outcome) => {
       request.outcome = outcome;
@@ -177,7 +216,15 @@ export class Mover {
     });
   }
 
-  #send(): void {
+  /** Begins a session: some programs subscribe, or leave, as soon as the node says so. */
+  #settleIn(): void {
+    const random = this.#audit.random();
+    if (random >= CHANGES) return;
+    this.#toggle(TOPICS[Math.floor(random / CHANGES * TOPICS.length)]!);
+  }
+
+  /** Sends a numbered message. */
+  send(): void {
     const id = this.newId();
     this.sent.push(id);
     this.client.send("work", id);
@@ -202,6 +249,14 @@ export class Mover {
     if (seat === undefined) return this.#subscribe(topic);
     this.seats.delete(topic);
     void this.#settles(`end of ${topic}`, seat.subscription.unsubscribe(), "fulfilled");
+  }
+
+  /** Changes the mind of the program, some steps of promises later. */
+  async #toggleSoon(topic: string): Promise<void> {
+    for (let left = Math.floor(MAX_STEPS * this.#audit.random()); left > 0; left--) {
+      await Promise.resolve();
+    }
+    this.#toggle(topic);
   }
 
   #subscribe(topic: string): void {

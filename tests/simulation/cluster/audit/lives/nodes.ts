@@ -7,6 +7,7 @@ import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { NodePorts } from "../../node_ports.ts";
 import type { Audit } from "../audit.ts";
+import { WELCOME } from "./mover.ts";
 
 /** Number of nodes. */
 const NODES = 2;
@@ -19,6 +20,9 @@ const GRACE_MS = 200;
 
 /** Longest time of a handler of numbered messages, in milliseconds. */
 const HANDLER_MS = 30;
+
+/** User of the clients without a token. */
+export const GUESTS = "lives-guests";
 
 /** Identity of a client of the audit. */
 interface Identity {
@@ -92,7 +96,8 @@ export class LivesNodes {
     return new SimulatedServer<Identity>(this.#audit.network, host, () => ({
       broker: ports.broker(host),
       acceptsTokenInBand: true,
-      authenticate: ({ token = "" }) => {
+      authenticate: ({ token }) => {
+        if (token === undefined) return { user: GUESTS, endsAt: Infinity };
         const [user = "", endsAt] = token.split(" ");
         if (user === "" || Number(endsAt) <= host.runtime.now()) {
           throw new AuthenticationError("A token is needed");
@@ -120,6 +125,7 @@ export class LivesNodes {
         else known.push(`${data}`);
         await pause(host.runtime, HANDLER_MS * host.runtime.random());
       },
+      onOpen: (session) => session.send(WELCOME),
       onError() {},
     }));
   }

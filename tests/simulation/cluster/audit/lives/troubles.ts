@@ -1,11 +1,15 @@
 /** Ends and moves of the session of one client. */
 import { CloseCode } from "../../../../../errors.ts";
+import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { Audit } from "../audit.ts";
 import type { Mover } from "./mover.ts";
 import type { LivesNodes } from "./nodes.ts";
 
 /** Longest time between the begin of a move and a fault, in milliseconds. */
 const MOVE_MS = 60;
+
+/** Time of the handler of a request that outlives a move, in milliseconds. */
+const LONG_MS = 600;
 
 /** Time of a machine without a turn, in milliseconds. */
 const FREEZE_MS = 2_000;
@@ -20,44 +24,38 @@ const CODES = [CloseCode.draining, CloseCode.tooMany, CloseCode.handlerFailed, 3
 export interface Trouble {
   /** The trouble, in words. */
   readonly name: string;
-  /** True if both ends learn of the end of a session at once. */
-  readonly isHeard: boolean;
   /** Begins; resolves once over. */
   readonly run: (audit: Audit, mover: Mover, nodes: LivesNodes) => Promise<void>;
 }
 
 /** All kinds of trouble. */
 export const TROUBLES: readonly Trouble[] = [
-  { name: "nothing", isHeard: true, run: async () => {} },
+  { name: "nothing", run: async () => {} },
   {
     name: "a move",
-    isHeard: false,
     run: (_, { client }) => client.handOver().then(() => {}),
   },
   {
     name: "two moves",
-    isHeard: false,
     run: async (_, { client }) => {
       await client.handOver();
       await client.handOver();
     },
   },
-  { name: "a move under a cut", isHeard: false, run: moveUnder(false) },
-  { name: "a move under a cut that no node hears", isHeard: false, run: moveUnder("server") },
-  { name: "a cut", isHeard: true, run: async (audit, mover) => cut(audit, mover, false) },
+  { name: "a move beside a request", run: moveBeside },
+  { name: "a move under a cut", run: moveUnder(false) },
+  { name: "a move under a cut that no node hears", run: moveUnder("server") },
+  { name: "a cut", run: async (audit, mover) => cut(audit, mover.host, false) },
   {
     name: "a cut that no end hears",
-    isHeard: false,
-    run: async (audit, mover) => cut(audit, mover, true),
+    run: async (audit, mover) => cut(audit, mover.host, true),
   },
   {
     name: "a cut that no node hears",
-    isHeard: false,
-    run: async (audit, mover) => cut(audit, mover, "server"),
+    run: async (audit, mover) => cut(audit, mover.host, "server"),
   },
   {
     name: "a close by the node",
-    isHeard: true,
     run: async ({ random }, { name }, { servers }) => {
       const code = CODES[Math.floor(random() * CODES.length)]!;
       for (const session of servers.flatMap(({ manager }) => manager.sessionsOf(name))) {
@@ -68,7 +66,6 @@ export const TROUBLES: readonly Trouble[] = [
   },
   {
     name: "a pause of the machine",
-    isHeard: false,
     run: async (audit, { host }) => {
       host.freeze();
       await audit.pause(FREEZE_MS * audit.random());
@@ -77,7 +74,6 @@ export const TROUBLES: readonly Trouble[] = [
   },
   {
     name: "a slow way, and a move",
-    isHeard: false,
     run: async (audit, mover, { hosts }) => {
       const change = (delayMs: number) => {
         for (const node of hosts) {
@@ -93,17 +89,45 @@ export const TROUBLES: readonly Trouble[] = [
   },
 ];
 
+/** Moves while the earlier session has a request, and examines what that session still has. */
+async function moveBeside(audit: Audit, mover: Mover, { servers }: LivesNodes): Promise<void> {
+  mover.ask(false, LONG_MS);
+  await audit.pause(MOVE_MS);
+  const isMoved = await mover.client.handOver();
+  const { session } = mover.client;
+  await audit.pause(LONG_MS / 2);
+  if (!isMoved || mover.client.session !== session) return;
+  for (const { manager, topics } of servers) {
+    const sessions = manager.sessionsOf(mover.name);
+    // Rule 23.2: on another node, the second session is an ordinary one.
+    if (!sessions.some(({ id }) => id === session?.id)) continue;
+    for (const earlier of sessions.filter(({ id }) => id !== session?.id)) {
+      // Rule 23.6: the first session leaves each topic of the second one.
+      for (const topic of topics.requestedBy(earlier)) {
+        mover.wrong.push(`${topic} in the session before the move`);
+      }
+    }
+  }
+}
+
 /** Moves, and cuts all connections of the client at some time of the move. */
 function moveUnder(silent: false | "server"): Trouble["run"] {
   return async (audit, mover) => {
     const moving = mover.client.handOver();
     await audit.pause(MOVE_MS * audit.random());
-    cut(audit, mover, silent);
+    cut(audit, mover.host, silent);
     await moving;
   };
 }
 
-function cut(audit: Audit, { host }: Mover, silent: boolean | "server"): void {
+/**
+ * Cuts all connections of a machine.
+ *
+ * @param audit The audit.
+ * @param host The machine.
+ * @param silent The ends that do not hear of the end.
+ */
+export function cut(audit: Audit, host: Host, silent: boolean | "server"): void {
   for (const link of audit.network.links) {
     if (link.client === host) link.disconnect({ silent });
   }
