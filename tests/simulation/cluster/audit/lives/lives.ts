@@ -162,7 +162,7 @@ class Lives {
   async #live(mover: Mover, trouble: Trouble): Promise<void> {
     const audit = this.#audit;
     const at = Math.floor(CALLS * audit.random());
-    let running: Promise<void> | undefined;
+    let running: void | Promise<void> = undefined;
     for (let call = 0; call < CALLS; call++) {
       if (call === at) running = trouble.run(audit, mover, this.#nodes);
       mover.act();

@@ -5,7 +5,7 @@ import { MemoryBroker } from "../../../../../pubsub/memory/broker.ts";
 import type { Server } from "../../../../../server.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
-import { NodePorts } from "../../node_ports.ts";
+import type { NodePorts } from "../../node_ports.ts";
 import type { Audit } from "../audit.ts";
 import { WELCOME } from "./mover.ts";
 

@@ -25,12 +25,12 @@ export interface Trouble {
   /** The trouble, in words. */
   readonly name: string;
   /** Begins; resolves once over. */
-  readonly run: (audit: Audit, mover: Mover, nodes: LivesNodes) => Promise<void>;
+  readonly run: (audit: Audit, mover: Mover, nodes: LivesNodes) => void | Promise<void>;
 }
 
 /** All kinds of trouble. */
 export const TROUBLES: readonly Trouble[] = [
-  { name: "nothing", run: async () => {} },
+  { name: "nothing", run() {} },
   {
     name: "a move",
     run: (_, { client }) => client.handOver().then(() => {}),
@@ -45,18 +45,18 @@ export const TROUBLES: readonly Trouble[] = [
   { name: "a move beside a request", run: moveBeside },
   { name: "a move under a cut", run: moveUnder(false) },
   { name: "a move under a cut that no node hears", run: moveUnder("server") },
-  { name: "a cut", run: async (audit, mover) => cut(audit, mover.host, false) },
+  { name: "a cut", run: (audit, mover) => cut(audit, mover.host, false) },
   {
     name: "a cut that no end hears",
-    run: async (audit, mover) => cut(audit, mover.host, true),
+    run: (audit, mover) => cut(audit, mover.host, true),
   },
   {
     name: "a cut that no node hears",
-    run: async (audit, mover) => cut(audit, mover.host, "server"),
+    run: (audit, mover) => cut(audit, mover.host, "server"),
   },
   {
     name: "a close by the node",
-    run: async ({ random }, { name }, { servers }) => {
+    run: ({ random }, { name }, { servers }) => {
       const code = CODES[Math.floor(random() * CODES.length)]!;
       for (const session of servers.flatMap(({ manager }) => manager.sessionsOf(name))) {
         // Not awaited: a node that dies meanwhile closes nothing.
