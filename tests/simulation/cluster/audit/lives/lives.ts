@@ -1,4 +1,4 @@
-/** Lives of clients on two nodes: sessions end and move under calls, and all is as asked for after. */
+/** Lives of clients on two nodes: sessions end and move under calls, and nothing is lost or left. */
 import { CloseCode } from "../../../../../errors.ts";
 import type { Client } from "../../../../../client/client.ts";
 import type { Audit } from "../audit.ts";
@@ -33,7 +33,7 @@ const DRAIN_MS = 800;
 /** Longest way of a publication to all clients, in milliseconds. */
 const TRIP_MS = 1_500;
 
-/** Time for a publication that nobody may get, in milliseconds. */
+/** Time for a publication without subscribers, in milliseconds. */
 const STRAY_MS = 60;
 
 /**
@@ -65,7 +65,7 @@ class Lives {
   readonly #audit: Audit;
   readonly #nodes: LivesNodes;
   readonly #movers: readonly Mover[];
-  /** What happened in the present round, in words. */
+  /** Troubles of the present round, in words. */
   #story = "";
 
   constructor(audit: Audit, nodes: LivesNodes, movers: readonly Mover[]) {
@@ -98,7 +98,7 @@ class Lives {
     this.#expect("what has no rest", "none", this.#restless());
   }
 
-  /** Publishes once on each topic: the subscribers get that, and nobody else. */
+  /** Publishes once on each topic: subscribers alone get the publication, each once. */
   async probe(): Promise<void> {
     const audit = this.#audit;
     const probes = await Promise.all([KEPT, ...TOPICS].map(async (topic) => {
@@ -120,7 +120,7 @@ class Lives {
     for (const { what, times, count } of wanted) this.#expect(what, times, count());
   }
 
-  /** Lets a client without token, topics and requests go to the other node, which handles messages at once. */
+  /** Lets a client without token, topics and requests go to the other node and back. */
   async cross(): Promise<void> {
     const audit = this.#audit;
     const client = connectTo(audit, GUESTS, this.#nodes.hosts, {

@@ -1,4 +1,4 @@
-/** A client of the audit of lives: all that its program asks for, and what came of it. */
+/** A client of the audit of lives: calls of the program, and the outcomes. */
 import { pause } from "../../../../../base/wait.ts";
 import type { Client } from "../../../../../client/client.ts";
 import type { ConnectOptions } from "../../../../../client/connect.ts";
@@ -23,7 +23,7 @@ const CHANGES = 0.5;
 /** Most steps of promises between a call and the change of mind. */
 const MAX_STEPS = 16;
 
-/** Duration of a token, in milliseconds: half of it is longer than any silence of the audit. */
+/** Duration of a token, in milliseconds: the half is longer than any silence of the audit. */
 const TOKEN_MS = 8_000;
 
 /** Waits between attempts: short, so that a client is back soon after a node. */
@@ -38,7 +38,7 @@ const READ_MS = 40;
 /** Longest time of the handler of a request, in milliseconds. */
 const HOLD_MS = 300;
 
-/** A subscription, with the ids of what the loop got. */
+/** A subscription, with the ids that the loop got. */
 interface Seat {
   readonly subscription: Subscription;
   readonly got: string[];
@@ -152,7 +152,7 @@ export class Mover {
     return `${this.name}.${this.#next++}`;
   }
 
-  /** Does one thing that a program does, drawn by chance. */
+  /** Makes one call of a program, drawn by chance. */
   act(): void {
     const random = this.#audit.random();
     const pick = this.#audit.random();
@@ -183,7 +183,7 @@ export class Mover {
     return id;
   }
 
-  /** Examines all calls so far, against what the nodes heard. */
+  /** Compares all calls so far with the requests that the nodes handled. */
   examine(requests: ReadonlyMap<string, number>): string[] {
     for (const { id, resend, outcome } of this.#requested.splice(0)) {
       const times = requests.get(id) ?? 0;
@@ -216,7 +216,7 @@ export class Mover {
     });
   }
 
-  /** Begins a session: some programs subscribe, or leave, as soon as the node says so. */
+  /** Begins a session: some programs subscribe, or leave, at the first message. */
   #settleIn(): void {
     const random = this.#audit.random();
     if (random >= CHANGES) return;

@@ -36,7 +36,7 @@ export interface HeldRequest {
   readonly ms: number;
 }
 
-/** The nodes, and what their handlers heard. */
+/** The nodes, and the calls of handlers. */
 export class LivesNodes {
   /** The hosts. */
   readonly hosts: readonly Host[];

@@ -20,7 +20,7 @@ const SLOW_MS = 150;
 /** Codes after which a client comes back. */
 const CODES = [CloseCode.draining, CloseCode.tooMany, CloseCode.handlerFailed, 3_000] as const;
 
-/** What happens to a client. */
+/** A fault or an operation that hits one client. */
 export interface Trouble {
   /** The trouble, in words. */
   readonly name: string;
@@ -89,7 +89,7 @@ export const TROUBLES: readonly Trouble[] = [
   },
 ];
 
-/** Moves while the earlier session has a request, and examines what that session still has. */
+/** Moves while the earlier session has a request, and examines the topics of that session. */
 async function moveBeside(audit: Audit, mover: Mover, { servers }: LivesNodes): Promise<void> {
   mover.ask(false, LONG_MS);
   await audit.pause(MOVE_MS);
