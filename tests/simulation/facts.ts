@@ -308,7 +308,8 @@ export interface Facts {
       | "presence"
       | "queues"
       | "nodes"
-      | "pacing";
+      | "pacing"
+      | "places";
     /** The operation. */
     readonly what: string;
     /** The documented outcome. */

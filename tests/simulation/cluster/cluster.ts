@@ -24,6 +24,7 @@ import type { ClusterEngine } from "./engine.ts";
 import { startEngine } from "./engines.ts";
 import { Journal } from "./journal.ts";
 import { ClusterNode } from "./node.ts";
+import { auditPlaces } from "./places/places.ts";
 import { Permissions } from "./permissions.ts";
 import { NETWORK, type Settings, settingsOf } from "./settings.ts";
 import { Tokens } from "./tokens.ts";
@@ -306,6 +307,7 @@ export class Cluster implements LiveCluster {
       auditInspector,
       auditLives,
       auditPacing,
+      auditPlaces,
     ]);
   }
 

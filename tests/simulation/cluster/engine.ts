@@ -27,6 +27,16 @@ export interface ClusterEngine extends Disposable {
    * @returns The broker; `undefined` for nodes on their own.
    */
   broker(host: Host): Broker | undefined;
+  /**
+   * Makes the brokers of other nodes, which do not meet those of the cluster; absent without an
+   * engine.
+   *
+   * @param space Name of the space in which those nodes meet each other.
+   * @returns Makes the broker of a node, for one life of the host.
+   */
+  apart?(space: string): (host: Host) => Broker;
+  /** False if both of two changes of one row at once may pass; absent for an engine without rows. */
+  readonly hasExactRows?: boolean;
   /** Ends all faults, and starts all servers of the engine that have ended. */
   heal(): void;
   /** False while the one process of the engine and the nodes has ended; absent without such. */

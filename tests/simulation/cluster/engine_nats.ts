@@ -54,10 +54,17 @@ export class NatsEngine implements ClusterEngine {
 
   /** Makes the broker of a node, for one life of the host. */
   broker(host: Host): Broker {
-    const { hosts, servers } = this.#nats;
-    const connect = simulatedNatsConnect(this.#network, host, hosts);
-    const source = { servers, ignoreClusterUpdates: true, connect };
-    return new NatsBroker(source, { runtime: host.runtime, replicas: hosts.length });
+    return this.#brokerOf(host);
+  }
+
+  /** Makes the brokers of other nodes, with names of their own. */
+  apart(prefix: string): (host: Host) => Broker {
+    return (host) => this.#brokerOf(host, { prefix });
+  }
+
+  /** True for one server: a leader compares before the replication; see docs/deploy/nats.md, Rows. */
+  get hasExactRows(): boolean {
+    return this.#nats.hosts.length === 1;
   }
 
   /** Ends all faults, and starts the servers that have ended. */
@@ -71,6 +78,13 @@ export class NatsEngine implements ClusterEngine {
   /** Gives the globals of the process back. */
   [Symbol.dispose](): void {
     this.#globals[Symbol.dispose]();
+  }
+
+  #brokerOf(host: Host, options: { readonly prefix?: string } = {}): Broker {
+    const { hosts, servers } = this.#nats;
+    const connect = simulatedNatsConnect(this.#network, host, hosts);
+    const source = { servers, ignoreClusterUpdates: true, connect };
+    return new NatsBroker(source, { runtime: host.runtime, replicas: hosts.length, ...options });
   }
 
   #end(amount: number, power: boolean): EngineFault | undefined {

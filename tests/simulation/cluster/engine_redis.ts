@@ -39,6 +39,8 @@ export class RedisEngine implements ClusterEngine {
     "engine-subscribers": () => this.#dropSubscribers(),
     "engine-clients": () => this.#dropClients(),
   };
+  /** True: each script runs alone. */
+  readonly hasExactRows = true;
   readonly #redis: SimulatedRedis;
   readonly #onLost: (why: string) => void;
   readonly #onEnded: () => void;
@@ -79,6 +81,12 @@ export class RedisEngine implements ClusterEngine {
   /** Makes the broker of a node, for one life of the host. */
   broker(host: Host): Broker {
     return new RedisBroker({ client: this.#redis.client(host) }, { runtime: host.runtime });
+  }
+
+  /** Makes the brokers of other nodes, with names of their own. */
+  apart(prefix: string): (host: Host) => Broker {
+    return (host) =>
+      new RedisBroker({ client: this.#redis.client(host) }, { runtime: host.runtime, prefix });
   }
 
   /** Ends all faults, and starts the servers that have ended. */

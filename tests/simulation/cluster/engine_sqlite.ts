@@ -4,7 +4,7 @@ import type { Host } from "../../../testing/simulation/host.ts";
 import { SimulatedSqlite } from "../../../testing/simulation/sqlite/broker.ts";
 import { SimulatedDisk } from "../../../testing/simulation/sqlite/disk.ts";
 import type { ClusterEngine, EngineFault, EngineParts } from "./engine.ts";
-import { NodePorts } from "./node_ports.ts";
+import { brokersInMemory, NodePorts } from "./node_ports.ts";
 
 /** Path of the file. */
 const PATH = "cluster.db";
@@ -39,6 +39,8 @@ export class SqliteEngine implements ClusterEngine {
     "engine-full": () => this.#fill(),
     "engine-disk": (amount) => this.#fail(amount),
   };
+  /** True: one thread has the file. */
+  readonly hasExactRows = true;
   /** Called when the process is back. */
   onRestart?: () => void;
   readonly #parts: EngineParts;
@@ -81,6 +83,11 @@ export class SqliteEngine implements ClusterEngine {
   broker(host: Host): Broker {
     this.#nodes.add(host);
     return this.#open!.ports.broker(host);
+  }
+
+  /** Makes the brokers of other nodes, on an engine in memory in the same process. */
+  apart(): (host: Host) => Broker {
+    return brokersInMemory(this.#parts.simulation, this.#host);
   }
 
   /** Ends the faults of the disk; the process starts by itself. */

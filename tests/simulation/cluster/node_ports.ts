@@ -1,5 +1,6 @@
 /** Ports from an engine in one process to nodes beside that engine, as workers of a server have. */
 import type { Broker } from "../../../pubsub/broker.ts";
+import { MemoryBroker } from "../../../pubsub/memory/broker.ts";
 import { EnginePorts } from "../../../pubsub/ports/engine_port.ts";
 import { factsOf } from "../../../pubsub/ports/operations.ts";
 import { PortBroker } from "../../../pubsub/ports/port_broker.ts";
@@ -55,4 +56,16 @@ export class NodePorts {
       to.after(lastMs - nowMs, arrive);
     };
   }
+}
+
+/**
+ * Starts an engine in memory for some nodes.
+ *
+ * @param simulation The simulation.
+ * @param host The host of the engine, which runs.
+ * @returns Makes the broker of a node, for one life of the host.
+ */
+export function brokersInMemory(simulation: Simulation, host: Host): (host: Host) => Broker {
+  const ports = new NodePorts(simulation, host, new MemoryBroker({ runtime: host.runtime }));
+  return (node) => ports.broker(node);
 }

@@ -142,3 +142,11 @@ export const livesGoOn: Invariant = examined("lives", {
     "After a loss or a move, a client has its topics, members and numbers, and nodes have no others.",
   source: "docs/protocol.md 9.12, 11, 23; docs/guide/client.md; docs/guide/users.md",
 });
+
+/** Places and numbers that nodes share are counted exactly. */
+export const exactPlaces: Invariant = examined("places", {
+  name: "exact-places",
+  promise:
+    "A scope has its limit of members at most, each until the release or the end of its time, and a number only grows.",
+  source: "pubsub/broker.ts, BrokerStore; docs/deploy/many-nodes.md; docs/protocol.md 11.4, 11.5",
+});

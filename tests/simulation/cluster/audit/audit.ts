@@ -7,6 +7,7 @@ import type { Host } from "../../../../testing/simulation/host.ts";
 import type { Server } from "../../../../server.ts";
 import type { Broker } from "../../../../pubsub/broker.ts";
 import { NodePorts } from "../node_ports.ts";
+import type { ClusterEngine } from "../engine.ts";
 import { Examination, type ExaminationParts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";
 
@@ -28,6 +29,8 @@ export interface AuditedNode {
 /** Parts of a cluster for an {@linkcode Audit}. */
 export interface AuditParts extends ExaminationParts {
   readonly nodes: readonly AuditedNode[];
+  /** The engine of the nodes. */
+  readonly engine: ClusterEngine;
 }
 
 /** Examines parts of the library, with separate clients. */
@@ -36,6 +39,8 @@ export class Audit extends Examination {
   readonly random: () => number;
   /** The nodes of the cluster. */
   readonly nodes: readonly AuditedNode[];
+  /** The engine of the nodes. */
+  readonly engine: ClusterEngine;
   readonly #host: Host;
 
   /**
@@ -46,6 +51,7 @@ export class Audit extends Examination {
   constructor(parts: AuditParts) {
     super(parts, AUDITOR, PATIENCE_MS);
     this.nodes = parts.nodes;
+    this.engine = parts.engine;
     this.random = parts.simulation.chanceOf("audit");
     this.#host = this.host("clock");
   }

@@ -1,0 +1,212 @@
+/** Claims and numbers in the store of the engine, from several nodes, beside a model. */
+import type { Broker, BrokerStore } from "../../../../pubsub/broker.ts";
+import type { Audit } from "../audit/audit.ts";
+
+/** Nodes that use the store. */
+const NODES = 3;
+
+/** Rounds of operations at once. */
+const ROUNDS = 16;
+
+/** Time of the rounds, in milliseconds. */
+const ALL_MS = 13_000;
+
+/** Most members of a scope. */
+const MAX_MEMBERS = 3;
+
+/** Times for which claims hold, in milliseconds; a scope has claims of both. */
+const TTLS_MS = [900, 2_400] as const;
+
+/** Time around the end of a claim in which the claim may be there or not, in milliseconds. */
+const EDGE_MS = 120;
+
+/** Longest pause between two rounds, in milliseconds. */
+const PAUSE_MS = 1_000;
+
+/** Time in which the operations of one round begin, in milliseconds. */
+const SPREAD_MS = 12;
+
+/** Time behind a wait for tokens, in milliseconds, as long as a request. */
+const LATER_MS = 20;
+
+/** Time for which a number is remembered at least, in milliseconds. */
+const WINDOW_MS = 4_000;
+
+/** Largest step of a number. */
+const MAX_STEP = 5;
+
+/** Largest number of tokens in a bucket. */
+const MAX_BURST = 5;
+
+/** Nodes with the store of the engine. */
+interface Nodes {
+  readonly audit: Audit;
+  readonly random: () => number;
+  /** The store of one of the nodes. */
+  readonly store: () => BrokerStore;
+}
+
+/** Earliest and latest end of a claim without renewal. */
+interface End {
+  readonly fromMs: number;
+  readonly toMs: number;
+}
+
+/** A scope of the model. */
+interface Scope {
+  readonly name: string;
+  readonly max: number;
+  /** Ends of the claims, by member. */
+  readonly ends: Map<string, End>;
+}
+
+/**
+ * Claims, renews and gives up places from several nodes at once, advances numbers and takes tokens.
+ *
+ * @param audit The audit.
+ */
+export async function auditClaims(audit: Audit): Promise<void> {
+  const { engine } = audit;
+  const random = audit.chanceOf("claims");
+  // Two changes at once may both pass on an inexact engine.
+  if (engine.hasExactRows !== true) return;
+  const brokers: Broker[] = [];
+  for (let i = 0; i < NODES; i++) {
+    const broker = engine.broker(audit.host(`claimant-${i}`));
+    if (broker !== undefined) brokers.push(broker);
+  }
+  const stores = brokers.flatMap(({ store }) => store ?? []);
+  await audit.until(() => brokers.every(({ status }) => status.current.name === "connected"));
+  const store = () => stores[Math.floor(random() * stores.length)]!;
+  const nodes: Nodes = { audit, random, store };
+  const endMs = audit.nowMs + ALL_MS;
+  await Promise.all([claimPlaces(nodes, endMs), advanceNumbers(nodes, endMs), takeTokens(nodes)]);
+  await Promise.all(brokers.map((broker) => broker.close()));
+}
+
+/** Plays rounds in one scope after the other. */
+async function claimPlaces(nodes: Nodes, endMs: number): Promise<void> {
+  const { audit, random } = nodes;
+  let count = 0;
+  let scope: Scope | undefined;
+  for (let round = 0; round < ROUNDS && audit.nowMs < endMs; round++) {
+    scope ??= {
+      name: `audit-claims-${round}`,
+      max: 1 + Math.floor(random() * MAX_MEMBERS),
+      ends: new Map(),
+    };
+    await leaveEdges(audit, scope);
+    if (!await playRound(nodes, scope, () => `member-${count++}`)) scope = undefined;
+    if (random() < 0.6) await audit.pause(PAUSE_MS * random());
+  }
+}
+
+/** Lets time pass until no claim is about to end, and forgets ended claims. */
+async function leaveEdges(audit: Audit, { ends }: Scope): Promise<void> {
+  const isNear = ({ fromMs, toMs }: End) =>
+    fromMs - 2 * EDGE_MS < audit.nowMs && audit.nowMs < toMs + EDGE_MS;
+  while ([...ends.values()].some(isNear)) await audit.pause(EDGE_MS);
+  for (const [member, { toMs }] of ends) if (toMs < audit.nowMs) ends.delete(member);
+}
+
+/**
+ * Claims, renews and releases at once.
+ *
+ * @returns False if a claim may have ended meanwhile, so that the outcome says nothing.
+ */
+async function playRound(nodes: Nodes, scope: Scope, newMember: () => string): Promise<boolean> {
+  const { audit, random, store } = nodes;
+  const { name, max, ends } = scope;
+  const startMs = audit.nowMs;
+  const taken = ends.size;
+  const operations: Promise<unknown>[] = [];
+  const at = async <T>(operate: (store: BrokerStore) => Promise<T>): Promise<T> => {
+    const one = store();
+    await audit.pause(SPREAD_MS * random());
+    return await operate(one);
+  };
+  const claim = (member: string, what: string) => {
+    const ttlMs = TTLS_MS[Math.floor(random() * TTLS_MS.length)]!;
+    const claiming = at((one) => one.claim(name, member, { max, ttlMs }));
+    operations.push(claiming.then((isClaimed) => {
+      if (isClaimed) ends.set(member, { fromMs: startMs + ttlMs, toMs: audit.nowMs + ttlMs });
+      else if (what === "renewal") failed.push(member);
+      else refused++;
+    }));
+  };
+  const failed: string[] = [];
+  let [claims, released, refused] = [0, 0, 0];
+  const untouched: End[] = [];
+  for (const [member, end] of [...ends]) {
+    const choice = random();
+    if (choice < 0.35) {
+      released++;
+      ends.delete(member);
+      operations.push(at((one) => one.release(name, member)));
+    } else if (choice < 0.7) claim(member, "renewal");
+    else untouched.push(end);
+  }
+  for (const most = Math.floor(random() * (max + 2)); claims < most; claims++) {
+    claim(newMember(), "claim");
+  }
+  await Promise.all(operations);
+  const listed = await store().claims(name);
+  if (untouched.some(({ fromMs }) => fromMs - EDGE_MS < audit.nowMs)) return false;
+  if ([...ends.values()].some(({ fromMs }) => fromMs - EDGE_MS < audit.nowMs)) return false;
+  const what = `with ${taken} of ${max}, ${released} released and ${claims} claimed at once`;
+  audit.examine("places", `refused renewals, ${what}`, [], failed);
+  audit.examine("places", `members, ${what}`, [...ends.keys()].toSorted(), listed.toSorted());
+  const [least, most] = [max - taken, max - taken + released].map((free) => Math.min(claims, free));
+  const got = claims - refused;
+  audit.examine("places", `${got} places got, ${what}`, true, got >= least! && got <= most!);
+  return true;
+}
+
+/** Advances one number from several nodes at once, and reads the number later. */
+async function advanceNumbers({ audit, random, store }: Nodes, endMs: number): Promise<void> {
+  let [key, newest, untilMs] = ["", -1, -Infinity];
+  for (let round = 0; round < ROUNDS && audit.nowMs < endMs; round++) {
+    // The number may be remembered longer.
+    if (audit.nowMs > untilMs - EDGE_MS) [key, newest] = [`audit-numbers-${round}`, -1];
+    const startMs = audit.nowMs;
+    const numbers = Array.from(
+      { length: 1 + Math.floor(random() * NODES) },
+      () => Math.max(0, newest - 1 + Math.floor(random() * MAX_STEP)),
+    );
+    const results = await Promise.all(numbers.map((n) => store().advance(key, n, WINDOW_MS)));
+    if (newest >= 0 && audit.nowMs > untilMs) continue;
+    const what = `${numbers} after ${newest}`;
+    const largest = Math.max(...numbers);
+    const old = results.filter((isNew, i) => isNew && numbers[i]! <= newest);
+    audit.examine("places", `old numbers that are new, of ${what}`, [], old);
+    const count = results.filter((isNew, i) => isNew && numbers[i] === largest).length;
+    audit.examine("places", `largest new number of ${what}`, largest > newest ? 1 : 0, count);
+    if (largest > newest) [newest, untilMs] = [largest, startMs + WINDOW_MS];
+    await audit.pause((untilMs - audit.nowMs - EDGE_MS) * random() ** 2);
+    const read = await store().newest(key);
+    if (audit.nowMs < untilMs) audit.examine("places", `number behind ${what}`, newest, read);
+  }
+}
+
+/** Empties buckets from several nodes, and waits for tokens. */
+async function takeTokens({ audit, random, store }: Nodes): Promise<void> {
+  for (const perSecond of [0.5, 1, 2]) {
+    const rate = { perSecond, burst: 1 + Math.floor(random() * MAX_BURST) };
+    const key = `audit-tokens-${perSecond}`;
+    const take = (amount: number) => store().take?.(key, amount, rate);
+    const takes = Array.from({ length: rate.burst + 2 }, () => take(1));
+    const taken = (await Promise.all(takes)).flatMap((one) => one ?? []);
+    if (taken.length === 0) return;
+    const what = `${rate.burst}, then ${perSecond} a second`;
+    const granted = taken.filter(({ granted }) => granted).length;
+    audit.examine("places", `tokens of a bucket of ${what}`, rate.burst, granted);
+    const amount = Math.min(2, rate.burst);
+    const { retryAfterMs = 0 } = await take(amount) ?? {};
+    const longestMs = amount * 1_000 / perSecond;
+    const isRight = retryAfterMs > longestMs - 2 * EDGE_MS && retryAfterMs <= longestMs;
+    audit.examine("places", `wait of ${retryAfterMs} ms for ${amount} of ${what}`, true, isRight);
+    await audit.pause(retryAfterMs + LATER_MS);
+    const later = await take(amount);
+    audit.examine("places", `${amount} tokens after the wait of ${what}`, true, later?.granted);
+  }
+}

@@ -1,0 +1,294 @@
+/** Users of a room on several nodes, which freeze and die: each node knows the members. */
+import type { Client } from "../../../../client/client.ts";
+import type { Audit } from "../audit/audit.ts";
+import {
+  between,
+  GONE_MS,
+  KNOWN_MS,
+  oneOf,
+  QUIET_MS,
+  ROUND_MS,
+  Service,
+  type ServiceNode,
+} from "./service.ts";
+
+/** Grace of a user without sessions, in milliseconds. */
+const GRACE_MS = 1_500;
+
+/** Time of all steps, in milliseconds. */
+const ALL_MS = 14_000;
+
+/** Most steps. */
+const STEPS = 9;
+
+/** Number of nodes. */
+const NODES = 3;
+
+/** The room. */
+const ROOM = "room:visitors";
+
+/** The users. */
+const USERS = ["ada", "bob"] as const;
+
+/** Most sessions of one user. */
+const MAX_TABS = 2;
+
+/** A session of a user in the room. */
+interface Tab {
+  readonly client: Client;
+  readonly node: ServiceNode;
+  /** The data and the order of setting. */
+  data: { readonly value: number; readonly order: number } | undefined;
+}
+
+/** A user as the model knows the user. */
+interface Visitor {
+  readonly user: string;
+  readonly tabs: Tab[];
+}
+
+/** Changes of a user that a node has to tell. */
+type Changes = ("join" | "leave" | "update")[];
+
+/** A change that a node told. */
+interface Told {
+  readonly user: string;
+  readonly type: Changes[number];
+}
+
+/** The nodes, the users, and the changes that nodes told. */
+class Visitors {
+  readonly audit: Audit;
+  readonly random: () => number;
+  readonly service: Service;
+  readonly all: readonly Visitor[] = USERS.map((user) => ({ user, tabs: [] }));
+  /** Changes that a node told since the last look. */
+  readonly #told = new Map<ServiceNode, Told[]>();
+  #orders = 0;
+
+  constructor(audit: Audit) {
+    this.audit = audit;
+    this.random = audit.chanceOf("visitors");
+    this.service = new Service(audit, "visitors", { presenceGraceMs: GRACE_MS });
+    for (let i = 0; i < NODES; i++) this.watch(this.service.start());
+  }
+
+  /** Notes the changes that a node tells in the present life. */
+  watch(node: ServiceNode): void {
+    const { presence } = node.server;
+    const told: Told[] = [];
+    this.#told.set(node, told);
+    presence.follow(ROOM);
+    presence.subscribe(({ topic, user, type }) => {
+      if (topic === ROOM) told.push({ user, type });
+    });
+  }
+
+  /** Connects a session of a user, with data or without. */
+  async enter({ user, tabs }: Visitor, node: ServiceNode, hasData: boolean): Promise<void> {
+    const client = this.service.enter(user, node);
+    await this.audit.until(() => client.isConnected);
+    const data = hasData ? this.newData() : undefined;
+    if (data !== undefined) await client.presence(ROOM, data.value);
+    await client.subscribe(ROOM).ready;
+    tabs.push({ client, node, data });
+  }
+
+  /** Closes a session. */
+  async leave({ tabs }: Visitor, tab: Tab): Promise<void> {
+    tabs.splice(tabs.indexOf(tab), 1);
+    await tab.client.close();
+  }
+
+  newData(): NonNullable<Tab["data"]> {
+    const order = ++this.#orders;
+    return { value: order % 3, order };
+  }
+
+  /** The data that stands for a user; sessions on one node may be left out. */
+  dataOf({ tabs }: Visitor, without?: ServiceNode): number | undefined {
+    let newest: Tab["data"];
+    for (const { data, node } of tabs) {
+      if (node !== without && data !== undefined && data.order > (newest?.order ?? 0)) {
+        newest = data;
+      }
+    }
+    return newest?.value;
+  }
+
+  /** Examines the changes since the last look, and the members. */
+  look(what: string, of: Visitor, changes: Changes, unlike?: ServiceNode): void {
+    for (const node of this.service.nodes) {
+      const { host, server } = node;
+      const told = this.#told.get(node)!.splice(0);
+      if (host.isFrozen) continue;
+      const expected = node === unlike ? [] : changes.map((type) => `${of.user} ${type}`);
+      this.#examine(
+        `${what}, told by ${host.name}`,
+        expected,
+        told.map((one) => `${one.user} ${one.type}`),
+      );
+      const members = server.rooms.members(ROOM);
+      const found = members.map(({ user, connections, data }) => [user, connections, data]);
+      const there = this.all.flatMap((one) =>
+        one.tabs.length === 0 ? [] : [[one.user, one.tabs.length, this.dataOf(one)]]
+      );
+      this.#examine(`members behind ${what} at ${host.name}`, there, found.toSorted());
+      const online = USERS.filter((user) => server.presence.isOnline(user));
+      this.#examine(
+        `users online behind ${what} at ${host.name}`,
+        there.map(([user]) => user),
+        online,
+      );
+    }
+  }
+
+  /** Forgets the changes that a new node told. */
+  forget(node: ServiceNode): void {
+    this.#told.get(node)!.length = 0;
+  }
+
+  pause(ms: number): Promise<void> {
+    return this.audit.pause(ms);
+  }
+
+  #examine(what: string, expected: unknown, received: unknown): void {
+    this.audit.examine("presence", what, expected, received);
+  }
+}
+
+/** A step of a user or of a node, with an examination. */
+type Step = (visitors: Visitors, one: Visitor) => Promise<void>;
+
+/** Another session of a user. */
+const enter: Step = async (visitors, one) => {
+  const { random, service } = visitors;
+  if (one.tabs.length === MAX_TABS) return;
+  const [wasThere, before] = [one.tabs.length > 0, visitors.dataOf(one)];
+  await visitors.enter(one, oneOf(random, service.nodes), random() < 0.5);
+  await visitors.pause(ROUND_MS);
+  const isNew = visitors.dataOf(one) !== before;
+  visitors.look("a session that enters", one, wasThere ? isNew ? ["update"] : [] : ["join"]);
+};
+
+/** The end of a session; the last one ends the presence after the grace. */
+const leave: Step = async (visitors, one) => {
+  const { random } = visitors;
+  if (one.tabs.length === 0) return;
+  const before = visitors.dataOf(one);
+  await visitors.leave(one, oneOf(random, one.tabs));
+  if (one.tabs.length > 0) {
+    await visitors.pause(ROUND_MS);
+    const isOld = visitors.dataOf(one) === before;
+    return visitors.look("a session that leaves", one, isOld ? [] : ["update"]);
+  }
+  await visitors.pause(GRACE_MS + ROUND_MS);
+  visitors.look("a user who leaves", one, ["leave"]);
+};
+
+/** A user who is back within the grace, on the same node or on another one. */
+const hop: Step = async (visitors, one) => {
+  const { random, service } = visitors;
+  if (one.tabs.length !== 1) return;
+  const before = visitors.dataOf(one);
+  await visitors.leave(one, one.tabs[0]!);
+  await visitors.pause(between(random, 0, GRACE_MS - 2 * ROUND_MS));
+  await visitors.enter(one, oneOf(random, service.nodes), random() < 0.5);
+  // Beyond the grace of the earlier session.
+  await visitors.pause(GRACE_MS + ROUND_MS);
+  const isNew = visitors.dataOf(one) !== before;
+  visitors.look("a user who is back within the grace", one, isNew ? ["update"] : []);
+};
+
+/** New data, or no data any more. */
+const update: Step = async (visitors, one) => {
+  const { random } = visitors;
+  if (one.tabs.length === 0) return;
+  const before = visitors.dataOf(one);
+  const tab = oneOf(random, one.tabs);
+  tab.data = random() < 0.7 ? visitors.newData() : undefined;
+  await tab.client.presence(ROOM, tab.data?.value);
+  await visitors.pause(ROUND_MS);
+  visitors.look("data of a session", one, visitors.dataOf(one) === before ? [] : ["update"]);
+};
+
+/** A node that is frozen for a moment, until the node is gone but the users are not, or for longer. */
+const freeze: Step = async (visitors, one) => {
+  const { random, service } = visitors;
+  const node = oneOf(random, one.tabs)?.node;
+  if (node === undefined) return;
+  const elsewhere = visitors.all.filter((other) =>
+    other !== one && other.tabs.some((tab) => tab.node === node)
+  );
+  // One user at a time.
+  if (elsewhere.length > 0) return;
+  const kind = random();
+  const firmMs = QUIET_MS + GRACE_MS - ROUND_MS;
+  const forMs = kind < 0.2
+    ? between(random, ROUND_MS, QUIET_MS)
+    : kind < 0.8
+    ? between(random, GONE_MS + ROUND_MS, firmMs)
+    : KNOWN_MS + GRACE_MS + ROUND_MS;
+  const isGone = forMs > GONE_MS;
+  const isOver = forMs > firmMs;
+  const hasOther = one.tabs.some((tab) => tab.node !== node);
+  await service.freeze(node, forMs);
+  // Beyond the grace of the users of a node that is gone.
+  await visitors.pause(KNOWN_MS + GRACE_MS + ROUND_MS - Math.min(forMs, KNOWN_MS + GRACE_MS));
+  const isNew = visitors.dataOf(one) !== visitors.dataOf(one, node);
+  const changes: Changes = isGone && hasOther && isNew
+    ? ["update", "update"]
+    : isOver && !hasOther
+    ? ["leave", "join"]
+    : [];
+  visitors.look(`a node that is frozen for ${Math.round(forMs)} ms`, one, changes, node);
+};
+
+/** A node that dies: the user is back on another node, or leaves. */
+const die: Step = async (visitors, one) => {
+  const { random, service } = visitors;
+  const node = oneOf(random, one.tabs)?.node;
+  if (node === undefined || one.tabs.length !== 1) return;
+  if (visitors.all.some((other) => other !== one && other.tabs.some((tab) => tab.node === node))) {
+    return;
+  }
+  const before = visitors.dataOf(one);
+  const [tab] = one.tabs.splice(0);
+  node.host.kill({ power: true });
+  void tab!.client.close();
+  const isBack = random() < 0.7;
+  const awayMs = between(random, 0, QUIET_MS + GRACE_MS - 2 * ROUND_MS);
+  if (isBack) {
+    await visitors.pause(awayMs);
+    await visitors.enter(one, oneOf(random, service.nodes), random() < 0.5);
+  }
+  await visitors.pause(KNOWN_MS + GRACE_MS + ROUND_MS - (isBack ? awayMs : 0));
+  const isNew = visitors.dataOf(one) !== before;
+  visitors.look("a node that died", one, isBack ? isNew ? ["update"] : [] : ["leave"]);
+  node.restart();
+  visitors.watch(node);
+  await visitors.pause(4 * ROUND_MS);
+  visitors.forget(node);
+};
+
+/** Steps, as often as each is drawn. */
+const ALL: readonly Step[] = [enter, enter, leave, hop, hop, update, freeze, freeze, freeze, die];
+
+/**
+ * Lets users come, move and go on nodes that freeze and die.
+ *
+ * @param audit The audit.
+ */
+export async function auditVisitors(audit: Audit): Promise<void> {
+  const visitors = new Visitors(audit);
+  const { random, service } = visitors;
+  const endMs = audit.nowMs + ALL_MS;
+  await audit.pause(4 * ROUND_MS);
+  for (let i = 0; i < STEPS && audit.nowMs < endMs; i++) {
+    const one = oneOf(random, visitors.all);
+    const step = one.tabs.length === 0 ? enter : oneOf(random, ALL);
+    await step(visitors, one);
+  }
+  for (const { tabs } of visitors.all) await Promise.all(tabs.map(({ client }) => client.close()));
+  await service.close();
+}
