@@ -1,4 +1,5 @@
 /** Streams and datagrams under little credit: all bytes, codes of resets, and credit given back. */
+import { concat } from "../../../../base/bytes.ts";
 import type { Client } from "../../../../client/client.ts";
 import { StreamError } from "../../../../errors.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
@@ -18,6 +19,12 @@ const STREAM_BYTES = 9_000;
 
 /** Streams at once, beyond the credit of both kinds. */
 const STREAMS = 6;
+
+/** Bytes without a short period. */
+const PATTERN = Uint8Array.from(
+  { length: STREAM_BYTES + STREAMS },
+  (_, i) => (i * 7 + (i >> 8)) & 255,
+);
 
 /** Code of the resets. */
 const CODE = 77;
@@ -94,9 +101,9 @@ async function auditClient(audit: Audit, client: Client): Promise<void> {
   await expect("datagrams", numbers, datagrams(audit, session));
 }
 
-/** Bytes of a stream. */
+/** Bytes of a stream; those of another number differ. */
 function payload(number: number): Uint8Array<ArrayBuffer> {
-  return Uint8Array.from({ length: STREAM_BYTES }, (_, i) => (i * 7 + (i >> 8) + number) & 255);
+  return PATTERN.slice(number, number + STREAM_BYTES);
 }
 
 async function write(
@@ -109,13 +116,18 @@ async function write(
 }
 
 async function bytesOf(readable: ReadableStream<Uint8Array>): Promise<Uint8Array> {
-  const chunks: number[] = [];
-  for await (const chunk of readable) for (const byte of chunk) chunks.push(byte);
-  return Uint8Array.from(chunks);
+  const chunks: Uint8Array[] = [];
+  for await (const chunk of readable) chunks.push(chunk);
+  return concat(chunks);
+}
+
+/** Writes bytes as text with a character for each byte, so that two can be compared. */
+function shown(bytes: Uint8Array): string {
+  return new TextDecoder("latin1").decode(bytes);
 }
 
 async function textOf(readable: ReadableStream<Uint8Array>): Promise<string> {
-  return (await bytesOf(readable)).join();
+  return shown(await bytesOf(readable));
 }
 
 /** Sends bytes to the server, and compares the bytes that come back. */
@@ -125,7 +137,7 @@ async function isEchoed(
 ): Promise<boolean> {
   const { readable, writable } = await session.createBidirectionalStream();
   const [text] = await Promise.all([textOf(readable), write(writable as never, bytes)]);
-  return text === bytes.join();
+  return text === shown(bytes);
 }
 
 /** Takes the streams that the server pushes. */
@@ -138,7 +150,7 @@ async function pushed(client: Client): Promise<boolean[]> {
     if (texts.length === STREAMS) break;
   }
   await asked;
-  const wanted = new Set(Array.from({ length: STREAMS }, (_, i) => payload(i).join()));
+  const wanted = new Set(Array.from({ length: STREAMS }, (_, i) => shown(payload(i))));
   return (await Promise.all(texts)).map((text) => wanted.delete(text));
 }
 
