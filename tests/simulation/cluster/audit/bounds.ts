@@ -188,7 +188,7 @@ async function auditSockets(narrow: Narrow): Promise<void> {
   }
   const { open, lingering, refused } = sockets();
   expect("sockets that linger", [MAX_SOCKETS, MAX_SOCKETS], [open, lingering]);
-  const code = await Promise.race([openPage(narrow, "beyond").closed, audit.pause(ROUND_MS)]);
+  const code = await Promise.race([openPage(narrow, "beyond").closed, audit.pause(10 * ROUND_MS)]);
   expect("upgrade beyond the sockets", [CloseCode.abnormal, 1], [
     code,
     sockets().refused - refused,
