@@ -349,7 +349,10 @@ export class ChannelSubscriber {
       else await redis[verb](...channels);
     } catch (error) {
       if (redis.status !== "ready") return true;
-      for (const channel of channels) this.#changed.add(channel);
+      for (const channel of channels) {
+        this.#changed.add(channel);
+        if (verb === "unsubscribe") this.#confirmed.add(channel);
+      }
       this.#events.onChange(error);
       return false;
     } finally {

@@ -10,7 +10,7 @@ import { ChannelSubscriber, Heartbeat } from "./connections.ts";
 class FakeRedis extends EventEmitter {
   status = "ready";
   readonly commands: string[] = [];
-  readonly #answers: (() => void)[] = [];
+  readonly #answers: PromiseWithResolvers<void>[] = [];
 
   subscribe(...channels: string[]): Promise<void> {
     return this.#send("subscribe", channels);
@@ -22,7 +22,13 @@ class FakeRedis extends EventEmitter {
 
   /** Answers the oldest command, and waits until the consequences are done. */
   async answer(): Promise<void> {
-    this.#answers.shift()!();
+    this.#answers.shift()!.resolve();
+    await settled();
+  }
+
+  /** Refuses the oldest command, and waits until the consequences are done. */
+  async refuse(text: string): Promise<void> {
+    this.#answers.shift()!.reject(new Error(text));
     await settled();
   }
 
@@ -32,7 +38,9 @@ class FakeRedis extends EventEmitter {
 
   #send(verb: string, channels: string[]): Promise<void> {
     this.commands.push(`${verb} ${channels}`);
-    return new Promise((resolve) => this.#answers.push(resolve));
+    const answer = Promise.withResolvers<void>();
+    this.#answers.push(answer);
+    return answer.promise;
   }
 }
 
@@ -85,6 +93,23 @@ Deno.test("ChannelSubscriber keeps a subscription that ends and begins again dur
   subscriber.unwant("a");
   await settled();
   assertEquals(redis.commands, ["subscribe a", "unsubscribe a"]);
+  subscriber.stop();
+});
+
+Deno.test("ChannelSubscriber leaves a topic after Redis refused to let it go", async () => {
+  using time = new FakeTime();
+  const { redis, subscriber, told } = makeSubscriber();
+  subscriber.want("a");
+  await settled();
+  await redis.answer();
+  subscriber.unwant("a");
+  await settled();
+  await redis.refuse("BUSY Redis is busy running a script");
+  redis.message("a", "after the end");
+  await time.tickAsync(1_000);
+  assertEquals(redis.commands, ["subscribe a", "unsubscribe a", "unsubscribe a"]);
+  assertEquals(told, ["confirmed a"]);
+  await redis.answer();
   subscriber.stop();
 });
 

@@ -244,6 +244,8 @@ export class PublishQueue {
       topicQueue.sent = [];
       if (isDone) continue;
       topicQueue.waiting = [...batch.filter(({ isOver }) => !isOver), ...topicQueue.waiting];
+      // All of the batch may have been given up before the answer.
+      if (this.waiting === 0) this.#onTrouble(undefined);
       this.#retry ??= this.#runtime.setTimeout(() => {
         this.#retry = undefined;
         this.wake();

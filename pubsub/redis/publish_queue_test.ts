@@ -192,6 +192,19 @@ Deno.test("PublishQueue gives up publications that wait for longer than giveUpMs
   assertEquals([queue.waiting, queue.dropped], [0, 3]);
 });
 
+Deno.test("PublishQueue reports no trouble once the publications of a failed command were given up", async () => {
+  using time = new FakeTime();
+  const { sender, queue, troubles, publish } = open();
+  publish("1");
+  await time.tickAsync(1_200);
+  assertEquals([queue.dropped, queue.waiting], [1, 0]);
+  sender.commands[0]!.answer.reject(replyError("BUSY Redis is busy running a script"));
+  await settle(time);
+  assertEquals(troubles.at(-1), undefined);
+  await time.tickAsync(1_000);
+  assertEquals(sender.frames, [["1"]]);
+});
+
 Deno.test("PublishQueue refuses the newest beyond its bounds", async () => {
   using time = new FakeTime();
   const { queue, publish, append } = open({ maxWaiting: 2, maxWaitingBytes: 10 });
