@@ -74,6 +74,11 @@ export class ClientLink implements BusClient {
     this.#pinging = bus.later(() => this.#ping(), PING_INTERVAL_MS);
   }
 
+  /** Number of subscriptions of the client. */
+  get subscriptions(): number {
+    return this.#held.size;
+  }
+
   /** False if the client gets none of its own messages. */
   get hasEcho(): boolean {
     return this.#options.echo !== false;

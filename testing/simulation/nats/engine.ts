@@ -113,6 +113,15 @@ export class SimulatedNats {
     return this.#seats.map(({ host }) => `${host.name}:${CLIENT_PORT}`);
   }
 
+  /** Number of subscriptions of all clients. */
+  get subscriptions(): number {
+    let count = 0;
+    for (const { process } of this.#seats) {
+      for (const { subscriptions } of process?.clients ?? []) count += subscriptions;
+    }
+    return count;
+  }
+
   /**
    * Starts a server again, after the end of the process.
    *

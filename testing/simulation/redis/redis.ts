@@ -21,6 +21,8 @@ export interface SimulatedRedisServer {
   readonly bytes: number;
   /** Number of open connections of clients with subscriptions. */
   readonly subscribers: number;
+  /** Number of subscriptions of all clients: a channel counts once for each connection. */
+  readonly subscriptions: number;
   /**
    * Makes each command take time.
    *

@@ -222,6 +222,13 @@ export class RedisServer {
     return [...this.#connections].filter(({ channels }) => channels.size > 0).length;
   }
 
+  /** Number of subscriptions of all clients: a channel counts once for each connection. */
+  get subscriptions(): number {
+    let count = 0;
+    for (const { channels } of this.#connections) count += channels.size;
+    return count;
+  }
+
   /**
    * Begins a life after the end of the earlier one, with the keys that the files have.
    *
