@@ -293,6 +293,7 @@ export interface Facts {
   readonly examined: {
     readonly part:
       | "audit"
+      | "brokers"
       | "history"
       | "contract"
       | "durable"

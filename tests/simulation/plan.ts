@@ -86,6 +86,8 @@ export const FEATURES = [
   "at-least-once",
   /** Exact outcomes are examined, once the cluster has settled. */
   "audit",
+  /** Brokers on machines of their own, with an engine that fails while the cluster is calm. */
+  "brokers",
   /** Subscriptions that come and go. */
   "churn",
   /** Messages to users, on any node. */
@@ -177,6 +179,12 @@ const SQLITE_FAULT = "engine-disk";
 /** Feature of few plans, since the features that one release lacks are off there. */
 const MIXED = "two-wires";
 
+/** Feature of a share of plans with an engine on the network, drawn behind all others. */
+const BROKERS = "brokers";
+
+/** Share of plans with brokers of their own. */
+const BROKERS_SHARE = 0.8;
+
 /** Share of plans with both releases. */
 const MIXED_SHARE = 0.1;
 
@@ -229,7 +237,7 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
   const engine = options.engine ?? drawn;
   const share = 0.3 + 0.6 * random();
   const features: Feature[] = FEATURES.filter((name) =>
-    name !== MIXED && (random() < share || isFull)
+    name !== MIXED && name !== BROKERS && (random() < share || isFull)
   );
   const hasEngine = engine !== "memory" && engine !== "none";
   const kinds = FAULTS.filter((kind) =>
@@ -260,5 +268,7 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
     });
   }
   if (!isFull && random() < MIXED_SHARE) features.push(MIXED);
+  const hasBroker = engine === "redis" || engine === "nats";
+  if (hasBroker && (random() < BROKERS_SHARE || isFull)) features.push(BROKERS);
   return { seed, seconds, engine, nodes, clients, topics, features, actions };
 }

@@ -59,6 +59,7 @@ export async function runPlan(plan: Plan, options: RunOptions = {}): Promise<Out
     cluster.rest();
     faults.heal();
     journal.tell("healed", "", {});
+    void cluster.tryBrokers();
     await passTime(cluster, CALM_MS, signal);
     void cluster.mourn();
     await passTime(cluster, DEPLOY_MS - CALM_MS, signal);

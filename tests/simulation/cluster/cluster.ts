@@ -5,6 +5,7 @@ import { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { Cluster as LiveCluster, Invariant, LiveClient, LiveServer } from "../facts.ts";
 import type { Plan } from "../plan.ts";
 import { Witness } from "../witness.ts";
+import { Trial } from "./brokers/trial.ts";
 import { Audit } from "./audit/audit.ts";
 import { auditBounds } from "./audit/bounds.ts";
 import { auditCarriers } from "./audit/carriers.ts";
@@ -22,6 +23,7 @@ import { auditBacklog } from "./backlog/backlog.ts";
 import { ClusterClient } from "./client.ts";
 import type { ClusterEngine } from "./engine.ts";
 import { startEngine } from "./engines.ts";
+import type { ExaminationParts } from "./examination.ts";
 import { Journal } from "./journal.ts";
 import { ClusterNode } from "./node.ts";
 import { auditPlaces } from "./places/places.ts";
@@ -96,6 +98,7 @@ export class Cluster implements LiveCluster {
   readonly #audit: Audit;
   readonly #holds = new Holds();
   readonly #tokens: Tokens;
+  readonly #plan: Plan;
   readonly #settings: Settings;
   #isRolling = false;
   #isWorking = true;
@@ -108,6 +111,7 @@ export class Cluster implements LiveCluster {
     this.witness = witness;
     this.journal = journal;
     this.engine = engine;
+    this.#plan = plan;
     this.#settings = settings;
     const tokens = this.#tokens = new Tokens(simulation, settings.tokenMs);
     const topics = this.#topics = topicsOf(plan, simulation);
@@ -311,6 +315,16 @@ export class Cluster implements LiveCluster {
     ]);
   }
 
+  /** Tries brokers on an engine of their own, if the plan asks for that. */
+  async tryBrokers(): Promise<void> {
+    if (!this.#settings.has("brokers")) return;
+    try {
+      await Trial.run(this.#examination, this.#plan.engine);
+    } catch (error) {
+      this.journal.tell("unhandled", "", { error });
+    }
+  }
+
   /** Lets a node die for a while, if the plan asks for a tour. */
   async mourn(): Promise<void> {
     await this.#tour()?.run([visitGrave]);
@@ -391,17 +405,14 @@ export class Cluster implements LiveCluster {
     this.simulation.after(WRITE_EVERY_MS * random(), next);
   }
 
+  /** Parts for examinations. */
+  get #examination(): ExaminationParts {
+    const { simulation, network, journal } = this;
+    return { simulation, network, journal, settings: this.#settings, tokens: this.#tokens };
+  }
+
   #tour(): Tour | undefined {
-    const [settings, tokens, holds] = [this.#settings, this.#tokens, this.#holds];
-    if (!settings.has("tour")) return undefined;
-    return new Tour({
-      simulation: this.simulation,
-      network: this.network,
-      journal: this.journal,
-      nodes: this.nodes,
-      settings,
-      tokens,
-      holds,
-    });
+    if (!this.#settings.has("tour")) return undefined;
+    return new Tour({ ...this.#examination, nodes: this.nodes, holds: this.#holds });
   }
 }

@@ -25,6 +25,13 @@ export const auditEnds: Invariant = examined("audit", {
   source: "docs/guide/limits.md, Bounds",
 });
 
+/** Brokers keep the contract while their engine fails. */
+export const brokersKeepContract: Invariant = examined("brokers", {
+  name: "brokers-keep-contract",
+  promise: "A broker keeps its contract through each failure of the engine, and is then as before.",
+  source: "pubsub/broker.ts; docs/deploy/redis.md and nats.md, Outages",
+});
+
 /** Histories have exactly the publications within the bounds. */
 export const exactHistory: Invariant = examined("history", {
   name: "exact-history",

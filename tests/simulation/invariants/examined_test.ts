@@ -1,6 +1,7 @@
 import type { Facts, Invariant } from "../facts.ts";
 import {
   auditEnds,
+  brokersKeepContract,
   contractHolds,
   deadNodesForgotten,
   exactCarriers,
@@ -24,6 +25,7 @@ import { Story } from "./story.ts";
 /** Invariants by their part. */
 const PARTS: Readonly<Record<Facts["examined"]["part"], Invariant>> = {
   audit: auditEnds,
+  brokers: brokersKeepContract,
   contract: contractHolds,
   durable: exactStreams,
   expiry: trueExpiry,

@@ -6,6 +6,7 @@ import { recordsInOrder } from "./durable.ts";
 import { nothingUnhandled, onlyKnownErrors } from "./errors.ts";
 import {
   auditEnds,
+  brokersKeepContract,
   contractHolds,
   deadNodesForgotten,
   exactCarriers,
@@ -96,6 +97,7 @@ export const INVARIANTS: readonly Invariant[] = [
   everyWaitEnds,
   nothingPending,
   auditEnds,
+  brokersKeepContract,
   exactFlows,
   exactCarriers,
   exactHistory,

@@ -1,0 +1,324 @@
+/** The publications of programs at some brokers, the deliveries, and the differences of both. */
+import type { HistoryPosition } from "../../../../session/wire/recovery.ts";
+import type { HistoryPage, Publication } from "../../../../pubsub/broker.ts";
+
+/** Most complaints of one rule that are told. */
+const MAX_TOLD = 3;
+
+/** Earliest and latest end of a wait, as shares of the longest wait: brokers look ten times in between. */
+const [EARLY, LATE] = [0.9, 1.25] as const;
+
+/** A publication of a program. */
+export interface Sent {
+  /** Number of the publication, which grows with each of all programs. */
+  readonly number: number;
+  /** Number of the broker. */
+  readonly by: number;
+  readonly topic: string;
+  /** True on a topic with a history. */
+  readonly isKept: boolean;
+  readonly atMs: number;
+  readonly payload: Publication["payload"];
+  readonly except: string | undefined;
+  /** Outcome of an append. */
+  settled?: {
+    readonly atMs: number;
+    readonly position?: HistoryPosition;
+    readonly error?: unknown;
+  };
+}
+
+/** A publication that a listener got. */
+export interface Heard {
+  readonly atMs: number;
+  readonly publication: Publication;
+  /** The publication of a program; `undefined` for an unknown one. */
+  readonly sent: Sent | undefined;
+}
+
+/** A subscription of a program. */
+export interface Listening {
+  /** Number of the broker. */
+  readonly at: number;
+  readonly topic: string;
+  readonly isKept: boolean;
+  /** True for the first subscription of the broker to the topic. */
+  readonly isFirst: boolean;
+  /** Number of the first publication after the call. */
+  readonly before: number;
+  readonly heard: Heard[];
+  /** The publications of `heard`. */
+  readonly got: Set<Sent | undefined>;
+  /** Times at which `onInterrupted` was called. */
+  readonly interruptedMs: number[];
+  readyMs?: number;
+  /** Time at which the program left. */
+  leftMs?: number;
+  /** Number of publications that came after the program had left. */
+  late: number;
+}
+
+/** A broker, as far as the ledger asks. */
+export interface Producer {
+  /** Times at which the broker told an interruption. */
+  readonly awayMs: readonly number[];
+  /** Publications that the broker counts as given up. */
+  readonly dropped: number;
+}
+
+/** Terms of a trial. */
+export interface LedgerTerms {
+  /** Longest wait of a publication, in milliseconds. */
+  readonly giveUpMs: number;
+  /** True if appends may be refused because too many wait. */
+  readonly isNarrow: boolean;
+  /** True if a broker counts each publication that was lost on the way to the engine. */
+  readonly countsLosses: boolean;
+}
+
+/** The ledger of a trial. */
+export class Ledger {
+  /** All publications, in order. */
+  readonly sent: Sent[] = [];
+  /** All subscriptions, in order. */
+  readonly listenings: Listening[] = [];
+  readonly #byPayload = new Map<string, Sent>();
+  readonly #terms: LedgerTerms;
+
+  /**
+   * Opens an empty ledger.
+   *
+   * @param terms See {@linkcode LedgerTerms}.
+   */
+  constructor(terms: LedgerTerms) {
+    this.#terms = terms;
+  }
+
+  /**
+   * Notes a publication, before the call.
+   *
+   * @param sent The publication, without number and payload.
+   * @returns The publication, with a payload that no other one has: text, or bytes for each third.
+   */
+  note(sent: Omit<Sent, "number" | "payload" | "except">): Sent {
+    const number = this.sent.length;
+    const text = `"${sent.by}-${number}"`;
+    const noted = {
+      ...sent,
+      number,
+      payload: number % 3 === 2 ? new TextEncoder().encode(text) : text,
+      except: number % 4 === 3 ? `session-${number}` : undefined,
+    };
+    this.sent.push(noted);
+    this.#byPayload.set(text, noted);
+    return noted;
+  }
+
+  /**
+   * Notes a subscription, before the call.
+   *
+   * @param subscribed The broker and the topic.
+   * @returns The subscription.
+   */
+  listen(subscribed: Pick<Listening, "at" | "topic" | "isKept">): Listening {
+    const before = this.sent.length;
+    const listening: Listening = {
+      ...subscribed,
+      isFirst: !this.listenings.some(({ at, topic }) =>
+        at === subscribed.at && topic === subscribed.topic
+      ),
+      before,
+      heard: [],
+      got: new Set(),
+      interruptedMs: [],
+      late: 0,
+    };
+    this.listenings.push(listening);
+    return listening;
+  }
+
+  /**
+   * Notes a delivery to a listener.
+   *
+   * @param listening The subscription.
+   * @param publication The publication.
+   * @param atMs The time.
+   */
+  hear(listening: Listening, publication: Publication, atMs: number): void {
+    if (listening.leftMs !== undefined) listening.late++;
+    const sent = this.find(publication);
+    listening.heard.push({ atMs, publication, sent });
+    listening.got.add(sent);
+  }
+
+  /**
+   * Finds the publication of a program, if all of it is the same.
+   *
+   * @param publication A publication from the engine.
+   * @returns The publication; `undefined` if no program made one like that.
+   */
+  find({ topic, payload, except }: Publication): Sent | undefined {
+    const isText = typeof payload === "string";
+    const sent = this.#byPayload.get(isText ? payload : new TextDecoder().decode(payload));
+    if (sent?.topic !== topic || sent.except !== except) return undefined;
+    return isText === (typeof sent.payload === "string") ? sent : undefined;
+  }
+
+  /**
+   * Lists the differences by rule, once no publication is under way.
+   *
+   * @param producers The brokers, by number.
+   * @returns A text for each rule; empty if all fits.
+   */
+  complaints(producers: readonly Producer[]): Record<string, string> {
+    const rules: Record<string, string[]> = {
+      "unknown publications": [],
+      "publications after the end of the subscription": [],
+      "publications of the same node before the subscription": [],
+      "publications that came twice": [],
+      "publications out of order": [],
+      "silent gaps": [],
+      "appends without an outcome, or refused": this.#badAppends(),
+      "publications that were lost without an interruption": [],
+    };
+    for (const listening of this.listenings) {
+      const { heard, late, isKept, isFirst, before, at } = listening;
+      const complain = (rule: string, { sent, atMs }: Heard) =>
+        rules[rule]!.push(
+          `${nameOf(sent)} at ${Math.round(atMs)} ms, on ${nameOfListener(listening)}`,
+        );
+      if (late > 0) complain("publications after the end of the subscription", heard.at(-1)!);
+      const seen = new Set<string>();
+      /** Newest number of each producer, and newest offset, in the present epoch. */
+      let newest = new Map<number, number>();
+      let place = { epoch: "", offset: 0 };
+      for (const one of heard) {
+        const { sent, publication: { position } } = one;
+        if (sent === undefined || (position !== undefined) !== isKept) {
+          complain("unknown publications", one);
+          continue;
+        }
+        if (!isKept && isFirst && sent.by === at && sent.number < before) {
+          complain("publications of the same node before the subscription", one);
+        }
+        // An append without an answer may have come in the epoch before.
+        const key = `${position?.epoch} ${sent.number}`;
+        if (seen.has(key)) complain("publications that came twice", one);
+        seen.add(key);
+        const { epoch, offset } = position ?? { epoch: "", offset: 1 };
+        if (epoch !== place.epoch) newest = new Map();
+        else if (isKept && offset <= place.offset) complain("publications out of order", one);
+        place = { epoch, offset };
+        if (sent.number < (newest.get(sent.by) ?? -1)) complain("publications out of order", one);
+        newest.set(sent.by, Math.max(sent.number, newest.get(sent.by) ?? -1));
+      }
+      if (isKept) rules["silent gaps"]!.push(...this.#gaps(listening));
+    }
+    producers.forEach((producer, by) => {
+      const lost = this.#lostBy(by, producer);
+      if (lost.length <= producer.dropped) return;
+      const rule = rules["publications that were lost without an interruption"]!;
+      rule.push(
+        `${lost.join(", ")} of broker ${by}, of which ${producer.dropped} count as dropped`,
+      );
+    });
+    return Object.fromEntries(
+      Object.entries(rules).map(([rule, all]) => [rule, all.slice(0, MAX_TOLD).join("; ")]),
+    );
+  }
+
+  /**
+   * Compares a history with the appends of programs.
+   *
+   * @param topic The topic.
+   * @param epoch The present epoch.
+   * @param kept All publications of the history.
+   * @returns A text for the differences; empty without any.
+   */
+  compare(topic: string, epoch: string, kept: HistoryPage["publications"]): string {
+    const wrong: string[] = [];
+    const places = new Map<number, HistoryPosition>();
+    const newest = new Map<number, number>();
+    let before: HistoryPosition & { readonly prev: number } | undefined;
+    for (const publication of kept) {
+      const sent = this.find(publication);
+      const position = publication.position!;
+      const text = `${nameOf(sent)} at ${position.offset}`;
+      if (sent === undefined) wrong.push(`unknown ${text}`);
+      else {
+        if (places.has(sent.number)) wrong.push(`${text} is kept twice`);
+        if (sent.number < (newest.get(sent.by) ?? -1)) wrong.push(`${text} is out of order`);
+        newest.set(sent.by, sent.number);
+        places.set(sent.number, position);
+      }
+      if (position.epoch !== epoch) wrong.push(`${text} is of epoch ${position.epoch}`);
+      if (before !== undefined && position.prev !== before.offset) {
+        wrong.push(`${text} follows ${position.prev}, behind ${before.offset}`);
+      }
+      before = position;
+    }
+    for (const sent of this.sent) {
+      const { position } = sent.settled ?? {};
+      if (sent.topic !== topic || position?.epoch !== epoch) continue;
+      const place = places.get(sent.number);
+      if (place?.offset === position.offset && place.tag === position.tag) continue;
+      wrong.push(`${nameOf(sent)} was kept at ${position.offset}, found at ${place?.offset}`);
+    }
+    return wrong.slice(0, MAX_TOLD).join("; ");
+  }
+
+  #badAppends(): string[] {
+    return this.sent.flatMap((sent) => {
+      const { settled, isKept, atMs } = sent;
+      if (!isKept) return [];
+      if (settled === undefined) return `${nameOf(sent)} has no outcome`;
+      const tookMs = settled.atMs - atMs;
+      const { giveUpMs, isNarrow } = this.#terms;
+      if (tookMs > giveUpMs * LATE) {
+        return `${nameOf(sent)} has an outcome after ${Math.round(tookMs)} ms`;
+      }
+      if (settled.error === undefined || isNarrow || tookMs >= giveUpMs * EARLY) return [];
+      return `${nameOf(sent)} failed after ${Math.round(tookMs)} ms: ${settled.error}`;
+    });
+  }
+
+  /** Kept publications that a listener missed, and neither an interruption nor an offset told of. */
+  #gaps(listening: Listening): string[] {
+    const { topic, heard, got, leftMs, readyMs, interruptedMs } = listening;
+    if (leftMs !== undefined || readyMs === undefined) return [];
+    const lastMs = interruptedMs.at(-1) ?? -1;
+    return this.sent.flatMap((sent) => {
+      const { position } = sent.settled ?? {};
+      if (sent.topic !== topic || position === undefined || got.has(sent)) return [];
+      if (sent.atMs < readyMs || sent.atMs <= lastMs) return [];
+      const isTold = heard.some(({ publication }) => {
+        const { epoch, prev } = publication.position ?? { epoch: "", prev: 0 };
+        return epoch === position.epoch && prev >= position.offset;
+      });
+      return isTold ? [] : `${nameOf(sent)} on ${nameOfListener(listening)}`;
+    });
+  }
+
+  /** Publications without a history that a listener missed without an interruption. */
+  #lostBy(by: number, { awayMs }: Producer): string[] {
+    const lostMs = this.#terms.countsLosses ? -1 : awayMs.at(-1) ?? -1;
+    return this.sent.flatMap((sent) => {
+      // One that was under way when the connection broke is lost.
+      if (sent.isKept || sent.by !== by || sent.atMs <= lostMs) return [];
+      const misses = this.listenings.some(
+        ({ topic, isKept, leftMs, readyMs, interruptedMs, got }) =>
+          topic === sent.topic && !isKept && leftMs === undefined && readyMs !== undefined &&
+          sent.atMs > readyMs && sent.atMs > (interruptedMs.at(-1) ?? -1) && !got.has(sent),
+      );
+      return misses ? [`${nameOf(sent)} on ${sent.topic}`] : [];
+    });
+  }
+}
+
+function nameOf(sent: Sent | undefined): string {
+  return sent === undefined ? "a publication of no program" : `publication ${sent.number}`;
+}
+
+function nameOfListener({ at, topic, before }: Listening): string {
+  return `${topic} at broker ${at} since ${before}`;
+}

@@ -1,0 +1,188 @@
+/** Faults of brokers and of the engine in a trial. */
+import type { Host } from "../../../../testing/simulation/host.ts";
+import type { SimulatedNetwork } from "../../../../testing/simulation/network/network.ts";
+import type { SpareEngine } from "./spare.ts";
+
+/** The trial in which a fault happens. */
+export interface TrialParts {
+  /** The network. */
+  readonly network: SimulatedNetwork;
+  /** The engine. */
+  readonly engine: SpareEngine;
+  /** Lets time pass, in milliseconds. */
+  pause(ms: number): Promise<void>;
+  /**
+   * Breaks all connections of a broker.
+   *
+   * @param host The machine of the broker.
+   * @param isSilent True if the broker does not learn of the break.
+   */
+  cut(host: Host, isSilent: boolean): void;
+  /**
+   * Notes that a broker loses all connections.
+   *
+   * @param host The machine of the broker.
+   */
+  breaks(host: Host): void;
+  /**
+   * Examines whether a broker knows that the engine is away.
+   *
+   * @param host The machine of the broker.
+   * @param what The cause.
+   */
+  expectAway(host: Host, what: string): void;
+  /** Ends the process of the engine, for a time in milliseconds. */
+  endEngine(lastsMs: number): Promise<void>;
+}
+
+/** One thing that goes wrong, and is well again at the end. */
+export interface Mishap {
+  /** Name, in words. */
+  readonly name: string;
+  /** Time until all is well, in milliseconds. */
+  readonly lastsMs: number;
+  /** Begins the fault at a broker, and waits for the end. */
+  readonly run: (trial: TrialParts, host: Host) => Promise<void>;
+}
+
+/** Time in which commands reach the engine, in milliseconds. */
+const COMMANDS_MS = 60;
+
+/** Time in which a broker connects again, in milliseconds. */
+const GREETING_MS = 1_500;
+
+/** Short and long time of an engine that is away, in milliseconds. */
+const [SHORT_MS, LONG_MS] = [300, 6_500] as const;
+
+/** Time in which a broker notices silence: in intervals of pings, and for the end of a connection. */
+const SILENCE = { pings: 5, endMs: 3_000 } as const;
+
+/** Blocks one or both directions between a broker and the engine. */
+function block(
+  { network, engine }: TrialParts,
+  host: Host,
+  way: "requests" | "answers" | "both",
+  isBlocked: boolean,
+): void {
+  if (way !== "answers") network.change(host, engine.host, { isBlocked });
+  if (way !== "requests") network.change(engine.host, host, { isBlocked });
+}
+
+/** Blocks one direction for a moment, then breaks the connection: messages under way are lost. */
+function loses(way: "requests" | "answers"): Mishap {
+  return {
+    name: `a break that takes ${way} along`,
+    lastsMs: COMMANDS_MS,
+    run: async (trial, host) => {
+      block(trial, host, way, true);
+      await trial.pause(COMMANDS_MS);
+      trial.cut(host, false);
+      block(trial, host, way, false);
+    },
+  };
+}
+
+/** Ends the engine for a time. */
+function away(lastsMs: number): Mishap {
+  return {
+    name: `an end of the engine for ${lastsMs} ms`,
+    lastsMs,
+    run: (trial) => trial.endEngine(lastsMs),
+  };
+}
+
+/** A connection that ends, while the broker does not learn of the end. */
+function silentBreak(lastsMs: number): Mishap {
+  return {
+    name: "a silent break",
+    lastsMs,
+    run: async (trial, host) => {
+      trial.cut(host, true);
+      await trial.pause(lastsMs);
+    },
+  };
+}
+
+/** A network on which no packet passes. */
+function silence(lastsMs: number, isNoticed: boolean): Mishap {
+  return {
+    name: `a ${isNoticed ? "long" : "short"} silence`,
+    lastsMs,
+    run: async (trial, host) => {
+      block(trial, host, "both", true);
+      if (isNoticed) trial.breaks(host);
+      await trial.pause(lastsMs);
+      if (isNoticed) trial.expectAway(host, "a long silence");
+      block(trial, host, "both", false);
+    },
+  };
+}
+
+/** An engine that stops for a time. */
+function frozen(lastsMs: number): Mishap {
+  return {
+    name: "a frozen engine",
+    lastsMs,
+    run: async (trial) => {
+      const { host } = trial.engine;
+      host.freeze();
+      await trial.pause(lastsMs);
+      host.thaw();
+    },
+  };
+}
+
+/** An engine that accepts a connection and sends no greeting; the broker does not learn of the end. */
+function lostGreeting(lastsMs: number): Mishap {
+  return {
+    name: "a lost greeting",
+    lastsMs: lastsMs + GREETING_MS,
+    run: async (trial, host) => {
+      trial.engine.host.freeze();
+      trial.cut(host, false);
+      await trial.pause(GREETING_MS);
+      trial.cut(host, true);
+      trial.engine.host.thaw();
+      await trial.pause(lastsMs);
+    },
+  };
+}
+
+/** A connection that ends. */
+const BREAK: Mishap = {
+  name: "a break",
+  lastsMs: COMMANDS_MS,
+  run: (trial, host) => Promise.resolve(trial.cut(host, false)),
+};
+
+/**
+ * Lists all faults.
+ *
+ * @param engine The engine.
+ * @param pingMs Interval of the pings of each connection, in milliseconds.
+ * @returns The mishaps.
+ */
+export function mishapsOf(engine: SpareEngine, pingMs: number): readonly Mishap[] {
+  const noticedMs = SILENCE.pings * pingMs + SILENCE.endMs;
+  const own = Object.entries(engine.hiccups).map(([name, begin]): Mishap => ({
+    name: `an engine that ${name}`,
+    lastsMs: LONG_MS,
+    run: async (trial) => {
+      begin();
+      await trial.pause(LONG_MS);
+    },
+  }));
+  return [
+    BREAK,
+    loses("requests"),
+    loses("answers"),
+    away(SHORT_MS),
+    away(LONG_MS),
+    silence(SHORT_MS, false),
+    silence(noticedMs, true),
+    silentBreak(noticedMs),
+    frozen(LONG_MS),
+    lostGreeting(noticedMs),
+    ...own,
+  ];
+}

@@ -1,0 +1,47 @@
+/** Engines beside that of the cluster, for trials of brokers: each fails without harm to the nodes. */
+import type { Broker } from "../../../../pubsub/broker.ts";
+import type { Host } from "../../../../testing/simulation/host.ts";
+import type { EngineParts } from "../engine.ts";
+
+/** Name of the machine of a spare engine. */
+export const SPARE_HOST = "spare";
+
+/** Bounds and times of the brokers on a spare engine. */
+export interface SpareSettings {
+  /** Longest wait of a publication, in milliseconds. */
+  readonly giveUpMs: number;
+  /** Most publications that wait. */
+  readonly maxWaiting: number;
+  /** Interval of the pings of each connection, in milliseconds. */
+  readonly pingMs: number;
+}
+
+/** An engine on a machine of its own, which brokers reach over the network. */
+export interface SpareEngine {
+  /** The machine, which runs. */
+  readonly host: Host;
+  /** True if the epochs of histories outlast the end of the engine, with all publications. */
+  readonly keepsEpochs: boolean;
+  /** True if all connections of a broker are one. */
+  readonly hasOneConnection: boolean;
+  /** Short faults of the server, by name; each is over by itself. */
+  readonly hiccups: Readonly<Record<string, () => void>>;
+  /** Number of subscriptions of all connections. */
+  readonly subscriptions: number;
+  /**
+   * Makes a broker.
+   *
+   * @param host The machine of the broker.
+   * @param settings See {@linkcode SpareSettings}.
+   * @returns The broker.
+   */
+  broker(host: Host, settings: SpareSettings): Broker;
+  /** Starts the engine again, after the end of the process. */
+  restart(): void;
+}
+
+/** Parts for a spare engine. */
+export interface SpareParts extends Omit<EngineParts, "journal"> {
+  /** Chance of the settings. */
+  readonly random: () => number;
+}

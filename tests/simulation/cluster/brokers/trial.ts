@@ -1,0 +1,481 @@
+/**
+ * Trials of brokers: some brokers on machines of their own, beside the cluster, and a spare engine
+ * that fails in each round. After each round all that the contract of brokers promises is examined.
+ */
+import type { Broker, BrokerSubscription, HistoryBounds } from "../../../../pubsub/broker.ts";
+import type { Host } from "../../../../testing/simulation/host.ts";
+import type { EngineName } from "../../plan.ts";
+import { Examination, type ExaminationParts } from "../examination.ts";
+import { GUEST } from "../tour/holds.ts";
+import { Ledger, type Listening, type Producer, type Sent } from "./ledger.ts";
+import { mishapsOf, type TrialParts } from "./mishaps.ts";
+import type { SpareEngine, SpareSettings } from "./spare.ts";
+import { startSpare } from "./spares.ts";
+
+/** Bounds of all histories: no publication of a trial is forgotten. */
+const BOUNDS: HistoryBounds = { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 24 };
+
+/** Topics that are in use for long, and those that are left at once. */
+const TOPICS = ["plain:0", "plain:1", "kept:0", "kept:1"] as const;
+const BRIEF = ["plain:2", "plain:3", "kept:2"] as const;
+
+/** Number of mishaps. */
+const ROUNDS = 4;
+
+/** Operations around the beginning of a mishap, and while that lasts. */
+const [EARLY, LATER] = [6, 8] as const;
+
+/** Time around the beginning of a mishap, in milliseconds. */
+const EARLY_MS = 60;
+
+/** Most publications of one operation. */
+const MAX_BURST = 4;
+
+/** Longest stay of programs that leave soon, in milliseconds. */
+const MAX_STAY_MS = 400;
+
+/** Most subscriptions of one broker. */
+const MAX_LISTENINGS = 6;
+
+/** Longest time until all is as before, in milliseconds, and time between two looks. */
+const [CALM_MS, LOOK_MS] = [30_000, 250] as const;
+
+/** Time in which all timers of publications end, in milliseconds. */
+const REST_MS = 6_000;
+
+/** Time of a publication to all nodes, in milliseconds. */
+const PASSAGE_MS = 800;
+
+/** Publications of one page. */
+const PAGE = 7;
+
+/** A broker of a trial, with the programs beside. */
+class Seat implements Producer {
+  readonly index: number;
+  readonly host: Host;
+  readonly broker: Broker;
+  readonly awayMs: number[] = [];
+  /** Subscriptions that the programs hold. */
+  readonly held: { readonly listening: Listening; readonly subscription: BrokerSubscription }[] =
+    [];
+  /** Time of the last loss of all connections. */
+  brokenMs = -1;
+  /** Number of reads under way. */
+  reads = 0;
+
+  constructor(index: number, host: Host, broker: Broker) {
+    this.index = index;
+    this.host = host;
+    this.broker = broker;
+  }
+
+  /** Publications that count as given up. */
+  get dropped(): number {
+    return this.broker.stats.dropped;
+  }
+
+  /** Topics with a subscription. */
+  get topics(): Set<string> {
+    return new Set(this.held.map(({ listening }) => listening.topic));
+  }
+}
+
+/** A trial that is under way. */
+export class Trial extends Examination implements TrialParts {
+  /** Chance of the trial. */
+  readonly random: () => number;
+  /** The engine. */
+  readonly engine: SpareEngine;
+  /** Bounds and times of the brokers. */
+  readonly spare: SpareSettings;
+  readonly #seats: readonly Seat[];
+  readonly #ledger: Ledger;
+  /** Epoch of each topic at the last look. */
+  readonly #epochs = new Map<string, string>();
+  /** Subscriptions of the engine without any listener. */
+  #own = 0;
+  #hasEnded = false;
+
+  private constructor(
+    parts: ExaminationParts,
+    random: () => number,
+    engine: SpareEngine,
+  ) {
+    super(parts, GUEST, CALM_MS);
+    this.random = random;
+    this.engine = engine;
+    this.spare = {
+      giveUpMs: random() < 0.6 ? 30_000 : 4_000,
+      maxWaiting: random() < 0.8 ? 65_536 : 12,
+      pingMs: random() < 0.5 ? 1_000 : 3_000,
+    };
+    const { giveUpMs, maxWaiting } = this.spare;
+    this.#ledger = new Ledger({
+      giveUpMs,
+      isNarrow: maxWaiting < 100,
+      countsLosses: !engine.hasOneConnection,
+    });
+    this.#seats = Array.from({ length: random() < 0.7 ? 2 : 3 }, (_, i) => {
+      const host = this.host(`broker-${i}`);
+      return new Seat(i, host, engine.broker(host, this.spare));
+    });
+    for (const { broker, awayMs } of this.#seats) {
+      broker.status.observe(({ name }) => {
+        if (name === "interrupted") awayMs.push(this.nowMs);
+      });
+    }
+  }
+
+  /**
+   * Tries the brokers of an engine.
+   *
+   * @param parts Parts of the cluster.
+   * @param name The engine; no trial without a server on the network.
+   */
+  static async run(parts: ExaminationParts, name: EngineName): Promise<void> {
+    const random = parts.simulation.chanceOf("brokers");
+    const engine = await startSpare(name, { ...parts, random });
+    if (engine !== undefined) await new Trial(parts, random, engine).#run();
+  }
+
+  override pause(ms: number): Promise<void> {
+    return new Promise((resolve) => void this.simulation.after(ms, resolve));
+  }
+
+  /**
+   * Breaks connections between brokers and the engine.
+   *
+   * @param host The machine of a broker.
+   * @param isSilent True if the broker does not learn of the break.
+   */
+  cut(host: Host, isSilent: boolean): void {
+    for (const link of this.network.links) {
+      if (link.client === host && link.server === this.engine.host) {
+        // The engine learns of the end, as of that of a process: no subscription stays behind.
+        link.disconnect({ silent: isSilent && "client" });
+      }
+    }
+    this.breaks(host);
+  }
+
+  /**
+   * Notes that a broker lost all connections.
+   *
+   * @param host The machine of the broker.
+   */
+  breaks(host: Host): void {
+    const seat = this.#seats.find((seat) => seat.host === host);
+    if (seat !== undefined) seat.brokenMs = this.nowMs;
+  }
+
+  /**
+   * Examines whether a broker knows that the engine is away.
+   *
+   * @param host The machine of the broker.
+   * @param what The cause.
+   */
+  expectAway(host: Host, what: string): void {
+    const { current } = this.#seats.find((seat) => seat.host === host)!.broker.status;
+    this.examine("brokers", `status of a broker after ${what}`, "interrupted", current.name);
+  }
+
+  /** Ends the process of the engine, for a time. */
+  async endEngine(lastsMs: number): Promise<void> {
+    this.#hasEnded = true;
+    this.engine.host.kill();
+    for (const { host } of this.#seats) this.breaks(host);
+    await this.pause(lastsMs);
+    this.engine.restart();
+  }
+
+  /** Machines of the brokers. */
+  get #hosts(): readonly Host[] {
+    return this.#seats.map(({ host }) => host);
+  }
+
+  #pick<T>(from: readonly T[]): T {
+    return from[Math.floor(this.random() * from.length)]!;
+  }
+
+  async #run(): Promise<void> {
+    await this.#begin();
+    const mishaps = mishapsOf(this.engine, this.spare.pingMs);
+    let mishap = this.#pick(mishaps);
+    for (let round = 0; round < ROUNDS; round++) {
+      // The same may happen twice in a row, to the same broker.
+      if (round % 2 === 0 || this.random() < 0.6) mishap = this.#pick(mishaps);
+      const host = this.#hosts[Math.floor(this.random() * (1 + round % 2)) % this.#hosts.length]!;
+      const seat = this.#seats.find((seat) => seat.host === host)!;
+      this.simulation.note(`trial: ${mishap.name}`, host.name, { kind: "fault" });
+      this.#workAround(seat, mishap.lastsMs);
+      await this.pause(EARLY_MS / 2);
+      await mishap.run(this, host);
+      await this.#examineCalm(mishap.name);
+    }
+    await this.#end();
+  }
+
+  /** Opens all streams and connections, so that these count before the first subscription. */
+  async #begin(): Promise<void> {
+    for (const seat of this.#seats) {
+      seat.host.after(0, () => {
+        this.#publish(seat, TOPICS[0]);
+        this.#publish(seat, TOPICS[2]);
+        this.#read(seat, TOPICS[2]);
+      });
+    }
+    await this.#untilCalm("the start");
+    await this.pause(REST_MS);
+    this.#own = this.engine.subscriptions;
+    for (const seat of this.#seats) {
+      for (const topic of TOPICS) seat.host.after(0, () => this.#listen(seat, topic));
+    }
+    await this.pause(PASSAGE_MS);
+    for (const { broker, held } of this.#seats) {
+      const told = held.filter(({ listening }) => listening.interruptedMs.length > 0).length;
+      this.examine("brokers", "interruptions of an undisturbed broker", 0, told);
+      this.examine("brokers", "outages that its statistics count", 0, broker.stats.interruptions);
+    }
+  }
+
+  /** Lets programs work around the beginning of a mishap, and while that lasts. */
+  #workAround(target: Seat, lastsMs: number): void {
+    for (let i = 0; i < EARLY + LATER; i++) {
+      const isEarly = i < EARLY;
+      const atMs = this.random() * (isEarly ? EARLY_MS : lastsMs + 2 * EARLY_MS);
+      const seat = this.random() < 0.6 ? target : this.#pick(this.#seats);
+      const [kind, which] = [this.random(), this.random()];
+      this.simulation.after(atMs, () => seat.host.after(0, () => this.#act(seat, kind, which)));
+    }
+  }
+
+  #act(seat: Seat, kind: number, which: number): void {
+    const topic = TOPICS[Math.floor(which * TOPICS.length)]!;
+    const known = BRIEF[Math.floor(which * BRIEF.length)]!;
+    const brief = kind < 0.9 ? known : `plain:new-${this.#ledger.sent.length}`;
+    if (kind < 0.6) {
+      for (let i = Math.floor(kind / 0.6 * MAX_BURST); i >= 0; i--) this.#publish(seat, topic);
+    } else if (kind < 0.7) {
+      if (seat.held.length < MAX_LISTENINGS) this.#listen(seat, topic);
+    } else if (kind < 0.78) {
+      this.#leave(seat, seat.held[Math.floor(which * seat.held.length)]?.listening);
+    } else if (kind < 0.95) {
+      // The subscription may overtake a publication that is under way.
+      this.#publish(seat, brief);
+      const stay = () => {
+        const listening = this.#listen(seat, brief);
+        const leave = () => this.#leave(seat, listening);
+        if (kind < 0.86) leave();
+        else seat.host.after((kind - 0.86) * MAX_STAY_MS, leave);
+      };
+      if (which < 0.5) stay();
+      else seat.host.after((which - 0.5) * MAX_STAY_MS / 20, stay);
+    } else this.#read(seat, TOPICS[2]);
+  }
+
+  #publish({ index: by, broker }: Seat, topic: string): Sent {
+    const isKept = topic.startsWith("kept");
+    const sent = this.#ledger.note({ by, topic, isKept, atMs: this.nowMs });
+    const { payload, except } = sent;
+    const publication = { topic, payload, ...(except !== undefined && { except }) };
+    if (isKept) {
+      broker.history!.append(publication, { bounds: BOUNDS }).then(
+        ({ position }) => sent.settled = { atMs: this.nowMs, ...(position && { position }) },
+        (error) => sent.settled = { atMs: this.nowMs, error },
+      );
+    } else broker.publish(publication);
+    return sent;
+  }
+
+  #listen({ index, broker, held }: Seat, topic: string): Listening {
+    const isKept = topic.startsWith("kept");
+    const listening = this.#ledger.listen({ at: index, topic, isKept });
+    const subscription = broker.subscribe(
+      topic,
+      (publication) => this.#ledger.hear(listening, publication, this.nowMs),
+      {
+        onInterrupted: () => void listening.interruptedMs.push(this.nowMs),
+        ...(isKept && { history: BOUNDS }),
+      },
+    );
+    void subscription.ready.then(() => listening.readyMs = this.nowMs);
+    held.push({ listening, subscription });
+    return listening;
+  }
+
+  #leave({ held }: Seat, listening: Listening | undefined): void {
+    const place = held.findIndex((one) => one.listening === listening);
+    if (place < 0) return;
+    const [left] = held.splice(place, 1);
+    void left!.subscription[Symbol.asyncDispose]();
+    left!.listening.leftMs = this.nowMs;
+  }
+
+  #read(seat: Seat, topic: string): void {
+    seat.reads++;
+    const page = { bounds: BOUNDS, maxMessages: PAGE, maxBytes: 1 << 20 };
+    const done = () => void seat.reads--;
+    // A read may fail while the engine is away.
+    seat.broker.history!.read(topic, page).then(done, done);
+  }
+
+  /** Waits until all brokers are connected, and no work is under way. */
+  async #untilCalm(what: string): Promise<void> {
+    const left = () =>
+      this.#seats.flatMap(({ index, broker, held, reads }) =>
+        [
+          ...(broker.status.current.name === "connected" ? [] : [broker.status.current.name]),
+          ...(broker.stats.waiting === 0 ? [] : [`${broker.stats.waiting} publications wait`]),
+          ...(reads === 0 ? [] : [`${reads} reads are under way`]),
+          ...broker.issues(),
+          ...held.flatMap(({ listening: { readyMs, topic } }) =>
+            readyMs === undefined ? [`a subscription to ${topic} is not ready`] : []
+          ),
+        ].map((text) => `${text} (${index})`)
+      );
+    const endMs = this.nowMs + CALM_MS;
+    while (this.nowMs < endMs && left().length > 0) await this.pause(LOOK_MS);
+    this.examine("brokers", `state of the brokers after ${what}`, "", left().join("; "));
+  }
+
+  /** Examines all promises, once no work is under way. */
+  async #examineCalm(what: string): Promise<void> {
+    await this.#untilCalm(what);
+    await this.pause(REST_MS);
+    this.#examineInterruptions(what);
+    await this.#examinePassage(what);
+    for (const [rule, text] of Object.entries(this.#ledger.complaints(this.#seats))) {
+      this.examine("brokers", `${rule} after ${what}`, "", text);
+    }
+    for (const topic of [...TOPICS, ...BRIEF]) {
+      if (topic.startsWith("kept")) await this.#examineHistory(topic, what);
+    }
+    this.#hasEnded = false;
+    await this.pause(PASSAGE_MS);
+    const topics = this.#seats.reduce((sum, { topics }) => sum + topics.size, 0);
+    this.examine(
+      "brokers",
+      `subscriptions at the engine after ${what}`,
+      this.#own + topics,
+      this.engine.subscriptions,
+    );
+  }
+
+  /** Each listener of a broker that lost all connections was told. */
+  #examineInterruptions(what: string): void {
+    for (const { brokenMs, held, index } of this.#seats) {
+      const untold = held.flatMap(({ listening: { topic, readyMs, interruptedMs } }) =>
+        brokenMs >= 0 && (readyMs ?? Infinity) < brokenMs &&
+          !((interruptedMs.at(-1) ?? -1) >= brokenMs)
+          ? [topic]
+          : []
+      );
+      this.examine(
+        "brokers",
+        `listeners of broker ${index} that were not told of ${what}`,
+        [],
+        untold,
+      );
+    }
+  }
+
+  /** Each broker publishes on each topic, and each listener gets all at once. */
+  async #examinePassage(what: string): Promise<void> {
+    const probes: Sent[] = [];
+    for (const seat of this.#seats) {
+      seat.host.after(0, () => {
+        for (const topic of TOPICS) probes.push(this.#publish(seat, topic));
+      });
+    }
+    await this.pause(PASSAGE_MS);
+    const missed: string[] = [];
+    for (const { held, index } of this.#seats) {
+      for (const { listening: { topic, got } } of held) {
+        for (const sent of probes) {
+          if (sent.topic === topic && !got.has(sent)) {
+            missed.push(`one of broker ${sent.by} on ${topic} at broker ${index}`);
+          }
+        }
+      }
+    }
+    this.examine("brokers", `publications that did not pass after ${what}`, [], missed);
+    const failed = probes.filter(({ isKept, settled }) =>
+      isKept && settled?.position === undefined
+    );
+    this.examine("brokers", `appends without a position after ${what}`, 0, failed.length);
+  }
+
+  /** The history has the appends of the present epoch, each once, in order. */
+  async #examineHistory(topic: string, what: string): Promise<void> {
+    const { history } = this.#pick(this.#seats).broker;
+    const kept = [];
+    let epoch: string | undefined;
+    for (let after: number | undefined, isOver = false; !isOver;) {
+      const page = await history!.read(topic, {
+        bounds: BOUNDS,
+        maxMessages: PAGE,
+        maxBytes: 1 << 20,
+        ...(after !== undefined && { after }),
+      });
+      kept.push(...page.publications);
+      after = page.publications.at(-1)?.position?.offset;
+      epoch = page.epoch;
+      isOver = after === undefined || after === page.head;
+    }
+    const wrong = this.#ledger.compare(topic, epoch!, kept);
+    this.examine("brokers", `history of ${topic} after ${what}`, "", wrong);
+    const known = this.#epochs.get(topic);
+    if (kept.length > 0) this.#epochs.set(topic, epoch!);
+    else this.#epochs.delete(topic);
+    if (known === undefined) return;
+    const isOther = this.#hasEnded && !this.engine.keepsEpochs;
+    this.examine("brokers", `other epoch of ${topic} after ${what}`, isOther, epoch !== known);
+  }
+
+  /** Leaves all topics, then closes the brokers, some while the engine is away. */
+  async #end(): Promise<void> {
+    for (const seat of this.#seats) {
+      seat.host.after(0, () => {
+        for (const { listening } of [...seat.held]) this.#leave(seat, listening);
+      });
+    }
+    await this.pause(PASSAGE_MS);
+    const { subscriptions } = this.engine;
+    this.examine(
+      "brokers",
+      "subscriptions at the engine without listeners",
+      this.#own,
+      subscriptions,
+    );
+    if (this.random() < 0.5) {
+      this.engine.host.kill();
+      await this.pause(this.random() * PASSAGE_MS);
+    }
+    const late = this.#seats.map((seat) => {
+      const { promise, resolve } = Promise.withResolvers<void>();
+      seat.host.after(0, () => {
+        for (const topic of TOPICS) this.#publish(seat, topic);
+        void seat.broker.close().then(resolve);
+      });
+      return promise;
+    });
+    let isClosed = false;
+    void Promise.all(late).then(() => isClosed = true);
+    await this.pause(REST_MS);
+    this.examine("brokers", "brokers that closed", true, isClosed);
+    this.examine(
+      "brokers",
+      "appends that have no outcome once the broker is closed",
+      0,
+      [
+        ...this.#ledger.sent.filter(({ isKept, settled }) => isKept && settled === undefined),
+      ].length,
+    );
+    for (const { host } of this.#seats) {
+      const left = await this.timersOf(host);
+      this.examine("brokers", "timers of a closed broker", 0, left);
+    }
+    const links = this.network.links.filter(({ client }) => this.#hosts.includes(client)).length;
+    this.examine("brokers", "connections of closed brokers", 0, links);
+  }
+}
