@@ -84,8 +84,12 @@ export class ClientSequence extends Signal {
   readonly sessions: Set<Acknowledged> = new Set();
   /** True while a number is being stored. */
   isKeeping = false;
-  /** End of this node's claim, in milliseconds since the Unix epoch. */
+  /**
+   * Time until which messages are handled without another claim, in milliseconds since the Unix epoch.
+   */
   claimedUntil = 0;
+  /** Time at which this node's claim lapses at the earliest, in milliseconds since the Unix epoch. */
+  lapsesAt = 0;
   /** Timer that renews the claim while a message is handled. */
   timer: Timer | undefined = undefined;
   readonly #all: Sequences;
@@ -205,6 +209,7 @@ export class Sequences implements Disposable {
       client.kept = Math.max(client.kept, await this.#store.newest(client.key));
       client.handled = Math.max(client.handled, client.kept);
       client.claimedUntil = now + claimMs / 2;
+      client.lapsesAt = now + claimMs;
       if (claimMs < Infinity) this.#renewLater(client);
     } catch {
       client.claimedUntil = this.runtime.now() + RETRY_MS;
@@ -224,11 +229,14 @@ export class Sequences implements Disposable {
   async #renew(client: ClientSequence): Promise<void> {
     // Set before the claim, so that the end of the client's last session can clear the timer.
     this.#renewLater(client);
+    const { claimMs } = this.#store;
     const now = this.runtime.now();
     // A lost claim does not stop the running handler: the next turn waits for that handler.
-    if (await this.#store.claim(client.key).catch(() => false)) {
-      client.claimedUntil = now + this.#store.claimMs / 2;
-    }
+    if (!await this.#store.claim(client.key).catch(() => false)) return;
+    // After a lapse another node may have handled messages: the next turn reads the newest number.
+    if (this.runtime.now() >= client.lapsesAt) return;
+    client.claimedUntil = now + claimMs / 2;
+    client.lapsesAt = now + claimMs;
   }
 
   /** Stores handled numbers: one call at a time, then the newest number. */
@@ -262,6 +270,7 @@ export class Sequences implements Disposable {
   #release(client: ClientSequence): void {
     const { key } = client;
     client.claimedUntil = 0;
+    client.lapsesAt = 0;
     const releasing = this.#store.release(key).catch(() => {}).finally(() => {
       if (this.#releasing.get(key) === releasing) this.#releasing.delete(key);
     });

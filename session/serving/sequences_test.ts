@@ -321,6 +321,31 @@ Deno.test("A claim during the release of the one before is not released with it"
   sequences.close(after, session);
 });
 
+Deno.test("A claim that lapsed while a message was handled is not renewed without the number of the other node", async () => {
+  using time = new FakeTime();
+  const engine = new Engine();
+  const sequences = new Sequences(platformRuntime(), engine.node("a"));
+  const session = { acknowledge() {} };
+  const client = sequences.open("ann", session);
+  const endTurn = await client.takeTurn();
+  engine.isAway = true;
+  await time.tickAsync(4_500);
+  engine.isAway = false;
+  // Meanwhile the client was on another node.
+  const other = engine.node("b");
+  assertEquals(await other.claim("ann"), true);
+  await other.advance("ann", 5);
+  await other.release("ann");
+  await time.tickAsync(2_000);
+  await turns();
+  assertEquals(engine.claims.get("ann")?.node, "a", "Renewed for the message under way");
+  endTurn();
+  const endNext = await client.takeTurn();
+  assertEquals(client.handled, 5);
+  endNext();
+  sequences.close(client, session);
+});
+
 Deno.test("A client on another node waits for the running handlers of the first one", async () => {
   using time = new FakeTime();
   const engine = new Engine();

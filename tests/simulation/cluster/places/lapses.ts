@@ -98,7 +98,8 @@ export async function auditLapses(audit: Audit): Promise<void> {
 
   const before = await enter(first);
   send(before, numbers(1, oneOf(random, HANDLER_MS)));
-  await audit.pause(between(random, 50, 400));
+  await audit.until(() => handled.length > 0);
+  await audit.pause(between(random, 0, 400));
   const freezes = random() < 0.7;
   if (freezes) first.host.freeze();
   // The page may be gone without a word.
