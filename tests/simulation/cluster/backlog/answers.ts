@@ -22,8 +22,11 @@ const [ITEMS, ENDLESS] = [7, 1_000];
 /** Time for the end of an answer at the other end, in milliseconds. */
 const TRIP_MS = 400;
 
-/** Most bytes of items that the reader has not taken: that of docs/protocol.md 25.4, and an item. */
-const ITEM_BYTES = 20_000;
+/** Bytes of an item, and of one of which few go ahead of the reader. */
+const [ITEM_BYTES, LARGE_BYTES] = [20_000, 200_000];
+
+/** Most large items ahead of the reader, by docs/protocol.md 25.4, and items of the answer. */
+const [LARGE_AHEAD, LARGE_ITEMS] = [Math.ceil(1_048_576 / LARGE_BYTES), 8];
 
 /** Ways in which an answer ends. */
 const ENDS = ["whole", "break", "signal", "late", "idle", "throw", "time"] as const;
@@ -113,6 +116,7 @@ export async function auditAnswers(audit: Audit, random: () => number): Promise<
   await audit.until(() => left().every((count) => count === 0), TRIP_MS);
   audit.examine("queues", "answers that are left", [0, 0, 0], left());
   await auditFull(producer, got);
+  if (random() < 0.4) await auditLarge(producer);
   await client.close();
   await server.close();
 }
@@ -179,6 +183,25 @@ async function auditEnd(producer: Producer, id: string): Promise<void> {
   audit.examine("queues", `${ahead} items ahead ${about}`, true, ahead <= window);
   const isOver = await audit.until(() => made.get(id)?.isOver === true, TRIP_MS);
   audit.examine("queues", `end of the generator ${about}`, true, isOver);
+}
+
+/** An answer of more bytes than may go ahead of the reader. */
+async function auditLarge({ audit, made, client }: Producer): Promise<void> {
+  const asked = { id: "large", items: LARGE_ITEMS, betweenMs: 0, bytes: LARGE_BYTES };
+  const answer = client.requestStream("items", asked);
+  let count = 0;
+  const read = async () => {
+    for await (const _item of answer) {
+      if (count++ === 0) await audit.pause(TRIP_MS);
+      const ahead = made.get("large")!.count - count;
+      audit.examine("queues", `${ahead} large items ahead`, true, ahead <= LARGE_AHEAD);
+    }
+  };
+  const outcome = await Promise.race([
+    outcomeOf(read()),
+    audit.pause(4_000).then(() => "no end"),
+  ]);
+  audit.examine("queues", "large answer", ["fulfilled", LARGE_ITEMS], [outcome, count]);
 }
 
 /** An answer whose next item comes when the queue is full of messages. */

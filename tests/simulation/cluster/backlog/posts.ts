@@ -1,10 +1,23 @@
 /** Requests of a client over HTTP, repeated while the receiver is behind. */
+import { FIRST_PIECE_MS } from "../../../../transport/http/client.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import type { Audit } from "../audit/audit.ts";
 import { range } from "../audit/history.ts";
 
 /** Room of the receive queue, of which half is filled before frames wait. */
 const ROOM = 4;
+
+/** Bytes of the receive queue, which all messages of a run exceed. */
+const MAX_BYTES = 4_096;
+
+/** Text that makes a message large. */
+const PAD = "x".repeat(400);
+
+/** Time for which a node keeps a request that waits for room: then the client asks again. */
+const BUSY_MS = 10_000;
+
+/** Events of a server, which are beyond the bytes that a client may leave unacknowledged. */
+const [EVENTS, EVENT_BYTES] = [12, 30_000];
 
 /** Messages of one round. */
 const COUNT = 12;
@@ -13,7 +26,7 @@ const COUNT = 12;
 const ROUNDS = 2;
 
 /** Longest time of a round, in milliseconds. */
-const ROUND_MS = 8_000;
+const ROUND_MS = 5_000;
 
 /**
  * Sends messages over HTTP to a slow handler, while connections break.
@@ -30,25 +43,38 @@ export async function auditPosts(audit: Audit, random: () => number): Promise<vo
   let running = 0;
   let mostRunning = 0;
   const { server } = new SimulatedServer<unknown>(network, host, () => ({
-    session: { receiveQueue: { maxMessages: ROOM } },
+    session: { receiveQueue: { maxMessages: ROOM, maxBytes: MAX_BYTES } },
     async onMessage({ data }) {
       mostRunning = Math.max(mostRunning, ++running);
       await gate.promise;
       await audit.pause(handlerMs);
       running--;
-      got.push(data as number);
+      got.push((data as { readonly n: number }).n);
     },
   }));
-  const client = audit.connect("poster", host, { token: undefined, transports: ["http"] });
+  const events: number[] = [];
+  const client = audit.connect("poster", host, {
+    token: undefined,
+    transports: ["http"],
+    onMessage: ({ data }) => void events.push((data as { readonly n: number }).n),
+  });
+  const machine = audit.host("poster");
+  const isPolling = random() < 0.3;
+  if (isPolling) {
+    // A client whose first events are late polls from then on.
+    network.change(host, machine, { isBlocked: true });
+    await audit.pause(FIRST_PIECE_MS + 200);
+    network.change(host, machine, { isBlocked: false });
+  }
   await audit.until(() => client.isConnected);
   const { session } = client;
-  const machine = audit.host("poster");
+  const isLong = random() < 0.4 && !isPolling;
   let count = 0;
   for (let round = 0; round < ROUNDS; round++) {
     gate = Promise.withResolvers();
     handlerMs = random() < 0.5 ? 0 : 20 + 100 * random();
     for (let i = 0; i < COUNT; i++) {
-      client.send("number", ++count);
+      client.send("number", { n: ++count, PAD });
       // Messages of one turn share a frame, and frames of one round trip share a request.
       await audit.pause(random() < 0.2 ? 30 : 1);
     }
@@ -62,7 +88,7 @@ export async function auditPosts(audit: Audit, random: () => number): Promise<vo
         if (link.client === machine) link.disconnect({ silent: isTold ? false : "server" });
       }
     }
-    await audit.pause(1_000 * random());
+    await audit.pause(round === 0 && isLong ? BUSY_MS + 500 : 1_000 * random());
     gate.resolve();
     await audit.until(() => got.length >= count, ROUND_MS);
     await audit.pause(2 * handlerMs);
@@ -74,6 +100,22 @@ export async function auditPosts(audit: Audit, random: () => number): Promise<vo
     );
   }
   audit.examine("carriers", "handlers of posted messages at once", 1, mostRunning);
+  const [remote] = server.manager.all();
+  const text = "x".repeat(EVENT_BYTES);
+  for (let n = 1; n <= EVENTS && remote; n++) {
+    remote.send("event", { n, text });
+    await audit.pause(5);
+    if (random() < 0.1) {
+      for (const link of network.links) if (link.client === machine) link.disconnect();
+    }
+  }
+  await audit.until(() => events.length >= EVENTS, ROUND_MS);
+  audit.examine(
+    "carriers",
+    "events over HTTP beyond the unacknowledged bytes",
+    range(1, EVENTS),
+    events,
+  );
   const id = client.session?.id ?? "none";
   audit.examine("carriers", "session of a slow handler over HTTP", session?.id ?? "none", id);
   await client.close();

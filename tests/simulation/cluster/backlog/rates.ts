@@ -1,5 +1,6 @@
 /** Rates: publications, messages and subscriptions beyond these, of clients of each delivery. */
-import { RequestError } from "../../../../errors.ts";
+import { CloseCode, RequestError } from "../../../../errors.ts";
+import type { Host } from "../../../../testing/simulation/host.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import type { Client } from "../../../../client/client.ts";
 import { type Audit, outcomeOf } from "../audit/audit.ts";
@@ -13,6 +14,9 @@ const BEYOND = 4;
 
 /** Time for messages there and back, in milliseconds. */
 const ROUND_MS = 200;
+
+/** Refusals of one session that are no reason to close. */
+const MAX_REFUSALS = 20;
 
 /** Topics to which a client subscribes at once. */
 const TOPICS = 9;
@@ -28,7 +32,7 @@ export async function auditRates(audit: Audit, random: () => number): Promise<vo
   const handled: number[] = [];
   const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
     authorize: () => true,
-    rates: { perSession: { messages: RATE, subscriptions: RATE } },
+    rates: { perSession: { messages: RATE, subscriptions: RATE }, maxRefusals: MAX_REFUSALS },
     onMessage: ({ data }) => void handled.push(data as number),
   }));
   const isKept = random() < 0.7;
@@ -56,6 +60,7 @@ export async function auditRates(audit: Audit, random: () => number): Promise<vo
   await audit.pause(2 * ROUND_MS);
   audit.examine("limits", "publications within a rate", accepted, got);
   await auditTopics(audit, client, () => server.manager.stats().rates.refused.session);
+  await auditRefusals(audit, host);
   await Promise.all([client.close(), reader.close()]);
   await server.close();
 }
@@ -129,4 +134,25 @@ async function auditTopics(
     true,
     count <= 2 * beyond,
   );
+}
+
+/** Sends so much beyond a rate that the session is closed: not before the last refusal. */
+async function auditRefusals(audit: Audit, host: Host): Promise<void> {
+  const client = audit.connect("rate-flood", host, {
+    token: undefined,
+    onRefused() {},
+    onError() {},
+  });
+  await audit.until(() => client.isConnected);
+  const session = client.session!;
+  const codes: number[] = [];
+  void session.closed.then(({ code }) => codes.push(code));
+  for (let n = 0; n < RATE.burst + MAX_REFUSALS; n++) session.send("flood", n);
+  await audit.pause(ROUND_MS / 4);
+  audit.examine("limits", "close before the last refusal", [], codes);
+  // Some tokens came back meanwhile.
+  for (let n = 0; n < RATE.burst; n++) session.send("flood", n);
+  await audit.pause(ROUND_MS);
+  audit.examine("limits", "close beyond the refusals", [CloseCode.tooMany], codes);
+  await client.close();
 }

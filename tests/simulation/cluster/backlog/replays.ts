@@ -24,8 +24,10 @@ export async function auditReplays(audit: Audit, random: () => number): Promise<
   const { network } = audit;
   const room = 4 + Math.floor(5 * random());
   const size = SIZES[Math.floor(SIZES.length * random())]!;
+  // A publication, or messages of this session alone, come in the middle of the replays.
+  const isShared = random() < 0.6;
   const fill = Math.floor(HIGH_WATER_MARK * random());
-  const topics = range(1, 4 + Math.floor(2 * random())).map((i) => `topic:${i}`);
+  const topics = range(1, isShared ? 4 + Math.floor(2 * random()) : 2).map((i) => `topic:${i}`);
   const most = Math.floor(MISSED_BYTES / size / topics.length);
   const missed = Math.min(room * 2, most);
   const bytesPerSecond = 300_000 + 2_000_000 * random();
@@ -71,16 +73,27 @@ export async function auditReplays(audit: Audit, random: () => number): Promise<
   const withinMs = REPLAY_MS + 2_000 * topics.length * missed * size / bytesPerSecond;
   const isWhole = () => readings.every(({ got }) => got.at(-1) === count);
   let isOneMore = false;
+  const half = room >> 1;
+  let notes = 0;
+  /** Fills the half of the queue that pages leave to other messages. */
+  const note = () => {
+    const [session] = server.manager.all() as (Session | undefined)[];
+    const { queue } = session?.[internals] ?? {};
+    if (notes > 0 || !queue?.isHeld || queue.stats.queuedMessages < Math.max(1, half - 1)) return;
+    // Answers would take room as well.
+    if (!isReady() || readings.every(({ got }) => got.length === 0) || isWhole()) return;
+    for (; notes < half; notes++) session!.send("note");
+  };
   await audit.until(() => {
     for (const session of server.manager.all() as Session[]) {
       deepest = Math.max(deepest, session[internals].queue!.stats.queuedMessages);
     }
-    // A publication comes in the middle of the replays.
-    if (!isOneMore && readings.some(({ got }) => got.length > 1)) {
+    if (isShared && !isOneMore && readings.some(({ got }) => got.length > 1)) {
       isOneMore = true;
       publish(1);
     }
-    return isOneMore && isWhole();
+    if (!isShared) note();
+    return (isOneMore || !isShared) && isWhole();
   }, withinMs);
   network.change(host, machine, { bytesPerSecond: Infinity });
   const about =

@@ -1,5 +1,9 @@
 /** Messages, publications and replies behind a slow way: the queue acts by policy each time. */
-import { HIGH_WATER_MARK, type OverflowPolicy } from "../../../../session/queue/send_queue.ts";
+import {
+  HIGH_WATER_MARK,
+  MAX_JOINED_BYTES,
+  type OverflowPolicy,
+} from "../../../../session/queue/send_queue.ts";
 import { internals, type Session } from "../../../../session/session.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import type { Audit } from "../audit/audit.ts";
@@ -20,6 +24,14 @@ const ROUND_MS = 300;
 
 /** Requests that wait for their replies. */
 const REQUESTS = 2;
+
+/** Bytes of a message that shares no frame with another one. */
+const ALONE = 34_000;
+
+/** Data of a message. */
+interface Numbered {
+  readonly n: number;
+}
 
 /** Topic of messages that fill the queue. */
 const FULL = "drop-oldest:one";
@@ -48,7 +60,7 @@ export async function auditSends(audit: Audit, random: () => number): Promise<vo
   // Either bound comes first.
   const isByBytes = random() < 0.2;
   const bounds = {
-    maxMessages: isByBytes ? 200 : 4 + Math.floor(8 * random()),
+    maxMessages: isByBytes ? 200 : 4 + Math.floor(13 * random()),
     maxBytes: isByBytes ? 12_000 : 1 << 20,
     policy: (topic: string) =>
       topic === "" ? control : DROPS.find((policy) => topic.startsWith(policy)) ?? "close",
@@ -61,7 +73,9 @@ export async function auditSends(audit: Audit, random: () => number): Promise<vo
   const near = { sendQueue: bounds, closeTimeoutMs: CLOSE_MS };
   const far = {
     onMessage({ topic, data }: { readonly topic: string; readonly data: unknown }) {
-      if (topic !== FILLER) got.push(nameOf(topic, (data as { readonly n: number }).n));
+      if (topic === FILLER) return;
+      const n = data instanceof Uint8Array ? (data[0]! << 8) + data[1]! : (data as Numbered).n;
+      got.push(nameOf(topic, n));
     },
     onDropped: (count: number) => void (told += count),
   };
@@ -96,7 +110,7 @@ export async function auditSends(audit: Audit, random: () => number): Promise<vo
 
   for (let round = 0; round < ROUNDS; round++) {
     const model = new QueueModel(bounds);
-    const pad = "x".repeat(draw([10, 700, isByBytes ? 2_000 : 9_000]));
+    const pad = "x".repeat(draw([10, 700, isByBytes ? 2_000 : 12_000, isByBytes ? 3_000 : ALONE]));
     const replies = Array.from({ length: isByBytes ? 0 : REQUESTS }, async () => {
       const reply: unknown = await asker.request("later", ++n).catch(() => -1);
       got.push(nameOf(REPLY, reply as number));
@@ -123,7 +137,8 @@ export async function auditSends(audit: Audit, random: () => number): Promise<vo
       }
       const isShared = isServer && random() < 0.3;
       const topic = draw(topicsOf(isShared ? "all" : "one"));
-      const data = { n: ++n, pad };
+      const isBinary = !isByBytes && random() < 0.2;
+      const data = isBinary ? Uint8Array.of(++n >> 8, n) : { n: ++n, pad };
       if (isShared) {
         server.publish(topic, data);
         await audit.pause(1);
@@ -142,13 +157,14 @@ export async function auditSends(audit: Audit, random: () => number): Promise<vo
     audit.examine("queues", `${waiting} messages in the queue ${about}`, true, isWithin);
     const { names } = model;
     way.open(bytesPerSecond);
-    const most = 1_000 * (4 * HIGH_WATER_MARK + 12 * 10_000 * 2) / bytesPerSecond + ROUND_MS;
+    const most = 1_000 * (4 * HIGH_WATER_MARK + 17 * ALONE) / bytesPerSecond + ROUND_MS;
     let isFlushed = false;
     void session.flushed().then(() => isFlushed = true);
     await audit.until(() => {
       way.look(session);
       return isFlushed;
     }, most);
+    way.examine(about, pad.length === ALONE ? ALONE : MAX_JOINED_BYTES);
     audit.examine("queues", `flush of the backlog ${round} ${about}`, true, isFlushed);
     await audit.until(() => got.length + dropped() >= names.length + model.dropped, most);
     way.heal();
@@ -163,8 +179,7 @@ export async function auditSends(audit: Audit, random: () => number): Promise<vo
     for (const open of gates.splice(0)) open();
     await Promise.all(replies);
   }
-  way.examine(about);
-  await auditClose(audit, { session, way, isOpened: random() < 0.5, about });
+  await auditClose(audit, { session, way, isOpened: random() < 0.5, about, got });
   await client.close();
   await server.close();
 }
@@ -182,22 +197,38 @@ function noticesOf({ dropped, names }: QueueModel): number {
 /** Closes the session with a backlog: flushed if the way opens in time, otherwise by the time limit. */
 async function auditClose(
   audit: Audit,
-  { session, way, isOpened, about }: {
+  { session, way, isOpened, about, got }: {
     readonly session: AnySession;
     readonly way: SlowWay;
     readonly isOpened: boolean;
     readonly about: string;
+    readonly got: string[];
   },
 ): Promise<void> {
+  got.length = 0;
   await way.block(session);
-  session.send("drop-newest:one", { n: 0 });
+  session.send(FULL, { n: 0 });
   const startMs = audit.nowMs;
+  let isWaiting = true;
+  // A flush ends with the session.
+  void session.flushed().then(() => isWaiting = false, () => isWaiting = false);
   const closing = session.close();
   let tookMs: number | undefined;
   void closing.then(() => tookMs = audit.nowMs - startMs);
   if (isOpened) way.heal();
   await audit.until(() => tookMs !== undefined, CLOSE_MS + ROUND_MS);
+  await audit.pause(1);
+  audit.examine(
+    "queues",
+    `flush of a session that closed ${about}`,
+    "over",
+    isWaiting ? "pending" : "over",
+  );
   way.heal();
+  if (isOpened) {
+    await audit.until(() => got.length > 0, ROUND_MS);
+    audit.examine("queues", `messages before a close ${about}`, [nameOf(FULL, 0)], got);
+  }
   const most = isOpened ? ROUND_MS : CLOSE_MS + ROUND_MS;
   const least = isOpened ? 0 : CLOSE_MS - 10;
   const isInTime = tookMs !== undefined && tookMs >= least && tookMs <= most;

@@ -11,8 +11,11 @@ export type AnySession = Session | NonNullable<Client["session"]>;
 /** Text of a message that fills the buffer of a connection. */
 const FILL = "x".repeat(HIGH_WATER_MARK);
 
-/** Most bytes that a connection takes from a session: the mark, one frame, and heads of frames. */
-const MOST_BUFFERED = 2 * HIGH_WATER_MARK + 1_024;
+/** Bytes at which a connection counts as drained. */
+const LOW_WATER_MARK = 32_768;
+
+/** Most bytes of the heads of frames. */
+const HEADS = 1_024;
 
 /** Most fills until a connection is behind: an HTTP client has more on the way. */
 const MAX_FILLS = 10;
@@ -22,8 +25,9 @@ export const FILLER = "close:fill";
 
 /** The way from one end to the other. */
 export class SlowWay {
-  /** Most bytes that the connection had from the session. */
-  mostBuffered = 0;
+  #mostBuffered = 0;
+  /** The same since the connection had few bytes for the first time. */
+  #mostAgain: number | undefined;
   readonly #audit: Audit;
   readonly #from: Host;
   readonly #to: Host;
@@ -81,17 +85,25 @@ export class SlowWay {
   /** Notes the bytes that the connection has from a session. */
   look(session: AnySession): void {
     const { bufferedAmount } = session.connection.frames!;
-    this.mostBuffered = Math.max(this.mostBuffered, bufferedAmount);
+    this.#mostBuffered = Math.max(this.#mostBuffered, bufferedAmount);
+    if (this.#mostAgain === undefined && bufferedAmount > LOW_WATER_MARK) return;
+    this.#mostAgain = Math.max(this.#mostAgain ?? 0, bufferedAmount);
   }
 
-  /** Examines the bytes that the connection had. */
-  examine(what: string): void {
-    this.#audit.examine(
-      "queues",
-      `${this.mostBuffered} bytes at once in the connection ${what}`,
-      true,
-      this.mostBuffered <= MOST_BUFFERED,
-    );
+  /**
+   * Examines the bytes that the connection had since the last call: at most the mark and one frame.
+   *
+   * @param what The messages, in words.
+   * @param largest Bytes of the largest frame behind the fills.
+   */
+  examine(what: string, largest: number): void {
+    const [most, again = 0] = [this.#mostBuffered, this.#mostAgain];
+    this.#mostBuffered = 0;
+    this.#mostAgain = undefined;
+    const isBounded = most <= 2 * HIGH_WATER_MARK + HEADS &&
+      again <= HIGH_WATER_MARK + largest + HEADS;
+    const bytes = `${most} and then ${again} bytes`;
+    this.#audit.examine("queues", `${bytes} at once in the connection ${what}`, true, isBounded);
   }
 }
 

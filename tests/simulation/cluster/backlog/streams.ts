@@ -128,7 +128,7 @@ function flow(random: () => number): Flow {
     everyMs: random() < 0.7 ? 3 : 0,
     abortMs: random() < 0.3 ? 60 * random() : undefined,
     leaveAt: random() < 0.5 ? Math.floor(random() * Math.min(bytes, 3_000)) : undefined,
-    slowMs: random() < 0.3 ? 25 : 0,
+    slowMs: random() < 0.4 ? (random() < 0.5 ? 25 : 150) : 0,
   };
 }
 
@@ -239,7 +239,11 @@ class Program {
         if (done) break;
         take(value);
       }
-      if (leaveAt !== undefined) await reader.cancel(leave(LEFT));
+      if (leaveAt !== undefined) {
+        // More bytes arrive that nothing reads.
+        await this.#audit.pause(slowMs);
+        await reader.cancel(leave(LEFT));
+      }
     } catch (error) {
       const isReset = error instanceof StreamError && error.streamErrorCode === ABORTED;
       if (isJudged && !(isReset && abortMs !== undefined)) {
