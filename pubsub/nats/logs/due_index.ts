@@ -89,6 +89,8 @@ export class DueIndex {
   readonly #streams: LogStreams;
   /** By class, a sequence that all looks of the class have reached, in one era of the streams. */
   #from: number[] = [];
+  /** Newest sequence at the last search. */
+  #newest = 0;
   #era: unknown;
   /** Logs that a read found due. */
   readonly #seen = new Set<string>();
@@ -139,12 +141,14 @@ export class DueIndex {
    */
   async list(limit: number): Promise<string[]> {
     await this.#streams.open();
-    if (this.#era !== this.#streams.era) this.#from = [];
+    if (this.#era !== this.#streams.era) [this.#from, this.#newest] = [[], 0];
     this.#era = this.#streams.era;
-    // A class without looks before this sequence has none at all.
-    const newest = await this.#streams.newestLook();
+    // A class without looks before this sequence has none at all. The sequence is that of the search
+    // before, as a replica that is behind does not have the newest looks.
+    const reached = this.#newest + 1;
+    this.#newest = await this.#streams.newestLook();
     const kinds = Array.from({ length: LAST_CLASS + 1 }, (_, kind) => kind);
-    const found = await Promise.all(kinds.map((kind) => this.#search(kind, limit, newest)));
+    const found = await Promise.all(kinds.map((kind) => this.#search(kind, limit, reached)));
     const due = [...found.flat(), ...await this.#seenDue()].sort((a, b) => a.at - b.at);
     return [...new Set(due.map(({ id }) => id))].slice(0, limit);
   }
@@ -156,11 +160,11 @@ export class DueIndex {
     return at;
   }
 
-  async #search(kind: number, limit: number, newest: number): Promise<DueLog[]> {
+  async #search(kind: number, limit: number, reached: number): Promise<DueLog[]> {
     const now = this.#runtime.now();
     const first = await this.#streams.firstLook(`${kind}`, this.#from[kind] ?? 1);
     if (first === undefined) {
-      this.#from[kind] = newest + 1;
+      this.#from[kind] = Math.max(this.#from[kind] ?? 1, reached);
       return [];
     }
     this.#from[kind] = first.seq;

@@ -5,6 +5,8 @@ import { SimulatedNats } from "../../../testing/simulation/nats/engine.ts";
 import { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
 import { Simulation } from "../../../testing/simulation/simulation.ts";
 import { NatsBroker } from "../mod.ts";
+import { DueIndex } from "./due_index.ts";
+import type { LogStreams } from "./log_streams.ts";
 
 const CREATION = {
   config: { contentType: "text/plain" },
@@ -46,4 +48,25 @@ Deno.test("DueIndex.list() covers a log whose look the server lost, once the log
   assertEquals(await overdue(), []);
   void broker.close();
   await simulation.run(5_000);
+});
+
+Deno.test("DueIndex.list() finds a look that a replica did not have at the search before", async () => {
+  const { runtime } = new Simulation({ seed: 1 }).host("node");
+  const look = { seq: 1, data: new TextEncoder().encode(JSON.stringify(["log", 0])) };
+  const state = { writer: { holder: "writer", until: 0 } };
+  let isBehind = true;
+  const firstLook = (kind: string, from: number) =>
+    Promise.resolve(kind === "0" && from <= look.seq && !isBehind ? look : undefined);
+  const streams = {
+    era: 1,
+    open: () => Promise.resolve(),
+    newestLook: () => Promise.resolve(look.seq),
+    firstLook,
+    looks: () => Promise.resolve([look]),
+    newest: () => Promise.resolve({ seq: 1, head: { state } }),
+  };
+  const due = new DueIndex(runtime, streams as unknown as LogStreams);
+  assertEquals(await due.list(10), []);
+  isBehind = false;
+  assertEquals(await due.list(10), ["log"]);
 });

@@ -222,9 +222,9 @@ export class NatsLogs implements BrokerLogs {
 
   async #renew(id: string, part: string): Promise<void> {
     await this.#writer.change(id, part, 0, (state, now) => {
-      if (state === undefined || isExpired(state, now) || !isDueForRenewal(state, now)) {
-        return { kind: "none", result: undefined, isSure: true };
-      }
+      // A log that this node takes for expired may be in use on another one.
+      if (state === undefined || isExpired(state, now)) return { kind: "none", result: undefined };
+      if (!isDueForRenewal(state, now)) return { kind: "none", result: undefined, isSure: true };
       const next = used(state, now);
       return { kind: "write", next, records: [], isQuiet: true, result: () => undefined };
     });
