@@ -36,8 +36,10 @@ Deno.test("NatsLogs.read() renews a log that another node has used since this no
     const options = { config, identity: "identity", records: [], maxLogs: 1 };
     return (await logs.create("a", options)).kind;
   });
-  at(2_000, far, async (logs) =>
-    (await logs.append("a", { records: ["one"], maxBytes: 1_000 })).kind
+  at(
+    2_000,
+    far,
+    async (logs) => (await logs.append("a", { records: ["one"], maxBytes: 1_000 })).kind,
   );
   // 2 s and a spare time after the creation, and less after the append.
   at(3_900, near, (logs) => read(logs, true));

@@ -17,6 +17,7 @@ import { auditHistory, auditLong } from "./audit/history.ts";
 import { auditHoles } from "./audit/holes.ts";
 import { auditInspector } from "./audit/inspector.ts";
 import { auditLives } from "./audit/lives/lives.ts";
+import { auditLogs } from "./audit/logs/logs.ts";
 import { auditPacing } from "./audit/pacing.ts";
 import { auditTimers } from "./audit/timers.ts";
 import { auditBacklog } from "./backlog/backlog.ts";
@@ -303,6 +304,7 @@ export class Cluster implements LiveCluster {
       auditHoles,
       auditContract,
       auditStreams,
+      auditLogs,
       auditExpiry,
       auditFlows,
       auditBounds,

@@ -84,6 +84,19 @@ export class Audit extends Examination {
   }
 
   /**
+   * Makes a broker of a machine, for one life of the machine.
+   *
+   * @param host The machine.
+   * @returns The broker, on the engine of the cluster.
+   * @throws {TypeError} If the nodes of the cluster have no engine.
+   */
+  broker(host: Host): Broker {
+    const broker = this.engine.broker(host);
+    if (broker === undefined) throw new TypeError("Cannot make a broker: the nodes have no engine");
+    return broker;
+  }
+
+  /**
    * Connects a client, closed at the end of the audit.
    *
    * @param name Name of the host and of the user.

@@ -1,0 +1,330 @@
+/** Logs, called by programs of two machines: each result is that of the model. */
+import type {
+  AppendLogOptions,
+  BrokerLogs,
+  CreateLogOptions,
+  LogRecord,
+} from "../../../../../pubsub/logs/log.ts";
+import type { Audit } from "../audit.ts";
+import { LogMachine, PLENTY } from "./machine.ts";
+import {
+  type LogOperation,
+  type ModelState,
+  outcomesOf,
+  type Span,
+  tendedStates,
+} from "./model.ts";
+
+/** Logs of one audit, one after the other. */
+const LOGS = 2;
+
+/** Calls of a log, some of which are made at once. */
+const STEPS = 22;
+
+/** Share of steps with several calls at once, and share of steps after a wait. */
+const [GROUP_SHARE, WAIT_SHARE] = [0.25, 0.12];
+
+/** Share of steps before which the overdue logs are listed, and the rest before that, in milliseconds. */
+const [LIST_SHARE, SETTLE_MS] = [0.15, 100];
+
+/** Most lists of the overdue logs until one is right. */
+const LISTS = 8;
+
+/** Longest wait between two steps, in milliseconds. */
+const WAIT_MS = 700;
+
+/** Lease of a writer that is not lost during the audit, and a short one, in milliseconds. */
+const LEASES = { longMs: 600_000, shortMs: 300 } as const;
+
+/** Time to live of a log that may expire between two steps, in milliseconds. */
+const TTL_MS = 600;
+
+/** Producers, one of whose names is that of a property of all objects. */
+const PRODUCERS = ["p", "__proto__"] as const;
+
+/** Writers, and forks. */
+const [HOLDERS, FORKS] = [["one", "two"], ["fork1", "fork2"]] as const;
+
+/** A call on its way from a machine. */
+interface Call {
+  readonly machine: LogMachine;
+  readonly operation: LogOperation;
+  readonly result: unknown;
+}
+
+/**
+ * Calls logs in a drawn order, and compares all results with those of the model.
+ *
+ * @param audit The audit.
+ */
+export async function auditCalls(audit: Audit): Promise<void> {
+  await LogMachine.use(audit, ["logs-near", "logs-far"], async (machines) => {
+    for (let i = 0; i < LOGS; i++) await new LogCalls(audit, machines, `audited-log-${i}`).run();
+  });
+}
+
+/** The calls of one log. */
+class LogCalls {
+  readonly #audit: Audit;
+  readonly #machines: readonly LogMachine[];
+  readonly #id: string;
+  readonly #random: () => number;
+  /** States in which the log may be; more than one where a time or the order of calls is unknown. */
+  #states: readonly ModelState[] = [undefined];
+  #calledMs = 0;
+  #identities = 0;
+  #records = 0;
+
+  constructor(audit: Audit, machines: readonly LogMachine[], id: string) {
+    this.#audit = audit;
+    this.#machines = machines;
+    this.#id = id;
+    this.#random = audit.chanceOf(id);
+  }
+
+  /** Makes all calls, up to the first result that is wrong. */
+  async run(): Promise<void> {
+    for (let step = 0; step < STEPS; step++) {
+      if (this.#chance(WAIT_SHARE)) await this.#audit.pause(WAIT_MS * this.#random());
+      if (this.#chance(LIST_SHARE)) {
+        // A list need not have the changes of this moment, such as one from a replica that is behind.
+        await this.#audit.pause(SETTLE_MS);
+        if (!await this.#call([read(0)])) return;
+        const machine = this.#pick(this.#machines);
+        if (!await this.#call([{ kind: "is-overdue" }], machine, LISTS)) return;
+      }
+      const count = this.#chance(GROUP_SHARE) ? 2 + Math.floor(2 * this.#random()) : 1;
+      const operations = Array.from({ length: count }, () => this.#draw());
+      if (!await this.#call(operations)) return;
+    }
+    // The newest state, for both machines, and the end of the log.
+    for (const machine of this.#machines) if (!await this.#call([read(0)], machine)) return;
+    await this.#call([{ kind: "delete", ifExpired: false }]);
+    for (const fork of FORKS) await this.#call([{ kind: "release", fork }]);
+  }
+
+  /** Makes calls at once; false if no order of these has the results, at the last attempt. */
+  async #call(
+    operations: readonly LogOperation[],
+    at?: LogMachine,
+    attempts: number = 1,
+  ): Promise<boolean> {
+    const { nowMs: fromMs } = this.#audit;
+    const calls = await Promise.all(operations.map(async (operation): Promise<Call> => {
+      const machine = at ?? this.#pick(this.#machines);
+      const result = await machine.run(() => callOf(machine.logs, this.#id, operation))
+        .catch((error) => `${error}`);
+      return { machine, operation, result: shown(result) };
+    }));
+    const span = { fromMs, toMs: this.#audit.nowMs };
+    const before = attempts > 1
+      ? this.#states
+      : withTended(this.#states, { fromMs: this.#calledMs, toMs: span.toMs });
+    const after = distinct(before.flatMap((state) => statesAfter(state, calls, span)));
+    if (after.length === 0 && attempts > 1) {
+      await this.#audit.pause(SETTLE_MS);
+      return await this.#call(operations, at, attempts - 1);
+    }
+    this.#states = after;
+    this.#calledMs = span.toMs;
+    if (after.length > 0) return true;
+    const texts = calls.map(({ machine, operation, result }) =>
+      `${shown(operation)} at ${machine.host.name} with the result ${result}`
+    );
+    const [state] = before;
+    const expected = calls.map(({ operation }) =>
+      outcomesOf(state, operation, span).map(({ result }) => shown(result)).join(" or ")
+    );
+    this.#audit.examine(
+      "durable",
+      `calls of a log in the state ${shown(state ?? "none")}`,
+      expected.join("; "),
+      texts.join("; "),
+    );
+    return false;
+  }
+
+  #draw(): LogOperation {
+    const [state] = this.#states;
+    if (state === undefined) {
+      return this.#chance(0.8)
+        ? { kind: "create", options: this.#creation() }
+        : this.#pick([read(0), { kind: "append", options: this.#append() }, remove(false)]);
+    }
+    if (state.isDeleted && this.#chance(0.5)) {
+      return { kind: "release", fork: state.forks[0] ?? FORKS[0] };
+    }
+    if (state.end !== undefined && this.#chance(0.3)) return remove(false);
+    const chance = this.#random();
+    if (chance < 0.6) return { kind: "append", options: this.#append() };
+    if (chance < 0.76) return this.#read();
+    if (chance < 0.86) return { kind: "create", options: this.#creation() };
+    if (chance < 0.94) return remove(!this.#chance(0.2));
+    const identity = this.#chance(0.8) ? state.identity : "another0";
+    const fork = this.#pick(FORKS);
+    return this.#chance(0.6) ? { kind: "retain", fork, identity } : { kind: "release", fork };
+  }
+
+  #creation(): CreateLogOptions {
+    return {
+      config: {
+        contentType: "text/plain",
+        ...(this.#chance(0.4) && { ttlMs: TTL_MS }),
+      },
+      identity: `log${++this.#identities}`.padEnd(8, "0"),
+      records: this.#chance(0.3) ? this.#newRecords() : [],
+      maxLogs: PLENTY.maxStreams,
+      ...(this.#chance(0.5) && { writer: { holder: HOLDERS[0], ttlMs: this.#lease() } }),
+    };
+  }
+
+  #append(): AppendLogOptions {
+    const [state] = this.#states;
+    const options = { records: this.#newRecords(), maxBytes: PLENTY.maxStreamBytes };
+    const bytes = state?.records.reduce((sum, record) => sum + record.length, 0) ?? 0;
+    const choices: readonly (readonly [share: number, make: () => Partial<AppendLogOptions>])[] = [
+      [3, () => ({})],
+      [8, () => this.#numbered()],
+      [2, () => ({ sequence: this.#pick(["a", "b", "bb", "c", "\uffff"]) })],
+      [6, () => this.#leased()],
+      [1, () => ({ end: this.#chance(0.5) ? {} : { error: "given up", code: "tired" } })],
+      [1, () => ({ records: [], end: {} })],
+      [1, () => ({ ...this.#numbered(), end: {} })],
+      [1, () => ({ records: [], cancel: this.#pick(["enough", "stop"]) })],
+      [1, () => ({ records: [], end: { error: "writer-lost" }, ifWriterLost: true })],
+      [1, () => ({ maxBytes: bytes + this.#pick([0, 1, 2, 3, 4]) })],
+      [1, () => ({ identity: this.#chance(0.5) ? state?.identity ?? "none" : "another0" })],
+      [
+        2,
+        () => ({ keep: { records: this.#pick([1, 2, 3, 5]), bytes: this.#pick([4, 8, 1_000]) } }),
+      ],
+    ];
+    let left = this.#random() * choices.reduce((sum, [share]) => sum + share, 0);
+    const [, make] = choices.find(([share]) => (left -= share) < 0) ?? choices[0]!;
+    return { ...options, ...make() };
+  }
+
+  /** An append of a producer: the next one, a repetition, or one that is out of turn. */
+  #numbered(): Partial<AppendLogOptions> {
+    const id = this.#pick(PRODUCERS);
+    const producers = this.#states[0]?.producers ?? {};
+    const [epoch, seq] = Object.hasOwn(producers, id) ? producers[id]! : [0, -1];
+    const [newEpoch, newSeq] = this.#pick(
+      [
+        [epoch, seq + 1],
+        [epoch, seq + 1],
+        [epoch, seq + 1],
+        [epoch, seq],
+        [epoch, seq],
+        [epoch, seq - 1],
+        [epoch, seq + 2],
+        [epoch + 1, 0],
+        [epoch + 1, 1],
+        [epoch - 1, seq + 1],
+      ] as const,
+    );
+    return { producer: { id, epoch: Math.max(0, newEpoch), seq: Math.max(0, newSeq) } };
+  }
+
+  /** An append of a writer: of the holder, of another one, or of one that takes over. */
+  #leased(): Partial<AppendLogOptions> {
+    const holder = this.#pick(HOLDERS);
+    const ttlMs = this.#chance(0.15) ? 0 : this.#lease();
+    return {
+      writer: { holder, ttlMs, ...(this.#chance(0.5) && { takes: true }) },
+      ...(this.#chance(0.4) && { records: [] }),
+    };
+  }
+
+  #lease(): number {
+    return this.#chance(0.5) ? LEASES.shortMs : LEASES.longMs;
+  }
+
+  #read(): LogOperation {
+    const [state] = this.#states;
+    const [start, count] = [state?.start ?? 0, state?.records.length ?? 0];
+    return {
+      kind: "read",
+      options: {
+        after: Math.max(0, start - 1 + Math.floor((count + 3) * this.#random())),
+        maxRecords: this.#pick([0, 1, 2, 1_000]),
+        maxBytes: this.#pick([1, 3, 6, PLENTY.maxStreamBytes]),
+        renews: this.#chance(0.7),
+      },
+    };
+  }
+
+  #newRecords(): readonly LogRecord[] {
+    return Array.from({ length: 1 + Math.floor(3 * this.#random()) }, () => {
+      const text = `${this.#records++}`;
+      return this.#chance(0.8) ? text : new TextEncoder().encode(text);
+    });
+  }
+
+  #chance(share: number): boolean {
+    return this.#random() < share;
+  }
+
+  #pick<T>(from: readonly T[]): T {
+    return from[Math.floor(this.#random() * from.length)]!;
+  }
+}
+
+/** The states in which calls leave a log, if their results are right in some order. */
+function statesAfter(state: ModelState, calls: readonly Call[], at: Span): readonly ModelState[] {
+  if (calls.length === 0) return [state];
+  return calls.flatMap(({ operation, result }, i) => {
+    const others = calls.toSpliced(i, 1);
+    const after = outcomesOf(state, operation, at)
+      .filter((outcome) => shown(outcome.result) === result)
+      .map(({ next }) => next);
+    const before = others.length > 0 ? withTended(after, at) : after;
+    return before.flatMap((next) => statesAfter(next, others, at));
+  });
+}
+
+/** Adds the states that searches for overdue logs make, by nodes and by other parts of the audit. */
+function withTended(states: readonly ModelState[], at: Span): readonly ModelState[] {
+  return distinct([...states, ...states.flatMap((state) => tendedStates(state, at))]);
+}
+
+async function callOf(logs: BrokerLogs, id: string, operation: LogOperation): Promise<unknown> {
+  switch (operation.kind) {
+    case "create":
+      return await logs.create(id, operation.options);
+    case "append":
+      return await logs.append(id, operation.options);
+    case "read":
+      return await logs.read(id, operation.options);
+    case "delete":
+      return await logs.delete(id, { ifExpired: operation.ifExpired });
+    case "retain":
+      return await logs.retain(id, operation.fork, operation.identity);
+    case "release":
+      return await logs.release(id, operation.fork);
+    case "is-overdue":
+      return (await logs.overdue({ limit: PLENTY.maxStreams })).includes(id);
+  }
+}
+
+function read(after: number): LogOperation {
+  const { maxStreamBytes: maxBytes } = PLENTY;
+  return { kind: "read", options: { after, maxRecords: 1_000, maxBytes, renews: false } };
+}
+
+function remove(ifExpired: boolean): LogOperation {
+  return { kind: "delete", ifExpired };
+}
+
+function distinct(states: readonly ModelState[]): readonly ModelState[] {
+  return [...new Map(states.map((state) => [shown(state), state])).values()];
+}
+
+/** Writes a value as text, with the keys in order. */
+function shown(value: unknown): string {
+  return JSON.stringify(value, (_key, part) => {
+    if (part instanceof Uint8Array) return { bytes: [...part] };
+    if (typeof part !== "object" || part === null || Array.isArray(part)) return part;
+    return Object.fromEntries(Object.entries(part).sort(([a], [b]) => a < b ? -1 : 1));
+  }) ?? "undefined";
+}

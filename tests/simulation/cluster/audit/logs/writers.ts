@@ -1,0 +1,295 @@
+/** Writers of durable streams under a lease: quiet ones, lost ones, and those that hand over. */
+import { pause } from "../../../../../base/wait.ts";
+import type { DurableStreamWriter } from "../../../../../server/durable/writer.ts";
+import { type Audit, outcomeOf } from "../audit.ts";
+import { LogMachine } from "./machine.ts";
+
+/** Shortest lease of a writer, and the range of leases, in milliseconds. */
+const [LEASE_MS, LEASES_MS] = [2_000, 1_500];
+
+/**
+ * Part of the lease that is over at most when a living writer shows the next sign of life: an append
+ * right behind a renewal takes the place of the next one.
+ */
+const SIGN_SHARE = 2 / 3.75;
+
+/** Longest time between two searches for lost writers, in milliseconds. */
+const SEARCH_MS = 5_000;
+
+/** Time for the calls of an engine, in milliseconds. */
+const SLACK_MS = 700;
+
+/** Time between two attempts to take a stream over, in milliseconds. */
+const ATTEMPT_MS = 150;
+
+/** Records of a writer whose connections are cut, and the longest time between two, in milliseconds. */
+const [CUT_RECORDS, CUT_GAP_MS] = [8, 25];
+
+/** Lease of a writer whose connections are cut, in milliseconds: longer than the way back. */
+const CUT_LEASE_MS = 15_000;
+
+/** Time in which a writer whose connections are cut has appended all, in milliseconds. */
+const BACK_MS = 9_000;
+
+/** Scenes of one audit, drawn from all. */
+const SCENES = 3;
+
+/** A program of a machine that reads and writes streams. */
+class Program {
+  readonly machine: LogMachine;
+  readonly node: ReturnType<LogMachine["streams"]>["node"];
+  readonly #close: () => Promise<void>;
+
+  constructor(machine: LogMachine) {
+    const { node, streams } = machine.streams();
+    this.machine = machine;
+    this.node = node;
+    this.#close = () => streams.close();
+  }
+
+  /** Reads a stream to its end. */
+  follow(id: string): Followed {
+    const followed: Followed = { records: [], outcome: undefined };
+    const read = async () => {
+      for await (const { data } of this.node.follow<number>(id)) followed.records.push(data);
+    };
+    void outcomeOf(this.machine.run(read)).then((outcome) => followed.outcome = outcome);
+    return followed;
+  }
+
+  close(): Promise<void> {
+    return this.machine.run(this.#close);
+  }
+}
+
+/** A reader, with the records so far, and the end. */
+interface Followed {
+  readonly records: number[];
+  outcome: string | undefined;
+}
+
+/**
+ * Plays scenes of writers, each on a stream of its own.
+ *
+ * @param audit The audit.
+ */
+export async function auditWriters(audit: Audit): Promise<void> {
+  const random = audit.chanceOf("writers");
+  const scenes = [quiet, lost, lost, released, cut, stopped];
+  while (scenes.length > SCENES) scenes.splice(Math.floor(scenes.length * random()), 1);
+  await LogMachine.use(audit, ["writers-near", "writers-far"], async ([near, far]) => {
+    const programs = [new Program(near!), new Program(far!)] as const;
+    const play = (scene: typeof quiet, i: number) =>
+      scene(new Stage(audit, programs, { id: `audited-${scene.name}-${i}`, random }));
+    await Promise.all(scenes.map(play));
+    for (const { node, machine } of programs) {
+      const active = [...node.activity().keys()];
+      audit.examine("durable", `streams in use on ${machine.host.name} at the end`, [], active);
+    }
+    await Promise.all(programs.map((program) => program.close()));
+  });
+}
+
+/** The parts of one scene. */
+class Stage {
+  readonly audit: Audit;
+  readonly near: Program;
+  readonly far: Program;
+  readonly id: string;
+  readonly leaseMs: number;
+  readonly random: () => number;
+
+  constructor(
+    audit: Audit,
+    [near, far]: readonly [Program, Program],
+    { id, random }: { readonly id: string; readonly random: () => number },
+  ) {
+    this.audit = audit;
+    this.near = near;
+    this.far = far;
+    this.id = id;
+    this.random = random;
+    this.leaseMs = LEASE_MS + LEASES_MS * random();
+  }
+
+  /** Creates the stream of the scene. */
+  create(
+    { machine, node }: Program = this.near,
+    options: { readonly ttlMs?: number } = {},
+    leaseMs: number = this.leaseMs,
+  ): Promise<DurableStreamWriter<number>> {
+    return machine.run(() => node.create<number>(this.id, options, leaseMs));
+  }
+
+  /** Opens the stream at the far machine. */
+  open(): Promise<DurableStreamWriter<number>> {
+    const { machine, node } = this.far;
+    return machine.run(() => node.open<number>(this.id, this.leaseMs));
+  }
+
+  /** Deletes the stream. */
+  async end(): Promise<void> {
+    await this.far.machine.run(() => this.far.node.delete(this.id));
+  }
+
+  expect(what: string, expected: unknown, received: unknown): void {
+    this.audit.examine("durable", `${what} of ${this.id}`, expected, received);
+  }
+
+  /** Expects the records from 0 on, and an end. */
+  async expectAll(
+    followed: Followed,
+    count: number,
+    { outcome = "fulfilled", withinMs = SLACK_MS }: {
+      readonly outcome?: string;
+      readonly withinMs?: number;
+    } = {},
+  ): Promise<void> {
+    await this.audit.until(() => followed.outcome !== undefined, withinMs);
+    this.expect("end for a reader", outcome, followed.outcome ?? "none in time");
+    this.expect(
+      "records for a reader",
+      Array.from({ length: count }, (_, i) => i),
+      followed.records,
+    );
+  }
+}
+
+/** A writer with little to append keeps the lease for as long as the writer lives. */
+async function quiet(stage: Stage): Promise<void> {
+  const { audit, random, leaseMs } = stage;
+  const writer = await stage.create();
+  const followed = stage.far.follow(stage.id);
+  let count = 0;
+  for (let left = Math.floor(3 * random()); left > 0; left--) {
+    stage.expect("append", "fulfilled", await outcomeOf(writer.append(count++)));
+    await audit.pause(0.4 * leaseMs * random());
+  }
+  for (const endMs = audit.nowMs + 3.2 * leaseMs; audit.nowMs < endMs;) {
+    await audit.pause(leaseMs * (0.5 + 0.5 * random()));
+    stage.expect("takeover from a quiet writer", "held", await outcomeOf(stage.open()));
+  }
+  stage.expect("append after a silence", "fulfilled", await outcomeOf(writer.append(count++)));
+  stage.expect("close", "fulfilled", await outcomeOf(writer.close()));
+  await stage.expectAll(followed, count);
+  await stage.end();
+}
+
+/** A writer whose machine ends, or stands still, loses the stream once the lease is over. */
+async function lost(stage: Stage): Promise<void> {
+  const { audit, random, leaseMs, id, far } = stage;
+  const machine = await LogMachine.start(audit, id);
+  if (machine === undefined) return stage.expect("machine of a writer", "ready", "not ready");
+  const [isFrozen, isTaken] = [random() < 0.5, random() < 0.6];
+  const writer = await stage.create(
+    new Program(machine),
+    random() < 0.5 ? { ttlMs: 60_000 } : {},
+  );
+  const followed = far.follow(id);
+  let count = 1 + Math.floor(2 * random());
+  for (let record = 0; record < count; record++) await writer.append(record);
+  await audit.pause(leaseMs * 1.5 * random());
+  if (isFrozen) machine.host.freeze();
+  else machine.end();
+  const lostMs = audit.nowMs;
+  const silentMs = () => audit.nowMs - lostMs;
+  const [fromMs, toMs] = [leaseMs * (1 - SIGN_SHARE) - SLACK_MS, leaseMs + SLACK_MS];
+  const times = `after ${Math.round(fromMs)} to ${Math.round(toMs)} ms`;
+  let next: DurableStreamWriter<number> | undefined;
+  if (isTaken) {
+    let outcome = "held";
+    while (outcome === "held" && silentMs() <= toMs) {
+      await audit.pause(ATTEMPT_MS);
+      outcome = await outcomeOf(stage.open().then((writer) => next = writer));
+    }
+    const isInTime = silentMs() >= fromMs && silentMs() <= toMs + ATTEMPT_MS;
+    const received = isInTime && (outcome === "fulfilled" || outcome === "ended") ? times : "";
+    const when = `${outcome} after ${Math.round(silentMs())} ms`;
+    stage.expect("takeover from a lost writer", times, received || when);
+  }
+  if (next !== undefined) {
+    await next.append(count++);
+    if (isFrozen) await comesBack();
+    stage.expect("append of the next writer", "fulfilled", await outcomeOf(next.append(count++)));
+    stage.expect("close of the next writer", "fulfilled", await outcomeOf(next.close()));
+    await stage.expectAll(followed, count);
+  } else {
+    const withinMs = toMs + SEARCH_MS + SLACK_MS - silentMs();
+    await stage.expectAll(followed, count, { outcome: "writer-lost", withinMs });
+    stage.expect("end not before the lease is over", true, silentMs() >= fromMs);
+    if (isFrozen) await comesBack();
+  }
+  machine.end();
+  await stage.end();
+
+  /** The former writer is refused, and told. */
+  async function comesBack(): Promise<void> {
+    machine!.host.thaw();
+    const outcome = await outcomeOf(machine!.run(() => writer.append(-1)));
+    const expected = next === undefined ? "writer-lost" : "fenced";
+    stage.expect("append of a writer that comes back too late", expected, outcome);
+    stage.expect("signal of a writer that comes back too late", true, writer.signal.aborted);
+  }
+}
+
+/** A writer that leaves the stream has a successor at once. */
+async function released(stage: Stage): Promise<void> {
+  const { random, far } = stage;
+  const writer = await stage.create();
+  const followed = far.follow(stage.id);
+  let count = 0;
+  for (let left = Math.floor(3 * random()); left > 0; left--) void writer.append(count++);
+  stage.expect("release", "fulfilled", await outcomeOf(writer.release()));
+  const next = await stage.open();
+  stage.expect("append behind a release", "ended", await outcomeOf(writer.append(-1)));
+  stage.expect("append of the next writer", "fulfilled", await outcomeOf(next.append(count++)));
+  const reason = random() < 0.5 ? { code: "tired" } : {};
+  stage.expect("abort", "fulfilled", await outcomeOf(next.abort("given up", reason)));
+  await stage.expectAll(followed, count, { outcome: reason.code ?? "aborted" });
+  await stage.end();
+}
+
+/** A writer whose connections are cut again and again appends each record once, in order. */
+async function cut(stage: Stage): Promise<void> {
+  const { audit, random, id } = stage;
+  const machine = await LogMachine.start(audit, id);
+  if (machine === undefined) return stage.expect("machine of a writer", "ready", "not ready");
+  const writer = await stage.create(new Program(machine), {}, CUT_LEASE_MS);
+  const followed = stage.far.follow(id);
+  for (let record = 0; record < CUT_RECORDS; record++) {
+    void machine.run(() => writer.append(record));
+    await audit.pause(CUT_GAP_MS * random());
+    if (random() < 0.4) machine.cut(audit);
+  }
+  const closing = outcomeOf(machine.run(() => writer.close()));
+  await stage.expectAll(followed, CUT_RECORDS, { withinMs: BACK_MS });
+  const closed = await Promise.race([closing, audit.pause(BACK_MS).then(() => "none in time")]);
+  stage.expect("close", "fulfilled", closed);
+  machine.end();
+  await stage.end();
+}
+
+/** A reader asks a writer to stop, or deletes the stream: the writer learns of that soon. */
+async function stopped(stage: Stage): Promise<void> {
+  const { audit, random, far: { machine, node }, id, near } = stage;
+  const writer = await stage.create();
+  await writer.append(0);
+  await pause(near.machine.host.runtime, 100 * random());
+  const isDeleted = random() < 0.5;
+  if (isDeleted) await machine.run(() => node.delete(id));
+  else {
+    await machine.run(() => node.cancel(id, "enough"));
+    await machine.run(() => node.cancel(id, "again"));
+  }
+  await audit.until(() => writer.signal.aborted, SLACK_MS);
+  stage.expect("signal of a writer that is asked to stop", true, writer.signal.aborted);
+  const { reason } = writer.signal;
+  const code = isDeleted ? "gone" : "cancelled";
+  stage.expect("reason", code, reason?.failure?.code);
+  if (!isDeleted) stage.expect("text of the reason", "enough", reason?.message);
+  const outcome = await outcomeOf(writer.append(1));
+  stage.expect("append behind a stop", isDeleted ? "gone" : "fulfilled", outcome);
+  const closed = await outcomeOf(writer.close());
+  stage.expect("close behind a stop", isDeleted ? "gone" : "fulfilled", closed);
+  if (!isDeleted) await stage.end();
+}
