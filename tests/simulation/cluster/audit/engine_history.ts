@@ -1,0 +1,218 @@
+/** Histories at the engine: nodes append and read by their brokers, beside a model of the contract. */
+import type {
+  Broker,
+  BrokerHistory,
+  BrokerSubscription,
+  HistoryBounds,
+  Publication,
+  PublicationKey,
+} from "../../../../pubsub/broker.ts";
+import type { Audit } from "./audit.ts";
+import { AUDIT_HISTORY } from "./history.ts";
+import { type Acknowledged, HistoryModel, type Query } from "./history_model.ts";
+
+/** Rounds of appends and reads. */
+const ROUNDS = 8;
+
+/** Reads of one round. */
+const READS = 3;
+
+/** Most publications of one round. */
+const MAX_APPENDS = 4;
+
+/** Share of publications that repeat an earlier one. */
+const REPEATED_SHARE = 0.3;
+
+/** Characters of a short and of a long publication. */
+const SIZES = [10, 200] as const;
+
+/** Longest pause between two rounds, as a share of the time of the history. */
+const MAX_PAUSE = 0.7;
+
+/** Longest pause between two rounds, in milliseconds. */
+const MAX_PAUSE_MS = 3_000;
+
+/** Longest time until a publication reaches the listeners, in milliseconds. */
+const ARRIVES_MS = 2_000;
+
+/** A listener of one node. */
+interface Listener {
+  readonly subscription: BrokerSubscription;
+  /** Number of publications before. */
+  readonly from: number;
+  readonly heard: Publication[];
+}
+
+/** A node, as its broker. */
+interface Node {
+  readonly broker: Broker;
+  readonly history: BrokerHistory;
+  readonly producer: string;
+  listener: Listener | undefined;
+}
+
+/**
+ * Appends to one history and reads it, on two nodes of the cluster, with drawn bounds.
+ *
+ * @param audit The audit.
+ */
+export async function auditEngineHistory(audit: Audit): Promise<void> {
+  if (audit.settings.has("two-wires") || audit.settings.terms.isApart) return;
+  const all = Object.entries(AUDIT_HISTORY);
+  const random = audit.simulation.chanceOf("audit/engine");
+  const [pattern, bounds] = all[Math.floor(all.length * random())]!;
+  await new Rounds(audit, random, pattern.replace("{name}", "engine"), bounds).run();
+}
+
+/** The rounds on one topic. */
+class Rounds {
+  readonly #audit: Audit;
+  readonly #random: () => number;
+  readonly #topic: string;
+  readonly #bounds: HistoryBounds;
+  readonly #model: HistoryModel;
+  readonly #nodes: readonly Node[];
+  /** Keys of the publications so far. */
+  readonly #keys: PublicationKey[] = [];
+  #count = 0;
+
+  constructor(audit: Audit, random: () => number, topic: string, bounds: HistoryBounds) {
+    this.#audit = audit;
+    this.#random = random;
+    this.#topic = topic;
+    this.#bounds = bounds;
+    // docs/deploy/nats.md, Bounds.
+    const hasExactBytes = audit.node(0).server.topics.broker.name !== "nats";
+    this.#model = new HistoryModel(bounds, { hasExactBytes });
+    this.#nodes = [0, 1].map((i) => {
+      const { broker } = audit.node(i).server.topics;
+      return { broker, history: broker.history!, producer: `auditor ${i}`, listener: undefined };
+    });
+  }
+
+  async run(): Promise<void> {
+    const pauseMs = Math.min(MAX_PAUSE_MS, MAX_PAUSE * this.#bounds.ttlMs);
+    await this.#read();
+    for (let round = 0; round < ROUNDS; round++) {
+      for (const node of this.#nodes) if (this.#draw(2) === 0) await this.#comeOrGo(node);
+      await this.#append();
+      await Promise.all(this.#nodes.map((node) => this.#compareHeard(node)));
+      if (this.#draw(2) === 0) await this.#audit.pause(pauseMs * this.#random());
+      await Promise.all(Array.from({ length: READS }, () => this.#read()));
+    }
+    await Promise.all(
+      this.#nodes.map(({ listener }) => listener?.subscription[Symbol.asyncDispose]()),
+    );
+  }
+
+  /** Draws a whole number below a bound. */
+  #draw(below: number): number {
+    return Math.floor(this.#random() * below);
+  }
+
+  #expect(what: string, expected: unknown, received: unknown): void {
+    this.#audit.examine("history", `${this.#topic} at the engine: ${what}`, expected, received);
+  }
+
+  /** Subscribes a node, or ends its subscription. */
+  async #comeOrGo(node: Node): Promise<void> {
+    const { listener } = node;
+    if (listener !== undefined) {
+      node.listener = undefined;
+      return await listener.subscription[Symbol.asyncDispose]();
+    }
+    const heard: Publication[] = [];
+    const subscription = node.broker.subscribe(this.#topic, (one) => void heard.push(one), {
+      history: this.#bounds,
+    });
+    node.listener = { subscription, from: this.#model.all.length, heard };
+    await subscription.ready;
+  }
+
+  /** Appends some publications at once, new ones and repetitions. */
+  async #append(): Promise<void> {
+    const appending = Array.from({ length: 1 + this.#draw(MAX_APPENDS) }, () => {
+      const repeated = this.#random() < REPEATED_SHARE
+        ? this.#keys[Math.max(0, this.#keys.length - 1 - this.#draw(3))]
+        : undefined;
+      return repeated === undefined ? this.#appendNew() : this.#repeat(repeated);
+    });
+    const added = await Promise.all(appending);
+    this.#model.add(added.filter((one) => one !== undefined));
+  }
+
+  async #appendNew(): Promise<Acknowledged | undefined> {
+    const { history, producer } = this.#nodes[this.#draw(2)]!;
+    const number = ++this.#count;
+    const payload = `${number}`.padEnd(SIZES[this.#draw(SIZES.length)]!);
+    const key = this.#draw(2) === 0 ? { producer, number } : undefined;
+    const fromMs = this.#audit.nowMs;
+    const { position } = await history.append(
+      { topic: this.#topic, payload, ...(this.#draw(2) === 0 && { bytes: payload.length }) },
+      { bounds: this.#bounds, ...(key && { key }) },
+    );
+    if (key !== undefined) this.#keys.push(key);
+    if (position === undefined) {
+      this.#expect(`position of new publication ${number}`, "an offset", "none");
+      return undefined;
+    }
+    return { payload, position, taken: { fromMs, toMs: this.#audit.nowMs } };
+  }
+
+  /** Appends a publication that the engine has, as after a lost answer. */
+  async #repeat(key: PublicationKey): Promise<undefined> {
+    const { history } = this.#nodes[this.#draw(2)]!;
+    const { position } = await history.append(
+      { topic: this.#topic, payload: "repeated" },
+      { bounds: this.#bounds, key },
+    );
+    this.#expect(`position of a repetition of ${key.number}`, "none", position?.offset ?? "none");
+  }
+
+  /** Compares the publications that a listener got with all since its subscription. */
+  async #compareHeard({ listener }: Node): Promise<void> {
+    if (listener === undefined) return;
+    const { from, heard } = listener;
+    const all = this.#model.all;
+    await this.#audit.until(
+      () => heard.at(-1)?.position?.offset === all.at(-1)?.position.offset,
+      from === all.length ? 0 : ARRIVES_MS,
+    );
+    const expected = all.slice(from).map(({ payload, position: { epoch, offset, tag } }, i) => {
+      const prev = all[from + i - 1]?.position.offset ?? 0;
+      return `${payload.trim()} at ${epoch} ${offset} ${tag} behind ${
+        from + i === 0 ? "any" : prev
+      }`;
+    });
+    const received = heard.map(({ payload, position }, i) => {
+      const { epoch, offset, tag, prev } = position!;
+      return `${`${payload}`.trim()} at ${epoch} ${offset} ${tag} behind ${
+        from + i === 0 ? "any" : prev
+      }`;
+    });
+    this.#expect("publications that a listener got", expected.join(), received.join());
+  }
+
+  /** Reads a page from a drawn place, within drawn bounds. */
+  async #read(): Promise<void> {
+    const { history } = this.#nodes[this.#draw(2)]!;
+    const all = this.#model.all;
+    const place = this.#draw(all.length + 2);
+    const after = place > all.length
+      ? this.#model.head + 7
+      : all[all.length - 1 - place]?.position.offset ?? 0;
+    const parts: readonly Pick<Query, "after" | "last">[] = [{ after }, { after }, {
+      last: this.#draw(8),
+    }, {}];
+    const query: Query = {
+      ...parts[this.#draw(parts.length)]!,
+      maxMessages: [1, 2, 3, 100][this.#draw(4)]!,
+      maxBytes: [1, 210, 410, 100_000][this.#draw(4)]!,
+    };
+    const fromMs = this.#audit.nowMs;
+    const page = await history.read(this.#topic, { ...query, bounds: this.#bounds });
+    const read = { fromMs, toMs: this.#audit.nowMs };
+    const { expected, received } = this.#model.differenceOf(query, page, read) ?? {};
+    this.#expect(`page of ${JSON.stringify(query)}`, expected ?? "", received ?? "");
+  }
+}
