@@ -13,6 +13,7 @@ import { auditContract } from "./audit/contracts.ts";
 import { auditStreams } from "./audit/durable.ts";
 import { auditExpiry } from "./audit/expiry.ts";
 import { auditFlows } from "./audit/flows.ts";
+import { auditHistories } from "./audit/histories/histories.ts";
 import { auditHistory, auditLong } from "./audit/history.ts";
 import { auditHoles } from "./audit/holes.ts";
 import { auditInspector } from "./audit/inspector.ts";
@@ -301,6 +302,7 @@ export class Cluster implements LiveCluster {
       auditBacklog,
       auditHistory,
       auditLong,
+      auditHistories,
       auditHoles,
       auditContract,
       auditStreams,

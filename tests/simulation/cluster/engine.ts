@@ -2,6 +2,7 @@
 import type { Broker } from "../../../pubsub/broker.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
 import type { SimulatedNetwork } from "../../../testing/simulation/network/network.ts";
+import type { SimulatedSqlite } from "../../../testing/simulation/sqlite/broker.ts";
 import type { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { Journal } from "./journal.ts";
 
@@ -43,6 +44,8 @@ export interface ClusterEngine extends Disposable {
   readonly isUp?: boolean;
   /** Called when that process is back, and the nodes may start. */
   onRestart?: () => void;
+  /** Opens a file on the disk of another machine; absent for an engine without files. */
+  readonly openFile?: SimulatedSqlite["open"];
   /** Closes an engine that has files. */
   close?(): Promise<void>;
 }

@@ -41,6 +41,8 @@ export class SqliteEngine implements ClusterEngine {
   };
   /** True: one thread has the file. */
   readonly hasExactRows = true;
+  /** Opens a file on the disk of another machine. */
+  readonly openFile: SimulatedSqlite["open"];
   /** Called when the process is back. */
   onRestart?: () => void;
   readonly #parts: EngineParts;
@@ -59,6 +61,7 @@ export class SqliteEngine implements ClusterEngine {
     this.#host = simulation.host("engine");
     this.#disk = new SimulatedDisk(simulation, this.#host);
     this.#sqlite = sqlite;
+    this.openFile = (...args) => sqlite.open(...args);
     this.#random = simulation.chanceOf("sqlite");
     this.#synchronous = this.#random() < 0.5 ? "full" : "normal";
     this.#start();

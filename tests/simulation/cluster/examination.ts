@@ -33,10 +33,10 @@ export abstract class Examination {
   readonly settings: Settings;
   /** The tokens. */
   readonly tokens: Tokens;
+  /** The simulation. */
+  readonly simulation: Simulation;
   /** The journal. */
   protected readonly journal: Journal;
-  /** The simulation. */
-  protected readonly simulation: Simulation;
   readonly #prefix: string;
   readonly #patienceMs: number;
   readonly #clients: { readonly host: Host; readonly client: Client }[] = [];

@@ -6,9 +6,9 @@ import type {
   HistoryBounds,
   Publication,
   PublicationKey,
-} from "../../../../pubsub/broker.ts";
-import type { Audit } from "./audit.ts";
-import { AUDIT_HISTORY } from "./history.ts";
+} from "../../../../../pubsub/broker.ts";
+import type { Audit } from "../audit.ts";
+import { AUDIT_HISTORY } from "../history.ts";
 import { type Acknowledged, HistoryModel, type Query } from "./history_model.ts";
 
 /** Rounds of appends and reads. */
@@ -59,7 +59,7 @@ interface Node {
 export async function auditEngineHistory(audit: Audit): Promise<void> {
   if (audit.settings.has("two-wires") || audit.settings.terms.isApart) return;
   const all = Object.entries(AUDIT_HISTORY);
-  const random = audit.simulation.chanceOf("audit/engine");
+  const random = audit.chanceOf("engine");
   const [pattern, bounds] = all[Math.floor(all.length * random())]!;
   await new Rounds(audit, random, pattern.replace("{name}", "engine"), bounds).run();
 }

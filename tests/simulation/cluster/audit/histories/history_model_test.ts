@@ -1,5 +1,5 @@
 import { assertEquals } from "@std/assert";
-import type { HistoryPage } from "../../../../pubsub/broker.ts";
+import type { HistoryPage } from "../../../../../pubsub/broker.ts";
 import { type Acknowledged, HistoryModel } from "./history_model.ts";
 
 const BOUNDS = { size: 3, ttlMs: 10_000, bytes: 1_000 };

@@ -5,7 +5,7 @@ import type {
   Publication,
   PublicationPosition,
   ReadHistoryOptions,
-} from "../../../../pubsub/broker.ts";
+} from "../../../../../pubsub/broker.ts";
 
 /** Difference between the clocks of nodes and engine that no promise forbids, in milliseconds. */
 const CLOCK_MS = 250;

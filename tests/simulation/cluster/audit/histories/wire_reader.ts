@@ -1,0 +1,375 @@
+/** A reader that speaks the protocol over a WebSocket of its own, and holds the server to section 10. */
+import type { Host } from "../../../../../testing/simulation/host.ts";
+import type { SimulatedNetwork } from "../../../../../testing/simulation/network/network.ts";
+import type { HistoryPosition } from "../../../../../session/wire/recovery.ts";
+import type { UnsteadyBroker } from "./unsteady_broker.ts";
+
+/** Longest wait before the next connection, in milliseconds. */
+const AGAIN_MS = 200;
+
+/** The parts of an envelope of the server that a reader uses. */
+interface Envelope {
+  readonly hello?: unknown;
+  readonly ping?: number;
+  readonly reply?: number;
+  readonly error?: { readonly code: string };
+  readonly data?: unknown;
+  readonly topic?: string;
+  readonly skip?: string;
+  readonly gap?: string;
+  readonly reason?: string;
+  readonly epoch?: string;
+  readonly offset?: number;
+  readonly prev?: number;
+  readonly tag?: string;
+  readonly dropped?: number;
+}
+
+/** The place from which a reader asks for a topic. */
+export interface Start {
+  readonly since?: HistoryPosition | undefined;
+  readonly last?: number | undefined;
+}
+
+/** A request for a topic, or to leave a topic, without an answer so far. */
+interface Question extends Start {
+  readonly isLeave: boolean;
+  /** State of the history at the time of the question. */
+  readonly head: number;
+  readonly forgotten: number;
+  readonly failures: number;
+}
+
+/** State of one topic. */
+interface Following {
+  /** True if the application wants the topic. */
+  isWanted: boolean;
+  /** True from an answer of the server to the answer about the leave. */
+  isInForce: boolean;
+  place: HistoryPosition | undefined;
+  /** Unanswered requests by id, the oldest first. */
+  readonly questions: Map<number, Question>;
+  /** The question whose answer was `recovered: true`, until the first publication behind. */
+  recovered: Question | undefined;
+  /** Notices of an interruption. */
+  interruptions: number;
+}
+
+/** Collaborators of a {@linkcode WireReader}. */
+export interface WireReaderOptions {
+  readonly network: SimulatedNetwork;
+  readonly host: Host;
+  readonly server: Host;
+  readonly broker: UnsteadyBroker;
+  /** True for a topic with a history. */
+  readonly hasHistory: (topic: string) => boolean;
+  /** Takes a difference from the protocol. */
+  readonly onDifference: (rule: string, expected: string, received: string) => void;
+}
+
+/**
+ * Reads topics without any code of the client library.
+ *
+ * - No publication is missing between two that follow each other without a notice (10.6, 10.8, 10.13).
+ * - After a second question only the second counts, and after a leave nothing comes (10.11, 10.12).
+ * - Answers and reasons are true (10.7, 10.14), as far as the broker knows the truth.
+ *
+ * A reader whose connection ends comes back, and asks for the topics behind its places.
+ */
+export class WireReader {
+  /** Name of the client. */
+  readonly name: string;
+  readonly #options: WireReaderOptions;
+  readonly #topics = new Map<string, Following>();
+  #socket: ReturnType<ReturnType<SimulatedNetwork["sockets"]>> | undefined;
+  #isOpen = false;
+  #isClosed = false;
+  #next = 1;
+
+  /** Connects. */
+  constructor(options: WireReaderOptions) {
+    this.#options = options;
+    this.name = options.host.name;
+    this.#connect();
+  }
+
+  /** True once the session is open. */
+  get isOpen(): boolean {
+    return this.#isOpen;
+  }
+
+  /** Topics that are wanted and in force, without an open question. */
+  get quietTopics(): string[] {
+    return [...this.#topics].filter(([, { isWanted, isInForce, questions }]) =>
+      isWanted && isInForce && questions.size === 0
+    ).map(([topic]) => topic);
+  }
+
+  /** True if each wanted topic is in force, and no question is open. */
+  get isQuiet(): boolean {
+    return this.#isOpen &&
+      [...this.#topics.values()].every(({ isWanted, isInForce, questions }) =>
+        questions.size === 0 && isWanted === isInForce
+      );
+  }
+
+  /**
+   * Tells the place in a topic.
+   *
+   * @param topic The topic.
+   * @returns The last known place, also of a topic that was left.
+   */
+  placeOf(topic: string): HistoryPosition | undefined {
+    return this.#topics.get(topic)?.place;
+  }
+
+  /**
+   * Counts notices that the engine was away.
+   *
+   * @param topic A topic without a history.
+   * @returns The number.
+   */
+  interruptionsOf(topic: string): number {
+    return this.#topics.get(topic)?.interruptions ?? 0;
+  }
+
+  /**
+   * Asks for a topic, or asks again; ignored while a question is open.
+   *
+   * @param topic The topic.
+   * @param start The place.
+   */
+  ask(topic: string, start: Start = {}): void {
+    const following = this.#following(topic);
+    // A client must not ask again before the answer (10.10), unless the client left meanwhile.
+    const [newest] = [...following.questions.values()].reverse();
+    if (newest !== undefined && !newest.isLeave) return;
+    following.isWanted = true;
+    if (this.#isOpen) this.#ask(topic, following, start);
+  }
+
+  /**
+   * Leaves a topic.
+   *
+   * @param topic The topic.
+   */
+  leave(topic: string): void {
+    const following = this.#following(topic);
+    if (!following.isWanted) return;
+    following.isWanted = false;
+    if (!this.#isOpen) return;
+    const id = this.#next++;
+    following.questions.set(id, { isLeave: true, head: 0, forgotten: 0, failures: 0 });
+    this.#send({ unsubscribe: topic, id });
+  }
+
+  /**
+   * Publishes, without an echo.
+   *
+   * @param topic The topic.
+   */
+  publish(topic: string): void {
+    if (!this.#isOpen) return;
+    const data = { by: this.name };
+    this.#send({ publish: topic, data, id: this.#next++, echo: false, client: this.name });
+  }
+
+  /** Ends the connection; the reader comes back. */
+  disconnect(): void {
+    this.#socket?.close();
+  }
+
+  /** Ends the reader. */
+  close(): void {
+    this.#isClosed = true;
+    this.#socket?.close();
+  }
+
+  #following(topic: string): Following {
+    let following = this.#topics.get(topic);
+    if (following === undefined) {
+      this.#topics.set(
+        topic,
+        following = {
+          isWanted: false,
+          isInForce: false,
+          place: undefined,
+          questions: new Map(),
+          recovered: undefined,
+          interruptions: 0,
+        },
+      );
+    }
+    return following;
+  }
+
+  #connect(): void {
+    const { network, host, server } = this.#options;
+    const url = new URL(`wss://${server.name}/`);
+    const socket = this.#socket = network.sockets(host)(url, ["skein.1"]);
+    socket.onmessage = ({ data }) => {
+      for (const line of String(data).split("\n")) if (line !== "") this.#take(JSON.parse(line));
+    };
+    socket.onclose = () => {
+      this.#isOpen = false;
+      for (const following of this.#topics.values()) {
+        following.questions.clear();
+        following.isInForce = false;
+        following.recovered = undefined;
+      }
+      if (!this.#isClosed) host.after(AGAIN_MS * host.runtime.random(), () => this.#connect());
+    };
+  }
+
+  #send(envelope: unknown): void {
+    this.#socket!.send(JSON.stringify(envelope));
+  }
+
+  #ask(topic: string, { questions }: Following, { since, last }: Start): void {
+    const { broker } = this.#options;
+    const id = this.#next++;
+    const [head, forgotten] = [broker.headOf(topic), broker.forgottenOf(topic)];
+    questions.set(id, {
+      since,
+      last,
+      isLeave: false,
+      head,
+      forgotten,
+      failures: broker.failures,
+    });
+    this.#send({ subscribe: topic, id, since, last, client: this.name });
+  }
+
+  #expect(rule: string, expected: unknown, received: unknown): void {
+    if (expected !== received) this.#options.onDifference(rule, `${expected}`, `${received}`);
+  }
+
+  #take(envelope: Envelope): void {
+    const { hello, ping, reply, topic, skip, gap, dropped } = envelope;
+    if (hello !== undefined) return this.#resume();
+    if (ping !== undefined) return this.#send({ pong: ping });
+    if (reply !== undefined) return this.#takeReply(reply, envelope);
+    if (dropped !== undefined) return this.#expect("dropped messages", 0, dropped);
+    if (gap !== undefined) return this.#takeGap(gap, envelope);
+    const of = topic ?? skip;
+    if (of !== undefined) this.#takePublication(of, envelope);
+  }
+
+  #resume(): void {
+    this.#isOpen = true;
+    for (const [topic, following] of this.#topics) {
+      if (following.isWanted) this.#ask(topic, following, { since: following.place });
+    }
+  }
+
+  #takeReply(reply: number, { error, data }: Envelope): void {
+    for (const [topic, following] of this.#topics) {
+      const question = following.questions.get(reply);
+      if (question === undefined) continue;
+      following.questions.delete(reply);
+      if (error !== undefined) return this.#takeFailure(topic, following, error.code);
+      following.recovered = undefined;
+      following.isInForce = !question.isLeave;
+      if (!question.isLeave && this.#options.hasHistory(topic)) {
+        this.#begin(topic, question, data as Envelope & { readonly recovered?: boolean });
+      }
+      return;
+    }
+  }
+
+  /** A refused question: only a newer request of the client replaces one. */
+  #takeFailure(topic: string, { questions }: Following, code: string): void {
+    this.#expect(`failure of a question about ${topic}`, "superseded", code);
+    this.#expect(`newer requests for ${topic} at a superseded question`, true, questions.size > 0);
+  }
+
+  #begin(
+    topic: string,
+    question: Question,
+    answer: Envelope & { readonly recovered?: boolean },
+  ): void {
+    const { broker } = this.#options;
+    const following = this.#following(topic);
+    const { since, last, head, forgotten } = question;
+    const { epoch, offset = 0, tag, recovered, reason } = answer;
+    const [nowHead, nowForgotten] = [broker.headOf(topic), broker.forgottenOf(topic)];
+    const about = `of the answer to ${JSON.stringify({ since, last })} about ${topic}`;
+    following.place = epoch === undefined
+      ? undefined
+      : { epoch, offset, ...(tag !== undefined && { tag }) };
+    this.#expect(`presence of "recovered" ${about}`, since !== undefined, recovered !== undefined);
+    if (epoch === undefined) this.#expect(`reason ${about}`, "unavailable", reason);
+    if (epoch !== undefined && offset > nowHead && reason !== "unavailable") {
+      this.#expect(`offset ${about}`, `at most ${nowHead}`, offset);
+    }
+    if (recovered) {
+      this.#expect(`offset ${about}`, since!.offset, offset);
+      following.recovered = question;
+    }
+    if (reason === "unavailable") {
+      this.#expect(`failed reads before the reason ${about}`, true, broker.failures > 0);
+    } else if (reason === "too-old") {
+      this.#expect(`truth of too-old ${about}`, true, since!.offset < nowForgotten);
+    } else if (reason === "beyond-head") {
+      this.#expect(`truth of beyond-head ${about}`, true, since!.offset > head);
+    } else if (reason === "new-epoch") {
+      this.#expect(`truth of new-epoch ${about}`, true, since!.epoch !== epoch);
+    } else if (reason !== undefined) this.#expect(`reason ${about}`, undefined, reason);
+    else if (since === undefined && last !== undefined) {
+      const latest = Math.max(nowForgotten, nowHead - last, forgotten);
+      this.#expect(`enough publications ${about}`, true, offset <= latest);
+    }
+  }
+
+  #takeGap(topic: string, { reason = "", epoch, offset = 0, tag }: Envelope): void {
+    const { broker, hasHistory } = this.#options;
+    const following = this.#following(topic);
+    this.#expect(`subscription to ${topic} at a gap`, true, following.isInForce);
+    if (!hasHistory(topic)) {
+      this.#expect(`reason of a gap on ${topic}`, "interrupted", reason);
+      following.interruptions++;
+      return;
+    }
+    const { place, recovered } = following;
+    if (reason === "unavailable") {
+      this.#expect(`failed reads before a gap on ${topic}`, true, broker.failures > 0);
+    } else this.#expect(`reason of a gap on ${topic}`, "too-old", reason);
+    if (reason === "too-old") {
+      this.#expect(`truth of too-old on ${topic}`, true, offset <= broker.forgottenOf(topic));
+    }
+    // A node that missed publications may learn later that these are gone.
+    const isWhole = broker.lostOf(topic) === 0;
+    if (recovered !== undefined && recovered.failures === broker.failures && isWhole) {
+      const wasGone = place!.offset < recovered.forgotten;
+      this.#expect(
+        `recovered: true on ${topic}, behind ${place!.offset}, that was gone`,
+        false,
+        wasGone,
+      );
+    }
+    if (place !== undefined) {
+      this.#expect(`direction of a gap on ${topic}`, true, offset >= place.offset);
+    }
+    following.recovered = undefined;
+    following.place = { epoch: epoch!, offset, ...(tag !== undefined && { tag }) };
+  }
+
+  #takePublication(topic: string, { data, offset, prev, tag, skip }: Envelope): void {
+    const following = this.#following(topic);
+    const { place, isInForce } = following;
+    this.#expect(`subscription to ${topic} at publication ${offset}`, true, isInForce);
+    const { by } = Object(data) as { readonly by?: string };
+    if (skip === undefined) this.#expect(`echo on ${topic}`, false, by === this.name);
+    if (!isInForce || !this.#options.hasHistory(topic)) return;
+    this.#expect(`place in ${topic} before publication ${offset}`, true, place !== undefined);
+    if (place === undefined) return;
+    const isNext = prev! <= place.offset && offset! > place.offset;
+    this.#expect(
+      `publication behind ${place.offset} of ${topic}`,
+      "the next",
+      isNext ? "the next" : offset,
+    );
+    following.recovered = undefined;
+    following.place = { epoch: place.epoch, offset: offset!, ...(tag !== undefined && { tag }) };
+  }
+}
