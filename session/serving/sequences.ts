@@ -131,6 +131,8 @@ export class ClientSequence extends Signal {
     for (let now; this.#turn && this.sessions.size > 0 && (now = runtime.now()) < deadline;) {
       await settlesWithin(runtime, this.changed(), deadline - now);
     }
+    // No session waits any more: the running handler keeps the turn.
+    if (this.isHandling && this.sessions.size === 0) return () => {};
     const turn = this.#turn = {};
     if (runtime.now() >= this.claimedUntil) await this.#all.catchUp(this);
     return () => {

@@ -137,6 +137,27 @@ Deno.test("A message whose handler outlives its session is not handled by the ne
   assertEquals(seen, [1, 2, 3]);
 });
 
+Deno.test("A session that ends while it waits leaves the turn to the running handler", async () => {
+  const sequences = new Sequences(platformRuntime(), new Engine().node("a"));
+  const [first, second, third] = [1, 2, 3].map(() => ({ acknowledge() {} }));
+  const client = sequences.open("ann", first!);
+  const endTurn = await client.takeTurn();
+  sequences.close(client, first!);
+  sequences.open("ann", second!);
+  const left = client.takeTurn();
+  await turns();
+  sequences.close(client, second!);
+  (await left)();
+  sequences.open("ann", third!);
+  let isTaken = false;
+  const turn = client.takeTurn().finally(() => isTaken = true);
+  await turns();
+  assertEquals(isTaken, false, "The first message is being handled");
+  endTurn();
+  (await turn)();
+  sequences.close(client, third!);
+});
+
 Deno.test("A handler that does not end holds up the next session for 30 s, and no longer", async () => {
   using time = new FakeTime();
   const seen: unknown[] = [];
