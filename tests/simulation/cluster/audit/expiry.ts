@@ -28,6 +28,8 @@ export async function auditExpiry(audit: Audit): Promise<void> {
   const expect = (what: string, expected: unknown, received: unknown) =>
     audit.examine("expiry", what, expected, received);
   const asked = new Map<string, number>();
+  /** Times of the tokens of one client whose tokens are renewed. */
+  const renewals: number[] = [];
   let isDenied = false;
   const closes: { readonly user: string; readonly code: number; readonly atMs: number }[] = [];
   const { server } = new SimulatedServer(audit.network, host, () => ({
@@ -35,6 +37,7 @@ export async function auditExpiry(audit: Audit): Promise<void> {
     authenticate: ({ token = "" }: { readonly token?: string | undefined }) => {
       const [user = "", endsAt] = token.split(" ");
       asked.set(user, (asked.get(user) ?? 0) + 1);
+      if (user === "renewed") renewals.push(runtime.now());
       if (Number(endsAt) <= runtime.now()) throw new AuthenticationError("The token has ended");
       return { user, endsAt: Number(endsAt) };
     },
@@ -88,6 +91,10 @@ export async function auditExpiry(audit: Audit): Promise<void> {
     const closed = closes.find(({ user, code }) => user === name && code !== CloseCode.normal);
     expect(`end of a session of ${name}`, "none", closed?.code ?? "none");
   }
+  // Rule 8.12: after half of the remaining time.
+  const early = renewals.slice(1).map((atMs, i) => atMs - renewals[i]! - RENEWED_MS / 2);
+  const isInTime = early.every((ms) => Math.abs(ms) <= SLACK_MS);
+  expect(`renewals after half of the time, and ${early.map(Math.round)} ms`, true, isInTime);
   expect("renewals", "4 to 8", between(asked.get("renewed"), 4, 8));
   await Promise.all([once, mute, moved, renewed].map((client) => client.close()));
   await server.close();

@@ -1,9 +1,10 @@
 /** Attempts of a client to come back: each wait is the documented one, and is waited for in full. */
+import { pause } from "../../../../base/wait.ts";
 import type { Client } from "../../../../client/client.ts";
 import type { ClientStatus } from "../../../../client/client_options.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import type { Audit } from "./audit.ts";
+import { type Audit, outcomeOf } from "./audit.ts";
 
 /** Length of a session after which the waits begin anew, in milliseconds: rule 15.4. */
 const STABLE_MS = 5_000;
@@ -23,6 +24,12 @@ const MAX_ATTEMPTS = 3;
 /** Time of the server until the next start, in milliseconds. */
 const AWAY_MS = 1_500;
 
+/** Time of a handler that no request outlives, in milliseconds. */
+const HOLD_MS = 60_000;
+
+/** Close code after which a client comes back. */
+const CODE = 3_000;
+
 /** Longest drain, in milliseconds. */
 const DRAIN_MS = 800;
 
@@ -37,12 +44,17 @@ const DIAL_MS = 500;
 export async function auditPacing(audit: Audit): Promise<void> {
   const { random } = audit;
   const host = audit.host("paced");
-  const program = new SimulatedServer<unknown>(audit.network, host, () => ({}));
+  const [program, other] = [host, audit.host("paced-other")].map((host) =>
+    new SimulatedServer<unknown>(audit.network, host, () => ({
+      requests: { hold: ({ signal }) => pause(host.runtime, HOLD_MS, signal) },
+    }))
+  ) as [SimulatedServer, SimulatedServer];
   const share = 0.1 + 0.9 * random();
   const maxMs = FIRST_MS * 2 ** (1 + 3 * random());
   const options = { firstDelayMs: FIRST_MS, maxDelayMs: maxMs, random: () => share };
-  const paces = [[host], [host, audit.host("paced-nowhere")]].map((servers) => {
-    const name = `paced-client-${servers.length}`;
+  const urls = [[host], [host, audit.host("paced-nowhere")], [host, other.host]];
+  const paces = urls.map((servers, i) => {
+    const name = `paced-client-${i}`;
     const pace = new Pace(audit, audit.host(name), { share, maxMs, urls: servers.length });
     pace.follow(audit.connect(name, servers, {
       token: undefined,
@@ -56,21 +68,28 @@ export async function auditPacing(audit: Audit): Promise<void> {
     token: undefined,
     backoff: { ...options, maxAttempts: MAX_ATTEMPTS },
   });
+  /** Lets clients lose their sessions on the node that stays. */
+  const closeOther = () => {
+    for (const session of other.server.manager.all()) void session.close({ code: CODE });
+  };
   let waits = 0;
   once.status.observe(({ name }) => void (waits += Number(name === "reconnecting")));
 
   // One of three sessions is long enough for the waits to begin anew.
   const long = Math.floor(3 * random());
+  void examineTime(audit, paces[0]!.client);
   const stays = [0, 1, 2].map((i) => i === long ? STABLE_MS + CLEAR_MS : CLEAR_MS);
   for (const stayMs of stays.slice(1)) {
     await connected();
     await audit.pause(stayMs);
+    closeOther();
     host.kill();
     await audit.pause(AWAY_MS * (0.4 + 0.6 * random()));
     program.restart();
   }
   await connected();
   await audit.pause(stays[0]!);
+  closeOther();
   await program.server.drain({ withinMs: Math.round(DRAIN_MS * (0.2 + 0.8 * random())) });
   host.kill();
   await audit.pause(DRAIN_MS + AWAY_MS);
@@ -82,7 +101,7 @@ export async function auditPacing(audit: Audit): Promise<void> {
   const received = { status: once.status.current.name, waits };
   audit.examine("pacing", "client that gives up", expected, received);
   await Promise.all(paces.map(({ client }) => client.close()));
-  await program.server.close();
+  await Promise.all([program, other].map(({ server }) => server.close()));
 
   async function connected(): Promise<void> {
     const withinMs = maxMs + 2 * DIAL_MS;
@@ -91,6 +110,17 @@ export async function auditPacing(audit: Audit): Promise<void> {
       audit.examine("pacing", `${name} once the server runs`, true, isBack);
     }
   }
+}
+
+/** A request that is sent again in each session still has one time in all. */
+async function examineTime(audit: Audit, client: Client): Promise<void> {
+  await audit.until(() => client.isConnected);
+  const timeoutMs = Math.round(CLEAR_MS + AWAY_MS * (1 + audit.random()));
+  const sinceMs = audit.nowMs;
+  const outcome = await outcomeOf(client.request("hold", {}, { resend: true, timeoutMs }));
+  const lateMs = Math.round(audit.nowMs - sinceMs - timeoutMs);
+  const what = `request over several sessions, late by ${lateMs} ms`;
+  audit.examine("pacing", what, ["TimeoutError", true], [outcome, Math.abs(lateMs) <= EXACT_MS]);
 }
 
 /** Options of the waits of one client. */

@@ -1,8 +1,8 @@
 /** Lives of clients on two nodes: sessions end and move under calls, and nothing is lost or left. */
 import { CloseCode } from "../../../../../errors.ts";
 import type { Client } from "../../../../../client/client.ts";
-import type { Audit } from "../audit.ts";
-import { connectTo, KEPT, Mover, TOPICS } from "./mover.ts";
+import { type Audit, outcomeOf } from "../audit.ts";
+import { connectTo, KEPT, Mover, NOTE, ROOMS, TOPICS } from "./mover.ts";
 import { GUESTS, LivesNodes } from "./nodes.ts";
 import { cut, type Trouble, TROUBLES } from "./troubles.ts";
 
@@ -10,7 +10,7 @@ import { cut, type Trouble, TROUBLES } from "./troubles.ts";
 const MOVERS = 3;
 
 /** Most rounds, and the time within which the last one begins, in milliseconds. */
-const [ROUNDS, LAST_MS] = [6, 8_000];
+const [ROUNDS, LAST_MS] = [5, 8_000];
 
 /** Calls of each client in one round, and the longest time between two, in milliseconds. */
 const [CALLS, BETWEEN_MS] = [5, 80];
@@ -29,6 +29,9 @@ const AWAY_MS = 1_200;
 
 /** Longest drain, in milliseconds. */
 const DRAIN_MS = 800;
+
+/** Topic of a reader that falls behind, and the data of a publication: five are too many. */
+const [LAGS, LARGE, LARGE_TEXT] = ["talk:lags", 5, "x".repeat(220_000)] as const;
 
 /** Longest way of a publication to all clients, in milliseconds. */
 const TRIP_MS = 1_500;
@@ -57,6 +60,7 @@ export async function auditLives(audit: Audit): Promise<void> {
     await lives.probe();
   }
   await lives.cross();
+  await lives.lag();
   await lives.close();
 }
 
@@ -87,7 +91,14 @@ class Lives {
       ...this.#movers.map((mover, i) => this.#live(mover, troubles[i]!)),
     ]);
     await this.rest(this.#story, REST_MS);
+    for (const [i, mover] of this.#movers.entries()) {
+      const { missing, twice } = mover.takeNotes();
+      this.#expect(`notes twice at ${mover.name}`, [], twice);
+      if (end !== undefined || !troubles[i]!.isGapless) continue;
+      this.#expect(`notes that ${mover.name} lacks`, [], missing);
+    }
     this.#examine();
+    await this.#examineRooms();
   }
 
   /** Waits until no call is under way, and each client has one session. */
@@ -146,6 +157,33 @@ class Lives {
     await client.close();
   }
 
+  /** Lets the reader of a topic fall behind: the subscription ends, and the session goes on. */
+  async lag(): Promise<void> {
+    const audit = this.#audit;
+    const client = connectTo(audit, "lives-lags", this.#nodes.hosts, {});
+    this.#story = "a reader that fell behind";
+    const subscription = client.subscribe(LAGS);
+    await audit.until(() => subscription.status.current === "subscribed");
+    const { session } = client;
+    for (let count = 0; count < LARGE; count++) {
+      this.#nodes.servers[0]!.publish(LAGS, { text: LARGE_TEXT });
+      await audit.pause(STRAY_MS);
+    }
+    await audit.until(() => subscription.isEnded);
+    let count = 0;
+    const read = async () => {
+      for await (const _ of subscription) count++;
+    };
+    const outcome = await outcomeOf(read());
+    const left = () =>
+      this.#nodes.servers.reduce((sum, { topics }) => sum + topics.subscribers(LAGS).length, 0);
+    await audit.until(() => left() === 0, TRIP_MS);
+    this.#expect("messages before the end", [LARGE - 1, "QueueFullError"], [count, outcome]);
+    this.#expect("subscribers on the nodes", 0, left());
+    this.#expect("the session", session?.id, client.session?.id);
+    await client.close();
+  }
+
   /** Closes all, and examines that nothing is left. */
   async close(): Promise<void> {
     await Promise.all(this.#movers.map(({ client }) => client.close()));
@@ -166,9 +204,41 @@ class Lives {
     for (let call = 0; call < CALLS; call++) {
       if (call === at) running = trouble.run(audit, mover, this.#nodes);
       mover.act();
+      this.#note(mover);
       await audit.pause(BETWEEN_MS * audit.random());
     }
     await running;
+  }
+
+  /** Sends a note to the user of a client, on the node of the newest session. */
+  #note(mover: Mover): void {
+    const server = this.#nodes.servers.find(({ manager }) =>
+      manager.sessionsOf(mover.name).some(({ id }) => id === mover.client.session?.id)
+    );
+    if (server === undefined) return;
+    const id = mover.newId();
+    mover.noted.push(id);
+    server.to(mover.name).send(NOTE, id);
+  }
+
+  /** Compares members of rooms, and their data, with the subscriptions and calls of the clients. */
+  async #examineRooms(): Promise<void> {
+    // Users of a dead node stay for a while.
+    if (this.#nodes.hasDied) return;
+    const shown = (members: readonly { readonly user: string; readonly data?: unknown }[]) =>
+      members.map(({ user, data }) => JSON.stringify([user, data])).sort();
+    for (const room of ROOMS) {
+      const members = this.#movers.filter(({ seats }) => seats.has(room))
+        .map(({ name, presence }) => ({ user: name, data: presence.get(room) }));
+      const expected = shown(members);
+      const received = () =>
+        // A node without members of its own does not follow the room.
+        this.#nodes.servers.filter(({ topics }) => topics.subscribers(room).length > 0)
+          .map(({ rooms }) => shown(rooms.members(room)).join());
+      const isTrue = () => received().every((text) => text === expected.join());
+      await this.#audit.until(isTrue, TRIP_MS);
+      for (const text of received()) this.#expect(`members of ${room}`, expected.join(), text);
+    }
   }
 
   /** Sends a message; no node waits for a claim of another one. */

@@ -14,8 +14,14 @@ export const KEPT = "kept:all";
 /** Topics to which a client subscribes for a while: with a history, without, and rooms. */
 export const TOPICS = ["kept:some", "talk:some", "room:one", "room:two"] as const;
 
+/** The rooms of these. */
+export const ROOMS = TOPICS.filter((topic) => topic.startsWith("room:"));
+
 /** Topic of the first message of a node in each session. */
 export const WELCOME = "welcome";
+
+/** Topic of messages of a node to a user. */
+export const NOTE = "note";
 
 /** Share of first messages upon which a program changes its subscriptions. */
 const CHANGES = 0.5;
@@ -93,11 +99,17 @@ export class Mover {
   readonly sent: string[] = [];
   /** Publications on the topic that all clients read. */
   readonly published: Published[] = [];
+  /** Data of the presence of this client, by room. */
+  readonly presence: Map<string, unknown> = new Map();
+  /** Ids of notes that the nodes sent to the user in the present round. */
+  readonly noted: string[] = [];
   /** Publications that came to no subscription. */
   readonly strays: Set<string> = new Set();
   /** Outcomes that no documentation allows. */
   readonly wrong: string[] = [];
   readonly #audit: Audit;
+  /** Notes that came in the present round. */
+  readonly #notes: string[] = [];
   readonly #requested: { readonly id: string; readonly resend: boolean; outcome: string }[] = [];
   /** True for a program that takes its time with each message. */
   readonly #isSlow: boolean;
@@ -116,6 +128,7 @@ export class Mover {
       delivery: this.isReliable ? "at-least-once" : "at-most-once",
       onMessage: ({ topic, data }) => {
         if (topic === WELCOME) this.#settleIn();
+        else if (topic === NOTE) this.#notes.push(`${data}`);
         else this.strays.add(`${Object(data).id}`);
       },
     });
@@ -158,7 +171,8 @@ export class Mover {
     const pick = this.#audit.random();
     if (random < 0.2) this.ask(pick < 0.5, HOLD_MS * this.#audit.random());
     else if (random < 0.3) this.send();
-    else if (random < 0.45) this.#publish(pick < 0.5);
+    else if (random < 0.4) this.#publish(pick < 0.5);
+    else if (random < 0.45) this.#present(ROOMS[Math.floor(pick * ROOMS.length)]!);
     else {
       const topic = TOPICS[Math.floor(pick * TOPICS.length)]!;
       this.#toggle(topic);
@@ -221,6 +235,21 @@ export class Mover {
     const random = this.#audit.random();
     if (random >= CHANGES) return;
     this.#toggle(TOPICS[Math.floor(random / CHANGES * TOPICS.length)]!);
+  }
+
+  /** Takes the notes of a round: of those that were sent, the missing ones, and those that came twice. */
+  takeNotes(): { readonly missing: string[]; readonly twice: string[] } {
+    const notes = this.#notes.splice(0);
+    const missing = this.noted.splice(0).filter((id) => !notes.includes(id));
+    return { missing, twice: notes.filter((id, i) => notes.indexOf(id) !== i) };
+  }
+
+  /** Sets data in a room, or takes the data back. */
+  #present(room: string): void {
+    const data = this.presence.has(room) ? undefined : { is: this.newId() };
+    if (data === undefined) this.presence.delete(room);
+    else this.presence.set(room, data);
+    void this.#settles(`presence in ${room}`, this.client.presence(room, data), "fulfilled");
   }
 
   /** Sends a numbered message. */

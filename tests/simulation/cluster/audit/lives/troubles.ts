@@ -1,5 +1,6 @@
 /** Ends and moves of the session of one client. */
 import { CloseCode } from "../../../../../errors.ts";
+import type { LinkConditions } from "../../../../../testing/simulation/network/conditions.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import type { Audit } from "../audit.ts";
 import type { Mover } from "./mover.ts";
@@ -17,6 +18,12 @@ const FREEZE_MS = 2_000;
 /** Longest time of a packet on a slow way, in milliseconds. */
 const SLOW_MS = 150;
 
+/** Bytes that pass a narrow way in a second. */
+const NARROW = 20_000;
+
+/** Messages at once on a narrow way. */
+const MANY = 24;
+
 /** Codes after which a client comes back. */
 const CODES = [CloseCode.draining, CloseCode.tooMany, CloseCode.handlerFailed, 3_000] as const;
 
@@ -24,25 +31,29 @@ const CODES = [CloseCode.draining, CloseCode.tooMany, CloseCode.handlerFailed, 3
 export interface Trouble {
   /** The trouble, in words. */
   readonly name: string;
+  /** True if no message to the client may be lost, while the node lives. */
+  readonly isGapless?: boolean;
   /** Begins; resolves once over. */
   readonly run: (audit: Audit, mover: Mover, nodes: LivesNodes) => void | Promise<void>;
 }
 
 /** All kinds of trouble. */
 export const TROUBLES: readonly Trouble[] = [
-  { name: "nothing", run() {} },
+  { name: "nothing", isGapless: true, run() {} },
   {
     name: "a move",
+    isGapless: true,
     run: (_, { client }) => client.handOver().then(() => {}),
   },
   {
     name: "two moves",
+    isGapless: true,
     run: async (_, { client }) => {
       await client.handOver();
       await client.handOver();
     },
   },
-  { name: "a move beside a request", run: moveBeside },
+  { name: "a move beside a request", isGapless: true, run: moveBeside },
   { name: "a move under a cut", run: moveUnder(false) },
   { name: "a move under a cut that no node hears", run: moveUnder("server") },
   { name: "a cut", run: (audit, mover) => cut(audit, mover.host, false) },
@@ -74,17 +85,24 @@ export const TROUBLES: readonly Trouble[] = [
   },
   {
     name: "a slow way, and a move",
-    run: async (audit, mover, { hosts }) => {
-      const change = (delayMs: number) => {
-        for (const node of hosts) {
-          audit.network.change(node, mover.host, { delayMs });
-          audit.network.change(mover.host, node, { delayMs });
-        }
-      };
-      const { delayMs } = audit.network.conditions(mover.host, hosts[0]!);
-      change(SLOW_MS * audit.random());
+    isGapless: true,
+    run: async (audit, mover, nodes) => {
+      const { delayMs } = audit.network.conditions(mover.host, nodes.hosts[0]!);
+      changeWays(audit, mover, nodes, { delayMs: SLOW_MS * audit.random() });
       await mover.client.handOver();
-      change(delayMs);
+      changeWays(audit, mover, nodes, { delayMs });
+    },
+  },
+  {
+    name: "a narrow way, many messages, and a move",
+    run: async (audit, mover, nodes) => {
+      const { bytesPerSecond } = audit.network.conditions(mover.host, nodes.hosts[0]!);
+      changeWays(audit, mover, nodes, { bytesPerSecond: NARROW });
+      for (let i = 0; i < MANY; i++) mover.send();
+      await audit.pause(MOVE_MS * audit.random());
+      if (audit.random() < 0.5) cut(audit, mover.host, false);
+      await mover.client.handOver();
+      changeWays(audit, mover, nodes, { bytesPerSecond });
     },
   },
 ];
@@ -118,6 +136,19 @@ function moveUnder(silent: false | "server"): Trouble["run"] {
     cut(audit, mover.host, silent);
     await moving;
   };
+}
+
+/** Changes the ways between a client and all nodes. */
+function changeWays(
+  { network }: Audit,
+  { host }: Mover,
+  { hosts }: LivesNodes,
+  conditions: LinkConditions,
+): void {
+  for (const node of hosts) {
+    network.change(node, host, conditions);
+    network.change(host, node, conditions);
+  }
 }
 
 /**
