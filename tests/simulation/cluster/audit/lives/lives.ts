@@ -223,8 +223,7 @@ class Lives {
 
   /** Compares members of rooms, and their data, with the subscriptions and calls of the clients. */
   async #examineRooms(): Promise<void> {
-    // Users of a dead node stay for a while.
-    if (this.#nodes.hasDied) return;
+    if (this.#nodes.hasEnded) return;
     const shown = (members: readonly { readonly user: string; readonly data?: unknown }[]) =>
       members.map(({ user, data }) => JSON.stringify([user, data])).sort();
     for (const room of ROOMS) {

@@ -46,6 +46,8 @@ export class LivesNodes {
   readonly messages: Map<string, string[]> = new Map();
   /** True once a node ended without a close, so that a message may be handled again. */
   hasDied = false;
+  /** True once a node ended, so that the other may keep users of that node for a while. */
+  hasEnded = false;
   readonly #audit: Audit;
   readonly #programs: readonly SimulatedServer<Identity>[];
   #waking = 0;
@@ -79,6 +81,7 @@ export class LivesNodes {
   async end(index: number, awayMs: number, drainMs: number | undefined): Promise<void> {
     const program = this.#programs[index]!;
     this.#waking++;
+    this.hasEnded = true;
     if (drainMs === undefined) this.hasDied = true;
     else await program.server.drain({ withinMs: drainMs });
     program.host.kill();
