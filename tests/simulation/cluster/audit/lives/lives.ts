@@ -57,6 +57,7 @@ export async function auditLives(audit: Audit): Promise<void> {
   await lives.rest("the start", REST_MS);
   for (let round = 0; round < ROUNDS && audit.nowMs < startMs + LAST_MS; round++) {
     await lives.pass();
+    await lives.waver();
     await lives.probe();
   }
   await lives.cross();
@@ -107,6 +108,14 @@ class Lives {
     const isThere = () => this.#restless() === "none";
     await this.#audit.until(isThere, withinMs);
     this.#expect("what has no rest", "none", this.#restless());
+  }
+
+  /** Lets clients change their mind in quiet, where no later session mends what was left behind. */
+  async waver(): Promise<void> {
+    for (const mover of this.#movers) mover.waver();
+    await this.#audit.pause(STRAY_MS);
+    await this.rest("a change of mind", REST_MS);
+    this.#examine();
   }
 
   /** Publishes once on each topic: subscribers alone get the publication, each once. */

@@ -27,7 +27,7 @@ export const NOTE = "note";
 const CHANGES = 0.5;
 
 /** Most steps of promises between a call and the change of mind. */
-const MAX_STEPS = 16;
+const MAX_STEPS = 12;
 
 /** Duration of a token, in milliseconds: the half is longer than any silence of the audit. */
 const TOKEN_MS = 8_000;
@@ -173,11 +173,8 @@ export class Mover {
     else if (random < 0.3) this.send();
     else if (random < 0.4) this.#publish(pick < 0.5);
     else if (random < 0.45) this.#present(ROOMS[Math.floor(pick * ROOMS.length)]!);
-    else {
-      const topic = TOPICS[Math.floor(pick * TOPICS.length)]!;
-      this.#toggle(topic);
-      if (random > 0.65) void this.#toggleSoon(topic);
-    }
+    else if (random < 0.65) this.#toggle(TOPICS[Math.floor(pick * TOPICS.length)]!);
+    else this.waver();
   }
 
   /**
@@ -278,6 +275,13 @@ export class Mover {
     if (seat === undefined) return this.#subscribe(topic);
     this.seats.delete(topic);
     void this.#settles(`end of ${topic}`, seat.subscription.unsubscribe(), "fulfilled");
+  }
+
+  /** Subscribes or leaves, and changes the mind soon after. */
+  waver(): void {
+    const topic = TOPICS[Math.floor(TOPICS.length * this.#audit.random())]!;
+    this.#toggle(topic);
+    void this.#toggleSoon(topic);
   }
 
   /** Changes the mind of the program, some steps of promises later. */
