@@ -94,6 +94,7 @@ export async function auditAnswers(audit: Audit, random: () => number): Promise<
             answer.count++;
             yield { index, text: "x".repeat(bytes) };
           }
+          if (stopAt === items && stop === "gate") await producer.gate.promise;
         } finally {
           answer.isOver = true;
         }
@@ -210,8 +211,9 @@ async function auditFull(producer: Producer, got: number[]): Promise<void> {
   const { queue } = session[internals];
   const way = new SlowWay(audit, { from: audit.host("answers"), to: audit.host("asker") });
   const stopAt = 1 + Math.floor(2 * random());
-  const isLast = random() < 0.3;
-  const asked = { id: "full", items: isLast ? stopAt + 1 : ITEMS, betweenMs: 0 };
+  // The end needs room as well, behind the last item or alone.
+  const items = [ITEMS, stopAt + 1, stopAt][Math.floor(3 * random())]!;
+  const asked = { id: "full", items, betweenMs: 0 };
   const indexes: number[] = [];
   const reading = (async () => {
     const answer = client.requestStream("items", { ...asked, stopAt, stop: "gate" });
@@ -229,7 +231,7 @@ async function auditFull(producer: Producer, got: number[]): Promise<void> {
   await audit.pause(50);
   const before = made.get("full")?.count ?? 0;
   // One item waits for room; the next one is not made.
-  audit.examine("queues", "items made beside a full queue", stopAt + 1, before);
+  audit.examine("queues", "items made beside a full queue", Math.min(stopAt + 1, items), before);
   const { queuedMessages } = queue!.stats;
   audit.examine("queues", "messages and parts in a full queue", ROOM, queuedMessages);
   way.open(400_000);
@@ -237,7 +239,7 @@ async function auditFull(producer: Producer, got: number[]): Promise<void> {
   way.heal();
   await audit.until(() => got.length === messages.length, 1_000);
   audit.examine("queues", "answer beside a full queue", "fulfilled", ended);
-  audit.examine("queues", "items beside a full queue", range(0, asked.items - 1), indexes);
+  audit.examine("queues", "items beside a full queue", range(0, items - 1), indexes);
   audit.examine("queues", "messages beside an answer", messages, got);
   audit.examine("queues", "session beside an answer", "connected", session.state);
 }

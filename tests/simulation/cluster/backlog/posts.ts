@@ -116,6 +116,8 @@ export async function auditPosts(audit: Audit, random: () => number): Promise<vo
     range(1, EVENTS),
     events,
   );
+  const buffered = remote?.connection.frames?.bufferedAmount;
+  audit.examine("carriers", "bytes over HTTP that wait afterwards", 0, buffered);
   const id = client.session?.id ?? "none";
   audit.examine("carriers", "session of a slow handler over HTTP", session?.id ?? "none", id);
   await client.close();

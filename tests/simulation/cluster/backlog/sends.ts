@@ -6,7 +6,9 @@ import {
 } from "../../../../session/queue/send_queue.ts";
 import { internals, type Session } from "../../../../session/session.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
+import type { Server } from "../../../../server.ts";
 import type { Audit } from "../audit/audit.ts";
+import { range } from "../audit/history.ts";
 import { QueueModel } from "./queue_model.ts";
 import { type AnySession, FILLER, SlowWay } from "./slow_way.ts";
 
@@ -33,8 +35,8 @@ interface Numbered {
   readonly n: number;
 }
 
-/** Topic of messages that fill the queue. */
-const FULL = "drop-oldest:one";
+/** Topics of messages that fill the queue: of one session, and of all. */
+const [FULL, SHARED] = ["drop-oldest:one", "drop-oldest:all"];
 
 /** Topic of replies in names. */
 const REPLY = "reply";
@@ -120,6 +122,20 @@ export async function auditSends(audit: Audit, random: () => number): Promise<vo
     got.length = 0;
     const [toldBefore, before] = [told, queue!.stats.droppedMessages];
     const dropped = () => isServer ? told - toldBefore : queue!.stats.droppedMessages - before;
+    // An HTTP client acknowledges later, while the way is blocked.
+    if (isServer && !isByBytes && transport !== "http") {
+      const sent = sendInTurn({
+        server,
+        session: remote,
+        random,
+        from: n,
+        most: bounds.maxMessages,
+      });
+      n += sent.length;
+      await audit.until(() => got.length >= sent.length && queue!.isFlushed, 1_000);
+      audit.examine("queues", `messages of one turn ${about}`, sent, got);
+      got.length = 0;
+    }
     await way.block(session);
     // In the first round nothing waits behind the connection.
     const count = round === 0
@@ -182,6 +198,27 @@ export async function auditSends(audit: Audit, random: () => number): Promise<vo
   await auditClose(audit, { session, way, isOpened: random() < 0.5, about, got });
   await client.close();
   await server.close();
+}
+
+/** Sends to one session and to all in one turn, no more than the queue takes; returns the names. */
+function sendInTurn(
+  { server, session, random, from, most }: {
+    readonly server: Pick<Server, "publish">;
+    readonly session: Session;
+    readonly random: () => number;
+    readonly from: number;
+    readonly most: number;
+  },
+): readonly string[] {
+  const pad = "x".repeat(random() < 0.5 ? 10 : ALONE);
+  const share = random() < 0.4 ? 1 : 0.5;
+  return range(from + 1, from + most).map((n) => {
+    const isShared = random() < share;
+    const topic = isShared ? SHARED : FULL;
+    if (isShared) server.publish(topic, { n, pad });
+    else session.send(topic, { n, pad });
+    return nameOf(topic, n);
+  });
 }
 
 /** Topics of messages to one session, or to all subscribers. */
