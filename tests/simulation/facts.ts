@@ -141,7 +141,14 @@ export interface Facts {
     readonly upTo: string;
   };
   /** A request, of a client or a node; the data has the id, and the answer repeats the id. */
-  readonly requestSent: { readonly requester: string; readonly id: string };
+  readonly requestSent: {
+    readonly requester: string;
+    readonly id: string;
+    /** True if the request is sent again in the next session after a loss. */
+    readonly isResent?: boolean;
+  };
+  /** A handler began to handle a request. */
+  readonly requestHandled: { readonly id: string };
   /** The answer came. */
   readonly requestAnswered: {
     readonly requester: string;

@@ -200,6 +200,11 @@ export class ClusterNode implements LiveServer {
     return this.#oldLives === this.host.life % 2;
   }
 
+  #tellRequest(data: unknown): void {
+    const { id } = Object(data) as { readonly id?: string };
+    if (id !== undefined) this.tell("requestHandled", { id });
+  }
+
   #options(): ServerOptions<Identity> {
     const { engine, journal, settings, tokens, handle, permissions, holds } = this.#parts;
     const { has, history, heartbeat, terms } = settings;
@@ -228,8 +233,14 @@ export class ClusterNode implements LiveServer {
       }),
       session: { heartbeat, sendQueue: { maxMessages, maxBytes, policy: queuePolicy } },
       requests: {
-        echo: ({ data }) => data,
-        hold: (request) => holds.handle(request, this.host.runtime),
+        echo: ({ data }) => {
+          this.#tellRequest(data);
+          return data;
+        },
+        hold: (request) => {
+          this.#tellRequest(request.data);
+          return holds.handle(request, this.host.runtime);
+        },
         ...(has("answers") && {
           ...answerHandlers(this.host),
           stall: ({ signal }) => stall(this.host.runtime, signal),

@@ -150,6 +150,26 @@ export const ownAnswers: Invariant = {
   },
 };
 
+/** A request that the program does not let repeat is handled once at most. */
+export const requestsOnce: Invariant = {
+  name: "requests-once",
+  promise: "A request is handled once at most, unless the program allows a repetition.",
+  source: "docs/protocol.md 11.10; docs/guide/client.md, Sent is not received",
+  watch(report) {
+    const isHandled = new Map<string, boolean>();
+    return {
+      requestSent({ id, isResent }) {
+        if (!isResent) isHandled.set(id, false);
+      },
+      requestHandled(fact) {
+        const { id } = fact;
+        if (isHandled.get(id)) report(fact, `expected ${id} to be handled once, received it again`);
+        if (isHandled.has(id)) isHandled.set(id, true);
+      },
+    };
+  },
+};
+
 /**
  * Messages to a user come to clients of that user, once; again only to a client that moved while a
  * node or the engine was away.

@@ -2,6 +2,7 @@ import {
   handledOnce,
   onlyToTheUser,
   ownAnswers,
+  requestsOnce,
   sentIsHandled,
   toAllOfTheUser,
 } from "./messages.ts";
@@ -99,4 +100,22 @@ Deno.test("toAllOfTheUser holds for messages that came, and finds a client witho
   };
   story().tells("receivedAsUser", { client: "c", user: "ann", id: "d1" }).ends().finds();
   story().ends().finds("expected d1 to ann, sent on h, at c, received none of these");
+});
+
+Deno.test("requestsOnce holds for one handling, and for repetitions that the program allows", () => {
+  new Story(requestsOnce)
+    .tells("requestSent", { requester: "c", id: "r1" })
+    .tells("requestSent", { requester: "c", id: "r2", isResent: true })
+    .tells("requestHandled", { id: "r1" })
+    .tells("requestHandled", { id: "r2" })
+    .tells("requestHandled", { id: "r2" })
+    .finds();
+});
+
+Deno.test("requestsOnce finds a request that is handled again", () => {
+  new Story(requestsOnce)
+    .tells("requestSent", { requester: "c", id: "r1" })
+    .tells("requestHandled", { id: "r1" })
+    .tells("requestHandled", { id: "r1" })
+    .finds("expected r1 to be handled once, received it again");
 });

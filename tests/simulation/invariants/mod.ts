@@ -33,6 +33,7 @@ import {
   handledOnce,
   onlyToTheUser,
   ownAnswers,
+  requestsOnce,
   sentIsHandled,
   toAllOfTheUser,
 } from "./messages.ts";
@@ -75,6 +76,7 @@ export const INVARIANTS: readonly Invariant[] = [
   sentIsHandled,
   handledOnce,
   ownAnswers,
+  requestsOnce,
   onlyToTheUser,
   toAllOfTheUser,
   answersInOrder,

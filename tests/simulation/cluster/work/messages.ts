@@ -59,7 +59,7 @@ export function ask(program: Program): void {
   program.every(ASK_EVERY_MS, "requests", (random) => {
     const id = program.newId("r");
     const resend = random() < 0.3;
-    program.tell("requestSent", { requester: name, id });
+    program.tell("requestSent", { requester: name, id, isResent: resend });
     const { options, withinMs } = patienceOf(host.runtime, patience, WAIT_MS);
     // Some handlers take long enough for a session to end meanwhile.
     const isSlow = patience() < SLOW_SHARE;
