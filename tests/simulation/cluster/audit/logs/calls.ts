@@ -19,7 +19,7 @@ import {
 const LOGS = 2;
 
 /** Calls of a log, some of which are made at once. */
-const STEPS = 22;
+const STEPS = 28;
 
 /** Share of steps with several calls at once, and share of steps after a wait. */
 const [GROUP_SHARE, WAIT_SHARE] = [0.25, 0.12];
@@ -169,7 +169,7 @@ class LogCalls {
     return {
       config: {
         contentType: "text/plain",
-        ...(this.#chance(0.4) && { ttlMs: TTL_MS }),
+        ...(this.#chance(0.5) && { ttlMs: TTL_MS }),
       },
       identity: `log${++this.#identities}`.padEnd(8, "0"),
       records: this.#chance(0.3) ? this.#newRecords() : [],
@@ -190,7 +190,7 @@ class LogCalls {
       [1, () => ({ end: this.#chance(0.5) ? {} : { error: "given up", code: "tired" } })],
       [1, () => ({ records: [], end: {} })],
       [1, () => ({ ...this.#numbered(), end: {} })],
-      [1, () => ({ records: [], cancel: this.#pick(["enough", "stop"]) })],
+      [2, () => ({ records: [], cancel: this.#pick(["enough", "stop"]) })],
       [1, () => ({ records: [], end: { error: "writer-lost" }, ifWriterLost: true })],
       [1, () => ({ maxBytes: bytes + this.#pick([0, 1, 2, 3, 4]) })],
       [1, () => ({ identity: this.#chance(0.5) ? state?.identity ?? "none" : "another0" })],

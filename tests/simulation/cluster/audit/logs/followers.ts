@@ -18,7 +18,7 @@ const [BURSTS, BURST] = [7, 3];
 const [GAP_MS, LULL_MS] = [14, 60];
 
 /** Longest time for which a reader works on a page, in milliseconds. */
-const SLOW_MS = 40;
+const SLOW_MS = 20;
 
 /** Time until a reader without the engine tries again, in milliseconds. */
 const RETRY_MS = 100;
@@ -94,6 +94,7 @@ class FollowedStream {
   readonly #writing: StreamLogs;
   readonly #reading: StreamLogs;
   readonly #ttlMs: number | undefined;
+  readonly #pageRecords: number;
   #followers: Follower[] = [];
   readonly #records: string[] = [];
 
@@ -104,6 +105,7 @@ class FollowedStream {
     this.#random = audit.chanceOf("followers");
     this.#places = 2 + Math.floor(3 * this.#random());
     this.#ttlMs = this.#random() < 0.5 ? TTL_MS : undefined;
+    this.#pageRecords = this.#random() < 0.7 ? 1_000 : 1;
     this.#writing = near.streams().streams;
     this.#reading = far.streams({ bounds: { ...PLENTY, maxReaders: this.#places } }).streams;
   }
@@ -138,7 +140,8 @@ class FollowedStream {
     const follow = () =>
       new Follower(this.#far, this.#reading, {
         slowMs: this.#random() < 0.5 ? 0 : SLOW_MS * this.#random(),
-        maxRecords: this.#random() < 0.5 ? PLENTY.maxReaders : 1,
+        // Readers with pages of one size share their reads.
+        maxRecords: this.#pageRecords,
       });
     while (this.#followers.length < this.#places) this.#followers.push(follow());
     await this.#audit.until(() => this.#reading.readers === this.#places, SOON_MS);
