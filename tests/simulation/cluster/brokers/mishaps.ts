@@ -164,12 +164,12 @@ const BREAK: Mishap = {
  */
 export function mishapsOf(engine: SpareEngine, pingMs: number): readonly Mishap[] {
   const noticedMs = SILENCE.pings * pingMs + SILENCE.endMs;
-  const own = Object.entries(engine.hiccups).map(([name, begin]): Mishap => ({
+  const own = Object.entries(engine.hiccups).map(([name, hiccup]): Mishap => ({
     name: `an engine that ${name}`,
-    lastsMs: LONG_MS,
+    lastsMs: hiccup.lastsMs,
     run: async (trial) => {
-      begin();
-      await trial.pause(LONG_MS);
+      hiccup.begin();
+      await trial.pause(hiccup.lastsMs);
     },
   }));
   return [

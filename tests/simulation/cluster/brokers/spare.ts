@@ -16,6 +16,14 @@ export interface SpareSettings {
   readonly pingMs: number;
 }
 
+/** A short fault of a server, which is over by itself. */
+export interface Hiccup {
+  /** Time of the fault, in milliseconds. */
+  readonly lastsMs: number;
+  /** Begins the fault. */
+  readonly begin: () => void;
+}
+
 /** An engine on a machine of its own, which brokers reach over the network. */
 export interface SpareEngine {
   /** The machine, which runs. */
@@ -24,8 +32,8 @@ export interface SpareEngine {
   readonly keepsEpochs: boolean;
   /** True if all connections of a broker are one. */
   readonly hasOneConnection: boolean;
-  /** Short faults of the server, by name; each is over by itself. */
-  readonly hiccups: Readonly<Record<string, () => void>>;
+  /** Short faults of the server, by name. */
+  readonly hiccups: Readonly<Record<string, Hiccup>>;
   /** Number of subscriptions of all connections. */
   readonly subscriptions: number;
   /**

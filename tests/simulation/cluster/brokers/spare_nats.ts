@@ -4,6 +4,9 @@ import { simulatedNatsConnect } from "../../../../testing/simulation/nats/client
 import { SimulatedNats } from "../../../../testing/simulation/nats/engine.ts";
 import { SPARE_HOST, type SpareEngine, type SpareParts } from "./spare.ts";
 
+/** Time in which clients come back, in milliseconds. */
+const DROP_MS = 1_000;
+
 /**
  * Starts a server, which keeps streams in files or in memory.
  *
@@ -20,8 +23,8 @@ export function startSpareNats({ simulation, network, random }: SpareParts): Spa
     keepsEpochs: survivesRestart,
     hasOneConnection: true,
     hiccups: {
-      "drops clients": () => nats.disconnectClients(host),
-      "loses consumers": () => nats.loseConsumers(),
+      "drops clients": { lastsMs: DROP_MS, begin: () => nats.disconnectClients(host) },
+      "loses consumers": { lastsMs: DROP_MS, begin: () => nats.loseConsumers() },
     },
     get subscriptions() {
       return nats.subscriptions;

@@ -9,6 +9,9 @@ const [SLOW_MS, BUSY_MS] = [20, 5_600];
 /** Time for which the server is slow, or full, in milliseconds. */
 const [SLOW_FOR_MS, FULL_FOR_MS] = [1_500, 2_500];
 
+/** Time in which clients come back, in milliseconds. */
+const DROP_MS = 1_000;
+
 /** Time of loading the files at a start, in milliseconds. */
 const LOADING_MS = 1_200;
 
@@ -33,17 +36,23 @@ export async function startSpareRedis(
     keepsEpochs: survivesRestart,
     hasOneConnection: false,
     hiccups: {
-      "drops subscribers": () => server.dropSubscribers(),
-      "drops clients": () => server.dropClients(),
-      "forgets scripts": () => server.flushScripts(),
-      "is busy": () => server.busy(BUSY_MS),
-      "is full": () => {
-        server.limitMemory(1);
-        host.after(FULL_FOR_MS, () => server.limitMemory(0));
+      "drops subscribers": { lastsMs: DROP_MS, begin: () => server.dropSubscribers() },
+      "drops clients": { lastsMs: DROP_MS, begin: () => server.dropClients() },
+      "forgets scripts": { lastsMs: DROP_MS, begin: () => server.flushScripts() },
+      "is busy": { lastsMs: BUSY_MS, begin: () => server.busy(BUSY_MS) },
+      "is full": {
+        lastsMs: FULL_FOR_MS,
+        begin: () => {
+          server.limitMemory(1);
+          host.after(FULL_FOR_MS, () => server.limitMemory(0));
+        },
       },
-      "is slow": () => {
-        server.slow(SLOW_MS);
-        host.after(SLOW_FOR_MS, () => server.slow(0));
+      "is slow": {
+        lastsMs: SLOW_FOR_MS,
+        begin: () => {
+          server.slow(SLOW_MS);
+          host.after(SLOW_FOR_MS, () => server.slow(0));
+        },
       },
     },
     get subscriptions() {
