@@ -14,6 +14,9 @@ const FILL = "x".repeat(HIGH_WATER_MARK);
 /** Bytes at which a connection counts as drained. */
 const LOW_WATER_MARK = 32_768;
 
+/** Time for packets under way, in milliseconds. */
+const UNDER_WAY_MS = 40;
+
 /** Most bytes of the heads of frames. */
 const HEADS = 1_024;
 
@@ -29,8 +32,8 @@ export class SlowWay {
   /** The same since the connection had few bytes for the first time. */
   #mostAgain: number | undefined;
   readonly #audit: Audit;
-  readonly #from: Host;
-  readonly #to: Host;
+  /** The way, and the way back. */
+  readonly #ways: readonly [readonly [Host, Host], readonly [Host, Host]];
 
   /**
    * Changes nothing yet.
@@ -40,18 +43,21 @@ export class SlowWay {
    */
   constructor(audit: Audit, { from, to }: { readonly from: Host; readonly to: Host }) {
     this.#audit = audit;
-    this.#from = from;
-    this.#to = to;
+    this.#ways = [[from, to], [to, from]];
   }
 
   /**
-   * Lets nothing arrive, and sends until the connection is behind.
+   * Lets nothing arrive at either end, and sends until the connection is behind. Acknowledgments over
+   * HTTP that are under way arrive before.
    *
    * @param session The session that sends.
    * @returns Number of messages on the topic `FILLER`.
    */
   async block(session: AnySession): Promise<number> {
-    this.#audit.network.change(this.#from, this.#to, { isBlocked: true });
+    for (const [from, to] of this.#ways) {
+      this.#audit.network.change(from, to, { isBlocked: true });
+    }
+    await this.#audit.pause(UNDER_WAY_MS);
     let count = 0;
     while (!isHeld(session) && count < MAX_FILLS) {
       session.send(FILLER, FILL);
@@ -74,7 +80,9 @@ export class SlowWay {
    * @param bytesPerSecond Rate of the way.
    */
   open(bytesPerSecond: number): void {
-    this.#audit.network.change(this.#from, this.#to, { isBlocked: false, bytesPerSecond });
+    const [[from, to], [near, far]] = this.#ways;
+    this.#audit.network.change(from, to, { isBlocked: false, bytesPerSecond });
+    this.#audit.network.change(near, far, { isBlocked: false });
   }
 
   /** Ends all conditions of the way. */
