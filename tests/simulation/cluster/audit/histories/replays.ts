@@ -10,7 +10,7 @@ import { WireReader } from "./wire_reader.ts";
 const READERS = 3;
 
 /** Steps of the workload, and the mean time of one, in milliseconds. */
-const [STEPS, STEP_MS] = [120, 70];
+const [STEPS, STEP_MS] = [130, 70];
 
 /** Most publications of one step. */
 const MAX_BURST = 4;
@@ -29,6 +29,9 @@ const AWAY_MS = 1_500;
 
 /** Time for all readers to catch up, once all is well: feeds ask the engine for seven seconds. */
 const CALM_MS = 9_000;
+
+/** Share of audits in which all reads fail from a step on, and the bound of that step. */
+const [MUTE_SHARE, MUTE_FROM] = [0.3, 10];
 
 /** Topic without a history. */
 const PLAIN = "talk";
@@ -94,7 +97,10 @@ class Replays {
         });
       }
     }
+    // Longer than feeds ask again, in most cases.
+    const muteFrom = this.#random() < MUTE_SHARE ? this.#draw(MUTE_FROM) : STEPS;
     for (let step = 0; step < STEPS; step++) {
+      if (step === muteFrom) this.#broker.isMute = true;
       this.#step();
       await this.#audit.pause(-STEP_MS * Math.log(1 - this.#random()));
     }
@@ -175,6 +181,7 @@ class Replays {
   async #settle(): Promise<void> {
     const [audit, broker, server] = [this.#audit, this.#broker, this.#server];
     broker.isSteady = true;
+    broker.isMute = false;
     broker.comeBack();
     await audit.pause(AWAY_MS + 2 * this.#briefMs); // Those who left are back.
     const wanted = this.#topics.flatMap((topics, i) =>

@@ -35,6 +35,7 @@ interface Kept {
  *
  * - Deliveries on topics with a history take time, overtake each other, and some are lost.
  * - Reads take time, and some fail.
+ * - While the broker is mute, all reads fail.
  * - While the engine is away, nothing is delivered and all reads fail; subscriptions learn of that
  *   once the engine is back.
  * - A steady broker does none of this.
@@ -45,6 +46,8 @@ export class UnsteadyBroker implements Broker {
   readonly history: BrokerHistory;
   /** False while reads and deliveries fail by chance. */
   isSteady = false;
+  /** True while all reads fail, and publications come. */
+  isMute = false;
   /** Reads that failed. */
   failures = 0;
   readonly #inner: MemoryBroker;
@@ -200,7 +203,7 @@ export class UnsteadyBroker implements Broker {
   /** Half of the way of a read. */
   async #pass(): Promise<void> {
     if (!this.isSteady) await pause(this.#runtime, SLOW_MS * this.#random());
-    if (!this.#isAway && (this.isSteady || this.#random() >= FAILED)) return;
+    if (!this.#isAway && !this.isMute && (this.isSteady || this.#random() >= FAILED)) return;
     this.failures++;
     throw new BrokerError("Cannot read history: the engine is away");
   }
