@@ -61,10 +61,19 @@ export async function auditNewcomers(audit: Audit): Promise<void> {
     await audit.pause(ROUND_MS);
   } else {
     old.host.kill({ power: true });
+    const deadMs = audit.nowMs;
+    const ended = young.server.disconnect(USER).then((ended) => {
+      const isInTime = audit.nowMs - deadMs <= KNOWN_MS + ROUND_MS;
+      expect("sessions of a dead node", { closed: 0, isComplete: true, isInTime: true }, {
+        ...ended,
+        isInTime,
+      });
+    });
     const outcome = await tryPlace(audit, service, young);
     expect("session in a place of a node that has just died", "refused", outcome);
     // The new node has to listen before the old node is surely gone.
     await audit.pause(2 * KNOWN_MS);
+    await ended;
   }
   expect("session in a free place", "connected", await tryPlace(audit, service, young));
   await Promise.all(tenants.map((client) => client.close()));

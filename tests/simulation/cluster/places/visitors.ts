@@ -37,8 +37,8 @@ const MAX_TABS = 2;
 interface Tab {
   readonly client: Client;
   readonly node: ServiceNode;
-  /** The data and the order of setting. */
-  data: { readonly value: number; readonly order: number } | undefined;
+  /** The data, which grows with each setting. */
+  data: number | undefined;
 }
 
 /** A user as the model knows the user. */
@@ -64,7 +64,7 @@ class Visitors {
   readonly all: readonly Visitor[] = USERS.map((user) => ({ user, tabs: [] }));
   /** Changes that a node told since the last look. */
   readonly #told = new Map<ServiceNode, Told[]>();
-  #orders = 0;
+  #newest = 0;
 
   constructor(audit: Audit) {
     this.audit = audit;
@@ -89,7 +89,7 @@ class Visitors {
     const client = this.service.enter(user, node);
     await this.audit.until(() => client.isConnected);
     const data = hasData ? this.newData() : undefined;
-    if (data !== undefined) await client.presence(ROOM, data.value);
+    if (data !== undefined) await client.presence(ROOM, data);
     await client.subscribe(ROOM).ready;
     tabs.push({ client, node, data });
   }
@@ -100,20 +100,15 @@ class Visitors {
     await tab.client.close();
   }
 
-  newData(): NonNullable<Tab["data"]> {
-    const order = ++this.#orders;
-    return { value: order, order };
+  /** Makes data that no session has had. */
+  newData(): number {
+    return ++this.#newest;
   }
 
   /** The data that stands for a user; sessions on one node may be left out. */
   dataOf({ tabs }: Visitor, without?: ServiceNode): number | undefined {
-    let newest: Tab["data"];
-    for (const { data, node } of tabs) {
-      if (node !== without && data !== undefined && data.order > (newest?.order ?? 0)) {
-        newest = data;
-      }
-    }
-    return newest?.value;
+    const all = tabs.flatMap(({ data, node }) => node === without ? [] : data ?? []);
+    return all.length === 0 ? undefined : Math.max(...all);
   }
 
   /** Examines the changes since the last look, and the members. */
@@ -207,7 +202,7 @@ const update: Step = async (visitors, one) => {
   const before = visitors.dataOf(one);
   const tab = oneOf(random, one.tabs);
   tab.data = random() < 0.7 ? visitors.newData() : undefined;
-  await tab.client.presence(ROOM, tab.data?.value);
+  await tab.client.presence(ROOM, tab.data);
   await visitors.pause(ROUND_MS);
   visitors.look("data of a session", one, visitors.dataOf(one) === before ? [] : ["update"]);
 };
