@@ -10,7 +10,7 @@ import { WireReader } from "./wire_reader.ts";
 const READERS = 3;
 
 /** Steps of the workload, and the mean time of one, in milliseconds. */
-const [STEPS, STEP_MS] = [130, 70];
+const [STEPS, STEP_MS] = [110, 70];
 
 /** Most publications of one step. */
 const MAX_BURST = 4;
@@ -183,7 +183,7 @@ class Replays {
     broker.isSteady = true;
     broker.isMute = false;
     broker.comeBack();
-    await audit.pause(AWAY_MS + 2 * this.#briefMs); // Those who left are back.
+    await audit.pause(100 + 1.5 * this.#briefMs); // Those who left are back.
     const wanted = this.#topics.flatMap((topics, i) =>
       topics.map((topic) => ({ topic, reader: this.#readers[i]! }))
     );
