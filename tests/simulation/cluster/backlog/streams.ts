@@ -26,8 +26,8 @@ const STREAMS = 10;
 /** Longest time of all streams, in milliseconds. */
 const ALL_MS = 8_000;
 
-/** Time for credit to the other end, in milliseconds. */
-const TRIP_MS = 100;
+/** Longest time until all credit is back, in milliseconds. */
+const BACK_MS = 1_000;
 
 /** Codes of a writer that aborts, and of a reader that leaves. */
 const [ABORTED, LEFT] = [77, 88];
@@ -93,22 +93,27 @@ export async function auditCredit(audit: Audit, random: () => number): Promise<v
   const isInTime = await Promise.race([ended, audit.pause(ALL_MS).then(() => false)]);
   audit.examine("flows", `ends of all streams ${about}`, true, isInTime);
   audit.examine("flows", `outcomes of streams ${about}`, [], program.faults);
-  await audit.pause(TRIP_MS);
-  for (const [end, { connection }] of [["server", far], ["client", near]] as const) {
-    const credit = connection.inspect?.credit;
-    if (credit === undefined) continue;
-    for (const kind of ["data", "bidirectional", "unidirectional"] as const) {
-      const { granted, received, waiting } = credit.state(kind);
-      const left = granted - received;
-      // More is granted once half of the window is used.
-      const isBack = left >= WINDOWS[kind] / 2 && left <= WINDOWS[kind];
-      const what = `${left} of ${kind} that the ${end} grants afterwards`;
-      audit.examine("flows", what, [true, 0], [isBack, waiting]);
-    }
+  const all = () => [...creditOf("server", far), ...creditOf("client", near)];
+  await audit.until(() => all().every(({ isBack }) => isBack), BACK_MS);
+  for (const { what, isBack, waiting } of all()) {
+    audit.examine("flows", what, [true, 0], [isBack, waiting]);
   }
   await client.close();
   await accepting;
   await server.close();
+}
+
+/** Tells what an end grants to the other one; nothing over WebTransport. */
+function* creditOf(end: string, { connection }: AnySession) {
+  const credit = connection.inspect?.credit;
+  if (credit === undefined) return;
+  for (const kind of ["data", "bidirectional", "unidirectional"] as const) {
+    const { granted, received, waiting } = credit.state(kind);
+    const left = granted - received;
+    // More is granted once half of the window is used.
+    const isBack = left >= WINDOWS[kind] / 2 && left <= WINDOWS[kind];
+    yield { what: `${left} of ${kind} that the ${end} grants afterwards`, isBack, waiting };
+  }
 }
 
 /** Plans a stream. */
