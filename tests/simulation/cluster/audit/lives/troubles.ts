@@ -33,6 +33,8 @@ export interface Trouble {
   readonly name: string;
   /** True if no message to the client may be lost, while the node lives. */
   readonly isGapless?: boolean;
+  /** True if two sessions may be open at once, on two nodes that each send a message to the user. */
+  readonly overlaps?: boolean;
   /** Begins; resolves once over. */
   readonly run: (audit: Audit, mover: Mover, nodes: LivesNodes) => void | Promise<void>;
 }
@@ -43,19 +45,21 @@ export const TROUBLES: readonly Trouble[] = [
   {
     name: "a move",
     isGapless: true,
+    overlaps: true,
     run: (_, { client }) => client.handOver().then(() => {}),
   },
   {
     name: "two moves",
     isGapless: true,
+    overlaps: true,
     run: async (_, { client }) => {
       await client.handOver();
       await client.handOver();
     },
   },
-  { name: "a move beside a request", isGapless: true, run: moveBeside },
-  { name: "a move under a cut", run: moveUnder(false) },
-  { name: "a move under a cut that no node hears", run: moveUnder("server") },
+  { name: "a move beside a request", isGapless: true, overlaps: true, run: moveBeside },
+  { name: "a move under a cut", overlaps: true, run: moveUnder(false) },
+  { name: "a move under a cut that no node hears", overlaps: true, run: moveUnder("server") },
   { name: "a cut", run: (audit, mover) => cut(audit, mover.host, false) },
   {
     name: "a cut that no end hears",
@@ -86,6 +90,7 @@ export const TROUBLES: readonly Trouble[] = [
   {
     name: "a slow way, and a move",
     isGapless: true,
+    overlaps: true,
     run: async (audit, mover, nodes) => {
       const { delayMs } = audit.network.conditions(mover.host, nodes.hosts[0]!);
       changeWays(audit, mover, nodes, { delayMs: SLOW_MS * audit.random() });
@@ -95,6 +100,7 @@ export const TROUBLES: readonly Trouble[] = [
   },
   {
     name: "a narrow way, many messages, and a move",
+    overlaps: true,
     run: async (audit, mover, nodes) => {
       const { bytesPerSecond } = audit.network.conditions(mover.host, nodes.hosts[0]!);
       changeWays(audit, mover, nodes, { bytesPerSecond: NARROW });
