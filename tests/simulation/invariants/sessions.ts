@@ -1,5 +1,6 @@
 /** Sessions: these end for a documented reason, both ends agree, and the figures agree too. */
 import { CloseCode } from "../../../errors.ts";
+import { GUEST } from "../cluster/tour/holds.ts";
 import type { Fact, Invariant } from "../facts.ts";
 import { list, seconds } from "./texts.ts";
 
@@ -157,7 +158,9 @@ export const gonePeersNoticed: Invariant = {
         for (const { host, server } of servers) {
           for (const { id, user, protocol } of server.manager.all()) {
             here.add(id);
-            if (protocol !== "" && !own.has(id) && !host.isFrozen) look(host.name, id, user);
+            // Plain pages and guests are no clients of the workload.
+            const isClient = protocol !== "" && !user.startsWith(GUEST);
+            if (isClient && !own.has(id) && !host.isFrozen) look(host.name, id, user);
           }
         }
         for (const { host, client } of clients) {

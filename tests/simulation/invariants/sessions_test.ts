@@ -71,7 +71,11 @@ function meets(story: Story, own: readonly (string | undefined)[], here: readonl
     server: {
       manager: {
         all: () =>
-          here.map((id) => ({ id, user: "ann", protocol: id === "page" ? "" : "skein.1" })),
+          here.map((id) => ({
+            id,
+            user: id === "guest" ? "guest-of-ann" : "ann",
+            protocol: id === "page" ? "" : "skein.1",
+          })),
       },
     } as never,
   });
@@ -98,6 +102,7 @@ Deno.test("gonePeersNoticed holds while both ends live or for short, and finds o
   stays("1", 60_000, 60_000).finds();
   stays("2", 10_000, 12_000).finds();
   stays("page", 60_000).finds();
+  stays("guest", 60_000).finds();
   stays("2", 10_000, 13_000).finds(
     "expected the end of session 2 of ann, whose other end is gone since 0.000 s, within 22000 " +
       "ms, received none",

@@ -1,8 +1,8 @@
 /** Requests of a client over HTTP, repeated while the receiver is behind. */
-import { FIRST_PIECE_MS } from "../../../../transport/http/client.ts";
-import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import type { Audit } from "../audit/audit.ts";
-import { range } from "../audit/history.ts";
+import { FIRST_PIECE_MS } from "../../../../../transport/http/client.ts";
+import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import type { Audit } from "../audit.ts";
+import { range } from "../history.ts";
 
 /** Room of the receive queue, of which half is filled before frames wait. */
 const ROOM = 4;

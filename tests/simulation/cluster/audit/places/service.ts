@@ -1,11 +1,11 @@
 /** Nodes of a service beside the cluster, on the same engine: the two do not meet. */
-import type { Client } from "../../../../client/client.ts";
-import type { ConnectOptions } from "../../../../client/connect.ts";
-import type { UntypedMessage } from "../../../../session/message.ts";
-import type { Broker } from "../../../../pubsub/broker.ts";
-import type { Host } from "../../../../testing/simulation/host.ts";
-import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import type { Audit } from "../audit/audit.ts";
+import type { Client } from "../../../../../client/client.ts";
+import type { ConnectOptions } from "../../../../../client/connect.ts";
+import type { UntypedMessage } from "../../../../../session/message.ts";
+import type { Broker } from "../../../../../pubsub/broker.ts";
+import type { Host } from "../../../../../testing/simulation/host.ts";
+import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import type { Audit } from "../audit.ts";
 
 /** Time between two heartbeats of a node, in milliseconds. */
 export const BEAT_MS = 400;

@@ -1,5 +1,5 @@
 /** Places, numbers and presences that nodes share, on nodes beside the cluster. */
-import type { Audit } from "../audit/audit.ts";
+import type { Audit } from "../audit.ts";
 import { auditClaims } from "./claims.ts";
 import { auditLapses } from "./lapses.ts";
 import { auditNewcomers } from "./newcomers.ts";

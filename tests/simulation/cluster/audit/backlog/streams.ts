@@ -1,8 +1,8 @@
 /** Streams that end in all ways under little credit: afterwards all credit is back. */
-import { StreamError } from "../../../../errors.ts";
-import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import type { Session } from "../../../../session/session.ts";
-import type { Audit } from "../audit/audit.ts";
+import { StreamError } from "../../../../../errors.ts";
+import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import type { Session } from "../../../../../session/session.ts";
+import type { Audit } from "../audit.ts";
 import type { AnySession } from "./slow_way.ts";
 
 /** Credit of both ends. */

@@ -1,10 +1,10 @@
 /** Answers that stream: left early in all ways, no faster than their readers, beside full queues. */
-import { pause } from "../../../../base/wait.ts";
-import { internals, type Session } from "../../../../session/session.ts";
-import type { Client } from "../../../../client/client.ts";
-import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import { type Audit, outcomeOf } from "../audit/audit.ts";
-import { range } from "../audit/history.ts";
+import { pause } from "../../../../../base/wait.ts";
+import { internals, type Session } from "../../../../../session/session.ts";
+import type { Client } from "../../../../../client/client.ts";
+import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import { type Audit, outcomeOf } from "../audit.ts";
+import { range } from "../history.ts";
 import { SlowWay } from "./slow_way.ts";
 
 /** Requests of one session at once. */

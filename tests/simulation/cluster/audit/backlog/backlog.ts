@@ -1,5 +1,5 @@
 /** Backlogs: full queues, slow readers, streams and answers left early, and rates, on servers of their own. */
-import type { Audit } from "../audit/audit.ts";
+import type { Audit } from "../audit.ts";
 import { auditAnswers } from "./answers.ts";
 import { auditPosts } from "./posts.ts";
 import { auditRates } from "./rates.ts";

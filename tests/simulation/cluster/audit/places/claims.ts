@@ -1,6 +1,6 @@
 /** Claims and numbers in the store of the engine, from several nodes, beside a model. */
-import type { Broker, BrokerStore } from "../../../../pubsub/broker.ts";
-import type { Audit } from "../audit/audit.ts";
+import type { Broker, BrokerStore } from "../../../../../pubsub/broker.ts";
+import type { Audit } from "../audit.ts";
 
 /** Nodes that use the store. */
 const NODES = 3;

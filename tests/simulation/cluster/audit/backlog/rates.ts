@@ -1,10 +1,10 @@
 /** Rates: publications, messages and subscriptions beyond these, of clients of each delivery. */
-import { CloseCode, RequestError } from "../../../../errors.ts";
-import type { Host } from "../../../../testing/simulation/host.ts";
-import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import type { Client } from "../../../../client/client.ts";
-import { type Audit, outcomeOf } from "../audit/audit.ts";
-import { range, read } from "../audit/history.ts";
+import { CloseCode, RequestError } from "../../../../../errors.ts";
+import type { Host } from "../../../../../testing/simulation/host.ts";
+import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import type { Client } from "../../../../../client/client.ts";
+import { type Audit, outcomeOf } from "../audit.ts";
+import { range, read } from "../history.ts";
 
 /** Rate of messages and of subscriptions. */
 const RATE = { perSecond: 4, burst: 5 } as const;

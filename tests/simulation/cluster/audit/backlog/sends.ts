@@ -3,12 +3,12 @@ import {
   HIGH_WATER_MARK,
   MAX_JOINED_BYTES,
   type OverflowPolicy,
-} from "../../../../session/queue/send_queue.ts";
-import { internals, type Session } from "../../../../session/session.ts";
-import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import type { Server } from "../../../../server.ts";
-import type { Audit } from "../audit/audit.ts";
-import { range } from "../audit/history.ts";
+} from "../../../../../session/queue/send_queue.ts";
+import { internals, type Session } from "../../../../../session/session.ts";
+import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import type { Server } from "../../../../../server.ts";
+import type { Audit } from "../audit.ts";
+import { range } from "../history.ts";
 import { QueueModel } from "./queue_model.ts";
 import { type AnySession, FILLER, SlowWay } from "./slow_way.ts";
 

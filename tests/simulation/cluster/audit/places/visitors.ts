@@ -1,6 +1,6 @@
 /** Users of a room on several nodes, which freeze and die: each node knows the members. */
-import type { Client } from "../../../../client/client.ts";
-import type { Audit } from "../audit/audit.ts";
+import type { Client } from "../../../../../client/client.ts";
+import type { Audit } from "../audit.ts";
 import {
   between,
   GONE_MS,

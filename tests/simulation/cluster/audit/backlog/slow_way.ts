@@ -1,9 +1,9 @@
 /** A way between two hosts on which an end falls behind, and recovers slowly. */
-import type { Host } from "../../../../testing/simulation/host.ts";
-import { HIGH_WATER_MARK } from "../../../../session/queue/send_queue.ts";
-import type { Client } from "../../../../client/client.ts";
-import { internals, type Session } from "../../../../session/session.ts";
-import type { Audit } from "../audit/audit.ts";
+import type { Host } from "../../../../../testing/simulation/host.ts";
+import { HIGH_WATER_MARK } from "../../../../../session/queue/send_queue.ts";
+import type { Client } from "../../../../../client/client.ts";
+import { internals, type Session } from "../../../../../session/session.ts";
+import type { Audit } from "../audit.ts";
 
 /** A session of either end. */
 export type AnySession = Session | NonNullable<Client["session"]>;

@@ -1,7 +1,7 @@
 /** Numbered messages of a client that moves while the claim of the earlier node lapses. */
-import { pause } from "../../../../base/wait.ts";
-import type { SimulatedWebSocket } from "../../../../testing/simulation/network/websocket.ts";
-import type { Audit } from "../audit/audit.ts";
+import { pause } from "../../../../../base/wait.ts";
+import type { SimulatedWebSocket } from "../../../../../testing/simulation/network/websocket.ts";
+import type { Audit } from "../audit.ts";
 import { between, oneOf, Service, type ServiceNode } from "./service.ts";
 
 /** Times of a handler, in milliseconds: within the claim of a node, beyond a renewal, and beyond both. */

@@ -1,9 +1,9 @@
 /** Replays of several histories at once into a send queue with little room, over a slow way. */
-import { HIGH_WATER_MARK } from "../../../../session/queue/send_queue.ts";
-import { internals, type Session } from "../../../../session/session.ts";
-import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import type { Audit } from "../audit/audit.ts";
-import { range, read } from "../audit/history.ts";
+import { HIGH_WATER_MARK } from "../../../../../session/queue/send_queue.ts";
+import { internals, type Session } from "../../../../../session/session.ts";
+import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import type { Audit } from "../audit.ts";
+import { range, read } from "../history.ts";
 
 /** Sizes of a publication: many in a frame, some, and one alone. */
 const SIZES = [2_000, 25_000, 34_000, 67_000] as const;
