@@ -140,7 +140,7 @@ async function readStream(
   let offset = "-1";
   let failures = 0;
   program.tell("readBegan", { stream, reader, after: 0 });
-  while (failures < MAX_FAILURES) {
+  while (failures < MAX_FAILURES && !program.client.status.isEnded) {
     try {
       const live = offset === "-1" ? "" : "&live=long-poll";
       const url = `${urlOf(parts, random())}${path}?offset=${offset}${live}`;
