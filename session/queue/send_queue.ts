@@ -154,14 +154,14 @@ export class SendQueue extends Signal {
   /** Adds an entry, making room by policy. Returns false if the queue has no room. */
   admit(entry: QueuedMessage): boolean {
     if (entry instanceof DropNotice) {
-      this.#addNotice(entry, "newest");
+      this.#addNotice(entry, this.#entries.length);
       return true;
     }
     const policy = this.#policyOf(entry);
     if (this.#isHeld && policy === "latest" && !entry.isProtected) this.#dropOlder(entry.topic);
     while (this.isFullFor(entry)) {
       if (policy === "drop-newest") {
-        this.#noteDrop(entry.topic, "newest");
+        this.#noteDrop(entry.topic, this.#entries.length);
         return true;
       }
       if (policy === "close" || !this.#dropOldest()) {
@@ -301,17 +301,18 @@ export class SendQueue extends Signal {
     else this.#bytes += entry.size;
   }
 
-  /**
-   * Adds a notice, which always has room because its message is gone. Adjacent notices become one.
-   */
-  #addNotice(notice: DropNotice, end: "oldest" | "newest"): void {
-    const last = this.#entries.length - 1;
-    const at = end === "oldest" ? 0 : last;
-    const other = this.#entries[at];
-    if (other instanceof DropNotice) {
-      this.#remove(at, 1);
-      this.#add(other.and(notice), at);
-    } else this.#add(notice, end === "oldest" ? 0 : last + 1);
+  /** Adds a notice at an end. A notice always has room, because its message is gone. */
+  #addNotice(notice: DropNotice, at: number): void {
+    this.#add(notice, at);
+    this.#joinNotices(at || 1);
+  }
+
+  /** Makes one notice of two neighbours at an index, so that there are no more notices than messages. */
+  #joinNotices(at: number): void {
+    const [before, after] = [this.#entries[at - 1], this.#entries[at]];
+    if (!(before instanceof DropNotice && after instanceof DropNotice)) return;
+    this.#remove(at - 1, 2);
+    this.#add(before.and(after), at - 1);
   }
 
   #remove(from: number, count: number): QueuedMessage[] {
@@ -344,24 +345,16 @@ export class SendQueue extends Signal {
     if (at < 0) return false;
     const [entry] = this.#remove(at, 1);
     this.#joinNotices(at);
-    this.#noteDrop(entry!.topic, "oldest");
+    this.#noteDrop(entry!.topic, 0);
     return true;
   }
 
-  /** Makes one notice of two that became neighbours, so that there are no more notices than messages. */
-  #joinNotices(at: number): void {
-    const [before, after] = [this.#entries[at - 1], this.#entries[at]];
-    if (!(before instanceof DropNotice && after instanceof DropNotice)) return;
-    this.#remove(at - 1, 2);
-    this.#add(before.and(after), at - 1);
-  }
-
-  /** Counts a dropped message, and adds a notice at the place of the message. */
-  #noteDrop(topic: string, end: "oldest" | "newest"): void {
+  /** Counts a dropped message, and adds a notice at an end of the queue. */
+  #noteDrop(topic: string, at: number): void {
     this.#dropped++;
     if (!this.#owner.joins) return;
-    const beside = this.#entries.at(end === "oldest" ? 0 : -1);
-    this.#addNotice(new DropNotice(1, topic, beside?.sequence ?? 0), end);
+    const beside = this.#entries[at && at - 1];
+    this.#addNotice(new DropNotice(1, topic, beside?.sequence ?? 0), at);
   }
 }
 
