@@ -1,7 +1,7 @@
 /** Durable streams that clients write over HTTP: each append is repeated until a node answers. */
 import type { Program, Written } from "../program.ts";
 import type { DurableNames } from "./durable.ts";
-import { ANSWER_MS, type HttpParts, limit, RETRY_MS, urlOf } from "./http.ts";
+import { ANSWER_MS, type HttpParts, RETRY_MS, TimeLimit, urlOf } from "./http.ts";
 
 /** Mean time between two streams of one machine, in milliseconds. */
 const WRITE_EVERY_MS = 30_000;
@@ -118,7 +118,8 @@ async function persist(
     if (program.client.status.isEnded) return undefined;
     try {
       const url = `${urlOf(parts, random())}/streams/${encodeURIComponent(stream)}`;
-      const asked = request(url, { ...init, signal: limit(program) });
+      using limit = new TimeLimit(program);
+      const asked = request(url, { ...init, signal: limit.signal });
       const { status, ok, body, headers } = await program.wait(
         `${init.method} ${stream}`,
         asked,

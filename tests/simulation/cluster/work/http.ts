@@ -106,13 +106,14 @@ async function publish(
   program.note(`publishes ${id} on ${topic} over HTTP`);
   program.tell("published", { topic, id, producer: id });
   try {
+    using limit = new TimeLimit(program);
     const asked = network.fetch(program.host)(
       `${base}/api/topics/${encodeURIComponent(topic)}/publications`,
       {
         method: "POST",
         headers: { "content-type": "application/json" },
         body: JSON.stringify({ data: { id } }),
-        signal: limit(program),
+        signal: limit.signal,
       },
     );
     const response = await program.wait(`API ${id}`, asked, ANSWER_MS);
@@ -144,7 +145,8 @@ async function readStream(
     try {
       const live = offset === "-1" ? "" : "&live=long-poll";
       const url = `${urlOf(parts, random())}${path}?offset=${offset}${live}`;
-      const asked = request(url, { signal: limit(program) });
+      using limit = new TimeLimit(program);
+      const asked = request(url, { signal: limit.signal });
       const response = await program.wait(`GET ${stream}`, asked, ANSWER_MS);
       const text = await response.text();
       program.event(`GET of a stream answers ${response.status}`);
@@ -172,15 +174,29 @@ async function readStream(
   program.tell("readEnded", { stream, reader, isLeft: true });
 }
 
-/**
- * Ends a request after a time, on the clock of the machine.
- *
- * @param program The program of the machine.
- * @returns The signal.
- */
-export function limit(program: Program): AbortSignal {
-  const controller = new AbortController();
-  const end = () => controller.abort(new DOMException("The request took too long", "TimeoutError"));
-  program.host.runtime.setTimeout(end, ANSWER_MS - RETRY_MS);
-  return controller.signal;
+/** Ends a request after a time on the clock of the machine, unless disposed before. */
+export class TimeLimit implements Disposable {
+  /** Aborts the request. */
+  readonly signal: AbortSignal;
+  readonly #stop: () => void;
+
+  /**
+   * Starts the time.
+   *
+   * @param program The program of the machine.
+   */
+  constructor({ host: { runtime } }: Program) {
+    const controller = new AbortController();
+    this.signal = controller.signal;
+    const timer = runtime.setTimeout(
+      () => controller.abort(new DOMException("The request took too long", "TimeoutError")),
+      ANSWER_MS - RETRY_MS,
+    );
+    this.#stop = () => runtime.clearTimeout(timer);
+  }
+
+  /** Stops the time. */
+  [Symbol.dispose](): void {
+    this.#stop();
+  }
 }
