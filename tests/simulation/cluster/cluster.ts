@@ -5,6 +5,8 @@ import { Simulation } from "../../../testing/simulation/simulation.ts";
 import type { Cluster as LiveCluster, Invariant, LiveClient, LiveServer } from "../facts.ts";
 import type { Plan } from "../plan.ts";
 import { Witness } from "../witness.ts";
+import type { SpareEngine } from "./brokers/spare.ts";
+import { startSpare } from "./brokers/spares.ts";
 import { Trial } from "./brokers/trial.ts";
 import { Audit } from "./audit/audit.ts";
 import { auditBounds } from "./audit/bounds.ts";
@@ -75,6 +77,8 @@ interface ClusterParts {
   readonly witness: Witness;
   readonly journal: Journal;
   readonly engine: ClusterEngine;
+  /** Engine for trials of brokers; `undefined` without these. */
+  readonly spare: SpareEngine | undefined;
   readonly settings: Settings;
 }
 
@@ -100,7 +104,7 @@ export class Cluster implements LiveCluster {
   readonly #audit: Audit;
   readonly #holds = new Holds();
   readonly #tokens: Tokens;
-  readonly #plan: Plan;
+  readonly #spare: SpareEngine | undefined;
   readonly #settings: Settings;
   #isRolling = false;
   #isWorking = true;
@@ -113,7 +117,7 @@ export class Cluster implements LiveCluster {
     this.witness = witness;
     this.journal = journal;
     this.engine = engine;
-    this.#plan = plan;
+    this.#spare = parts.spare;
     this.#settings = settings;
     const tokens = this.#tokens = new Tokens(simulation, settings.tokenMs);
     const topics = this.#topics = topicsOf(plan, simulation);
@@ -164,7 +168,10 @@ export class Cluster implements LiveCluster {
     const journal = new Journal(simulation, witness);
     const network = new SimulatedNetwork(simulation, NETWORK);
     const engine = await startEngine(plan, { simulation, network, journal });
-    return new Cluster(plan, { simulation, network, witness, journal, engine, settings });
+    const spare = settings.has("brokers")
+      ? await startSpare(plan.engine, { simulation, network })
+      : undefined;
+    return new Cluster(plan, { simulation, network, witness, journal, engine, spare, settings });
   }
 
   /** Virtual time, in milliseconds since the start. */
@@ -321,9 +328,9 @@ export class Cluster implements LiveCluster {
 
   /** Tries brokers on an engine of their own, if the plan asks for that. */
   async tryBrokers(): Promise<void> {
-    if (!this.#settings.has("brokers")) return;
+    if (this.#spare === undefined) return;
     try {
-      await Trial.run(this.#examination, this.#plan.engine);
+      await Trial.run(this.#examination, this.#spare);
     } catch (error) {
       this.journal.tell("unhandled", "", { error });
     }

@@ -4,13 +4,11 @@
  */
 import type { Broker, BrokerSubscription, HistoryBounds } from "../../../../pubsub/broker.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
-import type { EngineName } from "../../plan.ts";
 import { Examination, type ExaminationParts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";
 import { Ledger, type Listening, type Producer, type Sent } from "./ledger.ts";
 import { mishapsOf, type TrialParts } from "./mishaps.ts";
 import type { SpareEngine, SpareSettings } from "./spare.ts";
-import { startSpare } from "./spares.ts";
 
 /** Bounds of all histories: no publication of a trial is forgotten. */
 const BOUNDS: HistoryBounds = { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 24 };
@@ -130,12 +128,10 @@ export class Trial extends Examination implements TrialParts {
    * Tries the brokers of an engine.
    *
    * @param parts Parts of the cluster.
-   * @param name The engine; no trial without a server on the network.
+   * @param engine The engine.
    */
-  static async run(parts: ExaminationParts, name: EngineName): Promise<void> {
-    const random = parts.simulation.chanceOf("brokers");
-    const engine = await startSpare(name, { ...parts, random });
-    if (engine !== undefined) await new Trial(parts, random, engine).#run();
+  static async run(parts: ExaminationParts, engine: SpareEngine): Promise<void> {
+    await new Trial(parts, parts.simulation.chanceOf("brokers"), engine).#run();
   }
 
   override pause(ms: number): Promise<void> {
