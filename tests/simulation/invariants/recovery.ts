@@ -177,31 +177,41 @@ interface Reader {
 export const acknowledgedArrives: Invariant = {
   name: "acknowledged-arrives",
   promise: "An acknowledged publication reaches each subscriber, or the subscriber gets a notice.",
-  source: "docs/protocol.md 10.22, 10.24; docs/concepts/nodes.md",
+  source: "docs/protocol.md 10.22, 10.24, 11.5; docs/concepts/nodes.md",
   watch(report, terms) {
     interface Made {
       readonly id: string;
       readonly atMs: number;
       readonly except: string | undefined;
+      /** True if a rate may refuse the publication, and the refusal be lost with its session. */
+      readonly mayBeRefused: boolean;
       isAcknowledged: boolean;
       hasFailed: boolean;
     }
     const made = new Map<string, Made[]>();
     const byId = new Map<string, Made>();
     const readers = new Map<string, Reader>();
+    /** Time of the last end of a session of each client, by host. */
+    const endedMs = new Map<string, number>();
     let settledMs = Infinity;
     return {
       settled: ({ atMs }) => void (settledMs = atMs),
-      published({ topic, id, atMs, except }) {
-        const one = { id, atMs, except, isAcknowledged: false, hasFailed: false };
+      sessionClosed({ side, host, atMs }) {
+        if (side === "client") endedMs.set(host, atMs);
+      },
+      published({ topic, id, atMs, except, isAtLeastOnce = false }) {
+        const mayBeRefused = isAtLeastOnce && terms.rates.user !== undefined;
+        const one = { id, atMs, except, mayBeRefused, isAcknowledged: false, hasFailed: false };
         byId.set(id, one);
         const others = made.get(topic);
         if (others === undefined) made.set(topic, [one]);
         else others.push(one);
       },
-      acknowledged({ id }) {
+      acknowledged({ id, host }) {
         const one = byId.get(id);
-        if (one !== undefined) one.isAcknowledged = true;
+        if (one === undefined) return;
+        const isOfNextSession = (endedMs.get(host) ?? -Infinity) >= one.atMs;
+        one.isAcknowledged = !(one.mayBeRefused && isOfNextSession);
       },
       publishFailed({ id }) {
         const one = byId.get(id);

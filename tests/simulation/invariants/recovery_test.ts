@@ -108,6 +108,25 @@ Deno.test("acknowledgedArrives finds an acknowledged publication that nobody rec
     );
 });
 
+Deno.test("acknowledgedArrives holds where a refusal may be lost with its session", () => {
+  const story = (isAtLeastOnce: boolean) =>
+    new Story(acknowledgedArrives, { rates: { user: { perSecond: 1, burst: 1 } } })
+      .subscribes("t")
+      .tells("published", { topic: "t", id: "p1", producer: "c", isAtLeastOnce })
+      .tells("sessionClosed", {
+        side: "client",
+        session: "1",
+        code: 1006,
+        reason: "",
+        by: "network",
+      })
+      .tells("acknowledged", { topic: "t", id: "p1" }).ends();
+  story(true).finds();
+  story(false).finds(
+    'expected p1, published from 3.000 s to 3.000 s on "t" (s), received neither these nor a notice',
+  );
+});
+
 Deno.test("acknowledgedArrives finds any loss after the cluster has settled", () => {
   new Story(acknowledgedArrives)
     .subscribes("plain").tells("settled", {}).publishes("plain", "p1", "p2").gets("plain", ["p2"])
