@@ -3,6 +3,7 @@ import type { Broker } from "../../../pubsub/broker.ts";
 import { RedisBroker } from "../../../pubsub/redis/mod.ts";
 import type { Host } from "../../../testing/simulation/host.ts";
 import { SimulatedRedis } from "../../../testing/simulation/redis/redis.ts";
+import { oneOf } from "./chance.ts";
 import type { ClusterEngine, EngineFault, EngineParts } from "./engine.ts";
 
 /** Ways in which the servers of a run keep writes. */
@@ -63,7 +64,7 @@ export class RedisEngine implements ClusterEngine {
    */
   static async start({ simulation, network, journal }: EngineParts): Promise<RedisEngine> {
     const random = simulation.chanceOf("redis");
-    const persistence = PERSISTENCE[Math.floor(random() * PERSISTENCE.length)]!;
+    const persistence = oneOf(random, PERSISTENCE);
     const primary = simulation.host("redis0");
     const replicas = random() < 0.5 ? [simulation.host("redis1")] : [];
     const onLost = (why: string) => journal.tell("engineLost", primary.name, { why });

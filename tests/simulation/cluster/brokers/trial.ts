@@ -4,6 +4,7 @@
  */
 import type { Broker, BrokerSubscription, HistoryBounds } from "../../../../pubsub/broker.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
+import { oneOf } from "../chance.ts";
 import { Examination, type ExaminationParts } from "../examination.ts";
 import { GUEST } from "../tour/holds.ts";
 import { Ledger, type Listening, type Producer, type Sent } from "./ledger.ts";
@@ -190,7 +191,7 @@ export class Trial extends Examination implements TrialParts {
   }
 
   #pick<T>(from: readonly T[]): T {
-    return from[Math.floor(this.random() * from.length)]!;
+    return oneOf(this.random, from);
   }
 
   async #run(): Promise<void> {
@@ -463,9 +464,7 @@ export class Trial extends Examination implements TrialParts {
       "brokers",
       "appends that have no outcome once the broker is closed",
       0,
-      [
-        ...this.#ledger.sent.filter(({ isKept, settled }) => isKept && settled === undefined),
-      ].length,
+      this.#ledger.sent.filter(({ isKept, settled }) => isKept && settled === undefined).length,
     );
     for (const { host } of this.#seats) {
       const left = await this.timersOf(host);

@@ -1,6 +1,7 @@
 /** Programs without a session: the HTTP API, readers of durable streams over HTTP, plain pages. */
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { SimulatedNetwork } from "../../../../testing/simulation/network/network.ts";
+import { oneOf } from "../chance.ts";
 import type { Program } from "../program.ts";
 
 /** Mean time between two publications over HTTP of one machine, in milliseconds. */
@@ -39,7 +40,7 @@ export interface HttpParts {
 export function useHttp(program: Program, parts: HttpParts, topics: readonly string[]): void {
   if (topics.length > 0) {
     program.every(PUBLISH_EVERY_MS, "api", (random) => {
-      const topic = topics[Math.floor(random() * topics.length)]!;
+      const topic = oneOf(random, topics);
       void publish(program, parts, topic, urlOf(parts, random()));
     });
   }

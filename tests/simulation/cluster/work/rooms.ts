@@ -1,5 +1,6 @@
 /** Presence: users with data in rooms, and the notices about these. */
 import { PRESENCE_PREFIX, type PresenceNotice } from "../../../../session/wire/presence_notice.ts";
+import { oneOf } from "../chance.ts";
 import { type Program, WAIT_MS } from "../program.ts";
 
 /** Mean time between two changes of a user's data, in milliseconds. */
@@ -15,7 +16,7 @@ export function bePresent(program: Program, rooms: readonly string[]): void {
   if (rooms.length === 0) return;
   const { client, name } = program;
   program.every(UPDATE_EVERY_MS, "presence", (random) => {
-    const room = rooms[Math.floor(random() * rooms.length)]!;
+    const room = oneOf(random, rooms);
     const data = random() < 0.1 ? undefined : { mood: Math.floor(1_000 * random()) };
     program.tell("presenceSet", { client: name, room, ...(data && { data }) });
     const set = client.presence(room, data, { timeoutMs: WAIT_MS });

@@ -3,6 +3,7 @@ import { pause } from "../../../../../base/wait.ts";
 import { internals, type Session } from "../../../../../session/session.ts";
 import type { Client } from "../../../../../client/client.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import { oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
 import { SlowWay } from "./slow_way.ts";
@@ -125,7 +126,7 @@ export async function auditAnswers(audit: Audit, random: () => number): Promise<
 /** Reads one answer, which ends in a drawn way. */
 async function auditEnd(producer: Producer, id: string): Promise<void> {
   const { audit, random, made, client } = producer;
-  const end = ENDS[Math.floor(ENDS.length * random())]!;
+  const end = oneOf(random, ENDS);
   const window = 1 + Math.floor(4 * random());
   const betweenMs = random() < 0.5 ? 0 : 20;
   const slowMs = random() < 0.5 ? 0 : 30;

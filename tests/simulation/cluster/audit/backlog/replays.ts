@@ -2,6 +2,7 @@
 import { HIGH_WATER_MARK } from "../../../../../session/queue/send_queue.ts";
 import { internals, type Session } from "../../../../../session/session.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import { oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { range, read } from "../history.ts";
 
@@ -23,7 +24,7 @@ const REPLAY_MS = 4_000;
 export async function auditReplays(audit: Audit, random: () => number): Promise<void> {
   const { network } = audit;
   const room = 4 + Math.floor(5 * random());
-  const size = SIZES[Math.floor(SIZES.length * random())]!;
+  const size = oneOf(random, SIZES);
   // A publication, or messages of this session alone, come in the middle of the replays.
   const isShared = random() < 0.6;
   const fill = Math.floor(HIGH_WATER_MARK * random());

@@ -7,6 +7,7 @@ import {
 import { internals, type Session } from "../../../../../session/session.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import type { Server } from "../../../../../server.ts";
+import { oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { range } from "../history.ts";
 import { QueueModel } from "./queue_model.ts";
@@ -55,10 +56,12 @@ const isReplyTo = (name: string) => name.startsWith(REPLY);
  * @param random Chance of this part.
  */
 export async function auditSends(audit: Audit, random: () => number): Promise<void> {
-  const draw = <T>(all: readonly T[]): T => all[Math.floor(random() * all.length)]!;
   const isServer = random() < 0.75;
-  const transport = draw(["websocket", "websocket", "websocket", "http", "webtransport"] as const);
-  const control = draw(["drop-newest", "drop-newest", ...DROPS] as const);
+  const transport = oneOf(
+    random,
+    ["websocket", "websocket", "websocket", "http", "webtransport"] as const,
+  );
+  const control = oneOf(random, ["drop-newest", "drop-newest", ...DROPS] as const);
   // Either bound comes first.
   const isByBytes = random() < 0.2;
   const bounds = {
@@ -112,7 +115,9 @@ export async function auditSends(audit: Audit, random: () => number): Promise<vo
 
   for (let round = 0; round < ROUNDS; round++) {
     const model = new QueueModel(bounds);
-    const pad = "x".repeat(draw([10, 700, isByBytes ? 2_000 : 12_000, isByBytes ? 3_000 : ALONE]));
+    const pad = "x".repeat(
+      oneOf(random, [10, 700, isByBytes ? 2_000 : 12_000, isByBytes ? 3_000 : ALONE]),
+    );
     const replies = Array.from({ length: isByBytes ? 0 : REQUESTS }, async () => {
       const reply: unknown = await asker.request("later", ++n).catch(() => -1);
       got.push(nameOf(REPLY, reply as number));
@@ -152,7 +157,7 @@ export async function auditSends(audit: Audit, random: () => number): Promise<vo
         continue;
       }
       const isShared = isServer && random() < 0.3;
-      const topic = draw(topicsOf(isShared ? "all" : "one"));
+      const topic = oneOf(random, topicsOf(isShared ? "all" : "one"));
       const isBinary = !isByBytes && random() < 0.2;
       const data = isBinary ? Uint8Array.of(++n >> 8, n) : { n: ++n, pad };
       if (isShared) {

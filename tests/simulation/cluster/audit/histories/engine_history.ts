@@ -7,6 +7,7 @@ import type {
   Publication,
   PublicationKey,
 } from "../../../../../pubsub/broker.ts";
+import { oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { AUDIT_HISTORY } from "../history.ts";
 import { type Acknowledged, HistoryModel, type Query } from "./history_model.ts";
@@ -60,7 +61,7 @@ export async function auditEngineHistory(audit: Audit): Promise<void> {
   if (audit.settings.has("two-wires") || audit.settings.terms.isApart) return;
   const all = Object.entries(AUDIT_HISTORY);
   const random = audit.chanceOf("engine");
-  const [pattern, bounds] = all[Math.floor(all.length * random())]!;
+  const [pattern, bounds] = oneOf(random, all);
   await new Rounds(audit, random, pattern.replace("{name}", "engine"), bounds).run();
 }
 

@@ -1,6 +1,7 @@
 /** Lives of clients on two nodes: sessions end and move under calls, and nothing is lost or left. */
 import { CloseCode } from "../../../../../errors.ts";
 import type { Client } from "../../../../../client/client.ts";
+import { oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { connectTo, KEPT, Mover, NOTE, ROOMS, TOPICS } from "./mover.ts";
 import { GUESTS, LivesNodes } from "./nodes.ts";
@@ -82,7 +83,7 @@ class Lives {
   /** Lets a round pass: calls of each client, and trouble at some time among these. */
   async pass(): Promise<void> {
     const { random } = this.#audit;
-    const troubles = this.#movers.map(() => TROUBLES[Math.floor(random() * TROUBLES.length)]!);
+    const troubles = this.#movers.map(() => oneOf(random, TROUBLES));
     const which = random();
     const end = which < DIES ? "dies" : which < DIES + DRAINS ? "drains" : undefined;
     this.#story = [...troubles.map(({ name }) => name), end && `a node ${end}`]
@@ -123,7 +124,7 @@ class Lives {
   async probe(): Promise<void> {
     const audit = this.#audit;
     const probes = await Promise.all([KEPT, ...TOPICS].map(async (topic) => {
-      const by = this.#movers[Math.floor(audit.random() * this.#movers.length)]!;
+      const by = oneOf(audit.random, this.#movers);
       const echo = audit.random() < 0.5;
       return { topic, by, echo, id: await by.probe(topic, echo) };
     }));

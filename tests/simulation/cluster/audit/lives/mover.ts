@@ -5,6 +5,7 @@ import type { ConnectOptions } from "../../../../../client/connect.ts";
 import type { Subscription } from "../../../../../client/subscription.ts";
 import { CloseCode } from "../../../../../errors.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
+import { oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { outcomeOf } from "../audit.ts";
 
@@ -279,7 +280,7 @@ export class Mover {
 
   /** Subscribes or leaves, and changes the mind soon after. */
   waver(): void {
-    const topic = TOPICS[Math.floor(TOPICS.length * this.#audit.random())]!;
+    const topic = oneOf(this.#audit.random, TOPICS);
     this.#toggle(topic);
     void this.#toggleSoon(topic);
   }

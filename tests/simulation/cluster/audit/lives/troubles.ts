@@ -2,6 +2,7 @@
 import { CloseCode } from "../../../../../errors.ts";
 import type { LinkConditions } from "../../../../../testing/simulation/network/conditions.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
+import { oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import type { Mover } from "./mover.ts";
 import type { LivesNodes } from "./nodes.ts";
@@ -72,7 +73,7 @@ export const TROUBLES: readonly Trouble[] = [
   {
     name: "a close by the node",
     run: ({ random }, { name }, { servers }) => {
-      const code = CODES[Math.floor(random() * CODES.length)]!;
+      const code = oneOf(random, CODES);
       for (const session of servers.flatMap(({ manager }) => manager.sessionsOf(name))) {
         // Not awaited: a node that dies meanwhile closes nothing.
         void session.close({ code });

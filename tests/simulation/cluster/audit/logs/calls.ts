@@ -5,6 +5,7 @@ import type {
   CreateLogOptions,
   LogRecord,
 } from "../../../../../pubsub/logs/log.ts";
+import { oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { LogMachine, PLENTY } from "./machine.ts";
 import {
@@ -266,7 +267,7 @@ class LogCalls {
   }
 
   #pick<T>(from: readonly T[]): T {
-    return from[Math.floor(this.#random() * from.length)]!;
+    return oneOf(this.#random, from);
   }
 }
 

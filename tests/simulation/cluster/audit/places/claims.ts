@@ -1,5 +1,6 @@
 /** Claims and numbers in the store of the engine, from several nodes, beside a model. */
 import type { Broker, BrokerStore } from "../../../../../pubsub/broker.ts";
+import { oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 
 /** Nodes that use the store. */
@@ -77,7 +78,7 @@ export async function auditClaims(audit: Audit): Promise<void> {
   }
   const stores = brokers.flatMap(({ store }) => store ?? []);
   await audit.until(() => brokers.every(({ status }) => status.current.name === "connected"));
-  const store = () => stores[Math.floor(random() * stores.length)]!;
+  const store = () => oneOf(random, stores);
   const nodes: Nodes = { audit, random, store };
   const endMs = audit.nowMs + ALL_MS;
   await Promise.all([claimPlaces(nodes, endMs), advanceNumbers(nodes, endMs), takeTokens(nodes)]);
@@ -126,7 +127,7 @@ async function playRound(nodes: Nodes, scope: Scope, newMember: () => string): P
     return await operate(one);
   };
   const claim = (member: string, what: string) => {
-    const ttlMs = TTLS_MS[Math.floor(random() * TTLS_MS.length)]!;
+    const ttlMs = oneOf(random, TTLS_MS);
     const claiming = at((one) => one.claim(name, member, { max, ttlMs }));
     operations.push(claiming.then((isClaimed) => {
       if (isClaimed) ends.set(member, { fromMs: startMs + ttlMs, toMs: audit.nowMs + ttlMs });

@@ -1,8 +1,9 @@
 /** Numbered messages of a client that moves while the claim of the earlier node lapses. */
 import { pause } from "../../../../../base/wait.ts";
 import type { SimulatedWebSocket } from "../../../../../testing/simulation/network/websocket.ts";
+import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
-import { between, oneOf, Service, type ServiceNode } from "./service.ts";
+import { Service, type ServiceNode } from "./service.ts";
 
 /** Times of a handler, in milliseconds: within the claim of a node, beyond a renewal, and beyond both. */
 const LONG_MS = [0, 700, 2_600, 4_800] as const;

@@ -1,7 +1,8 @@
 /** Nodes that have just started, and have not heard of the other nodes yet. */
 import { CloseCode } from "../../../../../errors.ts";
+import { between } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
-import { between, GONE_MS, KNOWN_MS, ROUND_MS, Service, type ServiceNode } from "./service.ts";
+import { GONE_MS, KNOWN_MS, ROUND_MS, Service, type ServiceNode } from "./service.ts";
 
 /** The user with all places taken on the old node. */
 const USER = "tenant";

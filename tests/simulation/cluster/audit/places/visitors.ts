@@ -1,16 +1,8 @@
 /** Users of a room on several nodes, which freeze and die: each node knows the members. */
 import type { Client } from "../../../../../client/client.ts";
+import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
-import {
-  between,
-  GONE_MS,
-  KNOWN_MS,
-  oneOf,
-  QUIET_MS,
-  ROUND_MS,
-  Service,
-  type ServiceNode,
-} from "./service.ts";
+import { GONE_MS, KNOWN_MS, QUIET_MS, ROUND_MS, Service, type ServiceNode } from "./service.ts";
 
 /** Grace of a user without sessions, in milliseconds. */
 const GRACE_MS = 1_500;
