@@ -142,6 +142,19 @@ export class Audit extends Examination {
     return this.simulation.chanceOf(`audit/${purpose}`);
   }
 
+  /**
+   * Cuts all connections that a machine opened.
+   *
+   * @param host The machine.
+   * @param silent The ends that do not hear of the end.
+   * @returns Number of connections.
+   */
+  cut(host: Host, silent: boolean | "server" = false): number {
+    const links = this.network.links.filter(({ client }) => client === host);
+    for (const link of links) link.disconnect({ silent });
+    return links.length;
+  }
+
   override pause(ms: number): Promise<void> {
     return pause(this.#host.runtime, ms);
   }

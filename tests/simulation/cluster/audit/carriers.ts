@@ -75,12 +75,8 @@ export async function auditCarriers(audit: Audit): Promise<void> {
     await audit.pause(afterMs);
     for (const [from, to] of ways) network.change(from, to, BLOCKED);
     await audit.pause(SILENCE_MS);
-    for (const link of network.links) {
-      // In each second round the nodes learn nothing, and go on to answer.
-      if (ways.length > 0 && link.client === host) {
-        link.disconnect({ silent: i % 2 === 0 ? "server" : false });
-      }
-    }
+    // In each second round the nodes learn nothing, and go on to answer.
+    if (ways.length > 0) audit.cut(host, i % 2 === 0 ? "server" : false);
     for (const [from, to] of ways) network.change(from, to, OPEN);
     const all = new Set(await Promise.all(outcomes));
     await audit.until(() => got.length >= count, ROUND_MS);

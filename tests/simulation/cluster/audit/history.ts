@@ -246,8 +246,7 @@ async function auditMany(audit: Audit, client: Client): Promise<void> {
   }
   await audit.until(() => reading.got.length >= 60 - since);
   audit.examine("history", "replay while publications arrive", range(since + 1, 60), reading.got);
-  const host = audit.host("many");
-  for (const link of audit.network.links) if (link.client === host) link.disconnect();
+  audit.cut(audit.host("many"));
   await of.add(10);
   await audit.until(() => reading.got.length >= 70 - since);
   await audit.pause(QUIET_MS);

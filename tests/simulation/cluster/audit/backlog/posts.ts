@@ -83,10 +83,8 @@ export async function auditPosts(audit: Audit, random: () => number): Promise<vo
     for (let cut = 0; cut < cuts; cut++) {
       await audit.pause(30 + 600 * random());
       if (cut === cuts - 1 && random() < 0.5) gate.resolve();
-      for (const link of network.links) {
-        // The node goes on with a request of whose end the network says nothing.
-        if (link.client === machine) link.disconnect({ silent: isTold ? false : "server" });
-      }
+      // The node goes on with a request of whose end the network says nothing.
+      audit.cut(machine, isTold ? false : "server");
     }
     await audit.pause(round === 0 && isLong ? BUSY_MS + 500 : 1_000 * random());
     gate.resolve();
@@ -105,9 +103,7 @@ export async function auditPosts(audit: Audit, random: () => number): Promise<vo
   for (let n = 1; n <= EVENTS && remote; n++) {
     remote.send("event", { n, text });
     await audit.pause(5);
-    if (random() < 0.1) {
-      for (const link of network.links) if (link.client === machine) link.disconnect();
-    }
+    if (random() < 0.1) audit.cut(machine);
   }
   await audit.until(() => events.length >= EVENTS, ROUND_MS);
   audit.examine(

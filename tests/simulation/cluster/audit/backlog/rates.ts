@@ -52,9 +52,7 @@ export async function auditRates(audit: Audit, random: () => number): Promise<vo
   const accepted = await publishMany(audit, client);
   await auditKept(audit, client, { handled, isKept });
   // The next session repeats nothing that was refused.
-  for (const link of audit.network.links) {
-    if (link.client === audit.host("rate-sender")) link.disconnect();
-  }
+  audit.cut(audit.host("rate-sender"));
   await audit.until(() => !client.isConnected);
   await audit.until(() => client.isConnected);
   await audit.pause(2 * ROUND_MS);

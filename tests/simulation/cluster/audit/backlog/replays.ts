@@ -66,7 +66,7 @@ export async function auditReplays(audit: Audit, random: () => number): Promise<
     publish(missed);
     readings = follow();
   } else {
-    for (const link of network.links) if (link.client === machine) link.disconnect();
+    audit.cut(machine);
     await audit.until(() => server.manager.count === 0);
     publish(missed);
   }

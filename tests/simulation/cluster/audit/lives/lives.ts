@@ -5,7 +5,7 @@ import { oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import { connectTo, KEPT, Mover, NOTE, ROOMS, TOPICS } from "./mover.ts";
 import { GUESTS, LivesNodes } from "./nodes.ts";
-import { cut, type Trouble, TROUBLES } from "./troubles.ts";
+import { type Trouble, TROUBLES } from "./troubles.ts";
 
 /** Number of clients. */
 const MOVERS = 3;
@@ -154,7 +154,7 @@ class Lives {
     for (const isCut of audit.random() < 0.5 ? ends : ends.reverse()) {
       await this.#handlesSoon(client);
       const { session } = client;
-      if (isCut) cut(audit, audit.host(GUESTS), false);
+      if (isCut) audit.cut(audit.host(GUESTS));
       else {
         for (const { manager } of this.#nodes.servers) {
           for (const session of manager.sessionsOf(GUESTS)) {

@@ -1,7 +1,6 @@
 /** Ends and moves of the session of one client. */
 import { CloseCode } from "../../../../../errors.ts";
 import type { LinkConditions } from "../../../../../testing/simulation/network/conditions.ts";
-import type { Host } from "../../../../../testing/simulation/host.ts";
 import { oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import type { Mover } from "./mover.ts";
@@ -61,14 +60,14 @@ export const TROUBLES: readonly Trouble[] = [
   { name: "a move beside a request", isGapless: true, overlaps: true, run: moveBeside },
   { name: "a move under a cut", overlaps: true, run: moveUnder(false) },
   { name: "a move under a cut that no node hears", overlaps: true, run: moveUnder("server") },
-  { name: "a cut", run: (audit, mover) => cut(audit, mover.host, false) },
+  { name: "a cut", run: (audit, mover) => audit.cut(mover.host) },
   {
     name: "a cut that no end hears",
-    run: (audit, mover) => cut(audit, mover.host, true),
+    run: (audit, mover) => audit.cut(mover.host, true),
   },
   {
     name: "a cut that no node hears",
-    run: (audit, mover) => cut(audit, mover.host, "server"),
+    run: (audit, mover) => audit.cut(mover.host, "server"),
   },
   {
     name: "a close by the node",
@@ -107,7 +106,7 @@ export const TROUBLES: readonly Trouble[] = [
       changeWays(audit, mover, nodes, { bytesPerSecond: NARROW });
       for (let i = 0; i < MANY; i++) mover.send();
       await audit.pause(MOVE_MS * audit.random());
-      if (audit.random() < 0.5) cut(audit, mover.host, false);
+      if (audit.random() < 0.5) audit.cut(mover.host);
       await mover.client.handOver();
       changeWays(audit, mover, nodes, { bytesPerSecond });
     },
@@ -147,7 +146,7 @@ function moveUnder(silent: false | "server"): Trouble["run"] {
   return async (audit, mover) => {
     const moving = mover.client.handOver();
     await audit.pause(MOVE_MS * audit.random());
-    cut(audit, mover.host, silent);
+    audit.cut(mover.host, silent);
     await moving;
   };
 }
@@ -162,18 +161,5 @@ function changeWays(
   for (const node of hosts) {
     network.change(node, host, conditions);
     network.change(host, node, conditions);
-  }
-}
-
-/**
- * Cuts all connections of a machine.
- *
- * @param audit The audit.
- * @param host The machine.
- * @param silent The ends that do not hear of the end.
- */
-export function cut(audit: Audit, host: Host, silent: boolean | "server"): void {
-  for (const link of audit.network.links) {
-    if (link.client === host) link.disconnect({ silent });
   }
 }

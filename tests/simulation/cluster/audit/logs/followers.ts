@@ -125,7 +125,7 @@ class FollowedStream {
       if (burst === 2) await this.#empty();
       await this.#audit.pause(LULL_MS * this.#random());
     }
-    if (this.#random() < 0.5 && this.#far.cut(this.#audit) > 0) {
+    if (this.#random() < 0.5 && this.#audit.cut(this.#far.host) > 0) {
       for (let i = 0; i < BURST; i++) await this.#append();
       await this.#gotAll("an interruption", BACK_MS);
     }

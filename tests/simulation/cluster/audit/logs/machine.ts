@@ -119,18 +119,6 @@ export class LogMachine {
     };
   }
 
-  /**
-   * Cuts all connections to the engine, which the machine opens again.
-   *
-   * @param audit The audit.
-   * @returns Number of connections; 0 for an engine in the same process.
-   */
-  cut(audit: Audit): number {
-    const links = [...audit.network.links].filter(({ client }) => client === this.host);
-    for (const link of links) link.disconnect();
-    return links.length;
-  }
-
   /** Ends the machine, with all connections. */
   end(): void {
     this.host.kill();
