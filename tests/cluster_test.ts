@@ -297,6 +297,33 @@ Deno.test("A user leaves once, with the last session on any node and after the g
   ]);
 });
 
+Deno.test("The data of a user's last session on any node stays for the grace", async () => {
+  await using cluster = new Cluster();
+  const [a, b, c] = await cluster.start(3);
+  const bob = await cluster.dial(c!, "bob");
+  await join(cluster, c!, bob);
+  const enter = async (server: TestServer<string>, data?: unknown) => {
+    const user = await cluster.dial(server, "ann");
+    server.rooms.join(server.manager.get(user.session.id)!, "room:a", { data });
+    await cluster.pass(100);
+    return user;
+  };
+  const kept = await enter(a!, "kept");
+  const newer = await enter(b!, "newer");
+  assertEquals(bob.present("room:a"), [["ann", "newer"], ["bob", undefined]]);
+  await newer.session.close();
+  await cluster.pass(100);
+  assertEquals(bob.present("room:a"), [["ann", "kept"], ["bob", undefined]]);
+  bob.take();
+  await kept.session.close();
+  await cluster.pass(1_000);
+  assertEquals(bob.take(), []);
+  for (const server of [a!, b!, c!]) {
+    const ann = server.rooms.members("room:a").find(({ user }) => user === "ann")!;
+    assertEquals([ann.connections, ann.data], [0, "kept"]);
+  }
+});
+
 Deno.test("Moving from one node to another within the grace is no leave and no join", async () => {
   await using cluster = new Cluster();
   const [a, b] = await cluster.start(2);

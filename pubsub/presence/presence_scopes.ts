@@ -81,6 +81,8 @@ export class UserPresence {
   lastSeenAt = 0;
   /** The data that stands for the user, as found by {@linkcode UserPresence.refresh}. */
   data: PresenceData | undefined = undefined;
+  /** The connections that ended last, as far as this node knows: their data stays for the grace. */
+  last: NodePresence | undefined = undefined;
   /** Data of each session of this node. */
   #own: Map<Session, PresenceData> | undefined = undefined;
   readonly #runtime: Runtime;
@@ -157,15 +159,14 @@ export class UserPresence {
 
   /**
    * Finds the data that stands for the user: the newest data of a present session, on any node; or,
-   * without a present session, the newest data of earlier ones.
+   * without a present session, the data of the last one.
    *
    * @returns True if the data changed.
    */
   refresh(): boolean {
-    const isAway = this.connections === 0;
-    let newest: PresenceData | undefined;
+    let newest = this.connections === 0 ? this.last?.data : undefined;
     const see = ({ connections, data }: NodePresence) => {
-      if (data !== undefined && (isAway || connections > 0) && isNewer(data, newest)) newest = data;
+      if (data !== undefined && connections > 0 && isNewer(data, newest)) newest = data;
     };
     if (this.here !== undefined) see(this.here);
     for (const part of this.others?.values() ?? []) see(part);
@@ -483,6 +484,7 @@ export class PresenceScopes implements Disposable {
     presence.dropData(session);
     if (here.connections === 0) {
       here.lastSeenAt = this.#runtime.now();
+      presence.last = here;
       if (this.#graceMs === 0) return this.#end(here);
       this.#grace.add(here);
     }
@@ -526,6 +528,9 @@ export class PresenceScopes implements Disposable {
     const presence = known ?? this.#add(scope, user, joinedAt);
     const part = presence.partOf(node);
     this.#grace.delete(part);
+    const { last } = presence;
+    const isLast = part.connections > 0 || last === undefined || lastSeenAt > last.lastSeenAt;
+    if (connections === 0 && isLast) presence.last = part;
     part.connections = connections;
     part.lastSeenAt = lastSeenAt;
     part.data = setAt === undefined ? undefined : { setAt, node, value: data };
@@ -555,7 +560,10 @@ export class PresenceScopes implements Disposable {
 
   #losePart(part: NodePresence, isSwept: boolean): void {
     this.#grace.delete(part);
-    if (part.connections > 0) part.lastSeenAt = isSwept ? this.#lastHeardAt : this.#runtime.now();
+    if (part.connections > 0) {
+      part.lastSeenAt = isSwept ? this.#lastHeardAt : this.#runtime.now();
+      part.presence.last = part;
+    }
     part.connections = 0;
     // A node that deletes the entry has waited for the grace; a node that is gone has not.
     if (isSwept && this.#graceMs > 0) {
