@@ -159,7 +159,7 @@ func ask(ctx context.Context, session *session) (result, error) {
 	}
 	session.CloseWithError(0, "")
 	// What is closed here still has to arrive, and nothing says when it has.
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(arrival)
 	return seen, nil
 }
 

@@ -30,7 +30,7 @@ import (
 )
 
 // patience is how long a session may take.
-const patience = 30 * time.Second
+const patience = 60 * time.Second
 
 // result is one JSON line on standard output.
 type result map[string]any
@@ -145,6 +145,8 @@ func quicConfig() *quic.Config {
 		EnableDatagrams:       true,
 		MaxIncomingUniStreams: 10_000,
 		MaxIdleTimeout:        patience,
+		// By default, a handshake is given up after 5 s, which a busy machine needs at times.
+		HandshakeIdleTimeout: patience,
 	}
 }
 

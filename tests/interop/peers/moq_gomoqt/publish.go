@@ -12,6 +12,9 @@ import (
 // groupGap is the time between two groups: without it, a reader would have to be as fast as this.
 const groupGap = 10 * time.Millisecond
 
+// arrival is the time in which written data arrives, on a machine that does much else.
+const arrival = 500 * time.Millisecond
+
 // publisher serves the broadcasts, and notes what is asked of it.
 type publisher struct {
 	mux           *trackMux
@@ -73,10 +76,10 @@ func (p *publisher) run(ctx context.Context, session *session) (result, error) {
 	select {
 	case <-p.closing:
 		// What was written still has to arrive, and nothing says when it has.
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(arrival)
 		session.CloseWithError(closeCode, closeReason)
 		// The same for the close.
-		time.Sleep(200 * time.Millisecond)
+		time.Sleep(arrival)
 	case <-session.Context().Done():
 	case <-ctx.Done():
 	}
@@ -104,7 +107,7 @@ func (p *publisher) serveVideo(track *trackWriter) error {
 		time.Sleep(groupGap)
 	}
 	// To return is to end the track, which must not overtake the groups.
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(arrival)
 	return nil
 }
 
@@ -132,7 +135,7 @@ func (p *publisher) servePriority(track *trackWriter) error {
 	if err := writeGroup(track, strconv.Itoa(priority)); err != nil {
 		return err
 	}
-	time.Sleep(200 * time.Millisecond)
+	time.Sleep(arrival)
 	return nil
 }
 
@@ -140,7 +143,7 @@ func (p *publisher) serveWithdraw(track *trackWriter) error {
 	if err := writeGroup(track, "withdrawn"); err != nil {
 		return err
 	}
-	time.Sleep(100 * time.Millisecond)
+	time.Sleep(arrival)
 	p.mux.Publish(context.Background(), late, newBroadcast())
 	p.withdrawBrief()
 	return nil

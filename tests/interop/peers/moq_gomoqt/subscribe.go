@@ -11,7 +11,7 @@ import (
 )
 
 // stall is how long a step may take, on a machine that does much else.
-const stall = 10 * time.Second
+const stall = 20 * time.Second
 
 // subscribe does everything that a publisher has something for, one after the other.
 func subscribe(ctx context.Context, session *session) (result, error) {

@@ -135,10 +135,10 @@ const CLOSE: Close = { closeCode: 42, reason: "grüße" };
 const GROUP_GAP_MS = 10;
 
 /** Written data still has to arrive, without a sign of the arrival. */
-const ARRIVAL_MS = 200;
+const ARRIVAL_MS = 500;
 
 /** How long a step may take, on a machine that does much else. */
-const STALL_MS = 8_000;
+const STALL_MS = 20_000;
 
 /** How long an update may take, which not all can. */
 const UPDATE_MS = 3_000;
