@@ -170,6 +170,8 @@ export class Handling implements MessageAcceptor {
       this.#host,
     );
     if (incoming.cancelled !== undefined) message.cancel(incoming.cancelled);
+    // The message waited beyond the end of the session.
+    else if (this.#host.session.isClosed) message.cancel(undefined);
     else if (incoming.id !== undefined) (this.#owed ??= new Map()).set(incoming.id, message);
     return message;
   }

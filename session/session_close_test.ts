@@ -137,6 +137,28 @@ Deno.test("Session runs onClose once, after the handlers of earlier messages", a
   assertEquals(log, ["a", "b", "close 4005 true"]);
 });
 
+Deno.test("Message.isCancelled is true for messages and requests handled after the end", async () => {
+  const seen: unknown[] = [];
+  const gate = Promise.withResolvers<void>();
+  await using hand = serverByHand({
+    onMessage: async (message) => {
+      await gate.promise;
+      const { topic, isCancelled, signal } = message;
+      seen.push([topic, isCancelled, signal.aborted]);
+      if (message.isRequest) message.reply(1);
+    },
+  });
+  hand.peer.say({ topic: "running" });
+  hand.peer.say({ topic: "message" });
+  hand.peer.say({ topic: "request", id: 1 });
+  await turns();
+  hand.peer.connection.close();
+  await soon(hand.session.closed);
+  gate.resolve();
+  await turns();
+  assertEquals(seen, [["running", true, true], ["message", true, true], ["request", true, true]]);
+});
+
 Deno.test("Session runs onClose in spite of a handler that never ends", async () => {
   using time = new FakeTime();
   let closes = 0;
