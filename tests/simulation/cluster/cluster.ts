@@ -23,6 +23,7 @@ import { auditLives } from "./audit/lives/lives.ts";
 import { auditLogs } from "./audit/logs/logs.ts";
 import { auditPacing } from "./audit/pacing.ts";
 import { auditTimers } from "./audit/timers.ts";
+import { auditWires } from "./audit/wires/wires.ts";
 import { auditBacklog } from "./audit/backlog/backlog.ts";
 import { ClusterClient } from "./client.ts";
 import type { ClusterEngine } from "./engine.ts";
@@ -323,6 +324,7 @@ export class Cluster implements LiveCluster {
       auditLives,
       auditPacing,
       auditPlaces,
+      auditWires,
     ]);
   }
 

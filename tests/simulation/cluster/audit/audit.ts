@@ -149,7 +149,7 @@ export class Audit extends Examination {
    * @param silent The ends that do not hear of the end.
    * @returns Number of connections.
    */
-  cut(host: Host, silent: boolean | "server" = false): number {
+  cut(host: Host, silent: boolean | "client" | "server" = false): number {
     const links = this.network.links.filter(({ client }) => client === host);
     for (const link of links) link.disconnect({ silent });
     return links.length;

@@ -1,0 +1,246 @@
+/** Ends of sessions in all ways, judged at both ends: reason, messages, waits, and held streams. */
+import { CloseCode, type CloseInfo, SessionClosedError } from "../../../../../errors.ts";
+import type { Session } from "../../../../../session/session.ts";
+import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import { between, oneOf } from "../../chance.ts";
+import type { Audit } from "../audit.ts";
+import type { AnySession } from "../backlog/slow_way.ts";
+import { range } from "../history.ts";
+import { HeldStreams } from "./held_streams.ts";
+
+/** Heartbeat of the server, which the client follows. */
+const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 3_000 } as const;
+
+/** Least and most time until an end gives up a silent peer, in milliseconds. */
+const SILENCE_MS = { server: [1_900, 4_200], client: [1_300, 3_600] } as const;
+
+/** Time for messages under way, in milliseconds. */
+const TRIP_MS = 60;
+
+/** Most time of an end with a notice, in milliseconds. */
+const HEARD_MS = 300;
+
+/** Handlers at once; some hold requests until the end. */
+const CONCURRENCY = 9;
+
+/** Most messages before the end, and their bytes. */
+const [MESSAGES, MESSAGE_BYTES] = [10, 20_000];
+
+/** Ways in which a session ends. */
+const WAYS = [
+  "client closes",
+  "server closes",
+  "both close",
+  "reset",
+  "reset of the client",
+  "reset of the server",
+  "client dies",
+  "client loses power",
+] as const;
+
+/** Codes of a close by a program. */
+const CODES = [0, 3_000, 4_000, 4_999] as const;
+
+/** An end of a session. */
+type Side = "client" | "server";
+
+/** Code and reason of a close by each end. */
+type Closes = Readonly<Record<Side, { readonly code: number; readonly reason: string }>>;
+
+/** Outcome of the session at one end. */
+interface End {
+  readonly session: AnySession;
+  /** Numbers of the messages that came. */
+  readonly got: readonly number[];
+  /** Number of messages sent before the end. */
+  sent: number;
+  info: CloseInfo | undefined;
+  endedMs: number;
+  /** Waits by name, with the error of each; `undefined` while the wait goes on. */
+  readonly waits: Map<string, unknown>;
+}
+
+/**
+ * Ends a session with messages, requests and streams under way.
+ *
+ * @param audit The audit.
+ * @param random Chance of this part.
+ */
+export async function auditEnds(audit: Audit, random: () => number): Promise<void> {
+  const transport = oneOf(random, ["websocket", "websocket", "webtransport", "http"] as const);
+  // Over HTTP, a client asks again after a reset.
+  const way = oneOf(random, WAYS.filter((way) => transport !== "http" || !way.includes("reset")));
+  const about = `(${way}, ${transport})`;
+  const [host, machine] = [audit.host("ends"), audit.host("ender")];
+  const got: Readonly<Record<Side, number[]>> = { client: [], server: [] };
+  const take = (side: Side) => ({ data }: { readonly data: unknown }) => {
+    got[side].push((data as { readonly n: number }).n);
+  };
+  const requests = { hold: () => new Promise(() => {}) };
+  const streams = new HeldStreams(audit, random);
+  const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
+    session: { heartbeat: HEARTBEAT, concurrency: CONCURRENCY, closeTimeoutMs: HEARD_MS },
+    flowControl: HeldStreams.credit,
+    requests,
+    onMessage: take("server"),
+    onStream: (stream) => streams.accept("server", stream),
+    onError() {},
+  }));
+  const client = audit.connect("ender", host, {
+    token: undefined,
+    transports: [transport],
+    flowControl: HeldStreams.credit,
+    concurrency: CONCURRENCY,
+    requests: requests as never,
+    onMessage: take("client"),
+    onError() {},
+  });
+  await audit.until(() => client.isConnected && server.manager.count === 1);
+  const [near, far] = [client.session!, server.manager.all()[0] as Session];
+  const ends = { client: endOf(audit, near, got.client), server: endOf(audit, far, got.server) };
+  if (transport === "websocket") await streams.begin({ client: near, server: far });
+  await audit.pause(between(random, 0, 2 * HEARTBEAT.intervalMs));
+  for (const end of Object.values(ends)) {
+    wait(end, "request", end.session.request("hold"));
+    wait(end, "answer", Array.fromAsync(end.session.requestStream("hold")));
+  }
+  await audit.pause(TRIP_MS);
+  for (const end of Object.values(ends)) send(end, random);
+  if (random() < 0.5) await audit.pause(TRIP_MS * random());
+  const closes: Closes = { client: closeOf(random), server: closeOf(random) };
+  const beganMs = audit.nowMs;
+  if (way === "client closes" || way === "both close") void near.close(closes.client);
+  if (way === "server closes" || way === "both close") void far.close(closes.server);
+  if (way === "reset") audit.cut(machine);
+  if (way === "reset of the client") audit.cut(machine, "server");
+  if (way === "reset of the server") audit.cut(machine, "client");
+  const isDead = way === "client dies" || way === "client loses power";
+  if (isDead) machine.kill({ power: way === "client loses power" });
+  const sides: readonly Side[] = isDead ? ["server"] : ["client", "server"];
+  await audit.until(() => sides.every((side) => ends[side].info !== undefined));
+  await audit.pause(TRIP_MS);
+  for (const side of sides) {
+    const end = ends[side];
+    examineEnd(audit, { end, ...expectedEnd({ way, side, transport, closes }), beganMs, about });
+    examineWaits(audit, end, `of the ${side} ${about}`);
+    const { sent } = ends[side === "client" ? "server" : "client"];
+    // All messages before a close arrive.
+    const isWhole = way === (side === "client" ? "server closes" : "client closes");
+    const isPart = end.got.length <= sent && (!isWhole || end.got.length === sent);
+    const messages = range(1, isPart ? end.got.length : sent);
+    audit.examine("lives", `messages before the end at the ${side} ${about}`, messages, end.got);
+  }
+  await streams.examine(sides, about);
+  if (!isDead) await client.close();
+  await server.close();
+}
+
+function endOf(audit: Audit, session: AnySession, got: readonly number[]): End {
+  const end: End = {
+    session,
+    got,
+    sent: 0,
+    info: undefined,
+    endedMs: Infinity,
+    waits: new Map<string, unknown>(),
+  };
+  void session.closed.then((info) => {
+    end.info = info;
+    end.endedMs = audit.nowMs;
+  });
+  return end;
+}
+
+/** Notes how a wait ends. */
+function wait({ waits }: End, name: string, promise: Promise<unknown>): void {
+  waits.set(name, undefined);
+  promise.then(() => waits.set(name, "fulfilled"), (error) => waits.set(name, error));
+}
+
+function send(end: End, random: () => number): void {
+  const pad = "x".repeat(random() < 0.3 ? MESSAGE_BYTES : 10);
+  for (let left = Math.floor(MESSAGES * random()); left > 0; left--) {
+    end.session.send("number", { n: ++end.sent, pad });
+  }
+}
+
+function closeOf(random: () => number): Closes[Side] {
+  return { code: oneOf(random, CODES), reason: random() < 0.5 ? "" : `enough ${random()}` };
+}
+
+/** Tells the expected reason of an end, and the time. */
+function expectedEnd({ way, side, transport, closes }: {
+  readonly way: typeof WAYS[number];
+  readonly side: Side;
+  readonly transport: "websocket" | "webtransport" | "http";
+  readonly closes: Closes;
+}): {
+  readonly expected: Pick<CloseInfo, "by" | "code"> & { readonly reason?: string };
+  readonly withinMs: readonly [number, number];
+} {
+  const heard = [0, HEARD_MS] as const;
+  const lost = { by: "network", code: CloseCode.abnormal } as const;
+  const silent = { by: "network", code: CloseCode.timedOut } as const;
+  switch (way) {
+    case "both close":
+      return { expected: { by: "local", ...closes[side] }, withinMs: heard };
+    case "client closes":
+    case "server closes": {
+      const closer = way === "client closes" ? "client" : "server";
+      const by = closer === side ? "local" : "remote";
+      return { expected: { by, ...closes[closer] }, withinMs: heard };
+    }
+    case "reset":
+      return { expected: lost, withinMs: heard };
+    case "client dies":
+      // The process itself runs QUIC, and a client over HTTP may ask again.
+      if (transport === "websocket") return { expected: lost, withinMs: heard };
+      break;
+    case "reset of the client":
+      if (side === "client") return { expected: lost, withinMs: heard };
+      break;
+    case "reset of the server":
+      if (side === "server") return { expected: lost, withinMs: heard };
+  }
+  return { expected: silent, withinMs: SILENCE_MS[side] };
+}
+
+/** Examines reason and time of an end. */
+function examineEnd(
+  audit: Audit,
+  { end: { session, info, endedMs }, expected, withinMs: [least, most], beganMs, about }:
+    & ReturnType<typeof expectedEnd>
+    & { readonly end: End; readonly beganMs: number; readonly about: string },
+): void {
+  const { by, code, reason } = info ?? {};
+  const received = { by, code, ...(expected.reason !== undefined && { reason }) };
+  audit.examine("lives", `end of a session ${about}`, expected, received);
+  audit.examine("lives", `state of a session ${about}`, "closed", session.state);
+  const tookMs = endedMs - beganMs;
+  const isInTime = tookMs >= least && tookMs <= most;
+  audit.examine(
+    "lives",
+    `time of the end ${about}`,
+    `${least} to ${most} ms`,
+    isInTime ? `${least} to ${most} ms` : `${tookMs} ms`,
+  );
+}
+
+/** Examines the waits: all ended with the reason of the session, and no other begins. */
+function examineWaits(audit: Audit, { session, info, waits }: End, about: string): void {
+  const outcome = (error: unknown) =>
+    error instanceof SessionClosedError
+      ? `closed ${error.info?.code} by ${error.info?.by}`
+      : `${error}`;
+  const expected = `closed ${info?.code} by ${info?.by}`;
+  for (const [name, error] of waits) {
+    audit.examine("waits", `${name} at the end ${about}`, expected, outcome(error));
+  }
+  let thrown: unknown = "none";
+  try {
+    session.send("number", { n: 0 });
+  } catch (error) {
+    thrown = error;
+  }
+  audit.examine("waits", `message after the end ${about}`, expected, outcome(thrown));
+}

@@ -1,0 +1,16 @@
+/** Sessions and transports: handlers, ends and streams, on servers of their own. */
+import type { Audit } from "../audit.ts";
+import { auditEnds } from "./ends.ts";
+import { auditHandlers } from "./handlers.ts";
+
+/** All parts. */
+const PARTS = [auditEnds, auditHandlers] as const;
+
+/**
+ * Examines sessions and transports.
+ *
+ * @param audit The audit.
+ */
+export async function auditWires(audit: Audit): Promise<void> {
+  await Promise.all(PARTS.map((part) => part(audit, audit.chanceOf(part.name))));
+}
