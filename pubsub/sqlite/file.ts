@@ -77,6 +77,9 @@ const PARTS: Readonly<
   endCopy: ["file", false],
 };
 
+/** Facts about listeners, for which publications of the same group count already. */
+const NOTES: ReadonlySet<CallName> = new Set(["follow", "unfollow"]);
+
 /** Tells whether an operation changes the file. */
 export function isWrite(name: CallName): boolean {
   return PARTS[name][1];
@@ -149,9 +152,10 @@ export class SqliteFile {
   }
 
   /**
-   * Runs a group of operations. Those that write are one transaction, which comes first; if the
-   * transaction fails, each of them is a transaction of its own, so that one does not fail because of
-   * another. Nothing is in force before its commit.
+   * Runs a group of operations. Facts about listeners come first, as the publications of the group
+   * reach these listeners. Those that write are one transaction, which comes next; if the transaction
+   * fails, each of them is a transaction of its own, so that one does not fail because of another.
+   * Nothing is in force before its commit.
    *
    * @param operations The operations.
    * @param now Time in milliseconds since the Unix epoch.
@@ -160,20 +164,16 @@ export class SqliteFile {
   run(operations: readonly Operation[], now: number): Outcome[] {
     const outcomes: Outcome[] = [];
     const writes: number[] = [];
-    operations.forEach(([name], i) => {
-      if (isWrite(name)) writes.push(i);
+    const reads: number[] = [];
+    operations.forEach((operation, i) => {
+      if (isWrite(operation[0])) writes.push(i);
+      else if (NOTES.has(operation[0])) outcomes[i] = this.#answer(operation);
+      else reads.push(i);
     });
     if (!this.#transact(operations, writes, outcomes, now) && writes.length > 1) {
       for (const i of writes) this.#transact(operations, [i], outcomes, now);
     }
-    operations.forEach((operation, i) => {
-      if (isWrite(operation[0])) return;
-      try {
-        outcomes[i] = ["done", this.#call(operation)];
-      } catch (error) {
-        outcomes[i] = ["failed", reasonOf(error)];
-      }
-    });
+    for (const i of reads) outcomes[i] = this.#answer(operations[i]!);
     return outcomes;
   }
 
@@ -241,6 +241,15 @@ export class SqliteFile {
       if (this.#db.isTransaction) this.#db.exec("ROLLBACK");
       for (const i of indices) outcomes[i] = ["failed", reasonOf(error)];
       return false;
+    }
+  }
+
+  /** Runs an operation that changes nothing in the file. */
+  #answer(operation: Operation): Outcome {
+    try {
+      return ["done", this.#call(operation)];
+    } catch (error) {
+      return ["failed", reasonOf(error)];
     }
   }
 

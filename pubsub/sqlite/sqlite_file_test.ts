@@ -352,6 +352,20 @@ withFolder("SqliteFile bounds the number of topics, and never gives an offset tw
   assertEquals(again.read("e").head, 5, "a new topic after a restart");
 });
 
+withFolder("SqliteFile.run() knows listeners of a group before topics are forgotten", (folder) => {
+  using file = new TestFile(`${folder}/test.db`, { maxTopics: 1 });
+  for (let i = 0; i < 5; i++) file.append("longer");
+  const append = (topic: string, tag: string): Operation => [
+    "append",
+    { topic, payload: "x", bytes: 1, tag },
+    { bounds: BOUNDS },
+    0,
+  ];
+  // A listener comes in the turn of both publications, the first of which is forgotten at once.
+  file.file.run([append("heard", "tag-a1"), append("other", "tag-b1"), ["follow", "heard"]], 0);
+  assertEquals(file.append("heard"), { offset: 2, prev: 1 }, "behind the one that was delivered");
+});
+
 withFolder("SqliteFile forgets topics without publications first", (folder) => {
   using file = new TestFile(`${folder}/test.db`, { maxTopics: 2 });
   file.append("quiet", "x", { at: 0 });
