@@ -30,6 +30,9 @@ const EARLY_MS = 60;
 /** Most publications of one operation. */
 const MAX_BURST = 4;
 
+/** Longest time between two publications of one operation, in milliseconds: shorter than an answer. */
+const MAX_GAP_MS = 8;
+
 /** Longest stay of programs that leave soon, in milliseconds. */
 const MAX_STAY_MS = 400;
 
@@ -77,6 +80,16 @@ class Seat implements Producer {
   get topics(): Set<string> {
     return new Set(this.held.map(({ listening }) => listening.topic));
   }
+}
+
+/** An operation of a program, by chance. */
+interface Act {
+  /** Kind of the operation, from 0 up to 1. */
+  readonly kind: number;
+  /** Topic of the operation, from 0 up to 1. */
+  readonly which: number;
+  /** Time between two publications, in milliseconds. */
+  readonly gapMs: number;
 }
 
 /** A trial that is under way. */
@@ -241,17 +254,25 @@ export class Trial extends Examination implements TrialParts {
       const isEarly = i < EARLY;
       const atMs = this.random() * (isEarly ? EARLY_MS : lastsMs + 2 * EARLY_MS);
       const seat = this.random() < 0.6 ? target : this.#pick(this.#seats);
-      const [kind, which] = [this.random(), this.random()];
-      this.simulation.after(atMs, () => seat.host.after(0, () => this.#act(seat, kind, which)));
+      const act: Act = { kind: this.random(), which: this.random(), gapMs: this.#gapMs };
+      this.simulation.after(atMs, () => seat.host.after(0, () => this.#act(seat, act)));
     }
   }
 
-  #act(seat: Seat, kind: number, which: number): void {
+  /** Draws the time between the publications of one operation; half of all operations have none. */
+  get #gapMs(): number {
+    return Math.max(0, 2 * this.random() - 1) * MAX_GAP_MS;
+  }
+
+  #act(seat: Seat, { kind, which, gapMs }: Act): void {
     const topic = TOPICS[Math.floor(which * TOPICS.length)]!;
     const known = BRIEF[Math.floor(which * BRIEF.length)]!;
     const brief = kind < 0.9 ? known : `plain:new-${this.#ledger.sent.length}`;
     if (kind < 0.6) {
-      for (let i = Math.floor(kind / 0.6 * MAX_BURST); i >= 0; i--) this.#publish(seat, topic);
+      for (let i = Math.floor(kind / 0.6 * MAX_BURST); i >= 0; i--) {
+        if (gapMs === 0) this.#publish(seat, topic);
+        else seat.host.after(i * gapMs, () => this.#publish(seat, topic));
+      }
     } else if (kind < 0.7) {
       if (seat.held.length < MAX_LISTENINGS) this.#listen(seat, topic);
     } else if (kind < 0.78) {

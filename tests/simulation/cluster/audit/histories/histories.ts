@@ -1,6 +1,7 @@
 /** Histories in depth: at the engine, in replays, and over restarts of a machine. */
 import type { Audit } from "../audit.ts";
 import { auditEngineHistory } from "./engine_history.ts";
+import { auditFailingFile } from "./failing_file.ts";
 import { auditReplays } from "./replays.ts";
 import { auditRestarts } from "./restarts.ts";
 
@@ -10,5 +11,7 @@ import { auditRestarts } from "./restarts.ts";
  * @param audit The audit.
  */
 export async function auditHistories(audit: Audit): Promise<void> {
-  await Promise.all([auditEngineHistory, auditReplays, auditRestarts].map((part) => part(audit)));
+  await Promise.all(
+    [auditEngineHistory, auditReplays, auditRestarts, auditFailingFile].map((part) => part(audit)),
+  );
 }
