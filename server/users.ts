@@ -207,8 +207,7 @@ export class Users<V = unknown, C extends Contract = Contract> {
     let count = 0;
     for (const session of this.#manager.sessionsOf(user)) {
       const core = session[internals];
-      // A client that moved to another session gets the message there.
-      if (!core.isReady || core.movedTo?.isReady) continue;
+      if (!core.isReady || hasMovedOn(session)) continue;
       try {
         core.push(message, false);
         count++;
@@ -354,4 +353,11 @@ function unwrap(payload: string | Uint8Array): EncodedMessage | undefined {
   } catch {
     return undefined;
   }
+}
+
+/** True if the client moved, also in several steps, to a session that gets its messages. */
+function hasMovedOn(session: Session): boolean {
+  let next = session[internals].movedTo;
+  while (next !== undefined && !next.isReady) next = next[internals].movedTo;
+  return next !== undefined;
 }

@@ -204,6 +204,32 @@ Deno.test("Client.handOver() delivers messages to the user once, in order, for a
   assert(!first.isClosed);
 });
 
+Deno.test("Client.handOver() has each message to the user come once after a second move, beside the first session", async () => {
+  const gate = Promise.withResolvers<void>();
+  const seen: unknown[] = [];
+  await using server = testServer({
+    authenticate: () => "ann",
+    onMessage: async (message) => {
+      await gate.promise;
+      message.reply();
+    },
+  });
+  await using client = server.connect({ onMessage: ({ data }) => void seen.push(data) });
+  const first = await client.whenConnected();
+  const slow = client.request("slow");
+  await turns();
+  assert(await client.handOver());
+  const second = client.session!;
+  assert(await client.handOver());
+  await second.closed;
+  assert(!first.isClosed);
+  server.to("ann").send("direct", 1);
+  await turns();
+  assertEquals(seen, [1]);
+  gate.resolve();
+  await slow;
+});
+
 Deno.test("Client.handOver() takes one place of a user, and shows no change in a room", async () => {
   await using server = testServer({
     authenticate: ({ token }) => token,
