@@ -1,5 +1,6 @@
 /** Facts of a run, and the form of the invariants that judge these. */
 import type { Client } from "../../client/client.ts";
+import type { ClientStatus } from "../../client/client_options.ts";
 import type { HistoryPosition, RecoveryReason } from "../../session/wire/recovery.ts";
 import type { Server } from "../../server/server.ts";
 import type { Subscription } from "../../client/subscription.ts";
@@ -175,6 +176,20 @@ export interface Facts {
     readonly code: number;
     readonly reason: string;
     readonly by: "local" | "remote" | "network";
+  };
+  /** The status of a client: the first one, and each change. */
+  readonly clientStatus: {
+    readonly client: string;
+    readonly status: ClientStatus;
+    /** True if the number of attempts has a bound. */
+    readonly isBounded?: boolean;
+  };
+  /** The status of a subscription: the first one, and each change. */
+  readonly subscriptionStatus: {
+    readonly client: string;
+    readonly subscription: string;
+    readonly topic: string;
+    readonly status: Subscription["status"]["current"];
   };
   /** A handler of a node accepted a message within a rate, or the library refused one beyond. */
   readonly rated: {

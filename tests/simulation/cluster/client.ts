@@ -243,6 +243,7 @@ export class ClusterClient {
       const cause = "cause" in status ? ` ${status.cause.code} by ${status.cause.by}` : "";
       const on = status.name === "connected" ? ` by ${status.transport}` : "";
       program.event(`client ${status.name}${cause}${on}`);
+      program.tell("clientStatus", { client: program.name, status });
       const { session } = client;
       if (status.name !== "connected" || session === undefined) return;
       const { id } = session;

@@ -145,7 +145,11 @@ export abstract class Examination {
       transports: ["websocket"],
       ...options,
     });
-    this.#clients.push({ host, client });
+    const name = `${host.name}.${this.#clients.push({ host, client })}`;
+    const isBounded = options.backoff?.maxAttempts !== undefined;
+    client.status.observe((status) => {
+      this.journal.tell("clientStatus", host.name, { client: name, status, isBounded });
+    });
     return client;
   }
 

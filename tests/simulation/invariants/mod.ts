@@ -48,6 +48,7 @@ import {
   sessionsEndOnce,
   trueFigures,
 } from "./sessions.ts";
+import { statusesInOrder, subscriptionsInForceStay } from "./statuses.ts";
 import { streamsInOrder, trueDatagrams } from "./streams.ts";
 import {
   noEcho,
@@ -94,6 +95,8 @@ export const INVARIANTS: readonly Invariant[] = [
   sessionsEndOnce,
   sessionsAgree,
   gonePeersNoticed,
+  statusesInOrder,
+  subscriptionsInForceStay,
   trueFigures,
   smoothDeploys,
   everyWaitEnds,

@@ -76,6 +76,9 @@ function subscribe(
     },
   }) as Reading;
   program.subscriptions.set(name, subscription);
+  subscription.status.subscribe((status) => {
+    program.tell("subscriptionStatus", { ...fact, status });
+  });
   subscription.ready.then(() => {
     const { position } = subscription;
     program.note(`subscribed to ${topic}`);

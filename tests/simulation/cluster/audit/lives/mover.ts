@@ -42,6 +42,9 @@ const DIAL_MS = 1_500;
 /** Longest time of a reader with a message, in milliseconds. */
 const READ_MS = 40;
 
+/** Most messages on the way at a move, and just after. */
+const ON_THE_WAY = 4;
+
 /** Longest time of the handler of a request, in milliseconds. */
 const HOLD_MS = 300;
 
@@ -132,6 +135,8 @@ export class Mover {
         else if (topic === NOTE) this.#notes.push(`${data}`);
         else this.strays.add(`${Object(data).id}`);
       },
+      // The nodes take all that the program sends.
+      onRefused: ({ message }) => this.wrong.push(`refused: ${message}`),
     });
     this.client.status.observe((status) => {
       if (status.name !== "reconnecting") return;
@@ -228,6 +233,20 @@ export class Mover {
     });
   }
 
+  /**
+   * Moves to another session, with messages on the way, and goes on at once.
+   *
+   * @returns True if the client moved.
+   */
+  async move(): Promise<boolean> {
+    this.#sendSome();
+    const isMoved = await this.client.handOver();
+    // The earlier session is still open, and may not have handled all.
+    this.#sendSome();
+    if (this.#audit.random() < 0.5) this.#publish(this.#audit.random() < 0.5);
+    return isMoved;
+  }
+
   /** Begins a session: some programs subscribe, or leave, at the first message. */
   #settleIn(): void {
     const random = this.#audit.random();
@@ -255,6 +274,10 @@ export class Mover {
     const id = this.newId();
     this.sent.push(id);
     this.client.send("work", id);
+  }
+
+  #sendSome(): void {
+    for (let left = Math.round(ON_THE_WAY * this.#audit.random()); left > 0; left--) this.send();
   }
 
   #publish(echo: boolean): void {

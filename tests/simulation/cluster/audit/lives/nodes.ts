@@ -21,6 +21,9 @@ const GRACE_MS = 200;
 /** Longest time of a handler of numbered messages, in milliseconds. */
 const HANDLER_MS = 30;
 
+/** Share of messages whose handler takes long, and the longest time of these, in milliseconds. */
+const [LONG_SHARE, LONG_MS] = [0.1, 300];
+
 /** User of the clients without a token. */
 export const GUESTS = "lives-guests";
 
@@ -44,6 +47,8 @@ export class LivesNodes {
   readonly requests: Map<string, number> = new Map();
   /** Numbered messages in the order of handling, by user. */
   readonly messages: Map<string, string[]> = new Map();
+  /** Users that had sessions on two nodes at once in the present round. */
+  readonly spread: Set<string> = new Set();
   /** True once a node ended without a close, so that a message may be handled again. */
   hasDied = false;
   /** True once a node ended, so that the other may keep users of that node for a while. */
@@ -126,9 +131,16 @@ export class LivesNodes {
         const known = this.messages.get(user);
         if (known === undefined) this.messages.set(user, [`${data}`]);
         else known.push(`${data}`);
-        await pause(host.runtime, HANDLER_MS * host.runtime.random());
+        const mostMs = host.runtime.random() < LONG_SHARE ? LONG_MS : HANDLER_MS;
+        await pause(host.runtime, mostMs * host.runtime.random());
       },
-      onOpen: (session) => session.send(WELCOME),
+      onOpen: (session) => {
+        const count = this.servers.filter(({ manager }) =>
+          manager.sessionsOf(session.user).length > 0
+        ).length;
+        if (count > 1) this.spread.add(session.user);
+        session.send(WELCOME);
+      },
       onError() {},
     }));
   }

@@ -33,8 +33,6 @@ export interface Trouble {
   readonly name: string;
   /** True if no message to the client may be lost, while the node lives. */
   readonly isGapless?: boolean;
-  /** True if two sessions may be open at once, on two nodes that each send a message to the user. */
-  readonly overlaps?: boolean;
   /** Begins; resolves once over. */
   readonly run: (audit: Audit, mover: Mover, nodes: LivesNodes) => void | Promise<void>;
 }
@@ -45,21 +43,19 @@ export const TROUBLES: readonly Trouble[] = [
   {
     name: "a move",
     isGapless: true,
-    overlaps: true,
-    run: (_, { client }) => client.handOver().then(() => {}),
+    run: (_, mover) => mover.move().then(() => {}),
   },
   {
     name: "two moves",
     isGapless: true,
-    overlaps: true,
-    run: async (_, { client }) => {
-      await client.handOver();
-      await client.handOver();
+    run: async (_, mover) => {
+      await mover.move();
+      await mover.move();
     },
   },
-  { name: "a move beside a request", isGapless: true, overlaps: true, run: moveBeside },
-  { name: "a move under a cut", overlaps: true, run: moveUnder(false) },
-  { name: "a move under a cut that no node hears", overlaps: true, run: moveUnder("server") },
+  { name: "a move beside a request", isGapless: true, run: moveBeside },
+  { name: "a move under a cut", run: moveUnder(false) },
+  { name: "a move under a cut that no node hears", run: moveUnder("server") },
   { name: "a cut", run: (audit, mover) => audit.cut(mover.host) },
   {
     name: "a cut that no end hears",
@@ -90,24 +86,22 @@ export const TROUBLES: readonly Trouble[] = [
   {
     name: "a slow way, and a move",
     isGapless: true,
-    overlaps: true,
     run: async (audit, mover, nodes) => {
       const { delayMs } = audit.network.conditions(mover.host, nodes.hosts[0]!);
       changeWays(audit, mover, nodes, { delayMs: SLOW_MS * audit.random() });
-      await mover.client.handOver();
+      await mover.move();
       changeWays(audit, mover, nodes, { delayMs });
     },
   },
   {
     name: "a narrow way, many messages, and a move",
-    overlaps: true,
     run: async (audit, mover, nodes) => {
       const { bytesPerSecond } = audit.network.conditions(mover.host, nodes.hosts[0]!);
       changeWays(audit, mover, nodes, { bytesPerSecond: NARROW });
       for (let i = 0; i < MANY; i++) mover.send();
       await audit.pause(MOVE_MS * audit.random());
       if (audit.random() < 0.5) audit.cut(mover.host);
-      await mover.client.handOver();
+      await mover.move();
       changeWays(audit, mover, nodes, { bytesPerSecond });
     },
   },
@@ -123,7 +117,7 @@ async function moveBeside(audit: Audit, mover: Mover, { servers }: LivesNodes): 
       subscription.status.current === "subscribed"
     ),
   );
-  const isMoved = await mover.client.handOver();
+  const isMoved = await mover.move();
   const { session } = mover.client;
   await audit.pause(LONG_MS / 2);
   if (!isMoved || mover.client.session !== session) return;
@@ -144,7 +138,7 @@ async function moveBeside(audit: Audit, mover: Mover, { servers }: LivesNodes): 
 /** Moves, and cuts all connections of the client at some time of the move. */
 function moveUnder(silent: false | "server"): Trouble["run"] {
   return async (audit, mover) => {
-    const moving = mover.client.handOver();
+    const moving = mover.move();
     await audit.pause(MOVE_MS * audit.random());
     audit.cut(mover.host, silent);
     await moving;

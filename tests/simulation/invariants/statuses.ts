@@ -1,0 +1,149 @@
+/** Statuses of clients and subscriptions: each change is one that the documentation allows. */
+import type { ClientStatus } from "../../../client/client_options.ts";
+import type { Subscription } from "../../../client/subscription.ts";
+import { CloseCode, type CloseInfo, RequestError, TimeoutError } from "../../../errors.ts";
+import type { Fact, Invariant } from "../facts.ts";
+
+/** Names of the statuses of a client. */
+type ClientName = ClientStatus["name"];
+
+/** Names of the statuses of a subscription. */
+type SubscriptionName = Subscription["status"]["current"];
+
+/** Statuses of a client that may come next. A move leads from one session to the next. */
+const NEXT: Readonly<Record<ClientName, readonly ClientName[]>> = {
+  connecting: ["connected", "reconnecting", "refused", "closed"],
+  connected: ["connected", "reconnecting", "refused", "closed"],
+  reconnecting: ["connecting", "closed"],
+  refused: [],
+  closed: [],
+};
+
+/** Statuses of a subscription that may come next. */
+const NEXT_OF_SUBSCRIPTION: Readonly<Record<SubscriptionName, readonly SubscriptionName[]>> = {
+  pending: ["subscribed", "ended"],
+  subscribed: ["subscribed", "lost", "ended"],
+  lost: ["subscribed", "ended"],
+  ended: [],
+};
+
+/** Codes of a close after which a client gives up. */
+const FINAL: ReadonlySet<number> = new Set([
+  CloseCode.malformed,
+  CloseCode.unauthenticated,
+  CloseCode.forbidden,
+  CloseCode.notFound,
+]);
+
+/** Codes of refusals that end no subscription in force. */
+const FOR_NOW: ReadonlySet<string> = new Set(["too-many", "unavailable", "superseded"]);
+
+/** A client goes from status to status as documented, and ends by a refusal for good or a close. */
+export const statusesInOrder: Invariant = {
+  name: "statuses-in-order",
+  promise:
+    "A client reconnects after each loss, and ends by a close or by a refusal for good alone.",
+  source: "docs/guide/client.md; docs/protocol.md 15.4; client/client.ts, Client, Refused",
+  watch(report) {
+    const last = new Map<string, ClientStatus>();
+    const sessions = new Set<string>();
+    return {
+      clientStatus(fact) {
+        const { client, status } = fact;
+        const before = last.get(client);
+        last.set(client, status);
+        const isNext = before === undefined
+          ? status.name === "connecting"
+          : NEXT[before.name].includes(status.name);
+        if (!isNext) {
+          report(
+            fact,
+            `expected ${
+              before ? NEXT[before.name].join(" or ") || "no status" : "connecting"
+            } of ` +
+              `${client} after ${before?.name ?? "the start"}, received ${status.name}`,
+          );
+        }
+        if (status.name === "connected") {
+          if (sessions.has(status.session)) {
+            report(fact, `expected a new session of ${client}, received ${status.session} again`);
+          }
+          sessions.add(status.session);
+        } else if (status.name !== "connecting") {
+          const right = nameAfter(status.cause, before?.name === "connected");
+          if (right === status.name) return;
+          // The last attempt of a client that makes so many alone.
+          if (fact.isBounded && right === "reconnecting" && status.name === "closed") return;
+          const { code, by } = status.cause;
+          report(
+            fact,
+            `expected ${client} ${right} after ${code} by ${by} while ${before?.name}, received ` +
+              status.name,
+          );
+        }
+      },
+    };
+  },
+};
+
+/** The name of the status after the end of a session, or of an attempt. */
+function nameAfter({ code, by }: CloseInfo, wasConnected: boolean): ClientName {
+  if (code === CloseCode.normal && by !== "network") return "closed";
+  if (by === "network" || !FINAL.has(code)) return "reconnecting";
+  // After the end of a token the client tries once more.
+  const isExpired = wasConnected && by === "remote" && code === CloseCode.unauthenticated;
+  return isExpired ? "reconnecting" : "refused";
+}
+
+/** A subscription goes from status to status as documented; refusals for now end none in force. */
+export const subscriptionsInForceStay: Invariant = {
+  name: "subscriptions-in-force-stay",
+  promise:
+    "A subscription that was in force is asked for again after a loss and a refusal for now.",
+  source: "docs/guide/client.md, Subscriptions; docs/protocol.md 9.10",
+  watch(report) {
+    const last = new Map<string, SubscriptionName>();
+    const inForce = new Set<string>();
+    return {
+      subscriptionStatus(fact) {
+        const { subscription, status, topic } = fact;
+        const before = last.get(subscription);
+        last.set(subscription, status);
+        if (status === "subscribed") inForce.add(subscription);
+        const isNext = before === undefined
+          ? status === "pending"
+          : NEXT_OF_SUBSCRIPTION[before].includes(status);
+        if (isNext) return;
+        report(
+          fact,
+          `expected no ${status} after ${before ?? "the start"} of ${subscription} on "${topic}"`,
+        );
+      },
+      unsubscribed(fact) {
+        if (!inForce.has(fact.subscription) || !isForNow(fact)) return;
+        report(
+          fact,
+          `expected ${fact.subscription} on "${fact.topic}", once in force, to go on after a ` +
+            `refusal for now, received its end: ${fact.error}`,
+        );
+      },
+      step({ clients, nowMs }) {
+        for (const { host, client, subscriptions } of clients) {
+          if (client.session !== undefined) continue;
+          for (const [name, { topic, status }] of subscriptions) {
+            if (status.current !== "subscribed") continue;
+            report(
+              { atMs: nowMs, host: host.name },
+              `expected ${name} on "${topic}" to be lost without a session, received subscribed`,
+            );
+          }
+        }
+      },
+    };
+  },
+};
+
+function isForNow({ error }: Fact<"unsubscribed">): boolean {
+  return error instanceof TimeoutError ||
+    error instanceof RequestError && FOR_NOW.has(error.failure.code);
+}
