@@ -22,6 +22,7 @@ import { auditInspector } from "./audit/inspector.ts";
 import { auditLives } from "./audit/lives/lives.ts";
 import { auditLogs } from "./audit/logs/logs.ts";
 import { auditPacing } from "./audit/pacing.ts";
+import { auditRenewals } from "./audit/renewals.ts";
 import { auditTimers } from "./audit/timers.ts";
 import { auditWires } from "./audit/wires/wires.ts";
 import { auditBacklog } from "./audit/backlog/backlog.ts";
@@ -325,6 +326,7 @@ export class Cluster implements LiveCluster {
       auditPacing,
       auditPlaces,
       auditWires,
+      auditRenewals,
     ]);
   }
 
