@@ -332,7 +332,8 @@ export interface Facts {
       | "queues"
       | "nodes"
       | "pacing"
-      | "places";
+      | "places"
+      | "seats";
     /** The operation. */
     readonly what: string;
     /** The documented outcome. */

@@ -23,6 +23,7 @@ import { auditLives } from "./audit/lives/lives.ts";
 import { auditLogs } from "./audit/logs/logs.ts";
 import { auditPacing } from "./audit/pacing.ts";
 import { auditRenewals } from "./audit/renewals.ts";
+import { auditSeats } from "./audit/seats.ts";
 import { auditTimers } from "./audit/timers.ts";
 import { auditWires } from "./audit/wires/wires.ts";
 import { auditBacklog } from "./audit/backlog/backlog.ts";
@@ -327,6 +328,7 @@ export class Cluster implements LiveCluster {
       auditPlaces,
       auditWires,
       auditRenewals,
+      auditSeats,
     ]);
   }
 

@@ -157,3 +157,12 @@ export const exactPlaces: Invariant = examined("places", {
     "A scope has its limit of members at most, each until the release or the end of its time, and a number only grows.",
   source: "pubsub/broker.ts, BrokerStore; docs/deploy/many-nodes.md; docs/protocol.md 11.4, 11.5",
 });
+
+/** Subscriptions go on after refusals for now, and each has what its topic has. */
+export const seatsAreKept: Invariant = examined("seats", {
+  name: "seats-are-kept",
+  promise:
+    "A subscription in force goes on after refusals for now, and each one of a topic has every publication once.",
+  source:
+    "docs/guide/client.md, Subscriptions, Several subscriptions; docs/protocol.md 9.1 to 9.10",
+});

@@ -14,6 +14,7 @@ import {
   limitsHold,
   livesGoOn,
   pacedAttempts,
+  seatsAreKept,
   silenceEnds,
   timersEnd,
   trueExpiry,
@@ -42,6 +43,7 @@ const PARTS: Readonly<Record<Facts["examined"]["part"], Invariant>> = {
   places: exactPlaces,
   presence: graceIsKept,
   queues: fullQueuesAct,
+  seats: seatsAreKept,
   waits: waitsEnd,
 };
 
