@@ -379,6 +379,8 @@ export interface LiveClient {
   readonly client: Pick<Client, "outbox" | "session" | "status" | "isConnected">;
   /** User as which the servers know the client. */
   readonly user?: string;
+  /** Ids of all open sessions, also of those from which the client moves; the newest by default. */
+  readonly sessions?: ReadonlySet<string>;
   /** Subscriptions that the program holds, by name. */
   readonly subscriptions: ReadonlyMap<string, Pick<Subscription, "topic" | "status" | "isEnded">>;
   /** Ids of the durable streams that loops of the program read, by the name of the reader. */

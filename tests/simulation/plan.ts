@@ -100,6 +100,8 @@ export const FEATURES = [
   "http-api",
   /** Few sessions for each user. */
   "limits",
+  /** Clients that move to another session on their node. */
+  "moves",
   /** Publications by nodes, besides those of clients. */
   "nodes-publish",
   /** Plain pages: WebSocket without a protocol of the library. */

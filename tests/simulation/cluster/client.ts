@@ -14,6 +14,7 @@ import { appendByHttp } from "./work/appends.ts";
 import { askForAnswers } from "./work/answers.ts";
 import { type DurableNames, readStream } from "./work/durable.ts";
 import { ask, clientRequests, sendMessages, takeDirect } from "./work/messages.ts";
+import { move } from "./work/moves.ts";
 import { openPage, useHttp } from "./work/http.ts";
 import { follow, publish, stray } from "./work/publications.ts";
 import { SMALL_CREDIT, useStreams } from "./work/streams.ts";
@@ -161,6 +162,7 @@ export class ClusterClient {
     }
     sendMessages(program);
     if (settings.has("requests")) ask(program);
+    if (settings.has("moves")) move(program, this.#transports());
     if (settings.has("presence")) bePresent(program, topics.filter(settings.terms.isRoom));
     if (settings.has("answers")) askForAnswers(program);
     if (settings.has("durable")) this.#readStreams(program);
@@ -248,7 +250,9 @@ export class ClusterClient {
       if (status.name !== "connected" || session === undefined) return;
       const { id } = session;
       program.tell("sessionOpened", { side: "client", session: id, user });
+      program.sessions.add(id);
       void session.closed.then(({ code, reason, by }) => {
+        program.sessions.delete(id);
         program.tell("sessionClosed", { side: "client", session: id, user, code, reason, by });
       });
     });

@@ -71,6 +71,8 @@ export class Program implements LiveClient {
   readonly storage: Storage;
   /** Subscriptions of the program, by name. */
   readonly subscriptions: Map<string, Subscription> = new Map();
+  /** Ids of the sessions that are open: two, and more, while the client moves. */
+  readonly sessions: Set<string> = new Set();
   /** Ids of the durable streams that loops of the program read, by the name of the reader. */
   readonly readers: Map<string, string> = new Map();
   /** Name of the client, which no other client of the run has. */

@@ -18,6 +18,7 @@ const LATER: readonly Feature[] = [
   "durable",
   "http",
   "http-api",
+  "moves",
   "presence",
   "streams",
   "tokens",

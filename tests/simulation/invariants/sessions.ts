@@ -142,7 +142,10 @@ export const gonePeersNoticed: Invariant = {
       step({ servers, clients, nowMs }) {
         const own = new Set<string>();
         const here = new Set<string>();
-        for (const { client } of clients) if (client.session) own.add(client.session.id);
+        for (const { client, sessions = [] } of clients) {
+          if (client.session) own.add(client.session.id);
+          for (const id of sessions) own.add(id);
+        }
         const still = new Map<string, number>();
         const look = (host: string, id: string, who: string) => {
           const sinceMs = alone.get(`${host} ${id}`) ?? nowMs;

@@ -9,6 +9,9 @@ import { between, oneOf } from "../chance.ts";
 import { type Audit, outcomeOf } from "./audit.ts";
 import { SlowWay } from "./backlog/slow_way.ts";
 
+/** The user. */
+const USER = "seated";
+
 /** Topics, with a history and without. */
 const TOPICS = ["kept:a", "kept:b", "talk:a", "talk:b"] as const;
 
@@ -87,7 +90,7 @@ class Seats {
     this.#random = audit.chanceOf("seats");
     const program = this.#program = new SimulatedServer(audit.network, audit.host("seats"), () => ({
       acceptsTokenInBand: true,
-      authenticate: ({ token = "" }) => token,
+      authenticate: () => USER,
       history: { "kept:{name}": {} },
       authorize: async (_: unknown, topic: string) => {
         const asked = this.#askedMs.get(topic) ?? [];
@@ -98,7 +101,7 @@ class Seats {
         return true;
       },
     }));
-    this.#client = audit.connect("seated", program.host, {
+    this.#client = audit.connect(USER, program.host, {
       requestTimeoutMs: ANSWER_MS,
       onMessage: ({ topic, data }) => {
         if (this.#published.has(topic)) this.#strays.push(`${data} on ${topic}`);
@@ -123,8 +126,8 @@ class Seats {
     }
     const refused = [...this.#refusals].map(([topic, all]) => [topic, [...all]] as const);
     const how = oneOf(this.#random, ["cut", "close", "removal"] as const);
-    const [session] = this.#program.server.manager.sessionsOf(this.#user);
-    if (how === "cut") audit.cut(audit.host("seated"));
+    const [session] = this.#program.server.manager.sessionsOf(USER);
+    if (how === "cut") audit.cut(audit.host(USER));
     else if (how === "close") void session?.close({ code: CloseCode.draining });
     else {
       const code = oneOf(this.#random, ["unavailable", "too-many"]);
@@ -156,6 +159,7 @@ class Seats {
       { refusal: { code: "too-many", retryAfterMs: RETRY_MS }, outcome: "pending" },
       { refusal: { code: "forbidden" }, outcome: "forbidden" },
     ] as const;
+    this.#refusals.clear();
     const seats = cases.map(({ refusal }, i) => {
       const topic = `kept:new${i}`;
       this.#refusals.set(topic, [refusal]);
@@ -166,7 +170,7 @@ class Seats {
     const denied = oneOf(this.#random, others);
     await this.#audit.pause(TRIP_MS);
     this.#refusals.set(denied.topic, [{ code: "forbidden" }]);
-    this.#audit.cut(this.#audit.host("seated"));
+    this.#audit.cut(this.#audit.host(USER));
     await this.#audit.until(() => denied.outcome !== "pending", REST_MS);
     this.#expect("end of a subscription that is denied", "forbidden", denied.outcome);
     this.#ended.length = 0;
@@ -183,8 +187,8 @@ class Seats {
   /** Subscribes and leaves behind a backlog, so that answers come together. */
   async waver(): Promise<void> {
     const audit = this.#audit;
-    const [from, to] = [this.#program.host, audit.host("seated")];
-    const [session] = this.#program.server.manager.sessionsOf(this.#user);
+    const [from, to] = [this.#program.host, audit.host(USER)];
+    const [session] = this.#program.server.manager.sessionsOf(USER);
     if (session === undefined) return this.#expect("session behind a backlog", "one", "none");
     const way = new SlowWay(audit, { from, to });
     await way.block(session);
@@ -239,7 +243,7 @@ class Seats {
     this.#expect(`readers that lack or double publications after ${story}`, [], behind());
     this.#expect(`publications without a reader after ${story}`, [], this.#strays);
     const wanted = [...new Set([...this.#seats].map(({ topic }) => topic))].sort();
-    const [session] = this.#program.server.manager.sessionsOf(this.#user);
+    const [session] = this.#program.server.manager.sessionsOf(USER);
     const topics = session && this.#program.server.topics.requestedBy(session).sort();
     this.#expect(`topics at the server after ${story}`, wanted, topics);
   }
@@ -300,10 +304,6 @@ class Seats {
     const number = this.#published.get(topic) ?? 0;
     this.#published.set(topic, number + 1);
     this.#program.server.publish(topic, number);
-  }
-
-  get #user(): string {
-    return this.#audit.token("seated").split(".")[0]!;
   }
 
   #expect(what: string, expected: unknown, received: unknown): void {

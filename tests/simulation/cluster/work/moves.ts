@@ -1,0 +1,30 @@
+/** Moves: clients go to another session beside the present one, by any of their transports. */
+import type { ConnectOptions } from "../../../../client/connect.ts";
+import { oneOf } from "../chance.ts";
+import { type Program, WAIT_MS } from "../program.ts";
+
+/** Mean time between two moves of one client, in milliseconds. */
+const MOVE_EVERY_MS = 12_000;
+
+/** Share of moves to a transport that the program chooses. */
+const CHOSEN_SHARE = 0.5;
+
+/**
+ * Moves from time to time.
+ *
+ * @param program The program.
+ * @param transports The transports of the client.
+ */
+export function move(
+  program: Program,
+  transports: NonNullable<ConnectOptions["transports"]>,
+): void {
+  const { client } = program;
+  program.every(MOVE_EVERY_MS, "moves", (random) => {
+    const transport = random() < CHOSEN_SHARE ? oneOf(random, transports) : undefined;
+    program.wait("move", client.handOver(transport && { transport }), WAIT_MS).then(
+      (isMoved) => program.event(isMoved ? "moved" : "not moved", transport),
+      (error) => program.tell("unhandled", { error }),
+    );
+  });
+}
