@@ -51,6 +51,8 @@ export interface Facts {
     readonly producer: string;
     /** User of a client whose right to publish the server checks. */
     readonly user?: string;
+    /** Session of the client at the call, if connected. */
+    readonly session?: string;
     /** True if the client keeps the publication, and repeats it on the next session. */
     readonly isAtLeastOnce?: boolean;
     /** True if the producer may end the wait before others would, by a short time or a signal. */

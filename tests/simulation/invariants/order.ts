@@ -133,16 +133,26 @@ export const onePosition: Invariant = {
   },
 };
 
+/** A publication, as one producer made it. */
+interface Produced {
+  readonly producer: string;
+  /** Number among those of the producer on the topic. */
+  readonly number: number;
+  /** Session of a publication that is not kept; a client that moves has two at once. */
+  readonly session: string | undefined;
+  hasFailed: boolean;
+}
+
 /**
- * The publications of one producer on a topic arrive in the order of the calls. A failed one may
- * still be under way, and arrive late.
+ * The publications of one producer on a topic arrive in the order of the calls, but for those of two
+ * sessions that are not kept. A failed one may still be under way, and arrive late.
  */
 export const producerOrder: Invariant = {
   name: "producer-order",
   promise: "A subscriber receives the publications of one producer in the order of its calls.",
   source: "docs/protocol.md 9.5; docs/concepts/nodes.md; pubsub/broker.ts, Broker",
   watch(report) {
-    const published = new Map<string, { producer: string; number: number; hasFailed: boolean }>();
+    const published = new Map<string, Produced>();
     const counts = new Map<string, number>();
     const newest = new Map<string, Map<string, string>>();
     const repetitions = new Repetitions();
@@ -156,11 +166,12 @@ export const producerOrder: Invariant = {
       faulted: (fact) => repetitions.faulted(fact),
       engineLost: (fact) => repetitions.engineLost(fact),
       published(fact) {
-        const { topic, id, producer } = fact;
+        const { topic, id, producer, isAtLeastOnce } = fact;
+        const session = isAtLeastOnce ? undefined : fact.session;
         repetitions.published(fact);
         const number = (counts.get(`${producer} ${topic}`) ?? 0) + 1;
         counts.set(`${producer} ${topic}`, number);
-        published.set(id, { producer, number, hasFailed: false });
+        published.set(id, { producer, number, session, hasFailed: false });
       },
       publishFailed({ id }) {
         const known = published.get(id);
@@ -186,7 +197,7 @@ export const producerOrder: Invariant = {
         const before = byProducer.get(known.producer);
         const last = before === undefined ? undefined : published.get(before)!;
         if (last === undefined || known.number > last.number) byProducer.set(known.producer, id);
-        else if (!known.hasFailed && !repetitions.has(fact)) {
+        else if (!known.hasFailed && !repetitions.has(fact) && !isApart(known, last)) {
           report(
             fact,
             `expected ${id} before ${before} on "${topic}" (${subscription}), as ` +
@@ -197,6 +208,11 @@ export const producerOrder: Invariant = {
     };
   },
 };
+
+/** True for publications that different sessions of a client may carry side by side. */
+function isApart({ session }: Produced, other: Produced): boolean {
+  return session !== undefined && other.session !== undefined && session !== other.session;
+}
 
 /**
  * The epoch of a topic ends only when the engine may have lost publications, or forgot a topic that

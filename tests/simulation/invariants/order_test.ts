@@ -75,6 +75,18 @@ Deno.test("producerOrder holds for one order, for late failures, and for repetit
     .gets("plain", ["p2", "p1"]).finds();
 });
 
+Deno.test("producerOrder holds for two sessions of a client that moves, unless publications are kept", () => {
+  const story = (isAtLeastOnce: boolean) => {
+    const fact = { topic: "t", producer: "p", isAtLeastOnce };
+    return new Story(producerOrder)
+      .tells("published", { ...fact, id: "p1", session: "first" })
+      .tells("published", { ...fact, id: "p2", session: "second" })
+      .gets("t", ["p2", "p1"]);
+  };
+  story(false).finds();
+  story(true).finds('expected p1 before p2 on "t" (s), as p published, received it after');
+});
+
 Deno.test("producerOrder finds a publication that comes late, and one that nobody made", () => {
   new Story(producerOrder)
     .publishes("t", "p1", "p2").gets("t", ["p2", "p1", "q9"])

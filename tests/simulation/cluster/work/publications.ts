@@ -130,6 +130,7 @@ export function publish(program: Program, topic: string, chance: number): void {
     id,
     producer: name,
     user: program.user,
+    ...(client.session && { session: client.session.id }),
     isAtLeastOnce: program.isReliable,
     givesUp: withinMs < WAIT_MS,
     ...(!echo && { except: name }),
