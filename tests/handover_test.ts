@@ -211,7 +211,7 @@ Deno.test("Client.handOver() has each message to the user come once after a seco
     authenticate: () => "ann",
     onMessage: async (message) => {
       await gate.promise;
-      message.reply();
+      message.reply(null);
     },
   });
   await using client = server.connect({ onMessage: ({ data }) => void seen.push(data) });

@@ -267,7 +267,7 @@ class Seats {
     }
   }
 
-  /** What is wrong with the numbers of a seat: not the newest, one twice, or one missing. */
+  /** Tells of numbers of a seat that are not up to the newest, come twice, or are missing. */
   #wrong({ topic, got }: Seat): string[] {
     const newest = this.#published.get(topic)! - 1;
     const isKept = topic.startsWith("kept:");
