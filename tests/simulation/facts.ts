@@ -335,7 +335,8 @@ export interface Facts {
       | "nodes"
       | "pacing"
       | "places"
-      | "seats";
+      | "seats"
+      | "services";
     /** The operation. */
     readonly what: string;
     /** The documented outcome. */

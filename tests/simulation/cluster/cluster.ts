@@ -34,6 +34,7 @@ import type { ExaminationParts } from "./examination.ts";
 import { Journal } from "./journal.ts";
 import { ClusterNode } from "./node.ts";
 import { auditPlaces } from "./audit/places/places.ts";
+import { auditServices } from "./audit/services/services.ts";
 import { Permissions } from "./permissions.ts";
 import { NETWORK, type Settings, settingsOf } from "./settings.ts";
 import { Tokens } from "./tokens.ts";
@@ -329,6 +330,7 @@ export class Cluster implements LiveCluster {
       auditWires,
       auditRenewals,
       auditSeats,
+      auditServices,
     ]);
   }
 

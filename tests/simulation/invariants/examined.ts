@@ -166,3 +166,10 @@ export const seatsAreKept: Invariant = examined("seats", {
   source:
     "docs/guide/client.md, Subscriptions, Several subscriptions; docs/protocol.md 9.1 to 9.10",
 });
+
+/** Services over HTTP answer and act as documented. */
+export const exactServices: Invariant = examined("services", {
+  name: "exact-services",
+  promise: "An operation over HTTP has its documented effect and answer, once, on every node.",
+  source: "docs/guide/http-api.md; docs/deploy/rolling-restarts.md",
+});

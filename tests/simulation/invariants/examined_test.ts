@@ -8,6 +8,7 @@ import {
   exactFlows,
   exactHistory,
   exactPlaces,
+  exactServices,
   exactStreams,
   fullQueuesAct,
   graceIsKept,
@@ -44,6 +45,7 @@ const PARTS: Readonly<Record<Facts["examined"]["part"], Invariant>> = {
   presence: graceIsKept,
   queues: fullQueuesAct,
   seats: seatsAreKept,
+  services: exactServices,
   waits: waitsEnd,
 };
 

@@ -1,10 +1,14 @@
 /** Nodes of a service beside the cluster, on the same engine: the two do not meet. */
 import type { Client } from "../../../../../client/client.ts";
 import type { ConnectOptions } from "../../../../../client/connect.ts";
+import type { Contract } from "../../../../../session/contract.ts";
 import type { UntypedMessage } from "../../../../../session/message.ts";
 import type { Broker } from "../../../../../pubsub/broker.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
-import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import {
+  SimulatedServer,
+  type SimulatedServerOptions,
+} from "../../../../../testing/simulation/programs.ts";
 import type { Audit } from "../audit.ts";
 
 /** Time between two heartbeats of a node, in milliseconds. */
@@ -33,6 +37,10 @@ export interface ServiceOptions {
   readonly presenceGraceMs?: number;
   /** Handles a message at a node. */
   readonly onMessage?: (node: ServiceNode, message: UntypedMessage) => Promise<void> | void;
+  /** Further options of each server. */
+  readonly server?: Partial<SimulatedServerOptions<string, Contract>>;
+  /** Makes the broker of a node, for one life of the host; by default on the engine of the cluster. */
+  readonly brokerOf?: (host: Host) => Broker;
 }
 
 /** A node of a service. */
@@ -58,7 +66,7 @@ export class Service {
     this.#audit = audit;
     this.#name = name;
     this.#options = options;
-    this.#brokerOf = audit.engine.apart!(name);
+    this.#brokerOf = options.brokerOf ?? audit.engine.apart!(name);
   }
 
   /** Nodes that run. */
@@ -72,7 +80,7 @@ export class Service {
    * @returns The node.
    */
   start(): ServiceNode {
-    const { presenceGraceMs, maxSessionsPerUser, onMessage } = this.#options;
+    const { presenceGraceMs, maxSessionsPerUser, onMessage, server } = this.#options;
     const audit = this.#audit;
     const host = audit.host(`${this.#name}-${this.#nodes.length}`);
     const node: ServiceNode = new SimulatedServer(audit.network, host, (host) => ({
@@ -85,6 +93,7 @@ export class Service {
       ...(presenceGraceMs !== undefined && { presenceGraceMs }),
       ...(maxSessionsPerUser !== undefined && { limits: { maxSessionsPerUser } }),
       onMessage: (message) => onMessage?.(node, message),
+      ...server,
     }));
     this.#nodes.push(node);
     return node;
