@@ -35,6 +35,7 @@ import { Journal } from "./journal.ts";
 import { ClusterNode } from "./node.ts";
 import { auditPlaces } from "./audit/places/places.ts";
 import { auditServices } from "./audit/services/services.ts";
+import { auditUsers } from "./audit/users/users.ts";
 import { Permissions } from "./permissions.ts";
 import { NETWORK, type Settings, settingsOf } from "./settings.ts";
 import { Tokens } from "./tokens.ts";
@@ -331,6 +332,7 @@ export class Cluster implements LiveCluster {
       auditRenewals,
       auditSeats,
       auditServices,
+      auditUsers,
     ]);
   }
 

@@ -1,0 +1,42 @@
+/** A broker in memory whose claims are lost by restarts, as those of an engine without a disk. */
+import { BrokerError } from "../../../../../errors.ts";
+import type { BrokerStore } from "../../../../../pubsub/broker.ts";
+import type { Runtime } from "../../../../../base/runtime.ts";
+import { UnsteadyBroker } from "../histories/unsteady_broker.ts";
+
+/** A steady broker that may be away, and may have lost all claims once it is back. */
+export class ForgetfulBroker extends UnsteadyBroker {
+  readonly #store: BrokerStore;
+  #life = 0;
+
+  /**
+   * Creates a broker.
+   *
+   * @param runtime Clocks and timers.
+   */
+  constructor(runtime: Runtime) {
+    super(runtime, () => runtime.random());
+    this.isSteady = true;
+    const inner = super.store;
+    const asked = (name: string) => {
+      if (this.isAway) throw new BrokerError("Cannot ask: the engine is away");
+      return `${this.#life}/${name}`;
+    };
+    this.#store = {
+      advance: async (key, number, windowMs) => await inner.advance(asked(key), number, windowMs),
+      newest: async (key) => await inner.newest(asked(key)),
+      claim: async (scope, member, options) => await inner.claim(asked(scope), member, options),
+      release: async (scope, member) => await inner.release(asked(scope), member),
+      claims: async (scope) => await inner.claims(asked(scope)),
+    };
+  }
+
+  override get store(): BrokerStore {
+    return this.#store;
+  }
+
+  /** Loses all claims and numbers. */
+  forget(): void {
+    this.#life++;
+  }
+}

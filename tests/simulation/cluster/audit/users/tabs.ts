@@ -1,0 +1,309 @@
+/** Sessions of users on two nodes: each gets each message once, and takes one place. */
+import { CloseCode } from "../../../../../errors.ts";
+import type { Client } from "../../../../../client/client.ts";
+import type { Host } from "../../../../../testing/simulation/host.ts";
+import { between, oneOf } from "../../chance.ts";
+import type { Audit } from "../audit.ts";
+import { tryToEnter, type UserNode, UserNodes } from "./user_nodes.ts";
+
+/** The users. */
+const USERS = ["ann", "ben"] as const;
+
+/** A user. */
+type User = typeof USERS[number];
+
+/** Topic of the messages to users. */
+const NOTE = "note";
+
+/** Most steps, and the time within which the last one begins, in milliseconds. */
+const [STEPS, LAST_MS] = [7, 9_000];
+
+/** Time for messages under way between clients, nodes and the engine, in milliseconds. */
+const ROUND_MS = 250;
+
+/** Time until a session from which a client moved is over, in milliseconds. */
+const MOVED_MS = 1_200;
+
+/** Longest pause between two messages of a node during a step, in milliseconds. */
+const GAP_MS = 24;
+
+/** Longest time of an engine away, in milliseconds. */
+const AWAY_MS = 800;
+
+/** Share of plans in which sessions stay for longer than a claim without renewals. */
+const LONG = 0.15;
+
+/** Speed of the clocks of nodes and engine during a long wait, and the time of that, in milliseconds. */
+const [SPEED, WAIT_MS] = [20, 6_600];
+
+/** A session of a user, as the user sees it: a tab of a browser. */
+interface Tab {
+  readonly user: User;
+  readonly host: Host;
+  readonly client: Client;
+  readonly node: UserNode;
+  /** Messages since the last look. */
+  readonly got: string[];
+}
+
+/** A message to a user. */
+interface Sent {
+  readonly user: User;
+  readonly text: string;
+}
+
+/** The users, the nodes, and the tabs that are open. */
+class Tabs {
+  readonly audit: Audit;
+  readonly random: () => number;
+  readonly nodes: UserNodes;
+  readonly max: number;
+  /** The tabs that are open. */
+  all: Tab[] = [];
+  #clients = 0;
+  #notes = 0;
+
+  constructor(audit: Audit) {
+    this.audit = audit;
+    this.random = audit.chanceOf("tabs");
+    this.max = 2 + Math.floor(2 * this.random());
+    this.nodes = new UserNodes(audit, "tabs", { limits: { maxSessionsPerUser: this.max } });
+  }
+
+  /** The tabs of a user, or those on a node. */
+  of(user: User, on?: UserNode): Tab[] {
+    return this.all.filter((tab) => tab.user === user && (on === undefined || tab.node === on));
+  }
+
+  /** Opens a tab, which does not count yet. */
+  open(user: User, node: UserNode): Tab {
+    const name = `tabs-${this.#clients++}`;
+    const got: string[] = [];
+    const client = this.audit.connect(name, node.host, {
+      token: user,
+      onMessage: ({ topic, data }) => void (topic === NOTE && got.push(`${data}`)),
+      onRefused() {},
+    });
+    return { user, host: this.audit.host(name), client, node, got };
+  }
+
+  /** Sends a message of a node to a user. */
+  send(user: User, node: UserNode): { readonly sent: Sent; readonly count: number } {
+    const text = `${node.host.name} ${this.#notes++}`;
+    return { sent: { user, text }, count: node.server.to(user).send(NOTE, text) };
+  }
+
+  /** Tries to take one more place of a user: there is one below the limit. */
+  async tryPlace(user: User, what: string): Promise<void> {
+    const node = oneOf(this.random, this.nodes.all);
+    const taken = this.of(user).length;
+    const expected = taken < this.max ? "connected" : "refused";
+    const received = await tryToEnter(this.audit, this.open(user, node).client);
+    const place = `session beside ${taken} of ${this.max} behind ${what}`;
+    this.examine(`${place} at ${node.host.name}`, expected, received);
+    await this.audit.pause(ROUND_MS);
+  }
+
+  /** Sends from both nodes all the time, until a step is over; calm tabs get each message once. */
+  async during(what: string, step: () => Promise<void>, busy: readonly Tab[]): Promise<void> {
+    const { audit, random } = this;
+    const before = [...this.all];
+    const sent: Sent[] = [];
+    let isOver = false;
+    const chatting = this.nodes.all.map(async (node) => {
+      while (!isOver) {
+        for (const user of USERS) sent.push(this.send(user, node).sent);
+        await audit.pause(between(random, 2, GAP_MS));
+      }
+    });
+    await step();
+    isOver = true;
+    await Promise.all(chatting);
+    await audit.pause(ROUND_MS);
+    for (const tab of new Set([...before, ...this.all])) {
+      const got = tab.got.splice(0);
+      const isCalm = before.includes(tab) && !busy.includes(tab);
+      const texts = sent.flatMap(({ user, text }) => user === tab.user ? text : []);
+      // Messages on their way to a session that begins or ends may be lost.
+      const expected = isCalm ? texts : texts.filter((text) => got.includes(text));
+      this.examine(`messages to ${tab.user} during ${what}`, expected.toSorted(), got.toSorted());
+    }
+  }
+
+  /** Sends from each node, and examines the lists and the counts of all nodes. */
+  async look(what: string): Promise<void> {
+    const { audit, random } = this;
+    const nodes = this.nodes.all;
+    const sent = USERS.flatMap((user) =>
+      nodes.map((node) => {
+        const { sent, count } = this.send(user, node);
+        const known = this.of(user, node).length;
+        this.examine(`sessions of ${user} at ${node.host.name} behind ${what}`, known, count);
+        return sent;
+      })
+    );
+    await audit.pause(ROUND_MS);
+    for (const { user, got } of this.all) {
+      const expected = sent.flatMap((one) => one.user === user ? one.text : []);
+      this.examine(
+        `messages to ${user} behind ${what}`,
+        expected.toSorted(),
+        got.splice(0).toSorted(),
+      );
+    }
+    const [user, asked] = [oneOf(random, USERS), oneOf(random, nodes)];
+    const infos = await asked.server.sessions(user);
+    const places = (ids: readonly string[]) =>
+      nodes.map(({ server }) => ids.filter((id) => id === server.nodes!.id).length);
+    this.examine(
+      `sessions of ${user} listed behind ${what}`,
+      places(this.of(user).map(({ node }) => node.server.nodes!.id)),
+      places(infos.map(({ node }) => node)),
+    );
+    for (const node of nodes) {
+      const own = this.all.filter((tab) => tab.node === node);
+      const users = new Set(own.map(({ user }) => user)).size;
+      const { count, reserved, users: counted, addresses } = node.server.manager.stats();
+      this.examine(
+        `counts of ${node.host.name} behind ${what}`,
+        { count: own.length, reserved: 0, users, addresses: own.length },
+        { count, reserved, users: counted, addresses },
+      );
+    }
+  }
+
+  /** Examines a result. */
+  examine(what: string, expected: unknown, received: unknown): void {
+    this.audit.examine("places", what, expected, received);
+  }
+
+  /** Closes all clients and nodes. */
+  async close(): Promise<void> {
+    await Promise.all(this.all.map(({ client }) => client.close()));
+    await this.nodes.close();
+  }
+}
+
+/** A step of a user. */
+type Step = (tabs: Tabs, user: User) => Promise<void>;
+
+/** Another tab. */
+const enter: Step = async (tabs, user) => {
+  if (tabs.of(user).length === tabs.max) return;
+  await tabs.during("a beginning", async () => {
+    const tab = tabs.open(user, oneOf(tabs.random, tabs.nodes.all));
+    await tabs.audit.until(() => tab.client.isConnected);
+    tabs.all.push(tab);
+  }, []);
+  await tabs.look("a beginning");
+};
+
+/** The end of a tab. */
+const leave: Step = async (tabs, user) => {
+  const tab = oneOf(tabs.random, tabs.of(user));
+  if (tab === undefined) return;
+  await tabs.during("an end", async () => {
+    tabs.all = tabs.all.filter((other) => other !== tab);
+    await tab.client.close();
+  }, [tab]);
+  await tabs.look("an end");
+};
+
+/** A client that moves to another session on the node. */
+const move: Step = async (tabs, user) => {
+  const tab = oneOf(tabs.random, tabs.of(user));
+  if (tab === undefined) return;
+  await tabs.during("a handover", async () => {
+    const isMoved = await tab.client.handOver();
+    tabs.examine(`move of a client, ${tabs.of(user).length} of ${tabs.max}`, true, isMoved);
+  }, []);
+  await tabs.audit.pause(MOVED_MS);
+  await tabs.look("a handover");
+};
+
+/** A connection that breaks: the client comes back. */
+const cut: Step = async (tabs, user) => {
+  const tab = oneOf(tabs.random, tabs.of(user));
+  if (tab === undefined) return;
+  await tabs.during("a loss", async () => {
+    const { client } = tab;
+    tabs.audit.cut(tab.host);
+    await tabs.audit.until(() => !client.isConnected);
+    await tabs.audit.until(() => client.isConnected);
+  }, [tab]);
+  await tabs.look("a loss");
+};
+
+/** A node that ends one of its sessions, or all sessions of the user on all nodes. */
+const expel: Step = async (tabs, user) => {
+  const { random, nodes, audit } = tabs;
+  const [mine, node] = [tabs.of(user), oneOf(random, nodes.all)];
+  const end = { code: CloseCode.forbidden, reason: "expelled" };
+  const session = oneOf(random, node.server.manager.sessionsOf(user));
+  const isOne = session !== undefined && random() < 0.5;
+  await tabs.during("an expulsion", async () => {
+    const closed = isOne ? 1 : mine.length;
+    if (isOne) await session.close(end);
+    else {
+      const ended = await node.server.disconnect(user, end);
+      tabs.examine("sessions that a node ended", { closed, isComplete: true }, ended);
+    }
+    await audit.pause(ROUND_MS);
+    const left = tabs.all.filter(({ client }) => client.isConnected);
+    tabs.examine("sessions behind an expulsion", tabs.all.length - closed, left.length);
+    tabs.all = left;
+  }, mine);
+  await tabs.look("an expulsion");
+};
+
+/** An engine that is away for a while, and may come back without the claims. */
+const restart: Step = async (tabs, user) => {
+  const { random, nodes: { engine }, audit } = tabs;
+  const forgets = random() < 0.7;
+  engine.goAway();
+  await audit.pause(between(random, 0, AWAY_MS));
+  if (forgets) engine.forget();
+  engine.comeBack();
+  await audit.pause(ROUND_MS);
+  await tabs.look("a restart of the engine");
+  await tabs.tryPlace(user, forgets ? "the loss of all claims" : "a restart of the engine");
+};
+
+/** The steps between which a plan draws. */
+const SOME: readonly Step[] = [enter, enter, leave, move, move, cut, expel];
+
+/**
+ * Opens, moves and ends sessions of users on two nodes, with messages from both.
+ *
+ * @param audit The audit.
+ */
+export async function auditTabs(audit: Audit): Promise<void> {
+  const tabs = new Tabs(audit);
+  const { random, nodes } = tabs;
+  await nodes.ready();
+  await (random() < LONG ? stay : pass)(tabs);
+  await tabs.close();
+}
+
+/** Passes through some steps, and a restart of the engine. */
+async function pass(tabs: Tabs): Promise<void> {
+  const { audit, random } = tabs;
+  const endMs = audit.nowMs + LAST_MS;
+  for (let i = 0; i < tabs.max; i++) await enter(tabs, USERS[0]);
+  for (let i = 0; i < STEPS && audit.nowMs < endMs; i++) {
+    const user = random() < 0.8 ? USERS[0] : USERS[1];
+    await oneOf(random, SOME)(tabs, user);
+    if (random() < 0.3) await tabs.tryPlace(user, "a step");
+  }
+  await enter(tabs, USERS[0]);
+  await restart(tabs, USERS[0]);
+}
+
+/** Stays for longer than a claim without renewals. */
+async function stay(tabs: Tabs): Promise<void> {
+  tabs.nodes.hurry(SPEED);
+  for (let i = 0; i < tabs.max; i++) await enter(tabs, USERS[0]);
+  await tabs.audit.pause(WAIT_MS);
+  await tabs.look("a long time");
+  await tabs.tryPlace(USERS[0], "a long time");
+}

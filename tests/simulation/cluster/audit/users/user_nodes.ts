@@ -1,0 +1,87 @@
+/** Two nodes for the examination of users, on an engine of their own that may lose all claims. */
+import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
+import type { SimulatedServerOptions } from "../../../../../testing/simulation/programs.ts";
+import type { Contract } from "../../../../../session/contract.ts";
+import type { Host } from "../../../../../testing/simulation/host.ts";
+import type { Client } from "../../../../../client/client.ts";
+import type { Audit } from "../audit.ts";
+import { ForgetfulBroker } from "./forgetful_broker.ts";
+
+/** Number of nodes. */
+const NODES = 2;
+
+/** A node; the token of a client is the name of the user. */
+export type UserNode = SimulatedServer<string>;
+
+/** Options of the servers. */
+export type UserNodeOptions = Partial<SimulatedServerOptions<string, Contract>>;
+
+/** The nodes and the engine. */
+export class UserNodes {
+  /** The nodes. */
+  readonly all: readonly UserNode[];
+  /** The engine. */
+  readonly engine: ForgetfulBroker;
+  readonly #engineHost: Host;
+
+  /**
+   * Starts the nodes.
+   *
+   * @param audit The audit.
+   * @param name Beginning of the names of the machines.
+   * @param options Options of each server beside the broker and the identity.
+   */
+  constructor(audit: Audit, name: string, options: UserNodeOptions) {
+    const engineHost = this.#engineHost = audit.host(`${name}-engine`);
+    this.engine = new ForgetfulBroker(engineHost.runtime);
+    const ports = audit.portsOf(engineHost, this.engine);
+    this.all = Array.from(
+      { length: NODES },
+      (_, i) =>
+        new SimulatedServer<string>(audit.network, audit.host(`${name}-node${i}`), (host) => ({
+          broker: ports.broker(host),
+          acceptsTokenInBand: true,
+          authenticate: ({ token = "nobody" }) => token,
+          authorize: () => true,
+          onMessage() {},
+          ...options,
+        })),
+    );
+  }
+
+  /** Resolves once the nodes know each other. */
+  async ready(): Promise<void> {
+    await Promise.all(this.all.map(({ server }) => server.nodes!.ready));
+  }
+
+  /**
+   * Lets the clocks of nodes and engine run fast.
+   *
+   * @param times How many times as fast as the clocks of clients.
+   */
+  hurry(times: number): void {
+    for (const host of [this.#engineHost, ...this.all.map(({ host }) => host)]) {
+      host.setDrift(times - 1);
+    }
+  }
+
+  /** Closes the servers. */
+  async close(): Promise<void> {
+    await Promise.all(this.all.map(({ server }) => server.close()));
+  }
+}
+
+/**
+ * Waits for the outcome of a client's first attempt to connect, then closes the client.
+ *
+ * @param audit The audit.
+ * @param client The client.
+ * @returns `connected`, `refused` or `no answer`.
+ */
+export async function tryToEnter(audit: Audit, client: Client): Promise<string> {
+  const isRefused = () => "cause" in client.status.current;
+  await audit.until(() => client.isConnected || isRefused());
+  const outcome = client.isConnected ? "connected" : isRefused() ? "refused" : "no answer";
+  await client.close();
+  return outcome;
+}
