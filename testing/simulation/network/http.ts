@@ -330,7 +330,8 @@ export class SimulatedHttp {
     const { isAccepted, pair: { server } } = upgrade;
     const status = isAccepted ? 101 : response.status;
     link.toClient.send(() => answer(status), 0, HEAD_BYTES);
-    if (isAccepted) server?.open(upgrade.idleTimeoutMs);
+    // A socket whose peer vanished before the answer emits no event, as on Deno.
+    if (isAccepted && !gone.signal.aborted) server?.open(upgrade.idleTimeoutMs);
   }
 
   async #answerUpgrade(

@@ -1,11 +1,14 @@
 /** A broker in memory whose claims are lost by restarts, as those of an engine without a disk. */
 import { BrokerError } from "../../../../../errors.ts";
 import type { BrokerStore } from "../../../../../pubsub/broker.ts";
+import { pause } from "../../../../../base/wait.ts";
 import type { Runtime } from "../../../../../base/runtime.ts";
 import { UnsteadyBroker } from "../histories/unsteady_broker.ts";
 
 /** A steady broker that may be away, and may have lost all claims once it is back. */
 export class ForgetfulBroker extends UnsteadyBroker {
+  /** Time of each claim, in milliseconds. */
+  claimMs = 0;
   readonly #store: BrokerStore;
   #life = 0;
 
@@ -13,8 +16,9 @@ export class ForgetfulBroker extends UnsteadyBroker {
    * Creates a broker.
    *
    * @param runtime Clocks and timers.
+   * @param canCount True if nodes share rates.
    */
-  constructor(runtime: Runtime) {
+  constructor(runtime: Runtime, canCount: boolean) {
     super(runtime, () => runtime.random());
     this.isSteady = true;
     const inner = super.store;
@@ -25,9 +29,15 @@ export class ForgetfulBroker extends UnsteadyBroker {
     this.#store = {
       advance: async (key, number, windowMs) => await inner.advance(asked(key), number, windowMs),
       newest: async (key) => await inner.newest(asked(key)),
-      claim: async (scope, member, options) => await inner.claim(asked(scope), member, options),
+      claim: async (scope, member, options) => {
+        if (this.claimMs > 0) await pause(runtime, this.claimMs);
+        return await inner.claim(asked(scope), member, options);
+      },
       release: async (scope, member) => await inner.release(asked(scope), member),
       claims: async (scope) => await inner.claims(asked(scope)),
+      ...(canCount && {
+        take: async (key, amount, rate) => await inner.take!(asked(key), amount, rate),
+      }),
     };
   }
 

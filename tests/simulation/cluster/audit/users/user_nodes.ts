@@ -30,10 +30,11 @@ export class UserNodes {
    * @param audit The audit.
    * @param name Beginning of the names of the machines.
    * @param options Options of each server beside the broker and the identity.
+   * @param canCount True if the nodes share rates.
    */
-  constructor(audit: Audit, name: string, options: UserNodeOptions) {
+  constructor(audit: Audit, name: string, options: UserNodeOptions, canCount = false) {
     const engineHost = this.#engineHost = audit.host(`${name}-engine`);
-    this.engine = new ForgetfulBroker(engineHost.runtime);
+    this.engine = new ForgetfulBroker(engineHost.runtime, canCount);
     const ports = audit.portsOf(engineHost, this.engine);
     this.all = Array.from(
       { length: NODES },

@@ -1,5 +1,7 @@
 /** Users with sessions on several nodes: messages, places, rates, and lists of members. */
 import type { Audit } from "../audit.ts";
+import { auditAccounts } from "./accounts.ts";
+import { auditDoors } from "./doors.ts";
 import { auditTabs } from "./tabs.ts";
 
 /** A part, and the share of plans that have it. */
@@ -11,6 +13,8 @@ interface DrawnPart {
 /** All parts: a plan has some of these. */
 const PARTS: readonly DrawnPart[] = [
   { part: auditTabs, share: 0.35 },
+  { part: auditDoors, share: 0.25 },
+  { part: auditAccounts, share: 0.3 },
 ];
 
 /**

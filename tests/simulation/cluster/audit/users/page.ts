@@ -1,0 +1,103 @@
+/** A page that speaks the protocol of sessions by hand, so that the page sees each envelope. */
+import type { SimulatedWebSocket } from "../../../../../testing/simulation/network/websocket.ts";
+import type { Audit } from "../audit.ts";
+import type { UserNode } from "./user_nodes.ts";
+
+/** An envelope of a server, with the keys that pages read. */
+export interface Heard {
+  /** Number of the answered request; `null` in a notice. */
+  readonly reply?: number | null;
+  /** Refusal of a request. */
+  readonly error?: {
+    readonly code: string;
+    readonly message: string;
+    readonly retryAfterMs?: number;
+  };
+  /** Topic of a message. */
+  readonly topic?: string;
+  /** Data of a message, or of an answer. */
+  readonly data?: unknown;
+  /** The newest acknowledged number. */
+  readonly ack?: number;
+}
+
+/** A page of a user. */
+export class Page {
+  /** All envelopes of the server, in order. */
+  readonly heard: Heard[] = [];
+  /** Close code, once the session is over. */
+  code: number | undefined;
+  readonly #socket: SimulatedWebSocket;
+  // Each number has two digits, so that all requests of a kind have one size.
+  #requests = 10;
+
+  /**
+   * Begins to open a page.
+   *
+   * @param audit The audit.
+   * @param user The user.
+   * @param machine Name of the machine.
+   * @param node The node.
+   */
+  constructor(audit: Audit, user: string, machine: string, { host }: UserNode) {
+    const url = new URL(`wss://${host.name}/?token=${user}`);
+    const socket = this.#socket = audit.network.sockets(audit.host(machine))(url, ["skein.1"]);
+    socket.onmessage = ({ data }) => {
+      for (const line of `${data}`.split("\n")) {
+        if (line !== "") this.heard.push(JSON.parse(line));
+      }
+    };
+    socket.onclose = ({ code }) => this.code = code;
+  }
+
+  /** True once the server admitted the session. */
+  get isIn(): boolean {
+    return this.heard.length > 0 && this.code === undefined;
+  }
+
+  /**
+   * Sends an envelope.
+   *
+   * @param envelope The envelope.
+   */
+  send(envelope: object): void {
+    this.#socket.send(JSON.stringify(envelope));
+  }
+
+  /**
+   * Sends a request.
+   *
+   * @param envelope The envelope without a number.
+   * @returns The number.
+   */
+  ask(envelope: object): number {
+    const id = this.#requests++;
+    this.send({ ...envelope, id });
+    return id;
+  }
+
+  /**
+   * Counts the characters of a request.
+   *
+   * @param envelope The envelope without a number.
+   * @returns The characters.
+   */
+  sizeOf(envelope: object): number {
+    return JSON.stringify({ ...envelope, id: this.#requests }).length;
+  }
+
+  /**
+   * Finds the answer to a request.
+   *
+   * @param id The number of the request.
+   * @returns The answer; `undefined` if none has come.
+   */
+  answerTo(id: number): Heard | undefined {
+    return this.heard.find(({ reply }) => reply === id);
+  }
+
+  /** Closes the page. */
+  close(): void {
+    this.#socket.close(1_000);
+  }
+}
