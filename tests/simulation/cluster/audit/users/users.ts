@@ -1,6 +1,7 @@
 /** Users with sessions on several nodes: messages, places, rates, and lists of members. */
 import type { Audit } from "../audit.ts";
 import { auditAccounts } from "./accounts.ts";
+import { auditCrowds } from "./crowds.ts";
 import { auditDoors } from "./doors.ts";
 import { auditTabs } from "./tabs.ts";
 
@@ -14,6 +15,7 @@ interface DrawnPart {
 const PARTS: readonly DrawnPart[] = [
   { part: auditTabs, share: 0.35 },
   { part: auditDoors, share: 0.25 },
+  { part: auditCrowds, share: 0.35 },
   { part: auditAccounts, share: 0.3 },
 ];
 

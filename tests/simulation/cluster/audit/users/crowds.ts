@@ -1,0 +1,224 @@
+/** Rooms of all kinds, entered and left in quick succession: each page knows exactly the members. */
+import { between, oneOf } from "../../chance.ts";
+import type { Audit } from "../audit.ts";
+import { Page } from "./page.ts";
+import { RoomReader } from "./room_reader.ts";
+import { type UserNode, UserNodes } from "./user_nodes.ts";
+
+/** Kinds of rooms: a list, changes that are gathered, and the number of users. */
+const KINDS = ["list", "crowd", "count"] as const;
+
+/** Users, and pages of all users. */
+const [USERS, PAGES] = [4, 6];
+
+/** Rounds, and the most operations of one round. */
+const [ROUNDS, OPERATIONS] = [4, 14];
+
+/** Longest pause between two operations, in milliseconds. */
+const GAP_MS = 40;
+
+/** Grace of a user without sessions, and time for which changes are gathered, in milliseconds. */
+const [GRACE_MS, GATHER_MS] = [300, 200];
+
+/** Longest time of a node that does not answer, in milliseconds. */
+const MUTE_MS = 1_300;
+
+/** Time of a list from nodes that do not answer, in milliseconds. */
+const SETTLED_MS = 1_000;
+
+/** Time until all pages know all members, in milliseconds. */
+const REST_MS = SETTLED_MS + GRACE_MS + GATHER_MS + 300;
+
+/** Largest envelope in bytes: a list of some members with data has several parts. */
+const MESSAGE_BYTES = 1_024;
+
+/** Characters of data. */
+const DATA_CHARS = 250;
+
+/** A page, and the rooms of the page. */
+interface Guest {
+  readonly user: string;
+  readonly node: UserNode;
+  readonly page: Page;
+  readonly readers: Map<string, RoomReader>;
+  /** Number of the data in each room, also while the page is not in the room. */
+  readonly data: Map<string, number>;
+  /** True for the one page of the user that sets data. */
+  readonly setsData: boolean;
+}
+
+/** The nodes, the pages, and the rooms. */
+class Crowds {
+  readonly audit: Audit;
+  readonly random: () => number;
+  readonly nodes: UserNodes;
+  guests: Guest[] = [];
+  #pages = 0;
+  #newest = 0;
+
+  constructor(audit: Audit) {
+    this.audit = audit;
+    const random = this.random = audit.chanceOf("crowds");
+    this.nodes = new UserNodes(audit, "crowds", {
+      presenceGraceMs: random() < 0.7 ? GRACE_MS : 0,
+      rooms: {
+        "list:{name}": { maxDataBytes: DATA_CHARS + 20 },
+        "crowd:{name}": {
+          gatherAbove: Math.floor(3 * random()),
+          gatherMs: GATHER_MS,
+          maxDataBytes: DATA_CHARS + 20,
+        },
+        "count:{name}": { members: "count", gatherMs: GATHER_MS },
+      },
+      session: { maxMessageBytes: MESSAGE_BYTES },
+    });
+  }
+
+  /** Opens a page of a user. */
+  async open(): Promise<void> {
+    const { audit, random } = this;
+    const node = oneOf(random, this.nodes.all);
+    const user = `user-${Math.floor(USERS * random())}`;
+    const page = new Page(audit, user, `crowds-${this.#pages++}`, node);
+    const setsData = this.guests.every((guest) => guest.user !== user);
+    this.guests.push({ user, node, page, readers: new Map(), data: new Map(), setsData });
+    await audit.until(() => page.isIn);
+  }
+
+  /** Enters a room, or leaves the room, or sets data there. */
+  operate(guest: Guest, room: string): void {
+    const { page, readers, data, setsData } = guest;
+    const choice = this.random();
+    let reader = readers.get(room);
+    if (reader === undefined) readers.set(room, reader = new RoomReader(room));
+    if (setsData && choice < 0.25) {
+      if (this.random() < 0.3) {
+        data.delete(room);
+        page.ask({ presence: room });
+      } else {
+        data.set(room, ++this.#newest);
+        page.ask({ presence: room, data: this.#dataOf(this.#newest, room) });
+      }
+    } else if (reader.isIn) reader.leave(page.ask({ unsubscribe: room }));
+    else {
+      reader.enter();
+      page.ask({ subscribe: room });
+    }
+  }
+
+  /** Closes a page, in the middle of all else. */
+  close(guest: Guest): void {
+    this.guests = this.guests.filter((other) => other !== guest);
+    guest.page.close();
+  }
+
+  /** Examines what each page read, and what each node knows, once all is at rest. */
+  look(rooms: readonly string[], followed: ReadonlyMap<string, UserNode>, what: string): void {
+    for (const room of rooms) {
+      const members = this.#membersOf(room);
+      for (const { readers, page, user } of this.guests) {
+        const reader = readers.get(room);
+        if (reader === undefined) continue;
+        for (const heard of page.heard) reader.hear(heard);
+        this.#examine(`notices of ${room} for ${user} ${what}`, [], reader.faults.splice(0));
+        if (!reader.isIn) continue;
+        const expected = room.startsWith("count:") ? members.length : shown(members);
+        this.#examine(`members of ${room} for ${user} ${what}`, expected, reader.known);
+      }
+      for (const node of this.nodes.all) {
+        const { host, server } = node;
+        const isHere = this.guests.some((guest) =>
+          guest.node === node && guest.readers.get(room)?.isIn
+        );
+        const isKnown = [...server.rooms.names()].includes(room);
+        this.#examine(`room ${room} at ${host.name} ${what}`, isHere, isKnown);
+        const knows = isHere || followed.get(room) === node;
+        const known = server.rooms.members(room).map(({ user, connections, data }) => ({
+          user,
+          connections,
+          data,
+        }));
+        this.#examine(
+          `members of ${room} at ${host.name} ${what}`,
+          knows ? members : [],
+          known.toSorted((a, b) => a.user < b.user ? -1 : 1),
+        );
+      }
+    }
+    for (const { page } of this.guests) page.heard.length = 0;
+  }
+
+  /** The members as of the model, by name. */
+  #membersOf(room: string) {
+    const users = new Map<string, { connections: number; data: unknown }>();
+    for (const { user, readers, data, setsData } of this.guests) {
+      if (!readers.get(room)?.isIn) continue;
+      const known = users.get(user) ?? { connections: 0, data: undefined };
+      const number = setsData ? data.get(room) : undefined;
+      users.set(user, {
+        connections: known.connections + 1,
+        data: number === undefined ? known.data : this.#dataOf(number, room),
+      });
+    }
+    return [...users].map(([user, one]) => ({ user, ...one }))
+      .toSorted((a, b) => a.user < b.user ? -1 : 1);
+  }
+
+  #dataOf(number: number, room: string): string {
+    return `${number}`.padEnd(room.startsWith("count:") ? 0 : DATA_CHARS, "x");
+  }
+
+  #examine(what: string, expected: unknown, received: unknown): void {
+    this.audit.examine("presence", what, expected, received);
+  }
+}
+
+/** The users with the data of each, as a reader tells these. */
+function shown(members: readonly { readonly user: string; readonly data: unknown }[]): unknown {
+  return members.map(({ user, data }) => [user, data]);
+}
+
+/**
+ * Lets pages enter and leave rooms while lists and changes are under way.
+ *
+ * @param audit The audit.
+ */
+export async function auditCrowds(audit: Audit): Promise<void> {
+  const crowds = new Crowds(audit);
+  const { random, nodes } = crowds;
+  await nodes.ready();
+  const rooms: string[] = [];
+  for (let round = 0; round < ROUNDS; round++) {
+    const what = `in round ${round}`;
+    while (crowds.guests.length < PAGES) await crowds.open();
+    // A room that the nodes do not know has no list yet.
+    if (rooms.length === 0 || random() < 0.7) rooms.push(`${oneOf(random, KINDS)}:${round}`);
+    const followed = new Map<string, UserNode>();
+    const follower = oneOf(random, nodes.all);
+    const following = random() < 0.4
+      ? follower.server.presence.follow(oneOf(random, rooms.slice(-1)))
+      : undefined;
+    if (following !== undefined) followed.set(rooms.at(-1)!, follower);
+    const { host } = oneOf(random, nodes.all);
+    const mutes = random() < 0.5;
+    if (mutes) host.freeze();
+    for (let i = 0; i < OPERATIONS; i++) {
+      const guest = oneOf(random, crowds.guests);
+      if (random() < 0.06) crowds.close(guest);
+      else crowds.operate(guest, random() < 0.7 ? rooms.at(-1)! : oneOf(random, rooms));
+      if (random() < 0.6) await audit.pause(between(random, 0, GAP_MS));
+      if (crowds.guests.length === 0) break;
+    }
+    if (mutes) {
+      await audit.pause(between(random, 0, MUTE_MS));
+      host.thaw();
+    }
+    await audit.pause(REST_MS);
+    crowds.look(rooms, followed, what);
+    following?.[Symbol.dispose]();
+  }
+  for (const guest of crowds.guests) crowds.close(guest);
+  await audit.pause(REST_MS);
+  crowds.look(rooms, new Map(), "behind all pages");
+  await nodes.close();
+}
