@@ -1,23 +1,13 @@
 /** Users with sessions on several nodes: messages, places, rates, and lists of members. */
+import { oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 import { auditAccounts } from "./accounts.ts";
 import { auditCrowds } from "./crowds.ts";
 import { auditDoors } from "./doors.ts";
 import { auditTabs } from "./tabs.ts";
 
-/** A part, and the share of plans that have it. */
-interface DrawnPart {
-  readonly part: (audit: Audit) => Promise<void>;
-  readonly share: number;
-}
-
-/** All parts: a plan has some of these. */
-const PARTS: readonly DrawnPart[] = [
-  { part: auditTabs, share: 0.35 },
-  { part: auditDoors, share: 0.25 },
-  { part: auditCrowds, share: 0.35 },
-  { part: auditAccounts, share: 0.3 },
-];
+/** All parts: a plan has one of these, as each costs more than an audit of one server. */
+const PARTS = [auditAccounts, auditCrowds, auditDoors, auditTabs] as const;
 
 /**
  * Examines what nodes know about users.
@@ -25,7 +15,5 @@ const PARTS: readonly DrawnPart[] = [
  * @param audit The audit.
  */
 export async function auditUsers(audit: Audit): Promise<void> {
-  const random = audit.chanceOf("users");
-  const drawn = PARTS.filter(({ share }) => random() < share);
-  await Promise.all(drawn.map(({ part }) => part(audit)));
+  await oneOf(audit.chanceOf("users"), PARTS)(audit);
 }
