@@ -9,6 +9,12 @@ import { UserNodes } from "./user_nodes.ts";
 /** The users, and the machines, each of which has an address. */
 const [USERS, MACHINES] = [["ann", "ben"], ["accounts-a", "accounts-b"]] as const;
 
+/** A machine that comes last. */
+const OTHER_MACHINE = "accounts-c";
+
+/** Conditions of the network on which an envelope takes a known time. */
+const STEADY = { delayMs: 1, jitterMs: 0 } as const;
+
 /** A token that no server accepts. */
 const FORGED = "forged";
 
@@ -145,6 +151,12 @@ class Accounts {
         perAddress: rates(this.#addressConnections, this.#addressMessages),
       },
     });
+    // Attempts are counted at known times.
+    const { host } = this.nodes.all[0]!;
+    for (const machine of [...MACHINES, OTHER_MACHINE].map((name) => audit.host(name))) {
+      audit.network.change(machine, host, STEADY);
+      audit.network.change(host, machine, STEADY);
+    }
   }
 
   /** Opens a page, with a token or a forged one. */
@@ -218,7 +230,7 @@ class Accounts {
     for (const one of this.pages) this.leave(one);
     await this.audit.pause(FULL_MS);
     // Full accounts are forgotten when another one is left.
-    await this.enter("eve", "accounts-c");
+    await this.enter("eve", OTHER_MACHINE);
     for (const one of this.pages) this.leave(one);
     await this.audit.pause(ROUND_MS);
     const { remembered, refusedConnections } = this.nodes.all[0]!.server.manager.stats().rates;
