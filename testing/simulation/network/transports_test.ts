@@ -3,6 +3,7 @@ import type { Client } from "../../../client/client.ts";
 import type { Contract } from "../../../session/contract.ts";
 import type { Session } from "../../../session/session.ts";
 import type { ConnectOptions } from "../../../client/connect.ts";
+import { pause } from "../../../base/wait.ts";
 import { ConnectionError, TimeoutError } from "../../../errors.ts";
 import type { TransportName } from "../../../transport/race/options.ts";
 import type { Host } from "../host.ts";
@@ -378,6 +379,31 @@ Deno.test("SimulatedNetwork.sockets() gives plain pages messages, and the server
   all.network.links[0]!.disconnect({ silent: true });
   await all.simulation.run(200_000);
   assertEquals(all.program.server.manager.all().length, 0);
+});
+
+Deno.test("SimulatedNetwork.webSocket() opens no socket whose peer vanished before the answer", async () => {
+  for (const vanishes of [false, true]) {
+    const simulation = new Simulation({ seed: 1 });
+    const network = new SimulatedNetwork(simulation, { delayMs: 10, jitterMs: 0 });
+    const [node, page] = [simulation.host("node"), simulation.host("page")];
+    let isReady = false;
+    const listener = network.webSocket(node).listen(
+      { port: 443, hostname: "node" },
+      () => new Response(),
+      async (upgrade) => {
+        await pause(node.runtime, 100);
+        const { connection, response } = upgrade.accept({ runtime: node.runtime });
+        void connection.ready.then(() => isReady = true);
+        return response;
+      },
+    );
+    network.sockets(page)(new URL("wss://node/"));
+    await simulation.run(100);
+    if (vanishes) network.links[0]!.disconnect();
+    await simulation.run(10_000);
+    assertEquals(isReady, !vanishes);
+    void listener.shutdown();
+  }
 });
 
 Deno.test("SimulatedNetwork.front() passes connections on to nodes that run, also after the end of one", async () => {
