@@ -41,6 +41,12 @@ Deno.test("handledOnce holds for one order, and for repetitions after a fault of
   handles(story, "m2").finds();
 });
 
+Deno.test("handledOnce holds while nodes may not know that their connections to the engine are dead", () => {
+  const story = new Story(handledOnce)
+    .tells("faulted", { scope: "engine", kind: "engine-power", target: "engine", lastsMs: 1 });
+  handles(sends(story, "m1"), "m1", "m1").finds();
+});
+
 Deno.test("handledOnce finds repetitions, other orders, and messages of nobody", () => {
   const story = sends(new Story(handledOnce), "m1", "m2");
   handles(story, "m2", "m1", "m1").tells("handled", { client: "d", id: "m2" });
