@@ -30,7 +30,10 @@ const [ITEM_BYTES, LARGE_BYTES] = [20_000, 200_000];
 const [LARGE_AHEAD, LARGE_ITEMS] = [Math.ceil(1_048_576 / LARGE_BYTES), 8];
 
 /** Ways in which an answer ends. */
-const ENDS = ["whole", "break", "signal", "late", "idle", "throw", "time"] as const;
+const ENDS = ["whole", "slow", "break", "signal", "late", "idle", "throw", "time"] as const;
+
+/** Time of an answer whose items all come at once, and pause of a loop that takes longer. */
+const [SLOW_ANSWER_MS, SLOW_LOOP_MS] = [300, 60] as const;
 
 /** The handler's half of one answer. */
 interface Made {
@@ -127,10 +130,11 @@ export async function auditAnswers(audit: Audit, random: () => number): Promise<
 async function auditEnd(producer: Producer, id: string): Promise<void> {
   const { audit, random, made, client } = producer;
   const end = oneOf(random, ENDS);
-  const window = 1 + Math.floor(4 * random());
-  const betweenMs = random() < 0.5 ? 0 : 20;
-  const slowMs = random() < 0.5 ? 0 : 30;
-  const stopAt = end === "whole" ? ITEMS : Math.floor(ITEMS * random());
+  const isSlow = end === "slow";
+  const window = isSlow ? ITEMS : 1 + Math.floor(4 * random());
+  const betweenMs = isSlow || random() < 0.5 ? 0 : 20;
+  const slowMs = isSlow ? SLOW_LOOP_MS : random() < 0.5 ? 0 : 30;
+  const stopAt = end === "whole" || isSlow ? ITEMS : Math.floor(ITEMS * random());
   const stops = { throw: "throw", late: "stall", idle: "stall", time: "stall" } as const;
   const asked: Asked = {
     id,
@@ -145,6 +149,7 @@ async function auditEnd(producer: Producer, id: string): Promise<void> {
     ...(end === "signal" && { signal: controller.signal }),
     ...(end === "late" && { itemTimeoutMs: 300 }),
     ...(end === "time" && { timeoutMs: 500 }),
+    ...(isSlow && { timeoutMs: SLOW_ANSWER_MS }),
   });
   const got: number[] = [];
   let ahead = 0;
@@ -172,6 +177,7 @@ async function auditEnd(producer: Producer, id: string): Promise<void> {
   const about = `(${end} at ${stopAt}, window ${window}, ${betweenMs} and ${slowMs} ms)`;
   const outcomes = {
     whole: "fulfilled",
+    slow: "fulfilled",
     break: "fulfilled",
     idle: "fulfilled",
     signal: "AbortError: Enough",

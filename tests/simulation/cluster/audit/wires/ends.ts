@@ -38,6 +38,21 @@ const WAYS = [
   "client loses power",
 ] as const;
 
+/** Ways over HTTP, where a client asks again after a reset, and after the loss of an answer. */
+const HTTP_WAYS = [
+  "client closes",
+  "server closes",
+  "server closes",
+  "server closes, and the answer is lost",
+  "server closes, and the answer is lost",
+  "both close",
+  "client dies",
+  "client loses power",
+] as const;
+
+/** Most time until a client asks again for a lost answer, in milliseconds. */
+const AGAIN_MS = 3_000;
+
 /** Codes of a close by a program. */
 const CODES = [0, 3_000, 4_000, 4_999] as const;
 
@@ -61,17 +76,24 @@ interface End {
 }
 
 /**
- * Ends a session with messages, requests and streams under way.
+ * Ends sessions with messages, requests and streams under way.
  *
  * @param audit The audit.
  * @param random Chance of this part.
  */
 export async function auditEnds(audit: Audit, random: () => number): Promise<void> {
-  const transport = oneOf(random, ["websocket", "websocket", "webtransport", "http"] as const);
-  // Over HTTP, a client asks again after a reset.
-  const way = oneOf(random, WAYS.filter((way) => transport !== "http" || !way.includes("reset")));
+  const transport = random() < 0.7 ? "websocket" : "webtransport";
+  await auditEnd(audit, random, { transport, way: oneOf(random, WAYS) });
+  await auditEnd(audit, random, { transport: "http", way: oneOf(random, HTTP_WAYS) });
+}
+
+async function auditEnd(
+  audit: Audit,
+  random: () => number,
+  { transport, way }: Pick<Ended, "transport" | "way">,
+): Promise<void> {
   const about = `(${way}, ${transport})`;
-  const [host, machine] = [audit.host("ends"), audit.host("ender")];
+  const [host, machine] = [audit.host(`ends-${transport}`), audit.host(`ender-${transport}`)];
   const got: Readonly<Record<Side, number[]>> = { client: [], server: [] };
   const take = (side: Side) => ({ data }: { readonly data: unknown }) => {
     got[side].push((data as { readonly n: number }).n);
@@ -86,7 +108,7 @@ export async function auditEnds(audit: Audit, random: () => number): Promise<voi
     onStream: (stream) => streams.accept("server", stream),
     onError() {},
   }));
-  const client = audit.connect("ender", host, {
+  const client = audit.connect(`ender-${transport}`, host, {
     token: undefined,
     transports: [transport],
     flowControl: HeldStreams.credit,
@@ -109,8 +131,15 @@ export async function auditEnds(audit: Audit, random: () => number): Promise<voi
   if (random() < 0.5) await audit.pause(TRIP_MS * random());
   const closes: Closes = { client: closeOf(random), server: closeOf(random) };
   const beganMs = audit.nowMs;
+  const isLost = way === "server closes, and the answer is lost";
+  if (isLost) audit.network.change(host, machine, { isBlocked: true });
   if (way === "client closes" || way === "both close") void near.close(closes.client);
-  if (way === "server closes" || way === "both close") void far.close(closes.server);
+  if (way === "server closes" || isLost || way === "both close") void far.close(closes.server);
+  if (isLost) {
+    await audit.pause(TRIP_MS * random());
+    audit.cut(machine);
+    audit.network.change(host, machine, { isBlocked: false });
+  }
   if (way === "reset") audit.cut(machine);
   if (way === "reset of the client") audit.cut(machine, "server");
   if (way === "reset of the server") audit.cut(machine, "client");
@@ -125,7 +154,8 @@ export async function auditEnds(audit: Audit, random: () => number): Promise<voi
     examineWaits(audit, end, `of the ${side} ${about}`);
     const { sent } = ends[side === "client" ? "server" : "client"];
     // All messages before a close arrive.
-    const isWhole = way === (side === "client" ? "server closes" : "client closes");
+    const isWhole = way === "client closes" && side === "server" ||
+      way === "server closes" && side === "client";
     const isPart = end.got.length <= sent && (!isWhole || end.got.length === sent);
     const messages = range(1, isPart ? end.got.length : sent);
     audit.examine("lives", `messages before the end at the ${side} ${about}`, messages, end.got);
@@ -168,13 +198,16 @@ function closeOf(random: () => number): Closes[Side] {
   return { code: oneOf(random, CODES), reason: random() < 0.5 ? "" : `enough ${random()}` };
 }
 
-/** Tells the expected reason of an end, and the time. */
-function expectedEnd({ way, side, transport, closes }: {
-  readonly way: typeof WAYS[number];
+/** An end to judge. */
+interface Ended {
+  readonly way: typeof WAYS[number] | typeof HTTP_WAYS[number];
   readonly side: Side;
   readonly transport: "websocket" | "webtransport" | "http";
   readonly closes: Closes;
-}): {
+}
+
+/** Tells the expected reason of an end, and the time. */
+function expectedEnd({ way, side, transport, closes }: Ended): {
   readonly expected: Pick<CloseInfo, "by" | "code"> & { readonly reason?: string };
   readonly withinMs: readonly [number, number];
 } {
@@ -185,10 +218,12 @@ function expectedEnd({ way, side, transport, closes }: {
     case "both close":
       return { expected: { by: "local", ...closes[side] }, withinMs: heard };
     case "client closes":
-    case "server closes": {
+    case "server closes":
+    case "server closes, and the answer is lost": {
       const closer = way === "client closes" ? "client" : "server";
       const by = closer === side ? "local" : "remote";
-      return { expected: { by, ...closes[closer] }, withinMs: heard };
+      const withinMs = way.endsWith("lost") ? [0, AGAIN_MS] as const : heard;
+      return { expected: { by, ...closes[closer] }, withinMs };
     }
     case "reset":
       return { expected: lost, withinMs: heard };

@@ -46,6 +46,8 @@ interface Operation {
 interface Call {
   readonly id: number;
   readonly startMs: number;
+  /** True for a handler that runs: items are made once asked for. */
+  hasBegun: boolean;
   /** State of the message when the handler was called. */
   readonly wasCancelled: boolean;
   /** Time of the abort of the signal. */
@@ -100,7 +102,9 @@ class Handlers {
     const { ms } = message.data as Asked;
     const pause = () => this.#audit.pause(ms / ITEMS);
     const end = () => this.#end(call, message);
+    call.hasBegun = false;
     return (async function* () {
+      call.hasBegun = true;
       try {
         for (let item = 0; item < ITEMS; item++) {
           await pause();
@@ -119,6 +123,7 @@ class Handlers {
     const call: Call = {
       id,
       startMs,
+      hasBegun: true,
       wasCancelled,
       abortedMs: Infinity,
       overMs: Infinity,
@@ -152,18 +157,24 @@ export async function auditHandlers(audit: Audit, random: () => number): Promise
   const transport = oneOf(random, ["websocket", "websocket", "webtransport", "http"] as const);
   const end = oneOf(random, ENDS);
   const concurrency = random() < 0.7 ? 1 : 2;
-  const closeTimeoutMs = random() < 0.3 ? 300 : 5_000;
+  const closeTimeoutMs = random() < 0.4 ? 100 : 5_000;
+  // A loop over the session in place of a handler of messages.
+  const isLoop = isServer && random() < 0.25;
   const handlers = new Handlers(audit);
   const closes: { readonly atMs: number; readonly running: number }[] = [];
   const handling = {
     requests: { value: handlers.value, items: handlers.items } as never,
-    onMessage: async (message: Heard) => void await handlers.value(message),
+    ...(!isLoop && { onMessage: async (message: Heard) => void await handlers.value(message) }),
+  };
+  const loop = async (session: AsyncIterable<Heard>) => {
+    for await (const message of session) await handlers.value(message);
   };
   const settings = { concurrency, closeTimeoutMs };
   const [host, machine] = [audit.host("handlers"), audit.host("caller")];
   const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
     ...(isServer && handling),
     session: { heartbeat: HEARTBEAT, ...(isServer && settings) },
+    onOpen: (session) => void (isLoop && loop(session)),
     onClose() {
       closes.push({ atMs: audit.nowMs, running: handlers.running });
     },
@@ -188,7 +199,8 @@ export async function auditHandlers(audit: Audit, random: () => number): Promise
     await audit.pause(random() < 0.3 ? 0 : between(random, 0, BEGIN_MS / OPERATIONS));
   }
   await audit.pause(between(random, 0, 2 * HANDLER_MS));
-  const about = `(${end}, ${isServer ? "server" : "client"}, ${transport}, ${concurrency} at once)`;
+  const reader = isLoop ? "loop" : isServer ? "server" : "client";
+  const about = `(${end}, ${reader}, ${transport}, ${concurrency} at once)`;
   const httpMs = end === "cut" ? CUT_MS : POST_MS;
   const tripMs = transport === "http" ? httpMs : TRIP_MS;
   // Over HTTP, a client asks again after a cut.
@@ -210,7 +222,8 @@ export async function auditHandlers(audit: Audit, random: () => number): Promise
   for (const call of handlers.calls) {
     examineCall(audit, { call, operation: operations[call.id]!, endedMs, tripMs, about });
   }
-  audit.examine("queues", `handlers at once ${about}`, true, handlers.most <= concurrency);
+  const most = concurrency + (isLoop ? 1 : 0);
+  audit.examine("queues", `handlers at once ${about}`, true, handlers.most <= most);
   for (const operation of isDead ? [] : operations) {
     examineOutcome(audit, { operation, handlers, endedMs, tripMs, about });
   }
@@ -224,7 +237,7 @@ export async function auditHandlers(audit: Audit, random: () => number): Promise
   if (isWhole) {
     audit.examine("queues", `messages handled ${about}`, messages.length, orders.length);
   }
-  if (isServer && isOver) {
+  if (isServer && isOver && !isLoop) {
     examineClose(audit, { closes, handlers, latestMs: endedMs + closeTimeoutMs, about });
   }
   const left = [handler[internals].handling.owedAnswers, handler[internals].handling.leaving];
@@ -314,7 +327,7 @@ function examineCall(
   }
   if (overMs === Infinity) {
     // The items of a caller that gave up before are never asked for.
-    const isUnused = kind === "items" && firstMs < Infinity;
+    const isUnused = !call.hasBegun && firstMs < Infinity;
     audit.examine("waits", `end of the handler ${what} ${about}`, true, isUnused);
     return;
   }

@@ -2,9 +2,11 @@
 import type { Audit } from "../audit.ts";
 import { auditEnds } from "./ends.ts";
 import { auditHandlers } from "./handlers.ts";
+import { auditNested } from "./nested.ts";
+import { auditTyped } from "./typed.ts";
 
 /** All parts. */
-const PARTS = [auditEnds, auditHandlers] as const;
+const PARTS = [auditEnds, auditHandlers, auditNested, auditTyped] as const;
 
 /**
  * Examines sessions and transports.
