@@ -3,6 +3,7 @@ import type { Audit } from "../audit.ts";
 import { auditKeys } from "./keys.ts";
 import { auditOperations } from "./operations.ts";
 import { auditRefusals } from "./refusals.ts";
+import { auditStates } from "./streams.ts";
 
 /** A part, and the share of plans that have it. */
 interface DrawnPart {
@@ -15,6 +16,7 @@ const PARTS: readonly DrawnPart[] = [
   { part: auditKeys, share: 0.5 },
   { part: auditOperations, share: 0.5 },
   { part: auditRefusals, share: 0.5 },
+  { part: auditStates, share: 0.5 },
 ];
 
 /**
