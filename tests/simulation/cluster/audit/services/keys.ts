@@ -6,7 +6,7 @@ import { ROUND_MS, Service, type ServiceNode } from "../places/service.ts";
 import { type Answer, API, ask, outcomeOf, type Question } from "./backend.ts";
 
 /** Requests of one audit that nodes answer to the end, and requests whose first node ends. */
-const [CALM, DEADLY] = [8, 3];
+const [CALM, DEADLY] = [6, 2];
 
 /** Time for which keys are remembered, and an answer behind a claim that lapses, in milliseconds. */
 const [WINDOW_MS, SLACK_MS] = [3_000, 400];

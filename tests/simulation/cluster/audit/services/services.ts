@@ -1,5 +1,6 @@
 /** The audit of services over HTTP: some parts in each run. */
 import type { Audit } from "../audit.ts";
+import { auditDrains } from "./drains.ts";
 import { auditKeys } from "./keys.ts";
 import { auditOperations } from "./operations.ts";
 import { auditRefusals } from "./refusals.ts";
@@ -13,10 +14,11 @@ interface DrawnPart {
 
 /** All parts: a plan has some, as each needs servers of its own. */
 const PARTS: readonly DrawnPart[] = [
-  { part: auditKeys, share: 0.5 },
-  { part: auditOperations, share: 0.5 },
-  { part: auditRefusals, share: 0.5 },
-  { part: auditStates, share: 0.5 },
+  { part: auditDrains, share: 0.25 },
+  { part: auditKeys, share: 0.35 },
+  { part: auditOperations, share: 0.35 },
+  { part: auditRefusals, share: 0.25 },
+  { part: auditStates, share: 0.35 },
 ];
 
 /**
