@@ -3,7 +3,7 @@ import { CloseCode } from "../../../../../errors.ts";
 import type { Client } from "../../../../../client/client.ts";
 import { oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
-import { connectTo, KEPT, Mover, NOTE, ROOMS, TOPICS } from "./mover.ts";
+import { connectTo, KEPT, Mover, NOTE, ROOMS, TALK, TOPICS } from "./mover.ts";
 import { GUESTS, LivesNodes } from "./nodes.ts";
 import { type Trouble, TROUBLES } from "./troubles.ts";
 
@@ -125,7 +125,7 @@ class Lives {
   /** Publishes once on each topic: subscribers alone get the publication, each once. */
   async probe(): Promise<void> {
     const audit = this.#audit;
-    const probes = await Promise.all([KEPT, ...TOPICS].map(async (topic) => {
+    const probes = await Promise.all([KEPT, TALK, ...TOPICS].map(async (topic) => {
       const by = oneOf(audit.random, this.#movers);
       const echo = audit.random() < 0.5;
       return { topic, by, echo, id: await by.probe(topic, echo) };
@@ -215,7 +215,10 @@ class Lives {
     const at = Math.floor(CALLS * audit.random());
     let running: void | Promise<void> = undefined;
     for (let call = 0; call < CALLS; call++) {
-      if (call === at) running = trouble.run(audit, mover, this.#nodes);
+      if (call === at) {
+        await mover.hurry();
+        running = trouble.run(audit, mover, this.#nodes);
+      }
       mover.act();
       this.#note(mover);
       await audit.pause(BETWEEN_MS * audit.random());
@@ -296,11 +299,13 @@ class Lives {
         const lacking = mover.unreadBy(reader);
         this.#expect(`publications of ${mover.name} that ${reader.name} lacks`, [], lacking);
       }
+      const talk = mover.seats.get(TALK)!.got;
+      if (!hasDied) this.#expect(`talk at ${mover.name}, each once`, [...new Set(talk)], talk);
       const { got } = mover.seats.get(KEPT)!;
       const own = mover.published.filter(({ id, echo }) => !echo && got.includes(id));
       this.#expect(`echoes at ${mover.name}`, [], own.map(({ id }) => id));
     }
-    for (const topic of [KEPT, ...TOPICS]) {
+    for (const topic of [KEPT, TALK, ...TOPICS]) {
       const expected = movers.filter(({ seats }) => seats.has(topic)).length;
       const count = servers.reduce((sum, { topics }) => sum + topics.subscribers(topic).length, 0);
       this.#expect(`subscribers of ${topic}`, expected, count);

@@ -12,6 +12,9 @@ import { outcomeOf } from "../audit.ts";
 /** Topic with a history, to which each client is subscribed all the time. */
 export const KEPT = "kept:all";
 
+/** Topic without a history, to which each client is subscribed all the time. */
+export const TALK = "talk:all";
+
 /** Topics to which a client subscribes for a while: with a history, without, and rooms. */
 export const TOPICS = ["kept:some", "talk:some", "room:one", "room:two"] as const;
 
@@ -42,8 +45,11 @@ const DIAL_MS = 1_500;
 /** Longest time of a reader with a message, in milliseconds. */
 const READ_MS = 40;
 
-/** Most messages on the way at a move, and just after. */
+/** Most messages and publications on the way at a move or a fault, and just after. */
 const ON_THE_WAY = 4;
+
+/** Longest time between these and a fault, in milliseconds. */
+const BEFORE_MS = 25;
 
 /** Longest time of the handler of a request, in milliseconds. */
 const HOLD_MS = 300;
@@ -145,6 +151,7 @@ export class Mover {
       if (code === CloseCode.unauthenticated) this.wrong.push(`closed ${code} by ${by}`);
     });
     this.#subscribe(KEPT);
+    this.#subscribe(TALK);
   }
 
   /** True if no call is under way, nothing waits, and all subscriptions are in force. */
@@ -239,12 +246,17 @@ export class Mover {
    * @returns True if the client moved.
    */
   async move(): Promise<boolean> {
-    this.#sendSome();
+    this.#burst();
     const isMoved = await this.client.handOver();
     // The earlier session is still open, and may not have handled all.
-    this.#sendSome();
-    if (this.#audit.random() < 0.5) this.#publish(this.#audit.random() < 0.5);
+    this.#burst();
     return isMoved;
+  }
+
+  /** Sends and publishes shortly before a fault. */
+  async hurry(): Promise<void> {
+    this.#burst();
+    await this.#audit.pause(BEFORE_MS * this.#audit.random());
   }
 
   /** Begins a session: some programs subscribe, or leave, at the first message. */
@@ -276,16 +288,22 @@ export class Mover {
     this.client.send("work", id);
   }
 
-  #sendSome(): void {
-    for (let left = Math.round(ON_THE_WAY * this.#audit.random()); left > 0; left--) this.send();
+  #burst(): void {
+    const { random } = this.#audit;
+    for (let left = Math.round(ON_THE_WAY * random()); left > 0; left--) {
+      if (random() < 0.6) this.send();
+      else this.#publish(random() < 0.5);
+    }
   }
 
   #publish(echo: boolean): void {
     const published: Published = { id: this.newId(), echo, isAcknowledged: false };
-    this.published.push(published);
+    const topic = this.#audit.random() < 0.5 ? KEPT : TALK;
+    // Publications without a history may miss a reader that is away.
+    if (topic === KEPT) this.published.push(published);
     const data = { id: published.id };
     this.#waiting++;
-    void outcomeOf(this.client.publish(KEPT, data, { echo })).then((outcome) => {
+    void outcomeOf(this.client.publish(topic, data, { echo })).then((outcome) => {
       published.isAcknowledged = outcome === "fulfilled";
       if (this.isReliable && outcome !== "fulfilled") {
         this.wrong.push(`publication ${published.id}: ${outcome}`);
