@@ -21,6 +21,9 @@ const [REFUSED_ROUNDS, BACKLOGS] = [2, 3];
 /** Most subscriptions of one topic, and calls behind one backlog. */
 const [SEATS, CALLS] = [3, 8];
 
+/** Records of a durable stream. */
+const RECORDS = 3;
+
 /** Longest wait of the client for an answer, and the time of an answer that is late. */
 const [ANSWER_MS, LATE_MS] = [1_000, 1_300];
 
@@ -65,6 +68,7 @@ export async function auditSeats(audit: Audit): Promise<void> {
   await seats.begin();
   for (let round = 0; round < REFUSED_ROUNDS; round++) await seats.refuse();
   await seats.refuseNew();
+  await seats.leaveStreams();
   for (let round = 0; round < BACKLOGS; round++) await seats.waver();
   await seats.close();
 }
@@ -92,6 +96,7 @@ class Seats {
       acceptsTokenInBand: true,
       authenticate: () => USER,
       history: { "kept:{name}": {} },
+      durableStreams: { path: "/streams" },
       authorize: async (_: unknown, topic: string) => {
         const asked = this.#askedMs.get(topic) ?? [];
         this.#askedMs.set(topic, [...asked, audit.nowMs]);
@@ -182,6 +187,46 @@ class Seats {
     this.#subscribe(denied.topic);
     await this.#rest("a new subscription after the end by a denial");
     await this.#examineStart();
+  }
+
+  /** Reads a durable stream that goes on, and leaves in each way: the session leaves the topic. */
+  async leaveStreams(): Promise<void> {
+    const audit = this.#audit;
+    await using writer = await this.#program.server.durableStreams.create<number>("left");
+    for (let record = 0; record < RECORDS; record++) await writer.append(record);
+    const controller = new AbortController();
+    const stop = new Error("enough");
+    const leaves: Readonly<Record<string, (got: number[]) => Promise<unknown>>> = {
+      "a break": async (got) => {
+        for await (const record of this.#client.durableStream<number>("left")) {
+          if (got.push(record) === RECORDS) break;
+        }
+      },
+      "an error": async (got) => {
+        for await (const record of this.#client.durableStream<number>("left")) {
+          if (got.push(record) === RECORDS) throw stop;
+        }
+      },
+      "a signal": async (got) => {
+        const { signal } = controller;
+        for await (const record of this.#client.durableStream<number>("left", { signal })) {
+          if (got.push(record) === RECORDS) controller.abort(stop);
+        }
+      },
+    };
+    for (const [name, leave] of Object.entries(leaves)) {
+      const got: number[] = [];
+      const outcome = await outcomeOf(leave(got));
+      this.#expect(`records before ${name}`, RECORDS, got.length);
+      this.#expect(
+        `end of a loop by ${name}`,
+        name === "a break" ? "fulfilled" : `${stop}`,
+        outcome,
+      );
+      // The last request of the loop may still be under way.
+      await audit.pause(TRIP_MS);
+      await this.#rest(`the end of a loop over a stream by ${name}`);
+    }
   }
 
   /** Subscribes and leaves behind a backlog, so that answers come together. */

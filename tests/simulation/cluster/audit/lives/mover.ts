@@ -48,6 +48,9 @@ const READ_MS = 40;
 /** Most messages and publications on the way at a move or a fault, and just after. */
 const ON_THE_WAY = 4;
 
+/** Large messages at once, and the data of each: more than the buffer of a connection. */
+const [HEAP, FILL] = [5, "x".repeat(20_000)] as const;
+
 /** Longest time between these and a fault, in milliseconds. */
 const BEFORE_MS = 25;
 
@@ -281,11 +284,20 @@ export class Mover {
     void this.#settles(`presence in ${room}`, this.client.presence(room, data), "fulfilled");
   }
 
-  /** Sends a numbered message. */
-  send(): void {
+  /**
+   * Sends a numbered message.
+   *
+   * @param fill Data behind the id.
+   */
+  send(fill: string = ""): void {
     const id = this.newId();
     this.sent.push(id);
-    this.client.send("work", id);
+    this.client.send("work", `${id} ${fill}`);
+  }
+
+  /** Sends more than the buffer of a connection holds. */
+  heap(): void {
+    for (let left = HEAP; left > 0; left--) this.send(FILL);
   }
 
   #burst(): void {

@@ -128,9 +128,10 @@ export class LivesNodes {
         },
       },
       onMessage: async ({ data }, { user }) => {
+        const [id = ""] = `${data}`.split(" ");
         const known = this.messages.get(user);
-        if (known === undefined) this.messages.set(user, [`${data}`]);
-        else known.push(`${data}`);
+        if (known === undefined) this.messages.set(user, [id]);
+        else known.push(id);
         const mostMs = host.runtime.random() < LONG_SHARE ? LONG_MS : HANDLER_MS;
         await pause(host.runtime, mostMs * host.runtime.random());
       },

@@ -21,6 +21,9 @@ const SLOW_MS = 150;
 /** Bytes that pass a narrow way in a second. */
 const NARROW = 20_000;
 
+/** The same of a way that large messages fill. */
+const FULL = 300_000;
+
 /** Messages at once on a narrow way. */
 const MANY = 24;
 
@@ -91,6 +94,20 @@ export const TROUBLES: readonly Trouble[] = [
       changeWays(audit, mover, nodes, { delayMs: SLOW_MS * audit.random() });
       await mover.move();
       changeWays(audit, mover, nodes, { delayMs });
+    },
+  },
+  {
+    name: "a full way, and a move",
+    isGapless: true,
+    run: async (audit, mover, nodes) => {
+      const { bytesPerSecond } = audit.network.conditions(mover.host, nodes.hosts[0]!);
+      changeWays(audit, mover, nodes, { bytesPerSecond: FULL });
+      if (audit.random() < 0.5) mover.heap();
+      await mover.client.handOver();
+      mover.heap();
+      await audit.pause(MOVE_MS * audit.random());
+      await mover.hurry();
+      changeWays(audit, mover, nodes, { bytesPerSecond });
     },
   },
   {
