@@ -33,6 +33,9 @@ const CHANGES = 0.5;
 /** Most steps of promises between a call and the change of mind. */
 const MAX_STEPS = 12;
 
+/** Share of clients with at-least-once delivery. */
+const RELIABLE = 0.65;
+
 /** Duration of a token, in milliseconds: the half is longer than any silence of the audit. */
 const TOKEN_MS = 8_000;
 
@@ -135,7 +138,7 @@ export class Mover {
     this.#audit = audit;
     this.name = name;
     this.host = audit.host(name);
-    this.isReliable = random() < 0.5;
+    this.isReliable = random() < RELIABLE;
     this.#isSlow = random() < 0.5;
     this.client = connectTo(audit, name, servers, {
       delivery: this.isReliable ? "at-least-once" : "at-most-once",
@@ -295,9 +298,12 @@ export class Mover {
     this.client.send("work", `${id} ${fill}`);
   }
 
-  /** Sends more than the buffer of a connection holds. */
-  heap(): void {
-    for (let left = HEAP; left > 0; left--) this.send(FILL);
+  /** Sends more than the buffer of a connection holds, and goes on behind that. */
+  async heap(): Promise<void> {
+    for (let left = HEAP; left > 0; left--) {
+      this.send(FILL);
+      await this.hurry();
+    }
   }
 
   #burst(): void {

@@ -102,11 +102,11 @@ export const TROUBLES: readonly Trouble[] = [
     run: async (audit, mover, nodes) => {
       const { bytesPerSecond } = audit.network.conditions(mover.host, nodes.hosts[0]!);
       changeWays(audit, mover, nodes, { bytesPerSecond: FULL });
-      if (audit.random() < 0.5) mover.heap();
+      // The request keeps the earlier session open beside the new one.
+      mover.ask(false, LONG_MS);
+      if (audit.random() < 0.5) await mover.heap();
       await mover.client.handOver();
-      mover.heap();
-      await audit.pause(MOVE_MS * audit.random());
-      await mover.hurry();
+      await mover.heap();
       changeWays(audit, mover, nodes, { bytesPerSecond });
     },
   },
