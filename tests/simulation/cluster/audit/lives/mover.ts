@@ -33,6 +33,14 @@ const CHANGES = 0.5;
 /** Most steps of promises between a call and the change of mind. */
 const MAX_STEPS = 12;
 
+/** Transports of clients, most of which have WebSocket alone. */
+const TRANSPORTS = [
+  ["websocket"],
+  ["websocket"],
+  ["http"],
+  ["webtransport"],
+] as const;
+
 /** Share of clients with at-least-once delivery. */
 const RELIABLE = 0.65;
 
@@ -142,6 +150,7 @@ export class Mover {
     this.#isSlow = random() < 0.5;
     this.client = connectTo(audit, name, servers, {
       delivery: this.isReliable ? "at-least-once" : "at-most-once",
+      transports: oneOf(random, TRANSPORTS),
       onMessage: ({ topic, data }) => {
         if (topic === WELCOME) this.#settleIn();
         else if (topic === NOTE) this.#notes.push(`${data}`);
