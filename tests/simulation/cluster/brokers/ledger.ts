@@ -58,6 +58,15 @@ export interface Listening {
   late: number;
 }
 
+/** The newest offset of a topic, as a read told. */
+interface Head {
+  readonly topic: string;
+  readonly epoch: string;
+  readonly offset: number;
+  /** Number of the first publication after the read. */
+  readonly before: number;
+}
+
 /** A broker, as far as the ledger asks. */
 export interface Producer {
   /** Times at which the broker told an interruption. */
@@ -83,6 +92,7 @@ export class Ledger {
   /** All subscriptions, in order. */
   readonly listenings: Listening[] = [];
   readonly #byPayload = new Map<string, Sent>();
+  readonly #heads: Head[] = [];
   readonly #terms: LedgerTerms;
 
   /**
@@ -152,6 +162,16 @@ export class Ledger {
   }
 
   /**
+   * Notes the end of a read.
+   *
+   * @param topic The topic.
+   * @param page The page.
+   */
+  read(topic: string, { epoch, head }: Pick<HistoryPage, "epoch" | "head">): void {
+    this.#heads.push({ topic, epoch, offset: head, before: this.sent.length });
+  }
+
+  /**
    * Finds the publication of a program, if all of it is the same.
    *
    * @param publication A publication from the engine.
@@ -179,6 +199,7 @@ export class Ledger {
       "publications out of order": [],
       "silent gaps": [],
       "appends without an outcome, or refused": this.#badAppends(),
+      "appends at or before a head that was read earlier": this.#fallenHeads(),
       "publications that were lost without an interruption": [],
     };
     for (const listening of this.listenings) {
@@ -280,6 +301,18 @@ export class Ledger {
       if (settled.error === undefined || isNarrow || tookMs >= giveUpMs * EARLY) return [];
       return `${nameOf(sent)} failed after ${Math.round(tookMs)} ms: ${settled.error}`;
     });
+  }
+
+  #fallenHeads(): string[] {
+    return this.#heads.flatMap(({ topic, epoch, offset, before }) =>
+      this.sent.slice(before).flatMap((sent) => {
+        const { position } = sent.settled ?? {};
+        if (sent.topic !== topic || position?.epoch !== epoch) return [];
+        return position.offset > offset
+          ? []
+          : [`${nameOf(sent)} at ${position.offset}, behind ${offset}`];
+      })
+    );
   }
 
   /** Kept publications that a listener missed, and neither an interruption nor an offset told of. */

@@ -105,7 +105,7 @@ Deno.test("Ledger complains about silent gaps, and not about those that an offse
       "publication 0 on kept at broker 0 since 0; publication 1 on kept at broker 0 since 0",
   });
   silent.leftMs = 30;
-  assertEquals(Object.keys(ledger.complaints([])).length, 8);
+  assertEquals(Object.keys(ledger.complaints([])).length, 9);
   assertEquals(broken(), {});
 });
 
@@ -158,4 +158,17 @@ Deno.test("Ledger compares a history with the appends of the epoch", () => {
     "publication 0 at 3 is out of order; publication 0 at 3 follows 1, behind 2; " +
       "publication 0 at 4 is kept twice",
   );
+});
+
+Deno.test("Ledger.read() complains about an append at a head that a read told before", () => {
+  const { ledger, send, broken } = open();
+  ledger.read("kept", { epoch: "e", head: 4 });
+  send("kept").settled = { atMs: 20, position: at(5) };
+  send("kept").settled = { atMs: 20, position: at(2, 1, "f") };
+  assertEquals(broken(), {});
+  ledger.read("kept", { epoch: "f", head: 9 });
+  send("kept").settled = { atMs: 20, position: at(3, 2, "f") };
+  assertEquals(broken(), {
+    "appends at or before a head that was read earlier": "publication 2 at 3, behind 9",
+  });
 });

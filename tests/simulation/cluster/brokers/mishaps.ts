@@ -177,6 +177,8 @@ export function mishapsOf(engine: SpareEngine, pingMs: number): readonly Mishap[
     loses("requests"),
     loses("answers"),
     away(SHORT_MS),
+    // Twice, as more depends on the time of these.
+    away(LONG_MS),
     away(LONG_MS),
     silence(SHORT_MS, false),
     silence(noticedMs, true),

@@ -18,8 +18,17 @@ const BOUNDS: HistoryBounds = { size: 10_000, ttlMs: 3_600_000, bytes: 1 << 24 }
 const TOPICS = ["plain:0", "plain:1", "kept:0", "kept:1"] as const;
 const BRIEF = ["plain:2", "plain:3", "kept:2"] as const;
 
+/** Topic with listeners, and without publications in a mishap. */
+const QUIET = "kept:quiet";
+
+/** Topics with listeners at each broker. */
+const FOLLOWED = [...TOPICS, QUIET];
+
 /** Number of mishaps. */
 const ROUNDS = 4;
+
+/** Longest waits of a publication, of which one is drawn, in milliseconds. */
+const GIVE_UP_MS = [30_000, 30_000, 4_000, 2_500] as const;
 
 /** Operations around the beginning of a mishap, and while that lasts. */
 const [EARLY, LATER] = [6, 8] as const;
@@ -37,7 +46,7 @@ const MAX_GAP_MS = 8;
 const MAX_STAY_MS = 400;
 
 /** Most subscriptions of one broker. */
-const MAX_LISTENINGS = 6;
+const MAX_LISTENINGS = 7;
 
 /** Longest time until all is as before, in milliseconds, and time between two looks. */
 const [CALM_MS, LOOK_MS] = [30_000, 250] as const;
@@ -117,7 +126,7 @@ export class Trial extends Examination implements TrialParts {
     this.random = random;
     this.engine = engine;
     this.spare = {
-      giveUpMs: random() < 0.6 ? 30_000 : 4_000,
+      giveUpMs: oneOf(random, GIVE_UP_MS),
       maxWaiting: random() < 0.8 ? 65_536 : 12,
       pingMs: random() < 0.5 ? 1_000 : 3_000,
     };
@@ -238,7 +247,7 @@ export class Trial extends Examination implements TrialParts {
     await this.pause(REST_MS);
     this.#own = this.engine.subscriptions;
     for (const seat of this.#seats) {
-      for (const topic of TOPICS) seat.host.after(0, () => this.#listen(seat, topic));
+      for (const topic of FOLLOWED) seat.host.after(0, () => this.#listen(seat, topic));
     }
     await this.pause(PASSAGE_MS);
     for (const { broker, held } of this.#seats) {
@@ -332,9 +341,11 @@ export class Trial extends Examination implements TrialParts {
   #read(seat: Seat, topic: string): void {
     seat.reads++;
     const page = { bounds: BOUNDS, maxMessages: PAGE, maxBytes: 1 << 20 };
-    const done = () => void seat.reads--;
     // A read may fail while the engine is away.
-    seat.broker.history!.read(topic, page).then(done, done);
+    seat.broker.history!.read(topic, page).then(
+      (read) => this.#ledger.read(topic, read),
+      () => {},
+    ).then(() => seat.reads--);
   }
 
   /** Waits until all brokers are connected, and no work is under way. */
@@ -361,11 +372,13 @@ export class Trial extends Examination implements TrialParts {
     await this.#untilCalm(what);
     await this.pause(REST_MS);
     this.#examineInterruptions(what);
+    for (const seat of this.#seats) seat.host.after(0, () => this.#read(seat, QUIET));
+    await this.pause(PASSAGE_MS);
     await this.#examinePassage(what);
     for (const [rule, text] of Object.entries(this.#ledger.complaints(this.#seats))) {
       this.examine("brokers", `${rule} after ${what}`, "", text);
     }
-    for (const topic of [...TOPICS, ...BRIEF]) {
+    for (const topic of [...FOLLOWED, ...BRIEF]) {
       if (topic.startsWith("kept")) await this.#examineHistory(topic, what);
     }
     this.#hasEnded = false;
@@ -402,7 +415,7 @@ export class Trial extends Examination implements TrialParts {
     const probes: Sent[] = [];
     for (const seat of this.#seats) {
       seat.host.after(0, () => {
-        for (const topic of TOPICS) probes.push(this.#publish(seat, topic));
+        for (const topic of FOLLOWED) probes.push(this.#publish(seat, topic));
       });
     }
     await this.pause(PASSAGE_MS);

@@ -30,6 +30,9 @@ const AWAY_MS = 1_500;
 /** Time for all readers to catch up, once all is well: feeds ask the engine for seven seconds. */
 const CALM_MS = 9_000;
 
+/** Steps between two rests of the publishers, and the longest time of one, in milliseconds. */
+const [REST_EVERY, REST_MS] = [18, 6_000];
+
 /** Share of audits in which all reads fail from a step on, and the bound of that step. */
 const [MUTE_SHARE, MUTE_FROM] = [0.3, 10];
 
@@ -102,6 +105,7 @@ class Replays {
     for (let step = 0; step < STEPS; step++) {
       if (step === muteFrom) this.#broker.isMute = true;
       this.#step();
+      if (step % REST_EVERY === REST_EVERY - 1) await this.#rest();
       await this.#audit.pause(-STEP_MS * Math.log(1 - this.#random()));
     }
     await this.#settle();
@@ -167,6 +171,27 @@ class Replays {
     if (this.#draw(3) === 0) return again();
     const awayMs = this.#briefMs * [0.1, 0.5, 0.95, 1.05, 1.5][this.#draw(5)]!;
     this.#host.after(awayMs, again);
+  }
+
+  /**
+   * Publishes nothing for a time, in which reads succeed: each publication that reached the node goes
+   * to the readers, with all before.
+   */
+  async #rest(): Promise<void> {
+    const broker = this.#broker;
+    if (broker.isAway || broker.isMute) return;
+    broker.isReadable = true;
+    const behind = () =>
+      this.#topics.flatMap((topics, i) => {
+        const reader = this.#readers[i]!;
+        return topics.filter((topic) =>
+          topic !== PLAIN && reader.quietTopics.includes(topic) &&
+          reader.placeOf(topic)!.offset < broker.reachedOf(topic)
+        ).map((topic) => `${reader.name} on ${topic}`);
+      });
+    await this.#audit.until(() => behind().length === 0 || broker.isAway, REST_MS);
+    if (!broker.isAway) this.#expect("readers behind a publication of the node", [], behind());
+    broker.isReadable = false;
   }
 
   #loseEngine(): void {

@@ -17,9 +17,13 @@ import type {
 import { MemoryBroker } from "../../../../../pubsub/memory/broker.ts";
 import type { Runtime } from "../../../../../base/runtime.ts";
 import { pause } from "../../../../../base/wait.ts";
+import { oneOf } from "../../chance.ts";
 
-/** Longest time of a delivery and of each half of a read, in milliseconds. */
+/** Longest time of a delivery, in milliseconds. */
 const SLOW_MS = 40;
+
+/** Longest time of each half of a read, of which one is drawn, in milliseconds. */
+const READS_MS = [40, 160] as const;
 
 /** Share of subscriptions that lose deliveries, of these deliveries, and of reads that fail. */
 const [LOSSY, LOST, FAILED] = [0.5, 0.08, 0.08];
@@ -48,12 +52,17 @@ export class UnsteadyBroker implements Broker {
   isSteady = false;
   /** True while all reads fail, and publications come. */
   isMute = false;
+  /** True while no read fails by chance; reads take time nevertheless. */
+  isReadable = false;
   /** Reads that failed. */
   failures = 0;
   readonly #inner: MemoryBroker;
   readonly #runtime: Runtime;
   readonly #random: () => number;
+  readonly #readMs: number;
   readonly #onInterrupted = new Set<() => void>();
+  /** Newest offset that reached a listener, by topic. */
+  readonly #reached = new Map<string, number>();
   readonly #kept = new Map<string, { readonly bounds: HistoryBounds; readonly all: Kept[] }>();
   /** Number of deliveries that were lost, by topic. */
   readonly #lost = new Map<string, number>();
@@ -69,6 +78,7 @@ export class UnsteadyBroker implements Broker {
     this.#inner = new MemoryBroker({ runtime });
     this.#runtime = runtime;
     this.#random = random;
+    this.#readMs = oneOf(random, READS_MS);
     this.history = {
       append: (publication, options) => this.#append(publication, options),
       read: (topic, options) => this.#read(topic, options),
@@ -128,6 +138,16 @@ export class UnsteadyBroker implements Broker {
   }
 
   /**
+   * Tells the newest offset that a delivery brought to the node.
+   *
+   * @param topic The topic.
+   * @returns The offset; 0 without deliveries.
+   */
+  reachedOf(topic: string): number {
+    return this.#reached.get(topic) ?? 0;
+  }
+
+  /**
    * Tells the newest offset that is no longer within the size and the time of the history.
    *
    * @param topic The topic.
@@ -156,7 +176,10 @@ export class UnsteadyBroker implements Broker {
     const lose = () => void this.#lost.set(topic, this.lostOf(topic) + 1);
     const deliver = (publication: Publication) => {
       if (this.#isAway) return lose();
-      if (!isOver) listener(publication);
+      if (isOver) return;
+      const { offset = 0 } = publication.position ?? {};
+      this.#reached.set(topic, Math.max(offset, this.reachedOf(topic)));
+      listener(publication);
     };
     const take = (publication: Publication) => {
       if (this.isSteady || history === undefined) return deliver(publication);
@@ -202,8 +225,9 @@ export class UnsteadyBroker implements Broker {
 
   /** Half of the way of a read. */
   async #pass(): Promise<void> {
-    if (!this.isSteady) await pause(this.#runtime, SLOW_MS * this.#random());
-    if (!this.#isAway && !this.isMute && (this.isSteady || this.#random() >= FAILED)) return;
+    if (!this.isSteady) await pause(this.#runtime, this.#readMs * this.#random());
+    const isLucky = this.isSteady || this.isReadable || this.#random() >= FAILED;
+    if (!this.#isAway && !this.isMute && isLucky) return;
     this.failures++;
     throw new BrokerError("Cannot read history: the engine is away");
   }

@@ -1,6 +1,6 @@
 /** Claims and numbers in the store of the engine, from several nodes, beside a model. */
 import type { Broker, BrokerStore } from "../../../../../pubsub/broker.ts";
-import { oneOf } from "../../chance.ts";
+import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
 
 /** Nodes that use the store. */
@@ -26,6 +26,9 @@ const PAUSE_MS = 1_000;
 
 /** Time in which the operations of one round begin, in milliseconds. */
 const SPREAD_MS = 12;
+
+/** Renewals of a full scope, and the time between two, as a share of the time of the claims. */
+const [RENEWALS, RENEW_SHARE] = [6, { least: 0.3, most: 0.7 }] as const;
 
 /** Time behind a wait for tokens, in milliseconds, as long as a request. */
 const LATER_MS = 20;
@@ -81,7 +84,12 @@ export async function auditClaims(audit: Audit): Promise<void> {
   const store = () => oneOf(random, stores);
   const nodes: Nodes = { audit, random, store };
   const endMs = audit.nowMs + ALL_MS;
-  await Promise.all([claimPlaces(nodes, endMs), advanceNumbers(nodes, endMs), takeTokens(nodes)]);
+  await Promise.all([
+    claimPlaces(nodes, endMs),
+    renewPlaces(nodes),
+    advanceNumbers(nodes, endMs),
+    takeTokens(nodes),
+  ]);
   await Promise.all(brokers.map((broker) => broker.close()));
 }
 
@@ -161,6 +169,29 @@ async function playRound(nodes: Nodes, scope: Scope, newMember: () => string): P
   const got = claims - refused;
   audit.examine("places", `${got} places got, ${what}`, true, got >= least! && got <= most!);
   return true;
+}
+
+/** Renews the places of a full scope for longer than a claim holds: a guest gets no place. */
+async function renewPlaces({ audit, random, store }: Nodes): Promise<void> {
+  const ttlMs = oneOf(random, TTLS_MS);
+  const max = 1 + Math.floor(random() * MAX_MEMBERS);
+  const members = Array.from({ length: max }, (_, i) => `holder-${i}`);
+  const claim = (member: string) => store().claim("audit-renewals", member, { max, ttlMs });
+  for (let i = 0; i <= RENEWALS; i++) {
+    const startMs = audit.nowMs;
+    const held = await Promise.all(members.map(claim));
+    const what = `after ${i} renewals of ${max} for ${ttlMs} ms`;
+    audit.examine("places", `places ${what}`, members.map(() => true), held);
+    await audit.pause(ttlMs * between(random, RENEW_SHARE.least, RENEW_SHARE.most));
+    const [listed, isFree] = await Promise.all([
+      store().claims("audit-renewals"),
+      claim("guest"),
+    ]);
+    // A slow engine may take longer than a claim holds.
+    if (audit.nowMs - startMs > ttlMs - EDGE_MS) return;
+    audit.examine("places", `members ${what}`, members, listed.toSorted());
+    audit.examine("places", `place for a guest ${what}`, false, isFree);
+  }
 }
 
 /** Advances one number from several nodes at once, and reads the number later. */
