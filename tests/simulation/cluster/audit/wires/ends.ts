@@ -18,7 +18,10 @@ const SILENCE_MS = { server: [1_900, 4_200], client: [1_300, 3_600] } as const;
 const TRIP_MS = 60;
 
 /** Most time of an end with a notice, in milliseconds. */
-const HEARD_MS = 300;
+const HEARD_MS = { websocket: 300, webtransport: 300, http: 1_200 } as const;
+
+/** Time of a server to flush the messages before a close, in milliseconds. */
+const CLOSE_MS = 1_000;
 
 /** Handlers at once; some hold requests until the end. */
 const CONCURRENCY = 9;
@@ -101,7 +104,7 @@ async function auditEnd(
   const requests = { hold: () => new Promise(() => {}) };
   const streams = new HeldStreams(audit, random);
   const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
-    session: { heartbeat: HEARTBEAT, concurrency: CONCURRENCY, closeTimeoutMs: HEARD_MS },
+    session: { heartbeat: HEARTBEAT, concurrency: CONCURRENCY, closeTimeoutMs: CLOSE_MS },
     flowControl: HeldStreams.credit,
     requests,
     onMessage: take("server"),
@@ -146,6 +149,13 @@ async function auditEnd(
   const isDead = way === "client dies" || way === "client loses power";
   if (isDead) machine.kill({ power: way === "client loses power" });
   const sides: readonly Side[] = isDead ? ["server"] : ["client", "server"];
+  if (isDead || way.startsWith("reset")) {
+    // The end learns of the loss later.
+    for (const end of sides.map((side) => ends[side])) {
+      wait(end, "late request", end.session.request("hold"));
+      wait(end, "ping", end.session.ping());
+    }
+  }
   await audit.until(() => sides.every((side) => ends[side].info !== undefined));
   await audit.pause(TRIP_MS);
   for (const side of sides) {
@@ -211,7 +221,7 @@ function expectedEnd({ way, side, transport, closes }: Ended): {
   readonly expected: Pick<CloseInfo, "by" | "code"> & { readonly reason?: string };
   readonly withinMs: readonly [number, number];
 } {
-  const heard = [0, HEARD_MS] as const;
+  const heard = [0, HEARD_MS[transport]] as const;
   const lost = { by: "network", code: CloseCode.abnormal } as const;
   const silent = { by: "network", code: CloseCode.timedOut } as const;
   switch (way) {

@@ -5,7 +5,10 @@ import { between, oneOf } from "../../chance.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
 import type { AnySession } from "../backlog/slow_way.ts";
 
-/** Operations of one run. */
+/** Sessions of one run, one after the other. */
+const SESSIONS = 2;
+
+/** Operations of one session. */
 const OPERATIONS = 9;
 
 /** Time in which all operations begin, in milliseconds. */
@@ -32,10 +35,14 @@ const ENDS = ["nothing", "caller", "handler", "drain", "cut", "death"] as const;
 /** Heartbeat by which a server notices a silent death of a client. */
 const HEARTBEAT = { intervalMs: 1_000, timeoutMs: 3_000 } as const;
 
+/** Kinds of operations, by frequency, and those beside a loop over the messages. */
+const KINDS = ["value", "value", "items", "items", "message"] as const;
+const LOOP_KINDS = ["value", "items", "message", "message", "message"] as const;
+
 /** An operation of the caller. */
 interface Operation {
   readonly id: number;
-  readonly kind: "value" | "items" | "message";
+  readonly kind: typeof KINDS[number];
   readonly sentMs: number;
   /** Time at which the caller gave up. */
   gaveUpMs: number;
@@ -153,13 +160,17 @@ class Handlers {
  * @param random Chance of this part.
  */
 export async function auditHandlers(audit: Audit, random: () => number): Promise<void> {
+  for (let session = 0; session < SESSIONS; session++) await auditSession(audit, random, session);
+}
+
+async function auditSession(audit: Audit, random: () => number, number: number): Promise<void> {
   const isServer = random() < 0.6;
   const transport = oneOf(random, ["websocket", "websocket", "webtransport", "http"] as const);
   const end = oneOf(random, ENDS);
   const concurrency = random() < 0.7 ? 1 : 2;
   const closeTimeoutMs = random() < 0.4 ? 100 : 5_000;
   // A loop over the session in place of a handler of messages.
-  const isLoop = isServer && random() < 0.25;
+  const isLoop = isServer && random() < 0.35;
   const handlers = new Handlers(audit);
   const closes: { readonly atMs: number; readonly running: number }[] = [];
   const handling = {
@@ -170,7 +181,7 @@ export async function auditHandlers(audit: Audit, random: () => number): Promise
     for await (const message of session) await handlers.value(message);
   };
   const settings = { concurrency, closeTimeoutMs };
-  const [host, machine] = [audit.host("handlers"), audit.host("caller")];
+  const [host, machine] = [audit.host(`handlers${number}`), audit.host(`caller${number}`)];
   const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({
     ...(isServer && handling),
     session: { heartbeat: HEARTBEAT, ...(isServer && settings) },
@@ -180,7 +191,7 @@ export async function auditHandlers(audit: Audit, random: () => number): Promise
     },
     onError() {},
   }));
-  const client = audit.connect("caller", host, {
+  const client = audit.connect(`caller${number}`, host, {
     token: undefined,
     transports: [transport],
     onError() {},
@@ -193,8 +204,9 @@ export async function auditHandlers(audit: Audit, random: () => number): Promise
   let endedMs = Infinity;
   void handler.closed.then(() => endedMs = audit.nowMs);
   const operations: Operation[] = [];
+  const kinds = isLoop ? LOOP_KINDS : KINDS;
   for (let id = 0; id < OPERATIONS; id++) {
-    const operation = begin(audit, { id, caller, random, isAlive: () => machine.isAlive });
+    const operation = begin(audit, { id, caller, random, kinds, isAlive: () => machine.isAlive });
     operations.push(operation);
     await audit.pause(random() < 0.3 ? 0 : between(random, 0, BEGIN_MS / OPERATIONS));
   }
@@ -205,8 +217,11 @@ export async function auditHandlers(audit: Audit, random: () => number): Promise
   const tripMs = transport === "http" ? httpMs : TRIP_MS;
   // Over HTTP, a client asks again after a cut.
   const isOver = end !== "nothing" && !(end === "cut" && transport === "http");
+  const troubleMs = end === "nothing" || end === "drain" ? Infinity : audit.nowMs;
   if (end === "caller") void caller.close();
   if (end === "handler") void handler.close();
+  // All operations are at the handlers, before these drain.
+  if (end === "drain") await audit.pause(tripMs);
   if (end === "drain") void handler.drain({ withinMs: ALL_MS });
   if (end === "cut") audit.cut(machine);
   if (end === "death") machine.kill();
@@ -220,12 +235,28 @@ export async function auditHandlers(audit: Audit, random: () => number): Promise
   if (isDead && !isServer) return void await server.close();
   await audit.until(callsOver, HANDLER_MS);
   for (const call of handlers.calls) {
-    examineCall(audit, { call, operation: operations[call.id]!, endedMs, tripMs, about });
+    examineCall(audit, {
+      call,
+      operation: operations[call.id]!,
+      endedMs,
+      troubleMs,
+      tripMs,
+      about,
+    });
   }
   const most = concurrency + (isLoop ? 1 : 0);
   audit.examine("queues", `handlers at once ${about}`, true, handlers.most <= most);
   for (const operation of isDead ? [] : operations) {
-    examineOutcome(audit, { operation, handlers, endedMs, tripMs, about });
+    // A drain waits for all handlers and answers.
+    const untilMs = end === "drain" ? Infinity : endedMs;
+    examineOutcome(audit, { operation, handlers, endedMs: untilMs, troubleMs, tripMs, about });
+  }
+  if (end === "drain" && !isLoop) {
+    // The generator of a caller that gave up ends with the present step.
+    const cut = handlers.calls.filter(({ id, overMs }) =>
+      operations[id]!.gaveUpMs === Infinity && overMs > endedMs
+    );
+    audit.examine("queues", `handlers beyond a drain ${about}`, 0, cut.length);
   }
   const orders = handlers.calls.filter(({ id }) => operations[id]!.kind === "message");
   const isOnce = orders.every(({ id }, i) => orders.findIndex((other) => other.id === id) === i);
@@ -253,15 +284,16 @@ export async function auditHandlers(audit: Audit, random: () => number): Promise
 /** Begins an operation, and draws how it ends at the caller. */
 function begin(
   audit: Audit,
-  { id, caller, random, isAlive }: {
+  { id, caller, random, kinds, isAlive }: {
     readonly id: number;
     readonly caller: AnySession;
     readonly random: () => number;
+    readonly kinds: readonly Operation["kind"][];
     /** Tells if the machine of the client has power. */
     readonly isAlive: () => boolean;
   },
 ): Operation {
-  const kind = oneOf(random, ["value", "value", "items", "items", "message"] as const);
+  const kind = oneOf(random, kinds);
   const operation: Operation = {
     id,
     kind,
@@ -306,10 +338,12 @@ function handled(operations: readonly Operation[], { calls }: Handlers): boolean
 /** Examines the signs that a handler had of the end of the call. */
 function examineCall(
   audit: Audit,
-  { call, operation, endedMs, tripMs, about }: {
+  { call, operation, endedMs, troubleMs, tripMs, about }: {
     readonly call: Call;
     readonly operation: Operation;
     readonly endedMs: number;
+    /** Time of the trouble that ends the session: messages under way may be lost. */
+    readonly troubleMs: number;
     readonly tripMs: number;
     readonly about: string;
   },
@@ -318,7 +352,8 @@ function examineCall(
   const { kind, gaveUpMs } = operation;
   // The end of the session is known at once, a cancel is under way for some time.
   const firstMs = Math.min(endedMs, gaveUpMs);
-  const lastMs = Math.min(endedMs, gaveUpMs + tripMs);
+  const toldMs = gaveUpMs + tripMs;
+  const lastMs = Math.min(endedMs, toldMs < troubleMs ? toldMs : Infinity);
   const what = `of a ${kind} that began at ${startMs - operation.sentMs}`;
   if (startMs > lastMs) {
     audit.examine("waits", `cancelled before the handler ${what} ${about}`, true, wasCancelled);
@@ -346,10 +381,12 @@ function examineCall(
 /** Examines the outcome of an operation at the caller. */
 function examineOutcome(
   audit: Audit,
-  { operation, handlers, endedMs, tripMs, about }: {
+  { operation, handlers, endedMs, troubleMs, tripMs, about }: {
     readonly operation: Operation;
     readonly handlers: Handlers;
     readonly endedMs: number;
+    /** Time of the trouble that ends the session: messages under way may be lost. */
+    readonly troubleMs: number;
     readonly tripMs: number;
     readonly about: string;
   },
@@ -358,7 +395,7 @@ function examineOutcome(
   if (kind === "message") return;
   const call = handlers.calls.find((call) => call.id === id);
   const { overMs = Infinity } = call ?? {};
-  const isAnswered = overMs + tripMs < Math.min(endedMs, gaveUpMs);
+  const isAnswered = overMs + tripMs < Math.min(endedMs, gaveUpMs, troubleMs);
   const isLate = overMs > Math.min(endedMs + tripMs, gaveUpMs);
   const ended = gaveUpMs < endedMs - tripMs
     ? ["AbortError: Enough"]

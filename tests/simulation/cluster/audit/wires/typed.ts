@@ -62,7 +62,7 @@ interface Typed {
 }
 
 /** All uses. */
-const USES: readonly Use[] = [burst, skip, refuse, leave, flood];
+const USES: readonly Use[] = [burst, skip, refuse, leave, dispose, flood];
 
 /** Uses of one run. */
 const USES_AT_ONCE = 3;
@@ -228,6 +228,24 @@ async function leave({ audit, random, transport, open }: Typed): Promise<void> {
     "fulfilled",
     await inTime(audit, outcome(drained(writer))),
   );
+}
+
+/** A reader that is disposed of ends the loop that waits, and the writer's direction. */
+async function dispose({ audit, transport, open }: Typed): Promise<void> {
+  const { writer, reader } = await open();
+  const got: number[] = [];
+  const reading = (async () => {
+    for await (const { data } of reader) got.push(data.n);
+  })();
+  await audit.until(() => got.length > 0, TRIP_MS);
+  await reader[Symbol.asyncDispose]();
+  const what = `of a reader that is disposed of over ${transport}`;
+  const ended = await inTime(audit, outcome(reading));
+  audit.examine("flows", `loop ${what}`, true, ended !== "nothing in time");
+  await audit.pause(TRIP_MS);
+  const sent = await inTime(audit, outcome(writer.send(1, { n: 1, pad: "" })));
+  audit.examine("flows", `send ${what}`, true, sent.startsWith("StreamError"));
+  await inTime(audit, outcome(drained(writer)));
 }
 
 /** A writer without waits is stopped at the bound. */
