@@ -75,7 +75,7 @@ export function ask(
   });
 }
 
-/** Parses JSON; a text that is none stays a text. */
+/** Parses JSON; another text stays a text. */
 function parsed(text: string): unknown {
   try {
     return JSON.parse(text);

@@ -6,10 +6,10 @@ import { ROUND_MS, Service, type ServiceNode } from "../places/service.ts";
 import { type Answer, API, ask, outcomeOf, type Question } from "./backend.ts";
 
 /** Requests of one audit that nodes answer to the end, and requests whose first node ends. */
-const [CALM, DEADLY] = [6, 2];
+const [CALM, DEADLY] = [6, 4];
 
 /** Time for which keys are remembered, and an answer behind a claim that lapses, in milliseconds. */
-const [WINDOW_MS, SLACK_MS] = [3_000, 400];
+const [WINDOW_MS, SLACK_MS] = [1_500, 400];
 
 /** Time of a request on a node without a fault, and the longest pause of a node, in milliseconds. */
 const [BUSY_MS, STALL_MS] = [9, 60];
@@ -23,7 +23,7 @@ const USER = "ann";
 /** Topics without and with a history. */
 const [PLAIN, KEPT] = ["news", "log:orders"];
 
-/** A kind of request: the question, and the messages that one run of the request makes. */
+/** A kind of request: the question, and the messages of one run. */
 interface Work {
   readonly question: (id: string) => Question;
   /** Places where the message arrives once for each run. */
@@ -136,7 +136,7 @@ class Keys {
     await this.#fail();
     await this.#share();
     const lapsed = this.#lapse();
-    for (let i = 0; i < DEADLY; i++) await this.#outlive(`deadly-${i}`, oneOf(this.#random, WORK));
+    for (let i = 0; i < DEADLY; i++) await this.#outlive(`deadly-${i}`, WORK[i % WORK.length]!);
     await lapsed;
   }
 
@@ -172,7 +172,7 @@ class Keys {
     await this.#service.freeze(node, stallMs!);
   }
 
-  /** One answer is that of the run, all later ones repeat it, and others wait for their turn. */
+  /** One answer is of the run, later answers repeat the first, and early requests have to wait. */
   #judgeAnswers(id: string, answers: readonly Answer[]): void {
     const kinds = new Map<string, number>();
     const bodies = new Set<string>();
@@ -194,7 +194,7 @@ class Keys {
     }
   }
 
-  /** A request that fails is not remembered: its repetition fails the same way. */
+  /** A failed request is not remembered: the repetition fails the same way. */
   async #fail(): Promise<void> {
     const questions: readonly [string, Question][] = [
       ["422 invalid", { path: "/topics/presence%3Ax/publications", json: { data: 1 } }],

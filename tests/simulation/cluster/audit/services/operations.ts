@@ -14,7 +14,7 @@ const STEP_MS = 150;
 /** Users, one of whose names has to be encoded in a path. */
 const USERS = ["ann", "b/ö b"] as const;
 
-/** Sessions: some of one user, on both nodes. */
+/** Sessions: several of a user, on both nodes. */
 const SESSIONS = 4;
 
 /** Topics without and with a history; nobody may publish on the last one. */
@@ -39,7 +39,7 @@ interface Got {
   readonly from: string | undefined;
 }
 
-/** A session with the messages that came, and those that had to come. */
+/** A session with the received and the expected messages. */
 interface Listener {
   readonly user: string;
   readonly node: ServiceNode;
@@ -150,6 +150,9 @@ class Operations {
       // Messages of different nodes have an order only if one begins behind the other.
       await this.#audit.pause(STEP_MS);
     }
+    // The first position behind which nothing is missing, and the one before.
+    const edge = Math.max(0, this.#history.length - SIZE);
+    for (const place of [edge, Math.max(0, edge - 1)]) await this.#readBehind(place);
     await this.#present();
     await this.#watch();
     await this.#arrive();
@@ -177,7 +180,7 @@ class Operations {
     this.#expectAnswer("batch of publications", answer, { publications: expected });
   }
 
-  /** Publishes a batch with one publication that is refused: none is made. */
+  /** Publishes a batch with a refused publication: no publication is made. */
   async #refusedBatch(): Promise<void> {
     const [right, other] = [this.#draw(), this.#draw()];
     const [outcome, wrong] = oneOf(this.#random, [
@@ -228,11 +231,11 @@ class Operations {
   }
 
   /** Reads behind a position: the publications there, or the reason why one is missing. */
-  async #readBehind(): Promise<void> {
+  async #readBehind(place?: number): Promise<void> {
     const { length } = this.#history;
     if (length === 0) return;
+    const count = place ?? Math.floor((length + 2) * this.#random());
     const limit = 1 + Math.floor(1.5 * SIZE * this.#random());
-    const count = Math.floor((length + 2) * this.#random());
     const after = count > length
       ? this.#history.at(-1)!.offset + 1
       : this.#history[count - 1]?.offset ?? 0;
@@ -346,7 +349,7 @@ class Operations {
     }
   }
 
-  /** Closes one session by its id, on the node that has it. */
+  /** Closes one session by id, on the node of the session. */
   async #disconnectSession(): Promise<void> {
     const at = Math.floor(this.#listeners.length * this.#random());
     const [{ client } = undefined!] = this.#listeners.splice(at, 1);

@@ -18,8 +18,8 @@ const MAX_WAITING = 2;
 /** Time in which a session reads all records, and in which an engine is ready, in milliseconds. */
 const [READ_MS, READY_MS] = [2_000, 8_000];
 
-/** Path and id of the stream. */
-const [PATH, ID] = ["/streams", "audited"] as const;
+/** Path, and ids of the stream and its fork. */
+const [PATH, ID, FORK] = ["/streams", "audited", "audited-fork"] as const;
 
 /** One stream between creation and deletion. */
 interface Life {
@@ -31,14 +31,14 @@ interface Life {
   end: string | undefined;
 }
 
-/** The records, or the reason why there are none. */
+/** The records, or the reason why none came. */
 interface Reading {
   readonly outcome: string;
   readonly records: readonly unknown[];
 }
 
 /**
- * Creates, writes, ends and deletes a stream, and reads it from each place of each of its lives.
+ * Creates, writes, ends and deletes a stream, then reads from each place of each life.
  *
  * @param audit The audit.
  */
@@ -114,12 +114,14 @@ class States {
     await this.#close();
   }
 
-  /** Makes one change that the state allows, and one that it refuses. */
+  /** Makes a change that the state allows, behind a refused append. */
   async #change(): Promise<void> {
     const life = this.#life;
     if (life === undefined) return await this.#create();
     const drawn = this.#random();
-    if (life.end !== undefined || drawn < 0.15) return await this.#delete();
+    if (life.end !== undefined || drawn < 0.15) {
+      return this.#random() < 0.4 ? await this.#fork(life) : await this.#delete();
+    }
     await this.#refuse(life);
     if (drawn < 0.6) await this.#append(life);
     else if (drawn < 0.75) await this.#hand(life);
@@ -218,6 +220,41 @@ class States {
     this.#expect("late wish to stop", ["true", encoded(reason)], told);
     const opening = outcomeOf(this.#node().server.durableStreams.open(ID));
     this.#expect("takeover of an ended stream", "ended", await opening);
+  }
+
+  /** Forks the stream, whose deletion leaves the records to the fork, and the id behind the fork. */
+  async #fork(life: Life): Promise<void> {
+    const place = Math.floor(life.offsets.length * this.#random());
+    const headers = {
+      ...JSON_TYPE,
+      "stream-forked-from": `${PATH}/${ID}`,
+      "stream-fork-offset": life.offsets[place]!,
+    };
+    const records = [...life.records.slice(0, place), -1];
+    const fork = (question: Question) => this.#ask(question, this.#node(), FORK);
+    const status = async (question: Question) => answerOf(await this.#ask(question));
+    this.#expect("fork", "201", answerOf(await fork({ method: "PUT", headers })));
+    this.#expect("append to a fork", "204", answerOf(await fork({ headers: JSON_TYPE, json: -1 })));
+    this.#expect("deletion of a source", "204", await status({ method: "DELETE" }));
+    this.#expect("records of a fork", records, (await fork({ path: "?offset=-1" })).body);
+    this.#expect(
+      "read of a source without its id",
+      "410 gone",
+      await status({ path: "?offset=-1" }),
+    );
+    const again = await status({ method: "PUT", headers: JSON_TYPE });
+    this.#expect("creation of a source that a fork needs", "409 deleted", again);
+    this.#expect("deletion of a source again", "410 gone", await status({ method: "DELETE" }));
+    const second = await this.#ask({ method: "PUT", headers }, this.#node(), `${FORK}-2`);
+    this.#expect("fork of a deleted source", "409 deleted", answerOf(second));
+    this.#expect("deletion of a fork", "204", answerOf(await fork({ method: "DELETE" })));
+    this.#expect(
+      "read behind the last fork",
+      "404 not-found",
+      await status({ path: "?offset=-1" }),
+    );
+    this.#past.push({ ...life, writer: undefined });
+    this.#life = undefined;
   }
 
   async #delete(): Promise<void> {
@@ -327,7 +364,7 @@ class States {
     return after === undefined || this.#life?.offsets.includes(after) === true;
   }
 
-  /** Looks at the state by a head and at a node, and at its end. */
+  /** Looks at the state and the end, by a head and at a node. */
   async #look(): Promise<void> {
     const life = this.#life;
     const head = await this.#ask({ method: "HEAD" });
@@ -413,9 +450,13 @@ class States {
     return oneOf(this.#random, this.#nodes);
   }
 
-  #ask(question: Question, node: ServiceNode = this.#node()): Promise<Answer> {
+  #ask(
+    question: Question,
+    node: ServiceNode = this.#node(),
+    id: string = ID,
+  ): Promise<Answer> {
     const { path = "", ...rest } = question;
-    return ask(node, { ...rest, outside: `${PATH}/${ID}${path}` });
+    return ask(node, { ...rest, outside: `${PATH}/${id}${path}` });
   }
 
   #expect(what: string, expected: unknown, received: unknown): void {
