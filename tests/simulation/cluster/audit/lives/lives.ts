@@ -28,6 +28,9 @@ const [DIES, DRAINS] = [0.12, 0.15];
 /** Longest time of a node until the next start, in milliseconds. */
 const AWAY_MS = 1_200;
 
+/** Close after which a client comes back. */
+const DRAINING = { code: CloseCode.draining } as const;
+
 /** Longest drain, in milliseconds. */
 const DRAIN_MS = 800;
 
@@ -36,6 +39,9 @@ const [LAGS, LARGE, LARGE_TEXT] = ["talk:lags", 5, "x".repeat(220_000)] as const
 
 /** Longest way of a publication to all clients, in milliseconds. */
 const TRIP_MS = 1_500;
+
+/** User whose program reads by loops, messages at once, and the most messages of one loop. */
+const [LOOPS, NOTES, LOOP] = ["lives-loops", 3, 5] as const;
 
 /** Time for a publication without subscribers, in milliseconds. */
 const STRAY_MS = 60;
@@ -62,6 +68,7 @@ export async function auditLives(audit: Audit): Promise<void> {
     await lives.probe();
   }
   await lives.cross();
+  await lives.loop();
   await lives.lag();
   await lives.close();
 }
@@ -160,7 +167,7 @@ class Lives {
       else {
         for (const { manager } of this.#nodes.servers) {
           for (const session of manager.sessionsOf(GUESTS)) {
-            void session.close({ code: CloseCode.draining });
+            void session.close(DRAINING);
           }
         }
       }
@@ -168,6 +175,44 @@ class Lives {
       await this.#handlesSoon(client);
     }
     await client.close();
+  }
+
+  /** Lets a program read all messages by one loop after the other, over moves and ends of sessions. */
+  async loop(): Promise<void> {
+    const audit = this.#audit;
+    const client = connectTo(audit, LOOPS, this.#nodes.hosts, { onMessage: undefined });
+    this.#story = "loops over a client";
+    const got: unknown[] = [];
+    const read = async () => {
+      while (!client.status.isEnded) {
+        let left = Math.ceil(LOOP * audit.random());
+        for await (const { topic, data } of client) {
+          if (topic === NOTE) got.push(data);
+          if (--left === 0) break;
+        }
+        // Messages between two loops are kept for the next one.
+        await audit.pause(STRAY_MS * audit.random());
+      }
+    };
+    const reading = outcomeOf(read());
+    let sent = 0;
+    for (const isMove of [true, false, audit.random() < 0.5]) {
+      await audit.until(() => this.#serverOf(LOOPS, client) !== undefined, TRIP_MS);
+      const { session } = client;
+      const server = this.#serverOf(LOOPS, client);
+      const send = () => {
+        for (let i = 0; i < NOTES; i++) server?.to(LOOPS).send(NOTE, sent++);
+      };
+      send();
+      if (isMove) await client.handOver();
+      else for (const own of server?.manager.sessionsOf(LOOPS) ?? []) void own.close(DRAINING);
+      await audit.until(() => client.isConnected && client.session !== session, TRIP_MS);
+      if (isMove) send();
+    }
+    await audit.until(() => got.length >= sent, TRIP_MS);
+    this.#expect("messages of loops", Array.from({ length: sent }, (_, i) => i), got);
+    await client.close();
+    this.#expect("end of loops", "fulfilled", await reading);
   }
 
   /** Lets the reader of a topic fall behind: the subscription ends, and the session goes on. */
@@ -226,11 +271,16 @@ class Lives {
     await running;
   }
 
+  /** The server of the newest session of a client. */
+  #serverOf(user: string, { session }: Client): LivesNodes["servers"][number] | undefined {
+    return this.#nodes.servers.find(({ manager }) =>
+      manager.sessionsOf(user).some(({ id }) => id === session?.id)
+    );
+  }
+
   /** Sends a note to the user of a client, on the node of the newest session. */
   #note(mover: Mover): void {
-    const server = this.#nodes.servers.find(({ manager }) =>
-      manager.sessionsOf(mover.name).some(({ id }) => id === mover.client.session?.id)
-    );
+    const server = this.#serverOf(mover.name, mover.client);
     if (server === undefined) return;
     const id = mover.newId();
     mover.noted.push(id);
