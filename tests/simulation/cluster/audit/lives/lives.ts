@@ -180,7 +180,7 @@ class Lives {
   /** Lets a program read all messages by one loop after the other, over moves and ends of sessions. */
   async loop(): Promise<void> {
     const audit = this.#audit;
-    const client = connectTo(audit, LOOPS, this.#nodes.hosts, { onMessage: undefined });
+    const client = connectTo(audit, LOOPS, this.#nodes.hosts, {});
     this.#story = "loops over a client";
     const got: unknown[] = [];
     const read = async () => {

@@ -101,7 +101,6 @@ export function connectTo(
     token: () => `${name} ${runtime.now() + TOKEN_MS}`,
     backoff: BACKOFF,
     connectTimeoutMs: DIAL_MS,
-    onMessage() {},
     onError() {},
     ...options,
   });
