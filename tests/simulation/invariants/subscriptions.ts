@@ -51,8 +51,8 @@ export const noEcho: Invariant = {
   watch(report) {
     const leftOut = new Map<string, string>();
     return {
-      published({ id, except }) {
-        if (except !== undefined) leftOut.set(id, except);
+      published({ id, except, mayReturn }) {
+        if (except !== undefined && !mayReturn) leftOut.set(id, except);
       },
       received(fact) {
         if (leftOut.get(fact.id) !== fact.client) return;
