@@ -1,6 +1,7 @@
 /** Rooms of all kinds, entered and left in quick succession: each page knows exactly the members. */
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
+import { BEAT_MS, GONE_MS } from "../places/service.ts";
 import { Page } from "./page.ts";
 import { RoomReader } from "./room_reader.ts";
 import { type UserNode, UserNodes } from "./user_nodes.ts";
@@ -14,20 +15,29 @@ const [USERS, PAGES] = [4, 6];
 /** Rounds, and the most operations of one round. */
 const [ROUNDS, OPERATIONS] = [4, 14];
 
+/** Time within which the last round begins, in milliseconds. */
+const LAST_MS = 11_000;
+
+/** Draw above which a page asks once more for a room in which the page is. */
+const AGAIN = 0.85;
+
 /** Longest pause between two operations, in milliseconds. */
 const GAP_MS = 40;
 
-/** Grace of a user without sessions, and time for which changes are gathered, in milliseconds. */
-const [GRACE_MS, GATHER_MS] = [300, 200];
+/** Graces of a user without sessions, and time for which changes are gathered, in milliseconds. */
+const [GRACES_MS, GATHER_MS] = [[0, 300, 1_200], 200] as const;
 
 /** Longest time of a node that does not answer, in milliseconds. */
 const MUTE_MS = 1_300;
 
+/** Share of silent nodes that are gone for the others. */
+const GONE = 0.4;
+
 /** Time of a list from nodes that do not answer, in milliseconds. */
 const SETTLED_MS = 1_000;
 
-/** Time until all pages know all members, in milliseconds. */
-const REST_MS = SETTLED_MS + GRACE_MS + GATHER_MS + 300;
+/** Time until all pages know all members, without the grace, in milliseconds. */
+const REST_MS = SETTLED_MS + GATHER_MS + BEAT_MS + 300;
 
 /** Largest envelope in bytes: a list of some members with data has several parts. */
 const MESSAGE_BYTES = 1_024;
@@ -52,6 +62,7 @@ class Crowds {
   readonly audit: Audit;
   readonly random: () => number;
   readonly nodes: UserNodes;
+  readonly graceMs: number;
   guests: Guest[] = [];
   #pages = 0;
   #newest = 0;
@@ -59,8 +70,10 @@ class Crowds {
   constructor(audit: Audit) {
     this.audit = audit;
     const random = this.random = audit.chanceOf("crowds");
+    this.graceMs = oneOf(random, GRACES_MS);
     this.nodes = new UserNodes(audit, "crowds", {
-      presenceGraceMs: random() < 0.7 ? GRACE_MS : 0,
+      node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },
+      presenceGraceMs: this.graceMs,
       rooms: {
         "list:{name}": { maxDataBytes: DATA_CHARS + 20 },
         "crowd:{name}": {
@@ -99,11 +112,17 @@ class Crowds {
         data.set(room, ++this.#newest);
         page.ask({ presence: room, data: this.#dataOf(this.#newest, room) });
       }
-    } else if (reader.isIn) reader.leave(page.ask({ unsubscribe: room }));
+    } else if (reader.isIn && choice > AGAIN) page.ask({ subscribe: room });
+    else if (reader.isIn) reader.leave(page.ask({ unsubscribe: room }));
     else {
       reader.enter();
       page.ask({ subscribe: room });
     }
+  }
+
+  /** Lets time pass until all pages know all members. */
+  rest(): Promise<void> {
+    return this.audit.pause(REST_MS + this.graceMs);
   }
 
   /** Closes a page, in the middle of all else. */
@@ -145,7 +164,9 @@ class Crowds {
         );
       }
     }
-    for (const { page } of this.guests) page.heard.length = 0;
+    for (const { user, page } of this.guests) {
+      this.#examine(`requests of ${user} without an answer ${what}`, [], page.forget());
+    }
   }
 
   /** The members as of the model, by name. */
@@ -188,7 +209,8 @@ export async function auditCrowds(audit: Audit): Promise<void> {
   const { random, nodes } = crowds;
   await nodes.ready();
   const rooms: string[] = [];
-  for (let round = 0; round < ROUNDS; round++) {
+  const endMs = audit.nowMs + LAST_MS;
+  for (let round = 0; round < ROUNDS && audit.nowMs < endMs; round++) {
     const what = `in round ${round}`;
     while (crowds.guests.length < PAGES) await crowds.open();
     // A room that the nodes do not know has no list yet.
@@ -210,15 +232,21 @@ export async function auditCrowds(audit: Audit): Promise<void> {
       if (crowds.guests.length === 0) break;
     }
     if (mutes) {
-      await audit.pause(between(random, 0, MUTE_MS));
+      // A node that is gone may be back within the grace of its users, or later.
+      const isGone = random() < GONE;
+      await audit.pause(
+        isGone
+          ? GONE_MS + between(random, 0, BEAT_MS + crowds.graceMs)
+          : between(random, 0, MUTE_MS),
+      );
       host.thaw();
     }
-    await audit.pause(REST_MS);
+    await crowds.rest();
     crowds.look(rooms, followed, what);
     following?.[Symbol.dispose]();
   }
   for (const guest of crowds.guests) crowds.close(guest);
-  await audit.pause(REST_MS);
+  await crowds.rest();
   crowds.look(rooms, new Map(), "behind all pages");
   await nodes.close();
 }

@@ -9,6 +9,8 @@ import { UnsteadyBroker } from "../histories/unsteady_broker.ts";
 export class ForgetfulBroker extends UnsteadyBroker {
   /** Time of each claim, in milliseconds. */
   claimMs = 0;
+  /** Time of each count of a rate, in milliseconds. */
+  countMs = 0;
   readonly #store: BrokerStore;
   #life = 0;
 
@@ -36,7 +38,10 @@ export class ForgetfulBroker extends UnsteadyBroker {
       release: async (scope, member) => await inner.release(asked(scope), member),
       claims: async (scope) => await inner.claims(asked(scope)),
       ...(canCount && {
-        take: async (key, amount, rate) => await inner.take!(asked(key), amount, rate),
+        take: async (key, amount, rate) => {
+          await pause(runtime, this.countMs);
+          return await inner.take!(asked(key), amount, rate);
+        },
       }),
     };
   }

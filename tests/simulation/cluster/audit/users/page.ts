@@ -30,6 +30,7 @@ export class Page {
   readonly #socket: SimulatedWebSocket;
   // Each number has two digits, so that all requests of a kind have one size.
   #requests = 10;
+  readonly #waiting = new Set<number>();
 
   /**
    * Begins to open a page.
@@ -44,7 +45,7 @@ export class Page {
     const socket = this.#socket = audit.network.sockets(audit.host(machine))(url, ["skein.1"]);
     socket.onmessage = ({ data }) => {
       for (const line of `${data}`.split("\n")) {
-        if (line !== "") this.heard.push(JSON.parse(line));
+        if (line !== "") this.#hear(JSON.parse(line));
       }
     };
     socket.onclose = ({ code }) => this.code = code;
@@ -72,6 +73,7 @@ export class Page {
    */
   ask(envelope: object): number {
     const id = this.#requests++;
+    this.#waiting.add(id);
     this.send({ ...envelope, id });
     return id;
   }
@@ -96,8 +98,23 @@ export class Page {
     return this.heard.find(({ reply }) => reply === id);
   }
 
+  /**
+   * Forgets all that the page heard.
+   *
+   * @returns Numbers of the requests without an answer.
+   */
+  forget(): number[] {
+    this.heard.length = 0;
+    return [...this.#waiting];
+  }
+
   /** Closes the page. */
   close(): void {
     this.#socket.close(1_000);
+  }
+
+  #hear(heard: Heard): void {
+    this.heard.push(heard);
+    if (typeof heard.reply === "number") this.#waiting.delete(heard.reply);
   }
 }

@@ -30,6 +30,15 @@ const GAP_MS = 24;
 /** Longest time of an engine away, in milliseconds. */
 const AWAY_MS = 800;
 
+/** Time of a claim at a slow engine, in milliseconds: longer than a node waits. */
+const SLOW_MS = 2_600;
+
+/** Text that fills a queue, and the most of these. */
+const [FILL, MOST_FILLS] = ["x".repeat(8_192), 60];
+
+/** Most bytes that wait for a session. */
+const QUEUE_BYTES = 65_536;
+
 /** Share of plans in which sessions stay for longer than a claim without renewals. */
 const LONG = 0.15;
 
@@ -67,12 +76,20 @@ class Tabs {
     this.audit = audit;
     this.random = audit.chanceOf("tabs");
     this.max = 2 + Math.floor(2 * this.random());
-    this.nodes = new UserNodes(audit, "tabs", { limits: { maxSessionsPerUser: this.max } });
+    this.nodes = new UserNodes(audit, "tabs", {
+      limits: { maxSessionsPerUser: this.max },
+      session: { sendQueue: { maxBytes: QUEUE_BYTES, policy: "close" } },
+    });
   }
 
   /** The tabs of a user, or those on a node. */
   of(user: User, on?: UserNode): Tab[] {
     return this.all.filter((tab) => tab.user === user && (on === undefined || tab.node === on));
+  }
+
+  /** Picks a node: mostly the first one, as tabs of one user on one node have most in common. */
+  node(): UserNode {
+    return this.random() < 0.5 ? this.nodes.all[0]! : oneOf(this.random, this.nodes.all);
   }
 
   /** Opens a tab, which does not count yet. */
@@ -191,7 +208,7 @@ type Step = (tabs: Tabs, user: User) => Promise<void>;
 const enter: Step = async (tabs, user) => {
   if (tabs.of(user).length === tabs.max) return;
   await tabs.during("a beginning", async () => {
-    const tab = tabs.open(user, oneOf(tabs.random, tabs.nodes.all));
+    const tab = tabs.open(user, tabs.node());
     await tabs.audit.until(() => tab.client.isConnected);
     tabs.all.push(tab);
   }, []);
@@ -256,21 +273,65 @@ const expel: Step = async (tabs, user) => {
   await tabs.look("an expulsion");
 };
 
-/** An engine that is away for a while, and may come back without the claims. */
+/** A tab that falls behind until its queue is full: the others get each message. */
+const clog: Step = async (tabs, user) => {
+  const { audit, random } = tabs;
+  const isBeside = ({ node }: Tab) => tabs.of(user, node).length > 1;
+  // The oldest of several on one node, if there are such.
+  const tab = tabs.of(user).find(isBeside) ?? oneOf(random, tabs.of(user));
+  if (tab === undefined) return;
+  const ways = [[tab.host, tab.node.host], [tab.node.host, tab.host]] as const;
+  for (const [from, to] of ways) audit.network.change(from, to, { isBlocked: true });
+  const others = tabs.all.filter((other) => other !== tab);
+  const before = tab.node.server.manager.count;
+  const texts: string[] = [];
+  for (let i = 0; i < MOST_FILLS && tab.node.server.manager.count === before; i++) {
+    const text = `${i} ${FILL}`;
+    texts.push(text);
+    oneOf(random, tabs.nodes.all).server.to(user).send(NOTE, text);
+    await audit.pause(10);
+  }
+  await audit.pause(ROUND_MS);
+  const hasEnded = tab.node.server.manager.count < before;
+  tabs.examine("end of a session that falls behind", true, hasEnded);
+  for (const other of others) {
+    const expected = other.user === user ? texts.length : 0;
+    tabs.examine("messages beside a session that falls behind", expected, new Set(other.got).size);
+    tabs.examine("repetitions of these", expected, other.got.splice(0).length);
+  }
+  for (const [from, to] of ways) audit.network.change(from, to, { isBlocked: false });
+  tabs.all = others;
+  await tab.client.close();
+  await audit.pause(ROUND_MS);
+  await tabs.look("the end of a session that fell behind");
+};
+
+/** An engine that is away for a while or slow, and may come back without the claims. */
 const restart: Step = async (tabs, user) => {
   const { random, nodes: { engine }, audit } = tabs;
-  const forgets = random() < 0.7;
-  engine.goAway();
+  const isSlow = random() < 0.3;
+  if (isSlow) engine.claimMs = SLOW_MS;
+  else engine.goAway();
+  if (random() < 0.6 && tabs.of(user).length < tabs.max) {
+    const tab = tabs.open(user, oneOf(random, tabs.nodes.all));
+    const isIn = await audit.until(() => tab.client.isConnected, SLOW_MS);
+    tabs.examine("session without an answer of the engine", true, isIn);
+    tabs.all.push(tab);
+    if (isSlow) await audit.pause(SLOW_MS);
+  }
   await audit.pause(between(random, 0, AWAY_MS));
+  engine.claimMs = 0;
+  const forgets = random() < 0.7;
   if (forgets) engine.forget();
   engine.comeBack();
   await audit.pause(ROUND_MS);
+  for (const { got } of tabs.all) got.length = 0;
   await tabs.look("a restart of the engine");
   await tabs.tryPlace(user, forgets ? "the loss of all claims" : "a restart of the engine");
 };
 
 /** The steps between which a plan draws. */
-const SOME: readonly Step[] = [enter, enter, leave, move, move, cut, expel];
+const SOME: readonly Step[] = [enter, enter, leave, move, move, cut, expel, clog, clog];
 
 /**
  * Opens, moves and ends sessions of users on two nodes, with messages from both.
@@ -295,7 +356,7 @@ async function pass(tabs: Tabs): Promise<void> {
     await oneOf(random, SOME)(tabs, user);
     if (random() < 0.3) await tabs.tryPlace(user, "a step");
   }
-  await enter(tabs, USERS[0]);
+  await (random() < 0.5 ? enter : leave)(tabs, USERS[0]);
   await restart(tabs, USERS[0]);
 }
 

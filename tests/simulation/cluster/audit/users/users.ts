@@ -4,10 +4,11 @@ import type { Audit } from "../audit.ts";
 import { auditAccounts } from "./accounts.ts";
 import { auditCrowds } from "./crowds.ts";
 import { auditDoors } from "./doors.ts";
+import { auditShares } from "./shares.ts";
 import { auditTabs } from "./tabs.ts";
 
-/** All parts: a plan has one of these, as each costs more than an audit of one server. */
-const PARTS = [auditAccounts, auditCrowds, auditDoors, auditTabs] as const;
+/** All parts: a plan has one, as each costs more than an audit of one server. */
+const PARTS = [auditAccounts, auditCrowds, auditDoors, auditShares, auditTabs] as const;
 
 /**
  * Examines what nodes know about users.
