@@ -136,7 +136,9 @@ class Accounts {
     this.#userMessages = drawn(0.6, 4);
     this.#addressMessages = drawn(0.3, 5);
     this.#userBytes = new ModelBuckets(
-      random() < 0.3 ? { perSecond: between(random, 100, 300), burst: 300 } : undefined,
+      random() < 0.3
+        ? { perSecond: between(random, 100, 300), burst: Math.floor(between(random, 120, 300)) }
+        : undefined,
     );
     this.nodes = new UserNodes(audit, "accounts", {
       authenticate: ({ token = FORGED }) => {

@@ -21,6 +21,9 @@ const LAST_MS = 11_000;
 /** Draw above which a page asks once more for a room in which the page is. */
 const AGAIN = 0.85;
 
+/** Share of operations of another page, or in another room, than the one before. */
+const CHANGES = 0.7;
+
 /** Longest pause between two operations, in milliseconds. */
 const GAP_MS = 40;
 
@@ -223,17 +226,28 @@ export async function auditCrowds(audit: Audit): Promise<void> {
     if (following !== undefined) followed.set(rooms.at(-1)!, follower);
     const { host } = oneOf(random, nodes.all);
     const mutes = random() < 0.5;
-    if (mutes) host.freeze();
-    for (let i = 0; i < OPERATIONS; i++) {
-      const guest = oneOf(random, crowds.guests);
-      if (random() < 0.06) crowds.close(guest);
-      else crowds.operate(guest, random() < 0.7 ? rooms.at(-1)! : oneOf(random, rooms));
+    // A node that is gone may be back within the grace of its users, or later.
+    const isGone = mutes && random() < GONE;
+    const muteAt = isGone ? OPERATIONS : Math.floor(OPERATIONS * random());
+    let guest: Guest | undefined;
+    let room = rooms.at(-1)!;
+    for (let i = 0; i < OPERATIONS && crowds.guests.length > 0; i++) {
+      if (mutes && i === muteAt) host.freeze();
+      if (guest === undefined || random() < CHANGES) {
+        guest = oneOf(random, crowds.guests);
+        room = random() < 0.7 ? rooms.at(-1)! : oneOf(random, rooms);
+      }
+      if (random() < 0.06) {
+        crowds.close(guest);
+        guest = undefined;
+      } else crowds.operate(guest, room);
       if (random() < 0.6) await audit.pause(between(random, 0, GAP_MS));
-      if (crowds.guests.length === 0) break;
+    }
+    if (isGone) {
+      await audit.pause(SETTLED_MS);
+      host.freeze();
     }
     if (mutes) {
-      // A node that is gone may be back within the grace of its users, or later.
-      const isGone = random() < GONE;
       await audit.pause(
         isGone
           ? GONE_MS + between(random, 0, BEAT_MS + crowds.graceMs)

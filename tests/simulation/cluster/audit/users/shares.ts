@@ -13,6 +13,9 @@ const FLOOD_MS = 6_000;
 /** Longest time of a count at the engine, in milliseconds: a node waits for 500 ms. */
 const COUNT_MS = 300;
 
+/** Time after which a node asks an engine again that did not answer, in milliseconds. */
+const AGAIN_MS = 1_000;
+
 /** Shortest and longest time between two requests of a page, in milliseconds. */
 const [FROM_MS, TO_MS] = [60, 140];
 
@@ -36,6 +39,16 @@ export async function auditShares(audit: Audit): Promise<void> {
   await nodes.ready();
   const pages = nodes.all.map((node, i) => new Page(audit, USER, `shares-page${i}`, node));
   await audit.until(() => pages.every(({ isIn }) => isIn));
+  const fullMs = nodes.all.length * 1_000 * rate.burst / rate.perSecond + 2 * ROUND_MS + COUNT_MS;
+  if (random() < 0.4) {
+    // Each node counts alone, and asks again after a second.
+    nodes.engine.goAway();
+    for (const page of pages) page.ask({ topic: "alone" });
+    await audit.pause(ROUND_MS);
+    nodes.engine.comeBack();
+    await audit.pause(AGAIN_MS + fullMs);
+  }
+  for (const page of pages) page.forget();
   nodes.engine.countMs = between(random, 0, COUNT_MS);
   const [share, endMs] = [between(random, 0, 1), audit.nowMs + FLOOD_MS];
   await Promise.all(pages.map(async (page, i) => {
@@ -58,7 +71,7 @@ export async function auditShares(audit: Audit): Promise<void> {
   const what = `${granted} of ${perSecond} a second, and ${burst} at once, on both nodes`;
   expect(`requests within a rate: ${what}`, true, granted >= least && granted <= most);
   nodes.engine.countMs = 0;
-  await audit.pause(nodes.all.length * 1_000 * burst / perSecond + 2 * ROUND_MS + COUNT_MS);
+  await audit.pause(fullMs);
   for (const page of pages) {
     const id = page.ask({ topic: "calm" });
     await audit.pause(ROUND_MS);
