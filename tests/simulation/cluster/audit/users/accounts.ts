@@ -136,8 +136,8 @@ class Accounts {
     this.#userMessages = drawn(0.6, 4);
     this.#addressMessages = drawn(0.3, 5);
     this.#userBytes = new ModelBuckets(
-      random() < 0.3
-        ? { perSecond: between(random, 100, 300), burst: Math.floor(between(random, 120, 300)) }
+      random() < 0.5
+        ? { perSecond: between(random, 100, 300), burst: Math.floor(between(random, 60, 250)) }
         : undefined,
     );
     this.nodes = new UserNodes(audit, "accounts", {

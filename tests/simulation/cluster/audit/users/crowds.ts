@@ -22,19 +22,19 @@ const LAST_MS = 11_000;
 const AGAIN = 0.85;
 
 /** Share of operations of another page, or in another room, than the one before. */
-const CHANGES = 0.7;
+const CHANGES = 0.55;
 
 /** Longest pause between two operations, in milliseconds. */
 const GAP_MS = 40;
 
 /** Graces of a user without sessions, and time for which changes are gathered, in milliseconds. */
-const [GRACES_MS, GATHER_MS] = [[0, 300, 1_200], 200] as const;
+const [GRACES_MS, GATHER_MS] = [[0, 300, 1_200, 1_200], 200] as const;
 
 /** Longest time of a node that does not answer, in milliseconds. */
 const MUTE_MS = 1_300;
 
 /** Share of silent nodes that are gone for the others. */
-const GONE = 0.4;
+const GONE = 0.6;
 
 /** Time of a list from nodes that do not answer, in milliseconds. */
 const SETTLED_MS = 1_000;
@@ -220,7 +220,7 @@ export async function auditCrowds(audit: Audit): Promise<void> {
     if (rooms.length === 0 || random() < 0.7) rooms.push(`${oneOf(random, KINDS)}:${round}`);
     const followed = new Map<string, UserNode>();
     const follower = oneOf(random, nodes.all);
-    const following = random() < 0.4
+    const following = random() < 0.6
       ? follower.server.presence.follow(oneOf(random, rooms.slice(-1)))
       : undefined;
     if (following !== undefined) followed.set(rooms.at(-1)!, follower);
