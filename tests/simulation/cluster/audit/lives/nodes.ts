@@ -24,6 +24,9 @@ const HANDLER_MS = 30;
 /** Share of messages whose handler takes long, and the longest time of these, in milliseconds. */
 const [LONG_SHARE, LONG_MS] = [0.1, 300];
 
+/** Longest time until the engine has the number of a message, in milliseconds. */
+const STORE_MS = 50;
+
 /** User of the clients without a token. */
 export const GUESTS = "lives-guests";
 
@@ -55,6 +58,8 @@ export class LivesNodes {
   hasEnded = false;
   readonly #audit: Audit;
   readonly #programs: readonly SimulatedServer<Identity>[];
+  /** Number of messages whose handlers run, or whose numbers are not stored yet, by node. */
+  readonly #handling = new Map<Host, number>();
   #waking = 0;
 
   /** Starts the nodes. */
@@ -87,9 +92,14 @@ export class LivesNodes {
     const program = this.#programs[index]!;
     this.#waking++;
     this.hasEnded = true;
-    if (drainMs === undefined) this.hasDied = true;
-    else await program.server.drain({ withinMs: drainMs });
+    const drained = drainMs === undefined
+      ? undefined
+      : await program.server.drain({ withinMs: drainMs });
+    // The end of the process after a drain that was too short ends handlers as well.
+    const isDone = drained?.cut === 0 && !this.#handling.get(program.host);
+    if (!isDone) this.hasDied = true;
     program.host.kill();
+    this.#handling.delete(program.host);
     await this.#audit.pause(awayMs);
     program.restart();
     this.#waking--;
@@ -133,7 +143,11 @@ export class LivesNodes {
         if (known === undefined) this.messages.set(user, [id]);
         else known.push(id);
         const mostMs = host.runtime.random() < LONG_SHARE ? LONG_MS : HANDLER_MS;
+        this.#handling.set(host, (this.#handling.get(host) ?? 0) + 1);
         await pause(host.runtime, mostMs * host.runtime.random());
+        void pause(host.runtime, STORE_MS).then(() => {
+          this.#handling.set(host, this.#handling.get(host)! - 1);
+        });
       },
       onOpen: (session) => {
         const count = this.servers.filter(({ manager }) =>
