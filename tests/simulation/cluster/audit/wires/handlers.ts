@@ -227,13 +227,15 @@ async function auditSession(audit: Audit, random: () => number, number: number):
   if (end === "death") machine.kill();
   // The machine of the client has no program any more: that half is not examined.
   const isDead = end === "death";
-  const callsOver = () => handlers.calls.every(({ overMs }) => overMs < Infinity);
+  const callsOver = () =>
+    handlers.calls.every(({ overMs, hasBegun }) => overMs < Infinity || !hasBegun);
   const outcomesThere = () => isDead || operations.every(({ outcome }) => outcome !== "");
   await audit.until(() => outcomesThere() && (!isOver || endedMs < Infinity), ALL_MS + HANDLER_MS);
   if (!isOver) await audit.until(() => handled(operations, handlers), ALL_MS);
   else await audit.pause(OPERATIONS * HANDLER_MS);
   if (isDead && !isServer) return void await server.close();
-  await audit.until(callsOver, HANDLER_MS);
+  // Handlers of callers that gave up run one after the other.
+  await audit.until(callsOver, OPERATIONS * HANDLER_MS);
   for (const call of handlers.calls) {
     examineCall(audit, {
       call,
