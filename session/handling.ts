@@ -136,13 +136,13 @@ export class Handling implements MessageAcceptor {
       ? message.then((checked) => checked && this.#call(checked, incoming))
       : message && this.#call(message, incoming);
     // Runs after a failure too; otherwise the client would send the message for ever.
-    return turn === undefined ? running : Promise.resolve(running).then(() => turn.end());
+    return turn ? Promise.resolve(running).then(() => turn.end()) : running;
   }
 
   /** Checks a message against the contract; `undefined` if refused, or not due in its turn. */
   check(incoming: IncomingMessage): CheckedMessage {
     const { turn } = incoming;
-    return turn === undefined ? this.#check(incoming) : this.#checkInTurn(incoming, turn);
+    return turn ? this.#checkInTurn(incoming, turn) : this.#check(incoming);
   }
 
   #check(incoming: IncomingMessage): CheckedMessage {
@@ -162,17 +162,17 @@ export class Handling implements MessageAcceptor {
 
   /** Creates a message that fits the contract, or that needs no check without a contract. */
   accept(incoming: IncomingMessage, match: MessageMatch | undefined): Message {
+    const { id, from, cancelled } = incoming;
     // A server identifies a peer by its session, and ignores any `from` that the peer sends.
-    const keepsFrom = this.#settings.side === "client" || incoming.from === undefined;
+    const keepsFrom = this.#settings.side === "client" || from === undefined;
     const message = new Message(
       keepsFrom ? incoming : { ...incoming, from: undefined },
       match,
       this.#host,
     );
-    if (incoming.cancelled !== undefined) message.cancel(incoming.cancelled);
-    // The message waited beyond the end of the session.
-    else if (this.#host.session.isClosed) message.cancel(undefined);
-    else if (incoming.id !== undefined) (this.#owed ??= new Map()).set(incoming.id, message);
+    // The message may have waited beyond the end of the session.
+    if (cancelled !== undefined || this.#host.session.isClosed) message.cancel(cancelled);
+    else if (id !== undefined) (this.#owed ??= new Map()).set(id, message);
     return message;
   }
 
