@@ -126,6 +126,8 @@ async function persist(
         ANSWER_MS,
       );
       await body?.cancel();
+      // The page that asked has been reloaded, and the next one asks again.
+      if (program.client.status.isEnded) return undefined;
       program.event(`${init.method} of a stream answers ${status}`);
       if (ok) return status;
       // Others on the way refuse in other words, for as long as their fault lasts.
