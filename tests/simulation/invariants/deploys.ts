@@ -9,6 +9,9 @@ const AWAY_MS = 6_000;
 /** Longest time by which the notice of a close may be late, in milliseconds. */
 const NOTICE_MS = 500;
 
+/** Time for which a place of a user, given back before the engine lost that, may stay taken. */
+const PLACE_MS = 120_000;
+
 /** A deploy of a quiet cluster cuts no session, and loses no publication of a history. */
 export const smoothDeploys: Invariant = {
   name: "smooth-deploys",
@@ -17,12 +20,14 @@ export const smoothDeploys: Invariant = {
   source: "docs/protocol.md 7.10; docs/deploy/operations.md, What breaks, and what users see",
   watch(report, terms) {
     let isUnderWay = false;
+    let lostMs = -Infinity;
     const away = new Map<string, number>();
     /** Announced ends of sessions, by the host of the client. */
     const ends = new Map<string, number>();
     /** Publications of the deploy that clients keep. */
     const reliable = new Set<string>();
     return {
+      engineLost: ({ atMs }) => void (lostMs = atMs),
       deploy: ({ isOver }) => void (isUnderWay = !isOver),
       goAway: ({ host, retryAfterMs, atMs }) => void ends.set(host, atMs + retryAfterMs),
       drained(fact) {
@@ -47,7 +52,8 @@ export const smoothDeploys: Invariant = {
         const sinceMs = away.get(host);
         if (side !== "client" || sinceMs === undefined) return;
         away.delete(host);
-        if (atMs <= sinceMs + AWAY_MS) return;
+        const mayBeFull = terms.hasSharedLimits && atMs < lostMs + PLACE_MS;
+        if (atMs <= sinceMs + AWAY_MS || mayBeFull) return;
         report(
           fact,
           `expected a session within ${AWAY_MS} ms, received one after ${seconds(atMs - sinceMs)}`,

@@ -44,6 +44,12 @@ Deno.test("smoothDeploys finds sessions that are cut, closed by another code, or
   deploy({}, 8_000).finds("expected a session within 6000 ms, received one after 9.000 s");
 });
 
+Deno.test("smoothDeploys allows for places that are taken again because the engine lost writes", () => {
+  new Story(smoothDeploys).tells("engineLost", { why: "restart" })
+    .tells("deploy", { isOver: false }).tells("sessionClosed", END).passes(8_000)
+    .tells("sessionOpened", BEGIN).finds();
+});
+
 Deno.test("smoothDeploys finds lost publications", () => {
   const error = new Error("lost");
   deploy().recovers("topic", { recovered: false, reason: "too-old" })
