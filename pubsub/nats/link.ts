@@ -98,9 +98,12 @@ export class Link {
     return this.#connection!;
   }
 
-  /** Opens the administration of JetStream. Rejects while the server is away. */
-  async manager(): Promise<JetStreamManager> {
-    return await jetstreamManager(this.open, { checkAPI: false, timeout: REQUEST_TIMEOUT_MS });
+  /**
+   * Opens the administration of JetStream, whose calls wait for answers up to a time limit. Rejects
+   * while the server is away.
+   */
+  async manager(timeoutMs = REQUEST_TIMEOUT_MS): Promise<JetStreamManager> {
+    return await jetstreamManager(this.open, { checkAPI: false, timeout: timeoutMs });
   }
 
   /** Resolves when the server is there; `false` after the link closed. */
@@ -151,10 +154,15 @@ export class Link {
     return createInbox(this.#inboxPrefix);
   }
 
-  /** Sends a request, and waits for one answer. */
-  async request(subject: string, body: string | Uint8Array, headers?: MsgHdrs): Promise<Msg> {
+  /** Sends a request, and waits for one answer up to a time limit. */
+  async request(
+    subject: string,
+    body: string | Uint8Array,
+    headers?: MsgHdrs,
+    timeoutMs = REQUEST_TIMEOUT_MS,
+  ): Promise<Msg> {
     return await this.open.request(subject, body, {
-      timeout: REQUEST_TIMEOUT_MS,
+      timeout: timeoutMs,
       ...(headers !== undefined && { headers }),
     });
   }

@@ -7,10 +7,10 @@ import {
   StorageType,
   type StreamConfig,
 } from "@nats-io/jetstream";
-import { headers, type Msg, type Subscription } from "@nats-io/transport-node";
+import { headers, type Msg, type Subscription, TimeoutError } from "@nats-io/transport-node";
 import { pause } from "../../base/wait.ts";
 import { Signal } from "../../base/signal.ts";
-import type { Link } from "./link.ts";
+import { type Link, REQUEST_TIMEOUT_MS } from "./link.ts";
 import { EPOCH_TOKEN, parseAck, type StreamNames } from "./format.ts";
 import { sequenceOf } from "./format.ts";
 import type { HistoryBounds } from "../broker.ts";
@@ -24,6 +24,11 @@ const MAX_ATTEMPTS = 20;
 /** Status of a stream without a leader at the moment. */
 const UNAVAILABLE = 503;
 
+/**
+ * Time limit of each call in the first attempt to open a stream, in milliseconds; twice as long
+ * once it is over. Calls that arrive while the servers of a new stream elect their leader have no answer.
+ */
+const FIRST_TIMEOUT_MS = 1_000;
 const FIRST_RETRY_MS = 50;
 const MAX_RETRY_MS = 2_000;
 
@@ -169,6 +174,7 @@ export class HistoryStream {
   }
 
   async #keepOpening(period: AbortSignal): Promise<void> {
+    let timeoutMs = FIRST_TIMEOUT_MS;
     for (
       let retryMs = FIRST_RETRY_MS;
       !period.aborted;
@@ -176,7 +182,7 @@ export class HistoryStream {
     ) {
       try {
         this.#follow();
-        const record = await this.#agree();
+        const record = await this.#agree(timeoutMs);
         if (period.aborted) return;
         this.#opening = undefined;
         this.#adopt(record);
@@ -184,6 +190,7 @@ export class HistoryStream {
       } catch (error) {
         this.problem = error;
         if (this.#isRefusal(error)) this.#events.refused(error);
+        if (error instanceof TimeoutError) timeoutMs = Math.min(REQUEST_TIMEOUT_MS, timeoutMs * 2);
         await pause(this.#link.runtime, retryMs * (1 + this.#link.runtime.random()), period);
       }
     }
@@ -199,7 +206,7 @@ export class HistoryStream {
 
   async #repeat(period: AbortSignal): Promise<void> {
     try {
-      const record = await this.#agree();
+      const record = await this.#agree(REQUEST_TIMEOUT_MS);
       if (period.aborted || this.#epoch === undefined) return;
       this.#repeatAtMs = this.#link.runtime.monotonic() + this.#maxAgeMs / 2;
       if (this.#epoch.epoch !== record.epoch) this.#adopt(record);
@@ -251,8 +258,8 @@ export class HistoryStream {
     this.#found = { record, created: this.#created };
   }
 
-  async #agree(): Promise<Epoch> {
-    const manager = await this.#link.manager();
+  async #agree(timeoutMs: number): Promise<Epoch> {
+    const manager = await this.#link.manager(timeoutMs);
     const newest = this.#newest;
     const { created, state } = await manager.streams.add(this.#config());
     this.#created = created;
@@ -271,7 +278,9 @@ export class HistoryStream {
       const epoch: { epoch: string; start?: number } = isGood
         ? known
         : { epoch: this.#link.runtime.randomUUID().slice(0, 8) };
-      const seq = isStored ? stored.seq : await this.#write(epoch, stored?.seq ?? 0);
+      const seq = isStored
+        ? stored.seq
+        : await this.#write(epoch, { after: stored?.seq ?? 0, timeoutMs });
       if (seq === undefined) continue;
       if (this.#newest.epoch !== epoch.epoch) this.#newest = { seq, epoch: epoch.epoch };
       return isGood ? known : { ...epoch, start: seq };
@@ -292,7 +301,7 @@ export class HistoryStream {
   /** Writes a record, and returns its sequence; `undefined` if another node wrote first. */
   async #write(
     { epoch, start }: { readonly epoch: string; readonly start?: number },
-    after: number,
+    { after, timeoutMs }: { readonly after: number; readonly timeoutMs: number },
   ): Promise<number | undefined> {
     const record: EpochRecord = {
       epoch,
@@ -302,7 +311,8 @@ export class HistoryStream {
     const expected = headers();
     expected.set("Nats-Expected-Last-Subject-Sequence", String(after));
     const subject = `${this.names.log}.${EPOCH_TOKEN}`;
-    const ack = parseAck(await this.#link.request(subject, JSON.stringify(record), expected));
+    const body = JSON.stringify(record);
+    const ack = parseAck(await this.#link.request(subject, body, expected, timeoutMs));
     if (ack.name === "stored") return ack.seq;
     if (ack.name === "conflict") return undefined;
     throw ack.error;

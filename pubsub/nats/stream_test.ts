@@ -1,4 +1,4 @@
-import { assertEquals } from "@std/assert";
+import { assert, assertEquals } from "@std/assert";
 import { installGlobals } from "../../testing/simulation/globals.ts";
 import { simulatedNatsConnect } from "../../testing/simulation/nats/client.ts";
 import { SimulatedNats } from "../../testing/simulation/nats/engine.ts";
@@ -45,5 +45,47 @@ Deno.test("HistoryStream begins one epoch after a loss, whichever node is first"
   for (let seed = 1; seed <= 5; seed++) {
     const { size } = await epochsAfterLoss(seed);
     assertEquals(size, 1, `seed ${seed}`);
+  }
+});
+
+/** Longest time of the first reads of new streams by two nodes at once, in milliseconds. */
+async function slowestFirstRead(seed: number): Promise<number> {
+  const simulation = new Simulation({ seed });
+  const network = new SimulatedNetwork(simulation, { delayMs: 2, jitterMs: 20 });
+  using _globals = installGlobals(simulation);
+  const hosts = ["nats0", "nats1", "nats2"].map((name) => simulation.host(name));
+  const nats = new SimulatedNats(simulation, network, hosts);
+  const brokers = ["a", "b"].map((name) => {
+    const node = simulation.host(name);
+    const connect = simulatedNatsConnect(network, node, nats.hosts);
+    const options = { runtime: node.runtime, replicas: 3 };
+    return new NatsBroker({ servers: nats.servers, connect }, options);
+  });
+  // The servers elect the leader of the cluster.
+  await simulation.run(10_000);
+  let slowestMs = 0;
+  for (let size = 1; size <= 5; size++) {
+    const beganMs = simulation.nowMs;
+    const bounds = { ...BOUNDS, size };
+    const reads = brokers.map((broker) =>
+      broker.history.read("kept", { bounds, maxMessages: 1, maxBytes: 1 })
+    );
+    let isOver = false;
+    const reading = Promise.allSettled(reads).then(() => {
+      slowestMs = Math.max(slowestMs, simulation.nowMs - beganMs);
+      isOver = true;
+    });
+    while (!isOver) await simulation.run(100);
+    await reading;
+  }
+  for (const broker of brokers) void broker.close();
+  await simulation.run(2_000);
+  return slowestMs;
+}
+
+Deno.test("HistoryStream opens soon behind the election of the leader of a new stream", async () => {
+  for (let seed = 1; seed <= 10; seed++) {
+    const slowestMs = await slowestFirstRead(seed);
+    assert(slowestMs < 3_000, `seed ${seed}: ${slowestMs} ms`);
   }
 });
