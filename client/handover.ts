@@ -58,29 +58,25 @@ export async function handOver<C extends Contract>(
   // Only a server that supports moves gives a ticket.
   const { ticket } = from[internals];
   if (!ticket) return;
-  let next: Session | undefined;
-  try {
-    next = await open(
-      (dial) => (url, options) => dial(withTicket(url, ticket), { ...options, only }),
-      signal,
-    );
-    // The first envelope assigns the session to this client; the server has 10 s to answer.
-    await ping(next[internals], { signal });
-  } catch {
-    // The old session continues.
-  }
+  const next = await open(
+    (dial) => (url, options) => dial(withTicket(url, ticket), { ...options, only }),
+    signal,
+  ).catch(() => undefined);
+  // The first envelope assigns the session to this client; the server has 10 s to answer. Without the
+  // old session, the server would send messages to the user here and to the client's next session.
+  if (next && from.isReady) await ping(next[internals], { signal }).catch(() => {});
+  // Else the old session continues.
   if (!from.isReady || !next?.isReady) return void await next?.close();
   const passages: Passage<C>[] = [];
-  const session = next;
-  take(session, () =>
-    subscriptions.move(session, (readers, isInForce) => {
+  take(next, () =>
+    subscriptions.move(next, (readers, isInForce) => {
       // With a history, the new session repeats the rest of the old one: ignore that rest here.
       if (readers.hasHistory || !isInForce) return { offer() {} };
       const passage = new Passage(readers, () => subscriptions.arrive(readers));
       passages.push(passage);
       return passage;
     }));
-  return { finished: finish(from, session, { passages, signal }) };
+  return { finished: finish(from, next, { passages, signal }) };
 }
 
 /**

@@ -412,6 +412,41 @@ Deno.test("Client.handOver() continues with the next session where the first one
   assertEquals(client.status.current.name, "connected");
 });
 
+Deno.test("Client.handOver() does not use a session that opens after the first one broke", async () => {
+  using time = new FakeTime();
+  const opened: Session[] = [];
+  const seen: unknown[] = [];
+  await using server = testServer({
+    authenticate: () => "ann",
+    onOpen: (session) => void opened.push(session),
+  });
+  const gate = Promise.withResolvers<void>();
+  const dial: Dialer = async (url) => {
+    const { pathname, search } = new URL(url);
+    if (search !== "") await gate.promise;
+    return await server.open({ path: pathname + search });
+  };
+  const onMessage = ({ data }: { data: unknown }) => void seen.push(data);
+  await using client = new Client("http://localhost/", denoPlatform(dial), { onMessage });
+  const connecting = client.whenConnected();
+  await passTime(time, 100);
+  const first = await connecting;
+  const moving = client.handOver();
+  await passTime(time, 100);
+  server.network.linkOf(server.manager.get(first.id)!).disconnect();
+  await passTime(time, 1_000);
+  assertEquals(client.status.current.name, "connected");
+  gate.resolve();
+  await passTime(time, 100);
+  server.to("ann").send("direct", 1);
+  await passTime(time, 100);
+  assertEquals(await moving, false);
+  assertEquals(seen, [1]);
+  assertEquals(opened.map(({ id }) => id), [first.id, client.session!.id, opened[2]!.id]);
+  assertEquals(opened[2]!.stats.receivedBytes, 0);
+  assertEquals(server.manager.count, 1);
+});
+
 Deno.test("Client moves unasked on an engine that gives no credit back, without a lost or repeated message", async () => {
   const { lost, doubled, sessions, messages } = await underWithheldCredit({
     bytes: 6 * 1_048_576,
