@@ -72,9 +72,9 @@ export async function handOver<C extends Contract>(
     subscriptions.move(next, (readers, isInForce) => {
       // With a history, the new session repeats the rest of the old one: ignore that rest here.
       if (readers.hasHistory || !isInForce) return { offer() {} };
-      const passage = new Passage(readers, () => subscriptions.arrive(readers));
+      const passage = new Passage(readers, (head) => subscriptions.arrive(readers, head));
       passages.push(passage);
-      return passage;
+      return passage.rest;
     }));
   return { finished: finish(from, next, { passages, signal }) };
 }
@@ -93,36 +93,45 @@ export async function giveUp(session: Session): Promise<void> {
 }
 
 /**
- * Passes on the rest of one topic without history from the old session, and holds messages of the
- * new session until the rest ends. The server marks the end of the rest with `unsubscribed`.
+ * Passes on the rest of one topic without history from the old session, and holds events of the new
+ * session until the rest ends. The server marks the end of the rest with `unsubscribed`.
+ *
+ * A client may move again before the rest ends. The rest of the second session then goes to the
+ * earlier passage, which holds that rest behind the rest of the first session.
  */
 class Passage<C extends Contract> extends Signal implements TopicSink {
+  /** Takes the rest of the old session. */
+  readonly rest: TopicSink = { offer: (event, size) => this.#pass(event, size) };
   readonly #readers: TopicReaders<C>;
-  readonly #arrive: () => void;
-  readonly #head: TopicSink = { offer: (event, size) => this.#hold(event, size) };
+  readonly #arrive: (head: TopicSink) => void;
+  #earlier: Passage<C> | undefined;
   #held: [IncomingMessage | TopicNote, number][] | undefined = [];
   #heldBytes = 0;
 
-  constructor(readers: TopicReaders<C>, arrive: () => void) {
+  constructor(readers: TopicReaders<C>, arrive: (head: TopicSink) => void) {
     super();
     this.#readers = readers;
     this.#arrive = arrive;
-    readers.head = this.#head;
+    if (readers.head instanceof Passage) this.#earlier = readers.head;
+    readers.head = this;
   }
 
-  /** Takes a message of the old session, as {@linkcode TopicSink} describes. */
+  /** Takes an event of the new session, as {@linkcode TopicSink} describes. */
   offer(event: IncomingMessage | TopicNote, size: number): void {
-    if (event.kind === "unsubscribed") this.end();
-    else if (this.#held) this.#readers.offer(event, size);
+    // Events of a topic that the client has left meanwhile keep their route.
+    if (!this.#held) return void this.#next.offer(event, size);
+    this.#heldBytes += size;
+    const count = this.#held.push([event, size]);
+    if (count >= MAX_HELD.messages || this.#heldBytes > MAX_HELD.bytes) this.end();
   }
 
-  /** Passes on the held messages. Idempotent. */
+  /** Passes on the held events. Idempotent. */
   end(): void {
     const held = this.#held ?? [];
     this.#held = undefined;
     // A second move of the client has set another head.
-    if (this.#readers.head === this.#head) this.#arrive();
-    for (const [event, size] of held) this.#readers.offer(event, size);
+    if (this.#readers.head === this) this.#arrive(this.#next);
+    for (const [event, size] of held) this.#next.offer(event, size);
     this.notify();
   }
 
@@ -131,10 +140,15 @@ class Passage<C extends Contract> extends Signal implements TopicSink {
     if (this.#held) await this.changed();
   }
 
-  #hold(event: IncomingMessage | TopicNote, size: number): void {
-    this.#heldBytes += size;
-    const count = this.#held!.push([event, size]);
-    if (count >= MAX_HELD.messages || this.#heldBytes > MAX_HELD.bytes) this.end();
+  /** The readers, or the newest earlier passage whose rest has not ended. */
+  get #next(): TopicSink {
+    while (this.#earlier && !this.#earlier.#held) this.#earlier = this.#earlier.#earlier;
+    return this.#earlier ?? this.#readers;
+  }
+
+  #pass(event: IncomingMessage | TopicNote, size: number): void {
+    if (event.kind === "unsubscribed") this.end();
+    else if (this.#held) this.#next.offer(event, size);
   }
 }
 

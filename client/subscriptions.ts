@@ -107,9 +107,12 @@ export class Subscriptions<C extends Contract> {
     this.resume(session);
   }
 
-  /** Routes the events of a topic straight to the readers again, after a move. */
-  arrive(readers: TopicReaders<C>): void {
-    readers.head = readers;
+  /**
+   * Routes the events of a topic behind a move to the readers again, or to the sink of an earlier
+   * move that still holds events.
+   */
+  arrive(readers: TopicReaders<C>, head: TopicSink): void {
+    readers.head = head;
     const session = this.#session;
     if (session && this.#all.get(readers.topic) === readers) {
       this.#route(session, readers.topic, readers);

@@ -654,6 +654,67 @@ Deno.test("Client.handOver() keeps the order of a topic whose old session is slo
   assertEquals(first.isClosed, true);
 });
 
+Deno.test("Client.handOver() keeps the order of a topic over two moves beside a slow first session", async () => {
+  using time = new FakeTime();
+  await using server = testServer({ authorize: () => true });
+  await using client = server.connect();
+  const news = client.subscribe("news");
+  await news.ready;
+  const seen: unknown[] = [];
+  void (async () => {
+    for await (const { data } of news) seen.push(data);
+  })();
+  let next = 0;
+  const publish = async () => {
+    for (let i = 0; i < 10; i++) server.publish("news", next++);
+    await turns();
+  };
+  server.network.linkOf(client).setFaults({ delayMs: 6_000 }, "to-client");
+  await publish();
+  for (let i = 0; i < 2; i++) {
+    const moving = client.handOver();
+    await passTime(time, 0);
+    assert(await moving);
+    await publish();
+    // Time in which the second session ends, and the first does not.
+    await passTime(time, i * 3_000);
+    await publish();
+  }
+  assertEquals(seen, []);
+  await passTime(time, 6_000);
+  assertEquals(seen, Array.from({ length: 50 }, (_, i) => i));
+  await publish();
+  assertEquals(seen.length, 60);
+});
+
+Deno.test("Client.handOver() takes no message of a topic that the client left beside the first session", async () => {
+  using time = new FakeTime();
+  await using server = testServer({ authorize: () => true });
+  const errors: unknown[] = [];
+  const seen: unknown[] = [];
+  await using client = server.connect({
+    onMessage: ({ data }) => void seen.push(data),
+    onError: (error) => void errors.push(error),
+  });
+  const news = client.subscribe("news");
+  await news.ready;
+  const first = server.network.linkOf(client);
+  first.stall("to-client");
+  const moving = client.handOver();
+  await passTime(time, 0);
+  assert(await moving);
+  await turns();
+  server.network.linkOf(client).setFaults({ delayMs: 1_000 }, "to-server");
+  const left = news.unsubscribe();
+  first.disconnect();
+  await turns();
+  server.publish("news", 1);
+  await turns();
+  await passTime(time, 2_000);
+  await left;
+  assertEquals([client.isConnected, seen, errors], [true, [], []]);
+});
+
 Deno.test("Client.handOver() holds messages of the new session within bounds, until the old one ends", async () => {
   using time = new FakeTime();
   await using server = testServer({ authorize: () => true });
