@@ -158,13 +158,12 @@ export class Link {
   async request(
     subject: string,
     body: string | Uint8Array,
-    headers?: MsgHdrs,
-    timeoutMs = REQUEST_TIMEOUT_MS,
+    { headers, timeoutMs = REQUEST_TIMEOUT_MS }: {
+      readonly headers: MsgHdrs;
+      readonly timeoutMs?: number;
+    },
   ): Promise<Msg> {
-    return await this.open.request(subject, body, {
-      timeout: timeoutMs,
-      ...(headers !== undefined && { headers }),
-    });
+    return await this.open.request(subject, body, { timeout: timeoutMs, headers });
   }
 
   /**

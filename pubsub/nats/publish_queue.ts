@@ -396,10 +396,10 @@ export class AppendQueue {
   }
 
   async #probe(entry: PendingAppend): Promise<Ack> {
-    const conditions = idHeaders(entry);
-    conditions.set("Nats-Expected-Last-Sequence", NEVER);
+    const headers = idHeaders(entry);
+    headers.set("Nats-Expected-Last-Sequence", NEVER);
     try {
-      return parseAck(await this.#link.request(entry.subject, new Uint8Array(), conditions));
+      return parseAck(await this.#link.request(entry.subject, new Uint8Array(), { headers }));
     } catch (cause) {
       const error = new BrokerError("Cannot append: NATS is away", { cause });
       return { name: "away", error, code: 0 };

@@ -91,7 +91,7 @@ class FakeStream {
           this.sent.push({ subject, id: options.headers.get("Nats-Msg-Id"), reply: options.reply });
         },
       },
-      request: (_: string, __: Uint8Array, headers: MsgHdrs) => {
+      request: (_: string, __: Uint8Array, { headers }: { headers: MsgHdrs }) => {
         const seq = this.stored.get(headers.get("Nats-Msg-Id"));
         return Promise.resolve(message(
           "",

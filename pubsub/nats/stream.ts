@@ -311,8 +311,8 @@ export class HistoryStream {
     const expected = headers();
     expected.set("Nats-Expected-Last-Subject-Sequence", String(after));
     const subject = `${this.names.log}.${EPOCH_TOKEN}`;
-    const body = JSON.stringify(record);
-    const ack = parseAck(await this.#link.request(subject, body, expected, timeoutMs));
+    const options = { headers: expected, timeoutMs };
+    const ack = parseAck(await this.#link.request(subject, JSON.stringify(record), options));
     if (ack.name === "stored") return ack.seq;
     if (ack.name === "conflict") return undefined;
     throw ack.error;

@@ -213,10 +213,10 @@ export class LogStreams {
     what: string,
     subject: string,
     message: Uint8Array,
-    options: MsgHdrs,
+    headers: MsgHdrs,
   ): Promise<number | undefined> {
     return await this.#ask(what, async () => {
-      const ack = parseAck(await this.#link.request(subject, message, options));
+      const ack = parseAck(await this.#link.request(subject, message, { headers }));
       if (ack.name === "stored") return ack.isDuplicate ? undefined : ack.seq;
       if (ack.name === "conflict" || ack.code === ID_UNDER_WAY) return undefined;
       throw ack.error;
