@@ -99,6 +99,30 @@ export abstract class Examination {
   }
 
   /**
+   * Waits for a promise.
+   *
+   * @param promise The promise.
+   * @param withinMs Longest wait.
+   * @param late What stands for a promise that takes longer.
+   * @returns The result of the promise, or `late`.
+   */
+  inTime<T, L>(promise: Promise<T>, withinMs: number, late: L): Promise<T | L> {
+    return Promise.race([promise, this.pause(withinMs).then(() => late)]);
+  }
+
+  /**
+   * Blocks both ways between two machines, or opens both.
+   *
+   * @param one A machine.
+   * @param other The other machine.
+   * @param isBlocked False to open the ways.
+   */
+  block(one: Host, other: Host, isBlocked = true): void {
+    this.network.change(one, other, { isBlocked });
+    this.network.change(other, one, { isBlocked });
+  }
+
+  /**
    * Tells what came out.
    *
    * @param part The part of the library that was examined.

@@ -52,16 +52,12 @@ export const statusesInOrder: Invariant = {
         const { client, status } = fact;
         const before = last.get(client);
         last.set(client, status);
-        const isNext = before === undefined
-          ? status.name === "connecting"
-          : NEXT[before.name].includes(status.name);
-        if (!isNext) {
+        const next: readonly ClientName[] = before ? NEXT[before.name] : ["connecting"];
+        if (!next.includes(status.name)) {
           report(
             fact,
-            `expected ${
-              before ? NEXT[before.name].join(" or ") || "no status" : "connecting"
-            } of ` +
-              `${client} after ${before?.name ?? "the start"}, received ${status.name}`,
+            `expected ${next.join(" or ") || "no status"} of ${client} after ` +
+              `${before?.name ?? "the start"}, received ${status.name}`,
           );
         }
         if (status.name === "connected") {

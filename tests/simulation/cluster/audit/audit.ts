@@ -5,6 +5,7 @@ import type { ConnectOptions } from "../../../../client/connect.ts";
 import { SkeinError } from "../../../../errors.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { Server } from "../../../../server.ts";
+import type { Session } from "../../../../session/session.ts";
 import type { Broker } from "../../../../pubsub/broker.ts";
 import { NodePorts } from "../node_ports.ts";
 import type { ClusterEngine } from "../engine.ts";
@@ -19,6 +20,17 @@ const AUDIT_MS = 26_000;
 
 /** Longest wait for a condition, in milliseconds: longer than a request to NATS that gets no answer. */
 const PATIENCE_MS = 8_000;
+
+/** A session of either end. */
+export type AnySession = Session | NonNullable<Client["session"]>;
+
+/** Both ends of one session. */
+export interface BothEnds {
+  /** The session of the client. */
+  readonly near: NonNullable<Client["session"]>;
+  /** The session of the server. */
+  readonly far: Session;
+}
 
 /** A node of the cluster. */
 export interface AuditedNode {
@@ -110,6 +122,35 @@ export class Audit extends Examination {
   }
 
   /**
+   * Waits for the session of a client with a server that has no other.
+   *
+   * @param client The client.
+   * @param server The server.
+   * @returns Both ends.
+   */
+  async meet(
+    client: Client,
+    { manager }: { readonly manager: { readonly count: number; all(): readonly unknown[] } },
+  ): Promise<BothEnds> {
+    await this.until(() => client.isConnected && manager.count === 1);
+    return { near: client.session!, far: manager.all()[0] as Session };
+  }
+
+  /**
+   * Waits for the outcome of a client's first attempt to connect, then closes the client.
+   *
+   * @param client The client.
+   * @returns `connected`, `refused` or `no answer`.
+   */
+  async tryToEnter(client: Client): Promise<string> {
+    const isRefused = () => "cause" in client.status.current;
+    await this.until(() => client.isConnected || isRefused());
+    const outcome = client.isConnected ? "connected" : isRefused() ? "refused" : "no answer";
+    await client.close();
+    return outcome;
+  }
+
+  /**
    * Makes ports of an engine of the audit, for nodes beside that engine.
    *
    * @param host Host of the engine.
@@ -168,6 +209,23 @@ export class Audit extends Examination {
  */
 export function outcomeOf(promise: Promise<unknown>): Promise<string> {
   return promise.then(() => "fulfilled", shown);
+}
+
+/**
+ * Hears items up to an end that is not judged: what was heard shows what is missing.
+ *
+ * @param items The items.
+ * @param hear Takes each item.
+ */
+export async function hearAll<T>(
+  items: AsyncIterable<T>,
+  hear: (item: T) => unknown,
+): Promise<void> {
+  try {
+    for await (const item of items) hear(item);
+  } catch {
+    // See above.
+  }
 }
 
 /** Names an error of the library by its code, and another error in full. */

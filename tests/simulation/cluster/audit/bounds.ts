@@ -82,7 +82,7 @@ async function auditMessageBytes(narrow: Narrow): Promise<void> {
       socket.send(textOf(MAX_MESSAGE_BYTES + extra));
       void audit.pause(2 * ROUND_MS).then(() => socket.close(1_000));
     };
-    const code = await Promise.race([closed, audit.pause(1_000)]) ?? "no end";
+    const code = await audit.inTime(closed, 1_000, "no end");
     const right = extra === 0 ? 1_000 : CloseCode.tooLarge;
     expect(`end of a page with ${extra} bytes beyond maxMessageBytes`, right, code);
   }
@@ -188,7 +188,7 @@ async function auditSockets(narrow: Narrow): Promise<void> {
   }
   const { open, lingering, refused } = sockets();
   expect("sockets that linger", [MAX_SOCKETS, MAX_SOCKETS], [open, lingering]);
-  const code = await Promise.race([openPage(narrow, "beyond").closed, audit.pause(10 * ROUND_MS)]);
+  const code = await audit.inTime(openPage(narrow, "beyond").closed, 10 * ROUND_MS, "no end");
   expect("upgrade beyond the sockets", [CloseCode.abnormal, 1], [
     code,
     sockets().refused - refused,

@@ -2,6 +2,7 @@
 import type { Client } from "../../../../client/client.ts";
 import type { Host } from "../../../../testing/simulation/host.ts";
 import type { Audit } from "./audit.ts";
+import { range } from "./history.ts";
 
 /** Time after which a stream without a use expires, in seconds. */
 const TTL_S = 2;
@@ -125,11 +126,6 @@ function recordsOfEvents(text: string): readonly number[] {
   return records;
 }
 
-/** Numbers from one up to another. */
-function range(first: number, end: number): number[] {
-  return Array.from({ length: end - first }, (_, i) => first + i);
-}
-
 /** Reads a stream by a session to its end. */
 async function readBySession(client: Client, id: string, after?: string): Promise<number[]> {
   const records: number[] = [];
@@ -173,7 +169,7 @@ export async function auditLog(audit: Audit, parts: LogParts): Promise<void> {
   await log.append("append with a higher number in order", 204, {
     headers: { "stream-seq": "c" },
   });
-  log.expect("records so far", range(0, log.count), await log.page("-1"));
+  log.expect("records so far", range(0, log.count - 1), await log.page("-1"));
 
   // The end of an open stream: unchanged, then another record for all kinds of readers.
   const end = log.offsets.get(log.count)!;
@@ -192,8 +188,8 @@ export async function auditLog(audit: Audit, parts: LogParts): Promise<void> {
   const bySession = readBySession(client, id);
   await audit.pause(100);
   await log.append("append for those who wait", 204);
-  const waited = await Promise.race([longPoll, audit.pause(1_500)]);
-  log.expect("record for a reader who waits", [log.count - 1], waited ?? "none in time");
+  const waited = await audit.inTime(longPoll, 1_500, "none in time");
+  log.expect("record for a reader who waits", [log.count - 1], waited);
   const changed = await conditional();
   log.expect("changed end", [200, [log.count - 1]], [
     changed.status,
@@ -208,11 +204,11 @@ export async function auditLog(audit: Audit, parts: LogParts): Promise<void> {
   await audit.pause(100);
   const closed = await log.ask("POST", { headers: { "stream-closed": "true" } });
   log.expect("close", 204, closed.status);
-  const told = await Promise.race([atEnd, audit.pause(1_000)]);
-  log.expect("close for a reader who waits", [204, "true"], told ?? "none in time");
-  const all = range(0, log.count);
+  const told = await audit.inTime(atEnd, 1_000, "none in time");
+  log.expect("close for a reader who waits", [204, "true"], told);
+  const all = range(0, log.count - 1);
   const soon = async <T>(what: string, promise: Promise<T>, expected: T) => {
-    const got = await Promise.race([promise, audit.pause(3_000).then(() => "no end in time")]);
+    const got = await audit.inTime(promise, 3_000, "no end in time");
     log.expect(what, expected, got);
   };
   await soon("records by events", events.then(recordsOfEvents), all);
@@ -223,7 +219,7 @@ export async function auditLog(audit: Audit, parts: LogParts): Promise<void> {
   for (const [count, offset] of [[0, "-1"] as const, ...log.offsets]) {
     const response = await log.ask("GET", { query: `?offset=${offset}` });
     const received = recordsOf(await response.text());
-    log.expect(`records behind ${count}`, range(count, log.count), received);
+    log.expect(`records behind ${count}`, range(count, log.count - 1), received);
     log.expect(`close behind ${count}`, "true", response.headers.get("stream-closed"));
     const after = offset === "-1" ? undefined : offset;
     await soon(`records behind ${count} by a session`, readBySession(client, id, after), received);
@@ -280,7 +276,7 @@ async function auditFork(log: HttpLog, { id, near }: LogParts): Promise<void> {
   log.expect("append to a fork", 204, added.status);
   const response = await log.ask("GET", { id: fork, query: "?offset=-1" });
   log.expect("records of a fork", [0, 1, 2, 77], recordsOf(await response.text()));
-  log.expect("source of a fork", range(0, log.count), await log.page("-1"));
+  log.expect("source of a fork", range(0, log.count - 1), await log.page("-1"));
   log.expect("deletion of a fork", 204, (await log.ask("DELETE", { id: fork })).status);
 }
 
@@ -331,11 +327,11 @@ export async function auditAnswer(
     return { items, offset: answer.offset };
   };
   const first = await read(clients[0], undefined, leavesAt);
-  audit.examine("durable", "first items of an answer", range(0, leavesAt + 1), first.items);
+  audit.examine("durable", "first items of an answer", range(0, leavesAt), first.items);
   const rest = await read(clients[1], first.offset, ITEMS);
-  audit.examine("durable", "rest of an answer", range(leavesAt + 1, ITEMS), rest.items);
+  audit.examine("durable", "rest of an answer", range(leavesAt + 1, ITEMS - 1), rest.items);
   const again = await read(clients[1], undefined, ITEMS);
-  audit.examine("durable", "whole answer again", range(0, ITEMS), again.items);
+  audit.examine("durable", "whole answer again", range(0, ITEMS - 1), again.items);
   const other = await read(stranger, undefined, ITEMS);
-  audit.examine("durable", "answer of another user", range(0, ITEMS), other.items);
+  audit.examine("durable", "answer of another user", range(0, ITEMS - 1), other.items);
 }

@@ -83,8 +83,7 @@ async function auditClient(audit: Audit, client: Client): Promise<void> {
   const { session } = client;
   if (session === undefined) return audit.examine("flows", "client", "connected", "none");
   const expect = async (what: string, expected: unknown, promise: Promise<unknown>) => {
-    const late = audit.pause(STEP_MS).then(() => "nothing in time");
-    const received = await Promise.race([promise.catch(outcome), late]);
+    const received = await audit.inTime(promise.catch(outcome), STEP_MS, "nothing in time");
     audit.examine("flows", `${what} over ${session.transport}`, expected, received);
   };
   const all = Array.from({ length: STREAMS }, () => true);

@@ -5,7 +5,7 @@ import type { ClientSubscribeOptions } from "../../../../client/client_options.t
 import type { Subscription } from "../../../../client/subscription.ts";
 import type { HistoryPosition, Recovery } from "../../../../session/wire/recovery.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
-import type { Audit } from "./audit.ts";
+import { type Audit, hearAll } from "./audit.ts";
 
 /** Publications in `audit-few:`. */
 const FEW = 5;
@@ -89,9 +89,7 @@ export function read(
     ...options,
     onRecovery: (recovery) => void recoveries.push(recovery),
   });
-  void (async () => {
-    for await (const { data } of subscription) got.push((data as { readonly n: number }).n);
-  })().catch(() => {}); // The numbers show what is missing.
+  void hearAll(subscription, ({ data }) => got.push((data as { readonly n: number }).n));
   return { subscription, got, recoveries };
 }
 

@@ -5,7 +5,8 @@ import { AuthenticationError, CloseCode } from "../../../../errors.ts";
 import { pause } from "../../../../base/wait.ts";
 import { SimulatedServer } from "../../../../testing/simulation/programs.ts";
 import { between } from "../chance.ts";
-import { type Audit, outcomeOf } from "./audit.ts";
+import { type Audit, hearAll } from "./audit.ts";
+import { range } from "./history.ts";
 
 /** Shortest and longest duration of a token, in milliseconds. */
 const [LEAST_MS, MOST_MS] = [1_000, 1_600];
@@ -141,7 +142,7 @@ class Watch {
       await audit.pause(PUBLISH_MS);
     }
     await away;
-    const all = Array.from({ length: this.#published }, (_, i) => i).join();
+    const all = range(0, this.#published - 1).join();
     await audit.until(
       () => this.#guests.every(({ client, got }) => client.isConnected && got.join() === all),
       BACK_MS,
@@ -179,13 +180,11 @@ class Watch {
     const guest = this.#guests.find(({ kind }) => kind.isAway)!;
     const isRenewed = () => this.#renewed.some((text) => text.startsWith(`${guest.user} `));
     await audit.until(isRenewed, MOST_MS + BACK_MS);
-    const [from, to] = [guest.host, this.#program.host];
-    const ways = [[from, to], [to, from]] as const;
-    for (const [near, far] of ways) audit.network.change(near, far, { isBlocked: true });
-    if (this.#random() < 0.5) audit.cut(from);
+    audit.block(guest.host, this.#program.host);
+    if (this.#random() < 0.5) audit.cut(guest.host);
     await audit.pause(MOST_MS + 2 * SLACK_MS);
-    audit.cut(from);
-    for (const [near, far] of ways) audit.network.change(near, far, { isBlocked: false });
+    audit.cut(guest.host);
+    audit.block(guest.host, this.#program.host, false);
   }
 
   #expect(what: string, expected: unknown, received: unknown): void {
@@ -227,10 +226,6 @@ class Guest {
     this.client.status.observe((status) => {
       if (status.name === "reconnecting") this.causes.push(status.cause.code);
     });
-    void outcomeOf(this.#read());
-  }
-
-  async #read(): Promise<void> {
-    for await (const { data } of this.subscription) this.got.push(data);
+    void hearAll(this.subscription, ({ data }) => this.got.push(data));
   }
 }

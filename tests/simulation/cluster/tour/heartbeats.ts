@@ -46,8 +46,7 @@ export async function visitHeartbeats(tour: Tour): Promise<void> {
     // Both messages arrive before the silence.
     void tour.pause(100).then(() => {
       if (name !== "lost") return host.freeze();
-      tour.network.change(host, node.host, { isBlocked: true });
-      tour.network.change(node.host, host, { isBlocked: true });
+      tour.block(host, node.host);
     });
   }
   const sleepMs = timeoutMs - 2 * TICK_MS;
@@ -56,8 +55,7 @@ export async function visitHeartbeats(tour: Tour): Promise<void> {
   await tour.pause(timeoutMs + intervalMs - sleepMs);
   const [, stopped, lost] = guests;
   stopped!.host.thaw();
-  tour.network.change(lost!.host, node.host, { isBlocked: false });
-  tour.network.change(node.host, lost!.host, { isBlocked: false });
+  tour.block(lost!.host, node.host, false);
   const check = (what: string, leastMs: number, mostMs: number) => {
     const endMs = ends.get(what);
     const isInTime = endMs !== undefined && endMs >= leastMs && endMs <= mostMs;

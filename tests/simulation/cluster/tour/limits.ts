@@ -237,7 +237,7 @@ async function visitSizes(tour: Tour): Promise<void> {
       socket.send(JSON.stringify({ topic: "page", data }));
       void tour.pause(FREE_MS).then(() => socket.close(1_000));
     };
-    const code = await Promise.race([closed, tour.pause(8_000)]) ?? "no end";
+    const code = await tour.inTime(closed, 8_000, "no end");
     const expected = extra === 0 ? "1000" : "4413";
     tour.examine("limits", `end of a page with ${extra} bytes too many`, expected, code);
   }
@@ -256,7 +256,7 @@ async function visitSizes(tour: Tour): Promise<void> {
 async function visitHandshake(tour: Tour): Promise<void> {
   const { closed } = openPage(tour, "mute", tour.node(1), ["skein.1", "skein.auth"], "");
   const startMs = tour.nowMs;
-  const code = await Promise.race([closed, tour.pause(HANDSHAKE_MS + 2_000)]);
+  const code = await tour.inTime(closed, HANDSHAKE_MS + 2_000, "no end");
   const tookMs = tour.nowMs - startMs;
   const isInTime = tookMs >= HANDSHAKE_MS && tookMs <= HANDSHAKE_MS + 200;
   tour.examine(

@@ -110,8 +110,7 @@ export async function auditAnswers(audit: Audit, random: () => number): Promise<
     token: undefined,
     onMessage: ({ topic, data }) => void (topic === "page" && got.push(data as number)),
   });
-  await audit.until(() => client.isConnected && server.manager.count === 1);
-  const session = server.manager.all()[0] as Session;
+  const { far: session } = await audit.meet(client, server);
   const gate = Promise.withResolvers<void>();
   const producer: Producer = { audit, random, made, client, session, gate };
   for (let i = 0; i < ANSWERS; i++) await auditEnd(producer, `answer ${i}`);
@@ -170,10 +169,7 @@ async function auditEnd(producer: Producer, id: string): Promise<void> {
     // The program leaves while the loop waits for an item.
     void audit.pause(300).then(() => answer.cancel());
   }
-  const outcome = await Promise.race([
-    outcomeOf(read()),
-    audit.pause(4_000).then(() => "no end"),
-  ]);
+  const outcome = await audit.inTime(outcomeOf(read()), 4_000, "no end");
   const about = `(${end} at ${stopAt}, window ${window}, ${betweenMs} and ${slowMs} ms)`;
   const outcomes = {
     whole: "fulfilled",
@@ -205,10 +201,7 @@ async function auditLarge({ audit, made, client }: Producer): Promise<void> {
       audit.examine("queues", `${ahead} large items ahead`, true, ahead <= LARGE_AHEAD);
     }
   };
-  const outcome = await Promise.race([
-    outcomeOf(read()),
-    audit.pause(4_000).then(() => "no end"),
-  ]);
+  const outcome = await audit.inTime(outcomeOf(read()), 4_000, "no end");
   audit.examine("queues", "large answer", ["fulfilled", LARGE_ITEMS], [outcome, count]);
 }
 
@@ -242,7 +235,7 @@ async function auditFull(producer: Producer, got: number[]): Promise<void> {
   const { queuedMessages } = queue!.stats;
   audit.examine("queues", "messages and parts in a full queue", ROOM, queuedMessages);
   way.open(400_000);
-  const ended = await Promise.race([outcome, audit.pause(3_000).then(() => "no end")]);
+  const ended = await audit.inTime(outcome, 3_000, "no end");
   way.heal();
   await audit.until(() => got.length === messages.length, 1_000);
   audit.examine("queues", "answer beside a full queue", "fulfilled", ended);

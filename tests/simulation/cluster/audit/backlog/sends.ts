@@ -8,10 +8,10 @@ import { internals, type Session } from "../../../../../session/session.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import type { Server } from "../../../../../server.ts";
 import { oneOf } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
+import type { AnySession, Audit } from "../audit.ts";
 import { range } from "../history.ts";
 import { QueueModel } from "./queue_model.ts";
-import { type AnySession, FILLER, SlowWay } from "./slow_way.ts";
+import { FILLER, SlowWay } from "./slow_way.ts";
 
 /** Policies that drop. */
 const DROPS = ["drop-oldest", "drop-newest", "latest"] as const satisfies readonly OverflowPolicy[];
@@ -100,9 +100,7 @@ export async function auditSends(audit: Audit, random: () => number): Promise<vo
     onError() {},
     ...(isServer ? far : { ...near, concurrency: REQUESTS, requests: requests as never }),
   });
-  await audit.until(() => client.isConnected && server.manager.count === 1);
-  const remote = server.manager.all()[0] as Session;
-  const local = client.session!;
+  const { near: local, far: remote } = await audit.meet(client, server);
   const session: AnySession = isServer ? remote : local;
   const asker: AnySession = isServer ? local : remote;
   const peer = audit.host("sender");

@@ -1,12 +1,8 @@
 /** A way between two hosts on which an end falls behind, and recovers slowly. */
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { HIGH_WATER_MARK } from "../../../../../session/queue/send_queue.ts";
-import type { Client } from "../../../../../client/client.ts";
-import { internals, type Session } from "../../../../../session/session.ts";
-import type { Audit } from "../audit.ts";
-
-/** A session of either end. */
-export type AnySession = Session | NonNullable<Client["session"]>;
+import { internals } from "../../../../../session/session.ts";
+import type { AnySession, Audit } from "../audit.ts";
 
 /** Text of a message that fills the buffer of a connection. */
 const FILL = "x".repeat(HIGH_WATER_MARK);
@@ -32,8 +28,8 @@ export class SlowWay {
   /** The same since the connection had few bytes for the first time. */
   #mostAgain: number | undefined;
   readonly #audit: Audit;
-  /** The way, and the way back. */
-  readonly #ways: readonly [readonly [Host, Host], readonly [Host, Host]];
+  /** The host of the end that falls behind, and that of the other one. */
+  readonly #ends: readonly [Host, Host];
 
   /**
    * Changes nothing yet.
@@ -43,7 +39,7 @@ export class SlowWay {
    */
   constructor(audit: Audit, { from, to }: { readonly from: Host; readonly to: Host }) {
     this.#audit = audit;
-    this.#ways = [[from, to], [to, from]];
+    this.#ends = [from, to];
   }
 
   /**
@@ -54,9 +50,7 @@ export class SlowWay {
    * @returns Number of messages on the topic `FILLER`.
    */
   async block(session: AnySession): Promise<number> {
-    for (const [from, to] of this.#ways) {
-      this.#audit.network.change(from, to, { isBlocked: true });
-    }
+    this.#audit.block(...this.#ends);
     await this.#audit.pause(UNDER_WAY_MS);
     let count = 0;
     while (!isHeld(session) && count < MAX_FILLS) {
@@ -80,9 +74,8 @@ export class SlowWay {
    * @param bytesPerSecond Rate of the way.
    */
   open(bytesPerSecond: number): void {
-    const [[from, to], [near, far]] = this.#ways;
-    this.#audit.network.change(from, to, { isBlocked: false, bytesPerSecond });
-    this.#audit.network.change(near, far, { isBlocked: false });
+    this.#audit.network.change(...this.#ends, { bytesPerSecond });
+    this.#audit.block(...this.#ends, false);
   }
 
   /** Ends all conditions of the way. */

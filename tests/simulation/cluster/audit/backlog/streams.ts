@@ -1,9 +1,7 @@
 /** Streams that end in all ways under little credit: afterwards all credit is back. */
 import { StreamError } from "../../../../../errors.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
-import type { Session } from "../../../../../session/session.ts";
-import type { Audit } from "../audit.ts";
-import type { AnySession } from "./slow_way.ts";
+import type { AnySession, Audit } from "../audit.ts";
 
 /** Credit of both ends. */
 const CREDIT = {
@@ -80,9 +78,7 @@ export async function auditCredit(audit: Audit, random: () => number): Promise<v
     transports: [transport],
     flowControl: CREDIT,
   });
-  await audit.until(() => client.isConnected && server.manager.count === 1);
-  const near = client.session!;
-  const far = server.manager.all()[0] as Session;
+  const { near, far } = await audit.meet(client, server);
   const accepting = program.acceptAll(near);
   const opened = plans.map(async (plan, number) => {
     await audit.pause(30 * number);
@@ -90,7 +86,7 @@ export async function auditCredit(audit: Audit, random: () => number): Promise<v
   });
   const about = `over ${transport}`;
   const ended = Promise.all(opened).then(() => audit.until(() => program.openFlows === 0, ALL_MS));
-  const isInTime = await Promise.race([ended, audit.pause(ALL_MS).then(() => false)]);
+  const isInTime = await audit.inTime(ended, ALL_MS, false);
   audit.examine("flows", `ends of all streams ${about}`, true, isInTime);
   audit.examine("flows", `outcomes of streams ${about}`, [], program.faults);
   const all = () => [...creditOf("server", far), ...creditOf("client", near)];

@@ -4,6 +4,7 @@ import { requestLog } from "../../../../../pubsub/logs/rules.ts";
 import { Answers, RESUME_LEASE_MS } from "../../../../../server/durable/answers.ts";
 import type { NodeStreams } from "../../../../../server/durable/node_streams.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
+import { range } from "../history.ts";
 import { LogMachine } from "./machine.ts";
 
 /** Topic of the answers. */
@@ -123,7 +124,7 @@ export async function auditTakeovers(audit: Audit): Promise<void> {
   await LogMachine.use(audit, names, async (machines) => {
     const [leaving, near, far] = machines.map((machine) => new AnswerNode(machine, places));
     const items = ITEMS + Math.floor(ITEMS_RANGE * random());
-    const all = Array.from({ length: items }, (_, i) => i);
+    const all = range(0, items - 1);
     const nameOf = (number: number) => `audited-answer-${number}`.padEnd(24, "x");
 
     // The same name on two nodes at once, then as many as there are places.
@@ -144,8 +145,8 @@ export async function auditTakeovers(audit: Audit): Promise<void> {
     if (isLost) leaving!.machine.end();
     else await leaving!.close();
     const withinMs = (isLost ? RESUME_LEASE_MS + SEARCH_MS : 0) + items * ITEM_MS + SLACK_MS;
-    const got = await Promise.race([Promise.all(reads), audit.pause(withinMs)]);
-    expect("items", ids.map(() => `${all} fulfilled`), got ?? "no end in time");
+    const got = await audit.inTime(Promise.all(reads), withinMs, "no end in time");
+    expect("items", ids.map(() => `${all} fulfilled`), got);
 
     await audit.until(() => near!.answers.running + far!.answers.running === 0, SLACK_MS);
     for (const node of [near!, far!]) {
@@ -174,7 +175,7 @@ export async function auditTakeovers(audit: Audit): Promise<void> {
       const reading = filled.map((id) => node.read(id));
       await audit.pause(ITEM_MS * 1.5);
       await Promise.all(filled.map((id) => node.machine.run(() => node.node.cancel(id, "enough"))));
-      const ended = await Promise.race([Promise.all(reading), audit.pause(SLACK_MS)]);
+      const ended = await audit.inTime(Promise.all(reading), SLACK_MS, undefined);
       const codes = ended?.map((text) => text.slice(text.indexOf(" ") + 1));
       expect("ends of cancelled ones", filled.map(() => "cancelled"), codes ?? "none in time");
       await audit.until(() => node.generators.length === 0, SLACK_MS);

@@ -2,6 +2,7 @@
 import { pause } from "../../../../../base/wait.ts";
 import type { DurableStreamWriter } from "../../../../../server/durable/writer.ts";
 import { type Audit, outcomeOf } from "../audit.ts";
+import { range } from "../history.ts";
 import { LogMachine } from "./machine.ts";
 
 /** Shortest lease of a writer, and the range of leases, in milliseconds. */
@@ -147,11 +148,7 @@ class Stage {
   ): Promise<void> {
     await this.audit.until(() => followed.outcome !== undefined, withinMs);
     this.expect("end for a reader", outcome, followed.outcome ?? "none in time");
-    this.expect(
-      "records for a reader",
-      Array.from({ length: count }, (_, i) => i),
-      followed.records,
-    );
+    this.expect("records for a reader", range(0, count - 1), followed.records);
   }
 }
 
@@ -263,7 +260,7 @@ async function cut(stage: Stage): Promise<void> {
   }
   const closing = outcomeOf(machine.run(() => writer.close()));
   await stage.expectAll(followed, CUT_RECORDS, { withinMs: BACK_MS });
-  const closed = await Promise.race([closing, audit.pause(BACK_MS).then(() => "none in time")]);
+  const closed = await audit.inTime(closing, BACK_MS, "none in time");
   stage.expect("close", "fulfilled", closed);
   machine.end();
   await stage.end();

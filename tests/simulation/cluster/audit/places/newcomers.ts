@@ -43,12 +43,13 @@ export async function auditNewcomers(audit: Audit): Promise<void> {
   const frozenMs = random() < 0.4 ? between(random, ROUND_MS, GONE_MS - ROUND_MS) : 0;
   const thawed = frozenMs > 0 ? service.freeze(old, frozenMs) : undefined;
   const young = service.start();
+  const tryPlace = () => audit.tryToEnter(service.enter(USER, young));
   // A new node does not know of a node that is silent in the first moments.
   const told = frozenMs === 0 ? tell(audit, young, random) : [];
   await audit.pause(between(random, 0, YOUNG_MS));
   const asked = frozenMs === 0 ? young.server.sessions(USER) : undefined;
   do {
-    expect("session at a new node", "refused", await tryPlace(audit, service, young));
+    expect("session at a new node", "refused", await tryPlace());
   } while (old.host.isFrozen);
   const notes = await told;
   await thawed;
@@ -70,13 +71,13 @@ export async function auditNewcomers(audit: Audit): Promise<void> {
         isInTime,
       });
     });
-    const outcome = await tryPlace(audit, service, young);
+    const outcome = await tryPlace();
     expect("session in a place of a node that has just died", "refused", outcome);
     // The new node has to listen before the old node is surely gone.
     await audit.pause(2 * KNOWN_MS);
     await ended;
   }
-  expect("session in a free place", "connected", await tryPlace(audit, service, young));
+  expect("session in a free place", "connected", await tryPlace());
   await Promise.all(tenants.map((client) => client.close()));
   await service.close();
 }
@@ -94,14 +95,4 @@ async function tell(
     await audit.pause(between(random, 0, YOUNG_MS / NOTES));
   }
   return notes;
-}
-
-/** Connects another client of the user, which closes again. */
-async function tryPlace(audit: Audit, service: Service, node: ServiceNode): Promise<string> {
-  const client = service.enter(USER, node);
-  const isRefused = () => "cause" in client.status.current;
-  await audit.until(() => client.isConnected || isRefused());
-  const outcome = client.isConnected ? "connected" : isRefused() ? "refused" : "no answer";
-  await client.close();
-  return outcome;
 }

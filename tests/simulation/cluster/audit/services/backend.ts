@@ -20,7 +20,7 @@ export interface Question {
   readonly path?: string;
   /** The body, sent as JSON. */
   readonly json?: unknown;
-  /** Headers. */
+  /** Headers. Below the path of the API, the backend authorizes itself by default. */
   readonly headers?: Readonly<Record<string, string>>;
   /** The body as a text, or as a stream that is made for the request; in place of JSON. */
   readonly text?: string | (() => ReadableStream<Uint8Array<ArrayBuffer>>);
@@ -51,14 +51,15 @@ export function ask(
   { host, server }: Asked,
   question: Question,
 ): Promise<Answer> {
-  const { path = "", json, text, outside = API + path, address } = question;
+  const { path = "", json, text, outside, address } = question;
   const given = json === undefined ? undefined : JSON.stringify(json);
   const { method = text === undefined && json === undefined ? "GET" : "POST" } = question;
   const headers = {
+    ...(outside === undefined && { authorization: "Bearer backend" }),
     ...(json !== undefined && text === undefined && { "content-type": "application/json" }),
     ...question.headers,
   };
-  const url = `https://${host.name}${outside}`;
+  const url = `https://${host.name}${outside ?? API + path}`;
   const info: RequestInfo = address === undefined
     ? {}
     : { remoteAddr: { transport: "tcp", hostname: address, port: 50_000 } };

@@ -2,7 +2,8 @@
 import type { Client } from "../../../../../client/client.ts";
 import { between } from "../../chance.ts";
 import { brokersInMemory } from "../../node_ports.ts";
-import type { Audit } from "../audit.ts";
+import { type Audit, hearAll } from "../audit.ts";
+import { range } from "../history.ts";
 import { ROUND_MS, Service, type ServiceNode } from "../places/service.ts";
 import { API, ask } from "./backend.ts";
 
@@ -118,7 +119,7 @@ class Drain {
       listeners.every(({ client, got }) => client.isConnected && got.length >= this.#published);
     await this.#audit.until(isThere, SLACK_MS + 2 * LONG_MS);
     await this.#audit.pause(ROUND_MS);
-    const all = Array.from({ length: this.#published }, (_, n) => n);
+    const all = range(0, this.#published - 1);
     for (const { client, got } of listeners) {
       this.#expect("publications over a drain", all, got);
       this.#expect("client behind a drain", true, client.isConnected);
@@ -134,9 +135,7 @@ class Drain {
       const got: number[] = [];
       const client = this.#audit.connect(`drains-${i}`, hosts, { onMessage() {}, onRefused() {} });
       const subscription = client.subscribe(TOPIC);
-      void (async () => {
-        for await (const { data } of subscription) got.push(Number(data));
-      })().catch(() => {});
+      void hearAll(subscription, ({ data }) => got.push(Number(data)));
       subscription.ready.catch(() => {});
       return { client, got };
     });

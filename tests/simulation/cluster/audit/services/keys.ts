@@ -1,7 +1,7 @@
 /** Requests with a key, sent again and again to several nodes: each is done once, with one answer. */
 import { brokersInMemory } from "../../node_ports.ts";
 import { between, oneOf } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
+import { type Audit, hearAll } from "../audit.ts";
 import { ROUND_MS, Service, type ServiceNode } from "../places/service.ts";
 import { type Answer, API, ask, outcomeOf, type Question } from "./backend.ts";
 
@@ -122,9 +122,7 @@ class Keys {
     });
     for (const topic of [PLAIN, KEPT]) {
       const subscription = client.subscribe(topic);
-      void (async () => {
-        for await (const { data } of subscription) note(topic, data);
-      })().catch(() => {});
+      void hearAll(subscription, ({ data }) => note(topic, data));
       await subscription.ready;
     }
     return new Keys(audit, service, [near, far], arrivals);
@@ -296,9 +294,9 @@ class Keys {
     node: ServiceNode,
     key: string,
     question: Question,
-    { authorization = "Bearer backend" }: { readonly authorization?: string } = {},
+    headers: Question["headers"] = {},
   ): Promise<Answer> {
-    return ask(node, { ...question, headers: { authorization, "idempotency-key": key } });
+    return ask(node, { ...question, headers: { ...headers, "idempotency-key": key } });
   }
 
   #expect(what: string, expected: unknown, received: unknown): void {

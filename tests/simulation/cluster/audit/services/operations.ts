@@ -1,7 +1,7 @@
 /** Operations of the HTTP API at two nodes: each answer and each effect is that of a model. */
 import type { Client } from "../../../../../client/client.ts";
 import { oneOf } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
+import { type Audit, hearAll } from "../audit.ts";
 import { ROUND_MS, Service, type ServiceNode } from "../places/service.ts";
 import { type Answer, API, ask, outcomeOf, type Question } from "./backend.ts";
 
@@ -112,15 +112,11 @@ class Operations {
       });
       const topics = [PLAIN, KEPT, ROOM].map((topic) => {
         const subscription = client.subscribe(topic);
-        void (async () => {
-          for await (const { data, from } of subscription) note({ topic, data, from });
-        })().catch(() => {});
+        void hearAll(subscription, ({ data, from }) => note({ topic, data, from }));
         return subscription.ready;
       });
-      const isReady = await Promise.race([
-        Promise.all(topics).then(() => true, () => false),
-        this.#audit.pause(OPENED_MS).then(() => false),
-      ]);
+      const ready = Promise.all(topics).then(() => true, () => false);
+      const isReady = await this.#audit.inTime(ready, OPENED_MS, false);
       this.#expect("session at a node", true, isReady);
       if (!isReady) return false;
       this.#listeners.push({ user, node, client, got, due: [] });
@@ -385,8 +381,8 @@ class Operations {
     client: Client,
     { code, reason }: { readonly code: number; readonly reason: string },
   ): Promise<void> {
-    const late = this.#audit.pause(CLOSED_MS).then(() => ({ code: 0, reason: "none in time" }));
-    const end = await Promise.race([client.closed, late]);
+    const none = { code: 0, reason: "none in time" };
+    const end = await this.#audit.inTime(client.closed, CLOSED_MS, none);
     this.#expect("end of a client that is closed", { code, reason }, {
       code: end.code,
       reason: end.reason,
@@ -482,10 +478,7 @@ class Operations {
     question: Question,
     node: ServiceNode = oneOf(this.#random, this.#nodes),
   ): Promise<Answer> {
-    return ask(node, {
-      ...question,
-      headers: { authorization: "Bearer backend", ...question.headers },
-    });
+    return ask(node, question);
   }
 
   #expectAnswer(

@@ -369,11 +369,8 @@ class Refusals {
     this.#expect(`Retry-After of ${what}`, isTemporary, headers.has("retry-after"));
   }
 
-  #ask({ headers, ...question }: Question): Promise<Answer> {
-    return ask(this.#node, {
-      ...question,
-      headers: { authorization: "Bearer backend", ...headers },
-    });
+  #ask(question: Question): Promise<Answer> {
+    return ask(this.#node, question);
   }
 
   #expect(what: string, expected: unknown, received: unknown): void {

@@ -339,8 +339,8 @@ class States {
       if (count === 0 && this.#life !== undefined && this.#isOwn(after)) return;
       for await (const record of stream) if (records.push(record) === count) break;
     };
-    const late = this.#audit.pause(READ_MS).then(() => "no end in time");
-    return { outcome: await Promise.race([outcomeOf(reading()), late]), records };
+    const outcome = await this.#audit.inTime(outcomeOf(reading()), READ_MS, "no end in time");
+    return { outcome, records };
   }
 
   /** Reads at a node. */

@@ -3,7 +3,7 @@ import type { Host } from "../../../../../testing/simulation/host.ts";
 import { pause } from "../../../../../base/wait.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
-import { tryToEnter, type UserNode, UserNodes } from "./user_nodes.ts";
+import { type UserNode, UserNodes } from "./user_nodes.ts";
 
 /** The user. */
 const USER = "guest";
@@ -87,7 +87,7 @@ export async function auditDoors(audit: Audit): Promise<void> {
       token: USER,
       onRefused() {},
     });
-    expect(`session beyond ${max} places ${what}`, "refused", await tryToEnter(audit, beyond));
+    expect(`session beyond ${max} places ${what}`, "refused", await audit.tryToEnter(beyond));
     await Promise.all(clients.map((client) => client.close()));
   }
   await nodes.close();

@@ -4,7 +4,7 @@ import type { Client } from "../../../../../client/client.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
 import { between, oneOf } from "../../chance.ts";
 import type { Audit } from "../audit.ts";
-import { tryToEnter, type UserNode, UserNodes } from "./user_nodes.ts";
+import { type UserNode, UserNodes } from "./user_nodes.ts";
 
 /** The users. */
 const USERS = ["ann", "ben"] as const;
@@ -115,7 +115,7 @@ class Tabs {
     const node = oneOf(this.random, this.nodes.all);
     const taken = this.of(user).length;
     const expected = taken < this.max ? "connected" : "refused";
-    const received = await tryToEnter(this.audit, this.open(user, node).client);
+    const received = await this.audit.tryToEnter(this.open(user, node).client);
     const place = `session beside ${taken} of ${this.max} behind ${what}`;
     this.examine(`${place} at ${node.host.name}`, expected, received);
     await this.audit.pause(ROUND_MS);
@@ -280,8 +280,7 @@ const clog: Step = async (tabs, user) => {
   // The oldest of several on one node, if there are such.
   const tab = tabs.of(user).find(isBeside) ?? oneOf(random, tabs.of(user));
   if (tab === undefined) return;
-  const ways = [[tab.host, tab.node.host], [tab.node.host, tab.host]] as const;
-  for (const [from, to] of ways) audit.network.change(from, to, { isBlocked: true });
+  audit.block(tab.host, tab.node.host);
   const others = tabs.all.filter((other) => other !== tab);
   const before = tab.node.server.manager.count;
   const texts: string[] = [];
@@ -299,7 +298,7 @@ const clog: Step = async (tabs, user) => {
     tabs.examine("messages beside a session that falls behind", expected, new Set(other.got).size);
     tabs.examine("repetitions of these", expected, other.got.splice(0).length);
   }
-  for (const [from, to] of ways) audit.network.change(from, to, { isBlocked: false });
+  audit.block(tab.host, tab.node.host, false);
   tabs.all = others;
   await tab.client.close();
   await audit.pause(ROUND_MS);

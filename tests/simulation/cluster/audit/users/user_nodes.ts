@@ -3,7 +3,6 @@ import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import type { SimulatedServerOptions } from "../../../../../testing/simulation/programs.ts";
 import type { Contract } from "../../../../../session/contract.ts";
 import type { Host } from "../../../../../testing/simulation/host.ts";
-import type { Client } from "../../../../../client/client.ts";
 import type { Audit } from "../audit.ts";
 import { ForgetfulBroker } from "./forgetful_broker.ts";
 
@@ -70,19 +69,4 @@ export class UserNodes {
   async close(): Promise<void> {
     await Promise.all(this.all.map(({ server }) => server.close()));
   }
-}
-
-/**
- * Waits for the outcome of a client's first attempt to connect, then closes the client.
- *
- * @param audit The audit.
- * @param client The client.
- * @returns `connected`, `refused` or `no answer`.
- */
-export async function tryToEnter(audit: Audit, client: Client): Promise<string> {
-  const isRefused = () => "cause" in client.status.current;
-  await audit.until(() => client.isConnected || isRefused());
-  const outcome = client.isConnected ? "connected" : isRefused() ? "refused" : "no answer";
-  await client.close();
-  return outcome;
 }

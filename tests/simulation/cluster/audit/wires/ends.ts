@@ -1,10 +1,8 @@
 /** Ends of sessions in all ways, judged at both ends: reason, messages, waits, and held streams. */
 import { CloseCode, type CloseInfo, SessionClosedError } from "../../../../../errors.ts";
-import type { Session } from "../../../../../session/session.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
-import type { AnySession } from "../backlog/slow_way.ts";
+import type { AnySession, Audit } from "../audit.ts";
 import { range } from "../history.ts";
 import { HeldStreams } from "./held_streams.ts";
 
@@ -120,8 +118,7 @@ async function auditEnd(
     onMessage: take("client"),
     onError() {},
   });
-  await audit.until(() => client.isConnected && server.manager.count === 1);
-  const [near, far] = [client.session!, server.manager.all()[0] as Session];
+  const { near, far } = await audit.meet(client, server);
   const ends = { client: endOf(audit, near, got.client), server: endOf(audit, far, got.server) };
   if (transport === "websocket") await streams.begin({ client: near, server: far });
   await audit.pause(between(random, 0, 2 * HEARTBEAT.intervalMs));

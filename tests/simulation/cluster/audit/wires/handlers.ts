@@ -1,9 +1,9 @@
 /** Requests and messages behind busy handlers: callers give up, and sessions end. */
-import { internals, type Session } from "../../../../../session/session.ts";
+import { internals } from "../../../../../session/session.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { between, oneOf } from "../../chance.ts";
-import { type Audit, outcomeOf } from "../audit.ts";
-import type { AnySession } from "../backlog/slow_way.ts";
+import { type AnySession, type Audit, outcomeOf } from "../audit.ts";
+import { range } from "../history.ts";
 
 /** Sessions of one run, one after the other. */
 const SESSIONS = 2;
@@ -197,9 +197,7 @@ async function auditSession(audit: Audit, random: () => number, number: number):
     onError() {},
     ...(!isServer && { ...handling, ...settings }),
   });
-  await audit.until(() => client.isConnected && server.manager.count === 1);
-  const near = client.session!;
-  const far = server.manager.all()[0] as Session;
+  const { near, far } = await audit.meet(client, server);
   const [caller, handler]: [AnySession, AnySession] = isServer ? [near, far] : [far, near];
   let endedMs = Infinity;
   void handler.closed.then(() => endedMs = audit.nowMs);
@@ -324,7 +322,7 @@ function begin(
     ? caller.request("value", data, { signal })
     : Array.fromAsync(caller.requestStream("items", data, { signal }));
   void outcomeOf(asking.then((answer) => {
-    const expected = kind === "value" ? `${id}` : `${[...Array(ITEMS).keys()]}`;
+    const expected = kind === "value" ? `${id}` : `${range(0, ITEMS - 1)}`;
     if (`${answer}` !== expected) throw new TypeError(`wrong answer ${answer}`);
   })).then((outcome) => operation.outcome = outcome);
   return operation;

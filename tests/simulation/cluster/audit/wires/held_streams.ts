@@ -1,8 +1,7 @@
 /** Streams of both ends: the bytes arrive, and wait for a reader beyond the end of the session. */
 import { concat } from "../../../../../base/bytes.ts";
 import { oneOf } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
-import type { AnySession } from "../backlog/slow_way.ts";
+import type { AnySession, Audit } from "../audit.ts";
 
 /** Kinds of streams: whole, without an end, and with more bytes than the credit. */
 const KINDS = ["whole", "whole", "open", "blocked"] as const;
@@ -176,7 +175,7 @@ export class HeldStreams {
         all.every((byte, i) => byte === bytes[i + 1]);
       return isWhole ? "all bytes" : `${all.length} bytes`;
     };
-    return await Promise.race([read(), this.#audit.pause(TRIP_MS).then(() => "nothing")]);
+    return await this.#audit.inTime(read(), TRIP_MS, "nothing");
   }
 
   #wait(name: string, promise: Promise<unknown>): void {

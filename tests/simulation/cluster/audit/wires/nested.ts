@@ -1,9 +1,7 @@
 /** Requests within requests, as deep as both ends allow and deeper, beside messages in order. */
-import type { Session } from "../../../../../session/session.ts";
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { oneOf } from "../../chance.ts";
-import { type Audit, outcomeOf } from "../audit.ts";
-import type { AnySession } from "../backlog/slow_way.ts";
+import { type AnySession, type Audit, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
 
 /** Handlers beside the first one, for each end: one for each request that waits. */
@@ -68,15 +66,15 @@ export async function auditNested(audit: Audit, random: () => number): Promise<v
     onError() {},
     requests: { down: down("client"), alone } as never,
   });
-  await audit.until(() => client.isConnected && server.manager.count === 1);
-  ends.client = client.session!;
-  ends.server = server.manager.all()[0] as Session;
+  const { near, far } = await audit.meet(client, server);
+  ends.client = near;
+  ends.server = far;
   for (let chain = 0; chain < CHAINS; chain++) {
     const isDeeper = random() < 0.3;
     const depth = isDeeper
       ? DEEPEST + 1 + Math.floor(4 * random())
       : 2 + Math.floor((DEEPEST - 1) * random());
-    const asker = random() < 0.5 ? ends.client : ends.server;
+    const asker = random() < 0.5 ? near : far;
     const about = `(${depth} over ${transport})`;
     const beganMs = audit.nowMs;
     let answer: unknown;
@@ -84,7 +82,7 @@ export async function auditNested(audit: Audit, random: () => number): Promise<v
       asker.request("down", { left: depth - 1 }).then((value) => answer = value),
     );
     got.length = 0;
-    for (let n = 1; n <= MESSAGES; n++) ends.client.send("note", { n });
+    for (let n = 1; n <= MESSAGES; n++) near.send("note", { n });
     const outcome = await asking;
     const tookMs = audit.nowMs - beganMs;
     if (isDeeper) {

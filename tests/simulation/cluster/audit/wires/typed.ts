@@ -1,17 +1,14 @@
 /** Typed messages on streams and in datagrams: bursts, slow readers, and messages that are refused. */
 import { z } from "zod";
-import { QueueFullError, StreamError, StructuredError } from "../../../../../errors.ts";
-import type { Session } from "../../../../../session/session.ts";
+import { StreamError, StructuredError } from "../../../../../errors.ts";
 import type { IncomingStream } from "../../../../../session/streams/incoming_streams.ts";
 import type {
   StructuredStream,
   StructuredStreamOptions,
 } from "../../../../../session/streams/structured.ts";
-
 import { SimulatedServer } from "../../../../../testing/simulation/programs.ts";
 import { oneOf } from "../../chance.ts";
-import type { Audit } from "../audit.ts";
-import type { AnySession } from "../backlog/slow_way.ts";
+import { type AnySession, type Audit, hearAll, outcomeOf } from "../audit.ts";
 import { range } from "../history.ts";
 
 /** Credit of both ends: less than a burst. */
@@ -88,9 +85,7 @@ export async function auditTyped(audit: Audit, random: () => number): Promise<vo
     flowControl: CREDIT,
     onError() {},
   });
-  await audit.until(() => client.isConnected && server.manager.count === 1);
-  const near = client.session!;
-  const far = server.manager.all()[0] as Session;
+  const { near, far } = await audit.meet(client, server);
   const open: Typed["open"] = async (options = {}) => {
     const accepted = Promise.withResolvers<IncomingStream>();
     taken.push(accepted.resolve);
@@ -288,9 +283,7 @@ async function datagrams({ audit, random, near, far }: Typed): Promise<void> {
   const kept = range(Math.max(1, count - QUEUED + 1), count);
   const expected = kept.filter((n) => !isWrong(n));
   const got: number[] = [];
-  void (async () => {
-    for await (const { data } of receiver) got.push(data.n);
-  })().catch(() => {});
+  void hearAll(receiver, ({ data }) => got.push(data.n));
   await audit.pause(TRIP_MS);
   const what = `of ${count} datagrams`;
   audit.examine("flows", `newest ${what}`, expected, got);
@@ -308,7 +301,7 @@ async function drained(stream: Wide): Promise<void> {
 }
 
 function inTime<T>(audit: Audit, promise: Promise<T>): Promise<T | "nothing in time"> {
-  return Promise.race([promise, audit.pause(STEP_MS).then(() => "nothing in time" as const)]);
+  return audit.inTime(promise, STEP_MS, "nothing in time");
 }
 
 /** Names the outcome of a promise. */
@@ -316,8 +309,6 @@ function outcome(promise: Promise<unknown>): Promise<string> {
   return promise.then(() => "fulfilled", (error) => {
     if (error instanceof StructuredError) return error.reason;
     if (error instanceof StreamError) return `StreamError ${error.streamErrorCode} by ${error.by}`;
-    return error instanceof QueueFullError || error instanceof RangeError
-      ? error.constructor.name
-      : `${error}`;
+    return outcomeOf(promise);
   });
 }
