@@ -71,3 +71,12 @@ Deno.test("shrink() gives a plan back that does not fail again", async () => {
   const { plan, runs, isMinimal } = await shrink(gap, () => Promise.resolve(false));
   assertEquals([plan, runs, isMinimal], [gap, 1, false]);
 });
+
+Deno.test("shrink() tries the smallest plan first, for failures that need no action", async () => {
+  const { plan, runs } = await shrink(
+    gap,
+    ({ features }) => Promise.resolve(features.includes("presence")),
+  );
+  assertEquals([plan.features, plan.actions.length, plan.seconds], [["presence"], 0, 1]);
+  assert(runs <= 12, `${runs} runs`);
+});
