@@ -135,6 +135,8 @@ export class Client<C extends Contract = Contract>
   /** Resolves with the close of the current session. */
   #over = Promise.withResolvers<CloseInfo>();
   #isMoving = false;
+  /** Sessions that this client moved from and that are not closed yet, the newest last. */
+  readonly #left = new Set<Session>();
   /** Resolves once all sessions that this client moved from are closed. */
   #finished: Promise<unknown> | undefined;
   /** The previous session, if the server fell silent without an event of the page or network. */
@@ -542,7 +544,11 @@ export class Client<C extends Contract = Contract>
         open: (change, signal) => this.#open(change, signal),
         take: (session, move) => this.#take(session, move),
       });
-      if (moved) this.#finished = Promise.all([this.#finished, moved.finished]);
+      if (moved) {
+        this.#left.add(from);
+        const finished = moved.finished.finally(() => this.#left.delete(from));
+        this.#finished = Promise.all([this.#finished, finished]);
+      }
       return moved !== undefined;
     } finally {
       this.#isMoving = false;
@@ -716,16 +722,21 @@ export class Client<C extends Contract = Contract>
     let dialed: unknown;
     let session: Session;
     try {
-      session = await this.#open((dial) => async (url, options) => {
-        this.#place = publicUrl(url);
-        const silent = this.#silent;
-        this.#silent = undefined;
-        try {
-          return dialed = await dial(url, { ...options, silent }) as Connection;
-        } catch (error) {
-          throw dialed = error;
-        }
-      });
+      const open = (change = (dial: Dialer) => dial) =>
+        this.#open((dial) => async (url, options) => {
+          this.#place = publicUrl(url);
+          const silent = this.#silent;
+          this.#silent = undefined;
+          try {
+            return dialed = await change(dial)(url, { ...options, silent }) as Connection;
+          } catch (error) {
+            throw dialed = error;
+          }
+        });
+      const left = [...this.#left].findLast(({ isReady }) => isReady);
+      session = left === undefined
+        ? await open()
+        : await (await this.#recovery()).openBeside(left, open, this.#stop.signal);
     } catch (error) {
       this.#hear(error, dialed, Infinity);
       // Without a dial, the error is of an application's function, perhaps of another session.

@@ -80,6 +80,31 @@ export async function handOver<C extends Contract>(
 }
 
 /**
+ * Opens the next session of a client whose session broke soon after a move, beside the session that
+ * the client left. The server counts both as one, and sends messages to the user to the new one
+ * alone.
+ *
+ * @param left The session that the client left, which is still open.
+ * @param open Opens a session.
+ * @param signal Aborted when the client ends.
+ * @returns The session.
+ */
+export async function openBeside(
+  left: Session,
+  open: Moving<Contract>["open"],
+  signal: AbortSignal,
+): Promise<Session> {
+  const ticket = left[internals].ticket!;
+  const next = await open(
+    (dial) => (url, options) => dial(withTicket(url, ticket), options),
+    signal,
+  );
+  // The first envelope assigns the session to this client.
+  void ping(next[internals], { signal }).catch(() => {});
+  return next;
+}
+
+/**
  * Ends a session that the browser is about to stop, if the client cannot move to a new one.
  *
  * @param session The session.

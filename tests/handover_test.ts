@@ -230,6 +230,41 @@ Deno.test("Client.handOver() has each message to the user come once after a seco
   await slow;
 });
 
+Deno.test("Client whose session broke after a move reconnects beside the first session, as one client", async () => {
+  using time = new FakeTime();
+  const gate = Promise.withResolvers<void>();
+  const seen: unknown[] = [];
+  await using server = testServer({
+    authenticate: () => "ann",
+    limits: { maxSessionsPerUser: 1 },
+    onMessage: async (message) => {
+      await gate.promise;
+      message.reply("late");
+    },
+  });
+  await using client = server.connect({ onMessage: ({ data }) => void seen.push(data) });
+  const first = await client.whenConnected();
+  const slow = client.request("slow");
+  await turns();
+  const moving = client.handOver();
+  await passTime(time, 0);
+  assert(await moving);
+  const second = client.session!;
+  server.network.linkOf(client).disconnect();
+  await passTime(time, 1_000);
+  assertEquals([first.isReady, second.isReady, client.isConnected], [true, false, true]);
+  server.to("ann").send("direct", 1);
+  await turns();
+  assertEquals(seen, [1]);
+  gate.resolve();
+  assertEquals(await slow, "late");
+  await passTime(time, 2_000);
+  assertEquals([first.isClosed, client.isConnected], [true, true]);
+  server.to("ann").send("direct", 2);
+  await turns();
+  assertEquals(seen, [1, 2]);
+});
+
 Deno.test("Client.handOver() takes one place of a user, and shows no change in a room", async () => {
   await using server = testServer({
     authenticate: ({ token }) => token,
