@@ -35,7 +35,7 @@ found, to be shrunk: no gap: Expected message 8, received 9
   FOLDER/no-gap-7.json
 FINDING no gap, at 0.001 s on node2
   Expected message 8, received 9
-  seed 7, after 0 plans; shrunk to 2 of 3 actions in 49 runs
+  seed 7, after 0 plans; shrunk to 2 of 3 actions in 51 runs
   replay: deno task simulate --replay FOLDER/no-gap-7.json
   plan: seed 7, 1 s, engine memory, 1 nodes, 3 clients, 1 topics; features: presence
        0.000 s  kill node1

@@ -24,7 +24,7 @@ export interface Plan {
   readonly clients: number;
   /** Number of topics. */
   readonly topics: number;
-  /** Parts of the library that the workload uses, of {@linkcode FEATURES}. */
+  /** Parts of the library that the workload uses, of {@linkcode FEATURES}, and of the audit. */
   readonly features: readonly string[];
   /** Faults and operations, by time. */
   readonly actions: readonly Action[];
@@ -78,14 +78,66 @@ export interface Finding {
   readonly text: string;
 }
 
+/** Parts of the audit: exact outcomes are examined, once the cluster has settled. */
+export const AUDITS = [
+  "accounts",
+  "answers",
+  "bounds",
+  "calls",
+  "carriers",
+  "claims",
+  "contracts",
+  "credit",
+  "crowds",
+  "doors",
+  "drains",
+  "durable",
+  "ends",
+  "engine-history",
+  "expiry",
+  "failing-file",
+  "feeds",
+  "flows",
+  "followers",
+  "handlers",
+  "history",
+  "holes",
+  "inspector",
+  "keys",
+  "lapses",
+  "lives",
+  "long",
+  "nested",
+  "newcomers",
+  "operations",
+  "pacing",
+  "posts",
+  "rates",
+  "refusals",
+  "renewals",
+  "replays",
+  "restarts",
+  "seats",
+  "sends",
+  "shares",
+  "states",
+  "tabs",
+  "takeovers",
+  "timers",
+  "typed",
+  "visitors",
+  "writers",
+] as const;
+
+/** Name of a part of the audit. */
+export type AuditName = (typeof AUDITS)[number];
+
 /** Parts of the library that a plan may turn on. */
 export const FEATURES = [
   /** Answers that stream, also those that outlive sessions and nodes. */
   "answers",
   /** Messages of some clients are kept until the server has handled each one. */
   "at-least-once",
-  /** Exact outcomes are examined, once the cluster has settled. */
-  "audit",
   /** Brokers on machines of their own, with an engine that fails while the cluster is calm. */
   "brokers",
   /** Subscriptions that come and go. */
@@ -134,8 +186,8 @@ export const FEATURES = [
   "webtransport",
 ] as const;
 
-/** A part of the library that a plan may turn on. */
-export type Feature = (typeof FEATURES)[number];
+/** A part of the library that a plan may turn on, or a part of the audit. */
+export type Feature = (typeof FEATURES)[number] | `audit:${AuditName}`;
 
 /** Kinds of faults of {@linkcode planOf}. Those of an engine that lacks the kind are ignored. */
 export const FAULTS = [
@@ -187,6 +239,9 @@ const BROKERS = "brokers";
 /** Share of plans with brokers of their own. */
 const BROKERS_SHARE = 0.8;
 
+/** Share of plans with one part of the audit. */
+const AUDIT_SHARE = 0.5;
+
 /** Share of plans with both releases. */
 const MIXED_SHARE = 0.1;
 
@@ -194,11 +249,7 @@ const MIXED_SHARE = 0.1;
 export interface PlanOptions {
   /** Engine of the plan; by default drawn. */
   readonly engine?: EngineName | undefined;
-  /**
-   * Duration of the workload.
-   *
-   * @default {120}
-   */
+  /** Duration of the workload; by default 120, or less in some of the smallest clusters. */
   readonly seconds?: number | undefined;
   /** True for all features and faults, and the largest size. */
   readonly isFull?: boolean | undefined;
@@ -214,6 +265,9 @@ const FIRST_SHARE = 0.7;
 
 /** Share of clusters with few nodes, clients and topics: most faults need no more, and runs are short. */
 const SMALL_SHARE = 0.6;
+
+/** Durations of small clusters, of which one is drawn, and of others, in seconds. */
+const [SMALL_S, LARGE_S] = [[5, 40, 120], 120] as const;
 
 /** Mean time between two faults, in milliseconds. */
 const FAULT_EVERY_MS = 10_000;
@@ -232,7 +286,7 @@ const FULL = { nodes: 4, clients: 50, topics: 10 } as const;
 export function planOf(seed: number, options: PlanOptions = {}): Plan {
   const random = seededRandom(seed * 2_654_435_761 % 2 ** 32);
   for (let i = 0; i < 4; i++) random(); // Seeds beside each other begin alike.
-  const { seconds = 120, isFull = false } = options;
+  const { isFull = false } = options;
   const pick = <T>(from: readonly T[]): T => from[Math.floor(random() * from.length)]!;
   const sized = (least: number, most: number) => least + Math.floor(random() * (most - least + 1));
   const drawn = random() < FIRST_SHARE ? ENGINES[0]! : pick(ENGINES);
@@ -253,6 +307,7 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
     : isSmall
     ? [sized(1, 2), sized(1, 6), sized(1, 3)]
     : [sized(1, FULL.nodes), sized(4, FULL.clients), sized(1, FULL.topics)];
+  const seconds = options.seconds ?? (isSmall && !isFull ? pick(SMALL_S) : LARGE_S);
   const hosts = (prefix: string, count: number) => `${prefix}${Math.floor(random() * count)}`;
   const actions: Action[] = [];
   const everyMs = FAULT_EVERY_MS * (isFull ? 1 : 0.3 + 1.7 * random());
@@ -272,5 +327,8 @@ export function planOf(seed: number, options: PlanOptions = {}): Plan {
   if (!isFull && random() < MIXED_SHARE) features.push(MIXED);
   const hasBroker = engine === "redis" || engine === "nats";
   if (hasBroker && (random() < BROKERS_SHARE || isFull)) features.push(BROKERS);
+  for (const name of AUDITS) {
+    if (random() < AUDIT_SHARE || isFull) features.push(`audit:${name}`);
+  }
   return { seed, seconds, engine, nodes, clients, topics, features, actions };
 }

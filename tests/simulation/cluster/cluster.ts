@@ -8,34 +8,14 @@ import { Witness } from "../witness.ts";
 import type { SpareEngine } from "./brokers/spare.ts";
 import { startSpare } from "./brokers/spares.ts";
 import { Trial } from "./brokers/trial.ts";
-import { Audit } from "./audit/audit.ts";
-import { auditBounds } from "./audit/bounds.ts";
-import { auditCarriers } from "./audit/carriers.ts";
-import { auditContract } from "./audit/contracts.ts";
-import { auditStreams } from "./audit/durable.ts";
-import { auditExpiry } from "./audit/expiry.ts";
-import { auditFlows } from "./audit/flows.ts";
-import { auditHistories } from "./audit/histories/histories.ts";
-import { auditHistory, auditLong } from "./audit/history.ts";
-import { auditHoles } from "./audit/holes.ts";
-import { auditInspector } from "./audit/inspector.ts";
-import { auditLives } from "./audit/lives/lives.ts";
-import { auditLogs } from "./audit/logs/logs.ts";
-import { auditPacing } from "./audit/pacing.ts";
-import { auditRenewals } from "./audit/renewals.ts";
-import { auditSeats } from "./audit/seats.ts";
-import { auditTimers } from "./audit/timers.ts";
-import { auditWires } from "./audit/wires/wires.ts";
-import { auditBacklog } from "./audit/backlog/backlog.ts";
+import { Audit, type AuditParts } from "./audit/audit.ts";
+import { partsOf } from "./audit/parts.ts";
 import { ClusterClient } from "./client.ts";
 import type { ClusterEngine } from "./engine.ts";
 import { startEngine } from "./engines.ts";
 import type { ExaminationParts } from "./examination.ts";
 import { Journal } from "./journal.ts";
 import { ClusterNode } from "./node.ts";
-import { auditPlaces } from "./audit/places/places.ts";
-import { auditServices } from "./audit/services/services.ts";
-import { auditUsers } from "./audit/users/users.ts";
 import { Permissions } from "./permissions.ts";
 import { NETWORK, type Settings, settingsOf } from "./settings.ts";
 import { Tokens } from "./tokens.ts";
@@ -106,7 +86,7 @@ export class Cluster implements LiveCluster {
   readonly #topics: readonly ClusterTopic[];
   readonly #streams = new DurableNames();
   readonly #permissions = new Permissions();
-  readonly #audit: Audit;
+  readonly #examined: AuditParts;
   readonly #holds = new Holds();
   readonly #tokens: Tokens;
   readonly #spare: SpareEngine | undefined;
@@ -139,7 +119,7 @@ export class Cluster implements LiveCluster {
         streams: this.#streams,
         topics: topics.filter(({ subscribers }) => subscribers.includes(i)).map(({ name }) => name),
       });
-    this.#audit = new Audit({ ...parts, tokens, nodes: this.nodes });
+    this.#examined = { ...parts, tokens, nodes: this.nodes };
     this.machines = Array.from({ length: plan.clients }, machine);
     for (const topic of topics) this.#publishOn(topic, settings.has("nodes-publish"));
     if (settings.has("durable")) { for (const node of this.nodes) this.#writeOn(node); }
@@ -307,33 +287,14 @@ export class Cluster implements LiveCluster {
     }
   }
 
-  /** Examines parts of the library, once the cluster has settled, if the plan asks for that. */
+  /** Examines parts of the library side by side, as the plan asks, once the cluster has settled. */
   async audit(): Promise<void> {
-    if (!this.#settings.has("audit")) return;
-    await this.#audit.run([
-      auditBacklog,
-      auditHistory,
-      auditLong,
-      auditHistories,
-      auditHoles,
-      auditContract,
-      auditStreams,
-      auditLogs,
-      auditExpiry,
-      auditFlows,
-      auditBounds,
-      auditCarriers,
-      auditTimers,
-      auditInspector,
-      auditLives,
-      auditPacing,
-      auditPlaces,
-      auditWires,
-      auditRenewals,
-      auditSeats,
-      auditServices,
-      auditUsers,
-    ]);
+    const { has, terms } = this.#settings;
+    const parts = partsOf(!has("two-wires") && !terms.isApart);
+    await Promise.all(
+      parts.filter(([name]) => has(`audit:${name}`))
+        .map(([name, part]) => new Audit(this.#examined, name).run(part)),
+    );
   }
 
   /** Tries brokers on an engine of their own, if the plan asks for that. */

@@ -27,6 +27,8 @@ export interface ExaminationParts {
 
 /** The tools of examinations: machines, clients, and waits for a state. */
 export abstract class Examination {
+  /** Name of the examination. */
+  abstract readonly name: string;
   /** The network. */
   readonly network: SimulatedNetwork;
   /** The settings. */
@@ -169,7 +171,7 @@ export abstract class Examination {
       transports: ["websocket"],
       ...options,
     });
-    const name = `${host.name}.${this.#clients.push({ host, client })}`;
+    const name = `${this.name}/${host.name}.${this.#clients.push({ host, client })}`;
     const isBounded = options.backoff?.maxAttempts !== undefined;
     client.status.observe((status) => {
       this.journal.tell("clientStatus", host.name, { client: name, status, isBounded });

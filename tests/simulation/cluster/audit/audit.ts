@@ -45,9 +45,10 @@ export interface AuditParts extends ExaminationParts {
   readonly engine: ClusterEngine;
 }
 
-/** Examines parts of the library, with separate clients. */
+/** Examines a part of the library, with separate clients. */
 export class Audit extends Examination {
-  /** Chance of the audit. */
+  override readonly name: string;
+  /** Chance of the part. */
   readonly random: () => number;
   /** The nodes of the cluster. */
   readonly nodes: readonly AuditedNode[];
@@ -59,29 +60,27 @@ export class Audit extends Examination {
    * Examines nothing yet.
    *
    * @param parts See {@linkcode AuditParts}.
+   * @param name Name of the part.
    */
-  constructor(parts: AuditParts) {
+  constructor(parts: AuditParts, name: string) {
     super(parts, AUDITOR, PATIENCE_MS);
+    this.name = name;
     this.nodes = parts.nodes;
     this.engine = parts.engine;
-    this.random = parts.simulation.chanceOf("audit");
+    this.random = parts.simulation.chanceOf(`audit/${name}`);
     this.#host = this.host("clock");
   }
 
   /**
-   * Examines parts of the library side by side, then closes the clients.
+   * Examines the part, then closes the clients.
    *
-   * @param parts The function of a part.
+   * @param part The function of the part.
    */
-  async run(parts: readonly ((audit: Audit) => Promise<void>)[]): Promise<void> {
-    const examining = Promise.all(parts.map(async (part) => {
-      try {
-        await part(this);
-      } catch (error) {
-        this.examine("audit", part.name, "no error", shown(error));
-      }
-    }));
-    await this.journal.wait(this.#host, "audit", AUDIT_MS, examining);
+  async run(part: (audit: Audit) => Promise<void>): Promise<void> {
+    const examining = part(this).catch((error) => {
+      this.examine("audit", this.name, "no error", shown(error));
+    });
+    await this.journal.wait(this.#host, `audit of ${this.name}`, AUDIT_MS, examining);
     await this.closeClients();
   }
 
@@ -174,13 +173,13 @@ export class Audit extends Examination {
   }
 
   /**
-   * Makes a sequence of random numbers.
+   * Makes another sequence of random numbers.
    *
    * @param purpose Name of the sequence.
    * @returns Numbers from 0 up to 1.
    */
   chanceOf(purpose: string): () => number {
-    return this.simulation.chanceOf(`audit/${purpose}`);
+    return this.simulation.chanceOf(`audit/${this.name}/${purpose}`);
   }
 
   /**

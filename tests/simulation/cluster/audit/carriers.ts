@@ -49,7 +49,6 @@ const OPEN = { isBlocked: false } as const;
  * @param audit The audit.
  */
 export async function auditCarriers(audit: Audit): Promise<void> {
-  if (audit.settings.has("two-wires") || audit.settings.terms.isApart) return;
   const { network } = audit;
   const nodes = audit.nodes.map(({ host }) => host);
   const front = audit.host("balancer");

@@ -30,7 +30,7 @@ export interface LogParts {
  * @param audit The audit.
  */
 export async function auditStreams(audit: Audit): Promise<void> {
-  if (!audit.settings.has("durable") || audit.settings.terms.isApart) return;
+  if (!audit.settings.has("durable")) return;
   const [near, far] = [audit.node(0).host, audit.node(1).host];
   await auditLog(audit, {
     id: "audit",

@@ -110,7 +110,6 @@ export function range(first: number, last: number): number[] {
  * @param audit The audit.
  */
 export async function auditHistory(audit: Audit): Promise<void> {
-  if (audit.settings.has("two-wires") || audit.settings.terms.isApart) return;
   const connect = (name: string) => audit.connect(name, audit.node(0).host);
   await Promise.all([
     auditFew(audit, connect("few")),

@@ -94,7 +94,7 @@ class Watch {
 
   constructor(audit: Audit) {
     this.#audit = audit;
-    this.#random = audit.chanceOf("renewals");
+    this.#random = audit.random;
     const tokenMs = Math.round(between(this.#random, LEAST_MS, MOST_MS));
     this.#program = new SimulatedServer<Identity>(audit.network, audit.host("renews"), () => ({
       acceptsTokenInBand: true,

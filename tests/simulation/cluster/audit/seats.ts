@@ -91,7 +91,7 @@ class Seats {
 
   constructor(audit: Audit) {
     this.#audit = audit;
-    this.#random = audit.chanceOf("seats");
+    this.#random = audit.random;
     const program = this.#program = new SimulatedServer(audit.network, audit.host("seats"), () => ({
       acceptsTokenInBand: true,
       authenticate: () => USER,

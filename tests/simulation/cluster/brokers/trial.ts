@@ -103,6 +103,7 @@ interface Act {
 
 /** A trial that is under way. */
 export class Trial extends Examination implements TrialParts {
+  override readonly name = "brokers";
   /** Chance of the trial. */
   readonly random: () => number;
   /** The engine. */

@@ -25,6 +25,7 @@ export type Visit = (tour: Tour) => Promise<void>;
 
 /** A tour: the tools of all visits. */
 export class Tour extends Examination {
+  override readonly name = "tour";
   /** Requests that nodes hold. */
   readonly holds: Holds;
   /** The nodes. */

@@ -69,9 +69,9 @@ interface Producer {
  * Reads answers of a server with few places.
  *
  * @param audit The audit.
- * @param random Chance of this part.
  */
-export async function auditAnswers(audit: Audit, random: () => number): Promise<void> {
+export async function auditAnswers(audit: Audit): Promise<void> {
+  const { random } = audit;
   const host = audit.host("answers");
   const made = new Map<string, Made>();
   const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({

@@ -32,9 +32,9 @@ const ROUND_MS = 5_000;
  * Sends messages over HTTP to a slow handler, while connections break.
  *
  * @param audit The audit.
- * @param random Chance of this part.
  */
-export async function auditPosts(audit: Audit, random: () => number): Promise<void> {
+export async function auditPosts(audit: Audit): Promise<void> {
+  const { random } = audit;
   const { network } = audit;
   const host = audit.host("posts");
   const got: number[] = [];

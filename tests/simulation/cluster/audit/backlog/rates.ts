@@ -25,9 +25,9 @@ const TOPICS = 9;
  * Goes beyond the rates of a server.
  *
  * @param audit The audit.
- * @param random Chance of this part.
  */
-export async function auditRates(audit: Audit, random: () => number): Promise<void> {
+export async function auditRates(audit: Audit): Promise<void> {
+  const { random } = audit;
   const host = audit.host("rates");
   const handled: number[] = [];
   const { server } = new SimulatedServer<unknown>(audit.network, host, () => ({

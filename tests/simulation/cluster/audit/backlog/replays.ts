@@ -19,9 +19,9 @@ const REPLAY_MS = 4_000;
  * Lets a client miss publications of several topics, and come back.
  *
  * @param audit The audit.
- * @param random Chance of this part.
  */
-export async function auditReplays(audit: Audit, random: () => number): Promise<void> {
+export async function auditReplays(audit: Audit): Promise<void> {
+  const { random } = audit;
   const { network } = audit;
   const room = 4 + Math.floor(5 * random());
   const size = oneOf(random, SIZES);

@@ -53,9 +53,9 @@ const isReplyTo = (name: string) => name.startsWith(REPLY);
  * reference.
  *
  * @param audit The audit.
- * @param random Chance of this part.
  */
-export async function auditSends(audit: Audit, random: () => number): Promise<void> {
+export async function auditSends(audit: Audit): Promise<void> {
+  const { random } = audit;
   const isServer = random() < 0.75;
   const transport = oneOf(
     random,

@@ -62,9 +62,9 @@ interface Halves {
  * Uses streams between a client and a server until each has ended.
  *
  * @param audit The audit.
- * @param random Chance of this part.
  */
-export async function auditCredit(audit: Audit, random: () => number): Promise<void> {
+export async function auditCredit(audit: Audit): Promise<void> {
+  const { random } = audit;
   const plans = Array.from({ length: STREAMS }, () => planned(random));
   const transport = random() < 0.8 ? "websocket" : "webtransport";
   const program = new Program(audit, plans);

@@ -58,9 +58,8 @@ interface Node {
  * @param audit The audit.
  */
 export async function auditEngineHistory(audit: Audit): Promise<void> {
-  if (audit.settings.has("two-wires") || audit.settings.terms.isApart) return;
   const all = Object.entries(AUDIT_HISTORY);
-  const random = audit.chanceOf("engine");
+  const { random } = audit;
   const [pattern, bounds] = oneOf(random, all);
   await new Rounds(audit, random, pattern.replace("{name}", "engine"), bounds).run();
 }

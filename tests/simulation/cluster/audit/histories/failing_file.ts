@@ -92,7 +92,7 @@ class FailingFile {
   constructor(audit: Audit, open: NonNullable<Audit["engine"]["openFile"]>) {
     this.#audit = audit;
     this.#open = open;
-    const random = this.#random = audit.chanceOf("failing file");
+    const random = this.#random = audit.random;
     this.#host = audit.host("failing-file");
     this.#disk = new SimulatedDisk(audit.simulation, this.#host);
     const isFew = random() < FEW_SHARE;

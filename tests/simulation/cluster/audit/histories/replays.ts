@@ -63,7 +63,7 @@ class Replays {
 
   constructor(audit: Audit) {
     this.#audit = audit;
-    this.#random = audit.chanceOf("replays");
+    this.#random = audit.random;
     const host = this.#host = audit.host("unsteady");
     const broker = this.#broker = new UnsteadyBroker(host.runtime, this.#random);
     this.#briefMs = 500 + this.#draw(2_000);

@@ -53,7 +53,7 @@ export async function auditRestarts(audit: Audit): Promise<void> {
   if (openFile === undefined) return;
   const host = audit.host("restarts");
   const disk = new SimulatedDisk(audit.simulation, host);
-  const random = audit.chanceOf("restarts");
+  const { random } = audit;
   const maxTopics = random() < 0.3 ? FEW_TOPICS : 100;
   const draw = (below: number) => Math.floor(random() * below);
   const file = new File(audit, random, maxTopics === 100);

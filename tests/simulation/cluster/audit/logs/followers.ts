@@ -102,7 +102,7 @@ class FollowedStream {
     this.#audit = audit;
     this.#near = near;
     this.#far = far;
-    this.#random = audit.chanceOf("followers");
+    this.#random = audit.random;
     this.#places = 2 + Math.floor(3 * this.#random());
     this.#ttlMs = this.#random() < 0.5 ? TTL_MS : undefined;
     this.#pageRecords = this.#random() < 0.7 ? 1_000 : 1;

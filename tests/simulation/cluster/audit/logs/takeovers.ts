@@ -116,7 +116,7 @@ interface Input {
  * @param audit The audit.
  */
 export async function auditTakeovers(audit: Audit): Promise<void> {
-  const random = audit.chanceOf("takeovers");
+  const { random } = audit;
   const expect = (what: string, expected: unknown, received: unknown) =>
     audit.examine("durable", `${what} of answers`, expected, received);
   const places = PLACES + Math.floor(PLACES_RANGE * random());

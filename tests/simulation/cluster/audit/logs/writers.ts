@@ -75,7 +75,7 @@ interface Followed {
  * @param audit The audit.
  */
 export async function auditWriters(audit: Audit): Promise<void> {
-  const random = audit.chanceOf("writers");
+  const { random } = audit;
   const scenes = [quiet, lost, lost, released, cut, stopped];
   while (scenes.length > SCENES) scenes.splice(Math.floor(scenes.length * random()), 1);
   await LogMachine.use(audit, ["writers-near", "writers-far"], async ([near, far]) => {

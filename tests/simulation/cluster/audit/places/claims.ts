@@ -71,7 +71,7 @@ interface Scope {
  */
 export async function auditClaims(audit: Audit): Promise<void> {
   const { engine } = audit;
-  const random = audit.chanceOf("claims");
+  const { random } = audit;
   // Two changes at once may both pass on an inexact engine.
   if (engine.hasExactRows !== true) return;
   const brokers: Broker[] = [];

@@ -82,7 +82,7 @@ class Mover {
 
   constructor(audit: Audit) {
     this.audit = audit;
-    this.random = audit.chanceOf("lapses");
+    this.random = audit.random;
     this.#next = Math.floor(3 * this.random());
     this.service = new Service(audit, "lapses", {
       onMessage: async ({ host }, { data }) => {

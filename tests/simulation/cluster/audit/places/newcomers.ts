@@ -22,7 +22,7 @@ const YOUNG_MS = 700;
  * @param audit The audit.
  */
 export async function auditNewcomers(audit: Audit): Promise<void> {
-  const random = audit.chanceOf("newcomers");
+  const { random } = audit;
   const expect = (what: string, expected: unknown, received: unknown) =>
     audit.examine("places", what, expected, received);
   const max = 1 + Math.floor(2 * random());

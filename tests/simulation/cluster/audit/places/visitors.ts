@@ -60,7 +60,7 @@ class Visitors {
 
   constructor(audit: Audit) {
     this.audit = audit;
-    this.random = audit.chanceOf("visitors");
+    this.random = audit.random;
     this.service = new Service(audit, "visitors", { presenceGraceMs: GRACE_MS });
     for (let i = 0; i < NODES; i++) this.watch(this.service.start());
   }

@@ -67,7 +67,7 @@ class Drain {
   constructor(audit: Audit, service: Service) {
     this.#audit = audit;
     this.#service = service;
-    this.#random = audit.chanceOf("drains");
+    this.#random = audit.random;
     [this.#near, this.#far] = [service.start(), service.start()];
   }
 

@@ -97,7 +97,7 @@ class Keys {
     this.#service = service;
     this.#nodes = nodes;
     this.#arrivals = arrivals;
-    this.#random = audit.chanceOf("keys");
+    this.#random = audit.random;
   }
 
   /** Starts nodes on an engine in memory, whose way back and forth takes about a millisecond. */

@@ -63,7 +63,6 @@ interface Kept {
  * @param audit The audit.
  */
 export async function auditOperations(audit: Audit): Promise<void> {
-  if (audit.engine.apart === undefined) return;
   const service = new Service(audit, "api", {
     server: {
       history: { "log:{name}": { size: SIZE } },
@@ -96,7 +95,7 @@ class Operations {
   constructor(audit: Audit, service: Service) {
     this.#audit = audit;
     this.#service = service;
-    this.#random = audit.chanceOf("operations");
+    this.#random = audit.random;
     this.#nodes = [service.start(), service.start()];
   }
 

@@ -43,7 +43,6 @@ interface Reading {
  * @param audit The audit.
  */
 export async function auditStates(audit: Audit): Promise<void> {
-  if (audit.engine.apart === undefined) return;
   const service = new Service(audit, "streams", {
     server: {
       durableStreams: {
@@ -83,7 +82,7 @@ class States {
     this.#audit = audit;
     this.#nodes = nodes;
     this.#clients = clients;
-    this.#random = audit.chanceOf("streams");
+    this.#random = audit.random;
   }
 
   /** Waits for the engine: the first stream may have to wait for servers that agree on a leader. */

@@ -263,7 +263,7 @@ function isLimited({ rate }: ModelBuckets): boolean {
  * @param audit The audit.
  */
 export async function auditAccounts(audit: Audit): Promise<void> {
-  const random = audit.chanceOf("accounts");
+  const { random } = audit;
   const accounts = new Accounts(audit, random);
   const endMs = audit.nowMs + LAST_MS;
   for (let i = 0; i < STEPS && audit.nowMs < endMs; i++) {

@@ -72,7 +72,7 @@ class Crowds {
 
   constructor(audit: Audit) {
     this.audit = audit;
-    const random = this.random = audit.chanceOf("crowds");
+    const random = this.random = audit.random;
     this.graceMs = oneOf(random, GRACES_MS);
     this.nodes = new UserNodes(audit, "crowds", {
       node: { heartbeatMs: BEAT_MS, goneAfterMs: GONE_MS },

@@ -32,7 +32,7 @@ const WAY_MS = 12;
  * @param audit The audit.
  */
 export async function auditDoors(audit: Audit): Promise<void> {
-  const random = audit.chanceOf("doors");
+  const { random } = audit;
   const expect = (what: string, expected: unknown, received: unknown) =>
     audit.examine("places", what, expected, received);
   const max = 1 + Math.floor(2 * random());

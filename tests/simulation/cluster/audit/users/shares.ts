@@ -28,7 +28,7 @@ const ROUND_MS = 250;
  * @param audit The audit.
  */
 export async function auditShares(audit: Audit): Promise<void> {
-  const random = audit.chanceOf("shares");
+  const { random } = audit;
   const expect = (what: string, expected: unknown, received: unknown) =>
     audit.examine("limits", what, expected, received);
   const rate = { perSecond: between(random, 2, 4), burst: 2 + Math.floor(3 * random()) };

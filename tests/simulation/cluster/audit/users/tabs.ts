@@ -74,7 +74,7 @@ class Tabs {
 
   constructor(audit: Audit) {
     this.audit = audit;
-    this.random = audit.chanceOf("tabs");
+    this.random = audit.random;
     this.max = 2 + Math.floor(2 * this.random());
     this.nodes = new UserNodes(audit, "tabs", {
       limits: { maxSessionsPerUser: this.max },

@@ -80,9 +80,9 @@ interface End {
  * Ends sessions with messages, requests and streams under way.
  *
  * @param audit The audit.
- * @param random Chance of this part.
  */
-export async function auditEnds(audit: Audit, random: () => number): Promise<void> {
+export async function auditEnds(audit: Audit): Promise<void> {
+  const { random } = audit;
   const transport = random() < 0.7 ? "websocket" : "webtransport";
   await auditEnd(audit, random, { transport, way: oneOf(random, WAYS) });
   await auditEnd(audit, random, { transport: "http", way: oneOf(random, HTTP_WAYS) });

@@ -157,9 +157,9 @@ class Handlers {
  * Lets requests and messages wait behind busy handlers, and examines the signs of each handler.
  *
  * @param audit The audit.
- * @param random Chance of this part.
  */
-export async function auditHandlers(audit: Audit, random: () => number): Promise<void> {
+export async function auditHandlers(audit: Audit): Promise<void> {
+  const { random } = audit;
   for (let session = 0; session < SESSIONS; session++) await auditSession(audit, random, session);
 }
 

@@ -32,9 +32,9 @@ interface Chain {
  * Nests requests of both ends.
  *
  * @param audit The audit.
- * @param random Chance of this part.
  */
-export async function auditNested(audit: Audit, random: () => number): Promise<void> {
+export async function auditNested(audit: Audit): Promise<void> {
+  const { random } = audit;
   const host = audit.host("nested");
   const transport = oneOf(random, ["websocket", "websocket", "webtransport", "http"] as const);
   const got: number[] = [];

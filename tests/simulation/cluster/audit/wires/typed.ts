@@ -68,9 +68,9 @@ const USES_AT_ONCE = 3;
  * Sends typed messages between a client and a server.
  *
  * @param audit The audit.
- * @param random Chance of this part.
  */
-export async function auditTyped(audit: Audit, random: () => number): Promise<void> {
+export async function auditTyped(audit: Audit): Promise<void> {
+  const { random } = audit;
   const host = audit.host("typed");
   const transport = oneOf(random, ["websocket", "websocket", "webtransport"] as const);
   const taken: ((stream: IncomingStream) => void)[] = [];

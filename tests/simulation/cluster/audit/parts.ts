@@ -1,0 +1,120 @@
+/** All parts of the audit. */
+import type { AuditName } from "../../plan.ts";
+import type { Audit } from "./audit.ts";
+import { auditAnswers } from "./backlog/answers.ts";
+import { auditPosts } from "./backlog/posts.ts";
+import { auditRates } from "./backlog/rates.ts";
+import { auditReplays } from "./backlog/replays.ts";
+import { auditSends } from "./backlog/sends.ts";
+import { auditCredit } from "./backlog/streams.ts";
+import { auditBounds } from "./bounds.ts";
+import { auditCarriers } from "./carriers.ts";
+import { auditContract } from "./contracts.ts";
+import { auditStreams } from "./durable.ts";
+import { auditExpiry } from "./expiry.ts";
+import { auditFlows } from "./flows.ts";
+import { auditEngineHistory } from "./histories/engine_history.ts";
+import { auditFailingFile } from "./histories/failing_file.ts";
+import { auditReplays as auditFeeds } from "./histories/replays.ts";
+import { auditRestarts } from "./histories/restarts.ts";
+import { auditHistory, auditLong } from "./history.ts";
+import { auditHoles } from "./holes.ts";
+import { auditInspector } from "./inspector.ts";
+import { auditLives } from "./lives/lives.ts";
+import { auditCalls } from "./logs/calls.ts";
+import { auditFollowers } from "./logs/followers.ts";
+import { auditTakeovers } from "./logs/takeovers.ts";
+import { auditWriters } from "./logs/writers.ts";
+import { auditPacing } from "./pacing.ts";
+import { auditClaims } from "./places/claims.ts";
+import { auditLapses } from "./places/lapses.ts";
+import { auditNewcomers } from "./places/newcomers.ts";
+import { auditVisitors } from "./places/visitors.ts";
+import { auditRenewals } from "./renewals.ts";
+import { auditSeats } from "./seats.ts";
+import { auditDrains } from "./services/drains.ts";
+import { auditKeys } from "./services/keys.ts";
+import { auditOperations } from "./services/operations.ts";
+import { auditRefusals } from "./services/refusals.ts";
+import { auditStates } from "./services/streams.ts";
+import { auditTimers } from "./timers.ts";
+import { auditAccounts } from "./users/accounts.ts";
+import { auditCrowds } from "./users/crowds.ts";
+import { auditDoors } from "./users/doors.ts";
+import { auditShares } from "./users/shares.ts";
+import { auditTabs } from "./users/tabs.ts";
+import { auditEnds } from "./wires/ends.ts";
+import { auditHandlers } from "./wires/handlers.ts";
+import { auditNested } from "./wires/nested.ts";
+import { auditTyped } from "./wires/typed.ts";
+
+/** Examines one part. */
+type Part = (audit: Audit) => Promise<void>;
+
+/** Parts with servers of their own, on any cluster. */
+const OWN = {
+  accounts: auditAccounts,
+  answers: auditAnswers,
+  bounds: auditBounds,
+  contracts: auditContract,
+  credit: auditCredit,
+  crowds: auditCrowds,
+  doors: auditDoors,
+  ends: auditEnds,
+  expiry: auditExpiry,
+  "failing-file": auditFailingFile,
+  feeds: auditFeeds,
+  flows: auditFlows,
+  handlers: auditHandlers,
+  holes: auditHoles,
+  inspector: auditInspector,
+  lives: auditLives,
+  long: auditLong,
+  nested: auditNested,
+  pacing: auditPacing,
+  posts: auditPosts,
+  rates: auditRates,
+  renewals: auditRenewals,
+  replays: auditReplays,
+  restarts: auditRestarts,
+  seats: auditSeats,
+  sends: auditSends,
+  shares: auditShares,
+  tabs: auditTabs,
+  timers: auditTimers,
+  typed: auditTyped,
+} satisfies Partial<Record<AuditName, Part>>;
+
+/** Parts on the nodes or on their engine, which these share, in clusters of one release. */
+const SHARED = {
+  calls: auditCalls,
+  carriers: auditCarriers,
+  claims: auditClaims,
+  drains: auditDrains,
+  durable: auditStreams,
+  "engine-history": auditEngineHistory,
+  followers: auditFollowers,
+  history: auditHistory,
+  keys: auditKeys,
+  lapses: auditLapses,
+  newcomers: auditNewcomers,
+  operations: auditOperations,
+  refusals: auditRefusals,
+  states: auditStates,
+  takeovers: auditTakeovers,
+  visitors: auditVisitors,
+  writers: auditWriters,
+} satisfies Partial<Record<AuditName, Part>>;
+
+/** All parts. */
+const ALL: Readonly<Record<AuditName, Part>> = { ...OWN, ...SHARED };
+
+/**
+ * Lists the parts of the audit.
+ *
+ * @param isShared True for nodes of one release that share an engine.
+ * @returns Names and functions.
+ */
+export function partsOf(isShared: boolean): readonly [AuditName, Part][] {
+  return Object.entries(isShared ? ALL : OWN) as [AuditName, Part][];
+}
