@@ -138,8 +138,11 @@ interface Produced {
   readonly producer: string;
   /** Number among those of the producer on the topic. */
   readonly number: number;
-  /** Session of a publication that is not kept; a client that moves has two at once. */
-  readonly session: string | undefined;
+  /**
+   * Session of a client's publication that is not kept, once there is one; a client that moves has
+   * two at once.
+   */
+  session: string | undefined;
   hasFailed: boolean;
 }
 
@@ -155,6 +158,8 @@ export const producerOrder: Invariant = {
     const published = new Map<string, Produced>();
     const counts = new Map<string, number>();
     const newest = new Map<string, Map<string, string>>();
+    /** Publications that wait in the client of a host for the next session. */
+    const waiting = new Map<string, Produced[]>();
     const repetitions = new Repetitions();
     /** Ids that a subscription received: a repetition is judged by "once-in-order". */
     const seen = new Map<string, Set<string>>();
@@ -171,7 +176,17 @@ export const producerOrder: Invariant = {
         repetitions.published(fact);
         const number = (counts.get(`${producer} ${topic}`) ?? 0) + 1;
         counts.set(`${producer} ${topic}`, number);
-        published.set(id, { producer, number, session, hasFailed: false });
+        const made: Produced = { producer, number, session, hasFailed: false };
+        published.set(id, made);
+        if (fact.user === undefined || isAtLeastOnce || session !== undefined) return;
+        const others = waiting.get(fact.host);
+        if (others === undefined) waiting.set(fact.host, [made]);
+        else others.push(made);
+      },
+      sessionOpened({ side, session, host }) {
+        if (side === "node") return;
+        for (const made of waiting.get(host) ?? []) made.session = session;
+        waiting.delete(host);
       },
       publishFailed({ id }) {
         const known = published.get(id);

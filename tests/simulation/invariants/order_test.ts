@@ -87,6 +87,20 @@ Deno.test("producerOrder holds for two sessions of a client that moves, unless p
   story(true).finds('expected p1 before p2 on "t" (s), as p published, received it after');
 });
 
+Deno.test("producerOrder holds publications that waited for a session to the order of that session", () => {
+  const story = (session: string) => {
+    const fact = { topic: "t", producer: "p", user: "u" };
+    return new Story(producerOrder)
+      .tells("published", { ...fact, id: "p1" })
+      .tells("sessionOpened", { side: "client", session: "first" })
+      .tells("sessionOpened", { side: "client", session: "second" })
+      .tells("published", { ...fact, id: "p2", session })
+      .gets("t", ["p2", "p1"]);
+  };
+  story("second").finds();
+  story("first").finds('expected p1 before p2 on "t" (s), as p published, received it after');
+});
+
 Deno.test("producerOrder finds a publication that comes late, and one that nobody made", () => {
   new Story(producerOrder)
     .publishes("t", "p1", "p2").gets("t", ["p2", "p1", "q9"])
