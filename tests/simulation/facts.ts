@@ -242,7 +242,13 @@ export interface Facts {
   };
 
   /** A writer appends records to a durable stream: `first` to `first + count - 1`, from 0. */
-  readonly appending: { readonly stream: string; readonly first: number; readonly count: number };
+  readonly appending: {
+    readonly stream: string;
+    readonly first: number;
+    readonly count: number;
+    /** True if a producer over HTTP begins a new epoch: the stream has no number to compare. */
+    readonly isNewEpoch?: boolean;
+  };
   /** The append resolved. */
   readonly appended: { readonly stream: string; readonly first: number; readonly count: number };
   /** A writer over HTTP got an answer that no repetition changes, such as 409. */

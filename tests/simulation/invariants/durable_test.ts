@@ -25,6 +25,20 @@ Deno.test("recordsInOrder holds for whole streams, and for readings that fail", 
   reads(stream(3).tells("engineLost", { why: "power" }), [0], "writer-lost").finds();
 });
 
+Deno.test("recordsInOrder lets an epoch of a producer begin behind records that the engine lost", () => {
+  const story = (record: number) =>
+    stream(2).tells("engineLost", { why: "power" })
+      .tells("appending", { stream: "d", first: 2, count: 1, isNewEpoch: true })
+      .tells("appending", { stream: "d", first: 3, count: 1 })
+      .tells("readDurable", { stream: "d", reader: "r", record: 0 })
+      .tells("readDurable", { stream: "d", reader: "r", record });
+  story(2).finds();
+  story(3).finds("expected record 1 of d (r), received record 3");
+  stream(3).tells("appending", { stream: "d", first: 2, count: 1, isNewEpoch: true })
+    .tells("readDurable", { stream: "d", reader: "r", record: 2 })
+    .finds("expected record 0 of d (r), received record 2");
+});
+
 Deno.test("recordsInOrder finds records that lack or repeat, and early ends", () => {
   reads(stream(3, 3), [0, 2]).finds("expected record 1 of d (r), received record 2");
   reads(stream(3, 3), [0, 1, 1, 2]).finds("expected record 2 of d (r), received record 1");

@@ -70,7 +70,8 @@ async function write(program: Program, parts: AppendParts, writing: Writing): Pr
   while (written.next < written.records) {
     const { next, epoch, seq } = written;
     const isLast = next === written.records - 1;
-    program.tell("appending", { stream, first: next, count: 1 });
+    const isNewEpoch = epoch > 0 && seq === 0;
+    program.tell("appending", { stream, first: next, count: 1, isNewEpoch });
     const isKept = await ask({
       method: "POST",
       headers: { ...producer(epoch, seq), ...(isLast && { "stream-closed": "true" }) },
