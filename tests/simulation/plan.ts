@@ -104,6 +104,7 @@ export const AUDITS = [
   "holes",
   "inspector",
   "keys",
+  "laggards",
   "lapses",
   "lives",
   "long",

@@ -23,6 +23,7 @@ import { auditInspector } from "./inspector.ts";
 import { auditLives } from "./lives/lives.ts";
 import { auditCalls } from "./logs/calls.ts";
 import { auditFollowers } from "./logs/followers.ts";
+import { auditLaggards } from "./logs/laggards.ts";
 import { auditTakeovers } from "./logs/takeovers.ts";
 import { auditWriters } from "./logs/writers.ts";
 import { auditPacing } from "./pacing.ts";
@@ -68,6 +69,7 @@ const OWN = {
   handlers: auditHandlers,
   holes: auditHoles,
   inspector: auditInspector,
+  laggards: auditLaggards,
   lives: auditLives,
   long: auditLong,
   nested: auditNested,
