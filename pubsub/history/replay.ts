@@ -179,8 +179,11 @@ class ReplayReader {
       const { offset } = since;
       return tag !== undefined && feed.tail.contradicts({ offset, tag }) ? "new-epoch" : {};
     }
+    const { era } = feed;
     const page = await this.read(since.epoch, { after: since.offset });
     if (typeof page === "string") return page;
+    // The history may have begun anew while the page was under way.
+    if (feed.era !== era) return "new-epoch";
     const { anchor, items: [first] } = page;
     if (tag !== undefined) {
       if (anchor !== undefined && anchor !== tag) return "new-epoch";

@@ -454,6 +454,25 @@ Deno.test("TopicFeed passes over publications without a place", async () => {
   assertEquals(client.take(), [[1, 1, 0]]);
 });
 
+Deno.test("TopicFeed recovers nothing by a page of a history that began anew meanwhile", async () => {
+  await using node = await bench(400);
+  const { engine, broker, topics } = node;
+  const gate = Promise.withResolvers<void>();
+  let reads = 0;
+  broker.onRead = (at) => at === "after" && ++reads === 1 ? gate.promise : undefined;
+  await using back = new Client(topics.turn);
+  back.subscribe(topics, "t", { since: { epoch: "e1", offset: 10 } });
+  await turns();
+  engine.beginEpoch("e2", 400);
+  engine.publish("new");
+  await turns();
+  gate.resolve();
+  await turns(40);
+  assertEquals(back.take(), [
+    { epoch: "e2", offset: 1, head: 1, recovered: false, reason: "new-epoch" },
+  ]);
+});
+
 Deno.test("TopicFeed answers in time while the engine takes a question and never answers", async () => {
   using time = new FakeTime();
   await using node = await bench(3);
